@@ -1,0 +1,25 @@
+//! HTTP/1.1 on both sides: bytes to requests and replies to bytes. Knows no routes.
+//!
+//! Our own connection loop stands around async-h1's codec, which by itself panics on a non-ASCII
+//! header, drops pipelined requests and answers bad ones with silence. A request head is read into
+//! a bounded buffer and checked before the codec sees it; bodies are framed here.
+
+pub mod client;
+pub mod reply;
+pub mod request;
+
+pub use client::{Client, ClientBody, ClientError, ClientOptions, ClientRequest, ClientResponse};
+pub use reply::{Reply, ReplyBody};
+pub use request::{Body, Method, Request};
+
+use std::future::Future;
+use std::pin::Pin;
+
+/// What answers requests. It never fails: a fault is a reply too.
+pub trait Handler: Send + Sync + 'static {
+    /// Answers one request. The body may be left unread; the connection loop deals with the rest.
+    fn handle<'a>(
+        &'a self,
+        request: &'a mut Request,
+    ) -> Pin<Box<dyn Future<Output = Reply> + Send + 'a>>;
+}

@@ -1,0 +1,3 @@
+//! The `skerry` program.
+
+fn main() {}

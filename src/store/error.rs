@@ -1,0 +1,46 @@
+//! Faults of the store, named by what the caller does next.
+
+use std::fmt;
+
+/// Why the store did not do what was asked.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum StoreError {
+    /// There is no such thing.
+    NotFound,
+    /// The command's precondition does not hold; the text says which.
+    Conflict(String),
+    /// The request breaks a rule; the text says which and how to mend it.
+    Invalid(String),
+    /// Free space is below the reserve, or the disk is full.
+    Full,
+    /// Cannot be done now; try again later.
+    Unavailable,
+    /// Stored bytes failed their check; the text says where.
+    Corrupt(String),
+    /// The disk failed; the text is for the log.
+    Io(String),
+}
+
+impl fmt::Display for StoreError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            StoreError::NotFound => f.write_str("not found"),
+            StoreError::Conflict(text) | StoreError::Invalid(text) => f.write_str(text),
+            StoreError::Full => f.write_str("the disk is full or below its reserve"),
+            StoreError::Unavailable => f.write_str("the store is not available just now"),
+            StoreError::Corrupt(text) => write!(f, "stored data is damaged: {text}"),
+            StoreError::Io(text) => write!(f, "disk error: {text}"),
+        }
+    }
+}
+
+impl std::error::Error for StoreError {}
+
+impl From<std::io::Error> for StoreError {
+    fn from(error: std::io::Error) -> StoreError {
+        match error.kind() {
+            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => StoreError::Full,
+            _ => StoreError::Io(error.to_string()),
+        }
+    }
+}

@@ -1,0 +1,94 @@
+//! Rows and keys. A key is a kind byte and parts joined by zero bytes; a row is a version byte
+//! and postcard.
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::StoreError;
+
+/// What a key's first byte says about the row. Part of the on-disk format: never renumber.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum Kind {
+    /// repository -> when it was first pushed to
+    Repository = 1,
+    /// repository, digest -> a blob that may be pulled there
+    Blob = 2,
+    /// repository, digest -> a manifest
+    Manifest = 3,
+    /// repository, tag -> what it names
+    Tag = 4,
+    /// repository, subject, digest -> a manifest that refers to the subject
+    Referrer = 5,
+    /// token
+    Token = 16,
+    /// scope map
+    ScopeMap = 17,
+    /// connected registry: the resource
+    ConnectedRegistry = 18,
+    /// connected registry -> its activation, as recorded by its parent
+    Activation = 19,
+    /// connected registry -> its last status report
+    Status = 20,
+    /// node -> desired state as received from the parent (on a connected registry)
+    NodeConfig = 21,
+    /// singletons of this node, by name: feed epoch, cursor, sync state
+    Node = 32,
+    /// sequence -> received message, not yet applied
+    Inbox = 33,
+    /// sequence -> change on its way to the parent
+    Outbox = 34,
+    /// sequence -> change that the parent refused for good
+    DeadLetter = 35,
+    /// origin connected registry, repository -> last outbox id whose effect is recorded here
+    Delivered = 36,
+}
+
+/// Joins a kind and parts into a key. Parts that are names hold no zero byte; a part that may
+/// (a digest, a number) stands last or has a fixed length.
+pub fn key(kind: Kind, parts: &[&[u8]]) -> Vec<u8> {
+    let mut key = vec![kind as u8];
+    for (position, part) in parts.iter().enumerate() {
+        if position > 0 {
+            key.push(0);
+        }
+        key.extend_from_slice(part);
+    }
+    key
+}
+
+/// The common start of the keys of all rows under `parts`.
+pub fn prefix(kind: Kind, parts: &[&[u8]]) -> Vec<u8> {
+    let mut prefix = key(kind, parts);
+    if !parts.is_empty() {
+        prefix.push(0);
+    }
+    prefix
+}
+
+/// A stored type. Rows of version N-1 are read through [`Row::decode_previous`].
+pub trait Row: Serialize + DeserializeOwned {
+    /// The version that is written.
+    const VERSION: u8;
+
+    /// Decodes a row of the version before this one.
+    fn decode_previous(version: u8, _bytes: &[u8]) -> Result<Self, StoreError> {
+        Err(StoreError::Corrupt(format!("a row of unknown version {version}")))
+    }
+}
+
+/// A row as stored.
+pub fn encode<R: Row>(row: &R) -> Result<Vec<u8>, StoreError> {
+    postcard::to_extend(row, vec![R::VERSION])
+        .map_err(|error| StoreError::Invalid(format!("a row cannot be encoded: {error}")))
+}
+
+/// Reads what [`encode`] wrote.
+pub fn decode<R: Row>(bytes: &[u8]) -> Result<R, StoreError> {
+    match bytes.split_first() {
+        Some((version, body)) if *version == R::VERSION => postcard::from_bytes(body)
+            .map_err(|error| StoreError::Corrupt(format!("a row cannot be decoded: {error}"))),
+        Some((version, body)) => R::decode_previous(*version, body),
+        None => Err(StoreError::Corrupt("an empty row".to_owned())),
+    }
+}

@@ -1,0 +1,44 @@
+//! Counters that live in memory: a pull writes nothing to disk.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// A counter that only grows.
+#[derive(Default, Debug)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Adds `n`.
+    pub fn add(&self, n: u64) {
+        self.0.fetch_add(n, Ordering::Relaxed);
+    }
+
+    /// The count since the start of the process.
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Every counter of the process; `admin` prints them.
+#[derive(Default, Debug)]
+pub struct Metrics {
+    /// Requests answered, of any kind.
+    pub requests: Counter,
+    /// Requests answered with 4xx.
+    pub requests_refused: Counter,
+    /// Requests answered with 5xx.
+    pub requests_failed: Counter,
+    /// Handlers that panicked: defects.
+    pub panics: Counter,
+    /// Body bytes sent.
+    pub bytes_sent: Counter,
+    /// Body bytes received.
+    pub bytes_received: Counter,
+    /// Journal groups made durable.
+    pub journal_groups: Counter,
+    /// Journal bytes written.
+    pub journal_bytes: Counter,
+    /// Bytes fetched from the parent: content.
+    pub sync_bytes_fetched: Counter,
+    /// Requests sent to the parent.
+    pub sync_requests: Counter,
+}

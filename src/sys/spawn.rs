@@ -1,0 +1,77 @@
+//! Tasks on the executor, and the bounded pool for work that blocks.
+
+use std::future::Future;
+use std::sync::Arc;
+
+use smol::{Executor, Task};
+
+/// Spawns tasks; a clone spawns on the same executor.
+#[derive(Clone)]
+pub struct Spawner {
+    executor: Arc<Executor<'static>>,
+}
+
+impl Spawner {
+    /// A new executor.
+    pub fn new() -> Spawner {
+        Spawner { executor: Arc::new(Executor::new()) }
+    }
+
+    /// Runs `future` as a task until it ends or the handle is dropped.
+    #[must_use = "dropping the handle cancels the task"]
+    pub fn spawn<T: Send + 'static>(
+        &self,
+        future: impl Future<Output = T> + Send + 'static,
+    ) -> Task<T> {
+        self.executor.spawn(future)
+    }
+
+    /// Drives the executor on this thread, and on `threads - 1` more, until `main` ends.
+    #[allow(clippy::disallowed_methods, reason = "this is the seam")]
+    pub fn run<T>(&self, threads: usize, main: impl Future<Output = T>) -> T {
+        let (stop, stopped) = smol::channel::bounded::<()>(1);
+        std::thread::scope(|scope| {
+            for number in 1..threads {
+                let (executor, stopped) = (self.executor.clone(), stopped.clone());
+                let name = format!("skerry-{number}");
+                let started =
+                    std::thread::Builder::new().name(name).spawn_scoped(scope, move || {
+                        let _ = smol::block_on(executor.run(stopped.recv()));
+                    });
+                if let Err(error) = started {
+                    log::warn!("cannot start executor thread {number}: {error}");
+                }
+            }
+            let result = smol::block_on(self.executor.run(main));
+            drop(stop);
+            result
+        })
+    }
+
+    /// Runs a dedicated thread, for the one writer.
+    #[allow(clippy::disallowed_methods, reason = "this is the seam")]
+    pub fn thread(
+        &self,
+        name: &str,
+        body: impl FnOnce() + Send + 'static,
+    ) -> std::io::Result<std::thread::JoinHandle<()>> {
+        std::thread::Builder::new().name(name.to_owned()).spawn(body)
+    }
+}
+
+impl Default for Spawner {
+    fn default() -> Self {
+        Spawner::new()
+    }
+}
+
+/// Runs work that blocks in the bounded pool.
+#[allow(clippy::disallowed_methods, reason = "this is the seam")]
+pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    smol::unblock(work).await
+}
+
+/// Lets other tasks run.
+pub async fn yield_now() {
+    smol::future::yield_now().await;
+}

@@ -1,0 +1,152 @@
+//! Connected registries: the resource, and what is known of the instance behind it.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use super::schedule::Schedule;
+use super::{ConnectedRegistryName, RepositoryAction, TokenName, UnixSeconds};
+
+/// Whether clients of a connected registry may push.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Mode {
+    /// Clients may only pull (old name: mirror).
+    ReadOnly,
+    /// Clients may pull and push; pushes travel up (old name: registry).
+    ReadWrite,
+}
+
+impl Mode {
+    /// The repository actions that the sync scope map holds (ACR.md section 2.1, rule 7).
+    pub fn sync_actions(self) -> &'static [RepositoryAction] {
+        match self {
+            Mode::ReadOnly => &[RepositoryAction::ContentRead, RepositoryAction::MetadataRead],
+            Mode::ReadWrite => &RepositoryAction::ALL,
+        }
+    }
+
+    /// As the management API prints it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Mode::ReadOnly => "ReadOnly",
+            Mode::ReadWrite => "ReadWrite",
+        }
+    }
+}
+
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Mode {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Mode, String> {
+        match text.to_ascii_lowercase().as_str() {
+            "readonly" | "mirror" => Ok(Mode::ReadOnly),
+            "readwrite" | "registry" => Ok(Mode::ReadWrite),
+            _ => Err(format!("invalid mode '{text}': valid are ReadOnly, ReadWrite")),
+        }
+    }
+}
+
+/// The resource as managed at the root.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ConnectedRegistry {
+    /// Unique in the tree.
+    pub name: ConnectedRegistryName,
+    /// Never changes.
+    pub mode: Mode,
+    /// `None`: a child of the root. Never changes.
+    pub parent: Option<ConnectedRegistryName>,
+    /// What it authenticates with at its parent.
+    pub sync_token: TokenName,
+    /// Tokens that its own clients may log in with.
+    pub client_tokens: Vec<TokenName>,
+    /// When it syncs.
+    pub schedule: Schedule,
+    /// How long each occurrence lasts, seconds; `None` in continuous mode.
+    pub sync_window_s: Option<u64>,
+    /// How long the parent keeps messages for it, seconds.
+    pub message_ttl_s: u64,
+    /// `Debug`, `Information`, `Warning`, `Error` or `None`.
+    pub log_level: String,
+    /// Raised by `deactivate`: an instance of an older epoch is refused.
+    pub activation_epoch: u64,
+    /// When it was made.
+    pub created: UnixSeconds,
+}
+
+/// The instance that serves a connected registry, as its parent knows it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Activation {
+    /// The epoch of the resource at activation.
+    pub epoch: u64,
+    /// Random, made by the device on its first start.
+    pub instance_id: String,
+    /// When.
+    pub at: UnixSeconds,
+}
+
+/// What the parent last saw of a connected registry.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub enum ConnectionState {
+    /// Not in contact, or never deployed.
+    #[default]
+    Offline,
+    /// In contact and healthy.
+    Online,
+    /// A sync is running.
+    Syncing,
+    /// In contact and reporting errors.
+    Unhealthy,
+}
+
+impl ConnectionState {
+    /// As the management API prints it.
+    pub fn name(self) -> &'static str {
+        match self {
+            ConnectionState::Offline => "Offline",
+            ConnectionState::Online => "Online",
+            ConnectionState::Syncing => "Syncing",
+            ConnectionState::Unhealthy => "Unhealthy",
+        }
+    }
+}
+
+/// One line of an unhealthy instance's report (ACR.md section 1.4).
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct StatusDetail {
+    /// The component, for example `Disk`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// The kind of fault, for example `DiskError`.
+    pub code: String,
+    /// In words, with the cure where there is one.
+    pub description: String,
+    /// When it was seen.
+    pub timestamp: UnixSeconds,
+    /// Finds the matching line in the device's log.
+    #[serde(rename = "correlationId")]
+    pub correlation_id: String,
+}
+
+/// What an instance reports upward.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct StatusReport {
+    /// Version of the program.
+    pub version: String,
+    /// Where its clients log in.
+    pub login_server: String,
+    /// Whether that listener has TLS.
+    pub tls: bool,
+    /// Its own view.
+    pub state: ConnectionState,
+    /// Empty when healthy.
+    pub details: Vec<StatusDetail>,
+    /// End of the last sync that succeeded.
+    pub last_sync: Option<UnixSeconds>,
+}

@@ -1,0 +1,70 @@
+//! Compile-time ceilings. Each has a designed answer when it is hit and a test that hits it.
+
+use std::time::Duration;
+
+/// Longest repository name, characters (what every client accepts; the spec advises 255).
+pub const REPOSITORY_NAME_MAX: usize = 255;
+/// Longest tag, characters (OCI distribution-spec).
+pub const TAG_MAX: usize = 128;
+/// Shortest name of a token, scope map or connected registry, characters (ACR).
+pub const NAME_MIN: usize = 5;
+/// Longest name of a token, scope map or connected registry, characters (ACR).
+pub const NAME_MAX: usize = 50;
+/// Longest description of a scope map, characters (ACR). Over it: 400.
+pub const DESCRIPTION_MAX: usize = 256;
+/// Client tokens that one connected registry accepts (ACR, 05/2025). Over it: 400.
+pub const CLIENT_TOKENS_MAX: usize = 50;
+/// Repository permissions in one scope map (ACR). Over it: 400.
+pub const SCOPE_MAP_REPOSITORIES_MAX: usize = 500;
+
+/// Largest manifest, bytes; the spec asks for at least 4 MiB. Over it: 413.
+pub const MANIFEST_BYTES_MAX: u64 = 4 * 1024 * 1024;
+/// Largest request head, bytes: a bearer token of 8 KiB and its company. Over it: 431.
+pub const HEAD_BYTES_MAX: usize = 16 * 1024;
+/// Most header fields in a request. Over it: 431.
+pub const HEADERS_MAX: usize = 64;
+/// Largest form or JSON body of an endpoint that is no upload, bytes. Over it: 413.
+pub const SMALL_BODY_BYTES_MAX: u64 = 1024 * 1024;
+/// How much of an unread request body is drained to keep a connection, bytes. Over it: close.
+pub const DRAIN_BYTES_MAX: u64 = 64 * 1024;
+/// Copy buffer for bodies, bytes.
+pub const BUFFER_BYTES: usize = 64 * 1024;
+/// One step of sendfile, bytes, so that competing transfers take turns.
+pub const SENDFILE_STEP_BYTES: usize = 256 * 1024;
+
+/// A request head must be complete within this time. Over it: 408.
+pub const HEAD_DEADLINE: Duration = Duration::from_secs(10);
+/// A connection may stay idle between requests for this time. Over it: close.
+pub const IDLE_DEADLINE: Duration = Duration::from_secs(60);
+/// A body must make progress within this time, in either direction. Over it: 408 or close.
+pub const PROGRESS_DEADLINE: Duration = Duration::from_secs(30);
+/// An ordinary request that we send must be answered within this time.
+pub const REQUEST_DEADLINE: Duration = Duration::from_secs(10);
+/// Longest wait of a long poll at the gateway.
+pub const POLL_WAIT_MAX: Duration = Duration::from_secs(300);
+/// Redirects that a client of ours follows.
+pub const REDIRECTS_MAX: usize = 5;
+
+/// Connections served at once by one listener set. Over it: 503 and close.
+pub const CONNECTIONS_MAX: usize = 1024;
+/// Commands that wait for the writer. Over it: the caller waits.
+pub const WRITER_QUEUE_MAX: usize = 256;
+/// Commands in one group commit.
+pub const GROUP_COMMANDS_MAX: usize = 128;
+/// Bytes of one group commit after which the group is closed.
+pub const GROUP_BYTES_MAX: usize = 1024 * 1024;
+/// Size at which a journal segment is rotated, bytes.
+pub const SEGMENT_BYTES: u64 = 4 * 1024 * 1024;
+/// Largest record in the journal, bytes. Over it: the command is refused.
+pub const RECORD_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Journal kept for children that follow the feed, bytes.
+pub const JOURNAL_RETAIN_BYTES: u64 = 64 * 1024 * 1024;
+/// Threads of the blocking pool unless configured.
+pub const BLOCKING_THREADS: usize = 8;
+
+/// Names, tags or messages in one page unless the client asks for fewer.
+pub const PAGE_MAX: usize = 1000;
+/// Open uploads on one node. Over it: 429.
+pub const UPLOADS_MAX: usize = 1000;
+/// An upload without progress for this time is removed.
+pub const UPLOAD_TTL: Duration = Duration::from_secs(24 * 3600);

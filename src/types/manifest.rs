@@ -1,0 +1,1 @@
+//! Manifests and indexes, parsed for what a registry needs to know of them.

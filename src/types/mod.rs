@@ -1,0 +1,26 @@
+//! Domain values. A constructor is the only validation: what exists here is valid.
+
+pub mod action;
+pub mod connected_registry;
+pub mod connection_string;
+pub mod cursor;
+pub mod digest;
+pub mod limits;
+pub mod manifest;
+pub mod message;
+pub mod name;
+pub mod reason;
+pub mod refusal;
+pub mod schedule;
+pub mod scope;
+pub mod time;
+pub mod token;
+
+pub use action::{GatewayAction, Grant, RepositoryAction, RepositoryPattern};
+pub use connected_registry::{ConnectedRegistry, Mode};
+pub use cursor::Cursor;
+pub use digest::Digest;
+pub use name::{ConnectedRegistryName, Reference, RepositoryName, ScopeMapName, Tag, TokenName};
+pub use reason::Reason;
+pub use refusal::Refusal;
+pub use time::UnixSeconds;

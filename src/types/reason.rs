@@ -1,0 +1,83 @@
+//! Why a request was refused: a closed list that travels in the OCI error's `detail`.
+
+/// A machine-readable reason. README lists each; a user can see why a pull missed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Reason {
+    /// No credentials, or none that this node accepts.
+    AuthenticationRequired,
+    /// The access token is expired, tampered with or was issued elsewhere.
+    TokenInvalid,
+    /// The token is disabled, deleted, or no longer accepted here.
+    TokenDisabled,
+    /// The password behind the access token was replaced or has expired.
+    PasswordRevoked,
+    /// The scope map does not grant the action.
+    NotInScopeMap,
+    /// This connected registry takes no pushes.
+    ReadOnly,
+    /// The repository is not among those that the parent grants this node.
+    NotInSyncScope,
+    /// Granted, and on its way: the first sync of this repository has not finished.
+    NotSyncedYet,
+    /// Granted, but no sync window is open.
+    WaitingForWindow,
+    /// Left out by the repository's platform filter.
+    PlatformFiltered,
+    /// No such repository, manifest, blob, tag or upload here.
+    NotFound,
+    /// The request is malformed.
+    Malformed,
+    /// The digest does not match the content.
+    DigestMismatch,
+    /// A manifest names content that is not there.
+    ContentMissing,
+    /// A chunk is not the next one.
+    OutOfOrder,
+    /// Larger than a limit of this node.
+    TooLarge,
+    /// The requested range lies outside the content.
+    RangeInvalid,
+    /// A precondition (If-Match, If-None-Match) does not hold.
+    PreconditionFailed,
+    /// The method or feature is not offered.
+    Unsupported,
+    /// Too many requests, uploads or failed logins; Retry-After says when.
+    Throttled,
+    /// Free space is below the reserve.
+    DiskReserve,
+    /// The store cannot take or answer anything just now; Retry-After says when.
+    StoreUnavailable,
+    /// The content failed its check and is being healed.
+    ContentDamaged,
+}
+
+impl Reason {
+    /// The word in the `detail` of an OCI error.
+    pub fn name(self) -> &'static str {
+        match self {
+            Reason::AuthenticationRequired => "authentication_required",
+            Reason::TokenInvalid => "token_invalid",
+            Reason::TokenDisabled => "token_disabled",
+            Reason::PasswordRevoked => "password_revoked",
+            Reason::NotInScopeMap => "not_in_scope_map",
+            Reason::ReadOnly => "read_only",
+            Reason::NotInSyncScope => "not_in_sync_scope",
+            Reason::NotSyncedYet => "not_synced_yet",
+            Reason::WaitingForWindow => "waiting_for_window",
+            Reason::PlatformFiltered => "platform_filtered",
+            Reason::NotFound => "not_found",
+            Reason::Malformed => "malformed",
+            Reason::DigestMismatch => "digest_mismatch",
+            Reason::ContentMissing => "content_missing",
+            Reason::OutOfOrder => "out_of_order",
+            Reason::TooLarge => "too_large",
+            Reason::RangeInvalid => "range_invalid",
+            Reason::PreconditionFailed => "precondition_failed",
+            Reason::Unsupported => "unsupported",
+            Reason::Throttled => "throttled",
+            Reason::DiskReserve => "disk_reserve",
+            Reason::StoreUnavailable => "store_unavailable",
+            Reason::ContentDamaged => "content_damaged",
+        }
+    }
+}

@@ -1,0 +1,34 @@
+//! A refused request, ready to be told to a client.
+
+use super::Reason;
+
+/// What a client is told when it does not get what it asked for. `http` turns it into a reply
+/// with an OCI error body: `{"errors":[{"code","message","detail":{"reason"}}]}`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Refusal {
+    /// HTTP status.
+    pub status: u16,
+    /// From the OCI table (distribution-spec, "Error Codes").
+    pub code: &'static str,
+    /// From our closed list.
+    pub reason: Reason,
+    /// For people: the cause and, where there is one, the cure.
+    pub message: String,
+    /// The `WWW-Authenticate` header of a 401.
+    pub challenge: Option<String>,
+    /// Seconds for `Retry-After`.
+    pub retry_after_s: Option<u64>,
+}
+
+impl Refusal {
+    /// A refusal without extra headers.
+    pub fn new(
+        status: u16,
+        code: &'static str,
+        reason: Reason,
+        message: impl Into<String>,
+    ) -> Refusal {
+        let message = message.into();
+        Refusal { status, code, reason, message, challenge: None, retry_after_s: None }
+    }
+}
