@@ -8,6 +8,8 @@
 pub mod blobs;
 pub mod feed;
 pub mod index;
+pub mod node;
+pub mod outbox;
 pub mod row;
 pub mod txn;
 pub mod uploads;
@@ -20,6 +22,7 @@ pub use txn::Txn;
 use std::sync::{Arc, Mutex};
 
 use index::{Index, MapIndex};
+use node::SyncView;
 use row::Row;
 
 use crate::sys::Sys;
@@ -34,13 +37,15 @@ struct Inner {
     sys: Sys,
     index: Box<dyn Index>,
     writer: Mutex<u64>,
+    sync_view: Mutex<Arc<SyncView>>,
 }
 
 impl Store {
     /// A store in memory only, for tests of what stands above.
     pub fn in_memory(sys: Sys) -> Store {
         let index = Box::new(MapIndex::default());
-        Store { inner: Arc::new(Inner { sys, index, writer: Mutex::new(0) }) }
+        let inner = Inner { sys, index, writer: Mutex::new(0), sync_view: Mutex::default() };
+        Store { inner: Arc::new(inner) }
     }
 
     /// The seams that the store was opened with.

@@ -24,3 +24,12 @@ pub use name::{ConnectedRegistryName, Reference, RepositoryName, ScopeMapName, T
 pub use reason::Reason;
 pub use refusal::Refusal;
 pub use time::UnixSeconds;
+
+/// What a node is, as its configuration says.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Role {
+    /// The root of a tree: everything is managed here.
+    Root,
+    /// A connected registry: it does what its parent says.
+    Connected,
+}
