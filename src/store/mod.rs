@@ -8,15 +8,22 @@
 pub mod blobs;
 pub mod feed;
 pub mod index;
+pub mod manifests;
 pub mod node;
 pub mod outbox;
+pub mod referrers;
+pub mod repositories;
 pub mod row;
+pub mod tags;
 pub mod txn;
 pub mod uploads;
 
+mod delivered;
 mod error;
 
 pub use error::StoreError;
+pub use manifests::{ManifestRow, PutManifest, PutOutcome};
+pub use tags::{Precondition, TagRow};
 pub use txn::Txn;
 
 use std::sync::{Arc, Mutex};
