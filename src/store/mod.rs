@@ -6,14 +6,19 @@
 //! the journal, made durable with one fdatasync, applied to the index, and only then acknowledged.
 
 pub mod blobs;
+pub mod connected_registries;
 pub mod feed;
 pub mod index;
 pub mod node;
 pub mod outbox;
+pub mod passwords;
 pub mod row;
+pub mod scope_maps;
+pub mod tokens;
 pub mod txn;
 pub mod uploads;
 
+mod cascade;
 mod error;
 
 pub use error::StoreError;
