@@ -6,19 +6,23 @@
 //! the journal, made durable with one fdatasync, applied to the index, and only then acknowledged.
 
 pub mod blobs;
+pub mod connected_registries;
 pub mod feed;
 pub mod index;
 pub mod manifests;
 pub mod node;
 pub mod outbox;
+mod cascade;
+mod delivered;
+pub mod passwords;
 pub mod referrers;
 pub mod repositories;
 pub mod row;
+pub mod scope_maps;
 pub mod tags;
+pub mod tokens;
 pub mod txn;
 pub mod uploads;
-
-mod delivered;
 mod error;
 
 pub use error::StoreError;

@@ -32,6 +32,8 @@ pub enum Kind {
     Status = 20,
     /// node -> desired state as received from the parent (on a connected registry)
     NodeConfig = 21,
+    /// token -> the connected registry whose sync token it is (at the root)
+    SyncToken = 22,
     /// singletons of this node, by name: feed epoch, cursor, sync state
     Node = 32,
     /// sequence -> received message, not yet applied

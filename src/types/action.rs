@@ -122,6 +122,33 @@ impl RepositoryPattern {
             RepositoryPattern::One(name) => name == repository,
         }
     }
+
+    /// Whether the pattern covers every repository that `other` covers. Two patterns are nested
+    /// or have nothing in common.
+    pub fn includes(&self, other: &RepositoryPattern) -> bool {
+        match (self, other) {
+            (RepositoryPattern::All, _) => true,
+            (_, RepositoryPattern::All) => false,
+            (_, RepositoryPattern::One(name)) => self.covers(name),
+            (RepositoryPattern::Under(_), RepositoryPattern::Under(prefix)) => {
+                self == other || self.covers(prefix)
+            }
+            (RepositoryPattern::One(_), RepositoryPattern::Under(_)) => false,
+        }
+    }
+}
+
+impl Serialize for RepositoryPattern {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for RepositoryPattern {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<RepositoryPattern, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map_err(de::Error::custom)
+    }
 }
 
 impl fmt::Display for RepositoryPattern {
@@ -288,6 +315,26 @@ mod tests {
             [("team/x", true), ("team/y/z", true), ("team", false), ("teams/x", false)]
         {
             assert_eq!(under.covers(&name.parse().unwrap()), covered, "{name}");
+        }
+    }
+
+    #[test]
+    fn patterns_include_each_other() {
+        for (outer, inner, included) in [
+            ("*", "*", true),
+            ("*", "team/*", true),
+            ("team/*", "*", false),
+            ("team/*", "team/*", true),
+            ("team/*", "team/a/*", true),
+            ("team/*", "team/a", true),
+            ("team/*", "team", false),
+            ("team/*", "teams/*", false),
+            ("team/a/*", "team/*", false),
+            ("team/a", "team/a", true),
+            ("team/a", "team/a/*", false),
+        ] {
+            let [outer, inner]: [RepositoryPattern; 2] = [outer, inner].map(|p| p.parse().unwrap());
+            assert_eq!(outer.includes(&inner), included, "{outer} {inner}");
         }
     }
 }

@@ -14,6 +14,7 @@ pub mod reason;
 pub mod refusal;
 pub mod schedule;
 pub mod scope;
+pub mod secret;
 pub mod time;
 pub mod token;
 
@@ -25,6 +26,7 @@ pub use manifest::Manifest;
 pub use name::{ConnectedRegistryName, Reference, RepositoryName, ScopeMapName, Tag, TokenName};
 pub use reason::Reason;
 pub use refusal::Refusal;
+pub use secret::Secret;
 pub use time::UnixSeconds;
 
 /// What a node is, as its configuration says.
