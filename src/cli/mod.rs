@@ -56,6 +56,7 @@ struct Cli {
 
 /// Flags of every verb.
 #[derive(Args)]
+#[command(next_help_heading = "Global options")]
 struct Global {
     /// Configuration file, instead of /etc/skerry/skerry.toml and the conf.d directories
     #[arg(long, value_name = "FILE", global = true)]
@@ -212,6 +213,7 @@ mod tests {
         words
     }
 
+    #[allow(clippy::needless_pass_by_value, reason = "a literal at every call")]
     fn expect(line: &str, path: &str, body: Value) {
         let call = call(line);
         assert_eq!(call.path, path, "{line}");

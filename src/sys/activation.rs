@@ -66,6 +66,7 @@ mod tests {
 
     #[test]
     #[allow(clippy::disallowed_methods, reason = "a socket as the service manager opens it")]
+    #[allow(clippy::print_stderr, reason = "a test that cannot run says so")]
     fn p020_sockets_are_taken_only_when_they_are_ours() {
         let opened = TcpListener::bind("127.0.0.1:0").unwrap();
         let number = opened.as_raw_fd();
