@@ -1,3 +1,7 @@
 //! The `skerry` program.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    skerry::cli::run(std::env::args_os())
+}

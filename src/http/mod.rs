@@ -4,9 +4,16 @@
 //! header, drops pipelined requests and answers bad ones with silence. A request head is read into
 //! a bounded buffer and checked before the codec sees it; bodies are framed here.
 
+mod body;
 pub mod client;
+pub mod conn;
+pub mod head;
+mod pool;
 pub mod reply;
 pub mod request;
+pub mod server;
+pub mod tls;
+mod write;
 
 pub use client::{Client, ClientBody, ClientError, ClientOptions, ClientRequest, ClientResponse};
 pub use reply::{Reply, ReplyBody};

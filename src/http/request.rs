@@ -3,8 +3,12 @@
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::time::Duration;
 
 use smol::io::{AsyncRead, AsyncReadExt};
+
+use crate::sys::clock::within;
+use crate::types::limits::PROGRESS_DEADLINE;
 
 pub use http_types::Method;
 
@@ -58,6 +62,7 @@ pub enum BodyError {
 pub struct Body {
     reader: Pin<Box<dyn AsyncRead + Send + Sync>>,
     len: Option<u64>,
+    progress: Duration,
 }
 
 impl Body {
@@ -68,7 +73,7 @@ impl Body {
 
     /// Wraps a reader that ends where the body ends; `len` as declared, `None` when chunked.
     pub fn new(reader: impl AsyncRead + Send + Sync + 'static, len: Option<u64>) -> Body {
-        Body { reader: Box::pin(reader), len }
+        Body { reader: Box::pin(reader), len, progress: PROGRESS_DEADLINE }
     }
 
     /// Length as declared by Content-Length; `None` when chunked.
@@ -81,9 +86,17 @@ impl Body {
         self.len == Some(0)
     }
 
-    /// Reads some bytes; 0 at the end.
+    /// The same body under another progress deadline.
+    #[must_use]
+    pub fn with_progress(mut self, deadline: Duration) -> Body {
+        self.progress = deadline;
+        self
+    }
+
+    /// Reads some bytes; 0 at the end. `TimedOut` when the peer makes no progress.
     pub async fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.reader.read(buffer).await
+        let read = within(self.progress, self.reader.read(buffer)).await;
+        read.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
     }
 
     /// Reads it all, at most `max` bytes.
@@ -92,11 +105,15 @@ impl Body {
             return Err(BodyError::TooLarge);
         }
         let mut bytes = Vec::new();
-        let mut limited = (&mut self.reader).take(max.saturating_add(1));
-        limited.read_to_end(&mut bytes).await.map_err(BodyError::Io)?;
-        if bytes.len() as u64 > max {
-            return Err(BodyError::TooLarge);
+        let mut piece = [0; 4096];
+        loop {
+            match self.read(&mut piece).await.map_err(BodyError::Io)? {
+                0 => return Ok(bytes),
+                read => bytes.extend_from_slice(&piece[..read]),
+            }
+            if bytes.len() as u64 > max {
+                return Err(BodyError::TooLarge);
+            }
         }
-        Ok(bytes)
     }
 }

@@ -1,1 +1,224 @@
-//! (being written)
+//! The registry API under `/v2/` (OCI distribution-spec 1.1), one file per noun of the spec.
+//!
+//! A request goes in a straight line: [`route()`] says what is asked for, the gate says whether
+//! this node takes such requests at all, `auth` makes a proof that the sender may, and a handler
+//! that takes the proof does it. Each answer that is no success is a [`Refusal`] with a reason.
+
+pub mod conditional;
+pub mod error;
+pub mod range;
+pub mod route;
+
+mod blob;
+mod cache;
+mod catalog;
+mod manifest;
+mod miss;
+mod page;
+mod referrer;
+mod tag;
+mod upload;
+
+pub use route::{NoRoute, Route, route};
+
+use std::sync::{Arc, Mutex};
+
+use cache::Cache;
+use smol::lock::Semaphore;
+
+use crate::auth::{Auth, Presented};
+use crate::http::{Method, Reply, ReplyBody, Request};
+use crate::store::Store;
+use crate::types::limits::{LARGE_MANIFESTS_MAX, MANIFEST_CACHE_BYTES_MAX};
+use crate::types::message::NodeConfig;
+use crate::types::{Mode, Reason, Refusal, Role};
+
+/// What anyone is told who pushes to a ReadOnly connected registry (ACR, connected registry
+/// troubleshooting): existing tools look for these words.
+pub const READ_ONLY_MESSAGE: &str = "This operation is not allowed on this registry.";
+
+/// Longest value of `ns` that is echoed, bytes: a host name and a port.
+const NAMESPACE_MAX: usize = 262;
+
+/// What the registry API needs to know of its node.
+#[derive(Clone, Copy, Debug)]
+pub struct RegistryOptions {
+    /// The root takes every push that a token allows; a connected registry does as configured.
+    pub role: Role,
+}
+
+/// The registry API of one node.
+pub struct Registry {
+    store: Store,
+    auth: Auth,
+    options: RegistryOptions,
+    cache: Cache,
+    large_manifests: Semaphore,
+    config: Mutex<Option<(u64, Option<Arc<NodeConfig>>)>>,
+}
+
+impl Registry {
+    /// The registry API over a store.
+    pub fn new(store: Store, auth: Auth, options: RegistryOptions) -> Registry {
+        Registry {
+            store,
+            auth,
+            options,
+            cache: Cache::new(MANIFEST_CACHE_BYTES_MAX),
+            large_manifests: Semaphore::new(LARGE_MANIFESTS_MAX),
+            config: Mutex::new(None),
+        }
+    }
+
+    /// Answers a request for any path under `/v2/`.
+    pub async fn handle(&self, request: &mut Request) -> Reply {
+        let method = request.method;
+        let namespace = request.query("ns").filter(|ns| ns.len() <= NAMESPACE_MAX);
+        let namespace = namespace.map(str::to_owned);
+        let mut reply = match self.answer(request).await {
+            Ok(reply) => reply,
+            Err(NoRoute { refusal, allow }) => {
+                let mut reply = Reply::from(refusal);
+                reply.headers.extend(allow.map(|methods| ("allow", methods.to_owned())));
+                reply
+            }
+        };
+        reply.headers.push(("docker-distribution-api-version", "registry/2.0".to_owned()));
+        // A mirror that is asked on behalf of another registry says for which it answered
+        // (OCI distribution-spec, "Registry Proxying").
+        reply.headers.extend(namespace.map(|ns| ("oci-namespace", ns)));
+        if method == Method::Head {
+            reply.body = match reply.body {
+                ReplyBody::Bytes(bytes) => ReplyBody::Head(bytes.len() as u64),
+                ReplyBody::File { len, .. } => ReplyBody::Head(len),
+                body @ (ReplyBody::Empty | ReplyBody::Head(_)) => body,
+            };
+        }
+        reply
+    }
+
+    async fn answer(&self, request: &mut Request) -> Result<Reply, NoRoute> {
+        let route = route(request.method, &request.path)?;
+        self.gate(request, &route)?;
+        Ok(self.dispatch(request, route).await?)
+    }
+
+    /// Refuses what this node takes from nobody.
+    fn gate(&self, request: &Request, route: &Route) -> Result<(), Refusal> {
+        if self.options.role == Role::Root {
+            return Ok(());
+        }
+        let Some(config) = self.node_config()? else {
+            return Err(error::unavailable("this connected registry is not activated yet"));
+        };
+        if route.changes() && config.node.mode == Mode::ReadOnly {
+            self.auth.ping(&presented(request))?;
+            return Err(Refusal::new(403, "DENIED", Reason::ReadOnly, READ_ONLY_MESSAGE));
+        }
+        Ok(())
+    }
+
+    async fn dispatch(&self, request: &mut Request, route: Route) -> Result<Reply, Refusal> {
+        match route {
+            Route::Ping => {
+                self.auth.ping(&presented(request))?;
+                Ok(Reply::bytes(200, "application/json", "{}"))
+            }
+            Route::Catalog => {
+                let who = self.auth.catalog(&presented(request))?;
+                self.catalog(&who, request).await
+            }
+            Route::BlobGet(name, digest) => {
+                let who = self.auth.repository(&presented(request), &name)?;
+                self.blob_get(&who, request, &name, &digest).await
+            }
+            Route::BlobDelete(name, digest) => {
+                let who = self.auth.repository(&presented(request), &name)?;
+                self.blob_delete(&who, &name, &digest).await
+            }
+            Route::UploadStart(name) => {
+                let who = self.auth.repository(&presented(request), &name)?;
+                self.upload_start(&who, request, &name).await
+            }
+            Route::UploadStatus(name, id) => {
+                let who = self.auth.repository(&presented(request), &name)?;
+                self.upload_status(&who, &name, &id).await
+            }
+            Route::UploadAppend(name, id) => {
+                let who = self.auth.repository(&presented(request), &name)?;
+                self.upload_append(&who, request, &name, &id).await
+            }
+            Route::UploadFinish(name, id) => {
+                let who = self.auth.repository(&presented(request), &name)?;
+                self.upload_finish(&who, request, &name, &id).await
+            }
+            Route::UploadCancel(name, id) => {
+                let who = self.auth.repository(&presented(request), &name)?;
+                self.upload_cancel(&who, &name, &id).await
+            }
+            Route::ManifestGet(name, reference) => {
+                let who = self.auth.repository(&presented(request), &name)?;
+                self.manifest_get(&who, request, &name, &reference).await
+            }
+            Route::ManifestPut(name, reference) => {
+                let who = self.auth.repository(&presented(request), &name)?;
+                self.manifest_put(&who, request, &name, reference).await
+            }
+            Route::ManifestDelete(name, reference) => {
+                let who = self.auth.repository(&presented(request), &name)?;
+                self.manifest_delete(&who, request, &name, &reference).await
+            }
+            Route::Tags(name) => {
+                let who = self.auth.repository(&presented(request), &name)?;
+                self.tags(&who, request, &name)
+            }
+            Route::Referrers(name, subject) => {
+                let who = self.auth.repository(&presented(request), &name)?;
+                self.referrers(&who, request, &name, &subject)
+            }
+        }
+    }
+
+    /// The node's desired state, decoded again only when something in the store has changed.
+    fn node_config(&self) -> Result<Option<Arc<NodeConfig>>, Refusal> {
+        // Read before the row: a change in between makes the next request read again.
+        let sequence = self.store.sequence();
+        if let Ok(known) = self.config.lock()
+            && let Some((at, config)) = &*known
+            && *at == sequence
+        {
+            return Ok(config.clone());
+        }
+        let config = self.store.self_config().map_err(error::store_refusal)?.map(Arc::new);
+        if let Ok(mut known) = self.config.lock() {
+            *known = Some((sequence, config.clone()));
+        }
+        Ok(config)
+    }
+}
+
+/// What a request says about its sender.
+fn presented(request: &Request) -> Presented<'_> {
+    Presented {
+        authorization: request.header("authorization"),
+        host: request.host.as_deref(),
+        secure: request.secure,
+        peer: request.peer.map(|peer| peer.ip()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_can_be_made_on_any_thread() {
+        fn is_send<T: Send>(_: T) {}
+        fn holds(registry: &Registry, request: &mut Request) {
+            is_send(registry.handle(request));
+        }
+        fn is_shared<T: Send + Sync + 'static>() {}
+        is_shared::<Registry>();
+        let _ = holds;
+    }
+}

@@ -9,19 +9,25 @@ pub mod blobs;
 pub mod connected_registries;
 pub mod feed;
 pub mod index;
+pub mod manifests;
 pub mod node;
 pub mod outbox;
+mod cascade;
+mod delivered;
 pub mod passwords;
+pub mod referrers;
+pub mod repositories;
 pub mod row;
 pub mod scope_maps;
+pub mod tags;
 pub mod tokens;
 pub mod txn;
 pub mod uploads;
-
-mod cascade;
 mod error;
 
 pub use error::StoreError;
+pub use manifests::{ManifestRow, PutManifest, PutOutcome};
+pub use tags::{Precondition, TagRow};
 pub use txn::Txn;
 
 use std::sync::{Arc, Mutex};

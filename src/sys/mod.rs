@@ -3,7 +3,9 @@
 //! Each is a small trait with one real implementation, so that a test can put its own in place;
 //! clippy forbids the direct ways round them elsewhere.
 
+pub mod activation;
 pub mod clock;
+pub mod credentials;
 pub mod disk;
 pub mod log;
 pub mod metrics;

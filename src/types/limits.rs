@@ -19,6 +19,21 @@ pub const SCOPE_MAP_REPOSITORIES_MAX: usize = 500;
 
 /// Largest manifest, bytes; the spec asks for at least 4 MiB. Over it: 413.
 pub const MANIFEST_BYTES_MAX: u64 = 4 * 1024 * 1024;
+/// Layers of one image or manifests of one index. Over it: 400.
+pub const MANIFEST_DESCRIPTORS_MAX: usize = 10_000;
+/// Annotations of a referrer that are kept for listings, bytes. Over it: the rest is not listed.
+pub const ANNOTATIONS_BYTES_MAX: usize = 16 * 1024;
+/// Tags that one push by digest may set. Over it: 414.
+pub const TAGS_PER_PUSH_MAX: usize = 64;
+/// Largest page of a listing of referrers, bytes. Over it: the page ends early.
+pub const REFERRERS_PAGE_BYTES_MAX: usize = 1024 * 1024;
+/// Manifests kept in memory, bytes in all. Over it: the least recently used go.
+pub const MANIFEST_CACHE_BYTES_MAX: usize = 1024 * 1024;
+/// Manifest bodies from this size on are received a few at a time.
+pub const LARGE_MANIFEST_BYTES: u64 = 256 * 1024;
+/// Large manifest bodies received at once. Over it: the pusher waits.
+pub const LARGE_MANIFESTS_MAX: usize = 2;
+
 /// Largest request head, bytes: a bearer token of 8 KiB and its company. Over it: 431.
 pub const HEAD_BYTES_MAX: usize = 16 * 1024;
 /// Most header fields in a request. Over it: 431.
@@ -38,6 +53,8 @@ pub const HEAD_DEADLINE: Duration = Duration::from_secs(10);
 pub const IDLE_DEADLINE: Duration = Duration::from_secs(60);
 /// A body must make progress within this time, in either direction. Over it: 408 or close.
 pub const PROGRESS_DEADLINE: Duration = Duration::from_secs(30);
+/// A pushed manifest must be here whole within this time. Over it: 408.
+pub const MANIFEST_DEADLINE: Duration = Duration::from_secs(60);
 /// An ordinary request that we send must be answered within this time.
 pub const REQUEST_DEADLINE: Duration = Duration::from_secs(10);
 /// Longest wait of a long poll at the gateway.

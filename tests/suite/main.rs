@@ -1,1 +1,21 @@
+//! One integration binary: every test drives the built program, over HTTP, the gateway or the
+//! command line. A test that covers a promise carries its number in its name.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    clippy::print_stderr,
+    missing_docs,
+    unreachable_pub,
+    reason = "tests stop at the first surprise and stand outside the seams"
+)]
+
+mod support;
+
+mod access;
+mod appliance;
+mod board;
+mod repo;
+mod tidy;
+mod topology;
+mod yocto;

@@ -1,0 +1,84 @@
+//! `skerry config ...`: what is configured, and by whom.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Subcommand;
+use serde_json::json;
+
+use super::output::{self, Format};
+use super::{Failure, Global};
+use crate::config::{self, Loaded, MemoryPlan, SystemSource};
+use crate::types::Role;
+
+/// The verbs.
+#[derive(Subcommand)]
+pub(super) enum Verb {
+    /// Say whether the configuration can be used; exit 78 if not
+    Check {
+        /// Another board profile than the one of this image
+        #[arg(long, value_name = "FILE")]
+        board: Option<PathBuf>,
+    },
+    /// Print every value and where it comes from, secrets redacted
+    Explain,
+}
+
+/// Runs a verb.
+pub(super) fn run(verb: &Verb, global: &Global) -> Result<ExitCode, Failure> {
+    let mut options = global.options();
+    if let Verb::Check { board } = verb {
+        options.board.clone_from(board);
+    }
+    let loaded = config::load(&options, &SystemSource)?;
+    let as_json = global.output == Some(Format::Json);
+    let text = match verb {
+        Verb::Check { .. } => check(&loaded),
+        Verb::Explain if as_json => explain_json(&loaded),
+        Verb::Explain => explain_text(&loaded),
+    };
+    output::print(&text)?;
+    for warning in &loaded.warnings {
+        output::complain(&format!("warning: {warning}"));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn check(loaded: &Loaded) -> String {
+    let config = &loaded.config;
+    let role = match config.role() {
+        Role::Root => "root",
+        Role::Connected => "connected registry",
+    };
+    let listeners: Vec<String> =
+        config.listen.login.iter().map(|listener| listener.address.to_string()).collect();
+    let plan = MemoryPlan::of(config);
+    format!(
+        "ok: {role} on {}, state in {}, up to {} MiB and {} threads at full load\n",
+        listeners.join(", "),
+        config.storage.state_dir.display(),
+        plan.total().div_ceil(1 << 20),
+        MemoryPlan::threads(config),
+    )
+}
+
+fn explain_text(loaded: &Loaded) -> String {
+    let explained = config::explain(loaded);
+    let shown = |value: &Option<String>| value.clone().unwrap_or_else(|| "(not set)".to_owned());
+    let width = explained.iter().map(|e| e.key.len() + shown(&e.value).len()).max().unwrap_or(0);
+    // One very long value must not push all origins out of sight.
+    let width = width.min(60);
+    let line = |entry: &config::Explained| {
+        let setting = format!("{} = {}", entry.key, shown(&entry.value));
+        format!("{setting:<width$}  # {}\n", entry.origin, width = width + 3)
+    };
+    explained.iter().map(line).collect()
+}
+
+fn explain_json(loaded: &Loaded) -> String {
+    let entries: Vec<_> = config::explain(loaded)
+        .into_iter()
+        .map(|e| json!({ "key": e.key, "value": e.value, "origin": e.origin.to_string() }))
+        .collect();
+    format!("{:#}\n", serde_json::Value::from(entries))
+}

@@ -1,0 +1,266 @@
+//! What the commands print: readable text for people, JSON or TSV for programs.
+
+use std::io::{self, BufRead, IsTerminal, Write};
+
+use clap::ValueEnum;
+use serde_json::Value;
+
+use super::Failure;
+
+/// `--output`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub(super) enum Format {
+    /// The answer as it came.
+    Json,
+    /// Readable text: tables for lists.
+    Table,
+    /// Values parted by tabs, without a head.
+    Tsv,
+}
+
+/// How an answer looks for people.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum View {
+    /// Lines of `field: value`.
+    Object,
+    /// The same, with passwords that are shown this once.
+    Credentials,
+    /// `NAME=value` lines, to be used as an environment file.
+    Settings,
+    /// A table.
+    ScopeMaps,
+    /// A table.
+    Tokens,
+    /// A table.
+    ConnectedRegistries,
+}
+
+/// A column: its head and where its value is, the first that exists.
+type Column = (&'static str, &'static [&'static str]);
+
+impl View {
+    fn columns(self) -> &'static [Column] {
+        match self {
+            View::ScopeMaps => &[
+                ("NAME", &["/name"]),
+                ("CREATED", &["/creationDate"]),
+                ("DESCRIPTION", &["/description"]),
+            ],
+            View::Tokens => &[
+                ("NAME", &["/name"]),
+                ("SCOPE MAP", &["/scopeMapId", "/scopeMap"]),
+                ("STATUS", &["/status"]),
+                ("CREATED", &["/creationDate"]),
+            ],
+            View::ConnectedRegistries => &[
+                ("NAME", &["/name"]),
+                ("MODE", &["/mode"]),
+                ("CONNECTION STATE", &["/connectionState"]),
+                ("PARENT", &["/parent/id", "/parent/name"]),
+                ("LOGIN SERVER", &["/loginServer/host"]),
+                ("LAST SYNC (UTC)", &["/lastSyncTime", "/parent/syncProperties/lastSyncTime"]),
+            ],
+            View::Object | View::Credentials | View::Settings => &[],
+        }
+    }
+}
+
+/// Prints an answer, and what it warns of.
+pub(super) fn answer(view: View, mut value: Value, format: Option<Format>) -> Result<(), Failure> {
+    if let Some(Value::Array(warnings)) = value.as_object_mut().and_then(|o| o.remove("warnings")) {
+        for warning in warnings.iter().filter_map(Value::as_str) {
+            complain(&format!("warning: {warning}"));
+        }
+    }
+    if value.is_null() {
+        return Ok(());
+    }
+    print(&render(view, &value, format.unwrap_or(Format::Table)))?;
+    let has_passwords = value.pointer("/credentials").or(value.pointer("/syncToken/credentials"));
+    if view == View::Credentials && (has_passwords.is_some() || value.get("passwords").is_some()) {
+        complain("the passwords are shown only this once; keep them safe");
+    }
+    Ok(())
+}
+
+fn render(view: View, value: &Value, format: Format) -> String {
+    match (format, value) {
+        (Format::Json, value) => format!("{value:#}\n"),
+        (Format::Table, Value::Array(rows)) => table(view.columns(), rows),
+        (Format::Tsv, Value::Array(rows)) => {
+            rows.iter().map(|row| cells(view.columns(), row).join("\t") + "\n").collect()
+        }
+        (Format::Tsv, Value::Object(fields)) => {
+            let scalars: Vec<String> = fields.values().filter_map(scalar).collect();
+            scalars.join("\t") + "\n"
+        }
+        (Format::Table, Value::Object(fields)) if view == View::Settings => {
+            let line = |(name, value)| format!("{name}={}\n", scalar(value).unwrap_or_default());
+            fields.iter().map(line).collect()
+        }
+        (Format::Table, value @ Value::Object(_)) => {
+            let mut text = String::new();
+            lines(value, 0, &mut text);
+            text
+        }
+        (Format::Table | Format::Tsv, other) => scalar(other).unwrap_or_default() + "\n",
+    }
+}
+
+fn table(columns: &[Column], rows: &[Value]) -> String {
+    let head: Vec<String> = columns.iter().map(|(title, _)| (*title).to_owned()).collect();
+    let body = rows.iter().map(|row| cells(columns, row));
+    let all: Vec<Vec<String>> = std::iter::once(head).chain(body).collect();
+    let width = |column: usize| all.iter().map(|row| row[column].chars().count()).max();
+    let widths: Vec<usize> = (0..columns.len()).map(|c| width(c).unwrap_or(0)).collect();
+    let line = |row: &Vec<String>| {
+        let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}"));
+        cells.collect::<Vec<_>>().join("  ").trim_end().to_owned() + "\n"
+    };
+    all.iter().map(line).collect()
+}
+
+fn cells(columns: &[Column], row: &Value) -> Vec<String> {
+    let cell = |(_, pointers): &Column| {
+        let found = pointers.iter().find_map(|pointer| row.pointer(pointer));
+        found.and_then(scalar).unwrap_or_default()
+    };
+    if columns.is_empty() {
+        return vec![scalar(row).unwrap_or_else(|| row.to_string())];
+    }
+    columns.iter().map(cell).collect()
+}
+
+/// A value on one line. A resource id is shown by its last part, the name. Control characters
+/// are shown, not sent to the terminal.
+fn scalar(value: &Value) -> Option<String> {
+    let text = match value {
+        Value::Null => return None,
+        Value::String(text) if text.starts_with("/subscriptions/") => {
+            text.rsplit('/').next().unwrap_or(text).to_owned()
+        }
+        Value::String(text) => text.clone(),
+        Value::Bool(_) | Value::Number(_) => value.to_string(),
+        Value::Array(items) => {
+            let items: Option<Vec<String>> = items.iter().map(scalar).collect();
+            items?.join(", ")
+        }
+        Value::Object(_) => return None,
+    };
+    let escape = |c: char| match c.is_control() {
+        true => c.escape_default().collect::<String>(),
+        false => c.to_string(),
+    };
+    Some(text.chars().map(escape).collect())
+}
+
+/// `field: value` lines, deeper ones indented; fields without a value are left out.
+fn lines(value: &Value, depth: usize, text: &mut String) {
+    let indent = "  ".repeat(depth);
+    match value {
+        Value::Object(fields) => {
+            for (name, value) in fields {
+                if let Some(value) = scalar(value) {
+                    text.push_str(&format!("{indent}{name}: {value}\n"));
+                } else if !value.is_null() {
+                    text.push_str(&format!("{indent}{name}:\n"));
+                    lines(value, depth + 1, text);
+                }
+            }
+        }
+        Value::Array(items) => {
+            for item in items {
+                let mut inner = String::new();
+                lines(item, depth + 1, &mut inner);
+                // The first line of an item carries its dash in place of the indentation.
+                let inner = inner.trim_start();
+                text.push_str(&format!("{indent}- {inner}"));
+            }
+        }
+        other => text.push_str(&format!("{indent}{}\n", scalar(other).unwrap_or_default())),
+    }
+}
+
+/// Writes to stdout. A reader that has gone away, as `head` does, ends the output quietly.
+pub(super) fn print(text: &str) -> Result<(), Failure> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(Failure::new(format!("cannot write the output: {error}")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Writes `skerry: <message>` to stderr; there is nowhere to tell that this failed.
+pub(super) fn complain(message: &str) {
+    let _ = writeln!(io::stderr().lock(), "skerry: {message}");
+}
+
+/// Asks on the terminal. Without one nobody can answer, and a script must say `--yes`.
+pub(super) fn confirm(question: &str) -> Result<bool, Failure> {
+    let input = io::stdin();
+    if !input.is_terminal() {
+        return Err(Failure::new(format!("{question} There is no terminal to ask: use --yes")));
+    }
+    let mut error_output = io::stderr().lock();
+    let _ = write!(error_output, "{question} (y/n): ");
+    let _ = error_output.flush();
+    let mut line = String::new();
+    input.lock().read_line(&mut line).map_err(|error| Failure::new(error.to_string()))?;
+    Ok(matches!(line.trim().to_ascii_lowercase().as_str(), "y" | "yes"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn lists_are_tables() {
+        let id = "/subscriptions/s/resourceGroups/g/x/connectedRegistries/parent1";
+        let rows = json!([
+            { "name": "dock01", "mode": "ReadOnly", "connectionState": "Online",
+              "parent": { "id": id }, "loginServer": { "host": "dock:5000" } },
+            { "name": "d", "mode": "ReadWrite", "connectionState": "Offline" },
+        ]);
+        let text = render(View::ConnectedRegistries, &rows, Format::Table);
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines.len(), 3);
+        assert!(lines[0].starts_with("NAME    MODE       CONNECTION STATE  PARENT"));
+        assert!(lines[1].contains("parent1") && lines[1].contains("dock:5000"));
+        assert_eq!(lines[2], "d       ReadWrite  Offline");
+        let text = render(View::ConnectedRegistries, &rows, Format::Tsv);
+        assert_eq!(text.lines().next(), Some("dock01\tReadOnly\tOnline\tparent1\tdock:5000\t"));
+        let text = render(View::Tokens, &json!([]), Format::Table);
+        assert_eq!(text.lines().count(), 1);
+    }
+
+    #[test]
+    fn objects_are_lines() {
+        let value = json!({
+            "name": "tok-1", "none": null, "actions": ["a", "b"],
+            "credentials": { "passwords": [
+                { "name": "password1", "value": "x" }, { "name": "password2", "value": "y" },
+            ]},
+        });
+        assert_eq!(
+            render(View::Object, &value, Format::Table),
+            "actions: a, b\ncredentials:\n  passwords:\n    - name: password1\n      value: x\n    \
+             - name: password2\n      value: y\nname: tok-1\n"
+        );
+    }
+
+    #[test]
+    fn settings_are_an_environment_file() {
+        let value = json!({ "ACR_REGISTRY_CONNECTION_STRING": "A=b;C==d" });
+        let text = render(View::Settings, &value, Format::Table);
+        assert_eq!(text, "ACR_REGISTRY_CONNECTION_STRING=A=b;C==d\n");
+    }
+
+    #[test]
+    fn a_value_cannot_steer_the_terminal() {
+        let value = json!({ "description": "a\u{1b}[2Jb" });
+        assert_eq!(render(View::Object, &value, Format::Table), "description: a\\u{1b}[2Jb\n");
+    }
+}

@@ -1,0 +1,26 @@
+//! `skerry version`
+
+use serde_json::json;
+
+use crate::types::limits;
+
+/// Version and built-in ceilings, as text or JSON.
+pub(super) fn text(as_json: bool) -> String {
+    let version = env!("CARGO_PKG_VERSION");
+    if !as_json {
+        return format!("skerry {version}\n");
+    }
+    let value = json!({
+        "version": version,
+        "arch": std::env::consts::ARCH,
+        "limits": {
+            "connections": limits::CONNECTIONS_MAX,
+            "uploads": limits::UPLOADS_MAX,
+            "manifestBytes": limits::MANIFEST_BYTES_MAX,
+            "headBytes": limits::HEAD_BYTES_MAX,
+            "clientTokens": limits::CLIENT_TOKENS_MAX,
+            "scopeMapRepositories": limits::SCOPE_MAP_REPOSITORIES_MAX,
+        },
+    });
+    format!("{value:#}\n")
+}

@@ -1,0 +1,26 @@
+//! Every value with its origin, for `config explain`.
+
+use super::keys::KEYS;
+use super::{Loaded, Origin};
+
+/// One key as it stands.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Explained {
+    /// `section.key`.
+    pub key: &'static str,
+    /// As TOML, secrets redacted; `None` when it has no value.
+    pub value: Option<String>,
+    /// Who set it.
+    pub origin: Origin,
+}
+
+/// All keys, in a fixed order.
+pub fn explain(loaded: &Loaded) -> Vec<Explained> {
+    KEYS.iter()
+        .map(|key| Explained {
+            key: key.path,
+            value: (key.show)(&loaded.config),
+            origin: loaded.origin(key.path).clone(),
+        })
+        .collect()
+}

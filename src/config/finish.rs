@@ -1,0 +1,339 @@
+//! What depends on more than one key: where secrets come from, derived paths, and checks.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::layers::Merge;
+use super::model::{Config, Parent, ParentKind, Secret, TlsMode};
+use super::plan::MemoryPlan;
+use super::value::ByteSize;
+use super::{
+    CONNECTION_STRING_CREDENTIAL, ConfigError, Loaded, Origin, STATE_DIR, STATE_DIR_WITHOUT_CONFIG,
+};
+use crate::sys::credentials;
+use crate::types::Role;
+use crate::types::limits::{CONNECTIONS_MAX, UPLOADS_MAX};
+
+/// Threads of executor or blocking pool.
+const THREADS_MAX: usize = 64;
+/// A path of a Unix socket, bytes (unix(7), without the final zero).
+const SOCKET_PATH_MAX: usize = 107;
+
+/// Completes and checks a merge.
+pub(super) fn finish(mut merge: Merge<'_>) -> Result<Loaded, ConfigError> {
+    connection_string(&mut merge)?;
+    gateway_endpoint(&mut merge)?;
+    state_dir(&mut merge);
+    admin_socket(&mut merge)?;
+    certificate_volume(&mut merge)?;
+    let Merge { config, origins, mut warnings, .. } = merge;
+    let loaded = Loaded { config, origins, warnings: Vec::new() };
+    check_tls(&loaded)?;
+    check_names(&loaded)?;
+    check_ranges(&loaded)?;
+    check_memory(&loaded)?;
+    let is_set = |key: &str| loaded.origins.contains_key(key);
+    if loaded.config.role() == Role::Connected {
+        let ignored = ["listen.gateway", "registry.name", "registry.gateway_server"];
+        for key in ignored.into_iter().filter(|key| is_set(key)) {
+            let origin = loaded.origin(key);
+            let why = "has no effect on a connected registry";
+            warnings.push(format!("{key} {why} ({origin})"));
+        }
+    }
+    Ok(Loaded { warnings, ..loaded })
+}
+
+/// Takes the connection string from the first place that has one: credential, file, key,
+/// environment.
+fn connection_string(merge: &mut Merge<'_>) -> Result<(), ConfigError> {
+    const KEY: &str = "parent.connection_string";
+    if merge.config.parent.as_ref().is_some_and(|parent| parent.kind == ParentKind::Oci) {
+        return oci_parent(merge);
+    }
+    let (secret, origin) = match find_connection_string(merge)? {
+        Some((text, origin)) => (text, origin),
+        None if merge.config.parent.is_none() => return Ok(()),
+        None => {
+            return Err(ConfigError(format!(
+                "parent.connection_string_file: [parent] needs a connection string: a file, \
+                 {KEY}, the credential {CONNECTION_STRING_CREDENTIAL} or \
+                 ACR_REGISTRY_CONNECTION_STRING"
+            )));
+        }
+    };
+    let text = expand(merge, secret.trim()).map_err(|m| ConfigError::at(&origin, KEY, m))?;
+    let parent = merge.config.parent.get_or_insert_with(Parent::default);
+    parent.connection_string = Secret::new(text);
+    merge.origins.insert(KEY, origin);
+    Ok(())
+}
+
+fn find_connection_string(merge: &Merge<'_>) -> Result<Option<(String, Origin)>, ConfigError> {
+    let named = |path: &Path, message: String| {
+        ConfigError(format!("parent.connection_string: {}: {message}", path.display()))
+    };
+    let directory = merge.variables.get(credentials::VARIABLE).map(Path::new);
+    if let Some(path) = credentials::path(directory, CONNECTION_STRING_CREDENTIAL)
+        && let Some(text) =
+            merge.source.read(&path).map_err(|e| named(&path, format!("cannot read: {e}")))?
+    {
+        let name = CONNECTION_STRING_CREDENTIAL;
+        if text.trim().is_empty() {
+            return Err(ConfigError(format!("credential {name}: it is empty")));
+        }
+        return Ok(Some((text, Origin::Credential(name.to_owned()))));
+    }
+    let parent = merge.config.parent.as_ref();
+    if let Some(path) = parent.and_then(|parent| parent.connection_string_file.as_ref()) {
+        let text = merge
+            .source
+            .read(path)
+            .and_then(|text| text.ok_or_else(|| std::io::Error::other("no such file")))
+            .map_err(|e| {
+                let key = "parent.connection_string_file";
+                let origin = merge.origins.get(key).unwrap_or(&Origin::BuiltIn);
+                ConfigError::at(origin, key, format_args!("cannot read {}: {e}", path.display()))
+            })?;
+        if text.trim().is_empty() {
+            return Err(named(path, "the file is empty".to_owned()));
+        }
+        return Ok(Some((text, Origin::File(path.clone(), 1))));
+    }
+    if let Some(parent) = parent.filter(|parent| !parent.connection_string.is_empty()) {
+        let origin = merge.origins.get("parent.connection_string").unwrap_or(&Origin::BuiltIn);
+        return Ok(Some((parent.connection_string.reveal().to_owned(), origin.clone())));
+    }
+    let name = "ACR_REGISTRY_CONNECTION_STRING";
+    let text = merge.variables.get(name).filter(|text| !text.trim().is_empty());
+    Ok(text.map(|text| (text.clone(), Origin::Environment(name.to_owned()))))
+}
+
+/// Resolves `ParentGatewayEndpoint=$NAME[:port]` from the environment: images ship without the
+/// name of their parent. The password is never expanded.
+fn expand(merge: &Merge<'_>, text: &str) -> Result<String, String> {
+    const PREFIX: &str = "ParentGatewayEndpoint=$";
+    let mut parts = Vec::new();
+    for part in text.split(';') {
+        let Some(reference) = part.trim().strip_prefix(PREFIX) else {
+            parts.push(part.to_owned());
+            continue;
+        };
+        let end = reference.find(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+        let (name, rest) = reference.split_at(end.unwrap_or(reference.len()));
+        let value = merge.variables.get(name).filter(|value| !value.is_empty());
+        let value = value.ok_or_else(|| {
+            format!("ParentGatewayEndpoint names the environment variable {name}, which is not set")
+        })?;
+        parts.push(format!("ParentGatewayEndpoint={value}{rest}"));
+    }
+    Ok(parts.join(";"))
+}
+
+fn oci_parent(merge: &Merge<'_>) -> Result<(), ConfigError> {
+    let has_url = merge.config.parent.as_ref().is_some_and(|parent| parent.url.is_some());
+    if has_url {
+        return Ok(());
+    }
+    Err(ConfigError("parent.url: a parent of kind \"oci\" needs the registry's URL".to_owned()))
+}
+
+fn gateway_endpoint(merge: &mut Merge<'_>) -> Result<(), ConfigError> {
+    const KEY: &str = "parent.gateway_endpoint";
+    const NAME: &str = "ACR_PARENT_GATEWAY_ENDPOINT";
+    let value = merge.variables.get(NAME).filter(|value| !value.is_empty()).cloned();
+    if let (Some(parent), Some(value)) = (&mut merge.config.parent, value)
+        && parent.gateway_endpoint.is_none()
+    {
+        parent.gateway_endpoint = Some(value);
+        merge.origins.insert(KEY, Origin::Environment(NAME.to_owned()));
+    }
+    let endpoint = merge.config.parent.as_ref().and_then(|p| p.gateway_endpoint.as_deref());
+    if endpoint.is_some_and(|text| text.is_empty() || text.contains(['/', ';', ' '])) {
+        let origin = merge.origins.get(KEY).unwrap_or(&Origin::BuiltIn);
+        return Err(ConfigError::at(origin, KEY, "must be a host with or without a port"));
+    }
+    Ok(())
+}
+
+/// A flag, what the service manager made, a key, Azure's variable, then the default.
+fn state_dir(merge: &mut Merge<'_>) {
+    const KEY: &str = "storage.state_dir";
+    let variable = |name: &str| merge.variables.get(name).filter(|value| !value.is_empty());
+    // systemd joins several directories with colons; the first is ours.
+    let managed =
+        variable("STATE_DIRECTORY").and_then(|list| list.split(':').next()).map(PathBuf::from);
+    let volume = variable("ACR_REGISTRY_DATA_VOLUME").map(PathBuf::from);
+    let environment = |name: &str| Some(Origin::Environment(name.to_owned()));
+    let origin = merge.origins.get(KEY);
+    let (path, origin) = match (origin, managed, volume) {
+        (Some(Origin::Flag), _, _) => return,
+        (_, Some(path), _) => (path, environment("STATE_DIRECTORY")),
+        (Some(_), None, _) => return,
+        (None, None, Some(path)) => (path, environment("ACR_REGISTRY_DATA_VOLUME")),
+        (None, None, None) if merge.has_files => (PathBuf::from(STATE_DIR), None),
+        (None, None, None) => (PathBuf::from(STATE_DIR_WITHOUT_CONFIG), None),
+    };
+    merge.config.storage.state_dir = path;
+    if let Some(origin) = origin {
+        merge.origins.insert(KEY, origin);
+    }
+}
+
+fn admin_socket(merge: &mut Merge<'_>) -> Result<(), ConfigError> {
+    const KEY: &str = "listen.admin";
+    if !merge.origins.contains_key(KEY) {
+        let variable = merge.variables.get("RUNTIME_DIRECTORY").filter(|value| !value.is_empty());
+        let managed = variable.and_then(|list| list.split(':').next()).map(PathBuf::from);
+        let origin = managed.as_ref().map(|_| "RUNTIME_DIRECTORY".to_owned());
+        let dir = managed.unwrap_or_else(|| merge.config.storage.state_dir.clone());
+        merge.config.listen.admin = dir.join("admin.sock");
+        if let Some(name) = origin {
+            merge.origins.insert(KEY, Origin::Environment(name));
+        }
+    }
+    let path = &merge.config.listen.admin;
+    if path.as_os_str().len() > SOCKET_PATH_MAX {
+        let origin = merge.origins.get(KEY).unwrap_or(&Origin::BuiltIn);
+        let shown = path.display();
+        return Err(ConfigError::at(
+            origin,
+            KEY,
+            format_args!("{shown} is longer than {SOCKET_PATH_MAX} bytes; set a shorter path"),
+        ));
+    }
+    Ok(())
+}
+
+/// Azure's certificate directory: used when it holds a certificate and nothing else is set.
+fn certificate_volume(merge: &mut Merge<'_>) -> Result<(), ConfigError> {
+    const NAME: &str = "ACR_REGISTRY_CERTIFICATE_VOLUME";
+    let Some(dir) = merge.variables.get(NAME).filter(|value| !value.is_empty()) else {
+        return Ok(());
+    };
+    if ["tls.mode", "tls.certificate"].iter().any(|key| merge.origins.contains_key(key)) {
+        return Ok(());
+    }
+    let files = ["tls.crt", "tls.key"].map(|name| Path::new(dir).join(name));
+    for file in &files {
+        let found = merge.source.read(file).map_err(|error| {
+            ConfigError(format!("environment {NAME}: cannot read {}: {error}", file.display()))
+        })?;
+        if found.is_none() {
+            return Ok(());
+        }
+    }
+    let [certificate, private_key] = files;
+    merge.config.tls.mode = TlsMode::Files;
+    merge.config.tls.certificate = Some(certificate);
+    merge.config.tls.private_key = Some(private_key);
+    for key in ["tls.mode", "tls.certificate", "tls.private_key"] {
+        merge.origins.insert(key, Origin::Environment(NAME.to_owned()));
+    }
+    Ok(())
+}
+
+fn fault(loaded: &Loaded, key: &str, message: impl std::fmt::Display) -> ConfigError {
+    ConfigError::at(loaded.origin(key), key, message)
+}
+
+fn check_tls(loaded: &Loaded) -> Result<(), ConfigError> {
+    let Config { tls, listen, .. } = &loaded.config;
+    if tls.mode == TlsMode::Files {
+        for (key, file) in
+            [("tls.certificate", &tls.certificate), ("tls.private_key", &tls.private_key)]
+        {
+            if file.is_none() {
+                return Err(fault(loaded, "tls.mode", format_args!("\"files\" needs {key}")));
+            }
+        }
+    }
+    for (key, listeners) in [("listen.login", &listen.login), ("listen.gateway", &listen.gateway)] {
+        if tls.mode == TlsMode::Off && listeners.iter().any(|l| l.tls == Some(true)) {
+            let message = "tls = true needs tls.mode \"self-signed\" or \"files\"";
+            return Err(fault(loaded, key, message));
+        }
+    }
+    Ok(())
+}
+
+fn check_names(loaded: &Loaded) -> Result<(), ConfigError> {
+    let registry = &loaded.config.registry;
+    let name = &registry.name;
+    if !(5..=50).contains(&name.len()) || !name.bytes().all(|b| b.is_ascii_alphanumeric()) {
+        return Err(fault(loaded, "registry.name", "must be 5 to 50 letters or digits"));
+    }
+    for (key, text) in
+        [("registry.region", &registry.region), ("registry.suffix", &registry.suffix)]
+    {
+        let is_host = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'.';
+        if text.is_empty() || !text.bytes().all(is_host) {
+            return Err(fault(loaded, key, "must be part of a host name"));
+        }
+    }
+    let servers = [
+        ("registry.login_server", &registry.login_server),
+        ("registry.gateway_server", &registry.gateway_server),
+    ];
+    for (key, server) in servers {
+        let bad = |b: u8| !b.is_ascii_graphic() || matches!(b, b'/' | b'"' | b',' | b'@' | b';');
+        if server.as_ref().is_some_and(|text| text.is_empty() || text.bytes().any(bad)) {
+            let message = "must be a host with or without a port, such as \"reg.example:5000\"";
+            return Err(fault(loaded, key, message));
+        }
+    }
+    Ok(())
+}
+
+fn check_ranges(loaded: &Loaded) -> Result<(), ConfigError> {
+    let Config { listen, limits, tokens, .. } = &loaded.config;
+    let counts = [
+        ("listen.threads", listen.threads, THREADS_MAX),
+        ("limits.blocking_threads", limits.blocking_threads, THREADS_MAX),
+        ("limits.connections", limits.connections, CONNECTIONS_MAX),
+        ("limits.uploads", limits.uploads, UPLOADS_MAX),
+    ];
+    for (key, count, max) in counts {
+        if !(1..=max).contains(&count) {
+            return Err(fault(loaded, key, format_args!("must be from 1 to {max}, not {count}")));
+        }
+    }
+    let day = Duration::from_secs(86_400);
+    let times = [
+        ("tokens.access_lifetime", tokens.access_lifetime, day, "24 hours"),
+        ("tokens.refresh_lifetime", tokens.refresh_lifetime, 30 * day, "30 days"),
+    ];
+    for (key, time, max, shown) in times {
+        if !(Duration::from_secs(60)..=max).contains(&time) {
+            return Err(fault(loaded, key, format_args!("must be from 1 minute to {shown}")));
+        }
+    }
+    if !(ByteSize(1 << 20)..=ByteSize(1 << 30)).contains(&limits.index_cache) {
+        return Err(fault(loaded, "limits.index_cache", "must be from 1MiB to 1GiB"));
+    }
+    Ok(())
+}
+
+fn check_memory(loaded: &Loaded) -> Result<(), ConfigError> {
+    let Some(memory) = loaded.config.limits.memory else {
+        return Ok(());
+    };
+    let plan = MemoryPlan::of(&loaded.config);
+    if plan.total() <= memory.0 {
+        return Ok(());
+    }
+    let mib = |bytes: u64| bytes.div_ceil(1 << 20);
+    Err(fault(
+        loaded,
+        "limits.memory",
+        format_args!(
+            "{memory} is less than the {} MiB that the limits may need ({} MiB at rest, {} MiB \
+             index cache, {} MiB connections, {} MiB threads); lower limits.connections",
+            mib(plan.total()),
+            mib(plan.fixed),
+            mib(plan.cache),
+            mib(plan.connections),
+            mib(plan.threads),
+        ),
+    ))
+}

@@ -1,0 +1,286 @@
+//! The configuration as the program uses it: every value with its unit and its default.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use log::LevelFilter;
+
+use super::value::ByteSize;
+use crate::types::Role;
+use crate::types::limits::{BLOCKING_THREADS, CONNECTIONS_MAX, UPLOADS_MAX};
+
+/// A text that must not be shown: it has no `Debug`, and is printed nowhere.
+#[derive(Clone, PartialEq, Eq, Default)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Wraps a text.
+    pub fn new(text: impl Into<String>) -> Secret {
+        Secret(text.into())
+    }
+
+    /// The text itself; never pass it to a log or an error message.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether there is nothing to hide.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+/// The whole configuration of a node.
+#[derive(Clone, Default)]
+pub struct Config {
+    /// Names by which clients know the node.
+    pub registry: Registry,
+    /// Where it listens.
+    pub listen: Listen,
+    /// Where its state is.
+    pub storage: Storage,
+    /// The certificate of its listeners.
+    pub tls: Tls,
+    /// `None`: this node is the root. `Some`: it is a connected registry.
+    pub parent: Option<Parent>,
+    /// Lifetimes of what it signs.
+    pub tokens: Tokens,
+    /// What it writes to the log.
+    pub log: Log,
+    /// What it may use of its machine.
+    pub limits: Limits,
+}
+
+impl Config {
+    /// What this node is.
+    pub fn role(&self) -> Role {
+        if self.parent.is_some() { Role::Connected } else { Role::Root }
+    }
+}
+
+/// `[registry]`: names by which clients know the node.
+#[derive(Clone)]
+pub struct Registry {
+    /// Name of the root, 5 to 50 letters or digits. Default: `skerry`. A connected registry takes
+    /// its name from the connection string.
+    pub name: String,
+    /// Part of the gateway's host name, `<name>.<region>.data.<suffix>`. Default: `local`.
+    pub region: String,
+    /// End of the host names. Default: `localhost`.
+    pub suffix: String,
+    /// Host, with the port unless it is 80 or 443, that clients use. Default: any is accepted.
+    pub login_server: Option<String>,
+    /// Host and port of the root's gateway, as connection strings name it. Default: derived.
+    pub gateway_server: Option<String>,
+    /// What clients speak when something in front of the node ends TLS. Default: as listened.
+    pub public_scheme: Option<Scheme>,
+}
+
+impl Default for Registry {
+    fn default() -> Registry {
+        Registry {
+            name: "skerry".to_owned(),
+            region: "local".to_owned(),
+            suffix: "localhost".to_owned(),
+            login_server: None,
+            gateway_server: None,
+            public_scheme: None,
+        }
+    }
+}
+
+/// How clients reach a listener.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Scheme {
+    /// Plain.
+    Http,
+    /// With TLS.
+    Https,
+}
+
+impl Scheme {
+    /// As URLs write it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Scheme::Http => "http",
+            Scheme::Https => "https",
+        }
+    }
+}
+
+/// `[listen]`: where the node listens.
+#[derive(Clone)]
+pub struct Listen {
+    /// The login server: registry API and tokens, on a connected registry also the gateway.
+    /// Default: `127.0.0.1:5000`.
+    pub login: Vec<Listener>,
+    /// The gateway of the root. Default: `127.0.0.1:5001`. No effect on a connected registry.
+    pub gateway: Vec<Listener>,
+    /// Threads of the executor, 1 to 64. Default: 1.
+    pub threads: usize,
+    /// The admin socket. Default: `$RUNTIME_DIRECTORY/admin.sock`, else
+    /// `<state_dir>/admin.sock`.
+    pub admin: PathBuf,
+}
+
+impl Default for Listen {
+    fn default() -> Listen {
+        let loopback =
+            |port| Listener { address: SocketAddr::from((Ipv4Addr::LOCALHOST, port)), tls: None };
+        Listen {
+            login: vec![loopback(5000)],
+            gateway: vec![loopback(5001)],
+            threads: 1,
+            admin: PathBuf::new(),
+        }
+    }
+}
+
+/// One address to listen on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Listener {
+    /// Address and port; port 0 lets the kernel choose.
+    pub address: SocketAddr,
+    /// Whether it speaks TLS; `None`: as `tls.mode` says.
+    pub tls: Option<bool>,
+}
+
+impl Listener {
+    /// Whether it speaks TLS under these settings.
+    pub fn has_tls(&self, tls: &Tls) -> bool {
+        self.tls.unwrap_or(tls.mode != TlsMode::Off)
+    }
+}
+
+/// `[storage]`: where the state is.
+#[derive(Clone)]
+pub struct Storage {
+    /// Directory of all state. `$STATE_DIRECTORY` wins over this key. Default:
+    /// `/var/lib/skerry`, or `./skerry-data` when there is no configuration file.
+    pub state_dir: PathBuf,
+    /// Free space, bytes, below which pushes are refused; never more than 5 % of the file
+    /// system. Default: 64 MiB.
+    pub reserve: ByteSize,
+}
+
+impl Default for Storage {
+    fn default() -> Storage {
+        Storage { state_dir: PathBuf::new(), reserve: ByteSize(64 * 1024 * 1024) }
+    }
+}
+
+/// `[tls]`: the certificate of the listeners.
+#[derive(Clone, Default)]
+pub struct Tls {
+    /// Default: `off`.
+    pub mode: TlsMode,
+    /// PEM file with the certificate chain, for mode `files`.
+    pub certificate: Option<PathBuf>,
+    /// PEM file with the private key, for mode `files`.
+    pub private_key: Option<PathBuf>,
+}
+
+/// Where the certificate comes from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum TlsMode {
+    /// Listeners are plain.
+    #[default]
+    Off,
+    /// Made on first start and kept in the state directory.
+    SelfSigned,
+    /// Read from `certificate` and `private_key`, and again when they change.
+    Files,
+}
+
+/// `[parent]`: makes the node a connected registry.
+#[derive(Clone, Default)]
+pub struct Parent {
+    /// Default: `skerry`.
+    pub kind: ParentKind,
+    /// The connection string, from whichever place it came; empty only when the kind is `oci`.
+    pub connection_string: Secret,
+    /// File with the connection string. Wins over the key `connection_string`.
+    pub connection_string_file: Option<PathBuf>,
+    /// `host[:port]` that replaces `ParentGatewayEndpoint` of the connection string.
+    pub gateway_endpoint: Option<String>,
+    /// PEM file with certificates that are trusted beside the public roots.
+    pub ca_file: Option<PathBuf>,
+    /// Kind `oci`: base URL of the registry.
+    pub url: Option<String>,
+    /// Kind `oci`: patterns of the repositories to draw.
+    pub repositories: Vec<String>,
+    /// Kind `oci`: user name there.
+    pub username: Option<String>,
+    /// Kind `oci`: file with the password there.
+    pub password_file: Option<PathBuf>,
+}
+
+/// What the parent is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum ParentKind {
+    /// Another node of a skerry tree.
+    #[default]
+    Skerry,
+    /// Any OCI registry.
+    Oci,
+}
+
+/// `[tokens]`: lifetimes of what the node signs.
+#[derive(Clone)]
+pub struct Tokens {
+    /// Of an access token, 1 minute to 24 hours. Default: 75 minutes.
+    pub access_lifetime: Duration,
+    /// Of a refresh token, 1 minute to 30 days. Default: 3 hours.
+    pub refresh_lifetime: Duration,
+}
+
+impl Default for Tokens {
+    fn default() -> Tokens {
+        Tokens {
+            access_lifetime: Duration::from_secs(75 * 60),
+            refresh_lifetime: Duration::from_secs(3 * 3600),
+        }
+    }
+}
+
+/// `[log]`: what the node writes to the log.
+#[derive(Clone)]
+pub struct Log {
+    /// `off`, `error`, `warn`, `info`, `debug` or `trace`. Default: `info`.
+    pub level: LevelFilter,
+}
+
+impl Default for Log {
+    fn default() -> Log {
+        Log { level: LevelFilter::Info }
+    }
+}
+
+/// `[limits]`: what the node may use of its machine; never more than the built-in ceilings.
+#[derive(Clone)]
+pub struct Limits {
+    /// Memory of the whole process, bytes, that the other limits are checked against.
+    /// Default: not checked.
+    pub memory: Option<ByteSize>,
+    /// Connections served at once. Default: 1024.
+    pub connections: usize,
+    /// Open uploads. Default: 1000.
+    pub uploads: usize,
+    /// Threads for work that blocks, 1 to 64. Default: 8.
+    pub blocking_threads: usize,
+    /// Cache of the index, bytes, 1 MiB to 1 GiB. Default: 4 MiB.
+    pub index_cache: ByteSize,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            memory: None,
+            connections: CONNECTIONS_MAX,
+            uploads: UPLOADS_MAX,
+            blocking_threads: BLOCKING_THREADS,
+            index_cache: ByteSize(4 * 1024 * 1024),
+        }
+    }
+}

@@ -1,0 +1,55 @@
+//! What the limits amount to in memory, so that a board cannot promise more than it has.
+
+use super::model::{Config, Limits};
+use crate::types::limits::{BUFFER_BYTES, HEAD_BYTES_MAX};
+
+/// Program, allocator and index at rest, bytes: measured on a node with 10,000 manifests.
+pub const FIXED_BYTES: u64 = 16 * 1024 * 1024;
+/// Task, TLS session and its record buffers of one connection, bytes.
+const SESSION_BYTES: u64 = 48 * 1024;
+/// One connection at its worst, bytes: its head, one body buffer and its session.
+pub const PER_CONNECTION_BYTES: u64 = (HEAD_BYTES_MAX + BUFFER_BYTES) as u64 + SESSION_BYTES;
+/// The part of a thread's stack that is ever touched, and its allocator arena, bytes.
+pub const PER_THREAD_BYTES: u64 = 256 * 1024;
+/// Threads beside executor and blocking pool: main, reactor, writer and the index's own.
+const OTHER_THREADS: u64 = 12;
+
+/// Memory by use, bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct MemoryPlan {
+    /// At rest.
+    pub fixed: u64,
+    /// Cache of the index.
+    pub cache: u64,
+    /// All connections at their worst.
+    pub connections: u64,
+    /// All threads.
+    pub threads: u64,
+}
+
+impl MemoryPlan {
+    /// What this configuration may need.
+    pub fn of(config: &Config) -> MemoryPlan {
+        let Limits { connections, blocking_threads, index_cache, .. } = config.limits;
+        let threads = (config.listen.threads as u64)
+            .saturating_add(blocking_threads as u64)
+            .saturating_add(OTHER_THREADS);
+        MemoryPlan {
+            fixed: FIXED_BYTES,
+            cache: index_cache.0,
+            connections: (connections as u64).saturating_mul(PER_CONNECTION_BYTES),
+            threads: threads.saturating_mul(PER_THREAD_BYTES),
+        }
+    }
+
+    /// All of it.
+    pub fn total(&self) -> u64 {
+        let parts = [self.fixed, self.cache, self.connections, self.threads];
+        parts.iter().fold(0, |sum, part| sum.saturating_add(*part))
+    }
+
+    /// Threads of the process under this configuration.
+    pub fn threads(config: &Config) -> u64 {
+        MemoryPlan::of(config).threads / PER_THREAD_BYTES
+    }
+}

@@ -1,0 +1,266 @@
+//! The layers, merged from files and variables in memory.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::*;
+use crate::types::Role;
+
+const STRING: &str = "ConnectedRegistryName=dock01;SyncTokenName=dock01;SyncTokenPassword==a+/=;\
+                      ParentGatewayEndpoint=reg.example:5001;ParentEndpointProtocol=https";
+
+fn with_file(file: &str) -> Options {
+    Options { file: Some(PathBuf::from(file)), ..Options::default() }
+}
+
+fn main_file(text: &str) -> Result<Loaded, ConfigError> {
+    load(&Options::default(), &MapSource::default().file(MAIN_FILE, text))
+}
+
+fn error_of(result: Result<Loaded, ConfigError>) -> String {
+    match result {
+        Ok(_) => panic!("this configuration must be refused"),
+        Err(error) => error.to_string(),
+    }
+}
+
+#[test]
+fn nothing_at_all_is_a_root_on_loopback() {
+    let loaded = load(&Options::default(), &MapSource::default()).unwrap();
+    let config = &loaded.config;
+    assert_eq!(config.role(), Role::Root);
+    assert_eq!(config.listen.login[0].address.to_string(), "127.0.0.1:5000");
+    assert_eq!(config.listen.gateway[0].address.to_string(), "127.0.0.1:5001");
+    assert_eq!(config.storage.state_dir, Path::new("./skerry-data"));
+    assert_eq!(config.listen.admin, Path::new("./skerry-data/admin.sock"));
+    assert_eq!(config.tokens.access_lifetime, Duration::from_secs(75 * 60));
+    assert!(!config.listen.login[0].has_tls(&config.tls));
+}
+
+/// One key set in every layer: the highest wins, and taking layers away uncovers the next.
+#[test]
+fn p061_the_later_layer_wins() {
+    let text = |level: &str| format!("[log]\nlevel = \"{level}\"\n");
+    let board = MapSource::default().file(BOARD_FILE, &text("off"));
+    let vendor = board.clone().file("/usr/lib/skerry/conf.d/10.toml", &text("error"));
+    let main = vendor.clone().file(MAIN_FILE, &text("warn"));
+    let local = main.clone().file("/etc/skerry/conf.d/20.toml", &text("info"));
+    let run = local.clone().file("/run/skerry/conf.d/30.toml", &text("debug"));
+    let environment = run.clone().variable("SKERRY_LOG__LEVEL", "trace");
+    let flags = Options { set: vec!["log.level=off".to_owned()], ..Options::default() };
+
+    let level = |source: &MapSource, options: &Options| {
+        let loaded = load(options, source).unwrap();
+        (loaded.config.log.level.to_string(), loaded.origin("log.level").to_string())
+    };
+    let none = Options::default();
+    let expect = |level: &str, origin: &str| (level.to_owned(), origin.to_owned());
+    assert_eq!(level(&MapSource::default(), &none), expect("INFO", "built-in"));
+    assert_eq!(level(&board, &none), expect("OFF", "/usr/share/skerry/board.toml:2"));
+    assert_eq!(level(&vendor, &none), expect("ERROR", "/usr/lib/skerry/conf.d/10.toml:2"));
+    assert_eq!(level(&main, &none), expect("WARN", "/etc/skerry/skerry.toml:2"));
+    assert_eq!(level(&local, &none), expect("INFO", "/etc/skerry/conf.d/20.toml:2"));
+    assert_eq!(level(&run, &none), expect("DEBUG", "/run/skerry/conf.d/30.toml:2"));
+    assert_eq!(level(&environment, &none), expect("TRACE", "environment SKERRY_LOG__LEVEL"));
+    assert_eq!(level(&environment, &flags), expect("OFF", "--set"));
+}
+
+#[test]
+fn a_named_file_stands_for_etc_and_run() {
+    let source = MapSource::default()
+        .file("/usr/lib/skerry/conf.d/10.toml", "[listen]\nthreads = 2\n")
+        .file(MAIN_FILE, "[log]\nlevel = \"warn\"\n")
+        .file("/etc/skerry/conf.d/20.toml", "[log]\nlevel = \"error\"\n")
+        .file("/tmp/mine.toml", "[registry]\nname = \"bench\"\n");
+    let loaded = load(&with_file("/tmp/mine.toml"), &source).unwrap();
+    assert_eq!(loaded.config.registry.name, "bench");
+    assert_eq!(loaded.config.listen.threads, 2);
+    assert_eq!(loaded.config.log.level, log::LevelFilter::Info);
+    assert_eq!(loaded.config.storage.state_dir, Path::new("/var/lib/skerry"));
+    assert!(error_of(load(&with_file("/tmp/none.toml"), &source)).contains("/tmp/none.toml"));
+}
+
+#[test]
+fn a_file_masks_its_namesakes_in_earlier_directories() {
+    let source = MapSource::default()
+        .file("/usr/lib/skerry/conf.d/10-a.toml", "[listen]\nthreads = 2\n")
+        .file("/etc/skerry/conf.d/10-a.toml", "")
+        .file("/etc/skerry/conf.d/notes.txt", "not toml");
+    assert_eq!(load(&Options::default(), &source).unwrap().config.listen.threads, 1);
+}
+
+#[test]
+fn p016_errors_name_file_line_and_key() {
+    let error = error_of(main_file("[listen]\n\nlogn = \"127.0.0.1:1\"\n"));
+    assert!(error.starts_with("/etc/skerry/skerry.toml:3: listen.logn: unknown key"), "{error}");
+    assert!(error.contains("listen.login"), "{error}");
+    let error = error_of(main_file("[listen]\nthreads = \"two\"\n"));
+    assert!(error.starts_with("/etc/skerry/skerry.toml:2: listen.threads: must be"), "{error}");
+    let error = error_of(main_file("[listen]\nthreads = 0\n"));
+    assert!(error.starts_with("/etc/skerry/skerry.toml:2: listen.threads: must be"), "{error}");
+    let error = error_of(main_file("[listen\nthreads = 1\n"));
+    assert!(error.starts_with("/etc/skerry/skerry.toml:1: "), "{error}");
+    let error = error_of(main_file("listen = 1\n"));
+    assert!(error.contains("skerry.toml:1: listen: must be a table"), "{error}");
+    let source = MapSource::default().variable("SKERRY_LISTEN__THREDS", "2");
+    let error = error_of(load(&Options::default(), &source));
+    assert!(error.contains("SKERRY_LISTEN__THREDS: listen.threds"), "{error}");
+    assert!(error.contains("listen.threads"), "{error}");
+    assert!(!error.contains('\n'));
+}
+
+#[test]
+fn foreign_variables_of_a_like_name_do_no_harm() {
+    let source = MapSource::default().variable("SKERRY_PORT", "tcp://10.0.0.1:5000");
+    assert!(load(&Options::default(), &source).is_ok());
+}
+
+#[test]
+fn f166_the_connection_string_has_an_order_of_sources() {
+    let file = "[parent]\nconnection_string = \"key\"\nconnection_string_file = \"/etc/cs\"\n";
+    let all = MapSource::default()
+        .file(MAIN_FILE, file)
+        .file("/etc/cs", "file\n")
+        .file("/run/c/skerry.connection-string", "credential\n")
+        .variable("CREDENTIALS_DIRECTORY", "/run/c")
+        .variable("ACR_REGISTRY_CONNECTION_STRING", "environment");
+    let read = |source: &MapSource| {
+        let loaded = load(&Options::default(), source).unwrap();
+        loaded.config.parent.map(|parent| parent.connection_string.reveal().to_owned())
+    };
+    let mut source = all;
+    assert_eq!(read(&source).as_deref(), Some("credential"));
+    source.variables.remove("CREDENTIALS_DIRECTORY");
+    assert_eq!(read(&source).as_deref(), Some("file"));
+    source.files.insert(MAIN_FILE.into(), "[parent]\nconnection_string = \"key\"\n".to_owned());
+    assert_eq!(read(&source).as_deref(), Some("key"));
+    source.files.insert(MAIN_FILE.into(), String::new());
+    assert_eq!(read(&source).as_deref(), Some("environment"));
+    source.variables.clear();
+    assert_eq!(read(&source), None);
+
+    let error = error_of(main_file("[parent]\nca_file = \"/x\"\n"));
+    assert!(error.contains("parent.connection_string"), "{error}");
+    let error = error_of(main_file("[parent]\nconnection_string_file = \"/none\"\n"));
+    assert!(error.contains(":2: parent.connection_string_file"), "{error}");
+}
+
+#[test]
+fn secrets_are_not_explained() {
+    let text = format!("[parent]\nconnection_string = \"{STRING}\"\n");
+    let loaded = main_file(&text).unwrap();
+    let printed = format!("{:?}", explain(&loaded));
+    assert!(!printed.contains("a+/"), "{printed}");
+    assert!(printed.contains("redacted"));
+    let text = format!("[parent]\nconnection_strng = \"{STRING}\"\n");
+    assert!(!error_of(main_file(&text)).contains("a+/"));
+}
+
+#[test]
+fn variables_of_azures_runtime_are_honoured() {
+    let string = STRING.replace("reg.example:5001", "$IOTEDGE_PARENTHOSTNAME:8000");
+    let source = MapSource::default()
+        .file("/c/tls.crt", "certificate")
+        .file("/c/tls.key", "key")
+        .variable("ACR_REGISTRY_CONNECTION_STRING", &string)
+        .variable("ACR_REGISTRY_LOGIN_SERVER", "192.168.0.100:8080")
+        .variable("ACR_REGISTRY_DATA_VOLUME", "/var/acr/data")
+        .variable("ACR_REGISTRY_CERTIFICATE_VOLUME", "/c")
+        .variable("ACR_PARENT_GATEWAY_ENDPOINT", "other.example:1")
+        .variable("IOTEDGE_PARENTHOSTNAME", "edge");
+    let config = load(&Options::default(), &source).unwrap().config;
+    let parent = config.parent.as_ref().unwrap();
+    assert!(parent.connection_string.reveal().contains("ParentGatewayEndpoint=edge:8000;"));
+    assert_eq!(parent.gateway_endpoint.as_deref(), Some("other.example:1"));
+    assert_eq!(config.registry.login_server.as_deref(), Some("192.168.0.100:8080"));
+    assert_eq!(config.storage.state_dir, Path::new("/var/acr/data"));
+    assert_eq!(config.tls.mode, TlsMode::Files);
+
+    let mut source = source;
+    source.variables.remove("IOTEDGE_PARENTHOSTNAME");
+    let error = error_of(load(&Options::default(), &source));
+    assert!(error.contains("IOTEDGE_PARENTHOSTNAME") && !error.contains("a+/"), "{error}");
+}
+
+#[test]
+fn p010_directories_of_the_service_manager_win_over_keys() {
+    let text = "[storage]\nstate_dir = \"/data/key\"\n";
+    let source = MapSource::default()
+        .file(MAIN_FILE, text)
+        .variable("ACR_REGISTRY_DATA_VOLUME", "/var/acr/data");
+    let config = load(&Options::default(), &source).unwrap().config;
+    assert_eq!(config.storage.state_dir, Path::new("/data/key"));
+    let managed = source
+        .variable("STATE_DIRECTORY", "/var/lib/skerry:/other")
+        .variable("RUNTIME_DIRECTORY", "/run/skerry");
+    let config = load(&Options::default(), &managed).unwrap().config;
+    assert_eq!(config.storage.state_dir, Path::new("/var/lib/skerry"));
+    assert_eq!(config.listen.admin, Path::new("/run/skerry/admin.sock"));
+    let flag = Options { set: vec!["storage.state_dir=/flag".to_owned()], ..Options::default() };
+    let config = load(&flag, &managed).unwrap().config;
+    assert_eq!(config.storage.state_dir, Path::new("/flag"));
+}
+
+#[test]
+fn listeners_and_their_tls() {
+    let text = "[tls]\nmode = \"self-signed\"\n[listen]\nlogin = [\"127.0.0.1:80\", \
+                {address = \"[::1]:443\", tls = true}, {address = \"[::1]:81\", tls = false}]\n";
+    let config = main_file(text).unwrap().config;
+    let secure: Vec<bool> = config.listen.login.iter().map(|l| l.has_tls(&config.tls)).collect();
+    assert_eq!(secure, [true, true, false]);
+    let error = error_of(main_file("[listen]\nlogin = {address = \"[::1]:1\", tls = true}\n"));
+    assert!(error.contains(":2: listen.login: tls = true needs tls.mode"), "{error}");
+    let error = error_of(main_file("[tls]\nmode = \"files\"\ncertificate = \"/c\"\n"));
+    assert!(error.contains("tls.private_key"), "{error}");
+}
+
+#[test]
+fn an_oci_parent_is_understood() {
+    let text = "[parent]\nkind = \"oci\"\nurl = \"https://harbor.example\"\n\
+                repositories = [\"library/*\"]\nusername = \"u\"\npassword_file = \"/p\"\n";
+    let parent = main_file(text).unwrap().config.parent.unwrap();
+    assert_eq!(parent.kind, ParentKind::Oci);
+    assert_eq!(parent.repositories, ["library/*"]);
+    assert!(error_of(main_file("[parent]\nkind = \"oci\"\n")).contains("parent.url"));
+}
+
+#[test]
+fn what_has_no_effect_is_warned_of() {
+    let text = format!(
+        "[listen]\ngateway = \"127.0.0.1:1\"\n[parent]\nconnection_string = \"{STRING}\"\n"
+    );
+    let loaded = main_file(&text).unwrap();
+    assert_eq!(loaded.config.role(), Role::Connected);
+    assert_eq!(loaded.warnings.len(), 1);
+    assert!(loaded.warnings[0].contains("listen.gateway"));
+}
+
+#[test]
+fn limits_must_fit_the_memory() {
+    let text = "[limits]\nmemory = \"96MiB\"\nconnections = 256\n";
+    assert!(main_file(text).is_ok());
+    let error = error_of(main_file("[limits]\nmemory = \"48MiB\"\nconnections = 256\n"));
+    assert!(error.contains(":2: limits.memory: 48MiB is less"), "{error}");
+    let error = error_of(main_file("[limits]\nconnections = 100000\n"));
+    assert!(error.contains("limits.connections"), "{error}");
+}
+
+#[test]
+fn a_board_inherits_once() {
+    let source = MapSource::default()
+        .file("/usr/share/skerry/base.toml", "[limits]\nconnections = 8\nuploads = 9\n")
+        .file(BOARD_FILE, "inherit = \"base\"\n[board]\nid = \"x\"\n[limits]\nuploads = 7\n");
+    let config = load(&Options::default(), &source).unwrap().config;
+    assert_eq!((config.limits.connections, config.limits.uploads), (8, 7));
+    let typo = MapSource::default().file(BOARD_FILE, "[board]\nid = \"x\"\ncoers = 4\n");
+    let error = error_of(load(&Options::default(), &typo));
+    assert!(error.starts_with("/usr/share/skerry/board.toml:3: "), "{error}");
+    let error = error_of(main_file("[board]\nid = \"x\"\n"));
+    assert!(error.contains("unknown key"), "{error}");
+}
+
+#[test]
+fn a_socket_path_that_no_kernel_takes_is_refused_early() {
+    let long = format!("[storage]\nstate_dir = \"/{}\"\n", "d".repeat(120));
+    assert!(error_of(main_file(&long)).contains("listen.admin"));
+}

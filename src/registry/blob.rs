@@ -1,0 +1,75 @@
+//! Blobs: read whole or in part, unlinked.
+
+use super::Registry;
+use super::conditional::{client_has, etag, range_applies};
+use super::error::{damaged, store_refusal};
+use super::range::{Wanted, wanted};
+use crate::auth::{Authorized, Delete, Pull};
+use crate::http::{Method, Reply, ReplyBody, Request};
+use crate::store::StoreError;
+use crate::types::{Digest, Reason, Refusal, RepositoryName};
+
+impl Registry {
+    /// end-2: GET and HEAD of a blob.
+    pub(super) async fn blob_get(
+        &self,
+        _who: &Authorized<Pull>,
+        request: &Request,
+        name: &RepositoryName,
+        digest: &Digest,
+    ) -> Result<Reply, Refusal> {
+        if !self.store.blob_linked(name, digest).map_err(store_refusal)? {
+            return Err(self.miss("BLOB_UNKNOWN", name, format_args!("blob {digest}")));
+        }
+        let facts = |reply: Reply| {
+            reply
+                .with("docker-content-digest", digest.to_string())
+                .with("etag", etag(digest))
+                .with("cache-control", "private, max-age=31536000, immutable")
+        };
+        if client_has(request, digest) {
+            return Ok(facts(Reply::new(304)));
+        }
+        let open = self.store.blob_open(digest).await.map_err(store_refusal)?;
+        // Linked, and yet not to be had: taken out of service by a check.
+        let blob = open.ok_or_else(damaged)?;
+        let range = request.header("range").filter(|_| range_applies(request, digest));
+        // A range is defined for GET only (RFC 9110, section 14.2).
+        let range = range.filter(|_| request.method == Method::Get);
+        let (status, offset, len) = match wanted(range, blob.len) {
+            Wanted::All => (200, 0, blob.len),
+            Wanted::Part { offset, len } => (206, offset, len),
+            Wanted::Unsatisfiable => {
+                let message = format!("the blob has {} bytes; the range is not in it", blob.len);
+                let refusal = Refusal::new(416, "SIZE_INVALID", Reason::RangeInvalid, message);
+                let reply = Reply::from(refusal).with("accept-ranges", "bytes");
+                return Ok(reply.with("content-range", format!("bytes */{}", blob.len)));
+            }
+        };
+        let mut reply = facts(Reply::new(status))
+            .with("content-type", "application/octet-stream")
+            .with("accept-ranges", "bytes");
+        if status == 206 {
+            let last = offset + len - 1;
+            reply = reply.with("content-range", format!("bytes {offset}-{last}/{}", blob.len));
+        }
+        reply.body = ReplyBody::File { file: blob.file, offset, len };
+        Ok(reply)
+    }
+
+    /// end-10: DELETE of a blob: it can no longer be pulled from this repository.
+    pub(super) async fn blob_delete(
+        &self,
+        _who: &Authorized<Delete>,
+        name: &RepositoryName,
+        digest: &Digest,
+    ) -> Result<Reply, Refusal> {
+        match self.store.unlink_blob(name, digest).await {
+            Ok(()) => Ok(Reply::new(202)),
+            Err(StoreError::NotFound) => {
+                Err(self.miss("BLOB_UNKNOWN", name, format_args!("blob {digest}")))
+            }
+            Err(error) => Err(store_refusal(error)),
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! Conditional requests (RFC 9110, section 13): what a client has, and what it believes is here.
+
+use super::error::malformed;
+use crate::auth::Principal;
+use crate::http::Request;
+use crate::store::Precondition;
+use crate::store::outbox::{Origin, OutboxId};
+use crate::types::{Digest, Refusal};
+
+/// The header in which a connected registry names the change that it delivers.
+pub const OUTBOX_ID: &str = "skerry-outbox-id";
+
+/// The entity tag of content: its digest, quoted.
+pub fn etag(digest: &Digest) -> String {
+    format!("\"{digest}\"")
+}
+
+/// Whether the client says with `If-None-Match` that it has this content.
+pub fn client_has(request: &Request, digest: &Digest) -> bool {
+    let wanted = etag(digest);
+    let mut fields = request.headers.iter().filter(|(name, _)| name == "if-none-match");
+    fields.any(|(_, value)| {
+        value
+            .split(',')
+            .map(str::trim)
+            .any(|tag| tag == "*" || tag.strip_prefix("W/").unwrap_or(tag) == wanted)
+    })
+}
+
+/// Whether `If-Range` allows a part to be sent: absent, or exactly this content.
+pub fn range_applies(request: &Request, digest: &Digest) -> bool {
+    request.header("if-range").is_none_or(|value| value.trim() == etag(digest))
+}
+
+/// What a change of a tag is made to depend on.
+pub fn precondition(request: &Request) -> Result<Precondition, Refusal> {
+    match (request.header("if-match"), request.header("if-none-match")) {
+        (None, None) => Ok(Precondition::None),
+        (None, Some("*")) => Ok(Precondition::Absent),
+        (Some("*"), None) => Ok(Precondition::Present),
+        (Some(value), None) => {
+            let digest = value.strip_prefix('"').and_then(|value| value.strip_suffix('"'));
+            let digest = digest.and_then(|digest| digest.parse().ok());
+            digest
+                .map(Precondition::Is)
+                .ok_or_else(|| malformed("UNSUPPORTED", "If-Match takes one quoted digest, or *"))
+        }
+        _ => Err(malformed(
+            "UNSUPPORTED",
+            "a change takes If-Match with one quoted digest, or If-None-Match: *",
+        )),
+    }
+}
+
+/// Who makes a change. A child may name the change, which may come from further below; of anyone
+/// else the name is ignored.
+pub fn origin(request: &Request, principal: &Principal) -> Result<Origin, Refusal> {
+    let (Principal::Child(_), Some(value)) = (principal, request.header(OUTBOX_ID)) else {
+        return Ok(Origin::Client);
+    };
+    let id = value.split_once(' ').and_then(|(origin, sequence)| {
+        Some(OutboxId { origin: origin.parse().ok()?, sequence: sequence.parse().ok()? })
+    });
+    id.map(Origin::Child).ok_or_else(|| {
+        malformed("UNSUPPORTED", format!("{OUTBOX_ID} takes a connected registry and a number"))
+    })
+}
+
+#[cfg(test)]
+pub(super) mod testing {
+    use crate::http::request::{Body, Method, Request};
+
+    /// A request with these header fields.
+    pub(in super::super) fn request(method: Method, headers: &[(&str, &str)]) -> Request {
+        let headers = headers.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned()));
+        Request {
+            method,
+            path: "/v2/".to_owned(),
+            query: Vec::new(),
+            headers: headers.collect(),
+            host: None,
+            peer: None,
+            secure: false,
+            body: Body::empty(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::testing::request;
+    use super::*;
+    use crate::http::Method;
+
+    const A: &str = "sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
+
+    #[test]
+    fn clients_say_what_they_have() {
+        let digest: Digest = A.parse().unwrap();
+        for (value, expected) in [
+            (format!("\"{A}\""), true),
+            (format!("W/\"{A}\""), true),
+            (format!("\"x\" , \"{A}\""), true),
+            ("*".to_owned(), true),
+            (A.to_owned(), false),
+            ("\"x\"".to_owned(), false),
+            (String::new(), false),
+        ] {
+            let request = request(Method::Get, &[("if-none-match", &value)]);
+            assert_eq!(client_has(&request, &digest), expected, "{value}");
+        }
+        assert!(range_applies(&request(Method::Get, &[]), &digest));
+        assert!(!range_applies(&request(Method::Get, &[("if-range", "\"x\"")]), &digest));
+    }
+
+    #[test]
+    fn preconditions_are_read_strictly() {
+        let read = |headers: &[(&str, &str)]| precondition(&request(Method::Put, headers));
+        let quoted = format!("\"{A}\"");
+        assert_eq!(read(&[]), Ok(Precondition::None));
+        assert_eq!(read(&[("if-none-match", "*")]), Ok(Precondition::Absent));
+        assert_eq!(read(&[("if-match", "*")]), Ok(Precondition::Present));
+        assert_eq!(read(&[("if-match", &quoted)]), Ok(Precondition::Is(A.parse().unwrap())));
+        for bad in [
+            [("if-match", A)].as_slice(),
+            &[("if-match", "\"x\"")],
+            &[("if-match", "\"")],
+            &[("if-none-match", &quoted)],
+            &[("if-match", "*"), ("if-none-match", "*")],
+        ] {
+            assert_eq!(read(bad).unwrap_err().status, 400, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn only_children_name_their_changes() {
+        let child = Principal::Child("dock01".parse().unwrap());
+        let client = Principal::Client("token-1".parse().unwrap());
+        let with = |value| request(Method::Put, &[(OUTBOX_ID, value)]);
+        let id = OutboxId { origin: "crane7".parse().unwrap(), sequence: 12 };
+        assert_eq!(origin(&with("crane7 12"), &child), Ok(Origin::Child(id)));
+        assert_eq!(origin(&with("crane7 12"), &client), Ok(Origin::Client));
+        assert_eq!(origin(&request(Method::Put, &[]), &child), Ok(Origin::Client));
+        for bad in ["", "crane7", "crane7 x", "crane7 -1", "c 1", "crane7  1"] {
+            assert_eq!(origin(&with(bad), &child).unwrap_err().status, 400, "{bad}");
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! Faults of the store and of bodies, told to clients. The only place where this is decided.
+
+use std::io;
+
+use crate::http::request::BodyError;
+use crate::store::StoreError;
+use crate::types::{Reason, Refusal};
+
+/// Seconds after which a client may try again what cannot be done now.
+const RETRY_AFTER_S: u64 = 5;
+
+/// A fault of the store in a place where none of its kinds means anything special. Details of
+/// damage and of the disk go to the log, not to the client.
+pub fn store_refusal(error: StoreError) -> Refusal {
+    match error {
+        StoreError::NotFound => {
+            Refusal::new(404, "NAME_UNKNOWN", Reason::NotFound, "there is no such thing here")
+        }
+        StoreError::Conflict(text) => Refusal::new(412, "DENIED", Reason::PreconditionFailed, text),
+        StoreError::Invalid(text) => Refusal::new(400, "UNSUPPORTED", Reason::Malformed, text),
+        StoreError::Full => Refusal::new(
+            507,
+            "DENIED",
+            Reason::DiskReserve,
+            "this registry's disk is full or below its reserve; it takes pushes again when space \
+             is freed",
+        ),
+        StoreError::Unavailable => unavailable("the store is not available just now"),
+        StoreError::Corrupt(text) => {
+            log::error!("stored data is damaged: {text}");
+            damaged()
+        }
+        StoreError::Io(text) => {
+            log::error!("the disk failed: {text}");
+            unavailable("the disk of this registry failed")
+        }
+    }
+}
+
+/// Something to try again later.
+pub fn unavailable(message: &str) -> Refusal {
+    let mut refusal = Refusal::new(503, "TOOMANYREQUESTS", Reason::StoreUnavailable, message);
+    refusal.retry_after_s = Some(RETRY_AFTER_S);
+    refusal
+}
+
+/// Content that is known here but cannot be given.
+pub fn damaged() -> Refusal {
+    let message = "the stored content is damaged and not served until it is healed";
+    let mut refusal = Refusal::new(503, "TOOMANYREQUESTS", Reason::ContentDamaged, message);
+    refusal.retry_after_s = Some(RETRY_AFTER_S);
+    refusal
+}
+
+/// A malformed part of a request.
+pub fn malformed(code: &'static str, message: impl Into<String>) -> Refusal {
+    Refusal::new(400, code, Reason::Malformed, message)
+}
+
+/// A body that ended early or came too slowly. The client seldom hears it.
+pub fn body_refusal(code: &'static str, error: &io::Error) -> Refusal {
+    let status = if error.kind() == io::ErrorKind::TimedOut { 408 } else { 400 };
+    Refusal::new(status, code, Reason::Malformed, format!("the body is not whole: {error}"))
+}
+
+/// A body that was to be had whole.
+pub fn whole_body_refusal(code: &'static str, max: u64, error: &BodyError) -> Refusal {
+    match error {
+        BodyError::TooLarge => {
+            let message = format!("the body is larger than {max} bytes");
+            Refusal::new(413, "SIZE_INVALID", Reason::TooLarge, message)
+        }
+        BodyError::Io(error) => body_refusal(code, error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn f159_faults_have_codes_of_the_table() {
+        const TABLE: [&str; 14] = [
+            "BLOB_UNKNOWN",
+            "BLOB_UPLOAD_INVALID",
+            "BLOB_UPLOAD_UNKNOWN",
+            "DIGEST_INVALID",
+            "MANIFEST_BLOB_UNKNOWN",
+            "MANIFEST_INVALID",
+            "MANIFEST_UNKNOWN",
+            "NAME_INVALID",
+            "NAME_UNKNOWN",
+            "SIZE_INVALID",
+            "UNAUTHORIZED",
+            "DENIED",
+            "UNSUPPORTED",
+            "TOOMANYREQUESTS",
+        ];
+        for (error, status, reason) in [
+            (StoreError::NotFound, 404, Reason::NotFound),
+            (StoreError::Conflict("x".to_owned()), 412, Reason::PreconditionFailed),
+            (StoreError::Invalid("x".to_owned()), 400, Reason::Malformed),
+            (StoreError::Full, 507, Reason::DiskReserve),
+            (StoreError::Unavailable, 503, Reason::StoreUnavailable),
+            (StoreError::Corrupt("/secret/path".to_owned()), 503, Reason::ContentDamaged),
+            (StoreError::Io("/secret/path".to_owned()), 503, Reason::StoreUnavailable),
+        ] {
+            let refusal = store_refusal(error);
+            assert_eq!((refusal.status, refusal.reason), (status, reason));
+            assert!(TABLE.contains(&refusal.code));
+            assert!(!refusal.message.contains("secret"));
+            assert_eq!(refusal.retry_after_s.is_some(), status == 503);
+        }
+    }
+}

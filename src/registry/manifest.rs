@@ -1,0 +1,275 @@
+//! Manifests: served byte for byte as they came, pushed whole, deleted with their tags.
+
+use super::Registry;
+use super::conditional::{self, client_has, etag};
+use super::error::{damaged, malformed, store_refusal, whole_body_refusal};
+use crate::auth::{Authorized, Delete, Pull, Push};
+use crate::http::{Method, Reply, ReplyBody, Request};
+use crate::store::outbox::Origin;
+use crate::store::{PutManifest, PutOutcome, StoreError};
+use crate::sys::{clock, spawn};
+use crate::types::digest::Algorithm;
+use crate::types::limits::{
+    BUFFER_BYTES, LARGE_MANIFEST_BYTES, MANIFEST_BYTES_MAX, MANIFEST_DEADLINE, TAGS_PER_PUSH_MAX,
+};
+use crate::types::{Digest, Manifest, Reason, Reference, Refusal, RepositoryName, Tag};
+
+impl Registry {
+    /// end-3: GET and HEAD. A HEAD reads no file.
+    pub(super) async fn manifest_get(
+        &self,
+        _who: &Authorized<Pull>,
+        request: &Request,
+        name: &RepositoryName,
+        reference: &Reference,
+    ) -> Result<Reply, Refusal> {
+        let digest = match reference {
+            Reference::Tag(tag) => self.store.tag(name, tag).map_err(store_refusal)?,
+            Reference::Digest(digest) => Some(digest.clone()),
+        };
+        let digest = digest.ok_or_else(|| self.manifest_miss(name, reference))?;
+        let row = self.store.manifest(name, &digest).map_err(store_refusal)?;
+        let row = row.ok_or_else(|| self.manifest_miss(name, reference))?;
+        let facts = |reply: Reply| {
+            reply.with("docker-content-digest", digest.to_string()).with("etag", etag(&digest))
+        };
+        if client_has(request, &digest) {
+            return Ok(facts(Reply::new(304)));
+        }
+        let mut reply = facts(Reply::new(200)).with("content-type", row.media_type);
+        reply.body = match request.method {
+            Method::Head => ReplyBody::Head(row.size),
+            _ => ReplyBody::Bytes(self.manifest_bytes(&digest).await?),
+        };
+        Ok(reply)
+    }
+
+    async fn manifest_bytes(&self, digest: &Digest) -> Result<Vec<u8>, Refusal> {
+        if let Some(bytes) = self.cache.get(digest) {
+            return Ok(bytes.to_vec());
+        }
+        let bytes = self.store.blob_read(digest).await.map_err(store_refusal)?;
+        let bytes = bytes.ok_or_else(damaged)?;
+        self.cache.put(digest, &bytes);
+        Ok(bytes)
+    }
+
+    fn manifest_miss(&self, name: &RepositoryName, reference: &Reference) -> Refusal {
+        match reference {
+            Reference::Tag(tag) => {
+                self.miss("MANIFEST_UNKNOWN", name, format_args!("{name}:{tag}"))
+            }
+            Reference::Digest(digest) => {
+                self.miss("MANIFEST_UNKNOWN", name, format_args!("{name}@{digest}"))
+            }
+        }
+    }
+
+    /// end-7: PUT by tag or by digest. The tag is switched last, in the record that adds the
+    /// manifest, after the bytes are durable.
+    pub(super) async fn manifest_put(
+        &self,
+        who: &Authorized<Push>,
+        request: &mut Request,
+        name: &RepositoryName,
+        reference: Reference,
+    ) -> Result<Reply, Refusal> {
+        let precondition = conditional::precondition(request)?;
+        let origin = conditional::origin(request, &who.principal)?;
+        let content_type = request.header("content-type").map(str::to_owned);
+        let tags = tags_of(request, &reference)?;
+        if matches!(origin, Origin::Child(_)) && tags.len() > 1 {
+            return Err(malformed("UNSUPPORTED", "a named change sets one tag"));
+        }
+        let (digest, parsed, bytes) =
+            self.receive_manifest(request, content_type, &reference).await?;
+        // Content that is missing is told before bytes are stored in vain. A delivery may be a
+        // replay, which must not fail for what has been deleted since: the command finds out.
+        if origin == Origin::Client
+            && let Some(missing) =
+                self.store.missing_content(name, &parsed).map_err(store_refusal)?
+        {
+            return Err(refused(missing));
+        }
+        let bytes_len = bytes.len() as u64;
+        self.store.blob_put(&digest, bytes).await.map_err(store_refusal)?;
+        let mut reply = Reply::new(201)
+            .with("location", format!("/v2/{name}/manifests/{digest}"))
+            .with("docker-content-digest", digest.to_string());
+        if let Some(subject) = &parsed.subject {
+            reply = reply.with("oci-subject", subject.digest.to_string());
+        }
+        if matches!(reference, Reference::Digest(_)) {
+            reply.headers.extend(tags.iter().map(|tag| ("oci-tag", tag.to_string())));
+        }
+        let put = PutManifest {
+            digest,
+            media_type: parsed.media_type.clone(),
+            bytes_len,
+            parsed,
+            tags,
+            precondition,
+            content_required: true,
+            origin,
+        };
+        match self.store.put_manifest(name, put).await.map_err(store_refusal)? {
+            PutOutcome::Stored | PutOutcome::Replayed => Ok(reply),
+            missing => Err(refused(missing)),
+        }
+    }
+
+    /// Receives a manifest, checks its digest and parses it. Few large ones are held at a time.
+    async fn receive_manifest(
+        &self,
+        request: &mut Request,
+        content_type: Option<String>,
+        reference: &Reference,
+    ) -> Result<(Digest, Manifest, Vec<u8>), Refusal> {
+        let large = request.body.len().is_none_or(|len| len >= LARGE_MANIFEST_BYTES);
+        let _permit = if large { Some(self.large_manifests.acquire().await) } else { None };
+        let body = request.body.read_all(MANIFEST_BYTES_MAX);
+        let bytes = clock::within(MANIFEST_DEADLINE, body).await.map_err(|_| {
+            let message = "the manifest did not arrive in time";
+            Refusal::new(408, "MANIFEST_INVALID", Reason::Malformed, message)
+        })?;
+        let bytes = bytes
+            .map_err(|error| whole_body_refusal("MANIFEST_INVALID", MANIFEST_BYTES_MAX, &error))?;
+        let expected = match reference {
+            Reference::Tag(_) => None,
+            Reference::Digest(digest) => Some(digest.clone()),
+        };
+        // Milliseconds of work for a large one, which other requests should not wait for.
+        if bytes.len() > BUFFER_BYTES {
+            spawn::blocking(move || check(bytes, content_type.as_deref(), expected)).await
+        } else {
+            check(bytes, content_type.as_deref(), expected)
+        }
+    }
+
+    /// end-9: DELETE. A tag is taken away and its manifest stays; a manifest goes with its tags.
+    pub(super) async fn manifest_delete(
+        &self,
+        who: &Authorized<Delete>,
+        request: &Request,
+        name: &RepositoryName,
+        reference: &Reference,
+    ) -> Result<Reply, Refusal> {
+        let origin = conditional::origin(request, &who.principal)?;
+        let result = match reference {
+            Reference::Tag(tag) => {
+                let precondition = conditional::precondition(request)?;
+                self.store.delete_tag(name, tag, precondition, &origin).await.map(|_| ())
+            }
+            Reference::Digest(digest) => self.store.delete_manifest(name, digest, &origin).await,
+        };
+        match result {
+            Ok(()) => Ok(Reply::new(202)),
+            Err(StoreError::NotFound) => Err(self.manifest_miss(name, reference)),
+            Err(error) => Err(store_refusal(error)),
+        }
+    }
+}
+
+/// The tags that a push sets: the one in the path, or those in the query of a push by digest.
+fn tags_of(request: &Request, reference: &Reference) -> Result<Vec<Tag>, Refusal> {
+    if let Reference::Tag(tag) = reference {
+        return Ok(vec![tag.clone()]);
+    }
+    let mut tags: Vec<Tag> = Vec::new();
+    for text in request.query_all("tag") {
+        let tag = text.parse().map_err(|fault: crate::types::name::NameError| {
+            malformed("NAME_INVALID", fault.to_string())
+        })?;
+        if !tags.contains(&tag) {
+            tags.push(tag);
+        }
+        if tags.len() > TAGS_PER_PUSH_MAX {
+            let message = format!("a push sets at most {TAGS_PER_PUSH_MAX} tags");
+            return Err(Refusal::new(414, "UNSUPPORTED", Reason::TooLarge, message));
+        }
+    }
+    Ok(tags)
+}
+
+fn check(
+    bytes: Vec<u8>,
+    content_type: Option<&str>,
+    expected: Option<Digest>,
+) -> Result<(Digest, Manifest, Vec<u8>), Refusal> {
+    let algorithm = expected.as_ref().map_or(Algorithm::Sha256, Digest::algorithm);
+    let digest = digest_of(algorithm, &bytes);
+    if expected.is_some_and(|expected| expected != digest) {
+        let message = format!("the manifest has the digest {digest}");
+        return Err(Refusal::new(400, "DIGEST_INVALID", Reason::DigestMismatch, message));
+    }
+    let parsed = Manifest::parse(content_type, &bytes)
+        .map_err(|fault| malformed("MANIFEST_INVALID", fault.to_string()))?;
+    Ok((digest, parsed, bytes))
+}
+
+fn digest_of(algorithm: Algorithm, bytes: &[u8]) -> Digest {
+    let function = match algorithm {
+        Algorithm::Sha256 => &ring::digest::SHA256,
+        Algorithm::Sha512 => &ring::digest::SHA512,
+    };
+    let raw = ring::digest::digest(function, bytes);
+    Digest::from_raw(algorithm, raw.as_ref())
+        .unwrap_or_else(|| unreachable!("the function gives digests of its algorithm's length"))
+}
+
+fn refused(outcome: PutOutcome) -> Refusal {
+    let message = match outcome {
+        PutOutcome::BlobMissing(digest) => {
+            format!("the manifest names blob {digest}, which this repository does not have")
+        }
+        PutOutcome::ChildMissing(digest) => {
+            format!("the index names manifest {digest}, which this repository does not have")
+        }
+        PutOutcome::Stored | PutOutcome::Replayed => String::new(),
+    };
+    Refusal::new(400, "MANIFEST_BLOB_UNKNOWN", Reason::ContentMissing, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::conditional::testing::request;
+    use super::*;
+    use crate::types::media;
+
+    #[test]
+    fn a_push_by_digest_is_checked() {
+        let text = br#"{"schemaVersion":2,"manifests":[]}"#;
+        let run = |expected: Option<Digest>| {
+            check(text.to_vec(), Some(media::OCI_INDEX), expected).map(|(digest, ..)| digest)
+        };
+        for algorithm in [Algorithm::Sha256, Algorithm::Sha512] {
+            let good = digest_of(algorithm, text);
+            assert_eq!(run(Some(good.clone())), Ok(good));
+            let refusal = run(Some(digest_of(algorithm, b"other"))).unwrap_err();
+            assert_eq!((refusal.status, refusal.code), (400, "DIGEST_INVALID"));
+        }
+        assert_eq!(run(None).unwrap().algorithm(), Algorithm::Sha256);
+        let refusal = check(b"{".to_vec(), Some(media::OCI_INDEX), None).unwrap_err();
+        assert_eq!((refusal.status, refusal.code), (400, "MANIFEST_INVALID"));
+    }
+
+    #[test]
+    fn tags_come_from_the_path_or_the_query() {
+        let mut request = request(Method::Put, &[]);
+        for tag in ["a", "b", "a"] {
+            request.query.push(("tag".to_owned(), tag.to_owned()));
+        }
+        let digest = Reference::Digest(digest_of(Algorithm::Sha256, b""));
+        let tags = |request: &Request, reference: &Reference| {
+            let tags = tags_of(request, reference)?;
+            Ok::<_, Refusal>(tags.iter().map(ToString::to_string).collect::<Vec<_>>())
+        };
+        assert_eq!(tags(&request, &digest).unwrap(), ["a", "b"]);
+        assert_eq!(tags(&request, &Reference::Tag("v1".parse().unwrap())).unwrap(), ["v1"]);
+        request.query = vec![("tag".to_owned(), "-".to_owned())];
+        assert_eq!(tags(&request, &digest).unwrap_err().code, "NAME_INVALID");
+        request.query =
+            (0..=TAGS_PER_PUSH_MAX).map(|n| ("tag".to_owned(), format!("t{n}"))).collect();
+        assert_eq!(tags(&request, &digest).unwrap_err().status, 414);
+    }
+}

@@ -1,0 +1,264 @@
+//! Repositories, and the blobs that may be pulled from each.
+
+use serde::{Deserialize, Serialize};
+
+use super::manifests::ManifestRow;
+use super::outbox::{self, Origin, OutboxChange};
+use super::row::{Kind, Row, key, prefix};
+use super::{Store, StoreError, Txn, delivered};
+use crate::types::{Digest, RepositoryName, UnixSeconds};
+
+/// A repository.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct RepositoryRow {
+    /// When it was first pushed to, or synced.
+    pub created: UnixSeconds,
+}
+
+impl Row for RepositoryRow {
+    const VERSION: u8 = 1;
+}
+
+/// A blob that may be pulled from a repository.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct BlobLink {
+    /// Its length, bytes.
+    pub size: u64,
+}
+
+impl Row for BlobLink {
+    const VERSION: u8 = 1;
+}
+
+/// The key of a repository.
+pub fn repository_key(repository: &RepositoryName) -> Vec<u8> {
+    key(Kind::Repository, &[repository.as_str().as_bytes()])
+}
+
+/// The key of a blob's link.
+pub fn blob_key(repository: &RepositoryName, digest: &Digest) -> Vec<u8> {
+    key(Kind::Blob, &[repository.as_str().as_bytes(), &digest.to_key()])
+}
+
+impl Store {
+    /// Names of repositories greater than `after`, in order, at most `limit`.
+    pub fn repositories(
+        &self,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<RepositoryName>, StoreError> {
+        let start = prefix(Kind::Repository, &[]);
+        let after = after.map(|name| key(Kind::Repository, &[name.as_bytes()]));
+        let rows = self.scan::<RepositoryRow>(&start, after.as_deref(), limit)?;
+        rows.iter().map(|(key, _)| name_at(key, start.len())).collect()
+    }
+
+    /// A repository; `None` when nothing was ever pushed or synced to it.
+    pub fn repository(
+        &self,
+        repository: &RepositoryName,
+    ) -> Result<Option<RepositoryRow>, StoreError> {
+        self.get(&repository_key(repository))
+    }
+
+    /// Allows a blob to be pulled from a repository, which is created if need be. The content is
+    /// durable already.
+    pub async fn link_blob(
+        &self,
+        repository: &RepositoryName,
+        digest: &Digest,
+        size: u64,
+    ) -> Result<(), StoreError> {
+        let now = self.sys().clock.wall_or_floor();
+        let (repository, key) = (repository.clone(), blob_key(repository, digest));
+        self.commit(move |txn| {
+            let link = BlobLink { size };
+            if txn.get::<BlobLink>(&key)? != Some(link) {
+                create(txn, &repository, now)?;
+                txn.put(key, &link)?;
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    /// Allows a blob of one repository to be pulled from another too; `false` when it is not
+    /// linked in the first.
+    pub async fn mount_blob(
+        &self,
+        from: &RepositoryName,
+        repository: &RepositoryName,
+        digest: &Digest,
+    ) -> Result<bool, StoreError> {
+        let now = self.sys().clock.wall_or_floor();
+        let (source, target) = (blob_key(from, digest), blob_key(repository, digest));
+        let repository = repository.clone();
+        self.commit(move |txn| {
+            let Some(link) = txn.get::<BlobLink>(&source)? else {
+                return Ok(false);
+            };
+            create(txn, &repository, now)?;
+            txn.put(target, &link)?;
+            Ok(true)
+        })
+        .await
+    }
+
+    /// Ends that a blob can be pulled from a repository. `NotFound` when it could not.
+    pub async fn unlink_blob(
+        &self,
+        repository: &RepositoryName,
+        digest: &Digest,
+    ) -> Result<(), StoreError> {
+        let key = blob_key(repository, digest);
+        self.commit(move |txn| {
+            if txn.get::<BlobLink>(&key)?.is_none() {
+                return Err(StoreError::NotFound);
+            }
+            txn.delete(key);
+            Ok(())
+        })
+        .await
+    }
+
+    /// Whether a blob may be pulled from a repository.
+    pub fn blob_linked(
+        &self,
+        repository: &RepositoryName,
+        digest: &Digest,
+    ) -> Result<bool, StoreError> {
+        Ok(self.get::<BlobLink>(&blob_key(repository, digest))?.is_some())
+    }
+
+    /// Removes a repository with its tags, manifests and links. `NotFound` when there is none.
+    pub async fn delete_repository(
+        &self,
+        repository: &RepositoryName,
+        origin: &Origin,
+    ) -> Result<(), StoreError> {
+        let (repository, origin) = (repository.clone(), origin.clone());
+        self.commit(move |txn| {
+            if delivered::is_replay(txn, &origin, &repository)? {
+                return Ok(());
+            }
+            if txn.get::<RepositoryRow>(&repository_key(&repository))?.is_none() {
+                return Err(StoreError::NotFound);
+            }
+            delivered::record(txn, &origin, &repository)?;
+            let name = repository.as_str().as_bytes();
+            let manifests = prefix(Kind::Manifest, &[name]);
+            for (row_key, _) in txn.scan::<ManifestRow>(&manifests)? {
+                let digest = digest_at(&row_key, manifests.len())?;
+                let change = OutboxChange::ManifestDeleted { digest };
+                outbox::enqueue(txn, &origin, &repository, change)?;
+                txn.delete(row_key);
+            }
+            delete_all::<BlobLink>(txn, &prefix(Kind::Blob, &[name]))?;
+            delete_all::<super::TagRow>(txn, &prefix(Kind::Tag, &[name]))?;
+            delete_all::<super::referrers::ReferrerRow>(txn, &prefix(Kind::Referrer, &[name]))?;
+            txn.delete(repository_key(&repository));
+            Ok(())
+        })
+        .await
+    }
+}
+
+/// Creates the repository if there is none yet.
+pub(super) fn create(
+    txn: &mut Txn<'_>,
+    repository: &RepositoryName,
+    now: UnixSeconds,
+) -> Result<(), StoreError> {
+    let key = repository_key(repository);
+    if txn.get::<RepositoryRow>(&key)?.is_none() {
+        txn.put(key, &RepositoryRow { created: now })?;
+    }
+    Ok(())
+}
+
+fn delete_all<R: Row>(txn: &mut Txn<'_>, prefix: &[u8]) -> Result<(), StoreError> {
+    for (key, _) in txn.scan::<R>(prefix)? {
+        txn.delete(key);
+    }
+    Ok(())
+}
+
+/// The name that a key holds from `start` on.
+pub(super) fn name_at<N: std::str::FromStr>(key: &[u8], start: usize) -> Result<N, StoreError> {
+    let text = key.get(start..).and_then(|bytes| std::str::from_utf8(bytes).ok());
+    text.and_then(|text| text.parse().ok())
+        .ok_or_else(|| StoreError::Corrupt("a key holds no valid name".to_owned()))
+}
+
+/// The digest that a key holds from `start` on.
+pub(super) fn digest_at(key: &[u8], start: usize) -> Result<Digest, StoreError> {
+    key.get(start..)
+        .and_then(Digest::from_key)
+        .ok_or_else(|| StoreError::Corrupt("a key holds no valid digest".to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::manifests::testing::*;
+    use super::*;
+
+    #[test]
+    fn f156_repositories_are_listed_in_pages() {
+        smol::block_on(async {
+            let store = store();
+            for name in ["b", "a/b", "a", "a-b", "c"] {
+                store.link_blob(&name.parse().unwrap(), &digest(1), 5).await.unwrap();
+            }
+            let names = |after, limit| {
+                let names = store.repositories(after, limit).unwrap();
+                names.iter().map(ToString::to_string).collect::<Vec<_>>()
+            };
+            assert_eq!(names(None, 3), ["a", "a-b", "a/b"]);
+            assert_eq!(names(Some("a/b"), 3), ["b", "c"]);
+            assert_eq!(names(Some("aa"), 1), ["b"]);
+            assert_eq!(names(Some("c"), 3), Vec::<String>::new());
+            assert_eq!(names(None, 0), Vec::<String>::new());
+        });
+    }
+
+    #[test]
+    fn a_digest_known_elsewhere_grants_nothing() {
+        smol::block_on(async {
+            let store = store();
+            let (a, b): (RepositoryName, RepositoryName) =
+                ("a".parse().unwrap(), "b".parse().unwrap());
+            store.link_blob(&a, &digest(1), 5).await.unwrap();
+            assert!(store.blob_linked(&a, &digest(1)).unwrap());
+            assert!(!store.blob_linked(&b, &digest(1)).unwrap());
+            assert!(!store.mount_blob(&b, &a, &digest(2)).await.unwrap());
+            assert_eq!(store.repository(&b).unwrap(), None);
+            assert!(store.mount_blob(&a, &b, &digest(1)).await.unwrap());
+            store.unlink_blob(&a, &digest(1)).await.unwrap();
+            assert_eq!(store.unlink_blob(&a, &digest(1)).await, Err(StoreError::NotFound));
+            assert!(store.blob_linked(&b, &digest(1)).unwrap());
+        });
+    }
+
+    #[test]
+    fn deleting_a_repository_leaves_its_neighbours() {
+        smol::block_on(async {
+            let store = store();
+            for name in ["a", "a/b", "a-b"] {
+                push(&store, name, 1, &["v1"]).await;
+            }
+            let a: RepositoryName = "a".parse().unwrap();
+            store.delete_repository(&a, &Origin::Client).await.unwrap();
+            assert_eq!(
+                store.delete_repository(&a, &Origin::Client).await,
+                Err(StoreError::NotFound)
+            );
+            assert_eq!(store.tags(&a, None, 10).unwrap(), []);
+            assert_eq!(store.manifest(&a, &digest(1)).unwrap(), None);
+            for name in ["a/b", "a-b"] {
+                let name = name.parse().unwrap();
+                assert_eq!(store.tags(&name, None, 10).unwrap().len(), 1);
+                assert!(store.manifest(&name, &digest(1)).unwrap().is_some());
+            }
+        });
+    }
+}

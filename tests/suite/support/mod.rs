@@ -1,0 +1,71 @@
+//! What the tests share: nodes as real processes, a plain HTTP client that is not ours, images,
+//! a proxy that counts and cuts, and skips that are counted.
+
+pub mod clients;
+pub mod http;
+pub mod image;
+pub mod node;
+pub mod proxy;
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+/// A directory that goes when the value does.
+pub struct TempDir(PathBuf);
+
+impl TempDir {
+    pub fn new() -> TempDir {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        // Short: a socket path may have 107 bytes.
+        let path = std::env::temp_dir().join(format!("skt-{}-{number}", std::process::id()));
+        std::fs::create_dir_all(&path).expect("a temporary directory");
+        TempDir(path)
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    pub fn join(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+}
+
+impl Drop for TempDir {
+    fn drop(&mut self) {
+        if std::env::var_os("SKERRY_TEST_KEEP").is_none() {
+            let _ = std::fs::remove_dir_all(&self.0);
+        }
+    }
+}
+
+/// Says loudly that a test could not run. The report counts it; a skip is never a pass.
+pub fn skip(test: &str, why: &str) {
+    eprintln!("SKIP {test}: {why}");
+    if let Some(path) = std::env::var_os("SKERRY_TEST_SKIPS") {
+        let file = std::fs::OpenOptions::new().append(true).create(true).open(path);
+        let line = format!("{test}\t{why}\n");
+        file.and_then(|mut f| f.write_all(line.as_bytes())).expect("the list of skips");
+    }
+}
+
+/// Whether a program can be run.
+pub fn have(program: &str) -> bool {
+    let paths = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&paths).any(|dir| dir.join(program).is_file())
+}
+
+/// Polls until `check` gives something; fails with `what` after `limit`.
+pub fn eventually<T>(limit: Duration, what: &str, mut check: impl FnMut() -> Option<T>) -> T {
+    let start = Instant::now();
+    loop {
+        if let Some(value) = check() {
+            return value;
+        }
+        assert!(start.elapsed() < limit, "not within {limit:?}: {what}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}

@@ -1,0 +1,279 @@
+//! Nodes: the built binary in a process of its own, with its own state, on loopback.
+
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
+
+use super::{TempDir, eventually, http};
+
+pub const BINARY: &str = env!("CARGO_BIN_EXE_skerry");
+
+pub struct Node {
+    pub dir: TempDir,
+    /// host:port of the login server.
+    pub login: String,
+    /// host:port where children connect.
+    pub gateway: String,
+    names: Option<(String, String)>,
+    extra: String,
+    parent: Option<String>,
+    faketime: Option<String>,
+    child: Option<Child>,
+}
+
+pub fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+impl Node {
+    /// A root, started.
+    pub fn root() -> Node {
+        Node::root_with("")
+    }
+
+    /// A root that is known by these names of login server and gateway, started.
+    pub fn root_named(login_server: &str, gateway_server: &str) -> Node {
+        let mut node = Node::new_root("");
+        node.names = Some((login_server.to_owned(), gateway_server.to_owned()));
+        node.start();
+        node
+    }
+
+    /// A root with more configuration, started.
+    pub fn root_with(extra: &str) -> Node {
+        let mut node = Node::new_root(extra);
+        node.start();
+        node
+    }
+
+    fn new_root(extra: &str) -> Node {
+        let (login, gateway) = (free_port(), free_port());
+        Node {
+            dir: TempDir::new(),
+            login: format!("127.0.0.1:{login}"),
+            gateway: format!("127.0.0.1:{gateway}"),
+            names: None,
+            extra: extra.to_owned(),
+            parent: None,
+            faketime: None,
+            child: None,
+        }
+    }
+
+    /// A connected registry, not started.
+    pub fn device(connection_string: &str) -> Node {
+        let login = format!("127.0.0.1:{}", free_port());
+        Node {
+            dir: TempDir::new(),
+            login: login.clone(),
+            gateway: login,
+            names: None,
+            extra: String::new(),
+            parent: Some(connection_string.to_owned()),
+            faketime: None,
+            child: None,
+        }
+    }
+
+    /// A connected registry, started and ready.
+    pub fn start_device(connection_string: &str) -> Node {
+        let mut node = Node::device(connection_string);
+        node.start();
+        node
+    }
+
+    pub fn state(&self) -> PathBuf {
+        self.dir.join("state")
+    }
+
+    pub fn socket(&self) -> PathBuf {
+        self.state().join("admin.sock")
+    }
+
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.dir.join("log")).unwrap_or_default()
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.as_ref().expect("running").id()
+    }
+
+    pub fn configuration(&self) -> String {
+        let mut text = format!(
+            "[storage]\nstate_dir = \"{}\"\n[log]\nlevel = \"debug\"\n",
+            self.state().display()
+        );
+        match &self.parent {
+            None => {
+                text.push_str("[registry]\nname = \"testreg\"\n");
+                if let Some((login, gateway)) = &self.names {
+                    text.push_str(&format!("login_server = \"{login}\"\n"));
+                    text.push_str(&format!("gateway_server = \"{gateway}\"\n"));
+                }
+                text.push_str(&format!(
+                    "[listen]\nlogin = \"{}\"\ngateway = \"{}\"\n",
+                    self.login, self.gateway
+                ));
+            }
+            Some(connection_string) => {
+                let file = self.dir.join("connection-string");
+                std::fs::write(&file, connection_string).unwrap();
+                text.push_str(&format!("[listen]\nlogin = \"{}\"\n", self.login));
+                text.push_str(&format!(
+                    "[parent]\nconnection_string_file = \"{}\"\n",
+                    file.display()
+                ));
+            }
+        }
+        text.push_str(&self.extra);
+        text
+    }
+
+    /// Sets the wall clock of the next start, as faketime understands it (`@2026-11-21 02:00:00`).
+    pub fn set_clock(&mut self, time: Option<&str>) {
+        self.faketime = time.map(str::to_owned);
+    }
+
+    fn command(&self) -> Command {
+        let config = self.dir.join("skerry.toml");
+        std::fs::write(&config, self.configuration()).unwrap();
+        let mut command = match &self.faketime {
+            None => Command::new(BINARY),
+            Some(time) => {
+                let mut command = Command::new("faketime");
+                command.env("TZ", "UTC").env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
+                command.args(["-f", time, BINARY]);
+                command
+            }
+        };
+        command.arg("--config").arg(config).arg("serve").stdin(Stdio::null());
+        command
+    }
+
+    /// Starts the process without waiting for it.
+    pub fn spawn(&mut self) {
+        let log = self.dir.join("log");
+        let log = std::fs::OpenOptions::new().append(true).create(true).open(log).unwrap();
+        let mut command = self.command();
+        command.stdout(log.try_clone().unwrap()).stderr(log);
+        self.child = Some(command.spawn().expect("the built binary"));
+    }
+
+    /// Starts the process and waits until it is ready.
+    pub fn start(&mut self) {
+        self.spawn();
+        self.wait_ready();
+    }
+
+    pub fn wait_ready(&mut self) {
+        for _ in 0..600 {
+            let exited = self.child.as_mut().and_then(|c| c.try_wait().unwrap());
+            assert!(exited.is_none(), "the node ended with {exited:?}:\n{}", self.log());
+            let ready = http::send(&self.login, "GET", "/readyz", &[], b"");
+            if ready.is_ok_and(|a| a.status == 200) {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        panic!("the node is not ready after 30 s:\n{}", self.log());
+    }
+
+    /// Runs the process to its end: what a wrong configuration does.
+    pub fn run_to_end(&self) -> Output {
+        let mut child =
+            self.command().stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        for _ in 0..400 {
+            if child.try_wait().unwrap().is_some() {
+                return child.wait_with_output().unwrap();
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        child.kill().unwrap();
+        let output = child.wait_with_output().unwrap();
+        panic!("still running after 20 s: {}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    /// kill -9.
+    pub fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+
+    /// SIGTERM, and wait.
+    pub fn stop(&mut self) -> std::process::ExitStatus {
+        let mut child = self.child.take().expect("running");
+        let pid = child.id().to_string();
+        assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+        eventually(Duration::from_secs(20), "the node stops", || child.try_wait().unwrap())
+    }
+
+    /// Runs a management verb against this node.
+    pub fn run(&self, arguments: &[&str]) -> Output {
+        let mut command = Command::new(BINARY);
+        command.arg("--admin-socket").arg(self.socket()).args(arguments);
+        command.stdin(Stdio::null()).output().expect("the built binary")
+    }
+
+    /// Runs a management verb that must succeed; its JSON.
+    pub fn json(&self, arguments: &[&str]) -> serde_json::Value {
+        let mut all = arguments.to_vec();
+        all.extend(["-o", "json"]);
+        let output = self.run(&all);
+        assert!(
+            output.status.success(),
+            "{arguments:?}: {}{}\n{}",
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr),
+            self.log()
+        );
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|e| {
+            panic!("{arguments:?}: {e}: {}", String::from_utf8_lossy(&output.stdout))
+        })
+    }
+
+    /// Creates a client token with these grants, as (user, password).
+    pub fn token(&self, name: &str, grants: &[(&str, &[&str])]) -> (String, String) {
+        let mut arguments = vec!["token", "create", "--name", name];
+        for (repository, actions) in grants {
+            arguments.push("--repository");
+            arguments.push(repository);
+            arguments.extend_from_slice(actions);
+        }
+        let created = self.json(&arguments);
+        let password = created["credentials"]["passwords"][0]["value"].as_str().expect("password");
+        (name.to_owned(), password.to_owned())
+    }
+
+    /// A token that may do everything in the repositories of the pattern.
+    pub fn pusher(&self, name: &str, repository: &str) -> (String, String) {
+        let actions = ["content/read", "content/write", "content/delete", "metadata/read"];
+        self.token(name, &[(repository, &actions)])
+    }
+
+    /// Creates a connected registry; its connection string.
+    pub fn connect(&self, name: &str, arguments: &[&str]) -> String {
+        let mut all = vec!["connected-registry", "create", "--name", name];
+        all.extend_from_slice(arguments);
+        self.json(&all);
+        let settings = ["connected-registry", "get-settings", "--name", name];
+        let mut settings = settings.to_vec();
+        settings.extend(["--parent-protocol", "http", "--generate-password", "1", "--yes"]);
+        let settings = self.json(&settings);
+        settings["ACR_REGISTRY_CONNECTION_STRING"].as_str().expect("connection string").to_owned()
+    }
+
+    /// Links a client token to a connected registry.
+    pub fn link(&self, name: &str, token: &str) {
+        let update = ["connected-registry", "update", "--name", name, "--add-client-tokens", token];
+        self.json(&update);
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}

@@ -1,0 +1,222 @@
+//! The tree: who talks to whom, and what is made when a connected registry is created.
+
+use std::time::Duration;
+
+use crate::support::eventually;
+use crate::support::http::{basic, bearer, send, token};
+use crate::support::image::{self, Image};
+use crate::support::node::Node;
+use crate::support::proxy::Proxy;
+
+const SOON: Duration = Duration::from_secs(20);
+
+#[test]
+fn f001_f021_f063_f064_create_makes_token_and_scope_map() {
+    let root = Node::root();
+    let created = root.json(&[
+        "connected-registry",
+        "create",
+        "--name",
+        "Dock01",
+        "--repository",
+        "hello-world",
+        "--mode",
+        "ReadOnly",
+    ]);
+    assert_eq!(created["name"], "dock01");
+    assert_eq!(created["syncToken"]["credentials"]["passwords"].as_array().unwrap().len(), 2);
+    let shown = root.json(&["connected-registry", "show", "--name", "dock01"]);
+    assert_eq!(shown["parent"]["id"], serde_json::Value::Null);
+    assert_eq!(shown["activation"]["status"], "Inactive");
+    assert_eq!(shown["connectionState"], "Offline");
+    assert_eq!(shown["mode"], "ReadOnly");
+
+    let map = root.json(&["scope-map", "show", "--name", "dock01"]);
+    let mut actions: Vec<&str> =
+        map["actions"].as_array().unwrap().iter().map(|a| a.as_str().unwrap()).collect();
+    actions.sort_unstable();
+    assert_eq!(
+        actions,
+        [
+            "gateway/dock01/config/read",
+            "gateway/dock01/config/write",
+            "gateway/dock01/message/read",
+            "gateway/dock01/message/write",
+            "repositories/hello-world/content/read",
+            "repositories/hello-world/metadata/read",
+        ]
+    );
+    let sync_token = root.json(&["token", "show", "--name", "dock01"]);
+    assert!(sync_token["scopeMapId"].as_str().unwrap().ends_with("dock01"));
+
+    root.json(&["connected-registry", "create", "--name", "dock02", "--repository", "a"]);
+    let map = root.json(&["scope-map", "show", "--name", "dock02"]);
+    let repository_actions = map["actions"].as_array().unwrap().iter();
+    let count = repository_actions.filter(|a| a.as_str().unwrap().starts_with("repositories/a/"));
+    assert_eq!(count.count(), 5, "ReadWrite is the default and may do everything");
+}
+
+#[test]
+fn f002_login_server_and_gateway_have_host_names_of_their_own() {
+    let (login, gateway) = ("login.example:5000", "testreg.site.data.example:5001");
+    let root = Node::root_named(login, gateway);
+    let answer = send(&root.login, "GET", "/v2/", &[], b"").unwrap();
+    let challenge = answer.header("www-authenticate").unwrap().to_owned();
+    assert_eq!(
+        challenge,
+        format!("Bearer realm=\"http://{login}/oauth2/token\",service=\"{login}\"")
+    );
+    assert_ne!(root.login, root.gateway);
+    let connection = root.connect("dock01", &["--repository", "a"]);
+    assert!(
+        connection.contains(&format!(";ParentGatewayEndpoint={gateway};")),
+        "names the gateway"
+    );
+    let at_gateway = send(&root.gateway, "GET", "/gateway/v1/dock01/config", &[], b"").unwrap();
+    assert_eq!(at_gateway.status, 401);
+    assert!(at_gateway.header("www-authenticate").unwrap().contains(login));
+}
+
+#[test]
+fn f005_f136_messages_need_the_sync_tokens_gateway_actions() {
+    let root = Node::root();
+    let created =
+        root.json(&["connected-registry", "create", "--name", "dock01", "--repository", "a"]);
+    let password = created["syncToken"]["credentials"]["passwords"][0]["value"].as_str().unwrap();
+    root.json(&["connected-registry", "create", "--name", "dock02", "--repository", "a"]);
+    let (user, secret) = root.pusher("client-token", "*");
+
+    let messages = "/gateway/v1/dock01/messages?after=0.0&wait=0";
+    let anonymous = send(&root.gateway, "GET", messages, &[], b"").unwrap();
+    assert_eq!(anonymous.status, 401);
+    let challenge = anonymous.header("www-authenticate").unwrap();
+    assert!(challenge.contains(&format!("http://{}/oauth2/token", root.login)), "{challenge}");
+    assert!(challenge.contains("gateway:dock01:message_read"), "{challenge}");
+
+    let calls = [
+        ("GET", "config", "config_read"),
+        ("GET", "messages?after=0.0&wait=0", "message_read"),
+        ("GET", "repositories/a", "message_read"),
+        ("PUT", "status", "config_write"),
+        ("POST", "activation", "config_write"),
+    ];
+    let every = "gateway:dock01:config_read,config_write,message_read,message_write";
+    let json = [("content-type", "application/json"), ("accept", "application/json")];
+    let sync = token(&root.login, "dock01", password, &[every]).unwrap();
+    let client = token(&root.login, &user, &secret, &[every, "repository:a:pull"]).unwrap();
+    let narrow = |action: &str| {
+        let others: Vec<&str> = ["config_read", "config_write", "message_read", "message_write"]
+            .into_iter()
+            .filter(|a| *a != action)
+            .collect();
+        token(&root.login, "dock01", password, &[&format!("gateway:dock01:{}", others.join(","))])
+            .unwrap()
+    };
+    for (method, call, action) in calls {
+        let target = format!("/gateway/v1/dock01/{call}");
+        let status = |t: &str| bearer(&root.gateway, t, method, &target, &json, b"{}").status;
+        assert_eq!(status(&client), 401, "a client token at {call}");
+        assert_eq!(status(&narrow(action)), 401, "without {action} at {call}");
+        assert!(![401, 403, 404].contains(&status(&sync)), "the sync token at {call}");
+        let other = format!("/gateway/v1/dock02/{call}");
+        assert_eq!(bearer(&root.gateway, &sync, method, &other, &json, b"{}").status, 401);
+    }
+    let basic = basic("dock01", password);
+    let headers = [("authorization", basic.as_str())];
+    assert_eq!(send(&root.gateway, "GET", messages, &headers, b"").unwrap().status, 401);
+}
+
+#[test]
+fn f030_first_start_activates_and_is_seen_online() {
+    let root = Node::root();
+    let device = Node::start_device(&root.connect("dock01", &["--repository", "a"]));
+    let shown = eventually(SOON, "the root sees the device online", || {
+        let shown = root.json(&["connected-registry", "show", "--name", "dock01"]);
+        (shown["connectionState"] == "Online").then_some(shown)
+    });
+    assert_eq!(shown["activation"]["status"], "Active");
+    assert_eq!(shown["version"], env!("CARGO_PKG_VERSION"));
+    drop(device);
+}
+
+#[test]
+fn f031_f033_a_second_instance_is_refused_and_a_restart_is_not() {
+    let root = Node::root();
+    let connection = root.connect("dock01", &["--repository", "a"]);
+    let mut device = Node::start_device(&connection);
+    let second = Node::device(&connection);
+    let output = second.run_to_end();
+    assert!(!output.status.success());
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(text.contains("already activated by another instance"), "{text}");
+    device.kill();
+    device.start();
+}
+
+#[test]
+fn f004_f006_f121_three_levels_each_talking_to_its_parent_only() {
+    let root = Node::root();
+    let (user, password) = root.pusher("owner-token", "app");
+    let first = Image::new(10, &[50_000, 0]);
+    assert_eq!(first.push(&root.login, (&user, &password), "app", "v1").status, 201);
+
+    let proxy = Proxy::new(&root.gateway);
+    let connection = root.connect("tier1", &["--repository", "app"]);
+    let connection = connection.replace(&root.gateway, &proxy.address);
+    root.connect("tier2", &["--parent", "tier1", "--repository", "app"]);
+    for name in ["tier1", "tier2"] {
+        root.link(name, &user);
+    }
+    let mut middle = Node::start_device(&connection);
+
+    let settings = root.json(&[
+        "connected-registry",
+        "get-settings",
+        "--name",
+        "tier2",
+        "--parent-protocol",
+        "http",
+        "--generate-password",
+        "2",
+        "--yes",
+    ]);
+    let below = settings["ACR_REGISTRY_CONNECTION_STRING"].as_str().unwrap().to_owned();
+    let from = below.find("ParentGatewayEndpoint=").unwrap();
+    let to = from + below[from..].find(";ParentEndpointProtocol").unwrap();
+    let below = format!("{}ParentGatewayEndpoint={}{}", &below[..from], middle.login, &below[to..]);
+
+    // The leaf comes up while nothing but its parent can be reached by it.
+    eventually(SOON, "the middle knows its child's password", || {
+        token(&middle.login, "tier2", password_of(&below), &[]).ok()
+    });
+    let leaf = Node::start_device(&below);
+    let pull = |node: &Node, tag: &str| image::pull(&node.login, (&user, &password), "app", tag);
+    for node in [&middle, &leaf] {
+        eventually(SOON, "v1 at every tier", || pull(node, "v1").ok());
+    }
+
+    // A push at the leaf climbs to the root, hop by hop, with the digest it was given.
+    let second = Image::new(11, &[70_000]);
+    assert_eq!(second.push(&leaf.login, (&user, &password), "app", "v2").status, 201);
+    for node in [&middle, &root] {
+        let digest = eventually(SOON, "v2 climbs", || pull(node, "v2").ok());
+        assert_eq!(digest, second.digest());
+    }
+
+    // With the root gone, leaf and middle still exchange content.
+    let mut root = root;
+    root.kill();
+    let third = Image::new(12, &[30_000]);
+    assert_eq!(third.push(&middle.login, (&user, &password), "app", "v3").status, 201);
+    assert_eq!(eventually(SOON, "v3 reaches the leaf", || pull(&leaf, "v3").ok()), third.digest());
+
+    root.start();
+    let climbed = eventually(SOON * 2, "v3 reaches the root", || pull(&root, "v3").ok());
+    assert_eq!(climbed, third.digest());
+    middle.kill();
+}
+
+fn password_of(connection: &str) -> &str {
+    let rest = connection.split("SyncTokenPassword=").nth(1).unwrap();
+    rest.split(';').next().unwrap()
+}
