@@ -307,9 +307,7 @@ pub(super) fn load(
     txn.get(&connected_registry_key(name))
 }
 
-pub(super) fn connected_registries_in(
-    txn: &Txn<'_>,
-) -> Result<Vec<ConnectedRegistry>, StoreError> {
+pub(super) fn connected_registries_in(txn: &Txn<'_>) -> Result<Vec<ConnectedRegistry>, StoreError> {
     let rows = txn.scan(&prefix(Kind::ConnectedRegistry, &[]))?;
     Ok(rows.into_iter().map(|(_, registry)| registry).collect())
 }

@@ -238,10 +238,7 @@ pub(super) fn insert(txn: &mut Txn<'_>, token: &Token) -> Result<(), StoreError>
 }
 
 /// Every token that uses this scope map.
-pub(super) fn users_of_map(
-    txn: &Txn<'_>,
-    map: &ScopeMapName,
-) -> Result<Vec<Token>, StoreError> {
+pub(super) fn users_of_map(txn: &Txn<'_>, map: &ScopeMapName) -> Result<Vec<Token>, StoreError> {
     let tokens: Vec<(Vec<u8>, Token)> = txn.scan(&prefix(Kind::Token, &[]))?;
     Ok(tokens.into_iter().map(|(_, t)| t).filter(|t| t.scope_map == *map).collect())
 }
