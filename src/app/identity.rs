@@ -9,6 +9,9 @@ use crate::sys::{Disk, SystemDisk};
 /// Largest PEM file that is read, bytes.
 const PEM_BYTES_MAX: u64 = 1024 * 1024;
 
+/// The self-signed certificate and its key, in the identity directory.
+const TLS_FILE: &str = "tls.pem";
+
 /// The key that signs access tokens and its certificate.
 pub(super) fn signing(store: &Store) -> Result<auth::keys::Identity, String> {
     let made = store.identity_file("token-signing", || auth::keys::make()?.to_bytes());
@@ -39,6 +42,17 @@ pub(super) fn from_files(config: &Config) -> Result<Option<Identity>, String> {
     Ok(Some(Identity { certificate_pem: read(certificate)?, private_key_pem: read(key)? }))
 }
 
+/// The fingerprint that devices are told to trust: of a self-signed certificate only. With a
+/// certificate of an authority, the authority is trusted.
+pub(super) fn private_ca(config: &Config, store: &Store) -> Result<Option<String>, String> {
+    if config.tls.mode != TlsMode::SelfSigned {
+        return Ok(None);
+    }
+    let missing = || Err("the certificate was not made".to_owned());
+    let pem = store.identity_file(TLS_FILE, missing).map_err(|error| error.to_string())?;
+    tls::fingerprint(&pem).map(Some)
+}
+
 /// A self-signed identity for the names that clients use, kept in the state directory.
 fn made(config: &Config, store: &Store, login: &str) -> Result<Identity, String> {
     let host = |address: &str| {
@@ -60,7 +74,7 @@ fn made(config: &Config, store: &Store, login: &str) -> Result<Identity, String>
         pem.extend_from_slice(&identity.private_key_pem);
         Ok(pem)
     };
-    let pem = store.identity_file("tls.pem", make);
+    let pem = store.identity_file(TLS_FILE, make);
     let pem = pem.map_err(|error| format!("the self-signed certificate: {error}"))?;
     Ok(Identity { certificate_pem: pem.clone(), private_key_pem: pem })
 }

@@ -1,6 +1,7 @@
 //! Logging in, and the tokens that are issued for it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use data_encoding::BASE64;
 
@@ -16,13 +17,9 @@ use crate::types::{
     TokenName, UnixSeconds,
 };
 
-/// The user name under which the password is itself a token (ACR.md section 3.2).
+/// The user name under which the password is itself a token.
 pub const NULL_USER: &str = "00000000-0000-0000-0000-000000000000";
 
-/// How long an access token lives at most, seconds (ACR.md section 3.4).
-const ACCESS_TOKEN_S: u64 = 75 * 60;
-/// How long a refresh token lives at most, seconds (ACR.md section 3.4).
-const REFRESH_TOKEN_S: u64 = 3 * 3600;
 /// Entries of one access token; the rest of a longer request is not granted, so that the token
 /// fits into a request head.
 const ACCESS_ENTRIES_MAX: usize = 64;
@@ -41,8 +38,6 @@ pub struct Issued {
     pub token: String,
     /// How long it lives, seconds.
     pub expires_in_s: u64,
-    /// When it was issued; `None` while the clock is not to be trusted.
-    pub issued_at: Option<UnixSeconds>,
 }
 
 /// Why a session does not go on.
@@ -117,7 +112,7 @@ impl Auth {
         asked: &[Access],
     ) -> Result<Issued, Refusal> {
         let now = self.now();
-        let exp = self.expiry(login, ACCESS_TOKEN_S);
+        let exp = self.expiry(login, self.inner.access_lifetime);
         let granted = asked.iter().filter_map(|access| login.grant(access));
         let claims = Claims {
             iss: ISSUER.to_owned(),
@@ -134,8 +129,7 @@ impl Auth {
             skerry: login.session.clone(),
         };
         let token = self.inner.signer.sign(&claims).map_err(|text| failure(&text))?;
-        let issued_at = self.store.sys().clock.wall();
-        Ok(Issued { token, expires_in_s: exp.since(now), issued_at })
+        Ok(Issued { token, expires_in_s: exp.since(now) })
     }
 
     /// A refresh token for this login; `None` when it was made with an access token, which must
@@ -151,7 +145,7 @@ impl Auth {
         let refresh = Refresh {
             session: login.session.clone(),
             aud: self.service(presented),
-            exp: self.expiry(login, REFRESH_TOKEN_S),
+            exp: self.expiry(login, self.inner.refresh_lifetime),
         };
         let sealed = self.inner.sealer.seal(&*self.store.sys().rng, &refresh);
         sealed.map(Some).map_err(|text| failure(&text))
@@ -202,9 +196,9 @@ impl Auth {
     }
 
     /// Never beyond the expiry of the password, or of the access token used as one.
-    fn expiry(&self, login: &Login, lifetime_s: u64) -> UnixSeconds {
+    fn expiry(&self, login: &Login, lifetime: Duration) -> UnixSeconds {
         let bounds = [login.live.expires(login.session.slot), login.limit.as_ref().map(|c| c.exp)];
-        bounds.into_iter().flatten().fold(self.now().plus(lifetime_s), UnixSeconds::min)
+        bounds.into_iter().flatten().fold(self.now().plus(lifetime.as_secs()), UnixSeconds::min)
     }
 
     /// A wrong password, a name that does not exist, or a token that this node does not accept:

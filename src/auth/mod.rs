@@ -16,11 +16,12 @@ mod throttle;
 
 use std::marker::PhantomData;
 use std::sync::Arc;
+use std::time::Duration;
 
 pub use login::{Issued, Login, NULL_USER};
 
 use challenge::Challenge;
-use jwt::{Claims, Session, Signer};
+use jwt::{Claims, Signer};
 use keys::Identity;
 use live::{ClaimsCache, Link, Live, LiveCache};
 use seal::Sealer;
@@ -114,9 +115,13 @@ pub struct AuthOptions {
     pub login_server: Option<String>,
     /// `http` or `https` as clients see it, behind a proxy that ends TLS.
     pub public_scheme: Option<String>,
-    /// The port of the login listener, where the gateway listens on another one (the root): with
-    /// no login server set, the gateway's challenge names its own host with this port.
+    /// The port of the login listener. The root's gateway listens on another one: with no login
+    /// server set, its challenges name its own host with this port. Elsewhere it is not used.
     pub login_port: Option<u16>,
+    /// How long an access token lives at most; usually 75 minutes (as ACR's does).
+    pub access_lifetime: Duration,
+    /// How long a refresh token lives at most; usually 3 hours.
+    pub refresh_lifetime: Duration,
     /// Signs access tokens.
     pub identity: Identity,
 }
@@ -134,6 +139,8 @@ struct Inner {
     login_server: Option<String>,
     public_scheme: Option<String>,
     login_port: Option<u16>,
+    access_lifetime: Duration,
+    refresh_lifetime: Duration,
     signer: Signer,
     sealer: Sealer,
     live: LiveCache,
@@ -156,7 +163,9 @@ impl Auth {
             registry_name: options.registry_name,
             login_server: options.login_server.map(|server| server.to_ascii_lowercase()),
             public_scheme: options.public_scheme,
-            login_port: options.login_port,
+            login_port: options.login_port.filter(|_| options.role == Role::Root),
+            access_lifetime: options.access_lifetime,
+            refresh_lifetime: options.refresh_lifetime,
             signer: Signer::new(&options.identity)?,
             sealer: Sealer::new(&options.identity)?,
             live: LiveCache::default(),
@@ -330,8 +339,8 @@ fn wanted_scopes(action: RepositoryAction) -> &'static [&'static str] {
     }
 }
 
-/// Which issued scopes stand for an action. Clients that list tags ask for `pull` (ACR.md section
-/// 3.3); the scope map decides in either case.
+/// Which issued scopes stand for an action. Clients that list tags ask for `pull`, as they do of
+/// Azure's; the scope map decides in either case.
 fn accepted_scopes(action: RepositoryAction) -> &'static [&'static str] {
     match action {
         RepositoryAction::ContentRead => &["pull"],

@@ -30,6 +30,7 @@ pub mod txn;
 pub mod uploads;
 
 mod cascade;
+mod creation;
 mod delivered;
 mod error;
 mod recover;

@@ -55,10 +55,12 @@ fn node(role: Role, login_server: Option<&str>) -> Node {
         login_server: login_server.map(str::to_owned),
         public_scheme: None,
         login_port: (role == Role::Root).then_some(5000),
+        access_lifetime: Duration::from_secs(75 * 60),
+        refresh_lifetime: Duration::from_secs(3 * 3600),
         identity: keys::make().unwrap(),
     };
     let auth = Auth::new(store.clone(), options).unwrap();
-    Node { tokens: Tokens::new(&store, auth.clone()), store, auth, clock }
+    Node { tokens: Tokens::new(store.clone(), auth.clone()), store, auth, clock }
 }
 
 impl Node {
@@ -466,6 +468,10 @@ fn f182_changes_take_effect_at_the_next_request() {
     assert_eq!(reasons(), [Some(Reason::PasswordRevoked); 2]);
     smol::block_on(node.store.token_delete(name())).unwrap();
     assert_eq!(reasons(), [Some(Reason::TokenDisabled); 2]);
+    // A namesake must not revive the sessions of the one before it.
+    smol::block_on(node.store.scope_map_delete("my-token-scope-map".parse().unwrap())).unwrap();
+    node.token("my-token", &["repositories/a/content/read"], None);
+    assert_eq!(reasons(), [Some(Reason::PasswordRevoked); 2]);
 }
 
 #[test]

@@ -1,5 +1,5 @@
 //! The connection string: all that a device needs to find its parent and to prove who it is
-//! (ACR.md section 1.8).
+//! (the form is that of Azure's connected registry).
 
 use std::fmt;
 
