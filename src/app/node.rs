@@ -13,7 +13,7 @@ use crate::config::{Config, Scheme};
 use crate::gateway::{Contacts, Gateway, GatewayOptions};
 use crate::http::conn::Deadlines;
 use crate::http::server::{Permits, Server, Shutdown};
-use crate::http::tls::{Identity, TlsAcceptor};
+use crate::http::tls::TlsAcceptor;
 use crate::registry::{Registry, RegistryOptions};
 use crate::store::{Store, StoreOptions};
 use crate::sync::{self, Engine};
@@ -84,7 +84,7 @@ impl Node {
         let router = Arc::new(Router {
             role,
             registry: Registry::new(store.clone(), auth.clone(), RegistryOptions { role }),
-            tokens: Tokens::new(&store, auth.clone()),
+            tokens: Tokens::new(store.clone(), auth.clone()),
             gateway: gateway_api(&config, &store, &auth, &contacts),
             admin: admin_api(&config, &store, contacts, &login, &gateway, has_tls(&gateways))?,
         });

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use smol::channel::{Receiver, Sender};
 
 use super::checkpoint::{self, Checkpoint};
-use super::index::{Change, Index, NoIndex};
+use super::index::{Change, NoIndex};
 use super::journal::{self, Journal, Record};
 use super::row::{Kind, prefix};
 use super::{Inner, StoreError, Txn, recover};
