@@ -76,7 +76,7 @@ impl Admin {
             protocol,
             pin,
         );
-        Ok(print(&node, password, &connection_string, warnings))
+        Ok(print(&node, password, &connection_string, &warnings))
     }
 
     /// Where a node's parent takes its messages, and how it speaks there; `None` while a parent
@@ -111,7 +111,7 @@ fn print(
     node: &ConnectedRegistry,
     password: &str,
     connection_string: &str,
-    warnings: Vec<String>,
+    warnings: &[String],
 ) -> Value {
     let mut settings = Map::new();
     for (key, value) in [

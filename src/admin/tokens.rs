@@ -266,8 +266,10 @@ enum Kind {
 /// Rules as grants.
 fn rules(kind: Kind, rules: &Rules) -> Result<Vec<Grant>, Fault> {
     let (start, valid) = match kind {
-        Kind::Repositories => ("repositories", RepositoryAction::ALL.map(|a| a.name()).to_vec()),
-        Kind::Gateway => ("gateway", GatewayAction::ALL.map(|a| a.name()).to_vec()),
+        Kind::Repositories => {
+            ("repositories", RepositoryAction::ALL.map(RepositoryAction::name).to_vec())
+        }
+        Kind::Gateway => ("gateway", GatewayAction::ALL.map(GatewayAction::name).to_vec()),
     };
     let mut grants = Vec::new();
     for rule in rules {

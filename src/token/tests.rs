@@ -181,13 +181,12 @@ fn f084_f085_challenges_have_the_form_that_clients_parse() {
     assert_eq!(scope(refused(node.auth.catalog(&nobody))), r#""registry:catalog:*""#);
     let at_gateway = Presented { host: Some("reg.example:5001"), ..nobody };
     let name = "dock01".parse().unwrap();
+    let wanted = "gateway:dock01:config_read";
     let gateway =
         refused(node.auth.gateway(&at_gateway, &name, GatewayAction::ConfigRead)).challenge;
     assert_eq!(
         gateway.unwrap(),
-        format!(
-            r#"Bearer realm="https://{HOST}/oauth2/token",service="{HOST}",scope="gateway:dock01:config_read""#
-        )
+        format!(r#"Bearer realm="https://{HOST}/oauth2/token",service="{HOST}",scope="{wanted}""#)
     );
 }
 
