@@ -1,6 +1,5 @@
 //! One node, wired: store, identity, protocols, listeners, and an ordered stop.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,7 +7,7 @@ use smol::Task;
 
 use super::identity;
 use super::router::{Door, Router};
-use crate::admin::{Admin, AdminOptions};
+use crate::admin::{Admin, AdminOptions, Contact};
 use crate::auth::{Auth, AuthOptions};
 use crate::config::{Config, Scheme};
 use crate::gateway::{Contacts, Gateway, GatewayOptions};
@@ -18,10 +17,12 @@ use crate::http::tls::{Identity, TlsAcceptor};
 use crate::registry::{Registry, RegistryOptions};
 use crate::store::{Store, StoreOptions};
 use crate::sync::{self, Engine};
+use crate::sys::clock::sleep;
 use crate::sys::net::Listener;
 use crate::sys::{Spawner, Sys};
 use crate::token::Tokens;
-use crate::types::Role;
+use crate::types::connected_registry::ConnectionState;
+use crate::types::{ConnectedRegistry, ConnectedRegistryName, Role, UnixSeconds};
 
 /// How often unfinished uploads are looked through.
 const HOUSEKEEPING_PERIOD: Duration = Duration::from_secs(3600);
@@ -59,7 +60,11 @@ impl Node {
         // The listeners come first: an occupied port must not touch the state.
         let logins = listen(&config, role, true)?;
         let gateways = listen(&config, role, false)?;
-        let options = StoreOptions::from_config(&config);
+        let options = StoreOptions {
+            state_dir: config.storage.state_dir.clone(),
+            reserve: config.storage.reserve.0,
+            uploads_max: config.limits.uploads,
+        };
         let (store, recovery) = Store::open(sys.clone(), options).await?;
         log::info!("store {}: {recovery}", config.storage.state_dir.display());
         let admin_listener = Listener::unix(&config.listen.admin)?;
@@ -67,7 +72,7 @@ impl Node {
         let login = address(&logins);
         let gateway = if role == Role::Root { address(&gateways) } else { login.clone() };
         let auth = Auth::new(store.clone(), auth_options(&config, &store, &logins)?)?;
-        let contacts = Contacts::default();
+        let contacts = Contacts::new(&sys);
         let engine = match &config.parent {
             None => None,
             Some(parent) => {
@@ -79,9 +84,9 @@ impl Node {
         let router = Arc::new(Router {
             role,
             registry: Registry::new(store.clone(), auth.clone(), RegistryOptions { role }),
-            tokens: Tokens::new(store.clone(), auth.clone()),
-            gateway: gateway_api(&config, &store, &auth, contacts.clone(), role),
-            admin: admin_api(&config, &store, contacts, &login, &gateway, has_tls(&gateways)),
+            tokens: Tokens::new(&store, auth.clone()),
+            gateway: gateway_api(&config, &store, &auth, &contacts),
+            admin: admin_api(&config, &store, contacts, &login, &gateway, has_tls(&gateways))?,
         });
         let permits = Permits::new(config.limits.connections);
         let shutdown = Shutdown::default();
@@ -196,15 +201,24 @@ fn auth_options(
     })
 }
 
+fn gateway_api(config: &Config, store: &Store, auth: &Auth, contacts: &Arc<Contacts>) -> Gateway {
+    let options = GatewayOptions {
+        role: config.role(),
+        registry: config.registry.name.clone(),
+        contacts: contacts.clone(),
+    };
+    Gateway::new(store.clone(), auth.clone(), options)
+}
+
 /// What `get-settings` tells devices of this root, and `show` of its children.
 fn admin_api(
     config: &Config,
     store: &Store,
-    contacts: Contacts,
+    contacts: Arc<Contacts>,
     login: &str,
     gateway: &str,
     tls: bool,
-) -> Admin {
+) -> Result<Admin, StartError> {
     let registry = &config.registry;
     let scheme = registry.public_scheme.unwrap_or(if tls { Scheme::Https } else { Scheme::Http });
     let options = AdminOptions {
@@ -213,9 +227,27 @@ fn admin_api(
         login_server: registry.login_server.clone().unwrap_or_else(|| login.to_owned()),
         gateway_endpoint: registry.gateway_server.clone().unwrap_or_else(|| gateway.to_owned()),
         scheme: scheme.name().to_owned(),
+        ca_fingerprint: identity::private_ca(config, store)?,
     };
-    let online = move |name: &_| contacts.is_fresh(name);
-    Admin::new(store.clone(), options, Box::new(online))
+    Ok(Admin::new(store.clone(), options, Arc::new(Seen(contacts))))
+}
+
+/// What the gateway saw of its children, as `admin` asks for it.
+struct Seen(Arc<Contacts>);
+
+impl Contact for Seen {
+    fn state(
+        &self,
+        node: &ConnectedRegistry,
+        reported: ConnectionState,
+        stored: Option<UnixSeconds>,
+    ) -> ConnectionState {
+        self.0.state(node, reported, stored)
+    }
+
+    fn last_seen(&self, name: &ConnectedRegistryName) -> Option<UnixSeconds> {
+        self.0.last_seen(name)
+    }
 }
 
 /// A device that was never activated does so before it serves, and says clearly why it cannot.

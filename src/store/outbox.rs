@@ -4,10 +4,15 @@
 use serde::{Deserialize, Serialize};
 
 use super::node::self_config_key;
-use super::row::{Kind, Row, key};
-use super::{StoreError, Txn};
+use super::row::{Kind, Row, key, prefix};
+use super::tags::{self, Precondition, TagRow, tag_key};
+use super::{Store, StoreError, Txn};
+use crate::types::limits::TAG_MAX;
 use crate::types::message::NodeConfig;
-use crate::types::{ConnectedRegistryName, Digest, RepositoryName, Tag};
+use crate::types::{ConnectedRegistryName, Digest, RepositoryName, Tag, UnixSeconds};
+
+/// Changes that one instance can make before its numbers reach those of the next epoch.
+const NUMBERS_PER_EPOCH: u64 = 1 << 40;
 
 /// Who made a change.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -76,6 +81,171 @@ impl Row for LastOutbox {
     const VERSION: u8 = 1;
 }
 
+/// A change that the parent refused for good: kept until an operator decides.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct DeadLetter {
+    /// What was to be done.
+    pub entry: OutboxEntry,
+    /// What the parent said.
+    pub reason: String,
+    /// When.
+    pub at: UnixSeconds,
+}
+
+impl Row for DeadLetter {
+    const VERSION: u8 = 1;
+}
+
+fn entry_key(number: u64) -> Vec<u8> {
+    key(Kind::Outbox, &[&number.to_be_bytes()])
+}
+
+fn number_of(key: &[u8]) -> Result<u64, StoreError> {
+    let number = key.get(1..).and_then(|bytes| bytes.try_into().ok()).map(u64::from_be_bytes);
+    number.ok_or_else(|| StoreError::Corrupt("a key of the outbox holds no number".to_owned()))
+}
+
+impl OutboxEntry {
+    /// Whether the change moves or removes this tag.
+    fn is_of_tag(&self, repository: &RepositoryName, tag: &Tag) -> bool {
+        let OutboxChange::Tag { tag: of, .. } = &self.change else {
+            return false;
+        };
+        of == tag && self.repository == *repository
+    }
+
+    /// The manifest that the change brings up, if any.
+    fn brings(&self) -> Option<&Digest> {
+        match &self.change {
+            OutboxChange::Tag { digest, .. } => digest.as_ref(),
+            OutboxChange::ManifestAdded { digest } => Some(digest),
+            OutboxChange::ManifestDeleted { .. } => None,
+        }
+    }
+}
+
+impl Store {
+    /// Changes on their way up, oldest first, each with its local number; at most `limit`.
+    pub fn outbox(&self, limit: usize) -> Result<Vec<(u64, OutboxEntry)>, StoreError> {
+        let rows = self.scan::<OutboxEntry>(&prefix(Kind::Outbox, &[]), None, limit)?;
+        rows.into_iter().map(|(key, entry)| Ok((number_of(&key)?, entry))).collect()
+    }
+
+    /// Whether a change of this tag is on its way up: the parent's moves of it are not shown then.
+    pub fn outbox_holds_tag(
+        &self,
+        repository: &RepositoryName,
+        tag: &Tag,
+    ) -> Result<bool, StoreError> {
+        let entries = self.outbox(usize::MAX)?;
+        Ok(entries.iter().any(|(_, entry)| entry.is_of_tag(repository, tag)))
+    }
+
+    /// Whether this manifest is on its way up.
+    pub fn outbox_holds_manifest(
+        &self,
+        repository: &RepositoryName,
+        digest: &Digest,
+    ) -> Result<bool, StoreError> {
+        let entries = self.outbox(usize::MAX)?;
+        let brings = |entry: &OutboxEntry| entry.brings() == Some(digest);
+        Ok(entries.iter().any(|(_, entry)| entry.repository == *repository && brings(entry)))
+    }
+
+    /// Removes a change that the parent has taken.
+    pub async fn outbox_done(&self, number: u64) -> Result<(), StoreError> {
+        self.commit(move |txn| {
+            txn.delete(entry_key(number));
+            Ok(())
+        })
+        .await
+    }
+
+    /// Moves a change that the parent refused for good to the dead letters.
+    pub async fn outbox_refused(&self, number: u64, reason: String) -> Result<(), StoreError> {
+        let at = self.sys().clock.wall_or_floor();
+        self.commit(move |txn| {
+            let Some(entry) = txn.get::<OutboxEntry>(&entry_key(number))? else {
+                return Err(StoreError::NotFound);
+            };
+            txn.delete(entry_key(number));
+            let letter = DeadLetter { entry, reason, at };
+            txn.put(key(Kind::DeadLetter, &[&number.to_be_bytes()]), &letter)
+        })
+        .await
+    }
+
+    /// Changes that the parent refused for good, oldest first, at most `limit`.
+    pub fn dead_letters(&self, limit: usize) -> Result<Vec<(u64, DeadLetter)>, StoreError> {
+        let rows = self.scan::<DeadLetter>(&prefix(Kind::DeadLetter, &[]), None, limit)?;
+        rows.into_iter().map(|(key, letter)| Ok((number_of(&key)?, letter))).collect()
+    }
+
+    /// Settles a change of a tag that the parent had moved meanwhile, in one record: the parent's
+    /// content keeps the name (`parents`, `None` when the parent removed it; its content must be
+    /// here), and ours stays under [`conflict_tag`], an ordinary tag that goes up in turn. While
+    /// later changes of the tag wait, the name is left to them. Returns the conflict tag.
+    pub async fn outbox_conflict(
+        &self,
+        number: u64,
+        parents: Option<Digest>,
+    ) -> Result<Option<Tag>, StoreError> {
+        let now = self.sys().clock.wall_or_floor();
+        self.commit(move |txn| settle(txn, number, parents.as_ref(), now)).await
+    }
+}
+
+fn settle(
+    txn: &mut Txn<'_>,
+    number: u64,
+    parents: Option<&Digest>,
+    now: UnixSeconds,
+) -> Result<Option<Tag>, StoreError> {
+    let entry = txn.get::<OutboxEntry>(&entry_key(number))?.ok_or(StoreError::NotFound)?;
+    let OutboxChange::Tag { tag, digest, .. } = &entry.change else {
+        return Err(StoreError::Invalid("only tags can conflict".to_owned()));
+    };
+    let repository = &entry.repository;
+    txn.delete(entry_key(number));
+    let mut kept = None;
+    if let Some(ours) = digest {
+        let name = conflict_tag(tag, &entry.id.origin, ours)?;
+        let any = Precondition::None;
+        tags::switch(txn, repository, &name, ours, &any, &Origin::Client, now)?;
+        kept = Some(name);
+    }
+    let waiting = txn.scan::<OutboxEntry>(&prefix(Kind::Outbox, &[]))?;
+    if waiting.iter().any(|(_, other)| other.is_of_tag(repository, tag)) {
+        return Ok(kept);
+    }
+    match parents {
+        Some(theirs) => {
+            let any = Precondition::None;
+            tags::switch(txn, repository, tag, theirs, &any, &Origin::Parent, now)?;
+        }
+        None if txn.get::<TagRow>(&tag_key(repository, tag))?.is_some() => {
+            txn.delete(tag_key(repository, tag));
+        }
+        None => {}
+    }
+    Ok(kept)
+}
+
+/// Where a node keeps its own content of a tag that its parent had moved meanwhile:
+/// `<tag, truncated>.conflict-<origin>-<12 hex digits>`.
+pub fn conflict_tag(
+    tag: &Tag,
+    origin: &ConnectedRegistryName,
+    digest: &Digest,
+) -> Result<Tag, StoreError> {
+    let hex = digest.hex();
+    let suffix = format!(".conflict-{origin}-{}", hex.get(..12).unwrap_or(&hex));
+    // The suffix has at most 73 characters, and a tag is ASCII.
+    let kept = tag.as_str().len().min(TAG_MAX - suffix.len());
+    let text = format!("{}{suffix}", &tag.as_str()[..kept]);
+    text.parse().map_err(|_| StoreError::Invalid(format!("'{text}' is no tag")))
+}
+
 /// Adds a change to the outbox when this node is a connected registry and the change is to go up.
 /// Call it in the command that makes the change.
 pub(super) fn enqueue(
@@ -88,7 +258,11 @@ pub(super) fn enqueue(
         return Ok(());
     };
     let counter = key(Kind::Node, &[b"outbox"]);
-    let sequence = txn.get::<LastOutbox>(&counter)?.map_or(0, |last| last.0) + 1;
+    // A device that lost its disk is activated anew, under a higher epoch: its numbers must not
+    // start again, or its parent would take new changes for ones that it has had.
+    let first = config.node.activation_epoch.saturating_mul(NUMBERS_PER_EPOCH);
+    let last = txn.get::<LastOutbox>(&counter)?.map_or(0, |last| last.0);
+    let sequence = last.max(first) + 1;
     let id = match origin {
         Origin::Parent => return Ok(()),
         Origin::Client => OutboxId { origin: config.node.name, sequence },
@@ -96,5 +270,114 @@ pub(super) fn enqueue(
     };
     txn.put(counter, &LastOutbox(sequence))?;
     let entry = OutboxEntry { id, repository: repository.clone(), change };
-    txn.put(key(Kind::Outbox, &[&sequence.to_be_bytes()]), &entry)
+    txn.put(entry_key(sequence), &entry)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::manifests::testing::{digest, push, store};
+    use super::super::node::testing::config;
+    use super::*;
+
+    async fn connected() -> Store {
+        let store = store();
+        let config = config(&["repositories/*/content/read"]);
+        store.apply_config(config, "v1".to_owned()).await.unwrap();
+        store
+    }
+
+    fn waiting(store: &Store) -> Vec<(String, Option<Digest>)> {
+        let entries = store.outbox(100).unwrap();
+        let tags = entries.into_iter().filter_map(|(_, entry)| match entry.change {
+            OutboxChange::Tag { tag, digest, .. } => Some((tag.to_string(), digest)),
+            _ => None,
+        });
+        tags.collect()
+    }
+
+    #[test]
+    fn f130_changes_wait_in_the_order_in_which_they_were_made() {
+        smol::block_on(async {
+            let store = connected().await;
+            push(&store, "app", 1, &["v1"]).await;
+            push(&store, "app", 2, &["v1", "v2"]).await;
+            let (app, v1): (RepositoryName, Tag) = ("app".parse().unwrap(), "v1".parse().unwrap());
+            let expected = [("v1", 1), ("v1", 2), ("v2", 2)]
+                .map(|(tag, number)| (tag.to_owned(), Some(digest(number))));
+            assert_eq!(waiting(&store), expected);
+            assert!(store.outbox_holds_tag(&app, &v1).unwrap());
+            assert!(store.outbox_holds_manifest(&app, &digest(2)).unwrap());
+            assert!(!store.outbox_holds_manifest(&app, &digest(3)).unwrap());
+            for _ in 0..2 {
+                let (number, _) = store.outbox(1).unwrap().remove(0);
+                store.outbox_done(number).await.unwrap();
+            }
+            assert!(!store.outbox_holds_tag(&app, &v1).unwrap());
+        });
+    }
+
+    #[test]
+    fn a_conflict_keeps_both_contents() {
+        smol::block_on(async {
+            let store = connected().await;
+            let (app, v1): (RepositoryName, Tag) = ("app".parse().unwrap(), "v1".parse().unwrap());
+            push(&store, "app", 9, &[]).await;
+            push(&store, "app", 1, &["v1"]).await;
+            push(&store, "app", 2, &["v1"]).await;
+            let tags: Vec<u64> = store
+                .outbox(100)
+                .unwrap()
+                .into_iter()
+                .filter(|(_, entry)| entry.is_of_tag(&app, &v1))
+                .map(|(number, _)| number)
+                .collect();
+            // A later change of the tag waits: the name stays with it.
+            let kept = store.outbox_conflict(tags[0], Some(digest(9))).await.unwrap().unwrap();
+            assert_eq!(kept.as_str(), "v1.conflict-dock01-010101010101");
+            assert_eq!(store.tag(&app, &kept).unwrap(), Some(digest(1)));
+            assert_eq!(store.tag(&app, &v1).unwrap(), Some(digest(2)));
+            // The rest of the chain becomes a conflict tag too, and the parent's content shows.
+            let kept = store.outbox_conflict(tags[1], Some(digest(9))).await.unwrap().unwrap();
+            assert_eq!(store.tag(&app, &kept).unwrap(), Some(digest(2)));
+            assert_eq!(store.tag(&app, &v1).unwrap(), Some(digest(9)));
+            assert!(!store.outbox_holds_tag(&app, &v1).unwrap());
+            assert!(store.outbox_holds_tag(&app, &kept).unwrap());
+        });
+    }
+
+    #[test]
+    fn a_conflict_with_a_removal_keeps_the_removal() {
+        smol::block_on(async {
+            let store = connected().await;
+            let (app, v1): (RepositoryName, Tag) = ("app".parse().unwrap(), "v1".parse().unwrap());
+            push(&store, "app", 1, &["v1"]).await;
+            let (number, _) = store.outbox(1).unwrap().remove(0);
+            let kept = store.outbox_conflict(number, None).await.unwrap().unwrap();
+            assert_eq!(store.tag(&app, &v1).unwrap(), None);
+            assert_eq!(store.tag(&app, &kept).unwrap(), Some(digest(1)));
+        });
+    }
+
+    #[test]
+    fn conflict_tags_fit() {
+        let tag: Tag = "t".repeat(128).parse().unwrap();
+        let origin = "a".repeat(50).parse().unwrap();
+        let name = conflict_tag(&tag, &origin, &digest(1)).unwrap();
+        assert_eq!(name.as_str().len(), 128);
+        assert!(name.as_str().ends_with("-010101010101"));
+    }
+
+    #[test]
+    fn refused_changes_are_kept() {
+        smol::block_on(async {
+            let store = connected().await;
+            push(&store, "app", 1, &["v1"]).await;
+            let (number, entry) = store.outbox(1).unwrap().remove(0);
+            store.outbox_refused(number, "too large".to_owned()).await.unwrap();
+            assert_eq!(store.outbox(1).unwrap(), []);
+            let letters = store.dead_letters(10).unwrap();
+            assert_eq!(letters.len(), 1);
+            assert_eq!((&letters[0].1.entry, letters[0].1.reason.as_str()), (&entry, "too large"));
+        });
+    }
 }
