@@ -60,7 +60,7 @@ fn node(role: Role, login_server: Option<&str>) -> Node {
         identity: keys::make().unwrap(),
     };
     let auth = Auth::new(store.clone(), options).unwrap();
-    Node { tokens: Tokens::new(store.clone(), auth.clone()), store, auth, clock }
+    Node { tokens: Tokens::new(&store, auth.clone()), store, auth, clock }
 }
 
 impl Node {
