@@ -1,5 +1,7 @@
 //! Management commands over a store in memory, as the command line sends them.
 
+#![allow(clippy::needless_pass_by_value, reason = "bodies are written in place")]
+
 mod registries;
 mod tokens;
 
