@@ -238,11 +238,9 @@ impl Login {
         let mut granted = Access::new(&asked.kind, &asked.name, &[]);
         match asked.kind.as_str() {
             "repository" => self.grant_repository(asked, &mut granted),
-            "registry" if asked.name == "catalog" => {
-                // Only `*` exists, even for reading; the list is filtered when it is made.
-                if asked.actions.iter().any(|action| action == "*") {
-                    granted.add("*");
-                }
+            // Only `*` exists, even for reading; the list is filtered when it is made.
+            "registry" if asked.name == "catalog" && asked.actions.iter().any(|a| a == "*") => {
+                granted.add("*");
             }
             "gateway" => self.grant_gateway(asked, &mut granted),
             _ => {}

@@ -165,3 +165,6 @@ fn owner(txn: &Txn<'_>, map: &ScopeMapName) -> Result<Option<ConnectedRegistry>,
 fn lost(name: &ConnectedRegistryName) -> StoreError {
     StoreError::Corrupt(format!("the parent, sync token or scope map of '{name}' is gone"))
 }
+
+#[cfg(test)]
+mod tests;

@@ -204,7 +204,7 @@ impl Store {
         refuse_ambiguity("client token ids", &add, &remove)?;
         self.commit(move |txn| {
             let mut registry = load(txn, &name)?.ok_or(StoreError::NotFound)?;
-            let kept = registry.client_tokens.iter().cloned().filter(|t| !remove.contains(t));
+            let kept = registry.client_tokens.iter().filter(|t| !remove.contains(t)).cloned();
             registry.client_tokens = check_client_tokens(txn, kept.chain(add.clone()).collect())?;
             apply(&mut registry, update.settings)?;
             txn.put(connected_registry_key(&name), &registry)?;

@@ -22,8 +22,8 @@ pub struct Tokens {
 
 impl Tokens {
     /// Issues what `auth` allows.
-    pub fn new(store: Store, auth: Auth) -> Tokens {
-        Tokens { store, auth }
+    pub fn new(store: &Store, auth: Auth) -> Tokens {
+        Tokens { store: store.clone(), auth }
     }
 
     /// Whether a path belongs to these endpoints.

@@ -1,0 +1,127 @@
+//! `/healthz`, `/readyz`, `/metrics`, and `status`.
+
+use serde_json::{Value, json};
+
+use super::Admin;
+use super::fault::Fault;
+use super::tokens::Nothing;
+use crate::http::{Method, Reply, ReplyBody, Request};
+use crate::types::Role;
+
+/// The Prometheus text format.
+const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+impl Admin {
+    /// The answer to a health or metrics request; `None` for any other path.
+    pub(super) fn health(&self, request: &Request) -> Option<Reply> {
+        let reply = match request.path.as_str() {
+            "/healthz" => text(200, "ok\n"),
+            "/readyz" => match self.unready() {
+                None => text(200, "ready\n"),
+                Some(why) => text(503, &format!("not ready: {why}\n")).with("retry-after", "5"),
+            },
+            "/metrics" => Reply::bytes(200, METRICS_TYPE, self.metrics()),
+            _ => return None,
+        };
+        Some(match request.method {
+            Method::Get => reply,
+            Method::Head => without_body(reply),
+            _ => text(405, "use GET or HEAD\n").with("allow", "GET, HEAD"),
+        })
+    }
+
+    /// Why the node cannot serve clients just now.
+    fn unready(&self) -> Option<&'static str> {
+        match self.store.self_config() {
+            Err(_) => Some("the store cannot be read"),
+            Ok(None) if self.options.role == Role::Connected => {
+                Some("this connected registry has not been activated yet")
+            }
+            Ok(_) => None,
+        }
+    }
+
+    /// What the node is and how it does.
+    pub(super) fn status(&self, _: Nothing) -> Result<Value, Fault> {
+        let config = self.store.self_config()?;
+        let view = self.store.sync_view();
+        let mut value = json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "role": match self.options.role {
+                Role::Root => "root",
+                Role::Connected => "connected",
+            },
+            "registry": self.registry_name(),
+            "loginServer": self.options.login_server,
+            "ready": self.unready().is_none(),
+            "storeSequence": self.store.sequence(),
+            "clockTrusted": self.store.sys().clock.wall().is_some(),
+        });
+        if self.options.role == Role::Root {
+            value["gatewayEndpoint"] = self.options.gateway_endpoint.clone().into();
+            value["connectedRegistries"] = self.store.connected_registries()?.len().into();
+        } else {
+            value["connectedRegistry"] = config.map_or(Value::Null, |config| {
+                json!({
+                    "name": config.node.name,
+                    "mode": config.node.mode.name(),
+                    "parent": config.node.parent,
+                    "schedule": config.node.schedule.to_string(),
+                    "clientTokens": config.node.client_tokens,
+                    "children": config.children.len(),
+                })
+            });
+            value["sync"] = json!({
+                "parentOnline": view.online,
+                "waitingForWindow": view.waiting_for_window,
+                "repositories": view.synced,
+            });
+        }
+        Ok(value)
+    }
+
+    /// Every counter in the Prometheus text format.
+    fn metrics(&self) -> String {
+        let metrics = &self.store.sys().metrics;
+        let mut text = String::new();
+        let mut sample = |name: &str, kind: &str, help: &str, value: u64| {
+            text.push_str(&format!(
+                "# HELP skerry_{name} {help}\n# TYPE skerry_{name} {kind}\nskerry_{name} {value}\n"
+            ));
+        };
+        for (name, help, counter) in [
+            ("requests_total", "Requests answered.", &metrics.requests),
+            ("requests_refused_total", "Requests answered with 4xx.", &metrics.requests_refused),
+            ("requests_failed_total", "Requests answered with 5xx.", &metrics.requests_failed),
+            ("panics_total", "Handlers that panicked.", &metrics.panics),
+            ("sent_bytes_total", "Body bytes sent.", &metrics.bytes_sent),
+            ("received_bytes_total", "Body bytes received.", &metrics.bytes_received),
+            ("journal_groups_total", "Journal groups made durable.", &metrics.journal_groups),
+            ("journal_bytes_total", "Journal bytes written.", &metrics.journal_bytes),
+            (
+                "sync_fetched_bytes_total",
+                "Content bytes fetched from the parent.",
+                &metrics.sync_bytes_fetched,
+            ),
+            ("sync_requests_total", "Requests sent to the parent.", &metrics.sync_requests),
+        ] {
+            sample(name, "counter", help, counter.get());
+        }
+        let sequence = self.store.sequence();
+        sample("store_sequence", "gauge", "Sequence of the last durable record.", sequence);
+        let ready = u64::from(self.unready().is_none());
+        sample("ready", "gauge", "Whether the node can serve clients.", ready);
+        text
+    }
+}
+
+fn text(status: u16, body: &str) -> Reply {
+    Reply::bytes(status, "text/plain; charset=utf-8", body)
+}
+
+fn without_body(mut reply: Reply) -> Reply {
+    if let ReplyBody::Bytes(bytes) = &reply.body {
+        reply.body = ReplyBody::Head(bytes.len() as u64);
+    }
+    reply
+}

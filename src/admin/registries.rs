@@ -1,0 +1,226 @@
+//! `connected-registry …`
+
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::Admin;
+use super::fault::Fault;
+use super::print::print_credentials;
+use super::tokens::Named;
+use crate::store::connected_registries::{
+    ConnectedRegistryUpdate, NewConnectedRegistry, Settings, descendants_of,
+};
+use crate::types::schedule::Schedule;
+use crate::types::time::parse_duration_s;
+use crate::types::{ConnectedRegistryName, Mode, RepositoryPattern, TokenName};
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub(super) struct CreateRegistry {
+    name: ConnectedRegistryName,
+    parent: Option<ConnectedRegistryName>,
+    #[serde(default)]
+    repository: Vec<RepositoryPattern>,
+    sync_token: Option<TokenName>,
+    mode: Option<String>,
+    #[serde(default)]
+    client_tokens: Vec<TokenName>,
+    sync_schedule: Option<String>,
+    sync_window: Option<String>,
+    sync_message_ttl: Option<String>,
+    log_level: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub(super) struct UpdateRegistry {
+    name: ConnectedRegistryName,
+    #[serde(default)]
+    add_client_tokens: Vec<TokenName>,
+    #[serde(default)]
+    remove_client_tokens: Vec<TokenName>,
+    sync_schedule: Option<String>,
+    sync_window: Option<String>,
+    sync_message_ttl: Option<String>,
+    log_level: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct DeleteRegistry {
+    name: ConnectedRegistryName,
+    #[serde(default)]
+    cleanup: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub(super) struct ListRegistries {
+    parent: Option<ConnectedRegistryName>,
+    #[serde(default)]
+    no_children: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct UpdatePermissions {
+    name: ConnectedRegistryName,
+    #[serde(default)]
+    add: Vec<RepositoryPattern>,
+    #[serde(default)]
+    remove: Vec<RepositoryPattern>,
+}
+
+/// How messages about a missing one name it.
+const KIND: &str = "connected registry";
+
+impl Admin {
+    pub(super) async fn registry_create(&self, new: CreateRegistry) -> Result<Value, Fault> {
+        let settings = settings(
+            new.sync_schedule.as_deref(),
+            new.sync_window.as_deref(),
+            new.sync_message_ttl.as_deref(),
+            new.log_level,
+        )?;
+        let mode = new.mode.as_deref().map(str::parse::<Mode>).transpose();
+        let mode_given = new.mode.is_some();
+        let (node, passwords) = self
+            .store
+            .connected_registry_create(NewConnectedRegistry {
+                name: new.name,
+                mode: mode.map_err(|error| Fault::invalid(format!("{error}.")))?,
+                parent: new.parent,
+                repositories: new.repository,
+                sync_token: new.sync_token,
+                client_tokens: new.client_tokens,
+                settings,
+            })
+            .await?;
+        log::info!("created connected registry name={} mode={}", node.name, node.mode);
+        let mut value = self.print_registry(&node)?;
+        if !passwords.is_empty() {
+            let credentials = print_credentials(node.sync_token.as_str(), &passwords);
+            value["syncToken"] = json!({ "name": node.sync_token, "credentials": credentials });
+        }
+        if !mode_given {
+            let text = format!(
+                "No mode was given: '{}' is {}. The mode cannot be changed later.",
+                node.name, node.mode
+            );
+            value["warnings"] = json!([text]);
+        }
+        Ok(value)
+    }
+
+    pub(super) async fn registry_update(&self, change: UpdateRegistry) -> Result<Value, Fault> {
+        let update = ConnectedRegistryUpdate {
+            add_client_tokens: change.add_client_tokens,
+            remove_client_tokens: change.remove_client_tokens,
+            settings: settings(
+                change.sync_schedule.as_deref(),
+                change.sync_window.as_deref(),
+                change.sync_message_ttl.as_deref(),
+                change.log_level,
+            )?,
+        };
+        let updated = self.store.connected_registry_update(change.name.clone(), update).await;
+        let node = updated.map_err(|error| Fault::of(error, KIND, &change.name))?;
+        log::info!("updated connected registry name={}", node.name);
+        self.print_registry(&node)
+    }
+
+    pub(super) async fn registry_delete(&self, which: DeleteRegistry) -> Result<Value, Fault> {
+        let deleted = self.store.connected_registry_delete(which.name.clone(), which.cleanup).await;
+        deleted.map_err(|error| Fault::of(error, KIND, &which.name))?;
+        log::info!("deleted connected registry name={} cleanup={}", which.name, which.cleanup);
+        Ok(Value::Null)
+    }
+
+    pub(super) async fn registry_deactivate(
+        &self,
+        which: Named<ConnectedRegistryName>,
+    ) -> Result<Value, Fault> {
+        let deactivated = self.store.connected_registry_deactivate(which.name.clone()).await;
+        let node = deactivated.map_err(|error| Fault::of(error, KIND, &which.name))?;
+        log::info!("deactivated connected registry name={}", which.name);
+        self.print_registry(&node)
+    }
+
+    pub(super) fn registry_show(
+        &self,
+        which: &Named<ConnectedRegistryName>,
+    ) -> Result<Value, Fault> {
+        self.print_registry(&self.registry(&which.name)?)
+    }
+
+    /// All, the descendants of one, those directly below the root, or the direct children of one.
+    pub(super) fn registry_list(&self, which: &ListRegistries) -> Result<Value, Fault> {
+        let all = self.all_registries()?;
+        let chosen = match &which.parent {
+            Some(parent) if !all.iter().any(|node| node.name == *parent) => {
+                return Err(Fault::not_found(format!(
+                    "Parent connected registry '{parent}' doesn't exist."
+                )));
+            }
+            Some(parent) if !which.no_children => descendants_of(&all, parent),
+            parent if which.no_children => {
+                all.into_iter().filter(|node| node.parent == *parent).collect()
+            }
+            _ => all,
+        };
+        chosen.iter().map(|node| self.print_registry(node)).collect()
+    }
+
+    pub(super) fn client_tokens(
+        &self,
+        which: &Named<ConnectedRegistryName>,
+    ) -> Result<Value, Fault> {
+        let node = self.registry(&which.name)?;
+        let print = |name| Ok(self.print_token(&self.token(name)?, &[]));
+        node.client_tokens.iter().map(print).collect()
+    }
+
+    pub(super) fn permissions_show(
+        &self,
+        which: &Named<ConnectedRegistryName>,
+    ) -> Result<Value, Fault> {
+        let node = self.registry(&which.name)?;
+        let token = self.token(&node.sync_token)?;
+        Ok(self.print_scope_map(&self.scope_map(&token.scope_map)?))
+    }
+
+    pub(super) async fn permissions_update(
+        &self,
+        change: UpdatePermissions,
+    ) -> Result<Value, Fault> {
+        let name = change.name;
+        let updated = self.store.permissions_update(name.clone(), change.add, change.remove).await;
+        let map = updated.map_err(|error| Fault::of(error, KIND, &name))?;
+        log::info!("updated permissions connected_registry={name}");
+        Ok(self.print_scope_map(&map))
+    }
+}
+
+fn settings(
+    schedule: Option<&str>,
+    window: Option<&str>,
+    message_ttl: Option<&str>,
+    log_level: Option<String>,
+) -> Result<Settings, Fault> {
+    let schedule = schedule.map(str::parse::<Schedule>).transpose();
+    Ok(Settings {
+        schedule: schedule.map_err(|error| Fault::invalid(format!("{error}.")))?,
+        sync_window_s: window.map(|text| duration("sync window", text)).transpose()?,
+        message_ttl_s: message_ttl.map(|text| duration("message TTL", text)).transpose()?,
+        log_level,
+    })
+}
+
+fn duration(what: &str, text: &str) -> Result<u64, Fault> {
+    parse_duration_s(text).ok_or_else(|| {
+        Fault::invalid(format!(
+            "The {what} '{text}' is no ISO 8601 duration in days, hours, minutes and seconds, \
+             such as P2D or PT3H."
+        ))
+    })
+}

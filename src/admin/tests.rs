@@ -1,0 +1,191 @@
+//! Management commands over a store in memory, as the command line sends them.
+
+#![allow(clippy::needless_pass_by_value, reason = "bodies are written in place")]
+
+mod registries;
+mod tokens;
+
+use std::sync::Mutex;
+
+use serde_json::{Value, json};
+
+use super::*;
+use crate::http::ReplyBody;
+use crate::http::request::Body;
+use crate::store::node::self_config_key;
+use crate::sys::{Spawner, Sys};
+use crate::types::message::NodeConfig;
+
+/// Children are in contact when the test says so.
+#[derive(Default)]
+struct TestContact(Mutex<bool>);
+
+impl Contact for TestContact {
+    fn state(
+        &self,
+        _: &ConnectedRegistry,
+        reported: ConnectionState,
+        _: Option<UnixSeconds>,
+    ) -> ConnectionState {
+        if *self.0.lock().unwrap() { reported } else { ConnectionState::Offline }
+    }
+
+    fn last_seen(&self, _: &ConnectedRegistryName) -> Option<UnixSeconds> {
+        None
+    }
+}
+
+struct Node {
+    store: Store,
+    admin: Admin,
+    contact: Arc<TestContact>,
+}
+
+fn node_with(role: Role, scheme: &str, ca_fingerprint: Option<String>) -> Node {
+    let store = Store::in_memory(Sys::real(Spawner::new()));
+    let contact = Arc::new(TestContact::default());
+    let options = AdminOptions {
+        role,
+        registry_name: "myregistry".into(),
+        login_server: "reg.example:5000".into(),
+        gateway_endpoint: "reg.site.data.example:5001".into(),
+        scheme: scheme.into(),
+        ca_fingerprint,
+    };
+    let admin = Admin::new(store.clone(), options, contact.clone());
+    Node { store, admin, contact }
+}
+
+fn root() -> Node {
+    node_with(Role::Root, "https", None)
+}
+
+impl Node {
+    fn request(&self, method: Method, path: &str, body: &str, management: bool) -> (Reply, String) {
+        let bytes = body.as_bytes().to_vec();
+        let len = Some(bytes.len() as u64);
+        let mut request = Request {
+            method,
+            path: path.to_owned(),
+            query: Vec::new(),
+            headers: Vec::new(),
+            host: None,
+            peer: None,
+            secure: false,
+            body: Body::new(smol::io::Cursor::new(bytes), len),
+        };
+        let reply = smol::block_on(self.admin.handle(&mut request, management));
+        let text = match &reply.body {
+            ReplyBody::Bytes(bytes) => String::from_utf8(bytes.clone()).unwrap(),
+            _ => String::new(),
+        };
+        (reply, text)
+    }
+
+    fn call(&self, verb: &str, body: &Value) -> (u16, Value) {
+        let path = format!("/admin/v1/{verb}");
+        let (reply, text) = self.request(Method::Post, &path, &body.to_string(), true);
+        (reply.status, serde_json::from_str(&text).unwrap())
+    }
+
+    fn ok(&self, verb: &str, body: Value) -> Value {
+        let (status, value) = self.call(verb, &body);
+        assert_eq!(status, 200, "{verb} {body}: {value}");
+        value
+    }
+
+    /// A refused command: its status and message.
+    fn refused(&self, verb: &str, body: Value) -> (u16, String) {
+        let before = self.store.sequence();
+        let (status, value) = self.call(verb, &body);
+        assert!(status >= 400, "{verb} {body}: {value}");
+        assert_eq!(self.store.sequence(), before, "a refused command changes nothing");
+        assert!(value["error"]["code"].is_string());
+        (status, value["error"]["message"].as_str().unwrap().to_owned())
+    }
+
+    fn actions(&self, map: &str) -> Vec<String> {
+        let shown = self.ok("scope-map/show", json!({ "name": map }));
+        serde_json::from_value(shown["actions"].clone()).unwrap()
+    }
+}
+
+#[test]
+fn a_connected_registry_shows_and_leaves_changes_to_the_root() {
+    let root = root();
+    root.ok("connected-registry/create", json!({ "name": "dock01", "repository": ["a"] }));
+    root.ok(
+        "connected-registry/create",
+        json!({ "name": "ship01", "repository": ["a"], "parent": "dock01" }),
+    );
+    let get = |name: &str| root.store.connected_registry(&name.parse().unwrap()).unwrap().unwrap();
+    let token = |name: &str| root.store.token(&name.parse().unwrap()).unwrap().unwrap();
+    let device = node_with(Role::Connected, "http", None);
+    let (reply, _) = device.request(Method::Get, "/readyz", "", false);
+    assert_eq!((reply.status, reply.header("retry-after")), (503, Some("5")));
+    let config = NodeConfig {
+        registry: "theroot".into(),
+        node: get("dock01"),
+        sync_token: token("dock01"),
+        client_tokens: Vec::new(),
+        children: vec![get("ship01")],
+        child_tokens: vec![token("ship01")],
+        scope_maps: root.store.scope_maps().unwrap(),
+        descendants: Vec::new(),
+    };
+    smol::block_on(device.store.commit(move |txn| txn.put(self_config_key(), &config))).unwrap();
+    for (verb, body) in [
+        ("token/create", json!({ "name": "my-token", "scopeMap": "dock01" })),
+        ("connected-registry/get-settings", json!({ "name": "ship01" })),
+        ("connected-registry/permissions-update", json!({ "name": "ship01", "add": ["b"] })),
+    ] {
+        let (status, message) = device.refused(verb, body);
+        assert_eq!(status, 409);
+        assert!(message.contains("'theroot'"), "{message}");
+    }
+    assert_eq!(device.ok("connected-registry/list", json!({})).as_array().unwrap().len(), 2);
+    assert_eq!(device.ok("token/list", json!({})).as_array().unwrap().len(), 2);
+    let map = device.ok("connected-registry/permissions-show", json!({ "name": "ship01" }));
+    assert_eq!(map["name"], "ship01");
+    let status = device.ok("status", json!({}));
+    assert_eq!(
+        (&status["role"], &status["connectedRegistry"]["name"]),
+        (&"connected".into(), &"dock01".into())
+    );
+    assert_eq!(device.request(Method::Get, "/readyz", "", false).0.status, 200);
+}
+
+#[test]
+fn health_metrics_and_designed_refusals() {
+    let node = root();
+    node.store.sys().metrics.requests.add(3);
+    let (reply, text) = node.request(Method::Get, "/metrics", "", false);
+    assert_eq!(reply.status, 200);
+    assert!(text.contains("\nskerry_requests_total 3\n"), "{text}");
+    for line in text.lines().filter(|line| !line.starts_with('#')) {
+        let (name, value) = line.split_once(' ').unwrap();
+        assert!(text.contains(&format!("# TYPE {name} ")) && value.parse::<u64>().is_ok());
+    }
+    assert_eq!(node.request(Method::Get, "/healthz", "", false).1, "ok\n");
+    assert_eq!(node.request(Method::Head, "/healthz", "", false).1, "");
+    assert_eq!(node.request(Method::Post, "/healthz", "", false).0.status, 405);
+    assert_eq!(node.ok("status", json!({}))["role"], "root");
+    assert_eq!(node.ok("status", json!({}))["connectedRegistries"], 0);
+    let long = " ".repeat(usize::try_from(SMALL_BODY_BYTES_MAX).unwrap() + 1);
+    for (method, path, body, management, status) in [
+        (Method::Post, "/admin/v1/status", "", true, 200),
+        (Method::Post, "/admin/v1/status", "", false, 404),
+        (Method::Get, "/admin/v1/status", "", true, 405),
+        (Method::Post, "/admin/v1/status", "{", true, 400),
+        (Method::Post, "/admin/v1/status", "[]", true, 400),
+        (Method::Post, "/admin/v1/status", r#"{"a":1}"#, true, 400),
+        (Method::Post, "/admin/v1/status", &long, true, 413),
+        (Method::Get, "/elsewhere", "", true, 404),
+    ] {
+        assert_eq!(
+            node.request(method, path, body, management).0.status,
+            status,
+            "{path} {status}"
+        );
+    }
+}
