@@ -6,14 +6,16 @@
 //! the journal, made durable with one fdatasync, applied to the index, and only then acknowledged.
 
 pub mod blobs;
+mod cascade;
 pub mod connected_registries;
+mod delivered;
+mod error;
 pub mod feed;
+pub mod inbox;
 pub mod index;
 pub mod manifests;
 pub mod node;
 pub mod outbox;
-mod cascade;
-mod delivered;
 pub mod passwords;
 pub mod referrers;
 pub mod repositories;
@@ -23,7 +25,6 @@ pub mod tags;
 pub mod tokens;
 pub mod txn;
 pub mod uploads;
-mod error;
 
 pub use error::StoreError;
 pub use manifests::{ManifestRow, PutManifest, PutOutcome};

@@ -11,6 +11,9 @@ use crate::types::limits::TAG_MAX;
 use crate::types::message::NodeConfig;
 use crate::types::{ConnectedRegistryName, Digest, RepositoryName, Tag, UnixSeconds};
 
+/// Changes that one instance can make before its numbers reach those of the next epoch.
+const NUMBERS_PER_EPOCH: u64 = 1 << 40;
+
 /// Who made a change.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Origin {
@@ -255,7 +258,11 @@ pub(super) fn enqueue(
         return Ok(());
     };
     let counter = key(Kind::Node, &[b"outbox"]);
-    let sequence = txn.get::<LastOutbox>(&counter)?.map_or(0, |last| last.0) + 1;
+    // A device that lost its disk is activated anew, under a higher epoch: its numbers must not
+    // start again, or its parent would take new changes for ones that it has had.
+    let first = config.node.activation_epoch.saturating_mul(NUMBERS_PER_EPOCH);
+    let last = txn.get::<LastOutbox>(&counter)?.map_or(0, |last| last.0);
+    let sequence = last.max(first) + 1;
     let id = match origin {
         Origin::Parent => return Ok(()),
         Origin::Client => OutboxId { origin: config.node.name, sequence },

@@ -49,6 +49,12 @@ pub enum Reason {
     StoreUnavailable,
     /// The content failed its check and is being healed.
     ContentDamaged,
+    /// Another instance serves this connected registry.
+    AlreadyActivated,
+    /// The connected registry was deactivated: start the instance anew to activate it.
+    NotActivated,
+    /// The position in the change feed is unknown or too old: reconcile.
+    FeedGone,
 }
 
 impl Reason {
@@ -78,6 +84,9 @@ impl Reason {
             Reason::DiskReserve => "disk_reserve",
             Reason::StoreUnavailable => "store_unavailable",
             Reason::ContentDamaged => "content_damaged",
+            Reason::AlreadyActivated => "already_activated",
+            Reason::NotActivated => "not_activated",
+            Reason::FeedGone => "feed_gone",
         }
     }
 }

@@ -1,0 +1,173 @@
+//! Who was in contact when: in memory only, because a poll writes nothing.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use crate::sys::Sys;
+use crate::types::connected_registry::ConnectionState;
+use crate::types::{ConnectedRegistry, ConnectedRegistryName, UnixSeconds};
+
+/// A continuous child calls at least every [`CALL_INTERVAL`], or has a poll waiting; after this
+/// time without either it is Offline.
+pub const ONLINE_FOR: Duration = Duration::from_secs(45);
+
+/// A child that has no poll waiting, because it is fetching content, calls this often.
+pub const CALL_INTERVAL: Duration = Duration::from_secs(15);
+
+/// A scheduled child is Offline after this many missed occurrences.
+const MISSED_OCCURRENCES: usize = 3;
+
+/// The last contact with each child.
+pub struct Contacts {
+    sys: Sys,
+    children: Mutex<BTreeMap<ConnectedRegistryName, Contact>>,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Contact {
+    at: Duration,
+    wall: Option<UnixSeconds>,
+    polls: u32,
+}
+
+impl Contacts {
+    /// Nobody was in contact yet.
+    pub fn new(sys: &Sys) -> Arc<Contacts> {
+        Arc::new(Contacts { sys: sys.clone(), children: Mutex::default() })
+    }
+
+    /// Notes a call.
+    pub fn touch(&self, name: &ConnectedRegistryName) {
+        self.update(name, |_| {});
+    }
+
+    /// Notes a poll; the child stays in contact until the guard is dropped.
+    pub fn poll(self: &Arc<Self>, name: &ConnectedRegistryName) -> PollGuard {
+        self.update(name, |contact| contact.polls += 1);
+        PollGuard { contacts: self.clone(), name: name.clone() }
+    }
+
+    /// When the child was last in contact: now, while a poll waits.
+    pub fn last_seen(&self, name: &ConnectedRegistryName) -> Option<UnixSeconds> {
+        let contact = self.lock().get(name).copied()?;
+        let now = self.sys.clock.wall();
+        if contact.polls > 0 { now.or(contact.wall) } else { contact.wall }
+    }
+
+    /// What to call the child's state: its own word while it is in contact, Offline otherwise.
+    /// `stored` is the last contact known from before this process, if any.
+    pub fn state(
+        &self,
+        node: &ConnectedRegistry,
+        reported: ConnectionState,
+        stored: Option<UnixSeconds>,
+    ) -> ConnectionState {
+        let contact = self.lock().get(&node.name).copied();
+        let recent = contact.is_some_and(|contact| {
+            contact.polls > 0 || self.sys.clock.monotonic().saturating_sub(contact.at) < ONLINE_FOR
+        });
+        let last = contact.and_then(|contact| contact.wall).max(stored);
+        if !recent && !is_on_schedule(node, last, self.sys.clock.wall()) {
+            return ConnectionState::Offline;
+        }
+        match reported {
+            ConnectionState::Offline => ConnectionState::Online,
+            other => other,
+        }
+    }
+
+    fn update(&self, name: &ConnectedRegistryName, change: impl FnOnce(&mut Contact)) {
+        let mut children = self.lock();
+        let contact = children.entry(name.clone()).or_default();
+        contact.at = self.sys.clock.monotonic();
+        contact.wall = self.sys.clock.wall();
+        change(contact);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<ConnectedRegistryName, Contact>> {
+        // A panic elsewhere leaves whole entries behind.
+        self.children.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whether a scheduled node was in contact since the third last occurrence.
+fn is_on_schedule(
+    node: &ConnectedRegistry,
+    last: Option<UnixSeconds>,
+    now: Option<UnixSeconds>,
+) -> bool {
+    if node.schedule.is_continuous() {
+        return false;
+    }
+    let (Some(last), Some(mut at)) = (last, now) else {
+        return false;
+    };
+    for _ in 0..MISSED_OCCURRENCES {
+        let Some(occurrence) = node.schedule.last_until(at) else {
+            return true;
+        };
+        if last >= occurrence || occurrence.0 == 0 {
+            return true;
+        }
+        at = UnixSeconds(occurrence.0 - 1);
+    }
+    false
+}
+
+/// A waiting poll.
+pub struct PollGuard {
+    contacts: Arc<Contacts>,
+    name: ConnectedRegistryName,
+}
+
+impl Drop for PollGuard {
+    fn drop(&mut self) {
+        self.contacts.update(&self.name, |contact| {
+            contact.polls = contact.polls.saturating_sub(1);
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::node::testing::connected_registry;
+    use crate::sys::Spawner;
+
+    fn at(text: &str) -> Option<UnixSeconds> {
+        Some(UnixSeconds::parse_rfc3339(text).unwrap())
+    }
+
+    #[test]
+    fn f035_a_waiting_poll_is_contact() {
+        let contacts = Contacts::new(&Sys::real(Spawner::new()));
+        let node = connected_registry("dock01", None);
+        let state = |reported| contacts.state(&node, reported, None);
+        assert_eq!(state(ConnectionState::Online), ConnectionState::Offline);
+        let poll = contacts.poll(&node.name);
+        assert_eq!(state(ConnectionState::Offline), ConnectionState::Online);
+        assert_eq!(state(ConnectionState::Unhealthy), ConnectionState::Unhealthy);
+        drop(poll);
+        assert_eq!(state(ConnectionState::Online), ConnectionState::Online);
+        assert!(contacts.last_seen(&node.name).is_some());
+    }
+
+    #[test]
+    fn a_scheduled_node_may_miss_two_occurrences() {
+        let mut node = connected_registry("dock01", None);
+        node.schedule = "0 12 * * *".parse().unwrap();
+        let now = at("2026-11-21T13:00:00Z");
+        for (last, good) in [
+            ("2026-11-21T12:00:01Z", true),
+            ("2026-11-19T12:30:00Z", true),
+            ("2026-11-19T11:00:00Z", false),
+        ] {
+            assert_eq!(is_on_schedule(&node, at(last), now), good, "{last}");
+        }
+        assert!(!is_on_schedule(&node, None, now));
+        assert!(!is_on_schedule(&node, at("2026-11-21T12:00:01Z"), None));
+        node.schedule = "* * * * *".parse().unwrap();
+        assert!(!is_on_schedule(&node, now, now));
+    }
+}

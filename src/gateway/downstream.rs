@@ -1,0 +1,469 @@
+//! What a parent answers to its children: the root and every connected registry alike.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::contacts::Contacts;
+use super::directory::Directory;
+use super::feed::{project, referrer_of_key};
+use super::wire::{self, ActivationAnswer, ActivationRequest, BODY_BYTES_MAX, Wire};
+use super::{instances, told};
+use crate::auth::{Auth, Presented, Principal};
+use crate::http::request::BodyError;
+use crate::http::{Method, Reply, Request};
+use crate::store::referrers::ReferrerRow;
+use crate::store::row::{Kind, prefix};
+use crate::store::{Store, StoreError};
+use crate::types::connected_registry::{Activation, StatusReport};
+use crate::types::limits::{PAGE_MAX, POLL_WAIT_MAX};
+use crate::types::message::{Batch, Item, Listing, Message, TagEntry};
+use crate::types::{
+    ConnectedRegistry, ConnectedRegistryName, Cursor, Digest, GatewayAction, Reason, Refusal,
+    RepositoryName, Role, Tag,
+};
+
+/// Where the gateway's paths begin.
+pub const PREFIX: &str = "/gateway/v1/";
+
+/// The header in which an instance names itself, so that a copy of its disk is found out.
+pub const INSTANCE: &str = "skerry-instance";
+
+/// Journal that one batch of messages is made of, bytes: a batch stays far below the largest body.
+const BATCH_BYTES: usize = 256 * 1024;
+
+/// Referrers in one listing. Over it the rest is left to the messages of later pushes; a
+/// repository with that many does not occur.
+const REFERRERS_MAX: usize = 50_000;
+
+/// ACR's words (ACR.md section 1.3).
+const ALREADY_ACTIVATED: &str = "Failed to activate the connected registry as it is already \
+                                 activated by another instance. Only one instance is supported at \
+                                 any time.";
+
+/// What this node is.
+pub struct GatewayOptions {
+    /// The root, or a connected registry with children of its own.
+    pub role: Role,
+    /// The name of the root; a connected registry passes on what it was sent.
+    pub registry: String,
+    /// Shared with whoever shows the state of children.
+    pub contacts: Arc<Contacts>,
+}
+
+/// Answers the gateway's calls.
+pub struct Gateway {
+    store: Store,
+    auth: Auth,
+    directory: Directory,
+    contacts: Arc<Contacts>,
+    told: told::Told,
+}
+
+impl Gateway {
+    /// A gateway over this store.
+    pub fn new(store: Store, auth: Auth, options: GatewayOptions) -> Gateway {
+        let directory = Directory::new(store.clone(), options.role, options.registry);
+        let told = told::Told::default();
+        Gateway { store, auth, directory, contacts: options.contacts, told }
+    }
+
+    /// Answers one request below [`PREFIX`].
+    pub async fn handle(&self, request: &mut Request) -> Reply {
+        match self.answer(request).await {
+            Ok(reply) => reply,
+            Err(refusal) => refusal.into(),
+        }
+    }
+
+    async fn answer(&self, request: &mut Request) -> Result<Reply, Refusal> {
+        let (name, call) = route(request)?;
+        let caller = self.admit(request, &name, call.action())?;
+        match call {
+            Call::Activation => self.activation(request, &caller).await,
+            Call::Config => self.config(request, &caller).await,
+            Call::Status => self.status(request, &caller).await,
+            Call::Messages => self.messages(request, &caller).await,
+            Call::Repository(repository) => self.repository(request, &caller, &repository),
+        }
+    }
+
+    /// Who asks must be the connected registry itself or stand above it, with a scope map that
+    /// names the action.
+    fn admit(
+        &self,
+        request: &Request,
+        name: &ConnectedRegistryName,
+        action: GatewayAction,
+    ) -> Result<Caller, Refusal> {
+        let presented = Presented {
+            authorization: request.header("authorization"),
+            host: request.host.as_deref(),
+            secure: request.secure,
+            peer: request.peer.map(|peer| peer.ip()),
+        };
+        let authorized = self.auth.gateway(&presented, name, action)?;
+        let node = self.directory.node(name).map_err(fault)?.ok_or_else(|| unknown(name))?;
+        let Principal::Child(child) = &authorized.principal else {
+            return Err(denied());
+        };
+        let itself = child == name;
+        if !itself && !self.directory.is_ancestor(child, name).map_err(fault)? {
+            return Err(denied());
+        }
+        if itself {
+            self.contacts.touch(name);
+            if action != GatewayAction::ConfigWrite || !request.path.ends_with("/activation") {
+                self.check_instance(request, &node)?;
+            }
+        }
+        Ok(Caller { node, itself })
+    }
+
+    /// An instance that names itself must be the one that is active.
+    fn check_instance(&self, request: &Request, node: &ConnectedRegistry) -> Result<(), Refusal> {
+        let Some(instance) = request.header(INSTANCE) else {
+            return Ok(());
+        };
+        match self.store.activation(&node.name).map_err(fault)? {
+            Some(active) if active.epoch < node.activation_epoch => Err(not_activated()),
+            Some(active) if active.instance_id != instance => Err(already_activated()),
+            Some(_) => Ok(()),
+            None => Err(not_activated()),
+        }
+    }
+
+    async fn activation(&self, request: &mut Request, caller: &Caller) -> Result<Reply, Refusal> {
+        let asked: ActivationRequest = read(request).await?;
+        let id = &asked.instance_id;
+        if id.is_empty() || id.len() > 64 || !id.bytes().all(|b| b.is_ascii_graphic()) {
+            return Err(malformed("the instance id is not 1 to 64 visible characters"));
+        }
+        let epoch = match asked.accepted_epoch {
+            Some(accepted) if !caller.itself => accepted,
+            None if caller.itself => caller.node.activation_epoch,
+            _ => return Err(malformed("an activation is asked for by its own connected registry")),
+        };
+        let name = &caller.node.name;
+        let at = self.store.sys().clock.wall_or_floor();
+        let activation = Activation { epoch, instance_id: asked.instance_id, at };
+        match instances::activate(&self.store, name, activation, !caller.itself).await {
+            Ok(()) => {}
+            Err(StoreError::Conflict(_)) => {
+                log::warn!("refused a second instance of connected registry {name}");
+                return Err(already_activated());
+            }
+            Err(error) => return Err(fault(error)),
+        }
+        if caller.itself {
+            log::info!("connected registry {name} is active (version {})", asked.version);
+        }
+        respond(request, &ActivationAnswer { activation_epoch: epoch, feed: self.store.head() })
+    }
+
+    async fn config(&self, request: &Request, caller: &Caller) -> Result<Reply, Refusal> {
+        let name = &caller.node.name;
+        let found = self.directory.config(name).await.map_err(fault)?;
+        let found = found.ok_or_else(|| unknown(name))?;
+        let etag = format!("\"{}\"", found.version);
+        if caller.itself {
+            self.told.set(name, found.version);
+        }
+        if request.header("if-none-match").is_some_and(|value| value == etag) {
+            return Ok(Reply::new(304).with("etag", etag));
+        }
+        Ok(respond(request, &found.config)?.with("etag", etag))
+    }
+
+    async fn status(&self, request: &mut Request, caller: &Caller) -> Result<Reply, Refusal> {
+        let report: StatusReport = read(request).await?;
+        instances::record_status(&self.store, &caller.node.name, report).await.map_err(fault)?;
+        Ok(Reply::new(204))
+    }
+
+    /// The next messages after the position in `after`, or, without one, the position to start
+    /// from. Waits for some, at most `wait` seconds; the waiter is gone when the client goes.
+    async fn messages(&self, request: &Request, caller: &Caller) -> Result<Reply, Refusal> {
+        let Some(after) = request.query("after") else {
+            let head = self.store.head();
+            return respond_batch(request, &Batch { from: head, through: head, items: vec![] });
+        };
+        let from: Cursor = after.parse().map_err(|()| malformed("'after' is no position"))?;
+        let wait = match request.query("wait").map(str::parse::<u64>) {
+            None => Duration::ZERO,
+            Some(Ok(seconds)) => Duration::from_secs(seconds).min(POLL_WAIT_MAX),
+            Some(Err(_)) => return Err(malformed("'wait' is no number of seconds")),
+        };
+        let _polling =
+            (caller.itself && !wait.is_zero()).then(|| self.contacts.poll(caller.name()));
+        let clock = &self.store.sys().clock;
+        let deadline = clock.monotonic() + wait;
+        let mut through = from;
+        loop {
+            let items = self.next_items(&mut through, caller).await?;
+            let remaining = deadline.saturating_sub(clock.monotonic());
+            if !items.is_empty() || remaining.is_zero() {
+                return respond_batch(request, &Batch { from, through, items });
+            }
+            self.store.wait_after(through.sequence, remaining).await;
+        }
+    }
+
+    /// What the next stretch of the journal means to this child; moves the position over it.
+    async fn next_items(
+        &self,
+        through: &mut Cursor,
+        caller: &Caller,
+    ) -> Result<Vec<Item>, Refusal> {
+        let records = match self.store.records_after(*through, BATCH_BYTES).await {
+            Ok(records) => records,
+            Err(StoreError::NotFound) => return Err(gone()),
+            Err(error) => return Err(fault(error)),
+        };
+        *through = records.through;
+        let name = caller.name();
+        // The grants of this moment: a change of them is told as a change of the desired state.
+        let node = self.directory.node(name).map_err(fault)?.ok_or_else(|| unknown(name))?;
+        let scope = self.directory.scope(&node).map_err(fault)?;
+        let (mut items, mut management) = (Vec::new(), None);
+        for (sequence, changes) in &records.records {
+            let projection = project(changes, &scope).map_err(fault)?;
+            let item = |message| Item { sequence: *sequence, message };
+            items.extend(projection.messages.into_iter().map(item));
+            if projection.management {
+                management = Some(*sequence);
+            }
+        }
+        if let Some(sequence) = management {
+            let version = self.directory.version(name, sequence).await.map_err(fault)?;
+            if !caller.itself || self.told.get(name) != version {
+                let message = Message::ConfigChanged { name: name.clone() };
+                items.push(Item { sequence: through.sequence, message });
+            }
+        }
+        Ok(items)
+    }
+
+    /// A page of what a repository holds, for a full comparison. A repository that does not exist
+    /// yet is empty.
+    fn repository(
+        &self,
+        request: &Request,
+        caller: &Caller,
+        repository: &RepositoryName,
+    ) -> Result<Reply, Refusal> {
+        let scope = self.directory.scope(&caller.node).map_err(fault)?;
+        if !scope.covers(repository) {
+            let message = format!("The repository {repository} is not granted.");
+            return Err(Refusal::new(404, "NAME_UNKNOWN", Reason::NotInSyncScope, message));
+        }
+        // Taken before the rows are read: the listing is not older than this.
+        let at = self.store.head();
+        let last = request.query("last");
+        let rows = self.store.tags(repository, last, PAGE_MAX).map_err(fault)?;
+        let next =
+            if rows.len() == PAGE_MAX { rows.last().map(|(tag, _)| tag.clone()) } else { None };
+        let entry = |(tag, row): (Tag, crate::store::TagRow)| TagEntry { tag, digest: row.digest };
+        let tags = rows.into_iter().map(entry).collect();
+        let referrers = if next.is_none() { self.referrers(repository)? } else { Vec::new() };
+        respond(request, &Listing { at, tags, referrers, next })
+    }
+
+    fn referrers(&self, repository: &RepositoryName) -> Result<Vec<Digest>, Refusal> {
+        let start = prefix(Kind::Referrer, &[repository.as_str().as_bytes()]);
+        let rows = self.store.scan::<ReferrerRow>(&start, None, REFERRERS_MAX).map_err(fault)?;
+        let digests = rows.iter().filter_map(|(key, _)| referrer_of_key(key, repository));
+        let mut digests: Vec<Digest> = digests.collect();
+        digests.sort();
+        digests.dedup();
+        Ok(digests)
+    }
+}
+
+/// Who is served, and whether it is the node itself or one above it that asks.
+struct Caller {
+    node: ConnectedRegistry,
+    itself: bool,
+}
+
+impl Caller {
+    fn name(&self) -> &ConnectedRegistryName {
+        &self.node.name
+    }
+}
+
+/// One of the gateway's calls.
+#[derive(PartialEq, Eq, Debug)]
+enum Call {
+    Activation,
+    Config,
+    Status,
+    Messages,
+    Repository(RepositoryName),
+}
+
+impl Call {
+    fn action(&self) -> GatewayAction {
+        match self {
+            Call::Activation | Call::Status => GatewayAction::ConfigWrite,
+            Call::Config => GatewayAction::ConfigRead,
+            Call::Messages | Call::Repository(_) => GatewayAction::MessageRead,
+        }
+    }
+}
+
+fn route(request: &Request) -> Result<(ConnectedRegistryName, Call), Refusal> {
+    let absent = || Refusal::new(404, "UNSUPPORTED", Reason::NotFound, "There is no such call.");
+    let path = request.path.strip_prefix(PREFIX).ok_or_else(absent)?;
+    let (name, call) = path.split_once('/').ok_or_else(absent)?;
+    let name = name.parse().map_err(|_| absent())?;
+    let (call, method) = match call {
+        "activation" => (Call::Activation, Method::Post),
+        "config" => (Call::Config, Method::Get),
+        "status" => (Call::Status, Method::Put),
+        "messages" => (Call::Messages, Method::Get),
+        _ => {
+            let repository = call.strip_prefix("repositories/").ok_or_else(absent)?;
+            (Call::Repository(repository.parse().map_err(|_| absent())?), Method::Get)
+        }
+    };
+    if request.method != method {
+        let message = format!("This call takes {method}.");
+        return Err(Refusal::new(405, "UNSUPPORTED", Reason::Unsupported, message));
+    }
+    Ok((name, call))
+}
+
+fn is_json(request: &Request, header: &str) -> bool {
+    request.header(header).is_some_and(|value| value.contains("application/json"))
+}
+
+async fn read<T: Wire + DeserializeOwned>(request: &mut Request) -> Result<T, Refusal> {
+    let json = is_json(request, "content-type");
+    let bytes = request.body.read_all(BODY_BYTES_MAX).await.map_err(|error| match error {
+        BodyError::TooLarge => {
+            Refusal::new(413, "SIZE_INVALID", Reason::TooLarge, "The message is too large.")
+        }
+        BodyError::Io(_) => malformed("the message ends early"),
+    })?;
+    if json {
+        return serde_json::from_slice(&bytes).map_err(|error| malformed(&error.to_string()));
+    }
+    wire::decode(&bytes).map_err(|error| malformed(&error.to_string()))
+}
+
+fn respond<T: Wire>(request: &Request, message: &T) -> Result<Reply, Refusal> {
+    respond_with(request, message, wire::encode)
+}
+
+fn respond_batch(request: &Request, batch: &Batch) -> Result<Reply, Refusal> {
+    respond_with(request, batch, wire::encode_batch)
+}
+
+fn respond_with<T: Serialize>(
+    request: &Request,
+    message: &T,
+    encode: impl Fn(&T) -> Result<Vec<u8>, wire::WireError>,
+) -> Result<Reply, Refusal> {
+    if is_json(request, "accept") {
+        let bytes =
+            serde_json::to_vec(message).map_err(|e| fault(StoreError::Io(e.to_string())))?;
+        return Ok(Reply::bytes(200, "application/json", bytes));
+    }
+    let bytes = encode(message).map_err(|error| fault(StoreError::Io(error.to_string())))?;
+    Ok(Reply::bytes(200, wire::CONTENT_TYPE, bytes))
+}
+
+fn unknown(name: &ConnectedRegistryName) -> Refusal {
+    let message = format!("The connected registry '{name}' is not below this registry.");
+    Refusal::new(404, "NAME_UNKNOWN", Reason::NotFound, message)
+}
+
+fn denied() -> Refusal {
+    let message = "Only a connected registry and those above it use its gateway.";
+    Refusal::new(403, "DENIED", Reason::NotInScopeMap, message)
+}
+
+fn already_activated() -> Refusal {
+    Refusal::new(409, "ALREADY_ACTIVATED", Reason::AlreadyActivated, ALREADY_ACTIVATED)
+}
+
+fn not_activated() -> Refusal {
+    let message = "The connected registry was deactivated. Restart this instance to activate it \
+                   again, or remove it if another one is to take its place.";
+    Refusal::new(409, "NOT_ACTIVATED", Reason::NotActivated, message)
+}
+
+fn gone() -> Refusal {
+    let message = "This position in the feed is unknown or too old: compare everything.";
+    Refusal::new(410, "UNKNOWN", Reason::FeedGone, message)
+}
+
+fn malformed(text: &str) -> Refusal {
+    let message = format!("The request is malformed: {text}.");
+    Refusal::new(400, "UNSUPPORTED", Reason::Malformed, message)
+}
+
+/// A fault of ours: the detail is for the log.
+fn fault(error: StoreError) -> Refusal {
+    log::warn!("the gateway cannot answer: {error}");
+    let full = error == StoreError::Full;
+    let (status, reason) =
+        if full { (507, Reason::DiskReserve) } else { (503, Reason::StoreUnavailable) };
+    let mut refusal =
+        Refusal::new(status, "UNKNOWN", reason, "The gateway cannot answer just now.");
+    refusal.retry_after_s = Some(5);
+    refusal
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::Body;
+
+    fn request(method: Method, path: &str) -> Request {
+        Request {
+            method,
+            path: path.to_owned(),
+            query: vec![],
+            headers: vec![],
+            host: None,
+            peer: None,
+            secure: false,
+            body: Body::empty(),
+        }
+    }
+
+    #[test]
+    fn calls_are_found() {
+        let found =
+            |method, path: &str| route(&request(method, path)).map_err(|refusal| refusal.status);
+        let dock: ConnectedRegistryName = "dock01".parse().unwrap();
+        for (method, path, call) in [
+            (Method::Post, "/gateway/v1/Dock01/activation", Call::Activation),
+            (Method::Get, "/gateway/v1/dock01/config", Call::Config),
+            (Method::Put, "/gateway/v1/dock01/status", Call::Status),
+            (Method::Get, "/gateway/v1/dock01/messages", Call::Messages),
+            (
+                Method::Get,
+                "/gateway/v1/dock01/repositories/a/b",
+                Call::Repository("a/b".parse().unwrap()),
+            ),
+        ] {
+            assert_eq!(found(method, path), Ok((dock.clone(), call)), "{path}");
+        }
+        for (method, path, status) in [
+            (Method::Get, "/gateway/v1/dock01/activation", 405),
+            (Method::Post, "/gateway/v1/dock01/messages", 405),
+            (Method::Get, "/gateway/v1/dock01", 404),
+            (Method::Get, "/gateway/v1/x/config", 404),
+            (Method::Get, "/gateway/v1/dock01/config/", 404),
+            (Method::Get, "/gateway/v1/dock01/repositories/A", 404),
+            (Method::Get, "/gateway/v2/dock01/config", 404),
+        ] {
+            assert_eq!(found(method, path), Err(status), "{path}");
+        }
+    }
+}

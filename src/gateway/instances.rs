@@ -1,0 +1,81 @@
+//! The instances behind connected registries, as their parents record them.
+
+use crate::store::connected_registries::{StatusRecord, activation_key, status_key};
+use crate::store::{Store, StoreError};
+use crate::types::ConnectedRegistryName;
+use crate::types::connected_registry::{Activation, StatusReport};
+
+/// Records an activation durably. `Conflict` when another instance holds the same epoch, unless
+/// the `authority` over the node, its direct parent, lies below: then its word counts.
+pub(super) async fn activate(
+    store: &Store,
+    name: &ConnectedRegistryName,
+    new: Activation,
+    authority_below: bool,
+) -> Result<(), StoreError> {
+    let key = activation_key(name);
+    store
+        .commit(move |txn| {
+            if let Some(old) = txn.get::<Activation>(&key)? {
+                let same = old.instance_id == new.instance_id;
+                if old.epoch == new.epoch && same {
+                    return Ok(());
+                }
+                if old.epoch > new.epoch || (old.epoch == new.epoch && !authority_below) {
+                    return Err(StoreError::Conflict("another instance is active".to_owned()));
+                }
+            }
+            txn.put(key, &new)
+        })
+        .await
+}
+
+/// Records a status report durably, unless it says what the last one said.
+pub(super) async fn record_status(
+    store: &Store,
+    name: &ConnectedRegistryName,
+    report: StatusReport,
+) -> Result<(), StoreError> {
+    let (key, last_contact) = (status_key(name), store.sys().clock.wall_or_floor());
+    store
+        .commit(move |txn| {
+            if txn.get::<StatusRecord>(&key)?.is_some_and(|record| record.report == report) {
+                return Ok(());
+            }
+            txn.put(key, &StatusRecord { report, last_contact })
+        })
+        .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::{Spawner, Sys};
+    use crate::types::UnixSeconds;
+
+    #[test]
+    fn f031_one_instance_holds_an_epoch() {
+        smol::block_on(async {
+            let store = Store::in_memory(Sys::real(Spawner::new()));
+            let name: ConnectedRegistryName = "dock01".parse().unwrap();
+            let instance = |epoch, id: &str| Activation {
+                epoch,
+                instance_id: id.to_owned(),
+                at: UnixSeconds(1),
+            };
+            activate(&store, &name, instance(0, "a"), false).await.unwrap();
+            // A restart of the same device is no second activation, and writes nothing.
+            let before = store.sequence();
+            activate(&store, &name, instance(0, "a"), false).await.unwrap();
+            assert_eq!(store.sequence(), before);
+            assert!(activate(&store, &name, instance(0, "b"), false).await.is_err());
+            // After a deactivation the next one may come, and the old one may not.
+            activate(&store, &name, instance(1, "b"), false).await.unwrap();
+            assert!(activate(&store, &name, instance(0, "a"), false).await.is_err());
+            assert!(activate(&store, &name, instance(1, "a"), false).await.is_err());
+            // What the direct parent of a node reports counts.
+            activate(&store, &name, instance(1, "c"), true).await.unwrap();
+            assert_eq!(store.activation(&name).unwrap().unwrap().instance_id, "c");
+        });
+    }
+}

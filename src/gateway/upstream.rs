@@ -1,0 +1,590 @@
+//! The client of a parent: logs in with the sync token, and makes the gateway's calls.
+//!
+//! The connection string names one endpoint, the gateway. Its challenge names the login server,
+//! which gives tokens and content.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use super::downstream::INSTANCE;
+use super::wire::{
+    self, ActivationAnswer, ActivationRequest, BODY_BYTES_MAX, CONTENT_TYPE, Received, Wire,
+};
+use crate::http::request::BodyError;
+use crate::http::{Client, ClientBody, ClientError, ClientRequest, ClientResponse, Method};
+use crate::sys::Sys;
+use crate::types::connected_registry::{Activation, StatusReport};
+use crate::types::connection_string::{ConnectionString, Protocol};
+use crate::types::limits::{PROGRESS_DEADLINE, REQUEST_DEADLINE, SMALL_BODY_BYTES_MAX};
+use crate::types::message::{Listing, NodeConfig};
+use crate::types::scope::Access;
+use crate::types::{ConnectedRegistryName, Cursor, Digest, GatewayAction, RepositoryName, Tag};
+
+/// A token is renewed this long before it ends.
+const RENEW_BEFORE: Duration = Duration::from_secs(60);
+
+/// Tokens kept at once, one for each repository in use. Over it: all are asked for anew.
+const TOKENS_MAX: usize = 256;
+
+/// What an answer says of an error, at most, characters.
+const ERROR_TEXT_MAX: usize = 1000;
+
+/// Why the parent did not do what was asked, by what the caller does next.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum UpstreamError {
+    /// The sync token's password is wrong, or the token is disabled. Retry rarely.
+    Unauthorized(String),
+    /// The sync token works, but does not allow this.
+    Forbidden(String),
+    /// Another instance is active, or this one was deactivated. Retry rarely.
+    AlreadyActivated(String),
+    /// The position in the feed is unknown or too old: reconcile.
+    Gone,
+    /// There is no such thing at the parent.
+    NotFound(String),
+    /// A tag does not name what it should.
+    PreconditionFailed,
+    /// The parent will never accept this.
+    Refused(u16, String),
+    /// The parent is there but cannot answer now: retry.
+    Busy(u16, String),
+    /// No connection, or no answer in time: retry.
+    Unreachable(String),
+    /// The parent does not speak as it should: retry rarely.
+    Protocol(String),
+}
+
+impl fmt::Display for UpstreamError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            UpstreamError::Unauthorized(text)
+            | UpstreamError::Forbidden(text)
+            | UpstreamError::AlreadyActivated(text)
+            | UpstreamError::NotFound(text)
+            | UpstreamError::Unreachable(text)
+            | UpstreamError::Protocol(text) => f.write_str(text),
+            UpstreamError::Gone => f.write_str("the position in the parent's feed is too old"),
+            UpstreamError::PreconditionFailed => f.write_str("the tag was moved at the parent"),
+            UpstreamError::Refused(status, text) | UpstreamError::Busy(status, text) => {
+                write!(f, "status {status}: {text}")
+            }
+        }
+    }
+}
+
+impl std::error::Error for UpstreamError {}
+
+impl From<ClientError> for UpstreamError {
+    fn from(error: ClientError) -> UpstreamError {
+        match error {
+            ClientError::Url(text) | ClientError::Protocol(text) => UpstreamError::Protocol(text),
+            ClientError::Connect(text) => UpstreamError::Unreachable(text),
+            ClientError::Tls(text) => {
+                UpstreamError::Unreachable(format!("TLS with the parent failed: {text}"))
+            }
+            ClientError::Timeout => {
+                UpstreamError::Unreachable("the parent did not answer in time".to_owned())
+            }
+            ClientError::Io(error) => {
+                UpstreamError::Unreachable(format!("the connection to the parent broke: {error}"))
+            }
+        }
+    }
+}
+
+/// Where tokens and content come from, as the gateway's challenge says.
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct Realm {
+    /// The token endpoint.
+    url: String,
+    /// `http://host[:port]` of the login server.
+    origin: String,
+    service: String,
+}
+
+struct Bearer {
+    token: String,
+    /// Monotonic.
+    until: Duration,
+}
+
+/// A client of the parent. It holds the sync token's password and therefore has no `Debug`.
+pub struct Upstream {
+    pub(super) sys: Sys,
+    pub(super) client: Client,
+    connection: ConnectionString,
+    instance_id: String,
+    /// Whether a private CA is configured: whoever it certifies is trusted to be the login server.
+    private_ca: bool,
+    realm: Mutex<Option<Realm>>,
+    tokens: Mutex<BTreeMap<String, Bearer>>,
+}
+
+impl Upstream {
+    /// A client that has not called yet.
+    pub fn new(
+        sys: &Sys,
+        client: Client,
+        connection: ConnectionString,
+        instance_id: String,
+        private_ca: bool,
+    ) -> Upstream {
+        let (sys, realm, tokens) = (sys.clone(), Mutex::default(), Mutex::default());
+        Upstream { sys, client, connection, instance_id, private_ca, realm, tokens }
+    }
+
+    /// The connected registry that this node is.
+    pub fn name(&self) -> &ConnectedRegistryName {
+        &self.connection.name
+    }
+
+    /// Binds the connected registry to this instance.
+    pub async fn activate(
+        &self,
+        version: &str,
+        login_server: &str,
+    ) -> Result<ActivationAnswer, UpstreamError> {
+        let request = ActivationRequest {
+            instance_id: self.instance_id.clone(),
+            version: version.to_owned(),
+            login_server: login_server.to_owned(),
+            accepted_epoch: None,
+        };
+        self.post_activation(self.name(), &request).await
+    }
+
+    /// Reports the activation of a node below this one.
+    pub async fn report_activation(
+        &self,
+        name: &ConnectedRegistryName,
+        activation: &Activation,
+    ) -> Result<(), UpstreamError> {
+        let request = ActivationRequest {
+            instance_id: activation.instance_id.clone(),
+            version: String::new(),
+            login_server: String::new(),
+            accepted_epoch: Some(activation.epoch),
+        };
+        self.post_activation(name, &request).await.map(|_| ())
+    }
+
+    async fn post_activation(
+        &self,
+        name: &ConnectedRegistryName,
+        request: &ActivationRequest,
+    ) -> Result<ActivationAnswer, UpstreamError> {
+        let body = wire::encode(request).map_err(protocol)?;
+        let request = || self.gateway(Method::Post, name, "activation", Some(body.clone()));
+        let response = self.send(&gateway_scope(name), request).await?;
+        message(response).await
+    }
+
+    /// The desired state of this node or one below it, with its version; `None` when it is still
+    /// the `known` version.
+    pub async fn config(
+        &self,
+        name: &ConnectedRegistryName,
+        known: Option<&str>,
+    ) -> Result<Option<(NodeConfig, String)>, UpstreamError> {
+        let request = || {
+            let request = self.gateway(Method::Get, name, "config", None);
+            match known {
+                Some(version) => request.with("if-none-match", format!("\"{version}\"")),
+                None => request,
+            }
+        };
+        let response = self.send(&gateway_scope(name), request).await?;
+        if response.status == 304 {
+            return Ok(None);
+        }
+        let etag = response.header("etag").map(|etag| etag.trim_matches('"').to_owned());
+        let config: NodeConfig = message(response).await?;
+        if config.node.name != *name {
+            return Err(protocol(format!("the parent sent the state of {}", config.node.name)));
+        }
+        Ok(Some((config, etag.unwrap_or_default())))
+    }
+
+    /// Reports the state of this node or of one below it.
+    pub async fn put_status(
+        &self,
+        name: &ConnectedRegistryName,
+        report: &StatusReport,
+    ) -> Result<(), UpstreamError> {
+        let body = wire::encode(report).map_err(protocol)?;
+        let request = || self.gateway(Method::Put, name, "status", Some(body.clone()));
+        self.send(&gateway_scope(name), request).await.map(|_| ())
+    }
+
+    /// The position in the parent's feed before which nothing needs to be told: a full comparison
+    /// starts here.
+    pub async fn feed_head(&self) -> Result<Cursor, UpstreamError> {
+        let request = || self.gateway(Method::Get, self.name(), "messages", None);
+        let received = self.batch(request).await?;
+        Ok(received.batch.through)
+    }
+
+    /// Messages after a position. Waits for some, at most `wait`.
+    pub async fn messages(&self, after: Cursor, wait: Duration) -> Result<Received, UpstreamError> {
+        let call = format!("messages?after={after}&wait={}", wait.as_secs());
+        let request = || {
+            let mut request = self.gateway(Method::Get, self.name(), &call, None);
+            request.deadline = wait + REQUEST_DEADLINE;
+            request
+        };
+        self.batch(request).await
+    }
+
+    async fn batch(&self, request: impl Fn() -> ClientRequest) -> Result<Received, UpstreamError> {
+        let response = self.send(&gateway_scope(self.name()), request).await?;
+        wire::decode_batch(&body(response, BODY_BYTES_MAX).await?).map_err(protocol)
+    }
+
+    /// A page of what a repository holds at the parent.
+    pub async fn listing(
+        &self,
+        repository: &RepositoryName,
+        last: Option<&Tag>,
+    ) -> Result<Listing, UpstreamError> {
+        let call = match last {
+            // Neither repository names nor tags hold a character that a URL would change.
+            Some(tag) => format!("repositories/{repository}?last={tag}"),
+            None => format!("repositories/{repository}"),
+        };
+        let request = || self.gateway(Method::Get, self.name(), &call, None);
+        message(self.send(&gateway_scope(self.name()), request).await?).await
+    }
+
+    fn gateway(
+        &self,
+        method: Method,
+        name: &ConnectedRegistryName,
+        call: &str,
+        body: Option<Vec<u8>>,
+    ) -> ClientRequest {
+        let url = format!("{}/gateway/v1/{name}/{call}", self.connection.gateway_url());
+        let mut request = ClientRequest::new(method, url).with("accept", CONTENT_TYPE);
+        if let Some(body) = body {
+            request.body = ClientBody::Bytes(body);
+            request = request.with("content-type", CONTENT_TYPE);
+        }
+        request.with(INSTANCE, self.instance_id.clone())
+    }
+
+    /// `http://host[:port]` of the parent's login server.
+    pub(super) async fn login_server(&self) -> Result<String, UpstreamError> {
+        Ok(self.realm().await?.origin)
+    }
+
+    /// Sends a request with a token for these scopes; once more with a new token when it is
+    /// refused, because the old one may have been revoked.
+    pub(super) async fn send(
+        &self,
+        scopes: &[Access],
+        request: impl Fn() -> ClientRequest,
+    ) -> Result<ClientResponse, UpstreamError> {
+        let (token, fresh) = self.bearer(scopes).await?;
+        let mut response = self.send_once(request(), &token).await?;
+        if response.status == 401 && !fresh {
+            lock(&self.tokens).remove(&scope_key(scopes));
+            let (token, _) = self.bearer(scopes).await?;
+            response = self.send_once(request(), &token).await?;
+        }
+        check(response).await
+    }
+
+    async fn send_once(
+        &self,
+        request: ClientRequest,
+        token: &str,
+    ) -> Result<ClientResponse, UpstreamError> {
+        self.sys.metrics.sync_requests.add(1);
+        let request = request.with("authorization", format!("Bearer {token}"));
+        let result = self.client.send(request).await;
+        if matches!(result, Err(ClientError::Connect(_) | ClientError::Timeout)) {
+            // The login server may have moved: ask the gateway again.
+            *lock(&self.realm) = None;
+        }
+        Ok(result?)
+    }
+
+    /// A token for these scopes, and whether it was given just now.
+    async fn bearer(&self, scopes: &[Access]) -> Result<(String, bool), UpstreamError> {
+        let key = scope_key(scopes);
+        let now = self.sys.clock.monotonic();
+        if let Some(bearer) = lock(&self.tokens).get(&key)
+            && now < bearer.until
+        {
+            return Ok((bearer.token.clone(), false));
+        }
+        let realm = self.realm().await?;
+        let mut url = format!("{}?service={}", realm.url, percent(&realm.service));
+        for scope in scopes {
+            url.push_str(&format!("&scope={}", percent(&scope.to_string())));
+        }
+        let user = format!("{}:{}", self.connection.sync_token, self.connection.password.expose());
+        let basic = data_encoding::BASE64.encode(user.as_bytes());
+        let request =
+            ClientRequest::new(Method::Get, url).with("authorization", format!("Basic {basic}"));
+        self.sys.metrics.sync_requests.add(1);
+        let response = self.client.send(request).await?;
+        if response.status == 401 {
+            return Err(UpstreamError::Unauthorized(error_text(response).await.1));
+        }
+        let bytes = body(check(response).await?, SMALL_BODY_BYTES_MAX).await?;
+        let answer: TokenAnswer = serde_json::from_slice(&bytes).map_err(protocol)?;
+        let token = answer.access_token.or(answer.token);
+        let token = token.ok_or_else(|| protocol("the parent's answer holds no token"))?;
+        // RFC 6750 gives no default; Docker's is 60 seconds, which leaves nothing to keep.
+        let lifetime = Duration::from_secs(answer.expires_in.unwrap_or(60));
+        let until = now + lifetime.saturating_sub(RENEW_BEFORE);
+        let mut tokens = lock(&self.tokens);
+        if tokens.len() >= TOKENS_MAX {
+            tokens.clear();
+        }
+        tokens.insert(key, Bearer { token: token.clone(), until });
+        Ok((token, true))
+    }
+
+    async fn realm(&self) -> Result<Realm, UpstreamError> {
+        if let Some(realm) = lock(&self.realm).clone() {
+            return Ok(realm);
+        }
+        let request = self.gateway(Method::Get, self.name(), "config", None);
+        self.sys.metrics.sync_requests.add(1);
+        let response = self.client.send(request).await?;
+        if response.status != 401 {
+            let (status, text) = error_text(response).await;
+            return Err(match status {
+                429 | 500.. => UpstreamError::Busy(status, text),
+                _ => protocol(format!(
+                    "{} is no gateway: it answered {status} instead of asking for a login",
+                    self.connection.endpoint
+                )),
+            });
+        }
+        let challenge = response.header("www-authenticate").unwrap_or_default();
+        let realm = parse_challenge(challenge)
+            .ok_or_else(|| protocol("the gateway's challenge names no realm"))?;
+        if !self.accepts(&realm.origin) {
+            return Err(protocol(format!(
+                "the gateway names {} as its login server, which is neither on its host nor \
+                 certified by a configured CA",
+                realm.origin
+            )));
+        }
+        *lock(&self.realm) = Some(realm.clone());
+        Ok(realm)
+    }
+
+    /// The password goes to the gateway's host, or to whom a configured private CA certifies; and
+    /// never without TLS when the gateway has it.
+    fn accepts(&self, origin: &str) -> bool {
+        let secure = origin.starts_with("https://");
+        if self.connection.protocol == Protocol::Https && !secure {
+            return false;
+        }
+        let authority = origin.split_once("://").map_or("", |(_, authority)| authority);
+        host(authority).eq_ignore_ascii_case(host(&self.connection.endpoint))
+            || (secure && self.private_ca)
+    }
+}
+
+#[derive(Deserialize)]
+struct TokenAnswer {
+    access_token: Option<String>,
+    token: Option<String>,
+    expires_in: Option<u64>,
+}
+
+fn gateway_scope(name: &ConnectedRegistryName) -> [Access; 1] {
+    let actions = GatewayAction::ALL.map(GatewayAction::scope_name);
+    [Access::new("gateway", name.as_str(), &actions)]
+}
+
+fn scope_key(scopes: &[Access]) -> String {
+    scopes.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // A panic elsewhere leaves a whole value behind.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+pub(super) fn protocol(error: impl ToString) -> UpstreamError {
+    UpstreamError::Protocol(error.to_string())
+}
+
+async fn message<T: Wire>(response: ClientResponse) -> Result<T, UpstreamError> {
+    wire::decode(&body(response, BODY_BYTES_MAX).await?).map_err(protocol)
+}
+
+/// The whole body of an answer, under the progress deadline.
+pub(super) async fn body(mut response: ClientResponse, max: u64) -> Result<Vec<u8>, UpstreamError> {
+    let all = crate::sys::clock::within(PROGRESS_DEADLINE, response.body.read_all(max)).await;
+    match all {
+        Ok(Ok(bytes)) => Ok(bytes),
+        Ok(Err(BodyError::TooLarge)) => Err(protocol("the parent's answer is too large")),
+        Ok(Err(BodyError::Io(error))) => Err(ClientError::Io(error).into()),
+        Err(_) => Err(ClientError::Timeout.into()),
+    }
+}
+
+/// Passes good answers on and names the others.
+async fn check(response: ClientResponse) -> Result<ClientResponse, UpstreamError> {
+    if matches!(response.status, 200..=299 | 304) {
+        return Ok(response);
+    }
+    let (status, text) = error_text(response).await;
+    Err(match status {
+        401 => UpstreamError::Forbidden(text),
+        404 => UpstreamError::NotFound(text),
+        409 if text.contains("_ACTIVATED") => UpstreamError::AlreadyActivated(text),
+        410 => UpstreamError::Gone,
+        412 => UpstreamError::PreconditionFailed,
+        408 | 429 | 500.. => UpstreamError::Busy(status, text),
+        _ => UpstreamError::Refused(status, text),
+    })
+}
+
+/// The status and the body of an error, as the parent wrote it.
+async fn error_text(response: ClientResponse) -> (u16, String) {
+    let status = response.status;
+    let bytes = body(response, SMALL_BODY_BYTES_MAX).await.unwrap_or_default();
+    let text = String::from_utf8_lossy(&bytes);
+    let visible = text.chars().map(|c| if c.is_control() { ' ' } else { c });
+    let text: String = visible.take(ERROR_TEXT_MAX).collect();
+    let text = text.trim();
+    (status, if text.is_empty() { format!("status {status}") } else { text.to_owned() })
+}
+
+/// Reads `Bearer realm="...",service="..."`.
+fn parse_challenge(text: &str) -> Option<Realm> {
+    let (scheme, mut rest) = text.split_once(' ')?;
+    if !scheme.eq_ignore_ascii_case("bearer") {
+        return None;
+    }
+    let (mut url, mut service) = (None, None);
+    while let Some((name, after)) = rest.split_once("=\"") {
+        let (value, after) = after.split_once('"')?;
+        match name.trim_matches([' ', ',']) {
+            "realm" => url = Some(value.to_owned()),
+            "service" => service = Some(value.to_owned()),
+            _ => {}
+        }
+        rest = after;
+    }
+    let url = url?;
+    let (scheme, authority) = url.split_once("://")?;
+    let authority = authority.split(['/', '?']).next().filter(|authority| !authority.is_empty())?;
+    let known = ["http", "https"].contains(&scheme) && !url.contains('?');
+    let origin = format!("{scheme}://{authority}");
+    known.then(|| Realm { origin, service: service.unwrap_or_default(), url })
+}
+
+/// `host` of `host[:port]`; an IPv6 address stands in brackets.
+fn host(authority: &str) -> &str {
+    match authority.rsplit_once(':') {
+        Some((host, port)) if port.bytes().all(|b| b.is_ascii_digit()) => host,
+        _ => authority,
+    }
+}
+
+/// Percent-encodes a query value (RFC 3986, section 2.3).
+pub(super) fn percent(text: &str) -> String {
+    let mut encoded = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            encoded.push(char::from(byte));
+        } else {
+            encoded.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    encoded
+}
+
+/// The scope of pulls from a repository, and of pushes and deletes where they are needed.
+pub(super) fn repository_scope(repository: &RepositoryName, write: bool) -> [Access; 1] {
+    let actions: &[&str] = if write { &["pull", "push", "delete"] } else { &["pull"] };
+    [Access::new("repository", repository.as_str(), actions)]
+}
+
+/// Reads the digest that a registry names in a header.
+pub(super) fn digest_header(response: &ClientResponse, name: &str) -> Option<Digest> {
+    response.header(name)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::ClientOptions;
+    use crate::sys::Spawner;
+
+    fn upstream(endpoint: &str, protocol: &str, private_ca: bool) -> Upstream {
+        let sys = Sys::real(Spawner::new());
+        let client = Client::new(&sys, ClientOptions::default()).unwrap();
+        let text = format!(
+            "ConnectedRegistryName=dock01;SyncTokenName=sync01;SyncTokenPassword=x;\
+             ParentGatewayEndpoint={endpoint};ParentEndpointProtocol={protocol}"
+        );
+        let connection = match ConnectionString::parse(&text, |_| None) {
+            Ok(connection) => connection,
+            Err(error) => panic!("{error}"),
+        };
+        Upstream::new(&sys, client, connection, "i".to_owned(), private_ca)
+    }
+
+    #[test]
+    fn challenges_are_read() {
+        let realm = parse_challenge(
+            r#"Bearer realm="https://reg.example:5000/oauth2/token",service="reg.example:5000",scope="gateway:dock01:config_read,config_write""#,
+        );
+        let expected = Realm {
+            url: "https://reg.example:5000/oauth2/token".to_owned(),
+            origin: "https://reg.example:5000".to_owned(),
+            service: "reg.example:5000".to_owned(),
+        };
+        assert_eq!(realm, Some(expected));
+        for bad in [
+            "",
+            "Basic realm=\"x\"",
+            "Bearer",
+            "Bearer realm=\"nonsense\"",
+            "Bearer realm=\"ftp://a/b\"",
+            "Bearer realm=\"http:///b\"",
+            "Bearer service=\"a\"",
+            "Bearer realm=\"http://a/b",
+        ] {
+            assert_eq!(parse_challenge(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_password_goes_to_the_gateways_host_only() {
+        for (endpoint, protocol, ca, origin, accepted) in [
+            ("reg.example:5001", "http", false, "http://reg.example:5000", true),
+            ("reg.example:5001", "http", false, "https://REG.example:5000", true),
+            ("reg.example:5001", "https", false, "http://reg.example:5000", false),
+            ("reg.example:5001", "https", false, "https://other.example", false),
+            ("reg.example:5001", "https", true, "https://other.example", true),
+            ("reg.example:5001", "http", true, "http://other.example", false),
+            ("[::1]:5001", "http", false, "http://[::1]:5000", true),
+            ("reg.example", "http", false, "http://reg.example.evil", false),
+        ] {
+            let upstream = upstream(endpoint, protocol, ca);
+            assert_eq!(upstream.accepts(origin), accepted, "{endpoint} {origin}");
+        }
+    }
+
+    #[test]
+    fn query_values_are_encoded() {
+        assert_eq!(
+            percent("gateway:dock01:config_read,x y"),
+            "gateway%3Adock01%3Aconfig_read%2Cx%20y"
+        );
+    }
+}
