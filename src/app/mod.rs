@@ -1,22 +1,86 @@
-//! Wires everything in one function.
+//! Wires everything: one node for `serve`, two of them for `demo`.
+
+pub mod demo;
+mod identity;
+mod node;
+mod router;
+mod sample;
+
+pub use demo::{DemoOptions, demo};
 
 use std::process::ExitCode;
 
+use smol::future::FutureExt;
+
 use crate::config::Config;
+use crate::sys::clock::sleep;
+use crate::sys::notify::{Notifier, State};
+use crate::sys::signals::{Signals, Wish};
+use crate::sys::spawn::{self, Spawner};
+use node::Node;
 
-/// What `skerry demo` was asked for.
-#[derive(Clone, Copy, Default, Debug)]
-pub struct DemoOptions {
-    /// Stop after the tour, with 0 if every step succeeded.
-    pub check: bool,
+/// Runs a node until it is told to stop; the exit code says how it went.
+pub fn serve(config: Config) -> ExitCode {
+    spawn::limit_blocking_threads(config.limits.blocking_threads);
+    let spawner = Spawner::new();
+    let threads = config.listen.threads;
+    spawner.clone().run(threads, run(spawner, config))
 }
 
-/// Runs a node until it is told to stop.
-pub fn serve(_config: Config) -> ExitCode {
-    todo!()
+async fn run(spawner: Spawner, config: Config) -> ExitCode {
+    let notifier = Notifier::from_environment();
+    let mut signals = match Signals::new() {
+        Ok(signals) => signals,
+        Err(error) => {
+            log::error!("cannot catch signals: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let start = async { Some(Node::start(spawner, config).await) };
+    let interrupted = async {
+        while matches!(signals.next().await, Ok(Wish::Hangup)) {}
+        None
+    };
+    let node = match start.or(interrupted).await {
+        Some(Ok(node)) => node,
+        Some(Err(error)) => {
+            log::error!("{}", error.0);
+            return ExitCode::FAILURE;
+        }
+        None => return ExitCode::SUCCESS,
+    };
+    log::info!("ready: {}", node.summary());
+    notifier.tell(&[State::Ready, State::Status(node.summary())]);
+    attend(&node, &notifier, &mut signals).await;
+    notifier.tell(&[State::Stopping]);
+    log::info!("stopping");
+    node.stop().await;
+    ExitCode::SUCCESS
 }
 
-/// Runs a small tree on loopback ports and shows it.
-pub fn demo(_options: DemoOptions) -> ExitCode {
-    todo!()
+/// Feeds the watchdog and follows signals until one asks for a stop.
+async fn attend(node: &Node, notifier: &Notifier, signals: &mut Signals) {
+    let feed = async {
+        let Some(period) = notifier.watchdog() else {
+            return std::future::pending().await;
+        };
+        loop {
+            // The store answers before the watchdog is fed: a wedged node is restarted.
+            notifier.tell(&[State::Watchdog, State::Status(node.summary())]);
+            sleep(period).await;
+        }
+    };
+    let follow = async {
+        loop {
+            match signals.next().await {
+                Ok(Wish::Hangup) => node.reload(),
+                Ok(Wish::Terminate | Wish::Interrupt) => return,
+                Err(error) => {
+                    log::error!("cannot catch signals: {error}");
+                    return;
+                }
+            }
+        }
+    };
+    feed.or(follow).await;
 }

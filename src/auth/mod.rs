@@ -1,12 +1,45 @@
 //! Who may do what. A handler that reads or changes content takes an [`Authorized`] value, and
 //! only this module makes one.
+//!
+//! A bearer token is believed for its signature, times and audience; what it grants counts only as
+//! far as the store still agrees: the token is enabled, the password it stems from still stands,
+//! the scope map still grants the action, and the token has its place at this node. So disabling,
+//! rotating or rescoping takes effect at the next request.
+
+mod challenge;
+mod jwt;
+pub mod keys;
+mod live;
+mod login;
+mod seal;
+mod throttle;
 
 use std::marker::PhantomData;
+use std::sync::Arc;
+use std::time::Duration;
+
+pub use login::{Issued, Login, NULL_USER};
+
+use challenge::Challenge;
+use jwt::{Claims, Signer};
+use keys::Identity;
+use live::{ClaimsCache, Link, Live, LiveCache};
+use seal::Sealer;
+use throttle::Throttle;
 
 use crate::store::Store;
+use crate::types::scope::Access;
 use crate::types::{
-    ConnectedRegistryName, GatewayAction, Refusal, RepositoryAction, RepositoryName, TokenName,
+    ConnectedRegistryName, GatewayAction, Reason, Refusal, RepositoryAction, RepositoryName,
+    RepositoryPattern, Role, TokenName, UnixSeconds,
 };
+
+/// The issuer of our tokens.
+pub const ISSUER: &str = "skerry";
+
+/// A token may be this much younger than our clock says, seconds: the clock may have been set back
+/// a little since it was issued.
+const NOT_BEFORE_LEEWAY_S: u64 = 60;
 
 /// What a request says about its sender.
 #[derive(Clone, Copy)]
@@ -25,6 +58,7 @@ pub struct Presented<'a> {
 pub struct Authorized<A> {
     /// Who.
     pub principal: Principal,
+    live: Arc<Live>,
     proof: PhantomData<A>,
 }
 
@@ -71,46 +105,256 @@ impl RepositoryPermission for ReadMetadata {
     const ACTION: RepositoryAction = RepositoryAction::MetadataRead;
 }
 
+/// How a node authenticates.
+pub struct AuthOptions {
+    /// What the node is.
+    pub role: Role,
+    /// The service in challenges and tokens when a request has no `Host` either.
+    pub registry_name: String,
+    /// `host[:port]` of the login server; unset: any `Host` is accepted and taken.
+    pub login_server: Option<String>,
+    /// `http` or `https` as clients see it, behind a proxy that ends TLS.
+    pub public_scheme: Option<String>,
+    /// The port of the login listener. The root's gateway listens on another one: with no login
+    /// server set, its challenges name its own host with this port. Elsewhere it is not used.
+    pub login_port: Option<u16>,
+    /// How long an access token lives at most; usually 75 minutes (as ACR's does).
+    pub access_lifetime: Duration,
+    /// How long a refresh token lives at most; usually 3 hours.
+    pub refresh_lifetime: Duration,
+    /// Signs access tokens.
+    pub identity: Identity,
+}
+
 /// Decides on every request; cheap to clone.
 #[derive(Clone)]
 pub struct Auth {
     store: Store,
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    role: Role,
+    registry_name: String,
+    login_server: Option<String>,
+    public_scheme: Option<String>,
+    login_port: Option<u16>,
+    access_lifetime: Duration,
+    refresh_lifetime: Duration,
+    signer: Signer,
+    sealer: Sealer,
+    live: LiveCache,
+    claims: ClaimsCache,
+    throttle: Throttle,
+}
+
+/// A sender whose credentials are good; what they are good for is yet to be seen.
+struct Sender {
+    live: Arc<Live>,
+    /// What the bearer token was issued for; a password is as good as its scope map.
+    limit: Option<Arc<Claims>>,
 }
 
 impl Auth {
+    /// Fails when the identity cannot be used; the text says why.
+    pub fn new(store: Store, options: AuthOptions) -> Result<Auth, String> {
+        let inner = Inner {
+            role: options.role,
+            registry_name: options.registry_name,
+            login_server: options.login_server.map(|server| server.to_ascii_lowercase()),
+            public_scheme: options.public_scheme,
+            login_port: options.login_port.filter(|_| options.role == Role::Root),
+            access_lifetime: options.access_lifetime,
+            refresh_lifetime: options.refresh_lifetime,
+            signer: Signer::new(&options.identity)?,
+            sealer: Sealer::new(&options.identity)?,
+            live: LiveCache::default(),
+            claims: ClaimsCache::default(),
+            throttle: Throttle::default(),
+        };
+        Ok(Auth { store, inner: Arc::new(inner) })
+    }
+
     /// Checks the bearer token of a request on one repository: signature, lifetime, audience, its
     /// access entry, and the live state of the token, its scope map and its password.
     pub fn repository<A: RepositoryPermission>(
         &self,
-        _presented: &Presented<'_>,
-        _repository: &RepositoryName,
+        presented: &Presented<'_>,
+        repository: &RepositoryName,
     ) -> Result<Authorized<A>, Refusal> {
-        let _ = &self.store;
-        todo!()
+        let action = A::ACTION;
+        let scopes = wanted_scopes(action);
+        let challenge = self.challenge(presented).scope(&Access::new(
+            "repository",
+            repository.as_str(),
+            scopes,
+        ));
+        let sender = self.sender(presented, &challenge)?;
+        if sender.live.forbids(action) {
+            return Err(Refusal::new(
+                403,
+                "DENIED",
+                Reason::ReadOnly,
+                "This operation is not allowed on this registry.",
+            ));
+        }
+        let any_of = accepted_scopes(action);
+        let issued = sender.limit.as_ref().is_none_or(|claims| {
+            claims.access.iter().any(|access| {
+                names_repository(access, repository)
+                    && access.actions.iter().any(|name| any_of.contains(&name.as_str()))
+            })
+        });
+        if !issued || !sender.live.grants(repository, action) {
+            return Err(challenge.insufficient());
+        }
+        Ok(sender.authorized())
     }
 
     /// Checks that the sender has valid credentials of any kind.
-    pub fn ping(&self, _presented: &Presented<'_>) -> Result<Authorized<Ping>, Refusal> {
-        todo!()
+    pub fn ping(&self, presented: &Presented<'_>) -> Result<Authorized<Ping>, Refusal> {
+        let challenge = self.challenge(presented);
+        Ok(self.sender(presented, &challenge)?.authorized())
     }
 
     /// Checks that the sender may list repositories; [`Auth::lists`] filters them.
-    pub fn catalog(&self, _presented: &Presented<'_>) -> Result<Authorized<Catalog>, Refusal> {
-        todo!()
+    pub fn catalog(&self, presented: &Presented<'_>) -> Result<Authorized<Catalog>, Refusal> {
+        let wanted = Access::new("registry", "catalog", &["*"]);
+        let challenge = self.challenge(presented).scope(&wanted);
+        let sender = self.sender(presented, &challenge)?;
+        if !sender.issued_for(&wanted) {
+            return Err(challenge.insufficient());
+        }
+        Ok(sender.authorized())
     }
 
     /// Whether the catalog shows this repository to the sender.
-    pub fn lists(&self, _who: &Authorized<Catalog>, _repository: &RepositoryName) -> bool {
-        todo!()
+    pub fn lists(&self, who: &Authorized<Catalog>, repository: &RepositoryName) -> bool {
+        who.live.sees(repository)
     }
 
-    /// Checks one action at the gateway of `name`.
+    /// Checks one action at the gateway of `name`. Only sync tokens pass: that of a direct child,
+    /// for its own gateway and for those of the descendants that its scope map names.
     pub fn gateway(
         &self,
-        _presented: &Presented<'_>,
-        _name: &ConnectedRegistryName,
-        _action: GatewayAction,
+        presented: &Presented<'_>,
+        name: &ConnectedRegistryName,
+        action: GatewayAction,
     ) -> Result<Authorized<Gateway>, Refusal> {
-        todo!()
+        let wanted = Access::new("gateway", name.as_str(), &[action.scope_name()]);
+        let challenge = self.gateway_challenge(presented).scope(&wanted);
+        let sender = self.sender(presented, &challenge)?;
+        if !sender.issued_for(&wanted) || !sender.live.grants_gateway(name, action) {
+            return Err(challenge.insufficient());
+        }
+        Ok(sender.authorized())
     }
+
+    /// The public key that other verifiers need, as a JSON web key set.
+    pub fn jwks(&self) -> &serde_json::Value {
+        self.inner.signer.jwks()
+    }
+
+    fn sender(
+        &self,
+        presented: &Presented<'_>,
+        challenge: &Challenge<'_>,
+    ) -> Result<Sender, Refusal> {
+        let Some((scheme, value)) = presented.authorization.and_then(|text| text.split_once(' '))
+        else {
+            return Err(challenge.required());
+        };
+        if scheme.eq_ignore_ascii_case("Basic") {
+            let login = self.login_basic(presented, value).map_err(|mut refusal| {
+                // Content is offered for bearer tokens; a password is taken as a convenience.
+                if refusal.challenge.is_some() {
+                    refusal.challenge = challenge.required().challenge;
+                }
+                refusal
+            })?;
+            return Ok(Sender { live: login.live, limit: login.limit });
+        }
+        if !scheme.eq_ignore_ascii_case("Bearer") {
+            return Err(challenge.required());
+        }
+        let claims = self.bearer(value.trim(), &challenge.service).ok_or_else(|| {
+            challenge.invalid(
+                Reason::TokenInvalid,
+                "the access token is expired, damaged or was issued for another service",
+            )
+        })?;
+        match self.session(&claims.skerry) {
+            Ok(live) => Ok(Sender { live, limit: Some(claims) }),
+            Err(login::Failed::Ended(ended)) => Err(challenge.invalid(ended.0, ended.1)),
+            Err(login::Failed::Unavailable(refusal)) => Err(*refusal),
+        }
+    }
+
+    /// The claims of an access token that is good for `service` now.
+    fn bearer(&self, token: &str, service: &str) -> Option<Arc<Claims>> {
+        let verify = || self.inner.signer.verify(token);
+        let claims = self.inner.claims.claims(token, verify)?;
+        let clock = &self.store.sys().clock;
+        let begun = clock.wall().is_none_or(|now| claims.nbf <= now.plus(NOT_BEFORE_LEEWAY_S));
+        let good = begun
+            && clock.wall_or_floor() < claims.exp
+            && claims.aud == service
+            && claims.iss == ISSUER;
+        good.then_some(claims)
+    }
+
+    fn now(&self) -> UnixSeconds {
+        self.store.sys().clock.wall_or_floor()
+    }
+}
+
+impl Sender {
+    fn issued_for(&self, wanted: &Access) -> bool {
+        self.limit.as_ref().is_none_or(|claims| {
+            claims.access.iter().any(|access| {
+                access.kind == wanted.kind
+                    && access.name == wanted.name
+                    && wanted.actions.iter().all(|action| access.actions.contains(action))
+            })
+        })
+    }
+
+    fn authorized<A>(self) -> Authorized<A> {
+        let principal = match &self.live.link {
+            Link::Child(name) => Principal::Child(name.clone()),
+            Link::Client | Link::Elsewhere => Principal::Client(self.live.token.name.clone()),
+        };
+        Authorized { principal, live: self.live, proof: PhantomData }
+    }
+}
+
+/// What a challenge asks for: who pushes must be able to look first.
+fn wanted_scopes(action: RepositoryAction) -> &'static [&'static str] {
+    match action {
+        RepositoryAction::ContentRead => &["pull"],
+        RepositoryAction::ContentWrite => &["pull", "push"],
+        RepositoryAction::ContentDelete => &["delete"],
+        RepositoryAction::MetadataRead => &["metadata_read"],
+        RepositoryAction::MetadataWrite => &["metadata_write"],
+    }
+}
+
+/// Which issued scopes stand for an action. Clients that list tags ask for `pull`, as they do of
+/// Azure's; the scope map decides in either case.
+fn accepted_scopes(action: RepositoryAction) -> &'static [&'static str] {
+    match action {
+        RepositoryAction::ContentRead => &["pull"],
+        RepositoryAction::ContentWrite => &["push"],
+        RepositoryAction::ContentDelete => &["delete"],
+        RepositoryAction::MetadataRead => &["metadata_read", "pull"],
+        RepositoryAction::MetadataWrite => &["metadata_write"],
+    }
+}
+
+/// Whether an access entry is for this repository, by name or by a wildcard.
+fn names_repository(access: &Access, repository: &RepositoryName) -> bool {
+    access.kind == "repository"
+        && (access.name == repository.as_str()
+            || access.name.ends_with('*')
+                && access.name.parse::<RepositoryPattern>().is_ok_and(|p| p.covers(repository)))
 }

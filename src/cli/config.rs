@@ -1,4 +1,4 @@
-//! `skerry config …`: what is configured, and by whom.
+//! `skerry config ...`: what is configured, and by whom.
 
 use std::path::PathBuf;
 use std::process::ExitCode;

@@ -1,4 +1,4 @@
-//! `skerry connected-registry …`
+//! `skerry connected-registry ...`
 
 use clap::{Args, Subcommand};
 

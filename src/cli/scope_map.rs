@@ -1,4 +1,4 @@
-//! `skerry scope-map …`: what tokens may do.
+//! `skerry scope-map ...`: what tokens may do.
 
 use clap::Subcommand;
 

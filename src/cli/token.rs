@@ -1,4 +1,4 @@
-//! `skerry token …`: tokens and their passwords.
+//! `skerry token ...`: tokens and their passwords.
 
 use clap::{Subcommand, ValueEnum};
 

@@ -33,8 +33,8 @@ use crate::types::limits::{LARGE_MANIFESTS_MAX, MANIFEST_CACHE_BYTES_MAX};
 use crate::types::message::NodeConfig;
 use crate::types::{Mode, Reason, Refusal, Role};
 
-/// What a client without a right to push anything, or anyone on a ReadOnly connected registry, is
-/// told (ACR, connected registry troubleshooting): existing tools look for these words.
+/// What anyone is told who pushes to a ReadOnly connected registry (ACR, connected registry
+/// troubleshooting): existing tools look for these words.
 pub const READ_ONLY_MESSAGE: &str = "This operation is not allowed on this registry.";
 
 /// Longest value of `ns` that is echoed, bytes: a host name and a port.

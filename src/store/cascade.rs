@@ -11,10 +11,7 @@ use crate::types::token::ScopeMap;
 use crate::types::{ConnectedRegistry, ConnectedRegistryName, Grant, ScopeMapName};
 
 /// Restores the rule after a change of this scope map, if it is that of a sync token.
-pub(super) fn after_map_change(
-    txn: &mut Txn<'_>,
-    map: &ScopeMapName,
-) -> Result<(), StoreError> {
+pub(super) fn after_map_change(txn: &mut Txn<'_>, map: &ScopeMapName) -> Result<(), StoreError> {
     match owner(txn, map)? {
         Some(owner) => settle(txn, &owner),
         None => Ok(()),
@@ -52,10 +49,7 @@ pub(super) fn settle(txn: &mut Txn<'_>, node: &ConnectedRegistry) -> Result<(), 
 }
 
 /// The scope map of a node's sync token.
-pub(super) fn sync_map(
-    txn: &Txn<'_>,
-    node: &ConnectedRegistry,
-) -> Result<ScopeMap, StoreError> {
+pub(super) fn sync_map(txn: &Txn<'_>, node: &ConnectedRegistry) -> Result<ScopeMap, StoreError> {
     let token = tokens::load(txn, &node.sync_token)?.ok_or_else(|| lost(&node.name))?;
     scope_maps::load(txn, &token.scope_map)?.ok_or_else(|| lost(&node.name))
 }
@@ -146,10 +140,15 @@ fn intersection(child: &[Grant], parent: &[Grant]) -> Vec<Grant> {
             continue;
         }
         // Patterns are nested or disjoint: what is left are the parent's that lie inside.
-        kept.extend(parent.iter().filter(|above| match above {
-            Grant::Repository(inner, same) => same == action && pattern.includes(inner),
-            Grant::Gateway(..) => false,
-        }).cloned());
+        kept.extend(
+            parent
+                .iter()
+                .filter(|above| match above {
+                    Grant::Repository(inner, same) => same == action && pattern.includes(inner),
+                    Grant::Gateway(..) => false,
+                })
+                .cloned(),
+        );
     }
     kept
 }

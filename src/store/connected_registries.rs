@@ -2,27 +2,27 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::creation::Made;
 use super::node::self_config_key;
 use super::passwords::NewPassword;
 use super::row::{Kind, Row, key, prefix};
 use super::tokens::{self, token_key, users_of_map};
-use super::{Store, StoreError, Txn, cascade, scope_maps};
+use super::{Store, StoreError, Txn, cascade, creation, scope_maps};
 use crate::types::connected_registry::{Activation, ConnectedRegistry, Mode, StatusReport};
 use crate::types::limits::CLIENT_TOKENS_MAX;
 use crate::types::message::NodeConfig;
 use crate::types::schedule::{
-    MESSAGE_TTL_S_DEFAULT, MESSAGE_TTL_S_MAX, MESSAGE_TTL_S_MIN, SYNC_WINDOW_S_MAX,
-    SYNC_WINDOW_S_MIN, Schedule,
+    MESSAGE_TTL_S_MAX, MESSAGE_TTL_S_MIN, SYNC_WINDOW_S_MAX, SYNC_WINDOW_S_MIN, Schedule,
 };
 use crate::types::time::format_duration;
-use crate::types::token::{PasswordSlot, ScopeMap, Token};
+use crate::types::token::{PasswordSlot, ScopeMap};
 use crate::types::{
     ConnectedRegistryName, GatewayAction, Grant, RepositoryAction, RepositoryPattern, TokenName,
     UnixSeconds,
 };
 
-/// What `logLevel` may be (ACR.md section 1.2), the default first.
-const LOG_LEVELS: [&str; 5] = ["Information", "Debug", "Warning", "Error", "None"];
+/// What `logLevel` may be (as in the management API), the default first.
+pub(super) const LOG_LEVELS: [&str; 5] = ["Information", "Debug", "Warning", "Error", "None"];
 
 impl Row for ConnectedRegistry {
     const VERSION: u8 = 1;
@@ -47,7 +47,7 @@ impl Row for StatusRecord {
 
 /// The connected registry that a sync token belongs to.
 #[derive(Serialize, Deserialize)]
-struct SyncTokenOf(ConnectedRegistryName);
+pub(super) struct SyncTokenOf(pub(super) ConnectedRegistryName);
 
 impl Row for SyncTokenOf {
     const VERSION: u8 = 1;
@@ -68,7 +68,7 @@ pub fn status_key(name: &ConnectedRegistryName) -> Vec<u8> {
     key(Kind::Status, &[name.as_str().as_bytes()])
 }
 
-fn sync_token_key(token: &TokenName) -> Vec<u8> {
+pub(super) fn sync_token_key(token: &TokenName) -> Vec<u8> {
     key(Kind::SyncToken, &[token.as_str().as_bytes()])
 }
 
@@ -189,7 +189,9 @@ impl Store {
         let slots: &[PasswordSlot] =
             if new.sync_token.is_none() { &PasswordSlot::ALL } else { &[] };
         let fresh = self.fresh_passwords(slots, created, None)?;
-        self.commit(move |txn| create(txn, new, fresh, created)).await
+        let generations = self.first_generations();
+        self.commit(move |txn| creation::create(txn, new, Made { fresh, generations, created }))
+            .await
     }
 
     /// Changes client tokens and settings.
@@ -307,9 +309,7 @@ pub(super) fn load(
     txn.get(&connected_registry_key(name))
 }
 
-pub(super) fn connected_registries_in(
-    txn: &Txn<'_>,
-) -> Result<Vec<ConnectedRegistry>, StoreError> {
+pub(super) fn connected_registries_in(txn: &Txn<'_>) -> Result<Vec<ConnectedRegistry>, StoreError> {
     let rows = txn.scan(&prefix(Kind::ConnectedRegistry, &[]))?;
     Ok(rows.into_iter().map(|(_, registry)| registry).collect())
 }
@@ -322,134 +322,7 @@ pub(super) fn sync_token_of(
     Ok(txn.get::<SyncTokenOf>(&sync_token_key(token))?.map(|owner| owner.0))
 }
 
-fn create(
-    txn: &mut Txn<'_>,
-    new: NewConnectedRegistry,
-    fresh: Vec<tokens::Fresh>,
-    created: UnixSeconds,
-) -> Result<(ConnectedRegistry, Vec<NewPassword>), StoreError> {
-    if new.sync_token.is_some() != new.repositories.is_empty() {
-        return Err(StoreError::Invalid(
-            "argument error: either --sync-token or --repository must be provided, but not both."
-                .to_owned(),
-        ));
-    }
-    if load(txn, &new.name)?.is_some() {
-        return Err(StoreError::Conflict(format!(
-            "The connected registry '{}' exists already.",
-            new.name
-        )));
-    }
-    let mode = mode_under_parent(txn, &new)?;
-    let (sync_token, passwords) = match new.sync_token {
-        Some(token) => (adopt_sync_token(txn, &new.name, token)?, Vec::new()),
-        None => make_sync_token(txn, &new.name, mode, &new.repositories, fresh, created)?,
-    };
-    txn.put(sync_token_key(&sync_token), &SyncTokenOf(new.name.clone()))?;
-    let mut registry = ConnectedRegistry {
-        name: new.name,
-        mode,
-        parent: new.parent,
-        sync_token,
-        client_tokens: check_client_tokens(txn, new.client_tokens)?,
-        schedule: Schedule::continuous(),
-        sync_window_s: None,
-        message_ttl_s: MESSAGE_TTL_S_DEFAULT,
-        log_level: LOG_LEVELS[0].to_owned(),
-        activation_epoch: 1,
-        created,
-    };
-    apply(&mut registry, new.settings)?;
-    txn.put(connected_registry_key(&registry.name), &registry)?;
-    cascade::settle(txn, &registry)?;
-    Ok((registry, passwords))
-}
-
-fn mode_under_parent(txn: &Txn<'_>, new: &NewConnectedRegistry) -> Result<Mode, StoreError> {
-    let Some(parent_name) = &new.parent else {
-        return Ok(new.mode.unwrap_or(Mode::ReadWrite));
-    };
-    let parent = load(txn, parent_name)?.ok_or_else(|| {
-        StoreError::Invalid(format!(
-            "The parent connected registry '{parent_name}' could not be found."
-        ))
-    })?;
-    let mode = new.mode.unwrap_or(parent.mode);
-    if parent.mode == Mode::ReadOnly && mode != Mode::ReadOnly {
-        return Err(StoreError::Invalid(format!(
-            "Can't create the registry '{}' with mode '{mode}' when the connected registry parent \
-             '{parent_name}' mode is '{}'.",
-            new.name, parent.mode
-        )));
-    }
-    Ok(mode)
-}
-
-/// Takes an existing token as sync token; its scope map gets the gateway actions that it lacks.
-fn adopt_sync_token(
-    txn: &mut Txn<'_>,
-    name: &ConnectedRegistryName,
-    token: TokenName,
-) -> Result<TokenName, StoreError> {
-    let found = tokens::load(txn, &token)?.ok_or_else(|| {
-        StoreError::Invalid(format!("The sync token '{token}' could not be found."))
-    })?;
-    if let Some(owner) = sync_token_of(txn, &token)? {
-        return Err(StoreError::Conflict(format!(
-            "The token '{token}' is already the sync token of the connected registry '{owner}'."
-        )));
-    }
-    let users = connected_registries_in(txn)?;
-    if let Some(user) = users.iter().find(|node| node.client_tokens.contains(&token)) {
-        return Err(StoreError::Conflict(format!(
-            "The token '{token}' is a client token of the connected registry '{}' and cannot be a \
-             sync token too.",
-            user.name
-        )));
-    }
-    cascade::refuse_shared_map(txn, &found.scope_map, None)?;
-    let mut map = scope_maps::load(txn, &found.scope_map)?.ok_or(StoreError::NotFound)?;
-    map.grants.extend(gateway_grants(name));
-    scope_maps::write(txn, map)?;
-    Ok(token)
-}
-
-/// Makes a scope map and a sync token named like the connected registry.
-fn make_sync_token(
-    txn: &mut Txn<'_>,
-    name: &ConnectedRegistryName,
-    mode: Mode,
-    repositories: &[RepositoryPattern],
-    fresh: Vec<tokens::Fresh>,
-    created: UnixSeconds,
-) -> Result<(TokenName, Vec<NewPassword>), StoreError> {
-    // A connected registry's name has a form that tokens and scope maps allow too.
-    let bad_name = |error: crate::types::name::NameError| StoreError::Invalid(error.to_string());
-    let token_name: TokenName = name.as_str().parse().map_err(bad_name)?;
-    let map_name = name.as_str().parse().map_err(bad_name)?;
-    if tokens::load(txn, &token_name)?.is_some() {
-        return Err(StoreError::Conflict(format!(
-            "A token named '{token_name}' exists already. Give it as the sync token, or delete it \
-             first."
-        )));
-    }
-    let grants = repository_grants(repositories, mode.sync_actions()).chain(gateway_grants(name));
-    let description = format!("Created by connected registry sync token: {name}");
-    let map = scope_maps::create_for(txn, map_name, description, grants.collect(), created)?;
-    let mut token = Token {
-        name: token_name.clone(),
-        scope_map: map.name,
-        enabled: true,
-        created,
-        passwords: [None, None],
-        generations: [0, 0],
-    };
-    let passwords = tokens::install(&mut token, fresh);
-    tokens::insert(txn, &token)?;
-    Ok((token_name, passwords))
-}
-
-fn repository_grants(
+pub(super) fn repository_grants(
     repositories: &[RepositoryPattern],
     actions: &'static [RepositoryAction],
 ) -> impl Iterator<Item = Grant> {
@@ -458,11 +331,11 @@ fn repository_grants(
     })
 }
 
-fn gateway_grants(name: &ConnectedRegistryName) -> impl Iterator<Item = Grant> {
+pub(super) fn gateway_grants(name: &ConnectedRegistryName) -> impl Iterator<Item = Grant> {
     GatewayAction::ALL.into_iter().map(move |action| Grant::Gateway(name.clone(), action))
 }
 
-fn check_client_tokens(
+pub(super) fn check_client_tokens(
     txn: &Txn<'_>,
     mut list: Vec<TokenName>,
 ) -> Result<Vec<TokenName>, StoreError> {
@@ -491,7 +364,10 @@ fn check_client_tokens(
     Ok(list)
 }
 
-fn apply(registry: &mut ConnectedRegistry, settings: Settings) -> Result<(), StoreError> {
+pub(super) fn apply(
+    registry: &mut ConnectedRegistry,
+    settings: Settings,
+) -> Result<(), StoreError> {
     if let Some(schedule) = settings.schedule {
         registry.schedule = schedule;
     }

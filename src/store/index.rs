@@ -23,13 +23,30 @@ pub trait Index: Send + Sync {
         after: Option<&[u8]>,
         limit: usize,
     ) -> Result<Vec<KeyValue>, StoreError>;
-    /// Applies the changes of all records up to `sequence`, all or nothing.
+    /// Applies the changes of all records up to `sequence`, all or nothing. With sequence 0 the
+    /// index stays marked as incomplete: it is being filled.
     fn apply(&self, sequence: u64, changes: &[Change]) -> Result<(), StoreError>;
     /// The last sequence applied.
     fn applied(&self) -> u64;
+    /// Writes out what is cached, so that the next start has less to do.
+    fn flush(&self) -> Result<(), StoreError>;
+    /// Whether it has failed and must be built again.
+    fn failed(&self) -> bool;
 }
 
-/// An index in memory: for simulations, and while sled is being rebuilt.
+/// The hash of a row that indexes and checkpoints sum up: FNV-1a over the key's length, the key
+/// and the row, then mixed. Part of the on-disk format.
+pub fn row_hash(key: &[u8], row: &[u8]) -> u64 {
+    let mut hash: u64 = 0xcbf2_9ce4_8422_2325;
+    let len = (key.len() as u64).to_le_bytes();
+    for byte in len.iter().chain(key).chain(row) {
+        hash = (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
+    }
+    hash = (hash ^ (hash >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
+    hash ^ (hash >> 33)
+}
+
+/// An index in memory: for simulations, and where the one on disk cannot be built.
 #[derive(Default)]
 pub struct MapIndex(RwLock<(u64, BTreeMap<Vec<u8>, Vec<u8>>)>);
 
@@ -46,11 +63,7 @@ impl Index for MapIndex {
         limit: usize,
     ) -> Result<Vec<KeyValue>, StoreError> {
         let map = self.0.read().map_err(|_| StoreError::Unavailable)?;
-        let from = match after {
-            Some(after) if after >= prefix => Bound::Excluded(after),
-            _ => Bound::Included(prefix),
-        };
-        let rows = map.1.range::<[u8], _>((from, Bound::Unbounded));
+        let rows = map.1.range::<[u8], _>((lower_bound(prefix, after), Bound::Unbounded));
         let rows = rows.take_while(|(key, _)| key.starts_with(prefix)).take(limit);
         Ok(rows.map(|(key, row)| (key.clone(), row.clone())).collect())
     }
@@ -69,5 +82,55 @@ impl Index for MapIndex {
 
     fn applied(&self) -> u64 {
         self.0.read().map(|map| map.0).unwrap_or(0)
+    }
+
+    fn flush(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    fn failed(&self) -> bool {
+        false
+    }
+}
+
+/// Where a scan of `prefix` after `after` starts.
+pub(super) fn lower_bound<'a>(prefix: &'a [u8], after: Option<&'a [u8]>) -> Bound<&'a [u8]> {
+    match after {
+        Some(after) if after >= prefix => Bound::Excluded(after),
+        _ => Bound::Included(prefix),
+    }
+}
+
+/// No index: it failed and is being built again, or the store is closed.
+pub struct NoIndex;
+
+impl Index for NoIndex {
+    fn get(&self, _key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        Err(StoreError::Unavailable)
+    }
+
+    fn scan(
+        &self,
+        _prefix: &[u8],
+        _after: Option<&[u8]>,
+        _limit: usize,
+    ) -> Result<Vec<KeyValue>, StoreError> {
+        Err(StoreError::Unavailable)
+    }
+
+    fn apply(&self, _sequence: u64, _changes: &[Change]) -> Result<(), StoreError> {
+        Err(StoreError::Unavailable)
+    }
+
+    fn applied(&self) -> u64 {
+        0
+    }
+
+    fn flush(&self) -> Result<(), StoreError> {
+        Err(StoreError::Unavailable)
+    }
+
+    fn failed(&self) -> bool {
+        true
     }
 }

@@ -71,6 +71,7 @@ impl Store {
         let created = self.sys().clock.wall_or_floor();
         let slots: &[PasswordSlot] = if new.passwords { &PasswordSlot::ALL } else { &[] };
         let fresh = self.fresh_passwords(slots, created, new.expires)?;
+        let generations = self.first_generations();
         let (token, passwords) = self
             .commit(move |txn| {
                 let scope_map = match new.grants {
@@ -83,7 +84,7 @@ impl Store {
                     enabled: new.enabled,
                     created,
                     passwords: [None, None],
-                    generations: [0, 0],
+                    generations,
                 };
                 let passwords = install(&mut token, fresh);
                 insert(txn, &token)?;
@@ -208,6 +209,16 @@ impl Store {
         };
         Ok(slots.iter().map(make).collect())
     }
+
+    /// Where the generations of a new token's passwords start: at random, so that a session of a
+    /// deleted token does not fit a later one of the same name.
+    pub(super) fn first_generations(&self) -> [u32; 2] {
+        let mut bytes = [0; 8];
+        self.sys().rng.fill(&mut bytes);
+        let [a, b, c, d, e, f, g, h] = bytes;
+        // Half of the range is left to grow into.
+        [[a, b, c, d], [e, f, g, h]].map(|bytes| u32::from_le_bytes(bytes) / 2)
+    }
 }
 
 /// A password and what is to be kept of it.
@@ -217,7 +228,7 @@ pub(super) type Fresh = (NewPassword, Verifier);
 pub(super) fn install(token: &mut Token, fresh: Vec<Fresh>) -> Vec<NewPassword> {
     let place = |(password, mut verifier): Fresh| {
         let index = password.slot.index();
-        token.generations[index] += 1;
+        token.generations[index] = token.generations[index].wrapping_add(1);
         verifier.generation = token.generations[index];
         token.passwords[index] = Some(verifier);
         password
@@ -238,10 +249,7 @@ pub(super) fn insert(txn: &mut Txn<'_>, token: &Token) -> Result<(), StoreError>
 }
 
 /// Every token that uses this scope map.
-pub(super) fn users_of_map(
-    txn: &Txn<'_>,
-    map: &ScopeMapName,
-) -> Result<Vec<Token>, StoreError> {
+pub(super) fn users_of_map(txn: &Txn<'_>, map: &ScopeMapName) -> Result<Vec<Token>, StoreError> {
     let tokens: Vec<(Vec<u8>, Token)> = txn.scan(&prefix(Kind::Token, &[]))?;
     Ok(tokens.into_iter().map(|(_, t)| t).filter(|t| t.scope_map == *map).collect())
 }

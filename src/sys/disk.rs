@@ -6,6 +6,8 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::types::UnixSeconds;
+
 /// An open file; reads and writes are positional, so that one handle serves many readers.
 pub trait DiskFile: Send + Sync {
     /// Reads up to `buffer.len()` bytes at `offset`; 0 at the end.
@@ -18,6 +20,8 @@ pub trait DiskFile: Send + Sync {
     fn set_len(&self, len: u64) -> io::Result<()>;
     /// Length in bytes.
     fn len(&self) -> io::Result<u64>;
+    /// Reserves space for the first `len` bytes, so that writing them cannot fill the disk.
+    fn allocate(&self, len: u64) -> io::Result<()>;
     /// The real file behind this one, for sendfile; `None` on a simulated disk.
     fn as_file(&self) -> Option<&File>;
 
@@ -77,8 +81,15 @@ pub trait Disk: Send + Sync {
     fn exists(&self, path: &Path) -> io::Result<bool>;
     /// Length of a file in bytes.
     fn file_len(&self, path: &Path) -> io::Result<u64>;
+    /// When a file was last written; `None` when the file system does not say.
+    fn modified(&self, path: &Path) -> io::Result<Option<UnixSeconds>>;
     /// Space on the file system that holds `path`.
     fn space(&self, path: &Path) -> io::Result<Space>;
+    /// Takes the directory for this process until the guard is dropped (flock). An error of kind
+    /// `WouldBlock`: another process has it.
+    fn lock_dir(&self, path: &Path) -> io::Result<Box<dyn Send + Sync>>;
+    /// Makes everything on the file system that holds `path` durable (syncfs).
+    fn sync_fs(&self, path: &Path) -> io::Result<()>;
 
     /// Reads a whole file of at most `max` bytes.
     fn read(&self, path: &Path, max: u64) -> io::Result<Vec<u8>> {
@@ -144,6 +155,10 @@ impl DiskFile for SystemFile {
         Ok(self.0.metadata()?.len())
     }
 
+    fn allocate(&self, len: u64) -> io::Result<()> {
+        Ok(rustix::fs::fallocate(&self.0, rustix::fs::FallocateFlags::empty(), 0, len)?)
+    }
+
     fn as_file(&self) -> Option<&File> {
         Some(&self.0)
     }
@@ -206,6 +221,22 @@ impl Disk for SystemDisk {
 
     fn file_len(&self, path: &Path) -> io::Result<u64> {
         Ok(std::fs::metadata(path)?.len())
+    }
+
+    fn modified(&self, path: &Path) -> io::Result<Option<UnixSeconds>> {
+        let modified = std::fs::metadata(path)?.modified()?;
+        let since_1970 = modified.duration_since(std::time::UNIX_EPOCH).ok();
+        Ok(since_1970.map(|since| UnixSeconds(since.as_secs())))
+    }
+
+    fn lock_dir(&self, path: &Path) -> io::Result<Box<dyn Send + Sync>> {
+        let directory = File::open(path)?;
+        rustix::fs::flock(&directory, rustix::fs::FlockOperation::NonBlockingLockExclusive)?;
+        Ok(Box::new(directory))
+    }
+
+    fn sync_fs(&self, path: &Path) -> io::Result<()> {
+        Ok(rustix::fs::syncfs(File::open(path)?)?)
     }
 
     fn space(&self, path: &Path) -> io::Result<Space> {

@@ -37,6 +37,12 @@ pub struct Metrics {
     pub journal_groups: Counter,
     /// Journal bytes written.
     pub journal_bytes: Counter,
+    /// Checkpoint bytes written.
+    pub checkpoint_bytes: Counter,
+    /// Content bytes written: blobs and manifests.
+    pub blob_bytes: Counter,
+    /// Times that the index was given up and built again.
+    pub index_rebuilds: Counter,
     /// Bytes fetched from the parent: content.
     pub sync_bytes_fetched: Counter,
     /// Requests sent to the parent.

@@ -8,6 +8,7 @@ pub mod clock;
 pub mod credentials;
 pub mod disk;
 pub mod log;
+pub mod memory_disk;
 pub mod metrics;
 pub mod net;
 pub mod notify;
@@ -19,6 +20,7 @@ use std::sync::Arc;
 
 pub use clock::{Clock, SystemClock};
 pub use disk::{Disk, SystemDisk};
+pub use memory_disk::MemoryDisk;
 pub use metrics::Metrics;
 pub use rng::{Rng, SystemRng};
 pub use spawn::Spawner;

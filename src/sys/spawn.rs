@@ -1,9 +1,12 @@
 //! Tasks on the executor, and the bounded pool for work that blocks.
 
 use std::future::Future;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
+use smol::lock::Semaphore;
 use smol::{Executor, Task};
+
+use crate::types::limits::BLOCKING_THREADS;
 
 /// Spawns tasks; a clone spawns on the same executor.
 #[derive(Clone)]
@@ -65,9 +68,20 @@ impl Default for Spawner {
     }
 }
 
+/// Jobs of the pool at once; more wait their turn.
+static BLOCKING_PERMITS: OnceLock<Semaphore> = OnceLock::new();
+
+/// Bounds the pool for work that blocks; without this call the bound is
+/// [`BLOCKING_THREADS`]. Only the first call counts.
+pub fn limit_blocking_threads(threads: usize) {
+    let _ = BLOCKING_PERMITS.set(Semaphore::new(threads));
+}
+
 /// Runs work that blocks in the bounded pool.
 #[allow(clippy::disallowed_methods, reason = "this is the seam")]
 pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    let permits = BLOCKING_PERMITS.get_or_init(|| Semaphore::new(BLOCKING_THREADS));
+    let _permit = permits.acquire().await;
     smol::unblock(work).await
 }
 

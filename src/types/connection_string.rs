@@ -1,5 +1,5 @@
 //! The connection string: all that a device needs to find its parent and to prove who it is
-//! (ACR.md section 1.8).
+//! (the form is that of Azure's connected registry).
 
 use std::fmt;
 
@@ -166,9 +166,8 @@ fn split(text: &str) -> Result<Values<'_>, ConnectionStringError> {
             continue;
         }
         // A pair without '=' may be a piece of the password: name its place, not its text.
-        let (key, value) = pair
-            .split_once('=')
-            .ok_or_else(|| error(format!("part {} has no '='", number + 1)))?;
+        let (key, value) =
+            pair.split_once('=').ok_or_else(|| error(format!("part {} has no '='", number + 1)))?;
         let key = key.trim();
         let known = KEYS
             .into_iter()
@@ -200,9 +199,10 @@ fn resolve(
                 Some((variable, port)) => (variable, Some(port)),
                 None => (reference, None),
             };
-            let host = lookup(variable).filter(|host| !host.trim().is_empty()).ok_or_else(|| {
-                error(format!("ParentGatewayEndpoint names ${variable}, which is not set"))
-            })?;
+            let host =
+                lookup(variable).filter(|host| !host.trim().is_empty()).ok_or_else(|| {
+                    error(format!("ParentGatewayEndpoint names ${variable}, which is not set"))
+                })?;
             match port {
                 Some(port) => format!("{}:{port}", host.trim()),
                 None => host.trim().to_owned(),

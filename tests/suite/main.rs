@@ -13,4 +13,9 @@
 mod support;
 
 mod access;
+mod appliance;
+mod board;
+mod repo;
+mod tidy;
 mod topology;
+mod yocto;

@@ -1,0 +1,80 @@
+//! What a node is known by: its signing key and its certificate, made on the first start.
+
+use crate::auth;
+use crate::config::{Config, TlsMode};
+use crate::http::tls::{self, Identity, TlsAcceptor};
+use crate::store::Store;
+use crate::sys::{Disk, SystemDisk};
+
+/// Largest PEM file that is read, bytes.
+const PEM_BYTES_MAX: u64 = 1024 * 1024;
+
+/// The self-signed certificate and its key, in the identity directory.
+const TLS_FILE: &str = "tls.pem";
+
+/// The key that signs access tokens and its certificate.
+pub(super) fn signing(store: &Store) -> Result<auth::keys::Identity, String> {
+    let made = store.identity_file("token-signing", || auth::keys::make()?.to_bytes());
+    let bytes = made.map_err(|error| format!("the token-signing key: {error}"))?;
+    auth::keys::Identity::from_bytes(&bytes)
+        .map_err(|error| format!("the token-signing key cannot be used: {error}"))
+}
+
+/// The acceptor of the listeners with TLS; `None` when it is off.
+pub(super) fn tls(config: &Config, store: &Store, login: &str) -> Result<Option<TlsAcceptor>, String> {
+    let identity = match config.tls.mode {
+        TlsMode::Off => return Ok(None),
+        TlsMode::Files => from_files(config)?,
+        TlsMode::SelfSigned => Some(made(config, store, login)?),
+    };
+    identity.map(|identity| TlsAcceptor::new(&identity)).transpose()
+}
+
+/// The configured certificate and key; `None` in another mode.
+pub(super) fn from_files(config: &Config) -> Result<Option<Identity>, String> {
+    let (Some(certificate), Some(key)) = (&config.tls.certificate, &config.tls.private_key) else {
+        return Ok(None);
+    };
+    let read = |path: &std::path::Path| {
+        let bytes = SystemDisk.read(path, PEM_BYTES_MAX);
+        bytes.map_err(|error| format!("[tls]: {}: {error}", path.display()))
+    };
+    Ok(Some(Identity { certificate_pem: read(certificate)?, private_key_pem: read(key)? }))
+}
+
+/// The fingerprint that devices are told to trust: of a self-signed certificate only. With a
+/// certificate of an authority, the authority is trusted.
+pub(super) fn private_ca(config: &Config, store: &Store) -> Result<Option<String>, String> {
+    if config.tls.mode != TlsMode::SelfSigned {
+        return Ok(None);
+    }
+    let missing = || Err("the certificate was not made".to_owned());
+    let pem = store.identity_file(TLS_FILE, missing).map_err(|error| error.to_string())?;
+    tls::fingerprint(&pem).map(Some)
+}
+
+/// A self-signed identity for the names that clients use, kept in the state directory.
+fn made(config: &Config, store: &Store, login: &str) -> Result<Identity, String> {
+    let host = |address: &str| {
+        let end = address.rfind(':').filter(|at| !address[*at..].contains(']'));
+        let host = &address[..end.unwrap_or(address.len())];
+        host.trim_start_matches('[').trim_end_matches(']').to_owned()
+    };
+    let mut names = vec!["localhost".to_owned(), "127.0.0.1".to_owned(), "::1".to_owned()];
+    let configured = [&config.registry.login_server, &config.registry.gateway_server];
+    for name in configured.into_iter().flatten().map(String::as_str).chain([login]) {
+        let name = host(name);
+        if !names.contains(&name) && name != "0.0.0.0" && name != "::" {
+            names.insert(0, name);
+        }
+    }
+    let make = || {
+        let identity = tls::self_signed(&names)?;
+        let mut pem = identity.certificate_pem;
+        pem.extend_from_slice(&identity.private_key_pem);
+        Ok(pem)
+    };
+    let pem = store.identity_file(TLS_FILE, make);
+    let pem = pem.map_err(|error| format!("the self-signed certificate: {error}"))?;
+    Ok(Identity { certificate_pem: pem.clone(), private_key_pem: pem })
+}

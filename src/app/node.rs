@@ -1,0 +1,272 @@
+//! One node, wired: store, identity, protocols, listeners, and an ordered stop.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use smol::Task;
+
+use super::identity;
+use super::router::{Door, Router};
+use crate::admin::{Admin, AdminOptions, Contact};
+use crate::auth::{Auth, AuthOptions};
+use crate::config::{Config, Scheme};
+use crate::gateway::{Contacts, Gateway, GatewayOptions};
+use crate::http::conn::Deadlines;
+use crate::http::server::{Permits, Server, Shutdown};
+use crate::http::tls::{Identity, TlsAcceptor};
+use crate::registry::{Registry, RegistryOptions};
+use crate::store::{Store, StoreOptions};
+use crate::sync::{self, Engine};
+use crate::sys::clock::sleep;
+use crate::sys::net::Listener;
+use crate::sys::{Spawner, Sys};
+use crate::token::Tokens;
+use crate::types::connected_registry::ConnectionState;
+use crate::types::{ConnectedRegistry, ConnectedRegistryName, Role, UnixSeconds};
+
+/// How often unfinished uploads are looked through.
+const HOUSEKEEPING_PERIOD: Duration = Duration::from_secs(3600);
+/// How long requests under way may take after a stop was asked for.
+const DRAIN_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Why a node does not start: one line that names the cause and the cure.
+pub struct StartError(pub String);
+
+impl<E: std::fmt::Display> From<E> for StartError {
+    fn from(error: E) -> StartError {
+        StartError(error.to_string())
+    }
+}
+
+/// A running node.
+pub struct Node {
+    /// Where clients log in, `host:port` as listened on.
+    pub login: String,
+    /// Where children connect, `host:port` as listened on.
+    pub gateway: String,
+    store: Store,
+    shutdown: Shutdown,
+    permits: Permits,
+    tasks: Vec<Task<()>>,
+    tls: Option<(TlsAcceptor, Config)>,
+}
+
+impl Node {
+    /// Opens the store, makes or reads the identity, activates a connected registry that never
+    /// was, listens, and serves. Returns when every listener accepts connections.
+    pub async fn start(spawner: Spawner, config: Config) -> Result<Node, StartError> {
+        let sys = Sys::real(spawner);
+        let role = config.role();
+        // The listeners come first: an occupied port must not touch the state.
+        let logins = listen(&config, role, true)?;
+        let gateways = listen(&config, role, false)?;
+        let options = StoreOptions {
+            state_dir: config.storage.state_dir.clone(),
+            reserve: config.storage.reserve.0,
+            uploads_max: config.limits.uploads,
+        };
+        let (store, recovery) = Store::open(sys.clone(), options).await?;
+        log::info!("store {}: {recovery}", config.storage.state_dir.display());
+        let admin_listener = Listener::unix(&config.listen.admin)?;
+
+        let login = address(&logins);
+        let gateway = if role == Role::Root { address(&gateways) } else { login.clone() };
+        let auth = Auth::new(store.clone(), auth_options(&config, &store, &logins)?)?;
+        let contacts = Contacts::new(&sys);
+        let engine = match &config.parent {
+            None => None,
+            Some(parent) => {
+                let engine = sync::engine(&sys, &store, parent, &config, &login)?;
+                Some(activated(engine, &store).await?)
+            }
+        };
+        let tls = identity::tls(&config, &store, &login)?;
+        let router = Arc::new(Router {
+            role,
+            registry: Registry::new(store.clone(), auth.clone(), RegistryOptions { role }),
+            tokens: Tokens::new(&store, auth.clone()),
+            gateway: gateway_api(&config, &store, &auth, &contacts),
+            admin: admin_api(&config, &store, contacts, &login, &gateway, has_tls(&gateways))?,
+        });
+        let permits = Permits::new(config.limits.connections);
+        let shutdown = Shutdown::default();
+        let mut tasks = Vec::new();
+        let mut serve = |listener: Listener, tls: Option<TlsAcceptor>, door: Door| {
+            let server = Server {
+                sys: sys.clone(),
+                handler: router.clone().behind(door),
+                permits: permits.clone(),
+                shutdown: shutdown.clone(),
+                deadlines: Deadlines::default(),
+            };
+            tasks.push(sys.spawner.spawn(server.run(listener, tls)));
+        };
+        for (listener, encrypted) in logins {
+            serve(listener, tls.clone().filter(|_| encrypted), Door::Login);
+        }
+        for (listener, encrypted) in gateways {
+            serve(listener, tls.clone().filter(|_| encrypted), Door::Gateway);
+        }
+        serve(admin_listener, None, Door::Admin);
+        if let Some(engine) = engine {
+            tasks.push(sys.spawner.spawn(async move { engine.run().await }));
+        }
+        tasks.push(sys.spawner.spawn(housekeeping(store.clone())));
+        let tls = tls.map(|acceptor| (acceptor, config));
+        Ok(Node { login, gateway, store, shutdown, permits, tasks, tls })
+    }
+}
+
+impl Node {
+    /// Stops in order: no new connections, requests under way get their time, the store closes.
+    pub async fn stop(self) {
+        self.shutdown.stop();
+        if !self.permits.drained(DRAIN_DEADLINE).await {
+            log::warn!("{} connections did not end in time", self.permits.used());
+        }
+        for task in self.tasks {
+            task.cancel().await;
+        }
+        if let Err(error) = self.store.close().await {
+            log::error!("the store did not close in order: {error}");
+        }
+    }
+
+    /// Reads again what can change while running: the certificate. A bad one changes nothing.
+    pub fn reload(&self) {
+        let Some((acceptor, config)) = &self.tls else {
+            return;
+        };
+        let reloaded = identity::from_files(config)
+            .and_then(|identity| identity.map_or(Ok(()), |identity| acceptor.reload(&identity)));
+        match reloaded {
+            Ok(()) => log::info!("the certificate was read again"),
+            Err(error) => log::error!("the old certificate stays: {error}"),
+        }
+    }
+
+    /// One line for people about the state of the node.
+    pub fn summary(&self) -> String {
+        let view = self.store.sync_view();
+        match self.store.self_config() {
+            Ok(Some(config)) => {
+                let contact = if view.online { "in contact" } else { "out of contact" };
+                format!("{}: {} repositories, parent {contact}", config.node.name, view.synced.len())
+            }
+            _ => format!("root, clients at {}, children at {}", self.login, self.gateway),
+        }
+    }
+}
+
+/// Listening sockets, each with whether it speaks TLS.
+type Listeners = Vec<(Listener, bool)>;
+
+/// Takes the sockets that the service manager passed under this name, else binds its own.
+fn listen(config: &Config, role: Role, login: bool) -> Result<Listeners, StartError> {
+    let wanted = match (login, role) {
+        (true, _) => &config.listen.login,
+        (false, Role::Root) => &config.listen.gateway,
+        (false, Role::Connected) => return Ok(Vec::new()),
+    };
+    wanted
+        .iter()
+        .map(|one| Ok((Listener::tcp(&one.address.to_string())?, one.has_tls(&config.tls))))
+        .collect()
+}
+
+fn address(listeners: &Listeners) -> String {
+    let first = listeners.first().and_then(|(listener, _)| listener.local_addr());
+    first.map(|address| address.to_string()).unwrap_or_default()
+}
+
+fn has_tls(listeners: &Listeners) -> bool {
+    listeners.first().is_some_and(|(_, tls)| *tls)
+}
+
+fn auth_options(
+    config: &Config,
+    store: &Store,
+    logins: &Listeners,
+) -> Result<AuthOptions, StartError> {
+    let port = logins.first().and_then(|(listener, _)| listener.local_addr()).map(|a| a.port());
+    Ok(AuthOptions {
+        role: config.role(),
+        registry_name: config.registry.name.clone(),
+        login_server: config.registry.login_server.clone(),
+        public_scheme: config.registry.public_scheme.map(|scheme| scheme.name().to_owned()),
+        login_port: port,
+        access_lifetime: config.tokens.access_lifetime,
+        refresh_lifetime: config.tokens.refresh_lifetime,
+        identity: identity::signing(store)?,
+    })
+}
+
+fn gateway_api(config: &Config, store: &Store, auth: &Auth, contacts: &Arc<Contacts>) -> Gateway {
+    let options = GatewayOptions {
+        role: config.role(),
+        registry: config.registry.name.clone(),
+        contacts: contacts.clone(),
+    };
+    Gateway::new(store.clone(), auth.clone(), options)
+}
+
+/// What `get-settings` tells devices of this root, and `show` of its children.
+fn admin_api(
+    config: &Config,
+    store: &Store,
+    contacts: Arc<Contacts>,
+    login: &str,
+    gateway: &str,
+    tls: bool,
+) -> Result<Admin, StartError> {
+    let registry = &config.registry;
+    let scheme = registry.public_scheme.unwrap_or(if tls { Scheme::Https } else { Scheme::Http });
+    let options = AdminOptions {
+        role: config.role(),
+        registry_name: registry.name.clone(),
+        login_server: registry.login_server.clone().unwrap_or_else(|| login.to_owned()),
+        gateway_endpoint: registry.gateway_server.clone().unwrap_or_else(|| gateway.to_owned()),
+        scheme: scheme.name().to_owned(),
+        ca_fingerprint: identity::private_ca(config, store)?,
+    };
+    Ok(Admin::new(store.clone(), options, Arc::new(Seen(contacts))))
+}
+
+/// What the gateway saw of its children, as `admin` asks for it.
+struct Seen(Arc<Contacts>);
+
+impl Contact for Seen {
+    fn state(
+        &self,
+        node: &ConnectedRegistry,
+        reported: ConnectionState,
+        stored: Option<UnixSeconds>,
+    ) -> ConnectionState {
+        self.0.state(node, reported, stored)
+    }
+
+    fn last_seen(&self, name: &ConnectedRegistryName) -> Option<UnixSeconds> {
+        self.0.last_seen(name)
+    }
+}
+
+/// A device that was never activated does so before it serves, and says clearly why it cannot.
+async fn activated(engine: Engine, store: &Store) -> Result<Engine, StartError> {
+    if store.self_config()?.is_none() {
+        engine.activate().await?;
+        log::info!("activated");
+    }
+    Ok(engine)
+}
+
+/// Removes what nobody came back for.
+async fn housekeeping(store: Store) {
+    loop {
+        sleep(HOUSEKEEPING_PERIOD).await;
+        match store.sweep_uploads().await {
+            Ok(0) => {}
+            Ok(swept) => log::info!("removed {swept} uploads that nobody finished"),
+            Err(error) => log::warn!("cannot remove old uploads: {error}"),
+        }
+    }
+}

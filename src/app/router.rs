@@ -1,0 +1,70 @@
+//! Which protocol answers which path, per listener.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use crate::admin::Admin;
+use crate::gateway::Gateway;
+use crate::http::{Handler, Reply, Request};
+use crate::registry::Registry;
+use crate::token::Tokens;
+use crate::types::{Reason, Refusal, Role};
+
+/// Which listener a request came through.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Door {
+    /// The login server: registry API, tokens, health; on a connected registry also the gateway.
+    Login,
+    /// The root's gateway.
+    Gateway,
+    /// The admin socket.
+    Admin,
+}
+
+/// Every protocol of a node.
+pub(super) struct Router {
+    pub(super) role: Role,
+    pub(super) registry: Registry,
+    pub(super) tokens: Tokens,
+    pub(super) gateway: Gateway,
+    pub(super) admin: Admin,
+}
+
+impl Router {
+    /// The handler of one listener.
+    pub(super) fn behind(self: Arc<Self>, door: Door) -> Arc<dyn Handler> {
+        Arc::new(Entrance { router: self, door })
+    }
+
+    async fn answer(&self, door: Door, request: &mut Request) -> Reply {
+        let first = request.path.trim_start_matches('/').split('/').next().unwrap_or_default();
+        let has_gateway = door == Door::Gateway || self.role == Role::Connected;
+        match (door, first) {
+            (Door::Admin, _) | (_, "healthz" | "readyz" | "metrics") => {
+                self.admin.handle(request, door == Door::Admin).await
+            }
+            (_, "gateway") if has_gateway => self.gateway.handle(request).await,
+            (Door::Login, "v2") => self.registry.handle(request).await,
+            (Door::Login, "oauth2" | "acr" | ".well-known") => self.tokens.handle(request).await,
+            _ => {
+                let text = format!("there is nothing at {} on this listener", request.path);
+                Refusal::new(404, "NAME_UNKNOWN", Reason::NotFound, text).into()
+            }
+        }
+    }
+}
+
+struct Entrance {
+    router: Arc<Router>,
+    door: Door,
+}
+
+impl Handler for Entrance {
+    fn handle<'a>(
+        &'a self,
+        request: &'a mut Request,
+    ) -> Pin<Box<dyn Future<Output = Reply> + Send + 'a>> {
+        Box::pin(self.router.answer(self.door, request))
+    }
+}

@@ -1,0 +1,262 @@
+//! What the store says of a token right now.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+use super::jwt::{Claims, Session};
+use crate::store::{Store, StoreError};
+use crate::types::message::NodeConfig;
+use crate::types::token::{PasswordSlot, Token};
+use crate::types::{
+    ConnectedRegistryName, GatewayAction, Grant, Mode, Reason, RepositoryAction, RepositoryName,
+    RepositoryPattern, Role, TokenName, UnixSeconds,
+};
+
+/// Tokens remembered at one store sequence.
+const LIVE_MAX: usize = 256;
+/// Verified access tokens remembered, in each of two halves.
+const CLAIMS_MAX: usize = 512;
+
+/// What a token is at this node.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum Link {
+    /// Its clients log in with it.
+    Client,
+    /// The sync token of this direct child.
+    Child(ConnectedRegistryName),
+    /// The sync token of a connected registry further down: valid only at its own parent.
+    Elsewhere,
+}
+
+/// A token, its grants and its place, as the store has them.
+pub(super) struct Live {
+    pub(super) token: Token,
+    pub(super) link: Link,
+    grants: Vec<Grant>,
+    /// Whether this node takes no writes from clients.
+    read_only: bool,
+}
+
+/// Why a session is over.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Ended(pub(super) Reason, pub(super) &'static str);
+
+impl Live {
+    /// Whether the token may act here at all.
+    pub(super) fn check(&self) -> Result<(), Ended> {
+        if self.link == Link::Elsewhere {
+            let text = "a sync token is valid only at the parent of its connected registry";
+            return Err(Ended(Reason::TokenDisabled, text));
+        }
+        if !self.token.enabled {
+            return Err(Ended(Reason::TokenDisabled, "the token is disabled"));
+        }
+        Ok(())
+    }
+
+    /// Whether the password that a session began with still stands at `now`.
+    pub(super) fn check_password(&self, session: &Session, now: UnixSeconds) -> Result<(), Ended> {
+        let replaced = Ended(Reason::PasswordRevoked, "the password was replaced or deleted");
+        match &self.token.passwords[session.slot.index()] {
+            Some(verifier) if verifier.generation == session.generation => {
+                self.check_expiry(session.slot, now)
+            }
+            _ => Err(replaced),
+        }
+    }
+
+    /// Whether the password in this slot has not expired.
+    pub(super) fn check_expiry(&self, slot: PasswordSlot, now: UnixSeconds) -> Result<(), Ended> {
+        match self.expires(slot) {
+            Some(expires) if expires <= now => {
+                Err(Ended(Reason::PasswordRevoked, "the password has expired"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// When the password in this slot stops to work.
+    pub(super) fn expires(&self, slot: PasswordSlot) -> Option<UnixSeconds> {
+        self.token.passwords[slot.index()].as_ref()?.expires
+    }
+
+    /// Whether policy forbids the action whatever the scope map says: clients of a ReadOnly
+    /// connected registry only read.
+    pub(super) fn forbids(&self, action: RepositoryAction) -> bool {
+        let reads =
+            matches!(action, RepositoryAction::ContentRead | RepositoryAction::MetadataRead);
+        self.read_only && self.link == Link::Client && !reads
+    }
+
+    /// Whether the scope map grants the action on everything that `wanted` covers.
+    pub(super) fn grants_pattern(
+        &self,
+        wanted: &RepositoryPattern,
+        action: RepositoryAction,
+    ) -> bool {
+        self.grants.iter().any(|grant| match grant {
+            Grant::Repository(pattern, have) => *have == action && pattern.includes(wanted),
+            Grant::Gateway(..) => false,
+        })
+    }
+
+    /// Whether the scope map grants the action on one repository.
+    pub(super) fn grants(&self, repository: &RepositoryName, action: RepositoryAction) -> bool {
+        self.grants.iter().any(|grant| match grant {
+            Grant::Repository(pattern, have) => *have == action && pattern.covers(repository),
+            Grant::Gateway(..) => false,
+        })
+    }
+
+    /// Whether the scope map grants anything on the repository.
+    pub(super) fn sees(&self, repository: &RepositoryName) -> bool {
+        self.grants.iter().any(|grant| match grant {
+            Grant::Repository(pattern, _) => pattern.covers(repository),
+            Grant::Gateway(..) => false,
+        })
+    }
+
+    /// Whether this is the sync token of a child whose scope map grants the gateway action: for
+    /// its own gateway, or for that of a descendant whose messages it carries.
+    pub(super) fn grants_gateway(
+        &self,
+        name: &ConnectedRegistryName,
+        action: GatewayAction,
+    ) -> bool {
+        let granted = self.grants.iter().any(|grant| match grant {
+            Grant::Gateway(gateway, have) => *have == action && gateway == name,
+            Grant::Repository(..) => false,
+        });
+        granted && matches!(self.link, Link::Child(_))
+    }
+}
+
+/// Tokens as read at one store sequence. Every change of a token, a scope map, a connected
+/// registry or the node's own desired state is a journal record and raises the sequence, so an
+/// entry is right as long as the sequence is the same. The sequence is read before the rows:
+/// an entry may be newer than its number, never older.
+#[derive(Default)]
+pub(super) struct LiveCache(Mutex<AtSequence>);
+
+#[derive(Default)]
+struct AtSequence {
+    sequence: u64,
+    config: Option<Arc<NodeConfig>>,
+    tokens: BTreeMap<TokenName, Arc<Live>>,
+}
+
+/// Why nothing is known of a token.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum Unknown {
+    /// It does not exist, or is not one that this node accepts.
+    Token,
+    /// This connected registry has not been activated and knows no tokens yet.
+    NotActivated,
+    /// The store cannot say.
+    Store(StoreError),
+}
+
+impl From<StoreError> for Unknown {
+    fn from(error: StoreError) -> Unknown {
+        Unknown::Store(error)
+    }
+}
+
+impl LiveCache {
+    /// Looks a token up.
+    pub(super) fn live(
+        &self,
+        store: &Store,
+        role: Role,
+        name: &TokenName,
+    ) -> Result<Arc<Live>, Unknown> {
+        let mut cache = self.0.lock().map_err(|_| StoreError::Unavailable)?;
+        let sequence = store.sequence();
+        if cache.sequence != sequence {
+            *cache = AtSequence { sequence, ..AtSequence::default() };
+        }
+        if let Some(live) = cache.tokens.get(name) {
+            return Ok(live.clone());
+        }
+        let live = Arc::new(match role {
+            Role::Root => at_root(store, name)?,
+            Role::Connected => {
+                let config = match &cache.config {
+                    Some(config) => config.clone(),
+                    None => Arc::new(store.self_config()?.ok_or(Unknown::NotActivated)?),
+                };
+                cache.config = Some(config.clone());
+                below_root(&config, name)?
+            }
+        });
+        if cache.tokens.len() >= LIVE_MAX {
+            cache.tokens.clear();
+        }
+        cache.tokens.insert(name.clone(), live.clone());
+        Ok(live)
+    }
+}
+
+fn at_root(store: &Store, name: &TokenName) -> Result<Live, Unknown> {
+    let token = store.token(name)?.ok_or(Unknown::Token)?;
+    let link = match store.sync_token_owner(name)? {
+        None => Link::Client,
+        Some(registry) if registry.parent.is_none() => Link::Child(registry.name),
+        Some(_) => Link::Elsewhere,
+    };
+    let grants = store.scope_map(&token.scope_map)?.map(|map| map.grants).unwrap_or_default();
+    Ok(Live { token, link, grants, read_only: false })
+}
+
+/// A connected registry accepts the client tokens that it is given, and its children.
+fn below_root(config: &NodeConfig, name: &TokenName) -> Result<Live, Unknown> {
+    let child = config.children.iter().find(|child| child.sync_token == *name);
+    let (link, tokens) = match child {
+        Some(child) => (Link::Child(child.name.clone()), &config.child_tokens),
+        None if config.node.client_tokens.contains(name) => (Link::Client, &config.client_tokens),
+        None => return Err(Unknown::Token),
+    };
+    let token = tokens.iter().find(|token| token.name == *name).ok_or(Unknown::Token)?.clone();
+    let map = config.scope_maps.iter().find(|map| map.name == token.scope_map);
+    let grants = map.map(|map| map.grants.clone()).unwrap_or_default();
+    Ok(Live { token, link, grants, read_only: config.node.mode == Mode::ReadOnly })
+}
+
+/// Access tokens whose signature was verified, by the hash of their text. A signature never turns
+/// bad, so nothing here is ever invalidated; times and live state are judged at each request. Two
+/// halves take turns: when the young one is full it becomes the old one.
+#[derive(Default)]
+pub(super) struct ClaimsCache(Mutex<Halves>);
+
+#[derive(Default)]
+struct Halves {
+    young: BTreeMap<[u8; 32], Arc<Claims>>,
+    old: BTreeMap<[u8; 32], Arc<Claims>>,
+}
+
+impl ClaimsCache {
+    /// The claims of a token, verified now or before.
+    pub(super) fn claims(
+        &self,
+        token: &str,
+        verify: impl FnOnce() -> Option<Claims>,
+    ) -> Option<Arc<Claims>> {
+        let mut hash = [0; 32];
+        let digest = ring::digest::digest(&ring::digest::SHA256, token.as_bytes());
+        hash.copy_from_slice(digest.as_ref());
+        if let Ok(halves) = self.0.lock()
+            && let Some(claims) = halves.young.get(&hash)
+        {
+            return Some(claims.clone());
+        }
+        let old = self.0.lock().ok().and_then(|halves| halves.old.get(&hash).cloned());
+        let claims = old.or_else(|| verify().map(Arc::new))?;
+        if let Ok(mut halves) = self.0.lock() {
+            if halves.young.len() >= CLAIMS_MAX {
+                halves.old = std::mem::take(&mut halves.young);
+            }
+            halves.young.insert(hash, claims.clone());
+        }
+        Some(claims)
+    }
+}

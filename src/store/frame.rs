@@ -1,0 +1,310 @@
+//! Frames: the unit of the journal and of checkpoints.
+//!
+//! A frame is a head of 36 bytes and a payload, little-endian throughout:
+//!
+//! | bytes | what |
+//! |---|---|
+//! | 4 | magic: `SK`, what kind of frame, `1` |
+//! | 4 | length of the payload; never 0 |
+//! | 8 | sequence |
+//! | 8 | sequence of the first record of the same group |
+//! | 4 | CRC of the frame before |
+//! | 4 | length of the payload again, inverted |
+//! | 4 | CRC-32 of all of the above and the payload |
+//!
+//! A group is appended with one write and one sync. A frame whose group begins after a damaged
+//! one therefore proves that the damaged one was durable once: damage and a torn append can be
+//! told apart, except in the last group. The CRC starts from a number that is drawn for each
+//! segment, so that neither old bytes of the disk nor a row that imitates a frame pass for one.
+
+use std::io;
+use std::sync::Arc;
+
+use crate::sys::disk::DiskFile;
+use crate::types::limits::RECORD_BYTES_MAX;
+
+/// Bytes before the payload.
+pub const HEAD_BYTES: usize = 36;
+
+const READ_BYTES: usize = 64 * 1024;
+
+/// What a frame holds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum FrameKind {
+    /// The start of a segment.
+    SegmentHeader = b'H',
+    /// One record.
+    Record = b'R',
+    /// The end of a segment that was closed in good order.
+    SegmentFooter = b'F',
+    /// The start of a checkpoint.
+    CheckpointHeader = b'C',
+    /// Rows of a checkpoint.
+    Rows = b'B',
+    /// The end of a checkpoint.
+    CheckpointTrailer = b'T',
+}
+
+impl FrameKind {
+    fn from_byte(byte: u8) -> Option<FrameKind> {
+        [
+            FrameKind::SegmentHeader,
+            FrameKind::Record,
+            FrameKind::SegmentFooter,
+            FrameKind::CheckpointHeader,
+            FrameKind::Rows,
+            FrameKind::CheckpointTrailer,
+        ]
+        .into_iter()
+        .find(|kind| *kind as u8 == byte)
+    }
+}
+
+/// The head of a frame.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Head {
+    /// What it holds.
+    pub kind: FrameKind,
+    /// Bytes of payload.
+    pub len: u32,
+    /// Its sequence.
+    pub sequence: u64,
+    /// The first sequence of its group.
+    pub group: u64,
+    /// CRC of the frame before.
+    pub previous: u32,
+    /// Its own CRC.
+    pub crc: u32,
+}
+
+/// Appends a frame to `out` and returns its CRC; `None` when the payload is empty or too large.
+pub fn append(
+    out: &mut Vec<u8>,
+    seed: u32,
+    kind: FrameKind,
+    sequence: u64,
+    group: u64,
+    previous: u32,
+    payload: &[u8],
+) -> Option<u32> {
+    if payload.is_empty() || payload.len() > RECORD_BYTES_MAX {
+        return None;
+    }
+    let len = u32::try_from(payload.len()).ok()?;
+    let start = out.len();
+    out.extend_from_slice(&[b'S', b'K', kind as u8, b'1']);
+    out.extend_from_slice(&len.to_le_bytes());
+    out.extend_from_slice(&sequence.to_le_bytes());
+    out.extend_from_slice(&group.to_le_bytes());
+    out.extend_from_slice(&previous.to_le_bytes());
+    out.extend_from_slice(&(!len).to_le_bytes());
+    let crc = crc_of(seed, &out[start..], payload);
+    out.extend_from_slice(&crc.to_le_bytes());
+    out.extend_from_slice(payload);
+    Some(crc)
+}
+
+fn crc_of(seed: u32, head: &[u8], payload: &[u8]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new_with_initial(seed);
+    hasher.update(head);
+    hasher.update(payload);
+    hasher.finalize()
+}
+
+/// Reads a head without checking its CRC; `None` when it cannot be one.
+fn parse_head(bytes: &[u8]) -> Option<Head> {
+    let bytes: &[u8; HEAD_BYTES] = bytes.first_chunk()?;
+    let u32_at = |at: usize| {
+        let mut four = [0; 4];
+        four.copy_from_slice(&bytes[at..at + 4]);
+        u32::from_le_bytes(four)
+    };
+    let u64_at = |at: usize| u64::from(u32_at(at)) | u64::from(u32_at(at + 4)) << 32;
+    if bytes[0] != b'S' || bytes[1] != b'K' || bytes[3] != b'1' {
+        return None;
+    }
+    let len = u32_at(4);
+    if len == 0 || len != !u32_at(28) || len as usize > RECORD_BYTES_MAX {
+        return None;
+    }
+    Some(Head {
+        kind: FrameKind::from_byte(bytes[2])?,
+        len,
+        sequence: u64_at(8),
+        group: u64_at(16),
+        previous: u32_at(24),
+        crc: u32_at(32),
+    })
+}
+
+/// Why the next frame cannot be read.
+#[derive(Debug)]
+pub enum FrameFault {
+    /// The disk failed.
+    Io(io::Error),
+    /// There is no valid frame at this offset.
+    Bad(u64),
+}
+
+impl From<io::Error> for FrameFault {
+    fn from(error: io::Error) -> FrameFault {
+        FrameFault::Io(error)
+    }
+}
+
+/// Reads frames one after the other, through a buffer as large as the largest of them.
+pub struct FrameReader {
+    file: Arc<dyn DiskFile>,
+    seed: u32,
+    buffer: Vec<u8>,
+    /// Where in the file the buffer starts.
+    base: u64,
+    /// Where in the buffer the next frame starts.
+    at: usize,
+    /// Where in the buffer the last frame read starts.
+    last: usize,
+    last_len: usize,
+}
+
+impl FrameReader {
+    /// Starts at `offset`.
+    pub fn new(file: Arc<dyn DiskFile>, seed: u32, offset: u64) -> FrameReader {
+        FrameReader { file, seed, buffer: Vec::new(), base: offset, at: 0, last: 0, last_len: 0 }
+    }
+
+    /// Offset of the next frame.
+    pub fn offset(&self) -> u64 {
+        self.base + self.at as u64
+    }
+
+    /// Changes what the CRC starts from, for the frames to come.
+    pub fn set_seed(&mut self, seed: u32) {
+        self.seed = seed;
+    }
+
+    /// The next frame's head; `None` at the end of the file. Its payload is
+    /// [`FrameReader::payload`].
+    pub fn next_frame(&mut self) -> Result<Option<Head>, FrameFault> {
+        self.last = self.at;
+        self.last_len = 0;
+        if !self.fill(HEAD_BYTES)? {
+            let rest = self.buffer.len() - self.at;
+            return if rest == 0 { Ok(None) } else { Err(FrameFault::Bad(self.offset())) };
+        }
+        let bad = FrameFault::Bad(self.offset());
+        let Some(head) = parse_head(&self.buffer[self.at..]) else {
+            return Err(bad);
+        };
+        let len = HEAD_BYTES + head.len as usize;
+        if !self.fill(len)? {
+            return Err(bad);
+        }
+        let frame = &self.buffer[self.at..self.at + len];
+        if crc_of(self.seed, &frame[..HEAD_BYTES - 4], &frame[HEAD_BYTES..]) != head.crc {
+            return Err(bad);
+        }
+        (self.last, self.last_len) = (self.at, len);
+        self.at += len;
+        Ok(Some(head))
+    }
+
+    /// The payload of the frame read last.
+    pub fn payload(&self) -> &[u8] {
+        let frame = &self.buffer[self.last..self.last + self.last_len];
+        frame.get(HEAD_BYTES..).unwrap_or_default()
+    }
+
+    /// After a fault: the next valid frame at a later offset, if any.
+    pub fn skip_damage(&mut self) -> Result<Option<Head>, FrameFault> {
+        loop {
+            self.at += 1;
+            if !self.fill(HEAD_BYTES)? {
+                return Ok(None);
+            }
+            match self.next_frame() {
+                Err(FrameFault::Bad(_)) => {}
+                result => return result,
+            }
+        }
+    }
+
+    /// Whether the buffer holds `len` bytes from the next frame on, after reading more.
+    fn fill(&mut self, len: usize) -> io::Result<bool> {
+        while self.buffer.len() - self.at.min(self.buffer.len()) < len {
+            if self.at > 0 {
+                let keep = self.at.min(self.buffer.len());
+                self.buffer.drain(..keep);
+                self.base += keep as u64;
+                self.at -= keep;
+                self.last = 0;
+                self.last_len = 0;
+            }
+            let have = self.buffer.len();
+            let end = self.base + have as u64;
+            let left = self.file.len()?.saturating_sub(end);
+            let want = len.saturating_sub(have).max(READ_BYTES) as u64;
+            let more = usize::try_from(left.min(want)).map_err(io::Error::other)?;
+            if more == 0 || left < len.saturating_sub(have) as u64 {
+                return Ok(false);
+            }
+            self.buffer.resize(have + more, 0);
+            let read = self.file.read_at(&mut self.buffer[have..], end)?;
+            self.buffer.truncate(have + read);
+            if read == 0 {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::{Disk, MemoryDisk};
+    use std::path::Path;
+
+    fn file_with(bytes: &[u8]) -> Arc<dyn DiskFile> {
+        let disk = MemoryDisk::new();
+        let file = disk.create(Path::new("/f")).unwrap();
+        file.write_all_at(bytes, 0).unwrap();
+        file
+    }
+
+    #[test]
+    fn frames_of_every_size_are_read_back() {
+        let sizes = [1, 35, 36, 37, READ_BYTES - HEAD_BYTES, READ_BYTES, READ_BYTES * 3 + 1];
+        let mut bytes = Vec::new();
+        for (number, size) in sizes.into_iter().enumerate() {
+            let payload = vec![number as u8; size];
+            append(&mut bytes, 7, FrameKind::Record, number as u64, 0, 9, &payload).unwrap();
+        }
+        let mut reader = FrameReader::new(file_with(&bytes), 7, 0);
+        for (number, size) in sizes.into_iter().enumerate() {
+            let head = reader.next_frame().unwrap().unwrap();
+            assert_eq!((head.sequence, head.previous), (number as u64, 9));
+            assert_eq!(reader.payload(), vec![number as u8; size]);
+        }
+        assert!(reader.next_frame().unwrap().is_none());
+    }
+
+    #[test]
+    fn any_flipped_bit_is_noticed_and_the_next_frame_found() {
+        let mut bytes = Vec::new();
+        append(&mut bytes, 7, FrameKind::Record, 1, 1, 0, b"first").unwrap();
+        let first = bytes.len();
+        append(&mut bytes, 7, FrameKind::Record, 2, 2, 0, b"second").unwrap();
+        for bit in 0..first * 8 {
+            let mut bytes = bytes.clone();
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            let mut reader = FrameReader::new(file_with(&bytes), 7, 0);
+            assert!(matches!(reader.next_frame(), Err(FrameFault::Bad(0))), "bit {bit}");
+            assert_eq!(reader.skip_damage().unwrap().unwrap().sequence, 2, "bit {bit}");
+            assert_eq!(reader.payload(), b"second");
+        }
+        let mut reader = FrameReader::new(file_with(&bytes), 8, 0);
+        assert!(matches!(reader.next_frame(), Err(FrameFault::Bad(0))), "another segment's CRC");
+        assert!(append(&mut bytes, 7, FrameKind::Record, 3, 3, 0, b"").is_none());
+    }
+}

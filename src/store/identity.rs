@@ -1,0 +1,76 @@
+//! Files that make this node itself: keys, instance id, feed epoch.
+
+use std::path::PathBuf;
+
+use super::layout::Layout;
+use super::{Store, StoreError};
+use crate::sys::{Disk, Sys};
+
+/// Largest identity file, bytes.
+const IDENTITY_BYTES_MAX: u64 = 64 * 1024;
+
+const FEED_EPOCH: &str = "feed-epoch";
+
+impl Store {
+    /// Reads an identity file; when there is none, durably stores what `make` returns, readable
+    /// for this user only. Blocks: call it at start or from the blocking pool.
+    pub fn identity_file(
+        &self,
+        name: &str,
+        make: impl FnOnce() -> Result<Vec<u8>, String>,
+    ) -> Result<Vec<u8>, StoreError> {
+        read_or_create(&*self.shared().disk, path_of(&self.shared().layout, name)?, make)
+    }
+
+    /// Durably replaces an identity file. Blocks.
+    pub fn replace_identity_file(&self, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
+        let path = path_of(&self.shared().layout, name)?;
+        Ok(self.shared().disk.replace(&path, bytes)?)
+    }
+}
+
+/// The epoch of the feed, made when there is none, and made anew on `renew`.
+pub(super) fn feed_epoch(
+    sys: &Sys,
+    disk: &dyn Disk,
+    layout: &Layout,
+    renew: bool,
+) -> Result<u64, StoreError> {
+    let path = path_of(layout, FEED_EPOCH)?;
+    let make = || Ok(format!("{:016x}\n", sys.rng.number()).into_bytes());
+    if renew {
+        disk.replace(&path, &make().map_err(StoreError::Invalid)?)?;
+    }
+    let parse = |bytes: Vec<u8>| {
+        let text = String::from_utf8(bytes).ok()?;
+        u64::from_str_radix(text.trim_end(), 16).ok()
+    };
+    if let Some(epoch) = parse(read_or_create(disk, path.clone(), make)?) {
+        return Ok(epoch);
+    }
+    // An unreadable epoch is as good as none: followers reconcile.
+    let bytes = make().map_err(StoreError::Invalid)?;
+    disk.replace(&path, &bytes)?;
+    parse(bytes).ok_or(StoreError::Unavailable)
+}
+
+fn path_of(layout: &Layout, name: &str) -> Result<PathBuf, StoreError> {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    if name.is_empty() || name.starts_with('.') || !name.bytes().all(plain) {
+        return Err(StoreError::Invalid(format!("`{name}` is no name of an identity file")));
+    }
+    Ok(layout.identity().join(name))
+}
+
+fn read_or_create(
+    disk: &dyn Disk,
+    path: PathBuf,
+    make: impl FnOnce() -> Result<Vec<u8>, String>,
+) -> Result<Vec<u8>, StoreError> {
+    if disk.exists(&path)? {
+        return Ok(disk.read(&path, IDENTITY_BYTES_MAX)?);
+    }
+    let bytes = make().map_err(StoreError::Invalid)?;
+    disk.replace(&path, &bytes)?;
+    Ok(bytes)
+}

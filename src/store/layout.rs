@@ -1,0 +1,244 @@
+//! Where things lie in the state directory, and taking possession of it.
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::sys::Disk;
+use crate::types::Digest;
+
+/// The number in the `format` file that this version writes.
+pub const FORMAT: u32 = 1;
+
+const FORMAT_TEXT: &str = "skerry store format ";
+
+/// Paths under one state directory.
+#[derive(Clone, Debug)]
+pub struct Layout {
+    root: PathBuf,
+}
+
+/// Why a store cannot be opened. One line each: what, why, and what to do.
+#[derive(Debug)]
+pub enum OpenError {
+    /// The state directory cannot be used.
+    StateDir {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        cause: String,
+        /// What to do about it.
+        cure: &'static str,
+    },
+    /// Another process uses the state directory.
+    Locked {
+        /// Which.
+        path: PathBuf,
+    },
+    /// A newer version wrote the store; nothing in it was touched.
+    NewerFormat {
+        /// Which state directory.
+        path: PathBuf,
+        /// The format found.
+        found: u32,
+    },
+    /// The journal is damaged where nothing else can make up for it; nothing was changed.
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong in it, and what it cost.
+        what: String,
+    },
+    /// The disk failed.
+    Io {
+        /// The file or directory.
+        path: PathBuf,
+        /// Why.
+        cause: String,
+    },
+}
+
+impl fmt::Display for OpenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            OpenError::StateDir { path, cause, cure } => {
+                write!(f, "cannot use the state directory {}: {cause}; {cure}", path.display())
+            }
+            OpenError::Locked { path } => write!(
+                f,
+                "the state directory {} is in use by another skerry process; stop that one, or \
+                 set storage.state_dir to another directory",
+                path.display()
+            ),
+            OpenError::NewerFormat { path, found } => write!(
+                f,
+                "the state directory {} has format {found}, this version knows format {FORMAT}; \
+                 nothing was changed: run the newer version, or restore a backup",
+                path.display()
+            ),
+            OpenError::Damaged { path, what } => {
+                write!(f, "{} is damaged: {what}; nothing was changed", path.display())
+            }
+            OpenError::Io { path, cause } => write!(f, "{}: {cause}", path.display()),
+        }
+    }
+}
+
+impl std::error::Error for OpenError {}
+
+impl OpenError {
+    /// Wraps a fault of the disk at `path`.
+    pub(super) fn io(path: &Path) -> impl Fn(io::Error) -> OpenError + '_ {
+        move |error| OpenError::Io { path: path.to_owned(), cause: error.to_string() }
+    }
+}
+
+impl Layout {
+    /// The paths under `root`.
+    pub fn new(root: &Path) -> Layout {
+        Layout { root: root.to_owned() }
+    }
+
+    /// The state directory itself.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The file that names the format.
+    pub fn format(&self) -> PathBuf {
+        self.root.join("format")
+    }
+
+    /// Content by digest: `blobs/sha256/ab/<hex>`.
+    pub fn blob(&self, digest: &Digest) -> PathBuf {
+        let hex = digest.hex();
+        self.root.join("blobs").join(digest.algorithm().name()).join(&hex[..2]).join(hex)
+    }
+
+    /// The directory of unfinished content.
+    pub fn uploads(&self) -> PathBuf {
+        self.root.join("uploads")
+    }
+
+    /// The directory of segments and checkpoints.
+    pub fn journal(&self) -> PathBuf {
+        self.root.join("journal")
+    }
+
+    /// The segment whose first record has this sequence.
+    pub fn segment(&self, first: u64) -> PathBuf {
+        self.journal().join(format!("{first:020}.log"))
+    }
+
+    /// The checkpoint of all metadata at this sequence.
+    pub fn checkpoint(&self, sequence: u64) -> PathBuf {
+        self.journal().join(format!("{sequence:020}.ckpt"))
+    }
+
+    /// The index.
+    pub fn index(&self) -> PathBuf {
+        self.root.join("index")
+    }
+
+    /// Keys and numbers that make this node itself.
+    pub fn identity(&self) -> PathBuf {
+        self.root.join("identity")
+    }
+
+    /// Space kept for the journal on a full disk.
+    pub fn ballast(&self) -> PathBuf {
+        self.root.join("ballast")
+    }
+
+    /// Takes the directory for this process, checks its format, and makes what is missing.
+    /// Returns the guard of the lock, and whether the store is new.
+    pub(super) fn take(
+        &self,
+        disk: &dyn Disk,
+    ) -> Result<(Box<dyn Send + Sync>, bool), OpenError> {
+        self.make_root(disk)?;
+        let lock = disk.lock_dir(&self.root).map_err(|error| match error.kind() {
+            io::ErrorKind::WouldBlock => OpenError::Locked { path: self.root.clone() },
+            _ => self.unusable(&error),
+        })?;
+        let new = self.check_format(disk)?;
+        self.make_directories(disk).map_err(|error| self.unusable(&error))?;
+        if new {
+            let text = format!("{FORMAT_TEXT}{FORMAT}\n");
+            disk.replace(&self.format(), text.as_bytes())
+                .map_err(|error| self.unusable(&error))?;
+        }
+        Ok((lock, new))
+    }
+
+    /// Makes the state directory, but not its parents: where the disk for the state is not
+    /// mounted, nothing may be written beside it.
+    fn make_root(&self, disk: &dyn Disk) -> Result<(), OpenError> {
+        let failed = |error: io::Error| self.unusable(&error);
+        if disk.exists(&self.root).map_err(failed)? {
+            return Ok(());
+        }
+        let parent = match self.root.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent,
+            _ => Path::new("."),
+        };
+        if !disk.exists(parent).map_err(failed)? {
+            return Err(OpenError::StateDir {
+                path: self.root.clone(),
+                cause: format!("{} does not exist", parent.display()),
+                cure: "mount its file system or create it, or set storage.state_dir",
+            });
+        }
+        disk.create_dir_all(&self.root).map_err(failed)?;
+        disk.sync_dir(parent).map_err(failed)
+    }
+
+    fn make_directories(&self, disk: &dyn Disk) -> io::Result<()> {
+        let mut made = false;
+        for path in [self.root.join("blobs"), self.uploads(), self.journal(), self.identity()] {
+            if !disk.exists(&path)? {
+                disk.create_dir_all(&path)?;
+                made = true;
+            }
+        }
+        if made { disk.sync_dir(&self.root) } else { Ok(()) }
+    }
+
+    /// Whether the store is new; an error when its format is not ours.
+    fn check_format(&self, disk: &dyn Disk) -> Result<bool, OpenError> {
+        let path = self.format();
+        if !disk.exists(&path).map_err(|error| self.unusable(&error))? {
+            // Only a first start that was cut short leaves directories without this file.
+            return Ok(true);
+        }
+        let bytes = disk.read(&path, 4096).map_err(|error| self.unusable(&error))?;
+        let text = String::from_utf8_lossy(&bytes);
+        let number = text.trim_end().strip_prefix(FORMAT_TEXT).and_then(|n| n.parse::<u32>().ok());
+        match number {
+            Some(FORMAT) => Ok(false),
+            Some(found) if found > FORMAT => {
+                Err(OpenError::NewerFormat { path: self.root.clone(), found })
+            }
+            _ => Err(OpenError::Damaged {
+                path,
+                what: format!("it must read `{FORMAT_TEXT}{FORMAT}`"),
+            }),
+        }
+    }
+
+    fn unusable(&self, error: &io::Error) -> OpenError {
+        let cure = match error.kind() {
+            io::ErrorKind::PermissionDenied => {
+                "make it owned by and writable for the user that runs skerry, or set \
+                 storage.state_dir"
+            }
+            io::ErrorKind::ReadOnlyFilesystem => {
+                "mount its file system for writing, or set storage.state_dir"
+            }
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "free some space",
+            io::ErrorKind::NotADirectory => "remove the file that stands in its place",
+            _ => "check the disk, or set storage.state_dir",
+        };
+        OpenError::StateDir { path: self.root.clone(), cause: error.to_string(), cure }
+    }
+}

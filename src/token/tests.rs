@@ -1,0 +1,560 @@
+//! The token endpoints over a store in memory, as clients use them.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use data_encoding::{BASE64, BASE64URL_NOPAD};
+use serde_json::Value;
+
+use super::*;
+use crate::auth::{
+    AuthOptions, Authorized, Catalog, Delete, NULL_USER, Principal, Pull, Push, ReadMetadata, keys,
+};
+use crate::http::ReplyBody;
+use crate::http::request::Body;
+use crate::store::connected_registries::{NewConnectedRegistry, Settings};
+use crate::store::node::self_config_key;
+use crate::store::scope_maps::ScopeMapUpdate;
+use crate::store::tokens::{NewToken, TokenGrants, TokenUpdate};
+use crate::sys::clock::EARLIEST_TIME;
+use crate::sys::{Clock, Spawner, Sys};
+use crate::types::message::NodeConfig;
+use crate::types::token::PasswordSlot;
+use crate::types::{GatewayAction, Mode, Role, UnixSeconds};
+
+/// A clock that tests set.
+struct TestClock(Mutex<(Option<UnixSeconds>, Duration)>);
+
+impl Clock for TestClock {
+    fn wall(&self) -> Option<UnixSeconds> {
+        self.0.lock().unwrap().0
+    }
+
+    fn monotonic(&self) -> Duration {
+        self.0.lock().unwrap().1
+    }
+}
+
+struct Node {
+    store: Store,
+    auth: Auth,
+    tokens: Tokens,
+    clock: Arc<TestClock>,
+}
+
+const START: UnixSeconds = UnixSeconds(EARLIEST_TIME.0 + 1000);
+const HOST: &str = "reg.example:5000";
+
+fn node(role: Role, login_server: Option<&str>) -> Node {
+    let clock = Arc::new(TestClock(Mutex::new((Some(START), Duration::ZERO))));
+    let sys = Sys { clock: clock.clone(), ..Sys::real(Spawner::new()) };
+    let store = Store::in_memory(sys);
+    let options = AuthOptions {
+        role,
+        registry_name: "myregistry".into(),
+        login_server: login_server.map(str::to_owned),
+        public_scheme: None,
+        login_port: (role == Role::Root).then_some(5000),
+        access_lifetime: Duration::from_secs(75 * 60),
+        refresh_lifetime: Duration::from_secs(3 * 3600),
+        identity: keys::make().unwrap(),
+    };
+    let auth = Auth::new(store.clone(), options).unwrap();
+    Node { tokens: Tokens::new(store.clone(), auth.clone()), store, auth, clock }
+}
+
+impl Node {
+    fn advance(&self, seconds: u64) {
+        let mut clock = self.clock.0.lock().unwrap();
+        clock.0 = clock.0.map(|now| now.plus(seconds));
+        clock.1 += Duration::from_secs(seconds);
+    }
+
+    /// A client token with these grants; returns its two passwords.
+    fn token(&self, name: &str, grants: &[&str], expires: Option<UnixSeconds>) -> [String; 2] {
+        let new = NewToken {
+            name: name.parse().unwrap(),
+            grants: TokenGrants::Own(grants.iter().map(|g| g.parse().unwrap()).collect()),
+            enabled: true,
+            passwords: true,
+            expires,
+        };
+        let (_, passwords) = smol::block_on(self.store.token_create(new)).unwrap();
+        let mut values = passwords.iter().map(|p| p.value.expose().to_owned());
+        [values.next().unwrap(), values.next().unwrap()]
+    }
+
+    fn child(&self, name: &str, parent: Option<&str>, repositories: &[&str]) -> String {
+        let new = NewConnectedRegistry {
+            name: name.parse().unwrap(),
+            mode: None,
+            parent: parent.map(|p| p.parse().unwrap()),
+            repositories: repositories.iter().map(|r| r.parse().unwrap()).collect(),
+            sync_token: None,
+            client_tokens: Vec::new(),
+            settings: Settings::default(),
+        };
+        let created = smol::block_on(self.store.connected_registry_create(new)).unwrap();
+        created.1[0].value.expose().to_owned()
+    }
+
+    fn send(&self, method: Method, target: &str, auth: Option<&str>, body: &str) -> (Reply, Value) {
+        let (path, query) = target.split_once('?').unwrap_or((target, ""));
+        let decode = |pair: &str| {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            (name.to_owned(), value.replace('+', " "))
+        };
+        let mut headers = Vec::new();
+        if let Some(value) = auth {
+            headers.push(("authorization".to_owned(), value.to_owned()));
+        }
+        let bytes = body.as_bytes().to_vec();
+        let len = Some(bytes.len() as u64);
+        let mut request = Request {
+            method,
+            path: path.to_owned(),
+            query: query.split('&').filter(|p| !p.is_empty()).map(decode).collect(),
+            headers,
+            host: Some(HOST.to_owned()),
+            peer: Some("10.0.0.9:4711".parse().unwrap()),
+            secure: false,
+            body: Body::new(smol::io::Cursor::new(bytes), len),
+        };
+        let reply = smol::block_on(self.tokens.handle(&mut request));
+        let json = match &reply.body {
+            ReplyBody::Bytes(bytes) => serde_json::from_slice(bytes).unwrap(),
+            _ => Value::Null,
+        };
+        (reply, json)
+    }
+
+    fn get(&self, user: &str, password: &str, query: &str) -> (Reply, Value) {
+        let basic = format!("Basic {}", BASE64.encode(format!("{user}:{password}").as_bytes()));
+        let target = format!("/oauth2/token?service={HOST}&{query}");
+        self.send(Method::Get, &target, Some(&basic), "")
+    }
+
+    /// An access token for `scopes`, as an `Authorization` header.
+    fn bearer(&self, user: &str, password: &str, scopes: &str) -> String {
+        let query: Vec<String> = scopes.split(' ').map(|s| format!("scope={s}")).collect();
+        let (reply, json) = self.get(user, password, &query.join("&"));
+        assert_eq!(reply.status, 200, "{json}");
+        format!("Bearer {}", json["access_token"].as_str().unwrap())
+    }
+}
+
+fn presenting(authorization: &str) -> Presented<'_> {
+    Presented { authorization: Some(authorization), host: Some(HOST), secure: false, peer: None }
+}
+
+fn claims(token: &str) -> Value {
+    let body = token.split('.').nth(1).unwrap();
+    serde_json::from_slice(&BASE64URL_NOPAD.decode(body.as_bytes()).unwrap()).unwrap()
+}
+
+fn refused<T>(result: Result<T, Refusal>) -> Refusal {
+    match result {
+        Ok(_) => panic!("authorized"),
+        Err(refusal) => refusal,
+    }
+}
+
+#[test]
+fn f084_f085_challenges_have_the_form_that_clients_parse() {
+    let node = node(Role::Root, None);
+    let nobody = Presented { authorization: None, host: Some(HOST), secure: true, peer: None };
+    let refusal = refused(node.auth.ping(&nobody));
+    assert_eq!(
+        refusal.challenge.unwrap(),
+        format!(r#"Bearer realm="https://{HOST}/oauth2/token",service="{HOST}""#)
+    );
+    assert_eq!((refusal.status, refusal.code), (401, "UNAUTHORIZED"));
+    let scope = |refusal: Refusal| {
+        let challenge = refusal.challenge.unwrap();
+        challenge.split_once(",scope=").map(|(_, scope)| scope.to_owned()).unwrap()
+    };
+    let repository = "a/b".parse().unwrap();
+    let pull = refused(node.auth.repository::<Pull>(&nobody, &repository));
+    assert_eq!(scope(pull), r#""repository:a/b:pull""#);
+    let push = refused(node.auth.repository::<Push>(&nobody, &repository));
+    assert_eq!(scope(push), r#""repository:a/b:pull,push""#);
+    assert_eq!(scope(refused(node.auth.catalog(&nobody))), r#""registry:catalog:*""#);
+    let at_gateway = Presented { host: Some("reg.example:5001"), ..nobody };
+    let name = "dock01".parse().unwrap();
+    let gateway =
+        refused(node.auth.gateway(&at_gateway, &name, GatewayAction::ConfigRead)).challenge;
+    assert_eq!(
+        gateway.unwrap(),
+        format!(
+            r#"Bearer realm="https://{HOST}/oauth2/token",service="{HOST}",scope="gateway:dock01:config_read""#
+        )
+    );
+}
+
+#[test]
+fn f008_a_login_server_is_the_service_whatever_the_host() {
+    let node = node(Role::Root, Some("Reg.Site:8443"));
+    let nobody = Presented { authorization: None, host: Some(HOST), secure: false, peer: None };
+    let challenge = refused(node.auth.ping(&nobody)).challenge.unwrap();
+    let expected = r#"Bearer realm="http://reg.site:8443/oauth2/token",service="reg.site:8443""#;
+    assert_eq!(challenge, expected);
+    let [password, _] = node.token("my-token", &["repositories/a/content/read"], None);
+    let bearer = node.bearer("my-token", &password, "repository:a:pull");
+    let elsewhere = Presented { host: Some("other"), ..presenting(&bearer) };
+    assert!(node.auth.ping(&elsewhere).is_ok());
+}
+
+#[test]
+fn f086_f095_f096_a_token_for_basic_credentials() {
+    let node = node(Role::Root, None);
+    let grants = ["repositories/a/content/read", "repositories/b/content/write"];
+    let [password, _] = node.token("my-token", &grants, None);
+    let (reply, json) = node.get("my-token", &password, "scope=repository:a:pull,push");
+    assert_eq!((reply.status, reply.header("cache-control")), (200, Some("no-store")));
+    assert_eq!(json["token"], json["access_token"]);
+    assert_eq!(json["expires_in"], 4500);
+    assert_eq!(json["issued_at"], START.rfc3339());
+    assert_eq!(json.get("refresh_token"), None);
+    let claims = claims(json["token"].as_str().unwrap());
+    for (name, value) in [
+        ("iss", Value::from("skerry")),
+        ("sub", "my-token".into()),
+        ("aud", HOST.into()),
+        ("exp", (START.0 + 4500).into()),
+        ("nbf", START.0.into()),
+        ("iat", START.0.into()),
+        ("grant_type", "access_token".into()),
+        ("version", "1.0".into()),
+        ("access", serde_json::json!([{ "type": "repository", "name": "a", "actions": ["pull"] }])),
+    ] {
+        assert_eq!(claims[name], value, "{name}");
+    }
+    let bearer = format!("Bearer {}", json["token"].as_str().unwrap());
+    let elsewhere = Presented { host: Some("other.example"), ..presenting(&bearer) };
+    assert_eq!(refused(node.auth.ping(&elsewhere)).reason, Reason::TokenInvalid);
+}
+
+#[test]
+fn f042_f093_f098_the_grant_is_what_is_asked_and_allowed() {
+    let node = node(Role::Root, None);
+    let [password, _] = node.token("my-token", &["repositories/a/content/read"], None);
+    let bearer = node.bearer("my-token", &password, "repository:b:pull repository:A:pull");
+    assert_eq!(claims(&bearer)["access"], serde_json::json!([]));
+    let presented = presenting(&bearer);
+    assert!(node.auth.ping(&presented).is_ok());
+    let (a, b) = ("a".parse().unwrap(), "b".parse().unwrap());
+    for repository in [&a, &b] {
+        let refusal = refused(node.auth.repository::<Pull>(&presented, repository));
+        assert_eq!((refusal.status, refusal.code), (401, "DENIED"));
+        assert!(refusal.message.contains("Insufficient scopes"));
+        assert!(refusal.challenge.unwrap().ends_with(r#",error="insufficient_scope""#));
+    }
+    let bearer = node.bearer("my-token", &password, "repository:a:pull repository:b:pull");
+    let who: Authorized<Pull> = node.auth.repository(&presenting(&bearer), &a).unwrap();
+    assert_eq!(who.principal, Principal::Client("my-token".parse().unwrap()));
+    assert!(node.auth.repository::<Pull>(&presenting(&bearer), &b).is_err());
+    assert!(node.auth.repository::<Push>(&presenting(&bearer), &a).is_err());
+}
+
+#[test]
+fn f057_f058_f094_wildcards_and_repeated_scopes() {
+    let node = node(Role::Root, None);
+    let grants = ["repositories/team/*/content/read", "repositories/*/content/write"];
+    let [password, _] = node.token("my-token", &grants, None);
+    let scopes = "repository:team/x/y:push repository:team/x/y:pull repository:team/x/y:delete";
+    let bearer = node.bearer("my-token", &password, scopes);
+    let access = &claims(&bearer)["access"];
+    assert_eq!(access.as_array().unwrap().len(), 1);
+    assert_eq!(access[0]["actions"], serde_json::json!(["push", "pull"]));
+    let all = node.bearer("my-token", &password, "repository:team/x:* repository:team/*:pull");
+    assert_eq!(claims(&all)["access"][0]["actions"], serde_json::json!(["pull", "push"]));
+    let (inside, outside) = ("team/z".parse().unwrap(), "other".parse().unwrap());
+    assert!(node.auth.repository::<Pull>(&presenting(&all), &inside).is_ok());
+    assert!(node.auth.repository::<Pull>(&presenting(&all), &outside).is_err());
+}
+
+#[test]
+fn f046_f047_delete_and_tag_lists_need_their_own_actions() {
+    let node = node(Role::Root, None);
+    let grants = ["repositories/a/content/read", "repositories/b/metadata/read"];
+    let [password, _] = node.token("my-token", &grants, None);
+    let (a, b) = ("a".parse().unwrap(), "b".parse().unwrap());
+    let scopes = "repository:a:pull,delete repository:b:pull,metadata_read";
+    let bearer = node.bearer("my-token", &password, scopes);
+    let presented = presenting(&bearer);
+    assert!(node.auth.repository::<Pull>(&presented, &a).is_ok());
+    assert!(node.auth.repository::<ReadMetadata>(&presented, &a).is_err());
+    assert!(node.auth.repository::<Delete>(&presented, &a).is_err());
+    assert!(node.auth.repository::<ReadMetadata>(&presented, &b).is_ok());
+    assert!(node.auth.repository::<Pull>(&presented, &b).is_err());
+}
+
+#[test]
+fn f156_the_catalog_shows_what_the_scope_map_grants() {
+    let node = node(Role::Root, None);
+    let [password, _] = node.token("my-token", &["repositories/team/*/content/read"], None);
+    let bearer = node.bearer("my-token", &password, "registry:catalog:*");
+    let who: Authorized<Catalog> = node.auth.catalog(&presenting(&bearer)).unwrap();
+    assert!(node.auth.lists(&who, &"team/a".parse().unwrap()));
+    assert!(!node.auth.lists(&who, &"other".parse().unwrap()));
+    let bearer = node.bearer("my-token", &password, "repository:team/a:pull");
+    assert!(node.auth.catalog(&presenting(&bearer)).is_err());
+}
+
+#[test]
+fn f034_wrong_passwords_are_refused_and_slowed_down() {
+    let node = node(Role::Root, None);
+    let [password, _] = node.token("my-token", &["repositories/a/content/read"], None);
+    for (user, wrong) in [("my-token", "nope"), ("no-token", &*password), ("?", "x")] {
+        let (reply, json) = node.get(user, wrong, "");
+        assert_eq!(reply.status, 401);
+        assert_eq!(json["errors"][0]["code"], "UNAUTHORIZED");
+        assert_eq!(json["errors"][0]["message"], "Incorrect Password");
+        assert!(reply.header("www-authenticate").unwrap().starts_with("Basic realm="));
+    }
+    let last = (0..20).map(|_| node.get("my-token", "nope", "").0).last().unwrap();
+    assert_eq!(last.status, 429);
+    assert!(last.header("retry-after").unwrap().parse::<u64>().unwrap() <= 60);
+    assert_eq!(node.get("my-token", &password, "").0.status, 200);
+    node.advance(61);
+    assert_eq!(node.get("my-token", "nope", "").0.status, 401);
+    let (reply, json) = node.send(Method::Get, "/oauth2/token", None, "");
+    assert_eq!((reply.status, &json["errors"][0]["code"]), (401, &"UNAUTHORIZED".into()));
+}
+
+#[test]
+fn f087_f088_f099_forms_and_refresh_tokens() {
+    let node = node(Role::Root, None);
+    let [password, _] = node.token("my-token", &["repositories/a/content/read"], None);
+    let form = format!(
+        "grant_type=password&service=x&username=my-token&password={password}&\
+         scope=repository%3Aa%3Apull+repository:b:pull&access_type=offline&client_id=docker"
+    );
+    let (reply, json) = node.send(Method::Post, "/acr/oauth2/token", None, &form);
+    assert_eq!(reply.status, 200, "{json}");
+    assert_eq!(claims(json["access_token"].as_str().unwrap())["access"][0]["name"], "a");
+    let refresh = json["refresh_token"].as_str().unwrap();
+    assert!(node.auth.ping(&presenting(&format!("Bearer {refresh}"))).is_err());
+    let form = format!("grant_type=refresh_token&refresh_token={refresh}&scope=repository:a:pull");
+    let (reply, json) = node.send(Method::Post, "/oauth2/token", None, &form);
+    assert_eq!(reply.status, 200);
+    let bearer = format!("Bearer {}", json["access_token"].as_str().unwrap());
+    assert!(node.auth.repository::<Pull>(&presenting(&bearer), &"a".parse().unwrap()).is_ok());
+    let (reply, json) = node.send(Method::Post, "/oauth2/exchange", None, &form);
+    assert_eq!(reply.status, 200);
+    assert!(json["refresh_token"].as_str().unwrap().len() > 20);
+    node.advance(3 * 3600);
+    assert_eq!(node.send(Method::Post, "/oauth2/token", None, &form).0.status, 401);
+}
+
+#[test]
+fn f090_tokens_are_passwords_of_the_null_user() {
+    let node = node(Role::Root, None);
+    let grants = ["repositories/a/content/read", "repositories/b/content/read"];
+    let [password, _] = node.token("my-token", &grants, None);
+    let (_, json) = node.get("my-token", &password, "offline_token=true&scope=repository:a:pull");
+    let refresh = json["refresh_token"].as_str().unwrap();
+    let access = json["access_token"].as_str().unwrap();
+    let bearer = node.bearer(NULL_USER, refresh, "repository:b:pull");
+    assert_eq!(claims(&bearer)["access"][0]["name"], "b");
+    node.advance(100);
+    let query = "offline_token=true&scope=repository:a:pull&scope=repository:b:pull";
+    let (reply, json) = node.get(NULL_USER, access, query);
+    assert_eq!(reply.status, 200);
+    assert_eq!((&json["expires_in"], json.get("refresh_token")), (&4400.into(), None));
+    let claims = claims(json["token"].as_str().unwrap());
+    assert_eq!(claims["access"].as_array().unwrap().len(), 1);
+    assert_eq!(claims["access"][0]["name"], "a");
+    assert_eq!(node.get(NULL_USER, "junk", "").0.status, 401);
+    assert_eq!(node.get(NULL_USER, "junk.junk.junk", "").0.status, 401);
+}
+
+#[test]
+fn malformed_requests_get_a_designed_answer() {
+    let node = node(Role::Root, None);
+    let long = "x".repeat(usize::try_from(SMALL_BODY_BYTES_MAX).unwrap() + 1);
+    for (method, path, body, status) in [
+        (Method::Head, "/oauth2/token", "", 405),
+        (Method::Put, "/oauth2/token", "", 405),
+        (Method::Get, "/oauth2/exchange", "", 405),
+        (Method::Post, "/.well-known/jwks.json", "", 405),
+        (Method::Get, "/oauth2/other", "", 404),
+        (Method::Post, "/oauth2/token", "", 400),
+        (Method::Post, "/oauth2/token", "grant_type=%", 400),
+        (Method::Post, "/oauth2/token", "grant_type=fly", 400),
+        (Method::Post, "/oauth2/token", "grant_type=refresh_token", 400),
+        (Method::Post, "/oauth2/token", "grant_type=password", 401),
+        (Method::Post, "/oauth2/token", &long, 413),
+        (Method::Post, "/oauth2/exchange", "grant_type=access_token&access_token=x", 400),
+    ] {
+        let (reply, _) = node.send(method, path, None, body);
+        assert_eq!(reply.status, status, "{method} {path}");
+    }
+    let (reply, json) = node.send(Method::Get, "/.well-known/jwks.json", None, "");
+    assert_eq!((reply.status, &json["keys"][0]["kty"]), (200, &"EC".into()));
+    for junk in ["", "Basic", "Basic !!", "Bearer", "Bearer ", "Digest a", "Bearer a.b.c"] {
+        assert_eq!(refused(node.auth.ping(&presenting(junk))).status, 401, "{junk}");
+    }
+}
+
+#[test]
+fn f097_tokens_expire_and_the_password_bounds_them() {
+    let node = node(Role::Root, None);
+    let [password, _] =
+        node.token("my-token", &["repositories/a/content/read"], Some(START.plus(600)));
+    let (_, json) = node.get("my-token", &password, "scope=repository:a:pull");
+    assert_eq!(json["expires_in"], 600);
+    let bearer = format!("Bearer {}", json["token"].as_str().unwrap());
+    node.advance(599);
+    assert!(node.auth.ping(&presenting(&bearer)).is_ok());
+    node.advance(1);
+    let refusal = refused(node.auth.ping(&presenting(&bearer)));
+    assert!(refusal.challenge.unwrap().ends_with(r#",error="invalid_token""#));
+    let (reply, json) = node.get("my-token", &password, "");
+    assert_eq!(reply.status, 401);
+    assert_eq!(json["errors"][0]["detail"]["reason"], "password_revoked");
+}
+
+#[test]
+fn an_unknown_clock_issues_tokens_without_a_time() {
+    let node = node(Role::Root, None);
+    let [password, _] = node.token("my-token", &["repositories/a/content/read"], None);
+    node.clock.0.lock().unwrap().0 = None;
+    let (reply, json) = node.get("my-token", &password, "scope=repository:a:pull");
+    assert_eq!((reply.status, json.get("issued_at")), (200, None));
+    assert_eq!(json["expires_in"], 4500);
+    let bearer = format!("Bearer {}", json["token"].as_str().unwrap());
+    assert!(node.auth.ping(&presenting(&bearer)).is_ok());
+}
+
+#[test]
+fn f182_changes_take_effect_at_the_next_request() {
+    let node = node(Role::Root, None);
+    let name = || "my-token".parse().unwrap();
+    let [first, second] = node.token("my-token", &["repositories/a/content/read"], None);
+    let a = "a".parse().unwrap();
+    let bearers = [&first, &second].map(|p| node.bearer("my-token", p, "repository:a:pull"));
+    let reasons = || {
+        bearers.each_ref().map(|bearer| {
+            node.auth.repository::<Pull>(&presenting(bearer), &a).err().map(|r| r.reason)
+        })
+    };
+    assert_eq!(reasons(), [None, None]);
+    let update = |enabled| {
+        let update = TokenUpdate { enabled: Some(enabled), scope_map: None };
+        smol::block_on(node.store.token_update(name(), update)).unwrap();
+    };
+    update(false);
+    assert_eq!(reasons(), [Some(Reason::TokenDisabled); 2]);
+    assert_eq!(node.get("my-token", &first, "").0.status, 401);
+    update(true);
+    assert_eq!(reasons(), [None, None]);
+    let rescope = |add: &[&str], remove: &[&str]| {
+        let parse = |list: &[&str]| list.iter().map(|g| g.parse().unwrap()).collect();
+        let update = ScopeMapUpdate { add: parse(add), remove: parse(remove), description: None };
+        let map = "my-token-scope-map".parse().unwrap();
+        smol::block_on(node.store.scope_map_update(map, update)).unwrap();
+    };
+    rescope(&["repositories/b/content/read"], &["repositories/a/content/read"]);
+    assert_eq!(reasons(), [Some(Reason::NotInScopeMap); 2]);
+    rescope(&["repositories/a/content/read"], &[]);
+    assert_eq!(reasons(), [None, None]);
+    let slots = [PasswordSlot::Two];
+    let fresh = smol::block_on(node.store.credential_generate(name(), &slots, None)).unwrap();
+    assert_eq!(reasons(), [None, Some(Reason::PasswordRevoked)]);
+    assert_eq!(node.get("my-token", &second, "").0.status, 401);
+    assert_eq!(node.get("my-token", fresh[0].value.expose(), "").0.status, 200);
+    smol::block_on(node.store.credential_delete(name(), vec![PasswordSlot::One])).unwrap();
+    assert_eq!(reasons(), [Some(Reason::PasswordRevoked); 2]);
+    smol::block_on(node.store.token_delete(name())).unwrap();
+    assert_eq!(reasons(), [Some(Reason::TokenDisabled); 2]);
+    // A namesake must not revive the sessions of the one before it.
+    smol::block_on(node.store.scope_map_delete("my-token-scope-map".parse().unwrap())).unwrap();
+    node.token("my-token", &["repositories/a/content/read"], None);
+    assert_eq!(reasons(), [Some(Reason::PasswordRevoked); 2]);
+}
+
+#[test]
+fn f074_f077_f162_sync_tokens_act_for_their_own_branch() {
+    let node = node(Role::Root, None);
+    let [client, _] = node.token("my-token", &["gateway/dock01/config/read"], None);
+    let dock = node.child("dock01", None, &["a"]);
+    let ship = node.child("ship01", Some("dock01"), &["b"]);
+    let _other = node.child("dock02", None, &["c"]);
+    assert_eq!(node.get("ship01", &ship, "").0.status, 401, "the root is not its parent");
+    let all = "config_read,config_write,message_read,message_write";
+    let scopes = format!(
+        "repository:a:pull repository:b:pull gateway:dock01:{all} gateway:ship01:{all} \
+         gateway:dock02:{all}"
+    );
+    let bearer = node.bearer("dock01", &dock, &scopes);
+    let presented = presenting(&bearer);
+    let gateway = |presented: &Presented<'_>, name: &str| {
+        node.auth.gateway(presented, &name.parse().unwrap(), GatewayAction::MessageRead)
+    };
+    let who = gateway(&presented, "dock01").unwrap();
+    assert_eq!(who.principal, Principal::Child("dock01".parse().unwrap()));
+    assert!(gateway(&presented, "ship01").is_ok());
+    assert!(gateway(&presented, "dock02").is_err());
+    assert!(node.auth.repository::<Push>(&presented, &"b".parse().unwrap()).is_err());
+    assert!(node.auth.repository::<Pull>(&presented, &"b".parse().unwrap()).is_ok());
+    let bearer = node.bearer("my-token", &client, &scopes);
+    assert!(gateway(&presenting(&bearer), "dock01").is_err());
+}
+
+/// Gives a connected registry the desired state that its parent would send.
+fn configure(root: &Node, device: &Node, name: &str, clients: &[&str]) {
+    let node = root.store.connected_registry(&name.parse().unwrap()).unwrap().unwrap();
+    let token = |name: &str| root.store.token(&name.parse().unwrap()).unwrap().unwrap();
+    let all = root.store.connected_registries().unwrap();
+    let children: Vec<_> =
+        all.into_iter().filter(|c| c.parent.as_ref() == Some(&node.name)).collect();
+    let mut config = NodeConfig {
+        registry: "myregistry".into(),
+        sync_token: token(name),
+        client_tokens: clients.iter().map(|client| token(client)).collect(),
+        child_tokens: children.iter().map(|child| token(child.sync_token.as_str())).collect(),
+        children,
+        scope_maps: root.store.scope_maps().unwrap(),
+        descendants: Vec::new(),
+        node,
+    };
+    config.node.client_tokens = clients.iter().map(|client| client.parse().unwrap()).collect();
+    smol::block_on(device.store.commit(move |txn| txn.put(self_config_key(), &config))).unwrap();
+}
+
+#[test]
+fn f039_f043_f045_f075_f163_a_connected_registry_accepts_its_own() {
+    let root = node(Role::Root, None);
+    let device = node(Role::Connected, None);
+    let all = ["repositories/*/content/read", "repositories/*/content/write"];
+    let [listed, _] = root.token("listed", &all, None);
+    let [other, _] = root.token("other", &all, None);
+    let dock = root.child("dock01", None, &["a"]);
+    let ship = root.child("ship01", Some("dock01"), &["a"]);
+    assert_eq!(device.get("listed", &listed, "").0.status, 503, "not activated yet");
+    configure(&root, &device, "dock01", &["listed"]);
+    assert_eq!(device.get("other", &other, "").0.status, 401);
+    assert_eq!(device.get("dock01", &dock, "").0.status, 401, "its own sync token");
+    let a = "a".parse().unwrap();
+    let bearer = device.bearer("listed", &listed, "repository:a:pull,push");
+    assert!(device.auth.repository::<Push>(&presenting(&bearer), &a).is_ok());
+    let child = device.bearer("ship01", &ship, "repository:a:pull");
+    let who: Authorized<Pull> = device.auth.repository(&presenting(&child), &a).unwrap();
+    assert_eq!(who.principal, Principal::Child("ship01".parse().unwrap()));
+
+    let mut config = device.store.self_config().unwrap().unwrap();
+    config.node.mode = Mode::ReadOnly;
+    smol::block_on(device.store.commit(move |txn| txn.put(self_config_key(), &config))).unwrap();
+    let again = device.bearer("listed", &listed, "repository:a:pull,push,delete");
+    assert_eq!(claims(&again)["access"][0]["actions"], serde_json::json!(["pull"]));
+    for bearer in [&bearer, &again] {
+        let refusal = refused(device.auth.repository::<Push>(&presenting(bearer), &a));
+        assert_eq!((refusal.status, refusal.code), (403, "DENIED"));
+        assert_eq!(refusal.message, "This operation is not allowed on this registry.");
+        assert!(device.auth.repository::<Pull>(&presenting(bearer), &a).is_ok());
+    }
+    configure(&root, &device, "dock01", &[]);
+    let refusal = refused(device.auth.repository::<Pull>(&presenting(&bearer), &a));
+    assert_eq!(refusal.reason, Reason::TokenDisabled);
+}

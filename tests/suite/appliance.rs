@@ -1,0 +1,279 @@
+//! The service on a device: units, user, presets. `pNNN` is the number of a rule for appliances.
+
+use std::process::Command;
+
+use crate::repo::{Unit, files, path, read, skip};
+
+/// Directives that keep the service in its place. More may be added, none may go.
+const HARDENING: &[(&str, &str)] = &[
+    ("CapabilityBoundingSet", ""),
+    ("AmbientCapabilities", ""),
+    ("NoNewPrivileges", "yes"),
+    ("DevicePolicy", "closed"),
+    ("KeyringMode", "private"),
+    ("LockPersonality", "yes"),
+    ("MemoryDenyWriteExecute", "yes"),
+    ("PrivateDevices", "yes"),
+    ("PrivateMounts", "yes"),
+    ("PrivateTmp", "yes"),
+    ("PrivateUsers", "yes"),
+    ("ProcSubset", "pid"),
+    ("ProtectClock", "yes"),
+    ("ProtectControlGroups", "yes"),
+    ("ProtectHome", "yes"),
+    ("ProtectHostname", "yes"),
+    ("ProtectKernelLogs", "yes"),
+    ("ProtectKernelModules", "yes"),
+    ("ProtectKernelTunables", "yes"),
+    ("ProtectProc", "invisible"),
+    ("ProtectSystem", "strict"),
+    ("RemoveIPC", "yes"),
+    ("RestrictAddressFamilies", "AF_INET AF_INET6 AF_UNIX"),
+    ("RestrictNamespaces", "yes"),
+    ("RestrictRealtime", "yes"),
+    ("RestrictSUIDSGID", "yes"),
+    ("SystemCallArchitectures", "native"),
+    ("SystemCallErrorNumber", "EPERM"),
+    ("UMask", "0077"),
+];
+
+fn service() -> Unit {
+    Unit::parse(&read("systemd/skerry.service"))
+}
+
+fn units() -> Vec<String> {
+    let is_unit = |file: &String| file.ends_with(".service") || file.ends_with(".socket");
+    files("systemd").into_iter().filter(is_unit).collect()
+}
+
+fn seconds(value: &str) -> u64 {
+    value.trim_end_matches('s').parse().unwrap_or_else(|_| panic!("no seconds: {value}"))
+}
+
+fn mebibytes(value: &str) -> u64 {
+    value.trim_end_matches('M').parse().unwrap_or_else(|_| panic!("no mebibytes: {value}"))
+}
+
+/// A program that is not on every machine.
+fn run(test: &str, program: &str, arguments: &[&str]) -> Option<std::process::Output> {
+    match Command::new(program).args(arguments).output() {
+        Ok(output) => Some(output),
+        Err(error) => {
+            skip(test, &format!("{program}: {error}"));
+            None
+        }
+    }
+}
+
+#[test]
+fn p001_the_units_are_valid() {
+    for unit in units() {
+        let file = path(&unit);
+        let arguments = ["verify", "--man=no", file.to_str().unwrap()];
+        let Some(output) = run("p001", "systemd-analyze", &arguments) else {
+            return;
+        };
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        // The program is not installed where the tests run.
+        let complaints: Vec<&str> =
+            text.lines().filter(|line| !line.contains("/usr/bin/skerry is not exec")).collect();
+        assert!(complaints.is_empty(), "{unit}: {complaints:?}");
+    }
+}
+
+#[test]
+fn p002_the_exposure_is_low() {
+    let file = path("systemd/skerry.service");
+    let arguments = ["security", "--offline=true", "--threshold=20", file.to_str().unwrap()];
+    let Some(output) = run("p002", "systemd-analyze", &arguments) else {
+        return;
+    };
+    if String::from_utf8_lossy(&output.stderr).contains("unrecognized option") {
+        skip("p002", "this systemd-analyze cannot judge a file offline");
+        return;
+    }
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{}", text.lines().last().unwrap_or_default());
+}
+
+#[test]
+fn p003_the_watchdog_waits_for_three_reports() {
+    let unit = service();
+    assert_eq!(unit.get("Service.Type"), "notify");
+    assert_eq!(unit.get("Service.NotifyAccess"), "main");
+    let limit = seconds(unit.get("Service.WatchdogSec"));
+    assert!(limit >= 3 * skerry::sys::notify::PING_PERIOD.as_secs());
+}
+
+#[test]
+fn p008_the_user_has_the_same_numbers_everywhere() {
+    let unit = service();
+    assert_eq!(unit.get("Service.User"), "skerry");
+    assert_eq!(unit.get("Service.Group"), "skerry");
+    assert!(unit.all("Service.DynamicUser").is_empty());
+    let sysusers = read("systemd/sysusers.d/skerry.conf");
+    assert!(sysusers.contains("\ng skerry 812 "));
+    assert!(sysusers.contains("\nu skerry 812:812 "));
+    assert!(read("systemd/tmpfiles.d/skerry.conf").contains("d /var/lib/skerry 0700 812 812 -"));
+    let recipe = read("yocto-layer/recipes-skerry/skerry/skerry_0.1.0.bb");
+    assert!(recipe.contains("--system --gid 812 skerry"));
+    assert!(recipe.contains("--system --uid 812 --gid skerry"));
+}
+
+#[test]
+#[allow(clippy::disallowed_methods, reason = "a root directory for systemd-sysusers")]
+fn p009_the_user_can_be_made_twice() {
+    let text = read("systemd/sysusers.d/skerry.conf");
+    assert!(text.find("\ng ").unwrap() < text.find("\nu ").unwrap(), "the group comes first");
+    let root = std::env::temp_dir().join(format!("skerry-sysusers-{}", std::process::id()));
+    let dir = root.join("usr/lib/sysusers.d");
+    std::fs::create_dir_all(&dir).unwrap();
+    std::fs::create_dir_all(root.join("etc")).unwrap();
+    std::fs::write(dir.join("skerry.conf"), text).unwrap();
+    let argument = format!("--root={}", root.display());
+    for _ in 0..2 {
+        if let Some(output) = run("p009", "systemd-sysusers", &[&argument]) {
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            let passwd = std::fs::read_to_string(root.join("etc/passwd")).unwrap();
+            assert_eq!(passwd.matches("skerry:x:812:812:").count(), 1);
+        }
+    }
+    std::fs::remove_dir_all(&root).unwrap();
+}
+
+#[test]
+fn p010_directories_are_made_by_systemd() {
+    let unit = service();
+    for (kind, mode) in [("State", "0700"), ("Configuration", "0755"), ("Runtime", "0750")] {
+        assert_eq!(unit.get(&format!("Service.{kind}Directory")), "skerry");
+        assert_eq!(unit.get(&format!("Service.{kind}DirectoryMode")), mode);
+    }
+    assert_eq!(unit.get("Unit.RequiresMountsFor"), skerry::config::STATE_DIR);
+}
+
+#[test]
+fn p011_no_secret_is_in_the_environment() {
+    for file in files("systemd") {
+        let text = read(&file);
+        if !file.ends_with(".service") && !file.ends_with(".conf") {
+            continue;
+        }
+        for line in text.lines().filter(|line| !line.starts_with('#')) {
+            if let Some(value) = line.strip_prefix("Environment=") {
+                let name = value.to_ascii_uppercase();
+                let secret = ["SECRET", "PASSWORD", "TOKEN", "KEY"];
+                assert!(!secret.iter().any(|word| name.contains(word)), "{file}: {line}");
+            }
+            let credential = ["LoadCredential=", "LoadCredentialEncrypted=", "ImportCredential="]
+                .iter()
+                .find_map(|key| line.strip_prefix(key));
+            // An absolute path that is missing would keep the service from starting.
+            assert!(!credential.is_some_and(|value| value.contains('/')), "{file}: {line}");
+        }
+    }
+    let credential = skerry::config::CONNECTION_STRING_CREDENTIAL;
+    assert_eq!(service().get("Service.LoadCredential"), credential);
+}
+
+#[test]
+fn p014_the_service_waits_for_neither_uplink_nor_time() {
+    for unit in units() {
+        let text = read(&unit);
+        assert!(!text.contains("network-online.target"), "{unit}");
+        assert!(!text.contains("time-sync.target"), "{unit}");
+    }
+    let unit = service();
+    assert!(unit.all("Unit.Requires").is_empty());
+    let after = unit.get("Unit.After");
+    assert!(after.contains("time-set.target") && after.contains("local-fs.target"));
+    assert_eq!(unit.get("Unit.Wants"), "time-set.target");
+}
+
+#[test]
+fn p016_a_restart_backs_off_and_a_wrong_configuration_has_none() {
+    let unit = service();
+    assert_eq!(unit.get("Service.Restart"), "always");
+    let code = skerry::cli::EXIT_CONFIG.to_string();
+    assert_eq!(unit.get("Service.RestartPreventExitStatus"), code);
+    assert!(seconds(unit.get("Unit.StartLimitIntervalSec")) > 0);
+    let backoff = Unit::parse(&read("systemd/dropins/backoff.conf"));
+    assert!(seconds(backoff.get("Service.RestartMaxDelaySec")) >= 60);
+    assert_eq!(backoff.get("Service.RestartSteps"), "5");
+}
+
+#[test]
+fn p017_memory_and_tasks_are_bounded() {
+    let unit = service();
+    let (high, max) = ("Service.MemoryHigh", "Service.MemoryMax");
+    assert!(mebibytes(unit.get(high)) < mebibytes(unit.get(max)));
+    assert_eq!(unit.get("Service.MemorySwapMax"), "0");
+    assert_eq!(unit.get("Service.LimitCORE"), "0");
+    let config = skerry::config::Config::default();
+    let plan = skerry::config::MemoryPlan::of(&config);
+    assert!(plan.total() <= mebibytes(unit.get(max)) << 20, "the built-in limits fit");
+    let tasks: u64 = unit.get("Service.TasksMax").parse().unwrap();
+    assert!(tasks >= skerry::config::MemoryPlan::threads(&config) + 8);
+    let files: usize = unit.get("Service.LimitNOFILE").parse().unwrap();
+    assert!(files >= 2 * config.limits.connections, "a socket and a file for each connection");
+}
+
+#[test]
+fn p018_the_hardening_is_whole() {
+    let unit = service();
+    for (key, value) in HARDENING {
+        assert_eq!(unit.get(&format!("Service.{key}")), *value, "{key}");
+    }
+    let filter = unit.all("Service.SystemCallFilter");
+    assert_eq!(filter, ["@system-service pidfd_getfd", "~@privileged @resources"]);
+}
+
+#[test]
+fn p021_only_the_service_is_enabled() {
+    let text = read("systemd/system-preset/50-skerry.preset");
+    let lines: Vec<&str> = text.lines().filter(|line| !line.starts_with('#')).collect();
+    assert_eq!(lines, ["enable skerry.service", "disable skerry.socket"]);
+    for unit in units() {
+        let name = unit.rsplit('/').next().unwrap();
+        assert!(lines.iter().any(|line| line.ends_with(name)), "{name} has no preset");
+    }
+}
+
+#[test]
+fn p023_nothing_is_walked_through_at_boot() {
+    let text = read("systemd/tmpfiles.d/skerry.conf");
+    let mut made = 0;
+    for line in text.lines().filter(|line| !line.starts_with('#') && !line.is_empty()) {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        assert_eq!(fields[0], "d", "{line}");
+        let ours = ["/etc/skerry", "/var/lib/skerry", "/run/skerry"];
+        assert!(ours.iter().any(|dir| fields[1].starts_with(dir)), "{line}");
+        made += 1;
+    }
+    assert!(made >= 2);
+}
+
+#[test]
+fn p024_documents_and_programs_are_where_the_units_say() {
+    let recipe = read("yocto-layer/recipes-skerry/skerry/skerry_0.1.0.bb");
+    assert!(recipe.contains("${S}/README.md ${D}${docdir}/skerry/"));
+    for unit in units() {
+        let parsed = Unit::parse(&read(&unit));
+        let document = parsed.get("Unit.Documentation");
+        assert_eq!(document, "file:/usr/share/doc/skerry/README.md", "{unit}");
+        for start in parsed.all("Service.ExecStart") {
+            // cargo.bbclass installs executables there.
+            assert!(start.starts_with("/usr/bin/skerry "), "{unit}: {start}");
+        }
+    }
+    if !path("README.md").exists() {
+        skip("p024", "there is no README.md yet");
+    }
+}
+
+#[test]
+fn the_owners_example_is_valid() {
+    let example = read("systemd/skerry.toml");
+    let source = skerry::config::MapSource::default().file(skerry::config::MAIN_FILE, &example);
+    let loaded = skerry::config::load(&skerry::config::Options::default(), &source).unwrap();
+    assert!(loaded.warnings.is_empty());
+}

@@ -1,0 +1,130 @@
+//! Board profiles. `pNNN` is the number of a rule for appliances.
+
+use skerry::config::{BoardProfile, Loaded, MapSource, MemoryPlan, Options, load, read_board};
+use skerry::types::limits::{CONNECTIONS_MAX, UPLOADS_MAX};
+
+use crate::repo::{Unit, files, path, read};
+
+fn boards() -> Vec<String> {
+    let mut boards: Vec<String> = files("board")
+        .iter()
+        .filter_map(|file| file.strip_prefix("board/")?.split_once('/').map(|(b, _)| b.to_owned()))
+        .collect();
+    boards.dedup();
+    assert!(boards.len() >= 2);
+    boards
+}
+
+fn profile(board: &str) -> BoardProfile {
+    let name = format!("board/{board}/board.toml");
+    read_board(&path(&name), &read(&name)).unwrap()
+}
+
+fn configured(board: &str) -> Loaded {
+    let source = MapSource::default()
+        .file("/board/x/../base.toml", &read("board/base.toml"))
+        .file("/board/x/board.toml", &read(&format!("board/{board}/board.toml")));
+    let board = Some("/board/x/board.toml".into());
+    load(&Options { board, ..Options::default() }, &source).unwrap_or_else(|e| panic!("{e}"))
+}
+
+#[test]
+fn p025_every_board_is_whole() {
+    for board in boards() {
+        for file in ["board.toml", "readme.txt", "genimage.cfg", "dropin.conf"] {
+            assert!(path(&format!("board/{board}/{file}")).exists(), "{board} has no {file}");
+        }
+        assert_eq!(profile(&board).board.id, board);
+        assert!(read("board/README.md").contains(&format!("| `{board}` |")), "{board}");
+    }
+}
+
+#[test]
+fn p026_base_and_board_merge() {
+    for board in boards() {
+        assert_eq!(profile(&board).inherit.as_deref(), Some("base"));
+        let config = configured(&board).config;
+        let limits = &config.limits;
+        let merged = format!(
+            "threads {} reserve {} memory {} connections {} uploads {} blocking {} cache {}",
+            config.listen.threads,
+            config.storage.reserve,
+            limits.memory.unwrap(),
+            limits.connections,
+            limits.uploads,
+            limits.blocking_threads,
+            limits.index_cache,
+        );
+        assert_eq!(
+            merged,
+            "threads 1 reserve 64MiB memory 96MiB connections 384 uploads 64 blocking 8 cache 4MiB",
+            "{board}"
+        );
+    }
+}
+
+#[test]
+fn p027_limits_fit_the_memory_of_the_service() {
+    for board in boards() {
+        let config = configured(&board).config;
+        let memory = config.limits.memory.unwrap().0;
+        assert!(MemoryPlan::of(&config).total() <= memory, "{board}");
+        let facts = profile(&board).board;
+        assert!(memory <= u64::from(facts.ram_mib) << 19, "{board}: at most half of the board");
+        let dropin = Unit::parse(&read(&format!("board/{board}/dropin.conf")));
+        assert_eq!(dropin.get("Service.MemoryMax"), format!("{}M", memory >> 20), "{board}");
+        let high = memory / 4 * 3;
+        assert_eq!(dropin.get("Service.MemoryHigh"), format!("{}M", high >> 20), "{board}");
+    }
+}
+
+#[test]
+fn p028_no_limit_is_zero_or_above_its_ceiling() {
+    for board in boards() {
+        let limits = configured(&board).config.limits;
+        assert!((1..=CONNECTIONS_MAX).contains(&limits.connections), "{board}");
+        assert!((1..=UPLOADS_MAX).contains(&limits.uploads), "{board}");
+        assert!(limits.blocking_threads >= 1 && limits.index_cache.0 > 0, "{board}");
+    }
+}
+
+#[test]
+fn p031_partitions_are_those_of_the_profile() {
+    for board in boards() {
+        let BoardProfile { board: facts, image, .. } = profile(&board);
+        let text = read(&format!("board/{board}/genimage.cfg"));
+        let (table, _) = text.split_once("\nimage boot.vfat").unwrap();
+        let parts: Vec<(&str, u32)> = table
+            .split("partition ")
+            .skip(1)
+            .filter_map(|part| {
+                let name = part.split_whitespace().next()?;
+                let size = part.split("size = ").nth(1)?.split('M').next()?.parse().ok()?;
+                Some((name, size))
+            })
+            .collect();
+        let expected = [
+            ("boot", image.boot_mib),
+            ("root-a", image.root_mib),
+            ("root-b", image.root_mib),
+            ("data", image.data_mib),
+        ];
+        assert_eq!(parts, expected, "{board}");
+        let sum: u32 = parts.iter().map(|(_, size)| size).sum();
+        assert!(sum <= facts.storage_mib, "{board}");
+        assert!(text.contains(&format!("label = \"{}\"", image.data_label)), "{board}");
+    }
+}
+
+#[test]
+fn p034_a_readme_says_what_hands_need() {
+    for board in boards() {
+        let text = read(&format!("board/{board}/readme.txt"));
+        for head in ["How to flash", "Serial console", "First-boot provisioning", "Factory reset"] {
+            assert!(text.contains(head), "{board}: {head}");
+        }
+        if let Some(emulator) = profile(&board).test {
+            assert!(text.contains(&emulator.program), "{board}: the emulator's command");
+        }
+    }
+}

@@ -1,0 +1,278 @@
+//! The shape of the source: which module may use which, and how it is written.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::repo::{files, read};
+
+/// Longest source file, lines.
+const LINES_MAX: usize = 800;
+/// Longest line, characters.
+const COLUMNS_MAX: usize = 100;
+
+/// What each module may use beside itself, `sys` and `types`.
+const EDGES: &[(&str, &[&str])] = &[
+    ("types", &[]),
+    ("sys", &[]),
+    ("store", &[]),
+    ("http", &[]),
+    ("config", &[]),
+    ("auth", &["store"]),
+    ("registry", &["auth", "store", "http"]),
+    ("token", &["auth", "store", "http"]),
+    ("gateway", &["auth", "store", "http"]),
+    ("sync", &["gateway", "store", "http"]),
+    ("admin", &["sync", "gateway", "store", "auth", "http"]),
+    ("app", &["config", "store", "http", "auth", "registry", "token", "gateway", "sync", "admin"]),
+    ("cli", &["app", "config"]),
+];
+
+fn may_use(from: &str, to: &str) -> bool {
+    let (_, listed) = EDGES
+        .iter()
+        .find(|(module, _)| *module == from)
+        .unwrap_or_else(|| panic!("the module {from} is not on the map"));
+    let base = match from {
+        "types" => false,
+        "sys" => to == "types",
+        _ => to == "sys" || to == "types",
+    };
+    from == to || base || listed.contains(&to)
+}
+
+fn sources() -> Vec<String> {
+    let rust = |file: &String| file.ends_with(".rs");
+    files("src").into_iter().filter(rust).collect()
+}
+
+/// The source without comments and the contents of strings, so that words in them do not count.
+fn code(text: &str) -> String {
+    let mut out = String::new();
+    let mut rest = text;
+    while let Some(c) = rest.chars().next() {
+        let skipped = if rest.starts_with("//") {
+            rest.find('\n').unwrap_or(rest.len())
+        } else if rest.starts_with("/*") {
+            rest.find("*/").map_or(rest.len(), |end| end + 2)
+        } else if let Some(len) = string_literal(rest) {
+            out.push_str("\"\"");
+            len
+        } else if let Some(len) = char_literal(rest) {
+            len
+        } else {
+            out.push(c);
+            c.len_utf8()
+        };
+        rest = &rest[skipped..];
+    }
+    out
+}
+
+/// Length of the string literal at the start, plain or raw.
+fn string_literal(text: &str) -> Option<usize> {
+    if let Some(raw) = text.strip_prefix('r') {
+        let hashes = raw.bytes().take_while(|b| *b == b'#').count();
+        let body = raw[hashes..].strip_prefix('"')?;
+        let close = format!("\"{}", "#".repeat(hashes));
+        let end = body.find(&close)?;
+        return Some(1 + hashes + 1 + end + close.len());
+    }
+    let body = text.strip_prefix('"')?;
+    let mut escaped = false;
+    for (index, byte) in body.bytes().enumerate() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' => escaped = true,
+            b'"' => return Some(index + 2),
+            _ => {}
+        }
+    }
+    Some(text.len())
+}
+
+/// Length of the character literal at the start; a lifetime is none.
+fn char_literal(text: &str) -> Option<usize> {
+    let body = text.strip_prefix('\'')?;
+    let mut chars = body.char_indices();
+    let (_, first) = chars.next()?;
+    if first != '\\' {
+        let (end, quote) = chars.next()?;
+        return (quote == '\'').then_some(end + 2);
+    }
+    chars.next()?;
+    body.char_indices().skip(2).find(|(_, c)| *c == '\'').map(|(end, _)| end + 2)
+}
+
+fn is_word(c: char) -> bool {
+    c.is_ascii_alphanumeric() || c == '_'
+}
+
+/// The modules named by `crate::a` and `crate::{a, b::c}` anywhere in the code.
+fn used_modules(code: &str) -> BTreeSet<String> {
+    let mut used = BTreeSet::new();
+    for (at, _) in code.match_indices("crate::") {
+        // `$crate::` and `skerry_crate::` are something else.
+        if code[..at].ends_with(|c: char| is_word(c) || c == '$') {
+            continue;
+        }
+        let rest = &code[at + "crate::".len()..];
+        match rest.strip_prefix('{') {
+            None => {
+                used.insert(rest.chars().take_while(|c| is_word(*c)).collect());
+            }
+            Some(list) => used.extend(first_names(list)),
+        }
+    }
+    used.remove("");
+    used
+}
+
+/// The first name of each item of a `{...}` list whose opening brace is already taken.
+fn first_names(list: &str) -> Vec<String> {
+    let mut names = Vec::new();
+    let mut name = String::new();
+    let mut depth = 1;
+    let mut taken = false;
+    for c in list.chars() {
+        match c {
+            '{' => depth += 1,
+            '}' => depth -= 1,
+            ',' if depth == 1 => taken = false,
+            c if depth == 1 && !taken && is_word(c) => {
+                name.push(c);
+                continue;
+            }
+            _ => {}
+        }
+        if !name.is_empty() {
+            names.push(std::mem::take(&mut name));
+            taken = true;
+        }
+        if c == ',' && depth == 1 {
+            taken = false;
+        }
+        if depth == 0 {
+            break;
+        }
+    }
+    names
+}
+
+fn module_of(file: &str) -> Option<String> {
+    let inside = file.strip_prefix("src/")?;
+    let module = inside.split(['/', '.']).next()?;
+    (!matches!(module, "lib" | "main")).then(|| module.to_owned())
+}
+
+#[test]
+fn modules_use_only_what_stands_below_them() {
+    let known: BTreeSet<&str> = EDGES.iter().map(|(module, _)| *module).collect();
+    let mut wrong = Vec::new();
+    for file in sources() {
+        let Some(from) = module_of(&file) else {
+            continue;
+        };
+        for to in used_modules(&code(&read(&file))) {
+            if known.contains(to.as_str()) && !may_use(&from, &to) {
+                wrong.push(format!("{file} uses {to}"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn only_main_uses_the_command_line() {
+    for file in sources() {
+        let uses = code(&read(&file)).contains("skerry::cli");
+        assert_eq!(uses, file == "src/main.rs", "{file}");
+    }
+    assert!(read("src/main.rs").lines().count() <= 60);
+}
+
+#[test]
+fn files_are_short_plain_text() {
+    let mut wrong = Vec::new();
+    for file in sources().into_iter().chain(files("tests")) {
+        if !file.ends_with(".rs") {
+            continue;
+        }
+        let text = read(&file);
+        let lines = text.lines().count();
+        if lines > LINES_MAX {
+            wrong.push(format!("{file} has {lines} lines"));
+        }
+        for (number, line) in (1..).zip(text.lines()) {
+            if line.chars().count() > COLUMNS_MAX {
+                wrong.push(format!("{file}:{number} has more than {COLUMNS_MAX} columns"));
+            }
+            if !line.is_ascii() {
+                wrong.push(format!("{file}:{number} is not ASCII"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn nothing_is_left_for_later() {
+    // Written apart, so that this file does not find itself.
+    let words = [["TO", "DO"], ["FIX", "ME"], ["XX", "X"]].map(|parts| parts.concat());
+    let mut wrong = Vec::new();
+    let all =
+        sources().into_iter().chain(["tests", "systemd", "board"].iter().flat_map(|d| files(d)));
+    for file in all {
+        let text = read(&file);
+        for (number, line) in (1..).zip(text.lines()) {
+            let mut found = line.split(|c: char| !is_word(c));
+            if found.any(|word| words.iter().any(|w| w == word)) {
+                wrong.push(format!("{file}:{number}"));
+            }
+        }
+        if file.starts_with("src/") {
+            for call in ["todo!", "unimplemented!"] {
+                if code(&text).contains(call) {
+                    wrong.push(format!("{file}: {call}"));
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn every_limit_is_used() {
+    let limits = read("src/types/limits.rs");
+    let names: Vec<&str> = limits
+        .lines()
+        .filter_map(|line| line.strip_prefix("pub const ")?.split(':').next())
+        .collect();
+    assert!(names.len() > 10);
+    let mut uses: BTreeMap<&str, usize> = names.iter().map(|name| (*name, 0)).collect();
+    for file in sources().into_iter().filter(|file| file != "src/types/limits.rs") {
+        let code = code(&read(&file));
+        for word in code.split(|c: char| !is_word(c)) {
+            if let Some(count) = uses.get_mut(word) {
+                *count += 1;
+            }
+        }
+    }
+    let inside = code(&limits);
+    let unused: Vec<&str> = names
+        .into_iter()
+        .filter(|name| {
+            let mentioned = inside.split(|c: char| !is_word(c)).filter(|w| w == name).count();
+            uses[name] == 0 && mentioned < 2
+        })
+        .collect();
+    assert!(unused.is_empty(), "nobody uses {unused:?}");
+}
+
+#[test]
+fn the_reader_of_this_test_sees_paths() {
+    let text = "use crate::{store::{Store, row}, sys::Sys, types};\n// crate::cli\n\
+                let x = \"crate::admin\"; let c = '\"'; crate::http::Reply::new(1);\n\
+                r\"crate::a\";\n\
+                fn f<'a>(x: &'a str) -> $crate::sync::X { crate::auth::y('\\'') }";
+    let used: Vec<String> = used_modules(&code(text)).into_iter().collect();
+    assert_eq!(used, ["auth", "http", "store", "sys", "types"]);
+}

@@ -1,0 +1,11 @@
+SUMMARY = "Small read-only image with a connected container registry"
+DESCRIPTION = "Boots to a registry; the state is on a partition of its own."
+LICENSE = "MIT"
+
+inherit core-image
+
+IMAGE_FEATURES += "read-only-rootfs"
+IMAGE_INSTALL:append = " packagegroup-skerry"
+
+IMAGE_FSTYPES += "ext4 wic"
+WKS_FILE = "skerry-ab.wks"

@@ -1,0 +1,56 @@
+SUMMARY = "Connected container registry for the edge"
+DESCRIPTION = "Mirrors the repositories that its parent grants, hands out its own tokens, and \
+serves the local network while the uplink is down."
+# The program and the crates that are linked into it; of alternatives the one that is used.
+LICENSE = "Apache-2.0 & MIT & BSD-3-Clause & ISC & Unicode-3.0 & CDLA-Permissive-2.0"
+
+require skerry-source.inc
+require skerry-crates.inc
+
+inherit cargo cargo-update-recipe-crates systemd useradd features_check
+
+REQUIRED_DISTRO_FEATURES = "systemd"
+
+SYSTEMD_PACKAGES = "${PN}"
+SYSTEMD_SERVICE:${PN} = "skerry.service skerry.socket"
+# The preset file enables the service and disables the socket; without presets the same holds.
+SYSTEMD_AUTO_ENABLE:${PN} = "enable"
+
+USERADD_PACKAGES = "${PN}"
+GROUPADD_PARAM:${PN} = "--system --gid 812 skerry"
+USERADD_PARAM:${PN} = "--system --uid 812 --gid skerry --home-dir ${localstatedir}/lib/skerry \
+--no-create-home --shell ${base_sbindir}/nologin skerry"
+
+do_install:append() {
+    install -d ${D}${systemd_system_unitdir}/skerry.service.d
+    install -m 0644 ${S}/systemd/skerry.service ${D}${systemd_system_unitdir}/
+    install -m 0644 ${S}/systemd/skerry.socket ${D}${systemd_system_unitdir}/
+    install -m 0644 ${S}/systemd/dropins/backoff.conf \
+        ${D}${systemd_system_unitdir}/skerry.service.d/10-backoff.conf
+
+    install -d ${D}${systemd_unitdir}/system-preset
+    install -m 0644 ${S}/systemd/system-preset/50-skerry.preset ${D}${systemd_unitdir}/system-preset/
+
+    install -d ${D}${nonarch_libdir}/sysusers.d ${D}${nonarch_libdir}/tmpfiles.d
+    install -m 0644 ${S}/systemd/sysusers.d/skerry.conf ${D}${nonarch_libdir}/sysusers.d/
+    install -m 0644 ${S}/systemd/tmpfiles.d/skerry.conf ${D}${nonarch_libdir}/tmpfiles.d/
+
+    install -d ${D}${sysconfdir}/skerry/conf.d
+    install -m 0644 ${S}/systemd/skerry.toml ${D}${sysconfdir}/skerry/skerry.toml
+
+    install -d ${D}${docdir}/skerry
+    install -m 0644 ${S}/README.md ${D}${docdir}/skerry/
+}
+
+FILES:${PN} += " \
+    ${systemd_system_unitdir}/skerry.service \
+    ${systemd_system_unitdir}/skerry.socket \
+    ${systemd_system_unitdir}/skerry.service.d/10-backoff.conf \
+    ${systemd_unitdir}/system-preset/50-skerry.preset \
+    ${nonarch_libdir}/sysusers.d/skerry.conf \
+    ${nonarch_libdir}/tmpfiles.d/skerry.conf \
+"
+
+CONFFILES:${PN} = "${sysconfdir}/skerry/skerry.toml"
+
+RRECOMMENDS:${PN} = "skerry-conf"
