@@ -162,7 +162,12 @@ impl Upstream {
             request.with("content-type", "application/octet-stream")
         };
         let scope = repository_scope(repository, true);
-        self.content(&scope, Method::Put, &path, with_file).await.map(|_| ())
+        match self.content(&scope, Method::Put, &path, with_file).await {
+            Ok(_) => Ok(()),
+            // The upload was there a moment ago: the next attempt starts another.
+            Err(UpstreamError::NotFound(text)) => Err(UpstreamError::Busy(404, text)),
+            Err(error) => Err(error),
+        }
     }
 
     /// Puts a manifest under a digest or a tag.

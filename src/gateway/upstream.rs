@@ -415,6 +415,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+#[allow(clippy::needless_pass_by_value, reason = "it ends the error's way, in map_err")]
 pub(super) fn protocol(error: impl ToString) -> UpstreamError {
     UpstreamError::Protocol(error.to_string())
 }

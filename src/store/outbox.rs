@@ -1,9 +1,11 @@
 //! Changes made here that the parent has yet to take: written in the same record as the change
 //! itself, so that none is ever lost, and delivered in order.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 
-use super::node::self_config_key;
+use super::node::{note_conflict, self_config_key};
 use super::row::{Kind, Row, key, prefix};
 use super::tags::{self, Precondition, TagRow, tag_key};
 use super::{Store, StoreError, Txn};
@@ -46,6 +48,7 @@ pub struct OutboxEntry {
 }
 
 /// What is to be repeated at the parent.
+#[allow(clippy::large_enum_variant, reason = "names are inline; entries live one at a time")]
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum OutboxChange {
     /// A tag was set, or (`None`) removed.
@@ -141,6 +144,17 @@ impl Store {
         Ok(entries.iter().any(|(_, entry)| entry.is_of_tag(repository, tag)))
     }
 
+    /// Tags of a repository with changes on their way up.
+    pub fn outbox_tags(&self, repository: &RepositoryName) -> Result<BTreeSet<Tag>, StoreError> {
+        let here = self.outbox(usize::MAX)?.into_iter().map(|(_, entry)| entry);
+        let here = here.filter(|entry| entry.repository == *repository);
+        let tag = |entry: OutboxEntry| match entry.change {
+            OutboxChange::Tag { tag, .. } => Some(tag),
+            OutboxChange::ManifestAdded { .. } | OutboxChange::ManifestDeleted { .. } => None,
+        };
+        Ok(here.filter_map(tag).collect())
+    }
+
     /// Whether this manifest is on its way up.
     pub fn outbox_holds_manifest(
         &self,
@@ -212,6 +226,7 @@ fn settle(
         let name = conflict_tag(tag, &entry.id.origin, ours)?;
         let any = Precondition::None;
         tags::switch(txn, repository, &name, ours, &any, &Origin::Client, now)?;
+        note_conflict(txn, repository, &name, now)?;
         kept = Some(name);
     }
     let waiting = txn.scan::<OutboxEntry>(&prefix(Kind::Outbox, &[]))?;
@@ -342,6 +357,10 @@ mod tests {
             assert_eq!(store.tag(&app, &v1).unwrap(), Some(digest(9)));
             assert!(!store.outbox_holds_tag(&app, &v1).unwrap());
             assert!(store.outbox_holds_tag(&app, &kept).unwrap());
+            assert_eq!(store.conflicts().unwrap().len(), 2);
+            let any = Precondition::None;
+            store.delete_tag(&app, &kept, any, &Origin::Client).await.unwrap();
+            assert_eq!(store.conflicts().unwrap().len(), 1);
         });
     }
 

@@ -1,1 +1,20 @@
-//! (being written)
+//! Drives a connected registry to the state that its parent grants.
+//!
+//! [`plan`] and [`window`] decide and are pure; the rest carries out. The full comparison with the
+//! parent is the primary path; messages only make it fast. Every step can be stopped at any
+//! point, by the end of a window, a lost connection or a power cut, and taken up again.
+
+pub mod backoff;
+pub mod engine;
+pub mod error;
+pub mod plan;
+pub mod window;
+
+mod fetch;
+mod push;
+mod report;
+mod state;
+mod worker;
+
+pub use engine::{ActivationError, Engine, EngineOptions};
+pub use error::SyncError;

@@ -1,0 +1,319 @@
+//! The engine: activates this node at its parent, and syncs when the schedule allows it.
+
+use std::convert::Infallible;
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use super::backoff;
+use super::error::SyncError;
+use super::fetch::Fetcher;
+use super::push::Pusher;
+use super::report::Reporter;
+use super::state::State;
+use super::window::{Traffic, traffic};
+use super::worker::Worker;
+use crate::gateway::{Contacts, Upstream, UpstreamError};
+use crate::http::Client;
+use crate::store::{Store, StoreError};
+use crate::sys::clock::sleep;
+use crate::types::connection_string::ConnectionString;
+
+/// The schedule and the clock are looked at this often: either may have been changed.
+const LOOK: Duration = Duration::from_secs(10);
+
+/// What the engine tells the parent of this node, and what it needs to know.
+#[derive(Clone)]
+pub struct EngineOptions {
+    /// Version of the program.
+    pub version: String,
+    /// Where clients log in, `host[:port]`.
+    pub login_server: String,
+    /// Whether that listener has TLS.
+    pub tls: bool,
+    /// Random, made on the first start and kept: it tells this device from a second one.
+    pub instance_id: String,
+    /// Whether a CA of its own is configured for the parent.
+    pub private_ca: bool,
+    /// Contacts of this node's own children, shared with its gateway.
+    pub contacts: Arc<Contacts>,
+}
+
+/// Why the first contact with the parent failed.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum ActivationError {
+    /// The parent says no: another instance is active, or the password is wrong. Stop, and show
+    /// the text.
+    Refused(String),
+    /// No answer yet: [`Engine::run`] goes on trying.
+    Unreachable(String),
+    /// The disk here fails.
+    Store(StoreError),
+}
+
+impl fmt::Display for ActivationError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Failed to activate the connected registry instance. ")?;
+        match self {
+            ActivationError::Refused(text) => write!(f, "The request was refused: {text}"),
+            ActivationError::Unreachable(text) => {
+                write!(f, "The parent cannot be reached: {text}")
+            }
+            ActivationError::Store(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for ActivationError {}
+
+impl From<SyncError> for ActivationError {
+    fn from(error: SyncError) -> ActivationError {
+        match error {
+            SyncError::Store(error) => ActivationError::Store(error),
+            SyncError::Upstream(UpstreamError::Unreachable(_) | UpstreamError::Busy(..)) => {
+                ActivationError::Unreachable(error.to_string())
+            }
+            other => ActivationError::Refused(other.to_string()),
+        }
+    }
+}
+
+/// Drives this node to the state that its parent grants.
+pub struct Engine {
+    store: Store,
+    state: Arc<State>,
+    upstream: Arc<Upstream>,
+    worker: Worker,
+    pusher: Pusher,
+    reporter: Reporter,
+    options: EngineOptions,
+    /// Whether the parent accepted this instance since the start of the process.
+    active: AtomicBool,
+    /// Monotonic time of the last call without a clock.
+    probed: Mutex<Option<Duration>>,
+}
+
+impl Engine {
+    /// An engine that has not called yet.
+    pub fn new(
+        store: Store,
+        client: Client,
+        connection: ConnectionString,
+        options: EngineOptions,
+    ) -> Engine {
+        let sys = store.sys().clone();
+        let instance_id = options.instance_id.clone();
+        let upstream = Upstream::new(&sys, client, connection, instance_id, options.private_ca);
+        let (upstream, state) = (Arc::new(upstream), Arc::new(State::new(&sys)));
+        let fetcher = Fetcher { store: store.clone(), upstream: upstream.clone() };
+        Engine {
+            worker: Worker {
+                store: store.clone(),
+                upstream: upstream.clone(),
+                fetcher: fetcher.clone(),
+                state: state.clone(),
+            },
+            pusher: Pusher {
+                store: store.clone(),
+                upstream: upstream.clone(),
+                fetcher,
+                state: state.clone(),
+            },
+            reporter: Reporter {
+                store: store.clone(),
+                upstream: upstream.clone(),
+                state: state.clone(),
+                options: options.clone(),
+                told: Mutex::default(),
+            },
+            store,
+            state,
+            upstream,
+            options,
+            active: AtomicBool::new(false),
+            probed: Mutex::default(),
+        }
+    }
+
+    /// The first contact: binds the connected registry to this instance and fetches its desired
+    /// state. Does nothing on a node that has one already; such a node serves without its parent.
+    pub async fn activate(&self) -> Result<(), ActivationError> {
+        self.state.publish(&self.store).map_err(ActivationError::Store)?;
+        if self.store.self_config().map_err(ActivationError::Store)?.is_some() {
+            return Ok(());
+        }
+        self.ensure_active().await?;
+        self.worker.refresh_config().await?;
+        Ok(())
+    }
+
+    /// Syncs for ever. Local pulls never wait for this.
+    pub async fn run(&self) -> Infallible {
+        loop {
+            let pause = match self.turn().await {
+                Ok(pause) => pause,
+                Err(error) => self.failed(&error),
+            };
+            sleep(pause).await;
+        }
+    }
+
+    /// One stretch of syncing or waiting; returns how long to pause.
+    async fn turn(&self) -> Result<Duration, SyncError> {
+        let traffic = self.traffic()?;
+        let waits = matches!(traffic, Traffic::Wait(_));
+        self.state.set(|now| now.waiting_for_window = waits);
+        match traffic {
+            Traffic::Wait(time) => {
+                self.state.set(|now| now.online = false);
+                self.state.publish(&self.store)?;
+                Ok(time.min(LOOK))
+            }
+            Traffic::ConfigOnly => {
+                let now = self.store.sys().clock.monotonic();
+                *self.probed.lock().unwrap_or_else(PoisonError::into_inner) = Some(now);
+                self.ensure_active().await?;
+                self.worker.refresh_config().await?;
+                Ok(Duration::ZERO)
+            }
+            Traffic::Flow(_) => {
+                let work = async { self.session().await.map(|never| match never {}) };
+                let end = async { Ok(self.window_end().await) };
+                let result = smol::future::or(work, end).await;
+                self.state.set(|now| {
+                    now.polling = false;
+                    now.syncing = false;
+                });
+                result
+            }
+        }
+    }
+
+    fn traffic(&self) -> Result<Traffic, StoreError> {
+        let Some(config) = self.store.self_config()? else {
+            return Ok(Traffic::Flow(None));
+        };
+        let clock = &self.store.sys().clock;
+        let probed = *self.probed.lock().unwrap_or_else(PoisonError::into_inner);
+        let since_probe = probed.map(|at| clock.monotonic().saturating_sub(at));
+        let node = &config.node;
+        Ok(traffic(&node.schedule, node.sync_window_s, clock.wall(), since_probe))
+    }
+
+    /// Returns when no traffic may flow any more. What is in flight is dropped then; it is taken
+    /// up where it stopped.
+    async fn window_end(&self) -> Duration {
+        loop {
+            match self.traffic() {
+                Ok(Traffic::Flow(left)) => sleep(left.unwrap_or(LOOK).min(LOOK)).await,
+                Ok(_) => {
+                    log::info!("the sync window has ended");
+                    return Duration::ZERO;
+                }
+                // A store that cannot answer stops the session by itself.
+                Err(_) => sleep(LOOK).await,
+            }
+        }
+    }
+
+    /// Pulls, pushes and reports side by side until one of them fails.
+    async fn session(&self) -> Result<Infallible, SyncError> {
+        self.ensure_active().await?;
+        if self.store.self_config()?.is_none() {
+            self.worker.refresh_config().await?;
+        }
+        let pushes = smol::future::or(self.pusher.deliver_all(), self.reporter.report_all());
+        smol::future::or(self.worker.follow(), pushes).await
+    }
+
+    async fn ensure_active(&self) -> Result<(), SyncError> {
+        if self.active.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let (version, login_server) = (&self.options.version, &self.options.login_server);
+        let answer = self.upstream.activate(version, login_server).await?;
+        self.store.record_activated(answer.activation_epoch).await?;
+        self.active.store(true, Ordering::Relaxed);
+        log::info!("active as connected registry {}", self.upstream.name());
+        Ok(())
+    }
+
+    /// Notes a failure and says how long to wait.
+    fn failed(&self, error: &SyncError) -> Duration {
+        self.state.set(|now| {
+            now.failures = now.failures.saturating_add(1);
+            now.online = false;
+        });
+        if let SyncError::Store(error) = error {
+            self.state.disk_problem(error);
+        }
+        if let Err(error) = self.state.publish(&self.store) {
+            log::warn!("cannot tell the state of the sync: {error}");
+        }
+        let failures = self.state.now().failures;
+        if error.needs_an_operator() {
+            log::error!("the parent refuses this instance: {error}");
+            return backoff::LONGEST;
+        }
+        if failures == 1 {
+            log::warn!("the sync stopped and will be tried again: {error}");
+        } else {
+            log::debug!("the sync failed {failures} times in a row: {error}");
+        }
+        backoff::delay(failures, &*self.store.sys().rng)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::ClientOptions;
+    use crate::store::node::testing::config;
+    use crate::sys::{Spawner, Sys};
+
+    fn engine(store: &Store) -> Engine {
+        let text = "ConnectedRegistryName=dock01;SyncTokenName=sync01;SyncTokenPassword=x;\
+                    ParentGatewayEndpoint=127.0.0.1:1;ParentEndpointProtocol=http";
+        let connection = ConnectionString::parse(text, |_| None).map_err(|e| e.to_string());
+        let client = Client::new(store.sys(), ClientOptions::default()).unwrap();
+        let options = EngineOptions {
+            version: "1".to_owned(),
+            login_server: "dock.example:5000".to_owned(),
+            tls: false,
+            instance_id: "i".to_owned(),
+            private_ca: false,
+            contacts: Contacts::new(store.sys()),
+        };
+        Engine::new(store.clone(), client, connection.unwrap_or_else(|e| panic!("{e}")), options)
+    }
+
+    #[test]
+    fn f129_a_node_that_was_activated_starts_without_its_parent() {
+        smol::block_on(async {
+            let store = Store::in_memory(Sys::real(Spawner::new()));
+            let desired = config(&["repositories/app/content/read"]);
+            store.apply_config(desired, "v1".to_owned()).await.unwrap();
+            assert_eq!(engine(&store).activate().await, Ok(()));
+        });
+    }
+
+    #[test]
+    fn the_parents_words_reach_whoever_starts_the_node() {
+        let text = r#"{"errors":[{"code":"UNAUTHORIZED","message":"Incorrect Password"}]}"#;
+        let error = SyncError::from(UpstreamError::Unauthorized(text.to_owned()));
+        assert!(error.needs_an_operator());
+        let shown = ActivationError::from(error).to_string();
+        assert!(shown.starts_with("Failed to activate") && shown.contains(text), "{shown}");
+        let error = SyncError::from(UpstreamError::Unreachable("no route".to_owned()));
+        assert!(matches!(ActivationError::from(error), ActivationError::Unreachable(_)));
+    }
+
+    #[test]
+    fn the_engine_can_run_as_a_task() {
+        fn is_send<T: Send>(_: T) {}
+        let store = Store::in_memory(Sys::real(Spawner::new()));
+        let engine = Arc::new(engine(&store));
+        is_send(async move { engine.run().await });
+    }
+}

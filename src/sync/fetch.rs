@@ -1,0 +1,365 @@
+//! Content from the parent: a manifest with everything that it needs, each byte once.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use super::error::SyncError;
+use crate::gateway::{Upstream, UpstreamError};
+use crate::http::ClientResponse;
+use crate::store::outbox::Origin;
+use crate::store::uploads::Upload;
+use crate::store::{Precondition, PutManifest, PutOutcome, Store, StoreError};
+use crate::sys::clock::{sleep, within};
+use crate::types::digest::Algorithm;
+use crate::types::limits::{BUFFER_BYTES, PROGRESS_DEADLINE};
+use crate::types::{Digest, Manifest, RepositoryName, Tag};
+
+/// Blobs fetched at once.
+const PARALLEL_BLOBS: usize = 4;
+
+/// Deepest nesting of indexes that is followed. Over it: the tag is left out.
+const DEPTH_MAX: usize = 8;
+
+/// Manifests that one tag may need. Over it: the tag is left out.
+const MANIFESTS_MAX: usize = 10_000;
+
+/// How long to wait for another fetch of the same blob before looking again.
+const SAME_BLOB_WAIT: Duration = Duration::from_millis(200);
+
+/// Fetches content; a clone shares the connections.
+#[derive(Clone)]
+pub(super) struct Fetcher {
+    pub(super) store: Store,
+    pub(super) upstream: Arc<Upstream>,
+}
+
+/// A manifest and what is missing of it here. Its manifests are stored, but not yet visible.
+pub(super) struct Closure {
+    root: Digest,
+    /// Children before their parents, so the root is last; empty when all is here.
+    manifests: Vec<(Digest, Received)>,
+    /// Blobs to link, with their lengths; of those not in the store the bytes are missing.
+    blobs: BTreeMap<Digest, u64>,
+    /// What is to be transferred.
+    pub(super) missing_bytes: u64,
+}
+
+struct Received {
+    media_type: String,
+    bytes_len: u64,
+    parsed: Manifest,
+}
+
+impl Fetcher {
+    /// Fetches a manifest and the manifests below it, and finds out which blobs are missing.
+    pub(super) async fn resolve(
+        &self,
+        repository: &RepositoryName,
+        root: &Digest,
+    ) -> Result<Closure, SyncError> {
+        let mut closure = Closure {
+            root: root.clone(),
+            manifests: Vec::new(),
+            blobs: BTreeMap::new(),
+            missing_bytes: 0,
+        };
+        let mut level = vec![root.clone()];
+        let mut seen: BTreeSet<Digest> = BTreeSet::new();
+        for _ in 0..DEPTH_MAX {
+            let mut below = Vec::new();
+            for digest in level {
+                // A manifest is visible here only when everything that it needs is.
+                if !seen.insert(digest.clone())
+                    || self.store.manifest(repository, &digest)?.is_some()
+                {
+                    continue;
+                }
+                if closure.manifests.len() >= MANIFESTS_MAX {
+                    return Err(SyncError::Content(format!("{root} needs too many manifests")));
+                }
+                let received = self.manifest(repository, &digest).await?;
+                self.note_blobs(repository, &received.parsed, &mut closure).await?;
+                below.extend(received.parsed.required_manifests().map(|d| d.digest.clone()));
+                closure.manifests.push((digest, received));
+            }
+            level = below;
+        }
+        if !level.is_empty() {
+            return Err(SyncError::Content(format!("{root} nests indexes too deeply")));
+        }
+        // Found from the root down; an index may name a manifest of an upper level again, so
+        // children are put in order by need when they are stored.
+        closure.manifests.reverse();
+        Ok(closure)
+    }
+
+    async fn manifest(
+        &self,
+        repository: &RepositoryName,
+        digest: &Digest,
+    ) -> Result<Received, SyncError> {
+        let fetched = self.upstream.manifest(repository, digest).await?;
+        let algorithm = match digest.algorithm() {
+            Algorithm::Sha256 => &ring::digest::SHA256,
+            Algorithm::Sha512 => &ring::digest::SHA512,
+        };
+        if ring::digest::digest(algorithm, &fetched.bytes).as_ref() != digest.raw() {
+            let text = format!("the parent sent other bytes for manifest {digest}");
+            return Err(SyncError::Content(text));
+        }
+        let parsed = Manifest::parse(Some(&fetched.media_type), &fetched.bytes)
+            .map_err(|error| SyncError::Content(format!("manifest {digest}: {error}")))?;
+        let bytes_len = fetched.bytes.len() as u64;
+        self.store.blob_put(digest, fetched.bytes).await?;
+        Ok(Received { media_type: fetched.media_type, bytes_len, parsed })
+    }
+
+    async fn note_blobs(
+        &self,
+        repository: &RepositoryName,
+        parsed: &Manifest,
+        closure: &mut Closure,
+    ) -> Result<(), SyncError> {
+        for descriptor in parsed.required_blobs() {
+            let digest = &descriptor.digest;
+            if closure.blobs.contains_key(digest) || self.store.blob_linked(repository, digest)? {
+                continue;
+            }
+            if self.store.blob_open(digest).await?.is_none() {
+                closure.missing_bytes = closure.missing_bytes.saturating_add(descriptor.size);
+            }
+            closure.blobs.insert(digest.clone(), descriptor.size);
+        }
+        Ok(())
+    }
+
+    /// Fetches what is missing, makes it visible, and lets the tag, if any, name it: that is the
+    /// last step. `false` when the tag does not name its base any more: a client moved it.
+    pub(super) async fn complete(
+        &self,
+        repository: &RepositoryName,
+        closure: Closure,
+        tag: Option<(&Tag, Option<Digest>)>,
+    ) -> Result<bool, SyncError> {
+        self.blobs(repository, closure.blobs).await?;
+        let (tags, precondition) = match tag {
+            Some((tag, Some(base))) => (vec![tag.clone()], Precondition::Is(base)),
+            Some((tag, None)) => (vec![tag.clone()], Precondition::Absent),
+            None => (Vec::new(), Precondition::None),
+        };
+        let mut waiting: VecDeque<(Digest, Received)> = closure.manifests.into();
+        let mut refused = 0;
+        let mut root_is_new = false;
+        while let Some((digest, received)) = waiting.pop_front() {
+            let is_root = digest == closure.root;
+            let put = PutManifest {
+                digest: digest.clone(),
+                media_type: received.media_type.clone(),
+                bytes_len: received.bytes_len,
+                parsed: received.parsed.clone(),
+                tags: if is_root { tags.clone() } else { Vec::new() },
+                precondition: if is_root { precondition.clone() } else { Precondition::None },
+                content_required: true,
+                origin: Origin::Parent,
+            };
+            match self.store.put_manifest(repository, put).await {
+                Ok(PutOutcome::Stored | PutOutcome::Replayed) => refused = 0,
+                Ok(PutOutcome::ChildMissing(_)) if refused < waiting.len() => {
+                    refused += 1;
+                    waiting.push_back((digest, received));
+                    continue;
+                }
+                Ok(PutOutcome::ChildMissing(missing) | PutOutcome::BlobMissing(missing)) => {
+                    // It was here a moment ago: the next attempt fetches it again.
+                    log::warn!("{missing} vanished from {repository} during a sync");
+                    return Err(StoreError::Unavailable.into());
+                }
+                Err(StoreError::Conflict(_)) => return Ok(false),
+                Err(error) => return Err(error.into()),
+            }
+            root_is_new |= is_root;
+        }
+        match tags.first() {
+            Some(tag) if !root_is_new => {
+                let parent = Origin::Parent;
+                let set = self.store.set_tag(repository, tag, &closure.root, precondition, &parent);
+                match set.await {
+                    Ok(()) => Ok(true),
+                    Err(StoreError::Conflict(_)) => Ok(false),
+                    // The manifest was deleted between two steps: the next attempt fetches it.
+                    Err(StoreError::NotFound) => Err(StoreError::Unavailable.into()),
+                    Err(error) => Err(error.into()),
+                }
+            }
+            _ => Ok(true),
+        }
+    }
+
+    /// Fetches a manifest with all it needs, and lets the tag name it.
+    pub(super) async fn obtain(
+        &self,
+        repository: &RepositoryName,
+        digest: &Digest,
+        tag: Option<(&Tag, Option<Digest>)>,
+    ) -> Result<bool, SyncError> {
+        let closure = self.resolve(repository, digest).await?;
+        self.complete(repository, closure, tag).await
+    }
+
+    /// A few at a time. The tasks end with this call, also when it is dropped at a window's end.
+    async fn blobs(
+        &self,
+        repository: &RepositoryName,
+        blobs: BTreeMap<Digest, u64>,
+    ) -> Result<(), SyncError> {
+        let count = blobs.len().min(PARALLEL_BLOBS);
+        let queue: Arc<Mutex<VecDeque<(Digest, u64)>>> =
+            Arc::new(Mutex::new(blobs.into_iter().collect()));
+        let workers: Vec<_> = (0..count)
+            .map(|_| {
+                let (this, repository) = (self.clone(), repository.clone());
+                let queue = queue.clone();
+                self.store.sys().spawner.spawn(async move {
+                    loop {
+                        let next = queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+                        let Some((digest, size)) = next else {
+                            return Ok::<(), SyncError>(());
+                        };
+                        this.blob(&repository, &digest, size).await?;
+                    }
+                })
+            })
+            .collect();
+        for worker in workers {
+            worker.await?;
+        }
+        Ok(())
+    }
+
+    /// Brings one blob here, from where an earlier attempt stopped, and links it.
+    async fn blob(
+        &self,
+        repository: &RepositoryName,
+        digest: &Digest,
+        size: u64,
+    ) -> Result<(), SyncError> {
+        loop {
+            if let Some(open) = self.store.blob_open(digest).await? {
+                if open.len != size {
+                    let text = format!("{digest} has {} bytes, not {size} as named", open.len);
+                    return Err(SyncError::Content(text));
+                }
+                break;
+            }
+            match self.store.fetch_resume(digest).await {
+                Ok(upload) => {
+                    self.transfer(repository, digest, size, upload).await?;
+                    break;
+                }
+                // Another tag needs the same blob and is fetching it.
+                Err(StoreError::Conflict(_)) => sleep(SAME_BLOB_WAIT).await,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(self.store.link_blob(repository, digest, size).await?)
+    }
+
+    async fn transfer(
+        &self,
+        repository: &RepositoryName,
+        digest: &Digest,
+        size: u64,
+        mut upload: Upload,
+    ) -> Result<(), SyncError> {
+        if upload.offset() > size {
+            upload.cancel().await?;
+            return Err(SyncError::Content(format!("{digest} is longer than the {size} named")));
+        }
+        if upload.offset() < size {
+            let offset = upload.offset();
+            let response = self.upstream.blob(repository, digest, offset).await?;
+            let skip = bytes_to_skip(&response, offset)?;
+            self.copy(response, skip, size, &mut upload).await?;
+        }
+        match upload.finish(digest).await {
+            Ok(_) => Ok(()),
+            Err(StoreError::Invalid(text)) => Err(SyncError::Content(text)),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn copy(
+        &self,
+        mut response: ClientResponse,
+        mut skip: u64,
+        size: u64,
+        upload: &mut Upload,
+    ) -> Result<(), SyncError> {
+        let fetched = &self.store.sys().metrics.sync_bytes_fetched;
+        let mut buffer = vec![0; BUFFER_BYTES];
+        while upload.offset() < size {
+            let read = match within(PROGRESS_DEADLINE, response.body.read(&mut buffer)).await {
+                Ok(Ok(read)) => read,
+                Ok(Err(error)) => return Err(unreachable(error.to_string())),
+                Err(_) => return Err(unreachable("no more bytes came".to_owned())),
+            };
+            if read == 0 {
+                return Err(unreachable("the parent's answer ended early".to_owned()));
+            }
+            fetched.add(read as u64);
+            let skipped = usize::try_from(skip).unwrap_or(usize::MAX).min(read);
+            skip -= skipped as u64;
+            let room = usize::try_from(size - upload.offset()).unwrap_or(usize::MAX);
+            let end = skipped.saturating_add(room).min(read);
+            upload.write(&buffer[skipped..end]).await?;
+        }
+        Ok(())
+    }
+}
+
+fn unreachable(text: String) -> SyncError {
+    UpstreamError::Unreachable(text).into()
+}
+
+/// How much of the answer to a ranged request is already here.
+fn bytes_to_skip(response: &ClientResponse, offset: u64) -> Result<u64, SyncError> {
+    if response.status != 206 {
+        return Ok(offset);
+    }
+    let range = response.header("content-range").and_then(|range| range.strip_prefix("bytes "));
+    let first = range.and_then(|range| range.split('-').next()).and_then(|n| n.parse::<u64>().ok());
+    match first {
+        Some(first) if first <= offset => Ok(offset - first),
+        _ => Err(UpstreamError::Protocol("the parent sent another range".to_owned()).into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::Body;
+
+    #[test]
+    fn f128_a_resumed_answer_is_joined_where_it_belongs() {
+        let response = |status, range: Option<&str>| ClientResponse {
+            status,
+            headers: range
+                .map(|r| ("content-range".to_owned(), r.to_owned()))
+                .into_iter()
+                .collect(),
+            body: Body::empty(),
+            url: String::new(),
+        };
+        for (status, range, expected) in [
+            (206, Some("bytes 100-199/200"), Some(0)),
+            (206, Some("bytes 0-199/200"), Some(100)),
+            (206, Some("bytes 150-199/200"), None),
+            (206, Some("nonsense"), None),
+            (206, None, None),
+            (200, None, Some(100)),
+        ] {
+            assert_eq!(bytes_to_skip(&response(status, range), 100).ok(), expected, "{range:?}");
+        }
+    }
+}

@@ -1,0 +1,178 @@
+//! What to do about the difference between what the parent has and what is here: pure functions.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::gateway::feed::Scope;
+use crate::types::{Digest, Mode, RepositoryName, Tag};
+
+/// What a repository holds at the parent.
+#[derive(Clone, Default)]
+pub struct Desired {
+    /// Tags and what they name.
+    pub tags: BTreeMap<Tag, Digest>,
+    /// Manifests that refer to another one; they need no tag.
+    pub referrers: BTreeSet<Digest>,
+}
+
+/// What a repository holds here.
+#[derive(Clone, Default)]
+pub struct Present {
+    /// Tags and what they name.
+    pub tags: BTreeMap<Tag, Digest>,
+    /// Those of the desired manifests that are here.
+    pub manifests: BTreeSet<Digest>,
+    /// Tags with changes on their way up: they are left alone until the parent has answered.
+    pub waiting: BTreeSet<Tag>,
+}
+
+/// One thing to do in a repository. `base` is what the tag named when the plan was made: when a
+/// client has moved it since, the step is void.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Step {
+    /// Fetch a manifest and what it needs, then let the tag name it.
+    Set {
+        /// Which.
+        tag: Tag,
+        /// What it shall name.
+        digest: Digest,
+        /// What it named here.
+        base: Option<Digest>,
+    },
+    /// Fetch a manifest and what it needs.
+    Add {
+        /// Which.
+        digest: Digest,
+    },
+    /// Remove a tag.
+    Remove {
+        /// Which.
+        tag: Tag,
+        /// What it named here.
+        base: Digest,
+    },
+}
+
+/// The steps that make a repository like the parent's: removals first, because they cost nothing.
+pub fn plan(desired: &Desired, present: &Present) -> Vec<Step> {
+    let gone = present.tags.iter().filter(|(tag, _)| !desired.tags.contains_key(tag));
+    let removals = gone.map(|(tag, base)| Step::Remove { tag: tag.clone(), base: base.clone() });
+    let moved = desired.tags.iter().filter(|(tag, digest)| present.tags.get(tag) != Some(digest));
+    let sets = moved.map(|(tag, digest)| Step::Set {
+        tag: tag.clone(),
+        digest: digest.clone(),
+        base: present.tags.get(tag).cloned(),
+    });
+    let missing = desired.referrers.difference(&present.manifests);
+    let adds = missing.map(|digest| Step::Add { digest: digest.clone() });
+    let is_free = |step: &Step| match step {
+        Step::Set { tag, .. } | Step::Remove { tag, .. } => !present.waiting.contains(tag),
+        Step::Add { .. } => true,
+    };
+    removals.chain(sets).chain(adds).filter(is_free).collect()
+}
+
+/// What is to be done with whole repositories.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Repositories {
+    /// Make them like the parent's.
+    pub reconcile: BTreeSet<RepositoryName>,
+    /// Remove them: they are not granted any more, and this node is a mirror.
+    pub purge: BTreeSet<RepositoryName>,
+}
+
+/// Sorts the repositories of both sides. A ReadWrite node keeps what is not granted any more.
+pub fn repositories(
+    scope: &Scope,
+    mode: Mode,
+    at_parent: BTreeSet<RepositoryName>,
+    here: &BTreeSet<RepositoryName>,
+) -> Repositories {
+    let mut plan = Repositories::default();
+    for repository in at_parent.into_iter().chain(here.iter().cloned()) {
+        if scope.covers(&repository) {
+            plan.reconcile.insert(repository);
+        } else if mode == Mode::ReadOnly && here.contains(&repository) {
+            plan.purge.insert(repository);
+        }
+    }
+    plan
+}
+
+/// Sorts work so that what completes soonest comes first.
+pub fn cheapest_first<T>(mut work: Vec<(u64, T)>) -> Vec<T> {
+    work.sort_by_key(|(bytes, _)| *bytes);
+    work.into_iter().map(|(_, item)| item).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::node::testing::map;
+    use crate::types::digest::Algorithm;
+
+    fn digest(number: u8) -> Digest {
+        Digest::from_raw(Algorithm::Sha256, &[number; 32]).unwrap()
+    }
+
+    fn tags(list: &[(&str, u8)]) -> BTreeMap<Tag, Digest> {
+        list.iter().map(|(tag, number)| (tag.parse().unwrap(), digest(*number))).collect()
+    }
+
+    #[test]
+    fn f119_moves_removals_and_referrers_are_followed() {
+        let desired = Desired {
+            tags: tags(&[("same", 1), ("moved", 2), ("new", 3), ("ours", 4)]),
+            referrers: [digest(7), digest(8)].into(),
+        };
+        let present = Present {
+            tags: tags(&[("same", 1), ("moved", 9), ("gone", 9), ("ours", 5), ("pushed", 6)]),
+            manifests: [digest(7)].into(),
+            waiting: ["ours", "pushed"].map(|tag| tag.parse().unwrap()).into(),
+        };
+        let expected = [
+            Step::Remove { tag: "gone".parse().unwrap(), base: digest(9) },
+            Step::Set { tag: "moved".parse().unwrap(), digest: digest(2), base: Some(digest(9)) },
+            Step::Set { tag: "new".parse().unwrap(), digest: digest(3), base: None },
+            Step::Add { digest: digest(8) },
+        ];
+        assert_eq!(plan(&desired, &present), expected);
+    }
+
+    #[test]
+    fn a_plan_that_was_carried_out_leaves_nothing_to_do() {
+        let desired = Desired { tags: tags(&[("a", 1), ("b", 2)]), referrers: [digest(3)].into() };
+        let mut present = Present { tags: tags(&[("b", 9), ("c", 9)]), ..Present::default() };
+        for step in plan(&desired, &present) {
+            match step {
+                Step::Set { tag, digest, base } => {
+                    assert_eq!(present.tags.insert(tag, digest), base);
+                }
+                Step::Add { digest } => assert!(present.manifests.insert(digest)),
+                Step::Remove { tag, base } => assert_eq!(present.tags.remove(&tag), Some(base)),
+            }
+        }
+        assert_eq!(plan(&desired, &present), []);
+    }
+
+    #[test]
+    fn f118_a_mirror_purges_what_is_not_granted_any_more() {
+        let scope = Scope::of_map(&map("maps1", &["repositories/team/*/content/read"]));
+        let names = |list: &[&str]| -> BTreeSet<RepositoryName> {
+            list.iter().map(|name| name.parse().unwrap()).collect()
+        };
+        for (mode, purge) in [(Mode::ReadOnly, &["old"][..]), (Mode::ReadWrite, &[])] {
+            let (at_parent, here) = (names(&["team/a", "other"]), names(&["team/b", "old"]));
+            let plan = repositories(&scope, mode, at_parent, &here);
+            assert_eq!(plan.reconcile, names(&["team/a", "team/b"]));
+            assert_eq!(plan.purge, names(purge), "{mode}");
+        }
+    }
+
+    #[test]
+    fn the_smallest_comes_first() {
+        assert_eq!(
+            cheapest_first(vec![(5, "c"), (0, "a"), (2, "b"), (5, "d")]),
+            ["a", "b", "c", "d"]
+        );
+    }
+}

@@ -1,0 +1,266 @@
+//! Changes made here or below, delivered to the parent in the order in which they were made.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::backoff;
+use super::error::SyncError;
+use super::fetch::Fetcher;
+use super::state::State;
+use crate::gateway::distribution::{Delivery, FetchedManifest};
+use crate::gateway::{Upstream, UpstreamError};
+use crate::store::outbox::{OutboxChange, OutboxEntry};
+use crate::store::{Precondition, Store};
+use crate::sys::clock::sleep;
+use crate::types::limits::PAGE_MAX;
+use crate::types::{Digest, Mode, Reference, RepositoryName, Tag};
+
+/// How long to wait for a change at most before looking again.
+const LOOK_AGAIN: Duration = Duration::from_secs(60);
+
+/// Deepest nesting of indexes that is followed, like everywhere.
+const DEPTH_MAX: usize = 8;
+
+/// Delivers the outbox.
+pub(super) struct Pusher {
+    pub(super) store: Store,
+    pub(super) upstream: Arc<Upstream>,
+    pub(super) fetcher: Fetcher,
+    pub(super) state: Arc<State>,
+}
+
+impl Pusher {
+    /// Delivers what there is, waits for more, and so on; ends with an error only. A parent that
+    /// is busy is tried again here, so that pulling goes on.
+    pub(super) async fn deliver_all(&self) -> Result<std::convert::Infallible, SyncError> {
+        let mut failures = 0;
+        loop {
+            let seen = self.store.sequence();
+            match self.drain().await {
+                Ok(()) => {
+                    failures = 0;
+                    self.store.wait_after(seen, LOOK_AGAIN).await;
+                }
+                Err(error) if error.ends_session() => return Err(error),
+                Err(error) => {
+                    failures += 1;
+                    log::warn!("cannot push to the parent just now: {error}");
+                    sleep(backoff::delay(failures, &*self.store.sys().rng)).await;
+                }
+            }
+        }
+    }
+
+    async fn drain(&self) -> Result<(), SyncError> {
+        while let Some((number, entry)) = self.store.outbox(1)?.pop() {
+            let read_write =
+                self.store.self_config()?.is_some_and(|c| c.node.mode == Mode::ReadWrite);
+            if !read_write {
+                return Ok(());
+            }
+            match self.deliver(&entry).await {
+                Ok(()) => self.store.outbox_done(number).await?,
+                Err(SyncError::Upstream(UpstreamError::PreconditionFailed)) => {
+                    self.settle_conflict(number, &entry).await?;
+                }
+                Err(error) if error.is_local() => {
+                    let (id, repository) = (&entry.id, &entry.repository);
+                    log::error!(
+                        "the parent refused change {} of {} in {repository}: {error}",
+                        id.sequence,
+                        id.origin
+                    );
+                    self.store.outbox_refused(number, error.to_string()).await?;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    async fn deliver(&self, entry: &OutboxEntry) -> Result<(), SyncError> {
+        let repository = &entry.repository;
+        let id = Some(&entry.id);
+        match &entry.change {
+            OutboxChange::Tag { tag, base, digest } => {
+                let precondition = match base {
+                    Some(base) => Precondition::Is(base.clone()),
+                    None => Precondition::Absent,
+                };
+                let delivery = Delivery { precondition, id };
+                let reference = Reference::Tag(tag.clone());
+                let here = match digest {
+                    Some(digest) => self.store.manifest(repository, digest)?.is_some(),
+                    None => false,
+                };
+                match (digest, base) {
+                    (Some(digest), _) if here => {
+                        self.put(repository, digest, &reference, &delivery).await
+                    }
+                    // Its manifest was deleted here since, and the tag with it.
+                    (_, Some(_)) => self.delete(repository, &reference, &delivery).await,
+                    (_, None) => Ok(()),
+                }
+            }
+            OutboxChange::ManifestAdded { digest } => {
+                let delivery = Delivery { precondition: Precondition::None, id };
+                let reference = Reference::Digest(digest.clone());
+                self.put(repository, digest, &reference, &delivery).await
+            }
+            OutboxChange::ManifestDeleted { digest } => {
+                let delivery = Delivery { precondition: Precondition::None, id };
+                self.delete(repository, &Reference::Digest(digest.clone()), &delivery).await
+            }
+        }
+    }
+
+    async fn delete(
+        &self,
+        repository: &RepositoryName,
+        reference: &Reference,
+        delivery: &Delivery<'_>,
+    ) -> Result<(), SyncError> {
+        match self.upstream.delete(repository, reference, delivery).await {
+            // Gone is what was wanted.
+            Ok(()) | Err(UpstreamError::NotFound(_)) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Brings a manifest up with all it needs, under a tag or its digest.
+    async fn put(
+        &self,
+        repository: &RepositoryName,
+        digest: &Digest,
+        reference: &Reference,
+        delivery: &Delivery<'_>,
+    ) -> Result<(), SyncError> {
+        let Some(row) = self.store.manifest(repository, digest)? else {
+            // Deleted here since: a later change says so.
+            return Ok(());
+        };
+        if !self.upstream.has_manifest(repository, digest).await? {
+            self.bring_content(repository, digest).await?;
+        }
+        let manifest = self.read(digest, row.media_type).await?;
+        Ok(self.upstream.put_manifest(repository, reference, &manifest, delivery).await?)
+    }
+
+    /// Brings up the blobs of a manifest and, first, the manifests below it that the parent lacks.
+    async fn bring_content(
+        &self,
+        repository: &RepositoryName,
+        root: &Digest,
+    ) -> Result<(), SyncError> {
+        let (mut order, mut level) = (Vec::new(), vec![root.clone()]);
+        let mut seen = BTreeSet::new();
+        for _ in 0..DEPTH_MAX {
+            let mut below = Vec::new();
+            for digest in level {
+                if !seen.insert(digest.clone()) {
+                    continue;
+                }
+                if digest != *root && self.upstream.has_manifest(repository, &digest).await? {
+                    continue;
+                }
+                let Some(row) = self.store.manifest(repository, &digest)? else {
+                    // Left out on purpose, or lying elsewhere: the parent decides.
+                    continue;
+                };
+                below.extend(row.children.iter().cloned());
+                order.push((digest, row));
+            }
+            level = below;
+        }
+        for (digest, row) in order.into_iter().rev() {
+            for blob in &row.blobs {
+                self.bring_blob(repository, blob).await?;
+            }
+            if digest != *root {
+                let manifest = self.read(&digest, row.media_type).await?;
+                let delivery = Delivery { precondition: Precondition::None, id: None };
+                let reference = Reference::Digest(digest);
+                self.upstream.put_manifest(repository, &reference, &manifest, &delivery).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn bring_blob(
+        &self,
+        repository: &RepositoryName,
+        digest: &Digest,
+    ) -> Result<(), SyncError> {
+        if self.upstream.has_blob(repository, digest).await? {
+            return Ok(());
+        }
+        let Some(blob) = self.store.blob_open(digest).await? else {
+            return Err(SyncError::Content(format!("blob {digest} is missing here")));
+        };
+        let mount = self.also_in(repository, digest)?;
+        Ok(self.upstream.push_blob(repository, digest, &blob, mount.as_ref()).await?)
+    }
+
+    /// Another repository that was synced with the parent and has the blob: the parent can link it
+    /// instead of receiving it.
+    fn also_in(
+        &self,
+        repository: &RepositoryName,
+        digest: &Digest,
+    ) -> Result<Option<RepositoryName>, SyncError> {
+        for other in self.store.repositories(None, PAGE_MAX)? {
+            if other != *repository && self.store.blob_linked(&other, digest)? {
+                return Ok(Some(other));
+            }
+        }
+        Ok(None)
+    }
+
+    async fn read(
+        &self,
+        digest: &Digest,
+        media_type: String,
+    ) -> Result<FetchedManifest, SyncError> {
+        match self.store.blob_read(digest).await? {
+            Some(bytes) => Ok(FetchedManifest { media_type, bytes }),
+            None => Err(SyncError::Content(format!("manifest {digest} is missing here"))),
+        }
+    }
+
+    /// The parent moved the tag meanwhile. Its content is fetched, so that the name can go to it,
+    /// and ours is kept under a conflict tag.
+    async fn settle_conflict(&self, number: u64, entry: &OutboxEntry) -> Result<(), SyncError> {
+        let OutboxChange::Tag { tag, digest, .. } = &entry.change else {
+            // Only changes of tags carry a precondition.
+            let reason = "the parent answered with a precondition that was not made".to_owned();
+            return Ok(self.store.outbox_refused(number, reason).await?);
+        };
+        let repository = &entry.repository;
+        let parents = self.upstream.tag(repository, &Reference::Tag(tag.clone())).await?;
+        if parents == *digest {
+            return Ok(self.store.outbox_done(number).await?);
+        }
+        if let Some(theirs) = &parents {
+            match self.fetcher.obtain(repository, theirs, None).await {
+                Ok(_) => {}
+                Err(error) if error.is_local() => return self.wait_for_parent(tag, &error).await,
+                Err(error) => return Err(error),
+            }
+        }
+        let kept = self.store.outbox_conflict(number, parents).await?;
+        if let Some(kept) = kept {
+            log::warn!(
+                "tag {repository}:{tag} was moved at the parent too: our content is now {kept}"
+            );
+        }
+        self.state.solved("conflict ");
+        Ok(())
+    }
+
+    /// The parent's content cannot be had just now: the change waits.
+    async fn wait_for_parent(&self, tag: &Tag, error: &SyncError) -> Result<(), SyncError> {
+        let text = format!("a conflict over tag {tag} cannot be settled: {error}");
+        Err(UpstreamError::Busy(503, text).into())
+    }
+}

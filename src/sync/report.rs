@@ -1,0 +1,174 @@
+//! What this node tells its parent of itself and of the nodes below it.
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use super::engine::EngineOptions;
+use super::error::SyncError;
+use super::state::State;
+use crate::gateway::contacts::CALL_INTERVAL;
+use crate::gateway::{Upstream, UpstreamError};
+use crate::store::{Store, StoreError};
+use crate::sys::clock::sleep;
+use crate::types::ConnectedRegistryName;
+use crate::types::connected_registry::{ConnectionState, StatusDetail, StatusReport};
+
+/// Reports are at least this far apart.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Refused changes that one report lists. Over it: the rest follows when these are dealt with.
+const LETTERS_MAX: usize = 10;
+
+/// Reports upward.
+pub(super) struct Reporter {
+    pub(super) store: Store,
+    pub(super) upstream: Arc<Upstream>,
+    pub(super) state: Arc<State>,
+    pub(super) options: EngineOptions,
+    /// What the parent knows of the nodes below; told anew after a restart.
+    pub(super) told: Mutex<BTreeMap<ConnectedRegistryName, Told>>,
+}
+
+#[derive(Clone, Default, PartialEq)]
+pub(super) struct Told {
+    activation: Option<(u64, String)>,
+    report: Option<StatusReport>,
+}
+
+impl Reporter {
+    /// Reports at once, then whenever something changed, and now and then while a long fetch
+    /// keeps the worker from polling, so that the parent sees that this node lives; ends with an
+    /// error only.
+    pub(super) async fn report_all(&self) -> Result<Infallible, SyncError> {
+        let mut sent = None;
+        loop {
+            let seen = self.store.sequence();
+            match self.report(&mut sent).await {
+                Ok(()) => {}
+                Err(error) if error.ends_session() => return Err(error),
+                Err(error) => log::debug!("cannot report to the parent just now: {error}"),
+            }
+            sleep(PAUSE).await;
+            self.store.wait_after(seen, CALL_INTERVAL).await;
+        }
+    }
+
+    async fn report(&self, sent: &mut Option<(StatusReport, Duration)>) -> Result<(), SyncError> {
+        let now = self.store.sys().clock.monotonic();
+        let report = self.own_report()?;
+        let due = sent.as_ref().is_none_or(|(last, at)| {
+            let quiet = now.saturating_sub(*at) >= CALL_INTERVAL;
+            let changed = *last != report;
+            // A sync after each push somewhere is no news of its own: it can wait a little.
+            let news = StatusReport { last_sync: last.last_sync, ..report.clone() } != *last;
+            news || (quiet && (changed || !self.state.now().polling))
+        });
+        if due {
+            self.upstream.put_status(self.upstream.name(), &report).await?;
+            *sent = Some((report, now));
+        }
+        self.pass_on().await
+    }
+
+    fn own_report(&self) -> Result<StatusReport, StoreError> {
+        let mut details = self.state.problems();
+        for (number, letter) in self.store.dead_letters(LETTERS_MAX)? {
+            details.push(StatusDetail {
+                kind: "Sync".to_owned(),
+                code: "PushRefused".to_owned(),
+                description: format!(
+                    "the parent refused a change in {}: {}",
+                    letter.entry.repository, letter.reason
+                ),
+                timestamp: letter.at,
+                correlation_id: format!("outbox-{number}"),
+            });
+        }
+        for (repository, tag, at) in self.store.conflicts()?.into_iter().take(LETTERS_MAX) {
+            details.push(StatusDetail {
+                kind: "Sync".to_owned(),
+                code: "TagConflict".to_owned(),
+                description: format!(
+                    "{repository}:{tag} holds what was pushed here while the parent moved the \
+                     tag; delete it when it is dealt with"
+                ),
+                timestamp: at,
+                correlation_id: format!("conflict-{tag}"),
+            });
+        }
+        let state = match (details.is_empty(), self.state.now().syncing) {
+            (false, _) => ConnectionState::Unhealthy,
+            (true, true) => ConnectionState::Syncing,
+            (true, false) => ConnectionState::Online,
+        };
+        Ok(StatusReport {
+            version: self.options.version.clone(),
+            login_server: self.options.login_server.clone(),
+            tls: self.options.tls,
+            state,
+            details,
+            last_sync: self.state.now().last_sync.max(self.store.last_sync()?),
+        })
+    }
+
+    /// Passes on what is new of the nodes below: who serves them, and how they are.
+    async fn pass_on(&self) -> Result<(), SyncError> {
+        let Some(config) = self.store.self_config()? else {
+            return Ok(());
+        };
+        for descendant in &config.descendants {
+            let name = &descendant.name;
+            let known = self.told().get(name).cloned().unwrap_or_default();
+            let mut told = known.clone();
+            let result = self.pass_on_one(name, &mut told).await;
+            if told != known {
+                self.told().insert(name.clone(), told);
+            }
+            match result {
+                // It was deleted a moment ago.
+                Err(SyncError::Upstream(
+                    UpstreamError::NotFound(_) | UpstreamError::Forbidden(_),
+                )) => {}
+                // The parent knows better: a newer epoch, which will come down.
+                Err(SyncError::Upstream(UpstreamError::AlreadyActivated(_))) => {}
+                other => other?,
+            }
+        }
+        Ok(())
+    }
+
+    async fn pass_on_one(
+        &self,
+        name: &ConnectedRegistryName,
+        told: &mut Told,
+    ) -> Result<(), SyncError> {
+        if let Some(activation) = self.store.activation(name)? {
+            let now = Some((activation.epoch, activation.instance_id.clone()));
+            if told.activation != now {
+                self.upstream.report_activation(name, &activation).await?;
+                told.activation = now;
+            }
+        }
+        let Some(record) = self.store.status(name)? else {
+            return Ok(());
+        };
+        let mut report = record.report;
+        // Of a direct child this node knows itself whether it is in contact.
+        if let Some(child) = self.store.connected_registry(name)? {
+            let last = Some(record.last_contact);
+            report.state = self.options.contacts.state(&child, report.state, last);
+        }
+        if told.report.as_ref() != Some(&report) {
+            self.upstream.put_status(name, &report).await?;
+            told.report = Some(report);
+        }
+        Ok(())
+    }
+
+    fn told(&self) -> MutexGuard<'_, BTreeMap<ConnectedRegistryName, Told>> {
+        // A panic elsewhere leaves whole entries behind.
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

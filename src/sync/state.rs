@@ -1,0 +1,133 @@
+//! What the engine is doing and what hinders it, in memory.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use crate::store::node::SyncView;
+use crate::store::{Store, StoreError};
+use crate::sys::Sys;
+use crate::types::UnixSeconds;
+use crate::types::connected_registry::StatusDetail;
+
+/// Problems that a status report lists. Over it: the rest is in the log.
+const PROBLEMS_MAX: usize = 20;
+
+/// Shared by the parts of the engine.
+pub(super) struct State {
+    sys: Sys,
+    now: Mutex<Now>,
+    problems: Mutex<BTreeMap<String, StatusDetail>>,
+}
+
+/// What the engine is doing.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Now {
+    /// The parent answered the last call.
+    pub(super) online: bool,
+    /// A full comparison is running.
+    pub(super) syncing: bool,
+    /// No window is open.
+    pub(super) waiting_for_window: bool,
+    /// A poll waits at the parent.
+    pub(super) polling: bool,
+    /// Failures in a row.
+    pub(super) failures: u32,
+    /// End of the last sync that succeeded, of this process.
+    pub(super) last_sync: Option<UnixSeconds>,
+}
+
+impl State {
+    pub(super) fn new(sys: &Sys) -> State {
+        State { sys: sys.clone(), now: Mutex::default(), problems: Mutex::default() }
+    }
+
+    pub(super) fn now(&self) -> Now {
+        *lock(&self.now)
+    }
+
+    pub(super) fn set(&self, change: impl FnOnce(&mut Now)) {
+        change(&mut lock(&self.now));
+    }
+
+    /// Notes a problem under a key; the first sighting gives it its time and its correlation id,
+    /// which is logged.
+    pub(super) fn problem(&self, key: &str, kind: &str, code: &str, description: String) {
+        let mut problems = lock(&self.problems);
+        if let Some(known) = problems.get_mut(key) {
+            known.description = description;
+            return;
+        }
+        let correlation_id = self.sys.rng.uuid();
+        log::warn!("{code}: {description} (correlation id {correlation_id})");
+        if problems.len() < PROBLEMS_MAX {
+            let timestamp = self.sys.clock.wall_or_floor();
+            let (kind, code) = (kind.to_owned(), code.to_owned());
+            let detail = StatusDetail { kind, code, description, timestamp, correlation_id };
+            problems.insert(key.to_owned(), detail);
+        }
+    }
+
+    /// Notes a fault of the disk here.
+    pub(super) fn disk_problem(&self, error: &StoreError) {
+        if matches!(error, StoreError::Full | StoreError::Io(_) | StoreError::Corrupt(_)) {
+            self.problem("disk", "Disk", "DiskError", error.to_string());
+        }
+    }
+
+    /// Forgets problems whose keys start like this.
+    pub(super) fn solved(&self, key: &str) {
+        lock(&self.problems).retain(|known, _| !known.starts_with(key));
+    }
+
+    pub(super) fn problems(&self) -> Vec<StatusDetail> {
+        lock(&self.problems).values().cloned().collect()
+    }
+
+    /// Lets others see what the engine does, so that a miss can be explained.
+    pub(super) fn publish(&self, store: &Store) -> Result<(), StoreError> {
+        let now = self.now();
+        store.publish_sync(SyncView {
+            synced: store.synced_repositories()?,
+            waiting_for_window: now.waiting_for_window,
+            online: now.online,
+        });
+        Ok(())
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // A panic elsewhere leaves a whole value behind.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::Spawner;
+
+    #[test]
+    fn f036_a_disk_problem_is_reported_until_it_is_solved() {
+        let state = State::new(&Sys::real(Spawner::new()));
+        state.disk_problem(&StoreError::NotFound);
+        assert_eq!(state.problems(), []);
+        state.disk_problem(&StoreError::Full);
+        let first = state.problems();
+        assert_eq!((first.len(), first[0].code.as_str()), (1, "DiskError"));
+        // Seen again it is the same problem: the report does not change.
+        state.disk_problem(&StoreError::Full);
+        assert_eq!(state.problems(), first);
+        state.solved("disk");
+        assert_eq!(state.problems(), []);
+    }
+
+    #[test]
+    fn problems_are_bounded() {
+        let state = State::new(&Sys::real(Spawner::new()));
+        for number in 0..2 * PROBLEMS_MAX {
+            state.problem(&format!("content {number}"), "Sync", "SyncIncomplete", String::new());
+        }
+        assert_eq!(state.problems().len(), PROBLEMS_MAX);
+        state.solved("content ");
+        assert_eq!(state.problems(), []);
+    }
+}

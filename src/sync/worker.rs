@@ -1,0 +1,550 @@
+//! Follows the parent: desired state, full comparison, then messages.
+
+use std::collections::BTreeSet;
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::error::SyncError;
+use super::fetch::Fetcher;
+use super::plan::{self, Desired, Present, Step};
+use super::state::State;
+use crate::gateway::feed::Scope;
+use crate::gateway::wire::Received;
+use crate::gateway::{Upstream, UpstreamError};
+use crate::store::inbox::InboxId;
+use crate::store::outbox::Origin;
+use crate::store::{Precondition, Store, StoreError};
+use crate::types::limits::PAGE_MAX;
+use crate::types::message::{Batch, Message, NodeConfig};
+use crate::types::{Cursor, Digest, Mode, Reference, RepositoryName, RepositoryPattern, Tag};
+
+/// How long a poll waits at the parent.
+const POLL_WAIT: Duration = Duration::from_secs(60);
+
+/// Messages applied between two notes of progress.
+const CHUNK: usize = 100;
+
+/// Tags whose missing content is compared at once, to fetch the smallest first.
+const WORKING_SET: usize = 16;
+
+/// An empty stretch of the feed is noted on disk only this often: a poll writes nothing.
+const NOTE_INTERVAL: Duration = Duration::from_secs(3600);
+
+/// Pages of one listing or of the catalog; over it the parent is taken for faulty.
+const PAGES_MAX: usize = 10_000;
+
+/// Follows the parent.
+pub(super) struct Worker {
+    pub(super) store: Store,
+    pub(super) upstream: Arc<Upstream>,
+    pub(super) fetcher: Fetcher,
+    pub(super) state: Arc<State>,
+}
+
+impl Worker {
+    /// Brings this node up to date and keeps it so; ends with an error only.
+    pub(super) async fn follow(&self) -> Result<Infallible, SyncError> {
+        self.refresh_config().await?;
+        self.online()?;
+        let mut position = self.catch_up().await?;
+        self.finished().await?;
+        let clock = &self.store.sys().clock;
+        let mut noted = clock.monotonic();
+        loop {
+            let received = self.poll(position).await;
+            let received = match received {
+                Ok(received) => received,
+                Err(UpstreamError::Gone) => {
+                    log::info!("the parent has forgotten our position: comparing everything");
+                    self.store.request_reconcile().await?;
+                    position = self.catch_up().await?;
+                    self.finished().await?;
+                    continue;
+                }
+                Err(error) => return Err(error.into()),
+            };
+            let batch = received.batch;
+            let gap = batch.from != position || batch.through.epoch != position.epoch;
+            if gap || received.unknown {
+                log::info!("the parent sent what cannot be followed: comparing everything");
+                self.store.request_reconcile().await?;
+                self.refresh_config().await?;
+                position = self.catch_up().await?;
+                self.finished().await?;
+                continue;
+            }
+            position = batch.through;
+            let is_empty = batch.items.is_empty();
+            if !is_empty || clock.monotonic().saturating_sub(noted) > NOTE_INTERVAL {
+                // What lies between the position on disk and this batch was empty.
+                let from = self.store.feed_position()?.unwrap_or(batch.from);
+                self.store.receive(Batch { from, ..batch }).await?;
+                noted = clock.monotonic();
+            }
+            if !is_empty {
+                position = self.catch_up().await?;
+                self.finished().await?;
+            }
+        }
+    }
+
+    async fn poll(&self, position: Cursor) -> Result<Received, UpstreamError> {
+        self.state.set(|now| now.polling = true);
+        let received = self.upstream.messages(position, POLL_WAIT).await;
+        self.state.set(|now| now.polling = false);
+        received
+    }
+
+    fn online(&self) -> Result<(), SyncError> {
+        self.state.set(|now| now.online = true);
+        Ok(self.state.publish(&self.store)?)
+    }
+
+    /// Everything that was known to be done is done.
+    async fn finished(&self) -> Result<(), SyncError> {
+        self.state.solved("disk");
+        self.state.set(|now| {
+            now.failures = 0;
+            now.syncing = false;
+        });
+        if let Some(time) = self.store.sys().clock.wall() {
+            self.state.set(|now| now.last_sync = Some(time));
+            // Once an hour is enough for a fact that the next start can do without.
+            let noted = self.store.last_sync()?;
+            if noted.is_none_or(|noted| time.since(noted) > NOTE_INTERVAL.as_secs()) {
+                self.store.record_sync(time).await?;
+            }
+        }
+        Ok(self.state.publish(&self.store)?)
+    }
+
+    /// Compares everything if that is due, and applies the messages that wait on disk. Returns the
+    /// position to poll from.
+    async fn catch_up(&self) -> Result<Cursor, SyncError> {
+        loop {
+            let position = match self.store.feed_position()? {
+                Some(position) if !self.store.reconcile_due()? => position,
+                _ => {
+                    self.reconcile().await?;
+                    continue;
+                }
+            };
+            let messages = self.store.inbox(CHUNK)?;
+            if messages.is_empty() {
+                return Ok(position);
+            }
+            self.apply(messages).await?;
+        }
+    }
+
+    /// Fetches the desired states that changed: this node's and those of its descendants. Each is
+    /// durable before it takes effect.
+    pub(super) async fn refresh_config(&self) -> Result<(), SyncError> {
+        let known = self.store.self_config_version()?;
+        let name = self.upstream.name();
+        if let Some((config, version)) = self.upstream.config(name, known.as_deref()).await? {
+            log::info!("received a new desired state from the parent");
+            self.store.apply_config(config, version).await?;
+        }
+        let Some(config) = self.store.self_config()? else {
+            return Ok(());
+        };
+        if self.store.activated_epoch()?.is_some_and(|epoch| epoch < config.node.activation_epoch) {
+            let text = "the connected registry was deactivated".to_owned();
+            return Err(UpstreamError::AlreadyActivated(text).into());
+        }
+        for descendant in &config.descendants {
+            let name = &descendant.name;
+            if self.store.descendant_version(name)?.as_ref() == Some(&descendant.version) {
+                continue;
+            }
+            match self.upstream.config(name, None).await {
+                Ok(Some((config, _))) => {
+                    self.store.apply_descendant(config, descendant.version.clone()).await?;
+                }
+                Ok(None) => {}
+                // It was deleted a moment ago: the next desired state does not list it.
+                Err(UpstreamError::NotFound(_) | UpstreamError::Forbidden(_)) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Compares everything that is granted with the parent.
+    async fn reconcile(&self) -> Result<(), SyncError> {
+        // Whatever changes from here on is told from this position on.
+        let position = self.upstream.feed_head().await?;
+        self.refresh_config().await?;
+        let config = self.config()?;
+        let scope = Scope::of_config(&config);
+        log::info!("comparing everything with the parent");
+        self.state.set(|now| now.syncing = true);
+        self.state.solved("content ");
+        let at_parent = self.granted_at_parent(&scope).await?;
+        let here = self.repositories_here()?;
+        let plan = plan::repositories(&scope, config.node.mode, at_parent, &here);
+        for repository in &plan.purge {
+            match self.store.delete_repository(repository, &Origin::Parent).await {
+                Ok(()) => log::info!("removed repository {repository}: it is not granted any more"),
+                Err(StoreError::NotFound) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        let strangers = self.store.synced_repositories()?;
+        for repository in strangers.iter().filter(|repository| !scope.covers(repository)) {
+            self.store.mark_synced(repository, false).await?;
+        }
+        for repository in &plan.reconcile {
+            match self.reconcile_repository(repository).await {
+                Ok(()) => self.synced(repository).await?,
+                Err(error) if error.is_local() => self.incomplete(repository, None, &error),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(self.store.reconciled(position).await?)
+    }
+
+    fn config(&self) -> Result<NodeConfig, SyncError> {
+        let config = self.store.self_config()?;
+        let absent = || UpstreamError::Protocol("the parent sent no desired state".to_owned());
+        config.ok_or_else(|| absent().into())
+    }
+
+    async fn synced(&self, repository: &RepositoryName) -> Result<(), SyncError> {
+        self.store.mark_synced(repository, true).await?;
+        Ok(self.state.publish(&self.store)?)
+    }
+
+    fn incomplete(&self, repository: &RepositoryName, tag: Option<&Tag>, error: &SyncError) {
+        let what = match tag {
+            Some(tag) => format!("{repository}:{tag}"),
+            None => repository.to_string(),
+        };
+        let description = format!("{what} is not complete: {error}");
+        self.state.problem(&format!("content {what}"), "Sync", "SyncIncomplete", description);
+    }
+
+    /// Granted repositories by name, and what the parent has under the wildcards.
+    async fn granted_at_parent(
+        &self,
+        scope: &Scope,
+    ) -> Result<BTreeSet<RepositoryName>, SyncError> {
+        let mut names = BTreeSet::new();
+        let mut wildcard = false;
+        for pattern in scope.patterns() {
+            match pattern {
+                RepositoryPattern::One(name) => {
+                    names.insert(name.clone());
+                }
+                RepositoryPattern::All | RepositoryPattern::Under(_) => wildcard = true,
+            }
+        }
+        if !wildcard {
+            return Ok(names);
+        }
+        let mut last: Option<RepositoryName> = None;
+        for _ in 0..PAGES_MAX {
+            let page = self.upstream.catalog(last.as_ref().map(RepositoryName::as_str)).await?;
+            let Some(end) = page.last() else {
+                return Ok(names);
+            };
+            if last.as_ref().is_some_and(|last| end <= last) {
+                break;
+            }
+            last = Some(end.clone());
+            names.extend(page.into_iter().filter(|name| scope.covers(name)));
+        }
+        Err(UpstreamError::Protocol("the parent's catalog does not end".to_owned()).into())
+    }
+
+    fn repositories_here(&self) -> Result<BTreeSet<RepositoryName>, SyncError> {
+        let mut names = BTreeSet::new();
+        loop {
+            let last = names.last().map(RepositoryName::as_str);
+            let page = self.store.repositories(last, PAGE_MAX)?;
+            if page.is_empty() {
+                return Ok(names);
+            }
+            names.extend(page);
+        }
+    }
+
+    async fn reconcile_repository(&self, repository: &RepositoryName) -> Result<(), SyncError> {
+        let desired = self.listing(repository).await?;
+        let present = self.present(repository, &desired)?;
+        let mut failed = None;
+        let mut pending = Vec::new();
+        for step in plan::plan(&desired, &present) {
+            match step {
+                Step::Remove { tag, base } => self.remove_tag(repository, &tag, base).await?,
+                Step::Set { tag, digest, base } => pending.push((Some((tag, base)), digest)),
+                Step::Add { digest } => pending.push((None, digest)),
+            }
+        }
+        for set in pending.chunks(WORKING_SET) {
+            let mut work = Vec::new();
+            for (tag, digest) in set {
+                match self.fetcher.resolve(repository, digest).await {
+                    Ok(closure) => work.push((closure.missing_bytes, (tag, closure))),
+                    Err(error) if error.is_local() => {
+                        self.incomplete(repository, tag.as_ref().map(|(tag, _)| tag), &error);
+                        failed = Some(error);
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
+            for (tag, closure) in plan::cheapest_first(work) {
+                let target = tag.as_ref().map(|(tag, base)| (tag, base.clone()));
+                match self.fetcher.complete(repository, closure, target).await {
+                    Ok(_) => {}
+                    Err(error) if error.is_local() => {
+                        self.incomplete(repository, tag.as_ref().map(|(tag, _)| tag), &error);
+                        failed = Some(error);
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        self.drop_deleted(repository, &desired).await?;
+        match failed {
+            Some(error) => Err(error),
+            None => Ok(()),
+        }
+    }
+
+    async fn listing(&self, repository: &RepositoryName) -> Result<Desired, SyncError> {
+        let mut desired = Desired::default();
+        let mut last: Option<Tag> = None;
+        for _ in 0..PAGES_MAX {
+            let page = self.upstream.listing(repository, last.as_ref()).await?;
+            desired.tags.extend(page.tags.into_iter().map(|entry| (entry.tag, entry.digest)));
+            desired.referrers.extend(page.referrers);
+            match page.next {
+                None => return Ok(desired),
+                Some(next) if last.as_ref().is_none_or(|last| next > *last) => last = Some(next),
+                Some(_) => break,
+            }
+        }
+        Err(UpstreamError::Protocol(format!("the listing of {repository} does not end")).into())
+    }
+
+    fn present(
+        &self,
+        repository: &RepositoryName,
+        desired: &Desired,
+    ) -> Result<Present, SyncError> {
+        let mut present = Present::default();
+        loop {
+            let last = present.tags.last_key_value().map(|(tag, _)| tag.as_str());
+            let page = self.store.tags(repository, last, PAGE_MAX)?;
+            if page.is_empty() {
+                break;
+            }
+            present.tags.extend(page.into_iter().map(|(tag, row)| (tag, row.digest)));
+        }
+        for digest in &desired.referrers {
+            if self.store.manifest(repository, digest)?.is_some() {
+                present.manifests.insert(digest.clone());
+            }
+        }
+        // Read after the tags: a client that moves one in between makes the step void, or is seen.
+        present.waiting = self.store.outbox_tags(repository)?;
+        Ok(present)
+    }
+
+    /// Deletes manifests that no tag, index or referrer needs any more and that the parent has
+    /// deleted. Those that it still has stay: someone may have pinned them by digest.
+    async fn drop_deleted(
+        &self,
+        repository: &RepositoryName,
+        desired: &Desired,
+    ) -> Result<(), SyncError> {
+        let mut needed: BTreeSet<Digest> = desired.referrers.clone();
+        needed.extend(desired.tags.values().cloned());
+        let mut rows = Vec::new();
+        loop {
+            let last = rows.last().map(|(digest, _)| digest);
+            let page = self.store.manifests(repository, last, PAGE_MAX)?;
+            if page.is_empty() {
+                break;
+            }
+            for (_, row) in &page {
+                needed.extend(row.children.iter().cloned());
+            }
+            rows.extend(page.into_iter().map(|(digest, _)| (digest, ())));
+        }
+        for (digest, ()) in rows.iter().filter(|(digest, ())| !needed.contains(digest)) {
+            if self.store.outbox_holds_manifest(repository, digest)?
+                || self.upstream.has_manifest(repository, digest).await?
+            {
+                continue;
+            }
+            self.delete_manifest(repository, digest).await?;
+        }
+        Ok(())
+    }
+
+    /// Applies messages in order. Each can be applied again: a crash in between does no harm.
+    async fn apply(&self, messages: Vec<(InboxId, Message)>) -> Result<(), SyncError> {
+        let config = self.config()?;
+        let scope = Scope::of_config(&config);
+        let (mut done, mut config_changed) = (Vec::new(), false);
+        let mut result = Ok(());
+        for (position, (id, message)) in messages.iter().enumerate() {
+            let later = messages[position + 1..].iter().map(|(_, message)| message);
+            if is_superseded(message, later) {
+                done.push(id.clone());
+                continue;
+            }
+            if matches!(message, Message::ConfigChanged { .. }) {
+                config_changed = true;
+                done.push(id.clone());
+                continue;
+            }
+            match self.apply_content(message, &config, &scope).await {
+                Ok(()) => done.push(id.clone()),
+                Err(error) => {
+                    result = Err(error);
+                    break;
+                }
+            }
+        }
+        if config_changed {
+            // Before the message is forgotten.
+            self.refresh_config().await?;
+        }
+        self.store.inbox_done(done).await?;
+        result
+    }
+
+    async fn apply_content(
+        &self,
+        message: &Message,
+        config: &NodeConfig,
+        scope: &Scope,
+    ) -> Result<(), SyncError> {
+        let (repository, tag, result) = match message {
+            Message::Tag { repository, tag, digest } if scope.covers(repository) => {
+                let digest = digest.clone();
+                let result = self.follow_tag(repository, tag, digest, config.node.mode).await;
+                (repository, Some(tag), result)
+            }
+            Message::ManifestAdded { repository, digest } if scope.covers(repository) => {
+                (repository, None, self.fetcher.obtain(repository, digest, None).await.map(|_| ()))
+            }
+            Message::ManifestDeleted { repository, digest } if scope.covers(repository) => {
+                if self.store.outbox_holds_manifest(repository, digest)? {
+                    return Ok(());
+                }
+                let result = self.delete_manifest(repository, digest).await;
+                (repository, None, result)
+            }
+            // Not granted any more, or not yet: a comparison settles it.
+            _ => return Ok(()),
+        };
+        match result {
+            // The first push to a repository under a wildcard.
+            Ok(()) if !self.store.sync_view().synced.contains(repository) => {
+                self.synced(repository).await
+            }
+            Err(error) if error.is_local() => {
+                self.incomplete(repository, tag, &error);
+                Ok(())
+            }
+            other => other,
+        }
+    }
+
+    /// Makes a tag name what it names at the parent.
+    async fn follow_tag(
+        &self,
+        repository: &RepositoryName,
+        tag: &Tag,
+        told: Option<Digest>,
+        mode: Mode,
+    ) -> Result<(), SyncError> {
+        let base = self.store.tag(repository, tag)?;
+        if base == told || self.store.outbox_holds_tag(repository, tag)? {
+            return Ok(());
+        }
+        // On a ReadWrite node the message may be the echo of an older push of ours: what counts is
+        // what the tag names at the parent now.
+        let wanted = match mode {
+            Mode::ReadOnly => told,
+            Mode::ReadWrite => self.upstream.tag(repository, &Reference::Tag(tag.clone())).await?,
+        };
+        match wanted {
+            wanted if wanted == base => Ok(()),
+            Some(digest) => {
+                self.fetcher.obtain(repository, &digest, Some((tag, base))).await?;
+                self.state.solved(&format!("content {repository}:{tag}"));
+                Ok(())
+            }
+            None => match base {
+                Some(base) => self.remove_tag(repository, tag, base).await,
+                None => Ok(()),
+            },
+        }
+    }
+
+    async fn remove_tag(
+        &self,
+        repository: &RepositoryName,
+        tag: &Tag,
+        base: Digest,
+    ) -> Result<(), SyncError> {
+        let base = Precondition::Is(base);
+        match self.store.delete_tag(repository, tag, base, &Origin::Parent).await {
+            // Gone already, or a client has moved it since.
+            Ok(_) | Err(StoreError::NotFound | StoreError::Conflict(_)) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn delete_manifest(
+        &self,
+        repository: &RepositoryName,
+        digest: &Digest,
+    ) -> Result<(), SyncError> {
+        match self.store.delete_manifest(repository, digest, &Origin::Parent).await {
+            Ok(()) | Err(StoreError::NotFound) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+/// Whether a later message says where the same tag is, so that the content between need not be
+/// fetched.
+fn is_superseded<'a>(message: &Message, mut later: impl Iterator<Item = &'a Message>) -> bool {
+    let Message::Tag { repository, tag, .. } = message else {
+        return false;
+    };
+    later.any(|later| match later {
+        Message::Tag { repository: other, tag: other_tag, .. } => {
+            other == repository && other_tag == tag
+        }
+        _ => false,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::digest::Algorithm;
+
+    #[test]
+    fn only_the_last_move_of_a_tag_counts() {
+        let tag = |name: &str, number: u8| Message::Tag {
+            repository: "app".parse().unwrap(),
+            tag: name.parse().unwrap(),
+            digest: Digest::from_raw(Algorithm::Sha256, &[number; 32]),
+        };
+        let messages = [tag("v1", 1), tag("v2", 2), tag("v1", 3)];
+        let superseded: Vec<bool> = (0..messages.len())
+            .map(|n| is_superseded(&messages[n], messages[n + 1..].iter()))
+            .collect();
+        assert_eq!(superseded, [true, false, false]);
+    }
+}
