@@ -38,7 +38,7 @@ const BATCH_BYTES: usize = 256 * 1024;
 /// repository with that many does not occur.
 const REFERRERS_MAX: usize = 50_000;
 
-/// ACR's words (ACR.md section 1.3).
+/// ACR's words (ACR, "Troubleshoot the connected registry").
 const ALREADY_ACTIVATED: &str = "Failed to activate the connected registry as it is already \
                                  activated by another instance. Only one instance is supported at \
                                  any time.";

@@ -541,9 +541,10 @@ mod tests {
 
     #[test]
     fn challenges_are_read() {
-        let realm = parse_challenge(
-            r#"Bearer realm="https://reg.example:5000/oauth2/token",service="reg.example:5000",scope="gateway:dock01:config_read,config_write""#,
-        );
+        let realm = parse_challenge(concat!(
+            r#"Bearer realm="https://reg.example:5000/oauth2/token","#,
+            r#"service="reg.example:5000",scope="gateway:dock01:config_read,config_write""#,
+        ));
         let expected = Realm {
             url: "https://reg.example:5000/oauth2/token".to_owned(),
             origin: "https://reg.example:5000".to_owned(),

@@ -56,7 +56,7 @@ impl fmt::Display for ActivationError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Failed to activate the connected registry instance. ")?;
         match self {
-            ActivationError::Refused(text) => write!(f, "The request was refused: {text}"),
+            ActivationError::Refused(text) => f.write_str(text),
             ActivationError::Unreachable(text) => {
                 write!(f, "The parent cannot be reached: {text}")
             }
@@ -74,8 +74,28 @@ impl From<SyncError> for ActivationError {
             SyncError::Upstream(UpstreamError::Unreachable(_) | UpstreamError::Busy(..)) => {
                 ActivationError::Unreachable(error.to_string())
             }
-            other => ActivationError::Refused(other.to_string()),
+            other => ActivationError::Refused(match status_of(&other) {
+                // ACR's words (ACR, issue 620).
+                Some(status) => {
+                    format!("The request failed with status: {status}, Response: {other}")
+                }
+                None => other.to_string(),
+            }),
         }
+    }
+}
+
+/// The status behind an answer that refuses an activation.
+fn status_of(error: &SyncError) -> Option<u16> {
+    let SyncError::Upstream(error) = error else {
+        return None;
+    };
+    match error {
+        UpstreamError::Unauthorized(_) | UpstreamError::Forbidden(_) => Some(401),
+        UpstreamError::NotFound(_) => Some(404),
+        UpstreamError::AlreadyActivated(_) => Some(409),
+        UpstreamError::Refused(status, _) => Some(*status),
+        _ => None,
     }
 }
 
@@ -304,7 +324,7 @@ mod tests {
         let error = SyncError::from(UpstreamError::Unauthorized(text.to_owned()));
         assert!(error.needs_an_operator());
         let shown = ActivationError::from(error).to_string();
-        assert!(shown.starts_with("Failed to activate") && shown.contains(text), "{shown}");
+        assert!(shown.contains("status: 401, Response: {") && shown.contains(text), "{shown}");
         let error = SyncError::from(UpstreamError::Unreachable("no route".to_owned()));
         assert!(matches!(ActivationError::from(error), ActivationError::Unreachable(_)));
     }
