@@ -39,10 +39,13 @@ pub struct DemoOptions {
 
 /// Runs a small tree on loopback ports and shows it.
 pub fn demo(options: DemoOptions) -> ExitCode {
+    crate::sys::log::init(log::LevelFilter::Warn);
     let spawner = Spawner::new();
     let result = spawner.clone().run(1, async {
         let sys = Sys::real(spawner.clone());
         let state = std::env::temp_dir().join(format!("skerry-demo-{}", &sys.rng.uuid()[..8]));
+        let made = SystemDisk.create_dir_all(&state);
+        made.map_err(|error| format!("cannot create {}: {error}", state.display()))?;
         let mut tour = Tour { spawner, client: client(&sys)?, sys, state: state.clone() };
         let result = tour.run(options).await;
         let removed = SystemDisk.remove_dir_all(&state);
@@ -133,14 +136,14 @@ impl Tour {
     async fn start_root(&self) -> Result<Node, String> {
         let mut config = self.config("root");
         "demoregistry".clone_into(&mut config.registry.name);
-        Node::start(self.spawner.clone(), config).await.map_err(|error| error.0)
+        Node::start(self.spawner.clone(), config).await.map_err(|error| error.message)
     }
 
     async fn start_device(&self, connection_string: &str) -> Result<Node, String> {
         let mut config = self.config("device");
         let connection_string = Secret::new(connection_string);
         config.parent = Some(Parent { connection_string, ..Parent::default() });
-        Node::start(self.spawner.clone(), config).await.map_err(|error| error.0)
+        Node::start(self.spawner.clone(), config).await.map_err(|error| error.message)
     }
 
     /// One management call over the root's admin socket.
@@ -159,9 +162,9 @@ impl Tour {
     }
 
     async fn create_token(&self) -> Result<String, String> {
-        let grants =
-            json!([[REPOSITORY, "content/read", "content/write", "metadata/read"]]);
-        self.manage("scope-map/create", json!({ "name": "demo-map", "repository": grants })).await?;
+        let grants = json!([[REPOSITORY, "content/read", "content/write", "metadata/read"]]);
+        self.manage("scope-map/create", json!({ "name": "demo-map", "repository": grants }))
+            .await?;
         let body = json!({ "name": TOKEN, "scopeMap": "demo-map" });
         let token = self.manage("token/create", body).await?;
         let password = token.pointer("/credentials/passwords/0/value").and_then(Value::as_str);

@@ -7,7 +7,7 @@ use crate::store::Store;
 use crate::sys::{Disk, SystemDisk};
 
 /// Largest PEM file that is read, bytes.
-const PEM_BYTES_MAX: u64 = 1024 * 1024;
+pub(super) const PEM_BYTES_MAX: u64 = 1024 * 1024;
 
 /// The self-signed certificate and its key, in the identity directory.
 const TLS_FILE: &str = "tls.pem";
@@ -21,7 +21,11 @@ pub(super) fn signing(store: &Store) -> Result<auth::keys::Identity, String> {
 }
 
 /// The acceptor of the listeners with TLS; `None` when it is off.
-pub(super) fn tls(config: &Config, store: &Store, login: &str) -> Result<Option<TlsAcceptor>, String> {
+pub(super) fn tls(
+    config: &Config,
+    store: &Store,
+    login: &str,
+) -> Result<Option<TlsAcceptor>, String> {
     let identity = match config.tls.mode {
         TlsMode::Off => return Ok(None),
         TlsMode::Files => from_files(config)?,

@@ -3,6 +3,7 @@
 pub mod demo;
 mod identity;
 mod node;
+mod parent;
 mod router;
 mod sample;
 
@@ -18,6 +19,9 @@ use crate::sys::notify::{Notifier, State};
 use crate::sys::signals::{Signals, Wish};
 use crate::sys::spawn::{self, Spawner};
 use node::Node;
+
+/// Exit code for a configuration that cannot work (sysexits.h).
+const EX_CONFIG: u8 = 78;
 
 /// Runs a node until it is told to stop; the exit code says how it went.
 pub fn serve(config: Config) -> ExitCode {
@@ -44,8 +48,9 @@ async fn run(spawner: Spawner, config: Config) -> ExitCode {
     let node = match start.or(interrupted).await {
         Some(Ok(node)) => node,
         Some(Err(error)) => {
-            log::error!("{}", error.0);
-            return ExitCode::FAILURE;
+            log::error!("{}", error.message);
+            // 78: the unit does not start it again until somebody mends the configuration.
+            return if error.is_config { ExitCode::from(EX_CONFIG) } else { ExitCode::FAILURE };
         }
         None => return ExitCode::SUCCESS,
     };

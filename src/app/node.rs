@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use smol::Task;
 
-use super::identity;
 use super::router::{Door, Router};
+use super::{identity, parent};
 use crate::admin::{Admin, AdminOptions, Contact};
 use crate::auth::{Auth, AuthOptions};
 use crate::config::{Config, Scheme};
@@ -16,7 +16,6 @@ use crate::http::server::{Permits, Server, Shutdown};
 use crate::http::tls::TlsAcceptor;
 use crate::registry::{Registry, RegistryOptions};
 use crate::store::{Store, StoreOptions};
-use crate::sync::{self, Engine};
 use crate::sys::clock::sleep;
 use crate::sys::net::Listener;
 use crate::sys::{Spawner, Sys};
@@ -30,20 +29,31 @@ const HOUSEKEEPING_PERIOD: Duration = Duration::from_secs(3600);
 const DRAIN_DEADLINE: Duration = Duration::from_secs(10);
 
 /// Why a node does not start: one line that names the cause and the cure.
-pub struct StartError(pub String);
+pub(super) struct StartError {
+    pub(super) message: String,
+    /// The configuration is at fault: starting again would not help.
+    pub(super) is_config: bool,
+}
+
+impl StartError {
+    /// A fault of the configuration.
+    pub(super) fn config(message: String) -> StartError {
+        StartError { message, is_config: true }
+    }
+}
 
 impl<E: std::fmt::Display> From<E> for StartError {
     fn from(error: E) -> StartError {
-        StartError(error.to_string())
+        StartError { message: error.to_string(), is_config: false }
     }
 }
 
 /// A running node.
-pub struct Node {
+pub(super) struct Node {
     /// Where clients log in, `host:port` as listened on.
-    pub login: String,
+    pub(super) login: String,
     /// Where children connect, `host:port` as listened on.
-    pub gateway: String,
+    pub(super) gateway: String,
     store: Store,
     shutdown: Shutdown,
     permits: Permits,
@@ -54,7 +64,7 @@ pub struct Node {
 impl Node {
     /// Opens the store, makes or reads the identity, activates a connected registry that never
     /// was, listens, and serves. Returns when every listener accepts connections.
-    pub async fn start(spawner: Spawner, config: Config) -> Result<Node, StartError> {
+    pub(super) async fn start(spawner: Spawner, config: Config) -> Result<Node, StartError> {
         let sys = Sys::real(spawner);
         let role = config.role();
         // The listeners come first: an occupied port must not touch the state.
@@ -76,15 +86,18 @@ impl Node {
         let engine = match &config.parent {
             None => None,
             Some(parent) => {
-                let engine = sync::engine(&sys, &store, parent, &config, &login)?;
-                Some(activated(engine, &store).await?)
+                let tls = has_tls(&logins);
+                let engine =
+                    parent::engine(&config, parent, &store, contacts.clone(), &login, tls)?;
+                parent::activate(&engine).await?;
+                Some(engine)
             }
         };
         let tls = identity::tls(&config, &store, &login)?;
         let router = Arc::new(Router {
             role,
             registry: Registry::new(store.clone(), auth.clone(), RegistryOptions { role }),
-            tokens: Tokens::new(store.clone(), auth.clone()),
+            tokens: Tokens::new(&store, auth.clone()),
             gateway: gateway_api(&config, &store, &auth, &contacts),
             admin: admin_api(&config, &store, contacts, &login, &gateway, has_tls(&gateways))?,
         });
@@ -109,7 +122,7 @@ impl Node {
         }
         serve(admin_listener, None, Door::Admin);
         if let Some(engine) = engine {
-            tasks.push(sys.spawner.spawn(async move { engine.run().await }));
+            tasks.push(sys.spawner.spawn(async move { match engine.run().await {} }));
         }
         tasks.push(sys.spawner.spawn(housekeeping(store.clone())));
         let tls = tls.map(|acceptor| (acceptor, config));
@@ -119,7 +132,7 @@ impl Node {
 
 impl Node {
     /// Stops in order: no new connections, requests under way get their time, the store closes.
-    pub async fn stop(self) {
+    pub(super) async fn stop(self) {
         self.shutdown.stop();
         if !self.permits.drained(DRAIN_DEADLINE).await {
             log::warn!("{} connections did not end in time", self.permits.used());
@@ -133,7 +146,7 @@ impl Node {
     }
 
     /// Reads again what can change while running: the certificate. A bad one changes nothing.
-    pub fn reload(&self) {
+    pub(super) fn reload(&self) {
         let Some((acceptor, config)) = &self.tls else {
             return;
         };
@@ -146,12 +159,16 @@ impl Node {
     }
 
     /// One line for people about the state of the node.
-    pub fn summary(&self) -> String {
+    pub(super) fn summary(&self) -> String {
         let view = self.store.sync_view();
         match self.store.self_config() {
             Ok(Some(config)) => {
                 let contact = if view.online { "in contact" } else { "out of contact" };
-                format!("{}: {} repositories, parent {contact}", config.node.name, view.synced.len())
+                format!(
+                    "{}: {} repositories, parent {contact}",
+                    config.node.name,
+                    view.synced.len()
+                )
             }
             _ => format!("root, clients at {}, children at {}", self.login, self.gateway),
         }
@@ -248,15 +265,6 @@ impl Contact for Seen {
     fn last_seen(&self, name: &ConnectedRegistryName) -> Option<UnixSeconds> {
         self.0.last_seen(name)
     }
-}
-
-/// A device that was never activated does so before it serves, and says clearly why it cannot.
-async fn activated(engine: Engine, store: &Store) -> Result<Engine, StartError> {
-    if store.self_config()?.is_none() {
-        engine.activate().await?;
-        log::info!("activated");
-    }
-    Ok(engine)
 }
 
 /// Removes what nobody came back for.

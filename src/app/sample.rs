@@ -33,8 +33,7 @@ pub(super) fn digest(bytes: &[u8]) -> Digest {
 pub(super) fn image(rng: &dyn Rng) -> Image {
     let mut filler = vec![0; FILLER_BYTES];
     rng.fill(&mut filler);
-    let layers =
-        [tar("hello.txt", b"Hello from skerry.\n"), tar("usr/share/skerry-demo", &filler)];
+    let layers = [tar("hello.txt", b"Hello from skerry.\n"), tar("usr/share/skerry-demo", &filler)];
     let mut blobs: Vec<_> = layers.into_iter().map(|layer| (digest(&layer), layer)).collect();
     let diff_ids: Vec<&Digest> = blobs.iter().map(|(digest, _)| digest).collect();
     let config = json!({
@@ -44,9 +43,7 @@ pub(super) fn image(rng: &dyn Rng) -> Image {
         "rootfs": { "type": "layers", "diff_ids": diff_ids },
     });
     let config = config.to_string().into_bytes();
-    let descriptor = |media_type: &str, (digest, blob): &(Digest, Vec<u8>)| {
-        json!({ "mediaType": media_type, "digest": digest, "size": blob.len() })
-    };
+    let descriptor = |media_type: &str, (digest, blob): &(Digest, Vec<u8>)| json!({ "mediaType": media_type, "digest": digest, "size": blob.len() });
     let layer = "application/vnd.oci.image.layer.v1.tar";
     let layers: Vec<_> = blobs.iter().map(|blob| descriptor(layer, blob)).collect();
     blobs.push((digest(&config), config));

@@ -159,11 +159,7 @@ pub struct Writer<'a> {
 
 impl<'a> Writer<'a> {
     /// Starts the checkpoint of the state at `end`.
-    pub fn new(
-        disk: &'a dyn Disk,
-        layout: &'a Layout,
-        end: End,
-    ) -> Result<Writer<'a>, StoreError> {
+    pub fn new(disk: &'a dyn Disk, layout: &'a Layout, end: End) -> Result<Writer<'a>, StoreError> {
         let temporary = layout.checkpoint(end.sequence).with_extension("tmp");
         if disk.exists(&temporary)? {
             disk.remove(&temporary)?;

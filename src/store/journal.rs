@@ -244,11 +244,7 @@ pub struct SegmentReader {
 
 impl SegmentReader {
     /// Opens the segment whose first record has this sequence and reads its header.
-    pub fn open(
-        disk: &dyn Disk,
-        layout: &Layout,
-        first: u64,
-    ) -> Result<SegmentReader, FrameFault> {
+    pub fn open(disk: &dyn Disk, layout: &Layout, first: u64) -> Result<SegmentReader, FrameFault> {
         let file = disk.open(&layout.segment(first))?;
         let mut frames = FrameReader::new(file, 0, 0);
         let bad = FrameFault::Bad(0);

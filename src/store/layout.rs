@@ -152,10 +152,7 @@ impl Layout {
 
     /// Takes the directory for this process, checks its format, and makes what is missing.
     /// Returns the guard of the lock, and whether the store is new.
-    pub(super) fn take(
-        &self,
-        disk: &dyn Disk,
-    ) -> Result<(Box<dyn Send + Sync>, bool), OpenError> {
+    pub(super) fn take(&self, disk: &dyn Disk) -> Result<(Box<dyn Send + Sync>, bool), OpenError> {
         self.make_root(disk)?;
         let lock = disk.lock_dir(&self.root).map_err(|error| match error.kind() {
             io::ErrorKind::WouldBlock => OpenError::Locked { path: self.root.clone() },
@@ -165,8 +162,7 @@ impl Layout {
         self.make_directories(disk).map_err(|error| self.unusable(&error))?;
         if new {
             let text = format!("{FORMAT_TEXT}{FORMAT}\n");
-            disk.replace(&self.format(), text.as_bytes())
-                .map_err(|error| self.unusable(&error))?;
+            disk.replace(&self.format(), text.as_bytes()).map_err(|error| self.unusable(&error))?;
         }
         Ok((lock, new))
     }

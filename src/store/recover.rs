@@ -106,8 +106,8 @@ pub(super) fn open(sys: Sys, options: StoreOptions) -> Result<(Store, Recovery),
     let index: Arc<dyn Index> = match usable {
         Ok(index) => {
             let end = tail.end.sequence;
-            recovery.replayed = catch_up(&*disk, &layout, &found.firsts, from, end, &index)
-                .map_err(failed)?;
+            recovery.replayed =
+                catch_up(&*disk, &layout, &found.firsts, from, end, &index).map_err(failed)?;
             Arc::new(index)
         }
         Err(why) => {

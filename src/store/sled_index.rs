@@ -65,10 +65,8 @@ impl SledIndex {
     pub fn open(disk: Arc<dyn Disk>, path: &Path) -> Result<SledIndex, String> {
         remove_unfinished_snapshots(&*disk, path);
         let opened = catch_unwind(AssertUnwindSafe(|| {
-            let config = sled::Config::new()
-                .path(path)
-                .cache_capacity(CACHE_BYTES)
-                .flush_every_ms(None);
+            let config =
+                sled::Config::new().path(path).cache_capacity(CACHE_BYTES).flush_every_ms(None);
             let db = config.open().map_err(|error| error.to_string())?;
             let seal = verify(&db)?;
             Ok((db, seal))
