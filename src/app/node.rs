@@ -134,6 +134,7 @@ impl Node {
     /// Stops in order: no new connections, requests under way get their time, the store closes.
     pub(super) async fn stop(self) {
         self.shutdown.stop();
+        self.store.stop_waiting();
         if !self.permits.drained(DRAIN_DEADLINE).await {
             log::warn!("{} connections did not end in time", self.permits.used());
         }

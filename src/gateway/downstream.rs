@@ -204,7 +204,7 @@ impl Gateway {
         loop {
             let items = self.next_items(&mut through, caller).await?;
             let remaining = deadline.saturating_sub(clock.monotonic());
-            if !items.is_empty() || remaining.is_zero() {
+            if !items.is_empty() || remaining.is_zero() || self.store.stopping() {
                 return respond_batch(request, &Batch { from, through, items });
             }
             self.store.wait_after(through.sequence, remaining).await;

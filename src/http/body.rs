@@ -85,6 +85,21 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Incoming<S> {
         self.state == State::Done
     }
 
+    /// Ready when the body is complete and the peer has closed. A pipelined request stays in the
+    /// buffer, and is then proof enough that the peer is there.
+    pub(super) fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.state != State::Done || !self.buffer.filled().is_empty() {
+            return Poll::Pending;
+        }
+        let Some(stream) = self.stream.as_mut() else {
+            return Poll::Pending;
+        };
+        match ready!(self.buffer.poll_fill(cx, stream, 4096)) {
+            Ok(read) if read > 0 => Poll::Pending,
+            _ => Poll::Ready(()),
+        }
+    }
+
     /// How much of a body of declared length is left.
     pub(super) fn length_left(&self) -> Option<u64> {
         match self.state {

@@ -19,10 +19,13 @@ use super::server::Shutdown;
 use super::write::{send_reply, write_all};
 use super::{Handler, Reply};
 use crate::sys::Sys;
-use crate::sys::clock::within;
+use crate::sys::clock::{sleep, within};
 use crate::sys::net::Stream;
 use crate::types::limits::{DRAIN_BYTES_MAX, HEAD_DEADLINE, IDLE_DEADLINE, PROGRESS_DEADLINE};
 use crate::types::{Reason, Refusal};
+
+/// Answers that take longer are given up when the peer leaves.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// How long a peer may take.
 #[derive(Clone, Copy, Debug)]
@@ -184,10 +187,18 @@ async fn exchange(
     };
     let metrics = &service.sys.metrics;
     metrics.requests.add(1);
-    let handled = AssertUnwindSafe(service.handler.handle(&mut request)).catch_unwind().await;
-    let (reply, panicked) = match handled {
-        Ok(reply) => (reply, false),
-        Err(_) => {
+    let handled = AssertUnwindSafe(service.handler.handle(&mut request)).catch_unwind();
+    let gone = async {
+        peer_gone(&shared).await;
+        None
+    };
+    let (reply, panicked) = match (async { Some(handled.await) }).or(gone).await {
+        None => {
+            log::debug!("{peer:?} left before it was answered");
+            return None;
+        }
+        Some(Ok(reply)) => (reply, false),
+        Some(Err(_)) => {
             metrics.panics.add(1);
             log::error!("defect: a handler panicked on {} {}", request.method, request.path);
             (internal_error(), true)
@@ -226,6 +237,17 @@ async fn exchange(
         return Some((stream, buffer));
     }
     drain(&mut stream, &mut buffer, &shared, service.deadlines).await.then_some((stream, buffer))
+}
+
+/// Ends when the peer closes while it waits for an answer: a long poll must not hold on to what
+/// nobody will read. Looks only once an answer takes long, and only when no body is awaited.
+async fn peer_gone(shared: &super::body::Shared<Transport>) {
+    sleep(PATIENCE).await;
+    std::future::poll_fn(|cx| match shared.lock() {
+        Ok(mut incoming) => incoming.poll_gone(cx),
+        Err(_) => Poll::Pending,
+    })
+    .await;
 }
 
 /// Reads what is left of an unread body, so that the next request starts where it should.

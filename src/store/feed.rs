@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::index::Change;
@@ -93,12 +94,23 @@ impl Store {
         Ok(Records { through: Cursor { sequence: through, ..head }, records })
     }
 
+    /// Ends every [`Store::wait_after`], now and later: the node is about to stop.
+    pub fn stop_waiting(&self) {
+        self.inner.stopping.store(true, Ordering::Release);
+        self.inner.grown.notify(usize::MAX);
+    }
+
+    /// Whether [`Store::stop_waiting`] was called.
+    pub fn stopping(&self) -> bool {
+        self.inner.stopping.load(Ordering::Acquire)
+    }
+
     /// Waits until there is a record after `sequence`, at most `wait`.
     pub async fn wait_after(&self, sequence: u64, wait: Duration) {
         let grown = async {
-            while self.sequence() <= sequence {
+            while self.sequence() <= sequence && !self.stopping() {
                 let grown = self.inner.grown.listen();
-                if self.sequence() > sequence {
+                if self.sequence() > sequence || self.stopping() {
                     return;
                 }
                 grown.await;

@@ -44,7 +44,7 @@ pub use tags::{Precondition, TagRow};
 pub use txn::Txn;
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use event_listener::Event;
@@ -87,6 +87,7 @@ struct Inner {
     /// The last durable and visible sequence.
     sequence: AtomicU64,
     grown: Event,
+    stopping: AtomicBool,
     epoch: u64,
     ring: Mutex<Ring>,
     segments: journal::Segments,
@@ -121,6 +122,7 @@ impl Store {
             commands: Commands::Inline(Mutex::new(())),
             sequence: AtomicU64::new(0),
             grown: Event::new(),
+            stopping: AtomicBool::new(false),
             epoch: 1,
             ring: Mutex::default(),
             segments: journal::Segments::default(),

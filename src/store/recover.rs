@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, RwLock};
 
 use event_listener::Event;
@@ -131,6 +131,7 @@ pub(super) fn open(sys: Sys, options: StoreOptions) -> Result<(Store, Recovery),
         commands: Commands::Thread(sender),
         sequence: AtomicU64::new(tail.end.sequence),
         grown: Event::new(),
+        stopping: AtomicBool::new(false),
         epoch,
         ring: Mutex::default(),
         segments,
