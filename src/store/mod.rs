@@ -36,6 +36,9 @@ mod error;
 mod recover;
 mod writer;
 
+#[cfg(test)]
+mod tests;
+
 pub use error::StoreError;
 pub use layout::OpenError;
 pub use manifests::{ManifestRow, PutManifest, PutOutcome};
