@@ -180,7 +180,7 @@ fn f097_expired_token_is_refused() {
     let (user, password) = root.pusher("token-one", "a");
     let issued = token(&root.login, &user, &password, &["repository:a:pull"]).unwrap();
     let status = |node: &Node| bearer(&node.login, &issued, "GET", "/v2/", &[], b"");
-    for (clock, wanted) in [("+74m", 200), ("+76m", 401)] {
+    for (clock, wanted) in [("+74m", 200), ("+80m", 401)] {
         root.kill();
         root.set_clock(Some(clock));
         root.start();

@@ -14,8 +14,13 @@ mod support;
 
 mod access;
 mod appliance;
+mod bad_input;
 mod board;
+mod clients;
+mod demo;
 mod repo;
+mod schedule;
+mod sync;
 mod tidy;
 mod topology;
 mod yocto;

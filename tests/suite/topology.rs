@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::support::eventually;
-use crate::support::http::{basic, bearer, send, token};
+use crate::support::http::{bearer, send, token};
 use crate::support::image::{self, Image};
 use crate::support::node::Node;
 use crate::support::proxy::Proxy;
@@ -121,9 +121,6 @@ fn f005_f136_messages_need_the_sync_tokens_gateway_actions() {
         let other = format!("/gateway/v1/dock02/{call}");
         assert_eq!(bearer(&root.gateway, &sync, method, &other, &json, b"{}").status, 401);
     }
-    let basic = basic("dock01", password);
-    let headers = [("authorization", basic.as_str())];
-    assert_eq!(send(&root.gateway, "GET", messages, &headers, b"").unwrap().status, 401);
 }
 
 #[test]

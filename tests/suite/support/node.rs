@@ -40,6 +40,26 @@ impl Node {
         node
     }
 
+    /// A root on these addresses, known by the names of proxies before them, started.
+    pub fn root_behind(login: &str, gateway: &str, login_name: &str, gateway_name: &str) -> Node {
+        let mut node = Node::new_root("");
+        login.clone_into(&mut node.login);
+        gateway.clone_into(&mut node.gateway);
+        node.names = Some((login_name.to_owned(), gateway_name.to_owned()));
+        node.start();
+        node
+    }
+
+    /// Turns a node that was not started into a root.
+    pub fn make_root(&mut self) {
+        self.parent = None;
+        self.gateway = format!("127.0.0.1:{}", free_port());
+    }
+
+    pub fn add_configuration(&mut self, text: &str) {
+        self.extra.push_str(text);
+    }
+
     /// A root with more configuration, started.
     pub fn root_with(extra: &str) -> Node {
         let mut node = Node::new_root(extra);

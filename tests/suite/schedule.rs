@@ -1,0 +1,73 @@
+//! Sync windows: no traffic outside them, across kills and restarts.
+
+use std::time::Duration;
+
+use crate::support::image::Image;
+use crate::support::node::Node;
+use crate::support::proxy::Proxy;
+use crate::support::{clients, eventually, skip};
+use crate::sync::{SOON, pull};
+
+#[test]
+fn f111_f115_f116_a_schedule_set_at_the_root_holds_at_the_device() {
+    let name = "f111_f115_f116_a_schedule_set_at_the_root_holds_at_the_device";
+    if let Some(program) = clients::missing(&["faketime"]) {
+        return skip(name, &format!("{program} is not installed"));
+    }
+    let (login, gateway) = (free(), free());
+    // The device sees its parent through proxies only: both endpoints are counted.
+    let root_login = Proxy::new(&login);
+    let root_gateway = Proxy::new(&gateway);
+    let root = Node::root_behind(&login, &gateway, &root_login.address, &root_gateway.address);
+    let user = root.pusher("owner-token", "app");
+    let image = Image::new(1, &[10_000]);
+    let credentials = (user.0.as_str(), user.1.as_str());
+    assert_eq!(image.push(&root.login, credentials, "app", "v1").status, 201);
+    let connection = root.connect("dock01", &["--repository", "app"]);
+    root.link("dock01", &user.0);
+    let mut device = Node::start_device(&connection);
+    eventually(SOON, "v1 in continuous mode", || pull(&device, &user, "app", "v1").ok());
+
+    // A window of an hour that opens twelve hours from now.
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    let hour = (now.as_secs() / 3600 + 12) % 24;
+    let schedule = format!("0 {hour} * * *");
+    root.json(&[
+        "connected-registry",
+        "update",
+        "--name",
+        "dock01",
+        "--sync-schedule",
+        &schedule,
+        "--sync-window",
+        "PT1H",
+    ]);
+    eventually(SOON, "the device hears of it", || device.log().contains("window").then_some(()));
+    std::thread::sleep(Duration::from_secs(2));
+    let quiet = |device: &Node, what: &str| {
+        let before = (root_login.bytes(), root_gateway.bytes(), root_gateway.connections());
+        std::thread::sleep(Duration::from_secs(4));
+        let after = (root_login.bytes(), root_gateway.bytes(), root_gateway.connections());
+        assert_eq!(before, after, "{what}\n{}", device.log());
+    };
+    let second = Image::new(2, &[10_000]);
+    assert_eq!(second.push(&root.login, credentials, "app", "v2").status, 201);
+    quiet(&device, "outside the window");
+    device.kill();
+    device.start();
+    quiet(&device, "after a kill");
+    assert!(pull(&device, &user, "app", "v1").is_ok());
+    assert!(pull(&device, &user, "app", "v2").is_err());
+
+    // The same device with its clock inside the window.
+    device.kill();
+    let minutes_to_the_hour = 60 - now.as_secs() / 60 % 60;
+    let clock = format!("+{}m", 11 * 60 + minutes_to_the_hour + 5);
+    device.set_clock(Some(&clock));
+    device.start();
+    eventually(SOON, "v2 inside the window", || pull(&device, &user, "app", "v2").ok());
+}
+
+fn free() -> String {
+    format!("127.0.0.1:{}", crate::support::node::free_port())
+}

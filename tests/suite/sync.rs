@@ -1,0 +1,145 @@
+//! What reaches a device, and what does not.
+
+use std::time::Duration;
+
+use crate::support::eventually;
+use crate::support::http::{bearer, send, token};
+use crate::support::image::{self, Image};
+use crate::support::node::Node;
+
+pub const SOON: Duration = Duration::from_secs(30);
+
+/// A root with content, a device that mirrors `app`, and a client token that works at both.
+pub fn pair(mode: &str) -> (Node, Node, (String, String)) {
+    let root = Node::root();
+    let user = root.pusher("owner-token", "*");
+    let image = Image::new(1, &[40_000]);
+    for repository in ["app", "other"] {
+        let pushed = image.push(&root.login, (&user.0, &user.1), repository, "v1");
+        assert_eq!(pushed.status, 201);
+    }
+    let connection = root.connect("dock01", &["--repository", "app", "--mode", mode]);
+    root.link("dock01", &user.0);
+    let device = Node::start_device(&connection);
+    eventually(SOON, "v1 at the device", || pull(&device, &user, "app", "v1").ok());
+    (root, device, user)
+}
+
+pub fn pull(
+    node: &Node,
+    user: &(String, String),
+    repository: &str,
+    reference: &str,
+) -> Result<String, crate::support::http::Answer> {
+    image::pull(&node.login, (&user.0, &user.1), repository, reference)
+}
+
+#[test]
+fn f039_f040_f041_only_linked_tokens_log_in_at_a_device() {
+    let (root, device, _owner) = pair("ReadOnly");
+    let first = root.token("reader-one", &[("app", &["content/read"])]);
+    let second = root.token("reader-two", &[("app", &["content/read"])]);
+    let refused = pull(&device, &first, "app", "v1").unwrap_err();
+    assert_eq!(refused.status, 401, "not linked, although the password is right");
+    for user in [&first, &second] {
+        root.link("dock01", &user.0);
+        eventually(SOON, "a linked token logs in", || pull(&device, user, "app", "v1").ok());
+    }
+    assert!(pull(&device, &first, "app", "v1").is_ok(), "both at once");
+}
+
+#[test]
+fn f045_f043_nobody_pushes_to_a_read_only_device() {
+    let (_root, device, user) = pair("ReadOnly");
+    let scope = "repository:app:pull,push";
+    let bearer_token = token(&device.login, &user.0, &user.1, &[scope]).unwrap();
+    let claims = bearer_token.split('.').nth(1).unwrap();
+    let claims = data_encoding::BASE64URL_NOPAD.decode(claims.as_bytes()).unwrap();
+    assert!(!String::from_utf8(claims).unwrap().contains("push"));
+    let target = "/v2/app/blobs/uploads/";
+    let answer = bearer(&device.login, &bearer_token, "POST", target, &[], b"");
+    assert_eq!(answer.status, 403);
+    assert_eq!(answer.error(), ("DENIED".to_owned(), "read_only".to_owned()));
+    let text = &answer.json()["errors"][0]["message"];
+    assert_eq!(text, "This operation is not allowed on this registry.");
+}
+
+#[test]
+fn f117_only_granted_repositories_are_at_a_device_and_a_miss_says_why() {
+    let (_root, device, user) = pair("ReadOnly");
+    let missing = pull(&device, &user, "other", "v1").unwrap_err();
+    assert_eq!(missing.status, 404);
+    assert_eq!(missing.error(), ("MANIFEST_UNKNOWN".to_owned(), "not_in_sync_scope".to_owned()));
+    let missing = pull(&device, &user, "app", "v9").unwrap_err();
+    assert_eq!((missing.status, missing.error().1.as_str()), (404, "not_found"));
+}
+
+#[test]
+fn f110_f119_tags_and_manifests_follow_the_parent() {
+    let (root, device, user) = pair("ReadOnly");
+    let next = Image::new(2, &[30_000, 10]);
+    let credentials = (user.0.as_str(), user.1.as_str());
+    for tag in ["v1", "v2"] {
+        assert_eq!(next.push(&root.login, credentials, "app", tag).status, 201);
+    }
+    eventually(SOON, "v1 moves", || {
+        pull(&device, &user, "app", "v1").ok().filter(|digest| *digest == next.digest())
+    });
+    eventually(SOON, "v2 comes", || pull(&device, &user, "app", "v2").ok());
+    let all = "repository:app:pull,push,delete,metadata_read";
+    let owner = token(&root.login, credentials.0, credentials.1, &[all]).unwrap();
+    let delete = |what: &str| {
+        let target = format!("/v2/app/manifests/{what}");
+        assert_eq!(bearer(&root.login, &owner, "DELETE", &target, &[], b"").status, 202);
+    };
+    delete("v2");
+    eventually(SOON, "v2 goes", || pull(&device, &user, "app", "v2").err());
+    assert!(pull(&device, &user, "app", "v1").is_ok());
+    delete(&next.digest());
+    eventually(SOON, "the manifest goes", || pull(&device, &user, "app", &next.digest()).err());
+}
+
+#[test]
+fn f120_a_push_to_a_read_write_device_reaches_the_root() {
+    let (root, device, user) = pair("ReadWrite");
+    let pushed = Image::new(3, &[60_000, 0]);
+    let answer = pushed.push(&device.login, (&user.0, &user.1), "app", "from-device");
+    assert_eq!(answer.status, 201);
+    let digest =
+        eventually(SOON, "the push climbs", || pull(&root, &user, "app", "from-device").ok());
+    assert_eq!(digest, pushed.digest());
+}
+
+#[test]
+fn f129_pull_and_login_work_with_the_parent_gone_and_after_kills() {
+    let (mut root, mut device, user) = pair("ReadWrite");
+    root.kill();
+    device.kill();
+    device.start();
+    assert!(pull(&device, &user, "app", "v1").is_ok(), "nothing but the device is up");
+    let pushed = Image::new(4, &[20_000]);
+    assert_eq!(pushed.push(&device.login, (&user.0, &user.1), "app", "offline").status, 201);
+    // Undelivered, and killed once more before the root comes back.
+    device.kill();
+    device.start();
+    root.start();
+    let digest = eventually(SOON * 2, "the push made offline is delivered", || {
+        pull(&root, &user, "app", "offline").ok()
+    });
+    assert_eq!(digest, pushed.digest());
+    let late = Image::new(5, &[20_000]);
+    assert_eq!(late.push(&root.login, (&user.0, &user.1), "app", "late").status, 201);
+    eventually(SOON * 2, "and the device follows again", || {
+        pull(&device, &user, "app", "late").ok()
+    });
+}
+
+#[test]
+fn a_node_stops_in_order_when_told() {
+    let (mut root, mut device, _user) = pair("ReadOnly");
+    assert!(device.stop().success());
+    assert!(root.stop().success());
+    assert!(send(&root.login, "GET", "/healthz", &[], b"").is_err());
+    root.start();
+    assert!(root.log().contains("was closed in order"), "{}", root.log());
+}
