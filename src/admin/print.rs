@@ -19,7 +19,7 @@ const SUBSCRIPTION: &str = "00000000-0000-0000-0000-000000000000";
 const RESOURCE_GROUP: &str = "skerry";
 
 impl Admin {
-    /// The id of a resource, `…/registries/<registry>/<collection>/<name>`.
+    /// The id of a resource, `.../registries/<registry>/<collection>/<name>`.
     fn id(&self, collection: &str, name: &dyn std::fmt::Display) -> String {
         format!(
             "/subscriptions/{SUBSCRIPTION}/resourceGroups/{RESOURCE_GROUP}/providers/{PROVIDER}/\

@@ -1,4 +1,4 @@
-//! `connected-registry …`
+//! `connected-registry ...`
 
 use serde::Deserialize;
 use serde_json::{Value, json};

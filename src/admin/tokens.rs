@@ -1,4 +1,4 @@
-//! `scope-map …` and `token …`.
+//! `scope-map ...` and `token ...`.
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -11,7 +11,7 @@ use crate::store::tokens::{NewToken, TokenGrants, TokenUpdate};
 use crate::types::token::PasswordSlot;
 use crate::types::{GatewayAction, Grant, RepositoryAction, ScopeMapName, TokenName, UnixSeconds};
 
-/// `[resource, action, action…]` as after `--repository` and `--gateway`.
+/// `[resource, action, action...]` as after `--repository` and `--gateway`.
 type Rules = Vec<Vec<String>>;
 
 /// A command without fields.

@@ -18,11 +18,14 @@ use crate::registry::{Registry, RegistryOptions};
 use crate::store::{Store, StoreOptions};
 use crate::sys::clock::sleep;
 use crate::sys::net::Listener;
+use crate::sys::spawn::blocking;
 use crate::sys::{Spawner, Sys};
 use crate::token::Tokens;
 use crate::types::connected_registry::ConnectionState;
 use crate::types::{ConnectedRegistry, ConnectedRegistryName, Role, UnixSeconds};
 
+/// The reserve that stands in the configuration's defaults, bytes.
+const DEFAULT_RESERVE: u64 = 64 * 1024 * 1024;
 /// How often unfinished uploads are looked through.
 const HOUSEKEEPING_PERIOD: Duration = Duration::from_secs(3600);
 /// How long requests under way may take after a stop was asked for.
@@ -71,11 +74,12 @@ impl Node {
         let logins = listen(&config, role, true)?;
         let gateways = listen(&config, role, false)?;
         let options = StoreOptions {
-            state_dir: config.storage.state_dir.clone(),
-            reserve: config.storage.reserve.0,
-            uploads_max: config.limits.uploads,
+            // Never more than 5 % of the disk, whatever is configured.
+            reserve: Some(config.storage.reserve.0).filter(|bytes| *bytes != DEFAULT_RESERVE),
+            ..StoreOptions::new(&config.storage.state_dir)
         };
-        let (store, recovery) = Store::open(sys.clone(), options).await?;
+        let seams = sys.clone();
+        let (store, recovery) = blocking(move || Store::open(seams, options)).await?;
         log::info!("store {}: {recovery}", config.storage.state_dir.display());
         let admin_listener = Listener::unix(&config.listen.admin)?;
 
@@ -268,14 +272,15 @@ impl Contact for Seen {
     }
 }
 
-/// Removes what nobody came back for.
+/// Removes what nobody came back for, and keeps the journal for those who follow it.
 async fn housekeeping(store: Store) {
     loop {
-        sleep(HOUSEKEEPING_PERIOD).await;
-        match store.sweep_uploads().await {
-            Ok(0) => {}
-            Ok(swept) => log::info!("removed {swept} uploads that nobody finished"),
-            Err(error) => log::warn!("cannot remove old uploads: {error}"),
+        match store.connected_registries() {
+            Ok(children) => store.retain_for_children(!children.is_empty()),
+            Err(error) => log::warn!("cannot look for children: {error}"),
         }
+        sleep(HOUSEKEEPING_PERIOD).await;
+        let store = store.clone();
+        blocking(move || store.sweep_uploads()).await;
     }
 }

@@ -42,7 +42,7 @@ pub struct Client {
 pub struct ClientRequest {
     /// GET, PUT and so on.
     pub method: Method,
-    /// `http://host[:port]/path?query` or `https://…`.
+    /// `http://host[:port]/path?query` or `https://...`.
     pub url: String,
     /// Header fields; Host, Content-Length and Connection are ours.
     pub headers: Vec<(String, String)>,

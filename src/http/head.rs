@@ -113,6 +113,10 @@ pub(super) async fn read_head<S: AsyncRead + Unpin>(
             seen += 1;
         }
         let filled = buffer.filled();
+        // A TLS client hello: say at once that it knocks at the wrong door, it waits for an answer.
+        if filled.first().is_some_and(|byte| !byte.is_ascii_graphic()) {
+            return Err(bad(400, "this listener speaks plain HTTP, not TLS"));
+        }
         if let Some(end) = filled.windows(4).position(|w| w == b"\r\n\r\n") {
             if end + 4 > HEAD_BYTES_MAX {
                 return Err(bad(431, "the request head is larger than 16 KiB"));

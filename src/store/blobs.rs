@@ -1,19 +1,19 @@
-//! Content: layers, configs and manifests, named by digest, immutable.
+//! Content: layers, configs and manifests, named by digest, immutable. A name appears only when
+//! the content under it is complete and durable.
 
-use std::path::Path;
-use std::sync::Arc;
+use std::collections::BTreeSet;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use ring::digest::{Context, SHA256, SHA512};
+use ring::digest::{SHA256, SHA512};
 
-use super::{Inner, Store, StoreError};
+use super::{Shared, Store, StoreError};
 use crate::sys::disk::DiskFile;
-use crate::sys::spawn::blocking;
+use crate::sys::spawn;
 use crate::types::Digest;
 use crate::types::digest::Algorithm;
 use crate::types::limits::MANIFEST_BYTES_MAX;
-
-/// Pieces in which a file is hashed, bytes.
-const HASH_PIECE_BYTES: usize = 256 * 1024;
 
 /// Content, open for reading.
 #[derive(Clone)]
@@ -24,113 +24,132 @@ pub struct OpenBlob {
     pub len: u64,
 }
 
+/// Directories of content whose own name is durable.
+#[derive(Default)]
+pub(super) struct FanOut(Mutex<BTreeSet<PathBuf>>);
+
 impl Store {
     /// Opens content; `None` when it is not here. Knowing a digest grants nothing: callers look
     /// the link of their repository up first.
     pub async fn blob_open(&self, digest: &Digest) -> Result<Option<OpenBlob>, StoreError> {
-        // Two system calls on names that are nearly always cached: cheaper than the pool.
-        let file = match self.inner.disk.open(&self.inner.layout.blob(digest)) {
-            Ok(file) => file,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(error.into()),
-        };
-        let len = file.len()?;
-        Ok(Some(OpenBlob { file, len }))
+        let (shared, digest) = (self.shared().clone(), digest.clone());
+        spawn::blocking(move || open(&shared, &digest)).await
     }
 
-    /// Reads small content whole and checks its digest: manifests.
+    /// The length of content in bytes; `None` when it is not here.
+    pub async fn blob_exists_len(&self, digest: &Digest) -> Result<Option<u64>, StoreError> {
+        let (shared, digest) = (self.shared().clone(), digest.clone());
+        spawn::blocking(move || len(&shared, &digest)).await
+    }
+
+    /// Reads small content whole and checks its digest: manifests. `Corrupt` when it differs,
+    /// `Invalid` when it is larger than any manifest.
     pub async fn blob_read(&self, digest: &Digest) -> Result<Option<Vec<u8>>, StoreError> {
-        let (inner, digest) = (self.inner.clone(), digest.clone());
-        blocking(move || {
-            let path = inner.layout.blob(&digest);
-            let bytes = match inner.disk.read(&path, MANIFEST_BYTES_MAX) {
-                Ok(bytes) => bytes,
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-                Err(error) => return Err(error.into()),
-            };
-            let mut hash = hasher(digest.algorithm());
-            hash.update(&bytes);
-            if hash.finish().as_ref() != digest.raw() {
-                log::error!("{} does not have its digest: it is not served", path.display());
-                return Err(StoreError::Corrupt(digest.to_string()));
-            }
-            Ok(Some(bytes))
-        })
-        .await
+        let (shared, digest) = (self.shared().clone(), digest.clone());
+        spawn::blocking(move || read(&shared, &digest)).await
     }
 
-    /// Stores small content durably: manifests. The caller has checked the digest.
+    /// Stores small content durably: manifests. The caller has checked the digest. `Full` below
+    /// the reserve.
     pub async fn blob_put(&self, digest: &Digest, bytes: Vec<u8>) -> Result<(), StoreError> {
-        let (inner, digest) = (self.inner.clone(), digest.clone());
-        let temporary = self.inner.layout.uploads().join(format!("{}.part", inner.sys.rng.uuid()));
-        blocking(move || {
-            if inner.disk.exists(&inner.layout.blob(&digest))? {
-                return Ok(());
-            }
-            inner.check_space()?;
-            let file = inner.disk.create(&temporary)?;
-            let written = file.write_all_at(&bytes, 0).and_then(|()| file.sync_data());
-            let placed = match written {
-                Ok(()) => inner.place(&temporary, &digest),
-                Err(error) => Err(error.into()),
-            };
-            if placed.is_err() {
-                let _ = inner.disk.remove(&temporary);
-            } else {
-                inner.sys.metrics.blob_bytes.add(bytes.len() as u64);
-            }
-            placed
-        })
-        .await
+        let (shared, digest) = (self.shared().clone(), digest.clone());
+        spawn::blocking(move || put(&shared, &digest, &bytes)).await
     }
 }
 
-impl Inner {
-    /// Gives durable content its name, and makes the name durable.
-    pub(super) fn place(&self, from: &Path, digest: &Digest) -> Result<(), StoreError> {
-        let path = self.layout.blob(digest);
-        let folder = path.parent().unwrap_or(Path::new("."));
-        if !self.disk.exists(folder)? {
-            self.disk.create_dir_all(folder)?;
-            // The new directories' own names, up to the one that was there from the start.
-            for above in folder.ancestors().skip(1).take(2) {
-                self.disk.sync_dir(above)?;
-            }
-        }
-        self.disk.rename(from, &path)?;
-        Ok(self.disk.sync_dir(folder)?)
-    }
-
-    /// `Full` below the reserve: what is left is for the journal and for deletes.
-    pub(super) fn check_space(&self) -> Result<(), StoreError> {
-        let space = self.disk.space(self.layout.root())?;
-        let reserve = self.options.reserve.min(space.total / 20);
-        if space.free < reserve { Err(StoreError::Full) } else { Ok(()) }
+/// An absent file is no error here.
+fn present<T>(result: io::Result<T>) -> Result<Option<T>, StoreError> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error.into()),
     }
 }
 
-/// A running hash of this algorithm.
-pub(super) fn hasher(algorithm: Algorithm) -> Context {
-    Context::new(match algorithm {
+fn open(shared: &Shared, digest: &Digest) -> Result<Option<OpenBlob>, StoreError> {
+    let Some(file) = present(shared.disk.open(&shared.layout.blob(digest)))? else {
+        return Ok(None);
+    };
+    let len = file.len()?;
+    Ok(Some(OpenBlob { file, len }))
+}
+
+fn len(shared: &Shared, digest: &Digest) -> Result<Option<u64>, StoreError> {
+    present(shared.disk.file_len(&shared.layout.blob(digest)))
+}
+
+fn read(shared: &Shared, digest: &Digest) -> Result<Option<Vec<u8>>, StoreError> {
+    let Some(blob) = open(shared, digest)? else {
+        return Ok(None);
+    };
+    let len = usize::try_from(blob.len).ok().filter(|_| blob.len <= MANIFEST_BYTES_MAX);
+    let Some(len) = len else {
+        let text = format!("{digest} has {} bytes, more than any manifest", blob.len);
+        return Err(StoreError::Invalid(text));
+    };
+    let mut bytes = vec![0; len];
+    blob.file.read_exact_at(&mut bytes, 0)?;
+    let algorithm = match digest.algorithm() {
         Algorithm::Sha256 => &SHA256,
         Algorithm::Sha512 => &SHA512,
-    })
+    };
+    if ring::digest::digest(algorithm, &bytes).as_ref() != digest.raw() {
+        return Err(StoreError::Corrupt(format!("the content of {digest} has another digest")));
+    }
+    Ok(Some(bytes))
 }
 
-/// Hashes the first `len` bytes of a file.
-pub(super) fn hash_file(
-    file: &dyn DiskFile,
-    len: u64,
-    algorithm: Algorithm,
-) -> std::io::Result<Context> {
-    let mut hash = hasher(algorithm);
-    let mut piece = vec![0; HASH_PIECE_BYTES];
-    let mut done = 0;
-    while done < len {
-        let want = usize::try_from(len - done).unwrap_or(usize::MAX).min(piece.len());
-        file.read_exact_at(&mut piece[..want], done)?;
-        hash.update(&piece[..want]);
-        done += want as u64;
+fn put(shared: &Shared, digest: &Digest, bytes: &[u8]) -> Result<(), StoreError> {
+    if len(shared, digest)? == Some(bytes.len() as u64) {
+        return Ok(());
     }
-    Ok(hash)
+    shared.check_space()?;
+    let temporary = shared.layout.uploads().join(format!("{}.put", shared.sys.rng.uuid()));
+    let file = shared.disk.create(&temporary)?;
+    let written = file.write_all_at(bytes, 0).map_err(StoreError::from);
+    let stored = written.and_then(|()| install(shared, &temporary, &*file, digest));
+    if stored.is_err() {
+        let _ = shared.disk.remove(&temporary);
+    }
+    stored
+}
+
+/// Makes a complete file durable and gives it its name. Content of the same length that is there
+/// already stays, and the file is removed.
+pub(super) fn install(
+    shared: &Shared,
+    from: &Path,
+    file: &dyn DiskFile,
+    digest: &Digest,
+) -> Result<(), StoreError> {
+    let bytes = file.len()?;
+    if len(shared, digest)? == Some(bytes) {
+        return Ok(shared.disk.remove(from)?);
+    }
+    file.sync_data()?;
+    let path = shared.layout.blob(digest);
+    let directory = path.parent().unwrap_or(Path::new("."));
+    shared.fan_out.make(shared, directory)?;
+    shared.disk.rename(from, &path)?;
+    shared.disk.sync_dir(directory)?;
+    shared.sys.metrics.blob_bytes.add(bytes);
+    Ok(())
+}
+
+impl FanOut {
+    /// Makes sure that a directory of content exists, durably. One that was made shortly before a
+    /// power cut may be there and still not be durable, so the first use in each run syncs too.
+    fn make(&self, shared: &Shared, directory: &Path) -> io::Result<()> {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.contains(directory) {
+            return Ok(());
+        }
+        shared.disk.create_dir_all(directory)?;
+        // blobs/sha256/ab: each of the two levels is a name in the one above.
+        for parent in directory.ancestors().skip(1).take(2) {
+            shared.disk.sync_dir(parent)?;
+        }
+        known.insert(directory.to_owned());
+        Ok(())
+    }
 }

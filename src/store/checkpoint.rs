@@ -17,9 +17,6 @@ use crate::types::limits::RECORD_BYTES_MAX;
 
 /// Rows are framed together up to about this many bytes.
 const BLOCK_BYTES: usize = 32 * 1024;
-/// Changed rows that a merge holds in memory at once, bytes. Over it: the segments are read again
-/// for the next part of the key space.
-const MERGE_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 const TRAILER_BYTES: usize = 17;
 
@@ -234,13 +231,14 @@ impl<'a> Writer<'a> {
 }
 
 /// Merges `base` with the records after it up to `end` into a new checkpoint. Reads the segments
-/// once for every [`MERGE_BYTES_MAX`] of changed rows; memory stays flat.
+/// once for every `part_bytes` of changed rows and holds no more of them; memory stays flat.
 pub fn merge(
     disk: &dyn Disk,
     layout: &Layout,
     base: Option<Checkpoint>,
     firsts: &[u64],
     end: End,
+    part_bytes: usize,
 ) -> Result<Checkpoint, StoreError> {
     let mut writer = Writer::new(disk, layout, end)?;
     let from = base.map_or(End::default(), |base| base.end);
@@ -259,7 +257,8 @@ pub fn merge(
     let mut old = next_row()?;
     let mut lower = Vec::new();
     loop {
-        let part = changes_from(disk, layout, firsts, from, end.sequence, lower)?;
+        let from_key = (lower.as_slice(), part_bytes);
+        let part = changes_from(disk, layout, firsts, from, end.sequence, from_key)?;
         for (key, change) in part.changes {
             while let Some((old_key, row)) = old.take_if(|(old_key, _)| *old_key < key) {
                 writer.row(old_key, row)?;
@@ -290,21 +289,21 @@ struct Part {
     upper: Option<Vec<u8>>,
 }
 
-/// The last changes of the smallest keys from `lower` on, as many as fit.
+/// The last changes of the smallest keys from `lower` on, as many as fit `bytes_max`.
 fn changes_from(
     disk: &dyn Disk,
     layout: &Layout,
     firsts: &[u64],
     from: End,
     through: u64,
-    lower: Vec<u8>,
+    (lower, bytes_max): (&[u8], usize),
 ) -> Result<Part, StoreError> {
     let size = |key: &[u8], row: Option<&[u8]>| key.len() + row.map_or(0, <[u8]>::len) + 64;
     let mut part = Part { changes: BTreeMap::new(), upper: None };
     let mut bytes = 0;
     journal::replay(disk, layout, firsts, from, through, &mut |record| {
         for (key, row) in record.changes {
-            if key < lower || part.upper.as_ref().is_some_and(|upper| key >= *upper) {
+            if *key < *lower || part.upper.as_ref().is_some_and(|upper| key >= *upper) {
                 continue;
             }
             bytes += size(&key, row.as_deref());
@@ -312,7 +311,7 @@ fn changes_from(
                 bytes -= size(&key, before.as_deref());
             }
             part.changes.insert(key, row);
-            while bytes > MERGE_BYTES_MAX && part.changes.len() > 1 {
+            while bytes > bytes_max && part.changes.len() > 1 {
                 if let Some((key, row)) = part.changes.pop_last() {
                     bytes -= size(&key, row.as_deref());
                     part.upper = Some(key);

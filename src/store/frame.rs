@@ -276,15 +276,15 @@ mod tests {
     fn frames_of_every_size_are_read_back() {
         let sizes = [1, 35, 36, 37, READ_BYTES - HEAD_BYTES, READ_BYTES, READ_BYTES * 3 + 1];
         let mut bytes = Vec::new();
-        for (number, size) in sizes.into_iter().enumerate() {
-            let payload = vec![number as u8; size];
-            append(&mut bytes, 7, FrameKind::Record, number as u64, 0, 9, &payload).unwrap();
+        for (number, size) in (0u8..).zip(sizes) {
+            let payload = vec![number; size];
+            append(&mut bytes, 7, FrameKind::Record, number.into(), 0, 9, &payload).unwrap();
         }
         let mut reader = FrameReader::new(file_with(&bytes), 7, 0);
-        for (number, size) in sizes.into_iter().enumerate() {
+        for (number, size) in (0u8..).zip(sizes) {
             let head = reader.next_frame().unwrap().unwrap();
-            assert_eq!((head.sequence, head.previous), (number as u64, 9));
-            assert_eq!(reader.payload(), vec![number as u8; size]);
+            assert_eq!((head.sequence, head.previous), (u64::from(number), 9));
+            assert_eq!(reader.payload(), vec![number; size]);
         }
         assert!(reader.next_frame().unwrap().is_none());
     }

@@ -1,6 +1,6 @@
 //! Files that make this node itself: keys, instance id, feed epoch.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::layout::Layout;
 use super::{Store, StoreError};
@@ -19,7 +19,7 @@ impl Store {
         name: &str,
         make: impl FnOnce() -> Result<Vec<u8>, String>,
     ) -> Result<Vec<u8>, StoreError> {
-        read_or_create(&*self.shared().disk, path_of(&self.shared().layout, name)?, make)
+        read_or_create(&*self.shared().disk, &path_of(&self.shared().layout, name)?, make)
     }
 
     /// Durably replaces an identity file. Blocks.
@@ -45,7 +45,7 @@ pub(super) fn feed_epoch(
         let text = String::from_utf8(bytes).ok()?;
         u64::from_str_radix(text.trim_end(), 16).ok()
     };
-    if let Some(epoch) = parse(read_or_create(disk, path.clone(), make)?) {
+    if let Some(epoch) = parse(read_or_create(disk, &path, make)?) {
         return Ok(epoch);
     }
     // An unreadable epoch is as good as none: followers reconcile.
@@ -64,13 +64,13 @@ fn path_of(layout: &Layout, name: &str) -> Result<PathBuf, StoreError> {
 
 fn read_or_create(
     disk: &dyn Disk,
-    path: PathBuf,
+    path: &Path,
     make: impl FnOnce() -> Result<Vec<u8>, String>,
 ) -> Result<Vec<u8>, StoreError> {
-    if disk.exists(&path)? {
-        return Ok(disk.read(&path, IDENTITY_BYTES_MAX)?);
+    if disk.exists(path)? {
+        return Ok(disk.read(path, IDENTITY_BYTES_MAX)?);
     }
     let bytes = make().map_err(StoreError::Invalid)?;
-    disk.replace(&path, &bytes)?;
+    disk.replace(path, &bytes)?;
     Ok(bytes)
 }

@@ -48,7 +48,10 @@ pub fn row_hash(key: &[u8], row: &[u8]) -> u64 {
 
 /// An index in memory: for simulations, and where the one on disk cannot be built.
 #[derive(Default)]
-pub struct MapIndex(RwLock<(u64, BTreeMap<Vec<u8>, Vec<u8>>)>);
+pub struct MapIndex(RwLock<Rows>);
+
+/// The last sequence applied, and all rows.
+type Rows = (u64, BTreeMap<Vec<u8>, Vec<u8>>);
 
 impl Index for MapIndex {
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {

@@ -3,7 +3,7 @@
 //!
 //! A segment is named by its first sequence. Its header repeats where the segment before it
 //! ended, so that a lost or exchanged segment is noticed; a footer ends a segment that was closed
-//! in good order. It is created by the first append, so that a start without changes writes
+//! in good order, and says whether the process stopped there. It is created by the first append, so that a start without changes writes
 //! nothing.
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -20,6 +20,15 @@ use crate::types::UnixSeconds;
 
 /// First byte of every payload in the journal.
 pub const PAYLOAD_VERSION: u8 = 1;
+
+/// No segment header is longer than this, bytes.
+pub const SEGMENT_HEADER_BYTES_MAX: u64 = 64;
+
+/// A footer's payload after the version byte: the next segment follows.
+const ROTATED: u8 = 0;
+/// The same: the process stopped in good order.
+const STOPPED: u8 = 1;
+const FOOTER_BYTES: u64 = frame::HEAD_BYTES as u64 + 2;
 
 /// What one command changed. Part of the on-disk format.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -91,18 +100,27 @@ pub struct Journal {
     segments: Segments,
     open: Option<OpenSegment>,
     end: End,
+    /// What is there ends with a clean stop.
+    clean: bool,
     poisoned: bool,
 }
 
 struct OpenSegment {
     file: Arc<dyn DiskFile>,
     seed: u32,
+    previous: End,
 }
 
 impl Journal {
-    /// Continues after `end`, in a new segment.
-    pub fn new(disk: Arc<dyn Disk>, layout: Layout, segments: Segments, end: End) -> Journal {
-        Journal { disk, layout, segments, open: None, end, poisoned: false }
+    /// Continues after `end`, in a new segment; `clean`: what is there ends with a clean stop.
+    pub fn new(
+        disk: Arc<dyn Disk>,
+        layout: Layout,
+        segments: Segments,
+        end: End,
+        clean: bool,
+    ) -> Journal {
+        Journal { disk, layout, segments, open: None, end, clean, poisoned: false }
     }
 
     /// Where it ends; everything up to here is durable.
@@ -127,51 +145,73 @@ impl Journal {
         if self.poisoned {
             return Err(StoreError::Unavailable);
         }
+        if self.open.is_none() {
+            self.open_segment(seed)?;
+        }
+        let seed = self.open.as_ref().map_or(0, |open| open.seed);
         let group = self.end.sequence + 1;
         let mut bytes = Vec::new();
         let mut end = self.end;
-        let seed = match &self.open {
-            Some(open) => open.seed,
-            None => {
-                end.crc = append_header(&mut bytes, seed, self.end)?;
-                end.len = 0;
-                seed
-            }
-        };
         for payload in payloads {
             end.sequence += 1;
             let kind = FrameKind::Record;
             end.crc = frame::append(&mut bytes, seed, kind, end.sequence, group, end.crc, payload)
                 .ok_or_else(|| StoreError::Invalid("a change is too large".to_owned()))?;
         }
-        let start = end.len;
+        self.write(&bytes, self.end.len)?;
         end.len += bytes.len() as u64;
-        match &self.open {
-            Some(_) => self.write(&bytes, start)?,
-            None => self.create(&bytes, group, seed)?,
-        }
         self.end = end;
         Ok(bytes.len() as u64)
     }
 
     /// Closes the segment that is being written with a footer; the next append makes a new one.
-    pub fn close_segment(&mut self) -> Result<(), StoreError> {
-        let Some(open) = &self.open else {
-            return Ok(());
-        };
+    /// `stop`: the process is about to end.
+    pub fn close_segment(&mut self, stop: bool) -> Result<(), StoreError> {
         if self.poisoned {
             return Err(StoreError::Unavailable);
         }
+        let Some(open) = &self.open else {
+            return Ok(());
+        };
+        if open.previous.sequence == self.end.sequence {
+            // Its first append failed. A segment without records is no part of the chain.
+            let first = self.end.sequence + 1;
+            self.end = open.previous;
+            self.open = None;
+            self.segments.change(|firsts| firsts.retain(|other| *other != first));
+            return Ok(self.disk.remove(&self.layout.segment(first))?);
+        }
+        self.write_footer(stop)
+    }
+
+    /// Leaves a sign of a clean stop, where the last segment has none: a segment without records,
+    /// which the next start removes. Nothing can be appended after it.
+    pub fn mark_clean(&mut self, seed: u32) -> Result<(), StoreError> {
+        if self.clean || self.poisoned {
+            return Ok(());
+        }
+        self.open_segment(seed)?;
+        self.write_footer(true)
+    }
+
+    fn write_footer(&mut self, stop: bool) -> Result<(), StoreError> {
+        let seed = self.open.as_ref().map_or(0, |open| open.seed);
         let mut bytes = Vec::new();
-        let crc = append_footer(&mut bytes, open.seed, self.end);
+        let crc = append_footer(&mut bytes, seed, self.end, stop);
         self.write(&bytes, self.end.len)?;
         self.end = End { crc, len: self.end.len + bytes.len() as u64, ..self.end };
         self.open = None;
+        self.clean = stop;
         Ok(())
     }
 
-    fn create(&mut self, bytes: &[u8], first: u64, seed: u32) -> Result<(), StoreError> {
+    /// Creates the next segment and makes its header durable before any record follows: a bad
+    /// header with records behind it is then damage for certain, not a torn append.
+    fn open_segment(&mut self, seed: u32) -> Result<(), StoreError> {
+        let first = self.end.sequence + 1;
         let path = self.layout.segment(first);
+        let mut bytes = Vec::new();
+        let crc = append_header(&mut bytes, seed, self.end)?;
         let made = self.disk.create(&path).or_else(|error| match error.kind() {
             // Left by an append that failed: it holds nothing that was acknowledged.
             std::io::ErrorKind::AlreadyExists => {
@@ -180,8 +220,8 @@ impl Journal {
             }
             _ => Err(error),
         });
-        self.open = Some(OpenSegment { file: made?, seed });
-        let result = self.write(bytes, 0).and_then(|()| {
+        self.open = Some(OpenSegment { file: made?, seed, previous: self.end });
+        let result = self.write(&bytes, 0).and_then(|()| {
             self.disk.sync_dir(&self.layout.journal()).map_err(|error| {
                 self.poisoned = true;
                 StoreError::Io(format!("{}: {error}", path.display()))
@@ -192,6 +232,8 @@ impl Journal {
             let _ = self.disk.remove(&path);
             return result;
         }
+        self.end = End { crc, len: bytes.len() as u64, ..self.end };
+        self.clean = false;
         self.segments.change(|firsts| firsts.push(first));
         Ok(())
     }
@@ -225,12 +267,12 @@ fn append_header(bytes: &mut Vec<u8>, seed: u32, previous: End) -> Result<u32, S
 }
 
 /// Appends a footer after `end` and returns its CRC.
-fn append_footer(bytes: &mut Vec<u8>, seed: u32, end: End) -> u32 {
+fn append_footer(bytes: &mut Vec<u8>, seed: u32, end: End, stop: bool) -> u32 {
     // Its group lies after every record of the segment: what stands before it was durable.
     let group = end.sequence + 1;
     let kind = FrameKind::SegmentFooter;
-    frame::append(bytes, seed, kind, end.sequence, group, end.crc, &[PAYLOAD_VERSION])
-        .unwrap_or(end.crc)
+    let payload = [PAYLOAD_VERSION, if stop { STOPPED } else { ROTATED }];
+    frame::append(bytes, seed, kind, end.sequence, group, end.crc, &payload).unwrap_or(end.crc)
 }
 
 /// Reads one segment and checks that each frame follows the one before.
@@ -240,6 +282,7 @@ pub struct SegmentReader {
     previous: End,
     end: End,
     closed: bool,
+    stopped: bool,
 }
 
 impl SegmentReader {
@@ -263,7 +306,7 @@ impl SegmentReader {
         let previous =
             End { sequence: head.sequence, crc: head.previous, len: header.previous_len };
         let end = End { sequence: head.sequence, crc: head.crc, len: frames.offset() };
-        Ok(SegmentReader { frames, seed, previous, end, closed: false })
+        Ok(SegmentReader { frames, seed, previous, end, closed: false, stopped: false })
     }
 
     /// Where the segment before it ended.
@@ -276,9 +319,9 @@ impl SegmentReader {
         self.end
     }
 
-    /// Whether the footer was read.
-    pub fn closed(&self) -> bool {
-        self.closed
+    /// Whether a footer was read that says that the process stopped in good order.
+    pub fn stopped(&self) -> bool {
+        self.stopped
     }
 
     /// The next record; `None` at the end.
@@ -302,6 +345,7 @@ impl SegmentReader {
                 FrameKind::SegmentFooter if head.sequence == self.end.sequence => {
                     self.end = end;
                     self.closed = true;
+                    self.stopped = self.frames.payload().get(1) == Some(&STOPPED);
                 }
                 _ => return Err(bad),
             }
@@ -320,6 +364,30 @@ impl SegmentReader {
         Ok(false)
     }
 
+    /// Hands on every record from here that can be read, whatever stands between them.
+    pub fn each_readable(
+        &mut self,
+        each: &mut dyn FnMut(Record) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        let io = |fault| match fault {
+            FrameFault::Io(error) => StoreError::from(error),
+            FrameFault::Bad(_) => StoreError::Unavailable,
+        };
+        loop {
+            let head = match self.frames.next_frame() {
+                Err(FrameFault::Bad(_)) => self.frames.skip_damage().map_err(io)?,
+                result => result.map_err(io)?,
+            };
+            let Some(head) = head else {
+                return Ok(());
+            };
+            let record = parse_payload::<Record>(self.frames.payload());
+            if let (FrameKind::Record, Some(record)) = (head.kind, record) {
+                each(record)?;
+            }
+        }
+    }
+
     /// Cuts what follows the last good frame, adds a footer where there is space, and makes the
     /// segment durable. Returns its end.
     pub fn seal(&self, disk: &dyn Disk, layout: &Layout) -> std::io::Result<End> {
@@ -332,7 +400,7 @@ impl SegmentReader {
             return Ok(self.end);
         }
         let mut bytes = Vec::new();
-        let crc = append_footer(&mut bytes, self.seed, self.end);
+        let crc = append_footer(&mut bytes, self.seed, self.end, false);
         let written = file.write_all_at(&bytes, self.end.len).and_then(|()| file.sync_data());
         if written.is_ok() {
             return Ok(End { crc, len: self.end.len + bytes.len() as u64, ..self.end });
@@ -342,6 +410,21 @@ impl SegmentReader {
         file.sync_data()?;
         Ok(self.end)
     }
+}
+
+/// Whether a segment ends with the footer of a clean stop, by its end alone.
+pub fn ends_with_stop(disk: &dyn Disk, layout: &Layout, first: u64) -> bool {
+    let Ok(segment) = SegmentReader::open(disk, layout, first) else {
+        return false;
+    };
+    let path = layout.segment(first);
+    let Ok((file, len)) = disk.open(&path).and_then(|file| Ok((file.clone(), file.len()?))) else {
+        return false;
+    };
+    let mut frames = FrameReader::new(file, segment.seed, len.saturating_sub(FOOTER_BYTES));
+    let footer = frames.next_frame().ok().flatten();
+    footer.is_some_and(|head| head.kind == FrameKind::SegmentFooter)
+        && frames.payload().get(1) == Some(&STOPPED)
 }
 
 /// Reads all records after `from` up to `through`, which must be there undamaged, and hands them

@@ -95,8 +95,8 @@ impl OpenError {
 
 impl Layout {
     /// The paths under `root`.
-    pub fn new(root: &Path) -> Layout {
-        Layout { root: root.to_owned() }
+    pub fn new(root: impl Into<PathBuf>) -> Layout {
+        Layout { root: root.into() }
     }
 
     /// The state directory itself.

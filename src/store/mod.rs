@@ -19,6 +19,7 @@ pub mod manifests;
 pub mod node;
 pub mod outbox;
 pub mod passwords;
+pub mod recover;
 pub mod referrers;
 pub mod repositories;
 pub mod row;
@@ -33,7 +34,9 @@ mod cascade;
 mod creation;
 mod delivered;
 mod error;
-mod recover;
+mod rebuild;
+mod salvage;
+mod space;
 mod writer;
 
 #[cfg(test)]
@@ -42,36 +45,69 @@ mod tests;
 pub use error::StoreError;
 pub use layout::OpenError;
 pub use manifests::{ManifestRow, PutManifest, PutOutcome};
-pub use recover::Recovery;
+pub use recover::{IndexKind, Recovery};
 pub use tags::{Precondition, TagRow};
 pub use txn::Txn;
 
-use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::thread::JoinHandle;
 
-use event_listener::Event;
-use smol::channel::{Sender, bounded};
+use smol::channel::Sender;
 
-use feed::Ring;
-use index::{Index, MapIndex};
+use blobs::FanOut;
+use feed::Feed;
+use index::{Index, MapIndex, NoIndex};
+use journal::{Journal, Segments};
 use layout::Layout;
 use node::SyncView;
 use row::Row;
+use space::SpaceCheck;
 use uploads::Uploads;
-use writer::{Job, Message};
+use writer::{Job, Message, Sizes, Writer};
 
-use crate::sys::{Disk, Sys};
+use crate::sys::{Disk, MemoryDisk, Sys};
+use crate::types::limits::{SEGMENT_BYTES, WRITER_QUEUE_MAX};
+
+/// A checkpoint is not worth its writes before the journal has grown by this, bytes.
+const CHECKPOINT_BYTES_MIN: u64 = 4 * 1024 * 1024;
+/// Changed rows that a checkpoint holds in memory at once unless told otherwise, bytes.
+const MERGE_BYTES: usize = 4 * 1024 * 1024;
 
 /// How a store is opened.
 #[derive(Clone, Debug)]
 pub struct StoreOptions {
-    /// Directory of all state.
+    /// The state directory; its parent must exist.
     pub state_dir: PathBuf,
-    /// Free space, bytes, below which pushes are refused; never more than 5 % of the disk.
-    pub reserve: u64,
-    /// Unfinished uploads at once.
-    pub uploads_max: usize,
+    /// Free space below which pushes are refused, bytes; `None`: 64 MiB or 5 % of the file
+    /// system, whichever is less.
+    pub reserve: Option<u64>,
+    /// Whether segments are kept for children that follow the feed.
+    pub retain_for_children: bool,
+    /// What answers look-ups.
+    pub index: IndexKind,
+    /// Size at which a segment is closed, bytes.
+    pub segment_bytes: u64,
+    /// Growth of the journal below which no checkpoint is made, bytes.
+    pub checkpoint_bytes_min: u64,
+    /// Changed rows that a checkpoint holds in memory at once, bytes.
+    pub merge_bytes: usize,
+}
+
+impl StoreOptions {
+    /// What a node uses, in this state directory.
+    pub fn new(state_dir: &Path) -> StoreOptions {
+        StoreOptions {
+            state_dir: state_dir.to_owned(),
+            reserve: None,
+            retain_for_children: false,
+            index: IndexKind::Sled,
+            segment_bytes: SEGMENT_BYTES,
+            checkpoint_bytes_min: CHECKPOINT_BYTES_MIN,
+            merge_bytes: MERGE_BYTES,
+        }
+    }
 }
 
 /// The store of one node; a clone is another handle on it.
@@ -81,75 +117,144 @@ pub struct Store {
 }
 
 struct Inner {
-    sys: Sys,
-    disk: Arc<dyn Disk>,
-    layout: Layout,
-    options: StoreOptions,
-    index: RwLock<Arc<dyn Index>>,
-    commands: Commands,
-    /// The last durable and visible sequence.
-    sequence: AtomicU64,
-    grown: Event,
-    stopping: AtomicBool,
-    epoch: u64,
-    ring: Mutex<Ring>,
-    segments: journal::Segments,
-    uploads: Uploads,
+    engine: Engine,
+    shared: Arc<Shared>,
     sync_view: Mutex<Arc<SyncView>>,
-    /// Held for as long as the store is in use.
+    /// Dropped last: the directory is ours until the writer is gone.
     _lock: Option<Box<dyn Send + Sync>>,
 }
 
-/// Where commands go.
-enum Commands {
-    /// To the writer's thread.
-    Thread(Sender<Message>),
-    /// Straight to an index in memory.
-    Inline(Mutex<()>),
+enum Engine {
+    Memory(Box<Mutex<Writer>>),
+    Thread { queue: Sender<Message>, thread: Mutex<Option<JoinHandle<()>>> },
+}
+
+/// What the writer, readers and blocking work have in common.
+struct Shared {
+    sys: Sys,
+    disk: Arc<dyn Disk>,
+    layout: Layout,
+    index: RwLock<Arc<dyn Index>>,
+    /// The writer has been asked to look after the index.
+    healing: AtomicBool,
+    feed: Feed,
+    segments: Segments,
+    uploads: Uploads,
+    fan_out: FanOut,
+    space: SpaceCheck,
+    retain: AtomicBool,
+    read_only: AtomicBool,
+}
+
+impl Shared {
+    fn index(&self) -> Arc<dyn Index> {
+        self.index.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Puts another index in place and returns the one before.
+    fn set_index(&self, index: Arc<dyn Index>) -> Arc<dyn Index> {
+        let mut cell = self.index.write().unwrap_or_else(PoisonError::into_inner);
+        std::mem::replace(&mut *cell, index)
+    }
 }
 
 impl Store {
-    /// Opens the store, brings its index up to the journal, and starts the writer.
-    pub async fn open(sys: Sys, options: StoreOptions) -> Result<(Store, Recovery), OpenError> {
-        crate::sys::spawn::blocking(move || recover::open(sys, options)).await
+    /// Opens the store in a state directory, or makes a new one, and says what was found. Blocks;
+    /// may take seconds when the index has to be built again.
+    pub fn open(sys: Sys, options: StoreOptions) -> Result<(Store, Recovery), OpenError> {
+        let disk = sys.disk.clone();
+        let layout = Layout::new(options.state_dir);
+        let (lock, new) = layout.take(&*disk)?;
+        let recovered = recover::recover(&disk, &layout, options.index)?;
+        let mut recovery = recovered.recovery;
+        recovery.new = new && recovered.end.sequence == 0;
+        let failed = |path: &Path| {
+            let path = path.to_owned();
+            move |error: StoreError| OpenError::Io { path, cause: error.to_string() }
+        };
+        let epoch = identity::feed_epoch(&sys, &*disk, &layout, recovered.renew_epoch)
+            .map_err(failed(&layout.identity()))?;
+        let uploads = Uploads::open(&sys, &*disk, &layout).map_err(failed(&layout.uploads()))?;
+        let segments = Segments::new(recovered.firsts);
+        let shared = Arc::new(Shared {
+            feed: Feed::new(epoch, recovered.end.sequence, true),
+            index: RwLock::new(recovered.index),
+            healing: AtomicBool::new(false),
+            segments: segments.clone(),
+            uploads,
+            fan_out: FanOut::default(),
+            space: SpaceCheck::new(options.reserve),
+            retain: AtomicBool::new(options.retain_for_children),
+            read_only: AtomicBool::new(false),
+            sys,
+            disk: disk.clone(),
+            layout: layout.clone(),
+        });
+        shared.keep_ballast();
+        uploads::sweep(&shared);
+        let journal = Journal::new(disk, layout.clone(), segments, recovered.end, recovery.clean);
+        let writer = Writer::new(
+            shared.clone(),
+            Some(journal),
+            options.index,
+            recovered.checkpoints,
+            recovered.bytes_since,
+            Sizes {
+                segment_bytes: options.segment_bytes,
+                checkpoint_bytes_min: options.checkpoint_bytes_min,
+                merge_bytes: options.merge_bytes,
+            },
+        );
+        let (queue, commands) = smol::channel::bounded(WRITER_QUEUE_MAX);
+        let thread = shared.sys.spawner.thread("skerry-writer", move || writer.run(&commands));
+        let thread = Mutex::new(Some(thread.map_err(OpenError::io(layout.root()))?));
+        let engine = Engine::Thread { queue, thread };
+        let inner = Inner { engine, shared, sync_view: Mutex::default(), _lock: Some(lock) };
+        Ok((Store { inner: Arc::new(inner) }, recovery))
     }
 
-    /// A store in memory only, for tests of what stands above.
+    /// A store in memory only, for tests of what stands above. Content and uploads work too; they
+    /// live on a disk in memory.
     pub fn in_memory(sys: Sys) -> Store {
-        let options =
-            StoreOptions { state_dir: PathBuf::from("/nonexistent"), reserve: 0, uploads_max: 1 };
-        let inner = Inner {
-            disk: sys.disk.clone(),
-            layout: Layout::new(&options.state_dir),
+        let disk: Arc<dyn Disk> = Arc::new(MemoryDisk::new());
+        let layout = Layout::new("/");
+        let epoch = sys.rng.number();
+        let shared = Arc::new(Shared {
+            feed: Feed::new(epoch, 0, false),
             index: RwLock::new(Arc::new(MapIndex::default())),
-            commands: Commands::Inline(Mutex::new(())),
-            sequence: AtomicU64::new(0),
-            grown: Event::new(),
-            stopping: AtomicBool::new(false),
-            epoch: 1,
-            ring: Mutex::default(),
-            segments: journal::Segments::default(),
+            healing: AtomicBool::new(false),
+            segments: Segments::default(),
             uploads: Uploads::default(),
-            sync_view: Mutex::default(),
-            _lock: None,
+            fan_out: FanOut::default(),
+            space: SpaceCheck::new(None),
+            retain: AtomicBool::new(false),
+            read_only: AtomicBool::new(false),
             sys,
-            options,
-        };
+            disk,
+            layout,
+        });
+        for path in [shared.layout.uploads(), shared.layout.identity()] {
+            // Directories in memory can always be made.
+            let _ = shared.disk.create_dir_all(&path);
+        }
+        let writer = Writer::in_memory(shared.clone());
+        let engine = Engine::Memory(Box::new(Mutex::new(writer)));
+        let inner = Inner { engine, shared, sync_view: Mutex::default(), _lock: None };
         Store { inner: Arc::new(inner) }
     }
 
     /// The seams that the store was opened with.
     pub fn sys(&self) -> &Sys {
-        &self.inner.sys
+        &self.shared().sys
     }
 
-    fn shared(&self) -> &Inner {
-        &self.inner
+    fn shared(&self) -> &Arc<Shared> {
+        &self.inner.shared
     }
 
     /// Reads one row.
     pub fn get<R: Row>(&self, key: &[u8]) -> Result<Option<R>, StoreError> {
-        let row = self.inner.look_up(|index| index.get(key))?;
+        let row = self.look_up(|index| index.get(key))?;
         row.map(|bytes| row::decode(&bytes)).transpose()
     }
 
@@ -161,98 +266,83 @@ impl Store {
         after: Option<&[u8]>,
         limit: usize,
     ) -> Result<Vec<(Vec<u8>, R)>, StoreError> {
-        let rows = self.inner.look_up(|index| index.scan(prefix, after, limit))?;
+        let rows = self.look_up(|index| index.scan(prefix, after, limit))?;
         rows.into_iter().map(|(key, bytes)| Ok((key, row::decode(&bytes)?))).collect()
-    }
-
-    /// Runs a command on the writer and returns when what it changed is durable and visible. If
-    /// the command fails, nothing is changed.
-    pub async fn commit<T: Send + 'static>(
-        &self,
-        command: impl FnOnce(&mut Txn<'_>) -> Result<T, StoreError> + Send + 'static,
-    ) -> Result<T, StoreError> {
-        match &self.inner.commands {
-            Commands::Inline(turn) => {
-                let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
-                self.inner.run_inline(command)
-            }
-            Commands::Thread(sender) => {
-                let (reply, answer) = bounded(1);
-                let job = Job::new(command, reply);
-                let sent = sender.send(Message::Run(job)).await;
-                sent.map_err(|_| StoreError::Unavailable)?;
-                answer.recv().await.unwrap_or(Err(StoreError::Unavailable))
-            }
-        }
-    }
-
-    /// The sequence of the last durable record.
-    pub fn sequence(&self) -> u64 {
-        self.inner.sequence.load(Ordering::Acquire)
-    }
-
-    /// Ends the journal in order, so that the next start has nothing to mend. Later commands are
-    /// answered with `Unavailable`.
-    pub async fn close(&self) -> Result<(), StoreError> {
-        let Commands::Thread(sender) = &self.inner.commands else {
-            return Ok(());
-        };
-        let (reply, answer) = bounded(1);
-        sender.send(Message::Close(reply)).await.map_err(|_| StoreError::Unavailable)?;
-        answer.recv().await.unwrap_or(Err(StoreError::Unavailable))
-    }
-}
-
-impl Inner {
-    /// The index as it is now; a rebuild puts another one in place.
-    fn index(&self) -> Arc<dyn Index> {
-        self.index.read().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    fn set_index(&self, index: Arc<dyn Index>) {
-        *self.index.write().unwrap_or_else(PoisonError::into_inner) = index;
     }
 
     fn look_up<T>(
         &self,
-        call: impl FnOnce(&dyn Index) -> Result<T, StoreError>,
+        ask: impl FnOnce(&dyn Index) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
-        let index = self.index();
-        let result = call(&*index);
-        if result.is_err()
+        let index = self.shared().index();
+        let answer = ask(&*index);
+        if answer.is_err()
             && index.failed()
-            && let Commands::Thread(sender) = &self.commands
+            && let Engine::Thread { queue, .. } = &self.inner.engine
+            && !self.shared().healing.swap(true, Ordering::Relaxed)
         {
-            // The writer looks at the index before each group. A full queue wakes it as well.
-            let _ = sender.try_send(Message::Check);
+            // A full queue is no loss: the writer looks at the index before each group.
+            let _ = queue.try_send(Message::Heal);
         }
-        result
+        answer
     }
 
-    fn run_inline<T>(
+    /// Runs a command on the writer and returns when what it changed is durable and visible. If
+    /// the command fails, nothing is changed. `Unavailable` after the disk failed: the store is
+    /// then read-only until it is opened again.
+    pub async fn commit<T: Send + 'static>(
         &self,
-        command: impl FnOnce(&mut Txn<'_>) -> Result<T, StoreError>,
+        command: impl FnOnce(&mut Txn<'_>) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
-        let index = self.index();
-        let mut txn = Txn::new(&*index);
-        let value = command(&mut txn)?;
-        let changes = txn.into_changes();
-        if !changes.is_empty() {
-            let sequence = self.sequence.load(Ordering::Acquire) + 1;
-            index.apply(sequence, &changes)?;
-            self.publish(sequence, vec![(sequence, changes)]);
+        let (job, answer) = Job::new(command);
+        match &self.inner.engine {
+            Engine::Memory(writer) => {
+                let mut writer = writer.lock().unwrap_or_else(PoisonError::into_inner);
+                writer.group(Box::new(job), || None);
+            }
+            Engine::Thread { queue, .. } => {
+                let message = Message::Command(Box::new(job));
+                queue.send(message).await.map_err(|_| StoreError::Unavailable)?;
+            }
         }
-        Ok(value)
+        answer.recv().await.unwrap_or(Err(StoreError::Unavailable))
     }
 
-    /// Makes records visible to followers: they are durable and in the index.
-    fn publish(&self, sequence: u64, records: Vec<(u64, Vec<index::Change>)>) {
-        let mut ring = self.ring.lock().unwrap_or_else(PoisonError::into_inner);
-        for (sequence, changes) in records {
-            ring.push(sequence, changes);
+    /// The sequence of the last durable record.
+    pub fn sequence(&self) -> u64 {
+        self.shared().feed.published()
+    }
+
+    /// Whether the disk failed, so that changes are refused.
+    pub fn read_only(&self) -> bool {
+        self.shared().read_only.load(Ordering::Relaxed)
+    }
+
+    /// Stops in good order: the next start finds a footer, a checkpoint and a written index.
+    /// Commands that wait are run first, later ones get `Unavailable`; look-ups go on.
+    pub async fn close(&self) -> Result<(), StoreError> {
+        let Engine::Thread { queue, .. } = &self.inner.engine else {
+            return Ok(());
+        };
+        let (reply, answer) = smol::channel::bounded(1);
+        queue.send(Message::Close(reply)).await.map_err(|_| StoreError::Unavailable)?;
+        answer.recv().await.unwrap_or(Err(StoreError::Unavailable))
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        let Engine::Thread { queue, thread } = &self.engine else {
+            return;
+        };
+        queue.close();
+        let thread = thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(thread) = thread
+            && thread.thread().id() != std::thread::current().id()
+        {
+            let _ = thread.join();
         }
-        drop(ring);
-        self.sequence.store(sequence, Ordering::Release);
-        self.grown.notify(usize::MAX);
+        // Closes sled, which holds a lock of its own, before the directory is let go.
+        self.shared.set_index(Arc::new(NoIndex));
     }
 }

@@ -1,359 +1,352 @@
-//! Opening: from what a stop, a kill or a power cut left to a store that answers.
+//! Opening: from what a stop of any kind left to a store that answers.
+//!
+//! The state is a checkpoint and the records after it. A damaged end of the last segment, with
+//! nothing behind it that proves it was durable, is the torn end of an append that nobody was
+//! told about: it is cut. This is also the one damage that cannot be detected: bit rot in the
+//! very last group after an unclean stop looks the same, unless the index knows of more.
 
 use std::fmt;
-use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU64};
-use std::sync::{Arc, Mutex, RwLock};
-
-use event_listener::Event;
-use smol::channel::bounded;
+use std::sync::Arc;
 
 use super::checkpoint::{self, Checkpoint};
 use super::frame::FrameFault;
-use super::identity::feed_epoch;
-use super::index::{Change, Index, MapIndex};
-use super::journal::{self, End, Journal, SegmentReader, Segments};
+use super::index::{Index, MapIndex};
+use super::journal::{self, End, SEGMENT_HEADER_BYTES_MAX, SegmentReader};
 use super::layout::{Layout, OpenError};
-use super::sled_index::SledIndex;
-use super::uploads::Uploads;
-use super::writer::Writer;
-use super::{Commands, Inner, Store, StoreError, StoreOptions};
-use crate::sys::{Disk, Sys};
-use crate::types::limits::WRITER_QUEUE_MAX;
+use super::rebuild::{catch_up, fill, open_sled, rebuild};
+use super::salvage::{Damage, last_sequence_seen, salvage};
+use crate::sys::Disk;
 
-/// Rows that a rebuild puts into the index at once.
-const REBUILD_BATCH: usize = 512;
+/// What answers look-ups.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum IndexKind {
+    /// sled, on the real file system.
+    Sled,
+    /// A map in memory, for simulated disks.
+    Map,
+}
 
-/// What opening the store found and did.
+/// What opening the store found and did; one line for the log.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Recovery {
-    /// Nothing was there.
+    /// There was no store before.
     pub new: bool,
-    /// The last stop was in order.
+    /// The last stop was in good order.
     pub clean: bool,
-    /// The last durable sequence.
+    /// The last sequence in the journal.
     pub sequence: u64,
-    /// Records that the index did not have yet.
-    pub replayed: u64,
-    /// Bytes of an unfinished append that were cut off; nobody was told that they were stored.
-    pub cut_bytes: u64,
-    /// Why the index was built again.
-    pub rebuilt: Option<String>,
+    /// Records that the index did not know yet.
+    pub records_replayed: u64,
+    /// Bytes of a torn append that were cut off.
+    pub tail_cut_bytes: u64,
+    /// Why the index was built again, if it was.
+    pub index_rebuilt: Option<String>,
+    /// What was damaged, and what it cost.
+    pub damage: Vec<String>,
 }
 
 impl fmt::Display for Recovery {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let state = match (self.new, self.clean) {
-            (true, _) => "is new",
-            (false, true) => "was closed in order",
-            (false, false) => "was not closed in order",
+        let stop = match (self.new, self.clean) {
+            (true, _) => "new store",
+            (false, true) => "store opened after a clean stop",
+            (false, false) => "store opened after an unclean stop",
         };
-        write!(f, "{state}, sequence {}", self.sequence)?;
-        if self.replayed > 0 {
-            write!(f, ", {} records replayed into the index", self.replayed)?;
+        write!(f, "{stop} sequence={} replayed={}", self.sequence, self.records_replayed)?;
+        if self.tail_cut_bytes > 0 {
+            write!(f, " torn_tail_cut_bytes={}", self.tail_cut_bytes)?;
         }
-        if self.cut_bytes > 0 {
-            write!(f, ", {} bytes of an unfinished append cut off", self.cut_bytes)?;
+        if let Some(why) = &self.index_rebuilt {
+            write!(f, " index_rebuilt=\"{why}\"")?;
         }
-        match &self.rebuilt {
-            Some(why) => write!(f, ", index built again: {why}"),
-            None => Ok(()),
+        for damage in &self.damage {
+            write!(f, " damage=\"{damage}\"")?;
         }
+        Ok(())
+    }
+}
+
+/// What the writer continues from.
+pub(super) struct Recovered {
+    pub(super) recovery: Recovery,
+    pub(super) end: End,
+    pub(super) firsts: Vec<u64>,
+    pub(super) checkpoints: Vec<Checkpoint>,
+    /// Bytes in the journal after the last checkpoint.
+    pub(super) bytes_since: u64,
+    pub(super) index: Arc<dyn Index>,
+    /// Records that followers have seen may be gone.
+    pub(super) renew_epoch: bool,
+}
+
+/// Finds out what is there, mends what can be mended, and opens the index.
+pub(super) fn recover(
+    disk: &Arc<dyn Disk>,
+    layout: &Layout,
+    kind: IndexKind,
+) -> Result<Recovered, OpenError> {
+    let mut found = Found::list(&**disk, layout)?;
+    let base = found.checkpoints.last().copied();
+    let walk = walk(&**disk, layout, &found.firsts, base)?;
+    let mut recovery =
+        Recovery { damage: std::mem::take(&mut found.damage), ..Recovery::default() };
+    let index = match kind {
+        IndexKind::Sled => open_sled(disk, layout),
+        IndexKind::Map => Ok(Arc::new(MapIndex::default()) as Arc<dyn Index>),
+    };
+    if let Some(damage) = &walk.damage {
+        return salvage(disk, layout, found, damage, index.ok(), recovery);
+    }
+    if let Ok(index) = &index
+        && index.applied() > walk.end.sequence
+    {
+        let lost = Damage {
+            path: layout.journal(),
+            what: format!("it ends at sequence {}", walk.end.sequence),
+            last_seen: walk.end.sequence,
+        };
+        return salvage(disk, layout, found, &lost, Some(index.clone()), recovery);
+    }
+    let end = settle(&**disk, layout, &mut found.firsts, &walk)?;
+    (recovery.clean, recovery.tail_cut_bytes) = (walk.clean, walk.cut_bytes);
+    recovery.sequence = end.sequence;
+    let state = State { disk, layout, kind, found: &found, end: end.sequence };
+    let index = state.bring_up(index, &mut recovery)?;
+    Ok(Recovered {
+        recovery,
+        end,
+        firsts: found.firsts,
+        checkpoints: found.checkpoints,
+        bytes_since: walk.bytes,
+        index,
+        renew_epoch: false,
+    })
+}
+
+/// An undamaged journal and an index that may know less.
+struct State<'a> {
+    disk: &'a Arc<dyn Disk>,
+    layout: &'a Layout,
+    kind: IndexKind,
+    found: &'a Found,
+    end: u64,
+}
+
+impl State<'_> {
+    /// Applies what the index does not know yet, or builds a new one.
+    fn bring_up(
+        &self,
+        index: Result<Arc<dyn Index>, String>,
+        recovery: &mut Recovery,
+    ) -> Result<Arc<dyn Index>, OpenError> {
+        let Found { firsts, checkpoints, .. } = self.found;
+        let base = checkpoints.last().copied();
+        let from = base.map_or(0, |base| base.end.sequence);
+        let usable = index.and_then(|index| match index.applied() {
+            0 if self.kind == IndexKind::Map || self.end == 0 => Ok(index),
+            0 => Err("there is none".to_owned()),
+            applied if applied >= from => Ok(index),
+            applied => Err(format!("it ends at sequence {applied}, too long ago")),
+        });
+        let current = usable.and_then(|index| {
+            let applied = index.applied();
+            let apply = if applied < from { fill } else { catch_up };
+            apply(&**self.disk, self.layout, &*index, base, firsts, self.end)
+                .map_err(|error| error.to_string())?;
+            recovery.records_replayed = self.end - applied.max(from);
+            Ok(index)
+        });
+        current.or_else(|why| {
+            recovery.records_replayed = self.end - from;
+            let built = rebuild(self.disk, self.layout, self.kind, checkpoints, firsts, self.end);
+            let built = built.map_err(|error| OpenError::Damaged {
+                path: self.layout.journal(),
+                what: format!("the index cannot be built from it ({why}): {error}"),
+            });
+            recovery.index_rebuilt = Some(why);
+            built
+        })
     }
 }
 
 /// What the journal directory holds.
-struct Found {
-    firsts: Vec<u64>,
-    checkpoints: Vec<Checkpoint>,
+pub(super) struct Found {
+    pub(super) firsts: Vec<u64>,
+    pub(super) checkpoints: Vec<Checkpoint>,
+    damage: Vec<String>,
 }
 
-/// The journal read to its end.
-struct Tail {
+impl Found {
+    fn list(disk: &dyn Disk, layout: &Layout) -> Result<Found, OpenError> {
+        let directory = layout.journal();
+        let failed = OpenError::io(&directory);
+        let mut found = Found { firsts: Vec::new(), checkpoints: Vec::new(), damage: Vec::new() };
+        for entry in disk.list(&directory).map_err(&failed)? {
+            let number = |name: Option<&str>| name.and_then(|name| name.parse::<u64>().ok());
+            if let Some(first) = number(entry.name.strip_suffix(".log")) {
+                found.firsts.push(first);
+            } else if let Some(sequence) = number(entry.name.strip_suffix(".ckpt")) {
+                match checkpoint::inspect(disk, layout, sequence) {
+                    Ok(checkpoint) => found.checkpoints.push(checkpoint),
+                    Err(FrameFault::Io(error)) => return Err(failed(error)),
+                    Err(FrameFault::Bad(at)) => found.damage.push(format!(
+                        "checkpoint {sequence} is damaged at byte {at}; the one before it and \
+                         the journal make up for it, nothing is lost"
+                    )),
+                }
+            } else if entry.name.ends_with(".tmp") {
+                disk.remove(&directory.join(entry.name)).map_err(&failed)?;
+            }
+        }
+        found.firsts.sort_unstable();
+        found.checkpoints.sort_unstable_by_key(|checkpoint| checkpoint.end.sequence);
+        Ok(found)
+    }
+}
+
+/// What reading all records after the last checkpoint showed.
+struct Walk {
     end: End,
     clean: bool,
-    cut_bytes: u64,
     bytes: u64,
+    cut_bytes: u64,
+    /// The last segment, when there is one with a good header.
+    last: Option<SegmentReader>,
+    /// A segment whose header was never finished.
+    stillborn: Option<u64>,
+    damage: Option<Damage>,
 }
 
-pub(super) fn open(sys: Sys, options: StoreOptions) -> Result<(Store, Recovery), OpenError> {
-    let disk = sys.disk.clone();
-    let layout = Layout::new(&options.state_dir);
-    let (lock, new) = layout.take(&*disk)?;
-    let found = look(&*disk, &layout).map_err(OpenError::io(&layout.journal()))?;
-    let opened = SledIndex::open(disk.clone(), &layout.index());
-    let applied = opened.as_ref().map_or(0, Index::applied);
-    let (base, tail) = read_journal(&*disk, &layout, &found, applied)?;
-    let failed = |error: StoreError| OpenError::Io {
-        path: layout.root().to_owned(),
-        cause: error.to_string(),
-    };
-    let mut recovery = Recovery {
-        new,
-        clean: tail.clean,
-        sequence: tail.end.sequence,
-        cut_bytes: tail.cut_bytes,
-        ..Recovery::default()
-    };
-    let from = base.map_or(End::default(), |base| base.end);
-    let usable = opened.and_then(|index| match index.applied() {
-        applied if applied > tail.end.sequence => {
-            Err(format!("it is at {applied}, the journal ends at {}", tail.end.sequence))
-        }
-        applied if applied < from.sequence => Err("it is older than the checkpoint".to_owned()),
-        _ => Ok(index),
-    });
-    let index: Arc<dyn Index> = match usable {
-        Ok(index) => {
-            let end = tail.end.sequence;
-            recovery.replayed =
-                catch_up(&*disk, &layout, &found.firsts, from, end, &index).map_err(failed)?;
-            Arc::new(index)
-        }
-        Err(why) => {
-            recovery.rebuilt = Some(why).filter(|_| !new);
-            build_index(&disk, &layout, base, &found.firsts, tail.end.sequence).map_err(failed)?
-        }
-    };
-    // Sequences beyond the journal's end may have been handed out: followers must reconcile.
-    let lost = applied > tail.end.sequence;
-    let epoch = feed_epoch(&sys, &*disk, &layout, lost).map_err(failed)?;
-    let (sender, receiver) = bounded(WRITER_QUEUE_MAX);
-    let segments = Segments::new(found.firsts);
-    let journal = Journal::new(disk.clone(), layout.clone(), segments.clone(), tail.end);
-    let spawner = sys.spawner.clone();
-    let inner = Arc::new(Inner {
-        sys,
-        disk,
-        layout,
-        options,
-        index: RwLock::new(index),
-        commands: Commands::Thread(sender),
-        sequence: AtomicU64::new(tail.end.sequence),
-        grown: Event::new(),
-        stopping: AtomicBool::new(false),
-        epoch,
-        ring: Mutex::default(),
-        segments,
-        uploads: Uploads::default(),
-        sync_view: Mutex::default(),
-        _lock: Some(lock),
-    });
-    let writer = Writer::new(inner.clone(), journal, found.checkpoints, tail.bytes);
-    let started = spawner.thread("skerry-writer", move || writer.run(&receiver));
-    started.map_err(OpenError::io(inner.layout.root()))?;
-    Ok((Store { inner }, recovery))
-}
-
-/// Lists segments and the last two complete checkpoints; removes unfinished ones.
-fn look(disk: &dyn Disk, layout: &Layout) -> std::io::Result<Found> {
-    let (mut firsts, mut sequences) = (Vec::new(), Vec::new());
-    for entry in disk.list(&layout.journal())? {
-        let number = |suffix: &str| entry.name.strip_suffix(suffix)?.parse::<u64>().ok();
-        if let Some(first) = number(".log") {
-            firsts.push(first);
-        } else if let Some(sequence) = number(".ckpt") {
-            sequences.push(sequence);
-        } else if entry.name.ends_with(".tmp") {
-            disk.remove(&layout.journal().join(&entry.name))?;
-        }
-    }
-    firsts.sort_unstable();
-    sequences.sort_unstable();
-    let inspect = |sequence: &u64| match checkpoint::inspect(disk, layout, *sequence) {
-        Ok(checkpoint) => Some(checkpoint),
-        Err(fault) => {
-            log::error!("checkpoint {sequence} is damaged and left out: {fault:?}");
-            None
-        }
-    };
-    let mut checkpoints: Vec<Checkpoint> = sequences.iter().rev().filter_map(inspect).collect();
-    checkpoints.truncate(2);
-    checkpoints.reverse();
-    Ok(Found { firsts, checkpoints })
-}
-
-/// Reads the journal from the newest checkpoint that the segments follow without a gap, and cuts
-/// a torn end.
-fn read_journal(
-    disk: &dyn Disk,
-    layout: &Layout,
-    found: &Found,
-    applied: u64,
-) -> Result<(Option<Checkpoint>, Tail), OpenError> {
-    let mut bases: Vec<Option<Checkpoint>> = found.checkpoints.iter().copied().map(Some).collect();
-    if found.firsts.first().is_none_or(|first| *first == 1) {
-        bases.insert(0, None);
-    }
-    let mut fault = OpenError::Damaged {
-        path: layout.journal(),
-        what: "neither a checkpoint nor the first segment can be read".to_owned(),
-    };
-    for base in bases.into_iter().rev() {
-        match follow(disk, layout, &found.firsts, base, applied) {
-            Ok(tail) => return Ok((base, tail)),
-            Err(error @ OpenError::Damaged { .. }) => fault = error,
-            Err(error) => return Err(error),
-        }
-    }
-    Err(fault)
-}
-
-fn follow(
+fn walk(
     disk: &dyn Disk,
     layout: &Layout,
     firsts: &[u64],
     base: Option<Checkpoint>,
-    applied: u64,
-) -> Result<Tail, OpenError> {
-    let mut end = base.map_or(End::default(), |base| base.end);
-    let mut tail = Tail { end, clean: true, cut_bytes: 0, bytes: 0 };
-    let after: Vec<u64> = firsts.iter().copied().filter(|first| *first > end.sequence).collect();
-    for (number, first) in after.iter().enumerate() {
-        let is_last = number + 1 == after.len();
+) -> Result<Walk, OpenError> {
+    let end = base.map_or(End::default(), |base| base.end);
+    let mut walk = Walk {
+        end,
+        clean: true,
+        bytes: 0,
+        cut_bytes: 0,
+        last: None,
+        stillborn: None,
+        damage: None,
+    };
+    if let Some(last) = firsts.last().filter(|last| **last <= end.sequence) {
+        walk.clean = journal::ends_with_stop(disk, layout, *last);
+    }
+    let firsts: Vec<u64> = firsts.iter().copied().filter(|f| *f > end.sequence).collect();
+    for (position, first) in firsts.iter().enumerate() {
+        let is_last = position + 1 == firsts.len();
         let path = layout.segment(*first);
-        let damaged = |what: String| OpenError::Damaged { path: path.clone(), what };
-        let io = |fault: FrameFault| match fault {
-            FrameFault::Io(error) => OpenError::io(&path)(error),
-            FrameFault::Bad(at) => damaged(format!("at byte {at}")),
-        };
-        let len = disk.file_len(&path).map_err(OpenError::io(&path))?;
-        let mut segment = match SegmentReader::open(disk, layout, *first) {
-            Ok(segment) => segment,
-            // The very first append to a segment did not finish; the index knows of none in it.
-            Err(FrameFault::Bad(_)) if is_last && applied < *first => {
-                disk.remove(&path).map_err(OpenError::io(&path))?;
-                tail.cut_bytes += len;
-                tail.clean = false;
+        if let Err(fault) = walk_segment(disk, layout, *first, is_last, &mut walk) {
+            let what = match fault {
+                SegmentFault::Io(error) => return Err(OpenError::io(&path)(error)),
+                SegmentFault::Damaged(what) => what,
+            };
+            let last_seen = last_sequence_seen(disk, layout, &firsts[position..])
+                .map_err(OpenError::io(&path))?;
+            walk.damage = Some(Damage { path, what, last_seen });
+            break;
+        }
+    }
+    Ok(walk)
+}
+
+enum SegmentFault {
+    Io(std::io::Error),
+    Damaged(String),
+}
+
+impl From<std::io::Error> for SegmentFault {
+    fn from(error: std::io::Error) -> SegmentFault {
+        SegmentFault::Io(error)
+    }
+}
+
+fn walk_segment(
+    disk: &dyn Disk,
+    layout: &Layout,
+    first: u64,
+    is_last: bool,
+    walk: &mut Walk,
+) -> Result<(), SegmentFault> {
+    let len = disk.file_len(&layout.segment(first))?;
+    let mut segment = match SegmentReader::open(disk, layout, first) {
+        Ok(segment) => segment,
+        Err(FrameFault::Io(error)) => return Err(error.into()),
+        Err(FrameFault::Bad(_)) if is_last && len <= SEGMENT_HEADER_BYTES_MAX => {
+            walk.clean = false;
+            walk.cut_bytes = len;
+            walk.stillborn = Some(first);
+            return Ok(());
+        }
+        Err(FrameFault::Bad(_)) => {
+            return Err(SegmentFault::Damaged("its header cannot be read".to_owned()));
+        }
+    };
+    if segment.previous() != walk.end {
+        let what = format!(
+            "it follows sequence {}, but what is there before it ends at {}",
+            segment.previous().sequence,
+            walk.end.sequence
+        );
+        return Err(SegmentFault::Damaged(what));
+    }
+    loop {
+        match segment.next_record() {
+            Ok(Some(_)) => {}
+            Ok(None) => break,
+            Err(FrameFault::Io(error)) => return Err(error.into()),
+            Err(FrameFault::Bad(at)) => {
+                let proven = !is_last
+                    || segment.damage_is_proven().map_err(|fault| match fault {
+                        FrameFault::Io(error) => SegmentFault::Io(error),
+                        FrameFault::Bad(_) => SegmentFault::Damaged(String::new()),
+                    })?;
+                if proven {
+                    let after = segment.end().sequence;
+                    let what = format!("byte {at}, after the record of sequence {after}");
+                    return Err(SegmentFault::Damaged(what));
+                }
                 break;
             }
-            Err(fault) => return Err(io(fault)),
-        };
-        if segment.previous() != end {
-            return Err(damaged(format!("it does not follow sequence {}", end.sequence)));
-        }
-        loop {
-            match segment.next_record() {
-                Ok(Some(_)) => {}
-                Ok(None) => break,
-                Err(FrameFault::Bad(at)) => {
-                    let proven = segment.damage_is_proven().map_err(io)?;
-                    if proven || !is_last || applied > segment.end().sequence {
-                        return Err(damaged(format!("at byte {at}, in records made durable")));
-                    }
-                    break;
-                }
-                Err(fault) => return Err(io(fault)),
-            }
-        }
-        end = segment.end();
-        tail.cut_bytes += len - end.len;
-        tail.bytes += end.len;
-        if is_last {
-            tail.clean = segment.closed();
-            end = segment.seal(disk, layout).map_err(OpenError::io(&path))?;
         }
     }
-    tail.end = end;
-    Ok(tail)
+    walk.end = segment.end();
+    walk.bytes += walk.end.len;
+    walk.cut_bytes = len.saturating_sub(walk.end.len);
+    walk.clean = segment.stopped() && walk.cut_bytes == 0;
+    walk.last = Some(segment);
+    Ok(())
 }
 
-/// Puts the records that the index lacks into it; returns how many.
-fn catch_up(
+/// Cuts a torn tail and closes the last segment.
+fn settle(
     disk: &dyn Disk,
     layout: &Layout,
-    firsts: &[u64],
-    from: End,
-    through: u64,
-    index: &dyn Index,
-) -> Result<u64, StoreError> {
-    let applied = index.applied();
-    if applied == through {
-        return Ok(0);
+    firsts: &mut Vec<u64>,
+    walk: &Walk,
+) -> Result<End, OpenError> {
+    let directory = layout.journal();
+    if let Some(first) = walk.stillborn {
+        disk.remove(&layout.segment(first)).map_err(OpenError::io(&directory))?;
+        firsts.retain(|other| *other != first);
     }
-    journal::replay(disk, layout, firsts, from, through, &mut |record| {
-        if record.sequence > applied {
-            index.apply(record.sequence, &record.changes)?;
+    let mut end = walk.end;
+    if let Some(last) = &walk.last {
+        end = last.seal(disk, layout).map_err(OpenError::io(&directory))?;
+        if end.sequence < last.previous().sequence + 1 {
+            // It holds no record; the next segment takes its name.
+            let first = end.sequence + 1;
+            disk.remove(&layout.segment(first)).map_err(OpenError::io(&directory))?;
+            firsts.retain(|other| *other != first);
+            end = last.previous();
         }
-        Ok(())
-    })?;
-    Ok(through - applied)
-}
-
-/// Builds an index from a checkpoint and the records after it. What was there before is kept
-/// aside, once; if the disk takes no index, one in memory has to do.
-pub(super) fn build_index(
-    disk: &Arc<dyn Disk>,
-    layout: &Layout,
-    base: Option<Checkpoint>,
-    firsts: &[u64],
-    through: u64,
-) -> Result<Arc<dyn Index>, StoreError> {
-    if let Err(error) = set_aside(&**disk, layout) {
-        log::warn!("the old index could not be set aside: {error}");
     }
-    match SledIndex::open(disk.clone(), &layout.index()) {
-        Ok(index) => match fill(&**disk, layout, base, firsts, through, &index) {
-            Ok(()) => return Ok(Arc::new(index)),
-            Err(error) => log::error!("the index on disk could not be filled: {error}"),
-        },
-        Err(error) => log::error!("no index can be made on disk: {error}"),
+    if walk.stillborn.is_some() || walk.last.is_some() {
+        disk.sync_dir(&directory).map_err(OpenError::io(&directory))?;
     }
-    let index = MapIndex::default();
-    fill(&**disk, layout, base, firsts, through, &index)?;
-    Ok(Arc::new(index))
-}
-
-fn set_aside(disk: &dyn Disk, layout: &Layout) -> std::io::Result<()> {
-    let path = layout.index();
-    if !disk.exists(&path)? || disk.list(&path)?.is_empty() {
-        return Ok(());
-    }
-    let aside: PathBuf = layout.root().join("index.bad");
-    if disk.exists(&aside)? {
-        disk.remove_dir_all(&aside)?;
-    }
-    disk.rename(&path, &aside)?;
-    disk.sync_dir(layout.root())
-}
-
-fn fill(
-    disk: &dyn Disk,
-    layout: &Layout,
-    base: Option<Checkpoint>,
-    firsts: &[u64],
-    through: u64,
-    index: &dyn Index,
-) -> Result<(), StoreError> {
-    let mut batch: Vec<Change> = Vec::with_capacity(REBUILD_BATCH);
-    if let Some(base) = base {
-        let fault = |fault| match fault {
-            FrameFault::Io(error) => StoreError::from(error),
-            FrameFault::Bad(at) => {
-                StoreError::Corrupt(format!("checkpoint {} at {at}", base.end.sequence))
-            }
-        };
-        let mut rows = checkpoint::Rows::open(disk, layout, base.end.sequence).map_err(fault)?;
-        while let Some((key, row)) = rows.next_row().map_err(fault)? {
-            batch.push((key, Some(row)));
-            if batch.len() == REBUILD_BATCH {
-                index.apply(0, &batch)?;
-                batch.clear();
-            }
-        }
-        index.apply(0, &batch)?;
-        batch.clear();
-    }
-    let from = base.map_or(End::default(), |base| base.end);
-    journal::replay(disk, layout, firsts, from, through, &mut |record| {
-        batch.extend(record.changes);
-        if batch.len() >= REBUILD_BATCH {
-            index.apply(0, &batch)?;
-            batch.clear();
-        }
-        Ok(())
-    })?;
-    // Only now is it complete: a kill before this line has it built again.
-    index.apply(through, &batch)?;
-    index.flush()
+    Ok(end)
 }

@@ -1,86 +1,106 @@
 //! Unfinished content: pushes, and blobs half fetched from the parent. Both survive a restart.
+//!
+//! Each byte is written once and hashed while it is in memory. Bytes are gathered into pieces
+//! that the blocking pool hashes and writes while the next piece is gathered. A session stays in
+//! memory between requests, so that the next one goes on hashing; after a restart the file is
+//! hashed again.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use ring::digest::Context;
+use ring::digest::{Context, SHA256, SHA512};
+use smol::Task;
 
-use super::blobs::{hash_file, hasher};
-use super::{Inner, Store, StoreError};
+use super::blobs::install;
+use super::layout::Layout;
+use super::{Shared, Store, StoreError};
 use crate::sys::disk::DiskFile;
-use crate::sys::spawn::blocking;
+use crate::sys::{Disk, Sys, spawn};
 use crate::types::digest::Algorithm;
-use crate::types::limits::UPLOAD_TTL;
+use crate::types::limits::{UPLOAD_TTL, UPLOADS_MAX};
 use crate::types::{Digest, RepositoryName};
 
-/// Bytes gathered before they are written: one job of the pool for each.
-const PIECE_BYTES: usize = 256 * 1024;
-/// A fetch is made durable each time it has grown by this much, so that a power cut costs no more.
+/// Bytes gathered before they are written; at most two pieces are in memory per upload.
+const PIECE_BYTES: usize = 128 * 1024;
+/// A fetch is made durable each time it has grown by this, bytes.
 const FETCH_SYNC_BYTES: u64 = 16 * 1024 * 1024;
+/// A half-fetched blob is kept this long without progress: sync windows may be weeks apart.
+const FETCH_TTL: Duration = Duration::from_secs(30 * 24 * 3600);
 
-/// Uploads of this process: who holds one, and what has been hashed.
+/// All unfinished content of the node, by id.
 #[derive(Default)]
-pub(super) struct Uploads {
-    held: Mutex<BTreeSet<String>>,
-    /// Hashes of uploads at rest, with the length they cover; lost on a restart.
-    hashed: Mutex<BTreeMap<String, (u64, Context)>>,
+pub(super) struct Uploads(Mutex<BTreeMap<String, Arc<Session>>>);
+
+/// One unfinished upload; lives from its start to its end, across requests.
+struct Session {
+    id: String,
+    path: PathBuf,
+    /// Where it was started; `None` for a fetch.
+    repository: Option<RepositoryName>,
+    /// A request has it.
+    held: AtomicBool,
+    /// Pieces to be written, in order.
+    pending: Mutex<VecDeque<Vec<u8>>>,
+    progress: Mutex<Progress>,
+    idle: Mutex<Idle>,
 }
 
-/// An unfinished upload, held by one request at a time. When it is dropped its bytes stay.
-pub struct Upload {
-    inner: Arc<Inner>,
-    id: String,
-    algorithm: Algorithm,
-    is_fetch: bool,
-    file: Arc<dyn DiskFile>,
-    hash: Option<Context>,
-    /// Bytes in the file.
-    written: u64,
-    /// Bytes made durable.
+/// How long nobody has touched a session.
+#[derive(Clone, Copy)]
+struct Idle {
+    /// Monotonic time of the last touch or, if that was in an earlier run, of the start.
+    since: Duration,
+    /// What had passed before that.
+    before: Duration,
+}
+
+struct Progress {
+    /// Open while bytes arrive; also says that `offset` and `hash` are those of the file.
+    file: Option<Arc<dyn DiskFile>>,
+    loaded: bool,
+    offset: u64,
     synced: u64,
-    /// Bytes received, hashed, and not yet in the file.
-    pending: Vec<u8>,
+    hash: Context,
+    /// Why pieces were dropped; told to the one who wrote them, or to the next holder.
+    error: Option<StoreError>,
+    gone: bool,
+    spare: Vec<u8>,
+}
+
+/// An unfinished upload, held by one request at a time. Dropped, it keeps its bytes and can be
+/// taken up again.
+pub struct Upload {
+    shared: Arc<Shared>,
+    session: Arc<Session>,
+    buffer: Vec<u8>,
+    offset: u64,
+    writing: Option<Task<Result<(), StoreError>>>,
+    failed: Option<StoreError>,
+    done: bool,
 }
 
 impl Store {
     /// Starts an upload; fails with `Full` below the reserve, `Unavailable` above the limit.
     pub async fn upload_start(&self, repository: &RepositoryName) -> Result<Upload, StoreError> {
-        let inner = self.inner.clone();
-        let repository = repository.clone();
-        let id = inner.sys.rng.uuid();
-        blocking(move || {
-            inner.check_space()?;
-            let entries = inner.disk.list(&inner.layout.uploads())?;
-            let open = entries.iter().filter(|entry| entry.name.ends_with(".repository")).count();
-            if open >= inner.options.uploads_max {
-                return Err(StoreError::Unavailable);
-            }
-            let hold = Hold::take(&inner, &id)?;
-            let file = inner.disk.create(&inner.data_path(&id))?;
-            // Not synced: an upload that a power cut takes away is one that the client repeats.
-            let owner = inner.disk.create(&inner.owner_path(&id))?;
-            owner.write_all_at(repository.as_str().as_bytes(), 0)?;
-            hold.keep();
-            Ok(Upload::new(inner, id, Algorithm::Sha256, false, file, 0, None))
-        })
-        .await
+        let (shared, repository) = (self.shared().clone(), repository.clone());
+        spawn::blocking(move || start(&shared, &repository)).await
     }
 
     /// Takes an upload up again: `NotFound` when there is none of this id in this repository,
-    /// `Conflict` while another request holds it.
+    /// `Conflict` while another request holds it. If bytes of an earlier request were lost
+    /// because the disk was full or failed, that error is told once.
     pub async fn upload_resume(
         &self,
         repository: &RepositoryName,
         id: &str,
     ) -> Result<Upload, StoreError> {
-        let (inner, repository, id) = (self.inner.clone(), repository.clone(), id.to_owned());
-        blocking(move || {
-            inner.check_owner(&repository, &id)?;
-            inner.open_upload(id, Algorithm::Sha256, false)
-        })
-        .await
+        let session = self.shared().uploads.find(repository, id).ok_or(StoreError::NotFound)?;
+        let mut upload = Upload::hold(self.shared(), session)?;
+        upload.load().await?;
+        Ok(upload)
     }
 
     /// The bytes received so far, without taking the upload.
@@ -89,254 +109,442 @@ impl Store {
         repository: &RepositoryName,
         id: &str,
     ) -> Result<u64, StoreError> {
-        let (inner, repository, id) = (self.inner.clone(), repository.clone(), id.to_owned());
-        blocking(move || {
-            inner.check_owner(&repository, &id)?;
-            Ok(inner.disk.file_len(&inner.data_path(&id))?)
+        let session = self.shared().uploads.find(repository, id).ok_or(StoreError::NotFound)?;
+        let shared = self.shared().clone();
+        spawn::blocking(move || {
+            // What went wrong is for the one who writes; the offset is true in any case.
+            let _ = session.drain(&shared);
+            let progress = session.progress();
+            if progress.gone { Err(StoreError::NotFound) } else { Ok(progress.offset) }
         })
         .await
     }
 
     /// The partial fetch of a blob, created or taken up where it stopped; its id is the digest.
+    /// `Conflict` while another holds it, `Full` below the reserve.
     pub async fn fetch_resume(&self, digest: &Digest) -> Result<Upload, StoreError> {
-        let (inner, digest) = (self.inner.clone(), digest.clone());
-        blocking(move || {
-            inner.check_space()?;
-            let id = format!("{}-{}", digest.algorithm().name(), digest.hex());
-            let path = inner.data_path(&id);
-            if !inner.disk.exists(&path)? {
-                inner.disk.create(&path)?;
-                inner.disk.sync_dir(&inner.layout.uploads())?;
-            }
-            inner.open_upload(id, digest.algorithm(), true)
-        })
-        .await
+        let shared = self.shared();
+        let (id, path) = (digest.to_string(), fetch_path(&shared.layout, digest));
+        let now = shared.sys.clock.monotonic();
+        let session = shared.uploads.find_or_add(&id, || Session::new(&id, path, None, now));
+        let mut upload = Upload::hold(shared, session)?;
+        upload.load().await?;
+        Ok(upload)
     }
 
-    /// Removes what nobody has added to for a day; returns how many.
-    pub async fn sweep_uploads(&self) -> Result<u64, StoreError> {
-        let inner = self.inner.clone();
-        blocking(move || inner.sweep(UPLOAD_TTL)).await
+    /// Removes uploads that nobody has touched for a day, and fetches for a month. Blocks; to be
+    /// called about every hour.
+    pub fn sweep_uploads(&self) {
+        sweep(self.shared());
+        self.shared().keep_ballast();
     }
 }
 
-impl Inner {
-    fn data_path(&self, id: &str) -> PathBuf {
-        self.layout.uploads().join(format!("{id}.part"))
-    }
+fn fetch_path(layout: &Layout, digest: &Digest) -> PathBuf {
+    layout.uploads().join(format!("{}.{}", digest.algorithm().name(), digest.hex()))
+}
 
-    fn owner_path(&self, id: &str) -> PathBuf {
-        self.layout.uploads().join(format!("{id}.repository"))
-    }
-
-    fn check_owner(&self, repository: &RepositoryName, id: &str) -> Result<(), StoreError> {
-        let uuid = id.len() == 36 && id.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-');
-        if !uuid {
-            return Err(StoreError::NotFound);
+fn start(shared: &Arc<Shared>, repository: &RepositoryName) -> Result<Upload, StoreError> {
+    shared.check_space()?;
+    let id = shared.sys.rng.uuid();
+    let path = shared.layout.uploads().join(&id);
+    let now = shared.sys.clock.monotonic();
+    let session = Arc::new(Session::new(&id, path, Some(repository.clone()), now));
+    {
+        let mut all = shared.uploads.all();
+        let pushes = all.values().filter(|session| session.repository.is_some()).count();
+        if pushes >= UPLOADS_MAX {
+            return Err(StoreError::Unavailable);
         }
-        match self.disk.read(&self.owner_path(id), 1024) {
-            Ok(owner) if owner == repository.as_str().as_bytes() => Ok(()),
-            Ok(_) => Err(StoreError::NotFound),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Err(StoreError::NotFound),
-            Err(error) => Err(error.into()),
+        all.insert(id, session.clone());
+    }
+    let upload = Upload::hold(shared, session.clone())?;
+    // Not synced: an upload that is gone after a power cut is one that the client starts again.
+    let named = shared.disk.create(&session.meta_path()).and_then(|meta| {
+        meta.write_all_at(repository.as_str().as_bytes(), 0)?;
+        shared.disk.create(&session.path)
+    });
+    match named {
+        Ok(file) => {
+            let mut progress = session.progress();
+            (progress.file, progress.loaded) = (Some(file), true);
+        }
+        Err(error) => {
+            session.remove(shared);
+            return Err(error.into());
         }
     }
+    Ok(upload)
+}
 
-    fn open_upload(
-        self: Arc<Self>,
-        id: String,
-        algorithm: Algorithm,
-        is_fetch: bool,
-    ) -> Result<Upload, StoreError> {
-        let hold = Hold::take(&self, &id)?;
-        let file = self.disk.open_rw(&self.data_path(&id)).map_err(|error| match error.kind() {
-            std::io::ErrorKind::NotFound => StoreError::NotFound,
-            _ => error.into(),
-        })?;
-        let len = file.len()?;
-        let known = lock(&self.uploads.hashed).remove(&id).filter(|(covers, _)| *covers == len);
-        let hash = match known {
-            Some((_, hash)) => hash,
-            // After a restart, or a write that failed half-way: read what is there.
-            None => hash_file(&*file, len, algorithm)?,
-        };
-        hold.keep();
-        Ok(Upload::new(self, id, algorithm, is_fetch, file, len, Some(hash)))
+/// See [`Store::sweep_uploads`].
+pub(super) fn sweep(shared: &Shared) {
+    let now = shared.sys.clock.monotonic();
+    let sessions: Vec<Arc<Session>> = shared.uploads.all().values().cloned().collect();
+    for session in sessions {
+        let limit = if session.repository.is_some() { UPLOAD_TTL } else { FETCH_TTL };
+        if session.idle_for(now) < limit || session.held.swap(true, Ordering::Acquire) {
+            continue;
+        }
+        log::info!("an unfinished upload was removed id={}", session.id);
+        session.remove(shared);
     }
+}
 
-    fn sweep(&self, ttl: Duration) -> Result<u64, StoreError> {
-        let Some(now) = self.sys.clock.wall() else {
-            // Without a clock nobody can say how old a file is.
-            return Ok(0);
-        };
-        let folder = self.layout.uploads();
-        let mut swept = 0;
-        for entry in self.disk.list(&folder)? {
-            let path = folder.join(&entry.name);
-            let id = entry.name.split('.').next().unwrap_or_default();
-            let modified = self.disk.modified(&path).unwrap_or_default().unwrap_or(now);
-            if now.since(modified) < ttl.as_secs() || lock(&self.uploads.held).contains(id) {
+impl Uploads {
+    /// Finds what earlier runs left, and clears up what is of no use.
+    pub(super) fn open(sys: &Sys, disk: &dyn Disk, layout: &Layout) -> Result<Uploads, StoreError> {
+        let uploads = Uploads::default();
+        let now = sys.clock.monotonic();
+        for entry in disk.list(&layout.uploads())? {
+            let path = layout.uploads().join(&entry.name);
+            let (id, repository) = match entry.name.split_once('.') {
+                Some((uuid, "meta")) => {
+                    if !disk.exists(&layout.uploads().join(uuid))? {
+                        disk.remove(&path)?;
+                    }
+                    continue;
+                }
+                Some((_, "put")) => {
+                    disk.remove(&path)?;
+                    continue;
+                }
+                Some((algorithm, hex)) => (format!("{algorithm}:{hex}"), None),
+                None => {
+                    let meta = disk.read(&path.with_extension("meta"), 4096);
+                    let name = meta.ok().and_then(|name| String::from_utf8(name).ok());
+                    let repository: Option<RepositoryName> = name.and_then(|n| n.parse().ok());
+                    if repository.is_none() {
+                        disk.remove(&path)?;
+                        continue;
+                    }
+                    (entry.name.clone(), repository)
+                }
+            };
+            if repository.is_none() && id.parse::<Digest>().is_err() {
                 continue;
             }
-            lock(&self.uploads.hashed).remove(id);
-            self.disk.remove(&path)?;
-            swept += u64::from(entry.name.ends_with(".part"));
+            let modified = disk.modified(&path)?;
+            let session = Session::new(&id, path, repository, now);
+            if let (Some(wall), Some(modified)) = (sys.clock.wall(), modified) {
+                session.idle().before = Duration::from_secs(wall.since(modified));
+            }
+            uploads.all().insert(id, Arc::new(session));
         }
-        Ok(swept)
+        Ok(uploads)
+    }
+
+    fn all(&self) -> MutexGuard<'_, BTreeMap<String, Arc<Session>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn find(&self, repository: &RepositoryName, id: &str) -> Option<Arc<Session>> {
+        let session = self.all().get(id).cloned()?;
+        (session.repository.as_ref() == Some(repository)).then_some(session)
+    }
+
+    fn find_or_add(&self, id: &str, make: impl FnOnce() -> Session) -> Arc<Session> {
+        self.all().entry(id.to_owned()).or_insert_with(|| Arc::new(make())).clone()
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// A claim on an upload that is given back unless it is kept.
-struct Hold<'a> {
-    inner: &'a Inner,
-    id: String,
-    kept: bool,
-}
-
-impl<'a> Hold<'a> {
-    fn take(inner: &'a Inner, id: &str) -> Result<Hold<'a>, StoreError> {
-        if !lock(&inner.uploads.held).insert(id.to_owned()) {
-            let text = "the upload is being written by another request";
-            return Err(StoreError::Conflict(text.to_owned()));
+impl Session {
+    fn new(id: &str, path: PathBuf, repository: Option<RepositoryName>, now: Duration) -> Session {
+        let progress = Progress {
+            file: None,
+            loaded: false,
+            offset: 0,
+            synced: 0,
+            hash: Context::new(&SHA256),
+            error: None,
+            gone: false,
+            spare: Vec::new(),
+        };
+        Session {
+            id: id.to_owned(),
+            path,
+            repository,
+            held: AtomicBool::new(false),
+            pending: Mutex::default(),
+            progress: Mutex::new(progress),
+            idle: Mutex::new(Idle { since: now, before: Duration::ZERO }),
         }
-        Ok(Hold { inner, id: id.to_owned(), kept: false })
     }
 
-    fn keep(mut self) {
-        self.kept = true;
+    fn meta_path(&self) -> PathBuf {
+        self.path.with_extension("meta")
+    }
+
+    fn pending(&self) -> MutexGuard<'_, VecDeque<Vec<u8>>> {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn progress(&self) -> MutexGuard<'_, Progress> {
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn idle(&self) -> MutexGuard<'_, Idle> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn idle_for(&self, now: Duration) -> Duration {
+        let idle = *self.idle();
+        idle.before + now.saturating_sub(idle.since)
+    }
+
+    /// Hashes and writes the pieces that wait. Whoever calls it, they are taken in order; after
+    /// an error they are dropped, so that no gap can arise.
+    fn drain(&self, shared: &Shared) -> Result<(), StoreError> {
+        let mut progress = self.progress();
+        let mut result = match &progress.error {
+            Some(error) => Err(error.clone()),
+            None if progress.gone => Err(StoreError::NotFound),
+            None => progress.load(shared, self),
+        };
+        loop {
+            let Some(mut piece) = self.pending().pop_front() else {
+                break;
+            };
+            if result.is_ok() {
+                result = progress.write(shared, self.repository.is_none(), &piece);
+            }
+            piece.clear();
+            progress.spare = piece;
+        }
+        if let Err(error) = &result
+            && !progress.gone
+        {
+            progress.error = Some(error.clone());
+        }
+        *self.idle() = Idle { since: shared.sys.clock.monotonic(), before: Duration::ZERO };
+        result
+    }
+
+    /// Checks the digest and gives the content its name.
+    fn finish(&self, shared: &Shared, digest: &Digest) -> Result<u64, StoreError> {
+        self.drain(shared)?;
+        let mut progress = self.progress();
+        if progress.gone {
+            return Err(StoreError::NotFound);
+        }
+        progress.load(shared, self)?;
+        let file = progress.file.clone().ok_or(StoreError::NotFound)?;
+        let found = match digest.algorithm() {
+            Algorithm::Sha256 => progress.hash.clone().finish(),
+            Algorithm::Sha512 => hash_file(&*file, Context::new(&SHA512))?.0.finish(),
+        };
+        if found.as_ref() == digest.raw() {
+            install(shared, &self.path, &*file, digest)?;
+        }
+        let len = progress.offset;
+        progress.gone = true;
+        drop(progress);
+        self.remove(shared);
+        if found.as_ref() == digest.raw() {
+            return Ok(len);
+        }
+        Err(StoreError::Invalid(format!(
+            "the {len} bytes received do not have the digest {digest}"
+        )))
+    }
+
+    /// Removes what is left of it, on disk and in memory.
+    fn remove(&self, shared: &Shared) {
+        {
+            let mut progress = self.progress();
+            progress.gone = true;
+            progress.file = None;
+        }
+        shared.uploads.all().remove(&self.id);
+        let _ = shared.disk.remove(&self.path);
+        if self.repository.is_some() {
+            let _ = shared.disk.remove(&self.meta_path());
+        }
     }
 }
 
-impl Drop for Hold<'_> {
-    fn drop(&mut self) {
-        if !self.kept {
-            lock(&self.inner.uploads.held).remove(&self.id);
+impl Progress {
+    /// Opens the file and, in the first use after a restart, hashes what is there.
+    fn load(&mut self, shared: &Shared, session: &Session) -> Result<(), StoreError> {
+        if self.file.is_none() {
+            let path = &session.path;
+            let exists = shared.disk.exists(path)?;
+            let file = if exists { shared.disk.open_rw(path) } else { shared.disk.create(path) };
+            self.file = Some(file?);
         }
+        if let Some(file) = self.file.as_ref().filter(|_| !self.loaded) {
+            (self.hash, self.offset) = hash_file(&**file, Context::new(&SHA256))?;
+            self.synced = self.offset;
+            self.loaded = true;
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, shared: &Shared, fetch: bool, piece: &[u8]) -> Result<(), StoreError> {
+        shared.check_space()?;
+        let file = self.file.as_ref().ok_or(StoreError::NotFound)?;
+        file.write_all_at(piece, self.offset)?;
+        self.hash.update(piece);
+        self.offset += piece.len() as u64;
+        if fetch && self.offset - self.synced >= FETCH_SYNC_BYTES {
+            file.sync_data()?;
+            self.synced = self.offset;
+        }
+        Ok(())
+    }
+}
+
+/// Hashes a whole file; also returns its length.
+fn hash_file(file: &dyn DiskFile, mut hash: Context) -> Result<(Context, u64), StoreError> {
+    let mut buffer = vec![0; PIECE_BYTES];
+    let mut offset = 0;
+    loop {
+        let read = file.read_at(&mut buffer, offset)?;
+        if read == 0 {
+            return Ok((hash, offset));
+        }
+        hash.update(&buffer[..read]);
+        offset += read as u64;
     }
 }
 
 impl Upload {
-    fn new(
-        inner: Arc<Inner>,
-        id: String,
-        algorithm: Algorithm,
-        is_fetch: bool,
-        file: Arc<dyn DiskFile>,
-        len: u64,
-        hash: Option<Context>,
-    ) -> Upload {
-        let hash = Some(hash.unwrap_or_else(|| hasher(algorithm)));
-        let pending = Vec::new();
-        Upload { inner, id, algorithm, is_fetch, file, hash, written: len, synced: len, pending }
+    fn hold(shared: &Arc<Shared>, session: Arc<Session>) -> Result<Upload, StoreError> {
+        if session.held.swap(true, Ordering::Acquire) {
+            return Err(StoreError::Conflict("the upload is in use by another request".to_owned()));
+        }
+        let shared = shared.clone();
+        let (buffer, offset) = (Vec::new(), 0);
+        Ok(Upload { shared, session, buffer, offset, writing: None, failed: None, done: false })
+    }
+
+    /// Brings the session up to date after taking it.
+    async fn load(&mut self) -> Result<(), StoreError> {
+        let (shared, session) = (self.shared.clone(), self.session.clone());
+        let fetch = session.repository.is_none();
+        self.offset = spawn::blocking(move || {
+            if fetch {
+                shared.check_space()?;
+            }
+            let drained = session.drain(&shared);
+            let mut progress = session.progress();
+            progress.error = None;
+            drained.map(|()| progress.offset)
+        })
+        .await?;
+        Ok(())
     }
 
     /// Its id: a UUID, or the digest of a fetch.
     pub fn id(&self) -> &str {
-        &self.id
+        &self.session.id
     }
 
     /// Bytes received so far.
     pub fn offset(&self) -> u64 {
-        self.written + self.pending.len() as u64
+        self.offset
     }
 
-    /// Appends bytes: hashed and written once.
-    pub async fn write(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
-        self.inner.sys.metrics.bytes_received.add(bytes.len() as u64);
-        self.pending.extend_from_slice(bytes);
-        if self.pending.len() >= PIECE_BYTES {
-            self.flush().await?;
+    /// Appends bytes: hashed and written once. `Full` below the reserve; after an error this
+    /// handle is of no more use, but the upload can be resumed.
+    pub async fn write(&mut self, mut bytes: &[u8]) -> Result<(), StoreError> {
+        if let Some(error) = &self.failed {
+            return Err(error.clone());
         }
-        Ok(())
-    }
-
-    /// Hashes and writes what is pending, in the pool.
-    async fn flush(&mut self) -> Result<(), StoreError> {
-        let piece = std::mem::take(&mut self.pending);
-        let hash = self.hash.take().ok_or(StoreError::Unavailable)?;
-        let (file, at) = (self.file.clone(), self.written);
-        let must_sync = self.is_fetch && at - self.synced >= FETCH_SYNC_BYTES;
-        let (mut piece, hash, result) = blocking(move || {
-            let mut hash = hash;
-            hash.update(&piece);
-            let mut result = file.write_all_at(&piece, at);
-            if result.is_ok() && must_sync {
-                result = file.sync_data();
+        while !bytes.is_empty() {
+            if self.buffer.capacity() == 0 {
+                self.buffer.reserve_exact(PIECE_BYTES.min(bytes.len().next_power_of_two()));
             }
-            (piece, hash, result)
-        })
-        .await;
-        // On an error the hash covers more than the file holds: the next holder reads the file.
-        result?;
-        self.hash = Some(hash);
-        self.written += piece.len() as u64;
-        if must_sync {
-            self.synced = self.written;
+            let (now, later) = bytes.split_at(bytes.len().min(PIECE_BYTES - self.buffer.len()));
+            self.buffer.extend_from_slice(now);
+            self.offset += now.len() as u64;
+            bytes = later;
+            if self.buffer.len() >= PIECE_BYTES {
+                self.settle().await?;
+                self.hand_over();
+                let (shared, session) = (self.shared.clone(), self.session.clone());
+                self.writing = Some(spawn::blocking_task(move || session.drain(&shared)));
+            }
         }
-        piece.clear();
-        self.pending = piece;
         Ok(())
+    }
+
+    /// Waits for the piece that is being written.
+    async fn settle(&mut self) -> Result<(), StoreError> {
+        if let Some(writing) = &mut self.writing {
+            let result = writing.await;
+            self.writing = None;
+            return result.map_err(|error| self.fail(error));
+        }
+        Ok(())
+    }
+
+    /// The writer of the bytes has been told; this handle writes no more.
+    fn fail(&mut self, error: StoreError) -> StoreError {
+        self.session.progress().error = None;
+        self.failed = Some(error.clone());
+        error
+    }
+
+    fn hand_over(&mut self) {
+        if !self.buffer.is_empty() {
+            let spare = self.session.progress.try_lock().map(|mut p| std::mem::take(&mut p.spare));
+            let full = std::mem::replace(&mut self.buffer, spare.unwrap_or_default());
+            self.session.pending().push_back(full);
+        }
+    }
+
+    /// Writes what is in memory and lets the upload go; returns the bytes received. Dropping
+    /// does the same without telling whether it worked.
+    pub async fn pause(mut self) -> Result<u64, StoreError> {
+        self.settle().await?;
+        self.hand_over();
+        let (shared, session) = (self.shared.clone(), self.session.clone());
+        let drained = spawn::blocking(move || session.drain(&shared)).await;
+        drained.map_err(|error| self.fail(error))?;
+        Ok(self.offset)
     }
 
     /// Checks the digest and makes the content durable under its name; returns its length.
-    /// `Invalid` when the digest differs: the upload is then removed.
+    /// `Invalid` when the digest differs: the upload is then removed. After any other error it
+    /// can be resumed.
     pub async fn finish(mut self, digest: &Digest) -> Result<u64, StoreError> {
-        self.flush().await?;
-        let mut hash = self.hash.take().ok_or(StoreError::Unavailable)?;
-        let (inner, file, len) = (self.inner.clone(), self.file.clone(), self.written);
-        let (digest, id) = (digest.clone(), self.id.clone());
-        let same_algorithm = digest.algorithm() == self.algorithm;
-        let result = blocking(move || {
-            if !same_algorithm {
-                hash = hash_file(&*file, len, digest.algorithm())?;
-            }
-            let path = inner.data_path(&id);
-            if hash.finish().as_ref() != digest.raw() {
-                inner.disk.remove(&path)?;
-                let _ = inner.disk.remove(&inner.owner_path(&id));
-                let text = format!("the content does not have the digest {digest}");
-                return Err(StoreError::Invalid(text));
-            }
-            if inner.disk.exists(&inner.layout.blob(&digest))? {
-                inner.disk.remove(&path)?;
-            } else {
-                file.sync_data()?;
-                inner.place(&path, &digest)?;
-                inner.sys.metrics.blob_bytes.add(len);
-            }
-            let _ = inner.disk.remove(&inner.owner_path(&id));
-            Ok(len)
-        });
-        result.await
+        self.settle().await?;
+        self.hand_over();
+        let (shared, session) = (self.shared.clone(), self.session.clone());
+        let digest = digest.clone();
+        let result = spawn::blocking(move || session.finish(&shared, &digest)).await;
+        self.done = matches!(result, Ok(_) | Err(StoreError::Invalid(_)));
+        result.map_err(|error| self.fail(error))
     }
 
     /// Removes the upload.
     pub async fn cancel(mut self) -> Result<(), StoreError> {
-        self.hash = None;
-        self.pending.clear();
-        let (inner, id) = (self.inner.clone(), self.id.clone());
-        blocking(move || {
-            let _ = inner.disk.remove(&inner.owner_path(&id));
-            Ok(inner.disk.remove(&inner.data_path(&id))?)
-        })
-        .await
+        self.done = true;
+        let (shared, session) = (self.shared.clone(), self.session.clone());
+        spawn::blocking(move || session.remove(&shared)).await;
+        Ok(())
     }
 }
 
 impl Drop for Upload {
     fn drop(&mut self) {
-        // What came in and was not yet written is written now: a broken connection keeps it.
-        if let Some(mut hash) = self.hash.take() {
-            hash.update(&self.pending);
-            if self.file.write_all_at(&self.pending, self.written).is_ok() {
-                let len = self.offset();
-                lock(&self.inner.uploads.hashed).insert(self.id.clone(), (len, hash));
-            }
+        if let Some(writing) = self.writing.take() {
+            writing.detach();
         }
-        lock(&self.inner.uploads.held).remove(&self.id);
+        if self.done {
+            return;
+        }
+        if self.failed.is_none() {
+            self.hand_over();
+        }
+        let (shared, session) = (self.shared.clone(), self.session.clone());
+        session.held.store(false, Ordering::Release);
+        spawn::blocking_task(move || {
+            let _ = session.drain(&shared);
+            // Idle sessions hold no file open.
+            session.progress().file = None;
+        })
+        .detach();
     }
 }

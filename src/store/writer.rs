@@ -1,322 +1,463 @@
-//! The one writer: a thread that runs commands in groups. One append and one fdatasync serve all
-//! that wait; then the index takes the group, and only then is anyone answered.
+//! The one writer: a thread that runs commands in groups.
+//!
+//! A group is every command that waits, up to a limit. Each sees the index under the changes of
+//! those before it, so that of two conflicting commands one fails. The records of the group are
+//! made durable with one sync, applied to the index in one batch, and then all are answered:
+//! also those that failed or changed nothing, since they may have seen the others' changes.
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::Duration;
 
 use smol::channel::{Receiver, Sender};
 
 use super::checkpoint::{self, Checkpoint};
 use super::index::{Change, NoIndex};
 use super::journal::{self, Journal, Record};
-use super::row::{Kind, prefix};
-use super::{Inner, StoreError, Txn, recover};
+use super::rebuild::rebuild;
+use super::recover::IndexKind;
+use super::{Shared, StoreError, Txn};
 use crate::types::limits::{
-    GROUP_BYTES_MAX, GROUP_COMMANDS_MAX, JOURNAL_RETAIN_BYTES, SEGMENT_BYTES,
+    GROUP_BYTES_MAX, GROUP_COMMANDS_MAX, JOURNAL_RETAIN_BYTES, RECORD_BYTES_MAX,
 };
 
-/// What reaches the writer.
+/// How long a failed attempt to build the index is not repeated.
+const HEAL_PAUSE: Duration = Duration::from_secs(30);
+
+/// What the writer is asked to do.
 pub(super) enum Message {
-    /// Run a command.
-    Run(Job),
-    /// Look whether the index failed.
-    Check,
-    /// End the journal in order.
+    /// Runs a command.
+    Command(Box<dyn Command>),
+    /// Looks after the index, which failed.
+    Heal,
+    /// Stops in good order.
     Close(Sender<Result<(), StoreError>>),
 }
 
-/// A command and the way to its caller.
-pub(super) struct Job(Box<dyn Command>);
-
-trait Command: Send {
+/// A closure of any result type, and whom to tell.
+pub(super) trait Command: Send {
+    /// Runs the closure and keeps its value.
     fn run(&mut self, txn: &mut Txn<'_>) -> Result<(), StoreError>;
-    fn reply(self: Box<Self>, result: Result<(), StoreError>);
+    /// Answers, once.
+    fn answer(&mut self, outcome: Result<(), StoreError>);
 }
 
-struct Typed<T, F> {
-    command: Option<F>,
+pub(super) struct Job<T, F> {
+    closure: Option<F>,
     value: Option<T>,
     reply: Sender<Result<T, StoreError>>,
 }
 
-impl Job {
-    pub(super) fn new<T: Send + 'static>(
-        command: impl FnOnce(&mut Txn<'_>) -> Result<T, StoreError> + Send + 'static,
-        reply: Sender<Result<T, StoreError>>,
-    ) -> Job {
-        Job(Box::new(Typed { command: Some(command), value: None, reply }))
+impl<T, F> Job<T, F>
+where
+    T: Send,
+    F: FnOnce(&mut Txn<'_>) -> Result<T, StoreError> + Send,
+{
+    /// The job, and where its answer arrives.
+    pub(super) fn new(closure: F) -> (Job<T, F>, Receiver<Result<T, StoreError>>) {
+        let (reply, answer) = smol::channel::bounded(1);
+        (Job { closure: Some(closure), value: None, reply }, answer)
     }
 }
 
-impl<T, F> Command for Typed<T, F>
+impl<T, F> Command for Job<T, F>
 where
     T: Send,
     F: FnOnce(&mut Txn<'_>) -> Result<T, StoreError> + Send,
 {
     fn run(&mut self, txn: &mut Txn<'_>) -> Result<(), StoreError> {
-        let command = self.command.take().ok_or(StoreError::Unavailable)?;
-        self.value = Some(command(txn)?);
+        let closure = self.closure.take().ok_or(StoreError::Unavailable)?;
+        self.value = Some(closure(txn)?);
         Ok(())
     }
 
-    fn reply(self: Box<Self>, result: Result<(), StoreError>) {
-        let value = self.value.ok_or(StoreError::Unavailable);
-        let _ = self.reply.try_send(result.and(value));
+    fn answer(&mut self, outcome: Result<(), StoreError>) {
+        let value = outcome.and_then(|()| self.value.take().ok_or(StoreError::Unavailable));
+        // Whoever asked may be gone; the channel holds one answer and gets one.
+        let _ = self.reply.try_send(value);
     }
 }
 
-/// What the checkpoint thread and the writer share.
-#[derive(Default)]
-pub(super) struct Checkpoints {
-    /// The last two, the newest last.
-    pub(super) last: Vec<Checkpoint>,
-    /// Whether one is being made.
-    running: bool,
+/// When segments and checkpoints are due.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Sizes {
+    pub(super) segment_bytes: u64,
+    pub(super) checkpoint_bytes_min: u64,
+    pub(super) merge_bytes: usize,
 }
 
 /// The writer's own state.
 pub(super) struct Writer {
-    inner: Arc<Inner>,
-    journal: Journal,
-    checkpoints: Arc<Mutex<Checkpoints>>,
-    /// Journal bytes since the last checkpoint.
-    since_checkpoint: u64,
+    shared: Arc<Shared>,
+    /// `None`: a store in memory.
+    journal: Option<Journal>,
+    kind: IndexKind,
+    sequence: u64,
+    checkpoints: Vec<Checkpoint>,
+    running: Option<Running>,
+    /// Monotonic time before which the index is not built again.
+    no_heal_before: Duration,
+    /// Bytes appended since the last checkpoint, and since one was last tried.
+    bytes_since: u64,
+    bytes_since_try: u64,
+    sizes: Sizes,
+}
+
+struct Running {
+    thread: JoinHandle<()>,
+    result: Arc<Mutex<Option<Result<Checkpoint, StoreError>>>>,
+    bytes_since: u64,
+}
+
+/// A group in the making.
+#[derive(Default)]
+struct Group {
+    overlay: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
+    records: Vec<(u64, Vec<Change>)>,
+    payloads: Vec<Vec<u8>>,
+    bytes: usize,
+    answers: Vec<(Box<dyn Command>, Result<(), StoreError>)>,
 }
 
 impl Writer {
+    /// A writer that keeps everything in memory.
+    pub(super) fn in_memory(shared: Arc<Shared>) -> Writer {
+        let max = u64::MAX;
+        let sizes = Sizes { segment_bytes: max, checkpoint_bytes_min: max, merge_bytes: 0 };
+        Writer::new(shared, None, IndexKind::Map, Vec::new(), 0, sizes)
+    }
+
+    /// A writer that continues `journal`.
     pub(super) fn new(
-        inner: Arc<Inner>,
-        journal: Journal,
-        last: Vec<Checkpoint>,
-        since_checkpoint: u64,
+        shared: Arc<Shared>,
+        journal: Option<Journal>,
+        kind: IndexKind,
+        checkpoints: Vec<Checkpoint>,
+        bytes_since: u64,
+        sizes: Sizes,
     ) -> Writer {
-        let checkpoints = Arc::new(Mutex::new(Checkpoints { last, running: false }));
-        Writer { inner, journal, checkpoints, since_checkpoint }
-    }
-
-    /// Runs until the store is closed or every handle on it is gone.
-    pub(super) fn run(mut self, commands: &Receiver<Message>) {
-        let mut closing = None;
-        while let Ok(first) = commands.recv_blocking() {
-            let mut jobs = Vec::new();
-            let mut next = Some(first);
-            while let Some(message) = next {
-                match message {
-                    Message::Run(job) => jobs.push(job),
-                    Message::Check => {}
-                    Message::Close(reply) => closing = Some(reply),
-                }
-                let full = jobs.len() >= GROUP_COMMANDS_MAX || closing.is_some();
-                next = if full { None } else { commands.try_recv().ok() };
-            }
-            self.heal_index();
-            self.group(jobs);
-            if let Some(reply) = closing {
-                commands.close();
-                let _ = reply.try_send(self.close());
-                return;
-            }
-            self.maintain();
-        }
-        if let Err(error) = self.close() {
-            log::error!("the journal did not end in order: {error}");
+        let sequence = journal.as_ref().map_or(0, |journal| journal.end().sequence);
+        Writer {
+            shared,
+            journal,
+            kind,
+            sequence,
+            checkpoints,
+            running: None,
+            no_heal_before: Duration::ZERO,
+            bytes_since,
+            bytes_since_try: bytes_since,
+            sizes,
         }
     }
 
-    /// One group: run, append, sync, apply, answer. A group that grows too large is ended early
-    /// and the rest makes the next one.
-    fn group(&mut self, jobs: Vec<Job>) {
-        let mut jobs = jobs.into_iter();
-        loop {
-            let index = self.inner.index();
-            let mut overlay = BTreeMap::new();
-            let mut records: Vec<Vec<Change>> = Vec::new();
-            let mut done = Vec::new();
-            let mut bytes = 0;
-            for mut job in jobs.by_ref() {
-                let mut txn = Txn::over(&*index, &overlay);
-                let ran = catch_unwind(AssertUnwindSafe(|| job.0.run(&mut txn)));
-                let result = ran.unwrap_or_else(|_| {
-                    self.inner.sys.metrics.panics.add(1);
-                    log::error!("defect: a store command panicked; it changed nothing");
-                    Err(StoreError::Unavailable)
-                });
-                if result.is_ok() {
-                    let changes = txn.into_changes();
-                    if !changes.is_empty() {
-                        bytes += changes.iter().map(change_len).sum::<usize>();
-                        overlay.extend(changes.iter().cloned());
-                        records.push(changes);
-                    }
+    /// Works until the store is closed or dropped.
+    pub(super) fn run(mut self, queue: &Receiver<Message>) {
+        let mut held = None;
+        while let Some(message) = held.take().or_else(|| queue.recv_blocking().ok()) {
+            match message {
+                Message::Command(first) => {
+                    self.group(first, || match queue.try_recv() {
+                        Ok(Message::Command(command)) => Some(command),
+                        Ok(other) => {
+                            held = Some(other);
+                            None
+                        }
+                        Err(_) => None,
+                    });
+                    self.maintain();
                 }
-                done.push((job, result));
-                if bytes > GROUP_BYTES_MAX {
+                Message::Heal => self.heal(),
+                Message::Close(reply) => {
+                    let _ = reply.try_send(self.close());
                     break;
                 }
             }
-            if done.is_empty() {
-                return;
+        }
+        self.wait_for_checkpoint();
+    }
+
+    /// Runs `first` and what `more` yields as one group.
+    pub(super) fn group(
+        &mut self,
+        first: Box<dyn Command>,
+        mut more: impl FnMut() -> Option<Box<dyn Command>>,
+    ) {
+        if self.shared.index().failed() {
+            self.heal();
+        }
+        let mut group = Group::default();
+        let mut next = Some(first);
+        while let Some(command) = next {
+            self.run_command(&mut group, command);
+            let room = group.answers.len() < GROUP_COMMANDS_MAX && group.bytes < GROUP_BYTES_MAX;
+            next = if room { more() } else { None };
+        }
+        let outcome = self.make_durable(&group.payloads);
+        if outcome.is_ok() && !group.records.is_empty() {
+            self.sequence += group.records.len() as u64;
+            let changes: Vec<Change> = std::mem::take(&mut group.overlay).into_iter().collect();
+            if self.shared.index().apply(self.sequence, &changes).is_err() {
+                // The group is durable: the index is at fault and is built again from the
+                // journal, which has the group.
+                self.heal();
             }
-            drop(index);
-            let durable = if records.is_empty() { Ok(()) } else { self.commit(records) };
-            for (job, result) in done {
-                // A refusal may rest on what the group had changed: it too waited until here.
-                job.0.reply(result.and(durable.clone()));
-            }
+            self.shared.feed.publish(std::mem::take(&mut group.records));
+        }
+        for (mut command, own) in group.answers {
+            command.answer(outcome.clone().and(own));
         }
     }
 
-    /// Makes records durable and visible.
-    fn commit(&mut self, records: Vec<Vec<Change>>) -> Result<(), StoreError> {
-        let wall = self.inner.sys.clock.wall();
-        let first = self.journal.end().sequence + 1;
-        let mut payloads = Vec::with_capacity(records.len());
-        let mut numbered = Vec::with_capacity(records.len());
-        for (sequence, changes) in (first..).zip(records) {
-            let record = Record { sequence, wall, changes };
-            payloads.push(journal::payload(&record)?);
-            numbered.push((sequence, record.changes));
+    fn run_command(&mut self, group: &mut Group, mut command: Box<dyn Command>) {
+        let index = self.shared.index();
+        if index.failed() || self.journal.as_ref().is_some_and(Journal::poisoned) {
+            group.answers.push((command, Err(StoreError::Unavailable)));
+            return;
         }
-        let seed = u32::try_from(self.inner.sys.rng.number() & 0xffff_ffff).unwrap_or(1);
-        let written = self.journal.append(&payloads, seed).inspect_err(|error| {
-            let after = if self.journal.poisoned() { "; the store is read-only now" } else { "" };
-            log::error!("the journal could not be written: {error}{after}");
-        })?;
-        self.since_checkpoint += written;
-        let metrics = &self.inner.sys.metrics;
-        metrics.journal_groups.add(1);
-        metrics.journal_bytes.add(written);
-        let through = self.journal.end().sequence;
-        let all: Vec<Change> =
-            numbered.iter().flat_map(|(_, changes)| changes.iter().cloned()).collect();
-        if self.inner.index().apply(through, &all).is_err() {
-            // The group is durable: the index is brought up to it before anyone is answered.
-            self.rebuild_index("a group could not be applied");
+        let mut txn = Txn::over(&*index, &group.overlay);
+        let ran = catch_unwind(AssertUnwindSafe(|| command.run(&mut txn)));
+        let changes = txn.into_changes();
+        let own = match ran {
+            Ok(Ok(())) => self.frame(group, changes),
+            Ok(Err(error)) => Err(error),
+            Err(_) => {
+                self.shared.sys.metrics.panics.add(1);
+                log::error!("a command of the store panicked; nothing was changed");
+                Err(StoreError::Io("a command panicked".to_owned()))
+            }
+        };
+        group.answers.push((command, own));
+    }
+
+    fn frame(&self, group: &mut Group, changes: Vec<Change>) -> Result<(), StoreError> {
+        if changes.is_empty() {
+            return Ok(());
         }
-        self.inner.publish(through, numbered);
+        let sequence = self.sequence + 1 + group.records.len() as u64;
+        let mut record = Record { sequence, wall: self.shared.sys.clock.wall(), changes };
+        if self.journal.is_some() {
+            let payload = journal::payload(&record)?;
+            if payload.len() > RECORD_BYTES_MAX {
+                let text = format!("a change of {} bytes is too large", payload.len());
+                return Err(StoreError::Invalid(text));
+            }
+            group.bytes += payload.len();
+            group.payloads.push(payload);
+        }
+        group.overlay.extend(record.changes.iter().cloned());
+        group.records.push((sequence, std::mem::take(&mut record.changes)));
         Ok(())
     }
 
-    fn heal_index(&mut self) {
-        if self.inner.index().failed() {
-            self.rebuild_index("it failed");
+    fn make_durable(&mut self, payloads: &[Vec<u8>]) -> Result<(), StoreError> {
+        let seed = self.seed();
+        let Some(journal) = self.journal.as_mut().filter(|_| !payloads.is_empty()) else {
+            return Ok(());
+        };
+        let mut appended = journal.append(payloads, seed);
+        if appended == Err(StoreError::Full) && self.shared.remove_ballast() {
+            appended = journal.append(payloads, seed);
         }
-    }
-
-    fn rebuild_index(&mut self, why: &str) {
-        log::warn!("building the index again: {why}");
-        self.inner.sys.metrics.index_rebuilds.add(1);
-        // The old one must be closed before its directory is moved away.
-        self.inner.set_index(Arc::new(NoIndex));
-        let base = self.lock_checkpoints().last.last().copied();
-        let inner = &self.inner;
-        let firsts = inner.segments.list();
-        let end = self.journal.end().sequence;
-        match recover::build_index(&inner.disk, &inner.layout, base, &firsts, end) {
-            Ok(index) => {
-                inner.set_index(index);
-                log::info!("the index is complete again");
+        match appended {
+            Ok(bytes) => {
+                self.bytes_since += bytes;
+                self.bytes_since_try += bytes;
+                self.shared.sys.metrics.journal_groups.add(1);
+                self.shared.sys.metrics.journal_bytes.add(bytes);
+                Ok(())
             }
-            Err(error) => log::error!("the index cannot be built: {error}"),
+            Err(error) => {
+                if journal.poisoned() && !self.shared.read_only.swap(true, Ordering::Relaxed) {
+                    log::error!("the journal cannot be written, changes are refused: {error}");
+                }
+                Err(error)
+            }
         }
     }
 
-    fn lock_checkpoints(&self) -> std::sync::MutexGuard<'_, Checkpoints> {
-        self.checkpoints.lock().unwrap_or_else(PoisonError::into_inner)
+    /// What the CRC of the next segment starts from.
+    fn seed(&self) -> u32 {
+        u32::try_from(self.shared.sys.rng.number() >> 32).unwrap_or(0)
+    }
+
+    /// Builds the index again from the journal.
+    fn heal(&mut self) {
+        let pause = self.shared.sys.clock.monotonic() < self.no_heal_before;
+        if pause || !self.shared.index().failed() || self.journal.is_none() {
+            self.shared.healing.store(false, Ordering::Relaxed);
+            return;
+        }
+        self.shared.sys.metrics.index_rebuilds.add(1);
+        let old = self.shared.set_index(Arc::new(NoIndex));
+        // A damaged sled may panic or hang while it closes.
+        let _ = self.shared.sys.spawner.thread("skerry-index-end", move || {
+            let _ = catch_unwind(AssertUnwindSafe(|| drop(old)));
+        });
+        let firsts = self.shared.segments.list();
+        let (disk, layout) = (&self.shared.disk, &self.shared.layout);
+        let sequence = self.journal.as_ref().map_or(0, |journal| journal.end().sequence);
+        match rebuild(disk, layout, self.kind, &self.checkpoints, &firsts, sequence) {
+            Ok(index) => {
+                self.shared.set_index(index);
+                log::warn!("the index was built again sequence={sequence}");
+            }
+            Err(error) => {
+                log::error!("the index cannot be built again, tried again later: {error}");
+                self.no_heal_before = self.shared.sys.clock.monotonic() + HEAL_PAUSE;
+            }
+        }
+        self.shared.healing.store(false, Ordering::Relaxed);
     }
 
     /// Rotates the segment and starts a checkpoint when they are due.
     fn maintain(&mut self) {
-        if self.journal.segment_len() >= SEGMENT_BYTES
-            && let Err(error) = self.journal.close_segment()
-        {
-            log::error!("a segment could not be closed: {error}");
+        if self.running.as_ref().is_some_and(|running| running.thread.is_finished()) {
+            self.wait_for_checkpoint();
+        }
+        let Some(journal) = &mut self.journal else {
+            return;
+        };
+        if journal.segment_len() >= self.sizes.segment_bytes {
+            // On a full disk the segment just grows on.
+            let _ = journal.close_segment(false);
+        }
+        let last = self.checkpoints.last().map_or(0, |last| last.bytes);
+        let due = last.max(self.sizes.checkpoint_bytes_min);
+        if self.running.is_some() || self.bytes_since_try < due {
             return;
         }
-        let mut checkpoints = self.lock_checkpoints();
-        let last = checkpoints.last.last().copied();
-        let due = self.since_checkpoint > last.map_or(0, |last| last.bytes).max(SEGMENT_BYTES);
-        if !due || checkpoints.running || self.journal.poisoned() {
+        self.bytes_since_try = 0;
+        if journal.close_segment(false).is_err() {
             return;
         }
-        checkpoints.running = true;
-        drop(checkpoints);
-        if let Err(error) = self.journal.close_segment() {
-            log::error!("a segment could not be closed: {error}");
-            self.lock_checkpoints().running = false;
-            return;
-        }
-        self.since_checkpoint = 0;
-        let (inner, checkpoints) = (self.inner.clone(), self.checkpoints.clone());
-        let (firsts, end) = (self.inner.segments.list(), self.journal.end());
-        let make = move || {
-            let made = checkpoint::merge(&*inner.disk, &inner.layout, last, &firsts, end);
-            let mut state = checkpoints.lock().unwrap_or_else(PoisonError::into_inner);
-            state.running = false;
-            match made {
-                Ok(made) => {
-                    inner.sys.metrics.checkpoint_bytes.add(made.bytes);
-                    state.last.push(made);
-                    prune(&inner, &mut state.last);
-                }
-                Err(error) => log::error!("a checkpoint could not be made: {error}"),
+        let end = journal.end();
+        let (shared, checkpoints) = (self.shared.clone(), self.checkpoints.clone());
+        let (firsts, part) = (self.shared.segments.list(), self.sizes.merge_bytes);
+        let result = Arc::new(Mutex::new(None));
+        let cell = result.clone();
+        let work = move || {
+            let made = make_checkpoint(&shared, &checkpoints, &firsts, end, part);
+            // The index is written out too, so that the next start has little to catch up with.
+            let _ = shared.index().flush();
+            if let Ok(mut cell) = cell.lock() {
+                *cell = Some(made);
             }
         };
-        if let Err(error) = self.inner.sys.spawner.thread("skerry-ckpt", make) {
-            log::error!("a checkpoint could not be started: {error}");
-            self.lock_checkpoints().running = false;
+        match self.shared.sys.spawner.thread("skerry-checkpoint", work) {
+            Ok(thread) => {
+                self.running = Some(Running { thread, result, bytes_since: self.bytes_since });
+            }
+            Err(error) => log::warn!("no thread for a checkpoint, tried again later: {error}"),
         }
     }
 
+    fn wait_for_checkpoint(&mut self) {
+        let Some(running) = self.running.take() else {
+            return;
+        };
+        let _ = running.thread.join();
+        let made = running.result.lock().ok().and_then(|mut cell| cell.take());
+        match made {
+            Some(Ok(checkpoint)) => {
+                self.bytes_since -= running.bytes_since;
+                self.keep(checkpoint);
+            }
+            Some(Err(error)) => log::warn!("no checkpoint, tried again later: {error}"),
+            None => log::error!("the checkpoint's thread panicked"),
+        }
+    }
+
+    fn keep(&mut self, checkpoint: Checkpoint) {
+        self.shared.sys.metrics.checkpoint_bytes.add(checkpoint.bytes);
+        self.checkpoints.push(checkpoint);
+        let drop = self.checkpoints.len().saturating_sub(2);
+        self.checkpoints.drain(..drop);
+        if let Err(error) = self.prune() {
+            log::warn!("old journal files cannot be removed: {error}");
+        }
+    }
+
+    /// Removes checkpoints other than the last two, and segments that neither those nor children
+    /// need.
+    fn prune(&self) -> Result<(), StoreError> {
+        let (disk, layout) = (&self.shared.disk, &self.shared.layout);
+        let kept: Vec<_> =
+            self.checkpoints.iter().map(|c| layout.checkpoint(c.end.sequence)).collect();
+        for entry in disk.list(&layout.journal())? {
+            let path = layout.journal().join(&entry.name);
+            if entry.name.ends_with(".ckpt") && !kept.contains(&path) {
+                disk.remove(&path)?;
+            }
+        }
+        let [older, _] = self.checkpoints[..] else {
+            return Ok(());
+        };
+        let retain = self.shared.retain.load(Ordering::Relaxed);
+        let mut budget = if retain { JOURNAL_RETAIN_BYTES } else { 0 };
+        let firsts = self.shared.segments.list();
+        // Newest first, so that what children may still ask for stays without a gap.
+        for pair in firsts.windows(2).rev() {
+            let len = disk.file_len(&layout.segment(pair[0]))?;
+            if pair[1] > older.end.sequence + 1 || len <= budget {
+                budget = budget.saturating_sub(len);
+                continue;
+            }
+            budget = 0;
+            self.shared.segments.change(|firsts| firsts.retain(|first| *first != pair[0]));
+            disk.remove(&layout.segment(pair[0]))?;
+        }
+        disk.sync_dir(&layout.journal())?;
+        Ok(())
+    }
+
+    /// Closes the segment, makes a checkpoint of what it holds, and writes the index out.
     fn close(&mut self) -> Result<(), StoreError> {
-        let index = self.inner.index();
-        if let Err(error) = index.flush() {
-            log::warn!("the index could not be written out: {error}");
+        self.wait_for_checkpoint();
+        let Some(journal) = &mut self.journal else {
+            return Ok(());
+        };
+        journal.close_segment(true)?;
+        let end = journal.end();
+        let covered = self.checkpoints.last().map_or(0, |last| last.end.sequence);
+        if end.sequence > covered {
+            let firsts = self.shared.segments.list();
+            let part = self.sizes.merge_bytes;
+            let made = make_checkpoint(&self.shared, &self.checkpoints, &firsts, end, part)?;
+            self.keep(made);
         }
-        self.journal.close_segment()
+        let seed = self.seed();
+        if let Some(journal) = &mut self.journal {
+            journal.mark_clean(seed)?;
+        }
+        self.shared.index().flush()
     }
 }
 
-fn change_len((key, row): &Change) -> usize {
-    key.len() + row.as_ref().map_or(0, Vec::len) + 16
-}
-
-/// Keeps the last two checkpoints, the segments after the older one, and what children may still
-/// ask for.
-fn prune(inner: &Inner, last: &mut Vec<Checkpoint>) {
-    if let Err(error) = inner.index().flush() {
-        log::warn!("the index could not be written out: {error}");
-    }
-    while last.len() > 2 {
-        let old = last.remove(0);
-        if let Err(error) = inner.disk.remove(&inner.layout.checkpoint(old.end.sequence)) {
-            log::warn!("an old checkpoint could not be removed: {error}");
+/// Merges from the last checkpoint, or from the one before it if that is damaged.
+fn make_checkpoint(
+    shared: &Shared,
+    checkpoints: &[Checkpoint],
+    firsts: &[u64],
+    end: journal::End,
+    part_bytes: usize,
+) -> Result<Checkpoint, StoreError> {
+    let mut bases: Vec<Option<Checkpoint>> = checkpoints.iter().rev().copied().map(Some).collect();
+    bases.push(None);
+    let mut result = Err(StoreError::Unavailable);
+    for base in bases {
+        result = checkpoint::merge(&*shared.disk, &shared.layout, base, firsts, end, part_bytes);
+        match &result {
+            Err(StoreError::Corrupt(what)) => log::error!("a checkpoint cannot use {what}"),
+            _ => break,
         }
     }
-    let Some(oldest) = last.first().filter(|_| last.len() == 2) else { return };
-    let followers = inner.index().scan(&prefix(Kind::ConnectedRegistry, &[]), None, 1);
-    let mut retain = match followers {
-        Ok(rows) if rows.is_empty() => 0,
-        _ => JOURNAL_RETAIN_BYTES,
-    };
-    let firsts = inner.segments.list();
-    for pair in firsts.windows(2).rev() {
-        let (first, next) = (pair[0], pair[1]);
-        if next > oldest.end.sequence + 1 {
-            continue;
-        }
-        let path = inner.layout.segment(first);
-        let len = inner.disk.file_len(&path).unwrap_or(0);
-        if len <= retain {
-            retain -= len;
-            continue;
-        }
-        retain = 0;
-        inner.segments.change(|firsts| firsts.retain(|known| *known != first));
-        if let Err(error) = inner.disk.remove(&path) {
-            log::warn!("{} could not be removed: {error}", path.display());
-        }
+    if result.is_err() {
+        let temporary = shared.layout.checkpoint(end.sequence).with_extension("tmp");
+        let _ = shared.disk.remove(&temporary);
     }
-    let _ = inner.disk.sync_dir(&inner.layout.journal());
+    result
 }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use crate::types::UnixSeconds;
 
 /// An open file; reads and writes are positional, so that one handle serves many readers.
+#[allow(clippy::len_without_is_empty, reason = "a file is asked for its length, not emptiness")]
 pub trait DiskFile: Send + Sync {
     /// Reads up to `buffer.len()` bytes at `offset`; 0 at the end.
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
@@ -164,6 +165,15 @@ impl DiskFile for SystemFile {
     }
 }
 
+struct LockedDirectory(File);
+
+impl Drop for LockedDirectory {
+    fn drop(&mut self) {
+        // Closing alone would leave the lock to a child that was forked and has not execed yet.
+        let _ = rustix::fs::flock(&self.0, rustix::fs::FlockOperation::Unlock);
+    }
+}
+
 #[allow(clippy::disallowed_methods, reason = "this is the seam")]
 impl Disk for SystemDisk {
     fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
@@ -232,7 +242,7 @@ impl Disk for SystemDisk {
     fn lock_dir(&self, path: &Path) -> io::Result<Box<dyn Send + Sync>> {
         let directory = File::open(path)?;
         rustix::fs::flock(&directory, rustix::fs::FlockOperation::NonBlockingLockExclusive)?;
-        Ok(Box::new(directory))
+        Ok(Box::new(LockedDirectory(directory)))
     }
 
     fn sync_fs(&self, path: &Path) -> io::Result<()> {

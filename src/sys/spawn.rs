@@ -85,6 +85,14 @@ pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'stat
     smol::unblock(work).await
 }
 
+/// Starts work that blocks in the pool at once, whether or not the handle is awaited. Dropping
+/// the handle cancels work that has not begun; detach it to let it run.
+#[allow(clippy::disallowed_methods, reason = "this is the seam")]
+#[must_use = "dropping the handle cancels the work"]
+pub fn blocking_task<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Task<T> {
+    smol::unblock(work)
+}
+
 /// Lets other tasks run.
 pub async fn yield_now() {
     smol::future::yield_now().await;

@@ -1,5 +1,8 @@
 //! Bad input gets one clear line that names the cause and the cure.
 
+use std::time::Duration;
+
+use crate::support::eventually;
 use crate::support::http::{bearer, raw, send, token};
 use crate::support::image::{Image, MANIFEST, digest, push_blob};
 use crate::support::node::Node;
@@ -43,10 +46,15 @@ fn f034_a_wrong_sync_password_ends_the_first_start() {
 fn an_unreachable_parent_is_named_and_tried_again() {
     let connection = "ConnectedRegistryName=dock01;SyncTokenName=dock01;SyncTokenPassword=x;\
                       ParentGatewayEndpoint=127.0.0.1:1;ParentEndpointProtocol=http";
-    let device = Node::start_device(connection);
-    let log = device.log();
-    assert!(log.contains("127.0.0.1:1") && log.contains("ParentGatewayEndpoint"), "{log}");
-    let answer = send(&device.login, "GET", "/v2/a/manifests/v1", &[], b"").unwrap();
+    let mut device = Node::device(connection);
+    device.spawn();
+    eventually(Duration::from_secs(20), "it says what it cannot reach", || {
+        let log = device.log();
+        (log.contains("127.0.0.1:1") && log.contains("ParentGatewayEndpoint")).then_some(())
+    });
+    let answer = eventually(Duration::from_secs(10), "it answers", || {
+        send(&device.login, "GET", "/v2/a/manifests/v1", &[], b"").ok()
+    });
     assert_eq!(answer.status, 503);
     assert!(answer.header("retry-after").is_some());
 }
@@ -96,7 +104,7 @@ fn malformed_content_is_refused_and_not_stored() {
     };
     let image = Image::new(1, &[100]);
     let missing = put("v1", MANIFEST, &image.manifest);
-    assert_eq!((missing.status, missing.error().0.as_str()), (404, "MANIFEST_BLOB_UNKNOWN"));
+    assert_eq!((missing.status, missing.error().0.as_str()), (400, "MANIFEST_BLOB_UNKNOWN"));
     for bad in [&b"not json"[..], b"[]", b"{\"schemaVersion\":1}"] {
         let answer = put("v1", MANIFEST, bad);
         assert_eq!((answer.status, answer.error().0.as_str()), (400, "MANIFEST_INVALID"));

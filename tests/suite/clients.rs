@@ -21,7 +21,15 @@ fn f040_f120_skopeo_pushes_to_the_root_and_copies_from_a_device() {
     let layout = format!("oci:{}:v1", home.join("layout").display());
     let to = format!("docker://{}/team/app:v1", root.login);
     let mut copy = skopeo(home.path());
-    copy.args(["copy", "--dest-tls-verify=false", "--dest-creds", &credentials, &layout, &to]);
+    copy.args([
+        "copy",
+        "--preserve-digests",
+        "--dest-tls-verify=false",
+        "--dest-creds",
+        &credentials,
+        &layout,
+        &to,
+    ]);
     must(&mut copy);
 
     let connection = root.connect("dock01", &["--repository", "team/app"]);
@@ -30,7 +38,15 @@ fn f040_f120_skopeo_pushes_to_the_root_and_copies_from_a_device() {
     let copied = format!("dir:{}", home.join("copied").display());
     let fetch = || {
         let mut copy = skopeo(home.path());
-        copy.args(["copy", "--src-tls-verify=false", "--src-creds", &credentials, &from, &copied]);
+        copy.args([
+            "copy",
+            "--preserve-digests",
+            "--src-tls-verify=false",
+            "--src-creds",
+            &credentials,
+            &from,
+            &copied,
+        ]);
         run(&mut copy)
     };
     let refused = fetch();
@@ -53,7 +69,15 @@ fn f040_f120_skopeo_pushes_to_the_root_and_copies_from_a_device() {
     assert!(must(list.arg(format!("docker://{}/team/app", root.login))).contains("\"v1\""));
     let climbed = format!("docker://{}/team/app:v2", device.login);
     let mut copy = skopeo(home.path());
-    copy.args(["copy", "--dest-tls-verify=false", "--dest-creds", &credentials, &layout, &climbed]);
+    copy.args([
+        "copy",
+        "--preserve-digests",
+        "--dest-tls-verify=false",
+        "--dest-creds",
+        &credentials,
+        &layout,
+        &climbed,
+    ]);
     must(&mut copy);
     let digest = eventually(SOON, "v2 climbs", || pull(&root, &user, "team/app", "v2").ok());
     assert_eq!(digest, image.digest());

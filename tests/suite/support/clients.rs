@@ -49,9 +49,13 @@ fn isolated(program: &str, home: &Path) -> Command {
     std::fs::create_dir_all(&policy).unwrap();
     let accept = r#"{"default":[{"type":"insecureAcceptAnything"}]}"#;
     std::fs::write(policy.join("policy.json"), accept).unwrap();
+    let auth = home.join("auth.json");
+    if !auth.exists() {
+        std::fs::write(&auth, "{}").unwrap();
+    }
     let mut command = Command::new(program);
     command.env("HOME", home).env("XDG_RUNTIME_DIR", home).env("TMPDIR", home);
-    command.env("REGISTRY_AUTH_FILE", home.join("auth.json"));
+    command.env("REGISTRY_AUTH_FILE", auth);
     command
 }
 

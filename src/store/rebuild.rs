@@ -1,0 +1,162 @@
+//! Filling an index from a checkpoint and the journal.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use super::StoreError;
+use super::checkpoint::{Checkpoint, Rows};
+use super::frame::FrameFault;
+use super::index::{Change, Index, MapIndex};
+use super::journal::{self, End};
+use super::layout::Layout;
+use super::recover::IndexKind;
+use super::sled_index::SledIndex;
+use crate::sys::Disk;
+
+/// Changes that a rebuild applies in one batch, bytes.
+const REBUILD_BATCH_BYTES: usize = 256 * 1024;
+
+/// Opens the index on disk; the error says what is wrong with it.
+pub(super) fn open_sled(disk: &Arc<dyn Disk>, layout: &Layout) -> Result<Arc<dyn Index>, String> {
+    let path = layout.index();
+    Ok(Arc::new(SledIndex::open(disk.clone(), &path)?))
+}
+
+/// Puts the index aside and builds a new one from a checkpoint and the records after it: the
+/// last checkpoint that is whole. Where sled cannot be used, a map in memory takes its place.
+pub(super) fn rebuild(
+    disk: &Arc<dyn Disk>,
+    layout: &Layout,
+    kind: IndexKind,
+    checkpoints: &[Checkpoint],
+    firsts: &[u64],
+    through: u64,
+) -> Result<Arc<dyn Index>, StoreError> {
+    let mut result = Err(StoreError::Unavailable);
+    let mut kind = kind;
+    let mut keep = true;
+    let mut bases: Vec<Option<Checkpoint>> = checkpoints.iter().rev().copied().map(Some).collect();
+    bases.push(None);
+    for base in bases {
+        loop {
+            let index: Arc<dyn Index> = match kind {
+                IndexKind::Map => Arc::new(MapIndex::default()),
+                IndexKind::Sled => {
+                    if let Err(error) = put_index_aside(&**disk, layout, keep) {
+                        log::warn!("the old index cannot be put aside: {error}");
+                    }
+                    keep = false;
+                    match open_sled(disk, layout) {
+                        Ok(index) => index,
+                        Err(why) => {
+                            log::warn!("the index is kept in memory until the next start: {why}");
+                            kind = IndexKind::Map;
+                            continue;
+                        }
+                    }
+                }
+            };
+            match fill(&**disk, layout, &*index, base, firsts, through) {
+                Ok(()) => return Ok(index),
+                Err(_) if index.failed() => kind = IndexKind::Map,
+                Err(error) => {
+                    log::error!("the index cannot be built from a checkpoint: {error}");
+                    result = Err(error);
+                    break;
+                }
+            }
+        }
+    }
+    result
+}
+
+/// Renames the index for a later look at it, at most one; or removes it.
+fn put_index_aside(disk: &dyn Disk, layout: &Layout, keep: bool) -> std::io::Result<()> {
+    let path = layout.index();
+    if !disk.exists(&path)? {
+        return Ok(());
+    }
+    if !keep {
+        return disk.remove_dir_all(&path);
+    }
+    let mut last = 0;
+    for entry in disk.list(layout.root())? {
+        if let Some(number) = entry.name.strip_prefix("index.bad-") {
+            last = last.max(number.parse().unwrap_or(0));
+            disk.remove_dir_all(&layout.root().join(&entry.name))?;
+        }
+    }
+    let aside = layout.root().join(format!("index.bad-{}", last + 1_u64));
+    disk.rename(&path, &aside)
+}
+
+/// Fills an empty index.
+pub(super) fn fill(
+    disk: &dyn Disk,
+    layout: &Layout,
+    index: &dyn Index,
+    base: Option<Checkpoint>,
+    firsts: &[u64],
+    through: u64,
+) -> Result<(), StoreError> {
+    if let Some(base) = base {
+        let path = layout.checkpoint(base.end.sequence);
+        let fault = |fault| checkpoint_fault(&path, fault);
+        let mut rows = Rows::open(disk, layout, base.end.sequence).map_err(fault)?;
+        let mut batch: Vec<Change> = Vec::new();
+        let mut bytes = 0;
+        while let Some((key, row)) = rows.next_row().map_err(fault)? {
+            bytes += key.len() + row.len();
+            batch.push((key, Some(row)));
+            if bytes > REBUILD_BATCH_BYTES {
+                index.apply(0, &batch)?;
+                batch.clear();
+                bytes = 0;
+            }
+        }
+        index.apply(base.end.sequence, &batch)?;
+    }
+    catch_up(disk, layout, index, base, firsts, through)
+}
+
+/// Applies the records after those that the index has.
+pub(super) fn catch_up(
+    disk: &dyn Disk,
+    layout: &Layout,
+    index: &dyn Index,
+    base: Option<Checkpoint>,
+    firsts: &[u64],
+    through: u64,
+) -> Result<(), StoreError> {
+    let from = base.map_or(End::default(), |base| base.end);
+    let applied = index.applied();
+    if applied >= through {
+        return Ok(());
+    }
+    let mut batch: Vec<Change> = Vec::new();
+    let (mut bytes, mut last) = (0, applied);
+    journal::replay(disk, layout, firsts, from, through, &mut |record| {
+        if record.sequence <= applied {
+            return Ok(());
+        }
+        last = record.sequence;
+        for (key, row) in record.changes {
+            bytes += key.len() + row.as_ref().map_or(0, Vec::len);
+            batch.push((key, row));
+        }
+        if bytes > REBUILD_BATCH_BYTES {
+            index.apply(last, &batch)?;
+            batch.clear();
+            bytes = 0;
+        }
+        Ok(())
+    })?;
+    index.apply(last, &batch)
+}
+
+fn checkpoint_fault(path: &Path, fault: FrameFault) -> StoreError {
+    match fault {
+        FrameFault::Io(error) => error.into(),
+        FrameFault::Bad(at) => StoreError::Corrupt(format!("{} at {at}", path.display())),
+    }
+}

@@ -1,0 +1,93 @@
+//! Free space: the reserve below which pushes are refused, and the ballast within it.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use super::{Shared, Store, StoreError};
+use crate::sys::disk::Space;
+
+/// How long a look at the free space is good for.
+const SPACE_AGE_MAX: Duration = Duration::from_secs(1);
+/// Most of the default reserve, bytes.
+const RESERVE_BYTES_MAX: u64 = 64 * 1024 * 1024;
+/// What is set aside for the journal on a full disk, bytes; never more than half the reserve.
+const BALLAST_BYTES_MAX: u64 = 4 * 1024 * 1024;
+
+/// Remembers how much space there was a moment ago.
+pub(super) struct SpaceCheck {
+    reserve: Option<u64>,
+    last: Mutex<Option<(Duration, Space)>>,
+}
+
+impl SpaceCheck {
+    /// With the reserve of the configuration, bytes.
+    pub(super) fn new(reserve: Option<u64>) -> SpaceCheck {
+        SpaceCheck { reserve, last: Mutex::new(None) }
+    }
+
+    fn reserve(&self, space: Space) -> u64 {
+        self.reserve.unwrap_or((space.total / 20).min(RESERVE_BYTES_MAX))
+    }
+}
+
+impl Store {
+    /// Free space on the file system of the state directory, at most a second old. Blocks.
+    pub fn space(&self) -> Result<Space, StoreError> {
+        self.shared().space_now()
+    }
+
+    /// Whether free space is below the reserve. Blocks.
+    pub fn below_reserve(&self) -> bool {
+        self.shared().check_space() == Err(StoreError::Full)
+    }
+}
+
+impl Shared {
+    fn space_now(&self) -> Result<Space, StoreError> {
+        let now = self.sys.clock.monotonic();
+        let mut last = self.space.last.lock().unwrap_or_else(PoisonError::into_inner);
+        match *last {
+            Some((at, space)) if now.saturating_sub(at) < SPACE_AGE_MAX => Ok(space),
+            _ => {
+                let space = self.disk.space(self.layout.root())?;
+                *last = Some((now, space));
+                Ok(space)
+            }
+        }
+    }
+
+    /// `Full` when free space is below the reserve.
+    pub(super) fn check_space(&self) -> Result<(), StoreError> {
+        let space = self.space_now()?;
+        if space.free < self.space.reserve(space) { Err(StoreError::Full) } else { Ok(()) }
+    }
+
+    /// Sets the ballast aside, if it is not there and space is plenty.
+    pub(super) fn keep_ballast(&self) {
+        let path = self.layout.ballast();
+        let Ok(space) = self.space_now() else {
+            return;
+        };
+        let reserve = self.space.reserve(space);
+        let bytes = BALLAST_BYTES_MAX.min(reserve / 2);
+        if bytes == 0 || space.free < reserve + 2 * bytes || self.disk.exists(&path).unwrap_or(true)
+        {
+            return;
+        }
+        // Where the file system cannot allocate there is no ballast; the reserve remains.
+        let kept = self.disk.create(&path).and_then(|file| file.allocate(bytes));
+        if kept.is_err() {
+            let _ = self.disk.remove(&path);
+        }
+    }
+
+    /// Gives the ballast's space to the journal; whether there was any.
+    pub(super) fn remove_ballast(&self) -> bool {
+        let removed = self.disk.remove(&self.layout.ballast()).is_ok();
+        if removed {
+            log::warn!("the disk is full: the space set aside for the journal is in use now");
+            let _ = self.disk.sync_dir(self.layout.root());
+        }
+        removed
+    }
+}

@@ -1,0 +1,182 @@
+//! Uploads, fetches and content.
+
+use super::*;
+
+fn repository() -> RepositoryName {
+    "library/alpine".parse().unwrap()
+}
+
+fn digest_of(bytes: &[u8], name: &str) -> Digest {
+    let algorithm = if name == "sha256" { &ring::digest::SHA256 } else { &ring::digest::SHA512 };
+    let raw = ring::digest::digest(algorithm, bytes);
+    format!("{name}:{}", data_encoding::HEXLOWER.encode(raw.as_ref())).parse().unwrap()
+}
+
+fn some_bytes(len: usize) -> Vec<u8> {
+    (0..len).map(|at| u8::try_from(at * 7 % 251).unwrap()).collect()
+}
+
+async fn read_blob(store: &Store, digest: &Digest) -> Option<Vec<u8>> {
+    let blob = store.blob_open(digest).await.unwrap()?;
+    let mut bytes = vec![0; usize::try_from(blob.len).unwrap()];
+    blob.file.read_exact_at(&mut bytes, 0).unwrap();
+    Some(bytes)
+}
+
+#[test]
+fn an_upload_becomes_content_once_and_stays() {
+    block_on(async {
+        let disk = MemoryDisk::new();
+        let (store, _) = open_memory(&disk).unwrap();
+        for (len, name) in [(0, "sha256"), (1, "sha256"), (700_000, "sha256"), (300_000, "sha512")]
+        {
+            let bytes = some_bytes(len);
+            let digest = digest_of(&bytes, name);
+            assert!(store.blob_open(&digest).await.unwrap().is_none());
+            for _ in 0..2 {
+                let mut upload = store.upload_start(&repository()).await.unwrap();
+                for part in bytes.chunks(50_001) {
+                    upload.write(part).await.unwrap();
+                }
+                assert_eq!(upload.finish(&digest).await, Ok(len as u64));
+            }
+            let cut = open_memory(&disk.after_power_cut()).unwrap().0;
+            assert_eq!(read_blob(&cut, &digest).await, Some(bytes));
+            assert_eq!(cut.blob_exists_len(&digest).await, Ok(Some(len as u64)));
+        }
+        assert!(disk.list(Path::new("/s/uploads")).unwrap().is_empty());
+        assert_eq!(store.sys().metrics.blob_bytes.get(), 1_000_001);
+    });
+}
+
+#[test]
+fn an_upload_of_another_digest_is_refused_and_removed() {
+    block_on(async {
+        let disk = MemoryDisk::new();
+        let (store, _) = open_memory(&disk).unwrap();
+        let mut upload = store.upload_start(&repository()).await.unwrap();
+        let id = upload.id().to_owned();
+        upload.write(b"these").await.unwrap();
+        let digest = digest_of(b"those", "sha256");
+        assert!(matches!(upload.finish(&digest).await, Err(StoreError::Invalid(_))));
+        assert!(store.blob_open(&digest).await.unwrap().is_none());
+        let gone = store.upload_resume(&repository(), &id).await.map(|_| ());
+        assert_eq!(gone, Err(StoreError::NotFound));
+        assert!(disk.list(Path::new("/s/uploads")).unwrap().is_empty());
+    });
+}
+
+#[test]
+fn an_upload_goes_on_where_it_stopped_across_requests_and_restarts() {
+    block_on(async {
+        let disk = MemoryDisk::new();
+        let bytes = some_bytes(900_000);
+        let digest = digest_of(&bytes, "sha256");
+        let (store, _) = open_memory(&disk).unwrap();
+        let mut upload = store.upload_start(&repository()).await.unwrap();
+        let id = upload.id().to_owned();
+        let busy = store.upload_resume(&repository(), &id).await.map(|_| ());
+        assert!(matches!(busy, Err(StoreError::Conflict(_))));
+        let other: RepositoryName = "library/other".parse().unwrap();
+        let elsewhere = store.upload_resume(&other, &id).await.map(|_| ());
+        assert_eq!(elsewhere, Err(StoreError::NotFound));
+        upload.write(&bytes[..300_000]).await.unwrap();
+        drop(upload);
+        assert_eq!(store.upload_offset(&repository(), &id).await, Ok(300_000));
+        let mut upload = store.upload_resume(&repository(), &id).await.unwrap();
+        assert_eq!(upload.offset(), 300_000);
+        upload.write(&bytes[300_000..500_000]).await.unwrap();
+        assert_eq!(upload.pause().await, Ok(500_000));
+        drop(store);
+        let (store, _) = open_memory(&disk).unwrap();
+        assert_eq!(store.upload_offset(&repository(), &id).await, Ok(500_000));
+        let mut upload = store.upload_resume(&repository(), &id).await.unwrap();
+        upload.write(&bytes[500_000..]).await.unwrap();
+        assert_eq!(upload.finish(&digest).await, Ok(900_000));
+        assert_eq!(read_blob(&store, &digest).await, Some(bytes));
+    });
+}
+
+#[test]
+fn a_fetch_goes_on_where_it_stopped_and_tells_a_full_disk_once() {
+    block_on(async {
+        let disk = MemoryDisk::new();
+        let bytes = some_bytes(400_000);
+        let digest = digest_of(&bytes, "sha256");
+        let (store, _) = open_memory(&disk).unwrap();
+        let mut fetch = store.fetch_resume(&digest).await.unwrap();
+        assert_eq!((fetch.id(), fetch.offset()), (digest.to_string().as_str(), 0));
+        fetch.write(&bytes[..150_000]).await.unwrap();
+        fetch.pause().await.unwrap();
+        drop(store);
+        let (store, _) = open_memory(&disk).unwrap();
+        let mut fetch = store.fetch_resume(&digest).await.unwrap();
+        assert_eq!(fetch.offset(), 150_000);
+        disk.set_full(true);
+        fetch.write(&bytes[150_000..200_000]).await.unwrap();
+        assert_eq!(fetch.pause().await, Err(StoreError::Full));
+        disk.set_full(false);
+        let mut fetch = store.fetch_resume(&digest).await.unwrap();
+        assert_eq!(fetch.offset(), 150_000);
+        fetch.write(&bytes[150_000..]).await.unwrap();
+        assert_eq!(fetch.finish(&digest).await, Ok(400_000));
+        assert_eq!(read_blob(&store, &digest).await, Some(bytes));
+    });
+}
+
+#[test]
+fn manifests_are_checked_when_they_are_read() {
+    block_on(async {
+        let disk = MemoryDisk::new();
+        let (store, _) = open_memory(&disk).unwrap();
+        let digest = digest_of(b"{}", "sha256");
+        assert_eq!(store.blob_read(&digest).await, Ok(None));
+        store.blob_put(&digest, b"{}".to_vec()).await.unwrap();
+        store.blob_put(&digest, b"{}".to_vec()).await.unwrap();
+        assert_eq!(store.blob_read(&digest).await, Ok(Some(b"{}".to_vec())));
+        overwrite(&disk, &Layout::new("/s").blob(&digest), b"[]");
+        assert!(matches!(store.blob_read(&digest).await, Err(StoreError::Corrupt(_))));
+    });
+}
+
+#[test]
+fn too_many_uploads_and_too_little_space_are_refused() {
+    block_on(async {
+        let disk = MemoryDisk::new();
+        let (store, _) = open_memory(&disk).unwrap();
+        for _ in 0..limits::UPLOADS_MAX {
+            store.upload_start(&repository()).await.unwrap();
+        }
+        let more = store.upload_start(&repository()).await.map(|_| ());
+        assert_eq!(more, Err(StoreError::Unavailable));
+        let disk = MemoryDisk::new();
+        disk.set_full(true);
+        let store = Store::open(sys_on(&disk), options(Path::new("/s"), IndexKind::Map));
+        assert!(store.is_err(), "not even the format file fits");
+        disk.set_full(false);
+        let (store, _) = open_memory(&disk).unwrap();
+        drop(store);
+        disk.set_full(true);
+        let (store, _) = open_memory(&disk).unwrap();
+        let full = store.upload_start(&repository()).await.map(|_| ());
+        assert_eq!(full, Err(StoreError::Full));
+    });
+}
+
+#[test]
+fn a_store_in_memory_keeps_content_too() {
+    block_on(async {
+        let store = Store::in_memory(Sys::real(Spawner::new()));
+        put(&store, 1, "one").unwrap();
+        assert_eq!(rows(&store).len(), 1);
+        let digest = digest_of(b"abc", "sha256");
+        let mut upload = store.upload_start(&repository()).await.unwrap();
+        upload.write(b"abc").await.unwrap();
+        upload.finish(&digest).await.unwrap();
+        assert_eq!(store.blob_read(&digest).await, Ok(Some(b"abc".to_vec())));
+        assert_eq!(store.identity_file("key", || Ok(b"k".to_vec())), Ok(b"k".to_vec()));
+        assert_eq!(store.identity_file("key", || Ok(Vec::new())), Ok(b"k".to_vec()));
+        let records = store.records_after(Cursor { sequence: 0, ..store.head() }, 1).await;
+        assert_eq!(records.unwrap().records.len(), 1);
+    });
+}

@@ -1,0 +1,196 @@
+//! The index on real disks: kills, flipped bits, loss.
+
+use super::*;
+
+#[test]
+fn the_index_is_built_again_when_it_is_gone_or_damaged() {
+    let dir = TempDir::new("store-index");
+    let (store, _) = open_sled(&dir);
+    let expected = churn(&store, 0, 300);
+    block_on(store.close()).unwrap();
+    drop(store);
+    let (store, recovery) = open_sled(&dir);
+    assert!(recovery.clean && recovery.index_rebuilt.is_none(), "{recovery}");
+    assert_eq!((rows(&store), recovery.records_replayed), (expected.clone(), 0));
+    drop(store);
+    let index = dir.path().join("state/index");
+    let disk = SystemDisk;
+    disk.remove_dir_all(&index).unwrap();
+    let (store, recovery) = open_sled(&dir);
+    assert!(recovery.index_rebuilt.is_some() && rows(&store) == expected, "{recovery}");
+    drop(store);
+    for name in ["db", "conf"] {
+        let file = disk.open_rw(&index.join(name)).unwrap();
+        let len = file.len().unwrap();
+        file.write_all_at(&[0xa5; 40], len / 3).unwrap();
+        drop(file);
+        let (store, _) = open_sled(&dir);
+        assert_eq!(rows(&store), expected, "{name}");
+        churn(&store, 0, 10);
+        drop(store);
+        let (store, _) = open_sled(&dir);
+        churn(&store, 0, 300);
+        assert_eq!(rows(&store), expected, "{name}");
+    }
+}
+
+#[test]
+fn whatever_bit_of_the_index_flips_the_answers_stay_right() {
+    let dir = TempDir::new("store-flips");
+    let (store, _) = open_sled(&dir);
+    let expected = churn(&store, 0, 200);
+    block_on(store.close()).unwrap();
+    drop(store);
+    let index = dir.path().join("state/index");
+    let random = SystemRng::new();
+    for round in 0..25 {
+        let file = SystemDisk.open_rw(&index.join("db")).unwrap();
+        let offset = random.number() % file.len().unwrap();
+        let mut byte = [0];
+        file.read_exact_at(&mut byte, offset).unwrap();
+        file.write_all_at(&[byte[0] ^ 1 << (round % 8)], offset).unwrap();
+        drop(file);
+        let (store, recovery) = open_sled(&dir);
+        assert_eq!(rows(&store), expected, "round {round}, byte {offset}: {recovery}");
+        block_on(store.close()).unwrap();
+    }
+}
+
+const KILLED_CHILD: &str = "SKERRY_TEST_KILLED_CHILD";
+
+/// The body of the process that [`kills_lose_nothing_that_was_acknowledged`] kills.
+#[test]
+fn writes_until_it_is_killed() {
+    let Some(path) = std::env::var_os(KILLED_CHILD) else {
+        return;
+    };
+    let mut options = options(Path::new(&path), IndexKind::Sled);
+    (options.segment_bytes, options.checkpoint_bytes_min) = (20_000, 60_000);
+    let (store, _) = Store::open(Sys::real(Spawner::new()), options).unwrap();
+    loop {
+        let number = u32::try_from(store.sequence()).unwrap();
+        put(&store, number % 1000, &format!("{number}")).unwrap();
+        #[allow(clippy::print_stdout, reason = "how the parent learns what was acknowledged")]
+        {
+            println!("\nacknowledged {number}");
+        }
+    }
+}
+
+#[test]
+fn kills_lose_nothing_that_was_acknowledged() {
+    use std::io::BufRead;
+    let dir = TempDir::new("store-kill");
+    let mut written = 0;
+    for round in 0..15_u64 {
+        let mut child = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "store::tests::index::writes_until_it_is_killed", "--nocapture"])
+            .env(KILLED_CHILD, dir.path().join("state"))
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let lines = std::io::BufReader::new(child.stdout.take().unwrap()).lines();
+        let mut last = None;
+        let stop_after = 1 + round * round * 7;
+        let mut count = 0;
+        for line in lines.map_while(Result::ok) {
+            if let Some(number) = line.strip_prefix("acknowledged ") {
+                last = number.parse::<u32>().ok();
+                count += 1;
+                if count == stop_after {
+                    child.kill().unwrap();
+                }
+            }
+        }
+        child.wait().unwrap();
+        let last = last.unwrap();
+        let (store, recovery) = open_sled(&dir);
+        assert!(!recovery.clean && store.sequence() > u64::from(last), "{recovery}");
+        written = u32::try_from(store.sequence()).unwrap();
+        let expected: Model = (written.saturating_sub(1000)..written)
+            .map(|number| (key(number % 1000), Text(number.to_string())))
+            .collect();
+        assert_eq!(rows(&store), expected, "round {round}: {recovery}");
+    }
+    assert!(written > 1000);
+}
+
+#[test]
+fn an_index_that_fails_at_run_time_is_built_again_meanwhile() {
+    let dir = TempDir::new("store-heal");
+    let (store, _) = open_sled(&dir);
+    let expected = churn(&store, 0, 100);
+    store.shared().set_index(Arc::new(NoIndex));
+    assert_eq!(store.get::<Text>(&key(1)), Err(StoreError::Unavailable));
+    while store.get::<Text>(&key(1)).is_err() {
+        block_on(sys::clock::sleep(Duration::from_millis(5)));
+    }
+    assert_eq!(rows(&store), expected);
+    store.shared().set_index(Arc::new(NoIndex));
+    put(&store, 1000, "more").unwrap();
+    assert_eq!(rows(&store).len(), expected.len() + 1);
+}
+
+#[test]
+fn damage_that_the_index_makes_up_for_costs_nothing() {
+    let dir = TempDir::new("store-salvage");
+    let (store, _) = open_sled(&dir);
+    let expected = churn(&store, 0, 100);
+    let epoch = store.head().epoch;
+    drop(store);
+    let disk = SystemDisk;
+    let path = Layout::new(dir.path().join("state")).segment(1);
+    disk.open_rw(&path).unwrap().write_all_at(b"rotten", 500).unwrap();
+    let (store, recovery) = open_sled(&dir);
+    assert_eq!(recovery.damage.len(), 1, "{recovery}");
+    assert_eq!(rows(&store), expected);
+    assert_ne!(store.head().epoch, epoch);
+    put(&store, 500, "more").unwrap();
+    drop(store);
+    let (store, recovery) = open_sled(&dir);
+    assert!(recovery.damage.is_empty(), "{recovery}");
+    assert_eq!(rows(&store).len(), expected.len() + 1);
+    // A journal that lost its end although the index knows of it.
+    drop(store);
+    let last = recovery.sequence;
+    disk.remove(&Layout::new(dir.path().join("state")).segment(last)).unwrap();
+    let (store, recovery) = open_sled(&dir);
+    assert_eq!(recovery.damage.len(), 1, "{recovery}");
+    assert_eq!((rows(&store).len(), store.sequence()), (expected.len() + 1, last));
+}
+
+#[test]
+fn opening_ten_thousand_rows_is_quick() {
+    let dir = TempDir::new("store-10k");
+    let (store, _) = open_sled(&dir);
+    for block in 0..100 {
+        block_on(store.commit(move |txn| {
+            for number in 0..100 {
+                txn.put(key(block * 100 + number), &Text("x".repeat(200)))?;
+            }
+            Ok(())
+        }))
+        .unwrap();
+    }
+    let timed = |what: &str| {
+        let clock = SystemClock::new();
+        let (store, recovery) = open_sled(&dir);
+        let took = clock.monotonic();
+        log::info!("{what}: {took:?}, {recovery}");
+        assert_eq!(rows(&store).len(), 10_000);
+        assert!(took < Duration::from_secs(30), "{what} took {took:?}");
+        (store, format!("{what} {took:?}; "))
+    };
+    drop(store);
+    let (store, unclean) = timed("unclean");
+    block_on(store.close()).unwrap();
+    drop(store);
+    let (store, clean) = timed("clean");
+    drop(store);
+    SystemDisk.remove_dir_all(&dir.path().join("state/index")).unwrap();
+    let (_, rebuilt) = timed("index rebuilt");
+    #[allow(clippy::print_stderr, reason = "the figures are what the test is for")]
+    {
+        eprintln!("open with 10,000 rows: {unclean}{clean}{rebuilt}");
+    }
+}

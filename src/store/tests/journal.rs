@@ -1,0 +1,290 @@
+//! The journal, checkpoints, groups and the feed.
+
+use super::*;
+
+#[test]
+fn what_was_acknowledged_survives_a_power_cut_at_any_time() {
+    let disk = MemoryDisk::new();
+    let (store, recovery) = open_small(&disk);
+    assert!(recovery.new && recovery.clean);
+    let mut expected = Model::new();
+    for round in 0..40 {
+        expected = churn(&store, round * 20, round * 20 + 20);
+        let (cut, recovery) = open_small(&disk.after_power_cut());
+        assert_eq!(rows(&cut), expected, "round {round}");
+        assert!(!recovery.clean, "{recovery}");
+        assert_eq!(cut.sequence(), store.sequence());
+    }
+    block_on(store.close()).unwrap();
+    let checkpoints = disk.list(Path::new("/s/journal")).unwrap();
+    assert_eq!(checkpoints.iter().filter(|e| e.name.ends_with(".ckpt")).count(), 2);
+    drop(store);
+    let (store, recovery) = open_small(&disk.after_power_cut());
+    assert!(recovery.clean && !recovery.new, "{recovery}");
+    assert_eq!(rows(&store), expected);
+    put(&store, 1, "again").unwrap();
+}
+
+#[test]
+fn a_start_without_changes_writes_no_journal() {
+    let disk = MemoryDisk::new();
+    put(&open_memory(&disk).unwrap().0, 1, "one").unwrap();
+    let mut before = None;
+    for _ in 0..3 {
+        let (store, recovery) = open_memory(&disk).unwrap();
+        assert!(!recovery.clean);
+        drop(store);
+        let files = disk.list(Path::new("/s/journal")).unwrap();
+        assert_eq!(*before.get_or_insert(files.clone()), files);
+    }
+    for _ in 0..3 {
+        let (store, _) = open_memory(&disk).unwrap();
+        block_on(store.close()).unwrap();
+        drop(store);
+        let (store, recovery) = open_memory(&disk).unwrap();
+        assert!(recovery.clean, "{recovery}");
+        drop(store);
+    }
+}
+
+#[test]
+fn a_torn_append_is_cut_wherever_it_tears() {
+    let disk = MemoryDisk::new();
+    let (store, _) = open_memory(&disk).unwrap();
+    put(&store, 1, "one").unwrap();
+    let path = segment_path("/s", 1);
+    let durable = content(&disk, &path).len();
+    put(&store, 2, "two").unwrap();
+    let whole = content(&disk, &path);
+    drop(store);
+    for len in durable..whole.len() {
+        let disk = disk.after_power_cut();
+        overwrite(&disk, &path, &whole[..len]);
+        let (store, recovery) = open_memory(&disk).unwrap();
+        assert_eq!(recovery.tail_cut_bytes, (len - durable) as u64);
+        assert_eq!((rows(&store).len(), store.sequence(), recovery.clean), (1, 1, false));
+        put(&store, 3, "three").unwrap();
+        drop(store);
+        let (store, _) = open_memory(&disk.after_power_cut()).unwrap();
+        assert_eq!((rows(&store).len(), store.sequence()), (2, 2));
+        assert!(disk.exists(&segment_path("/s", 2)).unwrap(), "a new segment is opened");
+    }
+    // A sector of the append that never arrived while a later one did.
+    let mut torn = whole.clone();
+    torn[durable + 40] ^= 1;
+    overwrite(&disk, &path, &torn);
+    assert_eq!(open_memory(&disk).unwrap().0.sequence(), 1);
+}
+
+#[test]
+fn a_segment_whose_creation_was_cut_short_is_no_damage() {
+    let disk = MemoryDisk::new();
+    let (store, _) = open_memory(&disk).unwrap();
+    put(&store, 1, "one").unwrap();
+    drop(store);
+    let header = content(&disk, &segment_path("/s", 1));
+    for len in [0, 1, 35, 40] {
+        let disk = disk.after_power_cut();
+        drop(open_memory(&disk).unwrap());
+        let next = segment_path("/s", 2);
+        disk.create(&next).unwrap().write_all_at(&header[..len], 0).unwrap();
+        let (store, recovery) = open_memory(&disk).unwrap();
+        assert_eq!((store.sequence(), recovery.tail_cut_bytes), (1, len as u64));
+        put(&store, 2, "two").unwrap();
+    }
+}
+
+#[test]
+fn a_flipped_bit_before_the_end_is_noticed_wherever_it_is() {
+    let disk = MemoryDisk::new();
+    let (store, _) = open_memory(&disk).unwrap();
+    for number in 0..3 {
+        put(&store, number, "some text").unwrap();
+    }
+    let path = segment_path("/s", 1);
+    let end_of_third = content(&disk, &path).len();
+    put(&store, 4, "the last group").unwrap();
+    drop(store);
+    let whole = content(&disk, &path);
+    for byte in 0..end_of_third {
+        let disk = disk.after_power_cut();
+        let mut bad = whole.clone();
+        bad[byte] ^= 0x10;
+        overwrite(&disk, &path, &bad);
+        let error = open_memory(&disk).map(|_| ()).unwrap_err();
+        let text = error.to_string();
+        assert!(matches!(error, OpenError::Damaged { .. }), "byte {byte}: {text}");
+        assert!(text.contains(".log is damaged"), "{text}");
+        assert_eq!(content(&disk, &path), bad, "nothing is changed");
+    }
+}
+
+#[test]
+fn a_damaged_checkpoint_is_replaced_by_the_one_before_and_the_journal() {
+    let disk = MemoryDisk::new();
+    let (store, _) = open_small(&disk);
+    let expected = churn(&store, 0, 800);
+    block_on(store.close()).unwrap();
+    drop(store);
+    let journal = Path::new("/s/journal");
+    let names = disk.list(journal).unwrap();
+    let newest = names.iter().rfind(|entry| entry.name.ends_with(".ckpt")).unwrap();
+    let path = journal.join(&newest.name);
+    let whole = content(&disk, &path);
+    for byte in [0, 50, whole.len() / 2, whole.len() - 1] {
+        let disk = disk.after_power_cut();
+        let mut bad = whole.clone();
+        bad[byte] ^= 1;
+        overwrite(&disk, &path, &bad);
+        let (store, _) = open_small(&disk);
+        assert_eq!(rows(&store), expected, "byte {byte}");
+        let expected = churn(&store, 800, 1600);
+        block_on(store.close()).unwrap();
+        drop(store);
+        assert_eq!(rows(&open_small(&disk).0), expected);
+    }
+}
+
+#[test]
+fn of_two_compare_and_swaps_in_one_group_one_wins() {
+    let disk = MemoryDisk::new();
+    let (store, _) = open_memory(&disk).unwrap();
+    // Holds the writer until all commands wait, so that they form one group.
+    let (go, gate) = smol::channel::bounded::<()>(1);
+    let hold = store.commit(move |_| {
+        let _ = gate.recv_blocking();
+        Ok(())
+    });
+    let swap = |name: &'static str| {
+        store.commit(move |txn| match txn.get::<Text>(&key(1))? {
+            None => txn.put(key(1), &Text(name.to_owned())),
+            Some(Text(other)) => Err(StoreError::Conflict(other)),
+        })
+    };
+    let read = store.commit(|txn| txn.get::<Text>(&key(1)));
+    let broken = store.commit(|_| -> Result<(), StoreError> { panic!("a defect") });
+    let all = smol::future::zip(
+        smol::future::zip(hold, smol::future::zip(swap("a"), broken)),
+        smol::future::zip(swap("b"), read),
+    );
+    let opener = async {
+        sys::clock::sleep(Duration::from_millis(100)).await;
+        go.send(()).await.unwrap();
+    };
+    let (((_, (first, broken)), (second, read)), ()) = block_on(smol::future::zip(all, opener));
+    assert_eq!(first, Ok(()));
+    assert_eq!(second, Err(StoreError::Conflict("a".to_owned())));
+    assert_eq!(read, Ok(Some(Text("a".to_owned()))));
+    assert!(matches!(broken, Err(StoreError::Io(_))));
+    assert_eq!(store.sequence(), 1);
+    assert_eq!(store.sys().metrics.journal_groups.get(), 1);
+}
+
+#[test]
+fn a_failed_sync_acknowledges_nothing_and_ends_all_writing() {
+    let disk = MemoryDisk::new();
+    let (store, _) = open_memory(&disk).unwrap();
+    put(&store, 1, "one").unwrap();
+    disk.fail_syncs_after(0);
+    assert!(matches!(put(&store, 2, "two"), Err(StoreError::Io(_))));
+    assert_eq!(put(&store, 3, "three"), Err(StoreError::Unavailable));
+    assert!(store.read_only());
+    assert_eq!((rows(&store).len(), store.sequence()), (1, 1));
+    assert_eq!(rows(&open_memory(&disk.after_power_cut()).unwrap().0).len(), 1);
+}
+
+#[test]
+fn a_full_disk_refuses_changes_until_there_is_space() {
+    let disk = MemoryDisk::new();
+    let (store, _) = open_memory(&disk).unwrap();
+    disk.set_full(true);
+    assert_eq!(put(&store, 1, "one"), Err(StoreError::Full), "no segment can be made");
+    disk.set_full(false);
+    put(&store, 1, "one").unwrap();
+    disk.set_full(true);
+    assert_eq!(put(&store, 2, "two"), Err(StoreError::Full));
+    assert!(!store.read_only());
+    drop(store);
+    let (store, _) = open_memory(&disk).unwrap();
+    assert_eq!(put(&store, 2, "two"), Err(StoreError::Full));
+    disk.set_full(false);
+    put(&store, 2, "two").unwrap();
+    assert_eq!(rows(&open_memory(&disk.after_power_cut()).unwrap().0).len(), 2);
+}
+
+#[test]
+fn nothing_is_seen_before_it_is_durable() {
+    let disk = MemoryDisk::new();
+    let (store, _) = open_memory(&disk).unwrap();
+    let writer = store.clone();
+    let thread = store.sys().spawner.thread("test-writer", move || {
+        for number in 0..200 {
+            put(&writer, number, "text").unwrap();
+        }
+    });
+    while store.sequence() < 200 {
+        let seen = rows(&store).len();
+        let durable = rows(&open_memory(&disk.after_power_cut()).unwrap().0).len();
+        assert!(seen <= durable, "{seen} rows seen, {durable} durable");
+    }
+    thread.unwrap().join().unwrap();
+}
+
+#[test]
+fn two_processes_and_newer_formats_are_refused_untouched() {
+    let disk = MemoryDisk::new();
+    let first = open_memory(&disk).unwrap();
+    let text = open_memory(&disk).map(|_| ()).unwrap_err().to_string();
+    assert!(text.contains("/s is in use"), "{text}");
+    drop(first);
+    overwrite(&disk, Path::new("/s/format"), b"skerry store format 7\n");
+    let text = open_memory(&disk).map(|_| ()).unwrap_err().to_string();
+    assert!(text.contains("format 7") && text.contains("format 1"), "{text}");
+    overwrite(&disk, Path::new("/s/format"), b"what?");
+    assert!(matches!(open_memory(&disk), Err(OpenError::Damaged { .. })));
+    let absent = options(Path::new("/not/there"), IndexKind::Map);
+    let text = Store::open(sys_on(&disk), absent).map(|_| ()).unwrap_err().to_string();
+    assert!(text.contains("/not/there") && text.contains("mount"), "{text}");
+}
+
+#[test]
+fn the_feed_hands_out_every_record_and_notices_strangers() {
+    let disk = MemoryDisk::new();
+    let (store, _) = open_small(&disk);
+    let start = store.head();
+    churn(&store, 0, 60);
+    let follow = |store: &Store, mut cursor: Cursor| {
+        let mut sequences = Vec::new();
+        while cursor != store.head() {
+            let records = block_on(store.records_after(cursor, 300)).unwrap();
+            sequences.extend(records.records.iter().map(|(sequence, _)| *sequence));
+            cursor = records.through;
+        }
+        sequences
+    };
+    let all: Vec<u64> = (1..=store.sequence()).collect();
+    assert_eq!(follow(&store, start), all, "from memory");
+    store.retain_for_children(true);
+    block_on(store.close()).unwrap();
+    let head = store.head();
+    drop(store);
+    let (store, _) = open_small(&disk);
+    assert_eq!(store.head(), head, "the epoch stays");
+    put(&store, 1, "new").unwrap();
+    let all: Vec<u64> = (1..=store.sequence()).collect();
+    assert_eq!(follow(&store, start), all, "from segments");
+    let ask = |cursor| block_on(store.records_after(cursor, 300)).map(|_| ());
+    let head = store.head();
+    assert_eq!(ask(Cursor { epoch: head.epoch ^ 1, ..head }), Err(StoreError::NotFound));
+    let beyond = Cursor { sequence: head.sequence + 1, ..head };
+    assert_eq!(ask(beyond), Err(StoreError::NotFound));
+    block_on(store.wait_after(head.sequence - 1, Duration::from_secs(60)));
+    block_on(store.wait_after(head.sequence, Duration::from_millis(5)));
+    // Without children the old segments go, and with them the old positions.
+    store.retain_for_children(false);
+    churn(&store, 0, 800);
+    block_on(store.close()).unwrap();
+    drop(store);
+    let (store, _) = open_small(&disk);
+    assert_eq!(block_on(store.records_after(start, 1)).map(|_| ()), Err(StoreError::NotFound));
+}
