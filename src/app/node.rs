@@ -60,7 +60,10 @@ pub(super) struct Node {
     store: Store,
     shutdown: Shutdown,
     permits: Permits,
+    /// Listeners.
     tasks: Vec<Task<()>>,
+    /// The sync engine and housekeeping.
+    background: Vec<Task<()>>,
     tls: Option<(TlsAcceptor, Config)>,
 }
 
@@ -125,18 +128,23 @@ impl Node {
             serve(listener, tls.clone().filter(|_| encrypted), Door::Gateway);
         }
         serve(admin_listener, None, Door::Admin);
+        let mut background = Vec::new();
         if let Some(engine) = engine {
-            tasks.push(sys.spawner.spawn(async move { match engine.run().await {} }));
+            background.push(sys.spawner.spawn(async move { match engine.run().await {} }));
         }
-        tasks.push(sys.spawner.spawn(housekeeping(store.clone())));
+        background.push(sys.spawner.spawn(housekeeping(store.clone())));
         let tls = tls.map(|acceptor| (acceptor, config));
-        Ok(Node { login, gateway, store, shutdown, permits, tasks, tls })
+        Ok(Node { login, gateway, store, shutdown, permits, tasks, background, tls })
     }
 }
 
 impl Node {
     /// Stops in order: no new connections, requests under way get their time, the store closes.
     pub(super) async fn stop(self) {
+        // The engine goes first: it would take the end of all waiting for news.
+        for task in self.background {
+            task.cancel().await;
+        }
         self.shutdown.stop();
         self.store.stop_waiting();
         if !self.permits.drained(DRAIN_DEADLINE).await {

@@ -43,7 +43,10 @@ pub(super) fn image(rng: &dyn Rng) -> Image {
         "rootfs": { "type": "layers", "diff_ids": diff_ids },
     });
     let config = config.to_string().into_bytes();
-    let descriptor = |media_type: &str, (digest, blob): &(Digest, Vec<u8>)| json!({ "mediaType": media_type, "digest": digest, "size": blob.len() });
+    let descriptor = |media_type: &str, (digest, blob): &(Digest, Vec<u8>)| {
+        let size = blob.len();
+        json!({ "mediaType": media_type, "digest": digest, "size": size })
+    };
     let layer = "application/vnd.oci.image.layer.v1.tar";
     let layers: Vec<_> = blobs.iter().map(|blob| descriptor(layer, blob)).collect();
     blobs.push((digest(&config), config));

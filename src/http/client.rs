@@ -99,6 +99,7 @@ pub enum ClientError {
 }
 
 impl Client {
+    #[allow(clippy::needless_pass_by_value, reason = "options are made for this call")]
     /// A client with an empty pool. Fails when the CA certificates cannot be read.
     pub fn new(sys: &Sys, options: ClientOptions) -> Result<Client, String> {
         let tls = super::tls::client_config(&options)?;

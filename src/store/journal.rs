@@ -3,8 +3,8 @@
 //!
 //! A segment is named by its first sequence. Its header repeats where the segment before it
 //! ended, so that a lost or exchanged segment is noticed; a footer ends a segment that was closed
-//! in good order, and says whether the process stopped there. It is created by the first append, so that a start without changes writes
-//! nothing.
+//! in good order, and says whether the process stopped there. It is created by the first append,
+//! so that a start without changes writes nothing.
 
 use std::sync::{Arc, Mutex, PoisonError};
 

@@ -187,6 +187,7 @@ impl FromStr for RepositoryPattern {
 }
 
 /// One line of a scope map.
+#[allow(clippy::large_enum_variant, reason = "nearly all grants are of the larger kind")]
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Grant {
     /// An action on repositories.

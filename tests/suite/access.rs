@@ -1,6 +1,6 @@
 //! Tokens, scope maps and what they open.
 
-use crate::support::http::{self, basic, bearer, send, token};
+use crate::support::http::{basic, bearer, send, token};
 use crate::support::image::{self, Image};
 use crate::support::node::Node;
 use crate::support::{self, clients};
@@ -245,7 +245,7 @@ fn f182_disabling_and_rotating_end_what_was_issued() {
     let root = Node::root();
     let (user, password) = root.pusher("token-one", "a");
     let issued = token(&root.login, &user, &password, &["repository:a:pull"]).unwrap();
-    let status = |t: &str| http::bearer(&root.login, t, "GET", "/v2/", &[], b"").status;
+    let status = |t: &str| bearer(&root.login, t, "GET", "/v2/", &[], b"").status;
     assert_eq!(status(&issued), 200);
     root.json(&["token", "update", "--name", &user, "--status", "disabled"]);
     assert_eq!(status(&issued), 401);

@@ -63,7 +63,8 @@ impl Image {
             .collect();
         let diff_ids: Vec<String> = layers.iter().map(|l| digest(l)).collect();
         let config = serde_json::json!({
-            "architecture": "amd64", "os": "linux", "config": {"Labels": {"seed": seed.to_string()}},
+            "architecture": "amd64", "os": "linux",
+            "config": {"Labels": {"seed": seed.to_string()}},
             "rootfs": {"type": "layers", "diff_ids": diff_ids},
         });
         let config = config.to_string().into_bytes();

@@ -115,10 +115,6 @@ impl Node {
         std::fs::read_to_string(self.dir.join("log")).unwrap_or_default()
     }
 
-    pub fn pid(&self) -> u32 {
-        self.child.as_ref().expect("running").id()
-    }
-
     pub fn configuration(&self) -> String {
         let mut text = format!(
             "[storage]\nstate_dir = \"{}\"\n[log]\nlevel = \"debug\"\n",
