@@ -1,25 +1,52 @@
 //! The client side: pooled connections, deadlines, TLS, bounded redirects.
 
+use std::fmt;
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_rustls::TlsConnector;
+use http_types::Url;
+use rustls_pki_types::ServerName;
+
+use super::fetch::{Answer, Failure, exchange};
+use super::pool::{FRESH, Pool};
 use super::request::{Body, Method};
-use crate::sys::Sys;
+use super::trust;
+use super::wire::{Transport, Wire};
 use crate::sys::disk::DiskFile;
+use crate::sys::{Clock, Sys, clock, net};
+use crate::types::limits::{DRAIN_BYTES_MAX, PROGRESS_DEADLINE, REDIRECTS_MAX};
 
 /// How a client reaches its peers.
 #[derive(Clone, Default)]
 pub struct ClientOptions {
-    /// PEM certificates that are trusted beside the public roots.
+    /// PEM certificates that are trusted beside the public roots, or beside the fingerprint.
     pub ca_pem: Option<Vec<u8>>,
-    /// SHA-256 of a CA certificate that is trusted when the peer's chain holds it (hex).
+    /// SHA-256 of a CA certificate that is trusted when the peer presents it in its chain: hex,
+    /// optionally after `sha256:`. With it the public roots are not trusted.
     pub ca_fingerprint: Option<String>,
 }
 
 /// A client with a pool of connections; a clone shares it.
 #[derive(Clone)]
-pub struct Client {}
+pub struct Client {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    way: Way,
+    pool: Pool,
+    clock: Arc<dyn Clock>,
+    progress: Duration,
+}
+
+/// How peers are reached.
+enum Way {
+    Network(TlsConnector),
+    Unix(PathBuf),
+}
 
 /// A request to send.
 pub struct ClientRequest {
@@ -81,16 +108,185 @@ pub enum ClientError {
     Io(io::Error),
 }
 
+impl fmt::Display for ClientError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ClientError::Url(text) => write!(f, "unusable URL: {text}"),
+            ClientError::Connect(text) | ClientError::Tls(text) => f.write_str(text),
+            ClientError::Timeout => f.write_str("no answer within the deadline"),
+            ClientError::Protocol(text) => write!(f, "the peer does not speak HTTP: {text}"),
+            ClientError::Io(error) => write!(f, "the connection broke: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for ClientError {}
+
 impl Client {
     /// A client with an empty pool. Fails when the CA certificates cannot be read.
-    pub fn new(_sys: &Sys, _options: ClientOptions) -> Result<Client, String> {
-        todo!()
+    pub fn new(sys: &Sys, options: ClientOptions) -> Result<Client, String> {
+        let connector = trust::connector(sys.clock.clone(), &options)?;
+        Ok(Client::with(sys, Way::Network(connector)))
     }
 
-    /// Sends a request and reads the head of the answer. Follows redirects of GET and HEAD.
-    pub async fn send(&self, _request: ClientRequest) -> Result<ClientResponse, ClientError> {
-        todo!()
+    /// A client of one unix socket, whatever host its URLs name: `http://localhost/path`.
+    pub fn unix(sys: &Sys, path: impl Into<PathBuf>) -> Client {
+        Client::with(sys, Way::Unix(path.into()))
     }
+
+    fn with(sys: &Sys, way: Way) -> Client {
+        let pool = Pool::new(sys.clock.clone());
+        let clock = sys.clock.clone();
+        Client { inner: Arc::new(Inner { way, pool, clock, progress: PROGRESS_DEADLINE }) }
+    }
+
+    /// Sends a request and reads the head of the answer. Follows redirects of GET and HEAD, at
+    /// most [`REDIRECTS_MAX`], without Authorization once another host is asked, and never from
+    /// https to http. The deadline holds for connecting and again for the head of each answer; a
+    /// body on its way needs progress instead.
+    pub async fn send(&self, request: ClientRequest) -> Result<ClientResponse, ClientError> {
+        let mut target = Target::parse(&request.url)?;
+        let mut headers = request.headers.clone();
+        for _ in 0..=REDIRECTS_MAX {
+            let answer = self.send_once(&target, &request, &headers).await?;
+            let response = ClientResponse {
+                status: answer.status,
+                headers: answer.headers,
+                body: answer.body,
+                url: target.url.to_string(),
+            };
+            let follow = matches!(request.method, Method::Get | Method::Head)
+                && matches!(response.status, 301 | 302 | 303 | 307 | 308);
+            let Some(location) = response.header("location").filter(|_| follow) else {
+                return Ok(response);
+            };
+            let next = target.join(location)?;
+            if target.secure && !next.secure {
+                let text = format!("{} redirects to an address without TLS", target.host);
+                return Err(ClientError::Protocol(text));
+            }
+            if next.peer() != target.peer() {
+                headers.retain(|(name, _)| !name.eq_ignore_ascii_case("authorization"));
+            }
+            let mut body = response.body;
+            // Read to its end, a short body leaves the connection usable.
+            let rest = body.read_all(DRAIN_BYTES_MAX);
+            let _ = clock::within(request.deadline, rest).await;
+            target = next;
+        }
+        Err(ClientError::Protocol(format!("more than {REDIRECTS_MAX} redirects")))
+    }
+
+    /// One request without redirects. A pooled connection may have died unnoticed: the request
+    /// is sent again on a fresh one, if sending it twice does no more than once would.
+    async fn send_once(
+        &self,
+        target: &Target,
+        request: &ClientRequest,
+        headers: &[(String, String)],
+    ) -> Result<Answer, ClientError> {
+        let Inner { pool, .. } = &*self.inner;
+        let peer = target.peer();
+        let idempotent = !matches!(request.method, Method::Post | Method::Patch);
+        let age = if idempotent { Duration::MAX } else { FRESH };
+        if let Some(wire) = pool.take(&peer, age).await {
+            match exchange(wire, pool, &peer, &target.url, request, headers).await {
+                Ok(answer) => return Ok(answer),
+                Err(Failure::Final(error)) => return Err(error),
+                Err(Failure::Stale(error)) if !idempotent => return Err(error),
+                Err(Failure::Stale(error)) => log::debug!("{peer}: sent again after: {error}"),
+            }
+        }
+        let wire = self.connect(target, request.deadline).await?;
+        match exchange(wire, pool, &peer, &target.url, request, headers).await {
+            Ok(answer) => Ok(answer),
+            Err(Failure::Stale(error) | Failure::Final(error)) => Err(error),
+        }
+    }
+
+    async fn connect(&self, target: &Target, deadline: Duration) -> Result<Wire, ClientError> {
+        let Inner { way, clock, progress, .. } = &*self.inner;
+        let unreachable = |error: io::Error| ClientError::Connect(error.to_string());
+        let started = clock.monotonic();
+        let transport = match way {
+            Way::Unix(path) => match clock::within(deadline, net::dial_unix(path)).await {
+                Ok(stream) => Transport::Plain(stream.map_err(unreachable)?),
+                Err(_) => return Err(ClientError::Timeout),
+            },
+            Way::Network(tls) => {
+                let dial = net::dial(&target.host, target.port, deadline);
+                let stream = dial.await.map_err(unreachable)?;
+                if target.secure {
+                    let name = ServerName::try_from(target.host.clone())
+                        .map_err(|_| ClientError::Url(format!("no host name: {}", target.host)))?;
+                    let left = deadline.saturating_sub(clock.monotonic().saturating_sub(started));
+                    match clock::within(left, tls.connect(name, stream)).await {
+                        Ok(Ok(stream)) => Transport::Client(Box::new(stream)),
+                        Ok(Err(error)) => {
+                            return Err(ClientError::Tls(trust::explain(&target.host, &error)));
+                        }
+                        Err(_) => return Err(ClientError::Timeout),
+                    }
+                } else {
+                    Transport::Plain(stream)
+                }
+            }
+        };
+        Ok(Wire::new(transport, clock.clone(), *progress))
+    }
+}
+
+/// A URL in the parts that connecting needs.
+struct Target {
+    url: Url,
+    secure: bool,
+    /// Without brackets.
+    host: String,
+    port: u16,
+}
+
+impl Target {
+    /// Takes what is plainly an http or https URL; nothing that a lenient parser would repair.
+    fn parse(text: &str) -> Result<Target, ClientError> {
+        let bad = |why: &str| ClientError::Url(format!("{why}: {}", without_query(text)));
+        if !text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'\\') {
+            return Err(bad("a character that must be percent-encoded"));
+        }
+        if !(text.starts_with("http://") || text.starts_with("https://")) {
+            return Err(bad("it must start with http:// or https://"));
+        }
+        Target::new(Url::parse(text).map_err(|error| bad(&error.to_string()))?)
+    }
+
+    fn join(&self, location: &str) -> Result<Target, ClientError> {
+        let url = self.url.join(location);
+        Target::new(url.map_err(|error| ClientError::Url(format!("redirected to it: {error}")))?)
+    }
+
+    fn new(mut url: Url) -> Result<Target, ClientError> {
+        let bad = |why: &str| ClientError::Url(why.to_owned());
+        if !matches!(url.scheme(), "http" | "https") {
+            return Err(bad("neither http nor https"));
+        }
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err(bad("credentials do not belong into a URL"));
+        }
+        url.set_fragment(None);
+        let host = url.host_str().ok_or_else(|| bad("the host is missing"))?;
+        let host = host.trim_matches(['[', ']']).to_owned();
+        let port = url.port_or_known_default().ok_or_else(|| bad("the port is missing"))?;
+        Ok(Target { secure: url.scheme() == "https", host, port, url })
+    }
+
+    /// Names the far end of a connection.
+    fn peer(&self) -> String {
+        format!("{}://{}:{}", self.url.scheme(), self.host, self.port)
+    }
+}
+
+/// Queries may carry signatures and tokens, so no message shows them.
+fn without_query(text: &str) -> &str {
+    text.split(['?', '@']).next().unwrap_or_default()
 }
 
 impl ClientRequest {

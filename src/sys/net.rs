@@ -1,1 +1,418 @@
-//! (being written)
+//! Sockets: listeners, inherited or our own, and connections to peers.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use smol::Async;
+use smol::io::{AsyncRead, AsyncWrite};
+
+use super::clock;
+
+/// Connections that the kernel holds for us until we accept them: children that all come back
+/// after a power cut must not be refused.
+const BACKLOG: i32 = 1024;
+/// A silent peer is asked for a sign of life after this time, so that a long poll through a
+/// router that forgot it does not hang for ever.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
+/// The first descriptor that a service manager passes (sd_listen_fds(3)).
+const FIRST_INHERITED: i32 = 3;
+/// Most descriptors that we take from a service manager.
+const INHERITED_MAX: i32 = 64;
+
+/// A socket that accepts connections.
+pub struct Listener {
+    inner: Inner,
+}
+
+enum Inner {
+    Tcp(Async<TcpListener>),
+    Unix { listener: Async<UnixListener>, _file: Option<SocketFile> },
+}
+
+/// The name of a unix socket that we made, removed with the listener unless a successor has
+/// already put its own in place.
+struct SocketFile {
+    path: PathBuf,
+    inode: (u64, u64),
+}
+
+/// A connection without TLS.
+#[derive(Debug)]
+pub enum Stream {
+    /// Over TCP.
+    Tcp(Async<TcpStream>),
+    /// Over a unix socket.
+    Unix(Async<UnixStream>),
+}
+
+impl Listener {
+    /// Listens on `host:port`, `[v6]:port` or `:port` (every interface). Port 0 lets the kernel
+    /// choose. The error names the address and the cure.
+    pub fn tcp(address: &str) -> io::Result<Listener> {
+        let fail = |error: io::Error| {
+            io::Error::new(error.kind(), format!("cannot listen on {address}: {}", cure(&error)))
+        };
+        let listener = bind_tcp(address).map_err(fail)?;
+        rustix::net::listen(&listener, BACKLOG).map_err(|error| fail(error.into()))?;
+        Ok(Listener { inner: Inner::Tcp(Async::new(listener).map_err(fail)?) })
+    }
+
+    /// Listens on a unix socket that only its owner may use. A socket that nobody answers on is
+    /// replaced; one that a live process answers on is an error.
+    pub fn unix(path: &Path) -> io::Result<Listener> {
+        let fail = |error: io::Error| {
+            let text = format!("cannot listen on {}: {}", path.display(), cure(&error));
+            io::Error::new(error.kind(), text)
+        };
+        refuse_if_taken(path).map_err(fail)?;
+        bind_unix(path).map_err(fail)
+    }
+
+    /// The sockets that a service manager passed to this process, with their names, in order
+    /// (sd_listen_fds(3)). None when `LISTEN_PID` names another process. Needs Linux 5.6 and,
+    /// under a system call filter, `pidfd_getfd`.
+    pub fn inherited() -> io::Result<Vec<(String, Listener)>> {
+        let variable = |name: &str| std::env::var(name).unwrap_or_default();
+        let own = std::process::id().to_string();
+        if variable("LISTEN_PID") != own {
+            return Ok(Vec::new());
+        }
+        let count: i32 = variable("LISTEN_FDS").parse().unwrap_or(0);
+        let names = variable("LISTEN_FDNAMES");
+        let mut names = names.split(':');
+        let mut listeners = Vec::new();
+        for fd in FIRST_INHERITED..FIRST_INHERITED + count.clamp(0, INHERITED_MAX) {
+            let name = names.next().unwrap_or_default().to_owned();
+            let listener = adopt(fd).map_err(|error| {
+                let text = format!("cannot take over inherited socket {fd} ({name}): {error}");
+                io::Error::new(error.kind(), text)
+            })?;
+            listeners.push((name, listener));
+        }
+        Ok(listeners)
+    }
+
+    /// Where it listens; `None` for a unix socket.
+    pub fn local_address(&self) -> Option<SocketAddr> {
+        match &self.inner {
+            Inner::Tcp(listener) => listener.get_ref().local_addr().ok(),
+            Inner::Unix { .. } => None,
+        }
+    }
+
+    /// Waits for a connection. The peer's address is `None` on a unix socket.
+    pub async fn accept(&self) -> io::Result<(Stream, Option<SocketAddr>)> {
+        match &self.inner {
+            Inner::Tcp(listener) => {
+                let (stream, peer) = listener.accept().await?;
+                prepare(stream.get_ref());
+                // A v4 peer on a v6 socket is known by its v4 address in every log and limit.
+                let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
+                Ok((Stream::Tcp(stream), Some(peer)))
+            }
+            Inner::Unix { listener, .. } => {
+                let (stream, _) = listener.accept().await?;
+                Ok((Stream::Unix(stream), None))
+            }
+        }
+    }
+}
+
+impl Drop for SocketFile {
+    #[allow(clippy::disallowed_methods, reason = "this is the seam")]
+    fn drop(&mut self) {
+        if inode(&self.path).is_ok_and(|inode| inode == self.inode) {
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
+#[allow(clippy::disallowed_methods, reason = "this is the seam")]
+fn bind_tcp(address: &str) -> io::Result<TcpListener> {
+    let Some((host, port)) = address.rsplit_once(':') else {
+        return Err(invalid("an address is `host:port`, for example 127.0.0.1:5000"));
+    };
+    let port: u16 =
+        port.parse().map_err(|_| invalid("the port must be a number from 0 to 65535"))?;
+    if host.is_empty() || host == "*" {
+        // A kernel without IPv6 has no `::`.
+        return TcpListener::bind(("::", port)).or_else(|_| TcpListener::bind(("0.0.0.0", port)));
+    }
+    let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+    if bare.is_none() && host.contains(':') {
+        return Err(invalid("an IPv6 address stands in brackets, for example [::1]:5000"));
+    }
+    let addresses: Vec<SocketAddr> = (bare.unwrap_or(host), port).to_socket_addrs()?.collect();
+    TcpListener::bind(&addresses[..])
+}
+
+fn invalid(text: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, text)
+}
+
+/// What went wrong with a listener, and what helps.
+fn cure(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            "another program already listens there; stop it or configure another address".into()
+        }
+        io::ErrorKind::PermissionDenied => {
+            "not permitted; use a port above 1023, grant CAP_NET_BIND_SERVICE, or let the service \
+             manager pass the socket"
+                .into()
+        }
+        io::ErrorKind::AddrNotAvailable => {
+            "this machine has no such address; use one of its own, or 0.0.0.0 for all".into()
+        }
+        _ => error.to_string(),
+    }
+}
+
+#[allow(clippy::disallowed_methods, reason = "this is the seam")]
+fn inode(path: &Path) -> io::Result<(u64, u64)> {
+    let metadata = std::fs::symlink_metadata(path)?;
+    Ok((metadata.dev(), metadata.ino()))
+}
+
+fn refuse_if_taken(path: &Path) -> io::Result<()> {
+    match std::fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+        Ok(metadata) if !metadata.file_type().is_socket() => {
+            Err(io::Error::new(io::ErrorKind::AlreadyExists, "it exists and is not a socket"))
+        }
+        Ok(_) => match UnixStream::connect(path) {
+            Ok(_) => Err(io::Error::new(
+                io::ErrorKind::AlreadyExists,
+                "a running process answers on it; stop that one first",
+            )),
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Ok(()),
+            // Removed between the two calls.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(error),
+        },
+    }
+}
+
+/// Binds under a name of our own, sets the mode, and only then renames: nobody can connect
+/// before the mode holds, and a stale socket is replaced in one step.
+#[allow(clippy::disallowed_methods, reason = "this is the seam")]
+fn bind_unix(path: &Path) -> io::Result<Listener> {
+    let mut name = path.as_os_str().to_owned();
+    name.push(format!(".{}", std::process::id()));
+    let temporary = PathBuf::from(name);
+    let _ = std::fs::remove_file(&temporary);
+    let listener = UnixListener::bind(&temporary)?;
+    let placed = std::fs::set_permissions(&temporary, std::fs::Permissions::from_mode(0o600))
+        .and_then(|()| rustix::net::listen(&listener, BACKLOG).map_err(Into::into))
+        .and_then(|()| std::fs::rename(&temporary, path));
+    if let Err(error) = placed {
+        let _ = std::fs::remove_file(&temporary);
+        return Err(error);
+    }
+    let file = SocketFile { path: path.to_owned(), inode: inode(path)? };
+    Ok(Listener { inner: Inner::Unix { listener: Async::new(listener)?, _file: Some(file) } })
+}
+
+/// Duplicates a descriptor that is known only by its number. pidfd_getfd(2) on ourselves does
+/// that with an owned result, where `from_raw_fd` would need unsafe code.
+fn adopt(number: i32) -> io::Result<Listener> {
+    use rustix::net::{AddressFamily, sockopt};
+    use rustix::process::{PidfdFlags, PidfdGetfdFlags};
+    let own = rustix::process::pidfd_open(rustix::process::getpid(), PidfdFlags::empty())?;
+    let fd: OwnedFd = rustix::process::pidfd_getfd(&own, number, PidfdGetfdFlags::empty())?;
+    if !sockopt::socket_acceptconn(&fd)? {
+        return Err(invalid("it is not a listening stream socket"));
+    }
+    let inner = match sockopt::socket_domain(&fd)? {
+        AddressFamily::INET | AddressFamily::INET6 => {
+            Inner::Tcp(Async::new(TcpListener::from(fd))?)
+        }
+        AddressFamily::UNIX => {
+            Inner::Unix { listener: Async::new(UnixListener::from(fd))?, _file: None }
+        }
+        _ => return Err(invalid("it is neither TCP nor a unix socket")),
+    };
+    Ok(Listener { inner })
+}
+
+/// Small answers leave at once, and a dead peer is noticed. Neither is worth failing for.
+fn prepare(stream: &TcpStream) {
+    let _ = stream.set_nodelay(true);
+    let _ = rustix::net::sockopt::set_socket_keepalive(stream, true);
+    let _ = rustix::net::sockopt::set_tcp_keepidle(stream, KEEPALIVE_IDLE);
+}
+
+/// Connects to a host name or address (IPv6 without brackets), trying each of its addresses in
+/// turn, all within `deadline`. The error says what failed in words.
+pub async fn dial(host: &str, port: u16, deadline: Duration) -> io::Result<Stream> {
+    let timeout = |what: &str| io::Error::new(io::ErrorKind::TimedOut, what.to_owned());
+    let connect = async {
+        let addresses = smol::net::resolve((host, port)).await.map_err(|error| {
+            io::Error::new(error.kind(), format!("cannot resolve {host}: {error}"))
+        })?;
+        let mut last = io::Error::new(io::ErrorKind::NotFound, format!("{host} has no address"));
+        let mut left = u32::try_from(addresses.len()).unwrap_or(u32::MAX);
+        for address in addresses {
+            // An address that swallows packets must leave time for the next one.
+            let share = deadline / left.max(1);
+            left -= 1;
+            let attempt = Async::<TcpStream>::connect(address);
+            match clock::within(share, attempt).await {
+                Ok(Ok(stream)) => {
+                    prepare(stream.get_ref());
+                    return Ok(Stream::Tcp(stream));
+                }
+                Ok(Err(error)) => {
+                    let text = format!("cannot connect to {host} ({address}): {error}");
+                    last = io::Error::new(error.kind(), text);
+                }
+                Err(_) => last = timeout(&format!("no answer from {host} ({address})")),
+            }
+        }
+        Err(last)
+    };
+    match clock::within(deadline, connect).await {
+        Ok(result) => result,
+        Err(_) => Err(timeout(&format!("no connection to {host} within {deadline:?}"))),
+    }
+}
+
+/// Connects to a unix socket.
+pub async fn dial_unix(path: &Path) -> io::Result<Stream> {
+    let stream = Async::<UnixStream>::connect(path).await.map_err(|error| {
+        io::Error::new(error.kind(), format!("cannot connect to {}: {error}", path.display()))
+    })?;
+    Ok(Stream::Unix(stream))
+}
+
+impl Stream {
+    /// The TCP socket behind it, for sendfile.
+    pub fn as_tcp(&self) -> Option<&Async<TcpStream>> {
+        match self {
+            Stream::Tcp(stream) => Some(stream),
+            Stream::Unix(_) => None,
+        }
+    }
+
+    /// Looks at the next bytes and leaves them; 0 when the peer closed.
+    pub async fn peek(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        let Stream::Tcp(stream) = self else { return Ok(0) };
+        stream.peek(buffer).await
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Stream::Tcp(stream) => Pin::new(stream).poll_read(cx, buffer),
+            Stream::Unix(stream) => Pin::new(stream).poll_read(cx, buffer),
+        }
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Stream::Tcp(stream) => Pin::new(stream).poll_write(cx, buffer),
+            Stream::Unix(stream) => Pin::new(stream).poll_write(cx, buffer),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    /// Ends our direction; the peer sees the end of the stream.
+    fn poll_close(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let result = match self.get_mut() {
+            Stream::Tcp(stream) => stream.get_ref().shutdown(std::net::Shutdown::Write),
+            Stream::Unix(stream) => stream.get_ref().shutdown(std::net::Shutdown::Write),
+        };
+        Poll::Ready(result)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error(result: io::Result<Listener>) -> String {
+        result.err().map(|error| error.to_string()).unwrap_or_default()
+    }
+
+    #[test]
+    fn an_occupied_port_names_address_and_cure() {
+        let first = Listener::tcp("127.0.0.1:0").unwrap();
+        let address = first.local_address().unwrap().to_string();
+        let text = error(Listener::tcp(&address));
+        assert!(text.contains(&address) && text.contains("configure another"), "{text}");
+        assert!(error(Listener::tcp("127.0.0.1")).contains("host:port"));
+        assert!(error(Listener::tcp("::1:5000")).contains("brackets"));
+        assert!(error(Listener::tcp("127.0.0.1:http")).contains("number"));
+        assert!(error(Listener::tcp("192.0.2.1:0")).contains("no such address"));
+    }
+
+    #[test]
+    fn a_v4_peer_of_a_v6_socket_keeps_its_v4_address() {
+        smol::block_on(async {
+            let listener = Listener::tcp(":0").unwrap();
+            let port = listener.local_address().unwrap().port();
+            let _client = dial("127.0.0.1", port, Duration::from_secs(5)).await.unwrap();
+            let (_, peer) = listener.accept().await.unwrap();
+            assert!(peer.unwrap().is_ipv4());
+        });
+    }
+
+    #[test]
+    #[allow(clippy::disallowed_methods, reason = "a test of the seam")]
+    fn a_stale_unix_socket_is_replaced_and_a_live_one_is_not() {
+        let dir = std::env::temp_dir().join(format!("skerry-net-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        let path = dir.join("admin.sock");
+        smol::block_on(async {
+            let first = Listener::unix(&path).unwrap();
+            let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, 0o600);
+            assert!(error(Listener::unix(&path)).contains("running process"));
+            let _ = dial_unix(&path).await.unwrap();
+            drop(first);
+            assert!(!path.exists(), "removed with its listener");
+            // Left behind by a process that was killed.
+            drop(UnixListener::bind(&path).unwrap());
+            let second = Listener::unix(&path).unwrap();
+            dial_unix(&path).await.unwrap();
+            drop(second);
+            std::fs::write(&path, "text").unwrap();
+            assert!(error(Listener::unix(&path)).contains("not a socket"));
+            assert!(path.exists());
+        });
+        std::fs::remove_dir_all(&dir).unwrap();
+    }
+
+    #[test]
+    fn a_refused_connection_says_so() {
+        let port = {
+            let listener = Listener::tcp("127.0.0.1:0").unwrap();
+            listener.local_address().unwrap().port()
+        };
+        let result = smol::block_on(dial("127.0.0.1", port, Duration::from_secs(5)));
+        let text = result.err().map(|error| error.to_string()).unwrap_or_default();
+        assert!(text.contains("127.0.0.1") && text.contains("refused"), "{text}");
+    }
+}

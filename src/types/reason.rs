@@ -49,6 +49,10 @@ pub enum Reason {
     StoreUnavailable,
     /// The content failed its check and is being healed.
     ContentDamaged,
+    /// The client was too slow to send its request.
+    Timeout,
+    /// A defect of this program; its log says which.
+    Internal,
 }
 
 impl Reason {
@@ -78,6 +82,8 @@ impl Reason {
             Reason::DiskReserve => "disk_reserve",
             Reason::StoreUnavailable => "store_unavailable",
             Reason::ContentDamaged => "content_damaged",
+            Reason::Timeout => "timeout",
+            Reason::Internal => "internal_error",
         }
     }
 }
