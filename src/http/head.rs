@@ -87,7 +87,7 @@ pub(crate) async fn parse(bytes: &[u8]) -> Result<Head, Refusal> {
             return Err(refusal(431, format!("more than {HEADERS_MAX} header fields")));
         }
         Err(httparse::Error::Version) => {
-            return Err(refusal(505, "this server speaks HTTP/1.1 and HTTP/1.0"));
+            return Err(refusal(505, "this server speaks versions 1.1 and 1.0 of HTTP"));
         }
         Err(error) => return Err(refusal(400, format!("malformed request head: {error}"))),
     }

@@ -31,7 +31,7 @@ const REFUSALS_MAX: usize = 64;
 /// Bytes read from a client that was turned away, so that closing does not reset the answer.
 const TURNED_AWAY_READS_MAX: usize = 16;
 const OVERLOAD: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\n\
-    content-length: 123\r\ncontent-type: application/json\r\nretry-after: 2\r\n\r\n\
+    content-length: 121\r\ncontent-type: application/json\r\nretry-after: 2\r\n\r\n\
     {\"errors\":[{\"code\":\"TOOMANYREQUESTS\",\"message\":\"too many connections; try \
     again soon\",\"detail\":{\"reason\":\"throttled\"}}]}\n";
 

@@ -215,16 +215,16 @@ mod tests {
         }
     }
 
-    /// A CA, and a certificate that it signed for `localhost`, valid from the year given.
-    fn chain(year: i32) -> (CertificateDer<'static>, CertificateDer<'static>) {
+    /// A CA, and a certificate that it signed for `localhost`, valid between these years.
+    fn chain(from: i32, to: i32) -> (CertificateDer<'static>, CertificateDer<'static>) {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let key = KeyPair::generate().unwrap();
         let ca = params.self_signed(&key).unwrap();
         let issuer = Issuer::from_params(&params, &key);
         let mut params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
-        params.not_before = rcgen::date_time_ymd(year, 1, 1);
-        params.not_after = rcgen::date_time_ymd(year + 20, 1, 1);
+        params.not_before = rcgen::date_time_ymd(from, 1, 1);
+        params.not_after = rcgen::date_time_ymd(to, 1, 1);
         let own = params.signed_by(&KeyPair::generate().unwrap(), &issuer).unwrap();
         (ca.der().clone(), own.der().clone())
     }
@@ -238,8 +238,8 @@ mod tests {
 
     #[test]
     fn a_pin_is_a_root_and_not_a_bypass() {
-        let (ca, own) = chain(2000);
-        let (other_ca, other_own) = chain(2000);
+        let (ca, own) = chain(2000, 2080);
+        let (other_ca, other_own) = chain(2000, 2080);
         let name = ServerName::try_from("localhost").unwrap();
         let pinned = trust(sha256(&ca), Some(NOW));
         let check = |own, chain: &[CertificateDer<'_>], name: &ServerName<'_>, now| {
@@ -267,7 +267,7 @@ mod tests {
 
     #[test]
     fn an_unknown_clock_accepts_a_later_beginning_and_no_earlier_end() {
-        let (ca, own) = chain(2080);
+        let (ca, own) = chain(2080, 2090);
         let name = ServerName::try_from("localhost").unwrap();
         let floor = EARLIEST_TIME.0;
         let check = |trust: &Trust, own, ca| {
@@ -275,7 +275,7 @@ mod tests {
         };
         assert!(check(&trust(sha256(&ca), None), &own, ca.clone()));
         assert!(!check(&trust(sha256(&ca), Some(floor)), &own, ca));
-        let (ca, own) = chain(2000);
+        let (ca, own) = chain(2000, 2020);
         assert!(!check(&trust(sha256(&ca), None), &own, ca), "ended before the floor");
     }
 

@@ -126,7 +126,7 @@ pub(super) struct TestServer {
     pub(super) sys: Sys,
     pub(super) service: Service,
     pub(super) port: u16,
-    pub(super) task: smol::Task<()>,
+    pub(super) task: Option<smol::Task<()>>,
     pub(super) dir: TempDir,
     pub(super) content: Vec<u8>,
 }
@@ -139,6 +139,11 @@ pub(super) fn quick() -> Deadlines {
         linger: Duration::from_millis(500),
         drain: Duration::from_secs(2),
     }
+}
+
+/// Makes closures capture the server whole: its task must live as long as the test.
+impl Drop for TestServer {
+    fn drop(&mut self) {}
 }
 
 impl TestServer {
@@ -157,8 +162,13 @@ impl TestServer {
         };
         let listener = Listener::tcp("127.0.0.1:0").unwrap();
         let port = listener.local_address().unwrap().port();
-        let task = sys.spawner.spawn(serve(service.clone(), listener, tls));
+        let task = Some(sys.spawner.spawn(serve(service.clone(), listener, tls)));
         TestServer { sys: sys.clone(), service, port, task, dir, content }
+    }
+
+    /// Waits for the end of the server.
+    pub(super) async fn ended(&mut self) {
+        self.task.take().unwrap().await;
     }
 
     pub(super) async fn connect(&self) -> Async<TcpStream> {

@@ -287,7 +287,7 @@ fn over_the_limit_clients_are_told_to_come_back() {
 
 #[test]
 fn shutdown_finishes_what_is_in_flight() {
-    with_server(|server| async move {
+    with_server(|mut server| async move {
         let mut idle = server.connect().await;
         idle.write_all(GET.as_bytes()).await.unwrap();
         let mut busy = server.connect().await;
@@ -297,7 +297,7 @@ fn shutdown_finishes_what_is_in_flight() {
         let text = String::from_utf8(read_end(&mut busy).await).unwrap();
         assert!(text.ends_with("slow") && text.contains("connection: close"), "{text}");
         assert!(read_end(&mut idle).await.ends_with(b"hello"));
-        server.task.await;
+        server.ended().await;
         assert_eq!(server.service.permits.in_use(), 0);
         let refused = Async::<TcpStream>::connect(([127, 0, 0, 1], server.port)).await;
         assert!(refused.is_err());
@@ -309,17 +309,17 @@ fn shutdown_cuts_off_what_never_ends() {
     run(|sys| async move {
         let mut server = TestServer::start(&sys, 8, None);
         server.service.shutdown.begin();
-        server.task.await;
+        server.ended().await;
         let listener = Listener::tcp("127.0.0.1:0").unwrap();
         server.port = listener.local_address().unwrap().port();
         server.service.shutdown = Shutdown::new();
         server.service.deadlines.drain = Duration::from_millis(100);
-        server.task = sys.spawner.spawn(serve(server.service.clone(), listener, None));
+        server.task = Some(sys.spawner.spawn(serve(server.service.clone(), listener, None)));
         let mut busy = server.connect().await;
         busy.write_all(GET.replace("/hello", "/slow").as_bytes()).await.unwrap();
         clock::sleep(Duration::from_millis(50)).await;
         server.service.shutdown.begin();
-        server.task.await;
+        server.ended().await;
         assert!(read_end(&mut busy).await.is_empty());
     });
 }
