@@ -125,7 +125,7 @@ impl std::error::Error for ClientError {}
 impl Client {
     /// A client with an empty pool. Fails when the CA certificates cannot be read.
     pub fn new(sys: &Sys, options: ClientOptions) -> Result<Client, String> {
-        let connector = trust::connector(sys.clock.clone(), &options)?;
+        let connector = trust::connector(sys.clock.clone(), options)?;
         Ok(Client::with(sys, Way::Network(connector)))
     }
 

@@ -15,7 +15,7 @@ use smol::io::AsyncRead;
 use super::framing::Framing;
 use super::head::{self, Head, refusal};
 use super::reply::Reply;
-use super::request::{Body, Request};
+use super::request::{Body, Request, Watch};
 use super::send;
 use super::server::Service;
 use super::wire::{Transport, Wire};
@@ -152,9 +152,11 @@ impl Connection {
             Ok(Ok(Some(bytes))) => bytes,
             Ok(Ok(None)) => return Next::Closed,
             Ok(Err(refusal)) => return Next::Refused(refusal),
+            // An empty line after the last body is no request.
+            Err(_) if self.shared.lock().wire.received().is_empty() => return Next::Closed,
             Err(_) => return Next::Refused(refusal(408, "the request head came too slowly")),
         };
-        match head::parse(&bytes).await {
+        match head::parse(&bytes) {
             Ok(head) => Next::Head(Box::new(head)),
             Err(refusal) => Next::Refused(refusal),
         }
@@ -249,6 +251,9 @@ impl Connection {
         };
         let label = format!("{} {}", head.method, head.path.as_deref().unwrap_or_default());
         let body = RequestBody { shared: self.shared.clone(), number };
+        let watch = RequestBody { shared: self.shared.clone(), number };
+        let mut body = if len == Some(0) { Body::empty() } else { Body::new(body, len) };
+        body.watch(watch);
         let mut request = Request {
             method: head.method,
             path: head.path.unwrap_or_default(),
@@ -257,7 +262,7 @@ impl Connection {
             host: head.host,
             peer: self.peer,
             secure: self.secure,
-            body: if len == Some(0) { Body::empty() } else { Body::new(body, len) },
+            body,
         };
         let work = async { self.service.handler.handle(&mut request).await };
         AssertUnwindSafe(work).catch_unwind().await.map_err(|cause| {
@@ -393,6 +398,21 @@ impl AsyncRead for RequestBody {
             Err(error) => exchange.fault = Some(error.kind()),
         }
         Poll::Ready(result)
+    }
+}
+
+impl Watch for RequestBody {
+    fn poll_gone(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let exchange = &mut *self.shared.lock();
+        let waits = exchange.framing.is_over() && exchange.wire.received().is_empty();
+        if exchange.number != self.number || !waits {
+            return Poll::Pending;
+        }
+        match ready!(exchange.wire.poll_fill(cx)) {
+            // The next request came early: somebody is there.
+            Ok(count) if count > 0 => Poll::Pending,
+            _ => Poll::Ready(()),
+        }
     }
 }
 

@@ -10,8 +10,9 @@ use http_types::{Method, StatusCode, Url};
 use smol::io::{AsyncRead, AsyncReadExt};
 
 use super::client::{ClientBody, ClientError, ClientRequest};
+use super::codec::{Memory, now, restore_order};
 use super::framing::Framing;
-use super::head::{self, Memory};
+use super::head;
 use super::pool::Pool;
 use super::request::Body;
 use super::send::{self, read_some, replace_field};
@@ -103,7 +104,7 @@ async fn send_request(
     request: &ClientRequest,
     headers: &[(String, String)],
 ) -> Result<Sent, ClientError> {
-    let mut bytes = encode_head(url, request, headers).await?;
+    let mut bytes = encode_head(url, request, headers)?;
     let sent = match &request.body {
         ClientBody::Empty => write(wire, &bytes).await,
         ClientBody::Bytes(body) if body.len() <= BUFFER_BYTES => {
@@ -169,7 +170,7 @@ async fn write(wire: &mut Wire, bytes: &[u8]) -> io::Result<Sent> {
 
 /// The head as the codec encodes it, with the length as we know it: the codec's is a `usize`, and
 /// it would announce a body of no bytes on every GET.
-async fn encode_head(
+fn encode_head(
     url: &Url,
     request: &ClientRequest,
     headers: &[(String, String)],
@@ -185,7 +186,6 @@ async fn encode_head(
     encoded.set_body(http_types::Body::from_bytes(Vec::new()));
     encoded.remove_header("content-type");
     encoded.insert_header("user-agent", concat!("skerry/", env!("CARGO_PKG_VERSION")));
-    let mut own_agent = false;
     for (name, value) in headers {
         let name = name.to_ascii_lowercase();
         let token = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.!#$%&'*+^`|~".contains(&byte);
@@ -194,8 +194,7 @@ async fn encode_head(
         }
         match name.as_str() {
             "host" | "content-length" | "connection" | "transfer-encoding" | "expect" => {}
-            "user-agent" if !own_agent => {
-                own_agent = true;
+            "user-agent" => {
                 encoded.insert_header("user-agent", send::visible(value).as_str());
             }
             name => encoded.append_header(name, send::visible(value).as_str()),
@@ -203,7 +202,9 @@ async fn encode_head(
     }
     let mut head = Vec::new();
     let mut encoder = async_h1::client::Encoder::new(encoded);
-    encoder.read_to_end(&mut head).await.map_err(|error| ClientError::Url(error.to_string()))?;
+    now(encoder.read_to_end(&mut head))
+        .ok_or_else(|| ClientError::Url("it gives no request head".into()))?
+        .map_err(|error| ClientError::Url(error.to_string()))?;
     let length = len.map(|len| format!("content-length: {len}\r\n"));
     replace_field(&mut head, b"\r\ncontent-length: ", length.as_deref().unwrap_or_default());
     Ok(head)
@@ -240,7 +241,7 @@ async fn read_head(wire: &mut Wire, method: Method) -> Result<Head, Failure> {
             let error = ClientError::Io(lost);
             return Err(if searched == 0 { Failure::Stale(error) } else { error.into() });
         };
-        let head = parse_head(&bytes, method).await?;
+        let head = parse_head(&bytes, method)?;
         match head.status {
             101 => return Err(protocol("the peer switched to another protocol").into()),
             100..=199 => {}
@@ -254,7 +255,7 @@ fn protocol(text: &str) -> ClientError {
     ClientError::Protocol(text.to_owned())
 }
 
-async fn parse_head(bytes: &[u8], method: Method) -> Result<Head, ClientError> {
+fn parse_head(bytes: &[u8], method: Method) -> Result<Head, ClientError> {
     let mut fields = [httparse::EMPTY_HEADER; HEADERS_MAX];
     let mut response = httparse::Response::new(&mut fields);
     let mut config = httparse::ParserConfig::default();
@@ -280,7 +281,7 @@ async fn parse_head(bytes: &[u8], method: Method) -> Result<Head, ClientError> {
     // Both lengths at once: the chunks win, and the connection is not trusted any further.
     let both = |name: &str| fields.iter().any(|(other, _)| other == name);
     keep &= !(both("content-length") && both("transfer-encoding"));
-    let headers = through_codec(status, fields).await?;
+    let headers = through_codec(status, fields)?;
     Ok(Head { status, headers, framing, keep })
 }
 
@@ -332,7 +333,7 @@ fn framing(
 
 /// Has the codec decode the sanitised head. What frames the body, what would not fit, and a
 /// status that it does not know go round it; the order of the fields is restored.
-async fn through_codec(
+fn through_codec(
     status: u16,
     fields: Vec<(String, String)>,
 ) -> Result<Vec<(String, String)>, ClientError> {
@@ -348,10 +349,10 @@ async fn through_codec(
         passed.push(fits && !framing);
     }
     text.push_str("\r\n");
-    let decoded = async_h1::client::decode(Memory::new(text.into_bytes()))
-        .await
+    let decoded = now(async_h1::client::decode(Memory::new(text.into_bytes())))
+        .ok_or_else(|| protocol("the answer is cut short"))?
         .map_err(|error| ClientError::Protocol(format!("malformed answer: {error}")))?;
-    Ok(head::restore_order(fields, &passed, |name| decoded.header(name)))
+    Ok(restore_order(fields, &passed, |name| decoded.header(name)))
 }
 
 /// The body of an answer; it owns the connection until it has been read to its end.

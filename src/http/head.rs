@@ -5,15 +5,11 @@
 //! names the request is checked and taken out here; what reaches it is a fixed Host, the path
 //! and harmless fields, all in memory.
 
-use std::pin::Pin;
-use std::str::FromStr;
-use std::task::{Context, Poll};
-use std::{io, str};
+use std::str::{self, FromStr};
 
 use http_types::Method;
-use http_types::headers::HeaderValues;
-use smol::io::{AsyncRead, AsyncWrite};
 
+use super::codec::through_codec;
 use super::framing::Framing;
 use super::percent;
 use crate::types::limits::HEADERS_MAX;
@@ -25,8 +21,6 @@ const PATH_BYTES_MAX: usize = 4 * 1024;
 const QUERY_PARAMETERS_MAX: usize = 64;
 /// Longest `Host`: a DNS name and a port. Over it: 400.
 const HOST_BYTES_MAX: usize = 261;
-/// The codec takes heads below 8 KiB; fields beyond this budget go round it, bytes.
-const CODEC_FIELDS_BYTES_MAX: usize = 3 * 1024;
 
 /// What a head says.
 pub(crate) struct Head {
@@ -76,7 +70,7 @@ pub(crate) fn end(bytes: &[u8], from: usize) -> Option<usize> {
 }
 
 /// Checks a whole head and passes it through the codec.
-pub(crate) async fn parse(bytes: &[u8]) -> Result<Head, Refusal> {
+pub(crate) fn parse(bytes: &[u8]) -> Result<Head, Refusal> {
     check_bytes(bytes)?;
     let mut fields = [httparse::EMPTY_HEADER; HEADERS_MAX];
     let mut request = httparse::Request::new(&mut fields);
@@ -102,7 +96,7 @@ pub(crate) async fn parse(bytes: &[u8]) -> Result<Head, Refusal> {
     if host.is_none() && !old {
         return Err(refusal(400, "the Host header is missing"));
     }
-    let headers = through_codec(method, target.path, facts.headers).await?;
+    let headers = through_codec(method, target.path, facts.headers)?;
     let path = match target.path {
         "*" => None,
         path => Some(decoded_path(path)?),
@@ -296,7 +290,7 @@ fn target(text: &str, method: Method) -> Result<Target<'_>, Refusal> {
 
 /// Decodes a path once. What could mean another path to anyone behind or before us is refused:
 /// dot segments in any spelling, NUL and other control characters.
-fn decoded_path(raw: &str) -> Result<String, Refusal> {
+pub(crate) fn decoded_path(raw: &str) -> Result<String, Refusal> {
     let path = percent::decode(raw, false)
         .ok_or_else(|| refusal(400, "the path is not percent-encoded UTF-8"))?;
     if path.chars().any(char::is_control) {
@@ -325,117 +319,13 @@ fn query(raw: &str) -> Result<Vec<(String, String)>, Refusal> {
     Ok(query)
 }
 
-/// Has the codec decode the sanitised head. Credentials and what would not fit go round it; the
-/// order of the fields, which it does not keep, is restored.
-async fn through_codec(
-    method: Method,
-    path: &str,
-    fields: Vec<(String, String)>,
-) -> Result<Vec<(String, String)>, Refusal> {
-    // The codec knows no `*`; a path stands in for it.
-    let path = if path == "*" { "/" } else { path };
-    // Checked before the codec's URL parser can resolve what must be refused.
-    decoded_path(path)?;
-    let mut text = format!("{method} {path} HTTP/1.1\r\nhost: localhost\r\n");
-    let limit = text.len() + CODEC_FIELDS_BYTES_MAX;
-    let passes = |text: &str, (name, value): &(String, String)| {
-        name != "authorization" && text.len() + name.len() + value.len() + 4 <= limit
-    };
-    let mut passed = Vec::with_capacity(fields.len());
-    for field in &fields {
-        let pass = passes(&text, field);
-        if pass {
-            text.extend([&field.0, ": ", &field.1, "\r\n"]);
-        }
-        passed.push(pass);
-    }
-    text.push_str("\r\n");
-    let decoded = async_h1::server::decode(Memory::new(text.into_bytes())).await;
-    let Ok(Some((request, _))) = decoded else {
-        return Err(refusal(400, "malformed request head"));
-    };
-    if percent::decode(request.url().path(), false) != percent::decode(path, false)
-        || request.method() != method
-    {
-        return Err(refusal(400, "the request target is ambiguous"));
-    }
-    Ok(restore_order(fields, &passed, |name| request.header(name)))
-}
-
-/// The fields as the codec decoded them, in the order in which they came; those that did not
-/// pass through it as they were.
-pub(crate) fn restore_order<'a>(
-    fields: Vec<(String, String)>,
-    passed: &[bool],
-    decoded: impl Fn(&str) -> Option<&'a HeaderValues>,
-) -> Vec<(String, String)> {
-    let mut headers: Vec<(String, String)> = Vec::with_capacity(fields.len());
-    for (name, value) in fields {
-        let pass = passed[headers.len()];
-        let earlier = headers.iter().zip(passed);
-        let nth = earlier.filter(|((other, _), passed)| **passed && *other == name).count();
-        let value = match decoded(&name).and_then(|values| values.get(nth)) {
-            Some(decoded) if pass => decoded.as_str().to_owned(),
-            _ => value,
-        };
-        headers.push((name, value));
-    }
-    headers
-}
-
-/// A head in memory in the shape of a connection.
-#[derive(Clone)]
-pub(crate) struct Memory {
-    bytes: std::sync::Arc<[u8]>,
-    at: usize,
-}
-
-impl Memory {
-    /// Gives these bytes and then the end.
-    pub(crate) fn new(bytes: Vec<u8>) -> Memory {
-        Memory { bytes: bytes.into(), at: 0 }
-    }
-}
-
-impl AsyncRead for Memory {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-        buffer: &mut [u8],
-    ) -> Poll<io::Result<usize>> {
-        let rest = &self.bytes[self.at..];
-        let count = rest.len().min(buffer.len());
-        buffer[..count].copy_from_slice(&rest[..count]);
-        self.at += count;
-        Poll::Ready(Ok(count))
-    }
-}
-
-impl AsyncWrite for Memory {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Poll::Ready(Ok(bytes.len()))
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_close(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn head(text: &str) -> Result<Head, u16> {
         assert_eq!(end(text.as_bytes(), 0), Some(text.len()), "{text:?}");
-        smol::block_on(parse(text.as_bytes())).map_err(|refusal| refusal.status)
+        parse(text.as_bytes()).map_err(|refusal| refusal.status)
     }
 
     fn get(target: &str) -> Result<Head, u16> {
@@ -650,7 +540,7 @@ mod tests {
                 let at = usize::try_from(state % bytes.len() as u64).unwrap();
                 bytes[at] = state.to_le_bytes()[5];
             }
-            let _ = smol::block_on(parse(&bytes));
+            let _ = parse(&bytes);
         }
     }
 }

@@ -5,6 +5,7 @@
 //! a bounded buffer and checked before the codec sees it; bodies are framed here.
 
 pub mod client;
+mod codec;
 mod conn;
 mod fetch;
 mod framing;

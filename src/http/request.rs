@@ -1,8 +1,10 @@
 //! A request as handlers see it: checked, decoded once, with a body that cannot run away.
 
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::task::{Context, Poll};
 
 use smol::io::{AsyncRead, AsyncReadExt};
 
@@ -58,6 +60,13 @@ pub enum BodyError {
 pub struct Body {
     reader: Pin<Box<dyn AsyncRead + Send + Sync>>,
     len: Option<u64>,
+    watch: Option<Box<dyn Watch>>,
+}
+
+/// Tells whether the sender of a body is still there.
+pub(crate) trait Watch: Send + Sync {
+    /// Ready once it has closed its side, after the whole body.
+    fn poll_gone(&self, cx: &mut Context<'_>) -> Poll<()>;
 }
 
 impl Body {
@@ -68,7 +77,22 @@ impl Body {
 
     /// Wraps a reader that ends where the body ends; `len` as declared, `None` when chunked.
     pub fn new(reader: impl AsyncRead + Send + Sync + 'static, len: Option<u64>) -> Body {
-        Body { reader: Box::pin(reader), len }
+        Body { reader: Box::pin(reader), len, watch: None }
+    }
+
+    /// Lets [`Body::gone`] know.
+    pub(crate) fn watch(&mut self, watch: impl Watch + 'static) {
+        self.watch = Some(Box::new(watch));
+    }
+
+    /// Waits until the client has closed its side of the connection, for a handler that would
+    /// wait long for nothing. Never ends while the body is unread, or for a body made by hand.
+    pub async fn gone(&self) {
+        poll_fn(|cx| match &self.watch {
+            Some(watch) => watch.poll_gone(cx),
+            None => Poll::Pending,
+        })
+        .await;
     }
 
     /// Length as declared by Content-Length; `None` when chunked.

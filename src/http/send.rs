@@ -101,7 +101,8 @@ fn encoder(
     response.remove_header("content-type");
     for (name, value) in headers {
         // These four are ours to write.
-        if !matches!(*name, "content-length" | "transfer-encoding" | "connection" | "date") {
+        let ours = ["content-length", "transfer-encoding", "connection", "date"];
+        if !ours.iter().any(|ours| name.eq_ignore_ascii_case(ours)) {
             response.append_header(*name, visible(value).as_str());
         }
     }

@@ -6,11 +6,12 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 
 use event_listener::{Event, listener};
 use smol::future::FutureExt;
-use smol::io::AsyncWrite;
+use smol::io::{AsyncRead, AsyncWrite};
 
 use super::Handler;
 use super::conn::Connection;
@@ -191,9 +192,10 @@ pub async fn serve(service: Service, listener: Listener, tls: Option<TlsAcceptor
         let accepted = match stop.or(async { Some(listener.accept().await) }).await {
             None => break,
             Some(Ok(accepted)) => accepted,
+            Some(Err(error)) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
             Some(Err(error)) => {
                 // One line for a run of failures, not one for each.
-                if !failing && error.kind() != io::ErrorKind::ConnectionAborted {
+                if !failing {
                     log::warn!("cannot accept connections: {error}; trying again");
                     failing = true;
                 }
@@ -280,8 +282,11 @@ async fn last_words(wire: &mut Wire, text: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
-/// Writes a prepared answer to a stream that is then dropped, without waiting.
+/// Writes a prepared answer to a stream that is then dropped, without waiting. What has come is
+/// read, as closing a socket with unread bytes may destroy the answer.
 pub(crate) async fn write_once(stream: &mut Stream, text: &[u8]) {
+    let mut unread = [0; 1024];
+    let _ = poll_fn(|cx| Poll::Ready(Pin::new(&mut *stream).poll_read(cx, &mut unread))).await;
     let _ = poll_fn(|cx| Pin::new(&mut *stream).poll_write(cx, text)).await;
     let _ = poll_fn(|cx| Pin::new(&mut *stream).poll_close(cx)).await;
 }

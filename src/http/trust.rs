@@ -27,14 +27,15 @@ const NOT_BEFORE_STEPS_MAX: usize = 4;
 /// device that knows its parent's authority believes nobody else.
 pub(crate) fn connector(
     clock: Arc<dyn Clock>,
-    options: &ClientOptions,
+    options: ClientOptions,
 ) -> Result<TlsConnector, String> {
+    let ClientOptions { ca_pem, ca_fingerprint } = options;
     let provider = provider();
     let mut store = RootCertStore::empty();
-    if let Some(pem) = &options.ca_pem {
-        store = roots(pem).map_err(|error| format!("CA certificates: {error}"))?;
+    if let Some(pem) = ca_pem {
+        store = roots(&pem).map_err(|error| format!("CA certificates: {error}"))?;
     }
-    let pin = options.ca_fingerprint.as_deref().map(parse_fingerprint).transpose()?;
+    let pin = ca_fingerprint.as_deref().map(parse_fingerprint).transpose()?;
     if pin.is_none() {
         store.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
     }

@@ -406,6 +406,28 @@ mod tests {
     }
 
     #[test]
+    fn a_descriptor_is_taken_over_by_its_number() {
+        use std::os::fd::AsRawFd;
+        smol::block_on(async {
+            let first = Listener::tcp("127.0.0.1:0").unwrap();
+            let port = first.local_address().unwrap().port();
+            let Inner::Tcp(socket) = &first.inner else { panic!("TCP") };
+            let second = match adopt(socket.as_raw_fd()) {
+                // Old kernels and some sandboxes have no pidfd_getfd.
+                Err(error) if error.kind() != io::ErrorKind::InvalidInput => return,
+                adopted => adopted.unwrap(),
+            };
+            drop(first);
+            assert_eq!(second.local_address().unwrap().port(), port);
+            let client = dial("127.0.0.1", port, Duration::from_secs(5)).await.unwrap();
+            second.accept().await.unwrap();
+            let Stream::Tcp(client) = client else { panic!("TCP") };
+            assert!(adopt(client.as_raw_fd()).is_err(), "not a listener");
+        });
+        assert!(Listener::inherited().unwrap().is_empty(), "nothing was passed to the tests");
+    }
+
+    #[test]
     fn a_refused_connection_says_so() {
         let port = {
             let listener = Listener::tcp("127.0.0.1:0").unwrap();

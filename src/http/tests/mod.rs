@@ -85,6 +85,10 @@ impl TestHandler {
                 clock::sleep(Duration::from_millis(300)).await;
                 Reply::bytes(200, "text/plain", "slow")
             }
+            "/wait" => {
+                request.body.gone().await;
+                Reply::new(200)
+            }
             "/echo" => match request.body.read_all(10_000_000).await {
                 Ok(bytes) => Reply::bytes(200, "application/octet-stream", bytes),
                 Err(BodyError::Io(error)) => {

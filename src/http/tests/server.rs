@@ -323,3 +323,66 @@ fn shutdown_cuts_off_what_never_ends() {
         assert!(read_end(&mut busy).await.is_empty());
     });
 }
+
+#[test]
+fn a_handler_notices_that_its_client_left() {
+    with_server(|server| async move {
+        let mut stream = server.connect().await;
+        stream.write_all(GET.replace("/hello", "/wait").as_bytes()).await.unwrap();
+        clock::sleep(Duration::from_millis(1000)).await;
+        assert_eq!(server.service.permits.in_use(), 1, "a long poll is not idle");
+        drop(stream);
+        server.service.permits.all_returned().await;
+    });
+}
+
+/// Requests of every kind in one stream, cut at every byte, give the same answers.
+#[test]
+fn a_stream_may_be_cut_anywhere() {
+    let chunked = "PUT /echo HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n\
+                   2\r\nde\r\n0\r\n\r\n";
+    let put = "PUT /ignore HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nxyz\r\n";
+    let stream = [GET, chunked, put, LAST].concat();
+    with_server(|server| async move {
+        for pieces in script::Script::cuts(stream.as_bytes()) {
+            let (script, written) = script::Script::new(pieces.clone());
+            let transport = wire::Transport::Script(script);
+            conn::Connection::new(&server.service, transport, None).run().await;
+            let text = String::from_utf8(written.lock().unwrap().clone()).unwrap();
+            assert_eq!(count(&text, "HTTP/1.1 200 OK"), 3, "{pieces:?}: {text}");
+            assert_eq!(count(&text, "HTTP/1.1 "), 4, "{pieces:?}: {text}");
+            assert!(text.contains("\r\n\r\nde") && text.ends_with("hello"), "{text}");
+        }
+    });
+}
+
+/// Thousands of long polls are held by one root, so a connection must be small.
+#[test]
+fn a_connection_costs_little_memory() {
+    with_server(|server| async move {
+        let (script, _) = script::Script::new([]);
+        let transport = wire::Transport::Script(script);
+        let connection = conn::Connection::new(&server.service, transport, None).run();
+        let size = size_of_val(&connection);
+        assert!(size <= 6 * 1024, "{size}");
+    });
+}
+
+#[test]
+fn many_files_go_out_at_once() {
+    with_server(|server| async move {
+        let request = LAST.replace("/hello", "/file");
+        let mut tasks = Vec::new();
+        for _ in 0..40 {
+            let mut stream = server.connect().await;
+            let request = request.clone();
+            tasks.push(server.sys.spawner.spawn(async move {
+                stream.write_all(request.as_bytes()).await.unwrap();
+                read_end(&mut stream).await
+            }));
+        }
+        for task in tasks {
+            assert!(split(&task.await).1 == server.content);
+        }
+    });
+}
