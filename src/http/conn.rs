@@ -349,7 +349,7 @@ impl Connection {
                 sys.metrics.bytes_sent.add(*bytes);
                 log::debug!("{peer} {label} {status} bytes={bytes} ms={took_ms}");
             }
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+            Err(error) if error.kind() == send::STORAGE_FAULT => {
                 log::error!("{peer} {label} {status} cut off: {error}");
             }
             Err(error) => log::debug!("{peer} {label} {status} cut off: {error} ms={took_ms}"),

@@ -404,3 +404,52 @@ impl AsyncRead for ResponseBody {
         Poll::Ready(result)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn head_of(method: Method, body: ClientBody, headers: &[(&str, &str)]) -> String {
+        let url = Url::parse("http://[::1]:5000/v2/a%2Fb?n=1&x=%20").unwrap();
+        let mut request = ClientRequest::new(method, url.as_str());
+        request.body = body;
+        let headers: Vec<(String, String)> =
+            headers.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
+        String::from_utf8(encode_head(&url, &request, &headers).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn requests_have_the_heads_they_should() {
+        let agent = concat!("user-agent: skerry/", env!("CARGO_PKG_VERSION"), "\r\n");
+        let get =
+            head_of(Method::Get, ClientBody::Empty, &[("Accept", "a/b"), ("accept", "c\r\nd")]);
+        let expected = "GET /v2/a%2Fb?n=1&x=%20 HTTP/1.1\r\nhost: [::1]:5000\r\n\
+                        accept: a/b\r\naccept: c??d\r\n";
+        assert_eq!(get, format!("{expected}{agent}\r\n"));
+        let put =
+            head_of(Method::Put, ClientBody::Empty, &[("content-length", "9"), ("Host", "x")]);
+        assert!(put.contains("content-length: 0\r\n") && !put.contains("host: x"), "{put}");
+        let named = head_of(Method::Post, ClientBody::Bytes(vec![1; 7]), &[("User-Agent", "me")]);
+        assert!(named.contains("content-length: 7\r\n"), "{named}");
+        assert!(named.contains("user-agent: me\r\n") && !named.contains("skerry"), "{named}");
+    }
+
+    /// Whatever a peer sends, there is a result and no panic.
+    #[test]
+    fn noise_is_an_error_or_an_answer() {
+        let seed =
+            b"HTTP/1.1 206 Partial\r\nContent-Range: bytes 0-1/5\r\nContent-Length: 2\r\n\r\n";
+        let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+        for _ in 0..3000 {
+            let mut bytes = seed.to_vec();
+            for _ in 0..3 {
+                state ^= state << 13;
+                state ^= state >> 7;
+                state ^= state << 17;
+                let at = usize::try_from(state % bytes.len() as u64).unwrap();
+                bytes[at] = state.to_le_bytes()[5];
+            }
+            let _ = parse_head(&bytes, Method::Get);
+        }
+    }
+}

@@ -28,6 +28,9 @@ const READ_AHEAD_BYTES: u64 = 1024 * 1024;
 /// Distance of the pages that are probed, bytes: the kernel reads ahead in larger pieces.
 const PROBE_STEP_BYTES: u64 = 64 * 1024;
 
+/// Tells a fault of our storage from one of the connection.
+pub(crate) const STORAGE_FAULT: io::ErrorKind = io::ErrorKind::InvalidData;
+
 /// A range of a file that is to follow a head.
 struct FileRange {
     file: Arc<dyn DiskFile>,
@@ -203,7 +206,12 @@ async fn send_file(shared: &Shared, head: Vec<u8>, range: FileRange) -> io::Resu
 
 /// The file is shorter than the head promised.
 fn short() -> io::Error {
-    io::Error::new(io::ErrorKind::UnexpectedEof, "the file ended before the body did")
+    storage("the file ended before the body did")
+}
+
+/// Our own storage failed, not the network: the one kind of error that is not the peer's.
+fn storage(cause: impl std::fmt::Display) -> io::Error {
+    io::Error::new(STORAGE_FAULT, format!("cannot read the content: {cause}"))
 }
 
 /// Kernel to kernel, in steps, so that transfers take turns.
@@ -213,7 +221,7 @@ async fn sendfile(shared: &Shared, range: &FileRange) -> io::Result<()> {
     while offset < end {
         let step = (end - offset).min(SENDFILE_STEP_BYTES as u64);
         if offset + step > warm_until {
-            warm_until = warm(&range.file, offset, step, end).await?;
+            warm_until = warm(&range.file, offset, step, end).await.map_err(storage)?;
         }
         let target = offset + step;
         while offset < target {
@@ -249,6 +257,7 @@ fn poll_sendfile(
                 Poll::Ready(Ok(())) => {}
                 result => break result,
             },
+            Err(error @ Errno::IO) => break Poll::Ready(Err(storage(error))),
             Err(error) => break Poll::Ready(Err(error.into())),
         }
     };
@@ -339,7 +348,8 @@ async fn copy(shared: &Shared, head: Vec<u8>, range: &FileRange) -> io::Result<(
         let left = usize::try_from(end - offset).unwrap_or(usize::MAX);
         buffer.truncate(filled.saturating_add(left).min(size));
         if filled < buffer.len() {
-            let count = read_some(&range.file, &mut buffer, filled, offset).await?;
+            let read = read_some(&range.file, &mut buffer, filled, offset).await;
+            let count = read.map_err(storage)?;
             if count == 0 {
                 return Err(short());
             }

@@ -149,7 +149,9 @@ fn bind_tcp(address: &str) -> io::Result<TcpListener> {
     if bare.is_none() && host.contains(':') {
         return Err(invalid("an IPv6 address stands in brackets, for example [::1]:5000"));
     }
-    let addresses: Vec<SocketAddr> = (bare.unwrap_or(host), port).to_socket_addrs()?.collect();
+    let mut addresses: Vec<SocketAddr> = (bare.unwrap_or(host), port).to_socket_addrs()?.collect();
+    // The first that works is taken: for `localhost` the one that every client tries.
+    addresses.sort_by_key(SocketAddr::is_ipv6);
     TcpListener::bind(&addresses[..])
 }
 

@@ -369,6 +369,20 @@ fn a_connection_costs_little_memory() {
 }
 
 #[test]
+fn a_file_that_is_not_in_memory_goes_out_too() {
+    with_server(|server| async move {
+        let file = SystemDisk.open(&server.dir.path().join("content")).unwrap();
+        file.sync_data().unwrap();
+        for _ in 0..3 {
+            let advice = rustix::fs::Advice::DontNeed;
+            rustix::fs::fadvise(file.as_file().unwrap(), 0, None, advice).unwrap();
+            let bytes = server.raw(LAST.replace("/hello", "/file")).await;
+            assert!(split(&bytes).1 == server.content);
+        }
+    });
+}
+
+#[test]
 fn many_files_go_out_at_once() {
     with_server(|server| async move {
         let request = LAST.replace("/hello", "/file");
