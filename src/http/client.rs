@@ -52,7 +52,7 @@ enum Way {
 pub struct ClientRequest {
     /// GET, PUT and so on.
     pub method: Method,
-    /// `http://host[:port]/path?query` or `https://…`.
+    /// `http://host[:port]/path?query`, or the same with `https`.
     pub url: String,
     /// Header fields; Host, Content-Length and Connection are ours.
     pub headers: Vec<(String, String)>,

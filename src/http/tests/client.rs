@@ -121,7 +121,8 @@ fn answers_of_every_kind_are_understood() {
                 "abc",
             ),
             (
-                "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 -\r\nA: b\r\n\r\nHTTP/1.1 201 -\r\nContent-Length: 2\r\n\r\nok",
+                "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 -\r\nA: b\r\n\r\n\
+                 HTTP/1.1 201 -\r\nContent-Length: 2\r\n\r\nok",
                 201,
                 "ok",
             ),
