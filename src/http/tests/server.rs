@@ -19,7 +19,8 @@ fn split(bytes: &[u8]) -> (String, &[u8]) {
 fn pipelined_requests_are_all_answered_in_order() {
     with_server(|server| async move {
         let put = "PUT /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc";
-        let chunked = "PUT /echo HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nde\r\n0\r\n\r\n";
+        let chunked = "PUT /echo HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n\
+             2\r\nde\r\n0\r\n\r\n";
         let ignored = "PUT /ignore HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nxyz\r\n";
         let text = server.raw_text([GET, put, chunked, ignored, LAST].concat()).await;
         assert_eq!(count(&text, "HTTP/1.1 200 OK"), 4, "{text}");
