@@ -154,15 +154,12 @@ impl Node {
     fn command(&self) -> Command {
         let config = self.dir.join("skerry.toml");
         std::fs::write(&config, self.configuration()).unwrap();
-        let mut command = match &self.faketime {
-            None => Command::new(BINARY),
-            Some(time) => {
-                let mut command = Command::new("faketime");
-                command.env("TZ", "UTC").env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
-                command.args(["-f", time, BINARY]);
-                command
-            }
-        };
+        let mut command = Command::new(BINARY);
+        if let Some(time) = &self.faketime {
+            // Not through the wrapper, which would stay between us and the process to kill.
+            command.env("LD_PRELOAD", "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1");
+            command.env("FAKETIME", time).env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
+        }
         command.arg("--config").arg(config).arg("serve").stdin(Stdio::null());
         command
     }
