@@ -2,9 +2,9 @@
 
 use crate::auth;
 use crate::config::{Config, TlsMode};
-use crate::http::tls::{self, Identity, TlsAcceptor};
+use crate::http::tls::{self, ServerTls, TlsAcceptor};
 use crate::store::Store;
-use crate::sys::{Disk, SystemDisk};
+use crate::sys::{Disk, Sys, SystemDisk};
 
 /// Largest PEM file that is read, bytes.
 pub(super) const PEM_BYTES_MAX: u64 = 1024 * 1024;
@@ -22,6 +22,7 @@ pub(super) fn signing(store: &Store) -> Result<auth::keys::Identity, String> {
 
 /// The acceptor of the listeners with TLS; `None` when it is off.
 pub(super) fn tls(
+    sys: &Sys,
     config: &Config,
     store: &Store,
     login: &str,
@@ -31,11 +32,11 @@ pub(super) fn tls(
         TlsMode::Files => from_files(config)?,
         TlsMode::SelfSigned => Some(made(config, store, login)?),
     };
-    identity.map(|identity| TlsAcceptor::new(&identity)).transpose()
+    identity.map(|identity| TlsAcceptor::new(sys, &identity)).transpose()
 }
 
 /// The configured certificate and key; `None` in another mode.
-pub(super) fn from_files(config: &Config) -> Result<Option<Identity>, String> {
+pub(super) fn from_files(config: &Config) -> Result<Option<ServerTls>, String> {
     let (Some(certificate), Some(key)) = (&config.tls.certificate, &config.tls.private_key) else {
         return Ok(None);
     };
@@ -43,7 +44,7 @@ pub(super) fn from_files(config: &Config) -> Result<Option<Identity>, String> {
         let bytes = SystemDisk.read(path, PEM_BYTES_MAX);
         bytes.map_err(|error| format!("[tls]: {}: {error}", path.display()))
     };
-    Ok(Some(Identity { certificate_pem: read(certificate)?, private_key_pem: read(key)? }))
+    Ok(Some(server_tls(read(certificate)?, read(key)?)))
 }
 
 /// The fingerprint that devices are told to trust: of a self-signed certificate only. With a
@@ -54,11 +55,11 @@ pub(super) fn private_ca(config: &Config, store: &Store) -> Result<Option<String
     }
     let missing = || Err("the certificate was not made".to_owned());
     let pem = store.identity_file(TLS_FILE, missing).map_err(|error| error.to_string())?;
-    tls::fingerprint(&pem).map(Some)
+    Ok(tls::fingerprints(&pem)?.into_iter().next())
 }
 
 /// A self-signed identity for the names that clients use, kept in the state directory.
-fn made(config: &Config, store: &Store, login: &str) -> Result<Identity, String> {
+fn made(config: &Config, store: &Store, login: &str) -> Result<ServerTls, String> {
     let host = |address: &str| {
         let end = address.rfind(':').filter(|at| !address[*at..].contains(']'));
         let host = &address[..end.unwrap_or(address.len())];
@@ -74,11 +75,13 @@ fn made(config: &Config, store: &Store, login: &str) -> Result<Identity, String>
     }
     let make = || {
         let identity = tls::self_signed(&names)?;
-        let mut pem = identity.certificate_pem;
-        pem.extend_from_slice(&identity.private_key_pem);
-        Ok(pem)
+        Ok((identity.certificate_pem + &identity.key_pem).into_bytes())
     };
     let pem = store.identity_file(TLS_FILE, make);
     let pem = pem.map_err(|error| format!("the self-signed certificate: {error}"))?;
-    Ok(Identity { certificate_pem: pem.clone(), private_key_pem: pem })
+    Ok(server_tls(pem.clone(), pem))
+}
+
+fn server_tls(certificate_pem: Vec<u8>, key_pem: Vec<u8>) -> ServerTls {
+    ServerTls { certificate_pem, key_pem, client_ca_pem: None }
 }

@@ -9,13 +9,12 @@ use super::router::{Door, Router};
 use super::{identity, parent};
 use crate::admin::{Admin, AdminOptions, Contact};
 use crate::auth::{Auth, AuthOptions};
-use crate::config::{Config, Scheme};
+use crate::config::{self, Config, Scheme};
 use crate::gateway::{Contacts, Gateway, GatewayOptions};
-use crate::http::conn::Deadlines;
-use crate::http::server::{Permits, Server, Shutdown};
-use crate::http::tls::TlsAcceptor;
+use crate::http::{Deadlines, Permits, Service, Shutdown, TlsAcceptor, serve};
 use crate::registry::{Registry, RegistryOptions};
 use crate::store::{Store, StoreOptions};
+use crate::sys::activation::{self, Passed};
 use crate::sys::clock::sleep;
 use crate::sys::net::Listener;
 use crate::sys::spawn::blocking;
@@ -28,8 +27,6 @@ use crate::types::{ConnectedRegistry, ConnectedRegistryName, Role, UnixSeconds};
 const DEFAULT_RESERVE: u64 = 64 * 1024 * 1024;
 /// How often unfinished uploads are looked through.
 const HOUSEKEEPING_PERIOD: Duration = Duration::from_secs(3600);
-/// How long requests under way may take after a stop was asked for.
-const DRAIN_DEADLINE: Duration = Duration::from_secs(10);
 
 /// Why a node does not start: one line that names the cause and the cure.
 pub(super) struct StartError {
@@ -59,8 +56,7 @@ pub(super) struct Node {
     pub(super) gateway: String,
     store: Store,
     shutdown: Shutdown,
-    permits: Permits,
-    /// Listeners.
+    /// Listeners; each ends when its connections have.
     tasks: Vec<Task<()>>,
     /// The sync engine and housekeeping.
     background: Vec<Task<()>>,
@@ -74,8 +70,17 @@ impl Node {
         let sys = Sys::real(spawner);
         let role = config.role();
         // The listeners come first: an occupied port must not touch the state.
-        let logins = listen(&config, role, true)?;
-        let gateways = listen(&config, role, false)?;
+        let mut passed = activation::passed()?;
+        let logins = listen(&mut passed, "login", &config.listen.login, &config)?;
+        let gateways = match role {
+            Role::Root => listen(&mut passed, "gateway", &config.listen.gateway, &config)?,
+            Role::Connected => Vec::new(),
+        };
+        if let Some(unknown) = passed.first() {
+            let text = "the service manager passed a socket that no listener takes:";
+            let cure = "FileDescriptorName= is login, or, at a root, gateway";
+            return Err(StartError::config(format!("{text} '{}'; {cure}", unknown.name)));
+        }
         let options = StoreOptions {
             // Never more than 5 % of the disk, whatever is configured.
             reserve: Some(config.storage.reserve.0).filter(|bytes| *bytes != DEFAULT_RESERVE),
@@ -100,7 +105,7 @@ impl Node {
                 Some(engine)
             }
         };
-        let tls = identity::tls(&config, &store, &login)?;
+        let tls = identity::tls(&sys, &config, &store, &login)?;
         let router = Arc::new(Router {
             role,
             registry: Registry::new(store.clone(), auth.clone(), RegistryOptions { role }),
@@ -111,30 +116,30 @@ impl Node {
         let permits = Permits::new(config.limits.connections);
         let shutdown = Shutdown::default();
         let mut tasks = Vec::new();
-        let mut serve = |listener: Listener, tls: Option<TlsAcceptor>, door: Door| {
-            let server = Server {
+        let mut open = |listener: Listener, tls: Option<TlsAcceptor>, door: Door| {
+            let service = Service {
                 sys: sys.clone(),
                 handler: router.clone().behind(door),
                 permits: permits.clone(),
                 shutdown: shutdown.clone(),
                 deadlines: Deadlines::default(),
             };
-            tasks.push(sys.spawner.spawn(server.run(listener, tls)));
+            tasks.push(sys.spawner.spawn(serve(service, listener, tls)));
         };
         for (listener, encrypted) in logins {
-            serve(listener, tls.clone().filter(|_| encrypted), Door::Login);
+            open(listener, tls.clone().filter(|_| encrypted), Door::Login);
         }
         for (listener, encrypted) in gateways {
-            serve(listener, tls.clone().filter(|_| encrypted), Door::Gateway);
+            open(listener, tls.clone().filter(|_| encrypted), Door::Gateway);
         }
-        serve(admin_listener, None, Door::Admin);
+        open(admin_listener, None, Door::Admin);
         let mut background = Vec::new();
         if let Some(engine) = engine {
             background.push(sys.spawner.spawn(async move { match engine.run().await {} }));
         }
         background.push(sys.spawner.spawn(housekeeping(store.clone())));
         let tls = tls.map(|acceptor| (acceptor, config));
-        Ok(Node { login, gateway, store, shutdown, permits, tasks, background, tls })
+        Ok(Node { login, gateway, store, shutdown, tasks, background, tls })
     }
 }
 
@@ -145,13 +150,10 @@ impl Node {
         for task in self.background {
             task.cancel().await;
         }
-        self.shutdown.stop();
+        self.shutdown.begin();
         self.store.stop_waiting();
-        if !self.permits.drained(DRAIN_DEADLINE).await {
-            log::warn!("{} connections did not end in time", self.permits.used());
-        }
         for task in self.tasks {
-            task.cancel().await;
+            task.await;
         }
         if let Err(error) = self.store.close().await {
             log::error!("the store did not close in order: {error}");
@@ -192,20 +194,27 @@ impl Node {
 type Listeners = Vec<(Listener, bool)>;
 
 /// Takes the sockets that the service manager passed under this name, else binds its own.
-fn listen(config: &Config, role: Role, login: bool) -> Result<Listeners, StartError> {
-    let wanted = match (login, role) {
-        (true, _) => &config.listen.login,
-        (false, Role::Root) => &config.listen.gateway,
-        (false, Role::Connected) => return Ok(Vec::new()),
-    };
-    wanted
-        .iter()
-        .map(|one| Ok((Listener::tcp(&one.address.to_string())?, one.has_tls(&config.tls))))
-        .collect()
+fn listen(
+    passed: &mut Vec<Passed>,
+    name: &str,
+    wanted: &[config::Listener],
+    config: &Config,
+) -> Result<Listeners, StartError> {
+    let (ours, rest): (Vec<_>, Vec<_>) = passed.drain(..).partition(|one| one.name == name);
+    *passed = rest;
+    if ours.is_empty() {
+        let bind = |one: &config::Listener| {
+            Ok((Listener::tcp(&one.address.to_string())?, one.has_tls(&config.tls)))
+        };
+        return wanted.iter().map(bind).collect();
+    }
+    // Which of the configured addresses a passed socket stands for is not known.
+    let tls = wanted.first().is_some_and(|one| one.has_tls(&config.tls));
+    ours.into_iter().map(|one| Ok((Listener::inherited(one.socket)?, tls))).collect()
 }
 
 fn address(listeners: &Listeners) -> String {
-    let first = listeners.first().and_then(|(listener, _)| listener.local_addr());
+    let first = listeners.first().and_then(|(listener, _)| listener.local_address());
     first.map(|address| address.to_string()).unwrap_or_default()
 }
 
@@ -218,7 +227,7 @@ fn auth_options(
     store: &Store,
     logins: &Listeners,
 ) -> Result<AuthOptions, StartError> {
-    let port = logins.first().and_then(|(listener, _)| listener.local_addr()).map(|a| a.port());
+    let port = logins.first().and_then(|(listener, _)| listener.local_address()).map(|a| a.port());
     Ok(AuthOptions {
         role: config.role(),
         registry_name: config.registry.name.clone(),

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use smol::future::FutureExt;
 
 use super::contacts::Contacts;
 use super::directory::Directory;
@@ -207,7 +208,8 @@ impl Gateway {
             if !items.is_empty() || remaining.is_zero() || self.store.stopping() {
                 return respond_batch(request, &Batch { from, through, items });
             }
-            self.store.wait_after(through.sequence, remaining).await;
+            // Nobody waits for a child that has hung up.
+            self.store.wait_after(through.sequence, remaining).or(request.body.gone()).await;
         }
     }
 

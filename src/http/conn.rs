@@ -1,320 +1,438 @@
-//! One connection: read a head, let the handler answer, write, drain or close, again.
+//! One connection: heads in, requests to the handler, replies out, until either side ends it.
 
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::task::{Context, Poll};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, ready};
 
-use futures_rustls::server::TlsStream;
+use http_types::Method;
 use smol::future::FutureExt;
-use smol::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use smol::io::AsyncRead;
 
-use super::body::{BodyReader, Incoming, Released};
-use super::head::{self, Buffer, Framing, Head, HeadError};
-use super::request::{Body, Request};
-use super::server::Shutdown;
-use super::write::{send_reply, write_all};
-use super::{Handler, Reply};
-use crate::sys::Sys;
-use crate::sys::clock::{sleep, within};
-use crate::sys::net::Stream;
-use crate::types::limits::{DRAIN_BYTES_MAX, HEAD_DEADLINE, IDLE_DEADLINE, PROGRESS_DEADLINE};
-use crate::types::{Reason, Refusal};
+use super::framing::Framing;
+use super::head::{self, Head, refusal};
+use super::reply::Reply;
+use super::request::{Body, Request, Watch};
+use super::send;
+use super::server::Service;
+use super::tls::HANDSHAKE_RECORD;
+use super::wire::{Transport, Wire};
+use crate::sys::clock;
+use crate::types::Refusal;
+use crate::types::limits::{DRAIN_BYTES_MAX, HEAD_BYTES_MAX};
 
-/// Answers that take longer are given up when the peer leaves.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// What we still read from a client after we have closed our side, bytes: closing a socket with
+/// unread data resets it, and the reset may overtake the reply.
+const LINGER_BYTES_MAX: u64 = 1024 * 1024;
+/// Stack space for bytes that nobody wants.
+const DISCARD_BYTES: usize = 4 * 1024;
+const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
-/// How long a peer may take.
-#[derive(Clone, Copy, Debug)]
-pub struct Deadlines {
-    /// For a whole request head.
-    pub head: Duration,
-    /// Between requests.
-    pub idle: Duration,
-    /// For the next bytes of a body, in either direction.
-    pub progress: Duration,
+/// The wire and the state of the request on it, shared with the body that a handler reads.
+pub(crate) struct Exchange {
+    /// The connection.
+    pub(crate) wire: Wire,
+    framing: Framing,
+    /// Bytes of `100 Continue` that went out; `None` when none is due.
+    continues: Option<usize>,
+    /// Grows with each request and each reply: an old body cannot read a later request.
+    number: u64,
+    received: u64,
+    fault: Option<io::ErrorKind>,
 }
 
-impl Default for Deadlines {
-    fn default() -> Deadlines {
-        Deadlines { head: HEAD_DEADLINE, idle: IDLE_DEADLINE, progress: PROGRESS_DEADLINE }
+/// A handle to it. Only one task polls at a time, so the lock is never contended for long.
+#[derive(Clone)]
+pub(crate) struct Shared(Arc<Mutex<Exchange>>);
+
+impl Shared {
+    /// The exchange; a panic elsewhere does not make it unusable, it is closed soon after.
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Exchange> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// A plain or an encrypted connection.
-pub(super) enum Transport {
-    Plain(Stream),
-    Tls(Box<TlsStream<Stream>>),
+/// A connection to a client.
+pub(crate) struct Connection {
+    service: Service,
+    shared: Shared,
+    peer: Option<SocketAddr>,
+    secure: bool,
 }
 
-impl Transport {
-    fn inner(&mut self) -> Pin<&mut dyn Duplex> {
-        match self {
-            Transport::Plain(stream) => Pin::new(stream),
-            Transport::Tls(stream) => Pin::new(stream.as_mut()),
+/// What came instead of, or as, the next head.
+enum Next {
+    Head(Box<Head>),
+    Refused(Refusal),
+    Closed,
+}
+
+/// What becomes of the connection after a reply.
+#[derive(PartialEq, Eq)]
+enum After {
+    Keep,
+    Close,
+    /// The client may still be sending: see [`LINGER_BYTES_MAX`].
+    Linger,
+}
+
+impl Connection {
+    /// Takes over a fresh connection.
+    pub(crate) fn new(service: &Service, transport: Transport, peer: Option<SocketAddr>) -> Self {
+        let secure = matches!(transport, Transport::Server(_));
+        let wire = Wire::new(transport, service.sys.clock.clone(), service.deadlines.progress);
+        let exchange = Exchange {
+            wire,
+            framing: Framing::End,
+            continues: None,
+            number: 0,
+            received: 0,
+            fault: None,
+        };
+        let shared = Shared(Arc::new(Mutex::new(exchange)));
+        Connection { service: service.clone(), shared, peer, secure }
+    }
+
+    /// Serves it to its end.
+    pub(crate) async fn run(self) {
+        let mut first = true;
+        let after = loop {
+            let after = match self.next_head(first).await {
+                Next::Head(head) => self.answer(*head).await,
+                Next::Refused(refusal) => self.refuse(refusal).await,
+                Next::Closed => After::Close,
+            };
+            if after != After::Keep {
+                break after;
+            }
+            first = false;
+        };
+        let end = async {
+            if poll_fn(|cx| self.shared.lock().wire.poll_close(cx)).await.is_ok()
+                && after == After::Linger
+            {
+                self.shared.lock().framing = Framing::UntilClose;
+                let _ = self.discard(LINGER_BYTES_MAX).await;
+            }
+        };
+        let _ = clock::within(self.service.deadlines.linger, end).await;
+    }
+
+    /// Waits for a head. A connection without a byte of the next one is closed without a word
+    /// when it is idle too long or the server shuts down.
+    async fn next_head(&self, first: bool) -> Next {
+        let deadlines = &self.service.deadlines;
+        if self.shared.lock().wire.received().is_empty() {
+            let limit = if first { deadlines.head } else { deadlines.idle };
+            let fill = async { poll_fn(|cx| self.shared.lock().wire.poll_fill(cx)).await.ok() };
+            let stop = async {
+                self.service.shutdown.begun().await;
+                None
+            };
+            match clock::within(limit, fill.or(stop)).await {
+                Ok(Some(count)) if count > 0 => {}
+                _ => return Next::Closed,
+            }
+        }
+        let read = async {
+            let mut searched = 0;
+            loop {
+                if let Some(bytes) = self.take_head(&mut searched)? {
+                    return Ok(Some(bytes));
+                }
+                match poll_fn(|cx| self.shared.lock().wire.poll_fill(cx)).await {
+                    Ok(0) | Err(_) => return Ok(None),
+                    Ok(_) => {}
+                }
+            }
+        };
+        let bytes = match clock::within(deadlines.head, read).await {
+            Ok(Ok(Some(bytes))) => bytes,
+            Ok(Ok(None)) => return Next::Closed,
+            Ok(Err(refusal)) => return Next::Refused(refusal),
+            // An empty line after the last body is no request.
+            Err(_) if self.shared.lock().wire.received().is_empty() => return Next::Closed,
+            Err(_) => return Next::Refused(refusal(408, "the request head came too slowly")),
+        };
+        match head::parse(&bytes) {
+            Ok(head) => Next::Head(Box::new(head)),
+            Err(refusal) => Next::Refused(refusal),
+        }
+    }
+
+    fn take_head(&self, searched: &mut usize) -> Result<Option<Vec<u8>>, Refusal> {
+        let wire = &mut self.shared.lock().wire;
+        // Some clients send an empty line after a body (RFC 9112 section 2.2).
+        let skip = wire.received().iter().take(2).take_while(|byte| b"\r\n".contains(byte)).count();
+        if skip > 0 && *searched == 0 {
+            wire.consume(skip);
+        }
+        let received = wire.received();
+        // A client that tries TLS first falls back at once on any answer, and waits without one.
+        if received.first() == Some(&HANDSHAKE_RECORD) {
+            return Err(refusal(400, "this port speaks plain HTTP: use http://"));
+        }
+        let end = head::end(received, *searched);
+        if end.unwrap_or(received.len()) > HEAD_BYTES_MAX {
+            let text = format!("the request head is larger than {HEAD_BYTES_MAX} bytes");
+            return Err(refusal(431, text));
+        }
+        *searched = received.len();
+        let Some(end) = end else { return Ok(None) };
+        let bytes = received[..end].to_vec();
+        wire.consume(end);
+        Ok(Some(bytes))
+    }
+
+    /// Answers what is not a request that a handler may see, and ends the connection: where the
+    /// next request would start is unknown.
+    async fn refuse(&self, refusal: Refusal) -> After {
+        let started = self.service.sys.clock.monotonic();
+        let text = refusal.message.clone();
+        let reply = Reply::from(refusal);
+        let status = reply.status;
+        let clock = &*self.service.sys.clock;
+        let sent = send::send(&self.shared, clock, reply, Method::Get, true).await;
+        self.account(status, &sent, started, &format_args!("({text})"));
+        After::Linger
+    }
+
+    async fn answer(&self, head: Head) -> After {
+        let started = self.service.sys.clock.monotonic();
+        let number = {
+            let mut exchange = self.shared.lock();
+            exchange.number += 1;
+            exchange.framing = head.framing;
+            exchange.continues = head.expects_continue.then_some(0);
+            exchange.received = 0;
+            exchange.fault = None;
+            exchange.number
+        };
+        let (method, mut close) = (head.method, head.close);
+        let label = head.path.clone().unwrap_or_else(|| "*".into());
+        let reply = match head.path.is_some() {
+            true => self.handle(head, number).await,
+            false => Ok(Reply::new(204).with("allow", "GET, HEAD, POST, PUT, PATCH, DELETE")),
+        };
+        let reply = reply.unwrap_or_else(|panicked| {
+            close = true;
+            panicked
+        });
+        let (reply, unread) = match self.settle(reply).await {
+            Ok(settled) => settled,
+            Err(_) => return After::Close,
+        };
+        close |= self.service.shutdown.is_begun() || unread == Unread::Lost;
+        let status = reply.status;
+        let clock = &*self.service.sys.clock;
+        let sent = send::send(&self.shared, clock, reply, method, close).await;
+        self.account(status, &sent, started, &format_args!("{method} {label}"));
+        if sent.is_err() {
+            return After::Close;
+        }
+        let drained = unread == Unread::Nothing
+            || !close
+                && clock::within(self.service.deadlines.linger, self.discard(DRAIN_BYTES_MAX))
+                    .await
+                    .is_ok_and(|result| result.is_ok())
+                && self.shared.lock().framing.is_over();
+        self.shared.lock().wire.rest();
+        match (close, drained) {
+            (false, true) => After::Keep,
+            (true, true) => After::Close,
+            (_, false) => After::Linger,
+        }
+    }
+
+    /// Calls the handler. Its panic costs this connection and nothing else.
+    async fn handle(&self, head: Head, number: u64) -> Result<Reply, Reply> {
+        let len = match head.framing {
+            Framing::Length(len) => Some(len),
+            Framing::End => Some(0),
+            _ => None,
+        };
+        let label = format!("{} {}", head.method, head.path.as_deref().unwrap_or_default());
+        let body = RequestBody { shared: self.shared.clone(), number };
+        let watch = RequestBody { shared: self.shared.clone(), number };
+        let mut body = if len == Some(0) { Body::empty() } else { Body::new(body, len) };
+        body.watch(watch);
+        let mut request = Request {
+            method: head.method,
+            path: head.path.unwrap_or_default(),
+            query: head.query,
+            headers: head.headers,
+            host: head.host,
+            peer: self.peer,
+            secure: self.secure,
+            body,
+        };
+        let work = async { self.service.handler.handle(&mut request).await };
+        AssertUnwindSafe(work).catch_unwind().await.map_err(|cause| {
+            let text = cause
+                .downcast_ref::<&str>()
+                .map(|text| (*text).to_owned())
+                .or_else(|| cause.downcast_ref::<String>().cloned())
+                .unwrap_or_else(|| "no message".to_owned());
+            self.service.sys.metrics.panics.add(1);
+            log::error!("defect: the handler of {label} panicked: {text}");
+            refusal(500, "an internal error, which the log describes").into()
+        })
+    }
+
+    /// Cuts the body off from the handler and looks at what it left. A body that failed for the
+    /// client's fault is answered as such, if the handler only knew that something failed.
+    async fn settle(&self, reply: Reply) -> io::Result<(Reply, Unread)> {
+        let (fault, half_continued) = {
+            let mut exchange = self.shared.lock();
+            exchange.number += 1;
+            self.service.sys.metrics.bytes_received.add(exchange.received);
+            let half = exchange.continues.filter(|written| *written > 0);
+            (exchange.fault, half)
+        };
+        if let Some(written) = half_continued {
+            send::write_all(&self.shared, &CONTINUE[written.min(CONTINUE.len())..]).await?;
+        }
+        let reply = match fault {
+            Some(io::ErrorKind::TimedOut) if reply.status >= 400 => {
+                refusal(408, "the request body came too slowly").into()
+            }
+            Some(io::ErrorKind::InvalidData) if reply.status >= 400 => {
+                refusal(400, "the chunked request body is malformed").into()
+            }
+            _ => reply,
+        };
+        let exchange = self.shared.lock();
+        let unread = match exchange.framing {
+            framing if framing.is_over() => Unread::Nothing,
+            // The client may send the body or not: nobody can tell where the next request starts.
+            _ if exchange.continues == Some(0) => Unread::Lost,
+            Framing::Length(left) if left <= DRAIN_BYTES_MAX => Unread::Some,
+            Framing::Length(_) | Framing::Closed => Unread::Lost,
+            _ => Unread::Some,
+        };
+        Ok((reply, unread))
+    }
+
+    /// Reads and drops the rest of the body, at most `max` bytes.
+    async fn discard(&self, max: u64) -> io::Result<()> {
+        let mut left = max;
+        loop {
+            let count = poll_fn(|cx| {
+                let exchange = &mut *self.shared.lock();
+                exchange.framing.poll_read(&mut exchange.wire, cx, &mut [0; DISCARD_BYTES])
+            })
+            .await? as u64;
+            if count == 0 || count > left {
+                return Ok(());
+            }
+            left -= count;
+        }
+    }
+
+    /// Counts a reply and logs it in one line, without query or fields, which may hold secrets.
+    fn account(
+        &self,
+        status: u16,
+        sent: &io::Result<u64>,
+        started: std::time::Duration,
+        label: &std::fmt::Arguments<'_>,
+    ) {
+        let sys = &self.service.sys;
+        sys.metrics.requests.add(1);
+        match status {
+            400..=499 => sys.metrics.requests_refused.add(1),
+            500.. => sys.metrics.requests_failed.add(1),
+            _ => {}
+        }
+        let took_ms = sys.clock.monotonic().saturating_sub(started).as_millis();
+        let peer = self.peer.map_or_else(|| "local".to_owned(), |peer| peer.to_string());
+        match sent {
+            Ok(bytes) => {
+                sys.metrics.bytes_sent.add(*bytes);
+                log::debug!("{peer} {label} {status} bytes={bytes} ms={took_ms}");
+            }
+            Err(error) if error.kind() == send::STORAGE_FAULT => {
+                log::error!("{peer} {label} {status} cut off: {error}");
+            }
+            Err(error) => log::debug!("{peer} {label} {status} cut off: {error} ms={took_ms}"),
         }
     }
 }
 
-trait Duplex: AsyncRead + AsyncWrite + Unpin {}
-impl<T: AsyncRead + AsyncWrite + Unpin> Duplex for T {}
+/// What a handler left of a body.
+#[derive(PartialEq, Eq)]
+enum Unread {
+    Nothing,
+    /// Little enough, perhaps, to read it and keep the connection.
+    Some,
+    /// Too much, or the place where it ends is not known.
+    Lost,
+}
 
-impl AsyncRead for Transport {
+/// The body of the request with this number.
+struct RequestBody {
+    shared: Shared,
+    number: u64,
+}
+
+impl AsyncRead for RequestBody {
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buffer: &mut [u8],
     ) -> Poll<io::Result<usize>> {
-        self.get_mut().inner().poll_read(cx, buffer)
-    }
-}
-
-impl AsyncWrite for Transport {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        self.get_mut().inner().poll_write(cx, bytes)
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.get_mut().inner().poll_flush(cx)
-    }
-
-    fn poll_close(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.get_mut().inner().poll_close(cx)
-    }
-}
-
-/// What a connection is served with.
-#[derive(Clone)]
-pub(super) struct Service {
-    pub(super) sys: Sys,
-    pub(super) handler: Arc<dyn Handler>,
-    pub(super) deadlines: Deadlines,
-    pub(super) shutdown: Shutdown,
-}
-
-/// Serves requests until the peer leaves, a fault ends the connection, or the server stops.
-pub(super) async fn serve(service: Service, mut stream: Transport, peer: Option<SocketAddr>) {
-    let mut buffer = Buffer::default();
-    let secure = matches!(stream, Transport::Tls(_));
-    loop {
-        let head = match next_head(&service, &mut stream, &mut buffer).await {
-            Ok(Some(head)) => head,
-            Ok(None) => break,
-            Err(refusal) => {
-                refuse(&service, &mut stream, refusal).await;
-                break;
+        let exchange = &mut *self.shared.lock();
+        if exchange.number != self.number {
+            return Poll::Ready(Err(io::Error::other("the request is over")));
+        }
+        if let Some(fault) = exchange.fault {
+            return Poll::Ready(Err(fault.into()));
+        }
+        let result = match ready!(poll_continue(exchange, cx)) {
+            Ok(()) => ready!(exchange.framing.poll_read(&mut exchange.wire, cx, buffer)),
+            Err(error) => {
+                exchange.framing = Framing::Closed;
+                Err(error)
             }
         };
-        match exchange(&service, stream, buffer, head, peer, secure).await {
-            Some((kept_stream, kept_buffer)) => (stream, buffer) = (kept_stream, kept_buffer),
-            None => return,
+        match &result {
+            Ok(count) => exchange.received += *count as u64,
+            Err(error) => exchange.fault = Some(error.kind()),
+        }
+        Poll::Ready(result)
+    }
+}
+
+impl Watch for RequestBody {
+    fn poll_gone(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let exchange = &mut *self.shared.lock();
+        let waits = exchange.framing.is_over() && exchange.wire.received().is_empty();
+        if exchange.number != self.number || !waits {
+            return Poll::Pending;
+        }
+        match ready!(exchange.wire.poll_fill(cx)) {
+            // The next request came early: somebody is there.
+            Ok(count) if count > 0 => Poll::Pending,
+            _ => Poll::Ready(()),
         }
     }
-    let _ = within(service.deadlines.progress, stream.close()).await;
 }
 
-/// The next request head; `None` when the connection is to be closed in silence.
-async fn next_head(
-    service: &Service,
-    stream: &mut Transport,
-    buffer: &mut Buffer,
-) -> Result<Option<Head>, Refusal> {
-    if buffer.filled().is_empty() {
-        // Between requests the peer may be silent for longer, and a stopping server leaves.
-        let wait = async {
-            let first = std::future::poll_fn(|cx| buffer.poll_fill(cx, stream, 4096));
-            matches!(within(service.deadlines.idle, first).await, Ok(Ok(n)) if n > 0)
-        };
-        let stopped = async {
-            service.shutdown.wait().await;
-            false
-        };
-        if !wait.or(stopped).await {
-            return Ok(None);
-        }
+/// Tells a waiting client to go on, when the body is first asked for; not one that did not wait.
+fn poll_continue(exchange: &mut Exchange, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    let Some(mut written) = exchange.continues else { return Poll::Ready(Ok(())) };
+    if written == 0 && !exchange.wire.received().is_empty() {
+        exchange.continues = None;
+        return Poll::Ready(Ok(()));
     }
-    let head = async {
-        let len = head::read_head(stream, buffer).await?;
-        let parsed = head::parse(&buffer.filled()[..len]).await?;
-        buffer.consume(len);
-        Ok(parsed)
-    };
-    match within(service.deadlines.head, head).await {
-        Ok(Ok(head)) => Ok(Some(head)),
-        Ok(Err(HeadError::Closed | HeadError::Io(_))) => Ok(None),
-        Ok(Err(HeadError::Refused(refusal))) => Err(refusal),
-        Err(_) => Err(Refusal::new(
-            408,
-            "UNSUPPORTED",
-            Reason::Malformed,
-            "the request head did not arrive in time",
-        )),
+    while written < CONTINUE.len() {
+        written += ready!(exchange.wire.poll_write_timed(cx, &CONTINUE[written..]))?;
+        exchange.continues = Some(written);
     }
-}
-
-/// One request and its reply; the connection comes back when another request may follow.
-async fn exchange(
-    service: &Service,
-    stream: Transport,
-    buffer: Buffer,
-    head: Head,
-    peer: Option<SocketAddr>,
-    secure: bool,
-) -> Option<(Transport, Buffer)> {
-    let started = service.sys.clock.monotonic();
-    let shared = Incoming::new(stream, buffer, head.framing, head.expects_continue);
-    let len = match head.framing {
-        Framing::Length(len) => Some(len),
-        Framing::Chunked | Framing::UntilClose => None,
-    };
-    let body = Body::new(BodyReader(shared.clone()), len);
-    let mut request = Request {
-        method: head.method,
-        path: head.path,
-        query: head.query,
-        headers: head.headers,
-        host: head.host,
-        peer,
-        secure,
-        body: body.with_progress(service.deadlines.progress),
-    };
-    let metrics = &service.sys.metrics;
-    metrics.requests.add(1);
-    let handled = AssertUnwindSafe(service.handler.handle(&mut request)).catch_unwind();
-    let gone = async {
-        peer_gone(&shared).await;
-        None
-    };
-    let (reply, panicked) = match (async { Some(handled.await) }).or(gone).await {
-        None => {
-            log::debug!("{peer:?} left before it was answered");
-            return None;
-        }
-        Some(Ok(reply)) => (reply, false),
-        Some(Err(_)) => {
-            metrics.panics.add(1);
-            log::error!("defect: a handler panicked on {} {}", request.method, request.path);
-            (internal_error(), true)
-        }
-    };
-    let Request { method, path, body, .. } = request;
-    drop(body);
-    let Released { mut stream, mut buffer, complete, owes_continue } = Incoming::release(&shared)?;
-    // A body that was refused unread is drained only if it is short and on its way.
-    let rest = len.filter(|len| !complete && !owes_continue && *len <= DRAIN_BYTES_MAX);
-    let reusable = head.keep_alive
-        && !panicked
-        && !service.shutdown.stopping()
-        && (complete || rest.is_some());
-    let status = reply.status;
-    match status {
-        400..=499 => metrics.requests_refused.add(1),
-        500..=599 => metrics.requests_failed.add(1),
-        _ => {}
-    }
-    let sent = send_reply(&mut stream, reply, method, reusable, service.deadlines.progress).await;
-    let milliseconds = (service.sys.clock.monotonic().saturating_sub(started)).as_millis();
-    let bytes = *sent.as_ref().unwrap_or(&0);
-    metrics.bytes_sent.add(bytes);
-    let from = peer.map_or_else(|| "admin".to_owned(), |peer| peer.to_string());
-    log::debug!("{from} {method} {path} {status} {bytes} bytes {milliseconds} ms");
-    if let Err(error) = sent {
-        log::debug!("{from} {method} {path}: the connection ended early: {error}");
-        return None;
-    }
-    if !reusable {
-        linger(&mut stream, service.deadlines).await;
-        return None;
-    }
-    if complete {
-        return Some((stream, buffer));
-    }
-    drain(&mut stream, &mut buffer, &shared, service.deadlines).await.then_some((stream, buffer))
-}
-
-/// Ends when the peer closes while it waits for an answer: a long poll must not hold on to what
-/// nobody will read. Looks only once an answer takes long, and only when no body is awaited.
-async fn peer_gone(shared: &super::body::Shared<Transport>) {
-    sleep(PATIENCE).await;
-    std::future::poll_fn(|cx| match shared.lock() {
-        Ok(mut incoming) => incoming.poll_gone(cx),
-        Err(_) => Poll::Pending,
-    })
-    .await;
-}
-
-/// Reads what is left of an unread body, so that the next request starts where it should.
-async fn drain(
-    stream: &mut Transport,
-    buffer: &mut Buffer,
-    shared: &super::body::Shared<Transport>,
-    deadlines: Deadlines,
-) -> bool {
-    let Some(mut left) = shared.lock().ok().and_then(|incoming| incoming.length_left()) else {
-        return false;
-    };
-    while left > 0 {
-        let here = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.filled().len());
-        buffer.consume(here);
-        left -= here as u64;
-        if left > 0 {
-            let more = std::future::poll_fn(|cx| buffer.poll_fill(cx, stream, 16 * 1024));
-            match within(deadlines.progress, more).await {
-                Ok(Ok(read)) if read > 0 => {}
-                _ => return false,
-            }
-        }
-    }
-    true
-}
-
-/// Closes so that the peer can still read the reply: a socket closed with unread bytes is reset.
-async fn linger(stream: &mut Transport, deadlines: Deadlines) {
-    let _ = within(deadlines.progress, stream.close()).await;
-    let Transport::Plain(stream) = stream else { return };
-    let discard = async {
-        let mut scratch = [0; 4096];
-        let mut left = DRAIN_BYTES_MAX;
-        while left > 0 {
-            let read = smol::io::AsyncReadExt::read(stream, &mut scratch).await;
-            match read {
-                Ok(read) if read > 0 => left = left.saturating_sub(read as u64),
-                _ => break,
-            }
-        }
-    };
-    let _ = within(Duration::from_secs(1).min(deadlines.progress), discard).await;
-}
-
-/// Answers a head that is no request, and leaves.
-async fn refuse(service: &Service, stream: &mut Transport, refusal: Refusal) {
-    service.sys.metrics.requests.add(1);
-    service.sys.metrics.requests_refused.add(1);
-    log::debug!("refused a request head: {} {}", refusal.status, refusal.message);
-    let reply = Reply::from(refusal);
-    let method = http_types::Method::Get;
-    if send_reply(stream, reply, method, false, service.deadlines.progress).await.is_ok() {
-        linger(stream, service.deadlines).await;
-    }
-}
-
-fn internal_error() -> Reply {
-    let text = "an internal error; the log of the registry has its cause";
-    Refusal::new(500, "UNSUPPORTED", Reason::StoreUnavailable, text).into()
-}
-
-/// Tells a peer that there is no room, and leaves.
-pub(super) async fn turn_away(mut stream: Stream, deadlines: Deadlines) {
-    const BUSY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 5\r\n\
-        content-type: application/json\r\ncontent-length: 104\r\nconnection: close\r\n\r\n\
-        {\"errors\":[{\"code\":\"TOOMANYREQUESTS\",\"message\":\"too many connections\",\
-        \"detail\":{\"reason\":\"throttled\"}}]}";
-    let _ = write_all(&mut stream, BUSY, deadlines.progress.min(Duration::from_secs(1))).await;
+    ready!(exchange.wire.poll_flush_timed(cx))?;
+    exchange.continues = None;
+    Poll::Ready(Ok(()))
 }

@@ -1,360 +1,546 @@
-//! Request heads: read into a bounded buffer, checked, then decoded by the codec.
+//! A request head: found in the receive buffer, checked, and only then given to the codec.
+//!
+//! The codec panics on a byte outside ASCII, takes the last of two lengths, treats an unknown
+//! transfer coding as no body and lets the Host change the path. So everything that frames or
+//! names the request is checked and taken out here; what reaches it is a fixed Host, the path
+//! and harmless fields, all in memory.
 
-use std::future::poll_fn;
-use std::io;
-use std::pin::Pin;
-use std::sync::{Arc, Mutex};
-use std::task::{Context, Poll};
+use std::str::{self, FromStr};
 
 use http_types::Method;
-use smol::io::{AsyncRead, AsyncWrite};
 
-use crate::types::limits::{BUFFER_BYTES, HEAD_BYTES_MAX, HEADERS_MAX};
+use super::codec::through_codec;
+use super::framing::Framing;
+use super::percent;
+use crate::types::limits::HEADERS_MAX;
 use crate::types::{Reason, Refusal};
 
-/// How a body is framed.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Framing {
-    /// Content-Length, or none.
-    Length(u64),
-    /// Transfer-Encoding: chunked.
-    Chunked,
-    /// Until the peer closes: answers only.
-    UntilClose,
+/// Longest path, bytes as sent. Over it: 414.
+const PATH_BYTES_MAX: usize = 4 * 1024;
+/// Most parameters in a query. Over it: 400.
+const QUERY_PARAMETERS_MAX: usize = 64;
+/// Longest `Host`: a DNS name and a port. Over it: 400.
+const HOST_BYTES_MAX: usize = 261;
+
+/// What a head says.
+pub(crate) struct Head {
+    /// GET, HEAD and so on.
+    pub(crate) method: Method,
+    /// Decoded once, without dot segments. `None` for `OPTIONS *`.
+    pub(crate) path: Option<String>,
+    /// Decoded, in order.
+    pub(crate) query: Vec<(String, String)>,
+    /// Names in lower case, in order.
+    pub(crate) headers: Vec<(String, String)>,
+    /// As sent, or from an absolute target; checked.
+    pub(crate) host: Option<String>,
+    /// How the body ends.
+    pub(crate) framing: Framing,
+    /// The client waits for `100 Continue`.
+    pub(crate) expects_continue: bool,
+    /// The client wants, or its version needs, the connection closed after the reply.
+    pub(crate) close: bool,
 }
 
-/// A request head that passed every check.
-#[derive(Debug)]
-pub(super) struct Head {
-    pub(super) method: Method,
-    pub(super) path: String,
-    pub(super) query: Vec<(String, String)>,
-    pub(super) headers: Vec<(String, String)>,
-    pub(super) host: Option<String>,
-    pub(super) framing: Framing,
-    pub(super) expects_continue: bool,
-    pub(super) keep_alive: bool,
-}
-
-/// The bytes of a connection that have been read and not yet used: pipelined requests stay here.
-#[derive(Default)]
-pub(super) struct Buffer {
-    bytes: Vec<u8>,
-    start: usize,
-}
-
-impl Buffer {
-    /// What is there.
-    pub(super) fn filled(&self) -> &[u8] {
-        &self.bytes[self.start..]
-    }
-
-    /// Drops the first `n` bytes, which have been used.
-    pub(super) fn consume(&mut self, n: usize) {
-        self.start += n;
-        if self.start >= self.bytes.len() {
-            self.bytes.clear();
-            self.start = 0;
-            // An idle connection keeps no more than a head's worth.
-            self.bytes.shrink_to(HEAD_BYTES_MAX);
-        }
-    }
-
-    /// Reads more from the peer, at most `max` bytes; 0 at the end of the stream.
-    pub(super) fn poll_fill<S: AsyncRead + Unpin>(
-        &mut self,
-        cx: &mut Context<'_>,
-        stream: &mut S,
-        max: usize,
-    ) -> Poll<io::Result<usize>> {
-        if self.start > 0 {
-            self.bytes.drain(..self.start);
-            self.start = 0;
-        }
-        let len = self.bytes.len();
-        self.bytes.resize(len + max.min(BUFFER_BYTES), 0);
-        let read = Pin::new(stream).poll_read(cx, &mut self.bytes[len..]);
-        let got = if let Poll::Ready(Ok(read)) = &read { *read } else { 0 };
-        self.bytes.truncate(len + got);
-        read
-    }
-}
-
-/// Why there is no head.
-#[derive(Debug)]
-pub(super) enum HeadError {
-    /// The peer closed between requests.
-    Closed,
-    /// The connection broke.
-    Io(io::Error),
-    /// The head is refused: say so and close.
-    Refused(Refusal),
-}
-
-fn bad(status: u16, message: &str) -> HeadError {
-    let reason = match status {
-        413 | 414 | 431 => Reason::TooLarge,
-        501 | 505 | 405 => Reason::Unsupported,
-        _ => Reason::Malformed,
+/// A refusal of a head or of a body, in the form of an OCI error.
+pub(crate) fn refusal(status: u16, text: impl Into<String>) -> Refusal {
+    let (code, reason) = match status {
+        408 => ("UNSUPPORTED", Reason::Timeout),
+        413 | 414 | 431 => ("SIZE_INVALID", Reason::TooLarge),
+        417 | 501 | 505 => ("UNSUPPORTED", Reason::Unsupported),
+        500 => ("UNKNOWN", Reason::Internal),
+        503 => ("TOOMANYREQUESTS", Reason::Throttled),
+        _ => ("UNSUPPORTED", Reason::Malformed),
     };
-    HeadError::Refused(Refusal::new(status, "UNSUPPORTED", reason, message))
+    Refusal::new(status, code, reason, text)
 }
 
-/// Reads until the buffer holds one whole head; returns the head's length.
-pub(super) async fn read_head<S: AsyncRead + Unpin>(
-    stream: &mut S,
-    buffer: &mut Buffer,
-) -> Result<usize, HeadError> {
-    let mut seen = 0;
-    loop {
-        // A client may send empty lines before a request (RFC 9112, section 2.2).
-        while buffer.filled().starts_with(b"\r\n") && seen < 8 {
-            buffer.consume(2);
-            seen += 1;
-        }
-        let filled = buffer.filled();
-        // A TLS client hello: say at once that it knocks at the wrong door, it waits for an answer.
-        if filled.first().is_some_and(|byte| !byte.is_ascii_graphic()) {
-            return Err(bad(400, "this listener speaks plain HTTP, not TLS"));
-        }
-        if let Some(end) = filled.windows(4).position(|w| w == b"\r\n\r\n") {
-            if end + 4 > HEAD_BYTES_MAX {
-                return Err(bad(431, "the request head is larger than 16 KiB"));
-            }
-            return Ok(end + 4);
-        }
-        if filled.len() >= HEAD_BYTES_MAX {
-            return Err(bad(431, "the request head is larger than 16 KiB"));
-        }
-        let was_empty = filled.is_empty();
-        match poll_fn(|cx| buffer.poll_fill(cx, stream, 4096)).await {
-            Ok(0) if was_empty => return Err(HeadError::Closed),
-            Ok(0) => return Err(bad(400, "the connection ended inside a request head")),
-            Ok(_) => {}
-            Err(error) => return Err(HeadError::Io(error)),
-        }
-    }
+/// Where the head in `bytes` ends, if it is all there. `from` says how far an earlier call
+/// looked, so that a head that comes byte by byte is not searched over and over.
+pub(crate) fn end(bytes: &[u8], from: usize) -> Option<usize> {
+    let start = from.saturating_sub(3);
+    let tail = bytes.get(start..)?;
+    tail.iter().enumerate().filter(|(_, byte)| **byte == b'\n').find_map(|(at, _)| {
+        let rest = &tail[at + 1..];
+        // A bare LF ends a line too, so that it is refused at once and not waited out.
+        let after =
+            if rest.starts_with(b"\r\n") { 2 } else { usize::from(rest.starts_with(b"\n")) };
+        (after > 0).then_some(start + at + 1 + after)
+    })
 }
 
-/// Checks a head and hands what is left of it to the codec.
-pub(super) async fn parse(bytes: &[u8]) -> Result<Head, HeadError> {
+/// Checks a whole head and passes it through the codec.
+pub(crate) fn parse(bytes: &[u8]) -> Result<Head, Refusal> {
+    check_bytes(bytes)?;
     let mut fields = [httparse::EMPTY_HEADER; HEADERS_MAX];
-    let mut raw = httparse::Request::new(&mut fields);
-    match raw.parse(bytes) {
+    let mut request = httparse::Request::new(&mut fields);
+    match request.parse(bytes) {
         Ok(httparse::Status::Complete(_)) => {}
-        Ok(httparse::Status::Partial) => return Err(bad(400, "the request head is incomplete")),
+        Ok(httparse::Status::Partial) => return Err(refusal(400, "the request head is cut short")),
         Err(httparse::Error::TooManyHeaders) => {
-            return Err(bad(431, "the request has more than 64 header fields"));
+            return Err(refusal(431, format!("more than {HEADERS_MAX} header fields")));
         }
         Err(httparse::Error::Version) => {
-            return Err(bad(505, "only HTTP/1.1 and HTTP/1.0 are spoken here"));
+            return Err(refusal(505, "this server speaks versions 1.1 and 1.0 of HTTP"));
         }
-        Err(error) => return Err(bad(400, &format!("malformed request head: {error}"))),
+        Err(error) => return Err(refusal(400, format!("malformed request head: {error}"))),
     }
-    let (Some(method), Some(target), Some(version)) = (raw.method, raw.path, raw.version) else {
-        return Err(bad(400, "the request line is incomplete"));
+    let old = request.version == Some(0);
+    let method = method(request.method.unwrap_or_default())?;
+    let facts = facts(request.headers, old)?;
+    let target = target(request.target()?, method)?;
+    let host = match target.authority {
+        Some(authority) => Some(checked_host(authority)?),
+        None => facts.host,
     };
-    let headers = check_fields(raw.headers)?;
-    let framing = framing(&headers, version)?;
-    let (target, host) = target_and_host(method, target, &headers, version)?;
-    let (path, query) = split_target(&target)?;
-    let method = decode(method, &headers).await?;
-    let is = |name: &str, wanted: &str| {
-        let values = headers.iter().filter(|(n, _)| n == name);
-        let mut words = values.flat_map(|(_, v)| v.split(','));
-        words.any(|word| word.trim().eq_ignore_ascii_case(wanted))
-    };
-    let expects_continue = version == 1 && is("expect", "100-continue");
-    if headers.iter().any(|(n, _)| n == "expect") && version == 1 && !expects_continue {
-        return Err(bad(417, "the only expectation that is met here is 100-continue"));
+    if host.is_none() && !old {
+        return Err(refusal(400, "the Host header is missing"));
     }
-    let keep_alive = version == 1 && !is("connection", "close");
-    Ok(Head { method, path, query, headers, host, framing, expects_continue, keep_alive })
+    let headers = through_codec(method, target.path, facts.headers)?;
+    let path = match target.path {
+        "*" => None,
+        path => Some(decoded_path(path)?),
+    };
+    Ok(Head {
+        method,
+        path,
+        query: query(target.query)?,
+        headers,
+        host,
+        framing: facts.framing,
+        expects_continue: facts.expects_continue && !old,
+        close: facts.close || old,
+    })
 }
 
-/// Header fields with lower-case names; nothing but printable ASCII gets through.
-fn check_fields(fields: &[httparse::Header<'_>]) -> Result<Vec<(String, String)>, HeadError> {
-    fields
-        .iter()
-        .map(|field| {
-            let printable = |b: &u8| (0x20..0x7f).contains(b) || *b == b'\t';
-            if !field.value.iter().all(printable) {
-                let text = format!("the value of header field '{}' is not ASCII", field.name);
-                return Err(bad(400, &text));
+/// Only what every implementation reads the same way: ASCII, lines that end in CRLF, no folds.
+fn check_bytes(bytes: &[u8]) -> Result<(), Refusal> {
+    if bytes.iter().any(|byte| *byte >= 0x80) {
+        return Err(refusal(400, "a request head must be ASCII; percent-encode the path"));
+    }
+    for (at, byte) in bytes.iter().enumerate() {
+        let after = bytes.get(at + 1).copied();
+        match byte {
+            b'\r' if after != Some(b'\n') => return Err(refusal(400, "a bare CR in the head")),
+            b'\n' if at == 0 || bytes[at - 1] != b'\r' => {
+                return Err(refusal(400, "a line of the head ends without CRLF"));
             }
-            let value = String::from_utf8_lossy(field.value).trim().to_owned();
-            Ok((field.name.to_ascii_lowercase(), value))
-        })
-        .collect()
+            b'\n' if matches!(after, Some(b' ' | b'\t')) => {
+                return Err(refusal(400, "a folded header field"));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
-/// RFC 9112, section 6: what could be read in two ways is refused.
-fn framing(headers: &[(String, String)], version: u8) -> Result<Framing, HeadError> {
-    let all = |name: &str| -> Vec<&str> {
-        headers.iter().filter(|(n, _)| n == name).map(|(_, v)| v.as_str()).collect()
-    };
-    let (lengths, encodings) = (all("content-length"), all("transfer-encoding"));
-    match (lengths.as_slice(), encodings.as_slice()) {
-        ([], []) => Ok(Framing::Length(0)),
-        ([length], []) if !length.is_empty() && length.bytes().all(|b| b.is_ascii_digit()) => {
-            let length = length.parse().map_err(|_| bad(400, "Content-Length is too large"))?;
-            Ok(Framing::Length(length))
+fn method(text: &str) -> Result<Method, Refusal> {
+    let known = Method::from_str(text).ok().filter(|method| method.as_ref() == text);
+    match known {
+        Some(Method::Connect | Method::Pri) | None => {
+            Err(refusal(501, format!("the method {text} is not implemented")))
         }
-        ([_], []) => Err(bad(400, "Content-Length is not a number")),
-        ([], [encoding]) if encoding.eq_ignore_ascii_case("chunked") && version == 1 => {
-            Ok(Framing::Chunked)
-        }
-        ([], _) => Err(bad(501, "the only transfer encoding accepted is chunked")),
-        (_, []) => Err(bad(400, "more than one Content-Length")),
-        _ => Err(bad(400, "both Content-Length and Transfer-Encoding")),
+        Some(method) => Ok(method),
     }
 }
 
-/// Splits an absolute-form target and checks the host (RFC 9112, section 3.2).
-fn target_and_host(
-    method: &str,
-    target: &str,
-    headers: &[(String, String)],
-    version: u8,
-) -> Result<(String, Option<String>), HeadError> {
-    let hosts: Vec<&str> =
-        headers.iter().filter(|(n, _)| n == "host").map(|(_, v)| v.as_str()).collect();
-    let mut host = match hosts.as_slice() {
-        [] if version == 0 => None,
-        [] => return Err(bad(400, "the Host header field is missing")),
-        [host] => Some((*host).to_owned()),
-        _ => return Err(bad(400, "more than one Host header field")),
+/// What the fields say of the message itself; `headers` are the others.
+struct Facts {
+    headers: Vec<(String, String)>,
+    host: Option<String>,
+    framing: Framing,
+    expects_continue: bool,
+    close: bool,
+}
+
+fn facts(fields: &[httparse::Header<'_>], old: bool) -> Result<Facts, Refusal> {
+    let mut facts = Facts {
+        headers: Vec::with_capacity(fields.len()),
+        host: None,
+        framing: Framing::End,
+        expects_continue: false,
+        close: false,
     };
-    let absolute = ["http://", "https://"].iter().find_map(|s| target.strip_prefix(s));
-    let target = match absolute {
+    let (mut length, mut chunked) = (None, false);
+    for field in fields {
+        let name = field.name.to_ascii_lowercase();
+        let value = str::from_utf8(field.value).unwrap_or_default().trim();
+        match name.as_str() {
+            "host" if facts.host.is_some() => return Err(refusal(400, "two Host headers")),
+            "host" => facts.host = Some(checked_host(value)?),
+            "content-length" if length.is_some() => {
+                return Err(refusal(400, "two Content-Length headers"));
+            }
+            "content-length" => length = Some(content_length(value)?),
+            "transfer-encoding" if chunked || !value.eq_ignore_ascii_case("chunked") => {
+                return Err(refusal(501, "the only transfer coding known here is chunked"));
+            }
+            "transfer-encoding" => chunked = true,
+            "expect" if value.eq_ignore_ascii_case("100-continue") => {
+                facts.expects_continue = true;
+            }
+            "expect" => return Err(refusal(417, "the only expectation known is 100-continue")),
+            "connection" => {
+                let mut options = value.split(',').map(str::trim);
+                facts.close |= options.any(|option| option.eq_ignore_ascii_case("close"));
+            }
+            _ => facts.headers.push((name, value.to_owned())),
+        }
+    }
+    facts.framing = match (length, chunked) {
+        (Some(_), true) => {
+            return Err(refusal(400, "both Content-Length and Transfer-Encoding"));
+        }
+        (None, true) if old => return Err(refusal(400, "a chunked body in HTTP/1.0")),
+        (None, true) => Framing::ChunkSize,
+        (Some(length), false) => Framing::Length(length),
+        (None, false) => Framing::End,
+    };
+    facts.expects_continue &= !facts.framing.is_over();
+    Ok(facts)
+}
+
+fn content_length(value: &str) -> Result<u64, Refusal> {
+    let digits = !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit());
+    match value.parse() {
+        Ok(length) if digits => Ok(length),
+        _ => Err(refusal(400, "Content-Length is not a number of bytes")),
+    }
+}
+
+/// `name`, `name:port`, `v4:port` or `[v6]:port`, nothing that could reach into a path.
+fn checked_host(value: &str) -> Result<String, Refusal> {
+    let bad = || refusal(400, "the Host header is not `host` or `host:port`");
+    let (name, port) = match value.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((name, port)) => {
+            let inside = |byte: u8| byte.is_ascii_hexdigit() || byte == b':' || byte == b'.';
+            if name.is_empty() || !name.bytes().all(inside) {
+                return Err(bad());
+            }
+            (name, port)
+        }
+        None => {
+            let colon = value.find(':').unwrap_or(value.len());
+            let (name, port) = value.split_at(colon);
+            let inside = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
+            if name.is_empty() || !name.bytes().all(inside) {
+                return Err(bad());
+            }
+            (name, port)
+        }
+    };
+    let digits = port.strip_prefix(':').unwrap_or("0");
+    let port_fits = port.is_empty() || port == ":" || digits.parse::<u16>().is_ok();
+    let signed = digits.starts_with('+');
+    if name.len() > HOST_BYTES_MAX
+        || !port_fits
+        || signed
+        || !(port.is_empty() || port.starts_with(':'))
+    {
+        return Err(bad());
+    }
+    Ok(value.to_owned())
+}
+
+/// A request target in its parts, not decoded.
+struct Target<'a> {
+    authority: Option<&'a str>,
+    path: &'a str,
+    query: &'a str,
+}
+
+trait RequestTarget<'a> {
+    fn target(&self) -> Result<&'a str, Refusal>;
+}
+
+impl<'a> RequestTarget<'a> for httparse::Request<'_, 'a> {
+    fn target(&self) -> Result<&'a str, Refusal> {
+        self.path.ok_or_else(|| refusal(400, "the request target is missing"))
+    }
+}
+
+fn target(text: &str, method: Method) -> Result<Target<'_>, Refusal> {
+    if text == "*" && method == Method::Options {
+        return Ok(Target { authority: None, path: "*", query: "" });
+    }
+    if text.bytes().any(|byte| byte == b'#' || byte == b'\\' || byte <= b' ') {
+        return Err(refusal(400, "a byte in the request target that must be percent-encoded"));
+    }
+    let scheme = ["http://", "https://"].into_iter().find_map(|scheme| {
+        let head = text.get(..scheme.len())?;
+        head.eq_ignore_ascii_case(scheme).then(|| &text[scheme.len()..])
+    });
+    let (authority, rest) = match scheme {
         Some(rest) => {
             let end = rest.find(['/', '?']).unwrap_or(rest.len());
-            host = Some(rest[..end].to_owned());
-            if rest[end..].starts_with('/') {
-                rest[end..].to_owned()
-            } else {
-                format!("/{}", &rest[end..])
+            (Some(&rest[..end]), &rest[end..])
+        }
+        None => (None, text),
+    };
+    let (path, query) = rest.split_once('?').unwrap_or((rest, ""));
+    let path = if path.is_empty() && authority.is_some() { "/" } else { path };
+    if !path.starts_with('/') {
+        return Err(refusal(400, "the request target is neither a path nor an http URL"));
+    }
+    if path.len() > PATH_BYTES_MAX {
+        return Err(refusal(414, format!("the path is longer than {PATH_BYTES_MAX} bytes")));
+    }
+    Ok(Target { authority, path, query })
+}
+
+/// Decodes a path once. What could mean another path to anyone behind or before us is refused:
+/// dot segments in any spelling, NUL and other control characters.
+pub(crate) fn decoded_path(raw: &str) -> Result<String, Refusal> {
+    let path = percent::decode(raw, false)
+        .ok_or_else(|| refusal(400, "the path is not percent-encoded UTF-8"))?;
+    if path.chars().any(char::is_control) {
+        return Err(refusal(400, "a control character in the path"));
+    }
+    if path.split(['/', '\\']).any(|segment| segment == "." || segment == "..") {
+        return Err(refusal(400, "a dot segment in the path"));
+    }
+    Ok(path)
+}
+
+fn query(raw: &str) -> Result<Vec<(String, String)>, Refusal> {
+    let mut query = Vec::new();
+    for part in raw.split('&').filter(|part| !part.is_empty()) {
+        if query.len() == QUERY_PARAMETERS_MAX {
+            let text = format!("more than {QUERY_PARAMETERS_MAX} parameters in the query");
+            return Err(refusal(400, text));
+        }
+        let (name, value) = part.split_once('=').unwrap_or((part, ""));
+        let decode = |text| {
+            percent::decode(text, true)
+                .ok_or_else(|| refusal(400, "the query is not percent-encoded UTF-8"))
+        };
+        query.push((decode(name)?, decode(value)?));
+    }
+    Ok(query)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn head(text: &str) -> Result<Head, u16> {
+        assert_eq!(end(text.as_bytes(), 0), Some(text.len()), "{text:?}");
+        parse(text.as_bytes()).map_err(|refusal| refusal.status)
+    }
+
+    fn get(target: &str) -> Result<Head, u16> {
+        head(&format!("GET {target} HTTP/1.1\r\nHost: a\r\n\r\n"))
+    }
+
+    fn with(fields: &str) -> Result<Head, u16> {
+        head(&format!("PUT /x HTTP/1.1\r\nHost: a\r\n{fields}\r\n\r\n"))
+    }
+
+    #[test]
+    fn a_plain_head_passes() {
+        let long = "x".repeat(9000);
+        let text = format!(
+            "GET /v2/a%2Bb/tags/list?n=5&last=a+b%26c&scope=1&scope HTTP/1.1\r\n\
+             Host: [::1]:5000\r\nX-Two: one\r\nAuthorization: Bearer {long}\r\nAccept: a/b\r\n\
+             x-two:  two \r\nX-Long: {long}\r\nConnection: foo, Close\r\n\r\n"
+        );
+        let head = head(&text).unwrap();
+        assert_eq!((head.method, head.path.as_deref()), (Method::Get, Some("/v2/a+b/tags/list")));
+        let query: Vec<(&str, &str)> =
+            head.query.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        assert_eq!(query, [("n", "5"), ("last", "a b&c"), ("scope", "1"), ("scope", "")]);
+        let bearer = format!("Bearer {long}");
+        let headers: Vec<(&str, &str)> =
+            head.headers.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        let expected = [
+            ("x-two", "one"),
+            ("authorization", bearer.as_str()),
+            ("accept", "a/b"),
+            ("x-two", "two"),
+            ("x-long", long.as_str()),
+        ];
+        assert_eq!(headers, expected);
+        assert_eq!(head.host.as_deref(), Some("[::1]:5000"));
+        assert!(head.close && head.framing.is_over());
+    }
+
+    #[test]
+    fn paths_are_decoded_once_and_never_escape() {
+        for (raw, decoded) in [
+            ("/v2/", "/v2/"),
+            ("/a%252e", "/a%2e"),
+            ("//a//b", "//a//b"),
+            ("/a%2Fb", "/a/b"),
+            ("/caf%C3%A9", "/caf\u{e9}"),
+            ("/a..b/...", "/a..b/..."),
+            ("http://other:80/x?y=1", "/x"),
+            ("HTTP://other", "/"),
+            ("/a;b|c^d`{}\"<>'", "/a;b|c^d`{}\"<>'"),
+        ] {
+            assert_eq!(get(raw).map(|head| head.path), Ok(Some(decoded.into())), "{raw}");
+        }
+        assert_eq!(get("http://other:80/x").unwrap().host.as_deref(), Some("other:80"));
+        for raw in [
+            "/..",
+            "/a/../b",
+            "/a/./b",
+            "/%2e%2e/x",
+            "/.%2E",
+            "/%2e",
+            "/a%2f..%2fb",
+            "/a%00b",
+            "/%0a",
+            "/%",
+            "/%4",
+            "/%zz",
+            "/%ff",
+            "/a\\..\\b",
+            "/a%5c..%5cb",
+            "/#x",
+            "*",
+            "v2/",
+            "ftp://a/b",
+            "http://u@a/",
+            "http:///x",
+            "/?a=%",
+            "http://a\\b/",
+            "/\u{e9}",
+        ] {
+            assert_eq!(get(raw).map(|head| head.path), Err(400), "{raw}");
+        }
+        assert_eq!(get(&format!("/{}", "a".repeat(5000))).err(), Some(414));
+        assert_eq!(get(&format!("/?{}", "a&".repeat(65))).err(), Some(400));
+        let options = head("OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+        assert_eq!((options.path, options.method), (None, Method::Options));
+    }
+
+    #[test]
+    fn what_could_smuggle_is_refused() {
+        for (fields, status) in [
+            ("Content-Length: 0\r\nContent-Length: 3", 400),
+            ("Content-Length: 3\r\nContent-Length: 3", 400),
+            ("Content-Length: +3", 400),
+            ("Content-Length: -3", 400),
+            ("Content-Length: 3, 3", 400),
+            ("Content-Length: 0x3", 400),
+            ("Content-Length:", 400),
+            ("Content-Length: 18446744073709551616", 400),
+            ("Content-Length: 3\r\nTransfer-Encoding: chunked", 400),
+            ("Transfer-Encoding: gzip, chunked", 501),
+            ("Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked", 501),
+            ("Transfer-Encoding: identity", 501),
+            ("Transfer-Encoding : chunked", 400),
+            ("Transfer-Encoding: xchunked", 501),
+            ("Host: b", 400),
+            ("X: a\r\n b", 400),
+            ("X: a\nY: b", 400),
+            ("X: a\rY: b", 400),
+            ("X: \u{fc}", 400),
+            ("X: a\0b", 400),
+            (": x", 400),
+            ("Expect: 200-ok", 417),
+        ] {
+            assert_eq!(with(fields).map(|head| head.framing), Err(status), "{fields:?}");
+        }
+        let chunked = with("transfer-encoding: CHUNKED").unwrap();
+        assert_eq!(chunked.framing, Framing::ChunkSize);
+        let longest = with("Content-Length: 18446744073709551615").unwrap();
+        assert_eq!(longest.framing, Framing::Length(u64::MAX));
+        let many = vec!["X: y"; 65].join("\r\n");
+        assert_eq!(with(&many).err(), Some(431));
+    }
+
+    #[test]
+    fn hosts_cannot_reach_into_the_path() {
+        let host = |host: &str| head(&format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n"));
+        for good in ["a", "a.b:5000", "127.0.0.1", "[::1]", "[fe80::1]:80", "a_b:", "A-b"] {
+            assert_eq!(host(good).ok().and_then(|head| head.host).as_deref(), Some(good));
+        }
+        for bad in [
+            "",
+            "a/b",
+            "localhost/evil/path?q=",
+            "a b",
+            "a@b",
+            "a:b",
+            "a:+80",
+            "a:99999",
+            "[::1",
+            "::1",
+            "[]",
+            "[::1]x",
+            "a,b",
+            "a%2fb",
+            "[g::1]",
+        ] {
+            assert_eq!(host(bad).err(), Some(400), "{bad:?}");
+        }
+        assert_eq!(head("GET / HTTP/1.1\r\nX: y\r\n\r\n").err(), Some(400));
+    }
+
+    #[test]
+    fn methods_and_versions() {
+        let old = head("GET / HTTP/1.0\r\n\r\n").unwrap();
+        assert!(old.close && old.host.is_none());
+        let kept = head("GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n").unwrap();
+        assert!(kept.close);
+        let old_chunked = "PUT / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n";
+        assert_eq!(head(old_chunked).err(), Some(400));
+        for (line, status) in [
+            ("BREW / HTTP/1.1", 501),
+            ("get / HTTP/1.1", 501),
+            ("CONNECT a:80 HTTP/1.1", 501),
+            ("PRI * HTTP/2.0", 505),
+            ("GET / HTTP/2", 505),
+            ("GET / HTTP/1.2", 505),
+            ("GET /", 400),
+            ("GET  / HTTP/1.1", 400),
+            ("G@T / HTTP/1.1", 400),
+        ] {
+            let text = format!("{line}\r\nHost: a\r\n\r\n");
+            let got = head(&text).map(|head| head.path);
+            assert!(
+                matches!(got, Err(found) if found == status || status == 400 && found == 505),
+                "{line}: {got:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn expectations_in_all_spellings() {
+        for spelling in ["100-continue", "100-Continue", "100-CONTINUE"] {
+            let head = with(&format!("Expect: {spelling}\r\nContent-Length: 3")).unwrap();
+            assert!(head.expects_continue);
+            assert!(!with(&format!("Expect: {spelling}")).unwrap().expects_continue);
+        }
+    }
+
+    #[test]
+    fn the_end_is_found_wherever_the_search_resumes() {
+        let text = b"GET / HTTP/1.1\r\nHost: a\r\n\r\nbody";
+        for from in 0..text.len() - 4 {
+            for have in from..=text.len() {
+                let expected = (have >= text.len() - 4).then_some(text.len() - 4);
+                assert_eq!(end(&text[..have], from), expected, "{from} {have}");
             }
         }
-        None if target == "*" && method == "OPTIONS" => "/".to_owned(),
-        None if target.starts_with('/') => target.to_owned(),
-        None => return Err(bad(400, "the request target is not a path")),
-    };
-    let good = |host: &str| {
-        !host.is_empty()
-            && host.len() <= 255
-            && host.bytes().all(|b| b.is_ascii_alphanumeric() || b".:-[]_".contains(&b))
-    };
-    if host.as_deref().is_some_and(|host| !good(host)) {
-        return Err(bad(400, "the Host header field is not host or host:port"));
     }
-    Ok((target, host))
-}
 
-/// A decoded path and its query, in order.
-type Target = (String, Vec<(String, String)>);
-
-/// Decodes the path once; what would name another resource after a second look is refused.
-fn split_target(target: &str) -> Result<Target, HeadError> {
-    let target = target.split('#').next().unwrap_or_default();
-    let (path, query) = target.split_once('?').unwrap_or((target, ""));
-    let path = percent_decode(path, false)
-        .ok_or_else(|| bad(400, "the path has a malformed percent-encoding"))?;
-    let odd = |part: &str| part == "." || part == "..";
-    let control = path.bytes().any(|b| b < 0x20 || b == 0x7f || b == b'\\');
-    if control || path.split('/').any(odd) {
-        return Err(bad(400, "the path has dot segments, backslashes or control characters"));
-    }
-    let mut pairs = Vec::new();
-    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
-        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-        let decoded = percent_decode(name, true).zip(percent_decode(value, true));
-        pairs.push(decoded.ok_or_else(|| bad(400, "the query has a malformed encoding"))?);
-    }
-    Ok((path, pairs))
-}
-
-/// Percent-decoding; in a query, `+` is a blank. `None` when malformed or not UTF-8.
-pub fn percent_decode(text: &str, plus_is_blank: bool) -> Option<String> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.bytes();
-    while let Some(byte) = rest.next() {
-        bytes.push(match byte {
-            b'%' => {
-                let digit = |b: u8| char::from(b).to_digit(16);
-                let value = digit(rest.next()?)? * 16 + digit(rest.next()?)?;
-                u8::try_from(value).ok()?
+    /// Whatever comes, there is an answer and no panic.
+    #[test]
+    fn noise_is_answered() {
+        let seed = b"GET /a%20b?c=d HTTP/1.1\r\nHost: a:1\r\nContent-Length: 5\r\nX: y\r\n\r\n";
+        let mut state = 0x2545_f491_4f6c_dd1d_u64;
+        for _ in 0..3000 {
+            let mut bytes = seed.to_vec();
+            for _ in 0..3 {
+                state ^= state << 13;
+                state ^= state >> 7;
+                state ^= state << 17;
+                let at = usize::try_from(state % bytes.len() as u64).unwrap();
+                bytes[at] = state.to_le_bytes()[5];
             }
-            b'+' if plus_is_blank => b' ',
-            other => other,
-        });
-    }
-    String::from_utf8(bytes).ok()
-}
-
-/// Runs the sanitised head through async-h1: a fixed host, no framing, no expectation, and no
-/// field that it could trip over. The codec decides on the method.
-async fn decode(method: &str, headers: &[(String, String)]) -> Result<Method, HeadError> {
-    let mut head = format!("{method} / HTTP/1.1\r\nhost: localhost\r\n");
-    const KEPT_ASIDE: [&str; 7] = [
-        "host",
-        "expect",
-        "content-length",
-        "transfer-encoding",
-        "authorization",
-        "connection",
-        "upgrade",
-    ];
-    for (name, value) in headers.iter().filter(|(n, _)| !KEPT_ASIDE.contains(&n.as_str())) {
-        // The codec has a limit of its own, 8 KiB; long fields are for us, not for it.
-        if head.len() + name.len() + value.len() < 6 * 1024 {
-            head.push_str(&format!("{name}: {value}\r\n"));
+            let _ = parse(&bytes);
         }
-    }
-    head.push_str("\r\n");
-    match async_h1::server::decode(Memory::new(head.into_bytes())).await {
-        Ok(Some((request, _))) => Ok(request.method()),
-        _ => Err(bad(501, "the method is not known here")),
-    }
-}
-
-/// Bytes in memory as a stream for the codec, which wants one that it can clone.
-#[derive(Clone)]
-struct Memory(Arc<Mutex<smol::io::Cursor<Vec<u8>>>>);
-
-impl Memory {
-    fn new(bytes: Vec<u8>) -> Memory {
-        Memory(Arc::new(Mutex::new(smol::io::Cursor::new(bytes))))
-    }
-}
-
-impl AsyncRead for Memory {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut [u8],
-    ) -> Poll<io::Result<usize>> {
-        match self.0.lock() {
-            Ok(mut cursor) => Pin::new(&mut *cursor).poll_read(cx, buffer),
-            Err(_) => Poll::Ready(Ok(0)),
-        }
-    }
-}
-
-impl AsyncWrite for Memory {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Poll::Ready(Ok(bytes.len()))
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_close(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
     }
 }

@@ -4,20 +4,31 @@
 //! header, drops pipelined requests and answers bad ones with silence. A request head is read into
 //! a bounded buffer and checked before the codec sees it; bodies are framed here.
 
-mod body;
 pub mod client;
-pub mod conn;
-pub mod head;
+mod codec;
+mod conn;
+mod fetch;
+mod framing;
+mod head;
+mod percent;
 mod pool;
 pub mod reply;
 pub mod request;
+#[cfg(test)]
+mod script;
+mod send;
 pub mod server;
+#[cfg(test)]
+mod tests;
 pub mod tls;
-mod write;
+mod trust;
+mod wire;
 
 pub use client::{Client, ClientBody, ClientError, ClientOptions, ClientRequest, ClientResponse};
 pub use reply::{Reply, ReplyBody};
-pub use request::{Body, Method, Request};
+pub use request::{Body, BodyError, Method, Request};
+pub use server::{Deadlines, Permits, Service, Shutdown, serve};
+pub use tls::{Identity, ServerTls, TlsAcceptor};
 
 use std::future::Future;
 use std::pin::Pin;

@@ -1,14 +1,12 @@
 //! A request as handlers see it: checked, decoded once, with a body that cannot run away.
 
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::time::Duration;
+use std::task::{Context, Poll};
 
 use smol::io::{AsyncRead, AsyncReadExt};
-
-use crate::sys::clock::within;
-use crate::types::limits::PROGRESS_DEADLINE;
 
 pub use http_types::Method;
 
@@ -62,7 +60,13 @@ pub enum BodyError {
 pub struct Body {
     reader: Pin<Box<dyn AsyncRead + Send + Sync>>,
     len: Option<u64>,
-    progress: Duration,
+    watch: Option<Box<dyn Watch>>,
+}
+
+/// Tells whether the sender of a body is still there.
+pub(crate) trait Watch: Send + Sync {
+    /// Ready once it has closed its side, after the whole body.
+    fn poll_gone(&self, cx: &mut Context<'_>) -> Poll<()>;
 }
 
 impl Body {
@@ -73,7 +77,22 @@ impl Body {
 
     /// Wraps a reader that ends where the body ends; `len` as declared, `None` when chunked.
     pub fn new(reader: impl AsyncRead + Send + Sync + 'static, len: Option<u64>) -> Body {
-        Body { reader: Box::pin(reader), len, progress: PROGRESS_DEADLINE }
+        Body { reader: Box::pin(reader), len, watch: None }
+    }
+
+    /// Lets [`Body::gone`] know.
+    pub(crate) fn watch(&mut self, watch: impl Watch + 'static) {
+        self.watch = Some(Box::new(watch));
+    }
+
+    /// Waits until the client has closed its side of the connection, for a handler that would
+    /// wait long for nothing. Never ends while the body is unread, or for a body made by hand.
+    pub async fn gone(&self) {
+        poll_fn(|cx| match &self.watch {
+            Some(watch) => watch.poll_gone(cx),
+            None => Poll::Pending,
+        })
+        .await;
     }
 
     /// Length as declared by Content-Length; `None` when chunked.
@@ -86,17 +105,9 @@ impl Body {
         self.len == Some(0)
     }
 
-    /// The same body under another progress deadline.
-    #[must_use]
-    pub fn with_progress(mut self, deadline: Duration) -> Body {
-        self.progress = deadline;
-        self
-    }
-
-    /// Reads some bytes; 0 at the end. `TimedOut` when the peer makes no progress.
+    /// Reads some bytes; 0 at the end.
     pub async fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let read = within(self.progress, self.reader.read(buffer)).await;
-        read.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+        self.reader.read(buffer).await
     }
 
     /// Reads it all, at most `max` bytes.
@@ -105,15 +116,11 @@ impl Body {
             return Err(BodyError::TooLarge);
         }
         let mut bytes = Vec::new();
-        let mut piece = [0; 4096];
-        loop {
-            match self.read(&mut piece).await.map_err(BodyError::Io)? {
-                0 => return Ok(bytes),
-                read => bytes.extend_from_slice(&piece[..read]),
-            }
-            if bytes.len() as u64 > max {
-                return Err(BodyError::TooLarge);
-            }
+        let mut limited = (&mut self.reader).take(max.saturating_add(1));
+        limited.read_to_end(&mut bytes).await.map_err(BodyError::Io)?;
+        if bytes.len() as u64 > max {
+            return Err(BodyError::TooLarge);
         }
+        Ok(bytes)
     }
 }

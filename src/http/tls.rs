@@ -1,184 +1,221 @@
-//! TLS on both sides: a certificate that can be exchanged while serving, a self-signed identity,
-//! and trust in public roots, a private authority, or one pinned certificate.
+//! TLS as a server: certificates that can change while we run, and an identity of our own.
 
+use std::fmt;
 use std::io;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
 use futures_rustls::rustls;
-use rustls::client::WebPkiServerVerifier;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::{CertificateError, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use futures_rustls::server::TlsStream;
+use rcgen::{
+    CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, KeyPair, KeyUsagePurpose,
+};
+use rustls::crypto::CryptoProvider;
+use rustls::server::WebPkiClientVerifier;
+use rustls::time_provider::TimeProvider;
+use rustls::{RootCertStore, ServerConfig};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 
-use super::client::ClientOptions;
+use super::server::write_once;
 use crate::sys::net::Stream;
+use crate::sys::{Clock, Sys};
 
-fn provider() -> Arc<rustls::crypto::CryptoProvider> {
-    Arc::new(rustls::crypto::ring::default_provider())
-}
+/// First byte of a TLS connection: a record of type handshake (RFC 8446 section 5.1).
+pub(crate) const HANDSHAKE_RECORD: u8 = 22;
+/// Longest common name of a certificate, characters (RFC 5280, ub-common-name).
+const COMMON_NAME_MAX: usize = 64;
+const PLAIN_ON_TLS: &[u8] = b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\n\
+    content-type: text/plain\r\ncontent-length: 45\r\n\r\n\
+    This port speaks TLS: use https:// instead.\r\n";
 
-/// A certificate chain and its key, PEM.
-pub struct Identity {
-    /// The chain, the node's own certificate first.
+/// What a server shows its clients, and whom it lets in. Never printed.
+pub struct ServerTls {
+    /// The certificate and its chain, PEM, the server's own first.
     pub certificate_pem: Vec<u8>,
-    /// The private key. Never logged.
-    pub private_key_pem: Vec<u8>,
+    /// Its private key, PEM (PKCS#8, PKCS#1 or SEC1).
+    pub key_pem: Vec<u8>,
+    /// With this, only clients with a certificate from one of these authorities get in, PEM.
+    pub client_ca_pem: Option<Vec<u8>>,
 }
 
-/// Accepts TLS connections; a clone shares the certificate.
+/// Accepts TLS connections; a clone shares the certificate and its replacement.
 #[derive(Clone)]
 pub struct TlsAcceptor {
-    config: Arc<Mutex<Arc<rustls::ServerConfig>>>,
+    config: Arc<RwLock<Arc<ServerConfig>>>,
+    clock: Arc<dyn Clock>,
 }
 
 impl TlsAcceptor {
-    /// An acceptor with this identity. The error names what is wrong with it.
-    pub fn new(identity: &Identity) -> Result<TlsAcceptor, String> {
-        Ok(TlsAcceptor { config: Arc::new(Mutex::new(server_config(identity)?)) })
+    /// Checks certificate and key. The error says in words what is wrong with them.
+    pub fn new(sys: &Sys, tls: &ServerTls) -> Result<TlsAcceptor, String> {
+        let config = server_config(sys.clock.clone(), tls)?;
+        Ok(TlsAcceptor { config: Arc::new(RwLock::new(config)), clock: sys.clock.clone() })
     }
 
-    /// Serves new connections with another identity; on an error the old one stays.
-    pub fn reload(&self, identity: &Identity) -> Result<(), String> {
-        let config = server_config(identity)?;
-        if let Ok(mut current) = self.config.lock() {
-            *current = config;
-        }
+    /// Takes another certificate for the connections from now on; after an error the old one
+    /// stays.
+    pub fn reload(&self, tls: &ServerTls) -> Result<(), String> {
+        let config = server_config(self.clock.clone(), tls)?;
+        *self.config.write().unwrap_or_else(PoisonError::into_inner) = config;
         Ok(())
     }
 
-    pub(super) async fn accept(
-        &self,
-        stream: Stream,
-    ) -> io::Result<futures_rustls::server::TlsStream<Stream>> {
-        let config = self.config.lock().map_err(|_| io::Error::other("poisoned"))?.clone();
+    /// Shakes hands. A client that speaks plain HTTP is told so.
+    pub(crate) async fn accept(&self, mut stream: Stream) -> io::Result<TlsStream<Stream>> {
+        let mut first = [0];
+        let peeked = stream.peek(&mut first).await?;
+        if peeked > 0 && first[0].is_ascii_uppercase() && first[0] != HANDSHAKE_RECORD {
+            write_once(&mut stream, PLAIN_ON_TLS).await;
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "plain HTTP on a TLS port"));
+        }
+        let config = self.config.read().unwrap_or_else(PoisonError::into_inner).clone();
         futures_rustls::TlsAcceptor::from(config).accept(stream).await
     }
 }
 
-fn server_config(identity: &Identity) -> Result<Arc<rustls::ServerConfig>, String> {
-    let chain = certificates(&identity.certificate_pem)?;
-    let key = PrivateKeyDer::from_pem_slice(&identity.private_key_pem)
-        .map_err(|error| format!("the private key cannot be read: {error}"))?;
-    let config = rustls::ServerConfig::builder_with_provider(provider())
+fn server_config(clock: Arc<dyn Clock>, tls: &ServerTls) -> Result<Arc<ServerConfig>, String> {
+    let chain = certificates(&tls.certificate_pem).map_err(|e| format!("certificate: {e}"))?;
+    let key = PrivateKeyDer::from_pem_slice(&tls.key_pem)
+        .map_err(|error| format!("private key: no usable PEM: {error}"))?;
+    let provider = provider();
+    let builder = ServerConfig::builder_with_details(provider.clone(), Arc::new(TlsTime(clock)))
         .with_safe_default_protocol_versions()
-        .map_err(|error| error.to_string())?
-        .with_no_client_auth()
-        .with_single_cert(chain, key)
-        .map_err(|error| format!("the certificate and the key do not fit: {error}"))?;
+        .map_err(|error| error.to_string())?;
+    let builder = match &tls.client_ca_pem {
+        None => builder.with_no_client_auth(),
+        Some(pem) => {
+            let roots = Arc::new(roots(pem).map_err(|error| format!("client CA: {error}"))?);
+            let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider)
+                .build()
+                .map_err(|error| format!("client CA: {error}"))?;
+            builder.with_client_cert_verifier(verifier)
+        }
+    };
+    let mut config = builder.with_single_cert(chain, key).map_err(|error| match error {
+        rustls::Error::InconsistentKeys(_) => {
+            "the private key does not belong to the certificate".to_owned()
+        }
+        error => format!("certificate and private key: {error}"),
+    })?;
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(Arc::new(config))
 }
 
-fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
-    let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
-    let chain = chain.map_err(|error| format!("a certificate cannot be read: {error}"))?;
-    if chain.is_empty() {
-        return Err("there is no certificate in the PEM file".to_owned());
-    }
-    Ok(chain)
+/// The cryptography of every TLS connection, chosen here and nowhere by default.
+pub(crate) fn provider() -> Arc<CryptoProvider> {
+    Arc::new(rustls::crypto::ring::default_provider())
 }
 
-/// Makes a self-signed identity for these host names and addresses. It is valid from 1970 to 9999,
-/// because a device may start without a clock.
+/// The certificates in a PEM text, in order; at least one.
+pub(crate) fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
+    let certificates: Vec<_> = CertificateDer::pem_slice_iter(pem)
+        .collect::<Result<_, _>>()
+        .map_err(|error| format!("no usable PEM: {error}"))?;
+    if certificates.is_empty() {
+        return Err("the PEM text holds no certificate".into());
+    }
+    Ok(certificates)
+}
+
+/// A store with the certificates in a PEM text.
+pub(crate) fn roots(pem: &[u8]) -> Result<RootCertStore, String> {
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates(pem)? {
+        roots.add(certificate).map_err(|error| format!("not a usable authority: {error}"))?;
+    }
+    Ok(roots)
+}
+
+/// SHA-256 of each certificate in a PEM text, lower-case hex, in order: what a client pins.
+pub fn fingerprints(pem: &[u8]) -> Result<Vec<String>, String> {
+    Ok(certificates(pem)?.iter().map(|der| hex(&sha256(der))).collect())
+}
+
+pub(crate) fn sha256(der: &[u8]) -> [u8; 32] {
+    let mut hash = [0; 32];
+    hash.copy_from_slice(ring::digest::digest(&ring::digest::SHA256, der).as_ref());
+    hash
+}
+
+fn hex(bytes: &[u8]) -> String {
+    data_encoding::HEXLOWER.encode(bytes)
+}
+
+/// A certificate that signs itself, and its key. Never printed.
+pub struct Identity {
+    /// PEM.
+    pub certificate_pem: String,
+    /// PEM (PKCS#8).
+    pub key_pem: String,
+}
+
+/// Makes an identity for these DNS names and IP addresses. It is valid from 1970 to 9999,
+/// because the clock of a device is often wrong when it first starts.
 pub fn self_signed(names: &[String]) -> Result<Identity, String> {
-    let explain = |error: rcgen::Error| format!("cannot make a certificate: {error}");
-    let mut params = rcgen::CertificateParams::new(names.to_vec()).map_err(explain)?;
+    let fail = |error: rcgen::Error| format!("cannot make a certificate: {error}");
+    let mut params = CertificateParams::new(names).map_err(fail)?;
     params.not_before = rcgen::date_time_ymd(1970, 1, 1);
     params.not_after = rcgen::date_time_ymd(9999, 12, 31);
-    params.distinguished_name = rcgen::DistinguishedName::new();
-    let common_name = names.first().map_or("skerry", String::as_str);
-    params.distinguished_name.push(rcgen::DnType::CommonName, common_name);
-    let key = rcgen::KeyPair::generate().map_err(explain)?;
-    let certificate = params.self_signed(&key).map_err(explain)?;
-    Ok(Identity {
-        certificate_pem: certificate.pem().into_bytes(),
-        private_key_pem: key.serialize_pem().into_bytes(),
-    })
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+    let name = format!("skerry {}", names.first().map_or("", String::as_str));
+    let name: String = name.chars().take(COMMON_NAME_MAX).collect();
+    params.distinguished_name = DistinguishedName::new();
+    params.distinguished_name.push(DnType::CommonName, name.trim_end());
+    let key = KeyPair::generate().map_err(fail)?;
+    let certificate = params.self_signed(&key).map_err(fail)?;
+    Ok(Identity { certificate_pem: certificate.pem(), key_pem: key.serialize_pem() })
 }
 
-/// `SHA-256` of the last certificate of a PEM chain: what a device pins, as hex.
-pub fn fingerprint(certificate_pem: &[u8]) -> Result<String, String> {
-    let chain = certificates(certificate_pem)?;
-    let last = chain.last().ok_or("there is no certificate")?;
-    Ok(hex_sha256(last))
+/// The wall clock as TLS sees it; the earliest possible time while it is unknown.
+pub(crate) struct TlsTime(pub(crate) Arc<dyn Clock>);
+
+impl fmt::Debug for TlsTime {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("TlsTime")
+    }
 }
 
-fn hex_sha256(bytes: &[u8]) -> String {
-    let digest = ring::digest::digest(&ring::digest::SHA256, bytes);
-    data_encoding::HEXLOWER.encode(digest.as_ref())
+impl TimeProvider for TlsTime {
+    fn current_time(&self) -> Option<UnixTime> {
+        Some(UnixTime::since_unix_epoch(Duration::from_secs(self.0.wall_or_floor().0)))
+    }
 }
 
-/// How a client of ours trusts its peers.
-pub(super) fn client_config(options: &ClientOptions) -> Result<Arc<rustls::ClientConfig>, String> {
-    let builder = rustls::ClientConfig::builder_with_provider(provider())
-        .with_safe_default_protocol_versions()
-        .map_err(|error| error.to_string())?;
-    let config = if let Some(fingerprint) = &options.ca_fingerprint {
-        let pinned = Pinned { fingerprint: fingerprint.to_ascii_lowercase() };
-        builder.dangerous().with_custom_certificate_verifier(Arc::new(pinned))
-    } else {
-        let mut roots = RootCertStore::empty();
-        roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
-        for certificate in options.ca_pem.iter().map(|pem| certificates(pem)) {
-            for certificate in certificate? {
-                let added = roots.add(certificate);
-                added.map_err(|error| format!("a CA certificate cannot be used: {error}"))?;
-            }
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::Spawner;
+
+    fn tls(certificate: &Identity, key: &Identity) -> ServerTls {
+        ServerTls {
+            certificate_pem: certificate.certificate_pem.clone().into_bytes(),
+            key_pem: key.key_pem.clone().into_bytes(),
+            client_ca_pem: None,
         }
-        builder.with_root_certificates(roots)
-    };
-    Ok(Arc::new(config.with_no_client_auth()))
-}
-
-/// Trusts the chains that hold one certificate, known by its fingerprint, as if it were the only
-/// root: signatures, times and the host name are still checked.
-#[derive(Debug)]
-struct Pinned {
-    fingerprint: String,
-}
-
-impl ServerCertVerifier for Pinned {
-    fn verify_server_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        server_name: &ServerName<'_>,
-        ocsp_response: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        let mut presented = intermediates.iter().chain([end_entity]);
-        let pinned = presented
-            .find(|certificate| hex_sha256(certificate) == self.fingerprint)
-            .ok_or(rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer))?;
-        let mut roots = RootCertStore::empty();
-        roots.add(pinned.clone().into_owned())?;
-        let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider())
-            .build()
-            .map_err(|error| rustls::Error::General(error.to_string()))?;
-        verifier.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)
     }
 
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = provider().signature_verification_algorithms;
-        rustls::crypto::verify_tls12_signature(message, certificate, signature, &algorithms)
+    #[test]
+    fn a_wrong_key_is_refused_and_the_old_certificate_stays() {
+        let sys = Sys::real(Spawner::new());
+        let one = self_signed(&["localhost".into(), "127.0.0.1".into()]).unwrap();
+        let two = self_signed(&["localhost".into()]).unwrap();
+        let acceptor = TlsAcceptor::new(&sys, &tls(&one, &one)).unwrap();
+        let text = acceptor.reload(&tls(&one, &two)).unwrap_err();
+        assert!(text.contains("does not belong"), "{text}");
+        let mut empty = tls(&one, &one);
+        empty.certificate_pem = b"nothing".to_vec();
+        let text = acceptor.reload(&empty).unwrap_err();
+        assert!(text.contains("no certificate"), "{text}");
+        acceptor.reload(&tls(&two, &two)).unwrap();
+        assert_eq!(fingerprints(one.certificate_pem.as_bytes()).unwrap()[0].len(), 64);
     }
 
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = provider().signature_verification_algorithms;
-        rustls::crypto::verify_tls13_signature(message, certificate, signature, &algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        provider().signature_verification_algorithms.supported_schemes()
+    #[test]
+    fn the_prepared_hint_has_the_length_it_says() {
+        let text = std::str::from_utf8(PLAIN_ON_TLS).unwrap();
+        let (head, body) = text.split_once("\r\n\r\n").unwrap();
+        assert!(head.contains(&format!("content-length: {}", body.len())), "{}", body.len());
     }
 }

@@ -2,7 +2,7 @@
 //! capability, and connections that wait while the program restarts.
 
 use std::io;
-use std::net::TcpListener;
+use std::os::fd::OwnedFd;
 
 use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
 
@@ -16,7 +16,7 @@ pub struct Passed {
     /// `FileDescriptorName=` of the socket unit: `login` or `gateway`.
     pub name: String,
     /// The socket.
-    pub listener: TcpListener,
+    pub socket: OwnedFd,
 }
 
 /// The sockets passed to this process; none when they were meant for another, or on any other
@@ -54,7 +54,7 @@ fn take(
         .map(|number| {
             let copy = pidfd_getfd(&own, number, PidfdGetfdFlags::empty())?;
             let name = names.next().unwrap_or_default().to_owned();
-            Ok(Passed { name, listener: TcpListener::from(copy) })
+            Ok(Passed { name, socket: copy })
         })
         .collect()
 }
@@ -62,6 +62,7 @@ fn take(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::net::TcpListener;
     use std::os::fd::AsRawFd;
 
     #[test]
@@ -81,7 +82,8 @@ mod tests {
         };
         assert_eq!(got.len(), 1);
         assert_eq!(got[0].name, "login");
-        assert_eq!(got[0].listener.local_addr().unwrap(), opened.local_addr().unwrap());
+        let listener = TcpListener::from(got.into_iter().next().unwrap().socket);
+        assert_eq!(listener.local_addr().unwrap(), opened.local_addr().unwrap());
         assert!(take(Some("1"), Some("1"), None, number).unwrap().is_empty());
         assert!(take(None, None, None, number).unwrap().is_empty());
         assert!(take(Some(&pid), Some("9999"), None, number).is_err());

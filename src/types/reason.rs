@@ -55,6 +55,10 @@ pub enum Reason {
     NotActivated,
     /// The position in the change feed is unknown or too old: reconcile.
     FeedGone,
+    /// The client was too slow to send its request.
+    Timeout,
+    /// A defect of this program; its log says which.
+    Internal,
 }
 
 impl Reason {
@@ -87,6 +91,8 @@ impl Reason {
             Reason::AlreadyActivated => "already_activated",
             Reason::NotActivated => "not_activated",
             Reason::FeedGone => "feed_gone",
+            Reason::Timeout => "timeout",
+            Reason::Internal => "internal_error",
         }
     }
 }

@@ -1,0 +1,455 @@
+//! One request and its answer on one connection of a client.
+
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use http_types::{Method, StatusCode, Url};
+use smol::io::{AsyncRead, AsyncReadExt};
+
+use super::client::{ClientBody, ClientError, ClientRequest};
+use super::codec::{Memory, now, restore_order};
+use super::framing::Framing;
+use super::head;
+use super::pool::Pool;
+use super::request::Body;
+use super::send::{self, read_some, replace_field};
+use super::wire::Wire;
+use crate::sys::clock;
+use crate::types::limits::BUFFER_BYTES;
+
+/// Largest head of an answer, bytes. Over it: a protocol error.
+const HEAD_BYTES_MAX: usize = 32 * 1024;
+/// Most header fields in an answer. Over it: a protocol error.
+const HEADERS_MAX: usize = 96;
+/// Most interim (1xx) answers before the real one. Over it: a protocol error.
+const INTERIM_MAX: usize = 16;
+/// The codec takes heads below 8 KiB; fields beyond this budget go round it, bytes.
+const CODEC_FIELDS_BYTES_MAX: usize = 6 * 1024;
+/// How long an answer may take that a peer may have sent before it broke off our body.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
+/// Why there is no answer, and whether another connection may have one.
+pub(crate) enum Failure {
+    /// The connection was dead before the peer can have seen the request.
+    Stale(ClientError),
+    /// As it is.
+    Final(ClientError),
+}
+
+impl From<ClientError> for Failure {
+    fn from(error: ClientError) -> Failure {
+        Failure::Final(error)
+    }
+}
+
+/// An answer without its body, and how that is framed.
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) headers: Vec<(String, String)>,
+    pub(crate) body: Body,
+}
+
+/// Sends a request and reads the head of the answer. The connection goes back to the pool when
+/// the body has been read to its end.
+pub(crate) async fn exchange(
+    mut wire: Wire,
+    pool: &Pool,
+    peer: &str,
+    url: &Url,
+    request: &ClientRequest,
+    headers: &[(String, String)],
+) -> Result<Answer, Failure> {
+    let sent = send_request(&mut wire, url, request, headers).await;
+    // A peer that refuses a long body may answer and close before it has all of it.
+    let limit = if sent.is_err() { LAST_WORDS.min(request.deadline) } else { request.deadline };
+    let read = clock::within(limit, read_head(&mut wire, request.method)).await;
+    let (head, whole) = match (read, sent) {
+        (Ok(Ok(head)), sent) => (head, matches!(sent, Ok(Sent::Whole))),
+        (_, Err(error @ ClientError::Protocol(_))) => return Err(Failure::Final(error)),
+        (_, Err(error)) => return Err(Failure::Stale(error)),
+        (Err(_), Ok(_)) => return Err(Failure::Final(ClientError::Timeout)),
+        (Ok(Err(failure)), Ok(_)) => return Err(failure),
+    };
+    let len = match head.framing {
+        Framing::Length(len) => Some(len),
+        Framing::End => Some(0),
+        _ => None,
+    };
+    let mut reader = ResponseBody {
+        wire: Some(wire),
+        framing: head.framing,
+        reusable: head.keep && whole,
+        pool: pool.clone(),
+        peer: peer.to_owned(),
+    };
+    reader.release_if_over();
+    let body = if reader.wire.is_none() { Body::empty() } else { Body::new(reader, len) };
+    Ok(Answer { status: head.status, headers: head.headers, body })
+}
+
+/// How much of a request went out.
+#[derive(PartialEq, Eq)]
+enum Sent {
+    Whole,
+    /// The peer answered before it had everything.
+    Part,
+}
+
+async fn send_request(
+    wire: &mut Wire,
+    url: &Url,
+    request: &ClientRequest,
+    headers: &[(String, String)],
+) -> Result<Sent, ClientError> {
+    let mut bytes = encode_head(url, request, headers)?;
+    let sent = match &request.body {
+        ClientBody::Empty => write(wire, &bytes).await,
+        ClientBody::Bytes(body) if body.len() <= BUFFER_BYTES => {
+            bytes.extend_from_slice(body);
+            write(wire, &bytes).await
+        }
+        ClientBody::Bytes(body) => match write(wire, &bytes).await {
+            Ok(Sent::Whole) => write(wire, body).await,
+            other => other,
+        },
+        ClientBody::File { file, offset, len } => {
+            let (mut offset, end) = (*offset, offset.saturating_add(*len));
+            let mut sent = write(wire, &bytes).await;
+            let mut buffer = Vec::new();
+            while offset < end && matches!(sent, Ok(Sent::Whole)) {
+                let left = usize::try_from(end - offset).unwrap_or(usize::MAX);
+                buffer.resize(left.min(BUFFER_BYTES), 0);
+                let count =
+                    read_some(file, &mut buffer, 0, offset).await.map_err(ClientError::Io)?;
+                if count == 0 {
+                    let text = "the file is shorter than the body that was announced";
+                    return Err(ClientError::Protocol(text.into()));
+                }
+                offset += count as u64;
+                sent = write(wire, &buffer[..count]).await;
+            }
+            sent
+        }
+    };
+    match sent {
+        Ok(Sent::Whole) => poll_fn(|cx| wire.poll_flush_timed(cx)).await.map(|()| Sent::Whole),
+        other => other,
+    }
+    .map_err(broken)
+}
+
+fn broken(error: io::Error) -> ClientError {
+    match error.kind() {
+        io::ErrorKind::TimedOut => ClientError::Timeout,
+        _ => ClientError::Io(error),
+    }
+}
+
+/// Writes it all, unless the peer answers meanwhile.
+async fn write(wire: &mut Wire, bytes: &[u8]) -> io::Result<Sent> {
+    let mut written = 0;
+    poll_fn(|cx| {
+        while written < bytes.len() {
+            match wire.poll_write_timed(cx, &bytes[written..]) {
+                Poll::Ready(count) => written += count?,
+                Poll::Pending => {
+                    return match ready!(wire.poll_fill(cx))? {
+                        0 => Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
+                        _ => Poll::Ready(Ok(Sent::Part)),
+                    };
+                }
+            }
+        }
+        Poll::Ready(Ok(Sent::Whole))
+    })
+    .await
+}
+
+/// The head as the codec encodes it, with the length as we know it: the codec's is a `usize`, and
+/// it would announce a body of no bytes on every GET.
+fn encode_head(
+    url: &Url,
+    request: &ClientRequest,
+    headers: &[(String, String)],
+) -> Result<Vec<u8>, ClientError> {
+    let bodiless = matches!(request.method, Method::Get | Method::Head | Method::Delete);
+    let len = match &request.body {
+        ClientBody::Empty if bodiless => None,
+        ClientBody::Empty => Some(0),
+        ClientBody::Bytes(bytes) => Some(bytes.len() as u64),
+        ClientBody::File { len, .. } => Some(*len),
+    };
+    let mut encoded = http_types::Request::new(request.method, url.clone());
+    encoded.set_body(http_types::Body::from_bytes(Vec::new()));
+    encoded.remove_header("content-type");
+    encoded.insert_header("user-agent", concat!("skerry/", env!("CARGO_PKG_VERSION")));
+    for (name, value) in headers {
+        let name = name.to_ascii_lowercase();
+        let token = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.!#$%&'*+^`|~".contains(&byte);
+        if name.is_empty() || !name.bytes().all(token) {
+            return Err(ClientError::Protocol("a header name is malformed".into()));
+        }
+        match name.as_str() {
+            "host" | "content-length" | "connection" | "transfer-encoding" | "expect" => {}
+            "user-agent" => {
+                encoded.insert_header("user-agent", send::visible(value).as_str());
+            }
+            name => encoded.append_header(name, send::visible(value).as_str()),
+        }
+    }
+    let mut head = Vec::new();
+    let mut encoder = async_h1::client::Encoder::new(encoded);
+    now(encoder.read_to_end(&mut head))
+        .ok_or_else(|| ClientError::Url("it gives no request head".into()))?
+        .map_err(|error| ClientError::Url(error.to_string()))?;
+    let length = len.map(|len| format!("content-length: {len}\r\n"));
+    replace_field(&mut head, b"\r\ncontent-length: ", length.as_deref().unwrap_or_default());
+    Ok(head)
+}
+
+/// The head of an answer.
+struct Head {
+    status: u16,
+    headers: Vec<(String, String)>,
+    framing: Framing,
+    keep: bool,
+}
+
+async fn read_head(wire: &mut Wire, method: Method) -> Result<Head, Failure> {
+    for _ in 0..INTERIM_MAX {
+        let mut searched = 0;
+        let bytes = loop {
+            let received = wire.received();
+            let end = head::end(received, searched);
+            if end.unwrap_or(received.len()) > HEAD_BYTES_MAX {
+                return Err(protocol("the head of the answer is too large").into());
+            }
+            if let Some(end) = end {
+                let bytes = received[..end].to_vec();
+                wire.consume(end);
+                break bytes;
+            }
+            searched = received.len();
+            let lost = match poll_fn(|cx| wire.poll_fill(cx)).await {
+                Ok(0) => io::Error::from(io::ErrorKind::UnexpectedEof),
+                Ok(_) => continue,
+                Err(error) => error,
+            };
+            let error = ClientError::Io(lost);
+            return Err(if searched == 0 { Failure::Stale(error) } else { error.into() });
+        };
+        let head = parse_head(&bytes, method)?;
+        match head.status {
+            101 => return Err(protocol("the peer switched to another protocol").into()),
+            100..=199 => {}
+            _ => return Ok(head),
+        }
+    }
+    Err(protocol("too many interim answers").into())
+}
+
+fn protocol(text: &str) -> ClientError {
+    ClientError::Protocol(text.to_owned())
+}
+
+fn parse_head(bytes: &[u8], method: Method) -> Result<Head, ClientError> {
+    let mut fields = [httparse::EMPTY_HEADER; HEADERS_MAX];
+    let mut response = httparse::Response::new(&mut fields);
+    let mut config = httparse::ParserConfig::default();
+    config.allow_obsolete_multiline_headers_in_responses(true);
+    config.allow_spaces_after_header_name_in_responses(true);
+    match config.parse_response(&mut response, bytes) {
+        Ok(httparse::Status::Complete(_)) => {}
+        Ok(httparse::Status::Partial) => return Err(protocol("the answer is cut short")),
+        Err(error) => return Err(ClientError::Protocol(format!("malformed answer: {error}"))),
+    }
+    let status = response.code.unwrap_or_default();
+    if !(100..=999).contains(&status) {
+        return Err(protocol("the answer has no status"));
+    }
+    let fields: Vec<(String, String)> = response
+        .headers
+        .iter()
+        .map(|field| (field.name.to_ascii_lowercase(), lossy(field.value)))
+        .collect();
+    let mut keep = response.version == Some(1);
+    keep &= !tokens(&fields, "connection").any(|token| token.eq_ignore_ascii_case("close"));
+    let framing = framing(&fields, status, method)?;
+    // Both lengths at once: the chunks win, and the connection is not trusted any further.
+    let both = |name: &str| fields.iter().any(|(other, _)| other == name);
+    keep &= !(both("content-length") && both("transfer-encoding"));
+    let headers = through_codec(status, fields)?;
+    Ok(Head { status, headers, framing, keep })
+}
+
+/// Visible ASCII; what else a peer sends becomes a question mark, and a fold a space.
+fn lossy(value: &[u8]) -> String {
+    let keep = |byte: &u8| match byte {
+        b' '..=b'~' => char::from(*byte),
+        b'\t' | b'\r' | b'\n' => ' ',
+        _ => '?',
+    };
+    value.iter().map(keep).collect::<String>().trim().to_owned()
+}
+
+/// The members of every list field of this name.
+fn tokens<'a>(fields: &'a [(String, String)], name: &'a str) -> impl Iterator<Item = &'a str> {
+    fields
+        .iter()
+        .filter(move |(other, _)| other == name)
+        .flat_map(|(_, value)| value.split(','))
+        .map(str::trim)
+}
+
+/// RFC 9112 section 6.3.
+fn framing(
+    fields: &[(String, String)],
+    status: u16,
+    method: Method,
+) -> Result<Framing, ClientError> {
+    if method == Method::Head || matches!(status, 100..=199 | 204 | 304) {
+        return Ok(Framing::End);
+    }
+    let codings: Vec<&str> = tokens(fields, "transfer-encoding").collect();
+    match codings.as_slice() {
+        [] => {}
+        [one] if one.eq_ignore_ascii_case("chunked") => return Ok(Framing::ChunkSize),
+        _ => return Err(protocol("the answer has a transfer coding that is not chunked")),
+    }
+    let mut length = None;
+    for value in tokens(fields, "content-length") {
+        let digits = !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit());
+        let parsed: u64 = value.parse().map_err(|_| protocol("malformed Content-Length"))?;
+        if !digits || length.is_some_and(|length| length != parsed) {
+            return Err(protocol("malformed Content-Length"));
+        }
+        length = Some(parsed);
+    }
+    Ok(length.map_or(Framing::UntilClose, Framing::Length))
+}
+
+/// Has the codec decode the sanitised head. What frames the body, what would not fit, and a
+/// status that it does not know go round it; the order of the fields is restored.
+fn through_codec(
+    status: u16,
+    fields: Vec<(String, String)>,
+) -> Result<Vec<(String, String)>, ClientError> {
+    let known = StatusCode::try_from(status).map_or(200, u16::from);
+    let mut text = format!("HTTP/1.1 {known} -\r\n");
+    let mut passed = Vec::with_capacity(fields.len());
+    for (name, value) in &fields {
+        let framing = matches!(name.as_str(), "content-length" | "transfer-encoding");
+        let fits = text.len() + name.len() + value.len() + 4 <= CODEC_FIELDS_BYTES_MAX;
+        if fits && !framing {
+            text.extend([name, ": ", value, "\r\n"]);
+        }
+        passed.push(fits && !framing);
+    }
+    text.push_str("\r\n");
+    let decoded = now(async_h1::client::decode(Memory::new(text.into_bytes())))
+        .ok_or_else(|| protocol("the answer is cut short"))?
+        .map_err(|error| ClientError::Protocol(format!("malformed answer: {error}")))?;
+    Ok(restore_order(fields, &passed, |name| decoded.header(name)))
+}
+
+/// The body of an answer; it owns the connection until it has been read to its end.
+struct ResponseBody {
+    wire: Option<Wire>,
+    framing: Framing,
+    reusable: bool,
+    pool: Pool,
+    peer: String,
+}
+
+impl ResponseBody {
+    fn release_if_over(&mut self) {
+        if !self.framing.is_over() && self.framing != Framing::Closed {
+            return;
+        }
+        let Some(wire) = self.wire.take() else { return };
+        // Bytes that nobody asked for would be taken for the next answer.
+        if self.reusable && self.framing.is_over() && wire.received().is_empty() {
+            self.pool.put(&self.peer, wire);
+        }
+    }
+}
+
+impl AsyncRead for ResponseBody {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
+        let this = &mut *self;
+        let Some(wire) = &mut this.wire else {
+            let clean = this.framing.is_over() || this.framing == Framing::Closed;
+            let lost = || Err(io::ErrorKind::ConnectionAborted.into());
+            return Poll::Ready(if clean { Ok(0) } else { lost() });
+        };
+        let result = ready!(this.framing.poll_read(wire, cx, buffer));
+        match &result {
+            Ok(_) => this.release_if_over(),
+            // The framing is closed, but a second read must not look like a clean end.
+            Err(error) => {
+                let kind = error.kind();
+                this.reusable = false;
+                this.framing = Framing::Length(1);
+                this.wire = None;
+                return Poll::Ready(Err(kind.into()));
+            }
+        }
+        Poll::Ready(result)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn head_of(method: Method, body: ClientBody, headers: &[(&str, &str)]) -> String {
+        let url = Url::parse("http://[::1]:5000/v2/a%2Fb?n=1&x=%20").unwrap();
+        let mut request = ClientRequest::new(method, url.as_str());
+        request.body = body;
+        let headers: Vec<(String, String)> =
+            headers.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
+        String::from_utf8(encode_head(&url, &request, &headers).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn requests_have_the_heads_they_should() {
+        let agent = concat!("user-agent: skerry/", env!("CARGO_PKG_VERSION"), "\r\n");
+        let get =
+            head_of(Method::Get, ClientBody::Empty, &[("Accept", "a/b"), ("accept", "c\r\nd")]);
+        let expected = "GET /v2/a%2Fb?n=1&x=%20 HTTP/1.1\r\nhost: [::1]:5000\r\n\
+                        accept: a/b\r\naccept: c??d\r\n";
+        assert_eq!(get, format!("{expected}{agent}\r\n"));
+        let put =
+            head_of(Method::Put, ClientBody::Empty, &[("content-length", "9"), ("Host", "x")]);
+        assert!(put.contains("content-length: 0\r\n") && !put.contains("host: x"), "{put}");
+        let named = head_of(Method::Post, ClientBody::Bytes(vec![1; 7]), &[("User-Agent", "me")]);
+        assert!(named.contains("content-length: 7\r\n"), "{named}");
+        assert!(named.contains("user-agent: me\r\n") && !named.contains("skerry"), "{named}");
+    }
+
+    /// Whatever a peer sends, there is a result and no panic.
+    #[test]
+    fn noise_is_an_error_or_an_answer() {
+        let seed =
+            b"HTTP/1.1 206 Partial\r\nContent-Range: bytes 0-1/5\r\nContent-Length: 2\r\n\r\n";
+        let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+        for _ in 0..3000 {
+            let mut bytes = seed.to_vec();
+            for _ in 0..3 {
+                state ^= state << 13;
+                state ^= state >> 7;
+                state ^= state << 17;
+                let at = usize::try_from(state % bytes.len() as u64).unwrap();
+                bytes[at] = state.to_le_bytes()[5];
+            }
+            let _ = parse_head(&bytes, Method::Get);
+        }
+    }
+}

@@ -1,0 +1,407 @@
+//! Replies to bytes: the codec writes heads and small bodies, files go out beside it.
+
+use std::future::poll_fn;
+use std::io::{self, IoSliceMut};
+use std::num::NonZeroU64;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use async_h1::server::Encoder;
+use http_types::{Method, Response, StatusCode};
+use rustix::io::{Errno, ReadWriteFlags};
+use smol::io::AsyncReadExt;
+
+use super::conn::Shared;
+use super::reply::{Reply, ReplyBody};
+use super::wire::Wire;
+use crate::sys::Clock;
+use crate::sys::disk::DiskFile;
+use crate::sys::spawn::{blocking, yield_now};
+use crate::types::limits::{BUFFER_BYTES, SENDFILE_STEP_BYTES};
+
+/// Room for the status line and our own fields in the first write, bytes.
+const HEAD_ROOM_BYTES: usize = 512;
+/// From this length on sendfile costs less than one copy behind the head, bytes.
+const SENDFILE_BYTES_MIN: u64 = 32 * 1024;
+/// How far a cold file is read ahead in one go, bytes.
+const READ_AHEAD_BYTES: u64 = 1024 * 1024;
+/// Distance of the pages that are probed, bytes: the kernel reads ahead in larger pieces.
+const PROBE_STEP_BYTES: u64 = 64 * 1024;
+
+/// Tells a fault of our storage from one of the connection.
+pub(crate) const STORAGE_FAULT: io::ErrorKind = io::ErrorKind::InvalidData;
+
+/// A range of a file that is to follow a head.
+struct FileRange {
+    file: Arc<dyn DiskFile>,
+    offset: u64,
+    len: u64,
+}
+
+/// Writes a reply; returns how many bytes of body went out. After an error the connection is in
+/// the middle of a message and must be closed.
+pub(crate) async fn send(
+    shared: &Shared,
+    clock: &dyn Clock,
+    reply: Reply,
+    method: Method,
+    close: bool,
+) -> io::Result<u64> {
+    let bodyless = matches!(reply.status, 204 | 304) || reply.status < 200;
+    let length = match &reply.body {
+        _ if bodyless => None,
+        ReplyBody::Empty => Some(0),
+        ReplyBody::Bytes(bytes) => Some(bytes.len() as u64),
+        ReplyBody::Head(len) | ReplyBody::File { len, .. } => Some(*len),
+    };
+    let silent = bodyless || method == Method::Head;
+    let Reply { status, headers, body } = reply;
+    let (bytes, file) = match body {
+        ReplyBody::Bytes(bytes) if !silent => (bytes, None),
+        ReplyBody::File { file, offset, len } if !silent => {
+            (Vec::new(), Some(FileRange { file, offset, len }))
+        }
+        ReplyBody::Head(len) if !silent && len > 0 => {
+            return Err(io::Error::other("a reply without its body to a method that has one"));
+        }
+        _ => (Vec::new(), None),
+    };
+    let size = headers.iter().map(|(name, value)| name.len() + value.len() + 4).sum::<usize>();
+    let sent = bytes.len() as u64;
+    let room = HEAD_ROOM_BYTES + size + bytes.len().min(BUFFER_BYTES);
+    let mut encoder = encoder(status, &headers, bytes, method, close, clock);
+    let mut buffer = Vec::new();
+    let mut more = fill(&mut encoder, &mut buffer, room).await?;
+    fix_head(&mut buffer, status, length, clock.wall().is_some());
+    if let Some(file) = file {
+        return send_file(shared, buffer, file).await;
+    }
+    loop {
+        write_all(shared, &buffer).await?;
+        if !more {
+            break;
+        }
+        more = fill(&mut encoder, &mut buffer, BUFFER_BYTES).await?;
+    }
+    flush(shared).await?;
+    Ok(sent)
+}
+
+fn encoder(
+    status: u16,
+    headers: &[(&'static str, String)],
+    bytes: Vec<u8>,
+    method: Method,
+    close: bool,
+    clock: &dyn Clock,
+) -> Encoder {
+    let code = StatusCode::try_from(status).unwrap_or_else(|_| {
+        log::error!("the codec has no status {status}; sending 500");
+        StatusCode::InternalServerError
+    });
+    let mut response = Response::new(code);
+    response.set_body(http_types::Body::from_bytes(bytes));
+    response.remove_header("content-type");
+    for (name, value) in headers {
+        // These four are ours to write.
+        let ours = ["content-length", "transfer-encoding", "connection", "date"];
+        if !ours.iter().any(|ours| name.eq_ignore_ascii_case(ours)) {
+            response.append_header(*name, visible(value).as_str());
+        }
+    }
+    if close {
+        response.insert_header("connection", "close");
+    }
+    if let Some(date) = clock.wall().and_then(|now| http_date(now.0)) {
+        response.insert_header("date", date.as_str());
+    }
+    Encoder::new(response, method)
+}
+
+/// What may stand in a header value; anything else becomes a question mark, so that no value
+/// can end its line.
+pub(crate) fn visible(value: &str) -> String {
+    let keep = |c: char| if matches!(c, ' '..='~') { c } else { '?' };
+    value.chars().map(keep).collect()
+}
+
+/// The form of RFC 9110 section 5.6.7; `None` past the year 9999.
+fn http_date(seconds: u64) -> Option<String> {
+    let timestamp = jiff::Timestamp::from_second(i64::try_from(seconds).ok()?).ok()?;
+    jiff::fmt::rfc2822::DateTimePrinter::new().timestamp_to_rfc9110_string(&timestamp).ok()
+}
+
+/// Fills `buffer` from the encoder up to `room` bytes; whether there may be more.
+async fn fill(encoder: &mut Encoder, buffer: &mut Vec<u8>, room: usize) -> io::Result<bool> {
+    buffer.clear();
+    buffer.resize(room, 0);
+    let mut filled = 0;
+    while filled < room {
+        let count = encoder.read(&mut buffer[filled..]).await?;
+        if count == 0 {
+            buffer.truncate(filled);
+            return Ok(false);
+        }
+        filled += count;
+    }
+    Ok(true)
+}
+
+/// Corrects what the codec gets wrong: a length beyond 4 GiB on 32-bit boards, a length where
+/// none may stand (RFC 9110 section 8.6), the reason of 304, and a date from an unset clock
+/// (section 6.6.1).
+fn fix_head(buffer: &mut Vec<u8>, status: u16, length: Option<u64>, has_date: bool) {
+    let field = length.map(|length| format!("content-length: {length}\r\n"));
+    replace_field(buffer, b"\r\ncontent-length: ", field.as_deref().unwrap_or_default());
+    if !has_date {
+        replace_field(buffer, b"\r\ndate: ", "");
+    }
+    if status == 304 && buffer.starts_with(b"HTTP/1.1 304 Modified\r\n") {
+        buffer.splice(13..13, *b"Not ");
+    }
+}
+
+/// Replaces the line of a field, found by its name between line ends in the head.
+pub(crate) fn replace_field(buffer: &mut Vec<u8>, name: &[u8], line: &str) {
+    let head = find(buffer, b"\r\n\r\n").map_or(buffer.len(), |at| at + 2);
+    let Some(at) = find(&buffer[..head], name) else { return };
+    let start = at + 2;
+    let Some(len) = find(&buffer[start..head], b"\r\n") else { return };
+    buffer.splice(start..start + len + 2, line.bytes());
+}
+
+fn find(bytes: &[u8], what: &[u8]) -> Option<usize> {
+    bytes.windows(what.len()).position(|window| window == what)
+}
+
+/// Writes it all, under the progress deadline.
+pub(crate) async fn write_all(shared: &Shared, bytes: &[u8]) -> io::Result<()> {
+    let mut written = 0;
+    poll_fn(|cx| {
+        let mut exchange = shared.lock();
+        while written < bytes.len() {
+            written += ready!(exchange.wire.poll_write_timed(cx, &bytes[written..]))?;
+        }
+        Poll::Ready(Ok(()))
+    })
+    .await
+}
+
+/// Sends what TLS holds back.
+pub(crate) async fn flush(shared: &Shared) -> io::Result<()> {
+    poll_fn(|cx| shared.lock().wire.poll_flush_timed(cx)).await
+}
+
+async fn send_file(shared: &Shared, head: Vec<u8>, range: FileRange) -> io::Result<u64> {
+    let plain = shared.lock().wire.as_tcp().is_some();
+    if plain && range.len >= SENDFILE_BYTES_MIN && range.file.as_file().is_some() {
+        write_all(shared, &head).await?;
+        drop(head);
+        sendfile(shared, &range).await?;
+    } else {
+        copy(shared, head, &range).await?;
+    }
+    Ok(range.len)
+}
+
+/// The file is shorter than the head promised.
+fn short() -> io::Error {
+    storage("the file ended before the body did")
+}
+
+/// Our own storage failed, not the network: the one kind of error that is not the peer's.
+fn storage(cause: impl std::fmt::Display) -> io::Error {
+    io::Error::new(STORAGE_FAULT, format!("cannot read the content: {cause}"))
+}
+
+/// Kernel to kernel, in steps, so that transfers take turns.
+async fn sendfile(shared: &Shared, range: &FileRange) -> io::Result<()> {
+    let end = range.offset.saturating_add(range.len);
+    let (mut offset, mut warm_until) = (range.offset, range.offset);
+    while offset < end {
+        let step = (end - offset).min(SENDFILE_STEP_BYTES as u64);
+        if offset + step > warm_until {
+            warm_until = warm(&range.file, offset, step, end).await.map_err(storage)?;
+        }
+        let target = offset + step;
+        while offset < target {
+            poll_fn(|cx| {
+                let mut exchange = shared.lock();
+                poll_sendfile(&mut exchange.wire, cx, range, &mut offset, target)
+            })
+            .await?;
+        }
+        yield_now().await;
+    }
+    Ok(())
+}
+
+fn poll_sendfile(
+    wire: &mut Wire,
+    cx: &mut Context<'_>,
+    range: &FileRange,
+    offset: &mut u64,
+    target: u64,
+) -> Poll<io::Result<()>> {
+    let result = loop {
+        let (Some(tcp), Some(file)) = (wire.as_tcp(), range.file.as_file()) else {
+            return Poll::Ready(Err(io::Error::other("sendfile without a socket")));
+        };
+        // A step fits any usize.
+        let count = usize::try_from(target - *offset).unwrap_or(SENDFILE_STEP_BYTES);
+        match rustix::fs::sendfile(tcp, file, Some(offset), count) {
+            Ok(0) => break Poll::Ready(Err(short())),
+            Ok(_) => break Poll::Ready(Ok(())),
+            Err(Errno::INTR) => {}
+            Err(Errno::AGAIN) => match tcp.poll_writable(cx) {
+                Poll::Ready(Ok(())) => {}
+                result => break result,
+            },
+            Err(error @ Errno::IO) => break Poll::Ready(Err(storage(error))),
+            Err(error) => break Poll::Ready(Err(error.into())),
+        }
+    };
+    wire.timed(cx, result)
+}
+
+/// Makes sure that sendfile will not wait for the disk, as that would stop every other task of
+/// this thread. Pages that are not in memory are read by the pool. Returns up to where.
+async fn warm(file: &Arc<dyn DiskFile>, offset: u64, step: u64, end: u64) -> io::Result<u64> {
+    let mut probes = probes(offset, offset + step);
+    if probes.all(|at| matches!(read_cached(file, &mut [0], at), Some(Ok(_)))) {
+        return Ok(offset + step);
+    }
+    let until = end.min(offset.saturating_add(READ_AHEAD_BYTES));
+    let file = file.clone();
+    blocking(move || {
+        read_ahead(&file, offset, until - offset);
+        for at in self::probes(offset, until) {
+            file.read_at(&mut [0], at)?;
+        }
+        Ok(until)
+    })
+    .await
+}
+
+/// Every so many bytes of a range, and its last.
+fn probes(start: u64, end: u64) -> impl Iterator<Item = u64> {
+    let steps = (end - start).div_ceil(PROBE_STEP_BYTES);
+    (0..steps).map(move |step| start + step * PROBE_STEP_BYTES).chain([end - 1])
+}
+
+fn read_ahead(file: &Arc<dyn DiskFile>, offset: u64, len: u64) {
+    if let Some(file) = file.as_file() {
+        // Advice only: what it does not bring in, the reads after it will.
+        let len = NonZeroU64::new(len);
+        let _ = rustix::fs::fadvise(file, offset, len, rustix::fs::Advice::WillNeed);
+    }
+}
+
+/// Reads what is in memory; `None` when it is not, or when the file system cannot tell.
+fn read_cached(
+    file: &Arc<dyn DiskFile>,
+    buffer: &mut [u8],
+    offset: u64,
+) -> Option<io::Result<usize>> {
+    let file = file.as_file()?;
+    let mut slices = [IoSliceMut::new(buffer)];
+    match rustix::io::preadv2(file, &mut slices, offset, ReadWriteFlags::NOWAIT) {
+        Ok(count) => Some(Ok(count)),
+        Err(Errno::AGAIN | Errno::OPNOTSUPP | Errno::NOSYS | Errno::INTR | Errno::INVAL) => None,
+        Err(error) => Some(Err(error.into())),
+    }
+}
+
+/// Reads some bytes of a file into `buffer[from..]`: from memory at once, else in the pool.
+pub(crate) async fn read_some(
+    file: &Arc<dyn DiskFile>,
+    buffer: &mut Vec<u8>,
+    from: usize,
+    offset: u64,
+) -> io::Result<usize> {
+    if let Some(result) = read_cached(file, &mut buffer[from..], offset) {
+        return result;
+    }
+    let file = file.clone();
+    let mut moved = std::mem::take(buffer);
+    let (back, result) = blocking(move || {
+        read_ahead(&file, offset, READ_AHEAD_BYTES);
+        let result = file.read_at(&mut moved[from..], offset);
+        (moved, result)
+    })
+    .await;
+    *buffer = back;
+    result
+}
+
+/// Through one buffer: TLS, unix sockets, simulated disks and what is small enough to share a
+/// packet with its head.
+async fn copy(shared: &Shared, head: Vec<u8>, range: &FileRange) -> io::Result<()> {
+    let mut filled = head.len();
+    let mut buffer = head;
+    let len = usize::try_from(range.len).unwrap_or(usize::MAX);
+    let size = buffer.len().saturating_add(len).min(BUFFER_BYTES.max(buffer.len()));
+    buffer.resize(size, 0);
+    let (mut offset, end) = (range.offset, range.offset.saturating_add(range.len));
+    let mut since_yield = 0;
+    while offset < end {
+        let left = usize::try_from(end - offset).unwrap_or(usize::MAX);
+        buffer.truncate(filled.saturating_add(left).min(size));
+        if filled < buffer.len() {
+            let read = read_some(&range.file, &mut buffer, filled, offset).await;
+            let count = read.map_err(storage)?;
+            if count == 0 {
+                return Err(short());
+            }
+            filled += count;
+            offset += count as u64;
+        }
+        if filled == buffer.len() {
+            write_all(shared, &buffer).await?;
+            since_yield += filled;
+            filled = 0;
+            buffer.resize(size, 0);
+        }
+        if since_yield >= SENDFILE_STEP_BYTES {
+            since_yield = 0;
+            yield_now().await;
+        }
+    }
+    write_all(shared, &buffer[..filled]).await?;
+    flush(shared).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dates_have_the_form_of_http() {
+        assert_eq!(http_date(784_111_777).as_deref(), Some("Sun, 06 Nov 1994 08:49:37 GMT"));
+        assert_eq!(http_date(u64::MAX), None);
+    }
+
+    #[test]
+    fn heads_are_corrected() {
+        let text = b"HTTP/1.1 304 Modified\r\ncontent-length: 0\r\ndate: x\r\netag: y\r\n\r\n";
+        let mut head = text.to_vec();
+        fix_head(&mut head, 304, None, false);
+        assert_eq!(head, b"HTTP/1.1 304 Not Modified\r\netag: y\r\n\r\n");
+        let mut head =
+            b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\ncontent-length: 1\r\n".to_vec();
+        fix_head(&mut head, 200, Some(5_000_000_000), true);
+        let expected = "HTTP/1.1 200 OK\r\ncontent-length: 5000000000\r\n\r\ncontent-length: 1\r\n";
+        assert_eq!(head, expected.as_bytes());
+    }
+
+    #[test]
+    fn header_values_cannot_end_their_line() {
+        assert_eq!(visible("a\r\nb: \u{e9}\0~"), "a??b: ??~");
+    }
+
+    #[test]
+    fn probes_cover_both_ends() {
+        assert_eq!(probes(5, 6).collect::<Vec<_>>(), [5, 5]);
+        assert_eq!(probes(0, PROBE_STEP_BYTES + 1).collect::<Vec<_>>(), [0, 65536, 65536]);
+    }
+}
