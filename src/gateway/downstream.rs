@@ -208,8 +208,18 @@ impl Gateway {
             if !items.is_empty() || remaining.is_zero() || self.store.stopping() {
                 return respond_batch(request, &Batch { from, through, items });
             }
-            // Nobody waits for a child that has hung up.
-            self.store.wait_after(through.sequence, remaining).or(request.body.gone()).await;
+            let news = async {
+                self.store.wait_after(through.sequence, remaining).await;
+                false
+            };
+            let hung_up = async {
+                request.body.gone().await;
+                true
+            };
+            if news.or(hung_up).await {
+                // Nobody reads this.
+                return respond_batch(request, &Batch { from, through, items });
+            }
         }
     }
 

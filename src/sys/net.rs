@@ -152,7 +152,7 @@ fn invalid(text: &str) -> io::Error {
 fn cure(error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::AddrInUse => {
-            "another program already listens there; stop it or configure another address".into()
+            "another program listens there; stop it, or set another address under [listen]".into()
         }
         io::ErrorKind::PermissionDenied => {
             "not permitted; use a port above 1023, grant CAP_NET_BIND_SERVICE, or let the service \

@@ -3,6 +3,7 @@
 use crate::support::http::{basic, bearer, send, token};
 use crate::support::image::{self, Image};
 use crate::support::node::Node;
+use crate::support::{self, clients};
 
 #[test]
 fn f048_scope_map_is_stored_with_its_description() {
@@ -166,6 +167,26 @@ fn f097_tampered_token_is_refused_with_a_fresh_challenge() {
         let answer = bearer(&root.login, &bad, "GET", "/v2/a/manifests/v1", &[], b"");
         assert_eq!(answer.status, 401, "{bad}");
         assert!(answer.header("www-authenticate").unwrap().contains("repository:a:pull"));
+    }
+}
+
+#[test]
+fn f097_expired_token_is_refused() {
+    let name = "f097_expired_token_is_refused";
+    if let Some(program) = clients::missing(&["faketime"]) {
+        return support::skip(name, &format!("{program} is not installed"));
+    }
+    let mut root = Node::root();
+    let (user, password) = root.pusher("token-one", "a");
+    let issued = token(&root.login, &user, &password, &["repository:a:pull"]).unwrap();
+    let status = |node: &Node| bearer(&node.login, &issued, "GET", "/v2/", &[], b"");
+    for (clock, wanted) in [("+74m", 200), ("+80m", 401)] {
+        root.kill();
+        root.set_clock(Some(clock));
+        root.start();
+        let answer = status(&root);
+        assert_eq!(answer.status, wanted, "{clock}");
+        assert_eq!(answer.header("www-authenticate").is_some(), wanted == 401);
     }
 }
 

@@ -67,7 +67,7 @@ fn an_occupied_port_names_the_address_and_the_cure() {
     second.make_root();
     let (code, line) = last_line(&second);
     assert_ne!(code, 0);
-    assert!(line.contains(&root.login) && line.contains("another port"), "{line}");
+    assert!(line.contains(&root.login) && line.contains("under [listen]"), "{line}");
 }
 
 #[test]

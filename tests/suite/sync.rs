@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::support::eventually;
-use crate::support::http::{bearer, token};
+use crate::support::http::{bearer, send, token};
 use crate::support::image::{self, Image};
 use crate::support::node::Node;
 
@@ -132,4 +132,14 @@ fn f129_pull_and_login_work_with_the_parent_gone_and_after_kills() {
     eventually(SOON * 2, "and the device follows again", || {
         pull(&device, &user, "app", "late").ok()
     });
+}
+
+#[test]
+fn a_node_stops_in_order_when_told() {
+    let (mut root, mut device, _user) = pair("ReadOnly");
+    assert!(device.stop().success());
+    assert!(root.stop().success());
+    assert!(send(&root.login, "GET", "/healthz", &[], b"").is_err());
+    root.start();
+    assert!(root.log().contains("opened after a clean stop"), "{}", root.log());
 }
