@@ -15,9 +15,6 @@ use crate::types::message::{Descendant, NodeConfig};
 use crate::types::token::{ScopeMap, Token};
 use crate::types::{ConnectedRegistry, ConnectedRegistryName, Role, ScopeMapName, TokenName};
 
-/// Deepest tree that is followed upward; a deeper chain is taken for damage.
-const DEPTH_MAX: usize = 64;
-
 /// Answers what is desired of a node.
 pub struct Directory {
     store: Store,
@@ -44,37 +41,6 @@ impl Directory {
     /// A directory of the nodes below this one; `registry` is the name of the root.
     pub fn new(store: Store, role: Role, registry: String) -> Directory {
         Directory { store, role, registry, versions: Mutex::default() }
-    }
-
-    /// The resource of a node below this one.
-    pub fn node(
-        &self,
-        name: &ConnectedRegistryName,
-    ) -> Result<Option<ConnectedRegistry>, StoreError> {
-        let row = key(Kind::ConnectedRegistry, &[name.as_str().as_bytes()]);
-        if let Some(node) = self.store.get(&row)? {
-            return Ok(Some(node));
-        }
-        Ok(self.store.descendant_config(name)?.map(|config| config.node))
-    }
-
-    /// Whether `upper` is on the way from `lower` to the root.
-    pub fn is_ancestor(
-        &self,
-        upper: &ConnectedRegistryName,
-        lower: &ConnectedRegistryName,
-    ) -> Result<bool, StoreError> {
-        let mut at = lower.clone();
-        for _ in 0..DEPTH_MAX {
-            let Some(parent) = self.node(&at)?.and_then(|node| node.parent) else {
-                return Ok(false);
-            };
-            if parent == *upper {
-                return Ok(true);
-            }
-            at = parent;
-        }
-        Ok(false)
     }
 
     /// What a node below this one mirrors.
@@ -345,7 +311,7 @@ mod tests {
                 ("upper1", "upper1", false),
                 ("other1", "lower1", false),
             ] {
-                let found = directory.is_ancestor(&name(upper), &name(lower)).unwrap();
+                let found = directory.store.is_ancestor(&name(upper), &name(lower)).unwrap();
                 assert_eq!(found, expected, "{upper} {lower}");
             }
         });

@@ -106,12 +106,12 @@ impl Gateway {
             peer: request.peer.map(|peer| peer.ip()),
         };
         let authorized = self.auth.gateway(&presented, name, action)?;
-        let node = self.directory.node(name).map_err(fault)?.ok_or_else(|| unknown(name))?;
+        let node = self.store.node_below(name).map_err(fault)?.ok_or_else(|| unknown(name))?;
         let Principal::Child(child) = &authorized.principal else {
             return Err(denied());
         };
         let itself = child == name;
-        if !itself && !self.directory.is_ancestor(child, name).map_err(fault)? {
+        if !itself && !self.store.is_ancestor(child, name).map_err(fault)? {
             return Err(denied());
         }
         if itself {
@@ -237,7 +237,7 @@ impl Gateway {
         *through = records.through;
         let name = caller.name();
         // The grants of this moment: a change of them is told as a change of the desired state.
-        let node = self.directory.node(name).map_err(fault)?.ok_or_else(|| unknown(name))?;
+        let node = self.store.node_below(name).map_err(fault)?.ok_or_else(|| unknown(name))?;
         let scope = self.directory.scope(&node).map_err(fault)?;
         let (mut items, mut management) = (Vec::new(), None);
         for (sequence, changes) in &records.records {

@@ -1,10 +1,10 @@
 //! Conditional requests (RFC 9110, section 13): what a client has, and what it believes is here.
 
-use super::error::malformed;
+use super::error::{malformed, store_refusal};
 use crate::auth::Principal;
 use crate::http::Request;
-use crate::store::Precondition;
 use crate::store::outbox::{Origin, OutboxId};
+use crate::store::{Precondition, Store};
 use crate::types::{Digest, Refusal};
 
 /// The header in which a connected registry names the change that it delivers.
@@ -53,17 +53,23 @@ pub fn precondition(request: &Request) -> Result<Precondition, Refusal> {
 }
 
 /// Who makes a change. A child may name the change, which may come from further below; of anyone
-/// else the name is ignored.
-pub fn origin(request: &Request, principal: &Principal) -> Result<Origin, Refusal> {
-    let (Principal::Child(_), Some(value)) = (principal, request.header(OUTBOX_ID)) else {
+/// else the name is ignored. A child that took the name of another's change would make that one
+/// look delivered: it is refused.
+pub fn origin(store: &Store, request: &Request, principal: &Principal) -> Result<Origin, Refusal> {
+    let (Principal::Child(child), Some(value)) = (principal, request.header(OUTBOX_ID)) else {
         return Ok(Origin::Client);
     };
     let id = value.split_once(' ').and_then(|(origin, sequence)| {
         Some(OutboxId { origin: origin.parse().ok()?, sequence: sequence.parse().ok()? })
     });
-    id.map(Origin::Child).ok_or_else(|| {
+    let id = id.ok_or_else(|| {
         malformed("UNSUPPORTED", format!("{OUTBOX_ID} takes a connected registry and a number"))
-    })
+    })?;
+    if !store.may_deliver(child, &id.origin).map_err(store_refusal)? {
+        let text = format!("{OUTBOX_ID}: '{}' is not below '{child}'", id.origin);
+        return Err(malformed("UNSUPPORTED", text));
+    }
+    Ok(Origin::Child(id))
 }
 
 #[cfg(test)]
@@ -91,6 +97,9 @@ mod tests {
     use super::testing::request;
     use super::*;
     use crate::http::Method;
+    use crate::store::connected_registries::{NewConnectedRegistry, Settings};
+    use crate::sys::{Spawner, Sys};
+    use crate::types::Mode;
 
     const A: &str = "sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
 
@@ -133,16 +142,38 @@ mod tests {
     }
 
     #[test]
-    fn only_children_name_their_changes() {
+    fn children_name_their_changes_and_those_below_them() {
+        let store = Store::in_memory(Sys::real(Spawner::new()));
+        let origin = |headers: &[(&str, &str)], principal| {
+            origin(&store, &request(Method::Put, headers), principal)
+        };
+        for (name, parent) in [("dock01", None), ("crane7", Some("dock01")), ("dock02", None)] {
+            let new = NewConnectedRegistry {
+                name: name.parse().unwrap(),
+                mode: Some(Mode::ReadWrite),
+                parent: parent.map(|name| name.parse().unwrap()),
+                repositories: vec!["app".parse().unwrap()],
+                sync_token: None,
+                client_tokens: Vec::new(),
+                settings: Settings::default(),
+            };
+            smol::block_on(store.connected_registry_create(new)).unwrap();
+        }
         let child = Principal::Child("dock01".parse().unwrap());
         let client = Principal::Client("token-1".parse().unwrap());
-        let with = |value| request(Method::Put, &[(OUTBOX_ID, value)]);
-        let id = OutboxId { origin: "crane7".parse().unwrap(), sequence: 12 };
-        assert_eq!(origin(&with("crane7 12"), &child), Ok(Origin::Child(id)));
-        assert_eq!(origin(&with("crane7 12"), &client), Ok(Origin::Client));
-        assert_eq!(origin(&request(Method::Put, &[]), &child), Ok(Origin::Client));
+        for (name, below) in
+            [("dock01", true), ("crane7", true), ("gone01", true), ("dock02", false)]
+        {
+            let id = OutboxId { origin: name.parse().unwrap(), sequence: 12 };
+            let value = format!("{name} 12");
+            let found = origin(&[(OUTBOX_ID, &value)], &child);
+            assert_eq!(found.is_ok(), below, "{name}");
+            assert!(!below || found == Ok(Origin::Child(id)), "{name}");
+        }
+        assert_eq!(origin(&[(OUTBOX_ID, "crane7 12")], &client), Ok(Origin::Client));
+        assert_eq!(origin(&[], &child), Ok(Origin::Client));
         for bad in ["", "crane7", "crane7 x", "crane7 -1", "c 1", "crane7  1"] {
-            assert_eq!(origin(&with(bad), &child).unwrap_err().status, 400, "{bad}");
+            assert_eq!(origin(&[(OUTBOX_ID, bad)], &child).unwrap_err().status, 400, "{bad}");
         }
     }
 }

@@ -75,7 +75,7 @@ impl Registry {
         reference: Reference,
     ) -> Result<Reply, Refusal> {
         let precondition = conditional::precondition(request)?;
-        let origin = conditional::origin(request, &who.principal)?;
+        let origin = conditional::origin(&self.store, request, &who.principal)?;
         let content_type = request.header("content-type").map(str::to_owned);
         let tags = tags_of(request, &reference)?;
         if matches!(origin, Origin::Child(_)) && tags.len() > 1 {
@@ -154,7 +154,7 @@ impl Registry {
         name: &RepositoryName,
         reference: &Reference,
     ) -> Result<Reply, Refusal> {
-        let origin = conditional::origin(request, &who.principal)?;
+        let origin = conditional::origin(&self.store, request, &who.principal)?;
         let result = match reference {
             Reference::Tag(tag) => {
                 let precondition = conditional::precondition(request)?;

@@ -21,6 +21,9 @@ use crate::types::{
     UnixSeconds,
 };
 
+/// Deepest tree that is followed upward; a deeper chain is taken for damage.
+const DEPTH_MAX: usize = 64;
+
 /// What `logLevel` may be (as in the management API), the default first.
 pub(super) const LOG_LEVELS: [&str; 5] = ["Information", "Debug", "Warning", "Error", "None"];
 
@@ -121,6 +124,47 @@ impl Store {
         name: &ConnectedRegistryName,
     ) -> Result<Option<ConnectedRegistry>, StoreError> {
         self.get(&connected_registry_key(name))
+    }
+
+    /// The resource of a node below this one.
+    pub fn node_below(
+        &self,
+        name: &ConnectedRegistryName,
+    ) -> Result<Option<ConnectedRegistry>, StoreError> {
+        if let Some(node) = self.connected_registry(name)? {
+            return Ok(Some(node));
+        }
+        Ok(self.descendant_config(name)?.map(|config| config.node))
+    }
+
+    /// Whether `upper` is on the way from `lower` to the root.
+    pub fn is_ancestor(
+        &self,
+        upper: &ConnectedRegistryName,
+        lower: &ConnectedRegistryName,
+    ) -> Result<bool, StoreError> {
+        let mut at = lower.clone();
+        for _ in 0..DEPTH_MAX {
+            let Some(parent) = self.node_below(&at)?.and_then(|node| node.parent) else {
+                return Ok(false);
+            };
+            if parent == *upper {
+                return Ok(true);
+            }
+            at = parent;
+        }
+        Ok(false)
+    }
+
+    /// Whether a change that `child` delivers may bear the name of `origin`: it or a node below it
+    /// made the change. One that is gone cannot be told from one below.
+    pub fn may_deliver(
+        &self,
+        child: &ConnectedRegistryName,
+        origin: &ConnectedRegistryName,
+    ) -> Result<bool, StoreError> {
+        let known = self.node_below(origin)?.is_some();
+        Ok(!known || child == origin || self.is_ancestor(child, origin)?)
     }
 
     /// Every connected registry of the tree, by name (at the root).
