@@ -5,6 +5,7 @@
 //! everything: its file mode is the lock.
 
 mod fault;
+mod garbage;
 mod health;
 mod print;
 mod registries;
@@ -21,6 +22,7 @@ use serde_json::{Value, json};
 use crate::http::request::BodyError;
 use crate::http::{Method, Reply, Request};
 use crate::store::Store;
+use crate::store::gc::GcOptions;
 use crate::types::connected_registry::ConnectionState;
 use crate::types::limits::SMALL_BODY_BYTES_MAX;
 use crate::types::{ConnectedRegistry, ConnectedRegistryName, Role, UnixSeconds};
@@ -43,6 +45,8 @@ pub struct AdminOptions {
     /// SHA-256 of the certificate that the gateway shows, 64 hex digits, when no public authority
     /// vouches for it: devices are told to trust it.
     pub ca_fingerprint: Option<String>,
+    /// What `gc` may remove.
+    pub gc: GcOptions,
 }
 
 /// Who was in contact when; only the gateway knows, because a poll writes nothing.
@@ -118,6 +122,7 @@ impl Admin {
     async fn dispatch(&self, verb: &str, body: Value) -> Result<Value, Fault> {
         match verb {
             "status" => self.status(parse(body)?),
+            "gc" => self.collect_garbage(parse(body)?).await,
             "scope-map/create" => self.scope_map_create(parse(body)?).await,
             "scope-map/update" => self.scope_map_update(parse(body)?).await,
             "scope-map/delete" => self.scope_map_delete(parse(body)?).await,

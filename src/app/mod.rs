@@ -1,6 +1,7 @@
 //! Wires everything: one node for `serve`, two of them for `demo`.
 
 pub mod demo;
+mod garbage;
 mod identity;
 mod node;
 mod parent;

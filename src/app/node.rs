@@ -6,7 +6,7 @@ use std::time::Duration;
 use smol::Task;
 
 use super::router::{Door, Router};
-use super::{identity, parent};
+use super::{garbage, identity, parent};
 use crate::admin::{Admin, AdminOptions, Contact};
 use crate::auth::{Auth, AuthOptions};
 use crate::config::{self, Config, Scheme};
@@ -23,8 +23,6 @@ use crate::token::Tokens;
 use crate::types::connected_registry::ConnectionState;
 use crate::types::{ConnectedRegistry, ConnectedRegistryName, Role, UnixSeconds};
 
-/// The reserve that stands in the configuration's defaults, bytes.
-const DEFAULT_RESERVE: u64 = 64 * 1024 * 1024;
 /// How often unfinished uploads are looked through.
 const HOUSEKEEPING_PERIOD: Duration = Duration::from_secs(3600);
 
@@ -82,8 +80,7 @@ impl Node {
             return Err(StartError::config(format!("{text} '{}'; {cure}", unknown.name)));
         }
         let options = StoreOptions {
-            // Never more than 5 % of the disk, whatever is configured.
-            reserve: Some(config.storage.reserve.0).filter(|bytes| *bytes != DEFAULT_RESERVE),
+            reserve: config.storage.reserve.0,
             ..StoreOptions::new(&config.storage.state_dir)
         };
         let seams = sys.clone();
@@ -138,6 +135,10 @@ impl Node {
             background.push(sys.spawner.spawn(async move { match engine.run().await {} }));
         }
         background.push(sys.spawner.spawn(housekeeping(store.clone())));
+        if config.gc.enabled {
+            let run = garbage::run(store.clone(), config.gc.clone(), role);
+            background.push(sys.spawner.spawn(run));
+        }
         let tls = tls.map(|acceptor| (acceptor, config));
         Ok(Node { login, gateway, store, shutdown, tasks, background, tls })
     }
@@ -267,6 +268,7 @@ fn admin_api(
         gateway_endpoint: registry.gateway_server.clone().unwrap_or_else(|| gateway.to_owned()),
         scheme: scheme.name().to_owned(),
         ca_fingerprint: identity::private_ca(config, store)?,
+        gc: garbage::options(&config.gc, config.role()),
     };
     Ok(Admin::new(store.clone(), options, Arc::new(Seen(contacts))))
 }

@@ -7,6 +7,7 @@ mod admin_client;
 mod call;
 mod config;
 mod connected_registry;
+mod gc;
 mod output;
 mod rules;
 mod scope_map;
@@ -96,6 +97,12 @@ enum Command {
     },
     /// Show the state of the running node
     Status,
+    /// Remove content that nothing refers to
+    Gc {
+        /// Remove nothing, only tell what would go
+        #[arg(long)]
+        dry_run: bool,
+    },
     /// Check or explain the configuration
     #[command(subcommand)]
     Config(config::Verb),
@@ -162,6 +169,7 @@ fn dispatch(cli: &Cli) -> Result<ExitCode, Failure> {
             output::print(&version::text(json)).map(|()| ExitCode::SUCCESS)
         }
         Command::Status => manage(&status::call(), global),
+        Command::Gc { dry_run } => manage(&gc::call(*dry_run), global),
         Command::ScopeMap(verb) => manage(&verb.call(), global),
         Command::Token(verb) => manage(&verb.call(), global),
         Command::ConnectedRegistry(verb) => manage(&verb.call(), global),
@@ -197,6 +205,7 @@ mod tests {
             Command::Token(verb) => verb.call(),
             Command::ConnectedRegistry(verb) => verb.call(),
             Command::Status => status::call(),
+            Command::Gc { dry_run } => gc::call(dry_run),
             _ => panic!("no management verb: {line}"),
         }
     }
@@ -223,6 +232,12 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn gc_verb() {
+        expect("gc --dry-run -o json", "gc", json!({ "dryRun": true }));
+        expect("gc", "gc", json!({}));
     }
 
     #[test]

@@ -303,6 +303,9 @@ fn check_ranges(loaded: &Loaded) -> Result<(), ConfigError> {
         ("tokens.access_lifetime", tokens.access_lifetime, day, "24 hours"),
         ("tokens.refresh_lifetime", tokens.refresh_lifetime, 30 * day, "30 days"),
     ];
+    if loaded.config.gc.grace > 30 * day {
+        return Err(fault(loaded, "gc.grace", "must be at most 30 days"));
+    }
     for (key, time, max, shown) in times {
         if !(Duration::from_secs(60)..=max).contains(&time) {
             return Err(fault(loaded, key, format_args!("must be from 1 minute to {shown}")));

@@ -9,6 +9,7 @@ use log::LevelFilter;
 use super::value::ByteSize;
 use crate::types::Role;
 use crate::types::limits::{BLOCKING_THREADS, CONNECTIONS_MAX, UPLOADS_MAX};
+use crate::types::schedule::Schedule;
 
 /// A text that must not be shown: it has no `Debug`, and is printed nowhere.
 #[derive(Clone, PartialEq, Eq, Default)]
@@ -46,6 +47,8 @@ pub struct Config {
     pub parent: Option<Parent>,
     /// Lifetimes of what it signs.
     pub tokens: Tokens,
+    /// When and what garbage it collects.
+    pub gc: Gc,
     /// What it writes to the log.
     pub log: Log,
     /// What it may use of its machine.
@@ -240,6 +243,32 @@ impl Default for Tokens {
         Tokens {
             access_lifetime: Duration::from_secs(75 * 60),
             refresh_lifetime: Duration::from_secs(3 * 3600),
+        }
+    }
+}
+
+/// `[gc]`: garbage collection.
+#[derive(Clone)]
+pub struct Gc {
+    /// Whether it runs by itself. Default: true.
+    pub enabled: bool,
+    /// When it runs: five cron fields in UTC; once a day while the time is not known. Default:
+    /// `0 0 * * *`.
+    pub schedule: Schedule,
+    /// How long content must have been unreferenced and untouched before it is removed. Default:
+    /// 1 hour.
+    pub grace: Duration,
+    /// How long the root keeps a manifest that has no tag. Default: for ever.
+    pub untagged_manifests: Option<Duration>,
+}
+
+impl Default for Gc {
+    fn default() -> Gc {
+        Gc {
+            enabled: true,
+            schedule: Schedule::daily(),
+            grace: Duration::from_secs(3600),
+            untagged_manifests: None,
         }
     }
 }

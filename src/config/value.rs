@@ -10,6 +10,7 @@ use log::LevelFilter;
 use toml::de::DeValue;
 
 use super::model::{Listener, ParentKind, Scheme, Secret, TlsMode};
+use crate::types::schedule::Schedule;
 
 /// A value before its type is known.
 pub(super) enum Value {
@@ -232,6 +233,29 @@ impl Setting for Duration {
     fn show(&self) -> Option<String> {
         let duration = jiff::SignedDuration::try_from(*self).ok()?;
         quoted(format_args!("{duration:#}"))
+    }
+}
+
+impl Setting for bool {
+    fn read(value: &Value) -> Result<bool, String> {
+        match value {
+            Value::Boolean(flag) => Ok(*flag),
+            value => value.parse("true or false"),
+        }
+    }
+
+    fn show(&self) -> Option<String> {
+        Some(self.to_string())
+    }
+}
+
+impl Setting for Schedule {
+    fn read(value: &Value) -> Result<Schedule, String> {
+        value.parse("five cron fields such as \"0 0 * * *\"")
+    }
+
+    fn show(&self) -> Option<String> {
+        quoted(self)
     }
 }
 

@@ -67,6 +67,7 @@ fn present<T>(result: io::Result<T>) -> Result<Option<T>, StoreError> {
 }
 
 fn open(shared: &Shared, digest: &Digest) -> Result<Option<OpenBlob>, StoreError> {
+    shared.touch(digest);
     let Some(file) = present(shared.disk.open(&shared.layout.blob(digest)))? else {
         return Ok(None);
     };
@@ -75,10 +76,11 @@ fn open(shared: &Shared, digest: &Digest) -> Result<Option<OpenBlob>, StoreError
 }
 
 fn len(shared: &Shared, digest: &Digest) -> Result<Option<u64>, StoreError> {
+    shared.touch(digest);
     present(shared.disk.file_len(&shared.layout.blob(digest)))
 }
 
-fn read(shared: &Shared, digest: &Digest) -> Result<Option<Vec<u8>>, StoreError> {
+pub(super) fn read(shared: &Shared, digest: &Digest) -> Result<Option<Vec<u8>>, StoreError> {
     let Some(blob) = open(shared, digest)? else {
         return Ok(None);
     };

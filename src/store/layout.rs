@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use crate::sys::Disk;
 use crate::types::Digest;
+use crate::types::digest::Algorithm;
 
 /// The number in the `format` file that this version writes.
 pub const FORMAT: u32 = 1;
@@ -113,6 +114,11 @@ impl Layout {
     pub fn blob(&self, digest: &Digest) -> PathBuf {
         let hex = digest.hex();
         self.root.join("blobs").join(digest.algorithm().name()).join(&hex[..2]).join(hex)
+    }
+
+    /// The directory of all content named by this algorithm.
+    pub fn blobs(&self, algorithm: Algorithm) -> PathBuf {
+        self.root.join("blobs").join(algorithm.name())
     }
 
     /// The directory of unfinished content.

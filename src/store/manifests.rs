@@ -204,7 +204,7 @@ fn add(
     Ok(PutOutcome::Stored)
 }
 
-fn remove(
+pub(super) fn remove(
     txn: &mut Txn<'_>,
     repository: &RepositoryName,
     digest: &Digest,

@@ -10,6 +10,7 @@ pub mod checkpoint;
 pub mod connected_registries;
 pub mod feed;
 pub mod frame;
+pub mod gc;
 pub mod identity;
 pub mod inbox;
 pub mod index;
@@ -34,6 +35,7 @@ mod cascade;
 mod creation;
 mod delivered;
 mod error;
+mod leases;
 mod rebuild;
 mod salvage;
 mod space;
@@ -58,9 +60,11 @@ use smol::channel::Sender;
 
 use blobs::FanOut;
 use feed::Feed;
+use gc::Candidates;
 use index::{Index, MapIndex, NoIndex};
 use journal::{Journal, Segments};
 use layout::Layout;
+use leases::Leases;
 use node::SyncView;
 use row::Row;
 use space::SpaceCheck;
@@ -68,6 +72,7 @@ use uploads::Uploads;
 use writer::{Job, Message, Sizes, Writer};
 
 use crate::sys::{Disk, MemoryDisk, Sys};
+use crate::types::Digest;
 use crate::types::limits::{SEGMENT_BYTES, WRITER_QUEUE_MAX};
 
 /// A checkpoint is not worth its writes before the journal has grown by this, bytes.
@@ -75,14 +80,16 @@ const CHECKPOINT_BYTES_MIN: u64 = 4 * 1024 * 1024;
 /// Changed rows that a checkpoint holds in memory at once unless told otherwise, bytes.
 const MERGE_BYTES: usize = 4 * 1024 * 1024;
 
+/// The reserve unless told otherwise, bytes.
+const RESERVE_BYTES: u64 = 64 * 1024 * 1024;
+
 /// How a store is opened.
 #[derive(Clone, Debug)]
 pub struct StoreOptions {
     /// The state directory; its parent must exist.
     pub state_dir: PathBuf,
-    /// Free space below which pushes are refused, bytes; `None`: 64 MiB or 5 % of the file
-    /// system, whichever is less.
-    pub reserve: Option<u64>,
+    /// Free space below which pushes are refused, bytes; never more than 5 % of the file system.
+    pub reserve: u64,
     /// Whether segments are kept for children that follow the feed.
     pub retain_for_children: bool,
     /// What answers look-ups.
@@ -100,7 +107,7 @@ impl StoreOptions {
     pub fn new(state_dir: &Path) -> StoreOptions {
         StoreOptions {
             state_dir: state_dir.to_owned(),
-            reserve: None,
+            reserve: RESERVE_BYTES,
             retain_for_children: false,
             index: IndexKind::Sled,
             segment_bytes: SEGMENT_BYTES,
@@ -144,9 +151,16 @@ struct Shared {
     space: SpaceCheck,
     retain: AtomicBool,
     read_only: AtomicBool,
+    leases: Leases,
+    garbage: Candidates,
 }
 
 impl Shared {
+    /// Remembers that somebody has to do with this content.
+    fn touch(&self, digest: &Digest) {
+        self.leases.touch(digest, self.sys.clock.monotonic());
+    }
+
     fn index(&self) -> Arc<dyn Index> {
         self.index.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -186,6 +200,8 @@ impl Store {
             space: SpaceCheck::new(options.reserve),
             retain: AtomicBool::new(options.retain_for_children),
             read_only: AtomicBool::new(false),
+            leases: Leases::default(),
+            garbage: Candidates::new(),
             sys,
             disk: disk.clone(),
             layout: layout.clone(),
@@ -226,9 +242,11 @@ impl Store {
             segments: Segments::default(),
             uploads: Uploads::default(),
             fan_out: FanOut::default(),
-            space: SpaceCheck::new(None),
+            space: SpaceCheck::new(RESERVE_BYTES),
             retain: AtomicBool::new(false),
             read_only: AtomicBool::new(false),
+            leases: Leases::default(),
+            garbage: Candidates::new(),
             sys,
             disk,
             layout,

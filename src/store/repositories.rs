@@ -69,6 +69,7 @@ impl Store {
         digest: &Digest,
         size: u64,
     ) -> Result<(), StoreError> {
+        self.shared().touch(digest);
         let now = self.sys().clock.wall_or_floor();
         let (repository, key) = (repository.clone(), blob_key(repository, digest));
         self.commit(move |txn| {
@@ -90,6 +91,7 @@ impl Store {
         repository: &RepositoryName,
         digest: &Digest,
     ) -> Result<bool, StoreError> {
+        self.shared().touch(digest);
         let now = self.sys().clock.wall_or_floor();
         let (source, target) = (blob_key(from, digest), blob_key(repository, digest));
         let repository = repository.clone();
@@ -127,6 +129,7 @@ impl Store {
         repository: &RepositoryName,
         digest: &Digest,
     ) -> Result<bool, StoreError> {
+        self.shared().touch(digest);
         Ok(self.get::<BlobLink>(&blob_key(repository, digest))?.is_some())
     }
 

@@ -20,6 +20,8 @@ pub enum Kind {
     Tag = 4,
     /// repository, subject, digest -> a manifest that refers to the subject
     Referrer = 5,
+    /// repository, digest -> since when a manifest has no tag, as garbage collection has seen it
+    Untagged = 6,
     /// token
     Token = 16,
     /// scope map

@@ -8,25 +8,23 @@ use crate::sys::disk::Space;
 
 /// How long a look at the free space is good for.
 const SPACE_AGE_MAX: Duration = Duration::from_secs(1);
-/// Most of the default reserve, bytes.
-const RESERVE_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// What is set aside for the journal on a full disk, bytes; never more than half the reserve.
 const BALLAST_BYTES_MAX: u64 = 4 * 1024 * 1024;
 
 /// Remembers how much space there was a moment ago.
 pub(super) struct SpaceCheck {
-    reserve: Option<u64>,
+    reserve: u64,
     last: Mutex<Option<(Duration, Space)>>,
 }
 
 impl SpaceCheck {
     /// With the reserve of the configuration, bytes.
-    pub(super) fn new(reserve: Option<u64>) -> SpaceCheck {
+    pub(super) fn new(reserve: u64) -> SpaceCheck {
         SpaceCheck { reserve, last: Mutex::new(None) }
     }
 
     fn reserve(&self, space: Space) -> u64 {
-        self.reserve.unwrap_or((space.total / 20).min(RESERVE_BYTES_MAX))
+        self.reserve.min(space.total / 20)
     }
 }
 

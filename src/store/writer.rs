@@ -248,6 +248,7 @@ impl Writer {
             group.bytes += payload.len();
             group.payloads.push(payload);
         }
+        self.shared.leases.note(&record.changes, self.shared.sys.clock.monotonic());
         group.overlay.extend(record.changes.iter().cloned());
         group.records.push((sequence, std::mem::take(&mut record.changes)));
         Ok(())

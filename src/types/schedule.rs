@@ -61,6 +61,11 @@ impl Schedule {
         "* * * * *".parse().unwrap_or_else(|_| unreachable!("the continuous schedule is valid"))
     }
 
+    /// `0 0 * * *`: every midnight.
+    pub fn daily() -> Schedule {
+        "0 0 * * *".parse().unwrap_or_else(|_| unreachable!("the daily schedule is valid"))
+    }
+
     /// Whether this is the continuous schedule.
     pub fn is_continuous(&self) -> bool {
         self.text == "* * * * *"

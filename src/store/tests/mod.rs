@@ -2,6 +2,7 @@
 //! real directories with sled.
 
 mod content;
+mod gc;
 mod index;
 mod journal;
 
@@ -59,7 +60,7 @@ fn sys_on(disk: &MemoryDisk) -> Sys {
 }
 
 fn options(path: &Path, index: IndexKind) -> StoreOptions {
-    StoreOptions { index, reserve: Some(1), ..StoreOptions::new(path) }
+    StoreOptions { index, reserve: 1, ..StoreOptions::new(path) }
 }
 
 fn open_memory(disk: &MemoryDisk) -> Result<(Store, Recovery), OpenError> {

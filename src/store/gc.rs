@@ -1,0 +1,555 @@
+//! Garbage collection: content that nothing refers to goes, while pushes and pulls go on.
+//!
+//! A run looks at all rows and files and remembers, in memory, what it finds unreferenced. What
+//! an earlier run of the same process found so too, at least the grace before, is removed, unless
+//! somebody touched it since: rows first, by commands of the writer, then files. So nothing is
+//! ever removed in the first grace after a start, and the wall clock plays no part.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::leases::{short, split_key};
+use super::manifests::{self, ManifestRow};
+use super::outbox::{Origin, OutboxChange, OutboxEntry};
+use super::repositories::BlobLink;
+use super::row::{self, Kind, Row, key, prefix};
+use super::tags::TagRow;
+use super::{Shared, Store, StoreError};
+use crate::sys::spawn;
+use crate::types::digest::Algorithm;
+use crate::types::{Digest, Manifest, RepositoryName, UnixSeconds, media};
+
+/// Digests, eight bytes each, that a look at the rows holds at once. Over it: the look is repeated
+/// for each part of the digests.
+const MARKED_MAX: usize = 262_144;
+/// Unreferenced links, and files, that are remembered between runs. Over it: the rest waits for a
+/// later run.
+const CANDIDATES_MAX: usize = 32_768;
+/// Rows read at a time, and removed in one command.
+const PAGE: usize = 256;
+
+/// What a run may remove.
+#[derive(Clone, Copy, Debug)]
+pub struct GcOptions {
+    /// How long something must have been unreferenced and untouched.
+    pub grace: Duration,
+    /// How long a manifest may stay without a tag, a place in an index, or a subject that exists;
+    /// `None`: for ever.
+    pub untagged: Option<Duration>,
+    /// Remove nothing, only tell.
+    pub dry_run: bool,
+}
+
+/// What a run found and did. With `dry_run` the removed ones are those that would have gone.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct GcReport {
+    /// Nothing was removed; see [`GcOptions::dry_run`].
+    pub dry_run: bool,
+    /// A sync is under way: what it has fetched is not referred to yet, so nothing was removed.
+    pub waits_for_sync: bool,
+    /// Manifests removed because they had no tag for long.
+    pub manifests_removed: u64,
+    /// Links of repositories to blobs that no manifest there names, removed.
+    pub links_removed: u64,
+    /// Files removed.
+    pub blobs_removed: u64,
+    /// Their length, bytes.
+    pub bytes_removed: u64,
+    /// Unreferenced files that have to wait for the grace.
+    pub blobs_waiting: u64,
+    /// Their length, bytes.
+    pub bytes_waiting: u64,
+    /// Files that stay.
+    pub blobs_kept: u64,
+    /// Their length, bytes.
+    pub bytes_kept: u64,
+}
+
+/// What earlier runs found unreferenced, with the monotonic time when each was first found so.
+#[derive(Default)]
+pub(super) struct Candidates(Mutex<Option<Found>>);
+
+#[derive(Default)]
+struct Found {
+    links: BTreeMap<Vec<u8>, Duration>,
+    files: BTreeMap<Digest, Duration>,
+}
+
+/// Since when a manifest has no tag.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+struct Untagged(UnixSeconds);
+
+impl Row for Untagged {
+    const VERSION: u8 = 1;
+}
+
+/// One run.
+struct Run {
+    shared: Arc<Shared>,
+    store: Store,
+    options: GcOptions,
+    started: Duration,
+    report: GcReport,
+}
+
+impl Store {
+    /// Collects garbage. `Conflict` while another run is under way.
+    pub async fn collect_garbage(&self, options: GcOptions) -> Result<GcReport, StoreError> {
+        let shared = self.shared().clone();
+        let taken = shared.garbage.take();
+        let mut found = taken.ok_or_else(|| {
+            StoreError::Conflict("a garbage collection is under way already".to_owned())
+        })?;
+        let held_back = self.sync_under_way()? && !self.below_reserve();
+        let options = GcOptions { dry_run: options.dry_run || held_back, ..options };
+        let started = shared.sys.clock.monotonic();
+        let report =
+            GcReport { dry_run: options.dry_run, waits_for_sync: held_back, ..GcReport::default() };
+        let mut run = Run { shared: shared.clone(), store: self.clone(), options, started, report };
+        let result = run.collect(&mut found).await;
+        shared.garbage.put_back(found);
+        result.map(|()| run.report)
+    }
+
+    /// Whether the sync has fetched what nothing refers to yet, or may have.
+    fn sync_under_way(&self) -> Result<bool, StoreError> {
+        Ok(self.self_config()?.is_some() && (self.reconcile_due()? || !self.inbox(1)?.is_empty()))
+    }
+}
+
+impl Candidates {
+    fn take(&self) -> Option<Found> {
+        let mut cell = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::replace(&mut *cell, None)
+    }
+
+    fn put_back(&self, found: Found) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(found);
+    }
+
+    /// With nothing found.
+    pub(super) fn new() -> Candidates {
+        Candidates(Mutex::new(Some(Found::default())))
+    }
+}
+
+impl Run {
+    async fn collect(&mut self, found: &mut Found) -> Result<(), StoreError> {
+        if let Some(retention) = self.options.untagged {
+            self.remove_untagged(retention).await?;
+        }
+        self.remove_links(found).await?;
+        self.remove_files(found).await?;
+        if !self.options.dry_run {
+            self.shared.leases.forget_before(self.since());
+        }
+        Ok(())
+    }
+
+    /// What was touched from then on is not removed.
+    fn since(&self) -> Duration {
+        self.started.min(self.shared.sys.clock.monotonic().saturating_sub(self.options.grace))
+    }
+
+    fn ripe(&self, first_found: Duration) -> bool {
+        first_found < self.started && self.started - first_found >= self.options.grace
+    }
+
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Store) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let store = self.store.clone();
+        spawn::blocking(move || work(&store)).await
+    }
+
+    /// Removes links that no manifest of their repository uses.
+    async fn remove_links(&mut self, found: &mut Found) -> Result<(), StoreError> {
+        let mut unused = BTreeMap::new();
+        let mut ripe: Vec<(Vec<u8>, Digest)> = Vec::new();
+        let mut after: Option<RepositoryName> = None;
+        loop {
+            let from = after.clone();
+            let names = move |store: &Store| {
+                store.repositories(from.as_ref().map(RepositoryName::as_str), PAGE)
+            };
+            let names = self.blocking(names).await?;
+            let Some(last) = names.last() else { break };
+            after = Some(last.clone());
+            for name in names {
+                for (key, digest) in self.blocking(move |store| unused_links(store, &name)).await? {
+                    let first = found.links.get(&key).copied().unwrap_or(self.started);
+                    if unused.len() >= CANDIDATES_MAX {
+                        break;
+                    }
+                    if self.ripe(first) {
+                        ripe.push((key.clone(), digest));
+                    }
+                    unused.insert(key, first);
+                }
+            }
+        }
+        for batch in ripe.chunks(PAGE) {
+            self.report.links_removed += match self.options.dry_run {
+                true => batch.len() as u64,
+                false => self.unlink(batch.to_vec()).await?,
+            };
+        }
+        found.links = unused;
+        Ok(())
+    }
+
+    async fn unlink(&self, links: Vec<(Vec<u8>, Digest)>) -> Result<u64, StoreError> {
+        let (shared, since) = (self.shared.clone(), self.since());
+        self.store
+            .commit(move |txn| {
+                let mut removed = 0;
+                for (key, digest) in links {
+                    // A push that uses the link was noted before this command ran.
+                    if !shared.leases.held(&digest, since) && txn.get::<BlobLink>(&key)?.is_some() {
+                        txn.delete(key);
+                        removed += 1;
+                    }
+                }
+                Ok(removed)
+            })
+            .await
+    }
+
+    /// Removes files that no row refers to.
+    async fn remove_files(&mut self, found: &mut Found) -> Result<(), StoreError> {
+        let unused: Arc<BTreeMap<Vec<u8>, Duration>> = Arc::new(std::mem::take(&mut found.links));
+        let mut unreferenced = BTreeMap::new();
+        let (mut part, mut parts) = (0, 1);
+        while part < parts {
+            let links = unused.clone();
+            let marked = self.blocking(move |store| marked(store, &links, part, parts)).await?;
+            let Some(marked) = marked else {
+                // Too many digests: in smaller parts, from the start.
+                (part, parts) = (0, parts * 2);
+                unreferenced.clear();
+                self.report = GcReport { blobs_kept: 0, bytes_kept: 0, ..self.report };
+                continue;
+            };
+            let shared = self.shared.clone();
+            let files = self.blocking(move |_| files(&shared, &marked, part, parts)).await?;
+            self.report.blobs_kept += files.kept;
+            self.report.bytes_kept += files.bytes_kept;
+            unreferenced.extend(files.unreferenced);
+            part += 1;
+        }
+        found.links = Arc::unwrap_or_clone(unused);
+        let mut kept = BTreeMap::new();
+        for (digest, bytes) in unreferenced {
+            let first = found.files.get(&digest).copied().unwrap_or(self.started);
+            if self.ripe(first) && self.remove_file(&digest).await? {
+                self.report.blobs_removed += 1;
+                self.report.bytes_removed += bytes;
+                if !self.options.dry_run {
+                    continue;
+                }
+            } else {
+                self.report.blobs_waiting += 1;
+                self.report.bytes_waiting += bytes;
+            }
+            if kept.len() < CANDIDATES_MAX {
+                kept.insert(digest, first);
+            }
+        }
+        found.files = kept;
+        Ok(())
+    }
+
+    /// Whether the file went, or with a dry run would have gone.
+    async fn remove_file(&self, digest: &Digest) -> Result<bool, StoreError> {
+        let (shared, since) = (self.shared.clone(), self.since());
+        if self.options.dry_run {
+            return Ok(!shared.leases.held(digest, since));
+        }
+        let digest = digest.clone();
+        // On the writer: a command that refers to the content was noted before, or comes after
+        // and finds the file gone. The length of the file must not hold others up, so it is moved
+        // away first.
+        let moved = self.store.commit(move |_| {
+            let aside = shared.layout.uploads().join(format!("{}.put", shared.sys.rng.uuid()));
+            let path = shared.layout.blob(&digest);
+            let moved =
+                shared.leases.unless_held(&digest, since, || shared.disk.rename(&path, &aside));
+            match moved {
+                None => Ok(None),
+                Some(Ok(())) => Ok(Some(aside)),
+                Some(Err(error)) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+                Some(Err(error)) => Err(error.into()),
+            }
+        });
+        let Some(aside) = moved.await? else { return Ok(false) };
+        let shared = self.shared.clone();
+        self.blocking(move |_| Ok(shared.disk.remove(&aside)?)).await?;
+        Ok(true)
+    }
+
+    /// Removes manifests that have been without a tag for long, and remembers since when others
+    /// have been.
+    async fn remove_untagged(&mut self, retention: Duration) -> Result<(), StoreError> {
+        let now = self.shared.sys.clock.wall_or_floor();
+        let mut after: Option<RepositoryName> = None;
+        loop {
+            let from = after.clone();
+            let names = move |store: &Store| {
+                store.repositories(from.as_ref().map(RepositoryName::as_str), PAGE)
+            };
+            let names = self.blocking(names).await?;
+            let Some(last) = names.last() else { return Ok(()) };
+            after = Some(last.clone());
+            for name in names {
+                let repository = name.clone();
+                let untagged =
+                    self.blocking(move |store| untagged_manifests(store, &repository)).await?;
+                for (digest, since) in untagged {
+                    let due = since.is_some_and(|at| now.since(at) >= retention.as_secs());
+                    if due && (self.options.dry_run || self.remove_manifest(&name, &digest).await?)
+                    {
+                        self.report.manifests_removed += 1;
+                    } else if since.is_none() && !self.options.dry_run {
+                        let key = untagged_key(&name, &digest);
+                        self.store.commit(move |txn| txn.put(key, &Untagged(now))).await?;
+                    }
+                }
+            }
+        }
+    }
+
+    async fn remove_manifest(
+        &self,
+        repository: &RepositoryName,
+        digest: &Digest,
+    ) -> Result<bool, StoreError> {
+        let (shared, since) = (self.shared.clone(), self.since());
+        let (repository, digest) = (repository.clone(), digest.clone());
+        self.store
+            .commit(move |txn| {
+                if shared.leases.held(&digest, since) {
+                    return Ok(false);
+                }
+                txn.delete(untagged_key(&repository, &digest));
+                match manifests::remove(txn, &repository, &digest, &Origin::Client) {
+                    Ok(()) => Ok(true),
+                    Err(StoreError::NotFound) => Ok(false),
+                    Err(error) => Err(error),
+                }
+            })
+            .await
+    }
+}
+
+fn untagged_key(repository: &RepositoryName, digest: &Digest) -> Vec<u8> {
+    key(Kind::Untagged, &[repository.as_str().as_bytes(), &digest.to_key()])
+}
+
+/// Calls `each` for every row under `start`, in key order.
+fn for_each(
+    store: &Store,
+    start: &[u8],
+    mut each: impl FnMut(Vec<u8>, &[u8]) -> Result<(), StoreError>,
+) -> Result<(), StoreError> {
+    let mut after: Option<Vec<u8>> = None;
+    loop {
+        let page = store.look_up(|index| index.scan(start, after.as_deref(), PAGE))?;
+        let Some((last, _)) = page.last() else { return Ok(()) };
+        after = Some(last.clone());
+        for (key, row) in page {
+            each(key, &row)?;
+        }
+    }
+}
+
+fn sorted(mut digests: Vec<u64>) -> Vec<u64> {
+    digests.sort_unstable();
+    digests.dedup();
+    digests
+}
+
+/// Links of a repository that none of its manifests uses.
+fn unused_links(
+    store: &Store,
+    repository: &RepositoryName,
+) -> Result<Vec<(Vec<u8>, Digest)>, StoreError> {
+    let name = repository.as_str().as_bytes();
+    let mut used = Vec::new();
+    for_each(store, &prefix(Kind::Manifest, &[name]), |_, row| {
+        used.extend(row::decode::<ManifestRow>(row)?.blobs.iter().map(short));
+        if used.len() > MARKED_MAX {
+            used = sorted(std::mem::take(&mut used));
+        }
+        Ok(())
+    })?;
+    let used = sorted(used);
+    let mut unused = Vec::new();
+    for_each(store, &prefix(Kind::Blob, &[name]), |key, _| {
+        if let Some((_, digest)) = split_key(&key)
+            && used.binary_search(&short(&digest)).is_err()
+            && unused.len() < CANDIDATES_MAX
+        {
+            unused.push((key, digest));
+        }
+        Ok(())
+    })?;
+    Ok(unused)
+}
+
+/// Manifests of a repository that no tag, index or subject keeps, with since when, if a run has
+/// seen it before. What has become of use again is forgotten.
+fn untagged_manifests(
+    store: &Store,
+    repository: &RepositoryName,
+) -> Result<Vec<(Digest, Option<UnixSeconds>)>, StoreError> {
+    let name = repository.as_str().as_bytes();
+    let mut kept = Vec::new();
+    for_each(store, &prefix(Kind::Tag, &[name]), |_, row| {
+        kept.push(short(&row::decode::<TagRow>(row)?.digest));
+        Ok(())
+    })?;
+    for_each(store, &prefix(Kind::Manifest, &[name]), |_, row| {
+        kept.extend(row::decode::<ManifestRow>(row)?.children.iter().map(short));
+        Ok(())
+    })?;
+    let kept = sorted(kept);
+    let mut untagged = Vec::new();
+    for_each(store, &prefix(Kind::Manifest, &[name]), |key, row| {
+        let Some((_, digest)) = split_key(&key) else { return Ok(()) };
+        let subject = row::decode::<ManifestRow>(row)?.subject;
+        let refers = match subject {
+            Some(subject) => store.manifest(repository, &subject)?.is_some(),
+            None => false,
+        };
+        if !refers && kept.binary_search(&short(&digest)).is_err() {
+            let since = store.get::<Untagged>(&untagged_key(repository, &digest))?;
+            untagged.push((digest, since.map(|row| row.0)));
+        } else if store.get::<Untagged>(&untagged_key(repository, &digest))?.is_some() {
+            let key = untagged_key(repository, &digest);
+            smol::block_on(store.commit(move |txn| {
+                txn.delete(key);
+                Ok(())
+            }))?;
+        }
+        Ok(())
+    })?;
+    Ok(untagged)
+}
+
+/// Whether a digest belongs to this part of all digests.
+fn in_part(digest: u64, part: u64, parts: u64) -> bool {
+    digest % parts == part
+}
+
+/// The digests that rows refer to, of one part; `None` when they are too many.
+fn marked(
+    store: &Store,
+    unused: &BTreeMap<Vec<u8>, Duration>,
+    part: u64,
+    parts: u64,
+) -> Result<Option<Vec<u64>>, StoreError> {
+    let mut marked = Vec::new();
+    let mut full = false;
+    for kind in [Kind::Blob, Kind::Manifest] {
+        for_each(store, &prefix(kind, &[]), |key, _| {
+            if full || unused.contains_key(&key) {
+                return Ok(());
+            }
+            let Some((_, digest)) = split_key(&key) else { return Ok(()) };
+            if in_part(short(&digest), part, parts) {
+                marked.push(short(&digest));
+            }
+            if marked.len() > MARKED_MAX {
+                marked = sorted(std::mem::take(&mut marked));
+                full = marked.len() > MARKED_MAX / 2;
+            }
+            Ok(())
+        })?;
+    }
+    if full {
+        return Ok(None);
+    }
+    for (_, entry) in store.outbox(usize::MAX)? {
+        pin(store, &entry, &mut marked)?;
+    }
+    for (_, letter) in store.dead_letters(usize::MAX)? {
+        pin(store, &letter.entry, &mut marked)?;
+    }
+    Ok(Some(sorted(marked)))
+}
+
+/// Marks what a change on its way up brings along, also when the manifest is gone here.
+fn pin(store: &Store, entry: &OutboxEntry, marked: &mut Vec<u64>) -> Result<(), StoreError> {
+    let digest = match &entry.change {
+        OutboxChange::Tag { digest, .. } => digest.clone(),
+        OutboxChange::ManifestAdded { digest } => Some(digest.clone()),
+        OutboxChange::ManifestDeleted { .. } => None,
+    };
+    let mut open: Vec<Digest> = digest.into_iter().collect();
+    while let Some(digest) = open.pop() {
+        if marked.contains(&short(&digest)) && store.manifest(&entry.repository, &digest)?.is_some()
+        {
+            continue;
+        }
+        marked.push(short(&digest));
+        let bytes = match super::blobs::read(store.shared(), &digest) {
+            Ok(Some(bytes)) => bytes,
+            // What is not here, or is damaged, brings nothing along.
+            Ok(None) | Err(StoreError::Corrupt(_) | StoreError::Invalid(_)) => continue,
+            Err(error) => return Err(error),
+        };
+        // Its row, which knew the type, is gone: whatever it may be.
+        for media_type in [None, Some(media::OCI_MANIFEST), Some(media::OCI_INDEX)] {
+            let Ok(manifest) = Manifest::parse(media_type, &bytes) else { continue };
+            let blobs = manifest.config.iter().chain(&manifest.layers);
+            marked.extend(blobs.map(|descriptor| short(&descriptor.digest)));
+            open.extend(manifest.children.iter().map(|child| child.digest.clone()));
+        }
+    }
+    Ok(())
+}
+
+/// The files of one part of all digests.
+#[derive(Default)]
+struct Files {
+    kept: u64,
+    bytes_kept: u64,
+    unreferenced: Vec<(Digest, u64)>,
+}
+
+fn files(shared: &Shared, marked: &[u64], part: u64, parts: u64) -> Result<Files, StoreError> {
+    let mut files = Files::default();
+    for algorithm in [Algorithm::Sha256, Algorithm::Sha512] {
+        let top = shared.layout.blobs(algorithm);
+        if !shared.disk.exists(&top)? {
+            continue;
+        }
+        for fan_out in shared.disk.list(&top)? {
+            let directory = top.join(&fan_out.name);
+            for entry in shared.disk.list(&directory)? {
+                let name = format!("{}:{}", algorithm.name(), entry.name);
+                let Ok(digest) = name.parse::<Digest>() else { continue };
+                if !in_part(short(&digest), part, parts) {
+                    continue;
+                }
+                let bytes = match shared.disk.file_len(&directory.join(&entry.name)) {
+                    Ok(bytes) => bytes,
+                    Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+                    Err(error) => return Err(error.into()),
+                };
+                if marked.binary_search(&short(&digest)).is_ok() {
+                    files.kept += 1;
+                    files.bytes_kept += bytes;
+                } else if files.unreferenced.len() < CANDIDATES_MAX {
+                    files.unreferenced.push((digest, bytes));
+                }
+            }
+        }
+    }
+    Ok(files)
+}

@@ -1,0 +1,331 @@
+//! Garbage collection against pushes, heads, mounts, syncs and restarts.
+
+use std::sync::atomic::AtomicU64;
+
+use super::*;
+use crate::store::gc::{GcOptions, GcReport};
+use crate::store::manifests::testing::child;
+use crate::store::outbox::Origin;
+use crate::types::digest::Algorithm;
+use crate::types::{Manifest, Tag, UnixSeconds, media};
+
+const HOUR: Duration = Duration::from_secs(3600);
+const OPTIONS: GcOptions = GcOptions { grace: HOUR, untagged: None, dry_run: false };
+
+/// A clock that the test moves; the wall clock jumps about.
+#[derive(Default)]
+struct Hands {
+    seconds: AtomicU64,
+    wall: AtomicU64,
+}
+
+impl Hands {
+    fn pass(&self, time: Duration) {
+        self.seconds.fetch_add(time.as_secs(), Ordering::Relaxed);
+    }
+}
+
+impl Clock for Hands {
+    fn wall(&self) -> Option<UnixSeconds> {
+        Some(UnixSeconds(self.wall.load(Ordering::Relaxed)))
+    }
+
+    fn monotonic(&self) -> Duration {
+        Duration::from_secs(self.seconds.load(Ordering::Relaxed))
+    }
+}
+
+struct Bench {
+    store: Store,
+    hands: Arc<Hands>,
+    disk: MemoryDisk,
+}
+
+impl Bench {
+    fn new() -> Bench {
+        Bench::on(MemoryDisk::new())
+    }
+
+    fn on(disk: MemoryDisk) -> Bench {
+        let hands = Arc::new(Hands::default());
+        let sys = Sys { clock: hands.clone(), ..sys_on(&disk) };
+        let store = Store::open(sys, options(Path::new("/s"), IndexKind::Map)).unwrap().0;
+        Bench { store, hands, disk }
+    }
+
+    fn gc(&self) -> GcReport {
+        block_on(self.store.collect_garbage(OPTIONS)).unwrap()
+    }
+
+    /// A run now and one when all grace is over; what the second did.
+    fn gc_twice(&self) -> GcReport {
+        self.hands.pass(2 * HOUR);
+        self.gc();
+        self.hands.pass(2 * HOUR);
+        self.gc()
+    }
+
+    fn has(&self, digest: &Digest) -> bool {
+        self.disk.exists(&Layout::new("/s").blob(digest)).unwrap()
+    }
+}
+
+fn name(text: &str) -> RepositoryName {
+    text.parse().unwrap()
+}
+
+fn digest_of(bytes: &[u8]) -> Digest {
+    let hash = ring::digest::digest(&ring::digest::SHA256, bytes);
+    Digest::from_raw(Algorithm::Sha256, hash.as_ref()).unwrap()
+}
+
+/// Stores a blob and links it.
+fn blob(store: &Store, repository: &str, bytes: &[u8]) -> Digest {
+    let digest = digest_of(bytes);
+    block_on(store.blob_put(&digest, bytes.to_vec())).unwrap();
+    block_on(store.link_blob(&name(repository), &digest, bytes.len() as u64)).unwrap();
+    digest
+}
+
+/// Puts an image of these layers; its digest, or what is missing.
+fn image(
+    store: &Store,
+    repository: &str,
+    layers: &[Digest],
+    tags: &[&str],
+) -> Result<Digest, PutOutcome> {
+    let layers: Vec<String> = layers
+        .iter()
+        .map(|layer| format!(r#"{{"mediaType":"application/y","digest":"{layer}","size":1}}"#))
+        .collect();
+    let text = format!(
+        r#"{{"schemaVersion":2,"config":{0},"layers":[{1}]}}"#,
+        layers[0],
+        layers.join(",")
+    );
+    let digest = digest_of(text.as_bytes());
+    block_on(store.blob_put(&digest, text.clone().into_bytes())).unwrap();
+    let put = PutManifest {
+        digest: digest.clone(),
+        media_type: media::OCI_MANIFEST.to_owned(),
+        bytes_len: text.len() as u64,
+        parsed: Manifest::parse(Some(media::OCI_MANIFEST), text.as_bytes()).unwrap(),
+        tags: tags.iter().map(|tag| tag.parse().unwrap()).collect(),
+        precondition: Precondition::None,
+        content_required: true,
+        origin: Origin::Client,
+    };
+    match block_on(store.put_manifest(&name(repository), put)).unwrap() {
+        PutOutcome::Stored => Ok(digest),
+        missing => Err(missing),
+    }
+}
+
+fn delete(store: &Store, repository: &str, digest: &Digest) {
+    block_on(store.delete_manifest(&name(repository), digest, &Origin::Client)).unwrap();
+}
+
+#[test]
+fn f141_unreferenced_content_goes_after_the_grace_and_the_rest_stays() {
+    let bench = Bench::new();
+    let store = &bench.store;
+    let (shared, own) = (blob(store, "app", b"shared"), blob(store, "app", b"own"));
+    let first = image(store, "app", std::slice::from_ref(&shared), &["v1"]).unwrap();
+    let second = image(store, "app", &[shared.clone(), own.clone()], &["v2"]).unwrap();
+    assert_eq!(bench.gc_twice().blobs_removed, 0);
+    delete(store, "app", &second);
+    let report = bench.gc();
+    assert_eq!((report.blobs_removed, report.blobs_waiting), (0, 2), "{report:?}");
+    assert!(bench.has(&own) && bench.has(&second));
+    bench.hands.pass(HOUR / 2);
+    assert_eq!(bench.gc().blobs_removed, 0, "the grace is not over");
+    bench.hands.pass(HOUR);
+    let dry = block_on(store.collect_garbage(GcOptions { dry_run: true, ..OPTIONS })).unwrap();
+    assert_eq!((dry.blobs_removed, dry.links_removed), (2, 1), "{dry:?}");
+    assert!(bench.has(&own), "a dry run removes nothing");
+    let report = bench.gc();
+    assert_eq!((report.blobs_removed, report.links_removed), (2, 1), "{report:?}");
+    assert_eq!((report.blobs_kept, report.blobs_waiting), (2, 0));
+    assert!(!bench.has(&own) && !bench.has(&second));
+    assert!(bench.has(&shared) && bench.has(&first));
+    assert!(!store.blob_linked(&name("app"), &own).unwrap());
+    assert!(store.blob_linked(&name("app"), &shared).unwrap());
+    assert_eq!(bench.disk.list(&Layout::new("/s").uploads()).unwrap(), [], "nothing lies about");
+}
+
+#[test]
+fn nothing_goes_in_the_first_grace_after_a_start() {
+    let disk = MemoryDisk::new();
+    let digest = {
+        let bench = Bench::on(disk.clone());
+        let digest = blob(&bench.store, "app", b"own");
+        bench.hands.pass(2 * HOUR);
+        bench.gc();
+        block_on(bench.store.close()).unwrap();
+        digest
+    };
+    let bench = Bench::on(disk);
+    bench.hands.pass(2 * HOUR);
+    assert_eq!(bench.gc().blobs_removed, 0, "the mark before the restart does not count");
+    assert!(bench.has(&digest));
+    bench.hands.wall.store(4_000_000_000, Ordering::Relaxed);
+    assert_eq!(bench.gc().blobs_removed, 0, "nor does the wall clock");
+    bench.hands.pass(2 * HOUR);
+    assert_eq!(bench.gc().blobs_removed, 1);
+}
+
+#[test]
+fn whoever_looked_at_content_can_still_refer_to_it() {
+    let bench = Bench::new();
+    let store = &bench.store;
+    let (head, mount) = (blob(store, "app", b"head"), blob(store, "app", b"mount"));
+    let (pushed, lost) = (blob(store, "app", b"pushed again"), blob(store, "app", b"lost"));
+    bench.hands.pass(2 * HOUR);
+    bench.gc();
+    bench.hands.pass(2 * HOUR);
+    // As HEAD, mount and a push of what is there already do.
+    assert!(store.blob_linked(&name("app"), &head).unwrap());
+    assert!(block_on(store.mount_blob(&name("app"), &name("other"), &mount)).unwrap());
+    blob(store, "app", b"pushed again");
+    let report = bench.gc();
+    assert_eq!((report.blobs_removed, report.links_removed), (1, 1), "{report:?}");
+    assert!(!bench.has(&lost));
+    bench.hands.pass(HOUR / 2);
+    image(store, "app", &[head, pushed], &["v1"]).unwrap();
+    image(store, "other", std::slice::from_ref(&mount), &["v1"]).unwrap();
+    let report = bench.gc_twice();
+    assert_eq!(report.links_removed + report.blobs_removed, 0, "the marks were overtaken");
+    assert_eq!(bench.gc_twice().blobs_kept, 5);
+    assert_eq!(store.blob_linked(&name("app"), &mount), Ok(false), "the source's link went");
+}
+
+#[test]
+fn what_waits_for_the_parent_is_pinned() {
+    let bench = Bench::new();
+    let store = &bench.store;
+    let layer = blob(store, "app", b"layer");
+    let manifest = image(store, "app", std::slice::from_ref(&layer), &["v1"]).unwrap();
+    let entry = outbox::OutboxEntry {
+        id: match child(1) {
+            Origin::Child(id) => id,
+            _ => unreachable!(),
+        },
+        repository: name("app"),
+        change: outbox::OutboxChange::ManifestAdded { digest: manifest.clone() },
+    };
+    let letter = outbox::DeadLetter { entry, reason: "no".to_owned(), at: UnixSeconds(1) };
+    let letter_key = row::key(row::Kind::DeadLetter, &[&1_u64.to_be_bytes()]);
+    let kept = letter_key.clone();
+    block_on(store.commit(move |txn| txn.put(kept, &letter))).unwrap();
+    delete(store, "app", &manifest);
+    assert_eq!(bench.gc_twice().blobs_removed, 0);
+    assert!(bench.has(&layer) && bench.has(&manifest));
+    block_on(store.commit(move |txn| {
+        txn.delete(letter_key);
+        Ok(())
+    }))
+    .unwrap();
+    assert_eq!(bench.gc_twice().blobs_removed, 2);
+}
+
+#[test]
+fn manifests_without_a_tag_go_when_the_policy_says_so() {
+    let bench = Bench::new();
+    let store = &bench.store;
+    let layer = blob(store, "app", b"layer");
+    let tagged = image(store, "app", std::slice::from_ref(&layer), &["v1"]).unwrap();
+    let loose = image(store, "app", &[layer.clone(), layer.clone()], &[]).unwrap();
+    let policy = GcOptions { untagged: Some(24 * HOUR), ..OPTIONS };
+    let gc = |options| block_on(store.collect_garbage(options)).unwrap().manifests_removed;
+    let day = |n: u64| {
+        bench.hands.wall.store(n * 86_400, Ordering::Relaxed);
+        bench.hands.pass(24 * HOUR);
+    };
+    day(10);
+    assert_eq!((gc(policy), gc(policy)), (0, 0), "seen for the first time");
+    // A tag for a while starts the time anew.
+    let tag: Tag = "v2".parse().unwrap();
+    let (app, none) = (name("app"), Precondition::None);
+    block_on(store.set_tag(&app, &tag, &loose, none.clone(), &Origin::Client)).unwrap();
+    day(12);
+    assert_eq!(gc(policy), 0);
+    block_on(store.delete_tag(&app, &tag, none, &Origin::Client)).unwrap();
+    day(14);
+    assert_eq!(gc(policy), 0);
+    day(15);
+    assert_eq!(gc(OPTIONS), 0, "without the policy nothing goes");
+    assert_eq!(gc(policy), 1);
+    assert!(store.manifest(&app, &tagged).unwrap().is_some());
+    assert!(store.manifest(&app, &loose).unwrap().is_none());
+    assert!(rows_of_kind(store, row::Kind::Untagged) == 0, "the note goes with the manifest");
+}
+
+fn rows_of_kind(store: &Store, kind: row::Kind) -> usize {
+    store.look_up(|index| index.scan(&[kind as u8], None, usize::MAX)).unwrap().len()
+}
+
+#[test]
+fn f141_ten_thousand_pushes_against_collections_back_to_back_lose_nothing() {
+    let disk = MemoryDisk::new();
+    let store = Store::open(sys_on(&disk), options(Path::new("/s"), IndexKind::Map)).unwrap().0;
+    let grace = Duration::from_millis(30);
+    let done = Arc::new(AtomicBool::new(false));
+    let collector = {
+        let (store, done) = (store.clone(), done.clone());
+        #[allow(clippy::disallowed_methods, reason = "a test makes its own threads")]
+        std::thread::spawn(move || {
+            let (mut removed, mut runs) = (0, 0);
+            while !done.load(Ordering::Relaxed) {
+                let report =
+                    block_on(store.collect_garbage(GcOptions { grace, ..OPTIONS })).unwrap();
+                removed += report.blobs_removed;
+                runs += 1;
+            }
+            (removed, runs)
+        })
+    };
+    let mut live: std::collections::VecDeque<(Digest, Vec<Digest>)> = Default::default();
+    let mut retried = 0;
+    for number in 0..10_000_u32 {
+        // Layers come back after they became garbage.
+        let layers = [format!("own {}", number % 500), format!("base {}", number % 7)];
+        let tag = format!("t{}", number % 40);
+        let (manifest, layers) = loop {
+            let layers = layers.each_ref().map(|layer| blob(&store, "app", layer.as_bytes()));
+            match image(&store, "app", &layers, &[&tag]) {
+                Ok(manifest) => break (manifest, layers.to_vec()),
+                // A push slower than the grace is told that it must send the layer again.
+                Err(PutOutcome::BlobMissing(_)) => retried += 1,
+                Err(other) => panic!("{other:?}"),
+            }
+        };
+        live.retain(|(digest, _)| *digest != manifest);
+        live.push_back((manifest, layers));
+        if live.len() > 40 {
+            let (old, _) = live.pop_front().unwrap();
+            delete(&store, "app", &old);
+        }
+        if number % 499 == 0 {
+            check(&store, &live);
+        }
+    }
+    check(&store, &live);
+    done.store(true, Ordering::Relaxed);
+    let (removed, runs) = collector.join().unwrap();
+    check(&store, &live);
+    assert!(removed > 0 && runs > 10, "{removed} files went in {runs} runs");
+    assert!(retried < 100, "{retried} pushes had to be repeated");
+}
+
+fn check<'a>(store: &Store, live: impl IntoIterator<Item = &'a (Digest, Vec<Digest>)>) {
+    for (manifest, layers) in live {
+        assert!(store.manifest(&name("app"), manifest).unwrap().is_some());
+        for digest in layers.iter().chain([manifest]) {
+            let bytes = block_on(store.blob_read(digest)).unwrap();
+            assert!(bytes.is_some(), "{digest} was lost");
+        }
+        for layer in layers {
+            assert!(store.blob_linked(&name("app"), layer).unwrap());
+        }
+    }
+}
