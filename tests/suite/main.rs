@@ -18,6 +18,7 @@ mod bad_input;
 mod board;
 mod clients;
 mod demo;
+mod oci;
 mod repo;
 mod schedule;
 mod sync;
