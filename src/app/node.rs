@@ -84,6 +84,7 @@ impl Node {
         let options = StoreOptions {
             // Never more than 5 % of the disk, whatever is configured.
             reserve: Some(config.storage.reserve.0).filter(|bytes| *bytes != DEFAULT_RESERVE),
+            uploads: config.limits.uploads,
             ..StoreOptions::new(&config.storage.state_dir)
         };
         let seams = sys.clone();

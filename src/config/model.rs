@@ -7,8 +7,8 @@ use std::time::Duration;
 use log::LevelFilter;
 
 use super::value::ByteSize;
-use crate::types::{Namespace, Role};
 use crate::types::limits::{BLOCKING_THREADS, CONNECTIONS_MAX, UPLOADS_MAX};
+use crate::types::{Namespace, Role};
 
 /// A text that must not be shown: it has no `Debug`, and is printed nowhere.
 #[derive(Clone, PartialEq, Eq, Default)]

@@ -68,7 +68,7 @@ use uploads::Uploads;
 use writer::{Job, Message, Sizes, Writer};
 
 use crate::sys::{Disk, MemoryDisk, Sys};
-use crate::types::limits::{SEGMENT_BYTES, WRITER_QUEUE_MAX};
+use crate::types::limits::{SEGMENT_BYTES, UPLOADS_MAX, WRITER_QUEUE_MAX};
 
 /// A checkpoint is not worth its writes before the journal has grown by this, bytes.
 const CHECKPOINT_BYTES_MIN: u64 = 4 * 1024 * 1024;
@@ -83,6 +83,8 @@ pub struct StoreOptions {
     /// Free space below which pushes are refused, bytes; `None`: 64 MiB or 5 % of the file
     /// system, whichever is less.
     pub reserve: Option<u64>,
+    /// Most unfinished pushes; over it a start is `Unavailable`.
+    pub uploads: usize,
     /// Whether segments are kept for children that follow the feed.
     pub retain_for_children: bool,
     /// What answers look-ups.
@@ -101,6 +103,7 @@ impl StoreOptions {
         StoreOptions {
             state_dir: state_dir.to_owned(),
             reserve: None,
+            uploads: UPLOADS_MAX,
             retain_for_children: false,
             index: IndexKind::Sled,
             segment_bytes: SEGMENT_BYTES,
@@ -140,6 +143,7 @@ struct Shared {
     feed: Feed,
     segments: Segments,
     uploads: Uploads,
+    uploads_max: usize,
     fan_out: FanOut,
     space: SpaceCheck,
     retain: AtomicBool,
@@ -182,6 +186,7 @@ impl Store {
             healing: AtomicBool::new(false),
             segments: segments.clone(),
             uploads,
+            uploads_max: options.uploads,
             fan_out: FanOut::default(),
             space: SpaceCheck::new(options.reserve),
             retain: AtomicBool::new(options.retain_for_children),
@@ -225,6 +230,7 @@ impl Store {
             healing: AtomicBool::new(false),
             segments: Segments::default(),
             uploads: Uploads::default(),
+            uploads_max: UPLOADS_MAX,
             fan_out: FanOut::default(),
             space: SpaceCheck::new(None),
             retain: AtomicBool::new(false),

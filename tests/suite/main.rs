@@ -18,6 +18,8 @@ mod bad_input;
 mod board;
 mod clients;
 mod demo;
+mod hostile;
+mod mirror;
 mod oci;
 mod repo;
 mod schedule;

@@ -223,11 +223,12 @@ fn f152_blobs_are_pushed_in_chunks_and_streams() {
     let mut registry = Registry::new();
     let content = noise(30, 5000);
     let location = registry.start("a");
-    let send = |registry: &Registry, method: &str, target: &str, range: Option<&str>, part: &[u8]| {
-        let mut headers = vec![OCTETS];
-        headers.extend(range.map(|range| ("content-range", range)));
-        registry.ask(method, target, &headers, part)
-    };
+    let send =
+        |registry: &Registry, method: &str, target: &str, range: Option<&str>, part: &[u8]| {
+            let mut headers = vec![OCTETS];
+            headers.extend(range.map(|range| ("content-range", range)));
+            registry.ask(method, target, &headers, part)
+        };
     let status = registry.get(&location);
     assert_eq!((status.status, status.header("range")), (204, Some("0-0")));
     let answer = send(&registry, "PATCH", &location, Some("0-1999"), &content[..2000]);
@@ -494,9 +495,8 @@ fn f157_tags_and_manifests_are_deleted() {
     for tag in ["v1", "v2", "v3"] {
         registry.push(&image, "a", tag);
     }
-    let delete = |reference: &str| {
-        registry.ask("DELETE", &format!("/v2/a/manifests/{reference}"), &[], b"")
-    };
+    let delete =
+        |reference: &str| registry.ask("DELETE", &format!("/v2/a/manifests/{reference}"), &[], b"");
     assert_eq!(delete("v1").status, 202);
     refused(&delete("v1"), 404, "MANIFEST_UNKNOWN", "not_found");
     let by_digest = format!("/v2/a/manifests/{}", image.digest());

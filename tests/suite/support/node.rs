@@ -16,6 +16,7 @@ pub struct Node {
     /// host:port where children connect.
     pub gateway: String,
     names: Option<(String, String)>,
+    registry: String,
     extra: String,
     parent: Option<String>,
     faketime: Option<String>,
@@ -60,6 +61,12 @@ impl Node {
         self.extra.push_str(text);
     }
 
+    /// A line for the section `[registry]`.
+    pub fn know_as(&mut self, line: &str) {
+        self.registry.push_str(line);
+        self.registry.push('\n');
+    }
+
     /// A root with more configuration, started.
     pub fn root_with(extra: &str) -> Node {
         let mut node = Node::new_root(extra);
@@ -74,6 +81,7 @@ impl Node {
             login: format!("127.0.0.1:{login}"),
             gateway: format!("127.0.0.1:{gateway}"),
             names: None,
+            registry: String::new(),
             extra: extra.to_owned(),
             parent: None,
             faketime: None,
@@ -89,6 +97,7 @@ impl Node {
             login: login.clone(),
             gateway: login,
             names: None,
+            registry: String::new(),
             extra: String::new(),
             parent: Some(connection_string.to_owned()),
             faketime: None,
@@ -123,6 +132,7 @@ impl Node {
         match &self.parent {
             None => {
                 text.push_str("[registry]\nname = \"testreg\"\n");
+                text.push_str(&self.registry);
                 if let Some((login, gateway)) = &self.names {
                     text.push_str(&format!("login_server = \"{login}\"\n"));
                     text.push_str(&format!("gateway_server = \"{gateway}\"\n"));
@@ -213,6 +223,38 @@ impl Node {
             let _ = child.kill();
             let _ = child.wait();
         }
+    }
+
+    /// The process, while it runs.
+    pub fn pid(&self) -> u32 {
+        self.child.as_ref().expect("running").id()
+    }
+
+    /// Stops the process where it stands: its sockets stay open and nobody answers.
+    pub fn freeze(&self) {
+        let pid = self.pid().to_string();
+        assert!(Command::new("kill").args(["-STOP", &pid]).status().unwrap().success());
+    }
+
+    /// Lets a frozen process go on.
+    pub fn thaw(&self) {
+        let pid = self.pid().to_string();
+        assert!(Command::new("kill").args(["-CONT", &pid]).status().unwrap().success());
+    }
+
+    /// Largest resident memory so far, KiB.
+    pub fn peak_rss_kib(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse().unwrap()
+    }
+
+    /// A counter of `/metrics`.
+    pub fn metric(&self, name: &str) -> u64 {
+        let answer = http::send(&self.login, "GET", "/metrics", &[], b"").unwrap();
+        let text = String::from_utf8(answer.body).unwrap();
+        let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        value.unwrap_or_else(|| panic!("no {name} in {text}")).parse().unwrap()
     }
 
     /// SIGTERM, and wait.
