@@ -19,6 +19,7 @@ mod board;
 mod clients;
 mod demo;
 mod hostile;
+mod matrix;
 mod mirror;
 mod oci;
 mod repo;

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
+use super::authority::Authority;
 use super::{TempDir, eventually, http};
 
 pub const BINARY: &str = env!("CARGO_BIN_EXE_skerry");
@@ -16,6 +17,7 @@ pub struct Node {
     /// host:port where children connect.
     pub gateway: String,
     names: Option<(String, String)>,
+    tls: Option<String>,
     registry: String,
     extra: String,
     parent: Option<String>,
@@ -51,6 +53,14 @@ impl Node {
         node
     }
 
+    /// Listens with TLS too, with this certificate; the address.
+    pub fn with_tls(&mut self, authority: &Authority) -> String {
+        let address = format!("127.0.0.1:{}", free_port());
+        self.tls = Some(address.clone());
+        self.extra.push_str(&authority.section());
+        address
+    }
+
     /// Turns a node that was not started into a root.
     pub fn make_root(&mut self) {
         self.parent = None;
@@ -81,6 +91,7 @@ impl Node {
             login: format!("127.0.0.1:{login}"),
             gateway: format!("127.0.0.1:{gateway}"),
             names: None,
+            tls: None,
             registry: String::new(),
             extra: extra.to_owned(),
             parent: None,
@@ -97,6 +108,7 @@ impl Node {
             login: login.clone(),
             gateway: login,
             names: None,
+            tls: None,
             registry: String::new(),
             extra: String::new(),
             parent: Some(connection_string.to_owned()),
@@ -138,14 +150,15 @@ impl Node {
                     text.push_str(&format!("gateway_server = \"{gateway}\"\n"));
                 }
                 text.push_str(&format!(
-                    "[listen]\nlogin = \"{}\"\ngateway = \"{}\"\n",
-                    self.login, self.gateway
+                    "[listen]\nlogin = {}\ngateway = {{ address = \"{}\", tls = false }}\n",
+                    self.logins(),
+                    self.gateway
                 ));
             }
             Some(connection_string) => {
                 let file = self.dir.join("connection-string");
                 std::fs::write(&file, connection_string).unwrap();
-                text.push_str(&format!("[listen]\nlogin = \"{}\"\n", self.login));
+                text.push_str(&format!("[listen]\nlogin = {}\n", self.logins()));
                 text.push_str(&format!(
                     "[parent]\nconnection_string_file = \"{}\"\n",
                     file.display()
@@ -154,6 +167,14 @@ impl Node {
         }
         text.push_str(&self.extra);
         text
+    }
+
+    fn logins(&self) -> String {
+        let plain = format!("{{ address = \"{}\", tls = false }}", self.login);
+        match &self.tls {
+            None => plain,
+            Some(tls) => format!("[{plain}, {{ address = \"{tls}\", tls = true }}]"),
+        }
     }
 
     /// Sets the wall clock of the next start, as faketime understands it (`@2026-11-21 02:00:00`).
