@@ -40,7 +40,7 @@ fn f191_memory_stays_under_the_ceiling_with_everything_at_once() {
     eventually(SOON, "v1 at the device", || pull(&device, &user, "app", "v1").ok());
     for (node, name) in [(&root, "root"), (&device, "device")] {
         let peak = node.peak_rss_kib();
-        println!("{name}: {peak} KiB at most");
+        eprintln!("{name}: {peak} KiB at most");
         assert!(peak < CEILING_KIB, "{name}: {peak} KiB");
         assert_eq!(node.metric("skerry_panics_total"), 0);
     }
@@ -219,7 +219,8 @@ fn f195_a_damaged_configuration_ends_with_a_sentence() {
 fn f195_a_second_head_behind_a_hostile_one_is_not_answered() {
     let root = Node::root();
     let smuggled = "POST /v2/a/blobs/uploads/ HTTP/1.1\r\nhost: a\r\ncontent-length: 6\r\n\
-                    transfer-encoding: chunked\r\n\r\n0\r\n\r\nGET /healthz HTTP/1.1\r\nhost: a\r\n\r\n";
+                    transfer-encoding: chunked\r\n\r\n0\r\n\r\n\
+                    GET /healthz HTTP/1.1\r\nhost: a\r\n\r\n";
     let answer = String::from_utf8(raw(&root.login, smuggled.as_bytes()).unwrap()).unwrap();
     assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
     assert_eq!(answer.matches("HTTP/1.1 ").count(), 1, "{answer}");

@@ -17,6 +17,7 @@ mod appliance;
 mod bad_input;
 mod board;
 mod clients;
+mod conformance;
 mod demo;
 mod hostile;
 mod matrix;

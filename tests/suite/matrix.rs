@@ -118,7 +118,7 @@ impl Door<'_> {
 /// What a client did through a door: a line of the matrix.
 fn record(client: &str, door: &Door<'_>, version: &str, done: &[&str]) {
     let line = format!("{client}\t{}\t{}\t{}\n", version.trim(), door.name(), done.join(" "));
-    print!("{line}");
+    eprint!("{line}");
     if let Some(path) = std::env::var_os("SKERRY_TEST_MATRIX") {
         let file = std::fs::OpenOptions::new().append(true).create(true).open(path);
         file.and_then(|mut file| file.write_all(line.as_bytes())).unwrap();

@@ -87,7 +87,10 @@ fn f122_f123_artifacts_indexes_and_empty_blobs_reach_a_device() {
         "manifests": [child(&one, "amd64"), child(&two, "arm64")]})
     .to_string();
     put("multi", INDEX, index.as_bytes());
-    let descriptor = |media_type: &str, content: &[u8]| json!({"mediaType": media_type, "digest": digest(content), "size": content.len()});
+    let descriptor = |media_type: &str, content: &[u8]| {
+        let size = content.len();
+        json!({"mediaType": media_type, "digest": digest(content), "size": size})
+    };
     // Not an image: another configuration, an empty layer, and a subject.
     let artifact = json!({"schemaVersion": 2, "mediaType": MANIFEST,
         "artifactType": "application/x.document",

@@ -595,6 +595,34 @@ fn f160_names_and_tags_are_held_to_their_forms() {
     }
 }
 
+#[test]
+fn f160_paths_may_be_percent_encoded_once() {
+    let registry = Registry::new();
+    let image = Image::new(71, &[10]);
+    registry.push(&image, "team/app", "v1");
+    let blob = digest(&image.layers[0]);
+    for target in [
+        format!("/v2/team%2Fapp/blobs/{}", blob.replace(':', "%3A")),
+        format!("/v2/team/%61pp/blobs/{}", blob.replace(':', "%3a")),
+        "/v2/team/app/manifests/v%31".to_owned(),
+        format!("/v2/team/app/manifests/{}", image.digest().replace(':', "%3A")),
+        format!("http://any.example/v2/team/app/blobs/{blob}"),
+    ] {
+        let answer = registry.get(&target);
+        // An absolute target names another host, for which the token was not issued.
+        let status = if target.starts_with("http") { 401 } else { 200 };
+        assert_eq!(answer.status, status, "{target}");
+    }
+    for target in [
+        format!("/v2/team%252Fapp/blobs/{blob}"),
+        format!("/v2/team/../team/app/blobs/{blob}"),
+        format!("/v2/team/x/%2e%2e/app/blobs/{blob}"),
+        format!("/v2//team/app/blobs/{blob}"),
+    ] {
+        assert!([400, 404].contains(&registry.get(&target).status), "{target}");
+    }
+}
+
 /// The words in README.md.
 fn documented() -> BTreeSet<String> {
     let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md"));
