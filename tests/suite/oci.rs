@@ -542,7 +542,10 @@ fn f158_blobs_are_deleted_and_mounted() {
     // Into a repository that the sender may not write: refused outright.
     let (user, password) = registry.node.token("a-only-token", &[("a", &["content/read"])]);
     let reader = token(login, &user, &password, &["repository:a:pull"]).unwrap();
-    refused(&mount(&reader, "&from=a"), 401, "DENIED", "not_in_scope_map");
+    let denied = mount(&reader, "&from=a");
+    refused(&denied, 401, "DENIED", "not_in_scope_map");
+    let message = denied.json()["errors"][0]["message"].as_str().unwrap().to_owned();
+    assert!(message.contains("it takes repository:b:pull,push"), "{message}");
 
     let in_a = format!("/v2/a/blobs/{name}");
     assert_eq!(registry.ask("DELETE", &in_a, &[], b"").status, 202);
