@@ -81,6 +81,7 @@ impl Node {
         }
         let options = StoreOptions {
             reserve: config.storage.reserve.0,
+            uploads: config.limits.uploads,
             ..StoreOptions::new(&config.storage.state_dir)
         };
         let seams = sys.clone();
@@ -105,7 +106,7 @@ impl Node {
         let tls = identity::tls(&sys, &config, &store, &login)?;
         let router = Arc::new(Router {
             role,
-            registry: Registry::new(store.clone(), auth.clone(), RegistryOptions { role }),
+            registry: Registry::new(store.clone(), auth.clone(), registry_options(&config)),
             tokens: Tokens::new(&store, auth.clone()),
             gateway: gateway_api(&config, &store, &auth, &contacts),
             admin: admin_api(&config, &store, contacts, &login, &gateway, has_tls(&gateways))?,
@@ -239,6 +240,10 @@ fn auth_options(
         refresh_lifetime: config.tokens.refresh_lifetime,
         identity: identity::signing(store)?,
     })
+}
+
+fn registry_options(config: &Config) -> RegistryOptions {
+    RegistryOptions { role: config.role(), namespaces: config.registry.namespaces.clone() }
 }
 
 fn gateway_api(config: &Config, store: &Store, auth: &Auth, contacts: &Arc<Contacts>) -> Gateway {

@@ -65,8 +65,14 @@ impl Challenge<'_> {
 
     /// The credentials are good, but not for this.
     pub(super) fn insufficient(&self) -> Refusal {
-        let text = "Insufficient scopes to perform the operation";
-        self.refusal("DENIED", Reason::NotInScopeMap, text, Some("insufficient_scope"))
+        // The first words are the reference product's: tools look for them.
+        let text = match &self.scope {
+            Some(scope) => {
+                format!("Insufficient scopes to perform the operation: it takes {scope}")
+            }
+            None => "Insufficient scopes to perform the operation".to_owned(),
+        };
+        self.refusal("DENIED", Reason::NotInScopeMap, &text, Some("insufficient_scope"))
     }
 
     fn refusal(

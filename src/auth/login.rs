@@ -306,7 +306,7 @@ fn unavailable(unknown: Unknown) -> Refusal {
             "this connected registry has not been activated by its parent yet"
         }
     };
-    let mut refusal = Refusal::new(503, "UNAVAILABLE", Reason::StoreUnavailable, text);
+    let mut refusal = Refusal::new(503, "TOOMANYREQUESTS", Reason::StoreUnavailable, text);
     refusal.retry_after_s = Some(5);
     refusal
 }
@@ -314,5 +314,5 @@ fn unavailable(unknown: Unknown) -> Refusal {
 fn failure(text: &str) -> Refusal {
     log::error!("{text}");
     let text = "a token cannot be issued; the log says why";
-    Refusal::new(500, "UNKNOWN", Reason::StoreUnavailable, text)
+    Refusal::new(500, "UNSUPPORTED", Reason::Internal, text)
 }

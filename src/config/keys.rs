@@ -45,6 +45,7 @@ pub(super) const KEYS: &[Key] = &[
     key!("registry.login_server", registry.login_server),
     key!("registry.gateway_server", registry.gateway_server),
     key!("registry.public_scheme", registry.public_scheme),
+    key!("registry.namespaces", registry.namespaces),
     key!("listen.login", listen.login),
     key!("listen.gateway", listen.gateway),
     key!("listen.threads", listen.threads),

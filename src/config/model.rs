@@ -7,9 +7,9 @@ use std::time::Duration;
 use log::LevelFilter;
 
 use super::value::ByteSize;
-use crate::types::Role;
 use crate::types::limits::{BLOCKING_THREADS, CONNECTIONS_MAX, UPLOADS_MAX};
 use crate::types::schedule::Schedule;
+use crate::types::{Namespace, Role};
 
 /// A text that must not be shown: it has no `Debug`, and is printed nowhere.
 #[derive(Clone, PartialEq, Eq, Default)]
@@ -78,6 +78,9 @@ pub struct Registry {
     pub gateway_server: Option<String>,
     /// What clients speak when something in front of the node ends TLS. Default: as listened.
     pub public_scheme: Option<Scheme>,
+    /// Other registries that this node mirrors, each `host` or `host=prefix`: where a request
+    /// with `?ns=host` finds its repository. Default: any `ns` is taken, names stay as they are.
+    pub namespaces: Vec<Namespace>,
 }
 
 impl Default for Registry {
@@ -89,6 +92,7 @@ impl Default for Registry {
             login_server: None,
             gateway_server: None,
             public_scheme: None,
+            namespaces: Vec::new(),
         }
     }
 }

@@ -10,6 +10,7 @@ use log::LevelFilter;
 use toml::de::DeValue;
 
 use super::model::{Listener, ParentKind, Scheme, Secret, TlsMode};
+use crate::types::Namespace;
 use crate::types::schedule::Schedule;
 
 /// A value before its type is known.
@@ -150,6 +151,17 @@ impl Setting for Vec<String> {
     fn show(&self) -> Option<String> {
         let items: Vec<String> = self.iter().filter_map(String::show).collect();
         Some(format!("[{}]", items.join(", ")))
+    }
+}
+
+impl Setting for Vec<Namespace> {
+    fn read(value: &Value) -> Result<Vec<Namespace>, String> {
+        let texts = Vec::<String>::read(value)?;
+        texts.iter().map(|text| text.parse().map_err(|e| format!("\"{text}\": {e}"))).collect()
+    }
+
+    fn show(&self) -> Option<String> {
+        self.iter().map(ToString::to_string).collect::<Vec<String>>().show()
     }
 }
 

@@ -48,7 +48,7 @@ pub(crate) fn refusal(status: u16, text: impl Into<String>) -> Refusal {
         408 => ("UNSUPPORTED", Reason::Timeout),
         413 | 414 | 431 => ("SIZE_INVALID", Reason::TooLarge),
         417 | 501 | 505 => ("UNSUPPORTED", Reason::Unsupported),
-        500 => ("UNKNOWN", Reason::Internal),
+        500 => ("UNSUPPORTED", Reason::Internal),
         503 => ("TOOMANYREQUESTS", Reason::Throttled),
         _ => ("UNSUPPORTED", Reason::Malformed),
     };

@@ -59,8 +59,11 @@ pub fn malformed(code: &'static str, message: impl Into<String>) -> Refusal {
 
 /// A body that ended early or came too slowly. The client seldom hears it.
 pub fn body_refusal(code: &'static str, error: &io::Error) -> Refusal {
-    let status = if error.kind() == io::ErrorKind::TimedOut { 408 } else { 400 };
-    Refusal::new(status, code, Reason::Malformed, format!("the body is not whole: {error}"))
+    let (status, reason) = match error.kind() {
+        io::ErrorKind::TimedOut => (408, Reason::Timeout),
+        _ => (400, Reason::Malformed),
+    };
+    Refusal::new(status, code, reason, format!("the body is not whole: {error}"))
 }
 
 /// A body that was to be had whole.

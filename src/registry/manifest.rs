@@ -130,7 +130,7 @@ impl Registry {
         let body = request.body.read_all(MANIFEST_BYTES_MAX);
         let bytes = clock::within(MANIFEST_DEADLINE, body).await.map_err(|_| {
             let message = "the manifest did not arrive in time";
-            Refusal::new(408, "MANIFEST_INVALID", Reason::Malformed, message)
+            Refusal::new(408, "MANIFEST_INVALID", Reason::Timeout, message)
         })?;
         let bytes = bytes
             .map_err(|error| whole_body_refusal("MANIFEST_INVALID", MANIFEST_BYTES_MAX, &error))?;

@@ -29,22 +29,21 @@ use smol::lock::Semaphore;
 use crate::auth::{Auth, Presented};
 use crate::http::{Method, Reply, ReplyBody, Request};
 use crate::store::Store;
-use crate::types::limits::{LARGE_MANIFESTS_MAX, MANIFEST_CACHE_BYTES_MAX};
+use crate::types::limits::{LARGE_MANIFESTS_MAX, MANIFEST_CACHE_BYTES_MAX, NAMESPACE_MAX};
 use crate::types::message::NodeConfig;
-use crate::types::{Mode, Reason, Refusal, Role};
+use crate::types::{Mode, Namespace, Reason, Refusal, RepositoryName, Role};
 
 /// What anyone is told who pushes to a ReadOnly connected registry (ACR, connected registry
 /// troubleshooting): existing tools look for these words.
 pub const READ_ONLY_MESSAGE: &str = "This operation is not allowed on this registry.";
 
-/// Longest value of `ns` that is echoed, bytes: a host name and a port.
-const NAMESPACE_MAX: usize = 262;
-
 /// What the registry API needs to know of its node.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct RegistryOptions {
     /// The root takes every push that a token allows; a connected registry does as configured.
     pub role: Role,
+    /// Where content of other registries is kept; empty: under the names that it has there.
+    pub namespaces: Vec<Namespace>,
 }
 
 /// The registry API of one node.
@@ -98,9 +97,27 @@ impl Registry {
     }
 
     async fn answer(&self, request: &mut Request) -> Result<Reply, NoRoute> {
-        let route = route(request.method, &request.path)?;
+        let mut route = route(request.method, &request.path)?;
+        if let (Some(host), Some(name)) = (request.query("ns"), route.repository()) {
+            let local = self.local(host, name)?;
+            *name = local;
+        }
         self.gate(request, &route)?;
         Ok(self.dispatch(request, route).await?)
+    }
+
+    /// The repository that holds what the registry `host` calls `name`. A registry that is not
+    /// mirrored here is told at once, so that the client goes on to the next mirror.
+    fn local(&self, host: &str, name: &RepositoryName) -> Result<RepositoryName, Refusal> {
+        let namespaces = &self.options.namespaces;
+        if namespaces.is_empty() {
+            return Ok(name.clone());
+        }
+        let known = namespaces.iter().find(|known| known.host.eq_ignore_ascii_case(host));
+        known.and_then(|known| known.local(name)).ok_or_else(|| {
+            let message = "this registry does not mirror the registry that 'ns' names";
+            Refusal::new(404, "NAME_UNKNOWN", Reason::NotFound, message)
+        })
     }
 
     /// Refuses what this node takes from nobody.

@@ -39,6 +39,25 @@ pub enum Route {
 }
 
 impl Route {
+    /// The repository that is asked for, if it is one.
+    pub(super) fn repository(&mut self) -> Option<&mut RepositoryName> {
+        match self {
+            Route::Ping | Route::Catalog => None,
+            Route::BlobGet(name, _)
+            | Route::BlobDelete(name, _)
+            | Route::UploadStart(name)
+            | Route::UploadStatus(name, _)
+            | Route::UploadAppend(name, _)
+            | Route::UploadFinish(name, _)
+            | Route::UploadCancel(name, _)
+            | Route::ManifestGet(name, _)
+            | Route::ManifestPut(name, _)
+            | Route::ManifestDelete(name, _)
+            | Route::Tags(name)
+            | Route::Referrers(name, _) => Some(name),
+        }
+    }
+
     /// Whether the request wants to change something.
     pub fn changes(&self) -> bool {
         match self {

@@ -79,6 +79,19 @@ struct Found {
     files: BTreeMap<Digest, Duration>,
 }
 
+/// What one run works with; goes back when the run ends, however it ends.
+struct Taken<'a> {
+    found: Found,
+    home: &'a Candidates,
+}
+
+impl Drop for Taken<'_> {
+    fn drop(&mut self) {
+        let found = std::mem::take(&mut self.found);
+        *self.home.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(found);
+    }
+}
+
 /// Since when a manifest has no tag.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 struct Untagged(UnixSeconds);
@@ -100,19 +113,20 @@ impl Store {
     /// Collects garbage. `Conflict` while another run is under way.
     pub async fn collect_garbage(&self, options: GcOptions) -> Result<GcReport, StoreError> {
         let shared = self.shared().clone();
-        let taken = shared.garbage.take();
-        let mut found = taken.ok_or_else(|| {
+        let mut taken = shared.garbage.take().ok_or_else(|| {
             StoreError::Conflict("a garbage collection is under way already".to_owned())
         })?;
-        let held_back = self.sync_under_way()? && !self.below_reserve();
+        let store = self.clone();
+        let full = spawn::blocking(move || store.below_reserve()).await;
+        // On a full disk what the sync has fetched so far may go: it would not get on either.
+        let held_back = self.sync_under_way()? && !full;
         let options = GcOptions { dry_run: options.dry_run || held_back, ..options };
         let started = shared.sys.clock.monotonic();
         let report =
             GcReport { dry_run: options.dry_run, waits_for_sync: held_back, ..GcReport::default() };
         let mut run = Run { shared: shared.clone(), store: self.clone(), options, started, report };
-        let result = run.collect(&mut found).await;
-        shared.garbage.put_back(found);
-        result.map(|()| run.report)
+        run.collect(&mut taken.found).await?;
+        Ok(run.report)
     }
 
     /// Whether the sync has fetched what nothing refers to yet, or may have.
@@ -122,13 +136,10 @@ impl Store {
 }
 
 impl Candidates {
-    fn take(&self) -> Option<Found> {
-        let mut cell = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        std::mem::replace(&mut *cell, None)
-    }
-
-    fn put_back(&self, found: Found) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(found);
+    /// `None` while another run has them.
+    fn take(&self) -> Option<Taken<'_>> {
+        let found = self.0.lock().unwrap_or_else(PoisonError::into_inner).take()?;
+        Some(Taken { found, home: self })
     }
 
     /// With nothing found.

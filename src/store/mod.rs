@@ -73,7 +73,7 @@ use writer::{Job, Message, Sizes, Writer};
 
 use crate::sys::{Disk, MemoryDisk, Sys};
 use crate::types::Digest;
-use crate::types::limits::{SEGMENT_BYTES, WRITER_QUEUE_MAX};
+use crate::types::limits::{SEGMENT_BYTES, UPLOADS_MAX, WRITER_QUEUE_MAX};
 
 /// A checkpoint is not worth its writes before the journal has grown by this, bytes.
 const CHECKPOINT_BYTES_MIN: u64 = 4 * 1024 * 1024;
@@ -90,6 +90,8 @@ pub struct StoreOptions {
     pub state_dir: PathBuf,
     /// Free space below which pushes are refused, bytes; never more than 5 % of the file system.
     pub reserve: u64,
+    /// Most unfinished pushes; over it a start is `Unavailable`.
+    pub uploads: usize,
     /// Whether segments are kept for children that follow the feed.
     pub retain_for_children: bool,
     /// What answers look-ups.
@@ -108,6 +110,7 @@ impl StoreOptions {
         StoreOptions {
             state_dir: state_dir.to_owned(),
             reserve: RESERVE_BYTES,
+            uploads: UPLOADS_MAX,
             retain_for_children: false,
             index: IndexKind::Sled,
             segment_bytes: SEGMENT_BYTES,
@@ -147,6 +150,7 @@ struct Shared {
     feed: Feed,
     segments: Segments,
     uploads: Uploads,
+    uploads_max: usize,
     fan_out: FanOut,
     space: SpaceCheck,
     retain: AtomicBool,
@@ -196,6 +200,7 @@ impl Store {
             healing: AtomicBool::new(false),
             segments: segments.clone(),
             uploads,
+            uploads_max: options.uploads,
             fan_out: FanOut::default(),
             space: SpaceCheck::new(options.reserve),
             retain: AtomicBool::new(options.retain_for_children),
@@ -241,6 +246,7 @@ impl Store {
             healing: AtomicBool::new(false),
             segments: Segments::default(),
             uploads: Uploads::default(),
+            uploads_max: UPLOADS_MAX,
             fan_out: FanOut::default(),
             space: SpaceCheck::new(RESERVE_BYTES),
             retain: AtomicBool::new(false),

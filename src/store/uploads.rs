@@ -20,7 +20,7 @@ use super::{Shared, Store, StoreError};
 use crate::sys::disk::DiskFile;
 use crate::sys::{Disk, Sys, spawn};
 use crate::types::digest::Algorithm;
-use crate::types::limits::{UPLOAD_TTL, UPLOADS_MAX};
+use crate::types::limits::UPLOAD_TTL;
 use crate::types::{Digest, RepositoryName};
 
 /// Bytes gathered before they are written; at most two pieces are in memory per upload.
@@ -153,7 +153,7 @@ fn start(shared: &Arc<Shared>, repository: &RepositoryName) -> Result<Upload, St
     {
         let mut all = shared.uploads.all();
         let pushes = all.values().filter(|session| session.repository.is_some()).count();
-        if pushes >= UPLOADS_MAX {
+        if pushes >= shared.uploads_max {
             return Err(StoreError::Unavailable);
         }
         all.insert(id, session.clone());

@@ -35,7 +35,7 @@ impl Tokens {
     /// `/.well-known/jwks.json`; anything else is 404.
     pub async fn handle(&self, request: &mut Request) -> Reply {
         let Some(endpoint) = Endpoint::of(&request.path) else {
-            return Refusal::new(404, "NOT_FOUND", Reason::NotFound, "no such page").into();
+            return Refusal::new(404, "NAME_UNKNOWN", Reason::NotFound, "no such page").into();
         };
         let answer = match (endpoint, request.method) {
             (Endpoint::Keys, Method::Get) => Ok(Reply::json(200, self.auth.jwks())),

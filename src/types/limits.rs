@@ -4,6 +4,8 @@ use std::time::Duration;
 
 /// Longest repository name, characters (what every client accepts; the spec advises 255).
 pub const REPOSITORY_NAME_MAX: usize = 255;
+/// Longest name of another registry in `?ns=`, characters: a DNS name and a port. Over it: 404.
+pub const NAMESPACE_MAX: usize = 262;
 /// Longest tag, characters (OCI distribution-spec).
 pub const TAG_MAX: usize = 128;
 /// Shortest name of a token, scope map or connected registry, characters (ACR).

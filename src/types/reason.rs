@@ -62,6 +62,38 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// Every reason, in the order in which they are documented.
+    pub const ALL: [Reason; 28] = [
+        Reason::AuthenticationRequired,
+        Reason::TokenInvalid,
+        Reason::TokenDisabled,
+        Reason::PasswordRevoked,
+        Reason::NotInScopeMap,
+        Reason::ReadOnly,
+        Reason::NotInSyncScope,
+        Reason::NotSyncedYet,
+        Reason::WaitingForWindow,
+        Reason::PlatformFiltered,
+        Reason::NotFound,
+        Reason::Malformed,
+        Reason::DigestMismatch,
+        Reason::ContentMissing,
+        Reason::OutOfOrder,
+        Reason::TooLarge,
+        Reason::RangeInvalid,
+        Reason::PreconditionFailed,
+        Reason::Unsupported,
+        Reason::Throttled,
+        Reason::DiskReserve,
+        Reason::StoreUnavailable,
+        Reason::ContentDamaged,
+        Reason::AlreadyActivated,
+        Reason::NotActivated,
+        Reason::FeedGone,
+        Reason::Timeout,
+        Reason::Internal,
+    ];
+
     /// The word in the `detail` of an OCI error.
     pub fn name(self) -> &'static str {
         match self {
@@ -94,5 +126,25 @@ impl Reason {
             Reason::Timeout => "timeout",
             Reason::Internal => "internal_error",
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn f176_the_readme_lists_every_reason_and_no_other() {
+        let readme = include_str!("../../README.md");
+        let section = readme.split("### Why a request was refused").nth(1).unwrap();
+        let section = section.split("\n#").next().unwrap();
+        let documented: Vec<&str> = section
+            .lines()
+            .filter_map(|line| line.strip_prefix("| `")?.split_once('`'))
+            .map(|(word, _)| word)
+            .collect();
+        assert_eq!(Reason::Internal as usize + 1, Reason::ALL.len(), "ALL has all");
+        let ours: Vec<&str> = Reason::ALL.iter().map(|reason| reason.name()).collect();
+        assert_eq!(documented, ours);
     }
 }

@@ -1,6 +1,7 @@
 //! Servers and clients over real loopback sockets, and raw peers that misbehave.
 
 mod client;
+mod hardening;
 mod server;
 
 use std::future::Future;

@@ -144,7 +144,7 @@ fn too_many_uploads_and_too_little_space_are_refused() {
     block_on(async {
         let disk = MemoryDisk::new();
         let (store, _) = open_memory(&disk).unwrap();
-        for _ in 0..limits::UPLOADS_MAX {
+        for _ in 0..UPLOADS_MAX {
             store.upload_start(&repository()).await.unwrap();
         }
         let more = store.upload_start(&repository()).await.map(|_| ());

@@ -16,7 +16,7 @@ use smol::block_on;
 
 use super::*;
 use crate::sys::{self, Clock, Rng, Spawner, SystemClock, SystemDisk, SystemRng};
-use crate::types::{Cursor, Digest, RepositoryName, limits};
+use crate::types::{Cursor, Digest, RepositoryName};
 
 /// One test at a time uses sled: the lock that it takes on its files would be kept by a process
 /// that another test forks in that moment.

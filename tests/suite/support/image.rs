@@ -34,7 +34,7 @@ pub fn noise(seed: u64, len: usize) -> Vec<u8> {
 }
 
 /// A tar archive of one file.
-fn tar(name: &str, content: &[u8]) -> Vec<u8> {
+pub fn tar(name: &str, content: &[u8]) -> Vec<u8> {
     let mut header = [0u8; 512];
     header[..name.len()].copy_from_slice(name.as_bytes());
     header[100..108].copy_from_slice(b"0000644\0");
@@ -61,10 +61,15 @@ impl Image {
             .enumerate()
             .map(|(n, size)| tar(&format!("file-{n}"), &noise(seed * 1000 + n as u64, *size)))
             .collect();
+        Image::of("amd64", &format!("{seed}"), layers)
+    }
+
+    /// An image of these layers for a platform of linux.
+    pub fn of(architecture: &str, label: &str, layers: Vec<Vec<u8>>) -> Image {
         let diff_ids: Vec<String> = layers.iter().map(|l| digest(l)).collect();
         let config = serde_json::json!({
-            "architecture": "amd64", "os": "linux",
-            "config": {"Labels": {"seed": seed.to_string()}},
+            "architecture": architecture, "os": "linux",
+            "config": {"Labels": {"seed": label}},
             "rootfs": {"type": "layers", "diff_ids": diff_ids},
         });
         let config = config.to_string().into_bytes();
@@ -107,6 +112,30 @@ impl Image {
             Ok(token) => self.push_with(address, &token, repository, tag),
             Err(answer) => answer,
         }
+    }
+
+    /// Writes an OCI layout of one index, of an image for each architecture; the index.
+    pub fn write_multi(images: &[(&str, &Image)], dir: &Path, tag: &str) -> Vec<u8> {
+        let children: Vec<serde_json::Value> = images
+            .iter()
+            .map(|(architecture, image)| {
+                image.write_layout(dir, tag);
+                serde_json::json!({
+                    "mediaType": MANIFEST, "digest": image.digest(),
+                    "size": image.manifest.len(),
+                    "platform": {"os": "linux", "architecture": architecture}})
+            })
+            .collect();
+        let index = serde_json::json!({"schemaVersion": 2, "mediaType": INDEX,
+            "manifests": children})
+        .to_string()
+        .into_bytes();
+        std::fs::write(dir.join("blobs/sha256").join(&digest(&index)[7..]), &index).unwrap();
+        let top = serde_json::json!({"schemaVersion": 2, "manifests": [{
+            "mediaType": INDEX, "digest": digest(&index), "size": index.len(),
+            "annotations": {"org.opencontainers.image.ref.name": tag}}]});
+        std::fs::write(dir.join("index.json"), top.to_string()).unwrap();
+        index
     }
 
     /// Writes an OCI layout for skopeo.

@@ -1,6 +1,7 @@
 //! What the tests share: nodes as real processes, a plain HTTP client that is not ours, images,
 //! a proxy that counts and cuts, and skips that are counted.
 
+pub mod authority;
 pub mod clients;
 pub mod http;
 pub mod image;
@@ -56,6 +57,22 @@ pub fn skip(test: &str, why: &str) {
 pub fn have(program: &str) -> bool {
     let paths = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&paths).any(|dir| dir.join(program).is_file())
+}
+
+/// A program from the path or from the cache that `tests/run` fills.
+pub fn tool(name: &str) -> Option<PathBuf> {
+    let paths = std::env::var_os("PATH").unwrap_or_default();
+    let cached = ["bin", "debian/usr/bin", "debian/usr/sbin"].map(|dir| cache().join(dir));
+    let mut dirs = std::env::split_paths(&paths).chain(cached);
+    dirs.find_map(|dir| Some(dir.join(name)).filter(|path| path.is_file()))
+}
+
+/// Where what the tests need is kept between runs.
+pub fn cache() -> PathBuf {
+    let home = || PathBuf::from(std::env::var_os("HOME").unwrap_or_default());
+    let from = |name| std::env::var_os(name).map(PathBuf::from);
+    let general = || from("XDG_CACHE_HOME").unwrap_or_else(|| home().join(".cache"));
+    from("SKERRY_TEST_CACHE").unwrap_or_else(|| general().join("skerry-tests"))
 }
 
 /// Polls until `check` gives something; fails with `what` after `limit`.

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
+use super::authority::Authority;
 use super::{TempDir, eventually, http};
 
 pub const BINARY: &str = env!("CARGO_BIN_EXE_skerry");
@@ -16,6 +17,8 @@ pub struct Node {
     /// host:port where children connect.
     pub gateway: String,
     names: Option<(String, String)>,
+    tls: Option<String>,
+    registry: String,
     extra: String,
     parent: Option<String>,
     faketime: Option<String>,
@@ -50,6 +53,14 @@ impl Node {
         node
     }
 
+    /// Listens with TLS too, with this certificate; the address.
+    pub fn with_tls(&mut self, authority: &Authority) -> String {
+        let address = format!("127.0.0.1:{}", free_port());
+        self.tls = Some(address.clone());
+        self.extra.push_str(&authority.section());
+        address
+    }
+
     /// Turns a node that was not started into a root.
     pub fn make_root(&mut self) {
         self.parent = None;
@@ -58,6 +69,12 @@ impl Node {
 
     pub fn add_configuration(&mut self, text: &str) {
         self.extra.push_str(text);
+    }
+
+    /// A line for the section `[registry]`.
+    pub fn know_as(&mut self, line: &str) {
+        self.registry.push_str(line);
+        self.registry.push('\n');
     }
 
     /// A root with more configuration, started.
@@ -74,6 +91,8 @@ impl Node {
             login: format!("127.0.0.1:{login}"),
             gateway: format!("127.0.0.1:{gateway}"),
             names: None,
+            tls: None,
+            registry: String::new(),
             extra: extra.to_owned(),
             parent: None,
             faketime: None,
@@ -89,6 +108,8 @@ impl Node {
             login: login.clone(),
             gateway: login,
             names: None,
+            tls: None,
+            registry: String::new(),
             extra: String::new(),
             parent: Some(connection_string.to_owned()),
             faketime: None,
@@ -123,19 +144,21 @@ impl Node {
         match &self.parent {
             None => {
                 text.push_str("[registry]\nname = \"testreg\"\n");
+                text.push_str(&self.registry);
                 if let Some((login, gateway)) = &self.names {
                     text.push_str(&format!("login_server = \"{login}\"\n"));
                     text.push_str(&format!("gateway_server = \"{gateway}\"\n"));
                 }
                 text.push_str(&format!(
-                    "[listen]\nlogin = \"{}\"\ngateway = \"{}\"\n",
-                    self.login, self.gateway
+                    "[listen]\nlogin = {}\ngateway = {{ address = \"{}\", tls = false }}\n",
+                    self.logins(),
+                    self.gateway
                 ));
             }
             Some(connection_string) => {
                 let file = self.dir.join("connection-string");
                 std::fs::write(&file, connection_string).unwrap();
-                text.push_str(&format!("[listen]\nlogin = \"{}\"\n", self.login));
+                text.push_str(&format!("[listen]\nlogin = {}\n", self.logins()));
                 text.push_str(&format!(
                     "[parent]\nconnection_string_file = \"{}\"\n",
                     file.display()
@@ -144,6 +167,14 @@ impl Node {
         }
         text.push_str(&self.extra);
         text
+    }
+
+    fn logins(&self) -> String {
+        let plain = format!("{{ address = \"{}\", tls = false }}", self.login);
+        match &self.tls {
+            None => plain,
+            Some(tls) => format!("[{plain}, {{ address = \"{tls}\", tls = true }}]"),
+        }
     }
 
     /// Sets the wall clock of the next start, as faketime understands it (`@2026-11-21 02:00:00`).
@@ -213,6 +244,38 @@ impl Node {
             let _ = child.kill();
             let _ = child.wait();
         }
+    }
+
+    /// The process, while it runs.
+    pub fn pid(&self) -> u32 {
+        self.child.as_ref().expect("running").id()
+    }
+
+    /// Stops the process where it stands: its sockets stay open and nobody answers.
+    pub fn freeze(&self) {
+        let pid = self.pid().to_string();
+        assert!(Command::new("kill").args(["-STOP", &pid]).status().unwrap().success());
+    }
+
+    /// Lets a frozen process go on.
+    pub fn thaw(&self) {
+        let pid = self.pid().to_string();
+        assert!(Command::new("kill").args(["-CONT", &pid]).status().unwrap().success());
+    }
+
+    /// Largest resident memory so far, KiB.
+    pub fn peak_rss_kib(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse().unwrap()
+    }
+
+    /// A counter of `/metrics`.
+    pub fn metric(&self, name: &str) -> u64 {
+        let answer = http::send(&self.login, "GET", "/metrics", &[], b"").unwrap();
+        let text = String::from_utf8(answer.body).unwrap();
+        let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        value.unwrap_or_else(|| panic!("no {name} in {text}")).parse().unwrap()
     }
 
     /// SIGTERM, and wait.

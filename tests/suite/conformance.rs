@@ -1,0 +1,205 @@
+//! The official conformance suite of the OCI distribution-spec, where `tests/run` could build it.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::process::Command;
+
+use serde_json::json;
+
+use crate::support::authority::Authority;
+use crate::support::http::{bearer, token};
+use crate::support::image::{Image, MANIFEST, digest, push_blob};
+use crate::support::node::Node;
+use crate::support::{TempDir, eventually, skip, tool};
+use crate::sync::{SOON, pull};
+
+/// What the suite may skip, and why. Each option that a profile leaves out is switched on.
+const SKIPS: [(&str, &str); 1] = [(
+    "mount anonymous",
+    "without a source any repository's content would be had by its digest: 202, as the spec allows",
+)];
+
+/// Names of the suite's leaf tests by their verdict: passed, skipped, failure, error.
+fn verdicts(report: &str) -> Vec<(String, String)> {
+    let attribute = |tag: &str, name: &str| {
+        let rest = tag.split_once(&format!(" {name}=\""))?.1;
+        Some(rest.split_once('"')?.0.to_owned())
+    };
+    let tags = report.split("<testcase").skip(1).filter_map(|rest| rest.split_once('>'));
+    let pair = |(tag, _): (&str, &str)| Some((attribute(tag, "status")?, attribute(tag, "name")?));
+    tags.filter_map(pair).collect()
+}
+
+/// Runs the suite; the verdicts.
+fn run(suite: &Path, variables: &[(&str, &str)]) -> Vec<(String, String)> {
+    let results = TempDir::new();
+    let mut command = Command::new(suite);
+    command.env("OCI_RESULTS_DIR", results.path()).current_dir(results.path());
+    let output = command.envs(variables.iter().copied()).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let report = std::fs::read_to_string(results.join("junit.xml"));
+    let report = report.unwrap_or_else(|e| panic!("no report ({e}): {text}"));
+    let verdicts = verdicts(&report);
+    let count = |wanted: &str| verdicts.iter().filter(|(verdict, _)| verdict == wanted).count();
+    let (passed, skipped) = (count("passed"), count("skipped"));
+    eprintln!("{passed} passed, {skipped} skipped");
+    let bad = verdicts.iter().filter(|(verdict, _)| verdict != "passed" && verdict != "skipped");
+    let bad: Vec<_> = bad.collect();
+    assert!(bad.is_empty() && output.status.success(), "{bad:#?}\n{text}");
+    assert!(passed > 0, "nothing was tested: {text}");
+    verdicts
+}
+
+#[test]
+fn f187_the_suite_passes_on_the_root() {
+    let Some(suite) = tool("conformance") else {
+        let why = "the conformance suite could not be built from the Go module proxy";
+        return skip("f187_the_suite_passes_on_the_root", why);
+    };
+    let authority = Authority::new();
+    let ca = authority.ca().display().to_string();
+    for profile in ["1.1", "dev"] {
+        for tls in [false, true] {
+            let mut node = Node::device("x");
+            node.make_root();
+            let secure = node.with_tls(&authority);
+            node.start();
+            let (user, password) = node.pusher("owner-token", "*");
+            let (address, mode) =
+                if tls { (secure.as_str(), "enabled") } else { (node.login.as_str(), "disabled") };
+            let verdicts = run(
+                &suite,
+                &[
+                    ("OCI_REGISTRY", address),
+                    ("OCI_TLS", mode),
+                    ("SSL_CERT_FILE", &ca),
+                    ("OCI_USERNAME", &user),
+                    ("OCI_PASSWORD", &password),
+                    ("OCI_VERSION", profile),
+                    ("OCI_API_BLOBS_UPLOAD_CANCEL", "true"),
+                    ("OCI_API_BLOBS_DIGEST_HEADER", "true"),
+                    ("OCI_API_MANIFESTS_DIGEST_HEADER", "true"),
+                    ("OCI_API_MANIFESTS_TAG_PARAM", "true"),
+                ],
+            );
+            let unexplained: BTreeSet<&String> = verdicts
+                .iter()
+                .filter(|(verdict, _)| verdict == "skipped")
+                .map(|(_, name)| name)
+                .filter(|name| !SKIPS.iter().any(|(known, _)| name.contains(known)))
+                .collect();
+            assert!(unexplained.is_empty(), "skipped without a reason: {unexplained:#?}");
+        }
+    }
+}
+
+/// A root with an image and what refers to it, and three tiers of ReadOnly devices below.
+struct Tree {
+    _root: Node,
+    devices: Vec<Node>,
+    user: (String, String),
+    image: Image,
+    artifact: String,
+}
+
+const REPOSITORY: &str = "conformance/repo1";
+
+fn tree() -> Tree {
+    let root = Node::root();
+    let user = root.pusher("owner-token", "*");
+    let image = Image::new(1, &[5000]);
+    assert_eq!(image.push(&root.login, (&user.0, &user.1), REPOSITORY, "v1").status, 201);
+    let scope = format!("repository:{REPOSITORY}:pull,push");
+    let owner = token(&root.login, &user.0, &user.1, &[&scope]).unwrap();
+    assert_eq!(push_blob(&root.login, &owner, REPOSITORY, b"{}").status, 201);
+    let empty = json!({"mediaType": "application/vnd.oci.empty.v1+json",
+        "digest": digest(b"{}"), "size": 2});
+    let artifact = json!({"schemaVersion": 2, "mediaType": MANIFEST,
+        "artifactType": "application/x.sbom", "config": empty, "layers": [empty],
+        "subject": {"mediaType": MANIFEST, "digest": image.digest(),
+            "size": image.manifest.len()}})
+    .to_string();
+    let target = format!("/v2/{REPOSITORY}/manifests/sbom");
+    let headers = [("content-type", MANIFEST)];
+    let answer = bearer(&root.login, &owner, "PUT", &target, &headers, artifact.as_bytes());
+    assert_eq!(answer.status, 201);
+    let mut devices: Vec<Node> = Vec::new();
+    for (name, parent) in [("tier1", None), ("tier2", Some("tier1")), ("tier3", Some("tier2"))] {
+        let mut arguments = vec!["--repository", REPOSITORY, "--mode", "ReadOnly"];
+        arguments.extend(parent.into_iter().flat_map(|parent| ["--parent", parent]));
+        let mut connection = root.connect(name, &arguments);
+        root.link(name, &user.0);
+        if let Some(above) = devices.last() {
+            let from = connection.find("ParentGatewayEndpoint=").unwrap() + 22;
+            let to = connection[from..].find(';').map_or(connection.len(), |end| from + end);
+            connection.replace_range(from..to, &above.login);
+        }
+        let device = Node::start_device(&connection);
+        eventually(SOON, "content arrives", || pull(&device, &user, REPOSITORY, "sbom").ok());
+        eventually(SOON, "content arrives", || pull(&device, &user, REPOSITORY, "v1").ok());
+        devices.push(device);
+    }
+    Tree { _root: root, devices, user, image, artifact }
+}
+
+#[test]
+fn content_reads_alike_at_depth_3() {
+    let Tree { devices, user, image, artifact, .. } = &tree();
+    let deepest = devices.last().unwrap();
+    let scope = format!("repository:{REPOSITORY}:pull,push");
+    let reader = token(&deepest.login, &user.0, &user.1, &[&scope]).unwrap();
+    let ask = |method: &str, path: &str, headers: &[(&str, &str)]| {
+        let target = format!("/v2/{REPOSITORY}/{path}");
+        bearer(&deepest.login, &reader, method, &target, headers, b"")
+    };
+    assert_eq!(ask("GET", "tags/list", &[]).json()["tags"], json!(["sbom", "v1"]));
+    let manifest = ask("GET", "manifests/v1", &[]);
+    assert_eq!(manifest.body, image.manifest);
+    assert_eq!(manifest.header("docker-content-digest"), Some(image.digest().as_str()));
+    let blob = format!("blobs/{}", digest(&image.layers[0]));
+    let part = ask("GET", &blob, &[("range", "bytes=100-199")]);
+    assert_eq!((part.status, part.body.as_slice()), (206, &image.layers[0][100..200]));
+    assert_eq!(ask("HEAD", &blob, &[]).status, 200);
+    let listed = ask("GET", &format!("referrers/{}", image.digest()), &[]).json();
+    assert_eq!(listed["manifests"][0]["digest"], digest(artifact.as_bytes()));
+    for (method, path) in [
+        ("POST", "blobs/uploads/".to_owned()),
+        ("PUT", "manifests/v2".to_owned()),
+        ("DELETE", "manifests/v1".to_owned()),
+        ("DELETE", blob),
+    ] {
+        let answer = ask(method, &path, &[]);
+        assert_eq!((answer.status, answer.error().1.as_str()), (403, "read_only"), "{method}");
+    }
+}
+
+#[test]
+fn f187_the_suite_reads_synced_content_at_depth_3() {
+    let Some(suite) = tool("conformance") else {
+        let why = "the conformance suite could not be built from the Go module proxy";
+        return skip("f187_the_suite_reads_synced_content_at_depth_3", why);
+    };
+    let Tree { devices, user, image, .. } = &tree();
+    let deepest = devices.last().unwrap();
+    let blobs: Vec<String> = image.blobs().map(|blob| digest(blob)).collect();
+    for profile in ["1.1", "dev"] {
+        run(
+            &suite,
+            &[
+                ("OCI_REGISTRY", &deepest.login),
+                ("OCI_TLS", "disabled"),
+                ("OCI_USERNAME", &user.0),
+                ("OCI_PASSWORD", &user.1),
+                ("OCI_VERSION", profile),
+                ("OCI_API_PUSH", "false"),
+                ("OCI_API_TAGS_DELETE", "false"),
+                ("OCI_API_MANIFESTS_DELETE", "false"),
+                ("OCI_API_BLOBS_DELETE", "false"),
+                ("OCI_RO_DATA_TAGS", "v1 sbom"),
+                ("OCI_RO_DATA_MANIFESTS", &image.digest()),
+                ("OCI_RO_DATA_BLOBS", &blobs.join(" ")),
+                ("OCI_RO_DATA_REFERRERS", &image.digest()),
+            ],
+        );
+    }
+}

@@ -1,0 +1,227 @@
+//! Peers that ask for too much or talk nonsense: the node answers and stays.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::Duration;
+
+use crate::support::eventually;
+use crate::support::http::{bearer, raw, send, token};
+use crate::support::image::{Image, MANIFEST, digest, noise, push_blob};
+use crate::support::node::Node;
+use crate::sync::{SOON, pull};
+
+/// More than any board of ours gives; a node that kept bodies in memory would need a gigabyte.
+const CEILING_KIB: u64 = 64 * 1024;
+
+#[test]
+fn f191_memory_stays_under_the_ceiling_with_everything_at_once() {
+    let root = Node::root_with("[limits]\nmemory = \"64MiB\"\nconnections = 128\n");
+    let user = root.pusher("owner-token", "*");
+    let image = Image::new(1, &[16 << 20]);
+    assert_eq!(image.push(&root.login, (&user.0, &user.1), "app", "v1").status, 201);
+    let connection = root.connect("dock01", &["--repository", "app", "--mode", "ReadOnly"]);
+    root.link("dock01", &user.0);
+    let mut device = Node::device(&connection);
+    device.spawn();
+    let scopes = ["repository:app:pull,push"];
+    let owner = token(&root.login, &user.0, &user.1, &scopes).unwrap();
+    let target = format!("/v2/app/blobs/{}", digest(&image.layers[0]));
+    let pushed = noise(9, 32 << 20);
+    std::thread::scope(|scope| {
+        for _ in 0..64 {
+            scope.spawn(|| {
+                let total = drain(&root.login, &owner, &target);
+                assert_eq!(total, image.layers[0].len());
+            });
+        }
+        scope.spawn(|| assert_eq!(push_blob(&root.login, &owner, "app", &pushed).status, 201));
+    });
+    device.wait_ready();
+    eventually(SOON, "v1 at the device", || pull(&device, &user, "app", "v1").ok());
+    for (node, name) in [(&root, "root"), (&device, "device")] {
+        let peak = node.peak_rss_kib();
+        eprintln!("{name}: {peak} KiB at most");
+        assert!(peak < CEILING_KIB, "{name}: {peak} KiB");
+        assert_eq!(node.metric("skerry_panics_total"), 0);
+    }
+}
+
+/// Reads a blob without keeping it; its length.
+fn drain(address: &str, token: &str, target: &str) -> usize {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    let head = format!(
+        "GET {target} HTTP/1.1\r\nhost: {address}\r\nauthorization: Bearer {token}\r\n\
+         connection: close\r\n\r\n"
+    );
+    stream.write_all(head.as_bytes()).unwrap();
+    let mut buffer = vec![0; 64 * 1024];
+    let (mut head, mut total) = (Vec::new(), 0);
+    loop {
+        let read = stream.read(&mut buffer).unwrap();
+        if read == 0 {
+            return total;
+        }
+        if total > 0 {
+            total += read;
+            continue;
+        }
+        head.extend_from_slice(&buffer[..read]);
+        if let Some(end) = head.windows(4).position(|w| w == b"\r\n\r\n") {
+            assert!(head.starts_with(b"HTTP/1.1 200 "));
+            total = head.len() - end - 4;
+        }
+    }
+}
+
+#[test]
+fn f191_over_the_limit_clients_are_told_to_come_back() {
+    let root = Node::root_with("[limits]\nconnections = 4\n");
+    // Connections that ask for nothing hold their places.
+    let held: Vec<TcpStream> = (0..4).map(|_| TcpStream::connect(&root.login).unwrap()).collect();
+    let answer = eventually(SOON, "the fifth is refused", || {
+        send(&root.login, "GET", "/v2/", &[], b"").ok().filter(|answer| answer.status == 503)
+    });
+    assert_eq!(answer.error(), ("TOOMANYREQUESTS".to_owned(), "throttled".to_owned()));
+    assert!(answer.header("retry-after").unwrap().parse::<u32>().unwrap() > 0);
+    drop(held);
+    eventually(SOON, "there is room again", || {
+        send(&root.login, "GET", "/v2/", &[], b"").ok().filter(|answer| answer.status == 401)
+    });
+}
+
+/// A generator of faults: the same ones in each run.
+struct Faults(u64);
+
+impl Faults {
+    fn next(&mut self, below: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        usize::try_from(self.0 % below as u64).unwrap()
+    }
+
+    /// A copy with a few bytes changed, doubled, taken out or cut off.
+    fn spoil(&mut self, good: &[u8]) -> Vec<u8> {
+        let mut bytes = good.to_vec();
+        for _ in 0..=self.next(3) {
+            let at = self.next(bytes.len().max(1)).min(bytes.len().saturating_sub(1));
+            match self.next(5) {
+                0 => bytes[at] = u8::try_from(self.next(256)).unwrap(),
+                1 => bytes.insert(at, b"\0\r\n{}[]\",:%/\xff"[self.next(13)]),
+                2 if bytes.len() > 1 => drop(bytes.remove(at)),
+                3 if at > 0 => bytes.truncate(at),
+                _ => {
+                    let end = (at + 1 + self.next(40)).min(bytes.len());
+                    let part = bytes[at..end].to_vec();
+                    bytes.splice(at..at, part);
+                }
+            }
+        }
+        bytes
+    }
+}
+
+#[test]
+fn f195_nonsense_gets_an_error_and_the_process_stays() {
+    let root = Node::root();
+    let user = root.pusher("owner-token", "*");
+    let image = Image::new(2, &[100]);
+    assert_eq!(image.push(&root.login, (&user.0, &user.1), "app", "v1").status, 201);
+    let scopes = ["repository:app:pull,push,delete,metadata_read"];
+    let owner = token(&root.login, &user.0, &user.1, &scopes).unwrap();
+    let mut faults = Faults(0x9e37_79b9_7f4a_7c15);
+    let chunked = format!(
+        "PUT /v2/app/manifests/v1?tag=x HTTP/1.1\r\nhost: {}\r\nauthorization: Bearer {owner}\r\n\
+         content-type: {MANIFEST}\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n\
+         5\r\n{{\"a\":\r\n2;x=y\r\n1}}\r\n0\r\n\r\n",
+        root.login
+    );
+    for number in 0..400 {
+        let bytes = faults.spoil(chunked.as_bytes());
+        let answer = short(&root.login, &bytes);
+        assert!(
+            answer.is_empty() || answer.starts_with(b"HTTP/1.1 "),
+            "{number}: {:?}",
+            String::from_utf8_lossy(&answer)
+        );
+        assert!(!answer.starts_with(b"HTTP/1.1 5") || is_designed(&answer), "{number}");
+    }
+    for _ in 0..300 {
+        let body = faults.spoil(&image.manifest);
+        let headers = [("content-type", MANIFEST)];
+        let answer = bearer(&root.login, &owner, "PUT", "/v2/app/manifests/x", &headers, &body);
+        assert!([201, 400].contains(&answer.status), "{}", answer.status);
+    }
+    for _ in 0..200 {
+        let bad = faults.spoil(owner.as_bytes());
+        let bad: String = bad.into_iter().filter(u8::is_ascii_graphic).map(char::from).collect();
+        let answer = bearer(&root.login, &bad, "GET", "/v2/app/manifests/v1", &[], b"");
+        assert!([200, 400, 401, 431].contains(&answer.status), "{}", answer.status);
+        assert!(answer.status != 200 || bad == owner);
+    }
+    let child = root.connect("dock01", &["--repository", "app"]);
+    let password = child.split(';').find_map(|p| p.strip_prefix("SyncTokenPassword=")).unwrap();
+    let scope = "gateway:dock01:config_read,config_write,message_read,message_write";
+    let sync = token(&root.login, "dock01", password, &[scope]).unwrap();
+    let message = br#"{"instance":"0f8fad5b-d9cb-469f-a165-70867728950e","version":"0.1.0"}"#;
+    for number in 0..300 {
+        let (method, call) =
+            [("POST", "activation"), ("PUT", "status"), ("POST", "messages")][number % 3];
+        let target = format!("/gateway/v1/dock01/{call}");
+        let media_type = ["application/json", "application/vnd.skerry.gateway.v1+postcard"];
+        let headers = [("content-type", media_type[number % 2])];
+        let body = faults.spoil(message);
+        let answer = bearer(&root.gateway, &sync, method, &target, &headers, &body);
+        assert!(answer.status < 500, "{method} {call}: {}", answer.status);
+    }
+    assert_eq!(root.metric("skerry_panics_total"), 0);
+    assert!(!root.log().contains("panicked"), "{}", root.log());
+    assert!(pull(&root, &user, "app", "v1").is_ok());
+}
+
+/// Sends bytes, says that no more will come, and reads what comes back.
+fn short(address: &str, bytes: &[u8]) -> Vec<u8> {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    let _ = stream.write_all(bytes);
+    let _ = stream.shutdown(std::net::Shutdown::Write);
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer);
+    answer
+}
+
+/// A method or version that is not spoken here, not a defect.
+fn is_designed(answer: &[u8]) -> bool {
+    answer.starts_with(b"HTTP/1.1 501 ") || answer.starts_with(b"HTTP/1.1 505 ")
+}
+
+#[test]
+fn f195_a_damaged_configuration_ends_with_a_sentence() {
+    let mut node = Node::device("x");
+    node.make_root();
+    let good = node.configuration() + "[limits]\nconnections = 10\nmemory = \"1GiB\"\n";
+    let mut faults = Faults(0x2545_f491_4f6c_dd1d);
+    let file = node.dir.join("damaged.toml");
+    for _ in 0..60 {
+        let bytes = faults.spoil(good.as_bytes());
+        std::fs::write(&file, &bytes).unwrap();
+        let mut check = std::process::Command::new(crate::support::node::BINARY);
+        let output = check.arg("--config").arg(&file).args(["config", "check"]).output().unwrap();
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert!(matches!(output.status.code(), Some(0 | 78)), "{output:?}");
+        assert!(output.status.success() || !text.trim().is_empty(), "no word");
+        assert!(!text.contains("panicked"), "{text}");
+    }
+}
+
+#[test]
+fn f195_a_second_head_behind_a_hostile_one_is_not_answered() {
+    let root = Node::root();
+    let smuggled = "POST /v2/a/blobs/uploads/ HTTP/1.1\r\nhost: a\r\ncontent-length: 6\r\n\
+                    transfer-encoding: chunked\r\n\r\n0\r\n\r\n\
+                    GET /healthz HTTP/1.1\r\nhost: a\r\n\r\n";
+    let answer = String::from_utf8(raw(&root.login, smuggled.as_bytes()).unwrap()).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
+    assert_eq!(answer.matches("HTTP/1.1 ").count(), 1, "{answer}");
+}
