@@ -330,7 +330,7 @@ mod tests {
         let first = Listener::tcp("127.0.0.1:0").unwrap();
         let address = first.local_address().unwrap().to_string();
         let text = error(Listener::tcp(&address));
-        assert!(text.contains(&address) && text.contains("configure another"), "{text}");
+        assert!(text.contains(&address) && text.contains("set another"), "{text}");
         assert!(error(Listener::tcp("127.0.0.1")).contains("host:port"));
         assert!(error(Listener::tcp("::1:5000")).contains("brackets"));
         assert!(error(Listener::tcp("127.0.0.1:http")).contains("number"));
