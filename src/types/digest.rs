@@ -78,6 +78,15 @@ impl Digest {
         Some(Digest { algorithm, bytes })
     }
 
+    /// Whether this is the digest of zero bytes.
+    pub fn is_of_nothing(&self) -> bool {
+        let function = match self.algorithm {
+            Algorithm::Sha256 => &ring::digest::SHA256,
+            Algorithm::Sha512 => &ring::digest::SHA512,
+        };
+        self.raw() == ring::digest::digest(function, b"").as_ref()
+    }
+
     /// The algorithm.
     pub fn algorithm(&self) -> Algorithm {
         self.algorithm

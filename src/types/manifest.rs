@@ -304,7 +304,7 @@ struct RawDescriptor {
     #[serde(rename = "mediaType")]
     media_type: Option<String>,
     digest: String,
-    size: u64,
+    size: Option<u64>,
     urls: Option<Vec<IgnoredAny>>,
     platform: Option<Platform>,
 }
@@ -316,13 +316,19 @@ impl RawDescriptor {
             Some(None) => return Err(error(format!("{place}.mediaType is no media type"))),
             None => return Err(error(format!("{place}.mediaType is missing"))),
         };
-        let digest = self.digest.parse().map_err(|fault| {
+        let digest: Digest = self.digest.parse().map_err(|fault| {
             error(format!("{place}.digest '{}': {fault}", printable(&self.digest)))
         })?;
+        let size = match self.size {
+            Some(size) => size,
+            // Docker leaves a size of 0 out.
+            None if digest.is_of_nothing() => 0,
+            None => return Err(error(format!("{place}.size is missing"))),
+        };
         Ok(Descriptor {
             media_type,
             digest,
-            size: self.size,
+            size,
             platform: self.platform,
             has_urls: self.urls.is_some_and(|urls| !urls.is_empty()),
         })
@@ -428,6 +434,14 @@ mod tests {
     }
 
     #[test]
+    fn f123_a_layer_of_nothing_needs_no_size() {
+        let nothing = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+        let text = oci_image("").replace(r#","size":3"#, "").replace(A, nothing);
+        let manifest = Manifest::parse(Some(media::OCI_MANIFEST), text.as_bytes()).unwrap();
+        assert_eq!(manifest.layers[0].size, 0);
+    }
+
+    #[test]
     fn malformed_manifests_are_refused_by_name() {
         let oci = Some(media::OCI_MANIFEST);
         let mismatch = oci_image(&format!(r#","mediaType":"{}""#, media::DOCKER_MANIFEST));
@@ -454,7 +468,7 @@ mod tests {
             (oci, twice.as_str(), "duplicate field"),
             (oci, bad_digest.as_str(), "config.digest 'sha256:zz'"),
             (oci, negative.as_str(), "invalid value"),
-            (oci, no_size.as_str(), "missing field `size`"),
+            (oci, no_size.as_str(), "config.size is missing"),
             (None, good.as_str(), "neither a Content-Type"),
             (Some("nonsense"), good.as_str(), "no media type"),
             (Some(media::OCI_INDEX), good.as_str(), "no field 'config'"),

@@ -35,13 +35,13 @@ struct Door<'a> {
 }
 
 impl Bench {
-    /// An index whose first image has a layer of 0 bytes (unless `unpacked`: some unpackers take
-    /// no archive that is none) and one of `$SKERRY_TEST_LARGE_MIB`.
-    fn new(unpacked: bool) -> Bench {
+    /// An index whose first image has a layer of 0 bytes (unless `no_empty_layer`: containerd
+    /// takes no descriptor of size 0) and one of `$SKERRY_TEST_LARGE_MIB`.
+    fn new(no_empty_layer: bool) -> Bench {
         let mib = std::env::var("SKERRY_TEST_LARGE_MIB").ok().and_then(|n| n.parse().ok());
         let mut layers =
             vec![tar("small", b"hello\n"), tar("large", &noise(1, mib.unwrap_or(64) << 20))];
-        if !unpacked {
+        if !no_empty_layer {
             layers.push(Vec::new());
         }
         let image = Image::of("amd64", "one", layers);
@@ -173,6 +173,10 @@ fn f100_f186_skopeo() {
         fails(&mut login("wrong"), &WRONG_PASSWORD);
         must(&mut login(&bench.password));
         let to = format!("docker://{}", door.image("skopeo", "v1"));
+        // Neither plain HTTP nor our authority is taken unless the user says so.
+        let untrusting = ["inspect", &to];
+        let why = if door.tls { "unknown authority" } else { "http response to https client" };
+        fails(crate::support::clients::skopeo(&home).args(untrusting), &[why]);
         let layout = format!("oci:{}:v1", bench.layout());
         let all = ["copy", "--all", "--preserve-digests"];
         must(skopeo(&all, "dest-").args([&layout, &to]));
@@ -204,7 +208,7 @@ fn f100_f186_podman_and_buildah() {
     let (Some(podman_path), Some(buildah_path)) = (tool("podman"), tool("buildah")) else {
         return skip(name, "podman or buildah is not installed");
     };
-    let bench = Bench::new(true);
+    let bench = Bench::new(false);
     for door in bench.doors() {
         let home = door.home("podman");
         let flag = match door.tls {
@@ -241,7 +245,7 @@ fn f100_f186_podman_and_buildah() {
         let list = format!("docker://{}", door.image("podman-list", "v1"));
         must(podman(&["manifest", "push", "--all", "local-list"]).arg(&list));
         fails(podman(&["pull"]).arg(door.image("podman", "none")), &NOT_THERE);
-        let done = ["login", "pull", "push", "copy", "index", "large"];
+        let done = ["login", "pull", "push", "copy", "index", "0-byte", "large"];
         record("podman", &door, &version(&podman_path, "--version"), &done);
 
         let home = door.home("buildah");
@@ -445,6 +449,39 @@ fn f100_f186_oras_and_a_helm_chart() {
     }
 }
 
+#[test]
+fn f186_cosign_signs_by_referrer() {
+    let Some(path) = tool("cosign") else {
+        return skip("f186_cosign_signs_by_referrer", "cosign is not there");
+    };
+    let bench = Bench::new(false);
+    for door in bench.doors() {
+        let cosign = |arguments: &[&str]| {
+            let mut command = door.tool(&path, "cosign");
+            command.env("COSIGN_PASSWORD", "").env("COSIGN_EXPERIMENTAL", "1").args(arguments);
+            command
+        };
+        must(&mut cosign(&["login", door.address, "-u", &bench.user, "-p", &bench.password]));
+        must(&mut cosign(&["generate-key-pair"]));
+        let (user, password) = (bench.user.as_str(), bench.password.as_str());
+        let (image, repository) = (Image::new(9, &[1000]), door.repository("cosign"));
+        assert_eq!(image.push(&bench.node.login, (user, password), &repository, "v1").status, 201);
+        let name = format!("{}/{repository}@{}", door.address, image.digest());
+        let plain: &[&str] = if door.tls { &[] } else { &["--allow-http-registry"] };
+        let sign = ["sign", "--key", "cosign.key", "--tlog-upload=false", "-y"];
+        must(cosign(&sign).arg("--registry-referrers-mode=oci-1-1").args(plain).arg(&name));
+        let verify = ["verify", "--key", "cosign.pub", "--insecure-ignore-tlog"];
+        let verify = [&verify[..], &["--experimental-oci11=true"]].concat();
+        must(cosign(&verify).args(plain).arg(&name));
+        record(
+            "cosign",
+            &door,
+            &version(&path, "version"),
+            &["login", "sign", "verify", "referrers"],
+        );
+    }
+}
+
 /// A daemon that ends with the test.
 struct Daemon(Child);
 
@@ -563,7 +600,7 @@ fn f100_f186_docker() {
     if !is_root() {
         return skip(name, "dockerd needs root");
     }
-    let bench = Bench::new(true);
+    let bench = Bench::new(false);
     let home = bench.home.join("docker");
     std::fs::create_dir_all(&home).unwrap();
     let host = format!("unix://{}", home.join("s").display());
@@ -605,7 +642,7 @@ fn f100_f186_docker() {
         must(&mut docker(&["rmi", &v1, &again]));
         must(&mut docker(&["pull", &again]));
         fails(&mut docker(&["pull", &door.image("docker", "none")]), &NOT_THERE);
-        let done = ["login", "pull", "push", "copy", "large"];
+        let done = ["login", "pull", "push", "copy", "0-byte", "large"];
         record("docker", &door, &version(&server, "--version"), &done);
     }
 }
