@@ -25,8 +25,8 @@ const HEAD_ROOM_BYTES: usize = 512;
 const SENDFILE_BYTES_MIN: u64 = 32 * 1024;
 /// How far a cold file is read ahead in one go, bytes.
 const READ_AHEAD_BYTES: u64 = 1024 * 1024;
-/// Distance of the pages that are probed, bytes: the kernel reads ahead in larger pieces.
-const PROBE_STEP_BYTES: u64 = 64 * 1024;
+/// Distance of the pages that are probed, bytes: one window of the kernel's read-ahead.
+const PROBE_STEP_BYTES: u64 = 128 * 1024;
 
 /// Tells a fault of our storage from one of the connection.
 pub(crate) const STORAGE_FAULT: io::ErrorKind = io::ErrorKind::InvalidData;
@@ -402,6 +402,6 @@ mod tests {
     #[test]
     fn probes_cover_both_ends() {
         assert_eq!(probes(5, 6).collect::<Vec<_>>(), [5, 5]);
-        assert_eq!(probes(0, PROBE_STEP_BYTES + 1).collect::<Vec<_>>(), [0, 65536, 65536]);
+        assert_eq!(probes(0, PROBE_STEP_BYTES + 1).collect::<Vec<_>>(), [0, 131_072, 131_072]);
     }
 }

@@ -4,10 +4,11 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ring::digest::{SHA256, SHA512};
 
+use super::leases::short;
 use super::{Shared, Store, StoreError};
 use crate::sys::disk::DiskFile;
 use crate::sys::spawn;
@@ -23,6 +24,16 @@ pub struct OpenBlob {
     /// Its length, bytes.
     pub len: u64,
 }
+
+/// Digests that are remembered as durably named. Over it: all are forgotten, and their directories
+/// synced once more.
+const NAMED_MAX: usize = 65_536;
+
+/// Content whose name is known to be durable, by the first eight bytes of the digest. A file that
+/// is there may have got its name from somebody who still waits for the sync, or whose sync failed:
+/// nothing may refer to it before.
+#[derive(Default)]
+pub(super) struct Named(Mutex<BTreeSet<u64>>);
 
 /// Directories of content whose own name is durable.
 #[derive(Default)]
@@ -103,7 +114,7 @@ pub(super) fn read(shared: &Shared, digest: &Digest) -> Result<Option<Vec<u8>>, 
 
 fn put(shared: &Shared, digest: &Digest, bytes: &[u8]) -> Result<(), StoreError> {
     if len(shared, digest)? == Some(bytes.len() as u64) {
-        return Ok(());
+        return Ok(make_named(shared, digest)?);
     }
     shared.check_space()?;
     let temporary = shared.layout.uploads().join(format!("{}.put", shared.sys.rng.uuid()));
@@ -126,6 +137,7 @@ pub(super) fn install(
 ) -> Result<(), StoreError> {
     let bytes = file.len()?;
     if len(shared, digest)? == Some(bytes) {
+        make_named(shared, digest)?;
         return Ok(shared.disk.remove(from)?);
     }
     file.sync_data()?;
@@ -134,8 +146,43 @@ pub(super) fn install(
     shared.fan_out.make(shared, directory)?;
     shared.disk.rename(from, &path)?;
     shared.disk.sync_dir(directory)?;
+    shared.named.insert(digest);
     shared.sys.metrics.blob_bytes.add(bytes);
     Ok(())
+}
+
+/// Makes the name of content that is there durable, unless it is known to be.
+pub(super) fn make_named(shared: &Shared, digest: &Digest) -> io::Result<()> {
+    if !shared.named.contains(digest) {
+        let path = shared.layout.blob(digest);
+        shared.disk.sync_dir(path.parent().unwrap_or(Path::new(".")))?;
+        shared.named.insert(digest);
+    }
+    Ok(())
+}
+
+impl Named {
+    /// Whether the name is known to be durable.
+    pub(super) fn contains(&self, digest: &Digest) -> bool {
+        self.digests().contains(&short(digest))
+    }
+
+    fn insert(&self, digest: &Digest) {
+        let mut digests = self.digests();
+        if digests.len() >= NAMED_MAX {
+            digests.clear();
+        }
+        digests.insert(short(digest));
+    }
+
+    /// The name is about to go.
+    pub(super) fn remove(&self, digest: &Digest) {
+        self.digests().remove(&short(digest));
+    }
+
+    fn digests(&self) -> MutexGuard<'_, BTreeSet<u64>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl FanOut {

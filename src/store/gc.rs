@@ -288,8 +288,10 @@ impl Run {
         let moved = self.store.commit(move |_| {
             let aside = shared.layout.uploads().join(format!("{}.put", shared.sys.rng.uuid()));
             let path = shared.layout.blob(&digest);
-            let moved =
-                shared.leases.unless_held(&digest, since, || shared.disk.rename(&path, &aside));
+            let moved = shared.leases.unless_held(&digest, since, || {
+                shared.named.remove(&digest);
+                shared.disk.rename(&path, &aside)
+            });
             match moved {
                 None => Ok(None),
                 Some(Ok(())) => Ok(Some(aside)),

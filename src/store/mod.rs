@@ -58,7 +58,7 @@ use std::thread::JoinHandle;
 
 use smol::channel::Sender;
 
-use blobs::FanOut;
+use blobs::{FanOut, Named};
 use feed::Feed;
 use gc::Candidates;
 use index::{Index, MapIndex, NoIndex};
@@ -156,6 +156,7 @@ struct Shared {
     retain: AtomicBool,
     read_only: AtomicBool,
     leases: Leases,
+    named: Named,
     garbage: Candidates,
 }
 
@@ -206,6 +207,7 @@ impl Store {
             retain: AtomicBool::new(options.retain_for_children),
             read_only: AtomicBool::new(false),
             leases: Leases::default(),
+            named: Named::default(),
             garbage: Candidates::new(),
             sys,
             disk: disk.clone(),
@@ -252,6 +254,7 @@ impl Store {
             retain: AtomicBool::new(false),
             read_only: AtomicBool::new(false),
             leases: Leases::default(),
+            named: Named::default(),
             garbage: Candidates::new(),
             sys,
             disk,

@@ -2,10 +2,12 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::blobs::make_named;
 use super::manifests::ManifestRow;
 use super::outbox::{self, Origin, OutboxChange};
 use super::row::{Kind, Row, key, prefix};
 use super::{Store, StoreError, Txn, delivered};
+use crate::sys::spawn;
 use crate::types::{Digest, RepositoryName, UnixSeconds};
 
 /// A repository.
@@ -62,14 +64,19 @@ impl Store {
     }
 
     /// Allows a blob to be pulled from a repository, which is created if need be. The content is
-    /// durable already.
+    /// there; its name is made durable first if need be.
     pub async fn link_blob(
         &self,
         repository: &RepositoryName,
         digest: &Digest,
         size: u64,
     ) -> Result<(), StoreError> {
-        self.shared().touch(digest);
+        let shared = self.shared();
+        shared.touch(digest);
+        if !shared.named.contains(digest) {
+            let (shared, digest) = (shared.clone(), digest.clone());
+            spawn::blocking(move || make_named(&shared, &digest)).await?;
+        }
         let now = self.sys().clock.wall_or_floor();
         let (repository, key) = (repository.clone(), blob_key(repository, digest));
         self.commit(move |txn| {

@@ -23,11 +23,40 @@ struct State {
     locked: BTreeSet<PathBuf>,
     syncs_until_failure: Option<u32>,
     full: Arc<AtomicBool>,
+    /// Calls so far that change something.
+    calls: u64,
+    crash_at: Option<u64>,
+    fail_at: Option<u64>,
+    /// The call at which the power went or the disk failed.
+    struck: Option<(&'static str, PathBuf)>,
+    /// What is left since the power went.
+    wreck: Option<Wreck>,
+}
+
+/// Files and directories at the moment the power went.
+#[derive(Clone)]
+struct Wreck {
+    files: BTreeMap<PathBuf, Bytes>,
+    durable: BTreeMap<PathBuf, Bytes>,
+    directories: BTreeSet<PathBuf>,
+    durable_directories: BTreeSet<PathBuf>,
+}
+
+/// What of the bytes that were not synced is found after the power went.
+#[derive(Clone, Copy, Debug)]
+pub enum Survivors {
+    /// None, and no name either: what a disk must keep and no more.
+    Synced,
+    /// All of them, as when only the process ends.
+    Everything,
+    /// All names, but of each file by chance the synced bytes, all, the first so many, or zeros in
+    /// place of those that were not synced, as file systems do that allocate late.
+    Torn(u64),
 }
 
 struct Content(Mutex<Bytes>);
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Bytes {
     now: Vec<u8>,
     durable: Vec<u8>,
@@ -36,6 +65,7 @@ struct Bytes {
 struct MemoryFile {
     content: Arc<Content>,
     disk: MemoryDisk,
+    path: PathBuf,
 }
 
 fn hold<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -58,14 +88,31 @@ impl MemoryDisk {
 
     /// What is found after a power cut now: nothing that was not synced.
     pub fn after_power_cut(&self) -> MemoryDisk {
+        self.after_crash(Survivors::Synced)
+    }
+
+    /// What is found after the power went: at [`MemoryDisk::crash_at`], or now.
+    pub fn after_crash(&self, survivors: Survivors) -> MemoryDisk {
         let state = hold(&self.0);
-        let copy = |(path, content): (&PathBuf, &Arc<Content>)| {
-            let durable = hold(&content.0).durable.clone();
-            let bytes = Bytes { now: durable.clone(), durable };
-            (path.clone(), Arc::new(Content(Mutex::new(bytes))))
+        let wreck = state.wreck.clone().unwrap_or_else(|| state.wreck());
+        let (files, directories) = match survivors {
+            Survivors::Synced => (wreck.durable, wreck.durable_directories),
+            Survivors::Everything | Survivors::Torn(_) => (wreck.files, wreck.directories),
         };
-        let files: BTreeMap<_, _> = state.durable.iter().map(copy).collect();
-        let directories = state.durable_directories.clone();
+        let mut chance = match survivors {
+            Survivors::Torn(seed) => seed,
+            _ => 0,
+        };
+        let found = |(path, bytes): (PathBuf, Bytes)| {
+            let left = match survivors {
+                Survivors::Synced => bytes.durable,
+                Survivors::Everything => bytes.now,
+                Survivors::Torn(_) => torn(bytes, &mut chance),
+            };
+            let bytes = Bytes { now: left.clone(), durable: left };
+            (path, Arc::new(Content(Mutex::new(bytes))))
+        };
+        let files: BTreeMap<_, _> = files.into_iter().map(found).collect();
         let state = State {
             durable: files.clone(),
             files,
@@ -74,6 +121,49 @@ impl MemoryDisk {
             ..State::default()
         };
         MemoryDisk(Arc::new(Mutex::new(state)))
+    }
+
+    /// Lets the power go at the `call`-th call from the start that changes something; a write
+    /// then writes its first half. All later calls fail.
+    pub fn crash_at(&self, call: u64) {
+        hold(&self.0).crash_at = Some(call);
+    }
+
+    /// Fails the `call`-th call from the start that changes something, once.
+    pub fn fail_at(&self, call: u64) {
+        hold(&self.0).fail_at = Some(call);
+    }
+
+    /// Calls so far that change something.
+    pub fn calls(&self) -> u64 {
+        hold(&self.0).calls
+    }
+
+    /// The call that was struck, and its file.
+    pub fn struck(&self) -> Option<(&'static str, PathBuf)> {
+        hold(&self.0).struck.clone()
+    }
+
+    /// Counts a call; its error when it is struck. `torn` does the half of a write.
+    fn step(&self, call: &'static str, path: &Path, torn: impl FnOnce()) -> io::Result<()> {
+        let mut state = self.state();
+        state.alive()?;
+        state.calls += 1;
+        if state.fail_at == Some(state.calls) {
+            state.struck = Some((call, path.to_owned()));
+            return Err(io::Error::from_raw_os_error(5));
+        }
+        if state.crash_at == Some(state.calls) {
+            torn();
+            state.struck = Some((call, path.to_owned()));
+            state.wreck = Some(state.wreck());
+            return state.alive();
+        }
+        Ok(())
+    }
+
+    fn alive(&self) -> io::Result<()> {
+        self.state().alive()
     }
 
     /// Lets the next `count` calls of `sync_data` succeed and fails those after them.
@@ -90,13 +180,57 @@ impl MemoryDisk {
         hold(&self.0)
     }
 
-    fn file(&self, content: Arc<Content>) -> Arc<dyn DiskFile> {
-        Arc::new(MemoryFile { content, disk: self.clone() })
+    fn file(&self, path: &Path, content: Arc<Content>) -> Arc<dyn DiskFile> {
+        Arc::new(MemoryFile { content, disk: self.clone(), path: path.to_owned() })
+    }
+}
+
+impl State {
+    fn wreck(&self) -> Wreck {
+        let copy =
+            |(path, content): (&PathBuf, &Arc<Content>)| (path.clone(), hold(&content.0).clone());
+        Wreck {
+            files: self.files.iter().map(copy).collect(),
+            durable: self.durable.iter().map(copy).collect(),
+            directories: self.directories.clone(),
+            durable_directories: self.durable_directories.clone(),
+        }
+    }
+
+    fn alive(&self) -> io::Result<()> {
+        if self.wreck.is_some() { Err(io::Error::other("the power is gone")) } else { Ok(()) }
+    }
+}
+
+/// One of the things that happen to bytes that were not synced.
+fn torn(bytes: Bytes, chance: &mut u64) -> Vec<u8> {
+    *chance =
+        chance.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+    let Bytes { now, durable } = bytes;
+    if now == durable {
+        return now;
+    }
+    let dice = *chance >> 33;
+    let same = now.iter().zip(&durable).take_while(|(a, b)| a == b).count();
+    match dice % 4 {
+        0 => durable,
+        1 => now,
+        2 => {
+            let new = now.len() - same;
+            let kept = same + usize::try_from(dice >> 2).unwrap_or(0) % (new + 1);
+            now[..kept].to_vec()
+        }
+        _ => {
+            let mut zeros = now;
+            zeros[same..].fill(0);
+            zeros
+        }
     }
 }
 
 impl DiskFile for MemoryFile {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.disk.alive()?;
         let bytes = hold(&self.content.0);
         let rest = slice_from(&bytes.now, offset);
         let len = rest.len().min(buffer.len());
@@ -106,20 +240,27 @@ impl DiskFile for MemoryFile {
 
     fn write_all_at(&self, new: &[u8], offset: u64) -> io::Result<()> {
         let full = self.disk.state().full.load(Ordering::Relaxed);
-        let mut bytes = hold(&self.content.0);
         let start = usize::try_from(offset).map_err(io::Error::other)?;
-        let end = start + new.len();
-        if end > bytes.now.len() {
-            if full {
-                return Err(io::ErrorKind::StorageFull.into());
+        let put = |new: &[u8]| {
+            let mut bytes = hold(&self.content.0);
+            let end = start + new.len();
+            if end > bytes.now.len() {
+                if full {
+                    return Err(io::ErrorKind::StorageFull.into());
+                }
+                bytes.now.resize(end, 0);
             }
-            bytes.now.resize(end, 0);
-        }
-        bytes.now[start..end].copy_from_slice(new);
-        Ok(())
+            bytes.now[start..end].copy_from_slice(new);
+            Ok(())
+        };
+        self.disk.step("write", &self.path, || {
+            let _ = put(&new[..new.len() / 2]);
+        })?;
+        put(new)
     }
 
     fn sync_data(&self) -> io::Result<()> {
+        self.disk.step("fdatasync", &self.path, || {})?;
         if let Some(left) = &mut self.disk.state().syncs_until_failure {
             if *left == 0 {
                 return Err(io::Error::other("the disk failed"));
@@ -128,10 +269,13 @@ impl DiskFile for MemoryFile {
         }
         let mut bytes = hold(&self.content.0);
         bytes.durable = bytes.now.clone();
-        Ok(())
+        drop(bytes);
+        // The power may have gone meanwhile: then nobody is told that this worked.
+        self.disk.alive()
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
+        self.disk.step("truncate", &self.path, || {})?;
         let len = usize::try_from(len).map_err(io::Error::other)?;
         hold(&self.content.0).now.resize(len, 0);
         Ok(())
@@ -153,8 +297,9 @@ impl DiskFile for MemoryFile {
 
 impl Disk for MemoryDisk {
     fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+        self.alive()?;
         let content = self.state().files.get(path).cloned().ok_or(io::ErrorKind::NotFound)?;
-        Ok(self.file(content))
+        Ok(self.file(path, content))
     }
 
     fn open_rw(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
@@ -162,6 +307,7 @@ impl Disk for MemoryDisk {
     }
 
     fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+        self.step("create", path, || {})?;
         let mut state = self.state();
         if state.files.contains_key(path) {
             return Err(io::ErrorKind::AlreadyExists.into());
@@ -173,10 +319,11 @@ impl Disk for MemoryDisk {
         let content = Arc::new(Content(Mutex::default()));
         state.files.insert(path.to_owned(), content.clone());
         drop(state);
-        Ok(self.file(content))
+        Ok(self.file(path, content))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.step("rename", to, || {})?;
         let mut state = self.state();
         let content = state.files.remove(from).ok_or(io::ErrorKind::NotFound)?;
         state.files.insert(to.to_owned(), content);
@@ -184,11 +331,13 @@ impl Disk for MemoryDisk {
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {
+        self.step("unlink", path, || {})?;
         let removed = self.state().files.remove(path);
         removed.map(|_| ()).ok_or(io::ErrorKind::NotFound.into())
     }
 
     fn remove_dir_all(&self, path: &Path) -> io::Result<()> {
+        self.step("rmdir", path, || {})?;
         let mut state = self.state();
         if !state.directories.contains(path) {
             return Err(io::ErrorKind::NotFound.into());
@@ -199,12 +348,14 @@ impl Disk for MemoryDisk {
     }
 
     fn create_dir_all(&self, path: &Path) -> io::Result<()> {
+        self.step("mkdir", path, || {})?;
         let mut state = self.state();
         state.directories.extend(path.ancestors().map(Path::to_owned));
         Ok(())
     }
 
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
+        self.step("fsync directory", path, || {})?;
         let mut state = self.state();
         let here = |entry: &Path| entry.parent() == Some(path);
         state.durable.retain(|file, _| !here(file));
@@ -214,10 +365,11 @@ impl Disk for MemoryDisk {
         let directories: Vec<_> = state.directories.iter().filter(|d| here(d)).cloned().collect();
         state.durable_directories.retain(|directory| !here(directory));
         state.durable_directories.extend(directories);
-        Ok(())
+        state.alive()
     }
 
     fn list(&self, path: &Path) -> io::Result<Vec<Entry>> {
+        self.alive()?;
         let state = self.state();
         if !state.directories.contains(path) {
             return Err(io::ErrorKind::NotFound.into());
@@ -234,6 +386,7 @@ impl Disk for MemoryDisk {
     }
 
     fn exists(&self, path: &Path) -> io::Result<bool> {
+        self.alive()?;
         let state = self.state();
         Ok(state.files.contains_key(path) || state.directories.contains(path))
     }
@@ -259,7 +412,8 @@ impl Disk for MemoryDisk {
         Ok(Box::new(Unlock(self.clone(), path.to_owned())))
     }
 
-    fn sync_fs(&self, _path: &Path) -> io::Result<()> {
+    fn sync_fs(&self, path: &Path) -> io::Result<()> {
+        self.step("syncfs", path, || {})?;
         let mut state = self.state();
         for content in state.files.values() {
             let mut bytes = hold(&content.0);
@@ -267,7 +421,7 @@ impl Disk for MemoryDisk {
         }
         state.durable = state.files.clone();
         state.durable_directories = state.directories.clone();
-        Ok(())
+        state.alive()
     }
 }
 

@@ -9,18 +9,18 @@ use crate::store::outbox::Origin;
 use crate::types::digest::Algorithm;
 use crate::types::{Manifest, Tag, UnixSeconds, media};
 
-const HOUR: Duration = Duration::from_secs(3600);
-const OPTIONS: GcOptions = GcOptions { grace: HOUR, untagged: None, dry_run: false };
+pub(super) const HOUR: Duration = Duration::from_secs(3600);
+pub(super) const OPTIONS: GcOptions = GcOptions { grace: HOUR, untagged: None, dry_run: false };
 
 /// A clock that the test moves; the wall clock jumps about.
 #[derive(Default)]
-struct Hands {
+pub(super) struct Hands {
     seconds: AtomicU64,
     wall: AtomicU64,
 }
 
 impl Hands {
-    fn pass(&self, time: Duration) {
+    pub(super) fn pass(&self, time: Duration) {
         self.seconds.fetch_add(time.as_secs(), Ordering::Relaxed);
     }
 }
@@ -70,11 +70,11 @@ impl Bench {
     }
 }
 
-fn name(text: &str) -> RepositoryName {
+pub(super) fn name(text: &str) -> RepositoryName {
     text.parse().unwrap()
 }
 
-fn digest_of(bytes: &[u8]) -> Digest {
+pub(super) fn digest_of(bytes: &[u8]) -> Digest {
     let hash = ring::digest::digest(&ring::digest::SHA256, bytes);
     Digest::from_raw(Algorithm::Sha256, hash.as_ref()).unwrap()
 }

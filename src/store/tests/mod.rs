@@ -2,6 +2,7 @@
 //! real directories with sled.
 
 mod content;
+mod crash;
 mod gc;
 mod index;
 mod journal;
