@@ -21,6 +21,7 @@ mod conformance;
 mod demo;
 mod gc;
 mod hostile;
+mod kills;
 mod matrix;
 mod mirror;
 mod oci;
