@@ -55,6 +55,8 @@ impl Admin {
             "loginServer": self.options.login_server,
             "ready": self.unready().is_none(),
             "storeSequence": self.store.sequence(),
+            "damagedBlobs": self.store.damaged_count(),
+            "blobsToVerify": self.store.doubted(),
             "clockTrusted": self.store.sys().clock.wall().is_some(),
         });
         if self.options.role == Role::Root {
@@ -103,12 +105,17 @@ impl Admin {
                 "Content bytes fetched from the parent.",
                 &metrics.sync_bytes_fetched,
             ),
+            ("blobs_damaged_total", "Content found damaged or missing.", &metrics.blobs_damaged),
+            ("blobs_healed_total", "Damaged content that came again.", &metrics.blobs_healed),
+            ("scrub_bytes_total", "Content bytes hashed by scrubs.", &metrics.scrub_bytes),
             ("sync_requests_total", "Requests sent to the parent.", &metrics.sync_requests),
         ] {
             sample(name, "counter", help, counter.get());
         }
         let sequence = self.store.sequence();
         sample("store_sequence", "gauge", "Sequence of the last durable record.", sequence);
+        let damaged = self.store.damaged_count() as u64;
+        sample("blobs_damaged", "gauge", "Content that waits to be healed.", damaged);
         let ready = u64::from(self.unready().is_none());
         sample("ready", "gauge", "Whether the node can serve clients.", ready);
         text

@@ -9,6 +9,7 @@ mod garbage;
 mod health;
 mod print;
 mod registries;
+mod scrub;
 mod settings;
 mod tokens;
 mod view;
@@ -47,6 +48,8 @@ pub struct AdminOptions {
     pub ca_fingerprint: Option<String>,
     /// What `gc` may remove.
     pub gc: GcOptions,
+    /// What a scrub may read, bytes per second.
+    pub scrub_rate: u64,
 }
 
 /// Who was in contact when; only the gateway knows, because a poll writes nothing.
@@ -123,6 +126,7 @@ impl Admin {
         match verb {
             "status" => self.status(parse(body)?),
             "gc" => self.collect_garbage(parse(body)?).await,
+            "scrub" => self.scrub(&parse(body)?),
             "scope-map/create" => self.scope_map_create(parse(body)?).await,
             "scope-map/update" => self.scope_map_update(parse(body)?).await,
             "scope-map/delete" => self.scope_map_delete(parse(body)?).await,

@@ -45,6 +45,7 @@ fn node_with(role: Role, scheme: &str, ca_fingerprint: Option<String>) -> Node {
     let store = Store::in_memory(Sys::real(Spawner::new()));
     let contact = Arc::new(TestContact::default());
     let options = AdminOptions {
+        scrub_rate: 1 << 20,
         gc: GcOptions { grace: std::time::Duration::ZERO, untagged: None, dry_run: false },
         role,
         registry_name: "myregistry".into(),

@@ -7,6 +7,7 @@ mod node;
 mod parent;
 mod router;
 mod sample;
+mod scrub;
 
 pub use demo::{DemoOptions, demo};
 

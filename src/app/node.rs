@@ -6,10 +6,10 @@ use std::time::Duration;
 use smol::Task;
 
 use super::router::{Door, Router};
-use super::{garbage, identity, parent};
+use super::{garbage, identity, parent, scrub};
 use crate::admin::{Admin, AdminOptions, Contact};
 use crate::auth::{Auth, AuthOptions};
-use crate::config::{self, Config, Scheme};
+use crate::config::{self, Config, Scheme, Verify};
 use crate::gateway::{Contacts, Gateway, GatewayOptions};
 use crate::http::{Deadlines, Permits, Service, Shutdown, TlsAcceptor, serve};
 use crate::registry::{Registry, RegistryOptions};
@@ -82,6 +82,7 @@ impl Node {
         let options = StoreOptions {
             reserve: config.storage.reserve.0,
             uploads: config.limits.uploads,
+            verify_first_read: config.storage.verify == Verify::FirstReadPerBoot,
             ..StoreOptions::new(&config.storage.state_dir)
         };
         let seams = sys.clone();
@@ -136,6 +137,8 @@ impl Node {
             background.push(sys.spawner.spawn(async move { match engine.run().await {} }));
         }
         background.push(sys.spawner.spawn(housekeeping(store.clone())));
+        background.push(sys.spawner.spawn(scrub::run(store.clone(), config.scrub.clone())));
+        background.push(sys.spawner.spawn(scrub::settle(store.clone())));
         if config.gc.enabled {
             let run = garbage::run(store.clone(), config.gc.clone(), role);
             background.push(sys.spawner.spawn(run));
@@ -274,6 +277,7 @@ fn admin_api(
         scheme: scheme.name().to_owned(),
         ca_fingerprint: identity::private_ca(config, store)?,
         gc: garbage::options(&config.gc, config.role()),
+        scrub_rate: config.scrub.rate.0,
     };
     Ok(Admin::new(store.clone(), options, Arc::new(Seen(contacts))))
 }

@@ -11,6 +11,7 @@ mod gc;
 mod output;
 mod rules;
 mod scope_map;
+mod scrub;
 mod serve;
 mod status;
 mod token;
@@ -103,6 +104,15 @@ enum Command {
         #[arg(long)]
         dry_run: bool,
     },
+    /// Hash all content now, and take out of service what is damaged
+    Scrub {
+        /// Read as fast as the disk can, not at the configured rate
+        #[arg(long)]
+        full_speed: bool,
+        /// Do not wait for its end
+        #[arg(long)]
+        no_wait: bool,
+    },
     /// Check or explain the configuration
     #[command(subcommand)]
     Config(config::Verb),
@@ -170,6 +180,7 @@ fn dispatch(cli: &Cli) -> Result<ExitCode, Failure> {
         }
         Command::Status => manage(&status::call(), global),
         Command::Gc { dry_run } => manage(&gc::call(*dry_run), global),
+        Command::Scrub { full_speed, no_wait } => scrub::run(*full_speed, *no_wait, global),
         Command::ScopeMap(verb) => manage(&verb.call(), global),
         Command::Token(verb) => manage(&verb.call(), global),
         Command::ConnectedRegistry(verb) => manage(&verb.call(), global),

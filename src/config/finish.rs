@@ -306,6 +306,12 @@ fn check_ranges(loaded: &Loaded) -> Result<(), ConfigError> {
     if loaded.config.gc.grace > 30 * day {
         return Err(fault(loaded, "gc.grace", "must be at most 30 days"));
     }
+    if loaded.config.scrub.rate < ByteSize(64 << 10) {
+        return Err(fault(loaded, "scrub.rate", "must be at least 64KiB, per second"));
+    }
+    if !(Duration::from_secs(3600)..=366 * day).contains(&loaded.config.scrub.max_age) {
+        return Err(fault(loaded, "scrub.max_age", "must be from 1 hour to 366 days"));
+    }
     for (key, time, max, shown) in times {
         if !(Duration::from_secs(60)..=max).contains(&time) {
             return Err(fault(loaded, key, format_args!("must be from 1 minute to {shown}")));

@@ -49,6 +49,8 @@ pub struct Config {
     pub tokens: Tokens,
     /// When and what garbage it collects.
     pub gc: Gc,
+    /// How it looks for damaged content.
+    pub scrub: Scrub,
     /// What it writes to the log.
     pub log: Log,
     /// What it may use of its machine.
@@ -169,11 +171,17 @@ pub struct Storage {
     /// Free space, bytes, below which pushes are refused; never more than 5 % of the file
     /// system. Default: 64 MiB.
     pub reserve: ByteSize,
+    /// When content is hashed beside scrubs. Default: `scrub`.
+    pub verify: Verify,
 }
 
 impl Default for Storage {
     fn default() -> Storage {
-        Storage { state_dir: PathBuf::new(), reserve: ByteSize(64 * 1024 * 1024) }
+        Storage {
+            state_dir: PathBuf::new(),
+            reserve: ByteSize(64 * 1024 * 1024),
+            verify: Verify::Scrub,
+        }
     }
 }
 
@@ -275,6 +283,38 @@ impl Default for Gc {
             untagged_manifests: None,
         }
     }
+}
+
+/// `[scrub]`: hashing all content in the background.
+#[derive(Clone)]
+pub struct Scrub {
+    /// Whether it runs by itself. Default: true.
+    pub enabled: bool,
+    /// How much is read per second, bytes; more when `max_age` could not be kept otherwise.
+    /// Default: 8 MiB.
+    pub rate: ByteSize,
+    /// Everything is hashed again within this time. Default: 7 days.
+    pub max_age: Duration,
+}
+
+impl Default for Scrub {
+    fn default() -> Scrub {
+        Scrub {
+            enabled: true,
+            rate: ByteSize(8 * 1024 * 1024),
+            max_age: Duration::from_secs(7 * 86_400),
+        }
+    }
+}
+
+/// When content is hashed beside scrubs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Verify {
+    /// After an unclean stop what came last; otherwise by scrubs only.
+    #[default]
+    Scrub,
+    /// Also when it is first read after each start.
+    FirstReadPerBoot,
 }
 
 /// `[log]`: what the node writes to the log.

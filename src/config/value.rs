@@ -9,7 +9,7 @@ use std::time::Duration;
 use log::LevelFilter;
 use toml::de::DeValue;
 
-use super::model::{Listener, ParentKind, Scheme, Secret, TlsMode};
+use super::model::{Listener, ParentKind, Scheme, Secret, TlsMode, Verify};
 use crate::types::Namespace;
 use crate::types::schedule::Schedule;
 
@@ -349,6 +349,10 @@ words!(Scheme, "\"http\" or \"https\"", "http" => Http, "https" => Https);
 words!(
     TlsMode, "\"off\", \"self-signed\" or \"files\"",
     "off" => Off, "self-signed" => SelfSigned, "files" => Files
+);
+words!(
+    Verify, "\"scrub\" or \"first-read-per-boot\"",
+    "scrub" => Scrub, "first-read-per-boot" => FirstReadPerBoot
 );
 words!(ParentKind, "\"skerry\" or \"oci\"", "skerry" => Skerry, "oci" => Oci);
 words!(

@@ -2,7 +2,7 @@
 
 use super::Registry;
 use super::conditional::{client_has, etag, range_applies};
-use super::error::{damaged, store_refusal};
+use super::error::{damaged, damaged_here, store_refusal};
 use super::range::{Wanted, wanted};
 use crate::auth::{Authorized, Delete, Pull};
 use crate::http::{Method, Reply, ReplyBody, Request};
@@ -18,9 +18,10 @@ impl Registry {
         name: &RepositoryName,
         digest: &Digest,
     ) -> Result<Reply, Refusal> {
-        if !self.store.blob_linked(name, digest).map_err(store_refusal)? {
+        let link = self.store.blob_link(name, digest).map_err(store_refusal)?;
+        let Some(link) = link else {
             return Err(self.miss("BLOB_UNKNOWN", name, format_args!("blob {digest}")));
-        }
+        };
         let facts = |reply: Reply| {
             reply
                 .with("docker-content-digest", digest.to_string())
@@ -30,9 +31,17 @@ impl Registry {
         if client_has(request, digest) {
             return Ok(facts(Reply::new(304)));
         }
-        let open = self.store.blob_open(digest).await.map_err(store_refusal)?;
-        // Linked, and yet not to be had: taken out of service by a check.
-        let blob = open.ok_or_else(damaged)?;
+        let mut open = self.store.blob_open(digest).await.map_err(store_refusal)?;
+        if open.as_ref().is_some_and(|blob| blob.len != link.size) {
+            self.store.condemn_length(digest, link.size).await.map_err(store_refusal)?;
+            open = None;
+        }
+        // Linked, and yet not to be had: taken out of service by a check. Who asks by HEAD is
+        // about to push, and so can bring it back.
+        let blob = open.ok_or_else(|| match request.method {
+            Method::Head => damaged_here(),
+            _ => damaged(),
+        })?;
         let range = request.header("range").filter(|_| range_applies(request, digest));
         // A range is defined for GET only (RFC 9110, section 14.2).
         let range = range.filter(|_| request.method == Method::Get);

@@ -52,6 +52,12 @@ pub fn damaged() -> Refusal {
     refusal
 }
 
+/// The same, told to somebody who may bring it: it is unknown until then.
+pub fn damaged_here() -> Refusal {
+    let message = "the stored content is damaged; push it again to heal it";
+    Refusal::new(404, "BLOB_UNKNOWN", Reason::ContentDamaged, message)
+}
+
 /// A malformed part of a request.
 pub fn malformed(code: &'static str, message: impl Into<String>) -> Refusal {
     Refusal::new(400, code, Reason::Malformed, message)

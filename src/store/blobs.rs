@@ -8,7 +8,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ring::digest::{SHA256, SHA512};
 
+use super::damage::Guarded;
 use super::leases::short;
+use super::trust::{Verdict, is_fault_of_the_medium};
 use super::{Shared, Store, StoreError};
 use crate::sys::disk::DiskFile;
 use crate::sys::spawn;
@@ -42,7 +44,11 @@ pub(super) struct FanOut(Mutex<BTreeSet<PathBuf>>);
 impl Store {
     /// Opens content; `None` when it is not here. Knowing a digest grants nothing: callers look
     /// the link of their repository up first.
+    /// What is doubted is hashed first.
     pub async fn blob_open(&self, digest: &Digest) -> Result<Option<OpenBlob>, StoreError> {
+        if self.shared().trust.is_doubted(digest) {
+            self.verify(digest, |_| spawn::yield_now()).await?;
+        }
         let (shared, digest) = (self.shared().clone(), digest.clone());
         spawn::blocking(move || open(&shared, &digest)).await
     }
@@ -53,11 +59,20 @@ impl Store {
         spawn::blocking(move || len(&shared, &digest)).await
     }
 
-    /// Reads small content whole and checks its digest: manifests. `Corrupt` when it differs,
-    /// `Invalid` when it is larger than any manifest.
+    /// Reads small content whole and checks its digest: manifests. `Corrupt` when it differs: it
+    /// is out of service then. `Invalid` when it is larger than any manifest.
     pub async fn blob_read(&self, digest: &Digest) -> Result<Option<Vec<u8>>, StoreError> {
         let (shared, digest) = (self.shared().clone(), digest.clone());
-        spawn::blocking(move || read(&shared, &digest)).await
+        let reading = (shared.clone(), digest.clone());
+        let bytes = spawn::blocking(move || read(&reading.0, &reading.1)).await;
+        if matches!(bytes, Err(StoreError::Corrupt(_))) {
+            return match self.verify(&digest, |_| spawn::yield_now()).await? {
+                // Read right the second time, or replaced.
+                Verdict::Good(_) => spawn::blocking(move || read(&shared, &digest)).await,
+                Verdict::Damaged | Verdict::Gone => bytes,
+            };
+        }
+        bytes
     }
 
     /// Stores small content durably: manifests. The caller has checked the digest. `Full` below
@@ -77,13 +92,18 @@ fn present<T>(result: io::Result<T>) -> Result<Option<T>, StoreError> {
     }
 }
 
-fn open(shared: &Shared, digest: &Digest) -> Result<Option<OpenBlob>, StoreError> {
-    shared.touch(digest);
-    let Some(file) = present(shared.disk.open(&shared.layout.blob(digest)))? else {
+fn open(shared: &Arc<Shared>, digest: &Digest) -> Result<Option<OpenBlob>, StoreError> {
+    let Some(file) = open_file(shared, digest)? else {
         return Ok(None);
     };
+    let file = Guarded::new(shared, digest, file);
     let len = file.len()?;
-    Ok(Some(OpenBlob { file, len }))
+    Ok(Some(OpenBlob { file: Arc::new(file), len }))
+}
+
+fn open_file(shared: &Shared, digest: &Digest) -> Result<Option<Arc<dyn DiskFile>>, StoreError> {
+    shared.touch(digest);
+    present(shared.disk.open(&shared.layout.blob(digest)))
 }
 
 fn len(shared: &Shared, digest: &Digest) -> Result<Option<u64>, StoreError> {
@@ -92,16 +112,20 @@ fn len(shared: &Shared, digest: &Digest) -> Result<Option<u64>, StoreError> {
 }
 
 pub(super) fn read(shared: &Shared, digest: &Digest) -> Result<Option<Vec<u8>>, StoreError> {
-    let Some(blob) = open(shared, digest)? else {
+    let Some(file) = open_file(shared, digest)? else {
         return Ok(None);
     };
-    let len = usize::try_from(blob.len).ok().filter(|_| blob.len <= MANIFEST_BYTES_MAX);
+    let bytes_len = file.len()?;
+    let len = usize::try_from(bytes_len).ok().filter(|_| bytes_len <= MANIFEST_BYTES_MAX);
     let Some(len) = len else {
-        let text = format!("{digest} has {} bytes, more than any manifest", blob.len);
+        let text = format!("{digest} has {bytes_len} bytes, more than any manifest");
         return Err(StoreError::Invalid(text));
     };
     let mut bytes = vec![0; len];
-    blob.file.read_exact_at(&mut bytes, 0)?;
+    file.read_exact_at(&mut bytes, 0).map_err(|error| match is_fault_of_the_medium(&error) {
+        true => StoreError::Corrupt(format!("the content of {digest} cannot be read: {error}")),
+        false => error.into(),
+    })?;
     let algorithm = match digest.algorithm() {
         Algorithm::Sha256 => &SHA256,
         Algorithm::Sha512 => &SHA512,
@@ -113,7 +137,7 @@ pub(super) fn read(shared: &Shared, digest: &Digest) -> Result<Option<Vec<u8>>, 
 }
 
 fn put(shared: &Shared, digest: &Digest, bytes: &[u8]) -> Result<(), StoreError> {
-    if len(shared, digest)? == Some(bytes.len() as u64) {
+    if read(shared, digest).is_ok_and(|present| present.is_some()) {
         return Ok(make_named(shared, digest)?);
     }
     shared.check_space()?;
@@ -127,8 +151,8 @@ fn put(shared: &Shared, digest: &Digest, bytes: &[u8]) -> Result<(), StoreError>
     stored
 }
 
-/// Makes a complete file durable and gives it its name. Content of the same length that is there
-/// already stays, and the file is removed.
+/// Makes a complete file, whose digest was checked, durable and gives it its name. It replaces
+/// what is there: that may have been damaged since it came.
 pub(super) fn install(
     shared: &Shared,
     from: &Path,
@@ -136,19 +160,17 @@ pub(super) fn install(
     digest: &Digest,
 ) -> Result<(), StoreError> {
     let bytes = file.len()?;
-    if len(shared, digest)? == Some(bytes) {
-        make_named(shared, digest)?;
-        return Ok(shared.disk.remove(from)?);
-    }
+    shared.touch(digest);
     file.sync_data()?;
     let path = shared.layout.blob(digest);
     let directory = path.parent().unwrap_or(Path::new("."));
     shared.fan_out.make(shared, directory)?;
-    shared.disk.rename(from, &path)?;
+    shared.damage.replace(digest, || shared.disk.rename(from, &path))?;
     shared.disk.sync_dir(directory)?;
     shared.named.insert(digest);
+    shared.trust.arrived(digest, bytes);
     shared.sys.metrics.blob_bytes.add(bytes);
-    Ok(())
+    shared.healed(digest)
 }
 
 /// Makes the name of content that is there durable, unless it is known to be.

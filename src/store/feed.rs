@@ -155,8 +155,9 @@ impl Store {
         self.shared().feed.stopping.load(Ordering::Acquire)
     }
 
-    /// Waits until there is a record after `sequence`, at most `wait`.
-    pub async fn wait_after(&self, sequence: u64, wait: Duration) {
+    /// Waits until there is a record after `sequence`, at most `wait`. `false`: the node is about
+    /// to stop, and nobody should wait again.
+    pub async fn wait_after(&self, sequence: u64, wait: Duration) -> bool {
         let feed = &self.shared().feed;
         let grown = async {
             while feed.published() <= sequence && !self.stopping() {
@@ -168,6 +169,7 @@ impl Store {
             }
         };
         let _ = clock::within(wait, grown).await;
+        !self.stopping()
     }
 
     /// Whether segments are kept for children that follow the feed.
@@ -176,7 +178,9 @@ impl Store {
     }
 }
 
-fn from_segments(
+/// Records after `after` up to `through` from disk, about `bytes_max` bytes of them. `NotFound`
+/// when they are not all there.
+pub(super) fn from_segments(
     shared: &Shared,
     after: u64,
     through: u64,

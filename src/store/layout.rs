@@ -121,6 +121,16 @@ impl Layout {
         self.root.join("blobs").join(algorithm.name())
     }
 
+    /// The directory of damaged content; there only when some was found.
+    pub fn quarantine(&self) -> PathBuf {
+        self.root.join("quarantine")
+    }
+
+    /// Where damaged content is put: `quarantine/sha256.<hex>`.
+    pub fn quarantined(&self, digest: &Digest) -> PathBuf {
+        self.quarantine().join(format!("{}.{}", digest.algorithm().name(), digest.hex()))
+    }
+
     /// The directory of unfinished content.
     pub fn uploads(&self) -> PathBuf {
         self.root.join("uploads")

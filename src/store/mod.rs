@@ -8,6 +8,7 @@
 pub mod blobs;
 pub mod checkpoint;
 pub mod connected_registries;
+pub mod damage;
 pub mod feed;
 pub mod frame;
 pub mod gc;
@@ -25,9 +26,11 @@ pub mod referrers;
 pub mod repositories;
 pub mod row;
 pub mod scope_maps;
+pub mod scrub;
 pub mod sled_index;
 pub mod tags;
 pub mod tokens;
+pub mod trust;
 pub mod txn;
 pub mod uploads;
 
@@ -59,6 +62,7 @@ use std::thread::JoinHandle;
 use smol::channel::Sender;
 
 use blobs::{FanOut, Named};
+use damage::Damage;
 use feed::Feed;
 use gc::Candidates;
 use index::{Index, MapIndex, NoIndex};
@@ -67,7 +71,9 @@ use layout::Layout;
 use leases::Leases;
 use node::SyncView;
 use row::Row;
+use scrub::Scrub;
 use space::SpaceCheck;
+use trust::Trust;
 use uploads::Uploads;
 use writer::{Job, Message, Sizes, Writer};
 
@@ -94,6 +100,8 @@ pub struct StoreOptions {
     pub uploads: usize,
     /// Whether segments are kept for children that follow the feed.
     pub retain_for_children: bool,
+    /// Whether all content is hashed when it is first read after a start.
+    pub verify_first_read: bool,
     /// What answers look-ups.
     pub index: IndexKind,
     /// Size at which a segment is closed, bytes.
@@ -112,6 +120,7 @@ impl StoreOptions {
             reserve: RESERVE_BYTES,
             uploads: UPLOADS_MAX,
             retain_for_children: false,
+            verify_first_read: false,
             index: IndexKind::Sled,
             segment_bytes: SEGMENT_BYTES,
             checkpoint_bytes_min: CHECKPOINT_BYTES_MIN,
@@ -158,6 +167,9 @@ struct Shared {
     leases: Leases,
     named: Named,
     garbage: Candidates,
+    damage: Damage,
+    trust: Trust,
+    scrub: Scrub,
 }
 
 impl Shared {
@@ -194,6 +206,7 @@ impl Store {
         let epoch = identity::feed_epoch(&sys, &*disk, &layout, recovered.renew_epoch)
             .map_err(failed(&layout.identity()))?;
         let uploads = Uploads::open(&sys, &*disk, &layout).map_err(failed(&layout.uploads()))?;
+        let damage = Damage::open(&*disk, &layout).map_err(failed(&layout.quarantine()))?;
         let segments = Segments::new(recovered.firsts);
         let shared = Arc::new(Shared {
             feed: Feed::new(epoch, recovered.end.sequence, true),
@@ -209,12 +222,18 @@ impl Store {
             leases: Leases::default(),
             named: Named::default(),
             garbage: Candidates::new(),
+            damage,
+            trust: Trust::new(options.verify_first_read),
+            scrub: Scrub::default(),
             sys,
             disk: disk.clone(),
             layout: layout.clone(),
         });
         shared.keep_ballast();
         uploads::sweep(&shared);
+        if !recovery.clean && !shared.doubt_unsettled().unwrap_or(false) {
+            shared.scrub.request();
+        }
         let journal = Journal::new(disk, layout.clone(), segments, recovered.end, recovery.clean);
         let writer = Writer::new(
             shared.clone(),
@@ -256,6 +275,9 @@ impl Store {
             leases: Leases::default(),
             named: Named::default(),
             garbage: Candidates::new(),
+            damage: Damage::default(),
+            trust: Trust::default(),
+            scrub: Scrub::default(),
             sys,
             disk,
             layout,

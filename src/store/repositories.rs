@@ -136,8 +136,17 @@ impl Store {
         repository: &RepositoryName,
         digest: &Digest,
     ) -> Result<bool, StoreError> {
+        Ok(self.blob_link(repository, digest)?.is_some())
+    }
+
+    /// What a repository has noted of a blob that may be pulled from it.
+    pub fn blob_link(
+        &self,
+        repository: &RepositoryName,
+        digest: &Digest,
+    ) -> Result<Option<BlobLink>, StoreError> {
         self.shared().touch(digest);
-        Ok(self.get::<BlobLink>(&blob_key(repository, digest))?.is_some())
+        self.get::<BlobLink>(&blob_key(repository, digest))
     }
 
     /// Removes a repository with its tags, manifests and links. `NotFound` when there is none.

@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::backoff;
 use super::error::SyncError;
 use super::fetch::Fetcher;
+use super::heal::Healer;
 use super::push::Pusher;
 use super::report::Reporter;
 use super::state::State;
@@ -106,6 +107,7 @@ pub struct Engine {
     upstream: Arc<Upstream>,
     worker: Worker,
     pusher: Pusher,
+    healer: Healer,
     reporter: Reporter,
     options: EngineOptions,
     /// Whether the parent accepted this instance since the start of the process.
@@ -134,6 +136,7 @@ impl Engine {
                 fetcher: fetcher.clone(),
                 state: state.clone(),
             },
+            healer: Healer { store: store.clone(), fetcher: fetcher.clone() },
             pusher: Pusher {
                 store: store.clone(),
                 upstream: upstream.clone(),
@@ -244,7 +247,8 @@ impl Engine {
             self.worker.refresh_config().await?;
         }
         let pushes = smol::future::or(self.pusher.deliver_all(), self.reporter.report_all());
-        smol::future::or(self.worker.follow(), pushes).await
+        let pulls = smol::future::or(self.worker.follow(), self.healer.heal_all());
+        smol::future::or(pulls, pushes).await
     }
 
     async fn ensure_active(&self) -> Result<(), SyncError> {

@@ -45,7 +45,7 @@ pub(super) struct Closure {
     pub(super) missing_bytes: u64,
 }
 
-struct Received {
+pub(super) struct Received {
     media_type: String,
     bytes_len: u64,
     parsed: Manifest,
@@ -94,7 +94,8 @@ impl Fetcher {
         Ok(closure)
     }
 
-    async fn manifest(
+    /// Fetches a manifest and stores its bytes; nothing refers to them yet.
+    pub(super) async fn manifest(
         &self,
         repository: &RepositoryName,
         digest: &Digest,
@@ -238,7 +239,7 @@ impl Fetcher {
     }
 
     /// Brings one blob here, from where an earlier attempt stopped, and links it.
-    async fn blob(
+    pub(super) async fn blob(
         &self,
         repository: &RepositoryName,
         digest: &Digest,

@@ -11,6 +11,7 @@ pub mod plan;
 pub mod window;
 
 mod fetch;
+mod heal;
 mod push;
 mod report;
 mod state;

@@ -40,7 +40,9 @@ impl Pusher {
             match self.drain().await {
                 Ok(()) => {
                     failures = 0;
-                    self.store.wait_after(seen, LOOK_AGAIN).await;
+                    if !self.store.wait_after(seen, LOOK_AGAIN).await {
+                        return std::future::pending().await;
+                    }
                 }
                 Err(error) if error.ends_session() => return Err(error),
                 Err(error) => {

@@ -12,7 +12,7 @@ use crate::gateway::contacts::CALL_INTERVAL;
 use crate::gateway::{Upstream, UpstreamError};
 use crate::store::{Store, StoreError};
 use crate::sys::clock::sleep;
-use crate::types::ConnectedRegistryName;
+use crate::types::{ConnectedRegistryName, Digest};
 use crate::types::connected_registry::{ConnectionState, StatusDetail, StatusReport};
 
 /// Reports are at least this far apart.
@@ -20,6 +20,9 @@ const PAUSE: Duration = Duration::from_secs(1);
 
 /// Refused changes that one report lists. Over it: the rest follows when these are dealt with.
 const LETTERS_MAX: usize = 10;
+
+/// Damaged content that a report names; the number is told in any case.
+const DAMAGED_SHOWN: usize = 3;
 
 /// Reports upward.
 pub(super) struct Reporter {
@@ -51,7 +54,14 @@ impl Reporter {
                 Err(error) => log::debug!("cannot report to the parent just now: {error}"),
             }
             sleep(PAUSE).await;
-            self.store.wait_after(seen, CALL_INTERVAL).await;
+            let damage = async {
+                self.store.damage_changes().await;
+                true
+            };
+            let news = smol::future::or(self.store.wait_after(seen, CALL_INTERVAL), damage);
+            if !news.await {
+                return std::future::pending().await;
+            }
         }
     }
 
@@ -96,6 +106,20 @@ impl Reporter {
                 ),
                 timestamp: at,
                 correlation_id: format!("conflict-{tag}"),
+            });
+        }
+        let damaged = self.store.damaged(DAMAGED_SHOWN);
+        if let Some(first) = damaged.first() {
+            details.push(StatusDetail {
+                kind: "Storage".to_owned(),
+                code: "ContentDamaged".to_owned(),
+                description: format!(
+                    "{} stored objects are damaged or missing and not served, among them {}",
+                    self.store.damaged_count(),
+                    damaged.iter().map(Digest::to_string).collect::<Vec<_>>().join(", ")
+                ),
+                timestamp: self.state.damaged_since(),
+                correlation_id: format!("content-{}", &first.hex()[..12]),
             });
         }
         let state = match (details.is_empty(), self.state.now().syncing) {

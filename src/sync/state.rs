@@ -17,6 +17,7 @@ pub(super) struct State {
     sys: Sys,
     now: Mutex<Now>,
     problems: Mutex<BTreeMap<String, StatusDetail>>,
+    damaged_since: Mutex<Option<UnixSeconds>>,
 }
 
 /// What the engine is doing.
@@ -38,7 +39,7 @@ pub(super) struct Now {
 
 impl State {
     pub(super) fn new(sys: &Sys) -> State {
-        State { sys: sys.clone(), now: Mutex::default(), problems: Mutex::default() }
+        State { sys: sys.clone(), now: Mutex::default(), problems: Mutex::default(), damaged_since: Mutex::default() }
     }
 
     pub(super) fn now(&self) -> Now {
@@ -77,6 +78,11 @@ impl State {
     /// Forgets problems whose keys start like this.
     pub(super) fn solved(&self, key: &str) {
         lock(&self.problems).retain(|known, _| !known.starts_with(key));
+    }
+
+    /// Since when there is damaged content, as far as this process knows.
+    pub(super) fn damaged_since(&self) -> UnixSeconds {
+        *lock(&self.damaged_since).get_or_insert_with(|| self.sys.clock.wall_or_floor())
     }
 
     pub(super) fn problems(&self) -> Vec<StatusDetail> {

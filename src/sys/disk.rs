@@ -1,10 +1,13 @@
 //! Files. All calls block; callers on the executor go through [`super::spawn::blocking`].
 
 use std::fs::{File, OpenOptions};
-use std::io;
+use std::io::{self, IoSliceMut};
+use std::num::NonZeroU64;
 use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+use rustix::io::ReadWriteFlags;
 
 use crate::types::UnixSeconds;
 
@@ -25,6 +28,12 @@ pub trait DiskFile: Send + Sync {
     fn allocate(&self, len: u64) -> io::Result<()>;
     /// The real file behind this one, for sendfile; `None` on a simulated disk.
     fn as_file(&self) -> Option<&File>;
+    /// Whether the byte at `offset` is in memory, so that reading it says nothing of the disk.
+    fn is_cached(&self, _offset: u64) -> bool {
+        true
+    }
+    /// Lets the next read of `len` bytes at `offset` come from the disk; 0: up to the end.
+    fn forget_cached(&self, _offset: u64, _len: u64) {}
 
     /// Reads exactly `buffer.len()` bytes at `offset`.
     fn read_exact_at(&self, mut buffer: &mut [u8], mut offset: u64) -> io::Result<()> {
@@ -162,6 +171,19 @@ impl DiskFile for SystemFile {
 
     fn as_file(&self) -> Option<&File> {
         Some(&self.0)
+    }
+
+    fn is_cached(&self, offset: u64) -> bool {
+        let mut byte = [0];
+        let mut slices = [IoSliceMut::new(&mut byte)];
+        let read = rustix::io::preadv2(&self.0, &mut slices, offset, ReadWriteFlags::NOWAIT);
+        read.is_ok()
+    }
+
+    fn forget_cached(&self, offset: u64, len: u64) {
+        // Advice only.
+        let advice = rustix::fs::Advice::DontNeed;
+        let _ = rustix::fs::fadvise(&self.0, offset, NonZeroU64::new(len), advice);
     }
 }
 

@@ -23,6 +23,8 @@ struct State {
     locked: BTreeSet<PathBuf>,
     syncs_until_failure: Option<u32>,
     full: Arc<AtomicBool>,
+    /// Files that cannot be read.
+    unreadable: BTreeSet<PathBuf>,
     /// Calls so far that change something.
     calls: u64,
     crash_at: Option<u64>,
@@ -166,6 +168,11 @@ impl MemoryDisk {
         self.state().alive()
     }
 
+    /// Makes reading a file that is opened as `path` fail as a worn disk does.
+    pub fn fail_reads(&self, path: &Path) {
+        hold(&self.0).unreadable.insert(path.to_owned());
+    }
+
     /// Lets the next `count` calls of `sync_data` succeed and fails those after them.
     pub fn fail_syncs_after(&self, count: u32) {
         hold(&self.0).syncs_until_failure = Some(count);
@@ -231,6 +238,9 @@ fn torn(bytes: Bytes, chance: &mut u64) -> Vec<u8> {
 impl DiskFile for MemoryFile {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         self.disk.alive()?;
+        if self.disk.state().unreadable.contains(&self.path) {
+            return Err(io::Error::from_raw_os_error(5));
+        }
         let bytes = hold(&self.content.0);
         let rest = slice_from(&bytes.now, offset);
         let len = rest.len().min(buffer.len());

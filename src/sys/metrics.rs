@@ -41,6 +41,12 @@ pub struct Metrics {
     pub checkpoint_bytes: Counter,
     /// Content bytes written: blobs and manifests.
     pub blob_bytes: Counter,
+    /// Content found damaged or missing.
+    pub blobs_damaged: Counter,
+    /// Damaged content that came again.
+    pub blobs_healed: Counter,
+    /// Content bytes hashed by scrubs.
+    pub scrub_bytes: Counter,
     /// Times that the index was given up and built again.
     pub index_rebuilds: Counter,
     /// Bytes fetched from the parent: content.

@@ -27,6 +27,7 @@ mod mirror;
 mod oci;
 mod repo;
 mod schedule;
+mod scrub;
 mod sync;
 mod tidy;
 mod topology;

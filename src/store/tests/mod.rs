@@ -3,6 +3,7 @@
 
 mod content;
 mod crash;
+mod damage;
 mod gc;
 mod index;
 mod journal;

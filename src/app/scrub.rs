@@ -1,0 +1,82 @@
+//! Runs the scrub when it is due, and keeps what came lately settled.
+
+use std::time::Duration;
+
+use crate::config::Scrub;
+use crate::store::Store;
+use crate::sys::clock::{sleep, within};
+use crate::types::UnixSeconds;
+
+/// How often it is looked whether one is due: the wall clock may jump.
+const LOOK_PERIOD: Duration = Duration::from_secs(60);
+/// A scrub that failed is not tried again before.
+const RETRY_PERIOD: Duration = Duration::from_secs(600);
+/// How often it is looked whether content came and then no more.
+const SETTLE_PERIOD: Duration = Duration::from_secs(10);
+/// Content that may come before it is settled although more is coming, bytes.
+const SETTLE_BYTES: u64 = 64 * 1024 * 1024;
+
+/// Scrubs when it is due, and when it is asked for.
+pub(super) async fn run(store: Store, options: Scrub) {
+    // What may not have reached the disk before an unclean stop comes first.
+    if let Err(error) = store.verify_doubted().await {
+        log::warn!("content that came before the unclean stop could not be checked: {error}");
+    }
+    let clock = store.sys().clock.clone();
+    let started = clock.monotonic();
+    loop {
+        let asked = within(LOOK_PERIOD, store.scrub_requested()).await.is_ok();
+        let up = clock.monotonic().saturating_sub(started);
+        if !asked && !(options.enabled && is_due(&store, &options, clock.wall(), up)) {
+            continue;
+        }
+        match store.scrub(rate(&store, &options)).await {
+            Ok(report) => log::info!(
+                "scrubbed blobs={} bytes={} damaged={} missing={}",
+                report.blobs_checked,
+                report.bytes_checked,
+                report.damaged,
+                report.missing
+            ),
+            Err(error) => {
+                log::warn!("the scrub stopped and will go on later: {error}");
+                sleep(RETRY_PERIOD).await;
+            }
+        }
+    }
+}
+
+/// A scrub goes on that was interrupted; the next begins in half the time in which all content is
+/// to be hashed, so that each file is, however late in a scrub its turn comes.
+fn is_due(store: &Store, options: &Scrub, now: Option<UnixSeconds>, up: Duration) -> bool {
+    let Ok((finished, interrupted, _)) = store.last_scrub() else { return false };
+    let period = options.max_age / 2;
+    interrupted
+        || match (finished, now) {
+            (Some(finished), Some(now)) => now.since(finished) >= period.as_secs(),
+            // A first one, or no clock: the time since the start is all there is.
+            _ => up >= period.min(Duration::from_secs(3600)),
+        }
+}
+
+/// As configured, or what it takes to be through in half of the maximal age.
+fn rate(store: &Store, options: &Scrub) -> u64 {
+    let last = store.last_scrub().map_or(0, |(_, _, bytes)| bytes);
+    let needed = last / (options.max_age.as_secs() / 2).max(1);
+    options.rate.0.max(needed.saturating_mul(2))
+}
+
+/// Notes from time to time that what came has reached the disk.
+pub(super) async fn settle(store: Store) {
+    let mut before = 0;
+    loop {
+        sleep(SETTLE_PERIOD).await;
+        let unsettled = store.unsettled();
+        if unsettled > 0 && (unsettled == before || unsettled >= SETTLE_BYTES) {
+            if let Err(error) = store.settle().await {
+                log::debug!("what came lately is not settled yet: {error}");
+            }
+        }
+        before = unsettled;
+    }
+}

@@ -1,0 +1,46 @@
+//! `skerry scrub`
+
+use std::io::{IsTerminal, Write};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::call::Call;
+use super::output::{self, View};
+use super::{EXIT_FAILED, Failure, Global, admin_client};
+use crate::config::SystemSource;
+
+/// How often it is asked how far it is.
+const ASK_PERIOD: Duration = Duration::from_millis(300);
+
+/// Starts a scrub and, unless told not to, follows it to its end; fails when something is damaged.
+pub(super) fn run(full_speed: bool, no_wait: bool, global: &Global) -> Result<ExitCode, Failure> {
+    let socket =
+        admin_client::socket(global.admin_socket.as_deref(), &global.options(), &SystemSource)?;
+    let start = Call::new("scrub", View::Object).flag("start", true).flag("fullSpeed", full_speed);
+    let mut answer = admin_client::post(&socket, start.path, &start.body.into())?;
+    let is_running = |answer: &Value| answer["running"] == Value::Bool(true);
+    let shows = std::io::stderr().is_terminal();
+    while !no_wait && is_running(&answer) {
+        smol::block_on(crate::sys::clock::sleep(ASK_PERIOD));
+        answer = admin_client::post(&socket, "scrub", &json!({}))?;
+        if shows {
+            let (percent, blobs) = (&answer["percent"], &answer["blobsChecked"]);
+            let _ = write!(std::io::stderr(), "\r{percent} %, {blobs} blobs");
+        }
+    }
+    if shows && !no_wait {
+        let _ = writeln!(std::io::stderr());
+    }
+    let damaged = answer["waitingToBeHealed"].as_u64().unwrap_or(0);
+    output::answer(View::Object, answer, global.output)?;
+    if damaged > 0 {
+        output::complain(&format!(
+            "{damaged} stored objects are damaged or missing; they are fetched again from the \
+             parent, or push them again"
+        ));
+        return Ok(ExitCode::from(EXIT_FAILED));
+    }
+    Ok(ExitCode::SUCCESS)
+}

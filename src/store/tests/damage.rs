@@ -1,0 +1,211 @@
+//! Content that rots, is lost, or may not have reached the disk.
+
+use super::gc::{digest_of, name};
+use super::*;
+use crate::store::damage::Referred;
+use crate::store::scrub::ScrubReport;
+use crate::store::trust::Verdict;
+
+/// Stores content and links it, as a push does.
+fn push(store: &Store, bytes: &[u8]) -> Digest {
+    let digest = digest_of(bytes);
+    block_on(async {
+        let mut upload = store.upload_start(&name("app")).await.unwrap();
+        upload.write(bytes).await.unwrap();
+        upload.finish(&digest).await.unwrap();
+        store.link_blob(&name("app"), &digest, bytes.len() as u64).await.unwrap();
+    });
+    digest
+}
+
+fn place(digest: &Digest) -> PathBuf {
+    Layout::new("/s").blob(digest)
+}
+
+fn flip(disk: &MemoryDisk, digest: &Digest) {
+    let mut bytes = content(disk, &place(digest));
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 0x10;
+    overwrite(disk, &place(digest), &bytes);
+}
+
+fn scrub(store: &Store) -> ScrubReport {
+    block_on(store.scrub(0)).unwrap()
+}
+
+fn get(store: &Store, digest: &Digest) -> Option<Vec<u8>> {
+    block_on(async {
+        let blob = store.blob_open(digest).await.unwrap()?;
+        let mut bytes = vec![0; usize::try_from(blob.len).unwrap()];
+        blob.file.read_exact_at(&mut bytes, 0).ok()?;
+        Some(bytes)
+    })
+}
+
+fn quarantine(disk: &MemoryDisk) -> usize {
+    disk.list(Path::new("/s/quarantine")).map_or(0, |entries| entries.len())
+}
+
+#[test]
+fn f173_a_flipped_bit_is_found_and_never_served_until_good_bytes_come() {
+    let disk = MemoryDisk::new();
+    let (store, _) = open_memory(&disk).unwrap();
+    let (good, bad) = (push(&store, &[1; 9000]), push(&store, &[2; 600_000]));
+    let report = scrub(&store);
+    assert_eq!((report.blobs_checked, report.bytes_checked, report.damaged), (2, 609_000, 0));
+
+    let open = block_on(store.blob_open(&bad)).unwrap().unwrap();
+    let other = block_on(store.blob_open(&good)).unwrap().unwrap();
+    flip(&disk, &bad);
+    let report = scrub(&store);
+    assert_eq!((report.damaged, report.missing, report.percent), (1, 0, 100));
+    assert_eq!((get(&store, &bad), get(&store, &good)), (None, Some(vec![1; 9000])));
+    // Who was reading it reads no further; who reads something else does.
+    assert!(open.file.read_at(&mut [0; 10], 500_000).is_err());
+    assert_eq!(other.file.read_at(&mut [0; 10], 0).unwrap(), 10);
+    assert_eq!(store.damaged(9), std::slice::from_ref(&bad));
+    assert_eq!(store.referring(&bad), Ok(vec![(name("app"), Referred::Blob(600_000))]));
+
+    // Also after a power cut at once, until a push heals it.
+    drop(store);
+    let disk = disk.after_power_cut();
+    let (store, _) = open_memory(&disk).unwrap();
+    assert_eq!((store.damaged_count(), get(&store, &bad)), (1, None));
+    push(&store, &[2; 600_000]);
+    assert_eq!((store.damaged_count(), quarantine(&disk)), (0, 0));
+    assert_eq!(get(&store, &bad), Some(vec![2; 600_000]));
+    assert_eq!(store.sys().metrics.blobs_healed.get(), 1);
+    assert_eq!(scrub(&store).damaged, 0);
+}
+
+#[test]
+fn a_damaged_manifest_is_taken_out_of_service_by_the_first_read() {
+    let disk = MemoryDisk::new();
+    let (store, _) = open_memory(&disk).unwrap();
+    let bytes = b"{\"schemaVersion\":2}".to_vec();
+    let digest = digest_of(&bytes);
+    block_on(store.blob_put(&digest, bytes.clone())).unwrap();
+    flip(&disk, &digest);
+    assert!(matches!(block_on(store.blob_read(&digest)), Err(StoreError::Corrupt(_))));
+    assert_eq!((block_on(store.blob_read(&digest)), store.damaged_count()), (Ok(None), 1));
+    block_on(store.blob_put(&digest, bytes.clone())).unwrap();
+    assert_eq!(block_on(store.blob_read(&digest)), Ok(Some(bytes.clone())));
+    // Rot that nobody has noticed yet is healed by a push too.
+    flip(&disk, &digest);
+    block_on(store.blob_put(&digest, bytes.clone())).unwrap();
+    assert_eq!(block_on(store.blob_read(&digest)), Ok(Some(bytes)));
+}
+
+#[test]
+fn files_that_are_missing_cut_or_unreadable_are_found() {
+    let disk = MemoryDisk::new();
+    let (store, _) = open_memory(&disk).unwrap();
+    let digests: Vec<Digest> = (1..=4).map(|n| push(&store, &[n; 3000])).collect();
+    disk.remove(&place(&digests[0])).unwrap();
+    overwrite(&disk, &place(&digests[1]), &[2; 1000]);
+    disk.fail_reads(&place(&digests[2]));
+    let report = scrub(&store);
+    assert_eq!((report.damaged, report.missing), (2, 1), "{report:?}");
+    for bad in &digests[..3] {
+        assert_eq!(get(&store, bad), None);
+    }
+    assert_eq!(get(&store, &digests[3]), Some(vec![4; 3000]));
+    // Nothing new is found again, and what nobody refers to any more is let go.
+    let report = scrub(&store);
+    assert_eq!((report.damaged, report.missing, store.damaged_count()), (0, 0, 3));
+    for bad in &digests[..3] {
+        block_on(store.unlink_blob(&name("app"), bad)).unwrap();
+    }
+    scrub(&store);
+    assert_eq!((store.damaged_count(), quarantine(&disk)), (0, 0));
+}
+
+#[test]
+fn what_is_replaced_while_it_is_checked_is_not_condemned() {
+    let disk = MemoryDisk::new();
+    let (store, _) = open_memory(&disk).unwrap();
+    let digest = push(&store, &[7; 600_000]);
+    flip(&disk, &digest);
+    let again = store.clone();
+    let mut replaced = false;
+    // The second pass has begun to read the damaged file when a push puts a good one there.
+    let verdict = block_on(store.verify(&digest, |_| {
+        if !replaced {
+            replaced = true;
+            push(&again, &[7; 600_000]);
+            flip(&disk, &digest);
+        }
+        std::future::ready(())
+    }));
+    assert_eq!(verdict, Ok(Verdict::Gone));
+    assert!(disk.exists(&place(&digest)).unwrap());
+}
+
+#[test]
+fn f116_what_came_before_an_unclean_stop_is_hashed_before_it_is_served() {
+    let disk = MemoryDisk::new();
+    let (store, _) = open_memory(&disk).unwrap();
+    let settled = push(&store, &[1; 5000]);
+    block_on(store.settle()).unwrap();
+    assert_eq!(store.unsettled(), 0);
+    let (bad, good) = (push(&store, &[2; 5000]), push(&store, &[3; 5000]));
+    drop(store);
+    // The disk lied: names and lengths are there, bytes are not.
+    let disk = disk.after_power_cut();
+    overwrite(&disk, &place(&bad), &[0; 5000]);
+    let (store, recovery) = open_memory(&disk).unwrap();
+    assert_eq!((recovery.clean, store.doubted()), (false, 2));
+    assert_eq!((get(&store, &bad), store.doubted()), (None, 1));
+    block_on(store.verify_doubted()).unwrap();
+    assert_eq!((store.doubted(), store.damaged(9)), (0, vec![bad]));
+    assert_eq!(get(&store, &good), Some(vec![3; 5000]));
+    assert_eq!(get(&store, &settled), Some(vec![1; 5000]));
+    block_on(store.close()).unwrap();
+    drop(store);
+    let (store, recovery) = open_memory(&disk).unwrap();
+    assert_eq!((recovery.clean, store.doubted()), (true, 0));
+}
+
+#[test]
+fn everything_is_hashed_on_the_first_read_when_that_is_wished() {
+    let disk = MemoryDisk::new();
+    let (store, _) = open_memory(&disk).unwrap();
+    let (good, bad) = (push(&store, &[1; 5000]), push(&store, &[2; 5000]));
+    block_on(store.close()).unwrap();
+    drop(store);
+    flip(&disk, &bad);
+    let mut options = options(Path::new("/s"), IndexKind::Map);
+    options.verify_first_read = true;
+    let (store, _) = Store::open(sys_on(&disk), options).unwrap();
+    assert_eq!((get(&store, &bad), get(&store, &good)), (None, Some(vec![1; 5000])));
+    // Once: rot that comes later is the scrub's to find.
+    flip(&disk, &good);
+    assert!(get(&store, &good).is_some());
+    assert_eq!(scrub(&store).damaged, 1);
+}
+
+#[test]
+fn a_scrub_goes_on_after_a_restart_where_it_was() {
+    let disk = MemoryDisk::new();
+    let (store, _) = open_memory(&disk).unwrap();
+    for number in 0..40 {
+        push(&store, &[number; 2000]);
+    }
+    // Dropped in the middle: the position is noted by bytes only, so it begins anew.
+    let half = async {
+        let mut steps = 0;
+        let scrub = store.scrub(1000);
+        let mut scrub = std::pin::pin!(scrub);
+        std::future::poll_fn(|cx| {
+            steps += 1;
+            if steps > 3 { std::task::Poll::Ready(()) } else { scrub.as_mut().poll(cx).map(|_| ()) }
+        })
+        .await;
+    };
+    block_on(half);
+    assert!(!store.scrub_report().unwrap().running);
+    assert_eq!(store.last_scrub(), Ok((None, false, 0)));
+    let report = scrub(&store);
+    assert_eq!((report.blobs_checked, report.running), (40, false));
+    assert_eq!(store.last_scrub().map(|(at, half, bytes)| (at.is_some(), half, bytes)), Ok((true, false, 80_000)));
+}

@@ -1,0 +1,70 @@
+//! Brings damaged content back from the parent.
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use super::error::SyncError;
+use super::fetch::Fetcher;
+use crate::gateway::UpstreamError;
+use crate::store::damage::Referred;
+use crate::store::{Store, StoreError};
+use crate::sys::clock::within;
+use crate::types::Digest;
+
+/// Damaged content that is gone through at a time.
+const BATCH: usize = 64;
+/// What could not be brought back is tried again after this time.
+const RETRY: Duration = Duration::from_secs(300);
+
+/// Heals what a scrub or a read found damaged.
+pub(super) struct Healer {
+    pub(super) store: Store,
+    pub(super) fetcher: Fetcher,
+}
+
+impl Healer {
+    /// Heals at once, then whenever something is found; ends with an error only.
+    pub(super) async fn heal_all(&self) -> Result<Infallible, SyncError> {
+        loop {
+            let changes = self.store.damage_changes();
+            for digest in self.store.damaged(BATCH) {
+                match self.heal(&digest).await {
+                    Ok(()) => {}
+                    Err(error) if error.is_local() || is_passing(&error) => {
+                        log::warn!("{digest} cannot be healed just now: {error}");
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
+            let _ = within(RETRY, changes).await;
+        }
+    }
+
+    /// Fetches content anew, from any repository that refers to it.
+    async fn heal(&self, digest: &Digest) -> Result<(), SyncError> {
+        let mut last = None;
+        for (repository, referred) in self.store.referring(digest)? {
+            let healed = match referred {
+                Referred::Blob(size) => self.fetcher.blob(&repository, digest, size).await,
+                Referred::Manifest => {
+                    self.fetcher.manifest(&repository, digest).await.map(|_| ())
+                }
+            };
+            match healed {
+                Ok(()) => return Ok(()),
+                // Another repository may have it.
+                Err(error) if error.is_local() => last = Some(error),
+                Err(error) => return Err(error),
+            }
+        }
+        last.map_or(Ok(()), Err)
+    }
+}
+
+/// Whether the same may work later without anything else being wrong.
+fn is_passing(error: &SyncError) -> bool {
+    matches!(
+        error,
+        SyncError::Upstream(UpstreamError::Busy(..)) | SyncError::Store(StoreError::Full)
+    )
+}

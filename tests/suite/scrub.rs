@@ -1,0 +1,82 @@
+//! Damaged content of running nodes: found, not served, healed.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::support::eventually;
+use crate::support::http::{bearer, token};
+use crate::support::image::{self, Image};
+use crate::support::node::Node;
+use crate::sync::pair;
+
+/// The file of a blob in a node's state.
+fn file(node: &Node, digest: &str) -> PathBuf {
+    let hex = digest.strip_prefix("sha256:").unwrap();
+    node.state().join("blobs/sha256").join(&hex[..2]).join(hex)
+}
+
+fn flip_a_bit(node: &Node, digest: &str) {
+    let path = file(node, digest);
+    let mut bytes = std::fs::read(&path).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(&path, bytes).unwrap();
+}
+
+#[test]
+fn f173_a_device_heals_itself_from_its_parent() {
+    let (root, device, user) = pair("ReadOnly");
+    let user = (user.0.as_str(), user.1.as_str());
+    let image = Image::new(40, &[300_000, 70_000]);
+    let pusher = root.pusher("pusher-one", "app");
+    assert_eq!(image.push(&root.login, (&pusher.0, &pusher.1), "app", "v2").status, 201);
+    eventually(Duration::from_secs(20), "the image is at the device", || {
+        image::pull(&device.login, user, "app", "v2").ok()
+    });
+    let layer = image::digest(&image.layers[0]);
+    // A layer, and the manifest itself.
+    flip_a_bit(&device, &layer);
+    flip_a_bit(&device, &image.digest());
+    let report = device.json(&["scrub", "--no-wait", "--full-speed"]);
+    assert!(report["percent"].is_u64(), "{report}");
+    eventually(Duration::from_secs(20), "both are healed", || {
+        (device.metric("skerry_blobs_healed_total") == 2).then_some(())
+    });
+    assert_eq!(device.metric("skerry_blobs_damaged_total"), 2);
+    assert_eq!(device.json(&["status"])["damagedBlobs"], 0);
+    assert_eq!(image::pull(&device.login, user, "app", "v2").unwrap(), image.digest());
+    // What cannot be healed is told upward.
+    drop(root);
+    flip_a_bit(&device, &layer);
+    let output = device.run(&["scrub", "--full-speed"]);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert_eq!(device.json(&["status"])["damagedBlobs"], 1);
+}
+
+#[test]
+fn f173_a_damaged_blob_of_a_root_is_told_and_taken_back_by_a_push() {
+    let root = Node::root();
+    let user = root.pusher("pusher-one", "app");
+    let user = (user.0.as_str(), user.1.as_str());
+    let image = Image::new(41, &[200_000]);
+    assert_eq!(image.push(&root.login, user, "app", "v1").status, 201);
+    let layer = image::digest(&image.layers[0]);
+    flip_a_bit(&root, &layer);
+    let output = root.run(&["scrub", "--full-speed"]);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let bearer_token = token(&root.login, user.0, user.1, &["repository:app:pull,push"]).unwrap();
+    let path = format!("/v2/app/blobs/{layer}");
+    let ask = |method| bearer(&root.login, &bearer_token, method, &path, &[], b"");
+    let answer = ask("GET");
+    assert_eq!((answer.status, answer.error().1.as_str()), (503, "content_damaged"));
+    assert!(answer.header("retry-after").is_some());
+    // A client that is about to push asks by HEAD, and then sends the layer.
+    assert_eq!(ask("HEAD").status, 404);
+    assert_eq!(image.push(&root.login, user, "app", "v1").status, 201);
+    assert_eq!(ask("GET").body, image.layers[0]);
+    assert_eq!(root.json(&["scrub", "--full-speed"])["waitingToBeHealed"], 0);
+    // A file that was cut is noticed before the first byte is sent.
+    std::fs::write(file(&root, &layer), &image.layers[0][..1000]).unwrap();
+    assert_eq!(ask("GET").status, 503);
+    assert_eq!(root.json(&["status"])["damagedBlobs"], 1);
+}
