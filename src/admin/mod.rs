@@ -4,6 +4,7 @@
 //! `az acr`, and answers what that prints with `-o json`. Who can open the socket may do
 //! everything: its file mode is the lock.
 
+mod backup;
 mod fault;
 mod garbage;
 mod health;
@@ -73,12 +74,13 @@ pub struct Admin {
     store: Store,
     options: Arc<AdminOptions>,
     contact: Arc<dyn Contact>,
+    backups: Arc<backup::Backups>,
 }
 
 impl Admin {
     /// Manages what is in `store`.
     pub fn new(store: Store, options: AdminOptions, contact: Arc<dyn Contact>) -> Admin {
-        Admin { store, options: Arc::new(options), contact }
+        Admin { store, options: Arc::new(options), contact, backups: Arc::default() }
     }
 
     /// Answers `/healthz`, `/readyz` and `/metrics`, and with `management` (the admin socket)
@@ -86,6 +88,14 @@ impl Admin {
     pub async fn handle(&self, request: &mut Request, management: bool) -> Reply {
         if let Some(reply) = self.health(request) {
             return reply;
+        }
+        if let Some(piece) =
+            request.path.strip_prefix(PREFIX).and_then(|p| p.strip_prefix("backup/"))
+            && management
+            && request.method == Method::Get
+        {
+            let piece = piece.to_owned();
+            return self.backup_piece(&piece).await.unwrap_or_else(Reply::from);
         }
         let answer = match request.path.strip_prefix(PREFIX) {
             Some(verb) if management => {
@@ -126,6 +136,9 @@ impl Admin {
         match verb {
             "status" => self.status(parse(body)?),
             "gc" => self.collect_garbage(parse(body)?).await,
+            "backup/begin" => self.backup_begin().await,
+            "backup/end" => self.backup_end(&parse(body)?),
+            "fsck" => Ok(serde_json::to_value(self.store.fsck(false).await?).unwrap_or_default()),
             "scrub" => self.scrub(&parse(body)?),
             "scope-map/create" => self.scope_map_create(parse(body)?).await,
             "scope-map/update" => self.scope_map_update(parse(body)?).await,
@@ -165,7 +178,8 @@ impl Admin {
 /// Whether a verb changes something, so that it is the root's.
 fn changes(verb: &str) -> bool {
     let action = verb.rsplit('/').next().unwrap_or_default();
-    let reads = ["status", "show", "list", "list-client-tokens", "permissions-show"];
+    let reads =
+        ["begin", "end", "status", "show", "list", "list-client-tokens", "permissions-show"];
     verb.contains('/') && !reads.contains(&action)
 }
 

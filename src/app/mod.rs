@@ -4,6 +4,7 @@ pub mod demo;
 mod garbage;
 mod identity;
 mod node;
+pub mod offline;
 mod parent;
 mod router;
 mod sample;

@@ -15,6 +15,8 @@ use crate::sys::{Clock, SystemClock};
 const DEADLINE: Duration = Duration::from_secs(30);
 /// Largest answer, bytes: a list of 10,000 connected registries has about 10 MiB.
 const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Largest head of an answer, bytes.
+const ANSWER_HEAD_BYTES_MAX: usize = 64 * 1024;
 /// Header fields of an answer.
 const HEADERS_MAX: usize = 32;
 /// Where the service of this machine has its socket.
@@ -54,6 +56,83 @@ pub(super) fn post(socket: &Path, path: &str, body: &Value) -> Result<Value, Fai
         return Ok(value);
     }
     Err(refusal(answer.status, &value))
+}
+
+/// Whether a node listens at this socket.
+pub(super) fn answers(socket: &Path) -> bool {
+    UnixStream::connect(socket).is_ok()
+}
+
+/// Fetches `/admin/v1/<path>` and hands its bytes to `sink`, however many they are.
+pub(super) fn get(
+    socket: &Path,
+    path: &str,
+    sink: &mut dyn FnMut(&[u8]) -> io::Result<()>,
+) -> Result<(), Failure> {
+    let stream = UnixStream::connect(socket).map_err(|error| no_node(socket, &error))?;
+    let answer = download(stream, path, sink).map_err(|error| {
+        Failure::new(format!("{path} did not come whole from {}: {error}", socket.display()))
+    })?;
+    if answer.status == 200 {
+        return Ok(());
+    }
+    let value = serde_json::from_slice(&answer.body).unwrap_or(Value::Null);
+    Err(refusal(answer.status, &value))
+}
+
+/// The answer, without its body when it is 200: `sink` has that.
+fn download(
+    mut stream: UnixStream,
+    path: &str,
+    sink: &mut dyn FnMut(&[u8]) -> io::Result<()>,
+) -> io::Result<Answer> {
+    stream.set_read_timeout(Some(DEADLINE))?;
+    stream.set_write_timeout(Some(DEADLINE))?;
+    let head =
+        format!("GET /admin/v1/{path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
+    stream.write_all(head.as_bytes())?;
+    let mut received = Vec::new();
+    let mut buffer = vec![0; 64 * 1024];
+    let (status, start, mut left) = loop {
+        let read = stream.read(&mut buffer)?;
+        if read == 0 || received.len() > ANSWER_HEAD_BYTES_MAX {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        received.extend_from_slice(&buffer[..read]);
+        if let Some(head) = parse_head(&received)? {
+            break head;
+        }
+    };
+    let mut body = received.split_off(start);
+    left = left.checked_sub(body.len() as u64).ok_or_else(|| io::Error::other("a long body"))?;
+    if status == 200 {
+        sink(&body)?;
+        body.clear();
+    }
+    while left > 0 {
+        let read = stream.read(&mut buffer)?;
+        if read == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        left = left.checked_sub(read as u64).ok_or_else(|| io::Error::other("a long body"))?;
+        match status {
+            200 => sink(&buffer[..read])?,
+            _ => body.extend_from_slice(&buffer[..read]),
+        }
+    }
+    Ok(Answer { status, body })
+}
+
+/// Status, where the body starts, and its length, if the head is complete.
+fn parse_head(bytes: &[u8]) -> io::Result<Option<(u16, usize, u64)>> {
+    let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
+    let mut response = httparse::Response::new(&mut headers);
+    let parsed = response.parse(bytes).map_err(|_| io::Error::other("it is not HTTP"))?;
+    let httparse::Status::Complete(start) = parsed else { return Ok(None) };
+    let len = response.headers.iter().find(|h| h.name.eq_ignore_ascii_case("content-length"));
+    let len = len.and_then(|h| std::str::from_utf8(h.value).ok()?.trim().parse().ok());
+    let len = len.ok_or_else(|| io::Error::other("a body without a length"))?;
+    Ok(Some((response.code.unwrap_or(0), start, len)))
 }
 
 fn no_node(socket: &Path, error: &io::Error) -> Failure {

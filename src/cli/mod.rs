@@ -4,9 +4,11 @@
 //! are taken and ignored, because a node manages exactly one registry.
 
 mod admin_client;
+mod backup;
 mod call;
 mod config;
 mod connected_registry;
+mod fsck;
 mod gc;
 mod output;
 mod rules;
@@ -113,6 +115,22 @@ enum Command {
         #[arg(long)]
         no_wait: bool,
     },
+    /// Check the store of the running node, or, when none runs, the state directory
+    Fsck {
+        /// Also hash all content
+        #[arg(long)]
+        content: bool,
+    },
+    /// Copy everything of the running node to a directory; again: only what is new
+    Backup {
+        /// An empty directory, or one with an older backup
+        directory: PathBuf,
+    },
+    /// Make the state directory, which must be empty, from a backup
+    Restore {
+        /// What `skerry backup` made
+        directory: PathBuf,
+    },
     /// Check or explain the configuration
     #[command(subcommand)]
     Config(config::Verb),
@@ -181,6 +199,9 @@ fn dispatch(cli: &Cli) -> Result<ExitCode, Failure> {
         Command::Status => manage(&status::call(), global),
         Command::Gc { dry_run } => manage(&gc::call(*dry_run), global),
         Command::Scrub { full_speed, no_wait } => scrub::run(*full_speed, *no_wait, global),
+        Command::Fsck { content } => fsck::run(*content, global),
+        Command::Backup { directory } => backup::backup(directory, global),
+        Command::Restore { directory } => backup::restore(directory, global),
         Command::ScopeMap(verb) => manage(&verb.call(), global),
         Command::Token(verb) => manage(&verb.call(), global),
         Command::ConnectedRegistry(verb) => manage(&verb.call(), global),

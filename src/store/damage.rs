@@ -140,6 +140,9 @@ impl Shared {
         check: Check<'_>,
         what: &str,
     ) -> Result<bool, StoreError> {
+        if self.frozen {
+            return Ok(false);
+        }
         let from = self.layout.blob(digest);
         let to = self.layout.quarantined(digest);
         self.make_quarantine()?;
@@ -177,7 +180,7 @@ impl Shared {
     /// Notes that content is not there although a repository refers to it. `false` when that is
     /// known.
     pub(super) fn note_missing(&self, digest: &Digest) -> Result<bool, StoreError> {
-        if self.damage.state().known.contains(digest) {
+        if self.frozen || self.damage.state().known.contains(digest) {
             return Ok(false);
         }
         self.make_quarantine()?;

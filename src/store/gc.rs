@@ -116,6 +116,9 @@ impl Store {
         let mut taken = shared.garbage.take().ok_or_else(|| {
             StoreError::Conflict("a garbage collection is under way already".to_owned())
         })?;
+        if shared.backup.is_held(shared.sys.clock.monotonic()) {
+            return Err(StoreError::Conflict("a backup is under way".to_owned()));
+        }
         let store = self.clone();
         let full = spawn::blocking(move || store.below_reserve()).await;
         // On a full disk what the sync has fetched so far may go: it would not get on either.
@@ -140,6 +143,11 @@ impl Candidates {
     fn take(&self) -> Option<Taken<'_>> {
         let found = self.0.lock().unwrap_or_else(PoisonError::into_inner).take()?;
         Some(Taken { found, home: self })
+    }
+
+    /// Whether a run is under way.
+    pub(super) fn is_taken(&self) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).is_none()
     }
 
     /// With nothing found.

@@ -9,7 +9,7 @@ use crate::sys::{Disk, Sys};
 /// Largest identity file, bytes.
 const IDENTITY_BYTES_MAX: u64 = 64 * 1024;
 
-const FEED_EPOCH: &str = "feed-epoch";
+pub(super) const FEED_EPOCH: &str = "feed-epoch";
 
 impl Store {
     /// Reads an identity file; when there is none, durably stores what `make` returns, readable
@@ -19,6 +19,11 @@ impl Store {
         name: &str,
         make: impl FnOnce() -> Result<Vec<u8>, String>,
     ) -> Result<Vec<u8>, StoreError> {
+        if self.shared().frozen
+            && !self.shared().disk.exists(&path_of(&self.shared().layout, name)?)?
+        {
+            return make().map_err(StoreError::Invalid);
+        }
         read_or_create(&*self.shared().disk, &path_of(&self.shared().layout, name)?, make)
     }
 

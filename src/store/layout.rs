@@ -12,6 +12,19 @@ use crate::types::digest::Algorithm;
 pub const FORMAT: u32 = 1;
 
 const FORMAT_TEXT: &str = "skerry store format ";
+/// Stands after the number when older versions can read the store: `2, readable by 1`.
+const READABLE_TEXT: &str = ", readable by ";
+
+/// What the `format` file says.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Format {
+    /// There is none: the store is new.
+    New,
+    /// Ours.
+    Ours,
+    /// A newer one that we can read and must not write.
+    Newer(u32),
+}
 
 /// Paths under one state directory.
 #[derive(Clone, Debug)]
@@ -166,21 +179,39 @@ impl Layout {
         self.root.join("ballast")
     }
 
-    /// Takes the directory for this process, checks its format, and makes what is missing.
-    /// Returns the guard of the lock, and whether the store is new.
-    pub(super) fn take(&self, disk: &dyn Disk) -> Result<(Box<dyn Send + Sync>, bool), OpenError> {
-        self.make_root(disk)?;
+    /// There while a restore is under way or was cut short.
+    pub fn restoring(&self) -> PathBuf {
+        self.root.join("restoring")
+    }
+
+    /// Takes the directory for this process, checks its format, and makes what is missing, unless
+    /// `frozen`. Returns the guard of the lock, and the format.
+    pub(super) fn take(
+        &self,
+        disk: &dyn Disk,
+        frozen: bool,
+    ) -> Result<(Box<dyn Send + Sync>, Format), OpenError> {
+        if !frozen {
+            self.make_root(disk)?;
+        }
         let lock = disk.lock_dir(&self.root).map_err(|error| match error.kind() {
             io::ErrorKind::WouldBlock => OpenError::Locked { path: self.root.clone() },
             _ => self.unusable(&error),
         })?;
-        let new = self.check_format(disk)?;
-        self.make_directories(disk).map_err(|error| self.unusable(&error))?;
-        if new {
-            let text = format!("{FORMAT_TEXT}{FORMAT}\n");
-            disk.replace(&self.format(), text.as_bytes()).map_err(|error| self.unusable(&error))?;
+        let format = self.check_format(disk)?;
+        if frozen || matches!(format, Format::Newer(_)) {
+            return Ok((lock, format));
         }
-        Ok((lock, new))
+        self.make_directories(disk).map_err(|error| self.unusable(&error))?;
+        if format == Format::New {
+            self.write_format(disk).map_err(|error| self.unusable(&error))?;
+        }
+        Ok((lock, format))
+    }
+
+    /// Writes the `format` file: the store is whole.
+    pub(super) fn write_format(&self, disk: &dyn Disk) -> io::Result<()> {
+        disk.replace(&self.format(), format!("{FORMAT_TEXT}{FORMAT}\n").as_bytes())
     }
 
     /// Makes the state directory, but not its parents: where the disk for the state is not
@@ -216,18 +247,41 @@ impl Layout {
         if made { disk.sync_dir(&self.root) } else { Ok(()) }
     }
 
-    /// Whether the store is new; an error when its format is not ours.
-    fn check_format(&self, disk: &dyn Disk) -> Result<bool, OpenError> {
+    /// The format; an error when it is none that we can read.
+    fn check_format(&self, disk: &dyn Disk) -> Result<Format, OpenError> {
         let path = self.format();
-        if !disk.exists(&path).map_err(|error| self.unusable(&error))? {
-            // Only a first start that was cut short leaves directories without this file.
-            return Ok(true);
+        let exists = |path: &Path| disk.exists(path).map_err(|error| self.unusable(&error));
+        if exists(&self.restoring())? {
+            return Err(OpenError::StateDir {
+                path: self.root.clone(),
+                cause: "a restore was not finished".to_owned(),
+                cure: "run skerry restore again",
+            });
+        }
+        if !exists(&path)? {
+            // A first start that was cut short leaves directories without this file, but no
+            // journal: that is written by a store that is whole.
+            let journal = disk.list(&self.journal()).unwrap_or_default();
+            if journal.is_empty() {
+                return Ok(Format::New);
+            }
+            return Err(OpenError::Damaged {
+                what: format!("it is missing; write `{FORMAT_TEXT}{FORMAT}` to it"),
+                path,
+            });
         }
         let bytes = disk.read(&path, 4096).map_err(|error| self.unusable(&error))?;
         let text = String::from_utf8_lossy(&bytes);
-        let number = text.trim_end().strip_prefix(FORMAT_TEXT).and_then(|n| n.parse::<u32>().ok());
+        let text = text.trim_end().strip_prefix(FORMAT_TEXT).unwrap_or_default();
+        let (number, readable) = match text.split_once(READABLE_TEXT) {
+            Some((number, by)) => (number.parse::<u32>().ok(), by.parse::<u32>().ok()),
+            None => (text.parse().ok(), None),
+        };
         match number {
-            Some(FORMAT) => Ok(false),
+            Some(FORMAT) => Ok(Format::Ours),
+            Some(found) if found > FORMAT && readable.is_some_and(|by| by <= FORMAT) => {
+                Ok(Format::Newer(found))
+            }
             Some(found) if found > FORMAT => {
                 Err(OpenError::NewerFormat { path: self.root.clone(), found })
             }

@@ -5,12 +5,14 @@
 //! under the pending changes of its own group, decides, and writes rows. The group is appended to
 //! the journal, made durable with one fdatasync, applied to the index, and only then acknowledged.
 
+pub mod backup;
 pub mod blobs;
 pub mod checkpoint;
 pub mod connected_registries;
 pub mod damage;
 pub mod feed;
 pub mod frame;
+pub mod fsck;
 pub mod gc;
 pub mod identity;
 pub mod inbox;
@@ -61,13 +63,14 @@ use std::thread::JoinHandle;
 
 use smol::channel::Sender;
 
+use backup::Hold;
 use blobs::{FanOut, Named};
 use damage::Damage;
 use feed::Feed;
 use gc::Candidates;
 use index::{Index, MapIndex, NoIndex};
 use journal::{Journal, Segments};
-use layout::Layout;
+use layout::{Format, Layout};
 use leases::Leases;
 use node::SyncView;
 use row::Row;
@@ -102,6 +105,8 @@ pub struct StoreOptions {
     pub retain_for_children: bool,
     /// Whether all content is hashed when it is first read after a start.
     pub verify_first_read: bool,
+    /// Look at what is there and change nothing: a backup, or what `fsck` checks.
+    pub frozen: bool,
     /// What answers look-ups.
     pub index: IndexKind,
     /// Size at which a segment is closed, bytes.
@@ -121,6 +126,7 @@ impl StoreOptions {
             uploads: UPLOADS_MAX,
             retain_for_children: false,
             verify_first_read: false,
+            frozen: false,
             index: IndexKind::Sled,
             segment_bytes: SEGMENT_BYTES,
             checkpoint_bytes_min: CHECKPOINT_BYTES_MIN,
@@ -170,6 +176,9 @@ struct Shared {
     damage: Damage,
     trust: Trust,
     scrub: Scrub,
+    /// Nothing on the disk is changed, ever.
+    frozen: bool,
+    backup: Hold,
 }
 
 impl Shared {
@@ -195,18 +204,28 @@ impl Store {
     pub fn open(sys: Sys, options: StoreOptions) -> Result<(Store, Recovery), OpenError> {
         let disk = sys.disk.clone();
         let layout = Layout::new(options.state_dir);
-        let (lock, new) = layout.take(&*disk)?;
-        let recovered = recover::recover(&disk, &layout, options.index)?;
+        let (lock, format) = layout.take(&*disk, options.frozen)?;
+        let frozen = options.frozen || matches!(format, Format::Newer(_));
+        let recovered = match frozen {
+            true => recover::look(&disk, &layout)?,
+            false => recover::recover(&disk, &layout, options.index)?,
+        };
         let mut recovery = recovered.recovery;
-        recovery.new = new && recovered.end.sequence == 0;
+        recovery.new = format == Format::New && recovered.end.sequence == 0;
         let failed = |path: &Path| {
             let path = path.to_owned();
             move |error: StoreError| OpenError::Io { path, cause: error.to_string() }
         };
-        let epoch = identity::feed_epoch(&sys, &*disk, &layout, recovered.renew_epoch)
-            .map_err(failed(&layout.identity()))?;
-        let uploads = Uploads::open(&sys, &*disk, &layout).map_err(failed(&layout.uploads()))?;
-        let damage = Damage::open(&*disk, &layout).map_err(failed(&layout.quarantine()))?;
+        let (epoch, uploads, damage) = match frozen {
+            // Followers of a store that cannot change have nothing to follow.
+            true => (sys.rng.number(), Uploads::default(), Damage::default()),
+            false => (
+                identity::feed_epoch(&sys, &*disk, &layout, recovered.renew_epoch)
+                    .map_err(failed(&layout.identity()))?,
+                Uploads::open(&sys, &*disk, &layout).map_err(failed(&layout.uploads()))?,
+                Damage::open(&*disk, &layout).map_err(failed(&layout.quarantine()))?,
+            ),
+        };
         let segments = Segments::new(recovered.firsts);
         let shared = Arc::new(Shared {
             feed: Feed::new(epoch, recovered.end.sequence, true),
@@ -225,14 +244,18 @@ impl Store {
             damage,
             trust: Trust::new(options.verify_first_read),
             scrub: Scrub::default(),
+            frozen,
+            backup: Hold::default(),
             sys,
             disk: disk.clone(),
             layout: layout.clone(),
         });
-        shared.keep_ballast();
-        uploads::sweep(&shared);
-        if !recovery.clean && !shared.doubt_unsettled().unwrap_or(false) {
-            shared.scrub.request();
+        if !frozen {
+            shared.keep_ballast();
+            uploads::sweep(&shared);
+            if !recovery.clean && !shared.doubt_unsettled().unwrap_or(false) {
+                shared.scrub.request();
+            }
         }
         let journal = Journal::new(disk, layout.clone(), segments, recovered.end, recovery.clean);
         let writer = Writer::new(
@@ -278,6 +301,8 @@ impl Store {
             damage: Damage::default(),
             trust: Trust::default(),
             scrub: Scrub::default(),
+            frozen: false,
+            backup: Hold::default(),
             sys,
             disk,
             layout,
@@ -343,6 +368,9 @@ impl Store {
         &self,
         command: impl FnOnce(&mut Txn<'_>) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
+        if self.shared().frozen {
+            return Err(StoreError::Unavailable);
+        }
         let (job, answer) = Job::new(command);
         match &self.inner.engine {
             Engine::Memory(writer) => {
@@ -362,9 +390,9 @@ impl Store {
         self.shared().feed.published()
     }
 
-    /// Whether the disk failed, so that changes are refused.
+    /// Whether changes are refused: the disk failed, or a newer version wrote the store.
     pub fn read_only(&self) -> bool {
-        self.shared().read_only.load(Ordering::Relaxed)
+        self.shared().frozen || self.shared().read_only.load(Ordering::Relaxed)
     }
 
     /// Stops in good order: the next start finds a footer, a checkpoint and a written index.
@@ -373,6 +401,9 @@ impl Store {
         let Engine::Thread { queue, .. } = &self.inner.engine else {
             return Ok(());
         };
+        if self.shared().frozen {
+            return Ok(());
+        }
         let (reply, answer) = smol::channel::bounded(1);
         queue.send(Message::Close(reply)).await.map_err(|_| StoreError::Unavailable)?;
         answer.recv().await.unwrap_or(Err(StoreError::Unavailable))

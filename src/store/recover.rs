@@ -31,6 +31,8 @@ pub enum IndexKind {
 pub struct Recovery {
     /// There was no store before.
     pub new: bool,
+    /// Nothing may be changed: a newer version wrote the store, or it is only looked at.
+    pub read_only: bool,
     /// The last stop was in good order.
     pub clean: bool,
     /// The last sequence in the journal.
@@ -53,6 +55,9 @@ impl fmt::Display for Recovery {
             (false, false) => "store opened after an unclean stop",
         };
         write!(f, "{stop} sequence={} replayed={}", self.sequence, self.records_replayed)?;
+        if self.read_only {
+            f.write_str(" read_only=true")?;
+        }
         if self.tail_cut_bytes > 0 {
             write!(f, " torn_tail_cut_bytes={}", self.tail_cut_bytes)?;
         }
@@ -85,7 +90,7 @@ pub(super) fn recover(
     layout: &Layout,
     kind: IndexKind,
 ) -> Result<Recovered, OpenError> {
-    let mut found = Found::list(&**disk, layout)?;
+    let mut found = Found::list(&**disk, layout, false)?;
     let base = found.checkpoints.last().copied();
     let walk = walk(&**disk, layout, &found.firsts, base)?;
     let mut recovery =
@@ -169,6 +174,35 @@ impl State<'_> {
     }
 }
 
+/// Reads what is there into a map in memory and changes nothing.
+pub(super) fn look(disk: &Arc<dyn Disk>, layout: &Layout) -> Result<Recovered, OpenError> {
+    let mut found = Found::list(&**disk, layout, true)?;
+    let base = found.checkpoints.last().copied();
+    let walk = walk(&**disk, layout, &found.firsts, base)?;
+    if let Some(Damage { path, what, .. }) = walk.damage {
+        return Err(OpenError::Damaged { path, what });
+    }
+    let mut recovery = Recovery {
+        read_only: true,
+        clean: walk.clean,
+        sequence: walk.end.sequence,
+        tail_cut_bytes: walk.cut_bytes,
+        damage: std::mem::take(&mut found.damage),
+        ..Recovery::default()
+    };
+    let state = State { disk, layout, kind: IndexKind::Map, found: &found, end: walk.end.sequence };
+    let index = state.bring_up(Ok(Arc::new(MapIndex::default())), &mut recovery)?;
+    Ok(Recovered {
+        recovery,
+        end: walk.end,
+        firsts: found.firsts,
+        checkpoints: found.checkpoints,
+        bytes_since: walk.bytes,
+        index,
+        renew_epoch: false,
+    })
+}
+
 /// What the journal directory holds.
 pub(super) struct Found {
     pub(super) firsts: Vec<u64>,
@@ -177,7 +211,7 @@ pub(super) struct Found {
 }
 
 impl Found {
-    fn list(disk: &dyn Disk, layout: &Layout) -> Result<Found, OpenError> {
+    fn list(disk: &dyn Disk, layout: &Layout, frozen: bool) -> Result<Found, OpenError> {
         let directory = layout.journal();
         let failed = OpenError::io(&directory);
         let mut found = Found { firsts: Vec::new(), checkpoints: Vec::new(), damage: Vec::new() };
@@ -194,7 +228,7 @@ impl Found {
                          the journal make up for it, nothing is lost"
                     )),
                 }
-            } else if entry.name.ends_with(".tmp") {
+            } else if entry.name.ends_with(".tmp") && !frozen {
                 disk.remove(&directory.join(entry.name)).map_err(&failed)?;
             }
         }

@@ -56,12 +56,18 @@ impl Shared {
 
     /// `Full` when free space is below the reserve.
     pub(super) fn check_space(&self) -> Result<(), StoreError> {
+        if self.frozen {
+            return Err(StoreError::Unavailable);
+        }
         let space = self.space_now()?;
         if space.free < self.space.reserve(space) { Err(StoreError::Full) } else { Ok(()) }
     }
 
     /// Sets the ballast aside, if it is not there and space is plenty.
     pub(super) fn keep_ballast(&self) {
+        if self.frozen {
+            return;
+        }
         let path = self.layout.ballast();
         let Ok(space) = self.space_now() else {
             return;

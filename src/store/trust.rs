@@ -154,6 +154,18 @@ impl Store {
         Ok(if condemned { Verdict::Damaged } else { Verdict::Gone })
     }
 
+    /// Whether content has its digest; `None` when it is not here. Changes nothing.
+    pub(super) async fn is_whole(&self, digest: &Digest) -> Result<Option<bool>, StoreError> {
+        let opening = (self.shared().clone(), digest.clone());
+        let opened = spawn::blocking(move || open_raw(&opening.0, &opening.1)).await?;
+        let Some(file) = opened else { return Ok(None) };
+        match hash(&file, digest, &mut |_| spawn::yield_now()).await {
+            Ok((good, _)) => Ok(Some(good)),
+            Err(error) if is_fault_of_the_medium(&error) => Ok(Some(false)),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     /// Hashes what is doubted, until nothing is.
     pub async fn verify_doubted(&self) -> Result<(), StoreError> {
         loop {

@@ -46,9 +46,7 @@ impl Healer {
         for (repository, referred) in self.store.referring(digest)? {
             let healed = match referred {
                 Referred::Blob(size) => self.fetcher.blob(&repository, digest, size).await,
-                Referred::Manifest => {
-                    self.fetcher.manifest(&repository, digest).await.map(|_| ())
-                }
+                Referred::Manifest => self.fetcher.manifest(&repository, digest).await.map(|_| ()),
             };
             match healed {
                 Ok(()) => return Ok(()),

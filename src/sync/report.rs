@@ -12,8 +12,8 @@ use crate::gateway::contacts::CALL_INTERVAL;
 use crate::gateway::{Upstream, UpstreamError};
 use crate::store::{Store, StoreError};
 use crate::sys::clock::sleep;
-use crate::types::{ConnectedRegistryName, Digest};
 use crate::types::connected_registry::{ConnectionState, StatusDetail, StatusReport};
+use crate::types::{ConnectedRegistryName, Digest};
 
 /// Reports are at least this far apart.
 const PAUSE: Duration = Duration::from_secs(1);

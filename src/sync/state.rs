@@ -39,7 +39,12 @@ pub(super) struct Now {
 
 impl State {
     pub(super) fn new(sys: &Sys) -> State {
-        State { sys: sys.clone(), now: Mutex::default(), problems: Mutex::default(), damaged_since: Mutex::default() }
+        State {
+            sys: sys.clone(),
+            now: Mutex::default(),
+            problems: Mutex::default(),
+            damaged_since: Mutex::default(),
+        }
     }
 
     pub(super) fn now(&self) -> Now {

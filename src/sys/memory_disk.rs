@@ -29,6 +29,9 @@ struct State {
     calls: u64,
     crash_at: Option<u64>,
     fail_at: Option<u64>,
+    full_at: Option<u64>,
+    /// Files, by the end of their names, in which every write flips a bit.
+    flips: Option<&'static str>,
     /// The call at which the power went or the disk failed.
     struck: Option<(&'static str, PathBuf)>,
     /// What is left since the power went.
@@ -136,6 +139,16 @@ impl MemoryDisk {
         hold(&self.0).fail_at = Some(call);
     }
 
+    /// Lets every write to a file whose path ends like this flip a bit, or none any more.
+    pub fn flip_writes(&self, end: Option<&'static str>) {
+        hold(&self.0).flips = end;
+    }
+
+    /// Lets the disk be full from the `call`-th call on that changes something.
+    pub fn full_at(&self, call: u64) {
+        hold(&self.0).full_at = Some(call);
+    }
+
     /// Calls so far that change something.
     pub fn calls(&self) -> u64 {
         hold(&self.0).calls
@@ -151,6 +164,9 @@ impl MemoryDisk {
         let mut state = self.state();
         state.alive()?;
         state.calls += 1;
+        if state.full_at == Some(state.calls) {
+            state.full.store(true, Ordering::Relaxed);
+        }
         if state.fail_at == Some(state.calls) {
             state.struck = Some((call, path.to_owned()));
             return Err(io::Error::from_raw_os_error(5));
@@ -251,6 +267,8 @@ impl DiskFile for MemoryFile {
     fn write_all_at(&self, new: &[u8], offset: u64) -> io::Result<()> {
         let full = self.disk.state().full.load(Ordering::Relaxed);
         let start = usize::try_from(offset).map_err(io::Error::other)?;
+        let flips = self.disk.state().flips;
+        let flips = flips.is_some_and(|end| self.path.to_string_lossy().ends_with(end));
         let put = |new: &[u8]| {
             let mut bytes = hold(&self.content.0);
             let end = start + new.len();
@@ -261,6 +279,9 @@ impl DiskFile for MemoryFile {
                 bytes.now.resize(end, 0);
             }
             bytes.now[start..end].copy_from_slice(new);
+            if flips && end > start {
+                bytes.now[start + (end - start) / 2] ^= 1;
+            }
             Ok(())
         };
         self.disk.step("write", &self.path, || {

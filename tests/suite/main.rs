@@ -14,6 +14,7 @@ mod support;
 
 mod access;
 mod appliance;
+mod backup;
 mod bad_input;
 mod board;
 mod clients;

@@ -18,10 +18,11 @@ use crate::types::{Manifest, UnixSeconds, media};
 
 type View = BTreeMap<Vec<u8>, Vec<u8>>;
 type Keys = BTreeSet<Vec<u8>>;
-type Act = Box<dyn Fn(&mut Node) -> Result<(), StoreError>>;
+pub(super) type Act = Box<dyn Fn(&mut Node) -> Result<(), StoreError>>;
+type Steps = Vec<(String, Act)>;
 
 /// A store on a disk, as one run of the program has it.
-struct Node {
+pub(super) struct Node {
     disk: MemoryDisk,
     hands: Arc<Hands>,
     store: Option<Store>,
@@ -42,11 +43,16 @@ impl Node {
         Ok(())
     }
 
-    fn store(&self) -> &Store {
+    /// A node whose store somebody else has opened.
+    pub(super) fn with(disk: &MemoryDisk, hands: Arc<Hands>, store: Store) -> Node {
+        Node { disk: disk.clone(), hands, store: Some(store) }
+    }
+
+    pub(super) fn store(&self) -> &Store {
         self.store.as_ref().expect("open")
     }
 
-    fn view(&self) -> View {
+    pub(super) fn view(&self) -> View {
         let rows = self.store().look_up(|index| index.scan(&[], None, usize::MAX));
         rows.unwrap().into_iter().collect()
     }
@@ -70,14 +76,36 @@ fn cursor(sequence: u64) -> Cursor {
     Cursor { epoch: 7, sequence }
 }
 
+/// Every kind of record, without what depends on when threads run.
+pub(super) fn first_half() -> Steps {
+    some_rounds(0..3)
+}
+
+/// The same, after what the first half left.
+pub(super) fn second_half() -> Steps {
+    some_rounds(3..5)
+}
+
+fn some_rounds(rounds: std::ops::Range<u32>) -> Steps {
+    let mut steps = Steps::new();
+    for round in rounds {
+        let mut add = |what: &str, act: Act| steps.push((format!("{what} {round}"), act));
+        push_steps(round, &mut add);
+        management_steps(round, &mut add);
+        message_steps(round, &mut add);
+    }
+    steps
+}
+
 /// Each step makes at most one record, so that it is wholly there or not at all.
-fn steps() -> Vec<(String, Act)> {
-    let mut steps: Vec<(String, Act)> = vec![("open".into(), Box::new(Node::open))];
+fn steps() -> Steps {
+    let mut steps: Steps = vec![("open".into(), Box::new(Node::open))];
     for round in 0..5 {
         let mut add = |what: &str, act: Act| steps.push((format!("{what} {round}"), act));
         push_steps(round, &mut add);
         management_steps(round, &mut add);
         message_steps(round, &mut add);
+        add("settle", Box::new(|n| block_on(n.store().settle())));
         for number in 0..12 {
             let act = move |n: &mut Node| put(n.store(), number, &format!("{round} {number}"));
             add("row", Box::new(act));
@@ -86,6 +114,7 @@ fn steps() -> Vec<(String, Act)> {
             cleaning_steps(round - 1, &mut add);
         }
         if round % 2 == 1 {
+            add("scrub", Box::new(|n| block_on(n.store().scrub(0)).map(|_| ())));
             add("close", Box::new(|n| block_on(n.store().close())));
             let reopen = |n: &mut Node| {
                 n.store = None;
@@ -302,9 +331,13 @@ fn undisturbed(steps: &[(String, Act)]) -> (Vec<Keys>, u64) {
 /// Goes on as long as the disk lets it; what was acknowledged last, and the steps that failed.
 fn disturbed(disk: &MemoryDisk, steps: &[(String, Act)]) -> (View, Vec<usize>) {
     let mut node = Node::on(disk);
+    disturb(&mut node, steps)
+}
+
+fn disturb(node: &mut Node, steps: &[(String, Act)]) -> (View, Vec<usize>) {
     let (mut acknowledged, mut failed) = (View::new(), Vec::new());
     for (number, (_, act)) in steps.iter().enumerate() {
-        match act(&mut node) {
+        match act(node) {
             Ok(()) => acknowledged = node.view(),
             Err(_) => failed.push(number),
         }
@@ -382,7 +415,26 @@ fn strike(call: u64, changes: &[Keys], struck: &Struck) -> usize {
         let what = format!("call {call} failed ({:?}), {survivors:?}", disk.struck());
         check(&disk.after_crash(survivors), &acknowledged, &failed, changes, &what);
     }
-    variants.len() + 2
+    fill_up(call, &steps, changes);
+    variants.len() + 3
+}
+
+/// The disk is full from the `call`-th call on. When there is space again, the store goes on
+/// without a restart.
+fn fill_up(call: u64, steps: &[(String, Act)], changes: &[Keys]) {
+    let disk = MemoryDisk::new();
+    disk.full_at(call);
+    let mut node = Node::on(&disk);
+    let (acknowledged, failed) = disturb(&mut node, steps);
+    let what = format!("disk full from call {call}");
+    disk.set_full(false);
+    node.hands.pass(HOUR);
+    if node.store.is_some() && !node.store().read_only() {
+        assert_eq!(node.view(), acknowledged, "{what}");
+        put(node.store(), 500, "there is space").unwrap_or_else(|e| panic!("{what}: {e}"));
+    }
+    drop(node);
+    check(&disk.after_crash(Survivors::Synced), &acknowledged, &failed, changes, &what);
 }
 
 #[test]

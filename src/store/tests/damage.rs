@@ -207,5 +207,8 @@ fn a_scrub_goes_on_after_a_restart_where_it_was() {
     assert_eq!(store.last_scrub(), Ok((None, false, 0)));
     let report = scrub(&store);
     assert_eq!((report.blobs_checked, report.running), (40, false));
-    assert_eq!(store.last_scrub().map(|(at, half, bytes)| (at.is_some(), half, bytes)), Ok((true, false, 80_000)));
+    assert_eq!(
+        store.last_scrub().map(|(at, half, bytes)| (at.is_some(), half, bytes)),
+        Ok((true, false, 80_000))
+    );
 }

@@ -288,3 +288,52 @@ fn the_feed_hands_out_every_record_and_notices_strangers() {
     let (store, _) = open_small(&disk);
     assert_eq!(block_on(store.records_after(start, 1)).map(|_| ()), Err(StoreError::NotFound));
 }
+
+#[test]
+fn a_checkpoint_that_reads_back_wrong_is_not_used() {
+    let disk = MemoryDisk::new();
+    let (store, _) = open_small(&disk);
+    churn(&store, 0, 300);
+    block_on(store.close()).unwrap();
+    drop(store);
+    let checkpoints = || {
+        let entries = disk.list(Path::new("/s/journal")).unwrap();
+        entries.into_iter().filter(|e| e.name.ends_with(".ckpt")).collect::<Vec<_>>()
+    };
+    let before = checkpoints();
+    assert!(!before.is_empty());
+    disk.flip_writes(Some(".tmp"));
+    let (store, _) = open_small(&disk);
+    let expected = churn(&store, 300, 1200);
+    // It may not be able to make one at the end either.
+    let _ = block_on(store.close());
+    drop(store);
+    disk.flip_writes(None);
+    assert_eq!(checkpoints(), before);
+    let (store, recovery) = open_small(&disk.after_power_cut());
+    assert!(recovery.damage.is_empty(), "{recovery}");
+    assert_eq!(rows(&store), expected);
+}
+
+#[test]
+fn a_segment_that_is_not_the_next_one_is_noticed() {
+    let disk = MemoryDisk::new();
+    let mut options = options(Path::new("/s"), IndexKind::Map);
+    options.segment_bytes = 2000;
+    let (store, _) = Store::open(sys_on(&disk), options).unwrap();
+    churn(&store, 0, 200);
+    drop(store);
+    let names = disk.list(Path::new("/s/journal")).unwrap();
+    assert!(names.len() > 4, "{names:?}");
+    let path = |n: usize| Path::new("/s/journal").join(&names[n].name);
+    // The same records under the same name, as another store would have written them.
+    let other = MemoryDisk::new();
+    let mut options = super::options(Path::new("/s"), IndexKind::Map);
+    options.segment_bytes = 2000;
+    let (store, _) = Store::open(sys_on(&other), options).unwrap();
+    churn(&store, 0, 200);
+    drop(store);
+    overwrite(&disk, &path(2), &content(&other, &path(2)));
+    let refused = open_memory(&disk).map(|_| ()).unwrap_err();
+    assert!(refused.to_string().contains("it follows sequence"), "{refused}");
+}

@@ -2,9 +2,11 @@
 //! real directories with sled.
 
 mod content;
+mod corruption;
 mod crash;
 mod damage;
 mod gc;
+mod golden;
 mod index;
 mod journal;
 

@@ -1,0 +1,78 @@
+//! `backup`: hands out what a backup consists of, piece by piece, while the node goes on.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::Admin;
+use super::fault::Fault;
+use crate::http::{Reply, ReplyBody};
+use crate::store::backup::{Backup, BackupFile};
+use crate::types::Digest;
+
+/// The backup under way; a new one takes the place of one that was given up.
+#[derive(Default)]
+pub(super) struct Backups(Mutex<Option<(String, Arc<Backup>)>>);
+
+/// `backup/end`
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct End {
+    id: String,
+}
+
+impl Backups {
+    fn set(&self, backup: Option<(String, Arc<Backup>)>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = backup;
+    }
+
+    fn find(&self, id: &str) -> Result<Arc<Backup>, Fault> {
+        let cell = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*cell {
+            Some((own, backup)) if own == id => Ok(backup.clone()),
+            _ => Err(Fault::not_found("This backup has ended, or another one took its place.")),
+        }
+    }
+}
+
+impl Admin {
+    pub(super) async fn backup_begin(&self) -> Result<Value, Fault> {
+        let backup = self.store.begin_backup().await?;
+        let id = self.store.sys().rng.uuid();
+        let files = backup.files.iter().map(|file| json!({ "name": file.name, "bytes": file.len }));
+        let answer = json!({
+            "id": id,
+            "sequence": backup.sequence,
+            "files": files.collect::<Vec<_>>(),
+        });
+        self.backups.set(Some((id, Arc::new(backup))));
+        Ok(answer)
+    }
+
+    pub(super) fn backup_end(&self, wanted: &End) -> Result<Value, Fault> {
+        self.backups.find(&wanted.id)?;
+        self.backups.set(None);
+        Ok(Value::Null)
+    }
+
+    /// `GET /admin/v1/backup/<id>/<number of a file, or a digest>`
+    pub(super) async fn backup_piece(&self, path: &str) -> Result<Reply, Fault> {
+        let nothing = || Fault::not_found("There is no such piece of a backup.");
+        let (id, piece) = path.split_once('/').ok_or_else(nothing)?;
+        let backup = self.backups.find(id)?;
+        let file = if let Ok(digest) = piece.parse::<Digest>() {
+            backup.content(&digest).await?.ok_or_else(|| {
+                Fault::not_found(format!("{digest} is damaged or missing here; scrub heals it."))
+            })?
+        } else {
+            backup.keep();
+            let number: usize = piece.parse().map_err(|_| nothing())?;
+            backup.files.get(number).cloned().ok_or_else(nothing)?
+        };
+        let BackupFile { file, len, .. } = file;
+        let mut reply = Reply::new(200).with("content-type", "application/octet-stream");
+        reply.body = ReplyBody::File { file, offset: 0, len };
+        Ok(reply)
+    }
+}

@@ -1,0 +1,44 @@
+//! What is done with a state directory or a backup that no node runs on.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use crate::store::fsck::FsckReport;
+use crate::store::recover::Recovery;
+use crate::store::{IndexKind, Store, StoreOptions, backup};
+use crate::sys::{Spawner, Sys};
+use crate::types::Digest;
+
+pub use crate::store::backup::{Restored, format_text, relative};
+
+/// Opens a store to look at it; the error is a line for people.
+fn look(state_dir: &Path) -> Result<(Store, Recovery), String> {
+    let options =
+        StoreOptions { frozen: true, index: IndexKind::Map, ..StoreOptions::new(state_dir) };
+    Store::open(Sys::real(Spawner::new()), options).map_err(|error| error.to_string())
+}
+
+/// The digests of all content that the repositories in `state_dir` refer to.
+pub fn contents(state_dir: &Path) -> Result<BTreeSet<Digest>, String> {
+    let (store, _) = look(state_dir)?;
+    let mut digests = BTreeSet::new();
+    let listed = store.each_content(|digest| {
+        digests.insert(digest.clone());
+        Ok(())
+    });
+    listed.map(|()| digests).map_err(|error| error.to_string())
+}
+
+/// Makes `state_dir` from a backup; the error is a line for people.
+pub fn restore(from: &Path, state_dir: &Path) -> Result<Restored, String> {
+    let sys = Sys::real(Spawner::new());
+    backup::restore(&sys, from, state_dir, |_| {}).map_err(|error| error.to_string())
+}
+
+/// Checks the store in `state_dir`, with `content` every byte of it, and changes nothing. Also
+/// returns what its next start will find.
+pub fn fsck(state_dir: &Path, content: bool) -> Result<(FsckReport, Recovery), String> {
+    let (store, recovery) = look(state_dir)?;
+    let report = smol::block_on(store.fsck(content)).map_err(|error| error.to_string())?;
+    Ok((report, recovery))
+}

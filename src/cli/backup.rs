@@ -1,0 +1,237 @@
+//! `skerry backup` and `skerry restore`
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::process::ExitCode;
+
+use ring::digest::{Context, SHA256, SHA512};
+use serde_json::{Value, json};
+
+use super::{EXIT_FAILED, Failure, Global, admin_client, output};
+use crate::app::offline::{self, Restored, format_text, relative};
+use crate::config::{self, SystemSource};
+use crate::sys::{Disk, SystemDisk};
+use crate::types::Digest;
+use crate::types::digest::Algorithm;
+
+/// Where the metadata of a backup is until it is whole.
+const INCOMING: &str = "incoming";
+const FORMAT: &str = "format";
+/// Its directories.
+const PARTS: [&str; 2] = ["journal", "identity"];
+
+/// Copies everything of a running node to a directory. One that holds an older backup gets what is
+/// new, and loses what is not referred to any more.
+pub(super) fn backup(directory: &Path, global: &Global) -> Result<ExitCode, Failure> {
+    let socket =
+        admin_client::socket(global.admin_socket.as_deref(), &global.options(), &SystemSource)?;
+    let taking = Taking { disk: &SystemDisk, target: directory, socket: &socket };
+    taking.check_directory().map_err(|error| disk_failure(directory, &error))?;
+    let begun = admin_client::post(&socket, "backup/begin", &json!({}))?;
+    let id = begun["id"].as_str().unwrap_or_default().to_owned();
+    let taken = taking.take(&begun, &id);
+    // Also when it failed: the node need not wait.
+    let ended = admin_client::post(&socket, "backup/end", &json!({ "id": id }));
+    let Taken { content, new, bytes, missing } = taken?;
+    ended?;
+    output::print(&format!(
+        "backup of sequence {} in {}: {content} objects, {new} new ones with {bytes} bytes\n",
+        begun["sequence"],
+        directory.display()
+    ))?;
+    if missing > 0 {
+        output::complain(&format!(
+            "{missing} objects are damaged or missing at the node and are not in the backup; run \
+             skerry scrub, then back up again"
+        ));
+        return Ok(ExitCode::from(EXIT_FAILED));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Makes the configured state directory from a backup.
+pub(super) fn restore(directory: &Path, global: &Global) -> Result<ExitCode, Failure> {
+    let state_dir = config::load(&global.options(), &SystemSource)?.config.storage.state_dir;
+    let restored = offline::restore(directory, &state_dir).map_err(Failure::new)?;
+    let Restored { sequence, blobs, bytes, missing } = restored;
+    output::print(&format!(
+        "restored sequence {sequence} to {}: {blobs} objects with {bytes} bytes; children compare \
+         everything when the node is started\n",
+        state_dir.display()
+    ))?;
+    if missing > 0 {
+        output::complain(&format!(
+            "{missing} objects are not in the backup, or damaged there: they are not served until \
+             they are pushed again or come from the parent"
+        ));
+        return Ok(ExitCode::from(EXIT_FAILED));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A backup being taken.
+struct Taking<'a> {
+    disk: &'a dyn Disk,
+    target: &'a Path,
+    socket: &'a Path,
+}
+
+/// What was taken.
+#[derive(Default)]
+struct Taken {
+    content: u64,
+    new: u64,
+    bytes: u64,
+    missing: u64,
+}
+
+fn disk_failure(path: &Path, error: &std::io::Error) -> Failure {
+    Failure::new(format!("{}: {error}", path.display()))
+}
+
+impl Taking<'_> {
+    /// An empty directory, or one that holds a backup.
+    fn check_directory(&self) -> std::io::Result<()> {
+        self.disk.create_dir_all(self.target)?;
+        let entries = self.disk.list(self.target)?;
+        let known = |name: &str| {
+            ["format", "journal", "identity", "blobs", INCOMING, "lost+found"].contains(&name)
+        };
+        match entries.iter().find(|entry| !known(&entry.name)) {
+            Some(entry) => Err(std::io::Error::other(format!(
+                "it holds {}, which is no part of a backup; name an empty directory",
+                entry.name
+            ))),
+            None => Ok(()),
+        }
+    }
+
+    fn take(&self, begun: &Value, id: &str) -> Result<Taken, Failure> {
+        let incoming = self.target.join(INCOMING);
+        let io = |error: std::io::Error| disk_failure(self.target, &error);
+        if self.disk.exists(&incoming).map_err(io)? {
+            self.disk.remove_dir_all(&incoming).map_err(io)?;
+        }
+        for part in PARTS {
+            self.disk.create_dir_all(&incoming.join(part)).map_err(io)?;
+        }
+        for (number, file) in begun["files"].as_array().into_iter().flatten().enumerate() {
+            let name = file["name"].as_str().unwrap_or_default();
+            let place = incoming.join(name);
+            // The node names them; none may lie elsewhere.
+            if name.contains("..") || place.parent().is_none_or(|p| !self.is_dir(p)) {
+                return Err(Failure::new(format!("the node names a file '{name}'")));
+            }
+            self.download(&format!("backup/{id}/{number}"), &place, None)?;
+        }
+        self.disk.replace(&incoming.join(FORMAT), format_text().as_bytes()).map_err(io)?;
+        let taken = self.take_content(&incoming, id)?;
+        self.put_in_place(&incoming).map_err(io)?;
+        Ok(taken)
+    }
+
+    fn is_dir(&self, path: &Path) -> bool {
+        self.disk.list(path).is_ok()
+    }
+
+    /// Downloads the content that the metadata refers to and that is not here yet.
+    fn take_content(&self, incoming: &Path, id: &str) -> Result<Taken, Failure> {
+        let wanted = offline::contents(incoming).map_err(Failure::new)?;
+        let mut taken = Taken::default();
+        for digest in &wanted {
+            let place = self.target.join(relative(digest));
+            let here = self.disk.exists(&place).map_err(|error| disk_failure(&place, &error))?;
+            taken.content += 1;
+            if here {
+                continue;
+            }
+            match self.download(&format!("backup/{id}/{digest}"), &place, Some(digest)) {
+                Ok(bytes) => {
+                    taken.new += 1;
+                    taken.bytes += bytes;
+                }
+                Err(failure) if failure.code == super::EXIT_NOT_FOUND => {
+                    taken.missing += 1;
+                    output::complain(&failure.message);
+                }
+                Err(failure) => return Err(failure),
+            }
+        }
+        self.prune(&wanted).map_err(|error| disk_failure(self.target, &error))?;
+        Ok(taken)
+    }
+
+    /// Removes content that no record of the backup refers to.
+    fn prune(&self, wanted: &BTreeSet<Digest>) -> std::io::Result<()> {
+        for algorithm in [Algorithm::Sha256, Algorithm::Sha512] {
+            let top = self.target.join("blobs").join(algorithm.name());
+            if !self.disk.exists(&top)? {
+                continue;
+            }
+            for fan_out in self.disk.list(&top)? {
+                let directory = top.join(&fan_out.name);
+                for entry in self.disk.list(&directory)? {
+                    let digest = format!("{}:{}", algorithm.name(), entry.name).parse::<Digest>();
+                    if digest.is_ok_and(|digest| !wanted.contains(&digest)) {
+                        self.disk.remove(&directory.join(&entry.name))?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The metadata takes the place of an older one. Cut short, it is noticed: the format is gone.
+    fn put_in_place(&self, incoming: &Path) -> std::io::Result<()> {
+        let root = self.target;
+        let format = root.join(FORMAT);
+        if self.disk.exists(&format)? {
+            self.disk.remove(&format)?;
+            self.disk.sync_dir(root)?;
+        }
+        for part in PARTS {
+            let (from, to) = (incoming.join(part), root.join(part));
+            if self.disk.exists(&to)? {
+                self.disk.remove_dir_all(&to)?;
+            }
+            self.disk.rename(&from, &to)?;
+        }
+        self.disk.sync_dir(root)?;
+        self.disk.replace(&format, format_text().as_bytes())?;
+        self.disk.remove_dir_all(incoming)?;
+        self.disk.sync_fs(root)
+    }
+
+    /// Downloads one piece durably; one with a digest is hashed.
+    fn download(&self, path: &str, place: &Path, digest: Option<&Digest>) -> Result<u64, Failure> {
+        let io = |error: std::io::Error| disk_failure(place, &error);
+        let parent = place.parent().unwrap_or(Path::new("."));
+        self.disk.create_dir_all(parent).map_err(io)?;
+        let temporary = place.with_extension("tmp");
+        let _ = self.disk.remove(&temporary);
+        let file = self.disk.create(&temporary).map_err(io)?;
+        let mut hash = Context::new(match digest.map(Digest::algorithm) {
+            Some(Algorithm::Sha512) => &SHA512,
+            _ => &SHA256,
+        });
+        let mut offset = 0;
+        let downloaded = admin_client::get(self.socket, path, &mut |bytes| {
+            hash.update(bytes);
+            file.write_all_at(bytes, offset)?;
+            offset += bytes.len() as u64;
+            Ok(())
+        });
+        if let Err(failure) = downloaded {
+            let _ = self.disk.remove(&temporary);
+            return Err(failure);
+        }
+        if digest.is_some_and(|digest| hash.finish().as_ref() != digest.raw()) {
+            let _ = self.disk.remove(&temporary);
+            return Err(Failure::new(format!("{path} came with another digest; try again")));
+        }
+        file.sync_data().map_err(io)?;
+        self.disk.rename(&temporary, place).map_err(io)?;
+        self.disk.sync_dir(parent).map_err(io)?;
+        Ok(offset)
+    }
+}

@@ -1,0 +1,48 @@
+//! `skerry fsck`
+
+use std::process::ExitCode;
+
+use serde_json::{Value, json};
+
+use super::output::{self, View};
+use super::{EXIT_FAILED, Failure, Global, admin_client, scrub};
+use crate::app::offline;
+use crate::config::{self, SystemSource};
+
+/// Checks the store of the node that runs, or, when none runs, the configured state directory,
+/// which is not changed.
+pub(super) fn run(content: bool, global: &Global) -> Result<ExitCode, Failure> {
+    let socket =
+        admin_client::socket(global.admin_socket.as_deref(), &global.options(), &SystemSource)?;
+    if !admin_client::answers(&socket) {
+        return tell(check(content, global)?, global);
+    }
+    let told = tell(admin_client::post(&socket, "fsck", &json!({}))?, global)?;
+    if !content {
+        return Ok(told);
+    }
+    let scrubbed = scrub::run(true, false, global)?;
+    Ok(if told == ExitCode::SUCCESS { scrubbed } else { told })
+}
+
+fn check(content: bool, global: &Global) -> Result<Value, Failure> {
+    let state_dir = config::load(&global.options(), &SystemSource)?.config.storage.state_dir;
+    let (mut report, recovery) = offline::fsck(&state_dir, content).map_err(Failure::new)?;
+    report.problems += recovery.damage.len() as u64;
+    report.found.extend(recovery.damage);
+    let mut value = serde_json::to_value(report).unwrap_or_default();
+    value["sequence"] = recovery.sequence.into();
+    value["tornTailBytes"] = recovery.tail_cut_bytes.into();
+    Ok(value)
+}
+
+fn tell(mut report: Value, global: &Global) -> Result<ExitCode, Failure> {
+    let problems = report["problems"].as_u64().unwrap_or(0);
+    if global.output.is_none()
+        && let Some(Value::Array(found)) = report.as_object_mut().and_then(|o| o.remove("found"))
+    {
+        found.iter().filter_map(Value::as_str).for_each(output::complain);
+    }
+    output::answer(View::Object, report, global.output)?;
+    Ok(if problems == 0 { ExitCode::SUCCESS } else { ExitCode::from(EXIT_FAILED) })
+}

@@ -1,0 +1,335 @@
+//! Backups: a directory that looks like a state directory, taken while the node runs.
+//!
+//! A backup is the last checkpoint, the segments after it up to the last durable record, the
+//! identity, and the content. The journal's files are held open, so that nothing has to stop; the
+//! garbage collection waits, so that what the records refer to stays. A restored store has a new
+//! feed epoch: whoever followed it compares everything.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use ring::digest::{Context, SHA256, SHA512};
+
+use super::identity::FEED_EPOCH;
+use super::layout::{FORMAT, Layout, OpenError};
+use super::leases::split_key;
+use super::row::{Kind, prefix};
+use super::{IndexKind, Store, StoreError, StoreOptions, checkpoint};
+use crate::sys::disk::DiskFile;
+use crate::sys::{Disk, Sys, spawn};
+use crate::types::Digest;
+use crate::types::digest::Algorithm;
+
+/// A backup that nobody goes on with for this long does not hold the garbage collection up.
+const HOLD_MAX: Duration = Duration::from_secs(600);
+/// Copied at a time, bytes.
+const COPY_BYTES: usize = 256 * 1024;
+/// Rows read at a time.
+const PAGE: usize = 256;
+
+/// The number of the backup under way, and when it last made progress.
+#[derive(Default)]
+pub(super) struct Hold(Mutex<(u64, Option<Duration>)>);
+
+impl Hold {
+    /// Whether a backup is under way.
+    pub(super) fn is_held(&self, now: Duration) -> bool {
+        self.state().1.is_some_and(|last| now.saturating_sub(last) < HOLD_MAX)
+    }
+
+    fn state(&self) -> MutexGuard<'_, (u64, Option<Duration>)> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A file of a backup, beside content.
+#[derive(Clone)]
+pub struct BackupFile {
+    /// Its path in the state directory.
+    pub name: String,
+    /// How much of it belongs to the backup, bytes.
+    pub len: u64,
+    /// Open for reading.
+    pub file: Arc<dyn DiskFile>,
+}
+
+/// A backup under way; the garbage collection waits until it is dropped.
+pub struct Backup {
+    store: Store,
+    number: u64,
+    /// The last record in it.
+    pub sequence: u64,
+    /// All files beside content; the format comes last, when the rest is there.
+    pub files: Vec<BackupFile>,
+}
+
+impl Drop for Backup {
+    fn drop(&mut self) {
+        let mut hold = self.store.shared().backup.state();
+        if hold.0 == self.number {
+            hold.1 = None;
+        }
+    }
+}
+
+impl Backup {
+    /// Content; says that the backup makes progress. `None` when it is not here, or damaged.
+    pub async fn content(&self, digest: &Digest) -> Result<Option<BackupFile>, StoreError> {
+        self.keep();
+        let open = self.store.blob_open(digest).await?;
+        let name = relative(digest);
+        Ok(open.map(|blob| BackupFile { name, len: blob.len, file: blob.file }))
+    }
+
+    /// Says that the backup makes progress.
+    pub fn keep(&self) {
+        let now = self.store.sys().clock.monotonic();
+        let mut hold = self.store.shared().backup.state();
+        if hold.0 == self.number {
+            hold.1 = Some(now);
+        }
+    }
+}
+
+impl Store {
+    /// Begins a backup, in place of one that may be under way. `Conflict` while garbage is
+    /// collected.
+    pub async fn begin_backup(&self) -> Result<Backup, StoreError> {
+        let shared = self.shared();
+        let number = {
+            let mut hold = shared.backup.state();
+            *hold = (hold.0 + 1, Some(shared.sys.clock.monotonic()));
+            hold.0
+        };
+        let mut backup = Backup { store: self.clone(), number, sequence: 0, files: Vec::new() };
+        if shared.garbage.is_taken() {
+            let text = "a garbage collection is under way; try again in a moment";
+            return Err(StoreError::Conflict(text.to_owned()));
+        }
+        let shared = shared.clone();
+        // A segment may go while the list is made: once more then.
+        for _ in 0..3 {
+            let listing = shared.clone();
+            let listed = spawn::blocking(move || {
+                // What is durable now is in the files that are there now, or were a moment ago.
+                let sequence = listing.feed.published();
+                files(&*listing.disk, &listing.layout).map(|files| (sequence, files))
+            });
+            match listed.await {
+                Ok((sequence, files)) => {
+                    (backup.sequence, backup.files) = (sequence, files);
+                    return Ok(backup);
+                }
+                Err(StoreError::NotFound) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Err(StoreError::Unavailable)
+    }
+
+    /// All content that repositories refer to, each digest once per repository, in no order.
+    /// Blocks.
+    pub fn each_content(
+        &self,
+        mut each: impl FnMut(&Digest) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        for kind in [Kind::Blob, Kind::Manifest] {
+            let mut after: Option<Vec<u8>> = None;
+            loop {
+                let start = prefix(kind, &[]);
+                let page = self.look_up(|index| index.scan(&start, after.as_deref(), PAGE))?;
+                let Some((last, _)) = page.last() else { break };
+                after = Some(last.clone());
+                for (key, _) in page {
+                    if let Some((_, digest)) = split_key(&key) {
+                        each(&digest)?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The journal and the identity, held open.
+fn files(disk: &dyn Disk, layout: &Layout) -> Result<Vec<BackupFile>, StoreError> {
+    let mut files = Vec::new();
+    let mut add = |name: String, path: &Path| match disk.open(path) {
+        Ok(file) => {
+            files.push(BackupFile { name, len: file.len()?, file });
+            Ok(())
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Err(StoreError::NotFound),
+        Err(error) => Err(error.into()),
+    };
+    let entries = disk.list(&layout.journal())?;
+    let number = |name: &str, end: &str| name.strip_suffix(end).and_then(|n| n.parse::<u64>().ok());
+    let checkpoints = entries.iter().filter_map(|entry| number(&entry.name, ".ckpt"));
+    let whole = |sequence: &u64| checkpoint::inspect(disk, layout, *sequence).is_ok();
+    let base = checkpoints.filter(whole).max();
+    if let Some(base) = base {
+        add(format!("journal/{base:020}.ckpt"), &layout.checkpoint(base))?;
+    }
+    for first in entries.iter().filter_map(|entry| number(&entry.name, ".log")) {
+        if base.is_none_or(|base| first > base) {
+            add(format!("journal/{first:020}.log"), &layout.segment(first))?;
+        }
+    }
+    for entry in disk.list(&layout.identity())? {
+        if entry.name != FEED_EPOCH && !entry.name.ends_with(".tmp") {
+            add(format!("identity/{}", entry.name), &layout.identity().join(&entry.name))?;
+        }
+    }
+    Ok(files)
+}
+
+/// Where content is below a state directory.
+pub fn relative(digest: &Digest) -> String {
+    let hex = digest.hex();
+    format!("blobs/{}/{}/{hex}", digest.algorithm().name(), &hex[..2])
+}
+
+/// What a restore did.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Restored {
+    /// The last record in it.
+    pub sequence: u64,
+    /// Content that was copied and has its digest.
+    pub blobs: u64,
+    /// Its length, bytes.
+    pub bytes: u64,
+    /// Content that is referred to and is not in the backup, or damaged there.
+    pub missing: u64,
+}
+
+/// Makes a state directory from a backup. The directory must be empty, or hold a restore that was
+/// cut short. Content is hashed on the way; `each` is told what was copied. Blocks.
+pub fn restore(
+    sys: &Sys,
+    from: &Path,
+    state_dir: &Path,
+    mut each: impl FnMut(&Restored),
+) -> Result<Restored, OpenError> {
+    let disk = &*sys.disk;
+    let (source, target) = (Layout::new(from), Layout::new(state_dir));
+    let options = StoreOptions { frozen: true, index: IndexKind::Map, ..StoreOptions::new(from) };
+    // Reads and checks all of its metadata.
+    let (backup, recovery) = Store::open(sys.clone(), options)?;
+    let lock = prepare(disk, &target)?;
+    let mut restored = Restored { sequence: recovery.sequence, ..Restored::default() };
+    let failed = |path: &Path| {
+        let path = path.to_owned();
+        move |error: StoreError| OpenError::Io { path, cause: error.to_string() }
+    };
+    let copied = backup.each_content(|digest| {
+        let place = target.blob(digest);
+        if disk.exists(&place)? {
+            return Ok(());
+        }
+        match copy(disk, &source.blob(digest), &place, Some(digest)) {
+            Ok(bytes) => {
+                restored.blobs += 1;
+                restored.bytes += bytes;
+            }
+            Err(StoreError::NotFound | StoreError::Corrupt(_)) => restored.missing += 1,
+            Err(error) => return Err(error),
+        }
+        each(&restored);
+        Ok(())
+    });
+    copied.map_err(failed(&target.root().join("blobs")))?;
+    for directory in [source.identity(), source.journal()] {
+        for entry in disk.list(&directory).map_err(OpenError::io(&directory))? {
+            let part = directory.file_name().unwrap_or_default();
+            let place = target.root().join(part).join(&entry.name);
+            copy(disk, &directory.join(&entry.name), &place, None).map_err(failed(&place))?;
+        }
+    }
+    let path = target.root();
+    target.write_format(disk).map_err(OpenError::io(path))?;
+    disk.sync_fs(path).map_err(OpenError::io(path))?;
+    disk.remove(&target.restoring()).map_err(OpenError::io(path))?;
+    disk.sync_dir(path).map_err(OpenError::io(path))?;
+    drop(lock);
+    Ok(restored)
+}
+
+/// Takes an empty directory, or what a restore before this one left.
+fn prepare(disk: &dyn Disk, target: &Layout) -> Result<Box<dyn Send + Sync>, OpenError> {
+    let root = target.root();
+    let io = OpenError::io(root);
+    disk.create_dir_all(root).map_err(&io)?;
+    let lock = disk.lock_dir(root).map_err(|_| OpenError::Locked { path: root.to_owned() })?;
+    let unfinished = disk.exists(&target.restoring()).map_err(&io)?;
+    let entries = disk.list(root).map_err(&io)?;
+    if !unfinished && entries.iter().any(|entry| entry.name != "lost+found") {
+        return Err(OpenError::StateDir {
+            path: root.to_owned(),
+            cause: "it is not empty".to_owned(),
+            cure: "restore into an empty directory; move this one away first",
+        });
+    }
+    if !unfinished {
+        disk.replace(&target.restoring(), b"a restore is under way\n").map_err(&io)?;
+    }
+    // Of an unfinished one only content is kept, which is checked by its name.
+    for path in [target.journal(), target.identity()] {
+        if disk.exists(&path).map_err(&io)? {
+            disk.remove_dir_all(&path).map_err(&io)?;
+        }
+        disk.create_dir_all(&path).map_err(&io)?;
+    }
+    disk.create_dir_all(&target.uploads()).map_err(&io)?;
+    Ok(lock)
+}
+
+/// Copies a file and makes it durable; `NotFound` when there is none, `Corrupt` when its bytes do
+/// not have the digest.
+fn copy(
+    disk: &dyn Disk,
+    from: &Path,
+    to: &Path,
+    digest: Option<&Digest>,
+) -> Result<u64, StoreError> {
+    let source = match disk.open(from) {
+        Ok(source) => source,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            return Err(StoreError::NotFound);
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let parent = to.parent().unwrap_or(Path::new("."));
+    disk.create_dir_all(parent)?;
+    let temporary = to.with_extension("tmp");
+    let _ = disk.remove(&temporary);
+    let target = disk.create(&temporary)?;
+    let mut hash = Context::new(match digest.map(Digest::algorithm) {
+        Some(Algorithm::Sha512) => &SHA512,
+        _ => &SHA256,
+    });
+    let mut buffer = vec![0; COPY_BYTES];
+    let mut offset = 0;
+    loop {
+        let read = source.read_at(&mut buffer, offset)?;
+        if read == 0 {
+            break;
+        }
+        hash.update(&buffer[..read]);
+        target.write_all_at(&buffer[..read], offset)?;
+        offset += read as u64;
+    }
+    if digest.is_some_and(|digest| hash.finish().as_ref() != digest.raw()) {
+        disk.remove(&temporary)?;
+        return Err(StoreError::Corrupt(format!("{} has another digest", from.display())));
+    }
+    target.sync_data()?;
+    disk.rename(&temporary, to)?;
+    disk.sync_dir(parent)?;
+    Ok(offset)
+}
+
+/// The text of the `format` file of a backup, written when all else is there.
+pub fn format_text() -> String {
+    format!("skerry store format {FORMAT}\n")
+}

@@ -1,0 +1,201 @@
+//! Looks over a store: the journal, the checkpoints, and the file of every link.
+
+use serde::Serialize;
+
+use super::backup::relative;
+use super::checkpoint::Rows;
+use super::frame::FrameFault;
+use super::journal::SegmentReader;
+use super::leases::split_key;
+use super::repositories::BlobLink;
+use super::row::{self, Kind, prefix};
+use super::trust::Verdict;
+use super::{ManifestRow, Store, StoreError};
+use crate::sys::spawn;
+use crate::types::Digest;
+
+/// Problems that are listed; all are counted.
+const LISTED_MAX: usize = 100;
+/// Rows read at a time.
+const PAGE: usize = 256;
+
+/// What was looked at, and what is wrong.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct FsckReport {
+    /// Checkpoints read to the end.
+    pub checkpoints: u64,
+    /// Segments of the journal read to the end.
+    pub segments: u64,
+    /// Records in them.
+    pub records: u64,
+    /// Links of repositories to content.
+    pub links: u64,
+    /// Files whose content was hashed.
+    pub blobs_hashed: u64,
+    /// Problems in all.
+    pub problems: u64,
+    /// The first of them, each with what it costs.
+    pub found: Vec<String>,
+}
+
+impl FsckReport {
+    fn problem(&mut self, text: String) {
+        self.problems += 1;
+        if self.found.len() < LISTED_MAX {
+            self.found.push(text);
+        }
+    }
+}
+
+impl Store {
+    /// Reads the journal and the checkpoints, and looks whether each file is there, with the
+    /// right length, that a repository refers to; with `content` also hashes each. Changes nothing
+    /// on a frozen store; on a running one what is damaged is taken out of service.
+    pub async fn fsck(&self, content: bool) -> Result<FsckReport, StoreError> {
+        let store = self.clone();
+        let mut report = spawn::blocking(move || {
+            let mut report = FsckReport::default();
+            store.check_journal(&mut report)?;
+            Ok::<FsckReport, StoreError>(report)
+        })
+        .await?;
+        for kind in [Kind::Blob, Kind::Manifest] {
+            let mut after: Option<Vec<u8>> = None;
+            loop {
+                let (store, from) = (self.clone(), after.clone());
+                let page =
+                    spawn::blocking(move || store.check_links(kind, from.as_deref())).await?;
+                let Some(last) = page.last else { break };
+                after = Some(last);
+                report.links += page.digests.len() as u64;
+                page.problems.into_iter().for_each(|text| report.problem(text));
+                if content {
+                    self.check_content(&page.digests, &mut report).await?;
+                }
+            }
+        }
+        Ok(report)
+    }
+
+    fn check_journal(&self, report: &mut FsckReport) -> Result<(), StoreError> {
+        let (disk, layout) = (&*self.shared().disk, &self.shared().layout);
+        let entries = disk.list(&layout.journal())?;
+        let last = self.shared().segments.list().last().copied();
+        for entry in entries {
+            let number =
+                |end| entry.name.strip_suffix(end).and_then(|n: &str| n.parse::<u64>().ok());
+            let fault = if let Some(sequence) = number(".ckpt") {
+                report.checkpoints += 1;
+                read_checkpoint(disk, layout, sequence).err()
+            } else if let Some(first) = number(".log").filter(|first| Some(*first) != last) {
+                report.segments += 1;
+                read_segment(disk, layout, first, &mut report.records).err()
+            } else {
+                None
+            };
+            match fault {
+                // It was removed meanwhile, as nobody needs it any more.
+                Some(FrameFault::Io(error)) if error.kind() == std::io::ErrorKind::NotFound => {}
+                Some(FrameFault::Io(error)) => {
+                    report.problem(format!("journal/{} cannot be read: {error}", entry.name));
+                }
+                Some(FrameFault::Bad(at)) => report.problem(format!(
+                    "journal/{} is damaged at byte {at}; another checkpoint, the index or the \
+                     parent make up for it",
+                    entry.name
+                )),
+                None => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn check_links(&self, kind: Kind, after: Option<&[u8]>) -> Result<Page, StoreError> {
+        let shared = self.shared();
+        let rows = self.look_up(|index| index.scan(&prefix(kind, &[]), after, PAGE))?;
+        let mut page = Page { last: rows.last().map(|(key, _)| key.clone()), ..Page::default() };
+        for (key, row) in rows {
+            let Some((name, digest)) = split_key(&key) else {
+                page.problems
+                    .push(format!("a row with a key of {} bytes names nothing", key.len()));
+                continue;
+            };
+            let len = match kind {
+                Kind::Blob => row::decode::<BlobLink>(&row).map(|link| link.size),
+                _ => row::decode::<ManifestRow>(&row).map(|manifest| manifest.size),
+            };
+            let name = String::from_utf8_lossy(name).into_owned();
+            match (len, shared.disk.file_len(&shared.layout.blob(&digest))) {
+                (Err(error), _) => page.problems.push(format!("{name}: {digest}: {error}")),
+                (Ok(len), Ok(found)) if found == len => {}
+                (Ok(len), Ok(found)) => page.problems.push(format!(
+                    "{} has {found} bytes, not {len}; {name} needs it",
+                    relative(&digest)
+                )),
+                (_, Err(error)) => {
+                    if self.look_up(|index| index.get(&key))?.is_some() {
+                        let file = relative(&digest);
+                        page.problems.push(format!("{file}: {error}; {name} needs it"));
+                    }
+                }
+            }
+            page.digests.push(digest);
+        }
+        Ok(page)
+    }
+
+    async fn check_content(
+        &self,
+        digests: &[Digest],
+        report: &mut FsckReport,
+    ) -> Result<(), StoreError> {
+        for digest in digests {
+            let good = match self.shared().frozen {
+                // Nothing is moved: only looked at.
+                true => self.is_whole(digest).await?,
+                false => match self.verify(digest, |_| spawn::yield_now()).await? {
+                    Verdict::Good(_) => Some(true),
+                    Verdict::Damaged => Some(false),
+                    Verdict::Gone => None,
+                },
+            };
+            report.blobs_hashed += u64::from(good.is_some());
+            if good == Some(false) {
+                report.problem(format!("{} does not have its digest", relative(digest)));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Some links that were looked at.
+#[derive(Default)]
+struct Page {
+    last: Option<Vec<u8>>,
+    digests: Vec<Digest>,
+    problems: Vec<String>,
+}
+
+fn read_checkpoint(
+    disk: &dyn crate::sys::Disk,
+    layout: &super::layout::Layout,
+    sequence: u64,
+) -> Result<(), FrameFault> {
+    let mut rows = Rows::open(disk, layout, sequence)?;
+    while rows.next_row()?.is_some() {}
+    Ok(())
+}
+
+fn read_segment(
+    disk: &dyn crate::sys::Disk,
+    layout: &super::layout::Layout,
+    first: u64,
+    records: &mut u64,
+) -> Result<(), FrameFault> {
+    let mut segment = SegmentReader::open(disk, layout, first)?;
+    while segment.next_record()?.is_some() {
+        *records += 1;
+    }
+    Ok(())
+}

@@ -1,0 +1,279 @@
+//! The format on disk: files of earlier versions are read, today's are written alike, and those of
+//! later versions are left alone.
+
+use std::sync::atomic::AtomicU64;
+
+use super::crash::{Node, first_half, second_half};
+use super::gc::{Hands, OPTIONS, digest_of};
+use super::*;
+use crate::store::backup;
+use crate::store::connected_registries::StatusRecord;
+use crate::store::gc::GcOptions;
+use crate::store::manifests::testing::child;
+use crate::store::node::testing::{config, connected_registry};
+use crate::store::outbox::Origin;
+use crate::types::connected_registry::{ConnectionState, StatusDetail, StatusReport};
+use crate::types::message::NodeConfig;
+use crate::types::{Manifest, UnixSeconds, media};
+
+/// The state directory that version 0.1 wrote, beside content.
+const GOLDEN: &[(&str, &[u8])] = &[
+    ("format", include_bytes!("../golden/1/format")),
+    (
+        "journal/00000000000000000041.ckpt",
+        include_bytes!("../golden/1/journal/00000000000000000041.ckpt"),
+    ),
+    (
+        "journal/00000000000000000001.log",
+        include_bytes!("../golden/1/journal/00000000000000000001.log"),
+    ),
+    (
+        "journal/00000000000000000042.log",
+        include_bytes!("../golden/1/journal/00000000000000000042.log"),
+    ),
+];
+
+/// Numbers that are the same in every run.
+struct Counted(AtomicU64);
+
+impl Rng for Counted {
+    fn fill(&self, buffer: &mut [u8]) {
+        for byte in buffer {
+            let next = self.0.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed);
+            *byte = next.to_le_bytes()[6];
+        }
+    }
+}
+
+/// Every kind of record, with a checkpoint in the middle, on a clock that stands.
+fn written_today() -> (MemoryDisk, BTreeMap<Vec<u8>, Vec<u8>>) {
+    let disk = MemoryDisk::new();
+    let rng: Arc<dyn Rng> = Arc::new(Counted(AtomicU64::new(1)));
+    let hands = Arc::new(Hands::default());
+    let open = || {
+        let sys = Sys { clock: hands.clone(), rng: rng.clone(), ..sys_on(&disk) };
+        let mut options = options(Path::new("/s"), IndexKind::Map);
+        options.retain_for_children = true;
+        // One checkpoint, in the middle of the first half.
+        options.checkpoint_bytes_min = 6000;
+        let store = Store::open(sys, options).unwrap().0;
+        Node::with(&disk, hands.clone(), store)
+    };
+    let mut node = open();
+    for (what, act) in first_half() {
+        act(&mut node).unwrap_or_else(|error| panic!("{what}: {error}"));
+    }
+    block_on(node.store().close()).unwrap();
+    drop(node);
+    let mut node = open();
+    for (what, act) in second_half() {
+        act(&mut node).unwrap_or_else(|error| panic!("{what}: {error}"));
+    }
+    extras(node.store());
+    let view = node.view();
+    drop(node);
+    (disk, view)
+}
+
+/// The kinds of rows that the steps leave none of.
+fn extras(store: &Store) {
+    let app: RepositoryName = "app".parse().unwrap();
+    let text = format!(
+        r#"{{"schemaVersion":2,"config":{{"mediaType":"a/b","digest":"{0}","size":300}},
+            "layers":[],"subject":{{"mediaType":"{1}","digest":"{0}","size":9}}}}"#,
+        digest_of(b"a subject"),
+        media::OCI_MANIFEST
+    );
+    let put = |origin| PutManifest {
+        digest: digest_of(text.as_bytes()),
+        media_type: media::OCI_MANIFEST.to_owned(),
+        bytes_len: text.len() as u64,
+        parsed: Manifest::parse(Some(media::OCI_MANIFEST), text.as_bytes()).unwrap(),
+        tags: Vec::new(),
+        precondition: Precondition::None,
+        content_required: false,
+        origin,
+    };
+    block_on(async {
+        store.blob_put(&digest_of(text.as_bytes()), text.clone().into_bytes()).await.unwrap();
+        store.put_manifest(&app, put(child(5))).await.unwrap();
+        store.settle().await.unwrap();
+        let report = StatusReport {
+            version: "1".to_owned(),
+            login_server: "dock.example:5000".to_owned(),
+            tls: true,
+            state: ConnectionState::Unhealthy,
+            details: vec![StatusDetail {
+                kind: "Disk".to_owned(),
+                code: "DiskError".to_owned(),
+                description: "full".to_owned(),
+                timestamp: UnixSeconds(7),
+                correlation_id: "c".to_owned(),
+            }],
+            last_sync: Some(UnixSeconds(6)),
+        };
+        let record = StatusRecord { report, last_contact: UnixSeconds(8) };
+        store.record_status("docks1".parse().unwrap(), record).await.unwrap();
+        let untagged = GcOptions { untagged: Some(Duration::from_secs(3600)), ..OPTIONS };
+        store.collect_garbage(untagged).await.unwrap();
+        let desired = config(&["repositories/app/content/read"]);
+        let below = desired.descendants[0].clone();
+        store.apply_config(desired.clone(), "v1".to_owned()).await.unwrap();
+        let below = NodeConfig { node: connected_registry(below.name.as_str(), None), ..desired };
+        store.apply_descendant(below, "v2".to_owned()).await.unwrap();
+        store.delete_manifest(&app, &digest_of(text.as_bytes()), &Origin::Client).await.unwrap();
+        store.put_manifest(&app, put(Origin::Client)).await.unwrap();
+        let (number, _) = store.outbox(1).unwrap()[0].clone();
+        store.outbox_refused(number, "no".to_owned()).await.unwrap();
+    });
+}
+
+fn journal(disk: &MemoryDisk) -> Vec<(String, Vec<u8>)> {
+    let list = disk.list(Path::new("/s/journal")).unwrap();
+    let read = |name: &str| content(disk, &Path::new("/s/journal").join(name));
+    let mut files: Vec<_> =
+        list.into_iter().map(|e| (format!("journal/{}", e.name), read(&e.name))).collect();
+    files.push(("format".to_owned(), content(disk, Path::new("/s/format"))));
+    files
+}
+
+fn place(files: &[(&str, &[u8])]) -> MemoryDisk {
+    let disk = MemoryDisk::new();
+    for directory in ["blobs", "uploads", "journal", "identity"] {
+        disk.create_dir_all(&Path::new("/s").join(directory)).unwrap();
+    }
+    for (name, bytes) in files {
+        let file = disk.create(&Path::new("/s").join(name)).unwrap();
+        file.write_all_at(bytes, 0).unwrap();
+    }
+    disk.sync_fs(Path::new("/")).unwrap();
+    disk
+}
+
+#[test]
+#[allow(clippy::disallowed_methods, reason = "with SKERRY_WRITE_GOLDEN it makes the files anew")]
+fn format_1_is_written_as_ever() {
+    let files = journal(&written_today().0);
+    if std::env::var_os("SKERRY_WRITE_GOLDEN").is_some() {
+        let golden = Path::new("src/store/golden/1");
+        std::fs::create_dir_all(golden.join("journal")).unwrap();
+        for (name, bytes) in &files {
+            std::fs::write(golden.join(name), bytes).unwrap();
+        }
+    }
+    assert_eq!(files.len(), GOLDEN.len(), "{:?}", files.iter().map(|f| &f.0).collect::<Vec<_>>());
+    for (name, bytes) in &files {
+        let golden = GOLDEN.iter().find(|(other, _)| other == name);
+        let golden = golden.unwrap_or_else(|| panic!("there is no golden file {name}"));
+        assert!(bytes == golden.1, "{name} is written in another way: that is a new format");
+    }
+}
+
+#[test]
+fn format_1_is_read() {
+    let (_, expected) = written_today();
+    let disk = place(GOLDEN);
+    let (store, recovery) = open_memory(&disk).unwrap();
+    assert!(!recovery.new && recovery.damage.is_empty(), "{recovery}");
+    let found: BTreeMap<Vec<u8>, Vec<u8>> =
+        store.look_up(|index| index.scan(&[], None, usize::MAX)).unwrap().into_iter().collect();
+    assert_eq!(found, expected);
+    // Each kind of row is among them, and can be decoded.
+    let kinds: std::collections::BTreeSet<u8> = found.keys().map(|key| key[0]).collect();
+    assert_eq!(kinds.len(), 18, "{kinds:?}");
+    assert_eq!(store.repositories(None, 10).unwrap().len(), 1);
+    assert!(store.connected_registries().unwrap().len() >= 2);
+    put(&store, 1, "goes on").unwrap();
+}
+
+#[test]
+fn a_newer_store_is_served_read_only_and_left_as_it_is() {
+    let mut files = GOLDEN.to_vec();
+    files[0].1 = b"skerry store format 7, readable by 1\n";
+    let disk = place(&files);
+    let before = disk.calls();
+    let (store, recovery) = open_memory(&disk).unwrap();
+    assert!(recovery.read_only && store.read_only(), "{recovery}");
+    let app: RepositoryName = "app".parse().unwrap();
+    assert!(!store.tags(&app, None, 10).unwrap().is_empty());
+    assert_eq!(put(&store, 1, "no"), Err(StoreError::Unavailable));
+    block_on(async {
+        assert!(store.upload_start(&app).await.is_err());
+        let digest = digest_of(b"x");
+        assert!(store.blob_put(&digest, b"x".to_vec()).await.is_err());
+        assert!(store.blob_open(&digest).await.unwrap().is_none());
+        store.settle().await.unwrap();
+        store.close().await.unwrap();
+    });
+    store.sweep_uploads();
+    drop(store);
+    assert_eq!(disk.calls(), before, "something was changed");
+
+    let mut files = GOLDEN.to_vec();
+    files[0].1 = b"skerry store format 7\n";
+    let refused = open_memory(&place(&files)).map(|_| ()).unwrap_err();
+    assert!(matches!(refused, OpenError::NewerFormat { found: 7, .. }), "{refused}");
+}
+
+#[test]
+fn f201_a_backup_is_restored_with_a_new_epoch_and_an_unfinished_restore_is_noticed() {
+    let disk = MemoryDisk::new();
+    let (store, _) = open_small(&disk);
+    let expected = churn(&store, 0, 400);
+    let content = b"some content".to_vec();
+    let digest = digest_of(&content);
+    block_on(async {
+        store.blob_put(&digest, content.clone()).await.unwrap();
+        store.link_blob(&"app".parse().unwrap(), &digest, content.len() as u64).await.unwrap();
+    });
+    // As `skerry backup` does, with changes going on.
+    let taken = block_on(store.begin_backup()).unwrap();
+    let refused = block_on(store.collect_garbage(OPTIONS));
+    assert!(matches!(refused, Err(StoreError::Conflict(_))), "{refused:?}");
+    churn(&store, 400, 800);
+    for directory in ["/b/journal", "/b/identity"] {
+        disk.create_dir_all(Path::new(directory)).unwrap();
+    }
+    let piece = block_on(taken.content(&digest)).unwrap().unwrap();
+    disk.create_dir_all(Path::new("/b").join(&piece.name).parent().unwrap()).unwrap();
+    for file in taken.files.iter().chain([&piece]) {
+        let mut bytes = vec![0; usize::try_from(file.len).unwrap()];
+        file.file.read_exact_at(&mut bytes, 0).unwrap();
+        let target = disk.create(&Path::new("/b").join(&file.name)).unwrap();
+        target.write_all_at(&bytes, 0).unwrap();
+    }
+    let format = disk.create(Path::new("/b/format")).unwrap();
+    format.write_all_at(backup::format_text().as_bytes(), 0).unwrap();
+    drop(taken);
+    assert!(block_on(store.collect_garbage(OPTIONS)).is_ok());
+
+    let sys = sys_on(&disk);
+    let restore = |to: &str| backup::restore(&sys, Path::new("/b"), Path::new(to), |_| {});
+    let refused = restore("/s").unwrap_err();
+    assert!(matches!(refused, OpenError::Locked { .. }), "{refused}");
+    let restored = restore("/r").unwrap();
+    assert_eq!((restored.blobs, restored.missing), (1, 0));
+    let refused = restore("/r").unwrap_err();
+    assert!(refused.to_string().contains("empty"), "{refused}");
+    let open = |path: &str| Store::open(sys_on(&disk), options(Path::new(path), IndexKind::Map));
+    let (again, recovery) = open("/r").unwrap();
+    assert!(recovery.damage.is_empty() && !recovery.new, "{recovery}");
+    assert_eq!(rows(&again), expected);
+    assert_eq!(block_on(again.blob_read(&digest)), Ok(Some(content)));
+    assert_ne!(again.head().epoch, store.head().epoch);
+    drop(again);
+
+    // A restore that was cut short is not taken for a store, and can be done again.
+    let marker = disk.create(Path::new("/r/restoring")).unwrap();
+    drop(marker);
+    let refused = open("/r").map(|_| ()).unwrap_err();
+    assert!(refused.to_string().contains("skerry restore"), "{refused}");
+    assert_eq!(restore("/r").unwrap().missing, 0);
+    assert_eq!(rows(&open("/r").unwrap().0), expected);
+
+    // What is damaged in the backup is not restored, and is told.
+    overwrite(&disk, &Path::new("/b").join(&piece.name), b"some confetti");
+    assert_eq!(restore("/q").unwrap().missing, 1);
+    let report = block_on(open("/q").unwrap().0.fsck(true)).unwrap();
+    assert_eq!(report.problems, 1, "{report:?}");
+}

@@ -1,0 +1,84 @@
+//! Backups of a running root, and what its children do after a restore.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use crate::support::eventually;
+use crate::support::http::{bearer, token};
+use crate::support::image::{self, Image};
+use crate::sync::{SOON, pair, pull};
+
+#[test]
+fn f201_a_root_is_restored_from_a_backup_and_its_children_converge() {
+    let (mut root, device, user) = pair("ReadOnly");
+    let owner = (user.0.as_str(), user.1.as_str());
+    let backups = root.state().with_file_name("backup");
+    let backup = backups.to_str().unwrap();
+    let done = AtomicBool::new(false);
+    // Under load: every tag that was acknowledged before the backup began is in it.
+    let before = Image::new(70, &[60_000, 4000]);
+    assert_eq!(before.push(&root.login, owner, "app", "before").status, 201);
+    let login = root.login.clone();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut number = 0;
+            while !done.load(Ordering::Relaxed) {
+                let image = Image::new(1000 + number, &[30_000]);
+                let tag = format!("load{number}");
+                assert_eq!(image.push(&login, owner, "other", &tag).status, 201);
+                number += 1;
+            }
+        });
+        for _ in 0..3 {
+            let output = root.run(&["backup", backup]);
+            assert!(output.status.success(), "{output:?}");
+        }
+        done.store(true, Ordering::Relaxed);
+    });
+    // One more brings only what is new.
+    let small = Image::new(71, &[50]);
+    assert_eq!(small.push(&root.login, owner, "app", "small").status, 201);
+    let output = root.run(&["backup", backup]);
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success() && text.contains("objects"), "{text}");
+    let after = Image::new(72, &[20_000]);
+    assert_eq!(after.push(&root.login, owner, "app", "after").status, 201);
+    eventually(SOON, "the latest at the device", || pull(&device, &user, "app", "after").ok());
+
+    root.kill();
+    std::fs::rename(root.state(), root.state().with_file_name("lost")).unwrap();
+    let state = format!("storage.state_dir={}", root.state().display());
+    let restore = ["--set", &state, "restore", backup];
+    let output = root.run(&restore);
+    assert!(output.status.success(), "{output:?}");
+    let checked = root.run(&["--set", &state, "fsck", "--content", "-o", "json"]);
+    assert!(checked.status.success(), "{checked:?}");
+    let refused = root.run(&restore);
+    assert!(!refused.status.success());
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("not empty"), "{refused:?}");
+    root.start();
+    for (tag, image) in [("before", &before), ("small", &small)] {
+        assert_eq!(pull(&root, &user, "app", tag).unwrap(), image.digest());
+    }
+    assert_eq!(pull(&root, &user, "app", "after").unwrap_err().status, 404);
+    // The device follows the restored root: what came after the backup goes, new things come.
+    eventually(Duration::from_secs(60), "the device converges", || {
+        pull(&device, &user, "app", "after").is_err().then_some(())
+    });
+    assert_eq!(after.push(&root.login, owner, "app", "again").status, 201);
+    let digest =
+        eventually(SOON, "a new push at the device", || pull(&device, &user, "app", "again").ok());
+    assert_eq!(digest, after.digest());
+    assert_eq!(pull(&device, &user, "app", "small").unwrap(), small.digest());
+    // A node that runs is checked too.
+    assert_eq!(root.json(&["fsck"])["problems"], 0);
+    let layer = image::digest(&small.layers[0]);
+    let hex = layer.strip_prefix("sha256:").unwrap();
+    std::fs::remove_file(root.state().join("blobs/sha256").join(&hex[..2]).join(hex)).unwrap();
+    let output = root.run(&["fsck"]);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stderr).contains(hex), "{output:?}");
+    let scope = token(&root.login, owner.0, owner.1, &["repository:app:pull"]).unwrap();
+    let path = format!("/v2/app/blobs/{layer}");
+    assert_eq!(bearer(&root.login, &scope, "GET", &path, &[], b"").status, 503);
+}
