@@ -13,7 +13,7 @@ use crate::config::{self, Config, Scheme};
 use crate::gateway::{Contacts, Gateway, GatewayOptions};
 use crate::http::{Deadlines, Permits, Service, Shutdown, TlsAcceptor, serve};
 use crate::registry::{Registry, RegistryOptions};
-use crate::store::{Store, StoreOptions};
+use crate::store::{IndexKind, Store, StoreOptions};
 use crate::sys::activation::{self, Passed};
 use crate::sys::clock::sleep;
 use crate::sys::net::Listener;
@@ -82,6 +82,7 @@ impl Node {
         let options = StoreOptions {
             reserve: config.storage.reserve.0,
             uploads: config.limits.uploads,
+            index: IndexKind::Sled { cache: config.limits.index_cache.0 },
             ..StoreOptions::new(&config.storage.state_dir)
         };
         let seams = sys.clone();

@@ -80,6 +80,9 @@ const CHECKPOINT_BYTES_MIN: u64 = 4 * 1024 * 1024;
 /// Changed rows that a checkpoint holds in memory at once unless told otherwise, bytes.
 const MERGE_BYTES: usize = 4 * 1024 * 1024;
 
+/// The page cache of the index unless told otherwise, bytes.
+const INDEX_CACHE_BYTES: u64 = 2 * 1024 * 1024;
+
 /// The reserve unless told otherwise, bytes.
 const RESERVE_BYTES: u64 = 64 * 1024 * 1024;
 
@@ -112,7 +115,7 @@ impl StoreOptions {
             reserve: RESERVE_BYTES,
             uploads: UPLOADS_MAX,
             retain_for_children: false,
-            index: IndexKind::Sled,
+            index: IndexKind::Sled { cache: INDEX_CACHE_BYTES },
             segment_bytes: SEGMENT_BYTES,
             checkpoint_bytes_min: CHECKPOINT_BYTES_MIN,
             merge_bytes: MERGE_BYTES,
