@@ -348,7 +348,7 @@ impl Store {
         self.shared().read_only.load(Ordering::Relaxed)
     }
 
-    /// Stops in good order: the next start finds a footer, a checkpoint and a written index.
+    /// Stops in good order: the next start finds a footer and a written index.
     /// Commands that wait are run first, later ones get `Unavailable`; look-ups go on.
     pub async fn close(&self) -> Result<(), StoreError> {
         let Engine::Thread { queue, .. } = &self.inner.engine else {
