@@ -35,11 +35,13 @@ def binary():
 
 
 def machine():
-    """One line about where and what was measured."""
+    """One line about where and what was measured. The program may be older than the commit."""
+    built = time.strftime("%Y-%m-%d %H:%M", time.gmtime(binary().stat().st_mtime))
     commit = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT,
                             capture_output=True, text=True).stdout.strip()
     return (f"{platform.machine()}, {os.cpu_count()} cores, Linux {platform.release()}, "
-            f"{time.strftime('%Y-%m-%d', time.gmtime())}, commit {commit}")
+            f"{time.strftime('%Y-%m-%d', time.gmtime())}, commit {commit}, "
+            f"program built {built} UTC")
 
 
 def free_port():
