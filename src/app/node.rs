@@ -13,7 +13,7 @@ use crate::config::{self, Config, Scheme, Verify};
 use crate::gateway::{Contacts, Gateway, GatewayOptions};
 use crate::http::{Deadlines, Permits, Service, Shutdown, TlsAcceptor, serve};
 use crate::registry::{Registry, RegistryOptions};
-use crate::store::{Store, StoreOptions};
+use crate::store::{IndexKind, Store, StoreOptions};
 use crate::sys::activation::{self, Passed};
 use crate::sys::clock::sleep;
 use crate::sys::net::Listener;
@@ -83,6 +83,7 @@ impl Node {
             reserve: config.storage.reserve.0,
             uploads: config.limits.uploads,
             verify_first_read: config.storage.verify == Verify::FirstReadPerBoot,
+            index: IndexKind::Sled { cache: config.limits.index_cache.0 },
             ..StoreOptions::new(&config.storage.state_dir)
         };
         let seams = sys.clone();

@@ -89,6 +89,9 @@ const CHECKPOINT_BYTES_MIN: u64 = 4 * 1024 * 1024;
 /// Changed rows that a checkpoint holds in memory at once unless told otherwise, bytes.
 const MERGE_BYTES: usize = 4 * 1024 * 1024;
 
+/// The page cache of the index unless told otherwise, bytes.
+const INDEX_CACHE_BYTES: u64 = 2 * 1024 * 1024;
+
 /// The reserve unless told otherwise, bytes.
 const RESERVE_BYTES: u64 = 64 * 1024 * 1024;
 
@@ -127,7 +130,7 @@ impl StoreOptions {
             retain_for_children: false,
             verify_first_read: false,
             frozen: false,
-            index: IndexKind::Sled,
+            index: IndexKind::Sled { cache: INDEX_CACHE_BYTES },
             segment_bytes: SEGMENT_BYTES,
             checkpoint_bytes_min: CHECKPOINT_BYTES_MIN,
             merge_bytes: MERGE_BYTES,
@@ -395,7 +398,7 @@ impl Store {
         self.shared().frozen || self.shared().read_only.load(Ordering::Relaxed)
     }
 
-    /// Stops in good order: the next start finds a footer, a checkpoint and a written index.
+    /// Stops in good order: the next start finds a footer and a written index.
     /// Commands that wait are run first, later ones get `Unavailable`; look-ups go on.
     pub async fn close(&self) -> Result<(), StoreError> {
         let Engine::Thread { queue, .. } = &self.inner.engine else {

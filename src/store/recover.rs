@@ -21,7 +21,10 @@ use crate::sys::Disk;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum IndexKind {
     /// sled, on the real file system.
-    Sled,
+    Sled {
+        /// Its page cache, bytes.
+        cache: u64,
+    },
     /// A map in memory, for simulated disks.
     Map,
 }
@@ -96,7 +99,7 @@ pub(super) fn recover(
     let mut recovery =
         Recovery { damage: std::mem::take(&mut found.damage), ..Recovery::default() };
     let index = match kind {
-        IndexKind::Sled => open_sled(disk, layout),
+        IndexKind::Sled { cache } => open_sled(disk, layout, cache),
         IndexKind::Map => Ok(Arc::new(MapIndex::default()) as Arc<dyn Index>),
     };
     if let Some(damage) = &walk.damage {

@@ -14,9 +14,6 @@ use super::StoreError;
 use super::index::{Change, Index, KeyValue, lower_bound, row_hash};
 use crate::sys::Disk;
 
-/// sled's page cache, bytes.
-const CACHE_BYTES: u64 = 2 * 1024 * 1024;
-
 /// The row that describes all others; no other key starts with a zero byte.
 const SEAL_KEY: &[u8] = b"\0seal";
 const SEAL_VERSION: u8 = 1;
@@ -61,12 +58,11 @@ pub struct SledIndex {
 
 impl SledIndex {
     /// Opens the index in `path`, creating an empty one, and reads all of it to see whether it is
-    /// whole. The error says what is wrong with it.
-    pub fn open(disk: Arc<dyn Disk>, path: &Path) -> Result<SledIndex, String> {
+    /// whole. sled keeps `cache` bytes of its pages in memory. The error says what is wrong.
+    pub fn open(disk: Arc<dyn Disk>, path: &Path, cache: u64) -> Result<SledIndex, String> {
         remove_unfinished_snapshots(&*disk, path);
         let opened = catch_unwind(AssertUnwindSafe(|| {
-            let config =
-                sled::Config::new().path(path).cache_capacity(CACHE_BYTES).flush_every_ms(None);
+            let config = sled::Config::new().path(path).cache_capacity(cache).flush_every_ms(None);
             let db = config.open().map_err(|error| error.to_string())?;
             let seal = verify(&db)?;
             Ok((db, seal))
@@ -216,7 +212,7 @@ mod tests {
     #[test]
     fn count_and_sum_follow_every_change() {
         let dir = TempDir::new("sled-seal");
-        let open = || SledIndex::open(Arc::new(SystemDisk), &dir.path().join("index"));
+        let open = || SledIndex::open(Arc::new(SystemDisk), &dir.path().join("index"), 1 << 20);
         let index = open().unwrap();
         assert_eq!(index.applied(), 0);
         index.apply(1, &[change("a", Some("1")), change("b", Some("2"))]).unwrap();
@@ -235,7 +231,7 @@ mod tests {
     fn a_missing_row_and_a_half_filled_index_are_noticed() {
         let dir = TempDir::new("sled-loss");
         let path = dir.path().join("index");
-        let open = || SledIndex::open(Arc::new(SystemDisk), &path);
+        let open = || SledIndex::open(Arc::new(SystemDisk), &path, 1 << 20);
         let index = open().unwrap();
         index.apply(7, &[change("a", Some("1")), change("b", Some("2"))]).unwrap();
         index.db.remove("a").unwrap();
@@ -250,7 +246,7 @@ mod tests {
     fn a_half_written_snapshot_does_not_keep_it_from_opening() {
         let dir = TempDir::new("sled-snapshot");
         let path = dir.path().join("index");
-        let open = || SledIndex::open(Arc::new(SystemDisk), &path);
+        let open = || SledIndex::open(Arc::new(SystemDisk), &path, 1 << 20);
         open().unwrap().apply(1, &[change("a", Some("1"))]).unwrap();
         std::fs::write(path.join("snap.00000000000000FF.generating"), b"half").unwrap();
         assert_eq!(open().unwrap().get(b"a").unwrap(), Some(b"1".to_vec()));

@@ -314,11 +314,18 @@ impl Writer {
         self.shared.healing.store(false, Ordering::Relaxed);
     }
 
+    /// Growth of the journal that makes a checkpoint worth its writes, bytes.
+    fn checkpoint_bytes(&self) -> u64 {
+        let last = self.checkpoints.last().map_or(0, |last| last.bytes);
+        last.max(self.sizes.checkpoint_bytes_min)
+    }
+
     /// Rotates the segment and starts a checkpoint when they are due.
     fn maintain(&mut self) {
         if self.running.as_ref().is_some_and(|running| running.thread.is_finished()) {
             self.wait_for_checkpoint();
         }
+        let due = self.checkpoint_bytes();
         let Some(journal) = &mut self.journal else {
             return;
         };
@@ -326,8 +333,6 @@ impl Writer {
             // On a full disk the segment just grows on.
             let _ = journal.close_segment(false);
         }
-        let last = self.checkpoints.last().map_or(0, |last| last.bytes);
-        let due = last.max(self.sizes.checkpoint_bytes_min);
         if self.running.is_some() || self.bytes_since_try < due {
             return;
         }
@@ -415,7 +420,8 @@ impl Writer {
         Ok(())
     }
 
-    /// Closes the segment, makes a checkpoint of what it holds, and writes the index out.
+    /// Closes the segment and writes the index out. A checkpoint is made only when it is due, so
+    /// that a device that is switched off every day does not write all its metadata every day.
     fn close(&mut self) -> Result<(), StoreError> {
         self.wait_for_checkpoint();
         let Some(journal) = &mut self.journal else {
@@ -423,8 +429,7 @@ impl Writer {
         };
         journal.close_segment(true)?;
         let end = journal.end();
-        let covered = self.checkpoints.last().map_or(0, |last| last.end.sequence);
-        if end.sequence > covered {
+        if self.bytes_since >= self.checkpoint_bytes() {
             let firsts = self.shared.segments.list();
             let part = self.sizes.merge_bytes;
             let made = make_checkpoint(&self.shared, &self.checkpoints, &firsts, end, part)?;

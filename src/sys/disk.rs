@@ -199,7 +199,15 @@ impl Drop for LockedDirectory {
 #[allow(clippy::disallowed_methods, reason = "this is the seam")]
 impl Disk for SystemDisk {
     fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
-        Ok(Arc::new(SystemFile(File::open(path)?)))
+        // Without this a pull writes to the disk: the time of access of what was pulled. Only the
+        // owner of a file may ask for it.
+        let no_atime = rustix::fs::OFlags::NOATIME.bits().cast_signed();
+        let opened = OpenOptions::new().read(true).custom_flags(no_atime).open(path);
+        let file = match opened {
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => File::open(path)?,
+            opened => opened?,
+        };
+        Ok(Arc::new(SystemFile(file)))
     }
 
     fn open_rw(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
@@ -275,5 +283,28 @@ impl Disk for SystemDisk {
         let stat = rustix::fs::statvfs(path)?;
         let bytes = |blocks: u64| blocks.saturating_mul(stat.f_frsize);
         Ok(Space { free: bytes(stat.f_bavail), total: bytes(stat.f_blocks) })
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "tests make real files")]
+mod tests {
+    use std::fs::FileTimes;
+    use std::time::SystemTime;
+
+    use super::*;
+
+    #[test]
+    fn reading_does_not_change_the_time_of_access() {
+        let path = std::env::temp_dir().join(format!("skerry-no-atime-{}", std::process::id()));
+        std::fs::write(&path, b"content").unwrap();
+        // Linux updates a time of access that is older than the last change.
+        let times = FileTimes::new().set_accessed(SystemTime::UNIX_EPOCH);
+        File::options().write(true).open(&path).unwrap().set_times(times).unwrap();
+        let mut bytes = [0; 7];
+        SystemDisk.open(&path).unwrap().read_at(&mut bytes, 0).unwrap();
+        let accessed = std::fs::metadata(&path).unwrap().accessed().unwrap();
+        std::fs::remove_file(&path).unwrap();
+        assert_eq!((&bytes, accessed), (b"content", SystemTime::UNIX_EPOCH));
     }
 }

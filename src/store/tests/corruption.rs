@@ -90,7 +90,7 @@ async fn fill(store: &Store, number: u32, content: &mut BTreeMap<Digest, Vec<u8>
 fn base(clean: bool) -> Base {
     let dir = TempDir::new("corruption");
     let path = dir.path().join("base");
-    let kind = if clean { IndexKind::Sled } else { IndexKind::Map };
+    let kind = if clean { IndexKind::Sled { cache: 1 << 20 } } else { IndexKind::Map };
     let (mut content, mut history) = (BTreeMap::new(), Vec::new());
     let sys = || Sys::real(Spawner::new());
     let (store, _) = Store::open(sys(), small(&path, kind)).unwrap();
@@ -243,7 +243,7 @@ fn matrix(clean: bool) -> BTreeMap<String, Vec<(String, Outcome)>> {
     let base = base(clean);
     let root = base.dir.path().join("base");
     let state = base.dir.path().join("state");
-    let index = if clean { IndexKind::Sled } else { IndexKind::Map };
+    let index = if clean { IndexKind::Sled { cache: 1 << 20 } } else { IndexKind::Map };
     let mut all = Vec::new();
     files(&root, &mut all);
     let mut table: BTreeMap<String, Vec<(String, Outcome)>> = BTreeMap::new();

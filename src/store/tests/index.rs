@@ -64,7 +64,7 @@ fn writes_until_it_is_killed() {
     let Some(path) = std::env::var_os(KILLED_CHILD) else {
         return;
     };
-    let mut options = options(Path::new(&path), IndexKind::Sled);
+    let mut options = options(Path::new(&path), IndexKind::Sled { cache: 1 << 20 });
     (options.segment_bytes, options.checkpoint_bytes_min) = (20_000, 60_000);
     let (store, _) = Store::open(Sys::real(Spawner::new()), options).unwrap();
     loop {

@@ -80,7 +80,7 @@ fn open_small(disk: &MemoryDisk) -> (Store, Recovery) {
 }
 
 fn open_sled(dir: &TempDir) -> (Store, Recovery) {
-    let options = options(&dir.path().join("state"), IndexKind::Sled);
+    let options = options(&dir.path().join("state"), IndexKind::Sled { cache: 1 << 20 });
     Store::open(Sys::real(Spawner::new()), options).unwrap()
 }
 
