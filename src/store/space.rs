@@ -1,5 +1,6 @@
 //! Free space: the reserve below which pushes are refused, and the ballast within it.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -14,13 +15,15 @@ const BALLAST_BYTES_MAX: u64 = 4 * 1024 * 1024;
 /// Remembers how much space there was a moment ago.
 pub(super) struct SpaceCheck {
     reserve: u64,
+    /// What was refused last and would not have left the reserve, bytes; 0 when there was room.
+    refused: AtomicU64,
     last: Mutex<Option<(Duration, Space)>>,
 }
 
 impl SpaceCheck {
     /// With the reserve of the configuration, bytes.
     pub(super) fn new(reserve: u64) -> SpaceCheck {
-        SpaceCheck { reserve, last: Mutex::new(None) }
+        SpaceCheck { reserve, refused: AtomicU64::new(0), last: Mutex::new(None) }
     }
 
     fn reserve(&self, space: Space) -> u64 {
@@ -34,9 +37,10 @@ impl Store {
         self.shared().space_now()
     }
 
-    /// Whether free space is below the reserve. Blocks.
+    /// Whether free space is below the reserve, or would be after what was refused last. Blocks.
     pub fn below_reserve(&self) -> bool {
-        self.shared().check_space() == Err(StoreError::Full)
+        let refused = self.shared().space.refused.load(Ordering::Relaxed);
+        self.shared().leaves_reserve(refused) == Err(StoreError::Full)
     }
 }
 
@@ -56,11 +60,30 @@ impl Shared {
 
     /// `Full` when free space is below the reserve.
     pub(super) fn check_space(&self) -> Result<(), StoreError> {
+        self.leaves_reserve(0)
+    }
+
+    fn leaves_reserve(&self, bytes: u64) -> Result<(), StoreError> {
         if self.frozen {
             return Err(StoreError::Unavailable);
         }
         let space = self.space_now()?;
-        if space.free < self.space.reserve(space) { Err(StoreError::Full) } else { Ok(()) }
+        let wanted = self.space.reserve(space).saturating_add(bytes);
+        if space.free < wanted { Err(StoreError::Full) } else { Ok(()) }
+    }
+
+    /// Counts bytes that are about to be written, so that the reserve holds between two looks;
+    /// `Full` when they would not leave it.
+    pub(super) fn take_space(&self, bytes: u64) -> Result<(), StoreError> {
+        let taken = self.leaves_reserve(bytes);
+        let refused = if taken.is_err() { bytes } else { 0 };
+        self.space.refused.store(refused, Ordering::Relaxed);
+        taken?;
+        let mut last = self.space.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, space)) = last.as_mut() {
+            space.free = space.free.saturating_sub(bytes);
+        }
+        Ok(())
     }
 
     /// Sets the ballast aside, if it is not there and space is plenty.

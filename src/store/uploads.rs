@@ -381,7 +381,7 @@ impl Progress {
     }
 
     fn write(&mut self, shared: &Shared, fetch: bool, piece: &[u8]) -> Result<(), StoreError> {
-        shared.check_space()?;
+        shared.take_space(piece.len() as u64)?;
         let file = self.file.as_ref().ok_or(StoreError::NotFound)?;
         file.write_all_at(piece, self.offset)?;
         self.hash.update(piece);

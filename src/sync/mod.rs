@@ -14,6 +14,7 @@ mod fetch;
 mod heal;
 mod push;
 mod report;
+mod room;
 mod state;
 mod worker;
 

@@ -34,6 +34,9 @@ const NOTE_INTERVAL: Duration = Duration::from_secs(3600);
 /// Pages of one listing or of the catalog; over it the parent is taken for faulty.
 const PAGES_MAX: usize = 10_000;
 
+/// A manifest to fetch, and the tag that shall name it, with what it named before.
+type Wanted = (Option<(Tag, Option<Digest>)>, Digest);
+
 /// Follows the parent.
 pub(super) struct Worker {
     pub(super) store: Store,
@@ -47,19 +50,17 @@ impl Worker {
     pub(super) async fn follow(&self) -> Result<Infallible, SyncError> {
         self.refresh_config().await?;
         self.online()?;
-        let mut position = self.catch_up().await?;
-        self.finished().await?;
+        let mut position = self.up_to_date().await?;
         let clock = &self.store.sys().clock;
         let mut noted = clock.monotonic();
         loop {
-            let received = self.poll(position).await;
+            let received = self.poll(position, POLL_WAIT).await;
             let received = match received {
                 Ok(received) => received,
                 Err(UpstreamError::Gone) => {
                     log::info!("the parent has forgotten our position: comparing everything");
                     self.store.request_reconcile().await?;
-                    position = self.catch_up().await?;
-                    self.finished().await?;
+                    position = self.up_to_date().await?;
                     continue;
                 }
                 Err(error) => return Err(error.into()),
@@ -70,8 +71,7 @@ impl Worker {
                 log::info!("the parent sent what cannot be followed: comparing everything");
                 self.store.request_reconcile().await?;
                 self.refresh_config().await?;
-                position = self.catch_up().await?;
-                self.finished().await?;
+                position = self.up_to_date().await?;
                 continue;
             }
             position = batch.through;
@@ -83,15 +83,36 @@ impl Worker {
                 noted = clock.monotonic();
             }
             if !is_empty {
-                position = self.catch_up().await?;
-                self.finished().await?;
+                position = self.up_to_date().await?;
             }
         }
     }
 
-    async fn poll(&self, position: Cursor) -> Result<Received, UpstreamError> {
+    /// Catches up, and waits for space as often as the disk is full. Returns the position to poll
+    /// from.
+    async fn up_to_date(&self) -> Result<Cursor, SyncError> {
+        loop {
+            match self.catch_up().await {
+                Ok(position) => {
+                    self.finished().await?;
+                    return Ok(position);
+                }
+                Err(SyncError::Store(error @ StoreError::Full)) => {
+                    self.state.disk_problem(&error);
+                    self.wait_for_space().await?;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    pub(super) async fn poll(
+        &self,
+        position: Cursor,
+        wait: Duration,
+    ) -> Result<Received, UpstreamError> {
         self.state.set(|now| now.polling = true);
-        let received = self.upstream.messages(position, POLL_WAIT).await;
+        let received = self.upstream.messages(position, wait).await;
         self.state.set(|now| now.polling = false);
         received
     }
@@ -196,17 +217,23 @@ impl Worker {
         for repository in strangers.iter().filter(|repository| !scope.covers(repository)) {
             self.store.mark_synced(repository, false).await?;
         }
+        let mut full = false;
         for repository in &plan.reconcile {
             match self.reconcile_repository(repository).await {
                 Ok(()) => self.synced(repository).await?,
+                // What the parent has deleted in the others makes room.
+                Err(SyncError::Store(StoreError::Full)) => full = true,
                 Err(error) if error.is_local() => self.incomplete(repository, None, &error),
                 Err(error) => return Err(error),
             }
         }
+        if full {
+            return Err(StoreError::Full.into());
+        }
         Ok(self.store.reconciled(position).await?)
     }
 
-    fn config(&self) -> Result<NodeConfig, SyncError> {
+    pub(super) fn config(&self) -> Result<NodeConfig, SyncError> {
         let config = self.store.self_config()?;
         let absent = || UpstreamError::Protocol("the parent sent no desired state".to_owned());
         config.ok_or_else(|| absent().into())
@@ -274,7 +301,6 @@ impl Worker {
     async fn reconcile_repository(&self, repository: &RepositoryName) -> Result<(), SyncError> {
         let desired = self.listing(repository).await?;
         let present = self.present(repository, &desired)?;
-        let mut failed = None;
         let mut pending = Vec::new();
         for step in plan::plan(&desired, &present) {
             match step {
@@ -283,6 +309,19 @@ impl Worker {
                 Step::Add { digest } => pending.push((None, digest)),
             }
         }
+        let filled = self.fill(repository, &pending).await;
+        match &filled {
+            Err(error) if !error.is_local() && *error != StoreError::Full.into() => {}
+            // On a full disk above all: it makes room.
+            _ => self.drop_deleted(repository, &desired).await?,
+        }
+        filled
+    }
+
+    /// Fetches manifests and lets tags name them. A thing that cannot be had is left out, and told
+    /// at the end.
+    async fn fill(&self, repository: &RepositoryName, pending: &[Wanted]) -> Result<(), SyncError> {
+        let mut failed = None;
         for set in pending.chunks(WORKING_SET) {
             let mut work = Vec::new();
             for (tag, digest) in set {
@@ -307,7 +346,6 @@ impl Worker {
                 }
             }
         }
-        self.drop_deleted(repository, &desired).await?;
         match failed {
             Some(error) => Err(error),
             None => Ok(()),
@@ -419,7 +457,7 @@ impl Worker {
         result
     }
 
-    async fn apply_content(
+    pub(super) async fn apply_content(
         &self,
         message: &Message,
         config: &NodeConfig,

@@ -1,12 +1,17 @@
 //! What the tests share: nodes as real processes, a plain HTTP client that is not ours, images,
-//! a proxy that counts and cuts, and skips that are counted.
+//! a load with a book of what was promised, disks that fail, a proxy that counts and cuts, and
+//! skips that are counted.
 
 pub mod authority;
 pub mod clients;
+pub mod fuse;
 pub mod http;
 pub mod image;
+pub mod load;
+pub mod lossy;
 pub mod node;
 pub mod proxy;
+pub mod small_disk;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};

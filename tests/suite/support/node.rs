@@ -211,16 +211,30 @@ impl Node {
     }
 
     pub fn wait_ready(&mut self) {
+        if let Err(why) = self.ready() {
+            panic!("{why}:\n{}", self.log());
+        }
+    }
+
+    /// Waits until the node is ready; an error when it ends or takes too long.
+    pub fn ready(&mut self) -> Result<(), String> {
         for _ in 0..600 {
             let exited = self.child.as_mut().and_then(|c| c.try_wait().unwrap());
-            assert!(exited.is_none(), "the node ended with {exited:?}:\n{}", self.log());
-            let ready = http::send(&self.login, "GET", "/readyz", &[], b"");
-            if ready.is_ok_and(|a| a.status == 200) {
-                return;
+            if let Some(exited) = exited {
+                return Err(format!("the node ended with {exited:?}"));
+            }
+            if self.is_ready() {
+                return Ok(());
             }
             std::thread::sleep(Duration::from_millis(50));
         }
-        panic!("the node is not ready after 30 s:\n{}", self.log());
+        Err("the node is not ready after 30 s".to_owned())
+    }
+
+    /// Whether it says that it can work.
+    pub fn is_ready(&self) -> bool {
+        let ready = http::send(&self.login, "GET", "/readyz", &[], b"");
+        ready.is_ok_and(|answer| answer.status == 200)
     }
 
     /// Runs the process to its end: what a wrong configuration does.

@@ -1,0 +1,288 @@
+//! The disk is full: pushes are refused in words, all else goes on, and nothing acknowledged is
+//! lost. `SKERRY_LONG=1 cargo test --test suite full -- --nocapture` presses ten times as long.
+
+use std::time::Duration;
+
+use crate::support::http::{Answer, bearer, token};
+use crate::support::image::{self, Image, MANIFEST};
+use crate::support::load::{Audit, Ledger};
+use crate::support::node::Node;
+use crate::support::small_disk::SmallDisk;
+use crate::support::{eventually, skip};
+use crate::sync::pull;
+
+const SOON: Duration = Duration::from_secs(90);
+const DISK_MIB: u64 = 64;
+/// A twentieth of the disk, but for what the file system itself needs.
+const RESERVE_BYTES_MIN: u64 = 2 << 20;
+const LAYER_BYTES: usize = 5 << 20;
+/// Garbage goes at once, and only when it is asked for.
+const GC: &str = "[gc]\nenabled = false\ngrace = \"1s\"\n";
+
+/// A node whose state lies on a small disk. The process goes before the disk does.
+struct Small {
+    disk: SmallDisk,
+    node: Node,
+}
+
+impl Drop for Small {
+    fn drop(&mut self) {
+        self.node.kill();
+    }
+}
+
+/// Puts the state of a node that was not started on a small disk; `None`, loudly, where there is
+/// none to be had.
+fn small(test: &str, mut node: Node) -> Option<Small> {
+    node.add_configuration(GC);
+    std::fs::create_dir(node.state()).unwrap();
+    match SmallDisk::mount(&node.state(), DISK_MIB) {
+        Ok(disk) => Some(Small { disk, node }),
+        Err(why) => {
+            skip(test, &why);
+            None
+        }
+    }
+}
+
+fn small_root(test: &str) -> Option<(Small, (String, String))> {
+    let mut node = Node::device("");
+    node.make_root();
+    let mut small = small(test, node)?;
+    small.node.start();
+    let user = small.node.pusher("owner-token", "*");
+    Some((small, user))
+}
+
+/// What a node knows of its free space is up to a second old.
+fn wait_for_the_next_look() {
+    std::thread::sleep(Duration::from_millis(1100));
+}
+
+/// The answer of a full disk, in the registry's own words.
+fn assert_full(answer: &Answer, what: &str) {
+    assert_eq!(answer.status, 507, "{what}: {answer:?}");
+    assert_eq!(answer.error(), ("DENIED".to_owned(), "disk_reserve".to_owned()), "{what}");
+    let message = answer.json()["errors"][0]["message"].to_string();
+    assert!(message.contains("disk is full"), "{what}: {message}");
+}
+
+/// A client with everything it may do.
+struct Client<'a> {
+    node: &'a Node,
+    token: String,
+}
+
+impl<'a> Client<'a> {
+    fn new(node: &'a Node, user: &(String, String)) -> Client<'a> {
+        let scope = "repository:app:pull,push,delete";
+        Client { node, token: token(&node.login, &user.0, &user.1, &[scope]).unwrap() }
+    }
+
+    fn send(&self, method: &str, target: &str, body: &[u8]) -> Answer {
+        let headers = [("content-type", MANIFEST)];
+        bearer(&self.node.login, &self.token, method, target, &headers, body)
+    }
+
+    fn push(&self, image: &Image, tag: &str) -> Answer {
+        image.push_with(&self.node.login, &self.token, "app", tag)
+    }
+
+    fn pull(&self, tag: &str) -> String {
+        image::pull_with(&self.node.login, &self.token, "app", tag)
+            .unwrap_or_else(|answer| panic!("{tag}: {answer:?}\n{}", self.node.log()))
+    }
+
+    fn delete(&self, reference: &str) {
+        let answer = self.send("DELETE", &format!("/v2/app/manifests/{reference}"), b"");
+        assert_eq!(answer.status, 202, "{reference}: {answer:?}\n{}", self.node.log());
+    }
+
+    /// Pushes until the disk is full; what was acknowledged.
+    fn push_until_full(&self, seed: u64) -> Vec<Image> {
+        let mut pushed = Vec::new();
+        for number in 0..100 {
+            let image = Image::new(seed + number, &[LAYER_BYTES]);
+            let answer = self.push(&image, &format!("v{}", seed + number));
+            if answer.status != 201 {
+                assert_full(&answer, "a push");
+                return pushed;
+            }
+            pushed.push(image);
+        }
+        panic!("the disk never fills");
+    }
+
+    /// Deletes an image, and its content with it.
+    fn make_room(&self, image: &Image) {
+        self.delete(&image.digest());
+        eventually(SOON, "the garbage goes", || {
+            let report = self.node.json(&["gc"]);
+            (report["blobsRemoved"].as_u64() > Some(0)).then_some(())
+        });
+    }
+}
+
+#[test]
+fn a_full_disk_refuses_pushes_in_words_and_goes_on_with_all_else() {
+    let test = "a_full_disk_refuses_pushes_in_words_and_goes_on_with_all_else";
+    let Some((mut small, user)) = small_root(test) else { return };
+    let client = Client::new(&small.node, &user);
+    let begun = client.send("POST", "/v2/app/blobs/uploads/", b"");
+    let begun = begun.header("location").unwrap().to_owned();
+    let waiting = Image::new(1, &[3000]);
+    for blob in waiting.blobs() {
+        let pushed = image::push_blob(&small.node.login, &client.token, "app", blob);
+        assert_eq!(pushed.status, 201);
+    }
+    let mut images = client.push_until_full(100);
+    assert!(images.len() > 5, "{} images fit", images.len());
+    let free = small.disk.free_bytes();
+    assert!(free > RESERVE_BYTES_MIN, "pushes have left {free} bytes");
+    let check = |client: &Client<'_>, images: &[Image], first: u64| {
+        for (number, image) in images.iter().enumerate() {
+            assert_eq!(client.pull(&format!("v{}", first + number as u64)), image.digest());
+        }
+    };
+    // Larger than what is taken into memory before it is written.
+    let blob = image::noise(7, 1 << 20);
+    for free_kib in [1024, 0] {
+        small.disk.fill_but(free_kib);
+        wait_for_the_next_look();
+        assert_full(&client.send("POST", "/v2/app/blobs/uploads/", b""), "a new upload");
+        assert_full(&client.send("PATCH", &begun, &blob), "a chunk");
+        let last = format!("{begun}?digest={}", image::digest(&blob));
+        assert_full(&client.send("PUT", &last, &blob), "the last chunk");
+        let manifest = client.send("PUT", "/v2/app/manifests/late", &waiting.manifest);
+        assert_full(&manifest, "a manifest");
+        check(&client, &images, 100);
+    }
+    // Nothing is free, and yet there is a way out.
+    for _ in 0..3 {
+        client.make_room(&images.pop().unwrap());
+    }
+    check(&client, &images, 100);
+    small.disk.free();
+    let late = eventually(SOON, "pushes go on without a restart", || {
+        Some(client.push(&waiting, "late")).filter(|answer| answer.status == 201)
+    });
+    assert_eq!(late.header("docker-content-digest"), Some(waiting.digest().as_str()));
+
+    let more = client.push_until_full(200);
+    assert!(!more.is_empty(), "what was freed is used again");
+    small.disk.fill();
+    for stop in [false, true] {
+        if stop {
+            let _ = small.node.stop();
+        } else {
+            small.node.kill();
+        }
+        small.node.start();
+        let client = Client::new(&small.node, &user);
+        check(&client, &images, 100);
+        check(&client, &more, 200);
+        assert_full(&client.push(&Image::new(3, &[9000]), "v3"), "a push after a restart");
+    }
+    let client = Client::new(&small.node, &user);
+    client.make_room(&more[0]);
+    small.disk.free();
+    check(&client, &more[1..], 201);
+    eventually(SOON, "pushes go on after a restart", || {
+        Some(client.push(&waiting, "late")).filter(|answer| answer.status == 201)
+    });
+    eprintln!("{} and {} images were there all the time", images.len(), more.len());
+}
+
+/// The space comes and goes while clients push, move and delete.
+#[test]
+fn a_disk_that_fills_again_and_again_loses_nothing_acknowledged() {
+    let test = "a_disk_that_fills_again_and_again_loses_nothing_acknowledged";
+    let Some((mut small, user)) = small_root(test) else { return };
+    let rounds = if std::env::var_os("SKERRY_LONG").is_some() { 100 } else { 10 };
+    let ledger = Ledger::default();
+    let user = (user.0.as_str(), user.1.as_str());
+    for round in 0..rounds {
+        ledger.press(&small.node.login, user, round, &[507, 503], || {
+            // Each time it fills from another distance.
+            small.disk.fill_but(4096 + round * 97 % 1024);
+            std::thread::sleep(Duration::from_millis(300));
+            small.disk.fill();
+            std::thread::sleep(Duration::from_millis(200));
+            small.disk.free();
+            std::thread::sleep(Duration::from_millis(100));
+        });
+        if round % 3 == 2 {
+            small.disk.fill();
+            small.node.kill();
+            small.node.start();
+            small.disk.free();
+        }
+        eventually(SOON, "the node answers", || small.node.is_ready().then_some(()));
+        let lost = ledger.audit(&small.node.login, user, Audit::Fresh);
+        assert!(lost.is_empty(), "round {round}: {lost:#?}\n{}", small.node.log());
+    }
+    let lost = ledger.audit(&small.node.login, user, Audit::All);
+    assert!(lost.is_empty(), "{lost:#?}");
+    let (changes, refused) = (ledger.acknowledged(), ledger.refused());
+    assert!(changes > rounds && refused > 0, "{changes} acknowledged, {refused} refused");
+    eprintln!("{rounds} times full: {changes} acknowledged, {refused} refused, nothing lost");
+}
+
+#[test]
+fn f036_f037_a_device_whose_disk_is_full_says_so_and_recovers() {
+    let test = "f036_f037_a_device_whose_disk_is_full_says_so_and_recovers";
+    let root = Node::root();
+    let user = root.pusher("owner-token", "*");
+    let push = |image: &Image, repository: &str, tag: &str| {
+        let answer = image.push(&root.login, (&user.0, &user.1), repository, tag);
+        assert_eq!(answer.status, 201);
+    };
+    push(&Image::new(1, &[40_000]), "app", "v1");
+    push(&Image::new(2, &[40_000]), "big", "v1");
+    let repositories = ["--repository", "app", "big", "--mode", "ReadOnly"];
+    let connection = root.connect("dock01", &repositories);
+    root.link("dock01", &user.0);
+    let Some(mut small) = small(test, Node::device(&connection)) else { return };
+    small.node.start();
+    let shown = || root.json(&["connected-registry", "show", "--name", "dock01"]);
+    let wait_for = |state: &str| {
+        eventually(SOON, state, || Some(shown()).filter(|shown| shown["connectionState"] == state))
+    };
+    wait_for("Online");
+
+    // The parent has more than fits; later changes wait behind it.
+    let bigs: Vec<Image> = (0..16).map(|n| Image::new(100 + n, &[LAYER_BYTES])).collect();
+    for (number, image) in bigs.iter().enumerate() {
+        push(image, "big", &format!("v{}", 100 + number));
+    }
+    let ill = wait_for("Unhealthy");
+    let detail = &ill["statusDetails"][0];
+    assert_eq!((&detail["code"], &detail["type"]), (&"DiskError".into(), &"Disk".into()), "{ill}");
+    for field in ["description", "timestamp", "correlationId"] {
+        assert!(detail[field].as_str().is_some_and(|text| !text.is_empty()), "{field}: {ill}");
+    }
+    assert!(pull(&small.node, &user, "app", "v1").is_ok(), "what is there is served");
+
+    // Deleted at the parent, content makes room here.
+    let deleter = token(&root.login, &user.0, &user.1, &["repository:big:pull,delete"]).unwrap();
+    for image in &bigs[..8] {
+        let target = format!("/v2/big/manifests/{}", image.digest());
+        assert_eq!(bearer(&root.login, &deleter, "DELETE", &target, &[], b"").status, 202);
+    }
+    eventually(SOON, "the rest arrives", || {
+        small.node.run(&["gc"]);
+        pull(&small.node, &user, "big", "v115").ok()
+    });
+    let well = wait_for("Online");
+    assert_eq!(well["statusDetails"].as_array().map(Vec::len), Some(0), "{well}");
+
+    // Somebody else takes the space, and gives it back.
+    small.disk.fill();
+    let late = Image::new(3, &[500_000]);
+    push(&late, "app", "late");
+    assert_eq!(wait_for("Unhealthy")["statusDetails"][0]["code"], "DiskError");
+    assert!(pull(&small.node, &user, "big", "v115").is_ok(), "what is there is served");
+    small.disk.free();
+    eventually(SOON, "late arrives", || pull(&small.node, &user, "app", "late").ok());
+    wait_for("Online");
+}
