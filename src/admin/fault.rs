@@ -45,6 +45,7 @@ impl From<StoreError> for Fault {
             StoreError::NotFound => Fault::not_found("There is no such thing."),
             StoreError::Invalid(_) => Fault::invalid(message),
             StoreError::Conflict(_) => Fault::conflict("Conflict", message),
+            StoreError::Quota(_) => Fault { status: 403, code: "QuotaExceeded", message },
             StoreError::Full => Fault { status: 507, code: "DiskFull", message },
             StoreError::Unavailable => Fault { status: 503, code: "Unavailable", message },
             StoreError::Corrupt(_) | StoreError::Io(_) => {

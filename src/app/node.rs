@@ -82,6 +82,12 @@ impl Node {
         let options = StoreOptions {
             reserve: config.storage.reserve.0,
             uploads: config.limits.uploads,
+            quotas: config
+                .registry
+                .quotas
+                .iter()
+                .map(|quota| (quota.repositories.clone(), quota.size.0))
+                .collect(),
             verify_first_read: config.storage.verify == Verify::FirstReadPerBoot,
             index: IndexKind::Sled { cache: config.limits.index_cache.0 },
             ..StoreOptions::new(&config.storage.state_dir)

@@ -46,6 +46,7 @@ pub(super) const KEYS: &[Key] = &[
     key!("registry.gateway_server", registry.gateway_server),
     key!("registry.public_scheme", registry.public_scheme),
     key!("registry.namespaces", registry.namespaces),
+    key!("registry.quotas", registry.quotas),
     key!("listen.login", listen.login),
     key!("listen.gateway", listen.gateway),
     key!("listen.threads", listen.threads),

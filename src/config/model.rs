@@ -9,7 +9,7 @@ use log::LevelFilter;
 use super::value::ByteSize;
 use crate::types::limits::{BLOCKING_THREADS, CONNECTIONS_MAX, UPLOADS_MAX};
 use crate::types::schedule::Schedule;
-use crate::types::{Namespace, Role};
+use crate::types::{Namespace, RepositoryPattern, Role};
 
 /// A text that must not be shown: it has no `Debug`, and is printed nowhere.
 #[derive(Clone, PartialEq, Eq, Default)]
@@ -83,6 +83,18 @@ pub struct Registry {
     /// Other registries that this node mirrors, each `host` or `host=prefix`: where a request
     /// with `?ns=host` finds its repository. Default: any `ns` is taken, names stay as they are.
     pub namespaces: Vec<Namespace>,
+    /// What repositories may hold, each `repository=size`; the first that fits counts. Default:
+    /// any amount.
+    pub quotas: Vec<Quota>,
+}
+
+/// What the repositories of a pattern may hold, each.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Quota {
+    /// Which repositories.
+    pub repositories: RepositoryPattern,
+    /// How much.
+    pub size: ByteSize,
 }
 
 impl Default for Registry {
@@ -95,6 +107,7 @@ impl Default for Registry {
             gateway_server: None,
             public_scheme: None,
             namespaces: Vec::new(),
+            quotas: Vec::new(),
         }
     }
 }

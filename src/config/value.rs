@@ -9,7 +9,7 @@ use std::time::Duration;
 use log::LevelFilter;
 use toml::de::DeValue;
 
-use super::model::{Listener, ParentKind, Scheme, Secret, TlsMode, Verify};
+use super::model::{Listener, ParentKind, Quota, Scheme, Secret, TlsMode, Verify};
 use crate::types::Namespace;
 use crate::types::schedule::Schedule;
 
@@ -158,6 +158,37 @@ impl Setting for Vec<Namespace> {
     fn read(value: &Value) -> Result<Vec<Namespace>, String> {
         let texts = Vec::<String>::read(value)?;
         texts.iter().map(|text| text.parse().map_err(|e| format!("\"{text}\": {e}"))).collect()
+    }
+
+    fn show(&self) -> Option<String> {
+        self.iter().map(ToString::to_string).collect::<Vec<String>>().show()
+    }
+}
+
+impl fmt::Display for Quota {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}={}", self.repositories, self.size)
+    }
+}
+
+impl FromStr for Quota {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Quota, ()> {
+        let (repositories, size) = text.split_once('=').ok_or(())?;
+        let repositories = repositories.parse().map_err(|_| ())?;
+        Ok(Quota { repositories, size: size.parse()? })
+    }
+}
+
+impl Setting for Vec<Quota> {
+    fn read(value: &Value) -> Result<Vec<Quota>, String> {
+        let wanted = "must be <repository>=<size>, such as \"team/*=10GiB\"";
+        let texts = Vec::<String>::read(value)?;
+        texts
+            .iter()
+            .map(|text| text.parse().map_err(|()| format!("\"{text}\": {wanted}")))
+            .collect()
     }
 
     fn show(&self) -> Option<String> {

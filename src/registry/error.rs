@@ -25,6 +25,7 @@ pub fn store_refusal(error: StoreError) -> Refusal {
             "this registry's disk is full or below its reserve; it takes pushes again when space \
              is freed",
         ),
+        StoreError::Quota(text) => Refusal::new(403, "DENIED", Reason::QuotaExceeded, text),
         StoreError::Unavailable => unavailable("the store is not available just now"),
         StoreError::Corrupt(text) => {
             log::error!("stored data is damaged: {text}");
@@ -110,6 +111,7 @@ mod tests {
             (StoreError::Conflict("x".to_owned()), 412, Reason::PreconditionFailed),
             (StoreError::Invalid("x".to_owned()), 400, Reason::Malformed),
             (StoreError::Full, 507, Reason::DiskReserve),
+            (StoreError::Quota("over".to_owned()), 403, Reason::QuotaExceeded),
             (StoreError::Unavailable, 503, Reason::StoreUnavailable),
             (StoreError::Corrupt("/secret/path".to_owned()), 503, Reason::ContentDamaged),
             (StoreError::Io("/secret/path".to_owned()), 503, Reason::StoreUnavailable),

@@ -35,6 +35,8 @@ impl Registry {
         {
             return Ok(created(name, &digest));
         }
+        let coming = request.body.len().unwrap_or(0);
+        self.store.check_quota(name, coming).map_err(store_refusal)?;
         let mut upload = self.store.upload_start(name).await.map_err(start_refusal)?;
         let Some(digest) = whole else {
             return Ok(progress(202, name, upload.id(), upload.offset()));
@@ -97,6 +99,8 @@ impl Registry {
         if let Some(reply) = out_of_order(chunk, &upload, name) {
             return Ok(reply);
         }
+        let coming = upload.offset() + request.body.len().unwrap_or(0);
+        self.store.check_quota(name, coming).map_err(store_refusal)?;
         receive(&mut upload, &mut request.body, chunk).await?;
         Ok(progress(202, name, upload.id(), upload.offset()))
     }

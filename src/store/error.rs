@@ -13,6 +13,8 @@ pub enum StoreError {
     Invalid(String),
     /// Free space is below the reserve, or the disk is full.
     Full,
+    /// The repository would hold more than its quota; the text gives the numbers.
+    Quota(String),
     /// Cannot be done now; try again later.
     Unavailable,
     /// Stored bytes failed their check; the text says where.
@@ -25,7 +27,9 @@ impl fmt::Display for StoreError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             StoreError::NotFound => f.write_str("not found"),
-            StoreError::Conflict(text) | StoreError::Invalid(text) => f.write_str(text),
+            StoreError::Conflict(text) | StoreError::Invalid(text) | StoreError::Quota(text) => {
+                f.write_str(text)
+            }
             StoreError::Full => f.write_str("the disk is full or below its reserve"),
             StoreError::Unavailable => f.write_str("the store is not available just now"),
             StoreError::Corrupt(text) => write!(f, "stored data is damaged: {text}"),

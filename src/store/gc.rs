@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::leases::{short, split_key};
 use super::manifests::{self, ManifestRow};
 use super::outbox::{Origin, OutboxChange, OutboxEntry};
-use super::repositories::BlobLink;
+use super::repositories::{self, BlobLink};
 use super::row::{self, Kind, Row, key, prefix};
 use super::tags::TagRow;
 use super::{Shared, Store, StoreError};
@@ -229,10 +229,15 @@ impl Run {
                 let mut removed = 0;
                 for (key, digest) in links {
                     // A push that uses the link was noted before this command ran.
-                    if !shared.leases.held(&digest, since) && txn.get::<BlobLink>(&key)?.is_some() {
-                        txn.delete(key);
-                        removed += 1;
+                    if shared.leases.held(&digest, since) {
+                        continue;
                     }
+                    let Some(link) = txn.get::<BlobLink>(&key)? else { continue };
+                    if let Some(name) = repository_of(&key) {
+                        repositories::release(txn, &name, link.size)?;
+                    }
+                    txn.delete(key);
+                    removed += 1;
                 }
                 Ok(removed)
             })
@@ -365,6 +370,11 @@ impl Run {
             })
             .await
     }
+}
+
+/// The repository of a link's key.
+fn repository_of(key: &[u8]) -> Option<RepositoryName> {
+    split_key(key).and_then(|(name, _)| std::str::from_utf8(name).ok()?.parse().ok())
 }
 
 fn untagged_key(repository: &RepositoryName, digest: &Digest) -> Vec<u8> {

@@ -146,9 +146,9 @@ impl Store {
         repository: &RepositoryName,
         put: PutManifest,
     ) -> Result<PutOutcome, StoreError> {
-        let now = self.sys().clock.wall_or_floor();
+        let (now, quota) = (self.sys().clock.wall_or_floor(), self.quota(repository));
         let repository = repository.clone();
-        self.commit(move |txn| add(txn, &repository, &put, now)).await
+        self.commit(move |txn| add(txn, &repository, &put, now, quota)).await
     }
 
     /// Deletes a manifest with the tags that name it. `NotFound` when there is none; a child's
@@ -170,6 +170,7 @@ fn add(
     repository: &RepositoryName,
     put: &PutManifest,
     now: UnixSeconds,
+    quota: Option<u64>,
 ) -> Result<PutOutcome, StoreError> {
     if delivered::is_replay(txn, &put.origin, repository)? {
         return Ok(PutOutcome::Replayed);
@@ -182,9 +183,10 @@ fn add(
             return Ok(missing);
         }
     }
-    repositories::create(txn, repository, now)?;
     let row_key = manifest_key(repository, &put.digest);
     let old = txn.get::<ManifestRow>(&row_key)?;
+    let more = if old.is_some() { 0 } else { put.bytes_len };
+    repositories::charge(txn, repository, now, more, quota)?;
     let row = ManifestRow::new(put, old.as_ref().map_or(now, |row| row.pushed));
     if old.as_ref() != Some(&row) {
         if let Some(subject) = &row.subject {
@@ -231,6 +233,7 @@ pub(super) fn remove(
         txn.delete(referrer_key(repository, subject, digest));
     }
     txn.delete(row_key);
+    repositories::release(txn, repository, row.size)?;
     // The parent drops the tags that name it there, as we do here.
     let change = OutboxChange::ManifestDeleted { digest: digest.clone() };
     outbox::enqueue(txn, origin, repository, change)

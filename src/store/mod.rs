@@ -81,8 +81,8 @@ use uploads::Uploads;
 use writer::{Job, Message, Sizes, Writer};
 
 use crate::sys::{Disk, MemoryDisk, Sys};
-use crate::types::Digest;
 use crate::types::limits::{SEGMENT_BYTES, UPLOADS_MAX, WRITER_QUEUE_MAX};
+use crate::types::{Digest, RepositoryPattern};
 
 /// A checkpoint is not worth its writes before the journal has grown by this, bytes.
 const CHECKPOINT_BYTES_MIN: u64 = 4 * 1024 * 1024;
@@ -106,6 +106,8 @@ pub struct StoreOptions {
     pub uploads: usize,
     /// Whether segments are kept for children that follow the feed.
     pub retain_for_children: bool,
+    /// What repositories may hold, bytes; the first pattern that covers one counts.
+    pub quotas: Vec<(RepositoryPattern, u64)>,
     /// Whether all content is hashed when it is first read after a start.
     pub verify_first_read: bool,
     /// Look at what is there and change nothing: a backup, or what `fsck` checks.
@@ -128,6 +130,7 @@ impl StoreOptions {
             reserve: RESERVE_BYTES,
             uploads: UPLOADS_MAX,
             retain_for_children: false,
+            quotas: Vec::new(),
             verify_first_read: false,
             frozen: false,
             index: IndexKind::Sled { cache: INDEX_CACHE_BYTES },
@@ -182,6 +185,7 @@ struct Shared {
     /// Nothing on the disk is changed, ever.
     frozen: bool,
     backup: Hold,
+    quotas: Vec<(RepositoryPattern, u64)>,
 }
 
 impl Shared {
@@ -249,6 +253,7 @@ impl Store {
             scrub: Scrub::default(),
             frozen,
             backup: Hold::default(),
+            quotas: options.quotas,
             sys,
             disk: disk.clone(),
             layout: layout.clone(),
@@ -306,6 +311,7 @@ impl Store {
             scrub: Scrub::default(),
             frozen: false,
             backup: Hold::default(),
+            quotas: Vec::new(),
             sys,
             disk,
             layout,

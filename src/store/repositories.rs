@@ -15,6 +15,8 @@ use crate::types::{Digest, RepositoryName, UnixSeconds};
 pub struct RepositoryRow {
     /// When it was first pushed to, or synced.
     pub created: UnixSeconds,
+    /// Length of the blobs and manifests that may be pulled from it, bytes.
+    pub bytes: u64,
 }
 
 impl Row for RepositoryRow {
@@ -77,12 +79,13 @@ impl Store {
             let (shared, digest) = (shared.clone(), digest.clone());
             spawn::blocking(move || make_named(&shared, &digest)).await?;
         }
-        let now = self.sys().clock.wall_or_floor();
+        let (now, quota) = (self.sys().clock.wall_or_floor(), self.quota(repository));
         let (repository, key) = (repository.clone(), blob_key(repository, digest));
         self.commit(move |txn| {
-            let link = BlobLink { size };
-            if txn.get::<BlobLink>(&key)? != Some(link) {
-                create(txn, &repository, now)?;
+            let (link, old) = (BlobLink { size }, txn.get::<BlobLink>(&key)?);
+            if old != Some(link) {
+                release(txn, &repository, old.map_or(0, |old| old.size))?;
+                charge(txn, &repository, now, size, quota)?;
                 txn.put(key, &link)?;
             }
             Ok(())
@@ -99,15 +102,17 @@ impl Store {
         digest: &Digest,
     ) -> Result<bool, StoreError> {
         self.shared().touch(digest);
-        let now = self.sys().clock.wall_or_floor();
+        let (now, quota) = (self.sys().clock.wall_or_floor(), self.quota(repository));
         let (source, target) = (blob_key(from, digest), blob_key(repository, digest));
         let repository = repository.clone();
         self.commit(move |txn| {
             let Some(link) = txn.get::<BlobLink>(&source)? else {
                 return Ok(false);
             };
-            create(txn, &repository, now)?;
-            txn.put(target, &link)?;
+            if txn.get::<BlobLink>(&target)?.is_none() {
+                charge(txn, &repository, now, link.size, quota)?;
+                txn.put(target, &link)?;
+            }
             Ok(true)
         })
         .await
@@ -119,15 +124,26 @@ impl Store {
         repository: &RepositoryName,
         digest: &Digest,
     ) -> Result<(), StoreError> {
-        let key = blob_key(repository, digest);
+        let (repository, key) = (repository.clone(), blob_key(repository, digest));
         self.commit(move |txn| {
-            if txn.get::<BlobLink>(&key)?.is_none() {
-                return Err(StoreError::NotFound);
-            }
+            let link = txn.get::<BlobLink>(&key)?.ok_or(StoreError::NotFound)?;
             txn.delete(key);
-            Ok(())
+            release(txn, &repository, link.size)
         })
         .await
+    }
+
+    /// What a repository may hold, bytes; `None`: any amount.
+    pub(super) fn quota(&self, repository: &RepositoryName) -> Option<u64> {
+        let quotas = &self.shared().quotas;
+        quotas.iter().find(|(pattern, _)| pattern.covers(repository)).map(|(_, bytes)| *bytes)
+    }
+
+    /// `Quota` when a repository has no room for so many bytes more: before they are sent.
+    pub fn check_quota(&self, repository: &RepositoryName, bytes: u64) -> Result<(), StoreError> {
+        let Some(quota) = self.quota(repository) else { return Ok(()) };
+        let used = self.repository(repository)?.map_or(0, |row| row.bytes);
+        check_quota(repository, used, bytes, Some(quota))
     }
 
     /// Whether a blob may be pulled from a repository.
@@ -182,17 +198,56 @@ impl Store {
     }
 }
 
-/// Creates the repository if there is none yet.
-pub(super) fn create(
+/// Counts bytes that come to a repository, which is created if there is none yet. `Quota` when
+/// they are too many.
+pub(super) fn charge(
     txn: &mut Txn<'_>,
     repository: &RepositoryName,
     now: UnixSeconds,
+    bytes: u64,
+    quota: Option<u64>,
 ) -> Result<(), StoreError> {
     let key = repository_key(repository);
-    if txn.get::<RepositoryRow>(&key)?.is_none() {
-        txn.put(key, &RepositoryRow { created: now })?;
+    let old = txn.get::<RepositoryRow>(&key)?;
+    let mut row = old.unwrap_or(RepositoryRow { created: now, bytes: 0 });
+    check_quota(repository, row.bytes, bytes, quota)?;
+    row.bytes = row.bytes.saturating_add(bytes);
+    if old != Some(row) {
+        txn.put(key, &row)?;
     }
     Ok(())
+}
+
+/// Counts bytes that leave a repository.
+pub(super) fn release(
+    txn: &mut Txn<'_>,
+    repository: &RepositoryName,
+    bytes: u64,
+) -> Result<(), StoreError> {
+    let key = repository_key(repository);
+    match txn.get::<RepositoryRow>(&key)? {
+        Some(mut row) if bytes > 0 => {
+            row.bytes = row.bytes.saturating_sub(bytes);
+            txn.put(key, &row)
+        }
+        _ => Ok(()),
+    }
+}
+
+fn check_quota(
+    repository: &RepositoryName,
+    used: u64,
+    more: u64,
+    quota: Option<u64>,
+) -> Result<(), StoreError> {
+    match quota {
+        Some(quota) if used.saturating_add(more) > quota => Err(StoreError::Quota(format!(
+            "the repository {repository} holds {used} bytes and may hold {quota}: there is no room \
+             for {more} more; delete tags and manifests and collect garbage, or raise \
+             registry.quotas"
+        ))),
+        _ => Ok(()),
+    }
 }
 
 fn delete_all<R: Row>(txn: &mut Txn<'_>, prefix: &[u8]) -> Result<(), StoreError> {

@@ -51,7 +51,8 @@ impl SyncError {
                     | UpstreamError::Forbidden(_)
                     | UpstreamError::Refused(..)
             ),
-            SyncError::Store(_) => false,
+            // The repository keeps what it has; the others go on.
+            SyncError::Store(error) => matches!(error, StoreError::Quota(_)),
         }
     }
 

@@ -143,6 +143,8 @@ impl Fetcher {
         closure: Closure,
         tag: Option<(&Tag, Option<Digest>)>,
     ) -> Result<bool, SyncError> {
+        let coming = closure.blobs.values().fold(0, |sum: u64, size| sum.saturating_add(*size));
+        self.store.check_quota(repository, coming)?;
         self.blobs(repository, closure.blobs).await?;
         let (tags, precondition) = match tag {
             Some((tag, Some(base))) => (vec![tag.clone()], Precondition::Is(base)),

@@ -45,6 +45,8 @@ pub enum Reason {
     Throttled,
     /// Free space is below the reserve.
     DiskReserve,
+    /// The repository would hold more than its quota.
+    QuotaExceeded,
     /// The store cannot take or answer anything just now; Retry-After says when.
     StoreUnavailable,
     /// The content failed its check and is being healed.
@@ -63,7 +65,7 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason, in the order in which they are documented.
-    pub const ALL: [Reason; 28] = [
+    pub const ALL: [Reason; 29] = [
         Reason::AuthenticationRequired,
         Reason::TokenInvalid,
         Reason::TokenDisabled,
@@ -85,6 +87,7 @@ impl Reason {
         Reason::Unsupported,
         Reason::Throttled,
         Reason::DiskReserve,
+        Reason::QuotaExceeded,
         Reason::StoreUnavailable,
         Reason::ContentDamaged,
         Reason::AlreadyActivated,
@@ -118,6 +121,7 @@ impl Reason {
             Reason::Unsupported => "unsupported",
             Reason::Throttled => "throttled",
             Reason::DiskReserve => "disk_reserve",
+            Reason::QuotaExceeded => "quota_exceeded",
             Reason::StoreUnavailable => "store_unavailable",
             Reason::ContentDamaged => "content_damaged",
             Reason::AlreadyActivated => "already_activated",

@@ -8,6 +8,7 @@ use super::*;
 use crate::store::connected_registries::{NewConnectedRegistry, Settings};
 use crate::store::manifests::testing::child;
 use crate::store::outbox::{Origin, OutboxChange, OutboxEntry};
+use crate::store::repositories::BlobLink;
 use crate::store::row::Kind;
 use crate::store::scope_maps::ScopeMapUpdate;
 use crate::store::tokens::{NewToken, TokenGrants};
@@ -365,6 +366,7 @@ fn check(disk: &MemoryDisk, acknowledged: &View, failed: &[usize], changes: &[Ke
             assert!(matches!(content, Ok(Some(_))), "{what}: {digest}: {content:?}");
         }
     }
+    check_accounts(&node, what);
     let top = Path::new("/s/blobs/sha256");
     for fan_out in disk.list(top).unwrap_or_default() {
         for entry in disk.list(&top.join(&fan_out.name)).unwrap() {
@@ -373,6 +375,19 @@ fn check(disk: &MemoryDisk, acknowledged: &View, failed: &[usize], changes: &[Ke
         }
     }
     put(node.store(), 500, "life goes on").unwrap_or_else(|error| panic!("{what}: {error}"));
+}
+
+/// What a repository is said to hold is what its links and manifests come to.
+fn check_accounts(node: &Node, what: &str) {
+    for repository in node.store().repositories(None, 10).unwrap() {
+        let said = node.store().repository(&repository).unwrap().unwrap().bytes;
+        let part = repository.as_str().as_bytes();
+        let links = node.store().scan::<BlobLink>(&row::prefix(Kind::Blob, &[part]), None, 1000);
+        let manifests = node.store().manifests(&repository, None, 1000).unwrap();
+        let links: u64 = links.unwrap().iter().map(|(_, link)| link.size).sum();
+        let manifests: u64 = manifests.iter().map(|(_, row)| row.size).sum();
+        assert_eq!(said, links + manifests, "{what}: {repository}");
+    }
 }
 
 fn kind_of(path: &Path) -> &'static str {

@@ -20,6 +20,11 @@ pub struct Proxy {
 
 impl Proxy {
     pub fn new(target: &str) -> Proxy {
+        Proxy::slow(target, u64::MAX)
+    }
+
+    /// One that lets so many bytes per second through on each connection.
+    pub fn slow(target: &str, rate: u64) -> Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let counts = Arc::new(Counts::default());
@@ -28,8 +33,8 @@ impl Proxy {
             for client in listener.incoming().flatten() {
                 shared.connections.fetch_add(1, Ordering::SeqCst);
                 let Ok(server) = TcpStream::connect(&target) else { continue };
-                pump(client.try_clone().unwrap(), server.try_clone().unwrap(), &shared, true);
-                pump(server, client, &shared, false);
+                pump(client.try_clone().unwrap(), server.try_clone().unwrap(), &shared, true, rate);
+                pump(server, client, &shared, false, rate);
             }
         });
         Proxy { address, counts }
@@ -50,7 +55,7 @@ impl Proxy {
     }
 }
 
-fn pump(mut from: TcpStream, mut to: TcpStream, counts: &Arc<Counts>, up: bool) {
+fn pump(mut from: TcpStream, mut to: TcpStream, counts: &Arc<Counts>, up: bool, rate: u64) {
     let counts = counts.clone();
     std::thread::spawn(move || {
         from.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
@@ -64,6 +69,7 @@ fn pump(mut from: TcpStream, mut to: TcpStream, counts: &Arc<Counts>, up: bool) 
             };
             let counter = if up { &counts.up } else { &counts.down };
             counter.fetch_add(read as u64, Ordering::SeqCst);
+            std::thread::sleep(Duration::from_micros(read as u64 * 1_000_000 / rate));
             if to.write_all(&buffer[..read]).is_err() {
                 break;
             }
