@@ -217,6 +217,8 @@ impl<'a> Writer<'a> {
         let trailer = trailer(self.count, self.sum);
         self.frame(FrameKind::CheckpointTrailer, &trailer)?;
         self.file.sync_data()?;
+        // What is read back shall come from the disk.
+        self.file.forget_cached(0, 0);
         let path = self.layout.checkpoint(self.end.sequence);
         self.disk.rename(&path.with_extension("tmp"), &path)?;
         self.disk.sync_dir(&self.layout.journal())?;
@@ -224,6 +226,7 @@ impl<'a> Writer<'a> {
             Ok(checkpoint) => Ok(checkpoint),
             Err(fault) => {
                 self.disk.remove(&path)?;
+                self.disk.sync_dir(&self.layout.journal())?;
                 Err(StoreError::Corrupt(format!("{}: read back {fault:?}", path.display())))
             }
         }

@@ -236,8 +236,13 @@ impl Store {
         Ok(())
     }
 
-    /// Where to go on after a restart; a store that cannot be written is scrubbed all the same.
+    /// Where to go on after a restart; a store that cannot be written, or is full, is scrubbed all
+    /// the same.
     async fn note(&self, progress: Progress) {
+        let store = self.clone();
+        if spawn::blocking(move || store.below_reserve()).await {
+            return;
+        }
         if let Err(error) = self.commit(move |txn| txn.put(progress_key(), &progress)).await {
             log::debug!("the progress of the scrub is not noted: {error}");
         }

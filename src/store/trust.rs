@@ -195,7 +195,12 @@ impl Store {
             return Ok(());
         }
         let syncing = shared.clone();
-        spawn::blocking(move || syncing.disk.sync_fs(syncing.layout.root())).await?;
+        spawn::blocking(move || {
+            // What is left on a full disk is for what somebody waits for.
+            syncing.check_space()?;
+            Ok::<(), StoreError>(syncing.disk.sync_fs(syncing.layout.root())?)
+        })
+        .await?;
         self.commit(move |txn| txn.put(settled_key(), &Settled { sequence })).await?;
         shared.trust.unsettled.fetch_sub(bytes, Ordering::Relaxed);
         Ok(())

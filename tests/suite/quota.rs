@@ -10,9 +10,11 @@ use crate::sync::SOON;
 
 #[test]
 fn f203_a_push_over_the_quota_is_refused_and_a_sync_respects_it() {
-    let root = Node::root_with(
-        "[registry]\nquotas = [\"small=300KiB\"]\n[gc]\ngrace = \"1s\"\nenabled = false\n",
-    );
+    let mut root = Node::device("x");
+    root.make_root();
+    root.know_as("quotas = [\"small=300KiB\"]\n");
+    root.add_configuration("[gc]\ngrace = \"1s\"\nenabled = false\n");
+    root.start();
     let user = root.pusher("owner-token", "*");
     let owner = (user.0.as_str(), user.1.as_str());
     let (first, second) = (Image::new(1, &[200_000]), Image::new(2, &[150_000]));

@@ -440,13 +440,14 @@ fn fill_up(call: u64, steps: &[(String, Act)], changes: &[Keys]) {
     let disk = MemoryDisk::new();
     disk.full_at(call);
     let mut node = Node::on(&disk);
-    let (acknowledged, failed) = disturb(&mut node, steps);
+    let (mut acknowledged, failed) = disturb(&mut node, steps);
     let what = format!("disk full from call {call}");
     disk.set_full(false);
     node.hands.pass(HOUR);
     if node.store.is_some() && !node.store().read_only() {
         assert_eq!(node.view(), acknowledged, "{what}");
         put(node.store(), 500, "there is space").unwrap_or_else(|e| panic!("{what}: {e}"));
+        acknowledged = node.view();
     }
     drop(node);
     check(&disk.after_crash(Survivors::Synced), &acknowledged, &failed, changes, &what);
