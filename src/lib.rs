@@ -36,3 +36,6 @@ pub mod admin;
 pub mod app;
 
 pub mod cli;
+
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;

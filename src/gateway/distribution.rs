@@ -233,7 +233,7 @@ fn accept_manifests(request: ClientRequest) -> ClientRequest {
 
 /// The part after `/v2/` of a Location, relative or absolute: uploads stay on the login server
 /// that gave the token, however it calls itself.
-fn below_v2(location: &str) -> Option<&str> {
+pub(super) fn below_v2(location: &str) -> Option<&str> {
     let path = match location.split_once("://") {
         Some((_, rest)) => rest.split_once('/').map(|(_, path)| path)?,
         None => location.strip_prefix('/')?,

@@ -15,6 +15,8 @@ pub mod feed;
 pub mod upstream;
 pub mod wire;
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod instances;
 mod told;
 

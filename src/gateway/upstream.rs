@@ -98,11 +98,11 @@ impl From<ClientError> for UpstreamError {
 
 /// Where tokens and content come from, as the gateway's challenge says.
 #[derive(Clone, PartialEq, Eq, Debug)]
-struct Realm {
+pub(super) struct Realm {
     /// The token endpoint.
-    url: String,
+    pub(super) url: String,
     /// `http://host[:port]` of the login server.
-    origin: String,
+    pub(super) origin: String,
     service: String,
 }
 
@@ -464,7 +464,7 @@ async fn error_text(response: ClientResponse) -> (u16, String) {
 }
 
 /// Reads `Bearer realm="...",service="..."`.
-fn parse_challenge(text: &str) -> Option<Realm> {
+pub(super) fn parse_challenge(text: &str) -> Option<Realm> {
     let (scheme, mut rest) = text.split_once(' ')?;
     if !scheme.eq_ignore_ascii_case("bearer") {
         return None;
@@ -488,7 +488,7 @@ fn parse_challenge(text: &str) -> Option<Realm> {
 }
 
 /// `host` of `host[:port]`; an IPv6 address stands in brackets.
-fn host(authority: &str) -> &str {
+pub(super) fn host(authority: &str) -> &str {
     match authority.rsplit_once(':') {
         Some((host, port)) if port.bytes().all(|b| b.is_ascii_digit()) => host,
         _ => authority,

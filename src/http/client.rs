@@ -237,17 +237,17 @@ impl Client {
 }
 
 /// A URL in the parts that connecting needs.
-struct Target {
-    url: Url,
+pub(super) struct Target {
+    pub(super) url: Url,
     secure: bool,
     /// Without brackets.
-    host: String,
+    pub(super) host: String,
     port: u16,
 }
 
 impl Target {
     /// Takes what is plainly an http or https URL; nothing that a lenient parser would repair.
-    fn parse(text: &str) -> Result<Target, ClientError> {
+    pub(super) fn parse(text: &str) -> Result<Target, ClientError> {
         let bad = |why: &str| ClientError::Url(format!("{why}: {}", without_query(text)));
         if !text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'\\') {
             return Err(bad("a character that must be percent-encoded"));
@@ -255,10 +255,16 @@ impl Target {
         if !(text.starts_with("http://") || text.starts_with("https://")) {
             return Err(bad("it must start with http:// or https://"));
         }
+        if !has_plain_authority(text) {
+            return Err(bad("the host is not plain ASCII"));
+        }
         Target::new(Url::parse(text).map_err(|error| bad(&error.to_string()))?)
     }
 
-    fn join(&self, location: &str) -> Result<Target, ClientError> {
+    pub(super) fn join(&self, location: &str) -> Result<Target, ClientError> {
+        if location.bytes().any(|byte| byte.is_ascii_control()) || !has_plain_authority(location) {
+            return Err(ClientError::Url("redirected to it: the host is not plain ASCII".into()));
+        }
         let url = self.url.join(location);
         Target::new(url.map_err(|error| ClientError::Url(format!("redirected to it: {error}")))?)
     }
@@ -282,6 +288,24 @@ impl Target {
     fn peer(&self) -> String {
         format!("{}://{}:{}", self.url.scheme(), self.host, self.port)
     }
+}
+
+/// Whether the host that a URL names, or a reference that may leave it out, needs no decoding. The
+/// parser of URLs decodes escapes in hosts, which no registry has, and trips over what comes out.
+fn has_plain_authority(text: &str) -> bool {
+    // It takes a backslash for a slash, and any number of them after a scheme.
+    let slashes = ['/', '\\'];
+    let text = text.trim_start();
+    let rest = match text.split_once(':') {
+        Some((scheme, rest)) if scheme.bytes().all(|byte| byte.is_ascii_alphanumeric()) => rest,
+        _ => match text.strip_prefix(slashes).and_then(|rest| rest.strip_prefix(slashes)) {
+            Some(rest) => rest,
+            None => return true,
+        },
+    };
+    let authority = rest.trim_start_matches(slashes).split(['/', '\\', '?', '#']).next();
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._:[]@".contains(&byte);
+    authority.unwrap_or_default().bytes().all(plain)
 }
 
 /// Queries may carry signatures and tokens, so no message shows them.
@@ -313,5 +337,28 @@ impl ClientResponse {
     /// The first header field of this lower-case name.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(n, _)| n == name).map(|(_, value)| value.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts_are_plain_however_a_peer_writes_them() {
+        let base = Target::parse("https://h.example:5000/v2/").unwrap();
+        for bad in
+            ["https://A%CCb/", "//A%CCb/x", "/\\A%CCb", "http:A%CCb/x", "https:/A%CCb", "\t//b"]
+        {
+            assert!(base.join(bad).is_err(), "{bad}");
+            assert!(Target::parse(bad).is_err(), "{bad}");
+        }
+        for (good, host) in [
+            ("/a%CCb:c", "h.example"),
+            ("?x=//A%CC", "h.example"),
+            ("//B.example/%CC", "b.example"),
+        ] {
+            assert_eq!(base.join(good).unwrap().host, host, "{good}");
+        }
     }
 }

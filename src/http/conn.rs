@@ -166,7 +166,7 @@ impl Connection {
     fn take_head(&self, searched: &mut usize) -> Result<Option<Vec<u8>>, Refusal> {
         let wire = &mut self.shared.lock().wire;
         // Some clients send an empty line after a body (RFC 9112 section 2.2).
-        let skip = wire.received().iter().take(2).take_while(|byte| b"\r\n".contains(byte)).count();
+        let skip = wire.received().iter().take_while(|byte| b"\r\n".contains(byte)).count();
         if skip > 0 && *searched == 0 {
             wire.consume(skip);
         }

@@ -170,7 +170,7 @@ async fn write(wire: &mut Wire, bytes: &[u8]) -> io::Result<Sent> {
 
 /// The head as the codec encodes it, with the length as we know it: the codec's is a `usize`, and
 /// it would announce a body of no bytes on every GET.
-fn encode_head(
+pub(super) fn encode_head(
     url: &Url,
     request: &ClientRequest,
     headers: &[(String, String)],
@@ -211,9 +211,9 @@ fn encode_head(
 }
 
 /// The head of an answer.
-struct Head {
-    status: u16,
-    headers: Vec<(String, String)>,
+pub(super) struct Head {
+    pub(super) status: u16,
+    pub(super) headers: Vec<(String, String)>,
     framing: Framing,
     keep: bool,
 }
@@ -255,7 +255,7 @@ fn protocol(text: &str) -> ClientError {
     ClientError::Protocol(text.to_owned())
 }
 
-fn parse_head(bytes: &[u8], method: Method) -> Result<Head, ClientError> {
+pub(super) fn parse_head(bytes: &[u8], method: Method) -> Result<Head, ClientError> {
     let mut fields = [httparse::EMPTY_HEADER; HEADERS_MAX];
     let mut response = httparse::Response::new(&mut fields);
     let mut config = httparse::ParserConfig::default();

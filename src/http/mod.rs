@@ -9,12 +9,14 @@ mod codec;
 mod conn;
 mod fetch;
 mod framing;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod head;
 mod percent;
 mod pool;
 pub mod reply;
 pub mod request;
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 mod script;
 mod send;
 pub mod server;

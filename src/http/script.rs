@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 
 use smol::io::{AsyncRead, AsyncWrite};
@@ -24,6 +24,7 @@ impl Script {
     }
 
     /// Every way to cut `bytes` in two, and byte by byte.
+    #[cfg(test)]
     pub(crate) fn cuts(bytes: &[u8]) -> Vec<Vec<Vec<u8>>> {
         let mut cuts: Vec<Vec<Vec<u8>>> =
             (0..bytes.len()).map(|at| vec![bytes[..at].to_vec(), bytes[at..].to_vec()]).collect();
@@ -61,7 +62,10 @@ impl AsyncWrite for Script {
     ) -> Poll<io::Result<usize>> {
         // One byte fewer than offered, so that every caller meets a short write.
         let count = bytes.len().div_ceil(2);
-        self.written.lock().unwrap().extend_from_slice(&bytes[..count]);
+        self.written
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .extend_from_slice(&bytes[..count]);
         Poll::Ready(Ok(count))
     }
 

@@ -28,7 +28,7 @@ pub(crate) enum Transport {
     /// TLS, and we are the client.
     Client(Box<client::TlsStream<Stream>>),
     /// A script of reads, and a record of writes.
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     Script(super::script::Script),
 }
 
@@ -189,7 +189,7 @@ impl AsyncRead for Transport {
             Transport::Plain(stream) => Pin::new(stream).poll_read(cx, buffer),
             Transport::Server(stream) => Pin::new(stream).poll_read(cx, buffer),
             Transport::Client(stream) => Pin::new(stream).poll_read(cx, buffer),
-            #[cfg(test)]
+            #[cfg(any(test, fuzzing))]
             Transport::Script(script) => Pin::new(script).poll_read(cx, buffer),
         }
     }
@@ -205,7 +205,7 @@ impl AsyncWrite for Transport {
             Transport::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
             Transport::Server(stream) => Pin::new(stream).poll_write(cx, bytes),
             Transport::Client(stream) => Pin::new(stream).poll_write(cx, bytes),
-            #[cfg(test)]
+            #[cfg(any(test, fuzzing))]
             Transport::Script(script) => Pin::new(script).poll_write(cx, bytes),
         }
     }
@@ -215,7 +215,7 @@ impl AsyncWrite for Transport {
             Transport::Plain(stream) => Pin::new(stream).poll_flush(cx),
             Transport::Server(stream) => Pin::new(stream).poll_flush(cx),
             Transport::Client(stream) => Pin::new(stream).poll_flush(cx),
-            #[cfg(test)]
+            #[cfg(any(test, fuzzing))]
             Transport::Script(_) => Poll::Ready(Ok(())),
         }
     }
@@ -225,7 +225,7 @@ impl AsyncWrite for Transport {
             Transport::Plain(stream) => Pin::new(stream).poll_close(cx),
             Transport::Server(stream) => Pin::new(stream).poll_close(cx),
             Transport::Client(stream) => Pin::new(stream).poll_close(cx),
-            #[cfg(test)]
+            #[cfg(any(test, fuzzing))]
             Transport::Script(_) => Poll::Ready(Ok(())),
         }
     }

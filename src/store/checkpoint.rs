@@ -59,6 +59,8 @@ pub struct Rows {
     count: u64,
     sum: u64,
     block: std::vec::IntoIter<KeyValue>,
+    /// The key of the row before; a merge relies on the order.
+    last: Vec<u8>,
     done: bool,
 }
 
@@ -75,17 +77,22 @@ impl Rows {
         let (FrameKind::CheckpointHeader, Some(Header { end })) = (head.kind, header) else {
             return Err(bad);
         };
-        if end.sequence != sequence {
+        if end.sequence != sequence || !(1..journal::SEQUENCE_MAX).contains(&sequence) {
             return Err(bad);
         }
         let block = Vec::new().into_iter();
-        Ok(Rows { frames, end, crc: head.crc, count: 0, sum: 0, block, done: false })
+        let (count, sum, last, done) = (0, 0, Vec::new(), false);
+        Ok(Rows { frames, end, crc: head.crc, count, sum, block, last, done })
     }
 
     /// The next row; `None` when all have been read and the trailer agrees with them.
     pub fn next_row(&mut self) -> Result<Option<KeyValue>, FrameFault> {
         loop {
             if let Some(row) = self.block.next() {
+                if self.count > 0 && row.0 <= self.last {
+                    return Err(FrameFault::Bad(self.frames.offset()));
+                }
+                self.last.clone_from(&row.0);
                 self.count += 1;
                 self.sum = self.sum.wrapping_add(row_hash(&row.0, &row.1));
                 return Ok(Some(row));

@@ -24,6 +24,9 @@ pub const PAYLOAD_VERSION: u8 = 1;
 /// No segment header is longer than this, bytes.
 pub const SEGMENT_HEADER_BYTES_MAX: u64 = 64;
 
+/// No journal gets here; a header that says so is damaged.
+pub(super) const SEQUENCE_MAX: u64 = 1 << 62;
+
 /// A footer's payload after the version byte: the next segment follows.
 const ROTATED: u8 = 0;
 /// The same: the process stopped in good order.
@@ -283,6 +286,8 @@ pub struct SegmentReader {
     end: End,
     closed: bool,
     stopped: bool,
+    /// A frame was read that is whole and does not belong where it stands.
+    misfit: bool,
 }
 
 impl SegmentReader {
@@ -298,7 +303,7 @@ impl SegmentReader {
         let (FrameKind::SegmentHeader, Some(header)) = (head.kind, header) else {
             return Err(bad);
         };
-        if head.sequence + 1 != first {
+        if head.sequence >= SEQUENCE_MAX || head.sequence + 1 != first {
             return Err(bad);
         }
         let seed = header.seed;
@@ -306,7 +311,8 @@ impl SegmentReader {
         let previous =
             End { sequence: head.sequence, crc: head.previous, len: header.previous_len };
         let end = End { sequence: head.sequence, crc: head.crc, len: frames.offset() };
-        Ok(SegmentReader { frames, seed, previous, end, closed: false, stopped: false })
+        let (closed, stopped, misfit) = (false, false, false);
+        Ok(SegmentReader { frames, seed, previous, end, closed, stopped, misfit })
     }
 
     /// Where the segment before it ended.
@@ -330,6 +336,8 @@ impl SegmentReader {
             let Some(head) = self.frames.next_frame()? else {
                 return Ok(None);
             };
+            // Set back where the frame turns out to belong here.
+            self.misfit = true;
             let bad = FrameFault::Bad(self.end.len);
             if self.closed || head.previous != self.end.crc {
                 return Err(bad);
@@ -339,11 +347,12 @@ impl SegmentReader {
                 FrameKind::Record if head.sequence == self.end.sequence + 1 => {
                     let record = parse_payload::<Record>(self.frames.payload());
                     let record = record.filter(|record| record.sequence == head.sequence);
-                    self.end = end;
-                    return record.map(Some).ok_or(bad);
+                    let record = record.ok_or(bad)?;
+                    (self.end, self.misfit) = (end, false);
+                    return Ok(Some(record));
                 }
                 FrameKind::SegmentFooter if head.sequence == self.end.sequence => {
-                    self.end = end;
+                    (self.end, self.misfit) = (end, false);
                     self.closed = true;
                     self.stopped = self.frames.payload().get(1) == Some(&STOPPED);
                 }
@@ -352,9 +361,13 @@ impl SegmentReader {
         }
     }
 
-    /// After a fault: whether something later in the segment proves that the damaged part was
-    /// durable once; otherwise it may be the torn end of the last append.
+    /// After a fault: whether something proves that the damaged part was durable once, a whole
+    /// frame that does not fit or one later in the segment; otherwise it may be the torn end of
+    /// the last append.
     pub fn damage_is_proven(&mut self) -> Result<bool, FrameFault> {
+        if self.misfit {
+            return Ok(true);
+        }
         let torn_group = self.end.sequence + 1;
         while let Some(head) = self.frames.skip_damage()? {
             if head.group > torn_group {
@@ -364,10 +377,11 @@ impl SegmentReader {
         Ok(false)
     }
 
-    /// Hands on every record from here that can be read, whatever stands between them.
-    pub fn each_readable(
+    /// Hands on every whole record from here, whatever stands between them: its sequence and,
+    /// where it can be read, itself.
+    pub fn each_whole(
         &mut self,
-        each: &mut dyn FnMut(Record) -> Result<(), StoreError>,
+        each: &mut dyn FnMut(u64, Option<Record>) -> Result<(), StoreError>,
     ) -> Result<(), StoreError> {
         let io = |fault| match fault {
             FrameFault::Io(error) => StoreError::from(error),
@@ -381,9 +395,8 @@ impl SegmentReader {
             let Some(head) = head else {
                 return Ok(());
             };
-            let record = parse_payload::<Record>(self.frames.payload());
-            if let (FrameKind::Record, Some(record)) = (head.kind, record) {
-                each(record)?;
+            if head.kind == FrameKind::Record {
+                each(head.sequence, parse_payload::<Record>(self.frames.payload()))?;
             }
         }
     }

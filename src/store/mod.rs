@@ -40,6 +40,8 @@ mod cascade;
 mod creation;
 mod delivered;
 mod error;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod leases;
 mod rebuild;
 mod salvage;

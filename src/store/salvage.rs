@@ -23,18 +23,18 @@ pub(super) struct Damage {
     pub(super) last_seen: u64,
 }
 
-/// The records of damaged segments that can still be read, in order.
-fn each_readable(
+/// The whole records of damaged segments, in order; a whole one may still say nothing to us.
+fn each_whole(
     disk: &dyn Disk,
     layout: &Layout,
     firsts: &[u64],
-    each: &mut dyn FnMut(Record) -> Result<(), StoreError>,
+    each: &mut dyn FnMut(u64, Option<Record>) -> Result<(), StoreError>,
 ) -> Result<(), StoreError> {
     for first in firsts {
         let Ok(mut segment) = SegmentReader::open(disk, layout, *first) else {
             continue;
         };
-        segment.each_readable(each)?;
+        segment.each_whole(each)?;
     }
     Ok(())
 }
@@ -47,8 +47,8 @@ pub(super) fn last_sequence_seen(
 ) -> std::io::Result<u64> {
     // A segment with a later name exists only after the records before it were durable.
     let mut last = firsts.last().map_or(0, |first| first.saturating_sub(1));
-    each_readable(disk, layout, firsts, &mut |record| {
-        last = last.max(record.sequence);
+    each_whole(disk, layout, firsts, &mut |sequence, _| {
+        last = last.max(sequence);
         Ok(())
     })
     .map_err(std::io::Error::other)?;
@@ -69,9 +69,11 @@ pub(super) fn salvage(
     let lost = |why: &str| failed(format!("{}; {why}", damage.what));
     let index = index.ok_or_else(|| lost("the index cannot make up for it: it is damaged too"))?;
     let from = index.applied();
-    each_readable(&**disk, layout, &found.firsts, &mut |record| {
-        if record.sequence == index.applied() + 1 {
-            index.apply(record.sequence, &record.changes)?;
+    each_whole(&**disk, layout, &found.firsts, &mut |sequence, record| {
+        if let Some(record) = record.filter(|record| record.sequence == sequence)
+            && sequence.checked_sub(1) == Some(index.applied())
+        {
+            index.apply(sequence, &record.changes)?;
         }
         Ok(())
     })

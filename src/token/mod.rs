@@ -20,6 +20,15 @@ pub struct Tokens {
     auth: Auth,
 }
 
+/// The fields of a token request, for fuzzing: two values of every name in them are read.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn fuzz_form(bytes: &[u8]) {
+    if let Some(form) = Form::parse(bytes) {
+        let scopes: Vec<Access> = Access::parse_list(form.all("scope"));
+        assert!(form.get("scope").is_some() || scopes.is_empty());
+    }
+}
+
 impl Tokens {
     /// Issues what `auth` allows.
     pub fn new(store: &Store, auth: Auth) -> Tokens {

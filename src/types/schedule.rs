@@ -84,7 +84,8 @@ impl Schedule {
             if self.fires_on(day)
                 && let Some(minute) = (from_minute..1440).find(|m| self.fires_at(*m))
             {
-                return Some(UnixSeconds((day * 1440 + minute) * 60));
+                let next = (day * 1440 + minute) * 60;
+                return (next <= LAST_TIME).then_some(UnixSeconds(next));
             }
             day += 1;
             from_minute = 0;
@@ -339,5 +340,7 @@ mod tests {
             let _ = schedule.next_after(UnixSeconds(time));
         }
         assert_eq!(schedule.last_until(UnixSeconds(0)), None);
+        // The window that it would open could never be seen: nothing is later than the last time.
+        assert_eq!(Schedule::daily().next_after(UnixSeconds(LAST_TIME)), None);
     }
 }

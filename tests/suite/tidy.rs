@@ -24,6 +24,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("admin", &["sync", "gateway", "store", "auth", "http"]),
     ("app", &["config", "store", "http", "auth", "registry", "token", "gateway", "sync", "admin"]),
     ("cli", &["app", "config"]),
+    ("fuzz", &["config", "store", "http", "registry", "token", "gateway"]),
 ];
 
 fn may_use(from: &str, to: &str) -> bool {

@@ -366,6 +366,23 @@ fn a_stream_may_be_cut_anywhere() {
     });
 }
 
+/// Whether a request is taken must not depend on how the empty lines before it arrive.
+#[test]
+fn empty_lines_before_a_request_may_be_cut_anywhere() {
+    let stream = format!("\n\n\n\r\n{LAST}");
+    with_server(|server| async move {
+        let mut streams = script::Script::cuts(stream.as_bytes());
+        streams.push(vec![stream.as_bytes().to_vec()]);
+        for pieces in streams {
+            let (script, written) = script::Script::new(pieces.clone());
+            let transport = wire::Transport::Script(script);
+            conn::Connection::new(&server.service, transport, None).run().await;
+            let text = String::from_utf8(written.lock().unwrap().clone()).unwrap();
+            assert!(text.starts_with("HTTP/1.1 200 OK"), "{pieces:?}: {text}");
+        }
+    });
+}
+
 /// Thousands of long polls are held by one root, so a connection must be small.
 #[test]
 fn a_connection_costs_little_memory() {

@@ -1,6 +1,7 @@
 //! The journal, checkpoints, groups and the feed.
 
 use super::*;
+use crate::store::journal as log;
 
 #[test]
 fn what_was_acknowledged_survives_a_power_cut_at_any_time() {
@@ -337,4 +338,50 @@ fn a_segment_that_is_not_the_next_one_is_noticed() {
     let (_, recovery) = open_memory(&disk).unwrap();
     let damage = recovery.damage.join(" ");
     assert!(damage.contains("it follows sequence"), "{recovery}");
+}
+
+#[test]
+fn a_whole_record_that_nobody_can_read_is_damage_and_stays_as_it_is() {
+    let disk = MemoryDisk::new();
+    let (store, _) = open_memory(&disk).unwrap();
+    put(&store, 1, "one").unwrap();
+    drop(store);
+    let path = segment_path("/s", 1);
+    let mut bytes = content(&disk, &path);
+    let header_len = frame::HEAD_BYTES + usize::from(bytes[4]);
+    let header: (u32, u64) = log::parse_payload(&bytes[frame::HEAD_BYTES..header_len]).unwrap();
+    let crc = header_len + frame::HEAD_BYTES - 4;
+    let previous = u32::from_le_bytes(bytes[crc..crc + 4].try_into().unwrap());
+    let kind = frame::FrameKind::Record;
+    frame::append(&mut bytes, header.0, kind, 2, 2, previous, b"what is this?").unwrap();
+    overwrite(&disk, &path, &bytes);
+    for _ in 0..2 {
+        let opened = open_memory(&disk).map(|(_, recovery)| recovery);
+        assert!(matches!(opened, Err(OpenError::Damaged { .. })), "{opened:?}");
+        assert_eq!(content(&disk, &path), bytes, "nothing is changed");
+    }
+}
+
+#[test]
+fn impossible_sequences_and_orders_are_damage() {
+    let disk = MemoryDisk::new();
+    drop(open_memory(&disk).unwrap());
+    let layout = Layout::new("/s");
+    for sequence in [0, u64::MAX] {
+        let end = log::End { sequence, ..log::End::default() };
+        let writer = checkpoint::Writer::new(&disk, &layout, end).unwrap();
+        assert!(writer.finish().is_err(), "{sequence}");
+    }
+    let end = log::End { sequence: 5, ..log::End::default() };
+    let mut writer = checkpoint::Writer::new(&disk, &layout, end).unwrap();
+    for key in ["b", "a"] {
+        writer.row(key.as_bytes().to_vec(), vec![1]).unwrap();
+    }
+    assert!(writer.finish().is_err());
+    let mut header = Vec::new();
+    let payload = log::payload(&(1_u32, 0_u64)).unwrap();
+    let kind = frame::FrameKind::SegmentHeader;
+    frame::append(&mut header, 0, kind, u64::MAX, u64::MAX, 0, &payload).unwrap();
+    disk.create(&layout.segment(0)).unwrap().write_all_at(&header, 0).unwrap();
+    assert!(log::SegmentReader::open(&disk, &layout, 0).is_err());
 }

@@ -1,0 +1,85 @@
+//! What a parent or a child sends, for fuzzing.
+
+use super::distribution::below_v2;
+use super::upstream::{host, parse_challenge};
+use super::wire::{
+    ActivationAnswer, ActivationRequest, Wire, decode, decode_batch, encode, encode_batch,
+};
+use crate::http::fuzz::host_of;
+use crate::types::connected_registry::StatusReport;
+use crate::types::message::{Batch, Item, Listing, Message, NodeConfig};
+use crate::types::{Cursor, Digest};
+
+/// Envelopes of every kind: what is understood is written and understood again.
+pub(crate) fn message(bytes: &[u8]) {
+    again::<NodeConfig>(bytes);
+    again::<Listing>(bytes);
+    again::<ActivationRequest>(bytes);
+    again::<ActivationAnswer>(bytes);
+    again::<StatusReport>(bytes);
+    if let Ok(received) = decode_batch(bytes) {
+        let written = encode_batch(&received.batch).expect("a batch that was read can be sent");
+        let second = decode_batch(&written).expect("a batch that was sent can be read");
+        assert_eq!(second.batch, received.batch);
+        assert!(!second.unknown);
+    }
+}
+
+fn again<T: Wire>(bytes: &[u8]) {
+    if let Ok(message) = decode::<T>(bytes) {
+        let written = encode(&message).expect("a message that was read can be sent");
+        let second: T = decode(&written).expect("a message that was sent can be read");
+        assert_eq!(encode(&second), Ok(written));
+    }
+}
+
+/// A batch, a listing and an activation.
+pub(crate) fn messages() -> Vec<Vec<u8>> {
+    let digest: Digest = format!("sha256:{}", "1f".repeat(32)).parse().expect("a digest");
+    let (repository, tag) = ("library/one", "v1");
+    let repository = || repository.parse().expect("a repository name");
+    let cursor = Cursor { epoch: 7, sequence: 300 };
+    let all = [
+        Message::Tag {
+            repository: repository(),
+            tag: tag.parse().expect("a tag"),
+            digest: Some(digest.clone()),
+        },
+        Message::ManifestAdded { repository: repository(), digest: digest.clone() },
+        Message::ManifestDeleted { repository: repository(), digest: digest.clone() },
+        Message::ConfigChanged { name: "dock01".parse().expect("a name") },
+    ];
+    let items = all.map(|message| Item { sequence: 300, message }).to_vec();
+    let listing = Listing { at: cursor, tags: Vec::new(), referrers: vec![digest], next: None };
+    let request = ActivationRequest {
+        instance_id: "0f".repeat(16),
+        version: "0.1.0".to_owned(),
+        login_server: "dock01.example:5000".to_owned(),
+        accepted_epoch: Some(3),
+    };
+    let answer = ActivationAnswer { activation_epoch: 3, feed: cursor };
+    [
+        encode_batch(&Batch { from: Cursor::default(), through: cursor, items }),
+        encode(&listing),
+        encode(&request),
+        encode(&answer),
+    ]
+    .map(|written| written.expect("a message can be sent"))
+    .to_vec()
+}
+
+/// A `WWW-Authenticate` of the parent, and the place of an upload there. The password goes to
+/// the realm when its host is the gateway's: our client must then really call that host.
+pub(crate) fn challenge(bytes: &[u8]) {
+    let text = String::from_utf8_lossy(bytes);
+    let _ = below_v2(&text);
+    let Some(realm) = parse_challenge(&text) else { return };
+    let (_, authority) = realm.origin.split_once("://").expect("an origin has a scheme");
+    let checked = host(authority);
+    let plain = checked.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._[]:".contains(&b));
+    let Some(called) = host_of(&realm.url) else { return };
+    // The parser of URLs writes an address of IPv4 in its usual form.
+    let address = called.parse::<std::net::IpAddr>().is_ok();
+    let same = called.eq_ignore_ascii_case(checked.trim_matches(['[', ']']));
+    assert!(!plain || address || same, "{checked} is checked, {called} is called");
+}
