@@ -27,7 +27,8 @@ pub(super) async fn run(store: Store, options: Scrub) {
     loop {
         let asked = within(LOOK_PERIOD, store.scrub_requested()).await.is_ok();
         let up = clock.monotonic().saturating_sub(started);
-        if !asked && !(options.enabled && is_due(&store, &options, clock.wall(), up)) {
+        let due = options.enabled && is_due(&store, &options, clock.wall(), up);
+        if !asked && !due {
             continue;
         }
         match store.scrub(rate(&store, &options)).await {
@@ -72,10 +73,9 @@ pub(super) async fn settle(store: Store) {
     loop {
         sleep(SETTLE_PERIOD).await;
         let unsettled = store.unsettled();
-        if unsettled > 0 && (unsettled == before || unsettled >= SETTLE_BYTES) {
-            if let Err(error) = store.settle().await {
-                log::debug!("what came lately is not settled yet: {error}");
-            }
+        let due = unsettled > 0 && (unsettled == before || unsettled >= SETTLE_BYTES);
+        if due && let Err(error) = store.settle().await {
+            log::debug!("what came lately is not settled yet: {error}");
         }
         before = unsettled;
     }

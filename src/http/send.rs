@@ -2,7 +2,6 @@
 
 use std::future::poll_fn;
 use std::io::{self, IoSliceMut};
-use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
@@ -23,7 +22,7 @@ use crate::types::limits::{BUFFER_BYTES, SENDFILE_STEP_BYTES};
 const HEAD_ROOM_BYTES: usize = 512;
 /// From this length on sendfile costs less than one copy behind the head, bytes.
 const SENDFILE_BYTES_MIN: u64 = 32 * 1024;
-/// How far a cold file is read ahead in one go, bytes.
+/// How much of a cold file is brought into memory in one go, bytes.
 const READ_AHEAD_BYTES: u64 = 1024 * 1024;
 /// Distance of the pages that are probed, bytes: one window of the kernel's read-ahead.
 const PROBE_STEP_BYTES: u64 = 128 * 1024;
@@ -273,28 +272,13 @@ async fn warm(file: &Arc<dyn DiskFile>, offset: u64, step: u64, end: u64) -> io:
     }
     let until = end.min(offset.saturating_add(READ_AHEAD_BYTES));
     let file = file.clone();
-    blocking(move || {
-        read_ahead(&file, offset, until - offset);
-        for at in self::probes(offset, until) {
-            file.read_at(&mut [0], at)?;
-        }
-        Ok(until)
-    })
-    .await
+    blocking(move || file.bring_in(offset, until - offset).map(|()| until)).await
 }
 
 /// Every so many bytes of a range, and its last.
 fn probes(start: u64, end: u64) -> impl Iterator<Item = u64> {
     let steps = (end - start).div_ceil(PROBE_STEP_BYTES);
     (0..steps).map(move |step| start + step * PROBE_STEP_BYTES).chain([end - 1])
-}
-
-fn read_ahead(file: &Arc<dyn DiskFile>, offset: u64, len: u64) {
-    if let Some(file) = file.as_file() {
-        // Advice only: what it does not bring in, the reads after it will.
-        let len = NonZeroU64::new(len);
-        let _ = rustix::fs::fadvise(file, offset, len, rustix::fs::Advice::WillNeed);
-    }
 }
 
 /// Reads what is in memory; `None` when it is not, or when the file system cannot tell.
@@ -325,7 +309,6 @@ pub(crate) async fn read_some(
     let file = file.clone();
     let mut moved = std::mem::take(buffer);
     let (back, result) = blocking(move || {
-        read_ahead(&file, offset, READ_AHEAD_BYTES);
         let result = file.read_at(&mut moved[from..], offset);
         (moved, result)
     })

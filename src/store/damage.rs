@@ -137,7 +137,7 @@ impl Shared {
     pub(super) fn condemn(
         &self,
         digest: &Digest,
-        check: Check<'_>,
+        check: &Check<'_>,
         what: &str,
     ) -> Result<bool, StoreError> {
         if self.frozen {
@@ -268,7 +268,7 @@ impl Store {
             match shared.disk.file_len(&shared.layout.blob(&digest)) {
                 Ok(found) if found != len => {
                     let what = format!("its file has {found} bytes, not {len}");
-                    shared.condemn(&digest, check, &what)
+                    shared.condemn(&digest, &check, &what)
                 }
                 Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error.into()),
                 _ => Ok(false),
@@ -392,6 +392,14 @@ impl DiskFile for Guarded {
 
     fn as_file(&self) -> Option<&File> {
         self.file.as_file().filter(|_| self.in_service())
+    }
+
+    fn bring_in(&self, offset: u64, len: u64) -> io::Result<()> {
+        let result = self.file.bring_in(offset, len);
+        if result.is_err() {
+            self.shared.trust.doubt(&self.digest);
+        }
+        result
     }
 
     fn is_cached(&self, offset: u64) -> bool {

@@ -29,7 +29,7 @@ const ROOT: &str = "/s";
 pub(crate) fn journal(bytes: &[u8]) {
     let layout = Layout::new(ROOT);
     for bytes in [bytes.to_vec(), mended(bytes)] {
-        let named = first_head(&bytes).map_or(1, |(sequence, _)| sequence.wrapping_add(1));
+        let named = first_sequence(&bytes).map_or(1, |sequence| sequence.wrapping_add(1));
         read_segment(&layout, named, &bytes);
         open_again(&[(layout.segment(1), bytes)]);
     }
@@ -68,7 +68,7 @@ pub(crate) fn checkpoint(bytes: &[u8]) {
     for (checkpoint, segment) in
         [(checkpoint.to_vec(), segment.to_vec()), (mended(checkpoint), mended(segment))]
     {
-        let sequence = first_head(&checkpoint).map_or(1, |(sequence, _)| sequence);
+        let sequence = first_sequence(&checkpoint).unwrap_or(1);
         let disk = disk_with(&[(layout.checkpoint(sequence), checkpoint.clone())]);
         let verified = checkpoint::verify(&disk, &layout, sequence);
         let inspected = checkpoint::inspect(&disk, &layout, sequence);
@@ -82,18 +82,17 @@ pub(crate) fn checkpoint(bytes: &[u8]) {
             }
         }
         let mut files = vec![(layout.checkpoint(sequence), checkpoint)];
-        if let (false, Some((before, _))) = (segment.is_empty(), first_head(&segment)) {
+        if let (false, Some(before)) = (segment.is_empty(), first_sequence(&segment)) {
             files.push((layout.segment(before.wrapping_add(1)), segment));
         }
         open_again(&files);
     }
 }
 
-/// Sequence and CRC of what the file starts with.
-fn first_head(bytes: &[u8]) -> Option<(u64, u32)> {
+/// Sequence of the frame that the file starts with.
+fn first_sequence(bytes: &[u8]) -> Option<u64> {
     let head: &[u8; HEAD_BYTES] = bytes.first_chunk()?;
-    let (sequence, crc) = (head[8..16].try_into().ok()?, head[32..36].try_into().ok()?);
-    Some((u64::from_le_bytes(sequence), u32::from_le_bytes(crc)))
+    Some(u64::from_le_bytes(head[8..16].try_into().ok()?))
 }
 
 /// Makes lengths, links and checksums of the frames fit, as far as there are frames.

@@ -56,6 +56,8 @@ pub(super) fn rebuild(
                         Ok(index) => index,
                         Err(why) => {
                             log::warn!("the index is kept in memory until the next start: {why}");
+                            // On a full disk what there is of it only takes space.
+                            let _ = disk.remove_dir_all(&layout.index());
                             kind = IndexKind::Map;
                             continue;
                         }

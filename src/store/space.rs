@@ -1,6 +1,6 @@
 //! Free space: the reserve below which pushes are refused, and the ballast within it.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -18,12 +18,15 @@ pub(super) struct SpaceCheck {
     /// What was refused last and would not have left the reserve, bytes; 0 when there was room.
     refused: AtomicU64,
     last: Mutex<Option<(Duration, Space)>>,
+    /// The ballast has been used and is not back yet.
+    ballast_gone: AtomicBool,
 }
 
 impl SpaceCheck {
     /// With the reserve of the configuration, bytes.
     pub(super) fn new(reserve: u64) -> SpaceCheck {
-        SpaceCheck { reserve, refused: AtomicU64::new(0), last: Mutex::new(None) }
+        let (refused, ballast_gone) = (AtomicU64::new(0), AtomicBool::new(false));
+        SpaceCheck { reserve, refused, last: Mutex::new(None), ballast_gone }
     }
 
     fn reserve(&self, space: Space) -> u64 {
@@ -68,6 +71,9 @@ impl Shared {
             return Err(StoreError::Unavailable);
         }
         let space = self.space_now()?;
+        if self.space.ballast_gone.load(Ordering::Relaxed) {
+            self.keep_ballast();
+        }
         let wanted = self.space.reserve(space).saturating_add(bytes);
         if space.free < wanted { Err(StoreError::Full) } else { Ok(()) }
     }
@@ -97,8 +103,11 @@ impl Shared {
         };
         let reserve = self.space.reserve(space);
         let bytes = BALLAST_BYTES_MAX.min(reserve / 2);
-        if bytes == 0 || space.free < reserve + 2 * bytes || self.disk.exists(&path).unwrap_or(true)
-        {
+        let is_there = self.disk.exists(&path).unwrap_or(true);
+        // It is set aside as soon as there is space again.
+        let gone = !is_there && space.free < reserve + 2 * bytes;
+        self.space.ballast_gone.store(gone, Ordering::Relaxed);
+        if bytes == 0 || is_there || gone {
             return;
         }
         // Where the file system cannot allocate there is no ballast; the reserve remains.
@@ -108,12 +117,22 @@ impl Shared {
         }
     }
 
-    /// Gives the ballast's space to the journal; whether there was any.
+    /// Gives space to the journal: the ballast, or an index that was put aside; whether there was
+    /// any.
     pub(super) fn remove_ballast(&self) -> bool {
-        let removed = self.disk.remove(&self.layout.ballast()).is_ok();
+        let root = self.layout.root();
+        let mut removed = self.disk.remove(&self.layout.ballast()).is_ok();
         if removed {
             log::warn!("the disk is full: the space set aside for the journal is in use now");
-            let _ = self.disk.sync_dir(self.layout.root());
+            self.space.ballast_gone.store(true, Ordering::Relaxed);
+        } else {
+            for entry in self.disk.list(root).unwrap_or_default() {
+                let aside = entry.name.starts_with("index.bad-");
+                removed |= aside && self.disk.remove_dir_all(&root.join(&entry.name)).is_ok();
+            }
+        }
+        if removed {
+            let _ = self.disk.sync_dir(root);
         }
         removed
     }

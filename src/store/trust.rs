@@ -148,7 +148,7 @@ impl Store {
             }
         }
         // A rename and two syncs: rare, and short enough to be done here.
-        let condemned = shared.condemn(digest, check, &what)?;
+        let condemned = shared.condemn(digest, &check, &what)?;
         // Of what is not here nothing has to be doubted.
         shared.trust.believe(digest);
         Ok(if condemned { Verdict::Damaged } else { Verdict::Gone })

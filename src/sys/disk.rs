@@ -5,7 +5,7 @@ use std::io::{self, IoSliceMut};
 use std::num::NonZeroU64;
 use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use rustix::io::ReadWriteFlags;
 
@@ -31,6 +31,11 @@ pub trait DiskFile: Send + Sync {
     /// Whether the byte at `offset` is in memory, so that reading it says nothing of the disk.
     fn is_cached(&self, _offset: u64) -> bool {
         true
+    }
+    /// Has the content of a range in memory, if the system keeps files there; ends early at the
+    /// end of the file. Waits for the disk.
+    fn bring_in(&self, offset: u64, len: u64) -> io::Result<()> {
+        self.read_at(&mut [0], offset + len.saturating_sub(1)).map(|_| ())
     }
     /// Lets the next read of `len` bytes at `offset` come from the disk; 0: up to the end.
     fn forget_cached(&self, _offset: u64, _len: u64) {}
@@ -139,6 +144,7 @@ pub struct SystemDisk;
 
 struct SystemFile(File);
 
+#[allow(clippy::disallowed_methods, reason = "this is the seam")]
 impl DiskFile for SystemFile {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         loop {
@@ -171,6 +177,27 @@ impl DiskFile for SystemFile {
 
     fn as_file(&self) -> Option<&File> {
         Some(&self.0)
+    }
+
+    fn bring_in(&self, offset: u64, len: u64) -> io::Result<()> {
+        // As a transfer would read it, but without a copy: advice (WILLNEED) gives small pages,
+        // which cost five times as much to read and to send.
+        static NOWHERE: OnceLock<io::Result<File>> = OnceLock::new();
+        let open = || OpenOptions::new().write(true).open("/dev/null");
+        let Ok(nowhere) = NOWHERE.get_or_init(open) else {
+            return self.read_at(&mut [0], offset).map(|_| ());
+        };
+        let end = offset.saturating_add(len);
+        let mut at = offset;
+        while at < end {
+            let count = usize::try_from(end - at).unwrap_or(usize::MAX);
+            match rustix::fs::sendfile(nowhere, &self.0, Some(&mut at), count) {
+                Ok(0) => break,
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
     }
 
     fn is_cached(&self, offset: u64) -> bool {

@@ -27,7 +27,7 @@ fn f203_a_push_over_the_quota_is_refused_and_a_sync_respects_it() {
     let refused = bearer(&root.login, &bearer_token, "POST", &path, &[], layer);
     assert_eq!((refused.status, refused.error().1.as_str()), (403, "quota_exceeded"));
     let message = refused.json()["errors"][0]["message"].as_str().unwrap().to_owned();
-    assert!(message.contains("307200") && message.contains("150000"), "{message}");
+    assert!(message.contains("307200") && message.contains("151552"), "{message}");
     // In chunks too, at the latest when the whole is there; and by mounting it.
     let refused = image::push_blob(&root.login, &bearer_token, "small", layer);
     assert_eq!(refused.error().1, "quota_exceeded");

@@ -1,6 +1,8 @@
 //! Every kind of file, damaged in every way: what is acknowledged is there or its absence is
 //! told, and nothing wrong is ever handed out.
 
+#![allow(clippy::disallowed_methods, reason = "tests damage real files")]
+
 use std::collections::BTreeSet;
 use std::fs;
 

@@ -115,7 +115,12 @@ fn steps() -> Steps {
             cleaning_steps(round - 1, &mut add);
         }
         if round % 2 == 1 {
-            add("scrub", Box::new(|n| block_on(n.store().scrub(0)).map(|_| ())));
+            let scrub = |n: &mut Node| {
+                block_on(n.store().scrub(0))?;
+                // Its progress is noted if it can be.
+                if n.store().read_only() { Err(StoreError::Unavailable) } else { Ok(()) }
+            };
+            add("scrub", Box::new(scrub));
             add("close", Box::new(|n| block_on(n.store().close())));
             let reopen = |n: &mut Node| {
                 n.store = None;
