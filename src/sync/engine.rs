@@ -167,8 +167,13 @@ impl Engine {
             return Ok(());
         }
         self.ensure_active().await?;
-        self.worker.refresh_config().await?;
-        Ok(())
+        match self.worker.refresh_config().await {
+            // The parent has accepted this instance and has not received its desired state yet.
+            Err(SyncError::Upstream(UpstreamError::NotFound(text))) => {
+                Err(ActivationError::Unreachable(text))
+            }
+            result => Ok(result?),
+        }
     }
 
     /// Syncs for ever. Local pulls never wait for this.
@@ -277,10 +282,9 @@ impl Engine {
         }
         let failures = self.state.now().failures;
         if error.needs_an_operator() {
+            // In a tree the parent may only not have heard of a new password yet.
             log::error!("the parent refuses this instance: {error}");
-            return backoff::LONGEST;
-        }
-        if failures == 1 {
+        } else if failures == 1 {
             log::warn!("the sync stopped and will be tried again: {error}");
         } else {
             log::debug!("the sync failed {failures} times in a row: {error}");

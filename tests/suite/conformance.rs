@@ -197,6 +197,12 @@ fn tree() -> Tree {
             let from = connection.find("ParentGatewayEndpoint=").unwrap() + 22;
             let to = connection[from..].find(';').map_or(connection.len(), |end| from + end);
             connection.replace_range(from..to, &above.login);
+            // A device whose password its parent does not know yet is refused, and stops.
+            let from = connection.find("SyncTokenPassword=").unwrap() + 18;
+            let password = connection[from..].split(';').next().unwrap();
+            eventually(SOON, "the tier above knows its child's password", || {
+                token(&above.login, name, password, &[]).ok()
+            });
         }
         let device = Node::start_device(&connection);
         eventually(SOON, "content arrives", || pull(&device, &user, REPOSITORY, "sbom").ok());
