@@ -9,7 +9,8 @@ use crate::store::{IndexKind, Store, StoreOptions, backup};
 use crate::sys::{Spawner, Sys};
 use crate::types::Digest;
 
-pub use crate::store::backup::{Restored, format_text, relative};
+pub use crate::store::backup::Restored;
+pub use crate::store::layout::Layout;
 
 /// Opens a store to look at it; the error is a line for people.
 fn look(state_dir: &Path) -> Result<(Store, Recovery), String> {
@@ -32,7 +33,7 @@ pub fn contents(state_dir: &Path) -> Result<BTreeSet<Digest>, String> {
 /// Makes `state_dir` from a backup; the error is a line for people.
 pub fn restore(from: &Path, state_dir: &Path) -> Result<Restored, String> {
     let sys = Sys::real(Spawner::new());
-    backup::restore(&sys, from, state_dir, |_| {}).map_err(|error| error.to_string())
+    backup::restore(&sys, from, state_dir).map_err(|error| error.to_string())
 }
 
 /// Checks the store in `state_dir`, with `content` every byte of it, and changes nothing. Also

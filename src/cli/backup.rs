@@ -4,11 +4,11 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::ExitCode;
 
-use ring::digest::{Context, SHA256, SHA512};
+use ring::digest::Context;
 use serde_json::{Value, json};
 
 use super::{EXIT_FAILED, Failure, Global, admin_client, output};
-use crate::app::offline::{self, Restored, format_text, relative};
+use crate::app::offline::{self, Layout, Restored};
 use crate::config::{self, SystemSource};
 use crate::sys::{Disk, SystemDisk};
 use crate::types::Digest;
@@ -16,7 +16,6 @@ use crate::types::digest::Algorithm;
 
 /// Where the metadata of a backup is until it is whole.
 const INCOMING: &str = "incoming";
-const FORMAT: &str = "format";
 /// Its directories.
 const PARTS: [&str; 2] = ["journal", "identity"];
 
@@ -124,7 +123,7 @@ impl Taking<'_> {
             }
             self.download(&format!("backup/{id}/{number}"), &place, None)?;
         }
-        self.disk.replace(&incoming.join(FORMAT), format_text().as_bytes()).map_err(io)?;
+        Layout::new(&incoming).write_format(self.disk).map_err(io)?;
         let taken = self.take_content(&incoming, id)?;
         self.put_in_place(&incoming).map_err(io)?;
         Ok(taken)
@@ -137,9 +136,10 @@ impl Taking<'_> {
     /// Downloads the content that the metadata refers to and that is not here yet.
     fn take_content(&self, incoming: &Path, id: &str) -> Result<Taken, Failure> {
         let wanted = offline::contents(incoming).map_err(Failure::new)?;
+        let layout = Layout::new(self.target);
         let mut taken = Taken::default();
         for digest in &wanted {
-            let place = self.target.join(relative(digest));
+            let place = layout.blob(digest);
             let here = self.disk.exists(&place).map_err(|error| disk_failure(&place, &error))?;
             taken.content += 1;
             if here {
@@ -163,8 +163,9 @@ impl Taking<'_> {
 
     /// Removes content that no record of the backup refers to.
     fn prune(&self, wanted: &BTreeSet<Digest>) -> std::io::Result<()> {
-        for algorithm in [Algorithm::Sha256, Algorithm::Sha512] {
-            let top = self.target.join("blobs").join(algorithm.name());
+        let layout = Layout::new(self.target);
+        for algorithm in Algorithm::ALL {
+            let top = layout.blobs(algorithm);
             if !self.disk.exists(&top)? {
                 continue;
             }
@@ -184,9 +185,9 @@ impl Taking<'_> {
     /// The metadata takes the place of an older one. Cut short, it is noticed: the format is gone.
     fn put_in_place(&self, incoming: &Path) -> std::io::Result<()> {
         let root = self.target;
-        let format = root.join(FORMAT);
-        if self.disk.exists(&format)? {
-            self.disk.remove(&format)?;
+        let layout = Layout::new(root);
+        if self.disk.exists(&layout.format())? {
+            self.disk.remove(&layout.format())?;
             self.disk.sync_dir(root)?;
         }
         for part in PARTS {
@@ -197,12 +198,13 @@ impl Taking<'_> {
             self.disk.rename(&from, &to)?;
         }
         self.disk.sync_dir(root)?;
-        self.disk.replace(&format, format_text().as_bytes())?;
+        layout.write_format(self.disk)?;
         self.disk.remove_dir_all(incoming)?;
         self.disk.sync_fs(root)
     }
 
-    /// Downloads one piece durably; one with a digest is hashed.
+    /// Downloads one piece; its bytes are durable before its name is there. One with a digest is
+    /// hashed.
     fn download(&self, path: &str, place: &Path, digest: Option<&Digest>) -> Result<u64, Failure> {
         let io = |error: std::io::Error| disk_failure(place, &error);
         let parent = place.parent().unwrap_or(Path::new("."));
@@ -210,10 +212,8 @@ impl Taking<'_> {
         let temporary = place.with_extension("tmp");
         let _ = self.disk.remove(&temporary);
         let file = self.disk.create(&temporary).map_err(io)?;
-        let mut hash = Context::new(match digest.map(Digest::algorithm) {
-            Some(Algorithm::Sha512) => &SHA512,
-            _ => &SHA256,
-        });
+        let algorithm = digest.map_or(Algorithm::Sha256, Digest::algorithm);
+        let mut hash = Context::new(algorithm.function());
         let mut offset = 0;
         let downloaded = admin_client::get(self.socket, path, &mut |bytes| {
             hash.update(bytes);

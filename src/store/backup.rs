@@ -9,12 +9,10 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use ring::digest::{Context, SHA256, SHA512};
+use ring::digest::Context;
 
 use super::identity::FEED_EPOCH;
-use super::layout::{FORMAT, Layout, OpenError};
-use super::leases::split_key;
-use super::row::{Kind, prefix};
+use super::layout::{Layout, OpenError, relative};
 use super::{IndexKind, Store, StoreError, StoreOptions, checkpoint};
 use crate::sys::disk::DiskFile;
 use crate::sys::{Disk, Sys, spawn};
@@ -25,8 +23,6 @@ use crate::types::digest::Algorithm;
 const HOLD_MAX: Duration = Duration::from_secs(600);
 /// Copied at a time, bytes.
 const COPY_BYTES: usize = 256 * 1024;
-/// Rows read at a time.
-const PAGE: usize = 256;
 
 /// The number of the backup under way, and when it last made progress.
 #[derive(Default)]
@@ -60,7 +56,7 @@ pub struct Backup {
     number: u64,
     /// The last record in it.
     pub sequence: u64,
-    /// All files beside content; the format comes last, when the rest is there.
+    /// All files beside content and the format, which is written when the rest is there.
     pub files: Vec<BackupFile>,
 }
 
@@ -127,29 +123,6 @@ impl Store {
         }
         Err(StoreError::Unavailable)
     }
-
-    /// All content that repositories refer to, each digest once per repository, in no order.
-    /// Blocks.
-    pub fn each_content(
-        &self,
-        mut each: impl FnMut(&Digest) -> Result<(), StoreError>,
-    ) -> Result<(), StoreError> {
-        for kind in [Kind::Blob, Kind::Manifest] {
-            let mut after: Option<Vec<u8>> = None;
-            loop {
-                let start = prefix(kind, &[]);
-                let page = self.look_up(|index| index.scan(&start, after.as_deref(), PAGE))?;
-                let Some((last, _)) = page.last() else { break };
-                after = Some(last.clone());
-                for (key, _) in page {
-                    if let Some((_, digest)) = split_key(&key) {
-                        each(&digest)?;
-                    }
-                }
-            }
-        }
-        Ok(())
-    }
 }
 
 /// The journal and the identity, held open.
@@ -184,12 +157,6 @@ fn files(disk: &dyn Disk, layout: &Layout) -> Result<Vec<BackupFile>, StoreError
     Ok(files)
 }
 
-/// Where content is below a state directory.
-pub fn relative(digest: &Digest) -> String {
-    let hex = digest.hex();
-    format!("blobs/{}/{}/{hex}", digest.algorithm().name(), &hex[..2])
-}
-
 /// What a restore did.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Restored {
@@ -204,13 +171,8 @@ pub struct Restored {
 }
 
 /// Makes a state directory from a backup. The directory must be empty, or hold a restore that was
-/// cut short. Content is hashed on the way; `each` is told what was copied. Blocks.
-pub fn restore(
-    sys: &Sys,
-    from: &Path,
-    state_dir: &Path,
-    mut each: impl FnMut(&Restored),
-) -> Result<Restored, OpenError> {
+/// cut short. Content is hashed on the way. Blocks.
+pub fn restore(sys: &Sys, from: &Path, state_dir: &Path) -> Result<Restored, OpenError> {
     let disk = &*sys.disk;
     let (source, target) = (Layout::new(from), Layout::new(state_dir));
     let options = StoreOptions { frozen: true, index: IndexKind::Map, ..StoreOptions::new(from) };
@@ -235,7 +197,6 @@ pub fn restore(
             Err(StoreError::NotFound | StoreError::Corrupt(_)) => restored.missing += 1,
             Err(error) => return Err(error),
         }
-        each(&restored);
         Ok(())
     });
     copied.map_err(failed(&target.root().join("blobs")))?;
@@ -284,8 +245,8 @@ fn prepare(disk: &dyn Disk, target: &Layout) -> Result<Box<dyn Send + Sync>, Ope
     Ok(lock)
 }
 
-/// Copies a file and makes it durable; `NotFound` when there is none, `Corrupt` when its bytes do
-/// not have the digest.
+/// Copies a file; a name never stands for bytes that are not durable. `NotFound` when there is
+/// none, `Corrupt` when its bytes do not have the digest.
 fn copy(
     disk: &dyn Disk,
     from: &Path,
@@ -304,10 +265,8 @@ fn copy(
     let temporary = to.with_extension("tmp");
     let _ = disk.remove(&temporary);
     let target = disk.create(&temporary)?;
-    let mut hash = Context::new(match digest.map(Digest::algorithm) {
-        Some(Algorithm::Sha512) => &SHA512,
-        _ => &SHA256,
-    });
+    let algorithm = digest.map_or(Algorithm::Sha256, Digest::algorithm);
+    let mut hash = Context::new(algorithm.function());
     let mut buffer = vec![0; COPY_BYTES];
     let mut offset = 0;
     loop {
@@ -327,9 +286,4 @@ fn copy(
     disk.rename(&temporary, to)?;
     disk.sync_dir(parent)?;
     Ok(offset)
-}
-
-/// The text of the `format` file of a backup, written when all else is there.
-pub fn format_text() -> String {
-    format!("skerry store format {FORMAT}\n")
 }

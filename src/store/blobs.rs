@@ -6,8 +6,6 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use ring::digest::{SHA256, SHA512};
-
 use super::damage::Guarded;
 use super::leases::short;
 use super::trust::{Verdict, is_fault_of_the_medium};
@@ -15,7 +13,6 @@ use super::{Shared, Store, StoreError};
 use crate::sys::disk::DiskFile;
 use crate::sys::spawn;
 use crate::types::Digest;
-use crate::types::digest::Algorithm;
 use crate::types::limits::MANIFEST_BYTES_MAX;
 
 /// Content, open for reading.
@@ -126,11 +123,7 @@ pub(super) fn read(shared: &Shared, digest: &Digest) -> Result<Option<Vec<u8>>, 
         true => StoreError::Corrupt(format!("the content of {digest} cannot be read: {error}")),
         false => error.into(),
     })?;
-    let algorithm = match digest.algorithm() {
-        Algorithm::Sha256 => &SHA256,
-        Algorithm::Sha512 => &SHA512,
-    };
-    if ring::digest::digest(algorithm, &bytes).as_ref() != digest.raw() {
+    if !digest.is_of(&bytes) {
         return Err(StoreError::Corrupt(format!("the content of {digest} has another digest")));
     }
     Ok(Some(bytes))

@@ -13,10 +13,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use event_listener::{Event, EventListener};
 
 use super::layout::Layout;
-use super::leases::split_key;
-use super::repositories::BlobLink;
-use super::row::{Kind, prefix};
-use super::{ManifestRow, Shared, Store, StoreError};
+use super::links::Referred;
+use super::{Shared, Store, StoreError};
 use crate::sys::disk::DiskFile;
 use crate::sys::{Disk, spawn};
 use crate::types::{Digest, RepositoryName};
@@ -51,24 +49,26 @@ struct State {
 
 /// A check under way: content that is installed meanwhile is not condemned for what was there
 /// before.
-pub(super) struct Check<'a> {
-    damage: &'a Damage,
+pub(super) struct Check {
+    shared: Arc<Shared>,
     id: u64,
 }
 
-impl Drop for Check<'_> {
+impl Drop for Check {
     fn drop(&mut self) {
-        self.damage.state().checks.remove(&self.id);
+        self.shared.damage.state().checks.remove(&self.id);
     }
 }
 
-/// How a repository refers to content.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Referred {
-    /// As a blob of this length, bytes.
-    Blob(u64),
-    /// As a manifest.
-    Manifest,
+impl Check {
+    /// Announces that the file of `digest` is about to be checked.
+    pub(super) fn begin(shared: &Arc<Shared>, digest: &Digest) -> Check {
+        let mut state = shared.damage.state();
+        let id = state.next_check;
+        state.next_check += 1;
+        state.checks.insert(id, (digest.clone(), false));
+        Check { shared: shared.clone(), id }
+    }
 }
 
 impl Damage {
@@ -100,15 +100,6 @@ impl Damage {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Announces that the file of `digest` is about to be checked.
-    pub(super) fn check(&self, digest: &Digest) -> Check<'_> {
-        let mut state = self.state();
-        let id = state.next_check;
-        state.next_check += 1;
-        state.checks.insert(id, (digest.clone(), false));
-        Check { damage: self, id }
-    }
-
     /// Puts content in its place; no check that is under way will condemn it.
     pub(super) fn replace(
         &self,
@@ -133,11 +124,11 @@ impl Damage {
 
 impl Shared {
     /// Takes content out of service that `check` found damaged. `false` when good content has
-    /// replaced it, or it is gone.
+    /// replaced it, or it is gone. Blocks.
     pub(super) fn condemn(
         &self,
         digest: &Digest,
-        check: &Check<'_>,
+        check: &Check,
         what: &str,
     ) -> Result<bool, StoreError> {
         if self.frozen {
@@ -264,7 +255,7 @@ impl Store {
     pub async fn condemn_length(&self, digest: &Digest, len: u64) -> Result<bool, StoreError> {
         let (shared, digest) = (self.shared().clone(), digest.clone());
         spawn::blocking(move || {
-            let check = shared.damage.check(&digest);
+            let check = Check::begin(&shared, &digest);
             match shared.disk.file_len(&shared.layout.blob(&digest)) {
                 Ok(found) if found != len => {
                     let what = format!("its file has {found} bytes, not {len}");
@@ -278,50 +269,35 @@ impl Store {
     }
 
     /// The repositories that refer to content, and how. Reads all links.
-    pub fn referring(
+    pub async fn referring(
         &self,
         digest: &Digest,
     ) -> Result<Vec<(RepositoryName, Referred)>, StoreError> {
-        let mut found = Vec::new();
-        for kind in [Kind::Blob, Kind::Manifest] {
-            let mut after: Option<Vec<u8>> = None;
-            loop {
-                let start = prefix(kind, &[]);
-                let page = self.look_up(|index| index.scan(&start, after.as_deref(), 256))?;
-                let Some((last, _)) = page.last() else { break };
-                after = Some(last.clone());
-                for (key, row) in page {
-                    let Some((name, _)) = split_key(&key).filter(|(_, d)| d == digest) else {
-                        continue;
-                    };
-                    let referred = match kind {
-                        Kind::Blob => Referred::Blob(super::row::decode::<BlobLink>(&row)?.size),
-                        _ => {
-                            super::row::decode::<ManifestRow>(&row)?;
-                            Referred::Manifest
-                        }
-                    };
-                    let name = String::from_utf8_lossy(name).parse();
-                    found.push((name.map_err(|_| corrupt(&key))?, referred));
+        let (store, digest) = (self.clone(), digest.clone());
+        spawn::blocking(move || {
+            let mut found = Vec::new();
+            store.each_link(|link| {
+                if link.digest()? == digest {
+                    found.push((link.repository()?, link.referred()?));
                 }
-            }
-        }
-        Ok(found)
+                Ok(())
+            })?;
+            Ok(found)
+        })
+        .await
     }
 
     /// Forgets damaged content that no repository refers to any more. Blocks.
-    pub fn forget_unreferred_damage(&self) -> Result<(), StoreError> {
-        for digest in self.damaged(usize::MAX) {
-            if self.referring(&digest)?.is_empty() {
-                self.shared().forget_damage(&digest)?;
-            }
+    pub(super) fn forget_unreferred_damage(&self) -> Result<(), StoreError> {
+        let mut unreferred = self.shared().damage.state().known.clone();
+        if !unreferred.is_empty() {
+            self.each_content(|digest| {
+                unreferred.remove(digest);
+                Ok(())
+            })?;
         }
-        Ok(())
+        unreferred.iter().try_for_each(|digest| self.shared().forget_damage(digest))
     }
-}
-
-fn corrupt(key: &[u8]) -> StoreError {
-    StoreError::Corrupt(format!("a key of {} bytes names no repository", key.len()))
 }
 
 /// A file of content, open for reading: once it is condemned, reading fails.

@@ -47,7 +47,7 @@ pub enum FrameKind {
 }
 
 impl FrameKind {
-    fn from_byte(byte: u8) -> Option<FrameKind> {
+    pub(super) fn from_byte(byte: u8) -> Option<FrameKind> {
         [
             FrameKind::SegmentHeader,
             FrameKind::Record,

@@ -2,22 +2,18 @@
 
 use serde::Serialize;
 
-use super::backup::relative;
 use super::checkpoint::Rows;
 use super::frame::FrameFault;
 use super::journal::SegmentReader;
-use super::leases::split_key;
-use super::repositories::BlobLink;
-use super::row::{self, Kind, prefix};
+use super::layout::relative;
+use super::links::Referred;
 use super::trust::Verdict;
-use super::{ManifestRow, Store, StoreError};
+use super::{Store, StoreError};
 use crate::sys::spawn;
 use crate::types::Digest;
 
 /// Problems that are listed; all are counted.
 const LISTED_MAX: usize = 100;
-/// Rows read at a time.
-const PAGE: usize = 256;
 
 /// What was looked at, and what is wrong.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize)]
@@ -60,22 +56,20 @@ impl Store {
             Ok::<FsckReport, StoreError>(report)
         })
         .await?;
-        for kind in [Kind::Blob, Kind::Manifest] {
-            let mut after: Option<Vec<u8>> = None;
-            loop {
-                let (store, from) = (self.clone(), after.clone());
-                let page =
-                    spawn::blocking(move || store.check_links(kind, from.as_deref())).await?;
-                let Some(last) = page.last else { break };
-                after = Some(last);
-                report.links += page.digests.len() as u64;
-                page.problems.into_iter().for_each(|text| report.problem(text));
-                if content {
-                    self.check_content(&page.digests, &mut report).await?;
-                }
+        let mut after: Option<Vec<u8>> = None;
+        loop {
+            let (store, from) = (self.clone(), after.take());
+            let page = spawn::blocking(move || store.check_links(from.as_deref())).await?;
+            if page.last.is_none() {
+                return Ok(report);
+            }
+            after = page.last;
+            report.links += page.digests.len() as u64;
+            page.problems.into_iter().for_each(|text| report.problem(text));
+            if content {
+                self.check_content(&page.digests, &mut report).await?;
             }
         }
-        Ok(report)
     }
 
     fn check_journal(&self, report: &mut FsckReport) -> Result<(), StoreError> {
@@ -111,31 +105,29 @@ impl Store {
         Ok(())
     }
 
-    fn check_links(&self, kind: Kind, after: Option<&[u8]>) -> Result<Page, StoreError> {
+    fn check_links(&self, after: Option<&[u8]>) -> Result<Page, StoreError> {
         let shared = self.shared();
-        let rows = self.look_up(|index| index.scan(&prefix(kind, &[]), after, PAGE))?;
-        let mut page = Page { last: rows.last().map(|(key, _)| key.clone()), ..Page::default() };
-        for (key, row) in rows {
-            let Some((name, digest)) = split_key(&key) else {
-                page.problems
-                    .push(format!("a row with a key of {} bytes names nothing", key.len()));
-                continue;
+        let mut page = Page::default();
+        for link in self.links(after)? {
+            page.last = Some(link.key.clone());
+            let (name, digest) = match (link.repository(), link.digest()) {
+                (Ok(name), Ok(digest)) => (name, digest),
+                (Err(error), _) | (_, Err(error)) => {
+                    page.problems.push(error.to_string());
+                    continue;
+                }
             };
-            let len = match kind {
-                Kind::Blob => row::decode::<BlobLink>(&row).map(|link| link.size),
-                _ => row::decode::<ManifestRow>(&row).map(|manifest| manifest.size),
-            };
-            let name = String::from_utf8_lossy(name).into_owned();
+            let file = relative(&digest);
+            let len = link.referred().map(Referred::len);
             match (len, shared.disk.file_len(&shared.layout.blob(&digest))) {
                 (Err(error), _) => page.problems.push(format!("{name}: {digest}: {error}")),
                 (Ok(len), Ok(found)) if found == len => {}
-                (Ok(len), Ok(found)) => page.problems.push(format!(
-                    "{} has {found} bytes, not {len}; {name} needs it",
-                    relative(&digest)
-                )),
+                (Ok(len), Ok(found)) => {
+                    let text = format!("{file} has {found} bytes, not {len}; {name} needs it");
+                    page.problems.push(text);
+                }
                 (_, Err(error)) => {
-                    if self.look_up(|index| index.get(&key))?.is_some() {
-                        let file = relative(&digest);
+                    if self.look_up(|index| index.get(&link.key))?.is_some() {
                         page.problems.push(format!("{file}: {error}; {name} needs it"));
                     }
                 }

@@ -103,15 +103,7 @@ fn mended(bytes: &[u8]) -> Vec<u8> {
     while let Some((head, after)) = rest.split_at_checked(HEAD_BYTES) {
         let number = |at: usize| u64::from_le_bytes(head[at..at + 8].try_into().unwrap_or([0; 8]));
         let u32_at = |at: usize| u32::from_le_bytes(head[at..at + 4].try_into().unwrap_or([0; 4]));
-        let kinds = [
-            FrameKind::SegmentHeader,
-            FrameKind::Record,
-            FrameKind::SegmentFooter,
-            FrameKind::CheckpointHeader,
-            FrameKind::Rows,
-            FrameKind::CheckpointTrailer,
-        ];
-        let Some(kind) = kinds.into_iter().find(|kind| *kind as u8 == head[2]) else { break };
+        let Some(kind) = FrameKind::from_byte(head[2]) else { break };
         let len = (u32_at(4) as usize).min(after.len());
         let (payload, after) = after.split_at(len);
         let mut payload = payload.to_vec();

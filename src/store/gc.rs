@@ -12,6 +12,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::leases::{short, split_key};
+use super::links::repository_of;
 use super::manifests::{self, ManifestRow};
 use super::outbox::{Origin, OutboxChange, OutboxEntry};
 use super::repositories::{self, BlobLink};
@@ -372,30 +373,8 @@ impl Run {
     }
 }
 
-/// The repository of a link's key.
-fn repository_of(key: &[u8]) -> Option<RepositoryName> {
-    split_key(key).and_then(|(name, _)| std::str::from_utf8(name).ok()?.parse().ok())
-}
-
 fn untagged_key(repository: &RepositoryName, digest: &Digest) -> Vec<u8> {
     key(Kind::Untagged, &[repository.as_str().as_bytes(), &digest.to_key()])
-}
-
-/// Calls `each` for every row under `start`, in key order.
-fn for_each(
-    store: &Store,
-    start: &[u8],
-    mut each: impl FnMut(Vec<u8>, &[u8]) -> Result<(), StoreError>,
-) -> Result<(), StoreError> {
-    let mut after: Option<Vec<u8>> = None;
-    loop {
-        let page = store.look_up(|index| index.scan(start, after.as_deref(), PAGE))?;
-        let Some((last, _)) = page.last() else { return Ok(()) };
-        after = Some(last.clone());
-        for (key, row) in page {
-            each(key, &row)?;
-        }
-    }
 }
 
 fn sorted(mut digests: Vec<u64>) -> Vec<u64> {
@@ -411,7 +390,7 @@ fn unused_links(
 ) -> Result<Vec<(Vec<u8>, Digest)>, StoreError> {
     let name = repository.as_str().as_bytes();
     let mut used = Vec::new();
-    for_each(store, &prefix(Kind::Manifest, &[name]), |_, row| {
+    store.each_row(&prefix(Kind::Manifest, &[name]), |_, row| {
         used.extend(row::decode::<ManifestRow>(row)?.blobs.iter().map(short));
         if used.len() > MARKED_MAX {
             used = sorted(std::mem::take(&mut used));
@@ -420,7 +399,7 @@ fn unused_links(
     })?;
     let used = sorted(used);
     let mut unused = Vec::new();
-    for_each(store, &prefix(Kind::Blob, &[name]), |key, _| {
+    store.each_row(&prefix(Kind::Blob, &[name]), |key, _| {
         if let Some((_, digest)) = split_key(&key)
             && used.binary_search(&short(&digest)).is_err()
             && unused.len() < CANDIDATES_MAX
@@ -440,17 +419,17 @@ fn untagged_manifests(
 ) -> Result<Vec<(Digest, Option<UnixSeconds>)>, StoreError> {
     let name = repository.as_str().as_bytes();
     let mut kept = Vec::new();
-    for_each(store, &prefix(Kind::Tag, &[name]), |_, row| {
+    store.each_row(&prefix(Kind::Tag, &[name]), |_, row| {
         kept.push(short(&row::decode::<TagRow>(row)?.digest));
         Ok(())
     })?;
-    for_each(store, &prefix(Kind::Manifest, &[name]), |_, row| {
+    store.each_row(&prefix(Kind::Manifest, &[name]), |_, row| {
         kept.extend(row::decode::<ManifestRow>(row)?.children.iter().map(short));
         Ok(())
     })?;
     let kept = sorted(kept);
     let mut untagged = Vec::new();
-    for_each(store, &prefix(Kind::Manifest, &[name]), |key, row| {
+    store.each_row(&prefix(Kind::Manifest, &[name]), |key, row| {
         let Some((_, digest)) = split_key(&key) else { return Ok(()) };
         let subject = row::decode::<ManifestRow>(row)?.subject;
         let refers = match subject {
@@ -487,7 +466,7 @@ fn marked(
     let mut marked = Vec::new();
     let mut full = false;
     for kind in [Kind::Blob, Kind::Manifest] {
-        for_each(store, &prefix(kind, &[]), |key, _| {
+        store.each_row(&prefix(kind, &[]), |key, _| {
             if full || unused.contains_key(&key) {
                 return Ok(());
             }
@@ -555,7 +534,7 @@ struct Files {
 
 fn files(shared: &Shared, marked: &[u64], part: u64, parts: u64) -> Result<Files, StoreError> {
     let mut files = Files::default();
-    for algorithm in [Algorithm::Sha256, Algorithm::Sha512] {
+    for algorithm in Algorithm::ALL {
         let top = shared.layout.blobs(algorithm);
         if !shared.disk.exists(&top)? {
             continue;

@@ -107,6 +107,11 @@ impl OpenError {
     }
 }
 
+/// Where content is below a state directory.
+pub(super) fn relative(digest: &Digest) -> String {
+    Layout::new("").blob(digest).display().to_string()
+}
+
 impl Layout {
     /// The paths under `root`.
     pub fn new(root: impl Into<PathBuf>) -> Layout {
@@ -210,7 +215,7 @@ impl Layout {
     }
 
     /// Writes the `format` file: the store is whole.
-    pub(super) fn write_format(&self, disk: &dyn Disk) -> io::Result<()> {
+    pub fn write_format(&self, disk: &dyn Disk) -> io::Result<()> {
         disk.replace(&self.format(), format!("{FORMAT_TEXT}{FORMAT}\n").as_bytes())
     }
 

@@ -19,6 +19,7 @@ pub mod inbox;
 pub mod index;
 pub mod journal;
 pub mod layout;
+pub mod links;
 pub mod manifests;
 pub mod node;
 pub mod outbox;

@@ -11,11 +11,9 @@ use std::time::Duration;
 use event_listener::Event;
 use serde::{Deserialize, Serialize};
 
-use super::leases::split_key;
-use super::repositories::BlobLink;
-use super::row::{self, Kind, Row, key, prefix};
+use super::row::{Kind, Row, key};
 use super::trust::Verdict;
-use super::{ManifestRow, Shared, Store, StoreError};
+use super::{Shared, Store, StoreError};
 use crate::sys::clock::sleep;
 use crate::sys::spawn;
 use crate::types::digest::Algorithm;
@@ -23,15 +21,12 @@ use crate::types::{Digest, UnixSeconds};
 
 /// Both algorithms have this many directories of content.
 const FAN_OUT: u32 = 256;
-const ALGORITHMS: [Algorithm; 2] = [Algorithm::Sha256, Algorithm::Sha512];
-const POSITIONS: u32 = FAN_OUT * 2;
+const POSITIONS: u32 = FAN_OUT * Algorithm::ALL.len() as u32;
 /// The position is noted whenever so many bytes were hashed, so that at most these are hashed
 /// twice after a restart.
 const NOTE_BYTES: u64 = 256 * 1024 * 1024;
 /// A pause shorter than this is saved up.
 const PAUSE_MIN: Duration = Duration::from_millis(20);
-/// Rows read at a time.
-const PAGE: usize = 256;
 
 /// What a scrub found so far; of the last one when none is running.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize)]
@@ -250,31 +245,28 @@ impl Store {
 
     /// Looks whether each file is there, with the right length, that a repository refers to.
     async fn find_missing(&self) -> Result<(), StoreError> {
-        for kind in [Kind::Blob, Kind::Manifest] {
-            let mut after: Option<Vec<u8>> = None;
-            loop {
-                let (store, from) = (self.clone(), after.clone());
-                let page = move || find_missing_page(&store, kind, from.as_deref());
-                let (last, missing, wrong) = spawn::blocking(page).await?;
-                self.shared().scrub.report().missing += missing;
-                for (digest, len) in wrong {
-                    let condemned = self.condemn_length(&digest, len).await?;
-                    self.shared().scrub.report().damaged += u64::from(condemned);
-                }
-                match last {
-                    Some(last) => after = Some(last),
-                    None => break,
-                }
-                spawn::yield_now().await;
+        let mut after: Option<Vec<u8>> = None;
+        loop {
+            let (store, from) = (self.clone(), after.take());
+            let page = move || find_missing_page(&store, from.as_deref());
+            let (last, missing, wrong) = spawn::blocking(page).await?;
+            self.shared().scrub.report().missing += missing;
+            for (digest, len) in wrong {
+                let condemned = self.condemn_length(&digest, len).await?;
+                self.shared().scrub.report().damaged += u64::from(condemned);
             }
+            if last.is_none() {
+                return Ok(());
+            }
+            after = last;
+            spawn::yield_now().await;
         }
-        Ok(())
     }
 }
 
 /// The content of one directory of the fan-out.
 fn directory(shared: &Shared, position: u32) -> Result<Vec<Digest>, StoreError> {
-    let algorithm = ALGORITHMS[(position / FAN_OUT) as usize % ALGORITHMS.len()];
+    let algorithm = Algorithm::ALL[(position / FAN_OUT) as usize % Algorithm::ALL.len()];
     let path = shared.layout.blobs(algorithm).join(format!("{:02x}", position % FAN_OUT));
     if !shared.disk.exists(&path)? {
         return Ok(Vec::new());
@@ -283,32 +275,27 @@ fn directory(shared: &Shared, position: u32) -> Result<Vec<Digest>, StoreError> 
     Ok(shared.disk.list(&path)?.iter().filter_map(|entry| digest(&entry.name)).collect())
 }
 
-/// The last key of a page of links, if there are more; how many files are missing; and those of
+/// The last key of a page of links, if there are any; how many files are missing; and those of
 /// another length, with the right one.
 type Page = (Option<Vec<u8>>, u64, Vec<(Digest, u64)>);
 
-fn find_missing_page(store: &Store, kind: Kind, after: Option<&[u8]>) -> Result<Page, StoreError> {
+fn find_missing_page(store: &Store, after: Option<&[u8]>) -> Result<Page, StoreError> {
     let shared = store.shared();
-    let page = store.look_up(|index| index.scan(&prefix(kind, &[]), after, PAGE))?;
-    let last = page.last().map(|(key, _)| key.clone());
+    let page = store.links(after)?;
     let (mut missing, mut wrong) = (0, Vec::new());
-    for (key, row) in page {
-        let Some((_, digest)) = split_key(&key) else { continue };
-        let len = match kind {
-            Kind::Blob => row::decode::<BlobLink>(&row)?.size,
-            _ => row::decode::<ManifestRow>(&row)?.size,
-        };
+    for link in &page {
+        let (digest, len) = (link.digest()?, link.referred()?.len());
         match shared.disk.file_len(&shared.layout.blob(&digest)) {
             Ok(found) if found == len => {}
             Ok(_) => wrong.push((digest, len)),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                 // A link that went meanwhile went before its file.
-                if store.look_up(|index| index.get(&key))?.is_some() {
+                if store.look_up(|index| index.get(&link.key))?.is_some() {
                     missing += u64::from(shared.note_missing(&digest)?);
                 }
             }
             Err(error) => return Err(error.into()),
         }
     }
-    Ok((last, missing, wrong))
+    Ok((page.last().map(|link| link.key.clone()), missing, wrong))
 }

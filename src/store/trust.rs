@@ -9,9 +9,10 @@ use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use ring::digest::{Context, SHA256, SHA512};
+use ring::digest::Context;
 use serde::{Deserialize, Serialize};
 
+use super::damage::Check;
 use super::feed::from_segments;
 use super::leases::{short, split_key};
 use super::row::{self, Kind, Row, key};
@@ -19,7 +20,6 @@ use super::{Shared, Store, StoreError};
 use crate::sys::disk::DiskFile;
 use crate::sys::spawn;
 use crate::types::Digest;
-use crate::types::digest::Algorithm;
 
 /// Doubtful content that is remembered. Over it: a scrub goes over everything at once.
 const SUSPECTS_MAX: usize = 16_384;
@@ -124,7 +124,7 @@ impl Store {
         mut pause: impl FnMut(u64) -> F,
     ) -> Result<Verdict, StoreError> {
         let shared = self.shared().clone();
-        let check = shared.damage.check(digest);
+        let check = Check::begin(&shared, digest);
         // Memory or a cable may have erred: only what is read wrong twice is condemned.
         let mut what = String::new();
         for attempt in 0..2 {
@@ -147,8 +147,12 @@ impl Store {
                 Err(error) => return Err(error.into()),
             }
         }
-        // A rename and two syncs: rare, and short enough to be done here.
-        let condemned = shared.condemn(digest, &check, &what)?;
+        let condemning = (shared.clone(), digest.clone());
+        let condemned = spawn::blocking(move || {
+            let (shared, digest) = condemning;
+            shared.condemn(&digest, &check, &what)
+        });
+        let condemned = condemned.await?;
         // Of what is not here nothing has to be doubted.
         shared.trust.believe(digest);
         Ok(if condemned { Verdict::Damaged } else { Verdict::Gone })
@@ -259,10 +263,7 @@ async fn hash<F: Future<Output = ()>>(
     digest: &Digest,
     pause: &mut impl FnMut(u64) -> F,
 ) -> io::Result<(bool, u64)> {
-    let mut context = Context::new(match digest.algorithm() {
-        Algorithm::Sha256 => &SHA256,
-        Algorithm::Sha512 => &SHA512,
-    });
+    let mut context = Context::new(digest.algorithm().function());
     let mut offset = 0;
     let mut buffer = vec![0; STEP_BYTES];
     loop {

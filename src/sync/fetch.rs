@@ -11,7 +11,6 @@ use crate::store::outbox::Origin;
 use crate::store::uploads::Upload;
 use crate::store::{Precondition, PutManifest, PutOutcome, Store, StoreError};
 use crate::sys::clock::{sleep, within};
-use crate::types::digest::Algorithm;
 use crate::types::limits::{BUFFER_BYTES, PROGRESS_DEADLINE};
 use crate::types::{Digest, Manifest, RepositoryName, Tag};
 
@@ -101,11 +100,7 @@ impl Fetcher {
         digest: &Digest,
     ) -> Result<Received, SyncError> {
         let fetched = self.upstream.manifest(repository, digest).await?;
-        let algorithm = match digest.algorithm() {
-            Algorithm::Sha256 => &ring::digest::SHA256,
-            Algorithm::Sha512 => &ring::digest::SHA512,
-        };
-        if ring::digest::digest(algorithm, &fetched.bytes).as_ref() != digest.raw() {
+        if !digest.is_of(&fetched.bytes) {
             let text = format!("the parent sent other bytes for manifest {digest}");
             return Err(SyncError::Content(text));
         }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::error::SyncError;
 use super::fetch::Fetcher;
 use crate::gateway::UpstreamError;
-use crate::store::damage::Referred;
+use crate::store::links::Referred;
 use crate::store::{Store, StoreError};
 use crate::sys::clock::within;
 use crate::types::Digest;
@@ -43,10 +43,12 @@ impl Healer {
     /// Fetches content anew, from any repository that refers to it.
     async fn heal(&self, digest: &Digest) -> Result<(), SyncError> {
         let mut last = None;
-        for (repository, referred) in self.store.referring(digest)? {
+        for (repository, referred) in self.store.referring(digest).await? {
             let healed = match referred {
                 Referred::Blob(size) => self.fetcher.blob(&repository, digest, size).await,
-                Referred::Manifest => self.fetcher.manifest(&repository, digest).await.map(|_| ()),
+                Referred::Manifest(_) => {
+                    self.fetcher.manifest(&repository, digest).await.map(|_| ())
+                }
             };
             match healed {
                 Ok(()) => return Ok(()),

@@ -15,6 +15,9 @@ pub enum Algorithm {
 }
 
 impl Algorithm {
+    /// All of them.
+    pub const ALL: [Algorithm; 2] = [Algorithm::Sha256, Algorithm::Sha512];
+
     /// The name before the colon.
     pub fn name(self) -> &'static str {
         match self {
@@ -28,6 +31,14 @@ impl Algorithm {
         match self {
             Algorithm::Sha256 => 32,
             Algorithm::Sha512 => 64,
+        }
+    }
+
+    /// The function that computes it.
+    pub fn function(self) -> &'static ring::digest::Algorithm {
+        match self {
+            Algorithm::Sha256 => &ring::digest::SHA256,
+            Algorithm::Sha512 => &ring::digest::SHA512,
         }
     }
 
@@ -78,13 +89,14 @@ impl Digest {
         Some(Digest { algorithm, bytes })
     }
 
+    /// Whether these bytes are what it names.
+    pub fn is_of(&self, bytes: &[u8]) -> bool {
+        ring::digest::digest(self.algorithm.function(), bytes).as_ref() == self.raw()
+    }
+
     /// Whether this is the digest of zero bytes.
     pub fn is_of_nothing(&self) -> bool {
-        let function = match self.algorithm {
-            Algorithm::Sha256 => &ring::digest::SHA256,
-            Algorithm::Sha512 => &ring::digest::SHA512,
-        };
-        self.raw() == ring::digest::digest(function, b"").as_ref()
+        self.is_of(b"")
     }
 
     /// The algorithm.

@@ -242,13 +242,12 @@ fn f201_a_backup_is_restored_with_a_new_epoch_and_an_unfinished_restore_is_notic
         let target = disk.create(&Path::new("/b").join(&file.name)).unwrap();
         target.write_all_at(&bytes, 0).unwrap();
     }
-    let format = disk.create(Path::new("/b/format")).unwrap();
-    format.write_all_at(backup::format_text().as_bytes(), 0).unwrap();
+    Layout::new("/b").write_format(&disk).unwrap();
     drop(taken);
     assert!(block_on(store.collect_garbage(OPTIONS)).is_ok());
 
     let sys = sys_on(&disk);
-    let restore = |to: &str| backup::restore(&sys, Path::new("/b"), Path::new(to), |_| {});
+    let restore = |to: &str| backup::restore(&sys, Path::new("/b"), Path::new(to));
     let refused = restore("/s").unwrap_err();
     assert!(matches!(refused, OpenError::Locked { .. }), "{refused}");
     let restored = restore("/r").unwrap();

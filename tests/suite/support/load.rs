@@ -82,23 +82,12 @@ impl Ledger {
 
     /// Puts the node under load from several connections, until `end` has ended the node.
     pub fn load(&self, address: &str, user: (&str, &str), round: u64, end: impl FnOnce()) {
-        self.work(address, user, round, &[], end);
+        self.press(address, user, round, &[], end);
     }
 
     /// Puts the node under load while `meanwhile` runs. Clients go on after these refusals, which
     /// must have changed nothing.
     pub fn press(
-        &self,
-        address: &str,
-        user: (&str, &str),
-        round: u64,
-        refusals: &[u16],
-        meanwhile: impl FnOnce(),
-    ) {
-        self.work(address, user, round, refusals, meanwhile);
-    }
-
-    fn work(
         &self,
         address: &str,
         user: (&str, &str),
