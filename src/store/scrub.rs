@@ -184,9 +184,10 @@ impl Store {
         let mut progress = self.get::<Progress>(&progress_key())?.unwrap_or_default();
         let pace = Pace { shared: &shared, due: Mutex::default() };
         let mut noted = progress.bytes;
+        let mut failed = None;
         while progress.position < POSITIONS {
             shared.scrub.report().percent = progress.position * 100 / POSITIONS;
-            self.scrub_directory(&pace, &mut progress).await?;
+            self.scrub_directory(&pace, &mut progress, &mut failed).await?;
             progress.position += 1;
             if progress.bytes - noted >= NOTE_BYTES {
                 noted = progress.bytes;
@@ -196,13 +197,13 @@ impl Store {
         self.find_missing().await?;
         let store = self.clone();
         spawn::blocking(move || store.forget_unreferred_damage()).await?;
-        progress = Progress {
-            position: 0,
-            finished: shared.sys.clock.wall(),
-            bytes: 0,
-            bytes_last: progress.bytes,
-        };
+        // It does not count as one when not everything could be looked at.
+        let finished = if failed.is_some() { progress.finished } else { shared.sys.clock.wall() };
+        progress = Progress { position: 0, finished, bytes: 0, bytes_last: progress.bytes };
         self.note(progress).await;
+        if let Some(error) = failed {
+            return Err(error);
+        }
         shared.scrub.report().percent = 100;
         drop(running);
         self.scrub_report()
@@ -212,11 +213,19 @@ impl Store {
         &self,
         pace: &Pace<'_>,
         progress: &mut Progress,
+        failed: &mut Option<StoreError>,
     ) -> Result<(), StoreError> {
         let shared = self.shared().clone();
         let position = progress.position;
         for digest in spawn::blocking(move || directory(&shared, position)).await? {
-            let verdict = self.verify(&digest, |bytes| pace.read(bytes)).await?;
+            let verdict = match self.verify(&digest, |bytes| pace.read(bytes)).await {
+                Ok(verdict) => verdict,
+                Err(error) => {
+                    log::warn!("{digest} cannot be checked: {error}");
+                    failed.get_or_insert(error);
+                    continue;
+                }
+            };
             let mut report = self.shared().scrub.report();
             report.blobs_checked += u64::from(verdict != Verdict::Gone);
             match verdict {

@@ -170,13 +170,16 @@ impl Store {
         }
     }
 
-    /// Hashes what is doubted, until nothing is.
+    /// Hashes what is doubted. What cannot be hashed now stays doubted, and is when somebody asks
+    /// for it; the first error is returned.
     pub async fn verify_doubted(&self) -> Result<(), StoreError> {
-        loop {
-            let next = self.shared().trust.doubts().suspects.first().cloned();
-            let Some(digest) = next else { return Ok(()) };
-            self.verify(&digest, |_| spawn::yield_now()).await?;
+        let doubted = self.shared().trust.doubts().suspects.clone();
+        let mut result = Ok(());
+        for digest in doubted.iter().filter(|digest| self.shared().trust.is_doubted(digest)) {
+            let verdict = self.verify(digest, |_| spawn::yield_now()).await;
+            result = result.and(verdict.map(|_| ()));
         }
+        result
     }
 
     /// How much content waits to be hashed.
