@@ -231,7 +231,6 @@ impl Taking<'_> {
         }
         file.sync_data().map_err(io)?;
         self.disk.rename(&temporary, place).map_err(io)?;
-        self.disk.sync_dir(parent).map_err(io)?;
         Ok(offset)
     }
 }

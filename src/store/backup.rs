@@ -284,6 +284,5 @@ fn copy(
     }
     target.sync_data()?;
     disk.rename(&temporary, to)?;
-    disk.sync_dir(parent)?;
     Ok(offset)
 }
