@@ -18,6 +18,13 @@ use crate::sys::Disk;
 const SEAL_KEY: &[u8] = b"\0seal";
 const SEAL_VERSION: u8 = 1;
 
+/// An index with fewer rows stays in memory as a whole and costs no more than this does, rows.
+const ROWS_IN_MEMORY: u64 = 32_768;
+/// A page has this many rows at least, unless rows were removed.
+const ROWS_OF_PAGE: usize = 8;
+/// How often a page that was read counts as read, see [`note_again`].
+const NOTES: usize = 4;
+
 /// What all rows come to; written in the same batch as every change.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 struct Seal {
@@ -53,6 +60,8 @@ pub struct SledIndex {
     disk: Arc<dyn Disk>,
     file: std::path::PathBuf,
     seal: Mutex<Seal>,
+    /// Whether there are more than `ROWS_IN_MEMORY`.
+    is_large: AtomicBool,
     failed: AtomicBool,
 }
 
@@ -68,8 +77,18 @@ impl SledIndex {
             Ok((db, seal))
         }));
         let (db, seal) = opened.unwrap_or_else(|_| Err("sled panicked".to_owned()))?;
-        let file = path.join("db");
-        Ok(SledIndex { db, disk, file, seal: Mutex::new(seal), failed: AtomicBool::new(false) })
+        Ok(SledIndex {
+            db,
+            disk,
+            file: path.join("db"),
+            seal: Mutex::new(seal),
+            is_large: AtomicBool::new(seal.count > ROWS_IN_MEMORY),
+            failed: AtomicBool::new(false),
+        })
+    }
+
+    fn note_read(&self, key: &[u8]) -> sled::Result<()> {
+        if self.is_large.load(Ordering::Relaxed) { note_again(&self.db, key) } else { Ok(()) }
     }
 
     /// Runs a call into sled; an error or a panic marks the index as failed.
@@ -98,11 +117,21 @@ fn remove_unfinished_snapshots(disk: &dyn Disk, path: &Path) {
     }
 }
 
+/// sled keeps 256 lists of the pages that were read, and looks whether pages have to go when 64
+/// entries of a list have come together: without more entries up to 16,384 pages stay in memory,
+/// whatever the size of the cache.
+fn note_again(db: &sled::Db, key: &[u8]) -> sled::Result<()> {
+    (1..NOTES).try_for_each(|_| db.contains_key(key).map(|_| ()))
+}
+
 fn verify(db: &sled::Db) -> Result<Seal, String> {
     let mut found = Seal::default();
     let mut written = None;
-    for row in db.iter() {
+    for (number, row) in db.iter().enumerate() {
         let (key, row) = row.map_err(|error| error.to_string())?;
+        if number as u64 > ROWS_IN_MEMORY && number % ROWS_OF_PAGE == 0 {
+            note_again(db, &key).map_err(|error| error.to_string())?;
+        }
         if key == SEAL_KEY {
             written = Some(Seal::from_bytes(&row).ok_or("its seal cannot be read")?);
             continue;
@@ -125,7 +154,11 @@ fn verify(db: &sled::Db) -> Result<Seal, String> {
 
 impl Index for SledIndex {
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
-        self.fenced(|| Ok(self.db.get(key)?.map(|row| row.to_vec())))
+        self.fenced(|| {
+            let row = self.db.get(key)?.map(|row| row.to_vec());
+            self.note_read(key)?;
+            Ok(row)
+        })
     }
 
     fn scan(
@@ -142,6 +175,9 @@ impl Index for SledIndex {
                     break;
                 }
                 let (key, row) = row?;
+                if rows.len() % ROWS_OF_PAGE == 0 {
+                    self.note_read(&key)?;
+                }
                 if !key.starts_with(prefix) {
                     break;
                 }
@@ -179,6 +215,7 @@ impl Index for SledIndex {
             self.db.apply_batch(batch)?;
             Ok(next)
         })?;
+        self.is_large.store(next.count > ROWS_IN_MEMORY, Ordering::Relaxed);
         *seal = next;
         Ok(())
     }

@@ -231,7 +231,8 @@ state_dir = "{self.state}"
             begun = time.monotonic()
             self.process = subprocess.Popen(
                 [binary(), "--config", self.config, "serve"], stdout=log, stderr=log,
-                env={**os.environ, "NOTIFY_SOCKET": str(told)})
+                # As systemd/skerry.service does.
+                env={**os.environ, "NOTIFY_SOCKET": str(told), "MALLOC_ARENA_MAX": "1"})
             while b"READY=1" not in manager.recv(4096):
                 pass
             return time.monotonic() - begun
