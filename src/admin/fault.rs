@@ -47,7 +47,9 @@ impl From<StoreError> for Fault {
             StoreError::Conflict(_) => Fault::conflict("Conflict", message),
             StoreError::Quota(_) => Fault { status: 403, code: "QuotaExceeded", message },
             StoreError::Full => Fault { status: 507, code: "DiskFull", message },
-            StoreError::Unavailable => Fault { status: 503, code: "Unavailable", message },
+            StoreError::Unavailable | StoreError::Rebuilding(_) => {
+                Fault { status: 503, code: "Unavailable", message }
+            }
             StoreError::Corrupt(_) | StoreError::Io(_) => {
                 log::error!("a management command failed: {message}");
                 Fault { status: 500, code: "StoreError", message }

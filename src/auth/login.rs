@@ -9,7 +9,7 @@ use super::jwt::{Claims, Session};
 use super::live::{Ended, Live, Unknown};
 use super::seal::Refresh;
 use super::{Auth, ISSUER, Presented, names_repository};
-use crate::store::passwords;
+use crate::store::{StoreError, passwords};
 use crate::types::scope::Access;
 use crate::types::token::PasswordSlot;
 use crate::types::{
@@ -300,10 +300,13 @@ fn unavailable(unknown: Unknown) -> Refusal {
     let text = match unknown {
         Unknown::Store(error) => {
             log::warn!("a token cannot be looked up: {error}");
-            "the store is not available just now"
+            match error {
+                StoreError::Rebuilding(_) => error.to_string(),
+                _ => StoreError::Unavailable.to_string(),
+            }
         }
         Unknown::NotActivated | Unknown::Token => {
-            "this connected registry has not been activated by its parent yet"
+            "this connected registry has not been activated by its parent yet".to_owned()
         }
     };
     let mut refusal = Refusal::new(503, "TOOMANYREQUESTS", Reason::StoreUnavailable, text);

@@ -26,7 +26,7 @@ pub fn store_refusal(error: StoreError) -> Refusal {
              is freed",
         ),
         StoreError::Quota(text) => Refusal::new(403, "DENIED", Reason::QuotaExceeded, text),
-        StoreError::Unavailable => unavailable("the store is not available just now"),
+        StoreError::Unavailable | StoreError::Rebuilding(_) => unavailable(&error.to_string()),
         StoreError::Corrupt(text) => {
             log::error!("stored data is damaged: {text}");
             damaged()
@@ -113,6 +113,7 @@ mod tests {
             (StoreError::Full, 507, Reason::DiskReserve),
             (StoreError::Quota("over".to_owned()), 403, Reason::QuotaExceeded),
             (StoreError::Unavailable, 503, Reason::StoreUnavailable),
+            (StoreError::Rebuilding(41), 503, Reason::StoreUnavailable),
             (StoreError::Corrupt("/secret/path".to_owned()), 503, Reason::ContentDamaged),
             (StoreError::Io("/secret/path".to_owned()), 503, Reason::StoreUnavailable),
         ] {

@@ -17,6 +17,8 @@ pub enum StoreError {
     Quota(String),
     /// Cannot be done now; try again later.
     Unavailable,
+    /// The index is being built again; so much of it is there, percent.
+    Rebuilding(u8),
     /// Stored bytes failed their check; the text says where.
     Corrupt(String),
     /// The disk failed; the text is for the log.
@@ -32,6 +34,10 @@ impl fmt::Display for StoreError {
             }
             StoreError::Full => f.write_str("the disk is full or below its reserve"),
             StoreError::Unavailable => f.write_str("the store is not available just now"),
+            StoreError::Rebuilding(percent) => write!(
+                f,
+                "the index failed and is being built again, {percent} % so far; nothing is lost"
+            ),
             StoreError::Corrupt(text) => write!(f, "stored data is damaged: {text}"),
             StoreError::Io(text) => write!(f, "disk error: {text}"),
         }

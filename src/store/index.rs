@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
-use std::sync::RwLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, RwLock};
 
 use super::StoreError;
 
@@ -104,12 +105,52 @@ pub(super) fn lower_bound<'a>(prefix: &'a [u8], after: Option<&'a [u8]>) -> Boun
     }
 }
 
+/// How much of an index is built.
+#[derive(Default)]
+pub struct Built {
+    done: AtomicU64,
+    total: AtomicU64,
+}
+
+impl Built {
+    /// Begins, with so many bytes of checkpoint and journal to be read.
+    pub(super) fn begin(&self, total: u64) {
+        self.done.store(0, Ordering::Relaxed);
+        self.total.store(total, Ordering::Relaxed);
+    }
+
+    /// So many more bytes are in the index.
+    pub(super) fn add(&self, bytes: usize) {
+        self.done.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// Percent of it, 99 at most: it is not done before it answers.
+    fn percent(&self) -> u8 {
+        let total = self.total.load(Ordering::Relaxed).max(1);
+        let done = self.done.load(Ordering::Relaxed).min(total);
+        u8::try_from(done.saturating_mul(100) / total).unwrap_or(99).min(99)
+    }
+}
+
 /// No index: it failed and is being built again, or the store is closed.
-pub struct NoIndex;
+#[derive(Default)]
+pub struct NoIndex {
+    /// How much of the next one is built.
+    pub built: Option<Arc<Built>>,
+}
+
+impl NoIndex {
+    fn error<T>(&self) -> Result<T, StoreError> {
+        Err(self
+            .built
+            .as_ref()
+            .map_or(StoreError::Unavailable, |built| StoreError::Rebuilding(built.percent())))
+    }
+}
 
 impl Index for NoIndex {
     fn get(&self, _key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
-        Err(StoreError::Unavailable)
+        self.error()
     }
 
     fn scan(
@@ -118,11 +159,11 @@ impl Index for NoIndex {
         _after: Option<&[u8]>,
         _limit: usize,
     ) -> Result<Vec<KeyValue>, StoreError> {
-        Err(StoreError::Unavailable)
+        self.error()
     }
 
     fn apply(&self, _sequence: u64, _changes: &[Change]) -> Result<(), StoreError> {
-        Err(StoreError::Unavailable)
+        self.error()
     }
 
     fn applied(&self) -> u64 {
@@ -130,10 +171,28 @@ impl Index for NoIndex {
     }
 
     fn flush(&self) -> Result<(), StoreError> {
-        Err(StoreError::Unavailable)
+        self.error()
     }
 
     fn failed(&self) -> bool {
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_asks_while_it_is_built_hears_how_far_it_is() {
+        let built = Arc::new(Built::default());
+        let index = NoIndex { built: Some(built.clone()) };
+        assert_eq!(index.get(b"a"), Err(StoreError::Rebuilding(0)));
+        built.begin(1000);
+        built.add(415);
+        assert_eq!(index.get(b"a"), Err(StoreError::Rebuilding(41)));
+        built.add(1000);
+        assert_eq!(index.scan(b"", None, 1), Err(StoreError::Rebuilding(99)));
+        assert_eq!(NoIndex::default().get(b"a"), Err(StoreError::Unavailable));
     }
 }

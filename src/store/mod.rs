@@ -435,6 +435,6 @@ impl Drop for Inner {
             let _ = thread.join();
         }
         // Closes sled, which holds a lock of its own, before the directory is let go.
-        self.shared.set_index(Arc::new(NoIndex));
+        self.shared.set_index(Arc::new(NoIndex::default()));
     }
 }

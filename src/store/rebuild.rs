@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::StoreError;
 use super::checkpoint::{Checkpoint, Rows};
 use super::frame::FrameFault;
-use super::index::{Change, Index, MapIndex};
+use super::index::{Built, Change, Index, MapIndex};
 use super::journal::{self, End};
 use super::layout::Layout;
 use super::recover::IndexKind;
@@ -37,6 +37,7 @@ pub(super) fn rebuild(
     checkpoints: &[Checkpoint],
     firsts: &[u64],
     through: u64,
+    built: &Built,
 ) -> Result<Arc<dyn Index>, StoreError> {
     let mut result = Err(StoreError::Unavailable);
     let mut kind = kind;
@@ -64,7 +65,11 @@ pub(super) fn rebuild(
                     }
                 }
             };
-            match fill(&**disk, layout, &*index, base, firsts, through) {
+            let after = base.map_or(0, |base| base.end.sequence);
+            let segments = firsts.iter().filter(|first| **first > after);
+            let lengths = segments.map(|first| disk.file_len(&layout.segment(*first)).unwrap_or(0));
+            built.begin(base.map_or(0, |base| base.bytes) + lengths.sum::<u64>());
+            match fill(&**disk, layout, &*index, base, firsts, through, built) {
                 Ok(()) => return Ok(index),
                 Err(_) if index.failed() => kind = IndexKind::Map,
                 Err(error) => {
@@ -106,6 +111,7 @@ pub(super) fn fill(
     base: Option<Checkpoint>,
     firsts: &[u64],
     through: u64,
+    built: &Built,
 ) -> Result<(), StoreError> {
     if let Some(base) = base {
         let path = layout.checkpoint(base.end.sequence);
@@ -118,13 +124,14 @@ pub(super) fn fill(
             batch.push((key, Some(row)));
             if bytes > REBUILD_BATCH_BYTES {
                 index.apply(0, &batch)?;
+                built.add(bytes);
                 batch.clear();
                 bytes = 0;
             }
         }
         index.apply(base.end.sequence, &batch)?;
     }
-    catch_up(disk, layout, index, base, firsts, through)
+    catch_up(disk, layout, index, base, firsts, through, built)
 }
 
 /// Applies the records after those that the index has.
@@ -135,6 +142,7 @@ pub(super) fn catch_up(
     base: Option<Checkpoint>,
     firsts: &[u64],
     through: u64,
+    built: &Built,
 ) -> Result<(), StoreError> {
     let from = base.map_or(End::default(), |base| base.end);
     let applied = index.applied();
@@ -154,6 +162,7 @@ pub(super) fn catch_up(
         }
         if bytes > REBUILD_BATCH_BYTES {
             index.apply(last, &batch)?;
+            built.add(bytes);
             batch.clear();
             bytes = 0;
         }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use super::checkpoint::{self, Checkpoint};
 use super::frame::FrameFault;
-use super::index::{Index, MapIndex};
+use super::index::{Built, Index, MapIndex};
 use super::journal::{self, End, SEGMENT_HEADER_BYTES_MAX, SegmentReader};
 use super::layout::{Layout, OpenError};
 use super::rebuild::{catch_up, fill, open_sled, rebuild};
@@ -156,23 +156,26 @@ impl State<'_> {
             applied if applied >= from => Ok(index),
             applied => Err(format!("it ends at sequence {applied}, too long ago")),
         });
+        // Nobody asks yet.
+        let built = Built::default();
         let current = usable.and_then(|index| {
             let applied = index.applied();
             let apply = if applied < from { fill } else { catch_up };
-            apply(&**self.disk, self.layout, &*index, base, firsts, self.end)
+            apply(&**self.disk, self.layout, &*index, base, firsts, self.end, &built)
                 .map_err(|error| error.to_string())?;
             recovery.records_replayed = self.end - applied.max(from);
             Ok(index)
         });
         current.or_else(|why| {
             recovery.records_replayed = self.end - from;
-            let built = rebuild(self.disk, self.layout, self.kind, checkpoints, firsts, self.end);
-            let built = built.map_err(|error| OpenError::Damaged {
+            let index =
+                rebuild(self.disk, self.layout, self.kind, checkpoints, firsts, self.end, &built);
+            let index = index.map_err(|error| OpenError::Damaged {
                 path: self.layout.journal(),
                 what: format!("the index cannot be built from it ({why}): {error}"),
             });
             recovery.index_rebuilt = Some(why);
-            built
+            index
         })
     }
 }

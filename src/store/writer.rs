@@ -15,7 +15,7 @@ use std::time::Duration;
 use smol::channel::{Receiver, Sender};
 
 use super::checkpoint::{self, Checkpoint};
-use super::index::{Change, NoIndex};
+use super::index::{Built, Change, NoIndex};
 use super::journal::{self, Journal, Record};
 use super::rebuild::rebuild;
 use super::recover::IndexKind;
@@ -293,7 +293,8 @@ impl Writer {
             return;
         }
         self.shared.sys.metrics.index_rebuilds.add(1);
-        let old = self.shared.set_index(Arc::new(NoIndex));
+        let built = Arc::new(Built::default());
+        let old = self.shared.set_index(Arc::new(NoIndex { built: Some(built.clone()) }));
         // A damaged sled may panic or hang while it closes.
         let _ = self.shared.sys.spawner.thread("skerry-index-end", move || {
             let _ = catch_unwind(AssertUnwindSafe(|| drop(old)));
@@ -301,7 +302,7 @@ impl Writer {
         let firsts = self.shared.segments.list();
         let (disk, layout) = (&self.shared.disk, &self.shared.layout);
         let sequence = self.journal.as_ref().map_or(0, |journal| journal.end().sequence);
-        match rebuild(disk, layout, self.kind, &self.checkpoints, &firsts, sequence) {
+        match rebuild(disk, layout, self.kind, &self.checkpoints, &firsts, sequence, &built) {
             Ok(index) => {
                 self.shared.set_index(index);
                 log::warn!("the index was built again sequence={sequence}");
