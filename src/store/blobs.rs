@@ -81,7 +81,7 @@ impl Store {
 }
 
 /// An absent file is no error here.
-fn present<T>(result: io::Result<T>) -> Result<Option<T>, StoreError> {
+pub(super) fn present<T>(result: io::Result<T>) -> Result<Option<T>, StoreError> {
     match result {
         Ok(value) => Ok(Some(value)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),

@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use ring::digest::Context;
 use serde::{Deserialize, Serialize};
 
+use super::blobs::present;
 use super::damage::Check;
 use super::feed::from_segments;
 use super::leases::{short, split_key};
@@ -245,13 +246,9 @@ impl Shared {
     }
 }
 
-/// Opens content without asking who may.
+/// Opens content without touching it.
 fn open_raw(shared: &Shared, digest: &Digest) -> Result<Option<Arc<dyn DiskFile>>, StoreError> {
-    match shared.disk.open(&shared.layout.blob(digest)) {
-        Ok(file) => Ok(Some(file)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error.into()),
-    }
+    present(shared.disk.open(&shared.layout.blob(digest)))
 }
 
 /// Whether the disk cannot read what it holds; other errors pass.
