@@ -31,7 +31,9 @@ pub fn serve(config: Config) -> ExitCode {
     spawn::limit_blocking_threads(config.limits.blocking_threads);
     let spawner = Spawner::new();
     let threads = config.listen.threads;
-    spawner.clone().run(threads, run(spawner, config))
+    // A task like any other, so that it is not polled each time anything at all happens.
+    let main = spawner.spawn(run(spawner.clone(), config));
+    spawner.run(threads, main)
 }
 
 async fn run(spawner: Spawner, config: Config) -> ExitCode {

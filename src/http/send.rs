@@ -2,6 +2,7 @@
 
 use std::future::poll_fn;
 use std::io::{self, IoSliceMut};
+use std::mem;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
@@ -16,7 +17,7 @@ use super::wire::Wire;
 use crate::sys::Clock;
 use crate::sys::disk::DiskFile;
 use crate::sys::spawn::{blocking, yield_now};
-use crate::types::limits::{BUFFER_BYTES, SENDFILE_STEP_BYTES};
+use crate::types::limits::{BUFFER_BYTES, COPY_STEP_BYTES, SENDFILE_STEP_BYTES};
 
 /// Room for the status line and our own fields in the first write, bytes.
 const HEAD_ROOM_BYTES: usize = 512;
@@ -24,8 +25,9 @@ const HEAD_ROOM_BYTES: usize = 512;
 const SENDFILE_BYTES_MIN: u64 = 32 * 1024;
 /// How much of a cold file is brought into memory in one go, bytes.
 const READ_AHEAD_BYTES: u64 = 1024 * 1024;
-/// Distance of the pages that are probed, bytes: one window of the kernel's read-ahead.
-const PROBE_STEP_BYTES: u64 = 128 * 1024;
+/// Distance of the pages that are probed, bytes. A probe costs as much as sending 16 KiB; a hole
+/// that lies between two of them holds up other transfers while it is read.
+const PROBE_STEP_BYTES: u64 = 512 * 1024;
 
 /// Tells a fault of our storage from one of the connection.
 pub(crate) const STORAGE_FAULT: io::ErrorKind = io::ErrorKind::InvalidData;
@@ -217,16 +219,17 @@ fn storage(cause: impl std::fmt::Display) -> io::Error {
 async fn sendfile(shared: &Shared, range: &FileRange) -> io::Result<()> {
     let end = range.offset.saturating_add(range.len);
     let (mut offset, mut warm_until) = (range.offset, range.offset);
+    let mut full = false;
     while offset < end {
         let step = (end - offset).min(SENDFILE_STEP_BYTES as u64);
         if offset + step > warm_until {
-            warm_until = warm(&range.file, offset, step, end).await.map_err(storage)?;
+            warm_until = warm(range, offset, step).await.map_err(storage)?;
         }
         let target = offset + step;
         while offset < target {
             poll_fn(|cx| {
                 let mut exchange = shared.lock();
-                poll_sendfile(&mut exchange.wire, cx, range, &mut offset, target)
+                poll_sendfile(&mut exchange.wire, cx, range, &mut offset, target, &mut full)
             })
             .await?;
         }
@@ -235,22 +238,39 @@ async fn sendfile(shared: &Shared, range: &FileRange) -> io::Result<()> {
     Ok(())
 }
 
+/// `full`: the socket has just taken less than it was offered. Offering it more at once is a call
+/// in vain, which looks the pages up all the same. Whatever wakes us then, we offer again: a slow
+/// reader may have made some room, but not as much as the system waits for.
 fn poll_sendfile(
     wire: &mut Wire,
     cx: &mut Context<'_>,
     range: &FileRange,
     offset: &mut u64,
     target: u64,
+    full: &mut bool,
 ) -> Poll<io::Result<()>> {
     let result = loop {
         let (Some(tcp), Some(file)) = (wire.as_tcp(), range.file.as_file()) else {
             return Poll::Ready(Err(io::Error::other("sendfile without a socket")));
         };
+        if mem::take(full) {
+            // The first answer may tell of room that is used up by now.
+            let asked = match tcp.poll_writable(cx) {
+                Poll::Ready(Ok(())) => tcp.poll_writable(cx),
+                asked => asked,
+            };
+            if !matches!(asked, Poll::Ready(Ok(()))) {
+                break asked;
+            }
+        }
         // A step fits any usize.
         let count = usize::try_from(target - *offset).unwrap_or(SENDFILE_STEP_BYTES);
         match rustix::fs::sendfile(tcp, file, Some(offset), count) {
             Ok(0) => break Poll::Ready(Err(short())),
-            Ok(_) => break Poll::Ready(Ok(())),
+            Ok(sent) => {
+                *full = sent < count;
+                break Poll::Ready(Ok(()));
+            }
             Err(Errno::INTR) => {}
             Err(Errno::AGAIN) => match tcp.poll_writable(cx) {
                 Poll::Ready(Ok(())) => {}
@@ -265,20 +285,23 @@ fn poll_sendfile(
 
 /// Makes sure that sendfile will not wait for the disk, as that would stop every other task of
 /// this thread. Pages that are not in memory are read by the pool. Returns up to where.
-async fn warm(file: &Arc<dyn DiskFile>, offset: u64, step: u64, end: u64) -> io::Result<u64> {
-    let mut probes = probes(offset, offset + step);
-    if probes.all(|at| matches!(read_cached(file, &mut [0], at), Some(Ok(_)))) {
+async fn warm(range: &FileRange, offset: u64, step: u64) -> io::Result<u64> {
+    let first = (offset == range.offset).then_some(offset);
+    let mut probes = first.into_iter().chain(probes(offset, offset + step));
+    if probes.all(|at| matches!(read_cached(&range.file, &mut [0], at), Some(Ok(_)))) {
         return Ok(offset + step);
     }
+    let end = range.offset.saturating_add(range.len);
     let until = end.min(offset.saturating_add(READ_AHEAD_BYTES));
-    let file = file.clone();
+    let file = range.file.clone();
     blocking(move || file.bring_in(offset, until - offset).map(|()| until)).await
 }
 
-/// Every so many bytes of a range, and its last.
+/// The last of every so many bytes of a range, up to its very last. What lies before its first
+/// byte was the end of another.
 fn probes(start: u64, end: u64) -> impl Iterator<Item = u64> {
     let steps = (end - start).div_ceil(PROBE_STEP_BYTES);
-    (0..steps).map(move |step| start + step * PROBE_STEP_BYTES).chain([end - 1])
+    (1..=steps).map(move |step| (start + step * PROBE_STEP_BYTES).min(end) - 1)
 }
 
 /// Reads what is in memory; `None` when it is not, or when the file system cannot tell.
@@ -307,7 +330,7 @@ pub(crate) async fn read_some(
         return result;
     }
     let file = file.clone();
-    let mut moved = std::mem::take(buffer);
+    let mut moved = mem::take(buffer);
     let (back, result) = blocking(move || {
         let result = file.read_at(&mut moved[from..], offset);
         (moved, result)
@@ -345,7 +368,7 @@ async fn copy(shared: &Shared, head: Vec<u8>, range: &FileRange) -> io::Result<(
             filled = 0;
             buffer.resize(size, 0);
         }
-        if since_yield >= SENDFILE_STEP_BYTES {
+        if since_yield >= COPY_STEP_BYTES {
             since_yield = 0;
             yield_now().await;
         }
@@ -383,8 +406,9 @@ mod tests {
     }
 
     #[test]
-    fn probes_cover_both_ends() {
-        assert_eq!(probes(5, 6).collect::<Vec<_>>(), [5, 5]);
-        assert_eq!(probes(0, PROBE_STEP_BYTES + 1).collect::<Vec<_>>(), [0, 131_072, 131_072]);
+    fn probes_leave_no_long_gap() {
+        assert_eq!(probes(5, 6).collect::<Vec<_>>(), [5]);
+        assert_eq!(probes(0, PROBE_STEP_BYTES).collect::<Vec<_>>(), [524_287]);
+        assert_eq!(probes(1, PROBE_STEP_BYTES + 2).collect::<Vec<_>>(), [524_288, 524_289]);
     }
 }

@@ -47,7 +47,10 @@ pub const DRAIN_BYTES_MAX: u64 = 64 * 1024;
 /// Copy buffer for bodies, bytes.
 pub const BUFFER_BYTES: usize = 64 * 1024;
 /// One step of sendfile, bytes, so that competing transfers take turns.
-pub const SENDFILE_STEP_BYTES: usize = 256 * 1024;
+pub const SENDFILE_STEP_BYTES: usize = 1024 * 1024;
+/// One step of a transfer that is copied or encrypted, bytes: it costs as much as a step of
+/// sendfile, or more.
+pub const COPY_STEP_BYTES: usize = 256 * 1024;
 
 /// A request head must be complete within this time. Over it: 408.
 pub const HEAD_DEADLINE: Duration = Duration::from_secs(10);
