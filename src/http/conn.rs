@@ -254,7 +254,6 @@ impl Connection {
             Framing::End => Some(0),
             _ => None,
         };
-        let label = format!("{} {}", head.method, head.path.as_deref().unwrap_or_default());
         let body = RequestBody { shared: self.shared.clone(), number };
         let watch = RequestBody { shared: self.shared.clone(), number };
         let mut body = if len == Some(0) { Body::empty() } else { Body::new(body, len) };
@@ -277,7 +276,8 @@ impl Connection {
                 .or_else(|| cause.downcast_ref::<String>().cloned())
                 .unwrap_or_else(|| "no message".to_owned());
             self.service.sys.metrics.panics.add(1);
-            log::error!("defect: the handler of {label} panicked: {text}");
+            let Request { method, path, .. } = &request;
+            log::error!("defect: the handler of {method} {path} panicked: {text}");
             refusal(500, "an internal error, which the log describes").into()
         })
     }
@@ -348,16 +348,18 @@ impl Connection {
             _ => {}
         }
         let took_ms = sys.clock.monotonic().saturating_sub(started).as_millis();
-        let peer = self.peer.map_or_else(|| "local".to_owned(), |peer| peer.to_string());
+        let peer = || self.peer.map_or_else(|| "local".to_owned(), |peer| peer.to_string());
         match sent {
             Ok(bytes) => {
                 sys.metrics.bytes_sent.add(*bytes);
-                log::debug!("{peer} {label} {status} bytes={bytes} ms={took_ms}");
+                log::debug!("{} {label} {status} bytes={bytes} ms={took_ms}", peer());
             }
             Err(error) if error.kind() == send::STORAGE_FAULT => {
-                log::error!("{peer} {label} {status} cut off: {error}");
+                log::error!("{} {label} {status} cut off: {error}", peer());
             }
-            Err(error) => log::debug!("{peer} {label} {status} cut off: {error} ms={took_ms}"),
+            Err(error) => {
+                log::debug!("{} {label} {status} cut off: {error} ms={took_ms}", peer());
+            }
         }
     }
 }

@@ -5,6 +5,7 @@
 //! names the request is checked and taken out here; what reaches it is a fixed Host, the path
 //! and harmless fields, all in memory.
 
+use std::io::BufRead;
 use std::str::{self, FromStr};
 
 use http_types::Method;
@@ -58,15 +59,17 @@ pub(crate) fn refusal(status: u16, text: impl Into<String>) -> Refusal {
 /// Where the head in `bytes` ends, if it is all there. `from` says how far an earlier call
 /// looked, so that a head that comes byte by byte is not searched over and over.
 pub(crate) fn end(bytes: &[u8], from: usize) -> Option<usize> {
-    let start = from.saturating_sub(3);
-    let tail = bytes.get(start..)?;
-    tail.iter().enumerate().filter(|(_, byte)| **byte == b'\n').find_map(|(at, _)| {
-        let rest = &tail[at + 1..];
+    let mut rest = bytes.get(from.saturating_sub(3)..)?;
+    // Searches many bytes at a time; at the end of a slice it stops without a line end.
+    while rest.skip_until(b'\n').is_ok_and(|skipped| skipped > 0) {
         // A bare LF ends a line too, so that it is refused at once and not waited out.
         let after =
             if rest.starts_with(b"\r\n") { 2 } else { usize::from(rest.starts_with(b"\n")) };
-        (after > 0).then_some(start + at + 1 + after)
-    })
+        if after > 0 {
+            return Some(bytes.len() - rest.len() + after);
+        }
+    }
+    None
 }
 
 /// Checks a whole head and passes it through the codec.

@@ -1,6 +1,7 @@
 //! A connection as both sides use it: a transport, what was received and not yet consumed, and
 //! the deadline for progress.
 
+use std::cell::RefCell;
 use std::future::Future;
 use std::io;
 use std::net::TcpStream;
@@ -18,6 +19,12 @@ use crate::sys::net::Stream;
 
 /// What one read from the socket into our own buffer takes at most, bytes.
 const FILL_BYTES: usize = 8 * 1024;
+
+thread_local! {
+    /// Where bytes land before a connection has memory for them: clearing it anew for each read
+    /// would cost as much as the rest of a small request's read.
+    static LANDING: RefCell<[u8; FILL_BYTES]> = const { RefCell::new([0; FILL_BYTES]) };
+}
 
 /// What carries the bytes.
 pub(crate) enum Transport {
@@ -71,14 +78,15 @@ impl Wire {
 
     /// Receives some more; 0 at the end of the stream.
     pub(crate) fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        let mut chunk = [0; FILL_BYTES];
-        let count = ready!(Pin::new(&mut self.transport).poll_read(cx, &mut chunk))?;
-        if self.consumed > 0 {
-            self.received.drain(..self.consumed);
-            self.consumed = 0;
-        }
-        self.received.extend_from_slice(&chunk[..count]);
-        Poll::Ready(Ok(count))
+        LANDING.with_borrow_mut(|chunk| {
+            let count = ready!(Pin::new(&mut self.transport).poll_read(cx, chunk))?;
+            if self.consumed > 0 {
+                self.received.drain(..self.consumed);
+                self.consumed = 0;
+            }
+            self.received.extend_from_slice(&chunk[..count]);
+            Poll::Ready(Ok(count))
+        })
     }
 
     /// Receives some more under the progress deadline.
