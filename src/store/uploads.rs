@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -23,8 +23,13 @@ use crate::types::digest::Algorithm;
 use crate::types::limits::UPLOAD_TTL;
 use crate::types::{Digest, RepositoryName};
 
-/// Bytes gathered before they are written; at most two pieces are in memory per upload.
-const PIECE_BYTES: usize = 128 * 1024;
+/// Bytes gathered before they are written; at most two pieces are in memory per upload. What is
+/// written in large pieces lies in large pages, which cost less to write and to send.
+const PIECE_BYTES: usize = 512 * 1024;
+/// The same for all uploads beyond [`LARGE_PIECES_MAX`].
+const SMALL_PIECE_BYTES: usize = 128 * 1024;
+/// Uploads that gather large pieces at once, so that many of them need little memory.
+const LARGE_PIECES_MAX: usize = 8;
 /// A fetch is made durable each time it has grown by this, bytes.
 const FETCH_SYNC_BYTES: u64 = 16 * 1024 * 1024;
 /// A half-fetched blob is kept this long without progress: sync windows may be weeks apart.
@@ -32,7 +37,11 @@ const FETCH_TTL: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// All unfinished content of the node, by id.
 #[derive(Default)]
-pub(super) struct Uploads(Mutex<BTreeMap<String, Arc<Session>>>);
+pub(super) struct Uploads {
+    sessions: Mutex<BTreeMap<String, Arc<Session>>>,
+    /// Holders of large pieces.
+    large: AtomicUsize,
+}
 
 /// One unfinished upload; lives from its start to its end, across requests.
 struct Session {
@@ -76,6 +85,8 @@ pub struct Upload {
     shared: Arc<Shared>,
     session: Arc<Session>,
     buffer: Vec<u8>,
+    /// How much is gathered, bytes; 0 before the first.
+    piece: usize,
     offset: u64,
     writing: Option<Task<Result<(), StoreError>>>,
     failed: Option<StoreError>,
@@ -235,7 +246,22 @@ impl Uploads {
     }
 
     fn all(&self) -> MutexGuard<'_, BTreeMap<String, Arc<Session>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How much an upload may gather, bytes.
+    fn take_piece(&self) -> usize {
+        let next = |taken| (taken < LARGE_PIECES_MAX).then_some(taken + 1);
+        match self.large.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next) {
+            Ok(_) => PIECE_BYTES,
+            Err(_) => SMALL_PIECE_BYTES,
+        }
+    }
+
+    fn give_back(&self, piece: usize) {
+        if piece == PIECE_BYTES {
+            self.large.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 
     fn find(&self, repository: &RepositoryName, id: &str) -> Option<Arc<Session>> {
@@ -396,7 +422,7 @@ impl Progress {
 
 /// Hashes a whole file; also returns its length.
 fn hash_file(file: &dyn DiskFile, mut hash: Context) -> Result<(Context, u64), StoreError> {
-    let mut buffer = vec![0; PIECE_BYTES];
+    let mut buffer = vec![0; SMALL_PIECE_BYTES];
     let mut offset = 0;
     loop {
         let read = file.read_at(&mut buffer, offset)?;
@@ -414,8 +440,16 @@ impl Upload {
             return Err(StoreError::Conflict("the upload is in use by another request".to_owned()));
         }
         let shared = shared.clone();
-        let (buffer, offset) = (Vec::new(), 0);
-        Ok(Upload { shared, session, buffer, offset, writing: None, failed: None, done: false })
+        Ok(Upload {
+            shared,
+            session,
+            buffer: Vec::new(),
+            piece: 0,
+            offset: 0,
+            writing: None,
+            failed: None,
+            done: false,
+        })
     }
 
     /// Brings the session up to date after taking it.
@@ -451,15 +485,18 @@ impl Upload {
         if let Some(error) = &self.failed {
             return Err(error.clone());
         }
+        if self.piece == 0 {
+            self.piece = self.shared.uploads.take_piece();
+        }
         while !bytes.is_empty() {
             if self.buffer.capacity() == 0 {
-                self.buffer.reserve_exact(PIECE_BYTES.min(bytes.len().next_power_of_two()));
+                self.buffer.reserve_exact(self.piece.min(bytes.len().next_power_of_two()));
             }
-            let (now, later) = bytes.split_at(bytes.len().min(PIECE_BYTES - self.buffer.len()));
+            let (now, later) = bytes.split_at(bytes.len().min(self.piece - self.buffer.len()));
             self.buffer.extend_from_slice(now);
             self.offset += now.len() as u64;
             bytes = later;
-            if self.buffer.len() >= PIECE_BYTES {
+            if self.buffer.len() >= self.piece {
                 self.settle().await?;
                 self.hand_over();
                 let (shared, session) = (self.shared.clone(), self.session.clone());
@@ -532,6 +569,7 @@ impl Drop for Upload {
         if let Some(writing) = self.writing.take() {
             writing.detach();
         }
+        self.shared.uploads.give_back(self.piece);
         if self.done {
             return;
         }
@@ -542,8 +580,9 @@ impl Drop for Upload {
         session.held.store(false, Ordering::Release);
         spawn::blocking_task(move || {
             let _ = session.drain(&shared);
-            // Idle sessions hold no file open.
-            session.progress().file = None;
+            // Idle sessions hold no file open and no memory.
+            let mut progress = session.progress();
+            (progress.file, progress.spare) = (None, Vec::new());
         })
         .detach();
     }
