@@ -102,7 +102,9 @@ impl Registry {
         let coming = upload.offset() + request.body.len().unwrap_or(0);
         self.store.check_quota(name, coming).map_err(store_refusal)?;
         receive(&mut upload, &mut request.body, chunk).await?;
-        Ok(progress(202, name, upload.id(), upload.offset()))
+        // Written before it is acknowledged: a full disk is told to whom it concerns.
+        let offset = upload.pause().await.map_err(store_refusal)?;
+        Ok(progress(202, name, id, offset))
     }
 
     /// end-6: PUT, perhaps with the last chunk.

@@ -144,12 +144,13 @@ fn a_full_disk_refuses_pushes_in_words_and_goes_on_with_all_else() {
             assert_eq!(client.pull(&format!("v{}", first + number as u64)), image.digest());
         }
     };
-    // Larger than what is taken into memory before it is written.
-    let blob = image::noise(7, 1 << 20);
+    // Larger and smaller than what is taken into memory before it is written.
+    let (blob, small_blob) = (image::noise(7, 1 << 20), image::noise(8, 8192));
     for free_kib in [1024, 0] {
         small.disk.fill_but(free_kib);
         wait_for_the_next_look();
         assert_full(&client.send("POST", "/v2/app/blobs/uploads/", b""), "a new upload");
+        assert_full(&client.send("PATCH", &begun, &small_blob), "a small chunk");
         assert_full(&client.send("PATCH", &begun, &blob), "a chunk");
         let last = format!("{begun}?digest={}", image::digest(&blob));
         assert_full(&client.send("PUT", &last, &blob), "the last chunk");
