@@ -47,6 +47,7 @@ mod leases;
 mod rebuild;
 mod salvage;
 mod space;
+mod sums;
 mod writer;
 
 #[cfg(test)]
