@@ -1,5 +1,5 @@
 //! Changes made here that the parent has yet to take: written in the same record as the change
-//! itself, so that none is ever lost, and delivered in order.
+//! itself, so that none is ever lost, and delivered in order, those of each repository by itself.
 
 use std::collections::BTreeSet;
 
@@ -9,7 +9,7 @@ use super::node::{note_conflict, self_config_key};
 use super::row::{Kind, Row, key, prefix};
 use super::tags::{self, Precondition, TagRow, tag_key};
 use super::{Store, StoreError, Txn};
-use crate::types::limits::TAG_MAX;
+use crate::types::limits::{PAGE_MAX, TAG_MAX};
 use crate::types::message::NodeConfig;
 use crate::types::{ConnectedRegistryName, Digest, RepositoryName, Tag, UnixSeconds};
 
@@ -130,8 +130,36 @@ impl OutboxEntry {
 impl Store {
     /// Changes on their way up, oldest first, each with its local number; at most `limit`.
     pub fn outbox(&self, limit: usize) -> Result<Vec<(u64, OutboxEntry)>, StoreError> {
-        let rows = self.scan::<OutboxEntry>(&prefix(Kind::Outbox, &[]), None, limit)?;
+        self.outbox_after(0, limit)
+    }
+
+    /// The same behind a number.
+    pub fn outbox_after(
+        &self,
+        number: u64,
+        limit: usize,
+    ) -> Result<Vec<(u64, OutboxEntry)>, StoreError> {
+        let (start, after) = (prefix(Kind::Outbox, &[]), entry_key(number));
+        let rows = self.scan::<OutboxEntry>(&start, Some(&after), limit)?;
         rows.into_iter().map(|(key, entry)| Ok((number_of(&key)?, entry))).collect()
+    }
+
+    /// The oldest change of a repository that is on its way up.
+    pub fn outbox_first(
+        &self,
+        repository: &RepositoryName,
+    ) -> Result<Option<(u64, OutboxEntry)>, StoreError> {
+        let mut after = 0;
+        loop {
+            let page = self.outbox_after(after, PAGE_MAX)?;
+            let Some((last, _)) = page.last() else {
+                return Ok(None);
+            };
+            after = *last;
+            if let Some(first) = page.into_iter().find(|(_, e)| e.repository == *repository) {
+                return Ok(Some(first));
+            }
+        }
     }
 
     /// Whether a change of this tag is on its way up: the parent's moves of it are not shown then.
@@ -328,6 +356,27 @@ mod tests {
                 store.outbox_done(number).await.unwrap();
             }
             assert!(!store.outbox_holds_tag(&app, &v1).unwrap());
+        });
+    }
+
+    #[test]
+    fn f130_the_oldest_change_of_a_repository_is_found() {
+        smol::block_on(async {
+            let store = connected().await;
+            push(&store, "app", 1, &["v1"]).await;
+            push(&store, "lab", 2, &["v1"]).await;
+            push(&store, "app", 3, &["v1"]).await;
+            let number = |name: &str| {
+                let first = store.outbox_first(&name.parse().unwrap()).unwrap();
+                first.map(|(number, entry)| (number, entry.repository.to_string()))
+            };
+            let all = store.outbox(100).unwrap();
+            assert_eq!(number("app"), Some((all[0].0, "app".to_owned())));
+            let (lab, _) = number("lab").unwrap();
+            assert_eq!(store.outbox_after(lab - 1, 1).unwrap()[0].0, lab);
+            assert_eq!(number("other"), None);
+            store.outbox_done(lab).await.unwrap();
+            assert_ne!(number("lab").map(|(number, _)| number), Some(lab));
         });
     }
 

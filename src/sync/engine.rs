@@ -142,6 +142,7 @@ impl Engine {
                 upstream: upstream.clone(),
                 fetcher,
                 state: state.clone(),
+                turns: Mutex::default(),
             },
             reporter: Reporter {
                 store: store.clone(),

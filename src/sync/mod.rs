@@ -16,6 +16,7 @@ mod push;
 mod report;
 mod room;
 mod state;
+mod turns;
 mod worker;
 
 pub use engine::{ActivationError, Engine, EngineOptions};

@@ -1,18 +1,19 @@
-//! Changes made here or below, delivered to the parent in the order in which they were made.
+//! Changes made here or below, delivered to the parent: those of each repository in the order in
+//! which they were made.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::convert::Infallible;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use super::backoff;
 use super::error::SyncError;
 use super::fetch::Fetcher;
 use super::state::State;
+use super::turns::Turns;
 use crate::gateway::distribution::{Delivery, FetchedManifest};
 use crate::gateway::{Upstream, UpstreamError};
 use crate::store::outbox::{OutboxChange, OutboxEntry};
-use crate::store::{Precondition, Store};
-use crate::sys::clock::sleep;
+use crate::store::{Precondition, Store, StoreError};
 use crate::types::limits::PAGE_MAX;
 use crate::types::{Digest, Mode, Reference, RepositoryName, Tag};
 
@@ -22,63 +23,124 @@ const LOOK_AGAIN: Duration = Duration::from_secs(60);
 /// Deepest nesting of indexes that is followed, like everywhere.
 const DEPTH_MAX: usize = 8;
 
+/// Changes that are read at once.
+const AT_ONCE: usize = 64;
+
+/// Changes delivered before the repositories that wait get their turn.
+const ROUND_MAX: usize = 1000;
+
 /// Delivers the outbox.
 pub(super) struct Pusher {
     pub(super) store: Store,
     pub(super) upstream: Arc<Upstream>,
     pub(super) fetcher: Fetcher,
     pub(super) state: Arc<State>,
+    /// Kept from one session to the next.
+    pub(super) turns: Mutex<Turns>,
 }
 
 impl Pusher {
-    /// Delivers what there is, waits for more, and so on; ends with an error only. A parent that
-    /// is busy is tried again here, so that pulling goes on.
-    pub(super) async fn deliver_all(&self) -> Result<std::convert::Infallible, SyncError> {
-        let mut failures = 0;
+    /// Delivers what there is, waits for more, and so on; ends with an error only. What a parent
+    /// cannot take just now is tried again here, so that pulling goes on.
+    pub(super) async fn deliver_all(&self) -> Result<Infallible, SyncError> {
         loop {
             let seen = self.store.sequence();
-            match self.drain().await {
-                Ok(()) => {
-                    failures = 0;
-                    if !self.store.wait_after(seen, LOOK_AGAIN).await {
-                        return std::future::pending().await;
-                    }
-                }
-                Err(error) if error.ends_session() => return Err(error),
-                Err(error) => {
-                    failures += 1;
-                    log::warn!("cannot push to the parent just now: {error}");
-                    sleep(backoff::delay(failures, &*self.store.sys().rng)).await;
-                }
+            let mut pause = LOOK_AGAIN;
+            if self.is_read_write()? {
+                self.deliver_new().await?;
+                self.try_again().await?;
+                pause = self.turns().next(self.now()).unwrap_or(LOOK_AGAIN).min(LOOK_AGAIN);
+            }
+            if !self.store.wait_after(seen, pause).await {
+                return std::future::pending().await;
             }
         }
     }
 
-    async fn drain(&self) -> Result<(), SyncError> {
-        while let Some((number, entry)) = self.store.outbox(1)?.pop() {
-            let read_write =
-                self.store.self_config()?.is_some_and(|c| c.node.mode == Mode::ReadWrite);
-            if !read_write {
+    fn is_read_write(&self) -> Result<bool, StoreError> {
+        Ok(self.store.self_config()?.is_some_and(|c| c.node.mode == Mode::ReadWrite))
+    }
+
+    fn now(&self) -> Duration {
+        self.store.sys().clock.monotonic()
+    }
+
+    fn turns(&self) -> MutexGuard<'_, Turns> {
+        // A panic elsewhere leaves whole entries behind.
+        self.turns.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Delivers the changes of repositories that wait for nothing, oldest first.
+    async fn deliver_new(&self) -> Result<(), SyncError> {
+        let (mut after, mut delivered) = (0, 0);
+        loop {
+            let changes = self.store.outbox_after(after, AT_ONCE)?;
+            if changes.is_empty() {
                 return Ok(());
             }
-            match self.deliver(&entry).await {
-                Ok(()) => self.store.outbox_done(number).await?,
-                Err(SyncError::Upstream(UpstreamError::PreconditionFailed)) => {
-                    self.settle_conflict(number, &entry).await?;
+            for (number, entry) in changes {
+                after = number;
+                if self.turns().waits(&entry.repository) {
+                    continue;
                 }
-                Err(error) if error.is_local() => {
-                    let (id, repository) = (&entry.id, &entry.repository);
-                    log::error!(
-                        "the parent refused change {} of {} in {repository}: {error}",
-                        id.sequence,
-                        id.origin
-                    );
-                    self.store.outbox_refused(number, error.to_string()).await?;
+                if delivered == ROUND_MAX || !self.is_read_write()? {
+                    return Ok(());
                 }
-                Err(error) => return Err(error),
+                delivered += 1;
+                self.attempt(number, &entry).await?;
+            }
+        }
+    }
+
+    /// Delivers the oldest change of each repository that has waited long enough; when it works,
+    /// the others follow in the next round.
+    async fn try_again(&self) -> Result<(), SyncError> {
+        let due = self.turns().due(self.now());
+        for repository in due {
+            match self.store.outbox_first(&repository)? {
+                Some(_) if !self.is_read_write()? => return Ok(()),
+                Some((number, entry)) => self.attempt(number, &entry).await?,
+                None => self.turns().worked(&repository),
             }
         }
         Ok(())
+    }
+
+    /// Delivers one change. When it fails, its repository waits; the error is one that ends the
+    /// session.
+    async fn attempt(&self, number: u64, entry: &OutboxEntry) -> Result<(), SyncError> {
+        let repository = &entry.repository;
+        let Err(error) = self.settle(number, entry).await else {
+            self.turns().worked(repository);
+            return Ok(());
+        };
+        let ends = error.ends_session();
+        self.turns().failed(repository, ends, self.now(), &*self.store.sys().rng);
+        if ends {
+            return Err(error);
+        }
+        log::warn!("cannot push to {repository} at the parent just now: {error}");
+        Ok(())
+    }
+
+    /// Delivers one change and takes it out of the outbox, or puts it where refused ones are.
+    async fn settle(&self, number: u64, entry: &OutboxEntry) -> Result<(), SyncError> {
+        match self.deliver(entry).await {
+            Ok(()) => Ok(self.store.outbox_done(number).await?),
+            Err(SyncError::Upstream(UpstreamError::PreconditionFailed)) => {
+                self.settle_conflict(number, entry).await
+            }
+            Err(error) if error.is_local() => {
+                let (id, repository) = (&entry.id, &entry.repository);
+                log::error!(
+                    "the parent refused change {} of {} in {repository}: {error}",
+                    id.sequence,
+                    id.origin
+                );
+                Ok(self.store.outbox_refused(number, error.to_string()).await?)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     async fn deliver(&self, entry: &OutboxEntry) -> Result<(), SyncError> {

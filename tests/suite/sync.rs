@@ -5,7 +5,8 @@ use std::time::Duration;
 use crate::support::eventually;
 use crate::support::http::{bearer, send, token};
 use crate::support::image::{self, Image};
-use crate::support::node::Node;
+use crate::support::node::{Node, free_port};
+use crate::support::proxy::Proxy;
 
 pub const SOON: Duration = Duration::from_secs(30);
 
@@ -23,6 +24,14 @@ pub fn pair(mode: &str) -> (Node, Node, (String, String)) {
     let device = Node::start_device(&connection);
     eventually(SOON, "v1 at the device", || pull(&device, &user, "app", "v1").ok());
     (root, device, user)
+}
+
+/// A root that others see through proxies only: that of its login server, and of its gateway.
+pub fn root_behind(rate: u64) -> (Node, Proxy, Proxy) {
+    let [login, gateway] = [free_port(), free_port()].map(|port| format!("127.0.0.1:{port}"));
+    let proxies = (Proxy::slow(&login, rate), Proxy::new(&gateway));
+    let root = Node::root_behind(&login, &gateway, &proxies.0.address, &proxies.1.address);
+    (root, proxies.0, proxies.1)
 }
 
 pub fn pull(
@@ -108,6 +117,50 @@ fn f120_a_push_to_a_read_write_device_reaches_the_root() {
     let digest =
         eventually(SOON, "the push climbs", || pull(&root, &user, "app", "from-device").ok());
     assert_eq!(digest, pushed.digest());
+}
+
+#[test]
+fn f130_one_repository_whose_pushes_fail_does_not_hold_up_the_others() {
+    let (root, login, _gateway) = root_behind(u64::MAX);
+    let user = root.pusher("owner-token", "*");
+    let mode = ["--repository", "stuck", "app", "lab", "--mode", "ReadWrite"];
+    let connection = root.connect("dock01", &mode);
+    root.link("dock01", &user.0);
+    let device = Node::start_device(&connection);
+    let push = |image: &Image, repository: &str, tag: &str| {
+        let answer = image.push(&device.login, (&user.0, &user.1), repository, tag);
+        assert_eq!(answer.status, 201, "{answer:?}");
+    };
+    eventually(SOON, "the device takes pushes", || {
+        let first = Image::new(1, &[1000]).push(&device.login, (&user.0, &user.1), "app", "v0");
+        (first.status == 201).then_some(())
+    });
+    eventually(SOON, "the first push climbs", || pull(&root, &user, "app", "v0").ok());
+    let busy = "HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n";
+    // The parent is busy, or every connection breaks, for one repository.
+    for (round, answer) in [(1, busy), (2, "")] {
+        login.refuse("/v2/stuck/", answer);
+        let tag = format!("v{round}");
+        let images: Vec<Image> = (0..4).map(|n| Image::new(round * 10 + n, &[20_000])).collect();
+        push(&images[0], "stuck", &tag);
+        for (image, repository) in images[1..3].iter().zip(["app", "lab"]) {
+            push(image, repository, &tag);
+            let came =
+                eventually(SOON, "the others go on", || pull(&root, &user, repository, &tag).ok());
+            assert_eq!(came, image.digest());
+        }
+        push(&images[3], "stuck", &tag);
+        assert_eq!(pull(&root, &user, "stuck", &tag).unwrap_err().status, 404);
+        login.pass();
+        // In order: what was pushed last is what stays, and nobody sees a conflict.
+        eventually(SOON * 2, "what waited is delivered", || {
+            let came = pull(&root, &user, "stuck", &tag).ok();
+            came.filter(|digest| *digest == images[3].digest())
+        });
+        assert!(pull(&root, &user, "stuck", &images[0].digest()).is_ok(), "and what was before");
+    }
+    assert!(!device.log().contains("refused change"), "{}", device.log());
+    assert!(!device.log().contains("was moved at the parent too"), "{}", device.log());
 }
 
 #[test]

@@ -1,9 +1,9 @@
-//! A TCP proxy between a node and its parent: it counts.
+//! A TCP proxy between a node and its parent: it counts, cuts and refuses.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 #[derive(Default)]
@@ -11,6 +11,9 @@ struct Counts {
     connections: AtomicU64,
     up: AtomicU64,
     down: AtomicU64,
+    open: Mutex<Vec<TcpStream>>,
+    /// What no request may contain, and the answer to it before the connection is cut.
+    gate: Mutex<Option<(String, String)>>,
 }
 
 pub struct Proxy {
@@ -33,6 +36,8 @@ impl Proxy {
             for client in listener.incoming().flatten() {
                 shared.connections.fetch_add(1, Ordering::SeqCst);
                 let Ok(server) = TcpStream::connect(&target) else { continue };
+                let both = [client.try_clone().unwrap(), server.try_clone().unwrap()];
+                shared.open.lock().unwrap().extend(both);
                 pump(client.try_clone().unwrap(), server.try_clone().unwrap(), &shared, true, rate);
                 pump(server, client, &shared, false, rate);
             }
@@ -44,6 +49,28 @@ impl Proxy {
         self.counts.connections.load(Ordering::SeqCst)
     }
 
+    /// Cuts what is connected now.
+    pub fn cut(&self) {
+        for stream in self.counts.open.lock().unwrap().drain(..) {
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+    }
+
+    /// From now on answers requests that contain this by itself and cuts the connection.
+    pub fn refuse(&self, request: &str, answer: &str) {
+        *self.counts.gate.lock().unwrap() = Some((request.to_owned(), answer.to_owned()));
+    }
+
+    /// Refuses nothing any more.
+    pub fn pass(&self) {
+        *self.counts.gate.lock().unwrap() = None;
+    }
+
+    /// Bytes to the parent.
+    pub fn up(&self) -> u64 {
+        self.counts.up.load(Ordering::SeqCst)
+    }
+
     /// Bytes from the parent.
     pub fn down(&self) -> u64 {
         self.counts.down.load(Ordering::SeqCst)
@@ -51,7 +78,7 @@ impl Proxy {
 
     /// Bytes in both directions.
     pub fn bytes(&self) -> u64 {
-        self.down() + self.counts.up.load(Ordering::SeqCst)
+        self.down() + self.up()
     }
 }
 
@@ -69,6 +96,13 @@ fn pump(mut from: TcpStream, mut to: TcpStream, counts: &Arc<Counts>, up: bool, 
             };
             let counter = if up { &counts.up } else { &counts.down };
             counter.fetch_add(read as u64, Ordering::SeqCst);
+            if let Some((request, answer)) = &*counts.gate.lock().unwrap()
+                && up
+                && buffer[..read].windows(request.len()).any(|part| part == request.as_bytes())
+            {
+                let _ = from.write_all(answer.as_bytes());
+                break;
+            }
             std::thread::sleep(Duration::from_micros(read as u64 * 1_000_000 / rate));
             if to.write_all(&buffer[..read]).is_err() {
                 break;
