@@ -1,5 +1,6 @@
 //! Content at the parent: the OCI distribution API, from the client's side.
 
+use std::ops::Range;
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -18,6 +19,10 @@ use crate::types::{Digest, Reference, RepositoryName};
 
 /// Bytes per second that the slowest link is taken to carry when a deadline for an upload is set.
 const SLOWEST_BYTES_PER_S: u64 = 4 * 1024;
+
+/// Largest body of one request of an upload, bytes. A parent keeps what has arrived when a request
+/// breaks off; where something between holds bodies back until they are whole, this much is lost.
+pub const UPLOAD_CHUNK_BYTES: u64 = 16 * 1024 * 1024;
 
 /// Names in one page of the parent's catalog.
 const CATALOG_PAGE: usize = 1000;
@@ -132,14 +137,14 @@ impl Upstream {
         Ok(self.tag(repository, &Reference::Digest(digest.clone())).await?.is_some())
     }
 
-    /// Uploads a blob from its file, or has the parent link it from the repository `mount`.
-    pub async fn push_blob(
+    /// Starts the upload of a blob; its location, for the calls below. `None`: the parent has
+    /// linked the blob from the repository `mount` instead.
+    pub async fn upload_start(
         &self,
         repository: &RepositoryName,
         digest: &Digest,
-        blob: &OpenBlob,
         mount: Option<&RepositoryName>,
-    ) -> Result<(), UpstreamError> {
+    ) -> Result<Option<String>, UpstreamError> {
         let mut scope = repository_scope(repository, true).to_vec();
         let mut path = format!("{repository}/blobs/uploads/");
         if let Some(from) = mount {
@@ -148,24 +153,78 @@ impl Upstream {
         }
         let start = self.content(&scope, Method::Post, &path, |request| request).await?;
         if start.status == 201 {
-            return Ok(());
+            return Ok(None);
         }
         let location =
             start.header("location").ok_or_else(|| protocol("an upload has no place"))?;
         let location = below_v2(location).ok_or_else(|| protocol("an upload is elsewhere"))?;
-        let separator = if location.contains('?') { '&' } else { '?' };
-        let path = format!("{location}{separator}digest={digest}");
+        Ok(Some(location.to_owned()))
+    }
+
+    /// How many bytes of the `blob_len` of a blob the parent has in an upload; `NotFound` when it
+    /// knows none there.
+    pub async fn upload_offset(
+        &self,
+        repository: &RepositoryName,
+        location: &str,
+        blob_len: u64,
+    ) -> Result<u64, UpstreamError> {
+        let scope = repository_scope(repository, true);
+        // It may have to read what it has.
+        let patient = |mut request: ClientRequest| {
+            request.deadline = upload_deadline(blob_len);
+            request
+        };
+        let status = self.content(&scope, Method::Get, location, patient).await?;
+        Ok(status.header("range").and_then(received).unwrap_or(0))
+    }
+
+    /// Sends the rest of a blob to its upload and finishes that. Each part says where it belongs:
+    /// `Refused(416, _)` when the parent does not have exactly `offset` bytes.
+    pub async fn upload(
+        &self,
+        repository: &RepositoryName,
+        location: &str,
+        digest: &Digest,
+        blob: &OpenBlob,
+        mut offset: u64,
+    ) -> Result<(), UpstreamError> {
+        let (separator, len) = (if location.contains('?') { '&' } else { '?' }, blob.len);
+        let last = format!("{location}{separator}digest={digest}");
+        let fits = offset == 0 && len <= UPLOAD_CHUNK_BYTES;
+        // A request of its own, so that the one that finishes can be repeated without content.
+        while !fits && offset < len {
+            let end = len.min(offset.saturating_add(UPLOAD_CHUNK_BYTES));
+            self.upload_part(repository, Method::Patch, location, blob, offset..end).await?;
+            offset = end;
+        }
+        self.upload_part(repository, Method::Put, &last, blob, offset..len).await
+    }
+
+    async fn upload_part(
+        &self,
+        repository: &RepositoryName,
+        method: Method,
+        path: &str,
+        blob: &OpenBlob,
+        part: Range<u64>,
+    ) -> Result<(), UpstreamError> {
+        let len = part.end - part.start;
         let with_file = |mut request: ClientRequest| {
-            request.body = ClientBody::File { file: blob.file.clone(), offset: 0, len: blob.len };
-            request.deadline =
-                REQUEST_DEADLINE + Duration::from_secs(blob.len / SLOWEST_BYTES_PER_S);
-            request.with("content-type", "application/octet-stream")
+            request.deadline = upload_deadline(part.end);
+            if len == 0 {
+                return request;
+            }
+            request.body = ClientBody::File { file: blob.file.clone(), offset: part.start, len };
+            request
+                .with("content-type", "application/octet-stream")
+                .with("content-range", format!("{}-{}", part.start, part.end - 1))
         };
         let scope = repository_scope(repository, true);
-        match self.content(&scope, Method::Put, &path, with_file).await {
+        match self.content(&scope, method, path, with_file).await {
             Ok(_) => Ok(()),
-            // The upload was there a moment ago: the next attempt starts another.
-            Err(UpstreamError::NotFound(text)) => Err(UpstreamError::Busy(404, text)),
+            // An earlier request of ours is not over there: its end is near.
+            Err(UpstreamError::Refused(409, text)) => Err(UpstreamError::Busy(409, text)),
             Err(error) => Err(error),
         }
     }
@@ -231,6 +290,20 @@ fn accept_manifests(request: ClientRequest) -> ClientRequest {
     request.with("accept", format!("{}, */*", media::MANIFESTS.join(", ")))
 }
 
+/// How long the answer to a request may take that brings an upload to this length, bytes: sending,
+/// and reading over what is there.
+fn upload_deadline(len: u64) -> Duration {
+    REQUEST_DEADLINE + Duration::from_secs(len / SLOWEST_BYTES_PER_S)
+}
+
+/// What a `Range` says an upload has, bytes: `0-<last>`. An empty one says `0-0` too, and one of a
+/// single byte is taken for empty.
+fn received(range: &str) -> Option<u64> {
+    let range = range.strip_prefix("bytes=").unwrap_or(range);
+    let last: u64 = range.strip_prefix("0-")?.parse().ok()?;
+    Some(if last == 0 { 0 } else { last.saturating_add(1) })
+}
+
 /// The part after `/v2/` of a Location, relative or absolute: uploads stay on the login server
 /// that gave the token, however it calls itself.
 pub(super) fn below_v2(location: &str) -> Option<&str> {
@@ -244,6 +317,21 @@ pub(super) fn below_v2(location: &str) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn f170_a_parent_says_how_much_it_has() {
+        for (range, expected) in [
+            ("0-0", Some(0)),
+            ("0-1", Some(2)),
+            ("bytes=0-9", Some(10)),
+            ("0-18446744073709551615", Some(u64::MAX)),
+            ("5-9", None),
+            ("0-", None),
+            ("", None),
+        ] {
+            assert_eq!(received(range), expected, "{range}");
+        }
+    }
 
     #[test]
     fn uploads_stay_on_the_login_server() {

@@ -24,6 +24,7 @@ pub mod manifests;
 pub mod node;
 pub mod outbox;
 pub mod passwords;
+pub mod pushes;
 pub mod recover;
 pub mod referrers;
 pub mod repositories;

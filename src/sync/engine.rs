@@ -13,6 +13,7 @@ use super::heal::Healer;
 use super::push::Pusher;
 use super::report::Reporter;
 use super::state::State;
+use super::upload::Uploader;
 use super::window::{Traffic, traffic};
 use super::worker::Worker;
 use crate::gateway::{Contacts, Upstream, UpstreamError};
@@ -140,6 +141,7 @@ impl Engine {
             pusher: Pusher {
                 store: store.clone(),
                 upstream: upstream.clone(),
+                uploader: Uploader { store: store.clone(), upstream: upstream.clone() },
                 fetcher,
                 state: state.clone(),
                 turns: Mutex::default(),

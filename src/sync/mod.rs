@@ -17,6 +17,7 @@ mod report;
 mod room;
 mod state;
 mod turns;
+mod upload;
 mod worker;
 
 pub use engine::{ActivationError, Engine, EngineOptions};

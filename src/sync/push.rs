@@ -10,6 +10,7 @@ use super::error::SyncError;
 use super::fetch::Fetcher;
 use super::state::State;
 use super::turns::Turns;
+use super::upload::{Content, Uploader};
 use crate::gateway::distribution::{Delivery, FetchedManifest};
 use crate::gateway::{Upstream, UpstreamError};
 use crate::store::outbox::{OutboxChange, OutboxEntry};
@@ -33,6 +34,7 @@ const ROUND_MAX: usize = 1000;
 pub(super) struct Pusher {
     pub(super) store: Store,
     pub(super) upstream: Arc<Upstream>,
+    pub(super) uploader: Uploader,
     pub(super) fetcher: Fetcher,
     pub(super) state: Arc<State>,
     /// Kept from one session to the next.
@@ -257,13 +259,15 @@ impl Pusher {
         digest: &Digest,
     ) -> Result<(), SyncError> {
         if self.upstream.has_blob(repository, digest).await? {
+            self.uploader.note(repository, digest, None).await;
             return Ok(());
         }
         let Some(blob) = self.store.blob_open(digest).await? else {
             return Err(SyncError::Content(format!("blob {digest} is missing here")));
         };
         let mount = self.also_in(repository, digest)?;
-        Ok(self.upstream.push_blob(repository, digest, &blob, mount.as_ref()).await?)
+        let content = Content { repository, digest, blob: &blob };
+        self.uploader.bring(&content, mount.as_ref()).await
     }
 
     /// Another repository that was synced with the parent and has the blob: the parent can link it
