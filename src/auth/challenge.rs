@@ -46,9 +46,12 @@ impl Auth {
 }
 
 impl Challenge<'_> {
-    /// Asks for this access.
+    /// Asks for this access, beside what it asks for already.
     pub(super) fn scope(mut self, access: &Access) -> Self {
-        self.scope = Some(access.to_string());
+        self.scope = Some(match self.scope {
+            Some(other) => format!("{other} {access}"),
+            None => access.to_string(),
+        });
         self
     }
 

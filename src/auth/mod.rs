@@ -182,14 +182,38 @@ impl Auth {
         presented: &Presented<'_>,
         repository: &RepositoryName,
     ) -> Result<Authorized<A>, Refusal> {
+        let challenge = self.challenge(presented).scope(&wanted::<A>(repository));
+        self.permit(presented, repository, &challenge)
+    }
+
+    /// Checks a push into one repository that would rather link a blob of another one: whether the
+    /// sender may pull that, too. A bearer token that was not issued for both, of an account that
+    /// may do both, is refused with a challenge for both, so that the client gets a better one
+    /// instead of sending what is here already.
+    pub fn mount(
+        &self,
+        presented: &Presented<'_>,
+        into: &RepositoryName,
+        from: &RepositoryName,
+    ) -> Result<(Authorized<Push>, Option<Authorized<Pull>>), Refusal> {
+        let challenge = self.challenge(presented).scope(&wanted::<Push>(into));
+        let challenge = challenge.scope(&wanted::<Pull>(from));
+        let push: Authorized<Push> = self.permit(presented, into, &challenge)?;
+        match self.permit(presented, from, &challenge) {
+            Ok(pull) => Ok((push, Some(pull))),
+            Err(refusal) if push.live.grants(from, Pull::ACTION) => Err(refusal),
+            Err(_) => Ok((push, None)),
+        }
+    }
+
+    fn permit<A: RepositoryPermission>(
+        &self,
+        presented: &Presented<'_>,
+        repository: &RepositoryName,
+        challenge: &Challenge<'_>,
+    ) -> Result<Authorized<A>, Refusal> {
         let action = A::ACTION;
-        let scopes = wanted_scopes(action);
-        let challenge = self.challenge(presented).scope(&Access::new(
-            "repository",
-            repository.as_str(),
-            scopes,
-        ));
-        let sender = self.sender(presented, &challenge)?;
+        let sender = self.sender(presented, challenge)?;
         if sender.live.forbids(action) {
             return Err(Refusal::new(
                 403,
@@ -326,6 +350,11 @@ impl Sender {
         };
         Authorized { principal, live: self.live, proof: PhantomData }
     }
+}
+
+/// The access that a challenge asks for.
+fn wanted<A: RepositoryPermission>(repository: &RepositoryName) -> Access {
+    Access::new("repository", repository.as_str(), wanted_scopes(A::ACTION))
 }
 
 /// What a challenge asks for: who pushes must be able to look first.

@@ -154,8 +154,8 @@ impl Registry {
                 self.blob_delete(&who, &name, &digest).await
             }
             Route::UploadStart(name) => {
-                let who = self.auth.repository(&presented(request), &name)?;
-                self.upload_start(&who, request, &name).await
+                let (who, from) = self.upload_sender(request, &name)?;
+                self.upload_start(&who, request, &name, from.as_ref()).await
             }
             Route::UploadStatus(name, id) => {
                 let who = self.auth.repository(&presented(request), &name)?;

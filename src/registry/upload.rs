@@ -6,7 +6,7 @@ use super::error::{body_refusal, malformed, store_refusal};
 use super::presented;
 use super::range::{self, Chunk};
 use super::route::bad_digest;
-use crate::auth::{Authorized, Pull, Push};
+use crate::auth::{Authorized, Push};
 use crate::http::{Body, Reply, Request};
 use crate::store::StoreError;
 use crate::store::uploads::Upload;
@@ -17,12 +17,29 @@ use crate::types::{Digest, Reason, Refusal, RepositoryName};
 const TOO_MANY_RETRY_S: u64 = 30;
 
 impl Registry {
+    /// Who starts an upload, and the repository that the blob can be mounted from, where one is
+    /// named and the sender may pull from it.
+    pub(super) fn upload_sender(
+        &self,
+        request: &Request,
+        name: &RepositoryName,
+    ) -> Result<(Authorized<Push>, Option<RepositoryName>), Refusal> {
+        let sender = presented(request);
+        let named = request.query("mount").and(request.query("from"));
+        let Some(from) = named.and_then(|from| from.parse().ok()) else {
+            return Ok((self.auth.repository(&sender, name)?, None));
+        };
+        let (who, pull) = self.auth.mount(&sender, name, &from)?;
+        Ok((who, pull.map(|_| from)))
+    }
+
     /// end-4a, end-4b, end-11: POST.
     pub(super) async fn upload_start(
         &self,
         who: &Authorized<Push>,
         request: &mut Request,
         name: &RepositoryName,
+        from: Option<&RepositoryName>,
     ) -> Result<Reply, Refusal> {
         let whole = asked_digest(request, "digest")?;
         let mount = asked_digest(request, "mount")?;
@@ -30,8 +47,8 @@ impl Registry {
             let message = "only sha256 and sha512 digests are supported";
             return Err(malformed("DIGEST_INVALID", message));
         }
-        if let Some(digest) = mount
-            && self.mount(request, name, &digest).await?
+        if let (Some(digest), Some(from)) = (mount, from)
+            && self.mount(from, name, &digest).await?
         {
             return Ok(created(name, &digest));
         }
@@ -53,26 +70,20 @@ impl Registry {
         }
     }
 
-    /// end-11: links a blob of another repository that the sender may pull from. When it cannot,
-    /// an upload is started instead, so that the client can send the blob.
+    /// end-11: links a blob of another repository. When it cannot, an upload is started instead,
+    /// so that the client can send the blob.
     async fn mount(
         &self,
-        request: &Request,
+        from: &RepositoryName,
         name: &RepositoryName,
         digest: &Digest,
     ) -> Result<bool, Refusal> {
-        let Some(from) = request.query("from").and_then(|from| from.parse().ok()) else {
-            return Ok(false);
-        };
-        if self.auth.repository::<Pull>(&presented(request), &from).is_err() {
-            return Ok(false);
-        }
         match self.store.blob_open(digest).await {
             Ok(Some(_)) => {}
             Ok(None) | Err(StoreError::Corrupt(_)) => return Ok(false),
             Err(error) => return Err(store_refusal(error)),
         }
-        self.store.mount_blob(&from, name, digest).await.map_err(store_refusal)
+        self.store.mount_blob(from, name, digest).await.map_err(store_refusal)
     }
 
     /// end-13: GET: how far is it?

@@ -536,7 +536,25 @@ fn f158_blobs_are_deleted_and_mounted() {
         assert!(answer.header("location").unwrap().starts_with("/v2/b/blobs/uploads/"));
         assert_eq!(registry.get(&into_b).status, 404);
     }
-    let answer = mount(&registry.token, "&from=a");
+    // A token that was issued for the one repository alone, of an account that may read the other:
+    // the challenge names both, and with a token for both it goes through.
+    let (user, password) = registry.node.token(
+        "both-token",
+        &[("a", &["content/read"]), ("b", &["content/read", "content/write"])],
+    );
+    let narrow = token(login, &user, &password, &["repository:b:pull,push"]).unwrap();
+    let answer = mount(&narrow, "&from=a");
+    refused(&answer, 401, "DENIED", "not_in_scope_map");
+    let challenge = answer.header("www-authenticate").unwrap();
+    let scopes = "repository:b:pull,push repository:a:pull";
+    assert!(challenge.contains(&format!("scope=\"{scopes}\"")), "{challenge}");
+    // Before any login, too: a client that logs in once must not need a second time.
+    let target = format!("/v2/b/blobs/uploads/?mount={name}&from=a");
+    let unknown = send(login, "POST", &target, &[], b"").unwrap();
+    assert!(unknown.header("www-authenticate").unwrap().contains(scopes));
+    let both: Vec<&str> = scopes.split(' ').collect();
+    let wide = token(login, &user, &password, &both).unwrap();
+    let answer = mount(&wide, "&from=a");
     assert_eq!((answer.status, answer.header("location")), (201, Some(into_b.as_str())));
     assert!(registry.get(&into_b).body == content);
     // Into a repository that the sender may not write: refused outright.
