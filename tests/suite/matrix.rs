@@ -450,6 +450,66 @@ fn f100_f186_oras_and_a_helm_chart() {
 }
 
 #[test]
+fn f100_f186_helm() {
+    let Some(path) = tool("helm") else { return skip("f100_f186_helm", "helm is not there") };
+    let bench = Bench::new(false);
+    for door in bench.doors() {
+        let home = door.home("helm");
+        let ca = bench.authority.ca().display().to_string();
+        // The authority is trusted by the flag alone.
+        let bare = |arguments: &[&str]| {
+            let mut command = door.tool(&path, "helm");
+            command.args(arguments).env_remove("SSL_CERT_FILE").env("XDG_CONFIG_HOME", &home);
+            command
+        };
+        let helm = |arguments: &[&str]| {
+            let mut command = bare(arguments);
+            if door.tls {
+                command.args(["--ca-file", &ca])
+            } else {
+                command.arg("--plain-http")
+            };
+            command
+        };
+        let login = |password: &str| {
+            helm(&["registry", "login", door.address, "-u", &bench.user, "-p", password])
+        };
+        fails(&mut login("wrong"), &WRONG_PASSWORD);
+        must(&mut login(&bench.password));
+        std::fs::create_dir_all(home.join("app/templates")).unwrap();
+        let about = "apiVersion: v2\nname: app\nversion: 0.1.0\ndescription: of the tests\n";
+        std::fs::write(home.join("app/Chart.yaml"), about).unwrap();
+        std::fs::write(home.join("app/templates/note.yaml"), "kind: ConfigMap\n").unwrap();
+        must(&mut bare(&["package", "app"]));
+        let repository = door.repository("helm");
+        let into = format!("oci://{}/{repository}", door.address);
+        // It falls back to plain HTTP by itself, but takes no authority that it was not told of.
+        if door.tls {
+            fails(&mut bare(&["push", "app-0.1.0.tgz", &into]), &["unknown authority"]);
+        }
+        let pushed = run(&mut helm(&["push", "app-0.1.0.tgz", &into]));
+        let said = String::from_utf8_lossy(&[pushed.stdout, pushed.stderr].concat()).into_owned();
+        let scope = format!("repository:{repository}/app:pull");
+        let reader = token(&bench.node.login, &bench.user, &bench.password, &[&scope]).unwrap();
+        let target = format!("/v2/{repository}/app/manifests/0.1.0");
+        let manifest = bearer(&bench.node.login, &reader, "GET", &target, &[], b"");
+        assert_eq!(manifest.status, 200, "{said}");
+        assert!(said.contains(&digest(&manifest.body)), "{said}");
+        let chart = format!("{into}/app");
+        let file = |dir: &str| std::fs::read(home.join(dir).join("app-0.1.0.tgz")).unwrap();
+        std::fs::create_dir_all(home.join("pulled")).unwrap();
+        must(&mut helm(&["pull", &chart, "--version", "0.1.0", "-d", "pulled"]));
+        assert!(file("pulled") == file("."));
+        // Without a version it takes the highest of the tags.
+        let shown = must(&mut helm(&["show", "chart", &chart]));
+        assert!(shown.contains("description: of the tests"), "{shown}");
+        fails(&mut helm(&["pull", &chart, "--version", "0.2.0"]), &NOT_THERE);
+        let version = must(&mut bare(&["version", "--short"]));
+        record("helm", &door, &version, &["login", "push", "pull", "chart"]);
+    }
+}
+
+#[test]
 fn f186_cosign_signs_by_referrer() {
     let Some(path) = tool("cosign") else {
         return skip("f186_cosign_signs_by_referrer", "cosign is not there");
