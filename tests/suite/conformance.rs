@@ -1,7 +1,6 @@
 //! The official conformance suite of the OCI distribution-spec, where `tests/run` could build it.
 
-use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::json;
@@ -19,34 +18,71 @@ const SKIPS: [(&str, &str); 1] = [(
     "without a source any repository's content would be had by its digest: 202, as the spec allows",
 )];
 
-/// Names of the suite's leaf tests by their verdict: passed, skipped, failure, error.
-fn verdicts(report: &str) -> Vec<(String, String)> {
-    let attribute = |tag: &str, name: &str| {
-        let rest = tag.split_once(&format!(" {name}=\""))?.1;
-        Some(rest.split_once('"')?.0.to_owned())
-    };
-    let tags = report.split("<testcase").skip(1).filter_map(|rest| rest.split_once('>'));
-    let pair = |(tag, _): (&str, &str)| Some((attribute(tag, "status")?, attribute(tag, "name")?));
-    tags.filter_map(pair).collect()
+/// Leaf tests of a suite: passed, skipped, failure or error, and the name.
+struct Verdicts(Vec<(String, String)>);
+
+impl Verdicts {
+    fn read(report: &str) -> Verdicts {
+        let attribute = |tag: &str, name: &str| {
+            let rest = tag.split_once(&format!(" {name}=\""))?.1;
+            Some(rest.split_once('"')?.0.to_owned())
+        };
+        let tags = report.split("<testcase").skip(1).filter_map(|rest| rest.split_once('>'));
+        let pair =
+            |(tag, _): (&str, &str)| Some((attribute(tag, "status")?, attribute(tag, "name")?));
+        Verdicts(tags.filter_map(pair).collect())
+    }
+
+    fn passed(&self) -> usize {
+        self.0.iter().filter(|(verdict, _)| verdict == "passed").count()
+    }
+
+    fn skipped(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().filter(|(verdict, _)| verdict == "skipped").map(|(_, name)| name.as_str())
+    }
+
+    /// Whatever is skipped must be known, with its reason.
+    fn only_skips(&self, known: &[(&str, &str)]) {
+        let known = |name: &str| known.iter().any(|(part, _)| name.contains(part));
+        let unexplained: Vec<_> = self.skipped().filter(|name| !known(name)).collect();
+        assert!(unexplained.is_empty(), "skipped without a reason: {unexplained:#?}");
+    }
 }
 
-/// Runs the suite; the verdicts.
-fn run(suite: &Path, variables: &[(&str, &str)]) -> Vec<(String, String)> {
+/// A suite that `tests/run` built; without it `test` is skipped.
+fn suite(name: &str, test: &str) -> Option<PathBuf> {
+    let found = tool(name);
+    if found.is_none() {
+        skip(test, "the conformance suite could not be built from the Go module proxy");
+    }
+    found
+}
+
+/// A root with a pusher, and its address as a client sees it, plain or over TLS.
+fn registry(authority: &Authority, tls: bool) -> (Node, String, (String, String)) {
+    let mut node = Node::device("x");
+    node.make_root();
+    let secure = node.with_tls(authority);
+    node.start();
+    let user = node.pusher("owner-token", "*");
+    let address = if tls { secure } else { node.login.clone() };
+    (node, address, user)
+}
+
+/// Runs a suite; the names of its tests by their verdict. `directory` is how it takes the place for
+/// its report.
+fn run(suite: &Path, directory: &str, variables: &[(&str, &str)]) -> Verdicts {
     let results = TempDir::new();
     let mut command = Command::new(suite);
-    command.env("OCI_RESULTS_DIR", results.path()).current_dir(results.path());
+    command.env(directory, results.path()).current_dir(results.path());
     let output = command.envs(variables.iter().copied()).output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let report = std::fs::read_to_string(results.join("junit.xml"));
-    let report = report.unwrap_or_else(|e| panic!("no report ({e}): {text}"));
-    let verdicts = verdicts(&report);
-    let count = |wanted: &str| verdicts.iter().filter(|(verdict, _)| verdict == wanted).count();
-    let (passed, skipped) = (count("passed"), count("skipped"));
-    eprintln!("{passed} passed, {skipped} skipped");
-    let bad = verdicts.iter().filter(|(verdict, _)| verdict != "passed" && verdict != "skipped");
-    let bad: Vec<_> = bad.collect();
+    let verdicts = Verdicts::read(&report.unwrap_or_else(|e| panic!("no report ({e}): {text}")));
+    eprintln!("{} passed, {} skipped", verdicts.passed(), verdicts.skipped().count());
+    let bad: Vec<_> = verdicts.0.iter().filter(|(v, _)| v != "passed" && v != "skipped").collect();
     assert!(bad.is_empty() && output.status.success(), "{bad:#?}\n{text}");
-    assert!(passed > 0, "nothing was tested: {text}");
+    assert!(verdicts.passed() > 0, "nothing was tested: {text}");
     verdicts
 }
 
@@ -58,38 +94,19 @@ const SKIPS_1_1: [(&str, &str); 4] = [
     ("automatic content discovery enabled", "a mount without a source is answered 202"),
 ];
 
-/// Runs the suite of the release 1.1.1 with these workflows; the verdicts.
-fn run_1_1(suite: &Path, variables: &[(&str, &str)]) -> Vec<(String, String)> {
-    let results = TempDir::new();
-    let mut command = Command::new(suite);
-    command.env("OCI_REPORT_DIR", results.path()).current_dir(results.path());
-    let output = command.envs(variables.iter().copied()).output().unwrap();
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let report = std::fs::read_to_string(results.join("junit.xml"));
-    let verdicts = verdicts(&report.unwrap_or_else(|e| panic!("no report ({e}): {text}")));
-    let count = |wanted: &str| verdicts.iter().filter(|(verdict, _)| verdict == wanted).count();
-    eprintln!("1.1: {} passed, {} skipped", count("passed"), count("skipped"));
-    assert!(output.status.success() && count("failed") == 0, "{text}");
-    verdicts
-}
-
 #[test]
 fn f187_the_suite_of_1_1_passes_on_the_root() {
-    let Some(suite) = tool("conformance-1.1") else {
-        let why = "the conformance suite could not be built from the Go module proxy";
-        return skip("f187_the_suite_of_1_1_passes_on_the_root", why);
+    let Some(suite) = suite("conformance-1.1", "f187_the_suite_of_1_1_passes_on_the_root") else {
+        return;
     };
     let authority = Authority::new();
     let ca = authority.ca().display().to_string();
     for tls in [false, true] {
-        let mut node = Node::device("x");
-        node.make_root();
-        let secure = node.with_tls(&authority);
-        node.start();
-        let (user, password) = node.pusher("owner-token", "*");
-        let url = if tls { format!("https://{secure}") } else { format!("http://{}", node.login) };
-        let verdicts = run_1_1(
+        let (_node, address, (user, password)) = registry(&authority, tls);
+        let url = format!("{}://{address}", if tls { "https" } else { "http" });
+        let verdicts = run(
             &suite,
+            "OCI_REPORT_DIR",
             &[
                 ("OCI_ROOT_URL", &url),
                 ("OCI_NAMESPACE", "conformance/repo1"),
@@ -104,37 +121,27 @@ fn f187_the_suite_of_1_1_passes_on_the_root() {
                 ("OCI_AUTOMATIC_CROSSMOUNT", "0"),
             ],
         );
-        let passed = verdicts.iter().filter(|(verdict, _)| verdict == "passed").count();
-        assert!(passed >= 76, "only {passed} passed");
-        let skipped = verdicts.iter().filter(|(verdict, _)| verdict == "skipped");
-        let known = |name: &str| SKIPS_1_1.iter().any(|(known, _)| name.contains(known));
-        let unexplained: Vec<_> = skipped.filter(|(_, name)| !known(name)).collect();
-        assert!(unexplained.is_empty(), "skipped without a reason: {unexplained:#?}");
+        assert!(verdicts.passed() >= 76, "only {} passed", verdicts.passed());
+        verdicts.only_skips(&SKIPS_1_1);
     }
 }
 
 #[test]
 fn f187_the_suite_passes_on_the_root() {
-    let Some(suite) = tool("conformance") else {
-        let why = "the conformance suite could not be built from the Go module proxy";
-        return skip("f187_the_suite_passes_on_the_root", why);
+    let Some(suite) = suite("conformance", "f187_the_suite_passes_on_the_root") else {
+        return;
     };
     let authority = Authority::new();
     let ca = authority.ca().display().to_string();
     for profile in ["1.1", "dev"] {
         for tls in [false, true] {
-            let mut node = Node::device("x");
-            node.make_root();
-            let secure = node.with_tls(&authority);
-            node.start();
-            let (user, password) = node.pusher("owner-token", "*");
-            let (address, mode) =
-                if tls { (secure.as_str(), "enabled") } else { (node.login.as_str(), "disabled") };
+            let (_node, address, (user, password)) = registry(&authority, tls);
             let verdicts = run(
                 &suite,
+                "OCI_RESULTS_DIR",
                 &[
-                    ("OCI_REGISTRY", address),
-                    ("OCI_TLS", mode),
+                    ("OCI_REGISTRY", &address),
+                    ("OCI_TLS", if tls { "enabled" } else { "disabled" }),
                     ("SSL_CERT_FILE", &ca),
                     ("OCI_USERNAME", &user),
                     ("OCI_PASSWORD", &password),
@@ -145,13 +152,7 @@ fn f187_the_suite_passes_on_the_root() {
                     ("OCI_API_MANIFESTS_TAG_PARAM", "true"),
                 ],
             );
-            let unexplained: BTreeSet<&String> = verdicts
-                .iter()
-                .filter(|(verdict, _)| verdict == "skipped")
-                .map(|(_, name)| name)
-                .filter(|name| !SKIPS.iter().any(|(known, _)| name.contains(known)))
-                .collect();
-            assert!(unexplained.is_empty(), "skipped without a reason: {unexplained:#?}");
+            verdicts.only_skips(&SKIPS);
         }
     }
 }
@@ -244,14 +245,16 @@ fn content_reads_alike_at_depth_3() {
 
 #[test]
 fn f187_the_suite_of_1_1_reads_synced_content_at_depth_3() {
-    let Some(suite) = tool("conformance-1.1") else {
-        let why = "the conformance suite could not be built from the Go module proxy";
-        return skip("f187_the_suite_of_1_1_reads_synced_content_at_depth_3", why);
+    let Some(suite) =
+        suite("conformance-1.1", "f187_the_suite_of_1_1_reads_synced_content_at_depth_3")
+    else {
+        return;
     };
     let Tree { devices, user, image, .. } = &tree();
     let deepest = devices.last().unwrap();
-    let verdicts = run_1_1(
+    let verdicts = run(
         &suite,
+        "OCI_REPORT_DIR",
         &[
             ("OCI_ROOT_URL", &format!("http://{}", deepest.login)),
             ("OCI_NAMESPACE", REPOSITORY),
@@ -263,15 +266,13 @@ fn f187_the_suite_of_1_1_reads_synced_content_at_depth_3() {
             ("OCI_BLOB_DIGEST", &digest(&image.layers[0])),
         ],
     );
-    let passed = verdicts.iter().filter(|(verdict, _)| verdict == "passed").count();
-    assert!(passed >= 8, "only {passed} passed: {verdicts:#?}");
+    assert!(verdicts.passed() >= 8, "only {} passed: {:#?}", verdicts.passed(), verdicts.0);
 }
 
 #[test]
 fn f187_the_suite_reads_synced_content_at_depth_3() {
-    let Some(suite) = tool("conformance") else {
-        let why = "the conformance suite could not be built from the Go module proxy";
-        return skip("f187_the_suite_reads_synced_content_at_depth_3", why);
+    let Some(suite) = suite("conformance", "f187_the_suite_reads_synced_content_at_depth_3") else {
+        return;
     };
     let Tree { devices, user, image, .. } = &tree();
     let deepest = devices.last().unwrap();
@@ -279,6 +280,7 @@ fn f187_the_suite_reads_synced_content_at_depth_3() {
     for profile in ["1.1", "dev"] {
         run(
             &suite,
+            "OCI_RESULTS_DIR",
             &[
                 // The suite looks at this header only where it has pushed the manifest itself.
                 ("OCI_API_MANIFESTS_DIGEST_HEADER", "false"),
