@@ -19,9 +19,9 @@ use crate::sys::spawn;
 use crate::types::digest::Algorithm;
 use crate::types::{Digest, UnixSeconds};
 
-/// Both algorithms have this many directories of content.
+/// Each of the two algorithms has this many directories of content.
 const FAN_OUT: u32 = 256;
-const POSITIONS: u32 = FAN_OUT * Algorithm::ALL.len() as u32;
+const POSITIONS: u32 = FAN_OUT * 2;
 /// The position is noted whenever so many bytes were hashed, so that at most these are hashed
 /// twice after a restart.
 const NOTE_BYTES: u64 = 256 * 1024 * 1024;
