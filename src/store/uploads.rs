@@ -122,13 +122,7 @@ impl Store {
     ) -> Result<u64, StoreError> {
         let session = self.shared().uploads.find(repository, id).ok_or(StoreError::NotFound)?;
         let shared = self.shared().clone();
-        spawn::blocking(move || {
-            // What went wrong is for the one who writes; the offset is true in any case.
-            let _ = session.drain(&shared);
-            let progress = session.progress();
-            if progress.gone { Err(StoreError::NotFound) } else { Ok(progress.offset) }
-        })
-        .await
+        spawn::blocking(move || session.offset(&shared)).await
     }
 
     /// The partial fetch of a blob, created or taken up where it stopped; its id is the digest.
@@ -342,8 +336,32 @@ impl Session {
         {
             progress.error = Some(error.clone());
         }
-        *self.idle() = Idle { since: shared.sys.clock.monotonic(), before: Duration::ZERO };
+        self.touch(shared);
         result
+    }
+
+    /// How much there is. After a restart that is the length of the file: to hash gigabytes first
+    /// would take longer than a client waits.
+    fn offset(&self, shared: &Shared) -> Result<u64, StoreError> {
+        let loaded = self.progress().loaded;
+        if loaded {
+            // What went wrong is for the one who writes; the offset is true in any case.
+            let _ = self.drain(shared);
+        } else {
+            self.touch(shared);
+        }
+        let progress = self.progress();
+        if progress.gone {
+            return Err(StoreError::NotFound);
+        }
+        if progress.loaded || !shared.disk.exists(&self.path)? {
+            return Ok(progress.offset);
+        }
+        Ok(shared.disk.open_rw(&self.path)?.len()?)
+    }
+
+    fn touch(&self, shared: &Shared) {
+        *self.idle() = Idle { since: shared.sys.clock.monotonic(), before: Duration::ZERO };
     }
 
     /// Checks the digest and gives the content its name.

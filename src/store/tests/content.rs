@@ -98,6 +98,24 @@ fn an_upload_goes_on_where_it_stopped_across_requests_and_restarts() {
 }
 
 #[test]
+fn how_far_an_upload_is_takes_no_reading_after_a_restart() {
+    block_on(async {
+        let disk = MemoryDisk::new();
+        let (store, _) = open_memory(&disk).unwrap();
+        let mut upload = store.upload_start(&repository()).await.unwrap();
+        let id = upload.id().to_owned();
+        upload.write(&some_bytes(500_000)).await.unwrap();
+        assert_eq!(upload.pause().await, Ok(500_000));
+        drop(store);
+        // Gigabytes on a board take longer to read than a client waits.
+        disk.fail_reads(&Path::new("/s/uploads").join(&id));
+        let (store, _) = open_memory(&disk).unwrap();
+        assert_eq!(store.upload_offset(&repository(), &id).await, Ok(500_000));
+        assert!(store.upload_resume(&repository(), &id).await.is_err());
+    });
+}
+
+#[test]
 fn a_fetch_goes_on_where_it_stopped_and_tells_a_full_disk_once() {
     block_on(async {
         let disk = MemoryDisk::new();
