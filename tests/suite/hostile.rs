@@ -206,7 +206,7 @@ fn f195_a_damaged_configuration_ends_with_a_sentence() {
     for _ in 0..60 {
         let bytes = faults.spoil(good.as_bytes());
         std::fs::write(&file, &bytes).unwrap();
-        let mut check = std::process::Command::new(crate::support::node::BINARY);
+        let mut check = std::process::Command::new(crate::support::node::binary());
         let output = check.arg("--config").arg(&file).args(["config", "check"]).output().unwrap();
         let text = String::from_utf8_lossy(&output.stderr);
         assert!(matches!(output.status.code(), Some(0 | 78)), "{output:?}");

@@ -24,6 +24,7 @@ mod full;
 mod gc;
 mod hostile;
 mod kills;
+mod large;
 mod matrix;
 mod mirror;
 mod oci;

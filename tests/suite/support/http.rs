@@ -67,7 +67,8 @@ pub fn raw(address: &str, bytes: &[u8]) -> std::io::Result<Vec<u8>> {
     Ok(answer)
 }
 
-fn parse(bytes: &[u8], is_head: bool) -> std::io::Result<Answer> {
+/// An answer from all its bytes; that to HEAD has no body.
+pub fn parse(bytes: &[u8], is_head: bool) -> std::io::Result<Answer> {
     let bad = |what: &str| {
         let seen = String::from_utf8_lossy(&bytes[..bytes.len().min(300)]).into_owned();
         std::io::Error::other(format!("{what}: {seen:?}"))

@@ -1,5 +1,6 @@
 //! Nodes: the built binary in a process of its own, with its own state, on loopback.
 
+use std::ffi::OsString;
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
@@ -9,7 +10,11 @@ use std::time::Duration;
 use super::authority::Authority;
 use super::{TempDir, eventually, http};
 
-pub const BINARY: &str = env!("CARGO_BIN_EXE_skerry");
+/// The program; `$SKERRY_TEST_BINARY`, where one for another machine is to be tested.
+pub fn binary() -> OsString {
+    let built = || env!("CARGO_BIN_EXE_skerry").into();
+    std::env::var_os("SKERRY_TEST_BINARY").unwrap_or_else(built)
+}
 
 pub struct Node {
     pub dir: TempDir,
@@ -196,7 +201,7 @@ impl Node {
     fn command(&self) -> Command {
         let config = self.dir.join("skerry.toml");
         std::fs::write(&config, self.configuration()).unwrap();
-        let mut command = Command::new(BINARY);
+        let mut command = Command::new(binary());
         if let Some(time) = &self.faketime {
             // Not through the wrapper, which would stay between us and the process to kill.
             command.env("LD_PRELOAD", "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1");
@@ -313,7 +318,7 @@ impl Node {
 
     /// Runs a management verb against this node.
     pub fn run(&self, arguments: &[&str]) -> Output {
-        let mut command = Command::new(BINARY);
+        let mut command = Command::new(binary());
         command.arg("--admin-socket").arg(self.socket()).args(arguments);
         command.stdin(Stdio::null()).output().expect("the built binary")
     }
