@@ -35,6 +35,10 @@ const FETCH_SYNC_BYTES: u64 = 16 * 1024 * 1024;
 /// A half-fetched blob is kept this long without progress: sync windows may be weeks apart.
 const FETCH_TTL: Duration = Duration::from_secs(30 * 24 * 3600);
 
+/// When too many uploads are open, one that nobody has touched for this long makes room: clients
+/// seldom cancel what they give up.
+const ABANDONED_AFTER: Duration = Duration::from_secs(600);
+
 /// All unfinished content of the node, by id.
 #[derive(Default)]
 pub(super) struct Uploads {
@@ -155,13 +159,8 @@ fn start(shared: &Arc<Shared>, repository: &RepositoryName) -> Result<Upload, St
     let path = shared.layout.uploads().join(&id);
     let now = shared.sys.clock.monotonic();
     let session = Arc::new(Session::new(&id, path, Some(repository.clone()), now));
-    {
-        let mut all = shared.uploads.all();
-        let pushes = all.values().filter(|session| session.repository.is_some()).count();
-        if pushes >= shared.uploads_max {
-            return Err(StoreError::Unavailable);
-        }
-        all.insert(id, session.clone());
+    if !insert(shared, &session) && !(remove_abandoned(shared) && insert(shared, &session)) {
+        return Err(StoreError::Unavailable);
     }
     let upload = Upload::hold(shared, session.clone())?;
     // Not synced: an upload that is gone after a power cut is one that the client starts again.
@@ -180,6 +179,35 @@ fn start(shared: &Arc<Shared>, repository: &RepositoryName) -> Result<Upload, St
         }
     }
     Ok(upload)
+}
+
+/// `false` when too many uploads are open.
+fn insert(shared: &Shared, session: &Arc<Session>) -> bool {
+    let mut all = shared.uploads.all();
+    let pushes = all.values().filter(|session| session.repository.is_some()).count();
+    let room = pushes < shared.uploads_max;
+    if room {
+        all.insert(session.id.clone(), session.clone());
+    }
+    room
+}
+
+/// Removes the upload that was left alone for longest, if there is one.
+fn remove_abandoned(shared: &Shared) -> bool {
+    let now = shared.sys.clock.monotonic();
+    let all: Vec<Arc<Session>> = shared.uploads.all().values().cloned().collect();
+    let abandoned = all
+        .into_iter()
+        .filter(|session| session.repository.is_some() && session.idle_for(now) >= ABANDONED_AFTER);
+    let Some(session) = abandoned.max_by_key(|session| session.idle_for(now)) else {
+        return false;
+    };
+    if session.held.swap(true, Ordering::Acquire) {
+        return false;
+    }
+    log::info!("an abandoned upload made room for another id={}", session.id);
+    session.remove(shared);
+    true
 }
 
 /// See [`Store::sweep_uploads`].

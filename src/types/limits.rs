@@ -86,7 +86,7 @@ pub const BLOCKING_THREADS: usize = 8;
 
 /// Names, tags or messages in one page unless the client asks for fewer.
 pub const PAGE_MAX: usize = 1000;
-/// Open uploads on one node. Over it: 429.
+/// Open uploads on one node. Over it: an abandoned one makes room, otherwise 429.
 pub const UPLOADS_MAX: usize = 1000;
 /// An upload without progress for this time is removed.
 pub const UPLOAD_TTL: Duration = Duration::from_secs(24 * 3600);

@@ -1,5 +1,6 @@
 //! Uploads, fetches and content.
 
+use super::gc::Hands;
 use super::*;
 
 fn repository() -> RepositoryName {
@@ -167,6 +168,7 @@ fn too_many_uploads_and_too_little_space_are_refused() {
         }
         let more = store.upload_start(&repository()).await.map(|_| ());
         assert_eq!(more, Err(StoreError::Unavailable));
+        drop(store);
         let disk = MemoryDisk::new();
         disk.set_full(true);
         let store = Store::open(sys_on(&disk), options(Path::new("/s"), IndexKind::Map));
@@ -178,6 +180,34 @@ fn too_many_uploads_and_too_little_space_are_refused() {
         let (store, _) = open_memory(&disk).unwrap();
         let full = store.upload_start(&repository()).await.map(|_| ());
         assert_eq!(full, Err(StoreError::Full));
+    });
+}
+
+#[test]
+fn an_abandoned_upload_makes_room_when_there_are_too_many() {
+    block_on(async {
+        let (disk, clock) = (MemoryDisk::new(), Arc::new(Hands::default()));
+        let sys = Sys { clock: clock.clone(), ..sys_on(&disk) };
+        let options = StoreOptions { uploads: 2, ..options(Path::new("/s"), IndexKind::Map) };
+        let (store, _) = Store::open(sys, options).unwrap();
+        let mut ids = Vec::new();
+        for _ in 0..2 {
+            let upload = store.upload_start(&repository()).await.unwrap();
+            ids.push(upload.id().to_owned());
+            upload.pause().await.unwrap();
+        }
+        // Letting go of them ends in the background.
+        sys::clock::sleep(Duration::from_millis(100)).await;
+        let start = async || store.upload_start(&repository()).await.map(|_| ());
+        let offset = async |id: &str| store.upload_offset(&repository(), id).await;
+        clock.pass(Duration::from_secs(300));
+        assert_eq!(offset(&ids[1]).await, Ok(0), "somebody still asks for this one");
+        clock.pass(Duration::from_secs(299));
+        assert_eq!(start().await, Err(StoreError::Unavailable));
+        clock.pass(Duration::from_secs(1));
+        assert_eq!(start().await, Ok(()));
+        assert_eq!(offset(&ids[0]).await, Err(StoreError::NotFound), "left alone for longest");
+        assert_eq!(offset(&ids[1]).await, Ok(0));
     });
 }
 

@@ -363,7 +363,12 @@ impl Client<'_> {
         let Some(location) = start.header("location") else { return Ok(start.status) };
         let target = format!("{location}?digest={}", image::digest(blob));
         let headers = [("authorization", self.authorization)];
-        Ok(send(self.address, "PUT", &target, &headers, blob)?.status)
+        let status = send(self.address, "PUT", &target, &headers, blob)?.status;
+        if status != 201 {
+            // So many in so short a time would be too many open uploads.
+            send(self.address, "DELETE", location, &headers, b"")?;
+        }
+        Ok(status)
     }
 
     fn send(
