@@ -159,7 +159,8 @@ fn start(shared: &Arc<Shared>, repository: &RepositoryName) -> Result<Upload, St
     let path = shared.layout.uploads().join(&id);
     let now = shared.sys.clock.monotonic();
     let session = Arc::new(Session::new(&id, path, Some(repository.clone()), now));
-    if !insert(shared, &session) && !(remove_abandoned(shared) && insert(shared, &session)) {
+    let fits = insert(shared, &session) || remove_abandoned(shared) && insert(shared, &session);
+    if !fits {
         return Err(StoreError::Unavailable);
     }
     let upload = Upload::hold(shared, session.clone())?;
