@@ -5,6 +5,7 @@
 //! memory between requests, so that the next one goes on hashing; after a restart the file is
 //! hashed again.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -193,19 +194,22 @@ fn insert(shared: &Shared, session: &Arc<Session>) -> bool {
     room
 }
 
-/// Removes the upload that was left alone for longest, if there is one.
+/// Removes the upload that was left alone for longest, if there is one that nobody holds.
 fn remove_abandoned(shared: &Shared) -> bool {
     let now = shared.sys.clock.monotonic();
     let all: Vec<Arc<Session>> = shared.uploads.all().values().cloned().collect();
-    let abandoned = all
+    let mut abandoned: Vec<(Duration, Arc<Session>)> = all
         .into_iter()
-        .filter(|session| session.repository.is_some() && session.idle_for(now) >= ABANDONED_AFTER);
-    let Some(session) = abandoned.max_by_key(|session| session.idle_for(now)) else {
+        .filter(|session| session.repository.is_some())
+        .map(|session| (session.idle_for(now), session))
+        .filter(|(idle, _)| *idle >= ABANDONED_AFTER)
+        .collect();
+    abandoned.sort_by_key(|(idle, _)| Reverse(*idle));
+    // A request that is slow has its upload all the same.
+    let free = |session: &Session| !session.held.swap(true, Ordering::Acquire);
+    let Some((_, session)) = abandoned.into_iter().find(|(_, session)| free(session)) else {
         return false;
     };
-    if session.held.swap(true, Ordering::Acquire) {
-        return false;
-    }
     log::info!("an abandoned upload made room for another id={}", session.id);
     session.remove(shared);
     true
@@ -367,6 +371,14 @@ impl Session {
         }
         self.touch(shared);
         result
+    }
+
+    /// Writes what waits; until the next request, no file stays open and no memory taken.
+    fn rest(&self, shared: &Shared) -> Result<(), StoreError> {
+        let drained = self.drain(shared);
+        let mut progress = self.progress();
+        (progress.file, progress.spare) = (None, Vec::new());
+        drained
     }
 
     /// How much there is. After a restart that is the length of the file: to hash gigabytes first
@@ -584,8 +596,10 @@ impl Upload {
         self.settle().await?;
         self.hand_over();
         let (shared, session) = (self.shared.clone(), self.session.clone());
-        let drained = spawn::blocking(move || session.drain(&shared)).await;
+        let drained = spawn::blocking(move || session.rest(&shared)).await;
         drained.map_err(|error| self.fail(error))?;
+        self.done = true;
+        self.session.held.store(false, Ordering::Release);
         Ok(self.offset)
     }
 
@@ -626,10 +640,7 @@ impl Drop for Upload {
         let (shared, session) = (self.shared.clone(), self.session.clone());
         session.held.store(false, Ordering::Release);
         spawn::blocking_task(move || {
-            let _ = session.drain(&shared);
-            // Idle sessions hold no file open and no memory.
-            let mut progress = session.progress();
-            (progress.file, progress.spare) = (None, Vec::new());
+            let _ = session.rest(&shared);
         })
         .detach();
     }

@@ -196,8 +196,6 @@ fn an_abandoned_upload_makes_room_when_there_are_too_many() {
             ids.push(upload.id().to_owned());
             upload.pause().await.unwrap();
         }
-        // Letting go of them ends in the background.
-        sys::clock::sleep(Duration::from_millis(100)).await;
         let start = async || store.upload_start(&repository()).await.map(|_| ());
         let offset = async |id: &str| store.upload_offset(&repository(), id).await;
         clock.pass(Duration::from_secs(300));
@@ -208,6 +206,30 @@ fn an_abandoned_upload_makes_room_when_there_are_too_many() {
         assert_eq!(start().await, Ok(()));
         assert_eq!(offset(&ids[0]).await, Err(StoreError::NotFound), "left alone for longest");
         assert_eq!(offset(&ids[1]).await, Ok(0));
+    });
+}
+
+#[test]
+fn an_upload_in_use_is_not_abandoned_however_slow() {
+    block_on(async {
+        let (disk, clock) = (MemoryDisk::new(), Arc::new(Hands::default()));
+        let sys = Sys { clock: clock.clone(), ..sys_on(&disk) };
+        let options = StoreOptions { uploads: 2, ..options(Path::new("/s"), IndexKind::Map) };
+        let (store, _) = Store::open(sys, options).unwrap();
+        let slow = store.upload_start(&repository()).await.unwrap();
+        clock.pass(Duration::from_secs(1));
+        let left = store.upload_start(&repository()).await.unwrap();
+        let id = left.id().to_owned();
+        left.pause().await.unwrap();
+        clock.pass(Duration::from_secs(600));
+        let mut other = store.upload_start(&repository()).await.unwrap();
+        assert_eq!(store.upload_offset(&repository(), &id).await, Err(StoreError::NotFound));
+        clock.pass(Duration::from_secs(600));
+        let more = store.upload_start(&repository()).await.map(|_| ());
+        assert_eq!(more, Err(StoreError::Unavailable), "both are in use");
+        other.write(b"abc").await.unwrap();
+        assert_eq!(slow.pause().await, Ok(0));
+        assert_eq!(other.finish(&digest_of(b"abc", "sha256")).await, Ok(3));
     });
 }
 

@@ -22,6 +22,10 @@ type Keys = BTreeSet<Vec<u8>>;
 pub(super) type Act = Box<dyn Fn(&mut Node) -> Result<(), StoreError>>;
 type Steps = Vec<(String, Act)>;
 
+/// Steps after one that failed until the power goes, when it goes soon: before all that was left
+/// undone is made durable by the way.
+const STEPS_UNTIL_DARK: usize = 3;
+
 /// A store on a disk, as one run of the program has it.
 pub(super) struct Node {
     disk: MemoryDisk,
@@ -337,12 +341,16 @@ fn undisturbed(steps: &[(String, Act)]) -> (Vec<Keys>, u64) {
 /// Goes on as long as the disk lets it; what was acknowledged last, and the steps that failed.
 fn disturbed(disk: &MemoryDisk, steps: &[(String, Act)]) -> (View, Vec<usize>) {
     let mut node = Node::on(disk);
-    disturb(&mut node, steps)
+    disturb(&mut node, steps, usize::MAX)
 }
 
-fn disturb(node: &mut Node, steps: &[(String, Act)]) -> (View, Vec<usize>) {
+/// `further`: steps to go on for after the first that failed.
+fn disturb(node: &mut Node, steps: &[(String, Act)], further: usize) -> (View, Vec<usize>) {
     let (mut acknowledged, mut failed) = (View::new(), Vec::new());
     for (number, (_, act)) in steps.iter().enumerate() {
+        if failed.first().is_some_and(|first| number - first > further) {
+            break;
+        }
         match act(node) {
             Ok(()) => acknowledged = node.view(),
             Err(_) => failed.push(number),
@@ -435,8 +443,13 @@ fn strike(call: u64, changes: &[Keys], struck: &Struck) -> usize {
         let what = format!("call {call} failed ({:?}), {survivors:?}", disk.struck());
         check(&disk.after_crash(survivors), &acknowledged, &failed, changes, &what);
     }
+    let disk = MemoryDisk::new();
+    disk.fail_at(call);
+    let (acknowledged, failed) = disturb(&mut Node::on(&disk), &steps, STEPS_UNTIL_DARK);
+    let what = format!("call {call} failed ({:?}), power cut soon after", disk.struck());
+    check(&disk.after_crash(Survivors::Synced), &acknowledged, &failed, changes, &what);
     fill_up(call, &steps, changes);
-    variants.len() + 3
+    variants.len() + 4
 }
 
 /// The disk is full from the `call`-th call on. When there is space again, the store goes on
@@ -445,7 +458,7 @@ fn fill_up(call: u64, steps: &[(String, Act)], changes: &[Keys]) {
     let disk = MemoryDisk::new();
     disk.full_at(call);
     let mut node = Node::on(&disk);
-    let (mut acknowledged, failed) = disturb(&mut node, steps);
+    let (mut acknowledged, failed) = disturb(&mut node, steps, usize::MAX);
     let what = format!("disk full from call {call}");
     disk.set_full(false);
     node.hands.pass(HOUR);

@@ -166,6 +166,23 @@ impl Ledger {
         lost
     }
 
+    /// Deletes all images that the last audit found, which makes garbage of their content.
+    pub fn delete_all(&self, address: &str, user: (&str, &str)) {
+        let scope = format!("repository:{REPOSITORY}:pull,delete");
+        let token = token(address, user.0, user.1, &[&scope]).unwrap();
+        let mut book = self.hold();
+        for digest in std::mem::take(&mut book.images).into_keys() {
+            let target = format!("/v2/{REPOSITORY}/manifests/{digest}");
+            let answer = bearer(address, &token, "DELETE", &target, &[], b"");
+            assert_eq!(answer.status, 202, "{digest}: {answer:?}");
+            book.deleted.insert(digest);
+        }
+        for tag in book.tags.values_mut() {
+            *tag = Tag::default();
+        }
+        book.fresh.clear();
+    }
+
     fn hold(&self) -> MutexGuard<'_, Book> {
         self.0.lock().unwrap()
     }
