@@ -37,4 +37,5 @@ mod scrub;
 mod sync;
 mod tidy;
 mod topology;
+mod tour;
 mod yocto;
