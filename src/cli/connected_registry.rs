@@ -74,6 +74,23 @@ pub(super) struct Named {
     name: String,
 }
 
+/// What `create` sets and `update` changes.
+#[derive(Args)]
+struct SettingFlags {
+    /// When to sync: five cron fields in UTC; if never given, always
+    #[arg(short = 's', long, value_name = "CRON")]
+    sync_schedule: Option<String>,
+    /// How long each sync may last, for example PT4H
+    #[arg(short = 'w', long, value_name = "DURATION")]
+    sync_window: Option<String>,
+    /// How long messages are kept for it, for example P2D
+    #[arg(long, value_name = "DURATION")]
+    sync_message_ttl: Option<String>,
+    /// Debug, Information, Warning, Error or None
+    #[arg(long)]
+    log_level: Option<String>,
+}
+
 /// Flags of `create`.
 #[derive(Args)]
 pub(super) struct Create {
@@ -94,18 +111,8 @@ pub(super) struct Create {
     /// Tokens that its clients may log in with
     #[arg(long, num_args = 1.., value_name = "TOKEN", alias = "client-token")]
     client_tokens: Vec<String>,
-    /// When to sync: five cron fields in UTC; else always
-    #[arg(short = 's', long, value_name = "CRON")]
-    sync_schedule: Option<String>,
-    /// How long each sync may last, for example PT4H
-    #[arg(short = 'w', long, value_name = "DURATION")]
-    sync_window: Option<String>,
-    /// How long messages are kept for it, for example P2D
-    #[arg(long, value_name = "DURATION")]
-    sync_message_ttl: Option<String>,
-    /// Debug, Information, Warning, Error or None
-    #[arg(long)]
-    log_level: Option<String>,
+    #[command(flatten)]
+    settings: SettingFlags,
     /// Accepted for scripts; there is nothing to ask
     #[arg(short, long, hide = true)]
     yes: bool,
@@ -122,18 +129,8 @@ pub(super) struct Update {
     /// Tokens to accept no more
     #[arg(long, num_args = 1.., value_name = "TOKEN", alias = "remove-client-token")]
     remove_client_tokens: Vec<String>,
-    /// When to sync: five cron fields in UTC
-    #[arg(short = 's', long, value_name = "CRON")]
-    sync_schedule: Option<String>,
-    /// How long each sync may last, for example PT4H
-    #[arg(short = 'w', long, value_name = "DURATION")]
-    sync_window: Option<String>,
-    /// How long messages are kept for it, for example P2D
-    #[arg(long, value_name = "DURATION")]
-    sync_message_ttl: Option<String>,
-    /// Debug, Information, Warning, Error or None
-    #[arg(long)]
-    log_level: Option<String>,
+    #[command(flatten)]
+    settings: SettingFlags,
 }
 
 /// The verbs about what is mirrored.
@@ -219,30 +216,33 @@ impl Verb {
     }
 }
 
-impl Create {
-    fn call(&self) -> Call {
-        Call::named("connected-registry/create", View::Credentials, &self.named.name)
-            .field("parent", self.parent.clone())
-            .list("repository", &self.repository)
-            .field("syncToken", self.sync_token.clone())
-            .field("mode", self.mode.clone())
-            .list("clientTokens", &self.client_tokens)
-            .field("syncSchedule", self.sync_schedule.clone())
+impl SettingFlags {
+    fn add_to(&self, call: Call) -> Call {
+        call.field("syncSchedule", self.sync_schedule.clone())
             .field("syncWindow", self.sync_window.clone())
             .field("syncMessageTtl", self.sync_message_ttl.clone())
             .field("logLevel", self.log_level.clone())
     }
 }
 
+impl Create {
+    fn call(&self) -> Call {
+        let call = Call::named("connected-registry/create", View::Credentials, &self.named.name)
+            .field("parent", self.parent.clone())
+            .list("repository", &self.repository)
+            .field("syncToken", self.sync_token.clone())
+            .field("mode", self.mode.clone())
+            .list("clientTokens", &self.client_tokens);
+        self.settings.add_to(call)
+    }
+}
+
 impl Update {
     fn call(&self) -> Call {
-        Call::named("connected-registry/update", View::Object, &self.named.name)
+        let call = Call::named("connected-registry/update", View::Object, &self.named.name)
             .list("addClientTokens", &self.add_client_tokens)
-            .list("removeClientTokens", &self.remove_client_tokens)
-            .field("syncSchedule", self.sync_schedule.clone())
-            .field("syncWindow", self.sync_window.clone())
-            .field("syncMessageTtl", self.sync_message_ttl.clone())
-            .field("logLevel", self.log_level.clone())
+            .list("removeClientTokens", &self.remove_client_tokens);
+        self.settings.add_to(call)
     }
 }
 

@@ -324,6 +324,7 @@ fn query(raw: &str) -> Result<Vec<(String, String)>, Refusal> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::tests::each_damaged;
     use super::*;
 
     fn head(text: &str) -> Result<Head, u16> {
@@ -532,18 +533,7 @@ mod tests {
     /// Whatever comes, there is an answer and no panic.
     #[test]
     fn noise_is_answered() {
-        let seed = b"GET /a%20b?c=d HTTP/1.1\r\nHost: a:1\r\nContent-Length: 5\r\nX: y\r\n\r\n";
-        let mut state = 0x2545_f491_4f6c_dd1d_u64;
-        for _ in 0..3000 {
-            let mut bytes = seed.to_vec();
-            for _ in 0..3 {
-                state ^= state << 13;
-                state ^= state >> 7;
-                state ^= state << 17;
-                let at = usize::try_from(state % bytes.len() as u64).unwrap();
-                bytes[at] = state.to_le_bytes()[5];
-            }
-            let _ = parse(&bytes);
-        }
+        let text = b"GET /a%20b?c=d HTTP/1.1\r\nHost: a:1\r\nContent-Length: 5\r\nX: y\r\n\r\n";
+        each_damaged(text, |bytes| drop(parse(bytes)));
     }
 }

@@ -58,6 +58,22 @@ pub(super) fn noise(len: usize) -> Vec<u8> {
     bytes
 }
 
+/// Calls `check` with many copies of `text` that have up to three other bytes each.
+pub(super) fn each_damaged(text: &[u8], check: impl Fn(&[u8])) {
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    for _ in 0..3000 {
+        let mut bytes = text.to_vec();
+        for _ in 0..3 {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            let at = usize::try_from(state % bytes.len() as u64).unwrap();
+            bytes[at] = state.to_le_bytes()[5];
+        }
+        check(&bytes);
+    }
+}
+
 /// Answers in ways that the tests ask for by path.
 pub(super) struct TestHandler {
     pub(super) file: PathBuf,
