@@ -81,7 +81,9 @@ fn the_tour_of_the_readme_works_as_it_stands() {
     let path = format!("{}:{}", programs.display(), std::env::var("PATH").unwrap());
     let printed = File::create(home.join("printed")).unwrap();
     let mut tour = Command::new("unshare");
-    tour.args(["--net", "--pid", "--fork", "--kill-child", "bash", "tour.sh"]);
+    tour.args(["--net", "--pid", "--fork", "--kill-child"]);
+    // A program that does not start is waited for, but not for ever.
+    tour.args(["timeout", "120", "bash", "tour.sh"]);
     tour.current_dir(home.path()).env("PATH", path).env("TOUR", home.path());
     tour.env("HOME", home.path()).env("REGISTRY_AUTH_FILE", home.join("auth.json"));
     let output = tour.stdout(printed).output().unwrap();

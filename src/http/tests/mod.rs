@@ -60,15 +60,12 @@ pub(super) fn noise(len: usize) -> Vec<u8> {
 
 /// Calls `check` with many copies of `text` that have up to three other bytes each.
 pub(super) fn each_damaged(text: &[u8], check: impl Fn(&[u8])) {
-    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
-    for _ in 0..3000 {
+    for changes in noise(3000 * 24).chunks(24) {
         let mut bytes = text.to_vec();
-        for _ in 0..3 {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            let at = usize::try_from(state % bytes.len() as u64).unwrap();
-            bytes[at] = state.to_le_bytes()[5];
+        for change in changes.chunks(8) {
+            let number = u64::from_le_bytes(change.try_into().unwrap());
+            let at = usize::try_from(number % bytes.len() as u64).unwrap();
+            bytes[at] = change[5];
         }
         check(&bytes);
     }
