@@ -22,7 +22,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use crate::http::request::BodyError;
-use crate::http::{Method, Reply, Request};
+use crate::http::{Method, Reply, Request, Sender};
 use crate::store::Store;
 use crate::store::gc::GcOptions;
 use crate::types::connected_registry::ConnectionState;
@@ -185,11 +185,18 @@ fn changes(verb: &str) -> bool {
 
 /// Reads a JSON object; no body is an empty one.
 async fn read_body(request: &mut Request) -> Result<Value, Fault> {
-    let bytes = request.body.read_all(SMALL_BODY_BYTES_MAX).await.map_err(|error| match error {
-        BodyError::TooLarge => Fault {
+    // The file mode of the socket is the login.
+    let body = request.body.receive(Sender::LoggedIn, SMALL_BODY_BYTES_MAX);
+    let bytes = body.await.map_err(|error| match error {
+        BodyError::TooLarge(max) => Fault {
             status: 413,
             code: "TooLarge",
-            message: format!("The body is longer than {SMALL_BODY_BYTES_MAX} bytes."),
+            message: format!("The body is longer than {max} bytes."),
+        },
+        BodyError::TooSlow => Fault {
+            status: 408,
+            code: "RequestTimeout",
+            message: "The body did not arrive in time.".into(),
         },
         BodyError::Io(_) => Fault::invalid("The body ended early."),
     })?;

@@ -10,6 +10,7 @@ use super::live::{Ended, Live, Unknown};
 use super::seal::Refresh;
 use super::{Auth, ISSUER, Presented, names_repository};
 use crate::store::{StoreError, passwords};
+use crate::types::limits::SCOPES_MAX;
 use crate::types::scope::Access;
 use crate::types::token::PasswordSlot;
 use crate::types::{
@@ -19,10 +20,6 @@ use crate::types::{
 
 /// The user name under which the password is itself a token.
 pub const NULL_USER: &str = "00000000-0000-0000-0000-000000000000";
-
-/// Entries of one access token; the rest of a longer request is not granted, so that the token
-/// fits into a request head.
-const ACCESS_ENTRIES_MAX: usize = 64;
 
 /// Credentials that were found good.
 pub struct Login {
@@ -104,7 +101,8 @@ impl Auth {
         self.resume(presented, refresh.session, None)
     }
 
-    /// An access token for what is asked and allowed; possibly for nothing.
+    /// An access token for what is asked and allowed; possibly for nothing. It never has more
+    /// than [`SCOPES_MAX`] entries, so that it fits into a request head.
     pub fn issue(
         &self,
         presented: &Presented<'_>,
@@ -122,7 +120,7 @@ impl Auth {
             nbf: now,
             iat: now,
             jti: self.store.sys().rng.uuid(),
-            access: granted.take(ACCESS_ENTRIES_MAX).collect(),
+            access: granted.take(SCOPES_MAX).collect(),
             roles: Vec::new(),
             grant_type: "access_token".to_owned(),
             version: "1.0".to_owned(),

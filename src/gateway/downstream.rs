@@ -10,16 +10,15 @@ use smol::future::FutureExt;
 use super::contacts::Contacts;
 use super::directory::Directory;
 use super::feed::{project, referrer_of_key};
-use super::wire::{self, ActivationAnswer, ActivationRequest, BODY_BYTES_MAX, Wire};
+use super::wire::{self, ActivationAnswer, ActivationRequest, Wire};
 use super::{instances, told};
 use crate::auth::{Auth, Presented, Principal};
-use crate::http::request::BodyError;
-use crate::http::{Method, Reply, Request};
+use crate::http::{Method, Reply, Request, Sender};
 use crate::store::referrers::ReferrerRow;
 use crate::store::row::{Kind, prefix};
 use crate::store::{Store, StoreError};
 use crate::types::connected_registry::{Activation, StatusReport};
-use crate::types::limits::{PAGE_MAX, POLL_WAIT_MAX};
+use crate::types::limits::{PAGE_MAX, POLL_WAIT_MAX, SMALL_BODY_BYTES_MAX};
 use crate::types::message::{Batch, Item, Listing, Message, TagEntry};
 use crate::types::{
     ConnectedRegistry, ConnectedRegistryName, Cursor, Digest, GatewayAction, Reason, Refusal,
@@ -355,12 +354,8 @@ fn is_json(request: &Request, header: &str) -> bool {
 
 async fn read<T: Wire + DeserializeOwned>(request: &mut Request) -> Result<T, Refusal> {
     let json = is_json(request, "content-type");
-    let bytes = request.body.read_all(BODY_BYTES_MAX).await.map_err(|error| match error {
-        BodyError::TooLarge => {
-            Refusal::new(413, "SIZE_INVALID", Reason::TooLarge, "The message is too large.")
-        }
-        BodyError::Io(_) => malformed("the message ends early"),
-    })?;
+    let body = request.body.receive(Sender::LoggedIn, SMALL_BODY_BYTES_MAX);
+    let bytes = body.await.map_err(|error| error.refusal("UNSUPPORTED"))?;
     if json {
         return serde_json::from_slice(&bytes).map_err(|error| malformed(&error.to_string()));
     }

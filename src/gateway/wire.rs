@@ -16,8 +16,8 @@ use crate::types::{ConnectedRegistryName, Cursor, Digest, RepositoryName, Tag};
 /// The content type of envelopes.
 pub const CONTENT_TYPE: &str = "application/vnd.skerry.gateway.v1+postcard";
 
-/// Largest body of a gateway call, bytes: a desired state with 50 client tokens, 500 grants each,
-/// and ten thousand descendants stays below. Over it: 413, or the answer is refused.
+/// Largest answer to a gateway call, bytes: a desired state with 50 client tokens, 500 grants
+/// each, and ten thousand descendants stays below. Over it: the answer is refused.
 pub const BODY_BYTES_MAX: u64 = 8 * 1024 * 1024;
 
 /// Bytes before each postcard body: kind (u16) and length (u32), little-endian.

@@ -181,7 +181,8 @@ impl Witness {
             true => Ok(Vec::new()),
             false => match request.body.read_all(SMALL_BODY_BYTES_MAX).await {
                 Ok(bytes) => Ok(bytes),
-                Err(super::BodyError::TooLarge) => Err(io::ErrorKind::FileTooLarge),
+                Err(super::BodyError::TooLarge(_)) => Err(io::ErrorKind::FileTooLarge),
+                Err(super::BodyError::TooSlow) => Err(io::ErrorKind::TimedOut),
                 Err(super::BodyError::Io(error)) => Err(error.kind()),
             },
         };

@@ -28,7 +28,7 @@ mod wire;
 
 pub use client::{Client, ClientBody, ClientError, ClientOptions, ClientRequest, ClientResponse};
 pub use reply::{Reply, ReplyBody};
-pub use request::{Body, BodyError, Method, Request};
+pub use request::{Body, BodyError, Method, Request, Sender};
 pub use server::{Deadlines, Permits, Service, Shutdown, serve};
 pub use tls::{Identity, ServerTls, TlsAcceptor};
 

@@ -8,6 +8,10 @@ use std::task::{Context, Poll};
 
 use smol::io::{AsyncRead, AsyncReadExt};
 
+use crate::sys::clock;
+use crate::types::limits::{LOGIN_BODY_BYTES_MAX, LOGIN_BODY_DEADLINE};
+use crate::types::{Reason, Refusal};
+
 pub use http_types::Method;
 
 /// One request.
@@ -47,13 +51,48 @@ impl Request {
     }
 }
 
+/// Who sends a body: that bounds how much of it is taken, and for how long.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Sender {
+    /// Anyone: the body is what a login is made of, or nothing was checked before it. At most
+    /// [`LOGIN_BODY_BYTES_MAX`] within [`LOGIN_BODY_DEADLINE`].
+    Anyone,
+    /// Somebody whose credentials were verified before the body is read.
+    LoggedIn,
+}
+
 /// Why a body cannot be had whole.
 #[derive(Debug)]
 pub enum BodyError {
-    /// Longer than the reader allows.
-    TooLarge,
-    /// Ended early, malformed, or too slow.
+    /// Longer than so many bytes.
+    TooLarge(u64),
+    /// Not whole in time.
+    TooSlow,
+    /// Ended early, malformed, or without progress.
     Io(io::Error),
+}
+
+impl BodyError {
+    /// The answer to it; a body that is not whole is told with `code`.
+    pub fn refusal(&self, code: &'static str) -> Refusal {
+        match self {
+            BodyError::TooLarge(max) => {
+                let text = format!("the body is larger than {max} bytes");
+                Refusal::new(413, "SIZE_INVALID", Reason::TooLarge, text)
+            }
+            BodyError::TooSlow => {
+                let text = "the request body did not arrive in time";
+                Refusal::new(408, code, Reason::Timeout, text)
+            }
+            BodyError::Io(error) => {
+                let (status, reason) = match error.kind() {
+                    io::ErrorKind::TimedOut => (408, Reason::Timeout),
+                    _ => (400, Reason::Malformed),
+                };
+                Refusal::new(status, code, reason, format!("the body is not whole: {error}"))
+            }
+        }
+    }
 }
 
 /// A body, framed: reading it past its end gives 0 and a truncated one gives `UnexpectedEof`.
@@ -110,16 +149,29 @@ impl Body {
         self.reader.read(buffer).await
     }
 
+    /// Receives the body of a request whole, within the bounds of its sender, at most `max` bytes.
+    /// Every handler that takes a whole body takes it here.
+    pub async fn receive(&mut self, from: Sender, max: u64) -> Result<Vec<u8>, BodyError> {
+        match from {
+            Sender::LoggedIn => self.read_all(max).await,
+            Sender::Anyone => {
+                let body = self.read_all(max.min(LOGIN_BODY_BYTES_MAX));
+                let whole = clock::within(LOGIN_BODY_DEADLINE, body).await;
+                whole.unwrap_or(Err(BodyError::TooSlow))
+            }
+        }
+    }
+
     /// Reads it all, at most `max` bytes.
     pub async fn read_all(&mut self, max: u64) -> Result<Vec<u8>, BodyError> {
         if self.len.is_some_and(|len| len > max) {
-            return Err(BodyError::TooLarge);
+            return Err(BodyError::TooLarge(max));
         }
         let mut bytes = Vec::new();
         let mut limited = (&mut self.reader).take(max.saturating_add(1));
         limited.read_to_end(&mut bytes).await.map_err(BodyError::Io)?;
         if bytes.len() as u64 > max {
-            return Err(BodyError::TooLarge);
+            return Err(BodyError::TooLarge(max));
         }
         Ok(bytes)
     }

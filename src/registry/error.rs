@@ -1,8 +1,5 @@
-//! Faults of the store and of bodies, told to clients. The only place where this is decided.
+//! Faults of the store, told to clients. The only place where this is decided.
 
-use std::io;
-
-use crate::http::request::BodyError;
 use crate::store::StoreError;
 use crate::types::{Reason, Refusal};
 
@@ -62,26 +59,6 @@ pub fn damaged_here() -> Refusal {
 /// A malformed part of a request.
 pub fn malformed(code: &'static str, message: impl Into<String>) -> Refusal {
     Refusal::new(400, code, Reason::Malformed, message)
-}
-
-/// A body that ended early or came too slowly. The client seldom hears it.
-pub fn body_refusal(code: &'static str, error: &io::Error) -> Refusal {
-    let (status, reason) = match error.kind() {
-        io::ErrorKind::TimedOut => (408, Reason::Timeout),
-        _ => (400, Reason::Malformed),
-    };
-    Refusal::new(status, code, reason, format!("the body is not whole: {error}"))
-}
-
-/// A body that was to be had whole.
-pub fn whole_body_refusal(code: &'static str, max: u64, error: &BodyError) -> Refusal {
-    match error {
-        BodyError::TooLarge => {
-            let message = format!("the body is larger than {max} bytes");
-            Refusal::new(413, "SIZE_INVALID", Reason::TooLarge, message)
-        }
-        BodyError::Io(error) => body_refusal(code, error),
-    }
 }
 
 #[cfg(test)]

@@ -2,9 +2,9 @@
 
 use super::Registry;
 use super::conditional::{self, client_has, etag};
-use super::error::{damaged, malformed, store_refusal, whole_body_refusal};
+use super::error::{damaged, malformed, store_refusal};
 use crate::auth::{Authorized, Delete, Pull, Push};
-use crate::http::{Method, Reply, ReplyBody, Request};
+use crate::http::{Method, Reply, ReplyBody, Request, Sender};
 use crate::store::outbox::Origin;
 use crate::store::{PutManifest, PutOutcome, StoreError};
 use crate::sys::{clock, spawn};
@@ -127,13 +127,12 @@ impl Registry {
     ) -> Result<(Digest, Manifest, Vec<u8>), Refusal> {
         let large = request.body.len().is_none_or(|len| len >= LARGE_MANIFEST_BYTES);
         let _permit = if large { Some(self.large_manifests.acquire().await) } else { None };
-        let body = request.body.read_all(MANIFEST_BYTES_MAX);
+        let body = request.body.receive(Sender::LoggedIn, MANIFEST_BYTES_MAX);
         let bytes = clock::within(MANIFEST_DEADLINE, body).await.map_err(|_| {
             let message = "the manifest did not arrive in time";
             Refusal::new(408, "MANIFEST_INVALID", Reason::Timeout, message)
         })?;
-        let bytes = bytes
-            .map_err(|error| whole_body_refusal("MANIFEST_INVALID", MANIFEST_BYTES_MAX, &error))?;
+        let bytes = bytes.map_err(|error| error.refusal("MANIFEST_INVALID"))?;
         let expected = match reference {
             Reference::Tag(_) => None,
             Reference::Digest(digest) => Some(digest.clone()),

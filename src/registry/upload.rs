@@ -2,12 +2,12 @@
 //! arrived stays when a connection breaks, and the client goes on from there.
 
 use super::Registry;
-use super::error::{body_refusal, malformed, store_refusal};
+use super::error::{malformed, store_refusal};
 use super::presented;
 use super::range::{self, Chunk};
 use super::route::bad_digest;
 use crate::auth::{Authorized, Push};
-use crate::http::{Body, Reply, Request};
+use crate::http::{Body, BodyError, Reply, Request};
 use crate::store::StoreError;
 use crate::store::uploads::Upload;
 use crate::types::limits::BUFFER_BYTES;
@@ -204,7 +204,9 @@ async fn receive(
         }
         match end {
             Some(Ok(())) => return check_len(received, chunk),
-            Some(Err(error)) => return Err(body_refusal("BLOB_UPLOAD_INVALID", &error)),
+            Some(Err(error)) => {
+                return Err(BodyError::Io(error).refusal("BLOB_UPLOAD_INVALID"));
+            }
             None => {}
         }
     }

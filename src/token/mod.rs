@@ -6,10 +6,9 @@ mod form;
 use form::Form;
 
 use crate::auth::{Auth, Login, Presented};
-use crate::http::request::BodyError;
-use crate::http::{Method, Reply, Request};
+use crate::http::{Method, Reply, Request, Sender};
 use crate::store::Store;
-use crate::types::limits::SMALL_BODY_BYTES_MAX;
+use crate::types::limits::LOGIN_BODY_BYTES_MAX;
 use crate::types::scope::Access;
 use crate::types::{Reason, Refusal};
 
@@ -24,8 +23,8 @@ pub struct Tokens {
 #[cfg(any(test, fuzzing))]
 pub(crate) fn fuzz_form(bytes: &[u8]) {
     if let Some(form) = Form::parse(bytes) {
-        let scopes: Vec<Access> = Access::parse_list(form.all("scope"));
-        assert!(form.get("scope").is_some() || scopes.is_empty());
+        let scopes = Access::parse_list(form.all("scope"));
+        assert!(form.get("scope").is_some() || scopes.is_ok_and(|scopes| scopes.is_empty()));
     }
 }
 
@@ -71,7 +70,7 @@ impl Tokens {
             }
             _ => return Err(self.auth.login_required(&presented)),
         };
-        let asked = Access::parse_list(request.query_all("scope"));
+        let asked = asked(request.query_all("scope"))?;
         let offline = request.query("offline_token") == Some("true");
         self.answer(&presented, &login, &asked, offline)
     }
@@ -94,7 +93,7 @@ impl Tokens {
             Some(_) => return Err(unsupported("grant_type is neither password nor refresh_token")),
             None => return Err(missing("grant_type")),
         };
-        let asked = Access::parse_list(form.all("scope"));
+        let asked = asked(form.all("scope"))?;
         let offline =
             form.get("access_type") == Some("offline") || form.get("offline_token") == Some("true");
         self.answer(&presented, &login, &asked, offline)
@@ -173,13 +172,16 @@ fn presented(request: &Request) -> Presented<'_> {
     }
 }
 
+/// The scopes that a request names.
+fn asked<'a>(scopes: impl IntoIterator<Item = &'a str>) -> Result<Vec<Access>, Refusal> {
+    Access::parse_list(scopes).map_err(|too_many| {
+        Refusal::new(400, "UNSUPPORTED", Reason::TooLarge, too_many.to_string())
+    })
+}
+
 async fn read_form(request: &mut Request) -> Result<Form, Refusal> {
-    let body = request.body.read_all(SMALL_BODY_BYTES_MAX).await.map_err(|error| match error {
-        BodyError::TooLarge => {
-            Refusal::new(413, "SIZE_INVALID", Reason::TooLarge, "the form is too large")
-        }
-        BodyError::Io(_) => malformed("the form ended early"),
-    })?;
+    let body = request.body.receive(Sender::Anyone, LOGIN_BODY_BYTES_MAX).await;
+    let body = body.map_err(|error| error.refusal("UNSUPPORTED"))?;
     Form::parse(&body).ok_or_else(|| malformed("the form is not URL-encoded UTF-8"))
 }
 

@@ -374,7 +374,7 @@ fn f090_tokens_are_passwords_of_the_null_user() {
 #[test]
 fn malformed_requests_get_a_designed_answer() {
     let node = node(Role::Root, None);
-    let long = "x".repeat(usize::try_from(SMALL_BODY_BYTES_MAX).unwrap() + 1);
+    let long = "x".repeat(usize::try_from(LOGIN_BODY_BYTES_MAX).unwrap() + 1);
     for (method, path, body, status) in [
         (Method::Head, "/oauth2/token", "", 405),
         (Method::Put, "/oauth2/token", "", 405),

@@ -40,6 +40,13 @@ pub const LARGE_MANIFESTS_MAX: usize = 2;
 pub const HEAD_BYTES_MAX: usize = 16 * 1024;
 /// Most header fields in a request. Over it: 431.
 pub const HEADERS_MAX: usize = 64;
+/// Largest body of a request before its sender has logged in, bytes: a form with a password or a
+/// token in it. Over it: 413.
+pub const LOGIN_BODY_BYTES_MAX: u64 = 16 * 1024;
+/// Scopes in one request for a token. Over it: 400.
+pub const SCOPES_MAX: usize = 64;
+/// Actions in one scope, and in all scopes of one resource together. Over it: 400.
+pub const SCOPE_ACTIONS_MAX: usize = 16;
 /// Largest form or JSON body of an endpoint that is no upload, bytes. Over it: 413.
 pub const SMALL_BODY_BYTES_MAX: u64 = 1024 * 1024;
 /// How much of an unread request body is drained to keep a connection, bytes. Over it: close.
@@ -58,6 +65,9 @@ pub const HEAD_DEADLINE: Duration = Duration::from_secs(10);
 pub const IDLE_DEADLINE: Duration = Duration::from_secs(60);
 /// A body must make progress within this time, in either direction. Over it: 408 or close.
 pub const PROGRESS_DEADLINE: Duration = Duration::from_secs(30);
+/// The body of a request must be here whole within this time when its sender has not logged in.
+/// Over it: 408.
+pub const LOGIN_BODY_DEADLINE: Duration = Duration::from_secs(10);
 /// A pushed manifest must be here whole within this time. Over it: 408.
 pub const MANIFEST_DEADLINE: Duration = Duration::from_secs(60);
 /// An ordinary request that we send must be answered within this time.

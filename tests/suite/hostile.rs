@@ -5,7 +5,7 @@ use std::net::TcpStream;
 use std::time::Duration;
 
 use crate::support::eventually;
-use crate::support::http::{bearer, raw, send, token};
+use crate::support::http::{basic, bearer, raw, send, token};
 use crate::support::image::{Image, MANIFEST, digest, noise, push_blob};
 use crate::support::node::Node;
 use crate::sync::{SOON, pull};
@@ -224,4 +224,78 @@ fn f195_a_second_head_behind_a_hostile_one_is_not_answered() {
     let answer = String::from_utf8(raw(&root.login, smuggled.as_bytes()).unwrap()).unwrap();
     assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
     assert_eq!(answer.matches("HTTP/1.1 ").count(), 1, "{answer}");
+}
+
+/// `count` different scopes, as the field of a form or a query.
+fn scopes(count: usize, actions: usize) -> String {
+    let actions: Vec<String> = (0..actions).map(|number| format!("a{number}")).collect();
+    let actions = actions.join(",");
+    let scopes: Vec<String> =
+        (0..count).map(|number| format!("repository:r{number}:{actions}")).collect();
+    format!("scope={}", scopes.join("+"))
+}
+
+#[test]
+fn f209_a_token_request_with_too_many_scopes_is_refused_before_it_costs_anything() {
+    let root = Node::root();
+    let (user, password) = root.pusher("owner-token", "*");
+    let login = format!("grant_type=password&username={user}&password={password}&");
+    let post = |form: &str| {
+        let headers = [("content-type", "application/x-www-form-urlencoded")];
+        send(&root.login, "POST", "/oauth2/token", &headers, form.as_bytes()).unwrap()
+    };
+    let get = |scopes: &str| {
+        let headers = [("authorization", &*basic(&user, &password))];
+        send(&root.login, "GET", &format!("/oauth2/token?{scopes}"), &headers, b"").unwrap()
+    };
+    let flood: Vec<String> = (0..100_000).map(|number| format!("a:{number}:")).collect();
+    let flood = format!("{login}scope={}", flood.join("+"));
+    std::thread::scope(|scope| {
+        let answers: Vec<_> = (0..4).map(|_| scope.spawn(|| post(&flood))).collect();
+        for answer in answers {
+            let answer = answer.join().unwrap();
+            assert_eq!(answer.status, 413);
+            assert_eq!(answer.error(), ("SIZE_INVALID".to_owned(), "too_large".to_owned()));
+            assert!(answer.message().contains("16384 bytes"), "{}", answer.message());
+        }
+    });
+    for (count, actions, status) in [(64, 1, 200), (65, 1, 400), (1, 16, 200), (1, 17, 400)] {
+        let asked = scopes(count, actions);
+        for answer in [post(&(login.clone() + &asked)), get(&asked)] {
+            assert_eq!(answer.status, status, "{count} scopes, {actions} actions");
+            assert!(status == 200 || answer.error().1 == "too_large");
+        }
+    }
+    let merged = [scopes(1, 16), "scope=repository:r0:pull".to_owned()].join("&");
+    let answer = get(&merged);
+    assert_eq!((answer.status, answer.error().1.as_str()), (400, "too_large"));
+    assert!(answer.message().contains("at most 16 actions"), "{}", answer.message());
+}
+
+#[test]
+fn f209_a_form_that_trickles_in_ends_with_408() {
+    let root = Node::root();
+    let form = "grant_type=password&username=owner-token&password=unknown";
+    let mut stream = TcpStream::connect(&root.login).unwrap();
+    let head = format!(
+        "POST /oauth2/token HTTP/1.1\r\nhost: {}\r\ncontent-length: {}\r\n\r\n",
+        root.login,
+        form.len()
+    );
+    stream.write_all(head.as_bytes()).unwrap();
+    // A byte a second is progress; 57 seconds of it are too many for who has not logged in.
+    stream.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+    let (mut answer, mut bytes) = ([0; 1024], form.bytes());
+    let read = loop {
+        match stream.read(&mut answer) {
+            Ok(read) => break read,
+            Err(_) => match bytes.next() {
+                Some(byte) => stream.write_all(&[byte]).unwrap(),
+                None => panic!("no answer to the whole form"),
+            },
+        }
+    };
+    let answer = String::from_utf8_lossy(&answer[..read]);
+    assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
+    assert!(bytes.next().is_some(), "it was read to its end");
 }

@@ -108,7 +108,7 @@ impl TestHandler {
                 Err(BodyError::Io(error)) => {
                     Reply::bytes(400, "text/plain", format!("{:?}", error.kind()))
                 }
-                Err(BodyError::TooLarge) => Reply::new(413),
+                Err(BodyError::TooLarge(_) | BodyError::TooSlow) => Reply::new(413),
             },
             "/file" => {
                 let file = SystemDisk.open(&self.file).unwrap();

@@ -28,6 +28,11 @@ impl Answer {
         let text = |v: &serde_json::Value| v.as_str().unwrap_or_default().to_owned();
         (text(&error["code"]), text(&error["detail"]["reason"]))
     }
+
+    /// What an OCI error says to people.
+    pub fn message(&self) -> String {
+        self.json()["errors"][0]["message"].as_str().unwrap_or_default().to_owned()
+    }
 }
 
 /// One request on a connection of its own.
