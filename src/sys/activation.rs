@@ -60,14 +60,19 @@ fn take(
 }
 
 #[cfg(test)]
+#[path = "../../tests/suite/support/skip.rs"]
+#[allow(clippy::disallowed_methods, unreachable_pub, reason = "shared with tests/suite")]
+mod skip;
+
+#[cfg(test)]
 mod tests {
+    use super::skip::skip;
     use super::*;
     use std::net::TcpListener;
     use std::os::fd::AsRawFd;
 
     #[test]
     #[allow(clippy::disallowed_methods, reason = "a socket as the service manager opens it")]
-    #[allow(clippy::print_stderr, reason = "a test that cannot run says so")]
     fn p020_sockets_are_taken_only_when_they_are_ours() {
         let opened = TcpListener::bind("127.0.0.1:0").unwrap();
         let number = opened.as_raw_fd();
@@ -75,8 +80,7 @@ mod tests {
         let got = match take(Some(&pid), Some("1"), Some("login"), number) {
             Ok(got) => got,
             Err(error) if error.raw_os_error() == Some(1) => {
-                eprintln!("SKIP p020: this sandbox forbids pidfd_getfd");
-                return;
+                return skip("this sandbox forbids pidfd_getfd");
             }
             Err(error) => panic!("{error}"),
         };

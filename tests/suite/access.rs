@@ -172,9 +172,8 @@ fn f097_tampered_token_is_refused_with_a_fresh_challenge() {
 
 #[test]
 fn f097_expired_token_is_refused() {
-    let name = "f097_expired_token_is_refused";
     if let Some(program) = clients::missing(&["faketime"]) {
-        return support::skip(name, &format!("{program} is not installed"));
+        return support::skip(&format!("{program} is not installed"));
     }
     let mut root = Node::root();
     let (user, password) = root.pusher("token-one", "a");

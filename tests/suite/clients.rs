@@ -9,8 +9,7 @@ use crate::sync::{SOON, pull};
 #[test]
 fn f040_f120_skopeo_pushes_to_the_root_and_copies_from_a_device() {
     if let Some(program) = missing(&["skopeo"]) {
-        let name = "f040_f120_skopeo_pushes_to_the_root_and_copies_from_a_device";
-        return skip(name, &format!("{program} is not installed"));
+        return skip(&format!("{program} is not installed"));
     }
     let home = TempDir::new();
     let mut root = Node::root();
@@ -89,8 +88,7 @@ fn f040_f120_skopeo_pushes_to_the_root_and_copies_from_a_device() {
 #[test]
 fn f186_buildah_builds_and_pushes_and_podman_pulls() {
     if let Some(program) = missing(&["buildah", "podman"]) {
-        let name = "f186_buildah_builds_and_pushes_and_podman_pulls";
-        return skip(name, &format!("{program} is not installed"));
+        return skip(&format!("{program} is not installed"));
     }
     let home = TempDir::new();
     let root = Node::root();

@@ -33,22 +33,22 @@ impl Drop for Small {
 
 /// Puts the state of a node that was not started on a small disk; `None`, loudly, where there is
 /// none to be had.
-fn small(test: &str, mut node: Node) -> Option<Small> {
+fn small(mut node: Node) -> Option<Small> {
     node.add_configuration(GC);
     std::fs::create_dir(node.state()).unwrap();
     match SmallDisk::mount(&node.state(), DISK_MIB) {
         Ok(disk) => Some(Small { disk, node }),
         Err(why) => {
-            skip(test, &why);
+            skip(&why);
             None
         }
     }
 }
 
-fn small_root(test: &str) -> Option<(Small, (String, String))> {
+fn small_root() -> Option<(Small, (String, String))> {
     let mut node = Node::device("");
     node.make_root();
-    let mut small = small(test, node)?;
+    let mut small = small(node)?;
     small.node.start();
     let user = small.node.pusher("owner-token", "*");
     Some((small, user))
@@ -125,8 +125,7 @@ impl<'a> Client<'a> {
 
 #[test]
 fn a_full_disk_refuses_pushes_in_words_and_goes_on_with_all_else() {
-    let test = "a_full_disk_refuses_pushes_in_words_and_goes_on_with_all_else";
-    let Some((mut small, user)) = small_root(test) else { return };
+    let Some((mut small, user)) = small_root() else { return };
     let client = Client::new(&small.node, &user);
     let begun = client.send("POST", "/v2/app/blobs/uploads/", b"");
     let begun = begun.header("location").unwrap().to_owned();
@@ -197,8 +196,7 @@ fn a_full_disk_refuses_pushes_in_words_and_goes_on_with_all_else() {
 /// The space comes and goes while clients push, move and delete.
 #[test]
 fn a_disk_that_fills_again_and_again_loses_nothing_acknowledged() {
-    let test = "a_disk_that_fills_again_and_again_loses_nothing_acknowledged";
-    let Some((mut small, user)) = small_root(test) else { return };
+    let Some((mut small, user)) = small_root() else { return };
     let rounds = if std::env::var_os("SKERRY_LONG").is_some() { 100 } else { 10 };
     let ledger = Ledger::default();
     let user = (user.0.as_str(), user.1.as_str());
@@ -239,7 +237,6 @@ fn a_disk_that_fills_again_and_again_loses_nothing_acknowledged() {
 
 #[test]
 fn f036_f037_a_device_whose_disk_is_full_says_so_and_recovers() {
-    let test = "f036_f037_a_device_whose_disk_is_full_says_so_and_recovers";
     let root = Node::root();
     let user = root.pusher("owner-token", "*");
     let push = |image: &Image, repository: &str, tag: &str| {
@@ -251,7 +248,7 @@ fn f036_f037_a_device_whose_disk_is_full_says_so_and_recovers() {
     let repositories = ["--repository", "app", "big", "--mode", "ReadOnly"];
     let connection = root.connect("dock01", &repositories);
     root.link("dock01", &user.0);
-    let Some(mut small) = small(test, Node::device(&connection)) else { return };
+    let Some(mut small) = small(Node::device(&connection)) else { return };
     small.node.start();
     let shown = || root.json(&["connected-registry", "show", "--name", "dock01"]);
     let wait_for = |state: &str| {

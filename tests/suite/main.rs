@@ -34,6 +34,7 @@ mod repo;
 mod resume;
 mod schedule;
 mod scrub;
+mod skips;
 mod sync;
 mod tidy;
 mod topology;

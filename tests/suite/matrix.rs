@@ -150,7 +150,7 @@ fn version(path: &Path, argument: &str) -> String {
 #[test]
 fn f100_f186_skopeo() {
     let Some(path) = tool("skopeo") else {
-        return skip("f100_f186_skopeo", "skopeo is not installed");
+        return skip("skopeo is not installed");
     };
     let bench = Bench::new(false);
     for door in bench.doors() {
@@ -204,9 +204,8 @@ fn f100_f186_skopeo() {
 
 #[test]
 fn f100_f186_podman_and_buildah() {
-    let name = "f100_f186_podman_and_buildah";
     let (Some(podman_path), Some(buildah_path)) = (tool("podman"), tool("buildah")) else {
-        return skip(name, "podman or buildah is not installed");
+        return skip("podman or buildah is not installed");
     };
     let bench = Bench::new(false);
     for door in bench.doors() {
@@ -269,7 +268,7 @@ fn f100_f186_podman_and_buildah() {
 
 #[test]
 fn f100_f186_crane() {
-    let Some(path) = tool("crane") else { return skip("f100_f186_crane", "crane is not there") };
+    let Some(path) = tool("crane") else { return skip("crane is not there") };
     let bench = Bench::new(false);
     for door in bench.doors() {
         let crane = |arguments: &[&str]| {
@@ -307,7 +306,7 @@ fn f100_f186_crane() {
 
 #[test]
 fn f100_f186_regctl() {
-    let Some(path) = tool("regctl") else { return skip("f100_f186_regctl", "regctl is not there") };
+    let Some(path) = tool("regctl") else { return skip("regctl is not there") };
     let bench = Bench::new(false);
     for door in bench.doors() {
         let regctl = |arguments: &[&str]| {
@@ -376,8 +375,7 @@ fn f100_f186_regctl() {
 
 #[test]
 fn f100_f186_oras_and_a_helm_chart() {
-    let name = "f100_f186_oras_and_a_helm_chart";
-    let Some(path) = tool("oras") else { return skip(name, "oras is not there") };
+    let Some(path) = tool("oras") else { return skip("oras is not there") };
     let bench = Bench::new(false);
     for door in bench.doors() {
         let ca = bench.authority.ca().display().to_string();
@@ -451,7 +449,7 @@ fn f100_f186_oras_and_a_helm_chart() {
 
 #[test]
 fn f100_f186_helm() {
-    let Some(path) = tool("helm") else { return skip("f100_f186_helm", "helm is not there") };
+    let Some(path) = tool("helm") else { return skip("helm is not there") };
     let bench = Bench::new(false);
     for door in bench.doors() {
         let home = door.home("helm");
@@ -512,7 +510,7 @@ fn f100_f186_helm() {
 #[test]
 fn f186_cosign_signs_by_referrer() {
     let Some(path) = tool("cosign") else {
-        return skip("f186_cosign_signs_by_referrer", "cosign is not there");
+        return skip("cosign is not there");
     };
     let bench = Bench::new(false);
     for door in bench.doors() {
@@ -582,12 +580,11 @@ fn is_root() -> bool {
 
 #[test]
 fn f100_f168_f186_containerd() {
-    let name = "f100_f168_f186_containerd";
     let (Some(server), Some(ctr)) = (tool("containerd"), tool("ctr")) else {
-        return skip(name, "containerd is not there");
+        return skip("containerd is not there");
     };
     if !is_root() {
-        return skip(name, "containerd needs root");
+        return skip("containerd needs root");
     }
     let bench = Bench::new(true);
     let home = bench.home.join("containerd");
@@ -653,12 +650,11 @@ fn f100_f168_f186_containerd() {
 
 #[test]
 fn f100_f186_docker() {
-    let name = "f100_f186_docker";
     let (Some(server), Some(docker)) = (tool("dockerd"), tool("docker")) else {
-        return skip(name, "docker is not there");
+        return skip("docker is not there");
     };
     if !is_root() {
-        return skip(name, "dockerd needs root");
+        return skip("dockerd needs root");
     }
     let bench = Bench::new(false);
     let home = bench.home.join("docker");
@@ -680,7 +676,7 @@ fn f100_f186_docker() {
     if !ready() {
         let log = std::fs::read_to_string(home.join("log")).unwrap_or_default();
         let last = log.lines().last().unwrap_or_default().to_owned();
-        return skip(name, &format!("dockerd does not start here: {last}"));
+        return skip(&format!("dockerd does not start here: {last}"));
     }
     let (user, password) = (bench.user.as_str(), bench.password.as_str());
     for door in bench.doors() {
@@ -745,6 +741,6 @@ fn f045_f186_clients_say_why_a_read_only_device_takes_no_push() {
         tried += 1;
     }
     if tried == 0 {
-        skip("f045_f186_clients_say_why_a_read_only_device_takes_no_push", "no client is there");
+        skip("no client is there");
     }
 }

@@ -39,25 +39,25 @@ impl Drop for Rig {
 
 impl Rig {
     /// A root; `None`, loudly, where such a disk cannot be had.
-    fn root(test: &str) -> Option<Rig> {
+    fn root() -> Option<Rig> {
         let mut node = Node::device("");
         node.make_root();
-        let mut rig = Rig::new(test, node)?;
+        let mut rig = Rig::new(node)?;
         rig.user = rig.node.pusher("owner-token", "app");
         Some(rig)
     }
 
     /// Starts a node on a disk that forgets.
-    fn new(test: &str, mut node: Node) -> Option<Rig> {
+    fn new(mut node: Node) -> Option<Rig> {
         if !rustix::process::geteuid().is_root() || !Path::new("/dev/fuse").exists() {
-            skip(test, "needs root and /dev/fuse");
+            skip("needs root and /dev/fuse");
             return None;
         }
         std::fs::create_dir(node.state()).unwrap();
         let disk = match Lossy::mount(&node.state()) {
             Ok(disk) => disk,
             Err(error) => {
-                skip(test, &format!("no FUSE file system can be mounted: {error}"));
+                skip(&format!("no FUSE file system can be mounted: {error}"));
                 return None;
             }
         };
@@ -123,8 +123,7 @@ impl Rig {
 #[test]
 fn a_disk_that_lies_about_syncs_loses_what_was_acknowledged() {
     for syncs in [Syncs::Lie, Syncs::NamesLie] {
-        let test = "a_disk_that_lies_about_syncs_loses_what_was_acknowledged";
-        let Some(mut rig) = Rig::root(test) else { return };
+        let Some(mut rig) = Rig::root() else { return };
         rig.disk.set_syncs(syncs);
         rig.disk.fail_at(CHANGES_MAX);
         rig.ledger.load(&rig.node.login, rig.user(), 0, || rig.fail());
@@ -138,8 +137,7 @@ fn a_disk_that_lies_about_syncs_loses_what_was_acknowledged() {
 #[test]
 fn f116_f130_the_power_fails_under_load_and_nothing_acknowledged_is_lost() {
     let rounds = if std::env::var_os("SKERRY_LONG").is_some() { 50 } else { 8 };
-    let test = "f116_f130_the_power_fails_under_load_and_nothing_acknowledged_is_lost";
-    let Some(mut rig) = Rig::root(test) else { return };
+    let Some(mut rig) = Rig::root() else { return };
     for round in 0..rounds {
         rig.cut_under_load(round);
         if round % 3 == 2 {
@@ -164,12 +162,11 @@ fn f116_f130_the_power_fails_under_load_and_nothing_acknowledged_is_lost() {
 #[test]
 fn f116_f130_pushes_made_offline_outlive_power_cuts_and_reach_the_parent() {
     let rounds = if std::env::var_os("SKERRY_LONG").is_some() { 25 } else { 3 };
-    let test = "f116_f130_pushes_made_offline_outlive_power_cuts_and_reach_the_parent";
     let mut root = Node::root();
     let user = root.pusher("owner-token", "app");
     let connection = root.connect("dock01", &["--repository", "app", "--mode", "ReadWrite"]);
     root.link("dock01", &user.0);
-    let Some(mut rig) = Rig::new(test, Node::device(&connection)) else { return };
+    let Some(mut rig) = Rig::new(Node::device(&connection)) else { return };
     rig.user = user.clone();
     let user = (user.0.as_str(), user.1.as_str());
     eventually(SOON, "the client can log in", || token(&rig.node.login, user.0, user.1, &[]).ok());

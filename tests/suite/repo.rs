@@ -35,12 +35,6 @@ pub fn files(relative: &str) -> Vec<String> {
     found
 }
 
-/// Says that a test cannot run here.
-#[allow(clippy::print_stderr, reason = "a test that cannot run says so")]
-pub fn skip(name: &str, why: &str) {
-    eprintln!("SKIP {name}: {why}");
-}
-
 /// A unit file: the values of each `Section.Key`, in order; an empty value stands too.
 pub struct Unit(pub BTreeMap<String, Vec<String>>);
 

@@ -10,9 +10,8 @@ use crate::sync::{SOON, pull};
 
 #[test]
 fn f111_f115_f116_a_schedule_set_at_the_root_holds_at_the_device() {
-    let name = "f111_f115_f116_a_schedule_set_at_the_root_holds_at_the_device";
     if let Some(program) = clients::missing(&["faketime"]) {
-        return skip(name, &format!("{program} is not installed"));
+        return skip(&format!("{program} is not installed"));
     }
     let (login, gateway) = (free(), free());
     // The device sees its parent through proxies only: both endpoints are counted.

@@ -63,9 +63,8 @@ fn script(tour: &str) -> String {
 
 #[test]
 fn the_tour_of_the_readme_works_as_it_stands() {
-    let test = "the_tour_of_the_readme_works_as_it_stands";
     if !rustix::process::geteuid().is_root() || !["ip", "unshare", "skopeo"].into_iter().all(have) {
-        return skip(test, "needs root, ip, unshare and skopeo");
+        return skip("needs root, ip, unshare and skopeo");
     }
     let home = TempDir::new();
     let image = Image::new(1, &[20_000]);

@@ -5,7 +5,8 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use crate::repo::{bitbake, files, path, read, skip};
+use crate::repo::{bitbake, files, path, read};
+use crate::support::skip;
 
 const LAYER: &str = "yocto-layer";
 const PROGRAM: &str = "yocto-layer/recipes-skerry/skerry/skerry_0.1.0.bb";
@@ -96,7 +97,7 @@ fn p044_version_and_licence_text_agree() {
             let sum = text.split_whitespace().next().unwrap();
             assert!(read(SOURCE).contains(&format!("file://LICENSE;md5={sum}")), "{sum}");
         }
-        Err(error) => skip("p044", &format!("md5sum: {error}")),
+        Err(error) => skip(&format!("md5sum: {error}")),
     }
 }
 
@@ -115,7 +116,7 @@ fn p044_the_licence_covers_every_linked_crate() {
     cargo.args(arguments).arg(target).arg("--manifest-path").arg(manifest);
     let output = match cargo.output() {
         Ok(output) if output.status.success() => output,
-        _ => return skip("p044", "cargo metadata does not work offline here"),
+        _ => return skip("cargo metadata does not work offline here"),
     };
     let metadata: Value = serde_json::from_slice(&output.stdout).unwrap();
     let nodes = metadata["resolve"]["nodes"].as_array().unwrap();

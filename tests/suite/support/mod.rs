@@ -11,12 +11,14 @@ pub mod load;
 pub mod lossy;
 pub mod node;
 pub mod proxy;
+pub mod skip;
 pub mod small_disk;
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
+
+pub use skip::skip;
 
 /// A directory that goes when the value does.
 pub struct TempDir(PathBuf);
@@ -45,16 +47,6 @@ impl Drop for TempDir {
         if std::env::var_os("SKERRY_TEST_KEEP").is_none() {
             let _ = std::fs::remove_dir_all(&self.0);
         }
-    }
-}
-
-/// Says loudly that a test could not run. The report counts it; a skip is never a pass.
-pub fn skip(test: &str, why: &str) {
-    eprintln!("SKIP {test}: {why}");
-    if let Some(path) = std::env::var_os("SKERRY_TEST_SKIPS") {
-        let file = std::fs::OpenOptions::new().append(true).create(true).open(path);
-        let line = format!("{test}\t{why}\n");
-        file.and_then(|mut f| f.write_all(line.as_bytes())).expect("the list of skips");
     }
 }
 
