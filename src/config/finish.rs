@@ -16,6 +16,8 @@ use crate::types::limits::{CONNECTIONS_MAX, UPLOADS_MAX};
 
 /// Threads of executor or blocking pool.
 const THREADS_MAX: usize = 64;
+/// A grace of the garbage collection below this is warned of.
+const SHORT_GRACE: Duration = Duration::from_secs(60);
 /// A path of a Unix socket, bytes (unix(7), without the final zero).
 const SOCKET_PATH_MAX: usize = 107;
 
@@ -40,6 +42,13 @@ pub(super) fn finish(mut merge: Merge<'_>) -> Result<Loaded, ConfigError> {
             let why = "has no effect on a connected registry";
             warnings.push(format!("{key} {why} ({origin})"));
         }
+    }
+    if loaded.config.gc.grace < SHORT_GRACE {
+        let origin = loaded.origin("gc.grace");
+        warnings.push(format!(
+            "gc.grace is below one minute: a push that pauses for longer than that must send its \
+             layers again ({origin})"
+        ));
     }
     Ok(Loaded { warnings, ..loaded })
 }
@@ -303,6 +312,11 @@ fn check_ranges(loaded: &Loaded) -> Result<(), ConfigError> {
         ("tokens.access_lifetime", tokens.access_lifetime, day, "24 hours"),
         ("tokens.refresh_lifetime", tokens.refresh_lifetime, 30 * day, "30 days"),
     ];
+    if loaded.config.gc.grace.is_zero() {
+        let message = "must not be 0: a layer would be deleted between its push and that of its \
+                       manifest; the default is \"1h\"";
+        return Err(fault(loaded, "gc.grace", message));
+    }
     if loaded.config.gc.grace > 30 * day {
         return Err(fault(loaded, "gc.grace", "must be at most 30 days"));
     }

@@ -236,6 +236,21 @@ fn what_has_no_effect_is_warned_of() {
 }
 
 #[test]
+fn f206_a_grace_of_nothing_is_refused_and_a_short_one_warned_of() {
+    let grace = |text: &str| main_file(&format!("[gc]\ngrace = \"{text}\"\n"));
+    for zero in ["0s", "0h"] {
+        let error = error_of(grace(zero));
+        assert!(error.contains("skerry.toml:2: gc.grace: must not be 0: a layer"), "{error}");
+        assert!(error.contains("\"1h\""), "{error}");
+    }
+    for (text, warned) in [("1s", true), ("59s", true), ("1m", false), ("1h", false)] {
+        let warnings = grace(text).unwrap().warnings;
+        assert_eq!(warnings.len(), usize::from(warned), "{warnings:?}");
+        assert!(!warned || warnings[0].starts_with("gc.grace is below one minute"), "{warnings:?}");
+    }
+}
+
+#[test]
 fn limits_must_fit_the_memory() {
     let text = "[limits]\nmemory = \"96MiB\"\nconnections = 256\n";
     assert!(main_file(text).is_ok());

@@ -5,7 +5,7 @@
 //! somebody touched it since: rows first, by commands of the writer, then files. So nothing is
 //! ever removed in the first grace after a start, and the wall clock plays no part.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -13,12 +13,12 @@ use serde::{Deserialize, Serialize};
 
 use super::leases::{short, split_key};
 use super::links::repository_of;
-use super::manifests::{self, ManifestRow};
+use super::manifests::{self, ManifestRow, manifest_key};
 use super::outbox::{Origin, OutboxChange, OutboxEntry};
 use super::repositories::{self, BlobLink};
 use super::row::{self, Kind, Row, key, prefix};
 use super::tags::TagRow;
-use super::{Shared, Store, StoreError};
+use super::{Shared, Store, StoreError, Txn};
 use crate::sys::spawn;
 use crate::types::digest::Algorithm;
 use crate::types::{Digest, Manifest, RepositoryName, UnixSeconds, media};
@@ -95,7 +95,7 @@ impl Drop for Taken<'_> {
 
 /// Since when a manifest has no tag.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-struct Untagged(UnixSeconds);
+pub(super) struct Untagged(pub(super) UnixSeconds);
 
 impl Row for Untagged {
     const VERSION: u8 = 1;
@@ -107,6 +107,9 @@ struct Run {
     store: Store,
     options: GcOptions,
     started: Duration,
+    /// What was touched from then on is not removed. One moment for the whole run: a link that
+    /// is kept because of a touch must keep its file, however slow the run is.
+    since: Duration,
     report: GcReport,
 }
 
@@ -128,7 +131,9 @@ impl Store {
         let started = shared.sys.clock.monotonic();
         let report =
             GcReport { dry_run: options.dry_run, waits_for_sync: held_back, ..GcReport::default() };
-        let mut run = Run { shared: shared.clone(), store: self.clone(), options, started, report };
+        let since = started.saturating_sub(options.grace);
+        let store = self.clone();
+        let mut run = Run { shared: shared.clone(), store, options, started, since, report };
         run.collect(&mut taken.found).await?;
         Ok(run.report)
     }
@@ -162,17 +167,12 @@ impl Run {
         if let Some(retention) = self.options.untagged {
             self.remove_untagged(retention).await?;
         }
-        self.remove_links(found).await?;
-        self.remove_files(found).await?;
+        let gone = self.remove_links(found).await?;
+        self.remove_files(found, &gone).await?;
         if !self.options.dry_run {
-            self.shared.leases.forget_before(self.since());
+            self.shared.leases.forget_before(self.since);
         }
         Ok(())
-    }
-
-    /// What was touched from then on is not removed.
-    fn since(&self) -> Duration {
-        self.started.min(self.shared.sys.clock.monotonic().saturating_sub(self.options.grace))
     }
 
     fn ripe(&self, first_found: Duration) -> bool {
@@ -187,8 +187,8 @@ impl Run {
         spawn::blocking(move || work(&store)).await
     }
 
-    /// Removes links that no manifest of their repository uses.
-    async fn remove_links(&mut self, found: &mut Found) -> Result<(), StoreError> {
+    /// Removes links that no manifest of their repository uses; returns the keys of those removed.
+    async fn remove_links(&mut self, found: &mut Found) -> Result<BTreeSet<Vec<u8>>, StoreError> {
         let mut unused = BTreeMap::new();
         let mut ripe: Vec<(Vec<u8>, Digest)> = Vec::new();
         let mut after: Option<RepositoryName> = None;
@@ -213,21 +213,34 @@ impl Run {
                 }
             }
         }
+        let mut gone = BTreeSet::new();
         for batch in ripe.chunks(PAGE) {
-            self.report.links_removed += match self.options.dry_run {
-                true => batch.len() as u64,
+            let removed = match self.options.dry_run {
+                true => self.removable(batch),
                 false => self.unlink(batch.to_vec()).await?,
             };
+            gone.extend(removed);
+        }
+        self.report.links_removed += gone.len() as u64;
+        if !self.options.dry_run {
+            unused.retain(|key, _| !gone.contains(key));
         }
         found.links = unused;
-        Ok(())
+        Ok(gone)
     }
 
-    async fn unlink(&self, links: Vec<(Vec<u8>, Digest)>) -> Result<u64, StoreError> {
-        let (shared, since) = (self.shared.clone(), self.since());
+    /// The keys of the links that would go now.
+    fn removable(&self, links: &[(Vec<u8>, Digest)]) -> Vec<Vec<u8>> {
+        let free = |digest: &Digest| !self.shared.leases.held(digest, self.since);
+        links.iter().filter(|(_, digest)| free(digest)).map(|(key, _)| key.clone()).collect()
+    }
+
+    /// The keys of the links that went.
+    async fn unlink(&self, links: Vec<(Vec<u8>, Digest)>) -> Result<Vec<Vec<u8>>, StoreError> {
+        let (shared, since) = (self.shared.clone(), self.since);
         self.store
             .commit(move |txn| {
-                let mut removed = 0;
+                let mut removed = Vec::new();
                 for (key, digest) in links {
                     // A push that uses the link was noted before this command ran.
                     if shared.leases.held(&digest, since) {
@@ -237,16 +250,25 @@ impl Run {
                     if let Some(name) = repository_of(&key) {
                         repositories::release(txn, &name, link.size)?;
                     }
-                    txn.delete(key);
-                    removed += 1;
+                    txn.delete(key.clone());
+                    removed.push(key);
                 }
                 Ok(removed)
             })
             .await
     }
 
-    /// Removes files that no row refers to.
-    async fn remove_files(&mut self, found: &mut Found) -> Result<(), StoreError> {
+    /// Removes files that no row refers to. Those that only unused links refer to count as
+    /// unreferenced from now on, so that they need not wait twice, but stay as long as a link does.
+    async fn remove_files(
+        &mut self,
+        found: &mut Found,
+        gone: &BTreeSet<Vec<u8>>,
+    ) -> Result<(), StoreError> {
+        let linked = found.links.keys().filter(|key| !gone.contains(*key));
+        let linked: Vec<u64> =
+            linked.filter_map(|key| split_key(key)).map(|(_, digest)| short(&digest)).collect();
+        let linked = sorted(linked);
         let unused: Arc<BTreeMap<Vec<u8>, Duration>> = Arc::new(std::mem::take(&mut found.links));
         let mut unreferenced = BTreeMap::new();
         let (mut part, mut parts) = (0, 1);
@@ -271,7 +293,8 @@ impl Run {
         let mut kept = BTreeMap::new();
         for (digest, bytes) in unreferenced {
             let first = found.files.get(&digest).copied().unwrap_or(self.started);
-            if self.ripe(first) && self.remove_file(&digest).await? {
+            let removable = self.ripe(first) && linked.binary_search(&short(&digest)).is_err();
+            if removable && self.remove_file(&digest).await? {
                 self.report.blobs_removed += 1;
                 self.report.bytes_removed += bytes;
                 if !self.options.dry_run {
@@ -291,7 +314,7 @@ impl Run {
 
     /// Whether the file went, or with a dry run would have gone.
     async fn remove_file(&self, digest: &Digest) -> Result<bool, StoreError> {
-        let (shared, since) = (self.shared.clone(), self.since());
+        let (shared, since) = (self.shared.clone(), self.since);
         if self.options.dry_run {
             return Ok(!shared.leases.held(digest, since));
         }
@@ -322,6 +345,9 @@ impl Run {
     /// Removes manifests that have been without a tag for long, and remembers since when others
     /// have been.
     async fn remove_untagged(&mut self, retention: Duration) -> Result<(), StoreError> {
+        if !self.options.dry_run {
+            self.blocking(forget_notes_of_nothing).await?;
+        }
         let now = self.shared.sys.clock.wall_or_floor();
         let mut after: Option<RepositoryName> = None;
         loop {
@@ -342,8 +368,8 @@ impl Run {
                     {
                         self.report.manifests_removed += 1;
                     } else if since.is_none() && !self.options.dry_run {
-                        let key = untagged_key(&name, &digest);
-                        self.store.commit(move |txn| txn.put(key, &Untagged(now))).await?;
+                        let name = name.clone();
+                        self.store.commit(move |txn| note(txn, &name, &digest, now)).await?;
                     }
                 }
             }
@@ -355,14 +381,15 @@ impl Run {
         repository: &RepositoryName,
         digest: &Digest,
     ) -> Result<bool, StoreError> {
-        let (shared, since) = (self.shared.clone(), self.since());
+        let (shared, since) = (self.shared.clone(), self.since);
         let (repository, digest) = (repository.clone(), digest.clone());
         self.store
             .commit(move |txn| {
-                if shared.leases.held(&digest, since) {
+                // The subject may have come since the rows were looked at; a tag or an index that
+                // came has touched the manifest.
+                if shared.leases.held(&digest, since) || refers(txn, &repository, &digest)? {
                     return Ok(false);
                 }
-                txn.delete(untagged_key(&repository, &digest));
                 match manifests::remove(txn, &repository, &digest, &Origin::Client) {
                     Ok(()) => Ok(true),
                     Err(StoreError::NotFound) => Ok(false),
@@ -373,8 +400,59 @@ impl Run {
     }
 }
 
-fn untagged_key(repository: &RepositoryName, digest: &Digest) -> Vec<u8> {
+pub(super) fn untagged_key(repository: &RepositoryName, digest: &Digest) -> Vec<u8> {
     key(Kind::Untagged, &[repository.as_str().as_bytes(), &digest.to_key()])
+}
+
+/// Whether a manifest has a subject that exists.
+fn refers(txn: &Txn<'_>, repository: &RepositoryName, digest: &Digest) -> Result<bool, StoreError> {
+    let row = txn.get::<ManifestRow>(&manifest_key(repository, digest))?;
+    let Some(subject) = row.and_then(|row| row.subject) else { return Ok(false) };
+    Ok(txn.get::<ManifestRow>(&manifest_key(repository, &subject))?.is_some())
+}
+
+/// Notes that a manifest, if it is still there, has no tag.
+fn note(
+    txn: &mut Txn<'_>,
+    repository: &RepositoryName,
+    digest: &Digest,
+    now: UnixSeconds,
+) -> Result<(), StoreError> {
+    match txn.get::<ManifestRow>(&manifest_key(repository, digest))? {
+        Some(_) => txn.put(untagged_key(repository, digest), &Untagged(now)),
+        None => Ok(()),
+    }
+}
+
+/// Forgets since when a manifest has no tag: it is about to go, or has just come.
+pub(super) fn forget_untagged(
+    txn: &mut Txn<'_>,
+    repository: &RepositoryName,
+    digest: &Digest,
+) -> Result<(), StoreError> {
+    let key = untagged_key(repository, digest);
+    if txn.get::<Untagged>(&key)?.is_some() {
+        txn.delete(key);
+    }
+    Ok(())
+}
+
+/// Removes notes about manifests that are gone: earlier versions left them behind.
+fn forget_notes_of_nothing(store: &Store) -> Result<(), StoreError> {
+    store.each_row(&prefix(Kind::Untagged, &[]), |key, _| {
+        let (Some(name), Some((_, digest))) = (repository_of(&key), split_key(&key)) else {
+            return Ok(());
+        };
+        if store.manifest(&name, &digest)?.is_some() {
+            return Ok(());
+        }
+        smol::block_on(store.commit(move |txn| {
+            match txn.get::<ManifestRow>(&manifest_key(&name, &digest))? {
+                Some(_) => Ok(()),
+                None => forget_untagged(txn, &name, &digest),
+            }
+        }))
+    })
 }
 
 fn sorted(mut digests: Vec<u64>) -> Vec<u64> {
@@ -484,17 +562,24 @@ fn marked(
     if full {
         return Ok(None);
     }
+    let mut seen = BTreeSet::new();
     for (_, entry) in store.outbox(usize::MAX)? {
-        pin(store, &entry, &mut marked)?;
+        pin(store, &entry, &mut seen, &mut marked)?;
     }
     for (_, letter) in store.dead_letters(usize::MAX)? {
-        pin(store, &letter.entry, &mut marked)?;
+        pin(store, &letter.entry, &mut seen, &mut marked)?;
     }
     Ok(Some(sorted(marked)))
 }
 
-/// Marks what a change on its way up brings along, also when the manifest is gone here.
-fn pin(store: &Store, entry: &OutboxEntry, marked: &mut Vec<u64>) -> Result<(), StoreError> {
+/// Marks what a change on its way up brings along, also when the manifest is gone here. Each
+/// manifest is read once, however often indexes name it.
+fn pin(
+    store: &Store,
+    entry: &OutboxEntry,
+    seen: &mut BTreeSet<Digest>,
+    marked: &mut Vec<u64>,
+) -> Result<(), StoreError> {
     let digest = match &entry.change {
         OutboxChange::Tag { digest, .. } => digest.clone(),
         OutboxChange::ManifestAdded { digest } => Some(digest.clone()),
@@ -502,8 +587,8 @@ fn pin(store: &Store, entry: &OutboxEntry, marked: &mut Vec<u64>) -> Result<(), 
     };
     let mut open: Vec<Digest> = digest.into_iter().collect();
     while let Some(digest) = open.pop() {
-        if marked.contains(&short(&digest)) && store.manifest(&entry.repository, &digest)?.is_some()
-        {
+        // What has a row is marked by it, and keeps its content itself.
+        if store.manifest(&entry.repository, &digest)?.is_some() || !seen.insert(digest.clone()) {
             continue;
         }
         marked.push(short(&digest));

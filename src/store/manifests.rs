@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::gc::forget_untagged;
 use super::outbox::{self, Origin, OutboxChange};
 use super::referrers::{ReferrerRow, referrer_key};
 use super::repositories::{self, BlobLink, blob_key, digest_at};
@@ -194,6 +195,9 @@ fn add(
         }
         txn.put(row_key, &row)?;
     }
+    if old.is_none() {
+        forget_untagged(txn, repository, &put.digest)?;
+    }
     for tag in &put.tags {
         tags::switch(txn, repository, tag, &put.digest, &put.precondition, &put.origin, now)?;
     }
@@ -232,6 +236,7 @@ pub(super) fn remove(
     if let Some(subject) = &row.subject {
         txn.delete(referrer_key(repository, subject, digest));
     }
+    forget_untagged(txn, repository, digest)?;
     txn.delete(row_key);
     repositories::release(txn, repository, row.size)?;
     // The parent drops the tags that name it there, as we do here.

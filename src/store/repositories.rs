@@ -190,6 +190,7 @@ impl Store {
             }
             delete_all::<BlobLink>(txn, &prefix(Kind::Blob, &[name]))?;
             delete_all::<super::TagRow>(txn, &prefix(Kind::Tag, &[name]))?;
+            delete_all::<super::gc::Untagged>(txn, &prefix(Kind::Untagged, &[name]))?;
             delete_all::<super::referrers::ReferrerRow>(txn, &prefix(Kind::Referrer, &[name]))?;
             txn.delete(repository_key(&repository));
             Ok(())

@@ -36,3 +36,38 @@ fn f141_f142_garbage_goes_on_demand_and_what_is_used_stays() {
     assert_eq!(gone.push(&root.login, user, "app", "gone").status, 201);
     assert_eq!(pull("gone"), gone.digest());
 }
+
+/// A layer that a collection has seen as garbage is pushed again, and its push pauses for longer
+/// than the grace: the layer is there as a whole, or the push is told to send it again.
+#[test]
+fn f206_a_layer_that_was_garbage_and_is_pushed_again_is_kept_or_asked_for_again() {
+    let root = Node::root_with("[gc]\nenabled = false\ngrace = \"1s\"\n");
+    let user = root.pusher("token-one", "app");
+    let token = token(&root.login, &user.0, &user.1, &["repository:app:pull,push,delete"]).unwrap();
+    let image = Image::new(3, &[9000]);
+    let send = |method: &str, target: &str| bearer(&root.login, &token, method, target, &[], b"");
+    for blob in image.blobs() {
+        assert_eq!(image::push_blob(&root.login, &token, "app", blob).status, 201);
+        let target = format!("/v2/app/blobs/{}", image::digest(blob));
+        assert_eq!(send("DELETE", &target).status, 202);
+    }
+    assert_eq!(root.json(&["gc"])["blobsWaiting"], 2);
+    for blob in image.blobs() {
+        assert_eq!(image::push_blob(&root.login, &token, "app", blob).status, 201);
+    }
+    let (mut links, mut files) = (0, 0);
+    eventually(Duration::from_secs(20), "the layer goes", || {
+        let report = root.json(&["gc"]);
+        links += report["linksRemoved"].as_u64().unwrap();
+        files += report["blobsRemoved"].as_u64().unwrap();
+        assert!(files <= links, "a file went and its link stays: {report}");
+        (files == 2).then_some(())
+    });
+    let content_type = [("content-type", image::MANIFEST)];
+    let put = |body: &[u8]| {
+        bearer(&root.login, &token, "PUT", "/v2/app/manifests/v1", &content_type, body)
+    };
+    assert_eq!(put(&image.manifest).error().0, "MANIFEST_BLOB_UNKNOWN");
+    assert_eq!(image.push_with(&root.login, &token, "app", "v1").status, 201);
+    assert_eq!(image::pull_with(&root.login, &token, "app", "v1").unwrap(), image.digest());
+}

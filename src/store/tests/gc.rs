@@ -3,7 +3,7 @@
 use std::sync::atomic::AtomicU64;
 
 use super::*;
-use crate::store::gc::{GcOptions, GcReport};
+use crate::store::gc::{self, GcOptions, GcReport};
 use crate::store::manifests::testing::child;
 use crate::store::outbox::Origin;
 use crate::types::digest::Algorithm;
@@ -17,6 +17,8 @@ pub(super) const OPTIONS: GcOptions = GcOptions { grace: HOUR, untagged: None, d
 pub(super) struct Hands {
     seconds: AtomicU64,
     wall: AtomicU64,
+    /// Seconds that pass each time somebody looks at the clock: a slow machine.
+    per_look: AtomicU64,
 }
 
 impl Hands {
@@ -31,7 +33,8 @@ impl Clock for Hands {
     }
 
     fn monotonic(&self) -> Duration {
-        Duration::from_secs(self.seconds.load(Ordering::Relaxed))
+        let step = self.per_look.load(Ordering::Relaxed);
+        Duration::from_secs(self.seconds.fetch_add(step, Ordering::Relaxed))
     }
 }
 
@@ -199,6 +202,84 @@ fn whoever_looked_at_content_can_still_refer_to_it() {
     assert_eq!(store.blob_linked(&name("app"), &mount), Ok(false), "the source's link went");
 }
 
+/// What a push relies on: content that can be referred to is there.
+fn assert_whole(bench: &Bench, digest: &Digest, what: &str) {
+    let linked =
+        bench.store.get::<repositories::BlobLink>(&repositories::blob_key(&name("app"), digest));
+    assert!(linked.unwrap().is_none() || bench.has(digest), "{what}: a link without its file");
+}
+
+#[test]
+fn f206_a_layer_touched_just_under_a_grace_ago_keeps_link_and_file_in_a_slow_run() {
+    // The grace of the touch ends at each step of the run in turn.
+    for early in (0..6000).step_by(300) {
+        let bench = Bench::new();
+        let layer = blob(&bench.store, "app", b"layer");
+        bench.hands.pass(2 * HOUR);
+        bench.gc();
+        bench.hands.pass(HOUR);
+        assert!(bench.store.blob_linked(&name("app"), &layer).unwrap());
+        bench.hands.pass(HOUR - Duration::from_secs(early.min(3599)));
+        bench.hands.per_look.store(600, Ordering::Relaxed);
+        bench.gc();
+        bench.hands.per_look.store(0, Ordering::Relaxed);
+        assert_whole(&bench, &layer, &format!("{early} s early"));
+    }
+}
+
+#[test]
+fn f206_a_layer_that_was_garbage_and_is_pushed_again_keeps_its_file_with_its_link() {
+    let bench = Bench::new();
+    let store = &bench.store;
+    let layer = blob(store, "app", b"layer");
+    block_on(store.unlink_blob(&name("app"), &layer)).unwrap();
+    bench.hands.pass(2 * HOUR);
+    assert_eq!(bench.gc().blobs_waiting, 1);
+    blob(store, "app", b"layer");
+    bench.hands.pass(2 * HOUR);
+    let report = bench.gc();
+    assert_whole(&bench, &layer, "the link is new to the collection");
+    assert_eq!((report.blobs_removed, report.blobs_waiting), (0, 1), "{report:?}");
+    image(store, "app", std::slice::from_ref(&layer), &["v1"]).unwrap();
+    assert_eq!(bench.gc_twice().blobs_removed, 0);
+    assert!(bench.has(&layer));
+}
+
+#[test]
+fn f209_indexes_that_name_the_next_one_twice_are_looked_at_once_each() {
+    let bench = Bench::new();
+    let store = &bench.store;
+    let layer = blob(store, "app", b"layer");
+    let mut below = image(store, "app", std::slice::from_ref(&layer), &[]).unwrap();
+    let mut pinned = vec![layer, below.clone()];
+    for level in 0..30 {
+        let entry =
+            format!(r#"{{"mediaType":"{}","digest":"{below}","size":1}}"#, media::OCI_INDEX);
+        let text = format!(
+            r#"{{"schemaVersion":2,"mediaType":"{}","annotations":{{"level":"{level}"}},
+                "manifests":[{entry},{entry}]}}"#,
+            media::OCI_INDEX
+        );
+        below = digest_of(text.as_bytes());
+        block_on(store.blob_put(&below, text.into_bytes())).unwrap();
+        pinned.push(below.clone());
+    }
+    delete(store, "app", &pinned[1]);
+    let entry = outbox::OutboxEntry {
+        id: match child(1) {
+            Origin::Child(id) => id,
+            _ => unreachable!(),
+        },
+        repository: name("app"),
+        change: outbox::OutboxChange::ManifestAdded { digest: below },
+    };
+    let letter = outbox::DeadLetter { entry, reason: "no".to_owned(), at: UnixSeconds(1) };
+    let letter_key = row::key(row::Kind::DeadLetter, &[&1_u64.to_be_bytes()]);
+    block_on(store.commit(move |txn| txn.put(letter_key, &letter))).unwrap();
+    assert_eq!(bench.gc_twice().blobs_removed, 0);
+    assert!(pinned.iter().all(|digest| bench.has(digest)));
+}
+
 #[test]
 fn what_waits_for_the_parent_is_pinned() {
     let bench = Bench::new();
@@ -258,6 +339,42 @@ fn manifests_without_a_tag_go_when_the_policy_says_so() {
     assert!(store.manifest(&app, &tagged).unwrap().is_some());
     assert!(store.manifest(&app, &loose).unwrap().is_none());
     assert!(rows_of_kind(store, row::Kind::Untagged) == 0, "the note goes with the manifest");
+}
+
+#[test]
+fn f206_since_when_a_manifest_has_no_tag_goes_with_the_manifest() {
+    let bench = Bench::new();
+    let store = &bench.store;
+    let policy = GcOptions { untagged: Some(24 * HOUR), ..OPTIONS };
+    let gc = || block_on(store.collect_garbage(policy)).unwrap().manifests_removed;
+    let day = |n: u64| {
+        bench.hands.wall.store(n * 86_400, Ordering::Relaxed);
+        bench.hands.pass(24 * HOUR);
+    };
+    let layer = blob(store, "app", b"layer");
+    let push = || image(store, "app", std::slice::from_ref(&layer), &[]).unwrap();
+    for how in ["the manifest", "the repository"] {
+        let loose = push();
+        day(10);
+        assert_eq!((gc(), rows_of_kind(store, row::Kind::Untagged)), (0, 1));
+        match how {
+            "the manifest" => delete(store, "app", &loose),
+            _ => block_on(store.delete_repository(&name("app"), &Origin::Client)).unwrap(),
+        }
+        assert_eq!(rows_of_kind(store, row::Kind::Untagged), 0, "{how} was deleted");
+        blob(store, "app", b"layer");
+        assert_eq!(push(), loose);
+        day(20);
+        assert_eq!(gc(), 0, "pushed again after {how} was deleted, the time starts anew");
+        delete(store, "app", &loose);
+    }
+    // An earlier version left such a note behind.
+    let loose = digest_of(b"never pushed");
+    let key = gc::untagged_key(&name("app"), &loose);
+    let note = gc::Untagged(UnixSeconds(1));
+    block_on(store.commit(move |txn| txn.put(key, &note))).unwrap();
+    gc();
+    assert_eq!(rows_of_kind(store, row::Kind::Untagged), 0, "a note of nothing");
 }
 
 fn rows_of_kind(store: &Store, kind: row::Kind) -> usize {
