@@ -137,22 +137,29 @@ fn put(shared: &Shared, digest: &Digest, bytes: &[u8]) -> Result<(), StoreError>
     let temporary = shared.layout.uploads().join(format!("{}.put", shared.sys.rng.uuid()));
     let file = shared.disk.create(&temporary)?;
     let written = file.write_all_at(bytes, 0).map_err(StoreError::from);
-    let stored = written.and_then(|()| install(shared, &temporary, &*file, digest));
+    let hashed = bytes.len() as u64;
+    let stored = written.and_then(|()| install(shared, &temporary, &*file, digest, hashed));
     if stored.is_err() {
         let _ = shared.disk.remove(&temporary);
     }
     stored
 }
 
-/// Makes a complete file, whose digest was checked, durable and gives it its name. It replaces
-/// what is there: that may have been damaged since it came.
+/// Makes a complete file, of whose first `hashed` bytes the digest was checked, durable and gives
+/// it its name. It replaces what is there: that may have been damaged since it came. A file of
+/// another length is refused: it has bytes that nobody checked.
 pub(super) fn install(
     shared: &Shared,
     from: &Path,
     file: &dyn DiskFile,
     digest: &Digest,
+    hashed: u64,
 ) -> Result<(), StoreError> {
     let bytes = file.len()?;
+    if bytes != hashed {
+        let text = format!("{digest} was checked over {hashed} bytes, but its file has {bytes}");
+        return Err(StoreError::Io(text));
+    }
     shared.touch(digest);
     file.sync_data()?;
     let path = shared.layout.blob(digest);

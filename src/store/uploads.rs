@@ -414,12 +414,17 @@ impl Session {
         }
         progress.load(shared, self)?;
         let file = progress.file.clone().ok_or(StoreError::NotFound)?;
+        if file.len()? != progress.offset {
+            // Somebody else wrote to the file: all that it has now is checked.
+            progress.loaded = false;
+            progress.load(shared, self)?;
+        }
         let found = match digest.algorithm() {
             Algorithm::Sha256 => progress.hash.clone().finish(),
             Algorithm::Sha512 => hash_file(&*file, Context::new(&SHA512))?.0.finish(),
         };
         if found.as_ref() == digest.raw() {
-            install(shared, &self.path, &*file, digest)?;
+            install(shared, &self.path, &*file, digest, progress.offset)?;
         }
         let len = progress.offset;
         progress.gone = true;
@@ -467,8 +472,13 @@ impl Progress {
 
     fn write(&mut self, shared: &Shared, fetch: bool, piece: &[u8]) -> Result<(), StoreError> {
         shared.take_space(piece.len() as u64)?;
-        let file = self.file.as_ref().ok_or(StoreError::NotFound)?;
-        file.write_all_at(piece, self.offset)?;
+        let file = self.file.clone().ok_or(StoreError::NotFound)?;
+        if let Err(error) = file.write_all_at(piece, self.offset) {
+            // Some of the piece may have fitted. It is cut off or, where that fails too, counted:
+            // the file is then hashed again.
+            self.loaded = file.set_len(self.offset).is_ok();
+            return Err(error.into());
+        }
         self.hash.update(piece);
         self.offset += piece.len() as u64;
         if fetch && self.offset - self.synced >= FETCH_SYNC_BYTES {

@@ -194,7 +194,8 @@ impl MemoryDisk {
         hold(&self.0).syncs_until_failure = Some(count);
     }
 
-    /// Makes every write that would lengthen a file fail as on a full disk, or ends that.
+    /// Makes every write that would lengthen a file fail as on a full disk, after its first half,
+    /// or ends that.
     pub fn set_full(&self, full: bool) {
         hold(&self.0).full.store(full, Ordering::Relaxed);
     }
@@ -272,12 +273,16 @@ impl DiskFile for MemoryFile {
         let put = |new: &[u8]| {
             let mut bytes = hold(&self.content.0);
             let end = start + new.len();
-            if end > bytes.now.len() {
-                if full {
-                    return Err(io::ErrorKind::StorageFull.into());
-                }
-                bytes.now.resize(end, 0);
+            if end > bytes.now.len() && full {
+                // As on a real disk, some of it fits.
+                let fits = &new[..new.len() / 2];
+                let len = bytes.now.len().max(start + fits.len());
+                bytes.now.resize(len, 0);
+                bytes.now[start..start + fits.len()].copy_from_slice(fits);
+                return Err(io::ErrorKind::StorageFull.into());
             }
+            let len = bytes.now.len().max(end);
+            bytes.now.resize(len, 0);
             bytes.now[start..end].copy_from_slice(new);
             if flips && end > start {
                 bytes.now[start + (end - start) / 2] ^= 1;

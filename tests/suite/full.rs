@@ -193,6 +193,43 @@ fn a_full_disk_refuses_pushes_in_words_and_goes_on_with_all_else() {
     eprintln!("{} and {} images were there all the time", images.len(), more.len());
 }
 
+/// The disk fills inside a chunk. What fitted of it is no part of what the client then finishes,
+/// although another repository has content of that digest.
+#[test]
+fn f211_a_chunk_that_fills_the_disk_leaves_nothing_behind_in_the_upload() {
+    let Some((small, user)) = small_root() else { return };
+    let client = Client::new(&small.node, &user);
+    let scope = "repository:other:pull,push";
+    let other = token(&small.node.login, &user.0, &user.1, &[scope]).unwrap();
+    let (good, more) = (image::noise(1, 3000), image::noise(2, 1 << 20));
+    assert_eq!(image::push_blob(&small.node.login, &other, "other", &good).status, 201);
+    // The node looks at the space once a second; a chunk must come before it notices.
+    let reached = (0..20).any(|attempt| {
+        let begun = client.send("POST", "/v2/app/blobs/uploads/", b"");
+        let begun = begun.header("location").unwrap().to_owned();
+        let id = begun.split('?').next().unwrap().rsplit('/').next().unwrap();
+        let file = small.node.state().join("uploads").join(id);
+        wait_for_the_next_look();
+        assert_eq!(client.send("PATCH", &begun, &good).status, 202);
+        let before = std::fs::metadata(&file).unwrap().modified().unwrap();
+        small.disk.take_but(64);
+        assert_full(&client.send("PATCH", &begun, &more), "a chunk");
+        let written = std::fs::metadata(&file).unwrap().modified().unwrap() > before;
+        small.disk.free();
+        wait_for_the_next_look();
+        let last = format!("{begun}?digest={}", image::digest(&good));
+        let finished = client.send("PUT", &last, b"");
+        assert_eq!(finished.status, 201, "attempt {attempt}: {finished:?}");
+        let target = format!("/v2/other/blobs/{}", image::digest(&good));
+        let served = bearer(&small.node.login, &other, "GET", &target, &[], b"");
+        let text = String::from_utf8_lossy(&served.body[..served.body.len().min(200)]);
+        assert_eq!(served.status, 200, "attempt {attempt}: {text}");
+        assert!(served.body == good, "attempt {attempt}: {} bytes", served.body.len());
+        written
+    });
+    assert!(reached, "no chunk met the full disk");
+}
+
 /// The space comes and goes while clients push, move and delete.
 #[test]
 fn a_disk_that_fills_again_and_again_loses_nothing_acknowledged() {

@@ -143,6 +143,43 @@ fn a_fetch_goes_on_where_it_stopped_and_tells_a_full_disk_once() {
     });
 }
 
+/// A write fills the disk in the middle of a chunk, and the client then finishes with what it had
+/// sent before, whose content another repository has.
+#[test]
+fn f211_what_a_failed_write_left_is_never_installed() {
+    block_on(async {
+        for cut_fails in [false, true] {
+            let (disk, clock) = (MemoryDisk::new(), Arc::new(Hands::default()));
+            let sys = Sys { clock, ..sys_on(&disk) };
+            let store = Store::open(sys, options(Path::new("/s"), IndexKind::Map)).unwrap().0;
+            let (good, more) = (some_bytes(1000), vec![0xaa; 700_000]);
+            let digest = digest_of(&good, "sha256");
+            let mut upload = store.upload_start(&repository()).await.unwrap();
+            upload.write(&good).await.unwrap();
+            assert_eq!(upload.finish(&digest).await, Ok(1000));
+
+            let mut upload = store.upload_start(&repository()).await.unwrap();
+            let id = upload.id().to_owned();
+            upload.write(&good).await.unwrap();
+            upload.pause().await.unwrap();
+            let mut upload = store.upload_resume(&repository(), &id).await.unwrap();
+            disk.set_full(true);
+            if cut_fails {
+                disk.fail_at(disk.calls() + 2);
+            }
+            let _ = upload.write(&more).await;
+            assert_eq!(upload.pause().await, Err(StoreError::Full));
+            disk.set_full(false);
+            let upload = store.upload_resume(&repository(), &id).await.unwrap();
+            assert_eq!(disk.struck().is_some(), cut_fails);
+            assert_eq!(upload.offset() == 1000, !cut_fails, "what cannot be cut is hashed again");
+            let finished = upload.finish(&digest).await;
+            assert_eq!(finished.is_ok(), !cut_fails, "{finished:?}");
+            assert!(read_blob(&store, &digest).await == Some(good), "{cut_fails}: other bytes");
+        }
+    });
+}
+
 #[test]
 fn manifests_are_checked_when_they_are_read() {
     block_on(async {

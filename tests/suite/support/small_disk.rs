@@ -65,6 +65,13 @@ impl SmallDisk {
         }
     }
 
+    /// Takes all space but so many KiB at once: no byte is written.
+    pub fn take_but(&self, kib: u64) {
+        let taken = File::create(self.path.join("filler")).unwrap();
+        let bytes = self.free_bytes().saturating_sub(kib << 10);
+        rustix::fs::fallocate(&taken, rustix::fs::FallocateFlags::empty(), 0, bytes).unwrap();
+    }
+
     pub fn free_bytes(&self) -> u64 {
         let stat = rustix::fs::statvfs(&self.path).unwrap();
         stat.f_bavail * stat.f_frsize
