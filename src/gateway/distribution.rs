@@ -280,7 +280,7 @@ impl Delivery<'_> {
             Precondition::Is(digest) => request.with("if-match", format!("\"{digest}\"")),
         };
         match self.id {
-            Some(id) => request.with("skerry-outbox-id", format!("{} {}", id.origin, id.sequence)),
+            Some(id) => request.with("skerry-outbox-id", id.to_string()),
             None => request,
         }
     }

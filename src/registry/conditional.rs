@@ -59,11 +59,9 @@ pub fn origin(store: &Store, request: &Request, principal: &Principal) -> Result
     let (Principal::Child(child), Some(value)) = (principal, request.header(OUTBOX_ID)) else {
         return Ok(Origin::Client);
     };
-    let id = value.split_once(' ').and_then(|(origin, sequence)| {
-        Some(OutboxId { origin: origin.parse().ok()?, sequence: sequence.parse().ok()? })
-    });
-    let id = id.ok_or_else(|| {
-        malformed("UNSUPPORTED", format!("{OUTBOX_ID} takes a connected registry and a number"))
+    let id: OutboxId = value.parse().map_err(|()| {
+        let text = "takes a connected registry, a number and an incarnation";
+        malformed("UNSUPPORTED", format!("{OUTBOX_ID} {text}"))
     })?;
     if !store.may_deliver(child, &id.origin).map_err(store_refusal)? {
         let text = format!("{OUTBOX_ID}: '{}' is not below '{child}'", id.origin);
@@ -164,15 +162,21 @@ mod tests {
         for (name, below) in
             [("dock01", true), ("crane7", true), ("gone01", true), ("dock02", false)]
         {
-            let id = OutboxId { origin: name.parse().unwrap(), sequence: 12 };
-            let value = format!("{name} 12");
-            let found = origin(&[(OUTBOX_ID, &value)], &child);
-            assert_eq!(found.is_ok(), below, "{name}");
-            assert!(!below || found == Ok(Origin::Child(id)), "{name}");
+            for (value, incarnation) in
+                [(format!("{name} 12"), 0), (format!("{name} 12 00000000000000af"), 0xaf)]
+            {
+                let id = OutboxId { origin: name.parse().unwrap(), incarnation, sequence: 12 };
+                assert!(incarnation == 0 || id.to_string() == value);
+                let found = origin(&[(OUTBOX_ID, &value)], &child);
+                assert_eq!(found.is_ok(), below, "{name}");
+                assert!(!below || found == Ok(Origin::Child(id)), "{name}");
+            }
         }
         assert_eq!(origin(&[(OUTBOX_ID, "crane7 12")], &client), Ok(Origin::Client));
         assert_eq!(origin(&[], &child), Ok(Origin::Client));
-        for bad in ["", "crane7", "crane7 x", "crane7 -1", "c 1", "crane7  1"] {
+        for bad in
+            ["", "crane7", "crane7 x", "crane7 -1", "c 1", "crane7  1", "crane7 1 ", "crane7 1 x"]
+        {
             assert_eq!(origin(&[(OUTBOX_ID, bad)], &child).unwrap_err().status, 400, "{bad}");
         }
     }

@@ -7,7 +7,7 @@ use super::node::self_config_key;
 use super::passwords::NewPassword;
 use super::row::{Kind, Row, key, prefix};
 use super::tokens::{self, token_key, users_of_map};
-use super::{Store, StoreError, Txn, cascade, creation, scope_maps};
+use super::{Store, StoreError, Txn, cascade, creation, delivered, scope_maps};
 use crate::types::connected_registry::{Activation, ConnectedRegistry, Mode, StatusReport};
 use crate::types::limits::CLIENT_TOKENS_MAX;
 use crate::types::message::NodeConfig;
@@ -276,6 +276,7 @@ impl Store {
             if cleanup {
                 clean_up(txn, &registry)?;
             }
+            delivered::forget(txn, &name)?;
             txn.delete(sync_token_key(&registry.sync_token));
             txn.delete(activation_key(&name));
             txn.delete(status_key(&name));

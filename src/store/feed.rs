@@ -63,6 +63,11 @@ impl Feed {
         }
     }
 
+    /// Random; another one when the positions of this store may have been given out before.
+    pub(super) fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
     /// The last sequence that is durable and applied.
     pub(super) fn published(&self) -> u64 {
         self.published.load(Ordering::Acquire)

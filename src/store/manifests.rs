@@ -280,7 +280,7 @@ pub(super) mod testing {
     }
 
     pub(in super::super) fn child(sequence: u64) -> Origin {
-        Origin::Child(OutboxId { origin: "dock01".parse().unwrap(), sequence })
+        Origin::Child(OutboxId { origin: "dock01".parse().unwrap(), incarnation: 0, sequence })
     }
 
     /// An image that names configuration 100 and layer 101.

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::row::{Kind, Row, key, prefix};
 use super::tags::tag_key;
-use super::{Store, StoreError, TagRow, Txn};
+use super::{Store, StoreError, TagRow, Txn, delivered};
 use crate::types::message::NodeConfig;
 use crate::types::token::{ScopeMap, Token};
 use crate::types::{
@@ -321,6 +321,7 @@ fn forget_strangers(txn: &mut Txn<'_>, config: &NodeConfig) -> Result<(), StoreE
     for (_, stranger) in txn.scan::<NodeConfig>(&prefix(Kind::NodeConfig, &[]))? {
         let name = &stranger.node.name;
         if !known.contains(name.as_str()) {
+            delivered::forget(txn, name)?;
             txn.delete(descendant_key(name));
             txn.delete(version_key(name));
             txn.delete(key(Kind::Activation, &[name.as_str().as_bytes()]));

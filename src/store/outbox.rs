@@ -2,11 +2,13 @@
 //! itself, so that none is ever lost, and delivered in order, those of each repository by itself.
 
 use std::collections::BTreeSet;
+use std::fmt;
+use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
 use super::node::{note_conflict, self_config_key};
-use super::row::{Kind, Row, key, prefix};
+use super::row::{Kind, Row, is_default, key, prefix, trailing};
 use super::tags::{self, Precondition, TagRow, tag_key};
 use super::{Store, StoreError, Txn};
 use crate::types::limits::{PAGE_MAX, TAG_MAX};
@@ -27,17 +29,43 @@ pub enum Origin {
     Parent,
 }
 
-/// Names a change for ever, so that a replay has no second effect.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+/// Names a change for ever, so that a replay has no second effect. It never changes once it is
+/// written.
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct OutboxId {
     /// Where the change was first made.
     pub origin: ConnectedRegistryName,
+    /// Which life of the store there gave the number: a store that is made anew or restored counts
+    /// over again. 0: written before stores told.
+    pub incarnation: u64,
     /// Its number there.
     pub sequence: u64,
 }
 
+impl fmt::Display for OutboxId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} {:016x}", self.origin, self.sequence, self.incarnation)
+    }
+}
+
+impl FromStr for OutboxId {
+    type Err = ();
+
+    /// What `Display` writes; nodes that know of no incarnation leave it out.
+    fn from_str(text: &str) -> Result<OutboxId, ()> {
+        let (origin, rest) = text.split_once(' ').ok_or(())?;
+        let (sequence, incarnation) = rest.split_once(' ').unwrap_or((rest, "0"));
+        Ok(OutboxId {
+            origin: origin.parse().map_err(|_| ())?,
+            incarnation: u64::from_str_radix(incarnation, 16).map_err(|_| ())?,
+            sequence: sequence.parse().map_err(|_| ())?,
+        })
+    }
+}
+
 /// A change on its way up.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(from = "EntryRow", into = "EntryRow")]
 pub struct OutboxEntry {
     /// Its name.
     pub id: OutboxId,
@@ -76,6 +104,48 @@ impl Row for OutboxEntry {
     const VERSION: u8 = 1;
 }
 
+/// An entry without its incarnation, as the first rows had it.
+#[derive(Serialize, Deserialize)]
+struct BareEntry {
+    origin: ConnectedRegistryName,
+    sequence: u64,
+    repository: RepositoryName,
+    change: OutboxChange,
+}
+
+#[derive(Serialize, Deserialize)]
+struct EntryRow {
+    entry: BareEntry,
+    #[serde(skip_serializing_if = "is_default", deserialize_with = "trailing")]
+    incarnation: u64,
+}
+
+impl BareEntry {
+    fn of(entry: OutboxEntry) -> (BareEntry, u64) {
+        let OutboxEntry { id: OutboxId { origin, incarnation, sequence }, repository, change } =
+            entry;
+        (BareEntry { origin, sequence, repository, change }, incarnation)
+    }
+
+    fn with(self, incarnation: u64) -> OutboxEntry {
+        let BareEntry { origin, sequence, repository, change } = self;
+        OutboxEntry { id: OutboxId { origin, incarnation, sequence }, repository, change }
+    }
+}
+
+impl From<OutboxEntry> for EntryRow {
+    fn from(entry: OutboxEntry) -> EntryRow {
+        let (entry, incarnation) = BareEntry::of(entry);
+        EntryRow { entry, incarnation }
+    }
+}
+
+impl From<EntryRow> for OutboxEntry {
+    fn from(row: EntryRow) -> OutboxEntry {
+        row.entry.with(row.incarnation)
+    }
+}
+
 /// The number of the last change that this node put into its outbox.
 #[derive(Clone, Copy, Serialize, Deserialize)]
 struct LastOutbox(u64);
@@ -86,6 +156,7 @@ impl Row for LastOutbox {
 
 /// A change that the parent refused for good: kept until an operator decides.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(from = "LetterRow", into = "LetterRow")]
 pub struct DeadLetter {
     /// What was to be done.
     pub entry: OutboxEntry,
@@ -97,6 +168,29 @@ pub struct DeadLetter {
 
 impl Row for DeadLetter {
     const VERSION: u8 = 1;
+}
+
+#[derive(Serialize, Deserialize)]
+struct LetterRow {
+    entry: BareEntry,
+    reason: String,
+    at: UnixSeconds,
+    #[serde(skip_serializing_if = "is_default", deserialize_with = "trailing")]
+    incarnation: u64,
+}
+
+impl From<DeadLetter> for LetterRow {
+    fn from(letter: DeadLetter) -> LetterRow {
+        let (entry, incarnation) = BareEntry::of(letter.entry);
+        LetterRow { entry, reason: letter.reason, at: letter.at, incarnation }
+    }
+}
+
+impl From<LetterRow> for DeadLetter {
+    fn from(row: LetterRow) -> DeadLetter {
+        let entry = row.entry.with(row.incarnation);
+        DeadLetter { entry, reason: row.reason, at: row.at }
+    }
 }
 
 fn entry_key(number: u64) -> Vec<u8> {
@@ -308,7 +402,9 @@ pub(super) fn enqueue(
     let sequence = last.max(first) + 1;
     let id = match origin {
         Origin::Parent => return Ok(()),
-        Origin::Client => OutboxId { origin: config.node.name, sequence },
+        Origin::Client => {
+            OutboxId { origin: config.node.name, incarnation: txn.incarnation(), sequence }
+        }
         Origin::Child(id) => id.clone(),
     };
     txn.put(counter, &LastOutbox(sequence))?;
@@ -356,6 +452,21 @@ mod tests {
                 store.outbox_done(number).await.unwrap();
             }
             assert!(!store.outbox_holds_tag(&app, &v1).unwrap());
+        });
+    }
+
+    #[test]
+    fn f130_no_two_stores_give_a_change_the_same_name() {
+        smol::block_on(async {
+            let mut ids = Vec::new();
+            for _ in 0..2 {
+                let store = connected().await;
+                push(&store, "app", 1, &["v1"]).await;
+                ids.push(store.outbox(1).unwrap().remove(0).1.id);
+            }
+            assert_eq!(ids[0].sequence, ids[1].sequence);
+            assert_ne!(ids[0], ids[1]);
+            assert_eq!(ids[0].to_string().parse(), Ok(ids[0].clone()));
         });
     }
 

@@ -1,8 +1,8 @@
 //! Rows and keys. A key is a kind byte and parts joined by zero bytes; a row is a version byte
 //! and postcard.
 
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::StoreError;
 
@@ -44,7 +44,8 @@ pub enum Kind {
     Outbox = 34,
     /// sequence -> change that the parent refused for good
     DeadLetter = 35,
-    /// origin connected registry, repository -> last outbox id whose effect is recorded here
+    /// origin connected registry, repository, incarnation -> last outbox number whose effect is
+    /// recorded here; without the incarnation for changes that were written before there were any
     Delivered = 36,
 }
 
@@ -79,6 +80,20 @@ pub trait Row: Serialize + DeserializeOwned {
     fn decode_previous(version: u8, _bytes: &[u8]) -> Result<Self, StoreError> {
         Err(StoreError::Corrupt(format!("a row of unknown version {version}")))
     }
+}
+
+/// Reads the last field of a row that rows of earlier versions end before: they have its default.
+pub(super) fn trailing<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de> + Default,
+{
+    Ok(T::deserialize(deserializer).unwrap_or_default())
+}
+
+/// Whether a last field has its default, and need not be written.
+pub(super) fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 /// A row as stored.

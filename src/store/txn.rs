@@ -11,17 +11,29 @@ pub struct Txn<'a> {
     index: &'a dyn Index,
     group: Option<&'a BTreeMap<Vec<u8>, Option<Vec<u8>>>>,
     own: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
+    incarnation: u64,
 }
 
 impl<'a> Txn<'a> {
     /// A view with no pending changes below it.
     pub fn new(index: &'a dyn Index) -> Txn<'a> {
-        Txn { index, group: None, own: BTreeMap::new() }
+        Txn { index, group: None, own: BTreeMap::new(), incarnation: 0 }
     }
 
     /// A view over the changes of the commands before it in the same group.
     pub fn over(index: &'a dyn Index, group: &'a BTreeMap<Vec<u8>, Option<Vec<u8>>>) -> Txn<'a> {
-        Txn { index, group: Some(group), own: BTreeMap::new() }
+        Txn { index, group: Some(group), own: BTreeMap::new(), incarnation: 0 }
+    }
+
+    /// Says which life of the store this is: see [`Txn::incarnation`].
+    pub(super) fn live(&mut self, incarnation: u64) {
+        self.incarnation = incarnation;
+    }
+
+    /// Random, and another one in a store that was made anew or restored: what numbers of this
+    /// store stand for is only known together with it.
+    pub fn incarnation(&self) -> u64 {
+        self.incarnation
     }
 
     /// Reads one row.

@@ -219,6 +219,7 @@ impl Writer {
             return;
         }
         let mut txn = Txn::over(&*index, &group.overlay);
+        txn.live(self.shared.feed.epoch());
         let ran = catch_unwind(AssertUnwindSafe(|| command.run(&mut txn)));
         let changes = txn.into_changes();
         let own = match ran {

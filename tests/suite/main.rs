@@ -19,6 +19,7 @@ mod bad_input;
 mod board;
 mod clients;
 mod conformance;
+mod delivery;
 mod demo;
 mod full;
 mod gc;

@@ -16,10 +16,10 @@ use crate::types::connected_registry::{ConnectionState, StatusDetail, StatusRepo
 use crate::types::message::NodeConfig;
 use crate::types::{Manifest, UnixSeconds, media};
 
-/// The state directory that version 0.1 wrote, beside content: names and bytes.
+/// A state directory as it was written, beside content: names and bytes.
 #[allow(clippy::disallowed_methods, reason = "golden files are real files")]
-fn golden() -> Vec<(String, Vec<u8>)> {
-    let top = Path::new(GOLDEN);
+fn golden(top: &str) -> Vec<(String, Vec<u8>)> {
+    let top = Path::new(top);
     let mut names = vec!["format".to_owned()];
     for entry in std::fs::read_dir(top.join("journal")).unwrap() {
         names.push(format!("journal/{}", entry.unwrap().file_name().to_string_lossy()));
@@ -28,7 +28,10 @@ fn golden() -> Vec<(String, Vec<u8>)> {
     names.into_iter().map(|name| (name.clone(), std::fs::read(top.join(name)).unwrap())).collect()
 }
 
-const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/store/golden/1");
+/// As today.
+const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/store/golden/1b");
+/// As by the first builds, whose changes on their way up bore no incarnation.
+const FIRST: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/store/golden/1");
 
 /// Numbers that are the same in every run.
 struct Counted(AtomicU64);
@@ -153,13 +156,13 @@ fn format_1_is_written_as_ever() {
     let files = journal(&written_today().0);
     if std::env::var_os("SKERRY_WRITE_GOLDEN").is_some() {
         let golden = Path::new(GOLDEN);
-        std::fs::remove_dir_all(golden.join("journal")).unwrap();
+        let _ = std::fs::remove_dir_all(golden.join("journal"));
         std::fs::create_dir_all(golden.join("journal")).unwrap();
         for (name, bytes) in &files {
             std::fs::write(golden.join(name), bytes).unwrap();
         }
     }
-    let golden = golden();
+    let golden = golden(GOLDEN);
     assert_eq!(files.len(), golden.len(), "{:?}", files.iter().map(|f| &f.0).collect::<Vec<_>>());
     assert!(files.iter().any(|(name, _)| name.ends_with(".ckpt")));
     for (name, bytes) in &files {
@@ -172,7 +175,7 @@ fn format_1_is_written_as_ever() {
 #[test]
 fn format_1_is_read() {
     let (_, expected) = written_today();
-    let disk = place(&golden());
+    let disk = place(&golden(GOLDEN));
     let (store, recovery) = open_memory(&disk).unwrap();
     assert!(!recovery.new && recovery.damage.is_empty(), "{recovery}");
     let found: BTreeMap<Vec<u8>, Vec<u8>> =
@@ -187,8 +190,29 @@ fn format_1_is_read() {
 }
 
 #[test]
+fn what_the_first_builds_wrote_is_read() {
+    let (_, expected) = written_today();
+    let (store, recovery) = open_memory(&place(&golden(FIRST))).unwrap();
+    assert!(!recovery.new && recovery.damage.is_empty(), "{recovery}");
+    let rows = store.look_up(|index| index.scan(&[], None, usize::MAX)).unwrap();
+    let (changed, found): (Vec<_>, Vec<_>) = rows.into_iter().partition(|(key, _)| {
+        [row::Kind::Outbox as u8, row::Kind::DeadLetter as u8].contains(&key[0])
+    });
+    assert!(found.iter().all(|(key, row)| expected.get(key) == Some(row)));
+    let waiting = store.outbox(9).unwrap();
+    let letters = store.dead_letters(9).unwrap();
+    assert_eq!((changed.len(), letters.len()), (2, 1));
+    let entries = waiting.iter().map(|(_, entry)| entry).chain([&letters[0].1.entry]);
+    for entry in entries {
+        assert_eq!(entry.id.incarnation, 0, "{entry:?}");
+        assert_eq!(entry.repository.as_str(), "app");
+    }
+    assert_eq!(letters[0].1.reason, "no");
+}
+
+#[test]
 fn a_newer_store_is_served_read_only_and_left_as_it_is() {
-    let mut files = golden();
+    let mut files = golden(GOLDEN);
     files[0].1 = b"skerry store format 7, readable by 1\n".to_vec();
     let disk = place(&files);
     let before = disk.calls();
@@ -209,7 +233,7 @@ fn a_newer_store_is_served_read_only_and_left_as_it_is() {
     drop(store);
     assert_eq!(disk.calls(), before, "something was changed");
 
-    let mut files = golden();
+    let mut files = golden(GOLDEN);
     files[0].1 = b"skerry store format 7\n".to_vec();
     let refused = open_memory(&place(&files)).map(|_| ()).unwrap_err();
     assert!(matches!(refused, OpenError::NewerFormat { found: 7, .. }), "{refused}");
