@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use super::upstream::{
-    Upstream, UpstreamError, body, digest_header, percent, protocol, repository_scope,
+    Upstream, UpstreamError, body, digest_header, malformed, percent, protocol, repository_scope,
 };
 use crate::http::{ClientBody, ClientRequest, ClientResponse, Method};
 use crate::store::Precondition;
@@ -49,6 +49,11 @@ struct CatalogPage {
 }
 
 impl Upstream {
+    /// Whether the parent answers requests for content at all.
+    pub async fn ping(&self) -> Result<(), UpstreamError> {
+        self.content(&[], Method::Get, "", |request| request).await.map(|_| ())
+    }
+
     /// A page of the repositories that the sync token may see; empty after the last one.
     pub async fn catalog(&self, last: Option<&str>) -> Result<Vec<RepositoryName>, UpstreamError> {
         let mut path = format!("_catalog?n={CATALOG_PAGE}");
@@ -75,7 +80,7 @@ impl Upstream {
         match self.content(&scope, Method::Head, &path, accept_manifests).await {
             Ok(response) => digest_header(&response, "docker-content-digest")
                 .map(Some)
-                .ok_or_else(|| protocol("the parent names no digest")),
+                .ok_or_else(|| malformed(protocol("the parent names no digest"))),
             Err(UpstreamError::NotFound(_)) => Ok(None),
             Err(error) => Err(error),
         }
@@ -91,8 +96,9 @@ impl Upstream {
         let scope = repository_scope(repository, false);
         let response = self.content(&scope, Method::Get, &path, accept_manifests).await?;
         let media_type = response.header("content-type").and_then(media::essence);
-        let media_type = media_type.ok_or_else(|| protocol("a manifest came without its type"))?;
-        let bytes = body(response, MANIFEST_BYTES_MAX).await?;
+        let untyped = || malformed(protocol("a manifest came without its type"));
+        let media_type = media_type.ok_or_else(untyped)?;
+        let bytes = body(response, MANIFEST_BYTES_MAX).await.map_err(malformed)?;
         self.sys.metrics.sync_bytes_fetched.add(bytes.len() as u64);
         Ok(FetchedManifest { media_type, bytes })
     }

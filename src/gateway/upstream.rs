@@ -56,6 +56,8 @@ pub enum UpstreamError {
     Unreachable(String),
     /// The parent does not speak as it should: retry rarely.
     Protocol(String),
+    /// This one answer is not what it should be; others may be.
+    Malformed(String),
 }
 
 impl fmt::Display for UpstreamError {
@@ -66,7 +68,8 @@ impl fmt::Display for UpstreamError {
             | UpstreamError::AlreadyActivated(text)
             | UpstreamError::NotFound(text)
             | UpstreamError::Unreachable(text)
-            | UpstreamError::Protocol(text) => f.write_str(text),
+            | UpstreamError::Protocol(text)
+            | UpstreamError::Malformed(text) => f.write_str(text),
             UpstreamError::Gone => f.write_str("the position in the parent's feed is too old"),
             UpstreamError::PreconditionFailed => f.write_str("the tag was moved at the parent"),
             UpstreamError::Refused(status, text) | UpstreamError::Busy(status, text) => {
@@ -256,7 +259,7 @@ impl Upstream {
             None => format!("repositories/{repository}"),
         };
         let request = || self.gateway(Method::Get, self.name(), &call, None);
-        message(self.send(&gateway_scope(self.name()), request).await?).await
+        message(self.send(&gateway_scope(self.name()), request).await?).await.map_err(malformed)
     }
 
     fn gateway(
@@ -418,6 +421,14 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[allow(clippy::needless_pass_by_value, reason = "it ends the error's way, in map_err")]
 pub(super) fn protocol(error: impl ToString) -> UpstreamError {
     UpstreamError::Protocol(error.to_string())
+}
+
+/// What is wrong with the body of one answer says nothing of the others.
+pub(super) fn malformed(error: UpstreamError) -> UpstreamError {
+    match error {
+        UpstreamError::Protocol(text) => UpstreamError::Malformed(text),
+        other => other,
+    }
 }
 
 async fn message<T: Wire>(response: ClientResponse) -> Result<T, UpstreamError> {

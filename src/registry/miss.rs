@@ -38,7 +38,7 @@ pub(super) fn in_sync_scope(config: &NodeConfig, repository: &RepositoryName) ->
 fn explain(config: &NodeConfig, view: &SyncView, repository: &RepositoryName) -> Reason {
     if !in_sync_scope(config, repository) {
         Reason::NotInSyncScope
-    } else if view.synced.contains(repository) {
+    } else if view.synced.contains(repository) && !view.incomplete.contains(repository) {
         Reason::NotFound
     } else if view.waiting_for_window {
         Reason::WaitingForWindow
@@ -53,7 +53,7 @@ fn words(reason: Reason) -> &'static str {
             "the repository is not among those that this connected registry syncs; add it with \
              'connected-registry permissions update'"
         }
-        Reason::NotSyncedYet => "the first sync of this repository has not finished",
+        Reason::NotSyncedYet => "the sync of this repository has not finished",
         Reason::WaitingForWindow => "the repository has not been synced and no sync window is open",
         _ => "there is no such content",
     }
@@ -127,5 +127,8 @@ mod tests {
         view.synced.insert("app/web".parse().unwrap());
         assert_eq!(why(&view, "app/web"), Reason::NotFound);
         assert_eq!(why(&view, "app/db"), Reason::WaitingForWindow);
+        view.waiting_for_window = false;
+        view.incomplete.insert("app/web".parse().unwrap());
+        assert_eq!(why(&view, "app/web"), Reason::NotSyncedYet);
     }
 }

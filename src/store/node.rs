@@ -60,6 +60,10 @@ fn last_sync_key() -> Vec<u8> {
     key(Kind::Node, &[b"last-sync"])
 }
 
+fn debts_key() -> Vec<u8> {
+    key(Kind::Node, &[b"debts"])
+}
+
 fn conflict_key(repository: &RepositoryName, tag: &Tag) -> Vec<u8> {
     let parts = [&b"conflict"[..], repository.as_str().as_bytes(), tag.as_str().as_bytes()];
     key(Kind::Node, &parts)
@@ -78,6 +82,8 @@ pub struct SyncView {
     pub waiting_for_window: bool,
     /// Whether the parent was in contact at the last attempt.
     pub online: bool,
+    /// Repositories of which something could not be had.
+    pub incomplete: BTreeSet<RepositoryName>,
 }
 
 impl Store {
@@ -172,6 +178,26 @@ impl Store {
     /// Makes a full comparison due: a gap in the feed, an unknown message, a resync.
     pub async fn request_reconcile(&self) -> Result<(), StoreError> {
         self.commit(|txn| put_changed(txn, reconcile_key(), &Fact::Mark)).await
+    }
+
+    /// Whether something that the parent has could not be had; the engine knows what.
+    pub fn debts_noted(&self) -> Result<bool, StoreError> {
+        Ok(self.get::<Fact>(&debts_key())?.is_some())
+    }
+
+    /// Notes that something could not be had, or (`false`) that nothing is missing.
+    pub async fn note_debts(&self, owed: bool) -> Result<(), StoreError> {
+        if self.debts_noted()? == owed {
+            return Ok(());
+        }
+        self.commit(move |txn| {
+            if owed {
+                return put_changed(txn, debts_key(), &Fact::Mark);
+            }
+            txn.delete(debts_key());
+            Ok(())
+        })
+        .await
     }
 
     /// Repositories whose content was complete at least once.

@@ -10,10 +10,25 @@ const FIRST: Duration = Duration::from_secs(1);
 /// Longest wait: a parent that comes back is found within a minute.
 pub const LONGEST: Duration = Duration::from_secs(60);
 
+/// First wait of one thing that could not be had while the parent answers.
+const ITEM_FIRST: Duration = Duration::from_secs(2);
+
+/// Longest wait of one thing: it may cost a whole blob each time.
+pub const ITEM_LONGEST: Duration = Duration::from_secs(15 * 60);
+
 /// Doubles with each failure in a row, up to [`LONGEST`]; between half of that and all of it, so
 /// that a thousand children of a parent that comes back do not all call at once.
 pub fn delay(failures: u32, rng: &dyn Rng) -> Duration {
-    let whole = FIRST.saturating_mul(1 << failures.saturating_sub(1).min(6)).min(LONGEST);
+    jittered(FIRST, LONGEST, failures, rng)
+}
+
+/// The same for one thing: up to [`ITEM_LONGEST`].
+pub fn item_delay(failures: u32, rng: &dyn Rng) -> Duration {
+    jittered(ITEM_FIRST, ITEM_LONGEST, failures, rng)
+}
+
+fn jittered(first: Duration, longest: Duration, failures: u32, rng: &dyn Rng) -> Duration {
+    let whole = first.saturating_mul(1 << failures.saturating_sub(1).min(16)).min(longest);
     let half_ms = u64::try_from(whole.as_millis() / 2).unwrap_or(0);
     Duration::from_millis(half_ms + rng.number() % (half_ms + 1))
 }

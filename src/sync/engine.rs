@@ -25,6 +25,9 @@ use crate::types::connection_string::ConnectionString;
 /// The schedule and the clock are looked at this often: either may have been changed.
 const LOOK: Duration = Duration::from_secs(10);
 
+/// Failures in a row that have nothing to do with the link before they are reported.
+const TOLD_AFTER: u32 = 3;
+
 /// What the engine tells the parent of this node, and what it needs to know.
 #[derive(Clone)]
 pub struct EngineOptions {
@@ -129,7 +132,8 @@ impl Engine {
         let instance_id = options.instance_id.clone();
         let upstream = Upstream::new(&sys, client, connection, instance_id, options.private_ca);
         let (upstream, state) = (Arc::new(upstream), Arc::new(State::new(&sys)));
-        let fetcher = Fetcher { store: store.clone(), upstream: upstream.clone() };
+        let fetcher =
+            Fetcher { store: store.clone(), upstream: upstream.clone(), strikes: Arc::default() };
         Engine {
             worker: Worker {
                 store: store.clone(),
@@ -279,6 +283,10 @@ impl Engine {
         });
         if let SyncError::Store(error) = error {
             self.state.disk_problem(error);
+        }
+        let is_link = matches!(error, SyncError::Upstream(UpstreamError::Unreachable(_)));
+        if self.state.now().failures >= TOLD_AFTER && !is_link {
+            self.state.problem("session", "Sync", "SyncFailed", error.to_string());
         }
         if let Err(error) = self.state.publish(&self.store) {
             log::warn!("cannot tell the state of the sync: {error}");

@@ -5,6 +5,9 @@ use std::fmt;
 use crate::gateway::UpstreamError;
 use crate::store::StoreError;
 
+/// Reasons in an answer that say that the parent cannot answer at all just now.
+const OF_THE_WHOLE: [&str; 2] = ["\"store_unavailable\"", "\"throttled\""];
+
 /// Why a step of a sync was not done.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum SyncError {
@@ -56,6 +59,33 @@ impl SyncError {
         }
     }
 
+    /// Whether only the thing that was to be fetched is at fault, here or at the parent, so that
+    /// it is set aside and everything else goes on. What concerns the link, the login or the parent
+    /// as a whole is not.
+    pub fn is_of_item(&self) -> bool {
+        match self {
+            SyncError::Content(_) => true,
+            SyncError::Store(error) => {
+                matches!(error, StoreError::Quota(_) | StoreError::Invalid(_))
+            }
+            SyncError::Upstream(error) => match error {
+                UpstreamError::NotFound(_)
+                | UpstreamError::Forbidden(_)
+                | UpstreamError::Refused(..)
+                | UpstreamError::Malformed(_)
+                | UpstreamError::PreconditionFailed
+                | UpstreamError::Gone => true,
+                UpstreamError::Busy(status, text) => {
+                    *status >= 500 && !OF_THE_WHOLE.iter().any(|reason| text.contains(reason))
+                }
+                UpstreamError::Unauthorized(_)
+                | UpstreamError::AlreadyActivated(_)
+                | UpstreamError::Unreachable(_)
+                | UpstreamError::Protocol(_) => false,
+            },
+        }
+    }
+
     /// Whether nothing can be done with the parent for now.
     pub fn ends_session(&self) -> bool {
         let SyncError::Upstream(error) = self else {
@@ -72,5 +102,38 @@ impl SyncError {
                 UpstreamError::Unauthorized(_) | UpstreamError::AlreadyActivated(_)
             )
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn f204_a_fault_of_one_thing_is_told_from_one_of_the_parent() {
+        let busy = |status, reason: &str| {
+            let text = format!(r#"{{"errors":[{{"detail":{{"reason":"{reason}"}}}}]}}"#);
+            SyncError::from(UpstreamError::Busy(status, text))
+        };
+        let text = || "x".to_owned();
+        for (error, of_item) in [
+            (busy(503, "content_damaged"), true),
+            (busy(502, ""), true),
+            (busy(503, "store_unavailable"), false),
+            (busy(429, "throttled"), false),
+            (busy(408, "timeout"), false),
+            (UpstreamError::NotFound(text()).into(), true),
+            (UpstreamError::Malformed(text()).into(), true),
+            (UpstreamError::Gone.into(), true),
+            (UpstreamError::Unauthorized(text()).into(), false),
+            (UpstreamError::Unreachable(text()).into(), false),
+            (UpstreamError::Protocol(text()).into(), false),
+            (StoreError::Quota(text()).into(), true),
+            (StoreError::Full.into(), false),
+            (StoreError::Io(text()).into(), false),
+            (SyncError::Content(text()), true),
+        ] {
+            assert_eq!(error.is_of_item(), of_item, "{error:?}");
+        }
     }
 }

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::error::SyncError;
+use super::strikes::Strikes;
 use crate::gateway::{Upstream, UpstreamError};
 use crate::http::ClientResponse;
 use crate::store::outbox::Origin;
@@ -31,6 +32,7 @@ const SAME_BLOB_WAIT: Duration = Duration::from_millis(200);
 pub(super) struct Fetcher {
     pub(super) store: Store,
     pub(super) upstream: Arc<Upstream>,
+    pub(super) strikes: Arc<Strikes>,
 }
 
 /// A manifest and what is missing of it here. Its manifests are stored, but not yet visible.
@@ -99,7 +101,8 @@ impl Fetcher {
         repository: &RepositoryName,
         digest: &Digest,
     ) -> Result<Received, SyncError> {
-        let fetched = self.upstream.manifest(repository, digest).await?;
+        let fetched = self.upstream.manifest(repository, digest).await;
+        let fetched = self.strikes.judge(digest, 0, fetched.map_err(SyncError::from))?;
         if !digest.is_of(&fetched.bytes) {
             let text = format!("the parent sent other bytes for manifest {digest}");
             return Err(SyncError::Content(text));
@@ -275,10 +278,13 @@ impl Fetcher {
             return Err(SyncError::Content(format!("{digest} is longer than the {size} named")));
         }
         if upload.offset() < size {
-            let offset = upload.offset();
-            let response = self.upstream.blob(repository, digest, offset).await?;
-            let skip = bytes_to_skip(&response, offset)?;
-            self.copy(response, skip, size, &mut upload).await?;
+            let received = self.receive(repository, digest, size, &mut upload).await;
+            if matches!(received, Err(SyncError::Content(_))) {
+                // What came belongs to other content than is wanted.
+                upload.cancel().await?;
+                return received;
+            }
+            self.strikes.judge(digest, upload.offset(), received)?;
         }
         match upload.finish(digest).await {
             Ok(_) => Ok(()),
@@ -287,6 +293,42 @@ impl Fetcher {
         }
     }
 
+    /// Receives the rest. `Content` when the parent has another number of bytes than is named:
+    /// where it tells so before, nothing is transferred.
+    async fn receive(
+        &self,
+        repository: &RepositoryName,
+        digest: &Digest,
+        size: u64,
+        upload: &mut Upload,
+    ) -> Result<(), SyncError> {
+        let offset = upload.offset();
+        let other = |len: &dyn std::fmt::Display| {
+            SyncError::Content(format!(
+                "{digest} has {len} bytes at the parent, not {size} as named"
+            ))
+        };
+        let response = match self.upstream.blob(repository, digest, offset).await {
+            Err(UpstreamError::Refused(416, _)) => return Err(other(&format!("at most {offset}"))),
+            response => response?,
+        };
+        if let Some(len) = whole_len(&response).filter(|len| *len != size) {
+            return Err(other(&len));
+        }
+        let skip = bytes_to_skip(&response, offset)?;
+        let is_framed = is_framed(&response);
+        self.copy(response, skip, size, upload).await?;
+        if upload.offset() < size {
+            // It ended by its own measure, or just with the connection.
+            return Err(match is_framed {
+                true => other(&upload.offset()),
+                false => unreachable("the parent's answer ended early".to_owned()),
+            });
+        }
+        Ok(())
+    }
+
+    /// Until the answer ends, or all is here.
     async fn copy(
         &self,
         mut response: ClientResponse,
@@ -303,7 +345,7 @@ impl Fetcher {
                 Err(_) => return Err(unreachable("no more bytes came".to_owned())),
             };
             if read == 0 {
-                return Err(unreachable("the parent's answer ended early".to_owned()));
+                return Ok(());
             }
             fetched.add(read as u64);
             let skipped = usize::try_from(skip).unwrap_or(usize::MAX).min(read);
@@ -320,6 +362,19 @@ fn unreachable(text: String) -> SyncError {
     UpstreamError::Unreachable(text).into()
 }
 
+/// The length of the whole blob, as the answer tells it.
+fn whole_len(response: &ClientResponse) -> Option<u64> {
+    match response.status {
+        206 => response.header("content-range")?.rsplit_once('/')?.1.parse().ok(),
+        _ => response.header("content-length")?.parse().ok(),
+    }
+}
+
+/// Whether the answer says itself where it ends.
+fn is_framed(response: &ClientResponse) -> bool {
+    ["content-length", "transfer-encoding"].iter().any(|name| response.header(name).is_some())
+}
+
 /// How much of the answer to a ranged request is already here.
 fn bytes_to_skip(response: &ClientResponse, offset: u64) -> Result<u64, SyncError> {
     if response.status != 206 {
@@ -329,7 +384,7 @@ fn bytes_to_skip(response: &ClientResponse, offset: u64) -> Result<u64, SyncErro
     let first = range.and_then(|range| range.split('-').next()).and_then(|n| n.parse::<u64>().ok());
     match first {
         Some(first) if first <= offset => Ok(offset - first),
-        _ => Err(UpstreamError::Protocol("the parent sent another range".to_owned()).into()),
+        _ => Err(SyncError::Content("the parent sent another range".to_owned())),
     }
 }
 
@@ -338,16 +393,37 @@ mod tests {
     use super::*;
     use crate::http::Body;
 
-    #[test]
-    fn f128_a_resumed_answer_is_joined_where_it_belongs() {
-        let response = |status, range: Option<&str>| ClientResponse {
+    fn answer(status: u16, headers: &[(&str, &str)]) -> ClientResponse {
+        let headers = headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        ClientResponse {
             status,
-            headers: range
-                .map(|r| ("content-range".to_owned(), r.to_owned()))
-                .into_iter()
-                .collect(),
+            headers: headers.collect(),
             body: Body::empty(),
             url: String::new(),
+        }
+    }
+
+    #[test]
+    fn f204_an_answer_tells_the_length_of_the_whole() {
+        let (length, range) = ("content-length", "content-range");
+        for (status, headers, whole, framed) in [
+            (200, &[(length, "300")][..], Some(300), true),
+            (206, &[(length, "100"), (range, "bytes 200-299/300")], Some(300), true),
+            (206, &[(length, "100"), (range, "bytes 200-299/*")], None, true),
+            (206, &[(length, "100")], None, true),
+            (200, &[("transfer-encoding", "chunked")], None, true),
+            (200, &[], None, false),
+        ] {
+            let answer = answer(status, headers);
+            assert_eq!((whole_len(&answer), is_framed(&answer)), (whole, framed), "{headers:?}");
+        }
+    }
+
+    #[test]
+    fn f128_a_resumed_answer_is_joined_where_it_belongs() {
+        let response = |status, range: Option<&str>| {
+            let headers: Vec<_> = range.map(|range| ("content-range", range)).into_iter().collect();
+            answer(status, &headers)
         };
         for (status, range, expected) in [
             (206, Some("bytes 100-199/200"), Some(0)),

@@ -30,7 +30,7 @@ impl Healer {
             for digest in self.store.damaged(BATCH) {
                 match self.heal(&digest).await {
                     Ok(()) => {}
-                    Err(error) if error.is_local() || is_passing(&error) => {
+                    Err(error) if error.is_of_item() || is_passing(&error) => {
                         log::warn!("{digest} cannot be healed just now: {error}");
                     }
                     Err(error) => return Err(error),
@@ -53,7 +53,7 @@ impl Healer {
             match healed {
                 Ok(()) => return Ok(()),
                 // Another repository may have it.
-                Err(error) if error.is_local() => last = Some(error),
+                Err(error) if error.is_of_item() => last = Some(error),
                 Err(error) => return Err(error),
             }
         }

@@ -10,12 +10,15 @@ pub mod error;
 pub mod plan;
 pub mod window;
 
+mod debts;
 mod fetch;
 mod heal;
 mod push;
+mod repay;
 mod report;
 mod room;
 mod state;
+mod strikes;
 mod turns;
 mod upload;
 mod worker;

@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use super::debts::{Debts, Item, Owed};
 use crate::store::node::SyncView;
 use crate::store::{Store, StoreError};
 use crate::sys::Sys;
-use crate::types::UnixSeconds;
 use crate::types::connected_registry::StatusDetail;
+use crate::types::{RepositoryName, UnixSeconds};
 
-/// Problems that a status report lists. Over it: the rest is in the log.
+/// Problems of each kind that a status report lists. Over it: the rest is in the log.
 const PROBLEMS_MAX: usize = 20;
 
 /// Shared by the parts of the engine.
@@ -17,6 +18,7 @@ pub(super) struct State {
     sys: Sys,
     now: Mutex<Now>,
     problems: Mutex<BTreeMap<String, StatusDetail>>,
+    debts: Mutex<Debts>,
     damaged_since: Mutex<Option<UnixSeconds>>,
 }
 
@@ -33,6 +35,8 @@ pub(super) struct Now {
     pub(super) polling: bool,
     /// Failures in a row.
     pub(super) failures: u32,
+    /// Things in a row for which the parent answered with a fault of its own.
+    pub(super) faults: u32,
     /// End of the last sync that succeeded, of this process.
     pub(super) last_sync: Option<UnixSeconds>,
 }
@@ -43,6 +47,7 @@ impl State {
             sys: sys.clone(),
             now: Mutex::default(),
             problems: Mutex::default(),
+            debts: Mutex::default(),
             damaged_since: Mutex::default(),
         }
     }
@@ -80,9 +85,30 @@ impl State {
         }
     }
 
-    /// Forgets problems whose keys start like this.
+    /// Forgets the problem of this key.
     pub(super) fn solved(&self, key: &str) {
-        lock(&self.problems).retain(|known, _| !known.starts_with(key));
+        lock(&self.problems).remove(key);
+    }
+
+    /// Notes a thing that cannot be had.
+    pub(super) fn owe(&self, owed: &Owed) {
+        let (clock, rng) = (&self.sys.clock, &*self.sys.rng);
+        let tries = self.debts().owe(owed, clock.monotonic(), clock.wall_or_floor(), rng);
+        match tries {
+            1 => log::warn!("set aside {owed}: it is tried again"),
+            tries => log::debug!("tried again {owed} tries={tries}"),
+        }
+    }
+
+    /// A thing is here, or not wanted any more.
+    pub(super) fn paid(&self, repository: &RepositoryName, item: &Item) {
+        if self.debts().paid(repository, item) {
+            log::info!("not set aside any more repository={repository} {}", item.field());
+        }
+    }
+
+    pub(super) fn debts(&self) -> MutexGuard<'_, Debts> {
+        lock(&self.debts)
     }
 
     /// Since when there is damaged content, as far as this process knows.
@@ -91,7 +117,9 @@ impl State {
     }
 
     pub(super) fn problems(&self) -> Vec<StatusDetail> {
-        lock(&self.problems).values().cloned().collect()
+        let mut details: Vec<StatusDetail> = lock(&self.problems).values().cloned().collect();
+        details.extend(self.debts().details(PROBLEMS_MAX));
+        details
     }
 
     /// Lets others see what the engine does, so that a miss can be explained.
@@ -101,6 +129,7 @@ impl State {
             synced: store.synced_repositories()?,
             waiting_for_window: now.waiting_for_window,
             online: now.online,
+            incomplete: self.debts().repositories(),
         });
         Ok(())
     }
@@ -134,11 +163,18 @@ mod tests {
     #[test]
     fn problems_are_bounded() {
         let state = State::new(&Sys::real(Spawner::new()));
-        for number in 0..2 * PROBLEMS_MAX {
-            state.problem(&format!("content {number}"), "Sync", "SyncIncomplete", String::new());
+        let repository: RepositoryName = "app".parse().unwrap();
+        let items: Vec<Item> = (0..2 * PROBLEMS_MAX)
+            .map(|number| Item::Tag(format!("t{number}").parse().unwrap()))
+            .collect();
+        for item in &items {
+            let (repository, item) = (repository.clone(), item.clone());
+            state.owe(&Owed { repository, item, digest: None, reason: String::new() });
         }
         assert_eq!(state.problems().len(), PROBLEMS_MAX);
-        state.solved("content ");
+        for item in &items {
+            state.paid(&repository, item);
+        }
         assert_eq!(state.problems(), []);
     }
 }

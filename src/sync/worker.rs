@@ -5,6 +5,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::debts::Item;
 use super::error::SyncError;
 use super::fetch::Fetcher;
 use super::plan::{self, Desired, Present, Step};
@@ -50,11 +51,15 @@ impl Worker {
     pub(super) async fn follow(&self) -> Result<Infallible, SyncError> {
         self.refresh_config().await?;
         self.online()?;
+        if self.store.debts_noted()? && self.state.debts().is_empty() {
+            log::info!("something was missing when this node stopped: comparing everything");
+            self.store.request_reconcile().await?;
+        }
         let mut position = self.up_to_date().await?;
         let clock = &self.store.sys().clock;
         let mut noted = clock.monotonic();
         loop {
-            let received = self.poll(position, POLL_WAIT).await;
+            let received = self.poll(position, self.patience()).await;
             let received = match received {
                 Ok(received) => received,
                 Err(UpstreamError::Gone) => {
@@ -82,10 +87,16 @@ impl Worker {
                 self.store.receive(Batch { from, ..batch }).await?;
                 noted = clock.monotonic();
             }
-            if !is_empty {
+            if !is_empty || self.patience().is_zero() {
                 position = self.up_to_date().await?;
             }
         }
+    }
+
+    /// How long nothing is due.
+    fn patience(&self) -> Duration {
+        let next = self.state.debts().next(self.store.sys().clock.monotonic());
+        next.map_or(POLL_WAIT, |next| next.min(POLL_WAIT))
     }
 
     /// Catches up, and waits for space as often as the disk is full. Returns the position to poll
@@ -112,6 +123,8 @@ impl Worker {
         wait: Duration,
     ) -> Result<Received, UpstreamError> {
         self.state.set(|now| now.polling = true);
+        // Whole seconds travel.
+        let wait = Duration::from_secs(wait.as_secs().max(1));
         let received = self.upstream.messages(position, wait).await;
         self.state.set(|now| now.polling = false);
         received
@@ -125,10 +138,14 @@ impl Worker {
     /// Everything that was known to be done is done.
     async fn finished(&self) -> Result<(), SyncError> {
         self.state.solved("disk");
+        self.state.solved("session");
         self.state.set(|now| {
             now.failures = 0;
             now.syncing = false;
         });
+        if self.state.debts().is_empty() {
+            self.store.note_debts(false).await?;
+        }
         if let Some(time) = self.store.sys().clock.wall() {
             self.state.set(|now| now.last_sync = Some(time));
             // Once an hour is enough for a fact that the next start can do without.
@@ -153,6 +170,10 @@ impl Worker {
             };
             let messages = self.store.inbox(CHUNK)?;
             if messages.is_empty() {
+                self.repay().await?;
+                if self.store.reconcile_due()? {
+                    continue;
+                }
                 return Ok(position);
             }
             self.apply(messages).await?;
@@ -202,7 +223,6 @@ impl Worker {
         let scope = Scope::of_config(&config);
         log::info!("comparing everything with the parent");
         self.state.set(|now| now.syncing = true);
-        self.state.solved("content ");
         let at_parent = self.granted_at_parent(&scope).await?;
         let here = self.repositories_here()?;
         let plan = plan::repositories(&scope, config.node.mode, at_parent, &here);
@@ -220,13 +240,17 @@ impl Worker {
         let mut full = false;
         for repository in &plan.reconcile {
             match self.reconcile_repository(repository).await {
-                Ok(()) => self.synced(repository).await?,
                 // What the parent has deleted in the others makes room.
                 Err(SyncError::Store(StoreError::Full)) => full = true,
-                Err(error) if error.is_local() => self.incomplete(repository, None, &error),
+                Err(error) if error.is_of_item() => {
+                    self.settle(repository, Item::Listing, None, Err(error)).await?;
+                }
                 Err(error) => return Err(error),
+                Ok(()) => self.synced_if_whole(repository).await?,
             }
         }
+        self.state.debts().keep(&plan.reconcile);
+        self.note_debts().await?;
         if full {
             return Err(StoreError::Full.into());
         }
@@ -239,18 +263,17 @@ impl Worker {
         config.ok_or_else(|| absent().into())
     }
 
-    async fn synced(&self, repository: &RepositoryName) -> Result<(), SyncError> {
-        self.store.mark_synced(repository, true).await?;
+    /// Notes that a repository is as the parent has it, unless something of it is set aside.
+    pub(super) async fn synced_if_whole(
+        &self,
+        repository: &RepositoryName,
+    ) -> Result<(), SyncError> {
+        if !self.state.debts().repositories().contains(repository)
+            && !self.store.sync_view().synced.contains(repository)
+        {
+            self.store.mark_synced(repository, true).await?;
+        }
         Ok(self.state.publish(&self.store)?)
-    }
-
-    fn incomplete(&self, repository: &RepositoryName, tag: Option<&Tag>, error: &SyncError) {
-        let what = match tag {
-            Some(tag) => format!("{repository}:{tag}"),
-            None => repository.to_string(),
-        };
-        let description = format!("{what} is not complete: {error}");
-        self.state.problem(&format!("content {what}"), "Sync", "SyncIncomplete", description);
     }
 
     /// Granted repositories by name, and what the parent has under the wildcards.
@@ -298,7 +321,12 @@ impl Worker {
         }
     }
 
-    async fn reconcile_repository(&self, repository: &RepositoryName) -> Result<(), SyncError> {
+    /// Makes a repository like the parent's. What cannot be had is set aside; an error concerns the
+    /// whole repository, or more.
+    pub(super) async fn reconcile_repository(
+        &self,
+        repository: &RepositoryName,
+    ) -> Result<(), SyncError> {
         let desired = self.listing(repository).await?;
         let present = self.present(repository, &desired)?;
         let mut pending = Vec::new();
@@ -311,45 +339,58 @@ impl Worker {
         }
         let filled = self.fill(repository, &pending).await;
         match &filled {
-            Err(error) if !error.is_local() && *error != StoreError::Full.into() => {}
+            Err(error) if *error != StoreError::Full.into() => {}
             // On a full disk above all: it makes room.
             _ => self.drop_deleted(repository, &desired).await?,
         }
-        filled
+        self.state.debts().compared(repository, &filled?);
+        Ok(())
     }
 
-    /// Fetches manifests and lets tags name them. A thing that cannot be had is left out, and told
-    /// at the end.
-    async fn fill(&self, repository: &RepositoryName, pending: &[Wanted]) -> Result<(), SyncError> {
-        let mut failed = None;
+    /// Fetches manifests and lets tags name them. A thing that cannot be had is set aside: those
+    /// are returned.
+    async fn fill(
+        &self,
+        repository: &RepositoryName,
+        pending: &[Wanted],
+    ) -> Result<BTreeSet<Item>, SyncError> {
+        let mut failed = BTreeSet::new();
         for set in pending.chunks(WORKING_SET) {
             let mut work = Vec::new();
-            for (tag, digest) in set {
-                match self.fetcher.resolve(repository, digest).await {
-                    Ok(closure) => work.push((closure.missing_bytes, (tag, closure))),
-                    Err(error) if error.is_local() => {
-                        self.incomplete(repository, tag.as_ref().map(|(tag, _)| tag), &error);
-                        failed = Some(error);
-                    }
-                    Err(error) => return Err(error),
+            for wanted in set {
+                match self.fetcher.resolve(repository, &wanted.1).await {
+                    Ok(closure) => work.push((closure.missing_bytes, (wanted, closure))),
+                    Err(error) => failed.extend(self.left_out(repository, wanted, error).await?),
                 }
             }
-            for (tag, closure) in plan::cheapest_first(work) {
-                let target = tag.as_ref().map(|(tag, base)| (tag, base.clone()));
+            for (wanted, closure) in plan::cheapest_first(work) {
+                let target = wanted.0.as_ref().map(|(tag, base)| (tag, base.clone()));
                 match self.fetcher.complete(repository, closure, target).await {
-                    Ok(_) => {}
-                    Err(error) if error.is_local() => {
-                        self.incomplete(repository, tag.as_ref().map(|(tag, _)| tag), &error);
-                        failed = Some(error);
-                    }
-                    Err(error) => return Err(error),
+                    Ok(_) => self.state.set(|now| now.faults = 0),
+                    Err(error) => failed.extend(self.left_out(repository, wanted, error).await?),
                 }
             }
         }
-        match failed {
-            Some(error) => Err(error),
-            None => Ok(()),
+        Ok(failed)
+    }
+
+    /// Sets a thing aside and names it, when it is its own fault that it cannot be had and somebody
+    /// still wants it.
+    async fn left_out(
+        &self,
+        repository: &RepositoryName,
+        (tag, digest): &Wanted,
+        error: SyncError,
+    ) -> Result<Option<Item>, SyncError> {
+        if !error.is_of_item() {
+            return Err(error);
         }
+        let item = match tag {
+            Some((tag, _)) => Item::Tag(tag.clone()),
+            None => Item::Manifest(digest.clone()),
+        };
+        let owed = self.set_aside(repository, item.clone(), Some(digest), &error).await?;
+        Ok(owed.then_some(item))
     }
 
     async fn listing(&self, repository: &RepositoryName) -> Result<Desired, SyncError> {
@@ -365,7 +406,7 @@ impl Worker {
                 Some(_) => break,
             }
         }
-        Err(UpstreamError::Protocol(format!("the listing of {repository} does not end")).into())
+        Err(SyncError::Content(format!("the listing of {repository} does not end")))
     }
 
     fn present(
@@ -414,12 +455,16 @@ impl Worker {
             rows.extend(page.into_iter().map(|(digest, _)| (digest, ())));
         }
         for (digest, ()) in rows.iter().filter(|(digest, ())| !needed.contains(digest)) {
-            if self.store.outbox_holds_manifest(repository, digest)?
-                || self.upstream.has_manifest(repository, digest).await?
-            {
+            if self.store.outbox_holds_manifest(repository, digest)? {
                 continue;
             }
-            self.delete_manifest(repository, digest).await?;
+            match self.upstream.has_manifest(repository, digest).await.map_err(SyncError::from) {
+                Ok(false) => self.delete_manifest(repository, digest).await?,
+                Ok(true) => {}
+                // It is there, though not to be had: ours is good.
+                Err(error) if error.is_of_item() => {}
+                Err(error) => return Err(error),
+            }
         }
         Ok(())
     }
@@ -453,46 +498,45 @@ impl Worker {
             // Before the message is forgotten.
             self.refresh_config().await?;
         }
+        self.note_debts().await?;
         self.store.inbox_done(done).await?;
         result
     }
 
+    /// Applies one message about content. What cannot be had is set aside.
     pub(super) async fn apply_content(
         &self,
         message: &Message,
         config: &NodeConfig,
         scope: &Scope,
     ) -> Result<(), SyncError> {
-        let (repository, tag, result) = match message {
+        let repository = match message {
             Message::Tag { repository, tag, digest } if scope.covers(repository) => {
-                let digest = digest.clone();
-                let result = self.follow_tag(repository, tag, digest, config.node.mode).await;
-                (repository, Some(tag), result)
+                self.follow_tag(repository, tag, digest.clone(), config.node.mode).await?;
+                repository
             }
             Message::ManifestAdded { repository, digest } if scope.covers(repository) => {
-                (repository, None, self.fetcher.obtain(repository, digest, None).await.map(|_| ()))
+                let result = self.fetcher.obtain(repository, digest, None).await.map(|_| ());
+                let item = Item::Manifest(digest.clone());
+                self.settle(repository, item, Some(digest), result).await?;
+                repository
             }
             Message::ManifestDeleted { repository, digest } if scope.covers(repository) => {
                 if self.store.outbox_holds_manifest(repository, digest)? {
                     return Ok(());
                 }
-                let result = self.delete_manifest(repository, digest).await;
-                (repository, None, result)
+                self.delete_manifest(repository, digest).await?;
+                self.state.paid(repository, &Item::Manifest(digest.clone()));
+                repository
             }
             // Not granted any more, or not yet: a comparison settles it.
             _ => return Ok(()),
         };
-        match result {
-            // The first push to a repository under a wildcard.
-            Ok(()) if !self.store.sync_view().synced.contains(repository) => {
-                self.synced(repository).await
-            }
-            Err(error) if error.is_local() => {
-                self.incomplete(repository, tag, &error);
-                Ok(())
-            }
-            other => other,
+        // The first push to a repository under a wildcard.
+        if self.store.sync_view().synced.contains(repository) {
+            return Ok(());
         }
+        self.synced_if_whole(repository).await
     }
 
     /// Makes a tag name what it names at the parent.
@@ -503,28 +547,44 @@ impl Worker {
         told: Option<Digest>,
         mode: Mode,
     ) -> Result<(), SyncError> {
+        let item = Item::Tag(tag.clone());
         let base = self.store.tag(repository, tag)?;
         if base == told || self.store.outbox_holds_tag(repository, tag)? {
-            return Ok(());
+            return self.settle(repository, item, None, Ok(())).await;
         }
         // On a ReadWrite node the message may be the echo of an older push of ours: what counts is
         // what the tag names at the parent now.
         let wanted = match mode {
             Mode::ReadOnly => told,
-            Mode::ReadWrite => self.upstream.tag(repository, &Reference::Tag(tag.clone())).await?,
-        };
-        match wanted {
-            wanted if wanted == base => Ok(()),
-            Some(digest) => {
-                self.fetcher.obtain(repository, &digest, Some((tag, base))).await?;
-                self.state.solved(&format!("content {repository}:{tag}"));
-                Ok(())
+            Mode::ReadWrite => {
+                match self.upstream.tag(repository, &Reference::Tag(tag.clone())).await {
+                    Ok(wanted) => wanted,
+                    Err(error) => {
+                        return self.settle(repository, item, None, Err(error.into())).await;
+                    }
+                }
             }
-            None => match base {
-                Some(base) => self.remove_tag(repository, tag, base).await,
-                None => Ok(()),
-            },
-        }
+        };
+        self.bring_tag(repository, tag, base, wanted).await
+    }
+
+    /// Lets a tag that names `base` name what is wanted. What cannot be had is set aside.
+    pub(super) async fn bring_tag(
+        &self,
+        repository: &RepositoryName,
+        tag: &Tag,
+        base: Option<Digest>,
+        wanted: Option<Digest>,
+    ) -> Result<(), SyncError> {
+        let result = match (&wanted, base) {
+            (wanted, base) if *wanted == base => Ok(()),
+            (Some(digest), base) => {
+                self.fetcher.obtain(repository, digest, Some((tag, base))).await.map(|_| ())
+            }
+            (None, Some(base)) => self.remove_tag(repository, tag, base).await,
+            (None, None) => Ok(()),
+        };
+        self.settle(repository, Item::Tag(tag.clone()), wanted.as_ref(), result).await
     }
 
     async fn remove_tag(

@@ -20,6 +20,7 @@ mod board;
 mod clients;
 mod conformance;
 mod delivery;
+mod debts;
 mod demo;
 mod full;
 mod gc;

@@ -87,6 +87,11 @@ impl Node {
         self.extra.push_str(text);
     }
 
+    /// What [`Node::add_configuration`] added is replaced.
+    pub fn set_configuration(&mut self, text: &str) {
+        text.clone_into(&mut self.extra);
+    }
+
     /// A line for the section `[registry]`.
     pub fn know_as(&mut self, line: &str) {
         self.registry.push_str(line);

@@ -1,0 +1,270 @@
+//! What could not be had from the parent: set aside, told, and tried again, so that it holds up
+//! nothing else. In memory; that there is something is noted on disk, and then a start compares
+//! everything.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::time::Duration;
+
+use super::backoff;
+use crate::sys::Rng;
+use crate::types::connected_registry::StatusDetail;
+use crate::types::{Digest, RepositoryName, Tag, UnixSeconds};
+
+/// Things that are remembered. Over it: they are told in the log, and everything is compared again
+/// after [`COMPARE_AFTER`].
+const DEBTS_MAX: usize = 2048;
+
+/// How long what is not remembered waits for the next comparison.
+const COMPARE_AFTER: Duration = Duration::from_secs(3600);
+
+/// What a report says of one reason, characters. Over it: it is cut.
+const REASON_MAX: usize = 400;
+
+/// What of a repository could not be had.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) enum Item {
+    /// The list of what it holds.
+    Listing,
+    /// What a tag names.
+    Tag(Tag),
+    /// A manifest that no tag need name.
+    Manifest(Digest),
+}
+
+impl Item {
+    /// As the log has it, `key=value`.
+    pub(super) fn field(&self) -> String {
+        match self {
+            Item::Listing => "listing=true".to_owned(),
+            Item::Tag(tag) => format!("tag={tag}"),
+            Item::Manifest(digest) => format!("digest={digest}"),
+        }
+    }
+}
+
+/// A thing, by the repository that it belongs to.
+pub(super) type Key = (RepositoryName, Item);
+
+/// A thing that is to be had, and why it could not.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Owed {
+    pub(super) repository: RepositoryName,
+    pub(super) item: Item,
+    /// What was to be fetched, where that is known.
+    pub(super) digest: Option<Digest>,
+    pub(super) reason: String,
+}
+
+struct Debt {
+    digest: Option<Digest>,
+    reason: String,
+    since: UnixSeconds,
+    correlation_id: String,
+    tries: u32,
+    /// Monotonic.
+    due: Duration,
+}
+
+/// Everything that is owed.
+#[derive(Default)]
+pub(super) struct Debts {
+    rows: BTreeMap<Key, Debt>,
+    /// When something was found that is not among the rows, monotonic.
+    overflow: Option<Duration>,
+}
+
+impl Owed {
+    fn key(&self) -> Key {
+        (self.repository.clone(), self.item.clone())
+    }
+}
+
+impl Debts {
+    /// Notes one more failure; the number of them so far. `now` is monotonic, `since` wall time.
+    pub(super) fn owe(
+        &mut self,
+        owed: &Owed,
+        now: Duration,
+        since: UnixSeconds,
+        rng: &dyn Rng,
+    ) -> u32 {
+        if self.rows.len() >= DEBTS_MAX && !self.rows.contains_key(&owed.key()) {
+            self.overflow.get_or_insert(now);
+            return 1;
+        }
+        let debt = self.rows.entry(owed.key()).or_insert_with(|| Debt {
+            digest: None,
+            reason: String::new(),
+            since,
+            correlation_id: rng.uuid(),
+            tries: 0,
+            due: now,
+        });
+        debt.digest.clone_from(&owed.digest);
+        debt.reason = owed.reason.chars().take(REASON_MAX).collect();
+        debt.tries = debt.tries.saturating_add(1);
+        debt.due = now.saturating_add(backoff::item_delay(debt.tries, rng));
+        debt.tries
+    }
+
+    /// It is here, or nobody wants it any more. Whether it was owed.
+    pub(super) fn paid(&mut self, repository: &RepositoryName, item: &Item) -> bool {
+        self.rows.remove(&(repository.clone(), item.clone())).is_some()
+    }
+
+    /// A whole repository was compared: only these things of it are owed.
+    pub(super) fn compared(&mut self, repository: &RepositoryName, owed: &BTreeSet<Item>) {
+        self.rows.retain(|(other, item), _| other != repository || owed.contains(item));
+    }
+
+    /// Only these repositories are wanted.
+    pub(super) fn keep(&mut self, wanted: &BTreeSet<RepositoryName>) {
+        self.rows.retain(|(repository, _), _| wanted.contains(repository));
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.rows.is_empty() && self.overflow.is_none()
+    }
+
+    /// Repositories of which something is owed.
+    pub(super) fn repositories(&self) -> BTreeSet<RepositoryName> {
+        self.rows.keys().map(|(repository, _)| repository.clone()).collect()
+    }
+
+    /// What has waited long enough: what failed least comes first.
+    pub(super) fn due(&self, now: Duration, max: usize) -> Vec<Key> {
+        let mut due: Vec<_> = self.rows.iter().filter(|(_, debt)| debt.due <= now).collect();
+        due.sort_by_key(|(_, debt)| debt.tries);
+        due.into_iter().take(max).map(|(key, _)| key.clone()).collect()
+    }
+
+    /// How long until something is due; `None` when nothing is owed.
+    pub(super) fn next(&self, now: Duration) -> Option<Duration> {
+        let rows = self.rows.values().map(|debt| debt.due);
+        let overflow = self.overflow.map(|at| at.saturating_add(COMPARE_AFTER));
+        rows.chain(overflow).min().map(|due| due.saturating_sub(now))
+    }
+
+    /// Whether everything is to be compared now, because more is owed than is remembered.
+    pub(super) fn compare(&mut self, now: Duration) -> bool {
+        let due = self.overflow.is_some_and(|at| now.saturating_sub(at) >= COMPARE_AFTER);
+        if due {
+            self.overflow = None;
+        }
+        due
+    }
+
+    /// The first of them as a report lists them.
+    pub(super) fn details(&self, max: usize) -> Vec<StatusDetail> {
+        let detail = |((repository, item), debt): (&Key, &Debt)| StatusDetail {
+            kind: "Sync".to_owned(),
+            code: "SyncIncomplete".to_owned(),
+            description: match &debt.digest {
+                Some(digest) => {
+                    format!("{} is not complete: {digest}: {}", name(repository, item), debt.reason)
+                }
+                None => format!("{} is not complete: {}", name(repository, item), debt.reason),
+            },
+            timestamp: debt.since,
+            correlation_id: debt.correlation_id.clone(),
+        };
+        self.rows.iter().take(max).map(detail).collect()
+    }
+}
+
+fn name(repository: &RepositoryName, item: &Item) -> String {
+    match item {
+        Item::Tag(tag) => format!("{repository}:{tag}"),
+        Item::Listing | Item::Manifest(_) => repository.to_string(),
+    }
+}
+
+/// As the log has it, `key=value`.
+impl fmt::Display for Owed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "repository={}", self.repository)?;
+        if !matches!(self.item, Item::Manifest(_)) {
+            write!(f, " {}", self.item.field())?;
+        }
+        if let Some(digest) = &self.digest {
+            write!(f, " digest={digest}")?;
+        }
+        write!(f, " reason={:?}", self.reason)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::SystemRng;
+    use crate::types::digest::Algorithm;
+
+    fn owed(repository: &str, tag: &str) -> Owed {
+        Owed {
+            repository: repository.parse().unwrap(),
+            item: Item::Tag(tag.parse().unwrap()),
+            digest: Digest::from_raw(Algorithm::Sha256, &[7; 32]),
+            reason: "it is \"not\" there".to_owned(),
+        }
+    }
+
+    fn owe(debts: &mut Debts, owed: &Owed, now: Duration) -> u32 {
+        debts.owe(owed, now, UnixSeconds(9), &SystemRng::new())
+    }
+
+    #[test]
+    fn f204_a_thing_is_owed_until_itself_is_paid() {
+        let (mut debts, now) = (Debts::default(), Duration::from_secs(100));
+        let (ten, one) = (owed("app", "v10"), owed("app", "v1"));
+        assert_eq!(owe(&mut debts, &ten, now), 1);
+        assert_eq!(owe(&mut debts, &one, now), 1);
+        assert_eq!(owe(&mut debts, &ten, now), 2);
+        assert!(debts.paid(&one.repository, &one.item));
+        assert!(!debts.paid(&one.repository, &one.item));
+        let told: Vec<String> = debts.details(9).into_iter().map(|d| d.description).collect();
+        let digest = ten.digest.clone().unwrap();
+        assert_eq!(told, [format!("app:v10 is not complete: {digest}: it is \"not\" there")]);
+        let shown =
+            format!("repository=app tag=v10 digest={digest} reason=\"it is \\\"not\\\" there\"");
+        assert_eq!(ten.to_string(), shown);
+        debts.compared(&"app2".parse().unwrap(), &BTreeSet::new());
+        assert!(!debts.is_empty());
+        debts.compared(&ten.repository, &BTreeSet::new());
+        assert!(debts.is_empty());
+    }
+
+    #[test]
+    fn f204_what_is_owed_comes_due_again_and_what_failed_least_first() {
+        let (mut debts, now) = (Debts::default(), Duration::from_secs(100));
+        let (often, once) = (owed("app", "often"), owed("lab", "once"));
+        for _ in 0..30 {
+            owe(&mut debts, &often, now);
+        }
+        owe(&mut debts, &once, now);
+        assert_eq!(debts.due(now, 9), []);
+        let next = debts.next(now).unwrap();
+        assert_eq!(debts.due(now + next, 9), [once.key()]);
+        let longest = now + backoff::ITEM_LONGEST;
+        assert_eq!(debts.due(longest, 9), [once.key(), often.key()]);
+        assert_eq!(debts.due(longest, 1), [once.key()]);
+        assert_eq!(debts.repositories().len(), 2);
+        debts.keep(&[once.repository.clone()].into());
+        assert_eq!(debts.due(longest, 9), [once.key()]);
+    }
+
+    #[test]
+    fn what_is_too_much_to_remember_is_compared_later() {
+        let (mut debts, now) = (Debts::default(), Duration::from_secs(100));
+        for number in 0..=DEBTS_MAX {
+            owe(&mut debts, &owed("app", &format!("t{number}")), now);
+        }
+        assert_eq!(debts.rows.len(), DEBTS_MAX);
+        debts.keep(&BTreeSet::new());
+        assert!(!debts.is_empty(), "one is known to be owed, not which");
+        assert_eq!(debts.next(now), Some(COMPARE_AFTER));
+        assert!(!debts.compare(now));
+        assert!(debts.compare(now + COMPARE_AFTER));
+        assert!(debts.is_empty());
+    }
+}

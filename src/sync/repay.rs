@@ -1,0 +1,153 @@
+//! Sets aside what cannot be had, and tries it again.
+
+use super::debts::{Item, Owed};
+use super::error::SyncError;
+use super::worker::Worker;
+use crate::gateway::UpstreamError;
+use crate::gateway::feed::Scope;
+use crate::types::{Digest, Reference, RepositoryName, Tag};
+
+/// Things tried again before what is new gets its turn.
+const AT_ONCE: usize = 16;
+
+/// Things in a row for which the parent answers with a fault of its own before it is asked whether
+/// it works at all.
+const FAULTS_MAX: u32 = 8;
+
+impl Worker {
+    /// Notes how a try ended. What cannot be had is set aside; an error is one that ends the
+    /// session.
+    pub(super) async fn settle(
+        &self,
+        repository: &RepositoryName,
+        item: Item,
+        digest: Option<&Digest>,
+        result: Result<(), SyncError>,
+    ) -> Result<(), SyncError> {
+        match result {
+            Ok(()) => {
+                self.state.set(|now| now.faults = 0);
+                self.state.paid(repository, &item);
+                Ok(())
+            }
+            Err(error) if error.is_of_item() => {
+                self.set_aside(repository, item, digest, &error).await.map(|_| ())
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Sets a thing aside; `false` when nobody wants it any more, so that nothing is wrong.
+    pub(super) async fn set_aside(
+        &self,
+        repository: &RepositoryName,
+        item: Item,
+        digest: Option<&Digest>,
+        error: &SyncError,
+    ) -> Result<bool, SyncError> {
+        if !self.is_wanted(repository, &item, digest).await? {
+            self.state.paid(repository, &item);
+            return Ok(false);
+        }
+        let (repository, digest) = (repository.clone(), digest.cloned());
+        self.state.owe(&Owed { repository, item, digest, reason: error.to_string() });
+        self.look_at_parent(error).await?;
+        Ok(true)
+    }
+
+    /// Whether the parent still has what was to be fetched: it may have been deleted or moved
+    /// since, and a message that says so is on its way.
+    async fn is_wanted(
+        &self,
+        repository: &RepositoryName,
+        item: &Item,
+        digest: Option<&Digest>,
+    ) -> Result<bool, SyncError> {
+        let asked = match (item, digest) {
+            (Item::Tag(tag), Some(digest)) => {
+                let names = self.upstream.tag(repository, &Reference::Tag(tag.clone())).await;
+                names.map(|names| names.as_ref() == Some(digest))
+            }
+            (Item::Manifest(digest), _) => self.upstream.has_manifest(repository, digest).await,
+            (Item::Tag(_) | Item::Listing, _) => return Ok(true),
+        };
+        match asked.map_err(SyncError::from) {
+            Ok(wanted) => Ok(wanted),
+            Err(error) if error.is_of_item() => Ok(true),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// A parent that cannot hand out anything is not asked for one thing after the other.
+    async fn look_at_parent(&self, error: &SyncError) -> Result<(), SyncError> {
+        if !matches!(error, SyncError::Upstream(UpstreamError::Busy(..))) {
+            self.state.set(|now| now.faults = 0);
+            return Ok(());
+        }
+        self.state.set(|now| now.faults += 1);
+        if self.state.now().faults < FAULTS_MAX {
+            return Ok(());
+        }
+        self.state.set(|now| now.faults = 0);
+        Ok(self.upstream.ping().await?)
+    }
+
+    /// Tries again what has waited long enough.
+    pub(super) async fn repay(&self) -> Result<(), SyncError> {
+        let now = self.store.sys().clock.monotonic();
+        if self.state.debts().compare(now) {
+            return Ok(self.store.request_reconcile().await?);
+        }
+        let due = self.state.debts().due(now, AT_ONCE);
+        if due.is_empty() {
+            return Ok(());
+        }
+        let scope = Scope::of_config(&self.config()?);
+        for (repository, item) in due {
+            if !scope.covers(&repository) {
+                self.state.paid(&repository, &item);
+                continue;
+            }
+            match &item {
+                Item::Listing => match self.reconcile_repository(&repository).await {
+                    Err(error) if error.is_of_item() => {
+                        self.settle(&repository, item, None, Err(error)).await?;
+                    }
+                    done => done?,
+                },
+                Item::Tag(tag) => self.try_tag_again(&repository, tag).await?,
+                Item::Manifest(digest) => {
+                    let result = self.fetcher.obtain(&repository, digest, None).await.map(|_| ());
+                    self.settle(&repository, item.clone(), Some(digest), result).await?;
+                }
+            }
+            self.synced_if_whole(&repository).await?;
+        }
+        Ok(())
+    }
+
+    /// What the tag names by now counts.
+    async fn try_tag_again(&self, repository: &RepositoryName, tag: &Tag) -> Result<(), SyncError> {
+        if self.store.outbox_holds_tag(repository, tag)? {
+            // What was pushed here since is what the parent decides about.
+            self.state.paid(repository, &Item::Tag(tag.clone()));
+            return Ok(());
+        }
+        let base = self.store.tag(repository, tag)?;
+        match self.upstream.tag(repository, &Reference::Tag(tag.clone())).await {
+            Ok(wanted) => self.bring_tag(repository, tag, base, wanted).await,
+            Err(error) => {
+                self.settle(repository, Item::Tag(tag.clone()), None, Err(error.into())).await
+            }
+        }
+    }
+
+    /// That something is owed is durable before it is forgotten what told of it: it is not before
+    /// the next start that memory alone does not do.
+    pub(super) async fn note_debts(&self) -> Result<(), SyncError> {
+        if !self.state.debts().is_empty() {
+            self.store.note_debts(true).await?;
+        }
+        Ok(())
+    }
+}
