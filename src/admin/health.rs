@@ -6,7 +6,7 @@ use super::Admin;
 use super::fault::Fault;
 use super::tokens::Nothing;
 use crate::http::{Method, Reply, ReplyBody, Request};
-use crate::types::Role;
+use crate::types::{NodeState, Role};
 
 /// The Prometheus text format.
 const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -32,12 +32,10 @@ impl Admin {
 
     /// Why the node cannot serve clients just now.
     fn unready(&self) -> Option<&'static str> {
-        match self.store.self_config() {
-            Err(_) => Some("the store cannot be read"),
-            Ok(None) if self.options.role == Role::Connected => {
-                Some("this connected registry has not been activated yet")
-            }
-            Ok(_) => None,
+        match (self.store.self_config(), self.store.node_state()) {
+            (Err(_), _) | (_, Err(_)) => Some("the store cannot be read"),
+            (Ok(Some(_)), _) | (_, Ok(NodeState::Root)) => None,
+            (Ok(None), Ok(state)) => Some(state.remedy().unwrap_or("it is being activated")),
         }
     }
 
@@ -45,12 +43,11 @@ impl Admin {
     pub(super) fn status(&self, _: Nothing) -> Result<Value, Fault> {
         let config = self.store.self_config()?;
         let view = self.store.sync_view();
+        let state = self.store.node_state()?;
         let mut value = json!({
             "version": env!("CARGO_PKG_VERSION"),
-            "role": match self.options.role {
-                Role::Root => "root",
-                Role::Connected => "connected",
-            },
+            "role": self.options.role.name(),
+            "state": state.name(),
             "registry": self.registry_name(),
             "loginServer": self.options.login_server,
             "ready": self.unready().is_none(),
@@ -59,6 +56,12 @@ impl Admin {
             "blobsToVerify": self.store.doubted(),
             "clockTrusted": self.store.sys().clock.wall().is_some(),
         });
+        if let Some(remedy) = state.remedy() {
+            value["remedy"] = remedy.into();
+        }
+        if let NodeState::Refused(hurdle) = state {
+            value["parentSays"] = hurdle.text.into();
+        }
         if self.options.role == Role::Root {
             value["gatewayEndpoint"] = self.options.gateway_endpoint.clone().into();
             value["connectedRegistries"] = self.store.connected_registries()?.len().into();

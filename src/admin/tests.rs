@@ -43,6 +43,7 @@ struct Node {
 
 fn node_with(role: Role, scheme: &str, ca_fingerprint: Option<String>) -> Node {
     let store = Store::in_memory(Sys::real(Spawner::new()));
+    store.stand(role, true);
     let contact = Arc::new(TestContact::default());
     let options = AdminOptions {
         scrub_rate: 1 << 20,

@@ -136,14 +136,14 @@ impl Tour {
     async fn start_root(&self) -> Result<Node, String> {
         let mut config = self.config("root");
         "demoregistry".clone_into(&mut config.registry.name);
-        Node::start(self.spawner.clone(), config).await.map_err(|error| error.message)
+        Node::start(self.spawner.clone(), config, None).await.map_err(|error| error.message)
     }
 
     async fn start_device(&self, connection_string: &str) -> Result<Node, String> {
         let mut config = self.config("device");
         let connection_string = Secret::new(connection_string);
         config.parent = Some(Parent { connection_string, ..Parent::default() });
-        Node::start(self.spawner.clone(), config).await.map_err(|error| error.message)
+        Node::start(self.spawner.clone(), config, None).await.map_err(|error| error.message)
     }
 
     /// One management call over the root's admin socket.

@@ -11,6 +11,7 @@ mod sample;
 mod scrub;
 
 pub use demo::{DemoOptions, demo};
+pub use parent::Reread;
 
 use std::process::ExitCode;
 
@@ -26,17 +27,18 @@ use node::Node;
 /// Exit code for a configuration that cannot work (sysexits.h).
 const EX_CONFIG: u8 = 78;
 
-/// Runs a node until it is told to stop; the exit code says how it went.
-pub fn serve(config: Config) -> ExitCode {
+/// Runs a node until it is told to stop; the exit code says how it went. A node without a
+/// connection string looks for one with `reread`.
+pub fn serve(config: Config, reread: Reread) -> ExitCode {
     spawn::limit_blocking_threads(config.limits.blocking_threads);
     let spawner = Spawner::new();
     let threads = config.listen.threads;
     // A task like any other, so that it is not polled each time anything at all happens.
-    let main = spawner.spawn(run(spawner.clone(), config));
+    let main = spawner.spawn(run(spawner.clone(), config, reread));
     spawner.run(threads, main)
 }
 
-async fn run(spawner: Spawner, config: Config) -> ExitCode {
+async fn run(spawner: Spawner, config: Config, reread: Reread) -> ExitCode {
     let notifier = Notifier::from_environment();
     let mut signals = match Signals::new() {
         Ok(signals) => signals,
@@ -45,7 +47,7 @@ async fn run(spawner: Spawner, config: Config) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let start = async { Some(Node::start(spawner, config).await) };
+    let start = async { Some(Node::start(spawner, config, Some(reread)).await) };
     let interrupted = async {
         while matches!(signals.next().await, Ok(Wish::Hangup)) {}
         None

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use smol::Task;
 
+use super::parent::{Reread, Uplink};
 use super::router::{Door, Router};
 use super::{garbage, identity, parent, scrub};
 use crate::admin::{Admin, AdminOptions, Contact};
@@ -13,15 +14,19 @@ use crate::config::{self, Config, Scheme, Verify};
 use crate::gateway::{Contacts, Gateway, GatewayOptions};
 use crate::http::{Deadlines, Permits, Service, Shutdown, TlsAcceptor, serve};
 use crate::registry::{Registry, RegistryOptions};
+use crate::store::role::noted_role;
 use crate::store::{IndexKind, Store, StoreOptions};
+use crate::sync::Engine;
 use crate::sys::activation::{self, Passed};
 use crate::sys::clock::sleep;
 use crate::sys::net::Listener;
 use crate::sys::spawn::blocking;
-use crate::sys::{Spawner, Sys};
+use crate::sys::{Spawner, Sys, SystemDisk};
 use crate::token::Tokens;
 use crate::types::connected_registry::ConnectionState;
-use crate::types::{ConnectedRegistry, ConnectedRegistryName, Role, UnixSeconds};
+use crate::types::{
+    ConnectedRegistry, ConnectedRegistryName, NodeState, Role, StoreRole, UnixSeconds,
+};
 
 /// How often unfinished uploads are looked through.
 const HOUSEKEEPING_PERIOD: Duration = Duration::from_secs(3600);
@@ -64,60 +69,80 @@ pub(super) struct Node {
 impl Node {
     /// Opens the store, makes or reads the identity, activates a connected registry that never
     /// was, listens, and serves. Returns when every listener accepts connections.
-    pub(super) async fn start(spawner: Spawner, config: Config) -> Result<Node, StartError> {
+    pub(super) async fn start(
+        spawner: Spawner,
+        config: Config,
+        reread: Option<Reread>,
+    ) -> Result<Node, StartError> {
         let sys = Sys::real(spawner);
-        let role = config.role();
         // The listeners come first: an occupied port must not touch the state.
-        let mut passed = activation::passed()?;
-        let logins = listen(&mut passed, "login", &config.listen.login, &config)?;
-        let gateways = match role {
-            Role::Root => listen(&mut passed, "gateway", &config.listen.gateway, &config)?,
-            Role::Connected => Vec::new(),
-        };
-        if let Some(unknown) = passed.first() {
-            let text = "the service manager passed a socket that no listener takes:";
-            let cure = "FileDescriptorName= is login, or, at a root, gateway";
-            return Err(StartError::config(format!("{text} '{}'; {cure}", unknown.name)));
-        }
-        let options = StoreOptions {
-            reserve: config.storage.reserve.0,
-            uploads: config.limits.uploads,
-            quotas: config
-                .registry
-                .quotas
-                .iter()
-                .map(|quota| (quota.repositories.clone(), quota.size.0))
-                .collect(),
-            verify_first_read: config.storage.verify == Verify::FirstReadPerBoot,
-            index: IndexKind::Sled { cache: config.limits.index_cache.0 },
-            ..StoreOptions::new(&config.storage.state_dir)
-        };
-        let seams = sys.clone();
+        let (logins, gateways) = listeners(&config)?;
+        let (seams, options) = (sys.clone(), store_options(&config));
         let (store, recovery) = blocking(move || Store::open(seams, options)).await?;
         log::info!("store {}: {recovery}", config.storage.state_dir.display());
+        let role = store.store_role()?.decide(config.named_role(), None);
+        let role = role.map_err(StartError::config)?;
+        store.stand(role, config.reachable_parent().is_some());
+        let gateways = match role {
+            Role::Root => gateways?,
+            Role::Connected => Vec::new(),
+        };
         let admin_listener = Listener::unix(&config.listen.admin)?;
 
         let login = address(&logins);
         let gateway = if role == Role::Root { address(&gateways) } else { login.clone() };
-        let auth = Auth::new(store.clone(), auth_options(&config, &store, &logins)?)?;
         let contacts = Contacts::new(&sys);
-        let engine = match &config.parent {
-            None => None,
-            Some(parent) => {
-                let tls = has_tls(&logins);
-                let engine =
-                    parent::engine(&config, parent, &store, contacts.clone(), &login, tls)?;
-                parent::activate(&engine).await?;
-                Some(engine)
-            }
+        let (reader, tls) = (store.clone(), has_tls(&logins));
+        let login_server = login.clone();
+        let uplink = Uplink { store: reader, contacts, login: login_server, tls, reread };
+        let engine = match role {
+            Role::Root => None,
+            Role::Connected => uplink.engine(&config)?,
         };
+        note_role(&store, role).await;
+        match &engine {
+            Some(engine) => parent::activate(engine).await?,
+            None if role == Role::Connected => parent::report_missing(&store)?,
+            None => {}
+        }
+        note_role(&store, role).await;
+        let node = Wiring { sys, config, role, store, login, gateway };
+        node.serve(logins, gateways, admin_listener, uplink, engine)
+    }
+}
+
+/// What a node is made of, before it serves.
+struct Wiring {
+    sys: Sys,
+    config: Config,
+    role: Role,
+    store: Store,
+    login: String,
+    gateway: String,
+}
+
+impl Wiring {
+    /// Lets every listener accept connections, and starts what runs beside them.
+    fn serve(
+        self,
+        logins: Listeners,
+        gateways: Listeners,
+        admin_listener: Listener,
+        uplink: Uplink,
+        engine: Option<Engine>,
+    ) -> Result<Node, StartError> {
+        let Wiring { sys, config, role, store, login, gateway } = self;
+        let auth = Auth::new(store.clone(), auth_options(&config, role, &store, &logins)?)?;
         let tls = identity::tls(&sys, &config, &store, &login)?;
+        let contacts = uplink.contacts.clone();
+        let options = admin_options(&config, role, &store, &login, &gateway, has_tls(&gateways))?;
         let router = Arc::new(Router {
             role,
-            registry: Registry::new(store.clone(), auth.clone(), registry_options(&config)),
+            store: store.clone(),
+            registry: Registry::new(store.clone(), auth.clone(), registry_options(&config, role)),
             tokens: Tokens::new(&store, auth.clone()),
-            gateway: gateway_api(&config, &store, &auth, &contacts),
-            admin: admin_api(&config, &store, contacts, &login, &gateway, has_tls(&gateways))?,
+            gateway: gateway_api(&config, role, &store, &auth, &contacts),
+            admin: Admin::new(store.clone(), options, Arc::new(Seen(contacts))),
         });
         let permits = Permits::new(config.limits.connections);
         let shutdown = Shutdown::default();
@@ -140,8 +165,8 @@ impl Node {
         }
         open(admin_listener, None, Door::Admin);
         let mut background = Vec::new();
-        if let Some(engine) = engine {
-            background.push(sys.spawner.spawn(async move { match engine.run().await {} }));
+        if role == Role::Connected {
+            background.push(sys.spawner.spawn(uplink.run(engine)));
         }
         background.push(sys.spawner.spawn(housekeeping(store.clone())));
         background.push(sys.spawner.spawn(scrub::run(store.clone(), config.scrub.clone())));
@@ -152,6 +177,26 @@ impl Node {
         }
         let tls = tls.map(|acceptor| (acceptor, config));
         Ok(Node { login, gateway, store, shutdown, tasks, background, tls })
+    }
+}
+
+fn store_options(config: &Config) -> StoreOptions {
+    let quotas = config.registry.quotas.iter();
+    StoreOptions {
+        reserve: config.storage.reserve.0,
+        uploads: config.limits.uploads,
+        quotas: quotas.map(|quota| (quota.repositories.clone(), quota.size.0)).collect(),
+        verify_first_read: config.storage.verify == Verify::FirstReadPerBoot,
+        index: IndexKind::Sled { cache: config.limits.index_cache.0 },
+        ..StoreOptions::new(&config.storage.state_dir)
+    }
+}
+
+/// Writes down what the store belongs to; a disk that refuses does not keep the node from serving.
+async fn note_role(store: &Store, role: Role) {
+    let store = store.clone();
+    if let Err(error) = blocking(move || store.note_role(role)).await {
+        log::warn!("cannot note the role of this store: {error}");
     }
 }
 
@@ -188,22 +233,54 @@ impl Node {
     /// One line for people about the state of the node.
     pub(super) fn summary(&self) -> String {
         let view = self.store.sync_view();
+        let state = match self.store.node_state() {
+            Ok(NodeState::Root) => {
+                return format!("root, clients at {}, children at {}", self.login, self.gateway);
+            }
+            Ok(state) => state,
+            Err(error) => return format!("the store cannot be read: {error}"),
+        };
+        let contact = match state {
+            NodeState::Active if view.online => "parent in contact",
+            NodeState::Active => "parent out of contact",
+            _ => state.name(),
+        };
         match self.store.self_config() {
             Ok(Some(config)) => {
-                let contact = if view.online { "in contact" } else { "out of contact" };
-                format!(
-                    "{}: {} repositories, parent {contact}",
-                    config.node.name,
-                    view.synced.len()
-                )
+                format!("{}: {} repositories, {contact}", config.node.name, view.synced.len())
             }
-            _ => format!("root, clients at {}, children at {}", self.login, self.gateway),
+            _ => format!("connected registry, {contact}"),
         }
     }
 }
 
 /// Listening sockets, each with whether it speaks TLS.
 type Listeners = Vec<(Listener, bool)>;
+
+/// The listeners of login server and gateway. Whether a gateway is needed may be for the store to
+/// say: then it is an error only at a root.
+fn listeners(config: &Config) -> Result<(Listeners, Result<Listeners, StartError>), StartError> {
+    let mut passed = activation::passed()?;
+    let logins = listen(&mut passed, "login", &config.listen.login, config)?;
+    let gateways = match config.named_role() {
+        Some(Role::Connected) => Ok(Vec::new()),
+        _ => listen(&mut passed, "gateway", &config.listen.gateway, config),
+    };
+    if let Some(unknown) = passed.first() {
+        let text = "the service manager passed a socket that no listener takes:";
+        let cure = "FileDescriptorName= is login, or, at a root, gateway";
+        return Err(StartError::config(format!("{text} '{}'; {cure}", unknown.name)));
+    }
+    match (gateways, store_role_noted(config)) {
+        (Err(error), StoreRole::New | StoreRole::Root) => Err(error),
+        (gateways, _) => Ok((logins, gateways)),
+    }
+}
+
+/// What the state directory belongs to, as far as that can be seen without opening the store.
+fn store_role_noted(config: &Config) -> StoreRole {
+    noted_role(&SystemDisk, &config.storage.state_dir).unwrap_or(StoreRole::New)
+}
 
 /// Takes the sockets that the service manager passed under this name, else binds its own.
 fn listen(
@@ -236,12 +313,13 @@ fn has_tls(listeners: &Listeners) -> bool {
 
 fn auth_options(
     config: &Config,
+    role: Role,
     store: &Store,
     logins: &Listeners,
 ) -> Result<AuthOptions, StartError> {
     let port = logins.first().and_then(|(listener, _)| listener.local_address()).map(|a| a.port());
     Ok(AuthOptions {
-        role: config.role(),
+        role,
         registry_name: config.registry.name.clone(),
         login_server: config.registry.login_server.clone(),
         public_scheme: config.registry.public_scheme.map(|scheme| scheme.name().to_owned()),
@@ -252,41 +330,43 @@ fn auth_options(
     })
 }
 
-fn registry_options(config: &Config) -> RegistryOptions {
-    RegistryOptions { role: config.role(), namespaces: config.registry.namespaces.clone() }
+fn registry_options(config: &Config, role: Role) -> RegistryOptions {
+    RegistryOptions { role, namespaces: config.registry.namespaces.clone() }
 }
 
-fn gateway_api(config: &Config, store: &Store, auth: &Auth, contacts: &Arc<Contacts>) -> Gateway {
-    let options = GatewayOptions {
-        role: config.role(),
-        registry: config.registry.name.clone(),
-        contacts: contacts.clone(),
-    };
+fn gateway_api(
+    config: &Config,
+    role: Role,
+    store: &Store,
+    auth: &Auth,
+    contacts: &Arc<Contacts>,
+) -> Gateway {
+    let registry = config.registry.name.clone();
+    let options = GatewayOptions { role, registry, contacts: contacts.clone() };
     Gateway::new(store.clone(), auth.clone(), options)
 }
 
 /// What `get-settings` tells devices of this root, and `show` of its children.
-fn admin_api(
+fn admin_options(
     config: &Config,
+    role: Role,
     store: &Store,
-    contacts: Arc<Contacts>,
     login: &str,
     gateway: &str,
     tls: bool,
-) -> Result<Admin, StartError> {
+) -> Result<AdminOptions, StartError> {
     let registry = &config.registry;
     let scheme = registry.public_scheme.unwrap_or(if tls { Scheme::Https } else { Scheme::Http });
-    let options = AdminOptions {
-        role: config.role(),
+    Ok(AdminOptions {
+        role,
         registry_name: registry.name.clone(),
         login_server: registry.login_server.clone().unwrap_or_else(|| login.to_owned()),
         gateway_endpoint: registry.gateway_server.clone().unwrap_or_else(|| gateway.to_owned()),
         scheme: scheme.name().to_owned(),
         ca_fingerprint: identity::private_ca(config, store)?,
-        gc: garbage::options(&config.gc, config.role()),
+        gc: garbage::options(&config.gc, role),
         scrub_rate: config.scrub.rate.0,
-    };
-    Ok(Admin::new(store.clone(), options, Arc::new(Seen(contacts))))
+    })
 }
 
 /// What the gateway saw of its children, as `admin` asks for it.

@@ -5,9 +5,9 @@ use std::path::Path;
 
 use crate::store::fsck::FsckReport;
 use crate::store::recover::Recovery;
-use crate::store::{IndexKind, Store, StoreOptions, backup};
+use crate::store::{IndexKind, Store, StoreError, StoreOptions, backup};
 use crate::sys::{Spawner, Sys};
-use crate::types::Digest;
+use crate::types::{Digest, Role, StoreRole};
 
 pub use crate::store::backup::Restored;
 pub use crate::store::layout::Layout;
@@ -34,6 +34,25 @@ pub fn contents(state_dir: &Path) -> Result<BTreeSet<Digest>, String> {
 pub fn restore(from: &Path, state_dir: &Path) -> Result<Restored, String> {
     let sys = Sys::real(Spawner::new());
     backup::restore(&sys, from, state_dir).map_err(|error| error.to_string())
+}
+
+/// Makes the store in `state_dir` that of a node of another role; returns what it was. The error is
+/// a line for people.
+pub fn adopt(state_dir: &Path, role: Role) -> Result<StoreRole, String> {
+    let sys = Sys::real(Spawner::new());
+    // A new one would be made where a name was misspelt.
+    if !sys.disk.exists(state_dir).map_err(|error| format!("{}: {error}", state_dir.display()))? {
+        return Err(format!("there is no state directory {}", state_dir.display()));
+    }
+    let (store, _) =
+        Store::open(sys, StoreOptions::new(state_dir)).map_err(|error| error.to_string())?;
+    let failed = |error: StoreError| format!("the role cannot be changed: {error}");
+    smol::block_on(async {
+        let former = store.store_role().map_err(failed)?;
+        store.adopt(role).await.map_err(failed)?;
+        store.close().await.map_err(failed)?;
+        Ok(former)
+    })
 }
 
 /// Checks the store in `state_dir`, with `content` every byte of it, and changes nothing. Also

@@ -1,49 +1,127 @@
 //! The way to the parent, as the configuration describes it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::identity::PEM_BYTES_MAX;
 use super::node::StartError;
-use crate::config::{Config, Parent};
+use crate::config::{Config, ConfigError, Parent};
 use crate::gateway::Contacts;
 use crate::http::{Client, ClientOptions};
 use crate::store::Store;
 use crate::sync::{ActivationError, Engine, EngineOptions};
+use crate::sys::Sys;
+use crate::sys::clock::sleep;
+use crate::sys::spawn::blocking;
+use crate::types::Role;
 use crate::types::connection_string::ConnectionString;
 
-/// Makes the sync engine of a connected registry; it has not called its parent yet.
-pub(super) fn engine(
-    config: &Config,
-    parent: &Parent,
-    store: &Store,
-    contacts: Arc<Contacts>,
-    login: &str,
-    tls: bool,
-) -> Result<Engine, StartError> {
-    let mut connection = connection(parent)?;
-    if let Some(endpoint) = &parent.gateway_endpoint {
-        connection.endpoint.clone_from(endpoint);
+/// Reads the configuration again, where the node got it from.
+pub type Reread = Arc<dyn Fn() -> Result<Config, ConfigError> + Send + Sync>;
+
+/// A node without a connection string looks for one this often.
+const LOOK: Duration = Duration::from_secs(5);
+
+/// What a connected registry needs to make its sync engine, now or when its connection string has
+/// come.
+pub(super) struct Uplink {
+    pub(super) store: Store,
+    pub(super) contacts: Arc<Contacts>,
+    /// Where clients log in.
+    pub(super) login: String,
+    /// Whether that listener has TLS.
+    pub(super) tls: bool,
+    pub(super) reread: Option<Reread>,
+}
+
+impl Uplink {
+    /// The sync engine, which has not called its parent yet; `None` without a connection string.
+    pub(super) fn engine(&self, config: &Config) -> Result<Option<Engine>, StartError> {
+        let Some(parent) = config.reachable_parent() else {
+            return Ok(None);
+        };
+        let mut connection = connection(parent)?;
+        let store_role = self.store.store_role()?;
+        let decided = store_role.decide(config.named_role(), Some(&connection.name));
+        decided.map_err(StartError::config)?;
+        if let Some(endpoint) = &parent.gateway_endpoint {
+            connection.endpoint.clone_from(endpoint);
+        }
+        let sys = self.store.sys();
+        let client = client(sys, parent, &connection)?;
+        let make = || Ok(sys.rng.uuid().into_bytes());
+        let instance_id = self.store.identity_file("instance-id", make)?;
+        let login_server = config.registry.login_server.clone();
+        let options = EngineOptions {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            login_server: login_server.unwrap_or_else(|| self.login.clone()),
+            tls: self.tls,
+            instance_id: String::from_utf8_lossy(&instance_id).into_owned(),
+            private_ca: parent.ca_file.is_some() || connection.ca_fingerprint.is_some(),
+            contacts: self.contacts.clone(),
+        };
+        Ok(Some(Engine::new(self.store.clone(), client, connection, options)))
     }
-    let sys = store.sys();
+
+    /// Syncs for ever, once there is a connection string.
+    pub(super) async fn run(self, engine: Option<Engine>) {
+        let engine = match engine {
+            Some(engine) => engine,
+            None => self.wait().await,
+        };
+        match engine.run().await {}
+    }
+
+    /// Looks for a connection string until there is one that can be used.
+    async fn wait(&self) -> Engine {
+        let mut logged = String::new();
+        loop {
+            sleep(LOOK).await;
+            match self.look().await {
+                Ok(Some(engine)) => {
+                    self.store.stand(Role::Connected, true);
+                    log::info!("found the connection string");
+                    return engine;
+                }
+                Ok(None) => {}
+                Err(error) if error.message == logged => {}
+                Err(error) => {
+                    log::error!("the connection string cannot be used: {}", error.message);
+                    logged = error.message;
+                }
+            }
+        }
+    }
+
+    async fn look(&self) -> Result<Option<Engine>, StartError> {
+        let Some(reread) = self.reread.clone() else {
+            return Ok(None);
+        };
+        let config = blocking(move || reread()).await?;
+        self.engine(&config)
+    }
+}
+
+/// Says loudly that there is no connection string, and what is to be done about it.
+pub(super) fn report_missing(store: &Store) -> Result<(), StartError> {
+    let state = store.node_state()?;
+    log::error!("{}: {}", state.name(), state.remedy().unwrap_or_default());
+    Ok(())
+}
+
+/// The client of the parent.
+pub(super) fn client(
+    sys: &Sys,
+    parent: &Parent,
+    connection: &ConnectionString,
+) -> Result<Client, StartError> {
     let ca_pem = parent.ca_file.as_ref().map(|path| {
         let read = sys.disk.read(path, PEM_BYTES_MAX);
         read.map_err(|error| format!("parent.ca_file {}: {error}", path.display()))
     });
     let ca_pem = ca_pem.transpose()?;
-    let private_ca = ca_pem.is_some() || connection.ca_fingerprint.is_some();
     let options = ClientOptions { ca_pem, ca_fingerprint: connection.ca_fingerprint.clone() };
-    let client = Client::new(sys, options).map_err(|error| format!("parent.ca_file: {error}"))?;
-    let instance_id = store.identity_file("instance-id", || Ok(sys.rng.uuid().into_bytes()))?;
-    let login_server = config.registry.login_server.clone();
-    let options = EngineOptions {
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        login_server: login_server.unwrap_or_else(|| login.to_owned()),
-        tls,
-        instance_id: String::from_utf8_lossy(&instance_id).into_owned(),
-        private_ca,
-        contacts,
-    };
-    Ok(Engine::new(store.clone(), client, connection, options))
+    Ok(Client::new(sys, options).map_err(|error| format!("parent.ca_file: {error}"))?)
 }
 
 /// The connection string, parsed; its error never shows the password.

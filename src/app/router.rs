@@ -8,8 +8,12 @@ use crate::admin::Admin;
 use crate::gateway::Gateway;
 use crate::http::{Handler, Reply, Request};
 use crate::registry::Registry;
+use crate::store::Store;
 use crate::token::Tokens;
-use crate::types::{Reason, Refusal, Role};
+use crate::types::{NodeState, Reason, Refusal, Role};
+
+/// When clients of a node that waits for its parent may ask again, seconds.
+const RETRY_AFTER_S: u64 = 5;
 
 /// Which listener a request came through.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -25,6 +29,7 @@ pub(super) enum Door {
 /// Every protocol of a node.
 pub(super) struct Router {
     pub(super) role: Role,
+    pub(super) store: Store,
     pub(super) registry: Registry,
     pub(super) tokens: Tokens,
     pub(super) gateway: Gateway,
@@ -40,10 +45,12 @@ impl Router {
     async fn answer(&self, door: Door, request: &mut Request) -> Reply {
         let first = request.path.trim_start_matches('/').split('/').next().unwrap_or_default();
         let has_gateway = door == Door::Gateway || self.role == Role::Connected;
+        let serves = self.role == Role::Root || self.store.is_provisioned();
         match (door, first) {
             (Door::Admin, _) | (_, "healthz" | "readyz" | "metrics") => {
                 self.admin.handle(request, door == Door::Admin).await
             }
+            _ if !serves => self.unprovisioned(),
             (_, "gateway") if has_gateway => self.gateway.handle(request).await,
             (Door::Login, "v2") => self.registry.handle(request).await,
             (Door::Login, "oauth2" | "acr" | ".well-known") => self.tokens.handle(request).await,
@@ -52,6 +59,17 @@ impl Router {
                 Refusal::new(404, "NAME_UNKNOWN", Reason::NotFound, text).into()
             }
         }
+    }
+
+    /// A connected registry without a desired state serves status and health only.
+    fn unprovisioned(&self) -> Reply {
+        let state = self.store.node_state();
+        let remedy = state.as_ref().ok().and_then(NodeState::remedy);
+        let text = remedy.unwrap_or("this node cannot serve just now");
+        let mut refusal =
+            Refusal::new(503, "TOOMANYREQUESTS", Reason::StoreUnavailable, text.to_owned());
+        refusal.retry_after_s = Some(RETRY_AFTER_S);
+        refusal.into()
     }
 }
 

@@ -46,9 +46,10 @@ pub(super) fn run(verb: &Verb, global: &Global) -> Result<ExitCode, Failure> {
 
 fn check(loaded: &Loaded) -> String {
     let config = &loaded.config;
-    let role = match config.role() {
-        Role::Root => "root",
-        Role::Connected => "connected registry",
+    let role = match config.named_role() {
+        Some(Role::Root) => "root",
+        Some(Role::Connected) => "connected registry",
+        None => "root, or what the store is,",
     };
     let listeners: Vec<String> =
         config.listen.login.iter().map(|listener| listener.address.to_string()).collect();

@@ -15,6 +15,7 @@ mod rules;
 mod scope_map;
 mod scrub;
 mod serve;
+mod state;
 mod status;
 mod token;
 mod version;
@@ -90,7 +91,7 @@ impl Global {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Run a node: the root of a tree, or a connected registry when a parent is configured
+    /// Run a node: what its store and the configuration say, a root or a connected registry
     Serve,
     /// Run a small tree on free loopback ports and show what it does
     Demo {
@@ -131,6 +132,9 @@ enum Command {
         /// What `skerry backup` made
         directory: PathBuf,
     },
+    /// Change what the state directory belongs to
+    #[command(subcommand)]
+    State(state::Verb),
     /// Check or explain the configuration
     #[command(subcommand)]
     Config(config::Verb),
@@ -191,6 +195,7 @@ fn dispatch(cli: &Cli) -> Result<ExitCode, Failure> {
     match &cli.command {
         Command::Serve => serve::serve(global),
         Command::Demo { check } => Ok(crate::app::demo(crate::app::DemoOptions { check: *check })),
+        Command::State(verb) => state::run(verb, global),
         Command::Config(verb) => config::run(verb, global),
         Command::Version { json } => {
             let json = *json || global.output == Some(Format::Json);

@@ -1,6 +1,7 @@
 //! `skerry serve`
 
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use super::{EXIT_CONFIG, Failure, Global};
 use crate::config::{self, ParentKind, SystemSource};
@@ -19,5 +20,7 @@ pub(super) fn serve(global: &Global) -> Result<ExitCode, Failure> {
     for warning in &loaded.warnings {
         log::warn!("configuration: {warning}");
     }
-    Ok(crate::app::serve(loaded.config))
+    let options = global.options();
+    let reread = move || config::load(&options, &SystemSource).map(|loaded| loaded.config);
+    Ok(crate::app::serve(loaded.config, Arc::new(reread)))
 }

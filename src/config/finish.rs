@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::layers::Merge;
-use super::model::{Config, Parent, ParentKind, Secret, TlsMode};
+use super::model::{Config, Parent, ParentKind, RoleSetting, Secret, TlsMode};
 use super::plan::MemoryPlan;
 use super::value::ByteSize;
 use super::{
@@ -30,12 +30,13 @@ pub(super) fn finish(mut merge: Merge<'_>) -> Result<Loaded, ConfigError> {
     certificate_volume(&mut merge)?;
     let Merge { config, origins, mut warnings, .. } = merge;
     let loaded = Loaded { config, origins, warnings: Vec::new() };
+    check_role(&loaded)?;
     check_tls(&loaded)?;
     check_names(&loaded)?;
     check_ranges(&loaded)?;
     check_memory(&loaded)?;
     let is_set = |key: &str| loaded.origins.contains_key(key);
-    if loaded.config.role() == Role::Connected {
+    if loaded.config.named_role() == Some(Role::Connected) {
         let ignored = ["listen.gateway", "registry.name", "registry.gateway_server"];
         for key in ignored.into_iter().filter(|key| is_set(key)) {
             let origin = loaded.origin(key);
@@ -60,16 +61,9 @@ fn connection_string(merge: &mut Merge<'_>) -> Result<(), ConfigError> {
     if merge.config.parent.as_ref().is_some_and(|parent| parent.kind == ParentKind::Oci) {
         return oci_parent(merge);
     }
-    let (secret, origin) = match find_connection_string(merge)? {
-        Some((text, origin)) => (text, origin),
-        None if merge.config.parent.is_none() => return Ok(()),
-        None => {
-            return Err(ConfigError(format!(
-                "parent.connection_string_file: [parent] needs a connection string: a file, \
-                 {KEY}, the credential {CONNECTION_STRING_CREDENTIAL} or \
-                 ACR_REGISTRY_CONNECTION_STRING"
-            )));
-        }
+    // Without one the node waits for it, and an activated one serves what it has.
+    let Some((secret, origin)) = find_connection_string(merge)? else {
+        return Ok(());
     };
     let text = expand(merge, secret.trim()).map_err(|m| ConfigError::at(&origin, KEY, m))?;
     let parent = merge.config.parent.get_or_insert_with(Parent::default);
@@ -94,16 +88,14 @@ fn find_connection_string(merge: &Merge<'_>) -> Result<Option<(String, Origin)>,
         return Ok(Some((text, Origin::Credential(name.to_owned()))));
     }
     let parent = merge.config.parent.as_ref();
-    if let Some(path) = parent.and_then(|parent| parent.connection_string_file.as_ref()) {
-        let text = merge
-            .source
-            .read(path)
-            .and_then(|text| text.ok_or_else(|| std::io::Error::other("no such file")))
-            .map_err(|e| {
-                let key = "parent.connection_string_file";
-                let origin = merge.origins.get(key).unwrap_or(&Origin::BuiltIn);
-                ConfigError::at(origin, key, format_args!("cannot read {}: {e}", path.display()))
-            })?;
+    let file = parent.and_then(|parent| parent.connection_string_file.as_ref());
+    if let Some(path) = file
+        && let Some(text) = merge.source.read(path).map_err(|e| {
+            let key = "parent.connection_string_file";
+            let origin = merge.origins.get(key).unwrap_or(&Origin::BuiltIn);
+            ConfigError::at(origin, key, format_args!("cannot read {}: {e}", path.display()))
+        })?
+    {
         if text.trim().is_empty() {
             return Err(named(path, "the file is empty".to_owned()));
         }
@@ -244,6 +236,16 @@ fn certificate_volume(merge: &mut Merge<'_>) -> Result<(), ConfigError> {
 
 fn fault(loaded: &Loaded, key: &str, message: impl std::fmt::Display) -> ConfigError {
     ConfigError::at(loaded.origin(key), key, message)
+}
+
+fn check_role(loaded: &Loaded) -> Result<(), ConfigError> {
+    let Config { registry, parent, .. } = &loaded.config;
+    if registry.role == RoleSetting::Root && parent.is_some() {
+        let message = "is \"root\", and [parent] or a connection string makes this node a \
+                       connected registry; remove one of them";
+        return Err(fault(loaded, "registry.role", message));
+    }
+    Ok(())
 }
 
 fn check_tls(loaded: &Loaded) -> Result<(), ConfigError> {

@@ -39,6 +39,7 @@ macro_rules! key {
 
 /// All keys, in the order in which they are explained.
 pub(super) const KEYS: &[Key] = &[
+    key!("registry.role", registry.role),
     key!("registry.name", registry.name),
     key!("registry.region", registry.region),
     key!("registry.suffix", registry.suffix),

@@ -33,8 +33,8 @@ use std::path::PathBuf;
 pub use board::{BoardProfile, read_board};
 pub use explain::{Explained, explain};
 pub use model::{
-    Config, Gc, Limits, Listen, Listener, Log, Parent, ParentKind, Quota, Registry, Scheme, Scrub,
-    Secret, Storage, Tls, TlsMode, Tokens, Verify,
+    Config, Gc, Limits, Listen, Listener, Log, Parent, ParentKind, Quota, Registry, RoleSetting,
+    Scheme, Scrub, Secret, Storage, Tls, TlsMode, Tokens, Verify,
 };
 pub use plan::{FIXED_BYTES, MemoryPlan, PER_CONNECTION_BYTES, PER_THREAD_BYTES};
 pub use source::{MapSource, Source, SystemSource};

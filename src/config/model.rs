@@ -43,7 +43,7 @@ pub struct Config {
     pub storage: Storage,
     /// The certificate of its listeners.
     pub tls: Tls,
-    /// `None`: this node is the root. `Some`: it is a connected registry.
+    /// `Some`: this node is a connected registry; the connection string may still be missing.
     pub parent: Option<Parent>,
     /// Lifetimes of what it signs.
     pub tokens: Tokens,
@@ -58,15 +58,27 @@ pub struct Config {
 }
 
 impl Config {
-    /// What this node is.
-    pub fn role(&self) -> Role {
-        if self.parent.is_some() { Role::Connected } else { Role::Root }
+    /// The role that the configuration names; `None`: the store says what it is, and a new one
+    /// becomes a root.
+    pub fn named_role(&self) -> Option<Role> {
+        match (self.registry.role, &self.parent) {
+            (RoleSetting::Root, _) => Some(Role::Root),
+            (RoleSetting::Connected, _) | (RoleSetting::Auto, Some(_)) => Some(Role::Connected),
+            (RoleSetting::Auto, None) => None,
+        }
+    }
+
+    /// The parent, when there is a connection string for it.
+    pub fn reachable_parent(&self) -> Option<&Parent> {
+        self.parent.as_ref().filter(|parent| !parent.connection_string.is_empty())
     }
 }
 
 /// `[registry]`: names by which clients know the node.
 #[derive(Clone)]
 pub struct Registry {
+    /// What the node is. Default: `auto`.
+    pub role: RoleSetting,
     /// Name of the root, 5 to 50 letters or digits. Default: `skerry`. A connected registry takes
     /// its name from the connection string.
     pub name: String,
@@ -100,6 +112,7 @@ pub struct Quota {
 impl Default for Registry {
     fn default() -> Registry {
         Registry {
+            role: RoleSetting::Auto,
             name: "skerry".to_owned(),
             region: "local".to_owned(),
             suffix: "localhost".to_owned(),
@@ -110,6 +123,18 @@ impl Default for Registry {
             quotas: Vec::new(),
         }
     }
+}
+
+/// `registry.role`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum RoleSetting {
+    /// A connected registry with a parent; otherwise what the store is, and a new one a root.
+    #[default]
+    Auto,
+    /// A root.
+    Root,
+    /// A connected registry, also while it has no connection string: images are made with this.
+    Connected,
 }
 
 /// How clients reach a listener.
@@ -226,7 +251,8 @@ pub enum TlsMode {
 pub struct Parent {
     /// Default: `skerry`.
     pub kind: ParentKind,
-    /// The connection string, from whichever place it came; empty only when the kind is `oci`.
+    /// The connection string, from whichever place it came; empty when none has come yet, and when
+    /// the kind is `oci`.
     pub connection_string: Secret,
     /// File with the connection string. Wins over the key `connection_string`.
     pub connection_string_file: Option<PathBuf>,

@@ -28,7 +28,7 @@ fn error_of(result: Result<Loaded, ConfigError>) -> String {
 fn nothing_at_all_is_a_root_on_loopback() {
     let loaded = load(&Options::default(), &MapSource::default()).unwrap();
     let config = &loaded.config;
-    assert_eq!(config.role(), Role::Root);
+    assert_eq!(config.named_role(), None);
     assert_eq!(config.listen.login[0].address.to_string(), "127.0.0.1:5000");
     assert_eq!(config.listen.gateway[0].address.to_string(), "127.0.0.1:5001");
     assert_eq!(config.storage.state_dir, Path::new("./skerry-data"));
@@ -139,10 +139,31 @@ fn f166_the_connection_string_has_an_order_of_sources() {
     source.variables.clear();
     assert_eq!(read(&source), None);
 
-    let error = error_of(main_file("[parent]\nca_file = \"/x\"\n"));
-    assert!(error.contains("parent.connection_string"), "{error}");
-    let error = error_of(main_file("[parent]\nconnection_string_file = \"/none\"\n"));
-    assert!(error.contains(":2: parent.connection_string_file"), "{error}");
+    // None at all is no fault: the node waits for it.
+    for text in ["ca_file = \"/x\"\n", "connection_string_file = \"/none\"\n"] {
+        let config = main_file(&format!("[parent]\n{text}")).unwrap().config;
+        assert!(config.reachable_parent().is_none() && config.parent.is_some());
+        assert_eq!(config.named_role(), Some(Role::Connected));
+    }
+    let empty = MapSource::default()
+        .file(MAIN_FILE, "[parent]\nconnection_string_file = \"/etc/cs\"\n")
+        .file("/etc/cs", "\n");
+    let error = error_of(load(&Options::default(), &empty));
+    assert!(error.contains("/etc/cs: the file is empty"), "{error}");
+}
+
+#[test]
+fn f166_the_configuration_may_name_the_role() {
+    let named = |text: &str| main_file(text).unwrap().config.named_role();
+    assert_eq!(named("[registry]\nrole = \"auto\"\n"), None);
+    assert_eq!(named("[registry]\nrole = \"root\"\n"), Some(Role::Root));
+    assert_eq!(named("[registry]\nrole = \"connected\"\n"), Some(Role::Connected));
+    let parent = format!("[parent]\nconnection_string = \"{STRING}\"\n");
+    assert_eq!(named(&parent), Some(Role::Connected));
+    let both = format!("[registry]\nrole = \"root\"\n{parent}");
+    let error = error_of(main_file(&both));
+    assert!(error.contains(":2: registry.role: is \"root\", and [parent]"), "{error}");
+    assert!(error_of(main_file("[registry]\nrole = \"boss\"\n")).contains("\"auto\""));
 }
 
 #[test]
@@ -230,7 +251,7 @@ fn what_has_no_effect_is_warned_of() {
         "[listen]\ngateway = \"127.0.0.1:1\"\n[parent]\nconnection_string = \"{STRING}\"\n"
     );
     let loaded = main_file(&text).unwrap();
-    assert_eq!(loaded.config.role(), Role::Connected);
+    assert_eq!(loaded.config.named_role(), Some(Role::Connected));
     assert_eq!(loaded.warnings.len(), 1);
     assert!(loaded.warnings[0].contains("listen.gateway"));
 }

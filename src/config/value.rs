@@ -9,7 +9,7 @@ use std::time::Duration;
 use log::LevelFilter;
 use toml::de::DeValue;
 
-use super::model::{Listener, ParentKind, Quota, Scheme, Secret, TlsMode, Verify};
+use super::model::{Listener, ParentKind, Quota, RoleSetting, Scheme, Secret, TlsMode, Verify};
 use crate::types::Namespace;
 use crate::types::schedule::Schedule;
 
@@ -380,6 +380,10 @@ words!(Scheme, "\"http\" or \"https\"", "http" => Http, "https" => Https);
 words!(
     TlsMode, "\"off\", \"self-signed\" or \"files\"",
     "off" => Off, "self-signed" => SelfSigned, "files" => Files
+);
+words!(
+    RoleSetting, "\"auto\", \"root\" or \"connected\"",
+    "auto" => Auto, "root" => Root, "connected" => Connected
 );
 words!(
     Verify, "\"scrub\" or \"first-read-per-boot\"",

@@ -25,7 +25,7 @@ impl Row for Position {
     const VERSION: u8 = 1;
 }
 
-fn position_key() -> Vec<u8> {
+pub(super) fn position_key() -> Vec<u8> {
     key(Kind::Node, &[b"cursor"])
 }
 

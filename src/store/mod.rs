@@ -28,6 +28,7 @@ pub mod pushes;
 pub mod recover;
 pub mod referrers;
 pub mod repositories;
+pub mod role;
 pub mod row;
 pub mod scope_maps;
 pub mod scrub;
@@ -78,6 +79,7 @@ use journal::{Journal, Segments};
 use layout::{Format, Layout};
 use leases::Leases;
 use node::SyncView;
+use role::Standing;
 use row::Row;
 use scrub::Scrub;
 use space::SpaceCheck;
@@ -156,6 +158,8 @@ struct Inner {
     engine: Engine,
     shared: Arc<Shared>,
     sync_view: Mutex<Arc<SyncView>>,
+    standing: Mutex<Standing>,
+    provisioned: AtomicBool,
     /// Dropped last: the directory is ours until the writer is gone.
     _lock: Option<Box<dyn Send + Sync>>,
 }
@@ -287,8 +291,7 @@ impl Store {
         let thread = shared.sys.spawner.thread("skerry-writer", move || writer.run(&commands));
         let thread = Mutex::new(Some(thread.map_err(OpenError::io(layout.root()))?));
         let engine = Engine::Thread { queue, thread };
-        let inner = Inner { engine, shared, sync_view: Mutex::default(), _lock: Some(lock) };
-        Ok((Store { inner: Arc::new(inner) }, recovery))
+        Ok((Store::over(engine, shared, Some(lock)), recovery))
     }
 
     /// A store in memory only, for tests of what stands above. Content and uploads work too; they
@@ -327,7 +330,12 @@ impl Store {
         }
         let writer = Writer::in_memory(shared.clone());
         let engine = Engine::Memory(Box::new(Mutex::new(writer)));
-        let inner = Inner { engine, shared, sync_view: Mutex::default(), _lock: None };
+        Store::over(engine, shared, None)
+    }
+
+    fn over(engine: Engine, shared: Arc<Shared>, lock: Option<Box<dyn Send + Sync>>) -> Store {
+        let (sync_view, standing, provisioned) = Default::default();
+        let inner = Inner { engine, shared, sync_view, standing, provisioned, _lock: lock };
         Store { inner: Arc::new(inner) }
     }
 

@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::inbox::position_key;
+use super::pushes::pushes_key;
 use super::row::{Kind, Row, key, prefix};
 use super::tags::tag_key;
 use super::{Store, StoreError, TagRow, Txn, delivered};
@@ -71,6 +73,15 @@ fn conflict_key(repository: &RepositoryName, tag: &Tag) -> Vec<u8> {
 
 fn synced_key(repository: &RepositoryName) -> Vec<u8> {
     key(Kind::Node, &[b"synced", repository.as_str().as_bytes()])
+}
+
+/// Where the rows start that belong to the place of this node under its parent.
+pub(super) fn own_rows() -> Vec<Vec<u8>> {
+    let single = [self_config_key(), epoch_key(), reconcile_key(), last_sync_key()];
+    let mut starts: Vec<Vec<u8>> = single.into();
+    starts.extend([position_key(), pushes_key()]);
+    starts.extend([prefix(Kind::Node, &[b"version"]), prefix(Kind::Node, &[b"synced"])]);
+    starts
 }
 
 /// What the sync engine lets others see of itself, to explain a miss; in memory only.

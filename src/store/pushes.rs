@@ -28,7 +28,7 @@ impl Row for Pushes {
     const VERSION: u8 = 1;
 }
 
-fn pushes_key() -> Vec<u8> {
+pub(super) fn pushes_key() -> Vec<u8> {
     key(Kind::Node, &[b"pushes"])
 }
 

@@ -73,6 +73,20 @@ impl<'a> Txn<'a> {
         self.own.insert(key, None);
     }
 
+    /// Removes every row whose key starts with `prefix`.
+    pub fn clear(&mut self, prefix: &[u8]) -> Result<(), StoreError> {
+        let stored = self.index.scan(prefix, None, usize::MAX)?.into_iter().map(|(key, _)| key);
+        let mut keys: Vec<Vec<u8>> = stored.collect();
+        for changes in self.group.into_iter().chain([&self.own]) {
+            let from = changes.range(prefix.to_vec()..);
+            keys.extend(
+                from.take_while(|(key, _)| key.starts_with(prefix)).map(|(k, _)| k.clone()),
+            );
+        }
+        keys.into_iter().for_each(|key| self.delete(key));
+        Ok(())
+    }
+
     /// What the command changed, in key order.
     pub fn into_changes(self) -> Vec<Change> {
         self.own.into_iter().collect()

@@ -13,6 +13,7 @@ pub mod name;
 pub mod namespace;
 pub mod reason;
 pub mod refusal;
+pub mod role;
 pub mod schedule;
 pub mod scope;
 pub mod secret;
@@ -28,14 +29,6 @@ pub use name::{ConnectedRegistryName, Reference, RepositoryName, ScopeMapName, T
 pub use namespace::Namespace;
 pub use reason::Reason;
 pub use refusal::Refusal;
+pub use role::{NodeState, Role, StoreRole};
 pub use secret::Secret;
 pub use time::UnixSeconds;
-
-/// What a node is, as its configuration says.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Role {
-    /// The root of a tree: everything is managed here.
-    Root,
-    /// A connected registry: it does what its parent says.
-    Connected,
-}

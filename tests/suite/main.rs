@@ -34,6 +34,7 @@ mod power;
 mod quota;
 mod repo;
 mod resume;
+mod role;
 mod schedule;
 mod scrub;
 mod skips;

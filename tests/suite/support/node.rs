@@ -28,6 +28,7 @@ pub struct Node {
     extra: String,
     parent: Option<String>,
     faketime: Option<String>,
+    shipped: Option<PathBuf>,
     child: Option<Child>,
 }
 
@@ -77,10 +78,37 @@ impl Node {
         address
     }
 
+    /// Takes the connection string and the section `[parent]` from the next start.
+    pub fn lose_connection_string(&mut self) {
+        self.parent = Some(String::new());
+        let _ = std::fs::remove_file(self.connection_string_file());
+    }
+
+    /// Gives the next start this connection string.
+    pub fn provision(&mut self, connection_string: &str) {
+        self.parent = Some(connection_string.to_owned());
+    }
+
+    /// Where a device looks for its connection string.
+    pub fn connection_string_file(&self) -> PathBuf {
+        self.dir.join("connection-string")
+    }
+
     /// Turns a node that was not started into a root.
     pub fn make_root(&mut self) {
         self.parent = None;
         self.gateway = format!("127.0.0.1:{}", free_port());
+    }
+
+    /// Starts from this configuration file from now on, with the state and the address of the node.
+    pub fn configure_from(&mut self, file: PathBuf) {
+        self.shipped = Some(file);
+    }
+
+    /// Drops all configuration but the state and the address of the node.
+    pub fn configure_plainly(&mut self) {
+        self.shipped = None;
+        self.extra.clear();
     }
 
     pub fn add_configuration(&mut self, text: &str) {
@@ -117,6 +145,7 @@ impl Node {
             extra: extra.to_owned(),
             parent: None,
             faketime: None,
+            shipped: None,
             child: None,
         }
     }
@@ -134,6 +163,7 @@ impl Node {
             extra: String::new(),
             parent: Some(connection_string.to_owned()),
             faketime: None,
+            shipped: None,
             child: None,
         }
     }
@@ -176,8 +206,11 @@ impl Node {
                     self.gateway
                 ));
             }
+            Some(connection_string) if connection_string.is_empty() => {
+                text.push_str(&format!("[listen]\nlogin = {}\n", self.logins()));
+            }
             Some(connection_string) => {
-                let file = self.dir.join("connection-string");
+                let file = self.connection_string_file();
                 std::fs::write(&file, connection_string).unwrap();
                 text.push_str(&format!("[listen]\nlogin = {}\n", self.logins()));
                 text.push_str(&format!(
@@ -204,16 +237,35 @@ impl Node {
     }
 
     fn command(&self) -> Command {
-        let config = self.dir.join("skerry.toml");
-        std::fs::write(&config, self.configuration()).unwrap();
-        let mut command = Command::new(binary());
+        let mut command = self.configured();
         if let Some(time) = &self.faketime {
             // Not through the wrapper, which would stay between us and the process to kill.
             command.env("LD_PRELOAD", "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1");
             command.env("FAKETIME", time).env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
         }
-        command.arg("--config").arg(config).arg("serve").stdin(Stdio::null());
+        command.arg("serve");
         command
+    }
+
+    /// The program with the configuration of this node.
+    fn configured(&self) -> Command {
+        let mut command = Command::new(binary());
+        command.stdin(Stdio::null());
+        if let Some(file) = &self.shipped {
+            let state = format!("storage.state_dir={}", self.state().display());
+            let listen = format!("listen.login={}", self.login);
+            command.arg("--config").arg(file).args(["--set", &state, "--set", &listen]);
+            return command;
+        }
+        let config = self.dir.join("skerry.toml");
+        std::fs::write(&config, self.configuration()).unwrap();
+        command.arg("--config").arg(config);
+        command
+    }
+
+    /// Runs a verb that reads the configuration of this node.
+    pub fn run_configured(&self, arguments: &[&str]) -> Output {
+        self.configured().args(arguments).output().expect("the built binary")
     }
 
     /// Starts the process without waiting for it.

@@ -1,0 +1,305 @@
+//! What this store belongs to, and what its node is and waits for.
+
+use std::path::Path;
+use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
+
+use super::connected_registries::{SyncTokenOf, connected_registry_key, sync_token_key};
+use super::identity::FEED_EPOCH;
+use super::layout::Layout;
+use super::node::{own_rows, put_changed, self_config_key};
+use super::row::{Kind, prefix};
+use super::scope_maps::scope_map_key;
+use super::tokens::token_key;
+use super::{Store, StoreError, Txn};
+use crate::sys::Disk;
+use crate::types::message::NodeConfig;
+use crate::types::role::Hurdle;
+use crate::types::token::{ScopeMap, Token};
+use crate::types::{ConnectedRegistry, NodeState, Role, StoreRole};
+
+/// The identity file that says what the store belongs to.
+const ROLE: &str = "role";
+/// Its largest size, bytes.
+const ROLE_BYTES_MAX: u64 = 256;
+
+/// What the node of this store is, as decided at its start; in memory only.
+pub(super) struct Standing {
+    role: Role,
+    has_credential: bool,
+    hurdle: Option<Hurdle>,
+}
+
+impl Default for Standing {
+    fn default() -> Standing {
+        Standing { role: Role::Root, has_credential: false, hurdle: None }
+    }
+}
+
+/// What the identity file in a state directory says; looks without taking the directory.
+pub fn noted_role(disk: &dyn Disk, state_dir: &Path) -> Option<StoreRole> {
+    let path = Layout::new(state_dir).identity().join(ROLE);
+    let bytes = disk.read(&path, ROLE_BYTES_MAX).ok()?;
+    StoreRole::parse(&String::from_utf8(bytes).ok()?)
+}
+
+impl Store {
+    /// What this store belongs to. A store of an older version has no note of it: its rows tell.
+    pub fn store_role(&self) -> Result<StoreRole, StoreError> {
+        if let Some(config) = self.self_config()? {
+            return Ok(StoreRole::Connected(config.node.name));
+        }
+        let noted = noted_role(&*self.shared().disk, self.shared().layout.root());
+        let was_connected =
+            matches!(noted, Some(StoreRole::Unprovisioned | StoreRole::Connected(_)));
+        if was_connected || self.activated_epoch()?.is_some() {
+            return Ok(StoreRole::Unprovisioned);
+        }
+        let kinds = [Kind::Token, Kind::ScopeMap, Kind::ConnectedRegistry, Kind::Repository];
+        for kind in kinds {
+            if self.has_rows(kind)? {
+                return Ok(StoreRole::Root);
+            }
+        }
+        Ok(StoreRole::New)
+    }
+
+    /// Writes down what the store belongs to under this role of its node, so that it stays so
+    /// without configuration. A root without anything of its own is not noted: it may still become
+    /// a connected registry. Blocks.
+    pub fn note_role(&self, role: Role) -> Result<(), StoreError> {
+        let note = match (role, self.store_role()?) {
+            (Role::Root, StoreRole::Root) => StoreRole::Root,
+            (Role::Root, _) => return Ok(()),
+            (Role::Connected, known @ StoreRole::Connected(_)) => known,
+            (Role::Connected, _) => StoreRole::Unprovisioned,
+        };
+        let shared = self.shared();
+        if shared.frozen || noted_role(&*shared.disk, shared.layout.root()) == Some(note.clone()) {
+            return Ok(());
+        }
+        self.replace_identity_file(ROLE, format!("{note}\n").as_bytes())
+    }
+
+    /// Sets what the node is, and whether it has a connection string.
+    pub fn stand(&self, role: Role, has_credential: bool) {
+        let mut standing = self.inner.standing.lock().unwrap_or_else(PoisonError::into_inner);
+        *standing = Standing { role, has_credential, hurdle: None };
+    }
+
+    /// Notes what the parent refuses, or (`None`) that it accepts this instance. Returns whether
+    /// that is news.
+    pub fn set_hurdle(&self, hurdle: Option<Hurdle>) -> bool {
+        let mut standing = self.inner.standing.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_news = standing.hurdle != hurdle;
+        standing.hurdle = hurdle;
+        is_news
+    }
+
+    /// What this node is and does just now.
+    pub fn node_state(&self) -> Result<NodeState, StoreError> {
+        let (role, has_credential, hurdle) = {
+            let standing = self.inner.standing.lock().unwrap_or_else(PoisonError::into_inner);
+            (standing.role, standing.has_credential, standing.hurdle.clone())
+        };
+        if role == Role::Root {
+            return Ok(NodeState::Root);
+        }
+        let is_activated = self.self_config()?.is_some();
+        Ok(match (hurdle, is_activated, has_credential) {
+            (Some(hurdle), _, true) => NodeState::Refused(hurdle),
+            (_, true, true) => NodeState::Active,
+            (_, true, false) => NodeState::CredentialMissing,
+            (_, false, true) => NodeState::Activating,
+            (_, false, false) => NodeState::Unprovisioned,
+        })
+    }
+
+    /// Whether a connected registry has a desired state to serve by. Once true, always true.
+    pub fn is_provisioned(&self) -> bool {
+        let cell = &self.inner.provisioned;
+        if !cell.load(Ordering::Relaxed) && matches!(self.self_config(), Ok(Some(_))) {
+            cell.store(true, Ordering::Relaxed);
+        }
+        cell.load(Ordering::Relaxed)
+    }
+
+    /// Makes this the store of a node of another role; content stays. As a root it keeps the
+    /// tokens, scope maps and connected registries that its parent sent; as a connected registry it
+    /// has none until its parent accepts it. Changes on their way to the former parent are dropped.
+    pub async fn adopt(&self, role: Role) -> Result<(), StoreError> {
+        self.commit(move |txn| match role {
+            Role::Root => become_root(txn),
+            Role::Connected => {
+                let managed = [Kind::Token, Kind::ScopeMap, Kind::ConnectedRegistry];
+                let known = [Kind::SyncToken, Kind::Activation, Kind::Status];
+                for kind in managed.into_iter().chain(known) {
+                    txn.clear(&prefix(kind, &[]))?;
+                }
+                forget_parent(txn)
+            }
+        })
+        .await?;
+        let note = match role {
+            Role::Root => StoreRole::Root,
+            Role::Connected => StoreRole::Unprovisioned,
+        };
+        self.replace_identity_file(ROLE, format!("{note}\n").as_bytes())?;
+        // Whoever followed the store compares everything with what it is now.
+        let epoch = format!("{:016x}\n", self.sys().rng.number());
+        self.replace_identity_file(FEED_EPOCH, epoch.as_bytes())
+    }
+
+    fn has_rows(&self, kind: Kind) -> Result<bool, StoreError> {
+        Ok(!self.look_up(|index| index.scan(&prefix(kind, &[]), None, 1))?.is_empty())
+    }
+}
+
+/// The tree below becomes a tree of its own.
+fn become_root(txn: &mut Txn<'_>) -> Result<(), StoreError> {
+    if let Some(own) = txn.get::<NodeConfig>(&self_config_key())? {
+        let below = txn.scan::<NodeConfig>(&prefix(Kind::NodeConfig, &[]))?;
+        for (_, config) in below {
+            put_token(txn, &config.sync_token)?;
+            for token in &config.client_tokens {
+                put_token(txn, token)?;
+            }
+            for map in &config.scope_maps {
+                put_changed::<ScopeMap>(txn, scope_map_key(&map.name), map)?;
+            }
+            put_node(txn, config.node, &own.node)?;
+        }
+        for child in &own.children {
+            put_node(txn, child.clone(), &own.node)?;
+        }
+    }
+    forget_parent(txn)
+}
+
+fn put_token(txn: &mut Txn<'_>, token: &Token) -> Result<(), StoreError> {
+    put_changed(txn, token_key(&token.name), token)
+}
+
+fn put_node(
+    txn: &mut Txn<'_>,
+    mut node: ConnectedRegistry,
+    former: &ConnectedRegistry,
+) -> Result<(), StoreError> {
+    node.parent = node.parent.filter(|parent| *parent != former.name);
+    txn.put(sync_token_key(&node.sync_token), &SyncTokenOf(node.name.clone()))?;
+    put_changed(txn, connected_registry_key(&node.name), &node)
+}
+
+/// Forgets what belongs to the place under a parent. The number of the last change stays, so that
+/// no number is given twice.
+fn forget_parent(txn: &mut Txn<'_>) -> Result<(), StoreError> {
+    for kind in [Kind::NodeConfig, Kind::Inbox, Kind::Outbox, Kind::DeadLetter] {
+        txn.clear(&prefix(kind, &[]))?;
+    }
+    for start in own_rows() {
+        txn.clear(&start)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::node::testing::{config, map, token};
+    use crate::sys::{Spawner, Sys};
+
+    const APP: &str = "repositories/app/content/read";
+
+    fn store() -> Store {
+        Store::in_memory(Sys::real(Spawner::new()))
+    }
+
+    #[test]
+    fn f166_a_store_knows_what_it_belongs_to() {
+        smol::block_on(async {
+            let store = store();
+            assert_eq!(store.store_role(), Ok(StoreRole::New));
+            store.note_role(Role::Root).unwrap();
+            assert_eq!(store.store_role(), Ok(StoreRole::New), "an empty root may become another");
+            store.note_role(Role::Connected).unwrap();
+            assert_eq!(store.store_role(), Ok(StoreRole::Unprovisioned));
+            store.apply_config(config(&[APP]), "v1".to_owned()).await.unwrap();
+            let device = StoreRole::Connected("dock01".parse().unwrap());
+            assert_eq!(store.store_role(), Ok(device.clone()));
+            store.note_role(Role::Connected).unwrap();
+            let shared = store.shared();
+            assert_eq!(noted_role(&*shared.disk, shared.layout.root()), Some(device));
+        });
+    }
+
+    #[test]
+    fn f166_a_store_without_a_note_is_what_its_rows_say() {
+        smol::block_on(async {
+            let root = store();
+            let row = token("token1");
+            root.commit(move |txn| txn.put(token_key(&row.name), &row)).await.unwrap();
+            assert_eq!(root.store_role(), Ok(StoreRole::Root));
+            let device = store();
+            device.record_activated(1).await.unwrap();
+            assert_eq!(device.store_role(), Ok(StoreRole::Unprovisioned));
+        });
+    }
+
+    #[test]
+    fn the_state_names_what_is_missing() {
+        smol::block_on(async {
+            let store = store();
+            let state = || store.node_state().unwrap().name();
+            assert_eq!(state(), "Root");
+            store.stand(Role::Connected, false);
+            assert_eq!((state(), store.is_provisioned()), ("Unprovisioned", false));
+            store.stand(Role::Connected, true);
+            assert_eq!(state(), "Activating");
+            let kind = crate::types::role::HurdleKind::Unauthorized;
+            let hurdle = Hurdle { kind, text: "no".to_owned() };
+            assert!(store.set_hurdle(Some(hurdle.clone())));
+            assert!(!store.set_hurdle(Some(hurdle)));
+            assert_eq!(state(), "Unauthorized");
+            assert!(store.set_hurdle(None));
+            store.apply_config(config(&[APP]), "v1".to_owned()).await.unwrap();
+            assert_eq!((state(), store.is_provisioned()), ("Active", true));
+            store.stand(Role::Connected, false);
+            assert_eq!(state(), "CredentialMissing");
+        });
+    }
+
+    #[test]
+    fn a_device_that_becomes_a_root_keeps_its_tree() {
+        smol::block_on(async {
+            let store = store();
+            store.apply_config(config(&[APP]), "v1".to_owned()).await.unwrap();
+            let mut below = config(&[APP]);
+            below.node = crate::store::node::testing::connected_registry("leaf01", Some("child01"));
+            below.sync_token = token("leaf01");
+            below.client_tokens = vec![token("client02")];
+            below.scope_maps = vec![map("leaf01", &[APP]), map("client02", &[APP])];
+            store.apply_descendant(below, "v2".to_owned()).await.unwrap();
+            store.adopt(Role::Root).await.unwrap();
+            assert_eq!(store.store_role(), Ok(StoreRole::Root));
+            let parent = |name: &str| {
+                let node = store.connected_registry(&name.parse().unwrap()).unwrap().unwrap();
+                node.parent.map(|parent| parent.to_string())
+            };
+            assert_eq!((parent("child01"), parent("leaf01")), (None, Some("child01".to_owned())));
+            for name in ["client01", "child01", "leaf01", "client02"] {
+                assert!(store.token(&name.parse().unwrap()).unwrap().is_some(), "{name}");
+                assert!(store.scope_map(&name.parse().unwrap()).unwrap().is_some(), "{name}");
+            }
+            let owner = store.sync_token_owner(&"leaf01".parse().unwrap()).unwrap().unwrap();
+            assert_eq!(owner.name.as_str(), "leaf01");
+            assert!(
+                !store.reconcile_due().unwrap() && store.descendant_configs().unwrap().is_empty()
+            );
+
+            store.adopt(Role::Connected).await.unwrap();
+            assert_eq!(store.store_role(), Ok(StoreRole::Unprovisioned));
+            assert!(store.tokens().unwrap().is_empty());
+            assert!(store.sync_token_owner(&"leaf01".parse().unwrap()).unwrap().is_none());
+        });
+    }
+}

@@ -1,0 +1,176 @@
+//! What a node is, by its store and its configuration, and what it waits for.
+
+use std::time::Duration;
+
+use crate::repo;
+use crate::support::eventually;
+use crate::support::http::{basic, send, token};
+use crate::support::image::{self, Image};
+use crate::support::node::Node;
+
+const SOON: Duration = Duration::from_secs(30);
+
+/// A root with `app:v1` and the connected registry `dock01`: user, password, connection string.
+fn root_with_app() -> (Node, (String, String), String) {
+    let root = Node::root();
+    let owner = root.pusher("owner-token", "app");
+    let image = Image::new(1, &[40_000]);
+    assert_eq!(image.push(&root.login, (&owner.0, &owner.1), "app", "v1").status, 201);
+    let connection = root.connect("dock01", &["--repository", "app"]);
+    root.link("dock01", &owner.0);
+    (root, owner, connection)
+}
+
+fn pulls(node: &Node, (user, password): &(String, String), tag: &str) -> Option<String> {
+    image::pull(&node.login, (user, password), "app", tag).ok()
+}
+
+fn stderr(output: &std::process::Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[test]
+fn f166_an_activated_store_serves_without_its_connection_string() {
+    let (root, owner, connection) = root_with_app();
+    let mut device = Node::start_device(&connection);
+    let digest = eventually(SOON, "v1 is synced", || pulls(&device, &owner, "v1"));
+    device.stop();
+    device.lose_connection_string();
+    device.start();
+
+    let status = device.json(&["status"]);
+    assert_eq!(
+        (&status["role"], &status["state"]),
+        (&"connected".into(), &"CredentialMissing".into())
+    );
+    assert!(status["remedy"].as_str().unwrap().contains("connection string"), "{status}");
+    assert!(device.log().contains("CredentialMissing"), "a line in the log:\n{}", device.log());
+    assert_eq!(pulls(&device, &owner, "v1"), Some(digest), "pulls and logins go on");
+    let refused =
+        device.run(&["token", "create", "--name", "more", "--repository", "a", "content/read"]);
+    assert!(stderr(&refused).contains("is a connected registry"), "{}", stderr(&refused));
+
+    // Pushes are kept, and go up as soon as the string is there again, without a restart.
+    let second = Image::new(2, &[30_000]);
+    assert_eq!(second.push(&device.login, (&owner.0, &owner.1), "app", "v2").status, 201);
+    device.stop();
+    let third = device.connection_string_file();
+    device.add_configuration(&format!("[parent]\nconnection_string_file = {third:?}\n"));
+    device.start();
+    assert_eq!(device.json(&["status"])["state"], "CredentialMissing", "the file is not there");
+    std::fs::write(third, &connection).unwrap();
+    let climbed = eventually(SOON, "v2 goes up", || pulls(&root, &owner, "v2"));
+    assert_eq!(climbed, second.digest());
+    assert_eq!(device.json(&["status"])["state"], "Active");
+}
+
+#[test]
+fn f166_an_image_without_connection_string_is_never_a_root() {
+    let (_root, owner, connection) = root_with_app();
+    let mut device = Node::device("");
+    device.configure_from(repo::path("systemd/skerry.toml"));
+    device.spawn();
+    let health =
+        eventually(SOON, "it answers", || send(&device.login, "GET", "/healthz", &[], b"").ok());
+    assert_eq!(health.status, 200);
+    let ready = send(&device.login, "GET", "/readyz", &[], b"").unwrap();
+    assert_eq!(ready.status, 503);
+    assert!(String::from_utf8_lossy(&ready.body).contains("connection string"));
+    let status = device.json(&["status"]);
+    assert_eq!((&status["role"], &status["state"]), (&"connected".into(), &"Unprovisioned".into()));
+    let login = basic(&owner.0, &owner.1);
+    for target in ["/v2/", "/oauth2/token?service=a", "/.well-known/jwks.json", "/gateway/v1/a"] {
+        let headers = [("authorization", login.as_str())];
+        let answer = send(&device.login, "GET", target, &headers, b"").unwrap();
+        assert_eq!(answer.status, 503, "{target}");
+        assert!(answer.header("retry-after").is_some(), "{target}");
+    }
+    let refused =
+        device.run(&["token", "create", "--name", "more", "--repository", "a", "content/read"]);
+    assert!(!refused.status.success());
+
+    // Without the section that names its role it still is what it was at its first start.
+    device.stop();
+    let mut plain = device;
+    plain.configure_plainly();
+    plain.spawn();
+    eventually(SOON, "it answers", || plain.run(&["status"]).status.success().then_some(()));
+    assert_eq!(plain.json(&["status"])["state"], "Unprovisioned");
+    plain.stop();
+    plain.provision(&connection);
+    plain.start();
+    eventually(SOON, "v1 is synced", || pulls(&plain, &owner, "v1"));
+}
+
+#[test]
+fn f166_another_role_than_that_of_the_store_is_refused() {
+    let (mut root, owner, connection) = root_with_app();
+    let other = root.connect("dock02", &["--repository", "app"]);
+    let mut device = Node::start_device(&connection);
+    eventually(SOON, "v1 is synced", || pulls(&device, &owner, "v1"));
+    device.stop();
+    let refusal = |node: &Node, word: &str| {
+        let output = node.run_to_end();
+        let text = stderr(&output);
+        assert_eq!(output.status.code(), Some(78), "{text}");
+        let line = text.lines().last().unwrap_or_default();
+        assert!(line.contains(word) && line.contains("skerry state adopt"), "{line}");
+    };
+    device.provision(&other);
+    refusal(&device, "dock01");
+    device.lose_connection_string();
+    device.add_configuration("[registry]\nrole = \"root\"\n");
+    refusal(&device, "dock01");
+
+    root.stop();
+    root.know_as("role = \"connected\"");
+    refusal(&root, "root");
+}
+
+#[test]
+fn a_role_is_changed_by_an_operator_only() {
+    let (mut root, owner, connection) = root_with_app();
+    let mut device = Node::start_device(&connection);
+    eventually(SOON, "v1 is synced", || pulls(&device, &owner, "v1"));
+    let adopt = |node: &Node, role: &str, more: &[&str]| {
+        let mut arguments = vec!["state", "adopt", "--role", role];
+        arguments.extend_from_slice(more);
+        node.run_configured(&arguments)
+    };
+    let running = adopt(&device, "root", &["--yes"]);
+    assert!(!running.status.success());
+    assert!(stderr(&running).contains("in use by another skerry process"), "{}", stderr(&running));
+    device.stop();
+    let asked = adopt(&device, "root", &[]);
+    assert!(!asked.status.success());
+    assert!(stderr(&asked).contains("backup") && stderr(&asked).contains("--yes"));
+
+    // The device of a lost root takes its place: its clients and its content stay.
+    root.kill();
+    let adopted = adopt(&device, "root", &["--yes"]);
+    assert!(adopted.status.success(), "{}", stderr(&adopted));
+    device.make_root();
+    device.start();
+    assert_eq!(device.json(&["status"])["state"], "Root");
+    assert!(pulls(&device, &owner, "v1").is_some());
+    device.pusher("second-token", "app");
+
+    // And back: nothing of the root is left but content, until the parent says what it serves.
+    root.start();
+    device.stop();
+    let adopted = adopt(&device, "connected", &["--yes"]);
+    assert!(adopted.status.success(), "{}", stderr(&adopted));
+    device.provision(&connection);
+    device.start();
+    eventually(SOON, "v1 is there", || pulls(&device, &owner, "v1"));
+    assert!(token(&device.login, "second-token", "x", &[]).is_err());
+    assert_eq!(device.json(&["status"])["state"], "Active");
+}
+
+#[test]
+fn the_configuration_of_image_and_layer_names_the_role() {
+    for file in ["board/base.toml", "systemd/skerry.toml"] {
+        let text: toml::Table = repo::read(file).parse().unwrap();
+        assert_eq!(text["registry"]["role"].as_str(), Some("connected"), "{file}");
+    }
+}
