@@ -1,7 +1,7 @@
 //! The official conformance suite of the OCI distribution-spec, where `tests/run` could build it.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Output};
 
 use serde_json::json;
 
@@ -12,17 +12,28 @@ use crate::support::node::Node;
 use crate::support::{TempDir, eventually, skip, tool};
 use crate::sync::{SOON, pull};
 
-/// What the suite may skip, and why. Each option that a profile leaves out is switched on.
+/// What the current suite skips here, and why.
 const SKIPS: [(&str, &str); 1] = [(
     "mount anonymous",
     "without a source any repository's content would be had by its digest: 202, as the spec allows",
 )];
+/// What the profile 1.1 leaves out beside it; the profile dev does not.
+const SKIPS_OF_1_1: [(&str, &str); 2] = [SKIPS[0], ("post cancel", "part of the next release")];
+/// What it does not do to a registry that takes no pushes.
+const SKIPS_WITHOUT_PUSH: [(&str, &str); 5] = [
+    ("/push/", "it would push"),
+    ("/delete/", "it would delete"),
+    ("/manifest-put", "it would push"),
+    ("sha256 blobs", "it would push what it reads"),
+    ("sha512 blobs", "it would push what it reads"),
+];
 
-/// Leaf tests of a suite: passed, skipped, failure or error, and the name.
+/// Leaf tests of a suite: passed, skipped or what went wrong, and the name.
 struct Verdicts(Vec<(String, String)>);
 
 impl Verdicts {
-    fn read(report: &str) -> Verdicts {
+    /// Reads the report of the suite of 1.1.
+    fn of_junit(report: &str) -> Verdicts {
         let attribute = |tag: &str, name: &str| {
             let rest = tag.split_once(&format!(" {name}=\""))?.1;
             Some(rest.split_once('"')?.0.to_owned())
@@ -33,12 +44,41 @@ impl Verdicts {
         Verdicts(tags.filter_map(pair).collect())
     }
 
+    /// Reads the tree of results that the current suite prints.
+    fn of_text(text: &str) -> Verdicts {
+        let tree = text.split_once("Test results\n").expect("results").1;
+        let tree = tree.split_once("\n\n").expect("the end of the results").0;
+        let depth = |line: &str| line.len() - line.trim_start().len();
+        let tests: Vec<_> =
+            tree.lines().filter(|line| !line.trim_start().starts_with("- ")).collect();
+        let next = tests.iter().skip(1).map(|line| depth(line)).chain([0]);
+        let leaves = tests.iter().zip(next).filter(|(line, next)| *next <= depth(line));
+        let pair = |(line, _): (&&str, usize)| {
+            let (name, verdict) = line.trim_start().rsplit_once(": ").expect("name and verdict");
+            let verdict = match verdict {
+                "Pass" => "passed",
+                "Skip" | "Disabled" => "skipped",
+                other => other,
+            };
+            (verdict.to_owned(), name.to_owned())
+        };
+        Verdicts(leaves.map(pair).collect())
+    }
+
     fn passed(&self) -> usize {
         self.0.iter().filter(|(verdict, _)| verdict == "passed").count()
     }
 
     fn skipped(&self) -> impl Iterator<Item = &str> {
         self.0.iter().filter(|(verdict, _)| verdict == "skipped").map(|(_, name)| name.as_str())
+    }
+
+    /// Something passed, and nothing failed; else `text` shows what.
+    fn without_failure(self, text: &str) -> Verdicts {
+        eprintln!("{} passed, {} skipped", self.passed(), self.skipped().count());
+        let bad: Vec<_> = self.0.iter().filter(|(v, _)| v != "passed" && v != "skipped").collect();
+        assert!(bad.is_empty() && self.passed() > 0, "{bad:#?}\n{text}");
+        self
     }
 
     /// Whatever is skipped must be known, with its reason.
@@ -69,21 +109,32 @@ fn registry(authority: &Authority, tls: bool) -> (Node, String, (String, String)
     (node, address, user)
 }
 
-/// Runs a suite; the names of its tests by their verdict. `directory` is how it takes the place for
-/// its report.
-fn run(suite: &Path, directory: &str, variables: &[(&str, &str)]) -> Verdicts {
+/// Runs the suite of the release 1.1.1.
+fn run_1_1(suite: &Path, variables: &[(&str, &str)]) -> Verdicts {
     let results = TempDir::new();
+    let output = run(suite, &results, "OCI_REPORT_DIR", variables);
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{text}");
+    let report = std::fs::read_to_string(results.join("junit.xml"));
+    let report = report.unwrap_or_else(|error| panic!("no report ({error}): {text}"));
+    Verdicts::of_junit(&report).without_failure(&text)
+}
+
+/// Runs the current suite. Its exit status is that of writing reports too, in which it crashes
+/// where it was not allowed to push; what it prints before is whole.
+fn run_current(suite: &Path, variables: &[(&str, &str)]) -> Verdicts {
+    let results = TempDir::new();
+    let output = run(suite, &results, "OCI_RESULTS_DIR", variables);
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(text.contains("\nOCI Conformance Result: Pass\n"), "{text}");
+    Verdicts::of_text(&text).without_failure(&text)
+}
+
+/// Runs a suite, which takes the directory for its reports by this variable.
+fn run(suite: &Path, results: &TempDir, directory: &str, variables: &[(&str, &str)]) -> Output {
     let mut command = Command::new(suite);
     command.env(directory, results.path()).current_dir(results.path());
-    let output = command.envs(variables.iter().copied()).output().unwrap();
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let report = std::fs::read_to_string(results.join("junit.xml"));
-    let verdicts = Verdicts::read(&report.unwrap_or_else(|e| panic!("no report ({e}): {text}")));
-    eprintln!("{} passed, {} skipped", verdicts.passed(), verdicts.skipped().count());
-    let bad: Vec<_> = verdicts.0.iter().filter(|(v, _)| v != "passed" && v != "skipped").collect();
-    assert!(bad.is_empty() && output.status.success(), "{bad:#?}\n{text}");
-    assert!(verdicts.passed() > 0, "nothing was tested: {text}");
-    verdicts
+    command.envs(variables.iter().copied()).output().unwrap()
 }
 
 /// What the suite of the release 1.1.1 skips here, and why.
@@ -104,9 +155,8 @@ fn f187_the_suite_of_1_1_passes_on_the_root() {
     for tls in [false, true] {
         let (_node, address, (user, password)) = registry(&authority, tls);
         let url = format!("{}://{address}", if tls { "https" } else { "http" });
-        let verdicts = run(
+        let verdicts = run_1_1(
             &suite,
-            "OCI_REPORT_DIR",
             &[
                 ("OCI_ROOT_URL", &url),
                 ("OCI_NAMESPACE", "conformance/repo1"),
@@ -133,12 +183,11 @@ fn f187_the_suite_passes_on_the_root() {
     };
     let authority = Authority::new();
     let ca = authority.ca().display().to_string();
-    for profile in ["1.1", "dev"] {
+    for (profile, least, skips) in [("1.1", 687, &SKIPS_OF_1_1[..]), ("dev", 787, &SKIPS[..])] {
         for tls in [false, true] {
             let (_node, address, (user, password)) = registry(&authority, tls);
-            let verdicts = run(
+            let verdicts = run_current(
                 &suite,
-                "OCI_RESULTS_DIR",
                 &[
                     ("OCI_REGISTRY", &address),
                     ("OCI_TLS", if tls { "enabled" } else { "disabled" }),
@@ -146,13 +195,10 @@ fn f187_the_suite_passes_on_the_root() {
                     ("OCI_USERNAME", &user),
                     ("OCI_PASSWORD", &password),
                     ("OCI_VERSION", profile),
-                    ("OCI_API_BLOBS_UPLOAD_CANCEL", "true"),
-                    ("OCI_API_BLOBS_DIGEST_HEADER", "true"),
-                    ("OCI_API_MANIFESTS_DIGEST_HEADER", "true"),
-                    ("OCI_API_MANIFESTS_TAG_PARAM", "true"),
                 ],
             );
-            verdicts.only_skips(&SKIPS);
+            assert!(verdicts.passed() >= least, "{profile}: only {} passed", verdicts.passed());
+            verdicts.only_skips(skips);
         }
     }
 }
@@ -250,9 +296,8 @@ fn f187_the_suite_of_1_1_reads_synced_content_at_depth_3() {
     };
     let Tree { devices, user, image, .. } = &tree();
     let deepest = devices.last().unwrap();
-    let verdicts = run(
+    let verdicts = run_1_1(
         &suite,
-        "OCI_REPORT_DIR",
         &[
             ("OCI_ROOT_URL", &format!("http://{}", deepest.login)),
             ("OCI_NAMESPACE", REPOSITORY),
@@ -276,9 +321,8 @@ fn f187_the_suite_reads_synced_content_at_depth_3() {
     let deepest = devices.last().unwrap();
     let blobs: Vec<String> = image.blobs().map(|blob| digest(blob)).collect();
     for profile in ["1.1", "dev"] {
-        run(
+        let verdicts = run_current(
             &suite,
-            "OCI_RESULTS_DIR",
             &[
                 // The suite looks at this header only where it has pushed the manifest itself.
                 ("OCI_API_MANIFESTS_DIGEST_HEADER", "false"),
@@ -297,5 +341,7 @@ fn f187_the_suite_reads_synced_content_at_depth_3() {
                 ("OCI_RO_DATA_REFERRERS", &image.digest()),
             ],
         );
+        assert!(verdicts.passed() >= 18, "{profile}: only {} passed", verdicts.passed());
+        verdicts.only_skips(&SKIPS_WITHOUT_PUSH);
     }
 }
