@@ -480,22 +480,75 @@ mod tests {
         }
     }
 
+    /// Digest and size of what an image refers to, by a second reading: all JSON, all fields.
+    /// `None` where the text is not a valid image.
+    fn second_reading(bytes: &[u8]) -> Option<Vec<(String, u64)>> {
+        let value: serde_json::Value = serde_json::from_slice(bytes).ok()?;
+        if value.get("schemaVersion")?.as_i64() != Some(2) {
+            return None;
+        }
+        let layers = value.get("layers").map_or(Some(&[][..]), |list| Some(list.as_array()?))?;
+        let named = [value.get("config")?].into_iter().chain(layers).chain(value.get("subject"));
+        let pair = |descriptor: &serde_json::Value| {
+            media::essence(descriptor.get("mediaType")?.as_str()?)?;
+            let digest = descriptor.get("digest")?.as_str()?;
+            digest.parse::<Digest>().ok()?;
+            Some((digest.to_owned(), descriptor.get("size")?.as_u64()?))
+        };
+        named.map(pair).collect()
+    }
+
+    fn references(manifest: &Manifest) -> Vec<(String, u64)> {
+        let named = manifest.config.iter().chain(&manifest.layers).chain(&manifest.subject);
+        named.map(|descriptor| (descriptor.digest.to_string(), descriptor.size)).collect()
+    }
+
     #[test]
     fn every_cut_and_every_changed_byte_is_an_answer() {
-        let subject = format!(r#","subject":{}"#, descriptor(media::OCI_MANIFEST));
-        let text = oci_image(&subject);
+        let subject = descriptor(media::OCI_MANIFEST).replace("aa", "cc").replace(":3", ":12");
+        let text = oci_image(&format!(r#","subject":{subject}"#));
+        // What is named differs in digest and size: the configuration stands first.
+        let text = text.replacen(A, &A.replace("aa", "bb"), 1).replacen(":3", ":70", 1);
+        assert_eq!(second_reading(text.as_bytes()).map(|named| named.len()), Some(3));
         for end in 0..text.len() {
             assert!(Manifest::parse(Some(media::OCI_MANIFEST), &text.as_bytes()[..end]).is_err());
         }
+        let (mut accepted, mut refused) = (0, 0);
         for position in 0..text.len() {
             for byte in [0, b'"', b'{', b']', b',', b'9', 0xff] {
                 let mut bytes = text.clone().into_bytes();
                 bytes[position] = byte;
-                for media_type in [media::OCI_MANIFEST, media::OCI_INDEX, "application/other"] {
-                    let _ = Manifest::parse(Some(media_type), &bytes);
+                let shown = String::from_utf8_lossy(&bytes);
+                // What is accepted means what it says, and what says nothing valid is refused.
+                let parsed = Manifest::parse(Some(media::OCI_MANIFEST), &bytes);
+                let read = parsed.as_ref().ok().map(references);
+                assert_eq!(read, second_reading(&bytes), "{shown}: {parsed:?}");
+                match parsed {
+                    Ok(_) => accepted += 1,
+                    Err(fault) => {
+                        refused += 1;
+                        let plain = fault.0.chars().all(|c| c.is_ascii_graphic() || c == ' ');
+                        assert!(plain && !fault.0.is_empty(), "{shown}: {fault}");
+                    }
+                }
+                // An image is never an index, also where one of its fields has another name.
+                assert!(Manifest::parse(Some(media::OCI_INDEX), &bytes).is_err(), "{shown}");
+                // Of an unknown type nothing is demanded but JSON, and nothing is made up.
+                match Manifest::parse(Some("application/other"), &bytes) {
+                    Ok(opaque) => {
+                        assert_eq!(opaque.kind, ManifestKind::Opaque);
+                        for (digest, _) in references(&opaque) {
+                            assert!(shown.contains(&digest), "{shown}: {digest}");
+                        }
+                    }
+                    Err(fault) => {
+                        let json = serde_json::from_slice::<serde_json::Value>(&bytes);
+                        assert!(json.is_err(), "{shown}: {fault}");
+                    }
                 }
             }
         }
+        assert!(accepted > 100 && refused > 1000, "{accepted} accepted, {refused} refused");
     }
 
     #[test]

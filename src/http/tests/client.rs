@@ -1,5 +1,9 @@
 //! The client side, against our own server and against peers that misbehave.
 
+use futures_rustls::rustls::{self, AlertDescription, ClientConfig};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+
 use super::*;
 use crate::sys::net;
 use crate::types::limits::REDIRECTS_MAX;
@@ -371,21 +375,74 @@ fn schemes_that_do_not_match_are_explained() {
     });
 }
 
+/// An authority for clients: its certificate, PEM, and a client's certificate and key.
+fn client_authority(name: &str) -> (Vec<u8>, (CertificateDer<'static>, PrivateKeyDer<'static>)) {
+    let mut params = CertificateParams::default();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.distinguished_name.push(DnType::CommonName, name);
+    let key = KeyPair::generate().unwrap();
+    let own = params.self_signed(&key).unwrap();
+    let issuer = Issuer::new(params, key);
+    let key = KeyPair::generate().unwrap();
+    let names = CertificateParams::new(["client".to_owned()]).unwrap();
+    let signed = names.signed_by(&key, &issuer).unwrap();
+    let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+    (own.pem().into_bytes(), (signed.der().clone(), key))
+}
+
+/// Asks over TLS with this certificate, if any: what came back, and how the connection ended.
+async fn visit(
+    server: &TestServer,
+    trusted: &[u8],
+    shown: Option<(CertificateDer<'static>, PrivateKeyDer<'static>)>,
+) -> (String, Option<io::Error>) {
+    let builder = ClientConfig::builder_with_provider(tls::provider())
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(tls::roots(trusted).unwrap());
+    let config = match shown {
+        Some((certificate, key)) => builder.with_client_auth_cert(vec![certificate], key).unwrap(),
+        None => builder.with_no_client_auth(),
+    };
+    let connector = futures_rustls::TlsConnector::from(Arc::new(config));
+    let name = ServerName::try_from("localhost").unwrap();
+    let mut answer = Vec::new();
+    let outcome = async {
+        let mut stream = connector.connect(name, server.connect().await).await?;
+        let request = b"GET /hello HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+        stream.write_all(request).await?;
+        stream.read_to_end(&mut answer).await
+    }
+    .await;
+    (String::from_utf8(answer).unwrap(), outcome.err())
+}
+
+/// Who shows no certificate, or a stranger's, is refused in the handshake for that reason; that the
+/// connection fails in some way would not show that the certificate decides.
 #[test]
 fn a_client_certificate_can_be_demanded() {
     run(|sys| async move {
+        let (ours, welcome) = client_authority("ours");
+        let (_, stranger) = client_authority("another");
         let identity = tls::self_signed(&["localhost".to_owned()]).unwrap();
-        let pem = identity.certificate_pem.into_bytes();
+        let trusted = identity.certificate_pem.into_bytes();
         let tls = ServerTls {
-            certificate_pem: pem.clone(),
+            certificate_pem: trusted.clone(),
             key_pem: identity.key_pem.into_bytes(),
-            client_ca_pem: Some(pem.clone()),
+            client_ca_pem: Some(ours),
         };
-        let acceptor = TlsAcceptor::new(&sys, &tls).unwrap();
-        let server = TestServer::start(&sys, 8, Some(acceptor));
-        let options = ClientOptions { ca_pem: Some(pem), ca_fingerprint: None };
-        let client = Client::new(&sys, options).unwrap();
-        let url = format!("https://localhost:{}/hello", server.port);
-        assert!(get(&client, &url).await.is_err());
+        let server = TestServer::start(&sys, 8, Some(TlsAcceptor::new(&sys, &tls).unwrap()));
+        let (text, end) = visit(&server, &trusted, Some(welcome)).await;
+        assert!(text.starts_with("HTTP/1.1 200 ") && text.ends_with("hello"), "{text} {end:?}");
+        for (shown, alert) in [
+            (None, AlertDescription::CertificateRequired),
+            (Some(stranger), AlertDescription::UnknownCA),
+        ] {
+            let (text, end) = visit(&server, &trusted, shown).await;
+            assert_eq!(text, "");
+            let reason = end.as_ref().and_then(io::Error::get_ref);
+            let reason = reason.and_then(|error| error.downcast_ref::<rustls::Error>());
+            assert_eq!(reason, Some(&rustls::Error::AlertReceived(alert)), "{end:?}");
+        }
     });
 }
