@@ -230,7 +230,8 @@ mod tests {
         store.commit(move |txn| txn.put(key, &map)).await.unwrap();
     }
 
-    /// upper1 over middle1 over lower1; and other1 beside them.
+    /// upper1 over middle1 over lower1; and other1 beside them. Each mirrors a repository of its
+    /// own name, and the clients of middle1 see none of those.
     async fn tree() -> (Store, Directory) {
         let store = Store::in_memory(Sys::real(Spawner::new()));
         let nodes = [
@@ -244,15 +245,17 @@ mod tests {
             if name == "middle1" {
                 node.client_tokens.push("client1".parse().unwrap());
             }
-            for token in [token(name), token("client1")] {
+            let sync = format!("{name}-sync");
+            for token in [token(&sync), token("client1")] {
                 let key = key(Kind::Token, &[token.name.as_str().as_bytes()]);
                 store.commit(move |txn| txn.put(key, &token)).await.unwrap();
             }
-            put_map(&store, map(name, &["repositories/app/content/read"])).await;
+            let grant = format!("repositories/{name}/content/read");
+            put_map(&store, map(&format!("{sync}-map"), &[&grant])).await;
             let key = key(Kind::ConnectedRegistry, &[name.as_bytes()]);
             store.commit(move |txn| txn.put(key, &node)).await.unwrap();
         }
-        put_map(&store, map("client1", &["repositories/app/content/read"])).await;
+        put_map(&store, map("client1-map", &["repositories/of-clients/content/read"])).await;
         let directory = Directory::new(store.clone(), Role::Root, "myregistry".to_owned());
         (store, directory)
     }
@@ -262,12 +265,12 @@ mod tests {
         smol::block_on(async {
             let (_store, directory) = tree().await;
             let config = directory.config(&name("middle1")).await.unwrap().unwrap().config;
-            assert_eq!(config.sync_token.name.as_str(), "middle1");
+            assert_eq!(config.sync_token.name.as_str(), "middle1-sync");
             assert_eq!(config.client_tokens.len(), 1);
             assert_eq!(config.children.len(), 1);
-            assert_eq!(config.child_tokens[0].name.as_str(), "lower1");
+            assert_eq!(config.child_tokens[0].name.as_str(), "lower1-sync");
             let maps: Vec<&str> = config.scope_maps.iter().map(|map| map.name.as_str()).collect();
-            assert_eq!(maps, ["client1", "lower1", "middle1"]);
+            assert_eq!(maps, ["client1-map", "lower1-sync-map", "middle1-sync-map"]);
             let upper = directory.config(&name("upper1")).await.unwrap().unwrap().config;
             let below: Vec<&str> = upper.descendants.iter().map(|d| d.name.as_str()).collect();
             assert_eq!(below, ["lower1", "middle1"]);
@@ -293,10 +296,30 @@ mod tests {
             };
             let before = versions().await;
             assert_eq!(before, versions().await);
-            put_map(&store, map("lower1", &["repositories/tools/content/read"])).await;
+            put_map(&store, map("lower1-sync-map", &["repositories/tools/content/read"])).await;
             let after = versions().await;
             let changed: Vec<bool> = before.iter().zip(&after).map(|(a, b)| a != b).collect();
             assert_eq!(changed, [true, true, true, false]);
+        });
+    }
+
+    #[test]
+    fn f117_a_node_below_mirrors_what_its_sync_map_grants() {
+        smol::block_on(async {
+            let (_root, directory) = tree().await;
+            // Below the root no tokens are known but those in the desired states.
+            let store = Store::in_memory(Sys::real(Spawner::new()));
+            let below = Directory::new(store.clone(), Role::Connected, "myregistry".to_owned());
+            for text in ["upper1", "middle1", "lower1"] {
+                let at_root = directory.config(&name(text)).await.unwrap().unwrap();
+                store.apply_descendant(at_root.config.clone(), at_root.version).await.unwrap();
+                for directory in [&directory, &below] {
+                    let scope = directory.scope(&at_root.config.node).unwrap();
+                    let patterns: Vec<String> =
+                        scope.patterns().iter().map(ToString::to_string).collect();
+                    assert_eq!(patterns, [text]);
+                }
+            }
         });
     }
 

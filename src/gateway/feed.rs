@@ -140,7 +140,7 @@ fn text<N: std::str::FromStr>(bytes: &[u8]) -> Option<N> {
 mod tests {
     use super::*;
     use crate::store::manifests::manifest_key;
-    use crate::store::node::testing::map;
+    use crate::store::node::testing::{config, map};
     use crate::store::referrers::referrer_key;
     use crate::store::repositories::blob_key;
     use crate::store::tags::tag_key;
@@ -167,6 +167,24 @@ mod tests {
             (referrer_key(repository, &long, &digest(0)), Some(vec![1])),
             (referrer_key(repository, &digest(1), &long), None),
         ]
+    }
+
+    #[test]
+    fn f117_a_node_mirrors_what_its_sync_map_grants_and_no_other() {
+        let app = "repositories/team/app/content/read";
+        let scope_of = |config: &NodeConfig| {
+            let scope = Scope::of_config(config);
+            scope.patterns().iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        let mut config = config(&[app]);
+        let maps = config.scope_maps.len();
+        assert!(maps > 1);
+        for _ in 0..maps {
+            assert_eq!(scope_of(&config), ["team/app"]);
+            config.scope_maps.rotate_left(1);
+        }
+        config.scope_maps.retain(|map| map.name != config.sync_token.scope_map);
+        assert_eq!(scope_of(&config), [""; 0]);
     }
 
     #[test]

@@ -283,12 +283,12 @@ pub(super) mod testing {
         Origin::Child(OutboxId { origin: "dock01".parse().unwrap(), incarnation: 0, sequence })
     }
 
-    /// An image that names configuration 100 and layer 101.
+    /// An image that names configuration 100 of 20 bytes and layer 101 of 300.
     pub(in super::super) fn image(number: u8, tags: &[&str]) -> PutManifest {
         let text = format!(
             r#"{{"schemaVersion":2,
-                "config":{{"mediaType":"application/x","digest":"{}","size":2}},
-                "layers":[{{"mediaType":"application/y","digest":"{}","size":3}}]}}"#,
+                "config":{{"mediaType":"application/x","digest":"{}","size":20}},
+                "layers":[{{"mediaType":"application/y","digest":"{}","size":300}}]}}"#,
             digest(100),
             digest(101)
         );
@@ -316,8 +316,8 @@ pub(super) mod testing {
     /// Pushes an image with its content.
     pub(in super::super) async fn push(store: &Store, name: &str, number: u8, tags: &[&str]) {
         let name = name.parse().unwrap();
-        for blob in [100, 101] {
-            store.link_blob(&name, &digest(blob), 3).await.unwrap();
+        for (blob, size) in [(100, 20), (101, 300)] {
+            store.link_blob(&name, &digest(blob), size).await.unwrap();
         }
         let outcome = store.put_manifest(&name, image(number, tags)).await.unwrap();
         assert_eq!(outcome, PutOutcome::Stored);
@@ -335,7 +335,8 @@ mod tests {
             .iter()
             .map(|number| {
                 let (kind, digest) = (media::OCI_MANIFEST, digest(*number));
-                format!(r#"{{"mediaType":"{kind}","digest":"{digest}","size":3}}"#)
+                let size = 1000 + u32::from(*number);
+                format!(r#"{{"mediaType":"{kind}","digest":"{digest}","size":{size}}}"#)
             })
             .collect();
         format!(r#"{{"schemaVersion":2,"manifests":[{}]}}"#, entries.join(","))
@@ -351,7 +352,7 @@ mod tests {
             assert_eq!(store.repository(&a).unwrap(), None);
             // Linked in another repository is not linked here.
             push(&store, "b", 1, &[]).await;
-            store.link_blob(&a, &digest(100), 2).await.unwrap();
+            store.link_blob(&a, &digest(100), 20).await.unwrap();
             let missing = store.put_manifest(&a, image(1, &["v1"])).await.unwrap();
             assert_eq!(missing, PutOutcome::BlobMissing(digest(101)));
             push(&store, "a", 1, &["v1"]).await;
@@ -365,7 +366,9 @@ mod tests {
             assert_eq!(store.put_manifest(&a, partial).await.unwrap(), PutOutcome::Stored);
             let row = store.manifest(&a, &digest(9)).unwrap().unwrap();
             assert_eq!(row.children, [digest(1), digest(2)]);
-            assert_eq!(row.content_size, 6);
+            assert_eq!(row.content_size, 1001 + 1002);
+            let image = store.manifest(&a, &digest(1)).unwrap().unwrap();
+            assert_eq!(image.content_size, 20 + 300);
         });
     }
 
@@ -394,7 +397,7 @@ mod tests {
             let subject = format!(
                 r#"{{"schemaVersion":2,"artifactType":"application/sig","manifests":[],
                     "annotations":{{"k":"v"}},
-                    "subject":{{"mediaType":"{}","digest":"{}","size":3}}}}"#,
+                    "subject":{{"mediaType":"{}","digest":"{}","size":5}}}}"#,
                 media::OCI_MANIFEST,
                 digest(1)
             );

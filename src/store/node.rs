@@ -375,10 +375,11 @@ pub(crate) mod testing {
     use crate::types::message::Descendant;
     use crate::types::schedule::{MESSAGE_TTL_S_DEFAULT, Schedule};
 
+    /// A token whose scope map has another name: `<name>-map`.
     pub(crate) fn token(name: &str) -> Token {
         Token {
             name: name.parse().unwrap(),
-            scope_map: name.parse().unwrap(),
+            scope_map: format!("{name}-map").parse().unwrap(),
             enabled: true,
             created: UnixSeconds(1),
             passwords: [None, None],
@@ -395,12 +396,13 @@ pub(crate) mod testing {
         }
     }
 
+    /// A connected registry whose sync token has another name: `<name>-sync`.
     pub(crate) fn connected_registry(name: &str, parent: Option<&str>) -> ConnectedRegistry {
         ConnectedRegistry {
             name: name.parse().unwrap(),
             mode: Mode::ReadWrite,
             parent: parent.map(|parent| parent.parse().unwrap()),
-            sync_token: name.parse().unwrap(),
+            sync_token: format!("{name}-sync").parse().unwrap(),
             client_tokens: vec![],
             schedule: Schedule::continuous(),
             sync_window_s: None,
@@ -411,19 +413,22 @@ pub(crate) mod testing {
         }
     }
 
-    /// `dock01` with the client token `client01` and the child `child01`.
+    /// `dock01` with the client token `client01` and the child `child01`; each of the three is
+    /// granted other repositories than the others.
     pub(crate) fn config(grants: &[&str]) -> NodeConfig {
+        let mut node = connected_registry("dock01", None);
+        node.client_tokens.push("client01".parse().unwrap());
         NodeConfig {
             registry: "myregistry".to_owned(),
-            node: connected_registry("dock01", None),
-            sync_token: token("dock01"),
+            node,
+            sync_token: token("dock01-sync"),
             client_tokens: vec![token("client01")],
             children: vec![connected_registry("child01", Some("dock01"))],
-            child_tokens: vec![token("child01")],
+            child_tokens: vec![token("child01-sync")],
             scope_maps: vec![
-                map("dock01", grants),
-                map("client01", &["repositories/app/content/read"]),
-                map("child01", &["repositories/app/content/read"]),
+                map("client01-map", &["repositories/of-clients/content/read"]),
+                map("dock01-sync-map", grants),
+                map("child01-sync-map", &["repositories/of-children/content/read"]),
             ],
             descendants: vec![Descendant {
                 name: "child01".parse().unwrap(),
@@ -449,7 +454,7 @@ mod tests {
             store.apply_config(first.clone(), "v1".to_owned()).await.unwrap();
             let token_key = |name: &str| key(Kind::Token, &[name.as_bytes()]);
             assert!(store.get::<Token>(&token_key("client01")).unwrap().is_some());
-            assert!(store.get::<Token>(&token_key("child01")).unwrap().is_some());
+            assert!(store.get::<Token>(&token_key("child01-sync")).unwrap().is_some());
             assert!(store.reconcile_due().unwrap());
             let mut child = config(&[APP]);
             child.node = connected_registry("child01", Some("dock01"));
@@ -460,15 +465,16 @@ mod tests {
             second.client_tokens.clear();
             second.children.clear();
             second.child_tokens.clear();
-            second.scope_maps.truncate(1);
+            second.scope_maps.retain(|map| map.name == second.sync_token.scope_map);
             second.descendants.clear();
             store.apply_config(second, "v2".to_owned()).await.unwrap();
             assert!(store.get::<Token>(&token_key("client01")).unwrap().is_none());
-            assert!(store.get::<Token>(&token_key("child01")).unwrap().is_none());
+            assert!(store.get::<Token>(&token_key("child01-sync")).unwrap().is_none());
             assert!(store.descendant_config(&child.node.name).unwrap().is_none());
             assert!(store.descendant_version(&child.node.name).unwrap().is_none());
             let maps = store.scan::<ScopeMap>(&prefix(Kind::ScopeMap, &[]), None, 9).unwrap();
             assert_eq!(maps.len(), 1);
+            assert_eq!(maps[0].1.name.as_str(), "dock01-sync-map");
             assert_eq!(store.self_config_version().unwrap().as_deref(), Some("v2"));
         });
     }

@@ -84,18 +84,28 @@ impl Node {
         [values.next().unwrap(), values.next().unwrap()]
     }
 
+    /// A connected registry that mirrors these repositories; the password of its sync token,
+    /// which has a name of its own: `<name>-sync`.
     fn child(&self, name: &str, parent: Option<&str>, repositories: &[&str]) -> String {
+        let sync_token = format!("{name}-sync");
+        let grants = repositories.iter().flat_map(|repository| {
+            ["content/read", "content/write", "metadata/read"]
+                .map(|action| format!("repositories/{repository}/{action}"))
+        });
+        let grants: Vec<String> = grants.collect();
+        let grants: Vec<&str> = grants.iter().map(String::as_str).collect();
+        let [password, _] = self.token(&sync_token, &grants, None);
         let new = NewConnectedRegistry {
             name: name.parse().unwrap(),
             mode: None,
             parent: parent.map(|p| p.parse().unwrap()),
-            repositories: repositories.iter().map(|r| r.parse().unwrap()).collect(),
-            sync_token: None,
+            repositories: Vec::new(),
+            sync_token: Some(sync_token.parse().unwrap()),
             client_tokens: Vec::new(),
             settings: Settings::default(),
         };
-        let created = smol::block_on(self.store.connected_registry_create(new)).unwrap();
-        created.1[0].value.expose().to_owned()
+        smol::block_on(self.store.connected_registry_create(new)).unwrap();
+        password
     }
 
     fn send(&self, method: Method, target: &str, auth: Option<&str>, body: &str) -> (Reply, Value) {
@@ -483,13 +493,13 @@ fn f074_f077_f162_sync_tokens_act_for_their_own_branch() {
     let dock = node.child("dock01", None, &["a"]);
     let ship = node.child("ship01", Some("dock01"), &["b"]);
     let _other = node.child("dock02", None, &["c"]);
-    assert_eq!(node.get("ship01", &ship, "").0.status, 401, "the root is not its parent");
+    assert_eq!(node.get("ship01-sync", &ship, "").0.status, 401, "the root is not its parent");
     let all = "config_read,config_write,message_read,message_write";
     let scopes = format!(
         "repository:a:pull repository:b:pull gateway:dock01:{all} gateway:ship01:{all} \
          gateway:dock02:{all}"
     );
-    let bearer = node.bearer("dock01", &dock, &scopes);
+    let bearer = node.bearer("dock01-sync", &dock, &scopes);
     let presented = presenting(&bearer);
     let gateway = |presented: &Presented<'_>, name: &str| {
         node.auth.gateway(presented, &name.parse().unwrap(), GatewayAction::MessageRead)
@@ -513,7 +523,7 @@ fn configure(root: &Node, device: &Node, name: &str, clients: &[&str]) {
         all.into_iter().filter(|c| c.parent.as_ref() == Some(&node.name)).collect();
     let mut config = NodeConfig {
         registry: "myregistry".into(),
-        sync_token: token(name),
+        sync_token: token(node.sync_token.as_str()),
         client_tokens: clients.iter().map(|client| token(client)).collect(),
         child_tokens: children.iter().map(|child| token(child.sync_token.as_str())).collect(),
         children,
@@ -529,21 +539,28 @@ fn configure(root: &Node, device: &Node, name: &str, clients: &[&str]) {
 fn f039_f043_f045_f075_f163_a_connected_registry_accepts_its_own() {
     let root = node(Role::Root, None);
     let device = node(Role::Connected, None);
-    let all = ["repositories/*/content/read", "repositories/*/content/write"];
+    let all = ["repositories/a/content/read", "repositories/a/content/write"];
     let [listed, _] = root.token("listed", &all, None);
     let [other, _] = root.token("other", &all, None);
-    let dock = root.child("dock01", None, &["a"]);
-    let ship = root.child("ship01", Some("dock01"), &["a"]);
+    // What is granted to one of them is not granted to the others.
+    let dock = root.child("dock01", None, &["of-dock"]);
+    let ship = root.child("ship01", Some("dock01"), &["of-ship"]);
     assert_eq!(device.get("listed", &listed, "").0.status, 503, "not activated yet");
     configure(&root, &device, "dock01", &["listed"]);
     assert_eq!(device.get("other", &other, "").0.status, 401);
-    assert_eq!(device.get("dock01", &dock, "").0.status, 401, "its own sync token");
+    assert_eq!(device.get("dock01-sync", &dock, "").0.status, 401, "its own sync token");
     let a = "a".parse().unwrap();
     let bearer = device.bearer("listed", &listed, "repository:a:pull,push");
     assert!(device.auth.repository::<Push>(&presenting(&bearer), &a).is_ok());
-    let child = device.bearer("ship01", &ship, "repository:a:pull");
-    let who: Authorized<Pull> = device.auth.repository(&presenting(&child), &a).unwrap();
+    let child = device.bearer("ship01-sync", &ship, "repository:of-ship:pull repository:a:pull");
+    let of_ship = "of-ship".parse().unwrap();
+    let who: Authorized<Pull> = device.auth.repository(&presenting(&child), &of_ship).unwrap();
     assert_eq!(who.principal, Principal::Child("ship01".parse().unwrap()));
+    for (bearer, repository) in [(&child, "a"), (&child, "of-dock"), (&bearer, "of-ship")] {
+        let repository = repository.parse().unwrap();
+        let refusal = refused(device.auth.repository::<Pull>(&presenting(bearer), &repository));
+        assert_eq!(refusal.reason, Reason::NotInScopeMap, "{repository}");
+    }
 
     let mut config = device.store.self_config().unwrap().unwrap();
     config.node.mode = Mode::ReadOnly;

@@ -8,7 +8,7 @@ use serde_json::json;
 use crate::support::authority::Authority;
 use crate::support::http::{bearer, token};
 use crate::support::image::{Image, MANIFEST, digest, push_blob};
-use crate::support::node::Node;
+use crate::support::node::{Node, sync_token};
 use crate::support::{TempDir, eventually, skip, tool};
 use crate::sync::{SOON, pull};
 
@@ -247,7 +247,7 @@ fn tree() -> Tree {
             let from = connection.find("SyncTokenPassword=").unwrap() + 18;
             let password = connection[from..].split(';').next().unwrap();
             eventually(SOON, "the tier above knows its child's password", || {
-                token(&above.login, name, password, &[]).ok()
+                token(&above.login, &sync_token(name), password, &[]).ok()
             });
         }
         let device = Node::start_device(&connection);

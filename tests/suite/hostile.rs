@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::support::eventually;
 use crate::support::http::{basic, bearer, raw, send, token};
 use crate::support::image::{Image, MANIFEST, digest, noise, push_blob};
-use crate::support::node::Node;
+use crate::support::node::{Node, sync_token};
 use crate::sync::{SOON, pull};
 
 /// More than any board of ours gives; a node that kept bodies in memory would need a gigabyte.
@@ -163,7 +163,7 @@ fn f195_nonsense_gets_an_error_and_the_process_stays() {
     let child = root.connect("dock01", &["--repository", "app"]);
     let password = child.split(';').find_map(|p| p.strip_prefix("SyncTokenPassword=")).unwrap();
     let scope = "gateway:dock01:config_read,config_write,message_read,message_write";
-    let sync = token(&root.login, "dock01", password, &[scope]).unwrap();
+    let sync = token(&root.login, &sync_token("dock01"), password, &[scope]).unwrap();
     let message = br#"{"instance":"0f8fad5b-d9cb-469f-a165-70867728950e","version":"0.1.0"}"#;
     for number in 0..300 {
         let (method, call) =

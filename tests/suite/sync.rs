@@ -10,12 +10,15 @@ use crate::support::proxy::Proxy;
 
 pub const SOON: Duration = Duration::from_secs(30);
 
-/// A root with content, a device that mirrors `app`, and a client token that works at both.
+/// A root with content, a device that mirrors `app`, and a client token that works at both, for
+/// `other` too.
 pub fn pair(mode: &str) -> (Node, Node, (String, String)) {
     let root = Node::root();
-    let user = root.pusher("owner-token", "*");
-    let image = Image::new(1, &[40_000]);
-    for repository in ["app", "other"] {
+    let actions = ["content/read", "content/write", "content/delete", "metadata/read"];
+    let user = root.token("owner-token", &[("app", &actions), ("other", &actions)]);
+    for (repository, image) in
+        [("app", Image::new(1, &[40_000])), ("other", Image::new(1001, &[25_000, 300]))]
+    {
         let pushed = image.push(&root.login, (&user.0, &user.1), repository, "v1");
         assert_eq!(pushed.status, 201);
     }
@@ -81,6 +84,48 @@ fn f117_only_granted_repositories_are_at_a_device_and_a_miss_says_why() {
     assert_eq!(missing.error(), ("MANIFEST_UNKNOWN".to_owned(), "not_in_sync_scope".to_owned()));
     let missing = pull(&device, &user, "app", "v9").unwrap_err();
     assert_eq!((missing.status, missing.error().1.as_str()), (404, "not_found"));
+}
+
+#[test]
+fn f117_a_device_mirrors_what_its_own_scope_map_grants_and_not_what_those_of_clients_do() {
+    let mut root = Node::root();
+    let owner = root.pusher("owner-token", "*");
+    let push = |root: &Node, tag: &str, repository: &str, seed: u64| {
+        let image = Image::new(seed, &[3000]);
+        assert_eq!(image.push(&root.login, (&owner.0, &owner.1), repository, tag).status, 201);
+    };
+    let all = ["of-device", "of-client", "of-nobody", "of-both"];
+    for (seed, repository) in (1..).zip(all) {
+        push(&root, "v1", repository, seed);
+    }
+    let read: &[&str] = &["content/read"];
+    let client = root.token("reader-one", &[("of-client", read), ("of-both", read)]);
+    let looker = root.token("reader-two", &[("*", &["content/read", "metadata/read"])]);
+    let mirrored = ["--repository", "of-device", "of-both", "--mode", "ReadOnly"];
+    let connection = root.connect("dock01", &mirrored);
+    for user in [&client, &looker] {
+        root.link("dock01", &user.0);
+    }
+    let device = Node::start_device(&connection);
+    eventually(SOON, "v1 comes", || pull(&device, &client, "of-both", "v1").ok());
+    // What comes later is told in order: when the last is there, the others will not come.
+    for (seed, repository) in (5..).zip(all) {
+        push(&root, "v2", repository, seed);
+    }
+    eventually(SOON, "v2 comes", || pull(&device, &client, "of-both", "v2").ok());
+    root.kill();
+    let scopes = ["registry:catalog:*"];
+    let catalog = token(&device.login, &looker.0, &looker.1, &scopes).unwrap();
+    let listed = bearer(&device.login, &catalog, "GET", "/v2/_catalog", &[], b"").json();
+    assert_eq!(listed["repositories"], serde_json::json!(["of-both", "of-device"]));
+    for tag in ["v1", "v2"] {
+        assert!(pull(&device, &looker, "of-device", tag).is_ok(), "{tag}");
+        for (user, repository) in [(&client, "of-client"), (&looker, "of-nobody")] {
+            let missing = pull(&device, user, repository, tag).unwrap_err();
+            let found = (missing.status, missing.error().1);
+            assert_eq!(found, (404, "not_in_sync_scope".to_owned()), "{repository}:{tag}");
+        }
+    }
 }
 
 #[test]

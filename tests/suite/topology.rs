@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::support::eventually;
 use crate::support::http::{bearer, send, token};
 use crate::support::image::{self, Image};
-use crate::support::node::Node;
+use crate::support::node::{Node, sync_token};
 use crate::support::proxy::Proxy;
 
 const SOON: Duration = Duration::from_secs(20);
@@ -184,7 +184,7 @@ fn f004_f006_f121_three_levels_each_talking_to_its_parent_only() {
 
     // The leaf comes up while nothing but its parent can be reached by it.
     eventually(SOON, "the middle knows its child's password", || {
-        token(&middle.login, "tier2", password_of(&below), &[]).ok()
+        token(&middle.login, &sync_token("tier2"), password_of(&below), &[]).ok()
     });
     let leaf = Node::start_device(&below);
     let pull = |node: &Node, tag: &str| image::pull(&node.login, (&user, &password), "app", tag);

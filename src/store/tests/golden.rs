@@ -10,11 +10,12 @@ use crate::store::backup;
 use crate::store::connected_registries::StatusRecord;
 use crate::store::gc::GcOptions;
 use crate::store::manifests::testing::child;
-use crate::store::node::testing::{config, connected_registry};
+use crate::store::node::testing;
 use crate::store::outbox::Origin;
 use crate::types::connected_registry::{ConnectionState, StatusDetail, StatusReport};
 use crate::types::message::NodeConfig;
-use crate::types::{Manifest, UnixSeconds, media};
+use crate::types::token::Token;
+use crate::types::{ConnectedRegistry, Manifest, UnixSeconds, media};
 
 /// A state directory as it was written, beside content: names and bytes.
 #[allow(clippy::disallowed_methods, reason = "golden files are real files")]
@@ -126,6 +127,31 @@ fn extras(store: &Store) {
         let (number, _) = store.outbox(1).unwrap()[0].clone();
         store.outbox_refused(number, "no".to_owned()).await.unwrap();
     });
+}
+
+/// As these rows stood when the files were written: everything of a node has the node's name.
+fn connected_registry(name: &str, parent: Option<&str>) -> ConnectedRegistry {
+    let sync_token = name.parse().unwrap();
+    ConnectedRegistry { sync_token, ..testing::connected_registry(name, parent) }
+}
+
+/// `dock01` with the client token `client01` and the child `child01`.
+fn config(grants: &[&str]) -> NodeConfig {
+    let token = |name: &str| Token { scope_map: name.parse().unwrap(), ..testing::token(name) };
+    let app = &["repositories/app/content/read"];
+    NodeConfig {
+        node: connected_registry("dock01", None),
+        sync_token: token("dock01"),
+        client_tokens: vec![token("client01")],
+        children: vec![connected_registry("child01", Some("dock01"))],
+        child_tokens: vec![token("child01")],
+        scope_maps: vec![
+            testing::map("dock01", grants),
+            testing::map("client01", app),
+            testing::map("child01", app),
+        ],
+        ..testing::config(grants)
+    }
 }
 
 fn journal(disk: &MemoryDisk) -> Vec<(String, Vec<u8>)> {

@@ -46,6 +46,22 @@ pub fn free_port() -> u16 {
     panic!("no port is free");
 }
 
+/// The sync token of a connected registry that [`Node::connect`] makes.
+pub fn sync_token(name: &str) -> String {
+    format!("{name}-sync")
+}
+
+/// The scope map of that token.
+pub fn sync_map(name: &str) -> String {
+    format!("{name}-mirrors")
+}
+
+fn sync_actions(read_only: bool) -> &'static [&'static str] {
+    let every =
+        &["content/read", "metadata/read", "content/write", "content/delete", "metadata/write"];
+    if read_only { &every[..2] } else { every }
+}
+
 impl Node {
     /// A root, started.
     pub fn root() -> Node {
@@ -416,11 +432,25 @@ impl Node {
         self.token(name, &[(repository, &actions)])
     }
 
-    /// Creates a connected registry; its connection string.
+    /// Creates a connected registry; its connection string. Its sync token and its scope map have
+    /// names of their own, [`sync_token`] and [`sync_map`], so that nothing works by taking one
+    /// for another.
     pub fn connect(&self, name: &str, arguments: &[&str]) -> String {
-        let mut all = vec!["connected-registry", "create", "--name", name];
-        all.extend_from_slice(arguments);
-        self.json(&all);
+        let from = arguments.iter().position(|word| *word == "--repository").expect("repositories");
+        let (before, rest) = (&arguments[..from], &arguments[from + 1..]);
+        let to = rest.iter().position(|word| word.starts_with("--")).unwrap_or(rest.len());
+        let (repositories, after) = rest.split_at(to);
+        let (token, map) = (sync_token(name), sync_map(name));
+        let mut create = vec!["scope-map", "create", "--name", &map];
+        let actions = sync_actions(arguments.contains(&"ReadOnly"));
+        for repository in repositories {
+            create.extend(["--repository", repository]);
+            create.extend_from_slice(actions);
+        }
+        self.json(&create);
+        self.json(&["token", "create", "--name", &token, "--scope-map", &map]);
+        let create = ["connected-registry", "create", "--name", name, "--sync-token", &token];
+        self.json(&[&create, before, after].concat());
         let settings = ["connected-registry", "get-settings", "--name", name];
         let mut settings = settings.to_vec();
         settings.extend(["--parent-protocol", "http", "--generate-password", "1", "--yes"]);
