@@ -27,6 +27,8 @@ pub struct Login {
     pub(super) live: Arc<Live>,
     /// The access token that was used as the password: no more than it allows is issued.
     pub(super) limit: Option<Arc<Claims>>,
+    /// Whether a refresh token was shown, and another may follow it.
+    renewable: bool,
 }
 
 /// An access token.
@@ -86,7 +88,8 @@ impl Auth {
         live.check()
             .and_then(|()| live.check_expiry(slot, self.now()))
             .map_err(|ended| self.unauthorized(presented, ended))?;
-        Ok(Login { session: Session { token: name, slot, generation }, live, limit: None })
+        let session = Session { token: name, slot, generation };
+        Ok(Login { session, live, limit: None, renewable: false })
     }
 
     /// Logs in with a refresh token that this node issued.
@@ -130,23 +133,34 @@ impl Auth {
         Ok(Issued { token, expires_in_s: exp.since(now) })
     }
 
-    /// A refresh token for this login; `None` when it was made with an access token, which must
-    /// not prolong itself.
+    /// A refresh token for a login that showed one. `None` for any other: an access token must not
+    /// prolong itself, and a client that logs in with a password would store the refresh token in
+    /// its place, so that the login would end with it (docker, `~/.docker/config.json`).
     pub fn issue_refresh(
         &self,
         presented: &Presented<'_>,
         login: &Login,
     ) -> Result<Option<String>, Refusal> {
-        if login.limit.is_some() {
+        if !login.renewable {
             return Ok(None);
         }
+        self.seal_refresh(presented, login).map(Some)
+    }
+
+    /// What versions before this one answered to a login with a password.
+    #[cfg(test)]
+    pub(crate) fn issued_before(&self, presented: &Presented<'_>, login: &Login) -> String {
+        self.seal_refresh(presented, login).unwrap()
+    }
+
+    fn seal_refresh(&self, presented: &Presented<'_>, login: &Login) -> Result<String, Refusal> {
         let refresh = Refresh {
             session: login.session.clone(),
             aud: self.service(presented),
             exp: self.expiry(login, self.inner.refresh_lifetime),
         };
         let sealed = self.inner.sealer.seal(&*self.store.sys().rng, &refresh);
-        sealed.map(Some).map_err(|text| failure(&text))
+        sealed.map_err(|text| failure(&text))
     }
 
     /// What the store says of a session now.
@@ -183,7 +197,7 @@ impl Auth {
         limit: Option<Arc<Claims>>,
     ) -> Result<Login, Refusal> {
         match self.session(&session) {
-            Ok(live) => Ok(Login { session, live, limit }),
+            Ok(live) => Ok(Login { session, live, renewable: limit.is_none(), limit }),
             Err(Failed::Ended(ended)) => Err(self.unauthorized(presented, ended)),
             Err(Failed::Unavailable(refusal)) => Err(*refusal),
         }

@@ -144,6 +144,13 @@ impl Node {
         self.send(Method::Get, &target, Some(&basic), "")
     }
 
+    /// A refresh token that an earlier version issued for a password.
+    fn issued_before(&self, user: &str, password: &str) -> String {
+        let sender = presenting("");
+        let login = self.auth.login_password(&sender, user, password).unwrap();
+        self.auth.issued_before(&sender, &login)
+    }
+
     /// An access token for `scopes`, as an `Authorization` header.
     fn bearer(&self, user: &str, password: &str, scopes: &str) -> String {
         let query: Vec<String> = scopes.split(' ').map(|s| format!("scope={s}")).collect();
@@ -345,18 +352,26 @@ fn f087_f088_f099_forms_and_refresh_tokens() {
     let (reply, json) = node.send(Method::Post, "/acr/oauth2/token", None, &form);
     assert_eq!(reply.status, 200, "{json}");
     assert_eq!(claims(json["access_token"].as_str().unwrap())["access"][0]["name"], "a");
-    let refresh = json["refresh_token"].as_str().unwrap();
+    let refresh = node.issued_before("my-token", &password);
     assert!(node.auth.ping(&presenting(&format!("Bearer {refresh}"))).is_err());
     let form = format!("grant_type=refresh_token&refresh_token={refresh}&scope=repository:a:pull");
     let (reply, json) = node.send(Method::Post, "/oauth2/token", None, &form);
     assert_eq!(reply.status, 200);
     let bearer = format!("Bearer {}", json["access_token"].as_str().unwrap());
     assert!(node.auth.repository::<Pull>(&presenting(&bearer), &"a".parse().unwrap()).is_ok());
+    node.advance(3600);
     let (reply, json) = node.send(Method::Post, "/oauth2/exchange", None, &form);
     assert_eq!(reply.status, 200);
-    assert!(json["refresh_token"].as_str().unwrap().len() > 20);
-    node.advance(3 * 3600);
-    assert_eq!(node.send(Method::Post, "/oauth2/token", None, &form).0.status, 401);
+    let exchanged = json["refresh_token"].as_str().unwrap();
+    // Each until its own end, three hours after it was issued.
+    for (later, old, new) in [(7199, 200, 200), (1, 401, 200), (3599, 401, 200), (1, 401, 401)] {
+        node.advance(later);
+        for (token, status) in [(refresh.as_str(), old), (exchanged, new)] {
+            let form = format!("grant_type=refresh_token&refresh_token={token}");
+            let (reply, _) = node.send(Method::Post, "/oauth2/token", None, &form);
+            assert_eq!(reply.status, status, "{later}");
+        }
+    }
 }
 
 #[test]
@@ -364,8 +379,8 @@ fn f090_tokens_are_passwords_of_the_null_user() {
     let node = node(Role::Root, None);
     let grants = ["repositories/a/content/read", "repositories/b/content/read"];
     let [password, _] = node.token("my-token", &grants, None);
-    let (_, json) = node.get("my-token", &password, "offline_token=true&scope=repository:a:pull");
-    let refresh = json["refresh_token"].as_str().unwrap();
+    let (_, json) = node.get("my-token", &password, "scope=repository:a:pull");
+    let refresh = &node.issued_before("my-token", &password);
     let access = json["access_token"].as_str().unwrap();
     let bearer = node.bearer(NULL_USER, refresh, "repository:b:pull");
     assert_eq!(claims(&bearer)["access"][0]["name"], "b");
@@ -379,6 +394,35 @@ fn f090_tokens_are_passwords_of_the_null_user() {
     assert_eq!(claims["access"][0]["name"], "a");
     assert_eq!(node.get(NULL_USER, "junk", "").0.status, 401);
     assert_eq!(node.get(NULL_USER, "junk.junk.junk", "").0.status, 401);
+}
+
+#[test]
+fn f205_only_a_login_with_a_refresh_token_gets_one() {
+    let node = node(Role::Root, None);
+    let [password, _] = node.token("my-token", &["repositories/a/content/read"], None);
+    let ways = ["offline_token=true", "access_type=offline", "offline_token=true&client_id=docker"];
+    let all = ways.join("&");
+    let given = |(reply, json): (Reply, Value)| {
+        assert_eq!(reply.status, 200, "{json}");
+        json.get("refresh_token").is_some()
+    };
+    let post = |form: &str| given(node.send(Method::Post, "/oauth2/token", None, form));
+    for query in ways.into_iter().chain([&*all]) {
+        assert!(!given(node.get("my-token", &password, query)), "{query}");
+        let form = format!("grant_type=password&username=my-token&password={password}&{query}");
+        assert!(!post(&form), "{query}");
+    }
+    let (_, json) = node.get("my-token", &password, "scope=repository:a:pull");
+    let access = json["access_token"].as_str().unwrap();
+    assert!(!given(node.get(NULL_USER, access, &all)));
+    let refresh = node.issued_before("my-token", &password);
+    assert!(given(node.get(NULL_USER, &refresh, "offline_token=true")));
+    assert!(!given(node.get(NULL_USER, &refresh, "")));
+    let null = format!("grant_type=password&username={NULL_USER}&password={refresh}");
+    assert!(post(&format!("{null}&access_type=offline")));
+    let renew = format!("grant_type=refresh_token&refresh_token={refresh}");
+    assert!(post(&format!("{renew}&access_type=offline")));
+    assert!(!post(&renew));
 }
 
 #[test]

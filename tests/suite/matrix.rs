@@ -4,11 +4,13 @@
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use crate::support::authority::Authority;
-use crate::support::clients::{buildah, must, podman, run, skopeo};
+use crate::support::clients::{
+    Docker, buildah, daemon, is_root, must, path_with, podman, run, skopeo,
+};
 use crate::support::http::{bearer, token};
 use crate::support::image::{self, Image, digest, noise, tar};
 use crate::support::node::Node;
@@ -540,44 +542,6 @@ fn f186_cosign_signs_by_referrer() {
     }
 }
 
-/// A daemon that ends with the test.
-struct Daemon(Child);
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        let pid = self.0.id().to_string();
-        let _ = Command::new("kill").args(["-TERM", &pid]).status();
-        for _ in 0..100 {
-            if self.0.try_wait().is_ok_and(|status| status.is_some()) {
-                return;
-            }
-            std::thread::sleep(Duration::from_millis(100));
-        }
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-fn daemon(command: &mut Command, log: &Path) -> Daemon {
-    let log = std::fs::File::create(log).unwrap();
-    command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
-    Daemon(command.spawn().unwrap())
-}
-
-/// The path, with the places of the cache behind it: daemons look for their helpers there.
-fn path_with(program: &Path) -> std::ffi::OsString {
-    let paths = std::env::var_os("PATH").unwrap_or_default();
-    let debian = crate::support::cache().join("debian/usr");
-    let more = [debian.join("bin"), debian.join("sbin")];
-    let near = program.parent().map(Path::to_owned);
-    std::env::join_paths(std::env::split_paths(&paths).chain(near).chain(more)).unwrap()
-}
-
-fn is_root() -> bool {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    status.lines().any(|line| line.starts_with("Uid:\t0\t"))
-}
-
 #[test]
 fn f100_f168_f186_containerd() {
     let (Some(server), Some(ctr)) = (tool("containerd"), tool("ctr")) else {
@@ -650,39 +614,16 @@ fn f100_f168_f186_containerd() {
 
 #[test]
 fn f100_f186_docker() {
-    let (Some(server), Some(docker)) = (tool("dockerd"), tool("docker")) else {
-        return skip("docker is not there");
-    };
-    if !is_root() {
-        return skip("dockerd needs root");
-    }
     let bench = Bench::new(false);
-    let home = bench.home.join("docker");
-    std::fs::create_dir_all(&home).unwrap();
-    let host = format!("unix://{}", home.join("s").display());
-    let mut start = Command::new(&server);
-    start.arg("--data-root").arg(home.join("data")).arg("--exec-root").arg(home.join("exec"));
-    start.arg("--pidfile").arg(home.join("pid")).args(["-H", &host, "--storage-driver=vfs"]);
-    start.args(["--iptables=false", "--ip6tables=false", "--bridge=none"]);
-    start.env("PATH", path_with(&server)).env("SSL_CERT_FILE", bench.authority.ca());
-    let mut running = daemon(&mut start, &home.join("log"));
-    let ready = || run(Command::new(&docker).args(["-H", &host, "version"])).status.success();
-    for _ in 0..300 {
-        if ready() || running.0.try_wait().unwrap().is_some() {
-            break;
-        }
-        std::thread::sleep(Duration::from_millis(100));
-    }
-    if !ready() {
-        let log = std::fs::read_to_string(home.join("log")).unwrap_or_default();
-        let last = log.lines().last().unwrap_or_default().to_owned();
-        return skip(&format!("dockerd does not start here: {last}"));
-    }
+    let running = match Docker::start(&bench.home.join("docker"), Some(bench.authority.ca())) {
+        Ok(running) => running,
+        Err(why) => return skip(&why),
+    };
     let (user, password) = (bench.user.as_str(), bench.password.as_str());
     for door in bench.doors() {
         let docker = |arguments: &[&str]| {
-            let mut command = door.tool(&docker, "docker");
-            command.args(["-H", &host]).args(arguments).stdin(Stdio::null());
+            let mut command = door.tool(&running.docker, "docker");
+            command.args(["-H", &running.host]).args(arguments).stdin(Stdio::null());
             command
         };
         let login = |password: &str| docker(&["login", "-u", user, "-p", password, door.address]);
@@ -699,7 +640,7 @@ fn f100_f186_docker() {
         must(&mut docker(&["pull", &again]));
         fails(&mut docker(&["pull", &door.image("docker", "none")]), &NOT_THERE);
         let done = ["login", "pull", "push", "copy", "0-byte", "large"];
-        record("docker", &door, &version(&server, "--version"), &done);
+        record("docker", &door, &version(&running.server, "--version"), &done);
     }
 }
 
