@@ -275,9 +275,9 @@ mod tests {
             store.apply_config(config(&[APP]), "v1".to_owned()).await.unwrap();
             let mut below = config(&[APP]);
             below.node = crate::store::node::testing::connected_registry("leaf01", Some("child01"));
-            below.sync_token = token("leaf01");
+            below.sync_token = token("leaf01-sync");
             below.client_tokens = vec![token("client02")];
-            below.scope_maps = vec![map("leaf01", &[APP]), map("client02", &[APP])];
+            below.scope_maps = vec![map("leaf01-sync-map", &[APP]), map("client02-map", &[APP])];
             store.apply_descendant(below, "v2".to_owned()).await.unwrap();
             store.adopt(Role::Root).await.unwrap();
             assert_eq!(store.store_role(), Ok(StoreRole::Root));
@@ -286,11 +286,12 @@ mod tests {
                 node.parent.map(|parent| parent.to_string())
             };
             assert_eq!((parent("child01"), parent("leaf01")), (None, Some("child01".to_owned())));
-            for name in ["client01", "child01", "leaf01", "client02"] {
+            for name in ["client01", "child01-sync", "leaf01-sync", "client02"] {
+                let map = format!("{name}-map").parse().unwrap();
                 assert!(store.token(&name.parse().unwrap()).unwrap().is_some(), "{name}");
-                assert!(store.scope_map(&name.parse().unwrap()).unwrap().is_some(), "{name}");
+                assert!(store.scope_map(&map).unwrap().is_some(), "{map}");
             }
-            let owner = store.sync_token_owner(&"leaf01".parse().unwrap()).unwrap().unwrap();
+            let owner = store.sync_token_owner(&"leaf01-sync".parse().unwrap()).unwrap().unwrap();
             assert_eq!(owner.name.as_str(), "leaf01");
             assert!(
                 !store.reconcile_due().unwrap() && store.descendant_configs().unwrap().is_empty()
@@ -299,7 +300,7 @@ mod tests {
             store.adopt(Role::Connected).await.unwrap();
             assert_eq!(store.store_role(), Ok(StoreRole::Unprovisioned));
             assert!(store.tokens().unwrap().is_empty());
-            assert!(store.sync_token_owner(&"leaf01".parse().unwrap()).unwrap().is_none());
+            assert!(store.sync_token_owner(&"leaf01-sync".parse().unwrap()).unwrap().is_none());
         });
     }
 }
