@@ -76,7 +76,7 @@ const KIND: &str = "connected registry";
 
 impl Admin {
     pub(super) async fn registry_create(&self, new: CreateRegistry) -> Result<Value, Fault> {
-        let settings = settings(
+        let settings = self.settings(
             new.sync_schedule.as_deref(),
             new.sync_window.as_deref(),
             new.sync_message_ttl.as_deref(),
@@ -116,7 +116,7 @@ impl Admin {
         let update = ConnectedRegistryUpdate {
             add_client_tokens: change.add_client_tokens,
             remove_client_tokens: change.remove_client_tokens,
-            settings: settings(
+            settings: self.settings(
                 change.sync_schedule.as_deref(),
                 change.sync_window.as_deref(),
                 change.sync_message_ttl.as_deref(),
@@ -199,21 +199,35 @@ impl Admin {
         log::info!("updated permissions connected_registry={name}");
         Ok(self.print_scope_map(&map))
     }
-}
 
-fn settings(
-    schedule: Option<&str>,
-    window: Option<&str>,
-    message_ttl: Option<&str>,
-    log_level: Option<String>,
-) -> Result<Settings, Fault> {
-    let schedule = schedule.map(str::parse::<Schedule>).transpose();
-    Ok(Settings {
-        schedule: schedule.map_err(|error| Fault::invalid(format!("{error}.")))?,
-        sync_window_s: window.map(|text| duration("sync window", text)).transpose()?,
-        message_ttl_s: message_ttl.map(|text| duration("message TTL", text)).transpose()?,
-        log_level,
-    })
+    fn settings(
+        &self,
+        schedule: Option<&str>,
+        window: Option<&str>,
+        message_ttl: Option<&str>,
+        log_level: Option<String>,
+    ) -> Result<Settings, Fault> {
+        Ok(Settings {
+            schedule: schedule.map(|text| self.schedule(text)).transpose()?,
+            sync_window_s: window.map(|text| duration("sync window", text)).transpose()?,
+            message_ttl_s: message_ttl.map(|text| duration("message TTL", text)).transpose()?,
+            log_level,
+        })
+    }
+
+    /// A schedule that comes to pass.
+    fn schedule(&self, text: &str) -> Result<Schedule, Fault> {
+        let schedule: Schedule =
+            text.parse().map_err(|error| Fault::invalid(format!("{error}.")))?;
+        if schedule.next_after(self.store.sys().clock.wall_or_floor()).is_none() {
+            return Err(Fault::invalid(format!(
+                "The schedule '{schedule}' has no occurrence in the next eight years, so the \
+                 connected registry would never sync. Name a day that its months have, such as \
+                 '0 0 28 * *'."
+            )));
+        }
+        Ok(schedule)
+    }
 }
 
 fn duration(what: &str, text: &str) -> Result<u64, Fault> {

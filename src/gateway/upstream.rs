@@ -30,6 +30,10 @@ const RENEW_BEFORE: Duration = Duration::from_secs(60);
 /// Tokens kept at once, one for each repository in use. Over it: all are asked for anew.
 const TOKENS_MAX: usize = 256;
 
+/// The gateway is asked for the login server again after this time, in case another one answers
+/// under the old name.
+const REALM_LIFETIME: Duration = Duration::from_secs(600);
+
 /// What an answer says of an error, at most, characters.
 const ERROR_TEXT_MAX: usize = 1000;
 
@@ -109,6 +113,13 @@ pub(super) struct Realm {
     service: String,
 }
 
+/// A realm as long as it is believed.
+struct Known {
+    realm: Realm,
+    /// Monotonic.
+    until: Duration,
+}
+
 struct Bearer {
     token: String,
     /// Monotonic.
@@ -123,7 +134,7 @@ pub struct Upstream {
     instance_id: String,
     /// Whether a private CA is configured: whoever it certifies is trusted to be the login server.
     private_ca: bool,
-    realm: Mutex<Option<Realm>>,
+    realm: Mutex<Option<Known>>,
     tokens: Mutex<BTreeMap<String, Bearer>>,
 }
 
@@ -297,7 +308,18 @@ impl Upstream {
             let (token, _) = self.bearer(scopes).await?;
             response = self.send_once(request(), &token).await?;
         }
-        check(response).await
+        let checked = check(response).await;
+        if checked.as_ref().is_err_and(is_doubtful) {
+            self.forget_realm();
+        }
+        checked
+    }
+
+    /// The login server may have moved, or was named wrong: the gateway is asked again.
+    fn forget_realm(&self) {
+        if let Some(known) = lock(&self.realm).as_mut() {
+            known.until = Duration::ZERO;
+        }
     }
 
     async fn send_once(
@@ -308,9 +330,8 @@ impl Upstream {
         self.sys.metrics.sync_requests.add(1);
         let request = request.with("authorization", format!("Bearer {token}"));
         let result = self.client.send(request).await;
-        if matches!(result, Err(ClientError::Connect(_) | ClientError::Timeout)) {
-            // The login server may have moved: ask the gateway again.
-            *lock(&self.realm) = None;
+        if result.is_err() {
+            self.forget_realm();
         }
         Ok(result?)
     }
@@ -325,6 +346,26 @@ impl Upstream {
             return Ok((bearer.token.clone(), false));
         }
         let realm = self.realm().await?;
+        let asked = self.ask_for_token(&realm, scopes).await;
+        if asked.is_err() {
+            self.forget_realm();
+        }
+        let (token, lifetime) = asked?;
+        let until = now + lifetime.saturating_sub(RENEW_BEFORE);
+        let mut tokens = lock(&self.tokens);
+        if tokens.len() >= TOKENS_MAX {
+            tokens.clear();
+        }
+        tokens.insert(key, Bearer { token: token.clone(), until });
+        Ok((token, true))
+    }
+
+    /// A new token, and how long it is good for.
+    async fn ask_for_token(
+        &self,
+        realm: &Realm,
+        scopes: &[Access],
+    ) -> Result<(String, Duration), UpstreamError> {
         let mut url = format!("{}?service={}", realm.url, percent(&realm.service));
         for scope in scopes {
             url.push_str(&format!("&scope={}", percent(&scope.to_string())));
@@ -343,19 +384,15 @@ impl Upstream {
         let token = answer.access_token.or(answer.token);
         let token = token.ok_or_else(|| protocol("the parent's answer holds no token"))?;
         // RFC 6750 gives no default; Docker's is 60 seconds, which leaves nothing to keep.
-        let lifetime = Duration::from_secs(answer.expires_in.unwrap_or(60));
-        let until = now + lifetime.saturating_sub(RENEW_BEFORE);
-        let mut tokens = lock(&self.tokens);
-        if tokens.len() >= TOKENS_MAX {
-            tokens.clear();
-        }
-        tokens.insert(key, Bearer { token: token.clone(), until });
-        Ok((token, true))
+        Ok((token, Duration::from_secs(answer.expires_in.unwrap_or(60))))
     }
 
     async fn realm(&self) -> Result<Realm, UpstreamError> {
-        if let Some(realm) = lock(&self.realm).clone() {
-            return Ok(realm);
+        let now = self.sys.clock.monotonic();
+        if let Some(known) = &*lock(&self.realm)
+            && now < known.until
+        {
+            return Ok(known.realm.clone());
         }
         let request = self.gateway(Method::Get, self.name(), "config", None);
         self.sys.metrics.sync_requests.add(1);
@@ -380,7 +417,13 @@ impl Upstream {
                 realm.origin
             )));
         }
-        *lock(&self.realm) = Some(realm.clone());
+        let known = Known { realm: realm.clone(), until: now + REALM_LIFETIME };
+        let old = lock(&self.realm).replace(known);
+        if old.is_none_or(|old| old.realm != realm) {
+            log::debug!("the parent's login server is named {}", realm.origin);
+            // What another one gave is good for nothing here.
+            lock(&self.tokens).clear();
+        }
         Ok(realm)
     }
 
@@ -445,6 +488,24 @@ pub(super) async fn body(mut response: ClientResponse, max: u64) -> Result<Vec<u
         }
         Ok(Err(BodyError::Io(error))) => Err(ClientError::Io(error).into()),
         Err(_) => Err(ClientError::Timeout.into()),
+    }
+}
+
+/// Whether an answer may come from somebody who is not the parent. The others tell of the thing
+/// that was asked for.
+fn is_doubtful(error: &UpstreamError) -> bool {
+    match error {
+        UpstreamError::NotFound(_)
+        | UpstreamError::Gone
+        | UpstreamError::PreconditionFailed
+        | UpstreamError::AlreadyActivated(_)
+        | UpstreamError::Malformed(_) => false,
+        UpstreamError::Refused(status, _) => ![409, 413, 416].contains(status),
+        UpstreamError::Unauthorized(_)
+        | UpstreamError::Forbidden(_)
+        | UpstreamError::Busy(..)
+        | UpstreamError::Unreachable(_)
+        | UpstreamError::Protocol(_) => true,
     }
 }
 

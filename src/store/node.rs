@@ -62,6 +62,10 @@ fn last_sync_key() -> Vec<u8> {
     key(Kind::Node, &[b"last-sync"])
 }
 
+fn last_look_key() -> Vec<u8> {
+    key(Kind::Node, &[b"last-look"])
+}
+
 fn debts_key() -> Vec<u8> {
     key(Kind::Node, &[b"debts"])
 }
@@ -249,6 +253,19 @@ impl Store {
     /// Notes that a sync ended well.
     pub async fn record_sync(&self, at: UnixSeconds) -> Result<(), StoreError> {
         self.commit(move |txn| put_changed(txn, last_sync_key(), &Fact::At(at))).await
+    }
+
+    /// When the parent was last asked for the desired state, to about a day.
+    pub fn last_look(&self) -> Result<Option<UnixSeconds>, StoreError> {
+        match self.get(&last_look_key())? {
+            Some(Fact::At(at)) => Ok(Some(at)),
+            _ => Ok(None),
+        }
+    }
+
+    /// Notes that the parent answered what the desired state is.
+    pub async fn record_look(&self, at: UnixSeconds) -> Result<(), StoreError> {
+        self.commit(move |txn| put_changed(txn, last_look_key(), &Fact::At(at))).await
     }
 
     /// Conflict tags that nobody has dealt with: they still exist. Each with the time at which the

@@ -19,11 +19,14 @@ use super::worker::Worker;
 use crate::gateway::{Contacts, Upstream, UpstreamError};
 use crate::http::Client;
 use crate::store::{Store, StoreError};
-use crate::sys::clock::sleep;
+use crate::sys::clock::{sleep, within};
 use crate::types::connection_string::ConnectionString;
 
 /// The schedule and the clock are looked at this often: either may have been changed.
 const LOOK: Duration = Duration::from_secs(10);
+
+/// How long a look at the configuration outside a window may take. Over it: the next one.
+const LOOK_MAX: Duration = Duration::from_secs(60);
 
 /// Failures in a row that have nothing to do with the link before they are reported.
 const TOLD_AFTER: u32 = 3;
@@ -116,7 +119,7 @@ pub struct Engine {
     options: EngineOptions,
     /// Whether the parent accepted this instance since the start of the process.
     active: AtomicBool,
-    /// Monotonic time of the last call without a clock.
+    /// Monotonic time of the last call outside a window.
     probed: Mutex<Option<Duration>>,
 }
 
@@ -208,8 +211,15 @@ impl Engine {
             Traffic::ConfigOnly => {
                 let now = self.store.sys().clock.monotonic();
                 *self.probed.lock().unwrap_or_else(PoisonError::into_inner) = Some(now);
-                self.ensure_active().await?;
-                self.worker.refresh_config().await?;
+                log::info!("looking at the configuration outside a sync window");
+                let look = async {
+                    self.ensure_active().await?;
+                    self.worker.refresh_config().await
+                };
+                match within(LOOK_MAX, look).await {
+                    Ok(looked) => looked?,
+                    Err(_) => log::warn!("the parent took too long to tell the configuration"),
+                }
                 Ok(Duration::ZERO)
             }
             Traffic::Flow(_) => {
@@ -232,8 +242,12 @@ impl Engine {
         let clock = &self.store.sys().clock;
         let probed = *self.probed.lock().unwrap_or_else(PoisonError::into_inner);
         let since_probe = probed.map(|at| clock.monotonic().saturating_sub(at));
-        let node = &config.node;
-        Ok(traffic(&node.schedule, node.sync_window_s, clock.wall(), since_probe))
+        let (node, now) = (&config.node, clock.wall());
+        // A look in the future was at a time that was not this one.
+        let looked = self.state.now().looked.max(self.store.last_look()?);
+        let looked = looked.zip(now).filter(|(at, now)| at <= now);
+        let since_look = looked.map(|(at, now)| Duration::from_secs(now.since(at)));
+        Ok(traffic(&node.schedule, node.sync_window_s, now, since_probe, since_look))
     }
 
     /// Returns when no traffic may flow any more. What is in flight is dropped then; it is taken

@@ -37,6 +37,8 @@ pub(super) struct Now {
     pub(super) failures: u32,
     /// Things in a row for which the parent answered with a fault of its own.
     pub(super) faults: u32,
+    /// When the parent was last asked for the desired state, in this process.
+    pub(super) looked: Option<UnixSeconds>,
     /// End of the last sync that succeeded, of this process.
     pub(super) last_sync: Option<UnixSeconds>,
 }

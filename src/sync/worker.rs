@@ -10,6 +10,7 @@ use super::error::SyncError;
 use super::fetch::Fetcher;
 use super::plan::{self, Desired, Present, Step};
 use super::state::State;
+use super::window::LOOK_INTERVAL;
 use crate::gateway::feed::Scope;
 use crate::gateway::wire::Received;
 use crate::gateway::{Upstream, UpstreamError};
@@ -189,6 +190,7 @@ impl Worker {
             log::info!("received a new desired state from the parent");
             self.store.apply_config(config, version).await?;
         }
+        self.note_look().await?;
         let Some(config) = self.store.self_config()? else {
             return Ok(());
         };
@@ -210,6 +212,19 @@ impl Worker {
                 Err(UpstreamError::NotFound(_) | UpstreamError::Forbidden(_)) => {}
                 Err(error) => return Err(error.into()),
             }
+        }
+        Ok(())
+    }
+
+    /// Remembers that the parent was asked; on disk once a day.
+    async fn note_look(&self) -> Result<(), SyncError> {
+        let Some(now) = self.store.sys().clock.wall() else {
+            return Ok(());
+        };
+        self.state.set(|state| state.looked = Some(now));
+        let noted = self.store.last_look()?.filter(|noted| *noted <= now);
+        if noted.is_none_or(|noted| now.since(noted) >= LOOK_INTERVAL.as_secs()) {
+            self.store.record_look(now).await?;
         }
         Ok(())
     }

@@ -67,6 +67,51 @@ fn f111_f115_f116_a_schedule_set_at_the_root_holds_at_the_device() {
     eventually(SOON, "v2 inside the window", || pull(&device, &user, "app", "v2").ok());
 }
 
+/// Symptom: a device with a window once a year, or with a schedule that never fires, could not be
+/// told of another one. Cause: outside its windows it called nobody.
+#[test]
+fn f213_a_device_whose_window_is_far_away_hears_of_another_schedule_within_a_day() {
+    if let Some(program) = clients::missing(&["faketime"]) {
+        return skip(&format!("{program} is not installed"));
+    }
+    let root = Node::root();
+    let user = root.pusher("owner-token", "app");
+    let credentials = (user.0.as_str(), user.1.as_str());
+    assert_eq!(Image::new(1, &[10_000]).push(&root.login, credentials, "app", "v1").status, 201);
+    let connection = root.connect("dock01", &["--repository", "app"]);
+    root.link("dock01", &user.0);
+    let mut device = Node::start_device(&connection);
+    eventually(SOON, "v1 in continuous mode", || pull(&device, &user, "app", "v1").ok());
+    let schedule = |text: &str| {
+        let update = ["connected-registry", "update", "--name", "dock01", "--sync-schedule", text];
+        root.run(&update)
+    };
+    // Never, in words that a user would try.
+    let refused = schedule("0 0 31 2 *");
+    assert!(!refused.status.success());
+    let text = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(text.contains("'0 0 31 2 *'") && text.contains("eight years"), "{text}");
+    assert!(schedule("0 0 29 2 *").status.success(), "the next leap day");
+    eventually(SOON, "the device hears of it", || {
+        device.log().contains("the sync window has ended").then_some(())
+    });
+    device.kill();
+    assert!(schedule("* * * * *").status.success());
+    assert_eq!(Image::new(2, &[10_000]).push(&root.login, credentials, "app", "v2").status, 201);
+    // At a start the last look is not older than a day; two days later it is.
+    let looks = |device: &Node| device.log().matches("looking at the configuration").count();
+    device.set_clock(Some("+12h"));
+    device.start();
+    std::thread::sleep(Duration::from_secs(3));
+    assert_eq!(looks(&device), 0, "{}", device.log());
+    assert!(pull(&device, &user, "app", "v2").is_err());
+    device.kill();
+    device.set_clock(Some("+48h"));
+    device.start();
+    eventually(SOON, "v2 in continuous mode", || pull(&device, &user, "app", "v2").ok());
+    assert_eq!(looks(&device), 1, "{}", device.log());
+}
+
 fn free() -> String {
     format!("127.0.0.1:{}", crate::support::node::free_port())
 }

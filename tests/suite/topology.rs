@@ -77,6 +77,43 @@ fn f002_login_server_and_gateway_have_host_names_of_their_own() {
     assert!(at_gateway.header("www-authenticate").unwrap().contains(login));
 }
 
+/// Symptom: a root that named a wrong login server for a minute was lost for its devices until each
+/// was started again. Cause: the name from the challenge was asked for again only when a call with
+/// a token found nobody there, not when the token itself could not be had.
+#[test]
+fn f002_a_login_server_that_was_named_wrong_once_is_asked_for_again() {
+    let mut root = Node::device("x");
+    root.make_root();
+    root.start();
+    let (user, password) = root.pusher("owner-token", "app");
+    let owner = (user.as_str(), password.as_str());
+    assert_eq!(Image::new(40, &[5000]).push(&root.login, owner, "app", "v0").status, 201);
+    let device = Node::start_device(&root.connect("dock01", &["--repository", "app"]));
+    root.link("dock01", &user);
+    let pull = |tag: &str| image::pull(&device.login, owner, "app", tag).ok();
+    eventually(SOON, "v0 comes", || pull("v0"));
+    // Nobody is there; or somebody who knows nothing of logins.
+    let nobody = format!("127.0.0.1:{}", crate::support::node::free_port());
+    for (round, wrong) in [(1, nobody), (2, root.gateway.clone())] {
+        assert!(root.stop().success());
+        let seen = device.log().len();
+        root.know_only_as(&format!("login_server = \"{wrong}\""));
+        root.start();
+        eventually(SOON, "the device is led astray", || {
+            let log = device.log();
+            log[seen..].contains(&format!("is named http://{wrong}")).then_some(())
+        });
+        assert!(root.stop().success());
+        root.know_only_as("");
+        root.start();
+        let image = Image::new(40 + round, &[5000]);
+        let tag = format!("v{round}");
+        assert_eq!(image.push(&root.login, owner, "app", &tag).status, 201);
+        let came = eventually(SOON * 3, "the device finds its parent", || pull(&tag));
+        assert_eq!(came, image.digest());
+    }
+}
+
 #[test]
 fn f005_f136_messages_need_the_sync_tokens_gateway_actions() {
     let root = Node::root();

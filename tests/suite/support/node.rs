@@ -136,6 +136,12 @@ impl Node {
         text.clone_into(&mut self.extra);
     }
 
+    /// What [`Node::know_as`] added is replaced.
+    pub fn know_only_as(&mut self, line: &str) {
+        self.registry.clear();
+        self.know_as(line);
+    }
+
     /// A line for the section `[registry]`.
     pub fn know_as(&mut self, line: &str) {
         self.registry.push_str(line);
