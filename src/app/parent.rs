@@ -133,11 +133,12 @@ pub(super) fn connection(parent: &Parent) -> Result<ConnectionString, StartError
     })
 }
 
-/// A device that was never activated does so before it serves. It stops when the parent refuses
-/// it, and serves without content when the parent cannot be reached yet.
+/// A device that was never activated does so before it serves. When the parent cannot be reached
+/// yet, or refuses it, the node serves status and health, and goes on trying.
 pub(super) async fn activate(engine: &Engine) -> Result<(), StartError> {
     match engine.activate().await {
-        Ok(()) => Ok(()),
+        // The engine has logged a refusal with its remedy.
+        Ok(()) | Err(ActivationError::Refused(_)) => Ok(()),
         Err(error @ ActivationError::Unreachable(_)) => {
             log::warn!(
                 "{error}: trying again; check ParentGatewayEndpoint in the connection string and \

@@ -20,7 +20,9 @@ use crate::gateway::{Contacts, Upstream, UpstreamError};
 use crate::http::Client;
 use crate::store::{Store, StoreError};
 use crate::sys::clock::{sleep, within};
+use crate::types::NodeState;
 use crate::types::connection_string::ConnectionString;
+use crate::types::role::{Hurdle, HurdleKind};
 
 /// The schedule and the clock are looked at this often: either may have been changed.
 const LOOK: Duration = Duration::from_secs(10);
@@ -51,8 +53,8 @@ pub struct EngineOptions {
 /// Why the first contact with the parent failed.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum ActivationError {
-    /// The parent says no: another instance is active, or the password is wrong. Stop, and show
-    /// the text.
+    /// The parent says no: another instance is active, or the password is wrong. Somebody has to
+    /// act at the root; [`Engine::run`] goes on trying.
     Refused(String),
     /// No answer yet: [`Engine::run`] goes on trying.
     Unreachable(String),
@@ -103,6 +105,30 @@ fn status_of(error: &SyncError) -> Option<u16> {
         UpstreamError::NotFound(_) => Some(404),
         UpstreamError::AlreadyActivated(_) => Some(409),
         UpstreamError::Refused(status, _) => Some(*status),
+        _ => None,
+    }
+}
+
+/// What kind of refusal an error is; `None` for what passes by itself. Once this instance is
+/// active, only the loss of that is one.
+fn refusal_kind(error: &SyncError, active: bool) -> Option<HurdleKind> {
+    let SyncError::Upstream(error) = error else {
+        return None;
+    };
+    match error {
+        UpstreamError::AlreadyActivated(text) if text.contains("ALREADY_ACTIVATED") => {
+            Some(HurdleKind::AlreadyActivated)
+        }
+        UpstreamError::AlreadyActivated(_) => Some(HurdleKind::Deactivated),
+        UpstreamError::Unauthorized(_) => Some(HurdleKind::Unauthorized),
+        UpstreamError::Forbidden(_)
+        | UpstreamError::NotFound(_)
+        | UpstreamError::Refused(..)
+        | UpstreamError::Protocol(_)
+            if !active =>
+        {
+            Some(HurdleKind::ActivationRefused)
+        }
         _ => None,
     }
 }
@@ -176,7 +202,10 @@ impl Engine {
         if self.store.self_config().map_err(ActivationError::Store)?.is_some() {
             return Ok(());
         }
-        self.ensure_active().await?;
+        if let Err(error) = self.ensure_active().await {
+            self.note_refusal(&error);
+            return Err(error.into());
+        }
         match self.worker.refresh_config().await {
             // The parent has accepted this instance and has not received its desired state yet.
             Err(SyncError::Upstream(UpstreamError::NotFound(text))) => {
@@ -285,8 +314,26 @@ impl Engine {
         let answer = self.upstream.activate(version, login_server).await?;
         self.store.record_activated(answer.activation_epoch).await?;
         self.active.store(true, Ordering::Relaxed);
+        self.store.set_hurdle(None);
         log::info!("active as connected registry {}", self.upstream.name());
         Ok(())
+    }
+
+    /// Lets status, health and, once, the log say what somebody has to do about a refusal; returns
+    /// whether the error is one. The cure may be under way: in a tree the parent may only not have
+    /// heard of it yet.
+    fn note_refusal(&self, error: &SyncError) -> bool {
+        let Some(kind) = refusal_kind(error, self.active.load(Ordering::Relaxed)) else {
+            return false;
+        };
+        let hurdle = Hurdle { kind, text: error.to_string() };
+        let state = NodeState::Refused(hurdle.clone());
+        if self.store.set_hurdle(Some(hurdle)) {
+            let text = ActivationError::from(error.clone());
+            let remedy = state.remedy().unwrap_or_default();
+            log::error!("{}: {text}: {remedy}", state.name());
+        }
+        true
     }
 
     /// Notes a failure and says how long to wait.
@@ -306,9 +353,8 @@ impl Engine {
             log::warn!("cannot tell the state of the sync: {error}");
         }
         let failures = self.state.now().failures;
-        if error.needs_an_operator() {
-            // In a tree the parent may only not have heard of a new password yet.
-            log::error!("the parent refuses this instance: {error}");
+        if self.note_refusal(error) {
+            log::debug!("the parent refuses this instance, {failures} failures in a row");
         } else if failures == 1 {
             log::warn!("the sync stopped and will be tried again: {error}");
         } else {
@@ -360,6 +406,28 @@ mod tests {
         assert!(shown.contains("status: 401, Response: {") && shown.contains(text), "{shown}");
         let error = SyncError::from(UpstreamError::Unreachable("no route".to_owned()));
         assert!(matches!(ActivationError::from(error), ActivationError::Unreachable(_)));
+    }
+
+    #[test]
+    fn f031_f034_only_what_needs_somebody_is_a_refusal() {
+        use UpstreamError::*;
+        let text = || "x".to_owned();
+        let already = || AlreadyActivated("ALREADY_ACTIVATED".to_owned());
+        for (error, active, wanted) in [
+            (already(), false, Some(HurdleKind::AlreadyActivated)),
+            (already(), true, Some(HurdleKind::AlreadyActivated)),
+            (AlreadyActivated(text()), true, Some(HurdleKind::Deactivated)),
+            (Unauthorized(text()), false, Some(HurdleKind::Unauthorized)),
+            (Unauthorized(text()), true, Some(HurdleKind::Unauthorized)),
+            (NotFound(text()), false, Some(HurdleKind::ActivationRefused)),
+            (NotFound(text()), true, None),
+            (Forbidden(text()), false, Some(HurdleKind::ActivationRefused)),
+            (Unreachable(text()), false, None),
+            (Busy(503, text()), false, None),
+        ] {
+            assert_eq!(refusal_kind(&error.clone().into(), active), wanted, "{error:?} {active}");
+        }
+        assert_eq!(refusal_kind(&StoreError::Full.into(), false), None);
     }
 
     #[test]

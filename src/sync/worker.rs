@@ -132,6 +132,7 @@ impl Worker {
     }
 
     fn online(&self) -> Result<(), SyncError> {
+        self.store.set_hurdle(None);
         self.state.set(|now| now.online = true);
         Ok(self.state.publish(&self.store)?)
     }

@@ -185,7 +185,8 @@ impl NodeState {
                 HurdleKind::Unauthorized => {
                     "the parent does not accept the sync token: enable it at the root, or give \
                      this node a new connection string from `skerry connected-registry \
-                     get-settings --generate-password 1`; this node goes on trying"
+                     get-settings --generate-password 1` and restart it; until then it goes on \
+                     trying"
                 }
                 HurdleKind::ActivationRefused => {
                     "the parent refuses the activation: check at the root that the connected \

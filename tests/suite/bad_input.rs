@@ -31,15 +31,48 @@ fn f166_a_broken_connection_string_names_its_key() {
 }
 
 #[test]
-fn f034_a_wrong_sync_password_ends_the_first_start() {
+fn f034_a_wrong_sync_password_waits_and_says_so() {
     let root = Node::root();
     let connection = root.connect("dock01", &["--repository", "a"]);
     let from = connection.find("SyncTokenPassword=").unwrap() + 18;
     let to = from + connection[from..].find(';').unwrap();
     let wrong = format!("{}wrong{}", &connection[..from], &connection[to..]);
-    let (code, line) = last_line(&Node::device(&wrong));
-    assert_ne!(code, 0);
-    assert!(line.contains("Incorrect Password"), "{line}");
+    let mut device = Node::device(&wrong);
+    device.spawn();
+    let status = eventually(Duration::from_secs(20), "it says what it waits for", || {
+        let output = device.run(&["status", "-o", "json"]);
+        let status: serde_json::Value = serde_json::from_slice(&output.stdout).ok()?;
+        (status["state"] == "Unauthorized").then_some(status)
+    });
+    assert!(status["parentSays"].as_str().unwrap().contains("Incorrect Password"), "{status}");
+    assert!(status["remedy"].as_str().unwrap().contains("--generate-password"), "{status}");
+    assert!(device.log().contains("Incorrect Password"), "{}", device.log());
+    assert!(!device.log().contains("wrong;"), "no password in the log");
+    let answers = ["/healthz", "/readyz", "/v2/", "/oauth2/token"]
+        .map(|path| send(&device.login, "GET", path, &[], b"").unwrap().status);
+    assert_eq!(answers, [200, 503, 503, 503], "nothing is served as activated");
+    device.stop();
+    device.provision(&connection);
+    device.start();
+    assert_eq!(device.json(&["status"])["state"], "Active");
+}
+
+#[test]
+fn f034_a_disabled_sync_token_is_waited_for() {
+    let root = Node::root();
+    let connection = root.connect("dock01", &["--repository", "a"]);
+    root.json(&["token", "update", "--name", "dock01", "--status", "disabled"]);
+    let mut device = Node::device(&connection);
+    device.spawn();
+    let limit = Duration::from_secs(60);
+    let state = || {
+        let output = device.run(&["status", "-o", "json"]);
+        let status: serde_json::Value = serde_json::from_slice(&output.stdout).ok()?;
+        status["state"].as_str().map(str::to_owned)
+    };
+    eventually(limit, "it says so", || (state()? == "Unauthorized").then_some(()));
+    root.json(&["token", "update", "--name", "dock01", "--status", "enabled"]);
+    eventually(limit, "it goes on without a restart", || (state()? == "Active").then_some(()));
 }
 
 #[test]

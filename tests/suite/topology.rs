@@ -174,17 +174,40 @@ fn f030_first_start_activates_and_is_seen_online() {
 }
 
 #[test]
-fn f031_f033_a_second_instance_is_refused_and_a_restart_is_not() {
+fn f031_f033_a_second_instance_waits_and_a_restart_is_none() {
     let root = Node::root();
     let connection = root.connect("dock01", &["--repository", "a"]);
     let mut device = Node::start_device(&connection);
-    let second = Node::device(&connection);
-    let output = second.run_to_end();
-    assert!(!output.status.success());
-    let text = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(text.contains("already activated by another instance"), "{text}");
+    let mut second = Node::device(&connection);
+    second.spawn();
+    let status = eventually(SOON, "it says what it waits for", || {
+        let output = second.run(&["status", "-o", "json"]);
+        let status: serde_json::Value = serde_json::from_slice(&output.stdout).ok()?;
+        (status["state"] == "AlreadyActivated").then_some(status)
+    });
+    assert!(status["remedy"].as_str().unwrap().contains("deactivate"), "{status}");
+    let says = status["parentSays"].as_str().unwrap();
+    assert!(says.contains("already activated by another instance"), "{says}");
+    assert!(second.log().contains("already activated by another instance"), "{}", second.log());
+    let health = send(&second.login, "GET", "/healthz", &[], b"").unwrap();
+    let ready = send(&second.login, "GET", "/readyz", &[], b"").unwrap();
+    assert_eq!((health.status, ready.status), (200, 503));
+    assert!(String::from_utf8_lossy(&ready.body).contains("another instance"));
     device.kill();
     device.start();
+    assert_eq!(device.json(&["status"])["state"], "Active");
+
+    // The operator's word at the root is enough: the second one takes the place by itself.
+    root.json(&["connected-registry", "deactivate", "--name", "dock01", "--yes"]);
+    eventually(SOON * 4, "it is activated without a restart", || {
+        (second.json(&["status"])["state"] == "Active").then_some(())
+    });
+    assert!(second.is_ready());
+    eventually(SOON * 2, "the first one hears of it", || {
+        let state = device.json(&["status"])["state"].clone();
+        ["AlreadyActivated", "Deactivated"].iter().any(|s| state == **s).then_some(())
+    });
+    assert!(device.is_ready(), "it serves what it has");
 }
 
 #[test]
