@@ -31,6 +31,10 @@ pub const PREFIX: &str = "/gateway/v1/";
 /// The header in which an instance names itself, so that a copy of its disk is found out.
 pub const INSTANCE: &str = "skerry-instance";
 
+/// The header in which an instance that was activated names the epoch of that: a parent without a
+/// record of the instance sees whether it was deactivated since.
+pub const EPOCH: &str = "skerry-activation-epoch";
+
 /// Journal that one batch of messages is made of, bytes: a batch stays far below the largest body.
 const BATCH_BYTES: usize = 256 * 1024;
 
@@ -55,6 +59,7 @@ pub struct GatewayOptions {
 
 /// Answers the gateway's calls.
 pub struct Gateway {
+    role: Role,
     store: Store,
     auth: Auth,
     directory: Directory,
@@ -67,7 +72,8 @@ impl Gateway {
     pub fn new(store: Store, auth: Auth, options: GatewayOptions) -> Gateway {
         let directory = Directory::new(store.clone(), options.role, options.registry);
         let told = told::Told::default();
-        Gateway { store, auth, directory, contacts: options.contacts, told }
+        let GatewayOptions { role, contacts, .. } = options;
+        Gateway { role, store, auth, directory, contacts, told }
     }
 
     /// Answers one request below [`PREFIX`].
@@ -131,7 +137,9 @@ impl Gateway {
             Some(active) if active.epoch < node.activation_epoch => Err(not_activated()),
             Some(active) if active.instance_id != instance => Err(already_activated()),
             Some(_) => Ok(()),
-            None => Err(not_activated()),
+            None if was_deactivated(request, node) => Err(not_activated()),
+            // This node may have taken the place of another one: no record is no deactivation.
+            None => Err(activation_unknown()),
         }
     }
 
@@ -146,6 +154,10 @@ impl Gateway {
             None if caller.itself => caller.node.activation_epoch,
             _ => return Err(malformed("an activation is asked for by its own connected registry")),
         };
+        // An instance that activates itself again is not the operator who starts it again.
+        if caller.itself && was_deactivated(request, &caller.node) {
+            return Err(not_activated());
+        }
         let name = &caller.node.name;
         let at = self.store.sys().clock.wall_or_floor();
         let activation = Activation { epoch, instance_id: asked.instance_id, at };
@@ -270,6 +282,10 @@ impl Gateway {
             let message = format!("The repository {repository} is not granted.");
             return Err(Refusal::new(404, "NAME_UNKNOWN", Reason::NotInSyncScope, message));
         }
+        if self.is_filling(repository).map_err(fault)? {
+            let message = format!("The repository {repository} has not been synced here yet.");
+            return Err(Refusal::new(404, "NAME_UNKNOWN", Reason::NotSyncedYet, message));
+        }
         // Taken before the rows are read: the listing is not older than this.
         let at = self.store.head();
         let last = request.query("last");
@@ -280,6 +296,14 @@ impl Gateway {
         let tags = rows.into_iter().map(entry).collect();
         let referrers = if next.is_none() { self.referrers(repository)? } else { Vec::new() };
         respond(request, &Listing { at, tags, referrers, next })
+    }
+
+    /// Whether this node has never held what its own parent has in the repository: an empty listing
+    /// would make a child delete what it has from an earlier parent.
+    fn is_filling(&self, repository: &RepositoryName) -> Result<bool, StoreError> {
+        Ok(self.role == Role::Connected
+            && !self.store.sync_view().synced.contains(repository)
+            && self.store.feed_position()?.is_none())
     }
 
     fn referrers(&self, repository: &RepositoryName) -> Result<Vec<Digest>, Refusal> {
@@ -402,6 +426,17 @@ fn not_activated() -> Refusal {
     let message = "The connected registry was deactivated. Restart this instance to activate it \
                    again, or remove it if another one is to take its place.";
     Refusal::new(409, "NOT_ACTIVATED", Reason::NotActivated, message)
+}
+
+fn activation_unknown() -> Refusal {
+    let message = "This parent has no record of the instance: activate it again.";
+    Refusal::new(409, "ACTIVATION_UNKNOWN", Reason::NotActivated, message)
+}
+
+/// Whether the epoch has been raised since the instance that asks was activated.
+fn was_deactivated(request: &Request, node: &ConnectedRegistry) -> bool {
+    let epoch = request.header(EPOCH).and_then(|text| text.parse::<u64>().ok());
+    epoch.is_some_and(|epoch| epoch < node.activation_epoch)
 }
 
 fn gone() -> Refusal {

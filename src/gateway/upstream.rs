@@ -5,12 +5,13 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::downstream::INSTANCE;
+use super::downstream::{EPOCH, INSTANCE};
 use super::wire::{
     self, ActivationAnswer, ActivationRequest, BODY_BYTES_MAX, CONTENT_TYPE, Received, Wire,
 };
@@ -46,6 +47,8 @@ pub enum UpstreamError {
     Forbidden(String),
     /// Another instance is active, or this one was deactivated. Retry rarely.
     AlreadyActivated(String),
+    /// The parent has no record of this instance, as one that was replaced: activate again.
+    ActivationUnknown,
     /// The position in the feed is unknown or too old: reconcile.
     Gone,
     /// There is no such thing at the parent.
@@ -74,6 +77,9 @@ impl fmt::Display for UpstreamError {
             | UpstreamError::Unreachable(text)
             | UpstreamError::Protocol(text)
             | UpstreamError::Malformed(text) => f.write_str(text),
+            UpstreamError::ActivationUnknown => {
+                f.write_str("the parent has no record of this instance")
+            }
             UpstreamError::Gone => f.write_str("the position in the parent's feed is too old"),
             UpstreamError::PreconditionFailed => f.write_str("the tag was moved at the parent"),
             UpstreamError::Refused(status, text) | UpstreamError::Busy(status, text) => {
@@ -132,6 +138,9 @@ pub struct Upstream {
     pub(super) client: Client,
     connection: ConnectionString,
     instance_id: String,
+    /// The epoch under which this instance was activated since the start of the process; 0: it was
+    /// not.
+    epoch: AtomicU64,
     /// Whether a private CA is configured: whoever it certifies is trusted to be the login server.
     private_ca: bool,
     realm: Mutex<Option<Known>>,
@@ -148,7 +157,8 @@ impl Upstream {
         private_ca: bool,
     ) -> Upstream {
         let (sys, realm, tokens) = (sys.clone(), Mutex::default(), Mutex::default());
-        Upstream { sys, client, connection, instance_id, private_ca, realm, tokens }
+        let epoch = AtomicU64::new(0);
+        Upstream { sys, client, connection, instance_id, epoch, private_ca, realm, tokens }
     }
 
     /// The connected registry that this node is.
@@ -156,7 +166,8 @@ impl Upstream {
         &self.connection.name
     }
 
-    /// Binds the connected registry to this instance.
+    /// Binds the connected registry to this instance. The second time in a process the parent
+    /// refuses that when the connected registry was deactivated since.
     pub async fn activate(
         &self,
         version: &str,
@@ -168,7 +179,9 @@ impl Upstream {
             login_server: login_server.to_owned(),
             accepted_epoch: None,
         };
-        self.post_activation(self.name(), &request).await
+        let answer = self.post_activation(self.name(), &request).await?;
+        self.epoch.store(answer.activation_epoch, Ordering::Relaxed);
+        Ok(answer)
     }
 
     /// Reports the activation of a node below this one.
@@ -286,7 +299,11 @@ impl Upstream {
             request.body = ClientBody::Bytes(body);
             request = request.with("content-type", CONTENT_TYPE);
         }
-        request.with(INSTANCE, self.instance_id.clone())
+        let request = request.with(INSTANCE, self.instance_id.clone());
+        match self.epoch.load(Ordering::Relaxed) {
+            0 => request,
+            epoch => request.with(EPOCH, epoch.to_string()),
+        }
     }
 
     /// `http://host[:port]` of the parent's login server.
@@ -518,6 +535,7 @@ async fn check(response: ClientResponse) -> Result<ClientResponse, UpstreamError
     Err(match status {
         401 => UpstreamError::Forbidden(text),
         404 => UpstreamError::NotFound(text),
+        409 if text.contains("ACTIVATION_UNKNOWN") => UpstreamError::ActivationUnknown,
         409 if text.contains("_ACTIVATED") => UpstreamError::AlreadyActivated(text),
         410 => UpstreamError::Gone,
         412 => UpstreamError::PreconditionFailed,

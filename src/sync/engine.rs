@@ -352,6 +352,9 @@ impl Engine {
         if let Err(error) = self.state.publish(&self.store) {
             log::warn!("cannot tell the state of the sync: {error}");
         }
+        if *error == UpstreamError::ActivationUnknown.into() {
+            self.active.store(false, Ordering::Relaxed);
+        }
         let failures = self.state.now().failures;
         if self.note_refusal(error) {
             log::debug!("the parent refuses this instance, {failures} failures in a row");

@@ -91,7 +91,8 @@ impl SyncError {
         let SyncError::Upstream(error) = self else {
             return false;
         };
-        self.needs_an_operator() || matches!(error, UpstreamError::Unreachable(_))
+        let lost = UpstreamError::ActivationUnknown;
+        self.needs_an_operator() || *error == lost || matches!(error, UpstreamError::Unreachable(_))
     }
 
     /// Whether trying again soon is useless: someone has to act first.

@@ -53,7 +53,8 @@ pub enum Reason {
     ContentDamaged,
     /// Another instance serves this connected registry.
     AlreadyActivated,
-    /// The connected registry was deactivated: start the instance anew to activate it.
+    /// The connected registry was deactivated: start the instance anew to activate it. Or its
+    /// parent has no record of the instance, which then activates itself.
     NotActivated,
     /// The position in the change feed is unknown or too old: reconcile.
     FeedGone,

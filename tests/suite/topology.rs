@@ -226,21 +226,7 @@ fn f004_f006_f121_three_levels_each_talking_to_its_parent_only() {
     }
     let mut middle = Node::start_device(&connection);
 
-    let settings = root.json(&[
-        "connected-registry",
-        "get-settings",
-        "--name",
-        "tier2",
-        "--parent-protocol",
-        "http",
-        "--generate-password",
-        "2",
-        "--yes",
-    ]);
-    let below = settings["ACR_REGISTRY_CONNECTION_STRING"].as_str().unwrap().to_owned();
-    let from = below.find("ParentGatewayEndpoint=").unwrap();
-    let to = from + below[from..].find(";ParentEndpointProtocol").unwrap();
-    let below = format!("{}ParentGatewayEndpoint={}{}", &below[..from], middle.login, &below[to..]);
+    let below = connection_below(&root, "tier2", &middle);
 
     // The leaf comes up while nothing but its parent can be reached by it.
     eventually(SOON, "the middle knows its child's password", || {
@@ -271,6 +257,124 @@ fn f004_f006_f121_three_levels_each_talking_to_its_parent_only() {
     let climbed = eventually(SOON * 2, "v3 reaches the root", || pull(&root, "v3").ok());
     assert_eq!(climbed, third.digest());
     middle.kill();
+}
+
+/// The connection string of a child of `parent`.
+fn connection_below(root: &Node, name: &str, parent: &Node) -> String {
+    let settings = root.json(&[
+        "connected-registry",
+        "get-settings",
+        "--name",
+        name,
+        "--parent-protocol",
+        "http",
+        "--generate-password",
+        "2",
+        "--yes",
+    ]);
+    let below = settings["ACR_REGISTRY_CONNECTION_STRING"].as_str().unwrap().to_owned();
+    let from = below.find("ParentGatewayEndpoint=").unwrap();
+    let to = from + below[from..].find(";ParentEndpointProtocol").unwrap();
+    format!("{}ParentGatewayEndpoint={}{}", &below[..from], parent.login, &below[to..])
+}
+
+/// Root, tier1, tier2 with `app:v1` everywhere, the user and password of its owner.
+fn three_tiers() -> (Node, Node, Node, (String, String)) {
+    let root = Node::root();
+    let (middle, leaf, owner) = two_below(&root, &root.gateway);
+    (root, middle, leaf, owner)
+}
+
+/// The two tiers below a root whose gateway is seen at this address.
+fn two_below(root: &Node, gateway: &str) -> (Node, Node, (String, String)) {
+    let owner = root.pusher("owner-token", "app");
+    let image = Image::new(20, &[60_000]);
+    assert_eq!(image.push(&root.login, (&owner.0, &owner.1), "app", "v1").status, 201);
+    let connection = root.connect("tier1", &["--repository", "app"]);
+    let connection = connection.replace(&root.gateway, gateway);
+    root.connect("tier2", &["--parent", "tier1", "--repository", "app"]);
+    for name in ["tier1", "tier2"] {
+        root.link(name, &owner.0);
+    }
+    let middle = Node::start_device(&connection);
+    let below = connection_below(root, "tier2", &middle);
+    eventually(SOON, "the middle knows its child's password", || {
+        token(&middle.login, "tier2", password_of(&below), &[]).ok()
+    });
+    let leaf = Node::start_device(&below);
+    eventually(SOON, "v1 at the leaf", || pulls(&leaf, &owner, "v1"));
+    (middle, leaf, owner)
+}
+
+fn pulls(node: &Node, (user, password): &(String, String), tag: &str) -> Option<String> {
+    image::pull(&node.login, (user, password), "app", tag).ok()
+}
+
+/// Another device takes the place of the middle: the same connection string, an empty store.
+fn replace(root: &Node, middle: &mut Node) {
+    middle.kill();
+    std::fs::remove_dir_all(middle.state()).unwrap();
+    root.json(&["connected-registry", "deactivate", "--name", "tier1", "--yes"]);
+    middle.start();
+}
+
+#[test]
+fn f033_f121_a_replaced_middle_device_gets_its_children_back() {
+    let (root, mut middle, leaf, owner) = three_tiers();
+    let first = pulls(&leaf, &owner, "v1").unwrap();
+    replace(&root, &mut middle);
+    let second = Image::new(21, &[50_000]);
+    assert_eq!(second.push(&root.login, (&owner.0, &owner.1), "app", "v2").status, 201);
+    let limit = Duration::from_secs(30);
+    let arrived = eventually(limit, "the leaf is back, untouched", || {
+        assert_eq!(pulls(&leaf, &owner, "v1").as_ref(), Some(&first), "v1 stays all the time");
+        pulls(&leaf, &owner, "v2")
+    });
+    assert_eq!(arrived, second.digest());
+    let third = Image::new(22, &[40_000]);
+    assert_eq!(third.push(&leaf.login, (&owner.0, &owner.1), "app", "v3").status, 201);
+    eventually(SOON, "a push of the leaf climbs again", || pulls(&root, &owner, "v3"));
+}
+
+#[test]
+fn f033_f121_a_parent_that_fills_up_empties_no_child() {
+    let root = Node::root();
+    let proxy = Proxy::new(&root.gateway);
+    let (mut middle, leaf, owner) = two_below(&root, &proxy.address);
+    // The new middle is accepted, and cannot see yet what it is to hold.
+    let busy = "HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n";
+    proxy.refuse("repositories/app", busy);
+    replace(&root, &mut middle);
+    eventually(SOON, "the leaf has compared with its empty parent", || {
+        assert!(pulls(&leaf, &owner, "v1").is_some(), "what the parent has not got yet stays");
+        leaf.log().contains("app is not complete").then_some(())
+    });
+    proxy.pass();
+    let second = Image::new(23, &[50_000]);
+    assert_eq!(second.push(&root.login, (&owner.0, &owner.1), "app", "v2").status, 201);
+    eventually(SOON * 3, "v2 at the leaf", || pulls(&leaf, &owner, "v2"));
+    assert!(pulls(&leaf, &owner, "v1").is_some());
+}
+
+#[test]
+fn f032_f033_a_deactivation_outlasts_a_replaced_parent() {
+    let (root, mut middle, leaf, owner) = three_tiers();
+    middle.kill();
+    root.json(&["connected-registry", "deactivate", "--name", "tier2", "--yes"]);
+    replace(&root, &mut middle);
+    eventually(SOON, "the leaf hears of it", || {
+        (leaf.json(&["status"])["state"] == "Deactivated").then_some(())
+    });
+    assert!(pulls(&leaf, &owner, "v1").is_some(), "it serves what it has");
+    let shown = root.json(&["connected-registry", "show", "--name", "tier2"]);
+    assert_eq!(shown["activation"]["status"], "Inactive");
+    // Restarting it is the operator's word that it may serve again.
+    let mut leaf = leaf;
+    leaf.stop();
+    leaf.start();
+    eventually(SOON, "it is active again", || {
+        (leaf.json(&["status"])["state"] == "Active").then_some(())
+    });
 }
 
 fn password_of(connection: &str) -> &str {
