@@ -198,6 +198,11 @@ async fn read_body(request: &mut Request) -> Result<Value, Fault> {
             code: "RequestTimeout",
             message: "The body did not arrive in time.".into(),
         },
+        BodyError::Busy => Fault {
+            status: 503,
+            code: "TooManyRequests",
+            message: "Other requests take all memory for bodies; try again soon.".into(),
+        },
         BodyError::Io(_) => Fault::invalid("The body ended early."),
     })?;
     if bytes.iter().all(u8::is_ascii_whitespace) {

@@ -12,7 +12,7 @@ use crate::admin::{Admin, AdminOptions, Contact};
 use crate::auth::{Auth, AuthOptions};
 use crate::config::{self, Config, Scheme, Verify};
 use crate::gateway::{Contacts, Gateway, GatewayOptions};
-use crate::http::{Deadlines, Permits, Service, Shutdown, TlsAcceptor, serve};
+use crate::http::{Budget, Deadlines, Permits, Service, Shutdown, TlsAcceptor, serve};
 use crate::registry::{Registry, RegistryOptions};
 use crate::store::role::noted_role;
 use crate::store::{IndexKind, Store, StoreOptions};
@@ -145,6 +145,7 @@ impl Wiring {
             admin: Admin::new(store.clone(), options, Arc::new(Seen(contacts))),
         });
         let permits = Permits::new(config.limits.connections);
+        let memory = Budget::new(config.limits.body_memory.0);
         let shutdown = Shutdown::default();
         let mut tasks = Vec::new();
         let mut open = |listener: Listener, tls: Option<TlsAcceptor>, door: Door| {
@@ -154,6 +155,7 @@ impl Wiring {
                 permits: permits.clone(),
                 shutdown: shutdown.clone(),
                 deadlines: Deadlines::default(),
+                memory: memory.clone(),
             };
             tasks.push(sys.spawner.spawn(serve(service, listener, tls)));
         };

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::sys::credentials;
 use crate::types::Role;
-use crate::types::limits::{CONNECTIONS_MAX, UPLOADS_MAX};
+use crate::types::limits::{CONNECTIONS_MAX, MANIFEST_BYTES_MAX, UPLOADS_MAX};
 
 /// Threads of executor or blocking pool.
 const THREADS_MAX: usize = 64;
@@ -333,6 +333,12 @@ fn check_ranges(loaded: &Loaded) -> Result<(), ConfigError> {
             return Err(fault(loaded, key, format_args!("must be from 1 minute to {shown}")));
         }
     }
+    // Half of it serves those who have logged in, who send the largest bodies.
+    let (least, most) = (ByteSize(2 * MANIFEST_BYTES_MAX), ByteSize(1 << 30));
+    if !(least..=most).contains(&limits.body_memory) {
+        let text = format!("must be from {least}, twice the largest body, to {most}");
+        return Err(fault(loaded, "limits.body_memory", text));
+    }
     if !(ByteSize(1 << 20)..=ByteSize(1 << 30)).contains(&limits.index_cache) {
         return Err(fault(loaded, "limits.index_cache", "must be from 1MiB to 1GiB"));
     }
@@ -353,11 +359,13 @@ fn check_memory(loaded: &Loaded) -> Result<(), ConfigError> {
         "limits.memory",
         format_args!(
             "{memory} is less than the {} MiB that the limits may need ({} MiB at rest, {} MiB \
-             index cache, {} MiB connections, {} MiB threads); lower limits.connections",
+             index cache, {} MiB connections, {} MiB bodies, {} MiB threads); lower \
+             limits.connections or limits.body_memory",
             mib(plan.total()),
             mib(plan.fixed),
             mib(plan.cache),
             mib(plan.connections),
+            mib(plan.bodies),
             mib(plan.threads),
         ),
     ))

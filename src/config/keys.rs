@@ -79,6 +79,7 @@ pub(super) const KEYS: &[Key] = &[
     key!("log.level", log.level),
     key!("limits.memory", limits.memory),
     key!("limits.connections", limits.connections),
+    key!("limits.body_memory", limits.body_memory),
     key!("limits.uploads", limits.uploads),
     key!("limits.blocking_threads", limits.blocking_threads),
     key!("limits.index_cache", limits.index_cache),

@@ -7,7 +7,7 @@ use std::time::Duration;
 use log::LevelFilter;
 
 use super::value::ByteSize;
-use crate::types::limits::{BLOCKING_THREADS, CONNECTIONS_MAX, UPLOADS_MAX};
+use crate::types::limits::{BLOCKING_THREADS, BODY_MEMORY_BYTES, CONNECTIONS_MAX, UPLOADS_MAX};
 use crate::types::schedule::Schedule;
 use crate::types::{Namespace, RepositoryPattern, Role};
 
@@ -377,6 +377,9 @@ pub struct Limits {
     pub memory: Option<ByteSize>,
     /// Connections served at once. Default: 1024.
     pub connections: usize,
+    /// Memory for the bodies of all requests together, bytes; at least twice the largest body.
+    /// Default: 32 MiB.
+    pub body_memory: ByteSize,
     /// Open uploads. Default: 1000.
     pub uploads: usize,
     /// Threads for work that blocks, 1 to 64. Default: 8.
@@ -390,6 +393,7 @@ impl Default for Limits {
         Limits {
             memory: None,
             connections: CONNECTIONS_MAX,
+            body_memory: ByteSize(BODY_MEMORY_BYTES),
             uploads: UPLOADS_MAX,
             blocking_threads: BLOCKING_THREADS,
             index_cache: ByteSize(4 * 1024 * 1024),

@@ -23,6 +23,8 @@ pub struct MemoryPlan {
     pub cache: u64,
     /// All connections at their worst.
     pub connections: u64,
+    /// Bodies of requests.
+    pub bodies: u64,
     /// All threads.
     pub threads: u64,
 }
@@ -30,7 +32,7 @@ pub struct MemoryPlan {
 impl MemoryPlan {
     /// What this configuration may need.
     pub fn of(config: &Config) -> MemoryPlan {
-        let Limits { connections, blocking_threads, index_cache, .. } = config.limits;
+        let Limits { connections, body_memory, blocking_threads, index_cache, .. } = config.limits;
         let threads = (config.listen.threads as u64)
             .saturating_add(blocking_threads as u64)
             .saturating_add(OTHER_THREADS);
@@ -38,13 +40,14 @@ impl MemoryPlan {
             fixed: FIXED_BYTES,
             cache: index_cache.0,
             connections: (connections as u64).saturating_mul(PER_CONNECTION_BYTES),
+            bodies: body_memory.0,
             threads: threads.saturating_mul(PER_THREAD_BYTES),
         }
     }
 
     /// All of it.
     pub fn total(&self) -> u64 {
-        let parts = [self.fixed, self.cache, self.connections, self.threads];
+        let parts = [self.fixed, self.cache, self.connections, self.bodies, self.threads];
         parts.iter().fold(0, |sum, part| sum.saturating_add(*part))
     }
 

@@ -500,10 +500,8 @@ pub(super) async fn body(mut response: ClientResponse, max: u64) -> Result<Vec<u
     let all = crate::sys::clock::within(PROGRESS_DEADLINE, response.body.read_all(max)).await;
     match all {
         Ok(Ok(bytes)) => Ok(bytes),
-        Ok(Err(BodyError::TooLarge(_) | BodyError::TooSlow)) => {
-            Err(protocol("the parent's answer is too large"))
-        }
         Ok(Err(BodyError::Io(error))) => Err(ClientError::Io(error).into()),
+        Ok(Err(_)) => Err(protocol("the parent's answer is too large")),
         Err(_) => Err(ClientError::Timeout.into()),
     }
 }

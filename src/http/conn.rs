@@ -258,6 +258,7 @@ impl Connection {
         let watch = RequestBody { shared: self.shared.clone(), number };
         let mut body = if len == Some(0) { Body::empty() } else { Body::new(body, len) };
         body.watch(watch);
+        body.draw_on(&self.service.memory);
         let mut request = Request {
             method: head.method,
             path: head.path.unwrap_or_default(),

@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll, Waker};
 
+use super::budget::Budget;
 use super::client::{ClientRequest, Target};
 use super::conn::Connection;
 use super::framing::Framing;
@@ -182,7 +183,9 @@ impl Witness {
             false => match request.body.read_all(SMALL_BODY_BYTES_MAX).await {
                 Ok(bytes) => Ok(bytes),
                 Err(super::BodyError::TooLarge(_)) => Err(io::ErrorKind::FileTooLarge),
-                Err(super::BodyError::TooSlow) => Err(io::ErrorKind::TimedOut),
+                Err(super::BodyError::TooSlow | super::BodyError::Busy) => {
+                    Err(io::ErrorKind::TimedOut)
+                }
                 Err(super::BodyError::Io(error)) => Err(error.kind()),
             },
         };
@@ -225,6 +228,7 @@ fn serve(pieces: Vec<Vec<u8>>) -> (Vec<Seen>, Vec<String>) {
         permits: Permits::new(1),
         shutdown: Shutdown::default(),
         deadlines: Deadlines::default(),
+        memory: Budget::new(u64::MAX),
     };
     let (script, written) = Script::new(pieces);
     let mut run = Box::pin(Connection::new(&service, Transport::Script(script), None).run());

@@ -4,6 +4,7 @@
 //! header, drops pipelined requests and answers bad ones with silence. A request head is read into
 //! a bounded buffer and checked before the codec sees it; bodies are framed here.
 
+pub mod budget;
 pub mod client;
 mod codec;
 mod conn;
@@ -26,9 +27,10 @@ pub mod tls;
 mod trust;
 mod wire;
 
+pub use budget::{Budget, Room};
 pub use client::{Client, ClientBody, ClientError, ClientOptions, ClientRequest, ClientResponse};
 pub use reply::{Reply, ReplyBody};
-pub use request::{Body, BodyError, Method, Request, Sender};
+pub use request::{Body, BodyError, Method, Request, Sender, Whole};
 pub use server::{Deadlines, Permits, Service, Shutdown, serve};
 pub use tls::{Identity, ServerTls, TlsAcceptor};
 

@@ -3,16 +3,24 @@
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
+use std::ops::Deref;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use smol::io::{AsyncRead, AsyncReadExt};
 
+use super::budget::{Budget, Busy, Room};
 use crate::sys::clock;
-use crate::types::limits::{LOGIN_BODY_BYTES_MAX, LOGIN_BODY_DEADLINE};
+use crate::types::limits::{
+    BODY_BYTES_PER_S, BUFFER_BYTES, LOGIN_BODY_BYTES_MAX, LOGIN_BODY_DEADLINE,
+};
 use crate::types::{Reason, Refusal};
 
 pub use http_types::Method;
+
+/// Seconds after which a client may try again to send a body for which there was no memory.
+const BUSY_RETRY_AFTER_S: u64 = 5;
 
 /// One request.
 pub struct Request {
@@ -57,8 +65,29 @@ pub enum Sender {
     /// Anyone: the body is what a login is made of, or nothing was checked before it. At most
     /// [`LOGIN_BODY_BYTES_MAX`] within [`LOGIN_BODY_DEADLINE`].
     Anyone,
-    /// Somebody whose credentials were verified before the body is read.
+    /// Somebody whose credentials were verified before the body is read: a second more for each
+    /// [`BODY_BYTES_PER_S`].
     LoggedIn,
+}
+
+impl Sender {
+    /// The longest body, where a route takes `max` bytes.
+    fn bytes_max(self, max: u64) -> u64 {
+        match self {
+            Sender::Anyone => max.min(LOGIN_BODY_BYTES_MAX),
+            Sender::LoggedIn => max,
+        }
+    }
+
+    /// How long a body of this length may take.
+    fn deadline(self, bytes: u64) -> Duration {
+        match self {
+            Sender::Anyone => LOGIN_BODY_DEADLINE,
+            Sender::LoggedIn => {
+                LOGIN_BODY_DEADLINE + Duration::from_secs(bytes.div_ceil(BODY_BYTES_PER_S))
+            }
+        }
+    }
 }
 
 /// Why a body cannot be had whole.
@@ -68,6 +97,8 @@ pub enum BodyError {
     TooLarge(u64),
     /// Not whole in time.
     TooSlow,
+    /// The memory for bodies was taken by others for too long.
+    Busy,
     /// Ended early, malformed, or without progress.
     Io(io::Error),
 }
@@ -84,6 +115,12 @@ impl BodyError {
                 let text = "the request body did not arrive in time";
                 Refusal::new(408, code, Reason::Timeout, text)
             }
+            BodyError::Busy => {
+                let text = "other requests take all memory for bodies; try again soon";
+                let mut refusal = Refusal::new(503, "TOOMANYREQUESTS", Reason::Throttled, text);
+                refusal.retry_after_s = Some(BUSY_RETRY_AFTER_S);
+                refusal
+            }
             BodyError::Io(error) => {
                 let (status, reason) = match error.kind() {
                     io::ErrorKind::TimedOut => (408, Reason::Timeout),
@@ -95,11 +132,40 @@ impl BodyError {
     }
 }
 
+impl From<Busy> for BodyError {
+    fn from(_: Busy) -> BodyError {
+        BodyError::Busy
+    }
+}
+
+/// The body of a request, whole, with the memory that was reserved for it.
+pub struct Whole {
+    bytes: Vec<u8>,
+    room: Option<Room>,
+}
+
+impl Whole {
+    /// The bytes, and the reservation, which is to be kept while they are in memory.
+    pub fn into_parts(self) -> (Vec<u8>, Option<Room>) {
+        (self.bytes, self.room)
+    }
+}
+
+impl Deref for Whole {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
 /// A body, framed: reading it past its end gives 0 and a truncated one gives `UnexpectedEof`.
 pub struct Body {
     reader: Pin<Box<dyn AsyncRead + Send + Sync>>,
     len: Option<u64>,
     watch: Option<Box<dyn Watch>>,
+    /// Where the memory for it comes from; `None` for a body that no server serves.
+    budget: Option<Budget>,
 }
 
 /// Tells whether the sender of a body is still there.
@@ -116,7 +182,12 @@ impl Body {
 
     /// Wraps a reader that ends where the body ends; `len` as declared, `None` when chunked.
     pub fn new(reader: impl AsyncRead + Send + Sync + 'static, len: Option<u64>) -> Body {
-        Body { reader: Box::pin(reader), len, watch: None }
+        Body { reader: Box::pin(reader), len, watch: None, budget: None }
+    }
+
+    /// Lets it take its memory from here.
+    pub(crate) fn draw_on(&mut self, budget: &Budget) {
+        self.budget = Some(budget.clone());
     }
 
     /// Lets [`Body::gone`] know.
@@ -150,15 +221,24 @@ impl Body {
     }
 
     /// Receives the body of a request whole, within the bounds of its sender, at most `max` bytes.
-    /// Every handler that takes a whole body takes it here.
-    pub async fn receive(&mut self, from: Sender, max: u64) -> Result<Vec<u8>, BodyError> {
-        match from {
-            Sender::LoggedIn => self.read_all(max).await,
-            Sender::Anyone => {
-                let body = self.read_all(max.min(LOGIN_BODY_BYTES_MAX));
-                let whole = clock::within(LOGIN_BODY_DEADLINE, body).await;
-                whole.unwrap_or(Err(BodyError::TooSlow))
-            }
+    /// Every handler that takes a whole body takes it here. Its length, when chunked the most that
+    /// it may have, is reserved before the first byte is read.
+    pub async fn receive(&mut self, from: Sender, max: u64) -> Result<Whole, BodyError> {
+        let max = from.bytes_max(max);
+        let most = self.len.unwrap_or(max);
+        if most > max {
+            return Err(BodyError::TooLarge(max));
+        }
+        let room = self.reserve(from, most).await?;
+        let bytes = clock::within(from.deadline(most), self.read_all(max)).await;
+        Ok(Whole { bytes: bytes.unwrap_or(Err(BodyError::TooSlow))?, room })
+    }
+
+    /// Reserves memory for what a handler keeps of the body while it passes the rest on.
+    pub async fn reserve(&self, from: Sender, bytes: u64) -> Result<Option<Room>, BodyError> {
+        match &self.budget {
+            Some(budget) => Ok(Some(budget.reserve(from, bytes).await?)),
+            None => Ok(None),
         }
     }
 
@@ -167,12 +247,71 @@ impl Body {
         if self.len.is_some_and(|len| len > max) {
             return Err(BodyError::TooLarge(max));
         }
-        let mut bytes = Vec::new();
-        let mut limited = (&mut self.reader).take(max.saturating_add(1));
-        limited.read_to_end(&mut bytes).await.map_err(BodyError::Io)?;
-        if bytes.len() as u64 > max {
-            return Err(BodyError::TooLarge(max));
+        // Never more memory than the length, or the longest that is taken and one byte.
+        let most = self.len.unwrap_or(max.saturating_add(1));
+        let most = usize::try_from(most).unwrap_or(usize::MAX);
+        let mut bytes = vec![0; if self.len.is_some() { most } else { most.min(BUFFER_BYTES) }];
+        let mut filled = 0;
+        loop {
+            let mut end = [0];
+            let full = filled == most;
+            if filled == bytes.len() && !full {
+                let more = filled.min(most - filled);
+                bytes.reserve_exact(more);
+                bytes.resize(filled + more, 0);
+            }
+            let free = if full { &mut end[..] } else { &mut bytes[filled..] };
+            match self.reader.read(free).await.map_err(BodyError::Io)? {
+                0 => break,
+                read => filled += read,
+            }
+            if filled as u64 > max.min(most as u64) {
+                return Err(BodyError::TooLarge(max));
+            }
         }
+        bytes.truncate(filled);
         Ok(bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use smol::io::Cursor;
+
+    use super::*;
+
+    #[test]
+    fn f209_what_a_sender_may_take() {
+        let seconds = |sender: Sender, bytes| sender.deadline(bytes).as_secs();
+        assert_eq!(seconds(Sender::Anyone, 1 << 20), 10);
+        for (bytes, limit) in [(0, 10), (1, 11), (65_536, 11), (65_537, 12), (4 << 20, 74)] {
+            assert_eq!(seconds(Sender::LoggedIn, bytes), limit, "{bytes}");
+        }
+        assert_eq!(Sender::Anyone.bytes_max(1 << 20), LOGIN_BODY_BYTES_MAX);
+        assert_eq!(Sender::Anyone.bytes_max(10), 10);
+        assert_eq!(Sender::LoggedIn.bytes_max(1 << 20), 1 << 20);
+    }
+
+    #[test]
+    fn f209_a_body_reserves_what_it_declares_and_gives_it_back() {
+        smol::block_on(async {
+            let budget = Budget::new(1 << 20);
+            for (bytes, len, reserved) in [(9_000, Some(9_000), 9_000), (300_000, None, 400_000)] {
+                let mut body = Body::new(Cursor::new(vec![7; bytes]), len);
+                body.draw_on(&budget);
+                let whole = body.receive(Sender::LoggedIn, 400_000).await.ok().unwrap();
+                assert!(whole.len() == bytes && whole.iter().all(|byte| *byte == 7));
+                let (bytes, room) = whole.into_parts();
+                assert!(bytes.capacity() <= 400_001, "{}", bytes.capacity());
+                assert!(format!("{budget:?}").starts_with(&format!("{reserved} of ")));
+                drop(room);
+                assert!(format!("{budget:?}").starts_with("0 of "));
+            }
+            for (bytes, len) in [(401, Some(401)), (401, None), (5_000, None)] {
+                let mut body = Body::new(Cursor::new(vec![7; bytes]), len);
+                let refused = body.receive(Sender::LoggedIn, 400).await.err().unwrap();
+                assert_eq!(refused.refusal("UNSUPPORTED").status, 413);
+            }
+        });
     }
 }

@@ -14,6 +14,7 @@ use smol::future::FutureExt;
 use smol::io::{AsyncRead, AsyncWrite};
 
 use super::Handler;
+use super::budget::Budget;
 use super::conn::Connection;
 use super::tls::TlsAcceptor;
 use super::wire::{Transport, Wire};
@@ -76,6 +77,8 @@ pub struct Service {
     pub shutdown: Shutdown,
     /// How long things may take.
     pub deadlines: Deadlines,
+    /// What all bodies together may take of memory.
+    pub memory: Budget,
 }
 
 /// A bounded number of connections, shared between listeners by its clones.

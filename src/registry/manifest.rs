@@ -7,11 +7,9 @@ use crate::auth::{Authorized, Delete, Pull, Push};
 use crate::http::{Method, Reply, ReplyBody, Request, Sender};
 use crate::store::outbox::Origin;
 use crate::store::{PutManifest, PutOutcome, StoreError};
-use crate::sys::{clock, spawn};
+use crate::sys::spawn;
 use crate::types::digest::Algorithm;
-use crate::types::limits::{
-    BUFFER_BYTES, LARGE_MANIFEST_BYTES, MANIFEST_BYTES_MAX, MANIFEST_DEADLINE, TAGS_PER_PUSH_MAX,
-};
+use crate::types::limits::{BUFFER_BYTES, MANIFEST_BYTES_MAX, TAGS_PER_PUSH_MAX};
 use crate::types::{Digest, Manifest, Reason, Reference, Refusal, RepositoryName, Tag};
 
 impl Registry {
@@ -81,8 +79,11 @@ impl Registry {
         if matches!(origin, Origin::Child(_)) && tags.len() > 1 {
             return Err(malformed("UNSUPPORTED", "a named change sets one tag"));
         }
-        let (digest, parsed, bytes) =
-            self.receive_manifest(request, content_type, &reference).await?;
+        let body = request.body.receive(Sender::LoggedIn, MANIFEST_BYTES_MAX).await;
+        let body = body.map_err(|error| error.refusal("MANIFEST_INVALID"))?;
+        // Kept until the answer: the bytes are in memory so long.
+        let (bytes, _room) = body.into_parts();
+        let (digest, parsed, bytes) = check_manifest(bytes, content_type, &reference).await?;
         // Content that is missing is told before bytes are stored in vain. A delivery may be a
         // replay, which must not fail for what has been deleted since: the command finds out.
         if origin == Origin::Client
@@ -118,33 +119,6 @@ impl Registry {
         }
     }
 
-    /// Receives a manifest, checks its digest and parses it. Few large ones are held at a time.
-    async fn receive_manifest(
-        &self,
-        request: &mut Request,
-        content_type: Option<String>,
-        reference: &Reference,
-    ) -> Result<(Digest, Manifest, Vec<u8>), Refusal> {
-        let large = request.body.len().is_none_or(|len| len >= LARGE_MANIFEST_BYTES);
-        let _permit = if large { Some(self.large_manifests.acquire().await) } else { None };
-        let body = request.body.receive(Sender::LoggedIn, MANIFEST_BYTES_MAX);
-        let bytes = clock::within(MANIFEST_DEADLINE, body).await.map_err(|_| {
-            let message = "the manifest did not arrive in time";
-            Refusal::new(408, "MANIFEST_INVALID", Reason::Timeout, message)
-        })?;
-        let bytes = bytes.map_err(|error| error.refusal("MANIFEST_INVALID"))?;
-        let expected = match reference {
-            Reference::Tag(_) => None,
-            Reference::Digest(digest) => Some(digest.clone()),
-        };
-        // Milliseconds of work for a large one, which other requests should not wait for.
-        if bytes.len() > BUFFER_BYTES {
-            spawn::blocking(move || check(bytes, content_type.as_deref(), expected)).await
-        } else {
-            check(bytes, content_type.as_deref(), expected)
-        }
-    }
-
     /// end-9: DELETE. A tag is taken away and its manifest stays; a manifest goes with its tags.
     pub(super) async fn manifest_delete(
         &self,
@@ -166,6 +140,24 @@ impl Registry {
             Err(StoreError::NotFound) => Err(self.manifest_miss(name, reference)),
             Err(error) => Err(store_refusal(error)),
         }
+    }
+}
+
+/// Checks the digest of a manifest and parses it.
+async fn check_manifest(
+    bytes: Vec<u8>,
+    content_type: Option<String>,
+    reference: &Reference,
+) -> Result<(Digest, Manifest, Vec<u8>), Refusal> {
+    let expected = match reference {
+        Reference::Tag(_) => None,
+        Reference::Digest(digest) => Some(digest.clone()),
+    };
+    // Milliseconds of work for a large one, which other requests should not wait for.
+    if bytes.len() > BUFFER_BYTES {
+        spawn::blocking(move || check(bytes, content_type.as_deref(), expected)).await
+    } else {
+        check(bytes, content_type.as_deref(), expected)
     }
 }
 

@@ -24,12 +24,11 @@ pub use route::{NoRoute, Route, route};
 use std::sync::{Arc, Mutex};
 
 use cache::Cache;
-use smol::lock::Semaphore;
 
 use crate::auth::{Auth, Presented};
 use crate::http::{Method, Reply, ReplyBody, Request};
 use crate::store::Store;
-use crate::types::limits::{LARGE_MANIFESTS_MAX, MANIFEST_CACHE_BYTES_MAX, NAMESPACE_MAX};
+use crate::types::limits::{MANIFEST_CACHE_BYTES_MAX, NAMESPACE_MAX};
 use crate::types::message::NodeConfig;
 use crate::types::{Mode, Namespace, Reason, Refusal, RepositoryName, Role};
 
@@ -52,7 +51,6 @@ pub struct Registry {
     auth: Auth,
     options: RegistryOptions,
     cache: Cache,
-    large_manifests: Semaphore,
     config: Mutex<Option<(u64, Option<Arc<NodeConfig>>)>>,
 }
 
@@ -64,7 +62,6 @@ impl Registry {
             auth,
             options,
             cache: Cache::new(MANIFEST_CACHE_BYTES_MAX),
-            large_manifests: Semaphore::new(LARGE_MANIFESTS_MAX),
             config: Mutex::new(None),
         }
     }

@@ -7,7 +7,7 @@ use super::presented;
 use super::range::{self, Chunk};
 use super::route::bad_digest;
 use crate::auth::{Authorized, Push};
-use crate::http::{Body, BodyError, Reply, Request};
+use crate::http::{Body, BodyError, Reply, Request, Room, Sender};
 use crate::store::StoreError;
 use crate::store::uploads::Upload;
 use crate::types::limits::BUFFER_BYTES;
@@ -60,7 +60,7 @@ impl Registry {
         };
         // Nobody learns the id of this upload: it is of no use when the body does not come whole.
         match receive(&mut upload, &mut request.body, None).await {
-            Ok(()) => self.finish(who, upload, name, &digest).await,
+            Ok(_room) => self.finish(who, upload, name, &digest).await,
             Err(refusal) => {
                 if let Err(error) = upload.cancel().await {
                     log::warn!("cannot remove a broken upload: {error}");
@@ -112,7 +112,7 @@ impl Registry {
         }
         let coming = upload.offset() + request.body.len().unwrap_or(0);
         self.store.check_quota(name, coming).map_err(store_refusal)?;
-        receive(&mut upload, &mut request.body, chunk).await?;
+        let _room = receive(&mut upload, &mut request.body, chunk).await?;
         // Written before it is acknowledged: a full disk is told to whom it concerns.
         let offset = upload.pause().await.map_err(store_refusal)?;
         Ok(progress(202, name, id, offset))
@@ -141,7 +141,7 @@ impl Registry {
         if let Some(reply) = out_of_order(chunk, &upload, name) {
             return Ok(reply);
         }
-        receive(&mut upload, &mut request.body, chunk).await?;
+        let _room = receive(&mut upload, &mut request.body, chunk).await?;
         self.finish(who, upload, name, &digest).await
     }
 
@@ -182,28 +182,33 @@ impl Registry {
 }
 
 /// Appends a body to an upload in steps of [`BUFFER_BYTES`]. When the body breaks off, what has
-/// arrived is kept.
+/// arrived is kept. What the upload holds in memory stays reserved until it is written.
 async fn receive(
     upload: &mut Upload,
     body: &mut Body,
     chunk: Option<Chunk>,
-) -> Result<(), Refusal> {
+) -> Result<Option<Room>, Refusal> {
     if body.is_empty() {
-        return check_len(0, chunk);
+        return check_len(0, chunk).map(|()| None);
     }
+    // What is on its way is never more than the body has.
+    let pieces = upload.memory_bytes() as u64;
+    let held = body.len().map_or(pieces, |len| pieces.min(len)) + BUFFER_BYTES as u64;
+    let room = body.reserve(Sender::LoggedIn, held).await;
+    let room = room.map_err(|error| error.refusal("BLOB_UPLOAD_INVALID"))?;
     let mut buffer = vec![0; BUFFER_BYTES];
     let mut received: u64 = 0;
     loop {
         let (filled, end) = fill(body, &mut buffer).await;
         received += filled as u64;
         if chunk.is_some_and(|chunk| received > chunk.len) {
-            return check_len(received, chunk);
+            return check_len(received, chunk).map(|()| room);
         }
         if filled > 0 {
             upload.write(&buffer[..filled]).await.map_err(store_refusal)?;
         }
         match end {
-            Some(Ok(())) => return check_len(received, chunk),
+            Some(Ok(())) => return check_len(received, chunk).map(|()| room),
             Some(Err(error)) => {
                 return Err(BodyError::Io(error).refusal("BLOB_UPLOAD_INVALID"));
             }

@@ -548,15 +548,26 @@ impl Upload {
         self.offset
     }
 
+    /// How much of what is written may be in memory at once, bytes: one piece that is gathered and
+    /// one on its way to the disk.
+    pub fn memory_bytes(&mut self) -> usize {
+        2 * self.take_piece()
+    }
+
+    fn take_piece(&mut self) -> usize {
+        if self.piece == 0 {
+            self.piece = self.shared.uploads.take_piece();
+        }
+        self.piece
+    }
+
     /// Appends bytes: hashed and written once. `Full` below the reserve; after an error this
     /// handle is of no more use, but the upload can be resumed.
     pub async fn write(&mut self, mut bytes: &[u8]) -> Result<(), StoreError> {
         if let Some(error) = &self.failed {
             return Err(error.clone());
         }
-        if self.piece == 0 {
-            self.piece = self.shared.uploads.take_piece();
-        }
+        self.take_piece();
         while !bytes.is_empty() {
             if self.buffer.capacity() == 0 {
                 self.buffer.reserve_exact(self.piece.min(bytes.len().next_power_of_two()));

@@ -31,10 +31,6 @@ pub const TAGS_PER_PUSH_MAX: usize = 64;
 pub const REFERRERS_PAGE_BYTES_MAX: usize = 1024 * 1024;
 /// Manifests kept in memory, bytes in all. Over it: the least recently used go.
 pub const MANIFEST_CACHE_BYTES_MAX: usize = 1024 * 1024;
-/// Manifest bodies from this size on are received a few at a time.
-pub const LARGE_MANIFEST_BYTES: u64 = 256 * 1024;
-/// Large manifest bodies received at once. Over it: the pusher waits.
-pub const LARGE_MANIFESTS_MAX: usize = 2;
 
 /// Largest request head, bytes: a bearer token of 8 KiB and its company. Over it: 431.
 pub const HEAD_BYTES_MAX: usize = 16 * 1024;
@@ -49,6 +45,9 @@ pub const SCOPES_MAX: usize = 64;
 pub const SCOPE_ACTIONS_MAX: usize = 16;
 /// Largest form or JSON body of an endpoint that is no upload, bytes. Over it: 413.
 pub const SMALL_BODY_BYTES_MAX: u64 = 1024 * 1024;
+/// Memory for the bodies of all requests together unless configured, bytes. Over it: the sender
+/// waits, then 503.
+pub const BODY_MEMORY_BYTES: u64 = 32 * 1024 * 1024;
 /// How much of an unread request body is drained to keep a connection, bytes. Over it: close.
 pub const DRAIN_BYTES_MAX: u64 = 64 * 1024;
 /// Copy buffer for bodies, bytes.
@@ -68,8 +67,10 @@ pub const PROGRESS_DEADLINE: Duration = Duration::from_secs(30);
 /// The body of a request must be here whole within this time when its sender has not logged in.
 /// Over it: 408.
 pub const LOGIN_BODY_DEADLINE: Duration = Duration::from_secs(10);
-/// A pushed manifest must be here whole within this time. Over it: 408.
-pub const MANIFEST_DEADLINE: Duration = Duration::from_secs(60);
+/// Bytes for which the body of a logged-in request has one second beyond that. Over it: 408.
+pub const BODY_BYTES_PER_S: u64 = 64 * 1024;
+/// How long a request waits for its part of the memory for bodies. Over it: 503.
+pub const BODY_WAIT_DEADLINE: Duration = Duration::from_secs(10);
 /// An ordinary request that we send must be answered within this time.
 pub const REQUEST_DEADLINE: Duration = Duration::from_secs(10);
 /// Longest wait of a long poll at the gateway.

@@ -46,18 +46,21 @@ fn p026_base_and_board_merge() {
         let config = configured(&board).config;
         let limits = &config.limits;
         let merged = format!(
-            "threads {} reserve {} memory {} connections {} uploads {} blocking {} cache {}",
+            "threads {} reserve {} memory {} connections {} bodies {} uploads {} \
+             blocking {} cache {}",
             config.listen.threads,
             config.storage.reserve,
             limits.memory.unwrap(),
             limits.connections,
+            limits.body_memory,
             limits.uploads,
             limits.blocking_threads,
             limits.index_cache,
         );
         assert_eq!(
             merged,
-            "threads 1 reserve 64MiB memory 96MiB connections 384 uploads 64 blocking 8 cache 4MiB",
+            "threads 1 reserve 64MiB memory 96MiB connections 384 bodies 16MiB uploads 64 \
+             blocking 8 cache 4MiB",
             "{board}"
         );
     }

@@ -15,7 +15,9 @@ const CEILING_KIB: u64 = 64 * 1024;
 
 #[test]
 fn f191_memory_stays_under_the_ceiling_with_everything_at_once() {
-    let root = Node::root_with("[limits]\nmemory = \"64MiB\"\nconnections = 128\n");
+    let root = Node::root_with(
+        "[limits]\nmemory = \"64MiB\"\nbody_memory = \"16MiB\"\nconnections = 128\n",
+    );
     let user = root.pusher("owner-token", "*");
     let image = Image::new(1, &[16 << 20]);
     assert_eq!(image.push(&root.login, (&user.0, &user.1), "app", "v1").status, 201);

@@ -17,6 +17,7 @@ mod appliance;
 mod backup;
 mod bad_input;
 mod board;
+mod bodies;
 mod clients;
 mod conformance;
 mod debts;

@@ -13,9 +13,7 @@ async fn get(client: &Client, url: &str) -> Result<(u16, Vec<u8>), ClientError> 
     match response.body.read_all(100_000_000).await {
         Ok(bytes) => Ok((response.status, bytes)),
         Err(BodyError::Io(error)) => Err(ClientError::Io(error)),
-        Err(BodyError::TooLarge(_) | BodyError::TooSlow) => {
-            Err(ClientError::Protocol("too large".into()))
-        }
+        Err(_) => Err(ClientError::Protocol("too large".into())),
     }
 }
 

@@ -108,7 +108,7 @@ impl TestHandler {
                 Err(BodyError::Io(error)) => {
                     Reply::bytes(400, "text/plain", format!("{:?}", error.kind()))
                 }
-                Err(BodyError::TooLarge(_) | BodyError::TooSlow) => Reply::new(413),
+                Err(_) => Reply::new(413),
             },
             "/file" => {
                 let file = SystemDisk.open(&self.file).unwrap();
@@ -177,6 +177,7 @@ impl TestServer {
             permits: Permits::new(connections),
             shutdown: Shutdown::new(),
             deadlines: quick(),
+            memory: Budget::new(u64::MAX),
         };
         let listener = Listener::tcp("127.0.0.1:0").unwrap();
         let port = listener.local_address().unwrap().port();

@@ -1,0 +1,211 @@
+//! One budget of bytes over all connections for what is kept in memory of request bodies.
+//!
+//! A handler reserves before the first byte of a body is read, so that whatever peers announce and
+//! however long they take, no more than the budget is held. Who waits holds nothing. Those who
+//! have not logged in share one half of it; the other half is there for those who have.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use event_listener::{Event, listener};
+
+use super::request::Sender;
+use crate::sys::clock;
+use crate::types::limits::BODY_WAIT_DEADLINE;
+
+/// Bytes that all bodies together may take; clones share them.
+#[derive(Clone)]
+pub struct Budget {
+    shared: Arc<Mutex<Accounts>>,
+}
+
+struct Accounts {
+    /// All there is.
+    total: u64,
+    /// Reserved by anyone.
+    used: u64,
+    /// The part of it that is reserved by those who have not logged in.
+    used_before_login: u64,
+    /// Those for whom there was no room, first come first served.
+    waiting: VecDeque<Arc<Ticket>>,
+}
+
+/// One reservation that waits, or is given.
+struct Ticket {
+    from: Sender,
+    bytes: u64,
+    granted: AtomicBool,
+    news: Event,
+}
+
+/// A reservation; dropping it gives the bytes back, also while it still waits.
+pub struct Room {
+    budget: Budget,
+    ticket: Arc<Ticket>,
+}
+
+/// There was no room in time.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Busy;
+
+impl Budget {
+    /// So many bytes.
+    pub fn new(total: u64) -> Budget {
+        let accounts = Accounts { total, used: 0, used_before_login: 0, waiting: VecDeque::new() };
+        Budget { shared: Arc::new(Mutex::new(accounts)) }
+    }
+
+    /// Reserves bytes, waiting for them at most [`BODY_WAIT_DEADLINE`].
+    pub async fn reserve(&self, from: Sender, bytes: u64) -> Result<Room, Busy> {
+        let room = self.enqueue(from, bytes);
+        let granted = async {
+            loop {
+                listener!(room.ticket.news => news);
+                if room.is_granted() {
+                    return;
+                }
+                news.await;
+            }
+        };
+        clock::within(BODY_WAIT_DEADLINE, granted).await.map_err(|_| Busy)?;
+        Ok(room)
+    }
+
+    fn enqueue(&self, from: Sender, bytes: u64) -> Room {
+        let mut accounts = self.lock();
+        // More than there can ever be would wait for ever.
+        let bytes = bytes.min(accounts.share(from));
+        let (granted, news) = (AtomicBool::new(false), Event::new());
+        let ticket = Arc::new(Ticket { from, bytes, granted, news });
+        accounts.waiting.push_back(ticket.clone());
+        accounts.grant();
+        Room { budget: self.clone(), ticket }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Accounts> {
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Budget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let accounts = self.lock();
+        write!(f, "{} of {} bytes reserved", accounts.used, accounts.total)
+    }
+}
+
+impl Accounts {
+    /// What a kind of sender may reserve at most.
+    fn share(&self, from: Sender) -> u64 {
+        match from {
+            Sender::LoggedIn => self.total,
+            Sender::Anyone => self.total / 2,
+        }
+    }
+
+    /// Gives to those who wait what there is, in their order: nobody is overtaken, but for those
+    /// before their login who wait for a part of their own half.
+    fn grant(&mut self) {
+        let (mut index, mut half_is_full) = (0, false);
+        while let Some(ticket) = self.waiting.get(index) {
+            let (anyone, bytes) = (ticket.from == Sender::Anyone, ticket.bytes);
+            half_is_full |= anyone && self.used_before_login + bytes > self.share(Sender::Anyone);
+            if anyone && half_is_full {
+                index += 1;
+                continue;
+            }
+            if bytes > self.total - self.used {
+                return;
+            }
+            self.used += bytes;
+            self.used_before_login += if anyone { bytes } else { 0 };
+            if let Some(ticket) = self.waiting.remove(index) {
+                ticket.granted.store(true, Ordering::Release);
+                ticket.news.notify(1);
+            }
+        }
+    }
+}
+
+impl Room {
+    fn is_granted(&self) -> bool {
+        self.ticket.granted.load(Ordering::Acquire)
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        let mut accounts = self.budget.lock();
+        if self.is_granted() {
+            accounts.used -= self.ticket.bytes;
+            if self.ticket.from == Sender::Anyone {
+                accounts.used_before_login -= self.ticket.bytes;
+            }
+        } else {
+            accounts.waiting.retain(|waiting| !Arc::ptr_eq(waiting, &self.ticket));
+        }
+        accounts.grant();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ANYONE: Sender = Sender::Anyone;
+    const KNOWN: Sender = Sender::LoggedIn;
+
+    #[test]
+    fn f209_half_is_for_those_who_have_logged_in() {
+        let budget = Budget::new(100);
+        let first = budget.enqueue(ANYONE, 30);
+        let second = budget.enqueue(ANYONE, 30);
+        let third = budget.enqueue(ANYONE, 20);
+        assert!(first.is_granted() && !second.is_granted());
+        assert!(!third.is_granted(), "it would overtake the second");
+        let known = budget.enqueue(KNOWN, 70);
+        assert!(known.is_granted(), "it waits for nobody's half");
+        drop(first);
+        assert!(second.is_granted(), "30 + 70");
+        assert!(!third.is_granted());
+        drop(known);
+        assert!(third.is_granted());
+        assert_eq!(format!("{budget:?}"), "50 of 100 bytes reserved");
+        drop((second, third));
+        assert_eq!(format!("{budget:?}"), "0 of 100 bytes reserved");
+    }
+
+    #[test]
+    fn f209_first_come_first_served() {
+        let budget = Budget::new(100);
+        let all = budget.enqueue(KNOWN, 100);
+        let large = budget.enqueue(KNOWN, 80);
+        let small = budget.enqueue(KNOWN, 30);
+        let stranger = budget.enqueue(ANYONE, 10);
+        drop(all);
+        assert!(large.is_granted() && !small.is_granted());
+        assert!(!stranger.is_granted(), "there is room, but the small one came before");
+        drop(small);
+        assert!(stranger.is_granted(), "who gives up lets the next one in");
+        assert_eq!(budget.enqueue(ANYONE, 1000).ticket.bytes, 50, "never more than its share");
+        drop((large, stranger));
+        assert!(budget.lock().waiting.is_empty());
+    }
+
+    #[test]
+    fn f209_a_wait_ends_with_room_or_in_time() {
+        smol::block_on(async {
+            let budget = Budget::new(10);
+            let held = budget.reserve(KNOWN, 10).await.ok();
+            let waiter = budget.reserve(KNOWN, 1);
+            let release = async {
+                smol::future::yield_now().await;
+                drop(held);
+                std::future::pending().await
+            };
+            assert!(smol::future::or(waiter, release).await.is_ok());
+        });
+    }
+}

@@ -1,0 +1,134 @@
+//! Bodies of very many requests at once: what they hold in memory, and who gets through.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::TcpStream;
+use std::time::Duration;
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+use crate::support::eventually;
+use crate::support::http::{Answer, parse, send, token};
+use crate::support::image::{Image, MANIFEST};
+use crate::support::node::Node;
+
+const CONNECTIONS: usize = 1000;
+/// A manifest is small enough here to be one of very many.
+const MANIFEST_BYTES: usize = 255 * 1024;
+/// Connections, heads and the program take a part of it, and bodies the 16 MiB of their budget;
+/// without one they would be 250 MiB.
+const CEILING_KIB: u64 = 128 * 1024;
+
+/// A request whose body is sent as far as it is taken, and never to its end.
+struct Held {
+    stream: TcpStream,
+    bytes: Vec<u8>,
+    sent: usize,
+    failed: bool,
+}
+
+impl Held {
+    fn open(address: &str, line: &str, fields: &str, len: usize) -> Held {
+        let stream = TcpStream::connect(address).unwrap();
+        stream.set_nonblocking(true).unwrap();
+        let head = format!(
+            "{line} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n{fields}\
+             content-length: {len}\r\n\r\n"
+        );
+        let mut bytes = head.into_bytes();
+        bytes.resize(bytes.len() + len - 1, b' ');
+        Held { stream, bytes, sent: 0, failed: false }
+    }
+
+    /// Sends what is taken now; whether that was anything.
+    fn send(&mut self) -> bool {
+        let before = self.sent;
+        while !self.failed && self.sent < self.bytes.len() {
+            match self.stream.write(&self.bytes[self.sent..]) {
+                Ok(written) => self.sent += written,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(_) => self.failed = true,
+            }
+        }
+        self.sent > before
+    }
+
+    /// What came back, once the other side has closed; `None` when the answer was lost with it.
+    fn answer(mut self) -> Option<Answer> {
+        self.stream.set_nonblocking(false).unwrap();
+        self.stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        let mut bytes = Vec::new();
+        let _ = self.stream.read_to_end(&mut bytes);
+        parse(&bytes, false).ok()
+    }
+}
+
+/// As many requests as there may be, each sent as far as it is taken.
+fn flood(address: &str, line: &str, fields: &str, len: usize) -> Vec<Held> {
+    let open = |_| Held::open(address, line, fields, len);
+    let mut all: Vec<Held> = (0..CONNECTIONS).map(open).collect();
+    let mut idle = 0;
+    while idle < 5 {
+        let moved = all.iter_mut().filter_map(|held| held.send().then_some(())).count();
+        idle = if moved == 0 { idle + 1 } else { 0 };
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    all
+}
+
+/// Room for as many sockets in this process and the ones that it starts.
+fn raise_file_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }).unwrap();
+}
+
+#[test]
+fn f209_bodies_of_a_thousand_connections_have_one_budget() {
+    raise_file_limit();
+    let root = Node::root_with("[limits]\nbody_memory = \"16MiB\"\n");
+    let user = root.pusher("owner-token", "*");
+    let user = (user.0.as_str(), user.1.as_str());
+    let held = flood(&root.login, "POST /oauth2/token", "", 1 << 20);
+    let image = Image::new(3, &[300_000, 2_000_000]);
+    let push = |tag: &str| {
+        eventually(Duration::from_secs(90), "a push gets through", || {
+            let answer = image.push(&root.login, user, "app", tag);
+            assert!([201, 503].contains(&answer.status), "{}", answer.status);
+            assert_eq!(answer.header("retry-after").is_some(), answer.status == 503);
+            (answer.status == 201).then_some(())
+        });
+    };
+    push("before-login");
+    let answers: Vec<u16> = held.into_iter().filter_map(Held::answer).map(|a| a.status).collect();
+    assert!(answers.iter().all(|status| *status == 413), "{answers:?}");
+    assert!(!answers.is_empty());
+
+    let owner = token(&root.login, user.0, user.1, &["repository:app:pull,push"]).unwrap();
+    let fields = format!("authorization: Bearer {owner}\r\ncontent-type: {MANIFEST}\r\n");
+    let held = flood(&root.login, "PUT /v2/app/manifests/x", &fields, MANIFEST_BYTES);
+    push("logged-in");
+    let answers: Vec<Answer> = held.into_iter().filter_map(Held::answer).collect();
+    let of = |status: u16| answers.iter().filter(move |answer| answer.status == status);
+    eprintln!("{} waited in vain, {} were too slow", of(503).count(), of(408).count());
+    assert_eq!(of(503).count() + of(408).count(), answers.len());
+    let refused = of(503).next().expect("one that waited in vain");
+    assert_eq!(refused.error(), ("TOOMANYREQUESTS".to_owned(), "throttled".to_owned()));
+    assert!(refused.header("retry-after").is_some());
+
+    let peak = root.peak_rss_kib();
+    eprintln!("{peak} KiB at most");
+    assert!(peak < CEILING_KIB, "{peak} KiB");
+    assert_eq!(root.metric("skerry_panics_total"), 0);
+    push("afterwards");
+    assert_eq!(send(&root.login, "GET", "/readyz", &[], b"").unwrap().status, 200);
+}
+
+#[test]
+fn f209_a_budget_that_is_too_small_is_refused() {
+    let mut node = Node::device("x");
+    node.make_root();
+    node.add_configuration("[limits]\nbody_memory = \"7MiB\"\n");
+    let output = node.run_to_end();
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(78), "{text}");
+    assert!(text.contains("limits.body_memory") && text.contains("from 8MiB"), "{text}");
+}
