@@ -1,12 +1,14 @@
 //! The Yocto layer, as far as reading it goes. `pNNN` is the number of a rule for appliances.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
 use std::process::Command;
 
 use serde_json::Value;
 
 use crate::repo::{bitbake, files, path, read};
-use crate::support::skip;
+use crate::support::clients::missing;
+use crate::support::{TempDir, cache, skip, tool};
 
 const LAYER: &str = "yocto-layer";
 const PROGRAM: &str = "yocto-layer/recipes-skerry/skerry/skerry_0.1.0.bb";
@@ -69,7 +71,7 @@ fn crates() -> String {
         "# The crates of Cargo.lock. Regenerate after a change:\n\
          #   SKERRY_REGENERATE=1 cargo test --test suite p043\n\
          # 'bitbake -c update_crates skerry' writes the same set.\n\n\
-         SRC_URI += \" \\\n{uris}\"\n\n{sums}"
+         SRC_URI += \"\\\n{uris}\"\n\n{sums}"
     )
 }
 
@@ -78,7 +80,7 @@ fn crates() -> String {
 fn p043_the_crates_are_those_of_the_lock_file() {
     let wanted = crates();
     if std::env::var_os("SKERRY_REGENERATE").is_some() {
-        std::fs::write(path(CRATES), &wanted).unwrap();
+        fs::write(path(CRATES), &wanted).unwrap();
     }
     assert!(wanted.matches("crate://").count() > 100);
     assert!(read(CRATES) == wanted, "{CRATES} is not up to date; its first lines say how");
@@ -141,9 +143,15 @@ fn is_covered(expression: &str, stated: &BTreeSet<&str>) -> bool {
 fn p045_sources_are_pinned() {
     let source = bitbake(&read(SOURCE));
     let uri = &source["SRC_URI"];
-    for part in ["git://", "protocol=https", "branch=main", "tag=v${PV}"] {
+    for part in ["git://", "protocol=https", "branch=main"] {
         assert!(uri.contains(part), "{part}");
     }
+    // What a tag means is asked of the server whenever a recipe is parsed, unless the hash of the
+    // commit stands beside it: without a network bitbake stops there, for every layer.
+    let commit = source.get("SRCREV").map_or("", String::as_str);
+    let whole = commit.len() == 40 && commit.bytes().all(|b| b"0123456789abcdef".contains(&b));
+    assert!(whole, "SRCREV is '{commit}', not the whole hash of a commit");
+    assert_eq!(uri.matches("://").count(), 1, "one hash names one source: {uri}");
     for file in files(LAYER) {
         let text = read(&file);
         assert!(!text.contains("AUTOREV"), "{file}");
@@ -153,6 +161,26 @@ fn p045_sources_are_pinned() {
     for recipe in recipes() {
         let local = bitbake(&read(&recipe)).get("SRC_URI").cloned().unwrap_or_default();
         assert!(!local.contains("file://"), "{recipe}: all files come with the source");
+    }
+}
+
+/// The commit has what the recipes take from it: else the layer would build something else.
+#[test]
+fn p045_the_pinned_commit_is_one_of_this_history() {
+    let commit = bitbake(&read(SOURCE))["SRCREV"].clone();
+    let git = |arguments: &[&str]| {
+        let mut git = Command::new("git");
+        git.arg("-C").arg(path("")).args(arguments).output()
+    };
+    let known = git(&["cat-file", "-e", &format!("{commit}^{{commit}}")]);
+    if !known.is_ok_and(|output| output.status.success()) {
+        return skip(&format!("this checkout has no history, or not commit {commit}"));
+    }
+    let below = git(&["merge-base", "--is-ancestor", &commit, "HEAD"]).unwrap();
+    assert!(below.status.success(), "{commit} is on another branch");
+    for file in ["LICENSE", "Cargo.lock", "systemd/skerry.service", "board/base.toml"] {
+        let shown = git(&["cat-file", "-e", &format!("{commit}:{file}")]).unwrap();
+        assert!(shown.status.success(), "{commit} has no {file}");
     }
 }
 
@@ -237,6 +265,84 @@ fn p049_local_files_and_partitions_are_where_the_series_looks() {
     assert!(last.starts_with("part /var/lib/skerry ") && last.contains("--label data"), "{last}");
 }
 
+/// A line `part` of a kickstart file: where it is mounted, and its options.
+struct Partition {
+    mount: Option<String>,
+    options: BTreeMap<String, String>,
+}
+
+impl Partition {
+    fn get(&self, option: &str) -> Option<&str> {
+        self.options.get(option).map(String::as_str)
+    }
+
+    fn has(&self, option: &str) -> bool {
+        self.options.contains_key(option)
+    }
+
+    /// The device that wic writes into fstab (`update_fstab` of its plugin `direct`).
+    fn device(&self, number: usize) -> String {
+        let disk = self.get("ondisk").unwrap_or("sda");
+        let infix = if disk.starts_with("mmcblk") { "p" } else { "" };
+        match self.get("label").filter(|_| self.has("use-label")) {
+            _ if self.has("use-uuid") => "PARTUUID=".to_owned(),
+            Some(label) => format!("LABEL={label}"),
+            None => format!("/dev/{disk}{infix}{number}"),
+        }
+    }
+}
+
+/// The partitions of a kickstart file, by the rules of wic for the options that we use.
+fn partitions(text: &str) -> Vec<Partition> {
+    let valued = ["source", "sourceparams", "fstype", "label", "fixed-size", "align", "ondisk"];
+    let parse = |line: &str| {
+        let mut words = line.split_whitespace().skip(1).peekable();
+        let mount = words.next_if(|word| !word.starts_with("--")).map(str::to_owned);
+        let mut options = BTreeMap::new();
+        while let Some(word) = words.next() {
+            let word = word.strip_prefix("--").unwrap_or_else(|| panic!("{word}: {line}"));
+            let (name, value) = match word.split_once('=') {
+                Some((name, value)) => (name, value),
+                None if valued.contains(&word) => (word, words.next().unwrap()),
+                None if ["use-label", "use-uuid"].contains(&word) => (word, ""),
+                None => panic!("an option that this reader does not know: {word}"),
+            };
+            assert!(options.insert(name.to_owned(), value.to_owned()).is_none(), "{line}");
+        }
+        Partition { mount, options }
+    };
+    text.lines().filter(|line| line.starts_with("part ")).map(parse).collect()
+}
+
+/// Also where the disk is not called sda: fstab and the kernel's command line go by labels.
+#[test]
+fn p049_partitions_are_found_by_their_labels() {
+    let text = read("yocto-layer/files/wic/skerry-ab.wks");
+    let partitions = partitions(&text);
+    let mut fstab = Vec::new();
+    for (index, partition) in partitions.iter().enumerate() {
+        let mount = partition.mount.as_deref().unwrap_or("none");
+        if mount.starts_with('/') && mount != "/" {
+            let kind = partition.get("fstype").unwrap_or("vfat");
+            fstab.push(format!("{} {mount} {kind}", partition.device(index + 1)));
+        }
+    }
+    assert_eq!(fstab, ["LABEL=boot /boot vfat", "LABEL=data /var/lib/skerry ext4"]);
+    // The root is of the form PARTLABEL=root-a where there are labels of partitions: not in an MBR.
+    assert!(text.lines().any(|line| line.starts_with("bootloader --ptable gpt ")), "{text}");
+    let labels: Vec<&str> = partitions.iter().filter_map(|p| p.get("label")).collect();
+    assert_eq!(labels, ["boot", "root-a", "root-b", "data"], "each is named, and once");
+    assert_eq!(partitions[1].mount.as_deref(), Some("/"));
+    let sizes: Vec<&str> = partitions.iter().filter_map(|p| p.get("fixed-size")).collect();
+    for board in ["qemu-arm64", "qemu-x86_64"] {
+        let profile: toml::Table = read(&format!("board/{board}/board.toml")).parse().unwrap();
+        let size = |key: &str| format!("{}M", profile["image"][key].as_integer().unwrap());
+        let (boot, root, data) = (size("boot_mib"), size("root_mib"), size("data_mib"));
+        assert_eq!(sizes, [&boot, &root, &root, &data], "{board}");
+        assert_eq!(profile["image"]["data_label"].as_str(), Some("data"), "{board}");
+    }
+}
+
 #[test]
 fn p050_only_the_configuration_knows_machines() {
     let conf = read(CONF);
@@ -259,6 +365,74 @@ fn p051_other_layers_are_left_alone() {
         assert!(dynamic || !file.ends_with(".bbappend"), "{file}");
         let updater = ["rauc", "mender"].iter().any(|name| file.contains(name));
         assert!(dynamic || !updater, "{file}");
+    }
+}
+
+#[test]
+fn p052_the_linter_finds_no_error_and_no_warning() {
+    let Some(linter) = tool("oelint-adv") else {
+        return skip("oelint-adv is not there; tests/run installs it from PyPI");
+    };
+    let mut command = Command::new(linter);
+    // Whether the home page answers is asked over the network.
+    command.args(["--quiet", "--release=wrynose", "--suppress=oelint.vars.homepageping"]);
+    let recipes = recipes().into_iter().filter(|file| file.ends_with(".bb"));
+    command.args(recipes.map(|file| path(&file))).arg(path("yocto-layer/conf/layer.conf"));
+    let output = command.output().unwrap();
+    let text = [output.stdout, output.stderr].concat();
+    let text = String::from_utf8_lossy(&text);
+    let known = |line: &&str| [":info:", ":warning:", ":error:"].iter().any(|l| line.contains(l));
+    let (found, other): (Vec<_>, Vec<_>) = text.lines().partition(known);
+    assert!(!found.is_empty() && other.is_empty(), "it did not run: {text}");
+    let grave: Vec<_> = found.iter().filter(|line| !line.contains(":info:")).collect();
+    assert!(grave.is_empty(), "{grave:#?}");
+}
+
+/// The configuration of a build that only parses this layer, on top of oe-core without its recipes.
+fn build_of(home: &TempDir, core: &std::path::Path, extra: &str) {
+    fs::create_dir(home.join("conf")).unwrap();
+    let layers = format!(
+        "BBPATH = \"${{TOPDIR}}\"\nBBFILES = \"\"\nBBLAYERS = \"{} {}\"\n",
+        core.join("meta").display(),
+        path(LAYER).display()
+    );
+    fs::write(home.join("conf/bblayers.conf"), layers).unwrap();
+    let local = "MACHINE = \"qemux86-64\"\nDISTRO = \"nodistro\"\nBB_NO_NETWORK = \"1\"\n\
+                 BBMASK = \"/meta/recipes-\"\nCONNECTIVITY_CHECK_URIS = \"\"\n";
+    fs::write(home.join("conf/local.conf"), [local, extra].concat()).unwrap();
+}
+
+/// bitbake itself, as it is and as the files for kas use it.
+#[test]
+fn p052_bitbake_parses_the_layer_without_a_network() {
+    let sources = cache().join("oe");
+    let (bitbake, core) = (sources.join("bitbake"), sources.join("openembedded-core"));
+    if !bitbake.join("bin/bitbake").exists() || !core.join("meta/conf/layer.conf").exists() {
+        return skip("bitbake and openembedded-core are not there; tests/run --long asks for them");
+    }
+    if let Some(program) = missing(&["unshare", "chrpath", "diffstat", "gawk", "cpio", "python3"]) {
+        return skip(&format!("bitbake needs {program}"));
+    }
+    let kas = read("yocto-layer/kas/qemux86-64.yml");
+    let (_, kas) = kas.split_once("skerry: |\n").unwrap();
+    for extra in ["", kas] {
+        let home = TempDir::new();
+        build_of(&home, &core, &extra.replace("\n    ", "\n").replacen("    ", "", 1));
+        // It refuses to work for root, who is somebody else in a namespace of users.
+        let mut command = Command::new("unshare");
+        command.args(["--user", "--map-user=1000", "--map-group=1000", "python3"]);
+        command.arg(bitbake.join("bin/bitbake")).arg("-p").current_dir(home.path());
+        let scripts = core.join("scripts").display().to_string();
+        let path = format!("{scripts}:{}/bin:/usr/bin:/bin", bitbake.display());
+        command.env_clear().env("HOME", home.path()).env("PATH", path);
+        let output = command.env("LC_ALL", "en_US.UTF-8").output().unwrap();
+        let text = [output.stdout, output.stderr].concat();
+        let text = String::from_utf8_lossy(&text);
+        if text.contains("en_US.UTF-8") && !output.status.success() {
+            return skip("bitbake needs the locale en_US.UTF-8");
+        }
+        let parsed = text.contains("Parsing of 4 .bb files complete") && text.contains(" 0 errors");
+        assert!(output.status.success() && parsed && text.contains(" 0 skipped"), "{text}");
     }
 }
 

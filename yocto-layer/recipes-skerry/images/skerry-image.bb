@@ -1,5 +1,6 @@
 SUMMARY = "Small read-only image with a connected container registry"
-DESCRIPTION = "Boots to a registry; the state is on a partition of its own."
+DESCRIPTION = "Boots to a registry on a read-only root file system, of which there are \
+two for updates; the state is on a partition of its own."
 LICENSE = "MIT"
 
 inherit core-image

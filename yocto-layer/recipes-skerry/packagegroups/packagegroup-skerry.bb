@@ -1,5 +1,6 @@
 SUMMARY = "A connected container registry, set up for this machine"
-DESCRIPTION = "The program and the board profile of the machine."
+DESCRIPTION = "The program, its units and user, \
+and the board profile of the machine that it is built for."
 
 PACKAGE_ARCH = "${MACHINE_ARCH}"
 

@@ -5,10 +5,10 @@ LICENSE = "Apache-2.0"
 
 require skerry-source.inc
 
+S = "${UNPACKDIR}/skerry-${PV}"
+
 # Only data, and different for each machine: the program itself is shared.
 PACKAGE_ARCH = "${MACHINE_ARCH}"
-
-S = "${UNPACKDIR}/skerry-${PV}"
 
 # A directory of board/; machines without one get the base profile.
 SKERRY_BOARD ?= ""
@@ -31,7 +31,7 @@ do_install() {
     fi
 }
 
-FILES:${PN} = " \
+FILES:${PN} += "\
     ${datadir}/skerry/base.toml \
     ${datadir}/skerry/board.toml \
     ${nonarch_libdir}/systemd/system/skerry.service.d/50-board.conf \

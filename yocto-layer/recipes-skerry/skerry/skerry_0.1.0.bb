@@ -42,7 +42,7 @@ do_install:append() {
     install -m 0644 ${S}/README.md ${D}${docdir}/skerry/
 }
 
-FILES:${PN} += " \
+FILES:${PN} += "\
     ${systemd_system_unitdir}/skerry.service \
     ${systemd_system_unitdir}/skerry.socket \
     ${systemd_system_unitdir}/skerry.service.d/10-backoff.conf \
