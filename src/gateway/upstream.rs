@@ -514,6 +514,7 @@ fn is_doubtful(error: &UpstreamError) -> bool {
         | UpstreamError::Gone
         | UpstreamError::PreconditionFailed
         | UpstreamError::AlreadyActivated(_)
+        | UpstreamError::ActivationUnknown
         | UpstreamError::Malformed(_) => false,
         UpstreamError::Refused(status, _) => ![409, 413, 416].contains(status),
         UpstreamError::Unauthorized(_)

@@ -223,16 +223,16 @@ fn format_1_is_read() {
 #[test]
 fn what_the_first_builds_wrote_is_read() {
     let (_, expected) = written_today();
+    use row::Kind;
     let (store, recovery) = open_memory(&place(&golden(FIRST))).unwrap();
     assert!(!recovery.new && recovery.damage.is_empty(), "{recovery}");
     let rows = store.look_up(|index| index.scan(&[], None, usize::MAX)).unwrap();
-    let (changed, found): (Vec<_>, Vec<_>) = rows.into_iter().partition(|(key, _)| {
-        [row::Kind::Outbox as u8, row::Kind::DeadLetter as u8].contains(&key[0])
-    });
+    let (changed, found): (Vec<_>, Vec<_>) = rows
+        .into_iter()
+        .partition(|(key, _)| [Kind::Outbox as u8, Kind::DeadLetter as u8].contains(&key[0]));
     let differ = |(key, row): &(Vec<u8>, Vec<u8>)| expected.get(key) != Some(row);
     let differ: BTreeSet<u8> = found.into_iter().filter(differ).map(|(key, _)| key[0]).collect();
     // The workload of today adds a manifest, and deletes the note about one with the manifest.
-    use row::Kind;
     let known = [Kind::Repository, Kind::Untagged, Kind::Node, Kind::Delivered];
     assert_eq!(differ, known.map(|kind| kind as u8).into());
     let waiting = store.outbox(9).unwrap();
