@@ -139,17 +139,33 @@ impl Manifest {
         }
     }
 
-    /// What must be linked as blobs in the repository before the manifest is accepted.
+    /// What must be linked as blobs in the repository before the manifest is accepted. The entries
+    /// of an index whose type nobody knows may be blobs, manifests, or absent: the image-spec has
+    /// readers pass over them.
     pub fn required_blobs(&self) -> impl Iterator<Item = &Descriptor> {
-        let enforced = self.kind != ManifestKind::Opaque;
+        let enforced = self.kind == ManifestKind::Image;
         let blobs = self.config.iter().chain(&self.layers);
         blobs.filter(move |descriptor| enforced && !descriptor.is_external())
     }
 
     /// What must exist as manifests in the repository before the manifest is accepted.
     pub fn required_manifests(&self) -> impl Iterator<Item = &Descriptor> {
-        let enforced = self.kind != ManifestKind::Opaque;
+        let enforced = self.kind == ManifestKind::Index;
         self.children.iter().filter(move |descriptor| enforced && !descriptor.is_external())
+    }
+
+    /// What it names without needing it: kept and synced where it is here, and no fault where it
+    /// is absent.
+    pub fn optional(&self) -> impl Iterator<Item = &Descriptor> {
+        let (blobs, manifests) = match self.kind {
+            ManifestKind::Image => (true, false),
+            ManifestKind::Index => (false, true),
+            ManifestKind::Opaque => (false, false),
+        };
+        let blobs = self.config.iter().chain(&self.layers).map(move |named| (blobs, named));
+        let manifests = self.children.iter().map(move |named| (manifests, named));
+        let all = blobs.chain(manifests);
+        all.filter(|(enforced, named)| !enforced || named.is_external()).map(|(_, named)| named)
     }
 
     /// The artifact type that a listing of referrers shows (OCI distribution-spec, "Listing
@@ -405,6 +421,7 @@ mod tests {
             format!(r#"{{"schemaVersion":2,"config":{config},"layers":[{foreign},{elsewhere}]}}"#);
         let manifest = Manifest::parse(Some(media::DOCKER_MANIFEST), text.as_bytes()).unwrap();
         assert_eq!((manifest.layers.len(), manifest.required_blobs().count()), (2, 1));
+        assert_eq!(manifest.optional().count(), 2);
     }
 
     #[test]
@@ -418,6 +435,8 @@ mod tests {
         let text = format!(r#"{{"schemaVersion":2,"manifests":[{child},{layer}]}}"#);
         let index = Manifest::parse(Some(media::OCI_INDEX), text.as_bytes()).unwrap();
         assert_eq!((index.children.len(), index.layers.len()), (1, 1));
+        let counts = (index.required_manifests().count(), index.required_blobs().count());
+        assert_eq!((counts, index.optional().count()), ((1, 0), 1));
         let platform = index.children[0].platform.as_ref().unwrap();
         assert_eq!(platform.variant.as_deref(), Some("v8"));
         assert_eq!(index.referrer_type(), None);
@@ -431,6 +450,7 @@ mod tests {
         let text = format!(r#"{{"blobs":[{}]}}"#, descriptor("a/b"));
         let manifest = Manifest::parse(Some("application/x.y+json"), text.as_bytes()).unwrap();
         assert_eq!((manifest.layers.len(), manifest.required_blobs().count()), (1, 0));
+        assert_eq!(manifest.optional().count(), 1);
     }
 
     #[test]

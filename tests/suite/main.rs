@@ -23,6 +23,7 @@ mod conformance;
 mod debts;
 mod delivery;
 mod demo;
+mod external;
 mod full;
 mod gc;
 mod hostile;
