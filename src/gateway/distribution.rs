@@ -134,6 +134,25 @@ impl Upstream {
         }
     }
 
+    /// The length of a blob that can be pulled from this repository at the parent, bytes; `None`
+    /// when there is none.
+    pub async fn blob_len(
+        &self,
+        repository: &RepositoryName,
+        digest: &Digest,
+    ) -> Result<Option<u64>, UpstreamError> {
+        let path = format!("{repository}/blobs/{digest}");
+        let scope = repository_scope(repository, false);
+        match self.content(&scope, Method::Head, &path, |request| request).await {
+            Ok(response) => {
+                let len = response.header("content-length").and_then(|text| text.parse().ok());
+                len.map(Some).ok_or_else(|| protocol("a blob came without its length"))
+            }
+            Err(UpstreamError::NotFound(_)) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Whether the parent has a manifest in this repository.
     pub async fn has_manifest(
         &self,

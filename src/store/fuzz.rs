@@ -243,9 +243,10 @@ pub(crate) fn rows() -> Vec<Vec<u8>> {
         subject: Some(digest.clone()),
         annotations: BTreeMap::from([("a".to_owned(), "b".to_owned())]),
         blobs: vec![digest.clone(), digest.clone()],
-        children: vec![digest],
+        children: vec![digest.clone()],
         content_size: 70_000,
         pushed: time,
+        elsewhere: Some(vec![digest.clone()]),
     };
     let encoded = [
         (0, row::encode(&RepositoryRow { created: time, bytes: 5 })),

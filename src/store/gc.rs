@@ -21,6 +21,7 @@ use super::tags::TagRow;
 use super::{Shared, Store, StoreError, Txn};
 use crate::sys::spawn;
 use crate::types::digest::Algorithm;
+use crate::types::manifest::ManifestKind;
 use crate::types::{Digest, Manifest, RepositoryName, UnixSeconds, media};
 
 /// Digests, eight bytes each, that a look at the rows holds at once. Over it: the look is repeated
@@ -461,20 +462,43 @@ fn sorted(mut digests: Vec<u64>) -> Vec<u64> {
     digests
 }
 
-/// Links of a repository that none of its manifests uses.
+/// Links of a repository that none of its manifests names. None as long as it cannot be known what
+/// one of them names.
 fn unused_links(
     store: &Store,
     repository: &RepositoryName,
 ) -> Result<Vec<(Vec<u8>, Digest)>, StoreError> {
     let name = repository.as_str().as_bytes();
     let mut used = Vec::new();
-    store.each_row(&prefix(Kind::Manifest, &[name]), |_, row| {
-        used.extend(row::decode::<ManifestRow>(row)?.blobs.iter().map(short));
+    let (mut unknown, mut learned) = (None, Vec::new());
+    store.each_row(&prefix(Kind::Manifest, &[name]), |key, row| {
+        let mut row = row::decode::<ManifestRow>(row)?;
+        if row.elsewhere.is_none()
+            && let Some((_, digest)) = split_key(&key)
+        {
+            row.elsewhere = read_elsewhere(store, &digest, &row.media_type)?;
+            match &row.elsewhere {
+                Some(found) => learned.push((key, found.clone())),
+                None => unknown = Some(digest),
+            }
+            if learned.len() >= PAGE {
+                note_elsewhere(store, std::mem::take(&mut learned))?;
+            }
+        }
+        used.extend(row.named_blobs().map(short));
         if used.len() > MARKED_MAX {
             used = sorted(std::mem::take(&mut used));
         }
         Ok(())
     })?;
+    note_elsewhere(store, learned)?;
+    if let Some(digest) = unknown {
+        log::warn!(
+            "no layer of {repository} is collected: manifest {digest} cannot be read and may name \
+             it; push it again or delete it"
+        );
+        return Ok(Vec::new());
+    }
     let used = sorted(used);
     let mut unused = Vec::new();
     store.each_row(&prefix(Kind::Blob, &[name]), |key, _| {
@@ -487,6 +511,38 @@ fn unused_links(
         Ok(())
     })?;
     Ok(unused)
+}
+
+/// What a manifest names that lies elsewhere, for a row of an earlier version that does not say;
+/// `None` when the manifest cannot be read.
+fn read_elsewhere(
+    store: &Store,
+    digest: &Digest,
+    media_type: &str,
+) -> Result<Option<Vec<Digest>>, StoreError> {
+    match super::blobs::read(store.shared(), digest) {
+        Ok(Some(bytes)) => {
+            let parsed = Manifest::parse(Some(media_type), &bytes).ok();
+            Ok(parsed.map(|parsed| manifests::elsewhere(&parsed)))
+        }
+        Ok(None) | Err(StoreError::Corrupt(_) | StoreError::Invalid(_)) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Lets the rows of these manifests say what lies elsewhere.
+fn note_elsewhere(store: &Store, learned: Vec<(Vec<u8>, Vec<Digest>)>) -> Result<(), StoreError> {
+    if learned.is_empty() {
+        return Ok(());
+    }
+    smol::block_on(store.commit(move |txn| {
+        for (key, elsewhere) in learned {
+            if let Some(row) = txn.get::<ManifestRow>(&key)? {
+                txn.put(key, &ManifestRow { elsewhere: Some(elsewhere), ..row })?;
+            }
+        }
+        Ok(())
+    }))
 }
 
 /// Manifests of a repository that no tag, index or subject keeps, with since when, if a run has
@@ -502,7 +558,7 @@ fn untagged_manifests(
         Ok(())
     })?;
     store.each_row(&prefix(Kind::Manifest, &[name]), |_, row| {
-        kept.extend(row::decode::<ManifestRow>(row)?.children.iter().map(short));
+        kept.extend(row::decode::<ManifestRow>(row)?.named_manifests().map(short));
         Ok(())
     })?;
     let kept = sorted(kept);
@@ -602,8 +658,11 @@ fn pin(
         for media_type in [None, Some(media::OCI_MANIFEST), Some(media::OCI_INDEX)] {
             let Ok(manifest) = Manifest::parse(media_type, &bytes) else { continue };
             let blobs = manifest.config.iter().chain(&manifest.layers);
-            marked.extend(blobs.map(|descriptor| short(&descriptor.digest)));
-            open.extend(manifest.children.iter().map(|child| child.digest.clone()));
+            marked.extend(blobs.clone().map(|descriptor| short(&descriptor.digest)));
+            // Of an unknown type: what it names may have content of its own.
+            let blobs = blobs.filter(|_| manifest.kind != ManifestKind::Image);
+            let below = manifest.children.iter().chain(blobs);
+            open.extend(below.map(|descriptor| descriptor.digest.clone()));
         }
     }
     Ok(())

@@ -55,11 +55,10 @@ impl Leases {
                     }
                 }
                 Some(kind) if *kind == Kind::Manifest as u8 => {
-                    let named =
-                        row::decode::<ManifestRow>(row).map(|row| (row.blobs, row.children));
-                    let (blobs, children) = named.unwrap_or_default();
                     let own = split_key(key).map(|(_, digest)| digest);
-                    for digest in own.iter().chain(&blobs).chain(&children) {
+                    let row = row::decode::<ManifestRow>(row).ok();
+                    let named = row.iter().flat_map(|row| row.named_blobs().chain(&row.children));
+                    for digest in own.iter().chain(named) {
                         table.touch(short(digest), now);
                     }
                 }

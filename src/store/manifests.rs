@@ -8,10 +8,10 @@ use super::gc::forget_untagged;
 use super::outbox::{self, Origin, OutboxChange};
 use super::referrers::{ReferrerRow, referrer_key};
 use super::repositories::{self, BlobLink, blob_key, digest_at};
-use super::row::{Kind, Row, key, prefix};
+use super::row::{Kind, Row, key, prefix, trailing};
 use super::tags::{self, Precondition, TagRow};
 use super::{Store, StoreError, Txn, delivered};
-use crate::types::{Digest, Manifest, RepositoryName, Tag, UnixSeconds};
+use crate::types::{Digest, Manifest, RepositoryName, Tag, UnixSeconds, media};
 
 /// What is known of a manifest without reading it.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -28,7 +28,8 @@ pub struct ManifestRow {
     pub subject: Option<Digest>,
     /// For the listing of referrers, so only kept when there is a subject; bounded.
     pub annotations: BTreeMap<String, String>,
-    /// Configuration and layers, without what lies elsewhere by design.
+    /// Configuration and layers, without what lies elsewhere by design; the entries of an index
+    /// whose type nobody knows.
     pub blobs: Vec<Digest>,
     /// Manifests of an index.
     pub children: Vec<Digest>,
@@ -36,6 +37,10 @@ pub struct ManifestRow {
     pub content_size: u64,
     /// When it was first pushed or synced.
     pub pushed: UnixSeconds,
+    /// Configuration and layers that lie elsewhere by design, and may be here all the same. `None`
+    /// in a row of an earlier version, which left them out: the manifest itself says.
+    #[serde(deserialize_with = "trailing")]
+    pub elsewhere: Option<Vec<Digest>>,
 }
 
 impl Row for ManifestRow {
@@ -43,10 +48,25 @@ impl Row for ManifestRow {
 }
 
 impl ManifestRow {
+    /// Everything that it names as a blob, or may name as one.
+    pub fn named_blobs(&self) -> impl Iterator<Item = &Digest> {
+        self.blobs.iter().chain(self.elsewhere.iter().flatten())
+    }
+
+    /// Everything that it names as a manifest, or may name as one: an entry of an index whose type
+    /// nobody knows may be either.
+    pub fn named_manifests(&self) -> impl Iterator<Item = &Digest> {
+        let is_image = [media::OCI_MANIFEST, media::DOCKER_MANIFEST, media::OCI_ARTIFACT]
+            .contains(&self.media_type.as_str());
+        let blobs = (!is_image).then(|| self.named_blobs());
+        self.children.iter().chain(blobs.into_iter().flatten())
+    }
+
     fn new(put: &PutManifest, pushed: UnixSeconds) -> ManifestRow {
         let parsed = &put.parsed;
         let blobs = parsed.config.iter().chain(&parsed.layers);
         let local = blobs.clone().filter(|descriptor| !descriptor.is_external());
+        let elsewhere = elsewhere(parsed);
         let content = blobs.chain(&parsed.children).map(|descriptor| descriptor.size);
         ManifestRow {
             media_type: put.media_type.clone(),
@@ -62,8 +82,16 @@ impl ManifestRow {
             children: parsed.children.iter().map(|child| child.digest.clone()).collect(),
             content_size: content.fold(0, u64::saturating_add),
             pushed,
+            elsewhere: Some(elsewhere),
         }
     }
+}
+
+/// What of a manifest's configuration and layers lies elsewhere by design.
+pub(super) fn elsewhere(parsed: &Manifest) -> Vec<Digest> {
+    let blobs = parsed.config.iter().chain(&parsed.layers);
+    let external = blobs.filter(|descriptor| descriptor.is_external());
+    external.map(|descriptor| descriptor.digest.clone()).collect()
 }
 
 /// A manifest to add; its bytes are durable already.
@@ -328,7 +356,6 @@ pub(super) mod testing {
 mod tests {
     use super::testing::*;
     use super::*;
-    use crate::types::media;
 
     fn index_of(numbers: &[u8]) -> String {
         let entries: Vec<String> = numbers

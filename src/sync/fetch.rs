@@ -13,6 +13,7 @@ use crate::store::uploads::Upload;
 use crate::store::{Precondition, PutManifest, PutOutcome, Store, StoreError};
 use crate::sys::clock::{sleep, within};
 use crate::types::limits::{BUFFER_BYTES, PROGRESS_DEADLINE};
+use crate::types::manifest::{Descriptor, ManifestKind};
 use crate::types::{Digest, Manifest, RepositoryName, Tag};
 
 /// Blobs fetched at once.
@@ -23,6 +24,10 @@ const DEPTH_MAX: usize = 8;
 
 /// Manifests that one tag may need. Over it: the tag is left out.
 const MANIFESTS_MAX: usize = 10_000;
+
+/// Content that one tag may name without needing it and that the parent is asked for. Over it: the
+/// rest is left out, which is no fault.
+const OPTIONAL_MAX: usize = 256;
 
 /// How long to wait for another fetch of the same blob before looking again.
 const SAME_BLOB_WAIT: Duration = Duration::from_millis(200);
@@ -44,6 +49,8 @@ pub(super) struct Closure {
     blobs: BTreeMap<Digest, u64>,
     /// What is to be transferred.
     pub(super) missing_bytes: u64,
+    /// Content that is named without being needed and that the parent was asked for.
+    asked: usize,
 }
 
 pub(super) struct Received {
@@ -64,6 +71,7 @@ impl Fetcher {
             manifests: Vec::new(),
             blobs: BTreeMap::new(),
             missing_bytes: 0,
+            asked: 0,
         };
         let mut level = vec![root.clone()];
         let mut seen: BTreeSet<Digest> = BTreeSet::new();
@@ -82,6 +90,7 @@ impl Fetcher {
                 let received = self.manifest(repository, &digest).await?;
                 self.note_blobs(repository, &received.parsed, &mut closure).await?;
                 below.extend(received.parsed.required_manifests().map(|d| d.digest.clone()));
+                below.extend(self.note_optional(repository, &received.parsed, &mut closure).await?);
                 closure.manifests.push((digest, received));
             }
             level = below;
@@ -120,17 +129,67 @@ impl Fetcher {
         parsed: &Manifest,
         closure: &mut Closure,
     ) -> Result<(), SyncError> {
-        for descriptor in parsed.required_blobs() {
-            let digest = &descriptor.digest;
+        for Descriptor { digest, size, .. } in parsed.required_blobs() {
             if closure.blobs.contains_key(digest) || self.store.blob_linked(repository, digest)? {
                 continue;
             }
-            if self.store.blob_open(digest).await?.is_none() {
-                closure.missing_bytes = closure.missing_bytes.saturating_add(descriptor.size);
-            }
-            closure.blobs.insert(digest.clone(), descriptor.size);
+            self.note_blob(digest, *size, closure).await?;
         }
         Ok(())
+    }
+
+    async fn note_blob(
+        &self,
+        digest: &Digest,
+        size: u64,
+        closure: &mut Closure,
+    ) -> Result<(), SyncError> {
+        if self.store.blob_open(digest).await?.is_none() {
+            closure.missing_bytes = closure.missing_bytes.saturating_add(size);
+        }
+        closure.blobs.insert(digest.clone(), size);
+        Ok(())
+    }
+
+    /// Notes what a manifest names without needing it, where the parent has it: blobs, and the
+    /// manifests that it returns.
+    async fn note_optional(
+        &self,
+        repository: &RepositoryName,
+        parsed: &Manifest,
+        closure: &mut Closure,
+    ) -> Result<Vec<Digest>, SyncError> {
+        let mut manifests = Vec::new();
+        for Descriptor { digest, size, .. } in parsed.optional() {
+            if closure.blobs.contains_key(digest)
+                || self.store.blob_linked(repository, digest)?
+                || self.store.manifest(repository, digest)?.is_some()
+            {
+                continue;
+            }
+            if closure.asked >= OPTIONAL_MAX {
+                log::warn!(
+                    "{} in {repository} names more than {OPTIONAL_MAX} layers that may lie \
+                     elsewhere; the rest is not fetched",
+                    closure.root
+                );
+                break;
+            }
+            closure.asked += 1;
+            let may_be_manifest = parsed.kind != ManifestKind::Image;
+            if may_be_manifest && self.upstream.has_manifest(repository, digest).await? {
+                manifests.push(digest.clone());
+                continue;
+            }
+            match self.upstream.blob_len(repository, digest).await? {
+                Some(len) if len == *size => self.note_blob(digest, *size, closure).await?,
+                Some(len) => {
+                    log::warn!("{digest} has {len} bytes at the parent, not {size} as named");
+                }
+                None => {}
+            }
+        }
+        Ok(manifests)
     }
 
     /// Fetches what is missing, makes it visible, and lets the tag, if any, name it: that is the

@@ -16,7 +16,7 @@ use crate::gateway::{Upstream, UpstreamError};
 use crate::store::outbox::{OutboxChange, OutboxEntry};
 use crate::store::{Precondition, Store, StoreError};
 use crate::types::limits::PAGE_MAX;
-use crate::types::{Digest, Mode, Reference, RepositoryName, Tag};
+use crate::types::{Digest, Manifest, Mode, Reference, RepositoryName, Tag};
 
 /// How long to wait for a change at most before looking again.
 const LOOK_AGAIN: Duration = Duration::from_secs(60);
@@ -234,20 +234,40 @@ impl Pusher {
                     // Left out on purpose, or lying elsewhere: the parent decides.
                     continue;
                 };
-                below.extend(row.children.iter().cloned());
+                below.extend(row.named_manifests().cloned());
                 order.push((digest, row));
             }
             level = below;
         }
         for (digest, row) in order.into_iter().rev() {
-            for blob in &row.blobs {
-                self.bring_blob(repository, blob).await?;
-            }
+            let manifest = self.read(&digest, row.media_type).await?;
+            self.bring_blobs(repository, &digest, &manifest).await?;
             if digest != *root {
-                let manifest = self.read(&digest, row.media_type).await?;
                 let delivery = Delivery { precondition: Precondition::None, id: None };
                 let reference = Reference::Digest(digest);
                 self.upstream.put_manifest(repository, &reference, &manifest, &delivery).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Brings up the blobs that a manifest needs, and those of the others that are here.
+    async fn bring_blobs(
+        &self,
+        repository: &RepositoryName,
+        digest: &Digest,
+        manifest: &FetchedManifest,
+    ) -> Result<(), SyncError> {
+        let parsed = Manifest::parse(Some(&manifest.media_type), &manifest.bytes)
+            .map_err(|error| SyncError::Content(format!("manifest {digest}: {error}")))?;
+        for blob in parsed.required_blobs() {
+            self.bring_blob(repository, &blob.digest).await?;
+        }
+        for blob in parsed.optional().map(|descriptor| &descriptor.digest) {
+            let is_here = self.store.blob_linked(repository, blob)?
+                && self.store.blob_open(blob).await?.is_some();
+            if is_here {
+                self.bring_blob(repository, blob).await?;
             }
         }
         Ok(())

@@ -466,7 +466,7 @@ impl Worker {
                 break;
             }
             for (_, row) in &page {
-                needed.extend(row.children.iter().cloned());
+                needed.extend(row.named_manifests().cloned());
             }
             rows.extend(page.into_iter().map(|(digest, _)| (digest, ())));
         }

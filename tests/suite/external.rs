@@ -3,9 +3,11 @@
 
 use serde_json::json;
 
+use crate::support::eventually;
 use crate::support::http::{Answer, bearer, token};
-use crate::support::image::{INDEX, Image, MANIFEST, digest};
+use crate::support::image::{INDEX, Image, MANIFEST, digest, noise, push_blob};
 use crate::support::node::Node;
+use crate::sync::SOON;
 
 /// A type that no registry knows.
 const UNKNOWN: &str = "application/vnd.example.model.v1+json";
@@ -31,6 +33,10 @@ impl<'a> App<'a> {
         let target = format!("/v2/app/manifests/{reference}");
         let headers = [("content-type", media_type)];
         bearer(&self.node.login, &self.token, "PUT", &target, &headers, bytes)
+    }
+
+    fn push(&self, blob: &[u8]) {
+        assert_eq!(push_blob(&self.node.login, &self.token, "app", blob).status, 201);
     }
 }
 
@@ -61,4 +67,125 @@ fn f206_an_index_may_name_a_child_of_unknown_type() {
     // What is of a known type must be here all the same.
     let absent = index(&[known, descriptor(MANIFEST, b"never pushed")]);
     assert_eq!(app.put("absent", INDEX, &absent).error().0, "MANIFEST_BLOB_UNKNOWN");
+}
+
+/// Content that is named without being needed, each piece unlike those of another seed.
+struct External {
+    blobs: Vec<Vec<u8>>,
+    image: Vec<u8>,
+    /// A manifest of unknown type, which names the last of the blobs.
+    model: Vec<u8>,
+    /// What is named and is nowhere.
+    absent: Vec<u8>,
+    index: Vec<u8>,
+}
+
+impl External {
+    fn new(seed: u64) -> External {
+        let sizes = [2000, 2001, 2002, 2003, 2004, 2005, 2006, 2009];
+        let blob = |(number, size): (u64, usize)| noise(seed * 100 + number, size);
+        let mut blobs: Vec<Vec<u8>> = (0..).zip(sizes).map(blob).collect();
+        let absent = blobs.pop().unwrap();
+        let with_urls = |mut named: serde_json::Value| {
+            named["urls"] = json!(["https://layers.example.com/a"]);
+            named
+        };
+        let image = json!({
+            "schemaVersion": 2, "mediaType": MANIFEST,
+            "config": descriptor("application/vnd.oci.image.config.v1+json", &blobs[0]),
+            "layers": [
+                descriptor("application/vnd.oci.image.layer.v1.tar", &blobs[1]),
+                with_urls(descriptor("application/vnd.oci.image.layer.v1.tar", &blobs[2])),
+                with_urls(descriptor(
+                    "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip", &blobs[3])),
+                descriptor(
+                    "application/vnd.oci.image.layer.nondistributable.v1.tar", &blobs[4]),
+                with_urls(descriptor("application/vnd.oci.image.layer.v1.tar", &absent)),
+            ],
+        });
+        let image = image.to_string().into_bytes();
+        let model = json!({"blobs": [descriptor("application/vnd.example.weights", &blobs[6])]});
+        let model = model.to_string().into_bytes();
+        let index = json!({
+            "schemaVersion": 2, "mediaType": INDEX,
+            "manifests": [
+                descriptor(MANIFEST, &image), descriptor(UNKNOWN, &model),
+                descriptor("application/vnd.example.cache", &blobs[5]),
+                descriptor("application/vnd.example.cache", &absent),
+            ],
+        });
+        External { blobs, image, model, absent, index: index.to_string().into_bytes() }
+    }
+
+    fn push(&self, app: &App<'_>, tag: &str) {
+        self.blobs.iter().for_each(|blob| app.push(blob));
+        for (media_type, bytes) in [(MANIFEST, &self.image), (UNKNOWN, &self.model)] {
+            assert_eq!(app.put(&digest(bytes), media_type, bytes).status, 201, "{media_type}");
+        }
+        assert_eq!(app.put(tag, INDEX, &self.index).status, 201);
+    }
+
+    /// Checks that all but what is nowhere is served.
+    fn assert_at(&self, app: &App<'_>, place: &str) {
+        for (number, blob) in self.blobs.iter().enumerate() {
+            let served = app.get("blobs", &digest(blob));
+            assert!(
+                served.status == 200 && served.body == *blob,
+                "blob {number} {place}: {served:?}"
+            );
+        }
+        for bytes in [&self.image, &self.model, &self.index] {
+            assert_eq!(app.get("manifests", &digest(bytes)).body, *bytes, "{place}");
+        }
+        assert_eq!(app.get("blobs", &digest(&self.absent)).status, 404, "{place}");
+    }
+}
+
+/// Collects until something that nobody names is gone.
+fn collect(node: &Node, app: &App<'_>, seed: u64) {
+    let waste = noise(seed, 3000);
+    app.push(&waste);
+    let removed = eventually(SOON, "the waste goes", || {
+        let removed = node.json(&["gc"])["blobsRemoved"].as_u64().unwrap();
+        (removed > 0).then_some(removed)
+    });
+    assert_eq!(removed, 1, "only the waste goes");
+    assert_eq!(app.get("blobs", &digest(&waste)).status, 404);
+}
+
+#[test]
+fn f206_content_that_may_lie_elsewhere_is_kept_and_travels_down_and_up() {
+    const GC: &str = "[gc]\nenabled = false\ngrace = \"1s\"\n";
+    let root = Node::root_with(GC);
+    let user = root.pusher("owner-token", "app");
+    let connection = root.connect("dock01", &["--repository", "app", "--mode", "ReadWrite"]);
+    root.link("dock01", &user.0);
+    let at_root = App::at(&root, &user);
+    let down = External::new(1);
+    down.push(&at_root, "down");
+    collect(&root, &at_root, 1001);
+    down.assert_at(&at_root, "at the root after a collection");
+
+    let mut device = Node::device(&connection);
+    device.add_configuration(GC);
+    device.start();
+    let at_device = eventually(SOON, "a login at the device", || {
+        let scope = "repository:app:pull,push,delete";
+        let token = token(&device.login, &user.0, &user.1, &[scope]).ok()?;
+        Some(App { node: &device, token })
+    });
+    eventually(SOON, "the index at the device", || {
+        (at_device.get("manifests", "down").status == 200).then_some(())
+    });
+    down.assert_at(&at_device, "at the device");
+    let up = External::new(2);
+    up.push(&at_device, "up");
+    eventually(SOON, "the index at the root", || {
+        (at_root.get("manifests", "up").status == 200).then_some(())
+    });
+    up.assert_at(&at_root, "at the root");
+    collect(&device, &at_device, 1002);
+    for external in [&down, &up] {
+        external.assert_at(&at_device, "at the device after a collection");
+    }
 }

@@ -106,22 +106,29 @@ fn image(
         layers[0],
         layers.join(",")
     );
+    let (digest, put) = put_of(&text);
+    block_on(store.blob_put(&digest, text.into_bytes())).unwrap();
+    let put = PutManifest { tags: tags.iter().map(|tag| tag.parse().unwrap()).collect(), ..put };
+    match block_on(store.put_manifest(&name(repository), put)).unwrap() {
+        PutOutcome::Stored => Ok(digest),
+        missing => Err(missing),
+    }
+}
+
+/// An image's digest, and how it is pushed.
+fn put_of(text: &str) -> (Digest, PutManifest) {
     let digest = digest_of(text.as_bytes());
-    block_on(store.blob_put(&digest, text.clone().into_bytes())).unwrap();
     let put = PutManifest {
         digest: digest.clone(),
         media_type: media::OCI_MANIFEST.to_owned(),
         bytes_len: text.len() as u64,
         parsed: Manifest::parse(Some(media::OCI_MANIFEST), text.as_bytes()).unwrap(),
-        tags: tags.iter().map(|tag| tag.parse().unwrap()).collect(),
+        tags: Vec::new(),
         precondition: Precondition::None,
         content_required: true,
         origin: Origin::Client,
     };
-    match block_on(store.put_manifest(&name(repository), put)).unwrap() {
-        PutOutcome::Stored => Ok(digest),
-        missing => Err(missing),
-    }
+    (digest, put)
 }
 
 fn delete(store: &Store, repository: &str, digest: &Digest) {
@@ -243,6 +250,100 @@ fn f206_a_layer_that_was_garbage_and_is_pushed_again_keeps_its_file_with_its_lin
     image(store, "app", std::slice::from_ref(&layer), &["v1"]).unwrap();
     assert_eq!(bench.gc_twice().blobs_removed, 0);
     assert!(bench.has(&layer));
+}
+
+/// A manifest's row as earlier versions wrote it.
+#[derive(Serialize)]
+struct EarlierRow {
+    media_type: String,
+    size: u64,
+    config_media_type: Option<String>,
+    artifact_type: Option<String>,
+    subject: Option<Digest>,
+    annotations: BTreeMap<String, String>,
+    blobs: Vec<Digest>,
+    children: Vec<Digest>,
+    content_size: u64,
+    pushed: UnixSeconds,
+}
+
+impl<'de> Deserialize<'de> for EarlierRow {
+    fn deserialize<D: serde::Deserializer<'de>>(_: D) -> Result<EarlierRow, D::Error> {
+        unreachable!("it is only written")
+    }
+}
+
+impl Row for EarlierRow {
+    const VERSION: u8 = 1;
+}
+
+/// Lets the row of a manifest be as an earlier version wrote it.
+fn write_as_earlier(store: &Store, repository: &str, digest: &Digest) {
+    let row = store.manifest(&name(repository), digest).unwrap().unwrap();
+    let earlier = EarlierRow {
+        media_type: row.media_type,
+        size: row.size,
+        config_media_type: row.config_media_type,
+        artifact_type: row.artifact_type,
+        subject: row.subject,
+        annotations: row.annotations,
+        blobs: row.blobs,
+        children: row.children,
+        content_size: row.content_size,
+        pushed: row.pushed,
+    };
+    let key = manifests::manifest_key(&name(repository), digest);
+    block_on(store.commit(move |txn| txn.put(key, &earlier))).unwrap();
+    assert_eq!(store.manifest(&name(repository), digest).unwrap().unwrap().elsewhere, None);
+}
+
+#[test]
+fn f206_layers_that_may_lie_elsewhere_are_kept_also_in_a_store_of_an_earlier_version() {
+    let types = [
+        "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip",
+        "application/vnd.oci.image.layer.nondistributable.v1.tar",
+    ];
+    for earlier in [false, true] {
+        let bench = Bench::new();
+        let store = &bench.store;
+        let (config, own) = (blob(store, "app", b"config"), blob(store, "app", b"own"));
+        let layers = [blob(store, "app", b"foreign"), blob(store, "app", b"nondistributable")];
+        let urls = blob(store, "app", b"urls");
+        let named = |media_type: &str, digest: &Digest, more: &str| {
+            format!(r#"{{"mediaType":"{media_type}","digest":"{digest}","size":1{more}}}"#)
+        };
+        let text = format!(
+            r#"{{"schemaVersion":2,"config":{},"layers":[{},{},{},{}]}}"#,
+            named("a/b", &config, ""),
+            named("a/b", &own, ""),
+            named(types[0], &layers[0], r#","urls":["https://example.com/layer"]"#),
+            named(types[1], &layers[1], ""),
+            named("a/b", &urls, r#","urls":["https://example.com/layer"]"#)
+        );
+        let (manifest, put) = put_of(&text);
+        block_on(store.blob_put(&manifest, text.into_bytes())).unwrap();
+        block_on(store.put_manifest(&name("app"), put)).unwrap();
+        if earlier {
+            write_as_earlier(store, "app", &manifest);
+            // What cannot be read might name anything.
+            let file = Layout::new("/s").blob(&manifest);
+            let bytes = content(&bench.disk, &file);
+            overwrite(&bench.disk, &file, b"damaged");
+            let waste = blob(store, "app", b"waste");
+            assert_eq!(bench.gc_twice().links_removed, 0);
+            overwrite(&bench.disk, &file, &bytes);
+            assert_eq!(bench.gc_twice().links_removed, 1);
+            assert!(!bench.has(&waste));
+        }
+        assert_eq!(bench.gc_twice().blobs_removed, 0, "{earlier}");
+        for digest in layers.iter().chain([&config, &own, &urls, &manifest]) {
+            assert!(bench.has(digest), "{earlier}");
+        }
+        let row = store.manifest(&name("app"), &manifest).unwrap().unwrap();
+        assert_eq!(row.elsewhere.map(|named| named.len()), Some(3), "{earlier}");
+        delete(store, "app", &manifest);
+        assert_eq!(bench.gc_twice().blobs_removed, 6, "{earlier}");
+    }
 }
 
 #[test]
