@@ -333,7 +333,12 @@ fn auth_options(
 }
 
 fn registry_options(config: &Config, role: Role) -> RegistryOptions {
-    RegistryOptions { role, namespaces: config.registry.namespaces.clone() }
+    let registry = &config.registry;
+    RegistryOptions {
+        role,
+        namespaces: registry.namespaces.clone(),
+        login_server: registry.login_server.clone(),
+    }
 }
 
 fn gateway_api(

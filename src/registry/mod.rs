@@ -30,6 +30,7 @@ use crate::http::{Method, Reply, ReplyBody, Request};
 use crate::store::Store;
 use crate::types::limits::{MANIFEST_CACHE_BYTES_MAX, NAMESPACE_MAX};
 use crate::types::message::NodeConfig;
+use crate::types::namespace::same_registry;
 use crate::types::{Mode, Namespace, Reason, Refusal, RepositoryName, Role};
 
 /// What anyone is told who pushes to a ReadOnly connected registry (ACR, connected registry
@@ -43,6 +44,8 @@ pub struct RegistryOptions {
     pub role: Role,
     /// Where content of other registries is kept; empty: under the names that it has there.
     pub namespaces: Vec<Namespace>,
+    /// The name of the login server, where it has one whatever the `Host` of a request.
+    pub login_server: Option<String>,
 }
 
 /// The registry API of one node.
@@ -69,7 +72,8 @@ impl Registry {
     /// Answers a request for any path under `/v2/`.
     pub async fn handle(&self, request: &mut Request) -> Reply {
         let method = request.method;
-        let namespace = request.query("ns").filter(|ns| ns.len() <= NAMESPACE_MAX);
+        let namespace = request.query("ns");
+        let namespace = namespace.filter(|ns| (1..=NAMESPACE_MAX).contains(&ns.len()));
         let namespace = namespace.map(str::to_owned);
         let mut reply = match self.answer(request).await {
             Ok(reply) => reply,
@@ -96,21 +100,31 @@ impl Registry {
     async fn answer(&self, request: &mut Request) -> Result<Reply, NoRoute> {
         let mut route = route(request.method, &request.path)?;
         if let (Some(host), Some(name)) = (request.query("ns"), route.repository()) {
-            let local = self.local(host, name)?;
+            let local = self.local(host, request.host.as_deref(), name)?;
             *name = local;
         }
         self.gate(request, &route)?;
         Ok(self.dispatch(request, route).await?)
     }
 
-    /// The repository that holds what the registry `host` calls `name`. A registry that is not
-    /// mirrored here is told at once, so that the client goes on to the next mirror.
-    fn local(&self, host: &str, name: &RepositoryName) -> Result<RepositoryName, Refusal> {
+    /// The repository that holds what the registry `host` calls `name`; the registry may be this
+    /// one, which the client reached as `own`. A registry that is not mirrored here is told at
+    /// once, so that the client goes on to the next mirror.
+    fn local(
+        &self,
+        host: &str,
+        own: Option<&str>,
+        name: &RepositoryName,
+    ) -> Result<RepositoryName, Refusal> {
         let namespaces = &self.options.namespaces;
-        if namespaces.is_empty() {
+        if namespaces.is_empty() || host.is_empty() {
             return Ok(name.clone());
         }
-        let known = namespaces.iter().find(|known| known.host.eq_ignore_ascii_case(host));
+        let known = namespaces.iter().find(|known| known.is_of(host));
+        let mut names = own.into_iter().chain(self.options.login_server.as_deref());
+        if known.is_none() && names.any(|own| same_registry(own, host)) {
+            return Ok(name.clone());
+        }
         known.and_then(|known| known.local(name)).ok_or_else(|| {
             let message = "this registry does not mirror the registry that 'ns' names";
             Refusal::new(404, "NAME_UNKNOWN", Reason::NotFound, message)

@@ -193,3 +193,65 @@ fn f168_a_mirror_answers_for_the_registries_it_is_told_of() {
     assert_eq!(output.status.code(), Some(78));
     assert!(String::from_utf8_lossy(&output.stderr).contains("registry.namespaces"));
 }
+
+#[test]
+fn f217_ns_follows_the_conventions_of_clients() {
+    let mut node = Node::device("x");
+    node.make_root();
+    node.know_as("namespaces = [\"docker.io=hub\", \"quay.io:443=q\"]");
+    node.know_as("login_server = \"reg.example:443\"");
+    node.start();
+    let (user, password) = node.pusher("owner-token", "*");
+    let authorization = basic(&user, &password);
+    let target = "/oauth2/token?service=reg.example:443\
+                  &scope=repository:hub/app:pull,push&scope=repository:q/app:pull,push\
+                  &scope=repository:app:pull,push&scope=repository:q/hub/app:pull";
+    let headers = [("authorization", authorization.as_str())];
+    let answer = send(&node.login, "GET", target, &headers, b"").unwrap();
+    let owner = answer.json()["access_token"].as_str().unwrap().to_owned();
+    let images = [("hub/app", 1, 100), ("q/app", 2, 200), ("app", 3, 300)].map(
+        |(repository, seed, size)| {
+            let image = Image::new(seed, &[size]);
+            assert_eq!(image.push_with(&node.login, &owner, repository, "v1").status, 201);
+            (repository, image)
+        },
+    );
+    let get = |name: &str, ns: &str| {
+        let target = format!("/v2/{name}/manifests/v1?ns={ns}");
+        bearer(&node.login, &owner, "GET", &target, &[], b"")
+    };
+    let own = node.login.as_str();
+    for (name, ns, repository) in [
+        // This registry by its names.
+        ("app", "", "app"),
+        ("app", own, "app"),
+        ("app", "reg.example", "app"),
+        ("app", "REG.example:443", "app"),
+        ("app", "reg.example:80", "app"),
+        // Default ports and the aliases of Docker Hub.
+        ("app", "docker.io:443", "hub/app"),
+        ("app", "index.docker.io", "hub/app"),
+        ("app", "Registry-1.Docker.io:443", "hub/app"),
+        ("app", "quay.io", "q/app"),
+        ("app", "quay.io:80", "q/app"),
+        // `override_path`: the client has put the prefix in place itself.
+        ("hub/app", "docker.io", "hub/app"),
+        ("q/app", "quay.io", "q/app"),
+    ] {
+        let answer = get(name, ns);
+        let (_, image) = images.iter().find(|(known, _)| *known == repository).unwrap();
+        assert_eq!(answer.status, 200, "{name} ns={ns}");
+        assert_eq!(answer.body, image.manifest, "{name} ns={ns}");
+        assert_eq!(answer.header("oci-namespace"), (!ns.is_empty()).then_some(ns));
+    }
+    for (name, ns) in [
+        ("app", "gcr.io"),
+        ("app", "reg.example:8443"),
+        ("app", "quay.io:5000"),
+        ("app", "notdocker.io"),
+        // Another registry's prefix is a name like any other.
+        ("hub/app", "quay.io"),
+    ] {
+        assert_eq!(get(name, ns).status, 404, "{name} ns={ns}");
+    }
+}
