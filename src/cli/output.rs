@@ -14,7 +14,7 @@ pub(super) enum Format {
     Json,
     /// Readable text: tables for lists.
     Table,
-    /// Values parted by tabs, without a head.
+    /// Values separated by tabs, without a head: the columns of a list, all values of an object.
     Tsv,
 }
 
@@ -90,9 +90,10 @@ fn render(view: View, value: &Value, format: Format) -> String {
         (Format::Tsv, Value::Array(rows)) => {
             rows.iter().map(|row| cells(view.columns(), row).join("\t") + "\n").collect()
         }
-        (Format::Tsv, Value::Object(fields)) => {
-            let scalars: Vec<String> = fields.values().filter_map(scalar).collect();
-            scalars.join("\t") + "\n"
+        (Format::Tsv, value @ Value::Object(_)) => {
+            let mut cells = Vec::new();
+            leaves(value, &mut cells);
+            cells.join("\t") + "\n"
         }
         (Format::Table, Value::Object(fields)) if view == View::Settings => {
             let line = |(name, value)| format!("{name}={}\n", scalar(value).unwrap_or_default());
@@ -152,6 +153,16 @@ fn scalar(value: &Value) -> Option<String> {
         false => c.to_string(),
     };
     Some(text.chars().map(escape).collect())
+}
+
+/// Every value at any depth, in order; one that is not set keeps its place. A password that is
+/// shown once stands deep in its answer.
+fn leaves(value: &Value, cells: &mut Vec<String>) {
+    match value {
+        Value::Object(fields) => fields.values().for_each(|value| leaves(value, cells)),
+        Value::Array(items) => items.iter().for_each(|item| leaves(item, cells)),
+        other => cells.push(scalar(other).unwrap_or_default()),
+    }
 }
 
 /// `field: value` lines, deeper ones indented; fields without a value are left out.
@@ -249,6 +260,16 @@ mod tests {
             "actions: a, b\ncredentials:\n  passwords:\n    - name: password1\n      value: x\n    \
              - name: password2\n      value: y\nname: tok-1\n"
         );
+    }
+
+    #[test]
+    fn f049_tsv_has_every_value_of_an_object() {
+        let value = json!({
+            "credentials": { "passwords": [{ "expiry": null, "name": "password1", "value": "x" }] },
+            "name": "tok-1", "scopes": ["a", "b\tc"], "tls": true,
+        });
+        let text = render(View::Credentials, &value, Format::Tsv);
+        assert_eq!(text, "\tpassword1\tx\ttok-1\ta\tb\\tc\ttrue\n");
     }
 
     #[test]

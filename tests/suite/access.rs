@@ -258,3 +258,47 @@ fn f182_disabling_and_rotating_end_what_was_issued() {
     assert_eq!(status(&issued), 401);
     assert_eq!(token(&root.login, &user, &password, &[]).unwrap_err().status, 401);
 }
+
+/// The words of an output that may be passwords.
+fn words(text: &str) -> Vec<&str> {
+    text.split(|c: char| !c.is_ascii_alphanumeric()).filter(|word| word.len() >= 40).collect()
+}
+
+#[test]
+fn f049_f067_no_format_drops_a_password_that_is_shown_once() {
+    let root = Node::root();
+    for format in ["json", "table", "tsv"] {
+        let said = |arguments: &[&str]| {
+            let output = root.run(&[arguments, &["-o", format]].concat());
+            let error = String::from_utf8_lossy(&output.stderr);
+            assert!(output.status.success(), "{arguments:?}: {error}");
+            String::from_utf8(output.stdout).unwrap()
+        };
+        let works = |user: &str, text: &str| {
+            let good = |word: &&str| token(&root.login, user, word, &[]).is_ok();
+            words(text).into_iter().filter(good).count()
+        };
+        let (client, device) = (format!("client-{format}"), format!("dock{format}"));
+        let grants = ["--repository", "a", "content/read"];
+        let created = said(&[&["token", "create", "--name", &client], &grants[..]].concat());
+        assert_eq!(works(&client, &created), 2, "{created}");
+        let generate = ["token", "credential", "generate", "--name", &client];
+        let both = said(&generate);
+        assert_eq!(works(&client, &both), 2, "{both}");
+        let one = said(&[&generate[..], &["--password2"]].concat());
+        assert_eq!(works(&client, &one), 1, "{one}");
+        let create = ["connected-registry", "create", "--name", &device, "--repository", "a"];
+        let created = said(&create);
+        assert_eq!(works(&device, &created), 2, "{created}");
+        let named = ["--name", &device, "--yes"];
+        for verb in [
+            &["connected-registry", "get-settings", "--generate-password", "2"][..],
+            &["connected-registry", "install", "renew-credentials"],
+        ] {
+            let settings = said(&[verb, &named].concat());
+            assert!(works(&device, &settings) >= 1, "{settings}");
+        }
+        let shown = said(&["token", "show", "--name", &client]);
+        assert!(shown.contains(&client) && words(&shown).is_empty(), "{shown}");
+    }
+}
