@@ -44,7 +44,9 @@ impl From<StoreError> for Fault {
         match error {
             StoreError::NotFound => Fault::not_found("There is no such thing."),
             StoreError::Invalid(_) => Fault::invalid(message),
-            StoreError::Conflict(_) => Fault::conflict("Conflict", message),
+            StoreError::Conflict(_) | StoreError::OutboxMismatch(_) => {
+                Fault::conflict("Conflict", message)
+            }
             StoreError::Quota(_) => Fault { status: 403, code: "QuotaExceeded", message },
             StoreError::Full => Fault { status: 507, code: "DiskFull", message },
             StoreError::Unavailable | StoreError::Rebuilding(_) => {

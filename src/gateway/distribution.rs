@@ -305,7 +305,10 @@ impl Delivery<'_> {
             Precondition::Is(digest) => request.with("if-match", format!("\"{digest}\"")),
         };
         match self.id {
-            Some(id) => request.with("skerry-outbox-id", id.to_string()),
+            // The changes of a repository go up one by one, in order: what is below has its answer.
+            Some(id) => request
+                .with("skerry-outbox-id", id.to_string())
+                .with("skerry-outbox-lowest", id.sequence.to_string()),
             None => request,
         }
     }

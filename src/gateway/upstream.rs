@@ -55,6 +55,8 @@ pub enum UpstreamError {
     NotFound(String),
     /// A tag does not name what it should.
     PreconditionFailed,
+    /// The number of a change stands for another one at the parent: deliver it under a new one.
+    OutboxMismatch,
     /// The parent will never accept this.
     Refused(u16, String),
     /// The parent is there but cannot answer now: retry.
@@ -82,6 +84,9 @@ impl fmt::Display for UpstreamError {
             }
             UpstreamError::Gone => f.write_str("the position in the parent's feed is too old"),
             UpstreamError::PreconditionFailed => f.write_str("the tag was moved at the parent"),
+            UpstreamError::OutboxMismatch => {
+                f.write_str("the number of the change stands for another one at the parent")
+            }
             UpstreamError::Refused(status, text) | UpstreamError::Busy(status, text) => {
                 write!(f, "status {status}: {text}")
             }
@@ -513,6 +518,7 @@ fn is_doubtful(error: &UpstreamError) -> bool {
         UpstreamError::NotFound(_)
         | UpstreamError::Gone
         | UpstreamError::PreconditionFailed
+        | UpstreamError::OutboxMismatch
         | UpstreamError::AlreadyActivated(_)
         | UpstreamError::ActivationUnknown
         | UpstreamError::Malformed(_) => false,
@@ -536,6 +542,7 @@ async fn check(response: ClientResponse) -> Result<ClientResponse, UpstreamError
         404 => UpstreamError::NotFound(text),
         409 if text.contains("ACTIVATION_UNKNOWN") => UpstreamError::ActivationUnknown,
         409 if text.contains("_ACTIVATED") => UpstreamError::AlreadyActivated(text),
+        409 if text.contains("outbox_mismatch") => UpstreamError::OutboxMismatch,
         410 => UpstreamError::Gone,
         412 => UpstreamError::PreconditionFailed,
         408 | 429 | 500.. => UpstreamError::Busy(status, text),

@@ -3,12 +3,15 @@
 use super::error::{malformed, store_refusal};
 use crate::auth::Principal;
 use crate::http::Request;
-use crate::store::outbox::{Origin, OutboxId};
+use crate::store::outbox::{Delivery, Origin, OutboxId};
 use crate::store::{Precondition, Store};
 use crate::types::{Digest, Refusal};
 
 /// The header in which a connected registry names the change that it delivers.
 pub const OUTBOX_ID: &str = "skerry-outbox-id";
+
+/// The header in which it names the lowest number that it has no answer for.
+pub const OUTBOX_LOWEST: &str = "skerry-outbox-lowest";
 
 /// The entity tag of content: its digest, quoted.
 pub fn etag(digest: &Digest) -> String {
@@ -63,11 +66,19 @@ pub fn origin(store: &Store, request: &Request, principal: &Principal) -> Result
         let text = "takes a connected registry, a number and an incarnation";
         malformed("UNSUPPORTED", format!("{OUTBOX_ID} {text}"))
     })?;
+    let lowest = request.header(OUTBOX_LOWEST).map(|value| match value.parse::<u64>() {
+        Ok(lowest) if lowest <= id.sequence => Ok(lowest),
+        _ => Err(malformed(
+            "UNSUPPORTED",
+            format!("{OUTBOX_LOWEST} takes a number that is not above that of {OUTBOX_ID}"),
+        )),
+    });
+    let lowest = lowest.transpose()?;
     if !store.may_deliver(child, &id.origin).map_err(store_refusal)? {
         let text = format!("{OUTBOX_ID}: '{}' is not below '{child}'", id.origin);
         return Err(malformed("UNSUPPORTED", text));
     }
-    Ok(Origin::Child(id))
+    Ok(Origin::Child(Delivery { id, lowest }))
 }
 
 #[cfg(test)]
@@ -169,11 +180,20 @@ mod tests {
                 assert!(incarnation == 0 || id.to_string() == value);
                 let found = origin(&[(OUTBOX_ID, &value)], &child);
                 assert_eq!(found.is_ok(), below, "{name}");
-                assert!(!below || found == Ok(Origin::Child(id)), "{name}");
+                let expected = Origin::Child(Delivery { id, lowest: None });
+                assert!(!below || found == Ok(expected), "{name}");
             }
         }
         assert_eq!(origin(&[(OUTBOX_ID, "crane7 12")], &client), Ok(Origin::Client));
         assert_eq!(origin(&[], &child), Ok(Origin::Client));
+        for (lowest, expected) in [("0", Some(0)), ("12", Some(12)), ("13", None), ("x", None)] {
+            let found = origin(&[(OUTBOX_ID, "crane7 12"), (OUTBOX_LOWEST, lowest)], &child);
+            let found = found.ok().map(|found| match found {
+                Origin::Child(delivery) => delivery.lowest.unwrap(),
+                _ => unreachable!(),
+            });
+            assert_eq!(found, expected, "{lowest}");
+        }
         for bad in
             ["", "crane7", "crane7 x", "crane7 -1", "c 1", "crane7  1", "crane7 1 ", "crane7 1 x"]
         {

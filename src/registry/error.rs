@@ -14,6 +14,9 @@ pub fn store_refusal(error: StoreError) -> Refusal {
             Refusal::new(404, "NAME_UNKNOWN", Reason::NotFound, "there is no such thing here")
         }
         StoreError::Conflict(text) => Refusal::new(412, "DENIED", Reason::PreconditionFailed, text),
+        StoreError::OutboxMismatch(text) => {
+            Refusal::new(409, "DENIED", Reason::OutboxMismatch, text)
+        }
         StoreError::Invalid(text) => Refusal::new(400, "UNSUPPORTED", Reason::Malformed, text),
         StoreError::Full => Refusal::new(
             507,
@@ -86,6 +89,7 @@ mod tests {
         for (error, status, reason) in [
             (StoreError::NotFound, 404, Reason::NotFound),
             (StoreError::Conflict("x".to_owned()), 412, Reason::PreconditionFailed),
+            (StoreError::OutboxMismatch("x".to_owned()), 409, Reason::OutboxMismatch),
             (StoreError::Invalid("x".to_owned()), 400, Reason::Malformed),
             (StoreError::Full, 507, Reason::DiskReserve),
             (StoreError::Quota("over".to_owned()), 403, Reason::QuotaExceeded),

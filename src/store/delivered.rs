@@ -3,41 +3,92 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::outbox::Origin;
-use super::row::{Kind, Row, key, prefix};
+use super::manifests::{ManifestRow, manifest_key};
+use super::outbox::{Delivery, Origin};
+use super::row::{Kind, Row, is_default, key, prefix, trailing};
+use super::tags::{TagRow, tag_key};
 use super::{StoreError, Txn};
-use crate::types::{ConnectedRegistryName, RepositoryName};
+use crate::types::{ConnectedRegistryName, Digest, RepositoryName, Tag};
 
-/// The outbox number of the last change of one origin in one repository that took effect here.
-/// Changes of one origin in one repository arrive in order. A store that was made anew or restored
-/// there counts over again, under another incarnation.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-struct Delivered(u64);
+/// Numbers that are kept with their effects, for each origin and repository. A child delivers one
+/// after the other and names the lowest that it has no answer for, so there are one or two. Over
+/// it: the lowest is forgotten, and a replay of it gets a new number.
+const OPEN_MAX: usize = 64;
+
+/// What one origin has delivered to one repository. Its changes there arrive in order. A store that
+/// was made anew or restored there counts over again, under another incarnation.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+struct Delivered {
+    /// The number of the last change that took effect here.
+    last: u64,
+    /// The numbers for which the child may not have had an answer, with what each stands for.
+    #[serde(skip_serializing_if = "is_default", deserialize_with = "trailing")]
+    open: Vec<(u64, Effect)>,
+}
 
 impl Row for Delivered {
     const VERSION: u8 = 1;
 }
 
-fn delivered_key(origin: &Origin, repository: &RepositoryName) -> Option<(Vec<u8>, u64)> {
-    let Origin::Child(id) = origin else {
-        return None;
-    };
-    let (origin, incarnation) = (id.origin.as_str().as_bytes(), id.incarnation.to_be_bytes());
-    let parts = [origin, repository.as_str().as_bytes(), &incarnation];
-    let known = if id.incarnation == 0 { &parts[..2] } else { &parts };
-    Some((key(Kind::Delivered, known), id.sequence))
+/// What a delivery wants to be so.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(super) enum Effect {
+    /// A tag names this, or (`None`) does not exist.
+    Tag(Tag, Option<Digest>),
+    /// A manifest is here, or not.
+    Manifest(Digest, bool),
+    /// The repository does not exist.
+    NoRepository,
 }
 
-/// Whether this delivery has already taken effect.
+fn delivered_key(delivery: &Delivery, repository: &RepositoryName) -> Vec<u8> {
+    let id = &delivery.id;
+    let (origin, incarnation) = (id.origin.as_str().as_bytes(), id.incarnation.to_be_bytes());
+    let parts = [origin, repository.as_str().as_bytes(), &incarnation];
+    key(Kind::Delivered, if id.incarnation == 0 { &parts[..2] } else { &parts })
+}
+
+/// Whether this delivery has already taken effect. `OutboxMismatch` when its number has stood for
+/// something else, unless what it wants is so already. A child that names no lowest number is
+/// believed that no number stands for two things.
 pub(super) fn is_replay(
     txn: &Txn<'_>,
     origin: &Origin,
     repository: &RepositoryName,
+    effect: &Effect,
 ) -> Result<bool, StoreError> {
-    let Some((key, sequence)) = delivered_key(origin, repository) else {
+    let Origin::Child(delivery) = origin else {
         return Ok(false);
     };
-    Ok(txn.get::<Delivered>(&key)?.is_some_and(|last| sequence <= last.0))
+    let Some(known) = txn.get::<Delivered>(&delivered_key(delivery, repository))? else {
+        return Ok(false);
+    };
+    let number = delivery.id.sequence;
+    if number > known.last {
+        return Ok(false);
+    }
+    let same = known.open.iter().any(|(open, what)| *open == number && what == effect);
+    if delivery.lowest.is_none() || same || is_so(txn, repository, effect)? {
+        return Ok(true);
+    }
+    Err(StoreError::OutboxMismatch(format!(
+        "change {number} of '{}' in {repository} was another one, or was confirmed: the last here \
+         is {}; deliver this one under a new number",
+        delivery.id.origin, known.last
+    )))
+}
+
+fn is_so(txn: &Txn<'_>, repository: &RepositoryName, effect: &Effect) -> Result<bool, StoreError> {
+    Ok(match effect {
+        Effect::Tag(tag, wanted) => {
+            let row = txn.get::<TagRow>(&tag_key(repository, tag))?;
+            row.map(|row| row.digest) == *wanted
+        }
+        Effect::Manifest(digest, wanted) => {
+            txn.get::<ManifestRow>(&manifest_key(repository, digest))?.is_some() == *wanted
+        }
+        Effect::NoRepository => false,
+    })
 }
 
 /// Records that this delivery takes effect. Call it in the command that has the effect.
@@ -45,11 +96,22 @@ pub(super) fn record(
     txn: &mut Txn<'_>,
     origin: &Origin,
     repository: &RepositoryName,
+    effect: Effect,
 ) -> Result<(), StoreError> {
-    match delivered_key(origin, repository) {
-        Some((key, sequence)) => txn.put(key, &Delivered(sequence)),
-        None => Ok(()),
+    let Origin::Child(delivery) = origin else {
+        return Ok(());
+    };
+    let (key, number) = (delivered_key(delivery, repository), delivery.id.sequence);
+    let known = txn.get::<Delivered>(&key)?;
+    let mut row = known.unwrap_or(Delivered { last: 0, open: Vec::new() });
+    row.last = row.last.max(number);
+    if let Some(lowest) = delivery.lowest {
+        row.open.retain(|(open, _)| *open >= lowest && *open != number);
+        row.open.push((number, effect));
+        let over = row.open.len().saturating_sub(OPEN_MAX);
+        row.open.drain(..over);
     }
+    txn.put(key, &row)
 }
 
 /// Forgets the deliveries of a connected registry that is deleted: one of the same name that comes
@@ -71,7 +133,8 @@ mod tests {
     use super::*;
 
     fn child(origin: &str, incarnation: u64, sequence: u64) -> Origin {
-        Origin::Child(OutboxId { origin: origin.parse().unwrap(), incarnation, sequence })
+        let id = OutboxId { origin: origin.parse().unwrap(), incarnation, sequence };
+        Origin::Child(Delivery { id, lowest: None })
     }
 
     /// Delivers that `v1` of `app` names this; what it names afterwards.

@@ -11,6 +11,8 @@ pub enum StoreError {
     Conflict(String),
     /// The request breaks a rule; the text says which and how to mend it.
     Invalid(String),
+    /// The number of a child's change stands for something else here; the text says how to go on.
+    OutboxMismatch(String),
     /// Free space is below the reserve, or the disk is full.
     Full,
     /// The repository would hold more than its quota; the text gives the numbers.
@@ -29,9 +31,10 @@ impl fmt::Display for StoreError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             StoreError::NotFound => f.write_str("not found"),
-            StoreError::Conflict(text) | StoreError::Invalid(text) | StoreError::Quota(text) => {
-                f.write_str(text)
-            }
+            StoreError::Conflict(text)
+            | StoreError::Invalid(text)
+            | StoreError::OutboxMismatch(text)
+            | StoreError::Quota(text) => f.write_str(text),
             StoreError::Full => f.write_str("the disk is full or below its reserve"),
             StoreError::Unavailable => f.write_str("the store is not available just now"),
             StoreError::Rebuilding(percent) => write!(

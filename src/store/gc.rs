@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::leases::{short, split_key};
 use super::links::repository_of;
 use super::manifests::{self, ManifestRow, manifest_key};
-use super::outbox::{Origin, OutboxChange, OutboxEntry};
+use super::outbox::{self, Origin, OutboxChange, OutboxEntry};
 use super::repositories::{self, BlobLink};
 use super::row::{self, Kind, Row, key, prefix};
 use super::tags::TagRow;
@@ -387,8 +387,11 @@ impl Run {
         self.store
             .commit(move |txn| {
                 // The subject may have come since the rows were looked at; a tag or an index that
-                // came has touched the manifest.
-                if shared.leases.held(&digest, since) || refers(txn, &repository, &digest)? {
+                // came has touched the manifest. What goes up stays until the parent has it.
+                if shared.leases.held(&digest, since)
+                    || refers(txn, &repository, &digest)?
+                    || outbox::brings(txn, &repository, &digest)?
+                {
                     return Ok(false);
                 }
                 match manifests::remove(txn, &repository, &digest, &Origin::Client) {

@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::delivered::{self, Effect};
 use super::gc::forget_untagged;
 use super::outbox::{self, Origin, OutboxChange};
 use super::referrers::{ReferrerRow, referrer_key};
 use super::repositories::{self, BlobLink, blob_key, digest_at};
 use super::row::{Kind, Row, key, prefix, trailing};
 use super::tags::{self, Precondition, TagRow};
-use super::{Store, StoreError, Txn, delivered};
+use super::{Store, StoreError, Txn};
 use crate::types::{Digest, Manifest, RepositoryName, Tag, UnixSeconds, media};
 
 /// What is known of a manifest without reading it.
@@ -201,7 +202,11 @@ fn add(
     now: UnixSeconds,
     quota: Option<u64>,
 ) -> Result<PutOutcome, StoreError> {
-    if delivered::is_replay(txn, &put.origin, repository)? {
+    let effect = match put.tags.first() {
+        Some(tag) => Effect::Tag(tag.clone(), Some(put.digest.clone())),
+        None => Effect::Manifest(put.digest.clone(), true),
+    };
+    if delivered::is_replay(txn, &put.origin, repository, &effect)? {
         return Ok(PutOutcome::Replayed);
     }
     if put.content_required {
@@ -234,7 +239,7 @@ fn add(
         let change = OutboxChange::ManifestAdded { digest: put.digest.clone() };
         outbox::enqueue(txn, &put.origin, repository, change)?;
     }
-    delivered::record(txn, &put.origin, repository)?;
+    delivered::record(txn, &put.origin, repository, effect)?;
     Ok(PutOutcome::Stored)
 }
 
@@ -244,17 +249,18 @@ pub(super) fn remove(
     digest: &Digest,
     origin: &Origin,
 ) -> Result<(), StoreError> {
-    if delivered::is_replay(txn, origin, repository)? {
+    let effect = Effect::Manifest(digest.clone(), false);
+    if delivered::is_replay(txn, origin, repository, &effect)? {
         return Ok(());
     }
     let row_key = manifest_key(repository, digest);
     let Some(row) = txn.get::<ManifestRow>(&row_key)? else {
         return match origin {
-            Origin::Child(_) => delivered::record(txn, origin, repository),
+            Origin::Child(_) => delivered::record(txn, origin, repository, effect),
             Origin::Client | Origin::Parent => Err(StoreError::NotFound),
         };
     };
-    delivered::record(txn, origin, repository)?;
+    delivered::record(txn, origin, repository, effect)?;
     let named = prefix(Kind::Tag, &[repository.as_str().as_bytes()]);
     for (tag_key, tag) in txn.scan::<TagRow>(&named)? {
         if tag.digest == *digest {
@@ -293,7 +299,7 @@ fn first_missing(
 /// What the tests of rows share.
 #[cfg(test)]
 pub(super) mod testing {
-    use super::super::outbox::OutboxId;
+    use super::super::outbox::{Delivery, OutboxId};
     use super::*;
     use crate::sys::{Spawner, Sys};
     use crate::types::digest::Algorithm;
@@ -308,7 +314,8 @@ pub(super) mod testing {
     }
 
     pub(in super::super) fn child(sequence: u64) -> Origin {
-        Origin::Child(OutboxId { origin: "dock01".parse().unwrap(), incarnation: 0, sequence })
+        let id = OutboxId { origin: "dock01".parse().unwrap(), incarnation: 0, sequence };
+        Origin::Child(Delivery { id, lowest: None })
     }
 
     /// An image that names configuration 100 of 20 bytes and layer 101 of 300.

@@ -27,6 +27,7 @@ pub mod passwords;
 pub mod pushes;
 pub mod recover;
 pub mod referrers;
+pub mod refused;
 pub mod repositories;
 pub mod role;
 pub mod row;

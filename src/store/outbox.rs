@@ -8,6 +8,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use super::node::{note_conflict, self_config_key};
+use super::refused::{DeadLetter, letter_key};
 use super::row::{Kind, Row, is_default, key, prefix, trailing};
 use super::tags::{self, Precondition, TagRow, tag_key};
 use super::{Store, StoreError, Txn};
@@ -23,10 +24,20 @@ const NUMBERS_PER_EPOCH: u64 = 1 << 40;
 pub enum Origin {
     /// A client of this node: on a connected registry the change goes up.
     Client,
-    /// A child delivered it, with its outbox id: on a connected registry it goes up too.
-    Child(OutboxId),
+    /// A child delivered it: on a connected registry it goes up too.
+    Child(Delivery),
     /// It came from the parent: it does not go back.
     Parent,
+}
+
+/// A change as a child delivers it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Delivery {
+    /// Its name.
+    pub id: OutboxId,
+    /// The lowest number of its origin in the repository that the child has no answer for; `None`:
+    /// it does not tell.
+    pub lowest: Option<u64>,
 }
 
 /// Names a change for ever, so that a replay has no second effect. It never changes once it is
@@ -100,13 +111,29 @@ pub enum OutboxChange {
     },
 }
 
+impl fmt::Display for OutboxEntry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let repository = &self.repository;
+        match &self.change {
+            OutboxChange::Tag { tag, digest: Some(digest), .. } => {
+                write!(f, "{repository}:{tag} ({digest})")
+            }
+            OutboxChange::Tag { tag, .. } => write!(f, "the removal of {repository}:{tag}"),
+            OutboxChange::ManifestAdded { digest } => write!(f, "{repository}@{digest}"),
+            OutboxChange::ManifestDeleted { digest } => {
+                write!(f, "the removal of {repository}@{digest}")
+            }
+        }
+    }
+}
+
 impl Row for OutboxEntry {
     const VERSION: u8 = 1;
 }
 
 /// An entry without its incarnation, as the first rows had it.
 #[derive(Serialize, Deserialize)]
-struct BareEntry {
+pub(super) struct BareEntry {
     origin: ConnectedRegistryName,
     sequence: u64,
     repository: RepositoryName,
@@ -121,13 +148,13 @@ struct EntryRow {
 }
 
 impl BareEntry {
-    fn of(entry: OutboxEntry) -> (BareEntry, u64) {
+    pub(super) fn of(entry: OutboxEntry) -> (BareEntry, u64) {
         let OutboxEntry { id: OutboxId { origin, incarnation, sequence }, repository, change } =
             entry;
         (BareEntry { origin, sequence, repository, change }, incarnation)
     }
 
-    fn with(self, incarnation: u64) -> OutboxEntry {
+    pub(super) fn with(self, incarnation: u64) -> OutboxEntry {
         let BareEntry { origin, sequence, repository, change } = self;
         OutboxEntry { id: OutboxId { origin, incarnation, sequence }, repository, change }
     }
@@ -154,57 +181,18 @@ impl Row for LastOutbox {
     const VERSION: u8 = 1;
 }
 
-/// A change that the parent refused for good: kept until an operator decides.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(from = "LetterRow", into = "LetterRow")]
-pub struct DeadLetter {
-    /// What was to be done.
-    pub entry: OutboxEntry,
-    /// What the parent said.
-    pub reason: String,
-    /// When.
-    pub at: UnixSeconds,
-}
-
-impl Row for DeadLetter {
-    const VERSION: u8 = 1;
-}
-
-#[derive(Serialize, Deserialize)]
-struct LetterRow {
-    entry: BareEntry,
-    reason: String,
-    at: UnixSeconds,
-    #[serde(skip_serializing_if = "is_default", deserialize_with = "trailing")]
-    incarnation: u64,
-}
-
-impl From<DeadLetter> for LetterRow {
-    fn from(letter: DeadLetter) -> LetterRow {
-        let (entry, incarnation) = BareEntry::of(letter.entry);
-        LetterRow { entry, reason: letter.reason, at: letter.at, incarnation }
-    }
-}
-
-impl From<LetterRow> for DeadLetter {
-    fn from(row: LetterRow) -> DeadLetter {
-        let entry = row.entry.with(row.incarnation);
-        DeadLetter { entry, reason: row.reason, at: row.at }
-    }
-}
-
-fn entry_key(number: u64) -> Vec<u8> {
+pub(super) fn entry_key(number: u64) -> Vec<u8> {
     key(Kind::Outbox, &[&number.to_be_bytes()])
 }
 
-fn number_of(key: &[u8]) -> Result<u64, StoreError> {
+pub(super) fn number_of(key: &[u8]) -> Result<u64, StoreError> {
     let number = key.get(1..).and_then(|bytes| bytes.try_into().ok()).map(u64::from_be_bytes);
     number.ok_or_else(|| StoreError::Corrupt("a key of the outbox holds no number".to_owned()))
 }
 
 impl OutboxEntry {
     /// Whether the change moves or removes this tag.
-    fn is_of_tag(&self, repository: &RepositoryName, tag: &Tag) -> bool {
+    pub(super) fn is_of_tag(&self, repository: &RepositoryName, tag: &Tag) -> bool {
         let OutboxChange::Tag { tag: of, .. } = &self.change else {
             return false;
         };
@@ -238,20 +226,29 @@ impl Store {
         rows.into_iter().map(|(key, entry)| Ok((number_of(&key)?, entry))).collect()
     }
 
-    /// The oldest change of a repository that is on its way up.
+    /// One change on its way up.
+    pub fn outbox_entry(&self, number: u64) -> Result<Option<OutboxEntry>, StoreError> {
+        self.get(&entry_key(number))
+    }
+
+    /// The oldest change of a repository that can be delivered.
     pub fn outbox_first(
         &self,
         repository: &RepositoryName,
     ) -> Result<Option<(u64, OutboxEntry)>, StoreError> {
-        let mut after = 0;
+        let (mut after, refused) = (0, self.refused()?);
         loop {
             let page = self.outbox_after(after, PAGE_MAX)?;
             let Some((last, _)) = page.last() else {
                 return Ok(None);
             };
             after = *last;
-            if let Some(first) = page.into_iter().find(|(_, e)| e.repository == *repository) {
-                return Ok(Some(first));
+            let mut entries = page.into_iter();
+            let first = entries.find(|(number, entry)| {
+                entry.repository == *repository && !refused.hold_up(*number, entry)
+            });
+            if first.is_some() {
+                return Ok(first);
             }
         }
     }
@@ -290,31 +287,7 @@ impl Store {
 
     /// Removes a change that the parent has taken.
     pub async fn outbox_done(&self, number: u64) -> Result<(), StoreError> {
-        self.commit(move |txn| {
-            txn.delete(entry_key(number));
-            Ok(())
-        })
-        .await
-    }
-
-    /// Moves a change that the parent refused for good to the dead letters.
-    pub async fn outbox_refused(&self, number: u64, reason: String) -> Result<(), StoreError> {
-        let at = self.sys().clock.wall_or_floor();
-        self.commit(move |txn| {
-            let Some(entry) = txn.get::<OutboxEntry>(&entry_key(number))? else {
-                return Err(StoreError::NotFound);
-            };
-            txn.delete(entry_key(number));
-            let letter = DeadLetter { entry, reason, at };
-            txn.put(key(Kind::DeadLetter, &[&number.to_be_bytes()]), &letter)
-        })
-        .await
-    }
-
-    /// Changes that the parent refused for good, oldest first, at most `limit`.
-    pub fn dead_letters(&self, limit: usize) -> Result<Vec<(u64, DeadLetter)>, StoreError> {
-        let rows = self.scan::<DeadLetter>(&prefix(Kind::DeadLetter, &[]), None, limit)?;
-        rows.into_iter().map(|(key, letter)| Ok((number_of(&key)?, letter))).collect()
+        self.commit(move |txn| finish(txn, number)).await
     }
 
     /// Settles a change of a tag that the parent had moved meanwhile, in one record: the parent's
@@ -331,6 +304,15 @@ impl Store {
     }
 }
 
+/// Takes a change out, whatever had become of it before.
+fn finish(txn: &mut Txn<'_>, number: u64) -> Result<(), StoreError> {
+    txn.delete(entry_key(number));
+    if txn.get::<DeadLetter>(&letter_key(number))?.is_some() {
+        txn.delete(letter_key(number));
+    }
+    Ok(())
+}
+
 fn settle(
     txn: &mut Txn<'_>,
     number: u64,
@@ -342,7 +324,7 @@ fn settle(
         return Err(StoreError::Invalid("only tags can conflict".to_owned()));
     };
     let repository = &entry.repository;
-    txn.delete(entry_key(number));
+    finish(txn, number)?;
     let mut kept = None;
     if let Some(ours) = digest {
         let name = conflict_tag(tag, &entry.id.origin, ours)?;
@@ -391,25 +373,48 @@ pub(super) fn enqueue(
     repository: &RepositoryName,
     change: OutboxChange,
 ) -> Result<(), StoreError> {
+    append(txn, origin, repository, change, 0).map(|_| ())
+}
+
+/// The same, leaving out so many numbers before; the entry with its number.
+pub(super) fn append(
+    txn: &mut Txn<'_>,
+    origin: &Origin,
+    repository: &RepositoryName,
+    change: OutboxChange,
+    left_out: u64,
+) -> Result<Option<(u64, OutboxEntry)>, StoreError> {
     let Some(config) = txn.get::<NodeConfig>(&self_config_key())? else {
-        return Ok(());
+        return Ok(None);
     };
     let counter = key(Kind::Node, &[b"outbox"]);
     // A device that lost its disk is activated anew, under a higher epoch: its numbers must not
     // start again, or its parent would take new changes for ones that it has had.
     let first = config.node.activation_epoch.saturating_mul(NUMBERS_PER_EPOCH);
     let last = txn.get::<LastOutbox>(&counter)?.map_or(0, |last| last.0);
-    let sequence = last.max(first) + 1;
+    let sequence = last.max(first) + 1 + left_out;
     let id = match origin {
-        Origin::Parent => return Ok(()),
+        Origin::Parent => return Ok(None),
         Origin::Client => {
             OutboxId { origin: config.node.name, incarnation: txn.incarnation(), sequence }
         }
-        Origin::Child(id) => id.clone(),
+        Origin::Child(delivery) => delivery.id.clone(),
     };
     txn.put(counter, &LastOutbox(sequence))?;
     let entry = OutboxEntry { id, repository: repository.clone(), change };
-    txn.put(entry_key(sequence), &entry)
+    txn.put(entry_key(sequence), &entry)?;
+    Ok(Some((sequence, entry)))
+}
+
+/// Whether a change that brings this manifest up waits.
+pub(super) fn brings(
+    txn: &Txn<'_>,
+    repository: &RepositoryName,
+    digest: &Digest,
+) -> Result<bool, StoreError> {
+    let entries = txn.scan::<OutboxEntry>(&prefix(Kind::Outbox, &[]))?;
+    let mut here = entries.iter().filter(|(_, entry)| entry.repository == *repository);
+    Ok(here.any(|(_, entry)| entry.brings() == Some(digest)))
 }
 
 #[cfg(test)]
@@ -544,19 +549,5 @@ mod tests {
         let name = conflict_tag(&tag, &origin, &digest(1)).unwrap();
         assert_eq!(name.as_str().len(), 128);
         assert!(name.as_str().ends_with("-010101010101"));
-    }
-
-    #[test]
-    fn refused_changes_are_kept() {
-        smol::block_on(async {
-            let store = connected().await;
-            push(&store, "app", 1, &["v1"]).await;
-            let (number, entry) = store.outbox(1).unwrap().remove(0);
-            store.outbox_refused(number, "too large".to_owned()).await.unwrap();
-            assert_eq!(store.outbox(1).unwrap(), []);
-            let letters = store.dead_letters(10).unwrap();
-            assert_eq!(letters.len(), 1);
-            assert_eq!((&letters[0].1.entry, letters[0].1.reason.as_str()), (&entry, "too large"));
-        });
     }
 }

@@ -3,10 +3,11 @@
 use serde::{Deserialize, Serialize};
 
 use super::blobs::make_named;
+use super::delivered::{self, Effect};
 use super::manifests::ManifestRow;
 use super::outbox::{self, Origin, OutboxChange};
 use super::row::{Kind, Row, key, prefix};
-use super::{Store, StoreError, Txn, delivered};
+use super::{Store, StoreError, Txn};
 use crate::sys::spawn;
 use crate::types::{Digest, RepositoryName, UnixSeconds};
 
@@ -173,13 +174,14 @@ impl Store {
     ) -> Result<(), StoreError> {
         let (repository, origin) = (repository.clone(), origin.clone());
         self.commit(move |txn| {
-            if delivered::is_replay(txn, &origin, &repository)? {
+            let effect = Effect::NoRepository;
+            if delivered::is_replay(txn, &origin, &repository, &effect)? {
                 return Ok(());
             }
             if txn.get::<RepositoryRow>(&repository_key(&repository))?.is_none() {
                 return Err(StoreError::NotFound);
             }
-            delivered::record(txn, &origin, &repository)?;
+            delivered::record(txn, &origin, &repository, effect)?;
             let name = repository.as_str().as_bytes();
             let manifests = prefix(Kind::Manifest, &[name]);
             for (row_key, _) in txn.scan::<ManifestRow>(&manifests)? {

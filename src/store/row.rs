@@ -42,7 +42,7 @@ pub enum Kind {
     Inbox = 33,
     /// sequence -> change on its way to the parent
     Outbox = 34,
-    /// sequence -> change that the parent refused for good
+    /// sequence -> that the parent refused this change
     DeadLetter = 35,
     /// origin connected registry, repository, incarnation -> last outbox number whose effect is
     /// recorded here; without the incarnation for changes that were written before there were any

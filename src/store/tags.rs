@@ -2,11 +2,12 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::delivered::{self, Effect};
 use super::manifests::{ManifestRow, manifest_key};
 use super::outbox::{self, Origin, OutboxChange};
 use super::repositories::name_at;
 use super::row::{Kind, Row, key, prefix};
-use super::{Store, StoreError, Txn, delivered};
+use super::{Store, StoreError, Txn};
 use crate::types::{Digest, RepositoryName, Tag, UnixSeconds};
 
 /// A tag.
@@ -109,14 +110,15 @@ impl Store {
         let (repository, tag) = (repository.clone(), tag.clone());
         let (digest, origin) = (digest.clone(), origin.clone());
         self.commit(move |txn| {
-            if delivered::is_replay(txn, &origin, &repository)? {
+            let effect = Effect::Tag(tag.clone(), Some(digest.clone()));
+            if delivered::is_replay(txn, &origin, &repository, &effect)? {
                 return Ok(());
             }
             if txn.get::<ManifestRow>(&manifest_key(&repository, &digest))?.is_none() {
                 return Err(StoreError::NotFound);
             }
             switch(txn, &repository, &tag, &digest, &precondition, &origin, now)?;
-            delivered::record(txn, &origin, &repository)
+            delivered::record(txn, &origin, &repository, effect)
         })
         .await
     }
@@ -133,20 +135,21 @@ impl Store {
     ) -> Result<Option<Digest>, StoreError> {
         let (repository, tag, origin) = (repository.clone(), tag.clone(), origin.clone());
         self.commit(move |txn| {
-            if delivered::is_replay(txn, &origin, &repository)? {
+            let effect = Effect::Tag(tag.clone(), None);
+            if delivered::is_replay(txn, &origin, &repository, &effect)? {
                 return Ok(None);
             }
             let key = tag_key(&repository, &tag);
             let current = txn.get::<TagRow>(&key)?.map(|row| row.digest);
             if current.is_none() && matches!(origin, Origin::Child(_)) {
-                delivered::record(txn, &origin, &repository)?;
+                delivered::record(txn, &origin, &repository, effect)?;
                 return Ok(None);
             }
             precondition.check(&tag, current.as_ref())?;
             let Some(base) = current else {
                 return Err(StoreError::NotFound);
             };
-            delivered::record(txn, &origin, &repository)?;
+            delivered::record(txn, &origin, &repository, effect)?;
             txn.delete(key);
             let change = OutboxChange::Tag { tag, base: Some(base.clone()), digest: None };
             outbox::enqueue(txn, &origin, &repository, change)?;

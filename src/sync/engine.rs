@@ -178,6 +178,7 @@ impl Engine {
                 fetcher,
                 state: state.clone(),
                 turns: Mutex::default(),
+                retries: Mutex::default(),
             },
             reporter: Reporter {
                 store: store.clone(),

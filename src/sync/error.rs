@@ -80,6 +80,7 @@ impl SyncError {
                 }
                 UpstreamError::Unauthorized(_)
                 | UpstreamError::AlreadyActivated(_)
+                | UpstreamError::OutboxMismatch
                 | UpstreamError::ActivationUnknown
                 | UpstreamError::Unreachable(_)
                 | UpstreamError::Protocol(_) => false,

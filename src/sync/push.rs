@@ -27,6 +27,14 @@ const DEPTH_MAX: usize = 8;
 /// Changes that are read at once.
 const AT_ONCE: usize = 64;
 
+/// What the parent refused is tried again after this time at the latest: it may have more room, and
+/// tells nobody.
+const RETRY_REFUSED: Duration = Duration::from_secs(3600);
+
+/// Numbers that are left out at once, as a power of two, when a number stands for another change at
+/// the parent: after so many of these in a row the numbers of any store that was set back are past.
+const LEFT_OUT_MAX: u32 = 20;
+
 /// Changes delivered before the repositories that wait get their turn.
 const ROUND_MAX: usize = 1000;
 
@@ -39,6 +47,18 @@ pub(super) struct Pusher {
     pub(super) state: Arc<State>,
     /// Kept from one session to the next.
     pub(super) turns: Mutex<Turns>,
+    pub(super) retries: Mutex<Retries>,
+}
+
+/// When to try what the parent refused.
+#[derive(Default)]
+pub(super) struct Retries {
+    /// The desired state at the last attempt: another one may grant more.
+    version: Option<String>,
+    /// Monotonic.
+    next: Duration,
+    /// Deliveries in a row whose number stood for another change.
+    mismatches: u32,
 }
 
 impl Pusher {
@@ -49,6 +69,7 @@ impl Pusher {
             let seen = self.store.sequence();
             let mut pause = LOOK_AGAIN;
             if self.is_read_write()? {
+                self.retry_refused().await?;
                 self.deliver_new().await?;
                 self.try_again().await?;
                 pause = self.turns().next(self.now()).unwrap_or(LOOK_AGAIN).min(LOOK_AGAIN);
@@ -72,6 +93,26 @@ impl Pusher {
         self.turns.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn retries(&self) -> MutexGuard<'_, Retries> {
+        // A panic elsewhere leaves whole values behind.
+        self.retries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Has what the parent refused tried again: at the start, when the desired state is another
+    /// one, and now and then.
+    async fn retry_refused(&self) -> Result<(), SyncError> {
+        let (version, now) = (self.store.self_config_version()?, self.now());
+        {
+            let mut retries = self.retries();
+            if retries.version == version && now < retries.next {
+                return Ok(());
+            }
+            retries.version = version;
+            retries.next = now + RETRY_REFUSED;
+        }
+        Ok(self.store.outbox_retry().await?)
+    }
+
     /// Delivers the changes of repositories that wait for nothing, oldest first.
     async fn deliver_new(&self) -> Result<(), SyncError> {
         let (mut after, mut delivered) = (0, 0);
@@ -82,9 +123,15 @@ impl Pusher {
             }
             for (number, entry) in changes {
                 after = number;
-                if self.turns().waits(&entry.repository) {
+                if self.turns().waits(&entry.repository)
+                    || self.store.refused()?.hold_up(number, &entry)
+                {
                     continue;
                 }
+                // What became of the one before may have changed it.
+                let Some(entry) = self.store.outbox_entry(number)? else {
+                    continue;
+                };
                 if delivered == ROUND_MAX || !self.is_read_write()? {
                     return Ok(());
                 }
@@ -125,20 +172,26 @@ impl Pusher {
         Ok(())
     }
 
-    /// Delivers one change and takes it out of the outbox, or puts it where refused ones are.
+    /// Delivers one change and takes it out of the outbox, or notes that it was refused.
     async fn settle(&self, number: u64, entry: &OutboxEntry) -> Result<(), SyncError> {
         match self.deliver(entry).await {
-            Ok(()) => Ok(self.store.outbox_done(number).await?),
+            Ok(()) => {
+                self.retries().mismatches = 0;
+                Ok(self.store.outbox_done(number).await?)
+            }
+            Err(SyncError::Upstream(UpstreamError::OutboxMismatch)) => {
+                let mismatches = self.retries().mismatches;
+                self.retries().mismatches = (mismatches + 1).min(LEFT_OUT_MAX);
+                let id = &entry.id;
+                log::warn!("change {id} is another one at the parent: it gets a new number");
+                Ok(self.store.outbox_renumber(number, (1 << mismatches) - 1).await?)
+            }
             Err(SyncError::Upstream(UpstreamError::PreconditionFailed)) => {
                 self.settle_conflict(number, entry).await
             }
             Err(error) if error.is_local() => {
                 let (id, repository) = (&entry.id, &entry.repository);
-                log::error!(
-                    "the parent refused change {} of {} in {repository}: {error}",
-                    id.sequence,
-                    id.origin
-                );
+                log::error!("the parent refused change {id} in {repository}: {error}");
                 Ok(self.store.outbox_refused(number, error.to_string()).await?)
             }
             Err(error) => Err(error),

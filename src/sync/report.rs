@@ -89,8 +89,9 @@ impl Reporter {
                 kind: "Sync".to_owned(),
                 code: "PushRefused".to_owned(),
                 description: format!(
-                    "the parent refused a change in {}: {}",
-                    letter.entry.repository, letter.reason
+                    "the parent refused {}: {}; it stays here and is tried again when the \
+                     configuration changes, and every hour",
+                    letter.entry, letter.reason
                 ),
                 timestamp: letter.at,
                 correlation_id: format!("outbox-{number}"),

@@ -39,6 +39,8 @@ pub enum Reason {
     RangeInvalid,
     /// A precondition (If-Match, If-None-Match) does not hold.
     PreconditionFailed,
+    /// A child named its change with a number that stands for another one here.
+    OutboxMismatch,
     /// The method or feature is not offered.
     Unsupported,
     /// Too many requests, uploads or failed logins; Retry-After says when.
@@ -66,7 +68,7 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason, in the order in which they are documented.
-    pub const ALL: [Reason; 29] = [
+    pub const ALL: [Reason; 30] = [
         Reason::AuthenticationRequired,
         Reason::TokenInvalid,
         Reason::TokenDisabled,
@@ -85,6 +87,7 @@ impl Reason {
         Reason::TooLarge,
         Reason::RangeInvalid,
         Reason::PreconditionFailed,
+        Reason::OutboxMismatch,
         Reason::Unsupported,
         Reason::Throttled,
         Reason::DiskReserve,
@@ -119,6 +122,7 @@ impl Reason {
             Reason::TooLarge => "too_large",
             Reason::RangeInvalid => "range_invalid",
             Reason::PreconditionFailed => "precondition_failed",
+            Reason::OutboxMismatch => "outbox_mismatch",
             Reason::Unsupported => "unsupported",
             Reason::Throttled => "throttled",
             Reason::DiskReserve => "disk_reserve",

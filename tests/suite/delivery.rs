@@ -1,7 +1,10 @@
 //! Changes made at a device on their way up: none is taken for another, refused for ever, or lost.
 
+use std::process::Command;
+
 use crate::support::eventually;
-use crate::support::image::Image;
+use crate::support::http::{Answer, bearer, token};
+use crate::support::image::{Image, MANIFEST, push_blob};
 use crate::support::node::Node;
 use crate::sync::{SOON, pull};
 
@@ -97,4 +100,177 @@ fn f130_f201_pushes_of_a_device_that_was_restored_arrive_and_stay() {
     }
     let log = device.log();
     assert!(!log.contains("was moved at the parent too"), "{log}");
+}
+
+/// What the root shows of refused pushes of the device.
+fn refused(root: &Node) -> Vec<String> {
+    let shown = root.json(&["connected-registry", "show", "--name", "dock01"]);
+    let details = shown["statusDetails"].as_array().cloned().unwrap_or_default();
+    let refused = details.iter().filter(|detail| detail["code"] == "PushRefused");
+    refused.map(|detail| detail["description"].as_str().unwrap().to_owned()).collect()
+}
+
+fn permissions(root: &Node, change: &[&str]) {
+    let mut update = vec!["connected-registry", "permissions", "update", "--name", "dock01"];
+    update.extend_from_slice(change);
+    root.json(&update);
+}
+
+/// Has the device compare everything with the root, and waits until that is over.
+fn compare(root: &Node, device: &Node, user: &User, repository: &str) {
+    permissions(root, &["--add", repository]);
+    push(root, user, 900, repository, "v1");
+    eventually(SOON, "the comparison is over", || pull(device, user, repository, "v1").ok());
+}
+
+#[test]
+fn f204_f130_a_push_over_the_parents_quota_stays_and_goes_up_when_there_is_room() {
+    let mut root = Node::device("x");
+    root.make_root();
+    root.know_as("quotas = [\"app=100KiB\"]\n");
+    root.start();
+    let user = root.pusher("owner-token", "*");
+    let mut device = device(&root, &user);
+    let push_at = |device: &Node, seed, sizes: &[usize], tag: &str| {
+        let image = Image::new(seed, sizes);
+        let owner = (user.0.as_str(), user.1.as_str());
+        let answer = image.push(&device.login, owner, "app", tag);
+        assert_eq!(answer.status, 201, "{answer:?}");
+        (tag.to_owned(), image.digest())
+    };
+    let small = vec![("small".to_owned(), push(&device, &user, 1, "app", "small"))];
+    arrive(&root, &user, "app", &small);
+    let (_, first) = push_at(&device, 2, &[300_000], "big");
+    let told = eventually(SOON, "the refusal is told", || refused(&root).pop());
+    for part in ["app:big", first.as_str(), "quota_exceeded", "102400"] {
+        assert!(told.contains(part), "{part}: {told}");
+    }
+    // Its tag moves on, behind it; the others are not held up.
+    let big = vec![push_at(&device, 3, &[310_000], "big")];
+    let other = vec![push_at(&device, 4, &[10], "other")];
+    arrive(&root, &user, "app", &other);
+    compare(&root, &device, &user, "lab");
+    device.kill();
+    device.start();
+    compare(&root, &device, &user, "lab2");
+    for (reference, digest) in [("big", &big[0].1), (first.as_str(), &first)] {
+        assert_eq!(pull(&device, &user, "app", reference).as_ref().ok(), Some(digest));
+    }
+    assert_eq!(pull(&root, &user, "app", "big").unwrap_err().status, 404);
+    eventually(SOON, "it is told once more", || refused(&root).pop());
+
+    root.kill();
+    root.know_only_as("quotas = [\"app=10MiB\"]\n");
+    root.start();
+    device.kill();
+    device.start();
+    arrive(&root, &user, "app", &big);
+    arrive(&device, &user, "app", &big);
+    assert_eq!(pull(&root, &user, "app", &first).ok(), Some(first), "what it named before");
+    eventually(SOON, "nothing is refused", || refused(&root).is_empty().then_some(()));
+    let log = device.log();
+    assert!(!log.contains("was moved at the parent too"), "{log}");
+}
+
+#[test]
+fn f204_f130_a_push_that_the_grant_forbids_stays_and_goes_up_when_it_allows_it() {
+    let mut root = Node::root();
+    let user = root.pusher("owner-token", "*");
+    let mut device = device(&root, &user);
+    let before = vec![("v1".to_owned(), push(&device, &user, 1, "app", "v1"))];
+    arrive(&root, &user, "app", &before);
+    root.kill();
+    let offline = [("v1", 2), ("v2", 3), ("v2", 4)]
+        .map(|(tag, seed)| (tag.to_owned(), push(&device, &user, seed, "app", tag)));
+    device.kill();
+    root.start();
+    permissions(&root, &["--add", "lab", "--remove", "app"]);
+    device.start();
+    eventually(SOON, "the refusals are told", || (refused(&root).len() == 2).then_some(()));
+    permissions(&root, &["--add", "app"]);
+    let last = [offline[0].clone(), offline[2].clone()];
+    for node in [&root, &device] {
+        arrive(node, &user, "app", &last);
+    }
+    compare(&root, &device, &user, "lab2");
+    arrive(&device, &user, "app", &last);
+    eventually(SOON, "nothing is refused", || refused(&root).is_empty().then_some(()));
+    let log = device.log();
+    assert!(!log.contains("was moved at the parent too"), "{log}");
+}
+
+#[test]
+fn f130_a_state_that_was_set_back_loses_no_push() {
+    let root = Node::root();
+    let user = root.pusher("owner-token", "*");
+    let mut device = device(&root, &user);
+    let kept = push_all(&device, &user, "kept", 1..3);
+    arrive(&root, &user, "app", &kept);
+    assert!(device.stop().success());
+    // As a snapshot does: the store does not know, so it gives the same numbers again.
+    let (state, copy) = (device.state(), device.state().with_file_name("copy"));
+    let copied = Command::new("cp").arg("-a").args([&state, &copy]).status().unwrap();
+    assert!(copied.success());
+    device.start();
+    let lost = push_all(&device, &user, "lost", 11..16);
+    arrive(&root, &user, "app", &lost);
+    device.kill();
+    std::fs::rename(&state, state.with_file_name("broken")).unwrap();
+    std::fs::rename(&copy, &state).unwrap();
+    device.start();
+    let after = push_all(&device, &user, "after", 21..24);
+    for node in [&root, &device] {
+        for tags in [&kept, &lost, &after] {
+            arrive(node, &user, "app", tags);
+        }
+    }
+}
+
+#[test]
+fn f130_a_number_stands_for_one_change_only() {
+    let root = Node::root();
+    let user = root.pusher("owner-token", "*");
+    let connection = root.connect("dock01", &["--repository", "app", "--mode", "ReadWrite"]);
+    let password = connection.split("SyncTokenPassword=").nth(1).unwrap();
+    let password = password.split(';').next().unwrap();
+    let images = [1, 2, 3].map(|seed| Image::new(seed, &[100]));
+    let scope = "repository:app:pull,push,delete";
+    let sync = token(&root.login, "dock01", password, &[scope]).unwrap();
+    for blob in images.iter().flat_map(Image::blobs) {
+        assert_eq!(push_blob(&root.login, &sync, "app", blob).status, 201);
+    }
+    let send = |method: &str, tag: &str, number: u64, lowest: u64, image: usize| {
+        let (id, lowest) = (format!("dock01 {number} 00000000000000aa"), lowest.to_string());
+        let headers = [
+            ("content-type", MANIFEST),
+            ("skerry-outbox-id", id.as_str()),
+            ("skerry-outbox-lowest", lowest.as_str()),
+        ];
+        let target = format!("/v2/app/manifests/{tag}");
+        let body: &[u8] = if method == "PUT" { &images[image].manifest } else { b"" };
+        bearer(&root.login, &sync, method, &target, &headers, body)
+    };
+    let now = |tag: &str| pull(&root, &user, "app", tag).ok();
+    let mismatch = |answer: Answer| {
+        assert_eq!((answer.status, answer.error().1.as_str()), (409, "outbox_mismatch"));
+    };
+    assert_eq!(send("PUT", "v1", 5, 5, 0).status, 201);
+    assert_eq!(send("PUT", "v1", 6, 5, 1).status, 201);
+    assert_eq!(send("PUT", "v1", 5, 5, 0).status, 201, "a replay");
+    assert_eq!(now("v1"), Some(images[1].digest()), "which changes nothing");
+    mismatch(send("PUT", "v1", 5, 5, 2));
+    mismatch(send("PUT", "v2", 5, 5, 0));
+    mismatch(send("DELETE", "v1", 6, 5, 0));
+    mismatch(send("PUT", "v1", 4, 4, 0));
+    assert_eq!(send("PUT", "v1", 4, 4, 1).status, 201, "the tag names it already");
+    assert_eq!(send("DELETE", "v1", 7, 6, 0).status, 202);
+    assert_eq!(send("DELETE", "v1", 7, 7, 0).status, 202, "a replay");
+    assert_eq!(send("PUT", "v4", 8, 8, 0).status, 201, "so what is below has had its answer");
+    mismatch(send("PUT", "v1", 6, 6, 1));
+    assert_eq!((now("v1"), now("v2")), (None, None));
+    // Who tells no lowest number is believed, as ever.
+    let id = [("content-type", MANIFEST), ("skerry-outbox-id", "dock01 8 00000000000000aa")];
+    let body = &images[2].manifest;
+    let old = bearer(&root.login, &sync, "PUT", "/v2/app/manifests/v3", &id, body);
+    assert_eq!((old.status, now("v3")), (201, None));
 }

@@ -277,7 +277,8 @@ fn message_steps(round: u32, add: &mut impl FnMut(&str, Act)) {
     add(
         "on its way up",
         Box::new(move |n| {
-            let Origin::Child(id) = child(u64::from(round)) else { unreachable!() };
+            let Origin::Child(delivery) = child(u64::from(round)) else { unreachable!() };
+            let id = delivery.id;
             let change = OutboxChange::ManifestDeleted { digest: manifest(round).1 };
             let entry = OutboxEntry { id, repository: name("app"), change };
             let key = row::key(Kind::Outbox, &[&u64::from(round).to_be_bytes()]);

@@ -368,13 +368,14 @@ fn f209_indexes_that_name_the_next_one_twice_are_looked_at_once_each() {
     delete(store, "app", &pinned[1]);
     let entry = outbox::OutboxEntry {
         id: match child(1) {
-            Origin::Child(id) => id,
+            Origin::Child(delivery) => delivery.id,
             _ => unreachable!(),
         },
         repository: name("app"),
         change: outbox::OutboxChange::ManifestAdded { digest: below },
     };
-    let letter = outbox::DeadLetter { entry, reason: "no".to_owned(), at: UnixSeconds(1) };
+    let (reason, at) = ("no".to_owned(), UnixSeconds(1));
+    let letter = refused::DeadLetter { entry, reason, at, retried: false };
     let letter_key = row::key(row::Kind::DeadLetter, &[&1_u64.to_be_bytes()]);
     block_on(store.commit(move |txn| txn.put(letter_key, &letter))).unwrap();
     assert_eq!(bench.gc_twice().blobs_removed, 0);
@@ -389,13 +390,14 @@ fn what_waits_for_the_parent_is_pinned() {
     let manifest = image(store, "app", std::slice::from_ref(&layer), &["v1"]).unwrap();
     let entry = outbox::OutboxEntry {
         id: match child(1) {
-            Origin::Child(id) => id,
+            Origin::Child(delivery) => delivery.id,
             _ => unreachable!(),
         },
         repository: name("app"),
         change: outbox::OutboxChange::ManifestAdded { digest: manifest.clone() },
     };
-    let letter = outbox::DeadLetter { entry, reason: "no".to_owned(), at: UnixSeconds(1) };
+    let (reason, at) = ("no".to_owned(), UnixSeconds(1));
+    let letter = refused::DeadLetter { entry, reason, at, retried: false };
     let letter_key = row::key(row::Kind::DeadLetter, &[&1_u64.to_be_bytes()]);
     let kept = letter_key.clone();
     block_on(store.commit(move |txn| txn.put(kept, &letter))).unwrap();

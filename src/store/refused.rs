@@ -1,0 +1,325 @@
+//! Changes that the parent refuses. A refusal is a state of a change, never its end: the change
+//! stays on its way up, its tag and its content stay here, and it is tried again, under a new
+//! number, when there is reason to. Later changes of the same tag wait behind it.
+
+use serde::{Deserialize, Serialize};
+
+use super::manifests::{ManifestRow, manifest_key};
+use super::outbox::{self, BareEntry, Origin, OutboxChange, OutboxEntry, entry_key, number_of};
+use super::row::{Kind, Row, is_default, key, prefix, trailing};
+use super::tags::{TagRow, tag_key};
+use super::{Store, StoreError, Txn};
+use crate::types::UnixSeconds;
+
+/// That the parent refused a change: the first that waits of its tag.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(from = "LetterRow", into = "LetterRow")]
+pub struct DeadLetter {
+    /// What was to be done.
+    pub entry: OutboxEntry,
+    /// What the parent said last.
+    pub reason: String,
+    /// When it said no first.
+    pub at: UnixSeconds,
+    /// It is being tried again.
+    pub retried: bool,
+}
+
+impl Row for DeadLetter {
+    const VERSION: u8 = 1;
+}
+
+#[derive(Serialize, Deserialize)]
+struct LetterRow {
+    entry: BareEntry,
+    reason: String,
+    at: UnixSeconds,
+    #[serde(skip_serializing_if = "is_default", deserialize_with = "trailing")]
+    more: LetterEnd,
+}
+
+/// What the first rows did not have.
+#[derive(Default, PartialEq, Serialize, Deserialize)]
+struct LetterEnd {
+    incarnation: u64,
+    retried: bool,
+}
+
+impl From<DeadLetter> for LetterRow {
+    fn from(letter: DeadLetter) -> LetterRow {
+        let (entry, incarnation) = BareEntry::of(letter.entry);
+        let more = LetterEnd { incarnation, retried: letter.retried };
+        LetterRow { entry, reason: letter.reason, at: letter.at, more }
+    }
+}
+
+impl From<LetterRow> for DeadLetter {
+    fn from(row: LetterRow) -> DeadLetter {
+        let LetterRow { entry, reason, at, more } = row;
+        let entry = entry.with(more.incarnation);
+        DeadLetter { entry, reason, at, retried: more.retried }
+    }
+}
+
+pub(super) fn letter_key(number: u64) -> Vec<u8> {
+    key(Kind::DeadLetter, &[&number.to_be_bytes()])
+}
+
+/// The refusals that stand.
+pub struct Refused(Vec<(u64, OutboxEntry)>);
+
+impl Refused {
+    /// Whether a change has to wait: it was refused, or an earlier one of its tag was.
+    pub fn hold_up(&self, number: u64, entry: &OutboxEntry) -> bool {
+        self.0.iter().any(|(refused, head)| match &entry.change {
+            OutboxChange::Tag { tag, .. } => head.is_of_tag(&entry.repository, tag),
+            OutboxChange::ManifestAdded { .. } | OutboxChange::ManifestDeleted { .. } => {
+                *refused == number
+            }
+        })
+    }
+}
+
+impl Store {
+    /// What the parent has refused and not taken since, oldest first, at most `limit`.
+    pub fn dead_letters(&self, limit: usize) -> Result<Vec<(u64, DeadLetter)>, StoreError> {
+        let rows = self.scan::<DeadLetter>(&prefix(Kind::DeadLetter, &[]), None, limit)?;
+        rows.into_iter().map(|(key, letter)| Ok((number_of(&key)?, letter))).collect()
+    }
+
+    /// The refusals that stand: what is being tried again is not among them.
+    pub fn refused(&self) -> Result<Refused, StoreError> {
+        let letters = self.dead_letters(usize::MAX)?.into_iter();
+        let standing = letters.filter(|(_, letter)| !letter.retried);
+        Ok(Refused(standing.map(|(number, letter)| (number, letter.entry)).collect()))
+    }
+
+    /// Notes that the parent refuses a change.
+    pub async fn outbox_refused(&self, number: u64, reason: String) -> Result<(), StoreError> {
+        let now = self.sys().clock.wall_or_floor();
+        self.commit(move |txn| {
+            let entry = txn.get::<OutboxEntry>(&entry_key(number))?.ok_or(StoreError::NotFound)?;
+            let before = txn.get::<DeadLetter>(&letter_key(number))?;
+            let at = before.map_or(now, |before| before.at);
+            txn.put(letter_key(number), &DeadLetter { entry, reason, at, retried: false })
+        })
+        .await
+    }
+
+    /// Has everything tried again that the parent has refused.
+    pub async fn outbox_retry(&self) -> Result<(), StoreError> {
+        for (number, _) in self.refused()?.0 {
+            self.commit(move |txn| renumber(txn, number, 0)).await?;
+        }
+        Ok(())
+    }
+
+    /// Gives a change, with those of its tag behind it, new numbers, leaving out so many: the old
+    /// one stands for something else at the parent.
+    pub async fn outbox_renumber(&self, number: u64, left_out: u64) -> Result<(), StoreError> {
+        self.commit(move |txn| renumber(txn, number, left_out)).await
+    }
+}
+
+/// Writes the changes of a tag that wait from this one on once more, in order, under new numbers,
+/// and takes the old ones out: no entry is ever edited.
+fn renumber(txn: &mut Txn<'_>, number: u64, left_out: u64) -> Result<(), StoreError> {
+    let letter = txn.get::<DeadLetter>(&letter_key(number))?;
+    let head = match (txn.get::<OutboxEntry>(&entry_key(number))?, &letter) {
+        (Some(entry), _) => entry,
+        // Early builds took what was refused out of the outbox.
+        (None, Some(letter)) if still_stands(txn, &letter.entry)? => letter.entry.clone(),
+        (None, _) => {
+            txn.delete(letter_key(number));
+            return Ok(());
+        }
+    };
+    let mut chain = vec![(number, head)];
+    if let OutboxChange::Tag { tag, .. } = chain[0].1.change.clone() {
+        let repository = chain[0].1.repository.clone();
+        for (key, entry) in txn.scan::<OutboxEntry>(&prefix(Kind::Outbox, &[]))? {
+            let later = number_of(&key)?;
+            if later > number && entry.is_of_tag(&repository, &tag) {
+                chain.push((later, entry));
+            }
+        }
+    }
+    txn.delete(letter_key(number));
+    let mut letter = letter;
+    for position in 0..chain.len() {
+        let (old, entry) = &chain[position];
+        txn.delete(entry_key(*old));
+        let next = chain.get(position + 1).map(|(_, next)| next);
+        let Some(change) = anew(txn, entry, next)? else {
+            continue;
+        };
+        let repository = entry.repository.clone();
+        let added = outbox::append(txn, &Origin::Client, &repository, change, left_out)?;
+        // The refusal is known until the parent takes the first of them.
+        if let (Some((number, entry)), Some(known)) = (added, letter.take()) {
+            txn.put(letter_key(number), &DeadLetter { entry, retried: true, ..known })?;
+        }
+    }
+    Ok(())
+}
+
+/// What a change is when it goes up later than others that were made after it; `None`: void.
+fn anew(
+    txn: &Txn<'_>,
+    entry: &OutboxEntry,
+    next: Option<&OutboxEntry>,
+) -> Result<Option<OutboxChange>, StoreError> {
+    let here = |digest| {
+        Ok::<_, StoreError>(
+            txn.get::<ManifestRow>(&manifest_key(&entry.repository, digest))?.is_some(),
+        )
+    };
+    let keep = match &entry.change {
+        OutboxChange::Tag { tag, base, digest } => {
+            // Where the next one does not begin with it, the tag went with its manifest meanwhile.
+            let goes_on = next.is_none_or(
+                |next| matches!(&next.change, OutboxChange::Tag { base, .. } if base == digest),
+            );
+            let digest = digest.clone().filter(|_| goes_on);
+            let change = OutboxChange::Tag { tag: tag.clone(), base: base.clone(), digest };
+            let void = matches!(&change, OutboxChange::Tag { base: None, digest: None, .. });
+            return Ok(Some(change).filter(|_| !void));
+        }
+        OutboxChange::ManifestAdded { digest } => here(digest)?,
+        OutboxChange::ManifestDeleted { digest } => !here(digest)?,
+    };
+    Ok(keep.then(|| entry.change.clone()))
+}
+
+/// Whether a change is still what this node shows.
+fn still_stands(txn: &Txn<'_>, entry: &OutboxEntry) -> Result<bool, StoreError> {
+    let repository = &entry.repository;
+    Ok(match &entry.change {
+        OutboxChange::Tag { tag, digest, .. } => {
+            let now = txn.get::<TagRow>(&tag_key(repository, tag))?.map(|row| row.digest);
+            now.is_some() && now == *digest
+        }
+        OutboxChange::ManifestAdded { digest } => {
+            txn.get::<ManifestRow>(&manifest_key(repository, digest))?.is_some()
+        }
+        OutboxChange::ManifestDeleted { .. } => false,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Precondition;
+    use super::super::manifests::testing::{digest, push, store};
+    use super::super::node::testing::config;
+    use super::*;
+    use crate::types::Digest;
+
+    async fn connected() -> Store {
+        let store = store();
+        let config = config(&["repositories/*/content/read"]);
+        store.apply_config(config, "v1".to_owned()).await.unwrap();
+        store
+    }
+
+    /// What waits: numbers, tags, and what they move from and to.
+    fn waiting(store: &Store) -> Vec<(u64, String, u8, u8)> {
+        let byte = |digest: Option<Digest>| digest.map_or(0, |digest| digest.raw()[0]);
+        let entries = store.outbox(100).unwrap().into_iter();
+        let tags = entries.filter_map(|(number, entry)| match entry.change {
+            OutboxChange::Tag { tag, base, digest } => {
+                assert_eq!(entry.id.sequence, number);
+                Some((number, tag.to_string(), byte(base), byte(digest)))
+            }
+            _ => None,
+        });
+        tags.collect()
+    }
+
+    #[test]
+    fn f204_a_refused_change_stays_and_is_tried_again_with_what_waits_behind_it() {
+        smol::block_on(async {
+            let store = connected().await;
+            push(&store, "app", 1, &["v1"]).await;
+            push(&store, "app", 2, &["v1", "v2"]).await;
+            let before = waiting(&store);
+            let (first, tag) = (before[0].0, |n: usize| (before[n].1.as_str(), before[n].0));
+            store.outbox_refused(first, "too large".to_owned()).await.unwrap();
+            assert_eq!(waiting(&store), before);
+            let refused = store.refused().unwrap();
+            let held = store.outbox(9).unwrap().into_iter();
+            let held: Vec<bool> = held.map(|(n, entry)| refused.hold_up(n, &entry)).collect();
+            assert_eq!(held, [true, true, false]);
+            assert_eq!(store.outbox_first(&"app".parse().unwrap()).unwrap().unwrap().0, tag(2).1);
+            let letters = store.dead_letters(10).unwrap();
+            assert_eq!((letters.len(), letters[0].1.reason.as_str()), (1, "too large"));
+
+            store.outbox_retry().await.unwrap();
+            let after = waiting(&store);
+            let last = before[2].0;
+            let expected = [
+                before[2].clone(),
+                (last + 1, "v1".to_owned(), 0, 1),
+                (last + 2, "v1".to_owned(), 1, 2),
+            ];
+            assert_eq!(after, expected);
+            let letters = store.dead_letters(10).unwrap();
+            assert_eq!((letters.len(), letters[0].0, letters[0].1.retried), (1, last + 1, true));
+            assert!(store.refused().unwrap().0.is_empty());
+            store.outbox_refused(last + 1, "still".to_owned()).await.unwrap();
+            assert_eq!(store.dead_letters(1).unwrap()[0].1.at, letters[0].1.at);
+            store.outbox_done(last + 1).await.unwrap();
+            assert_eq!(store.dead_letters(10).unwrap(), []);
+            // Behind a number that stands for something else many are left out.
+            store.outbox_renumber(last + 2, 100).await.unwrap();
+            assert_eq!(waiting(&store).last(), Some(&(last + 103, "v1".to_owned(), 1, 2)));
+        });
+    }
+
+    #[test]
+    fn f204_what_was_deleted_meanwhile_is_not_brought_back_and_not_deleted_twice() {
+        smol::block_on(async {
+            let store = connected().await;
+            let app = "app".parse().unwrap();
+            let delete = async |number| {
+                store.delete_manifest(&app, &digest(number), &Origin::Client).await.unwrap();
+            };
+            push(&store, "app", 1, &["v1"]).await;
+            push(&store, "app", 2, &["v1"]).await;
+            delete(2).await;
+            push(&store, "app", 3, &["v1"]).await;
+            // It is here again, under another tag.
+            push(&store, "app", 2, &["v2"]).await;
+            let all: Vec<u64> = store.outbox(9).unwrap().iter().map(|(n, _)| *n).collect();
+            for number in [all[0], all[2]] {
+                store.outbox_refused(number, "no".to_owned()).await.unwrap();
+            }
+            store.outbox_retry().await.unwrap();
+            let tags: Vec<_> = waiting(&store).into_iter().map(|(_, t, b, d)| (t, b, d)).collect();
+            let tag = |name: &str, base, digest| (name.to_owned(), base, digest);
+            let v1 = [tag("v1", 0, 1), tag("v1", 1, 0), tag("v1", 0, 3)];
+            assert_eq!(tags[0], tag("v2", 0, 2));
+            assert_eq!(tags[1..], v1);
+            assert_eq!(store.outbox(9).unwrap().len(), 4, "the deletion is void");
+        });
+    }
+
+    #[test]
+    fn f204_what_early_builds_took_out_of_the_outbox_goes_up_if_it_is_still_here() {
+        smol::block_on(async {
+            let store = connected().await;
+            push(&store, "app", 1, &["v1", "v2"]).await;
+            let (app, v2) = ("app".parse().unwrap(), "v2".parse().unwrap());
+            for (number, entry) in store.outbox(9).unwrap() {
+                store.outbox_done(number).await.unwrap();
+                let (reason, at) = ("no".to_owned(), UnixSeconds(1));
+                let letter = DeadLetter { entry, reason, at, retried: false };
+                store.commit(move |txn| txn.put(letter_key(number), &letter)).await.unwrap();
+            }
+            store.delete_tag(&app, &v2, Precondition::None, &Origin::Parent).await.unwrap();
+            store.outbox_retry().await.unwrap();
+            let tags: Vec<_> = waiting(&store).into_iter().map(|(_, t, b, d)| (t, b, d)).collect();
+            assert_eq!(tags, [("v1".to_owned(), 0, 1)]);
+            assert_eq!(store.dead_letters(9).unwrap().len(), 1);
+        });
+    }
+}
