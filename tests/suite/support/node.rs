@@ -148,11 +148,6 @@ impl Node {
         self.registry.push('\n');
     }
 
-    /// These lines in place of those for the section `[registry]`, from the next start on.
-    pub fn know_only_as(&mut self, lines: &str) {
-        lines.clone_into(&mut self.registry);
-    }
-
     /// A root with more configuration, started.
     pub fn root_with(extra: &str) -> Node {
         let mut node = Node::new_root(extra);
