@@ -16,6 +16,10 @@ const DISK_MIB: u64 = 64;
 /// A twentieth of the disk, but for what the file system itself needs.
 const RESERVE_BYTES_MIN: u64 = 2 << 20;
 const LAYER_BYTES: usize = 5 << 20;
+/// What a file system uses unless asked; the smallest one leaves a part of a write behind when it
+/// is full.
+const BLOCK_BYTES: u32 = 4096;
+const SMALL_BLOCK_BYTES: u32 = 1024;
 /// Garbage goes at once, and only when it is asked for.
 const GC: &str = "[gc]\nenabled = false\ngrace = \"1s\"\n";
 
@@ -33,10 +37,10 @@ impl Drop for Small {
 
 /// Puts the state of a node that was not started on a small disk; `None`, loudly, where there is
 /// none to be had.
-fn small(mut node: Node) -> Option<Small> {
+fn small(mut node: Node, block_bytes: u32) -> Option<Small> {
     node.add_configuration(GC);
     std::fs::create_dir(node.state()).unwrap();
-    match SmallDisk::mount(&node.state(), DISK_MIB) {
+    match SmallDisk::mount(&node.state(), DISK_MIB, block_bytes) {
         Ok(disk) => Some(Small { disk, node }),
         Err(why) => {
             skip(&why);
@@ -45,10 +49,10 @@ fn small(mut node: Node) -> Option<Small> {
     }
 }
 
-fn small_root() -> Option<(Small, (String, String))> {
+fn small_root(block_bytes: u32) -> Option<(Small, (String, String))> {
     let mut node = Node::device("");
     node.make_root();
-    let mut small = small(node)?;
+    let mut small = small(node, block_bytes)?;
     small.node.start();
     let user = small.node.pusher("owner-token", "*");
     Some((small, user))
@@ -125,7 +129,7 @@ impl<'a> Client<'a> {
 
 #[test]
 fn a_full_disk_refuses_pushes_in_words_and_goes_on_with_all_else() {
-    let Some((mut small, user)) = small_root() else { return };
+    let Some((mut small, user)) = small_root(BLOCK_BYTES) else { return };
     let client = Client::new(&small.node, &user);
     let begun = client.send("POST", "/v2/app/blobs/uploads/", b"");
     let begun = begun.header("location").unwrap().to_owned();
@@ -197,7 +201,7 @@ fn a_full_disk_refuses_pushes_in_words_and_goes_on_with_all_else() {
 /// although another repository has content of that digest.
 #[test]
 fn f211_a_chunk_that_fills_the_disk_leaves_nothing_behind_in_the_upload() {
-    let Some((small, user)) = small_root() else { return };
+    let Some((small, user)) = small_root(SMALL_BLOCK_BYTES) else { return };
     let client = Client::new(&small.node, &user);
     let scope = "repository:other:pull,push";
     let other = token(&small.node.login, &user.0, &user.1, &[scope]).unwrap();
@@ -232,8 +236,18 @@ fn f211_a_chunk_that_fills_the_disk_leaves_nothing_behind_in_the_upload() {
 
 /// The space comes and goes while clients push, move and delete.
 #[test]
-fn a_disk_that_fills_again_and_again_loses_nothing_acknowledged() {
-    let Some((mut small, user)) = small_root() else { return };
+fn f210_a_disk_that_fills_again_and_again_loses_nothing_acknowledged() {
+    fill_again_and_again(BLOCK_BYTES);
+}
+
+#[test]
+fn f210_a_disk_of_small_blocks_that_fills_again_and_again_loses_nothing_acknowledged() {
+    fill_again_and_again(SMALL_BLOCK_BYTES);
+}
+
+/// The space comes and goes while clients push, move and delete.
+fn fill_again_and_again(block_bytes: u32) {
+    let Some((mut small, user)) = small_root(block_bytes) else { return };
     let rounds = if std::env::var_os("SKERRY_LONG").is_some() { 100 } else { 10 };
     let ledger = Ledger::default();
     let user = (user.0.as_str(), user.1.as_str());
@@ -285,7 +299,7 @@ fn f036_f037_a_device_whose_disk_is_full_says_so_and_recovers() {
     let repositories = ["--repository", "app", "big", "--mode", "ReadOnly"];
     let connection = root.connect("dock01", &repositories);
     root.link("dock01", &user.0);
-    let Some(mut small) = small(Node::device(&connection)) else { return };
+    let Some(mut small) = small(Node::device(&connection), BLOCK_BYTES) else { return };
     small.node.start();
     let shown = || root.json(&["connected-registry", "show", "--name", "dock01"]);
     let wait_for = |state: &str| {

@@ -1,32 +1,47 @@
 //! Clients push while the process is killed, again and again.
 //! `SKERRY_LONG=1 cargo test --test suite kills` kills ten times as often.
 
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::support::load::{Audit, Ledger};
-use crate::support::node::Node;
+use crate::support::node::{self, Node};
+
+/// What a garbage collection may remove, and when; one runs after the other.
+const GC: &str = "[gc]\nenabled = false\ngrace = \"1s\"\n";
+/// Every so many rounds one is long enough for a garbage collection to remove something.
+const LONG_ROUND: u64 = 10;
 
 #[test]
-fn f116_f130_killed_under_load_nothing_acknowledged_is_lost() {
+fn f116_f130_f141_f206_killed_while_it_collects_garbage_nothing_acknowledged_is_lost() {
     let rounds = if std::env::var_os("SKERRY_LONG").is_some() { 300 } else { 30 };
-    let mut root = Node::root();
+    let mut root = Node::root_with(GC);
     let user = root.pusher("owner-token", "app");
     let user = (user.0.as_str(), user.1.as_str());
-    let ledger = Ledger::default();
+    let (ledger, mut removed) = (Ledger::default(), 0);
     for round in 0..rounds {
         let (address, before) = (root.login.clone(), ledger.acknowledged());
-        ledger.load(&address, user, round, || {
-            // Each round dies at another moment of a push, of a checkpoint, of a rotation.
-            std::thread::sleep(Duration::from_millis(5 + (round * 37) % 120));
-            // On a slow machine that may be too short for any change.
-            let patience = if round % 3 == 0 { 500 } else { 0 };
-            for _ in 0..patience {
-                if ledger.acknowledged() > before {
-                    break;
+        let (socket, dead) = (root.socket(), AtomicBool::new(false));
+        std::thread::scope(|scope| {
+            let collector = scope.spawn(|| collect_until(&dead, &socket));
+            ledger.load(&address, user, round, || {
+                // Each round dies at another moment of a push, of a checkpoint, of a rotation.
+                let long = round % LONG_ROUND == LONG_ROUND - 1;
+                let lived = if long { 2500 } else { 5 + (round * 37) % 120 };
+                std::thread::sleep(Duration::from_millis(lived));
+                // On a slow machine that may be too short for any change.
+                let patience = if round % 3 == 0 { 500 } else { 0 };
+                for _ in 0..patience {
+                    if ledger.acknowledged() > before {
+                        break;
+                    }
+                    std::thread::sleep(Duration::from_millis(10));
                 }
-                std::thread::sleep(Duration::from_millis(10));
-            }
-            root.kill();
+                root.kill();
+            });
+            dead.store(true, Ordering::Relaxed);
+            removed += collector.join().unwrap();
         });
         root.start();
         let lost = ledger.audit(&root.login, user, Audit::Fresh);
@@ -36,5 +51,22 @@ fn f116_f130_killed_under_load_nothing_acknowledged_is_lost() {
     assert!(lost.is_empty(), "{lost:#?}");
     let (changes, tags) = (ledger.acknowledged(), ledger.tags());
     assert!(changes >= rounds / 3 && tags > 0, "{changes} changes were acknowledged");
-    eprintln!("{rounds} kills, {changes} acknowledged changes, {tags} tags, nothing lost");
+    assert!(removed > 0, "no garbage was removed");
+    eprintln!(
+        "{rounds} kills, {changes} acknowledged changes, {tags} tags, {removed} blobs removed as \
+         garbage, nothing lost"
+    );
+}
+
+/// Collects garbage over and over; how many blobs went.
+fn collect_until(dead: &AtomicBool, socket: &std::path::Path) -> u64 {
+    let mut removed = 0;
+    while !dead.load(Ordering::Relaxed) {
+        let mut command = Command::new(node::binary());
+        command.arg("--admin-socket").arg(socket).args(["gc", "-o", "json"]);
+        let output = command.stdin(Stdio::null()).output().expect("the built binary");
+        let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+        removed += report["blobsRemoved"].as_u64().unwrap_or(0);
+    }
+    removed
 }

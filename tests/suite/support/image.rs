@@ -6,6 +6,7 @@ use super::http::{Answer, bearer, token};
 
 pub const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 pub const INDEX: &str = "application/vnd.oci.image.index.v1+json";
+const EXTERNAL_LAYER: &str = "application/vnd.oci.image.layer.nondistributable.v1.tar";
 
 #[derive(Clone)]
 pub struct Image {
@@ -82,6 +83,16 @@ impl Image {
                 "digest": digest(l), "size": l.len()})).collect::<Vec<_>>(),
         });
         Image { manifest: manifest.to_string().into_bytes(), config, layers }
+    }
+
+    /// The same image with a manifest that calls its first layer a foreign one.
+    pub fn with_external_layer(mut self) -> Image {
+        let mut manifest: serde_json::Value = serde_json::from_slice(&self.manifest).unwrap();
+        let layer = &mut manifest["layers"][0];
+        layer["mediaType"] = EXTERNAL_LAYER.into();
+        layer["urls"] = serde_json::json!(["https://layers.example/first"]);
+        self.manifest = manifest.to_string().into_bytes();
+        self
     }
 
     pub fn digest(&self) -> String {

@@ -12,6 +12,10 @@ const REPOSITORY: &str = "app";
 const CLIENTS: u64 = 3;
 /// Tags of each client.
 const TAGS: u64 = 3;
+/// Sizes of the layers of an image.
+const LAYERS: &[usize] = &[3000, 70_000];
+/// Images that each client pushes again and again, also after it has deleted them.
+const REPEATED: u64 = 3;
 
 #[derive(Default)]
 pub struct Ledger(Mutex<Book>);
@@ -106,6 +110,7 @@ impl Ledger {
                     address,
                     authorization: &authorization,
                     name: format!("p{number}"),
+                    repeated: u64::MAX / 2000 - number * REPEATED,
                     seed: (round * CLIENTS + number) * 1000,
                     refusals,
                     stop: &stop,
@@ -235,6 +240,8 @@ struct Client<'a> {
     address: &'a str,
     authorization: &'a str,
     name: String,
+    /// Seed of the first image that is pushed repeatedly.
+    repeated: u64,
     seed: u64,
     /// What may be answered instead; without any, the node is about to die.
     refusals: &'a [u16],
@@ -269,6 +276,7 @@ impl Client<'_> {
                 Some(digest) => Step::Move(digest),
                 None => self.push(number),
             },
+            (1, _) => Step::Push(Image::new(self.repeated - number / 8 % REPEATED, LAYERS)),
             (5, Some(_)) => Step::DeleteTag,
             (7, Some(digest)) => Step::DeleteImage(digest),
             _ => self.push(number),
@@ -276,7 +284,8 @@ impl Client<'_> {
     }
 
     fn push(&self, number: u64) -> Step {
-        Step::Push(Image::new(self.seed + number, &[3000, 70_000]))
+        let image = Image::new(self.seed + number, LAYERS);
+        Step::Push(if number % 4 == 2 { image.with_external_layer() } else { image })
     }
 
     fn begin(&self, tag: &str, step: &Step) {
@@ -285,8 +294,10 @@ impl Client<'_> {
             Step::Push(image) => {
                 let blobs = image.blobs().map(|blob| image::digest(blob)).collect();
                 let manifest = image.manifest.clone();
-                let entry = Entry { manifest, blobs, state: State::Pushing };
-                book.images.insert(image.digest(), entry);
+                book.deleted.remove(&image.digest());
+                let pushing = Entry { manifest, blobs, state: State::Pushing };
+                // A push of what is there changes nothing of it.
+                book.images.entry(image.digest()).or_insert(pushing);
                 Some(image.digest())
             }
             Step::Move(digest) => Some(digest.clone()),
@@ -366,7 +377,12 @@ impl Client<'_> {
         let mut book = self.book.lock().unwrap();
         book.refused += 1;
         match step {
-            Step::Push(image) => drop(book.images.remove(&image.digest())),
+            Step::Push(image) => {
+                let refused = |entry: &Entry| entry.state == State::Pushing;
+                if book.images.get(&image.digest()).is_some_and(refused) {
+                    book.images.remove(&image.digest());
+                }
+            }
             Step::DeleteImage(digest) => book.images.get_mut(digest).unwrap().state = State::There,
             Step::Move(_) | Step::DeleteTag => {}
         }

@@ -16,13 +16,16 @@ pub struct SmallDisk {
 }
 
 impl SmallDisk {
-    /// A file system of so many MiB, mounted on a directory that exists; the error is why not.
-    pub fn mount(path: &Path, mib: u64) -> Result<SmallDisk, String> {
+    /// A file system of so many MiB, of blocks of so many bytes, mounted on a directory that
+    /// exists; the error is why not.
+    pub fn mount(path: &Path, mib: u64, block_bytes: u32) -> Result<SmallDisk, String> {
         let image = TempDir::new();
         let file = image.join("image");
         File::create(&file).and_then(|file| file.set_len(mib << 20)).map_err(|e| e.to_string())?;
         // Nothing is set aside for root, who runs the tests.
-        let made = run(Command::new("mkfs.ext4").args(["-q", "-F", "-m", "0"]).arg(&file));
+        let block = block_bytes.to_string();
+        let options = ["-q", "-F", "-m", "0", "-b", &block];
+        let made = run(Command::new("mkfs.ext4").args(options).arg(&file));
         let looped = made
             .and_then(|()| run(Command::new("mount").args(["-o", "loop"]).arg(&file).arg(path)));
         if let Err(ext4) = looped {
