@@ -4,9 +4,11 @@ use serde_json::{Value, json};
 
 use super::Admin;
 use super::fault::Fault;
+use super::print::print_detail;
 use super::tokens::Nothing;
 use crate::http::{Method, Reply, ReplyBody, Request};
-use crate::types::{NodeState, Role};
+use crate::types::connected_registry::ParentContact;
+use crate::types::{NodeState, Role, UnixSeconds};
 
 /// The Prometheus text format.
 const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -77,9 +79,12 @@ impl Admin {
                 })
             });
             value["sync"] = json!({
-                "parentOnline": view.online,
+                "parentOnline": view.contact == ParentContact::InContact,
+                "contact": view.contact.name(),
                 "waitingForWindow": view.waiting_for_window,
+                "lastSyncTime": view.last_sync.map(UnixSeconds::rfc3339),
                 "repositories": view.synced,
+                "statusDetails": view.problems.iter().map(print_detail).collect::<Vec<_>>(),
             });
         }
         Ok(value)

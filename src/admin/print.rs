@@ -4,12 +4,13 @@ use serde_json::{Value, json};
 
 use super::Admin;
 use super::fault::Fault;
-use crate::store::connected_registries::StatusRecord;
 use crate::store::passwords::NewPassword;
-use crate::types::connected_registry::{ConnectionState, StatusDetail};
+use crate::types::connected_registry::{
+    ConnectionState, ParentContact, StatusDetail, StatusReport,
+};
 use crate::types::time::format_duration;
 use crate::types::token::{PasswordSlot, ScopeMap, Token};
-use crate::types::{ConnectedRegistry, UnixSeconds};
+use crate::types::{ConnectedRegistry, Role, UnixSeconds};
 
 /// The type of a registry's resources, before their own part.
 const PROVIDER: &str = "Microsoft.ContainerRegistry/registries";
@@ -70,18 +71,15 @@ impl Admin {
     }
 
     pub(super) fn print_registry(&self, node: &ConnectedRegistry) -> Result<Value, Fault> {
-        let activation = self.store.activation(&node.name)?;
-        let active = activation.is_some_and(|a| a.epoch == node.activation_epoch);
-        let status = self.store.status(&node.name)?;
-        let (state, last_contact) = self.contact_of(node, active, status.as_ref());
-        let report = status.map(|status| status.report);
+        let Instance { active, state, last_contact, report } = self.instance(node)?;
         let mut value = self.resource("connectedRegistries", node.name.as_str());
         value["activation"] = json!({ "status": if active { "Active" } else { "Inactive" } });
         value["clientTokenIds"] = node.client_tokens.iter().map(|t| self.id("tokens", t)).collect();
         value["connectionState"] = state.name().into();
         value["lastActivityTime"] = last_contact.map(UnixSeconds::rfc3339).into();
         value["logging"] = json!({ "auditLogStatus": "Disabled", "logLevel": node.log_level });
-        value["loginServer"] = report.as_ref().map_or(Value::Null, |report| {
+        let known = report.as_ref().filter(|report| !report.login_server.is_empty());
+        value["loginServer"] = known.map_or(Value::Null, |report| {
             let tls = if report.tls { "Enabled" } else { "Disabled" };
             json!({ "host": report.login_server, "tls": { "status": tls } })
         });
@@ -113,28 +111,66 @@ impl Admin {
         }))
     }
 
-    /// The state to show, and the last contact. An instance that was never activated, or was
-    /// deactivated, counts as Offline whatever it reported before.
-    fn contact_of(
-        &self,
-        node: &ConnectedRegistry,
-        active: bool,
-        status: Option<&StatusRecord>,
-    ) -> (ConnectionState, Option<UnixSeconds>) {
-        let stored = status.map(|status| status.last_contact);
-        let last = self.contact.last_seen(&node.name).max(stored);
-        let Some(status) = status.filter(|_| active) else {
-            return (ConnectionState::Offline, last);
+    /// What is known of the instance behind a connected registry. One that was never activated, was
+    /// deactivated, or whose sync token is disabled, counts as Offline whatever it reported before.
+    fn instance(&self, node: &ConnectedRegistry) -> Result<Instance, Fault> {
+        let own = match self.options.role {
+            Role::Root => None,
+            Role::Connected => self.store.self_config()?.map(|config| config.node.name),
         };
-        // Only its own parent talks to a node; what is known of others is what was reported.
-        let direct = match self.store.self_config() {
-            Ok(Some(config)) => node.parent.as_ref() == Some(&config.node.name),
-            _ => node.parent.is_none(),
+        if own.as_ref() == Some(&node.name) {
+            return self.own_instance(node);
+        }
+        let activation = self.store.activation(&node.name)?;
+        let active = activation.as_ref().is_some_and(|a| a.epoch == node.activation_epoch);
+        let status = self.store.status(&node.name)?;
+        let stored = status.as_ref().map(|status| status.last_contact);
+        let seen = stored.or(activation.map(|activation| activation.at)).filter(|_| active);
+        let report = status.map(|status| status.report);
+        let reported = report.as_ref().map(|report| report.state).unwrap_or_default();
+        // One with a schedule may not have had a window to report in.
+        let heard = report.is_some() || !node.schedule.is_continuous();
+        let state = match active && heard && self.store.is_admitted(node)? {
+            false => ConnectionState::Offline,
+            // Only its own parent talks to a node; what is known of others is what was reported.
+            true if node.parent == own => self.contact.state(node, reported, seen),
+            true => reported,
         };
-        let reported = status.report.state;
-        let state = if direct { self.contact.state(node, reported, stored) } else { reported };
-        (state, last)
+        let last_contact = self.contact.last_seen(&node.name).max(stored);
+        Ok(Instance { active, state, last_contact, report })
     }
+
+    /// This node itself.
+    fn own_instance(&self, node: &ConnectedRegistry) -> Result<Instance, Fault> {
+        let view = self.store.sync_view();
+        let epoch = self.store.activated_epoch()?;
+        let active = epoch.is_some_and(|epoch| epoch >= node.activation_epoch);
+        let reported = match view.problems.is_empty() {
+            true => ConnectionState::Online,
+            false => ConnectionState::Unhealthy,
+        };
+        let state = match (active, view.contact) {
+            (false, _) => ConnectionState::Offline,
+            (true, ParentContact::InContact) => reported,
+            // Between windows it is not Offline, unless it missed too many.
+            (true, _) => self.contact.state(node, reported, view.last_contact),
+        };
+        let report = StatusReport {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            details: view.problems.clone(),
+            last_sync: view.last_sync,
+            ..StatusReport::default()
+        };
+        Ok(Instance { active, state, last_contact: view.last_contact, report: Some(report) })
+    }
+}
+
+/// The instance behind a connected registry.
+struct Instance {
+    active: bool,
+    state: ConnectionState,
+    last_contact: Option<UnixSeconds>,
+    report: Option<StatusReport>,
 }
 
 /// The user name and passwords that were just made: the only time that they are shown.
@@ -155,7 +191,7 @@ fn print_password(slot: PasswordSlot, created: UnixSeconds, expires: Option<Unix
     })
 }
 
-fn print_detail(detail: &StatusDetail) -> Value {
+pub(super) fn print_detail(detail: &StatusDetail) -> Value {
     json!({
         "type": detail.kind,
         "code": detail.code,

@@ -66,7 +66,9 @@ fn made(config: &Config, store: &Store, login: &str) -> Result<ServerTls, String
         host.trim_start_matches('[').trim_end_matches(']').to_owned()
     };
     let mut names = vec!["localhost".to_owned(), "127.0.0.1".to_owned(), "::1".to_owned()];
-    let configured = [&config.registry.login_server, &config.registry.gateway_server];
+    let registry = &config.registry;
+    let derived = registry.gateway_host();
+    let configured = [&registry.login_server, &registry.gateway_server, &derived];
     for name in configured.into_iter().flatten().map(String::as_str).chain([login]) {
         let name = host(name);
         if !names.contains(&name) && name != "0.0.0.0" && name != "::" {

@@ -23,7 +23,7 @@ use crate::sys::net::Listener;
 use crate::sys::spawn::blocking;
 use crate::sys::{Spawner, Sys, SystemDisk};
 use crate::token::Tokens;
-use crate::types::connected_registry::ConnectionState;
+use crate::types::connected_registry::{ConnectionState, ParentContact};
 use crate::types::{
     ConnectedRegistry, ConnectedRegistryName, NodeState, Role, StoreRole, UnixSeconds,
 };
@@ -87,6 +87,9 @@ impl Node {
             Role::Root => gateways?,
             Role::Connected => Vec::new(),
         };
+        for (listener, has_tls) in logins.iter().chain(&gateways) {
+            warn_of_plain_http(&config, listener, *has_tls);
+        }
         let admin_listener = Listener::unix(&config.listen.admin)?;
 
         let login = address(&logins);
@@ -243,8 +246,12 @@ impl Node {
             Err(error) => return format!("the store cannot be read: {error}"),
         };
         let contact = match state {
-            NodeState::Active if view.online => "parent in contact",
-            NodeState::Active => "parent out of contact",
+            NodeState::Active => match view.contact {
+                ParentContact::Connecting => "connecting to its parent",
+                ParentContact::InContact => "parent in contact",
+                ParentContact::OutOfContact => "parent out of contact",
+                ParentContact::WaitingForWindow => ParentContact::WaitingForWindow.name(),
+            },
             _ => state.name(),
         };
         match self.store.self_config() {
@@ -302,6 +309,21 @@ fn listen(
     // Which of the configured addresses a passed socket stands for is not known.
     let tls = wanted.first().is_some_and(|one| one.has_tls(&config.tls));
     ours.into_iter().map(|one| Ok((Listener::inherited(one.socket)?, tls))).collect()
+}
+
+/// Passwords and content go over such a listener for everybody on the way to read.
+fn warn_of_plain_http(config: &Config, listener: &Listener, has_tls: bool) {
+    let Some(address) = listener.local_address().filter(|address| !address.ip().is_loopback())
+    else {
+        return;
+    };
+    if !has_tls && config.registry.public_scheme != Some(Scheme::Https) {
+        log::warn!(
+            "{address} speaks plain HTTP beyond this machine: passwords and content can be read \
+             on the way; set tls.mode, or registry.public_scheme = \"https\" when a proxy before \
+             it has TLS"
+        );
+    }
 }
 
 fn address(listeners: &Listeners) -> String {
@@ -368,12 +390,22 @@ fn admin_options(
         role,
         registry_name: registry.name.clone(),
         login_server: registry.login_server.clone().unwrap_or_else(|| login.to_owned()),
-        gateway_endpoint: registry.gateway_server.clone().unwrap_or_else(|| gateway.to_owned()),
+        gateway_endpoint: gateway_endpoint(registry, gateway),
         scheme: scheme.name().to_owned(),
         ca_fingerprint: identity::private_ca(config, store)?,
         gc: garbage::options(&config.gc, role),
         scrub_rate: config.scrub.rate.0,
     })
+}
+
+/// How devices reach the gateway that listens on `address`.
+fn gateway_endpoint(registry: &config::Registry, address: &str) -> String {
+    let port = address.rsplit_once(':').map_or("", |(_, port)| port);
+    match (&registry.gateway_server, registry.gateway_host()) {
+        (Some(server), _) => server.clone(),
+        (None, Some(host)) => format!("{host}:{port}"),
+        (None, None) => address.to_owned(),
+    }
 }
 
 /// What the gateway saw of its children, as `admin` asks for it.

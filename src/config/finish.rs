@@ -37,8 +37,10 @@ pub(super) fn finish(mut merge: Merge<'_>) -> Result<Loaded, ConfigError> {
     check_memory(&loaded)?;
     let is_set = |key: &str| loaded.origins.contains_key(key);
     if loaded.config.named_role() == Some(Role::Connected) {
-        let ignored = ["listen.gateway", "registry.name", "registry.gateway_server"];
-        for key in ignored.into_iter().filter(|key| is_set(key)) {
+        let ignored =
+            ["name", "region", "suffix", "gateway_server"].map(|k| format!("registry.{k}"));
+        let ignored = ignored.iter().map(String::as_str).chain(["listen.gateway"]);
+        for key in ignored.filter(|key| is_set(key)) {
             let origin = loaded.origin(key);
             let why = "has no effect on a connected registry";
             warnings.push(format!("{key} {why} ({origin})"));
@@ -274,9 +276,8 @@ fn check_names(loaded: &Loaded) -> Result<(), ConfigError> {
     if !(5..=50).contains(&name.len()) || !name.bytes().all(|b| b.is_ascii_alphanumeric()) {
         return Err(fault(loaded, "registry.name", "must be 5 to 50 letters or digits"));
     }
-    for (key, text) in
-        [("registry.region", &registry.region), ("registry.suffix", &registry.suffix)]
-    {
+    let suffix = registry.suffix.as_ref().map(|suffix| ("registry.suffix", suffix));
+    for (key, text) in [("registry.region", &registry.region)].into_iter().chain(suffix) {
         let is_host = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'.';
         if text.is_empty() || !text.bytes().all(is_host) {
             return Err(fault(loaded, key, "must be part of a host name"));

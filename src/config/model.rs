@@ -84,11 +84,12 @@ pub struct Registry {
     pub name: String,
     /// Part of the gateway's host name, `<name>.<region>.data.<suffix>`. Default: `local`.
     pub region: String,
-    /// End of the host names. Default: `localhost`.
-    pub suffix: String,
+    /// End of the gateway's host name. Default: none; the gateway is known by its address then.
+    pub suffix: Option<String>,
     /// Host, with the port unless it is 80 or 443, that clients use. Default: any is accepted.
     pub login_server: Option<String>,
-    /// Host and port of the root's gateway, as connection strings name it. Default: derived.
+    /// Host and port of the root's gateway, as connection strings name it. Default: the derived
+    /// host with the listener's port, or the listener's address without `suffix`.
     pub gateway_server: Option<String>,
     /// What clients speak when something in front of the node ends TLS. Default: as listened.
     pub public_scheme: Option<Scheme>,
@@ -98,6 +99,14 @@ pub struct Registry {
     /// What repositories may hold, each `repository=size`; the first that fits counts. Default:
     /// any amount.
     pub quotas: Vec<Quota>,
+}
+
+impl Registry {
+    /// The host of the root's gateway, `<name>.<region>.data.<suffix>`, when there is a suffix.
+    pub fn gateway_host(&self) -> Option<String> {
+        let suffix = self.suffix.as_ref()?;
+        Some(format!("{}.{}.data.{suffix}", self.name, self.region).to_ascii_lowercase())
+    }
 }
 
 /// What the repositories of a pattern may hold, each.
@@ -115,7 +124,7 @@ impl Default for Registry {
             role: RoleSetting::Auto,
             name: "skerry".to_owned(),
             region: "local".to_owned(),
-            suffix: "localhost".to_owned(),
+            suffix: None,
             login_server: None,
             gateway_server: None,
             public_scheme: None,

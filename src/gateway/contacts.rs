@@ -73,6 +73,8 @@ impl Contacts {
         }
         match reported {
             ConnectionState::Offline => ConnectionState::Online,
+            // The end of a window cuts a sync short.
+            ConnectionState::Syncing if !recent => ConnectionState::Online,
             other => other,
         }
     }
@@ -151,6 +153,18 @@ mod tests {
         drop(poll);
         assert_eq!(state(ConnectionState::Online), ConnectionState::Online);
         assert!(contacts.last_seen(&node.name).is_some());
+    }
+
+    #[test]
+    fn f212_between_windows_no_sync_runs() {
+        let contacts = Contacts::new(&Sys::real(Spawner::new()));
+        let mut node = connected_registry("dock01", None);
+        node.schedule = "0 12 * * *".parse().unwrap();
+        let state = |reported| contacts.state(&node, reported, contacts.sys.clock.wall());
+        assert_eq!(state(ConnectionState::Syncing), ConnectionState::Online);
+        assert_eq!(state(ConnectionState::Unhealthy), ConnectionState::Unhealthy);
+        contacts.touch(&node.name);
+        assert_eq!(state(ConnectionState::Syncing), ConnectionState::Syncing);
     }
 
     #[test]

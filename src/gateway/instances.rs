@@ -2,8 +2,8 @@
 
 use crate::store::connected_registries::{StatusRecord, activation_key, status_key};
 use crate::store::{Store, StoreError};
-use crate::types::ConnectedRegistryName;
 use crate::types::connected_registry::{Activation, StatusReport};
+use crate::types::{ConnectedRegistryName, UnixSeconds};
 
 /// Records an activation durably. `Conflict` when another instance holds the same epoch, unless
 /// the `authority` over the node, its direct parent, lies below: then its word counts.
@@ -36,10 +36,15 @@ pub(super) async fn record_status(
     name: &ConnectedRegistryName,
     report: StatusReport,
 ) -> Result<(), StoreError> {
-    let (key, last_contact) = (status_key(name), store.sys().clock.wall_or_floor());
+    let clock = &store.sys().clock;
+    let (key, now, last_contact) = (status_key(name), clock.wall(), clock.wall_or_floor());
     store
         .commit(move |txn| {
-            if txn.get::<StatusRecord>(&key)?.is_some_and(|record| record.report == report) {
+            let old = txn.get::<StatusRecord>(&key)?.map(|record| record.report);
+            let known = old.as_ref().and_then(|report| report.last_sync);
+            let last_sync = later_sync(known, report.last_sync, now);
+            let report = StatusReport { last_sync, ..report };
+            if old.as_ref() == Some(&report) {
                 return Ok(());
             }
             txn.put(key, &StatusRecord { report, last_contact })
@@ -47,11 +52,39 @@ pub(super) async fn record_status(
         .await
 }
 
+/// The later of what was known and what is told: a device knows its last sync only roughly after a
+/// restart, and reports may overtake each other. What lies in the future here is a wrong clock's.
+fn later_sync(
+    known: Option<UnixSeconds>,
+    told: Option<UnixSeconds>,
+    now: Option<UnixSeconds>,
+) -> Option<UnixSeconds> {
+    let Some(now) = now else {
+        return known.max(told);
+    };
+    known.filter(|known| *known <= now).max(told.map(|told| told.min(now)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::sys::{Spawner, Sys};
-    use crate::types::UnixSeconds;
+
+    #[test]
+    fn f212_the_last_sync_does_not_run_backwards() {
+        let at = |seconds: u64| Some(UnixSeconds(seconds));
+        for (known, told, now, expected) in [
+            (None, at(5), at(9), at(5)),
+            (at(5), at(7), at(9), at(7)),
+            (at(7), at(5), at(9), at(7)),
+            (at(7), None, at(9), at(7)),
+            (at(5), at(12), at(9), at(9)),
+            (at(12), at(5), at(9), at(5)),
+            (at(7), at(5), None, at(7)),
+        ] {
+            assert_eq!(later_sync(known, told, now), expected, "{known:?} {told:?} {now:?}");
+        }
+    }
 
     #[test]
     fn f031_one_instance_holds_an_epoch() {

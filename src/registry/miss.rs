@@ -42,6 +42,9 @@ fn explain(config: &NodeConfig, view: &SyncView, repository: &RepositoryName) ->
         Reason::NotFound
     } else if view.waiting_for_window {
         Reason::WaitingForWindow
+    } else if view.compared && !view.incomplete.contains(repository) {
+        // Under a wildcard, and the parent has no such repository.
+        Reason::NotFound
     } else {
         Reason::NotSyncedYet
     }
@@ -128,6 +131,9 @@ mod tests {
         assert_eq!(why(&view, "app/web"), Reason::NotFound);
         assert_eq!(why(&view, "app/db"), Reason::WaitingForWindow);
         view.waiting_for_window = false;
+        assert_eq!(why(&view, "app/db"), Reason::NotSyncedYet);
+        view.compared = true;
+        assert_eq!(why(&view, "app/db"), Reason::NotFound);
         view.incomplete.insert("app/web".parse().unwrap());
         assert_eq!(why(&view, "app/web"), Reason::NotSyncedYet);
     }

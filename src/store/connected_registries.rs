@@ -192,6 +192,12 @@ impl Store {
         self.get(&activation_key(name))
     }
 
+    /// Whether a connected registry may call its parent: its sync token is not disabled, as far as
+    /// this node knows it.
+    pub fn is_admitted(&self, registry: &ConnectedRegistry) -> Result<bool, StoreError> {
+        Ok(self.token(&registry.sync_token)?.is_none_or(|token| token.enabled))
+    }
+
     /// The last status report of a connected registry, as recorded here.
     pub fn status(&self, name: &ConnectedRegistryName) -> Result<Option<StatusRecord>, StoreError> {
         self.get(&status_key(name))

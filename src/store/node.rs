@@ -10,6 +10,7 @@ use super::pushes::pushes_key;
 use super::row::{Kind, Row, key, prefix};
 use super::tags::tag_key;
 use super::{Store, StoreError, TagRow, Txn, delivered};
+use crate::types::connected_registry::{ParentContact, StatusDetail};
 use crate::types::message::NodeConfig;
 use crate::types::token::{ScopeMap, Token};
 use crate::types::{
@@ -88,17 +89,25 @@ pub(super) fn own_rows() -> Vec<Vec<u8>> {
     starts
 }
 
-/// What the sync engine lets others see of itself, to explain a miss; in memory only.
+/// What the sync engine lets others see of itself; in memory only.
 #[derive(Clone, Default)]
 pub struct SyncView {
     /// Repositories whose content was complete at least once.
     pub synced: BTreeSet<RepositoryName>,
     /// Whether the engine waits for a window.
     pub waiting_for_window: bool,
-    /// Whether the parent was in contact at the last attempt.
-    pub online: bool,
-    /// Repositories of which something could not be had.
+    /// How it stands with the parent.
+    pub contact: ParentContact,
+    /// Repositories of which something is on its way, or could not be had.
     pub incomplete: BTreeSet<RepositoryName>,
+    /// Whether everything that is granted was compared with the parent: what it had then is known.
+    pub compared: bool,
+    /// What is reported upward as wrong.
+    pub problems: Vec<StatusDetail>,
+    /// End of the last sync that succeeded.
+    pub last_sync: Option<UnixSeconds>,
+    /// When the parent last answered, to about a day.
+    pub last_contact: Option<UnixSeconds>,
 }
 
 impl Store {

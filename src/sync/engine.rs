@@ -230,7 +230,7 @@ impl Engine {
     /// One stretch of syncing or waiting; returns how long to pause.
     async fn turn(&self) -> Result<Duration, SyncError> {
         let traffic = self.traffic()?;
-        let waits = matches!(traffic, Traffic::Wait(_));
+        let waits = !matches!(traffic, Traffic::Flow(_));
         self.state.set(|now| now.waiting_for_window = waits);
         match traffic {
             Traffic::Wait(time) => {

@@ -183,7 +183,10 @@ impl Reporter {
         // Of a direct child this node knows itself whether it is in contact.
         if let Some(child) = self.store.connected_registry(name)? {
             let last = Some(record.last_contact);
-            report.state = self.options.contacts.state(&child, report.state, last);
+            report.state = match self.store.is_admitted(&child)? {
+                true => self.options.contacts.state(&child, report.state, last),
+                false => ConnectionState::Offline,
+            };
         }
         if told.report.as_ref() != Some(&report) {
             self.upstream.put_status(name, &report).await?;

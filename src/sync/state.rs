@@ -1,13 +1,13 @@
 //! What the engine is doing and what hinders it, in memory.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::debts::{Debts, Item, Owed};
 use crate::store::node::SyncView;
 use crate::store::{Store, StoreError};
 use crate::sys::Sys;
-use crate::types::connected_registry::StatusDetail;
+use crate::types::connected_registry::{ParentContact, StatusDetail};
 use crate::types::{RepositoryName, UnixSeconds};
 
 /// Problems of each kind that a status report lists. Over it: the rest is in the log.
@@ -19,6 +19,8 @@ pub(super) struct State {
     now: Mutex<Now>,
     problems: Mutex<BTreeMap<String, StatusDetail>>,
     debts: Mutex<Debts>,
+    /// Repositories that messages tell of which are not applied yet.
+    arriving: Mutex<BTreeSet<RepositoryName>>,
     damaged_since: Mutex<Option<UnixSeconds>>,
 }
 
@@ -43,6 +45,17 @@ pub(super) struct Now {
     pub(super) last_sync: Option<UnixSeconds>,
 }
 
+impl Now {
+    fn contact(&self) -> ParentContact {
+        match (self.online, self.waiting_for_window, self.failures) {
+            (true, _, _) => ParentContact::InContact,
+            (false, true, _) => ParentContact::WaitingForWindow,
+            (false, false, 0) => ParentContact::Connecting,
+            (false, false, _) => ParentContact::OutOfContact,
+        }
+    }
+}
+
 impl State {
     pub(super) fn new(sys: &Sys) -> State {
         State {
@@ -50,6 +63,7 @@ impl State {
             now: Mutex::default(),
             problems: Mutex::default(),
             debts: Mutex::default(),
+            arriving: Mutex::default(),
             damaged_since: Mutex::default(),
         }
     }
@@ -109,6 +123,11 @@ impl State {
         }
     }
 
+    /// Content of these repositories is on its way.
+    pub(super) fn set_arriving(&self, repositories: BTreeSet<RepositoryName>) {
+        *lock(&self.arriving) = repositories;
+    }
+
     pub(super) fn debts(&self) -> MutexGuard<'_, Debts> {
         lock(&self.debts)
     }
@@ -124,14 +143,21 @@ impl State {
         details
     }
 
-    /// Lets others see what the engine does, so that a miss can be explained.
+    /// Lets others see what the engine does.
     pub(super) fn publish(&self, store: &Store) -> Result<(), StoreError> {
         let now = self.now();
+        let mut incomplete = self.debts().repositories();
+        incomplete.extend(lock(&self.arriving).iter().cloned());
+        let last_sync = now.last_sync.max(store.last_sync()?);
         store.publish_sync(SyncView {
             synced: store.synced_repositories()?,
             waiting_for_window: now.waiting_for_window,
-            online: now.online,
-            incomplete: self.debts().repositories(),
+            contact: now.contact(),
+            incomplete,
+            compared: store.feed_position()?.is_some() && !store.reconcile_due()?,
+            problems: self.problems(),
+            last_sync,
+            last_contact: now.looked.max(store.last_look()?).max(last_sync),
         });
         Ok(())
     }

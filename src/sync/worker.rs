@@ -141,6 +141,7 @@ impl Worker {
     async fn finished(&self) -> Result<(), SyncError> {
         self.state.solved("disk");
         self.state.solved("session");
+        self.state.set_arriving(BTreeSet::new());
         self.state.set(|now| {
             now.failures = 0;
             now.syncing = false;
@@ -239,6 +240,7 @@ impl Worker {
         let scope = Scope::of_config(&config);
         log::info!("comparing everything with the parent");
         self.state.set(|now| now.syncing = true);
+        self.state.publish(&self.store)?;
         let at_parent = self.granted_at_parent(&scope).await?;
         let here = self.repositories_here()?;
         let plan = plan::repositories(&scope, config.node.mode, at_parent, &here);
@@ -489,6 +491,7 @@ impl Worker {
     async fn apply(&self, messages: Vec<(InboxId, Message)>) -> Result<(), SyncError> {
         let config = self.config()?;
         let scope = Scope::of_config(&config);
+        self.announce(&messages, &scope)?;
         let (mut done, mut config_changed) = (Vec::new(), false);
         let mut result = Ok(());
         for (position, (id, message)) in messages.iter().enumerate() {
@@ -517,6 +520,23 @@ impl Worker {
         self.note_debts().await?;
         self.store.inbox_done(done).await?;
         result
+    }
+
+    /// Says that what these messages tell of is on its way, where nothing was before.
+    fn announce(&self, messages: &[(InboxId, Message)], scope: &Scope) -> Result<(), SyncError> {
+        let view = self.store.sync_view();
+        let named = messages.iter().filter_map(|(_, message)| match message {
+            Message::Tag { repository, digest: Some(_), .. }
+            | Message::ManifestAdded { repository, .. } => Some(repository),
+            _ => None,
+        });
+        let new = named.filter(|name| scope.covers(name) && !view.synced.contains(*name));
+        let new: BTreeSet<RepositoryName> = new.cloned().collect();
+        if new.is_empty() {
+            return Ok(());
+        }
+        self.state.set_arriving(new);
+        Ok(self.state.publish(&self.store)?)
     }
 
     /// Applies one message about content. What cannot be had is set aside.

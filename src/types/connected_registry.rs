@@ -117,6 +117,32 @@ impl ConnectionState {
     }
 }
 
+/// What a connected registry knows of its way to its parent.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum ParentContact {
+    /// No attempt has ended yet.
+    #[default]
+    Connecting,
+    /// The parent answered the last call.
+    InContact,
+    /// No call is due before the next window.
+    WaitingForWindow,
+    /// The last attempt failed.
+    OutOfContact,
+}
+
+impl ParentContact {
+    /// For people.
+    pub fn name(self) -> &'static str {
+        match self {
+            ParentContact::Connecting => "connecting",
+            ParentContact::InContact => "in contact",
+            ParentContact::WaitingForWindow => "waiting for the next sync window",
+            ParentContact::OutOfContact => "out of contact",
+        }
+    }
+}
+
 /// One line of an unhealthy instance's report (ACR.md section 1.4).
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct StatusDetail {

@@ -43,6 +43,7 @@ mod scrub;
 mod skips;
 mod sync;
 mod tidy;
+mod told;
 mod topology;
 mod tour;
 mod yocto;

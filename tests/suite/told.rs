@@ -1,0 +1,204 @@
+//! What a root shows of its devices, and a device of itself, is true.
+
+use crate::support::image::Image;
+use crate::support::node::Node;
+use crate::support::{clients, eventually, skip};
+use crate::sync::{SOON, pair, pull};
+
+fn shown(node: &Node) -> serde_json::Value {
+    node.json(&["connected-registry", "show", "--name", "dock01"])
+}
+
+fn state_at(node: &Node) -> String {
+    shown(node)["connectionState"].as_str().unwrap().to_owned()
+}
+
+fn last_sync_at(node: &Node) -> Option<String> {
+    shown(node)["parent"]["syncProperties"]["lastSyncTime"].as_str().map(str::to_owned)
+}
+
+/// A daily schedule of which no window is open for the next hours.
+fn far_schedule() -> String {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    format!("0 {} * * *", (now.as_secs() / 3600 + 12) % 24)
+}
+
+/// Symptom: a device that was set up between two windows was `Offline` at its root until the first
+/// one, and its own view of itself was `Offline` and `Inactive` for ever.
+#[test]
+fn f212_a_device_between_its_windows_is_not_offline() {
+    let mut root = Node::root();
+    let connection =
+        root.connect("dock01", &["--repository", "app", "--sync-schedule", &far_schedule()]);
+    let mut device = Node::start_device(&connection);
+    eventually(SOON, "the device waits for its window", || {
+        let status = device.json(&["status"]);
+        (status["sync"]["waitingForWindow"] == true).then_some(())
+    });
+    let summary = device.json(&["status"])["sync"]["contact"].clone();
+    assert_eq!(summary, "waiting for the next sync window");
+    for node in [&root, &device] {
+        assert_eq!(state_at(node), "Online", "{}", node.login);
+        assert_eq!(shown(node)["activation"]["status"], "Active");
+    }
+    assert!(root.stop().success());
+    root.start();
+    assert_eq!(state_at(&root), "Online", "also when the root knows it from its disk only");
+    device.kill();
+    device.start();
+    assert!(!device.log().contains("out of contact"), "{}", device.log());
+    assert_eq!(state_at(&device), "Online");
+
+    if let Some(program) = clients::missing(&["faketime"]) {
+        return skip(&format!("{program} is not installed"));
+    }
+    device.kill();
+    for (clock, state) in [("+50h", "Online"), ("+110h", "Offline")] {
+        assert!(root.stop().success());
+        root.set_clock(Some(clock));
+        root.start();
+        assert_eq!(state_at(&root), state, "after {clock} without contact");
+    }
+}
+
+/// Symptom: after a restart of a device its root showed an earlier last sync than before. Cause:
+/// the device writes it down once an hour and reported that after the restart.
+#[test]
+fn f212_the_last_sync_never_runs_backwards() {
+    let (root, mut device, user) = pair("ReadOnly");
+    let first = eventually(SOON, "a first sync is told", || last_sync_at(&root));
+    let mut looks = 0;
+    let mut told_after = |known: &str| {
+        if looks % 32 == 0 {
+            let image = Image::new(700 + looks, &[1000]);
+            image.push(&root.login, (&user.0, &user.1), "app", "again");
+        }
+        looks += 1;
+        let now = last_sync_at(&root).unwrap();
+        assert!(now.as_str() >= known, "{now} was told after {known}");
+        (now.as_str() > known).then_some(now)
+    };
+    let later = eventually(SOON * 2, "and a later one", || told_after(&first));
+    device.kill();
+    device.start();
+    assert!(last_sync_at(&device).is_some(), "the device knows of one too");
+    let latest = eventually(SOON * 2, "the next one is told", || told_after(&later));
+    assert!(last_sync_at(&device) >= Some(latest));
+}
+
+#[test]
+fn f212_a_start_beside_a_healthy_parent_does_not_say_out_of_contact() {
+    let (root, mut device, _user) = pair("ReadOnly");
+    device.kill();
+    let before = device.log().len();
+    device.start();
+    let log = device.log()[before..].to_owned();
+    assert!(log.contains("ready: dock01: 1 repositories"), "{log}");
+    assert!(!log.contains("out of contact"), "{log}");
+    eventually(SOON, "the device is in contact", || {
+        (device.json(&["status"])["sync"]["contact"] == "in contact").then_some(())
+    });
+    assert_eq!(state_at(&device), "Online");
+    drop(root);
+    eventually(SOON * 2, "the device says so when its parent has gone", || {
+        (device.json(&["status"])["sync"]["contact"] == "out of contact").then_some(())
+    });
+    assert_eq!(state_at(&device), "Offline");
+}
+
+/// Symptom: `not_synced_yet` for ever for a misspelt name under a wildcard.
+#[test]
+fn f212_what_the_parent_does_not_have_is_not_said_to_be_on_its_way() {
+    let root = Node::root();
+    let user = root.pusher("owner-token", "*");
+    let owner = (user.0.as_str(), user.1.as_str());
+    assert_eq!(Image::new(1, &[1000]).push(&root.login, owner, "team/app", "v1").status, 201);
+    let connection = root.connect("dock01", &["--repository", "team/*"]);
+    root.link("dock01", &user.0);
+    let mut device = Node::start_device(&connection);
+    eventually(SOON, "v1 comes", || pull(&device, &user, "team/app", "v1").ok());
+    let reason = |device: &Node, repository: &str| {
+        pull(device, &user, repository, "v1").unwrap_err().error().1
+    };
+    eventually(SOON, "the parent has nothing of that name", || {
+        (reason(&device, "team/ap") == "not_found").then_some(())
+    });
+    device.kill();
+    device.start();
+    assert_eq!(reason(&device, "team/ap"), "not_found", "also after a restart");
+    assert_eq!(reason(&device, "other"), "not_in_sync_scope");
+    assert_eq!(Image::new(2, &[1000]).push(&root.login, owner, "team/ap", "v1").status, 201);
+    eventually(SOON, "and it comes when the parent has it", || {
+        pull(&device, &user, "team/ap", "v1").ok()
+    });
+}
+
+#[test]
+fn f212_a_device_whose_sync_token_is_disabled_is_not_online() {
+    let (root, device, _user) = pair("ReadOnly");
+    eventually(SOON, "the device is online", || (state_at(&root) == "Online").then_some(()));
+    let id = shown(&root)["parent"]["syncProperties"]["tokenId"].as_str().unwrap().to_owned();
+    let token = id.rsplit('/').next().unwrap();
+    root.json(&["token", "update", "--name", token, "--status", "disabled"]);
+    assert_eq!(state_at(&root), "Offline");
+    root.json(&["token", "update", "--name", token, "--status", "enabled"]);
+    eventually(SOON * 3, "it comes back", || (state_at(&root) == "Online").then_some(()));
+    drop(device);
+}
+
+/// A device whose parent cannot be reached at the first start is no root.
+#[test]
+fn f212_a_device_does_not_call_itself_root() {
+    let root = Node::root();
+    let connection = root.connect("dock01", &["--repository", "app"]);
+    drop(root);
+    let mut device = Node::device(&connection);
+    device.spawn();
+    let line = eventually(SOON, "the device says what it is", || {
+        let line = device.log().lines().find(|line| line.contains(" ready: "))?.to_owned();
+        Some(line)
+    });
+    assert!(line.contains("ready: connected registry") && !line.contains("root"), "{line}");
+    assert_eq!(device.json(&["status"])["role"], "connected");
+}
+
+#[test]
+fn f003_the_gateways_host_follows_from_name_region_and_suffix() {
+    let mut root = Node::device("x");
+    root.make_root();
+    root.know_as("region = \"site\"\nsuffix = \"registry.example\"");
+    root.start();
+    let port = root.gateway.rsplit_once(':').unwrap().1;
+    let connection = root.connect("dock01", &["--repository", "app"]);
+    let expected = format!(";ParentGatewayEndpoint=testreg.site.data.registry.example:{port};");
+    assert!(connection.contains(&expected), "{}", root.log());
+    // What is written out counts more; and nothing is made up without a suffix.
+    assert!(root.stop().success());
+    root.know_as("gateway_server = \"gateway.example:7\"");
+    root.start();
+    let status = root.json(&["status"]);
+    assert_eq!(status["gatewayEndpoint"], "gateway.example:7");
+    assert!(root.stop().success());
+    root.know_only_as("region = \"site\"");
+    root.start();
+    assert_eq!(root.json(&["status"])["gatewayEndpoint"], root.gateway.as_str());
+}
+
+#[test]
+fn plain_http_that_others_can_reach_is_warned_about() {
+    for (host, line, warned) in [
+        ("0.0.0.0", "", true),
+        ("127.0.0.1", "", false),
+        // Something in front of it ends TLS.
+        ("0.0.0.0", "public_scheme = \"https\"", false),
+    ] {
+        let mut root = Node::device("x");
+        root.make_root();
+        root.know_as(line);
+        let port = root.login.rsplit_once(':').unwrap().1.to_owned();
+        root.login = format!("{host}:{port}");
+        root.start();
+        let text = format!("{host}:{port} speaks plain HTTP");
+        assert_eq!(root.log().contains(&text), warned, "{}", root.log());
+    }
+}
