@@ -35,6 +35,9 @@ pub const INSTANCE: &str = "skerry-instance";
 /// record of the instance sees whether it was deactivated since.
 pub const EPOCH: &str = "skerry-activation-epoch";
 
+/// The header of a listing that lacks what this node has not got from its own parent yet.
+pub const PARTIAL: &str = "skerry-partial";
+
 /// Journal that one batch of messages is made of, bytes: a batch stays far below the largest body.
 const BATCH_BYTES: usize = 256 * 1024;
 
@@ -282,10 +285,6 @@ impl Gateway {
             let message = format!("The repository {repository} is not granted.");
             return Err(Refusal::new(404, "NAME_UNKNOWN", Reason::NotInSyncScope, message));
         }
-        if self.is_filling(repository).map_err(fault)? {
-            let message = format!("The repository {repository} has not been synced here yet.");
-            return Err(Refusal::new(404, "NAME_UNKNOWN", Reason::NotSyncedYet, message));
-        }
         // Taken before the rows are read: the listing is not older than this.
         let at = self.store.head();
         let last = request.query("last");
@@ -295,15 +294,18 @@ impl Gateway {
         let entry = |(tag, row): (Tag, crate::store::TagRow)| TagEntry { tag, digest: row.digest };
         let tags = rows.into_iter().map(entry).collect();
         let referrers = if next.is_none() { self.referrers(repository)? } else { Vec::new() };
-        respond(request, &Listing { at, tags, referrers, next })
+        let reply = respond(request, &Listing { at, tags, referrers, next })?;
+        let partial = self.is_partial(repository).map_err(fault)?;
+        Ok(if partial { reply.with(PARTIAL, "1".to_owned()) } else { reply })
     }
 
-    /// Whether this node has never held what its own parent has in the repository: an empty listing
-    /// would make a child delete what it has from an earlier parent.
-    fn is_filling(&self, repository: &RepositoryName) -> Result<bool, StoreError> {
+    /// Whether this node has never held all that its own parent has in the repository: a child
+    /// must not delete what such a listing lacks.
+    fn is_partial(&self, repository: &RepositoryName) -> Result<bool, StoreError> {
+        let view = self.store.sync_view();
         Ok(self.role == Role::Connected
-            && !self.store.sync_view().synced.contains(repository)
-            && self.store.feed_position()?.is_none())
+            && !view.synced.contains(repository)
+            && (view.incomplete.contains(repository) || self.store.feed_position()?.is_none()))
     }
 
     fn referrers(&self, repository: &RepositoryName) -> Result<Vec<Digest>, Refusal> {

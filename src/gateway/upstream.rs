@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::downstream::{EPOCH, INSTANCE};
+use super::downstream::{EPOCH, INSTANCE, PARTIAL};
 use super::wire::{
     self, ActivationAnswer, ActivationRequest, BODY_BYTES_MAX, CONTENT_TYPE, Received, Wire,
 };
@@ -276,19 +276,22 @@ impl Upstream {
         wire::decode_batch(&body(response, BODY_BYTES_MAX).await?).map_err(protocol)
     }
 
-    /// A page of what a repository holds at the parent.
+    /// A page of what a repository holds at the parent, and whether the parent itself has not got
+    /// all of it yet.
     pub async fn listing(
         &self,
         repository: &RepositoryName,
         last: Option<&Tag>,
-    ) -> Result<Listing, UpstreamError> {
+    ) -> Result<(Listing, bool), UpstreamError> {
         let call = match last {
             // Neither repository names nor tags hold a character that a URL would change.
             Some(tag) => format!("repositories/{repository}?last={tag}"),
             None => format!("repositories/{repository}"),
         };
         let request = || self.gateway(Method::Get, self.name(), &call, None);
-        message(self.send(&gateway_scope(self.name()), request).await?).await.map_err(malformed)
+        let response = self.send(&gateway_scope(self.name()), request).await?;
+        let partial = response.header(PARTIAL).is_some();
+        Ok((message(response).await.map_err(malformed)?, partial))
     }
 
     fn gateway(

@@ -129,6 +129,7 @@ mod tests {
             (UpstreamError::Malformed(text()).into(), true),
             (UpstreamError::Gone.into(), true),
             (UpstreamError::Unauthorized(text()).into(), false),
+            (UpstreamError::ActivationUnknown.into(), false),
             (UpstreamError::Unreachable(text()).into(), false),
             (UpstreamError::Protocol(text()).into(), false),
             (StoreError::Quota(text()).into(), true),

@@ -12,6 +12,8 @@ pub struct Desired {
     pub tags: BTreeMap<Tag, Digest>,
     /// Manifests that refer to another one; they need no tag.
     pub referrers: BTreeSet<Digest>,
+    /// The parent has not got all of it yet: what is missing was not deleted.
+    pub partial: bool,
 }
 
 /// What a repository holds here.
@@ -54,7 +56,8 @@ pub enum Step {
 
 /// The steps that make a repository like the parent's: removals first, because they cost nothing.
 pub fn plan(desired: &Desired, present: &Present) -> Vec<Step> {
-    let gone = present.tags.iter().filter(|(tag, _)| !desired.tags.contains_key(tag));
+    let is_gone = |tag: &Tag| !desired.partial && !desired.tags.contains_key(tag);
+    let gone = present.tags.iter().filter(|(tag, _)| is_gone(tag));
     let removals = gone.map(|(tag, base)| Step::Remove { tag: tag.clone(), base: base.clone() });
     let moved = desired.tags.iter().filter(|(tag, digest)| present.tags.get(tag) != Some(digest));
     let sets = moved.map(|(tag, digest)| Step::Set {
@@ -123,6 +126,7 @@ mod tests {
         let desired = Desired {
             tags: tags(&[("same", 1), ("moved", 2), ("new", 3), ("ours", 4)]),
             referrers: [digest(7), digest(8)].into(),
+            partial: false,
         };
         let present = Present {
             tags: tags(&[("same", 1), ("moved", 9), ("gone", 9), ("ours", 5), ("pushed", 6)]),
@@ -136,11 +140,15 @@ mod tests {
             Step::Add { digest: digest(8) },
         ];
         assert_eq!(plan(&desired, &present), expected);
+        // A parent that is still filling up has deleted nothing.
+        let partial = Desired { partial: true, ..desired };
+        assert_eq!(plan(&partial, &present), expected[1..]);
     }
 
     #[test]
     fn a_plan_that_was_carried_out_leaves_nothing_to_do() {
-        let desired = Desired { tags: tags(&[("a", 1), ("b", 2)]), referrers: [digest(3)].into() };
+        let (tags_there, referrers) = (tags(&[("a", 1), ("b", 2)]), [digest(3)].into());
+        let desired = Desired { tags: tags_there, referrers, partial: false };
         let mut present = Present { tags: tags(&[("b", 9), ("c", 9)]), ..Present::default() };
         for step in plan(&desired, &present) {
             match step {

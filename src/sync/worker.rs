@@ -358,10 +358,15 @@ impl Worker {
         let filled = self.fill(repository, &pending).await;
         match &filled {
             Err(error) if *error != StoreError::Full.into() => {}
+            _ if desired.partial => {}
             // On a full disk above all: it makes room.
             _ => self.drop_deleted(repository, &desired).await?,
         }
-        self.state.debts().compared(repository, &filled?);
+        let failed = filled?;
+        if desired.partial {
+            return Err(SyncError::Content("the parent has not got all of it yet".to_owned()));
+        }
+        self.state.debts().compared(repository, &failed);
         Ok(())
     }
 
@@ -415,7 +420,8 @@ impl Worker {
         let mut desired = Desired::default();
         let mut last: Option<Tag> = None;
         for _ in 0..PAGES_MAX {
-            let page = self.upstream.listing(repository, last.as_ref()).await?;
+            let (page, partial) = self.upstream.listing(repository, last.as_ref()).await?;
+            desired.partial |= partial;
             desired.tags.extend(page.tags.into_iter().map(|entry| (entry.tag, entry.digest)));
             desired.referrers.extend(page.referrers);
             match page.next {
