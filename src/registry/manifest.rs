@@ -37,6 +37,9 @@ impl Registry {
         let mut reply = facts(Reply::new(200)).with("content-type", row.media_type);
         reply.body = match request.method {
             Method::Head => ReplyBody::Head(row.size),
+            _ if row.size > BUFFER_BYTES as u64 => {
+                self.large_manifest(request, &digest, row.size).await?
+            }
             _ => ReplyBody::Bytes(self.manifest_bytes(&digest).await?),
         };
         Ok(reply)
@@ -50,6 +53,23 @@ impl Registry {
         let bytes = bytes.ok_or_else(damaged)?;
         self.cache.put(digest, &bytes);
         Ok(bytes)
+    }
+
+    /// A large manifest is in memory only while its digest is checked, and then goes out from its
+    /// file: however slowly its readers take it, they hold none.
+    async fn large_manifest(
+        &self,
+        request: &Request,
+        digest: &Digest,
+        size: u64,
+    ) -> Result<ReplyBody, Refusal> {
+        let room = request.body.reserve(Sender::LoggedIn, size).await;
+        let _room = room.map_err(|error| error.refusal("UNSUPPORTED"))?;
+        let checked = self.store.blob_read(digest).await.map_err(store_refusal)?;
+        let len = checked.ok_or_else(damaged)?.len() as u64;
+        let open = self.store.blob_open(digest).await.map_err(store_refusal)?;
+        let blob = open.filter(|blob| blob.len == len).ok_or_else(damaged)?;
+        Ok(ReplyBody::File { file: blob.file, offset: 0, len })
     }
 
     fn manifest_miss(&self, name: &RepositoryName, reference: &Reference) -> Refusal {

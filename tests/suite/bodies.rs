@@ -4,10 +4,11 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
+use rustix::net;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::support::eventually;
-use crate::support::http::{Answer, parse, send, token};
+use crate::support::http::{Answer, bearer, parse, send, token};
 use crate::support::image::{Image, MANIFEST};
 use crate::support::node::Node;
 
@@ -120,6 +121,51 @@ fn f209_bodies_of_a_thousand_connections_have_one_budget() {
     assert_eq!(root.metric("skerry_panics_total"), 0);
     push("afterwards");
     assert_eq!(send(&root.login, "GET", "/readyz", &[], b"").unwrap().status, 200);
+}
+
+/// A connection whose reader takes next to nothing.
+fn deaf(address: &str) -> TcpStream {
+    let address: std::net::SocketAddr = address.parse().unwrap();
+    let socket = net::socket(net::AddressFamily::INET, net::SocketType::STREAM, None).unwrap();
+    net::sockopt::set_socket_recv_buffer_size(&socket, 4096).unwrap();
+    net::connect(&socket, &address).unwrap();
+    TcpStream::from(socket)
+}
+
+#[test]
+fn f209_slow_readers_of_large_manifests_hold_no_memory() {
+    raise_file_limit();
+    let root = Node::root();
+    let user = root.pusher("owner-token", "*");
+    let owner = token(&root.login, &user.0, &user.1, &["repository:app:pull,push"]).unwrap();
+    let mut image = Image::new(4, &[1000]);
+    let mut manifest: serde_json::Value = serde_json::from_slice(&image.manifest).unwrap();
+    manifest["annotations"] = serde_json::json!({ "long": "x".repeat(3_500_000) });
+    image.manifest = manifest.to_string().into_bytes();
+    assert_eq!(image.push_with(&root.login, &owner, "app", "v1").status, 201);
+    let head = format!(
+        "GET /v2/app/manifests/v1 HTTP/1.1\r\nhost: {}\r\nauthorization: Bearer {owner}\r\n\r\n",
+        root.login
+    );
+    let mut held = Vec::new();
+    for _ in 0..200 {
+        let mut stream = deaf(&root.login);
+        stream.write_all(head.as_bytes()).unwrap();
+        let mut start = [0; 15];
+        stream.read_exact(&mut start).unwrap();
+        assert_eq!(&start, b"HTTP/1.1 200 OK");
+        held.push(stream);
+    }
+    let peak = root.peak_rss_kib();
+    eprintln!("{peak} KiB at most");
+    assert!(peak < CEILING_KIB, "{peak} KiB");
+    drop(held);
+    let target = "/v2/app/manifests/v1";
+    let answer = bearer(&root.login, &owner, "GET", target, &[], b"");
+    assert!(answer.status == 200 && answer.body == image.manifest);
+    let answer = bearer(&root.login, &owner, "HEAD", target, &[], b"");
+    let declared = answer.header("content-length").unwrap();
+    assert_eq!((answer.status, declared), (200, &*image.manifest.len().to_string()));
 }
 
 #[test]
