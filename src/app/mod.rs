@@ -1,5 +1,6 @@
 //! Wires everything: one node for `serve`, two of them for `demo`.
 
+mod check;
 pub mod demo;
 mod garbage;
 mod identity;
@@ -10,6 +11,7 @@ mod router;
 mod sample;
 mod scrub;
 
+pub use check::check;
 pub use demo::{DemoOptions, demo};
 pub use parent::Reread;
 

@@ -217,6 +217,8 @@ impl Node {
         for task in self.tasks {
             task.await;
         }
+        let is_root = matches!(self.store.node_state(), Ok(NodeState::Root));
+        note_role(&self.store, if is_root { Role::Root } else { Role::Connected }).await;
         if let Err(error) = self.store.close().await {
             log::error!("the store did not close in order: {error}");
         }

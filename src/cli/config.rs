@@ -7,16 +7,16 @@ use clap::Subcommand;
 use serde_json::json;
 
 use super::output::{self, Format};
-use super::{Failure, Global};
+use super::{EXIT_CONFIG, Failure, Global, admin_client};
 use crate::config::{self, Loaded, MemoryPlan, SystemSource};
 use crate::types::Role;
 
 /// The verbs.
 #[derive(Subcommand)]
 pub(super) enum Verb {
-    /// Say whether the configuration can be used; exit 78 if not
+    /// Say what `serve` would fail on, exit 78 then; also beside the running service
     Check {
-        /// Another board profile than the one of this image
+        /// The profile of another board: only the files are looked at, not this machine
         #[arg(long, value_name = "FILE")]
         board: Option<PathBuf>,
     },
@@ -31,6 +31,10 @@ pub(super) fn run(verb: &Verb, global: &Global) -> Result<ExitCode, Failure> {
         options.board.clone_from(board);
     }
     let loaded = config::load(&options, &SystemSource)?;
+    let waits = match verb {
+        Verb::Check { board: None } => try_here(&loaded, global)?,
+        Verb::Check { .. } | Verb::Explain => Vec::new(),
+    };
     let as_json = global.output == Some(Format::Json);
     let text = match verb {
         Verb::Check { .. } => check(&loaded),
@@ -38,10 +42,18 @@ pub(super) fn run(verb: &Verb, global: &Global) -> Result<ExitCode, Failure> {
         Verb::Explain => explain_text(&loaded),
     };
     output::print(&text)?;
-    for warning in &loaded.warnings {
+    for warning in loaded.warnings.iter().chain(&waits) {
         output::complain(&format!("warning: {warning}"));
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Tries on this machine what `serve` would try; returns what it would wait for.
+fn try_here(loaded: &Loaded, global: &Global) -> Result<Vec<String>, Failure> {
+    let given = global.admin_socket.as_deref();
+    let socket = admin_client::socket(given, &global.options(), &SystemSource)?;
+    crate::app::check(&loaded.config, admin_client::answers(&socket))
+        .map_err(|message| Failure { code: EXIT_CONFIG, message })
 }
 
 fn check(loaded: &Loaded) -> String {

@@ -33,6 +33,7 @@ pub(super) fn finish(mut merge: Merge<'_>) -> Result<Loaded, ConfigError> {
     check_role(&loaded)?;
     check_tls(&loaded)?;
     check_names(&loaded)?;
+    idle_certificate(&loaded, &mut warnings);
     check_ranges(&loaded)?;
     check_memory(&loaded)?;
     let is_set = |key: &str| loaded.origins.contains_key(key);
@@ -252,6 +253,15 @@ fn check_role(loaded: &Loaded) -> Result<(), ConfigError> {
 
 fn check_tls(loaded: &Loaded) -> Result<(), ConfigError> {
     let Config { tls, listen, .. } = &loaded.config;
+    for (key, file) in
+        [("tls.certificate", &tls.certificate), ("tls.private_key", &tls.private_key)]
+    {
+        if file.is_some() && !loaded.origins.contains_key("tls.mode") {
+            let message = "is not used without a mode; write tls.mode = \"files\" to use it, or \
+                           tls.mode = \"off\" for plain listeners";
+            return Err(fault(loaded, key, message));
+        }
+    }
     if tls.mode == TlsMode::Files {
         for (key, file) in
             [("tls.certificate", &tls.certificate), ("tls.private_key", &tls.private_key)]
@@ -268,6 +278,17 @@ fn check_tls(loaded: &Loaded) -> Result<(), ConfigError> {
         }
     }
     Ok(())
+}
+
+fn idle_certificate(loaded: &Loaded, warnings: &mut Vec<String>) {
+    if loaded.config.tls.mode == TlsMode::Files {
+        return;
+    }
+    for key in ["tls.certificate", "tls.private_key"] {
+        if let Some(origin) = loaded.origins.get(key) {
+            warnings.push(format!("{key} has no effect without tls.mode = \"files\" ({origin})"));
+        }
+    }
 }
 
 fn check_names(loaded: &Loaded) -> Result<(), ConfigError> {

@@ -226,19 +226,39 @@ impl Layout {
         if disk.exists(&self.root).map_err(failed)? {
             return Ok(());
         }
+        let parent = self.check_parent(disk)?;
+        disk.create_dir_all(&self.root).map_err(failed)?;
+        disk.sync_dir(parent).map_err(failed)
+    }
+
+    /// The directory that the state directory stands in, which must exist.
+    fn check_parent(&self, disk: &dyn Disk) -> Result<&Path, OpenError> {
         let parent = match self.root.parent() {
             Some(parent) if !parent.as_os_str().is_empty() => parent,
             _ => Path::new("."),
         };
-        if !disk.exists(parent).map_err(failed)? {
-            return Err(OpenError::StateDir {
-                path: self.root.clone(),
-                cause: format!("{} does not exist", parent.display()),
-                cure: "mount its file system or create it, or set storage.state_dir",
-            });
+        if disk.exists(parent).map_err(|error| self.unusable(&error))? {
+            return Ok(parent);
         }
-        disk.create_dir_all(&self.root).map_err(failed)?;
-        disk.sync_dir(parent).map_err(failed)
+        Err(OpenError::StateDir {
+            path: self.root.clone(),
+            cause: format!("{} does not exist", parent.display()),
+            cure: "mount its file system or create it, or set storage.state_dir",
+        })
+    }
+
+    /// Whether the directory can be used, or made: neither makes nor takes it.
+    pub fn check(&self, disk: &dyn Disk) -> Result<(), OpenError> {
+        let failed = |error: io::Error| self.unusable(&error);
+        if !disk.exists(&self.root).map_err(failed)? {
+            return disk.check_writable(self.check_parent(disk)?).map_err(failed);
+        }
+        disk.list(&self.root).map_err(failed)?;
+        match self.check_format(disk)? {
+            // It is served as it is.
+            Format::Newer(_) => Ok(()),
+            Format::New | Format::Ours => disk.check_writable(&self.root).map_err(failed),
+        }
     }
 
     fn make_directories(&self, disk: &dyn Disk) -> io::Result<()> {

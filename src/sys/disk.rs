@@ -105,6 +105,10 @@ pub trait Disk: Send + Sync {
     fn lock_dir(&self, path: &Path) -> io::Result<Box<dyn Send + Sync>>;
     /// Makes everything on the file system that holds `path` durable (syncfs).
     fn sync_fs(&self, path: &Path) -> io::Result<()>;
+    /// Whether this process may make files in a directory; an error says why not.
+    fn check_writable(&self, _directory: &Path) -> io::Result<()> {
+        Ok(())
+    }
 
     /// Reads a whole file of at most `max` bytes.
     fn read(&self, path: &Path, max: u64) -> io::Result<Vec<u8>> {
@@ -300,6 +304,11 @@ impl Disk for SystemDisk {
         let directory = File::open(path)?;
         rustix::fs::flock(&directory, rustix::fs::FlockOperation::NonBlockingLockExclusive)?;
         Ok(Box::new(LockedDirectory(directory)))
+    }
+
+    fn check_writable(&self, directory: &Path) -> io::Result<()> {
+        let access = rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK;
+        Ok(rustix::fs::access(directory, access)?)
     }
 
     fn sync_fs(&self, path: &Path) -> io::Result<()> {

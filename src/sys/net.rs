@@ -123,6 +123,22 @@ impl Drop for SocketFile {
     }
 }
 
+/// Whether this process could listen on `address`: binds a socket to it that never listens, and
+/// lets it go. The error names the address and the cure.
+pub fn try_bind(address: SocketAddr) -> io::Result<()> {
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, socket_with, sockopt};
+    let family = if address.is_ipv6() { AddressFamily::INET6 } else { AddressFamily::INET };
+    let attempt = || -> rustix::io::Result<()> {
+        let socket = socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+        sockopt::set_socket_reuseaddr(&socket, true)?;
+        bind(&socket, &address)
+    };
+    attempt().map_err(|error| {
+        let error = io::Error::from(error);
+        io::Error::new(error.kind(), format!("cannot listen on {address}: {}", cure(&error)))
+    })
+}
+
 #[allow(clippy::disallowed_methods, reason = "this is the seam")]
 fn bind_tcp(address: &str) -> io::Result<TcpListener> {
     let Some((host, port)) = address.rsplit_once(':') else {

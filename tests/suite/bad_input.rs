@@ -1,7 +1,9 @@
 //! Bad input gets one clear line that names the cause and the cure.
 
+use std::net::TcpListener;
 use std::time::Duration;
 
+use crate::support::authority::Authority;
 use crate::support::eventually;
 use crate::support::http::{bearer, raw, send, token};
 use crate::support::image::{Image, MANIFEST, digest, push_blob};
@@ -191,4 +193,127 @@ fn every_bad_head_gets_an_answer() {
     let answers = raw(&root.login, two.as_bytes()).unwrap();
     let count = String::from_utf8_lossy(&answers).matches("HTTP/1.1 200 OK").count();
     assert_eq!(count, 2, "pipelined requests are both answered");
+}
+
+/// What `config check` says: exit code and all of its text.
+fn check(node: &Node) -> (i32, String) {
+    let output = node.run_configured(&["config", "check"]);
+    let texts = [&output.stdout, &output.stderr].map(|text| String::from_utf8_lossy(text));
+    (output.status.code().unwrap_or(-1), texts.concat())
+}
+
+fn new_root() -> Node {
+    let mut node = Node::device("x");
+    node.make_root();
+    node
+}
+
+fn expect_refusal(node: &Node, words: &[&str]) {
+    let (code, text) = check(node);
+    assert_eq!(code, 78, "{text}");
+    for word in words {
+        assert!(text.contains(word), "{word}: {text}");
+    }
+}
+
+#[test]
+fn f143_config_check_passes_beside_the_running_service_and_leaves_nothing() {
+    let mut root = new_root();
+    let (code, text) = check(&root);
+    assert_eq!((code, text.starts_with("ok: ")), (0, true), "{text}");
+    assert!(!root.state().exists(), "it makes no state directory");
+    root.start();
+    let (code, text) = check(&root);
+    assert_eq!((code, text.starts_with("ok: ")), (0, true), "{text}");
+    assert!(root.is_ready());
+    let before = root.stop();
+    assert!(before.success());
+    assert_eq!(check(&root).0, 0);
+    root.start();
+}
+
+#[test]
+fn f143_config_check_says_what_is_wrong_with_the_state_directory() {
+    let node = new_root();
+    std::fs::write(node.state(), b"a file in its place").unwrap();
+    expect_refusal(&node, &[&node.state().display().to_string(), "remove the file"]);
+    std::fs::remove_file(node.state()).unwrap();
+    std::fs::create_dir(node.state()).unwrap();
+    std::fs::write(node.state().join("restoring"), b"").unwrap();
+    expect_refusal(&node, &["a restore was not finished"]);
+    std::fs::remove_file(node.state().join("restoring")).unwrap();
+    std::fs::write(node.state().join("format"), b"skerry store format 99\n").unwrap();
+    expect_refusal(&node, &["format 99"]);
+    std::fs::remove_file(node.state().join("format")).unwrap();
+    assert_eq!(check(&node).0, 0);
+    let mut astray = new_root();
+    let deep = astray.dir.join("none/state");
+    astray.configure_from(astray.dir.join("skerry.toml"));
+    std::fs::write(astray.dir.join("skerry.toml"), "").unwrap();
+    let set = format!("storage.state_dir={}", deep.display());
+    let output = astray.run_configured(&["--set", &set, "config", "check"]);
+    assert_eq!(output.status.code(), Some(78));
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(text.contains("does not exist"), "{text}");
+
+    // The role of the store counts as well.
+    let mut root = Node::root();
+    root.pusher("owner-token", "app");
+    root.stop();
+    root.know_as("role = \"connected\"");
+    expect_refusal(&root, &["skerry state adopt --role connected"]);
+}
+
+#[test]
+fn f143_config_check_reads_certificate_key_and_connection_string() {
+    let (good, other) = (Authority::new(), Authority::new());
+    let section = |mode: &str, certificate: &std::path::Path, key: &std::path::Path| {
+        format!("[tls]\n{mode}certificate = {certificate:?}\nprivate_key = {key:?}\n")
+    };
+    let with = |section: String| {
+        let mut node = new_root();
+        node.add_configuration(&section);
+        node
+    };
+    let files = "mode = \"files\"\n";
+    assert_eq!(check(&with(good.section())).0, 0);
+    let none = std::path::Path::new("/none.pem");
+    expect_refusal(&with(section(files, none, &good.key())), &["/none.pem"]);
+    expect_refusal(
+        &with(section(files, &good.certificate(), &other.key())),
+        &["the private key does not belong to the certificate"],
+    );
+    expect_refusal(&with(section(files, &good.key(), &good.key())), &["certificate"]);
+
+    // A certificate without the mode that uses it is refused by serve, too.
+    let forgotten = with(section("", &good.certificate(), &good.key()));
+    expect_refusal(&forgotten, &["tls.certificate", "tls.mode = \"files\""]);
+    let (code, line) = last_line(&forgotten);
+    assert_eq!((code, line.contains("tls.mode")), (78, true), "{line}");
+    let meant = with(section("mode = \"off\"\n", &good.certificate(), &good.key()));
+    let (code, text) = check(&meant);
+    assert_eq!((code, text.contains("tls.certificate has no effect")), (0, true), "{text}");
+
+    let partial = "ConnectedRegistryName=dock01;SyncTokenName=dock01;SyncTokenPassword=secret-word;\
+                   ParentEndpointProtocol=http";
+    let device = Node::device(partial);
+    expect_refusal(&device, &["ParentGatewayEndpoint"]);
+    assert!(!check(&device).1.contains("secret-word"));
+    let mut waiting = Node::device(partial);
+    waiting.add_configuration("ca_file = \"/none.pem\"\n");
+    waiting.provision(&format!("{partial};ParentGatewayEndpoint=127.0.0.1:1"));
+    expect_refusal(&waiting, &["parent.ca_file", "/none.pem"]);
+}
+
+#[test]
+fn f143_config_check_tries_the_addresses() {
+    let mut foreign = new_root();
+    foreign.login = "192.0.2.1:5000".to_owned();
+    expect_refusal(&foreign, &["192.0.2.1:5000", "no such address"]);
+    let mut occupied = new_root();
+    let stranger = TcpListener::bind("127.0.0.1:0").unwrap();
+    occupied.gateway = stranger.local_addr().unwrap().to_string();
+    expect_refusal(&occupied, &[&occupied.gateway, "another program listens there"]);
+    drop(stranger);
+    assert_eq!(check(&occupied).0, 0);
 }

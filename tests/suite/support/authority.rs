@@ -41,12 +41,22 @@ impl Authority {
         self.dir.join("trust")
     }
 
+    /// The server certificate, PEM.
+    pub fn certificate(&self) -> PathBuf {
+        self.dir.join("server.pem")
+    }
+
+    /// Its private key, PEM.
+    pub fn key(&self) -> PathBuf {
+        self.dir.join("server.key")
+    }
+
     /// The section `[tls]` of a node that shows the server certificate.
     pub fn section(&self) -> String {
         format!(
             "[tls]\nmode = \"files\"\ncertificate = \"{}\"\nprivate_key = \"{}\"\n",
-            self.dir.join("server.pem").display(),
-            self.dir.join("server.key").display()
+            self.certificate().display(),
+            self.key().display()
         )
     }
 }

@@ -1,0 +1,71 @@
+//! Tries what `serve` would try, beside a service that may be running: it makes nothing, takes no
+//! lock and keeps no port.
+
+use std::io::ErrorKind;
+
+use super::identity;
+use super::parent;
+use crate::config::{Config, Listener};
+use crate::http::TlsAcceptor;
+use crate::store::layout::Layout;
+use crate::store::role::noted_role;
+use crate::sys::net::try_bind;
+use crate::sys::{Disk, Spawner, Sys, SystemDisk};
+use crate::types::connection_string::ConnectionString;
+use crate::types::{Role, StoreRole};
+
+/// What `serve` would fail on, as one line for people; otherwise what it would wait for. `running`:
+/// the service of this configuration runs, so that its addresses are in use.
+pub fn check(config: &Config, running: bool) -> Result<Vec<String>, String> {
+    let sys = Sys::real(Spawner::new());
+    let connection = check_parent(&sys, config)?;
+    Layout::new(&config.storage.state_dir).check(&*sys.disk).map_err(|error| error.to_string())?;
+    let store = noted_role(&SystemDisk, &config.storage.state_dir).unwrap_or(StoreRole::New);
+    let name = connection.as_ref().map(|connection| &connection.name);
+    let role = store.decide(config.named_role(), name)?;
+    if let Some(identity) = identity::from_files(config)? {
+        TlsAcceptor::new(&sys, &identity).map_err(|error| format!("[tls]: {error}"))?;
+    }
+    let gateways = config.listen.gateway.iter().filter(|_| role == Role::Root);
+    for listener in config.listen.login.iter().chain(gateways) {
+        check_address(listener, running)?;
+    }
+    check_admin_socket(config)?;
+    let mut waits = Vec::new();
+    if role == Role::Connected && connection.is_none() {
+        waits.push(
+            "there is no connection string that can be seen from here (a credential is seen by \
+             the service only): without one the node waits for it"
+                .to_owned(),
+        );
+    }
+    Ok(waits)
+}
+
+fn check_parent(sys: &Sys, config: &Config) -> Result<Option<ConnectionString>, String> {
+    let Some(parent) = config.reachable_parent() else {
+        return Ok(None);
+    };
+    let connection = parent::connection(parent).map_err(|error| error.message)?;
+    parent::client(sys, parent, &connection).map_err(|error| error.message)?;
+    Ok(Some(connection))
+}
+
+/// An address in use is no fault while the service runs: it is its own.
+fn check_address(listener: &Listener, running: bool) -> Result<(), String> {
+    match try_bind(listener.address) {
+        Err(error) if running && error.kind() == ErrorKind::AddrInUse => Ok(()),
+        result => result.map_err(|error| error.to_string()),
+    }
+}
+
+/// The state directory may not be there yet; any other directory of the socket must be.
+fn check_admin_socket(config: &Config) -> Result<(), String> {
+    let socket = &config.listen.admin;
+    let directory = socket.parent().filter(|dir| *dir != config.storage.state_dir);
+    let missing = directory.filter(|dir| !SystemDisk.exists(dir).unwrap_or(false));
+    match missing {
+        Some(dir) => Err(format!("listen.admin: {} does not exist", dir.display())),
+        None => Ok(()),
+    }
+}
