@@ -7,7 +7,7 @@ use crate::support::authority::Authority;
 use crate::support::eventually;
 use crate::support::http::{bearer, raw, send, token};
 use crate::support::image::{Image, MANIFEST, digest, push_blob};
-use crate::support::node::Node;
+use crate::support::node::{Node, sync_token};
 
 fn last_line(node: &Node) -> (i32, String) {
     let output = node.run_to_end();
@@ -63,7 +63,7 @@ fn f034_a_wrong_sync_password_waits_and_says_so() {
 fn f034_a_disabled_sync_token_is_waited_for() {
     let root = Node::root();
     let connection = root.connect("dock01", &["--repository", "a"]);
-    root.json(&["token", "update", "--name", "dock01", "--status", "disabled"]);
+    root.json(&["token", "update", "--name", &sync_token("dock01"), "--status", "disabled"]);
     let mut device = Node::device(&connection);
     device.spawn();
     let limit = Duration::from_secs(60);
@@ -73,7 +73,7 @@ fn f034_a_disabled_sync_token_is_waited_for() {
         status["state"].as_str().map(str::to_owned)
     };
     eventually(limit, "it says so", || (state()? == "Unauthorized").then_some(()));
-    root.json(&["token", "update", "--name", "dock01", "--status", "enabled"]);
+    root.json(&["token", "update", "--name", &sync_token("dock01"), "--status", "enabled"]);
     eventually(limit, "it goes on without a restart", || (state()? == "Active").then_some(()));
 }
 
