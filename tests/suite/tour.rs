@@ -1,64 +1,42 @@
-//! The five-minute tour of README.md, command by command, as it stands there: on its own ports, so
+//! The five-minute tour of README.md, pasted into a shell as it stands there: on its own ports, so
 //! in a network of its own. Only `docker` is another client, which needs no daemon.
 
 use std::fs::{self, File};
+use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use crate::support::image::Image;
 use crate::support::node::binary;
 use crate::support::{TempDir, have, skip};
 
 const README: &str = include_str!("../../README.md");
-/// Takes the place of `docker`; the password is the first that the tour has printed.
+/// Takes the place of `docker`; as there, a login reads the password from where it is told to, or
+/// else the next line that is typed.
 const DOCKER: &str = r#"#!/bin/sh
 copy() { skopeo --insecure-policy copy --preserve-digests "$@"; }
 case "$1" in
-login) # ADDRESS --username USER
-  password=$(sed -n 's/^ *value: //p' "$TOUR/printed" | head -1)
+login) # ADDRESS --username USER [--password-stdin]
+  read -r password
   skopeo login --tls-verify=false --username "$4" --password "$password" "$2" ;;
 tag) ;;
 push) copy --dest-tls-verify=false "oci:$TOUR/layout:v1" "docker://$2" ;;
-pull) # Who types is slower than the sync.
-  for attempt in $(seq 50); do
-    copy --src-tls-verify=false "docker://$2" "dir:$TOUR/pulled" && exit 0
-    sleep 0.2
-  done
-  exit 1 ;;
+pull) rm -rf "$TOUR/pulled"; copy --src-tls-verify=false "docker://$2" "dir:$TOUR/pulled" ;;
 *) exit 1 ;;
 esac
 "#;
+/// Before the tour: what fails is written down, as nobody looks at what scrolls by.
+const BEFORE: &str = "set -o pipefail\ntrap 'echo \"$BASH_COMMAND\" >> failed' ERR\n\
+                      ip link set lo up\n";
+/// What the tour promises at its end: the root stops, and the device goes on.
+const AFTER: &str = "kill %1\nwait %1\nrm -r pulled\n\
+                     docker login 127.0.0.1:5100 --username my-token --password-stdin < password\n\
+                     docker pull 127.0.0.1:5100/hello-world:v1\n";
 
-/// The tour as a script: configuration files are written where they are shown.
-fn script(tour: &str) -> String {
-    let mut script = String::from("set -e -o pipefail\nip link set lo up\n");
-    let mut ports = ["5000", "5100"].into_iter();
-    for (number, part) in tour.split("```").enumerate() {
-        let (language, text) = part.split_once('\n').unwrap();
-        match (number % 2, language) {
-            (1, "toml") => {
-                let name = text.lines().next().unwrap().strip_prefix("# ").unwrap();
-                script += &format!("cat > {name} <<'END'\n{text}END\n");
-            }
-            (1, "sh") => {
-                for line in text.lines() {
-                    script += &format!("{line}\n");
-                    if line.ends_with(" serve &") {
-                        let address = format!("/dev/tcp/127.0.0.1/{}", ports.next().unwrap());
-                        script +=
-                            &format!("until (: < {address}) 2> /dev/null; do sleep 0.1; done\n");
-                    }
-                }
-            }
-            (1, other) => panic!("a block in {other}"),
-            _ => {}
-        }
-    }
-    assert_eq!(ports.next(), None, "a root and a device are started");
-    // What the tour promises at its end.
-    script
-        + "kill %1\nwait %1\nrm -r pulled\ndocker login 127.0.0.1:5100 --username my-token\n\
-              docker pull 127.0.0.1:5100/hello-world:v1\n"
+/// The blocks of the tour, one after the other, as somebody copies them.
+fn blocks(tour: &str) -> String {
+    let blocks = tour.split("```").skip(1).step_by(2);
+    blocks.map(|block| block.strip_prefix("sh\n").expect("a block for a shell")).collect()
 }
 
 #[test]
@@ -75,20 +53,30 @@ fn the_tour_of_the_readme_works_as_it_stands() {
     fs::write(programs.join("docker"), DOCKER).unwrap();
     fs::set_permissions(programs.join("docker"), fs::Permissions::from_mode(0o755)).unwrap();
     let (_, rest) = README.split_once("\n## Five-minute tour\n").unwrap();
-    fs::write(home.join("tour.sh"), script(rest.split_once("\n## ").unwrap().0)).unwrap();
+    let tour = blocks(rest.split_once("\n## ").unwrap().0);
+    assert_eq!(tour.matches(" serve 2> ").count(), 2, "a root and a device are started");
 
     let path = format!("{}:{}", programs.display(), std::env::var("PATH").unwrap());
-    let printed = File::create(home.join("printed")).unwrap();
-    let mut tour = Command::new("unshare");
-    tour.args(["--net", "--pid", "--fork", "--kill-child"]);
+    let printed = |name: &str| File::create(home.join(name)).unwrap();
+    let mut shell = Command::new("unshare");
+    shell.args(["--net", "--pid", "--fork", "--kill-child"]);
     // A program that does not start is waited for, but not for ever.
-    tour.args(["timeout", "120", "bash", "tour.sh"]);
-    tour.current_dir(home.path()).env("PATH", path).env("TOUR", home.path());
-    tour.env("HOME", home.path()).env("REGISTRY_AUTH_FILE", home.join("auth.json"));
-    let output = tour.stdout(printed).output().unwrap();
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{errors}");
+    shell.args(["timeout", "120", "bash"]);
+    shell.current_dir(home.path()).env("PATH", path).env("TOUR", home.path());
+    shell.env("HOME", home.path()).env("REGISTRY_AUTH_FILE", home.join("auth.json"));
+    shell.stdin(Stdio::piped()).stdout(printed("output")).stderr(printed("errors"));
+    let mut shell = shell.spawn().unwrap();
+    // All at once, on the standard input: a program that reads there takes what comes after it.
+    let pasted = [BEFORE, &tour, AFTER].concat();
+    shell.stdin.take().unwrap().write_all(pasted.as_bytes()).unwrap();
+    let status = shell.wait().unwrap();
+    let told = ["output", "errors", "root.log", "device.log"].map(|name| {
+        let text = fs::read_to_string(home.join(name)).unwrap_or_default();
+        format!("--- {name}\n{text}")
+    });
+    let failed = fs::read_to_string(home.join("failed")).unwrap_or_default();
+    assert!(status.success() && failed.is_empty(), "{status} {failed}\n{}", told.concat());
     let pulled = fs::read(home.join("pulled/manifest.json")).unwrap();
-    assert!(pulled == image.manifest, "{errors}");
+    assert!(pulled == image.manifest, "{}", told.concat());
     assert!(home.join("device-data").is_dir());
 }
