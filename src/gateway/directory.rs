@@ -2,7 +2,9 @@
 //!
 //! At the root a desired state is computed from the managed rows. Its version is a digest over
 //! it, and it lists the versions of all descendants: a change anywhere below changes the version
-//! of every node on the way up to the root. A connected registry answers with what it was sent.
+//! of every node on the way up to the root. A connected registry answers with what it was sent; the
+//! desired states of several nodes reach it one after the other, so its versions also tell which of
+//! the listed ones it does not have yet.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -61,8 +63,11 @@ impl Directory {
         name: &ConnectedRegistryName,
     ) -> Result<Option<Versioned>, StoreError> {
         if self.role == Role::Connected {
-            let config = self.store.descendant_config(name)?;
-            return Ok(config.map(versioned));
+            let Some(config) = self.store.descendant_config(name)? else {
+                return Ok(None);
+            };
+            let version = self.passed_on(&config)?;
+            return Ok(Some(Versioned { config, version }));
         }
         let versions = self.versions(self.store.sequence()).await?;
         let (store, name) = (self.store.clone(), name.clone());
@@ -81,9 +86,24 @@ impl Directory {
         sequence: u64,
     ) -> Result<Option<String>, StoreError> {
         if self.role == Role::Connected {
-            return Ok(self.store.descendant_config(name)?.map(|config| version_of(&config)));
+            let config = self.store.descendant_config(name)?;
+            return config.map(|config| self.passed_on(&config)).transpose();
         }
         Ok(self.versions(sequence).await?.by_name.get(name).cloned())
+    }
+
+    /// The version of a desired state as this connected registry passes it on: that of the root
+    /// once everything that it lists is here. Before that it is another one, because the child that
+    /// it is for asks at once for what is listed, and would not ask again for what it did not get.
+    fn passed_on(&self, config: &NodeConfig) -> Result<String, StoreError> {
+        let mut version = version_of(config);
+        for listed in &config.descendants {
+            if self.store.descendant_version(&listed.name)?.as_ref() != Some(&listed.version) {
+                version = format!("{version}-without-{}", listed.name);
+                break;
+            }
+        }
+        Ok(version)
     }
 
     /// The versions of all nodes, computed at most once for each change, however many ask.
@@ -320,6 +340,33 @@ mod tests {
                     assert_eq!(patterns, [text]);
                 }
             }
+        });
+    }
+
+    /// The child of a middle node fetched its own desired state before that of its own child had
+    /// come to the middle node, got 404 or an old one for it, and never asked again: a device on
+    /// the third level was active and had no desired state until something else changed.
+    #[test]
+    fn f056_a_child_hears_again_when_the_rest_has_come() {
+        smol::block_on(async {
+            let (_root, directory) = tree().await;
+            let store = Store::in_memory(Sys::real(Spawner::new()));
+            let below = Directory::new(store.clone(), Role::Connected, "myregistry".to_owned());
+            let told = async || {
+                let version = below.version(&name("middle1"), 0).await.unwrap().unwrap();
+                let config = below.config(&name("middle1")).await.unwrap().unwrap();
+                assert_eq!(config.version, version);
+                version
+            };
+            let middle = directory.config(&name("middle1")).await.unwrap().unwrap();
+            store.apply_descendant(middle.config, middle.version.clone()).await.unwrap();
+            let without = told().await;
+            let lower = directory.config(&name("lower1")).await.unwrap().unwrap();
+            store.apply_descendant(lower.config.clone(), "older".to_owned()).await.unwrap();
+            assert_eq!(told().await, without);
+            store.apply_descendant(lower.config, lower.version).await.unwrap();
+            assert_ne!(without, middle.version);
+            assert_eq!(told().await, middle.version);
         });
     }
 

@@ -206,11 +206,13 @@ impl Worker {
                 continue;
             }
             match self.upstream.config(name, None).await {
-                Ok(Some((config, _))) => {
-                    self.store.apply_descendant(config, descendant.version.clone()).await?;
+                // The parent may have another one than it lists, until it has that one.
+                Ok(Some((config, version))) => {
+                    self.store.apply_descendant(config, version).await?;
                 }
                 Ok(None) => {}
-                // It was deleted a moment ago: the next desired state does not list it.
+                // It was deleted a moment ago, or the parent does not have it yet: either way the
+                // parent has another desired state for this node soon.
                 Err(UpstreamError::NotFound(_) | UpstreamError::Forbidden(_)) => {}
                 Err(error) => return Err(error.into()),
             }
