@@ -1,6 +1,9 @@
 //! skerry, a connected container registry for the edge.
 //!
 //! One binary is the root of a tree of registries and every tier between the root and a device.
+//!
+#![doc = include_str!("tree.svg")]
+//!
 //! The modules form a tower; each may use only what stands below it, and a test holds the edges:
 //!
 //! - [`types`]: domain values, pure, no input or output.

@@ -3,7 +3,8 @@
 use std::process::Command;
 
 use crate::repo::{Unit, files, path, read};
-use crate::support::skip;
+use crate::support::node::binary;
+use crate::support::{TempDir, skip};
 
 /// Directives that keep the service in its place. More may be added, none may go.
 const HARDENING: &[(&str, &str)] = &[
@@ -267,6 +268,39 @@ fn p024_documents_and_programs_are_where_the_units_say() {
         }
     }
     assert!(path("README.md").exists());
+}
+
+/// The commands of README that copy files, as they stand there, into a directory.
+#[test]
+fn p024_the_install_of_the_readme_puts_everything_where_the_units_look() {
+    let readme = read("README.md");
+    let section = readme.split("\n## Install\n").nth(1).unwrap().split("\n## ").next().unwrap();
+    let root = TempDir::new();
+    let place = root.path().display().to_string();
+    let mut script = String::from("set -e\n");
+    for line in section.lines().filter_map(|line| line.strip_prefix("sudo install ")) {
+        let line = line.replace("target/release/skerry ", &format!("{} ", binary().display()));
+        script += &format!("install {}\n", line.replace(" /usr/", &format!(" {place}/usr/")));
+    }
+    // The program itself stays where it was built: only targets begin so.
+    script = script.replace(" /etc/", &format!(" {place}/etc/"));
+    let output = Command::new("sh").arg("-c").arg(&script).current_dir(path("")).output().unwrap();
+    assert!(output.status.success(), "{script}{}", String::from_utf8_lossy(&output.stderr));
+    for unit in units() {
+        let name = unit.rsplit('/').next().unwrap();
+        let installed = root.join(&format!("etc/systemd/system/{name}"));
+        let text = std::fs::read_to_string(&installed).unwrap();
+        for start in Unit::parse(&text).all("Service.ExecStart") {
+            let program = start.split(' ').next().unwrap().trim_start_matches('/');
+            assert!(root.join(program).is_file(), "{unit}: {start}");
+        }
+    }
+    for file in ["usr/lib/sysusers.d/skerry.conf", "usr/lib/tmpfiles.d/skerry.conf"] {
+        assert!(root.join(file).is_file(), "{file}");
+    }
+    let configuration = std::fs::read_to_string(root.join("etc/skerry/skerry.toml")).unwrap();
+    assert_eq!(configuration, read("systemd/skerry.toml"));
+    assert!(section.contains("systemctl enable --now skerry.service"));
 }
 
 #[test]
