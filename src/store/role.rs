@@ -205,6 +205,7 @@ fn forget_parent(txn: &mut Txn<'_>) -> Result<(), StoreError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::manifests::testing::digest;
     use crate::store::node::testing::{config, map, token};
     use crate::sys::{Spawner, Sys};
 
@@ -279,8 +280,15 @@ mod tests {
             below.client_tokens = vec![token("client02")];
             below.scope_maps = vec![map("leaf01-sync-map", &[APP]), map("client02-map", &[APP])];
             store.apply_descendant(below, "v2".to_owned()).await.unwrap();
+            store.record_activated(7).await.unwrap();
+            store.record_sync(crate::types::UnixSeconds(8)).await.unwrap();
+            let lab = "lab".parse().unwrap();
+            store.link_blob(&lab, &digest(1), 5).await.unwrap();
             store.adopt(Role::Root).await.unwrap();
             assert_eq!(store.store_role(), Ok(StoreRole::Root));
+            // What it was to its parent is forgotten, and nothing else.
+            assert_eq!((store.activated_epoch(), store.last_sync()), (Ok(None), Ok(None)));
+            assert!(store.repository(&lab).unwrap().is_some());
             let parent = |name: &str| {
                 let node = store.connected_registry(&name.parse().unwrap()).unwrap().unwrap();
                 node.parent.map(|parent| parent.to_string())

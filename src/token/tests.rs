@@ -472,6 +472,17 @@ fn f097_tokens_expire_and_the_password_bounds_them() {
 }
 
 #[test]
+fn f097_an_access_token_is_good_until_its_last_second_is_over() {
+    let node = node(Role::Root, None);
+    let [password, _] = node.token("my-token", &["repositories/a/content/read"], None);
+    let bearer = node.bearer("my-token", &password, "repository:a:pull");
+    node.advance(75 * 60 - 1);
+    assert!(node.auth.ping(&presenting(&bearer)).is_ok());
+    node.advance(1);
+    assert_eq!(refused(node.auth.ping(&presenting(&bearer))).reason, Reason::TokenInvalid);
+}
+
+#[test]
 fn an_unknown_clock_issues_tokens_without_a_time() {
     let node = node(Role::Root, None);
     let [password, _] = node.token("my-token", &["repositories/a/content/read"], None);

@@ -123,6 +123,19 @@ fn f060_a_scope_map_is_bounded() {
 }
 
 #[test]
+fn a_token_takes_the_scope_map_that_a_namesake_left_if_it_grants_the_same() {
+    let node = root();
+    let create = |action: &str| json!({ "name": "my-token", "repository": [["a", "content/read"], ["b", action]] });
+    node.ok("token/create", create("content/write"));
+    node.ok("token/delete", json!({ "name": "my-token" }));
+    let (status, message) = node.refused("token/create", create("content/delete"));
+    assert_eq!(status, 409, "{message}");
+    assert!(message.contains("'my-token-scope-map' exists already"), "{message}");
+    let created = node.ok("token/create", create("content/write"));
+    assert!(created["scopeMapId"].as_str().unwrap().ends_with("/my-token-scope-map"));
+}
+
+#[test]
 fn f049_f050_f051_f059_tokens_and_their_passwords() {
     let node = root();
     let created = node.ok(

@@ -236,13 +236,13 @@ fn an_abandoned_upload_makes_room_when_there_are_too_many() {
         let start = async || store.upload_start(&repository()).await.map(|_| ());
         let offset = async |id: &str| store.upload_offset(&repository(), id).await;
         clock.pass(Duration::from_secs(300));
-        assert_eq!(offset(&ids[1]).await, Ok(0), "somebody still asks for this one");
+        assert_eq!(offset(&ids[0]).await, Ok(0), "somebody still asks for this one");
         clock.pass(Duration::from_secs(299));
         assert_eq!(start().await, Err(StoreError::Unavailable));
         clock.pass(Duration::from_secs(1));
         assert_eq!(start().await, Ok(()));
-        assert_eq!(offset(&ids[0]).await, Err(StoreError::NotFound), "left alone for longest");
-        assert_eq!(offset(&ids[1]).await, Ok(0));
+        assert_eq!(offset(&ids[1]).await, Err(StoreError::NotFound), "left alone for longest");
+        assert_eq!(offset(&ids[0]).await, Ok(0));
     });
 }
 

@@ -3,8 +3,10 @@
 use super::gc::{digest_of, name};
 use super::*;
 use crate::store::links::Referred;
+use crate::store::outbox::Origin;
 use crate::store::scrub::ScrubReport;
 use crate::store::trust::Verdict;
+use crate::types::{Manifest, media};
 
 /// Stores content and links it, as a push does.
 fn push(store: &Store, bytes: &[u8]) -> Digest {
@@ -14,6 +16,27 @@ fn push(store: &Store, bytes: &[u8]) -> Digest {
         upload.write(bytes).await.unwrap();
         upload.finish(&digest).await.unwrap();
         store.link_blob(&name("app"), &digest, bytes.len() as u64).await.unwrap();
+    });
+    digest
+}
+
+/// Stores a manifest without content under a tag, as a push does.
+fn push_manifest(store: &Store, tag: &str) -> Digest {
+    let text = r#"{"schemaVersion":2,"manifests":[]}"#;
+    let digest = digest_of(text.as_bytes());
+    let manifest = PutManifest {
+        digest: digest.clone(),
+        media_type: media::OCI_INDEX.to_owned(),
+        bytes_len: text.len() as u64,
+        parsed: Manifest::parse(Some(media::OCI_INDEX), text.as_bytes()).unwrap(),
+        tags: vec![tag.parse().unwrap()],
+        precondition: Precondition::None,
+        content_required: true,
+        origin: Origin::Client,
+    };
+    block_on(async {
+        store.blob_put(&digest, text.as_bytes().to_vec()).await.unwrap();
+        store.put_manifest(&name("app"), manifest).await.unwrap();
     });
     digest
 }
@@ -149,17 +172,21 @@ fn f116_what_came_before_an_unclean_stop_is_hashed_before_it_is_served() {
     block_on(store.settle()).unwrap();
     assert_eq!(store.unsettled(), 0);
     let (bad, good) = (push(&store, &[2; 5000]), push(&store, &[3; 5000]));
+    // A manifest; and rows that are about no content of their own.
+    let manifest = push_manifest(&store, "v1");
+    put(&store, 1, "not about content").unwrap();
     drop(store);
     // The disk lied: names and lengths are there, bytes are not.
     let disk = disk.after_power_cut();
     overwrite(&disk, &place(&bad), &[0; 5000]);
     let (store, recovery) = open_memory(&disk).unwrap();
-    assert_eq!((recovery.clean, store.doubted()), (false, 2));
-    assert_eq!((get(&store, &bad), store.doubted()), (None, 1));
+    assert_eq!((recovery.clean, store.doubted()), (false, 3));
+    assert_eq!((get(&store, &bad), store.doubted()), (None, 2));
     block_on(store.verify_doubted()).unwrap();
     assert_eq!((store.doubted(), store.damaged(9)), (0, vec![bad]));
     assert_eq!(get(&store, &good), Some(vec![3; 5000]));
     assert_eq!(get(&store, &settled), Some(vec![1; 5000]));
+    assert!(get(&store, &manifest).is_some());
     block_on(store.close()).unwrap();
     drop(store);
     let (store, recovery) = open_memory(&disk).unwrap();
@@ -204,6 +231,8 @@ fn a_scrub_goes_on_after_a_restart_where_it_was() {
     };
     block_on(half);
     assert!(!store.scrub_report().unwrap().running);
+    store.request_scrub(0);
+    assert!(store.scrub_report().unwrap().running, "it is about to run");
     assert_eq!(store.last_scrub(), Ok((None, false, 0)));
     let report = scrub(&store);
     assert_eq!((report.blobs_checked, report.running), (40, false));

@@ -146,6 +146,8 @@ fn f141_unreferenced_content_goes_after_the_grace_and_the_rest_stays() {
     delete(store, "app", &second);
     let report = bench.gc();
     assert_eq!((report.blobs_removed, report.blobs_waiting), (0, 2), "{report:?}");
+    let waiting = report.bytes_waiting;
+    assert!(waiting > b"own".len() as u64, "{report:?}");
     assert!(bench.has(&own) && bench.has(&second));
     bench.hands.pass(HOUR / 2);
     assert_eq!(bench.gc().blobs_removed, 0, "the grace is not over");
@@ -156,6 +158,7 @@ fn f141_unreferenced_content_goes_after_the_grace_and_the_rest_stays() {
     let report = bench.gc();
     assert_eq!((report.blobs_removed, report.links_removed), (2, 1), "{report:?}");
     assert_eq!((report.blobs_kept, report.blobs_waiting), (2, 0));
+    assert_eq!((report.bytes_removed, report.bytes_waiting), (waiting, 0));
     assert!(!bench.has(&own) && !bench.has(&second));
     assert!(bench.has(&shared) && bench.has(&first));
     assert!(!store.blob_linked(&name("app"), &own).unwrap());

@@ -325,6 +325,8 @@ fn f201_a_backup_is_restored_with_a_new_epoch_and_an_unfinished_restore_is_notic
     assert_eq!(rows(&again), expected);
     assert_eq!(block_on(again.blob_read(&digest)), Ok(Some(content)));
     assert_ne!(again.head().epoch, store.head().epoch);
+    let report = block_on(again.fsck(true)).unwrap();
+    assert_eq!((report.links, report.blobs_hashed, report.problems), (1, 1, 0), "{report:?}");
     drop(again);
 
     // A restore that was cut short is not taken for a store, and can be done again.
@@ -340,4 +342,27 @@ fn f201_a_backup_is_restored_with_a_new_epoch_and_an_unfinished_restore_is_notic
     assert_eq!(restore("/q").unwrap().missing, 1);
     let report = block_on(open("/q").unwrap().0.fsck(true)).unwrap();
     assert_eq!(report.problems, 1, "{report:?}");
+}
+
+#[test]
+#[allow(clippy::disallowed_methods, reason = "a backup lies on a real disk")]
+fn a_backup_that_cannot_be_read_is_not_restored_without_what_is_in_it() {
+    let dir = TempDir::new("unreadable");
+    let (state, target) = (dir.path().join("state"), dir.path().join("target"));
+    let sys = Sys::real(Spawner::new());
+    let (store, _) = Store::open(sys.clone(), options(&state, IndexKind::Map)).unwrap();
+    let content = b"some content".to_vec();
+    let digest = digest_of(&content);
+    block_on(async {
+        store.blob_put(&digest, content.clone()).await.unwrap();
+        store.link_blob(&"app".parse().unwrap(), &digest, content.len() as u64).await.unwrap();
+        store.close().await.unwrap();
+    });
+    drop(store);
+    // Not the file is missing: the way to it is damaged.
+    let blob = Layout::new(&state).blob(&digest);
+    std::fs::remove_dir_all(blob.parent().unwrap()).unwrap();
+    std::fs::write(blob.parent().unwrap(), b"no directory").unwrap();
+    let failed = backup::restore(&sys, &state, &target).map(|restored| restored.missing);
+    assert!(matches!(&failed, Err(OpenError::Io { .. })), "{failed:?}");
 }

@@ -1,6 +1,7 @@
 //! The journal, checkpoints, groups and the feed.
 
 use super::*;
+use crate::store::feed::from_segments;
 use crate::store::journal as log;
 
 #[test]
@@ -288,6 +289,28 @@ fn the_feed_hands_out_every_record_and_notices_strangers() {
     drop(store);
     let (store, _) = open_small(&disk);
     assert_eq!(block_on(store.records_after(start, 1)).map(|_| ()), Err(StoreError::NotFound));
+}
+
+#[test]
+fn a_follower_needs_no_segment_before_its_position() {
+    let disk = MemoryDisk::new();
+    let (store, _) = open_small(&disk);
+    store.retain_for_children(true);
+    churn(&store, 0, 60);
+    block_on(store.close()).unwrap();
+    drop(store);
+    let (store, _) = open_small(&disk);
+    let segments = store.shared().segments.list();
+    let (first, second) = (segments[0], segments[1]);
+    let layout = Layout::new("/s");
+    overwrite(&disk, &layout.segment(first), b"damaged");
+    let read = |after| from_segments(store.shared(), after, second, 1);
+    assert_eq!(read(second - 1).map(|records| records[0].0), Ok(second));
+    assert_eq!(read(second - 2).map(|records| records.len()), Err(StoreError::NotFound));
+    // What cannot be read now may be read later: that is not the same as being gone.
+    disk.fail_reads(&layout.segment(second));
+    let failed = read(second - 1).map(|records| records.len());
+    assert!(matches!(failed, Err(StoreError::Io(_))), "{failed:?}");
 }
 
 #[test]
