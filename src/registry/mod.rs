@@ -202,7 +202,7 @@ impl Registry {
             }
             Route::Referrers(name, subject) => {
                 let who = self.auth.repository(&presented(request), &name)?;
-                self.referrers(&who, request, &name, &subject)
+                self.referrers(&who, request, &name, &subject).await
             }
         }
     }

@@ -9,15 +9,17 @@ use super::route::bad_digest;
 use crate::auth::{Authorized, Pull};
 use crate::http::{Reply, Request};
 use crate::store::{ManifestRow, Store, StoreError};
+use crate::sys::spawn;
 use crate::types::limits::{PAGE_MAX, REFERRERS_PAGE_BYTES_MAX};
 use crate::types::{Digest, Refusal, RepositoryName, media};
 
-/// Referrers read from the store at once.
+/// Referrers read from the store at once, on the blocking pool: a filter may pass over many, and
+/// other requests must not wait for all of them.
 const STEP: usize = 100;
 
 impl Registry {
     /// end-12: GET: an image index, empty when nothing refers to the subject.
-    pub(super) fn referrers(
+    pub(super) async fn referrers(
         &self,
         _who: &Authorized<Pull>,
         request: &Request,
@@ -28,7 +30,7 @@ impl Registry {
         let after = request.query("last").map(str::parse).transpose();
         let after: Option<Digest> = after.map_err(|fault| bad_digest(400, fault))?;
         let (descriptors, next) =
-            list(&self.store, name, subject, filter, after).map_err(store_refusal)?;
+            list(&self.store, name, subject, filter, after).await.map_err(store_refusal)?;
         let index = json!({
             "schemaVersion": 2,
             "mediaType": media::OCI_INDEX,
@@ -50,7 +52,7 @@ impl Registry {
 }
 
 /// A page of descriptors, and the last one on it if there are more.
-fn list(
+async fn list(
     store: &Store,
     name: &RepositoryName,
     subject: &Digest,
@@ -59,15 +61,12 @@ fn list(
 ) -> Result<(Vec<Value>, Option<Digest>), StoreError> {
     let (mut page, mut bytes, mut last) = (Vec::new(), 0, None);
     loop {
-        let step = store.referrers(name, subject, after.as_ref(), STEP)?;
-        let Some((end, _)) = step.last() else {
-            return Ok((page, None));
-        };
-        after = Some(end.clone());
+        let (step, end) = matching(store, name, subject, filter, after).await?;
+        after = Some(match end {
+            Some(end) => end,
+            None => return Ok((page, None)),
+        });
         for (digest, row) in step {
-            if filter.is_some_and(|filter| row.artifact_type.as_deref() != Some(filter)) {
-                continue;
-            }
             if page.len() == PAGE_MAX || bytes > REFERRERS_PAGE_BYTES_MAX {
                 return Ok((page, last));
             }
@@ -77,6 +76,27 @@ fn list(
             last = Some(digest);
         }
     }
+}
+
+/// Those of the next referrers that the filter lets through, and the last one looked at, if any.
+async fn matching(
+    store: &Store,
+    name: &RepositoryName,
+    subject: &Digest,
+    filter: Option<&str>,
+    after: Option<Digest>,
+) -> Result<(Vec<(Digest, ManifestRow)>, Option<Digest>), StoreError> {
+    let (store, name, subject) = (store.clone(), name.clone(), subject.clone());
+    let filter = filter.map(str::to_owned);
+    spawn::blocking(move || {
+        let mut step = store.referrers(&name, &subject, after.as_ref(), STEP)?;
+        let end = step.last().map(|(digest, _)| digest.clone());
+        if let Some(filter) = filter {
+            step.retain(|(_, row)| row.artifact_type.as_deref() == Some(filter.as_str()));
+        }
+        Ok((step, end))
+    })
+    .await
 }
 
 /// A manifest as listings show it (OCI image-spec, "Descriptor").
@@ -141,14 +161,36 @@ mod tests {
         smol::block_on(async {
             let store = store(301, "x").await;
             let name = "a".parse().unwrap();
-            let count = |filter| list(&store, &name, &digest(0), filter, None).unwrap().0.len();
-            assert_eq!(count(None), 301);
-            assert_eq!(count(Some("application/even")), 150);
-            assert_eq!(count(Some("application/none")), 0);
-            let (page, _) = list(&store, &name, &digest(0), None, Some(digest(300))).unwrap();
+            let count =
+                async |filter| list(&store, &name, &digest(0), filter, None).await.unwrap().0.len();
+            assert_eq!(count(None).await, 301);
+            assert_eq!(count(Some("application/even")).await, 150);
+            assert_eq!(count(Some("application/none")).await, 0);
+            let rest = list(&store, &name, &digest(0), None, Some(digest(300))).await;
+            let (page, _) = rest.unwrap();
             assert_eq!(page[0]["digest"], digest(301).to_string());
             assert_eq!(page[0]["artifactType"], "application/odd");
             assert_eq!(page[0]["annotations"]["n"], "x");
+        });
+    }
+
+    #[test]
+    fn f209_a_filter_that_passes_over_many_lets_others_in() {
+        smol::block_on(async {
+            let store = store(1000, "x").await;
+            let name = "a".parse().unwrap();
+            let mut turns = 0;
+            let listed = smol::future::or(
+                async { Some(list(&store, &name, &digest(0), Some("a/none"), None).await) },
+                async {
+                    loop {
+                        turns += 1;
+                        spawn::yield_now().await;
+                    }
+                },
+            );
+            assert_eq!(listed.await, Some(Ok((Vec::new(), None))));
+            assert!(turns >= 10, "others had {turns} turns");
         });
     }
 
@@ -160,7 +202,7 @@ mod tests {
             let name = "a".parse().unwrap();
             let (mut seen, mut after, mut pages) = (0, None, 0);
             loop {
-                let (page, next) = list(&store, &name, &digest(0), None, after).unwrap();
+                let (page, next) = list(&store, &name, &digest(0), None, after).await.unwrap();
                 seen += page.len();
                 pages += 1;
                 after = next;

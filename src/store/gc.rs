@@ -15,6 +15,7 @@ use super::leases::{short, split_key};
 use super::links::repository_of;
 use super::manifests::{self, ManifestRow, manifest_key};
 use super::outbox::{self, Origin, OutboxChange, OutboxEntry};
+use super::removal::remove_untagged;
 use super::repositories::{self, BlobLink};
 use super::row::{self, Kind, Row, key, prefix};
 use super::tags::TagRow;
@@ -394,11 +395,12 @@ impl Run {
                 {
                     return Ok(false);
                 }
-                match manifests::remove(txn, &repository, &digest, &Origin::Client) {
-                    Ok(()) => Ok(true),
-                    Err(StoreError::NotFound) => Ok(false),
-                    Err(error) => Err(error),
+                let removed = remove_untagged(txn, &repository, &digest)?;
+                if removed {
+                    let change = OutboxChange::ManifestDeleted { digest };
+                    outbox::enqueue(txn, &Origin::Client, &repository, change)?;
                 }
+                Ok(removed)
             })
             .await
     }

@@ -10,7 +10,7 @@ use super::outbox::{self, Origin, OutboxChange};
 use super::referrers::{ReferrerRow, referrer_key};
 use super::repositories::{self, BlobLink, blob_key, digest_at};
 use super::row::{Kind, Row, key, prefix, trailing};
-use super::tags::{self, Precondition, TagRow};
+use super::tags::{self, Precondition};
 use super::{Store, StoreError, Txn};
 use crate::types::{Digest, Manifest, RepositoryName, Tag, UnixSeconds, media};
 
@@ -180,19 +180,6 @@ impl Store {
         let repository = repository.clone();
         self.commit(move |txn| add(txn, &repository, &put, now, quota)).await
     }
-
-    /// Deletes a manifest with the tags that name it. `NotFound` when there is none; a child's
-    /// delivery that finds it gone has what it wants.
-    pub async fn delete_manifest(
-        &self,
-        repository: &RepositoryName,
-        digest: &Digest,
-        origin: &Origin,
-    ) -> Result<(), StoreError> {
-        let (repository, digest) = (repository.clone(), digest.clone());
-        let origin = origin.clone();
-        self.commit(move |txn| remove(txn, &repository, &digest, &origin)).await
-    }
 }
 
 fn add(
@@ -241,41 +228,6 @@ fn add(
     }
     delivered::record(txn, &put.origin, repository, effect)?;
     Ok(PutOutcome::Stored)
-}
-
-pub(super) fn remove(
-    txn: &mut Txn<'_>,
-    repository: &RepositoryName,
-    digest: &Digest,
-    origin: &Origin,
-) -> Result<(), StoreError> {
-    let effect = Effect::Manifest(digest.clone(), false);
-    if delivered::is_replay(txn, origin, repository, &effect)? {
-        return Ok(());
-    }
-    let row_key = manifest_key(repository, digest);
-    let Some(row) = txn.get::<ManifestRow>(&row_key)? else {
-        return match origin {
-            Origin::Child(_) => delivered::record(txn, origin, repository, effect),
-            Origin::Client | Origin::Parent => Err(StoreError::NotFound),
-        };
-    };
-    delivered::record(txn, origin, repository, effect)?;
-    let named = prefix(Kind::Tag, &[repository.as_str().as_bytes()]);
-    for (tag_key, tag) in txn.scan::<TagRow>(&named)? {
-        if tag.digest == *digest {
-            txn.delete(tag_key);
-        }
-    }
-    if let Some(subject) = &row.subject {
-        txn.delete(referrer_key(repository, subject, digest));
-    }
-    forget_untagged(txn, repository, digest)?;
-    txn.delete(row_key);
-    repositories::release(txn, repository, row.size)?;
-    // The parent drops the tags that name it there, as we do here.
-    let change = OutboxChange::ManifestDeleted { digest: digest.clone() };
-    outbox::enqueue(txn, origin, repository, change)
 }
 
 fn first_missing(

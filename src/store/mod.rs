@@ -48,6 +48,7 @@ mod error;
 pub(crate) mod fuzz;
 mod leases;
 mod rebuild;
+mod removal;
 mod salvage;
 mod space;
 mod sums;
@@ -80,6 +81,7 @@ use journal::{Journal, Segments};
 use layout::{Format, Layout};
 use leases::Leases;
 use node::SyncView;
+use removal::Removals;
 use role::Standing;
 use row::Row;
 use scrub::Scrub;
@@ -187,6 +189,7 @@ struct Shared {
     retain: AtomicBool,
     read_only: AtomicBool,
     leases: Leases,
+    removals: Removals,
     named: Named,
     garbage: Candidates,
     damage: Damage,
@@ -256,6 +259,7 @@ impl Store {
             retain: AtomicBool::new(options.retain_for_children),
             read_only: AtomicBool::new(false),
             leases: Leases::default(),
+            removals: Removals::default(),
             named: Named::default(),
             garbage: Candidates::new(),
             damage,
@@ -313,6 +317,7 @@ impl Store {
             retain: AtomicBool::new(false),
             read_only: AtomicBool::new(false),
             leases: Leases::default(),
+            removals: Removals::default(),
             named: Named::default(),
             garbage: Candidates::new(),
             damage: Damage::default(),

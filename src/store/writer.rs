@@ -250,6 +250,7 @@ impl Writer {
             group.payloads.push(payload);
         }
         self.shared.leases.note(&record.changes, self.shared.sys.clock.monotonic());
+        self.shared.removals.note(&record.changes);
         group.overlay.extend(record.changes.iter().cloned());
         group.records.push((sequence, std::mem::take(&mut record.changes)));
         Ok(())

@@ -48,6 +48,35 @@ fn f191_memory_stays_under_the_ceiling_with_everything_at_once() {
     }
 }
 
+/// Each tag is long, so that what is kept in memory of all of them shows.
+#[test]
+fn f209_a_manifest_with_many_tags_is_deleted_within_the_memory() {
+    const PUSHES: usize = 400;
+    let root = Node::root();
+    let user = root.pusher("owner-token", "app");
+    let image = Image::new(1, &[3000]);
+    assert_eq!(image.push(&root.login, (&user.0, &user.1), "app", "v1").status, 201);
+    let scopes = ["repository:app:pull,push,delete"];
+    let owner = token(&root.login, &user.0, &user.1, &scopes).unwrap();
+    let path = format!("/v2/app/manifests/{}", image.digest());
+    let long = "x".repeat(110);
+    for push in 0..PUSHES {
+        let tags: Vec<String> = (0..64).map(|n| format!("tag={push}-{n}-{long}")).collect();
+        let target = format!("{path}?{}", tags.join("&"));
+        let headers = [("content-type", MANIFEST)];
+        let answer = bearer(&root.login, &owner, "PUT", &target, &headers, &image.manifest);
+        assert_eq!(answer.status, 201);
+    }
+    let before = root.peak_rss_kib();
+    assert_eq!(bearer(&root.login, &owner, "DELETE", &path, &[], b"").status, 202);
+    let more = root.peak_rss_kib() - before;
+    eprintln!("{} tags: {before} KiB before, {more} KiB more", PUSHES * 64);
+    assert!(more < 16 * 1024, "{more} KiB more than {before} KiB");
+    let listed = bearer(&root.login, &owner, "GET", "/v2/app/tags/list", &[], b"");
+    assert_eq!(listed.json()["tags"].as_array().map(Vec::len), Some(0), "{listed:?}");
+    assert_eq!(bearer(&root.login, &owner, "GET", &path, &[], b"").status, 404);
+}
+
 /// Reads a blob without keeping it; its length.
 fn drain(address: &str, token: &str, target: &str) -> usize {
     let mut stream = TcpStream::connect(address).unwrap();
