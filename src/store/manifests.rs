@@ -196,6 +196,9 @@ fn add(
     if delivered::is_replay(txn, &put.origin, repository, &effect)? {
         return Ok(PutOutcome::Replayed);
     }
+    for tag in &put.tags {
+        outbox::refuse_held(txn, &put.origin, repository, tag, Some(&put.digest))?;
+    }
     if put.content_required {
         let blob = |d: &Digest| Ok(txn.get::<BlobLink>(&blob_key(repository, d))?.is_some());
         let child =

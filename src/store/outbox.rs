@@ -7,6 +7,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use super::manifests::{ManifestRow, manifest_key};
 use super::node::{note_conflict, self_config_key};
 use super::refused::{DeadLetter, letter_key};
 use super::row::{Kind, Row, is_default, key, prefix, trailing};
@@ -287,7 +288,49 @@ impl Store {
 
     /// Removes a change that the parent has taken.
     pub async fn outbox_done(&self, number: u64) -> Result<(), StoreError> {
-        self.commit(move |txn| finish(txn, number)).await
+        self.commit(move |txn| {
+            let entry = txn.get::<OutboxEntry>(&entry_key(number))?;
+            finish(txn, number)?;
+            match entry {
+                Some(OutboxEntry {
+                    repository,
+                    change: OutboxChange::ManifestDeleted { digest },
+                    ..
+                }) => tags_are_gone(txn, &repository, &digest),
+                _ => Ok(()),
+            }
+        })
+        .await
+    }
+
+    /// Leaves out a change of a tag whose manifest was deleted since, when the tag had moved on
+    /// before: the change after it begins where this one did. `false`: it had not.
+    pub async fn outbox_skip(&self, number: u64) -> Result<bool, StoreError> {
+        self.commit(move |txn| {
+            let Some(entry) = txn.get::<OutboxEntry>(&entry_key(number))? else {
+                return Ok(true);
+            };
+            let OutboxChange::Tag { tag, base, digest: Some(digest) } = &entry.change else {
+                return Ok(false);
+            };
+            let waiting = txn.scan::<OutboxEntry>(&prefix(Kind::Outbox, &[]))?;
+            let mut later = waiting.into_iter().filter(|(key, _)| *key > entry_key(number));
+            let next = later.find(|(_, next)| next.is_of_tag(&entry.repository, tag));
+            let Some((key, mut next)) = next else {
+                return Ok(false);
+            };
+            let OutboxChange::Tag { base: begins, .. } = &mut next.change else {
+                return Ok(false);
+            };
+            if begins.as_ref() != Some(digest) {
+                return Ok(false);
+            }
+            begins.clone_from(base);
+            txn.put(key, &next)?;
+            finish(txn, number)?;
+            Ok(true)
+        })
+        .await
     }
 
     /// Settles a change of a tag that the parent had moved meanwhile, in one record: the parent's
@@ -302,6 +345,27 @@ impl Store {
         let now = self.sys().clock.wall_or_floor();
         self.commit(move |txn| settle(txn, number, parents.as_ref(), now)).await
     }
+}
+
+/// The parent has deleted a manifest for us, with the tags that named it: changes that begin with
+/// it and have waited since before begin with nothing now.
+fn tags_are_gone(
+    txn: &mut Txn<'_>,
+    repository: &RepositoryName,
+    digest: &Digest,
+) -> Result<(), StoreError> {
+    let mut seen = BTreeSet::new();
+    for (key, mut entry) in txn.scan::<OutboxEntry>(&prefix(Kind::Outbox, &[]))? {
+        let OutboxChange::Tag { tag, base, .. } = &mut entry.change else {
+            continue;
+        };
+        let is_first = entry.repository == *repository && seen.insert(tag.clone());
+        if is_first && base.as_ref() == Some(digest) {
+            *base = None;
+            txn.put(key, &entry)?;
+        }
+    }
+    Ok(())
 }
 
 /// Takes a change out, whatever had become of it before.
@@ -326,7 +390,10 @@ fn settle(
     let repository = &entry.repository;
     finish(txn, number)?;
     let mut kept = None;
-    if let Some(ours) = digest {
+    let here = |digest: &Digest| txn.get::<ManifestRow>(&manifest_key(repository, digest));
+    let ours = digest.as_ref().map(|ours| Ok::<_, StoreError>((ours, here(ours)?)));
+    // What was deleted since is not to be kept.
+    if let Some((ours, Some(_))) = ours.transpose()? {
         let name = conflict_tag(tag, &entry.id.origin, ours)?;
         let any = Precondition::None;
         tags::switch(txn, repository, &name, ours, &any, &Origin::Client, now)?;
@@ -404,6 +471,30 @@ pub(super) fn append(
     let entry = OutboxEntry { id, repository: repository.clone(), change };
     txn.put(entry_key(sequence), &entry)?;
     Ok(Some((sequence, entry)))
+}
+
+/// `Conflict` for what comes from the parent while a change of the tag, or the removal of the
+/// manifest that it shall name, is on its way up: the parent is yet to answer that.
+pub(super) fn refuse_held(
+    txn: &Txn<'_>,
+    origin: &Origin,
+    repository: &RepositoryName,
+    tag: &Tag,
+    digest: Option<&Digest>,
+) -> Result<(), StoreError> {
+    if *origin != Origin::Parent {
+        return Ok(());
+    }
+    let entries = txn.scan::<OutboxEntry>(&prefix(Kind::Outbox, &[]))?;
+    let holds = |entry: &OutboxEntry| match &entry.change {
+        OutboxChange::Tag { tag: of, .. } => of == tag,
+        OutboxChange::ManifestDeleted { digest: of } => Some(of) == digest,
+        OutboxChange::ManifestAdded { .. } => false,
+    };
+    if entries.iter().any(|(_, entry)| entry.repository == *repository && holds(entry)) {
+        return Err(StoreError::Conflict(format!("a change of tag {tag} is on its way up")));
+    }
+    Ok(())
 }
 
 /// Whether a change that brings this manifest up waits.
@@ -526,6 +617,66 @@ mod tests {
             let any = Precondition::None;
             store.delete_tag(&app, &kept, any, &Origin::Client).await.unwrap();
             assert_eq!(store.conflicts().unwrap().len(), 1);
+        });
+    }
+
+    #[test]
+    fn f130_what_was_deleted_before_it_went_up_is_left_out_of_the_middle() {
+        smol::block_on(async {
+            let store = connected().await;
+            let app: RepositoryName = "app".parse().unwrap();
+            for number in 1..=3 {
+                push(&store, "app", number, &["v1"]).await;
+            }
+            let numbers: Vec<u64> = store.outbox(9).unwrap().iter().map(|(n, _)| *n).collect();
+            store.delete_manifest(&app, &digest(2), &Origin::Client).await.unwrap();
+            assert_eq!(store.outbox_skip(numbers[1]).await, Ok(true));
+            assert_eq!(store.outbox_skip(numbers[1]).await, Ok(true), "it is gone");
+            let entry = store.outbox_entry(numbers[2]).unwrap().unwrap();
+            assert_eq!(entry.id.sequence, numbers[2]);
+            let OutboxChange::Tag { base, digest: now, .. } = entry.change else { panic!() };
+            assert_eq!((base, now), (Some(digest(1)), Some(digest(3))));
+            assert_eq!(store.outbox_skip(numbers[2]).await, Ok(false), "the last one");
+            // Where the tag went with its manifest, what comes after does not begin there.
+            store.delete_manifest(&app, &digest(3), &Origin::Client).await.unwrap();
+            push(&store, "app", 4, &["v1"]).await;
+            assert_eq!(store.outbox_skip(numbers[2]).await, Ok(false));
+            assert_eq!(store.outbox(9).unwrap().len(), 5);
+            // Its content is not here any more: no tag is to name it.
+            let kept = store.outbox_conflict(numbers[2], None).await;
+            assert_eq!(kept, Ok(None));
+        });
+    }
+
+    #[test]
+    fn f130_the_parent_moves_nothing_that_is_on_its_way_up() {
+        smol::block_on(async {
+            let store = connected().await;
+            let (app, v1): (RepositoryName, Tag) = ("app".parse().unwrap(), "v1".parse().unwrap());
+            let v2: Tag = "v2".parse().unwrap();
+            for number in 1..=2 {
+                push(&store, "app", number, &["v1"]).await;
+            }
+            let parent = &Origin::Parent;
+            let is_void = |result: Result<(), StoreError>| {
+                assert!(matches!(result, Err(StoreError::Conflict(_))), "{result:?}");
+            };
+            let any = || Precondition::None;
+            is_void(store.set_tag(&app, &v1, &digest(1), any(), parent).await);
+            is_void(store.delete_tag(&app, &v1, any(), parent).await.map(|_| ()));
+            is_void(store.delete_manifest(&app, &digest(1), parent).await);
+            store.set_tag(&app, &v2, &digest(1), any(), parent).await.unwrap();
+            for (number, _) in store.outbox(9).unwrap() {
+                store.outbox_done(number).await.unwrap();
+            }
+            // Nor does it bring back what is being removed.
+            store.delete_manifest(&app, &digest(2), &Origin::Client).await.unwrap();
+            is_void(store.set_tag(&app, &v1, &digest(2), any(), parent).await);
+            store.set_tag(&app, &v1, &digest(1), any(), parent).await.unwrap();
+            let (removal, _) = store.outbox(9).unwrap().remove(0);
+            store.outbox_done(removal).await.unwrap();
+            store.delete_manifest(&app, &digest(1), parent).await.unwrap();
+            assert_eq!(store.tags(&app, None, 9).unwrap(), []);
         });
     }
 

@@ -155,6 +155,7 @@ impl Removal<'_> {
             if delivered::is_replay(txn, origin, repository, &gone(digest))? {
                 return Ok(Step::Done);
             }
+            refuse_brought(txn, repository, digest, origin)?;
             if txn.get::<ManifestRow>(&manifest_key(repository, digest))?.is_some() {
                 return Ok(Step::There);
             }
@@ -209,6 +210,7 @@ impl Removal<'_> {
             if row.is_none() || delivered::is_replay(txn, origin, repository, &gone(digest))? {
                 return Ok(Step::Done);
             }
+            refuse_brought(txn, repository, digest, origin)?;
             untag(txn, digest, tags)?;
             if !announced {
                 announce(txn, repository, digest, origin)?;
@@ -228,6 +230,7 @@ impl Removal<'_> {
             if take_tagged(&shared, id) {
                 return Ok(Step::There);
             }
+            refuse_brought(txn, repository, digest, origin)?;
             delivered::record(txn, origin, repository, gone(digest))?;
             if !remove_untagged(txn, repository, digest)? {
                 return Ok(Step::Done);
@@ -254,6 +257,19 @@ impl Removal<'_> {
 /// What a delivery of this deletion wants to be so.
 fn gone(digest: &Digest) -> Effect {
     Effect::Manifest(digest.clone(), false)
+}
+
+/// `Conflict` when the parent has deleted what a change on its way up brings to it again.
+fn refuse_brought(
+    txn: &Txn<'_>,
+    repository: &RepositoryName,
+    digest: &Digest,
+    origin: &Origin,
+) -> Result<(), StoreError> {
+    if *origin == Origin::Parent && outbox::brings(txn, repository, digest)? {
+        return Err(StoreError::Conflict(format!("manifest {digest} is on its way up")));
+    }
+    Ok(())
 }
 
 /// Removes tags that still name the manifest.

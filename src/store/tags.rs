@@ -114,6 +114,7 @@ impl Store {
             if delivered::is_replay(txn, &origin, &repository, &effect)? {
                 return Ok(());
             }
+            outbox::refuse_held(txn, &origin, &repository, &tag, Some(&digest))?;
             if txn.get::<ManifestRow>(&manifest_key(&repository, &digest))?.is_none() {
                 return Err(StoreError::NotFound);
             }
@@ -139,13 +140,19 @@ impl Store {
             if delivered::is_replay(txn, &origin, &repository, &effect)? {
                 return Ok(None);
             }
+            outbox::refuse_held(txn, &origin, &repository, &tag, None)?;
             let key = tag_key(&repository, &tag);
             let current = txn.get::<TagRow>(&key)?.map(|row| row.digest);
             if current.is_none() && matches!(origin, Origin::Child(_)) {
                 delivered::record(txn, &origin, &repository, effect)?;
                 return Ok(None);
             }
-            precondition.check(&tag, current.as_ref())?;
+            let now = current.as_ref();
+            if let Err(conflict) = precondition.check(&tag, now)
+                && !delivered::is_own(txn, &origin, &repository, &tag, &precondition, now)?
+            {
+                return Err(conflict);
+            }
             let Some(base) = current else {
                 return Err(StoreError::NotFound);
             };
@@ -177,7 +184,11 @@ pub(super) fn switch(
     if same && matches!(origin, Origin::Child(_)) {
         return Ok(());
     }
-    precondition.check(tag, current)?;
+    if let Err(conflict) = precondition.check(tag, current)
+        && !delivered::is_own(txn, origin, repository, tag, precondition, current)?
+    {
+        return Err(conflict);
+    }
     if same {
         return Ok(());
     }

@@ -174,6 +174,12 @@ impl Pusher {
 
     /// Delivers one change and takes it out of the outbox, or notes that it was refused.
     async fn settle(&self, number: u64, entry: &OutboxEntry) -> Result<(), SyncError> {
+        if let OutboxChange::Tag { digest: Some(digest), .. } = &entry.change
+            && self.store.manifest(&entry.repository, digest)?.is_none()
+            && self.store.outbox_skip(number).await?
+        {
+            return Ok(());
+        }
         match self.deliver(entry).await {
             Ok(()) => {
                 self.retries().mismatches = 0;
@@ -213,13 +219,12 @@ impl Pusher {
                     Some(digest) => self.store.manifest(repository, digest)?.is_some(),
                     None => false,
                 };
-                match (digest, base) {
-                    (Some(digest), _) if here => {
+                match digest {
+                    Some(digest) if here => {
                         self.put(repository, digest, &reference, &delivery).await
                     }
                     // Its manifest was deleted here since, and the tag with it.
-                    (_, Some(_)) => self.delete(repository, &reference, &delivery).await,
-                    (_, None) => Ok(()),
+                    _ => self.delete(repository, &reference, &delivery).await,
                 }
             }
             OutboxChange::ManifestAdded { digest } => {

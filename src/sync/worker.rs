@@ -569,6 +569,18 @@ impl Worker {
                 if self.store.outbox_holds_manifest(repository, digest)? {
                     return Ok(());
                 }
+                // It may be the echo of a removal of ours, and the manifest was pushed again since.
+                if config.node.mode == Mode::ReadWrite {
+                    match self.upstream.has_manifest(repository, digest).await {
+                        Ok(false) => {}
+                        Ok(true) => return Ok(()),
+                        Err(error) => {
+                            let item = Item::Manifest(digest.clone());
+                            let result = Err(error.into());
+                            return self.settle(repository, item, Some(digest), result).await;
+                        }
+                    }
+                }
                 self.delete_manifest(repository, digest).await?;
                 self.state.paid(repository, &Item::Manifest(digest.clone()));
                 repository
@@ -651,7 +663,8 @@ impl Worker {
         digest: &Digest,
     ) -> Result<(), SyncError> {
         match self.store.delete_manifest(repository, digest, &Origin::Parent).await {
-            Ok(()) | Err(StoreError::NotFound) => Ok(()),
+            // Gone already, or a client has pushed it again.
+            Ok(()) | Err(StoreError::NotFound | StoreError::Conflict(_)) => Ok(()),
             Err(error) => Err(error.into()),
         }
     }

@@ -1,12 +1,15 @@
 //! Changes made at a device on their way up: none is taken for another, refused for ever, or lost.
 
+use std::collections::BTreeMap;
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use crate::support::eventually;
 use crate::support::http::{Answer, bearer, token};
 use crate::support::image::{Image, MANIFEST, push_blob};
-use crate::support::node::Node;
-use crate::sync::{SOON, pull};
+use crate::support::node::{Node, sync_token};
+use crate::sync::{SOON, pull, root_behind};
 
 type User = (String, String);
 
@@ -235,7 +238,7 @@ fn f130_a_number_stands_for_one_change_only() {
     let password = password.split(';').next().unwrap();
     let images = [1, 2, 3].map(|seed| Image::new(seed, &[100]));
     let scope = "repository:app:pull,push,delete";
-    let sync = token(&root.login, "dock01", password, &[scope]).unwrap();
+    let sync = token(&root.login, &sync_token("dock01"), password, &[scope]).unwrap();
     for blob in images.iter().flat_map(Image::blobs) {
         assert_eq!(push_blob(&root.login, &sync, "app", blob).status, 201);
     }
@@ -273,4 +276,180 @@ fn f130_a_number_stands_for_one_change_only() {
     let body = &images[2].manifest;
     let old = bearer(&root.login, &sync, "PUT", "/v2/app/manifests/v3", &id, body);
     assert_eq!((old.status, now("v3")), (201, None));
+}
+
+/// Removes a tag, or a manifest by its digest, at a node.
+fn delete(node: &Node, user: &User, repository: &str, reference: &str) -> u16 {
+    let scope = format!("repository:{repository}:pull,push,delete");
+    let bearer_token = token(&node.login, &user.0, &user.1, &[&scope]).unwrap();
+    let target = format!("/v2/{repository}/manifests/{reference}");
+    bearer(&node.login, &bearer_token, "DELETE", &target, &[], b"").status
+}
+
+/// All tags of a repository, with what they name.
+fn tags(node: &Node, user: &User, repository: &str) -> BTreeMap<String, String> {
+    let scope = format!("repository:{repository}:pull,metadata_read");
+    let bearer_token = token(&node.login, &user.0, &user.1, &[&scope]).unwrap();
+    let target = format!("/v2/{repository}/tags/list?n=1000");
+    let answer = bearer(&node.login, &bearer_token, "GET", &target, &[], b"");
+    if answer.status == 404 {
+        return BTreeMap::new();
+    }
+    let list = answer.json()["tags"].as_array().cloned().unwrap_or_default();
+    let named = |tag: &serde_json::Value| {
+        let tag = tag.as_str().unwrap().to_owned();
+        let target = format!("/v2/{repository}/manifests/{tag}");
+        let answer = bearer(&node.login, &bearer_token, "HEAD", &target, &[], b"");
+        let digest = answer.header("docker-content-digest").unwrap_or("gone").to_owned();
+        (tag, digest)
+    };
+    list.iter().map(named).collect()
+}
+
+/// Runs these steps at a device whose parent is away, and checks that both sides end as the device
+/// was left.
+fn offline(steps: &dyn Fn(&Node, &User)) {
+    let mut root = Node::root();
+    let user = root.pusher("owner-token", "*");
+    let device = device(&root, &user);
+    let before = [("v0", 1), ("v1", 1)]
+        .map(|(tag, seed)| (tag.to_owned(), push(&device, &user, seed, "app", tag)));
+    arrive(&root, &user, "app", &before);
+    root.kill();
+    steps(&device, &user);
+    let wanted = tags(&device, &user, "app");
+    root.start();
+    // What is pushed last arrives last.
+    let last = push(&device, &user, 99, "app", "last");
+    arrive(&root, &user, "app", &[("last".to_owned(), last.clone())]);
+    let wanted: BTreeMap<_, _> = wanted.into_iter().chain([("last".to_owned(), last)]).collect();
+    for node in [&root, &device] {
+        eventually(SOON, &format!("{wanted:?} at both ends"), || {
+            (tags(node, &user, "app") == wanted).then_some(())
+        });
+    }
+    let log = device.log();
+    assert!(!log.contains("was moved at the parent too"), "{log}");
+}
+
+#[test]
+fn f130_a_manifest_that_was_deleted_before_it_went_up_leaves_its_tag_to_what_came_after() {
+    offline(&|device, user| {
+        let b = push(device, user, 2, "app", "v1");
+        let c = push(device, user, 3, "app", "v1");
+        assert_eq!(delete(device, user, "app", &b), 202);
+        assert_eq!(tags(device, user, "app")["v1"], c);
+    });
+    offline(&|device, user| {
+        // A new tag, and one that ends with its manifest and begins again.
+        let b = push(device, user, 2, "app", "new");
+        push(device, user, 3, "app", "new");
+        push(device, user, 4, "app", "v1");
+        let d = push(device, user, 5, "app", "v1");
+        for digest in [&b, &d] {
+            assert_eq!(delete(device, user, "app", digest), 202);
+        }
+        push(device, user, 6, "app", "v1");
+        let a = push(device, user, 1, "app", "v2");
+        assert_eq!(delete(device, user, "app", &a), 202);
+    });
+    offline(&|device, user| {
+        let b = push(device, user, 2, "app", "v1");
+        assert_eq!(delete(device, user, "app", &b), 202);
+        push(device, user, 2, "app", "v2");
+        assert_eq!(delete(device, user, "app", "v2"), 202);
+    });
+}
+
+/// Numbers from a seed.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, sides: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % sides
+    }
+}
+
+/// One writer that pushes, moves and deletes at a device, over a link that breaks.
+#[test]
+fn f130_a_writer_whose_link_breaks_is_never_in_conflict_with_itself() {
+    let long = std::env::var_os("SKERRY_LONG").is_some();
+    let seconds = Duration::from_secs(if long { 300 } else { 15 });
+    let seed = std::env::var("SKERRY_SEED").ok().and_then(|seed| seed.parse().ok());
+    let seed = seed.unwrap_or_else(|| u64::from(std::process::id()) * 7919 + 1);
+    eprintln!("SKERRY_SEED={seed}");
+    let (root, login, gateway) = root_behind(u64::MAX);
+    let user = root.pusher("owner-token", "*");
+    let repositories: Vec<String> = (0..6).map(|n| format!("app{n}")).collect();
+    let mut arguments = vec!["--mode", "ReadWrite", "--repository"];
+    arguments.extend(repositories.iter().map(String::as_str));
+    let connection = root.connect("dock01", &arguments);
+    root.link("dock01", &user.0);
+    let device = Node::start_device(&connection);
+    push(&device, &user, 1, "app0", "ready");
+    let done = AtomicBool::new(false);
+    let mut operations = 0;
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut dice = Dice(seed ^ 0x5555_5555);
+            while !done.load(Ordering::Relaxed) {
+                let link = if dice.roll(3) == 0 { &gateway } else { &login };
+                // Breaks at every moment of a delivery, and now and then stays away for a while.
+                link.cut();
+                if dice.roll(4) == 0 {
+                    link.refuse("/", "");
+                    std::thread::sleep(Duration::from_millis(dice.roll(2500)));
+                    link.pass();
+                }
+                std::thread::sleep(Duration::from_millis(dice.roll(120)));
+            }
+        });
+        let (mut dice, start) = (Dice(seed), Instant::now());
+        while start.elapsed() < seconds {
+            let repository = &repositories[usize::try_from(dice.roll(6)).unwrap()];
+            let image = Image::new(10 + dice.roll(6), &[200]);
+            let tag = format!("v{}", dice.roll(3));
+            match dice.roll(10) {
+                0..6 => {
+                    let owner = (user.0.as_str(), user.1.as_str());
+                    let answer = image.push(&device.login, owner, repository, &tag);
+                    assert_eq!(answer.status, 201, "{answer:?}");
+                }
+                6..9 => {
+                    let status = delete(&device, &user, repository, &image.digest());
+                    assert!([202, 404].contains(&status), "{status}");
+                }
+                _ => {
+                    let status = delete(&device, &user, repository, &tag);
+                    assert!([202, 404].contains(&status), "{status}");
+                }
+            }
+            operations += 1;
+        }
+        done.store(true, Ordering::Relaxed);
+    });
+    login.pass();
+    gateway.pass();
+    for repository in &repositories {
+        push(&device, &user, 2, repository, "last");
+    }
+    for repository in &repositories {
+        let last = Image::new(2, &[2000]).digest();
+        arrive(&root, &user, repository, &[("last".to_owned(), last)]);
+        let both = || (tags(&device, &user, repository), tags(&root, &user, repository));
+        let limit = Instant::now() + SOON;
+        while Instant::now() < limit && both().0 != both().1 {
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        let (here, there) = both();
+        assert_eq!(here, there, "{repository}, {operations} operations: {}", device.log());
+        let conflicts = here.keys().filter(|tag| tag.contains(".conflict-"));
+        assert_eq!(conflicts.count(), 0, "{repository}, {operations} operations: {here:?}");
+    }
+    let shown = root.json(&["connected-registry", "show", "--name", "dock01"]);
+    assert!(!shown.to_string().contains("TagConflict"), "{shown}");
+    eprintln!("{operations} operations");
 }
