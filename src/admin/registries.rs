@@ -195,9 +195,21 @@ impl Admin {
     ) -> Result<Value, Fault> {
         let name = change.name;
         let updated = self.store.permissions_update(name.clone(), change.add, change.remove).await;
-        let map = updated.map_err(|error| Fault::of(error, KIND, &name))?;
+        let (map, without_write) = updated.map_err(|error| Fault::of(error, KIND, &name))?;
         log::info!("updated permissions connected_registry={name}");
-        Ok(self.print_scope_map(&map))
+        let mut value = self.print_scope_map(&map);
+        let warn = |(ancestor, repositories): &(ConnectedRegistryName, Vec<_>)| {
+            let list = repositories.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
+            Value::from(format!(
+                "'{ancestor}' is ReadWrite and mirrors {list} now, but may not write there: it \
+                 refuses pushes to it. To allow them: skerry connected-registry permissions update \
+                 --name {ancestor} --add {list}"
+            ))
+        };
+        if !without_write.is_empty() {
+            value["warnings"] = without_write.iter().map(warn).collect();
+        }
+        Ok(value)
     }
 
     fn settings(

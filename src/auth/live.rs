@@ -35,6 +35,9 @@ pub(super) struct Live {
     grants: Vec<Grant>,
     /// Whether this node takes no writes from clients.
     read_only: bool,
+    /// The desired state of a ReadWrite connected registry that a client writes to: what is written
+    /// here has to go up.
+    goes_up: Option<Arc<NodeConfig>>,
 }
 
 /// Why a session is over.
@@ -88,6 +91,19 @@ impl Live {
         self.read_only && self.link == Link::Client && !reads
     }
 
+    /// Whether what a client writes here may go up: the sync token of this node must be allowed the
+    /// same at the parent.
+    pub(super) fn may_go_up(&self, repository: &RepositoryName, action: RepositoryAction) -> bool {
+        let writes =
+            matches!(action, RepositoryAction::ContentWrite | RepositoryAction::ContentDelete);
+        let Some(config) = self.goes_up.as_ref().filter(|_| writes) else {
+            return true;
+        };
+        let own = &config.sync_token.scope_map;
+        let mut maps = config.scope_maps.iter().filter(|map| map.name == *own);
+        maps.any(|map| grants(&map.grants, repository, action))
+    }
+
     /// Whether the scope map grants the action on everything that `wanted` covers.
     pub(super) fn grants_pattern(
         &self,
@@ -102,10 +118,7 @@ impl Live {
 
     /// Whether the scope map grants the action on one repository.
     pub(super) fn grants(&self, repository: &RepositoryName, action: RepositoryAction) -> bool {
-        self.grants.iter().any(|grant| match grant {
-            Grant::Repository(pattern, have) => *have == action && pattern.covers(repository),
-            Grant::Gateway(..) => false,
-        })
+        grants(&self.grants, repository, action)
     }
 
     /// Whether the scope map grants anything on the repository.
@@ -205,11 +218,11 @@ fn at_root(store: &Store, name: &TokenName) -> Result<Live, Unknown> {
         Some(_) => Link::Elsewhere,
     };
     let grants = store.scope_map(&token.scope_map)?.map(|map| map.grants).unwrap_or_default();
-    Ok(Live { token, link, grants, read_only: false })
+    Ok(Live { token, link, grants, read_only: false, goes_up: None })
 }
 
 /// A connected registry accepts the client tokens that it is given, and its children.
-fn below_root(config: &NodeConfig, name: &TokenName) -> Result<Live, Unknown> {
+fn below_root(config: &Arc<NodeConfig>, name: &TokenName) -> Result<Live, Unknown> {
     let child = config.children.iter().find(|child| child.sync_token == *name);
     let (link, tokens) = match child {
         Some(child) => (Link::Child(child.name.clone()), &config.child_tokens),
@@ -219,7 +232,16 @@ fn below_root(config: &NodeConfig, name: &TokenName) -> Result<Live, Unknown> {
     let token = tokens.iter().find(|token| token.name == *name).ok_or(Unknown::Token)?.clone();
     let map = config.scope_maps.iter().find(|map| map.name == token.scope_map);
     let grants = map.map(|map| map.grants.clone()).unwrap_or_default();
-    Ok(Live { token, link, grants, read_only: config.node.mode == Mode::ReadOnly })
+    let read_only = config.node.mode == Mode::ReadOnly;
+    let goes_up = (!read_only && link == Link::Client).then(|| config.clone());
+    Ok(Live { token, link, grants, read_only, goes_up })
+}
+
+fn grants(grants: &[Grant], repository: &RepositoryName, action: RepositoryAction) -> bool {
+    grants.iter().any(|grant| match grant {
+        Grant::Repository(pattern, have) => *have == action && pattern.covers(repository),
+        Grant::Gateway(..) => false,
+    })
 }
 
 /// Access tokens whose signature was verified, by the hash of their text. A signature never turns

@@ -232,6 +232,14 @@ impl Auth {
         if !issued || !sender.live.grants(repository, action) {
             return Err(challenge.insufficient());
         }
+        if !sender.live.may_go_up(repository, action) {
+            let message = format!(
+                "This connected registry may not do this in {repository} at its parent: the scope \
+                 map of its sync token has to grant {} there.",
+                action.name()
+            );
+            return Err(Refusal::new(403, "DENIED", Reason::NotInSyncWriteScope, message));
+        }
         Ok(sender.authorized())
     }
 

@@ -4,11 +4,14 @@
 //! removed is taken from those of all its descendants. Both happen in the record of the change
 //! itself, so that no reader and no crash sees a child that is granted more than its parent.
 
-use super::connected_registries::{connected_registries_in, load, sync_token_of};
+use super::connected_registries::{WithoutWrite, connected_registries_in, load, sync_token_of};
 use super::tokens::users_of_map;
 use super::{StoreError, Txn, scope_maps, tokens};
 use crate::types::token::ScopeMap;
-use crate::types::{ConnectedRegistry, ConnectedRegistryName, Grant, ScopeMapName};
+use crate::types::{
+    ConnectedRegistry, ConnectedRegistryName, Grant, Mode, RepositoryAction, RepositoryPattern,
+    ScopeMapName,
+};
 
 /// Restores the rule after a change of this scope map, if it is that of a sync token.
 pub(super) fn after_map_change(txn: &mut Txn<'_>, map: &ScopeMapName) -> Result<(), StoreError> {
@@ -46,6 +49,28 @@ pub(super) fn settle(txn: &mut Txn<'_>, node: &ConnectedRegistry) -> Result<(), 
         }
     }
     Ok(())
+}
+
+/// The ReadWrite ancestors of a node that do not write to some of these repositories, with those:
+/// they take no pushes there.
+pub(super) fn without_write(
+    txn: &Txn<'_>,
+    node: &ConnectedRegistry,
+    repositories: &[RepositoryPattern],
+) -> Result<WithoutWrite, StoreError> {
+    let mut found = Vec::new();
+    for ancestor in ancestors(txn, node)? {
+        let granted = sync_map(txn, &ancestor)?.grants;
+        let write = |repository: &RepositoryPattern| {
+            Grant::Repository(repository.clone(), RepositoryAction::ContentWrite)
+        };
+        let missing = repositories.iter().filter(|one| !covered(&granted, &write(one)));
+        let missing: Vec<RepositoryPattern> = missing.cloned().collect();
+        if ancestor.mode == Mode::ReadWrite && !missing.is_empty() {
+            found.push((ancestor.name, missing));
+        }
+    }
+    Ok(found)
 }
 
 /// The scope map of a node's sync token.

@@ -88,6 +88,9 @@ pub struct Settings {
     pub log_level: Option<String>,
 }
 
+/// ReadWrite connected registries, each with repositories that it may not write to.
+pub type WithoutWrite = Vec<(ConnectedRegistryName, Vec<RepositoryPattern>)>;
+
 /// A connected registry to make.
 pub struct NewConnectedRegistry {
     /// Unique in the tree.
@@ -308,13 +311,14 @@ impl Store {
     }
 
     /// Adds repositories to a connected registry and all its ancestors, and takes others from it
-    /// and all its descendants. Returns its sync scope map.
+    /// and all its descendants. Returns its sync scope map, and the ReadWrite ancestors that
+    /// mirror what was added without writing to it.
     pub async fn permissions_update(
         &self,
         name: ConnectedRegistryName,
         add: Vec<RepositoryPattern>,
         remove: Vec<RepositoryPattern>,
-    ) -> Result<ScopeMap, StoreError> {
+    ) -> Result<(ScopeMap, WithoutWrite), StoreError> {
         if add.is_empty() && remove.is_empty() {
             return Err(StoreError::Invalid("No repository permissions to update.".to_owned()));
         }
@@ -333,7 +337,8 @@ impl Store {
             map.grants.extend(repository_grants(&add, registry.mode.sync_actions()));
             scope_maps::write(txn, map)?;
             cascade::settle(txn, &registry)?;
-            cascade::sync_map(txn, &registry)
+            let without = cascade::without_write(txn, &registry, &add)?;
+            Ok((cascade::sync_map(txn, &registry)?, without))
         })
         .await
     }

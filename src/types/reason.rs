@@ -17,6 +17,8 @@ pub enum Reason {
     ReadOnly,
     /// The repository is not among those that the parent grants this node.
     NotInSyncScope,
+    /// The parent does not grant this node to write to the repository: a push could not go up.
+    NotInSyncWriteScope,
     /// Granted, and on its way: the first sync of this repository has not finished.
     NotSyncedYet,
     /// Granted, but no sync window is open.
@@ -68,7 +70,7 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason, in the order in which they are documented.
-    pub const ALL: [Reason; 30] = [
+    pub const ALL: [Reason; 31] = [
         Reason::AuthenticationRequired,
         Reason::TokenInvalid,
         Reason::TokenDisabled,
@@ -76,6 +78,7 @@ impl Reason {
         Reason::NotInScopeMap,
         Reason::ReadOnly,
         Reason::NotInSyncScope,
+        Reason::NotInSyncWriteScope,
         Reason::NotSyncedYet,
         Reason::WaitingForWindow,
         Reason::PlatformFiltered,
@@ -111,6 +114,7 @@ impl Reason {
             Reason::NotInScopeMap => "not_in_scope_map",
             Reason::ReadOnly => "read_only",
             Reason::NotInSyncScope => "not_in_sync_scope",
+            Reason::NotInSyncWriteScope => "not_in_sync_write_scope",
             Reason::NotSyncedYet => "not_synced_yet",
             Reason::WaitingForWindow => "waiting_for_window",
             Reason::PlatformFiltered => "platform_filtered",

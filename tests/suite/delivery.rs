@@ -453,3 +453,52 @@ fn f130_a_writer_whose_link_breaks_is_never_in_conflict_with_itself() {
     assert!(!shown.to_string().contains("TagConflict"), "{shown}");
     eprintln!("{operations} operations");
 }
+
+#[test]
+fn f082_f130_a_push_that_cannot_go_up_is_not_accepted() {
+    let root = Node::root();
+    let user = root.pusher("owner-token", "*");
+    let middle = device(&root, &user);
+    let leaf = ["--parent", "dock01", "--mode", "ReadOnly", "--repository", "app"];
+    root.connect("leaf01", &leaf);
+    let before = vec![("v1".to_owned(), push(&middle, &user, 1, "app", "v1"))];
+    push(&root, &user, 2, "zz", "v1");
+    let add = ["connected-registry", "permissions", "update", "--name", "leaf01", "--add", "zz"];
+    let output = root.run(&add);
+    assert!(output.status.success(), "{output:?}");
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    let digest = eventually(SOON, "zz at the middle", || pull(&middle, &user, "zz", "v1").ok());
+
+    let scope = "repository:zz:pull,push,delete";
+    let bearer_token = token(&middle.login, &user.0, &user.1, &[scope]).unwrap();
+    let image = Image::new(3, &[100]);
+    let content_type = [("content-type", MANIFEST)];
+    for (method, target, body) in [
+        ("POST", "/v2/zz/blobs/uploads/", &[][..]),
+        ("PUT", "/v2/zz/manifests/v2", &image.manifest),
+        ("DELETE", "/v2/zz/manifests/v1", &[]),
+        ("DELETE", &format!("/v2/zz/manifests/{digest}"), &[]),
+    ] {
+        let answer = bearer(&middle.login, &bearer_token, method, target, &content_type, body);
+        assert_eq!(answer.status, 403, "{method} {target}: {answer:?}");
+        assert_eq!(answer.error(), ("DENIED".to_owned(), "not_in_sync_write_scope".to_owned()));
+    }
+    assert_eq!(pull(&middle, &user, "zz", "v1").ok(), Some(digest));
+    for part in ["warning: ", "'dock01'", "zz", "permissions update --name dock01 --add zz"] {
+        assert!(told.contains(part), "{part}: {told}");
+    }
+    // Where the node may write it takes pushes as ever, and here as soon as it may.
+    arrive(&root, &user, "app", &before);
+    let output = root.run(&[
+        "connected-registry",
+        "permissions",
+        "update",
+        "--name",
+        "dock01",
+        "--add",
+        "zz",
+    ]);
+    assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+    let after = vec![("v2".to_owned(), push(&middle, &user, 3, "zz", "v2"))];
+    arrive(&root, &user, "zz", &after);
+}
