@@ -125,7 +125,10 @@ fn f060_a_scope_map_is_bounded() {
 #[test]
 fn a_token_takes_the_scope_map_that_a_namesake_left_if_it_grants_the_same() {
     let node = root();
-    let create = |action: &str| json!({ "name": "my-token", "repository": [["a", "content/read"], ["b", action]] });
+    let create = |action: &str| {
+        let repositories = [["a", "content/read"], ["b", action]];
+        json!({ "name": "my-token", "repository": repositories })
+    };
     node.ok("token/create", create("content/write"));
     node.ok("token/delete", json!({ "name": "my-token" }));
     let (status, message) = node.refused("token/create", create("content/delete"));
