@@ -423,19 +423,19 @@ impl Session {
             Algorithm::Sha256 => progress.hash.clone().finish(),
             Algorithm::Sha512 => hash_file(&*file, Context::new(&SHA512))?.0.finish(),
         };
-        if found.as_ref() == digest.raw() {
-            install(shared, &self.path, &*file, digest, progress.offset)?;
-        }
         let len = progress.offset;
+        // An upload that cannot be installed goes too: after a failed sync the disk may lack bytes
+        // that a second sync, which succeeds, does not write again (fsync(2), "EIO").
+        let installed = match found.as_ref() == digest.raw() {
+            true => install(shared, &self.path, &*file, digest, len).map(|()| len),
+            false => Err(StoreError::Invalid(format!(
+                "the {len} bytes received do not have the digest {digest}"
+            ))),
+        };
         progress.gone = true;
         drop(progress);
         self.remove(shared);
-        if found.as_ref() == digest.raw() {
-            return Ok(len);
-        }
-        Err(StoreError::Invalid(format!(
-            "the {len} bytes received do not have the digest {digest}"
-        )))
+        installed
     }
 
     /// Removes what is left of it, on disk and in memory.
@@ -482,7 +482,13 @@ impl Progress {
         self.hash.update(piece);
         self.offset += piece.len() as u64;
         if fetch && self.offset - self.synced >= FETCH_SYNC_BYTES {
-            file.sync_data()?;
+            if let Err(error) = file.sync_data() {
+                // Bytes written since the last sync may be lost although the next one succeeds:
+                // they are cut off, and fetched again.
+                self.loaded = false;
+                file.set_len(self.synced)?;
+                return Err(error.into());
+            }
             self.synced = self.offset;
         }
         Ok(())
@@ -625,8 +631,8 @@ impl Upload {
     }
 
     /// Checks the digest and makes the content durable under its name; returns its length.
-    /// `Invalid` when the digest differs: the upload is then removed. After any other error it
-    /// can be resumed.
+    /// `Invalid` when the digest differs. After either error, or when the content cannot be made
+    /// durable, the upload is gone; an error of bytes that came before leaves it to be resumed.
     pub async fn finish(mut self, digest: &Digest) -> Result<u64, StoreError> {
         self.settle().await?;
         self.hand_over();

@@ -143,6 +143,30 @@ fn a_fetch_goes_on_where_it_stopped_and_tells_a_full_disk_once() {
     });
 }
 
+/// A sync that failed may have dropped bytes, and the next one succeeds all the same.
+#[test]
+fn f210_an_upload_whose_sync_failed_is_not_finished_by_another_sync() {
+    block_on(async {
+        let (disk, clock) = (MemoryDisk::new(), Arc::new(Hands::default()));
+        let sys = Sys { clock, ..sys_on(&disk) };
+        let store = Store::open(sys, options(Path::new("/s"), IndexKind::Map)).unwrap().0;
+        let bytes = some_bytes(1000);
+        let digest = digest_of(&bytes, "sha256");
+        let mut upload = store.upload_start(&repository()).await.unwrap();
+        let id = upload.id().to_owned();
+        upload.write(&bytes).await.unwrap();
+        disk.fail_syncs_after(0);
+        assert!(matches!(upload.finish(&digest).await, Err(StoreError::Io(_))));
+        disk.fail_syncs_after(u32::MAX);
+        let again = store.upload_resume(&repository(), &id).await.map(|_| ());
+        assert_eq!(again, Err(StoreError::NotFound));
+        assert_eq!(read_blob(&store, &digest).await, None);
+        let mut upload = store.upload_start(&repository()).await.unwrap();
+        upload.write(&bytes).await.unwrap();
+        assert_eq!(upload.finish(&digest).await, Ok(1000));
+    });
+}
+
 /// A write fills the disk in the middle of a chunk, and the client then finishes with what it had
 /// sent before, whose content another repository has.
 #[test]
