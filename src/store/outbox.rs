@@ -182,6 +182,10 @@ impl Row for LastOutbox {
     const VERSION: u8 = 1;
 }
 
+fn counter_key() -> Vec<u8> {
+    key(Kind::Node, &[b"outbox"])
+}
+
 pub(super) fn entry_key(number: u64) -> Vec<u8> {
     key(Kind::Outbox, &[&number.to_be_bytes()])
 }
@@ -211,6 +215,11 @@ impl OutboxEntry {
 }
 
 impl Store {
+    /// The last number that a change got here.
+    pub fn outbox_last(&self) -> Result<u64, StoreError> {
+        Ok(self.get::<LastOutbox>(&counter_key())?.map_or(0, |last| last.0))
+    }
+
     /// Changes on their way up, oldest first, each with its local number; at most `limit`.
     pub fn outbox(&self, limit: usize) -> Result<Vec<(u64, OutboxEntry)>, StoreError> {
         self.outbox_after(0, limit)
@@ -304,8 +313,13 @@ impl Store {
     }
 
     /// Leaves out a change of a tag whose manifest was deleted since, when the tag had moved on
-    /// before: the change after it begins where this one did. `false`: it had not.
-    pub async fn outbox_skip(&self, number: u64) -> Result<bool, StoreError> {
+    /// before: the change after it begins where this one did, unless the tag names the manifest
+    /// `there`, at the parent, already. `false`: it had not moved on.
+    pub async fn outbox_skip(
+        &self,
+        number: u64,
+        there: Option<Digest>,
+    ) -> Result<bool, StoreError> {
         self.commit(move |txn| {
             let Some(entry) = txn.get::<OutboxEntry>(&entry_key(number))? else {
                 return Ok(true);
@@ -325,8 +339,10 @@ impl Store {
             if begins.as_ref() != Some(digest) {
                 return Ok(false);
             }
-            begins.clone_from(base);
-            txn.put(key, &next)?;
+            if there.as_ref() != Some(digest) {
+                begins.clone_from(base);
+                txn.put(key, &next)?;
+            }
             finish(txn, number)?;
             Ok(true)
         })
@@ -454,7 +470,7 @@ pub(super) fn append(
     let Some(config) = txn.get::<NodeConfig>(&self_config_key())? else {
         return Ok(None);
     };
-    let counter = key(Kind::Node, &[b"outbox"]);
+    let counter = counter_key();
     // A device that lost its disk is activated anew, under a higher epoch: its numbers must not
     // start again, or its parent would take new changes for ones that it has had.
     let first = config.node.activation_epoch.saturating_mul(NUMBERS_PER_EPOCH);
@@ -630,17 +646,17 @@ mod tests {
             }
             let numbers: Vec<u64> = store.outbox(9).unwrap().iter().map(|(n, _)| *n).collect();
             store.delete_manifest(&app, &digest(2), &Origin::Client).await.unwrap();
-            assert_eq!(store.outbox_skip(numbers[1]).await, Ok(true));
-            assert_eq!(store.outbox_skip(numbers[1]).await, Ok(true), "it is gone");
+            assert_eq!(store.outbox_skip(numbers[1], None).await, Ok(true));
+            assert_eq!(store.outbox_skip(numbers[1], None).await, Ok(true), "it is gone");
             let entry = store.outbox_entry(numbers[2]).unwrap().unwrap();
             assert_eq!(entry.id.sequence, numbers[2]);
             let OutboxChange::Tag { base, digest: now, .. } = entry.change else { panic!() };
             assert_eq!((base, now), (Some(digest(1)), Some(digest(3))));
-            assert_eq!(store.outbox_skip(numbers[2]).await, Ok(false), "the last one");
+            assert_eq!(store.outbox_skip(numbers[2], None).await, Ok(false), "the last one");
             // Where the tag went with its manifest, what comes after does not begin there.
             store.delete_manifest(&app, &digest(3), &Origin::Client).await.unwrap();
             push(&store, "app", 4, &["v1"]).await;
-            assert_eq!(store.outbox_skip(numbers[2]).await, Ok(false));
+            assert_eq!(store.outbox_skip(numbers[2], None).await, Ok(false));
             assert_eq!(store.outbox(9).unwrap().len(), 5);
             // Its content is not here any more: no tag is to name it.
             let kept = store.outbox_conflict(numbers[2], None).await;

@@ -174,13 +174,12 @@ impl Pusher {
 
     /// Delivers one change and takes it out of the outbox, or notes that it was refused.
     async fn settle(&self, number: u64, entry: &OutboxEntry) -> Result<(), SyncError> {
-        if let OutboxChange::Tag { digest: Some(digest), .. } = &entry.change
-            && self.store.manifest(&entry.repository, digest)?.is_none()
-            && self.store.outbox_skip(number).await?
-        {
-            return Ok(());
-        }
-        match self.deliver(entry).await {
+        let delivered = match self.skip(number, entry).await {
+            Ok(true) => return Ok(()),
+            Ok(false) => self.deliver(entry).await,
+            Err(error) => Err(error),
+        };
+        match delivered {
             Ok(()) => {
                 self.retries().mismatches = 0;
                 Ok(self.store.outbox_done(number).await?)
@@ -202,6 +201,21 @@ impl Pusher {
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// Leaves out a change of a tag whose manifest was deleted since, when another one follows.
+    async fn skip(&self, number: u64, entry: &OutboxEntry) -> Result<bool, SyncError> {
+        let (OutboxChange::Tag { tag, digest: Some(digest), .. }, repository) =
+            (&entry.change, &entry.repository)
+        else {
+            return Ok(false);
+        };
+        if self.store.manifest(repository, digest)?.is_some() {
+            return Ok(false);
+        }
+        // An attempt of which we did not hear may have brought it there.
+        let there = self.upstream.tag(repository, &Reference::Tag(tag.clone())).await?;
+        Ok(self.store.outbox_skip(number, there).await?)
     }
 
     async fn deliver(&self, entry: &OutboxEntry) -> Result<(), SyncError> {

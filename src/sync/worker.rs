@@ -347,11 +347,22 @@ impl Worker {
         &self,
         repository: &RepositoryName,
     ) -> Result<(), SyncError> {
+        let before = self.store.outbox_last()?;
         let desired = self.listing(repository).await?;
         let present = self.present(repository, &desired)?;
+        // A client changed something meanwhile, and the parent may have heard of it: the listing is
+        // older than what is here, and what counts is what each tag names there now.
+        let is_old = self.store.outbox_last()? != before;
         let mut pending = Vec::new();
         for step in plan::plan(&desired, &present) {
             match step {
+                Step::Remove { tag, .. } if is_old => {
+                    self.follow_tag(repository, &tag, None, Mode::ReadWrite).await?;
+                }
+                Step::Set { tag, digest, .. } if is_old => {
+                    let told = Some(digest);
+                    self.follow_tag(repository, &tag, told, Mode::ReadWrite).await?;
+                }
                 Step::Remove { tag, base } => self.remove_tag(repository, &tag, base).await?,
                 Step::Set { tag, digest, base } => pending.push((Some((tag, base)), digest)),
                 Step::Add { digest } => pending.push((None, digest)),

@@ -361,6 +361,31 @@ fn f130_a_manifest_that_was_deleted_before_it_went_up_leaves_its_tag_to_what_cam
     });
 }
 
+#[test]
+fn f130_a_change_whose_answer_was_lost_is_no_foreign_move() {
+    let (root, login, _gateway) = root_behind(u64::MAX);
+    let user = root.pusher("owner-token", "*");
+    let connection = root.connect("dock01", &["--mode", "ReadWrite", "--repository", "app"]);
+    root.link("dock01", &user.0);
+    let device = Node::start_device(&connection);
+    let a = push(&device, &user, 1, "app", "v1");
+    arrive(&root, &user, "app", &[("v1".to_owned(), a)]);
+    // The parent takes it, and the device does not hear of it and goes on.
+    login.lose_answer("PUT /v2/app/manifests/v1");
+    let b = push(&device, &user, 2, "app", "v1");
+    arrive(&root, &user, "app", &[("v1".to_owned(), b.clone())]);
+    let other = push(&device, &user, 3, "app", "other");
+    let c = push(&device, &user, 4, "app", "v1");
+    assert_eq!(delete(&device, &user, "app", &b), 202);
+    login.pass();
+    let wanted = [("v1".to_owned(), c), ("other".to_owned(), other)];
+    arrive(&root, &user, "app", &wanted);
+    let wanted = BTreeMap::from(wanted);
+    for node in [&root, &device] {
+        assert_eq!(tags(node, &user, "app"), wanted, "{}", device.log());
+    }
+}
+
 /// Numbers from a seed.
 struct Dice(u64);
 

@@ -2,7 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -14,6 +14,8 @@ struct Counts {
     open: Mutex<Vec<TcpStream>>,
     /// What no request may contain, and the answer to it before the connection is cut.
     gate: Mutex<Option<(String, String)>>,
+    /// Requests that contain this go through, and their answers do not come back.
+    lost: Mutex<Option<String>>,
 }
 
 pub struct Proxy {
@@ -38,8 +40,10 @@ impl Proxy {
                 let Ok(server) = TcpStream::connect(&target) else { continue };
                 let both = [client.try_clone().unwrap(), server.try_clone().unwrap()];
                 shared.open.lock().unwrap().extend(both);
-                pump(client.try_clone().unwrap(), server.try_clone().unwrap(), &shared, true, rate);
-                pump(server, client, &shared, false, rate);
+                let mute = Arc::new(AtomicBool::new(false));
+                let ends = (client.try_clone().unwrap(), server.try_clone().unwrap());
+                pump(ends, &shared, &mute, true, rate);
+                pump((server, client), &shared, &mute, false, rate);
             }
         });
         Proxy { address, counts }
@@ -61,8 +65,15 @@ impl Proxy {
         *self.counts.gate.lock().unwrap() = Some((request.to_owned(), answer.to_owned()));
     }
 
+    /// From now on lets requests that contain this through, and cuts the connection when the answer
+    /// comes.
+    pub fn lose_answer(&self, request: &str) {
+        *self.counts.lost.lock().unwrap() = Some(request.to_owned());
+    }
+
     /// Refuses nothing any more.
     pub fn pass(&self) {
+        *self.counts.lost.lock().unwrap() = None;
         *self.counts.gate.lock().unwrap() = None;
     }
 
@@ -82,8 +93,14 @@ impl Proxy {
     }
 }
 
-fn pump(mut from: TcpStream, mut to: TcpStream, counts: &Arc<Counts>, up: bool, rate: u64) {
-    let counts = counts.clone();
+fn pump(
+    (mut from, mut to): (TcpStream, TcpStream),
+    counts: &Arc<Counts>,
+    mute: &Arc<AtomicBool>,
+    up: bool,
+    rate: u64,
+) {
+    let (counts, mute) = (counts.clone(), mute.clone());
     std::thread::spawn(move || {
         from.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
         let mut buffer = [0; 16 * 1024];
@@ -96,9 +113,16 @@ fn pump(mut from: TcpStream, mut to: TcpStream, counts: &Arc<Counts>, up: bool, 
             };
             let counter = if up { &counts.up } else { &counts.down };
             counter.fetch_add(read as u64, Ordering::SeqCst);
+            let has = |text: &str| {
+                up && buffer[..read].windows(text.len()).any(|part| part == text.as_bytes())
+            };
+            if counts.lost.lock().unwrap().as_deref().is_some_and(has) {
+                mute.store(true, Ordering::SeqCst);
+            } else if !up && mute.load(Ordering::SeqCst) {
+                break;
+            }
             if let Some((request, answer)) = &*counts.gate.lock().unwrap()
-                && up
-                && buffer[..read].windows(request.len()).any(|part| part == request.as_bytes())
+                && has(request)
             {
                 let _ = from.write_all(answer.as_bytes());
                 break;
