@@ -302,10 +302,15 @@ impl Gateway {
     /// Whether this node has never held all that its own parent has in the repository: a child
     /// must not delete what such a listing lacks.
     fn is_partial(&self, repository: &RepositoryName) -> Result<bool, StoreError> {
-        let view = self.store.sync_view();
-        Ok(self.role == Role::Connected
-            && !view.synced.contains(repository)
-            && (view.incomplete.contains(repository) || self.store.feed_position()?.is_none()))
+        if self.role == Role::Root || self.store.is_synced(repository)? {
+            return Ok(false);
+        }
+        // The engine knows in memory what is missing; after a start only the disk tells that
+        // something is.
+        Ok(self.store.feed_position()?.is_none()
+            || self.store.reconcile_due()?
+            || self.store.debts_noted()?
+            || self.store.sync_view().incomplete.contains(repository))
     }
 
     fn referrers(&self, repository: &RepositoryName) -> Result<Vec<Digest>, Refusal> {

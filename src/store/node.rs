@@ -232,6 +232,11 @@ impl Store {
         Ok(rows.iter().filter_map(|(key, _)| name(key)).collect())
     }
 
+    /// Whether the content of a repository was complete at least once.
+    pub fn is_synced(&self, repository: &RepositoryName) -> Result<bool, StoreError> {
+        Ok(self.get::<Fact>(&synced_key(repository))?.is_some())
+    }
+
     /// Notes that the content of a repository is complete, or (`false`) that the repository is
     /// not mirrored any more.
     pub async fn mark_synced(

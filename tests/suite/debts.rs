@@ -1,6 +1,5 @@
 //! What cannot be had is set aside, told and tried again; everything else goes on.
 
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -12,12 +11,6 @@ use crate::sync::{SOON, pull, root_behind};
 
 /// Covers the pauses between several tries.
 const LATER: Duration = Duration::from_secs(90);
-
-fn blob_file(node: &Node, blob: &[u8]) -> PathBuf {
-    let digest = image::digest(blob);
-    let hex = &digest["sha256:".len()..];
-    node.state().join("blobs/sha256").join(&hex[..2]).join(hex)
-}
 
 /// The descriptions of what a device reports to its root, one a line.
 fn told(root: &Node, code: &str) -> Vec<String> {
@@ -65,12 +58,12 @@ fn f204_what_is_wrong_with_one_blob_at_the_parent_holds_nothing_else_up() {
         (repository, image.push(&root.login, owner, repository, "v1").status == 201)
     });
     push(&images[5], "z-good", "v1");
-    std::fs::remove_file(blob_file(&root, &images[0].layers[0])).unwrap();
-    let damaged = blob_file(&root, &images[1].layers[0]);
+    std::fs::remove_file(root.blob_file(&images[0].layers[0])).unwrap();
+    let damaged = root.blob_file(&images[1].layers[0]);
     let mut bytes = std::fs::read(&damaged).unwrap();
     bytes[20_000] ^= 1;
     std::fs::write(&damaged, &bytes).unwrap();
-    let cut = std::fs::File::options().write(true).open(blob_file(&root, &images[2].layers[0]));
+    let cut = std::fs::File::options().write(true).open(root.blob_file(&images[2].layers[0]));
     cut.unwrap().set_len(10_000).unwrap();
 
     let connection = root.connect("dock01", &["--repository", "*"]);
@@ -109,7 +102,7 @@ fn f204_what_is_wrong_with_one_blob_at_the_parent_holds_nothing_else_up() {
     device.start();
     for (name, image) in &broken {
         let (repository, tag) = name.split_once(':').unwrap();
-        let _ = std::fs::remove_file(blob_file(&root, &image.layers[0]));
+        let _ = std::fs::remove_file(root.blob_file(&image.layers[0]));
         push(image, repository, tag);
         let came = eventually(LATER, name, || pull(&device, &user, repository, tag).ok());
         assert_eq!(came, image.digest());

@@ -354,6 +354,36 @@ fn f033_f121_a_parent_that_fills_up_empties_no_child() {
     assert!(pulls(&leaf, &owner, "v1").is_some());
 }
 
+/// Symptom: a child deleted the last copy of an image. Cause: its parent had been replaced, could
+/// not get that image from the root, was started again and did not know any more that its
+/// repository lacks something.
+#[test]
+fn f033_f121_a_parent_that_lacks_something_still_says_so_after_a_restart() {
+    let (root, mut middle, mut leaf, owner) = three_tiers();
+    let user = (owner.0.as_str(), owner.1.as_str());
+    let [lost, later] = [(24, 30_000), (25, 30_000)].map(|(seed, size)| Image::new(seed, &[size]));
+    assert_eq!(lost.push(&root.login, user, "app", "v2").status, 201);
+    eventually(SOON, "v2 at the leaf", || pulls(&leaf, &owner, "v2"));
+    std::fs::remove_file(root.blob_file(&lost.layers[0])).unwrap();
+    let seen = middle.log().len();
+    replace(&root, &mut middle);
+    eventually(SOON, "the middle lacks v2", || {
+        middle.log()[seen..].contains("set aside repository=app tag=v2").then_some(())
+    });
+    assert_eq!(later.push(&root.login, user, "app", "v3").status, 201);
+    eventually(SOON, "the middle has compared everything", || pulls(&middle, &owner, "v3"));
+    leaf.stop();
+    middle.stop();
+    middle.lose_connection_string();
+    middle.start();
+    let seen = leaf.log().len();
+    leaf.start();
+    eventually(SOON, "the leaf has compared with its parent", || {
+        assert!(pulls(&leaf, &owner, "v2").is_some(), "the leaf keeps what only it has");
+        leaf.log()[seen..].contains("the parent has not got all of it yet").then_some(())
+    });
+}
+
 #[test]
 fn f032_f033_a_deactivation_outlasts_a_replaced_parent() {
     let (root, mut middle, leaf, owner) = three_tiers();

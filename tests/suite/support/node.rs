@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use super::authority::Authority;
-use super::{TempDir, eventually, http};
+use super::{TempDir, eventually, http, image};
 
 /// The program; `$SKERRY_TEST_BINARY`, where one for another machine is to be tested.
 pub fn binary() -> OsString {
@@ -199,6 +199,13 @@ impl Node {
 
     pub fn state(&self) -> PathBuf {
         self.dir.join("state")
+    }
+
+    /// The file of a blob with these bytes.
+    pub fn blob_file(&self, blob: &[u8]) -> PathBuf {
+        let digest = image::digest(blob);
+        let hex = &digest["sha256:".len()..];
+        self.state().join("blobs/sha256").join(&hex[..2]).join(hex)
     }
 
     pub fn socket(&self) -> PathBuf {
