@@ -127,6 +127,14 @@ impl Debts {
         self.rows.is_empty() && self.overflow.is_none()
     }
 
+    /// Whether something of the repository is owed, as far as that is known: it may be among what
+    /// is not remembered.
+    pub(super) fn owes(&self, repository: &RepositoryName) -> bool {
+        let first = (repository.clone(), Item::Listing);
+        self.overflow.is_some()
+            || self.rows.range(first..).next().is_some_and(|((other, _), _)| other == repository)
+    }
+
     /// Repositories of which something is owed.
     pub(super) fn repositories(&self) -> BTreeSet<RepositoryName> {
         self.rows.keys().map(|(repository, _)| repository.clone()).collect()
@@ -249,6 +257,8 @@ mod tests {
         assert_eq!(debts.due(longest, 9), [once.key(), often.key()]);
         assert_eq!(debts.due(longest, 1), [once.key()]);
         assert_eq!(debts.repositories().len(), 2);
+        let owes = |name: &str| debts.owes(&name.parse().unwrap());
+        assert_eq!(["aa", "app", "b", "lab", "z"].map(owes), [false, true, false, true, false]);
         debts.keep(&[once.repository.clone()].into());
         assert_eq!(debts.due(longest, 9), [once.key()]);
     }
@@ -262,9 +272,10 @@ mod tests {
         assert_eq!(debts.rows.len(), DEBTS_MAX);
         debts.keep(&BTreeSet::new());
         assert!(!debts.is_empty(), "one is known to be owed, not which");
+        assert!(debts.owes(&"app".parse().unwrap()), "it may be of any repository");
         assert_eq!(debts.next(now), Some(COMPARE_AFTER));
         assert!(!debts.compare(now));
         assert!(debts.compare(now + COMPARE_AFTER));
-        assert!(debts.is_empty());
+        assert!(debts.is_empty() && !debts.owes(&"app".parse().unwrap()));
     }
 }

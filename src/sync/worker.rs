@@ -288,7 +288,7 @@ impl Worker {
         &self,
         repository: &RepositoryName,
     ) -> Result<(), SyncError> {
-        if !self.state.debts().repositories().contains(repository)
+        if !self.state.debts().owes(repository)
             && !self.store.sync_view().synced.contains(repository)
         {
             self.store.mark_synced(repository, true).await?;
