@@ -84,7 +84,7 @@ fn synced_key(repository: &RepositoryName) -> Vec<u8> {
 pub(super) fn own_rows() -> Vec<Vec<u8>> {
     let single = [self_config_key(), epoch_key(), reconcile_key(), last_sync_key()];
     let mut starts: Vec<Vec<u8>> = single.into();
-    starts.extend([position_key(), pushes_key()]);
+    starts.extend([last_look_key(), debts_key(), position_key(), pushes_key()]);
     starts.extend([prefix(Kind::Node, &[b"version"]), prefix(Kind::Node, &[b"synced"])]);
     starts
 }

@@ -49,10 +49,14 @@ impl Store {
         if let Some(config) = self.self_config()? {
             return Ok(StoreRole::Connected(config.node.name));
         }
-        let noted = noted_role(&*self.shared().disk, self.shared().layout.root());
-        let was_connected =
-            matches!(noted, Some(StoreRole::Unprovisioned | StoreRole::Connected(_)));
-        if was_connected || self.activated_epoch()?.is_some() {
+        match noted_role(&*self.shared().disk, self.shared().layout.root()) {
+            Some(StoreRole::Root) => return Ok(StoreRole::Root),
+            Some(StoreRole::Unprovisioned | StoreRole::Connected(_)) => {
+                return Ok(StoreRole::Unprovisioned);
+            }
+            Some(StoreRole::New) | None => {}
+        }
+        if self.activated_epoch()?.is_some() {
             return Ok(StoreRole::Unprovisioned);
         }
         let kinds = [Kind::Token, Kind::ScopeMap, Kind::ConnectedRegistry, Kind::Repository];
@@ -69,8 +73,10 @@ impl Store {
     /// a connected registry. Blocks.
     pub fn note_role(&self, role: Role) -> Result<(), StoreError> {
         let note = match (role, self.store_role()?) {
-            (Role::Root, StoreRole::Root) => StoreRole::Root,
-            (Role::Root, _) => return Ok(()),
+            // What was noted as a connected registry and serves as a root is one from now on:
+            // otherwise a later start takes it for a connected registry and clears its tokens.
+            (Role::Root, StoreRole::Root | StoreRole::Unprovisioned) => StoreRole::Root,
+            (Role::Root, StoreRole::New | StoreRole::Connected(_)) => return Ok(()),
             (Role::Connected, known @ StoreRole::Connected(_)) => known,
             (Role::Connected, _) => StoreRole::Unprovisioned,
         };
@@ -128,11 +134,24 @@ impl Store {
     /// tokens, scope maps and connected registries that its parent sent; as a connected registry it
     /// has none until its parent accepts it. Changes on their way to the former parent are dropped.
     pub async fn adopt(&self, role: Role) -> Result<(), StoreError> {
+        // Whoever followed the store compares everything with what it is now.
+        let epoch = format!("{:016x}\n", self.sys().rng.number());
+        self.replace_identity_file(FEED_EPOCH, epoch.as_bytes())?;
+        let note = match role {
+            Role::Root => StoreRole::Root,
+            Role::Connected => StoreRole::Unprovisioned,
+        };
+        let note = || self.replace_identity_file(ROLE, format!("{note}\n").as_bytes());
+        if role == Role::Root {
+            // The note comes first: while the desired state is here, that counts and the command
+            // can be repeated; without it a note of the former role would.
+            note()?;
+        }
         self.commit(move |txn| match role {
             Role::Root => become_root(txn),
             Role::Connected => {
                 let managed = [Kind::Token, Kind::ScopeMap, Kind::ConnectedRegistry];
-                let known = [Kind::SyncToken, Kind::Activation, Kind::Status];
+                let known = [Kind::SyncToken, Kind::Activation, Kind::Status, Kind::Delivered];
                 for kind in managed.into_iter().chain(known) {
                     txn.clear(&prefix(kind, &[]))?;
                 }
@@ -140,14 +159,10 @@ impl Store {
             }
         })
         .await?;
-        let note = match role {
-            Role::Root => StoreRole::Root,
-            Role::Connected => StoreRole::Unprovisioned,
-        };
-        self.replace_identity_file(ROLE, format!("{note}\n").as_bytes())?;
-        // Whoever followed the store compares everything with what it is now.
-        let epoch = format!("{:016x}\n", self.sys().rng.number());
-        self.replace_identity_file(FEED_EPOCH, epoch.as_bytes())
+        match role {
+            Role::Root => Ok(()),
+            Role::Connected => note(),
+        }
     }
 
     fn has_rows(&self, kind: Kind) -> Result<bool, StoreError> {
@@ -207,7 +222,11 @@ mod tests {
     use super::*;
     use crate::store::manifests::testing::digest;
     use crate::store::node::testing::{config, map, token};
-    use crate::sys::{Spawner, Sys};
+    use std::sync::Arc;
+
+    use crate::store::{IndexKind, StoreOptions};
+    use crate::sys::memory_disk::Survivors;
+    use crate::sys::{MemoryDisk, Spawner, Sys};
 
     const APP: &str = "repositories/app/content/read";
 
@@ -230,6 +249,80 @@ mod tests {
             store.note_role(Role::Connected).unwrap();
             let shared = store.shared();
             assert_eq!(noted_role(&*shared.disk, shared.layout.root()), Some(device));
+        });
+    }
+
+    #[test]
+    fn f166_a_store_that_serves_as_a_root_is_one_whatever_it_was_first_started_as() {
+        smol::block_on(async {
+            let store = store();
+            store.note_role(Role::Connected).unwrap();
+            // The operator mends the configuration; nothing was synced yet.
+            assert_eq!(store.store_role().unwrap().decide(Some(Role::Root), None), Ok(Role::Root));
+            store.note_role(Role::Root).unwrap();
+            assert_eq!(store.store_role(), Ok(StoreRole::Root));
+            let parent = "dock01".parse().unwrap();
+            let decided = store.store_role().unwrap().decide(Some(Role::Connected), Some(&parent));
+            assert!(decided.unwrap_err().contains("skerry state adopt"));
+        });
+    }
+
+    /// A store on this disk.
+    fn open(disk: &MemoryDisk) -> Store {
+        let sys = Sys { disk: Arc::new(disk.clone()), ..Sys::real(Spawner::new()) };
+        let options =
+            StoreOptions { index: IndexKind::Map, reserve: 1, ..StoreOptions::new("/s".as_ref()) };
+        Store::open(sys, options).unwrap().0
+    }
+
+    /// A device with a tree below it is made a root, and the power goes at the `call`-th call of
+    /// that which changes something. Returns whether it went.
+    async fn adopt_until_a_power_cut(call: u64, survivors: Survivors) -> bool {
+        let disk = MemoryDisk::new();
+        let store = open(&disk);
+        store.note_role(Role::Connected).unwrap();
+        store.apply_config(config(&[APP]), "v1".to_owned()).await.unwrap();
+        store.note_role(Role::Connected).unwrap();
+        disk.crash_at(disk.calls() + call);
+        let adopted = store.adopt(Role::Root).await;
+        let (went, disk) = (disk.struck().is_some(), disk.after_crash(survivors));
+        drop(store);
+        let store = open(&disk);
+        let clients = || store.token(&"client01".parse().unwrap()).unwrap().is_some();
+        match store.store_role().unwrap() {
+            StoreRole::Root => assert!(clients(), "call {call}"),
+            role => {
+                assert!(matches!(role, StoreRole::Connected(_)), "call {call}: {role:?}");
+                assert!(adopted.is_err());
+                store.adopt(Role::Root).await.unwrap();
+                assert_eq!((store.store_role(), clients()), (Ok(StoreRole::Root), true));
+            }
+        }
+        went
+    }
+
+    #[test]
+    fn f166_a_power_cut_during_an_adoption_leaves_the_former_role_or_the_new_one() {
+        smol::block_on(async {
+            for survivors in [Survivors::Synced, Survivors::Everything] {
+                let mut call = 1;
+                while adopt_until_a_power_cut(call, survivors).await {
+                    call += 1;
+                }
+                assert!(call > 4, "{call}");
+            }
+        });
+    }
+
+    #[test]
+    fn an_adopted_store_keeps_nothing_of_its_former_place() {
+        smol::block_on(async {
+            let store = store();
+            store.apply_config(config(&[APP]), "v1".to_owned()).await.unwrap();
+            store.note_debts(true).await.unwrap();
+            store.record_look(crate::types::UnixSeconds(8)).await.unwrap();
+            store.adopt(Role::Root).await.unwrap();
+            assert_eq!((store.debts_noted(), store.last_look()), (Ok(false), Ok(None)));
         });
     }
 
