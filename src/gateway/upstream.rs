@@ -621,23 +621,62 @@ pub(super) fn digest_header(response: &ClientResponse, name: &str) -> Option<Dig
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::http::ClientOptions;
-    use crate::sys::Spawner;
+pub(crate) mod testing;
 
-    fn upstream(endpoint: &str, protocol: &str, private_ca: bool) -> Upstream {
-        let sys = Sys::real(Spawner::new());
-        let client = Client::new(&sys, ClientOptions::default()).unwrap();
-        let text = format!(
-            "ConnectedRegistryName=dock01;SyncTokenName=sync01;SyncTokenPassword=x;\
-             ParentGatewayEndpoint={endpoint};ParentEndpointProtocol={protocol}"
-        );
-        let connection = match ConnectionString::parse(&text, |_| None) {
-            Ok(connection) => connection,
-            Err(error) => panic!("{error}"),
-        };
-        Upstream::new(&sys, client, connection, "i".to_owned(), private_ca)
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::testing::{parent, upstream};
+    use super::*;
+    use crate::types::connected_registry::ConnectionState;
+
+    fn report() -> StatusReport {
+        StatusReport {
+            version: "1".to_owned(),
+            login_server: "dock.example:5000".to_owned(),
+            tls: false,
+            state: ConnectionState::Online,
+            details: Vec::new(),
+            last_sync: None,
+        }
+    }
+
+    #[test]
+    fn a_token_that_is_refused_is_replaced_once() {
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let heard = asked.clone();
+        // The second request finds the first token void; nothing pleases the fourth.
+        let upstream = parent(move |_, token| {
+            let mut heard = lock(&heard);
+            heard.push(token.split(' ').next().unwrap().to_owned());
+            let refused = heard.len() == 2 || heard.len() > 3;
+            (if refused { 401 } else { 204 }, Vec::new())
+        });
+        smol::block_on(async {
+            let name = upstream.name().clone();
+            for _ in 0..2 {
+                assert_eq!(upstream.put_status(&name, &report()).await, Ok(()));
+            }
+            let refused = upstream.put_status(&name, &report()).await;
+            assert!(refused.is_err());
+        });
+        assert_eq!(*lock(&asked), ["1", "1", "2", "2", "3"]);
+    }
+
+    #[test]
+    fn a_token_is_used_for_what_it_was_given_for() {
+        let upstream = parent(|path, token| {
+            let name = path.split('/').nth(3).unwrap_or_default();
+            let fits = token.contains(&format!("gateway%3A{name}%3A"));
+            (if fits { 204 } else { 403 }, Vec::new())
+        });
+        smol::block_on(async {
+            for name in ["dock01", "ship01", "dock01"] {
+                let name = name.parse().unwrap();
+                assert_eq!(upstream.put_status(&name, &report()).await, Ok(()), "{name}");
+            }
+        });
     }
 
     #[test]

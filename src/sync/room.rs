@@ -125,9 +125,18 @@ fn replaces(later: &Message, earlier: &Message) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use super::super::fetch::Fetcher;
+    use super::super::state::State;
     use super::*;
+    use crate::gateway::upstream::testing::parent;
+    use crate::gateway::wire;
+    use crate::store::Store;
+    use crate::sys::{Spawner, Sys};
     use crate::types::Digest;
     use crate::types::digest::Algorithm;
+    use crate::types::message::Item;
 
     fn digest(number: u8) -> Digest {
         Digest::from_raw(Algorithm::Sha256, &[number; 32]).unwrap()
@@ -135,6 +144,40 @@ mod tests {
 
     fn tag(name: &str, digest: Option<Digest>) -> Message {
         Message::Tag { repository: "app".parse().unwrap(), tag: name.parse().unwrap(), digest }
+    }
+
+    /// What a node at epoch 3, sequence 5 does with a batch: its position then, how many messages
+    /// wait, and whether everything is to be compared.
+    async fn after(batch: Batch) -> (u64, usize, bool) {
+        let body = wire::encode_batch(&batch).unwrap();
+        let upstream = Arc::new(parent(move |_, _| (200, body.clone())));
+        let store = Store::in_memory(Sys::real(Spawner::new()));
+        let position = Cursor { epoch: 3, sequence: 5 };
+        store.reconciled(position).await.unwrap();
+        let worker = Worker {
+            store: store.clone(),
+            upstream: upstream.clone(),
+            fetcher: Fetcher { store: store.clone(), upstream, strikes: Arc::default() },
+            state: Arc::new(State::new(store.sys())),
+        };
+        worker.take_in(position).await.unwrap();
+        let position = store.feed_position().unwrap().unwrap();
+        (position.sequence, store.inbox(9).unwrap().len(), store.reconcile_due().unwrap())
+    }
+
+    #[test]
+    fn messages_that_do_not_follow_lead_to_a_comparison() {
+        smol::block_on(async {
+            let at = |epoch, sequence| Cursor { epoch, sequence };
+            let item = Item { sequence: 6, message: tag("v1", Some(digest(1))) };
+            let batch = |from, through| Batch { from, through, items: vec![item.clone()] };
+            assert_eq!(after(batch(at(3, 5), at(3, 6))).await, (6, 1, false));
+            for (from, through) in
+                [(at(3, 4), at(3, 6)), (at(2, 5), at(3, 6)), (at(3, 5), at(4, 6))]
+            {
+                assert_eq!(after(batch(from, through)).await, (5, 0, true), "{from} {through}");
+            }
+        });
     }
 
     #[test]

@@ -232,6 +232,35 @@ fn f129_pull_and_login_work_with_the_parent_gone_and_after_kills() {
     });
 }
 
+/// Both moved a tag, and the device may not hold what the parent has: nothing is lost meanwhile.
+#[test]
+fn f130_a_conflict_waits_until_the_parents_content_can_be_had() {
+    let (mut root, mut device, user) = pair("ReadWrite");
+    let owner = (user.0.as_str(), user.1.as_str());
+    root.kill();
+    let ours = Image::new(6, &[20_000]);
+    assert_eq!(ours.push(&device.login, owner, "app", "v1").status, 201);
+    device.kill();
+    device.add_configuration("[registry]\nquotas = [\"app=200KiB\"]\n");
+    root.start();
+    let (large, small) = (Image::new(7, &[300_000]), Image::new(8, &[30_000]));
+    assert_eq!(large.push(&root.login, owner, "app", "v1").status, 201);
+    device.start();
+    eventually(SOON, "the device tries, and says why it waits", || {
+        device.log().contains("a conflict over tag v1 cannot be settled").then_some(())
+    });
+    assert_eq!(pull(&device, &user, "app", "v1").unwrap(), ours.digest());
+    assert_eq!(small.push(&root.login, owner, "app", "v1").status, 201);
+    eventually(SOON * 2, "the parent's content takes the name", || {
+        pull(&device, &user, "app", "v1").ok().filter(|digest| *digest == small.digest())
+    });
+    for node in [&device, &root] {
+        eventually(SOON, "ours is kept under another name", || {
+            pull(node, &user, "app", &ours.digest()).ok()
+        });
+    }
+}
+
 #[test]
 fn a_node_stops_in_order_when_told() {
     let (mut root, mut device, _user) = pair("ReadOnly");

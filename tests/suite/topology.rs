@@ -238,6 +238,14 @@ fn f004_f006_f121_three_levels_each_talking_to_its_parent_only() {
         eventually(SOON, "v1 at every tier", || pull(node, "v1").ok());
     }
 
+    // What the middle hears of the leaf, the root hears too.
+    eventually(SOON, "the root sees the leaf", || {
+        let shown = root.json(&["connected-registry", "show", "--name", "tier2"]);
+        let found = (&shown["connectionState"], &shown["activation"]["status"], &shown["version"]);
+        (found == (&"Online".into(), &"Active".into(), &env!("CARGO_PKG_VERSION").into()))
+            .then_some(())
+    });
+
     // A push at the leaf climbs to the root, hop by hop, with the digest it was given.
     let second = Image::new(11, &[70_000]);
     assert_eq!(second.push(&leaf.login, (&user, &password), "app", "v2").status, 201);
