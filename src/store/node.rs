@@ -539,6 +539,24 @@ mod tests {
     }
 
     #[test]
+    fn what_a_node_notes_of_itself_lies_in_rows_of_its_own() {
+        smol::block_on(async {
+            let store = Store::in_memory(Sys::real(Spawner::new()));
+            let before = store.scan::<Fact>(&prefix(Kind::Node, &[]), None, 99).unwrap().len();
+            store.record_activated(7).await.unwrap();
+            store.record_sync(UnixSeconds(8)).await.unwrap();
+            store.record_look(UnixSeconds(9)).await.unwrap();
+            store.request_reconcile().await.unwrap();
+            store.note_debts(true).await.unwrap();
+            let rows = store.scan::<Fact>(&prefix(Kind::Node, &[]), None, 99).unwrap();
+            assert_eq!(rows.len() - before, 5, "{rows:?}");
+            assert_eq!(store.activated_epoch(), Ok(Some(7)));
+            assert_eq!(store.last_sync(), Ok(Some(UnixSeconds(8))));
+            assert_eq!(store.last_look(), Ok(Some(UnixSeconds(9))));
+        });
+    }
+
+    #[test]
     fn synced_repositories_are_remembered() {
         smol::block_on(async {
             let store = Store::in_memory(Sys::real(Spawner::new()));

@@ -256,12 +256,13 @@ fn an_abandoned_upload_makes_room_when_there_are_too_many() {
             let upload = store.upload_start(&repository()).await.unwrap();
             ids.push(upload.id().to_owned());
             upload.pause().await.unwrap();
+            clock.pass(Duration::from_secs(1));
         }
         let start = async || store.upload_start(&repository()).await.map(|_| ());
         let offset = async |id: &str| store.upload_offset(&repository(), id).await;
-        clock.pass(Duration::from_secs(300));
+        clock.pass(Duration::from_secs(298));
         assert_eq!(offset(&ids[0]).await, Ok(0), "somebody still asks for this one");
-        clock.pass(Duration::from_secs(299));
+        clock.pass(Duration::from_secs(300));
         assert_eq!(start().await, Err(StoreError::Unavailable));
         clock.pass(Duration::from_secs(1));
         assert_eq!(start().await, Ok(()));
@@ -309,5 +310,48 @@ fn a_store_in_memory_keeps_content_too() {
         assert_eq!(store.identity_file("key", || Ok(Vec::new())), Ok(b"k".to_vec()));
         let records = store.records_after(Cursor { sequence: 0, ..store.head() }, 1).await;
         assert_eq!(records.unwrap().records.len(), 1);
+    });
+}
+
+#[test]
+fn an_upload_waits_in_pieces_of_one_size_however_it_arrives() {
+    block_on(async {
+        let bytes = some_bytes(1536 * 1024);
+        let mut writes = Vec::new();
+        for first in [512, 500, 1] {
+            let disk = MemoryDisk::new();
+            let (store, _) = open_memory(&disk).unwrap();
+            let mut upload = store.upload_start(&repository()).await.unwrap();
+            let before = disk.calls();
+            let (head, tail) = bytes.split_at(first * 1024);
+            upload.write(head).await.unwrap();
+            upload.write(tail).await.unwrap();
+            assert_eq!(upload.pause().await, Ok(bytes.len() as u64));
+            writes.push(disk.calls() - before);
+        }
+        assert_eq!(writes, [writes[0]; 3]);
+    });
+}
+
+#[test]
+fn f211_nothing_is_written_behind_a_piece_that_was_lost() {
+    block_on(async {
+        let disk = MemoryDisk::new();
+        let (store, _) = open_memory(&disk).unwrap();
+        let mut upload = store.upload_start(&repository()).await.unwrap();
+        let id = upload.id().to_owned();
+        upload.write(&some_bytes(1000)).await.unwrap();
+        upload.pause().await.unwrap();
+        let mut upload = store.upload_resume(&repository(), &id).await.unwrap();
+        disk.fail_at(disk.calls() + 1);
+        // One piece on its way, and the begin of another behind it; then the client is gone.
+        upload.write(&some_bytes(600 * 1024)).await.unwrap();
+        while disk.struck().is_none() {
+            std::thread::yield_now();
+        }
+        drop(upload);
+        let resume = async || store.upload_resume(&repository(), &id).await.map(|u| u.offset());
+        assert!(resume().await.is_err(), "it is told that something was lost");
+        assert_eq!(resume().await, Ok(1000));
     });
 }

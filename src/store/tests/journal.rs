@@ -282,6 +282,10 @@ fn the_feed_hands_out_every_record_and_notices_strangers() {
     assert_eq!(ask(beyond), Err(StoreError::NotFound));
     block_on(store.wait_after(head.sequence - 1, Duration::from_secs(60)));
     block_on(store.wait_after(head.sequence, Duration::from_millis(5)));
+    let limit = Duration::from_secs(20);
+    let stop = async { store.stop_waiting() };
+    let waited = block_on(smol::future::zip(store.wait_after(head.sequence, limit), stop)).0;
+    assert!(!waited, "a node that stops waits for nobody");
     // Without children the old segments go, and with them the old positions.
     store.retain_for_children(false);
     churn(&store, 0, 800);
