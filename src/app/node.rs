@@ -1,5 +1,6 @@
 //! One node, wired: store, identity, protocols, listeners, and an ordered stop.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -310,7 +311,29 @@ fn listen(
     }
     // Which of the configured addresses a passed socket stands for is not known.
     let tls = wanted.first().is_some_and(|one| one.has_tls(&config.tls));
-    ours.into_iter().map(|one| Ok((Listener::inherited(one.socket)?, tls))).collect()
+    let inherit = |one: Passed| Ok((Listener::inherited(one.socket)?, tls));
+    let listeners = ours.into_iter().map(inherit).collect::<Result<Listeners, StartError>>()?;
+    warn_of_unserved(name, wanted, &listeners);
+    Ok(listeners)
+}
+
+/// An address of the configuration whose place a passed socket took, somewhere else.
+fn warn_of_unserved(name: &str, wanted: &[config::Listener], passed: &[(Listener, bool)]) {
+    let places: Vec<_> = passed.iter().filter_map(|(one, _)| one.local_address()).collect();
+    let covers = |place: &SocketAddr, address: SocketAddr| {
+        let is_everywhere = place.ip().is_unspecified();
+        place.port() == address.port() && (is_everywhere || place.ip() == address.ip())
+    };
+    let shown: Vec<_> = places.iter().map(ToString::to_string).collect();
+    for address in wanted.iter().map(|one| one.address) {
+        if !places.iter().any(|place| covers(place, address)) {
+            log::warn!(
+                "listen.{name}: {address} is not served: the service manager passed {} in its \
+                 place; set listen.{name} to the address of the socket unit, or disable that unit",
+                shown.join(", ")
+            );
+        }
+    }
 }
 
 /// Passwords and content go over such a listener for everybody on the way to read.

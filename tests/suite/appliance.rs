@@ -1,10 +1,12 @@
 //! The service on a device: units, user, presets. `pNNN` is the number of a rule for appliances.
 
 use std::process::Command;
+use std::time::Duration;
 
 use crate::repo::{Unit, files, path, read};
-use crate::support::node::binary;
-use crate::support::{TempDir, skip};
+use crate::support::http::send;
+use crate::support::node::{Node, binary, free_port};
+use crate::support::{TempDir, eventually, skip};
 
 /// Directives that keep the service in its place. More may be added, none may go.
 const HARDENING: &[(&str, &str)] = &[
@@ -227,6 +229,31 @@ fn p018_the_hardening_is_whole() {
     }
     let filter = unit.all("Service.SystemCallFilter");
     assert_eq!(filter, ["@system-service pidfd_getfd", "~@privileged @resources"]);
+}
+
+/// A socket unit that is not where `listen.login` says takes its place: nobody must have to guess.
+#[test]
+fn p020_a_passed_socket_in_the_place_of_another_address_is_told() {
+    let mut node = Node::device("");
+    node.configure_from(path("systemd/skerry.toml"));
+    let passed = format!("127.0.0.1:{}", free_port());
+    if !node.activate(&passed) {
+        return skip("systemd-socket-activate is not there");
+    }
+    let health = || send(&passed, "GET", "/healthz", &[], b"").ok().filter(|a| a.status == 200);
+    eventually(Duration::from_secs(30), "it answers on the passed socket", health);
+    let log = node.log();
+    let told = log.lines().find(|line| line.contains("is not served")).unwrap_or_default();
+    assert!(told.contains(" warn "), "{log}");
+    let names = ["listen.login", node.login.as_str(), passed.as_str()];
+    assert!(names.iter().all(|name| told.contains(name)), "{told}: {log}");
+
+    node.stop();
+    node.login.clone_from(&passed);
+    std::fs::remove_file(node.dir.join("log")).unwrap();
+    assert!(node.activate(&passed));
+    eventually(Duration::from_secs(30), "it answers on the same address", health);
+    assert!(!node.log().contains("is not served"), "{}", node.log());
 }
 
 #[test]

@@ -205,17 +205,20 @@ fn p047_the_program_is_a_service_with_a_user() {
         assert!(classes.contains(class), "{class}");
     }
     assert_eq!(recipe["REQUIRED_DISTRO_FEATURES"], "systemd");
-    let listed: BTreeSet<&str> = recipe["SYSTEMD_SERVICE:${PN}"].split(' ').collect();
-    let units = files("systemd");
-    let units: BTreeSet<&str> = units
-        .iter()
-        .filter(|file| file.ends_with(".service") || file.ends_with(".socket"))
-        .filter_map(|file| file.rsplit('/').next())
-        .collect();
-    assert_eq!(listed, units);
-    let preset = read("systemd/system-preset/50-skerry.preset");
+    // The class enables each unit of a package whose SYSTEMD_AUTO_ENABLE is "enable", and no preset
+    // disables it again: the socket, which takes the place of listen.login, is in its own package.
+    assert_eq!(recipe["SYSTEMD_SERVICE:${PN}"], "skerry.service");
     assert_eq!(recipe["SYSTEMD_AUTO_ENABLE:${PN}"], "enable");
+    assert_eq!(recipe["SYSTEMD_SERVICE:${PN}-socket"], "skerry.socket");
+    assert_eq!(recipe["SYSTEMD_AUTO_ENABLE:${PN}-socket"], "disable");
+    assert_eq!(recipe["SYSTEMD_PACKAGES"], "${PN} ${PN}-socket");
+    // With a socket the class also packs the service of its name: the first package keeps it.
+    assert!(text.contains("\nPACKAGES += \"${PN}-socket\"\n"), "after the program's own");
+    assert!(!recipe["FILES:${PN}"].contains("/skerry.socket"));
+    assert!(!recipe["RRECOMMENDS:${PN}"].contains("socket"));
+    let preset = read("systemd/system-preset/50-skerry.preset");
     assert!(preset.contains("\nenable skerry.service\n"));
+    assert!(preset.contains("\ndisable skerry.socket\n"));
 }
 
 #[test]
@@ -225,7 +228,6 @@ fn p048_everything_installed_is_packaged() {
     let packaged = &recipe["FILES:${PN}"];
     for part in [
         "/skerry.service ",
-        "/skerry.socket",
         "/10-backoff.conf",
         "/50-skerry.preset",
         "/sysusers.d/skerry.conf",

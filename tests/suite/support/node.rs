@@ -306,6 +306,24 @@ impl Node {
         self.child = Some(command.spawn().expect("the built binary"));
     }
 
+    /// Starts the process as a socket unit does, with this address as the socket `login`; false
+    /// where the tool for that is missing.
+    pub fn activate(&mut self, address: &str) -> bool {
+        let own = self.command();
+        let log = self.dir.join("log");
+        let log = std::fs::OpenOptions::new().append(true).create(true).open(log).unwrap();
+        let mut command = Command::new("systemd-socket-activate");
+        command.args(["-l", address, "--fdname=login"]).arg(own.get_program());
+        command.args(own.get_args()).stdin(Stdio::null());
+        command.stdout(log.try_clone().unwrap()).stderr(log);
+        match command.spawn() {
+            Ok(child) => self.child = Some(child),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return false,
+            Err(error) => panic!("{error}"),
+        }
+        true
+    }
+
     /// Starts the process and waits until it is ready.
     pub fn start(&mut self) {
         self.spawn();

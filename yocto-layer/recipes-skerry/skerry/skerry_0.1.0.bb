@@ -11,10 +11,15 @@ inherit cargo cargo-update-recipe-crates systemd useradd features_check
 
 REQUIRED_DISTRO_FEATURES = "systemd"
 
-SYSTEMD_PACKAGES = "${PN}"
-SYSTEMD_SERVICE:${PN} = "skerry.service skerry.socket"
-# The preset file enables the service and disables the socket; without presets the same holds.
+# The socket takes the place of listen.login, so it is in a package of its own, which no other one
+# asks for, and stays disabled until the product enables it. That package comes after this one, for
+# the class lets it ask for skerry.service too.
+PACKAGES += "${PN}-socket"
+SYSTEMD_PACKAGES = "${PN} ${PN}-socket"
+SYSTEMD_SERVICE:${PN} = "skerry.service"
 SYSTEMD_AUTO_ENABLE:${PN} = "enable"
+SYSTEMD_SERVICE:${PN}-socket = "skerry.socket"
+SYSTEMD_AUTO_ENABLE:${PN}-socket = "disable"
 
 USERADD_PACKAGES = "${PN}"
 GROUPADD_PARAM:${PN} = "--system --gid 812 skerry"
@@ -44,12 +49,14 @@ do_install:append() {
 
 FILES:${PN} += "\
     ${systemd_system_unitdir}/skerry.service \
-    ${systemd_system_unitdir}/skerry.socket \
     ${systemd_system_unitdir}/skerry.service.d/10-backoff.conf \
     ${systemd_unitdir}/system-preset/50-skerry.preset \
     ${nonarch_libdir}/sysusers.d/skerry.conf \
     ${nonarch_libdir}/tmpfiles.d/skerry.conf \
 "
+
+# Its file is added by the class.
+RDEPENDS:${PN}-socket = "${PN}"
 
 CONFFILES:${PN} = "${sysconfdir}/skerry/skerry.toml"
 
