@@ -6,13 +6,14 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use crate::repo::{bitbake, files, path, read};
+use crate::repo::{Unit, bitbake, files, path, read};
 use crate::support::clients::missing;
 use crate::support::{TempDir, cache, skip, tool};
 
 const LAYER: &str = "yocto-layer";
 const PROGRAM: &str = "yocto-layer/recipes-skerry/skerry/skerry_0.1.0.bb";
 const CONF: &str = "yocto-layer/recipes-skerry/skerry/skerry-conf_0.1.0.bb";
+const DATA: &str = "yocto-layer/recipes-skerry/skerry/skerry-data_0.1.0.bb";
 const SOURCE: &str = "yocto-layer/recipes-skerry/skerry/skerry-source.inc";
 const CRATES: &str = "yocto-layer/recipes-skerry/skerry/skerry-crates.inc";
 
@@ -89,7 +90,7 @@ fn p043_the_crates_are_those_of_the_lock_file() {
 #[test]
 fn p044_version_and_licence_text_agree() {
     let version = env!("CARGO_PKG_VERSION");
-    for recipe in [PROGRAM, CONF] {
+    for recipe in [PROGRAM, CONF, DATA] {
         assert!(recipe.ends_with(&format!("_{version}.bb")), "{recipe}");
     }
     let file = path("LICENSE");
@@ -264,7 +265,7 @@ fn p049_local_files_and_partitions_are_where_the_series_looks() {
     let text = read(&partitions);
     assert_eq!(text.matches("--fixed-size 512M").count(), 2, "two equal roots");
     let last = text.lines().last().unwrap();
-    assert!(last.starts_with("part /var/lib/skerry ") && last.contains("--label data"), "{last}");
+    assert!(last.starts_with("part ") && last.contains("--label data"), "{last}");
 }
 
 /// A line `part` of a kickstart file: where it is mounted, and its options.
@@ -281,22 +282,13 @@ impl Partition {
     fn has(&self, option: &str) -> bool {
         self.options.contains_key(option)
     }
-
-    /// The device that wic writes into fstab (`update_fstab` of its plugin `direct`).
-    fn device(&self, number: usize) -> String {
-        let disk = self.get("ondisk").unwrap_or("sda");
-        let infix = if disk.starts_with("mmcblk") { "p" } else { "" };
-        match self.get("label").filter(|_| self.has("use-label")) {
-            _ if self.has("use-uuid") => "PARTUUID=".to_owned(),
-            Some(label) => format!("LABEL={label}"),
-            None => format!("/dev/{disk}{infix}{number}"),
-        }
-    }
 }
 
 /// The partitions of a kickstart file, by the rules of wic for the options that we use.
 fn partitions(text: &str) -> Vec<Partition> {
-    let valued = ["source", "sourceparams", "fstype", "label", "fixed-size", "align", "ondisk"];
+    let valued =
+        ["source", "sourceparams", "fstype", "label", "fixed-size", "align", "ondisk", "part-type"];
+    let flags = ["use-label", "use-uuid", "no-fstab-update"];
     let parse = |line: &str| {
         let mut words = line.split_whitespace().skip(1).peekable();
         let mount = words.next_if(|word| !word.starts_with("--")).map(str::to_owned);
@@ -306,7 +298,7 @@ fn partitions(text: &str) -> Vec<Partition> {
             let (name, value) = match word.split_once('=') {
                 Some((name, value)) => (name, value),
                 None if valued.contains(&word) => (word, words.next().unwrap()),
-                None if ["use-label", "use-uuid"].contains(&word) => (word, ""),
+                None if flags.contains(&word) => (word, ""),
                 None => panic!("an option that this reader does not know: {word}"),
             };
             assert!(options.insert(name.to_owned(), value.to_owned()).is_none(), "{line}");
@@ -316,20 +308,18 @@ fn partitions(text: &str) -> Vec<Partition> {
     text.lines().filter(|line| line.starts_with("part ")).map(parse).collect()
 }
 
-/// Also where the disk is not called sda: fstab and the kernel's command line go by labels.
+/// The root file system is the same in every slot, in the image of the disk and as an artifact of
+/// its own: its mounts are units in it, not lines that wic writes into some of the copies.
 #[test]
 fn p049_partitions_are_found_by_their_labels() {
     let text = read("yocto-layer/files/wic/skerry-ab.wks");
     let partitions = partitions(&text);
-    let mut fstab = Vec::new();
-    for (index, partition) in partitions.iter().enumerate() {
-        let mount = partition.mount.as_deref().unwrap_or("none");
-        if mount.starts_with('/') && mount != "/" {
-            let kind = partition.get("fstype").unwrap_or("vfat");
-            fstab.push(format!("{} {mount} {kind}", partition.device(index + 1)));
-        }
+    for partition in partitions.iter().filter(|p| p.get("source") == Some("rootfs")) {
+        assert!(partition.has("no-fstab-update"), "wic rewrites fstab of {:?}", partition.mount);
     }
-    assert_eq!(fstab, ["LABEL=boot /boot vfat", "LABEL=data /var/lib/skerry ext4"]);
+    assert_eq!(partitions[3].mount, None, "the data partition is mounted by a unit");
+    let efi_system = "C12A7328-F81F-11D2-BA4B-00A0C93EC93B";
+    assert_eq!(partitions[0].get("part-type"), Some(efi_system), "firmware looks for this type");
     // The root is of the form PARTLABEL=root-a where there are labels of partitions: not in an MBR.
     assert!(text.lines().any(|line| line.starts_with("bootloader --ptable gpt ")), "{text}");
     let labels: Vec<&str> = partitions.iter().filter_map(|p| p.get("label")).collect();
@@ -343,6 +333,101 @@ fn p049_partitions_are_found_by_their_labels() {
         assert_eq!(sizes, [&boot, &root, &root, &data], "{board}");
         assert_eq!(profile["image"]["data_label"].as_str(), Some("data"), "{board}");
     }
+}
+
+/// The unit that mounts `place`, of those in `systemd/data`.
+fn mount_unit(place: &str) -> Unit {
+    let name = place.trim_start_matches('/').replace('-', "\\x2d").replace('/', "-");
+    let unit = Unit::parse(&read(&format!("systemd/data/{name}.mount")));
+    assert_eq!(unit.get("Mount.Where"), place);
+    unit
+}
+
+/// On a read-only root, volatile-binds of OE-core lays a file system in memory over /var/lib before
+/// local-fs.target: what is mounted below it earlier is hidden, and the state is lost at each boot.
+#[test]
+fn p054_the_state_is_on_the_data_partition() {
+    let data = mount_unit("/data");
+    assert_eq!(data.get("Mount.What"), "/dev/disk/by-label/data");
+    assert_eq!(data.get("Mount.Options"), "noatime,nodev,nosuid,noexec");
+    let check = "systemd-fsck@dev-disk-by\\x2dlabel-data.service";
+    assert!(data.get("Unit.Requires").contains(check) && data.get("Unit.After").contains(check));
+    let state = mount_unit(skerry::config::STATE_DIR);
+    assert_eq!(state.get("Unit.After"), "var-volatile-lib.service");
+    assert_eq!(state.get("Mount.What"), "/data/skerry");
+    assert_eq!(state.get("Mount.DirectoryMode"), "0700");
+    let own = mount_unit("/etc/skerry/conf.d");
+    assert_eq!(own.get("Mount.What"), "/data/skerry-conf.d");
+    for unit in [&state, &own] {
+        assert_eq!(unit.get("Unit.RequiresMountsFor"), "/data");
+        assert_eq!(unit.get("Mount.Options"), "bind");
+    }
+    for unit in [&data, &state, &own] {
+        // Wanted, not required: without its data a device still boots so far that one can log in.
+        assert_eq!(unit.get("Install.WantedBy"), "local-fs.target");
+        assert!(unit.all("Unit.DefaultDependencies").is_empty(), "before local-fs.target");
+    }
+    let guard = Unit::parse(&read("systemd/dropins/data.conf"));
+    assert_eq!(guard.get("Unit.AssertPathIsMountPoint"), skerry::config::STATE_DIR);
+    assert_eq!(guard.get("Unit.RequiresMountsFor"), "/data /etc/skerry/conf.d");
+}
+
+/// What the recipe installs, and that the image has it.
+#[test]
+fn p054_the_image_has_the_mounts_of_the_data_partition() {
+    let recipe = bitbake(&read(DATA));
+    let units: Vec<String> = files("systemd/data")
+        .iter()
+        .filter(|file| file.ends_with(".mount"))
+        .filter_map(|file| file.rsplit('/').next().map(str::to_owned))
+        .collect();
+    let listed: BTreeSet<&str> = recipe["SYSTEMD_SERVICE:${PN}"].split(' ').collect();
+    assert_eq!(listed, units.iter().map(String::as_str).collect(), "{units:?}");
+    assert_eq!(recipe["SYSTEMD_AUTO_ENABLE:${PN}"], "enable");
+    assert!(read(DATA).contains("install -d ${D}/data\n"), "a read-only root has the place");
+    let image = bitbake(&read("yocto-layer/recipes-skerry/images/skerry-image.bb"));
+    assert!(image["IMAGE_INSTALL:append"].contains("skerry-data"));
+    for file in files("yocto-layer/kas") {
+        for recipe in ["skerry", "skerry-conf", "skerry-data"] {
+            let source = format!("EXTERNALSRC:pn-{recipe} = ");
+            assert!(read(&file).contains(&source), "{file}: {recipe} from this checkout");
+        }
+    }
+}
+
+/// What systemd says of the mounts, the service and OE-core's overlay, all in one place.
+#[test]
+fn p054_systemd_finds_no_fault_in_the_mounts() {
+    if missing(&["systemd-analyze"]).is_some() {
+        return skip("systemd-analyze is not there");
+    }
+    let root = TempDir::new();
+    let mut units = files("systemd/data");
+    units.retain(|file| file.ends_with(".mount"));
+    units.push("systemd/skerry.service".to_owned());
+    for unit in &units {
+        fs::write(root.join(unit.rsplit('/').next().unwrap()), read(unit)).unwrap();
+    }
+    let overlay = "[Unit]\nDefaultDependencies=no\nBefore=local-fs.target\n\
+                   RequiresMountsFor=/var/volatile /var\n[Service]\nType=oneshot\n\
+                   RemainAfterExit=yes\nExecStart=/bin/true\n";
+    fs::write(root.join("var-volatile-lib.service"), overlay).unwrap();
+    let dropin = root.join("skerry.service.d");
+    fs::create_dir(&dropin).unwrap();
+    fs::write(dropin.join("20-data.conf"), read("systemd/dropins/data.conf")).unwrap();
+    let mut analyze = Command::new("systemd-analyze");
+    analyze.args(["verify", "--man=no", "skerry.service", "var-volatile-lib.service"]);
+    analyze.args(units.iter().filter_map(|unit| unit.rsplit('/').next()));
+    analyze.env("SYSTEMD_UNIT_PATH", format!("{}:", root.path().display()));
+    let output = analyze.output().unwrap();
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    // The program is not installed where the tests run, and units of the machine are not ours.
+    let ours = |line: &&str| {
+        units.iter().any(|unit| line.contains(unit.rsplit('/').next().unwrap()))
+            && !line.contains("/usr/bin/skerry is not exec")
+    };
+    let complaints: Vec<&str> = text.lines().filter(ours).collect();
+    assert!(complaints.is_empty(), "{complaints:?}");
 }
 
 #[test]
@@ -433,7 +518,7 @@ fn p052_bitbake_parses_the_layer_without_a_network() {
         if text.contains("en_US.UTF-8") && !output.status.success() {
             return skip("bitbake needs the locale en_US.UTF-8");
         }
-        let parsed = text.contains("Parsing of 4 .bb files complete") && text.contains(" 0 errors");
+        let parsed = text.contains("Parsing of 5 .bb files complete") && text.contains(" 0 errors");
         assert!(output.status.success() && parsed && text.contains(" 0 skipped"), "{text}");
     }
 }

@@ -6,7 +6,7 @@ LICENSE = "MIT"
 inherit core-image
 
 IMAGE_FEATURES += "read-only-rootfs"
-IMAGE_INSTALL:append = " packagegroup-skerry"
+IMAGE_INSTALL:append = " packagegroup-skerry skerry-data"
 
 IMAGE_FSTYPES += "ext4 wic"
 WKS_FILE = "skerry-ab.wks"

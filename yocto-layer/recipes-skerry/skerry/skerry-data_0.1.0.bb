@@ -1,0 +1,38 @@
+SUMMARY = "Mounts that keep the state of skerry on a data partition"
+DESCRIPTION = "Mounts the partition with the label data at /data, and from there the state and \
+the configuration of this one device; the service starts only with its state there."
+LICENSE = "Apache-2.0"
+
+require skerry-source.inc
+
+S = "${UNPACKDIR}/skerry-${PV}"
+
+inherit systemd features_check
+
+REQUIRED_DISTRO_FEATURES = "systemd"
+
+SYSTEMD_SERVICE:${PN} = "data.mount var-lib-skerry.mount etc-skerry-conf.d.mount"
+SYSTEMD_AUTO_ENABLE:${PN} = "enable"
+
+do_configure[noexec] = "1"
+do_compile[noexec] = "1"
+
+do_install() {
+    # Where the partition is mounted: a root file system that is read-only must have the place.
+    install -d ${D}/data
+
+    install -d ${D}${systemd_system_unitdir}/skerry.service.d
+    install -m 0644 ${S}/systemd/data/data.mount ${D}${systemd_system_unitdir}/
+    install -m 0644 ${S}/systemd/data/var-lib-skerry.mount ${D}${systemd_system_unitdir}/
+    install -m 0644 ${S}/systemd/data/etc-skerry-conf.d.mount ${D}${systemd_system_unitdir}/
+    install -m 0644 ${S}/systemd/dropins/data.conf \
+        ${D}${systemd_system_unitdir}/skerry.service.d/20-data.conf
+}
+
+FILES:${PN} += "\
+    /data \
+    ${systemd_system_unitdir}/skerry.service.d/20-data.conf \
+"
+
+# systemd-fsck does nothing without them.
+RDEPENDS:${PN} = "e2fsprogs-e2fsck skerry util-linux-fsck"
