@@ -9,10 +9,11 @@ use serde::{Deserialize, Serialize};
 
 use super::manifests::{ManifestRow, manifest_key};
 use super::node::{note_conflict, self_config_key};
-use super::refused::{DeadLetter, letter_key};
+use super::refused::{DeadLetter, Refused, letter_key};
 use super::row::{Kind, Row, is_default, key, prefix, trailing};
 use super::tags::{self, Precondition, TagRow, tag_key};
 use super::{Store, StoreError, Txn};
+use crate::sys::spawn;
 use crate::types::limits::{PAGE_MAX, TAG_MAX};
 use crate::types::message::NodeConfig;
 use crate::types::{ConnectedRegistryName, Digest, RepositoryName, Tag, UnixSeconds};
@@ -241,12 +242,13 @@ impl Store {
         self.get(&entry_key(number))
     }
 
-    /// The oldest change of a repository that can be delivered.
-    pub fn outbox_first(
+    /// The oldest change of a repository that can be delivered. It lets others run after each page.
+    pub async fn outbox_first(
         &self,
         repository: &RepositoryName,
+        refused: &Refused,
     ) -> Result<Option<(u64, OutboxEntry)>, StoreError> {
-        let (mut after, refused) = (0, self.refused()?);
+        let mut after = 0;
         loop {
             let page = self.outbox_after(after, PAGE_MAX)?;
             let Some((last, _)) = page.last() else {
@@ -260,6 +262,7 @@ impl Store {
             if first.is_some() {
                 return Ok(first);
             }
+            spawn::yield_now().await;
         }
     }
 
@@ -385,7 +388,7 @@ fn tags_are_gone(
 }
 
 /// Takes a change out, whatever had become of it before.
-fn finish(txn: &mut Txn<'_>, number: u64) -> Result<(), StoreError> {
+pub(super) fn finish(txn: &mut Txn<'_>, number: u64) -> Result<(), StoreError> {
     txn.delete(entry_key(number));
     if txn.get::<DeadLetter>(&letter_key(number))?.is_some() {
         txn.delete(letter_key(number));
@@ -589,17 +592,18 @@ mod tests {
             push(&store, "app", 1, &["v1"]).await;
             push(&store, "lab", 2, &["v1"]).await;
             push(&store, "app", 3, &["v1"]).await;
-            let number = |name: &str| {
-                let first = store.outbox_first(&name.parse().unwrap()).unwrap();
+            let number = async |name: &str| {
+                let (name, refused) = (name.parse().unwrap(), Refused::default());
+                let first = store.outbox_first(&name, &refused).await.unwrap();
                 first.map(|(number, entry)| (number, entry.repository.to_string()))
             };
             let all = store.outbox(100).unwrap();
-            assert_eq!(number("app"), Some((all[0].0, "app".to_owned())));
-            let (lab, _) = number("lab").unwrap();
+            assert_eq!(number("app").await, Some((all[0].0, "app".to_owned())));
+            let (lab, _) = number("lab").await.unwrap();
             assert_eq!(store.outbox_after(lab - 1, 1).unwrap()[0].0, lab);
-            assert_eq!(number("other"), None);
+            assert_eq!(number("other").await, None);
             store.outbox_done(lab).await.unwrap();
-            assert_ne!(number("lab").map(|(number, _)| number), Some(lab));
+            assert_ne!(number("lab").await.map(|(number, _)| number), Some(lab));
         });
     }
 

@@ -2,6 +2,8 @@
 //! stays on its way up, its tag and its content stay here, and it is tried again, under a new
 //! number, when there is reason to. Later changes of the same tag wait behind it.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use serde::{Deserialize, Serialize};
 
 use super::manifests::{ManifestRow, manifest_key};
@@ -9,7 +11,19 @@ use super::outbox::{self, BareEntry, Origin, OutboxChange, OutboxEntry, entry_ke
 use super::row::{Kind, Row, is_default, key, prefix, trailing};
 use super::tags::{TagRow, tag_key};
 use super::{Store, StoreError, Txn};
-use crate::types::UnixSeconds;
+use crate::sys::spawn;
+use crate::types::{RepositoryName, Tag, UnixSeconds};
+
+/// Refusals read at once, and renewed in one record.
+const PAGE: usize = 256;
+
+/// Changes that one record renews, as soon as it has so many: a refusal whose tag has more behind
+/// it has a record of its own.
+const RENEWED_MAX: usize = 1024;
+
+/// The longest pause of a change that is refused again and again, rounds: a day, when there is a
+/// round every hour.
+const PAUSE_MAX: u64 = 24;
 
 /// That the parent refused a change: the first that waits of its tag.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -23,6 +37,17 @@ pub struct DeadLetter {
     pub at: UnixSeconds,
     /// It is being tried again.
     pub retried: bool,
+    /// How often it was refused after the first time.
+    pub again: u32,
+}
+
+impl DeadLetter {
+    /// Whether it is tried again in this round: after the first refusal in the next, then in every
+    /// second, every fourth, and so on; in round 0 always.
+    fn is_due(&self, round: u64) -> bool {
+        let pause = 1_u64.checked_shl(self.again).unwrap_or(PAUSE_MAX).min(PAUSE_MAX);
+        !self.retried && round.is_multiple_of(pause)
+    }
 }
 
 impl Row for DeadLetter {
@@ -43,12 +68,14 @@ struct LetterRow {
 struct LetterEnd {
     incarnation: u64,
     retried: bool,
+    #[serde(skip_serializing_if = "is_default", deserialize_with = "trailing")]
+    again: u32,
 }
 
 impl From<DeadLetter> for LetterRow {
     fn from(letter: DeadLetter) -> LetterRow {
         let (entry, incarnation) = BareEntry::of(letter.entry);
-        let more = LetterEnd { incarnation, retried: letter.retried };
+        let more = LetterEnd { incarnation, retried: letter.retried, again: letter.again };
         LetterRow { entry, reason: letter.reason, at: letter.at, more }
     }
 }
@@ -57,7 +84,7 @@ impl From<LetterRow> for DeadLetter {
     fn from(row: LetterRow) -> DeadLetter {
         let LetterRow { entry, reason, at, more } = row;
         let entry = entry.with(more.incarnation);
-        DeadLetter { entry, reason, at, retried: more.retried }
+        DeadLetter { entry, reason, at, retried: more.retried, again: more.again }
     }
 }
 
@@ -66,32 +93,70 @@ pub(super) fn letter_key(number: u64) -> Vec<u8> {
 }
 
 /// The refusals that stand.
-pub struct Refused(Vec<(u64, OutboxEntry)>);
+#[derive(Default)]
+pub struct Refused {
+    numbers: BTreeSet<u64>,
+    tags: BTreeMap<RepositoryName, BTreeSet<Tag>>,
+}
 
 impl Refused {
-    /// Whether a change has to wait: it was refused, or an earlier one of its tag was.
+    /// Whether a change has to wait: it was refused, or another one of its tag was.
     pub fn hold_up(&self, number: u64, entry: &OutboxEntry) -> bool {
-        self.0.iter().any(|(refused, head)| match &entry.change {
-            OutboxChange::Tag { tag, .. } => head.is_of_tag(&entry.repository, tag),
-            OutboxChange::ManifestAdded { .. } | OutboxChange::ManifestDeleted { .. } => {
-                *refused == number
+        let of_tag = match &entry.change {
+            OutboxChange::Tag { tag, .. } => {
+                self.tags.get(&entry.repository).is_some_and(|tags| tags.contains(tag))
             }
-        })
+            OutboxChange::ManifestAdded { .. } | OutboxChange::ManifestDeleted { .. } => false,
+        };
+        of_tag || self.numbers.contains(&number)
+    }
+
+    /// Adds one.
+    pub fn add(&mut self, number: u64, entry: OutboxEntry) {
+        self.numbers.insert(number);
+        if let OutboxChange::Tag { tag, .. } = entry.change {
+            self.tags.entry(entry.repository).or_default().insert(tag);
+        }
     }
 }
 
 impl Store {
     /// What the parent has refused and not taken since, oldest first, at most `limit`.
     pub fn dead_letters(&self, limit: usize) -> Result<Vec<(u64, DeadLetter)>, StoreError> {
-        let rows = self.scan::<DeadLetter>(&prefix(Kind::DeadLetter, &[]), None, limit)?;
+        self.dead_letters_after(0, limit)
+    }
+
+    fn dead_letters_after(
+        &self,
+        number: u64,
+        limit: usize,
+    ) -> Result<Vec<(u64, DeadLetter)>, StoreError> {
+        let (start, after) = (prefix(Kind::DeadLetter, &[]), letter_key(number));
+        let rows = self.scan::<DeadLetter>(&start, Some(&after), limit)?;
         rows.into_iter().map(|(key, letter)| Ok((number_of(&key)?, letter))).collect()
     }
 
-    /// The refusals that stand: what is being tried again is not among them.
-    pub fn refused(&self) -> Result<Refused, StoreError> {
-        let letters = self.dead_letters(usize::MAX)?.into_iter();
-        let standing = letters.filter(|(_, letter)| !letter.retried);
-        Ok(Refused(standing.map(|(number, letter)| (number, letter.entry)).collect()))
+    /// The refusals that stand: what is being tried again is not among them. It lets others run
+    /// after each page.
+    pub async fn refused(&self) -> Result<Refused, StoreError> {
+        let (mut refused, mut after) = (Refused::default(), 0);
+        loop {
+            let page = self.dead_letters_after(after, PAGE)?;
+            let Some((last, _)) = page.last() else {
+                return Ok(refused);
+            };
+            after = *last;
+            for (number, letter) in page.into_iter().filter(|(_, letter)| !letter.retried) {
+                refused.add(number, letter.entry);
+            }
+            spawn::yield_now().await;
+        }
+    }
+
+    /// Whether the refusal of this change stands.
+    pub fn is_refused(&self, number: u64) -> Result<bool, StoreError> {
+        let letter = self.get::<DeadLetter>(&letter_key(number))?;
+        Ok(letter.is_some_and(|letter| !letter.retried))
     }
 
     /// Notes that the parent refuses a change.
@@ -100,55 +165,109 @@ impl Store {
         self.commit(move |txn| {
             let entry = txn.get::<OutboxEntry>(&entry_key(number))?.ok_or(StoreError::NotFound)?;
             let before = txn.get::<DeadLetter>(&letter_key(number))?;
-            let at = before.map_or(now, |before| before.at);
-            txn.put(letter_key(number), &DeadLetter { entry, reason, at, retried: false })
+            let (at, again) =
+                before.map_or((now, 0), |before| (before.at, before.again.saturating_add(1)));
+            let letter = DeadLetter { entry, reason, at, retried: false, again };
+            txn.put(letter_key(number), &letter)
         })
         .await
     }
 
-    /// Has everything tried again that the parent has refused.
-    pub async fn outbox_retry(&self) -> Result<(), StoreError> {
-        for (number, _) in self.refused()?.0 {
-            self.commit(move |txn| renumber(txn, number, 0)).await?;
+    /// Has what the parent has refused tried again, in round 0 all of it, in a later round (they
+    /// are an hour apart) what was not refused too often: the pause doubles up to a day.
+    pub async fn outbox_retry(&self, round: u64) -> Result<(), StoreError> {
+        let mut after = 0;
+        loop {
+            let page = self.dead_letters_after(after, PAGE)?;
+            let Some((last, _)) = page.last() else {
+                return Ok(());
+            };
+            after = *last;
+            let due = page.into_iter().filter(|(_, letter)| letter.is_due(round));
+            let mut due: Vec<u64> = due.map(|(number, _)| number).collect();
+            while !due.is_empty() {
+                due = self.commit(move |txn| renumber_some(txn, due)).await?;
+            }
+            spawn::yield_now().await;
         }
-        Ok(())
     }
 
     /// Gives a change, with those of its tag behind it, new numbers, leaving out so many: the old
     /// one stands for something else at the parent.
     pub async fn outbox_renumber(&self, number: u64, left_out: u64) -> Result<(), StoreError> {
-        self.commit(move |txn| renumber(txn, number, left_out)).await
+        self.commit(move |txn| {
+            let mut waiting = Waiting::read(txn)?;
+            renumber(txn, &mut waiting, number, left_out).map(|_| ())
+        })
+        .await
     }
 }
 
+/// The changes of tags that wait, in order.
+struct Waiting(BTreeMap<RepositoryName, BTreeMap<Tag, Vec<(u64, OutboxEntry)>>>);
+
+impl Waiting {
+    fn read(txn: &Txn<'_>) -> Result<Waiting, StoreError> {
+        let mut chains = Waiting(BTreeMap::new());
+        for (key, entry) in txn.scan::<OutboxEntry>(&prefix(Kind::Outbox, &[]))? {
+            if let OutboxChange::Tag { tag, .. } = &entry.change {
+                let tags = chains.0.entry(entry.repository.clone()).or_default();
+                tags.entry(tag.clone()).or_default().push((number_of(&key)?, entry));
+            }
+        }
+        Ok(chains)
+    }
+
+    /// Takes those of the same tag behind a change.
+    fn take_behind(&mut self, number: u64, entry: &OutboxEntry) -> Vec<(u64, OutboxEntry)> {
+        let OutboxChange::Tag { tag, .. } = &entry.change else {
+            return Vec::new();
+        };
+        let tags = self.0.get_mut(&entry.repository);
+        let mut chain = tags.and_then(|tags| tags.remove(tag)).unwrap_or_default();
+        chain.retain(|(other, _)| *other > number);
+        chain
+    }
+}
+
+/// Renumbers refused changes until there are enough for one record; returns the rest.
+fn renumber_some(txn: &mut Txn<'_>, numbers: Vec<u64>) -> Result<Vec<u64>, StoreError> {
+    let (mut waiting, mut renewed) = (Waiting::read(txn)?, 0);
+    let mut numbers = numbers.into_iter();
+    while renewed < RENEWED_MAX
+        && let Some(number) = numbers.next()
+    {
+        renewed += renumber(txn, &mut waiting, number, 0)?;
+    }
+    Ok(numbers.collect())
+}
+
 /// Writes the changes of a tag that wait from this one on once more, in order, under new numbers,
-/// and takes the old ones out: no entry is ever edited.
-fn renumber(txn: &mut Txn<'_>, number: u64, left_out: u64) -> Result<(), StoreError> {
-    let letter = txn.get::<DeadLetter>(&letter_key(number))?;
+/// and takes the old ones out: no entry is ever edited. Returns how many there were.
+fn renumber(
+    txn: &mut Txn<'_>,
+    waiting: &mut Waiting,
+    number: u64,
+    left_out: u64,
+) -> Result<usize, StoreError> {
+    let mut letter = txn.get::<DeadLetter>(&letter_key(number))?;
     let head = match (txn.get::<OutboxEntry>(&entry_key(number))?, &letter) {
         (Some(entry), _) => entry,
         // Early builds took what was refused out of the outbox.
         (None, Some(letter)) if still_stands(txn, &letter.entry)? => letter.entry.clone(),
         (None, _) => {
             txn.delete(letter_key(number));
-            return Ok(());
+            return Ok(1);
         }
     };
+    let behind = waiting.take_behind(number, &head);
     let mut chain = vec![(number, head)];
-    if let OutboxChange::Tag { tag, .. } = chain[0].1.change.clone() {
-        let repository = chain[0].1.repository.clone();
-        for (key, entry) in txn.scan::<OutboxEntry>(&prefix(Kind::Outbox, &[]))? {
-            let later = number_of(&key)?;
-            if later > number && entry.is_of_tag(&repository, &tag) {
-                chain.push((later, entry));
-            }
-        }
+    chain.extend(behind);
+    for (old, _) in &chain {
+        outbox::finish(txn, *old)?;
     }
-    txn.delete(letter_key(number));
-    let mut letter = letter;
     for position in 0..chain.len() {
-        let (old, entry) = &chain[position];
-        txn.delete(entry_key(*old));
+        let (_, entry) = &chain[position];
         let next = chain.get(position + 1).map(|(_, next)| next);
         let Some(change) = anew(txn, entry, next)? else {
             continue;
@@ -160,7 +279,7 @@ fn renumber(txn: &mut Txn<'_>, number: u64, left_out: u64) -> Result<(), StoreEr
             txn.put(letter_key(number), &DeadLetter { entry, retried: true, ..known })?;
         }
     }
-    Ok(())
+    Ok(chain.len())
 }
 
 /// What a change is when it goes up later than others that were made after it; `None`: void.
@@ -245,15 +364,18 @@ mod tests {
             let (first, tag) = (before[0].0, |n: usize| (before[n].1.as_str(), before[n].0));
             store.outbox_refused(first, "too large".to_owned()).await.unwrap();
             assert_eq!(waiting(&store), before);
-            let refused = store.refused().unwrap();
+            let refused = store.refused().await.unwrap();
             let held = store.outbox(9).unwrap().into_iter();
             let held: Vec<bool> = held.map(|(n, entry)| refused.hold_up(n, &entry)).collect();
             assert_eq!(held, [true, true, false]);
-            assert_eq!(store.outbox_first(&"app".parse().unwrap()).unwrap().unwrap().0, tag(2).1);
+            assert_eq!(
+                store.outbox_first(&"app".parse().unwrap(), &refused).await.unwrap().unwrap().0,
+                tag(2).1
+            );
             let letters = store.dead_letters(10).unwrap();
             assert_eq!((letters.len(), letters[0].1.reason.as_str()), (1, "too large"));
 
-            store.outbox_retry().await.unwrap();
+            store.outbox_retry(0).await.unwrap();
             let after = waiting(&store);
             let last = before[2].0;
             let expected = [
@@ -264,7 +386,7 @@ mod tests {
             assert_eq!(after, expected);
             let letters = store.dead_letters(10).unwrap();
             assert_eq!((letters.len(), letters[0].0, letters[0].1.retried), (1, last + 1, true));
-            assert!(store.refused().unwrap().0.is_empty());
+            assert!(store.refused().await.unwrap().numbers.is_empty());
             store.outbox_refused(last + 1, "still".to_owned()).await.unwrap();
             assert_eq!(store.dead_letters(1).unwrap()[0].1.at, letters[0].1.at);
             store.outbox_done(last + 1).await.unwrap();
@@ -293,13 +415,45 @@ mod tests {
             for number in [all[0], all[2]] {
                 store.outbox_refused(number, "no".to_owned()).await.unwrap();
             }
-            store.outbox_retry().await.unwrap();
+            store.outbox_retry(0).await.unwrap();
             let tags: Vec<_> = waiting(&store).into_iter().map(|(_, t, b, d)| (t, b, d)).collect();
             let tag = |name: &str, base, digest| (name.to_owned(), base, digest);
             let v1 = [tag("v1", 0, 1), tag("v1", 1, 0), tag("v1", 0, 3)];
             assert_eq!(tags[0], tag("v2", 0, 2));
             assert_eq!(tags[1..], v1);
             assert_eq!(store.outbox(9).unwrap().len(), 4, "the deletion is void");
+        });
+    }
+
+    #[test]
+    fn f204_what_is_refused_again_and_again_is_tried_less_often_and_in_few_records() {
+        smol::block_on(async {
+            let store = connected().await;
+            let number = PAGE + 10;
+            push(&store, "app", 1, &[]).await;
+            for tag in 0..number {
+                push(&store, "app", 1, &[&format!("v{tag}")]).await;
+            }
+            let refuse = async || {
+                for (number, _) in store.outbox(usize::MAX).unwrap() {
+                    if !store.is_refused(number).unwrap() {
+                        store.outbox_refused(number, "no".to_owned()).await.unwrap();
+                    }
+                }
+            };
+            let mut tried = Vec::new();
+            for round in 1..=80 {
+                refuse().await;
+                let before = store.sequence();
+                store.outbox_retry(round).await.unwrap();
+                let records = store.sequence() - before;
+                assert!(records <= 2, "{records} records for {number} refusals");
+                if records > 0 {
+                    tried.push(round);
+                }
+            }
+            assert_eq!(tried, [1, 2, 4, 8, 16, 24, 48, 72]);
+            assert_eq!(store.outbox(usize::MAX).unwrap().len(), number + 1);
         });
     }
 
@@ -312,11 +466,11 @@ mod tests {
             for (number, entry) in store.outbox(9).unwrap() {
                 store.outbox_done(number).await.unwrap();
                 let (reason, at) = ("no".to_owned(), UnixSeconds(1));
-                let letter = DeadLetter { entry, reason, at, retried: false };
+                let letter = DeadLetter { entry, reason, at, retried: false, again: 0 };
                 store.commit(move |txn| txn.put(letter_key(number), &letter)).await.unwrap();
             }
             store.delete_tag(&app, &v2, Precondition::None, &Origin::Parent).await.unwrap();
-            store.outbox_retry().await.unwrap();
+            store.outbox_retry(0).await.unwrap();
             let tags: Vec<_> = waiting(&store).into_iter().map(|(_, t, b, d)| (t, b, d)).collect();
             assert_eq!(tags, [("v1".to_owned(), 0, 1)]);
             assert_eq!(store.dead_letters(9).unwrap().len(), 1);

@@ -14,7 +14,9 @@ use super::upload::{Content, Uploader};
 use crate::gateway::distribution::{Delivery, FetchedManifest};
 use crate::gateway::{Upstream, UpstreamError};
 use crate::store::outbox::{OutboxChange, OutboxEntry};
+use crate::store::refused::Refused;
 use crate::store::{Precondition, Store, StoreError};
+use crate::sys::spawn;
 use crate::types::limits::PAGE_MAX;
 use crate::types::{Digest, Manifest, Mode, Reference, RepositoryName, Tag};
 
@@ -27,8 +29,8 @@ const DEPTH_MAX: usize = 8;
 /// Changes that are read at once.
 const AT_ONCE: usize = 64;
 
-/// What the parent refused is tried again after this time at the latest: it may have more room, and
-/// tells nobody.
+/// The time from one round to the next in which what the parent refused is tried again: it may have
+/// more room, and tells nobody. What is refused again and again is left out of more and more rounds.
 const RETRY_REFUSED: Duration = Duration::from_secs(3600);
 
 /// Numbers that are left out at once, as a power of two, when a number stands for another change at
@@ -57,6 +59,8 @@ pub(super) struct Retries {
     version: Option<String>,
     /// Monotonic.
     next: Duration,
+    /// Attempts since then.
+    round: u64,
     /// Deliveries in a row whose number stood for another change.
     mismatches: u32,
 }
@@ -70,8 +74,9 @@ impl Pusher {
             let mut pause = LOOK_AGAIN;
             if self.is_read_write()? {
                 self.retry_refused().await?;
-                self.deliver_new().await?;
-                self.try_again().await?;
+                let mut refused = self.store.refused().await?;
+                self.deliver_new(&mut refused).await?;
+                self.try_again(&mut refused).await?;
                 pause = self.turns().next(self.now()).unwrap_or(LOOK_AGAIN).min(LOOK_AGAIN);
             }
             if !self.store.wait_after(seen, pause).await {
@@ -102,19 +107,21 @@ impl Pusher {
     /// one, and now and then.
     async fn retry_refused(&self) -> Result<(), SyncError> {
         let (version, now) = (self.store.self_config_version()?, self.now());
-        {
+        let round = {
             let mut retries = self.retries();
             if retries.version == version && now < retries.next {
                 return Ok(());
             }
+            retries.round = if retries.version == version { retries.round + 1 } else { 0 };
             retries.version = version;
             retries.next = now + RETRY_REFUSED;
-        }
-        Ok(self.store.outbox_retry().await?)
+            retries.round
+        };
+        Ok(self.store.outbox_retry(round).await?)
     }
 
     /// Delivers the changes of repositories that wait for nothing, oldest first.
-    async fn deliver_new(&self) -> Result<(), SyncError> {
+    async fn deliver_new(&self, refused: &mut Refused) -> Result<(), SyncError> {
         let (mut after, mut delivered) = (0, 0);
         loop {
             let changes = self.store.outbox_after(after, AT_ONCE)?;
@@ -123,9 +130,7 @@ impl Pusher {
             }
             for (number, entry) in changes {
                 after = number;
-                if self.turns().waits(&entry.repository)
-                    || self.store.refused()?.hold_up(number, &entry)
-                {
+                if self.turns().waits(&entry.repository) || refused.hold_up(number, &entry) {
                     continue;
                 }
                 // What became of the one before may have changed it.
@@ -136,19 +141,21 @@ impl Pusher {
                     return Ok(());
                 }
                 delivered += 1;
-                self.attempt(number, &entry).await?;
+                self.attempt(number, entry, refused).await?;
             }
+            // Any number may be held up.
+            spawn::yield_now().await;
         }
     }
 
     /// Delivers the oldest change of each repository that has waited long enough; when it works,
     /// the others follow in the next round.
-    async fn try_again(&self) -> Result<(), SyncError> {
+    async fn try_again(&self, refused: &mut Refused) -> Result<(), SyncError> {
         let due = self.turns().due(self.now());
         for repository in due {
-            match self.store.outbox_first(&repository)? {
+            match self.store.outbox_first(&repository, refused).await? {
                 Some(_) if !self.is_read_write()? => return Ok(()),
-                Some((number, entry)) => self.attempt(number, &entry).await?,
+                Some((number, entry)) => self.attempt(number, entry, refused).await?,
                 None => self.turns().worked(&repository),
             }
         }
@@ -157,10 +164,18 @@ impl Pusher {
 
     /// Delivers one change. When it fails, its repository waits; the error is one that ends the
     /// session.
-    async fn attempt(&self, number: u64, entry: &OutboxEntry) -> Result<(), SyncError> {
+    async fn attempt(
+        &self,
+        number: u64,
+        entry: OutboxEntry,
+        refused: &mut Refused,
+    ) -> Result<(), SyncError> {
         let repository = &entry.repository;
-        let Err(error) = self.settle(number, entry).await else {
+        let Err(error) = self.settle(number, &entry).await else {
             self.turns().worked(repository);
+            if self.store.is_refused(number)? {
+                refused.add(number, entry);
+            }
             return Ok(());
         };
         let ends = error.ends_session();

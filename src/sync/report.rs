@@ -90,7 +90,7 @@ impl Reporter {
                 code: "PushRefused".to_owned(),
                 description: format!(
                     "the parent refused {}: {}; it stays here and is tried again when the \
-                     configuration changes, and every hour",
+                     configuration changes, after an hour, and less often after that",
                     letter.entry, letter.reason
                 ),
                 timestamp: letter.at,

@@ -378,7 +378,7 @@ fn f209_indexes_that_name_the_next_one_twice_are_looked_at_once_each() {
         change: outbox::OutboxChange::ManifestAdded { digest: below },
     };
     let (reason, at) = ("no".to_owned(), UnixSeconds(1));
-    let letter = refused::DeadLetter { entry, reason, at, retried: false };
+    let letter = refused::DeadLetter { entry, reason, at, retried: false, again: 0 };
     let letter_key = row::key(row::Kind::DeadLetter, &[&1_u64.to_be_bytes()]);
     block_on(store.commit(move |txn| txn.put(letter_key, &letter))).unwrap();
     assert_eq!(bench.gc_twice().blobs_removed, 0);
@@ -400,7 +400,7 @@ fn what_waits_for_the_parent_is_pinned() {
         change: outbox::OutboxChange::ManifestAdded { digest: manifest.clone() },
     };
     let (reason, at) = ("no".to_owned(), UnixSeconds(1));
-    let letter = refused::DeadLetter { entry, reason, at, retried: false };
+    let letter = refused::DeadLetter { entry, reason, at, retried: false, again: 0 };
     let letter_key = row::key(row::Kind::DeadLetter, &[&1_u64.to_be_bytes()]);
     let kept = letter_key.clone();
     block_on(store.commit(move |txn| txn.put(kept, &letter))).unwrap();
