@@ -12,7 +12,7 @@ use super::row::{Kind, Row, is_default, key, prefix, trailing};
 use super::tags::{TagRow, tag_key};
 use super::{Store, StoreError, Txn};
 use crate::sys::spawn;
-use crate::types::{RepositoryName, Tag, UnixSeconds};
+use crate::types::{Digest, RepositoryName, Tag, UnixSeconds};
 
 /// Refusals read at once, and renewed in one record.
 const PAGE: usize = 256;
@@ -96,26 +96,40 @@ pub(super) fn letter_key(number: u64) -> Vec<u8> {
 #[derive(Default)]
 pub struct Refused {
     numbers: BTreeSet<u64>,
-    tags: BTreeMap<RepositoryName, BTreeSet<Tag>>,
+    /// Each with the number of the change that was refused.
+    tags: BTreeMap<RepositoryName, BTreeMap<Tag, u64>>,
 }
 
 impl Refused {
     /// Whether a change has to wait: it was refused, or another one of its tag was.
     pub fn hold_up(&self, number: u64, entry: &OutboxEntry) -> bool {
-        let of_tag = match &entry.change {
-            OutboxChange::Tag { tag, .. } => {
-                self.tags.get(&entry.repository).is_some_and(|tags| tags.contains(tag))
-            }
-            OutboxChange::ManifestAdded { .. } | OutboxChange::ManifestDeleted { .. } => false,
+        self.numbers.contains(&number) || self.of_tag(entry).is_some()
+    }
+
+    fn of_tag(&self, entry: &OutboxEntry) -> Option<u64> {
+        let OutboxChange::Tag { tag, .. } = &entry.change else {
+            return None;
         };
-        of_tag || self.numbers.contains(&number)
+        self.tags.get(&entry.repository)?.get(tag).copied()
+    }
+
+    /// The refused change that this later one makes void: it removes the tag that the other one
+    /// was to set. That refusal is over then.
+    pub fn ended_by(&mut self, number: u64, entry: &OutboxEntry) -> Option<u64> {
+        let OutboxChange::Tag { tag, digest: None, .. } = &entry.change else {
+            return None;
+        };
+        let refused = self.of_tag(entry).filter(|refused| *refused < number)?;
+        self.tags.get_mut(&entry.repository)?.remove(tag);
+        self.numbers.remove(&refused);
+        Some(refused)
     }
 
     /// Adds one.
     pub fn add(&mut self, number: u64, entry: OutboxEntry) {
         self.numbers.insert(number);
         if let OutboxChange::Tag { tag, .. } = entry.change {
-            self.tags.entry(entry.repository).or_default().insert(tag);
+            self.tags.entry(entry.repository).or_default().insert(tag, number);
         }
     }
 }
@@ -260,40 +274,79 @@ fn renumber(
             return Ok(1);
         }
     };
+    let repository = head.repository.clone();
     let behind = waiting.take_behind(number, &head);
     let mut chain = vec![(number, head)];
     chain.extend(behind);
     for (old, _) in &chain {
         outbox::finish(txn, *old)?;
     }
+    let count = chain.len();
+    let mut chain: Vec<OutboxEntry> = chain.into_iter().map(|(_, entry)| entry).collect();
+    let goes_back = leave_out_removed(&mut chain);
     for position in 0..chain.len() {
-        let (_, entry) = &chain[position];
-        let next = chain.get(position + 1).map(|(_, next)| next);
-        let Some(change) = anew(txn, entry, next)? else {
+        let next = chain.get(position + 1);
+        let change = match &goes_back {
+            Some(start) => by_digest(&chain[position].change, start),
+            None => Some(chain[position].change.clone()),
+        };
+        let Some(change) = change else {
             continue;
         };
-        let repository = entry.repository.clone();
+        let Some(change) = anew(txn, &repository, change, next)? else {
+            continue;
+        };
         let added = outbox::append(txn, &Origin::Client, &repository, change, left_out)?;
         // The refusal is known until the parent takes the first of them.
         if let (Some((number, entry)), Some(known)) = (added, letter.take()) {
             txn.put(letter_key(number), &DeadLetter { entry, retried: true, ..known })?;
         }
     }
-    Ok(chain.len())
+    Ok(count)
+}
+
+/// Replaces what waits of a tag up to its last removal by the removal of what the parent has: who
+/// removes a tag does not want any more what it was to name. Returns where the rest begins if it ends
+/// there too.
+fn leave_out_removed(chain: &mut Vec<OutboxEntry>) -> Option<Digest> {
+    let removes =
+        |entry: &OutboxEntry| matches!(&entry.change, OutboxChange::Tag { digest: None, .. });
+    if let Some(last) = chain.iter().rposition(removes)
+        && let OutboxChange::Tag { base: first, .. } = chain[0].change.clone()
+    {
+        chain.drain(..last);
+        if let OutboxChange::Tag { base, .. } = &mut chain[0].change {
+            *base = first;
+        }
+    }
+    let (first, last) = (&chain.first()?.change, &chain.last()?.change);
+    let (OutboxChange::Tag { base, .. }, OutboxChange::Tag { digest, .. }) = (first, last) else {
+        return None;
+    };
+    base.clone().filter(|_| base == digest)
+}
+
+/// What a change of a tag brings along, without the tag, which goes back to `start`: clients may
+/// have pinned it.
+fn by_digest(change: &OutboxChange, start: &Digest) -> Option<OutboxChange> {
+    let OutboxChange::Tag { digest: Some(digest), .. } = change else {
+        return None;
+    };
+    let brings = digest != start;
+    brings.then(|| OutboxChange::ManifestAdded { digest: digest.clone() })
 }
 
 /// What a change is when it goes up later than others that were made after it; `None`: void.
 fn anew(
     txn: &Txn<'_>,
-    entry: &OutboxEntry,
+    repository: &RepositoryName,
+    change: OutboxChange,
     next: Option<&OutboxEntry>,
 ) -> Result<Option<OutboxChange>, StoreError> {
     let here = |digest| {
-        Ok::<_, StoreError>(
-            txn.get::<ManifestRow>(&manifest_key(&entry.repository, digest))?.is_some(),
-        )
+        Ok::<_, StoreError>(txn.get::<ManifestRow>(&manifest_key(repository, digest))?.is_some())
     };
-    let keep = match &entry.change {
+    let keep = match &change {
         OutboxChange::Tag { tag, base, digest } => {
             // Where the next one does not begin with it, the tag went with its manifest meanwhile.
             let goes_on = next.is_none_or(
@@ -307,7 +360,7 @@ fn anew(
         OutboxChange::ManifestAdded { digest } => here(digest)?,
         OutboxChange::ManifestDeleted { digest } => !here(digest)?,
     };
-    Ok(keep.then(|| entry.change.clone()))
+    Ok(Some(change).filter(|_| keep))
 }
 
 /// Whether a change is still what this node shows.
@@ -331,7 +384,6 @@ mod tests {
     use super::super::manifests::testing::{digest, push, store};
     use super::super::node::testing::config;
     use super::*;
-    use crate::types::Digest;
 
     async fn connected() -> Store {
         let store = store();
@@ -454,6 +506,56 @@ mod tests {
             }
             assert_eq!(tried, [1, 2, 4, 8, 16, 24, 48, 72]);
             assert_eq!(store.outbox(usize::MAX).unwrap().len(), number + 1);
+        });
+    }
+
+    #[test]
+    fn f204_a_refusal_ends_with_the_removal_of_its_tag() {
+        smol::block_on(async {
+            let store = connected().await;
+            let app = "app".parse().unwrap();
+            let remove = async |tag: &str| {
+                let tag = tag.parse().unwrap();
+                let any = Precondition::None;
+                store.delete_tag(&app, &tag, any, &Origin::Client).await.unwrap();
+            };
+            push(&store, "app", 1, &["v2", "v3"]).await;
+            for (number, _) in store.outbox(9).unwrap() {
+                store.outbox_done(number).await.unwrap();
+            }
+            // New, and removed; known to the parent, moved, removed, and set again; moved and back.
+            push(&store, "app", 2, &["v1", "v2", "v3"]).await;
+            for (number, _) in store.outbox(9).unwrap() {
+                store.outbox_refused(number, "no".to_owned()).await.unwrap();
+            }
+            remove("v1").await;
+            remove("v2").await;
+            push(&store, "app", 3, &["v2"]).await;
+            push(&store, "app", 1, &["v3"]).await;
+            let mut refused = store.refused().await.unwrap();
+            for (number, entry) in store.outbox(9).unwrap() {
+                let ended = refused.ended_by(number, &entry);
+                let removes = matches!(entry.change, OutboxChange::Tag { digest: None, .. });
+                assert_eq!(ended.is_some(), removes, "{entry}");
+                assert_eq!(refused.ended_by(number, &entry), None, "{entry}");
+                if let Some(ended) = ended {
+                    assert!(!refused.hold_up(ended, &entry) && ended < number);
+                    store.outbox_renumber(ended, 0).await.unwrap();
+                }
+            }
+            let tags = |store: &Store| -> Vec<_> {
+                waiting(store).into_iter().map(|(_, t, b, d)| (t, b, d)).collect()
+            };
+            let tag = |name: &str, base, digest| (name.to_owned(), base, digest);
+            let v2 = [tag("v2", 1, 0), tag("v2", 0, 3)];
+            let v3 = [tag("v3", 1, 2), tag("v3", 2, 1)];
+            assert_eq!(tags(&store), [v3.as_slice(), &v2].concat());
+            assert_eq!(store.dead_letters(9).unwrap().len(), 2);
+            store.outbox_retry(0).await.unwrap();
+            assert_eq!(tags(&store), v2);
+            // What v3 named between can be pulled by its digest.
+            let (_, last) = store.outbox(9).unwrap().pop().unwrap();
+            assert_eq!(last.change, OutboxChange::ManifestAdded { digest: digest(2) });
         });
     }
 

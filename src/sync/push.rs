@@ -29,8 +29,8 @@ const DEPTH_MAX: usize = 8;
 /// Changes that are read at once.
 const AT_ONCE: usize = 64;
 
-/// The time from one round to the next in which what the parent refused is tried again: it may have
-/// more room, and tells nobody. What is refused again and again is left out of more and more rounds.
+/// The time from one round to the next in which what the parent refused is tried again: it may
+/// have more room, and tells nobody. What is refused again and again is left out of more rounds.
 const RETRY_REFUSED: Duration = Duration::from_secs(3600);
 
 /// Numbers that are left out at once, as a power of two, when a number stands for another change at
@@ -130,6 +130,9 @@ impl Pusher {
             }
             for (number, entry) in changes {
                 after = number;
+                if let Some(ended) = refused.ended_by(number, &entry) {
+                    self.store.outbox_renumber(ended, 0).await?;
+                }
                 if self.turns().waits(&entry.repository) || refused.hold_up(number, &entry) {
                     continue;
                 }
