@@ -597,8 +597,8 @@ fn f039_f043_f045_f075_f163_a_connected_registry_accepts_its_own() {
     let all = ["repositories/a/content/read", "repositories/a/content/write"];
     let [listed, _] = root.token("listed", &all, None);
     let [other, _] = root.token("other", &all, None);
-    // What is granted to one of them is not granted to the others.
-    let dock = root.child("dock01", None, &["of-dock"]);
+    // Beside what clients push and the device takes up, each is granted what the others are not.
+    let dock = root.child("dock01", None, &["of-dock", "a"]);
     let ship = root.child("ship01", Some("dock01"), &["of-ship"]);
     assert_eq!(device.get("listed", &listed, "").0.status, 503, "not activated yet");
     configure(&root, &device, "dock01", &["listed"]);
