@@ -306,8 +306,8 @@ fn renumber(
 }
 
 /// Replaces what waits of a tag up to its last removal by the removal of what the parent has: who
-/// removes a tag does not want any more what it was to name. Returns where the rest begins if it ends
-/// there too.
+/// removes a tag does not want any more what it was to name. Returns where the rest begins if it
+/// ends there too.
 fn leave_out_removed(chain: &mut Vec<OutboxEntry>) -> Option<Digest> {
     let removes =
         |entry: &OutboxEntry| matches!(&entry.change, OutboxChange::Tag { digest: None, .. });
