@@ -308,6 +308,7 @@ impl Delivery<'_> {
             // The changes of a repository go up one by one, in order: what is below has its answer.
             Some(id) => request
                 .with("skerry-outbox-id", id.to_string())
+                .with("skerry-outbox-incarnation", format!("{:016x}", id.incarnation))
                 .with("skerry-outbox-lowest", id.sequence.to_string()),
             None => request,
         }

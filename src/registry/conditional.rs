@@ -10,6 +10,10 @@ use crate::types::{Digest, Refusal};
 /// The header in which a connected registry names the change that it delivers.
 pub const OUTBOX_ID: &str = "skerry-outbox-id";
 
+/// The header in which it names the life of its store that numbered the change, 16 hexadecimal
+/// digits. Connected registries of the first version do not send it.
+pub const OUTBOX_INCARNATION: &str = "skerry-outbox-incarnation";
+
 /// The header in which it names the lowest number that it has no answer for.
 pub const OUTBOX_LOWEST: &str = "skerry-outbox-lowest";
 
@@ -62,10 +66,16 @@ pub fn origin(store: &Store, request: &Request, principal: &Principal) -> Result
     let (Principal::Child(child), Some(value)) = (principal, request.header(OUTBOX_ID)) else {
         return Ok(Origin::Client);
     };
-    let id: OutboxId = value.parse().map_err(|()| {
-        let text = "takes a connected registry, a number and an incarnation";
+    let mut id: OutboxId = value.parse().map_err(|()| {
+        let text = "takes a connected registry and a number";
         malformed("UNSUPPORTED", format!("{OUTBOX_ID} {text}"))
     })?;
+    if let Some(value) = request.header(OUTBOX_INCARNATION) {
+        id.incarnation = u64::from_str_radix(value, 16).map_err(|_| {
+            let text = "takes a hexadecimal number of at most 16 digits";
+            malformed("UNSUPPORTED", format!("{OUTBOX_INCARNATION} {text}"))
+        })?;
+    }
     let lowest = request.header(OUTBOX_LOWEST).map(|value| match value.parse::<u64>() {
         Ok(lowest) if lowest <= id.sequence => Ok(lowest),
         _ => Err(malformed(
@@ -173,12 +183,12 @@ mod tests {
         for (name, below) in
             [("dock01", true), ("crane7", true), ("gone01", true), ("dock02", false)]
         {
-            for (value, incarnation) in
-                [(format!("{name} 12"), 0), (format!("{name} 12 00000000000000af"), 0xaf)]
-            {
+            let told = (OUTBOX_INCARNATION, "00000000000000af");
+            for (headers, incarnation) in [(&[][..], 0), (&[told][..], 0xaf)] {
                 let id = OutboxId { origin: name.parse().unwrap(), incarnation, sequence: 12 };
-                assert!(incarnation == 0 || id.to_string() == value);
-                let found = origin(&[(OUTBOX_ID, &value)], &child);
+                let value = id.to_string();
+                assert_eq!(value, format!("{name} 12"));
+                let found = origin(&[headers, &[(OUTBOX_ID, &value)]].concat(), &child);
                 assert_eq!(found.is_ok(), below, "{name}");
                 let expected = Origin::Child(Delivery { id, lowest: None });
                 assert!(!below || found == Ok(expected), "{name}");
@@ -193,6 +203,10 @@ mod tests {
                 _ => unreachable!(),
             });
             assert_eq!(found, expected, "{lowest}");
+        }
+        for bad in ["", "x", "-1", "+", "10000000000000000"] {
+            let headers = [(OUTBOX_ID, "crane7 12"), (OUTBOX_INCARNATION, bad)];
+            assert_eq!(origin(&headers, &child).unwrap_err().status, 400, "{bad}");
         }
         for bad in
             ["", "crane7", "crane7 x", "crane7 -1", "c 1", "crane7  1", "crane7 1 ", "crane7 1 x"]

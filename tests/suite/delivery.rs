@@ -243,10 +243,11 @@ fn f130_a_number_stands_for_one_change_only() {
         assert_eq!(push_blob(&root.login, &sync, "app", blob).status, 201);
     }
     let send = |method: &str, tag: &str, number: u64, lowest: u64, image: usize| {
-        let (id, lowest) = (format!("dock01 {number} 00000000000000aa"), lowest.to_string());
+        let (id, lowest) = (format!("dock01 {number}"), lowest.to_string());
         let headers = [
             ("content-type", MANIFEST),
             ("skerry-outbox-id", id.as_str()),
+            ("skerry-outbox-incarnation", "00000000000000aa"),
             ("skerry-outbox-lowest", lowest.as_str()),
         ];
         let target = format!("/v2/app/manifests/{tag}");
@@ -272,7 +273,8 @@ fn f130_a_number_stands_for_one_change_only() {
     mismatch(send("PUT", "v1", 6, 6, 1));
     assert_eq!((now("v1"), now("v2")), (None, None));
     // Who tells no lowest number is believed, as ever.
-    let id = [("content-type", MANIFEST), ("skerry-outbox-id", "dock01 8 00000000000000aa")];
+    let incarnation = ("skerry-outbox-incarnation", "00000000000000aa");
+    let id = [("content-type", MANIFEST), ("skerry-outbox-id", "dock01 8"), incarnation];
     let body = &images[2].manifest;
     let old = bearer(&root.login, &sync, "PUT", "/v2/app/manifests/v3", &id, body);
     assert_eq!((old.status, now("v3")), (201, None));
