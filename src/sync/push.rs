@@ -33,6 +33,11 @@ const AT_ONCE: usize = 64;
 /// have more room, and tells nobody. What is refused again and again is left out of more rounds.
 const RETRY_REFUSED: Duration = Duration::from_secs(3600);
 
+/// How often in a row a change is tried whose content cannot be read here before the others of its
+/// repository go first: some seconds, in which the content may come back. From then on the change
+/// waits like one that the parent refused.
+const UNREADABLE_MAX: u32 = 4;
+
 /// Numbers that are left out at once, as a power of two, when a number stands for another change at
 /// the parent: after so many of these in a row the numbers of any store that was set back are past.
 const LEFT_OUT_MAX: u32 = 20;
@@ -212,9 +217,13 @@ impl Pusher {
             Err(SyncError::Upstream(UpstreamError::PreconditionFailed)) => {
                 self.settle_conflict(number, entry).await
             }
+            Err(error @ SyncError::Content(_))
+                if self.turns().times(&entry.repository) < UNREADABLE_MAX =>
+            {
+                Err(error)
+            }
             Err(error) if error.is_local() => {
-                let (id, repository) = (&entry.id, &entry.repository);
-                log::error!("the parent refused change {id} in {repository}: {error}");
+                log::error!("cannot push {entry} to the parent, tried again later: {error}");
                 Ok(self.store.outbox_refused(number, error.to_string()).await?)
             }
             Err(error) => Err(error),

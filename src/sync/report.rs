@@ -89,7 +89,7 @@ impl Reporter {
                 kind: "Sync".to_owned(),
                 code: "PushRefused".to_owned(),
                 description: format!(
-                    "the parent refused {}: {}; it stays here and is tried again when the \
+                    "cannot push {} to the parent: {}; it stays here and is tried again when the \
                      configuration changes, after an hour, and less often after that",
                     letter.entry, letter.reason
                 ),

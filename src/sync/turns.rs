@@ -25,6 +25,11 @@ impl Turns {
         self.0.contains_key(repository)
     }
 
+    /// How many pushes of this repository have failed in a row.
+    pub(super) fn times(&self, repository: &RepositoryName) -> u32 {
+        self.0.get(repository).map_or(0, |failed| failed.times)
+    }
+
     /// A push worked, or there is none left.
     pub(super) fn worked(&mut self, repository: &RepositoryName) {
         self.0.remove(repository);
@@ -79,6 +84,7 @@ mod tests {
         turns.failed(&lab, false, now, &rng);
         assert!(turns.waits(&app) && turns.waits(&lab) && !turns.waits(&other));
         assert_eq!(turns.due(now), []);
+        assert_eq!([&app, &lab, &other].map(|name| turns.times(name)), [3, 1, 0]);
         let next = turns.next(now).unwrap();
         assert!((500..=1000).contains(&next.as_millis()), "{next:?}: that of lab");
         assert_eq!(turns.due(now + next), std::slice::from_ref(&lab));

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::support::eventually;
 use crate::support::http::{Answer, bearer, token};
-use crate::support::image::{Image, MANIFEST, push_blob};
+use crate::support::image::{Image, MANIFEST, digest, push_blob};
 use crate::support::node::{Node, sync_token};
 use crate::sync::{SOON, pull, root_behind};
 
@@ -200,6 +200,33 @@ fn f204_f130_a_push_that_the_grant_forbids_stays_and_goes_up_when_it_allows_it()
     eventually(SOON, "nothing is refused", || refused(&root).is_empty().then_some(()));
     let log = device.log();
     assert!(!log.contains("was moved at the parent too"), "{log}");
+}
+
+#[test]
+fn f204_f130_content_that_cannot_be_read_here_is_no_refusal_of_the_parent() {
+    let mut root = Node::root();
+    let user = root.pusher("owner-token", "*");
+    let device = device(&root, &user);
+    push_all(&device, &user, "before", 1..2);
+    root.kill();
+    let image = Image::new(2, &[2000]);
+    let pushed = vec![("v1".to_owned(), push(&device, &user, 2, "app", "v1"))];
+    let hex = digest(&image.layers[0])["sha256:".len()..].to_owned();
+    let layer = device.state().join("blobs/sha256").join(&hex[..2]).join(&hex);
+    let aside = layer.with_extension("aside");
+    std::fs::rename(&layer, &aside).unwrap();
+    root.start();
+    // What waits in the same repository comes later, and is not held up for ever.
+    let other = vec![("other".to_owned(), push(&device, &user, 3, "app", "other"))];
+    arrive(&root, &user, "app", &other);
+    let told = eventually(SOON, "the fault is told", || refused(&root).pop());
+    assert!(told.contains("app:v1") && told.contains("is missing here"), "{told}");
+    assert!(!told.contains("the parent refused"), "{told}");
+    assert!(!device.log().contains("the parent refused"), "{}", device.log());
+    // It is there again.
+    std::fs::rename(&aside, &layer).unwrap();
+    permissions(&root, &["--add", "lab"]);
+    arrive(&root, &user, "app", &pushed);
 }
 
 #[test]
