@@ -176,7 +176,6 @@ impl Engine {
                 upstream: upstream.clone(),
                 uploader: Uploader { store: store.clone(), upstream: upstream.clone() },
                 fetcher,
-                state: state.clone(),
                 turns: Mutex::default(),
                 retries: Mutex::default(),
             },

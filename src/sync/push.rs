@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use super::error::SyncError;
 use super::fetch::Fetcher;
-use super::state::State;
 use super::turns::Turns;
 use super::upload::{Content, Uploader};
 use crate::gateway::distribution::{Delivery, FetchedManifest};
@@ -51,7 +50,6 @@ pub(super) struct Pusher {
     pub(super) upstream: Arc<Upstream>,
     pub(super) uploader: Uploader,
     pub(super) fetcher: Fetcher,
-    pub(super) state: Arc<State>,
     /// Kept from one session to the next.
     pub(super) turns: Mutex<Turns>,
     pub(super) retries: Mutex<Retries>,
@@ -113,16 +111,19 @@ impl Pusher {
     async fn retry_refused(&self) -> Result<(), SyncError> {
         let (version, now) = (self.store.self_config_version()?, self.now());
         let round = {
-            let mut retries = self.retries();
-            if retries.version == version && now < retries.next {
-                return Ok(());
+            let retries = self.retries();
+            match retries.version == version {
+                true if now < retries.next => return Ok(()),
+                true => retries.round + 1,
+                false => 0,
             }
-            retries.round = if retries.version == version { retries.round + 1 } else { 0 };
-            retries.version = version;
-            retries.next = now + RETRY_REFUSED;
-            retries.round
         };
-        Ok(self.store.outbox_retry(round).await?)
+        self.store.outbox_retry(round).await?;
+        // Only now: an attempt that failed halfway is repeated.
+        let mut retries = self.retries();
+        (retries.version, retries.round) = (version, round);
+        retries.next = now + RETRY_REFUSED;
+        Ok(())
     }
 
     /// Delivers the changes of repositories that wait for nothing, oldest first.
@@ -441,7 +442,6 @@ impl Pusher {
                 "tag {repository}:{tag} was moved at the parent too: our content is now {kept}"
             );
         }
-        self.state.solved("conflict ");
         Ok(())
     }
 
