@@ -135,7 +135,7 @@ impl Upstream {
     }
 
     /// The length of a blob that can be pulled from this repository at the parent, bytes; `None`
-    /// when there is none.
+    /// when there is none, or the parent does not say how long it is.
     pub async fn blob_len(
         &self,
         repository: &RepositoryName,
@@ -146,7 +146,13 @@ impl Upstream {
         match self.content(&scope, Method::Head, &path, |request| request).await {
             Ok(response) => {
                 let len = response.header("content-length").and_then(|text| text.parse().ok());
-                len.map(Some).ok_or_else(|| protocol("a blob came without its length"))
+                if len.is_none() {
+                    log::warn!(
+                        "the parent names no length of a blob repository={repository} \
+                         digest={digest}"
+                    );
+                }
+                Ok(len)
             }
             Err(UpstreamError::NotFound(_)) => Ok(None),
             Err(error) => Err(error),

@@ -44,13 +44,40 @@ pub(super) struct Fetcher {
 pub(super) struct Closure {
     root: Digest,
     /// Children before their parents, so the root is last; empty when all is here.
-    manifests: Vec<(Digest, Received)>,
+    manifests: Vec<Part>,
     /// Blobs to link, with their lengths; of those not in the store the bytes are missing.
     blobs: BTreeMap<Digest, u64>,
+    /// The same, of blobs that are left out when they cannot be had.
+    optional: BTreeMap<Digest, u64>,
     /// What is to be transferred.
     pub(super) missing_bytes: u64,
-    /// Content that is named without being needed and that the parent was asked for.
+    /// What the manifests name without needing it, until the parent is asked for it.
+    named: Vec<Named>,
+    /// How much of that the parent was asked for.
     asked: usize,
+    seen: BTreeSet<Digest>,
+}
+
+/// A manifest of a closure.
+struct Part {
+    digest: Digest,
+    received: Received,
+    /// Whether the root needs it; otherwise it is left out when something of it cannot be had.
+    needed: bool,
+}
+
+/// Content that a manifest names without needing it.
+struct Named {
+    digest: Digest,
+    size: u64,
+    may_be_manifest: bool,
+}
+
+/// What the parent has under a digest.
+enum AtParent {
+    Manifest,
+    /// A blob of so many bytes.
+    Blob(u64),
 }
 
 pub(super) struct Received {
@@ -70,16 +97,42 @@ impl Fetcher {
             root: root.clone(),
             manifests: Vec::new(),
             blobs: BTreeMap::new(),
+            optional: BTreeMap::new(),
             missing_bytes: 0,
+            named: Vec::new(),
             asked: 0,
+            seen: BTreeSet::new(),
         };
-        let mut level = vec![root.clone()];
-        let mut seen: BTreeSet<Digest> = BTreeSet::new();
+        self.descend(repository, vec![root.clone()], true, &mut closure).await?;
+        // After all that is needed: the same content may be named both ways.
+        for _ in 0..DEPTH_MAX {
+            let manifests = self.find_optional(repository, &mut closure).await?;
+            match self.descend(repository, manifests, false, &mut closure).await {
+                Err(error) if error.is_of_item() => left_out(repository, root, &error),
+                done => done?,
+            }
+        }
+        // Found from the root down; an index may name a manifest of an upper level again, so
+        // children are put in order by need when they are stored.
+        closure.manifests.reverse();
+        Ok(closure)
+    }
+
+    /// Fetches these manifests and those that they need. Those that are not `needed` are left out
+    /// when they cannot be had.
+    async fn descend(
+        &self,
+        repository: &RepositoryName,
+        mut level: Vec<Digest>,
+        needed: bool,
+        closure: &mut Closure,
+    ) -> Result<(), SyncError> {
+        let root = closure.root.clone();
         for _ in 0..DEPTH_MAX {
             let mut below = Vec::new();
             for digest in level {
                 // A manifest is visible here only when everything that it needs is.
-                if !seen.insert(digest.clone())
+                if !closure.seen.insert(digest.clone())
                     || self.store.manifest(repository, &digest)?.is_some()
                 {
                     continue;
@@ -87,21 +140,30 @@ impl Fetcher {
                 if closure.manifests.len() >= MANIFESTS_MAX {
                     return Err(SyncError::Content(format!("{root} needs too many manifests")));
                 }
-                let received = self.manifest(repository, &digest).await?;
-                self.note_blobs(repository, &received.parsed, &mut closure).await?;
-                below.extend(received.parsed.required_manifests().map(|d| d.digest.clone()));
-                below.extend(self.note_optional(repository, &received.parsed, &mut closure).await?);
-                closure.manifests.push((digest, received));
+                let received = match self.manifest(repository, &digest).await {
+                    Err(error) if !needed && error.is_of_item() => {
+                        left_out(repository, &digest, &error);
+                        continue;
+                    }
+                    received => received?,
+                };
+                let parsed = &received.parsed;
+                self.note_blobs(repository, parsed, needed, closure).await?;
+                below.extend(parsed.required_manifests().map(|d| d.digest.clone()));
+                let may_be_manifest = parsed.kind != ManifestKind::Image;
+                closure.named.extend(parsed.optional().map(|named| Named {
+                    digest: named.digest.clone(),
+                    size: named.size,
+                    may_be_manifest,
+                }));
+                closure.manifests.push(Part { digest, received, needed });
+            }
+            if below.is_empty() {
+                return Ok(());
             }
             level = below;
         }
-        if !level.is_empty() {
-            return Err(SyncError::Content(format!("{root} nests indexes too deeply")));
-        }
-        // Found from the root down; an index may name a manifest of an upper level again, so
-        // children are put in order by need when they are stored.
-        closure.manifests.reverse();
-        Ok(closure)
+        Err(SyncError::Content(format!("{root} nests indexes too deeply")))
     }
 
     /// Fetches a manifest and stores its bytes; nothing refers to them yet.
@@ -127,13 +189,13 @@ impl Fetcher {
         &self,
         repository: &RepositoryName,
         parsed: &Manifest,
+        needed: bool,
         closure: &mut Closure,
     ) -> Result<(), SyncError> {
         for Descriptor { digest, size, .. } in parsed.required_blobs() {
-            if closure.blobs.contains_key(digest) || self.store.blob_linked(repository, digest)? {
-                continue;
+            if !closure.has_blob(digest) && !self.store.blob_linked(repository, digest)? {
+                self.note_blob(digest, *size, needed, closure).await?;
             }
-            self.note_blob(digest, *size, closure).await?;
         }
         Ok(())
     }
@@ -142,28 +204,29 @@ impl Fetcher {
         &self,
         digest: &Digest,
         size: u64,
+        needed: bool,
         closure: &mut Closure,
     ) -> Result<(), SyncError> {
         if self.store.blob_open(digest).await?.is_none() {
             closure.missing_bytes = closure.missing_bytes.saturating_add(size);
         }
-        closure.blobs.insert(digest.clone(), size);
+        let blobs = if needed { &mut closure.blobs } else { &mut closure.optional };
+        blobs.insert(digest.clone(), size);
         Ok(())
     }
 
-    /// Notes what a manifest names without needing it, where the parent has it: blobs, and the
-    /// manifests that it returns.
-    async fn note_optional(
+    /// Asks the parent for what the manifests so far name without needing it: notes the blobs that
+    /// it has, and returns the manifests.
+    async fn find_optional(
         &self,
         repository: &RepositoryName,
-        parsed: &Manifest,
         closure: &mut Closure,
     ) -> Result<Vec<Digest>, SyncError> {
         let mut manifests = Vec::new();
-        for Descriptor { digest, size, .. } in parsed.optional() {
-            if closure.blobs.contains_key(digest)
-                || self.store.blob_linked(repository, digest)?
-                || self.store.manifest(repository, digest)?.is_some()
+        for Named { digest, size, may_be_manifest } in std::mem::take(&mut closure.named) {
+            if closure.has_blob(&digest)
+                || self.store.blob_linked(repository, &digest)?
+                || self.store.manifest(repository, &digest)?.is_some()
             {
                 continue;
             }
@@ -176,20 +239,32 @@ impl Fetcher {
                 break;
             }
             closure.asked += 1;
-            let may_be_manifest = parsed.kind != ManifestKind::Image;
-            if may_be_manifest && self.upstream.has_manifest(repository, digest).await? {
-                manifests.push(digest.clone());
-                continue;
-            }
-            match self.upstream.blob_len(repository, digest).await? {
-                Some(len) if len == *size => self.note_blob(digest, *size, closure).await?,
-                Some(len) => {
+            match self.at_parent(repository, &digest, may_be_manifest).await {
+                Ok(Some(AtParent::Manifest)) => manifests.push(digest),
+                Ok(Some(AtParent::Blob(len))) if len == size => {
+                    self.note_blob(&digest, size, false, closure).await?;
+                }
+                Ok(Some(AtParent::Blob(len))) => {
                     log::warn!("{digest} has {len} bytes at the parent, not {size} as named");
                 }
-                None => {}
+                Ok(None) => {}
+                Err(error) if error.is_of_item() => left_out(repository, &digest, &error),
+                Err(error) => return Err(error),
             }
         }
         Ok(manifests)
+    }
+
+    async fn at_parent(
+        &self,
+        repository: &RepositoryName,
+        digest: &Digest,
+        may_be_manifest: bool,
+    ) -> Result<Option<AtParent>, SyncError> {
+        if may_be_manifest && self.upstream.has_manifest(repository, digest).await? {
+            return Ok(Some(AtParent::Manifest));
+        }
+        Ok(self.upstream.blob_len(repository, digest).await?.map(AtParent::Blob))
     }
 
     /// Fetches what is missing, makes it visible, and lets the tag, if any, name it: that is the
@@ -202,49 +277,23 @@ impl Fetcher {
     ) -> Result<bool, SyncError> {
         let coming = closure.blobs.values().fold(0, |sum: u64, size| sum.saturating_add(*size));
         self.store.check_quota(repository, coming)?;
-        self.blobs(repository, closure.blobs).await?;
+        self.blobs(repository, closure.blobs, true).await?;
+        self.blobs(repository, closure.optional, false).await?;
         let (tags, precondition) = match tag {
             Some((tag, Some(base))) => (vec![tag.clone()], Precondition::Is(base)),
             Some((tag, None)) => (vec![tag.clone()], Precondition::Absent),
             None => (Vec::new(), Precondition::None),
         };
-        let mut waiting: VecDeque<(Digest, Received)> = closure.manifests.into();
-        let mut refused = 0;
-        let mut root_is_new = false;
-        while let Some((digest, received)) = waiting.pop_front() {
-            let is_root = digest == closure.root;
-            let put = PutManifest {
-                digest: digest.clone(),
-                media_type: received.media_type.clone(),
-                bytes_len: received.bytes_len,
-                parsed: received.parsed.clone(),
-                tags: if is_root { tags.clone() } else { Vec::new() },
-                precondition: if is_root { precondition.clone() } else { Precondition::None },
-                content_required: true,
-                origin: Origin::Parent,
-            };
-            match self.store.put_manifest(repository, put).await {
-                Ok(PutOutcome::Stored | PutOutcome::Replayed) => refused = 0,
-                Ok(PutOutcome::ChildMissing(_)) if refused < waiting.len() => {
-                    refused += 1;
-                    waiting.push_back((digest, received));
-                    continue;
-                }
-                Ok(PutOutcome::ChildMissing(missing) | PutOutcome::BlobMissing(missing)) => {
-                    // It was here a moment ago: the next attempt fetches it again.
-                    log::warn!("{missing} vanished from {repository} during a sync");
-                    return Err(StoreError::Unavailable.into());
-                }
-                Err(StoreError::Conflict(_)) => return Ok(false),
-                Err(error) => return Err(error.into()),
-            }
-            root_is_new |= is_root;
-        }
+        let (root, parts) = (closure.root, closure.manifests);
+        let Some(root_is_new) =
+            self.put_manifests(repository, &root, parts, &tags, &precondition).await?
+        else {
+            return Ok(false);
+        };
         match tags.first() {
             Some(tag) if !root_is_new => {
                 let parent = Origin::Parent;
-                let set = self.store.set_tag(repository, tag, &closure.root, precondition, &parent);
-                match set.await {
+                match self.store.set_tag(repository, tag, &root, precondition, &parent).await {
                     Ok(()) => Ok(true),
                     Err(StoreError::Conflict(_)) => Ok(false),
                     // The manifest was deleted between two steps: the next attempt fetches it.
@@ -254,6 +303,64 @@ impl Fetcher {
             }
             _ => Ok(true),
         }
+    }
+
+    /// Makes manifests visible, each after those that it needs; the tags name the root. Whether the
+    /// root was among them; `None` when a tag does not name its base any more.
+    async fn put_manifests(
+        &self,
+        repository: &RepositoryName,
+        root: &Digest,
+        parts: Vec<Part>,
+        tags: &[Tag],
+        precondition: &Precondition,
+    ) -> Result<Option<bool>, SyncError> {
+        let mut waiting: VecDeque<Part> = parts.into();
+        let mut refused = 0;
+        let mut root_is_new = false;
+        while let Some(part) = waiting.pop_front() {
+            let is_root = part.digest == *root;
+            let put = PutManifest {
+                digest: part.digest.clone(),
+                media_type: part.received.media_type.clone(),
+                bytes_len: part.received.bytes_len,
+                parsed: part.received.parsed.clone(),
+                tags: if is_root { tags.to_vec() } else { Vec::new() },
+                precondition: if is_root { precondition.clone() } else { Precondition::None },
+                content_required: true,
+                origin: Origin::Parent,
+            };
+            let missing = match self.store.put_manifest(repository, put).await {
+                Ok(PutOutcome::Stored | PutOutcome::Replayed) => {
+                    root_is_new |= is_root;
+                    refused = 0;
+                    continue;
+                }
+                Ok(PutOutcome::ChildMissing(_)) if refused < waiting.len() => {
+                    refused += 1;
+                    waiting.push_back(part);
+                    continue;
+                }
+                Ok(PutOutcome::ChildMissing(missing) | PutOutcome::BlobMissing(missing)) => missing,
+                Err(StoreError::Conflict(_)) => return Ok(None),
+                Err(error) if part.needed || !SyncError::from(error.clone()).is_of_item() => {
+                    return Err(error.into());
+                }
+                Err(error) => {
+                    left_out(repository, &part.digest, &error.into());
+                    continue;
+                }
+            };
+            if part.needed {
+                // It was here a moment ago: the next attempt fetches it again.
+                log::warn!("{missing} vanished from {repository} during a sync");
+                return Err(StoreError::Unavailable.into());
+            }
+            let error = SyncError::Content(format!("it needs {missing}"));
+            left_out(repository, &part.digest, &error);
+            refused = 0;
+        }
+        Ok(Some(root_is_new))
     }
 
     /// Fetches a manifest with all it needs, and lets the tag name it.
@@ -267,11 +374,13 @@ impl Fetcher {
         self.complete(repository, closure, tag).await
     }
 
-    /// A few at a time. The tasks end with this call, also when it is dropped at a window's end.
+    /// A few at a time; those that are not `needed` are left out when they cannot be had. The tasks
+    /// end with this call, also when it is dropped at a window's end.
     async fn blobs(
         &self,
         repository: &RepositoryName,
         blobs: BTreeMap<Digest, u64>,
+        needed: bool,
     ) -> Result<(), SyncError> {
         let count = blobs.len().min(PARALLEL_BLOBS);
         let queue: Arc<Mutex<VecDeque<(Digest, u64)>>> =
@@ -286,7 +395,11 @@ impl Fetcher {
                         let Some((digest, size)) = next else {
                             return Ok::<(), SyncError>(());
                         };
-                        this.blob(&repository, &digest, size).await?;
+                        if needed {
+                            this.blob(&repository, &digest, size).await?;
+                        } else {
+                            this.optional_blob(&repository, &digest, size).await?;
+                        }
                     }
                 })
             })
@@ -295,6 +408,25 @@ impl Fetcher {
             worker.await?;
         }
         Ok(())
+    }
+
+    async fn optional_blob(
+        &self,
+        repository: &RepositoryName,
+        digest: &Digest,
+        size: u64,
+    ) -> Result<(), SyncError> {
+        let fetched = match self.store.check_quota(repository, size) {
+            Ok(()) => self.blob(repository, digest, size).await,
+            Err(error) => Err(error.into()),
+        };
+        match fetched {
+            Err(error) if error.is_of_item() => {
+                left_out(repository, digest, &error);
+                Ok(())
+            }
+            fetched => fetched,
+        }
     }
 
     /// Brings one blob here, from where an earlier attempt stopped, and links it.
@@ -415,6 +547,20 @@ impl Fetcher {
         }
         Ok(())
     }
+}
+
+impl Closure {
+    fn has_blob(&self, digest: &Digest) -> bool {
+        self.blobs.contains_key(digest) || self.optional.contains_key(digest)
+    }
+}
+
+/// Says that content which nothing needs is not fetched, so that it stops nothing else.
+fn left_out(repository: &RepositoryName, digest: &Digest, error: &SyncError) {
+    let reason = error.to_string();
+    log::warn!(
+        "skipped optional content repository={repository} digest={digest} reason={reason:?}"
+    );
 }
 
 fn unreachable(text: String) -> SyncError {

@@ -7,7 +7,7 @@ use crate::support::eventually;
 use crate::support::http::{Answer, bearer, token};
 use crate::support::image::{INDEX, Image, MANIFEST, digest, noise, push_blob};
 use crate::support::node::Node;
-use crate::sync::SOON;
+use crate::sync::{SOON, root_behind};
 
 /// A type that no registry knows.
 const UNKNOWN: &str = "application/vnd.example.model.v1+json";
@@ -188,4 +188,51 @@ fn f206_content_that_may_lie_elsewhere_is_kept_and_travels_down_and_up() {
     for external in [&down, &up] {
         external.assert_at(&at_device, "at the device after a collection");
     }
+}
+
+/// Symptom: a tag never came, and of one kind of answer nothing came any more, because the parent
+/// could not hand out a layer that nobody needs.
+#[test]
+fn f206_what_may_lie_elsewhere_and_cannot_be_had_stops_no_tag() {
+    let (root, login, _gateway) = root_behind(u64::MAX);
+    let user = root.pusher("owner-token", "app");
+    let connection = root.connect("dock01", &["--repository", "app"]);
+    root.link("dock01", &user.0);
+    let app = App::at(&root, &user);
+    let device = Node::start_device(&connection);
+    let broken =
+        "HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+    let unmeasured = "HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n";
+    let config = descriptor("application/vnd.oci.image.config.v1+json", b"{}");
+    app.push(b"{}");
+    for (round, method, answer) in
+        [(1, "GET", broken), (2, "HEAD", broken), (3, "HEAD", unmeasured)]
+    {
+        let [layer, elsewhere] = [1, 2].map(|n| noise(900 + 10 * round + n, 3000));
+        let kind = "application/vnd.oci.image.layer.v1.tar";
+        let mut external = descriptor(kind, &elsewhere);
+        external["urls"] = json!(["https://layers.example.com/a"]);
+        let image = json!({
+            "schemaVersion": 2, "mediaType": MANIFEST, "config": config,
+            "layers": [external, descriptor(kind, &layer)],
+        });
+        let image = image.to_string().into_bytes();
+        [&layer, &elsewhere].into_iter().for_each(|blob| app.push(blob));
+        login.refuse(&format!("{method} /v2/app/blobs/{}", digest(&elsewhere)), answer);
+        let tag = format!("v{round}");
+        assert_eq!(app.put(&tag, MANIFEST, &image).status, 201);
+        let at_device = eventually(SOON, "a login at the device", || {
+            let scope = "repository:app:pull";
+            let token = token(&device.login, &user.0, &user.1, &[scope]).ok()?;
+            Some(App { node: &device, token })
+        });
+        eventually(SOON, &format!("{tag} comes"), || {
+            (at_device.get("manifests", &tag).status == 200).then_some(())
+        });
+        assert_eq!(at_device.get("blobs", &digest(&layer)).body, layer);
+        assert_eq!(at_device.get("blobs", &digest(&elsewhere)).status, 404);
+        login.pass();
+    }
+    let log = device.log();
+    assert!(!log.contains("set aside") && !log.contains("the sync stopped"), "{log}");
 }
