@@ -2,7 +2,9 @@
 //!
 //! A handler reserves before the first byte of a body is read, so that whatever peers announce and
 //! however long they take, no more than the budget is held. Who waits holds nothing. Those who
-//! have not logged in share one half of it; the other half is there for those who have.
+//! have not logged in share one half of it; the other half is there for those who have. Uploads,
+//! which may take for ever, share [`UPLOAD_SHARE`] and never wait: without a reservation they
+//! gather nothing.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -13,7 +15,7 @@ use event_listener::{Event, listener};
 
 use super::request::Sender;
 use crate::sys::clock;
-use crate::types::limits::BODY_WAIT_DEADLINE;
+use crate::types::limits::{BODY_WAIT_DEADLINE, UPLOAD_SHARE};
 
 /// Bytes that all bodies together may take; clones share them.
 #[derive(Clone)]
@@ -28,13 +30,26 @@ struct Accounts {
     used: u64,
     /// The part of it that is reserved by those who have not logged in.
     used_before_login: u64,
+    /// The part of it that uploads have reserved.
+    used_by_uploads: u64,
     /// Those for whom there was no room, first come first served.
     waiting: VecDeque<Arc<Ticket>>,
 }
 
+/// What a reservation is for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Purpose {
+    /// A body that is received whole.
+    Whole(Sender),
+    /// Bytes of an upload that are gathered before they are written.
+    Upload,
+}
+
+const BEFORE_LOGIN: Purpose = Purpose::Whole(Sender::Anyone);
+
 /// One reservation that waits, or is given.
 struct Ticket {
-    from: Sender,
+    purpose: Purpose,
     bytes: u64,
     granted: AtomicBool,
     news: Event,
@@ -53,13 +68,15 @@ pub struct Busy;
 impl Budget {
     /// So many bytes.
     pub fn new(total: u64) -> Budget {
-        let accounts = Accounts { total, used: 0, used_before_login: 0, waiting: VecDeque::new() };
+        let waiting = VecDeque::new();
+        let accounts =
+            Accounts { total, used: 0, used_before_login: 0, used_by_uploads: 0, waiting };
         Budget { shared: Arc::new(Mutex::new(accounts)) }
     }
 
     /// Reserves bytes, waiting for them at most [`BODY_WAIT_DEADLINE`].
     pub async fn reserve(&self, from: Sender, bytes: u64) -> Result<Room, Busy> {
-        let room = self.enqueue(from, bytes);
+        let room = self.enqueue(Purpose::Whole(from), bytes);
         let granted = async {
             loop {
                 listener!(room.ticket.news => news);
@@ -73,12 +90,18 @@ impl Budget {
         Ok(room)
     }
 
-    fn enqueue(&self, from: Sender, bytes: u64) -> Room {
+    /// Reserves bytes that an upload may gather, if they are free and nobody waits for them.
+    pub fn reserve_for_upload(&self, bytes: u64) -> Result<Room, Busy> {
+        let room = self.enqueue(Purpose::Upload, bytes);
+        if room.is_granted() { Ok(room) } else { Err(Busy) }
+    }
+
+    fn enqueue(&self, purpose: Purpose, bytes: u64) -> Room {
         let mut accounts = self.lock();
         // More than there can ever be would wait for ever.
-        let bytes = bytes.min(accounts.share(from));
+        let bytes = bytes.min(accounts.share(purpose));
         let (granted, news) = (AtomicBool::new(false), Event::new());
-        let ticket = Arc::new(Ticket { from, bytes, granted, news });
+        let ticket = Arc::new(Ticket { purpose, bytes, granted, news });
         accounts.waiting.push_back(ticket.clone());
         accounts.grant();
         Room { budget: self.clone(), ticket }
@@ -97,11 +120,21 @@ impl fmt::Debug for Budget {
 }
 
 impl Accounts {
-    /// What a kind of sender may reserve at most.
-    fn share(&self, from: Sender) -> u64 {
-        match from {
-            Sender::LoggedIn => self.total,
-            Sender::Anyone => self.total / 2,
+    /// What may be reserved for a purpose at most.
+    fn share(&self, purpose: Purpose) -> u64 {
+        match purpose {
+            Purpose::Whole(Sender::LoggedIn) => self.total,
+            Purpose::Whole(Sender::Anyone) => self.total / 2,
+            Purpose::Upload => self.total / UPLOAD_SHARE.1 * UPLOAD_SHARE.0,
+        }
+    }
+
+    /// What is reserved for a purpose that may not have everything.
+    fn used_of_share(&mut self, purpose: Purpose) -> Option<&mut u64> {
+        match purpose {
+            Purpose::Whole(Sender::LoggedIn) => None,
+            Purpose::Whole(Sender::Anyone) => Some(&mut self.used_before_login),
+            Purpose::Upload => Some(&mut self.used_by_uploads),
         }
     }
 
@@ -110,9 +143,11 @@ impl Accounts {
     fn grant(&mut self) {
         let (mut index, mut half_is_full) = (0, false);
         while let Some(ticket) = self.waiting.get(index) {
-            let (anyone, bytes) = (ticket.from == Sender::Anyone, ticket.bytes);
-            half_is_full |= anyone && self.used_before_login + bytes > self.share(Sender::Anyone);
-            if anyone && half_is_full {
+            let (purpose, bytes) = (ticket.purpose, ticket.bytes);
+            let (anyone, share) = (purpose == BEFORE_LOGIN, self.share(purpose));
+            let full = self.used_of_share(purpose).is_some_and(|used| *used + bytes > share);
+            half_is_full |= anyone && full;
+            if full || anyone && half_is_full {
                 index += 1;
                 continue;
             }
@@ -120,7 +155,9 @@ impl Accounts {
                 return;
             }
             self.used += bytes;
-            self.used_before_login += if anyone { bytes } else { 0 };
+            if let Some(used) = self.used_of_share(purpose) {
+                *used += bytes;
+            }
             if let Some(ticket) = self.waiting.remove(index) {
                 ticket.granted.store(true, Ordering::Release);
                 ticket.news.notify(1);
@@ -140,8 +177,8 @@ impl Drop for Room {
         let mut accounts = self.budget.lock();
         if self.is_granted() {
             accounts.used -= self.ticket.bytes;
-            if self.ticket.from == Sender::Anyone {
-                accounts.used_before_login -= self.ticket.bytes;
+            if let Some(used) = accounts.used_of_share(self.ticket.purpose) {
+                *used -= self.ticket.bytes;
             }
         } else {
             accounts.waiting.retain(|waiting| !Arc::ptr_eq(waiting, &self.ticket));
@@ -154,8 +191,8 @@ impl Drop for Room {
 mod tests {
     use super::*;
 
-    const ANYONE: Sender = Sender::Anyone;
-    const KNOWN: Sender = Sender::LoggedIn;
+    const ANYONE: Purpose = BEFORE_LOGIN;
+    const KNOWN: Purpose = Purpose::Whole(Sender::LoggedIn);
 
     #[test]
     fn f209_half_is_for_those_who_have_logged_in() {
@@ -195,11 +232,30 @@ mod tests {
     }
 
     #[test]
+    fn f209_uploads_share_a_part_and_never_wait() {
+        let budget = Budget::new(80);
+        let first = budget.reserve_for_upload(20).ok().unwrap();
+        let second = budget.reserve_for_upload(10).ok().unwrap();
+        assert_eq!(budget.reserve_for_upload(1).err(), Some(Busy));
+        let (stranger, known) = (budget.enqueue(ANYONE, 40), budget.enqueue(KNOWN, 10));
+        assert!(stranger.is_granted() && known.is_granted());
+        let waiting = budget.enqueue(KNOWN, 25);
+        drop(second);
+        assert!(!waiting.is_granted());
+        assert_eq!(budget.reserve_for_upload(1).err(), Some(Busy), "somebody waits for it");
+        drop(first);
+        assert!(waiting.is_granted());
+        drop((stranger, known, waiting));
+        assert!(budget.reserve_for_upload(30).is_ok());
+        assert_eq!(format!("{budget:?}"), "0 of 80 bytes reserved");
+    }
+
+    #[test]
     fn f209_a_wait_ends_with_room_or_in_time() {
         smol::block_on(async {
             let budget = Budget::new(10);
-            let held = budget.reserve(KNOWN, 10).await.ok();
-            let waiter = budget.reserve(KNOWN, 1);
+            let held = budget.reserve(Sender::LoggedIn, 10).await.ok();
+            let waiter = budget.reserve(Sender::LoggedIn, 1);
             let release = async {
                 smol::future::yield_now().await;
                 drop(held);

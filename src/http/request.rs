@@ -242,6 +242,12 @@ impl Body {
         }
     }
 
+    /// Reserves memory for bytes of an upload that are gathered before they are written; fails
+    /// when there is none at once.
+    pub fn reserve_for_upload(&self, bytes: u64) -> Result<Option<Room>, Busy> {
+        self.budget.as_ref().map(|budget| budget.reserve_for_upload(bytes)).transpose()
+    }
+
     /// Reads it all, at most `max` bytes.
     pub async fn read_all(&mut self, max: u64) -> Result<Vec<u8>, BodyError> {
         if self.len.is_some_and(|len| len > max) {

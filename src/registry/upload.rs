@@ -7,14 +7,18 @@ use super::presented;
 use super::range::{self, Chunk};
 use super::route::bad_digest;
 use crate::auth::{Authorized, Push};
-use crate::http::{Body, BodyError, Reply, Request, Room, Sender};
+use crate::http::{Body, BodyError, Busy, Reply, Request, Room};
 use crate::store::StoreError;
 use crate::store::uploads::Upload;
-use crate::types::limits::BUFFER_BYTES;
+use crate::sys::clock;
+use crate::types::limits::{BUFFER_BYTES, UPLOAD_PACE};
 use crate::types::{Digest, Reason, Refusal, RepositoryName};
 
 /// Seconds after which a client may try to start an upload that is one too many.
 const TOO_MANY_RETRY_S: u64 = 30;
+/// Bytes read and written at once by an upload that gathers nothing. They are copied on their way
+/// to the disk: the two are the body buffer that each connection has.
+const STEP_BYTES: usize = BUFFER_BYTES / 2;
 
 impl Registry {
     /// Who starts an upload, and the repository that the blob can be mounted from, where one is
@@ -60,7 +64,7 @@ impl Registry {
         };
         // Nobody learns the id of this upload: it is of no use when the body does not come whole.
         match receive(&mut upload, &mut request.body, None).await {
-            Ok(_room) => self.finish(who, upload, name, &digest).await,
+            Ok(_held) => self.finish(who, upload, name, &digest).await,
             Err(refusal) => {
                 if let Err(error) = upload.cancel().await {
                     log::warn!("cannot remove a broken upload: {error}");
@@ -112,7 +116,7 @@ impl Registry {
         }
         let coming = upload.offset() + request.body.len().unwrap_or(0);
         self.store.check_quota(name, coming).map_err(store_refusal)?;
-        let _room = receive(&mut upload, &mut request.body, chunk).await?;
+        let _held = receive(&mut upload, &mut request.body, chunk).await?;
         // Written before it is acknowledged: a full disk is told to whom it concerns.
         let offset = upload.pause().await.map_err(store_refusal)?;
         Ok(progress(202, name, id, offset))
@@ -141,7 +145,7 @@ impl Registry {
         if let Some(reply) = out_of_order(chunk, &upload, name) {
             return Ok(reply);
         }
-        let _room = receive(&mut upload, &mut request.body, chunk).await?;
+        let _held = receive(&mut upload, &mut request.body, chunk).await?;
         self.finish(who, upload, name, &digest).await
     }
 
@@ -181,53 +185,102 @@ impl Registry {
     }
 }
 
-/// Appends a body to an upload in steps of [`BUFFER_BYTES`]. When the body breaks off, what has
-/// arrived is kept. What the upload holds in memory stays reserved until it is written.
+/// Appends a body to an upload, one buffer after the other. When the body breaks off, what has
+/// arrived is kept. While the buffers fill quickly, and there is memory, the upload gathers them
+/// into pieces. What it then holds is returned, to be kept until it is written.
 async fn receive(
     upload: &mut Upload,
     body: &mut Body,
     chunk: Option<Chunk>,
-) -> Result<Option<Room>, Refusal> {
+) -> Result<Gathers, Refusal> {
+    let mut gathers = Gathers::Nothing;
     if body.is_empty() {
-        return check_len(0, chunk).map(|()| None);
+        return check_len(0, chunk).map(|()| gathers);
     }
-    // What is on its way is never more than the body has.
-    let pieces = upload.memory_bytes() as u64;
-    let held = body.len().map_or(pieces, |len| pieces.min(len)) + BUFFER_BYTES as u64;
-    let room = body.reserve(Sender::LoggedIn, held).await;
-    let room = room.map_err(|error| error.refusal("BLOB_UPLOAD_INVALID"))?;
-    let mut buffer = vec![0; BUFFER_BYTES];
+    let mut buffer = Buffer { bytes: vec![0; STEP_BYTES], filled: 0, slow: false };
     let mut received: u64 = 0;
     loop {
-        let (filled, end) = fill(body, &mut buffer).await;
-        received += filled as u64;
+        let end = buffer.fill(body, &gathers).await;
+        received += buffer.filled as u64;
         if chunk.is_some_and(|chunk| received > chunk.len) {
-            return check_len(received, chunk).map(|()| room);
+            return check_len(received, chunk).map(|()| gathers);
         }
-        if filled > 0 {
-            upload.write(&buffer[..filled]).await.map_err(store_refusal)?;
+        if end.is_none() && !buffer.slow && matches!(gathers, Gathers::Nothing) {
+            gathers = Gathers::start(upload, body);
         }
+        upload.write(buffer.bytes()).await.map_err(store_refusal)?;
         match end {
-            Some(Ok(())) => return check_len(received, chunk).map(|()| room),
+            Some(Ok(())) => return check_len(received, chunk).map(|()| gathers),
             Some(Err(error)) => {
                 return Err(BodyError::Io(error).refusal("BLOB_UPLOAD_INVALID"));
             }
             None => {}
         }
+        if buffer.slow || matches!(gathers, Gathers::Nothing) {
+            upload.flush().await.map_err(store_refusal)?;
+            gathers = Gathers::Nothing;
+        }
+        (buffer.filled, buffer.slow) = (0, false);
     }
 }
 
-/// Fills the buffer as far as the body goes; says how the body ended if it did.
-async fn fill(body: &mut Body, buffer: &mut [u8]) -> (usize, Option<std::io::Result<()>>) {
-    let mut filled = 0;
-    while filled < buffer.len() {
-        match body.read(&mut buffer[filled..]).await {
-            Ok(0) => return (filled, Some(Ok(()))),
-            Ok(read) => filled += read,
-            Err(error) => return (filled, Some(Err(error))),
+/// Whether an upload gathers bytes before it writes them.
+enum Gathers {
+    /// Each buffer is written before the next one is read.
+    Nothing,
+    /// Pieces, in the memory that is reserved.
+    Pieces { _reserved: Option<Room> },
+}
+
+impl Gathers {
+    fn start(upload: &mut Upload, body: &Body) -> Gathers {
+        // What is on its way is never more than the body has.
+        let pieces = upload.memory_bytes() as u64;
+        let held = body.len().map_or(pieces, |len| pieces.min(len));
+        match body.reserve_for_upload(held) {
+            Ok(_reserved) => Gathers::Pieces { _reserved },
+            Err(Busy) => Gathers::Nothing,
         }
     }
-    (filled, None)
+}
+
+/// What a connection has read of an upload.
+struct Buffer {
+    bytes: Vec<u8>,
+    filled: usize,
+    /// It was not full within [`UPLOAD_PACE`].
+    slow: bool,
+}
+
+impl Buffer {
+    fn bytes(&self) -> &[u8] {
+        &self.bytes[..self.filled]
+    }
+
+    /// Fills it as far as the body goes; says how the body ended if it did. An upload that has
+    /// memory reserved does not wait for a slow sender with it: the buffer is then not full.
+    async fn fill(&mut self, body: &mut Body, gathers: &Gathers) -> Option<std::io::Result<()>> {
+        loop {
+            match clock::within(UPLOAD_PACE, self.read(body)).await {
+                Ok(end) => return end,
+                Err(_) => self.slow = true,
+            }
+            if matches!(gathers, Gathers::Pieces { .. }) {
+                return None;
+            }
+        }
+    }
+
+    async fn read(&mut self, body: &mut Body) -> Option<std::io::Result<()>> {
+        while self.filled < self.bytes.len() {
+            match body.read(&mut self.bytes[self.filled..]).await {
+                Ok(0) => return Some(Ok(())),
+                Ok(read) => self.filled += read,
+                Err(error) => return Some(Err(error)),
+            }
+        }
+        None
+    }
 }
 
 fn check_len(received: u64, chunk: Option<Chunk>) -> Result<(), Refusal> {
@@ -349,9 +402,12 @@ mod tests {
         smol::block_on(async {
             let broken = Cursor::new(vec![7; 100]).chain(smol::io::BufReader::new(Broken));
             let mut body = Body::new(broken, Some(500));
-            let mut buffer = vec![0; 64];
-            assert!(matches!(fill(&mut body, &mut buffer).await, (64, None)));
-            assert!(matches!(fill(&mut body, &mut buffer).await, (36, Some(Err(_)))));
+            let mut buffer = Buffer { bytes: vec![0; 64], filled: 0, slow: false };
+            assert!(buffer.fill(&mut body, &Gathers::Nothing).await.is_none());
+            assert_eq!((buffer.bytes(), buffer.slow), (&[7; 64][..], false));
+            buffer.filled = 0;
+            assert!(matches!(buffer.fill(&mut body, &Gathers::Nothing).await, Some(Err(_))));
+            assert_eq!(buffer.bytes(), [7; 36]);
         });
     }
 

@@ -617,14 +617,20 @@ impl Upload {
         }
     }
 
+    /// Writes what is in memory; until more comes, the upload takes none.
+    pub async fn flush(&mut self) -> Result<(), StoreError> {
+        self.settle().await?;
+        self.hand_over();
+        self.shared.uploads.give_back(std::mem::take(&mut self.piece));
+        let (shared, session) = (self.shared.clone(), self.session.clone());
+        let drained = spawn::blocking(move || session.rest(&shared)).await;
+        drained.map_err(|error| self.fail(error))
+    }
+
     /// Writes what is in memory and lets the upload go; returns the bytes received. Dropping
     /// does the same without telling whether it worked.
     pub async fn pause(mut self) -> Result<u64, StoreError> {
-        self.settle().await?;
-        self.hand_over();
-        let (shared, session) = (self.shared.clone(), self.session.clone());
-        let drained = spawn::blocking(move || session.rest(&shared)).await;
-        drained.map_err(|error| self.fail(error))?;
+        self.flush().await?;
         self.done = true;
         self.session.held.store(false, Ordering::Release);
         Ok(self.offset)

@@ -50,6 +50,10 @@ pub const SMALL_BODY_BYTES_MAX: u64 = 1024 * 1024;
 pub const BODY_MEMORY_BYTES: u64 = 32 * 1024 * 1024;
 /// How much of an unread request body is drained to keep a connection, bytes. Over it: close.
 pub const DRAIN_BYTES_MAX: u64 = 64 * 1024;
+/// The part of that memory that uploads may gather bytes in. An eighth is left when senders before
+/// their login have their half too: of the usual memory, the largest manifest. Over it: the upload
+/// goes on, in steps of one buffer.
+pub const UPLOAD_SHARE: (u64, u64) = (3, 8);
 /// Copy buffer for bodies, bytes.
 pub const BUFFER_BYTES: usize = 64 * 1024;
 /// One step of sendfile, bytes, so that competing transfers take turns.
@@ -69,6 +73,9 @@ pub const PROGRESS_DEADLINE: Duration = Duration::from_secs(30);
 pub const LOGIN_BODY_DEADLINE: Duration = Duration::from_secs(10);
 /// Bytes for which the body of a logged-in request has one second beyond that. Over it: 408.
 pub const BODY_BYTES_PER_S: u64 = 64 * 1024;
+/// A buffer of an upload must be full within this time. Over it: what has arrived is written, and
+/// the upload gathers no more until it is faster.
+pub const UPLOAD_PACE: Duration = Duration::from_secs(1);
 /// How long a request waits for its part of the memory for bodies. Over it: 503.
 pub const BODY_WAIT_DEADLINE: Duration = Duration::from_secs(10);
 /// An ordinary request that we send must be answered within this time.

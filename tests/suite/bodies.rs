@@ -9,7 +9,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::support::eventually;
 use crate::support::http::{Answer, bearer, parse, send, token};
-use crate::support::image::{Image, MANIFEST};
+use crate::support::image::{Image, MANIFEST, digest, noise, push_blob};
 use crate::support::node::Node;
 
 const CONNECTIONS: usize = 1000;
@@ -121,6 +121,82 @@ fn f209_bodies_of_a_thousand_connections_have_one_budget() {
     assert_eq!(root.metric("skerry_panics_total"), 0);
     push("afterwards");
     assert_eq!(send(&root.login, "GET", "/readyz", &[], b"").unwrap().status, 200);
+}
+
+/// A PATCH of which only `sent` arrives.
+fn slow_upload(address: &str, owner: &str, location: &str, sent: &[u8]) -> TcpStream {
+    let mut stream = TcpStream::connect(address).unwrap();
+    let len = 1 << 20;
+    let head = format!(
+        "PATCH {location} HTTP/1.1\r\nhost: {address}\r\nauthorization: Bearer {owner}\r\n\
+         connection: close\r\ncontent-length: {len}\r\n\r\n"
+    );
+    stream.write_all(head.as_bytes()).unwrap();
+    stream.write_all(sent).unwrap();
+    stream
+}
+
+/// The number of bytes an upload says it has, while another request sends to it.
+fn written(address: &str, owner: &str, location: &str) -> usize {
+    let answer = bearer(address, owner, "GET", location, &[], b"");
+    assert_eq!(answer.status, 204, "{answer:?}");
+    let range = answer.header("range").unwrap_or_default();
+    range.strip_prefix("0-").and_then(|last| last.parse().ok()).map_or(0, |last: usize| last + 1)
+}
+
+/// More slow uploads than the memory for bodies could gather: each has its bytes written, but for
+/// its last buffer, and everybody else is served at the first attempt.
+#[test]
+fn f209_slow_uploads_keep_nobody_out() {
+    const SLOW: usize = 150;
+    const BUFFER: usize = 32 * 1024;
+    raise_file_limit();
+    let root = Node::root_with("[limits]\nbody_memory = \"16MiB\"\n");
+    let user = root.pusher("owner-token", "*");
+    let owner = token(&root.login, &user.0, &user.1, &["repository:app:pull,push"]).unwrap();
+    let whole = noise(5, 1 << 20);
+    let arrived = 300_000;
+    let slow: Vec<(String, TcpStream)> = (0..SLOW)
+        .map(|_| {
+            let answer = bearer(&root.login, &owner, "POST", "/v2/app/blobs/uploads/", &[], b"");
+            let location = answer.header("location").unwrap().to_owned();
+            let stream = slow_upload(&root.login, &owner, &location, &whole[..arrived]);
+            (location, stream)
+        })
+        .collect();
+
+    let scope = ["repository:app:pull,push"];
+    assert!(token(&root.login, &user.0, &user.1, &scope).is_ok(), "a login");
+    let layers: Vec<Vec<u8>> = (0..40).map(|seed| noise(100 + seed, 600_000)).collect();
+    std::thread::scope(|scope| {
+        for layer in &layers {
+            let push = || push_blob(&root.login, &owner, "app", layer).status;
+            scope.spawn(move || assert_eq!(push(), 201));
+        }
+    });
+    let mut image = Image::of("amd64", "many layers", layers);
+    let mut manifest: serde_json::Value = serde_json::from_slice(&image.manifest).unwrap();
+    manifest["annotations"] = serde_json::json!({ "long": "x".repeat(3_500_000) });
+    image.manifest = manifest.to_string().into_bytes();
+    assert_eq!(image.push_with(&root.login, &owner, "app", "v1").status, 201);
+    let answer = bearer(&root.login, &owner, "GET", "/v2/app/manifests/v1", &[], b"");
+    assert!(answer.status == 200 && answer.body == image.manifest);
+
+    for (location, _) in &slow {
+        eventually(Duration::from_secs(60), "what arrived is written", || {
+            (written(&root.login, &owner, location) > arrived - BUFFER).then_some(())
+        });
+    }
+    let (location, mut stream) = slow.into_iter().next().unwrap();
+    stream.write_all(&whole[arrived..]).unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).unwrap();
+    assert_eq!(parse(&answer, false).unwrap().status, 202);
+    let target = format!("{location}?digest={}", digest(&whole));
+    assert_eq!(bearer(&root.login, &owner, "PUT", &target, &[], b"").status, 201);
+    let peak = root.peak_rss_kib();
+    eprintln!("{peak} KiB at most");
+    assert!(peak < CEILING_KIB, "{peak} KiB");
 }
 
 /// A connection whose reader takes next to nothing.
