@@ -22,7 +22,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use crate::http::request::BodyError;
-use crate::http::{Method, Reply, Request, Sender};
+use crate::http::{Account, Method, Reply, Request, Sender};
 use crate::store::Store;
 use crate::store::gc::GcOptions;
 use crate::types::connected_registry::ConnectionState;
@@ -186,7 +186,7 @@ fn changes(verb: &str) -> bool {
 /// Reads a JSON object; no body is an empty one.
 async fn read_body(request: &mut Request) -> Result<Value, Fault> {
     // The file mode of the socket is the login.
-    let body = request.body.receive(Sender::LoggedIn, SMALL_BODY_BYTES_MAX);
+    let body = request.body.receive(Sender::LoggedIn(Account::of("admin")), SMALL_BODY_BYTES_MAX);
     let bytes = body.await.map_err(|error| match error {
         BodyError::TooLarge(max) => Fault {
             status: 413,

@@ -13,7 +13,7 @@ use super::feed::{project, referrer_of_key};
 use super::wire::{self, ActivationAnswer, ActivationRequest, Wire};
 use super::{instances, told};
 use crate::auth::{Auth, Presented, Principal};
-use crate::http::{Method, Reply, Request, Sender};
+use crate::http::{Account, Method, Reply, Request, Sender};
 use crate::store::referrers::ReferrerRow;
 use crate::store::row::{Kind, prefix};
 use crate::store::{Store, StoreError};
@@ -147,7 +147,7 @@ impl Gateway {
     }
 
     async fn activation(&self, request: &mut Request, caller: &Caller) -> Result<Reply, Refusal> {
-        let asked: ActivationRequest = read(request).await?;
+        let asked: ActivationRequest = read(request, caller).await?;
         let id = &asked.instance_id;
         if id.is_empty() || id.len() > 64 || !id.bytes().all(|b| b.is_ascii_graphic()) {
             return Err(malformed("the instance id is not 1 to 64 visible characters"));
@@ -193,7 +193,7 @@ impl Gateway {
     }
 
     async fn status(&self, request: &mut Request, caller: &Caller) -> Result<Reply, Refusal> {
-        let report: StatusReport = read(request).await?;
+        let report: StatusReport = read(request, caller).await?;
         instances::record_status(&self.store, &caller.node.name, report).await.map_err(fault)?;
         Ok(Reply::new(204))
     }
@@ -383,9 +383,13 @@ fn is_json(request: &Request, header: &str) -> bool {
     request.header(header).is_some_and(|value| value.contains("application/json"))
 }
 
-async fn read<T: Wire + DeserializeOwned>(request: &mut Request) -> Result<T, Refusal> {
+async fn read<T: Wire + DeserializeOwned>(
+    request: &mut Request,
+    caller: &Caller,
+) -> Result<T, Refusal> {
     let json = is_json(request, "content-type");
-    let body = request.body.receive(Sender::LoggedIn, SMALL_BODY_BYTES_MAX);
+    let sender = Sender::LoggedIn(Account::of(caller.node.name.as_str()));
+    let body = request.body.receive(sender, SMALL_BODY_BYTES_MAX);
     let bytes = body.await.map_err(|error| error.refusal("UNSUPPORTED"))?;
     if json {
         return serde_json::from_slice(&bytes).map_err(|error| malformed(&error.to_string()));

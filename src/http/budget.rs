@@ -4,18 +4,19 @@
 //! however long they take, no more than the budget is held. Who waits holds nothing. Those who
 //! have not logged in share one half of it; the other half is there for those who have. Uploads,
 //! which may take for ever, share [`UPLOAD_SHARE`] and never wait: without a reservation they
-//! gather nothing.
+//! gather nothing. One account has a quarter, or the largest body: however many connections it
+//! opens, the others are served.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use event_listener::{Event, listener};
 
-use super::request::Sender;
+use super::request::{Account, Sender};
 use crate::sys::clock;
-use crate::types::limits::{BODY_WAIT_DEADLINE, UPLOAD_SHARE};
+use crate::types::limits::{BODY_WAIT_DEADLINE, MANIFEST_BYTES_MAX, UPLOAD_SHARE};
 
 /// Bytes that all bodies together may take; clones share them.
 #[derive(Clone)]
@@ -32,6 +33,8 @@ struct Accounts {
     used_before_login: u64,
     /// The part of it that uploads have reserved.
     used_by_uploads: u64,
+    /// What each account that has logged in has reserved: at most one entry for each connection.
+    used_by_account: BTreeMap<Account, u64>,
     /// Those for whom there was no room, first come first served.
     waiting: VecDeque<Arc<Ticket>>,
 }
@@ -69,8 +72,14 @@ impl Budget {
     /// So many bytes.
     pub fn new(total: u64) -> Budget {
         let waiting = VecDeque::new();
-        let accounts =
-            Accounts { total, used: 0, used_before_login: 0, used_by_uploads: 0, waiting };
+        let accounts = Accounts {
+            total,
+            used: 0,
+            used_before_login: 0,
+            used_by_uploads: 0,
+            used_by_account: BTreeMap::new(),
+            waiting,
+        };
         Budget { shared: Arc::new(Mutex::new(accounts)) }
     }
 
@@ -123,18 +132,22 @@ impl Accounts {
     /// What may be reserved for a purpose at most.
     fn share(&self, purpose: Purpose) -> u64 {
         match purpose {
-            Purpose::Whole(Sender::LoggedIn) => self.total,
+            Purpose::Whole(Sender::LoggedIn(_)) => {
+                (self.total / 4).max(MANIFEST_BYTES_MAX).min(self.total)
+            }
             Purpose::Whole(Sender::Anyone) => self.total / 2,
             Purpose::Upload => self.total / UPLOAD_SHARE.1 * UPLOAD_SHARE.0,
         }
     }
 
-    /// What is reserved for a purpose that may not have everything.
-    fn used_of_share(&mut self, purpose: Purpose) -> Option<&mut u64> {
+    /// What is reserved of a share.
+    fn used_of_share(&mut self, purpose: Purpose) -> &mut u64 {
         match purpose {
-            Purpose::Whole(Sender::LoggedIn) => None,
-            Purpose::Whole(Sender::Anyone) => Some(&mut self.used_before_login),
-            Purpose::Upload => Some(&mut self.used_by_uploads),
+            Purpose::Whole(Sender::LoggedIn(account)) => {
+                self.used_by_account.entry(account).or_default()
+            }
+            Purpose::Whole(Sender::Anyone) => &mut self.used_before_login,
+            Purpose::Upload => &mut self.used_by_uploads,
         }
     }
 
@@ -145,7 +158,7 @@ impl Accounts {
         while let Some(ticket) = self.waiting.get(index) {
             let (purpose, bytes) = (ticket.purpose, ticket.bytes);
             let (anyone, share) = (purpose == BEFORE_LOGIN, self.share(purpose));
-            let full = self.used_of_share(purpose).is_some_and(|used| *used + bytes > share);
+            let full = *self.used_of_share(purpose) + bytes > share;
             half_is_full |= anyone && full;
             if full || anyone && half_is_full {
                 index += 1;
@@ -155,9 +168,7 @@ impl Accounts {
                 return;
             }
             self.used += bytes;
-            if let Some(used) = self.used_of_share(purpose) {
-                *used += bytes;
-            }
+            *self.used_of_share(purpose) += bytes;
             if let Some(ticket) = self.waiting.remove(index) {
                 ticket.granted.store(true, Ordering::Release);
                 ticket.news.notify(1);
@@ -177,13 +188,12 @@ impl Drop for Room {
         let mut accounts = self.budget.lock();
         if self.is_granted() {
             accounts.used -= self.ticket.bytes;
-            if let Some(used) = accounts.used_of_share(self.ticket.purpose) {
-                *used -= self.ticket.bytes;
-            }
+            *accounts.used_of_share(self.ticket.purpose) -= self.ticket.bytes;
         } else {
             accounts.waiting.retain(|waiting| !Arc::ptr_eq(waiting, &self.ticket));
         }
         accounts.grant();
+        accounts.used_by_account.retain(|_, used| *used > 0);
     }
 }
 
@@ -192,7 +202,10 @@ mod tests {
     use super::*;
 
     const ANYONE: Purpose = BEFORE_LOGIN;
-    const KNOWN: Purpose = Purpose::Whole(Sender::LoggedIn);
+
+    fn known() -> Sender {
+        Sender::LoggedIn(Account::of("my-token"))
+    }
 
     #[test]
     fn f209_half_is_for_those_who_have_logged_in() {
@@ -202,7 +215,7 @@ mod tests {
         let third = budget.enqueue(ANYONE, 20);
         assert!(first.is_granted() && !second.is_granted());
         assert!(!third.is_granted(), "it would overtake the second");
-        let known = budget.enqueue(KNOWN, 70);
+        let known = budget.enqueue(Purpose::Whole(known()), 70);
         assert!(known.is_granted(), "it waits for nobody's half");
         drop(first);
         assert!(second.is_granted(), "30 + 70");
@@ -217,9 +230,10 @@ mod tests {
     #[test]
     fn f209_first_come_first_served() {
         let budget = Budget::new(100);
-        let all = budget.enqueue(KNOWN, 100);
-        let large = budget.enqueue(KNOWN, 80);
-        let small = budget.enqueue(KNOWN, 30);
+        let all = budget.enqueue(Purpose::Whole(known()), 100);
+        let large = budget.enqueue(Purpose::Whole(known()), 80);
+        let other = Sender::LoggedIn(Account::of("other-token"));
+        let small = budget.enqueue(Purpose::Whole(other), 30);
         let stranger = budget.enqueue(ANYONE, 10);
         drop(all);
         assert!(large.is_granted() && !small.is_granted());
@@ -232,20 +246,37 @@ mod tests {
     }
 
     #[test]
+    fn f209_an_account_has_a_share_and_leaves_the_rest_to_others() {
+        let of = |name: &str| Purpose::Whole(Sender::LoggedIn(Account::of(name)));
+        let budget = Budget::new(64 << 20);
+        let held: Vec<Room> = (0..12).map(|_| budget.enqueue(of("one"), 4 << 20)).collect();
+        assert_eq!(held.iter().filter(|room| room.is_granted()).count(), 4);
+        assert!(budget.enqueue(of("other"), 4 << 20).is_granted());
+        drop(held);
+        assert!(budget.lock().used_by_account.is_empty());
+        // The smallest budget lets each have the largest body.
+        let budget = Budget::new(2 * MANIFEST_BYTES_MAX);
+        let (one, other) =
+            (budget.enqueue(of("one"), 4 << 20), budget.enqueue(of("other"), 4 << 20));
+        assert!(one.is_granted() && other.is_granted());
+    }
+
+    #[test]
     fn f209_uploads_share_a_part_and_never_wait() {
         let budget = Budget::new(80);
         let first = budget.reserve_for_upload(20).ok().unwrap();
         let second = budget.reserve_for_upload(10).ok().unwrap();
         assert_eq!(budget.reserve_for_upload(1).err(), Some(Busy));
-        let (stranger, known) = (budget.enqueue(ANYONE, 40), budget.enqueue(KNOWN, 10));
-        assert!(stranger.is_granted() && known.is_granted());
-        let waiting = budget.enqueue(KNOWN, 25);
+        let (stranger, friend) =
+            (budget.enqueue(ANYONE, 40), budget.enqueue(Purpose::Whole(known()), 10));
+        assert!(stranger.is_granted() && friend.is_granted());
+        let waiting = budget.enqueue(Purpose::Whole(known()), 25);
         drop(second);
         assert!(!waiting.is_granted());
         assert_eq!(budget.reserve_for_upload(1).err(), Some(Busy), "somebody waits for it");
         drop(first);
         assert!(waiting.is_granted());
-        drop((stranger, known, waiting));
+        drop((stranger, friend, waiting));
         assert!(budget.reserve_for_upload(30).is_ok());
         assert_eq!(format!("{budget:?}"), "0 of 80 bytes reserved");
     }
@@ -254,8 +285,8 @@ mod tests {
     fn f209_a_wait_ends_with_room_or_in_time() {
         smol::block_on(async {
             let budget = Budget::new(10);
-            let held = budget.reserve(Sender::LoggedIn, 10).await.ok();
-            let waiter = budget.reserve(Sender::LoggedIn, 1);
+            let held = budget.reserve(known(), 10).await.ok();
+            let waiter = budget.reserve(known(), 1);
             let release = async {
                 smol::future::yield_now().await;
                 drop(held);

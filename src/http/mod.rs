@@ -30,7 +30,7 @@ mod wire;
 pub use budget::{Budget, Busy, Room};
 pub use client::{Client, ClientBody, ClientError, ClientOptions, ClientRequest, ClientResponse};
 pub use reply::{Reply, ReplyBody};
-pub use request::{Body, BodyError, Method, Request, Sender, Whole};
+pub use request::{Account, Body, BodyError, Method, Request, Sender, Whole};
 pub use server::{Deadlines, Permits, Service, Shutdown, serve};
 pub use tls::{Identity, ServerTls, TlsAcceptor};
 

@@ -1,6 +1,7 @@
 //! A request as handlers see it: checked, decoded once, with a body that cannot run away.
 
 use std::future::poll_fn;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::net::SocketAddr;
 use std::ops::Deref;
@@ -67,7 +68,21 @@ pub enum Sender {
     Anyone,
     /// Somebody whose credentials were verified before the body is read: a second more for each
     /// [`BODY_BYTES_PER_S`].
-    LoggedIn,
+    LoggedIn(Account),
+}
+
+/// Whose login it was: what one account sends has its own share of the memory for bodies. Two
+/// accounts of the same hash have one share.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Account(u64);
+
+impl Account {
+    /// By the name of a token, or of whatever else logs in.
+    pub fn of(name: &str) -> Account {
+        let mut hasher = DefaultHasher::new();
+        name.hash(&mut hasher);
+        Account(hasher.finish())
+    }
 }
 
 impl Sender {
@@ -75,7 +90,7 @@ impl Sender {
     fn bytes_max(self, max: u64) -> u64 {
         match self {
             Sender::Anyone => max.min(LOGIN_BODY_BYTES_MAX),
-            Sender::LoggedIn => max,
+            Sender::LoggedIn(_) => max,
         }
     }
 
@@ -83,7 +98,7 @@ impl Sender {
     fn deadline(self, bytes: u64) -> Duration {
         match self {
             Sender::Anyone => LOGIN_BODY_DEADLINE,
-            Sender::LoggedIn => {
+            Sender::LoggedIn(_) => {
                 LOGIN_BODY_DEADLINE + Duration::from_secs(bytes.div_ceil(BODY_BYTES_PER_S))
             }
         }
@@ -286,16 +301,20 @@ mod tests {
 
     use super::*;
 
+    fn known() -> Sender {
+        Sender::LoggedIn(Account::of("my-token"))
+    }
+
     #[test]
     fn f209_what_a_sender_may_take() {
         let seconds = |sender: Sender, bytes| sender.deadline(bytes).as_secs();
         assert_eq!(seconds(Sender::Anyone, 1 << 20), 10);
         for (bytes, limit) in [(0, 10), (1, 11), (65_536, 11), (65_537, 12), (4 << 20, 74)] {
-            assert_eq!(seconds(Sender::LoggedIn, bytes), limit, "{bytes}");
+            assert_eq!(seconds(known(), bytes), limit, "{bytes}");
         }
         assert_eq!(Sender::Anyone.bytes_max(1 << 20), LOGIN_BODY_BYTES_MAX);
         assert_eq!(Sender::Anyone.bytes_max(10), 10);
-        assert_eq!(Sender::LoggedIn.bytes_max(1 << 20), 1 << 20);
+        assert_eq!(known().bytes_max(1 << 20), 1 << 20);
     }
 
     #[test]
@@ -305,7 +324,7 @@ mod tests {
             for (bytes, len, reserved) in [(9_000, Some(9_000), 9_000), (300_000, None, 400_000)] {
                 let mut body = Body::new(Cursor::new(vec![7; bytes]), len);
                 body.draw_on(&budget);
-                let whole = body.receive(Sender::LoggedIn, 400_000).await.ok().unwrap();
+                let whole = body.receive(known(), 400_000).await.ok().unwrap();
                 assert!(whole.len() == bytes && whole.iter().all(|byte| *byte == 7));
                 let (bytes, room) = whole.into_parts();
                 assert!(bytes.capacity() <= 400_001, "{}", bytes.capacity());
@@ -315,7 +334,7 @@ mod tests {
             }
             for (bytes, len) in [(401, Some(401)), (401, None), (5_000, None)] {
                 let mut body = Body::new(Cursor::new(vec![7; bytes]), len);
-                let refused = body.receive(Sender::LoggedIn, 400).await.err().unwrap();
+                let refused = body.receive(known(), 400).await.err().unwrap();
                 assert_eq!(refused.refusal("UNSUPPORTED").status, 413);
             }
         });

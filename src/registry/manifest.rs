@@ -1,10 +1,10 @@
 //! Manifests: served byte for byte as they came, pushed whole, deleted with their tags.
 
-use super::Registry;
 use super::conditional::{self, client_has, etag};
 use super::error::{damaged, malformed, store_refusal};
+use super::{Registry, sender};
 use crate::auth::{Authorized, Delete, Pull, Push};
-use crate::http::{Method, Reply, ReplyBody, Request, Sender};
+use crate::http::{Method, Reply, ReplyBody, Request};
 use crate::store::outbox::Origin;
 use crate::store::{PutManifest, PutOutcome, StoreError};
 use crate::sys::spawn;
@@ -16,7 +16,7 @@ impl Registry {
     /// end-3: GET and HEAD. A HEAD reads no file.
     pub(super) async fn manifest_get(
         &self,
-        _who: &Authorized<Pull>,
+        who: &Authorized<Pull>,
         request: &Request,
         name: &RepositoryName,
         reference: &Reference,
@@ -38,7 +38,7 @@ impl Registry {
         reply.body = match request.method {
             Method::Head => ReplyBody::Head(row.size),
             _ if row.size > BUFFER_BYTES as u64 => {
-                self.large_manifest(request, &digest, row.size).await?
+                self.large_manifest(who, request, &digest, row.size).await?
             }
             _ => ReplyBody::Bytes(self.manifest_bytes(&digest).await?),
         };
@@ -59,11 +59,12 @@ impl Registry {
     /// file: however slowly its readers take it, they hold none.
     async fn large_manifest(
         &self,
+        who: &Authorized<Pull>,
         request: &Request,
         digest: &Digest,
         size: u64,
     ) -> Result<ReplyBody, Refusal> {
-        let room = request.body.reserve(Sender::LoggedIn, size).await;
+        let room = request.body.reserve(sender(&who.principal), size).await;
         let _room = room.map_err(|error| error.refusal("UNSUPPORTED"))?;
         let checked = self.store.blob_read(digest).await.map_err(store_refusal)?;
         let len = checked.ok_or_else(damaged)?.len() as u64;
@@ -99,7 +100,7 @@ impl Registry {
         if matches!(origin, Origin::Child(_)) && tags.len() > 1 {
             return Err(malformed("UNSUPPORTED", "a named change sets one tag"));
         }
-        let body = request.body.receive(Sender::LoggedIn, MANIFEST_BYTES_MAX).await;
+        let body = request.body.receive(sender(&who.principal), MANIFEST_BYTES_MAX).await;
         let body = body.map_err(|error| error.refusal("MANIFEST_INVALID"))?;
         // Kept until the answer: the bytes are in memory so long.
         let (bytes, _room) = body.into_parts();

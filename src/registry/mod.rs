@@ -25,8 +25,8 @@ use std::sync::{Arc, Mutex};
 
 use cache::Cache;
 
-use crate::auth::{Auth, Presented};
-use crate::http::{Method, Reply, ReplyBody, Request};
+use crate::auth::{Auth, Presented, Principal};
+use crate::http::{Account, Method, Reply, ReplyBody, Request, Sender};
 use crate::store::Store;
 use crate::types::limits::{MANIFEST_CACHE_BYTES_MAX, NAMESPACE_MAX};
 use crate::types::message::NodeConfig;
@@ -223,6 +223,14 @@ impl Registry {
         }
         Ok(config)
     }
+}
+
+/// Who sends a body, as its bounds see it.
+fn sender(principal: &Principal) -> Sender {
+    Sender::LoggedIn(match principal {
+        Principal::Client(token) => Account::of(token.as_str()),
+        Principal::Child(child) => Account::of(child.as_str()),
+    })
 }
 
 /// What a request says about its sender.

@@ -199,6 +199,27 @@ fn f209_slow_uploads_keep_nobody_out() {
     assert!(peak < CEILING_KIB, "{peak} KiB");
 }
 
+/// One account that sends large manifests and never ends them does not keep the others out.
+#[test]
+fn f209_one_account_does_not_take_all_memory_for_bodies() {
+    let root = Node::root();
+    let (slow, other) = (root.pusher("slow-token", "app"), root.pusher("other-token", "lab"));
+    let bearing = token(&root.login, &slow.0, &slow.1, &["repository:app:pull,push"]).unwrap();
+    let fields = format!("authorization: Bearer {bearing}\r\ncontent-type: {MANIFEST}\r\n");
+    let line = "PUT /v2/app/manifests/x";
+    let mut held: Vec<Held> =
+        (0..12).map(|_| Held::open(&root.login, line, &fields, 4 << 20)).collect();
+    let mut idle = 0;
+    while idle < 5 {
+        let moved = held.iter_mut().filter_map(|held| held.send().then_some(())).count();
+        idle = if moved == 0 { idle + 1 } else { 0 };
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let image = Image::new(5, &[1000]);
+    let answer = image.push(&root.login, (&other.0, &other.1), "lab", "v1");
+    assert_eq!(answer.status, 201, "{answer:?}");
+}
+
 /// A connection whose reader takes next to nothing.
 fn deaf(address: &str) -> TcpStream {
     let address: std::net::SocketAddr = address.parse().unwrap();
