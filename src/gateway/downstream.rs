@@ -476,7 +476,11 @@ fn fault(error: StoreError) -> Refusal {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::auth::{AuthOptions, keys};
     use crate::http::Body;
+    use crate::store::connected_registries::{NewConnectedRegistry, Settings};
+    use crate::sys::{Spawner, Sys};
+    use crate::types::UnixSeconds;
 
     fn request(method: Method, path: &str) -> Request {
         Request {
@@ -489,6 +493,70 @@ mod tests {
             secure: false,
             body: Body::empty(),
         }
+    }
+
+    /// A root with the connected registry `dock01`; what its sync token presents.
+    async fn root() -> (Store, Gateway, String) {
+        let sys = Sys::real(Spawner::new());
+        let store = Store::in_memory(sys.clone());
+        let new = NewConnectedRegistry {
+            name: "dock01".parse().unwrap(),
+            mode: None,
+            parent: None,
+            repositories: vec!["app".parse().unwrap()],
+            sync_token: None,
+            client_tokens: Vec::new(),
+            settings: Settings::default(),
+        };
+        let (_, passwords) = store.connected_registry_create(new).await.unwrap();
+        let user = format!("dock01:{}", passwords[0].value.expose());
+        let options = AuthOptions {
+            role: Role::Root,
+            registry_name: "myregistry".into(),
+            login_server: None,
+            public_scheme: None,
+            login_port: Some(5000),
+            access_lifetime: Duration::from_secs(600),
+            refresh_lifetime: Duration::from_secs(600),
+            identity: keys::make().unwrap(),
+        };
+        let auth = Auth::new(store.clone(), options).unwrap();
+        let options = GatewayOptions {
+            role: Role::Root,
+            registry: "myregistry".to_owned(),
+            contacts: Contacts::new(&sys),
+        };
+        let gateway = Gateway::new(store.clone(), auth, options);
+        let basic = data_encoding::BASE64.encode(user.as_bytes());
+        (store, gateway, format!("Basic {basic}"))
+    }
+
+    #[test]
+    fn f031_f033_who_asks_must_be_the_instance_that_is_active_now() {
+        smol::block_on(async {
+            let (store, gateway, authorization) = root().await;
+            let name: ConnectedRegistryName = "dock01".parse().unwrap();
+            let now = store.connected_registry(&name).unwrap().unwrap().activation_epoch;
+            let ask = async |instance: &str| {
+                let mut request = request(Method::Get, "/gateway/v1/dock01/config");
+                request.host = Some("reg.example:5001".to_owned());
+                for (name, value) in [("authorization", &*authorization), (INSTANCE, instance)] {
+                    request.headers.push((name.to_owned(), value.to_owned()));
+                }
+                gateway.answer(&mut request).await.map_err(|refusal| refusal.reason)
+            };
+            let reason = async |instance: &str| ask(instance).await.err();
+            assert_eq!(reason("one").await, Some(not_activated().reason));
+            for (epoch, expected) in [
+                (now, [None, Some(already_activated().reason)]),
+                (now - 1, [Some(not_activated().reason); 2]),
+            ] {
+                let at = UnixSeconds(1);
+                let activation = Activation { epoch, instance_id: "one".to_owned(), at };
+                store.record_activation(name.clone(), activation).await.unwrap();
+                assert_eq!([reason("one").await, reason("two").await], expected, "{epoch}");
+            }
+        });
     }
 
     #[test]

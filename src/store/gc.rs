@@ -272,7 +272,7 @@ impl Run {
             linked.filter_map(|key| split_key(key)).map(|(_, digest)| short(&digest)).collect();
         let linked = sorted(linked);
         let unused: Arc<BTreeMap<Vec<u8>, Duration>> = Arc::new(std::mem::take(&mut found.links));
-        let mut unreferenced = BTreeMap::new();
+        let (mut unreferenced, mut kept_files) = (BTreeMap::new(), (0, 0));
         let (mut part, mut parts) = (0, 1);
         while part < parts {
             let links = unused.clone();
@@ -280,17 +280,16 @@ impl Run {
             let Some(marked) = marked else {
                 // Too many digests: in smaller parts, from the start.
                 (part, parts) = (0, parts * 2);
-                unreferenced.clear();
-                self.report = GcReport { blobs_kept: 0, bytes_kept: 0, ..self.report };
+                (unreferenced, kept_files) = (BTreeMap::new(), (0, 0));
                 continue;
             };
             let shared = self.shared.clone();
             let files = self.blocking(move |_| files(&shared, &marked, part, parts)).await?;
-            self.report.blobs_kept += files.kept;
-            self.report.bytes_kept += files.bytes_kept;
+            kept_files = (kept_files.0 + files.kept, kept_files.1 + files.bytes_kept);
             unreferenced.extend(files.unreferenced);
             part += 1;
         }
+        (self.report.blobs_kept, self.report.bytes_kept) = kept_files;
         found.links = Arc::unwrap_or_clone(unused);
         let mut kept = BTreeMap::new();
         for (digest, bytes) in unreferenced {
