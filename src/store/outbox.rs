@@ -589,6 +589,39 @@ mod tests {
     }
 
     #[test]
+    fn f130_a_deletion_that_was_delivered_ends_what_the_oldest_change_of_each_tag_began_with() {
+        smol::block_on(async {
+            let store = connected().await;
+            for name in ["app", "lab"] {
+                for number in [1, 2, 1, 3] {
+                    push(&store, name, number, &["v1"]).await;
+                }
+                let entries = store.outbox(100).unwrap();
+                let first = entries.iter().find(|(_, entry)| entry.repository.as_str() == name);
+                store.outbox_done(first.unwrap().0).await.unwrap();
+            }
+            let app = "app".parse().unwrap();
+            store.delete_manifest(&app, &digest(1), &Origin::Client).await.unwrap();
+            let entries = store.outbox(100).unwrap();
+            let deletion = entries
+                .iter()
+                .find(|(_, entry)| matches!(entry.change, OutboxChange::ManifestDeleted { .. }));
+            store.outbox_done(deletion.unwrap().0).await.unwrap();
+            let bases = |name: &str| -> Vec<Option<Digest>> {
+                let entries = store.outbox(100).unwrap().into_iter();
+                let of = entries.filter(|(_, entry)| entry.repository.as_str() == name);
+                of.map(|(_, entry)| match entry.change {
+                    OutboxChange::Tag { base, .. } => base,
+                    other => panic!("{other:?}"),
+                })
+                .collect()
+            };
+            assert_eq!(bases("app"), [None, Some(digest(2)), Some(digest(1))]);
+            assert_eq!(bases("lab"), [Some(digest(1)), Some(digest(2)), Some(digest(1))]);
+        });
+    }
+
+    #[test]
     fn f130_the_oldest_change_of_a_repository_is_found() {
         smol::block_on(async {
             let store = connected().await;
