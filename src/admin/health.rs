@@ -61,6 +61,9 @@ impl Admin {
         if let Some(remedy) = state.remedy() {
             value["remedy"] = remedy.into();
         }
+        if let Some(fault) = self.store.credential_fault() {
+            value["reason"] = fault.into();
+        }
         if let NodeState::Refused(hurdle) = state {
             value["parentSays"] = hurdle.text.into();
         }

@@ -33,11 +33,15 @@ pub fn check(config: &Config, running: bool) -> Result<Vec<String>, String> {
     check_admin_socket(config)?;
     let mut waits = Vec::new();
     if role == Role::Connected && connection.is_none() {
-        waits.push(
-            "there is no connection string that can be seen from here (a credential is seen by \
-             the service only): without one the node waits for it"
-                .to_owned(),
-        );
+        let fault = config.parent.as_ref().and_then(|parent| parent.unreadable.clone());
+        waits.push(fault.map_or_else(
+            || {
+                "there is no connection string that can be seen from here (a credential is seen \
+                 by the service only): without one the node waits for it"
+                    .to_owned()
+            },
+            |fault| format!("{fault}: the node waits until it can be read"),
+        ));
     }
     Ok(waits)
 }

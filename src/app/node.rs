@@ -106,7 +106,7 @@ impl Node {
         note_role(&store, role).await;
         match &engine {
             Some(engine) => parent::activate(engine).await?,
-            None if role == Role::Connected => parent::report_missing(&store)?,
+            None if role == Role::Connected => parent::report_missing(&store, &config)?,
             None => {}
         }
         note_role(&store, role).await;

@@ -74,38 +74,41 @@ impl Uplink {
 
     /// Looks for a connection string until there is one that can be used.
     async fn wait(&self) -> Engine {
-        let mut logged = String::new();
         loop {
             sleep(LOOK).await;
-            match self.look().await {
-                Ok(Some(engine)) => {
+            let fault = match self.look().await {
+                Ok(engine) => {
                     self.store.stand(Role::Connected, true);
                     log::info!("found the connection string");
                     return engine;
                 }
-                Ok(None) => {}
-                Err(error) if error.message == logged => {}
-                Err(error) => {
-                    log::error!("the connection string cannot be used: {}", error.message);
-                    logged = error.message;
+                Err(fault) => fault,
+            };
+            if fault != self.store.credential_fault() {
+                if let Some(fault) = &fault {
+                    log::error!("the connection string cannot be used: {fault}");
                 }
+                self.store.set_credential_fault(fault);
             }
         }
     }
 
-    async fn look(&self) -> Result<Option<Engine>, StartError> {
-        let Some(reread) = self.reread.clone() else {
-            return Ok(None);
-        };
-        let config = blocking(move || reread()).await?;
-        self.engine(&config)
+    /// An error: why the string that is there cannot be used; `None` when there is none.
+    async fn look(&self) -> Result<Engine, Option<String>> {
+        let reread = self.reread.clone().ok_or(None)?;
+        let config = blocking(move || reread()).await.map_err(|error| Some(error.to_string()))?;
+        let engine = self.engine(&config).map_err(|error| Some(error.message))?;
+        engine.ok_or_else(|| config.parent.and_then(|parent| parent.unreadable))
     }
 }
 
-/// Says loudly that there is no connection string, and what is to be done about it.
-pub(super) fn report_missing(store: &Store) -> Result<(), StartError> {
+/// Says loudly that there is no connection string, why, and what is to be done about it.
+pub(super) fn report_missing(store: &Store, config: &Config) -> Result<(), StartError> {
     let state = store.node_state()?;
-    log::error!("{}: {}", state.name(), state.remedy().unwrap_or_default());
+    let fault = config.parent.as_ref().and_then(|parent| parent.unreadable.clone());
+    let cause = fault.as_ref().map(|fault| format!("{fault}: ")).unwrap_or_default();
+    log::error!("{}: {cause}{}", state.name(), state.remedy().unwrap_or_default());
+    store.set_credential_fault(fault);
     Ok(())
 }
 

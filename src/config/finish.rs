@@ -65,8 +65,13 @@ fn connection_string(merge: &mut Merge<'_>) -> Result<(), ConfigError> {
         return oci_parent(merge);
     }
     // Without one the node waits for it, and an activated one serves what it has.
-    let Some((secret, origin)) = find_connection_string(merge)? else {
-        return Ok(());
+    let (secret, origin) = match find_connection_string(merge) {
+        Ok(Some(found)) => found,
+        Ok(None) => return Ok(()),
+        Err(cause) => {
+            merge.config.parent.get_or_insert_with(Parent::default).unreadable = Some(cause);
+            return Ok(());
+        }
     };
     let text = expand(merge, secret.trim()).map_err(|m| ConfigError::at(&origin, KEY, m))?;
     let parent = merge.config.parent.get_or_insert_with(Parent::default);
@@ -75,18 +80,20 @@ fn connection_string(merge: &mut Merge<'_>) -> Result<(), ConfigError> {
     Ok(())
 }
 
-fn find_connection_string(merge: &Merge<'_>) -> Result<Option<(String, Origin)>, ConfigError> {
-    let named = |path: &Path, message: String| {
-        ConfigError(format!("parent.connection_string: {}: {message}", path.display()))
-    };
+/// An error: a place that should have one cannot be read, or is empty.
+fn find_connection_string(merge: &Merge<'_>) -> Result<Option<(String, Origin)>, String> {
     let directory = merge.variables.get(credentials::VARIABLE).map(Path::new);
     if let Some(path) = credentials::path(directory, CONNECTION_STRING_CREDENTIAL)
-        && let Some(text) =
-            merge.source.read(&path).map_err(|e| named(&path, format!("cannot read: {e}")))?
+        && let Some(text) = merge.source.read(&path).map_err(|e| {
+            format!(
+                "credential {CONNECTION_STRING_CREDENTIAL}: cannot read {}: {e}",
+                path.display()
+            )
+        })?
     {
         let name = CONNECTION_STRING_CREDENTIAL;
         if text.trim().is_empty() {
-            return Err(ConfigError(format!("credential {name}: it is empty")));
+            return Err(format!("credential {name}: it is empty"));
         }
         return Ok(Some((text, Origin::Credential(name.to_owned()))));
     }
@@ -96,11 +103,12 @@ fn find_connection_string(merge: &Merge<'_>) -> Result<Option<(String, Origin)>,
         && let Some(text) = merge.source.read(path).map_err(|e| {
             let key = "parent.connection_string_file";
             let origin = merge.origins.get(key).unwrap_or(&Origin::BuiltIn);
-            ConfigError::at(origin, key, format_args!("cannot read {}: {e}", path.display()))
+            ConfigError::at(origin, key, format_args!("cannot read {}: {e}", path.display())).0
         })?
     {
         if text.trim().is_empty() {
-            return Err(named(path, "the file is empty".to_owned()));
+            let path = path.display();
+            return Err(format!("parent.connection_string_file: {path}: the file is empty"));
         }
         return Ok(Some((text, Origin::File(path.clone(), 1))));
     }

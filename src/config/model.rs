@@ -263,6 +263,8 @@ pub struct Parent {
     /// The connection string, from whichever place it came; empty when none has come yet, and when
     /// the kind is `oci`.
     pub connection_string: Secret,
+    /// Why the first place that has one cannot be read: it is waited for.
+    pub unreadable: Option<String>,
     /// File with the connection string. Wins over the key `connection_string`.
     pub connection_string_file: Option<PathBuf>,
     /// `host[:port]` that replaces `ParentGatewayEndpoint` of the connection string.

@@ -148,8 +148,19 @@ fn f166_the_connection_string_has_an_order_of_sources() {
     let empty = MapSource::default()
         .file(MAIN_FILE, "[parent]\nconnection_string_file = \"/etc/cs\"\n")
         .file("/etc/cs", "\n");
-    let error = error_of(load(&Options::default(), &empty));
-    assert!(error.contains("/etc/cs: the file is empty"), "{error}");
+    // Nor is one that cannot be read: nothing of lower rank takes its place.
+    let empty = empty.variable("ACR_REGISTRY_CONNECTION_STRING", STRING);
+    let config = load(&Options::default(), &empty).unwrap().config;
+    assert!(config.reachable_parent().is_none());
+    let cause = config.parent.unwrap().unreadable.unwrap();
+    assert!(cause.contains("/etc/cs: the file is empty"), "{cause}");
+    let empty = MapSource::default()
+        .file("/run/c/skerry.connection-string", "")
+        .variable("CREDENTIALS_DIRECTORY", "/run/c");
+    let config = load(&Options::default(), &empty).unwrap().config;
+    assert_eq!(config.named_role(), Some(Role::Connected), "it is never a root");
+    let cause = config.parent.unwrap().unreadable.unwrap();
+    assert_eq!(cause, "credential skerry.connection-string: it is empty");
 }
 
 #[test]

@@ -28,11 +28,13 @@ pub(super) struct Standing {
     role: Role,
     has_credential: bool,
     hurdle: Option<Hurdle>,
+    credential_fault: Option<String>,
 }
 
 impl Default for Standing {
     fn default() -> Standing {
-        Standing { role: Role::Root, has_credential: false, hurdle: None }
+        let (hurdle, credential_fault) = (None, None);
+        Standing { role: Role::Root, has_credential: false, hurdle, credential_fault }
     }
 }
 
@@ -90,7 +92,19 @@ impl Store {
     /// Sets what the node is, and whether it has a connection string.
     pub fn stand(&self, role: Role, has_credential: bool) {
         let mut standing = self.inner.standing.lock().unwrap_or_else(PoisonError::into_inner);
-        *standing = Standing { role, has_credential, hurdle: None };
+        *standing = Standing { role, has_credential, ..Standing::default() };
+    }
+
+    /// Notes why the connection string cannot be used, where there is one; for people.
+    pub fn set_credential_fault(&self, fault: Option<String>) {
+        let mut standing = self.inner.standing.lock().unwrap_or_else(PoisonError::into_inner);
+        standing.credential_fault = fault;
+    }
+
+    /// Why the connection string cannot be used; `None` when there is none, or when it is in use.
+    pub fn credential_fault(&self) -> Option<String> {
+        let standing = self.inner.standing.lock().unwrap_or_else(PoisonError::into_inner);
+        standing.credential_fault.clone()
     }
 
     /// Notes what the parent refuses, or (`None`) that it accepts this instance. Returns whether

@@ -102,6 +102,43 @@ fn f166_an_image_without_connection_string_is_never_a_root() {
     eventually(SOON, "v1 is synced", || pulls(&plain, &owner, "v1"));
 }
 
+/// A credential that cannot be read yet comes right by itself, or by hands that see why.
+#[test]
+fn f166_a_connection_string_that_cannot_be_read_is_waited_for() {
+    let (_root, owner, connection) = root_with_app();
+    let mut device = Node::device("");
+    let file = device.connection_string_file();
+    device.set_configuration(&format!("[parent]\nconnection_string_file = {file:?}\n"));
+    std::fs::write(&file, "\n").unwrap();
+    device.spawn();
+    eventually(SOON, "it answers", || device.run(&["status"]).status.success().then_some(()));
+    let status = device.json(&["status"]);
+    assert_eq!(status["state"], "Unprovisioned", "{status}");
+    let told = format!("{}: the file is empty", file.display());
+    assert!(status["reason"].as_str().unwrap_or_default().contains(&told), "{status}");
+    assert!(device.log().contains(&told), "{}", device.log());
+
+    // A directory in its place cannot be read by anybody, not even by the superuser.
+    std::fs::remove_file(&file).unwrap();
+    std::fs::create_dir(&file).unwrap();
+    let told = format!("cannot read {}: ", file.display());
+    eventually(SOON, "the new cause is told", || {
+        let status = device.json(&["status"]);
+        status["reason"].as_str()?.contains(&told).then_some(())
+    });
+    std::fs::remove_dir(&file).unwrap();
+    std::fs::write(&file, &connection).unwrap();
+    eventually(SOON, "v1 is synced", || pulls(&device, &owner, "v1"));
+    let status = device.json(&["status"]);
+    assert_eq!((&status["state"], &status["reason"]), (&"Active".into(), &serde_json::Value::Null));
+
+    // A string that is there and wrong does not come right by itself.
+    device.stop();
+    std::fs::write(&file, "ConnectedRegistryName=").unwrap();
+    let refused = device.run_configured(&["serve"]);
+    assert_eq!(refused.status.code(), Some(78), "{}", stderr(&refused));
+}
+
 #[test]
 fn f166_another_role_than_that_of_the_store_is_refused() {
     let (mut root, owner, connection) = root_with_app();
