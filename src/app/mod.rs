@@ -15,6 +15,7 @@ pub use check::check;
 pub use demo::{DemoOptions, demo};
 pub use parent::Reread;
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use smol::future::FutureExt;
@@ -24,6 +25,7 @@ use crate::sys::clock::sleep;
 use crate::sys::notify::{Notifier, State};
 use crate::sys::signals::{Signals, Wish};
 use crate::sys::spawn::{self, Spawner};
+use crate::sys::volatile_kind;
 use node::Node;
 
 /// Exit code for a configuration that cannot work (sysexits.h).
@@ -40,6 +42,17 @@ pub fn serve(config: Config, reread: Reread) -> ExitCode {
     spawner.run(threads, main)
 }
 
+/// On a device this is a partition that was not mounted, in a container a volume.
+fn warn_of_volatile_state(state_dir: &Path) {
+    if let Some(kind) = volatile_kind(state_dir) {
+        log::warn!(
+            "storage.state_dir {} is on {kind}: identity, tokens and content may be gone at the \
+             next boot; mount a disk or a volume there",
+            state_dir.display()
+        );
+    }
+}
+
 async fn run(spawner: Spawner, config: Config, reread: Reread) -> ExitCode {
     let notifier = Notifier::from_environment();
     let mut signals = match Signals::new() {
@@ -49,6 +62,7 @@ async fn run(spawner: Spawner, config: Config, reread: Reread) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
+    let state_dir = config.storage.state_dir.clone();
     let start = async { Some(Node::start(spawner, config, Some(reread)).await) };
     let interrupted = async {
         while matches!(signals.next().await, Ok(Wish::Hangup)) {}
@@ -63,6 +77,7 @@ async fn run(spawner: Spawner, config: Config, reread: Reread) -> ExitCode {
         }
         None => return ExitCode::SUCCESS,
     };
+    warn_of_volatile_state(&state_dir);
     log::info!("ready: {}", node.summary());
     notifier.tell(&[State::Ready, State::Status(node.summary())]);
     attend(&node, &notifier, &mut signals).await;

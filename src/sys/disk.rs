@@ -322,6 +322,17 @@ impl Disk for SystemDisk {
     }
 }
 
+/// The kind of a file system whose content does not outlive the run of the machine or of the
+/// container; `None` for any other, and where that cannot be found out.
+pub fn volatile_kind(path: &Path) -> Option<&'static str> {
+    // The numbers of statfs(2).
+    const KINDS: [(i64, &str); 3] =
+        [(0x0102_1994, "tmpfs"), (0x8584_58f6, "ramfs"), (0x794c_7630, "an overlay")];
+    #[allow(clippy::useless_conversion, reason = "of 32 bits on 32-bit machines")]
+    let kind = i64::from(rustix::fs::statfs(path).ok()?.f_type) & 0xffff_ffff;
+    KINDS.into_iter().find(|(number, _)| *number == kind).map(|(_, name)| name)
+}
+
 #[cfg(test)]
 #[allow(clippy::disallowed_methods, reason = "tests make real files")]
 mod tests {

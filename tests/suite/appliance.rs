@@ -221,6 +221,25 @@ fn p017_memory_and_tasks_are_bounded() {
     assert!(files >= 2 * config.limits.connections, "a socket and a file for each connection");
 }
 
+/// State in memory is gone at the next boot: a partition that was not mounted must not stay unseen.
+#[test]
+fn p054_state_in_memory_is_told() {
+    let Ok(memory) = TempDir::below(std::path::Path::new("/dev/shm")) else {
+        return skip("/dev/shm is not writable");
+    };
+    let mut node = Node::device("");
+    node.configure_from(path("systemd/skerry.toml"));
+    node.dir = memory;
+    node.spawn();
+    let answers = || node.run(&["status"]).status.success().then_some(());
+    eventually(Duration::from_secs(30), "it answers", answers);
+    node.stop();
+    let log = node.log();
+    let told = log.lines().find(|line| line.contains("at the next boot")).unwrap_or_default();
+    let state = node.state().display().to_string();
+    assert!(told.contains(" warn ") && told.contains(&state) && told.contains("tmpfs"), "{log}");
+}
+
 #[test]
 fn p018_the_hardening_is_whole() {
     let unit = service();

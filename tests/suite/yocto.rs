@@ -143,7 +143,10 @@ fn is_covered(expression: &str, stated: &BTreeSet<&str>) -> bool {
 #[test]
 fn p045_sources_are_pinned() {
     let source = bitbake(&read(SOURCE));
-    let uri = &source["SRC_URI"];
+    assert_eq!(source["SRC_URI"], "${SKERRY_GIT_URI};destsuffix=skerry-${PV}");
+    // Whoever builds without kas sets the place of the source, and keeps the rest.
+    assert!(read(SOURCE).contains("\nSKERRY_GIT_URI ?= "), "a default only");
+    let uri = &source["SKERRY_GIT_URI"];
     for part in ["git://", "protocol=https", "branch=main"] {
         assert!(uri.contains(part), "{part}");
     }
@@ -395,6 +398,40 @@ fn p054_the_image_has_the_mounts_of_the_data_partition() {
     }
 }
 
+/// On a read-only root the connection string and the settings of one device are written there.
+#[test]
+fn p054_a_device_is_provisioned_on_its_data_partition() {
+    let vendor = read("systemd/data/50-data.toml");
+    let load = |own: &str| {
+        let source = skerry::config::MapSource::default()
+            .file("/usr/lib/skerry/conf.d/50-data.toml", &vendor)
+            .file(skerry::config::MAIN_FILE, &read("systemd/skerry.toml"));
+        let source = match own {
+            "" => source,
+            own => source.file("/etc/skerry/conf.d/50-data.toml", own),
+        };
+        skerry::config::load(&skerry::config::Options::default(), &source).unwrap().config
+    };
+    let config = load("");
+    assert_eq!(config.named_role(), Some(skerry::types::Role::Connected));
+    let file = config.parent.unwrap().connection_string_file.unwrap();
+    assert_eq!(file.to_str(), Some("/data/skerry-provision/connection-string"));
+    // A file of the same name on the data partition takes its place: so a device becomes a root.
+    let root = load("[registry]\nrole = \"root\"\n");
+    assert_eq!(root.named_role(), Some(skerry::types::Role::Root));
+    let made = read("systemd/data/tmpfiles.conf");
+    assert!(made.contains("\nd /data/skerry-provision 0750 root 812 -\n"), "the service may read");
+    let readme = read("yocto-layer/README.md");
+    let places = ["/data/skerry-provision/connection-string", "/data/skerry-conf.d"];
+    for file in ["board/qemu-arm64/readme.txt", "board/qemu-x86_64/readme.txt"] {
+        assert!(read(file).contains(places[0]), "{file}");
+    }
+    assert!(places.iter().all(|place| readme.contains(place)));
+    for file in ["50-data.toml", "tmpfiles.conf"] {
+        assert!(read(DATA).contains(&format!("${{S}}/systemd/data/{file}")), "{file}");
+    }
+}
+
 /// What systemd says of the mounts, the service and OE-core's overlay, all in one place.
 #[test]
 fn p054_systemd_finds_no_fault_in_the_mounts() {
@@ -405,18 +442,27 @@ fn p054_systemd_finds_no_fault_in_the_mounts() {
     let mut units = files("systemd/data");
     units.retain(|file| file.ends_with(".mount"));
     units.push("systemd/skerry.service".to_owned());
+    // They are in one transaction with the target only when it wants them, as in an image.
+    let wants = root.join("local-fs.target.wants");
+    fs::create_dir(&wants).unwrap();
     for unit in &units {
-        fs::write(root.join(unit.rsplit('/').next().unwrap()), read(unit)).unwrap();
+        let name = unit.rsplit('/').next().unwrap();
+        fs::write(root.join(name), read(unit)).unwrap();
+        if name.ends_with(".mount") {
+            std::os::unix::fs::symlink(root.join(name), wants.join(name)).unwrap();
+        }
     }
     let overlay = "[Unit]\nDefaultDependencies=no\nBefore=local-fs.target\n\
                    RequiresMountsFor=/var/volatile /var\n[Service]\nType=oneshot\n\
                    RemainAfterExit=yes\nExecStart=/bin/true\n";
     fs::write(root.join("var-volatile-lib.service"), overlay).unwrap();
+    let (unit, link) = ("var-volatile-lib.service", wants.join("var-volatile-lib.service"));
+    std::os::unix::fs::symlink(root.join(unit), link).unwrap();
     let dropin = root.join("skerry.service.d");
     fs::create_dir(&dropin).unwrap();
     fs::write(dropin.join("20-data.conf"), read("systemd/dropins/data.conf")).unwrap();
     let mut analyze = Command::new("systemd-analyze");
-    analyze.args(["verify", "--man=no", "skerry.service", "var-volatile-lib.service"]);
+    analyze.args(["verify", "--man=no", "skerry.service", "local-fs.target"]);
     analyze.args(units.iter().filter_map(|unit| unit.rsplit('/').next()));
     analyze.env("SYSTEMD_UNIT_PATH", format!("{}:", root.path().display()));
     let output = analyze.output().unwrap();

@@ -25,12 +25,17 @@ pub struct TempDir(PathBuf);
 
 impl TempDir {
     pub fn new() -> TempDir {
+        TempDir::below(&std::env::temp_dir()).expect("a temporary directory")
+    }
+
+    /// In a directory other than the usual one.
+    pub fn below(directory: &Path) -> std::io::Result<TempDir> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         // Short: a socket path may have 107 bytes.
-        let path = std::env::temp_dir().join(format!("skt-{}-{number}", std::process::id()));
-        std::fs::create_dir_all(&path).expect("a temporary directory");
-        TempDir(path)
+        let path = directory.join(format!("skt-{}-{number}", std::process::id()));
+        std::fs::create_dir_all(&path)?;
+        Ok(TempDir(path))
     }
 
     pub fn path(&self) -> &Path {

@@ -27,10 +27,17 @@ do_install() {
     install -m 0644 ${S}/systemd/data/etc-skerry-conf.d.mount ${D}${systemd_system_unitdir}/
     install -m 0644 ${S}/systemd/dropins/data.conf \
         ${D}${systemd_system_unitdir}/skerry.service.d/20-data.conf
+
+    # Vendor's settings are looked for there, whatever libdir is.
+    install -d ${D}${nonarch_libdir}/skerry/conf.d ${D}${nonarch_libdir}/tmpfiles.d
+    install -m 0644 ${S}/systemd/data/50-data.toml ${D}${nonarch_libdir}/skerry/conf.d/
+    install -m 0644 ${S}/systemd/data/tmpfiles.conf ${D}${nonarch_libdir}/tmpfiles.d/skerry-data.conf
 }
 
 FILES:${PN} += "\
     /data \
+    ${nonarch_libdir}/skerry/conf.d/50-data.toml \
+    ${nonarch_libdir}/tmpfiles.d/skerry-data.conf \
     ${systemd_system_unitdir}/skerry.service.d/20-data.conf \
 "
 
