@@ -209,12 +209,15 @@ fn p016_a_restart_backs_off_and_a_wrong_configuration_has_none() {
 fn p017_memory_and_tasks_are_bounded() {
     let unit = service();
     let (high, max) = ("Service.MemoryHigh", "Service.MemoryMax");
-    assert!(mebibytes(unit.get(high)) < mebibytes(unit.get(max)));
+    let (least, most) = (mebibytes(unit.get(high)), mebibytes(unit.get(max)));
+    assert!(least < most);
     assert_eq!(unit.get("Service.MemorySwapMax"), "0");
     assert_eq!(unit.get("Service.LimitCORE"), "0");
     let config = skerry::config::Config::default();
     let plan = skerry::config::MemoryPlan::of(&config);
-    assert!(plan.total() <= mebibytes(unit.get(max)) << 20, "the built-in limits fit");
+    assert!(plan.total() <= least << 20, "the built-in limits fit: {} bytes", plan.total());
+    let example = Unit::parse(&read("systemd/dropins/memory.conf"));
+    assert!(mebibytes(example.get(high)) < mebibytes(example.get(max)));
     let tasks: u64 = unit.get("Service.TasksMax").parse().unwrap();
     assert!(tasks >= skerry::config::MemoryPlan::threads(&config) + 8);
     let files: usize = unit.get("Service.LimitNOFILE").parse().unwrap();

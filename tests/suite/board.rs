@@ -76,8 +76,9 @@ fn p027_limits_fit_the_memory_of_the_service() {
         assert!(memory <= u64::from(facts.ram_mib) << 19, "{board}: at most half of the board");
         let dropin = Unit::parse(&read(&format!("board/{board}/dropin.conf")));
         assert_eq!(dropin.get("Service.MemoryMax"), format!("{}M", memory >> 20), "{board}");
-        let high = memory / 4 * 3;
-        assert_eq!(dropin.get("Service.MemoryHigh"), format!("{}M", high >> 20), "{board}");
+        // Below it the kernel would slow the program down at a load that its limits allow.
+        let high: u64 = dropin.get("Service.MemoryHigh").trim_end_matches('M').parse().unwrap();
+        assert!(MemoryPlan::of(&config).total() <= high << 20 && high << 20 < memory, "{board}");
     }
 }
 
