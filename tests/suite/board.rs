@@ -129,6 +129,9 @@ fn p034_a_readme_says_what_hands_need() {
         }
         if let Some(emulator) = profile(&board).test {
             assert!(text.contains(&emulator.program), "{board}: the emulator's command");
+            // The whole disk: a root file system alone has neither boot loader nor data partition.
+            let disk = format!("skerry-image-{}.rootfs.wic", profile(&board).board.machine);
+            assert!(text.contains(&disk) && !text.contains("-kernel"), "{board}: {disk}");
         }
     }
 }

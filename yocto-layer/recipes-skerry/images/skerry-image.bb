@@ -1,6 +1,6 @@
-SUMMARY = "Small read-only image with a connected container registry"
+SUMMARY = "Read-only image with a connected container registry"
 DESCRIPTION = "Boots to a registry on a read-only root file system, of which there are \
-two for updates; the state is on a partition of its own."
+two slots that an updater may use; the state is on a partition of its own."
 LICENSE = "MIT"
 
 inherit core-image
