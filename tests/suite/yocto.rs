@@ -168,9 +168,34 @@ fn p045_sources_are_pinned() {
     }
 }
 
-/// The commit has what the recipes take from it: else the layer would build something else.
+/// What the recipes take from the source: each file that they install or check.
+fn installed() -> BTreeSet<String> {
+    let mut found = BTreeSet::from(["LICENSE".to_owned(), "Cargo.lock".to_owned()]);
+    let boards: BTreeSet<String> = read(CONF)
+        .lines()
+        .filter(|line| line.starts_with("SKERRY_BOARD:"))
+        .filter_map(|line| line.split('"').nth(1).map(str::to_owned))
+        .collect();
+    for recipe in recipes() {
+        for word in read(&recipe).split_whitespace() {
+            let Some(file) = word.strip_prefix("${S}/") else {
+                continue;
+            };
+            match file.contains("${SKERRY_BOARD}") {
+                true => found.extend(boards.iter().map(|b| file.replace("${SKERRY_BOARD}", b))),
+                false => drop(found.insert(file.to_owned())),
+            }
+        }
+    }
+    // A document: it changes with every other commit, and an image works with any of them.
+    found.remove("README.md");
+    found
+}
+
+/// The commit has what the recipes take from it, as it is here: else the layer would build
+/// something else than what was tried, such as images that are roots.
 #[test]
-fn p045_the_pinned_commit_is_one_of_this_history() {
+fn p045_the_pinned_commit_has_what_the_recipes_install() {
     let commit = bitbake(&read(SOURCE))["SRCREV"].clone();
     let git = |arguments: &[&str]| {
         let mut git = Command::new("git");
@@ -182,9 +207,21 @@ fn p045_the_pinned_commit_is_one_of_this_history() {
     }
     let below = git(&["merge-base", "--is-ancestor", &commit, "HEAD"]).unwrap();
     assert!(below.status.success(), "{commit} is on another branch");
-    for file in ["LICENSE", "Cargo.lock", "systemd/skerry.service", "board/base.toml"] {
-        let shown = git(&["cat-file", "-e", &format!("{commit}:{file}")]).unwrap();
-        assert!(shown.status.success(), "{commit} has no {file}");
+    let shown = |file: &str| git(&["show", &format!("{commit}:{file}")]).unwrap();
+    let files = installed();
+    for part in ["systemd/skerry.service", "board/base.toml", "board/qemu-arm64/board.toml"] {
+        assert!(files.contains(part), "{part} is installed: {files:?}");
+    }
+    let differs = |file: &&String| {
+        let output = shown(file);
+        !output.status.success() || output.stdout != read(file).into_bytes()
+    };
+    let different: Vec<&String> = files.iter().filter(differs).collect();
+    let cure = "set SRCREV to a commit that has these files as they are here";
+    assert!(different.is_empty(), "{commit}: {different:?}: {cure}");
+    for file in ["systemd/skerry.toml", "board/base.toml"] {
+        let text = String::from_utf8(shown(file).stdout).unwrap();
+        assert!(text.contains("\nrole = \"connected\"\n"), "{file}: an image is never a root");
     }
 }
 
