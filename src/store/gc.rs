@@ -129,6 +129,9 @@ impl Store {
         let full = spawn::blocking(move || store.below_reserve()).await;
         // On a full disk what the sync has fetched so far may go: it would not get on either.
         let held_back = self.sync_under_way()? && !full;
+        if full {
+            shared.leases.release_all();
+        }
         let options = GcOptions { dry_run: options.dry_run || held_back, ..options };
         let started = shared.sys.clock.monotonic();
         let report =

@@ -1,18 +1,23 @@
 //! What somebody touched a moment ago: a push, a HEAD, a mount or a sync that saw content here may
 //! go on to refer to it, so it is not collected for a while.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use super::Store;
 use super::index::Change;
 use super::manifests::ManifestRow;
 use super::row::{self, Kind};
 use super::tags::TagRow;
-use crate::types::Digest;
+use crate::types::{Digest, RepositoryName};
 
 /// Digests that are remembered. Over it: all content counts as touched now.
 const LEASES_MAX: usize = 65_536;
+
+/// Digests that fetches under way keep. Over it: what a further one fetches is kept for as long as
+/// anything else that was touched.
+const KEPT_MAX: usize = 262_144;
 
 /// Digests by their first eight bytes, with the monotonic time when each was last touched. Two
 /// digests that share those bytes share a lease, which keeps more, never less.
@@ -24,6 +29,19 @@ struct Table {
     touched: BTreeMap<u64, Duration>,
     /// When everything was touched, because the table was full.
     all: Option<Duration>,
+    /// What is fetched for a manifest of a repository and may take longer than any time that a
+    /// touch lasts: nothing refers to it before the manifest is here.
+    kept: Kept,
+}
+
+/// A manifest that is being fetched.
+type Root = (RepositoryName, Digest);
+
+#[derive(Default)]
+struct Kept {
+    roots: BTreeMap<Root, BTreeSet<u64>>,
+    /// How many of the roots keep a digest.
+    uses: BTreeMap<u64, usize>,
 }
 
 /// The first eight bytes of a digest.
@@ -35,6 +53,30 @@ pub(super) fn short(digest: &Digest) -> u64 {
 pub(super) fn split_key(key: &[u8]) -> Option<(&[u8], Digest)> {
     let end = key.iter().position(|byte| *byte == 0)?;
     Some((key.get(1..end)?, Digest::from_key(&key[end + 1..])?))
+}
+
+impl Store {
+    /// Keeps the content of a manifest that is being fetched, though nothing refers to it yet,
+    /// until the manifest is here or nobody wants it any more. In memory only.
+    pub fn keep_fetched(
+        &self,
+        repository: &RepositoryName,
+        root: &Digest,
+        digests: impl Iterator<Item = Digest>,
+    ) {
+        self.shared().leases.keep(repository, root, digests);
+    }
+
+    /// The manifest is here.
+    pub fn release_fetched(&self, repository: &RepositoryName, root: &Digest) {
+        let is_other = |name: &RepositoryName, other: &Digest| name != repository || other != root;
+        self.keep_fetched_for(is_other);
+    }
+
+    /// Keeps only what is fetched for manifests that are `wanted`.
+    pub fn keep_fetched_for(&self, wanted: impl Fn(&RepositoryName, &Digest) -> bool) {
+        self.shared().leases.keep_only(self.sys().clock.monotonic(), wanted);
+    }
 }
 
 impl Leases {
@@ -89,6 +131,48 @@ impl Leases {
         (!table.held(short(digest), since)).then(remove)
     }
 
+    /// Keeps this content until it is released under the same manifest; it takes the place of what
+    /// was kept under that.
+    pub(super) fn keep(
+        &self,
+        repository: &RepositoryName,
+        root: &Digest,
+        digests: impl Iterator<Item = Digest>,
+    ) {
+        let kept = &mut self.table().kept;
+        let key = (repository.clone(), root.clone());
+        kept.remove(&key);
+        let digests: BTreeSet<u64> = digests.map(|digest| short(&digest)).collect();
+        if kept.uses.len().saturating_add(digests.len()) <= KEPT_MAX {
+            for digest in &digests {
+                *kept.uses.entry(*digest).or_default() += 1;
+            }
+            kept.roots.insert(key, digests);
+        }
+    }
+
+    /// Keeps only what is fetched for manifests that are `wanted`. What is released counts as
+    /// touched `now`.
+    pub(super) fn keep_only(
+        &self,
+        now: Duration,
+        wanted: impl Fn(&RepositoryName, &Digest) -> bool,
+    ) {
+        let mut table = self.table();
+        let roots = table.kept.roots.keys();
+        let gone: Vec<Root> = roots.filter(|(name, root)| !wanted(name, root)).cloned().collect();
+        for key in &gone {
+            for digest in table.kept.remove(key) {
+                table.touch(digest, now);
+            }
+        }
+    }
+
+    /// Keeps nothing that was not touched.
+    pub(super) fn release_all(&self) {
+        self.table().kept = Kept::default();
+    }
+
     /// Forgets what was last touched before `since`.
     pub(super) fn forget_before(&self, since: Duration) {
         let mut table = self.table();
@@ -112,7 +196,24 @@ impl Table {
 
     fn held(&self, digest: u64, since: Duration) -> bool {
         let own = self.touched.get(&digest).copied();
-        own.max(self.all).is_some_and(|at| at >= since)
+        own.max(self.all).is_some_and(|at| at >= since) || self.kept.uses.contains_key(&digest)
+    }
+}
+
+impl Kept {
+    /// Keeps nothing for this manifest any more; what it kept.
+    fn remove(&mut self, root: &Root) -> BTreeSet<u64> {
+        let digests = self.roots.remove(root).unwrap_or_default();
+        for digest in &digests {
+            let left = self.uses.get_mut(digest).map_or(0, |uses| {
+                *uses -= 1;
+                *uses
+            });
+            if left == 0 {
+                self.uses.remove(digest);
+            }
+        }
+        digests
     }
 }
 
@@ -125,6 +226,26 @@ mod tests {
         let mut raw = [0; 32];
         raw[..4].copy_from_slice(&number.to_be_bytes());
         Digest::from_raw(Algorithm::Sha256, &raw).unwrap()
+    }
+
+    #[test]
+    fn what_a_fetch_keeps_outlasts_every_touch_until_it_is_released() {
+        let (leases, second) = (Leases::default(), Duration::from_secs);
+        let app: RepositoryName = "app".parse().unwrap();
+        leases.keep(&app, &digest(1), [digest(2), digest(3)].into_iter());
+        leases.keep(&app, &digest(4), [digest(3)].into_iter());
+        leases.forget_before(second(1000));
+        let held = |number| leases.held(&digest(number), second(1000));
+        assert_eq!([1, 2, 3, 4].map(held), [false, true, true, false]);
+        // Another closure of the same root takes the place of the first one.
+        leases.keep(&app, &digest(1), [digest(5)].into_iter());
+        assert_eq!([2, 3, 5].map(held), [false, true, true]);
+        leases.keep_only(second(999), |_, root| *root == digest(1));
+        assert_eq!([3, 5].map(held), [false, true]);
+        assert!(leases.held(&digest(3), second(999)), "it counts as touched when it is released");
+        let many = (10..).take(KEPT_MAX).map(digest);
+        leases.keep(&app, &digest(6), many);
+        assert_eq!([5, 10].map(held), [true, false], "too many to keep");
     }
 
     #[test]

@@ -135,6 +135,16 @@ impl Debts {
             || self.rows.range(first..).next().is_some_and(|((other, _), _)| other == repository)
     }
 
+    /// Whether this manifest may be what is to be fetched for something that is owed.
+    pub(super) fn may_fetch(&self, repository: &RepositoryName, root: &Digest) -> bool {
+        let first = (repository.clone(), Item::Listing);
+        let rows = self.rows.range(first..).take_while(|((other, _), _)| other == repository);
+        self.overflow.is_some()
+            || rows
+                .map(|(_, debt)| debt.digest.as_ref())
+                .any(|digest| digest.is_none_or(|d| d == root))
+    }
+
     /// Repositories of which something is owed.
     pub(super) fn repositories(&self) -> BTreeSet<RepositoryName> {
         self.rows.keys().map(|(repository, _)| repository.clone()).collect()
@@ -233,6 +243,10 @@ mod tests {
         let told: Vec<String> = debts.details(9).into_iter().map(|d| d.description).collect();
         let digest = ten.digest.clone().unwrap();
         assert_eq!(told, [format!("app:v10 is not complete: {digest}: it is \"not\" there")]);
+        let other = Digest::from_raw(Algorithm::Sha256, &[8; 32]).unwrap();
+        let may_fetch = |name: &str, root| debts.may_fetch(&name.parse().unwrap(), root);
+        assert!(may_fetch("app", &digest) && !may_fetch("app", &other));
+        assert!(!may_fetch("lab", &digest));
         let shown =
             format!("repository=app tag=v10 digest={digest} reason=\"it is \\\"not\\\" there\"");
         assert_eq!(ten.to_string(), shown);

@@ -115,6 +115,7 @@ impl Fetcher {
         // Found from the root down; an index may name a manifest of an upper level again, so
         // children are put in order by need when they are stored.
         closure.manifests.reverse();
+        self.store.keep_fetched(repository, root, closure.manifests.iter().flat_map(Part::names));
         Ok(closure)
     }
 
@@ -268,8 +269,21 @@ impl Fetcher {
     }
 
     /// Fetches what is missing, makes it visible, and lets the tag, if any, name it: that is the
-    /// last step. `false` when the tag does not name its base any more: a client moved it.
+    /// last step. `false` when the tag does not name its base any more: a client moved it. What
+    /// comes is kept when it fails or is dropped, however long it takes to be tried again.
     pub(super) async fn complete(
+        &self,
+        repository: &RepositoryName,
+        closure: Closure,
+        tag: Option<(&Tag, Option<Digest>)>,
+    ) -> Result<bool, SyncError> {
+        let root = closure.root.clone();
+        let result = self.bring(repository, closure, tag).await?;
+        self.store.release_fetched(repository, &root);
+        Ok(result)
+    }
+
+    async fn bring(
         &self,
         repository: &RepositoryName,
         closure: Closure,
@@ -546,6 +560,16 @@ impl Fetcher {
             upload.write(&buffer[skipped..end]).await?;
         }
         Ok(())
+    }
+}
+
+impl Part {
+    /// This manifest and all that it names, whether it is here or not.
+    fn names(&self) -> impl Iterator<Item = Digest> {
+        let parsed = &self.received.parsed;
+        let named = parsed.required_blobs().chain(parsed.required_manifests());
+        let named = named.chain(parsed.optional()).map(|named| &named.digest);
+        named.chain([&self.digest]).cloned()
     }
 }
 

@@ -146,6 +146,7 @@ impl Worker {
             now.failures = 0;
             now.syncing = false;
         });
+        self.store.keep_fetched_for(|name, root| self.state.debts().may_fetch(name, root));
         if self.state.debts().is_empty() {
             self.store.note_debts(false).await?;
         }

@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use crate::external::App;
 use crate::support::eventually;
 use crate::support::http::{bearer, token};
 use crate::support::image::{self, Image, MANIFEST};
@@ -237,4 +238,48 @@ fn f204_what_is_deleted_before_it_is_fetched_is_no_fault() {
     eventually(SOON, "the device is well", || (state_of(&root) == "Online").then_some(()));
     assert_eq!(told(&root, "SyncIncomplete"), Vec::<String>::new());
     assert!(!device.log().contains("SyncIncomplete"), "{}", device.log());
+}
+
+/// Symptom: an image that takes longer than `gc.grace` never became complete. Cause: the layers
+/// that had come were collected before the last one came.
+#[test]
+fn f204_what_came_of_an_image_is_not_collected_before_the_rest_comes() {
+    const GC: &str = "[gc]\nenabled = false\ngrace = \"1s\"\n";
+    let (root, login, _gateway) = root_behind(u64::MAX);
+    let user = root.pusher("owner-token", "app");
+    let owner = (user.0.as_str(), user.1.as_str());
+    let connection = root.connect("dock01", &["--repository", "app", "--mode", "ReadWrite"]);
+    root.link("dock01", &user.0);
+    let mut device = Node::device(&connection);
+    device.add_configuration(GC);
+    device.start();
+    // The first layer comes with an image that is deleted again.
+    let image = Image::new(600, &[40_000, 50_000]);
+    let mut manifest: serde_json::Value = serde_json::from_slice(&image.manifest).unwrap();
+    manifest["layers"].as_array_mut().unwrap().truncate(1);
+    let (manifest, layers) = (manifest.to_string().into_bytes(), image.layers[..1].to_vec());
+    let before = Image { manifest, layers, ..image.clone() };
+    assert_eq!(before.push(&root.login, owner, "app", "v0").status, 201);
+    eventually(SOON, "v0 comes", || pull(&device, &user, "app", "v0").ok());
+    let busy = "HTTP/1.1 502 Bad Gateway\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+    login.refuse(&image::digest(&image.layers[1]), busy);
+    assert_eq!(image.push(&root.login, owner, "app", "v1").status, 201);
+    eventually(SOON, "v1 is set aside", || {
+        device.log().contains("set aside repository=app tag=v1").then_some(())
+    });
+    let [at_root, at_device] = [&root, &device].map(|node| App::at(node, &user));
+    assert_eq!(at_root.delete("manifests", &before.digest()).status, 202);
+    eventually(SOON, "v0 goes", || pull(&device, &user, "app", "v0").is_err().then_some(()));
+    // What is collected after a while is at least as new as the layer.
+    let waste = image::noise(6001, 3000);
+    at_device.push(&waste);
+    eventually(LATER, "the waste goes", || {
+        device.json(&["gc"]);
+        // A request for it would keep it.
+        (!device.blob_file(&waste).exists()).then_some(())
+    });
+    assert_eq!(at_device.get("blobs", &image::digest(&image.layers[0])).status, 200);
+    login.pass();
+    let came = eventually(LATER, "v1 comes", || pull(&device, &user, "app", "v1").ok());
+    assert_eq!(came, image.digest());
 }

@@ -13,20 +13,25 @@ use crate::sync::{SOON, root_behind};
 const UNKNOWN: &str = "application/vnd.example.model.v1+json";
 
 /// A node and a token that may do everything in `app` there.
-struct App<'a> {
+pub struct App<'a> {
     node: &'a Node,
     token: String,
 }
 
 impl<'a> App<'a> {
-    fn at(node: &'a Node, user: &(String, String)) -> App<'a> {
+    pub fn at(node: &'a Node, user: &(String, String)) -> App<'a> {
         let scope = "repository:app:pull,push,delete";
         App { node, token: token(&node.login, &user.0, &user.1, &[scope]).unwrap() }
     }
 
-    fn get(&self, what: &str, name: &str) -> Answer {
+    pub fn get(&self, what: &str, name: &str) -> Answer {
         let target = format!("/v2/app/{what}/{name}");
         bearer(&self.node.login, &self.token, "GET", &target, &[], b"")
+    }
+
+    pub fn delete(&self, what: &str, name: &str) -> Answer {
+        let target = format!("/v2/app/{what}/{name}");
+        bearer(&self.node.login, &self.token, "DELETE", &target, &[], b"")
     }
 
     fn put(&self, reference: &str, media_type: &str, bytes: &[u8]) -> Answer {
@@ -35,7 +40,7 @@ impl<'a> App<'a> {
         bearer(&self.node.login, &self.token, "PUT", &target, &headers, bytes)
     }
 
-    fn push(&self, blob: &[u8]) {
+    pub fn push(&self, blob: &[u8]) {
         assert_eq!(push_blob(&self.node.login, &self.token, "app", blob).status, 201);
     }
 }
