@@ -89,7 +89,14 @@ impl Worker {
             return Ok(());
         }
         self.state.set(|now| now.faults = 0);
-        Ok(self.upstream.ping().await?)
+        match self.upstream.ping().await.map_err(SyncError::from) {
+            // Such an answer is no fault of a thing any more: the whole parent does not work.
+            Err(error) if error.is_of_item() => {
+                let text = format!("the parent hands out nothing: {error}");
+                Err(UpstreamError::Unreachable(text).into())
+            }
+            answered => answered,
+        }
     }
 
     /// Tries again what has waited long enough.

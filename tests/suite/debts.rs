@@ -283,3 +283,36 @@ fn f204_what_came_of_an_image_is_not_collected_before_the_rest_comes() {
     let came = eventually(LATER, "v1 comes", || pull(&device, &user, "app", "v1").ok());
     assert_eq!(came, image.digest());
 }
+
+/// Symptom: each thing of each repository was asked for, one after the other, at a parent that
+/// could not hand out anything.
+#[test]
+fn f204_a_parent_that_hands_out_nothing_ends_the_session() {
+    const EACH: u64 = 12;
+    let (root, login, _gateway) = root_behind(u64::MAX);
+    let user = root.pusher("owner-token", "*");
+    let owner = (user.0.as_str(), user.1.as_str());
+    for (repository, first) in [("a", 300), ("b", 400), ("c", 500)] {
+        for number in 0..EACH {
+            let image = Image::new(first + number, &[1000]);
+            let tag = format!("v{number}");
+            assert_eq!(image.push(&root.login, owner, repository, &tag).status, 201);
+        }
+    }
+    let connection = root.connect("dock01", &["--repository", "a", "b", "c"]);
+    root.link("dock01", &user.0);
+    let busy = "HTTP/1.1 502 Bad Gateway\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+    login.refuse(" /v2/", busy);
+    let device = Node::start_device(&connection);
+    let log = eventually(SOON, "the session ends", || {
+        let log = device.log();
+        let aside = log.matches("set aside repository=").count() as u64;
+        assert!(aside <= EACH, "things are asked for one after the other:\n{log}");
+        log.contains("the sync stopped").then_some(log)
+    });
+    assert!(log.contains("the parent hands out nothing"), "{log}");
+    login.pass();
+    for repository in ["a", "b", "c"] {
+        eventually(LATER, repository, || pull(&device, &user, repository, "v0").ok());
+    }
+}
