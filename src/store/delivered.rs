@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::manifests::{ManifestRow, manifest_key};
 use super::outbox::{Delivery, Origin};
-use super::row::{Kind, Row, is_default, key, prefix, trailing};
+use super::row::{self, Kind, Row, is_default, key, prefix};
 use super::tags::{Precondition, TagRow, tag_key};
 use super::{StoreError, Txn};
 use crate::types::{ConnectedRegistryName, Digest, RepositoryName, Tag};
@@ -22,12 +22,17 @@ struct Delivered {
     /// The number of the last change that took effect here.
     last: u64,
     /// The numbers for which the child may not have had an answer, with what each stands for.
-    #[serde(skip_serializing_if = "is_default", deserialize_with = "trailing")]
+    #[serde(skip_serializing_if = "is_default")]
     open: Vec<(u64, Effect)>,
 }
 
 impl Row for Delivered {
     const VERSION: u8 = 1;
+
+    fn read(bytes: &[u8]) -> Result<Delivered, postcard::Error> {
+        let (last, left) = postcard::take_from_bytes(bytes)?;
+        Ok(Delivered { last, open: row::last(left)? })
+    }
 }
 
 /// What a delivery wants to be so.

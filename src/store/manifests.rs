@@ -9,7 +9,7 @@ use super::gc::forget_untagged;
 use super::outbox::{self, Origin, OutboxChange};
 use super::referrers::{ReferrerRow, referrer_key};
 use super::repositories::{self, BlobLink, blob_key, digest_at};
-use super::row::{Kind, Row, key, prefix, trailing};
+use super::row::{self, Kind, Row, key, prefix};
 use super::tags::{self, Precondition};
 use super::{Store, StoreError, Txn};
 use crate::types::{Digest, Manifest, RepositoryName, Tag, UnixSeconds, media};
@@ -40,12 +40,31 @@ pub struct ManifestRow {
     pub pushed: UnixSeconds,
     /// Configuration and layers that lie elsewhere by design, and may be here all the same. `None`
     /// in a row of an earlier version, which left them out: the manifest itself says.
-    #[serde(deserialize_with = "trailing")]
     pub elsewhere: Option<Vec<Digest>>,
 }
 
 impl Row for ManifestRow {
     const VERSION: u8 = 1;
+
+    fn read(bytes: &[u8]) -> Result<ManifestRow, postcard::Error> {
+        let (first, left) = postcard::take_from_bytes(bytes)?;
+        let (media_type, size, config_media_type, artifact_type, subject, annotations) = first;
+        let (rest, left) = postcard::take_from_bytes(left)?;
+        let (blobs, children, content_size, pushed) = rest;
+        Ok(ManifestRow {
+            media_type,
+            size,
+            config_media_type,
+            artifact_type,
+            subject,
+            annotations,
+            blobs,
+            children,
+            content_size,
+            pushed,
+            elsewhere: row::last(left)?,
+        })
+    }
 }
 
 impl ManifestRow {

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::manifests::{ManifestRow, manifest_key};
 use super::node::{note_conflict, self_config_key};
 use super::refused::{DeadLetter, Refused, letter_key};
-use super::row::{Kind, Row, is_default, key, prefix, trailing};
+use super::row::{self, Kind, Row, is_default, key, prefix};
 use super::tags::{self, Precondition, TagRow, tag_key};
 use super::{Store, StoreError, Txn};
 use crate::sys::spawn;
@@ -131,6 +131,11 @@ impl fmt::Display for OutboxEntry {
 
 impl Row for OutboxEntry {
     const VERSION: u8 = 1;
+
+    fn read(bytes: &[u8]) -> Result<OutboxEntry, postcard::Error> {
+        let (bare, left) = postcard::take_from_bytes::<BareEntry>(bytes)?;
+        Ok(bare.with(row::last(left)?))
+    }
 }
 
 /// An entry without its incarnation, as the first rows had it.
@@ -145,7 +150,7 @@ pub(super) struct BareEntry {
 #[derive(Serialize, Deserialize)]
 struct EntryRow {
     entry: BareEntry,
-    #[serde(skip_serializing_if = "is_default", deserialize_with = "trailing")]
+    #[serde(skip_serializing_if = "is_default")]
     incarnation: u64,
 }
 

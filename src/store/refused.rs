@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::manifests::{ManifestRow, manifest_key};
 use super::outbox::{self, BareEntry, Origin, OutboxChange, OutboxEntry, entry_key, number_of};
-use super::row::{Kind, Row, is_default, key, prefix, trailing};
+use super::row::{self, Kind, Row, is_default, key, prefix};
 use super::tags::{TagRow, tag_key};
 use super::{Store, StoreError, Txn};
 use crate::sys::spawn;
@@ -52,6 +52,12 @@ impl DeadLetter {
 
 impl Row for DeadLetter {
     const VERSION: u8 = 1;
+
+    fn read(bytes: &[u8]) -> Result<DeadLetter, postcard::Error> {
+        let ((entry, reason, at), left) = postcard::take_from_bytes(bytes)?;
+        let more = LetterEnd::read(left)?;
+        Ok(LetterRow { entry, reason, at, more }.into())
+    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -59,7 +65,7 @@ struct LetterRow {
     entry: BareEntry,
     reason: String,
     at: UnixSeconds,
-    #[serde(skip_serializing_if = "is_default", deserialize_with = "trailing")]
+    #[serde(skip_serializing_if = "is_default")]
     more: LetterEnd,
 }
 
@@ -68,8 +74,18 @@ struct LetterRow {
 struct LetterEnd {
     incarnation: u64,
     retried: bool,
-    #[serde(skip_serializing_if = "is_default", deserialize_with = "trailing")]
+    #[serde(skip_serializing_if = "is_default")]
     again: u32,
+}
+
+impl LetterEnd {
+    fn read(left: &[u8]) -> Result<LetterEnd, postcard::Error> {
+        if left.is_empty() {
+            return Ok(LetterEnd::default());
+        }
+        let ((incarnation, retried), left) = postcard::take_from_bytes(left)?;
+        Ok(LetterEnd { incarnation, retried, again: row::last(left)? })
+    }
 }
 
 impl From<DeadLetter> for LetterRow {

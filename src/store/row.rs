@@ -1,8 +1,8 @@
 //! Rows and keys. A key is a kind byte and parts joined by zero bytes; a row is a version byte
 //! and postcard.
 
+use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Deserializer, Serialize};
 
 use super::StoreError;
 
@@ -76,19 +76,24 @@ pub trait Row: Serialize + DeserializeOwned {
     /// The version that is written.
     const VERSION: u8;
 
+    /// Reads a row of this version. A type whose last field came later overrides it: see [`last`].
+    fn read(bytes: &[u8]) -> Result<Self, postcard::Error> {
+        postcard::from_bytes(bytes)
+    }
+
     /// Decodes a row of the version before this one.
     fn decode_previous(version: u8, _bytes: &[u8]) -> Result<Self, StoreError> {
         Err(StoreError::Corrupt(format!("a row of unknown version {version}")))
     }
 }
 
-/// Reads the last field of a row that rows of earlier versions end before: they have its default.
-pub(super) fn trailing<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+/// Reads the last field of a row, from what is left behind the others. Rows of earlier versions end
+/// before it: they have its default. Anything else that is left must be the field.
+pub(super) fn last<T>(left: &[u8]) -> Result<T, postcard::Error>
 where
-    D: Deserializer<'de>,
-    T: Deserialize<'de> + Default,
+    T: DeserializeOwned + Default,
 {
-    Ok(T::deserialize(deserializer).unwrap_or_default())
+    if left.is_empty() { Ok(T::default()) } else { postcard::from_bytes(left) }
 }
 
 /// Whether a last field has its default, and need not be written.
@@ -105,9 +110,49 @@ pub fn encode<R: Row>(row: &R) -> Result<Vec<u8>, StoreError> {
 /// Reads what [`encode`] wrote.
 pub fn decode<R: Row>(bytes: &[u8]) -> Result<R, StoreError> {
     match bytes.split_first() {
-        Some((version, body)) if *version == R::VERSION => postcard::from_bytes(body)
+        Some((version, body)) if *version == R::VERSION => R::read(body)
             .map_err(|error| StoreError::Corrupt(format!("a row cannot be decoded: {error}"))),
         Some((version, body)) => R::decode_previous(*version, body),
         None => Err(StoreError::Corrupt("an empty row".to_owned())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::manifests::ManifestRow;
+    use super::super::manifests::testing::{digest, push, store};
+    use super::super::outbox::{OutboxChange, OutboxEntry, OutboxId};
+    use super::super::refused::DeadLetter;
+    use super::*;
+    use crate::types::UnixSeconds;
+
+    /// Lengths of which the start of a row is read as a row.
+    fn read_at<R: Row>(row: &R) -> (Vec<usize>, usize) {
+        let bytes = encode(row).unwrap();
+        let reads = |len: &usize| decode::<R>(&bytes[..*len]).is_ok();
+        ((0..bytes.len()).filter(reads).collect(), bytes.len())
+    }
+
+    #[test]
+    fn f204_a_damaged_last_field_is_not_taken_for_one_that_is_not_there() {
+        let id = OutboxId { origin: "dock01".parse().unwrap(), incarnation: 300, sequence: 7 };
+        let change = OutboxChange::ManifestAdded { digest: digest(1) };
+        let entry = OutboxEntry { id, repository: "app".parse().unwrap(), change };
+        let (found, len) = read_at(&entry);
+        assert_eq!(found, [len - 2], "an incarnation of two bytes");
+        let (reason, at) = ("no".to_owned(), UnixSeconds(1));
+        let letter = DeadLetter { entry, reason, at, retried: true, again: 200 };
+        let (found, len) = read_at(&letter);
+        assert_eq!(found, [len - 5, len - 2]);
+        let mut bytes = encode(&letter).unwrap();
+        bytes[len - 3] = 2;
+        assert!(decode::<DeadLetter>(&bytes).is_err(), "no boolean");
+        let store = store();
+        smol::block_on(push(&store, "app", 1, &[]));
+        let row = store.manifest(&"app".parse().unwrap(), &digest(1)).unwrap().unwrap();
+        let row = ManifestRow { elsewhere: Some(vec![digest(2), digest(3)]), ..row };
+        let (found, len) = read_at(&row);
+        let last = postcard::to_extend(&row.elsewhere, Vec::new()).unwrap();
+        assert_eq!(found, [len - last.len()]);
     }
 }
