@@ -15,15 +15,28 @@ use crate::types::{ConnectedRegistryName, Digest, RepositoryName, Tag};
 /// it: the lowest is forgotten, and a replay of it gets a new number.
 const OPEN_MAX: usize = 64;
 
+/// Lives of one store whose deliveries are remembered, for each repository. Over it: those of the
+/// one that was heard of first are forgotten, and a replay of them that still comes takes effect.
+const LIVES_MAX: usize = 3;
+
 /// What one origin has delivered to one repository. Its changes there arrive in order. A store that
 /// was made anew or restored there counts over again, under another incarnation.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 struct Delivered {
     /// The number of the last change that took effect here.
     last: u64,
-    /// The numbers for which the child may not have had an answer, with what each stands for.
     #[serde(skip_serializing_if = "is_default")]
+    more: DeliveredEnd,
+}
+
+/// What the first rows did not have.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+struct DeliveredEnd {
+    /// The numbers for which the child may not have had an answer, with what each stands for.
     open: Vec<(u64, Effect)>,
+    /// Counts the lives of the origin's store, in the order in which this node heard of them.
+    #[serde(skip_serializing_if = "is_default")]
+    life: u64,
 }
 
 impl Row for Delivered {
@@ -31,7 +44,11 @@ impl Row for Delivered {
 
     fn read(bytes: &[u8]) -> Result<Delivered, postcard::Error> {
         let (last, left) = postcard::take_from_bytes(bytes)?;
-        Ok(Delivered { last, open: row::last(left)? })
+        if left.is_empty() {
+            return Ok(Delivered { last, more: DeliveredEnd::default() });
+        }
+        let (open, left) = postcard::take_from_bytes(left)?;
+        Ok(Delivered { last, more: DeliveredEnd { open, life: row::last(left)? } })
     }
 }
 
@@ -72,7 +89,7 @@ pub(super) fn is_replay(
     if number > known.last {
         return Ok(false);
     }
-    let same = known.open.iter().any(|(open, what)| *open == number && what == effect);
+    let same = known.more.open.iter().any(|(open, what)| *open == number && what == effect);
     if delivery.lowest.is_none() || same || is_so(txn, repository, effect)? {
         return Ok(true);
     }
@@ -98,7 +115,7 @@ pub(super) fn is_own(
         return Ok(false);
     };
     let known = txn.get::<Delivered>(&delivered_key(delivery, repository))?;
-    let mut open = known.iter().flat_map(|known| &known.open);
+    let mut open = known.iter().flat_map(|known| &known.more.open);
     Ok(open.any(|(number, effect)| match effect {
         _ if *number >= delivery.id.sequence => false,
         Effect::Tag(of, now) => of == tag && now.as_ref() == current,
@@ -134,15 +151,42 @@ pub(super) fn record(
     };
     let (key, number) = (delivered_key(delivery, repository), delivery.id.sequence);
     let known = txn.get::<Delivered>(&key)?;
-    let mut row = known.unwrap_or(Delivered { last: 0, open: Vec::new() });
+    let mut row = match known {
+        Some(known) => known,
+        None => {
+            let life = begin_life(txn, delivery, repository)?;
+            Delivered { last: 0, more: DeliveredEnd { open: Vec::new(), life } }
+        }
+    };
     row.last = row.last.max(number);
     if let Some(lowest) = delivery.lowest {
-        row.open.retain(|(open, _)| *open >= lowest && *open != number);
-        row.open.push((number, effect));
-        let over = row.open.len().saturating_sub(OPEN_MAX);
-        row.open.drain(..over);
+        let open = &mut row.more.open;
+        open.retain(|(open, _)| *open >= lowest && *open != number);
+        open.push((number, effect));
+        let over = open.len().saturating_sub(OPEN_MAX);
+        open.drain(..over);
     }
     txn.put(key, &row)
+}
+
+/// Makes room for another life of a store, forgetting the first ones; its number.
+fn begin_life(
+    txn: &mut Txn<'_>,
+    delivery: &Delivery,
+    repository: &RepositoryName,
+) -> Result<u64, StoreError> {
+    // Changes that were written before stores told are of one life, the first.
+    if delivery.id.incarnation == 0 {
+        return Ok(0);
+    }
+    let parts = [delivery.id.origin.as_str().as_bytes(), repository.as_str().as_bytes()];
+    let rows = txn.scan::<Delivered>(&prefix(Kind::Delivered, &parts))?;
+    let mut lives: Vec<_> = rows.into_iter().map(|(key, row)| (row.more.life, key)).collect();
+    lives.sort();
+    let next = lives.last().map_or(0, |(life, _)| life.saturating_add(1));
+    let over = (lives.len() + 1).saturating_sub(LIVES_MAX);
+    lives.into_iter().take(over).for_each(|(_, key)| txn.delete(key));
+    Ok(next)
 }
 
 /// Forgets the deliveries of a connected registry that is deleted: one of the same name that comes
@@ -193,6 +237,30 @@ mod tests {
             store.commit(move |txn| forget(txn, &dock)).await.unwrap();
             assert_eq!(deliver(&store, 5, &child("dock01", 0, 1)).await, 5, "another dock01");
             assert_eq!(deliver(&store, 6, &child("dock02", 9, 1)).await, 5, "the same dock02");
+        });
+    }
+
+    #[test]
+    fn f130_only_the_last_lives_of_a_store_are_remembered() {
+        smol::block_on(async {
+            let store = store();
+            for number in 1..=7 {
+                push(&store, "app", number, &[]).await;
+            }
+            let rows = || {
+                let start = prefix(Kind::Delivered, &[b"dock01", b"app"]);
+                store.scan::<Delivered>(&start, None, 99).unwrap().len()
+            };
+            // In no order: they are random.
+            for (number, life) in [(1, 50), (2, 10), (3, 40), (4, 20), (5, 30)] {
+                assert_eq!(deliver(&store, number, &child("dock01", life, 7)).await, number);
+                assert_eq!(rows(), LIVES_MAX.min(number.into()));
+            }
+            for life in [40, 20, 30] {
+                assert_eq!(deliver(&store, 6, &child("dock01", life, 7)).await, 5, "a replay");
+            }
+            assert_eq!(deliver(&store, 7, &child("dock02", 1, 1)).await, 7, "another one");
+            assert_eq!(rows(), LIVES_MAX);
         });
     }
 
