@@ -311,7 +311,8 @@ impl Delivery<'_> {
             Precondition::Is(digest) => request.with("if-match", format!("\"{digest}\"")),
         };
         match self.id {
-            // The changes of a repository go up one by one, in order: what is below has its answer.
+            // The changes of a repository go up one by one, in order, and what was refused goes up
+            // under a new number, with all that waits behind it: below this number none is open.
             Some(id) => request
                 .with("skerry-outbox-id", id.to_string())
                 .with("skerry-outbox-incarnation", format!("{:016x}", id.incarnation))

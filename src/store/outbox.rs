@@ -483,7 +483,9 @@ pub(super) fn append(
     // start again, or its parent would take new changes for ones that it has had.
     let first = config.node.activation_epoch.saturating_mul(NUMBERS_PER_EPOCH);
     let last = txn.get::<LastOutbox>(&counter)?.map_or(0, |last| last.0);
-    let sequence = last.max(first) + 1 + left_out;
+    let sequence = last.max(first).checked_add(left_out).and_then(|last| last.checked_add(1));
+    let used_up = || StoreError::Invalid("the numbers of changes are used up".to_owned());
+    let sequence = sequence.ok_or_else(used_up)?;
     let id = match origin {
         Origin::Parent => return Ok(None),
         Origin::Client => {
@@ -534,7 +536,7 @@ pub(super) fn brings(
 
 #[cfg(test)]
 mod tests {
-    use super::super::manifests::testing::{digest, push, store};
+    use super::super::manifests::testing::{digest, image, push, store};
     use super::super::node::testing::config;
     use super::*;
 
@@ -623,6 +625,24 @@ mod tests {
             };
             assert_eq!(bases("app"), [None, Some(digest(2)), Some(digest(1))]);
             assert_eq!(bases("lab"), [Some(digest(1)), Some(digest(2)), Some(digest(1))]);
+        });
+    }
+
+    #[test]
+    fn f130_no_number_is_given_twice_when_there_are_no_more() {
+        smol::block_on(async {
+            let store = store();
+            let mut config = config(&["repositories/*/content/read"]);
+            config.node.activation_epoch = u64::MAX;
+            store.apply_config(config, "v1".to_owned()).await.unwrap();
+            let app = "app".parse().unwrap();
+            for blob in [100, 101] {
+                store.link_blob(&app, &digest(blob), 1).await.unwrap();
+            }
+            let pushed = store.put_manifest(&app, image(1, &["v1"])).await;
+            assert!(matches!(pushed, Err(StoreError::Invalid(_))), "{pushed:?}");
+            assert_eq!(store.outbox(9).unwrap(), []);
+            assert_eq!(store.tags(&app, None, 9).unwrap(), []);
         });
     }
 
