@@ -13,7 +13,7 @@ use super::index::{KeyValue, row_hash};
 use super::journal::{self, End, PAYLOAD_VERSION, SegmentReader};
 use super::layout::{Layout, OpenError};
 use super::outbox::OutboxEntry;
-use super::refused::DeadLetter;
+use super::refused::RefusedChange;
 use super::repositories::{BlobLink, RepositoryRow, repository_key};
 use super::row::{self, Row};
 use super::{IndexKind, ManifestRow, Store, StoreOptions, TagRow};
@@ -219,7 +219,7 @@ pub(crate) fn row(bytes: &[u8]) {
         8 => again::<StatusRecord>(bytes),
         9 => again::<NodeConfig>(bytes),
         10 => again::<OutboxEntry>(bytes),
-        _ => again::<DeadLetter>(bytes),
+        _ => again::<RefusedChange>(bytes),
     }
 }
 

@@ -629,7 +629,7 @@ fn marked(
     for (_, entry) in store.outbox(usize::MAX)? {
         pin(store, &entry, &mut seen, &mut marked)?;
     }
-    for (_, letter) in store.dead_letters(usize::MAX)? {
+    for (_, letter) in store.refused_changes(usize::MAX)? {
         pin(store, &letter.entry, &mut seen, &mut marked)?;
     }
     Ok(Some(sorted(marked)))

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::manifests::{ManifestRow, manifest_key};
 use super::node::{note_conflict, self_config_key};
-use super::refused::{DeadLetter, Refused, letter_key};
+use super::refused::{Refused, RefusedChange, refused_key};
 use super::row::{self, Kind, Row, is_default, key, prefix};
 use super::tags::{self, Precondition, TagRow, tag_key};
 use super::{Store, StoreError, Txn};
@@ -262,7 +262,7 @@ impl Store {
             after = *last;
             let mut entries = page.into_iter();
             let first = entries.find(|(number, entry)| {
-                entry.repository == *repository && !refused.hold_up(*number, entry)
+                entry.repository == *repository && !refused.holds_up(*number, entry)
             });
             if first.is_some() {
                 return Ok(first);
@@ -395,8 +395,8 @@ fn tags_are_gone(
 /// Takes a change out, whatever had become of it before.
 pub(super) fn finish(txn: &mut Txn<'_>, number: u64) -> Result<(), StoreError> {
     txn.delete(entry_key(number));
-    if txn.get::<DeadLetter>(&letter_key(number))?.is_some() {
-        txn.delete(letter_key(number));
+    if txn.get::<RefusedChange>(&refused_key(number))?.is_some() {
+        txn.delete(refused_key(number));
     }
     Ok(())
 }

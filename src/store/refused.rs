@@ -27,84 +27,99 @@ const PAUSE_MAX: u64 = 24;
 
 /// That the parent refused a change: the first that waits of its tag.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(from = "LetterRow", into = "LetterRow")]
-pub struct DeadLetter {
+#[serde(from = "RefusedRow", into = "RefusedRow")]
+pub struct RefusedChange {
     /// What was to be done.
     pub entry: OutboxEntry,
     /// What the parent said last.
     pub reason: String,
     /// When it said no first.
     pub at: UnixSeconds,
-    /// It is being tried again.
-    pub retried: bool,
+    /// Whether it holds its tag up.
+    pub state: RefusalState,
     /// How often it was refused after the first time.
     pub again: u32,
 }
 
-impl DeadLetter {
+/// What becomes of a refused change for now.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum RefusalState {
+    /// It waits for its next attempt, and later changes of its tag wait behind it.
+    Stands,
+    /// It is on its way up again.
+    Retried,
+}
+
+impl RefusedChange {
+    fn stands(&self) -> bool {
+        self.state == RefusalState::Stands
+    }
+
     /// Whether it is tried again in this round: after the first refusal in the next, then in every
     /// second, every fourth, and so on; in round 0 always.
     fn is_due(&self, round: u64) -> bool {
         let pause = 1_u64.checked_shl(self.again).unwrap_or(PAUSE_MAX).min(PAUSE_MAX);
-        !self.retried && round.is_multiple_of(pause)
+        self.stands() && round.is_multiple_of(pause)
     }
 }
 
-impl Row for DeadLetter {
+impl Row for RefusedChange {
     const VERSION: u8 = 1;
 
-    fn read(bytes: &[u8]) -> Result<DeadLetter, postcard::Error> {
+    fn read(bytes: &[u8]) -> Result<RefusedChange, postcard::Error> {
         let ((entry, reason, at), left) = postcard::take_from_bytes(bytes)?;
-        let more = LetterEnd::read(left)?;
-        Ok(LetterRow { entry, reason, at, more }.into())
+        let more = RefusedEnd::read(left)?;
+        Ok(RefusedRow { entry, reason, at, more }.into())
     }
 }
 
 #[derive(Serialize, Deserialize)]
-struct LetterRow {
+struct RefusedRow {
     entry: BareEntry,
     reason: String,
     at: UnixSeconds,
     #[serde(skip_serializing_if = "is_default")]
-    more: LetterEnd,
+    more: RefusedEnd,
 }
 
 /// What the first rows did not have.
 #[derive(Default, PartialEq, Serialize, Deserialize)]
-struct LetterEnd {
+struct RefusedEnd {
     incarnation: u64,
     retried: bool,
     #[serde(skip_serializing_if = "is_default")]
     again: u32,
 }
 
-impl LetterEnd {
-    fn read(left: &[u8]) -> Result<LetterEnd, postcard::Error> {
+impl RefusedEnd {
+    fn read(left: &[u8]) -> Result<RefusedEnd, postcard::Error> {
         if left.is_empty() {
-            return Ok(LetterEnd::default());
+            return Ok(RefusedEnd::default());
         }
         let ((incarnation, retried), left) = postcard::take_from_bytes(left)?;
-        Ok(LetterEnd { incarnation, retried, again: row::last(left)? })
+        Ok(RefusedEnd { incarnation, retried, again: row::last(left)? })
     }
 }
 
-impl From<DeadLetter> for LetterRow {
-    fn from(letter: DeadLetter) -> LetterRow {
-        let (entry, incarnation) = BareEntry::of(letter.entry);
-        let more = LetterEnd { incarnation, retried: letter.retried, again: letter.again };
-        LetterRow { entry, reason: letter.reason, at: letter.at, more }
+impl From<RefusedChange> for RefusedRow {
+    fn from(refusal: RefusedChange) -> RefusedRow {
+        let retried = !refusal.stands();
+        let (entry, incarnation) = BareEntry::of(refusal.entry);
+        let more = RefusedEnd { incarnation, retried, again: refusal.again };
+        RefusedRow { entry, reason: refusal.reason, at: refusal.at, more }
     }
 }
 
-impl From<LetterRow> for DeadLetter {
-    fn from(row: LetterRow) -> DeadLetter {
-        let LetterRow { entry, reason, at, more } = row;
+impl From<RefusedRow> for RefusedChange {
+    fn from(row: RefusedRow) -> RefusedChange {
+        let RefusedRow { entry, reason, at, more } = row;
         let entry = entry.with(more.incarnation);
-        DeadLetter { entry, reason, at, retried: more.retried, again: more.again }
+        let state = if more.retried { RefusalState::Retried } else { RefusalState::Stands };
+        RefusedChange { entry, reason, at, state, again: more.again }
     }
 }
 
-pub(super) fn letter_key(number: u64) -> Vec<u8> {
+pub(super) fn refused_key(number: u64) -> Vec<u8> {
     key(Kind::DeadLetter, &[&number.to_be_bytes()])
 }
 
@@ -118,7 +133,7 @@ pub struct Refused {
 
 impl Refused {
     /// Whether a change has to wait: it was refused, or another one of its tag was.
-    pub fn hold_up(&self, number: u64, entry: &OutboxEntry) -> bool {
+    pub fn holds_up(&self, number: u64, entry: &OutboxEntry) -> bool {
         self.numbers.contains(&number) || self.of_tag(entry).is_some()
     }
 
@@ -152,18 +167,18 @@ impl Refused {
 
 impl Store {
     /// What the parent has refused and not taken since, oldest first, at most `limit`.
-    pub fn dead_letters(&self, limit: usize) -> Result<Vec<(u64, DeadLetter)>, StoreError> {
-        self.dead_letters_after(0, limit)
+    pub fn refused_changes(&self, limit: usize) -> Result<Vec<(u64, RefusedChange)>, StoreError> {
+        self.refused_changes_after(0, limit)
     }
 
-    fn dead_letters_after(
+    fn refused_changes_after(
         &self,
         number: u64,
         limit: usize,
-    ) -> Result<Vec<(u64, DeadLetter)>, StoreError> {
-        let (start, after) = (prefix(Kind::DeadLetter, &[]), letter_key(number));
-        let rows = self.scan::<DeadLetter>(&start, Some(&after), limit)?;
-        rows.into_iter().map(|(key, letter)| Ok((number_of(&key)?, letter))).collect()
+    ) -> Result<Vec<(u64, RefusedChange)>, StoreError> {
+        let (start, after) = (prefix(Kind::DeadLetter, &[]), refused_key(number));
+        let rows = self.scan::<RefusedChange>(&start, Some(&after), limit)?;
+        rows.into_iter().map(|(key, refusal)| Ok((number_of(&key)?, refusal))).collect()
     }
 
     /// The refusals that stand: what is being tried again is not among them. It lets others run
@@ -171,13 +186,13 @@ impl Store {
     pub async fn refused(&self) -> Result<Refused, StoreError> {
         let (mut refused, mut after) = (Refused::default(), 0);
         loop {
-            let page = self.dead_letters_after(after, PAGE)?;
+            let page = self.refused_changes_after(after, PAGE)?;
             let Some((last, _)) = page.last() else {
                 return Ok(refused);
             };
             after = *last;
-            for (number, letter) in page.into_iter().filter(|(_, letter)| !letter.retried) {
-                refused.add(number, letter.entry);
+            for (number, refusal) in page.into_iter().filter(|(_, refusal)| refusal.stands()) {
+                refused.add(number, refusal.entry);
             }
             spawn::yield_now().await;
         }
@@ -185,8 +200,8 @@ impl Store {
 
     /// Whether the refusal of this change stands.
     pub fn is_refused(&self, number: u64) -> Result<bool, StoreError> {
-        let letter = self.get::<DeadLetter>(&letter_key(number))?;
-        Ok(letter.is_some_and(|letter| !letter.retried))
+        let refusal = self.get::<RefusedChange>(&refused_key(number))?;
+        Ok(refusal.is_some_and(|refusal| refusal.stands()))
     }
 
     /// Notes that the parent refuses a change.
@@ -194,11 +209,11 @@ impl Store {
         let now = self.sys().clock.wall_or_floor();
         self.commit(move |txn| {
             let entry = txn.get::<OutboxEntry>(&entry_key(number))?.ok_or(StoreError::NotFound)?;
-            let before = txn.get::<DeadLetter>(&letter_key(number))?;
+            let before = txn.get::<RefusedChange>(&refused_key(number))?;
             let (at, again) =
                 before.map_or((now, 0), |before| (before.at, before.again.saturating_add(1)));
-            let letter = DeadLetter { entry, reason, at, retried: false, again };
-            txn.put(letter_key(number), &letter)
+            let refusal = RefusedChange { entry, reason, at, state: RefusalState::Stands, again };
+            txn.put(refused_key(number), &refusal)
         })
         .await
     }
@@ -208,12 +223,12 @@ impl Store {
     pub async fn outbox_retry(&self, round: u64) -> Result<(), StoreError> {
         let mut after = 0;
         loop {
-            let page = self.dead_letters_after(after, PAGE)?;
+            let page = self.refused_changes_after(after, PAGE)?;
             let Some((last, _)) = page.last() else {
                 return Ok(());
             };
             after = *last;
-            let due = page.into_iter().filter(|(_, letter)| letter.is_due(round));
+            let due = page.into_iter().filter(|(_, refusal)| refusal.is_due(round));
             let mut due: Vec<u64> = due.map(|(number, _)| number).collect();
             while !due.is_empty() {
                 due = self.commit(move |txn| renumber_some(txn, due)).await?;
@@ -280,13 +295,13 @@ fn renumber(
     number: u64,
     left_out: u64,
 ) -> Result<usize, StoreError> {
-    let mut letter = txn.get::<DeadLetter>(&letter_key(number))?;
-    let head = match (txn.get::<OutboxEntry>(&entry_key(number))?, &letter) {
+    let mut refusal = txn.get::<RefusedChange>(&refused_key(number))?;
+    let head = match (txn.get::<OutboxEntry>(&entry_key(number))?, &refusal) {
         (Some(entry), _) => entry,
         // Early builds took what was refused out of the outbox.
-        (None, Some(letter)) if still_stands(txn, &letter.entry)? => letter.entry.clone(),
+        (None, Some(refusal)) if still_stands(txn, &refusal.entry)? => refusal.entry.clone(),
         (None, _) => {
-            txn.delete(letter_key(number));
+            txn.delete(refused_key(number));
             return Ok(1);
         }
     };
@@ -309,13 +324,16 @@ fn renumber(
         let Some(change) = change else {
             continue;
         };
-        let Some(change) = anew(txn, &repository, change, next)? else {
+        let Some(change) = as_of_now(txn, &repository, change, next)? else {
             continue;
         };
         let added = outbox::append(txn, &Origin::Client, &repository, change, left_out)?;
         // The refusal is known until the parent takes the first of them.
-        if let (Some((number, entry)), Some(known)) = (added, letter.take()) {
-            txn.put(letter_key(number), &DeadLetter { entry, retried: true, ..known })?;
+        if let (Some((number, entry)), Some(known)) = (added, refusal.take()) {
+            txn.put(
+                refused_key(number),
+                &RefusedChange { entry, state: RefusalState::Retried, ..known },
+            )?;
         }
     }
     Ok(count)
@@ -353,7 +371,7 @@ fn by_digest(change: &OutboxChange, start: &Digest) -> Option<OutboxChange> {
 }
 
 /// What a change is when it goes up later than others that were made after it; `None`: void.
-fn anew(
+fn as_of_now(
     txn: &Txn<'_>,
     repository: &RepositoryName,
     change: OutboxChange,
@@ -364,11 +382,11 @@ fn anew(
     };
     let keep = match &change {
         OutboxChange::Tag { tag, base, digest } => {
-            // Where the next one does not begin with it, the tag went with its manifest meanwhile.
-            let goes_on = next.is_none_or(
+            // The tag went with its manifest where the next change does not begin with that.
+            let tag_stays = next.is_none_or(
                 |next| matches!(&next.change, OutboxChange::Tag { base, .. } if base == digest),
             );
-            let digest = digest.clone().filter(|_| goes_on);
+            let digest = digest.clone().filter(|_| tag_stays);
             let change = OutboxChange::Tag { tag: tag.clone(), base: base.clone(), digest };
             let void = matches!(&change, OutboxChange::Tag { base: None, digest: None, .. });
             return Ok(Some(change).filter(|_| !void));
@@ -434,14 +452,14 @@ mod tests {
             assert_eq!(waiting(&store), before);
             let refused = store.refused().await.unwrap();
             let held = store.outbox(9).unwrap().into_iter();
-            let held: Vec<bool> = held.map(|(n, entry)| refused.hold_up(n, &entry)).collect();
+            let held: Vec<bool> = held.map(|(n, entry)| refused.holds_up(n, &entry)).collect();
             assert_eq!(held, [true, true, false]);
             assert_eq!(
                 store.outbox_first(&"app".parse().unwrap(), &refused).await.unwrap().unwrap().0,
                 tag(2).1
             );
-            let letters = store.dead_letters(10).unwrap();
-            assert_eq!((letters.len(), letters[0].1.reason.as_str()), (1, "too large"));
+            let refusals = store.refused_changes(10).unwrap();
+            assert_eq!((refusals.len(), refusals[0].1.reason.as_str()), (1, "too large"));
 
             store.outbox_retry(0).await.unwrap();
             let after = waiting(&store);
@@ -452,13 +470,16 @@ mod tests {
                 (last + 2, "v1".to_owned(), 1, 2),
             ];
             assert_eq!(after, expected);
-            let letters = store.dead_letters(10).unwrap();
-            assert_eq!((letters.len(), letters[0].0, letters[0].1.retried), (1, last + 1, true));
+            let refusals = store.refused_changes(10).unwrap();
+            assert_eq!(
+                (refusals.len(), refusals[0].0, refusals[0].1.stands()),
+                (1, last + 1, false)
+            );
             assert!(store.refused().await.unwrap().numbers.is_empty());
             store.outbox_refused(last + 1, "still".to_owned()).await.unwrap();
-            assert_eq!(store.dead_letters(1).unwrap()[0].1.at, letters[0].1.at);
+            assert_eq!(store.refused_changes(1).unwrap()[0].1.at, refusals[0].1.at);
             store.outbox_done(last + 1).await.unwrap();
-            assert_eq!(store.dead_letters(10).unwrap(), []);
+            assert_eq!(store.refused_changes(10).unwrap(), []);
             // Behind a number that stands for something else many are left out.
             store.outbox_renumber(last + 2, 100).await.unwrap();
             assert_eq!(waiting(&store).last(), Some(&(last + 103, "v1".to_owned(), 1, 2)));
@@ -555,7 +576,7 @@ mod tests {
                 assert_eq!(ended.is_some(), removes, "{entry}");
                 assert_eq!(refused.ended_by(number, &entry), None, "{entry}");
                 if let Some(ended) = ended {
-                    assert!(!refused.hold_up(ended, &entry) && ended < number);
+                    assert!(!refused.holds_up(ended, &entry) && ended < number);
                     store.outbox_renumber(ended, 0).await.unwrap();
                 }
             }
@@ -566,7 +587,7 @@ mod tests {
             let v2 = [tag("v2", 1, 0), tag("v2", 0, 3)];
             let v3 = [tag("v3", 1, 2), tag("v3", 2, 1)];
             assert_eq!(tags(&store), [v3.as_slice(), &v2].concat());
-            assert_eq!(store.dead_letters(9).unwrap().len(), 2);
+            assert_eq!(store.refused_changes(9).unwrap().len(), 2);
             store.outbox_retry(0).await.unwrap();
             assert_eq!(tags(&store), v2);
             // What v3 named between can be pulled by its digest.
@@ -584,14 +605,15 @@ mod tests {
             for (number, entry) in store.outbox(9).unwrap() {
                 store.outbox_done(number).await.unwrap();
                 let (reason, at) = ("no".to_owned(), UnixSeconds(1));
-                let letter = DeadLetter { entry, reason, at, retried: false, again: 0 };
-                store.commit(move |txn| txn.put(letter_key(number), &letter)).await.unwrap();
+                let refusal =
+                    RefusedChange { entry, reason, at, state: RefusalState::Stands, again: 0 };
+                store.commit(move |txn| txn.put(refused_key(number), &refusal)).await.unwrap();
             }
             store.delete_tag(&app, &v2, Precondition::None, &Origin::Parent).await.unwrap();
             store.outbox_retry(0).await.unwrap();
             let tags: Vec<_> = waiting(&store).into_iter().map(|(_, t, b, d)| (t, b, d)).collect();
             assert_eq!(tags, [("v1".to_owned(), 0, 1)]);
-            assert_eq!(store.dead_letters(9).unwrap().len(), 1);
+            assert_eq!(store.refused_changes(9).unwrap().len(), 1);
         });
     }
 }

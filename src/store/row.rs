@@ -122,7 +122,7 @@ mod tests {
     use super::super::manifests::ManifestRow;
     use super::super::manifests::testing::{digest, push, store};
     use super::super::outbox::{OutboxChange, OutboxEntry, OutboxId};
-    use super::super::refused::DeadLetter;
+    use super::super::refused::{RefusalState, RefusedChange};
     use super::*;
     use crate::types::UnixSeconds;
 
@@ -141,12 +141,12 @@ mod tests {
         let (found, len) = read_at(&entry);
         assert_eq!(found, [len - 2], "an incarnation of two bytes");
         let (reason, at) = ("no".to_owned(), UnixSeconds(1));
-        let letter = DeadLetter { entry, reason, at, retried: true, again: 200 };
-        let (found, len) = read_at(&letter);
+        let refusal = RefusedChange { entry, reason, at, state: RefusalState::Retried, again: 200 };
+        let (found, len) = read_at(&refusal);
         assert_eq!(found, [len - 5, len - 2]);
-        let mut bytes = encode(&letter).unwrap();
+        let mut bytes = encode(&refusal).unwrap();
         bytes[len - 3] = 2;
-        assert!(decode::<DeadLetter>(&bytes).is_err(), "no boolean");
+        assert!(decode::<RefusedChange>(&bytes).is_err(), "no boolean");
         let store = store();
         smol::block_on(push(&store, "app", 1, &[]));
         let row = store.manifest(&"app".parse().unwrap(), &digest(1)).unwrap().unwrap();

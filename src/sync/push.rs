@@ -139,7 +139,7 @@ impl Pusher {
                 if let Some(ended) = refused.ended_by(number, &entry) {
                     self.store.outbox_renumber(ended, 0).await?;
                 }
-                if self.turns().waits(&entry.repository) || refused.hold_up(number, &entry) {
+                if self.turns().waits(&entry.repository) || refused.holds_up(number, &entry) {
                     continue;
                 }
                 // What became of the one before may have changed it.
@@ -192,7 +192,7 @@ impl Pusher {
         if ends {
             return Err(error);
         }
-        log::warn!("cannot push to {repository} at the parent just now: {error}");
+        log::warn!("retrying a push to the parent repository={repository}: {error}");
         Ok(())
     }
 
@@ -211,8 +211,11 @@ impl Pusher {
             Err(SyncError::Upstream(UpstreamError::OutboxMismatch)) => {
                 let mismatches = self.retries().mismatches;
                 self.retries().mismatches = (mismatches + 1).min(LEFT_OUT_MAX);
-                let id = &entry.id;
-                log::warn!("change {id} is another one at the parent: it gets a new number");
+                let (id, repository) = (&entry.id, &entry.repository);
+                log::warn!(
+                    "renumbering a change, its number is used at the parent, as after a restore: \
+                     id='{id}' repository={repository}"
+                );
                 Ok(self.store.outbox_renumber(number, (1 << mismatches) - 1).await?)
             }
             Err(SyncError::Upstream(UpstreamError::PreconditionFailed)) => {

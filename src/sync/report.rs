@@ -84,16 +84,16 @@ impl Reporter {
 
     fn own_report(&self) -> Result<StatusReport, StoreError> {
         let mut details = self.state.problems();
-        for (number, letter) in self.store.dead_letters(LETTERS_MAX)? {
+        for (number, refusal) in self.store.refused_changes(LETTERS_MAX)? {
             details.push(StatusDetail {
                 kind: "Sync".to_owned(),
                 code: "PushRefused".to_owned(),
                 description: format!(
                     "cannot push {} to the parent: {}; it stays here and is tried again when the \
                      configuration changes, after an hour, and less often after that",
-                    letter.entry, letter.reason
+                    refusal.entry, refusal.reason
                 ),
-                timestamp: letter.at,
+                timestamp: refusal.at,
                 correlation_id: format!("outbox-{number}"),
             });
         }

@@ -379,9 +379,15 @@ fn f209_indexes_that_name_the_next_one_twice_are_looked_at_once_each() {
         change: outbox::OutboxChange::ManifestAdded { digest: below },
     };
     let (reason, at) = ("no".to_owned(), UnixSeconds(1));
-    let letter = refused::DeadLetter { entry, reason, at, retried: false, again: 0 };
-    let letter_key = row::key(row::Kind::DeadLetter, &[&1_u64.to_be_bytes()]);
-    block_on(store.commit(move |txn| txn.put(letter_key, &letter))).unwrap();
+    let refusal = refused::RefusedChange {
+        entry,
+        reason,
+        at,
+        state: refused::RefusalState::Stands,
+        again: 0,
+    };
+    let refused_key = row::key(row::Kind::DeadLetter, &[&1_u64.to_be_bytes()]);
+    block_on(store.commit(move |txn| txn.put(refused_key, &refusal))).unwrap();
     assert_eq!(bench.gc_twice().blobs_removed, 0);
     assert!(pinned.iter().all(|digest| bench.has(digest)));
 }
@@ -401,15 +407,21 @@ fn what_waits_for_the_parent_is_pinned() {
         change: outbox::OutboxChange::ManifestAdded { digest: manifest.clone() },
     };
     let (reason, at) = ("no".to_owned(), UnixSeconds(1));
-    let letter = refused::DeadLetter { entry, reason, at, retried: false, again: 0 };
-    let letter_key = row::key(row::Kind::DeadLetter, &[&1_u64.to_be_bytes()]);
-    let kept = letter_key.clone();
-    block_on(store.commit(move |txn| txn.put(kept, &letter))).unwrap();
+    let refusal = refused::RefusedChange {
+        entry,
+        reason,
+        at,
+        state: refused::RefusalState::Stands,
+        again: 0,
+    };
+    let refused_key = row::key(row::Kind::DeadLetter, &[&1_u64.to_be_bytes()]);
+    let kept = refused_key.clone();
+    block_on(store.commit(move |txn| txn.put(kept, &refusal))).unwrap();
     delete(store, "app", &manifest);
     assert_eq!(bench.gc_twice().blobs_removed, 0);
     assert!(bench.has(&layer) && bench.has(&manifest));
     block_on(store.commit(move |txn| {
-        txn.delete(letter_key);
+        txn.delete(refused_key);
         Ok(())
     }))
     .unwrap();

@@ -241,14 +241,14 @@ fn what_the_first_builds_wrote_is_read() {
     let known = [Kind::Repository, Kind::Manifest, Kind::Untagged, Kind::Node, Kind::Delivered];
     assert_eq!(differ, known.map(|kind| kind as u8).into());
     let waiting = store.outbox(9).unwrap();
-    let letters = store.dead_letters(9).unwrap();
-    assert_eq!((changed.len(), letters.len()), (2, 1));
-    let entries = waiting.iter().map(|(_, entry)| entry).chain([&letters[0].1.entry]);
+    let refusals = store.refused_changes(9).unwrap();
+    assert_eq!((changed.len(), refusals.len()), (2, 1));
+    let entries = waiting.iter().map(|(_, entry)| entry).chain([&refusals[0].1.entry]);
     for entry in entries {
         assert_eq!(entry.id.incarnation, 0, "{entry:?}");
         assert_eq!(entry.repository.as_str(), "app");
     }
-    assert_eq!(letters[0].1.reason, "no");
+    assert_eq!(refusals[0].1.reason, "no");
 }
 
 #[test]
