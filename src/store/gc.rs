@@ -350,7 +350,7 @@ impl Run {
     /// have been.
     async fn remove_untagged(&mut self, retention: Duration) -> Result<(), StoreError> {
         if !self.options.dry_run {
-            self.blocking(forget_notes_of_nothing).await?;
+            self.forget_notes(self.blocking(notes_of_nothing).await?).await?;
         }
         let now = self.shared.sys.clock.wall_or_floor();
         let mut after: Option<RepositoryName> = None;
@@ -364,9 +364,11 @@ impl Run {
             after = Some(last.clone());
             for name in names {
                 let repository = name.clone();
-                let untagged =
-                    self.blocking(move |store| untagged_manifests(store, &repository)).await?;
-                for (digest, since) in untagged {
+                let looked = self.blocking(move |store| look_for_tags(store, &repository)).await?;
+                if !self.options.dry_run {
+                    self.forget_notes(looked.kept_again).await?;
+                }
+                for (digest, since) in looked.untagged {
                     let due = since.is_some_and(|at| now.since(at) >= retention.as_secs());
                     if due && (self.options.dry_run || self.remove_manifest(&name, &digest).await?)
                     {
@@ -378,6 +380,20 @@ impl Run {
                 }
             }
         }
+    }
+
+    /// Deletes these notes. When what one is about has just become untagged again, its time
+    /// starts anew.
+    async fn forget_notes(&self, keys: Vec<Vec<u8>>) -> Result<(), StoreError> {
+        for page in keys.chunks(PAGE) {
+            let page = page.to_vec();
+            let forget = move |txn: &mut Txn<'_>| {
+                page.into_iter().for_each(|key| txn.delete(key));
+                Ok(())
+            };
+            self.store.commit(forget).await?;
+        }
+        Ok(())
     }
 
     async fn remove_manifest(
@@ -445,22 +461,19 @@ pub(super) fn forget_untagged(
     Ok(())
 }
 
-/// Removes notes about manifests that are gone: earlier versions left them behind.
-fn forget_notes_of_nothing(store: &Store) -> Result<(), StoreError> {
+/// Notes about manifests that are gone: earlier versions left them behind.
+fn notes_of_nothing(store: &Store) -> Result<Vec<Vec<u8>>, StoreError> {
+    let mut notes = Vec::new();
     store.each_row(&prefix(Kind::Untagged, &[]), |key, _| {
         let (Some(name), Some((_, digest))) = (repository_of(&key), split_key(&key)) else {
             return Ok(());
         };
-        if store.manifest(&name, &digest)?.is_some() {
-            return Ok(());
+        if notes.len() < CANDIDATES_MAX && store.manifest(&name, &digest)?.is_none() {
+            notes.push(key);
         }
-        smol::block_on(store.commit(move |txn| {
-            match txn.get::<ManifestRow>(&manifest_key(&name, &digest))? {
-                Some(_) => Ok(()),
-                None => forget_untagged(txn, &name, &digest),
-            }
-        }))
-    })
+        Ok(())
+    })?;
+    Ok(notes)
 }
 
 fn sorted(mut digests: Vec<u64>) -> Vec<u64> {
@@ -552,12 +565,16 @@ fn note_elsewhere(store: &Store, learned: Vec<(Vec<u8>, Vec<Digest>)>) -> Result
     }))
 }
 
-/// Manifests of a repository that no tag, index or subject keeps, with since when, if a run has
-/// seen it before. What has become of use again is forgotten.
-fn untagged_manifests(
-    store: &Store,
-    repository: &RepositoryName,
-) -> Result<Vec<(Digest, Option<UnixSeconds>)>, StoreError> {
+/// What a look at the manifests of a repository found.
+#[derive(Default)]
+struct Looked {
+    /// Those that no tag, index or subject keeps, with since when, if a run has seen it before.
+    untagged: Vec<(Digest, Option<UnixSeconds>)>,
+    /// Keys of the notes about those that something keeps again.
+    kept_again: Vec<Vec<u8>>,
+}
+
+fn look_for_tags(store: &Store, repository: &RepositoryName) -> Result<Looked, StoreError> {
     let name = repository.as_str().as_bytes();
     let mut kept = Vec::new();
     store.each_row(&prefix(Kind::Tag, &[name]), |_, row| {
@@ -569,7 +586,7 @@ fn untagged_manifests(
         Ok(())
     })?;
     let kept = sorted(kept);
-    let mut untagged = Vec::new();
+    let mut looked = Looked::default();
     store.each_row(&prefix(Kind::Manifest, &[name]), |key, row| {
         let Some((_, digest)) = split_key(&key) else { return Ok(()) };
         let subject = row::decode::<ManifestRow>(row)?.subject;
@@ -577,19 +594,16 @@ fn untagged_manifests(
             Some(subject) => store.manifest(repository, &subject)?.is_some(),
             None => false,
         };
+        let key = untagged_key(repository, &digest);
+        let since = store.get::<Untagged>(&key)?.map(|row| row.0);
         if !refers && kept.binary_search(&short(&digest)).is_err() {
-            let since = store.get::<Untagged>(&untagged_key(repository, &digest))?;
-            untagged.push((digest, since.map(|row| row.0)));
-        } else if store.get::<Untagged>(&untagged_key(repository, &digest))?.is_some() {
-            let key = untagged_key(repository, &digest);
-            smol::block_on(store.commit(move |txn| {
-                txn.delete(key);
-                Ok(())
-            }))?;
+            looked.untagged.push((digest, since));
+        } else if since.is_some() {
+            looked.kept_again.push(key);
         }
         Ok(())
     })?;
-    Ok(untagged)
+    Ok(looked)
 }
 
 /// Whether a digest belongs to this part of all digests.

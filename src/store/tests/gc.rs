@@ -496,6 +496,32 @@ fn f206_since_when_a_manifest_has_no_tag_goes_with_the_manifest() {
     assert_eq!(rows_of_kind(store, row::Kind::Untagged), 0, "a note of nothing");
 }
 
+#[test]
+fn f141_a_dry_run_writes_nothing() {
+    let bench = Bench::new();
+    let store = &bench.store;
+    let policy = GcOptions { untagged: Some(24 * HOUR), ..OPTIONS };
+    let gc = |options| block_on(store.collect_garbage(options)).unwrap();
+    let layer = blob(store, "app", b"layer");
+    let push = |n: usize| image(store, "app", &vec![layer.clone(); n], &[]).unwrap();
+    let loose: Vec<Digest> = (1..4).map(push).collect();
+    gc(policy);
+    for (n, digest) in loose.iter().enumerate() {
+        let (app, tag) = (name("app"), format!("v{n}").parse().unwrap());
+        block_on(store.set_tag(&app, &tag, digest, Precondition::None, &Origin::Client)).unwrap();
+    }
+    let note = gc::Untagged(UnixSeconds(1));
+    let key = gc::untagged_key(&name("app"), &digest_of(b"never pushed"));
+    block_on(store.commit(move |txn| txn.put(key, &note))).unwrap();
+    let state = || (store.sequence(), rows_of_kind(store, row::Kind::Untagged));
+    let (before, notes) = state();
+    assert_eq!(notes, 4);
+    gc(GcOptions { dry_run: true, ..policy });
+    assert_eq!(state(), (before, notes));
+    gc(policy);
+    assert_eq!(state(), (before + 2, 0), "one record for notes of nothing, one for those tagged");
+}
+
 fn rows_of_kind(store: &Store, kind: row::Kind) -> usize {
     store.look_up(|index| index.scan(&[kind as u8], None, usize::MAX)).unwrap().len()
 }
