@@ -1,5 +1,6 @@
 //! One node, wired: store, identity, protocols, listeners, and an ordered stop.
 
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -91,7 +92,7 @@ impl Node {
         for (listener, has_tls) in logins.iter().chain(&gateways) {
             warn_of_plain_http(&config, listener, *has_tls);
         }
-        let admin_listener = Listener::unix(&config.listen.admin)?;
+        let admin_listener = admin_listener(&config)?;
 
         let login = address(&logins);
         let gateway = if role == Role::Root { address(&gateways) } else { login.clone() };
@@ -131,7 +132,7 @@ impl Wiring {
         self,
         logins: Listeners,
         gateways: Listeners,
-        admin_listener: Listener,
+        admin_listener: Option<Listener>,
         uplink: Uplink,
         engine: Option<Engine>,
     ) -> Result<Node, StartError> {
@@ -169,7 +170,9 @@ impl Wiring {
         for (listener, encrypted) in gateways {
             open(listener, tls.clone().filter(|_| encrypted), Door::Gateway);
         }
-        open(admin_listener, None, Door::Admin);
+        if let Some(listener) = admin_listener {
+            open(listener, None, Door::Admin);
+        }
         let mut background = Vec::new();
         if role == Role::Connected {
             background.push(sys.spawner.spawn(uplink.run(engine)));
@@ -333,6 +336,21 @@ fn warn_of_unserved(name: &str, wanted: &[config::Listener], passed: &[(Listener
                 shown.join(", ")
             );
         }
+    }
+}
+
+/// The socket of the management verbs; `None`, loudly, on a disk that has no place for its name:
+/// clients are served all the same, and what they delete makes room.
+fn admin_listener(config: &Config) -> Result<Option<Listener>, StartError> {
+    match Listener::unix(&config.listen.admin) {
+        Err(error) if error.kind() == ErrorKind::StorageFull => {
+            log::error!(
+                "{error}: serving without the admin socket, so no management verb works; delete \
+                 tags or manifests, or files of others, and restart"
+            );
+            Ok(None)
+        }
+        listener => Ok(Some(listener?)),
     }
 }
 

@@ -208,15 +208,18 @@ fn refuse_if_taken(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Binds under a name of our own, sets the mode, and only then renames: nobody can connect
-/// before the mode holds, and a stale socket is replaced in one step.
+/// Binds under a name of our own, sets the mode, and only then listens and renames: nobody can
+/// connect before the mode holds, and a stale socket is replaced in one step.
 #[allow(clippy::disallowed_methods, reason = "this is the seam")]
 fn bind_unix(path: &Path) -> io::Result<Listener> {
+    use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, socket_with};
     let mut name = path.as_os_str().to_owned();
     name.push(format!(".{}", std::process::id()));
     let temporary = PathBuf::from(name);
     let _ = std::fs::remove_file(&temporary);
-    let listener = UnixListener::bind(&temporary)?;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    bind(&socket, &SocketAddrUnix::new(&temporary)?)?;
+    let listener = UnixListener::from(socket);
     let placed = std::fs::set_permissions(&temporary, std::fs::Permissions::from_mode(0o600))
         .and_then(|()| rustix::net::listen(&listener, BACKLOG).map_err(Into::into))
         .and_then(|()| std::fs::rename(&temporary, path));

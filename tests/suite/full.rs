@@ -286,6 +286,29 @@ fn fill_again_and_again(block_bytes: u32) {
     eprintln!("{rounds} times full: {changes} acknowledged, {refused} refused, nothing lost");
 }
 
+/// A file system may be out of names for files while it has bytes left.
+#[test]
+fn f210_a_node_starts_on_a_disk_that_has_no_place_for_another_file() {
+    let Some((mut small, user)) = small_root(BLOCK_BYTES) else { return };
+    let image = Image::new(4, &[3000]);
+    assert_eq!(Client::new(&small.node, &user).push(&image, "v1").status, 201);
+    small.node.kill();
+    let others = small.node.state().join("others");
+    std::fs::create_dir(&others).unwrap();
+    let full = (0..1_000_000).find_map(|n| std::fs::File::create(others.join(n.to_string())).err());
+    assert_eq!(full.unwrap().kind(), std::io::ErrorKind::StorageFull);
+    small.node.start();
+    let client = Client::new(&small.node, &user);
+    assert_eq!(client.pull("v1"), image.digest());
+    assert!(small.node.log().contains("serving without the admin socket"), "{}", small.node.log());
+    small.node.kill();
+    std::fs::remove_dir_all(&others).unwrap();
+    small.node.start();
+    let client = Client::new(&small.node, &user);
+    assert_eq!(client.push(&Image::new(5, &[3000]), "v2").status, 201);
+    assert!(small.node.run(&["status"]).status.success());
+}
+
 #[test]
 fn f036_f037_a_device_whose_disk_is_full_says_so_and_recovers() {
     let root = Node::root();
