@@ -8,7 +8,7 @@ use super::parent;
 use crate::config::{Config, Listener};
 use crate::http::TlsAcceptor;
 use crate::store::layout::Layout;
-use crate::store::role::noted_role;
+use crate::store::role::role_by_files;
 use crate::sys::net::try_bind;
 use crate::sys::{Disk, Spawner, Sys, SystemDisk};
 use crate::types::connection_string::ConnectionString;
@@ -20,7 +20,15 @@ pub fn check(config: &Config, running: bool) -> Result<Vec<String>, String> {
     let sys = Sys::real(Spawner::new());
     let connection = check_parent(&sys, config)?;
     Layout::new(&config.storage.state_dir).check(&*sys.disk).map_err(|error| error.to_string())?;
-    let store = noted_role(&SystemDisk, &config.storage.state_dir).unwrap_or(StoreRole::New);
+    let mut waits = Vec::new();
+    let store = role_by_files(&SystemDisk, &config.storage.state_dir).unwrap_or_else(|| {
+        waits.push(
+            "what the store belongs to cannot be seen from here (it has no note of that yet): if \
+             it is that of another role than the configuration names, serve says so"
+                .to_owned(),
+        );
+        StoreRole::New
+    });
     let name = connection.as_ref().map(|connection| &connection.name);
     let role = store.decide(config.named_role(), name)?;
     if let Some(identity) = identity::from_files(config)? {
@@ -31,7 +39,6 @@ pub fn check(config: &Config, running: bool) -> Result<Vec<String>, String> {
         check_address(listener, running)?;
     }
     check_admin_socket(config)?;
-    let mut waits = Vec::new();
     if role == Role::Connected && connection.is_none() {
         let fault = config.parent.as_ref().and_then(|parent| parent.unreadable.clone());
         waits.push(fault.map_or_else(

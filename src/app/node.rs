@@ -16,7 +16,7 @@ use crate::config::{self, Config, Scheme, Verify};
 use crate::gateway::{Contacts, Gateway, GatewayOptions};
 use crate::http::{Budget, Deadlines, Permits, Service, Shutdown, TlsAcceptor, serve};
 use crate::registry::{Registry, RegistryOptions};
-use crate::store::role::noted_role;
+use crate::store::role::role_by_files;
 use crate::store::{IndexKind, Store, StoreOptions};
 use crate::sync::Engine;
 use crate::sys::activation::{self, Passed};
@@ -104,12 +104,14 @@ impl Node {
             Role::Root => None,
             Role::Connected => uplink.engine(&config)?,
         };
+        // Before the parent is asked, which may take long: a kill meanwhile changes no role.
         note_role(&store, role).await;
         match &engine {
             Some(engine) => parent::activate(engine).await?,
             None if role == Role::Connected => parent::report_missing(&store, &config)?,
             None => {}
         }
+        // With the name that the parent gave.
         note_role(&store, role).await;
         let node = Wiring { sys, config, role, store, login, gateway };
         node.serve(logins, gateways, admin_listener, uplink, engine)
@@ -221,6 +223,7 @@ impl Node {
         for task in self.tasks {
             task.await;
         }
+        // It may have been accepted by its parent, or have got its first rows, while it ran.
         let is_root = matches!(self.store.node_state(), Ok(NodeState::Root));
         note_role(&self.store, if is_root { Role::Root } else { Role::Connected }).await;
         if let Err(error) = self.store.close().await {
@@ -286,15 +289,11 @@ fn listeners(config: &Config) -> Result<(Listeners, Result<Listeners, StartError
         let cure = "FileDescriptorName= is login, or, at a root, gateway";
         return Err(StartError::config(format!("{text} '{}'; {cure}", unknown.name)));
     }
-    match (gateways, store_role_noted(config)) {
-        (Err(error), StoreRole::New | StoreRole::Root) => Err(error),
+    // Of a store without a note only its rows tell: its gateway is asked for when it is open.
+    match (gateways, role_by_files(&SystemDisk, &config.storage.state_dir)) {
+        (Err(error), Some(StoreRole::New | StoreRole::Root)) => Err(error),
         (gateways, _) => Ok((logins, gateways)),
     }
-}
-
-/// What the state directory belongs to, as far as that can be seen without opening the store.
-fn store_role_noted(config: &Config) -> StoreRole {
-    noted_role(&SystemDisk, &config.storage.state_dir).unwrap_or(StoreRole::New)
 }
 
 /// Takes the sockets that the service manager passed under this name, else binds its own.

@@ -38,8 +38,16 @@ impl Default for Standing {
     }
 }
 
-/// What the identity file in a state directory says; looks without taking the directory.
-pub fn noted_role(disk: &dyn Disk, state_dir: &Path) -> Option<StoreRole> {
+/// What the store in a state directory belongs to, as far as its files tell; looks without taking
+/// the directory. `None`: there is a store without a note of it, and only its rows tell.
+pub fn role_by_files(disk: &dyn Disk, state_dir: &Path) -> Option<StoreRole> {
+    let journal = Layout::new(state_dir).journal();
+    let is_new = || disk.list(&journal).unwrap_or_default().is_empty();
+    noted_role(disk, state_dir).or_else(|| is_new().then_some(StoreRole::New))
+}
+
+/// What the identity file in a state directory says.
+fn noted_role(disk: &dyn Disk, state_dir: &Path) -> Option<StoreRole> {
     let path = Layout::new(state_dir).identity().join(ROLE);
     let bytes = disk.read(&path, ROLE_BYTES_MAX).ok()?;
     StoreRole::parse(&String::from_utf8(bytes).ok()?)
@@ -263,6 +271,21 @@ mod tests {
             store.note_role(Role::Connected).unwrap();
             let shared = store.shared();
             assert_eq!(noted_role(&*shared.disk, shared.layout.root()), Some(device));
+        });
+    }
+
+    #[test]
+    fn f166_files_tell_the_role_of_a_store_or_that_only_its_rows_do() {
+        smol::block_on(async {
+            let disk = MemoryDisk::new();
+            let by_files = || role_by_files(&disk, "/s".as_ref());
+            assert_eq!(by_files(), Some(StoreRole::New));
+            // As a store of an earlier version is: there is no note.
+            let store = open(&disk);
+            store.apply_config(config(&[APP]), "v1".to_owned()).await.unwrap();
+            assert_eq!(by_files(), None);
+            store.note_role(Role::Connected).unwrap();
+            assert_eq!(by_files(), Some(StoreRole::Connected("dock01".parse().unwrap())));
         });
     }
 

@@ -262,6 +262,11 @@ fn f143_config_check_says_what_is_wrong_with_the_state_directory() {
     root.stop();
     root.know_as("role = \"connected\"");
     expect_refusal(&root, &["skerry state adopt --role connected"]);
+    // A store of an earlier version has no note of its role, and only serve sees what it is.
+    std::fs::remove_file(root.state().join("identity/role")).unwrap();
+    let (code, text) = check(&root);
+    assert!(code == 0 && text.contains("what the store belongs to cannot be seen"), "{text}");
+    assert_eq!(root.run_to_end().status.code(), Some(78));
 }
 
 #[test]
