@@ -24,6 +24,7 @@ const LOOK: Duration = Duration::from_secs(5);
 
 /// What a connected registry needs to make its sync engine, now or when its connection string has
 /// come.
+#[derive(Clone)]
 pub(super) struct Uplink {
     pub(super) store: Store,
     pub(super) contacts: Arc<Contacts>,
@@ -36,6 +37,7 @@ pub(super) struct Uplink {
 
 impl Uplink {
     /// The sync engine, which has not called its parent yet; `None` without a connection string.
+    /// Blocks: it reads files.
     pub(super) fn engine(&self, config: &Config) -> Result<Option<Engine>, StartError> {
         let Some(parent) = config.reachable_parent() else {
             return Ok(None);
@@ -96,9 +98,13 @@ impl Uplink {
     /// An error: why the string that is there cannot be used; `None` when there is none.
     async fn look(&self) -> Result<Engine, Option<String>> {
         let reread = self.reread.clone().ok_or(None)?;
-        let config = blocking(move || reread()).await.map_err(|error| Some(error.to_string()))?;
-        let engine = self.engine(&config).map_err(|error| Some(error.message))?;
-        engine.ok_or_else(|| config.parent.and_then(|parent| parent.unreadable))
+        let this = self.clone();
+        let look = move || {
+            let config = reread().map_err(|error| Some(error.to_string()))?;
+            let engine = this.engine(&config).map_err(|error| Some(error.message))?;
+            engine.ok_or_else(|| config.parent.and_then(|parent| parent.unreadable))
+        };
+        blocking(look).await
     }
 }
 
