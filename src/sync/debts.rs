@@ -1,6 +1,6 @@
-//! What could not be had from the parent: set aside, told, and tried again, so that it holds up
-//! nothing else. In memory; that there is something is noted on disk, and then a start compares
-//! everything.
+//! Content that could not be fetched from the parent. It is set aside, reported and retried, so
+//! that it delays nothing else. The list is in memory; the store has a mark while it is not empty,
+//! and a start that finds the mark runs a full reconcile.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -11,17 +11,17 @@ use crate::sys::Rng;
 use crate::types::connected_registry::StatusDetail;
 use crate::types::{Digest, RepositoryName, Tag, UnixSeconds};
 
-/// Things that are remembered. Over it: they are told in the log, and everything is compared again
-/// after [`COMPARE_AFTER`].
+/// Debts that are remembered. Over it: a further one is only logged, no repository becomes synced,
+/// and a full reconcile follows after [`COMPARE_AFTER`].
 const DEBTS_MAX: usize = 2048;
 
-/// How long what is not remembered waits for the next comparison.
+/// How long debts that are not remembered wait for the next full reconcile.
 const COMPARE_AFTER: Duration = Duration::from_secs(3600);
 
-/// What a report says of one reason, characters. Over it: it is cut.
+/// Longest reason in a report, characters. Over it: the reason is cut.
 const REASON_MAX: usize = 400;
 
-/// What of a repository could not be had.
+/// The part of a repository that could not be fetched.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) enum Item {
     /// The list of what it holds.
@@ -43,10 +43,10 @@ impl Item {
     }
 }
 
-/// A thing, by the repository that it belongs to.
+/// An item with its repository.
 pub(super) type Key = (RepositoryName, Item);
 
-/// A thing that is to be had, and why it could not.
+/// An item that could not be fetched, and why.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Owed {
     pub(super) repository: RepositoryName,
@@ -70,7 +70,7 @@ struct Debt {
 #[derive(Default)]
 pub(super) struct Debts {
     rows: BTreeMap<Key, Debt>,
-    /// When something was found that is not among the rows, monotonic.
+    /// When the first failure was found that did not fit into `rows`, monotonic.
     overflow: Option<Duration>,
 }
 
@@ -108,17 +108,18 @@ impl Debts {
         debt.tries
     }
 
-    /// It is here, or nobody wants it any more. Whether it was owed.
+    /// Removes the debt of an item that is here, or that nobody wants any more; whether there was
+    /// one.
     pub(super) fn paid(&mut self, repository: &RepositoryName, item: &Item) -> bool {
         self.rows.remove(&(repository.clone(), item.clone())).is_some()
     }
 
-    /// A whole repository was compared: only these things of it are owed.
+    /// Drops the debts of a repository that was compared as a whole, except these.
     pub(super) fn compared(&mut self, repository: &RepositoryName, owed: &BTreeSet<Item>) {
         self.rows.retain(|(other, item), _| other != repository || owed.contains(item));
     }
 
-    /// Only these repositories are wanted.
+    /// Drops the debts of all repositories but these.
     pub(super) fn keep(&mut self, wanted: &BTreeSet<RepositoryName>) {
         self.rows.retain(|(repository, _), _| wanted.contains(repository));
     }
@@ -150,21 +151,21 @@ impl Debts {
         self.rows.keys().map(|(repository, _)| repository.clone()).collect()
     }
 
-    /// What has waited long enough: what failed least comes first.
+    /// At most `max` debts whose retry time has come, those with the fewest tries first.
     pub(super) fn due(&self, now: Duration, max: usize) -> Vec<Key> {
         let mut due: Vec<_> = self.rows.iter().filter(|(_, debt)| debt.due <= now).collect();
         due.sort_by_key(|(_, debt)| debt.tries);
         due.into_iter().take(max).map(|(key, _)| key.clone()).collect()
     }
 
-    /// How long until something is due; `None` when nothing is owed.
+    /// How long until the next debt is due; `None` when there is none.
     pub(super) fn next(&self, now: Duration) -> Option<Duration> {
         let rows = self.rows.values().map(|debt| debt.due);
         let overflow = self.overflow.map(|at| at.saturating_add(COMPARE_AFTER));
         rows.chain(overflow).min().map(|due| due.saturating_sub(now))
     }
 
-    /// Whether everything is to be compared now, because more is owed than is remembered.
+    /// Whether a full reconcile is due now, because there are more debts than are remembered.
     pub(super) fn compare(&mut self, now: Duration) -> bool {
         let due = self.overflow.is_some_and(|at| now.saturating_sub(at) >= COMPARE_AFTER);
         if due {

@@ -350,7 +350,7 @@ impl Engine {
             self.state.problem("session", "Sync", "SyncFailed", error.to_string());
         }
         if let Err(error) = self.state.publish(&self.store) {
-            log::warn!("cannot tell the state of the sync: {error}");
+            log::warn!("cannot publish sync status: {error}");
         }
         if *error == UpstreamError::ActivationUnknown.into() {
             self.active.store(false, Ordering::Relaxed);

@@ -1,4 +1,4 @@
-//! Sets aside what cannot be had, and tries it again.
+//! Sets aside items that cannot be fetched, and retries them.
 
 use super::debts::{Item, Owed};
 use super::error::SyncError;
@@ -7,16 +7,16 @@ use crate::gateway::UpstreamError;
 use crate::gateway::feed::Scope;
 use crate::types::{Digest, Reference, RepositoryName, Tag};
 
-/// Things tried again before what is new gets its turn.
+/// Items that are retried before new messages get their turn.
 const AT_ONCE: usize = 16;
 
-/// Things in a row for which the parent answers with a fault of its own before it is asked whether
-/// it works at all.
+/// Items in a row that the parent answers with a server error before this node asks whether
+/// the parent works at all.
 const FAULTS_MAX: u32 = 8;
 
 impl Worker {
-    /// Notes how a try ended. What cannot be had is set aside; an error is one that ends the
-    /// session.
+    /// Notes how a try ended. An item that cannot be fetched is set aside; an error that is
+    /// returned ends the session.
     pub(super) async fn settle(
         &self,
         repository: &RepositoryName,
@@ -37,7 +37,7 @@ impl Worker {
         }
     }
 
-    /// Sets a thing aside; `false` when nobody wants it any more, so that nothing is wrong.
+    /// Sets an item aside; `false` when nobody wants it any more, so that nothing is wrong.
     pub(super) async fn set_aside(
         &self,
         repository: &RepositoryName,
@@ -55,8 +55,8 @@ impl Worker {
         Ok(true)
     }
 
-    /// Whether the parent still has what was to be fetched: it may have been deleted or moved
-    /// since, and a message that says so is on its way.
+    /// Whether the parent still has the item: it may have been deleted or moved since, and a
+    /// message that says so is on its way.
     async fn is_wanted(
         &self,
         repository: &RepositoryName,
@@ -78,7 +78,8 @@ impl Worker {
         }
     }
 
-    /// A parent that cannot hand out anything is not asked for one thing after the other.
+    /// Ends the session when the parent cannot serve anything, so that it is not asked for one item
+    /// after the other.
     async fn look_at_parent(&self, error: &SyncError) -> Result<(), SyncError> {
         if !matches!(error, SyncError::Upstream(UpstreamError::Busy(..))) {
             self.state.set(|now| now.faults = 0);
@@ -90,7 +91,7 @@ impl Worker {
         }
         self.state.set(|now| now.faults = 0);
         match self.upstream.ping().await.map_err(SyncError::from) {
-            // Such an answer is no fault of a thing any more: the whole parent does not work.
+            // The fault is not of one item any more: the whole parent does not work.
             Err(error) if error.is_of_item() => {
                 let text = format!("the parent hands out nothing: {error}");
                 Err(UpstreamError::Unreachable(text).into())
@@ -99,7 +100,7 @@ impl Worker {
         }
     }
 
-    /// Tries again what has waited long enough.
+    /// Retries the debts that are due.
     pub(super) async fn repay(&self) -> Result<(), SyncError> {
         let now = self.store.sys().clock.monotonic();
         if self.state.debts().compare(now) {
@@ -133,7 +134,7 @@ impl Worker {
         Ok(())
     }
 
-    /// What the tag names by now counts.
+    /// Retries a tag with the manifest that it names at the parent by now.
     async fn try_tag_again(&self, repository: &RepositoryName, tag: &Tag) -> Result<(), SyncError> {
         if self.store.outbox_holds_tag(repository, tag)? {
             // What was pushed here since is what the parent decides about.
@@ -149,8 +150,8 @@ impl Worker {
         }
     }
 
-    /// That something is owed is durable before it is forgotten what told of it: it is not before
-    /// the next start that memory alone does not do.
+    /// Marks in the store that there are debts, before the message or the reconcile that found them
+    /// is forgotten: after a restart only the mark is left of them.
     pub(super) async fn note_debts(&self) -> Result<(), SyncError> {
         if !self.state.debts().is_empty() {
             self.store.note_debts(true).await?;

@@ -1,6 +1,7 @@
 //! What the engine is doing and what hinders it, in memory.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::debts::{Debts, Item, Owed};
@@ -22,6 +23,8 @@ pub(super) struct State {
     /// Repositories that messages tell of which are not applied yet.
     arriving: Mutex<BTreeSet<RepositoryName>>,
     damaged_since: Mutex<Option<UnixSeconds>>,
+    /// Something is missing, or not any more, since others were last shown.
+    changed: AtomicBool,
 }
 
 /// What the engine is doing.
@@ -65,6 +68,7 @@ impl State {
             debts: Mutex::default(),
             arriving: Mutex::default(),
             damaged_since: Mutex::default(),
+            changed: AtomicBool::new(false),
         }
     }
 
@@ -110,6 +114,7 @@ impl State {
     pub(super) fn owe(&self, owed: &Owed) {
         let (clock, rng) = (&self.sys.clock, &*self.sys.rng);
         let tries = self.debts().owe(owed, clock.monotonic(), clock.wall_or_floor(), rng);
+        self.changed.fetch_or(tries == 1, Ordering::Relaxed);
         match tries {
             1 => log::warn!("set aside {owed}: it is tried again"),
             tries => log::debug!("tried again {owed} tries={tries}"),
@@ -119,7 +124,8 @@ impl State {
     /// A thing is here, or not wanted any more.
     pub(super) fn paid(&self, repository: &RepositoryName, item: &Item) {
         if self.debts().paid(repository, item) {
-            log::info!("not set aside any more repository={repository} {}", item.field());
+            self.changed.store(true, Ordering::Relaxed);
+            log::info!("resolved missing content repository={repository} {}", item.field());
         }
     }
 
@@ -143,8 +149,14 @@ impl State {
         details
     }
 
+    /// Lets others see what is missing, if that has changed.
+    pub(super) fn publish_changes(&self, store: &Store) -> Result<(), StoreError> {
+        if self.changed.load(Ordering::Relaxed) { self.publish(store) } else { Ok(()) }
+    }
+
     /// Lets others see what the engine does.
     pub(super) fn publish(&self, store: &Store) -> Result<(), StoreError> {
+        self.changed.store(false, Ordering::Relaxed);
         let now = self.now();
         let mut incomplete = self.debts().repositories();
         incomplete.extend(lock(&self.arriving).iter().cloned());

@@ -53,7 +53,7 @@ impl Worker {
         self.refresh_config().await?;
         self.online()?;
         if self.store.debts_noted()? && self.state.debts().is_empty() {
-            log::info!("something was missing when this node stopped: comparing everything");
+            log::info!("content was missing when this node stopped: full reconcile requested");
             self.store.request_reconcile().await?;
         }
         let mut position = self.up_to_date().await?;
@@ -64,7 +64,9 @@ impl Worker {
             let received = match received {
                 Ok(received) => received,
                 Err(UpstreamError::Gone) => {
-                    log::info!("the parent has forgotten our position: comparing everything");
+                    log::info!(
+                        "the parent no longer has this node's position: full reconcile requested"
+                    );
                     self.store.request_reconcile().await?;
                     position = self.up_to_date().await?;
                     continue;
@@ -74,7 +76,9 @@ impl Worker {
             let batch = received.batch;
             let gap = batch.from != position || batch.through.epoch != position.epoch;
             if gap || received.unknown {
-                log::info!("the parent sent what cannot be followed: comparing everything");
+                log::info!(
+                    "the parent sent messages that cannot be followed: full reconcile requested"
+                );
                 self.store.request_reconcile().await?;
                 self.refresh_config().await?;
                 position = self.up_to_date().await?;
@@ -190,7 +194,7 @@ impl Worker {
         let known = self.store.self_config_version()?;
         let name = self.upstream.name();
         if let Some((config, version)) = self.upstream.config(name, known.as_deref()).await? {
-            log::info!("received a new desired state from the parent");
+            log::info!("configuration updated from parent");
             self.store.apply_config(config, version).await?;
         }
         self.note_look().await?;
@@ -241,7 +245,7 @@ impl Worker {
         self.refresh_config().await?;
         let config = self.config()?;
         let scope = Scope::of_config(&config);
-        log::info!("comparing everything with the parent");
+        log::info!("full reconcile started");
         self.state.set(|now| now.syncing = true);
         self.state.publish(&self.store)?;
         let at_parent = self.granted_at_parent(&scope).await?;
@@ -289,12 +293,11 @@ impl Worker {
         &self,
         repository: &RepositoryName,
     ) -> Result<(), SyncError> {
-        if !self.state.debts().owes(repository)
-            && !self.store.sync_view().synced.contains(repository)
-        {
+        if !self.state.debts().owes(repository) && !self.store.is_synced(repository)? {
             self.store.mark_synced(repository, true).await?;
+            return Ok(self.state.publish(&self.store)?);
         }
-        Ok(self.state.publish(&self.store)?)
+        Ok(self.state.publish_changes(&self.store)?)
     }
 
     /// Granted repositories by name, and what the parent has under the wildcards.
