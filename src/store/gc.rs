@@ -612,31 +612,25 @@ fn in_part(digest: u64, part: u64, parts: u64) -> bool {
 }
 
 /// The digests that rows refer to, of one part; `None` when they are too many.
-fn marked(
+pub(super) fn marked(
     store: &Store,
     unused: &BTreeMap<Vec<u8>, Duration>,
     part: u64,
     parts: u64,
 ) -> Result<Option<Vec<u64>>, StoreError> {
-    let mut marked = Vec::new();
-    let mut full = false;
+    let mut marked = Marks { digests: Vec::new(), part, parts, full: false };
     for kind in [Kind::Blob, Kind::Manifest] {
         store.each_row(&prefix(kind, &[]), |key, _| {
-            if full || unused.contains_key(&key) {
-                return Ok(());
-            }
-            let Some((_, digest)) = split_key(&key) else { return Ok(()) };
-            if in_part(short(&digest), part, parts) {
-                marked.push(short(&digest));
-            }
-            if marked.len() > MARKED_MAX {
-                marked = sorted(std::mem::take(&mut marked));
-                full = marked.len() > MARKED_MAX / 2;
+            if !marked.full
+                && !unused.contains_key(&key)
+                && let Some((_, digest)) = split_key(&key)
+            {
+                marked.add(&digest);
             }
             Ok(())
         })?;
     }
-    if full {
+    if marked.full {
         return Ok(None);
     }
     let mut seen = BTreeSet::new();
@@ -646,7 +640,30 @@ fn marked(
     for (_, letter) in store.refused_changes(usize::MAX)? {
         pin(store, &letter.entry, &mut seen, &mut marked)?;
     }
-    Ok(Some(sorted(marked)))
+    Ok((!marked.full).then(|| sorted(marked.digests)))
+}
+
+/// The digests that a look at one part of them has marked.
+struct Marks {
+    digests: Vec<u64>,
+    part: u64,
+    parts: u64,
+    /// There are too many: the rest is not marked.
+    full: bool,
+}
+
+impl Marks {
+    fn add(&mut self, digest: &Digest) {
+        let digest = short(digest);
+        if self.full || !in_part(digest, self.part, self.parts) {
+            return;
+        }
+        self.digests.push(digest);
+        if self.digests.len() > MARKED_MAX {
+            self.digests = sorted(std::mem::take(&mut self.digests));
+            self.full = self.digests.len() > MARKED_MAX / 2;
+        }
+    }
 }
 
 /// Marks what a change on its way up brings along, also when the manifest is gone here. Each
@@ -655,7 +672,7 @@ fn pin(
     store: &Store,
     entry: &OutboxEntry,
     seen: &mut BTreeSet<Digest>,
-    marked: &mut Vec<u64>,
+    marked: &mut Marks,
 ) -> Result<(), StoreError> {
     let digest = match &entry.change {
         OutboxChange::Tag { digest, .. } => digest.clone(),
@@ -668,7 +685,7 @@ fn pin(
         if store.manifest(&entry.repository, &digest)?.is_some() || !seen.insert(digest.clone()) {
             continue;
         }
-        marked.push(short(&digest));
+        marked.add(&digest);
         let bytes = match super::blobs::read(store.shared(), &digest) {
             Ok(Some(bytes)) => bytes,
             // What is not here, or is damaged, brings nothing along.
@@ -679,7 +696,7 @@ fn pin(
         for media_type in [None, Some(media::OCI_MANIFEST), Some(media::OCI_INDEX)] {
             let Ok(manifest) = Manifest::parse(media_type, &bytes) else { continue };
             let blobs = manifest.config.iter().chain(&manifest.layers);
-            marked.extend(blobs.clone().map(|descriptor| short(&descriptor.digest)));
+            blobs.clone().for_each(|descriptor| marked.add(&descriptor.digest));
             // Of an unknown type: what it names may have content of its own.
             let blobs = blobs.filter(|_| manifest.kind != ManifestKind::Image);
             let below = manifest.children.iter().chain(blobs);

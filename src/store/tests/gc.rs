@@ -398,25 +398,7 @@ fn what_waits_for_the_parent_is_pinned() {
     let store = &bench.store;
     let layer = blob(store, "app", b"layer");
     let manifest = image(store, "app", std::slice::from_ref(&layer), &["v1"]).unwrap();
-    let entry = outbox::OutboxEntry {
-        id: match child(1) {
-            Origin::Child(delivery) => delivery.id,
-            _ => unreachable!(),
-        },
-        repository: name("app"),
-        change: outbox::OutboxChange::ManifestAdded { digest: manifest.clone() },
-    };
-    let (reason, at) = ("no".to_owned(), UnixSeconds(1));
-    let refusal = refused::RefusedChange {
-        entry,
-        reason,
-        at,
-        state: refused::RefusalState::Stands,
-        again: 0,
-    };
-    let refused_key = row::key(row::Kind::DeadLetter, &[&1_u64.to_be_bytes()]);
-    let kept = refused_key.clone();
-    block_on(store.commit(move |txn| txn.put(kept, &refusal))).unwrap();
+    let refused_key = put_refusal(store, &manifest);
     delete(store, "app", &manifest);
     assert_eq!(bench.gc_twice().blobs_removed, 0);
     assert!(bench.has(&layer) && bench.has(&manifest));
@@ -426,6 +408,37 @@ fn what_waits_for_the_parent_is_pinned() {
     }))
     .unwrap();
     assert_eq!(bench.gc_twice().blobs_removed, 2);
+}
+
+/// Lets a refused push of a manifest of `app` wait; the key of its row.
+fn put_refusal(store: &Store, manifest: &Digest) -> Vec<u8> {
+    let Origin::Child(delivery) = child(1) else { unreachable!() };
+    let change = outbox::OutboxChange::ManifestAdded { digest: manifest.clone() };
+    let entry = outbox::OutboxEntry { id: delivery.id, repository: name("app"), change };
+    let (reason, at) = ("no".to_owned(), UnixSeconds(1));
+    let state = refused::RefusalState::Stands;
+    let refusal = refused::RefusedChange { entry, reason, at, state, again: 0 };
+    let key = row::key(row::Kind::DeadLetter, &[&1_u64.to_be_bytes()]);
+    let kept = key.clone();
+    block_on(store.commit(move |txn| txn.put(kept, &refusal))).unwrap();
+    key
+}
+
+#[test]
+fn f206_what_waits_for_the_parent_is_marked_in_parts() {
+    let bench = Bench::new();
+    let store = &bench.store;
+    let layers: Vec<Digest> = (0..20).map(|n| blob(store, "app", &[n; 9])).collect();
+    let manifest = image(store, "app", &layers, &["v1"]).unwrap();
+    put_refusal(store, &manifest);
+    delete(store, "app", &manifest);
+    let links = store.look_up(|index| index.scan(&[row::Kind::Blob as u8], None, 100)).unwrap();
+    let unused = links.into_iter().map(|(key, _)| (key, Duration::ZERO)).collect();
+    let marked = |part, parts| gc::marked(store, &unused, part, parts).unwrap().unwrap();
+    let (whole, even, odd) = (marked(0, 1), marked(0, 2), marked(1, 2));
+    assert!(whole.len() > layers.len(), "the manifest and what it names");
+    assert!(even.iter().all(|digest| digest % 2 == 0) && odd.iter().all(|digest| digest % 2 == 1));
+    assert_eq!(even.len() + odd.len(), whole.len());
 }
 
 #[test]
