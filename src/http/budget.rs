@@ -1,8 +1,9 @@
 //! One budget of bytes over all connections for what is kept in memory of request bodies.
 //!
-//! A handler reserves before the first byte of a body is read, so that whatever peers announce and
-//! however long they take, no more than the budget is held. Who waits holds nothing. Those who
-//! have not logged in share one half of it; the other half is there for those who have. Uploads,
+//! A handler reserves memory before it reads the first byte of a body. All bodies together thus
+//! never take more than the budget, whatever length their senders announce and however slowly they
+//! send. A request that waits for a reservation holds no memory. Requests without a login share
+//! one half of the budget; the other half is only for requests with a login. Uploads,
 //! which may take for ever, share [`UPLOAD_SHARE`] and never wait: without a reservation they
 //! gather nothing. One account has a quarter, or the largest body: however many connections it
 //! opens, the others are served.
@@ -25,17 +26,17 @@ pub struct Budget {
 }
 
 struct Accounts {
-    /// All there is.
+    /// The whole budget, bytes.
     total: u64,
-    /// Reserved by anyone.
+    /// Bytes of all reservations.
     used: u64,
-    /// The part of it that is reserved by those who have not logged in.
+    /// Bytes of them that requests without a login have reserved.
     used_before_login: u64,
-    /// The part of it that uploads have reserved.
+    /// Bytes of them that uploads have reserved.
     used_by_uploads: u64,
     /// What each account that has logged in has reserved: at most one entry for each connection.
     used_by_account: BTreeMap<Account, u64>,
-    /// Those for whom there was no room, first come first served.
+    /// Reservations that wait for free memory, first come first served.
     waiting: VecDeque<Arc<Ticket>>,
 }
 
@@ -50,7 +51,7 @@ enum Purpose {
 
 const BEFORE_LOGIN: Purpose = Purpose::Whole(Sender::Anyone);
 
-/// One reservation that waits, or is given.
+/// One reservation that waits or is granted.
 struct Ticket {
     purpose: Purpose,
     bytes: u64,
@@ -58,18 +59,18 @@ struct Ticket {
     news: Event,
 }
 
-/// A reservation; dropping it gives the bytes back, also while it still waits.
-pub struct Room {
+/// Reserved bytes. Dropping it gives them back; dropped while it waits, it waits no more.
+pub struct Reservation {
     budget: Budget,
     ticket: Arc<Ticket>,
 }
 
-/// There was no room in time.
+/// No memory became free in time.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Busy;
 
 impl Budget {
-    /// So many bytes.
+    /// A budget of `total` bytes.
     pub fn new(total: u64) -> Budget {
         let waiting = VecDeque::new();
         let accounts = Accounts {
@@ -83,37 +84,37 @@ impl Budget {
         Budget { shared: Arc::new(Mutex::new(accounts)) }
     }
 
-    /// Reserves bytes, waiting for them at most [`BODY_WAIT_DEADLINE`].
-    pub async fn reserve(&self, from: Sender, bytes: u64) -> Result<Room, Busy> {
-        let room = self.enqueue(Purpose::Whole(from), bytes);
+    /// Reserves `bytes`, waiting for them at most [`BODY_WAIT_DEADLINE`].
+    pub async fn reserve(&self, from: Sender, bytes: u64) -> Result<Reservation, Busy> {
+        let reservation = self.enqueue(Purpose::Whole(from), bytes);
         let granted = async {
             loop {
-                listener!(room.ticket.news => news);
-                if room.is_granted() {
+                listener!(reservation.ticket.news => news);
+                if reservation.is_granted() {
                     return;
                 }
                 news.await;
             }
         };
         clock::within(BODY_WAIT_DEADLINE, granted).await.map_err(|_| Busy)?;
-        Ok(room)
+        Ok(reservation)
     }
 
     /// Reserves bytes that an upload may gather, if they are free and nobody waits for them.
-    pub fn reserve_for_upload(&self, bytes: u64) -> Result<Room, Busy> {
-        let room = self.enqueue(Purpose::Upload, bytes);
-        if room.is_granted() { Ok(room) } else { Err(Busy) }
+    pub fn reserve_for_upload(&self, bytes: u64) -> Result<Reservation, Busy> {
+        let reservation = self.enqueue(Purpose::Upload, bytes);
+        if reservation.is_granted() { Ok(reservation) } else { Err(Busy) }
     }
 
-    fn enqueue(&self, purpose: Purpose, bytes: u64) -> Room {
+    fn enqueue(&self, purpose: Purpose, bytes: u64) -> Reservation {
         let mut accounts = self.lock();
-        // More than there can ever be would wait for ever.
+        // A request for more than its whole share would wait for ever.
         let bytes = bytes.min(accounts.share(purpose));
         let (granted, news) = (AtomicBool::new(false), Event::new());
         let ticket = Arc::new(Ticket { purpose, bytes, granted, news });
         accounts.waiting.push_back(ticket.clone());
         accounts.grant();
-        Room { budget: self.clone(), ticket }
+        Reservation { budget: self.clone(), ticket }
     }
 
     fn lock(&self) -> MutexGuard<'_, Accounts> {
@@ -151,8 +152,8 @@ impl Accounts {
         }
     }
 
-    /// Gives to those who wait what there is, in their order: nobody is overtaken, but for those
-    /// before their login who wait for a part of their own half.
+    /// Grants waiting reservations in their order. A later one overtakes only those that wait for
+    /// a part of their own full share.
     fn grant(&mut self) {
         let (mut index, mut half_is_full) = (0, false);
         while let Some(ticket) = self.waiting.get(index) {
@@ -177,13 +178,13 @@ impl Accounts {
     }
 }
 
-impl Room {
+impl Reservation {
     fn is_granted(&self) -> bool {
         self.ticket.granted.load(Ordering::Acquire)
     }
 }
 
-impl Drop for Room {
+impl Drop for Reservation {
     fn drop(&mut self) {
         let mut accounts = self.budget.lock();
         if self.is_granted() {
@@ -237,7 +238,7 @@ mod tests {
         let stranger = budget.enqueue(ANYONE, 10);
         drop(all);
         assert!(large.is_granted() && !small.is_granted());
-        assert!(!stranger.is_granted(), "there is room, but the small one came before");
+        assert!(!stranger.is_granted(), "there is memory, but the small one came before");
         drop(small);
         assert!(stranger.is_granted(), "who gives up lets the next one in");
         assert_eq!(budget.enqueue(ANYONE, 1000).ticket.bytes, 50, "never more than its share");
@@ -249,8 +250,8 @@ mod tests {
     fn f209_an_account_has_a_share_and_leaves_the_rest_to_others() {
         let of = |name: &str| Purpose::Whole(Sender::LoggedIn(Account::of(name)));
         let budget = Budget::new(64 << 20);
-        let held: Vec<Room> = (0..12).map(|_| budget.enqueue(of("one"), 4 << 20)).collect();
-        assert_eq!(held.iter().filter(|room| room.is_granted()).count(), 4);
+        let held: Vec<Reservation> = (0..12).map(|_| budget.enqueue(of("one"), 4 << 20)).collect();
+        assert_eq!(held.iter().filter(|held| held.is_granted()).count(), 4);
         assert!(budget.enqueue(of("other"), 4 << 20).is_granted());
         drop(held);
         assert!(budget.lock().used_by_account.is_empty());

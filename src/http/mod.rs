@@ -27,7 +27,7 @@ pub mod tls;
 mod trust;
 mod wire;
 
-pub use budget::{Budget, Busy, Room};
+pub use budget::{Budget, Busy, Reservation};
 pub use client::{Client, ClientBody, ClientError, ClientOptions, ClientRequest, ClientResponse};
 pub use reply::{Reply, ReplyBody};
 pub use request::{Account, Body, BodyError, Method, Request, Sender, Whole};

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use smol::io::{AsyncRead, AsyncReadExt};
 
-use super::budget::{Budget, Busy, Room};
+use super::budget::{Budget, Busy, Reservation};
 use crate::sys::clock;
 use crate::types::limits::{
     BODY_BYTES_PER_S, BUFFER_BYTES, LOGIN_BODY_BYTES_MAX, LOGIN_BODY_DEADLINE,
@@ -156,13 +156,13 @@ impl From<Busy> for BodyError {
 /// The body of a request, whole, with the memory that was reserved for it.
 pub struct Whole {
     bytes: Vec<u8>,
-    room: Option<Room>,
+    reservation: Option<Reservation>,
 }
 
 impl Whole {
     /// The bytes, and the reservation, which is to be kept while they are in memory.
-    pub fn into_parts(self) -> (Vec<u8>, Option<Room>) {
-        (self.bytes, self.room)
+    pub fn into_parts(self) -> (Vec<u8>, Option<Reservation>) {
+        (self.bytes, self.reservation)
     }
 }
 
@@ -244,13 +244,17 @@ impl Body {
         if most > max {
             return Err(BodyError::TooLarge(max));
         }
-        let room = self.reserve(from, most).await?;
+        let reservation = self.reserve(from, most).await?;
         let bytes = clock::within(from.deadline(most), self.read_all(max)).await;
-        Ok(Whole { bytes: bytes.unwrap_or(Err(BodyError::TooSlow))?, room })
+        Ok(Whole { bytes: bytes.unwrap_or(Err(BodyError::TooSlow))?, reservation })
     }
 
     /// Reserves memory for what a handler keeps of the body while it passes the rest on.
-    pub async fn reserve(&self, from: Sender, bytes: u64) -> Result<Option<Room>, BodyError> {
+    pub async fn reserve(
+        &self,
+        from: Sender,
+        bytes: u64,
+    ) -> Result<Option<Reservation>, BodyError> {
         match &self.budget {
             Some(budget) => Ok(Some(budget.reserve(from, bytes).await?)),
             None => Ok(None),
@@ -259,7 +263,7 @@ impl Body {
 
     /// Reserves memory for bytes of an upload that are gathered before they are written; fails
     /// when there is none at once.
-    pub fn reserve_for_upload(&self, bytes: u64) -> Result<Option<Room>, Busy> {
+    pub fn reserve_for_upload(&self, bytes: u64) -> Result<Option<Reservation>, Busy> {
         self.budget.as_ref().map(|budget| budget.reserve_for_upload(bytes)).transpose()
     }
 
@@ -326,10 +330,10 @@ mod tests {
                 body.draw_on(&budget);
                 let whole = body.receive(known(), 400_000).await.ok().unwrap();
                 assert!(whole.len() == bytes && whole.iter().all(|byte| *byte == 7));
-                let (bytes, room) = whole.into_parts();
+                let (bytes, reservation) = whole.into_parts();
                 assert!(bytes.capacity() <= 400_001, "{}", bytes.capacity());
                 assert!(format!("{budget:?}").starts_with(&format!("{reserved} of ")));
-                drop(room);
+                drop(reservation);
                 assert!(format!("{budget:?}").starts_with("0 of "));
             }
             for (bytes, len) in [(401, Some(401)), (401, None), (5_000, None)] {

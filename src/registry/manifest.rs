@@ -64,8 +64,8 @@ impl Registry {
         digest: &Digest,
         size: u64,
     ) -> Result<ReplyBody, Refusal> {
-        let room = request.body.reserve(sender(&who.principal), size).await;
-        let _room = room.map_err(|error| error.refusal("UNSUPPORTED"))?;
+        let reserved = request.body.reserve(sender(&who.principal), size).await;
+        let _reservation = reserved.map_err(|error| error.refusal("UNSUPPORTED"))?;
         let checked = self.store.blob_read(digest).await.map_err(store_refusal)?;
         let len = checked.ok_or_else(damaged)?.len() as u64;
         let open = self.store.blob_open(digest).await.map_err(store_refusal)?;
@@ -103,7 +103,7 @@ impl Registry {
         let body = request.body.receive(sender(&who.principal), MANIFEST_BYTES_MAX).await;
         let body = body.map_err(|error| error.refusal("MANIFEST_INVALID"))?;
         // Kept until the answer: the bytes are in memory so long.
-        let (bytes, _room) = body.into_parts();
+        let (bytes, _reservation) = body.into_parts();
         let (digest, parsed, bytes) = check_manifest(bytes, content_type, &reference).await?;
         // Content that is missing is told before bytes are stored in vain. A delivery may be a
         // replay, which must not fail for what has been deleted since: the command finds out.

@@ -7,7 +7,7 @@ use super::presented;
 use super::range::{self, Chunk};
 use super::route::bad_digest;
 use crate::auth::{Authorized, Push};
-use crate::http::{Body, BodyError, Busy, Reply, Request, Room};
+use crate::http::{Body, BodyError, Busy, Reply, Request, Reservation};
 use crate::store::StoreError;
 use crate::store::uploads::Upload;
 use crate::sys::clock;
@@ -229,7 +229,7 @@ enum Gathers {
     /// Each buffer is written before the next one is read.
     Nothing,
     /// Pieces, in the memory that is reserved.
-    Pieces { _reserved: Option<Room> },
+    Pieces { _memory: Option<Reservation> },
 }
 
 impl Gathers {
@@ -238,7 +238,7 @@ impl Gathers {
         let pieces = upload.memory_bytes() as u64;
         let held = body.len().map_or(pieces, |len| pieces.min(len));
         match body.reserve_for_upload(held) {
-            Ok(_reserved) => Gathers::Pieces { _reserved },
+            Ok(_memory) => Gathers::Pieces { _memory },
             Err(Busy) => Gathers::Nothing,
         }
     }
