@@ -226,6 +226,12 @@ impl Node {
         // It may have been accepted by its parent, or have got its first rows, while it ran.
         let is_root = matches!(self.store.node_state(), Ok(NodeState::Root));
         note_role(&self.store, if is_root { Role::Root } else { Role::Connected }).await;
+        // It is written once an hour while the node runs; the next start shows it.
+        if let Some(last_sync) = self.store.sync_view().last_sync
+            && let Err(error) = self.store.record_sync(last_sync).await
+        {
+            log::warn!("cannot note the time of the last sync: {error}");
+        }
         if let Err(error) = self.store.close().await {
             log::error!("the store did not close in order: {error}");
         }

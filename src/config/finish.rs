@@ -33,6 +33,7 @@ pub(super) fn finish(mut merge: Merge<'_>) -> Result<Loaded, ConfigError> {
     check_role(&loaded)?;
     check_tls(&loaded)?;
     check_names(&loaded)?;
+    check_addresses(&loaded)?;
     idle_certificate(&loaded, &mut warnings);
     check_ranges(&loaded)?;
     check_memory(&loaded)?;
@@ -297,6 +298,23 @@ fn idle_certificate(loaded: &Loaded, warnings: &mut Vec<String>) {
             warnings.push(format!("{key} has no effect without tls.mode = \"files\" ({origin})"));
         }
     }
+}
+
+/// Two listeners of one address: the second would find the first one there.
+fn check_addresses(loaded: &Loaded) -> Result<(), ConfigError> {
+    let Config { listen, .. } = &loaded.config;
+    let connected = loaded.config.named_role() == Some(Role::Connected);
+    let gateways = listen.gateway.iter().filter(|_| !connected);
+    let mut seen = Vec::new();
+    let logins = listen.login.iter().map(|one| ("listen.login", one));
+    for (key, one) in logins.chain(gateways.map(|one| ("listen.gateway", one))) {
+        if one.address.port() != 0 && seen.contains(&one.address) {
+            let message = format!("{} is used twice; give each listener its own", one.address);
+            return Err(fault(loaded, key, message));
+        }
+        seen.push(one.address);
+    }
+    Ok(())
 }
 
 fn check_names(loaded: &Loaded) -> Result<(), ConfigError> {

@@ -283,6 +283,19 @@ fn f206_a_grace_of_nothing_is_refused_and_a_short_one_warned_of() {
 }
 
 #[test]
+fn each_listener_has_an_address_of_its_own() {
+    let listen = |text: &str| main_file(&format!("[listen]\n{text}\n"));
+    let twice = "login = \"127.0.0.1:7000\"\ngateway = \"127.0.0.1:7000\"";
+    let error = error_of(listen(twice));
+    assert!(error.contains("listen.gateway: 127.0.0.1:7000 is used twice"), "{error}");
+    let error = error_of(listen("login = [\"127.0.0.1:7000\", \"127.0.0.1:7000\"]"));
+    assert!(error.contains("listen.login: 127.0.0.1:7000 is used twice"), "{error}");
+    let other = "login = \"127.0.0.1:7000\"\ngateway = \"127.0.0.1:7001\"";
+    assert!(listen(other).is_ok());
+    assert!(listen("login = \"127.0.0.1:0\"\ngateway = \"127.0.0.1:0\"").is_ok());
+}
+
+#[test]
 fn limits_must_fit_the_memory() {
     let text = "[limits]\nmemory = \"96MiB\"\nconnections = 256\n";
     assert!(main_file(text).is_ok());

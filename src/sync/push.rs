@@ -37,6 +37,9 @@ const RETRY_REFUSED: Duration = Duration::from_secs(3600);
 /// waits like one that the parent refused.
 const UNREADABLE_MAX: u32 = 4;
 
+/// A new session with the parent has everything tried again when the last attempt was so long ago.
+const AWAY: Duration = Duration::from_secs(60);
+
 /// Numbers that are left out at once, as a power of two, when a number stands for another change at
 /// the parent: after so many of these in a row the numbers of any store that was set back are past.
 const LEFT_OUT_MAX: u32 = 20;
@@ -62,16 +65,29 @@ pub(super) struct Retries {
     version: Option<String>,
     /// Monotonic.
     next: Duration,
+    /// When the last attempt was, monotonic.
+    last: Duration,
     /// Attempts since then.
     round: u64,
     /// Deliveries in a row whose number stood for another change.
     mismatches: u32,
 }
 
+impl Retries {
+    /// The parent was away: a quota or another configuration of its own may have changed, which it
+    /// tells nobody. A link that breaks again and again is no reason.
+    fn session_begins(&mut self, now: Duration) {
+        if now.saturating_sub(self.last) >= AWAY {
+            self.version = None;
+        }
+    }
+}
+
 impl Pusher {
     /// Delivers what there is, waits for more, and so on; ends with an error only. What a parent
     /// cannot take just now is tried again here, so that pulling goes on.
     pub(super) async fn deliver_all(&self) -> Result<Infallible, SyncError> {
+        self.retries().session_begins(self.now());
         loop {
             let seen = self.store.sequence();
             let mut pause = LOOK_AGAIN;
@@ -122,7 +138,7 @@ impl Pusher {
         // Only now: an attempt that failed halfway is repeated.
         let mut retries = self.retries();
         (retries.version, retries.round) = (version, round);
-        retries.next = now + RETRY_REFUSED;
+        (retries.last, retries.next) = (now, now + RETRY_REFUSED);
         Ok(())
     }
 
