@@ -190,7 +190,8 @@ mod tests {
                 },
             );
             assert_eq!(listed.await, Some(Ok((Vec::new(), None))));
-            assert!(turns >= 10, "others had {turns} turns");
+            // One for each of eleven steps, but for those that end before they are looked at.
+            assert!(turns >= 3, "others had {turns} turns");
         });
     }
 
