@@ -410,6 +410,25 @@ fn what_waits_for_the_parent_is_pinned() {
     assert_eq!(bench.gc_twice().blobs_removed, 2);
 }
 
+#[test]
+fn what_a_push_of_an_unknown_type_names_is_pinned_with_what_that_names() {
+    let bench = Bench::new();
+    let store = &bench.store;
+    let layer = blob(store, "app", b"layer");
+    let below = image(store, "app", std::slice::from_ref(&layer), &[]).unwrap();
+    let text = format!(
+        r#"{{"schemaVersion":2,"mediaType":"application/vnd.example.unknown",
+            "layers":[{{"mediaType":"{}","digest":"{below}","size":1}}]}}"#,
+        media::OCI_MANIFEST
+    );
+    let unknown = digest_of(text.as_bytes());
+    block_on(store.blob_put(&unknown, text.into_bytes())).unwrap();
+    delete(store, "app", &below);
+    put_refusal(store, &unknown);
+    assert_eq!(bench.gc_twice().blobs_removed, 0);
+    assert!([&layer, &below, &unknown].into_iter().all(|digest| bench.has(digest)));
+}
+
 /// Lets a refused push of a manifest of `app` wait; the key of its row.
 fn put_refusal(store: &Store, manifest: &Digest) -> Vec<u8> {
     let Origin::Child(delivery) = child(1) else { unreachable!() };

@@ -144,6 +144,23 @@ fn an_index_that_fails_at_run_time_is_built_again_meanwhile() {
 }
 
 #[test]
+fn one_look_at_an_index_that_failed_is_enough_to_have_it_built_again() {
+    let dir = TempDir::new("store-heal-once");
+    let (store, _) = open_sled(&dir);
+    let expected = churn(&store, 0, 100);
+    store.shared().set_index(Arc::new(NoIndex::default()));
+    assert_eq!(store.get::<Text>(&key(1)), Err(StoreError::Unavailable));
+    let clock = &store.sys().clock;
+    let deadline = clock.monotonic() + Duration::from_secs(60);
+    // Without a look-up: a second one would be asking again.
+    while store.shared().index().get(&key(1)).is_err() {
+        assert!(clock.monotonic() < deadline, "nobody builds the index again");
+        std::thread::yield_now();
+    }
+    assert_eq!(rows(&store), expected);
+}
+
+#[test]
 fn damage_that_the_index_makes_up_for_costs_nothing() {
     let dir = TempDir::new("store-salvage");
     let (store, _) = open_sled(&dir);

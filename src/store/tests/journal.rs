@@ -195,6 +195,52 @@ fn a_failed_sync_acknowledges_nothing_and_ends_all_writing() {
     assert_eq!(rows(&open_memory(&disk.after_power_cut()).unwrap().0).len(), 1);
 }
 
+const READ_ONLY_CHILD: &str = "SKERRY_TEST_READ_ONLY_CHILD";
+
+/// The body of the process that [`a_journal_that_fails_is_told_of_once`] reads the log of.
+#[test]
+fn writes_to_a_journal_that_fails() {
+    if std::env::var_os(READ_ONLY_CHILD).is_none() {
+        return;
+    }
+    sys::log::init(::log::LevelFilter::Error);
+    let disk = MemoryDisk::new();
+    let (store, _) = open_memory(&disk).unwrap();
+    disk.fail_syncs_after(0);
+    for number in 0..3 {
+        put(&store, number, "lost").unwrap_err();
+    }
+}
+
+#[test]
+fn a_journal_that_fails_is_told_of_once() {
+    let child = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "store::tests::journal::writes_to_a_journal_that_fails", "--nocapture"])
+        .env(READ_ONLY_CHILD, "1")
+        .output()
+        .unwrap();
+    let log = String::from_utf8(child.stderr).unwrap();
+    assert!(child.status.success(), "{log}");
+    let told: Vec<&str> = log.lines().filter(|line| line.contains("cannot be written")).collect();
+    assert_eq!(told.len(), 1, "{log}");
+    // By the first failure, which says why: those after it know only that writing has ended.
+    assert!(!told[0].contains(&StoreError::Unavailable.to_string()), "{log}");
+}
+
+#[test]
+fn a_store_that_is_dropped_has_ended_its_writer() {
+    let (store, _) = open_memory(&MemoryDisk::new()).unwrap();
+    let shared = Arc::downgrade(&store.inner.shared);
+    let busy = store.commit(|_| {
+        (0..10_000).for_each(|_| std::thread::yield_now());
+        Ok(())
+    });
+    // Polled once: the command waits in the queue.
+    let _ = block_on(smol::future::poll_once(busy));
+    drop(store);
+    assert!(shared.upgrade().is_none(), "the writer is still at work");
+}
+
 #[test]
 fn a_full_disk_refuses_changes_until_there_is_space() {
     let disk = MemoryDisk::new();
