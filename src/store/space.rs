@@ -115,6 +115,8 @@ impl Shared {
         if kept.is_err() {
             let _ = self.disk.remove(&path);
         }
+        // What was free a moment ago does not tell of the ballast.
+        *self.space.last.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     /// Gives space to the journal: the ballast, or an index that was put aside; whether there was

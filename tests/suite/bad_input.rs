@@ -7,7 +7,7 @@ use crate::support::authority::Authority;
 use crate::support::eventually;
 use crate::support::http::{bearer, raw, send, token};
 use crate::support::image::{Image, MANIFEST, digest, push_blob};
-use crate::support::node::{Node, sync_token};
+use crate::support::node::{Node, free_port, sync_token};
 
 fn last_line(node: &Node) -> (i32, String) {
     let output = node.run_to_end();
@@ -316,7 +316,8 @@ fn f143_config_check_tries_the_addresses() {
     foreign.login = "192.0.2.1:5000".to_owned();
     expect_refusal(&foreign, &["192.0.2.1:5000", "no such address"]);
     let mut occupied = new_root();
-    let stranger = TcpListener::bind("127.0.0.1:0").unwrap();
+    // Not one that the kernel gives to a connection of another test once it is free again.
+    let stranger = TcpListener::bind(("127.0.0.1", free_port())).unwrap();
     occupied.gateway = stranger.local_addr().unwrap().to_string();
     expect_refusal(&occupied, &[&occupied.gateway, "another program listens there"]);
     drop(stranger);
