@@ -292,6 +292,13 @@ mod tests {
             // What another one did is a conflict.
             set(1, Some(4), Origin::Client).await.unwrap();
             assert!(matches!(set(2, Some(4), named(7, 7)).await, Err(StoreError::Conflict(_))));
+            // What it did to another tag in between takes nothing from that.
+            for (number, tag, sequence) in [(1, "v2", 8), (1, "v3", 9), (2, "v2", 10)] {
+                let (tag, digest) = (tag.parse().unwrap(), digest(number));
+                let origin = named(sequence, 8);
+                let set = store.set_tag(&app, &tag, &digest, Precondition::Absent, &origin).await;
+                assert_eq!(set, Ok(()), "{sequence}");
+            }
         });
     }
 }

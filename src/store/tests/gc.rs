@@ -429,6 +429,20 @@ fn what_a_push_of_an_unknown_type_names_is_pinned_with_what_that_names() {
     assert!([&layer, &below, &unknown].into_iter().all(|digest| bench.has(digest)));
 }
 
+#[test]
+fn what_is_fetched_is_kept_until_its_manifest_is_here() {
+    let bench = Bench::new();
+    let (store, app) = (&bench.store, name("app"));
+    let (layer, root) = (digest_of(b"layer"), digest_of(b"root"));
+    block_on(store.blob_put(&layer, b"layer".to_vec())).unwrap();
+    store.keep_fetched(&app, &root, std::iter::once(layer.clone()));
+    assert_eq!(bench.gc_twice().blobs_removed, 0);
+    assert!(bench.has(&layer));
+    store.release_fetched(&app, &root);
+    bench.gc_twice();
+    assert!(!bench.has(&layer));
+}
+
 /// Lets a refused push of a manifest of `app` wait; the key of its row.
 fn put_refusal(store: &Store, manifest: &Digest) -> Vec<u8> {
     let Origin::Child(delivery) = child(1) else { unreachable!() };
