@@ -637,8 +637,9 @@ pub(super) fn marked(
     for (_, entry) in store.outbox(usize::MAX)? {
         pin(store, &entry, &mut seen, &mut marked)?;
     }
-    for (_, letter) in store.refused_changes(usize::MAX)? {
-        pin(store, &letter.entry, &mut seen, &mut marked)?;
+    // Early builds took what was refused out of the outbox.
+    for (_, refusal) in store.refused_changes(usize::MAX)? {
+        pin(store, &refusal.entry, &mut seen, &mut marked)?;
     }
     Ok((!marked.full).then(|| sorted(marked.digests)))
 }

@@ -69,8 +69,8 @@ impl Store {
 
     /// The manifest is here.
     pub fn release_fetched(&self, repository: &RepositoryName, root: &Digest) {
-        let is_other = |name: &RepositoryName, other: &Digest| name != repository || other != root;
-        self.keep_fetched_for(is_other);
+        let key = (repository.clone(), root.clone());
+        self.shared().leases.table().release(&key, self.sys().clock.monotonic());
     }
 
     /// Keeps only what is fetched for manifests that are `wanted`.
@@ -162,9 +162,7 @@ impl Leases {
         let roots = table.kept.roots.keys();
         let gone: Vec<Root> = roots.filter(|(name, root)| !wanted(name, root)).cloned().collect();
         for key in &gone {
-            for digest in table.kept.remove(key) {
-                table.touch(digest, now);
-            }
+            table.release(key, now);
         }
     }
 
@@ -192,6 +190,13 @@ impl Table {
             self.all = Some(now);
         }
         self.touched.insert(digest, now);
+    }
+
+    /// Keeps what is fetched for this manifest no longer than anything else that is touched `now`.
+    fn release(&mut self, root: &Root, now: Duration) {
+        for digest in self.kept.remove(root) {
+            self.touch(digest, now);
+        }
     }
 
     fn held(&self, digest: u64, since: Duration) -> bool {

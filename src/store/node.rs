@@ -444,6 +444,14 @@ pub(crate) mod testing {
         }
     }
 
+    /// The store of a connected registry that mirrors every repository.
+    pub(crate) async fn connected() -> Store {
+        let store = super::super::manifests::testing::store();
+        let config = config(&["repositories/*/content/read"]);
+        store.apply_config(config, "v1".to_owned()).await.unwrap();
+        store
+    }
+
     /// `dock01` with the client token `client01` and the child `child01`; each of the three is
     /// granted other repositories than the others.
     pub(crate) fn config(grants: &[&str]) -> NodeConfig {

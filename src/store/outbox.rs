@@ -133,8 +133,8 @@ impl Row for OutboxEntry {
     const VERSION: u8 = 1;
 
     fn read(bytes: &[u8]) -> Result<OutboxEntry, postcard::Error> {
-        let (bare, left) = postcard::take_from_bytes::<BareEntry>(bytes)?;
-        Ok(bare.with(row::last(left)?))
+        let (entry, left) = postcard::take_from_bytes(bytes)?;
+        Ok(EntryRow { entry, incarnation: row::last(left)? }.into())
     }
 }
 
@@ -537,15 +537,8 @@ pub(super) fn brings(
 #[cfg(test)]
 mod tests {
     use super::super::manifests::testing::{digest, image, push, store};
-    use super::super::node::testing::config;
+    use super::super::node::testing::{config, connected};
     use super::*;
-
-    async fn connected() -> Store {
-        let store = store();
-        let config = config(&["repositories/*/content/read"]);
-        store.apply_config(config, "v1".to_owned()).await.unwrap();
-        store
-    }
 
     fn waiting(store: &Store) -> Vec<(String, Option<Digest>)> {
         let entries = store.outbox(100).unwrap();

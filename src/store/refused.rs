@@ -17,8 +17,8 @@ use crate::types::{Digest, RepositoryName, Tag, UnixSeconds};
 /// Refusals read at once, and renewed in one record.
 const PAGE: usize = 256;
 
-/// Changes that one record renews, as soon as it has so many: a refusal whose tag has more behind
-/// it has a record of its own.
+/// Changes after which a record takes no further refusal. A refusal is renewed in one record with
+/// all that waits of its tag, so a record may hold more than that.
 const RENEWED_MAX: usize = 1024;
 
 /// The longest pause of a change that is refused again and again, rounds: a day, when there is a
@@ -415,16 +415,9 @@ fn still_stands(txn: &Txn<'_>, entry: &OutboxEntry) -> Result<bool, StoreError> 
 #[cfg(test)]
 mod tests {
     use super::super::Precondition;
-    use super::super::manifests::testing::{digest, push, store};
-    use super::super::node::testing::config;
+    use super::super::manifests::testing::{digest, push};
+    use super::super::node::testing::connected;
     use super::*;
-
-    async fn connected() -> Store {
-        let store = store();
-        let config = config(&["repositories/*/content/read"]);
-        store.apply_config(config, "v1".to_owned()).await.unwrap();
-        store
-    }
 
     /// What waits: numbers, tags, and what they move from and to.
     fn waiting(store: &Store) -> Vec<(u64, String, u8, u8)> {

@@ -314,7 +314,7 @@ pub(super) fn remove_untagged(
 mod tests {
     use super::super::Precondition;
     use super::super::manifests::testing::*;
-    use super::super::node::testing::config;
+    use super::super::node::testing::connected;
     use super::*;
     use crate::types::{Cursor, Tag};
 
@@ -324,9 +324,7 @@ mod tests {
 
     /// A device with two manifests that take turns in so many tags.
     async fn device(tags: usize) -> Store {
-        let store = store();
-        let config = config(&["repositories/*/content/read"]);
-        store.apply_config(config, "v1".to_owned()).await.unwrap();
+        let store = connected().await;
         for number in [1, 2] {
             push(&store, "app", number, &[]).await;
         }

@@ -10,10 +10,10 @@ const FIRST: Duration = Duration::from_secs(1);
 /// Longest wait: a parent that comes back is found within a minute.
 pub const LONGEST: Duration = Duration::from_secs(60);
 
-/// First wait of one thing that could not be had while the parent answers.
+/// First wait of one item that could not be fetched while the parent answers.
 const ITEM_FIRST: Duration = Duration::from_secs(2);
 
-/// Longest wait of one thing: it may cost a whole blob each time.
+/// Longest wait of one item: each try may transfer a whole blob.
 pub const ITEM_LONGEST: Duration = Duration::from_secs(15 * 60);
 
 /// Doubles with each failure in a row, up to [`LONGEST`]; between half of that and all of it, so
@@ -22,7 +22,7 @@ pub fn delay(failures: u32, rng: &dyn Rng) -> Duration {
     jittered(FIRST, LONGEST, failures, rng)
 }
 
-/// The same for one thing: up to [`ITEM_LONGEST`].
+/// The same for one item: up to [`ITEM_LONGEST`].
 pub fn item_delay(failures: u32, rng: &dyn Rng) -> Duration {
     jittered(ITEM_FIRST, ITEM_LONGEST, failures, rng)
 }

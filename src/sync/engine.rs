@@ -31,7 +31,7 @@ const LOOK: Duration = Duration::from_secs(10);
 const LOOK_MAX: Duration = Duration::from_secs(60);
 
 /// Failures in a row that have nothing to do with the link before they are reported.
-const TOLD_AFTER: u32 = 3;
+const REPORTED_AFTER: u32 = 3;
 
 /// What the engine tells the parent of this node, and what it needs to know.
 #[derive(Clone)]
@@ -346,7 +346,7 @@ impl Engine {
             self.state.disk_problem(error);
         }
         let is_link = matches!(error, SyncError::Upstream(UpstreamError::Unreachable(_)));
-        if self.state.now().failures >= TOLD_AFTER && !is_link {
+        if self.state.now().failures >= REPORTED_AFTER && !is_link {
             self.state.problem("session", "Sync", "SyncFailed", error.to_string());
         }
         if let Err(error) = self.state.publish(&self.store) {

@@ -15,7 +15,7 @@ pub enum SyncError {
     Upstream(UpstreamError),
     /// The disk here.
     Store(StoreError),
-    /// What the parent sent is not what it should be, so this one thing is left out.
+    /// What the parent sent is not what it should be, so this one item is left out.
     Content(String),
 }
 
@@ -44,7 +44,7 @@ impl From<StoreError> for SyncError {
 }
 
 impl SyncError {
-    /// Whether the rest of a sync can go on without the thing that failed.
+    /// Whether the rest of a sync can go on without the item that failed.
     pub fn is_local(&self) -> bool {
         match self {
             SyncError::Content(_) => true,
@@ -59,7 +59,7 @@ impl SyncError {
         }
     }
 
-    /// Whether only the thing that was to be fetched is at fault, here or at the parent, so that
+    /// Whether only the item that was to be fetched is at fault, here or at the parent, so that
     /// it is set aside and everything else goes on. What concerns the link, the login or the parent
     /// as a whole is not.
     pub fn is_of_item(&self) -> bool {

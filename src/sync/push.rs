@@ -63,11 +63,9 @@ pub(super) struct Pusher {
 pub(super) struct Retries {
     /// The desired state at the last attempt: another one may grant more.
     version: Option<String>,
-    /// Monotonic.
+    /// When the next attempt is due, monotonic: [`RETRY_REFUSED`] after the last one.
     next: Duration,
-    /// When the last attempt was, monotonic.
-    last: Duration,
-    /// Attempts since then.
+    /// Attempts since the desired state changed.
     round: u64,
     /// Deliveries in a row whose number stood for another change.
     mismatches: u32,
@@ -77,7 +75,8 @@ impl Retries {
     /// The parent was away: a quota or another configuration of its own may have changed, which it
     /// tells nobody. A link that breaks again and again is no reason.
     fn session_begins(&mut self, now: Duration) {
-        if now.saturating_sub(self.last) >= AWAY {
+        let last = self.next.saturating_sub(RETRY_REFUSED);
+        if now.saturating_sub(last) >= AWAY {
             self.version = None;
         }
     }
@@ -137,8 +136,7 @@ impl Pusher {
         self.store.outbox_retry(round).await?;
         // Only now: an attempt that failed halfway is repeated.
         let mut retries = self.retries();
-        (retries.version, retries.round) = (version, round);
-        (retries.last, retries.next) = (now, now + RETRY_REFUSED);
+        (retries.version, retries.round, retries.next) = (version, round, now + RETRY_REFUSED);
         Ok(())
     }
 

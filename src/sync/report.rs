@@ -18,8 +18,9 @@ use crate::types::{ConnectedRegistryName, Digest};
 /// Reports are at least this far apart.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// Refused changes that one report lists. Over it: the rest follows when these are dealt with.
-const LETTERS_MAX: usize = 10;
+/// Refused changes, and conflicts, that one report lists. Over it: the rest follows when these are
+/// resolved.
+const REFUSED_MAX: usize = 10;
 
 /// Damaged content that a report names; the number is told in any case.
 const DAMAGED_SHOWN: usize = 3;
@@ -84,7 +85,7 @@ impl Reporter {
 
     fn own_report(&self) -> Result<StatusReport, StoreError> {
         let mut details = self.state.problems();
-        for (number, refusal) in self.store.refused_changes(LETTERS_MAX)? {
+        for (number, refusal) in self.store.refused_changes(REFUSED_MAX)? {
             details.push(StatusDetail {
                 kind: "Sync".to_owned(),
                 code: "PushRefused".to_owned(),
@@ -97,7 +98,7 @@ impl Reporter {
                 correlation_id: format!("outbox-{number}"),
             });
         }
-        for (repository, tag, at) in self.store.conflicts()?.into_iter().take(LETTERS_MAX) {
+        for (repository, tag, at) in self.store.conflicts()?.into_iter().take(REFUSED_MAX) {
             details.push(StatusDetail {
                 kind: "Sync".to_owned(),
                 code: "TagConflict".to_owned(),

@@ -20,7 +20,7 @@ pub(super) struct State {
     now: Mutex<Now>,
     problems: Mutex<BTreeMap<String, StatusDetail>>,
     debts: Mutex<Debts>,
-    /// Repositories that messages tell of which are not applied yet.
+    /// Repositories of messages that are received and not applied yet.
     arriving: Mutex<BTreeSet<RepositoryName>>,
     damaged_since: Mutex<Option<UnixSeconds>>,
     /// Something is missing, or not any more, since others were last shown.
@@ -40,7 +40,7 @@ pub(super) struct Now {
     pub(super) polling: bool,
     /// Failures in a row.
     pub(super) failures: u32,
-    /// Things in a row for which the parent answered with a fault of its own.
+    /// Items in a row that the parent answered with a server error.
     pub(super) faults: u32,
     /// When the parent was last asked for the desired state, in this process.
     pub(super) looked: Option<UnixSeconds>,
@@ -110,7 +110,7 @@ impl State {
         lock(&self.problems).remove(key);
     }
 
-    /// Notes a thing that cannot be had.
+    /// Notes an item that cannot be fetched.
     pub(super) fn owe(&self, owed: &Owed) {
         let (clock, rng) = (&self.sys.clock, &*self.sys.rng);
         let tries = self.debts().owe(owed, clock.monotonic(), clock.wall_or_floor(), rng);
@@ -121,7 +121,7 @@ impl State {
         }
     }
 
-    /// A thing is here, or not wanted any more.
+    /// An item is here, or is not wanted any more.
     pub(super) fn paid(&self, repository: &RepositoryName, item: &Item) {
         if self.debts().paid(repository, item) {
             self.changed.store(true, Ordering::Relaxed);

@@ -128,7 +128,7 @@ impl Worker {
         wait: Duration,
     ) -> Result<Received, UpstreamError> {
         self.state.set(|now| now.polling = true);
-        // Whole seconds travel.
+        // The request states the wait in whole seconds.
         let wait = Duration::from_secs(wait.as_secs().max(1));
         let received = self.upstream.messages(position, wait).await;
         self.state.set(|now| now.polling = false);
@@ -387,7 +387,7 @@ impl Worker {
         Ok(())
     }
 
-    /// Fetches manifests and lets tags name them. A thing that cannot be had is set aside: those
+    /// Fetches manifests and lets tags name them. An item that cannot be fetched is set aside: those
     /// are returned.
     async fn fill(
         &self,
@@ -414,8 +414,8 @@ impl Worker {
         Ok(failed)
     }
 
-    /// Sets a thing aside and names it, when it is its own fault that it cannot be had and somebody
-    /// still wants it.
+    /// Sets an item aside and returns it, when only the item is at fault and the parent still has
+    /// it.
     async fn left_out(
         &self,
         repository: &RepositoryName,

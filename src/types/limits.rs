@@ -48,12 +48,12 @@ pub const SMALL_BODY_BYTES_MAX: u64 = 1024 * 1024;
 /// Memory for the bodies of all requests together unless configured, bytes. Over it: the sender
 /// waits, then 503.
 pub const BODY_MEMORY_BYTES: u64 = 32 * 1024 * 1024;
-/// How much of an unread request body is drained to keep a connection, bytes. Over it: close.
-pub const DRAIN_BYTES_MAX: u64 = 64 * 1024;
 /// The part of that memory that uploads may gather bytes in. An eighth is left when senders before
 /// their login have their half too: of the usual memory, the largest manifest. Over it: the upload
 /// goes on, in steps of one buffer.
 pub const UPLOAD_SHARE: (u64, u64) = (3, 8);
+/// How much of an unread request body is drained to keep a connection, bytes. Over it: close.
+pub const DRAIN_BYTES_MAX: u64 = 64 * 1024;
 /// Copy buffer for bodies, bytes.
 pub const BUFFER_BYTES: usize = 64 * 1024;
 /// One step of sendfile, bytes, so that competing transfers take turns.
