@@ -30,11 +30,11 @@ fn push(node: &Node, user: &User, seed: u64, repository: &str, tag: &str) -> Str
     image.digest()
 }
 
-/// Waits until each of these tags names what it should.
 /// A peer that was cut off without a word is noticed after 30 s without progress, and the next call
 /// waits its turn.
 const AFTER_CUTS: Duration = Duration::from_secs(120);
 
+/// Waits until each of these tags names what it should.
 fn arrive(node: &Node, user: &User, repository: &str, tags: &[(String, String)]) {
     for (tag, digest) in tags {
         eventually(AFTER_CUTS, &format!("{repository}:{tag} arrives"), || {

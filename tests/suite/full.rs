@@ -234,7 +234,6 @@ fn f211_a_chunk_that_fills_the_disk_leaves_nothing_behind_in_the_upload() {
     assert!(reached, "no chunk met the full disk");
 }
 
-/// The space comes and goes while clients push, move and delete.
 #[test]
 fn f210_a_disk_that_fills_again_and_again_loses_nothing_acknowledged() {
     fill_again_and_again(BLOCK_BYTES);

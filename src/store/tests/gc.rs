@@ -370,24 +370,7 @@ fn f209_indexes_that_name_the_next_one_twice_are_looked_at_once_each() {
         pinned.push(below.clone());
     }
     delete(store, "app", &pinned[1]);
-    let entry = outbox::OutboxEntry {
-        id: match child(1) {
-            Origin::Child(delivery) => delivery.id,
-            _ => unreachable!(),
-        },
-        repository: name("app"),
-        change: outbox::OutboxChange::ManifestAdded { digest: below },
-    };
-    let (reason, at) = ("no".to_owned(), UnixSeconds(1));
-    let refusal = refused::RefusedChange {
-        entry,
-        reason,
-        at,
-        state: refused::RefusalState::Stands,
-        again: 0,
-    };
-    let refused_key = row::key(row::Kind::DeadLetter, &[&1_u64.to_be_bytes()]);
-    block_on(store.commit(move |txn| txn.put(refused_key, &refusal))).unwrap();
+    put_refusal(store, &below);
     assert_eq!(bench.gc_twice().blobs_removed, 0);
     assert!(pinned.iter().all(|digest| bench.has(digest)));
 }
