@@ -387,8 +387,8 @@ impl Worker {
         Ok(())
     }
 
-    /// Fetches manifests and lets tags name them. An item that cannot be fetched is set aside: those
-    /// are returned.
+    /// Fetches manifests and lets tags name them. An item that cannot be fetched is set aside:
+    /// those are returned.
     async fn fill(
         &self,
         repository: &RepositoryName,
