@@ -8,6 +8,7 @@
 pub mod backup;
 pub mod blobs;
 pub mod checkpoint;
+pub mod conflicts;
 pub mod connected_registries;
 pub mod damage;
 pub mod feed;

@@ -8,14 +8,11 @@ use serde::{Deserialize, Serialize};
 use super::inbox::position_key;
 use super::pushes::pushes_key;
 use super::row::{Kind, Row, key, prefix};
-use super::tags::tag_key;
-use super::{Store, StoreError, TagRow, Txn, delivered};
+use super::{Store, StoreError, Txn, delivered};
 use crate::types::connected_registry::{ParentContact, StatusDetail};
 use crate::types::message::NodeConfig;
 use crate::types::token::{ScopeMap, Token};
-use crate::types::{
-    ConnectedRegistry, ConnectedRegistryName, Grant, RepositoryName, Tag, UnixSeconds,
-};
+use crate::types::{ConnectedRegistry, ConnectedRegistryName, Grant, RepositoryName, UnixSeconds};
 
 impl Row for NodeConfig {
     const VERSION: u8 = 1;
@@ -23,7 +20,7 @@ impl Row for NodeConfig {
 
 /// A small fact about this node: a version, a number, a mark.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-enum Fact {
+pub(super) enum Fact {
     /// The version of a desired state, as the parent calls it.
     Version(String),
     /// The activation epoch under which this instance serves.
@@ -69,11 +66,6 @@ fn last_look_key() -> Vec<u8> {
 
 fn debts_key() -> Vec<u8> {
     key(Kind::Node, &[b"debts"])
-}
-
-fn conflict_key(repository: &RepositoryName, tag: &Tag) -> Vec<u8> {
-    let parts = [&b"conflict"[..], repository.as_str().as_bytes(), tag.as_str().as_bytes()];
-    key(Kind::Node, &parts)
 }
 
 fn synced_key(repository: &RepositoryName) -> Vec<u8> {
@@ -282,25 +274,6 @@ impl Store {
         self.commit(move |txn| put_changed(txn, last_look_key(), &Fact::At(at))).await
     }
 
-    /// Conflict tags that nobody has dealt with: they still exist. Each with the time at which the
-    /// conflict was found.
-    pub fn conflicts(&self) -> Result<Vec<(RepositoryName, Tag, UnixSeconds)>, StoreError> {
-        let start = prefix(Kind::Node, &[b"conflict"]);
-        let mut conflicts = Vec::new();
-        for (row_key, fact) in self.scan::<Fact>(&start, None, usize::MAX)? {
-            let rest = row_key.get(start.len()..).and_then(|rest| std::str::from_utf8(rest).ok());
-            let names = rest.and_then(|rest| rest.split_once('\0'));
-            let names = names.and_then(|(r, t)| Some((r.parse().ok()?, t.parse().ok()?)));
-            let (Some((repository, tag)), Fact::At(at)) = (names, fact) else {
-                continue;
-            };
-            if self.get::<TagRow>(&tag_key(&repository, &tag))?.is_some() {
-                conflicts.push((repository, tag, at));
-            }
-        }
-        Ok(conflicts)
-    }
-
     /// Publishes the state of the sync engine.
     pub fn publish_sync(&self, view: SyncView) {
         if let Ok(mut cell) = self.inner.sync_view.lock() {
@@ -319,16 +292,6 @@ impl Store {
             _ => Ok(None),
         }
     }
-}
-
-/// Notes a conflict tag, in the command that makes it.
-pub(super) fn note_conflict(
-    txn: &mut Txn<'_>,
-    repository: &RepositoryName,
-    tag: &Tag,
-    now: UnixSeconds,
-) -> Result<(), StoreError> {
-    put_changed(txn, conflict_key(repository, tag), &Fact::At(now))
 }
 
 /// The repository grants of a node's sync scope map: what it mirrors.

@@ -89,18 +89,23 @@ impl Pusher {
         self.retries().session_begins(self.now());
         loop {
             let seen = self.store.sequence();
-            let mut pause = LOOK_AGAIN;
-            if self.is_read_write()? {
-                self.retry_refused().await?;
-                let mut refused = self.store.refused().await?;
-                self.deliver_new(&mut refused).await?;
-                self.try_again(&mut refused).await?;
-                pause = self.turns().next(self.now()).unwrap_or(LOOK_AGAIN).min(LOOK_AGAIN);
-            }
+            let pause = self.deliver_round().await?;
             if !self.store.wait_after(seen, pause).await {
                 return std::future::pending().await;
             }
         }
+    }
+
+    /// Delivers what can be delivered now; how long nothing more is due.
+    pub(super) async fn deliver_round(&self) -> Result<Duration, SyncError> {
+        if !self.is_read_write()? {
+            return Ok(LOOK_AGAIN);
+        }
+        self.retry_refused().await?;
+        let mut refused = self.store.refused().await?;
+        self.deliver_new(&mut refused).await?;
+        self.try_again(&mut refused).await?;
+        Ok(self.turns().next(self.now()).unwrap_or(LOOK_AGAIN).min(LOOK_AGAIN))
     }
 
     fn is_read_write(&self) -> Result<bool, StoreError> {
