@@ -10,6 +10,8 @@ mod parent;
 mod router;
 mod sample;
 mod scrub;
+#[cfg(test)]
+mod simulation;
 
 pub use check::check;
 pub use demo::{DemoOptions, demo};

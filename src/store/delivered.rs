@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::manifests::{ManifestRow, manifest_key};
 use super::outbox::{Delivery, Origin};
 use super::row::{self, Kind, Row, is_default, key, prefix};
-use super::tags::{Precondition, TagRow, tag_key};
+use super::tags::{TagRow, tag_key};
 use super::{StoreError, Txn};
 use crate::types::{ConnectedRegistryName, Digest, RepositoryName, Tag};
 
@@ -100,32 +100,6 @@ pub(super) fn is_replay(
     )))
 }
 
-/// Whether a tag names `current` only because this child made it so, by a change that it may not
-/// have had the answer for, and nobody else has moved it since: its own changes are never in
-/// conflict with each other.
-pub(super) fn is_own(
-    txn: &Txn<'_>,
-    origin: &Origin,
-    repository: &RepositoryName,
-    tag: &Tag,
-    expected: &Precondition,
-    current: Option<&Digest>,
-) -> Result<bool, StoreError> {
-    let Origin::Child(delivery) = origin else {
-        return Ok(false);
-    };
-    let known = txn.get::<Delivered>(&delivered_key(delivery, repository))?;
-    let mut open = known.iter().flat_map(|known| &known.more.open);
-    Ok(open.any(|(number, effect)| match effect {
-        _ if *number >= delivery.id.sequence => false,
-        Effect::Tag(of, now) => of == tag && now.as_ref() == current,
-        Effect::Manifest(digest, false) => {
-            current.is_none() && *expected == Precondition::Is(digest.clone())
-        }
-        Effect::Manifest(_, true) | Effect::NoRepository => false,
-    }))
-}
-
 fn is_so(txn: &Txn<'_>, repository: &RepositoryName, effect: &Effect) -> Result<bool, StoreError> {
     Ok(match effect {
         Effect::Tag(tag, wanted) => {
@@ -202,9 +176,9 @@ pub(super) fn forget(txn: &mut Txn<'_>, origin: &ConnectedRegistryName) -> Resul
 
 #[cfg(test)]
 mod tests {
-    use super::super::Store;
     use super::super::manifests::testing::{digest, push, store};
     use super::super::outbox::OutboxId;
+    use super::super::{Precondition, Store};
     use super::*;
 
     fn child(origin: &str, incarnation: u64, sequence: u64) -> Origin {
@@ -261,44 +235,6 @@ mod tests {
             }
             assert_eq!(deliver(&store, 7, &child("dock02", 1, 1)).await, 7, "another one");
             assert_eq!(rows(), LIVES_MAX);
-        });
-    }
-
-    #[test]
-    fn f130_a_child_is_not_in_conflict_with_what_it_did_itself() {
-        smol::block_on(async {
-            let store = store();
-            let (app, v1): (RepositoryName, Tag) = ("app".parse().unwrap(), "v1".parse().unwrap());
-            for number in 1..=4 {
-                push(&store, "app", number, &[]).await;
-            }
-            let named = |sequence, lowest| {
-                let id = OutboxId { origin: "dock01".parse().unwrap(), incarnation: 9, sequence };
-                Origin::Child(Delivery { id, lowest: Some(lowest) })
-            };
-            let set = async |number, base: Option<u8>, origin| {
-                let base = base.map_or(Precondition::Absent, |base| Precondition::Is(digest(base)));
-                store.set_tag(&app, &v1, &digest(number), base, &origin).await
-            };
-            set(1, None, named(1, 1)).await.unwrap();
-            // The answer was lost, and the child deleted what it had pushed before it heard.
-            set(2, None, named(2, 2)).await.unwrap();
-            let gone = Precondition::Is(digest(1));
-            let deleted = store.delete_tag(&app, &v1, gone, &named(3, 3)).await;
-            assert_eq!(deleted, Ok(Some(digest(2))));
-            set(3, Some(2), named(4, 4)).await.unwrap();
-            store.delete_manifest(&app, &digest(3), &named(5, 5)).await.unwrap();
-            set(4, Some(3), named(6, 6)).await.unwrap();
-            // What another one did is a conflict.
-            set(1, Some(4), Origin::Client).await.unwrap();
-            assert!(matches!(set(2, Some(4), named(7, 7)).await, Err(StoreError::Conflict(_))));
-            // What it did to another tag in between takes nothing from that.
-            for (number, tag, sequence) in [(1, "v2", 8), (1, "v3", 9), (2, "v2", 10)] {
-                let (tag, digest) = (tag.parse().unwrap(), digest(number));
-                let origin = named(sequence, 8);
-                let set = store.set_tag(&app, &tag, &digest, Precondition::Absent, &origin).await;
-                assert_eq!(set, Ok(()), "{sequence}");
-            }
         });
     }
 }

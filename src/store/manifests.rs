@@ -243,8 +243,9 @@ fn add(
     for tag in &put.tags {
         tags::switch(txn, repository, tag, &put.digest, &put.precondition, &put.origin, now)?;
     }
-    // A tag on its way up brings its manifest along.
-    if put.tags.is_empty() && old.is_none() {
+    // A tag on its way up brings its manifest along. What is here already goes up too: the tag that
+    // was to bring it may have been removed before.
+    if put.tags.is_empty() {
         let change = OutboxChange::ManifestAdded { digest: put.digest.clone() };
         outbox::enqueue(txn, &put.origin, repository, change)?;
     }

@@ -19,6 +19,12 @@ use crate::types::{ConnectedRegistryName, Digest, RepositoryName, Tag};
 /// Changes that one instance can make before its numbers reach those of the next epoch.
 const NUMBERS_PER_EPOCH: u64 = 1 << 40;
 
+/// States of a tag that are remembered because they may be the parent's. Only the first change of a
+/// tag that waits is attempted, so each attempt that was not heard of takes a removal, or a deletion
+/// of its manifest, to be left out. Over it: the later ones are forgotten, and a tag that names one
+/// of them is taken for moved by somebody else: both contents are kept.
+const UNHEARD_MAX: usize = 8;
+
 /// Who made a change.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Origin {
@@ -84,6 +90,9 @@ pub struct OutboxEntry {
     pub repository: RepositoryName,
     /// What.
     pub change: OutboxChange,
+    /// What the tag may name at the parent, beside what the change begins with: attempts of which
+    /// this node did not hear, of changes that were left out since. The first [`UNHEARD_MAX`].
+    pub unheard: Vec<Option<Digest>>,
 }
 
 /// What is to be repeated at the parent.
@@ -132,11 +141,11 @@ impl Row for OutboxEntry {
 
     fn read(bytes: &[u8]) -> Result<OutboxEntry, postcard::Error> {
         let (entry, left) = postcard::take_from_bytes(bytes)?;
-        Ok(EntryRow { entry, incarnation: row::last(left)? }.into())
+        Ok(EntryRow { entry, more: EntryEnd::read(left)? }.into())
     }
 }
 
-/// An entry without its incarnation, as the first rows had it.
+/// An entry as the first rows had it.
 #[derive(Serialize, Deserialize)]
 pub(super) struct BareEntry {
     origin: ConnectedRegistryName,
@@ -149,32 +158,53 @@ pub(super) struct BareEntry {
 struct EntryRow {
     entry: BareEntry,
     #[serde(skip_serializing_if = "is_default")]
+    more: EntryEnd,
+}
+
+/// What the first rows did not have.
+#[derive(Default, PartialEq, Serialize, Deserialize)]
+struct EntryEnd {
     incarnation: u64,
+    #[serde(skip_serializing_if = "is_default")]
+    unheard: Vec<Option<Digest>>,
+}
+
+impl EntryEnd {
+    fn read(left: &[u8]) -> Result<EntryEnd, postcard::Error> {
+        if left.is_empty() {
+            return Ok(EntryEnd::default());
+        }
+        let (incarnation, left) = postcard::take_from_bytes(left)?;
+        Ok(EntryEnd { incarnation, unheard: row::last(left)? })
+    }
 }
 
 impl BareEntry {
     pub(super) fn of(entry: OutboxEntry) -> (BareEntry, u64) {
-        let OutboxEntry { id: OutboxId { origin, incarnation, sequence }, repository, change } =
-            entry;
+        let OutboxEntry {
+            id: OutboxId { origin, incarnation, sequence }, repository, change, ..
+        } = entry;
         (BareEntry { origin, sequence, repository, change }, incarnation)
     }
 
     pub(super) fn with(self, incarnation: u64) -> OutboxEntry {
         let BareEntry { origin, sequence, repository, change } = self;
-        OutboxEntry { id: OutboxId { origin, incarnation, sequence }, repository, change }
+        let id = OutboxId { origin, incarnation, sequence };
+        OutboxEntry { id, repository, change, unheard: Vec::new() }
     }
 }
 
 impl From<OutboxEntry> for EntryRow {
-    fn from(entry: OutboxEntry) -> EntryRow {
+    fn from(mut entry: OutboxEntry) -> EntryRow {
+        let unheard = std::mem::take(&mut entry.unheard);
         let (entry, incarnation) = BareEntry::of(entry);
-        EntryRow { entry, incarnation }
+        EntryRow { entry, more: EntryEnd { incarnation, unheard } }
     }
 }
 
 impl From<EntryRow> for OutboxEntry {
     fn from(row: EntryRow) -> OutboxEntry {
-        row.entry.with(row.incarnation)
+        OutboxEntry { unheard: row.more.unheard, ..row.entry.with(row.more.incarnation) }
     }
 }
 
@@ -208,8 +238,18 @@ impl OutboxEntry {
         of == tag && self.repository == *repository
     }
 
+    /// What the tag may name at the parent if this change, which may have been attempted, is left
+    /// out.
+    pub(super) fn attempted(&self) -> Vec<Option<Digest>> {
+        let mut attempted = self.unheard.clone();
+        if let OutboxChange::Tag { digest, .. } = &self.change {
+            remember(&mut attempted, digest.clone());
+        }
+        attempted
+    }
+
     /// The manifest that the change brings up, if any.
-    fn brings(&self) -> Option<&Digest> {
+    pub fn brings(&self) -> Option<&Digest> {
         match &self.change {
             OutboxChange::Tag { digest, .. } => digest.as_ref(),
             OutboxChange::ManifestAdded { digest } => Some(digest),
@@ -218,10 +258,24 @@ impl OutboxEntry {
     }
 }
 
+/// Adds a state that a tag may have at the parent.
+fn remember(unheard: &mut Vec<Option<Digest>>, state: Option<Digest>) {
+    if unheard.len() < UNHEARD_MAX && !unheard.contains(&state) {
+        unheard.push(state);
+    }
+}
+
 impl Store {
     /// The last number that a change got here.
     pub fn outbox_last(&self) -> Result<u64, StoreError> {
         Ok(self.get::<LastOutbox>(&counter_key())?.map_or(0, |last| last.0))
+    }
+
+    /// Whether a change was given its number by this store, as it is since it was made or restored.
+    pub fn outbox_is_of_this_life(&self, id: &OutboxId) -> Result<bool, StoreError> {
+        let config = self.self_config()?;
+        let is_ours = config.is_some_and(|config| config.node.name == id.origin);
+        Ok(is_ours && id.incarnation == self.shared().feed.epoch())
     }
 
     /// Changes on their way up, oldest first, each with its local number; at most `limit`.
@@ -319,13 +373,8 @@ impl Store {
     }
 
     /// Leaves out a change of a tag whose manifest was deleted since, when the tag had moved on
-    /// before: the change after it begins where this one did, unless the tag names the manifest
-    /// `there`, at the parent, already. `false`: it had not moved on.
-    pub async fn outbox_skip(
-        &self,
-        number: u64,
-        there: Option<Digest>,
-    ) -> Result<bool, StoreError> {
+    /// before: the change after it begins where this one did. `false`: it had not moved on.
+    pub async fn outbox_skip(&self, number: u64) -> Result<bool, StoreError> {
         self.commit(move |txn| {
             let Some(entry) = txn.get::<OutboxEntry>(&entry_key(number))? else {
                 return Ok(true);
@@ -345,19 +394,52 @@ impl Store {
             if begins.as_ref() != Some(digest) {
                 return Ok(false);
             }
-            if there.as_ref() != Some(digest) {
-                begins.clone_from(base);
-                txn.put(key, &next)?;
-            }
+            begins.clone_from(base);
+            next.unheard = entry.attempted();
+            txn.put(key, &next)?;
             finish(txn, number)?;
             Ok(true)
         })
         .await
     }
+
+    /// Lets a change of a tag begin with what the tag names at the parent by our own doing.
+    pub async fn outbox_begins(
+        &self,
+        number: u64,
+        there: Option<Digest>,
+    ) -> Result<(), StoreError> {
+        self.commit(move |txn| {
+            let key = entry_key(number);
+            let mut entry = txn.get::<OutboxEntry>(&key)?.ok_or(StoreError::NotFound)?;
+            if let OutboxChange::Tag { base, .. } = &mut entry.change {
+                *base = there;
+                txn.put(key, &entry)?;
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    /// Manifests of a repository whose removal the parent has not confirmed: it may still have
+    /// them, or not.
+    pub fn outbox_deletions(
+        &self,
+        repository: &RepositoryName,
+    ) -> Result<BTreeSet<Digest>, StoreError> {
+        let here = self.outbox(usize::MAX)?.into_iter().map(|(_, entry)| entry);
+        let deleted = |entry: OutboxEntry| match entry.change {
+            OutboxChange::ManifestDeleted { digest } if entry.repository == *repository => {
+                Some(digest)
+            }
+            _ => None,
+        };
+        Ok(here.filter_map(deleted).collect())
+    }
 }
 
 /// The parent has deleted a manifest for us, with the tags that named it: changes that begin with
-/// it and have waited since before begin with nothing now.
+/// it and have waited since before begin with nothing now, or with what an attempt left.
 fn tags_are_gone(
     txn: &mut Txn<'_>,
     repository: &RepositoryName,
@@ -365,14 +447,21 @@ fn tags_are_gone(
 ) -> Result<(), StoreError> {
     let mut seen = BTreeSet::new();
     for (key, mut entry) in txn.scan::<OutboxEntry>(&prefix(Kind::Outbox, &[]))? {
+        let attempted = entry.attempted();
         let OutboxChange::Tag { tag, base, .. } = &mut entry.change else {
             continue;
         };
-        let is_first = entry.repository == *repository && seen.insert(tag.clone());
-        if is_first && base.as_ref() == Some(digest) {
-            *base = None;
-            txn.put(key, &entry)?;
+        if entry.repository != *repository || !seen.insert(tag.clone()) {
+            continue;
         }
+        if base.as_ref() == Some(digest) {
+            *base = None;
+        } else if attempted.iter().any(|state| state.as_ref() == Some(digest)) {
+            remember(&mut entry.unheard, None);
+        } else {
+            continue;
+        }
+        txn.put(key, &entry)?;
     }
     Ok(())
 }
@@ -394,7 +483,7 @@ pub(super) fn enqueue(
     repository: &RepositoryName,
     change: OutboxChange,
 ) -> Result<(), StoreError> {
-    append(txn, origin, repository, change, 0).map(|_| ())
+    append(txn, origin, repository, change, Vec::new(), 0).map(|_| ())
 }
 
 /// The same, leaving out so many numbers before; the entry with its number.
@@ -403,6 +492,7 @@ pub(super) fn append(
     origin: &Origin,
     repository: &RepositoryName,
     change: OutboxChange,
+    unheard: Vec<Option<Digest>>,
     left_out: u64,
 ) -> Result<Option<(u64, OutboxEntry)>, StoreError> {
     let Some(config) = txn.get::<NodeConfig>(&self_config_key())? else {
@@ -424,7 +514,7 @@ pub(super) fn append(
         Origin::Child(delivery) => delivery.id.clone(),
     };
     txn.put(counter, &LastOutbox(sequence))?;
-    let entry = OutboxEntry { id, repository: repository.clone(), change };
+    let entry = OutboxEntry { id, repository: repository.clone(), change, unheard };
     txn.put(entry_key(sequence), &entry)?;
     Ok(Some((sequence, entry)))
 }
@@ -602,21 +692,21 @@ mod tests {
             }
             let numbers: Vec<u64> = store.outbox(9).unwrap().iter().map(|(n, _)| *n).collect();
             store.delete_manifest(&app, &digest(2), &Origin::Client).await.unwrap();
-            assert_eq!(store.outbox_skip(numbers[1], None).await, Ok(true));
-            assert_eq!(store.outbox_skip(numbers[1], None).await, Ok(true), "it is gone");
+            assert_eq!(store.outbox_skip(numbers[1]).await, Ok(true));
+            assert_eq!(store.outbox_skip(numbers[1]).await, Ok(true), "it is gone");
             let entry = store.outbox_entry(numbers[2]).unwrap().unwrap();
             assert_eq!(entry.id.sequence, numbers[2]);
             let OutboxChange::Tag { base, digest: now, .. } = entry.change else { panic!() };
             assert_eq!((base, now), (Some(digest(1)), Some(digest(3))));
-            assert_eq!(store.outbox_skip(numbers[2], None).await, Ok(false), "the last one");
-            // Where the tag went with its manifest, what comes after does not begin there.
+            assert_eq!(entry.unheard, [Some(digest(2))], "an attempt may have been taken");
+            assert_eq!(store.outbox_skip(numbers[2]).await, Ok(false), "the last one");
             store.delete_manifest(&app, &digest(3), &Origin::Client).await.unwrap();
             push(&store, "app", 4, &["v1"]).await;
-            assert_eq!(store.outbox_skip(numbers[2], None).await, Ok(false));
-            assert_eq!(store.outbox(9).unwrap().len(), 5);
             // Its content is not here any more: no tag is to name it.
             let kept = store.outbox_conflict(numbers[2], None).await;
             assert_eq!(kept, Ok(None));
+            let (removal, _) = store.outbox(9).unwrap().remove(2);
+            assert_eq!(store.outbox_skip(removal).await, Ok(false), "a removal");
         });
     }
 
@@ -644,9 +734,11 @@ mod tests {
             // Nor does it bring back what is being removed.
             store.delete_manifest(&app, &digest(2), &Origin::Client).await.unwrap();
             is_void(store.set_tag(&app, &v1, &digest(2), any(), parent).await);
-            store.set_tag(&app, &v1, &digest(1), any(), parent).await.unwrap();
-            let (removal, _) = store.outbox(9).unwrap().remove(0);
-            store.outbox_done(removal).await.unwrap();
+            is_void(store.set_tag(&app, &v2, &digest(2), any(), parent).await);
+            store.set_tag(&app, &v2, &digest(1), any(), parent).await.unwrap();
+            for (removal, _) in store.outbox(9).unwrap() {
+                store.outbox_done(removal).await.unwrap();
+            }
             store.delete_manifest(&app, &digest(1), parent).await.unwrap();
             assert_eq!(store.tags(&app, None, 9).unwrap(), []);
         });

@@ -313,21 +313,16 @@ fn renumber(
         outbox::finish(txn, *old)?;
     }
     let count = chain.len();
-    let mut chain: Vec<OutboxEntry> = chain.into_iter().map(|(_, entry)| entry).collect();
-    let goes_back = leave_out_removed(&mut chain);
-    for position in 0..chain.len() {
-        let next = chain.get(position + 1);
-        let change = match &goes_back {
-            Some(start) => by_digest(&chain[position].change, start),
-            None => Some(chain[position].change.clone()),
+    let chain: Vec<OutboxEntry> = chain.into_iter().map(|(_, entry)| entry).collect();
+    // Only the first one may have been attempted.
+    let mut unheard = chain.first().map(OutboxEntry::attempted).unwrap_or_default();
+    for change in renewed(txn, &repository, chain)? {
+        let unheard = match &change {
+            OutboxChange::Tag { .. } => std::mem::take(&mut unheard),
+            OutboxChange::ManifestAdded { .. } | OutboxChange::ManifestDeleted { .. } => Vec::new(),
         };
-        let Some(change) = change else {
-            continue;
-        };
-        let Some(change) = as_of_now(txn, &repository, change, next)? else {
-            continue;
-        };
-        let added = outbox::append(txn, &Origin::Client, &repository, change, left_out)?;
+        let origin = &Origin::Client;
+        let added = outbox::append(txn, origin, &repository, change, unheard, left_out)?;
         // The refusal is known until the parent takes the first of them.
         if let (Some((number, entry)), Some(known)) = (added, refusal.take()) {
             txn.put(
@@ -339,35 +334,75 @@ fn renumber(
     Ok(count)
 }
 
-/// Replaces what waits of a tag up to its last removal by the removal of what the parent has: who
-/// removes a tag does not want any more what it was to name. Returns where the rest begins if it
-/// ends there too.
-fn leave_out_removed(chain: &mut Vec<OutboxEntry>) -> Option<Digest> {
-    let removes =
-        |entry: &OutboxEntry| matches!(&entry.change, OutboxChange::Tag { digest: None, .. });
-    if let Some(last) = chain.iter().rposition(removes)
-        && let OutboxChange::Tag { base: first, .. } = chain[0].change.clone()
-    {
-        chain.drain(..last);
-        if let OutboxChange::Tag { base, .. } = &mut chain[0].change {
-            *base = first;
-        }
+/// What the changes of a tag that wait come to when they go up later than others that were made
+/// after them.
+fn renewed(
+    txn: &Txn<'_>,
+    repository: &RepositoryName,
+    mut chain: Vec<OutboxEntry>,
+) -> Result<Vec<OutboxChange>, StoreError> {
+    let mut changes = Vec::new();
+    for digest in leave_out_removed(&mut chain) {
+        let added = OutboxChange::ManifestAdded { digest };
+        changes.extend(as_of_now(txn, repository, added, None)?);
     }
-    let (first, last) = (&chain.first()?.change, &chain.last()?.change);
-    let (OutboxChange::Tag { base, .. }, OutboxChange::Tag { digest, .. }) = (first, last) else {
-        return None;
-    };
-    base.clone().filter(|_| base == digest)
+    if let Some((start, back)) = goes_back(&chain)
+        && txn.get::<ManifestRow>(&manifest_key(repository, &start))?.is_some()
+    {
+        changes.extend(back);
+        return Ok(changes);
+    }
+    for (position, entry) in chain.iter().enumerate() {
+        let next = chain.get(position + 1);
+        changes.extend(as_of_now(txn, repository, entry.change.clone(), next)?);
+    }
+    Ok(changes)
 }
 
-/// What a change of a tag brings along, without the tag, which goes back to `start`: clients may
-/// have pinned it.
-fn by_digest(change: &OutboxChange, start: &Digest) -> Option<OutboxChange> {
-    let OutboxChange::Tag { digest: Some(digest), .. } = change else {
-        return None;
+/// Replaces what waits of a tag up to its last removal by the removal of what the parent has. Who
+/// removes a tag does not want any more what it named then; what it had named before that, and moved
+/// away from, is returned: clients may have pinned it.
+fn leave_out_removed(chain: &mut Vec<OutboxEntry>) -> Vec<Digest> {
+    let names = |entry: &OutboxEntry| match &entry.change {
+        OutboxChange::Tag { digest, .. } => digest.clone(),
+        OutboxChange::ManifestAdded { .. } | OutboxChange::ManifestDeleted { .. } => None,
     };
-    let brings = digest != start;
-    brings.then(|| OutboxChange::ManifestAdded { digest: digest.clone() })
+    let removes =
+        |entry: &OutboxEntry| matches!(&entry.change, OutboxChange::Tag { digest: None, .. });
+    let Some(last) = chain.iter().rposition(removes) else {
+        return Vec::new();
+    };
+    let moved = chain[..=last].windows(2).filter(|pair| !removes(&pair[1]));
+    let mut kept: Vec<Digest> = moved.filter_map(|pair| names(&pair[0])).collect();
+    let first = match &chain[0].change {
+        OutboxChange::Tag { base, .. } => base.clone(),
+        OutboxChange::ManifestAdded { .. } | OutboxChange::ManifestDeleted { .. } => None,
+    };
+    chain.drain(..last);
+    if let OutboxChange::Tag { base, .. } = &mut chain[0].change {
+        *base = first;
+    }
+    kept.retain(|digest| !chain.iter().any(|entry| names(entry).as_ref() == Some(digest)));
+    kept
+}
+
+/// Where the changes of a tag begin and end, and what they come to: what it named in between goes up
+/// without it, because clients may have pinned that. `None`: they do not end where they began, or
+/// the tag was removed in between.
+fn goes_back(chain: &[OutboxEntry]) -> Option<(Digest, Vec<OutboxChange>)> {
+    let tags = chain.iter().map(|entry| match &entry.change {
+        OutboxChange::Tag { tag, base, digest: Some(digest) } => Some((tag, base, digest)),
+        _ => None,
+    });
+    let tags = tags.collect::<Option<Vec<_>>>()?;
+    let ((tag, base, _), (_, _, last)) = (tags.first()?, tags.last()?);
+    let start = base.as_ref().filter(|start| start == last)?;
+    let between = tags.iter().filter(|(_, _, digest)| *digest != start);
+    let added = |digest: &Digest| OutboxChange::ManifestAdded { digest: digest.clone() };
+    let mut changes: Vec<_> = between.map(|(_, _, digest)| added(digest)).collect();
+    let (tag, base, digest) = ((*tag).clone(), Some(start.clone()), Some(start.clone()));
+    changes.push(OutboxChange::Tag { tag, base, digest });
+    Some((start.clone(), changes))
 }
 
 /// What a change is when it goes up later than others that were made after it; `None`: void.
@@ -377,19 +412,19 @@ fn as_of_now(
     change: OutboxChange,
     next: Option<&OutboxEntry>,
 ) -> Result<Option<OutboxChange>, StoreError> {
-    let here = |digest| {
+    let here = |digest: &Digest| {
         Ok::<_, StoreError>(txn.get::<ManifestRow>(&manifest_key(repository, digest))?.is_some())
     };
     let keep = match &change {
         OutboxChange::Tag { tag, base, digest } => {
             // The tag went with its manifest where the next change does not begin with that.
-            let tag_stays = next.is_none_or(
-                |next| matches!(&next.change, OutboxChange::Tag { base, .. } if base == digest),
-            );
+            let tag_stays = match (next.map(|next| &next.change), digest) {
+                (Some(OutboxChange::Tag { base, .. }), digest) => base == digest,
+                (_, Some(digest)) => here(digest)?,
+                (_, None) => false,
+            };
             let digest = digest.clone().filter(|_| tag_stays);
-            let change = OutboxChange::Tag { tag: tag.clone(), base: base.clone(), digest };
-            let void = matches!(&change, OutboxChange::Tag { base: None, digest: None, .. });
-            return Ok(Some(change).filter(|_| !void));
+            return Ok(Some(OutboxChange::Tag { tag: tag.clone(), base: base.clone(), digest }));
         }
         OutboxChange::ManifestAdded { digest } => here(digest)?,
         OutboxChange::ManifestDeleted { digest } => !here(digest)?,
@@ -494,16 +529,18 @@ mod tests {
             // It is here again, under another tag.
             push(&store, "app", 2, &["v2"]).await;
             let all: Vec<u64> = store.outbox(9).unwrap().iter().map(|(n, _)| *n).collect();
-            for number in [all[0], all[2]] {
+            for number in [all[0], all[3]] {
                 store.outbox_refused(number, "no".to_owned()).await.unwrap();
             }
             store.outbox_retry(0).await.unwrap();
             let tags: Vec<_> = waiting(&store).into_iter().map(|(_, t, b, d)| (t, b, d)).collect();
             let tag = |name: &str, base, digest| (name.to_owned(), base, digest);
-            let v1 = [tag("v1", 0, 1), tag("v1", 1, 0), tag("v1", 0, 3)];
-            assert_eq!(tags[0], tag("v2", 0, 2));
-            assert_eq!(tags[1..], v1);
-            assert_eq!(store.outbox(9).unwrap().len(), 4, "the deletion is void");
+            assert_eq!(tags, [tag("v2", 0, 2), tag("v1", 0, 0), tag("v1", 0, 3)]);
+            let others = store.outbox(9).unwrap().into_iter().map(|(_, entry)| entry.change);
+            let others: Vec<_> =
+                others.filter(|change| !matches!(change, OutboxChange::Tag { .. })).collect();
+            // The deletion is void.
+            assert_eq!(others, [OutboxChange::ManifestAdded { digest: digest(1) }]);
         });
     }
 
@@ -579,13 +616,25 @@ mod tests {
             let tag = |name: &str, base, digest| (name.to_owned(), base, digest);
             let v2 = [tag("v2", 1, 0), tag("v2", 0, 3)];
             let v3 = [tag("v3", 1, 2), tag("v3", 2, 1)];
-            assert_eq!(tags(&store), [v3.as_slice(), &v2].concat());
-            assert_eq!(store.refused_changes(9).unwrap().len(), 2);
+            // The parent may have taken the first move of it, and not have been heard.
+            let v1 = [tag("v1", 0, 0)];
+            assert_eq!(tags(&store), [v3.as_slice(), &v1, &v2].concat());
+            assert_eq!(store.refused_changes(9).unwrap().len(), 3);
             store.outbox_retry(0).await.unwrap();
-            assert_eq!(tags(&store), v2);
+            assert_eq!(tags(&store), [&v1[..], &v2, &[tag("v3", 1, 1)]].concat());
+            for (_, entry) in store.outbox(9).unwrap() {
+                let begins = entry.change == OutboxChange::ManifestAdded { digest: digest(2) };
+                let tried = match &entry.change {
+                    OutboxChange::Tag { digest: Some(to), .. } if *to == digest(3) => vec![],
+                    _ if begins => vec![],
+                    _ => vec![Some(digest(2))],
+                };
+                assert_eq!(entry.unheard, tried, "{entry}");
+            }
             // What v3 named between can be pulled by its digest.
-            let (_, last) = store.outbox(9).unwrap().pop().unwrap();
-            assert_eq!(last.change, OutboxChange::ManifestAdded { digest: digest(2) });
+            let changes = store.outbox(9).unwrap().into_iter().map(|(_, entry)| entry.change);
+            let added = OutboxChange::ManifestAdded { digest: digest(2) };
+            assert_eq!(changes.filter(|change| *change == added).count(), 1);
         });
     }
 

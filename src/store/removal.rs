@@ -15,6 +15,7 @@ use super::index::Change;
 use super::manifests::{ManifestRow, manifest_key};
 use super::outbox::{self, Origin, OutboxChange};
 use super::referrers::referrer_key;
+use super::repositories::name_at;
 use super::row::{self, Kind, prefix};
 use super::tags::TagRow;
 use super::{Shared, Store, StoreError, Txn, repositories};
@@ -23,6 +24,9 @@ use crate::types::{Digest, RepositoryName};
 
 /// Rows of tags read at a time. One record removes at most twice as many.
 const PAGE: usize = 1000;
+/// Tags whose removal the parent is told one by one, before that of their manifest, so that each of
+/// them has all its changes in order. More go there without a word, with the manifest.
+const TAGS_TOLD_MAX: usize = 64;
 /// How often the tags are looked up again because one was set meanwhile. Over it: `Unavailable`.
 const ROUNDS_MAX: usize = 16;
 
@@ -235,10 +239,11 @@ impl Removal<'_> {
             if !remove_untagged(txn, repository, digest)? {
                 return Ok(Step::Done);
             }
-            untag(txn, digest, tags)?;
             if !announced {
+                tell_tags(txn, repository, digest, origin, &tags)?;
                 announce(txn, repository, digest, origin)?;
             }
+            untag(txn, digest, tags)?;
             Ok(Step::Done)
         })
         .await
@@ -277,6 +282,29 @@ fn untag(txn: &mut Txn<'_>, digest: &Digest, tags: Vec<Vec<u8>>) -> Result<(), S
     for key in tags {
         if txn.get::<TagRow>(&key)?.is_some_and(|tag| tag.digest == *digest) {
             txn.delete(key);
+        }
+    }
+    Ok(())
+}
+
+/// Lets the parent hear of a few tags that go with their manifest.
+fn tell_tags(
+    txn: &mut Txn<'_>,
+    repository: &RepositoryName,
+    digest: &Digest,
+    origin: &Origin,
+    tags: &[Vec<u8>],
+) -> Result<(), StoreError> {
+    if *origin == Origin::Parent || tags.len() > TAGS_TOLD_MAX {
+        return Ok(());
+    }
+    let start = prefix(Kind::Tag, &[repository.as_str().as_bytes()]).len();
+    for key in tags {
+        if txn.get::<TagRow>(key)?.is_some_and(|tag| tag.digest == *digest) {
+            let (tag, base) = (name_at(key, start)?, Some(digest.clone()));
+            let change = OutboxChange::Tag { tag, base, digest: None };
+            // A child has named one change, which is the removal of the manifest.
+            outbox::enqueue(txn, &Origin::Client, repository, change)?;
         }
     }
     Ok(())
@@ -363,13 +391,14 @@ mod tests {
                 let records = records(&store, before).await;
                 assert_eq!(records.len() > 1, several, "{} records", records.len());
                 assert!(records.iter().all(|changes| changes.len() < 2 * PAGE + 20));
-                // The parent hears of it with the first tag that goes, and once.
+                // The parent hears of it with the first tag that goes, and once; of a few tags too.
                 let outbox = |changes: &[Change]| {
                     let entry = |key: &[u8]| key.first() == Some(&(Kind::Outbox as u8));
                     changes.iter().filter(|(key, _)| entry(key)).count()
                 };
-                assert_eq!(outbox(&records[0]), 1);
-                assert_eq!(records.iter().map(|changes| outbox(changes)).sum::<usize>(), 1);
+                let told = if several { 1 } else { count / 2 + 1 };
+                assert_eq!(outbox(&records[0]), told);
+                assert_eq!(records.iter().map(|changes| outbox(changes)).sum::<usize>(), told);
                 let gone = store.delete_manifest(&app(), &digest(1), &Origin::Client).await;
                 assert_eq!(gone, Err(StoreError::NotFound));
             }

@@ -147,12 +147,7 @@ impl Store {
                 delivered::record(txn, &origin, &repository, effect)?;
                 return Ok(None);
             }
-            let now = current.as_ref();
-            if let Err(conflict) = precondition.check(&tag, now)
-                && !delivered::is_own(txn, &origin, &repository, &tag, &precondition, now)?
-            {
-                return Err(conflict);
-            }
+            precondition.check(&tag, current.as_ref())?;
             let Some(base) = current else {
                 return Err(StoreError::NotFound);
             };
@@ -184,11 +179,7 @@ pub(super) fn switch(
     if same && matches!(origin, Origin::Child(_)) {
         return Ok(());
     }
-    if let Err(conflict) = precondition.check(tag, current)
-        && !delivered::is_own(txn, origin, repository, tag, precondition, current)?
-    {
-        return Err(conflict);
-    }
+    precondition.check(tag, current)?;
     if same {
         return Ok(());
     }

@@ -367,6 +367,22 @@ impl Engine {
     }
 }
 
+/// Steps of a session, for a test that decides what happens between them.
+#[cfg(test)]
+impl Engine {
+    /// Delivers what can be delivered now.
+    pub(crate) async fn push_once(&self) -> Result<(), SyncError> {
+        self.ensure_active().await?;
+        self.pusher.deliver_round().await.map(|_| ())
+    }
+
+    /// Does what is due, and what the parent has told by now.
+    pub(crate) async fn pull_once(&self) -> Result<(), SyncError> {
+        self.ensure_active().await?;
+        self.worker.follow_once().await
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

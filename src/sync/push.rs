@@ -44,6 +44,10 @@ const AWAY: Duration = Duration::from_secs(60);
 /// the parent: after so many of these in a row the numbers of any store that was set back are past.
 const LEFT_OUT_MAX: u32 = 20;
 
+/// How often one change is delivered in a row because the tag names at the parent what this node
+/// left there. Over it: the repository waits.
+const BEGUN_ANEW_MAX: u32 = 3;
+
 /// Changes delivered before the repositories that wait get their turn.
 const ROUND_MAX: usize = 1000;
 
@@ -217,55 +221,81 @@ impl Pusher {
 
     /// Delivers one change and takes it out of the outbox, or notes that it was refused.
     async fn settle(&self, number: u64, entry: &OutboxEntry) -> Result<(), SyncError> {
-        let delivered = match self.skip(number, entry).await {
-            Ok(true) => return Ok(()),
-            Ok(false) => self.deliver(entry).await,
-            Err(error) => Err(error),
-        };
-        match delivered {
-            Ok(()) => {
-                self.retries().mismatches = 0;
-                Ok(self.store.outbox_done(number).await?)
+        let mut entry = entry.clone();
+        for _ in 0..BEGUN_ANEW_MAX {
+            if self.lost_its_manifest(&entry)? {
+                // Another one follows that begins with it, or the tag went with its manifest.
+                if !self.store.outbox_skip(number).await? {
+                    self.store.outbox_renumber(number, 0).await?;
+                }
+                return Ok(());
             }
-            Err(SyncError::Upstream(UpstreamError::OutboxMismatch)) => {
-                let mismatches = self.retries().mismatches;
-                self.retries().mismatches = (mismatches + 1).min(LEFT_OUT_MAX);
-                let (id, repository) = (&entry.id, &entry.repository);
-                log::warn!(
-                    "renumbering a change, its number is used at the parent, as after a restore: \
-                     id='{id}' repository={repository}"
-                );
-                Ok(self.store.outbox_renumber(number, (1 << mismatches) - 1).await?)
+            match self.deliver(&entry).await {
+                Ok(()) => {
+                    self.retries().mismatches = 0;
+                    return Ok(self.store.outbox_done(number).await?);
+                }
+                Err(SyncError::Upstream(UpstreamError::OutboxMismatch)) => {
+                    return self.settle_mismatch(number, &entry).await;
+                }
+                // Tried at once: what was changed later must not overtake it.
+                Err(SyncError::Upstream(UpstreamError::PreconditionFailed)) => {
+                    match self.settle_moved(number, &entry).await? {
+                        Some(begun_anew) => entry = begun_anew,
+                        None => return Ok(()),
+                    }
+                }
+                Err(error @ SyncError::Content(_))
+                    if self.turns().times(&entry.repository) < UNREADABLE_MAX =>
+                {
+                    return Err(error);
+                }
+                Err(error) if error.is_local() => {
+                    log::error!("cannot push {entry} to the parent, tried again later: {error}");
+                    return Ok(self.store.outbox_refused(number, error.to_string()).await?);
+                }
+                Err(error) => return Err(error),
             }
-            Err(SyncError::Upstream(UpstreamError::PreconditionFailed)) => {
-                self.settle_conflict(number, entry).await
-            }
-            Err(error @ SyncError::Content(_))
-                if self.turns().times(&entry.repository) < UNREADABLE_MAX =>
-            {
-                Err(error)
-            }
-            Err(error) if error.is_local() => {
-                log::error!("cannot push {entry} to the parent, tried again later: {error}");
-                Ok(self.store.outbox_refused(number, error.to_string()).await?)
-            }
-            Err(error) => Err(error),
         }
+        Err(UpstreamError::Busy(503, format!("{entry}: the tag is being moved there")).into())
     }
 
-    /// Leaves out a change of a tag whose manifest was deleted since, when another one follows.
-    async fn skip(&self, number: u64, entry: &OutboxEntry) -> Result<bool, SyncError> {
-        let (OutboxChange::Tag { tag, digest: Some(digest), .. }, repository) =
-            (&entry.change, &entry.repository)
-        else {
+    /// Whether a change lets a tag name a manifest that was deleted here since.
+    fn lost_its_manifest(&self, entry: &OutboxEntry) -> Result<bool, StoreError> {
+        let OutboxChange::Tag { digest: Some(digest), .. } = &entry.change else {
             return Ok(false);
         };
-        if self.store.manifest(repository, digest)?.is_some() {
-            return Ok(false);
+        Ok(self.store.manifest(&entry.repository, digest)?.is_none())
+    }
+
+    /// The parent knows the number, and not for this change. In the life of the store that gave the
+    /// number it stood for this change, and the parent has had it: this store was restored since. Or
+    /// the store was set back without that, and counts over again.
+    async fn settle_mismatch(&self, number: u64, entry: &OutboxEntry) -> Result<(), SyncError> {
+        let (id, repository) = (&entry.id, &entry.repository);
+        if self.store.outbox_is_of_this_life(id)? {
+            let mismatches = self.retries().mismatches;
+            self.retries().mismatches = (mismatches + 1).min(LEFT_OUT_MAX);
+            log::warn!(
+                "renumbering a change, its number is used at the parent: id='{id}' \
+                 repository={repository}"
+            );
+            return Ok(self.store.outbox_renumber(number, (1 << mismatches) - 1).await?);
         }
-        // An attempt of which we did not hear may have brought it there.
-        let there = self.upstream.tag(repository, &Reference::Tag(tag.clone())).await?;
-        Ok(self.store.outbox_skip(number, there).await?)
+        // What the parent does not have may have been refused in that life. What is there goes on
+        // from what became of it since; a removal would take that away.
+        let is_there = match entry.brings() {
+            Some(digest) => self.upstream.has_manifest(repository, digest).await?,
+            None => true,
+        };
+        if !is_there {
+            return Ok(self.store.outbox_renumber(number, 0).await?);
+        }
+        log::warn!(
+            "{entry} was delivered before this store was restored: the parent's state counts"
+        );
+        self.store.outbox_done(number).await?;
+        Ok(self.store.request_reconcile().await?)
     }
 
     async fn deliver(&self, entry: &OutboxEntry) -> Result<(), SyncError> {
@@ -279,16 +309,9 @@ impl Pusher {
                 };
                 let delivery = Delivery { precondition, id };
                 let reference = Reference::Tag(tag.clone());
-                let here = match digest {
-                    Some(digest) => self.store.manifest(repository, digest)?.is_some(),
-                    None => false,
-                };
                 match digest {
-                    Some(digest) if here => {
-                        self.put(repository, digest, &reference, &delivery).await
-                    }
-                    // Its manifest was deleted here since, and the tag with it.
-                    _ => self.delete(repository, &reference, &delivery).await,
+                    Some(digest) => self.put(repository, digest, &reference, &delivery).await,
+                    None => self.delete(repository, &reference, &delivery).await,
                 }
             }
             OutboxChange::ManifestAdded { digest } => {
@@ -438,19 +461,43 @@ impl Pusher {
         }
     }
 
-    /// The parent moved the tag meanwhile. Its content is fetched, so that the name can go to it,
-    /// and ours is kept under a conflict tag.
-    async fn settle_conflict(&self, number: u64, entry: &OutboxEntry) -> Result<(), SyncError> {
-        let OutboxChange::Tag { tag, digest, .. } = &entry.change else {
+    /// The tag does not name at the parent what the change begins with. Returns the change as it
+    /// begins now, if it is to be tried again at once.
+    async fn settle_moved(
+        &self,
+        number: u64,
+        entry: &OutboxEntry,
+    ) -> Result<Option<OutboxEntry>, SyncError> {
+        let OutboxChange::Tag { tag, .. } = &entry.change else {
             // Only changes of tags carry a precondition.
             let reason = "the parent answered with a precondition that was not made".to_owned();
-            return Ok(self.store.outbox_refused(number, reason).await?);
+            self.store.outbox_refused(number, reason).await?;
+            return Ok(None);
         };
         let repository = &entry.repository;
-        let parents = self.upstream.tag(repository, &Reference::Tag(tag.clone())).await?;
-        if parents == *digest {
-            return Ok(self.store.outbox_done(number).await?);
+        let there = self.upstream.tag(repository, &Reference::Tag(tag.clone())).await?;
+        let deleted = self.store.outbox_deletions(repository)?;
+        match moved(entry, there.as_ref(), &deleted) {
+            Moved::AsWanted => self.store.outbox_done(number).await?,
+            Moved::ByUs => {
+                self.store.outbox_begins(number, there).await?;
+                return Ok(self.store.outbox_entry(number)?);
+            }
+            Moved::ByOthers => self.settle_conflict(number, entry, tag, there).await?,
         }
+        Ok(None)
+    }
+
+    /// The parent moved the tag meanwhile. Its content is fetched, so that the name can go to it,
+    /// and ours is kept under a conflict tag.
+    async fn settle_conflict(
+        &self,
+        number: u64,
+        entry: &OutboxEntry,
+        tag: &Tag,
+        parents: Option<Digest>,
+    ) -> Result<(), SyncError> {
+        let repository = &entry.repository;
         if let Some(theirs) = &parents {
             match self.fetcher.obtain(repository, theirs, None).await {
                 Ok(_) => {}
@@ -471,5 +518,37 @@ impl Pusher {
     async fn wait_for_parent(&self, tag: &Tag, error: &SyncError) -> Result<(), SyncError> {
         let text = format!("a conflict over tag {tag} cannot be settled: {error}");
         Err(UpstreamError::Busy(503, text).into())
+    }
+}
+
+/// Why a tag does not name at the parent what a change of it begins with.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Moved {
+    /// It names what the change wants.
+    AsWanted,
+    /// This node left it so: by an attempt of which it did not hear, or because a removal of a
+    /// manifest has or has not reached the parent.
+    ByUs,
+    /// Somebody else moved it.
+    ByOthers,
+}
+
+/// Who has moved a tag that names `there` at the parent. `deleted`: manifests of the repository
+/// whose removal the parent has not confirmed.
+fn moved(entry: &OutboxEntry, there: Option<&Digest>, deleted: &BTreeSet<Digest>) -> Moved {
+    let OutboxChange::Tag { base, digest, .. } = &entry.change else {
+        return Moved::ByOthers;
+    };
+    let (base, digest) = (base.as_ref(), digest.as_ref());
+    let unheard = entry.unheard.iter().any(|state| state.as_ref() == there);
+    // With a manifest its tags go: the parent may have done that already, or not yet.
+    let went = there.is_none() && base.is_some_and(|base| deleted.contains(base));
+    let stayed = there.is_some_and(|there| deleted.contains(there));
+    match there {
+        there if there == digest => Moved::AsWanted,
+        // It was moved, and back, between the two questions.
+        there if there == base => Moved::ByUs,
+        _ if unheard || went || stayed => Moved::ByUs,
+        _ => Moved::ByOthers,
     }
 }

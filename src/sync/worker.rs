@@ -98,6 +98,22 @@ impl Worker {
         }
     }
 
+    /// Brings this node up to date, with what the parent has told by now.
+    #[cfg(test)]
+    pub(super) async fn follow_once(&self) -> Result<(), SyncError> {
+        self.refresh_config().await?;
+        let position = self.up_to_date().await?;
+        if self.upstream.feed_head().await? != position {
+            match self.upstream.messages(position, Duration::ZERO).await {
+                Ok(received) => self.store.receive(received.batch).await?,
+                Err(UpstreamError::Gone) => self.store.request_reconcile().await?,
+                Err(error) => return Err(error.into()),
+            }
+            self.up_to_date().await?;
+        }
+        Ok(())
+    }
+
     /// How long nothing is due.
     fn patience(&self) -> Duration {
         let next = self.state.debts().next(self.store.sys().clock.monotonic());

@@ -430,7 +430,12 @@ fn what_is_fetched_is_kept_until_its_manifest_is_here() {
 fn put_refusal(store: &Store, manifest: &Digest) -> Vec<u8> {
     let Origin::Child(delivery) = child(1) else { unreachable!() };
     let change = outbox::OutboxChange::ManifestAdded { digest: manifest.clone() };
-    let entry = outbox::OutboxEntry { id: delivery.id, repository: name("app"), change };
+    let entry = outbox::OutboxEntry {
+        id: delivery.id,
+        repository: name("app"),
+        change,
+        unheard: Vec::new(),
+    };
     let (reason, at) = ("no".to_owned(), UnixSeconds(1));
     let state = refused::RefusalState::Stands;
     let refusal = refused::RefusedChange { entry, reason, at, state, again: 0 };

@@ -1,0 +1,547 @@
+//! A device and its parent in one process, every part of them real: the store, the sync, the
+//! registry, the tokens and the gateway. A writer works at the device while the parent refuses, does
+//! not answer, or answers what the device does not hear. Nobody else writes, so at every moment the
+//! device has what its writer was told, and at rest the parent has it too.
+//!
+//! A seed replays: `SKERRY_SEED=7 cargo test --lib simulation`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use crate::auth::{Auth, AuthOptions, keys};
+use crate::gateway::feed::Scope;
+use crate::gateway::{Contacts, Gateway, GatewayOptions};
+use crate::http::{
+    Budget, Client, ClientOptions, Deadlines, Handler, Method, Permits, Reply, Request, Service,
+    Shutdown, serve,
+};
+use crate::registry::{Registry, RegistryOptions};
+use crate::store::connected_registries::{NewConnectedRegistry, Settings};
+use crate::store::outbox::Origin;
+use crate::store::{Precondition, PutManifest, Store, StoreError};
+use crate::sync::{Engine, EngineOptions, SyncError};
+use crate::sys::net::Listener;
+use crate::sys::{Clock, Spawner, Sys, SystemClock};
+use crate::token::Tokens;
+use crate::types::connection_string::ConnectionString;
+use crate::types::digest::Algorithm;
+use crate::types::{
+    Digest, Manifest, Reason, Refusal, RepositoryName, Role, Tag, UnixSeconds, media,
+};
+
+/// Seeds of an ordinary run.
+const SEEDS: u64 = 60;
+/// What the writer, the parent and the power do in one seed.
+const STEPS: u64 = 60;
+/// Rounds after which both sides must agree, once nothing disturbs them any more.
+const ROUNDS_MAX: usize = 30;
+
+const REPOSITORIES: u64 = 2;
+const TAGS: u64 = 2;
+const MANIFESTS: u64 = 4;
+
+/// Random numbers, the same for the same seed.
+struct Dice(AtomicU64);
+
+impl Dice {
+    fn roll(&self, sides: u64) -> u64 {
+        let mut state = self.0.load(Ordering::Relaxed);
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        self.0.store(state, Ordering::Relaxed);
+        (state >> 16) % sides
+    }
+}
+
+/// A clock that jumps when it is told to.
+struct Hands(AtomicU64, SystemClock);
+
+impl Clock for Hands {
+    fn wall(&self) -> Option<UnixSeconds> {
+        Some(UnixSeconds(1_800_000_000 + self.0.load(Ordering::Relaxed)))
+    }
+
+    fn monotonic(&self) -> Duration {
+        Duration::from_secs(self.0.load(Ordering::Relaxed)) + self.1.monotonic()
+    }
+}
+
+type Tags = BTreeMap<(RepositoryName, Tag), Digest>;
+type Manifests = BTreeSet<(RepositoryName, Digest)>;
+/// What was pushed, each with the tags that it was pushed under since they were last removed;
+/// `None`: by its digest.
+type Pins = BTreeMap<(RepositoryName, Digest), BTreeSet<Option<Tag>>>;
+
+/// What the writer was told.
+#[derive(Default)]
+struct Told {
+    tags: Tags,
+    pins: Pins,
+    log: Vec<String>,
+}
+
+impl Told {
+    fn pushed(&mut self, app: &RepositoryName, tag: Option<Tag>, digest: &Digest) {
+        if let Some(tag) = &tag {
+            self.tags.insert((app.clone(), tag.clone()), digest.clone());
+        }
+        self.pins.entry((app.clone(), digest.clone())).or_default().insert(tag);
+    }
+
+    /// Who removes a tag does not want any more what it named, if that was pushed under it alone.
+    fn untagged(&mut self, app: &RepositoryName, tag: &Tag) -> Option<Digest> {
+        let was = self.tags.remove(&(app.clone(), tag.clone()))?;
+        if let Some(by) = self.pins.get_mut(&(app.clone(), was.clone())) {
+            by.remove(&Some(tag.clone()));
+        }
+        self.pins.retain(|_, by| !by.is_empty());
+        Some(was)
+    }
+
+    fn deleted(&mut self, app: &RepositoryName, digest: &Digest) -> bool {
+        self.tags.retain(|(of, _), named| of != app || named != digest);
+        self.pins.remove(&(app.clone(), digest.clone())).is_some()
+    }
+
+    /// What is not there, and should be.
+    fn missing(&self, there: &Manifests) -> Vec<String> {
+        let missing = self.pins.keys().filter(|pin| !there.contains(*pin));
+        missing.map(|(app, digest)| format!("{app}@{}", &digest.hex()[..6])).collect()
+    }
+}
+
+/// What all of them share.
+struct World {
+    dice: Dice,
+    /// Nothing happens out of the ordinary.
+    calm: AtomicBool,
+    /// The power of the device fails.
+    dark: AtomicBool,
+    device: Store,
+    root: Store,
+    told: Mutex<Told>,
+}
+
+fn repository(number: u64) -> RepositoryName {
+    format!("app{number}").parse().unwrap()
+}
+
+fn digest_of(bytes: &[u8]) -> Digest {
+    let algorithm = Algorithm::Sha256;
+    Digest::from_raw(algorithm, ring::digest::digest(algorithm.function(), bytes).as_ref()).unwrap()
+}
+
+const CONFIG: &[u8] = b"{}";
+
+fn manifest(number: u64) -> Vec<u8> {
+    format!(
+        r#"{{"schemaVersion":2,"mediaType":"{}","config":{{"mediaType":"a/b","digest":"{}","size":2}},
+            "layers":[],"annotations":{{"number":"{number}"}}}}"#,
+        media::OCI_MANIFEST,
+        digest_of(CONFIG)
+    )
+    .into_bytes()
+}
+
+impl World {
+    fn note(&self, text: String) {
+        self.told.lock().unwrap().log.push(text);
+    }
+
+    /// What a client of the device may do to this repository now.
+    fn may_write(&self, repository: &RepositoryName) -> bool {
+        let config = self.device.self_config().unwrap();
+        config.is_some_and(|config| Scope::of_config(&config).covers(repository))
+    }
+
+    /// Ends when the power of the device fails.
+    async fn power_fails(&self) {
+        while !self.dark.swap(false, Ordering::Relaxed) {
+            smol::future::yield_now().await;
+        }
+    }
+
+    /// One random thing that the writer does.
+    async fn write(&self) {
+        let app = repository(self.dice.roll(REPOSITORIES));
+        let tag: Tag = format!("v{}", self.dice.roll(TAGS)).parse().unwrap();
+        let bytes = manifest(self.dice.roll(MANIFESTS));
+        let digest = digest_of(&bytes);
+        let kind = self.dice.roll(12);
+        if !self.may_write(&app) {
+            return;
+        }
+        let short = &digest.hex()[..6].to_owned();
+        match kind {
+            0..=6 => self.push(&app, Some(tag), bytes).await,
+            7 => self.push(&app, None, bytes).await,
+            8 | 9 => {
+                let result =
+                    self.device.delete_tag(&app, &tag, Precondition::None, &Origin::Client).await;
+                let mut told = self.told.lock().unwrap();
+                let was = told.untagged(&app, &tag);
+                told.log.push(format!("  writer: delete {app}:{tag}: {}", result.is_ok()));
+                assert_eq!(result.ok().flatten(), was, "{app}:{tag}");
+            }
+            _ => {
+                let result = self.device.delete_manifest(&app, &digest, &Origin::Client).await;
+                let mut told = self.told.lock().unwrap();
+                told.log.push(format!("  writer: delete {app}@{short}: {}", result.is_ok()));
+                let was = told.deleted(&app, &digest);
+                let gone = result == Err(StoreError::NotFound);
+                assert!(result == Ok(()) || (gone && !was), "{app}@{short}: {result:?}");
+            }
+        }
+    }
+
+    async fn push(&self, app: &RepositoryName, tag: Option<Tag>, bytes: Vec<u8>) {
+        let digest = digest_of(&bytes);
+        self.device.blob_put(&digest, bytes.clone()).await.unwrap();
+        let put = PutManifest {
+            digest: digest.clone(),
+            media_type: media::OCI_MANIFEST.to_owned(),
+            bytes_len: bytes.len() as u64,
+            parsed: Manifest::parse(Some(media::OCI_MANIFEST), &bytes).unwrap(),
+            tags: tag.iter().cloned().collect(),
+            precondition: Precondition::None,
+            content_required: true,
+            origin: Origin::Client,
+        };
+        self.device.put_manifest(app, put).await.unwrap();
+        let mut told = self.told.lock().unwrap();
+        let short = &digest.hex()[..6];
+        let name = tag.as_ref().map_or("-", Tag::as_str);
+        told.log.push(format!("  writer: push {app}:{name} {short}"));
+        told.pushed(app, tag, &digest);
+    }
+
+    async fn maybe_write(&self) {
+        if !self.calm.load(Ordering::Relaxed) && self.dice.roll(6) == 0 {
+            self.write().await;
+        }
+    }
+
+    /// The device has what its writer was told.
+    fn check(&self, what: &str) {
+        let tags = tags(&self.device);
+        let told = self.told.lock().unwrap();
+        let missing = told.missing(&manifests(&self.device));
+        if tags != told.tags || !missing.is_empty() {
+            let (tags, wanted, log) = (shown(&tags), shown(&told.tags), told.log.join("\n"));
+            panic!("{what}\nthe device lacks {missing:?} and has {tags}\nwanted {wanted}\n{log}");
+        }
+    }
+}
+
+fn tags(store: &Store) -> Tags {
+    let mut all = Tags::new();
+    for number in 0..REPOSITORIES {
+        let app = repository(number);
+        for (tag, row) in store.tags(&app, None, 99).unwrap() {
+            all.insert((app.clone(), tag), row.digest);
+        }
+    }
+    all
+}
+
+fn manifests(store: &Store) -> Manifests {
+    let mut all = Manifests::new();
+    for number in 0..REPOSITORIES {
+        let app = repository(number);
+        let here = store.manifests(&app, None, 99).unwrap();
+        all.extend(here.into_iter().map(|(digest, _)| (app.clone(), digest)));
+    }
+    all
+}
+
+fn shown(tags: &Tags) -> String {
+    let one = |((app, tag), digest): (&(RepositoryName, Tag), &Digest)| {
+        format!("{app}:{tag}={}", &digest.hex()[..6])
+    };
+    tags.iter().map(one).collect::<Vec<_>>().join(" ")
+}
+
+/// The parent, as it behaves today.
+struct Parent {
+    world: Arc<World>,
+    registry: Registry,
+    tokens: Tokens,
+    gateway: Gateway,
+}
+
+impl Parent {
+    async fn route(&self, request: &mut Request) -> Reply {
+        match request.path.split('/').nth(1) {
+            Some("gateway") => self.gateway.handle(request).await,
+            Some("v2") => self.registry.handle(request).await,
+            _ => self.tokens.handle(request).await,
+        }
+    }
+
+    async fn answer(&self, request: &mut Request) -> Reply {
+        let world = &self.world;
+        let changes = matches!(request.method, Method::Put | Method::Delete);
+        if world.calm.load(Ordering::Relaxed) || !request.path.starts_with("/v2/") {
+            return self.route(request).await;
+        }
+        world.maybe_write().await;
+        let name = format!("{:?} {}", request.method, short_path(&request.path));
+        let id = request.header("skerry-outbox-id").unwrap_or("-").to_owned();
+        let busy = || Refusal::new(503, "UNAVAILABLE", Reason::StoreUnavailable, "busy".to_owned());
+        let (reply, how) = match world.dice.roll(if changes { 10 } else { 40 }) {
+            0 => (busy().into(), "not heard"),
+            1 if changes => {
+                let reply = self.route(request).await;
+                world.note(format!("  parent: {name} [{id}] took effect: {}", reply.status));
+                (busy().into(), "answer lost")
+            }
+            2 if changes && world.dice.roll(2) == 0 => {
+                let reply = self.route(request).await;
+                world.note(format!("  parent: {name} [{id}] took effect: {}", reply.status));
+                world.dark.store(true, Ordering::Relaxed);
+                (busy().into(), "power")
+            }
+            2 | 3 if changes => {
+                let text = "no".to_owned();
+                (Refusal::new(403, "DENIED", Reason::ReadOnly, text).into(), "refused")
+            }
+            _ => (self.route(request).await, "answered"),
+        };
+        let reply: Reply = reply;
+        if changes || reply.status >= 400 {
+            world.note(format!("  parent: {name} [{id}] {how}: {}", reply.status));
+        }
+        world.maybe_write().await;
+        reply
+    }
+}
+
+fn short_path(path: &str) -> String {
+    match path.split_once("sha256:") {
+        Some((start, hex)) => format!("{start}sha256:{}", &hex[..6]),
+        None => path.to_owned(),
+    }
+}
+
+impl Handler for Parent {
+    fn handle<'a>(
+        &'a self,
+        request: &'a mut Request,
+    ) -> Pin<Box<dyn Future<Output = Reply> + Send + 'a>> {
+        Box::pin(self.answer(request))
+    }
+}
+
+fn sys(spawner: &Spawner, hands: &Arc<Hands>) -> Sys {
+    Sys { clock: hands.clone(), ..Sys::real(spawner.clone()) }
+}
+
+async fn run(spawner: Spawner, seed: u64) {
+    let hands = Arc::new(Hands(AtomicU64::new(0), SystemClock::new()));
+    let (root_sys, device_sys) = (sys(&spawner, &hands), sys(&spawner, &hands));
+    let (root, device) = (Store::in_memory(root_sys.clone()), Store::in_memory(device_sys.clone()));
+    for (store, number) in
+        [&root, &device].into_iter().flat_map(|s| (0..REPOSITORIES).map(move |n| (s, n)))
+    {
+        let config = digest_of(CONFIG);
+        store.blob_put(&config, CONFIG.to_vec()).await.unwrap();
+        store.link_blob(&repository(number), &config, CONFIG.len() as u64).await.unwrap();
+    }
+    let new = NewConnectedRegistry {
+        name: "dock01".parse().unwrap(),
+        mode: None,
+        parent: None,
+        repositories: (0..REPOSITORIES).map(|n| repository(n).as_str().parse().unwrap()).collect(),
+        sync_token: None,
+        client_tokens: Vec::new(),
+        settings: Settings::default(),
+    };
+    let (_, passwords) = root.connected_registry_create(new).await.unwrap();
+    let listener = Listener::tcp("127.0.0.1:0").unwrap();
+    let address = listener.local_address().unwrap();
+    let auth_options = AuthOptions {
+        role: Role::Root,
+        registry_name: "myregistry".into(),
+        login_server: None,
+        public_scheme: None,
+        login_port: Some(address.port()),
+        access_lifetime: Duration::from_secs(1 << 30),
+        refresh_lifetime: Duration::from_secs(600),
+        identity: keys::make().unwrap(),
+    };
+    let auth = Auth::new(root.clone(), auth_options).unwrap();
+    let world = Arc::new(World {
+        dice: Dice(AtomicU64::new(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)),
+        calm: AtomicBool::new(true),
+        dark: AtomicBool::new(false),
+        device: device.clone(),
+        root: root.clone(),
+        told: Mutex::default(),
+    });
+    let registry_options =
+        RegistryOptions { role: Role::Root, namespaces: Vec::new(), login_server: None };
+    let gateway_options = GatewayOptions {
+        role: Role::Root,
+        registry: "myregistry".to_owned(),
+        contacts: Contacts::new(&root_sys),
+    };
+    let parent = Parent {
+        world: world.clone(),
+        registry: Registry::new(root.clone(), auth.clone(), registry_options),
+        tokens: Tokens::new(&root, auth.clone()),
+        gateway: Gateway::new(root.clone(), auth, gateway_options),
+    };
+    let service = Service {
+        sys: root_sys,
+        handler: Arc::new(parent),
+        permits: Permits::new(100),
+        shutdown: Shutdown::default(),
+        deadlines: Deadlines::default(),
+        memory: Budget::new(64 << 20),
+    };
+    let _server = spawner.spawn(serve(service, listener, None));
+    let text = format!(
+        "ConnectedRegistryName=dock01;SyncTokenName=dock01;SyncTokenPassword={};\
+         ParentGatewayEndpoint={address};ParentEndpointProtocol=http",
+        passwords[0].value.expose()
+    );
+    let engine = || {
+        let connection = ConnectionString::parse(&text, |_| None).map_err(|e| e.to_string());
+        let client = Client::new(&device_sys, ClientOptions::default()).unwrap();
+        let options = EngineOptions {
+            version: "1".to_owned(),
+            login_server: "dock.example:5000".to_owned(),
+            tls: false,
+            instance_id: "i".to_owned(),
+            private_ca: false,
+            contacts: Contacts::new(&device_sys),
+        };
+        Engine::new(device.clone(), client, connection.unwrap_or_else(|e| panic!("{e}")), options)
+    };
+    let mut now = engine();
+    now.activate().await.unwrap();
+    now.pull_once().await.unwrap();
+    world.calm.store(false, Ordering::Relaxed);
+    let mut withheld = BTreeSet::new();
+    for step in 0..STEPS {
+        let mut stays = true;
+        match world.dice.roll(20) {
+            0..=7 => world.write().await,
+            8..=11 => {
+                world.note(format!("{step}: push"));
+                stays = until_dark(&world, Box::pin(now.push_once())).await;
+            }
+            12..=14 => {
+                world.note(format!("{step}: pull"));
+                stays = until_dark(&world, Box::pin(now.pull_once())).await;
+            }
+            15 => {
+                world.note(format!("{step}: both"));
+                let (pull, push) = (now.pull_once(), now.push_once());
+                let both = async {
+                    let (pulled, pushed) = smol::future::zip(pull, push).await;
+                    pulled.and(pushed)
+                };
+                stays = until_dark(&world, Box::pin(both)).await;
+            }
+            16 => {
+                let number = world.dice.roll(REPOSITORIES);
+                let app = repository(number);
+                let granted = withheld.remove(&number) || !withheld.insert(number);
+                world.note(format!("{step}: {app} granted: {granted}"));
+                grant(&root, &app, granted).await;
+            }
+            17 => stays = false,
+            18 => {
+                device.request_reconcile().await.unwrap();
+            }
+            _ => {
+                hands.0.fetch_add(1 + world.dice.roll(4000), Ordering::Relaxed);
+            }
+        }
+        if !stays {
+            world.note(format!("{step}: the device starts anew"));
+            now = engine();
+            now.activate().await.unwrap();
+        }
+        world.check(&format!("seed {seed}, step {step}"));
+    }
+    world.calm.store(true, Ordering::Relaxed);
+    world.note("calm".to_owned());
+    for number in withheld {
+        grant(&root, &repository(number), true).await;
+    }
+    let mut rounds = 0;
+    loop {
+        let pulled = now.pull_once().await;
+        let pushed = now.push_once().await;
+        world.check(&format!("seed {seed}, at rest: {pulled:?} {pushed:?}"));
+        if device.outbox(9).unwrap().is_empty() && device.refused_changes(9).unwrap().is_empty() {
+            break;
+        }
+        rounds += 1;
+        if rounds > ROUNDS_MAX {
+            let log = world.told.lock().unwrap().log.join("\n");
+            panic!("seed {seed}: {:?} {pushed:?}\n{log}", device.outbox(9).unwrap());
+        }
+        hands.0.fetch_add(90_000, Ordering::Relaxed);
+    }
+    device.request_reconcile().await.unwrap();
+    now.pull_once().await.unwrap();
+    world.check(&format!("seed {seed}, compared"));
+    let told = world.told.lock().unwrap();
+    let there = tags(&world.root);
+    let wanted = shown(&told.tags);
+    let log = told.log.join("\n");
+    assert!(
+        there == told.tags,
+        "seed {seed}\nat the root {}\nwanted {wanted}\n{log}",
+        shown(&there)
+    );
+    let lost = told.missing(&manifests(&world.root));
+    assert!(lost.is_empty(), "seed {seed}\nnot at the root: {lost:?}\n{log}");
+    assert!(device.conflicts().unwrap().is_empty(), "seed {seed}\n{log}");
+}
+
+/// Does what the device does until its power fails; `false`: it did.
+async fn until_dark(
+    world: &World,
+    work: Pin<Box<dyn Future<Output = Result<(), SyncError>> + '_>>,
+) -> bool {
+    let work = async {
+        let done = work.await;
+        world.note(format!("  done: {done:?}"));
+        true
+    };
+    let dark = async {
+        world.power_fails().await;
+        false
+    };
+    smol::future::or(dark, work).await
+}
+
+async fn grant(root: &Store, app: &RepositoryName, add: bool) {
+    let pattern = vec![app.as_str().parse().unwrap()];
+    let (added, removed) = if add { (pattern, Vec::new()) } else { (Vec::new(), pattern) };
+    root.permissions_update("dock01".parse().unwrap(), added, removed).await.unwrap();
+}
+
+#[test]
+fn f130_what_a_device_acknowledged_arrives_whatever_becomes_of_its_deliveries() {
+    let number = |name| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
+    let seeds = match number("SKERRY_SEED") {
+        Some(seed) => seed..seed + 1,
+        None => 0..number("SKERRY_SEEDS").unwrap_or(SEEDS),
+    };
+    for seed in seeds {
+        let spawner = Spawner::new();
+        // A future of this size does not fit on the stack of a test.
+        let run: Pin<Box<dyn Future<Output = ()>>> = Box::pin(run(spawner.clone(), seed));
+        spawner.run(1, run);
+    }
+}
