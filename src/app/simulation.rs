@@ -1,7 +1,8 @@
 //! A device and its parent in one process, every part of them real: the store, the sync, the
-//! registry, the tokens and the gateway. A writer works at the device while the parent refuses, does
-//! not answer, or answers what the device does not hear. Nobody else writes, so at every moment the
-//! device has what its writer was told, and at rest the parent has it too.
+//! registry, the tokens and the gateway. A writer works at the device while the parent refuses,
+//! does not answer, or answers what the device does not hear, and while the device loses its power.
+//! Nobody else writes, so at every moment the device has what its writer was told, and at rest the
+//! parent has it too.
 //!
 //! A seed replays: `SKERRY_SEED=7 cargo test --lib simulation`.
 
@@ -140,8 +141,8 @@ const CONFIG: &[u8] = b"{}";
 
 fn manifest(number: u64) -> Vec<u8> {
     format!(
-        r#"{{"schemaVersion":2,"mediaType":"{}","config":{{"mediaType":"a/b","digest":"{}","size":2}},
-            "layers":[],"annotations":{{"number":"{number}"}}}}"#,
+        r#"{{"schemaVersion":2,"mediaType":"{}",
+            "config":{{"mediaType":"a/b","digest":"{}","size":2}},"layers":[],"annotations":{{"number":"{number}"}}}}"#,
         media::OCI_MANIFEST,
         digest_of(CONFIG)
     )

@@ -20,9 +20,9 @@ use crate::types::{ConnectedRegistryName, Digest, RepositoryName, Tag};
 const NUMBERS_PER_EPOCH: u64 = 1 << 40;
 
 /// States of a tag that are remembered because they may be the parent's. Only the first change of a
-/// tag that waits is attempted, so each attempt that was not heard of takes a removal, or a deletion
-/// of its manifest, to be left out. Over it: the later ones are forgotten, and a tag that names one
-/// of them is taken for moved by somebody else: both contents are kept.
+/// tag that waits is attempted, so each attempt that was not heard of takes a removal, or a
+/// deletion of its manifest, to be left out. Over it: the later ones are forgotten, and a tag that
+/// names one of them is taken for moved by somebody else: both contents are kept.
 const UNHEARD_MAX: usize = 8;
 
 /// Who made a change.

@@ -360,8 +360,8 @@ fn renewed(
 }
 
 /// Replaces what waits of a tag up to its last removal by the removal of what the parent has. Who
-/// removes a tag does not want any more what it named then; what it had named before that, and moved
-/// away from, is returned: clients may have pinned it.
+/// removes a tag does not want any more what it named then; what it had named before that, and
+/// moved away from, is returned: clients may have pinned it.
 fn leave_out_removed(chain: &mut Vec<OutboxEntry>) -> Vec<Digest> {
     let names = |entry: &OutboxEntry| match &entry.change {
         OutboxChange::Tag { digest, .. } => digest.clone(),
@@ -386,9 +386,9 @@ fn leave_out_removed(chain: &mut Vec<OutboxEntry>) -> Vec<Digest> {
     kept
 }
 
-/// Where the changes of a tag begin and end, and what they come to: what it named in between goes up
-/// without it, because clients may have pinned that. `None`: they do not end where they began, or
-/// the tag was removed in between.
+/// Where the changes of a tag begin and end, and what they come to: what it named in between goes
+/// up without it, because clients may have pinned that. `None`: they do not end where they began,
+/// or the tag was removed in between.
 fn goes_back(chain: &[OutboxEntry]) -> Option<(Digest, Vec<OutboxChange>)> {
     let tags = chain.iter().map(|entry| match &entry.change {
         OutboxChange::Tag { tag, base, digest: Some(digest) } => Some((tag, base, digest)),

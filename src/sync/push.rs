@@ -269,8 +269,8 @@ impl Pusher {
     }
 
     /// The parent knows the number, and not for this change. In the life of the store that gave the
-    /// number it stood for this change, and the parent has had it: this store was restored since. Or
-    /// the store was set back without that, and counts over again.
+    /// number it stood for this change, and the parent has had it: this store was restored since.
+    /// Or the store was set back without that, and counts over again.
     async fn settle_mismatch(&self, number: u64, entry: &OutboxEntry) -> Result<(), SyncError> {
         let (id, repository) = (&entry.id, &entry.repository);
         if self.store.outbox_is_of_this_life(id)? {

@@ -91,12 +91,7 @@ fn f130_f201_pushes_of_a_device_that_was_restored_arrive_and_stay() {
     let lost = push_all(&device, &user, "lost", 11..16);
     arrive(&root, &user, "app", &lost);
 
-    device.kill();
-    std::fs::rename(device.state(), device.state().with_file_name("broken")).unwrap();
-    let state = format!("storage.state_dir={}", device.state().display());
-    let output = device.run(&["--set", &state, "restore", backup.to_str().unwrap()]);
-    assert!(output.status.success(), "{output:?}");
-    device.start();
+    restore(&mut device, &backup);
     let after = push_all(&device, &user, "after", 21..28);
     arrive(&root, &user, "app", &after);
     // What had arrived at the parent comes back from there.
@@ -104,6 +99,52 @@ fn f130_f201_pushes_of_a_device_that_was_restored_arrive_and_stay() {
         for tags in [&kept, &lost, &after] {
             arrive(node, &user, "app", tags);
         }
+    }
+    let log = device.log();
+    assert!(!log.contains("was moved at the parent too"), "{log}");
+}
+
+/// Replaces the state of a device by a backup of it, as an operator does, and starts it.
+fn restore(device: &mut Node, backup: &std::path::Path) {
+    device.kill();
+    std::fs::rename(device.state(), device.state().with_file_name("broken")).unwrap();
+    let state = format!("storage.state_dir={}", device.state().display());
+    let output = device.run(&["--set", &state, "restore", backup.to_str().unwrap()]);
+    assert!(output.status.success(), "{output:?}");
+    device.start();
+}
+
+#[test]
+fn f130_f201_what_a_restored_device_had_delivered_before_undoes_nothing_that_came_after() {
+    let mut root = Node::root();
+    let user = root.pusher("owner-token", "*");
+    let mut device = device(&root, &user);
+    let first = [("v1", 1), ("old", 2)]
+        .map(|(tag, seed)| (tag.to_owned(), push(&device, &user, seed, "app", tag)));
+    arrive(&root, &user, "app", &first);
+    root.kill();
+    let waiting = [("v1", 3), ("new", 4)]
+        .map(|(tag, seed)| (tag.to_owned(), push(&device, &user, seed, "app", tag)));
+    assert_eq!(delete(&device, &user, "app", "old"), 202);
+    let backup = device.state().with_file_name("backup");
+    let output = device.run(&["backup", backup.to_str().unwrap()]);
+    assert!(output.status.success(), "{output:?}");
+    root.start();
+    arrive(&root, &user, "app", &waiting);
+    // All of that has arrived, and is changed again.
+    assert_eq!(delete(&device, &user, "app", "new"), 202);
+    let last = [("v1", 5), ("old", 6)]
+        .map(|(tag, seed)| (tag.to_owned(), push(&device, &user, seed, "app", tag)));
+    arrive(&root, &user, "app", &last);
+
+    restore(&mut device, &backup);
+    let after = push(&device, &user, 7, "app", "after");
+    arrive(&root, &user, "app", &[("after".to_owned(), after.clone())]);
+    let wanted: BTreeMap<_, _> = last.into_iter().chain([("after".to_owned(), after)]).collect();
+    for node in [&root, &device] {
+        eventually(SOON, &format!("{wanted:?} at both ends"), || {
+            (tags(node, &user, "app") == wanted).then_some(())
+        });
     }
     let log = device.log();
     assert!(!log.contains("was moved at the parent too"), "{log}");
