@@ -12,7 +12,7 @@ use super::row::{self, Kind, Row, is_default, key, prefix};
 use super::tags::{TagRow, tag_key};
 use super::{Store, StoreError, Txn};
 use crate::sys::spawn;
-use crate::types::{Digest, RepositoryName, Tag, UnixSeconds};
+use crate::types::{Digest, Reason, RepositoryName, Tag, UnixSeconds};
 
 /// Refusals read at once, and renewed in one record.
 const PAGE: usize = 256;
@@ -129,6 +129,9 @@ pub struct Refused {
     numbers: BTreeSet<u64>,
     /// Each with the number of the change that was refused.
     tags: BTreeMap<RepositoryName, BTreeMap<Tag, u64>>,
+    /// Changes that the parent refused because content is missing there, with the manifest that
+    /// each was to bring.
+    incomplete: BTreeMap<RepositoryName, BTreeMap<u64, Digest>>,
 }
 
 impl Refused {
@@ -154,6 +157,29 @@ impl Refused {
         self.tags.get_mut(&entry.repository)?.remove(tag);
         self.numbers.remove(&refused);
         Some(refused)
+    }
+
+    /// Changes that were refused for want of the manifest that this delivered change has brought.
+    /// Each is named once.
+    pub fn completed_by(
+        &mut self,
+        entry: &OutboxEntry,
+        store: &Store,
+    ) -> Result<Vec<u64>, StoreError> {
+        let (Some(brought), Some(incomplete)) =
+            (entry.brings(), self.incomplete.get_mut(&entry.repository))
+        else {
+            return Ok(Vec::new());
+        };
+        let mut completed = Vec::new();
+        for (number, digest) in &*incomplete {
+            let row = store.manifest(&entry.repository, digest)?;
+            if row.is_some_and(|row| row.named_manifests().any(|named| named == brought)) {
+                completed.push(*number);
+            }
+        }
+        incomplete.retain(|number, _| !completed.contains(number));
+        Ok(completed)
     }
 
     /// Adds one.
@@ -192,6 +218,11 @@ impl Store {
             };
             after = *last;
             for (number, refusal) in page.into_iter().filter(|(_, refusal)| refusal.stands()) {
+                let wants_content = refusal.reason.contains(Reason::ContentMissing.name());
+                if let Some(digest) = refusal.entry.brings().filter(|_| wants_content) {
+                    let there = refused.incomplete.entry(refusal.entry.repository.clone());
+                    there.or_default().insert(number, digest.clone());
+                }
                 refused.add(number, refusal.entry);
             }
             spawn::yield_now().await;

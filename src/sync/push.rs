@@ -207,6 +207,10 @@ impl Pusher {
             self.turns().worked(repository);
             if self.store.is_refused(number)? {
                 refused.add(number, entry);
+            } else {
+                for completed in refused.completed_by(&entry, &self.store)? {
+                    self.store.outbox_renumber(completed, 0).await?;
+                }
             }
             return Ok(());
         };

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::support::eventually;
 use crate::support::http::{Answer, bearer, token};
-use crate::support::image::{Image, MANIFEST, digest, push_blob};
+use crate::support::image::{INDEX, Image, MANIFEST, digest, push_blob};
 use crate::support::node::{Node, sync_token};
 use crate::sync::{SOON, pull, root_behind};
 
@@ -272,6 +272,41 @@ fn f204_f130_content_that_cannot_be_read_here_is_no_refusal_of_the_parent() {
     std::fs::rename(&aside, &layer).unwrap();
     permissions(&root, &["--add", "lab"]);
     arrive(&root, &user, "app", &pushed);
+}
+
+#[test]
+fn f204_f130_an_index_goes_up_as_soon_as_the_child_is_back_that_was_deleted_before() {
+    let mut root = Node::root();
+    let user = root.pusher("owner-token", "*");
+    let device = device(&root, &user);
+    let children = [1, 2].map(|seed| Image::new(seed, &[100]));
+    let entries = children.each_ref().map(|child| {
+        serde_json::json!({"mediaType": MANIFEST, "digest": child.digest(),
+            "size": child.manifest.len()})
+    });
+    let index = serde_json::json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": entries});
+    let index = index.to_string();
+    push_all(&device, &user, "before", 11..12);
+    root.kill();
+    let owner = (user.0.as_str(), user.1.as_str());
+    let push_child = |child: &Image| {
+        let pushed = child.push(&device.login, owner, "app", &child.digest());
+        assert_eq!(pushed.status, 201, "{pushed:?}");
+    };
+    children.iter().for_each(push_child);
+    let scope = "repository:app:pull,push";
+    let bearer_token = token(&device.login, owner.0, owner.1, &[scope]).unwrap();
+    let typed = [("content-type", INDEX)];
+    let target = "/v2/app/manifests/multi";
+    let put = bearer(&device.login, &bearer_token, "PUT", target, &typed, index.as_bytes());
+    assert_eq!(put.status, 201, "{put:?}");
+    assert_eq!(delete(&device, &user, "app", &children[0].digest()), 202);
+    root.start();
+    let told = eventually(SOON, "the refusal is told", || refused(&root).pop());
+    assert!(told.contains("app:multi") && told.contains(&children[0].digest()), "{told}");
+    push_child(&children[0]);
+    arrive(&root, &user, "app", &[("multi".to_owned(), digest(index.as_bytes()))]);
+    eventually(SOON, "nothing is refused", || refused(&root).is_empty().then_some(()));
 }
 
 #[test]
