@@ -87,11 +87,15 @@ struct Told {
 }
 
 impl Told {
-    fn pushed(&mut self, app: &RepositoryName, tag: Option<Tag>, digest: &Digest) {
-        if let Some(tag) = &tag {
+    fn pushed(&mut self, app: &RepositoryName, tags: &[Tag], digest: &Digest) {
+        let by = self.pins.entry((app.clone(), digest.clone())).or_default();
+        for tag in tags {
             self.tags.insert((app.clone(), tag.clone()), digest.clone());
+            by.insert(Some(tag.clone()));
         }
-        self.pins.entry((app.clone(), digest.clone())).or_default().insert(tag);
+        if tags.is_empty() {
+            by.insert(None);
+        }
     }
 
     /// Who removes a tag does not want any more what it named, if that was pushed under it alone.
@@ -179,8 +183,12 @@ impl World {
         }
         let short = &digest.hex()[..6].to_owned();
         match kind {
-            0..=6 => self.push(&app, Some(tag), bytes).await,
-            7 => self.push(&app, None, bytes).await,
+            0..=5 => self.push(&app, &[tag], bytes).await,
+            6 => {
+                let all = (0..TAGS).map(|number| format!("v{number}").parse().unwrap());
+                self.push(&app, &all.collect::<Vec<_>>(), bytes).await;
+            }
+            7 => self.push(&app, &[], bytes).await,
             8 | 9 => {
                 let result =
                     self.device.delete_tag(&app, &tag, Precondition::None, &Origin::Client).await;
@@ -200,7 +208,7 @@ impl World {
         }
     }
 
-    async fn push(&self, app: &RepositoryName, tag: Option<Tag>, bytes: Vec<u8>) {
+    async fn push(&self, app: &RepositoryName, tags: &[Tag], bytes: Vec<u8>) {
         let digest = digest_of(&bytes);
         self.device.blob_put(&digest, bytes.clone()).await.unwrap();
         let put = PutManifest {
@@ -208,7 +216,7 @@ impl World {
             media_type: media::OCI_MANIFEST.to_owned(),
             bytes_len: bytes.len() as u64,
             parsed: Manifest::parse(Some(media::OCI_MANIFEST), &bytes).unwrap(),
-            tags: tag.iter().cloned().collect(),
+            tags: tags.to_vec(),
             precondition: Precondition::None,
             content_required: true,
             origin: Origin::Client,
@@ -216,9 +224,9 @@ impl World {
         self.device.put_manifest(app, put).await.unwrap();
         let mut told = self.told.lock().unwrap();
         let short = &digest.hex()[..6];
-        let name = tag.as_ref().map_or("-", Tag::as_str);
-        told.log.push(format!("  writer: push {app}:{name} {short}"));
-        told.pushed(app, tag, &digest);
+        let names: Vec<&str> = tags.iter().map(Tag::as_str).collect();
+        told.log.push(format!("  writer: push {app}:{} {short}", names.join(",")));
+        told.pushed(app, tags, &digest);
     }
 
     async fn maybe_write(&self) {

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::gateway::feed::Scope;
+use crate::store::outbox::{OutboxChange, OutboxEntry};
 use crate::types::{Digest, Mode, RepositoryName, Tag};
 
 /// What a repository holds at the parent.
@@ -101,6 +102,38 @@ pub fn repositories(
     plan
 }
 
+/// Why a tag does not name at the parent what a change of it begins with.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Moved {
+    /// It names what the change wants.
+    AsWanted,
+    /// This node left it so: by an attempt of which it did not hear, or because a removal of a
+    /// manifest has or has not reached the parent.
+    ByUs,
+    /// Somebody else moved it.
+    ByOthers,
+}
+
+/// Who has moved a tag that names `there` at the parent. `deleted`: manifests of the repository
+/// whose removal the parent has not confirmed.
+pub fn moved(entry: &OutboxEntry, there: Option<&Digest>, deleted: &BTreeSet<Digest>) -> Moved {
+    let OutboxChange::Tag { base, digest, .. } = &entry.change else {
+        return Moved::ByOthers;
+    };
+    let (base, digest) = (base.as_ref(), digest.as_ref());
+    let unheard = entry.unheard.iter().any(|state| state.as_ref() == there);
+    // With a manifest its tags go: the parent may have done that already, or not yet.
+    let went = there.is_none() && base.is_some_and(|base| deleted.contains(base));
+    let stayed = there.is_some_and(|there| deleted.contains(there));
+    match there {
+        there if there == digest => Moved::AsWanted,
+        // It was moved, and back, between the two questions.
+        there if there == base => Moved::ByUs,
+        _ if unheard || went || stayed => Moved::ByUs,
+        _ => Moved::ByOthers,
+    }
+}
+
 /// Sorts work so that what completes soonest comes first.
 pub fn cheapest_first<T>(mut work: Vec<(u64, T)>) -> Vec<T> {
     work.sort_by_key(|(bytes, _)| *bytes);
@@ -111,6 +144,7 @@ pub fn cheapest_first<T>(mut work: Vec<(u64, T)>) -> Vec<T> {
 mod tests {
     use super::*;
     use crate::store::node::testing::map;
+    use crate::store::outbox::OutboxId;
     use crate::types::digest::Algorithm;
 
     fn digest(number: u8) -> Digest {
@@ -174,6 +208,47 @@ mod tests {
             assert_eq!(plan.reconcile, names(&["team/a", "team/b"]));
             assert_eq!(plan.purge, names(purge), "{mode}");
         }
+    }
+
+    #[test]
+    fn f130_a_tag_that_is_not_where_its_change_begins_was_moved_by_us_or_by_others() {
+        let change = |base: u8, wanted: u8, unheard: &[u8]| {
+            let state = |number: u8| (number > 0).then(|| digest(number));
+            let tag = "v1".parse().unwrap();
+            let change = OutboxChange::Tag { tag, base: state(base), digest: state(wanted) };
+            let id = OutboxId { origin: "dock01".parse().unwrap(), incarnation: 1, sequence: 7 };
+            let unheard = unheard.iter().map(|number| state(*number)).collect();
+            OutboxEntry { id, repository: "app".parse().unwrap(), change, unheard }
+        };
+        // From 1 to 2; 3 was attempted before; 0 is no tag. The manifest that the parent may yet
+        // have, or have no more; what the tag names there.
+        for (base, wanted, unheard, deleted, there, expected) in [
+            (1, 2, &[][..], &[][..], 2, Moved::AsWanted),
+            (1, 2, &[], &[], 1, Moved::ByUs),
+            (1, 2, &[], &[], 3, Moved::ByOthers),
+            (1, 2, &[], &[], 0, Moved::ByOthers),
+            (1, 2, &[3], &[], 3, Moved::ByUs),
+            (1, 2, &[3], &[], 4, Moved::ByOthers),
+            (1, 2, &[3], &[], 0, Moved::ByOthers),
+            (1, 2, &[3, 0], &[], 0, Moved::ByUs),
+            (1, 2, &[], &[1], 0, Moved::ByUs),
+            (1, 2, &[], &[3], 0, Moved::ByOthers),
+            (1, 2, &[], &[3], 3, Moved::ByUs),
+            (0, 2, &[], &[1], 1, Moved::ByUs),
+            (0, 2, &[], &[], 1, Moved::ByOthers),
+            (0, 0, &[1], &[], 1, Moved::ByUs),
+            (0, 0, &[1], &[], 0, Moved::AsWanted),
+            (1, 0, &[], &[], 2, Moved::ByOthers),
+        ] {
+            let entry = change(base, wanted, unheard);
+            let deleted = deleted.iter().map(|number| digest(*number)).collect();
+            let at_parent = (there > 0).then(|| digest(there));
+            let found = moved(&entry, at_parent.as_ref(), &deleted);
+            assert_eq!(found, expected, "{entry} {unheard:?} {deleted:?} {there}");
+        }
+        let added = OutboxChange::ManifestAdded { digest: digest(1) };
+        let entry = OutboxEntry { change: added, ..change(1, 2, &[]) };
+        assert_eq!(moved(&entry, Some(&digest(1)), &BTreeSet::new()), Moved::ByOthers);
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::error::SyncError;
 use super::fetch::Fetcher;
+use super::plan::{Moved, moved};
 use super::turns::Turns;
 use super::upload::{Content, Uploader};
 use crate::gateway::distribution::{Delivery, FetchedManifest};
@@ -522,37 +523,5 @@ impl Pusher {
     async fn wait_for_parent(&self, tag: &Tag, error: &SyncError) -> Result<(), SyncError> {
         let text = format!("a conflict over tag {tag} cannot be settled: {error}");
         Err(UpstreamError::Busy(503, text).into())
-    }
-}
-
-/// Why a tag does not name at the parent what a change of it begins with.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Moved {
-    /// It names what the change wants.
-    AsWanted,
-    /// This node left it so: by an attempt of which it did not hear, or because a removal of a
-    /// manifest has or has not reached the parent.
-    ByUs,
-    /// Somebody else moved it.
-    ByOthers,
-}
-
-/// Who has moved a tag that names `there` at the parent. `deleted`: manifests of the repository
-/// whose removal the parent has not confirmed.
-fn moved(entry: &OutboxEntry, there: Option<&Digest>, deleted: &BTreeSet<Digest>) -> Moved {
-    let OutboxChange::Tag { base, digest, .. } = &entry.change else {
-        return Moved::ByOthers;
-    };
-    let (base, digest) = (base.as_ref(), digest.as_ref());
-    let unheard = entry.unheard.iter().any(|state| state.as_ref() == there);
-    // With a manifest its tags go: the parent may have done that already, or not yet.
-    let went = there.is_none() && base.is_some_and(|base| deleted.contains(base));
-    let stayed = there.is_some_and(|there| deleted.contains(there));
-    match there {
-        there if there == digest => Moved::AsWanted,
-        // It was moved, and back, between the two questions.
-        there if there == base => Moved::ByUs,
-        _ if unheard || went || stayed => Moved::ByUs,
-        _ => Moved::ByOthers,
     }
 }
