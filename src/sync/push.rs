@@ -15,7 +15,7 @@ use crate::gateway::distribution::{Delivery, FetchedManifest};
 use crate::gateway::{Upstream, UpstreamError};
 use crate::store::outbox::{OutboxChange, OutboxEntry};
 use crate::store::refused::Refused;
-use crate::store::{Precondition, Store, StoreError};
+use crate::store::{ManifestRow, Precondition, Store, StoreError};
 use crate::sys::spawn;
 use crate::types::limits::PAGE_MAX;
 use crate::types::{Digest, Manifest, Mode, Reference, RepositoryName, Tag};
@@ -315,14 +315,21 @@ impl Pusher {
                 let delivery = Delivery { precondition, id };
                 let reference = Reference::Tag(tag.clone());
                 match digest {
-                    Some(digest) => self.put(repository, digest, &reference, &delivery).await,
+                    Some(digest) => match self.store.manifest(repository, digest)? {
+                        Some(row) => self.put(repository, digest, row, &reference, &delivery).await,
+                        None => Err(SyncError::Content(format!("{entry} is being deleted here"))),
+                    },
                     None => self.delete(repository, &reference, &delivery).await,
                 }
             }
             OutboxChange::ManifestAdded { digest } => {
                 let delivery = Delivery { precondition: Precondition::None, id };
                 let reference = Reference::Digest(digest.clone());
-                self.put(repository, digest, &reference, &delivery).await
+                match self.store.manifest(repository, digest)? {
+                    Some(row) => self.put(repository, digest, row, &reference, &delivery).await,
+                    // Deleted here since: a later change says so.
+                    None => Ok(()),
+                }
             }
             OutboxChange::ManifestDeleted { digest } => {
                 let delivery = Delivery { precondition: Precondition::None, id };
@@ -349,13 +356,10 @@ impl Pusher {
         &self,
         repository: &RepositoryName,
         digest: &Digest,
+        row: ManifestRow,
         reference: &Reference,
         delivery: &Delivery<'_>,
     ) -> Result<(), SyncError> {
-        let Some(row) = self.store.manifest(repository, digest)? else {
-            // Deleted here since: a later change says so.
-            return Ok(());
-        };
         if !self.upstream.has_manifest(repository, digest).await? {
             self.bring_content(repository, digest).await?;
         }
