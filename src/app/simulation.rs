@@ -146,7 +146,8 @@ const CONFIG: &[u8] = b"{}";
 fn manifest(number: u64) -> Vec<u8> {
     format!(
         r#"{{"schemaVersion":2,"mediaType":"{}",
-            "config":{{"mediaType":"a/b","digest":"{}","size":2}},"layers":[],"annotations":{{"number":"{number}"}}}}"#,
+            "config":{{"mediaType":"a/b","digest":"{}","size":2}},
+            "layers":[],"annotations":{{"number":"{number}"}}}}"#,
         media::OCI_MANIFEST,
         digest_of(CONFIG)
     )
