@@ -6,6 +6,8 @@
 //!
 //! A seed replays: `SKERRY_SEED=7 cargo test --lib simulation`.
 
+mod scenarios;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::pin::Pin;
@@ -23,7 +25,7 @@ use crate::http::{
 use crate::registry::{Registry, RegistryOptions};
 use crate::store::connected_registries::{NewConnectedRegistry, Settings};
 use crate::store::outbox::Origin;
-use crate::store::{Precondition, PutManifest, Store, StoreError};
+use crate::store::{Precondition, PutManifest, PutOutcome, Store, StoreError};
 use crate::sync::{Engine, EngineOptions, SyncError};
 use crate::sys::net::Listener;
 use crate::sys::{Clock, Spawner, Sys, SystemClock};
@@ -44,6 +46,7 @@ const ROUNDS_MAX: usize = 30;
 const REPOSITORIES: u64 = 2;
 const TAGS: u64 = 2;
 const MANIFESTS: u64 = 4;
+const INDEXES: u64 = 2;
 
 /// Random numbers, the same for the same seed.
 struct Dice(AtomicU64);
@@ -74,48 +77,37 @@ impl Clock for Hands {
 
 type Tags = BTreeMap<(RepositoryName, Tag), Digest>;
 type Manifests = BTreeSet<(RepositoryName, Digest)>;
-/// What was pushed, each with the tags that it was pushed under since they were last removed;
-/// `None`: by its digest.
-type Pins = BTreeMap<(RepositoryName, Digest), BTreeSet<Option<Tag>>>;
 
 /// What the writer was told.
 #[derive(Default)]
 struct Told {
     tags: Tags,
-    pins: Pins,
+    /// What was pushed and not deleted.
+    manifests: Manifests,
     log: Vec<String>,
 }
 
 impl Told {
     fn pushed(&mut self, app: &RepositoryName, tags: &[Tag], digest: &Digest) {
-        let by = self.pins.entry((app.clone(), digest.clone())).or_default();
+        self.manifests.insert((app.clone(), digest.clone()));
         for tag in tags {
             self.tags.insert((app.clone(), tag.clone()), digest.clone());
-            by.insert(Some(tag.clone()));
-        }
-        if tags.is_empty() {
-            by.insert(None);
         }
     }
 
-    /// Who removes a tag does not want any more what it named, if that was pushed under it alone.
+    /// What a tag named can be pulled by its digest when it is gone.
     fn untagged(&mut self, app: &RepositoryName, tag: &Tag) -> Option<Digest> {
-        let was = self.tags.remove(&(app.clone(), tag.clone()))?;
-        if let Some(by) = self.pins.get_mut(&(app.clone(), was.clone())) {
-            by.remove(&Some(tag.clone()));
-        }
-        self.pins.retain(|_, by| !by.is_empty());
-        Some(was)
+        self.tags.remove(&(app.clone(), tag.clone()))
     }
 
     fn deleted(&mut self, app: &RepositoryName, digest: &Digest) -> bool {
         self.tags.retain(|(of, _), named| of != app || named != digest);
-        self.pins.remove(&(app.clone(), digest.clone())).is_some()
+        self.manifests.remove(&(app.clone(), digest.clone()))
     }
 
     /// What is not there, and should be.
     fn missing(&self, there: &Manifests) -> Vec<String> {
-        let missing = self.pins.keys().filter(|pin| !there.contains(*pin));
+        let missing = self.manifests.difference(there);
         missing.map(|(app, digest)| format!("{app}@{}", &digest.hex()[..6])).collect()
     }
 }
@@ -127,6 +119,8 @@ struct World {
     calm: AtomicBool,
     /// The power of the device fails.
     dark: AtomicBool,
+    /// While the parent answers that it does not have it, this is pushed again, and delivered.
+    pushed_meanwhile: Mutex<Option<u64>>,
     device: Store,
     root: Store,
     told: Mutex<Told>,
@@ -143,7 +137,11 @@ fn digest_of(bytes: &[u8]) -> Digest {
 
 const CONFIG: &[u8] = b"{}";
 
+/// Images, and behind them indexes of two images each.
 fn manifest(number: u64) -> Vec<u8> {
+    if number >= MANIFESTS {
+        return index(&children(number));
+    }
     format!(
         r#"{{"schemaVersion":2,"mediaType":"{}",
             "config":{{"mediaType":"a/b","digest":"{}","size":2}},
@@ -152,6 +150,29 @@ fn manifest(number: u64) -> Vec<u8> {
         digest_of(CONFIG)
     )
     .into_bytes()
+}
+
+/// The images of an index; an image has none.
+fn children(number: u64) -> Vec<u64> {
+    let first = number.checked_sub(MANIFESTS);
+    first.map(|first| vec![first, (first + 1) % MANIFESTS]).unwrap_or_default()
+}
+
+fn index(children: &[u64]) -> Vec<u8> {
+    let entries = children.iter().map(|number| {
+        let bytes = manifest(*number);
+        let media_type = media_type(*number);
+        let (digest, size) = (digest_of(&bytes), bytes.len());
+        format!(r#"{{"mediaType":"{media_type}","digest":"{digest}","size":{size}}}"#)
+    });
+    let entries = entries.collect::<Vec<_>>().join(",");
+    let index = media::OCI_INDEX;
+    let text = format!(r#"{{"schemaVersion":2,"mediaType":"{index}","manifests":[{entries}]}}"#);
+    text.into_bytes()
+}
+
+fn media_type(number: u64) -> &'static str {
+    if number < MANIFESTS { media::OCI_MANIFEST } else { media::OCI_INDEX }
 }
 
 impl World {
@@ -176,20 +197,20 @@ impl World {
     async fn write(&self) {
         let app = repository(self.dice.roll(REPOSITORIES));
         let tag: Tag = format!("v{}", self.dice.roll(TAGS)).parse().unwrap();
-        let bytes = manifest(self.dice.roll(MANIFESTS));
-        let digest = digest_of(&bytes);
+        let number = self.dice.roll(MANIFESTS + INDEXES);
+        let digest = digest_of(&manifest(number));
         let kind = self.dice.roll(12);
         if !self.may_write(&app) {
             return;
         }
         let short = &digest.hex()[..6].to_owned();
         match kind {
-            0..=5 => self.push(&app, &[tag], bytes).await,
+            0..=5 => self.push(&app, &[tag], number).await,
             6 => {
                 let all = (0..TAGS).map(|number| format!("v{number}").parse().unwrap());
-                self.push(&app, &all.collect::<Vec<_>>(), bytes).await;
+                self.push(&app, &all.collect::<Vec<_>>(), number).await;
             }
-            7 => self.push(&app, &[], bytes).await,
+            7 => self.push(&app, &[], number).await,
             8 | 9 => {
                 let result =
                     self.device.delete_tag(&app, &tag, Precondition::None, &Origin::Client).await;
@@ -203,31 +224,55 @@ impl World {
                 let mut told = self.told.lock().unwrap();
                 told.log.push(format!("  writer: delete {app}@{short}: {}", result.is_ok()));
                 let was = told.deleted(&app, &digest);
-                let gone = result == Err(StoreError::NotFound);
-                assert!(result == Ok(()) || (gone && !was), "{app}@{short}: {result:?}");
+                let expected = if was { Ok(()) } else { Err(StoreError::NotFound) };
+                assert_eq!(result, expected, "{app}@{short}");
             }
         }
     }
 
-    async fn push(&self, app: &RepositoryName, tags: &[Tag], bytes: Vec<u8>) {
-        let digest = digest_of(&bytes);
-        self.device.blob_put(&digest, bytes.clone()).await.unwrap();
-        let put = PutManifest {
-            digest: digest.clone(),
-            media_type: media::OCI_MANIFEST.to_owned(),
-            bytes_len: bytes.len() as u64,
-            parsed: Manifest::parse(Some(media::OCI_MANIFEST), &bytes).unwrap(),
-            tags: tags.to_vec(),
-            precondition: Precondition::None,
-            content_required: true,
-            origin: Origin::Client,
-        };
-        self.device.put_manifest(app, put).await.unwrap();
+    async fn push(&self, app: &RepositoryName, tags: &[Tag], number: u64) {
+        let put = store_push(&self.device, app, tags, number, Origin::Client).await;
+        if let PutOutcome::ChildMissing(_) = put {
+            return;
+        }
+        assert_eq!(put, PutOutcome::Stored);
+        let digest = digest_of(&manifest(number));
         let mut told = self.told.lock().unwrap();
         let short = &digest.hex()[..6];
         let names: Vec<&str> = tags.iter().map(Tag::as_str).collect();
         told.log.push(format!("  writer: push {app}:{} {short}", names.join(",")));
         told.pushed(app, tags, &digest);
+    }
+
+    async fn push_meanwhile(&self) {
+        let Some(number) = self.pushed_meanwhile.lock().unwrap().take() else {
+            return;
+        };
+        for store in [&self.device, &self.root] {
+            store_push(store, &repository(0), &[], number, Origin::Client).await;
+        }
+        for (number, _) in self.device.outbox(9).unwrap() {
+            self.device.outbox_done(number).await.unwrap();
+        }
+    }
+
+    /// Pushes the images again that were deleted below an index, which cannot go up without.
+    async fn mend_indexes(&self) {
+        for (app, number) in
+            (0..REPOSITORIES).flat_map(|app| (0..INDEXES).map(move |number| (app, number)))
+        {
+            let (app, number) = (repository(app), MANIFESTS + number);
+            let wanted = (app.clone(), digest_of(&manifest(number)));
+            if !self.told.lock().unwrap().manifests.contains(&wanted) {
+                continue;
+            }
+            for child in children(number) {
+                let child_key = (app.clone(), digest_of(&manifest(child)));
+                if !self.told.lock().unwrap().manifests.contains(&child_key) {
+                    self.push(&app, &[], child).await;
+                }
+            }
+        }
     }
 
     async fn maybe_write(&self) {
@@ -246,6 +291,38 @@ impl World {
             panic!("{what}\nthe device lacks {missing:?} and has {tags}\nwanted {wanted}\n{log}");
         }
     }
+}
+
+async fn store_push(
+    store: &Store,
+    app: &RepositoryName,
+    tags: &[Tag],
+    number: u64,
+    origin: Origin,
+) -> PutOutcome {
+    put(store, app, tags, (manifest(number), media_type(number)), origin).await
+}
+
+async fn put(
+    store: &Store,
+    app: &RepositoryName,
+    tags: &[Tag],
+    (bytes, media_type): (Vec<u8>, &str),
+    origin: Origin,
+) -> PutOutcome {
+    let digest = digest_of(&bytes);
+    store.blob_put(&digest, bytes.clone()).await.unwrap();
+    let put = PutManifest {
+        digest,
+        media_type: media_type.to_owned(),
+        bytes_len: bytes.len() as u64,
+        parsed: Manifest::parse(Some(media_type), &bytes).unwrap(),
+        tags: tags.to_vec(),
+        precondition: Precondition::None,
+        content_required: origin == Origin::Client,
+        origin,
+    };
+    store.put_manifest(app, put).await.unwrap()
 }
 
 fn tags(store: &Store) -> Tags {
@@ -297,7 +374,11 @@ impl Parent {
         let world = &self.world;
         let changes = matches!(request.method, Method::Put | Method::Delete);
         if world.calm.load(Ordering::Relaxed) || !request.path.starts_with("/v2/") {
-            return self.route(request).await;
+            let reply = self.route(request).await;
+            if request.method == Method::Head && reply.status == 404 {
+                world.push_meanwhile().await;
+            }
+            return reply;
         }
         world.maybe_write().await;
         let name = format!("{:?} {}", request.method, short_path(&request.path));
@@ -351,7 +432,38 @@ fn sys(spawner: &Spawner, hands: &Arc<Hands>) -> Sys {
     Sys { clock: hands.clone(), ..Sys::real(spawner.clone()) }
 }
 
-async fn run(spawner: Spawner, seed: u64) {
+/// A device and its parent.
+struct Tree {
+    world: Arc<World>,
+    hands: Arc<Hands>,
+    connection: String,
+    _server: smol::Task<()>,
+}
+
+impl Tree {
+    /// The sync of a device that starts.
+    async fn start(&self) -> Engine {
+        let sys = self.world.device.sys();
+        let parsed = ConnectionString::parse(&self.connection, |_| None);
+        let connection = parsed.map_err(|error| error.to_string());
+        let options = EngineOptions {
+            version: "1".to_owned(),
+            login_server: "dock.example:5000".to_owned(),
+            tls: false,
+            instance_id: "i".to_owned(),
+            private_ca: false,
+            contacts: Contacts::new(sys),
+        };
+        let client = Client::new(sys, ClientOptions::default()).unwrap();
+        let store = self.world.device.clone();
+        let engine =
+            Engine::new(store, client, connection.unwrap_or_else(|e| panic!("{e}")), options);
+        engine.activate().await.unwrap();
+        engine
+    }
+}
+
+async fn tree(spawner: Spawner, seed: u64) -> Tree {
     let hands = Arc::new(Hands(AtomicU64::new(0), SystemClock::new()));
     let (root_sys, device_sys) = (sys(&spawner, &hands), sys(&spawner, &hands));
     let (root, device) = (Store::in_memory(root_sys.clone()), Store::in_memory(device_sys.clone()));
@@ -389,6 +501,7 @@ async fn run(spawner: Spawner, seed: u64) {
         dice: Dice(AtomicU64::new(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)),
         calm: AtomicBool::new(true),
         dark: AtomicBool::new(false),
+        pushed_meanwhile: Mutex::default(),
         device: device.clone(),
         root: root.clone(),
         told: Mutex::default(),
@@ -414,27 +527,20 @@ async fn run(spawner: Spawner, seed: u64) {
         deadlines: Deadlines::default(),
         memory: Budget::new(64 << 20),
     };
-    let _server = spawner.spawn(serve(service, listener, None));
-    let text = format!(
+    let server = spawner.spawn(serve(service, listener, None));
+    let connection = format!(
         "ConnectedRegistryName=dock01;SyncTokenName=dock01;SyncTokenPassword={};\
          ParentGatewayEndpoint={address};ParentEndpointProtocol=http",
         passwords[0].value.expose()
     );
-    let engine = || {
-        let connection = ConnectionString::parse(&text, |_| None).map_err(|e| e.to_string());
-        let client = Client::new(&device_sys, ClientOptions::default()).unwrap();
-        let options = EngineOptions {
-            version: "1".to_owned(),
-            login_server: "dock.example:5000".to_owned(),
-            tls: false,
-            instance_id: "i".to_owned(),
-            private_ca: false,
-            contacts: Contacts::new(&device_sys),
-        };
-        Engine::new(device.clone(), client, connection.unwrap_or_else(|e| panic!("{e}")), options)
-    };
-    let mut now = engine();
-    now.activate().await.unwrap();
+    Tree { world, hands, connection, _server: server }
+}
+
+async fn run(spawner: Spawner, seed: u64) {
+    let tree = tree(spawner, seed).await;
+    let (world, hands) = (&tree.world, &tree.hands);
+    let (root, device) = (&world.root, &world.device);
+    let mut now = tree.start().await;
     now.pull_once().await.unwrap();
     world.calm.store(false, Ordering::Relaxed);
     let mut withheld = BTreeSet::new();
@@ -444,11 +550,11 @@ async fn run(spawner: Spawner, seed: u64) {
             0..=7 => world.write().await,
             8..=11 => {
                 world.note(format!("{step}: push"));
-                stays = until_dark(&world, Box::pin(now.push_once())).await;
+                stays = until_dark(world, Box::pin(now.push_once())).await;
             }
             12..=14 => {
                 world.note(format!("{step}: pull"));
-                stays = until_dark(&world, Box::pin(now.pull_once())).await;
+                stays = until_dark(world, Box::pin(now.pull_once())).await;
             }
             15 => {
                 world.note(format!("{step}: both"));
@@ -457,14 +563,14 @@ async fn run(spawner: Spawner, seed: u64) {
                     let (pulled, pushed) = smol::future::zip(pull, push).await;
                     pulled.and(pushed)
                 };
-                stays = until_dark(&world, Box::pin(both)).await;
+                stays = until_dark(world, Box::pin(both)).await;
             }
             16 => {
                 let number = world.dice.roll(REPOSITORIES);
                 let app = repository(number);
                 let granted = withheld.remove(&number) || !withheld.insert(number);
                 world.note(format!("{step}: {app} granted: {granted}"));
-                grant(&root, &app, granted).await;
+                grant(root, &app, granted).await;
             }
             17 => stays = false,
             18 => {
@@ -476,16 +582,16 @@ async fn run(spawner: Spawner, seed: u64) {
         }
         if !stays {
             world.note(format!("{step}: the device starts anew"));
-            now = engine();
-            now.activate().await.unwrap();
+            now = tree.start().await;
         }
         world.check(&format!("seed {seed}, step {step}"));
     }
     world.calm.store(true, Ordering::Relaxed);
     world.note("calm".to_owned());
     for number in withheld {
-        grant(&root, &repository(number), true).await;
+        grant(root, &repository(number), true).await;
     }
+    world.mend_indexes().await;
     let mut rounds = 0;
     loop {
         let pulled = now.pull_once().await;
@@ -541,6 +647,12 @@ async fn grant(root: &Store, app: &RepositoryName, add: bool) {
     root.permissions_update("dock01".parse().unwrap(), added, removed).await.unwrap();
 }
 
+/// Runs it where a future of its size has room: it does not fit on the stack of a test.
+fn boxed(spawner: &Spawner, work: impl Future<Output = ()>) {
+    let work: Pin<Box<dyn Future<Output = ()> + '_>> = Box::pin(work);
+    spawner.run(1, work);
+}
+
 #[test]
 fn f130_what_a_device_acknowledged_arrives_whatever_becomes_of_its_deliveries() {
     let number = |name| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
@@ -550,8 +662,6 @@ fn f130_what_a_device_acknowledged_arrives_whatever_becomes_of_its_deliveries() 
     };
     for seed in seeds {
         let spawner = Spawner::new();
-        // A future of this size does not fit on the stack of a test.
-        let run: Pin<Box<dyn Future<Output = ()>>> = Box::pin(run(spawner.clone(), seed));
-        spawner.run(1, run);
+        boxed(&spawner, run(spawner.clone(), seed));
     }
 }

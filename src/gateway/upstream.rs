@@ -23,7 +23,9 @@ use crate::types::connection_string::{ConnectionString, Protocol};
 use crate::types::limits::{PROGRESS_DEADLINE, REQUEST_DEADLINE, SMALL_BODY_BYTES_MAX};
 use crate::types::message::{Listing, NodeConfig};
 use crate::types::scope::Access;
-use crate::types::{ConnectedRegistryName, Cursor, Digest, GatewayAction, RepositoryName, Tag};
+use crate::types::{
+    ConnectedRegistryName, Cursor, Digest, GatewayAction, Reason, RepositoryName, Tag,
+};
 
 /// A token is renewed this long before it ends.
 const RENEW_BEFORE: Duration = Duration::from_secs(60);
@@ -95,6 +97,16 @@ impl fmt::Display for UpstreamError {
 }
 
 impl std::error::Error for UpstreamError {}
+
+impl UpstreamError {
+    /// Whether the parent gives this reason for a refusal.
+    pub fn is_for(&self, reason: Reason) -> bool {
+        let UpstreamError::Refused(_, text) = self else {
+            return false;
+        };
+        text.contains(&format!("\"{}\"", reason.name()))
+    }
+}
 
 impl From<ClientError> for UpstreamError {
     fn from(error: ClientError) -> UpstreamError {

@@ -7,6 +7,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use super::manifests::{ManifestRow, manifest_key};
 use super::node::self_config_key;
 use super::refused::{Refused, RefusedChange, refused_key};
 use super::row::{self, Kind, Row, is_default, key, prefix};
@@ -19,11 +20,11 @@ use crate::types::{ConnectedRegistryName, Digest, RepositoryName, Tag};
 /// Changes that one instance can make before its numbers reach those of the next epoch.
 const NUMBERS_PER_EPOCH: u64 = 1 << 40;
 
-/// States of a tag that are remembered because they may be the parent's. Only the first change of a
-/// tag that waits is attempted, so each attempt that was not heard of takes a removal, or a
-/// deletion of its manifest, to be left out. Over it: the later ones are forgotten, and a tag that
-/// names one of them is taken for moved by somebody else: both contents are kept.
-const UNHEARD_MAX: usize = 8;
+/// States of a tag that are remembered because they may be the parent's: one for each attempt, heard
+/// of or not, of a change that was left out since or made one with a later one. Over it: the later
+/// ones are forgotten, and a tag that names one of them is taken for moved by somebody else: both
+/// contents are kept.
+const UNHEARD_MAX: usize = 16;
 
 /// Who made a change.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -344,17 +345,6 @@ impl Store {
         Ok(here.filter_map(tag).collect())
     }
 
-    /// Whether this manifest is on its way up.
-    pub fn outbox_holds_manifest(
-        &self,
-        repository: &RepositoryName,
-        digest: &Digest,
-    ) -> Result<bool, StoreError> {
-        let entries = self.outbox(usize::MAX)?;
-        let brings = |entry: &OutboxEntry| entry.brings() == Some(digest);
-        Ok(entries.iter().any(|(_, entry)| entry.repository == *repository && brings(entry)))
-    }
-
     /// Removes a change that the parent has taken.
     pub async fn outbox_done(&self, number: u64) -> Result<(), StoreError> {
         self.commit(move |txn| {
@@ -414,6 +404,7 @@ impl Store {
             let mut entry = txn.get::<OutboxEntry>(&key)?.ok_or(StoreError::NotFound)?;
             if let OutboxChange::Tag { base, .. } = &mut entry.change {
                 *base = there;
+                entry.unheard.clear();
                 txn.put(key, &entry)?;
             }
             Ok(())
@@ -543,15 +534,27 @@ pub(super) fn refuse_held(
     Ok(())
 }
 
-/// Whether a change that brings this manifest up waits.
+/// Whether a change that waits brings this manifest up, by itself or with an index that needs it.
 pub(super) fn brings(
     txn: &Txn<'_>,
     repository: &RepositoryName,
     digest: &Digest,
 ) -> Result<bool, StoreError> {
     let entries = txn.scan::<OutboxEntry>(&prefix(Kind::Outbox, &[]))?;
-    let mut here = entries.iter().filter(|(_, entry)| entry.repository == *repository);
-    Ok(here.any(|(_, entry)| entry.brings() == Some(digest)))
+    let here = entries.iter().filter(|(_, entry)| entry.repository == *repository);
+    let mut level: BTreeSet<Digest> =
+        here.filter_map(|(_, entry)| entry.brings().cloned()).collect();
+    let mut seen = BTreeSet::new();
+    while !level.is_empty() && !level.contains(digest) {
+        let mut below = BTreeSet::new();
+        for above in level {
+            let row = txn.get::<ManifestRow>(&manifest_key(repository, &above))?;
+            below.extend(row.iter().flat_map(ManifestRow::named_manifests).cloned());
+            seen.insert(above);
+        }
+        level = &below - &seen;
+    }
+    Ok(!level.is_empty())
 }
 
 #[cfg(test)]
@@ -581,8 +584,6 @@ mod tests {
                 .map(|(tag, number)| (tag.to_owned(), Some(digest(number))));
             assert_eq!(waiting(&store), expected);
             assert!(store.outbox_holds_tag(&app, &v1).unwrap());
-            assert!(store.outbox_holds_manifest(&app, &digest(2)).unwrap());
-            assert!(!store.outbox_holds_manifest(&app, &digest(3)).unwrap());
             for _ in 0..2 {
                 let (number, _) = store.outbox(1).unwrap().remove(0);
                 store.outbox_done(number).await.unwrap();

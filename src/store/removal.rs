@@ -13,7 +13,7 @@ use super::delivered::{self, Effect};
 use super::gc::forget_untagged;
 use super::index::Change;
 use super::manifests::{ManifestRow, manifest_key};
-use super::outbox::{self, Origin, OutboxChange};
+use super::outbox::{self, Origin, OutboxChange, OutboxEntry};
 use super::referrers::referrer_key;
 use super::repositories::name_at;
 use super::row::{self, Kind, prefix};
@@ -25,7 +25,8 @@ use crate::types::{Digest, RepositoryName};
 /// Rows of tags read at a time. One record removes at most twice as many.
 const PAGE: usize = 1000;
 /// Tags whose removal the parent is told one by one, before that of their manifest, so that each of
-/// them has all its changes in order. More go there without a word, with the manifest.
+/// them has all its changes in order. More go there without a word, with the manifest: they stay
+/// there if the parent refuses the deletion and the manifest is pushed again before it is retried.
 const TAGS_TOLD_MAX: usize = 64;
 /// How often the tags are looked up again because one was set meanwhile. Over it: `Unavailable`.
 const ROUNDS_MAX: usize = 16;
@@ -41,24 +42,25 @@ struct Table {
 }
 
 struct Watched {
-    /// What the keys of the repository's tags start with.
-    tags: Vec<u8>,
+    repository: RepositoryName,
     digest: Digest,
+    /// A tag was made to name it.
     tagged: bool,
+    /// A client pushed it again, or something that needs it.
+    brought: bool,
 }
 
 impl Removals {
-    /// Notices which tags a command that is about to be acknowledged sets.
+    /// Notices what a command that is about to be acknowledged sets.
     pub(super) fn note(&self, changes: &[Change]) {
         let mut table = self.table();
         if table.watched.is_empty() {
             return;
         }
-        for (key, row) in changes.iter().filter(|(key, _)| key.first() == Some(&(Kind::Tag as u8)))
-        {
-            let Some(Ok(tag)) = row.as_deref().map(row::decode::<TagRow>) else { continue };
+        for (key, row) in changes {
+            let (Some(kind), Some(row)) = (key.first(), row) else { continue };
             for watched in table.watched.values_mut() {
-                watched.tagged |= watched.digest == tag.digest && key.starts_with(&watched.tags);
+                watched.note(*kind, key, row);
             }
         }
     }
@@ -68,21 +70,47 @@ impl Removals {
     }
 }
 
+impl Watched {
+    fn note(&mut self, kind: u8, key: &[u8], row: &[u8]) {
+        let is_in = |kind| key.starts_with(&prefix(kind, &[self.repository.as_str().as_bytes()]));
+        if kind == Kind::Tag as u8 && is_in(Kind::Tag) {
+            let tag = row::decode::<TagRow>(row);
+            self.tagged |= tag.is_ok_and(|tag| tag.digest == self.digest);
+        } else if kind == Kind::Manifest as u8 && is_in(Kind::Manifest) {
+            let manifest = row::decode::<ManifestRow>(row);
+            let needs = |row: ManifestRow| row.named_manifests().any(|named| *named == self.digest);
+            self.brought |= manifest.is_ok_and(needs);
+        } else if kind == Kind::Outbox as u8 {
+            let entry = row::decode::<OutboxEntry>(row);
+            self.brought |= entry.is_ok_and(|entry| {
+                entry.repository == self.repository && entry.brings() == Some(&self.digest)
+            });
+        }
+    }
+}
+
 /// Watches one manifest until it is dropped.
-struct Watch {
+pub struct Watch {
     shared: Arc<Shared>,
     id: u64,
+    repository: RepositoryName,
+    digest: Digest,
 }
 
 impl Watch {
     fn begin(shared: &Arc<Shared>, repository: &RepositoryName, digest: &Digest) -> Watch {
-        let tags = prefix(Kind::Tag, &[repository.as_str().as_bytes()]);
-        let watched = Watched { tags, digest: digest.clone(), tagged: false };
+        let (repository, digest) = (repository.clone(), digest.clone());
+        let watched = Watched {
+            repository: repository.clone(),
+            digest: digest.clone(),
+            tagged: false,
+            brought: false,
+        };
         let mut table = shared.removals.table();
         let id = table.next;
         table.next += 1;
         table.watched.insert(id, watched);
-        Watch { shared: shared.clone(), id }
+        Watch { shared: shared.clone(), id, repository, digest }
     }
 }
 
@@ -99,6 +127,11 @@ fn take_tagged(shared: &Shared, id: u64) -> bool {
     table.watched.get_mut(&id).is_some_and(|watched| std::mem::take(&mut watched.tagged))
 }
 
+/// Whether a client pushed the manifest again since it is watched, or something that needs it.
+fn was_brought(shared: &Shared, id: u64) -> bool {
+    shared.removals.table().watched.get(&id).is_some_and(|watched| watched.brought)
+}
+
 /// What has become of a manifest that is being deleted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Step {
@@ -113,8 +146,6 @@ type Outcome = Result<Step, StoreError>;
 /// One deletion.
 struct Removal<'a> {
     store: &'a Store,
-    repository: &'a RepositoryName,
-    digest: &'a Digest,
     origin: &'a Origin,
     watch: Watch,
     /// The parent will hear of it.
@@ -130,9 +161,18 @@ impl Store {
         digest: &Digest,
         origin: &Origin,
     ) -> Result<(), StoreError> {
-        let watch = Watch::begin(self.shared(), repository, digest);
-        let store = self;
-        let mut removal = Removal { store, repository, digest, origin, watch, announced: false };
+        self.delete_watched(self.watch_manifest(repository, digest), origin).await
+    }
+
+    /// Watches a manifest from before the parent is asked whether it has it.
+    pub fn watch_manifest(&self, repository: &RepositoryName, digest: &Digest) -> Watch {
+        Watch::begin(self.shared(), repository, digest)
+    }
+
+    /// Deletes a manifest that is watched. `Conflict` when the parent is said to have deleted it, and
+    /// a client pushed it again since, or something that needs it: the parent may have that by now.
+    pub async fn delete_watched(&self, watch: Watch, origin: &Origin) -> Result<(), StoreError> {
+        let mut removal = Removal { store: self, origin, watch, announced: false };
         for round in 0..ROUNDS_MAX {
             match removal.begin().await {
                 Ok(Step::There) => {}
@@ -144,6 +184,8 @@ impl Store {
             if removal.round().await? == Step::Done {
                 return Ok(());
             }
+            // A tag that was set since may have gone up, and have brought it back there.
+            removal.announced = false;
         }
         Err(StoreError::Unavailable)
     }
@@ -159,7 +201,6 @@ impl Removal<'_> {
             if delivered::is_replay(txn, origin, repository, &gone(digest))? {
                 return Ok(Step::Done);
             }
-            refuse_brought(txn, repository, digest, origin)?;
             if txn.get::<ManifestRow>(&manifest_key(repository, digest))?.is_some() {
                 return Ok(Step::There);
             }
@@ -195,8 +236,8 @@ impl Removal<'_> {
         &self,
         after: Option<Vec<u8>>,
     ) -> Result<(Vec<Vec<u8>>, Option<Vec<u8>>), StoreError> {
-        let (store, digest) = (self.store.clone(), self.digest.clone());
-        let tags = prefix(Kind::Tag, &[self.repository.as_str().as_bytes()]);
+        let (store, digest) = (self.store.clone(), self.watch.digest.clone());
+        let tags = prefix(Kind::Tag, &[self.watch.repository.as_str().as_bytes()]);
         spawn::blocking(move || {
             let rows = store.scan::<TagRow>(&tags, after.as_deref(), PAGE)?;
             let last = rows.last().map(|(key, _)| key.clone());
@@ -214,7 +255,6 @@ impl Removal<'_> {
             if row.is_none() || delivered::is_replay(txn, origin, repository, &gone(digest))? {
                 return Ok(Step::Done);
             }
-            refuse_brought(txn, repository, digest, origin)?;
             untag(txn, digest, tags)?;
             if !announced {
                 announce(txn, repository, digest, origin)?;
@@ -234,7 +274,6 @@ impl Removal<'_> {
             if take_tagged(&shared, id) {
                 return Ok(Step::There);
             }
-            refuse_brought(txn, repository, digest, origin)?;
             delivered::record(txn, origin, repository, gone(digest))?;
             if !remove_untagged(txn, repository, digest)? {
                 return Ok(Step::Done);
@@ -253,28 +292,26 @@ impl Removal<'_> {
     where
         F: FnOnce(&mut Txn<'_>, &RepositoryName, &Digest, &Origin) -> Outcome + Send + 'static,
     {
-        let (repository, digest) = (self.repository.clone(), self.digest.clone());
-        let origin = self.origin.clone();
-        self.store.commit(move |txn| run(txn, &repository, &digest, &origin)).await
+        let (repository, digest) = (self.watch.repository.clone(), self.watch.digest.clone());
+        let (shared, id, origin) = (self.watch.shared.clone(), self.watch.id, self.origin.clone());
+        self.store
+            .commit(move |txn| {
+                if origin == Origin::Parent
+                    && (was_brought(&shared, id) || outbox::brings(txn, &repository, &digest)?)
+                {
+                    let text =
+                        format!("manifest {digest} was pushed here, or something that needs it");
+                    return Err(StoreError::Conflict(text));
+                }
+                run(txn, &repository, &digest, &origin)
+            })
+            .await
     }
 }
 
 /// What a delivery of this deletion wants to be so.
 fn gone(digest: &Digest) -> Effect {
     Effect::Manifest(digest.clone(), false)
-}
-
-/// `Conflict` when the parent has deleted what a change on its way up brings to it again.
-fn refuse_brought(
-    txn: &Txn<'_>,
-    repository: &RepositoryName,
-    digest: &Digest,
-    origin: &Origin,
-) -> Result<(), StoreError> {
-    if *origin == Origin::Parent && outbox::brings(txn, repository, digest)? {
-        return Err(StoreError::Conflict(format!("manifest {digest} is on its way up")));
-    }
-    Ok(())
 }
 
 /// Removes tags that still name the manifest.
@@ -410,15 +447,9 @@ mod tests {
         smol::block_on(async {
             let store = device(4).await;
             let (repository, first) = (app(), digest(1));
-            let watch = Watch::begin(store.shared(), &repository, &first);
-            let mut removal = Removal {
-                store: &store,
-                repository: &repository,
-                digest: &first,
-                origin: &Origin::Client,
-                watch,
-                announced: false,
-            };
+            let watch = store.watch_manifest(&repository, &first);
+            let origin = &Origin::Client;
+            let mut removal = Removal { store: &store, origin, watch, announced: false };
             assert_eq!(removal.begin().await, Ok(Step::There));
             let (found, last) = removal.look(None).await.unwrap();
             assert!(found.len() == 2 && last.is_some());

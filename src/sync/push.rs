@@ -1,7 +1,7 @@
 //! Changes made here or below, delivered to the parent: those of each repository in the order in
 //! which they were made.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -18,7 +18,7 @@ use crate::store::refused::Refused;
 use crate::store::{ManifestRow, Precondition, Store, StoreError};
 use crate::sys::spawn;
 use crate::types::limits::PAGE_MAX;
-use crate::types::{Digest, Manifest, Mode, Reference, RepositoryName, Tag};
+use crate::types::{Digest, Manifest, Mode, Reason, Reference, RepositoryName, Tag};
 
 /// How long to wait for a change at most before looking again.
 const LOOK_AGAIN: Duration = Duration::from_secs(60);
@@ -160,8 +160,8 @@ impl Pusher {
             }
             for (number, entry) in changes {
                 after = number;
-                if let Some(ended) = refused.ended_by(number, &entry) {
-                    self.store.outbox_renumber(ended, 0).await?;
+                while let Some(overtaken) = refused.overtaken_by(number, &entry) {
+                    self.store.outbox_renumber(overtaken, 0).await?;
                 }
                 if self.turns().waits(&entry.repository) || refused.holds_up(number, &entry) {
                     continue;
@@ -235,20 +235,27 @@ impl Pusher {
                 }
                 return Ok(());
             }
-            match self.deliver(&entry).await {
+            let delivered = match self.deliver(&entry).await {
+                // Tried at once: what was changed later must not overtake it.
+                Err(SyncError::Upstream(UpstreamError::PreconditionFailed)) => {
+                    match self.settle_moved(number, &entry).await {
+                        Ok(Some(begun_anew)) => {
+                            entry = begun_anew;
+                            continue;
+                        }
+                        Ok(None) => return Ok(()),
+                        Err(error) => Err(error),
+                    }
+                }
+                delivered => delivered,
+            };
+            match delivered {
                 Ok(()) => {
                     self.retries().mismatches = 0;
                     return Ok(self.store.outbox_done(number).await?);
                 }
                 Err(SyncError::Upstream(UpstreamError::OutboxMismatch)) => {
                     return self.settle_mismatch(number, &entry).await;
-                }
-                // Tried at once: what was changed later must not overtake it.
-                Err(SyncError::Upstream(UpstreamError::PreconditionFailed)) => {
-                    match self.settle_moved(number, &entry).await? {
-                        Some(begun_anew) => entry = begun_anew,
-                        None => return Ok(()),
-                    }
                 }
                 Err(error @ SyncError::Content(_))
                     if self.turns().times(&entry.repository) < UNREADABLE_MAX =>
@@ -360,11 +367,20 @@ impl Pusher {
         reference: &Reference,
         delivery: &Delivery<'_>,
     ) -> Result<(), SyncError> {
-        if !self.upstream.has_manifest(repository, digest).await? {
+        let is_there = self.upstream.has_manifest(repository, digest).await?;
+        if !is_there {
             self.bring_content(repository, digest).await?;
         }
         let manifest = self.read(digest, row.media_type).await?;
-        Ok(self.upstream.put_manifest(repository, reference, &manifest, delivery).await?)
+        let put = self.upstream.put_manifest(repository, reference, &manifest, delivery).await;
+        match put {
+            // It is there, and what it needs was deleted.
+            Err(error) if is_there && error.is_for(Reason::ContentMissing) => {
+                self.bring_content(repository, digest).await?;
+                Ok(self.upstream.put_manifest(repository, reference, &manifest, delivery).await?)
+            }
+            put => Ok(put?),
+        }
     }
 
     /// Brings up the blobs of a manifest and, first, the manifests below it that the parent lacks.
@@ -373,27 +389,38 @@ impl Pusher {
         repository: &RepositoryName,
         root: &Digest,
     ) -> Result<(), SyncError> {
-        let (mut order, mut level) = (Vec::new(), vec![root.clone()]);
-        let mut seen = BTreeSet::new();
-        for _ in 0..DEPTH_MAX {
-            let mut below = Vec::new();
+        // How deep each lies at most, below the root: an index may name a manifest of an upper
+        // level again.
+        let (mut depths, mut rows) = (BTreeMap::new(), BTreeMap::new());
+        let mut level = BTreeSet::from([root.clone()]);
+        for depth in 0..DEPTH_MAX {
+            let mut below = BTreeSet::new();
             for digest in level {
-                if !seen.insert(digest.clone()) {
+                let is_new = !rows.contains_key(&digest);
+                if is_new
+                    && digest != *root
+                    && self.upstream.has_manifest(repository, &digest).await?
+                {
                     continue;
                 }
-                if digest != *root && self.upstream.has_manifest(repository, &digest).await? {
-                    continue;
+                if is_new && let Some(row) = self.store.manifest(repository, &digest)? {
+                    rows.insert(digest.clone(), row);
                 }
-                let Some(row) = self.store.manifest(repository, &digest)? else {
-                    // Left out on purpose, or lying elsewhere: the parent decides.
+                // Left out on purpose, or lying elsewhere: the parent decides.
+                let Some(row) = rows.get(&digest) else {
                     continue;
                 };
                 below.extend(row.named_manifests().cloned());
-                order.push((digest, row));
+                depths.insert(digest, depth);
             }
             level = below;
         }
-        for (digest, row) in order.into_iter().rev() {
+        let mut order: Vec<_> = depths.into_iter().map(|(digest, depth)| (depth, digest)).collect();
+        order.sort();
+        for (_, digest) in order.into_iter().rev() {
+            let Some(row) = rows.remove(&digest) else {
+                continue;
+            };
             let manifest = self.read(&digest, row.media_type).await?;
             self.bring_blobs(repository, &digest, &manifest).await?;
             if digest != *root {
@@ -507,25 +534,27 @@ impl Pusher {
         parents: Option<Digest>,
     ) -> Result<(), SyncError> {
         let repository = &entry.repository;
+        let open = |error: String| {
+            SyncError::Content(format!("a conflict over tag {tag} cannot be settled: {error}"))
+        };
         if let Some(theirs) = &parents {
             match self.fetcher.obtain(repository, theirs, None).await {
                 Ok(_) => {}
-                Err(error) if error.is_local() => return self.wait_for_parent(tag, &error).await,
+                Err(error) if error.is_local() => return Err(open(error.to_string())),
                 Err(error) => return Err(error),
             }
         }
-        let kept = self.store.outbox_conflict(number, parents).await?;
+        let kept = match self.store.outbox_conflict(number, parents).await {
+            Err(StoreError::NotFound) => {
+                return Err(open("the parent's content was deleted here meanwhile".to_owned()));
+            }
+            kept => kept?,
+        };
         if let Some(kept) = kept {
             log::warn!(
                 "tag {repository}:{tag} was moved at the parent too: our content is now {kept}"
             );
         }
         Ok(())
-    }
-
-    /// The parent's content cannot be had just now: the change waits.
-    async fn wait_for_parent(&self, tag: &Tag, error: &SyncError) -> Result<(), SyncError> {
-        let text = format!("a conflict over tag {tag} cannot be settled: {error}");
-        Err(UpstreamError::Busy(503, text).into())
     }
 }

@@ -16,6 +16,7 @@ use crate::gateway::wire::Received;
 use crate::gateway::{Upstream, UpstreamError};
 use crate::store::inbox::InboxId;
 use crate::store::outbox::Origin;
+use crate::store::removal::Watch;
 use crate::store::{Precondition, Store, StoreError};
 use crate::types::limits::PAGE_MAX;
 use crate::types::message::{Batch, Message, NodeConfig};
@@ -512,11 +513,9 @@ impl Worker {
             rows.extend(page.into_iter().map(|(digest, _)| (digest, ())));
         }
         for (digest, ()) in rows.iter().filter(|(digest, ())| !needed.contains(digest)) {
-            if self.store.outbox_holds_manifest(repository, digest)? {
-                continue;
-            }
+            let watch = self.store.watch_manifest(repository, digest);
             match self.upstream.has_manifest(repository, digest).await.map_err(SyncError::from) {
-                Ok(false) => self.delete_manifest(repository, digest).await?,
+                Ok(false) => self.delete_manifest(watch).await?,
                 Ok(true) => {}
                 // It is there, though not to be had: ours is good.
                 Err(error) if error.is_of_item() => {}
@@ -597,9 +596,7 @@ impl Worker {
                 repository
             }
             Message::ManifestDeleted { repository, digest } if scope.covers(repository) => {
-                if self.store.outbox_holds_manifest(repository, digest)? {
-                    return Ok(());
-                }
+                let watch = self.store.watch_manifest(repository, digest);
                 // It may be the echo of a removal of ours, and the manifest was pushed again since.
                 if config.node.mode == Mode::ReadWrite {
                     match self.upstream.has_manifest(repository, digest).await {
@@ -612,7 +609,7 @@ impl Worker {
                         }
                     }
                 }
-                self.delete_manifest(repository, digest).await?;
+                self.delete_manifest(watch).await?;
                 self.state.paid(repository, &Item::Manifest(digest.clone()));
                 repository
             }
@@ -688,12 +685,9 @@ impl Worker {
         }
     }
 
-    async fn delete_manifest(
-        &self,
-        repository: &RepositoryName,
-        digest: &Digest,
-    ) -> Result<(), SyncError> {
-        match self.store.delete_manifest(repository, digest, &Origin::Parent).await {
+    /// Deletes what the parent has deleted.
+    async fn delete_manifest(&self, watch: Watch) -> Result<(), SyncError> {
+        match self.store.delete_watched(watch, &Origin::Parent).await {
             // Gone already, or a client has pushed it again.
             Ok(()) | Err(StoreError::NotFound | StoreError::Conflict(_)) => Ok(()),
             Err(error) => Err(error.into()),

@@ -1,0 +1,154 @@
+//! Encounters of a device and its parent that dice meet rarely, one by one.
+
+use super::*;
+
+/// Images of the tests, and an index of the first two.
+const FIRST: u64 = 0;
+const SECOND: u64 = 1;
+const THIRD: u64 = 2;
+const INDEX: u64 = MANIFESTS;
+
+fn app() -> RepositoryName {
+    repository(0)
+}
+
+fn names(list: &[&str]) -> Vec<Tag> {
+    list.iter().map(|name| name.parse().unwrap()).collect()
+}
+
+/// Pushes at one of the two.
+async fn push(store: &Store, tags: &[&str], number: u64) {
+    let put = store_push(store, &app(), &names(tags), number, Origin::Client).await;
+    assert_eq!(put, PutOutcome::Stored);
+}
+
+fn has(store: &Store, number: u64) -> bool {
+    store.manifest(&app(), &digest_of(&manifest(number))).unwrap().is_some()
+}
+
+fn named(store: &Store, tag: &str) -> Option<Digest> {
+    store.tag(&app(), &names(&[tag])[0]).unwrap()
+}
+
+/// Lets the device push and pull until nothing is left to do.
+async fn rest(tree: &Tree, engine: &Engine) {
+    for _ in 0..6 {
+        engine.push_once().await.unwrap();
+        engine.pull_once().await.unwrap();
+        tree.hands.0.fetch_add(90_000, Ordering::Relaxed);
+    }
+    tree.world.device.request_reconcile().await.unwrap();
+    engine.pull_once().await.unwrap();
+}
+
+fn in_tree(work: impl AsyncFnOnce(&Tree, &Engine)) {
+    let spawner = Spawner::new();
+    boxed(&spawner, async {
+        let tree = tree(spawner.clone(), 1).await;
+        let engine = tree.start().await;
+        engine.pull_once().await.unwrap();
+        work(&tree, &engine).await;
+    });
+}
+
+#[test]
+fn f130_what_an_index_needs_that_goes_up_is_not_deleted_with_the_parents() {
+    in_tree(async |tree, engine| {
+        let (root, device) = (&tree.world.root, &tree.world.device);
+        for number in [FIRST, SECOND] {
+            push(root, &[&format!("x{number}")], number).await;
+        }
+        engine.pull_once().await.unwrap();
+        // The client does not push again what is there.
+        push(device, &["multi"], INDEX).await;
+        let first = digest_of(&manifest(FIRST));
+        root.delete_manifest(&app(), &first, &Origin::Client).await.unwrap();
+        engine.pull_once().await.unwrap();
+        rest(tree, engine).await;
+        for store in [root, device] {
+            assert_eq!(named(store, "multi"), Some(digest_of(&manifest(INDEX))));
+            assert!(has(store, FIRST) && has(store, SECOND));
+        }
+    });
+}
+
+#[test]
+fn f130_what_is_pushed_again_while_the_parent_says_that_it_is_gone_stays() {
+    in_tree(async |tree, engine| {
+        let (root, device) = (&tree.world.root, &tree.world.device);
+        push(root, &["x"], FIRST).await;
+        engine.pull_once().await.unwrap();
+        let first = digest_of(&manifest(FIRST));
+        root.delete_manifest(&app(), &first, &Origin::Client).await.unwrap();
+        *tree.world.pushed_meanwhile.lock().unwrap() = Some(FIRST);
+        engine.pull_once().await.unwrap();
+        assert!(tree.world.pushed_meanwhile.lock().unwrap().is_none());
+        rest(tree, engine).await;
+        assert!(has(root, FIRST) && has(device, FIRST));
+    });
+}
+
+#[test]
+fn f130_an_index_that_names_a_manifest_of_another_index_goes_up_in_order() {
+    in_tree(async |tree, engine| {
+        let (root, device) = (&tree.world.root, &tree.world.device);
+        // None of what it names goes up by itself.
+        for number in [FIRST, SECOND, INDEX] {
+            let put = store_push(device, &app(), &[], number, Origin::Parent).await;
+            assert_eq!(put, PutOutcome::Stored);
+        }
+        let outer = (index(&[FIRST, INDEX]), media::OCI_INDEX);
+        let digest = digest_of(&outer.0);
+        put(device, &app(), &names(&["multi"]), outer, Origin::Client).await;
+        engine.push_once().await.unwrap();
+        assert_eq!(named(root, "multi"), Some(digest));
+        assert_eq!(device.refused_changes(9).unwrap(), []);
+    });
+}
+
+#[test]
+fn f130_an_index_that_the_parent_has_without_its_children_brings_them() {
+    in_tree(async |tree, engine| {
+        let (root, device) = (&tree.world.root, &tree.world.device);
+        for number in [FIRST, SECOND, INDEX] {
+            push(device, &[], number).await;
+        }
+        engine.push_once().await.unwrap();
+        let first = digest_of(&manifest(FIRST));
+        root.delete_manifest(&app(), &first, &Origin::Client).await.unwrap();
+        push(device, &["multi"], INDEX).await;
+        engine.push_once().await.unwrap();
+        assert_eq!(named(root, "multi"), Some(digest_of(&manifest(INDEX))));
+        assert!(has(root, FIRST));
+    });
+}
+
+#[test]
+fn f204_f130_a_conflict_that_cannot_be_settled_holds_up_nothing_else() {
+    in_tree(async |tree, engine| {
+        let (root, device) = (&tree.world.root, &tree.world.device);
+        push(root, &["v1"], FIRST).await;
+        engine.pull_once().await.unwrap();
+        push(device, &["v1"], SECOND).await;
+        push(device, &["v2"], THIRD).await;
+        // Its child is nowhere.
+        let broken = (index(&[99]), media::OCI_INDEX);
+        put(root, &app(), &names(&["v1"]), broken, Origin::Parent).await;
+        for _ in 0..6 {
+            engine.push_once().await.unwrap();
+            tree.hands.0.fetch_add(90, Ordering::Relaxed);
+        }
+        assert_eq!(named(root, "v2"), Some(digest_of(&manifest(THIRD))));
+        let refused = device.refused_changes(9).unwrap();
+        assert!(refused[0].1.reason.contains("a conflict over tag v1"), "{refused:?}");
+        // The writer goes on, and the parent has the other content again.
+        push(root, &["v1"], FIRST).await;
+        push(device, &["v1"], THIRD).await;
+        rest(tree, engine).await;
+        for store in [root, device] {
+            assert_eq!(named(store, "v1"), Some(digest_of(&manifest(THIRD))));
+            assert!(has(store, SECOND), "what v1 named in between");
+        }
+        assert_eq!(device.refused_changes(9).unwrap(), []);
+    });
+}
