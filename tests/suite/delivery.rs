@@ -193,7 +193,9 @@ fn f204_f130_a_push_over_the_parents_quota_stays_and_goes_up_when_there_is_room(
     for part in ["app:big", first.as_str(), "quota_exceeded", "102400"] {
         assert!(told.contains(part), "{part}: {told}");
     }
-    // Its tag moves on, behind it; the others are not held up.
+    // Its tag moves on, and another one is removed; the others are not held up.
+    let (_, untagged) = push_at(&device, 5, &[320_000], "gone");
+    assert_eq!(delete(&device, &user, "app", "gone"), 202);
     let big = vec![push_at(&device, 3, &[310_000], "big")];
     let other = vec![push_at(&device, 4, &[10], "other")];
     arrive(&root, &user, "app", &other);
@@ -201,7 +203,7 @@ fn f204_f130_a_push_over_the_parents_quota_stays_and_goes_up_when_there_is_room(
     device.kill();
     device.start();
     compare(&root, &device, &user, "lab2");
-    for (reference, digest) in [("big", &big[0].1), (first.as_str(), &first)] {
+    for (reference, digest) in [("big", &big[0].1), (&first, &first), (&untagged, &untagged)] {
         assert_eq!(pull(&device, &user, "app", reference).as_ref().ok(), Some(digest));
     }
     assert_eq!(pull(&root, &user, "app", "big").unwrap_err().status, 404);
@@ -214,7 +216,12 @@ fn f204_f130_a_push_over_the_parents_quota_stays_and_goes_up_when_there_is_room(
     device.start();
     arrive(&root, &user, "app", &big);
     arrive(&device, &user, "app", &big);
-    assert_eq!(pull(&root, &user, "app", &first).ok(), Some(first), "what it named before");
+    for digest in [&first, &untagged] {
+        eventually(SOON, "what a tag named before arrives", || {
+            pull(&root, &user, "app", digest).ok()
+        });
+    }
+    assert_eq!(pull(&root, &user, "app", "gone").unwrap_err().status, 404);
     eventually(SOON, "nothing is refused", || refused(&root).is_empty().then_some(()));
     let log = device.log();
     assert!(!log.contains("was moved at the parent too"), "{log}");
@@ -234,7 +241,8 @@ fn f204_f130_a_push_that_the_grant_forbids_stays_and_goes_up_when_it_allows_it()
     root.start();
     permissions(&root, &["--add", "lab", "--remove", "app"]);
     device.start();
-    eventually(SOON, "the refusals are told", || (refused(&root).len() == 2).then_some(()));
+    // The two tags, and what v2 named first.
+    eventually(SOON, "the refusals are told", || (refused(&root).len() == 3).then_some(()));
     permissions(&root, &["--add", "app"]);
     let last = [offline[0].clone(), offline[2].clone()];
     for node in [&root, &device] {
@@ -304,8 +312,17 @@ fn f204_f130_an_index_goes_up_as_soon_as_the_child_is_back_that_was_deleted_befo
     root.start();
     let told = eventually(SOON, "the refusal is told", || refused(&root).pop());
     assert!(told.contains("app:multi") && told.contains(&children[0].digest()), "{told}");
+    // The tag does not wait for that.
+    let other = vec![("multi".to_owned(), push(&device, &user, 3, "app", "multi"))];
+    arrive(&root, &user, "app", &other);
+    let by_digest = format!("app@{}", digest(index.as_bytes()));
+    eventually(SOON, "the index is refused by its digest", || {
+        refused(&root).pop().filter(|told| told.contains(&by_digest))
+    });
     push_child(&children[0]);
-    arrive(&root, &user, "app", &[("multi".to_owned(), digest(index.as_bytes()))]);
+    let arrives = || pull(&root, &user, "app", &digest(index.as_bytes())).ok();
+    eventually(SOON, "the index arrives", arrives);
+    arrive(&root, &user, "app", &other);
     eventually(SOON, "nothing is refused", || refused(&root).is_empty().then_some(()));
 }
 
