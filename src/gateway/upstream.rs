@@ -183,6 +183,14 @@ impl Upstream {
         &self.connection.name
     }
 
+    /// Tells this connection string from others, without telling what is in it.
+    pub fn fingerprint(&self) -> String {
+        let ConnectionString { name, sync_token, password, endpoint, .. } = &self.connection;
+        let text = format!("{name} {sync_token} {} {endpoint}", password.expose());
+        let hash = ring::digest::digest(&ring::digest::SHA256, text.as_bytes());
+        data_encoding::HEXLOWER.encode(hash.as_ref())
+    }
+
     /// Binds the connected registry to this instance. The second time in a process the parent
     /// refuses that when the connected registry was deactivated since.
     pub async fn activate(

@@ -64,6 +64,10 @@ fn last_look_key() -> Vec<u8> {
     key(Kind::Node, &[b"last-look"])
 }
 
+fn looked_with_key() -> Vec<u8> {
+    key(Kind::Node, &[b"looked-with"])
+}
+
 fn debts_key() -> Vec<u8> {
     key(Kind::Node, &[b"debts"])
 }
@@ -76,7 +80,7 @@ fn synced_key(repository: &RepositoryName) -> Vec<u8> {
 pub(super) fn own_rows() -> Vec<Vec<u8>> {
     let single = [self_config_key(), epoch_key(), reconcile_key(), last_sync_key()];
     let mut starts: Vec<Vec<u8>> = single.into();
-    starts.extend([last_look_key(), debts_key(), position_key(), pushes_key()]);
+    starts.extend([last_look_key(), looked_with_key(), debts_key(), position_key(), pushes_key()]);
     starts.extend([prefix(Kind::Node, &[b"version"]), prefix(Kind::Node, &[b"synced"])]);
     starts
 }
@@ -269,9 +273,21 @@ impl Store {
         }
     }
 
+    /// Which connection string it was asked with: its fingerprint.
+    pub fn looked_with(&self) -> Result<Option<String>, StoreError> {
+        match self.get(&looked_with_key())? {
+            Some(Fact::Version(fingerprint)) => Ok(Some(fingerprint)),
+            _ => Ok(None),
+        }
+    }
+
     /// Notes that the parent answered what the desired state is.
-    pub async fn record_look(&self, at: UnixSeconds) -> Result<(), StoreError> {
-        self.commit(move |txn| put_changed(txn, last_look_key(), &Fact::At(at))).await
+    pub async fn record_look(&self, at: UnixSeconds, with: String) -> Result<(), StoreError> {
+        self.commit(move |txn| {
+            put_changed(txn, last_look_key(), &Fact::At(at))?;
+            put_changed(txn, looked_with_key(), &Fact::Version(with))
+        })
+        .await
     }
 
     /// Publishes the state of the sync engine.
@@ -516,14 +532,15 @@ mod tests {
             let before = store.scan::<Fact>(&prefix(Kind::Node, &[]), None, 99).unwrap().len();
             store.record_activated(7).await.unwrap();
             store.record_sync(UnixSeconds(8)).await.unwrap();
-            store.record_look(UnixSeconds(9)).await.unwrap();
+            store.record_look(UnixSeconds(9), "f".to_owned()).await.unwrap();
             store.request_reconcile().await.unwrap();
             store.note_debts(true).await.unwrap();
             let rows = store.scan::<Fact>(&prefix(Kind::Node, &[]), None, 99).unwrap();
-            assert_eq!(rows.len() - before, 5, "{rows:?}");
+            assert_eq!(rows.len() - before, 6, "{rows:?}");
             assert_eq!(store.activated_epoch(), Ok(Some(7)));
             assert_eq!(store.last_sync(), Ok(Some(UnixSeconds(8))));
             assert_eq!(store.last_look(), Ok(Some(UnixSeconds(9))));
+            assert_eq!(store.looked_with(), Ok(Some("f".to_owned())));
         });
     }
 

@@ -357,7 +357,7 @@ mod tests {
             let store = store();
             store.apply_config(config(&[APP]), "v1".to_owned()).await.unwrap();
             store.note_debts(true).await.unwrap();
-            store.record_look(crate::types::UnixSeconds(8)).await.unwrap();
+            store.record_look(crate::types::UnixSeconds(8), "f".to_owned()).await.unwrap();
             store.adopt(Role::Root).await.unwrap();
             assert_eq!((store.debts_noted(), store.last_look()), (Ok(false), Ok(None)));
         });

@@ -272,9 +272,11 @@ impl Engine {
         let probed = *self.probed.lock().unwrap_or_else(PoisonError::into_inner);
         let since_probe = probed.map(|at| clock.monotonic().saturating_sub(at));
         let (node, now) = (&config.node, clock.wall());
-        // A look in the future was at a time that was not this one.
+        // Another connection string is an operator's word that there is news: a look with the one
+        // before does not count. A look in the future was at a time that was not this one.
+        let same = self.store.looked_with()? == Some(self.upstream.fingerprint());
         let looked = self.state.now().looked.max(self.store.last_look()?);
-        let looked = looked.zip(now).filter(|(at, now)| at <= now);
+        let looked = looked.filter(|_| same).zip(now).filter(|(at, now)| at <= now);
         let since_look = looked.map(|(at, now)| Duration::from_secs(now.since(at)));
         Ok(traffic(&node.schedule, node.sync_window_s, now, since_probe, since_look))
     }

@@ -242,15 +242,18 @@ impl Worker {
         Ok(())
     }
 
-    /// Remembers that the parent was asked; on disk once a day.
+    /// Remembers that the parent was asked, and with which connection string; on disk once a day.
     async fn note_look(&self) -> Result<(), SyncError> {
         let Some(now) = self.store.sys().clock.wall() else {
             return Ok(());
         };
         self.state.set(|state| state.looked = Some(now));
         let noted = self.store.last_look()?.filter(|noted| *noted <= now);
-        if noted.is_none_or(|noted| now.since(noted) >= LOOK_INTERVAL.as_secs()) {
-            self.store.record_look(now).await?;
+        let with = self.upstream.fingerprint();
+        if noted.is_none_or(|noted| now.since(noted) >= LOOK_INTERVAL.as_secs())
+            || self.store.looked_with()?.as_ref() != Some(&with)
+        {
+            self.store.record_look(now, with).await?;
         }
         Ok(())
     }

@@ -112,6 +112,33 @@ fn f213_a_device_whose_window_is_far_away_hears_of_another_schedule_within_a_day
     assert_eq!(looks(&device), 1, "{}", device.log());
 }
 
+/// Symptom: a device of a connected registry that was deleted and made again kept to the schedule
+/// of the old one, for up to a day, with its new connection string and after restarts.
+#[test]
+fn f213_a_device_with_another_connection_string_asks_at_once() {
+    let root = Node::root();
+    let user = root.pusher("owner-token", "app");
+    let credentials = (user.0.as_str(), user.1.as_str());
+    assert_eq!(Image::new(1, &[10_000]).push(&root.login, credentials, "app", "v1").status, 201);
+    let connection = root.connect("dock01", &["--repository", "app"]);
+    root.link("dock01", &user.0);
+    let mut device = Node::start_device(&connection);
+    eventually(SOON, "v1 in continuous mode", || pull(&device, &user, "app", "v1").ok());
+    let far = ["connected-registry", "update", "--name", "dock01", "--sync-schedule", "0 0 29 2 *"];
+    assert!(root.run(&far).status.success(), "the next leap day");
+    eventually(SOON, "the device hears of it", || {
+        device.log().contains("the sync window has ended").then_some(())
+    });
+    device.kill();
+    let delete = ["connected-registry", "delete", "--name", "dock01", "--cleanup", "--yes"];
+    assert!(root.run(&delete).status.success());
+    device.provision(&root.connect("dock01", &["--repository", "app"]));
+    root.link("dock01", &user.0);
+    assert_eq!(Image::new(2, &[10_000]).push(&root.login, credentials, "app", "v2").status, 201);
+    device.start();
+    eventually(SOON, "v2 in continuous mode", || pull(&device, &user, "app", "v2").ok());
+}
+
 fn free() -> String {
     format!("127.0.0.1:{}", crate::support::node::free_port())
 }
