@@ -38,6 +38,9 @@ pub const EPOCH: &str = "skerry-activation-epoch";
 /// The header of a listing that lacks what this node has not got from its own parent yet.
 pub const PARTIAL: &str = "skerry-partial";
 
+/// The header of a desired state in which a node says which start of it this is.
+pub const START: &str = "skerry-start";
+
 /// Journal that one batch of messages is made of, bytes: a batch stays far below the largest body.
 const BATCH_BYTES: usize = 256 * 1024;
 
@@ -68,6 +71,8 @@ pub struct Gateway {
     directory: Directory,
     contacts: Arc<Contacts>,
     told: told::Told,
+    /// Random: children see that this node was started anew.
+    start: String,
 }
 
 impl Gateway {
@@ -76,7 +81,8 @@ impl Gateway {
         let directory = Directory::new(store.clone(), options.role, options.registry);
         let told = told::Told::default();
         let GatewayOptions { role, contacts, .. } = options;
-        Gateway { role, store, auth, directory, contacts, told }
+        let start = format!("{:016x}", store.sys().rng.number());
+        Gateway { role, store, auth, directory, contacts, told, start }
     }
 
     /// Answers one request below [`PREFIX`].
@@ -187,9 +193,10 @@ impl Gateway {
             self.told.set(name, found.version);
         }
         if request.header("if-none-match").is_some_and(|value| value == etag) {
-            return Ok(Reply::new(304).with("etag", etag));
+            return Ok(Reply::new(304).with("etag", etag).with(START, self.start.clone()));
         }
-        Ok(respond(request, &found.config)?.with("etag", etag))
+        let reply = respond(request, &found.config)?;
+        Ok(reply.with("etag", etag).with(START, self.start.clone()))
     }
 
     async fn status(&self, request: &mut Request, caller: &Caller) -> Result<Reply, Refusal> {

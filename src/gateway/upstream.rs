@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::downstream::{EPOCH, INSTANCE, PARTIAL};
+use super::downstream::{EPOCH, INSTANCE, PARTIAL, START};
 use super::wire::{
     self, ActivationAnswer, ActivationRequest, BODY_BYTES_MAX, CONTENT_TYPE, Received, Wire,
 };
@@ -162,6 +162,7 @@ pub struct Upstream {
     private_ca: bool,
     realm: Mutex<Option<Known>>,
     tokens: Mutex<BTreeMap<String, Bearer>>,
+    parent_start: Mutex<Option<String>>,
 }
 
 impl Upstream {
@@ -175,12 +176,28 @@ impl Upstream {
     ) -> Upstream {
         let (sys, realm, tokens) = (sys.clone(), Mutex::default(), Mutex::default());
         let epoch = AtomicU64::new(0);
-        Upstream { sys, client, connection, instance_id, epoch, private_ca, realm, tokens }
+        let parent_start = Mutex::default();
+        Upstream {
+            sys,
+            client,
+            connection,
+            instance_id,
+            epoch,
+            private_ca,
+            realm,
+            tokens,
+            parent_start,
+        }
     }
 
     /// The connected registry that this node is.
     pub fn name(&self) -> &ConnectedRegistryName {
         &self.connection.name
+    }
+
+    /// Changes when the parent is started anew; `None`: it does not tell.
+    pub fn parent_start(&self) -> Option<String> {
+        lock(&self.parent_start).clone()
     }
 
     /// Tells this connection string from others, without telling what is in it.
@@ -250,6 +267,7 @@ impl Upstream {
             }
         };
         let response = self.send(&gateway_scope(name), request).await?;
+        *lock(&self.parent_start) = response.header(START).map(str::to_owned);
         if response.status == 304 {
             return Ok(None);
         }

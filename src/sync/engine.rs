@@ -300,9 +300,7 @@ impl Engine {
     /// Pulls, pushes and reports side by side until one of them fails.
     async fn session(&self) -> Result<Infallible, SyncError> {
         self.ensure_active().await?;
-        if self.store.self_config()?.is_none() {
-            self.worker.refresh_config().await?;
-        }
+        self.worker.refresh_config().await?;
         let pushes = smol::future::or(self.pusher.deliver_all(), self.reporter.report_all());
         let pulls = smol::future::or(self.worker.follow(), self.healer.heal_all());
         smol::future::or(pulls, pushes).await

@@ -66,11 +66,12 @@ pub(super) struct Pusher {
 /// When to try what the parent refused.
 #[derive(Default)]
 pub(super) struct Retries {
-    /// The desired state at the last attempt: another one may grant more.
-    version: Option<String>,
+    /// The desired state and the start of the parent at the last attempt: another one may grant
+    /// more, or have another quota.
+    seen: Option<(Option<String>, Option<String>)>,
     /// When the next attempt is due, monotonic: [`RETRY_REFUSED`] after the last one.
     next: Duration,
-    /// Attempts since the desired state changed.
+    /// Attempts since one of them changed.
     round: u64,
     /// Deliveries in a row whose number stood for another change.
     mismatches: u32,
@@ -82,7 +83,7 @@ impl Retries {
     fn session_begins(&mut self, now: Duration) {
         let last = self.next.saturating_sub(RETRY_REFUSED);
         if now.saturating_sub(last) >= AWAY {
-            self.version = None;
+            self.seen = None;
         }
     }
 }
@@ -131,13 +132,14 @@ impl Pusher {
         self.retries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Has what the parent refused tried again: at the start, when the desired state is another
-    /// one, and now and then.
+    /// Has what the parent refused tried again: at the start, when the desired state is another one
+    /// or the parent was started anew, and now and then.
     async fn retry_refused(&self) -> Result<(), SyncError> {
-        let (version, now) = (self.store.self_config_version()?, self.now());
+        let seen = Some((self.store.self_config_version()?, self.upstream.parent_start()));
+        let now = self.now();
         let round = {
             let retries = self.retries();
-            match retries.version == version {
+            match retries.seen == seen {
                 true if now < retries.next => return Ok(()),
                 true => retries.round + 1,
                 false => 0,
@@ -146,7 +148,7 @@ impl Pusher {
         self.store.outbox_retry(round).await?;
         // Only now: an attempt that failed halfway is repeated.
         let mut retries = self.retries();
-        (retries.version, retries.round, retries.next) = (version, round, now + RETRY_REFUSED);
+        (retries.seen, retries.round, retries.next) = (seen, round, now + RETRY_REFUSED);
         Ok(())
     }
 
@@ -263,8 +265,9 @@ impl Pusher {
                     return Err(error);
                 }
                 Err(error) if error.is_local() => {
-                    log::error!("cannot push {entry} to the parent, tried again later: {error}");
-                    return Ok(self.store.outbox_refused(number, error.to_string()).await?);
+                    let reason = refusal_text(&entry, &error);
+                    log::error!("cannot push {entry} to the parent, tried again later: {reason}");
+                    return Ok(self.store.outbox_refused(number, reason).await?);
                 }
                 Err(error) => return Err(error),
             }
@@ -556,5 +559,17 @@ impl Pusher {
             );
         }
         Ok(())
+    }
+}
+
+/// What an operator reads of a refusal. The answer to a HEAD says no more than its status.
+fn refusal_text(entry: &OutboxEntry, error: &SyncError) -> String {
+    match error {
+        SyncError::Upstream(UpstreamError::Forbidden(text)) => format!(
+            "{text}: the scope map of the sync token does not grant this in {0}; at the root, \
+             `skerry connected-registry permissions update --add {0}` does",
+            entry.repository
+        ),
+        error => error.to_string(),
     }
 }

@@ -51,7 +51,6 @@ pub(super) struct Worker {
 impl Worker {
     /// Brings this node up to date and keeps it so; ends with an error only.
     pub(super) async fn follow(&self) -> Result<Infallible, SyncError> {
-        self.refresh_config().await?;
         self.online()?;
         if self.store.debts_noted()? && self.state.debts().is_empty() {
             log::info!("content was missing when this node stopped: full reconcile requested");

@@ -211,9 +211,8 @@ fn f204_f130_a_push_over_the_parents_quota_stays_and_goes_up_when_there_is_room(
 
     root.kill();
     root.know_only_as("quotas = [\"app=10MiB\"]\n");
+    // The device notices that it is started anew, however soon.
     root.start();
-    device.kill();
-    device.start();
     arrive(&root, &user, "app", &big);
     arrive(&device, &user, "app", &big);
     for digest in [&first, &untagged] {
@@ -243,6 +242,8 @@ fn f204_f130_a_push_that_the_grant_forbids_stays_and_goes_up_when_it_allows_it()
     device.start();
     // The two tags, and what v2 named first.
     eventually(SOON, "the refusals are told", || (refused(&root).len() == 3).then_some(()));
+    let told = refused(&root).remove(0);
+    assert!(told.contains("permissions update --add app"), "{told}");
     permissions(&root, &["--add", "app"]);
     let last = [offline[0].clone(), offline[2].clone()];
     for node in [&root, &device] {
