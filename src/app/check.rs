@@ -10,6 +10,7 @@ use crate::http::TlsAcceptor;
 use crate::store::layout::Layout;
 use crate::store::role::role_by_files;
 use crate::sys::net::try_bind;
+use crate::sys::owner::as_owner;
 use crate::sys::{Disk, Spawner, Sys, SystemDisk};
 use crate::types::connection_string::ConnectionString;
 use crate::types::{Role, StoreRole};
@@ -19,7 +20,11 @@ use crate::types::{Role, StoreRole};
 pub fn check(config: &Config, running: bool) -> Result<Vec<String>, String> {
     let sys = Sys::real(Spawner::new());
     let connection = check_parent(&sys, config)?;
-    Layout::new(&config.storage.state_dir).check(&*sys.disk).map_err(|error| error.to_string())?;
+    let layout = Layout::new(&config.storage.state_dir);
+    let looked = as_owner(layout.root(), || {
+        layout.check(&*sys.disk).and_then(|()| layout.check_files(&*sys.disk))
+    });
+    looked.map_err(|error| error.to_string())?;
     let mut waits = Vec::new();
     let store = role_by_files(&SystemDisk, &config.storage.state_dir).unwrap_or_else(|| {
         waits.push(

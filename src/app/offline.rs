@@ -6,7 +6,7 @@ use std::path::Path;
 use crate::store::fsck::FsckReport;
 use crate::store::recover::Recovery;
 use crate::store::{IndexKind, Store, StoreError, StoreOptions, backup};
-use crate::sys::{Spawner, Sys};
+use crate::sys::{Spawner, Sys, owner};
 use crate::types::{Digest, Role, StoreRole};
 
 pub use crate::store::backup::Restored;
@@ -30,20 +30,23 @@ pub fn contents(state_dir: &Path) -> Result<BTreeSet<Digest>, String> {
     listed.map(|()| digests).map_err(|error| error.to_string())
 }
 
-/// Makes `state_dir` from a backup; the error is a line for people.
+/// Makes `state_dir` from a backup, with the owner of the directory, or of that above it; the error
+/// is a line for people. No other thread may run yet.
 pub fn restore(from: &Path, state_dir: &Path) -> Result<Restored, String> {
+    owner::become_owner(state_dir, "restore")?;
     let sys = Sys::real(Spawner::new());
     backup::restore(&sys, from, state_dir).map_err(|error| error.to_string())
 }
 
-/// Makes the store in `state_dir` that of a node of another role; returns what it was. The error is
-/// a line for people.
+/// Makes the store in `state_dir` that of a node of another role, and leaves it to its owner;
+/// returns what it was. The error is a line for people. No other thread may run yet.
 pub fn adopt(state_dir: &Path, role: Role) -> Result<StoreRole, String> {
     let sys = Sys::real(Spawner::new());
     // A new one would be made where a name was misspelt.
     if !sys.disk.exists(state_dir).map_err(|error| format!("{}: {error}", state_dir.display()))? {
         return Err(format!("there is no state directory {}", state_dir.display()));
     }
+    owner::become_owner(state_dir, "state adopt")?;
     let (store, _) =
         Store::open(sys, StoreOptions::new(state_dir)).map_err(|error| error.to_string())?;
     let failed = |error: StoreError| format!("the role cannot be changed: {error}");

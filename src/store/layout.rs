@@ -261,6 +261,73 @@ impl Layout {
         }
     }
 
+    /// Whether what a start opens can be opened: the format, the identity, the journal, the index,
+    /// and the directories that it writes to.
+    pub fn check_files(&self, disk: &dyn Disk) -> Result<(), OpenError> {
+        if !disk.exists(&self.root).map_err(|error| self.unusable(&error))? {
+            return Ok(());
+        }
+        let is_ours = self.check_format(disk)? == Format::Ours;
+        for directory in [self.identity(), self.journal(), self.index()] {
+            self.check_directory(disk, &directory, is_ours)?;
+        }
+        for directory in [self.uploads(), self.root.join("blobs")] {
+            if is_ours && disk.exists(&directory).map_err(|error| self.unusable(&error))? {
+                disk.check_writable(&directory).map_err(|error| self.closed(&directory, &error))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A directory of files that a start opens; where it is not there, it is made.
+    fn check_directory(
+        &self,
+        disk: &dyn Disk,
+        directory: &Path,
+        is_ours: bool,
+    ) -> Result<(), OpenError> {
+        let closed = |path: &Path| {
+            let path = path.to_owned();
+            move |error: io::Error| self.closed(&path, &error)
+        };
+        if !disk.exists(directory).map_err(closed(directory))? {
+            return Ok(());
+        }
+        if is_ours {
+            disk.check_writable(directory).map_err(closed(directory))?;
+        }
+        for entry in disk.list(directory).map_err(closed(directory))? {
+            let path = directory.join(&entry.name);
+            let opened = match entry.is_dir {
+                true => disk.list(&path).map(drop),
+                // The identity is only read, and replaced as a whole.
+                false if is_ours && directory != self.identity() => disk.open_rw(&path).map(drop),
+                false => disk.open(&path).map(drop),
+            };
+            match opened {
+                // The service beside us has removed it.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                opened => opened.map_err(closed(&path))?,
+            }
+        }
+        Ok(())
+    }
+
+    /// A file or directory of ours that cannot be opened.
+    fn closed(&self, path: &Path, error: &io::Error) -> OpenError {
+        let path = path.strip_prefix(&self.root).unwrap_or(path);
+        OpenError::StateDir {
+            path: self.root.clone(),
+            cause: format!("{} cannot be opened: {error}", path.display()),
+            cure: match error.kind() {
+                io::ErrorKind::PermissionDenied => {
+                    "give every file in it to the user that runs skerry (chown -R)"
+                }
+                _ => "check the disk",
+            },
+        }
+    }
+
     fn make_directories(&self, disk: &dyn Disk) -> io::Result<()> {
         let mut made = false;
         for path in [self.root.join("blobs"), self.uploads(), self.journal(), self.identity()] {
@@ -295,7 +362,7 @@ impl Layout {
                 path,
             });
         }
-        let bytes = disk.read(&path, 4096).map_err(|error| self.unusable(&error))?;
+        let bytes = disk.read(&path, 4096).map_err(|error| self.closed(&path, &error))?;
         let text = String::from_utf8_lossy(&bytes);
         let text = text.trim_end().strip_prefix(FORMAT_TEXT).unwrap_or_default();
         let (number, readable) = match text.split_once(READABLE_TEXT) {

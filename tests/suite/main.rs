@@ -33,6 +33,7 @@ mod logins;
 mod matrix;
 mod mirror;
 mod oci;
+mod owner;
 mod power;
 mod quota;
 mod repo;

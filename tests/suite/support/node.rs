@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::net::TcpListener;
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -28,6 +29,7 @@ pub struct Node {
     extra: String,
     parent: Option<String>,
     faketime: Option<String>,
+    uid: Option<u32>,
     shipped: Option<PathBuf>,
     child: Option<Child>,
 }
@@ -167,6 +169,7 @@ impl Node {
             extra: extra.to_owned(),
             parent: None,
             faketime: None,
+            uid: None,
             shipped: None,
             child: None,
         }
@@ -185,6 +188,7 @@ impl Node {
             extra: String::new(),
             parent: Some(connection_string.to_owned()),
             faketime: None,
+            uid: None,
             shipped: None,
             child: None,
         }
@@ -265,12 +269,20 @@ impl Node {
         self.faketime = time.map(str::to_owned);
     }
 
+    /// The next starts are those of this user, and of the group of the same number.
+    pub fn serve_as(&mut self, uid: u32) {
+        self.uid = Some(uid);
+    }
+
     fn command(&self) -> Command {
         let mut command = self.configured();
         if let Some(time) = &self.faketime {
             // Not through the wrapper, which would stay between us and the process to kill.
             command.env("LD_PRELOAD", "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1");
             command.env("FAKETIME", time).env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
+        }
+        if let Some(uid) = self.uid {
+            command.uid(uid).gid(uid);
         }
         command.arg("serve");
         command
@@ -295,6 +307,12 @@ impl Node {
     /// Runs a verb that reads the configuration of this node.
     pub fn run_configured(&self, arguments: &[&str]) -> Output {
         self.configured().args(arguments).output().expect("the built binary")
+    }
+
+    /// The same, as the user and group with this number.
+    pub fn run_configured_as(&self, uid: u32, arguments: &[&str]) -> Output {
+        let mut command = self.configured();
+        command.uid(uid).gid(uid).args(arguments).output().expect("the built binary")
     }
 
     /// Starts the process without waiting for it.

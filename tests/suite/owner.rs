@@ -1,0 +1,149 @@
+//! Whose files there are after a command that was run as root on the state of a service.
+
+use std::os::unix::fs::{MetadataExt, chown};
+use std::path::Path;
+use std::process::Output;
+
+use crate::support::image::{self, Image};
+use crate::support::node::Node;
+use crate::support::skip;
+
+/// The user of the service, and another one.
+const SERVICE: u32 = 812;
+const NOBODY: u32 = 65_534;
+
+/// Everything below a directory and itself.
+fn each(directory: &Path, found: &mut dyn FnMut(&Path)) {
+    found(directory);
+    if !directory.is_dir() {
+        return;
+    }
+    for entry in std::fs::read_dir(directory).unwrap() {
+        each(&entry.unwrap().path(), found);
+    }
+}
+
+fn give(directory: &Path, uid: u32) {
+    each(directory, &mut |path| chown(path, Some(uid), Some(uid)).unwrap());
+}
+
+/// What does not belong to the service.
+fn of_others(directory: &Path) -> Vec<String> {
+    let mut others = Vec::new();
+    each(directory, &mut |path| {
+        let found = std::fs::symlink_metadata(path).unwrap();
+        if (found.uid(), found.gid()) != (SERVICE, SERVICE) {
+            others.push(format!("{} {}:{}", path.display(), found.uid(), found.gid()));
+        }
+    });
+    others
+}
+
+fn text(output: &Output) -> String {
+    format!("{:?}{}", output.status, String::from_utf8_lossy(&output.stderr))
+}
+
+/// A stopped root with `app:v1` whose state belongs to the service, a backup that belongs to root,
+/// and who may pull; `None`, loudly, without the rights for that.
+fn stopped() -> Option<(Node, String, (String, String))> {
+    if !rustix::process::geteuid().is_root() {
+        skip("only root can give files to another user");
+        return None;
+    }
+    let mut node = Node::root();
+    let owner = node.pusher("owner-token", "app");
+    let image = Image::new(1, &[40_000]);
+    assert_eq!(image.push(&node.login, (&owner.0, &owner.1), "app", "v1").status, 201);
+    let backup = node.dir.join("backup").to_str().unwrap().to_owned();
+    let output = node.run(&["backup", &backup]);
+    assert!(output.status.success(), "{}", text(&output));
+    node.stop();
+    give(&node.state(), SERVICE);
+    if node.run_configured_as(SERVICE, &["config", "check"]).status.code() == Some(126) {
+        skip("another user cannot run the program where it was built");
+        return None;
+    }
+    node.serve_as(SERVICE);
+    Some((node, backup, owner))
+}
+
+fn serves(node: &mut Node, (user, password): &(String, String)) {
+    node.start();
+    assert!(image::pull(&node.login, (user, password), "app", "v1").is_ok(), "{}", node.log());
+    node.stop();
+}
+
+#[test]
+fn f166_a_role_that_root_changes_leaves_the_state_to_its_owner() {
+    let Some((mut node, _backup, user)) = stopped() else {
+        return;
+    };
+    for role in ["root", "connected"] {
+        // Anybody else is told whose command it is.
+        let adopt = ["state", "adopt", "--role", role, "--yes"];
+        let refused = node.run_configured_as(NOBODY, &adopt);
+        assert!(!refused.status.success());
+        for part in ["belongs to another user, 812", "sudo -u ", " skerry state adopt"] {
+            assert!(text(&refused).contains(part), "{}", text(&refused));
+        }
+        let adopted = node.run_configured(&adopt);
+        assert!(adopted.status.success(), "{}", text(&adopted));
+        assert_eq!(of_others(&node.state()), [""; 0]);
+        let checked = node.run_configured_as(SERVICE, &["config", "check"]);
+        assert!(role == "connected" || checked.status.success(), "{}", text(&checked));
+        if role == "root" {
+            serves(&mut node, &user);
+        }
+    }
+}
+
+#[test]
+fn f201_a_state_that_root_restores_belongs_to_the_owner_of_its_place() {
+    let Some((mut node, backup, user)) = stopped() else {
+        return;
+    };
+    let lost = node.state().with_file_name("lost");
+    std::fs::rename(node.state(), &lost).unwrap();
+    std::fs::create_dir(node.state()).unwrap();
+    give(&node.state(), SERVICE);
+    let restored = node.run_configured(&["restore", &backup]);
+    assert!(restored.status.success(), "{}", text(&restored));
+    assert_eq!(of_others(&node.state()), [""; 0]);
+    serves(&mut node, &user);
+
+    // Where there is no directory yet, the one above says whose it is to be.
+    std::fs::remove_dir_all(node.state()).unwrap();
+    chown(node.dir.path(), Some(SERVICE), Some(SERVICE)).unwrap();
+    let restored = node.run_configured(&["restore", &backup]);
+    assert!(restored.status.success(), "{}", text(&restored));
+    assert_eq!(of_others(&node.state()), [""; 0]);
+    serves(&mut node, &user);
+}
+
+/// What a start cannot open is named before the start, to root and to the service.
+#[test]
+fn f190_a_file_of_another_user_is_found_by_the_check() {
+    let Some((node, _backup, _user)) = stopped() else {
+        return;
+    };
+    let passes = node.run_configured(&["config", "check"]);
+    assert!(passes.status.success(), "{}", text(&passes));
+    for part in ["format", "identity", "journal", "index"] {
+        let mut file = None;
+        each(&node.state().join(part), &mut |path| {
+            file = Some(path.to_owned()).filter(|path| path.is_file()).or(file.take());
+        });
+        let file = file.unwrap();
+        chown(&file, Some(0), Some(0)).unwrap();
+        std::fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o600))
+            .unwrap();
+        let check = ["config", "check"];
+        for output in [node.run_configured(&check), node.run_configured_as(SERVICE, &check)] {
+            assert_eq!(output.status.code(), Some(78), "{part}: {}", text(&output));
+            let name = file.strip_prefix(node.state()).unwrap().display().to_string();
+            let told = text(&output);
+            assert!(told.contains(&name) && told.contains("chown"), "{name}: {told}");
+        }
+        chown(&file, Some(SERVICE), Some(SERVICE)).unwrap();
+    }
+}
