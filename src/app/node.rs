@@ -102,7 +102,7 @@ impl Node {
         let uplink = Uplink { store: reader, contacts, login: login_server, tls, reread };
         let engine = match role {
             Role::Root => None,
-            Role::Connected => uplink.engine(&config)?,
+            Role::Connected => uplink.first_engine(&config)?,
         };
         // Before the parent is asked, which may take long: a kill meanwhile changes no role.
         note_role(&store, role).await;

@@ -65,6 +65,17 @@ impl Uplink {
         Ok(Some(Engine::new(self.store.clone(), client, connection, options)))
     }
 
+    /// The same at a start. Whose clients can be served goes on serving them with a connection
+    /// string that cannot be parsed, as with none: a start that fails would take the registry from
+    /// its network until somebody comes.
+    pub(super) fn first_engine(&self, config: &Config) -> Result<Option<Engine>, StartError> {
+        if self.store.is_provisioned() && malformed(config).is_some() {
+            self.store.stand(Role::Connected, false);
+            return Ok(None);
+        }
+        self.engine(config)
+    }
+
     /// Syncs for ever, once there is a connection string.
     pub(super) async fn run(self, engine: Option<Engine>) {
         let engine = match engine {
@@ -108,10 +119,11 @@ impl Uplink {
     }
 }
 
-/// Says loudly that there is no connection string, why, and what is to be done about it.
+/// Says loudly that there is no connection string to use, why, and what is to be done about it.
 pub(super) fn report_missing(store: &Store, config: &Config) -> Result<(), StartError> {
     let state = store.node_state()?;
-    let fault = config.parent.as_ref().and_then(|parent| parent.unreadable.clone());
+    let unreadable = config.parent.as_ref().and_then(|parent| parent.unreadable.clone());
+    let fault = unreadable.or_else(|| malformed(config));
     let cause = fault.as_ref().map(|fault| format!("{fault}: ")).unwrap_or_default();
     log::error!("{}: {cause}{}", state.name(), state.remedy().unwrap_or_default());
     store.set_credential_fault(fault);
@@ -131,6 +143,11 @@ pub(super) fn client(
     let ca_pem = ca_pem.transpose()?;
     let options = ClientOptions { ca_pem, ca_fingerprint: connection.ca_fingerprint.clone() };
     Ok(Client::new(sys, options).map_err(|error| format!("parent.ca_file: {error}"))?)
+}
+
+/// Why the connection string that is there cannot be parsed.
+fn malformed(config: &Config) -> Option<String> {
+    connection(config.reachable_parent()?).err().map(|error| error.message)
 }
 
 /// The connection string, parsed; its error never shows the password.

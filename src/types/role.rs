@@ -127,7 +127,7 @@ pub enum NodeState {
     Unprovisioned,
     /// A connected registry whose parent has not accepted it yet.
     Activating,
-    /// A connected registry that serves what it has: its connection string is missing.
+    /// A connected registry that serves what it has: it has no connection string that can be used.
     CredentialMissing,
     /// The parent refuses this instance; it serves what it has, which may be nothing.
     Refused(Hurdle),
@@ -164,9 +164,10 @@ impl NodeState {
                  and restart the service",
             ),
             NodeState::CredentialMissing => Some(
-                "the connection string is missing: this node serves what it has and does not \
-                 sync; put it back into the file of parent.connection_string_file, or into the \
-                 credential skerry.connection-string and restart the service",
+                "the connection string is missing or cannot be used: this node serves what it \
+                 has and does not sync; put it back into the file of \
+                 parent.connection_string_file, or into the credential skerry.connection-string \
+                 and restart the service",
             ),
             NodeState::Activating => Some(
                 "this connected registry has not been activated yet: its parent must be \

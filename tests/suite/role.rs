@@ -132,11 +132,42 @@ fn f166_a_connection_string_that_cannot_be_read_is_waited_for() {
     let status = device.json(&["status"]);
     assert_eq!((&status["state"], &status["reason"]), (&"Active".into(), &serde_json::Value::Null));
 
-    // A string that is there and wrong does not come right by itself.
-    device.stop();
+    // One that is there and wrong is final for a store that serves nothing yet.
+    let mut new = Node::device("");
+    let file = new.connection_string_file();
+    new.set_configuration(&format!("[parent]\nconnection_string_file = {file:?}\n"));
     std::fs::write(&file, "ConnectedRegistryName=").unwrap();
-    let refused = device.run_configured(&["serve"]);
+    let refused = new.run_to_end();
     assert_eq!(refused.status.code(), Some(78), "{}", stderr(&refused));
+}
+
+/// The clients of a device do not lose it to a slip of whoever writes its connection string.
+#[test]
+fn f166_an_activated_store_serves_with_a_malformed_connection_string() {
+    let (root, owner, connection) = root_with_app();
+    let mut device = Node::start_device(&connection);
+    let digest = eventually(SOON, "v1 is synced", || pulls(&device, &owner, "v1"));
+    device.stop();
+    device.provision("ConnectedRegistryName=dock01;SyncToken");
+    device.start();
+    let status = device.json(&["status"]);
+    assert_eq!(status["state"], "CredentialMissing", "{status}");
+    let reason = status["reason"].as_str().unwrap_or_default();
+    assert!(reason.contains("parent.connection_string: "), "{status}");
+    let log = device.log();
+    let loud = |line: &str| line.contains(" error ") && line.contains("parent.connection_string: ");
+    assert!(log.lines().any(loud), "{log}");
+    assert_eq!(pulls(&device, &owner, "v1"), Some(digest), "pulls and logins go on");
+    let checked = device.run_configured(&["config", "check"]);
+    assert_eq!(checked.status.code(), Some(78), "what is wrong is told: {}", stderr(&checked));
+
+    // Mended, it is used without a restart.
+    let second = Image::new(2, &[30_000]);
+    assert_eq!(second.push(&device.login, (&owner.0, &owner.1), "app", "v2").status, 201);
+    std::fs::write(device.connection_string_file(), &connection).unwrap();
+    eventually(SOON, "v2 goes up", || pulls(&root, &owner, "v2"));
+    let status = device.json(&["status"]);
+    assert_eq!((&status["state"], &status["reason"]), (&"Active".into(), &serde_json::Value::Null));
 }
 
 #[test]
