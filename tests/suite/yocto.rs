@@ -168,16 +168,23 @@ fn p045_sources_are_pinned() {
     }
 }
 
+/// The boards that the recipe knows machines of.
+fn mapped_boards() -> BTreeSet<String> {
+    let conf = read(CONF);
+    let mapped = conf.lines().filter(|line| line.starts_with("SKERRY_MACHINE_BOARD:"));
+    let boards: BTreeSet<String> =
+        mapped.filter_map(|line| line.split('"').nth(1).map(str::to_owned)).collect();
+    assert!(boards.len() >= 2, "{boards:?}");
+    boards
+}
+
 /// What the recipes take from the source: each file that they install or check.
 fn installed() -> BTreeSet<String> {
     let mut found = BTreeSet::from(["LICENSE".to_owned(), "Cargo.lock".to_owned()]);
-    let boards: BTreeSet<String> = read(CONF)
-        .lines()
-        .filter(|line| line.starts_with("SKERRY_BOARD:"))
-        .filter_map(|line| line.split('"').nth(1).map(str::to_owned))
-        .collect();
+    let (boards, conf) = (mapped_boards(), bitbake(&read(CONF)));
     for recipe in recipes() {
-        for word in read(&recipe).split_whitespace() {
+        let text = read(&recipe).replace("${SKERRY_BOARD_DIR}", &conf["SKERRY_BOARD_DIR"]);
+        for word in text.split_whitespace() {
             let Some(file) = word.strip_prefix("${S}/") else {
                 continue;
             };
@@ -522,8 +529,7 @@ fn p050_only_the_configuration_knows_machines() {
     for word in ["qemu", "MACHINE", "board/"] {
         assert!(!program.contains(word), "{word}");
     }
-    for line in conf.lines().filter(|line| line.starts_with("SKERRY_BOARD:")) {
-        let board = line.split('"').nth(1).unwrap();
+    for board in mapped_boards() {
         assert!(path(&format!("board/{board}/board.toml")).exists(), "{board}");
     }
 }
@@ -572,37 +578,78 @@ fn build_of(home: &TempDir, core: &std::path::Path, extra: &str) {
     fs::write(home.join("conf/local.conf"), [local, extra].concat()).unwrap();
 }
 
-/// bitbake itself, as it is and as the files for kas use it.
-#[test]
-fn p052_bitbake_parses_the_layer_without_a_network() {
+/// What bitbake prints with this configuration; `None`, loudly, where it cannot run.
+fn bitbake_run(extra: &str, arguments: &[&str]) -> Option<String> {
     let sources = cache().join("oe");
     let (bitbake, core) = (sources.join("bitbake"), sources.join("openembedded-core"));
     if !bitbake.join("bin/bitbake").exists() || !core.join("meta/conf/layer.conf").exists() {
-        return skip("bitbake and openembedded-core are not there; tests/run --long asks for them");
+        skip("bitbake and openembedded-core are not there; tests/run --long asks for them");
+        return None;
     }
     if let Some(program) = missing(&["unshare", "chrpath", "diffstat", "gawk", "cpio", "python3"]) {
-        return skip(&format!("bitbake needs {program}"));
+        skip(&format!("bitbake needs {program}"));
+        return None;
     }
+    let home = TempDir::new();
+    build_of(&home, &core, extra);
+    // It refuses to work for root, who is somebody else in a namespace of users.
+    let mut command = Command::new("unshare");
+    command.args(["--user", "--map-user=1000", "--map-group=1000", "python3"]);
+    command.arg(bitbake.join("bin/bitbake")).args(arguments).current_dir(home.path());
+    let scripts = core.join("scripts").display().to_string();
+    let path = format!("{scripts}:{}/bin:/usr/bin:/bin", bitbake.display());
+    command.env_clear().env("HOME", home.path()).env("PATH", path);
+    let output = command.env("LC_ALL", "en_US.UTF-8").output().unwrap();
+    let text = [output.stdout, output.stderr].concat();
+    let text = String::from_utf8_lossy(&text).into_owned();
+    if text.contains("locale 'en_US.UTF-8'") && !output.status.success() {
+        skip("bitbake needs the locale en_US.UTF-8");
+        return None;
+    }
+    assert!(output.status.success(), "{text}");
+    Some(text)
+}
+
+/// bitbake itself, as it is and as the files for kas use it.
+#[test]
+fn p052_bitbake_parses_the_layer_without_a_network() {
     let kas = read("yocto-layer/kas/qemux86-64.yml");
     let (_, kas) = kas.split_once("skerry: |\n").unwrap();
     for extra in ["", kas] {
-        let home = TempDir::new();
-        build_of(&home, &core, &extra.replace("\n    ", "\n").replacen("    ", "", 1));
-        // It refuses to work for root, who is somebody else in a namespace of users.
-        let mut command = Command::new("unshare");
-        command.args(["--user", "--map-user=1000", "--map-group=1000", "python3"]);
-        command.arg(bitbake.join("bin/bitbake")).arg("-p").current_dir(home.path());
-        let scripts = core.join("scripts").display().to_string();
-        let path = format!("{scripts}:{}/bin:/usr/bin:/bin", bitbake.display());
-        command.env_clear().env("HOME", home.path()).env("PATH", path);
-        let output = command.env("LC_ALL", "en_US.UTF-8").output().unwrap();
-        let text = [output.stdout, output.stderr].concat();
-        let text = String::from_utf8_lossy(&text);
-        if text.contains("en_US.UTF-8") && !output.status.success() {
-            return skip("bitbake needs the locale en_US.UTF-8");
-        }
+        let extra = extra.replace("\n    ", "\n").replacen("    ", "", 1);
+        let Some(text) = bitbake_run(&extra, &["-p"]) else {
+            return;
+        };
         let parsed = text.contains("Parsing of 5 .bb files complete") && text.contains(" 0 errors");
-        assert!(output.status.success() && parsed && text.contains(" 0 skipped"), "{text}");
+        assert!(parsed && text.contains(" 0 skipped"), "{text}");
+    }
+}
+
+/// The board of a machine is a default: a product names another one, or brings its own.
+#[test]
+fn p050_a_product_names_its_board() {
+    let own = "SKERRY_BOARD = \"acme\"\n";
+    let brought = "SKERRY_BOARD = \"acme\"\nSKERRY_BOARD_DIR = \"/layer/acme\"\n";
+    for (extra, board, dir) in [
+        ("", "qemu-x86_64", "/board/qemu-x86_64"),
+        ("SKERRY_BOARD = \"\"\n", "", "/board/"),
+        (own, "acme", "/board/acme"),
+        (brought, "acme", "/layer/acme"),
+    ] {
+        // As a file: what it depends on is not asked for.
+        let Some(text) = bitbake_run(extra, &["-e", "-b", path(CONF).to_str().unwrap()]) else {
+            return;
+        };
+        let value = |name: &str| {
+            let start = format!("{name}=\"");
+            let line = text.lines().find_map(|line| line.strip_prefix(&start));
+            line.unwrap_or_else(|| panic!("no {name}")).trim_end_matches('"').to_owned()
+        };
+        assert_eq!(value("SKERRY_BOARD"), board, "{extra}");
+        assert!(value("SKERRY_BOARD_DIR").ends_with(dir), "{extra}");
+    }
+    for readme in ["yocto-layer/README.md", "board/README.md"] {
+        assert!(read(readme).contains("SKERRY_BOARD_DIR"), "{readme}");
     }
 }
 
