@@ -199,7 +199,11 @@ fn p016_a_restart_backs_off_and_a_wrong_configuration_has_none() {
     assert_eq!(unit.get("Service.Restart"), "always");
     let code = skerry::cli::EXIT_CONFIG.to_string();
     assert_eq!(unit.get("Service.RestartPreventExitStatus"), code);
-    assert!(seconds(unit.get("Unit.StartLimitIntervalSec")) > 0);
+    // Nobody is near a device to start it again: it never gives up.
+    assert_eq!(unit.get("Unit.StartLimitIntervalSec"), "0");
+    let reboot = Unit::parse(&read("systemd/dropins/reboot-on-failure.conf"));
+    assert!(seconds(reboot.get("Unit.StartLimitIntervalSec")) > 8 * 60, "the pauses fit");
+    assert_eq!(reboot.get("Unit.StartLimitBurst"), "8");
     let backoff = Unit::parse(&read("systemd/dropins/backoff.conf"));
     assert!(seconds(backoff.get("Service.RestartMaxDelaySec")) >= 60);
     assert_eq!(backoff.get("Service.RestartSteps"), "5");
