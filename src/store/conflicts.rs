@@ -38,8 +38,8 @@ impl Store {
     /// Settles a change of a tag that the parent had moved meanwhile, in one record: the parent's
     /// content keeps the name (`parents`, `None` when the parent removed it; its content must be
     /// here), and ours stays under [`conflict_tag`], an ordinary tag that goes up in turn. While
-    /// later changes of the tag wait, the name is left to them. Returns the conflict tag; `NotFound`
-    /// when the parent's content was deleted here meanwhile.
+    /// later changes of the tag wait, the name is left to them. Returns the conflict tag;
+    /// `NotFound` when the parent's content was deleted here meanwhile.
     pub async fn outbox_conflict(
         &self,
         number: u64,

@@ -20,10 +20,10 @@ use crate::types::{ConnectedRegistryName, Digest, RepositoryName, Tag};
 /// Changes that one instance can make before its numbers reach those of the next epoch.
 const NUMBERS_PER_EPOCH: u64 = 1 << 40;
 
-/// States of a tag that are remembered because they may be the parent's: one for each attempt, heard
-/// of or not, of a change that was left out since or made one with a later one. Over it: the later
-/// ones are forgotten, and a tag that names one of them is taken for moved by somebody else: both
-/// contents are kept.
+/// States of a tag that are remembered because they may be the parent's: one for each attempt,
+/// heard of or not, of a change that was left out since or made one with a later one. Over it: the
+/// later ones are forgotten, and a tag that names one of them is taken for moved by somebody else:
+/// both contents are kept.
 const UNHEARD_MAX: usize = 16;
 
 /// Who made a change.

@@ -150,8 +150,8 @@ impl Refused {
         self.tags.get(&entry.repository)?.get(tag).copied()
     }
 
-    /// A refused change that this later one makes one with itself, because it is of the same tag, or
-    /// void, because it removes the manifest. That refusal does not stand any more then.
+    /// A refused change that this later one makes one with itself, because it is of the same tag,
+    /// or void, because it removes the manifest. That refusal does not stand any more then.
     pub fn overtaken_by(&mut self, number: u64, entry: &OutboxEntry) -> Option<u64> {
         let overtaken = match &entry.change {
             OutboxChange::Tag { tag, .. } => {

@@ -169,8 +169,9 @@ impl Store {
         Watch::begin(self.shared(), repository, digest)
     }
 
-    /// Deletes a manifest that is watched. `Conflict` when the parent is said to have deleted it, and
-    /// a client pushed it again since, or something that needs it: the parent may have that by now.
+    /// Deletes a manifest that is watched. `Conflict` when the parent is said to have deleted it,
+    /// and a client pushed it again since, or something that needs it: the parent may have that by
+    /// now.
     pub async fn delete_watched(&self, watch: Watch, origin: &Origin) -> Result<(), StoreError> {
         let mut removal = Removal { store: self, origin, watch, announced: false };
         for round in 0..ROUNDS_MAX {
