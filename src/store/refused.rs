@@ -279,12 +279,17 @@ impl Store {
             };
             after = *last;
             let due = page.into_iter().filter(|(_, refusal)| refusal.is_due(round));
-            let mut due: Vec<u64> = due.map(|(number, _)| number).collect();
-            while !due.is_empty() {
-                due = self.commit(move |txn| renumber_some(txn, due)).await?;
-            }
+            self.outbox_renew(due.map(|(number, _)| number).collect()).await?;
             spawn::yield_now().await;
         }
+    }
+
+    /// Has these refused changes tried again, each with what waits of its tag.
+    pub async fn outbox_renew(&self, mut numbers: Vec<u64>) -> Result<(), StoreError> {
+        while !numbers.is_empty() {
+            numbers = self.commit(move |txn| renumber_some(txn, numbers)).await?;
+        }
+        Ok(())
     }
 
     /// Gives a change, with those of its tag behind it, new numbers, leaving out so many: the old
@@ -601,7 +606,7 @@ mod tests {
                     while let Some(overtaken) = refused.overtaken_by(number, &entry) {
                         *found.last_mut().unwrap() += 1;
                         assert!(!refused.holds_up(overtaken, &entry) && overtaken < number);
-                        store.outbox_renumber(overtaken, 0).await.unwrap();
+                        store.outbox_renew(vec![overtaken]).await.unwrap();
                     }
                 }
                 assert_eq!(found, expected);

@@ -160,11 +160,15 @@ impl Pusher {
             if changes.is_empty() {
                 return Ok(());
             }
+            let mut overtaken = Vec::new();
+            for (number, entry) in &changes {
+                while let Some(refused) = refused.overtaken_by(*number, entry) {
+                    overtaken.push(refused);
+                }
+            }
+            self.store.outbox_renew(overtaken).await?;
             for (number, entry) in changes {
                 after = number;
-                while let Some(overtaken) = refused.overtaken_by(number, &entry) {
-                    self.store.outbox_renumber(overtaken, 0).await?;
-                }
                 if self.turns().waits(&entry.repository) || refused.holds_up(number, &entry) {
                     continue;
                 }
@@ -211,9 +215,8 @@ impl Pusher {
             if self.store.is_refused(number)? {
                 refused.add(number, entry);
             } else {
-                for completed in refused.completed_by(&entry, &self.store)? {
-                    self.store.outbox_renumber(completed, 0).await?;
-                }
+                let completed = refused.completed_by(&entry, &self.store)?;
+                self.store.outbox_renew(completed).await?;
             }
             return Ok(());
         };
