@@ -49,6 +49,7 @@ impl From<StoreError> for Fault {
             }
             StoreError::Quota(_) => Fault { status: 403, code: "QuotaExceeded", message },
             StoreError::Full => Fault { status: 507, code: "DiskFull", message },
+            StoreError::NewerFormat(_) => Fault { status: 503, code: "ReadOnlyStore", message },
             StoreError::Unavailable | StoreError::Rebuilding(_) => {
                 Fault { status: 503, code: "Unavailable", message }
             }

@@ -7,6 +7,7 @@ use super::fault::Fault;
 use super::print::print_detail;
 use super::tokens::Nothing;
 use crate::http::{Method, Reply, ReplyBody, Request};
+use crate::store::StoreError;
 use crate::types::connected_registry::ParentContact;
 use crate::types::{NodeState, Role, UnixSeconds};
 
@@ -19,7 +20,11 @@ impl Admin {
         let reply = match request.path.as_str() {
             "/healthz" => text(200, "ok\n"),
             "/readyz" => match self.unready() {
-                None => text(200, "ready\n"),
+                // A gate of an update sees a rollback that keeps the newer version's store.
+                None => match self.store.read_only_cause() {
+                    Some(cause) => text(200, &format!("ready, but {}\n", read_only(&cause))),
+                    None => text(200, "ready\n"),
+                },
                 Some(why) => text(503, &format!("not ready: {why}\n")).with("retry-after", "5"),
             },
             "/metrics" => Reply::bytes(200, METRICS_TYPE, self.metrics()),
@@ -53,6 +58,7 @@ impl Admin {
             "registry": self.registry_name(),
             "loginServer": self.options.login_server,
             "ready": self.unready().is_none(),
+            "readOnly": self.store.read_only(),
             "storeSequence": self.store.sequence(),
             "damagedBlobs": self.store.damaged_count(),
             "blobsToVerify": self.store.doubted(),
@@ -63,6 +69,11 @@ impl Admin {
         }
         if let Some(fault) = self.store.credential_fault() {
             value["reason"] = fault.into();
+        }
+        // It stands above what the parent or a connection string may want: no change counts.
+        if let Some(cause) = self.store.read_only_cause() {
+            value["reason"] = read_only(&cause).into();
+            value["remedy"] = read_only_remedy(&cause).into();
         }
         if let NodeState::Refused(hurdle) = state {
             value["parentSays"] = hurdle.text.into();
@@ -128,8 +139,27 @@ impl Admin {
         let damaged = self.store.damaged_count() as u64;
         sample("blobs_damaged", "gauge", "Content that waits to be healed.", damaged);
         let ready = u64::from(self.unready().is_none());
+        let frozen = u64::from(self.store.read_only());
+        sample("read_only", "gauge", "Whether the store takes no changes.", frozen);
         sample("ready", "gauge", "Whether the node can serve clients.", ready);
         text
+    }
+}
+
+/// Why the store takes no changes, for people.
+fn read_only(cause: &StoreError) -> String {
+    match cause {
+        StoreError::NewerFormat(_) => cause.to_string(),
+        _ => "the store is read-only since the disk failed; the log says how".to_owned(),
+    }
+}
+
+fn read_only_remedy(cause: &StoreError) -> &'static str {
+    match cause {
+        StoreError::NewerFormat(_) => {
+            "run the newer version again, or restore a backup that this version made"
+        }
+        _ => "check the disk, then start the service again",
     }
 }
 

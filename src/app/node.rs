@@ -82,6 +82,9 @@ impl Node {
         let (seams, options) = (sys.clone(), store_options(&config));
         let (store, recovery) = blocking(move || Store::open(seams, options)).await?;
         log::info!("store {}: {recovery}", config.storage.state_dir.display());
+        if let Some(cause) = store.read_only_cause() {
+            log::error!("{cause}; run the newer version again, or restore a backup");
+        }
         let role = store.store_role()?.decide(config.named_role(), None);
         let role = role.map_err(StartError::config)?;
         store.stand(role, config.reachable_parent().is_some());

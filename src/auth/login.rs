@@ -313,7 +313,7 @@ fn unavailable(unknown: Unknown) -> Refusal {
         Unknown::Store(error) => {
             log::warn!("a token cannot be looked up: {error}");
             match error {
-                StoreError::Rebuilding(_) => error.to_string(),
+                StoreError::Rebuilding(_) | StoreError::NewerFormat(_) => error.to_string(),
                 _ => StoreError::Unavailable.to_string(),
             }
         }

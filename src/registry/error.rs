@@ -26,7 +26,9 @@ pub fn store_refusal(error: StoreError) -> Refusal {
              is freed",
         ),
         StoreError::Quota(text) => Refusal::new(403, "DENIED", Reason::QuotaExceeded, text),
-        StoreError::Unavailable | StoreError::Rebuilding(_) => unavailable(&error.to_string()),
+        StoreError::Unavailable | StoreError::Rebuilding(_) | StoreError::NewerFormat(_) => {
+            unavailable(&error.to_string())
+        }
         StoreError::Corrupt(text) => {
             log::error!("stored data is damaged: {text}");
             damaged()

@@ -19,6 +19,8 @@ pub enum StoreError {
     Quota(String),
     /// Cannot be done now; try again later.
     Unavailable,
+    /// A newer version, which writes this format, wrote the store: nothing is changed, ever.
+    NewerFormat(u32),
     /// The index is being built again; so much of it is there, percent.
     Rebuilding(u8),
     /// Stored bytes failed their check; the text says where.
@@ -37,6 +39,11 @@ impl fmt::Display for StoreError {
             | StoreError::Quota(text) => f.write_str(text),
             StoreError::Full => f.write_str("the disk is full or below its reserve"),
             StoreError::Unavailable => f.write_str("the store is not available just now"),
+            StoreError::NewerFormat(format) => write!(
+                f,
+                "a newer version of skerry wrote this store (format {format}): it is served \
+                 read-only and left as it is"
+            ),
             StoreError::Rebuilding(percent) => write!(
                 f,
                 "the index failed and is being built again, {percent} % so far; nothing is lost"

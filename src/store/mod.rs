@@ -198,6 +198,8 @@ struct Shared {
     scrub: Scrub,
     /// Nothing on the disk is changed, ever.
     frozen: bool,
+    /// The format, when a newer version wrote the store; it is frozen then.
+    newer: Option<u32>,
     backup: Hold,
     quotas: Vec<(RepositoryPattern, u64)>,
 }
@@ -206,6 +208,15 @@ impl Shared {
     /// Remembers that somebody has to do with this content.
     fn touch(&self, digest: &Digest) {
         self.leases.touch(digest, self.sys.clock.monotonic());
+    }
+
+    /// An error on a store that never changes.
+    fn check_frozen(&self) -> Result<(), StoreError> {
+        match (self.frozen, self.newer) {
+            (false, _) => Ok(()),
+            (true, Some(format)) => Err(StoreError::NewerFormat(format)),
+            (true, None) => Err(StoreError::Unavailable),
+        }
     }
 
     fn index(&self) -> Arc<dyn Index> {
@@ -226,7 +237,11 @@ impl Store {
         let disk = sys.disk.clone();
         let layout = Layout::new(options.state_dir);
         let (lock, format) = layout.take(&*disk, options.frozen)?;
-        let frozen = options.frozen || matches!(format, Format::Newer(_));
+        let newer = match format {
+            Format::Newer(format) => Some(format),
+            Format::New | Format::Ours => None,
+        };
+        let frozen = options.frozen || newer.is_some();
         let recovered = match frozen {
             true => recover::look(&disk, &layout)?,
             false => recover::recover(&disk, &layout, options.index)?,
@@ -267,6 +282,7 @@ impl Store {
             trust: Trust::new(options.verify_first_read),
             scrub: Scrub::default(),
             frozen,
+            newer,
             backup: Hold::default(),
             quotas: options.quotas,
             sys,
@@ -325,6 +341,7 @@ impl Store {
             trust: Trust::default(),
             scrub: Scrub::default(),
             frozen: false,
+            newer: None,
             backup: Hold::default(),
             quotas: Vec::new(),
             sys,
@@ -397,9 +414,7 @@ impl Store {
         &self,
         command: impl FnOnce(&mut Txn<'_>) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
-        if self.shared().frozen {
-            return Err(StoreError::Unavailable);
-        }
+        self.shared().check_frozen()?;
         let (job, answer) = Job::new(command);
         match &self.inner.engine {
             Engine::Memory(writer) => {
@@ -422,6 +437,12 @@ impl Store {
     /// Whether changes are refused: the disk failed, or a newer version wrote the store.
     pub fn read_only(&self) -> bool {
         self.shared().frozen || self.shared().read_only.load(Ordering::Relaxed)
+    }
+
+    /// Why changes are refused, as the error that they get.
+    pub fn read_only_cause(&self) -> Option<StoreError> {
+        let failed = self.read_only().then_some(StoreError::Unavailable);
+        self.shared().check_frozen().err().or(failed)
     }
 
     /// Stops in good order: the next start finds a footer and a written index.

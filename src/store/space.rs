@@ -67,9 +67,7 @@ impl Shared {
     }
 
     fn leaves_reserve(&self, bytes: u64) -> Result<(), StoreError> {
-        if self.frozen {
-            return Err(StoreError::Unavailable);
-        }
+        self.check_frozen()?;
         let space = self.space_now()?;
         if self.space.ballast_gone.load(Ordering::Relaxed) {
             self.keep_ballast();

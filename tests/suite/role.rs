@@ -242,3 +242,38 @@ fn the_configuration_of_image_and_layer_names_the_role() {
         assert_eq!(text["registry"]["role"].as_str(), Some("connected"), "{file}");
     }
 }
+
+/// After a rollback: the older version serves what the newer one wrote, and says what it is about.
+#[test]
+fn p063_a_store_of_a_newer_version_is_served_read_only_and_says_so() {
+    let (mut root, owner, connection) = root_with_app();
+    let mut device = Node::start_device(&connection);
+    let digest = eventually(SOON, "v1 is synced", || pulls(&device, &owner, "v1"));
+    root.stop();
+    device.stop();
+    for node in [&mut root, &mut device] {
+        let format = "skerry store format 7, readable by 1\n";
+        std::fs::write(node.state().join("format"), format).unwrap();
+        node.start();
+        let told = |text: &str| text.contains("newer version") && text.contains("read-only");
+        let status = node.json(&["status"]);
+        assert!(status["readOnly"].as_bool().unwrap() && status["ready"].as_bool().unwrap());
+        assert!(told(status["reason"].as_str().unwrap_or_default()), "{status}");
+        assert!(status["remedy"].as_str().unwrap_or_default().contains("newer"), "{status}");
+        assert!(node.log().lines().any(|line| line.contains(" error ") && told(line)));
+        // A gate of an update sees that clients are served, and how.
+        let ready = send(&node.login, "GET", "/readyz", &[], b"").unwrap();
+        let body = String::from_utf8_lossy(&ready.body).into_owned();
+        assert!(ready.status == 200 && told(&body), "{} {body}", ready.status);
+        assert_eq!(node.metric("skerry_read_only"), 1);
+
+        assert_eq!(pulls(node, &owner, "v1"), Some(digest.clone()), "{}", node.log());
+        let image = Image::new(3, &[3000]);
+        let refused = image.push(&node.login, (&owner.0, &owner.1), "app", "v3");
+        let text = String::from_utf8_lossy(&refused.body).into_owned();
+        assert!(refused.status == 503 && told(&text), "{} {text}", refused.status);
+    }
+    let create = ["token", "create", "--name", "more-token", "--repository", "a", "content/read"];
+    let refused = root.run(&create);
+    assert!(stderr(&refused).contains("newer version"), "{}", stderr(&refused));
+}

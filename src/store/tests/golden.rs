@@ -261,9 +261,10 @@ fn a_newer_store_is_served_read_only_and_left_as_it_is() {
     assert!(recovery.read_only && store.read_only(), "{recovery}");
     let app: RepositoryName = "app".parse().unwrap();
     assert!(!store.tags(&app, None, 10).unwrap().is_empty());
-    assert_eq!(put(&store, 1, "no"), Err(StoreError::Unavailable));
+    assert_eq!(put(&store, 1, "no"), Err(StoreError::NewerFormat(7)));
     block_on(async {
-        assert!(store.upload_start(&app).await.is_err());
+        let started = store.upload_start(&app).await.map(drop);
+        assert_eq!(started, Err(StoreError::NewerFormat(7)));
         let digest = digest_of(b"x");
         assert!(store.blob_put(&digest, b"x".to_vec()).await.is_err());
         assert!(store.blob_open(&digest).await.unwrap().is_none());
