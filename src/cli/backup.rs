@@ -89,9 +89,12 @@ fn disk_failure(path: &Path, error: &std::io::Error) -> Failure {
 }
 
 impl Taking<'_> {
-    /// An empty directory, or one that holds a backup.
+    /// An empty directory, one that holds a backup, or none yet: that is made when there is
+    /// something to put into it.
     fn check_directory(&self) -> std::io::Result<()> {
-        self.disk.create_dir_all(self.target)?;
+        if !self.disk.exists(self.target)? {
+            return Ok(());
+        }
         let entries = self.disk.list(self.target)?;
         let known = |name: &str| {
             ["format", "journal", "identity", "blobs", INCOMING, "lost+found"].contains(&name)
@@ -111,6 +114,7 @@ impl Taking<'_> {
         if self.disk.exists(&incoming).map_err(io)? {
             self.disk.remove_dir_all(&incoming).map_err(io)?;
         }
+        self.disk.create_dir_all(self.target).map_err(io)?;
         for part in PARTS {
             self.disk.create_dir_all(&incoming.join(part)).map_err(io)?;
         }

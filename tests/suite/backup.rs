@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::support::eventually;
 use crate::support::http::{bearer, token};
 use crate::support::image::{self, Image};
+use crate::support::node::Node;
 use crate::sync::{SOON, pair, pull};
 
 #[test]
@@ -81,4 +82,18 @@ fn f201_a_root_is_restored_from_a_backup_and_its_children_converge() {
     let scope = token(&root.login, owner.0, owner.1, &["repository:app:pull"]).unwrap();
     let path = format!("/v2/app/blobs/{layer}");
     assert_eq!(bearer(&root.login, &scope, "GET", &path, &[], b"").status, 503);
+}
+
+#[test]
+fn f201_a_backup_without_a_running_node_leaves_nothing() {
+    let node = Node::device("");
+    let backup = node.dir.join("backup");
+    let output = node.run(&["backup", backup.to_str().unwrap()]);
+    assert!(!output.status.success());
+    assert!(!backup.exists(), "{output:?}");
+    // What cannot be one is refused before the node is asked.
+    std::fs::create_dir(&backup).unwrap();
+    std::fs::write(backup.join("letters"), "").unwrap();
+    let output = node.run(&["backup", backup.to_str().unwrap()]);
+    assert!(String::from_utf8_lossy(&output.stderr).contains("holds letters"), "{output:?}");
 }
