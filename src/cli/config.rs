@@ -83,7 +83,8 @@ fn explain_text(loaded: &Loaded) -> String {
     let width = width.min(60);
     let line = |entry: &config::Explained| {
         let setting = format!("{} = {}", entry.key, shown(&entry.value));
-        format!("{setting:<width$}  # {}\n", entry.origin, width = width + 3)
+        let note = entry.note.map(|note| format!("; {note}")).unwrap_or_default();
+        format!("{setting:<width$}  # {}{note}\n", entry.origin, width = width + 3)
     };
     explained.iter().map(line).collect()
 }

@@ -12,6 +12,12 @@ pub struct Explained {
     pub value: Option<String>,
     /// Who set it.
     pub origin: Origin,
+    /// What the value does not tell by itself.
+    pub note: Option<&'static str>,
+}
+
+fn note(key: &str) -> Option<&'static str> {
+    (key == "storage.reserve").then_some("at most 5 % of the file system")
 }
 
 /// All keys, in a fixed order.
@@ -21,6 +27,7 @@ pub fn explain(loaded: &Loaded) -> Vec<Explained> {
             key: key.path,
             value: (key.show)(&loaded.config),
             origin: loaded.origin(key.path).clone(),
+            note: note(key.path),
         })
         .collect()
 }
