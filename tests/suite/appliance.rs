@@ -310,11 +310,13 @@ fn p023_nothing_is_walked_through_at_boot() {
 #[test]
 fn p024_documents_and_programs_are_where_the_units_say() {
     let recipe = read("yocto-layer/recipes-skerry/skerry/skerry_0.1.0.bb");
-    assert!(recipe.contains("${S}/README.md ${D}${docdir}/skerry/"));
+    // In the package of the program: the one of documents is not in an image.
+    assert!(recipe.contains("${S}/README.md ${D}${datadir}/skerry/"));
+    assert!(crate::repo::bitbake(&recipe)["FILES:${PN}"].contains("${datadir}/skerry/README.md"));
     for unit in units() {
         let parsed = Unit::parse(&read(&unit));
         let document = parsed.get("Unit.Documentation");
-        assert_eq!(document, "file:/usr/share/doc/skerry/README.md", "{unit}");
+        assert_eq!(document, "file:/usr/share/skerry/README.md", "{unit}");
         for start in parsed.all("Service.ExecStart") {
             // cargo.bbclass installs executables there.
             assert!(start.starts_with("/usr/bin/skerry "), "{unit}: {start}");
@@ -348,7 +350,8 @@ fn p024_the_install_of_the_readme_puts_everything_where_the_units_look() {
             assert!(root.join(program).is_file(), "{unit}: {start}");
         }
     }
-    for file in ["usr/lib/sysusers.d/skerry.conf", "usr/lib/tmpfiles.d/skerry.conf"] {
+    let documents = "usr/share/skerry/README.md";
+    for file in ["usr/lib/sysusers.d/skerry.conf", "usr/lib/tmpfiles.d/skerry.conf", documents] {
         assert!(root.join(file).is_file(), "{file}");
     }
     let configuration = std::fs::read_to_string(root.join("etc/skerry/skerry.toml")).unwrap();

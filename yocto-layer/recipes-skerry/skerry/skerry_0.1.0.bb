@@ -43,8 +43,9 @@ do_install:append() {
     install -d ${D}${sysconfdir}/skerry/conf.d
     install -m 0644 ${S}/systemd/skerry.toml ${D}${sysconfdir}/skerry/skerry.toml
 
-    install -d ${D}${docdir}/skerry
-    install -m 0644 ${S}/README.md ${D}${docdir}/skerry/
+    # Where the units say that it is: what is in docdir is in a package that images leave out.
+    install -d ${D}${datadir}/skerry
+    install -m 0644 ${S}/README.md ${D}${datadir}/skerry/
 }
 
 FILES:${PN} += "\
@@ -53,6 +54,7 @@ FILES:${PN} += "\
     ${systemd_unitdir}/system-preset/50-skerry.preset \
     ${nonarch_libdir}/sysusers.d/skerry.conf \
     ${nonarch_libdir}/tmpfiles.d/skerry.conf \
+    ${datadir}/skerry/README.md \
 "
 
 # Its file is added by the class.
