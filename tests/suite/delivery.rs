@@ -352,6 +352,8 @@ fn f130_a_state_that_was_set_back_loses_no_push() {
             arrive(node, &user, "app", tags);
         }
     }
+    let log = device.log();
+    assert!(log.contains("renumbering a change"), "{log}");
 }
 
 #[test]
