@@ -37,7 +37,7 @@ impl Contacts {
         Arc::new(Contacts { sys: sys.clone(), children: Mutex::default() })
     }
 
-    /// Notes a call.
+    /// Notes a call of the instance that is active; one of another instance is no contact.
     pub fn touch(&self, name: &ConnectedRegistryName) {
         self.update(name, |_| {});
     }

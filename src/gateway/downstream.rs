@@ -128,11 +128,12 @@ impl Gateway {
         if !itself && !self.store.is_ancestor(child, name).map_err(fault)? {
             return Err(denied());
         }
-        if itself {
+        // An activation decides itself which instance is the one.
+        let activates =
+            action == GatewayAction::ConfigWrite && request.path.ends_with("/activation");
+        if itself && !activates {
+            self.check_instance(request, &node)?;
             self.contacts.touch(name);
-            if action != GatewayAction::ConfigWrite || !request.path.ends_with("/activation") {
-                self.check_instance(request, &node)?;
-            }
         }
         Ok(Caller { node, itself })
     }
@@ -179,6 +180,7 @@ impl Gateway {
             Err(error) => return Err(fault(error)),
         }
         if caller.itself {
+            self.contacts.touch(name);
             log::info!("connected registry {name} is active (version {})", asked.version);
         }
         respond(request, &ActivationAnswer { activation_epoch: epoch, feed: self.store.head() })
@@ -563,6 +565,43 @@ mod tests {
                 store.record_activation(name.clone(), activation).await.unwrap();
                 assert_eq!([reason("one").await, reason("two").await], expected, "{epoch}");
             }
+        });
+    }
+
+    #[test]
+    fn f034_f212_a_refused_instance_is_no_contact() {
+        smol::block_on(async {
+            let (store, gateway, authorization) = root().await;
+            let name: ConnectedRegistryName = "dock01".parse().unwrap();
+            let epoch = store.connected_registry(&name).unwrap().unwrap().activation_epoch;
+            let activation = Activation { epoch, instance_id: "one".into(), at: UnixSeconds(1) };
+            store.record_activation(name.clone(), activation).await.unwrap();
+            let ask = async |method, call: &str, instance: &str| {
+                let mut request = request(method, &format!("/gateway/v1/dock01/{call}"));
+                let asked = ActivationRequest {
+                    instance_id: instance.to_owned(),
+                    version: "1".to_owned(),
+                    login_server: "dock.example:5000".to_owned(),
+                    accepted_epoch: None,
+                };
+                let bytes = serde_json::to_vec(&asked).unwrap();
+                let len = Some(bytes.len() as u64);
+                request.body = Body::new(smol::io::Cursor::new(bytes), len);
+                request.host = Some("reg.example:5001".to_owned());
+                for (name, value) in [
+                    ("authorization", &*authorization),
+                    (INSTANCE, instance),
+                    ("content-type", "application/json"),
+                ] {
+                    request.headers.push((name.to_owned(), value.to_owned()));
+                }
+                let refused = gateway.answer(&mut request).await.err();
+                (refused.map(|refusal| refusal.reason), gateway.contacts.last_seen(&name).is_some())
+            };
+            let refused = (Some(Reason::AlreadyActivated), false);
+            assert_eq!(ask(Method::Post, "activation", "two").await, refused);
+            assert_eq!(ask(Method::Get, "config", "two").await, refused);
+            assert_eq!(ask(Method::Post, "activation", "one").await, (None, true));
         });
     }
 
