@@ -162,6 +162,13 @@ impl Worker {
         self.state.solved("disk");
         self.state.solved("session");
         self.state.set_arriving(BTreeSet::new());
+        let failures = self.state.now().failures;
+        if failures > 0 {
+            log::info!(
+                "the sync works again: in contact with the parent and up to date (failures in a \
+                 row before: {failures})"
+            );
+        }
         self.state.set(|now| {
             now.failures = 0;
             now.syncing = false;

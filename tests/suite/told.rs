@@ -146,6 +146,18 @@ fn f212_a_device_whose_sync_token_is_disabled_is_not_online() {
     drop(device);
 }
 
+/// Symptom: the log said that the sync stopped, and never that it works again.
+#[test]
+fn f212_the_log_says_that_the_sync_works_again() {
+    let (mut root, device, _user) = pair("ReadOnly");
+    let says = |text: &str| device.log().contains(text).then_some(());
+    assert_eq!(says("the sync works again"), None, "{}", device.log());
+    root.kill();
+    eventually(SOON, "it says that it stopped", || says("the sync stopped"));
+    root.start();
+    eventually(SOON * 3, "it says that it works again", || says("the sync works again"));
+}
+
 /// A device whose parent cannot be reached at the first start is no root.
 #[test]
 fn f212_a_device_does_not_call_itself_root() {
