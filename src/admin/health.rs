@@ -8,11 +8,15 @@ use super::print::print_detail;
 use super::tokens::Nothing;
 use crate::http::{Method, Reply, ReplyBody, Request};
 use crate::store::StoreError;
+use crate::sync::status_details;
 use crate::types::connected_registry::ParentContact;
 use crate::types::{NodeState, Role, UnixSeconds};
 
 /// The Prometheus text format.
 const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// Changes on their way up that `status` counts. Over it: it says that there are as many or more.
+const COUNTED_MAX: usize = 1_000;
 
 impl Admin {
     /// The answer to a health or metrics request; `None` for any other path.
@@ -92,13 +96,16 @@ impl Admin {
                     "children": config.children.len(),
                 })
             });
+            let details = status_details(&self.store, view.problems.clone())?;
             value["sync"] = json!({
                 "parentOnline": view.contact == ParentContact::InContact,
                 "contact": view.contact.name(),
                 "waitingForWindow": view.waiting_for_window,
                 "lastSyncTime": view.last_sync.map(UnixSeconds::rfc3339),
                 "repositories": view.synced,
-                "statusDetails": view.problems.iter().map(print_detail).collect::<Vec<_>>(),
+                "waitingChanges": print_count(self.store.outbox(COUNTED_MAX)?.len()),
+                "refusedChanges": print_count(self.store.refused_changes(COUNTED_MAX)?.len()),
+                "statusDetails": details.iter().map(print_detail).collect::<Vec<_>>(),
             });
         }
         Ok(value)
@@ -161,6 +168,11 @@ fn read_only_remedy(cause: &StoreError) -> &'static str {
         }
         _ => "check the disk, then start the service again",
     }
+}
+
+/// A count that ends at [`COUNTED_MAX`].
+fn print_count(count: usize) -> Value {
+    if count < COUNTED_MAX { count.into() } else { format!("{COUNTED_MAX} or more").into() }
 }
 
 fn text(status: u16, body: &str) -> Reply {

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use super::Admin;
 use super::fault::Fault;
 use crate::store::passwords::NewPassword;
+use crate::sync::status_details;
 use crate::types::connected_registry::{
     ConnectionState, ParentContact, StatusDetail, StatusReport,
 };
@@ -145,7 +146,8 @@ impl Admin {
         let view = self.store.sync_view();
         let epoch = self.store.activated_epoch()?;
         let active = epoch.is_some_and(|epoch| epoch >= node.activation_epoch);
-        let reported = match view.problems.is_empty() {
+        let details = status_details(&self.store, view.problems.clone())?;
+        let reported = match details.is_empty() {
             true => ConnectionState::Online,
             false => ConnectionState::Unhealthy,
         };
@@ -157,7 +159,7 @@ impl Admin {
         };
         let report = StatusReport {
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            details: view.problems.clone(),
+            details,
             last_sync: view.last_sync,
             ..StatusReport::default()
         };

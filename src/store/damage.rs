@@ -17,7 +17,7 @@ use super::links::Referred;
 use super::{Shared, Store, StoreError};
 use crate::sys::disk::DiskFile;
 use crate::sys::{Disk, spawn};
-use crate::types::{Digest, RepositoryName};
+use crate::types::{Digest, RepositoryName, UnixSeconds};
 
 /// Damaged digests that are remembered. Over it: the rest is found again by the next scrub.
 const DAMAGED_MAX: usize = 65_536;
@@ -38,6 +38,8 @@ pub(super) struct Damage {
 #[derive(Default)]
 struct State {
     known: BTreeSet<Digest>,
+    /// When somebody first asked since when there is something.
+    since: Option<UnixSeconds>,
     /// Bytes in quarantine.
     bytes: u64,
     /// Checks under way, and whether the file was replaced meanwhile.
@@ -243,6 +245,12 @@ impl Store {
     /// How much content is damaged.
     pub fn damaged_count(&self) -> usize {
         self.shared().damage.state().known.len()
+    }
+
+    /// Since when there is damaged content, as far as this process knows.
+    pub fn damaged_since(&self) -> UnixSeconds {
+        let now = self.sys().clock.wall_or_floor();
+        *self.shared().damage.state().since.get_or_insert(now)
     }
 
     /// Hears when something is found damaged from now on, or is whole again.

@@ -25,3 +25,4 @@ mod worker;
 
 pub use engine::{ActivationError, Engine, EngineOptions};
 pub use error::SyncError;
+pub use report::status_details;

@@ -84,46 +84,7 @@ impl Reporter {
     }
 
     fn own_report(&self) -> Result<StatusReport, StoreError> {
-        let mut details = self.state.problems();
-        for (number, refusal) in self.store.refused_changes(REFUSED_MAX)? {
-            details.push(StatusDetail {
-                kind: "Sync".to_owned(),
-                code: "PushRefused".to_owned(),
-                description: format!(
-                    "cannot push {} to the parent: {}; it stays here and is tried again when the \
-                     configuration changes, after an hour, and less often after that",
-                    refusal.entry, refusal.reason
-                ),
-                timestamp: refusal.at,
-                correlation_id: format!("outbox-{number}"),
-            });
-        }
-        for (repository, tag, at) in self.store.conflicts()?.into_iter().take(REFUSED_MAX) {
-            details.push(StatusDetail {
-                kind: "Sync".to_owned(),
-                code: "TagConflict".to_owned(),
-                description: format!(
-                    "{repository}:{tag} holds what was pushed here while the parent moved the \
-                     tag; delete it when it is dealt with"
-                ),
-                timestamp: at,
-                correlation_id: format!("conflict-{tag}"),
-            });
-        }
-        let damaged = self.store.damaged(DAMAGED_SHOWN);
-        if let Some(first) = damaged.first() {
-            details.push(StatusDetail {
-                kind: "Storage".to_owned(),
-                code: "ContentDamaged".to_owned(),
-                description: format!(
-                    "{} stored objects are damaged or missing and not served, among them {}",
-                    self.store.damaged_count(),
-                    damaged.iter().map(Digest::to_string).collect::<Vec<_>>().join(", ")
-                ),
-                timestamp: self.state.damaged_since(),
-                correlation_id: format!("content-{}", &first.hex()[..12]),
-            });
-        }
+        let details = status_details(&self.store, self.state.problems())?;
         let state = match (details.is_empty(), self.state.now().syncing) {
             (false, _) => ConnectionState::Unhealthy,
             (true, true) => ConnectionState::Syncing,
@@ -200,4 +161,53 @@ impl Reporter {
         // A panic elsewhere leaves whole entries behind.
         self.told.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What is wrong with this node, as it reports it upward and shows it itself: the `problems` of its
+/// engine, and what its store tells.
+pub fn status_details(
+    store: &Store,
+    problems: Vec<StatusDetail>,
+) -> Result<Vec<StatusDetail>, StoreError> {
+    let mut details = problems;
+    for (number, refusal) in store.refused_changes(REFUSED_MAX)? {
+        details.push(StatusDetail {
+            kind: "Sync".to_owned(),
+            code: "PushRefused".to_owned(),
+            description: format!(
+                "cannot push {} to the parent: {}; it stays here and is tried again when the \
+                 configuration changes, after an hour, and less often after that",
+                refusal.entry, refusal.reason
+            ),
+            timestamp: refusal.at,
+            correlation_id: format!("outbox-{number}"),
+        });
+    }
+    for (repository, tag, at) in store.conflicts()?.into_iter().take(REFUSED_MAX) {
+        details.push(StatusDetail {
+            kind: "Sync".to_owned(),
+            code: "TagConflict".to_owned(),
+            description: format!(
+                "{repository}:{tag} holds what was pushed here while the parent moved the \
+                 tag; delete it when it is dealt with"
+            ),
+            timestamp: at,
+            correlation_id: format!("conflict-{tag}"),
+        });
+    }
+    let damaged = store.damaged(DAMAGED_SHOWN);
+    if let Some(first) = damaged.first() {
+        details.push(StatusDetail {
+            kind: "Storage".to_owned(),
+            code: "ContentDamaged".to_owned(),
+            description: format!(
+                "{} stored objects are damaged or missing and not served, among them {}",
+                store.damaged_count(),
+                damaged.iter().map(Digest::to_string).collect::<Vec<_>>().join(", ")
+            ),
+            timestamp: store.damaged_since(),
+            correlation_id: format!("content-{}", &first.hex()[..12]),
+        });
+    }
+    Ok(details)
 }

@@ -22,7 +22,6 @@ pub(super) struct State {
     debts: Mutex<Debts>,
     /// Repositories of messages that are received and not applied yet.
     arriving: Mutex<BTreeSet<RepositoryName>>,
-    damaged_since: Mutex<Option<UnixSeconds>>,
     /// Something is missing, or not any more, since others were last shown.
     changed: AtomicBool,
 }
@@ -67,7 +66,6 @@ impl State {
             problems: Mutex::default(),
             debts: Mutex::default(),
             arriving: Mutex::default(),
-            damaged_since: Mutex::default(),
             changed: AtomicBool::new(false),
         }
     }
@@ -136,11 +134,6 @@ impl State {
 
     pub(super) fn debts(&self) -> MutexGuard<'_, Debts> {
         lock(&self.debts)
-    }
-
-    /// Since when there is damaged content, as far as this process knows.
-    pub(super) fn damaged_since(&self) -> UnixSeconds {
-        *lock(&self.damaged_since).get_or_insert_with(|| self.sys.clock.wall_or_floor())
     }
 
     pub(super) fn problems(&self) -> Vec<StatusDetail> {

@@ -131,6 +131,7 @@ impl Worker {
                 }
                 Err(SyncError::Store(error @ StoreError::Full)) => {
                     self.state.disk_problem(&error);
+                    self.state.publish(&self.store)?;
                     self.wait_for_space().await?;
                 }
                 Err(error) => return Err(error),

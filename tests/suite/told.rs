@@ -146,6 +146,36 @@ fn f212_a_device_whose_sync_token_is_disabled_is_not_online() {
     drop(device);
 }
 
+/// Symptom: only the root knew of pushes that it refused, and nobody of those that wait.
+#[test]
+fn f212_a_device_tells_of_its_waiting_and_refused_pushes() {
+    let (mut root, device, user) = pair("ReadWrite");
+    let sync = || device.json(&["status"])["sync"].clone();
+    assert_eq!((&sync()["waitingChanges"], &sync()["refusedChanges"]), (&0.into(), &0.into()));
+    root.kill();
+    let image = Image::new(2, &[1000]);
+    assert_eq!(image.push(&device.login, (&user.0, &user.1), "app", "v2").status, 201);
+    let waiting = sync()["waitingChanges"].as_u64().unwrap();
+    assert!(waiting > 0);
+    let table = String::from_utf8(device.run(&["status"]).stdout).unwrap();
+    assert!(table.contains(&format!("waitingChanges: {waiting}\n")), "{table}");
+    root.know_as("quotas = [\"app=1KiB\"]\n");
+    root.start();
+    let told = eventually(SOON * 3, "the refusal is told upward and here alike", || {
+        let details = shown(&root)["statusDetails"].clone();
+        let refused = details[0]["code"] == "PushRefused";
+        (refused && sync()["statusDetails"] == details).then_some(details)
+    });
+    assert!(told[0]["description"].as_str().unwrap().contains("quota_exceeded"), "{told}");
+    assert!(sync()["refusedChanges"].as_u64().unwrap() > 0);
+    assert_eq!(
+        (shown(&device)["statusDetails"].clone(), state_at(&device)),
+        (told, "Unhealthy".into())
+    );
+    let table = String::from_utf8(device.run(&["status"]).stdout).unwrap();
+    assert!(table.contains("PushRefused") && table.contains("quota_exceeded"), "{table}");
+}
+
 /// Symptom: the log said that the sync stopped, and never that it works again.
 #[test]
 fn f212_the_log_says_that_the_sync_works_again() {
