@@ -2,8 +2,12 @@
 
 use super::Registry;
 use crate::store::node::SyncView;
+use crate::types::connected_registry::ParentContact;
 use crate::types::message::NodeConfig;
-use crate::types::{Grant, Reason, Refusal, RepositoryAction, RepositoryName, Role};
+use crate::types::schedule::Window;
+use crate::types::{
+    ConnectedRegistry, Grant, Reason, Refusal, RepositoryAction, RepositoryName, Role, UnixSeconds,
+};
 
 impl Registry {
     /// A 404 for `what` in a repository, with the reason why it is not here.
@@ -13,15 +17,29 @@ impl Registry {
         repository: &RepositoryName,
         what: impl std::fmt::Display,
     ) -> Refusal {
-        let reason = match (self.options.role, self.node_config()) {
-            (Role::Connected, Ok(Some(config))) => {
-                explain(&config, &self.store.sync_view(), repository)
-            }
-            _ => Reason::NotFound,
+        let (Role::Connected, Ok(Some(config))) = (self.options.role, self.node_config()) else {
+            let message = format!("{what} is not here: {NO_SUCH_CONTENT}");
+            return Refusal::new(404, code, Reason::NotFound, message);
         };
-        Refusal::new(404, code, reason, format!("{what} is not here: {}", words(reason)))
+        let view = self.store.sync_view();
+        let reason = explain(&config, &view, repository);
+        let words = match reason {
+            Reason::WaitingForWindow => {
+                let next = next_window(&config.node, self.store.sys().clock.wall());
+                let known = match view.synced.contains(repository) {
+                    true => as_of(view.last_sync),
+                    false => "the repository has not been synced".to_owned(),
+                };
+                format!("{known}, and no sync window is open; {next}")
+            }
+            Reason::NotFound => not_found(&view),
+            other => words(other).to_owned(),
+        };
+        Refusal::new(404, code, reason, format!("{what} is not here: {words}"))
     }
 }
+
+const NO_SUCH_CONTENT: &str = "there is no such content";
 
 /// Whether the parent lets a node mirror a repository.
 pub(super) fn in_sync_scope(config: &NodeConfig, repository: &RepositoryName) -> bool {
@@ -37,13 +55,14 @@ pub(super) fn in_sync_scope(config: &NodeConfig, repository: &RepositoryName) ->
 
 fn explain(config: &NodeConfig, view: &SyncView, repository: &RepositoryName) -> Reason {
     if !in_sync_scope(config, repository) {
-        Reason::NotInSyncScope
-    } else if view.synced.contains(repository) && !view.incomplete.contains(repository) {
-        Reason::NotFound
-    } else if view.waiting_for_window {
+        return Reason::NotInSyncScope;
+    }
+    let complete = !view.incomplete.contains(repository);
+    if view.waiting_for_window {
+        // Also of what is synced: the parent may have more by now.
         Reason::WaitingForWindow
-    } else if view.compared && !view.incomplete.contains(repository) {
-        // Under a wildcard, and the parent has no such repository.
+    } else if complete && (view.synced.contains(repository) || view.compared) {
+        // What is compared and not synced is under a wildcard, and the parent does not have it.
         Reason::NotFound
     } else {
         Reason::NotSyncedYet
@@ -57,18 +76,54 @@ fn words(reason: Reason) -> &'static str {
              'connected-registry permissions update'"
         }
         Reason::NotSyncedYet => "the sync of this repository has not finished",
-        Reason::WaitingForWindow => "the repository has not been synced and no sync window is open",
-        _ => "there is no such content",
+        _ => NO_SUCH_CONTENT,
+    }
+}
+
+/// What a node knows that is not waiting for a window: without contact, nothing newer than its last
+/// sync.
+fn not_found(view: &SyncView) -> String {
+    match (view.contact, view.lost_since) {
+        (ParentContact::OutOfContact, Some(since)) => {
+            let (known, since) = (as_of(view.last_sync), since.rfc3339());
+            format!("{known}, and the parent cannot be reached since {since}")
+        }
+        (ParentContact::OutOfContact, None) => {
+            format!("{}, and the parent cannot be reached", as_of(view.last_sync))
+        }
+        (ParentContact::Connecting, _) => {
+            let known = as_of(view.last_sync);
+            format!("{known}, and the parent has not been reached since this node started")
+        }
+        _ => NO_SUCH_CONTENT.to_owned(),
+    }
+}
+
+fn as_of(last_sync: Option<UnixSeconds>) -> String {
+    match last_sync {
+        Some(at) => format!("there was no such content at the last sync ({})", at.rfc3339()),
+        None => "there was no such content at the last sync".to_owned(),
+    }
+}
+
+fn next_window(node: &ConnectedRegistry, now: Option<UnixSeconds>) -> String {
+    match now.map(|now| node.schedule.window(node.sync_window_s, now)) {
+        Some(Window::Closed { next: Some(next) }) => {
+            format!("the next one opens at {}", next.rfc3339())
+        }
+        Some(Window::Closed { next: None }) => "the sync schedule has no other one".to_owned(),
+        // The engine sees it in a moment.
+        Some(Window::Open { .. } | Window::Always) => "the next one opens now".to_owned(),
+        None => "when the next one opens is unknown: this node does not know the time".to_owned(),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::types::connected_registry::ConnectedRegistry;
+    use crate::types::Mode;
     use crate::types::schedule::Schedule;
     use crate::types::token::{ScopeMap, Token};
-    use crate::types::{Mode, UnixSeconds};
 
     fn config(grants: &[&str]) -> NodeConfig {
         let node = ConnectedRegistry {
@@ -128,13 +183,44 @@ mod tests {
         view.waiting_for_window = true;
         assert_eq!(why(&view, "app/web"), Reason::WaitingForWindow);
         view.synced.insert("app/web".parse().unwrap());
-        assert_eq!(why(&view, "app/web"), Reason::NotFound);
+        assert_eq!(why(&view, "app/web"), Reason::WaitingForWindow);
         assert_eq!(why(&view, "app/db"), Reason::WaitingForWindow);
         view.waiting_for_window = false;
+        assert_eq!(why(&view, "app/web"), Reason::NotFound);
         assert_eq!(why(&view, "app/db"), Reason::NotSyncedYet);
         view.compared = true;
         assert_eq!(why(&view, "app/db"), Reason::NotFound);
         view.incomplete.insert("app/web".parse().unwrap());
         assert_eq!(why(&view, "app/web"), Reason::NotSyncedYet);
+    }
+
+    #[test]
+    fn f212_a_miss_says_as_of_when_it_is_one() {
+        let mut view = SyncView { last_sync: Some(UnixSeconds(60)), ..SyncView::default() };
+        let known = "there was no such content at the last sync (1970-01-01T00:01:00Z), and ";
+        for (contact, wanted) in [
+            (ParentContact::InContact, NO_SUCH_CONTENT.to_owned()),
+            (
+                ParentContact::Connecting,
+                format!("{known}the parent has not been reached since this node started"),
+            ),
+            (
+                ParentContact::OutOfContact,
+                format!("{known}the parent cannot be reached since 1970-01-01T00:02:00Z"),
+            ),
+        ] {
+            view.contact = contact;
+            view.lost_since = Some(UnixSeconds(120));
+            assert_eq!(not_found(&view), wanted);
+        }
+        let mut node = config(&[]).node;
+        node.schedule = "0 12 * * *".parse().unwrap();
+        for (now, wanted) in [
+            (Some(UnixSeconds(0)), "the next one opens at 1970-01-01T12:00:00Z"),
+            (Some(UnixSeconds(12 * 3600)), "the next one opens now"),
+            (None, "when the next one opens is unknown: this node does not know the time"),
+        ] {
+            assert_eq!(next_window(&node, now), wanted);
+        }
     }
 }

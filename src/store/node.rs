@@ -94,6 +94,8 @@ pub struct SyncView {
     pub waiting_for_window: bool,
     /// How it stands with the parent.
     pub contact: ParentContact,
+    /// Since when this node is out of contact, if it is.
+    pub lost_since: Option<UnixSeconds>,
     /// Repositories of which something is on its way, or could not be had.
     pub incomplete: BTreeSet<RepositoryName>,
     /// Whether everything that is granted was compared with the parent: what it had then is known.

@@ -39,6 +39,8 @@ pub(super) struct Now {
     pub(super) polling: bool,
     /// Failures in a row.
     pub(super) failures: u32,
+    /// Since when the attempts fail, if they do.
+    lost_since: Option<UnixSeconds>,
     /// Items in a row that the parent answered with a server error.
     pub(super) faults: u32,
     /// When the parent was last asked for the desired state, in this process.
@@ -142,6 +144,16 @@ impl State {
         details
     }
 
+    /// Remembers since when the attempts fail.
+    fn note_contact(&self) -> Now {
+        let at = self.sys.clock.wall();
+        self.set(|now| {
+            let lost = now.contact() == ParentContact::OutOfContact;
+            now.lost_since = now.lost_since.or(at).filter(|_| lost);
+        });
+        self.now()
+    }
+
     /// Lets others see what is missing, if that has changed.
     pub(super) fn publish_changes(&self, store: &Store) -> Result<(), StoreError> {
         if self.changed.load(Ordering::Relaxed) { self.publish(store) } else { Ok(()) }
@@ -150,7 +162,7 @@ impl State {
     /// Lets others see what the engine does.
     pub(super) fn publish(&self, store: &Store) -> Result<(), StoreError> {
         self.changed.store(false, Ordering::Relaxed);
-        let now = self.now();
+        let now = self.note_contact();
         let mut incomplete = self.debts().repositories();
         incomplete.extend(lock(&self.arriving).iter().cloned());
         let last_sync = now.last_sync.max(store.last_sync()?);
@@ -158,6 +170,7 @@ impl State {
             synced: store.synced_repositories()?,
             waiting_for_window: now.waiting_for_window,
             contact: now.contact(),
+            lost_since: now.lost_since,
             incomplete,
             compared: store.feed_position()?.is_some() && !store.reconcile_due()?,
             problems: self.problems(),

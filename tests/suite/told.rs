@@ -188,6 +188,36 @@ fn f212_the_log_says_that_the_sync_works_again() {
     eventually(SOON * 3, "it says that it works again", || says("the sync works again"));
 }
 
+/// Symptom: "there is no such content" for what the parent may have by now.
+#[test]
+fn f212_a_miss_without_contact_says_as_of_when() {
+    let (mut root, device, user) = pair("ReadOnly");
+    let miss = || {
+        let answer = pull(&device, &user, "app", "v2").unwrap_err();
+        assert_eq!(answer.status, 404);
+        (answer.error().1, answer.message())
+    };
+    let in_contact = ("not_found".to_owned(), "app:v2 is not here: there is no such content");
+    assert_eq!((miss().0, miss().1.as_str()), in_contact);
+    root.kill();
+    eventually(SOON * 2, "it says since when it is alone", || {
+        let (reason, says) = miss();
+        let alone = says.contains("no such content at the last sync (20")
+            && says.contains("the parent cannot be reached since 20");
+        (reason == "not_found" && alone).then_some(())
+    });
+    root.start();
+    let mut update = vec!["connected-registry", "update", "--name", "dock01"];
+    let schedule = far_schedule();
+    update.extend_from_slice(&["--sync-schedule", &schedule]);
+    root.json(&update);
+    eventually(SOON * 3, "it says when it asks again", || {
+        let (reason, says) = miss();
+        let waits = says.contains("at the last sync (20") && says.contains("next one opens at 20");
+        (reason == "waiting_for_window" && waits).then_some(())
+    });
+}
+
 /// A device whose parent cannot be reached at the first start is no root.
 #[test]
 fn f212_a_device_does_not_call_itself_root() {
