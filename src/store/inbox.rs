@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::node::reconcile_key;
+use super::node::{Fact, reconcile_key};
 use super::row::{Kind, Row, key, prefix};
 use super::{Store, StoreError};
 use crate::types::Cursor;
@@ -103,7 +103,10 @@ impl Store {
             for (key, _) in txn.scan::<InboxRow>(&prefix(Kind::Inbox, &[]))? {
                 txn.delete(key);
             }
-            txn.delete(reconcile_key());
+            // One that was asked for since it began is still due.
+            if txn.get::<Fact>(&reconcile_key())? == Some(Fact::Begun) {
+                txn.delete(reconcile_key());
+            }
             txn.put(position_key(), &Position(position))
         })
         .await

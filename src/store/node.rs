@@ -29,6 +29,8 @@ pub(super) enum Fact {
     Mark,
     /// When something happened.
     At(UnixSeconds),
+    /// What was asked for has begun, and is not done.
+    Begun,
 }
 
 impl Row for Fact {
@@ -195,6 +197,11 @@ impl Store {
     /// Whether content is to be compared with the parent's in full.
     pub fn reconcile_due(&self) -> Result<bool, StoreError> {
         Ok(self.get::<Fact>(&reconcile_key())?.is_some())
+    }
+
+    /// Notes that a full comparison begins: one that is requested from here on is due after it.
+    pub async fn begin_reconcile(&self) -> Result<(), StoreError> {
+        self.commit(|txn| put_changed(txn, reconcile_key(), &Fact::Begun)).await
     }
 
     /// Makes a full comparison due: a gap in the feed, an unknown message, a resync.
@@ -515,8 +522,16 @@ mod tests {
         smol::block_on(async {
             let store = Store::in_memory(Sys::real(Spawner::new()));
             store.apply_config(config(&[APP]), "v1".to_owned()).await.unwrap();
-            store.reconciled(crate::types::Cursor::default()).await.unwrap();
-            assert!(!store.reconcile_due().unwrap());
+            // One that is asked for while another one is under way is due after it.
+            for expected in [true, false] {
+                store.begin_reconcile().await.unwrap();
+                assert!(store.reconcile_due().unwrap());
+                if expected {
+                    store.request_reconcile().await.unwrap();
+                }
+                store.reconciled(crate::types::Cursor::default()).await.unwrap();
+                assert_eq!(store.reconcile_due(), Ok(expected));
+            }
             let mut renamed = config(&[APP]);
             renamed.node.log_level = "Debug".to_owned();
             store.apply_config(renamed, "v2".to_owned()).await.unwrap();

@@ -8,11 +8,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use super::manifests::{ManifestRow, manifest_key};
+use super::node::self_config_key;
 use super::outbox::{self, BareEntry, Origin, OutboxChange, OutboxEntry, entry_key, number_of};
 use super::row::{self, Kind, Row, is_default, key, prefix};
 use super::tags::{TagRow, tag_key};
 use super::{Store, StoreError, Txn};
 use crate::sys::spawn;
+use crate::types::message::NodeConfig;
 use crate::types::{Digest, Reason, RepositoryName, Tag, UnixSeconds};
 
 /// Refusals read at once, and renewed in one record.
@@ -303,19 +305,32 @@ impl Store {
     }
 }
 
-/// The changes of tags that wait, in order.
-struct Waiting(BTreeMap<RepositoryName, BTreeMap<Tag, Vec<(u64, OutboxEntry)>>>);
+/// Changes that wait.
+#[derive(Default)]
+struct Waiting {
+    /// Those of tags, in order.
+    tags: BTreeMap<RepositoryName, BTreeMap<Tag, Vec<(u64, OutboxEntry)>>>,
+    /// How many bring a manifest by its digest.
+    added: BTreeMap<(RepositoryName, Digest), usize>,
+}
 
 impl Waiting {
     fn read(txn: &Txn<'_>) -> Result<Waiting, StoreError> {
-        let mut chains = Waiting(BTreeMap::new());
+        let mut waiting = Waiting::default();
         for (key, entry) in txn.scan::<OutboxEntry>(&prefix(Kind::Outbox, &[]))? {
-            if let OutboxChange::Tag { tag, .. } = &entry.change {
-                let tags = chains.0.entry(entry.repository.clone()).or_default();
-                tags.entry(tag.clone()).or_default().push((number_of(&key)?, entry));
+            match &entry.change {
+                OutboxChange::Tag { tag, .. } => {
+                    let tags = waiting.tags.entry(entry.repository.clone()).or_default();
+                    tags.entry(tag.clone()).or_default().push((number_of(&key)?, entry));
+                }
+                OutboxChange::ManifestAdded { digest } => {
+                    let place = (entry.repository.clone(), digest.clone());
+                    *waiting.added.entry(place).or_default() += 1;
+                }
+                OutboxChange::ManifestDeleted { .. } => {}
             }
         }
-        Ok(chains)
+        Ok(waiting)
     }
 
     /// Takes those of the same tag behind a change.
@@ -323,10 +338,32 @@ impl Waiting {
         let OutboxChange::Tag { tag, .. } = &entry.change else {
             return Vec::new();
         };
-        let tags = self.0.get_mut(&entry.repository);
+        let tags = self.tags.get_mut(&entry.repository);
         let mut chain = tags.and_then(|tags| tags.remove(tag)).unwrap_or_default();
         chain.retain(|(other, _)| *other > number);
         chain
+    }
+
+    /// Takes out the one that is renewed.
+    fn forget(&mut self, entry: &OutboxEntry) {
+        if let OutboxChange::ManifestAdded { digest } = &entry.change
+            && let Some(count) = self.added.get_mut(&(entry.repository.clone(), digest.clone()))
+        {
+            *count = count.saturating_sub(1);
+        }
+    }
+
+    /// Notes a change that is about to wait; `false`: another one does the same.
+    fn admit(&mut self, repository: &RepositoryName, change: &OutboxChange) -> bool {
+        let OutboxChange::ManifestAdded { digest } = change else {
+            return true;
+        };
+        let count = self.added.entry((repository.clone(), digest.clone())).or_default();
+        if *count == 0 {
+            *count = 1;
+            return true;
+        }
+        false
     }
 }
 
@@ -337,9 +374,30 @@ fn renumber_some(txn: &mut Txn<'_>, numbers: Vec<u64>) -> Result<Vec<u64>, Store
     while renewed < RENEWED_MAX
         && let Some(number) = numbers.next()
     {
-        renewed += renumber(txn, &mut waiting, number, 0)?;
+        renewed += match deliver_as_it_is(txn, number)? {
+            true => 1,
+            false => renumber(txn, &mut waiting, number, 0)?,
+        };
     }
     Ok(numbers.collect())
+}
+
+/// Has a change that a store before this one numbered, as a backup holds it, tried under that
+/// number: the parent may have had it since, and says so. `false`: it is of this store.
+fn deliver_as_it_is(txn: &mut Txn<'_>, number: u64) -> Result<bool, StoreError> {
+    let Some(entry) = txn.get::<OutboxEntry>(&entry_key(number))? else {
+        return Ok(false);
+    };
+    let name = txn.get::<NodeConfig>(&self_config_key())?.map(|config| config.node.name);
+    let is_older = name.as_ref() == Some(&entry.id.origin)
+        && ![0, txn.incarnation()].contains(&entry.id.incarnation);
+    let refusal = txn.get::<RefusedChange>(&refused_key(number))?;
+    let (true, Some(refusal)) = (is_older, refusal) else {
+        return Ok(false);
+    };
+    let retried = RefusedChange { state: RefusalState::Retried, ..refusal };
+    txn.put(refused_key(number), &retried)?;
+    Ok(true)
 }
 
 /// Writes a change once more, under a new number, with those of its tag that wait behind it made
@@ -370,7 +428,11 @@ fn renumber(
     let chain: Vec<OutboxEntry> = chain.into_iter().map(|(_, entry)| entry).collect();
     let Some(head) = chain.first() else { return Ok(0) };
     let (mut refusal, refused) = (refusal, head.brings().cloned());
+    waiting.forget(head);
     for change in renewed(txn, &repository, &chain)? {
+        if !waiting.admit(&repository, &change) {
+            continue;
+        }
         // Only the first one may have been attempted.
         let unheard = match &change {
             OutboxChange::Tag { .. } => head.attempted(),
@@ -629,22 +691,71 @@ mod tests {
             let ends = [tag("v1", 0, 0), tag("v2", 1, 3), tag("v3", 1, 1)];
             assert_eq!(tags(&store), ends);
             // What they named between can be pulled by its digest.
-            assert_eq!(added(&store), [digest(2), digest(2), digest(2)]);
+            assert_eq!(added(&store), [digest(2)]);
             for (_, entry) in store.outbox(9).unwrap() {
                 let is_tag = matches!(entry.change, OutboxChange::Tag { .. });
                 assert_eq!(entry.unheard.contains(&Some(digest(2))), is_tag, "{entry}");
             }
             let refused = store.refused_changes(9).unwrap();
             assert!(refused.iter().all(|(_, change)| change.entry.brings() == Some(&digest(2))));
-            assert_eq!(refused.len(), 3);
+            assert_eq!(refused.len(), 1);
             // Who deletes the manifest gives it up.
             for (number, _) in refused {
                 store.outbox_refused(number, "no".to_owned()).await.unwrap();
             }
             store.delete_manifest(&app, &digest(2), &Origin::Client).await.unwrap();
-            overtake(&[0, 0, 0, 0, 0, 0, 3]).await;
+            overtake(&[0, 0, 0, 0, 1]).await;
             assert_eq!(added(&store), []);
             assert_eq!(store.refused_changes(9).unwrap(), []);
+        });
+    }
+
+    #[test]
+    fn f204_one_refused_manifest_waits_once() {
+        smol::block_on(async {
+            let store = connected().await;
+            push(&store, "app", 1, &[]).await;
+            for number in [2, 3, 2, 3] {
+                push(&store, "app", number, &["v1"]).await;
+                for (number, _) in store.outbox(99).unwrap() {
+                    store.outbox_refused(number, "no".to_owned()).await.unwrap();
+                }
+                store.outbox_retry(0).await.unwrap();
+            }
+            let mut added = Vec::new();
+            for (_, entry) in store.outbox(99).unwrap() {
+                match entry.change {
+                    OutboxChange::ManifestAdded { digest } => added.push(digest),
+                    change => assert!(matches!(change, OutboxChange::Tag { .. }), "{change:?}"),
+                }
+            }
+            added.sort();
+            assert_eq!(added, [digest(1), digest(2), digest(3)]);
+        });
+    }
+
+    #[test]
+    fn f201_f204_what_a_backup_holds_as_refused_is_tried_under_its_own_number() {
+        smol::block_on(async {
+            let store = connected().await;
+            push(&store, "app", 1, &["v1"]).await;
+            push(&store, "app", 2, &["v2"]).await;
+            let entries = store.outbox(9).unwrap();
+            let (older, mut entry) = entries[0].clone();
+            entry.id.incarnation ^= 1;
+            store.commit(move |txn| txn.put(entry_key(older), &entry)).await.unwrap();
+            for (number, _) in &entries {
+                store.outbox_refused(*number, "no".to_owned()).await.unwrap();
+            }
+            store.outbox_retry(0).await.unwrap();
+            let tried = store.refused_changes(9).unwrap();
+            assert!(tried.iter().all(|(_, refusal)| !refusal.stands()));
+            let numbers: Vec<u64> = store.outbox(9).unwrap().iter().map(|(n, _)| *n).collect();
+            assert_eq!(numbers, [older, entries[1].0 + 1]);
+            // The parent knows the number for something else, and does not have the manifest.
+            store.outbox_renumber(older, 0).await.unwrap();
+            let numbers: Vec<u64> = store.outbox(9).unwrap().iter().map(|(n, _)| *n).collect();
+            assert_eq!(numbers, [entries[1].0 + 1, entries[1].0 + 2]);
         });
     }
 

@@ -170,7 +170,9 @@ pub fn status_details(
     problems: Vec<StatusDetail>,
 ) -> Result<Vec<StatusDetail>, StoreError> {
     let mut details = problems;
-    for (number, refusal) in store.refused_changes(REFUSED_MAX)? {
+    let refused = store.refused_changes(REFUSED_MAX + 1)?;
+    let more = refused.get(REFUSED_MAX).map(|(_, refusal)| refusal.at);
+    for (number, refusal) in refused.into_iter().take(REFUSED_MAX) {
         details.push(StatusDetail {
             kind: "Sync".to_owned(),
             code: "PushRefused".to_owned(),
@@ -181,6 +183,17 @@ pub fn status_details(
             ),
             timestamp: refusal.at,
             correlation_id: format!("outbox-{number}"),
+        });
+    }
+    if let Some(timestamp) = more {
+        details.push(StatusDetail {
+            kind: "Sync".to_owned(),
+            code: "PushRefused".to_owned(),
+            description: "more pushes are refused than are listed here; `skerry status` at the \
+                          device counts them"
+                .to_owned(),
+            timestamp,
+            correlation_id: "outbox-more".to_owned(),
         });
     }
     for (repository, tag, at) in store.conflicts()?.into_iter().take(REFUSED_MAX) {

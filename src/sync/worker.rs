@@ -270,6 +270,7 @@ impl Worker {
         // Whatever changes from here on is told from this position on.
         let position = self.upstream.feed_head().await?;
         self.refresh_config().await?;
+        self.store.begin_reconcile().await?;
         let config = self.config()?;
         let scope = Scope::of_config(&config);
         log::info!("full reconcile started");
