@@ -104,7 +104,7 @@ impl Store {
                 txn.delete(key);
             }
             // One that was asked for since it began is still due.
-            if txn.get::<Fact>(&reconcile_key())? == Some(Fact::Begun) {
+            if txn.get::<Fact>(&reconcile_key())? != Some(Fact::Again) {
                 txn.delete(reconcile_key());
             }
             txn.put(position_key(), &Position(position))

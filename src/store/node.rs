@@ -31,6 +31,8 @@ pub(super) enum Fact {
     At(UnixSeconds),
     /// What was asked for has begun, and is not done.
     Begun,
+    /// The same, and it was asked for again since.
+    Again,
 }
 
 impl Row for Fact {
@@ -136,7 +138,7 @@ impl Store {
         self.commit(move |txn| {
             let old = txn.get::<NodeConfig>(&self_config_key())?;
             if old.as_ref().map(granted) != Some(granted(&config)) {
-                txn.put(reconcile_key(), &Fact::Mark)?;
+                ask_for_reconcile(txn)?;
             }
             materialise(txn, &config)?;
             forget_strangers(txn, &config)?;
@@ -206,7 +208,7 @@ impl Store {
 
     /// Makes a full comparison due: a gap in the feed, an unknown message, a resync.
     pub async fn request_reconcile(&self) -> Result<(), StoreError> {
-        self.commit(|txn| put_changed(txn, reconcile_key(), &Fact::Mark)).await
+        self.commit(ask_for_reconcile).await
     }
 
     /// Whether something that the parent has could not be had; the engine knows what.
@@ -317,6 +319,15 @@ impl Store {
             _ => Ok(None),
         }
     }
+}
+
+/// Makes a full comparison due, also after one that is under way.
+fn ask_for_reconcile(txn: &mut Txn<'_>) -> Result<(), StoreError> {
+    let fact = match txn.get::<Fact>(&reconcile_key())? {
+        Some(Fact::Begun | Fact::Again) => Fact::Again,
+        _ => Fact::Mark,
+    };
+    put_changed(txn, reconcile_key(), &fact)
 }
 
 /// The repository grants of a node's sync scope map: what it mirrors.
