@@ -466,8 +466,11 @@ fn renewed(
     };
     let (tag, base, wanted) = match chain {
         [OutboxEntry { change: OutboxChange::Tag { tag, base, .. }, .. }, ..] => {
-            let last = chain.last().and_then(|last| last.brings());
-            (tag, base, last.filter(|last| matches!(here(last), Ok(true))))
+            match chain.last().and_then(OutboxEntry::brings) {
+                // A row that cannot be read is no row that is gone: the tag is not to be removed.
+                Some(last) if here(last)? => (tag, base, Some(last)),
+                _ => (tag, base, None),
+            }
         }
         [OutboxEntry { change: OutboxChange::ManifestAdded { digest }, .. }, ..] => {
             let change = OutboxChange::ManifestAdded { digest: digest.clone() };
