@@ -268,7 +268,7 @@ impl Node {
                 ParentContact::Connecting => "connecting to its parent",
                 ParentContact::InContact => "parent in contact",
                 ParentContact::OutOfContact => "parent out of contact",
-                ParentContact::WaitingForWindow => ParentContact::WaitingForWindow.name(),
+                contact => contact.name(),
             },
             _ => state.name(),
         };

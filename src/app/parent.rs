@@ -9,7 +9,7 @@ use crate::config::{Config, ConfigError, Parent};
 use crate::gateway::Contacts;
 use crate::http::{Client, ClientOptions};
 use crate::store::Store;
-use crate::sync::{ActivationError, Engine, EngineOptions};
+use crate::sync::{ActivationError, Engine, EngineOptions, publish_stored};
 use crate::sys::Sys;
 use crate::sys::clock::sleep;
 use crate::sys::spawn::blocking;
@@ -127,7 +127,7 @@ pub(super) fn report_missing(store: &Store, config: &Config) -> Result<(), Start
     let cause = fault.as_ref().map(|fault| format!("{fault}: ")).unwrap_or_default();
     log::error!("{}: {cause}{}", state.name(), state.remedy().unwrap_or_default());
     store.set_credential_fault(fault);
-    Ok(())
+    Ok(publish_stored(store)?)
 }
 
 /// The client of the parent.

@@ -32,14 +32,14 @@ impl Registry {
                 };
                 format!("{known}, and no sync window is open; {next}")
             }
-            Reason::NotFound => not_found(&view),
-            other => words(other).to_owned(),
+            other => words(other, &view),
         };
         Refusal::new(404, code, reason, format!("{what} is not here: {words}"))
     }
 }
 
 const NO_SUCH_CONTENT: &str = "there is no such content";
+const NOT_FINISHED: &str = "the sync of this repository has not finished";
 
 /// Whether the parent lets a node mirror a repository.
 pub(super) fn in_sync_scope(config: &NodeConfig, repository: &RepositoryName) -> bool {
@@ -69,34 +69,35 @@ fn explain(config: &NodeConfig, view: &SyncView, repository: &RepositoryName) ->
     }
 }
 
-fn words(reason: Reason) -> &'static str {
-    match reason {
-        Reason::NotInSyncScope => {
+fn words(reason: Reason, view: &SyncView) -> String {
+    match (reason, hindrance(view)) {
+        (Reason::NotInSyncScope, _) => {
             "the repository is not among those that this connected registry syncs; add it with \
              'connected-registry permissions update'"
+                .to_owned()
         }
-        Reason::NotSyncedYet => "the sync of this repository has not finished",
-        _ => NO_SUCH_CONTENT,
+        (Reason::NotSyncedYet, None) => NOT_FINISHED.to_owned(),
+        (Reason::NotSyncedYet, Some(hindrance)) => format!("{NOT_FINISHED}, and {hindrance}"),
+        (_, None) => NO_SUCH_CONTENT.to_owned(),
+        (_, Some(hindrance)) => format!("{}, and {hindrance}", as_of(view.last_sync)),
     }
 }
 
-/// What a node knows that is not waiting for a window: without contact, nothing newer than its last
-/// sync.
-fn not_found(view: &SyncView) -> String {
-    match (view.contact, view.lost_since) {
+/// Why a node that is not waiting for a window learns nothing newer from its parent just now.
+fn hindrance(view: &SyncView) -> Option<String> {
+    Some(match (view.contact, view.lost_since) {
+        (ParentContact::InContact | ParentContact::WaitingForWindow, _) => return None,
         (ParentContact::OutOfContact, Some(since)) => {
-            let (known, since) = (as_of(view.last_sync), since.rfc3339());
-            format!("{known}, and the parent cannot be reached since {since}")
+            format!("the parent cannot be reached since {}", since.rfc3339())
         }
-        (ParentContact::OutOfContact, None) => {
-            format!("{}, and the parent cannot be reached", as_of(view.last_sync))
-        }
+        (ParentContact::OutOfContact, None) => "the parent cannot be reached".to_owned(),
         (ParentContact::Connecting, _) => {
-            let known = as_of(view.last_sync);
-            format!("{known}, and the parent has not been reached since this node started")
+            "the parent has not been reached since this node started".to_owned()
         }
-        _ => NO_SUCH_CONTENT.to_owned(),
-    }
+        (ParentContact::NoConnectionString, _) => {
+            "this node does not sync: it has no connection string that can be used".to_owned()
+        }
+    })
 }
 
 fn as_of(last_sync: Option<UnixSeconds>) -> String {
@@ -197,22 +198,27 @@ mod tests {
     #[test]
     fn f212_a_miss_says_as_of_when_it_is_one() {
         let mut view = SyncView { last_sync: Some(UnixSeconds(60)), ..SyncView::default() };
-        let known = "there was no such content at the last sync (1970-01-01T00:01:00Z), and ";
-        for (contact, wanted) in [
-            (ParentContact::InContact, NO_SUCH_CONTENT.to_owned()),
-            (
-                ParentContact::Connecting,
-                format!("{known}the parent has not been reached since this node started"),
-            ),
+        for (contact, hindrance) in [
+            (ParentContact::Connecting, "the parent has not been reached since this node started"),
             (
                 ParentContact::OutOfContact,
-                format!("{known}the parent cannot be reached since 1970-01-01T00:02:00Z"),
+                "the parent cannot be reached since 1970-01-01T00:02:00Z",
+            ),
+            (
+                ParentContact::NoConnectionString,
+                "this node does not sync: it has no connection string that can be used",
             ),
         ] {
             view.contact = contact;
             view.lost_since = Some(UnixSeconds(120));
-            assert_eq!(not_found(&view), wanted);
+            let known = "there was no such content at the last sync (1970-01-01T00:01:00Z)";
+            assert_eq!(words(Reason::NotFound, &view), format!("{known}, and {hindrance}"));
+            let known = "the sync of this repository has not finished";
+            assert_eq!(words(Reason::NotSyncedYet, &view), format!("{known}, and {hindrance}"));
         }
+        view.contact = ParentContact::InContact;
+        assert_eq!(words(Reason::NotFound, &view), NO_SUCH_CONTENT);
+        assert_eq!(words(Reason::NotSyncedYet, &view), NOT_FINISHED);
         let mut node = config(&[]).node;
         node.schedule = "0 12 * * *".parse().unwrap();
         for (now, wanted) in [

@@ -217,6 +217,9 @@ impl Engine {
 
     /// Syncs for ever. Local pulls never wait for this.
     pub async fn run(&self) -> Infallible {
+        if let Err(error) = self.state.publish(&self.store) {
+            log::warn!("cannot publish sync status: {error}");
+        }
         loop {
             let pause = match self.turn().await {
                 Ok(pause) => pause,

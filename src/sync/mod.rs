@@ -26,3 +26,4 @@ mod worker;
 pub use engine::{ActivationError, Engine, EngineOptions};
 pub use error::SyncError;
 pub use report::status_details;
+pub use state::publish_stored;

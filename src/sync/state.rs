@@ -163,22 +163,49 @@ impl State {
     pub(super) fn publish(&self, store: &Store) -> Result<(), StoreError> {
         self.changed.store(false, Ordering::Relaxed);
         let now = self.note_contact();
-        let mut incomplete = self.debts().repositories();
+        let stored = stored(store)?;
+        let mut incomplete = match self.debts().is_empty() {
+            true => stored.incomplete,
+            false => self.debts().repositories(),
+        };
         incomplete.extend(lock(&self.arriving).iter().cloned());
-        let last_sync = now.last_sync.max(store.last_sync()?);
+        let last_sync = now.last_sync.max(stored.last_sync);
         store.publish_sync(SyncView {
-            synced: store.synced_repositories()?,
             waiting_for_window: now.waiting_for_window,
             contact: now.contact(),
             lost_since: now.lost_since,
             incomplete,
-            compared: store.feed_position()?.is_some() && !store.reconcile_due()?,
             problems: self.problems(),
             last_sync,
-            last_contact: now.looked.max(store.last_look()?).max(last_sync),
+            last_contact: now.looked.max(stored.last_contact).max(last_sync),
+            ..stored
         });
         Ok(())
     }
+}
+
+/// Lets others see what is known of earlier syncs, on a node that has no connection string to sync
+/// with.
+pub fn publish_stored(store: &Store) -> Result<(), StoreError> {
+    let contact = ParentContact::NoConnectionString;
+    store.publish_sync(SyncView { contact, ..stored(store)? });
+    Ok(())
+}
+
+/// What earlier syncs left on the disk.
+fn stored(store: &Store) -> Result<SyncView, StoreError> {
+    let synced = store.synced_repositories()?;
+    // Something is missing, and what it is was in the memory of another process.
+    let incomplete = if store.debts_noted()? { synced.clone() } else { BTreeSet::new() };
+    let last_sync = store.last_sync()?;
+    Ok(SyncView {
+        synced,
+        incomplete,
+        compared: store.feed_position()?.is_some() && !store.reconcile_due()?,
+        last_sync,
+        last_contact: store.last_look()?.max(last_sync),
+        ..SyncView::default()
+    })
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

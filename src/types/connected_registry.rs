@@ -129,6 +129,8 @@ pub enum ParentContact {
     WaitingForWindow,
     /// The last attempt failed.
     OutOfContact,
+    /// There is no connection string that can be used: nothing is attempted.
+    NoConnectionString,
 }
 
 impl ParentContact {
@@ -139,6 +141,7 @@ impl ParentContact {
             ParentContact::InContact => "in contact",
             ParentContact::WaitingForWindow => "waiting for the next sync window",
             ParentContact::OutOfContact => "out of contact",
+            ParentContact::NoConnectionString => "no connection string",
         }
     }
 }

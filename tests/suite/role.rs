@@ -46,6 +46,17 @@ fn f166_an_activated_store_serves_without_its_connection_string() {
     assert!(status["remedy"].as_str().unwrap().contains("connection string"), "{status}");
     assert!(device.log().contains("CredentialMissing"), "a line in the log:\n{}", device.log());
     assert_eq!(pulls(&device, &owner, "v1"), Some(digest), "pulls and logins go on");
+    let sync = &status["sync"];
+    assert_eq!(
+        (&sync["repositories"], &sync["contact"]),
+        (&serde_json::json!(["app"]), &"no connection string".into()),
+        "{status}"
+    );
+    assert!(sync["lastSyncTime"].is_string(), "{status}");
+    let miss = image::pull(&device.login, (&owner.0, &owner.1), "app", "v9").unwrap_err();
+    let miss = String::from_utf8_lossy(&miss.body);
+    assert!(miss.contains("not_found") && miss.contains("at the last sync ("), "{miss}");
+    assert!(miss.contains("no connection string"), "{miss}");
     let refused =
         device.run(&["token", "create", "--name", "more", "--repository", "a", "content/read"]);
     assert!(stderr(&refused).contains("is a connected registry"), "{}", stderr(&refused));
