@@ -131,9 +131,16 @@ impl Admin {
 
     pub(super) async fn registry_delete(&self, which: DeleteRegistry) -> Result<Value, Fault> {
         let deleted = self.store.connected_registry_delete(which.name.clone(), which.cleanup).await;
-        deleted.map_err(|error| Fault::of(error, KIND, &which.name))?;
+        let left = deleted.map_err(|error| Fault::of(error, KIND, &which.name))?;
         log::info!("deleted connected registry name={} cleanup={}", which.name, which.cleanup);
-        Ok(Value::Null)
+        Ok(left.map_or(Value::Null, |(token, map)| {
+            let text = format!(
+                "The sync token '{token}' and the scope map '{map}' are kept, and the token can \
+                 still log in; `--cleanup` deletes them with the connected registry. To delete \
+                 them now: skerry token delete --name {token}; skerry scope-map delete --name {map}"
+            );
+            json!({ "warnings": [text] })
+        }))
     }
 
     pub(super) async fn registry_deactivate(

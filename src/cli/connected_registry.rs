@@ -190,7 +190,10 @@ impl Verb {
                     .flag("noChildren", *no_children)
             }
             Verb::Delete { named: Named { name }, cleanup, yes } => {
-                let rest = if *cleanup { "with its sync token" } else { "but keep its sync token" };
+                let rest = match cleanup {
+                    true => "with its sync token and scope map",
+                    false => "but keep its sync token and scope map",
+                };
                 Call::named("connected-registry/delete", View::Object, name)
                     .flag("cleanup", *cleanup)
                     .ask(*yes, format!("Delete the connected registry '{name}', {rest}?"))

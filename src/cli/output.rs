@@ -3,7 +3,7 @@
 use std::io::{self, BufRead, IsTerminal, Write};
 
 use clap::ValueEnum;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::Failure;
 
@@ -72,7 +72,8 @@ pub(super) fn answer(view: View, mut value: Value, format: Option<Format>) -> Re
             complain(&format!("warning: {warning}"));
         }
     }
-    if value.is_null() {
+    // Nothing but what it warns of.
+    if value.is_null() || value.as_object().is_some_and(Map::is_empty) {
         return Ok(());
     }
     print(&render(view, &value, format.unwrap_or(Format::Table)))?;

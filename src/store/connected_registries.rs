@@ -17,8 +17,8 @@ use crate::types::schedule::{
 use crate::types::time::format_duration;
 use crate::types::token::{PasswordSlot, ScopeMap};
 use crate::types::{
-    ConnectedRegistryName, GatewayAction, Grant, RepositoryAction, RepositoryPattern, TokenName,
-    UnixSeconds,
+    ConnectedRegistryName, GatewayAction, Grant, RepositoryAction, RepositoryPattern, ScopeMapName,
+    TokenName, UnixSeconds,
 };
 
 /// Deepest tree that is followed upward; a deeper chain is taken for damage.
@@ -266,13 +266,14 @@ impl Store {
         .await
     }
 
-    /// Deletes a connected registry without children. Its sync token and scope map stay, unless
-    /// `cleanup`: then they go too, and its gateway actions in the ancestors' scope maps.
+    /// Deletes a connected registry without children. Its sync token and scope map stay and are
+    /// returned, unless `cleanup`: then they go too, and its gateway actions in the ancestors'
+    /// scope maps.
     pub async fn connected_registry_delete(
         &self,
         name: ConnectedRegistryName,
         cleanup: bool,
-    ) -> Result<ConnectedRegistry, StoreError> {
+    ) -> Result<Option<(TokenName, ScopeMapName)>, StoreError> {
         self.commit(move |txn| {
             let registry = load(txn, &name)?.ok_or(StoreError::NotFound)?;
             let all = connected_registries_in(txn)?;
@@ -282,15 +283,19 @@ impl Store {
                     child.name
                 )));
             }
-            if cleanup {
-                clean_up(txn, &registry)?;
-            }
+            let left = match cleanup {
+                true => {
+                    clean_up(txn, &registry)?;
+                    None
+                }
+                false => tokens::load(txn, &registry.sync_token)?,
+            };
             delivered::forget(txn, &name)?;
             txn.delete(sync_token_key(&registry.sync_token));
             txn.delete(activation_key(&name));
             txn.delete(status_key(&name));
             txn.delete(connected_registry_key(&name));
-            Ok(registry)
+            Ok(left.map(|token| (token.name, token.scope_map)))
         })
         .await
     }

@@ -11,7 +11,9 @@ use crate::types::connected_registry::{ConnectedRegistry, Mode};
 use crate::types::name::NameError;
 use crate::types::schedule::{MESSAGE_TTL_S_DEFAULT, Schedule};
 use crate::types::token::Token;
-use crate::types::{ConnectedRegistryName, RepositoryPattern, TokenName, UnixSeconds};
+use crate::types::{
+    ConnectedRegistryName, RepositoryPattern, ScopeMapName, TokenName, UnixSeconds,
+};
 
 /// What is made before the command runs, because the writer must not wait for it.
 pub(super) struct Made {
@@ -126,13 +128,8 @@ fn make_sync_token(
     // A connected registry's name has a form that tokens and scope maps allow too.
     let bad_name = |error: NameError| StoreError::Invalid(error.to_string());
     let token_name: TokenName = name.as_str().parse().map_err(bad_name)?;
-    let map_name = name.as_str().parse().map_err(bad_name)?;
-    if tokens::load(txn, &token_name)?.is_some() {
-        return Err(StoreError::Conflict(format!(
-            "A token named '{token_name}' exists already. Give it as the sync token, or delete it \
-             first."
-        )));
-    }
+    let map_name: ScopeMapName = name.as_str().parse().map_err(bad_name)?;
+    refuse_leftovers(txn, &token_name, &map_name)?;
     let grants = repository_grants(repositories, mode.sync_actions()).chain(gateway_grants(name));
     let description = format!("Created by connected registry sync token: {name}");
     let map = scope_maps::create_for(txn, map_name, description, grants.collect(), created)?;
@@ -147,4 +144,33 @@ fn make_sync_token(
     let passwords = tokens::install(&mut token, fresh);
     tokens::insert(txn, &token)?;
     Ok((token_name, passwords))
+}
+
+/// A connected registry that was deleted without `--cleanup` may have left them: they may grant
+/// anything, so nobody but an operator takes them over.
+fn refuse_leftovers(
+    txn: &Txn<'_>,
+    token: &TokenName,
+    map: &ScopeMapName,
+) -> Result<(), StoreError> {
+    let has_token = tokens::load(txn, token)?.is_some();
+    let has_map = scope_maps::load(txn, map)?.is_some();
+    let delete_token = format!("skerry token delete --name {token}");
+    let delete_map = format!("skerry scope-map delete --name {map}");
+    let text = match (has_token, has_map) {
+        (false, false) => return Ok(()),
+        (true, false) => format!(
+            "A token named '{token}' exists already. Give it as the sync token, or delete it \
+             first: {delete_token}"
+        ),
+        (false, true) => format!(
+            "A scope map named '{map}' exists already. Delete it first: {delete_map}; or give a \
+             sync token."
+        ),
+        (true, true) => format!(
+            "A token and a scope map named '{token}' exist already. Give the token as the sync \
+             token, or delete both first: {delete_token}; {delete_map}"
+        ),
+    };
+    Err(StoreError::Conflict(text))
 }

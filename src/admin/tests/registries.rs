@@ -201,17 +201,41 @@ fn f026_f066_f083_sync_tokens_and_cleanup() {
     assert_eq!((gateway("sync-token-scope-map"), gateway("dock01")), (4, 4));
     assert!(node.actions("dock01").contains(&"repositories/b/content/read".to_owned()));
     let delete = |cleanup| json!({ "name": "ship01", "cleanup": cleanup });
-    assert_eq!(node.ok("connected-registry/delete", delete(false)), Value::Null);
+    let left = node.ok("connected-registry/delete", delete(false));
+    let told = left["warnings"][0].as_str().unwrap();
+    assert!(told.contains("skerry token delete --name sync-token"), "{told}");
+    assert!(told.contains("skerry scope-map delete --name sync-token-scope-map"), "{told}");
     node.ok("token/show", json!({ "name": "sync-token" }));
     assert_eq!(gateway("dock01"), 4);
     let body = json!({ "name": "ship01", "syncToken": "sync-token", "parent": "dock01" });
     node.ok("connected-registry/create", body);
-    node.ok("connected-registry/delete", delete(true));
+    assert_eq!(node.ok("connected-registry/delete", delete(true)), Value::Null);
     assert_eq!(node.refused("token/show", json!({ "name": "sync-token" })).0, 404);
     assert_eq!(node.refused("scope-map/show", json!({ "name": "sync-token-scope-map" })).0, 404);
     assert_eq!(gateway("dock01"), 0);
     assert!(node.actions("dock01").contains(&"repositories/b/content/read".to_owned()));
     assert_eq!(node.refused("connected-registry/delete", delete(true)).0, 404);
+}
+
+#[test]
+fn f026_what_a_deleted_connected_registry_left_is_named_when_it_is_in_the_way() {
+    let node = root();
+    let create = || json!({ "name": "dock01", "repository": ["a"] });
+    node.ok("connected-registry/create", create());
+    node.ok("connected-registry/delete", json!({ "name": "dock01" }));
+    let (token, map) =
+        ("skerry token delete --name dock01", "skerry scope-map delete --name dock01");
+    for delete in [None, Some("token/delete")] {
+        if let Some(path) = delete {
+            node.ok(path, json!({ "name": "dock01" }));
+        }
+        let (status, message) = node.refused("connected-registry/create", create());
+        assert_eq!(status, 409);
+        let wanted = (delete.is_none(), true);
+        assert_eq!((message.contains(token), message.contains(map)), wanted, "{message}");
+    }
+    node.ok("scope-map/delete", json!({ "name": "dock01" }));
+    node.ok("connected-registry/create", create());
 }
 
 #[test]
