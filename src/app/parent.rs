@@ -155,7 +155,8 @@ pub(super) fn connection(parent: &Parent) -> Result<ConnectionString, StartError
     let text = parent.connection_string.reveal();
     ConnectionString::parse(text, |name| std::env::var(name).ok()).map_err(|error| {
         let cure = "take it from `skerry connected-registry get-settings` at the root";
-        StartError::config(format!("parent.connection_string: {error}: {cure}"))
+        let (origin, key) = (&parent.connection_string_origin, "parent.connection_string");
+        StartError::config(ConfigError::at(origin, key, format_args!("{error}: {cure}")).0)
     })
 }
 

@@ -77,6 +77,7 @@ fn connection_string(merge: &mut Merge<'_>) -> Result<(), ConfigError> {
     let text = expand(merge, secret.trim()).map_err(|m| ConfigError::at(&origin, KEY, m))?;
     let parent = merge.config.parent.get_or_insert_with(Parent::default);
     parent.connection_string = Secret::new(text);
+    parent.connection_string_origin = origin.clone();
     merge.origins.insert(KEY, origin);
     Ok(())
 }

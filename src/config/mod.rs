@@ -71,9 +71,10 @@ pub struct Options {
 }
 
 /// Where a value comes from.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub enum Origin {
     /// No layer sets it.
+    #[default]
     BuiltIn,
     /// A line of a file; lines count from 1.
     File(PathBuf, usize),
@@ -102,7 +103,8 @@ impl fmt::Display for Origin {
 pub struct ConfigError(pub String);
 
 impl ConfigError {
-    fn at(origin: &Origin, key: &str, message: impl fmt::Display) -> ConfigError {
+    /// The fault of a value: where it is, its key, what is wrong.
+    pub fn at(origin: &Origin, key: &str, message: impl fmt::Display) -> ConfigError {
         match origin {
             Origin::BuiltIn => ConfigError(format!("{key}: {message}")),
             _ => ConfigError(format!("{origin}: {key}: {message}")),

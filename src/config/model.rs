@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use log::LevelFilter;
 
+use super::Origin;
 use super::value::ByteSize;
 use crate::types::limits::{BLOCKING_THREADS, BODY_MEMORY_BYTES, CONNECTIONS_MAX, UPLOADS_MAX};
 use crate::types::schedule::Schedule;
@@ -263,6 +264,8 @@ pub struct Parent {
     /// The connection string, from whichever place it came; empty when none has come yet, and when
     /// the kind is `oci`.
     pub connection_string: Secret,
+    /// Which place that is.
+    pub connection_string_origin: Origin,
     /// Why the first place that has one cannot be read: it is waited for.
     pub unreadable: Option<String>,
     /// File with the connection string. Wins over the key `connection_string`.

@@ -73,7 +73,7 @@ fn words(reason: Reason, view: &SyncView) -> String {
     match (reason, hindrance(view)) {
         (Reason::NotInSyncScope, _) => {
             "the repository is not among those that this connected registry syncs; add it with \
-             'connected-registry permissions update'"
+             'connected-registry permissions update' at the root"
                 .to_owned()
         }
         (Reason::NotSyncedYet, None) => NOT_FINISHED.to_owned(),

@@ -345,19 +345,17 @@ impl Store {
         Ok(here.filter_map(tag).collect())
     }
 
-    /// Removes a change that the parent has taken.
-    pub async fn outbox_done(&self, number: u64) -> Result<(), StoreError> {
+    /// Removes a change that the parent has taken; whether the parent had refused it before.
+    pub async fn outbox_done(&self, number: u64) -> Result<bool, StoreError> {
         self.commit(move |txn| {
             let entry = txn.get::<OutboxEntry>(&entry_key(number))?;
-            finish(txn, number)?;
-            match entry {
-                Some(OutboxEntry {
-                    repository,
-                    change: OutboxChange::ManifestDeleted { digest },
-                    ..
-                }) => tags_are_gone(txn, &repository, &digest),
-                _ => Ok(()),
+            let was_refused = finish(txn, number)?;
+            if let Some(OutboxEntry { repository, change, .. }) = entry
+                && let OutboxChange::ManifestDeleted { digest } = change
+            {
+                tags_are_gone(txn, &repository, &digest)?;
             }
+            Ok(was_refused)
         })
         .await
     }
@@ -457,13 +455,14 @@ fn tags_are_gone(
     Ok(())
 }
 
-/// Takes a change out, whatever had become of it before.
-pub(super) fn finish(txn: &mut Txn<'_>, number: u64) -> Result<(), StoreError> {
+/// Takes a change out, whatever had become of it before; whether it had been refused.
+pub(super) fn finish(txn: &mut Txn<'_>, number: u64) -> Result<bool, StoreError> {
     txn.delete(entry_key(number));
-    if txn.get::<RefusedChange>(&refused_key(number))?.is_some() {
+    let was_refused = txn.get::<RefusedChange>(&refused_key(number))?.is_some();
+    if was_refused {
         txn.delete(refused_key(number));
     }
-    Ok(())
+    Ok(was_refused)
 }
 
 /// Adds a change to the outbox when this node is a connected registry and the change is to go up.

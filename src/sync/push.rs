@@ -18,7 +18,9 @@ use crate::store::refused::Refused;
 use crate::store::{ManifestRow, Precondition, Store, StoreError};
 use crate::sys::spawn;
 use crate::types::limits::PAGE_MAX;
-use crate::types::{Digest, Manifest, Mode, Reason, Reference, RepositoryName, Tag};
+use crate::types::{
+    ConnectedRegistryName, Digest, Manifest, Mode, Reason, Reference, RepositoryName, Tag,
+};
 
 /// How long to wait for a change at most before looking again.
 const LOOK_AGAIN: Duration = Duration::from_secs(60);
@@ -257,7 +259,7 @@ impl Pusher {
             match delivered {
                 Ok(()) => {
                     self.retries().mismatches = 0;
-                    return Ok(self.store.outbox_done(number).await?);
+                    return self.done(number, &entry).await;
                 }
                 Err(SyncError::Upstream(UpstreamError::OutboxMismatch)) => {
                     return self.settle_mismatch(number, &entry).await;
@@ -268,7 +270,7 @@ impl Pusher {
                     return Err(error);
                 }
                 Err(error) if error.is_local() => {
-                    let reason = refusal_text(&entry, &error);
+                    let reason = refusal_text(self.upstream.name(), &entry, &error);
                     log::error!("cannot push {entry} to the parent, tried again later: {reason}");
                     return Ok(self.store.outbox_refused(number, reason).await?);
                 }
@@ -276,6 +278,14 @@ impl Pusher {
             }
         }
         Err(UpstreamError::Busy(503, format!("{entry}: the tag is being moved there")).into())
+    }
+
+    /// The parent has a change.
+    async fn done(&self, number: u64, entry: &OutboxEntry) -> Result<(), SyncError> {
+        if self.store.outbox_done(number).await? {
+            log::info!("delivered what the parent had refused: {entry}");
+        }
+        Ok(())
     }
 
     /// Whether a change lets a tag name a manifest that was deleted here since.
@@ -520,7 +530,7 @@ impl Pusher {
         let there = self.upstream.tag(repository, &Reference::Tag(tag.clone())).await?;
         let deleted = self.store.outbox_deletions(repository)?;
         match moved(entry, there.as_ref(), &deleted) {
-            Moved::AsWanted => self.store.outbox_done(number).await?,
+            Moved::AsWanted => self.done(number, entry).await?,
             Moved::ByUs => {
                 self.store.outbox_begins(number, there).await?;
                 return Ok(self.store.outbox_entry(number)?);
@@ -566,11 +576,11 @@ impl Pusher {
 }
 
 /// What an operator reads of a refusal. The answer to a HEAD says no more than its status.
-fn refusal_text(entry: &OutboxEntry, error: &SyncError) -> String {
+fn refusal_text(node: &ConnectedRegistryName, entry: &OutboxEntry, error: &SyncError) -> String {
     match error {
         SyncError::Upstream(UpstreamError::Forbidden(text)) => format!(
             "{text}: the scope map of the sync token does not grant this in {0}; at the root, \
-             `skerry connected-registry permissions update --add {0}` does",
+             `skerry connected-registry permissions update --name {node} --add {0}` does",
             entry.repository
         ),
         error => error.to_string(),

@@ -178,7 +178,8 @@ pub fn status_details(
             code: "PushRefused".to_owned(),
             description: format!(
                 "cannot push {} to the parent: {}; it stays here and is tried again when the \
-                 configuration changes, after an hour, and less often after that",
+                 configuration changes, when this node or its parent is restarted, after an hour, \
+                 and less often after that",
                 refusal.entry, refusal.reason
             ),
             timestamp: refusal.at,

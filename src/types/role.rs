@@ -159,9 +159,9 @@ impl NodeState {
             NodeState::Root | NodeState::Active => None,
             NodeState::Unprovisioned => Some(
                 "this node waits for its connection string: take it from `skerry \
-                 connected-registry get-settings` at the root, and put it into the file of \
-                 parent.connection_string_file, or into the credential skerry.connection-string \
-                 and restart the service",
+                 connected-registry get-settings --name NAME` at the root, and put it into the \
+                 file of parent.connection_string_file, or into the credential \
+                 skerry.connection-string and restart the service",
             ),
             NodeState::CredentialMissing => Some(
                 "the connection string is missing or cannot be used: this node serves what it \
@@ -176,8 +176,8 @@ impl NodeState {
             NodeState::Refused(hurdle) => Some(match hurdle.kind {
                 HurdleKind::AlreadyActivated => {
                     "another instance serves this connected registry: remove that instance, or \
-                     run `skerry connected-registry deactivate` at the root; this node goes on \
-                     trying"
+                     run `skerry connected-registry deactivate --name NAME` at the root; this \
+                     node goes on trying"
                 }
                 HurdleKind::Deactivated => {
                     "this connected registry was deactivated at the root: restart this instance \
@@ -186,8 +186,8 @@ impl NodeState {
                 HurdleKind::Unauthorized => {
                     "the parent does not accept the sync token: enable it at the root, or give \
                      this node a new connection string from `skerry connected-registry \
-                     get-settings --generate-password 1` and restart it; until then it goes on \
-                     trying"
+                     get-settings --name NAME --generate-password 1` and restart it; until then \
+                     it goes on trying"
                 }
                 HurdleKind::ActivationRefused => {
                     "the parent refuses the activation: check at the root that the connected \

@@ -243,7 +243,8 @@ fn f204_f130_a_push_that_the_grant_forbids_stays_and_goes_up_when_it_allows_it()
     // The two tags, and what v2 named first.
     eventually(SOON, "the refusals are told", || (refused(&root).len() == 3).then_some(()));
     let told = refused(&root).remove(0);
-    assert!(told.contains("permissions update --add app"), "{told}");
+    assert!(told.contains("permissions update --name dock01 --add app"), "{told}");
+    assert!(told.contains("or its parent is restarted"), "{told}");
     permissions(&root, &["--add", "app"]);
     let last = [offline[0].clone(), offline[2].clone()];
     for node in [&root, &device] {
@@ -254,6 +255,7 @@ fn f204_f130_a_push_that_the_grant_forbids_stays_and_goes_up_when_it_allows_it()
     eventually(SOON, "nothing is refused", || refused(&root).is_empty().then_some(()));
     let log = device.log();
     assert!(!log.contains("was moved at the parent too"), "{log}");
+    assert!(log.contains("delivered what the parent had refused: "), "{log}");
 }
 
 #[test]

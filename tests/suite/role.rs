@@ -164,9 +164,11 @@ fn f166_an_activated_store_serves_with_a_malformed_connection_string() {
     let status = device.json(&["status"]);
     assert_eq!(status["state"], "CredentialMissing", "{status}");
     let reason = status["reason"].as_str().unwrap_or_default();
-    assert!(reason.contains("parent.connection_string: "), "{status}");
+    let place =
+        format!("{}:1: parent.connection_string: ", device.connection_string_file().display());
+    assert!(reason.contains(&place), "{status}");
     let log = device.log();
-    let loud = |line: &str| line.contains(" error ") && line.contains("parent.connection_string: ");
+    let loud = |line: &str| line.contains(" error ") && line.contains(&place);
     assert!(log.lines().any(loud), "{log}");
     assert_eq!(pulls(&device, &owner, "v1"), Some(digest), "pulls and logins go on");
     let checked = device.run_configured(&["config", "check"]);
