@@ -1,5 +1,7 @@
 //! `connected-registry get-settings`: what a device needs to become this connected registry.
 
+use std::net::IpAddr;
+
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
@@ -57,6 +59,14 @@ impl Admin {
                     .to_owned(),
             );
         }
+        if let Some((endpoint, _)) = &parent
+            && is_loopback(endpoint)
+        {
+            warnings.push(format!(
+                "Devices on other machines cannot reach {endpoint}: set listen.gateway at a root, \
+                 or listen.login at a connected registry, to an address of the network."
+            ));
+        }
         let mut passwords = Vec::new();
         if let Some(slot) = slot {
             let made = self.store.credential_generate(node.sync_token.clone(), &[slot], None).await;
@@ -98,6 +108,16 @@ impl Admin {
             (report.login_server, protocol)
         }))
     }
+}
+
+/// Whether `host[:port]` is of this machine alone.
+fn is_loopback(endpoint: &str) -> bool {
+    let host = match endpoint.rsplit_once(':') {
+        Some((host, port)) if port.parse::<u16>().is_ok() => host,
+        _ => endpoint,
+    };
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 fn protocol(text: &str) -> Result<Protocol, Fault> {

@@ -171,7 +171,8 @@ impl NodeState {
             ),
             NodeState::Activating => Some(
                 "this connected registry has not been activated yet: its parent must be \
-                 reachable; check ParentGatewayEndpoint in the connection string and the network",
+                 reachable; check ParentGatewayEndpoint in the connection string, the network and \
+                 the clock of this node; the log has the error",
             ),
             NodeState::Refused(hurdle) => Some(match hurdle.kind {
                 HurdleKind::AlreadyActivated => {

@@ -242,6 +242,14 @@ fn p046_nothing_is_fetched_while_building() {
     }
 }
 
+/// insane.bbclass makes an error of a program that is stripped before it is packaged.
+#[test]
+fn p047_the_program_is_stripped_by_the_package_build_only() {
+    let manifest: toml::Table = read("Cargo.toml").parse().unwrap();
+    assert!(manifest["profile"]["release"]["strip"].as_bool().unwrap());
+    assert!(read(PROGRAM).contains("\nexport CARGO_PROFILE_RELEASE_STRIP = \"false\"\n"));
+}
+
 #[test]
 fn p047_the_program_is_a_service_with_a_user() {
     let text = read(PROGRAM);
@@ -661,6 +669,8 @@ fn p058_builds_are_pinned() {
     assert!(!kas.is_empty());
     for file in kas {
         let text = read(&file);
+        // kas takes a path as one below its working directory, which is outside of this checkout.
+        assert!(!text.contains("\n    path:"), "{file}");
         let urls = text.matches("\n    url: https://").count();
         let pins = text.matches("\n    tag: ").count() + text.matches("\n    commit: ").count();
         assert_eq!(urls, pins, "{file}");

@@ -362,6 +362,23 @@ fn f067_f068_f069_get_settings() {
     let text = child(&node);
     assert!(text.contains("=dock.lan:8080;ParentEndpointProtocol=http"), "{text}");
     assert!(!text.contains("Fingerprint"));
+    let warnings = |login: &str| {
+        let report = StatusReport { login_server: login.into(), ..StatusReport::default() };
+        let status = StatusRecord { report, last_contact: UnixSeconds(9) };
+        smol::block_on(node.store.record_status("dock01".parse().unwrap(), status)).unwrap();
+        let settings = node.ok("connected-registry/get-settings", json!({ "name": "ship01" }));
+        settings["warnings"].to_string()
+    };
+    for (login, warned) in [
+        ("127.0.0.1:5100", true),
+        ("[::1]:5100", true),
+        ("localhost", true),
+        ("dock.lan:8080", false),
+        ("192.0.2.1", false),
+    ] {
+        let text = warnings(login);
+        assert_eq!(text.contains("cannot reach"), warned, "{login}: {text}");
+    }
 
     let plain = node_with(Role::Root, "http", None);
     plain.ok("connected-registry/create", json!({ "name": "dock01", "repository": ["a"] }));

@@ -11,6 +11,9 @@ inherit cargo cargo-update-recipe-crates systemd useradd features_check
 
 REQUIRED_DISTRO_FEATURES = "systemd"
 
+# The build of the package strips, and refuses what comes stripped (QA check already-stripped).
+export CARGO_PROFILE_RELEASE_STRIP = "false"
+
 # The socket takes the place of listen.login, so it is in a package of its own, which no other one
 # asks for, and stays disabled until the product enables it. That package comes after this one, for
 # the class lets it ask for skerry.service too.
