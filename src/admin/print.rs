@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::Admin;
 use super::fault::Fault;
-use crate::store::passwords::NewPassword;
+use crate::store::tree::passwords::NewPassword;
 use crate::sync::status_details;
 use crate::types::connected_registry::{
     ConnectionState, ParentContact, StatusDetail, StatusReport,

@@ -7,7 +7,7 @@ use super::Admin;
 use super::fault::Fault;
 use super::print::print_credentials;
 use super::tokens::Named;
-use crate::store::connected_registries::{
+use crate::store::tree::connected_registries::{
     ConnectedRegistryUpdate, NewConnectedRegistry, Settings, descendants_of,
 };
 use crate::types::schedule::Schedule;

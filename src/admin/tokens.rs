@@ -6,8 +6,8 @@ use serde_json::Value;
 use super::Admin;
 use super::fault::Fault;
 use super::print::print_credentials;
-use crate::store::scope_maps::ScopeMapUpdate;
-use crate::store::tokens::{NewToken, TokenGrants, TokenUpdate};
+use crate::store::tree::scope_maps::ScopeMapUpdate;
+use crate::store::tree::tokens::{NewToken, TokenGrants, TokenUpdate};
 use crate::types::token::PasswordSlot;
 use crate::types::{GatewayAction, Grant, RepositoryAction, ScopeMapName, TokenName, UnixSeconds};
 

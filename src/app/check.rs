@@ -7,7 +7,7 @@ use super::identity;
 use super::parent;
 use crate::config::{Config, Listener};
 use crate::http::TlsAcceptor;
-use crate::store::layout::Layout;
+use crate::store::journal::layout::Layout;
 use crate::store::role::role_by_files;
 use crate::sys::net::try_bind;
 use crate::sys::owner::as_owner;

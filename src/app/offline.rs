@@ -4,13 +4,13 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use crate::store::fsck::FsckReport;
-use crate::store::recover::Recovery;
+use crate::store::recovery::recover::Recovery;
 use crate::store::{IndexKind, Store, StoreError, StoreOptions, backup};
 use crate::sys::{Spawner, Sys, owner};
 use crate::types::{Digest, Role, StoreRole};
 
 pub use crate::store::backup::Restored;
-pub use crate::store::layout::Layout;
+pub use crate::store::journal::layout::Layout;
 
 /// Opens a store to look at it; the error is a line for people.
 fn look(state_dir: &Path) -> Result<(Store, Recovery), String> {

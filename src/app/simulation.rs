@@ -23,8 +23,8 @@ use crate::http::{
     Shutdown, serve,
 };
 use crate::registry::{Registry, RegistryOptions};
-use crate::store::connected_registries::{NewConnectedRegistry, Settings};
-use crate::store::outbox::Origin;
+use crate::store::replica::outbox::Origin;
+use crate::store::tree::connected_registries::{NewConnectedRegistry, Settings};
 use crate::store::{Precondition, PutManifest, PutOutcome, Store, StoreError};
 use crate::sync::{Engine, EngineOptions, SyncError};
 use crate::sys::net::Listener;

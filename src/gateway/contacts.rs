@@ -134,7 +134,7 @@ impl Drop for PollGuard {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::node::testing::connected_registry;
+    use crate::store::replica::node::testing::connected_registry;
     use crate::sys::Spawner;
 
     fn at(text: &str) -> Option<UnixSeconds> {

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::gateway::feed::Scope;
-use crate::store::row::{Kind, key, prefix};
+use crate::store::rows::{Kind, key, prefix};
 use crate::store::{Store, StoreError};
 use crate::sys::spawn::blocking;
 use crate::types::message::{Descendant, NodeConfig};
@@ -238,7 +238,7 @@ impl Tree {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::node::testing::{connected_registry, map, token};
+    use crate::store::replica::node::testing::{connected_registry, map, token};
     use crate::sys::{Spawner, Sys};
 
     fn name(text: &str) -> ConnectedRegistryName {

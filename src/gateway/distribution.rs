@@ -10,8 +10,8 @@ use super::upstream::{
 };
 use crate::http::{ClientBody, ClientRequest, ClientResponse, Method};
 use crate::store::Precondition;
-use crate::store::blobs::OpenBlob;
-use crate::store::outbox::OutboxId;
+use crate::store::content::blobs::OpenBlob;
+use crate::store::replica::outbox::OutboxId;
 use crate::types::limits::{MANIFEST_BYTES_MAX, REQUEST_DEADLINE, SMALL_BODY_BYTES_MAX};
 use crate::types::media;
 use crate::types::scope::Access;

@@ -14,8 +14,8 @@ use super::wire::{self, ActivationAnswer, ActivationRequest, Wire};
 use super::{instances, told};
 use crate::auth::{Auth, Presented, Principal};
 use crate::http::{Account, Method, Reply, Request, Sender};
-use crate::store::referrers::ReferrerRow;
-use crate::store::row::{Kind, prefix};
+use crate::store::registry::referrers::ReferrerRow;
+use crate::store::rows::{Kind, prefix};
 use crate::store::{Store, StoreError};
 use crate::types::connected_registry::{Activation, StatusReport};
 use crate::types::limits::{PAGE_MAX, POLL_WAIT_MAX, SMALL_BODY_BYTES_MAX};
@@ -487,7 +487,7 @@ mod tests {
     use super::*;
     use crate::auth::{AuthOptions, keys};
     use crate::http::Body;
-    use crate::store::connected_registries::{NewConnectedRegistry, Settings};
+    use crate::store::tree::connected_registries::{NewConnectedRegistry, Settings};
     use crate::sys::{Spawner, Sys};
     use crate::types::UnixSeconds;
 

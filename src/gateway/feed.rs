@@ -1,7 +1,7 @@
 //! Journal records, projected onto what one child may see. Raw records never leave the node.
 
 use crate::store::index::Change;
-use crate::store::row::{self, Kind};
+use crate::store::rows::{self, Kind};
 use crate::store::{StoreError, TagRow};
 use crate::types::message::{Message, NodeConfig};
 use crate::types::token::ScopeMap;
@@ -101,7 +101,7 @@ fn content_message(
     Ok(match (kind, row) {
         (TAG, row) => {
             let tag: Tag = text(name).ok_or_else(damaged)?;
-            let digest = row.map(|row| row::decode::<TagRow>(row).map(|row| row.digest));
+            let digest = row.map(|row| rows::decode::<TagRow>(row).map(|row| row.digest));
             Some(Message::Tag { repository, tag, digest: digest.transpose()? })
         }
         (MANIFEST, None) => {
@@ -139,11 +139,11 @@ fn text<N: std::str::FromStr>(bytes: &[u8]) -> Option<N> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::manifests::manifest_key;
-    use crate::store::node::testing::{config, map};
-    use crate::store::referrers::referrer_key;
-    use crate::store::repositories::blob_key;
-    use crate::store::tags::tag_key;
+    use crate::store::registry::manifests::manifest_key;
+    use crate::store::registry::referrers::referrer_key;
+    use crate::store::registry::repositories::blob_key;
+    use crate::store::registry::tags::tag_key;
+    use crate::store::replica::node::testing::{config, map};
     use crate::types::UnixSeconds;
     use crate::types::digest::Algorithm;
 
@@ -162,7 +162,7 @@ mod tests {
             (blob_key(repository, &digest(0)), Some(vec![1])),
             (manifest_key(repository, &digest(1)), Some(vec![1])),
             (manifest_key(repository, &digest(0)), None),
-            (tag_key(repository, &"v1".parse().unwrap()), Some(row::encode(&tag).unwrap())),
+            (tag_key(repository, &"v1".parse().unwrap()), Some(rows::encode(&tag).unwrap())),
             (tag_key(repository, &"v2".parse().unwrap()), None),
             (referrer_key(repository, &long, &digest(0)), Some(vec![1])),
             (referrer_key(repository, &digest(1), &long), None),
@@ -231,7 +231,7 @@ mod tests {
             (Kind::Outbox, false),
             (Kind::Node, false),
         ] {
-            let changes = [(row::key(kind, &[b"dock01"]), Some(vec![1, 2, 3]))];
+            let changes = [(rows::key(kind, &[b"dock01"]), Some(vec![1, 2, 3]))];
             let seen = project(&changes, &scope(&["repositories/*/content/read"])).unwrap();
             assert_eq!(seen, Projection { messages: vec![], management: noticed }, "{kind:?}");
         }

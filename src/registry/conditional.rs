@@ -3,7 +3,7 @@
 use super::error::{malformed, store_refusal};
 use crate::auth::Principal;
 use crate::http::Request;
-use crate::store::outbox::{Delivery, Origin, OutboxId};
+use crate::store::replica::outbox::{Delivery, Origin, OutboxId};
 use crate::store::{Precondition, Store};
 use crate::types::{Digest, Refusal};
 
@@ -116,7 +116,7 @@ mod tests {
     use super::testing::request;
     use super::*;
     use crate::http::Method;
-    use crate::store::connected_registries::{NewConnectedRegistry, Settings};
+    use crate::store::tree::connected_registries::{NewConnectedRegistry, Settings};
     use crate::sys::{Spawner, Sys};
     use crate::types::Mode;
 

@@ -5,7 +5,7 @@ use super::error::{damaged, malformed, store_refusal};
 use super::{Registry, sender};
 use crate::auth::{Authorized, Delete, Pull, Push};
 use crate::http::{Method, Reply, ReplyBody, Request};
-use crate::store::outbox::Origin;
+use crate::store::replica::outbox::Origin;
 use crate::store::{PutManifest, PutOutcome, StoreError};
 use crate::sys::spawn;
 use crate::types::digest::Algorithm;

@@ -1,7 +1,7 @@
 //! Why something is not here: on a connected registry a miss explains itself.
 
 use super::Registry;
-use crate::store::node::SyncView;
+use crate::store::replica::node::SyncView;
 use crate::types::connected_registry::ParentContact;
 use crate::types::message::NodeConfig;
 use crate::types::schedule::Window;

@@ -118,7 +118,7 @@ fn descriptor(digest: &Digest, row: &ManifestRow) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::outbox::Origin;
+    use crate::store::replica::outbox::Origin;
     use crate::store::{Precondition, PutManifest};
     use crate::sys::{Spawner, Sys};
     use crate::types::Manifest;

@@ -9,7 +9,7 @@ use super::route::bad_digest;
 use crate::auth::{Authorized, Push};
 use crate::http::{Body, BodyError, Busy, Reply, Request, Reservation};
 use crate::store::StoreError;
-use crate::store::uploads::Upload;
+use crate::store::content::uploads::Upload;
 use crate::sys::clock;
 use crate::types::limits::{BUFFER_BYTES, UPLOAD_PACE};
 use crate::types::{Digest, Reason, Refusal, RepositoryName};

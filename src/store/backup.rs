@@ -12,8 +12,9 @@ use std::time::Duration;
 use ring::digest::Context;
 
 use super::identity::FEED_EPOCH;
-use super::layout::{Layout, OpenError, relative};
-use super::{IndexKind, Store, StoreError, StoreOptions, checkpoint};
+use super::journal::checkpoint;
+use super::journal::layout::{Layout, OpenError, relative};
+use super::{IndexKind, Store, StoreError, StoreOptions};
 use crate::sys::disk::DiskFile;
 use crate::sys::{Disk, Sys, spawn};
 use crate::types::Digest;

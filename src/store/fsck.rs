@@ -2,12 +2,12 @@
 
 use serde::Serialize;
 
-use super::checkpoint::Rows;
-use super::frame::FrameFault;
-use super::journal::SegmentReader;
-use super::layout::relative;
-use super::links::Referred;
-use super::trust::Verdict;
+use super::content::trust::Verdict;
+use super::journal::checkpoint::Rows;
+use super::journal::frame::FrameFault;
+use super::journal::layout::relative;
+use super::journal::segment::SegmentReader;
+use super::registry::links::Referred;
 use super::{Store, StoreError};
 use crate::sys::spawn;
 use crate::types::Digest;
@@ -171,7 +171,7 @@ struct Page {
 
 fn read_checkpoint(
     disk: &dyn crate::sys::Disk,
-    layout: &super::layout::Layout,
+    layout: &super::journal::layout::Layout,
     sequence: u64,
 ) -> Result<(), FrameFault> {
     let mut rows = Rows::open(disk, layout, sequence)?;
@@ -181,7 +181,7 @@ fn read_checkpoint(
 
 fn read_segment(
     disk: &dyn crate::sys::Disk,
-    layout: &super::layout::Layout,
+    layout: &super::journal::layout::Layout,
     first: u64,
     records: &mut u64,
 ) -> Result<(), FrameFault> {

@@ -6,16 +6,16 @@ use std::sync::Arc;
 
 use smol::block_on;
 
-use super::checkpoint::{self, Rows};
-use super::connected_registries::StatusRecord;
-use super::frame::{self, FrameFault, FrameKind, HEAD_BYTES};
 use super::index::{KeyValue, row_hash};
-use super::journal::{self, End, PAYLOAD_VERSION, SegmentReader};
-use super::layout::{Layout, OpenError};
-use super::outbox::OutboxEntry;
-use super::refused::RefusedChange;
-use super::repositories::{BlobLink, RepositoryRow, repository_key};
-use super::row::{self, Row};
+use super::journal::checkpoint::{self, Rows};
+use super::journal::frame::{self, FrameFault, FrameKind, HEAD_BYTES};
+use super::journal::layout::{Layout, OpenError};
+use super::journal::segment::{self, End, PAYLOAD_VERSION, SegmentReader};
+use super::registry::repositories::{BlobLink, RepositoryRow, repository_key};
+use super::replica::outbox::OutboxEntry;
+use super::replica::refused::RefusedChange;
+use super::rows::{self, Row};
+use super::tree::connected_registries::StatusRecord;
 use super::{IndexKind, ManifestRow, Store, StoreOptions, TagRow};
 use crate::sys::{Disk, MemoryDisk, Spawner, Sys};
 use crate::types::connected_registry::{Activation, ConnectedRegistry};
@@ -38,7 +38,7 @@ pub(crate) fn journal(bytes: &[u8]) {
 
 fn read_segment(layout: &Layout, first: u64, bytes: &[u8]) {
     let disk = disk_with(&[(layout.segment(first), bytes.to_vec())]);
-    journal::ends_with_stop(&disk, layout, first);
+    segment::ends_with_stop(&disk, layout, first);
     let Ok(mut segment) = SegmentReader::open(&disk, layout, first) else { return };
     loop {
         let before = segment.end();
@@ -109,7 +109,7 @@ fn mended(bytes: &[u8]) -> Vec<u8> {
         let (payload, after) = after.split_at(len);
         let mut payload = payload.to_vec();
         if kind == FrameKind::Rows {
-            let rows = journal::parse_payload::<Vec<KeyValue>>(&payload).unwrap_or_default();
+            let rows = segment::parse_payload::<Vec<KeyValue>>(&payload).unwrap_or_default();
             count += rows.len() as u64;
             sum = rows.iter().fold(sum, |sum, (k, row)| sum.wrapping_add(row_hash(k, row)));
         }
@@ -124,7 +124,7 @@ fn mended(bytes: &[u8]) -> Vec<u8> {
             break;
         }
         if kind == FrameKind::SegmentHeader {
-            seed = journal::parse_payload::<(u32, u64)>(&payload).map_or(0, |header| header.0);
+            seed = segment::parse_payload::<(u32, u64)>(&payload).map_or(0, |header| header.0);
         }
         previous = crc;
         rest = after;
@@ -224,10 +224,10 @@ pub(crate) fn row(bytes: &[u8]) {
 }
 
 fn again<R: Row>(bytes: &[u8]) {
-    if let Ok(row) = row::decode::<R>(bytes) {
-        let written = row::encode(&row).expect("what was read can be written");
-        let second: R = row::decode(&written).expect("what was written can be read");
-        assert_eq!(row::encode(&second), Ok(written));
+    if let Ok(row) = rows::decode::<R>(bytes) {
+        let written = rows::encode(&row).expect("what was read can be written");
+        let second: R = rows::decode(&written).expect("what was written can be read");
+        assert_eq!(rows::encode(&second), Ok(written));
     }
 }
 
@@ -250,10 +250,10 @@ pub(crate) fn rows() -> Vec<Vec<u8>> {
         elsewhere: Some(vec![digest.clone()]),
     };
     let encoded = [
-        (0, row::encode(&RepositoryRow { created: time, bytes: 5 })),
-        (1, row::encode(&BlobLink { size: 70_000 })),
-        (2, row::encode(&manifest)),
-        (3, row::encode(&tag)),
+        (0, rows::encode(&RepositoryRow { created: time, bytes: 5 })),
+        (1, rows::encode(&BlobLink { size: 70_000 })),
+        (2, rows::encode(&manifest)),
+        (3, rows::encode(&tag)),
     ];
     let with_kind = |(kind, row): (u8, Result<Vec<u8>, _>)| {
         [vec![kind], row.expect("a row can be written")].concat()
@@ -312,7 +312,8 @@ pub(crate) fn checkpoints() -> Vec<Vec<u8>> {
     let mut writer = checkpoint::Writer::new(&disk, &layout, end).expect("a disk in memory");
     for name in ["a/b", "c", "d"] {
         let key = repository_key(&name.parse().expect("a repository name"));
-        let row = row::encode(&RepositoryRow { created: UnixSeconds(1), bytes: 5 }).expect("a row");
+        let row =
+            rows::encode(&RepositoryRow { created: UnixSeconds(1), bytes: 5 }).expect("a row");
         writer.row(key, row).expect("a disk in memory");
     }
     writer.finish().expect("a disk in memory");

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::layout::Layout;
+use super::journal::layout::Layout;
 use super::{Store, StoreError};
 use crate::sys::{Disk, Sys};
 

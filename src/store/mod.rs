@@ -6,64 +6,32 @@
 //! the journal, made durable with one fdatasync, applied to the index, and only then acknowledged.
 
 pub mod backup;
-pub mod blobs;
-pub mod checkpoint;
-pub mod conflicts;
-pub mod connected_registries;
-pub mod damage;
-pub mod feed;
-pub mod frame;
+pub mod content;
 pub mod fsck;
-pub mod gc;
 pub mod identity;
-pub mod inbox;
 pub mod index;
 pub mod journal;
-pub mod layout;
-pub mod links;
-pub mod manifests;
-pub mod node;
-pub mod outbox;
-pub mod passwords;
-pub mod pushes;
-pub mod recover;
-pub mod referrers;
-pub mod refused;
-pub mod removal;
-pub mod repositories;
+pub mod recovery;
+pub mod registry;
+pub mod replica;
 pub mod role;
-pub mod row;
-pub mod scope_maps;
-pub mod scrub;
-pub mod sled_index;
-pub mod tags;
-pub mod tokens;
-pub mod trust;
-pub mod txn;
-pub mod uploads;
+pub mod rows;
+pub mod tree;
 
-mod cascade;
-mod creation;
-mod delivered;
 mod error;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
-mod leases;
-mod rebuild;
-mod salvage;
-mod space;
-mod sums;
 mod writer;
 
 #[cfg(test)]
 mod tests;
 
 pub use error::StoreError;
-pub use layout::OpenError;
-pub use manifests::{ManifestRow, PutManifest, PutOutcome};
-pub use recover::{IndexKind, Recovery};
-pub use tags::{Precondition, TagRow};
-pub use txn::Txn;
+pub use journal::layout::OpenError;
+pub use journal::txn::Txn;
+pub use recovery::recover::{IndexKind, Recovery};
+pub use registry::manifests::{ManifestRow, PutManifest, PutOutcome};
+pub use registry::tags::{Precondition, TagRow};
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -73,22 +41,22 @@ use std::thread::JoinHandle;
 use smol::channel::Sender;
 
 use backup::Hold;
-use blobs::{FanOut, Named};
-use damage::Damage;
-use feed::Feed;
-use gc::Candidates;
+use content::blobs::{FanOut, Named};
+use content::damage::Damage;
+use content::gc::Candidates;
+use content::leases::Leases;
+use content::scrub::Scrub;
+use content::space::SpaceCheck;
+use content::trust::Trust;
+use content::uploads::Uploads;
 use index::{Index, MapIndex, NoIndex};
-use journal::{Journal, Segments};
-use layout::{Format, Layout};
-use leases::Leases;
-use node::SyncView;
-use removal::Removals;
+use journal::layout::{Format, Layout};
+use journal::segment::{Journal, Segments};
+use registry::removal::Removals;
+use replica::feed::Feed;
+use replica::node::SyncView;
 use role::Standing;
-use row::Row;
-use scrub::Scrub;
-use space::SpaceCheck;
-use trust::Trust;
-use uploads::Uploads;
+use rows::Row;
 use writer::{Job, Message, Sizes, Writer};
 
 use crate::sys::{Disk, MemoryDisk, Sys};
@@ -243,8 +211,8 @@ impl Store {
         };
         let frozen = options.frozen || newer.is_some();
         let recovered = match frozen {
-            true => recover::look(&disk, &layout)?,
-            false => recover::recover(&disk, &layout, options.index)?,
+            true => recovery::recover::look(&disk, &layout)?,
+            false => recovery::recover::recover(&disk, &layout, options.index)?,
         };
         let mut recovery = recovered.recovery;
         recovery.new = format == Format::New && recovered.end.sequence == 0;
@@ -291,7 +259,7 @@ impl Store {
         });
         if !frozen {
             shared.keep_ballast();
-            uploads::sweep(&shared);
+            content::uploads::sweep(&shared);
             if !recovery.clean && !shared.doubt_unsettled().unwrap_or(false) {
                 shared.scrub.request();
             }
@@ -375,7 +343,7 @@ impl Store {
     /// Reads one row.
     pub fn get<R: Row>(&self, key: &[u8]) -> Result<Option<R>, StoreError> {
         let row = self.look_up(|index| index.get(key))?;
-        row.map(|bytes| row::decode(&bytes)).transpose()
+        row.map(|bytes| rows::decode(&bytes)).transpose()
     }
 
     /// Reads rows whose keys start with `prefix` and are greater than `after`, in key order, at
@@ -387,7 +355,7 @@ impl Store {
         limit: usize,
     ) -> Result<Vec<(Vec<u8>, R)>, StoreError> {
         let rows = self.look_up(|index| index.scan(prefix, after, limit))?;
-        rows.into_iter().map(|(key, bytes)| Ok((key, row::decode(&bytes)?))).collect()
+        rows.into_iter().map(|(key, bytes)| Ok((key, rows::decode(&bytes)?))).collect()
     }
 
     fn look_up<T>(

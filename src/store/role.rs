@@ -4,13 +4,13 @@ use std::path::Path;
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 
-use super::connected_registries::{SyncTokenOf, connected_registry_key, sync_token_key};
 use super::identity::FEED_EPOCH;
-use super::layout::Layout;
-use super::node::{own_rows, put_changed, self_config_key};
-use super::row::{Kind, prefix};
-use super::scope_maps::scope_map_key;
-use super::tokens::token_key;
+use super::journal::layout::Layout;
+use super::replica::node::{own_rows, put_changed, self_config_key};
+use super::rows::{Kind, prefix};
+use super::tree::connected_registries::{SyncTokenOf, connected_registry_key, sync_token_key};
+use super::tree::scope_maps::scope_map_key;
+use super::tree::tokens::token_key;
 use super::{Store, StoreError, Txn};
 use crate::sys::Disk;
 use crate::types::message::NodeConfig;
@@ -242,8 +242,8 @@ fn forget_parent(txn: &mut Txn<'_>) -> Result<(), StoreError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::manifests::testing::digest;
-    use crate::store::node::testing::{config, map, token};
+    use crate::store::registry::manifests::testing::digest;
+    use crate::store::replica::node::testing::{config, map, token};
     use std::sync::Arc;
 
     use crate::store::{IndexKind, StoreOptions};
@@ -405,7 +405,8 @@ mod tests {
             let store = store();
             store.apply_config(config(&[APP]), "v1".to_owned()).await.unwrap();
             let mut below = config(&[APP]);
-            below.node = crate::store::node::testing::connected_registry("leaf01", Some("child01"));
+            below.node =
+                crate::store::replica::node::testing::connected_registry("leaf01", Some("child01"));
             below.sync_token = token("leaf01-sync");
             below.client_tokens = vec![token("client02")];
             below.scope_maps = vec![map("leaf01-sync-map", &[APP]), map("client02-map", &[APP])];

@@ -14,11 +14,11 @@ use std::time::Duration;
 
 use smol::channel::{Receiver, Sender};
 
-use super::checkpoint::{self, Checkpoint};
 use super::index::{Built, Change, NoIndex};
-use super::journal::{self, Journal, Record};
-use super::rebuild::rebuild;
-use super::recover::IndexKind;
+use super::journal::checkpoint::{self, Checkpoint};
+use super::journal::segment::{self, Journal, Record};
+use super::recovery::rebuild::rebuild;
+use super::recovery::recover::IndexKind;
 use super::{Shared, StoreError, Txn};
 use crate::types::limits::{
     GROUP_BYTES_MAX, GROUP_COMMANDS_MAX, JOURNAL_RETAIN_BYTES, RECORD_BYTES_MAX,
@@ -241,7 +241,7 @@ impl Writer {
         let sequence = self.sequence + 1 + group.records.len() as u64;
         let mut record = Record { sequence, wall: self.shared.sys.clock.wall(), changes };
         if self.journal.is_some() {
-            let payload = journal::payload(&record)?;
+            let payload = segment::payload(&record)?;
             if payload.len() > RECORD_BYTES_MAX {
                 let text = format!("a change of {} bytes is too large", payload.len());
                 return Err(StoreError::Invalid(text));
@@ -451,7 +451,7 @@ fn make_checkpoint(
     shared: &Shared,
     checkpoints: &[Checkpoint],
     firsts: &[u64],
-    end: journal::End,
+    end: segment::End,
     part_bytes: usize,
 ) -> Result<Checkpoint, StoreError> {
     let mut bases: Vec<Option<Checkpoint>> = checkpoints.iter().rev().copied().map(Some).collect();

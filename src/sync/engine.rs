@@ -390,7 +390,7 @@ impl Engine {
 mod tests {
     use super::*;
     use crate::http::ClientOptions;
-    use crate::store::node::testing::config;
+    use crate::store::replica::node::testing::config;
     use crate::sys::{Spawner, Sys};
 
     fn engine(store: &Store) -> Engine {

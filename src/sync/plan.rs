@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::gateway::feed::Scope;
-use crate::store::outbox::{OutboxChange, OutboxEntry};
+use crate::store::replica::outbox::{OutboxChange, OutboxEntry};
 use crate::types::{Digest, Mode, RepositoryName, Tag};
 
 /// What a repository holds at the parent.
@@ -143,8 +143,8 @@ pub fn cheapest_first<T>(mut work: Vec<(u64, T)>) -> Vec<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::node::testing::map;
-    use crate::store::outbox::OutboxId;
+    use crate::store::replica::node::testing::map;
+    use crate::store::replica::outbox::OutboxId;
     use crate::types::digest::Algorithm;
 
     fn digest(number: u8) -> Digest {

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::debts::{Debts, Item, Owed};
-use crate::store::node::SyncView;
+use crate::store::replica::node::SyncView;
 use crate::store::{Store, StoreError};
 use crate::sys::Sys;
 use crate::types::connected_registry::{ParentContact, StatusDetail};

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::error::SyncError;
 use crate::gateway::{Upstream, UpstreamError};
 use crate::store::Store;
-use crate::store::blobs::OpenBlob;
+use crate::store::content::blobs::OpenBlob;
 use crate::types::{Digest, RepositoryName};
 
 /// Blobs from this length on are noted on disk while they go up, bytes: below, sending all of it

@@ -12,10 +12,10 @@ use crate::auth::{
 };
 use crate::http::ReplyBody;
 use crate::http::request::Body;
-use crate::store::connected_registries::{NewConnectedRegistry, Settings};
-use crate::store::node::self_config_key;
-use crate::store::scope_maps::ScopeMapUpdate;
-use crate::store::tokens::{NewToken, TokenGrants, TokenUpdate};
+use crate::store::replica::node::self_config_key;
+use crate::store::tree::connected_registries::{NewConnectedRegistry, Settings};
+use crate::store::tree::scope_maps::ScopeMapUpdate;
+use crate::store::tree::tokens::{NewToken, TokenGrants, TokenUpdate};
 use crate::sys::clock::EARLIEST_TIME;
 use crate::sys::{Clock, Spawner, Sys};
 use crate::types::message::NodeConfig;

@@ -3,8 +3,8 @@
 use serde_json::{Value, json};
 
 use super::{Node, node_with, root};
-use crate::store::connected_registries::StatusRecord;
-use crate::store::passwords;
+use crate::store::tree::connected_registries::StatusRecord;
+use crate::store::tree::passwords;
 use crate::types::connected_registry::{Activation, ConnectionState, StatusReport};
 use crate::types::connection_string::ConnectionString;
 use crate::types::{ConnectedRegistryName, RepositoryAction, Role, UnixSeconds};

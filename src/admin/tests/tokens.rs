@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::root;
-use crate::store::passwords;
+use crate::store::tree::passwords;
 use crate::types::token::PasswordSlot;
 
 #[test]

@@ -8,7 +8,7 @@ use std::fs;
 
 use super::gc::{digest_of, name};
 use super::*;
-use crate::store::outbox::Origin;
+use crate::store::replica::outbox::Origin;
 use crate::types::{Manifest, media};
 
 type View = BTreeMap<Vec<u8>, Vec<u8>>;

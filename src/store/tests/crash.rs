@@ -5,13 +5,13 @@ use std::sync::atomic::{AtomicU64, AtomicUsize};
 
 use super::gc::{HOUR, Hands, OPTIONS, digest_of, name};
 use super::*;
-use crate::store::connected_registries::{NewConnectedRegistry, Settings};
-use crate::store::manifests::testing::child;
-use crate::store::outbox::{Origin, OutboxChange, OutboxEntry};
-use crate::store::repositories::BlobLink;
-use crate::store::row::Kind;
-use crate::store::scope_maps::ScopeMapUpdate;
-use crate::store::tokens::{NewToken, TokenGrants};
+use crate::store::registry::manifests::testing::child;
+use crate::store::registry::repositories::BlobLink;
+use crate::store::replica::outbox::{Origin, OutboxChange, OutboxEntry};
+use crate::store::rows::Kind;
+use crate::store::tree::connected_registries::{NewConnectedRegistry, Settings};
+use crate::store::tree::scope_maps::ScopeMapUpdate;
+use crate::store::tree::tokens::{NewToken, TokenGrants};
 use crate::sys::memory_disk::Survivors;
 use crate::types::connected_registry::Activation;
 use crate::types::message::{Batch, Item, Message};
@@ -281,7 +281,7 @@ fn message_steps(round: u32, add: &mut impl FnMut(&str, Act)) {
             let id = delivery.id;
             let change = OutboxChange::ManifestDeleted { digest: manifest(round).1 };
             let entry = OutboxEntry { id, repository: name("app"), change, unheard: Vec::new() };
-            let key = row::key(Kind::Outbox, &[&u64::from(round).to_be_bytes()]);
+            let key = rows::key(Kind::Outbox, &[&u64::from(round).to_be_bytes()]);
             block_on(n.store().commit(move |txn| txn.put(key, &entry)))
         }),
     );
@@ -396,7 +396,7 @@ fn check_accounts(node: &Node, what: &str) {
     for repository in node.store().repositories(None, 10).unwrap() {
         let said = node.store().repository(&repository).unwrap().unwrap().bytes;
         let part = repository.as_str().as_bytes();
-        let links = node.store().scan::<BlobLink>(&row::prefix(Kind::Blob, &[part]), None, 1000);
+        let links = node.store().scan::<BlobLink>(&rows::prefix(Kind::Blob, &[part]), None, 1000);
         let manifests = node.store().manifests(&repository, None, 1000).unwrap();
         let links: u64 = links.unwrap().iter().map(|(_, link)| link.size).sum();
         let manifests: u64 = manifests.iter().map(|(_, row)| row.size).sum();

@@ -2,10 +2,10 @@
 
 use super::gc::{digest_of, name};
 use super::*;
-use crate::store::links::Referred;
-use crate::store::outbox::Origin;
-use crate::store::scrub::ScrubReport;
-use crate::store::trust::Verdict;
+use crate::store::content::scrub::ScrubReport;
+use crate::store::content::trust::Verdict;
+use crate::store::registry::links::Referred;
+use crate::store::replica::outbox::Origin;
 use crate::types::{Manifest, media};
 
 /// Stores content and links it, as a push does.

@@ -3,9 +3,9 @@
 use std::sync::atomic::AtomicU64;
 
 use super::*;
-use crate::store::gc::{self, GcOptions, GcReport};
-use crate::store::manifests::testing::child;
-use crate::store::outbox::Origin;
+use crate::store::content::gc::{self, GcOptions, GcReport};
+use crate::store::registry::manifests::testing::child;
+use crate::store::replica::outbox::Origin;
 use crate::types::digest::Algorithm;
 use crate::types::{Manifest, Tag, UnixSeconds, media};
 
@@ -439,7 +439,7 @@ fn put_refusal(store: &Store, manifest: &Digest) -> Vec<u8> {
     let (reason, at) = ("no".to_owned(), UnixSeconds(1));
     let state = refused::RefusalState::Stands;
     let refusal = refused::RefusedChange { entry, reason, at, state, again: 0 };
-    let key = row::key(row::Kind::DeadLetter, &[&1_u64.to_be_bytes()]);
+    let key = rows::key(rows::Kind::DeadLetter, &[&1_u64.to_be_bytes()]);
     let kept = key.clone();
     block_on(store.commit(move |txn| txn.put(kept, &refusal))).unwrap();
     key
@@ -453,7 +453,7 @@ fn f206_what_waits_for_the_parent_is_marked_in_parts() {
     let manifest = image(store, "app", &layers, &["v1"]).unwrap();
     put_refusal(store, &manifest);
     delete(store, "app", &manifest);
-    let links = store.look_up(|index| index.scan(&[row::Kind::Blob as u8], None, 100)).unwrap();
+    let links = store.look_up(|index| index.scan(&[rows::Kind::Blob as u8], None, 100)).unwrap();
     let unused = links.into_iter().map(|(key, _)| (key, Duration::ZERO)).collect();
     let marked = |part, parts| gc::marked(store, &unused, part, parts).unwrap().unwrap();
     let (whole, even, odd) = (marked(0, 1), marked(0, 2), marked(1, 2));
@@ -491,7 +491,7 @@ fn manifests_without_a_tag_go_when_the_policy_says_so() {
     assert_eq!(gc(policy), 1);
     assert!(store.manifest(&app, &tagged).unwrap().is_some());
     assert!(store.manifest(&app, &loose).unwrap().is_none());
-    assert!(rows_of_kind(store, row::Kind::Untagged) == 0, "the note goes with the manifest");
+    assert!(rows_of_kind(store, rows::Kind::Untagged) == 0, "the note goes with the manifest");
 }
 
 #[test]
@@ -509,12 +509,12 @@ fn f206_since_when_a_manifest_has_no_tag_goes_with_the_manifest() {
     for how in ["the manifest", "the repository"] {
         let loose = push();
         day(10);
-        assert_eq!((gc(), rows_of_kind(store, row::Kind::Untagged)), (0, 1));
+        assert_eq!((gc(), rows_of_kind(store, rows::Kind::Untagged)), (0, 1));
         match how {
             "the manifest" => delete(store, "app", &loose),
             _ => block_on(store.delete_repository(&name("app"), &Origin::Client)).unwrap(),
         }
-        assert_eq!(rows_of_kind(store, row::Kind::Untagged), 0, "{how} was deleted");
+        assert_eq!(rows_of_kind(store, rows::Kind::Untagged), 0, "{how} was deleted");
         blob(store, "app", b"layer");
         assert_eq!(push(), loose);
         day(20);
@@ -527,7 +527,7 @@ fn f206_since_when_a_manifest_has_no_tag_goes_with_the_manifest() {
     let note = gc::Untagged(UnixSeconds(1));
     block_on(store.commit(move |txn| txn.put(key, &note))).unwrap();
     gc();
-    assert_eq!(rows_of_kind(store, row::Kind::Untagged), 0, "a note of nothing");
+    assert_eq!(rows_of_kind(store, rows::Kind::Untagged), 0, "a note of nothing");
 }
 
 #[test]
@@ -547,7 +547,7 @@ fn f141_a_dry_run_writes_nothing() {
     let note = gc::Untagged(UnixSeconds(1));
     let key = gc::untagged_key(&name("app"), &digest_of(b"never pushed"));
     block_on(store.commit(move |txn| txn.put(key, &note))).unwrap();
-    let state = || (store.sequence(), rows_of_kind(store, row::Kind::Untagged));
+    let state = || (store.sequence(), rows_of_kind(store, rows::Kind::Untagged));
     let (before, notes) = state();
     assert_eq!(notes, 4);
     gc(GcOptions { dry_run: true, ..policy });
@@ -556,7 +556,7 @@ fn f141_a_dry_run_writes_nothing() {
     assert_eq!(state(), (before + 2, 0), "one record for notes of nothing, one for those tagged");
 }
 
-fn rows_of_kind(store: &Store, kind: row::Kind) -> usize {
+fn rows_of_kind(store: &Store, kind: rows::Kind) -> usize {
     store.look_up(|index| index.scan(&[kind as u8], None, usize::MAX)).unwrap().len()
 }
 

@@ -8,11 +8,11 @@ use super::crash::{Node, first_half, second_half};
 use super::gc::{Hands, OPTIONS, digest_of};
 use super::*;
 use crate::store::backup;
-use crate::store::connected_registries::StatusRecord;
-use crate::store::gc::GcOptions;
-use crate::store::manifests::testing::child;
-use crate::store::node::testing;
-use crate::store::outbox::Origin;
+use crate::store::content::gc::GcOptions;
+use crate::store::registry::manifests::testing::child;
+use crate::store::replica::node::testing;
+use crate::store::replica::outbox::Origin;
+use crate::store::tree::connected_registries::StatusRecord;
 use crate::types::connected_registry::{ConnectionState, StatusDetail, StatusReport};
 use crate::types::message::NodeConfig;
 use crate::types::token::Token;
@@ -223,7 +223,7 @@ fn format_1_is_read() {
 #[test]
 fn what_the_first_builds_wrote_is_read() {
     let (_, expected) = written_today();
-    use row::Kind;
+    use rows::Kind;
     let (store, recovery) = open_memory(&place(&golden(FIRST))).unwrap();
     assert!(!recovery.new && recovery.damage.is_empty(), "{recovery}");
     let rows = store.look_up(|index| index.scan(&[], None, usize::MAX)).unwrap();
@@ -234,7 +234,7 @@ fn what_the_first_builds_wrote_is_read() {
     // Of manifests, today's rows say more.
     for (key, row) in found.iter().filter(|(key, _)| key[0] == Kind::Manifest as u8) {
         assert!(expected[key] != *row && expected[key].starts_with(row));
-        assert_eq!(row::decode::<ManifestRow>(row).unwrap().elsewhere, None);
+        assert_eq!(rows::decode::<ManifestRow>(row).unwrap().elsewhere, None);
     }
     let differ: BTreeSet<u8> = found.into_iter().filter(differ).map(|(key, _)| key[0]).collect();
     // The workload of today adds a manifest, and deletes the note about one with the manifest.

@@ -1,8 +1,8 @@
 //! The journal, checkpoints, groups and the feed.
 
 use super::*;
-use crate::store::feed::from_segments;
-use crate::store::journal as log;
+use crate::store::journal::segment as log;
+use crate::store::replica::feed::from_segments;
 
 #[test]
 fn what_was_acknowledged_survives_a_power_cut_at_any_time() {

@@ -18,6 +18,10 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use smol::block_on;
 
+use super::content::leases;
+use super::journal::{checkpoint, frame};
+use super::registry::{manifests, repositories};
+use super::replica::{outbox, refused};
 use super::*;
 use crate::sys::{self, Clock, Rng, Spawner, SystemClock, SystemDisk, SystemRng};
 use crate::types::{Cursor, Digest, RepositoryName};

@@ -1,0 +1,400 @@
+//! Content that failed its check: out of service until good bytes of it come again.
+//!
+//! A damaged file is moved from `blobs` to `quarantine`; of one that is missing an empty file is
+//! left there. So the directory tells, also after a restart, what has to be brought back: from
+//! the parent, or by a push. Whoever is reading a file that is condemned reads no further.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::fs::File;
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use event_listener::{Event, EventListener};
+
+use crate::store::journal::layout::Layout;
+use crate::store::registry::links::Referred;
+use crate::store::{Shared, Store, StoreError};
+use crate::sys::disk::DiskFile;
+use crate::sys::{Disk, spawn};
+use crate::types::{Digest, RepositoryName, UnixSeconds};
+
+/// Damaged digests that are remembered. Over it: the rest is found again by the next scrub.
+const DAMAGED_MAX: usize = 65_536;
+/// What quarantined files may take up, bytes. Over it: of the next ones only the name is kept.
+const QUARANTINE_BYTES_MAX: u64 = 256 * 1024 * 1024;
+/// Condemnations that open files are compared with. Over it: files opened before are closed.
+const HISTORY_MAX: usize = 1024;
+
+/// What is damaged, and who has to know.
+#[derive(Default)]
+pub(in crate::store) struct Damage {
+    state: Mutex<State>,
+    /// Number of condemnations so far.
+    condemned: AtomicU64,
+    changed: Event,
+}
+
+#[derive(Default)]
+struct State {
+    known: BTreeSet<Digest>,
+    /// When somebody first asked since when there is something.
+    since: Option<UnixSeconds>,
+    /// Bytes in quarantine.
+    bytes: u64,
+    /// Checks under way, and whether the file was replaced meanwhile.
+    checks: BTreeMap<u64, (Digest, bool)>,
+    next_check: u64,
+    /// The latest condemnations, with their numbers.
+    history: VecDeque<(u64, Digest)>,
+}
+
+/// A check under way: content that is installed meanwhile is not condemned for what was there
+/// before.
+pub(in crate::store) struct Check {
+    shared: Arc<Shared>,
+    id: u64,
+}
+
+impl Drop for Check {
+    fn drop(&mut self) {
+        self.shared.damage.state().checks.remove(&self.id);
+    }
+}
+
+impl Check {
+    /// Announces that the file of `digest` is about to be checked.
+    pub(in crate::store) fn begin(shared: &Arc<Shared>, digest: &Digest) -> Check {
+        let mut state = shared.damage.state();
+        let id = state.next_check;
+        state.next_check += 1;
+        state.checks.insert(id, (digest.clone(), false));
+        Check { shared: shared.clone(), id }
+    }
+}
+
+impl Damage {
+    /// What earlier runs found and nobody has mended yet.
+    pub(in crate::store) fn open(disk: &dyn Disk, layout: &Layout) -> Result<Damage, StoreError> {
+        let damage = Damage::default();
+        let directory = layout.quarantine();
+        if !disk.exists(&directory)? {
+            return Ok(damage);
+        }
+        for entry in disk.list(&directory)? {
+            let path = directory.join(&entry.name);
+            let Ok(digest) = entry.name.replacen('.', ":", 1).parse::<Digest>() else { continue };
+            if disk.exists(&layout.blob(&digest))? {
+                // It came again just before the stop.
+                disk.remove(&path)?;
+                continue;
+            }
+            let mut state = damage.state();
+            state.bytes += disk.file_len(&path)?;
+            if state.known.len() < DAMAGED_MAX {
+                state.known.insert(digest);
+            }
+        }
+        Ok(damage)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Puts content in its place; no check that is under way will condemn it.
+    pub(in crate::store) fn replace(
+        &self,
+        digest: &Digest,
+        rename: impl FnOnce() -> io::Result<()>,
+    ) -> io::Result<()> {
+        let mut state = self.state();
+        rename()?;
+        for (checked, replaced) in state.checks.values_mut() {
+            *replaced |= checked == digest;
+        }
+        Ok(())
+    }
+
+    /// Whether this content was condemned after the `opened`-th condemnation.
+    fn condemned_since(&self, opened: u64, digest: &Digest) -> bool {
+        let state = self.state();
+        let forgotten = state.history.front().is_some_and(|(oldest, _)| *oldest > opened + 1);
+        forgotten || state.history.iter().any(|(at, other)| *at > opened && other == digest)
+    }
+}
+
+impl Shared {
+    /// Takes content out of service that `check` found damaged. `false` when good content has
+    /// replaced it, or it is gone. Blocks.
+    pub(in crate::store) fn condemn(
+        &self,
+        digest: &Digest,
+        check: &Check,
+        what: &str,
+    ) -> Result<bool, StoreError> {
+        if self.frozen {
+            return Ok(false);
+        }
+        let from = self.layout.blob(digest);
+        let to = self.layout.quarantined(digest);
+        self.make_quarantine()?;
+        {
+            let mut state = self.damage.state();
+            if state.checks.get(&check.id).is_none_or(|(_, replaced)| *replaced) {
+                return Ok(false);
+            }
+            self.named.remove(digest);
+            match self.disk.rename(&from, &to) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+                Err(error) => return Err(error.into()),
+            }
+            let number = self.damage.condemned.fetch_add(1, Ordering::Release) + 1;
+            state.history.push_back((number, digest.clone()));
+            if state.history.len() > HISTORY_MAX {
+                state.history.pop_front();
+            }
+            state.bytes += self.disk.file_len(&to).unwrap_or(0);
+            if state.bytes > QUARANTINE_BYTES_MAX || self.check_space().is_err() {
+                let file = self.disk.open_rw(&to)?;
+                state.bytes -= file.len()?;
+                file.set_len(0)?;
+            }
+        }
+        // The name goes for good before the new one comes: after a power cut content is missing
+        // rather than in two places.
+        self.disk.sync_dir(from.parent().unwrap_or(self.layout.root()))?;
+        self.disk.sync_dir(&self.layout.quarantine())?;
+        self.note_damage(digest, what);
+        Ok(true)
+    }
+
+    /// Notes that content is not there although a repository refers to it. `false` when that is
+    /// known.
+    pub(in crate::store) fn note_missing(&self, digest: &Digest) -> Result<bool, StoreError> {
+        if self.frozen || self.damage.state().known.contains(digest) {
+            return Ok(false);
+        }
+        self.make_quarantine()?;
+        match self.disk.create(&self.layout.quarantined(digest)) {
+            Ok(_) => self.disk.sync_dir(&self.layout.quarantine())?,
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(error.into()),
+        }
+        self.note_damage(digest, "its file is missing");
+        Ok(true)
+    }
+
+    fn make_quarantine(&self) -> io::Result<()> {
+        let directory = self.layout.quarantine();
+        if !self.disk.exists(&directory)? {
+            self.disk.create_dir_all(&directory)?;
+            self.disk.sync_dir(self.layout.root())?;
+        }
+        Ok(())
+    }
+
+    fn note_damage(&self, digest: &Digest, what: &str) {
+        log::error!(
+            "content {digest} is damaged: {what}; it is not served until it comes again from the \
+             parent or by a push"
+        );
+        self.sys.metrics.blobs_damaged.add(1);
+        let mut state = self.damage.state();
+        if state.known.len() < DAMAGED_MAX {
+            state.known.insert(digest.clone());
+        }
+        drop(state);
+        self.damage.changed.notify(usize::MAX);
+    }
+
+    /// Good content is in its place, durably.
+    pub(in crate::store) fn healed(&self, digest: &Digest) -> Result<(), StoreError> {
+        if self.damage.state().known.contains(digest) {
+            self.forget_damage(digest)?;
+            log::info!("content {digest} is whole again");
+            self.sys.metrics.blobs_healed.add(1);
+        }
+        Ok(())
+    }
+
+    /// Nothing has to be brought back any more.
+    fn forget_damage(&self, digest: &Digest) -> Result<(), StoreError> {
+        let path = self.layout.quarantined(digest);
+        let mut state = self.damage.state();
+        let bytes = self.disk.file_len(&path).unwrap_or(0);
+        match self.disk.remove(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
+            _ => {}
+        }
+        state.bytes = state.bytes.saturating_sub(bytes);
+        state.known.remove(digest);
+        drop(state);
+        self.damage.changed.notify(usize::MAX);
+        Ok(())
+    }
+}
+
+impl Store {
+    /// Content that is referred to and cannot be served, at most `limit`.
+    pub fn damaged(&self, limit: usize) -> Vec<Digest> {
+        self.shared().damage.state().known.iter().take(limit).cloned().collect()
+    }
+
+    /// How much content is damaged.
+    pub fn damaged_count(&self) -> usize {
+        self.shared().damage.state().known.len()
+    }
+
+    /// Since when there is damaged content, as far as this process knows.
+    pub fn damaged_since(&self) -> UnixSeconds {
+        let now = self.sys().clock.wall_or_floor();
+        *self.shared().damage.state().since.get_or_insert(now)
+    }
+
+    /// Hears when something is found damaged from now on, or is whole again.
+    pub fn damage_changes(&self) -> EventListener {
+        self.shared().damage.changed.listen()
+    }
+
+    /// Takes content out of service whose length is not that which a repository has noted.
+    /// `false` when it has that length, or is gone.
+    pub async fn condemn_length(&self, digest: &Digest, len: u64) -> Result<bool, StoreError> {
+        let (shared, digest) = (self.shared().clone(), digest.clone());
+        spawn::blocking(move || {
+            let check = Check::begin(&shared, &digest);
+            match shared.disk.file_len(&shared.layout.blob(&digest)) {
+                Ok(found) if found != len => {
+                    let what = format!("its file has {found} bytes, not {len}");
+                    shared.condemn(&digest, &check, &what)
+                }
+                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error.into()),
+                _ => Ok(false),
+            }
+        })
+        .await
+    }
+
+    /// The repositories that refer to content, and how. Reads all links.
+    pub async fn referring(
+        &self,
+        digest: &Digest,
+    ) -> Result<Vec<(RepositoryName, Referred)>, StoreError> {
+        let (store, digest) = (self.clone(), digest.clone());
+        spawn::blocking(move || {
+            let mut found = Vec::new();
+            store.each_link(|link| {
+                if link.digest()? == digest {
+                    found.push((link.repository()?, link.referred()?));
+                }
+                Ok(())
+            })?;
+            Ok(found)
+        })
+        .await
+    }
+
+    /// Forgets damaged content that no repository refers to any more. Blocks.
+    pub(in crate::store) fn forget_unreferred_damage(&self) -> Result<(), StoreError> {
+        let mut unreferred = self.shared().damage.state().known.clone();
+        if !unreferred.is_empty() {
+            self.each_content(|digest| {
+                unreferred.remove(digest);
+                Ok(())
+            })?;
+        }
+        unreferred.iter().try_for_each(|digest| self.shared().forget_damage(digest))
+    }
+}
+
+/// A file of content, open for reading: once it is condemned, reading fails.
+pub(in crate::store) struct Guarded {
+    shared: Arc<Shared>,
+    digest: Digest,
+    file: Arc<dyn DiskFile>,
+    /// Condemnations that were known to be of others.
+    seen: AtomicU64,
+}
+
+impl Guarded {
+    pub(in crate::store) fn new(
+        shared: &Arc<Shared>,
+        digest: &Digest,
+        file: Arc<dyn DiskFile>,
+    ) -> Guarded {
+        let seen = AtomicU64::new(shared.damage.condemned.load(Ordering::Acquire));
+        Guarded { shared: shared.clone(), digest: digest.clone(), file, seen }
+    }
+
+    fn in_service(&self) -> bool {
+        let now = self.shared.damage.condemned.load(Ordering::Acquire);
+        let seen = self.seen.load(Ordering::Relaxed);
+        if seen == now {
+            return true;
+        }
+        if self.shared.damage.condemned_since(seen, &self.digest) {
+            return false;
+        }
+        self.seen.store(now, Ordering::Relaxed);
+        true
+    }
+}
+
+fn not_here() -> io::Error {
+    io::Error::new(io::ErrorKind::Unsupported, "content is only read through this handle")
+}
+
+impl DiskFile for Guarded {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        if !self.in_service() {
+            return Err(io::Error::other(format!("{} was found damaged", self.digest)));
+        }
+        let read = self.file.read_at(buffer, offset);
+        if read.is_err() {
+            // The next to open it finds out whether it is damaged.
+            self.shared.trust.doubt(&self.digest);
+        }
+        read
+    }
+
+    fn write_all_at(&self, _bytes: &[u8], _offset: u64) -> io::Result<()> {
+        Err(not_here())
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        Err(not_here())
+    }
+
+    fn set_len(&self, _len: u64) -> io::Result<()> {
+        Err(not_here())
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        self.file.len()
+    }
+
+    fn allocate(&self, _len: u64) -> io::Result<()> {
+        Err(not_here())
+    }
+
+    fn as_file(&self) -> Option<&File> {
+        self.file.as_file().filter(|_| self.in_service())
+    }
+
+    fn bring_in(&self, offset: u64, len: u64) -> io::Result<()> {
+        let result = self.file.bring_in(offset, len);
+        if result.is_err() {
+            self.shared.trust.doubt(&self.digest);
+        }
+        result
+    }
+
+    fn is_cached(&self, offset: u64) -> bool {
+        self.file.is_cached(offset)
+    }
+
+    fn forget_cached(&self, offset: u64, len: u64) {
+        self.file.forget_cached(offset, len);
+    }
+}

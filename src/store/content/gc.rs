@@ -1,0 +1,748 @@
+//! Garbage collection: content that nothing refers to goes, while pushes and pulls go on.
+//!
+//! A run looks at all rows and files and remembers, in memory, what it finds unreferenced. What
+//! an earlier run of the same process found so too, at least the grace before, is removed, unless
+//! somebody touched it since: rows first, by commands of the writer, then files. So nothing is
+//! ever removed in the first grace after a start, and the wall clock plays no part.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::leases::{short, split_key};
+use crate::store::registry::links::repository_of;
+use crate::store::registry::manifests::{self, ManifestRow, manifest_key};
+use crate::store::registry::removal::remove_untagged;
+use crate::store::registry::repositories::{self, BlobLink};
+use crate::store::registry::tags::TagRow;
+use crate::store::replica::outbox::{self, Origin, OutboxChange, OutboxEntry};
+use crate::store::rows::{self, Kind, Row, key, prefix};
+use crate::store::{Shared, Store, StoreError, Txn};
+use crate::sys::spawn;
+use crate::types::digest::Algorithm;
+use crate::types::manifest::ManifestKind;
+use crate::types::{Digest, Manifest, RepositoryName, UnixSeconds, media};
+
+/// Digests, eight bytes each, that a look at the rows holds at once. Over it: the look is repeated
+/// for each part of the digests.
+const MARKED_MAX: usize = 262_144;
+/// Unreferenced links, and files, that are remembered between runs. Over it: the rest waits for a
+/// later run.
+const CANDIDATES_MAX: usize = 32_768;
+/// Rows read at a time, and removed in one command.
+const PAGE: usize = 256;
+
+/// What a run may remove.
+#[derive(Clone, Copy, Debug)]
+pub struct GcOptions {
+    /// How long something must have been unreferenced and untouched.
+    pub grace: Duration,
+    /// How long a manifest may stay without a tag, a place in an index, or a subject that exists;
+    /// `None`: for ever.
+    pub untagged: Option<Duration>,
+    /// Remove nothing, only tell.
+    pub dry_run: bool,
+}
+
+/// What a run found and did. With `dry_run` the removed ones are those that would have gone.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct GcReport {
+    /// Nothing was removed; see [`GcOptions::dry_run`].
+    pub dry_run: bool,
+    /// A sync is under way: what it has fetched is not referred to yet, so nothing was removed.
+    pub waits_for_sync: bool,
+    /// Manifests removed because they had no tag for long.
+    pub manifests_removed: u64,
+    /// Links of repositories to blobs that no manifest there names, removed.
+    pub links_removed: u64,
+    /// Files removed.
+    pub blobs_removed: u64,
+    /// Their length, bytes.
+    pub bytes_removed: u64,
+    /// Unreferenced files that have to wait for the grace.
+    pub blobs_waiting: u64,
+    /// Their length, bytes.
+    pub bytes_waiting: u64,
+    /// Files that stay.
+    pub blobs_kept: u64,
+    /// Their length, bytes.
+    pub bytes_kept: u64,
+}
+
+/// What earlier runs found unreferenced, with the monotonic time when each was first found so.
+#[derive(Default)]
+pub(in crate::store) struct Candidates(Mutex<Option<Found>>);
+
+#[derive(Default)]
+struct Found {
+    links: BTreeMap<Vec<u8>, Duration>,
+    files: BTreeMap<Digest, Duration>,
+}
+
+/// What one run works with; goes back when the run ends, however it ends.
+struct Taken<'a> {
+    found: Found,
+    home: &'a Candidates,
+}
+
+impl Drop for Taken<'_> {
+    fn drop(&mut self) {
+        let found = std::mem::take(&mut self.found);
+        *self.home.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(found);
+    }
+}
+
+/// Since when a manifest has no tag.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(in crate::store) struct Untagged(pub(in crate::store) UnixSeconds);
+
+impl Row for Untagged {
+    const VERSION: u8 = 1;
+}
+
+/// One run.
+struct Run {
+    shared: Arc<Shared>,
+    store: Store,
+    options: GcOptions,
+    started: Duration,
+    /// What was touched from then on is not removed. One moment for the whole run: a link that
+    /// is kept because of a touch must keep its file, however slow the run is.
+    since: Duration,
+    report: GcReport,
+}
+
+impl Store {
+    /// Collects garbage. `Conflict` while another run is under way.
+    pub async fn collect_garbage(&self, options: GcOptions) -> Result<GcReport, StoreError> {
+        let shared = self.shared().clone();
+        let mut taken = shared.garbage.take().ok_or_else(|| {
+            StoreError::Conflict("a garbage collection is under way already".to_owned())
+        })?;
+        if shared.backup.is_held(shared.sys.clock.monotonic()) {
+            return Err(StoreError::Conflict("a backup is under way".to_owned()));
+        }
+        let store = self.clone();
+        let full = spawn::blocking(move || store.below_reserve()).await;
+        // On a full disk what the sync has fetched so far may go: it would not get on either.
+        let held_back = self.sync_under_way()? && !full;
+        if full {
+            shared.leases.release_all();
+        }
+        let options = GcOptions { dry_run: options.dry_run || held_back, ..options };
+        let started = shared.sys.clock.monotonic();
+        let report =
+            GcReport { dry_run: options.dry_run, waits_for_sync: held_back, ..GcReport::default() };
+        let since = started.saturating_sub(options.grace);
+        let store = self.clone();
+        let mut run = Run { shared: shared.clone(), store, options, started, since, report };
+        run.collect(&mut taken.found).await?;
+        Ok(run.report)
+    }
+
+    /// Whether the sync has fetched what nothing refers to yet, or may have.
+    fn sync_under_way(&self) -> Result<bool, StoreError> {
+        Ok(self.self_config()?.is_some() && (self.reconcile_due()? || !self.inbox(1)?.is_empty()))
+    }
+}
+
+impl Candidates {
+    /// `None` while another run has them.
+    fn take(&self) -> Option<Taken<'_>> {
+        let found = self.0.lock().unwrap_or_else(PoisonError::into_inner).take()?;
+        Some(Taken { found, home: self })
+    }
+
+    /// Whether a run is under way.
+    pub(in crate::store) fn is_taken(&self) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).is_none()
+    }
+
+    /// With nothing found.
+    pub(in crate::store) fn new() -> Candidates {
+        Candidates(Mutex::new(Some(Found::default())))
+    }
+}
+
+impl Run {
+    async fn collect(&mut self, found: &mut Found) -> Result<(), StoreError> {
+        if let Some(retention) = self.options.untagged {
+            self.remove_untagged(retention).await?;
+        }
+        let gone = self.remove_links(found).await?;
+        self.remove_files(found, &gone).await?;
+        if !self.options.dry_run {
+            self.shared.leases.forget_before(self.since);
+        }
+        Ok(())
+    }
+
+    fn ripe(&self, first_found: Duration) -> bool {
+        first_found < self.started && self.started - first_found >= self.options.grace
+    }
+
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Store) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let store = self.store.clone();
+        spawn::blocking(move || work(&store)).await
+    }
+
+    /// Removes links that no manifest of their repository uses; returns the keys of those removed.
+    async fn remove_links(&mut self, found: &mut Found) -> Result<BTreeSet<Vec<u8>>, StoreError> {
+        let mut unused = BTreeMap::new();
+        let mut ripe: Vec<(Vec<u8>, Digest)> = Vec::new();
+        let mut after: Option<RepositoryName> = None;
+        loop {
+            let from = after.clone();
+            let names = move |store: &Store| {
+                store.repositories(from.as_ref().map(RepositoryName::as_str), PAGE)
+            };
+            let names = self.blocking(names).await?;
+            let Some(last) = names.last() else { break };
+            after = Some(last.clone());
+            for name in names {
+                for (key, digest) in self.blocking(move |store| unused_links(store, &name)).await? {
+                    let first = found.links.get(&key).copied().unwrap_or(self.started);
+                    if unused.len() >= CANDIDATES_MAX {
+                        break;
+                    }
+                    if self.ripe(first) {
+                        ripe.push((key.clone(), digest));
+                    }
+                    unused.insert(key, first);
+                }
+            }
+        }
+        let mut gone = BTreeSet::new();
+        for batch in ripe.chunks(PAGE) {
+            let removed = match self.options.dry_run {
+                true => self.removable(batch),
+                false => self.unlink(batch.to_vec()).await?,
+            };
+            gone.extend(removed);
+        }
+        self.report.links_removed += gone.len() as u64;
+        if !self.options.dry_run {
+            unused.retain(|key, _| !gone.contains(key));
+        }
+        found.links = unused;
+        Ok(gone)
+    }
+
+    /// The keys of the links that would go now.
+    fn removable(&self, links: &[(Vec<u8>, Digest)]) -> Vec<Vec<u8>> {
+        let free = |digest: &Digest| !self.shared.leases.held(digest, self.since);
+        links.iter().filter(|(_, digest)| free(digest)).map(|(key, _)| key.clone()).collect()
+    }
+
+    /// The keys of the links that went.
+    async fn unlink(&self, links: Vec<(Vec<u8>, Digest)>) -> Result<Vec<Vec<u8>>, StoreError> {
+        let (shared, since) = (self.shared.clone(), self.since);
+        self.store
+            .commit(move |txn| {
+                let mut removed = Vec::new();
+                for (key, digest) in links {
+                    // A push that uses the link was noted before this command ran.
+                    if shared.leases.held(&digest, since) {
+                        continue;
+                    }
+                    let Some(link) = txn.get::<BlobLink>(&key)? else { continue };
+                    if let Some(name) = repository_of(&key) {
+                        repositories::release(txn, &name, link.size)?;
+                    }
+                    txn.delete(key.clone());
+                    removed.push(key);
+                }
+                Ok(removed)
+            })
+            .await
+    }
+
+    /// Removes files that no row refers to. Those that only unused links refer to count as
+    /// unreferenced from now on, so that they need not wait twice, but stay as long as a link does.
+    async fn remove_files(
+        &mut self,
+        found: &mut Found,
+        gone: &BTreeSet<Vec<u8>>,
+    ) -> Result<(), StoreError> {
+        let linked = found.links.keys().filter(|key| !gone.contains(*key));
+        let linked: Vec<u64> =
+            linked.filter_map(|key| split_key(key)).map(|(_, digest)| short(&digest)).collect();
+        let linked = sorted(linked);
+        let unused: Arc<BTreeMap<Vec<u8>, Duration>> = Arc::new(std::mem::take(&mut found.links));
+        let (mut unreferenced, mut kept_files) = (BTreeMap::new(), (0, 0));
+        let (mut part, mut parts) = (0, 1);
+        while part < parts {
+            let links = unused.clone();
+            let marked = self.blocking(move |store| marked(store, &links, part, parts)).await?;
+            let Some(marked) = marked else {
+                // Too many digests: in smaller parts, from the start.
+                (part, parts) = (0, parts * 2);
+                (unreferenced, kept_files) = (BTreeMap::new(), (0, 0));
+                continue;
+            };
+            let shared = self.shared.clone();
+            let files = self.blocking(move |_| files(&shared, &marked, part, parts)).await?;
+            kept_files = (kept_files.0 + files.kept, kept_files.1 + files.bytes_kept);
+            unreferenced.extend(files.unreferenced);
+            part += 1;
+        }
+        (self.report.blobs_kept, self.report.bytes_kept) = kept_files;
+        found.links = Arc::unwrap_or_clone(unused);
+        let mut kept = BTreeMap::new();
+        for (digest, bytes) in unreferenced {
+            let first = found.files.get(&digest).copied().unwrap_or(self.started);
+            let removable = self.ripe(first) && linked.binary_search(&short(&digest)).is_err();
+            if removable && self.remove_file(&digest).await? {
+                self.report.blobs_removed += 1;
+                self.report.bytes_removed += bytes;
+                if !self.options.dry_run {
+                    continue;
+                }
+            } else {
+                self.report.blobs_waiting += 1;
+                self.report.bytes_waiting += bytes;
+            }
+            if kept.len() < CANDIDATES_MAX {
+                kept.insert(digest, first);
+            }
+        }
+        found.files = kept;
+        Ok(())
+    }
+
+    /// Whether the file went, or with a dry run would have gone.
+    async fn remove_file(&self, digest: &Digest) -> Result<bool, StoreError> {
+        let (shared, since) = (self.shared.clone(), self.since);
+        if self.options.dry_run {
+            return Ok(!shared.leases.held(digest, since));
+        }
+        let digest = digest.clone();
+        // On the writer: a command that refers to the content was noted before, or comes after
+        // and finds the file gone. The length of the file must not hold others up, so it is moved
+        // away first.
+        let moved = self.store.commit(move |_| {
+            let aside = shared.layout.uploads().join(format!("{}.put", shared.sys.rng.uuid()));
+            let path = shared.layout.blob(&digest);
+            let moved = shared.leases.unless_held(&digest, since, || {
+                shared.named.remove(&digest);
+                shared.disk.rename(&path, &aside)
+            });
+            match moved {
+                None => Ok(None),
+                Some(Ok(())) => Ok(Some(aside)),
+                Some(Err(error)) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+                Some(Err(error)) => Err(error.into()),
+            }
+        });
+        let Some(aside) = moved.await? else { return Ok(false) };
+        let shared = self.shared.clone();
+        self.blocking(move |_| Ok(shared.disk.remove(&aside)?)).await?;
+        Ok(true)
+    }
+
+    /// Removes manifests that have been without a tag for long, and remembers since when others
+    /// have been.
+    async fn remove_untagged(&mut self, retention: Duration) -> Result<(), StoreError> {
+        if !self.options.dry_run {
+            self.forget_notes(self.blocking(notes_of_nothing).await?).await?;
+        }
+        let now = self.shared.sys.clock.wall_or_floor();
+        let mut after: Option<RepositoryName> = None;
+        loop {
+            let from = after.clone();
+            let names = move |store: &Store| {
+                store.repositories(from.as_ref().map(RepositoryName::as_str), PAGE)
+            };
+            let names = self.blocking(names).await?;
+            let Some(last) = names.last() else { return Ok(()) };
+            after = Some(last.clone());
+            for name in names {
+                let repository = name.clone();
+                let looked = self.blocking(move |store| look_for_tags(store, &repository)).await?;
+                if !self.options.dry_run {
+                    self.forget_notes(looked.kept_again).await?;
+                }
+                for (digest, since) in looked.untagged {
+                    let due = since.is_some_and(|at| now.since(at) >= retention.as_secs());
+                    if due && (self.options.dry_run || self.remove_manifest(&name, &digest).await?)
+                    {
+                        self.report.manifests_removed += 1;
+                    } else if since.is_none() && !self.options.dry_run {
+                        let name = name.clone();
+                        self.store.commit(move |txn| note(txn, &name, &digest, now)).await?;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Deletes these notes. When what one is about has just become untagged again, its time
+    /// starts anew.
+    async fn forget_notes(&self, keys: Vec<Vec<u8>>) -> Result<(), StoreError> {
+        for page in keys.chunks(PAGE) {
+            let page = page.to_vec();
+            let forget = move |txn: &mut Txn<'_>| {
+                page.into_iter().for_each(|key| txn.delete(key));
+                Ok(())
+            };
+            self.store.commit(forget).await?;
+        }
+        Ok(())
+    }
+
+    async fn remove_manifest(
+        &self,
+        repository: &RepositoryName,
+        digest: &Digest,
+    ) -> Result<bool, StoreError> {
+        let (shared, since) = (self.shared.clone(), self.since);
+        let (repository, digest) = (repository.clone(), digest.clone());
+        self.store
+            .commit(move |txn| {
+                // The subject may have come since the rows were looked at; a tag or an index that
+                // came has touched the manifest. What goes up stays until the parent has it.
+                if shared.leases.held(&digest, since)
+                    || refers(txn, &repository, &digest)?
+                    || outbox::brings(txn, &repository, &digest)?
+                {
+                    return Ok(false);
+                }
+                let removed = remove_untagged(txn, &repository, &digest)?;
+                if removed {
+                    let change = OutboxChange::ManifestDeleted { digest };
+                    outbox::enqueue(txn, &Origin::Client, &repository, change)?;
+                }
+                Ok(removed)
+            })
+            .await
+    }
+}
+
+pub(in crate::store) fn untagged_key(repository: &RepositoryName, digest: &Digest) -> Vec<u8> {
+    key(Kind::Untagged, &[repository.as_str().as_bytes(), &digest.to_key()])
+}
+
+/// Whether a manifest has a subject that exists.
+fn refers(txn: &Txn<'_>, repository: &RepositoryName, digest: &Digest) -> Result<bool, StoreError> {
+    let row = txn.get::<ManifestRow>(&manifest_key(repository, digest))?;
+    let Some(subject) = row.and_then(|row| row.subject) else { return Ok(false) };
+    Ok(txn.get::<ManifestRow>(&manifest_key(repository, &subject))?.is_some())
+}
+
+/// Notes that a manifest, if it is still there, has no tag.
+fn note(
+    txn: &mut Txn<'_>,
+    repository: &RepositoryName,
+    digest: &Digest,
+    now: UnixSeconds,
+) -> Result<(), StoreError> {
+    match txn.get::<ManifestRow>(&manifest_key(repository, digest))? {
+        Some(_) => txn.put(untagged_key(repository, digest), &Untagged(now)),
+        None => Ok(()),
+    }
+}
+
+/// Forgets since when a manifest has no tag: it is about to go, or has just come.
+pub(in crate::store) fn forget_untagged(
+    txn: &mut Txn<'_>,
+    repository: &RepositoryName,
+    digest: &Digest,
+) -> Result<(), StoreError> {
+    let key = untagged_key(repository, digest);
+    if txn.get::<Untagged>(&key)?.is_some() {
+        txn.delete(key);
+    }
+    Ok(())
+}
+
+/// Notes about manifests that are gone: earlier versions left them behind.
+fn notes_of_nothing(store: &Store) -> Result<Vec<Vec<u8>>, StoreError> {
+    let mut notes = Vec::new();
+    store.each_row(&prefix(Kind::Untagged, &[]), |key, _| {
+        let (Some(name), Some((_, digest))) = (repository_of(&key), split_key(&key)) else {
+            return Ok(());
+        };
+        if notes.len() < CANDIDATES_MAX && store.manifest(&name, &digest)?.is_none() {
+            notes.push(key);
+        }
+        Ok(())
+    })?;
+    Ok(notes)
+}
+
+fn sorted(mut digests: Vec<u64>) -> Vec<u64> {
+    digests.sort_unstable();
+    digests.dedup();
+    digests
+}
+
+/// Links of a repository that none of its manifests names. None as long as it cannot be known what
+/// one of them names.
+fn unused_links(
+    store: &Store,
+    repository: &RepositoryName,
+) -> Result<Vec<(Vec<u8>, Digest)>, StoreError> {
+    let name = repository.as_str().as_bytes();
+    let mut used = Vec::new();
+    let (mut unknown, mut learned) = (None, Vec::new());
+    store.each_row(&prefix(Kind::Manifest, &[name]), |key, row| {
+        let mut row = rows::decode::<ManifestRow>(row)?;
+        if row.elsewhere.is_none()
+            && let Some((_, digest)) = split_key(&key)
+        {
+            row.elsewhere = read_elsewhere(store, &digest, &row.media_type)?;
+            match &row.elsewhere {
+                Some(found) => learned.push((key, found.clone())),
+                None => unknown = Some(digest),
+            }
+            if learned.len() >= PAGE {
+                note_elsewhere(store, std::mem::take(&mut learned))?;
+            }
+        }
+        used.extend(row.named_blobs().map(short));
+        if used.len() > MARKED_MAX {
+            used = sorted(std::mem::take(&mut used));
+        }
+        Ok(())
+    })?;
+    note_elsewhere(store, learned)?;
+    if let Some(digest) = unknown {
+        log::warn!(
+            "no layer of {repository} is collected: manifest {digest} cannot be read and may name \
+             it; push it again or delete it"
+        );
+        return Ok(Vec::new());
+    }
+    let used = sorted(used);
+    let mut unused = Vec::new();
+    store.each_row(&prefix(Kind::Blob, &[name]), |key, _| {
+        if let Some((_, digest)) = split_key(&key)
+            && used.binary_search(&short(&digest)).is_err()
+            && unused.len() < CANDIDATES_MAX
+        {
+            unused.push((key, digest));
+        }
+        Ok(())
+    })?;
+    Ok(unused)
+}
+
+/// What a manifest names that lies elsewhere, for a row of an earlier version that does not say;
+/// `None` when the manifest cannot be read.
+fn read_elsewhere(
+    store: &Store,
+    digest: &Digest,
+    media_type: &str,
+) -> Result<Option<Vec<Digest>>, StoreError> {
+    match super::blobs::read(store.shared(), digest) {
+        Ok(Some(bytes)) => {
+            let parsed = Manifest::parse(Some(media_type), &bytes).ok();
+            Ok(parsed.map(|parsed| manifests::elsewhere(&parsed)))
+        }
+        Ok(None) | Err(StoreError::Corrupt(_) | StoreError::Invalid(_)) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Lets the rows of these manifests say what lies elsewhere.
+fn note_elsewhere(store: &Store, learned: Vec<(Vec<u8>, Vec<Digest>)>) -> Result<(), StoreError> {
+    if learned.is_empty() {
+        return Ok(());
+    }
+    smol::block_on(store.commit(move |txn| {
+        for (key, elsewhere) in learned {
+            if let Some(row) = txn.get::<ManifestRow>(&key)? {
+                txn.put(key, &ManifestRow { elsewhere: Some(elsewhere), ..row })?;
+            }
+        }
+        Ok(())
+    }))
+}
+
+/// What a look at the manifests of a repository found.
+#[derive(Default)]
+struct Looked {
+    /// Those that no tag, index or subject keeps, with since when, if a run has seen it before.
+    untagged: Vec<(Digest, Option<UnixSeconds>)>,
+    /// Keys of the notes about those that something keeps again.
+    kept_again: Vec<Vec<u8>>,
+}
+
+fn look_for_tags(store: &Store, repository: &RepositoryName) -> Result<Looked, StoreError> {
+    let name = repository.as_str().as_bytes();
+    let mut kept = Vec::new();
+    store.each_row(&prefix(Kind::Tag, &[name]), |_, row| {
+        kept.push(short(&rows::decode::<TagRow>(row)?.digest));
+        Ok(())
+    })?;
+    store.each_row(&prefix(Kind::Manifest, &[name]), |_, row| {
+        kept.extend(rows::decode::<ManifestRow>(row)?.named_manifests().map(short));
+        Ok(())
+    })?;
+    let kept = sorted(kept);
+    let mut looked = Looked::default();
+    store.each_row(&prefix(Kind::Manifest, &[name]), |key, row| {
+        let Some((_, digest)) = split_key(&key) else { return Ok(()) };
+        let subject = rows::decode::<ManifestRow>(row)?.subject;
+        let refers = match subject {
+            Some(subject) => store.manifest(repository, &subject)?.is_some(),
+            None => false,
+        };
+        let key = untagged_key(repository, &digest);
+        let since = store.get::<Untagged>(&key)?.map(|row| row.0);
+        if !refers && kept.binary_search(&short(&digest)).is_err() {
+            looked.untagged.push((digest, since));
+        } else if since.is_some() {
+            looked.kept_again.push(key);
+        }
+        Ok(())
+    })?;
+    Ok(looked)
+}
+
+/// Whether a digest belongs to this part of all digests.
+fn in_part(digest: u64, part: u64, parts: u64) -> bool {
+    digest % parts == part
+}
+
+/// The digests that rows refer to, of one part; `None` when they are too many.
+pub(in crate::store) fn marked(
+    store: &Store,
+    unused: &BTreeMap<Vec<u8>, Duration>,
+    part: u64,
+    parts: u64,
+) -> Result<Option<Vec<u64>>, StoreError> {
+    let mut marked = Marks { digests: Vec::new(), part, parts, full: false };
+    for kind in [Kind::Blob, Kind::Manifest] {
+        store.each_row(&prefix(kind, &[]), |key, _| {
+            if !marked.full
+                && !unused.contains_key(&key)
+                && let Some((_, digest)) = split_key(&key)
+            {
+                marked.add(&digest);
+            }
+            Ok(())
+        })?;
+    }
+    if marked.full {
+        return Ok(None);
+    }
+    let mut seen = BTreeSet::new();
+    for (_, entry) in store.outbox(usize::MAX)? {
+        pin(store, &entry, &mut seen, &mut marked)?;
+    }
+    // Early builds took what was refused out of the outbox.
+    for (_, refusal) in store.refused_changes(usize::MAX)? {
+        pin(store, &refusal.entry, &mut seen, &mut marked)?;
+    }
+    Ok((!marked.full).then(|| sorted(marked.digests)))
+}
+
+/// The digests that a look at one part of them has marked.
+struct Marks {
+    digests: Vec<u64>,
+    part: u64,
+    parts: u64,
+    /// There are too many: the rest is not marked.
+    full: bool,
+}
+
+impl Marks {
+    fn add(&mut self, digest: &Digest) {
+        let digest = short(digest);
+        if self.full || !in_part(digest, self.part, self.parts) {
+            return;
+        }
+        self.digests.push(digest);
+        if self.digests.len() > MARKED_MAX {
+            self.digests = sorted(std::mem::take(&mut self.digests));
+            self.full = self.digests.len() > MARKED_MAX / 2;
+        }
+    }
+}
+
+/// Marks what a change on its way up brings along, also when the manifest is gone here. Each
+/// manifest is read once, however often indexes name it.
+fn pin(
+    store: &Store,
+    entry: &OutboxEntry,
+    seen: &mut BTreeSet<Digest>,
+    marked: &mut Marks,
+) -> Result<(), StoreError> {
+    let digest = match &entry.change {
+        OutboxChange::Tag { digest, .. } => digest.clone(),
+        OutboxChange::ManifestAdded { digest } => Some(digest.clone()),
+        OutboxChange::ManifestDeleted { .. } => None,
+    };
+    let mut open: Vec<Digest> = digest.into_iter().collect();
+    while let Some(digest) = open.pop() {
+        // What has a row is marked by it, and keeps its content itself.
+        if store.manifest(&entry.repository, &digest)?.is_some() || !seen.insert(digest.clone()) {
+            continue;
+        }
+        marked.add(&digest);
+        let bytes = match super::blobs::read(store.shared(), &digest) {
+            Ok(Some(bytes)) => bytes,
+            // What is not here, or is damaged, brings nothing along.
+            Ok(None) | Err(StoreError::Corrupt(_) | StoreError::Invalid(_)) => continue,
+            Err(error) => return Err(error),
+        };
+        // Its row, which knew the type, is gone: whatever it may be.
+        for media_type in [None, Some(media::OCI_MANIFEST), Some(media::OCI_INDEX)] {
+            let Ok(manifest) = Manifest::parse(media_type, &bytes) else { continue };
+            let blobs = manifest.config.iter().chain(&manifest.layers);
+            blobs.clone().for_each(|descriptor| marked.add(&descriptor.digest));
+            // Of an unknown type: what it names may have content of its own.
+            let blobs = blobs.filter(|_| manifest.kind != ManifestKind::Image);
+            let below = manifest.children.iter().chain(blobs);
+            open.extend(below.map(|descriptor| descriptor.digest.clone()));
+        }
+    }
+    Ok(())
+}
+
+/// The files of one part of all digests.
+#[derive(Default)]
+struct Files {
+    kept: u64,
+    bytes_kept: u64,
+    unreferenced: Vec<(Digest, u64)>,
+}
+
+fn files(shared: &Shared, marked: &[u64], part: u64, parts: u64) -> Result<Files, StoreError> {
+    let mut files = Files::default();
+    for algorithm in Algorithm::ALL {
+        let top = shared.layout.blobs(algorithm);
+        if !shared.disk.exists(&top)? {
+            continue;
+        }
+        for fan_out in shared.disk.list(&top)? {
+            let directory = top.join(&fan_out.name);
+            for entry in shared.disk.list(&directory)? {
+                let name = format!("{}:{}", algorithm.name(), entry.name);
+                let Ok(digest) = name.parse::<Digest>() else { continue };
+                if !in_part(short(&digest), part, parts) {
+                    continue;
+                }
+                let bytes = match shared.disk.file_len(&directory.join(&entry.name)) {
+                    Ok(bytes) => bytes,
+                    Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+                    Err(error) => return Err(error.into()),
+                };
+                if marked.binary_search(&short(&digest)).is_ok() {
+                    files.kept += 1;
+                    files.bytes_kept += bytes;
+                } else if files.unreferenced.len() < CANDIDATES_MAX {
+                    files.unreferenced.push((digest, bytes));
+                }
+            }
+        }
+    }
+    Ok(files)
+}

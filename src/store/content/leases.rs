@@ -1,0 +1,269 @@
+//! What somebody touched a moment ago: a push, a HEAD, a mount or a sync that saw content here may
+//! go on to refer to it, so it is not collected for a while.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use crate::store::Store;
+use crate::store::index::Change;
+use crate::store::registry::manifests::ManifestRow;
+use crate::store::registry::tags::TagRow;
+use crate::store::rows::{self, Kind};
+use crate::types::{Digest, RepositoryName};
+
+/// Digests that are remembered. Over it: all content counts as touched now.
+const LEASES_MAX: usize = 65_536;
+
+/// Digests that fetches under way keep. Over it: what a further one fetches is kept for as long as
+/// anything else that was touched.
+const KEPT_MAX: usize = 262_144;
+
+/// Digests by their first eight bytes, with the monotonic time when each was last touched. Two
+/// digests that share those bytes share a lease, which keeps more, never less.
+#[derive(Default)]
+pub(in crate::store) struct Leases(Mutex<Table>);
+
+#[derive(Default)]
+struct Table {
+    touched: BTreeMap<u64, Duration>,
+    /// When everything was touched, because the table was full.
+    all: Option<Duration>,
+    /// What is fetched for a manifest of a repository and may take longer than any time that a
+    /// touch lasts: nothing refers to it before the manifest is here.
+    kept: Kept,
+}
+
+/// A manifest that is being fetched.
+type Root = (RepositoryName, Digest);
+
+#[derive(Default)]
+struct Kept {
+    roots: BTreeMap<Root, BTreeSet<u64>>,
+    /// How many of the roots keep a digest.
+    uses: BTreeMap<u64, usize>,
+}
+
+/// The first eight bytes of a digest.
+pub(in crate::store) fn short(digest: &Digest) -> u64 {
+    digest.raw().iter().take(8).fold(0, |number, byte| number << 8 | u64::from(*byte))
+}
+
+/// The repository's name and the digest that a key of a blob's link or a manifest holds.
+pub(in crate::store) fn split_key(key: &[u8]) -> Option<(&[u8], Digest)> {
+    let end = key.iter().position(|byte| *byte == 0)?;
+    Some((key.get(1..end)?, Digest::from_key(&key[end + 1..])?))
+}
+
+impl Store {
+    /// Keeps the content of a manifest that is being fetched, though nothing refers to it yet,
+    /// until the manifest is here or nobody wants it any more. In memory only.
+    pub fn keep_fetched(
+        &self,
+        repository: &RepositoryName,
+        root: &Digest,
+        digests: impl Iterator<Item = Digest>,
+    ) {
+        self.shared().leases.keep(repository, root, digests);
+    }
+
+    /// The manifest is here.
+    pub fn release_fetched(&self, repository: &RepositoryName, root: &Digest) {
+        let key = (repository.clone(), root.clone());
+        self.shared().leases.table().release(&key, self.sys().clock.monotonic());
+    }
+
+    /// Keeps only what is fetched for manifests that are `wanted`.
+    pub fn keep_fetched_for(&self, wanted: impl Fn(&RepositoryName, &Digest) -> bool) {
+        self.shared().leases.keep_only(self.sys().clock.monotonic(), wanted);
+    }
+}
+
+impl Leases {
+    /// Remembers that this was touched. Call it before looking whether the content is there.
+    pub(in crate::store) fn touch(&self, digest: &Digest, now: Duration) {
+        self.table().touch(short(digest), now);
+    }
+
+    /// Remembers what a command that is about to be acknowledged refers to.
+    pub(in crate::store) fn note(&self, changes: &[Change], now: Duration) {
+        let mut table = self.table();
+        for (key, row) in changes {
+            let Some(row) = row else { continue };
+            match key.first() {
+                Some(kind) if *kind == Kind::Blob as u8 => {
+                    if let Some((_, digest)) = split_key(key) {
+                        table.touch(short(&digest), now);
+                    }
+                }
+                Some(kind) if *kind == Kind::Manifest as u8 => {
+                    let own = split_key(key).map(|(_, digest)| digest);
+                    let row = rows::decode::<ManifestRow>(row).ok();
+                    let named = row.iter().flat_map(|row| row.named_blobs().chain(&row.children));
+                    for digest in own.iter().chain(named) {
+                        table.touch(short(digest), now);
+                    }
+                }
+                Some(kind) if *kind == Kind::Tag as u8 => {
+                    if let Ok(tag) = rows::decode::<TagRow>(row) {
+                        table.touch(short(&tag.digest), now);
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Whether this was touched at `since` or later.
+    pub(in crate::store) fn held(&self, digest: &Digest, since: Duration) -> bool {
+        self.table().held(short(digest), since)
+    }
+
+    /// Runs `remove` unless this was touched at `since` or later. Whoever touches it meanwhile
+    /// waits, and then finds it gone.
+    pub(in crate::store) fn unless_held<T>(
+        &self,
+        digest: &Digest,
+        since: Duration,
+        remove: impl FnOnce() -> T,
+    ) -> Option<T> {
+        let table = self.table();
+        (!table.held(short(digest), since)).then(remove)
+    }
+
+    /// Keeps this content until it is released under the same manifest; it takes the place of what
+    /// was kept under that.
+    pub(in crate::store) fn keep(
+        &self,
+        repository: &RepositoryName,
+        root: &Digest,
+        digests: impl Iterator<Item = Digest>,
+    ) {
+        let kept = &mut self.table().kept;
+        let key = (repository.clone(), root.clone());
+        kept.remove(&key);
+        let digests: BTreeSet<u64> = digests.map(|digest| short(&digest)).collect();
+        if kept.uses.len().saturating_add(digests.len()) <= KEPT_MAX {
+            for digest in &digests {
+                *kept.uses.entry(*digest).or_default() += 1;
+            }
+            kept.roots.insert(key, digests);
+        }
+    }
+
+    /// Keeps only what is fetched for manifests that are `wanted`. What is released counts as
+    /// touched `now`.
+    pub(in crate::store) fn keep_only(
+        &self,
+        now: Duration,
+        wanted: impl Fn(&RepositoryName, &Digest) -> bool,
+    ) {
+        let mut table = self.table();
+        let roots = table.kept.roots.keys();
+        let gone: Vec<Root> = roots.filter(|(name, root)| !wanted(name, root)).cloned().collect();
+        for key in &gone {
+            table.release(key, now);
+        }
+    }
+
+    /// Keeps nothing that was not touched.
+    pub(in crate::store) fn release_all(&self) {
+        self.table().kept = Kept::default();
+    }
+
+    /// Forgets what was last touched before `since`.
+    pub(in crate::store) fn forget_before(&self, since: Duration) {
+        let mut table = self.table();
+        table.touched.retain(|_, at| *at >= since);
+        table.all = table.all.filter(|at| *at >= since);
+    }
+
+    fn table(&self) -> MutexGuard<'_, Table> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Table {
+    fn touch(&mut self, digest: u64, now: Duration) {
+        if self.touched.len() >= LEASES_MAX && !self.touched.contains_key(&digest) {
+            self.touched.clear();
+            self.all = Some(now);
+        }
+        self.touched.insert(digest, now);
+    }
+
+    /// Keeps what is fetched for this manifest no longer than anything else that is touched `now`.
+    fn release(&mut self, root: &Root, now: Duration) {
+        for digest in self.kept.remove(root) {
+            self.touch(digest, now);
+        }
+    }
+
+    fn held(&self, digest: u64, since: Duration) -> bool {
+        let own = self.touched.get(&digest).copied();
+        own.max(self.all).is_some_and(|at| at >= since) || self.kept.uses.contains_key(&digest)
+    }
+}
+
+impl Kept {
+    /// Keeps nothing for this manifest any more; what it kept.
+    fn remove(&mut self, root: &Root) -> BTreeSet<u64> {
+        let digests = self.roots.remove(root).unwrap_or_default();
+        for digest in &digests {
+            let left = self.uses.get_mut(digest).map_or(0, |uses| {
+                *uses -= 1;
+                *uses
+            });
+            if left == 0 {
+                self.uses.remove(digest);
+            }
+        }
+        digests
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::digest::Algorithm;
+
+    fn digest(number: u32) -> Digest {
+        let mut raw = [0; 32];
+        raw[..4].copy_from_slice(&number.to_be_bytes());
+        Digest::from_raw(Algorithm::Sha256, &raw).unwrap()
+    }
+
+    #[test]
+    fn what_a_fetch_keeps_outlasts_every_touch_until_it_is_released() {
+        let (leases, second) = (Leases::default(), Duration::from_secs);
+        let app: RepositoryName = "app".parse().unwrap();
+        leases.keep(&app, &digest(1), [digest(2), digest(3)].into_iter());
+        leases.keep(&app, &digest(4), [digest(3)].into_iter());
+        leases.forget_before(second(1000));
+        let held = |number| leases.held(&digest(number), second(1000));
+        assert_eq!([1, 2, 3, 4].map(held), [false, true, true, false]);
+        // Another closure of the same root takes the place of the first one.
+        leases.keep(&app, &digest(1), [digest(5)].into_iter());
+        assert_eq!([2, 3, 5].map(held), [false, true, true]);
+        leases.keep_only(second(999), |_, root| *root == digest(1));
+        assert_eq!([3, 5].map(held), [false, true]);
+        assert!(leases.held(&digest(3), second(999)), "it counts as touched when it is released");
+        let many = (10..).take(KEPT_MAX).map(digest);
+        leases.keep(&app, &digest(6), many);
+        assert_eq!([5, 10].map(held), [true, false], "too many to keep");
+    }
+
+    #[test]
+    fn a_full_table_keeps_everything() {
+        let (leases, second) = (Leases::default(), Duration::from_secs);
+        for number in 0..u32::try_from(LEASES_MAX).unwrap() {
+            leases.touch(&digest(number), second(1));
+        }
+        assert!(!leases.held(&digest(u32::MAX), second(1)));
+        leases.touch(&digest(u32::MAX), second(2));
+        assert!(leases.held(&digest(5), second(2)) && leases.held(&digest(6), second(2)));
+        assert!(!leases.held(&digest(5), second(3)));
+        leases.forget_before(second(3));
+        assert!(!leases.held(&digest(u32::MAX), second(2)));
+    }
+}

@@ -1,0 +1,11 @@
+//! The bytes: uploads that become content, what is read, verified, quarantined and removed.
+
+pub mod blobs;
+pub mod damage;
+pub mod gc;
+pub mod scrub;
+pub mod trust;
+pub mod uploads;
+
+pub(super) mod leases;
+pub(super) mod space;

@@ -1,0 +1,310 @@
+//! The scrub: goes over all content again and again, hashes it, and takes out of service what is
+//! damaged, so that rot is found while a good copy can still be had.
+//!
+//! It reads at a limited rate and goes on where it stopped after a restart. When it has been over
+//! all files it looks whether each file is there that a repository refers to.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use event_listener::Event;
+use serde::{Deserialize, Serialize};
+
+use super::trust::Verdict;
+use crate::store::rows::{Kind, Row, key};
+use crate::store::{Shared, Store, StoreError};
+use crate::sys::clock::sleep;
+use crate::sys::spawn;
+use crate::types::digest::Algorithm;
+use crate::types::{Digest, UnixSeconds};
+
+/// Each of the two algorithms has this many directories of content.
+const FAN_OUT: u32 = 256;
+const POSITIONS: u32 = FAN_OUT * 2;
+/// The position is noted whenever so many bytes were hashed, so that at most these are hashed
+/// twice after a restart.
+const NOTE_BYTES: u64 = 256 * 1024 * 1024;
+/// A pause shorter than this is saved up.
+const PAUSE_MIN: Duration = Duration::from_millis(20);
+
+/// What a scrub found so far; of the last one when none is running.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ScrubReport {
+    /// Whether it is running.
+    pub running: bool,
+    /// How far it is, 0 to 100.
+    pub percent: u32,
+    /// Files hashed by this run of the process.
+    pub blobs_checked: u64,
+    /// Their length, bytes.
+    pub bytes_checked: u64,
+    /// Files taken out of service.
+    pub damaged: u64,
+    /// Files that are missing.
+    pub missing: u64,
+    /// When the last one ended that went over everything.
+    pub finished: Option<UnixSeconds>,
+}
+
+/// What is kept of it on disk.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+struct Progress {
+    /// The directory of content that is next.
+    position: u32,
+    /// When the last one ended that went over everything.
+    finished: Option<UnixSeconds>,
+    /// Bytes hashed by this one so far, and by the last one.
+    bytes: u64,
+    bytes_last: u64,
+}
+
+impl Row for Progress {
+    const VERSION: u8 = 1;
+}
+
+fn progress_key() -> Vec<u8> {
+    key(Kind::Node, &[b"scrub"])
+}
+
+/// Whether one is running, and what is wished.
+#[derive(Default)]
+pub(in crate::store) struct Scrub {
+    running: AtomicBool,
+    requested: AtomicBool,
+    /// The rate that was asked for, bytes per second; 0: no limit.
+    wished_rate: Mutex<Option<u64>>,
+    /// The rate of the one that runs.
+    rate: AtomicU64,
+    wished: Event,
+    report: Mutex<ScrubReport>,
+}
+
+impl Scrub {
+    /// Lets one begin at once.
+    pub(in crate::store) fn request(&self) {
+        self.requested.store(true, Ordering::Release);
+        self.wished.notify(usize::MAX);
+    }
+
+    fn report(&self) -> MutexGuard<'_, ScrubReport> {
+        self.report.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Ends the run however it ends.
+struct Running<'a>(&'a Scrub);
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.0.report().running = false;
+        self.0.running.store(false, Ordering::Release);
+    }
+}
+
+/// Spreads reading over time.
+struct Pace<'a> {
+    shared: &'a Shared,
+    due: Mutex<Duration>,
+}
+
+impl Pace<'_> {
+    async fn read(&self, bytes: u64) {
+        self.shared.sys.metrics.scrub_bytes.add(bytes);
+        let rate = self.shared.scrub.rate.load(Ordering::Relaxed);
+        if rate == 0 {
+            return spawn::yield_now().await;
+        }
+        let now = self.shared.sys.clock.monotonic();
+        let pause = {
+            let mut due = self.due.lock().unwrap_or_else(PoisonError::into_inner);
+            *due = now.max(*due) + Duration::from_micros(bytes.saturating_mul(1_000_000) / rate);
+            *due - now
+        };
+        if pause >= PAUSE_MIN {
+            sleep(pause).await;
+        }
+    }
+}
+
+impl Store {
+    /// Asks for a scrub at once; `rate` in bytes per second, 0 for no limit, also holds for one
+    /// that is running.
+    pub fn request_scrub(&self, rate: u64) {
+        let scrub = &self.shared().scrub;
+        if scrub.running.load(Ordering::Acquire) {
+            scrub.rate.store(rate, Ordering::Relaxed);
+            return;
+        }
+        *scrub.wished_rate.lock().unwrap_or_else(PoisonError::into_inner) = Some(rate);
+        scrub.request();
+    }
+
+    /// Waits until one is asked for.
+    pub async fn scrub_requested(&self) {
+        let scrub = &self.shared().scrub;
+        loop {
+            let wished = scrub.wished.listen();
+            if scrub.requested.load(Ordering::Acquire) {
+                return;
+            }
+            wished.await;
+        }
+    }
+
+    /// What the scrub that runs, or ran last, found.
+    pub fn scrub_report(&self) -> Result<ScrubReport, StoreError> {
+        let noted = self.get::<Progress>(&progress_key())?.unwrap_or_default();
+        let report = *self.shared().scrub.report();
+        let requested = self.shared().scrub.requested.load(Ordering::Acquire);
+        let running = report.running || requested;
+        Ok(ScrubReport { finished: noted.finished, running, ..report })
+    }
+
+    /// When the last one ended that went over everything, if one did; whether one stopped
+    /// half-way; and how many bytes the last one hashed.
+    pub fn last_scrub(&self) -> Result<(Option<UnixSeconds>, bool, u64), StoreError> {
+        let noted = self.get::<Progress>(&progress_key())?.unwrap_or_default();
+        Ok((noted.finished, noted.position > 0, noted.bytes_last))
+    }
+
+    /// Hashes all content from where the last scrub stopped, at `rate` bytes per second, 0 for no
+    /// limit. `Conflict` while another one runs.
+    pub async fn scrub(&self, rate: u64) -> Result<ScrubReport, StoreError> {
+        let shared = self.shared().clone();
+        if shared.scrub.running.swap(true, Ordering::AcqRel) {
+            return Err(StoreError::Conflict("a scrub is under way already".to_owned()));
+        }
+        let running = Running(&shared.scrub);
+        shared.scrub.requested.store(false, Ordering::Release);
+        let wished = shared.scrub.wished_rate.lock().unwrap_or_else(PoisonError::into_inner).take();
+        shared.scrub.rate.store(wished.unwrap_or(rate), Ordering::Relaxed);
+        *shared.scrub.report() = ScrubReport { running: true, ..ScrubReport::default() };
+        let mut progress = self.get::<Progress>(&progress_key())?.unwrap_or_default();
+        let pace = Pace { shared: &shared, due: Mutex::default() };
+        let mut noted = progress.bytes;
+        let mut failed = None;
+        while progress.position < POSITIONS {
+            shared.scrub.report().percent = progress.position * 100 / POSITIONS;
+            self.scrub_directory(&pace, &mut progress, &mut failed).await?;
+            progress.position += 1;
+            if progress.bytes - noted >= NOTE_BYTES {
+                noted = progress.bytes;
+                self.note(progress).await;
+            }
+        }
+        self.find_missing().await?;
+        let store = self.clone();
+        spawn::blocking(move || store.forget_unreferred_damage()).await?;
+        // It does not count as one when not everything could be looked at.
+        let finished = if failed.is_some() { progress.finished } else { shared.sys.clock.wall() };
+        progress = Progress { position: 0, finished, bytes: 0, bytes_last: progress.bytes };
+        self.note(progress).await;
+        if let Some(error) = failed {
+            return Err(error);
+        }
+        shared.scrub.report().percent = 100;
+        drop(running);
+        self.scrub_report()
+    }
+
+    async fn scrub_directory(
+        &self,
+        pace: &Pace<'_>,
+        progress: &mut Progress,
+        failed: &mut Option<StoreError>,
+    ) -> Result<(), StoreError> {
+        let shared = self.shared().clone();
+        let position = progress.position;
+        for digest in spawn::blocking(move || directory(&shared, position)).await? {
+            let verdict = match self.verify(&digest, |bytes| pace.read(bytes)).await {
+                Ok(verdict) => verdict,
+                Err(error) => {
+                    log::warn!("{digest} cannot be checked: {error}");
+                    failed.get_or_insert(error);
+                    continue;
+                }
+            };
+            let mut report = self.shared().scrub.report();
+            report.blobs_checked += u64::from(verdict != Verdict::Gone);
+            match verdict {
+                Verdict::Good(bytes) => {
+                    report.bytes_checked += bytes;
+                    progress.bytes += bytes;
+                }
+                Verdict::Damaged => report.damaged += 1,
+                Verdict::Gone => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Where to go on after a restart; a store that cannot be written, or is full, is scrubbed all
+    /// the same.
+    async fn note(&self, progress: Progress) {
+        let store = self.clone();
+        if spawn::blocking(move || store.below_reserve()).await {
+            return;
+        }
+        if let Err(error) = self.commit(move |txn| txn.put(progress_key(), &progress)).await {
+            log::debug!("the progress of the scrub is not noted: {error}");
+        }
+    }
+
+    /// Looks whether each file is there, with the right length, that a repository refers to.
+    async fn find_missing(&self) -> Result<(), StoreError> {
+        let mut after: Option<Vec<u8>> = None;
+        loop {
+            let (store, from) = (self.clone(), after.take());
+            let page = move || find_missing_page(&store, from.as_deref());
+            let (last, missing, wrong) = spawn::blocking(page).await?;
+            self.shared().scrub.report().missing += missing;
+            for (digest, len) in wrong {
+                let condemned = self.condemn_length(&digest, len).await?;
+                self.shared().scrub.report().damaged += u64::from(condemned);
+            }
+            if last.is_none() {
+                return Ok(());
+            }
+            after = last;
+            spawn::yield_now().await;
+        }
+    }
+}
+
+/// The content of one directory of the fan-out.
+fn directory(shared: &Shared, position: u32) -> Result<Vec<Digest>, StoreError> {
+    let algorithm = Algorithm::ALL[(position / FAN_OUT) as usize % Algorithm::ALL.len()];
+    let path = shared.layout.blobs(algorithm).join(format!("{:02x}", position % FAN_OUT));
+    if !shared.disk.exists(&path)? {
+        return Ok(Vec::new());
+    }
+    let digest = |name: &str| format!("{}:{name}", algorithm.name()).parse::<Digest>().ok();
+    Ok(shared.disk.list(&path)?.iter().filter_map(|entry| digest(&entry.name)).collect())
+}
+
+/// The last key of a page of links, if there are any; how many files are missing; and those of
+/// another length, with the right one.
+type Page = (Option<Vec<u8>>, u64, Vec<(Digest, u64)>);
+
+fn find_missing_page(store: &Store, after: Option<&[u8]>) -> Result<Page, StoreError> {
+    let shared = store.shared();
+    let page = store.links(after)?;
+    let (mut missing, mut wrong) = (0, Vec::new());
+    for link in &page {
+        let (digest, len) = (link.digest()?, link.referred()?.len());
+        match shared.disk.file_len(&shared.layout.blob(&digest)) {
+            Ok(found) if found == len => {}
+            Ok(_) => wrong.push((digest, len)),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                // A link that went meanwhile went before its file.
+                if store.look_up(|index| index.get(&link.key))?.is_some() {
+                    missing += u64::from(shared.note_missing(&digest)?);
+                }
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok((page.last().map(|link| link.key.clone()), missing, wrong))
+}

@@ -1,0 +1,139 @@
+//! Free space: the reserve below which pushes are refused, and the ballast within it.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use crate::store::{Shared, Store, StoreError};
+use crate::sys::disk::Space;
+
+/// How long a look at the free space is good for.
+const SPACE_AGE_MAX: Duration = Duration::from_secs(1);
+/// What is set aside for the journal on a full disk, bytes; never more than half the reserve.
+const BALLAST_BYTES_MAX: u64 = 4 * 1024 * 1024;
+
+/// Remembers how much space there was a moment ago.
+pub(in crate::store) struct SpaceCheck {
+    reserve: u64,
+    /// What was refused last and would not have left the reserve, bytes; 0 when there was room.
+    refused: AtomicU64,
+    last: Mutex<Option<(Duration, Space)>>,
+    /// The ballast has been used and is not back yet.
+    ballast_gone: AtomicBool,
+}
+
+impl SpaceCheck {
+    /// With the reserve of the configuration, bytes.
+    pub(in crate::store) fn new(reserve: u64) -> SpaceCheck {
+        let (refused, ballast_gone) = (AtomicU64::new(0), AtomicBool::new(false));
+        SpaceCheck { reserve, refused, last: Mutex::new(None), ballast_gone }
+    }
+
+    fn reserve(&self, space: Space) -> u64 {
+        self.reserve.min(space.total / 20)
+    }
+}
+
+impl Store {
+    /// Free space on the file system of the state directory, at most a second old. Blocks.
+    pub fn space(&self) -> Result<Space, StoreError> {
+        self.shared().space_now()
+    }
+
+    /// Whether free space is below the reserve, or would be after what was refused last. Blocks.
+    pub fn below_reserve(&self) -> bool {
+        let refused = self.shared().space.refused.load(Ordering::Relaxed);
+        self.shared().leaves_reserve(refused) == Err(StoreError::Full)
+    }
+}
+
+impl Shared {
+    fn space_now(&self) -> Result<Space, StoreError> {
+        let now = self.sys.clock.monotonic();
+        let mut last = self.space.last.lock().unwrap_or_else(PoisonError::into_inner);
+        match *last {
+            Some((at, space)) if now.saturating_sub(at) < SPACE_AGE_MAX => Ok(space),
+            _ => {
+                let space = self.disk.space(self.layout.root())?;
+                *last = Some((now, space));
+                Ok(space)
+            }
+        }
+    }
+
+    /// `Full` when free space is below the reserve.
+    pub(in crate::store) fn check_space(&self) -> Result<(), StoreError> {
+        self.leaves_reserve(0)
+    }
+
+    fn leaves_reserve(&self, bytes: u64) -> Result<(), StoreError> {
+        self.check_frozen()?;
+        let space = self.space_now()?;
+        if self.space.ballast_gone.load(Ordering::Relaxed) {
+            self.keep_ballast();
+        }
+        let wanted = self.space.reserve(space).saturating_add(bytes);
+        if space.free < wanted { Err(StoreError::Full) } else { Ok(()) }
+    }
+
+    /// Counts bytes that are about to be written, so that the reserve holds between two looks;
+    /// `Full` when they would not leave it.
+    pub(in crate::store) fn take_space(&self, bytes: u64) -> Result<(), StoreError> {
+        let taken = self.leaves_reserve(bytes);
+        let refused = if taken.is_err() { bytes } else { 0 };
+        self.space.refused.store(refused, Ordering::Relaxed);
+        taken?;
+        let mut last = self.space.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, space)) = last.as_mut() {
+            space.free = space.free.saturating_sub(bytes);
+        }
+        Ok(())
+    }
+
+    /// Sets the ballast aside, if it is not there and space is plenty.
+    pub(in crate::store) fn keep_ballast(&self) {
+        if self.frozen {
+            return;
+        }
+        let path = self.layout.ballast();
+        let Ok(space) = self.space_now() else {
+            return;
+        };
+        let reserve = self.space.reserve(space);
+        let bytes = BALLAST_BYTES_MAX.min(reserve / 2);
+        let is_there = self.disk.exists(&path).unwrap_or(true);
+        // It is set aside as soon as there is space again.
+        let gone = !is_there && space.free < reserve + 2 * bytes;
+        self.space.ballast_gone.store(gone, Ordering::Relaxed);
+        if bytes == 0 || is_there || gone {
+            return;
+        }
+        // Where the file system cannot allocate there is no ballast; the reserve remains.
+        let kept = self.disk.create(&path).and_then(|file| file.allocate(bytes));
+        if kept.is_err() {
+            let _ = self.disk.remove(&path);
+        }
+        // What was free a moment ago does not tell of the ballast.
+        *self.space.last.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// Gives space to the journal: the ballast, or an index that was put aside; whether there was
+    /// any.
+    pub(in crate::store) fn remove_ballast(&self) -> bool {
+        let root = self.layout.root();
+        let mut removed = self.disk.remove(&self.layout.ballast()).is_ok();
+        if removed {
+            log::warn!("the disk is full: the space set aside for the journal is in use now");
+            self.space.ballast_gone.store(true, Ordering::Relaxed);
+        } else {
+            for entry in self.disk.list(root).unwrap_or_default() {
+                let aside = entry.name.starts_with("index.bad-");
+                removed |= aside && self.disk.remove_dir_all(&root.join(&entry.name)).is_ok();
+            }
+        }
+        if removed {
+            let _ = self.disk.sync_dir(root);
+        }
+        removed
+    }
+}

@@ -1,0 +1,295 @@
+//! Content that has to be hashed before it is served, and hashing it.
+//!
+//! A disk may acknowledge a sync and still lose what was written when the power goes. So after an
+//! unclean stop everything that came since the last record of [`Store::settle`] is hashed again:
+//! what is asked for first comes first, the rest in the background.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use ring::digest::Context;
+use serde::{Deserialize, Serialize};
+
+use super::blobs::present;
+use super::damage::Check;
+use super::leases::{short, split_key};
+use crate::store::replica::feed::from_segments;
+use crate::store::rows::{self, Kind, Row, key};
+use crate::store::{Shared, Store, StoreError};
+use crate::sys::disk::DiskFile;
+use crate::sys::spawn;
+use crate::types::Digest;
+
+/// Doubtful content that is remembered. Over it: a scrub goes over everything at once.
+const SUSPECTS_MAX: usize = 16_384;
+/// Content that was hashed since the start, eight bytes each. Over it: it is hashed again.
+const CHECKED_MAX: usize = 65_536;
+/// Read from disk at a time, bytes.
+const STEP_BYTES: usize = 256 * 1024;
+/// Journal read at a time, bytes.
+const JOURNAL_BYTES: usize = 1024 * 1024;
+
+/// What is believed of the content on disk.
+#[derive(Default)]
+pub(in crate::store) struct Trust {
+    /// Hash everything when it is first asked for after a start.
+    first_read: bool,
+    doubts: Mutex<Doubts>,
+    /// Bytes of content that came since the last settling.
+    unsettled: AtomicU64,
+}
+
+#[derive(Default)]
+struct Doubts {
+    suspects: BTreeSet<Digest>,
+    checked: BTreeSet<u64>,
+}
+
+/// Up to which record all content is known to have reached the disk.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+struct Settled {
+    sequence: u64,
+}
+
+impl Row for Settled {
+    const VERSION: u8 = 1;
+}
+
+fn settled_key() -> Vec<u8> {
+    key(Kind::Node, &[b"settled"])
+}
+
+/// What hashing content showed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Verdict {
+    /// It is what its name says; so many bytes.
+    Good(u64),
+    /// It was not, and is out of service now.
+    Damaged,
+    /// It is not here.
+    Gone,
+}
+
+impl Trust {
+    /// With `first_read`, everything is hashed when it is first read after a start.
+    pub(in crate::store) fn new(first_read: bool) -> Trust {
+        Trust { first_read, ..Trust::default() }
+    }
+
+    fn doubts(&self) -> MutexGuard<'_, Doubts> {
+        self.doubts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets content be hashed before it is served again.
+    pub(in crate::store) fn doubt(&self, digest: &Digest) {
+        let mut doubts = self.doubts();
+        if doubts.suspects.len() < SUSPECTS_MAX {
+            doubts.suspects.insert(digest.clone());
+        }
+        doubts.checked.remove(&short(digest));
+    }
+
+    /// Content came, whole.
+    pub(in crate::store) fn arrived(&self, digest: &Digest, bytes: u64) {
+        self.believe(digest);
+        self.unsettled.fetch_add(bytes.max(1), Ordering::Relaxed);
+    }
+
+    fn believe(&self, digest: &Digest) {
+        let mut doubts = self.doubts();
+        doubts.suspects.remove(digest);
+        if self.first_read {
+            if doubts.checked.len() >= CHECKED_MAX {
+                doubts.checked.clear();
+            }
+            doubts.checked.insert(short(digest));
+        }
+    }
+
+    /// Whether it has to be hashed before it is served.
+    pub(in crate::store) fn is_doubted(&self, digest: &Digest) -> bool {
+        let doubts = self.doubts();
+        doubts.suspects.contains(digest)
+            || (self.first_read && !doubts.checked.contains(&short(digest)))
+    }
+}
+
+impl Store {
+    /// Hashes content and takes it out of service when it is not what its name says. Each step of
+    /// `STEP_BYTES` is followed by `pause` with the number of bytes read.
+    pub async fn verify<F: Future<Output = ()>>(
+        &self,
+        digest: &Digest,
+        mut pause: impl FnMut(u64) -> F,
+    ) -> Result<Verdict, StoreError> {
+        let shared = self.shared().clone();
+        let check = Check::begin(&shared, digest);
+        // Memory or a cable may have erred: only what is read wrong twice is condemned.
+        let mut what = String::new();
+        for attempt in 0..2 {
+            let opening = (shared.clone(), digest.clone());
+            let opened = spawn::blocking(move || open_raw(&opening.0, &opening.1)).await?;
+            let Some(file) = opened else {
+                shared.trust.believe(digest);
+                return Ok(Verdict::Gone);
+            };
+            if attempt > 0 {
+                file.forget_cached(0, 0);
+            }
+            match hash(&file, digest, &mut pause).await {
+                Ok((true, len)) => {
+                    shared.trust.believe(digest);
+                    return Ok(Verdict::Good(len));
+                }
+                Ok((false, len)) => what = format!("its {len} bytes have another digest"),
+                Err(error) if is_fault_of_the_medium(&error) => what = error.to_string(),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        let condemning = (shared.clone(), digest.clone());
+        let condemned = spawn::blocking(move || {
+            let (shared, digest) = condemning;
+            shared.condemn(&digest, &check, &what)
+        });
+        let condemned = condemned.await?;
+        // Of what is not here nothing has to be doubted.
+        shared.trust.believe(digest);
+        Ok(if condemned { Verdict::Damaged } else { Verdict::Gone })
+    }
+
+    /// Whether content has its digest; `None` when it is not here. Changes nothing.
+    pub(in crate::store) async fn is_whole(
+        &self,
+        digest: &Digest,
+    ) -> Result<Option<bool>, StoreError> {
+        let opening = (self.shared().clone(), digest.clone());
+        let opened = spawn::blocking(move || open_raw(&opening.0, &opening.1)).await?;
+        let Some(file) = opened else { return Ok(None) };
+        match hash(&file, digest, &mut |_| spawn::yield_now()).await {
+            Ok((good, _)) => Ok(Some(good)),
+            Err(error) if is_fault_of_the_medium(&error) => Ok(Some(false)),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Hashes what is doubted. What cannot be hashed now stays doubted, and is when somebody asks
+    /// for it; the first error is returned.
+    pub async fn verify_doubted(&self) -> Result<(), StoreError> {
+        let doubted = self.shared().trust.doubts().suspects.clone();
+        let mut result = Ok(());
+        for digest in doubted.iter().filter(|digest| self.shared().trust.is_doubted(digest)) {
+            let verdict = self.verify(digest, |_| spawn::yield_now()).await;
+            result = result.and(verdict.map(|_| ()));
+        }
+        result
+    }
+
+    /// How much content waits to be hashed.
+    pub fn doubted(&self) -> usize {
+        self.shared().trust.doubts().suspects.len()
+    }
+
+    /// Bytes of content that came since the last [`Store::settle`].
+    pub fn unsettled(&self) -> u64 {
+        self.shared().trust.unsettled.load(Ordering::Relaxed)
+    }
+
+    /// Has the file system write everything out, and notes it: what is older need not be hashed
+    /// after the next unclean stop.
+    pub async fn settle(&self) -> Result<(), StoreError> {
+        let shared = self.shared().clone();
+        let bytes = shared.trust.unsettled.load(Ordering::Relaxed);
+        let sequence = shared.feed.published();
+        if bytes == 0 || self.read_only() {
+            return Ok(());
+        }
+        let syncing = shared.clone();
+        spawn::blocking(move || {
+            // What is left on a full disk is for what somebody waits for.
+            syncing.check_space()?;
+            Ok::<(), StoreError>(syncing.disk.sync_fs(syncing.layout.root())?)
+        })
+        .await?;
+        self.commit(move |txn| txn.put(settled_key(), &Settled { sequence })).await?;
+        shared.trust.unsettled.fetch_sub(bytes, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+impl Shared {
+    /// After an unclean stop: doubts what came since the last settling. `false` when that cannot
+    /// be told any more.
+    pub(in crate::store) fn doubt_unsettled(&self) -> Result<bool, StoreError> {
+        let settled = self.index().get(&settled_key())?;
+        let settled = settled.map(|row| rows::decode::<Settled>(&row)).transpose()?;
+        let through = self.feed.published();
+        let mut after = settled.map_or(0, |settled| settled.sequence);
+        while after < through {
+            let records = match from_segments(self, after, through, JOURNAL_BYTES) {
+                Ok(records) => records,
+                Err(StoreError::NotFound) => return Ok(false),
+                Err(error) => return Err(error),
+            };
+            for (sequence, changes) in records {
+                after = sequence;
+                for (key, row) in changes {
+                    let of_content = key.first() == Some(&(Kind::Blob as u8))
+                        || key.first() == Some(&(Kind::Manifest as u8));
+                    if let Some((_, digest)) = split_key(&key).filter(|_| of_content)
+                        && row.is_some()
+                    {
+                        self.trust.doubt(&digest);
+                    }
+                }
+            }
+        }
+        Ok(self.trust.doubts().suspects.len() < SUSPECTS_MAX)
+    }
+}
+
+/// Opens content without touching it.
+fn open_raw(shared: &Shared, digest: &Digest) -> Result<Option<Arc<dyn DiskFile>>, StoreError> {
+    present(shared.disk.open(&shared.layout.blob(digest)))
+}
+
+/// Whether the disk cannot read what it holds; other errors pass.
+pub(in crate::store) fn is_fault_of_the_medium(error: &io::Error) -> bool {
+    // EIO; EUCLEAN and EBADMSG are how file systems say that their own checks failed.
+    matches!(error.raw_os_error(), Some(5 | 117 | 74))
+}
+
+/// Whether the bytes have the digest, and how many they are.
+async fn hash<F: Future<Output = ()>>(
+    file: &Arc<dyn DiskFile>,
+    digest: &Digest,
+    pause: &mut impl FnMut(u64) -> F,
+) -> io::Result<(bool, u64)> {
+    let mut context = Context::new(digest.algorithm().function());
+    let mut offset = 0;
+    let mut buffer = vec![0; STEP_BYTES];
+    loop {
+        let file = file.clone();
+        let step = move || {
+            let cached = file.is_cached(offset);
+            let read = file.read_at(&mut buffer, offset);
+            if let Ok(read) = read {
+                context.update(&buffer[..read]);
+            }
+            if !cached {
+                // Nobody asked for it: others need the memory.
+                file.forget_cached(offset, STEP_BYTES as u64);
+            }
+            (context, buffer, read)
+        };
+        let (context_back, buffer_back, read) = spawn::blocking(step).await;
+        (context, buffer) = (context_back, buffer_back);
+        let read = read? as u64;
+        if read == 0 {
+            return Ok((context.finish().as_ref() == digest.raw(), offset));
+        }
+        offset += read;
+        pause(read).await;
+    }
+}

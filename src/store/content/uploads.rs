@@ -1,0 +1,684 @@
+//! Unfinished content: pushes, and blobs half fetched from the parent. Both survive a restart.
+//!
+//! Each byte is written once and hashed while it is in memory. Bytes are gathered into pieces
+//! that the blocking pool hashes and writes while the next piece is gathered. A session stays in
+//! memory between requests, so that the next one goes on hashing; after a restart the file is
+//! hashed again.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, VecDeque};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use ring::digest::{Context, SHA256, SHA512};
+use smol::Task;
+
+use super::blobs::install;
+use crate::store::journal::layout::Layout;
+use crate::store::{Shared, Store, StoreError};
+use crate::sys::disk::DiskFile;
+use crate::sys::{Disk, Sys, spawn};
+use crate::types::digest::Algorithm;
+use crate::types::limits::UPLOAD_TTL;
+use crate::types::{Digest, RepositoryName};
+
+/// Bytes gathered before they are written; at most two pieces are in memory per upload. What is
+/// written in large pieces lies in large pages, which cost less to write and to send.
+const PIECE_BYTES: usize = 512 * 1024;
+/// The same for all uploads beyond [`LARGE_PIECES_MAX`].
+const SMALL_PIECE_BYTES: usize = 128 * 1024;
+/// Uploads that gather large pieces at once, so that many of them need little memory.
+const LARGE_PIECES_MAX: usize = 8;
+/// A fetch is made durable each time it has grown by this, bytes.
+const FETCH_SYNC_BYTES: u64 = 16 * 1024 * 1024;
+/// A half-fetched blob is kept this long without progress: sync windows may be weeks apart.
+const FETCH_TTL: Duration = Duration::from_secs(30 * 24 * 3600);
+
+/// When too many uploads are open, one that nobody has touched for this long makes room: clients
+/// seldom cancel what they give up.
+const ABANDONED_AFTER: Duration = Duration::from_secs(600);
+
+/// All unfinished content of the node, by id.
+#[derive(Default)]
+pub(in crate::store) struct Uploads {
+    sessions: Mutex<BTreeMap<String, Arc<Session>>>,
+    /// Holders of large pieces.
+    large: AtomicUsize,
+}
+
+/// One unfinished upload; lives from its start to its end, across requests.
+struct Session {
+    id: String,
+    path: PathBuf,
+    /// Where it was started; `None` for a fetch.
+    repository: Option<RepositoryName>,
+    /// A request has it.
+    held: AtomicBool,
+    /// Pieces to be written, in order.
+    pending: Mutex<VecDeque<Vec<u8>>>,
+    progress: Mutex<Progress>,
+    idle: Mutex<Idle>,
+}
+
+/// How long nobody has touched a session.
+#[derive(Clone, Copy)]
+struct Idle {
+    /// Monotonic time of the last touch or, if that was in an earlier run, of the start.
+    since: Duration,
+    /// What had passed before that.
+    before: Duration,
+}
+
+struct Progress {
+    /// Open while bytes arrive; also says that `offset` and `hash` are those of the file.
+    file: Option<Arc<dyn DiskFile>>,
+    loaded: bool,
+    offset: u64,
+    synced: u64,
+    hash: Context,
+    /// Why pieces were dropped; told to the one who wrote them, or to the next holder.
+    error: Option<StoreError>,
+    gone: bool,
+    spare: Vec<u8>,
+}
+
+/// An unfinished upload, held by one request at a time. Dropped, it keeps its bytes and can be
+/// taken up again.
+pub struct Upload {
+    shared: Arc<Shared>,
+    session: Arc<Session>,
+    buffer: Vec<u8>,
+    /// How much is gathered, bytes; 0 before the first.
+    piece: usize,
+    offset: u64,
+    writing: Option<Task<Result<(), StoreError>>>,
+    failed: Option<StoreError>,
+    done: bool,
+}
+
+impl Store {
+    /// Starts an upload; fails with `Full` below the reserve, `Unavailable` above the limit.
+    pub async fn upload_start(&self, repository: &RepositoryName) -> Result<Upload, StoreError> {
+        let (shared, repository) = (self.shared().clone(), repository.clone());
+        spawn::blocking(move || start(&shared, &repository)).await
+    }
+
+    /// Takes an upload up again: `NotFound` when there is none of this id in this repository,
+    /// `Conflict` while another request holds it. If bytes of an earlier request were lost
+    /// because the disk was full or failed, that error is told once.
+    pub async fn upload_resume(
+        &self,
+        repository: &RepositoryName,
+        id: &str,
+    ) -> Result<Upload, StoreError> {
+        let session = self.shared().uploads.find(repository, id).ok_or(StoreError::NotFound)?;
+        let mut upload = Upload::hold(self.shared(), session)?;
+        upload.load().await?;
+        Ok(upload)
+    }
+
+    /// The bytes received so far, without taking the upload.
+    pub async fn upload_offset(
+        &self,
+        repository: &RepositoryName,
+        id: &str,
+    ) -> Result<u64, StoreError> {
+        let session = self.shared().uploads.find(repository, id).ok_or(StoreError::NotFound)?;
+        let shared = self.shared().clone();
+        spawn::blocking(move || session.offset(&shared)).await
+    }
+
+    /// The partial fetch of a blob, created or taken up where it stopped; its id is the digest.
+    /// `Conflict` while another holds it, `Full` below the reserve.
+    pub async fn fetch_resume(&self, digest: &Digest) -> Result<Upload, StoreError> {
+        let shared = self.shared();
+        let (id, path) = (digest.to_string(), fetch_path(&shared.layout, digest));
+        let now = shared.sys.clock.monotonic();
+        let session = shared.uploads.find_or_add(&id, || Session::new(&id, path, None, now));
+        let mut upload = Upload::hold(shared, session)?;
+        upload.load().await?;
+        Ok(upload)
+    }
+
+    /// Removes uploads that nobody has touched for a day, and fetches for a month. Blocks; to be
+    /// called about every hour.
+    pub fn sweep_uploads(&self) {
+        sweep(self.shared());
+        self.shared().keep_ballast();
+    }
+}
+
+fn fetch_path(layout: &Layout, digest: &Digest) -> PathBuf {
+    layout.uploads().join(format!("{}.{}", digest.algorithm().name(), digest.hex()))
+}
+
+fn start(shared: &Arc<Shared>, repository: &RepositoryName) -> Result<Upload, StoreError> {
+    shared.check_space()?;
+    let id = shared.sys.rng.uuid();
+    let path = shared.layout.uploads().join(&id);
+    let now = shared.sys.clock.monotonic();
+    let session = Arc::new(Session::new(&id, path, Some(repository.clone()), now));
+    let fits = insert(shared, &session) || remove_abandoned(shared) && insert(shared, &session);
+    if !fits {
+        return Err(StoreError::Unavailable);
+    }
+    let upload = Upload::hold(shared, session.clone())?;
+    // Not synced: an upload that is gone after a power cut is one that the client starts again.
+    let named = shared.disk.create(&session.meta_path()).and_then(|meta| {
+        meta.write_all_at(repository.as_str().as_bytes(), 0)?;
+        shared.disk.create(&session.path)
+    });
+    match named {
+        Ok(file) => {
+            let mut progress = session.progress();
+            (progress.file, progress.loaded) = (Some(file), true);
+        }
+        Err(error) => {
+            session.remove(shared);
+            return Err(error.into());
+        }
+    }
+    Ok(upload)
+}
+
+/// `false` when too many uploads are open.
+fn insert(shared: &Shared, session: &Arc<Session>) -> bool {
+    let mut all = shared.uploads.all();
+    let pushes = all.values().filter(|session| session.repository.is_some()).count();
+    let room = pushes < shared.uploads_max;
+    if room {
+        all.insert(session.id.clone(), session.clone());
+    }
+    room
+}
+
+/// Removes the upload that was left alone for longest, if there is one that nobody holds.
+fn remove_abandoned(shared: &Shared) -> bool {
+    let now = shared.sys.clock.monotonic();
+    let all: Vec<Arc<Session>> = shared.uploads.all().values().cloned().collect();
+    let mut abandoned: Vec<(Duration, Arc<Session>)> = all
+        .into_iter()
+        .filter(|session| session.repository.is_some())
+        .map(|session| (session.idle_for(now), session))
+        .filter(|(idle, _)| *idle >= ABANDONED_AFTER)
+        .collect();
+    abandoned.sort_by_key(|(idle, _)| Reverse(*idle));
+    // A request that is slow has its upload all the same.
+    let free = |session: &Session| !session.held.swap(true, Ordering::Acquire);
+    let Some((_, session)) = abandoned.into_iter().find(|(_, session)| free(session)) else {
+        return false;
+    };
+    log::info!("an abandoned upload made room for another id={}", session.id);
+    session.remove(shared);
+    true
+}
+
+/// See [`Store::sweep_uploads`].
+pub(in crate::store) fn sweep(shared: &Shared) {
+    let now = shared.sys.clock.monotonic();
+    let sessions: Vec<Arc<Session>> = shared.uploads.all().values().cloned().collect();
+    for session in sessions {
+        let limit = if session.repository.is_some() { UPLOAD_TTL } else { FETCH_TTL };
+        if session.idle_for(now) < limit || session.held.swap(true, Ordering::Acquire) {
+            continue;
+        }
+        log::info!("an unfinished upload was removed id={}", session.id);
+        session.remove(shared);
+    }
+}
+
+impl Uploads {
+    /// Finds what earlier runs left, and clears up what is of no use.
+    pub(in crate::store) fn open(
+        sys: &Sys,
+        disk: &dyn Disk,
+        layout: &Layout,
+    ) -> Result<Uploads, StoreError> {
+        let uploads = Uploads::default();
+        let now = sys.clock.monotonic();
+        for entry in disk.list(&layout.uploads())? {
+            let path = layout.uploads().join(&entry.name);
+            let (id, repository) = match entry.name.split_once('.') {
+                Some((uuid, "meta")) => {
+                    if !disk.exists(&layout.uploads().join(uuid))? {
+                        disk.remove(&path)?;
+                    }
+                    continue;
+                }
+                Some((_, "put")) => {
+                    disk.remove(&path)?;
+                    continue;
+                }
+                Some((algorithm, hex)) => (format!("{algorithm}:{hex}"), None),
+                None => {
+                    let meta = disk.read(&path.with_extension("meta"), 4096);
+                    let name = meta.ok().and_then(|name| String::from_utf8(name).ok());
+                    let repository: Option<RepositoryName> = name.and_then(|n| n.parse().ok());
+                    if repository.is_none() {
+                        disk.remove(&path)?;
+                        continue;
+                    }
+                    (entry.name.clone(), repository)
+                }
+            };
+            if repository.is_none() && id.parse::<Digest>().is_err() {
+                continue;
+            }
+            let modified = disk.modified(&path)?;
+            let session = Session::new(&id, path, repository, now);
+            if let (Some(wall), Some(modified)) = (sys.clock.wall(), modified) {
+                session.idle().before = Duration::from_secs(wall.since(modified));
+            }
+            uploads.all().insert(id, Arc::new(session));
+        }
+        Ok(uploads)
+    }
+
+    fn all(&self) -> MutexGuard<'_, BTreeMap<String, Arc<Session>>> {
+        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How much an upload may gather, bytes.
+    fn take_piece(&self) -> usize {
+        let next = |taken| (taken < LARGE_PIECES_MAX).then_some(taken + 1);
+        match self.large.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next) {
+            Ok(_) => PIECE_BYTES,
+            Err(_) => SMALL_PIECE_BYTES,
+        }
+    }
+
+    fn give_back(&self, piece: usize) {
+        if piece == PIECE_BYTES {
+            self.large.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    fn find(&self, repository: &RepositoryName, id: &str) -> Option<Arc<Session>> {
+        let session = self.all().get(id).cloned()?;
+        (session.repository.as_ref() == Some(repository)).then_some(session)
+    }
+
+    fn find_or_add(&self, id: &str, make: impl FnOnce() -> Session) -> Arc<Session> {
+        self.all().entry(id.to_owned()).or_insert_with(|| Arc::new(make())).clone()
+    }
+}
+
+impl Session {
+    fn new(id: &str, path: PathBuf, repository: Option<RepositoryName>, now: Duration) -> Session {
+        let progress = Progress {
+            file: None,
+            loaded: false,
+            offset: 0,
+            synced: 0,
+            hash: Context::new(&SHA256),
+            error: None,
+            gone: false,
+            spare: Vec::new(),
+        };
+        Session {
+            id: id.to_owned(),
+            path,
+            repository,
+            held: AtomicBool::new(false),
+            pending: Mutex::default(),
+            progress: Mutex::new(progress),
+            idle: Mutex::new(Idle { since: now, before: Duration::ZERO }),
+        }
+    }
+
+    fn meta_path(&self) -> PathBuf {
+        self.path.with_extension("meta")
+    }
+
+    fn pending(&self) -> MutexGuard<'_, VecDeque<Vec<u8>>> {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn progress(&self) -> MutexGuard<'_, Progress> {
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn idle(&self) -> MutexGuard<'_, Idle> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn idle_for(&self, now: Duration) -> Duration {
+        let idle = *self.idle();
+        idle.before + now.saturating_sub(idle.since)
+    }
+
+    /// Hashes and writes the pieces that wait. Whoever calls it, they are taken in order; after
+    /// an error they are dropped, so that no gap can arise.
+    fn drain(&self, shared: &Shared) -> Result<(), StoreError> {
+        let mut progress = self.progress();
+        let mut result = match &progress.error {
+            Some(error) => Err(error.clone()),
+            None if progress.gone => Err(StoreError::NotFound),
+            None => progress.load(shared, self),
+        };
+        loop {
+            let Some(mut piece) = self.pending().pop_front() else {
+                break;
+            };
+            if result.is_ok() {
+                result = progress.write(shared, self.repository.is_none(), &piece);
+            }
+            piece.clear();
+            progress.spare = piece;
+        }
+        if let Err(error) = &result
+            && !progress.gone
+        {
+            progress.error = Some(error.clone());
+        }
+        self.touch(shared);
+        result
+    }
+
+    /// Writes what waits; until the next request, no file stays open and no memory taken.
+    fn rest(&self, shared: &Shared) -> Result<(), StoreError> {
+        let drained = self.drain(shared);
+        let mut progress = self.progress();
+        (progress.file, progress.spare) = (None, Vec::new());
+        drained
+    }
+
+    /// How much there is. After a restart that is the length of the file: to hash gigabytes first
+    /// would take longer than a client waits.
+    fn offset(&self, shared: &Shared) -> Result<u64, StoreError> {
+        let loaded = self.progress().loaded;
+        if loaded {
+            // What went wrong is for the one who writes; the offset is true in any case.
+            let _ = self.drain(shared);
+        } else {
+            self.touch(shared);
+        }
+        let progress = self.progress();
+        if progress.gone {
+            return Err(StoreError::NotFound);
+        }
+        if progress.loaded || !shared.disk.exists(&self.path)? {
+            return Ok(progress.offset);
+        }
+        Ok(shared.disk.open_rw(&self.path)?.len()?)
+    }
+
+    fn touch(&self, shared: &Shared) {
+        *self.idle() = Idle { since: shared.sys.clock.monotonic(), before: Duration::ZERO };
+    }
+
+    /// Checks the digest and gives the content its name.
+    fn finish(&self, shared: &Shared, digest: &Digest) -> Result<u64, StoreError> {
+        self.drain(shared)?;
+        let mut progress = self.progress();
+        if progress.gone {
+            return Err(StoreError::NotFound);
+        }
+        progress.load(shared, self)?;
+        let file = progress.file.clone().ok_or(StoreError::NotFound)?;
+        if file.len()? != progress.offset {
+            // Somebody else wrote to the file: all that it has now is checked.
+            progress.loaded = false;
+            progress.load(shared, self)?;
+        }
+        let found = match digest.algorithm() {
+            Algorithm::Sha256 => progress.hash.clone().finish(),
+            Algorithm::Sha512 => hash_file(&*file, Context::new(&SHA512))?.0.finish(),
+        };
+        let len = progress.offset;
+        // An upload that cannot be installed goes too: after a failed sync the disk may lack bytes
+        // that a second sync, which succeeds, does not write again (fsync(2), "EIO").
+        let installed = match found.as_ref() == digest.raw() {
+            true => install(shared, &self.path, &*file, digest, len).map(|()| len),
+            false => Err(StoreError::Invalid(format!(
+                "the {len} bytes received do not have the digest {digest}"
+            ))),
+        };
+        progress.gone = true;
+        drop(progress);
+        self.remove(shared);
+        installed
+    }
+
+    /// Removes what is left of it, on disk and in memory.
+    fn remove(&self, shared: &Shared) {
+        {
+            let mut progress = self.progress();
+            progress.gone = true;
+            progress.file = None;
+        }
+        shared.uploads.all().remove(&self.id);
+        let _ = shared.disk.remove(&self.path);
+        if self.repository.is_some() {
+            let _ = shared.disk.remove(&self.meta_path());
+        }
+    }
+}
+
+impl Progress {
+    /// Opens the file and, in the first use after a restart, hashes what is there.
+    fn load(&mut self, shared: &Shared, session: &Session) -> Result<(), StoreError> {
+        if self.file.is_none() {
+            let path = &session.path;
+            let exists = shared.disk.exists(path)?;
+            let file = if exists { shared.disk.open_rw(path) } else { shared.disk.create(path) };
+            self.file = Some(file?);
+        }
+        if let Some(file) = self.file.as_ref().filter(|_| !self.loaded) {
+            (self.hash, self.offset) = hash_file(&**file, Context::new(&SHA256))?;
+            self.synced = self.offset;
+            self.loaded = true;
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, shared: &Shared, fetch: bool, piece: &[u8]) -> Result<(), StoreError> {
+        shared.take_space(piece.len() as u64)?;
+        let file = self.file.clone().ok_or(StoreError::NotFound)?;
+        if let Err(error) = file.write_all_at(piece, self.offset) {
+            // Some of the piece may have fitted. It is cut off or, where that fails too, counted:
+            // the file is then hashed again.
+            self.loaded = file.set_len(self.offset).is_ok();
+            return Err(error.into());
+        }
+        self.hash.update(piece);
+        self.offset += piece.len() as u64;
+        if fetch && self.offset - self.synced >= FETCH_SYNC_BYTES {
+            if let Err(error) = file.sync_data() {
+                // Bytes written since the last sync may be lost although the next one succeeds:
+                // they are cut off, and fetched again.
+                self.loaded = false;
+                file.set_len(self.synced)?;
+                return Err(error.into());
+            }
+            self.synced = self.offset;
+        }
+        Ok(())
+    }
+}
+
+/// Hashes a whole file; also returns its length.
+fn hash_file(file: &dyn DiskFile, mut hash: Context) -> Result<(Context, u64), StoreError> {
+    let mut buffer = vec![0; SMALL_PIECE_BYTES];
+    let mut offset = 0;
+    loop {
+        let read = file.read_at(&mut buffer, offset)?;
+        if read == 0 {
+            return Ok((hash, offset));
+        }
+        hash.update(&buffer[..read]);
+        offset += read as u64;
+    }
+}
+
+impl Upload {
+    fn hold(shared: &Arc<Shared>, session: Arc<Session>) -> Result<Upload, StoreError> {
+        if session.held.swap(true, Ordering::Acquire) {
+            return Err(StoreError::Conflict("the upload is in use by another request".to_owned()));
+        }
+        let shared = shared.clone();
+        Ok(Upload {
+            shared,
+            session,
+            buffer: Vec::new(),
+            piece: 0,
+            offset: 0,
+            writing: None,
+            failed: None,
+            done: false,
+        })
+    }
+
+    /// Brings the session up to date after taking it.
+    async fn load(&mut self) -> Result<(), StoreError> {
+        let (shared, session) = (self.shared.clone(), self.session.clone());
+        let fetch = session.repository.is_none();
+        self.offset = spawn::blocking(move || {
+            if fetch {
+                shared.check_space()?;
+            }
+            let drained = session.drain(&shared);
+            let mut progress = session.progress();
+            progress.error = None;
+            drained.map(|()| progress.offset)
+        })
+        .await?;
+        Ok(())
+    }
+
+    /// Its id: a UUID, or the digest of a fetch.
+    pub fn id(&self) -> &str {
+        &self.session.id
+    }
+
+    /// Bytes received so far.
+    pub fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    /// How much of what is written may be in memory at once, bytes: one piece that is gathered and
+    /// one on its way to the disk.
+    pub fn memory_bytes(&mut self) -> usize {
+        2 * self.take_piece()
+    }
+
+    fn take_piece(&mut self) -> usize {
+        if self.piece == 0 {
+            self.piece = self.shared.uploads.take_piece();
+        }
+        self.piece
+    }
+
+    /// Appends bytes: hashed and written once. `Full` below the reserve; after an error this
+    /// handle is of no more use, but the upload can be resumed.
+    pub async fn write(&mut self, mut bytes: &[u8]) -> Result<(), StoreError> {
+        if let Some(error) = &self.failed {
+            return Err(error.clone());
+        }
+        self.take_piece();
+        while !bytes.is_empty() {
+            if self.buffer.capacity() == 0 {
+                self.buffer.reserve_exact(self.piece.min(bytes.len().next_power_of_two()));
+            }
+            let (now, later) = bytes.split_at(bytes.len().min(self.piece - self.buffer.len()));
+            self.buffer.extend_from_slice(now);
+            self.offset += now.len() as u64;
+            bytes = later;
+            if self.buffer.len() >= self.piece {
+                self.settle().await?;
+                self.hand_over();
+                let (shared, session) = (self.shared.clone(), self.session.clone());
+                self.writing = Some(spawn::blocking_task(move || session.drain(&shared)));
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits for the piece that is being written.
+    async fn settle(&mut self) -> Result<(), StoreError> {
+        if let Some(writing) = &mut self.writing {
+            let result = writing.await;
+            self.writing = None;
+            return result.map_err(|error| self.fail(error));
+        }
+        Ok(())
+    }
+
+    /// The writer of the bytes has been told; this handle writes no more.
+    fn fail(&mut self, error: StoreError) -> StoreError {
+        self.session.progress().error = None;
+        self.failed = Some(error.clone());
+        error
+    }
+
+    fn hand_over(&mut self) {
+        if !self.buffer.is_empty() {
+            let spare = self.session.progress.try_lock().map(|mut p| std::mem::take(&mut p.spare));
+            let full = std::mem::replace(&mut self.buffer, spare.unwrap_or_default());
+            self.session.pending().push_back(full);
+        }
+    }
+
+    /// Writes what is in memory; until more comes, the upload takes none.
+    pub async fn flush(&mut self) -> Result<(), StoreError> {
+        self.settle().await?;
+        self.hand_over();
+        self.shared.uploads.give_back(std::mem::take(&mut self.piece));
+        let (shared, session) = (self.shared.clone(), self.session.clone());
+        let drained = spawn::blocking(move || session.rest(&shared)).await;
+        drained.map_err(|error| self.fail(error))
+    }
+
+    /// Writes what is in memory and lets the upload go; returns the bytes received. Dropping
+    /// does the same without telling whether it worked.
+    pub async fn pause(mut self) -> Result<u64, StoreError> {
+        self.flush().await?;
+        self.done = true;
+        self.session.held.store(false, Ordering::Release);
+        Ok(self.offset)
+    }
+
+    /// Checks the digest and makes the content durable under its name; returns its length.
+    /// `Invalid` when the digest differs. After either error, or when the content cannot be made
+    /// durable, the upload is gone; an error of bytes that came before leaves it to be resumed.
+    pub async fn finish(mut self, digest: &Digest) -> Result<u64, StoreError> {
+        self.settle().await?;
+        self.hand_over();
+        let (shared, session) = (self.shared.clone(), self.session.clone());
+        let digest = digest.clone();
+        let result = spawn::blocking(move || session.finish(&shared, &digest)).await;
+        self.done = matches!(result, Ok(_) | Err(StoreError::Invalid(_)));
+        result.map_err(|error| self.fail(error))
+    }
+
+    /// Removes the upload.
+    pub async fn cancel(mut self) -> Result<(), StoreError> {
+        self.done = true;
+        let (shared, session) = (self.shared.clone(), self.session.clone());
+        spawn::blocking(move || session.remove(&shared)).await;
+        Ok(())
+    }
+}
+
+impl Drop for Upload {
+    fn drop(&mut self) {
+        if let Some(writing) = self.writing.take() {
+            writing.detach();
+        }
+        self.shared.uploads.give_back(self.piece);
+        if self.done {
+            return;
+        }
+        if self.failed.is_none() {
+            self.hand_over();
+        }
+        let (shared, session) = (self.shared.clone(), self.session.clone());
+        session.held.store(false, Ordering::Release);
+        spawn::blocking_task(move || {
+            let _ = session.rest(&shared);
+        })
+        .detach();
+    }
+}

@@ -1,0 +1,402 @@
+//! Where things lie in the state directory, and taking possession of it.
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::sys::Disk;
+use crate::types::Digest;
+use crate::types::digest::Algorithm;
+
+/// The number in the `format` file that this version writes.
+pub const FORMAT: u32 = 1;
+
+const FORMAT_TEXT: &str = "skerry store format ";
+/// Stands after the number when older versions can read the store: `2, readable by 1`.
+const READABLE_TEXT: &str = ", readable by ";
+
+/// What the `format` file says.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(in crate::store) enum Format {
+    /// There is none: the store is new.
+    New,
+    /// Ours.
+    Ours,
+    /// A newer one that we can read and must not write.
+    Newer(u32),
+}
+
+/// Paths under one state directory.
+#[derive(Clone, Debug)]
+pub struct Layout {
+    root: PathBuf,
+}
+
+/// Why a store cannot be opened. One line each: what, why, and what to do.
+#[derive(Debug)]
+pub enum OpenError {
+    /// The state directory cannot be used.
+    StateDir {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        cause: String,
+        /// What to do about it.
+        cure: &'static str,
+    },
+    /// Another process uses the state directory.
+    Locked {
+        /// Which.
+        path: PathBuf,
+    },
+    /// A newer version wrote the store; nothing in it was touched.
+    NewerFormat {
+        /// Which state directory.
+        path: PathBuf,
+        /// The format found.
+        found: u32,
+    },
+    /// The journal is damaged where nothing else can make up for it; nothing was changed.
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong in it, and what it cost.
+        what: String,
+    },
+    /// The disk failed.
+    Io {
+        /// The file or directory.
+        path: PathBuf,
+        /// Why.
+        cause: String,
+    },
+}
+
+impl fmt::Display for OpenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            OpenError::StateDir { path, cause, cure } => {
+                write!(f, "cannot use the state directory {}: {cause}; {cure}", path.display())
+            }
+            OpenError::Locked { path } => write!(
+                f,
+                "the state directory {} is in use by another skerry process; stop that one, or \
+                 set storage.state_dir to another directory",
+                path.display()
+            ),
+            OpenError::NewerFormat { path, found } => write!(
+                f,
+                "the state directory {} has format {found}, this version knows format {FORMAT}; \
+                 nothing was changed: run the newer version, or restore a backup",
+                path.display()
+            ),
+            OpenError::Damaged { path, what } => {
+                write!(f, "{} is damaged: {what}; nothing was changed", path.display())
+            }
+            OpenError::Io { path, cause } => write!(f, "{}: {cause}", path.display()),
+        }
+    }
+}
+
+impl std::error::Error for OpenError {}
+
+impl OpenError {
+    /// Wraps a fault of the disk at `path`.
+    pub(in crate::store) fn io(path: &Path) -> impl Fn(io::Error) -> OpenError + '_ {
+        move |error| OpenError::Io { path: path.to_owned(), cause: error.to_string() }
+    }
+}
+
+/// Where content is below a state directory.
+pub(in crate::store) fn relative(digest: &Digest) -> String {
+    Layout::new("").blob(digest).display().to_string()
+}
+
+impl Layout {
+    /// The paths under `root`.
+    pub fn new(root: impl Into<PathBuf>) -> Layout {
+        Layout { root: root.into() }
+    }
+
+    /// The state directory itself.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The file that names the format.
+    pub fn format(&self) -> PathBuf {
+        self.root.join("format")
+    }
+
+    /// Content by digest: `blobs/sha256/ab/<hex>`.
+    pub fn blob(&self, digest: &Digest) -> PathBuf {
+        let hex = digest.hex();
+        self.root.join("blobs").join(digest.algorithm().name()).join(&hex[..2]).join(hex)
+    }
+
+    /// The directory of all content named by this algorithm.
+    pub fn blobs(&self, algorithm: Algorithm) -> PathBuf {
+        self.root.join("blobs").join(algorithm.name())
+    }
+
+    /// The directory of damaged content; there only when some was found.
+    pub fn quarantine(&self) -> PathBuf {
+        self.root.join("quarantine")
+    }
+
+    /// Where damaged content is put: `quarantine/sha256.<hex>`.
+    pub fn quarantined(&self, digest: &Digest) -> PathBuf {
+        self.quarantine().join(format!("{}.{}", digest.algorithm().name(), digest.hex()))
+    }
+
+    /// The directory of unfinished content.
+    pub fn uploads(&self) -> PathBuf {
+        self.root.join("uploads")
+    }
+
+    /// The directory of segments and checkpoints.
+    pub fn journal(&self) -> PathBuf {
+        self.root.join("journal")
+    }
+
+    /// The segment whose first record has this sequence.
+    pub fn segment(&self, first: u64) -> PathBuf {
+        self.journal().join(format!("{first:020}.log"))
+    }
+
+    /// The checkpoint of all metadata at this sequence.
+    pub fn checkpoint(&self, sequence: u64) -> PathBuf {
+        self.journal().join(format!("{sequence:020}.ckpt"))
+    }
+
+    /// The index.
+    pub fn index(&self) -> PathBuf {
+        self.root.join("index")
+    }
+
+    /// Keys and numbers that make this node itself.
+    pub fn identity(&self) -> PathBuf {
+        self.root.join("identity")
+    }
+
+    /// Space kept for the journal on a full disk.
+    pub fn ballast(&self) -> PathBuf {
+        self.root.join("ballast")
+    }
+
+    /// There while a restore is under way or was cut short.
+    pub fn restoring(&self) -> PathBuf {
+        self.root.join("restoring")
+    }
+
+    /// Takes the directory for this process, checks its format, and makes what is missing, unless
+    /// `frozen`. Returns the guard of the lock, and the format.
+    pub(in crate::store) fn take(
+        &self,
+        disk: &dyn Disk,
+        frozen: bool,
+    ) -> Result<(Box<dyn Send + Sync>, Format), OpenError> {
+        if !frozen {
+            self.make_root(disk)?;
+        }
+        let lock = disk.lock_dir(&self.root).map_err(|error| match error.kind() {
+            io::ErrorKind::WouldBlock => OpenError::Locked { path: self.root.clone() },
+            _ => self.unusable(&error),
+        })?;
+        let format = self.check_format(disk)?;
+        if frozen || matches!(format, Format::Newer(_)) {
+            return Ok((lock, format));
+        }
+        self.make_directories(disk).map_err(|error| self.unusable(&error))?;
+        if format == Format::New {
+            self.write_format(disk).map_err(|error| self.unusable(&error))?;
+        }
+        Ok((lock, format))
+    }
+
+    /// Writes the `format` file: the store is whole.
+    pub fn write_format(&self, disk: &dyn Disk) -> io::Result<()> {
+        disk.replace(&self.format(), format!("{FORMAT_TEXT}{FORMAT}\n").as_bytes())
+    }
+
+    /// Makes the state directory, but not its parents: where the disk for the state is not
+    /// mounted, nothing may be written beside it.
+    fn make_root(&self, disk: &dyn Disk) -> Result<(), OpenError> {
+        let failed = |error: io::Error| self.unusable(&error);
+        if disk.exists(&self.root).map_err(failed)? {
+            return Ok(());
+        }
+        let parent = self.check_parent(disk)?;
+        disk.create_dir_all(&self.root).map_err(failed)?;
+        disk.sync_dir(parent).map_err(failed)
+    }
+
+    /// The directory that the state directory stands in, which must exist.
+    fn check_parent(&self, disk: &dyn Disk) -> Result<&Path, OpenError> {
+        let parent = match self.root.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent,
+            _ => Path::new("."),
+        };
+        if disk.exists(parent).map_err(|error| self.unusable(&error))? {
+            return Ok(parent);
+        }
+        Err(OpenError::StateDir {
+            path: self.root.clone(),
+            cause: format!("{} does not exist", parent.display()),
+            cure: "mount its file system or create it, or set storage.state_dir",
+        })
+    }
+
+    /// Whether the directory can be used, or made: neither makes nor takes it.
+    pub fn check(&self, disk: &dyn Disk) -> Result<(), OpenError> {
+        let failed = |error: io::Error| self.unusable(&error);
+        if !disk.exists(&self.root).map_err(failed)? {
+            return disk.check_writable(self.check_parent(disk)?).map_err(failed);
+        }
+        disk.list(&self.root).map_err(failed)?;
+        match self.check_format(disk)? {
+            // It is served as it is.
+            Format::Newer(_) => Ok(()),
+            Format::New | Format::Ours => disk.check_writable(&self.root).map_err(failed),
+        }
+    }
+
+    /// Whether what a start opens can be opened: the format, the identity, the journal, the index,
+    /// and the directories that it writes to.
+    pub fn check_files(&self, disk: &dyn Disk) -> Result<(), OpenError> {
+        if !disk.exists(&self.root).map_err(|error| self.unusable(&error))? {
+            return Ok(());
+        }
+        let is_ours = self.check_format(disk)? == Format::Ours;
+        for directory in [self.identity(), self.journal(), self.index()] {
+            self.check_directory(disk, &directory, is_ours)?;
+        }
+        for directory in [self.uploads(), self.root.join("blobs")] {
+            if is_ours && disk.exists(&directory).map_err(|error| self.unusable(&error))? {
+                disk.check_writable(&directory).map_err(|error| self.closed(&directory, &error))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A directory of files that a start opens; where it is not there, it is made.
+    fn check_directory(
+        &self,
+        disk: &dyn Disk,
+        directory: &Path,
+        is_ours: bool,
+    ) -> Result<(), OpenError> {
+        let closed = |path: &Path| {
+            let path = path.to_owned();
+            move |error: io::Error| self.closed(&path, &error)
+        };
+        if !disk.exists(directory).map_err(closed(directory))? {
+            return Ok(());
+        }
+        if is_ours {
+            disk.check_writable(directory).map_err(closed(directory))?;
+        }
+        for entry in disk.list(directory).map_err(closed(directory))? {
+            let path = directory.join(&entry.name);
+            let opened = match entry.is_dir {
+                true => disk.list(&path).map(drop),
+                // The identity is only read, and replaced as a whole.
+                false if is_ours && directory != self.identity() => disk.open_rw(&path).map(drop),
+                false => disk.open(&path).map(drop),
+            };
+            match opened {
+                // The service beside us has removed it.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                opened => opened.map_err(closed(&path))?,
+            }
+        }
+        Ok(())
+    }
+
+    /// A file or directory of ours that cannot be opened.
+    fn closed(&self, path: &Path, error: &io::Error) -> OpenError {
+        let path = path.strip_prefix(&self.root).unwrap_or(path);
+        OpenError::StateDir {
+            path: self.root.clone(),
+            cause: format!("{} cannot be opened: {error}", path.display()),
+            cure: match error.kind() {
+                io::ErrorKind::PermissionDenied => {
+                    "give every file in it to the user that runs skerry (chown -R)"
+                }
+                _ => "check the disk",
+            },
+        }
+    }
+
+    fn make_directories(&self, disk: &dyn Disk) -> io::Result<()> {
+        let mut made = false;
+        for path in [self.root.join("blobs"), self.uploads(), self.journal(), self.identity()] {
+            if !disk.exists(&path)? {
+                disk.create_dir_all(&path)?;
+                made = true;
+            }
+        }
+        if made { disk.sync_dir(&self.root) } else { Ok(()) }
+    }
+
+    /// The format; an error when it is none that we can read.
+    fn check_format(&self, disk: &dyn Disk) -> Result<Format, OpenError> {
+        let path = self.format();
+        let exists = |path: &Path| disk.exists(path).map_err(|error| self.unusable(&error));
+        if exists(&self.restoring())? {
+            return Err(OpenError::StateDir {
+                path: self.root.clone(),
+                cause: "a restore was not finished".to_owned(),
+                cure: "run skerry restore again",
+            });
+        }
+        if !exists(&path)? {
+            // A first start that was cut short leaves directories without this file, but no
+            // journal: that is written by a store that is whole.
+            let journal = disk.list(&self.journal()).unwrap_or_default();
+            if journal.is_empty() {
+                return Ok(Format::New);
+            }
+            return Err(OpenError::Damaged {
+                what: format!("it is missing; write `{FORMAT_TEXT}{FORMAT}` to it"),
+                path,
+            });
+        }
+        let bytes = disk.read(&path, 4096).map_err(|error| self.closed(&path, &error))?;
+        let text = String::from_utf8_lossy(&bytes);
+        let text = text.trim_end().strip_prefix(FORMAT_TEXT).unwrap_or_default();
+        let (number, readable) = match text.split_once(READABLE_TEXT) {
+            Some((number, by)) => (number.parse::<u32>().ok(), by.parse::<u32>().ok()),
+            None => (text.parse().ok(), None),
+        };
+        match number {
+            Some(FORMAT) => Ok(Format::Ours),
+            Some(found) if found > FORMAT && readable.is_some_and(|by| by <= FORMAT) => {
+                Ok(Format::Newer(found))
+            }
+            Some(found) if found > FORMAT => {
+                Err(OpenError::NewerFormat { path: self.root.clone(), found })
+            }
+            _ => Err(OpenError::Damaged {
+                path,
+                what: format!("it must read `{FORMAT_TEXT}{FORMAT}`"),
+            }),
+        }
+    }
+
+    fn unusable(&self, error: &io::Error) -> OpenError {
+        let cure = match error.kind() {
+            io::ErrorKind::PermissionDenied => {
+                "make it owned by and writable for the user that runs skerry, or set \
+                 storage.state_dir"
+            }
+            io::ErrorKind::ReadOnlyFilesystem => {
+                "mount its file system for writing, or set storage.state_dir"
+            }
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "free some space",
+            io::ErrorKind::NotADirectory => "remove the file that stands in its place",
+            _ => "check the disk, or set storage.state_dir",
+        };
+        OpenError::StateDir { path: self.root.clone(), cause: error.to_string(), cure }
+    }
+}

@@ -1,0 +1,7 @@
+//! The promise: records that are durable before anything is acknowledged.
+
+pub mod checkpoint;
+pub mod frame;
+pub mod layout;
+pub mod segment;
+pub mod txn;

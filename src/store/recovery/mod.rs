@@ -1,0 +1,6 @@
+//! What a start makes of journal, checkpoints and index.
+
+pub mod recover;
+
+pub(super) mod rebuild;
+pub(super) mod salvage;

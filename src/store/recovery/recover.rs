@@ -1,0 +1,395 @@
+//! Opening: from what a stop of any kind left to a store that answers.
+//!
+//! The state is a checkpoint and the records after it. A damaged end of the last segment, with
+//! nothing behind it that proves it was durable, is the torn end of an append that nobody was
+//! told about: it is cut. This is also the one damage that cannot be detected: bit rot in the
+//! very last group after an unclean stop looks the same, unless the index knows of more.
+
+use std::fmt;
+use std::sync::Arc;
+
+use super::rebuild::{catch_up, fill, open_sled, rebuild};
+use super::salvage::{Damage, last_sequence_seen, salvage};
+use crate::store::index::{Built, Index, MapIndex};
+use crate::store::journal::checkpoint::{self, Checkpoint};
+use crate::store::journal::frame::FrameFault;
+use crate::store::journal::layout::{Layout, OpenError};
+use crate::store::journal::segment::{self, End, SEGMENT_HEADER_BYTES_MAX, SegmentReader};
+use crate::sys::Disk;
+
+/// What answers look-ups.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum IndexKind {
+    /// sled, on the real file system.
+    Sled {
+        /// Its page cache, bytes.
+        cache: u64,
+    },
+    /// A map in memory, for simulated disks.
+    Map,
+}
+
+/// What opening the store found and did; one line for the log.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Recovery {
+    /// There was no store before.
+    pub new: bool,
+    /// Nothing may be changed: a newer version wrote the store, or it is only looked at.
+    pub read_only: bool,
+    /// The last stop was in good order.
+    pub clean: bool,
+    /// The last sequence in the journal.
+    pub sequence: u64,
+    /// Records that the index did not know yet.
+    pub records_replayed: u64,
+    /// Bytes of a torn append that were cut off.
+    pub tail_cut_bytes: u64,
+    /// Why the index was built again, if it was.
+    pub index_rebuilt: Option<String>,
+    /// What was damaged, and what it cost.
+    pub damage: Vec<String>,
+}
+
+impl fmt::Display for Recovery {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let stop = match (self.new, self.clean) {
+            (true, _) => "new store",
+            (false, true) => "store opened after a clean stop",
+            (false, false) => "store opened after an unclean stop",
+        };
+        write!(f, "{stop} sequence={} replayed={}", self.sequence, self.records_replayed)?;
+        if self.read_only {
+            f.write_str(" read_only=true")?;
+        }
+        if self.tail_cut_bytes > 0 {
+            write!(f, " torn_tail_cut_bytes={}", self.tail_cut_bytes)?;
+        }
+        if let Some(why) = &self.index_rebuilt {
+            write!(f, " index_rebuilt=\"{why}\"")?;
+        }
+        for damage in &self.damage {
+            write!(f, " damage=\"{damage}\"")?;
+        }
+        Ok(())
+    }
+}
+
+/// What the writer continues from.
+pub(in crate::store) struct Recovered {
+    pub(in crate::store) recovery: Recovery,
+    pub(in crate::store) end: End,
+    pub(in crate::store) firsts: Vec<u64>,
+    pub(in crate::store) checkpoints: Vec<Checkpoint>,
+    /// Bytes in the journal after the last checkpoint.
+    pub(in crate::store) bytes_since: u64,
+    pub(in crate::store) index: Arc<dyn Index>,
+    /// Records that followers have seen may be gone.
+    pub(in crate::store) renew_epoch: bool,
+}
+
+/// Finds out what is there, mends what can be mended, and opens the index.
+pub(in crate::store) fn recover(
+    disk: &Arc<dyn Disk>,
+    layout: &Layout,
+    kind: IndexKind,
+) -> Result<Recovered, OpenError> {
+    let mut found = Found::list(&**disk, layout, false)?;
+    let base = found.checkpoints.last().copied();
+    let walk = walk(&**disk, layout, &found.firsts, base)?;
+    let mut recovery =
+        Recovery { damage: std::mem::take(&mut found.damage), ..Recovery::default() };
+    let index = match kind {
+        IndexKind::Sled { cache } => open_sled(disk, layout, cache),
+        IndexKind::Map => Ok(Arc::new(MapIndex::default()) as Arc<dyn Index>),
+    };
+    if let Some(damage) = &walk.damage {
+        return salvage(disk, layout, found, damage, index.ok(), recovery);
+    }
+    if let Ok(index) = &index
+        && index.applied() > walk.end.sequence
+    {
+        let lost = Damage {
+            path: layout.journal(),
+            what: format!("it ends at sequence {}", walk.end.sequence),
+            last_seen: walk.end.sequence,
+        };
+        return salvage(disk, layout, found, &lost, Some(index.clone()), recovery);
+    }
+    let end = settle(&**disk, layout, &mut found.firsts, &walk)?;
+    (recovery.clean, recovery.tail_cut_bytes) = (walk.clean, walk.cut_bytes);
+    recovery.sequence = end.sequence;
+    let state = State { disk, layout, kind, found: &found, end: end.sequence };
+    let index = state.bring_up(index, &mut recovery)?;
+    Ok(Recovered {
+        recovery,
+        end,
+        firsts: found.firsts,
+        checkpoints: found.checkpoints,
+        bytes_since: walk.bytes,
+        index,
+        renew_epoch: false,
+    })
+}
+
+/// An undamaged journal and an index that may know less.
+struct State<'a> {
+    disk: &'a Arc<dyn Disk>,
+    layout: &'a Layout,
+    kind: IndexKind,
+    found: &'a Found,
+    end: u64,
+}
+
+impl State<'_> {
+    /// Applies what the index does not know yet, or builds a new one.
+    fn bring_up(
+        &self,
+        index: Result<Arc<dyn Index>, String>,
+        recovery: &mut Recovery,
+    ) -> Result<Arc<dyn Index>, OpenError> {
+        let Found { firsts, checkpoints, .. } = self.found;
+        let base = checkpoints.last().copied();
+        let from = base.map_or(0, |base| base.end.sequence);
+        let usable = index.and_then(|index| match index.applied() {
+            0 if self.kind == IndexKind::Map || self.end == 0 => Ok(index),
+            0 => Err("there is none".to_owned()),
+            applied if applied >= from => Ok(index),
+            applied => Err(format!("it ends at sequence {applied}, too long ago")),
+        });
+        // Nobody asks yet.
+        let built = Built::default();
+        let current = usable.and_then(|index| {
+            let applied = index.applied();
+            let apply = if applied < from { fill } else { catch_up };
+            apply(&**self.disk, self.layout, &*index, base, firsts, self.end, &built)
+                .map_err(|error| error.to_string())?;
+            recovery.records_replayed = self.end - applied.max(from);
+            Ok(index)
+        });
+        current.or_else(|why| {
+            recovery.records_replayed = self.end - from;
+            let index =
+                rebuild(self.disk, self.layout, self.kind, checkpoints, firsts, self.end, &built);
+            let index = index.map_err(|error| OpenError::Damaged {
+                path: self.layout.journal(),
+                what: format!("the index cannot be built from it ({why}): {error}"),
+            });
+            recovery.index_rebuilt = Some(why);
+            index
+        })
+    }
+}
+
+/// Reads what is there into a map in memory and changes nothing.
+pub(in crate::store) fn look(
+    disk: &Arc<dyn Disk>,
+    layout: &Layout,
+) -> Result<Recovered, OpenError> {
+    let mut found = Found::list(&**disk, layout, true)?;
+    let base = found.checkpoints.last().copied();
+    let walk = walk(&**disk, layout, &found.firsts, base)?;
+    if let Some(Damage { path, what, .. }) = walk.damage {
+        return Err(OpenError::Damaged { path, what });
+    }
+    let mut recovery = Recovery {
+        read_only: true,
+        clean: walk.clean,
+        sequence: walk.end.sequence,
+        tail_cut_bytes: walk.cut_bytes,
+        damage: std::mem::take(&mut found.damage),
+        ..Recovery::default()
+    };
+    let state = State { disk, layout, kind: IndexKind::Map, found: &found, end: walk.end.sequence };
+    let index = state.bring_up(Ok(Arc::new(MapIndex::default())), &mut recovery)?;
+    Ok(Recovered {
+        recovery,
+        end: walk.end,
+        firsts: found.firsts,
+        checkpoints: found.checkpoints,
+        bytes_since: walk.bytes,
+        index,
+        renew_epoch: false,
+    })
+}
+
+/// What the journal directory holds.
+pub(in crate::store) struct Found {
+    pub(in crate::store) firsts: Vec<u64>,
+    pub(in crate::store) checkpoints: Vec<Checkpoint>,
+    damage: Vec<String>,
+}
+
+impl Found {
+    fn list(disk: &dyn Disk, layout: &Layout, frozen: bool) -> Result<Found, OpenError> {
+        let directory = layout.journal();
+        let failed = OpenError::io(&directory);
+        let mut found = Found { firsts: Vec::new(), checkpoints: Vec::new(), damage: Vec::new() };
+        for entry in disk.list(&directory).map_err(&failed)? {
+            let number = |name: Option<&str>| name.and_then(|name| name.parse::<u64>().ok());
+            if let Some(first) = number(entry.name.strip_suffix(".log")) {
+                found.firsts.push(first);
+            } else if let Some(sequence) = number(entry.name.strip_suffix(".ckpt")) {
+                match checkpoint::inspect(disk, layout, sequence) {
+                    Ok(checkpoint) => found.checkpoints.push(checkpoint),
+                    Err(FrameFault::Io(error)) => return Err(failed(error)),
+                    Err(FrameFault::Bad(at)) => found.damage.push(format!(
+                        "checkpoint {sequence} is damaged at byte {at}; the one before it and \
+                         the journal make up for it, nothing is lost"
+                    )),
+                }
+            } else if entry.name.ends_with(".tmp") && !frozen {
+                disk.remove(&directory.join(entry.name)).map_err(&failed)?;
+            }
+        }
+        found.firsts.sort_unstable();
+        found.checkpoints.sort_unstable_by_key(|checkpoint| checkpoint.end.sequence);
+        Ok(found)
+    }
+}
+
+/// What reading all records after the last checkpoint showed.
+struct Walk {
+    end: End,
+    clean: bool,
+    bytes: u64,
+    cut_bytes: u64,
+    /// The last segment, when there is one with a good header.
+    last: Option<SegmentReader>,
+    /// A segment whose header was never finished.
+    stillborn: Option<u64>,
+    damage: Option<Damage>,
+}
+
+fn walk(
+    disk: &dyn Disk,
+    layout: &Layout,
+    firsts: &[u64],
+    base: Option<Checkpoint>,
+) -> Result<Walk, OpenError> {
+    let end = base.map_or(End::default(), |base| base.end);
+    let mut walk = Walk {
+        end,
+        clean: true,
+        bytes: 0,
+        cut_bytes: 0,
+        last: None,
+        stillborn: None,
+        damage: None,
+    };
+    if let Some(last) = firsts.last().filter(|last| **last <= end.sequence) {
+        walk.clean = segment::ends_with_stop(disk, layout, *last);
+    }
+    let firsts: Vec<u64> = firsts.iter().copied().filter(|f| *f > end.sequence).collect();
+    for (position, first) in firsts.iter().enumerate() {
+        let is_last = position + 1 == firsts.len();
+        let path = layout.segment(*first);
+        if let Err(fault) = walk_segment(disk, layout, *first, is_last, &mut walk) {
+            let what = match fault {
+                SegmentFault::Io(error) => return Err(OpenError::io(&path)(error)),
+                SegmentFault::Damaged(what) => what,
+            };
+            let last_seen = last_sequence_seen(disk, layout, &firsts[position..])
+                .map_err(OpenError::io(&path))?;
+            walk.damage = Some(Damage { path, what, last_seen });
+            break;
+        }
+    }
+    Ok(walk)
+}
+
+enum SegmentFault {
+    Io(std::io::Error),
+    Damaged(String),
+}
+
+impl From<std::io::Error> for SegmentFault {
+    fn from(error: std::io::Error) -> SegmentFault {
+        SegmentFault::Io(error)
+    }
+}
+
+fn walk_segment(
+    disk: &dyn Disk,
+    layout: &Layout,
+    first: u64,
+    is_last: bool,
+    walk: &mut Walk,
+) -> Result<(), SegmentFault> {
+    let len = disk.file_len(&layout.segment(first))?;
+    let mut segment = match SegmentReader::open(disk, layout, first) {
+        Ok(segment) => segment,
+        Err(FrameFault::Io(error)) => return Err(error.into()),
+        Err(FrameFault::Bad(_)) if is_last && len <= SEGMENT_HEADER_BYTES_MAX => {
+            walk.clean = false;
+            walk.cut_bytes = len;
+            walk.stillborn = Some(first);
+            return Ok(());
+        }
+        Err(FrameFault::Bad(_)) => {
+            return Err(SegmentFault::Damaged("its header cannot be read".to_owned()));
+        }
+    };
+    if segment.previous() != walk.end {
+        let what = format!(
+            "it follows sequence {}, but what is there before it ends at {}",
+            segment.previous().sequence,
+            walk.end.sequence
+        );
+        return Err(SegmentFault::Damaged(what));
+    }
+    loop {
+        match segment.next_record() {
+            Ok(Some(_)) => {}
+            Ok(None) => break,
+            Err(FrameFault::Io(error)) => return Err(error.into()),
+            Err(FrameFault::Bad(at)) => {
+                let proven = !is_last
+                    || segment.damage_is_proven().map_err(|fault| match fault {
+                        FrameFault::Io(error) => SegmentFault::Io(error),
+                        FrameFault::Bad(_) => SegmentFault::Damaged(String::new()),
+                    })?;
+                if proven {
+                    let after = segment.end().sequence;
+                    let what = format!("byte {at}, after the record of sequence {after}");
+                    return Err(SegmentFault::Damaged(what));
+                }
+                break;
+            }
+        }
+    }
+    walk.end = segment.end();
+    walk.bytes += walk.end.len;
+    walk.cut_bytes = len.saturating_sub(walk.end.len);
+    walk.clean = segment.stopped() && walk.cut_bytes == 0;
+    walk.last = Some(segment);
+    Ok(())
+}
+
+/// Cuts a torn tail and closes the last segment.
+fn settle(
+    disk: &dyn Disk,
+    layout: &Layout,
+    firsts: &mut Vec<u64>,
+    walk: &Walk,
+) -> Result<End, OpenError> {
+    let directory = layout.journal();
+    if let Some(first) = walk.stillborn {
+        disk.remove(&layout.segment(first)).map_err(OpenError::io(&directory))?;
+        firsts.retain(|other| *other != first);
+    }
+    let mut end = walk.end;
+    if let Some(last) = &walk.last {
+        end = last.seal(disk, layout).map_err(OpenError::io(&directory))?;
+        if end.sequence < last.previous().sequence + 1 {
+            // It holds no record; the next segment takes its name.
+            let first = end.sequence + 1;
+            disk.remove(&layout.segment(first)).map_err(OpenError::io(&directory))?;
+            firsts.retain(|other| *other != first);
+            end = last.previous();
+        }
+    }
+    if walk.stillborn.is_some() || walk.last.is_some() {
+        disk.sync_dir(&directory).map_err(OpenError::io(&directory))?;
+    }
+    Ok(end)
+}

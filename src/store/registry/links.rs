@@ -1,0 +1,120 @@
+//! The links of repositories to content: every blob and every manifest that a repository holds.
+
+use super::repositories::BlobLink;
+use crate::store::content::leases::split_key;
+use crate::store::rows::{self, Kind, prefix};
+use crate::store::{ManifestRow, Store, StoreError};
+use crate::types::{Digest, RepositoryName};
+
+/// Rows read at a time.
+const PAGE: usize = 256;
+
+/// How a repository refers to content.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Referred {
+    /// As a blob of this length, bytes.
+    Blob(u64),
+    /// As a manifest of this length, bytes.
+    Manifest(u64),
+}
+
+impl Referred {
+    /// The length that the content must have, bytes.
+    pub(in crate::store) fn len(self) -> u64 {
+        let (Referred::Blob(len) | Referred::Manifest(len)) = self;
+        len
+    }
+}
+
+/// A link as it is in the index.
+pub(in crate::store) struct Link {
+    pub(in crate::store) key: Vec<u8>,
+    row: Vec<u8>,
+}
+
+impl Link {
+    /// `Corrupt` when its key names no content.
+    pub(in crate::store) fn digest(&self) -> Result<Digest, StoreError> {
+        split_key(&self.key).map(|(_, digest)| digest).ok_or_else(|| self.corrupt())
+    }
+
+    /// `Corrupt` when its key names no repository.
+    pub(in crate::store) fn repository(&self) -> Result<RepositoryName, StoreError> {
+        repository_of(&self.key).ok_or_else(|| self.corrupt())
+    }
+
+    pub(in crate::store) fn referred(&self) -> Result<Referred, StoreError> {
+        if self.key.first() == Some(&(Kind::Blob as u8)) {
+            return rows::decode::<BlobLink>(&self.row).map(|link| Referred::Blob(link.size));
+        }
+        rows::decode::<ManifestRow>(&self.row).map(|manifest| Referred::Manifest(manifest.size))
+    }
+
+    fn corrupt(&self) -> StoreError {
+        let text = format!("a link with a key of {} bytes names nothing", self.key.len());
+        StoreError::Corrupt(text)
+    }
+}
+
+/// The repository of a link's key.
+pub(in crate::store) fn repository_of(key: &[u8]) -> Option<RepositoryName> {
+    split_key(key).and_then(|(name, _)| std::str::from_utf8(name).ok()?.parse().ok())
+}
+
+impl Store {
+    /// The next links whose keys are greater than `after`, blobs first; none when that was the
+    /// last. Blocks.
+    pub(in crate::store) fn links(&self, after: Option<&[u8]>) -> Result<Vec<Link>, StoreError> {
+        for kind in [Kind::Blob, Kind::Manifest] {
+            let start = prefix(kind, &[]);
+            if after.is_some_and(|after| after.first() > start.first()) {
+                continue;
+            }
+            let page = self.look_up(|index| index.scan(&start, after, PAGE))?;
+            if !page.is_empty() {
+                return Ok(page.into_iter().map(|(key, row)| Link { key, row }).collect());
+            }
+        }
+        Ok(Vec::new())
+    }
+
+    /// Calls `each` for every link, in the order of [`Store::links`]. Blocks.
+    pub(in crate::store) fn each_link(
+        &self,
+        mut each: impl FnMut(&Link) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        let mut page = self.links(None)?;
+        while let Some(last) = page.last() {
+            let after = last.key.clone();
+            page.iter().try_for_each(&mut each)?;
+            page = self.links(Some(&after))?;
+        }
+        Ok(())
+    }
+
+    /// Calls `each` for every row whose key starts with `start`, in key order. Blocks.
+    pub(in crate::store) fn each_row(
+        &self,
+        start: &[u8],
+        mut each: impl FnMut(Vec<u8>, &[u8]) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        let mut after: Option<Vec<u8>> = None;
+        loop {
+            let page = self.look_up(|index| index.scan(start, after.as_deref(), PAGE))?;
+            let Some((last, _)) = page.last() else { return Ok(()) };
+            after = Some(last.clone());
+            for (key, row) in page {
+                each(key, &row)?;
+            }
+        }
+    }
+
+    /// All content that repositories refer to, each digest once per repository and use, in no
+    /// order. Blocks.
+    pub fn each_content(
+        &self,
+        mut each: impl FnMut(&Digest) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        self.each_link(|link| each(&link.digest()?))
+    }
+}

@@ -1,0 +1,465 @@
+//! Manifests of a repository: pushed whole, with their tags, in one command.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::referrers::{ReferrerRow, referrer_key};
+use super::repositories::{self, BlobLink, blob_key, digest_at};
+use super::tags::{self, Precondition};
+use crate::store::content::gc::forget_untagged;
+use crate::store::replica::delivered::{self, Effect};
+use crate::store::replica::outbox::{self, Origin, OutboxChange};
+use crate::store::rows::{self, Kind, Row, key, prefix};
+use crate::store::{Store, StoreError, Txn};
+use crate::types::{Digest, Manifest, RepositoryName, Tag, UnixSeconds, media};
+
+/// What is known of a manifest without reading it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ManifestRow {
+    /// Served as Content-Type.
+    pub media_type: String,
+    /// Its length, bytes.
+    pub size: u64,
+    /// Media type of its configuration.
+    pub config_media_type: Option<String>,
+    /// As a listing of referrers shows it.
+    pub artifact_type: Option<String>,
+    /// The manifest that it refers to.
+    pub subject: Option<Digest>,
+    /// For the listing of referrers, so only kept when there is a subject; bounded.
+    pub annotations: BTreeMap<String, String>,
+    /// Configuration and layers, without what lies elsewhere by design; the entries of an index
+    /// whose type nobody knows.
+    pub blobs: Vec<Digest>,
+    /// Manifests of an index.
+    pub children: Vec<Digest>,
+    /// Length of what it refers to directly, bytes.
+    pub content_size: u64,
+    /// When it was first pushed or synced.
+    pub pushed: UnixSeconds,
+    /// Configuration and layers that lie elsewhere by design, and may be here all the same. `None`
+    /// in a row of an earlier version, which left them out: the manifest itself says.
+    pub elsewhere: Option<Vec<Digest>>,
+}
+
+impl Row for ManifestRow {
+    const VERSION: u8 = 1;
+
+    fn read(bytes: &[u8]) -> Result<ManifestRow, postcard::Error> {
+        let (first, left) = postcard::take_from_bytes(bytes)?;
+        let (media_type, size, config_media_type, artifact_type, subject, annotations) = first;
+        let (rest, left) = postcard::take_from_bytes(left)?;
+        let (blobs, children, content_size, pushed) = rest;
+        Ok(ManifestRow {
+            media_type,
+            size,
+            config_media_type,
+            artifact_type,
+            subject,
+            annotations,
+            blobs,
+            children,
+            content_size,
+            pushed,
+            elsewhere: rows::last(left)?,
+        })
+    }
+}
+
+impl ManifestRow {
+    /// Everything that it names as a blob, or may name as one.
+    pub fn named_blobs(&self) -> impl Iterator<Item = &Digest> {
+        self.blobs.iter().chain(self.elsewhere.iter().flatten())
+    }
+
+    /// Everything that it names as a manifest, or may name as one: an entry of an index whose type
+    /// nobody knows may be either.
+    pub fn named_manifests(&self) -> impl Iterator<Item = &Digest> {
+        let is_image = [media::OCI_MANIFEST, media::DOCKER_MANIFEST, media::OCI_ARTIFACT]
+            .contains(&self.media_type.as_str());
+        let blobs = (!is_image).then(|| self.named_blobs());
+        self.children.iter().chain(blobs.into_iter().flatten())
+    }
+
+    fn new(put: &PutManifest, pushed: UnixSeconds) -> ManifestRow {
+        let parsed = &put.parsed;
+        let blobs = parsed.config.iter().chain(&parsed.layers);
+        let local = blobs.clone().filter(|descriptor| !descriptor.is_external());
+        let elsewhere = elsewhere(parsed);
+        let content = blobs.chain(&parsed.children).map(|descriptor| descriptor.size);
+        ManifestRow {
+            media_type: put.media_type.clone(),
+            size: put.bytes_len,
+            config_media_type: parsed.config.as_ref().map(|config| config.media_type.clone()),
+            artifact_type: parsed.referrer_type().map(str::to_owned),
+            subject: parsed.subject.as_ref().map(|subject| subject.digest.clone()),
+            annotations: match parsed.subject {
+                Some(_) => parsed.annotations.clone(),
+                None => BTreeMap::new(),
+            },
+            blobs: local.map(|descriptor| descriptor.digest.clone()).collect(),
+            children: parsed.children.iter().map(|child| child.digest.clone()).collect(),
+            content_size: content.fold(0, u64::saturating_add),
+            pushed,
+            elsewhere: Some(elsewhere),
+        }
+    }
+}
+
+/// What of a manifest's configuration and layers lies elsewhere by design.
+pub(in crate::store) fn elsewhere(parsed: &Manifest) -> Vec<Digest> {
+    let blobs = parsed.config.iter().chain(&parsed.layers);
+    let external = blobs.filter(|descriptor| descriptor.is_external());
+    external.map(|descriptor| descriptor.digest.clone()).collect()
+}
+
+/// A manifest to add; its bytes are durable already.
+pub struct PutManifest {
+    /// Its name.
+    pub digest: Digest,
+    /// Served as Content-Type.
+    pub media_type: String,
+    /// Its length, bytes.
+    pub bytes_len: u64,
+    /// Its content.
+    pub parsed: Manifest,
+    /// Tags that shall name it.
+    pub tags: Vec<Tag>,
+    /// Must hold for each of the tags.
+    pub precondition: Precondition,
+    /// Whether what it refers to must be in the repository. Clients cannot choose; a sync that
+    /// leaves out platforms can.
+    pub content_required: bool,
+    /// Who made the change.
+    pub origin: Origin,
+}
+
+/// What became of a manifest to add.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum PutOutcome {
+    /// It is there, and the tags name it.
+    Stored,
+    /// The same delivery took effect before; nothing was changed now.
+    Replayed,
+    /// Nothing was changed: this blob is not linked in the repository.
+    BlobMissing(Digest),
+    /// Nothing was changed: this manifest of the index is not in the repository.
+    ChildMissing(Digest),
+}
+
+/// The key of a manifest.
+pub fn manifest_key(repository: &RepositoryName, digest: &Digest) -> Vec<u8> {
+    key(Kind::Manifest, &[repository.as_str().as_bytes(), &digest.to_key()])
+}
+
+impl Store {
+    /// A manifest of a repository.
+    pub fn manifest(
+        &self,
+        repository: &RepositoryName,
+        digest: &Digest,
+    ) -> Result<Option<ManifestRow>, StoreError> {
+        self.get(&manifest_key(repository, digest))
+    }
+
+    /// Manifests greater than `after` in the order of their digests, at most `limit`.
+    pub fn manifests(
+        &self,
+        repository: &RepositoryName,
+        after: Option<&Digest>,
+        limit: usize,
+    ) -> Result<Vec<(Digest, ManifestRow)>, StoreError> {
+        let start = prefix(Kind::Manifest, &[repository.as_str().as_bytes()]);
+        let after = after.map(|digest| manifest_key(repository, digest));
+        let rows = self.scan::<ManifestRow>(&start, after.as_deref(), limit)?;
+        rows.into_iter().map(|(key, row)| Ok((digest_at(&key, start.len())?, row))).collect()
+    }
+
+    /// What of a manifest's content is not in the repository: `BlobMissing` or `ChildMissing`.
+    /// [`Store::put_manifest`] asks again in its command; this spares storing the bytes.
+    pub fn missing_content(
+        &self,
+        repository: &RepositoryName,
+        parsed: &Manifest,
+    ) -> Result<Option<PutOutcome>, StoreError> {
+        let blob = |digest: &Digest| self.blob_linked(repository, digest);
+        let child = |digest: &Digest| Ok(self.manifest(repository, digest)?.is_some());
+        first_missing(parsed, blob, child)
+    }
+
+    /// Adds a manifest and sets its tags, all in one record: whoever sees the tag can have the
+    /// content. `Conflict` when the precondition does not hold for a tag.
+    pub async fn put_manifest(
+        &self,
+        repository: &RepositoryName,
+        put: PutManifest,
+    ) -> Result<PutOutcome, StoreError> {
+        let (now, quota) = (self.sys().clock.wall_or_floor(), self.quota(repository));
+        let repository = repository.clone();
+        self.commit(move |txn| add(txn, &repository, &put, now, quota)).await
+    }
+}
+
+fn add(
+    txn: &mut Txn<'_>,
+    repository: &RepositoryName,
+    put: &PutManifest,
+    now: UnixSeconds,
+    quota: Option<u64>,
+) -> Result<PutOutcome, StoreError> {
+    let effect = match put.tags.first() {
+        Some(tag) => Effect::Tag(tag.clone(), Some(put.digest.clone())),
+        None => Effect::Manifest(put.digest.clone(), true),
+    };
+    if delivered::is_replay(txn, &put.origin, repository, &effect)? {
+        return Ok(PutOutcome::Replayed);
+    }
+    for tag in &put.tags {
+        outbox::refuse_held(txn, &put.origin, repository, tag, Some(&put.digest))?;
+    }
+    if put.content_required {
+        let blob = |d: &Digest| Ok(txn.get::<BlobLink>(&blob_key(repository, d))?.is_some());
+        let child =
+            |d: &Digest| Ok(txn.get::<ManifestRow>(&manifest_key(repository, d))?.is_some());
+        if let Some(missing) = first_missing(&put.parsed, blob, child)? {
+            return Ok(missing);
+        }
+    }
+    let row_key = manifest_key(repository, &put.digest);
+    let old = txn.get::<ManifestRow>(&row_key)?;
+    let more = if old.is_some() { 0 } else { put.bytes_len };
+    repositories::charge(txn, repository, now, more, quota)?;
+    let row = ManifestRow::new(put, old.as_ref().map_or(now, |row| row.pushed));
+    if old.as_ref() != Some(&row) {
+        if let Some(subject) = &row.subject {
+            txn.put(referrer_key(repository, subject, &put.digest), &ReferrerRow)?;
+        }
+        txn.put(row_key, &row)?;
+    }
+    if old.is_none() {
+        forget_untagged(txn, repository, &put.digest)?;
+    }
+    for tag in &put.tags {
+        tags::switch(txn, repository, tag, &put.digest, &put.precondition, &put.origin, now)?;
+    }
+    // A tag on its way up brings its manifest along. What is here already goes up too: the tag that
+    // was to bring it may have been removed before.
+    if put.tags.is_empty() {
+        let change = OutboxChange::ManifestAdded { digest: put.digest.clone() };
+        outbox::enqueue(txn, &put.origin, repository, change)?;
+    }
+    delivered::record(txn, &put.origin, repository, effect)?;
+    Ok(PutOutcome::Stored)
+}
+
+fn first_missing(
+    parsed: &Manifest,
+    blob: impl Fn(&Digest) -> Result<bool, StoreError>,
+    child: impl Fn(&Digest) -> Result<bool, StoreError>,
+) -> Result<Option<PutOutcome>, StoreError> {
+    for descriptor in parsed.required_blobs() {
+        if !blob(&descriptor.digest)? {
+            return Ok(Some(PutOutcome::BlobMissing(descriptor.digest.clone())));
+        }
+    }
+    for descriptor in parsed.required_manifests() {
+        if !child(&descriptor.digest)? {
+            return Ok(Some(PutOutcome::ChildMissing(descriptor.digest.clone())));
+        }
+    }
+    Ok(None)
+}
+
+/// What the tests of rows share.
+#[cfg(test)]
+pub(in crate::store) mod testing {
+    use super::*;
+    use crate::store::replica::outbox::{Delivery, OutboxId};
+    use crate::sys::{Spawner, Sys};
+    use crate::types::digest::Algorithm;
+    use crate::types::media;
+
+    pub(in crate::store) fn store() -> Store {
+        Store::in_memory(Sys::real(Spawner::new()))
+    }
+
+    pub(in crate::store) fn digest(number: u8) -> Digest {
+        Digest::from_raw(Algorithm::Sha256, &[number; 32]).unwrap()
+    }
+
+    pub(in crate::store) fn child(sequence: u64) -> Origin {
+        let id = OutboxId { origin: "dock01".parse().unwrap(), incarnation: 0, sequence };
+        Origin::Child(Delivery { id, lowest: None })
+    }
+
+    /// An image that names configuration 100 of 20 bytes and layer 101 of 300.
+    pub(in crate::store) fn image(number: u8, tags: &[&str]) -> PutManifest {
+        let text = format!(
+            r#"{{"schemaVersion":2,
+                "config":{{"mediaType":"application/x","digest":"{}","size":20}},
+                "layers":[{{"mediaType":"application/y","digest":"{}","size":300}}]}}"#,
+            digest(100),
+            digest(101)
+        );
+        put(number, media::OCI_MANIFEST, &text, tags)
+    }
+
+    pub(in crate::store) fn put(
+        number: u8,
+        media_type: &str,
+        text: &str,
+        tags: &[&str],
+    ) -> PutManifest {
+        PutManifest {
+            digest: digest(number),
+            media_type: media_type.to_owned(),
+            bytes_len: text.len() as u64,
+            parsed: Manifest::parse(Some(media_type), text.as_bytes()).unwrap(),
+            tags: tags.iter().map(|tag| tag.parse().unwrap()).collect(),
+            precondition: Precondition::None,
+            content_required: true,
+            origin: Origin::Client,
+        }
+    }
+
+    /// Pushes an image with its content.
+    pub(in crate::store) async fn push(store: &Store, name: &str, number: u8, tags: &[&str]) {
+        let name = name.parse().unwrap();
+        for (blob, size) in [(100, 20), (101, 300)] {
+            store.link_blob(&name, &digest(blob), size).await.unwrap();
+        }
+        let outcome = store.put_manifest(&name, image(number, tags)).await.unwrap();
+        assert_eq!(outcome, PutOutcome::Stored);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::testing::*;
+    use super::*;
+
+    fn index_of(numbers: &[u8]) -> String {
+        let entries: Vec<String> = numbers
+            .iter()
+            .map(|number| {
+                let (kind, digest) = (media::OCI_MANIFEST, digest(*number));
+                let size = 1000 + u32::from(*number);
+                format!(r#"{{"mediaType":"{kind}","digest":"{digest}","size":{size}}}"#)
+            })
+            .collect();
+        format!(r#"{{"schemaVersion":2,"manifests":[{}]}}"#, entries.join(","))
+    }
+
+    #[test]
+    fn f153_content_must_be_there_first() {
+        smol::block_on(async {
+            let store = store();
+            let a: RepositoryName = "a".parse().unwrap();
+            let missing = store.put_manifest(&a, image(1, &["v1"])).await.unwrap();
+            assert_eq!(missing, PutOutcome::BlobMissing(digest(100)));
+            assert_eq!(store.repository(&a).unwrap(), None);
+            // Linked in another repository is not linked here.
+            push(&store, "b", 1, &[]).await;
+            store.link_blob(&a, &digest(100), 20).await.unwrap();
+            let missing = store.put_manifest(&a, image(1, &["v1"])).await.unwrap();
+            assert_eq!(missing, PutOutcome::BlobMissing(digest(101)));
+            push(&store, "a", 1, &["v1"]).await;
+            let index = index_of(&[1, 2]);
+            let missing =
+                store.put_manifest(&a, put(9, media::OCI_INDEX, &index, &["i"])).await.unwrap();
+            assert_eq!(missing, PutOutcome::ChildMissing(digest(2)));
+            assert_eq!(store.tag(&a, &"i".parse().unwrap()).unwrap(), None);
+            let mut partial = put(9, media::OCI_INDEX, &index, &["i"]);
+            partial.content_required = false;
+            assert_eq!(store.put_manifest(&a, partial).await.unwrap(), PutOutcome::Stored);
+            let row = store.manifest(&a, &digest(9)).unwrap().unwrap();
+            assert_eq!(row.children, [digest(1), digest(2)]);
+            assert_eq!(row.content_size, 1001 + 1002);
+            let image = store.manifest(&a, &digest(1)).unwrap().unwrap();
+            assert_eq!(image.content_size, 20 + 300);
+        });
+    }
+
+    #[test]
+    fn f157_deleting_a_manifest_drops_its_tags() {
+        smol::block_on(async {
+            let store = store();
+            let a: RepositoryName = "a".parse().unwrap();
+            push(&store, "a", 1, &["v1", "latest"]).await;
+            push(&store, "a", 2, &["v2"]).await;
+            store.delete_manifest(&a, &digest(1), &Origin::Client).await.unwrap();
+            let tags = store.tags(&a, None, 10).unwrap();
+            assert_eq!(tags.len(), 1);
+            assert_eq!(tags[0].0.as_str(), "v2");
+            let again = store.delete_manifest(&a, &digest(1), &Origin::Client).await;
+            assert_eq!(again, Err(StoreError::NotFound));
+            store.delete_manifest(&a, &digest(1), &child(1)).await.unwrap();
+        });
+    }
+
+    #[test]
+    fn f154_referrers_follow_their_manifests() {
+        smol::block_on(async {
+            let store = store();
+            let a: RepositoryName = "a".parse().unwrap();
+            let subject = format!(
+                r#"{{"schemaVersion":2,"artifactType":"application/sig","manifests":[],
+                    "annotations":{{"k":"v"}},
+                    "subject":{{"mediaType":"{}","digest":"{}","size":5}}}}"#,
+                media::OCI_MANIFEST,
+                digest(1)
+            );
+            for number in [5, 3, 4] {
+                let signature = put(number, media::OCI_INDEX, &subject, &[]);
+                store.put_manifest(&a, signature).await.unwrap();
+            }
+            let page = store.referrers(&a, &digest(1), None, 2).unwrap();
+            assert_eq!(page.iter().map(|(d, _)| d.clone()).collect::<Vec<_>>(), [3, 4].map(digest));
+            assert_eq!(page[0].1.artifact_type.as_deref(), Some("application/sig"));
+            assert_eq!(page[0].1.annotations["k"], "v");
+            let rest = store.referrers(&a, &digest(1), Some(&digest(4)), 2).unwrap();
+            assert_eq!(rest.len(), 1);
+            store.delete_manifest(&a, &digest(5), &Origin::Client).await.unwrap();
+            assert_eq!(store.referrers(&a, &digest(1), None, 9).unwrap().len(), 2);
+            assert_eq!(store.referrers(&a, &digest(2), None, 9).unwrap(), []);
+        });
+    }
+
+    #[test]
+    fn a_push_that_comes_again_changes_nothing() {
+        smol::block_on(async {
+            let store = store();
+            let a: RepositoryName = "a".parse().unwrap();
+            push(&store, "a", 1, &["v1"]).await;
+            let before = store.sequence();
+            push(&store, "a", 1, &["v1"]).await;
+            assert_eq!(store.sequence(), before);
+
+            let mut delivery = image(2, &["v1"]);
+            delivery.origin = child(4);
+            delivery.precondition = Precondition::Is(digest(1));
+            assert_eq!(store.put_manifest(&a, delivery).await.unwrap(), PutOutcome::Stored);
+            let mut replay = image(2, &["v1"]);
+            replay.origin = child(4);
+            replay.precondition = Precondition::Is(digest(1));
+            assert_eq!(store.put_manifest(&a, replay).await.unwrap(), PutOutcome::Replayed);
+        });
+    }
+
+    #[test]
+    fn a_failed_precondition_leaves_no_trace() {
+        smol::block_on(async {
+            let store = store();
+            let a: RepositoryName = "a".parse().unwrap();
+            push(&store, "a", 1, &["v1"]).await;
+            let before = store.sequence();
+            let mut late = image(2, &["new", "v1"]);
+            late.precondition = Precondition::Absent;
+            let result = store.put_manifest(&a, late).await;
+            assert!(matches!(result, Err(StoreError::Conflict(_))));
+            assert_eq!(store.sequence(), before);
+            assert_eq!(store.manifest(&a, &digest(2)).unwrap(), None);
+        });
+    }
+}

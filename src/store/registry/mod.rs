@@ -1,0 +1,8 @@
+//! What names content: repositories, manifests, tags, referrers and links.
+
+pub mod links;
+pub mod manifests;
+pub mod referrers;
+pub mod removal;
+pub mod repositories;
+pub mod tags;

@@ -1,0 +1,483 @@
+//! Deleting a manifest with the tags that name it: however many they are, a bounded number at a
+//! time.
+//!
+//! The tags are looked up outside the writer. A tag that is set meanwhile is noticed, because the
+//! writer notes what its commands set: then the tags are looked up once more. A few tags go in the
+//! record that removes the manifest; of many, the first record also names the deletion for the
+//! parent, so that it is carried through everywhere if this node stops in the middle.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::manifests::{ManifestRow, manifest_key};
+use super::referrers::referrer_key;
+use super::repositories;
+use super::repositories::name_at;
+use super::tags::TagRow;
+use crate::store::content::gc::forget_untagged;
+use crate::store::index::Change;
+use crate::store::replica::delivered::{self, Effect};
+use crate::store::replica::outbox::{self, Origin, OutboxChange, OutboxEntry};
+use crate::store::rows::{self, Kind, prefix};
+use crate::store::{Shared, Store, StoreError, Txn};
+use crate::sys::spawn;
+use crate::types::{Digest, RepositoryName};
+
+/// Rows of tags read at a time. One record removes at most twice as many.
+const PAGE: usize = 1000;
+/// Tags whose removal the parent is told one by one, before that of their manifest, so that each of
+/// them has all its changes in order. More go there without a word, with the manifest: they stay
+/// there if the parent refuses the deletion and the manifest is pushed again before it is retried.
+const TAGS_TOLD_MAX: usize = 64;
+/// How often the tags are looked up again because one was set meanwhile. Over it: `Unavailable`.
+const ROUNDS_MAX: usize = 16;
+
+/// Manifests that are being deleted, and whether a tag was made to name one since.
+#[derive(Default)]
+pub(in crate::store) struct Removals(Mutex<Table>);
+
+#[derive(Default)]
+struct Table {
+    next: u64,
+    watched: BTreeMap<u64, Watched>,
+}
+
+struct Watched {
+    repository: RepositoryName,
+    digest: Digest,
+    /// A tag was made to name it.
+    tagged: bool,
+    /// A client pushed it again, or something that needs it.
+    brought: bool,
+}
+
+impl Removals {
+    /// Notices what a command that is about to be acknowledged sets.
+    pub(in crate::store) fn note(&self, changes: &[Change]) {
+        let mut table = self.table();
+        if table.watched.is_empty() {
+            return;
+        }
+        for (key, row) in changes {
+            let (Some(kind), Some(row)) = (key.first(), row) else { continue };
+            for watched in table.watched.values_mut() {
+                watched.note(*kind, key, row);
+            }
+        }
+    }
+
+    fn table(&self) -> MutexGuard<'_, Table> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Watched {
+    fn note(&mut self, kind: u8, key: &[u8], row: &[u8]) {
+        let is_in = |kind| key.starts_with(&prefix(kind, &[self.repository.as_str().as_bytes()]));
+        if kind == Kind::Tag as u8 && is_in(Kind::Tag) {
+            let tag = rows::decode::<TagRow>(row);
+            self.tagged |= tag.is_ok_and(|tag| tag.digest == self.digest);
+        } else if kind == Kind::Manifest as u8 && is_in(Kind::Manifest) {
+            let manifest = rows::decode::<ManifestRow>(row);
+            let needs = |row: ManifestRow| row.named_manifests().any(|named| *named == self.digest);
+            self.brought |= manifest.is_ok_and(needs);
+        } else if kind == Kind::Outbox as u8 {
+            let entry = rows::decode::<OutboxEntry>(row);
+            self.brought |= entry.is_ok_and(|entry| {
+                entry.repository == self.repository && entry.brings() == Some(&self.digest)
+            });
+        }
+    }
+}
+
+/// Watches one manifest until it is dropped.
+pub struct Watch {
+    shared: Arc<Shared>,
+    id: u64,
+    repository: RepositoryName,
+    digest: Digest,
+}
+
+impl Watch {
+    fn begin(shared: &Arc<Shared>, repository: &RepositoryName, digest: &Digest) -> Watch {
+        let (repository, digest) = (repository.clone(), digest.clone());
+        let watched = Watched {
+            repository: repository.clone(),
+            digest: digest.clone(),
+            tagged: false,
+            brought: false,
+        };
+        let mut table = shared.removals.table();
+        let id = table.next;
+        table.next += 1;
+        table.watched.insert(id, watched);
+        Watch { shared: shared.clone(), id, repository, digest }
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.shared.removals.table().watched.remove(&self.id);
+    }
+}
+
+/// Whether a tag was set since this was last asked. To be asked by commands: one that was answered
+/// has seen all tags set before it in the index, or here.
+fn take_tagged(shared: &Shared, id: u64) -> bool {
+    let mut table = shared.removals.table();
+    table.watched.get_mut(&id).is_some_and(|watched| std::mem::take(&mut watched.tagged))
+}
+
+/// Whether a client pushed the manifest again since it is watched, or something that needs it.
+fn was_brought(shared: &Shared, id: u64) -> bool {
+    shared.removals.table().watched.get(&id).is_some_and(|watched| watched.brought)
+}
+
+/// What has become of a manifest that is being deleted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Step {
+    /// It is still there.
+    There,
+    /// It is gone, or the delivery has taken effect before.
+    Done,
+}
+
+type Outcome = Result<Step, StoreError>;
+
+/// One deletion.
+struct Removal<'a> {
+    store: &'a Store,
+    origin: &'a Origin,
+    watch: Watch,
+    /// The parent will hear of it.
+    announced: bool,
+}
+
+impl Store {
+    /// Deletes a manifest with the tags that name it, many of them in several records. `NotFound`
+    /// when there is none; a child's delivery that finds it gone has what it wants.
+    pub async fn delete_manifest(
+        &self,
+        repository: &RepositoryName,
+        digest: &Digest,
+        origin: &Origin,
+    ) -> Result<(), StoreError> {
+        self.delete_watched(self.watch_manifest(repository, digest), origin).await
+    }
+
+    /// Watches a manifest from before the parent is asked whether it has it.
+    pub fn watch_manifest(&self, repository: &RepositoryName, digest: &Digest) -> Watch {
+        Watch::begin(self.shared(), repository, digest)
+    }
+
+    /// Deletes a manifest that is watched. `Conflict` when the parent is said to have deleted it,
+    /// and a client pushed it again since, or something that needs it: the parent may have that by
+    /// now.
+    pub async fn delete_watched(&self, watch: Watch, origin: &Origin) -> Result<(), StoreError> {
+        let mut removal = Removal { store: self, origin, watch, announced: false };
+        for round in 0..ROUNDS_MAX {
+            match removal.begin().await {
+                Ok(Step::There) => {}
+                Ok(Step::Done) => return Ok(()),
+                // Somebody else deleted it since the first round.
+                Err(StoreError::NotFound) if round > 0 => return Ok(()),
+                Err(error) => return Err(error),
+            }
+            if removal.round().await? == Step::Done {
+                return Ok(());
+            }
+            // A tag that was set since may have gone up, and have brought it back there.
+            removal.announced = false;
+        }
+        Err(StoreError::Unavailable)
+    }
+}
+
+impl Removal<'_> {
+    /// From here on every tag that is set is noticed, and all that were set before can be looked
+    /// up.
+    async fn begin(&self) -> Result<Step, StoreError> {
+        let (shared, id) = (self.watch.shared.clone(), self.watch.id);
+        self.command(move |txn, repository, digest, origin| {
+            take_tagged(&shared, id);
+            if delivered::is_replay(txn, origin, repository, &gone(digest))? {
+                return Ok(Step::Done);
+            }
+            if txn.get::<ManifestRow>(&manifest_key(repository, digest))?.is_some() {
+                return Ok(Step::There);
+            }
+            match origin {
+                Origin::Child(_) => delivered::record(txn, origin, repository, gone(digest))?,
+                Origin::Client | Origin::Parent => return Err(StoreError::NotFound),
+            }
+            Ok(Step::Done)
+        })
+        .await
+    }
+
+    /// Looks all tags up and removes those that name the manifest, and then the manifest, unless
+    /// a tag was set meanwhile.
+    async fn round(&mut self) -> Result<Step, StoreError> {
+        let mut found = Vec::new();
+        let mut after: Option<Vec<u8>> = None;
+        loop {
+            let (named, last) = self.look(after).await?;
+            found.extend(named);
+            if last.is_none() {
+                return self.finish(found).await;
+            }
+            after = last;
+            if found.len() >= PAGE && self.untag(std::mem::take(&mut found)).await? == Step::Done {
+                return Ok(Step::Done);
+            }
+        }
+    }
+
+    /// The keys of the next tags that name the manifest, and of the last tag read, if any.
+    async fn look(
+        &self,
+        after: Option<Vec<u8>>,
+    ) -> Result<(Vec<Vec<u8>>, Option<Vec<u8>>), StoreError> {
+        let (store, digest) = (self.store.clone(), self.watch.digest.clone());
+        let tags = prefix(Kind::Tag, &[self.watch.repository.as_str().as_bytes()]);
+        spawn::blocking(move || {
+            let rows = store.scan::<TagRow>(&tags, after.as_deref(), PAGE)?;
+            let last = rows.last().map(|(key, _)| key.clone());
+            let named = rows.into_iter().filter(|(_, tag)| tag.digest == digest);
+            Ok((named.map(|(key, _)| key).collect(), last))
+        })
+        .await
+    }
+
+    /// Removes some of many tags.
+    async fn untag(&mut self, tags: Vec<Vec<u8>>) -> Result<Step, StoreError> {
+        let announced = std::mem::replace(&mut self.announced, true);
+        self.command(move |txn, repository, digest, origin| {
+            let row = txn.get::<ManifestRow>(&manifest_key(repository, digest))?;
+            if row.is_none() || delivered::is_replay(txn, origin, repository, &gone(digest))? {
+                return Ok(Step::Done);
+            }
+            untag(txn, digest, tags)?;
+            if !announced {
+                announce(txn, repository, digest, origin)?;
+            }
+            Ok(Step::There)
+        })
+        .await
+    }
+
+    /// Removes the last tags and the manifest.
+    async fn finish(&self, tags: Vec<Vec<u8>>) -> Result<Step, StoreError> {
+        let (shared, id, announced) = (self.watch.shared.clone(), self.watch.id, self.announced);
+        self.command(move |txn, repository, digest, origin| {
+            if delivered::is_replay(txn, origin, repository, &gone(digest))? {
+                return Ok(Step::Done);
+            }
+            if take_tagged(&shared, id) {
+                return Ok(Step::There);
+            }
+            delivered::record(txn, origin, repository, gone(digest))?;
+            if !remove_untagged(txn, repository, digest)? {
+                return Ok(Step::Done);
+            }
+            if !announced {
+                tell_tags(txn, repository, digest, origin, &tags)?;
+                announce(txn, repository, digest, origin)?;
+            }
+            untag(txn, digest, tags)?;
+            Ok(Step::Done)
+        })
+        .await
+    }
+
+    async fn command<F>(&self, run: F) -> Result<Step, StoreError>
+    where
+        F: FnOnce(&mut Txn<'_>, &RepositoryName, &Digest, &Origin) -> Outcome + Send + 'static,
+    {
+        let (repository, digest) = (self.watch.repository.clone(), self.watch.digest.clone());
+        let (shared, id, origin) = (self.watch.shared.clone(), self.watch.id, self.origin.clone());
+        self.store
+            .commit(move |txn| {
+                if origin == Origin::Parent
+                    && (was_brought(&shared, id) || outbox::brings(txn, &repository, &digest)?)
+                {
+                    let text =
+                        format!("manifest {digest} was pushed here, or something that needs it");
+                    return Err(StoreError::Conflict(text));
+                }
+                run(txn, &repository, &digest, &origin)
+            })
+            .await
+    }
+}
+
+/// What a delivery of this deletion wants to be so.
+fn gone(digest: &Digest) -> Effect {
+    Effect::Manifest(digest.clone(), false)
+}
+
+/// Removes tags that still name the manifest.
+fn untag(txn: &mut Txn<'_>, digest: &Digest, tags: Vec<Vec<u8>>) -> Result<(), StoreError> {
+    for key in tags {
+        if txn.get::<TagRow>(&key)?.is_some_and(|tag| tag.digest == *digest) {
+            txn.delete(key);
+        }
+    }
+    Ok(())
+}
+
+/// Lets the parent hear of a few tags that go with their manifest.
+fn tell_tags(
+    txn: &mut Txn<'_>,
+    repository: &RepositoryName,
+    digest: &Digest,
+    origin: &Origin,
+    tags: &[Vec<u8>],
+) -> Result<(), StoreError> {
+    if *origin == Origin::Parent || tags.len() > TAGS_TOLD_MAX {
+        return Ok(());
+    }
+    let start = prefix(Kind::Tag, &[repository.as_str().as_bytes()]).len();
+    for key in tags {
+        if txn.get::<TagRow>(key)?.is_some_and(|tag| tag.digest == *digest) {
+            let (tag, base) = (name_at(key, start)?, Some(digest.clone()));
+            let change = OutboxChange::Tag { tag, base, digest: None };
+            // A child has named one change, which is the removal of the manifest.
+            outbox::enqueue(txn, &Origin::Client, repository, change)?;
+        }
+    }
+    Ok(())
+}
+
+/// Lets the parent hear of it. It drops the tags that name the manifest there, as we do here.
+fn announce(
+    txn: &mut Txn<'_>,
+    repository: &RepositoryName,
+    digest: &Digest,
+    origin: &Origin,
+) -> Result<(), StoreError> {
+    let change = OutboxChange::ManifestDeleted { digest: digest.clone() };
+    outbox::enqueue(txn, origin, repository, change)
+}
+
+/// Removes a manifest that no tag names; `false` when there is none.
+pub(in crate::store) fn remove_untagged(
+    txn: &mut Txn<'_>,
+    repository: &RepositoryName,
+    digest: &Digest,
+) -> Result<bool, StoreError> {
+    let key = manifest_key(repository, digest);
+    let Some(row) = txn.get::<ManifestRow>(&key)? else { return Ok(false) };
+    if let Some(subject) = &row.subject {
+        txn.delete(referrer_key(repository, subject, digest));
+    }
+    forget_untagged(txn, repository, digest)?;
+    txn.delete(key);
+    repositories::release(txn, repository, row.size)?;
+    Ok(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::manifests::testing::*;
+    use super::*;
+    use crate::store::Precondition;
+    use crate::store::replica::node::testing::connected;
+    use crate::types::{Cursor, Tag};
+
+    fn app() -> RepositoryName {
+        "app".parse().unwrap()
+    }
+
+    /// A device with two manifests that take turns in so many tags.
+    async fn device(tags: usize) -> Store {
+        let store = connected().await;
+        for number in [1, 2] {
+            push(&store, "app", number, &[]).await;
+        }
+        for number in 0..tags {
+            let named = if number % 2 == 0 { 1 } else { 2 };
+            set(&store, &format!("t{number}"), named, &Origin::Parent).await.unwrap();
+        }
+        store
+    }
+
+    async fn set(store: &Store, tag: &str, named: u8, origin: &Origin) -> Result<(), StoreError> {
+        let (tag, any): (Tag, _) = (tag.parse().unwrap(), Precondition::None);
+        store.set_tag(&app(), &tag, &digest(named), any, origin).await
+    }
+
+    fn tags(store: &Store, named: u8) -> usize {
+        let tags = store.tags(&app(), None, usize::MAX).unwrap();
+        tags.iter().filter(|(_, row)| row.digest == digest(named)).count()
+    }
+
+    async fn records(store: &Store, after: u64) -> Vec<Vec<Change>> {
+        let cursor = Cursor { sequence: after, ..store.head() };
+        let records = store.records_after(cursor, usize::MAX).await.unwrap().records;
+        records.into_iter().map(|(_, changes)| changes).collect()
+    }
+
+    #[test]
+    fn f209_many_tags_go_with_their_manifest_in_bounded_records() {
+        smol::block_on(async {
+            for (count, several) in [(20, false), (5 * PAGE, true)] {
+                let store = device(count).await;
+                let before = store.sequence();
+                store.delete_manifest(&app(), &digest(1), &Origin::Client).await.unwrap();
+                assert_eq!((tags(&store, 1), tags(&store, 2)), (0, count / 2));
+                assert_eq!(store.manifest(&app(), &digest(1)).unwrap(), None);
+                let records = records(&store, before).await;
+                assert_eq!(records.len() > 1, several, "{} records", records.len());
+                assert!(records.iter().all(|changes| changes.len() < 2 * PAGE + 20));
+                // The parent hears of it with the first tag that goes, and once; of a few tags too.
+                let outbox = |changes: &[Change]| {
+                    let entry = |key: &[u8]| key.first() == Some(&(Kind::Outbox as u8));
+                    changes.iter().filter(|(key, _)| entry(key)).count()
+                };
+                let told = if several { 1 } else { count / 2 + 1 };
+                assert_eq!(outbox(&records[0]), told);
+                assert_eq!(records.iter().map(|changes| outbox(changes)).sum::<usize>(), told);
+                let gone = store.delete_manifest(&app(), &digest(1), &Origin::Client).await;
+                assert_eq!(gone, Err(StoreError::NotFound));
+            }
+        });
+    }
+
+    #[test]
+    fn a_tag_that_is_set_while_its_manifest_goes_goes_too() {
+        smol::block_on(async {
+            let store = device(4).await;
+            let (repository, first) = (app(), digest(1));
+            let watch = store.watch_manifest(&repository, &first);
+            let origin = &Origin::Client;
+            let mut removal = Removal { store: &store, origin, watch, announced: false };
+            assert_eq!(removal.begin().await, Ok(Step::There));
+            let (found, last) = removal.look(None).await.unwrap();
+            assert!(found.len() == 2 && last.is_some());
+            set(&store, "other", 2, &Origin::Client).await.unwrap();
+            set(&store, "late", 1, &Origin::Client).await.unwrap();
+            assert_eq!(removal.finish(found).await, Ok(Step::There), "a tag would name nothing");
+            assert_eq!(removal.begin().await, Ok(Step::There));
+            assert_eq!(removal.round().await, Ok(Step::Done));
+            assert_eq!((tags(&store, 1), tags(&store, 2)), (0, 3));
+            let late = set(&store, "later", 1, &Origin::Client).await;
+            assert_eq!(late, Err(StoreError::NotFound));
+            drop(removal);
+            assert!(store.shared().removals.table().watched.is_empty());
+        });
+    }
+
+    #[test]
+    fn a_delivery_that_comes_again_deletes_nothing_new() {
+        smol::block_on(async {
+            let store = device(3 * PAGE).await;
+            store.delete_manifest(&app(), &digest(1), &child(7)).await.unwrap();
+            push(&store, "app", 1, &["again"]).await;
+            store.delete_manifest(&app(), &digest(1), &child(7)).await.unwrap();
+            assert_eq!(tags(&store, 1), 1);
+            store.delete_manifest(&app(), &digest(1), &child(8)).await.unwrap();
+            assert_eq!(tags(&store, 1), 0);
+        });
+    }
+}

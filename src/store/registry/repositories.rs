@@ -1,0 +1,347 @@
+//! Repositories, and the blobs that may be pulled from each.
+
+use serde::{Deserialize, Serialize};
+
+use super::manifests::ManifestRow;
+use crate::store::content::blobs::make_named;
+use crate::store::replica::delivered::{self, Effect};
+use crate::store::replica::outbox::{self, Origin, OutboxChange};
+use crate::store::rows::{Kind, Row, key, prefix};
+use crate::store::{Store, StoreError, Txn};
+use crate::sys::spawn;
+use crate::types::{Digest, RepositoryName, UnixSeconds};
+
+/// A repository.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct RepositoryRow {
+    /// When it was first pushed to, or synced.
+    pub created: UnixSeconds,
+    /// Length of the blobs and manifests that may be pulled from it, bytes.
+    pub bytes: u64,
+}
+
+impl Row for RepositoryRow {
+    const VERSION: u8 = 1;
+}
+
+/// A blob that may be pulled from a repository.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct BlobLink {
+    /// Its length, bytes.
+    pub size: u64,
+}
+
+impl Row for BlobLink {
+    const VERSION: u8 = 1;
+}
+
+/// The key of a repository.
+pub fn repository_key(repository: &RepositoryName) -> Vec<u8> {
+    key(Kind::Repository, &[repository.as_str().as_bytes()])
+}
+
+/// The key of a blob's link.
+pub fn blob_key(repository: &RepositoryName, digest: &Digest) -> Vec<u8> {
+    key(Kind::Blob, &[repository.as_str().as_bytes(), &digest.to_key()])
+}
+
+impl Store {
+    /// Names of repositories greater than `after`, in order, at most `limit`.
+    pub fn repositories(
+        &self,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<RepositoryName>, StoreError> {
+        let start = prefix(Kind::Repository, &[]);
+        let after = after.map(|name| key(Kind::Repository, &[name.as_bytes()]));
+        let rows = self.scan::<RepositoryRow>(&start, after.as_deref(), limit)?;
+        rows.iter().map(|(key, _)| name_at(key, start.len())).collect()
+    }
+
+    /// A repository; `None` when nothing was ever pushed or synced to it.
+    pub fn repository(
+        &self,
+        repository: &RepositoryName,
+    ) -> Result<Option<RepositoryRow>, StoreError> {
+        self.get(&repository_key(repository))
+    }
+
+    /// Allows a blob to be pulled from a repository, which is created if need be. The content is
+    /// there; its name is made durable first if need be.
+    pub async fn link_blob(
+        &self,
+        repository: &RepositoryName,
+        digest: &Digest,
+        size: u64,
+    ) -> Result<(), StoreError> {
+        let shared = self.shared();
+        shared.touch(digest);
+        if !shared.named.contains(digest) {
+            let (shared, digest) = (shared.clone(), digest.clone());
+            spawn::blocking(move || make_named(&shared, &digest)).await?;
+        }
+        let (now, quota) = (self.sys().clock.wall_or_floor(), self.quota(repository));
+        let (repository, key) = (repository.clone(), blob_key(repository, digest));
+        self.commit(move |txn| {
+            let (link, old) = (BlobLink { size }, txn.get::<BlobLink>(&key)?);
+            if old != Some(link) {
+                release(txn, &repository, old.map_or(0, |old| old.size))?;
+                charge(txn, &repository, now, size, quota)?;
+                txn.put(key, &link)?;
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    /// Allows a blob of one repository to be pulled from another too; `false` when it is not
+    /// linked in the first.
+    pub async fn mount_blob(
+        &self,
+        from: &RepositoryName,
+        repository: &RepositoryName,
+        digest: &Digest,
+    ) -> Result<bool, StoreError> {
+        self.shared().touch(digest);
+        let (now, quota) = (self.sys().clock.wall_or_floor(), self.quota(repository));
+        let (source, target) = (blob_key(from, digest), blob_key(repository, digest));
+        let repository = repository.clone();
+        self.commit(move |txn| {
+            let Some(link) = txn.get::<BlobLink>(&source)? else {
+                return Ok(false);
+            };
+            if txn.get::<BlobLink>(&target)?.is_none() {
+                charge(txn, &repository, now, link.size, quota)?;
+                txn.put(target, &link)?;
+            }
+            Ok(true)
+        })
+        .await
+    }
+
+    /// Ends that a blob can be pulled from a repository. `NotFound` when it could not.
+    pub async fn unlink_blob(
+        &self,
+        repository: &RepositoryName,
+        digest: &Digest,
+    ) -> Result<(), StoreError> {
+        let (repository, key) = (repository.clone(), blob_key(repository, digest));
+        self.commit(move |txn| {
+            let link = txn.get::<BlobLink>(&key)?.ok_or(StoreError::NotFound)?;
+            txn.delete(key);
+            release(txn, &repository, link.size)
+        })
+        .await
+    }
+
+    /// What a repository may hold, bytes; `None`: any amount.
+    pub(in crate::store) fn quota(&self, repository: &RepositoryName) -> Option<u64> {
+        let quotas = &self.shared().quotas;
+        quotas.iter().find(|(pattern, _)| pattern.covers(repository)).map(|(_, bytes)| *bytes)
+    }
+
+    /// `Quota` when a repository has no room for so many bytes more: before they are sent.
+    pub fn check_quota(&self, repository: &RepositoryName, bytes: u64) -> Result<(), StoreError> {
+        let Some(quota) = self.quota(repository) else { return Ok(()) };
+        let used = self.repository(repository)?.map_or(0, |row| row.bytes);
+        check_quota(repository, used, bytes, Some(quota))
+    }
+
+    /// Whether a blob may be pulled from a repository.
+    pub fn blob_linked(
+        &self,
+        repository: &RepositoryName,
+        digest: &Digest,
+    ) -> Result<bool, StoreError> {
+        Ok(self.blob_link(repository, digest)?.is_some())
+    }
+
+    /// What a repository has noted of a blob that may be pulled from it.
+    pub fn blob_link(
+        &self,
+        repository: &RepositoryName,
+        digest: &Digest,
+    ) -> Result<Option<BlobLink>, StoreError> {
+        self.shared().touch(digest);
+        self.get::<BlobLink>(&blob_key(repository, digest))
+    }
+
+    /// Removes a repository with its tags, manifests and links. `NotFound` when there is none.
+    pub async fn delete_repository(
+        &self,
+        repository: &RepositoryName,
+        origin: &Origin,
+    ) -> Result<(), StoreError> {
+        let (repository, origin) = (repository.clone(), origin.clone());
+        self.commit(move |txn| {
+            let effect = Effect::NoRepository;
+            if delivered::is_replay(txn, &origin, &repository, &effect)? {
+                return Ok(());
+            }
+            if txn.get::<RepositoryRow>(&repository_key(&repository))?.is_none() {
+                return Err(StoreError::NotFound);
+            }
+            delivered::record(txn, &origin, &repository, effect)?;
+            let name = repository.as_str().as_bytes();
+            let manifests = prefix(Kind::Manifest, &[name]);
+            for (row_key, _) in txn.scan::<ManifestRow>(&manifests)? {
+                let digest = digest_at(&row_key, manifests.len())?;
+                let change = OutboxChange::ManifestDeleted { digest };
+                outbox::enqueue(txn, &origin, &repository, change)?;
+                txn.delete(row_key);
+            }
+            delete_all::<BlobLink>(txn, &prefix(Kind::Blob, &[name]))?;
+            delete_all::<crate::store::TagRow>(txn, &prefix(Kind::Tag, &[name]))?;
+            delete_all::<crate::store::content::gc::Untagged>(
+                txn,
+                &prefix(Kind::Untagged, &[name]),
+            )?;
+            delete_all::<super::referrers::ReferrerRow>(txn, &prefix(Kind::Referrer, &[name]))?;
+            txn.delete(repository_key(&repository));
+            Ok(())
+        })
+        .await
+    }
+}
+
+/// Counts bytes that come to a repository, which is created if there is none yet. `Quota` when
+/// they are too many.
+pub(in crate::store) fn charge(
+    txn: &mut Txn<'_>,
+    repository: &RepositoryName,
+    now: UnixSeconds,
+    bytes: u64,
+    quota: Option<u64>,
+) -> Result<(), StoreError> {
+    let key = repository_key(repository);
+    let old = txn.get::<RepositoryRow>(&key)?;
+    let mut row = old.unwrap_or(RepositoryRow { created: now, bytes: 0 });
+    check_quota(repository, row.bytes, bytes, quota)?;
+    row.bytes = row.bytes.saturating_add(bytes);
+    if old != Some(row) {
+        txn.put(key, &row)?;
+    }
+    Ok(())
+}
+
+/// Counts bytes that leave a repository.
+pub(in crate::store) fn release(
+    txn: &mut Txn<'_>,
+    repository: &RepositoryName,
+    bytes: u64,
+) -> Result<(), StoreError> {
+    let key = repository_key(repository);
+    match txn.get::<RepositoryRow>(&key)? {
+        Some(mut row) if bytes > 0 => {
+            row.bytes = row.bytes.saturating_sub(bytes);
+            txn.put(key, &row)
+        }
+        _ => Ok(()),
+    }
+}
+
+fn check_quota(
+    repository: &RepositoryName,
+    used: u64,
+    more: u64,
+    quota: Option<u64>,
+) -> Result<(), StoreError> {
+    match quota {
+        Some(quota) if used.saturating_add(more) > quota => Err(StoreError::Quota(format!(
+            "the repository {repository} holds {used} bytes and may hold {quota}: there is no room \
+             for {more} more; delete tags and manifests and collect garbage, or raise \
+             registry.quotas"
+        ))),
+        _ => Ok(()),
+    }
+}
+
+fn delete_all<R: Row>(txn: &mut Txn<'_>, prefix: &[u8]) -> Result<(), StoreError> {
+    for (key, _) in txn.scan::<R>(prefix)? {
+        txn.delete(key);
+    }
+    Ok(())
+}
+
+/// The name that a key holds from `start` on.
+pub(in crate::store) fn name_at<N: std::str::FromStr>(
+    key: &[u8],
+    start: usize,
+) -> Result<N, StoreError> {
+    let text = key.get(start..).and_then(|bytes| std::str::from_utf8(bytes).ok());
+    text.and_then(|text| text.parse().ok())
+        .ok_or_else(|| StoreError::Corrupt("a key holds no valid name".to_owned()))
+}
+
+/// The digest that a key holds from `start` on.
+pub(in crate::store) fn digest_at(key: &[u8], start: usize) -> Result<Digest, StoreError> {
+    key.get(start..)
+        .and_then(Digest::from_key)
+        .ok_or_else(|| StoreError::Corrupt("a key holds no valid digest".to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::manifests::testing::*;
+    use super::*;
+
+    #[test]
+    fn f156_repositories_are_listed_in_pages() {
+        smol::block_on(async {
+            let store = store();
+            for name in ["b", "a/b", "a", "a-b", "c"] {
+                store.link_blob(&name.parse().unwrap(), &digest(1), 5).await.unwrap();
+            }
+            let names = |after, limit| {
+                let names = store.repositories(after, limit).unwrap();
+                names.iter().map(ToString::to_string).collect::<Vec<_>>()
+            };
+            assert_eq!(names(None, 3), ["a", "a-b", "a/b"]);
+            assert_eq!(names(Some("a/b"), 3), ["b", "c"]);
+            assert_eq!(names(Some("aa"), 1), ["b"]);
+            assert_eq!(names(Some("c"), 3), Vec::<String>::new());
+            assert_eq!(names(None, 0), Vec::<String>::new());
+        });
+    }
+
+    #[test]
+    fn a_digest_known_elsewhere_grants_nothing() {
+        smol::block_on(async {
+            let store = store();
+            let (a, b): (RepositoryName, RepositoryName) =
+                ("a".parse().unwrap(), "b".parse().unwrap());
+            store.link_blob(&a, &digest(1), 5).await.unwrap();
+            assert!(store.blob_linked(&a, &digest(1)).unwrap());
+            assert!(!store.blob_linked(&b, &digest(1)).unwrap());
+            assert!(!store.mount_blob(&b, &a, &digest(2)).await.unwrap());
+            assert_eq!(store.repository(&b).unwrap(), None);
+            assert!(store.mount_blob(&a, &b, &digest(1)).await.unwrap());
+            store.unlink_blob(&a, &digest(1)).await.unwrap();
+            assert_eq!(store.unlink_blob(&a, &digest(1)).await, Err(StoreError::NotFound));
+            assert!(store.blob_linked(&b, &digest(1)).unwrap());
+        });
+    }
+
+    #[test]
+    fn deleting_a_repository_leaves_its_neighbours() {
+        smol::block_on(async {
+            let store = store();
+            for name in ["a", "a/b", "a-b"] {
+                push(&store, name, 1, &["v1"]).await;
+            }
+            let a: RepositoryName = "a".parse().unwrap();
+            store.delete_repository(&a, &Origin::Client).await.unwrap();
+            assert_eq!(
+                store.delete_repository(&a, &Origin::Client).await,
+                Err(StoreError::NotFound)
+            );
+            assert_eq!(store.tags(&a, None, 10).unwrap(), []);
+            assert_eq!(store.manifest(&a, &digest(1)).unwrap(), None);
+            for name in ["a/b", "a-b"] {
+                let name = name.parse().unwrap();
+                assert_eq!(store.tags(&name, None, 10).unwrap().len(), 1);
+                assert!(store.manifest(&name, &digest(1)).unwrap().is_some());
+            }
+        });
+    }
+}

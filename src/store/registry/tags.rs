@@ -1,0 +1,277 @@
+//! Tags: movable names of manifests, switched under a precondition.
+
+use serde::{Deserialize, Serialize};
+
+use super::manifests::{ManifestRow, manifest_key};
+use super::repositories::name_at;
+use crate::store::replica::delivered::{self, Effect};
+use crate::store::replica::outbox::{self, Origin, OutboxChange};
+use crate::store::rows::{Kind, Row, key, prefix};
+use crate::store::{Store, StoreError, Txn};
+use crate::types::{Digest, RepositoryName, Tag, UnixSeconds};
+
+/// A tag.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct TagRow {
+    /// What it names.
+    pub digest: Digest,
+    /// When it was first set.
+    pub created: UnixSeconds,
+    /// When it was last moved.
+    pub updated: UnixSeconds,
+}
+
+impl Row for TagRow {
+    const VERSION: u8 = 1;
+}
+
+/// What a tag must name for a change of it to be made (RFC 9110, section 13.1).
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub enum Precondition {
+    /// Anything.
+    #[default]
+    None,
+    /// Nothing: `If-None-Match: *`.
+    Absent,
+    /// Something: `If-Match: *`.
+    Present,
+    /// This: `If-Match: "<digest>"`.
+    Is(Digest),
+}
+
+impl Precondition {
+    /// Fails with `Conflict` unless the tag names what it must.
+    fn check(&self, tag: &Tag, current: Option<&Digest>) -> Result<(), StoreError> {
+        let holds = match self {
+            Precondition::None => true,
+            Precondition::Absent => current.is_none(),
+            Precondition::Present => current.is_some(),
+            Precondition::Is(digest) => current == Some(digest),
+        };
+        if holds {
+            return Ok(());
+        }
+        Err(StoreError::Conflict(match current {
+            Some(digest) => format!("the precondition fails: tag {tag} names {digest}"),
+            None => format!("the precondition fails: tag {tag} does not exist"),
+        }))
+    }
+}
+
+/// The key of a tag.
+pub fn tag_key(repository: &RepositoryName, tag: &Tag) -> Vec<u8> {
+    key(Kind::Tag, &[repository.as_str().as_bytes(), tag.as_str().as_bytes()])
+}
+
+impl Store {
+    /// What a tag names.
+    pub fn tag(
+        &self,
+        repository: &RepositoryName,
+        tag: &Tag,
+    ) -> Result<Option<Digest>, StoreError> {
+        Ok(self.tag_row(repository, tag)?.map(|row| row.digest))
+    }
+
+    /// A tag with its times.
+    pub fn tag_row(
+        &self,
+        repository: &RepositoryName,
+        tag: &Tag,
+    ) -> Result<Option<TagRow>, StoreError> {
+        self.get(&tag_key(repository, tag))
+    }
+
+    /// Tags greater than `after`, in lexical order, at most `limit`.
+    pub fn tags(
+        &self,
+        repository: &RepositoryName,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<(Tag, TagRow)>, StoreError> {
+        let name = repository.as_str().as_bytes();
+        let start = prefix(Kind::Tag, &[name]);
+        let after = after.map(|tag| key(Kind::Tag, &[name, tag.as_bytes()]));
+        let rows = self.scan::<TagRow>(&start, after.as_deref(), limit)?;
+        rows.into_iter().map(|(key, row)| Ok((name_at(&key, start.len())?, row))).collect()
+    }
+
+    /// Sets or moves a tag. `NotFound` when the manifest is not in the repository, `Conflict` when
+    /// the precondition does not hold.
+    pub async fn set_tag(
+        &self,
+        repository: &RepositoryName,
+        tag: &Tag,
+        digest: &Digest,
+        precondition: Precondition,
+        origin: &Origin,
+    ) -> Result<(), StoreError> {
+        let now = self.sys().clock.wall_or_floor();
+        let (repository, tag) = (repository.clone(), tag.clone());
+        let (digest, origin) = (digest.clone(), origin.clone());
+        self.commit(move |txn| {
+            let effect = Effect::Tag(tag.clone(), Some(digest.clone()));
+            if delivered::is_replay(txn, &origin, &repository, &effect)? {
+                return Ok(());
+            }
+            outbox::refuse_held(txn, &origin, &repository, &tag, Some(&digest))?;
+            if txn.get::<ManifestRow>(&manifest_key(&repository, &digest))?.is_none() {
+                return Err(StoreError::NotFound);
+            }
+            switch(txn, &repository, &tag, &digest, &precondition, &origin, now)?;
+            delivered::record(txn, &origin, &repository, effect)
+        })
+        .await
+    }
+
+    /// Removes a tag and returns what it named; `None` when a child's delivery finds it gone, which
+    /// is what it wants. `NotFound` when there is none, `Conflict` when the precondition does not
+    /// hold.
+    pub async fn delete_tag(
+        &self,
+        repository: &RepositoryName,
+        tag: &Tag,
+        precondition: Precondition,
+        origin: &Origin,
+    ) -> Result<Option<Digest>, StoreError> {
+        let (repository, tag, origin) = (repository.clone(), tag.clone(), origin.clone());
+        self.commit(move |txn| {
+            let effect = Effect::Tag(tag.clone(), None);
+            if delivered::is_replay(txn, &origin, &repository, &effect)? {
+                return Ok(None);
+            }
+            outbox::refuse_held(txn, &origin, &repository, &tag, None)?;
+            let key = tag_key(&repository, &tag);
+            let current = txn.get::<TagRow>(&key)?.map(|row| row.digest);
+            if current.is_none() && matches!(origin, Origin::Child(_)) {
+                delivered::record(txn, &origin, &repository, effect)?;
+                return Ok(None);
+            }
+            precondition.check(&tag, current.as_ref())?;
+            let Some(base) = current else {
+                return Err(StoreError::NotFound);
+            };
+            delivered::record(txn, &origin, &repository, effect)?;
+            txn.delete(key);
+            let change = OutboxChange::Tag { tag, base: Some(base.clone()), digest: None };
+            outbox::enqueue(txn, &origin, &repository, change)?;
+            Ok(Some(base))
+        })
+        .await
+    }
+}
+
+/// Makes a tag name a manifest that exists. A delivery of a child that wants what is already so
+/// needs no precondition: both sides agree.
+pub(in crate::store) fn switch(
+    txn: &mut Txn<'_>,
+    repository: &RepositoryName,
+    tag: &Tag,
+    digest: &Digest,
+    precondition: &Precondition,
+    origin: &Origin,
+    now: UnixSeconds,
+) -> Result<(), StoreError> {
+    let key = tag_key(repository, tag);
+    let old = txn.get::<TagRow>(&key)?;
+    let current = old.as_ref().map(|row| &row.digest);
+    let same = current == Some(digest);
+    if same && matches!(origin, Origin::Child(_)) {
+        return Ok(());
+    }
+    precondition.check(tag, current)?;
+    if same {
+        return Ok(());
+    }
+    let change = OutboxChange::Tag {
+        tag: tag.clone(),
+        base: current.cloned(),
+        digest: Some(digest.clone()),
+    };
+    let created = old.as_ref().map_or(now, |row| row.created);
+    txn.put(key, &TagRow { digest: digest.clone(), created, updated: now })?;
+    outbox::enqueue(txn, origin, repository, change)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::manifests::testing::*;
+    use super::*;
+
+    #[test]
+    fn f155_tags_are_listed_in_lexical_pages() {
+        smol::block_on(async {
+            let store = store();
+            push(&store, "a", 1, &["v10", "v2", "V1", "latest", "_x"]).await;
+            push(&store, "a/b", 1, &["other"]).await;
+            let tags = |after, limit| {
+                let tags = store.tags(&"a".parse().unwrap(), after, limit).unwrap();
+                tags.iter().map(|(tag, _)| tag.to_string()).collect::<Vec<_>>()
+            };
+            assert_eq!(tags(None, 9), ["V1", "_x", "latest", "v10", "v2"]);
+            assert_eq!(tags(Some("_x"), 2), ["latest", "v10"]);
+            assert_eq!(tags(Some("no such tag"), 9), ["v10", "v2"]);
+            assert_eq!(tags(Some("v2"), 9), Vec::<String>::new());
+        });
+    }
+
+    #[test]
+    fn tags_move_under_their_precondition() {
+        smol::block_on(async {
+            let store = store();
+            let (a, tag) = ("a".parse().unwrap(), "v1".parse().unwrap());
+            for number in 1..=2 {
+                push(&store, "a", number, &[]).await;
+            }
+            let set = async |number, precondition| {
+                store.set_tag(&a, &tag, &digest(number), precondition, &Origin::Client).await
+            };
+            let conflict = |result: Result<(), StoreError>| {
+                assert!(matches!(result, Err(StoreError::Conflict(_))), "{result:?}");
+            };
+            assert_eq!(set(9, Precondition::None).await, Err(StoreError::NotFound));
+            conflict(set(1, Precondition::Present).await);
+            conflict(set(1, Precondition::Is(digest(1))).await);
+            set(1, Precondition::Absent).await.unwrap();
+            conflict(set(2, Precondition::Absent).await);
+            conflict(set(2, Precondition::Is(digest(2))).await);
+            set(2, Precondition::Is(digest(1))).await.unwrap();
+            assert_eq!(store.tag(&a, &tag).unwrap(), Some(digest(2)));
+            let delete = async |precondition| {
+                store.delete_tag(&a, &tag, precondition, &Origin::Client).await
+            };
+            assert!(delete(Precondition::Is(digest(1))).await.is_err());
+            assert_eq!(delete(Precondition::Present).await, Ok(Some(digest(2))));
+            assert_eq!(delete(Precondition::None).await, Err(StoreError::NotFound));
+        });
+    }
+
+    #[test]
+    fn a_delivery_that_comes_again_has_no_second_effect() {
+        smol::block_on(async {
+            let store = store();
+            let (a, tag): (RepositoryName, Tag) = ("a".parse().unwrap(), "v1".parse().unwrap());
+            for number in 1..=3 {
+                push(&store, "a", number, &[]).await;
+            }
+            let absent = Precondition::Absent;
+            store.set_tag(&a, &tag, &digest(1), absent.clone(), &child(7)).await.unwrap();
+            // The answer was lost; meanwhile someone else moved the tag.
+            store.set_tag(&a, &tag, &digest(2), Precondition::None, &Origin::Client).await.unwrap();
+            store.set_tag(&a, &tag, &digest(1), absent.clone(), &child(7)).await.unwrap();
+            assert_eq!(store.tag(&a, &tag).unwrap(), Some(digest(2)));
+            // A refused delivery is not recorded as done.
+            assert!(store.set_tag(&a, &tag, &digest(3), absent, &child(8)).await.is_err());
+            let base = Precondition::Is(digest(2));
+            store.set_tag(&a, &tag, &digest(3), base, &child(8)).await.unwrap();
+            assert_eq!(store.tag(&a, &tag).unwrap(), Some(digest(3)));
+            // Both sides agree already: no conflict.
+            let stale = Precondition::Is(digest(1));
+            store.set_tag(&a, &tag, &digest(3), stale, &child(9)).await.unwrap();
+            let gone = Precondition::Is(digest(3));
+            assert!(store.delete_tag(&a, &tag, gone.clone(), &child(10)).await.unwrap().is_some());
+            assert_eq!(store.delete_tag(&a, &tag, gone.clone(), &child(10)).await, Ok(None));
+            assert_eq!(store.delete_tag(&a, &tag, gone, &child(11)).await, Ok(None));
+        });
+    }
+}

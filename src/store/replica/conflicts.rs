@@ -1,0 +1,181 @@
+//! Conflicts over tags: the parent had moved what was changed here too. The parent's content keeps
+//! the name, and ours goes under another one.
+
+use super::node::{Fact, put_changed};
+use super::outbox::{Origin, OutboxChange, OutboxEntry, entry_key, finish};
+use crate::store::registry::manifests::{ManifestRow, manifest_key};
+use crate::store::registry::tags::{self, Precondition, TagRow, tag_key};
+use crate::store::rows::{Kind, key, prefix};
+use crate::store::{Store, StoreError, Txn};
+use crate::types::limits::TAG_MAX;
+use crate::types::{ConnectedRegistryName, Digest, RepositoryName, Tag, UnixSeconds};
+
+fn conflict_key(repository: &RepositoryName, tag: &Tag) -> Vec<u8> {
+    let parts = [&b"conflict"[..], repository.as_str().as_bytes(), tag.as_str().as_bytes()];
+    key(Kind::Node, &parts)
+}
+
+impl Store {
+    /// Conflict tags that nobody has dealt with: they still exist. Each with the time at which the
+    /// conflict was found.
+    pub fn conflicts(&self) -> Result<Vec<(RepositoryName, Tag, UnixSeconds)>, StoreError> {
+        let start = prefix(Kind::Node, &[b"conflict"]);
+        let mut conflicts = Vec::new();
+        for (row_key, fact) in self.scan::<Fact>(&start, None, usize::MAX)? {
+            let rest = row_key.get(start.len()..).and_then(|rest| std::str::from_utf8(rest).ok());
+            let names = rest.and_then(|rest| rest.split_once('\0'));
+            let names = names.and_then(|(r, t)| Some((r.parse().ok()?, t.parse().ok()?)));
+            let (Some((repository, tag)), Fact::At(at)) = (names, fact) else {
+                continue;
+            };
+            if self.get::<TagRow>(&tag_key(&repository, &tag))?.is_some() {
+                conflicts.push((repository, tag, at));
+            }
+        }
+        Ok(conflicts)
+    }
+
+    /// Settles a change of a tag that the parent had moved meanwhile, in one record: the parent's
+    /// content keeps the name (`parents`, `None` when the parent removed it; its content must be
+    /// here), and ours stays under [`conflict_tag`], an ordinary tag that goes up in turn. While
+    /// later changes of the tag wait, the name is left to them. Returns the conflict tag;
+    /// `NotFound` when the parent's content was deleted here meanwhile.
+    pub async fn outbox_conflict(
+        &self,
+        number: u64,
+        parents: Option<Digest>,
+    ) -> Result<Option<Tag>, StoreError> {
+        let now = self.sys().clock.wall_or_floor();
+        self.commit(move |txn| settle(txn, number, parents.as_ref(), now)).await
+    }
+}
+
+/// Notes a conflict tag, in the command that makes it.
+pub(in crate::store) fn note_conflict(
+    txn: &mut Txn<'_>,
+    repository: &RepositoryName,
+    tag: &Tag,
+    now: UnixSeconds,
+) -> Result<(), StoreError> {
+    put_changed(txn, conflict_key(repository, tag), &Fact::At(now))
+}
+
+fn settle(
+    txn: &mut Txn<'_>,
+    number: u64,
+    parents: Option<&Digest>,
+    now: UnixSeconds,
+) -> Result<Option<Tag>, StoreError> {
+    let entry = txn.get::<OutboxEntry>(&entry_key(number))?.ok_or(StoreError::NotFound)?;
+    let OutboxChange::Tag { tag, digest, .. } = &entry.change else {
+        return Err(StoreError::Invalid("only tags can conflict".to_owned()));
+    };
+    let repository = &entry.repository;
+    finish(txn, number)?;
+    let mut kept = None;
+    let here = |digest: &Digest| txn.get::<ManifestRow>(&manifest_key(repository, digest));
+    let ours = digest.as_ref().map(|ours| Ok::<_, StoreError>((ours, here(ours)?)));
+    // What was deleted since is not to be kept.
+    if let Some((ours, Some(_))) = ours.transpose()? {
+        let name = conflict_tag(tag, &entry.id.origin, ours)?;
+        let any = Precondition::None;
+        tags::switch(txn, repository, &name, ours, &any, &Origin::Client, now)?;
+        note_conflict(txn, repository, &name, now)?;
+        kept = Some(name);
+    }
+    let waiting = txn.scan::<OutboxEntry>(&prefix(Kind::Outbox, &[]))?;
+    if waiting.iter().any(|(_, other)| other.is_of_tag(repository, tag)) {
+        return Ok(kept);
+    }
+    match parents {
+        Some(theirs) => {
+            if txn.get::<ManifestRow>(&manifest_key(repository, theirs))?.is_none() {
+                return Err(StoreError::NotFound);
+            }
+            let any = Precondition::None;
+            tags::switch(txn, repository, tag, theirs, &any, &Origin::Parent, now)?;
+        }
+        None if txn.get::<TagRow>(&tag_key(repository, tag))?.is_some() => {
+            txn.delete(tag_key(repository, tag));
+        }
+        None => {}
+    }
+    Ok(kept)
+}
+
+/// Where a node keeps its own content of a tag that its parent had moved meanwhile:
+/// `<tag, truncated>.conflict-<origin>-<12 hex digits>`.
+pub fn conflict_tag(
+    tag: &Tag,
+    origin: &ConnectedRegistryName,
+    digest: &Digest,
+) -> Result<Tag, StoreError> {
+    let hex = digest.hex();
+    let suffix = format!(".conflict-{origin}-{}", hex.get(..12).unwrap_or(&hex));
+    // The suffix has at most 73 characters, and a tag is ASCII.
+    let kept = tag.as_str().len().min(TAG_MAX - suffix.len());
+    let text = format!("{}{suffix}", &tag.as_str()[..kept]);
+    text.parse().map_err(|_| StoreError::Invalid(format!("'{text}' is no tag")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::node::testing::connected;
+    use super::*;
+    use crate::store::registry::manifests::testing::{digest, push};
+
+    #[test]
+    fn a_conflict_keeps_both_contents() {
+        smol::block_on(async {
+            let store = connected().await;
+            let (app, v1): (RepositoryName, Tag) = ("app".parse().unwrap(), "v1".parse().unwrap());
+            push(&store, "app", 9, &[]).await;
+            push(&store, "app", 1, &["v1"]).await;
+            push(&store, "app", 2, &["v1"]).await;
+            let tags: Vec<u64> = store
+                .outbox(100)
+                .unwrap()
+                .into_iter()
+                .filter(|(_, entry)| entry.is_of_tag(&app, &v1))
+                .map(|(number, _)| number)
+                .collect();
+            // A later change of the tag waits: the name stays with it.
+            let kept = store.outbox_conflict(tags[0], Some(digest(9))).await.unwrap().unwrap();
+            assert_eq!(kept.as_str(), "v1.conflict-dock01-010101010101");
+            assert_eq!(store.tag(&app, &kept).unwrap(), Some(digest(1)));
+            assert_eq!(store.tag(&app, &v1).unwrap(), Some(digest(2)));
+            // The rest of the chain becomes a conflict tag too, and the parent's content shows.
+            let kept = store.outbox_conflict(tags[1], Some(digest(9))).await.unwrap().unwrap();
+            assert_eq!(store.tag(&app, &kept).unwrap(), Some(digest(2)));
+            assert_eq!(store.tag(&app, &v1).unwrap(), Some(digest(9)));
+            assert!(!store.outbox_holds_tag(&app, &v1).unwrap());
+            assert!(store.outbox_holds_tag(&app, &kept).unwrap());
+            assert_eq!(store.conflicts().unwrap().len(), 2);
+            let any = Precondition::None;
+            store.delete_tag(&app, &kept, any, &Origin::Client).await.unwrap();
+            assert_eq!(store.conflicts().unwrap().len(), 1);
+        });
+    }
+
+    #[test]
+    fn a_conflict_with_a_removal_keeps_the_removal() {
+        smol::block_on(async {
+            let store = connected().await;
+            let (app, v1): (RepositoryName, Tag) = ("app".parse().unwrap(), "v1".parse().unwrap());
+            push(&store, "app", 1, &["v1"]).await;
+            let (number, _) = store.outbox(1).unwrap().remove(0);
+            let kept = store.outbox_conflict(number, None).await.unwrap().unwrap();
+            assert_eq!(store.tag(&app, &v1).unwrap(), None);
+            assert_eq!(store.tag(&app, &kept).unwrap(), Some(digest(1)));
+        });
+    }
+
+    #[test]
+    fn conflict_tags_fit() {
+        let tag: Tag = "t".repeat(128).parse().unwrap();
+        let origin = "a".repeat(50).parse().unwrap();
+        let name = conflict_tag(&tag, &origin, &digest(1)).unwrap();
+        assert_eq!(name.as_str().len(), 128);
+        assert!(name.as_str().ends_with("-010101010101"));
+    }
+}

@@ -1,0 +1,221 @@
+//! The journal as a change feed. The newest records are kept in memory, since nearly every
+//! follower asks for those; older ones are read from the segments.
+
+use std::collections::VecDeque;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use event_listener::Event;
+
+use crate::store::index::Change;
+use crate::store::journal::frame::FrameFault;
+use crate::store::journal::segment::SegmentReader;
+use crate::store::{Shared, Store, StoreError};
+use crate::sys::{clock, spawn};
+use crate::types::Cursor;
+
+/// Records kept in memory, bytes.
+const RING_BYTES_MAX: usize = 512 * 1024;
+/// What one record costs beyond its rows, bytes.
+const RECORD_OVERHEAD_BYTES: usize = 96;
+
+/// Some records of the journal.
+pub struct Records {
+    /// Position after the last one, or the head when there are none.
+    pub through: Cursor,
+    /// Each with its sequence and what it changed.
+    pub records: Vec<(u64, Vec<Change>)>,
+}
+
+/// The end of the feed.
+pub(in crate::store) struct Feed {
+    epoch: u64,
+    published: AtomicU64,
+    changed: Event,
+    /// The node is about to stop: nobody waits any more.
+    stopping: AtomicBool,
+    ring: Mutex<Ring>,
+    ring_bytes_max: usize,
+}
+
+#[derive(Default)]
+struct Ring {
+    records: VecDeque<(u64, Vec<Change>)>,
+    bytes: usize,
+}
+
+fn size(changes: &[Change]) -> usize {
+    let row = |(key, row): &Change| 48 + key.len() + row.as_ref().map_or(0, Vec::len);
+    RECORD_OVERHEAD_BYTES + changes.iter().map(row).sum::<usize>()
+}
+
+impl Feed {
+    /// A feed that stands at `published`; without a limit when memory is all there is.
+    pub(in crate::store) fn new(epoch: u64, published: u64, limited: bool) -> Feed {
+        Feed {
+            epoch,
+            published: AtomicU64::new(published),
+            changed: Event::new(),
+            stopping: AtomicBool::new(false),
+            ring: Mutex::default(),
+            ring_bytes_max: if limited { RING_BYTES_MAX } else { usize::MAX },
+        }
+    }
+
+    /// Random; another one when the positions of this store may have been given out before.
+    pub(in crate::store) fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// The last sequence that is durable and applied.
+    pub(in crate::store) fn published(&self) -> u64 {
+        self.published.load(Ordering::Acquire)
+    }
+
+    /// Shows durable, applied records to readers and followers.
+    pub(in crate::store) fn publish(&self, records: Vec<(u64, Vec<Change>)>) {
+        let Some(last) = records.last().map(|(sequence, _)| *sequence) else {
+            return;
+        };
+        if let Ok(mut ring) = self.ring.lock() {
+            for (sequence, changes) in records {
+                ring.bytes += size(&changes);
+                ring.records.push_back((sequence, changes));
+            }
+            while ring.bytes > self.ring_bytes_max {
+                let Some((_, changes)) = ring.records.pop_front() else {
+                    break;
+                };
+                ring.bytes -= size(&changes);
+            }
+        }
+        self.published.store(last, Ordering::Release);
+        self.changed.notify(usize::MAX);
+    }
+
+    /// Records after `sequence` from memory; `None` when they are not all there.
+    fn recent(&self, sequence: u64, bytes_max: usize) -> Option<Vec<(u64, Vec<Change>)>> {
+        let ring = self.ring.lock().ok()?;
+        let oldest = ring.records.front().map(|(first, _)| *first)?;
+        let skip = usize::try_from((sequence + 1).checked_sub(oldest)?).ok()?;
+        let mut bytes = 0;
+        let mut records = Vec::new();
+        for (number, changes) in ring.records.iter().skip(skip) {
+            if bytes >= bytes_max {
+                break;
+            }
+            bytes += size(changes);
+            records.push((*number, changes.clone()));
+        }
+        Some(records)
+    }
+}
+
+impl Store {
+    /// The position after the last durable record.
+    pub fn head(&self) -> Cursor {
+        let feed = &self.shared().feed;
+        Cursor { epoch: feed.epoch, sequence: feed.published() }
+    }
+
+    /// Records after `cursor`, in order, about `bytes_max` bytes of them and at least one.
+    /// `NotFound` when the epoch is another, or the position is too old or lies beyond the head:
+    /// the follower must reconcile.
+    pub async fn records_after(
+        &self,
+        cursor: Cursor,
+        bytes_max: usize,
+    ) -> Result<Records, StoreError> {
+        let head = self.head();
+        if cursor.epoch != head.epoch || cursor.sequence > head.sequence {
+            return Err(StoreError::NotFound);
+        }
+        if cursor.sequence == head.sequence {
+            return Ok(Records { through: head, records: Vec::new() });
+        }
+        let bytes_max = bytes_max.max(1);
+        let records = match self.shared().feed.recent(cursor.sequence, bytes_max) {
+            Some(records) => records,
+            None => {
+                let shared = self.shared().clone();
+                let read =
+                    move || from_segments(&shared, cursor.sequence, head.sequence, bytes_max);
+                spawn::blocking(read).await?
+            }
+        };
+        let last = records.last().map_or(head.sequence, |(sequence, _)| *sequence);
+        Ok(Records { through: Cursor { sequence: last, ..head }, records })
+    }
+
+    /// Ends every [`Store::wait_after`], now and later: the node is about to stop.
+    pub fn stop_waiting(&self) {
+        let feed = &self.shared().feed;
+        feed.stopping.store(true, Ordering::Release);
+        feed.changed.notify(usize::MAX);
+    }
+
+    /// Whether [`Store::stop_waiting`] was called.
+    pub fn stopping(&self) -> bool {
+        self.shared().feed.stopping.load(Ordering::Acquire)
+    }
+
+    /// Waits until there is a record after `sequence`, at most `wait`. `false`: the node is about
+    /// to stop, and nobody should wait again.
+    pub async fn wait_after(&self, sequence: u64, wait: Duration) -> bool {
+        let feed = &self.shared().feed;
+        let grown = async {
+            while feed.published() <= sequence && !self.stopping() {
+                let listener = feed.changed.listen();
+                if feed.published() > sequence || self.stopping() {
+                    break;
+                }
+                listener.await;
+            }
+        };
+        let _ = clock::within(wait, grown).await;
+        !self.stopping()
+    }
+
+    /// Whether segments are kept for children that follow the feed.
+    pub fn retain_for_children(&self, retain: bool) {
+        self.shared().retain.store(retain, Ordering::Relaxed);
+    }
+}
+
+/// Records after `after` up to `through` from disk, about `bytes_max` bytes of them. `NotFound`
+/// when they are not all there.
+pub(in crate::store) fn from_segments(
+    shared: &Shared,
+    after: u64,
+    through: u64,
+    bytes_max: usize,
+) -> Result<Vec<(u64, Vec<Change>)>, StoreError> {
+    let firsts = shared.segments.list();
+    let start = firsts.partition_point(|first| *first <= after + 1);
+    let mut records = Vec::new();
+    let (mut bytes, mut next) = (0, after + 1);
+    for first in firsts.iter().skip(start.saturating_sub(1)) {
+        // A segment that is gone or damaged is too old: the follower reconciles.
+        let fault = |fault| match fault {
+            FrameFault::Io(error) if error.kind() != std::io::ErrorKind::NotFound => error.into(),
+            _ => StoreError::NotFound,
+        };
+        let mut segment =
+            SegmentReader::open(&*shared.disk, &shared.layout, *first).map_err(fault)?;
+        while next <= through && bytes < bytes_max {
+            let Some(record) = segment.next_record().map_err(fault)? else {
+                break;
+            };
+            if record.sequence > next {
+                return Err(StoreError::NotFound);
+            }
+            if record.sequence == next {
+                bytes += size(&record.changes);
+                records.push((record.sequence, record.changes));
+                next += 1;
+            }
+        }
+    }
+    if records.is_empty() { Err(StoreError::NotFound) } else { Ok(records) }
+}

@@ -1,0 +1,183 @@
+//! Messages from the parent: durable before they are applied, together with the position in the
+//! parent's feed, so that a crash between any two steps changes nothing.
+
+use serde::{Deserialize, Serialize};
+
+use super::node::{Fact, reconcile_key};
+use crate::store::rows::{Kind, Row, key, prefix};
+use crate::store::{Store, StoreError};
+use crate::types::Cursor;
+use crate::types::message::{Batch, Item, Message};
+
+/// A message on disk; its sequence is in the key.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+struct InboxRow(Message);
+
+impl Row for InboxRow {
+    const VERSION: u8 = 1;
+}
+
+/// The position in the parent's feed up to which messages were received.
+#[derive(Clone, Copy, Serialize, Deserialize)]
+struct Position(Cursor);
+
+impl Row for Position {
+    const VERSION: u8 = 1;
+}
+
+pub(in crate::store) fn position_key() -> Vec<u8> {
+    key(Kind::Node, &[b"cursor"])
+}
+
+/// Several messages may come from one record: the second number tells them apart.
+fn item_key(sequence: u64, number: u64) -> Vec<u8> {
+    let mut id = sequence.to_be_bytes().to_vec();
+    id.extend_from_slice(&number.to_be_bytes());
+    key(Kind::Inbox, &[&id])
+}
+
+/// Names a received message.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct InboxId(Vec<u8>);
+
+impl Store {
+    /// The position up to which messages were received; `None` before the first reconcile.
+    pub fn feed_position(&self) -> Result<Option<Cursor>, StoreError> {
+        Ok(self.get::<Position>(&position_key())?.map(|position| position.0))
+    }
+
+    /// Makes received messages and the new position durable, in one record. `Conflict` when the
+    /// batch does not begin at the position: there is a gap, or it came twice.
+    pub async fn receive(&self, batch: Batch) -> Result<(), StoreError> {
+        self.commit(move |txn| {
+            let position = txn.get::<Position>(&position_key())?.map(|position| position.0);
+            if position != Some(batch.from) {
+                return Err(StoreError::Conflict(format!(
+                    "messages start at {}, which is not the position",
+                    batch.from
+                )));
+            }
+            let through = batch.through;
+            if through.epoch != batch.from.epoch || through.sequence < batch.from.sequence {
+                return Err(StoreError::Invalid(format!("messages end at {through}")));
+            }
+            let (mut last, mut number) = (batch.from.sequence, 0);
+            for Item { sequence, message } in batch.items {
+                if sequence < last || sequence > through.sequence {
+                    return Err(StoreError::Invalid("messages are out of order".to_owned()));
+                }
+                number = if sequence == last { number + 1 } else { 0 };
+                last = sequence;
+                txn.put(item_key(sequence, number), &InboxRow(message))?;
+            }
+            if through != batch.from {
+                txn.put(position_key(), &Position(through))?;
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    /// Received messages that are not applied yet, oldest first, at most `limit`.
+    pub fn inbox(&self, limit: usize) -> Result<Vec<(InboxId, Message)>, StoreError> {
+        let rows = self.scan::<InboxRow>(&prefix(Kind::Inbox, &[]), None, limit)?;
+        Ok(rows.into_iter().map(|(key, row)| (InboxId(key), row.0)).collect())
+    }
+
+    /// Removes messages that were applied.
+    pub async fn inbox_done(&self, applied: Vec<InboxId>) -> Result<(), StoreError> {
+        if applied.is_empty() {
+            return Ok(());
+        }
+        self.commit(move |txn| {
+            applied.into_iter().for_each(|id| txn.delete(id.0));
+            Ok(())
+        })
+        .await
+    }
+
+    /// Ends a full comparison that was started at `position`: messages that were waiting are
+    /// older than that, and what came since will be sent.
+    pub async fn reconciled(&self, position: Cursor) -> Result<(), StoreError> {
+        self.commit(move |txn| {
+            for (key, _) in txn.scan::<InboxRow>(&prefix(Kind::Inbox, &[]))? {
+                txn.delete(key);
+            }
+            // One that was asked for since it began is still due.
+            if txn.get::<Fact>(&reconcile_key())? != Some(Fact::Again) {
+                txn.delete(reconcile_key());
+            }
+            txn.put(position_key(), &Position(position))
+        })
+        .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::{Spawner, Sys};
+
+    fn at(sequence: u64) -> Cursor {
+        Cursor { epoch: 7, sequence }
+    }
+
+    fn item(sequence: u64, name: &str) -> Item {
+        let message = Message::ConfigChanged { name: name.parse().unwrap() };
+        Item { sequence, message }
+    }
+
+    fn batch(from: u64, through: u64, items: Vec<Item>) -> Batch {
+        Batch { from: at(from), through: at(through), items }
+    }
+
+    fn waiting(store: &Store) -> Vec<String> {
+        let name = |(_, message)| match message {
+            Message::ConfigChanged { name } => name.to_string(),
+            other => panic!("{other:?}"),
+        };
+        store.inbox(100).unwrap().into_iter().map(name).collect()
+    }
+
+    #[test]
+    fn f126_a_batch_that_comes_again_has_no_second_effect() {
+        smol::block_on(async {
+            let store = Store::in_memory(Sys::real(Spawner::new()));
+            assert!(store.receive(batch(0, 1, vec![])).await.is_err());
+            store.reconciled(at(3)).await.unwrap();
+            let items = vec![item(4, "first"), item(4, "second"), item(300, "third")];
+            let sent = batch(3, 301, items);
+            store.receive(sent.clone()).await.unwrap();
+            assert!(matches!(store.receive(sent).await, Err(StoreError::Conflict(_))));
+            assert_eq!(store.feed_position().unwrap(), Some(at(301)));
+            assert_eq!(waiting(&store), ["first", "second", "third"]);
+            let applied = store.inbox(1).unwrap().into_iter().map(|(id, _)| id).collect();
+            store.inbox_done(applied).await.unwrap();
+            assert_eq!(waiting(&store), ["second", "third"]);
+            store.reconciled(at(400)).await.unwrap();
+            assert_eq!(waiting(&store), Vec::<String>::new());
+        });
+    }
+
+    #[test]
+    fn a_gap_or_disorder_is_refused_whole() {
+        smol::block_on(async {
+            let store = Store::in_memory(Sys::real(Spawner::new()));
+            store.reconciled(at(3)).await.unwrap();
+            for bad in [
+                batch(4, 5, vec![item(5, "first")]),
+                batch(3, 5, vec![item(5, "first"), item(4, "second")]),
+                batch(3, 5, vec![item(6, "first")]),
+                batch(3, 2, vec![]),
+                Batch { from: at(3), through: Cursor { epoch: 8, sequence: 9 }, items: vec![] },
+            ] {
+                assert!(store.receive(bad).await.is_err());
+            }
+            assert_eq!(store.feed_position().unwrap(), Some(at(3)));
+            assert_eq!(waiting(&store), Vec::<String>::new());
+            let before = store.sequence();
+            store.receive(batch(3, 3, vec![])).await.unwrap();
+            assert_eq!(store.sequence(), before);
+        });
+    }
+}

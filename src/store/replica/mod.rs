@@ -1,0 +1,11 @@
+//! What a node knows as the replica of its parent, and as the parent of its children.
+
+pub mod conflicts;
+pub mod feed;
+pub mod inbox;
+pub mod node;
+pub mod outbox;
+pub mod pushes;
+pub mod refused;
+
+pub(super) mod delivered;

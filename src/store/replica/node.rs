@@ -1,0 +1,589 @@
+//! What this node knows of itself, and the desired states that its parent sent.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::delivered;
+use super::inbox::position_key;
+use super::pushes::pushes_key;
+use crate::store::rows::{Kind, Row, key, prefix};
+use crate::store::{Store, StoreError, Txn};
+use crate::types::connected_registry::{ParentContact, StatusDetail};
+use crate::types::message::NodeConfig;
+use crate::types::token::{ScopeMap, Token};
+use crate::types::{ConnectedRegistry, ConnectedRegistryName, Grant, RepositoryName, UnixSeconds};
+
+impl Row for NodeConfig {
+    const VERSION: u8 = 1;
+}
+
+/// A small fact about this node: a version, a number, a mark.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(in crate::store) enum Fact {
+    /// The version of a desired state, as the parent calls it.
+    Version(String),
+    /// The activation epoch under which this instance serves.
+    Epoch(u64),
+    /// Something is so.
+    Mark,
+    /// When something happened.
+    At(UnixSeconds),
+    /// What was asked for has begun, and is not done.
+    Begun,
+    /// The same, and it was asked for again since.
+    Again,
+}
+
+impl Row for Fact {
+    const VERSION: u8 = 1;
+}
+
+/// The key of this node's own desired state, present on an activated connected registry only.
+pub fn self_config_key() -> Vec<u8> {
+    key(Kind::Node, &[b"config"])
+}
+
+fn descendant_key(name: &ConnectedRegistryName) -> Vec<u8> {
+    key(Kind::NodeConfig, &[name.as_str().as_bytes()])
+}
+
+fn version_key(name: &ConnectedRegistryName) -> Vec<u8> {
+    key(Kind::Node, &[b"version", name.as_str().as_bytes()])
+}
+
+fn epoch_key() -> Vec<u8> {
+    key(Kind::Node, &[b"activated"])
+}
+
+pub(in crate::store) fn reconcile_key() -> Vec<u8> {
+    key(Kind::Node, &[b"reconcile"])
+}
+
+fn last_sync_key() -> Vec<u8> {
+    key(Kind::Node, &[b"last-sync"])
+}
+
+fn last_look_key() -> Vec<u8> {
+    key(Kind::Node, &[b"last-look"])
+}
+
+fn looked_with_key() -> Vec<u8> {
+    key(Kind::Node, &[b"looked-with"])
+}
+
+fn debts_key() -> Vec<u8> {
+    key(Kind::Node, &[b"debts"])
+}
+
+fn synced_key(repository: &RepositoryName) -> Vec<u8> {
+    key(Kind::Node, &[b"synced", repository.as_str().as_bytes()])
+}
+
+/// Where the rows start that belong to the place of this node under its parent.
+pub(in crate::store) fn own_rows() -> Vec<Vec<u8>> {
+    let single = [self_config_key(), epoch_key(), reconcile_key(), last_sync_key()];
+    let mut starts: Vec<Vec<u8>> = single.into();
+    starts.extend([last_look_key(), looked_with_key(), debts_key(), position_key(), pushes_key()]);
+    starts.extend([prefix(Kind::Node, &[b"version"]), prefix(Kind::Node, &[b"synced"])]);
+    starts
+}
+
+/// What the sync engine lets others see of itself; in memory only.
+#[derive(Clone, Default)]
+pub struct SyncView {
+    /// Repositories whose content was complete at least once.
+    pub synced: BTreeSet<RepositoryName>,
+    /// Whether the engine waits for a window.
+    pub waiting_for_window: bool,
+    /// How it stands with the parent.
+    pub contact: ParentContact,
+    /// Since when this node is out of contact, if it is.
+    pub lost_since: Option<UnixSeconds>,
+    /// Repositories of which something is on its way, or could not be had.
+    pub incomplete: BTreeSet<RepositoryName>,
+    /// Whether everything that is granted was compared with the parent: what it had then is known.
+    pub compared: bool,
+    /// What is reported upward as wrong.
+    pub problems: Vec<StatusDetail>,
+    /// End of the last sync that succeeded.
+    pub last_sync: Option<UnixSeconds>,
+    /// When the parent last answered, to about a day.
+    pub last_contact: Option<UnixSeconds>,
+}
+
+impl Store {
+    /// The desired state that the parent sent last; `None` on the root and before activation.
+    pub fn self_config(&self) -> Result<Option<NodeConfig>, StoreError> {
+        self.get(&self_config_key())
+    }
+
+    /// The version under which the parent sent [`Store::self_config`].
+    pub fn self_config_version(&self) -> Result<Option<String>, StoreError> {
+        let Some(config) = self.self_config()? else {
+            return Ok(None);
+        };
+        self.version(&config.node.name)
+    }
+
+    /// Takes over the desired state of this node, all in one record: the tokens, scope maps and
+    /// children that it lists become rows like those of the root, so that logins are answered from
+    /// this disk, and what it does not list any more goes. When the granted repositories have
+    /// changed, a reconcile becomes due.
+    pub async fn apply_config(
+        &self,
+        config: NodeConfig,
+        version: String,
+    ) -> Result<(), StoreError> {
+        self.commit(move |txn| {
+            let old = txn.get::<NodeConfig>(&self_config_key())?;
+            if old.as_ref().map(granted) != Some(granted(&config)) {
+                ask_for_reconcile(txn)?;
+            }
+            materialise(txn, &config)?;
+            forget_strangers(txn, &config)?;
+            put_changed(txn, version_key(&config.node.name), &Fact::Version(version))?;
+            put_changed(txn, self_config_key(), &config)
+        })
+        .await
+    }
+
+    /// The desired state of a descendant, as this node passes it on.
+    pub fn descendant_config(
+        &self,
+        name: &ConnectedRegistryName,
+    ) -> Result<Option<NodeConfig>, StoreError> {
+        self.get(&descendant_key(name))
+    }
+
+    /// Every descendant's desired state that this node has.
+    pub fn descendant_configs(&self) -> Result<Vec<NodeConfig>, StoreError> {
+        let rows = self.scan(&prefix(Kind::NodeConfig, &[]), None, usize::MAX)?;
+        Ok(rows.into_iter().map(|(_, config)| config).collect())
+    }
+
+    /// The version under which the parent listed [`Store::descendant_config`] when it was fetched.
+    pub fn descendant_version(
+        &self,
+        name: &ConnectedRegistryName,
+    ) -> Result<Option<String>, StoreError> {
+        self.version(name)
+    }
+
+    /// Stores the desired state of a descendant.
+    pub async fn apply_descendant(
+        &self,
+        config: NodeConfig,
+        version: String,
+    ) -> Result<(), StoreError> {
+        self.commit(move |txn| {
+            put_changed(txn, version_key(&config.node.name), &Fact::Version(version))?;
+            put_changed(txn, descendant_key(&config.node.name), &config)
+        })
+        .await
+    }
+
+    /// The activation epoch under which the parent accepted this instance.
+    pub fn activated_epoch(&self) -> Result<Option<u64>, StoreError> {
+        match self.get(&epoch_key())? {
+            Some(Fact::Epoch(epoch)) => Ok(Some(epoch)),
+            _ => Ok(None),
+        }
+    }
+
+    /// Remembers the activation epoch.
+    pub async fn record_activated(&self, epoch: u64) -> Result<(), StoreError> {
+        self.commit(move |txn| put_changed(txn, epoch_key(), &Fact::Epoch(epoch))).await
+    }
+
+    /// Whether content is to be compared with the parent's in full.
+    pub fn reconcile_due(&self) -> Result<bool, StoreError> {
+        Ok(self.get::<Fact>(&reconcile_key())?.is_some())
+    }
+
+    /// Notes that a full comparison begins: one that is requested from here on is due after it.
+    pub async fn begin_reconcile(&self) -> Result<(), StoreError> {
+        self.commit(|txn| put_changed(txn, reconcile_key(), &Fact::Begun)).await
+    }
+
+    /// Makes a full comparison due: a gap in the feed, an unknown message, a resync.
+    pub async fn request_reconcile(&self) -> Result<(), StoreError> {
+        self.commit(ask_for_reconcile).await
+    }
+
+    /// Whether something that the parent has could not be had; the engine knows what.
+    pub fn debts_noted(&self) -> Result<bool, StoreError> {
+        Ok(self.get::<Fact>(&debts_key())?.is_some())
+    }
+
+    /// Notes that something could not be had, or (`false`) that nothing is missing.
+    pub async fn note_debts(&self, owed: bool) -> Result<(), StoreError> {
+        if self.debts_noted()? == owed {
+            return Ok(());
+        }
+        self.commit(move |txn| {
+            if owed {
+                return put_changed(txn, debts_key(), &Fact::Mark);
+            }
+            txn.delete(debts_key());
+            Ok(())
+        })
+        .await
+    }
+
+    /// Repositories whose content was complete at least once.
+    pub fn synced_repositories(&self) -> Result<BTreeSet<RepositoryName>, StoreError> {
+        let start = prefix(Kind::Node, &[b"synced"]);
+        let rows = self.scan::<Fact>(&start, None, usize::MAX)?;
+        let name = |key: &[u8]| std::str::from_utf8(key.get(start.len()..)?).ok()?.parse().ok();
+        Ok(rows.iter().filter_map(|(key, _)| name(key)).collect())
+    }
+
+    /// Whether the content of a repository was complete at least once.
+    pub fn is_synced(&self, repository: &RepositoryName) -> Result<bool, StoreError> {
+        Ok(self.get::<Fact>(&synced_key(repository))?.is_some())
+    }
+
+    /// Notes that the content of a repository is complete, or (`false`) that the repository is
+    /// not mirrored any more.
+    pub async fn mark_synced(
+        &self,
+        repository: &RepositoryName,
+        synced: bool,
+    ) -> Result<(), StoreError> {
+        let key = synced_key(repository);
+        self.commit(move |txn| {
+            match (synced, txn.get::<Fact>(&key)?.is_some()) {
+                (true, false) => txn.put(key, &Fact::Mark)?,
+                (false, true) => txn.delete(key),
+                _ => {}
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    /// When a sync last ended well.
+    pub fn last_sync(&self) -> Result<Option<UnixSeconds>, StoreError> {
+        match self.get(&last_sync_key())? {
+            Some(Fact::At(at)) => Ok(Some(at)),
+            _ => Ok(None),
+        }
+    }
+
+    /// Notes that a sync ended well.
+    pub async fn record_sync(&self, at: UnixSeconds) -> Result<(), StoreError> {
+        self.commit(move |txn| put_changed(txn, last_sync_key(), &Fact::At(at))).await
+    }
+
+    /// When the parent was last asked for the desired state, to about a day.
+    pub fn last_look(&self) -> Result<Option<UnixSeconds>, StoreError> {
+        match self.get(&last_look_key())? {
+            Some(Fact::At(at)) => Ok(Some(at)),
+            _ => Ok(None),
+        }
+    }
+
+    /// Which connection string it was asked with: its fingerprint.
+    pub fn looked_with(&self) -> Result<Option<String>, StoreError> {
+        match self.get(&looked_with_key())? {
+            Some(Fact::Version(fingerprint)) => Ok(Some(fingerprint)),
+            _ => Ok(None),
+        }
+    }
+
+    /// Notes that the parent answered what the desired state is.
+    pub async fn record_look(&self, at: UnixSeconds, with: String) -> Result<(), StoreError> {
+        self.commit(move |txn| {
+            put_changed(txn, last_look_key(), &Fact::At(at))?;
+            put_changed(txn, looked_with_key(), &Fact::Version(with))
+        })
+        .await
+    }
+
+    /// Publishes the state of the sync engine.
+    pub fn publish_sync(&self, view: SyncView) {
+        if let Ok(mut cell) = self.inner.sync_view.lock() {
+            *cell = Arc::new(view);
+        }
+    }
+
+    /// The state that the sync engine published last.
+    pub fn sync_view(&self) -> Arc<SyncView> {
+        self.inner.sync_view.lock().map(|cell| cell.clone()).unwrap_or_default()
+    }
+
+    fn version(&self, name: &ConnectedRegistryName) -> Result<Option<String>, StoreError> {
+        match self.get(&version_key(name))? {
+            Some(Fact::Version(version)) => Ok(Some(version)),
+            _ => Ok(None),
+        }
+    }
+}
+
+/// Makes a full comparison due, also after one that is under way.
+fn ask_for_reconcile(txn: &mut Txn<'_>) -> Result<(), StoreError> {
+    let fact = match txn.get::<Fact>(&reconcile_key())? {
+        Some(Fact::Begun | Fact::Again) => Fact::Again,
+        _ => Fact::Mark,
+    };
+    put_changed(txn, reconcile_key(), &fact)
+}
+
+/// The repository grants of a node's sync scope map: what it mirrors.
+fn granted(config: &NodeConfig) -> Vec<Grant> {
+    let map = config.scope_maps.iter().find(|map| map.name == config.sync_token.scope_map);
+    let grants = map.into_iter().flat_map(|map| &map.grants);
+    let mut grants: Vec<Grant> =
+        grants.filter(|grant| matches!(grant, Grant::Repository(..))).cloned().collect();
+    grants.sort();
+    grants
+}
+
+/// Writes a row unless it is there already as it should be: flash wears.
+pub(in crate::store) fn put_changed<R: Row + PartialEq>(
+    txn: &mut Txn<'_>,
+    key: Vec<u8>,
+    row: &R,
+) -> Result<(), StoreError> {
+    if txn.get::<R>(&key)?.as_ref() == Some(row) {
+        return Ok(());
+    }
+    txn.put(key, row)
+}
+
+fn materialise(txn: &mut Txn<'_>, config: &NodeConfig) -> Result<(), StoreError> {
+    let tokens = config.client_tokens.iter().chain(&config.child_tokens);
+    let tokens = tokens.map(|token| (token.name.as_str(), token)).collect();
+    replace_all::<Token>(txn, Kind::Token, tokens)?;
+    let maps = config.scope_maps.iter().map(|map| (map.name.as_str(), map)).collect();
+    replace_all::<ScopeMap>(txn, Kind::ScopeMap, maps)?;
+    let children = config.children.iter().map(|child| (child.name.as_str(), child)).collect();
+    replace_all::<ConnectedRegistry>(txn, Kind::ConnectedRegistry, children)
+}
+
+/// Makes `rows` the only rows of this kind.
+fn replace_all<R: Row + PartialEq>(
+    txn: &mut Txn<'_>,
+    kind: Kind,
+    rows: Vec<(&str, &R)>,
+) -> Result<(), StoreError> {
+    let mut wanted = BTreeSet::new();
+    for (name, row) in rows {
+        let row_key = key(kind, &[name.as_bytes()]);
+        put_changed(txn, row_key.clone(), row)?;
+        wanted.insert(row_key);
+    }
+    for (row_key, _) in txn.scan::<R>(&prefix(kind, &[]))? {
+        if !wanted.contains(&row_key) {
+            txn.delete(row_key);
+        }
+    }
+    Ok(())
+}
+
+/// Forgets what was known of nodes that are not descendants any more.
+fn forget_strangers(txn: &mut Txn<'_>, config: &NodeConfig) -> Result<(), StoreError> {
+    let known: BTreeSet<&str> = config.descendants.iter().map(|d| d.name.as_str()).collect();
+    for (_, stranger) in txn.scan::<NodeConfig>(&prefix(Kind::NodeConfig, &[]))? {
+        let name = &stranger.node.name;
+        if !known.contains(name.as_str()) {
+            delivered::forget(txn, name)?;
+            txn.delete(descendant_key(name));
+            txn.delete(version_key(name));
+            txn.delete(key(Kind::Activation, &[name.as_str().as_bytes()]));
+            txn.delete(key(Kind::Status, &[name.as_str().as_bytes()]));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+pub(crate) mod testing {
+    use super::*;
+    use crate::types::Mode;
+    use crate::types::message::Descendant;
+    use crate::types::schedule::{MESSAGE_TTL_S_DEFAULT, Schedule};
+
+    /// A token whose scope map has another name: `<name>-map`.
+    pub(crate) fn token(name: &str) -> Token {
+        Token {
+            name: name.parse().unwrap(),
+            scope_map: format!("{name}-map").parse().unwrap(),
+            enabled: true,
+            created: UnixSeconds(1),
+            passwords: [None, None],
+            generations: [0, 0],
+        }
+    }
+
+    pub(crate) fn map(name: &str, grants: &[&str]) -> ScopeMap {
+        ScopeMap {
+            name: name.parse().unwrap(),
+            description: String::new(),
+            grants: grants.iter().map(|grant| grant.parse().unwrap()).collect(),
+            created: UnixSeconds(1),
+        }
+    }
+
+    /// A connected registry whose sync token has another name: `<name>-sync`.
+    pub(crate) fn connected_registry(name: &str, parent: Option<&str>) -> ConnectedRegistry {
+        ConnectedRegistry {
+            name: name.parse().unwrap(),
+            mode: Mode::ReadWrite,
+            parent: parent.map(|parent| parent.parse().unwrap()),
+            sync_token: format!("{name}-sync").parse().unwrap(),
+            client_tokens: vec![],
+            schedule: Schedule::continuous(),
+            sync_window_s: None,
+            message_ttl_s: MESSAGE_TTL_S_DEFAULT,
+            log_level: "Information".to_owned(),
+            activation_epoch: 0,
+            created: UnixSeconds(1),
+        }
+    }
+
+    /// The store of a connected registry that mirrors every repository.
+    pub(crate) async fn connected() -> Store {
+        let store = crate::store::registry::manifests::testing::store();
+        let config = config(&["repositories/*/content/read"]);
+        store.apply_config(config, "v1".to_owned()).await.unwrap();
+        store
+    }
+
+    /// `dock01` with the client token `client01` and the child `child01`; each of the three is
+    /// granted other repositories than the others.
+    pub(crate) fn config(grants: &[&str]) -> NodeConfig {
+        let mut node = connected_registry("dock01", None);
+        node.client_tokens.push("client01".parse().unwrap());
+        NodeConfig {
+            registry: "myregistry".to_owned(),
+            node,
+            sync_token: token("dock01-sync"),
+            client_tokens: vec![token("client01")],
+            children: vec![connected_registry("child01", Some("dock01"))],
+            child_tokens: vec![token("child01-sync")],
+            scope_maps: vec![
+                map("client01-map", &["repositories/of-clients/content/read"]),
+                map("dock01-sync-map", grants),
+                map("child01-sync-map", &["repositories/of-children/content/read"]),
+            ],
+            descendants: vec![Descendant {
+                name: "child01".parse().unwrap(),
+                version: "v1".to_owned(),
+            }],
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::testing::*;
+    use super::*;
+    use crate::sys::{Spawner, Sys};
+
+    const APP: &str = "repositories/app/content/read";
+
+    #[test]
+    fn a_desired_state_replaces_the_one_before() {
+        smol::block_on(async {
+            let store = Store::in_memory(Sys::real(Spawner::new()));
+            let first = config(&[APP]);
+            store.apply_config(first.clone(), "v1".to_owned()).await.unwrap();
+            let token_key = |name: &str| key(Kind::Token, &[name.as_bytes()]);
+            assert!(store.get::<Token>(&token_key("client01")).unwrap().is_some());
+            assert!(store.get::<Token>(&token_key("child01-sync")).unwrap().is_some());
+            assert!(store.reconcile_due().unwrap());
+            let mut child = config(&[APP]);
+            child.node = connected_registry("child01", Some("dock01"));
+            store.apply_descendant(child.clone(), "v7".to_owned()).await.unwrap();
+            assert_eq!(store.self_config_version().unwrap().as_deref(), Some("v1"));
+
+            let mut second = first.clone();
+            second.client_tokens.clear();
+            second.children.clear();
+            second.child_tokens.clear();
+            second.scope_maps.retain(|map| map.name == second.sync_token.scope_map);
+            second.descendants.clear();
+            store.apply_config(second, "v2".to_owned()).await.unwrap();
+            assert!(store.get::<Token>(&token_key("client01")).unwrap().is_none());
+            assert!(store.get::<Token>(&token_key("child01-sync")).unwrap().is_none());
+            assert!(store.descendant_config(&child.node.name).unwrap().is_none());
+            assert!(store.descendant_version(&child.node.name).unwrap().is_none());
+            let maps = store.scan::<ScopeMap>(&prefix(Kind::ScopeMap, &[]), None, 9).unwrap();
+            assert_eq!(maps.len(), 1);
+            assert_eq!(maps[0].1.name.as_str(), "dock01-sync-map");
+            assert_eq!(store.self_config_version().unwrap().as_deref(), Some("v2"));
+        });
+    }
+
+    #[test]
+    fn the_same_desired_state_writes_nothing() {
+        smol::block_on(async {
+            let store = Store::in_memory(Sys::real(Spawner::new()));
+            store.apply_config(config(&[APP]), "v1".to_owned()).await.unwrap();
+            let before = store.sequence();
+            store.apply_config(config(&[APP]), "v1".to_owned()).await.unwrap();
+            assert_eq!(store.sequence(), before);
+        });
+    }
+
+    #[test]
+    fn f118_a_change_of_scope_makes_a_reconcile_due() {
+        smol::block_on(async {
+            let store = Store::in_memory(Sys::real(Spawner::new()));
+            store.apply_config(config(&[APP]), "v1".to_owned()).await.unwrap();
+            // One that is asked for while another one is under way is due after it.
+            for expected in [true, false] {
+                store.begin_reconcile().await.unwrap();
+                assert!(store.reconcile_due().unwrap());
+                if expected {
+                    store.request_reconcile().await.unwrap();
+                }
+                store.reconciled(crate::types::Cursor::default()).await.unwrap();
+                assert_eq!(store.reconcile_due(), Ok(expected));
+            }
+            let mut renamed = config(&[APP]);
+            renamed.node.log_level = "Debug".to_owned();
+            store.apply_config(renamed, "v2".to_owned()).await.unwrap();
+            assert!(!store.reconcile_due().unwrap());
+            let wider = config(&[APP, "repositories/tools/content/read"]);
+            store.apply_config(wider, "v3".to_owned()).await.unwrap();
+            assert!(store.reconcile_due().unwrap());
+        });
+    }
+
+    #[test]
+    fn what_a_node_notes_of_itself_lies_in_rows_of_its_own() {
+        smol::block_on(async {
+            let store = Store::in_memory(Sys::real(Spawner::new()));
+            let before = store.scan::<Fact>(&prefix(Kind::Node, &[]), None, 99).unwrap().len();
+            store.record_activated(7).await.unwrap();
+            store.record_sync(UnixSeconds(8)).await.unwrap();
+            store.record_look(UnixSeconds(9), "f".to_owned()).await.unwrap();
+            store.request_reconcile().await.unwrap();
+            store.note_debts(true).await.unwrap();
+            let rows = store.scan::<Fact>(&prefix(Kind::Node, &[]), None, 99).unwrap();
+            assert_eq!(rows.len() - before, 6, "{rows:?}");
+            assert_eq!(store.activated_epoch(), Ok(Some(7)));
+            assert_eq!(store.last_sync(), Ok(Some(UnixSeconds(8))));
+            assert_eq!(store.last_look(), Ok(Some(UnixSeconds(9))));
+            assert_eq!(store.looked_with(), Ok(Some("f".to_owned())));
+        });
+    }
+
+    #[test]
+    fn synced_repositories_are_remembered() {
+        smol::block_on(async {
+            let store = Store::in_memory(Sys::real(Spawner::new()));
+            let names: [RepositoryName; 2] = ["a/b".parse().unwrap(), "c".parse().unwrap()];
+            for name in &names {
+                store.mark_synced(name, true).await.unwrap();
+            }
+            store.mark_synced(&names[1], false).await.unwrap();
+            let synced: Vec<_> = store.synced_repositories().unwrap().into_iter().collect();
+            assert_eq!(synced, names[..1]);
+        });
+    }
+}

@@ -1,0 +1,746 @@
+//! Changes made here that the parent has yet to take: written in the same record as the change
+//! itself, so that none is ever lost, and delivered in order, those of each repository by itself.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use super::node::self_config_key;
+use super::refused::{Refused, RefusedChange, refused_key};
+use crate::store::registry::manifests::{ManifestRow, manifest_key};
+use crate::store::rows::{self, Kind, Row, is_default, key, prefix};
+use crate::store::{Store, StoreError, Txn};
+use crate::sys::spawn;
+use crate::types::limits::PAGE_MAX;
+use crate::types::message::NodeConfig;
+use crate::types::{ConnectedRegistryName, Digest, RepositoryName, Tag};
+
+/// Changes that one instance can make before its numbers reach those of the next epoch.
+const NUMBERS_PER_EPOCH: u64 = 1 << 40;
+
+/// States of a tag that are remembered because they may be the parent's: one for each attempt,
+/// heard of or not, of a change that was left out since or made one with a later one. Over it: the
+/// later ones are forgotten, and a tag that names one of them is taken for moved by somebody else:
+/// both contents are kept.
+const UNHEARD_MAX: usize = 16;
+
+/// Who made a change.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Origin {
+    /// A client of this node: on a connected registry the change goes up.
+    Client,
+    /// A child delivered it: on a connected registry it goes up too.
+    Child(Delivery),
+    /// It came from the parent: it does not go back.
+    Parent,
+}
+
+/// A change as a child delivers it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Delivery {
+    /// Its name.
+    pub id: OutboxId,
+    /// The lowest number of its origin in the repository that the child has no answer for; `None`:
+    /// it does not tell.
+    pub lowest: Option<u64>,
+}
+
+/// Names a change for ever, so that a replay has no second effect. It never changes once it is
+/// written.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct OutboxId {
+    /// Where the change was first made.
+    pub origin: ConnectedRegistryName,
+    /// Which life of the store there gave the number: a store that is made anew or restored counts
+    /// over again. 0: written before stores told.
+    pub incarnation: u64,
+    /// Its number there.
+    pub sequence: u64,
+}
+
+impl fmt::Display for OutboxId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.origin, self.sequence)
+    }
+}
+
+impl FromStr for OutboxId {
+    type Err = ();
+
+    /// What `Display` writes. The incarnation is told apart: a parent that knows of none reads the
+    /// rest.
+    fn from_str(text: &str) -> Result<OutboxId, ()> {
+        let (origin, sequence) = text.split_once(' ').ok_or(())?;
+        Ok(OutboxId {
+            origin: origin.parse().map_err(|_| ())?,
+            incarnation: 0,
+            sequence: sequence.parse().map_err(|_| ())?,
+        })
+    }
+}
+
+/// A change on its way up.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(from = "EntryRow", into = "EntryRow")]
+pub struct OutboxEntry {
+    /// Its name.
+    pub id: OutboxId,
+    /// Where.
+    pub repository: RepositoryName,
+    /// What.
+    pub change: OutboxChange,
+    /// What the tag may name at the parent, beside what the change begins with: attempts of which
+    /// this node did not hear, of changes that were left out since. The first [`UNHEARD_MAX`].
+    pub unheard: Vec<Option<Digest>>,
+}
+
+/// What is to be repeated at the parent.
+#[allow(clippy::large_enum_variant, reason = "names are inline; entries live one at a time")]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum OutboxChange {
+    /// A tag was set, or (`None`) removed.
+    Tag {
+        /// Which.
+        tag: Tag,
+        /// What it named before, here: the parent must still agree. `None`: it did not exist.
+        base: Option<Digest>,
+        /// What it names now.
+        digest: Option<Digest>,
+    },
+    /// A manifest was pushed by digest.
+    ManifestAdded {
+        /// Which.
+        digest: Digest,
+    },
+    /// A manifest was deleted.
+    ManifestDeleted {
+        /// Which.
+        digest: Digest,
+    },
+}
+
+impl fmt::Display for OutboxEntry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let repository = &self.repository;
+        match &self.change {
+            OutboxChange::Tag { tag, digest: Some(digest), .. } => {
+                write!(f, "{repository}:{tag} ({digest})")
+            }
+            OutboxChange::Tag { tag, .. } => write!(f, "the removal of {repository}:{tag}"),
+            OutboxChange::ManifestAdded { digest } => write!(f, "{repository}@{digest}"),
+            OutboxChange::ManifestDeleted { digest } => {
+                write!(f, "the removal of {repository}@{digest}")
+            }
+        }
+    }
+}
+
+impl Row for OutboxEntry {
+    const VERSION: u8 = 1;
+
+    fn read(bytes: &[u8]) -> Result<OutboxEntry, postcard::Error> {
+        let (entry, left) = postcard::take_from_bytes(bytes)?;
+        Ok(EntryRow { entry, more: EntryEnd::read(left)? }.into())
+    }
+}
+
+/// An entry as the first rows had it.
+#[derive(Serialize, Deserialize)]
+pub(in crate::store) struct BareEntry {
+    origin: ConnectedRegistryName,
+    sequence: u64,
+    repository: RepositoryName,
+    change: OutboxChange,
+}
+
+#[derive(Serialize, Deserialize)]
+struct EntryRow {
+    entry: BareEntry,
+    #[serde(skip_serializing_if = "is_default")]
+    more: EntryEnd,
+}
+
+/// What the first rows did not have.
+#[derive(Default, PartialEq, Serialize, Deserialize)]
+struct EntryEnd {
+    incarnation: u64,
+    #[serde(skip_serializing_if = "is_default")]
+    unheard: Vec<Option<Digest>>,
+}
+
+impl EntryEnd {
+    fn read(left: &[u8]) -> Result<EntryEnd, postcard::Error> {
+        if left.is_empty() {
+            return Ok(EntryEnd::default());
+        }
+        let (incarnation, left) = postcard::take_from_bytes(left)?;
+        Ok(EntryEnd { incarnation, unheard: rows::last(left)? })
+    }
+}
+
+impl BareEntry {
+    pub(in crate::store) fn of(entry: OutboxEntry) -> (BareEntry, u64) {
+        let OutboxEntry {
+            id: OutboxId { origin, incarnation, sequence }, repository, change, ..
+        } = entry;
+        (BareEntry { origin, sequence, repository, change }, incarnation)
+    }
+
+    pub(in crate::store) fn with(self, incarnation: u64) -> OutboxEntry {
+        let BareEntry { origin, sequence, repository, change } = self;
+        let id = OutboxId { origin, incarnation, sequence };
+        OutboxEntry { id, repository, change, unheard: Vec::new() }
+    }
+}
+
+impl From<OutboxEntry> for EntryRow {
+    fn from(mut entry: OutboxEntry) -> EntryRow {
+        let unheard = std::mem::take(&mut entry.unheard);
+        let (entry, incarnation) = BareEntry::of(entry);
+        EntryRow { entry, more: EntryEnd { incarnation, unheard } }
+    }
+}
+
+impl From<EntryRow> for OutboxEntry {
+    fn from(row: EntryRow) -> OutboxEntry {
+        OutboxEntry { unheard: row.more.unheard, ..row.entry.with(row.more.incarnation) }
+    }
+}
+
+/// The number of the last change that this node put into its outbox.
+#[derive(Clone, Copy, Serialize, Deserialize)]
+struct LastOutbox(u64);
+
+impl Row for LastOutbox {
+    const VERSION: u8 = 1;
+}
+
+fn counter_key() -> Vec<u8> {
+    key(Kind::Node, &[b"outbox"])
+}
+
+pub(in crate::store) fn entry_key(number: u64) -> Vec<u8> {
+    key(Kind::Outbox, &[&number.to_be_bytes()])
+}
+
+pub(in crate::store) fn number_of(key: &[u8]) -> Result<u64, StoreError> {
+    let number = key.get(1..).and_then(|bytes| bytes.try_into().ok()).map(u64::from_be_bytes);
+    number.ok_or_else(|| StoreError::Corrupt("a key of the outbox holds no number".to_owned()))
+}
+
+impl OutboxEntry {
+    /// Whether the change moves or removes this tag.
+    pub(in crate::store) fn is_of_tag(&self, repository: &RepositoryName, tag: &Tag) -> bool {
+        let OutboxChange::Tag { tag: of, .. } = &self.change else {
+            return false;
+        };
+        of == tag && self.repository == *repository
+    }
+
+    /// What the tag may name at the parent if this change, which may have been attempted, is left
+    /// out.
+    pub(in crate::store) fn attempted(&self) -> Vec<Option<Digest>> {
+        let mut attempted = self.unheard.clone();
+        if let OutboxChange::Tag { digest, .. } = &self.change {
+            remember(&mut attempted, digest.clone());
+        }
+        attempted
+    }
+
+    /// The manifest that the change brings up, if any.
+    pub fn brings(&self) -> Option<&Digest> {
+        match &self.change {
+            OutboxChange::Tag { digest, .. } => digest.as_ref(),
+            OutboxChange::ManifestAdded { digest } => Some(digest),
+            OutboxChange::ManifestDeleted { .. } => None,
+        }
+    }
+}
+
+/// Adds a state that a tag may have at the parent.
+fn remember(unheard: &mut Vec<Option<Digest>>, state: Option<Digest>) {
+    if unheard.len() < UNHEARD_MAX && !unheard.contains(&state) {
+        unheard.push(state);
+    }
+}
+
+impl Store {
+    /// The last number that a change got here.
+    pub fn outbox_last(&self) -> Result<u64, StoreError> {
+        Ok(self.get::<LastOutbox>(&counter_key())?.map_or(0, |last| last.0))
+    }
+
+    /// Whether a change was given its number by this store, as it is since it was made or restored.
+    pub fn outbox_is_of_this_life(&self, id: &OutboxId) -> Result<bool, StoreError> {
+        let config = self.self_config()?;
+        let is_ours = config.is_some_and(|config| config.node.name == id.origin);
+        Ok(is_ours && id.incarnation == self.shared().feed.epoch())
+    }
+
+    /// Changes on their way up, oldest first, each with its local number; at most `limit`.
+    pub fn outbox(&self, limit: usize) -> Result<Vec<(u64, OutboxEntry)>, StoreError> {
+        self.outbox_after(0, limit)
+    }
+
+    /// The same behind a number.
+    pub fn outbox_after(
+        &self,
+        number: u64,
+        limit: usize,
+    ) -> Result<Vec<(u64, OutboxEntry)>, StoreError> {
+        let (start, after) = (prefix(Kind::Outbox, &[]), entry_key(number));
+        let rows = self.scan::<OutboxEntry>(&start, Some(&after), limit)?;
+        rows.into_iter().map(|(key, entry)| Ok((number_of(&key)?, entry))).collect()
+    }
+
+    /// One change on its way up.
+    pub fn outbox_entry(&self, number: u64) -> Result<Option<OutboxEntry>, StoreError> {
+        self.get(&entry_key(number))
+    }
+
+    /// The oldest change of a repository that can be delivered. It lets others run after each page.
+    pub async fn outbox_first(
+        &self,
+        repository: &RepositoryName,
+        refused: &Refused,
+    ) -> Result<Option<(u64, OutboxEntry)>, StoreError> {
+        let mut after = 0;
+        loop {
+            let page = self.outbox_after(after, PAGE_MAX)?;
+            let Some((last, _)) = page.last() else {
+                return Ok(None);
+            };
+            after = *last;
+            let mut entries = page.into_iter();
+            let first = entries.find(|(number, entry)| {
+                entry.repository == *repository && !refused.holds_up(*number, entry)
+            });
+            if first.is_some() {
+                return Ok(first);
+            }
+            spawn::yield_now().await;
+        }
+    }
+
+    /// Whether a change of this tag is on its way up: the parent's moves of it are not shown then.
+    pub fn outbox_holds_tag(
+        &self,
+        repository: &RepositoryName,
+        tag: &Tag,
+    ) -> Result<bool, StoreError> {
+        let entries = self.outbox(usize::MAX)?;
+        Ok(entries.iter().any(|(_, entry)| entry.is_of_tag(repository, tag)))
+    }
+
+    /// Tags of a repository with changes on their way up.
+    pub fn outbox_tags(&self, repository: &RepositoryName) -> Result<BTreeSet<Tag>, StoreError> {
+        let here = self.outbox(usize::MAX)?.into_iter().map(|(_, entry)| entry);
+        let here = here.filter(|entry| entry.repository == *repository);
+        let tag = |entry: OutboxEntry| match entry.change {
+            OutboxChange::Tag { tag, .. } => Some(tag),
+            OutboxChange::ManifestAdded { .. } | OutboxChange::ManifestDeleted { .. } => None,
+        };
+        Ok(here.filter_map(tag).collect())
+    }
+
+    /// Removes a change that the parent has taken; whether the parent had refused it before.
+    pub async fn outbox_done(&self, number: u64) -> Result<bool, StoreError> {
+        self.commit(move |txn| {
+            let entry = txn.get::<OutboxEntry>(&entry_key(number))?;
+            let was_refused = finish(txn, number)?;
+            if let Some(OutboxEntry { repository, change, .. }) = entry
+                && let OutboxChange::ManifestDeleted { digest } = change
+            {
+                tags_are_gone(txn, &repository, &digest)?;
+            }
+            Ok(was_refused)
+        })
+        .await
+    }
+
+    /// Leaves out a change of a tag whose manifest was deleted since, when the tag had moved on
+    /// before: the change after it begins where this one did. `false`: it had not moved on.
+    pub async fn outbox_skip(&self, number: u64) -> Result<bool, StoreError> {
+        self.commit(move |txn| {
+            let Some(entry) = txn.get::<OutboxEntry>(&entry_key(number))? else {
+                return Ok(true);
+            };
+            let OutboxChange::Tag { tag, base, digest: Some(digest) } = &entry.change else {
+                return Ok(false);
+            };
+            let waiting = txn.scan::<OutboxEntry>(&prefix(Kind::Outbox, &[]))?;
+            let mut later = waiting.into_iter().filter(|(key, _)| *key > entry_key(number));
+            let next = later.find(|(_, next)| next.is_of_tag(&entry.repository, tag));
+            let Some((key, mut next)) = next else {
+                return Ok(false);
+            };
+            let OutboxChange::Tag { base: begins, .. } = &mut next.change else {
+                return Ok(false);
+            };
+            if begins.as_ref() != Some(digest) {
+                return Ok(false);
+            }
+            begins.clone_from(base);
+            next.unheard = entry.attempted();
+            txn.put(key, &next)?;
+            finish(txn, number)?;
+            Ok(true)
+        })
+        .await
+    }
+
+    /// Lets a change of a tag begin with what the tag names at the parent by our own doing.
+    pub async fn outbox_begins(
+        &self,
+        number: u64,
+        there: Option<Digest>,
+    ) -> Result<(), StoreError> {
+        self.commit(move |txn| {
+            let key = entry_key(number);
+            let mut entry = txn.get::<OutboxEntry>(&key)?.ok_or(StoreError::NotFound)?;
+            if let OutboxChange::Tag { base, .. } = &mut entry.change {
+                *base = there;
+                entry.unheard.clear();
+                txn.put(key, &entry)?;
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    /// Manifests of a repository whose removal the parent has not confirmed: it may still have
+    /// them, or not.
+    pub fn outbox_deletions(
+        &self,
+        repository: &RepositoryName,
+    ) -> Result<BTreeSet<Digest>, StoreError> {
+        let here = self.outbox(usize::MAX)?.into_iter().map(|(_, entry)| entry);
+        let deleted = |entry: OutboxEntry| match entry.change {
+            OutboxChange::ManifestDeleted { digest } if entry.repository == *repository => {
+                Some(digest)
+            }
+            _ => None,
+        };
+        Ok(here.filter_map(deleted).collect())
+    }
+}
+
+/// The parent has deleted a manifest for us, with the tags that named it: changes that begin with
+/// it and have waited since before begin with nothing now, or with what an attempt left.
+fn tags_are_gone(
+    txn: &mut Txn<'_>,
+    repository: &RepositoryName,
+    digest: &Digest,
+) -> Result<(), StoreError> {
+    let mut seen = BTreeSet::new();
+    for (key, mut entry) in txn.scan::<OutboxEntry>(&prefix(Kind::Outbox, &[]))? {
+        let attempted = entry.attempted();
+        let OutboxChange::Tag { tag, base, .. } = &mut entry.change else {
+            continue;
+        };
+        if entry.repository != *repository || !seen.insert(tag.clone()) {
+            continue;
+        }
+        if base.as_ref() == Some(digest) {
+            *base = None;
+        } else if attempted.iter().any(|state| state.as_ref() == Some(digest)) {
+            remember(&mut entry.unheard, None);
+        } else {
+            continue;
+        }
+        txn.put(key, &entry)?;
+    }
+    Ok(())
+}
+
+/// Takes a change out, whatever had become of it before; whether it had been refused.
+pub(in crate::store) fn finish(txn: &mut Txn<'_>, number: u64) -> Result<bool, StoreError> {
+    txn.delete(entry_key(number));
+    let was_refused = txn.get::<RefusedChange>(&refused_key(number))?.is_some();
+    if was_refused {
+        txn.delete(refused_key(number));
+    }
+    Ok(was_refused)
+}
+
+/// Adds a change to the outbox when this node is a connected registry and the change is to go up.
+/// Call it in the command that makes the change.
+pub(in crate::store) fn enqueue(
+    txn: &mut Txn<'_>,
+    origin: &Origin,
+    repository: &RepositoryName,
+    change: OutboxChange,
+) -> Result<(), StoreError> {
+    append(txn, origin, repository, change, Vec::new(), 0).map(|_| ())
+}
+
+/// The same, leaving out so many numbers before; the entry with its number.
+pub(in crate::store) fn append(
+    txn: &mut Txn<'_>,
+    origin: &Origin,
+    repository: &RepositoryName,
+    change: OutboxChange,
+    unheard: Vec<Option<Digest>>,
+    left_out: u64,
+) -> Result<Option<(u64, OutboxEntry)>, StoreError> {
+    let Some(config) = txn.get::<NodeConfig>(&self_config_key())? else {
+        return Ok(None);
+    };
+    let counter = counter_key();
+    // A device that lost its disk is activated anew, under a higher epoch: its numbers must not
+    // start again, or its parent would take new changes for ones that it has had.
+    let first = config.node.activation_epoch.saturating_mul(NUMBERS_PER_EPOCH);
+    let last = txn.get::<LastOutbox>(&counter)?.map_or(0, |last| last.0);
+    let sequence = last.max(first).checked_add(left_out).and_then(|last| last.checked_add(1));
+    let used_up = || StoreError::Invalid("the numbers of changes are used up".to_owned());
+    let sequence = sequence.ok_or_else(used_up)?;
+    let id = match origin {
+        Origin::Parent => return Ok(None),
+        Origin::Client => {
+            OutboxId { origin: config.node.name, incarnation: txn.incarnation(), sequence }
+        }
+        Origin::Child(delivery) => delivery.id.clone(),
+    };
+    txn.put(counter, &LastOutbox(sequence))?;
+    let entry = OutboxEntry { id, repository: repository.clone(), change, unheard };
+    txn.put(entry_key(sequence), &entry)?;
+    Ok(Some((sequence, entry)))
+}
+
+/// `Conflict` for what comes from the parent while a change of the tag, or the removal of the
+/// manifest that it shall name, is on its way up: the parent is yet to answer that.
+pub(in crate::store) fn refuse_held(
+    txn: &Txn<'_>,
+    origin: &Origin,
+    repository: &RepositoryName,
+    tag: &Tag,
+    digest: Option<&Digest>,
+) -> Result<(), StoreError> {
+    if *origin != Origin::Parent {
+        return Ok(());
+    }
+    let entries = txn.scan::<OutboxEntry>(&prefix(Kind::Outbox, &[]))?;
+    let holds = |entry: &OutboxEntry| match &entry.change {
+        OutboxChange::Tag { tag: of, .. } => of == tag,
+        OutboxChange::ManifestDeleted { digest: of } => Some(of) == digest,
+        OutboxChange::ManifestAdded { .. } => false,
+    };
+    if entries.iter().any(|(_, entry)| entry.repository == *repository && holds(entry)) {
+        return Err(StoreError::Conflict(format!("a change of tag {tag} is on its way up")));
+    }
+    Ok(())
+}
+
+/// Whether a change that waits brings this manifest up, by itself or with an index that needs it.
+pub(in crate::store) fn brings(
+    txn: &Txn<'_>,
+    repository: &RepositoryName,
+    digest: &Digest,
+) -> Result<bool, StoreError> {
+    let entries = txn.scan::<OutboxEntry>(&prefix(Kind::Outbox, &[]))?;
+    let here = entries.iter().filter(|(_, entry)| entry.repository == *repository);
+    let mut level: BTreeSet<Digest> =
+        here.filter_map(|(_, entry)| entry.brings().cloned()).collect();
+    let mut seen = BTreeSet::new();
+    while !level.is_empty() && !level.contains(digest) {
+        let mut below = BTreeSet::new();
+        for above in level {
+            let row = txn.get::<ManifestRow>(&manifest_key(repository, &above))?;
+            below.extend(row.iter().flat_map(ManifestRow::named_manifests).cloned());
+            seen.insert(above);
+        }
+        level = &below - &seen;
+    }
+    Ok(!level.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::node::testing::{config, connected};
+    use super::*;
+    use crate::store::Precondition;
+    use crate::store::registry::manifests::testing::{digest, image, push, store};
+
+    fn waiting(store: &Store) -> Vec<(String, Option<Digest>)> {
+        let entries = store.outbox(100).unwrap();
+        let tags = entries.into_iter().filter_map(|(_, entry)| match entry.change {
+            OutboxChange::Tag { tag, digest, .. } => Some((tag.to_string(), digest)),
+            _ => None,
+        });
+        tags.collect()
+    }
+
+    #[test]
+    fn f130_changes_wait_in_the_order_in_which_they_were_made() {
+        smol::block_on(async {
+            let store = connected().await;
+            push(&store, "app", 1, &["v1"]).await;
+            push(&store, "app", 2, &["v1", "v2"]).await;
+            let (app, v1): (RepositoryName, Tag) = ("app".parse().unwrap(), "v1".parse().unwrap());
+            let expected = [("v1", 1), ("v1", 2), ("v2", 2)]
+                .map(|(tag, number)| (tag.to_owned(), Some(digest(number))));
+            assert_eq!(waiting(&store), expected);
+            assert!(store.outbox_holds_tag(&app, &v1).unwrap());
+            for _ in 0..2 {
+                let (number, _) = store.outbox(1).unwrap().remove(0);
+                store.outbox_done(number).await.unwrap();
+            }
+            assert!(!store.outbox_holds_tag(&app, &v1).unwrap());
+        });
+    }
+
+    #[test]
+    fn f130_no_two_stores_give_a_change_the_same_name() {
+        smol::block_on(async {
+            let mut ids = Vec::new();
+            for _ in 0..2 {
+                let store = connected().await;
+                push(&store, "app", 1, &["v1"]).await;
+                ids.push(store.outbox(1).unwrap().remove(0).1.id);
+            }
+            assert_eq!(ids[0].sequence, ids[1].sequence);
+            assert_ne!(ids[0], ids[1]);
+            // Parents of the first version read no more than these two.
+            assert_eq!(ids[0].to_string(), format!("dock01 {}", ids[0].sequence));
+            let bare = OutboxId { incarnation: 0, ..ids[0].clone() };
+            assert_eq!(ids[0].to_string().parse(), Ok(bare));
+        });
+    }
+
+    #[test]
+    fn f130_a_deletion_that_was_delivered_ends_what_the_oldest_change_of_each_tag_began_with() {
+        smol::block_on(async {
+            let store = connected().await;
+            for name in ["app", "lab"] {
+                for number in [1, 2, 1, 3] {
+                    push(&store, name, number, &["v1"]).await;
+                }
+                let entries = store.outbox(100).unwrap();
+                let first = entries.iter().find(|(_, entry)| entry.repository.as_str() == name);
+                store.outbox_done(first.unwrap().0).await.unwrap();
+            }
+            let app = "app".parse().unwrap();
+            store.delete_manifest(&app, &digest(1), &Origin::Client).await.unwrap();
+            let entries = store.outbox(100).unwrap();
+            let deletion = entries
+                .iter()
+                .find(|(_, entry)| matches!(entry.change, OutboxChange::ManifestDeleted { .. }));
+            store.outbox_done(deletion.unwrap().0).await.unwrap();
+            let bases = |name: &str| -> Vec<Option<Digest>> {
+                let entries = store.outbox(100).unwrap().into_iter();
+                let of = entries.filter(|(_, entry)| entry.repository.as_str() == name);
+                of.map(|(_, entry)| match entry.change {
+                    OutboxChange::Tag { base, .. } => base,
+                    other => panic!("{other:?}"),
+                })
+                .collect()
+            };
+            assert_eq!(bases("app"), [None, Some(digest(2)), Some(digest(1))]);
+            assert_eq!(bases("lab"), [Some(digest(1)), Some(digest(2)), Some(digest(1))]);
+        });
+    }
+
+    #[test]
+    fn f130_no_number_is_given_twice_when_there_are_no_more() {
+        smol::block_on(async {
+            let store = store();
+            let mut config = config(&["repositories/*/content/read"]);
+            config.node.activation_epoch = u64::MAX;
+            store.apply_config(config, "v1".to_owned()).await.unwrap();
+            let app = "app".parse().unwrap();
+            for blob in [100, 101] {
+                store.link_blob(&app, &digest(blob), 1).await.unwrap();
+            }
+            let pushed = store.put_manifest(&app, image(1, &["v1"])).await;
+            assert!(matches!(pushed, Err(StoreError::Invalid(_))), "{pushed:?}");
+            assert_eq!(store.outbox(9).unwrap(), []);
+            assert_eq!(store.tags(&app, None, 9).unwrap(), []);
+        });
+    }
+
+    #[test]
+    fn f130_the_oldest_change_of_a_repository_is_found() {
+        smol::block_on(async {
+            let store = connected().await;
+            push(&store, "app", 1, &["v1"]).await;
+            push(&store, "lab", 2, &["v1"]).await;
+            push(&store, "app", 3, &["v1"]).await;
+            let number = async |name: &str| {
+                let (name, refused) = (name.parse().unwrap(), Refused::default());
+                let first = store.outbox_first(&name, &refused).await.unwrap();
+                first.map(|(number, entry)| (number, entry.repository.to_string()))
+            };
+            let all = store.outbox(100).unwrap();
+            assert_eq!(number("app").await, Some((all[0].0, "app".to_owned())));
+            let (lab, _) = number("lab").await.unwrap();
+            assert_eq!(store.outbox_after(lab - 1, 1).unwrap()[0].0, lab);
+            assert_eq!(number("other").await, None);
+            store.outbox_done(lab).await.unwrap();
+            assert_ne!(number("lab").await.map(|(number, _)| number), Some(lab));
+        });
+    }
+
+    #[test]
+    fn f130_what_was_deleted_before_it_went_up_is_left_out_of_the_middle() {
+        smol::block_on(async {
+            let store = connected().await;
+            let app: RepositoryName = "app".parse().unwrap();
+            for number in 1..=3 {
+                push(&store, "app", number, &["v1"]).await;
+            }
+            let numbers: Vec<u64> = store.outbox(9).unwrap().iter().map(|(n, _)| *n).collect();
+            store.delete_manifest(&app, &digest(2), &Origin::Client).await.unwrap();
+            assert_eq!(store.outbox_skip(numbers[1]).await, Ok(true));
+            assert_eq!(store.outbox_skip(numbers[1]).await, Ok(true), "it is gone");
+            let entry = store.outbox_entry(numbers[2]).unwrap().unwrap();
+            assert_eq!(entry.id.sequence, numbers[2]);
+            let OutboxChange::Tag { base, digest: now, .. } = entry.change else { panic!() };
+            assert_eq!((base, now), (Some(digest(1)), Some(digest(3))));
+            assert_eq!(entry.unheard, [Some(digest(2))], "an attempt may have been taken");
+            assert_eq!(store.outbox_skip(numbers[2]).await, Ok(false), "the last one");
+            store.delete_manifest(&app, &digest(3), &Origin::Client).await.unwrap();
+            push(&store, "app", 4, &["v1"]).await;
+            // Its content is not here any more: no tag is to name it.
+            let kept = store.outbox_conflict(numbers[2], None).await;
+            assert_eq!(kept, Ok(None));
+            let (removal, _) = store.outbox(9).unwrap().remove(2);
+            assert_eq!(store.outbox_skip(removal).await, Ok(false), "a removal");
+        });
+    }
+
+    #[test]
+    fn f130_the_parent_moves_nothing_that_is_on_its_way_up() {
+        smol::block_on(async {
+            let store = connected().await;
+            let (app, v1): (RepositoryName, Tag) = ("app".parse().unwrap(), "v1".parse().unwrap());
+            let v2: Tag = "v2".parse().unwrap();
+            for number in 1..=2 {
+                push(&store, "app", number, &["v1"]).await;
+            }
+            let parent = &Origin::Parent;
+            let is_void = |result: Result<(), StoreError>| {
+                assert!(matches!(result, Err(StoreError::Conflict(_))), "{result:?}");
+            };
+            let any = || Precondition::None;
+            is_void(store.set_tag(&app, &v1, &digest(1), any(), parent).await);
+            is_void(store.delete_tag(&app, &v1, any(), parent).await.map(|_| ()));
+            is_void(store.delete_manifest(&app, &digest(1), parent).await);
+            store.set_tag(&app, &v2, &digest(1), any(), parent).await.unwrap();
+            for (number, _) in store.outbox(9).unwrap() {
+                store.outbox_done(number).await.unwrap();
+            }
+            // Nor does it bring back what is being removed.
+            store.delete_manifest(&app, &digest(2), &Origin::Client).await.unwrap();
+            is_void(store.set_tag(&app, &v1, &digest(2), any(), parent).await);
+            is_void(store.set_tag(&app, &v2, &digest(2), any(), parent).await);
+            store.set_tag(&app, &v2, &digest(1), any(), parent).await.unwrap();
+            for (removal, _) in store.outbox(9).unwrap() {
+                store.outbox_done(removal).await.unwrap();
+            }
+            store.delete_manifest(&app, &digest(1), parent).await.unwrap();
+            assert_eq!(store.tags(&app, None, 9).unwrap(), []);
+        });
+    }
+}

@@ -1,0 +1,785 @@
+//! Changes that the parent refuses. A refusal is a state of a change, never its end: the change
+//! stays on its way up, its tag and its content stay here, and it is tried again, under a new
+//! number, when there is reason to. A later change of the same tag is one: the tag then goes where
+//! it is now, and what was refused goes up by its digest.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use super::node::self_config_key;
+use super::outbox::{self, BareEntry, Origin, OutboxChange, OutboxEntry, entry_key, number_of};
+use crate::store::registry::manifests::{ManifestRow, manifest_key};
+use crate::store::registry::tags::{TagRow, tag_key};
+use crate::store::rows::{self, Kind, Row, is_default, key, prefix};
+use crate::store::{Store, StoreError, Txn};
+use crate::sys::spawn;
+use crate::types::message::NodeConfig;
+use crate::types::{Digest, Reason, RepositoryName, Tag, UnixSeconds};
+
+/// Refusals read at once, and renewed in one record.
+const PAGE: usize = 256;
+
+/// Changes after which a record takes no further refusal. A refusal is renewed in one record with
+/// all that waits of its tag, so a record may hold more than that.
+const RENEWED_MAX: usize = 1024;
+
+/// The longest pause of a change that is refused again and again, rounds: a day, when there is a
+/// round every hour.
+const PAUSE_MAX: u64 = 24;
+
+/// That the parent refused a change: the first that waits of its tag.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(from = "RefusedRow", into = "RefusedRow")]
+pub struct RefusedChange {
+    /// What was to be done.
+    pub entry: OutboxEntry,
+    /// What the parent said last.
+    pub reason: String,
+    /// When it said no first.
+    pub at: UnixSeconds,
+    /// Whether it holds its tag up.
+    pub state: RefusalState,
+    /// How often it was refused after the first time.
+    pub again: u32,
+}
+
+/// What becomes of a refused change for now.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum RefusalState {
+    /// It waits for its next attempt.
+    Stands,
+    /// It is on its way up again.
+    Retried,
+}
+
+impl RefusedChange {
+    fn stands(&self) -> bool {
+        self.state == RefusalState::Stands
+    }
+
+    /// Whether it is tried again in this round: after the first refusal in the next, then in every
+    /// second, every fourth, and so on; in round 0 always.
+    fn is_due(&self, round: u64) -> bool {
+        let pause = 1_u64.checked_shl(self.again).unwrap_or(PAUSE_MAX).min(PAUSE_MAX);
+        self.stands() && round.is_multiple_of(pause)
+    }
+}
+
+impl Row for RefusedChange {
+    const VERSION: u8 = 1;
+
+    fn read(bytes: &[u8]) -> Result<RefusedChange, postcard::Error> {
+        let ((entry, reason, at), left) = postcard::take_from_bytes(bytes)?;
+        let more = RefusedEnd::read(left)?;
+        Ok(RefusedRow { entry, reason, at, more }.into())
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct RefusedRow {
+    entry: BareEntry,
+    reason: String,
+    at: UnixSeconds,
+    #[serde(skip_serializing_if = "is_default")]
+    more: RefusedEnd,
+}
+
+/// What the first rows did not have.
+#[derive(Default, PartialEq, Serialize, Deserialize)]
+struct RefusedEnd {
+    incarnation: u64,
+    retried: bool,
+    #[serde(skip_serializing_if = "is_default")]
+    again: u32,
+}
+
+impl RefusedEnd {
+    fn read(left: &[u8]) -> Result<RefusedEnd, postcard::Error> {
+        if left.is_empty() {
+            return Ok(RefusedEnd::default());
+        }
+        let ((incarnation, retried), left) = postcard::take_from_bytes(left)?;
+        Ok(RefusedEnd { incarnation, retried, again: rows::last(left)? })
+    }
+}
+
+impl From<RefusedChange> for RefusedRow {
+    fn from(refusal: RefusedChange) -> RefusedRow {
+        let retried = !refusal.stands();
+        let (entry, incarnation) = BareEntry::of(refusal.entry);
+        let more = RefusedEnd { incarnation, retried, again: refusal.again };
+        RefusedRow { entry, reason: refusal.reason, at: refusal.at, more }
+    }
+}
+
+impl From<RefusedRow> for RefusedChange {
+    fn from(row: RefusedRow) -> RefusedChange {
+        let RefusedRow { entry, reason, at, more } = row;
+        let entry = entry.with(more.incarnation);
+        let state = if more.retried { RefusalState::Retried } else { RefusalState::Stands };
+        RefusedChange { entry, reason, at, state, again: more.again }
+    }
+}
+
+pub(in crate::store) fn refused_key(number: u64) -> Vec<u8> {
+    key(Kind::DeadLetter, &[&number.to_be_bytes()])
+}
+
+/// The refusals that stand.
+#[derive(Default)]
+pub struct Refused {
+    numbers: BTreeSet<u64>,
+    /// Each with the number of the change that was refused.
+    tags: BTreeMap<RepositoryName, BTreeMap<Tag, u64>>,
+    /// Manifests pushed by their digest, each with the numbers of the changes that were refused.
+    added: BTreeMap<RepositoryName, BTreeMap<Digest, BTreeSet<u64>>>,
+    /// Changes that the parent refused because content is missing there, with the manifest that
+    /// each was to bring.
+    incomplete: BTreeMap<RepositoryName, BTreeMap<u64, Digest>>,
+}
+
+impl Refused {
+    /// Whether a change has to wait: it was refused, or another one of its tag was.
+    pub fn holds_up(&self, number: u64, entry: &OutboxEntry) -> bool {
+        self.numbers.contains(&number) || self.of_tag(entry).is_some()
+    }
+
+    fn of_tag(&self, entry: &OutboxEntry) -> Option<u64> {
+        let OutboxChange::Tag { tag, .. } = &entry.change else {
+            return None;
+        };
+        self.tags.get(&entry.repository)?.get(tag).copied()
+    }
+
+    /// A refused change that this later one makes one with itself, because it is of the same tag,
+    /// or void, because it removes the manifest. That refusal does not stand any more then.
+    pub fn overtaken_by(&mut self, number: u64, entry: &OutboxEntry) -> Option<u64> {
+        let overtaken = match &entry.change {
+            OutboxChange::Tag { tag, .. } => {
+                let refused = self.of_tag(entry).filter(|refused| *refused < number)?;
+                self.tags.get_mut(&entry.repository)?.remove(tag);
+                refused
+            }
+            OutboxChange::ManifestDeleted { digest } => {
+                let refused = self.added.get_mut(&entry.repository)?.get_mut(digest)?;
+                let first = refused.first().copied().filter(|first| *first < number)?;
+                refused.remove(&first);
+                first
+            }
+            OutboxChange::ManifestAdded { .. } => return None,
+        };
+        self.numbers.remove(&overtaken);
+        Some(overtaken)
+    }
+
+    /// Changes that were refused for want of the manifest that this delivered change has brought.
+    /// Each is named once.
+    pub fn completed_by(
+        &mut self,
+        entry: &OutboxEntry,
+        store: &Store,
+    ) -> Result<Vec<u64>, StoreError> {
+        let (Some(brought), Some(incomplete)) =
+            (entry.brings(), self.incomplete.get_mut(&entry.repository))
+        else {
+            return Ok(Vec::new());
+        };
+        let mut completed = Vec::new();
+        for (number, digest) in &*incomplete {
+            let row = store.manifest(&entry.repository, digest)?;
+            if row.is_some_and(|row| row.named_manifests().any(|named| named == brought)) {
+                completed.push(*number);
+            }
+        }
+        incomplete.retain(|number, _| !completed.contains(number));
+        Ok(completed)
+    }
+
+    /// Adds one.
+    pub fn add(&mut self, number: u64, entry: OutboxEntry) {
+        self.numbers.insert(number);
+        match entry.change {
+            OutboxChange::Tag { tag, .. } => {
+                self.tags.entry(entry.repository).or_default().insert(tag, number);
+            }
+            OutboxChange::ManifestAdded { digest } => {
+                let added = self.added.entry(entry.repository).or_default();
+                added.entry(digest).or_default().insert(number);
+            }
+            OutboxChange::ManifestDeleted { .. } => {}
+        }
+    }
+}
+
+impl Store {
+    /// What the parent has refused and not taken since, oldest first, at most `limit`.
+    pub fn refused_changes(&self, limit: usize) -> Result<Vec<(u64, RefusedChange)>, StoreError> {
+        self.refused_changes_after(0, limit)
+    }
+
+    fn refused_changes_after(
+        &self,
+        number: u64,
+        limit: usize,
+    ) -> Result<Vec<(u64, RefusedChange)>, StoreError> {
+        let (start, after) = (prefix(Kind::DeadLetter, &[]), refused_key(number));
+        let rows = self.scan::<RefusedChange>(&start, Some(&after), limit)?;
+        rows.into_iter().map(|(key, refusal)| Ok((number_of(&key)?, refusal))).collect()
+    }
+
+    /// The refusals that stand: what is being tried again is not among them. It lets others run
+    /// after each page.
+    pub async fn refused(&self) -> Result<Refused, StoreError> {
+        let (mut refused, mut after) = (Refused::default(), 0);
+        loop {
+            let page = self.refused_changes_after(after, PAGE)?;
+            let Some((last, _)) = page.last() else {
+                return Ok(refused);
+            };
+            after = *last;
+            for (number, refusal) in page.into_iter().filter(|(_, refusal)| refusal.stands()) {
+                let wants_content = refusal.reason.contains(Reason::ContentMissing.name());
+                if let Some(digest) = refusal.entry.brings().filter(|_| wants_content) {
+                    let there = refused.incomplete.entry(refusal.entry.repository.clone());
+                    there.or_default().insert(number, digest.clone());
+                }
+                refused.add(number, refusal.entry);
+            }
+            spawn::yield_now().await;
+        }
+    }
+
+    /// Whether the refusal of this change stands.
+    pub fn is_refused(&self, number: u64) -> Result<bool, StoreError> {
+        let refusal = self.get::<RefusedChange>(&refused_key(number))?;
+        Ok(refusal.is_some_and(|refusal| refusal.stands()))
+    }
+
+    /// Notes that the parent refuses a change.
+    pub async fn outbox_refused(&self, number: u64, reason: String) -> Result<(), StoreError> {
+        let now = self.sys().clock.wall_or_floor();
+        self.commit(move |txn| {
+            let entry = txn.get::<OutboxEntry>(&entry_key(number))?.ok_or(StoreError::NotFound)?;
+            let before = txn.get::<RefusedChange>(&refused_key(number))?;
+            let (at, again) =
+                before.map_or((now, 0), |before| (before.at, before.again.saturating_add(1)));
+            let refusal = RefusedChange { entry, reason, at, state: RefusalState::Stands, again };
+            txn.put(refused_key(number), &refusal)
+        })
+        .await
+    }
+
+    /// Has what the parent has refused tried again, in round 0 all of it, in a later round (they
+    /// are an hour apart) what was not refused too often: the pause doubles up to a day.
+    pub async fn outbox_retry(&self, round: u64) -> Result<(), StoreError> {
+        let mut after = 0;
+        loop {
+            let page = self.refused_changes_after(after, PAGE)?;
+            let Some((last, _)) = page.last() else {
+                return Ok(());
+            };
+            after = *last;
+            let due = page.into_iter().filter(|(_, refusal)| refusal.is_due(round));
+            self.outbox_renew(due.map(|(number, _)| number).collect()).await?;
+            spawn::yield_now().await;
+        }
+    }
+
+    /// Has these refused changes tried again, each with what waits of its tag.
+    pub async fn outbox_renew(&self, mut numbers: Vec<u64>) -> Result<(), StoreError> {
+        while !numbers.is_empty() {
+            numbers = self.commit(move |txn| renumber_some(txn, numbers)).await?;
+        }
+        Ok(())
+    }
+
+    /// Gives a change, with those of its tag behind it, new numbers, leaving out so many: the old
+    /// one stands for something else at the parent.
+    pub async fn outbox_renumber(&self, number: u64, left_out: u64) -> Result<(), StoreError> {
+        self.commit(move |txn| {
+            let mut waiting = Waiting::read(txn)?;
+            renumber(txn, &mut waiting, number, left_out).map(|_| ())
+        })
+        .await
+    }
+}
+
+/// Changes that wait.
+#[derive(Default)]
+struct Waiting {
+    /// Those of tags, in order.
+    tags: BTreeMap<RepositoryName, BTreeMap<Tag, Vec<(u64, OutboxEntry)>>>,
+    /// How many bring a manifest by its digest.
+    added: BTreeMap<(RepositoryName, Digest), usize>,
+}
+
+impl Waiting {
+    fn read(txn: &Txn<'_>) -> Result<Waiting, StoreError> {
+        let mut waiting = Waiting::default();
+        for (key, entry) in txn.scan::<OutboxEntry>(&prefix(Kind::Outbox, &[]))? {
+            match &entry.change {
+                OutboxChange::Tag { tag, .. } => {
+                    let tags = waiting.tags.entry(entry.repository.clone()).or_default();
+                    tags.entry(tag.clone()).or_default().push((number_of(&key)?, entry));
+                }
+                OutboxChange::ManifestAdded { digest } => {
+                    let place = (entry.repository.clone(), digest.clone());
+                    *waiting.added.entry(place).or_default() += 1;
+                }
+                OutboxChange::ManifestDeleted { .. } => {}
+            }
+        }
+        Ok(waiting)
+    }
+
+    /// Takes those of the same tag behind a change.
+    fn take_behind(&mut self, number: u64, entry: &OutboxEntry) -> Vec<(u64, OutboxEntry)> {
+        let OutboxChange::Tag { tag, .. } = &entry.change else {
+            return Vec::new();
+        };
+        let tags = self.tags.get_mut(&entry.repository);
+        let mut chain = tags.and_then(|tags| tags.remove(tag)).unwrap_or_default();
+        chain.retain(|(other, _)| *other > number);
+        chain
+    }
+
+    /// Takes out the one that is renewed.
+    fn forget(&mut self, entry: &OutboxEntry) {
+        if let OutboxChange::ManifestAdded { digest } = &entry.change
+            && let Some(count) = self.added.get_mut(&(entry.repository.clone(), digest.clone()))
+        {
+            *count = count.saturating_sub(1);
+        }
+    }
+
+    /// Notes a change that is about to wait; `false`: another one does the same.
+    fn admit(&mut self, repository: &RepositoryName, change: &OutboxChange) -> bool {
+        let OutboxChange::ManifestAdded { digest } = change else {
+            return true;
+        };
+        let count = self.added.entry((repository.clone(), digest.clone())).or_default();
+        if *count == 0 {
+            *count = 1;
+            return true;
+        }
+        false
+    }
+}
+
+/// Renumbers refused changes until there are enough for one record; returns the rest.
+fn renumber_some(txn: &mut Txn<'_>, numbers: Vec<u64>) -> Result<Vec<u64>, StoreError> {
+    let (mut waiting, mut renewed) = (Waiting::read(txn)?, 0);
+    let mut numbers = numbers.into_iter();
+    while renewed < RENEWED_MAX
+        && let Some(number) = numbers.next()
+    {
+        renewed += match deliver_as_it_is(txn, number)? {
+            true => 1,
+            false => renumber(txn, &mut waiting, number, 0)?,
+        };
+    }
+    Ok(numbers.collect())
+}
+
+/// Has a change that a store before this one numbered, as a backup holds it, tried under that
+/// number: the parent may have had it since, and says so. `false`: it is of this store.
+fn deliver_as_it_is(txn: &mut Txn<'_>, number: u64) -> Result<bool, StoreError> {
+    let Some(entry) = txn.get::<OutboxEntry>(&entry_key(number))? else {
+        return Ok(false);
+    };
+    let name = txn.get::<NodeConfig>(&self_config_key())?.map(|config| config.node.name);
+    let is_older = name.as_ref() == Some(&entry.id.origin)
+        && ![0, txn.incarnation()].contains(&entry.id.incarnation);
+    let refusal = txn.get::<RefusedChange>(&refused_key(number))?;
+    let (true, Some(refusal)) = (is_older, refusal) else {
+        return Ok(false);
+    };
+    let retried = RefusedChange { state: RefusalState::Retried, ..refusal };
+    txn.put(refused_key(number), &retried)?;
+    Ok(true)
+}
+
+/// Writes a change once more, under a new number, with those of its tag that wait behind it made
+/// one, and takes the old ones out. Returns how many there were.
+fn renumber(
+    txn: &mut Txn<'_>,
+    waiting: &mut Waiting,
+    number: u64,
+    left_out: u64,
+) -> Result<usize, StoreError> {
+    let refusal = txn.get::<RefusedChange>(&refused_key(number))?;
+    let head = match (txn.get::<OutboxEntry>(&entry_key(number))?, &refusal) {
+        (Some(entry), _) => entry,
+        // Early builds took what was refused out of the outbox.
+        (None, Some(refusal)) if still_stands(txn, &refusal.entry)? => refusal.entry.clone(),
+        (None, _) => {
+            txn.delete(refused_key(number));
+            return Ok(1);
+        }
+    };
+    let repository = head.repository.clone();
+    let behind = waiting.take_behind(number, &head);
+    let mut chain = vec![(number, head)];
+    chain.extend(behind);
+    for (old, _) in &chain {
+        outbox::finish(txn, *old)?;
+    }
+    let chain: Vec<OutboxEntry> = chain.into_iter().map(|(_, entry)| entry).collect();
+    let Some(head) = chain.first() else { return Ok(0) };
+    let (mut refusal, refused) = (refusal, head.brings().cloned());
+    waiting.forget(head);
+    for change in renewed(txn, &repository, &chain)? {
+        if !waiting.admit(&repository, &change) {
+            continue;
+        }
+        // Only the first one may have been attempted.
+        let unheard = match &change {
+            OutboxChange::Tag { .. } => head.attempted(),
+            OutboxChange::ManifestAdded { .. } | OutboxChange::ManifestDeleted { .. } => Vec::new(),
+        };
+        let origin = &Origin::Client;
+        let added = outbox::append(txn, origin, &repository, change, unheard, left_out)?;
+        let Some((number, entry)) = added else { continue };
+        // The refusal stays known with what was refused.
+        if (entry.brings() == refused.as_ref() || chain.len() == 1)
+            && let Some(known) = refusal.take()
+        {
+            let renewed = RefusedChange { entry, state: RefusalState::Retried, ..known };
+            txn.put(refused_key(number), &renewed)?;
+        }
+    }
+    Ok(chain.len())
+}
+
+/// What changes that wait come to when they go up later than others that were made after them:
+/// those of one tag, or a single one. The tag goes at once to where it is now. What it named in
+/// between goes up without it, because clients may have pinned it, and so does what it named when
+/// it was removed: whatever is refused of that holds up no tag.
+fn renewed(
+    txn: &Txn<'_>,
+    repository: &RepositoryName,
+    chain: &[OutboxEntry],
+) -> Result<Vec<OutboxChange>, StoreError> {
+    let here = |digest: &Digest| {
+        Ok::<_, StoreError>(txn.get::<ManifestRow>(&manifest_key(repository, digest))?.is_some())
+    };
+    let (tag, base, wanted) = match chain {
+        [OutboxEntry { change: OutboxChange::Tag { tag, base, .. }, .. }, ..] => {
+            match chain.last().and_then(OutboxEntry::brings) {
+                // A row that cannot be read is no row that is gone: the tag is not to be removed.
+                Some(last) if here(last)? => (tag, base, Some(last)),
+                _ => (tag, base, None),
+            }
+        }
+        [OutboxEntry { change: OutboxChange::ManifestAdded { digest }, .. }, ..] => {
+            let change = OutboxChange::ManifestAdded { digest: digest.clone() };
+            return Ok(if here(digest)? { vec![change] } else { Vec::new() });
+        }
+        [OutboxEntry { change: OutboxChange::ManifestDeleted { digest }, .. }, ..] => {
+            let change = OutboxChange::ManifestDeleted { digest: digest.clone() };
+            return Ok(if here(digest)? { Vec::new() } else { vec![change] });
+        }
+        [] => return Ok(Vec::new()),
+    };
+    let (mut changes, mut seen) = (Vec::new(), BTreeSet::new());
+    for digest in chain.iter().filter_map(OutboxEntry::brings) {
+        if Some(digest) != wanted && seen.insert(digest) && here(digest)? {
+            changes.push(OutboxChange::ManifestAdded { digest: digest.clone() });
+        }
+    }
+    let (base, digest) = (base.clone(), wanted.cloned());
+    changes.push(OutboxChange::Tag { tag: tag.clone(), base, digest });
+    Ok(changes)
+}
+
+/// Whether a change is still what this node shows.
+fn still_stands(txn: &Txn<'_>, entry: &OutboxEntry) -> Result<bool, StoreError> {
+    let repository = &entry.repository;
+    Ok(match &entry.change {
+        OutboxChange::Tag { tag, digest, .. } => {
+            let now = txn.get::<TagRow>(&tag_key(repository, tag))?.map(|row| row.digest);
+            now.is_some() && now == *digest
+        }
+        OutboxChange::ManifestAdded { digest } => {
+            txn.get::<ManifestRow>(&manifest_key(repository, digest))?.is_some()
+        }
+        OutboxChange::ManifestDeleted { .. } => false,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::node::testing::connected;
+    use super::*;
+    use crate::store::Precondition;
+    use crate::store::registry::manifests::testing::{digest, push};
+
+    /// What waits: numbers, tags, and what they move from and to.
+    fn waiting(store: &Store) -> Vec<(u64, String, u8, u8)> {
+        let byte = |digest: Option<Digest>| digest.map_or(0, |digest| digest.raw()[0]);
+        let entries = store.outbox(100).unwrap().into_iter();
+        let tags = entries.filter_map(|(number, entry)| match entry.change {
+            OutboxChange::Tag { tag, base, digest } => {
+                assert_eq!(entry.id.sequence, number);
+                Some((number, tag.to_string(), byte(base), byte(digest)))
+            }
+            _ => None,
+        });
+        tags.collect()
+    }
+
+    #[test]
+    fn f204_a_refused_change_stays_and_is_tried_again_with_what_waits_behind_it() {
+        smol::block_on(async {
+            let store = connected().await;
+            push(&store, "app", 1, &["v1"]).await;
+            push(&store, "app", 2, &["v1", "v2"]).await;
+            let before = waiting(&store);
+            let (first, tag) = (before[0].0, |n: usize| (before[n].1.as_str(), before[n].0));
+            store.outbox_refused(first, "too large".to_owned()).await.unwrap();
+            assert_eq!(waiting(&store), before);
+            let refused = store.refused().await.unwrap();
+            let held = store.outbox(9).unwrap().into_iter();
+            let held: Vec<bool> = held.map(|(n, entry)| refused.holds_up(n, &entry)).collect();
+            assert_eq!(held, [true, true, false]);
+            assert_eq!(
+                store.outbox_first(&"app".parse().unwrap(), &refused).await.unwrap().unwrap().0,
+                tag(2).1
+            );
+            let refusals = store.refused_changes(10).unwrap();
+            assert_eq!((refusals.len(), refusals[0].1.reason.as_str()), (1, "too large"));
+
+            store.outbox_retry(0).await.unwrap();
+            let after = waiting(&store);
+            let last = before[2].0;
+            assert_eq!(after, [before[2].clone(), (last + 2, "v1".to_owned(), 0, 2)]);
+            let renewed = |number| store.outbox_entry(number).unwrap().unwrap();
+            let added = OutboxChange::ManifestAdded { digest: digest(1) };
+            assert_eq!(renewed(last + 1).change, added, "what v1 named before");
+            assert_eq!(renewed(last + 2).unheard, [Some(digest(1))]);
+            let refusals = store.refused_changes(10).unwrap();
+            assert_eq!(
+                (refusals.len(), refusals[0].0, refusals[0].1.stands()),
+                (1, last + 1, false)
+            );
+            assert!(store.refused().await.unwrap().numbers.is_empty());
+            store.outbox_refused(last + 1, "still".to_owned()).await.unwrap();
+            assert_eq!(store.refused_changes(1).unwrap()[0].1.at, refusals[0].1.at);
+            store.outbox_done(last + 1).await.unwrap();
+            assert_eq!(store.refused_changes(10).unwrap(), []);
+            // Behind a number that stands for something else many are left out.
+            store.outbox_renumber(last + 2, 100).await.unwrap();
+            assert_eq!(waiting(&store).last(), Some(&(last + 103, "v1".to_owned(), 0, 2)));
+            // What the parent is known to have by our doing is not remembered.
+            store.outbox_begins(last + 103, Some(digest(1))).await.unwrap();
+            assert_eq!(waiting(&store).last(), Some(&(last + 103, "v1".to_owned(), 1, 2)));
+            assert_eq!(store.outbox_entry(last + 103).unwrap().unwrap().unheard, []);
+        });
+    }
+
+    #[test]
+    fn f204_what_was_deleted_meanwhile_is_not_brought_back_and_not_deleted_twice() {
+        smol::block_on(async {
+            let store = connected().await;
+            let app = "app".parse().unwrap();
+            let delete = async |number| {
+                store.delete_manifest(&app, &digest(number), &Origin::Client).await.unwrap();
+            };
+            push(&store, "app", 1, &["v1"]).await;
+            push(&store, "app", 2, &["v1"]).await;
+            delete(2).await;
+            push(&store, "app", 3, &["v1"]).await;
+            // It is here again, under another tag.
+            push(&store, "app", 2, &["v2"]).await;
+            let all: Vec<u64> = store.outbox(9).unwrap().iter().map(|(n, _)| *n).collect();
+            for number in [all[0], all[3]] {
+                store.outbox_refused(number, "no".to_owned()).await.unwrap();
+            }
+            store.outbox_retry(0).await.unwrap();
+            let tags: Vec<_> = waiting(&store).into_iter().map(|(_, t, b, d)| (t, b, d)).collect();
+            let tag = |name: &str, base, digest| (name.to_owned(), base, digest);
+            assert_eq!(tags, [tag("v2", 0, 2), tag("v1", 0, 3)]);
+            let others = store.outbox(9).unwrap().into_iter().map(|(_, entry)| entry.change);
+            let others: Vec<_> =
+                others.filter(|change| !matches!(change, OutboxChange::Tag { .. })).collect();
+            // The deletion is void.
+            let added = |number| OutboxChange::ManifestAdded { digest: digest(number) };
+            assert_eq!(others, [added(1), added(2)]);
+        });
+    }
+
+    #[test]
+    fn f204_what_is_refused_again_and_again_is_tried_less_often_and_in_few_records() {
+        smol::block_on(async {
+            let store = connected().await;
+            let number = PAGE + 10;
+            push(&store, "app", 1, &[]).await;
+            for tag in 0..number {
+                push(&store, "app", 1, &[&format!("v{tag}")]).await;
+            }
+            let refuse = async || {
+                for (number, _) in store.outbox(usize::MAX).unwrap() {
+                    if !store.is_refused(number).unwrap() {
+                        store.outbox_refused(number, "no".to_owned()).await.unwrap();
+                    }
+                }
+            };
+            let mut tried = Vec::new();
+            for round in 1..=80 {
+                refuse().await;
+                let before = store.sequence();
+                store.outbox_retry(round).await.unwrap();
+                let records = store.sequence() - before;
+                assert!(records <= 2, "{records} records for {number} refusals");
+                if records > 0 {
+                    tried.push(round);
+                }
+            }
+            assert_eq!(tried, [1, 2, 4, 8, 16, 24, 48, 72]);
+            assert_eq!(store.outbox(usize::MAX).unwrap().len(), number + 1);
+        });
+    }
+
+    #[test]
+    fn f204_a_refused_change_does_not_hold_its_tag_up() {
+        smol::block_on(async {
+            let store = connected().await;
+            let app = "app".parse().unwrap();
+            let remove = async |tag: &str| {
+                let tag = tag.parse().unwrap();
+                let any = Precondition::None;
+                store.delete_tag(&app, &tag, any, &Origin::Client).await.unwrap();
+            };
+            let tags = |store: &Store| -> Vec<_> {
+                waiting(store).into_iter().map(|(_, t, b, d)| (t, b, d)).collect()
+            };
+            let tag = |name: &str, base, digest| (name.to_owned(), base, digest);
+            let added = |store: &Store| -> Vec<Digest> {
+                let entries = store.outbox(99).unwrap().into_iter().map(|(_, entry)| entry.change);
+                let added = |change| match change {
+                    OutboxChange::ManifestAdded { digest } => Some(digest),
+                    _ => None,
+                };
+                entries.filter_map(added).collect()
+            };
+            let overtake = async |expected: &[usize]| {
+                let mut refused = store.refused().await.unwrap();
+                let mut found = Vec::new();
+                for (number, entry) in store.outbox(99).unwrap() {
+                    found.push(0);
+                    while let Some(overtaken) = refused.overtaken_by(number, &entry) {
+                        *found.last_mut().unwrap() += 1;
+                        assert!(!refused.holds_up(overtaken, &entry) && overtaken < number);
+                        store.outbox_renew(vec![overtaken]).await.unwrap();
+                    }
+                }
+                assert_eq!(found, expected);
+            };
+            push(&store, "app", 1, &["v2", "v3"]).await;
+            for (number, _) in store.outbox(9).unwrap() {
+                store.outbox_done(number).await.unwrap();
+            }
+            // New, and removed; known to the parent, moved, removed, and set again; moved and back.
+            push(&store, "app", 2, &["v1", "v2", "v3"]).await;
+            for (number, _) in store.outbox(9).unwrap() {
+                store.outbox_refused(number, "no".to_owned()).await.unwrap();
+            }
+            remove("v1").await;
+            remove("v2").await;
+            push(&store, "app", 3, &["v2"]).await;
+            push(&store, "app", 1, &["v3"]).await;
+            // The second of v2 has the first with it.
+            overtake(&[0, 0, 0, 1, 1, 0, 1]).await;
+            let ends = [tag("v1", 0, 0), tag("v2", 1, 3), tag("v3", 1, 1)];
+            assert_eq!(tags(&store), ends);
+            // What they named between can be pulled by its digest.
+            assert_eq!(added(&store), [digest(2)]);
+            for (_, entry) in store.outbox(9).unwrap() {
+                let is_tag = matches!(entry.change, OutboxChange::Tag { .. });
+                assert_eq!(entry.unheard.contains(&Some(digest(2))), is_tag, "{entry}");
+            }
+            let refused = store.refused_changes(9).unwrap();
+            assert!(refused.iter().all(|(_, change)| change.entry.brings() == Some(&digest(2))));
+            assert_eq!(refused.len(), 1);
+            // Who deletes the manifest gives it up.
+            for (number, _) in refused {
+                store.outbox_refused(number, "no".to_owned()).await.unwrap();
+            }
+            store.delete_manifest(&app, &digest(2), &Origin::Client).await.unwrap();
+            overtake(&[0, 0, 0, 0, 1]).await;
+            assert_eq!(added(&store), []);
+            assert_eq!(store.refused_changes(9).unwrap(), []);
+        });
+    }
+
+    #[test]
+    fn f204_one_refused_manifest_waits_once() {
+        smol::block_on(async {
+            let store = connected().await;
+            push(&store, "app", 1, &[]).await;
+            for number in [2, 3, 2, 3] {
+                push(&store, "app", number, &["v1"]).await;
+                for (number, _) in store.outbox(99).unwrap() {
+                    store.outbox_refused(number, "no".to_owned()).await.unwrap();
+                }
+                store.outbox_retry(0).await.unwrap();
+            }
+            let mut added = Vec::new();
+            for (_, entry) in store.outbox(99).unwrap() {
+                match entry.change {
+                    OutboxChange::ManifestAdded { digest } => added.push(digest),
+                    change => assert!(matches!(change, OutboxChange::Tag { .. }), "{change:?}"),
+                }
+            }
+            added.sort();
+            assert_eq!(added, [digest(1), digest(2), digest(3)]);
+        });
+    }
+
+    #[test]
+    fn f201_f204_what_a_backup_holds_as_refused_is_tried_under_its_own_number() {
+        smol::block_on(async {
+            let store = connected().await;
+            push(&store, "app", 1, &["v1"]).await;
+            push(&store, "app", 2, &["v2"]).await;
+            let entries = store.outbox(9).unwrap();
+            let (older, mut entry) = entries[0].clone();
+            entry.id.incarnation ^= 1;
+            store.commit(move |txn| txn.put(entry_key(older), &entry)).await.unwrap();
+            for (number, _) in &entries {
+                store.outbox_refused(*number, "no".to_owned()).await.unwrap();
+            }
+            store.outbox_retry(0).await.unwrap();
+            let tried = store.refused_changes(9).unwrap();
+            assert!(tried.iter().all(|(_, refusal)| !refusal.stands()));
+            let numbers: Vec<u64> = store.outbox(9).unwrap().iter().map(|(n, _)| *n).collect();
+            assert_eq!(numbers, [older, entries[1].0 + 1]);
+            // The parent knows the number for something else, and does not have the manifest.
+            store.outbox_renumber(older, 0).await.unwrap();
+            let numbers: Vec<u64> = store.outbox(9).unwrap().iter().map(|(n, _)| *n).collect();
+            assert_eq!(numbers, [entries[1].0 + 1, entries[1].0 + 2]);
+        });
+    }
+
+    #[test]
+    fn f204_what_early_builds_took_out_of_the_outbox_goes_up_if_it_is_still_here() {
+        smol::block_on(async {
+            let store = connected().await;
+            push(&store, "app", 1, &["v1", "v2"]).await;
+            let (app, v2) = ("app".parse().unwrap(), "v2".parse().unwrap());
+            for (number, entry) in store.outbox(9).unwrap() {
+                store.outbox_done(number).await.unwrap();
+                let (reason, at) = ("no".to_owned(), UnixSeconds(1));
+                let refusal =
+                    RefusedChange { entry, reason, at, state: RefusalState::Stands, again: 0 };
+                store.commit(move |txn| txn.put(refused_key(number), &refusal)).await.unwrap();
+            }
+            store.delete_tag(&app, &v2, Precondition::None, &Origin::Parent).await.unwrap();
+            store.outbox_retry(0).await.unwrap();
+            let tags: Vec<_> = waiting(&store).into_iter().map(|(_, t, b, d)| (t, b, d)).collect();
+            assert_eq!(tags, [("v1".to_owned(), 0, 1)]);
+            assert_eq!(store.refused_changes(9).unwrap().len(), 1);
+        });
+    }
+}

@@ -1,0 +1,159 @@
+//! Rows and keys. A key is a kind byte and parts joined by zero bytes; a row is a version byte
+//! and postcard.
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::store::StoreError;
+
+/// What a key's first byte says about the row. Part of the on-disk format: never renumber.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum Kind {
+    /// repository -> when it was first pushed to
+    Repository = 1,
+    /// repository, digest -> a blob that may be pulled there
+    Blob = 2,
+    /// repository, digest -> a manifest
+    Manifest = 3,
+    /// repository, tag -> what it names
+    Tag = 4,
+    /// repository, subject, digest -> a manifest that refers to the subject
+    Referrer = 5,
+    /// repository, digest -> since when a manifest has no tag, as garbage collection has seen it
+    Untagged = 6,
+    /// token
+    Token = 16,
+    /// scope map
+    ScopeMap = 17,
+    /// connected registry: the resource
+    ConnectedRegistry = 18,
+    /// connected registry -> its activation, as recorded by its parent
+    Activation = 19,
+    /// connected registry -> its last status report
+    Status = 20,
+    /// node -> desired state as received from the parent (on a connected registry)
+    NodeConfig = 21,
+    /// token -> the connected registry whose sync token it is (at the root)
+    SyncToken = 22,
+    /// singletons of this node, by name: feed epoch, cursor, sync state
+    Node = 32,
+    /// sequence -> received message, not yet applied
+    Inbox = 33,
+    /// sequence -> change on its way to the parent
+    Outbox = 34,
+    /// sequence -> that the parent refused this change
+    DeadLetter = 35,
+    /// origin connected registry, repository, incarnation -> last outbox number whose effect is
+    /// recorded here; without the incarnation for changes that were written before there were any
+    Delivered = 36,
+}
+
+/// Joins a kind and parts into a key. Parts that are names hold no zero byte; a part that may
+/// (a digest, a number) stands last or has a fixed length.
+pub fn key(kind: Kind, parts: &[&[u8]]) -> Vec<u8> {
+    let mut key = vec![kind as u8];
+    for (position, part) in parts.iter().enumerate() {
+        if position > 0 {
+            key.push(0);
+        }
+        key.extend_from_slice(part);
+    }
+    key
+}
+
+/// The common start of the keys of all rows under `parts`.
+pub fn prefix(kind: Kind, parts: &[&[u8]]) -> Vec<u8> {
+    let mut prefix = key(kind, parts);
+    if !parts.is_empty() {
+        prefix.push(0);
+    }
+    prefix
+}
+
+/// A stored type. Rows of version N-1 are read through [`Row::decode_previous`].
+pub trait Row: Serialize + DeserializeOwned {
+    /// The version that is written.
+    const VERSION: u8;
+
+    /// Reads a row of this version. A type whose last field came later overrides it: see [`last`].
+    fn read(bytes: &[u8]) -> Result<Self, postcard::Error> {
+        postcard::from_bytes(bytes)
+    }
+
+    /// Decodes a row of the version before this one.
+    fn decode_previous(version: u8, _bytes: &[u8]) -> Result<Self, StoreError> {
+        Err(StoreError::Corrupt(format!("a row of unknown version {version}")))
+    }
+}
+
+/// Reads the last field of a row, from what is left behind the others. Rows of earlier versions end
+/// before it: they have its default. Anything else that is left must be the field.
+pub(in crate::store) fn last<T>(left: &[u8]) -> Result<T, postcard::Error>
+where
+    T: DeserializeOwned + Default,
+{
+    if left.is_empty() { Ok(T::default()) } else { postcard::from_bytes(left) }
+}
+
+/// Whether a last field has its default, and need not be written.
+pub(in crate::store) fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
+/// A row as stored.
+pub fn encode<R: Row>(row: &R) -> Result<Vec<u8>, StoreError> {
+    postcard::to_extend(row, vec![R::VERSION])
+        .map_err(|error| StoreError::Invalid(format!("a row cannot be encoded: {error}")))
+}
+
+/// Reads what [`encode`] wrote.
+pub fn decode<R: Row>(bytes: &[u8]) -> Result<R, StoreError> {
+    match bytes.split_first() {
+        Some((version, body)) if *version == R::VERSION => R::read(body)
+            .map_err(|error| StoreError::Corrupt(format!("a row cannot be decoded: {error}"))),
+        Some((version, body)) => R::decode_previous(*version, body),
+        None => Err(StoreError::Corrupt("an empty row".to_owned())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::registry::manifests::ManifestRow;
+    use crate::store::registry::manifests::testing::{digest, push, store};
+    use crate::store::replica::outbox::{OutboxChange, OutboxEntry, OutboxId};
+    use crate::store::replica::refused::{RefusalState, RefusedChange};
+    use crate::types::UnixSeconds;
+
+    /// Lengths of which the start of a row is read as a row.
+    fn read_at<R: Row>(row: &R) -> (Vec<usize>, usize) {
+        let bytes = encode(row).unwrap();
+        let reads = |len: &usize| decode::<R>(&bytes[..*len]).is_ok();
+        ((0..bytes.len()).filter(reads).collect(), bytes.len())
+    }
+
+    #[test]
+    fn f204_a_damaged_last_field_is_not_taken_for_one_that_is_not_there() {
+        let id = OutboxId { origin: "dock01".parse().unwrap(), incarnation: 300, sequence: 7 };
+        let change = OutboxChange::ManifestAdded { digest: digest(1) };
+        let entry =
+            OutboxEntry { id, repository: "app".parse().unwrap(), change, unheard: Vec::new() };
+        let (found, len) = read_at(&entry);
+        assert_eq!(found, [len - 2], "an incarnation of two bytes");
+        let (reason, at) = ("no".to_owned(), UnixSeconds(1));
+        let refusal = RefusedChange { entry, reason, at, state: RefusalState::Retried, again: 200 };
+        let (found, len) = read_at(&refusal);
+        assert_eq!(found, [len - 5, len - 2]);
+        let mut bytes = encode(&refusal).unwrap();
+        bytes[len - 3] = 2;
+        assert!(decode::<RefusedChange>(&bytes).is_err(), "no boolean");
+        let store = store();
+        smol::block_on(push(&store, "app", 1, &[]));
+        let row = store.manifest(&"app".parse().unwrap(), &digest(1)).unwrap().unwrap();
+        let row = ManifestRow { elsewhere: Some(vec![digest(2), digest(3)]), ..row };
+        let (found, len) = read_at(&row);
+        let last = postcard::to_extend(&row.elsewhere, Vec::new()).unwrap();
+        assert_eq!(found, [len - last.len()]);
+    }
+}

@@ -1,0 +1,205 @@
+//! The permission cascade: what a connected registry may mirror, its parent may mirror too.
+//!
+//! What is added to the scope map of a sync token is added to those of all its ancestors; what is
+//! removed is taken from those of all its descendants. Both happen in the record of the change
+//! itself, so that no reader and no crash sees a child that is granted more than its parent.
+
+use super::connected_registries::{WithoutWrite, connected_registries_in, load, sync_token_of};
+use super::tokens::users_of_map;
+use super::{scope_maps, tokens};
+use crate::store::{StoreError, Txn};
+use crate::types::token::ScopeMap;
+use crate::types::{
+    ConnectedRegistry, ConnectedRegistryName, Grant, Mode, RepositoryAction, RepositoryPattern,
+    ScopeMapName,
+};
+
+/// Restores the rule after a change of this scope map, if it is that of a sync token.
+pub(in crate::store) fn after_map_change(
+    txn: &mut Txn<'_>,
+    map: &ScopeMapName,
+) -> Result<(), StoreError> {
+    match owner(txn, map)? {
+        Some(owner) => settle(txn, &owner),
+        None => Ok(()),
+    }
+}
+
+/// Restores the rule after a change of this node's sync scope map: up, then down.
+pub(in crate::store) fn settle(
+    txn: &mut Txn<'_>,
+    node: &ConnectedRegistry,
+) -> Result<(), StoreError> {
+    let wanted = sync_map(txn, node)?.grants;
+    for ancestor in ancestors(txn, node)? {
+        let mut map = sync_map(txn, &ancestor)?;
+        let missing = wanted.iter().filter(|grant| !covered(&map.grants, grant));
+        let missing: Vec<Grant> = missing.cloned().collect();
+        if !missing.is_empty() {
+            map.grants.extend(missing);
+            scope_maps::write(txn, map)?;
+        }
+    }
+    for descendant in descendants(txn, &node.name)? {
+        let Some(parent) = descendant.parent.as_ref().map(|name| load(txn, name)).transpose()?
+        else {
+            continue;
+        };
+        let above = sync_map(txn, &parent.ok_or_else(|| lost(&descendant.name))?)?;
+        let mut map = sync_map(txn, &descendant)?;
+        let mut kept = intersection(&map.grants, &above.grants);
+        kept.sort();
+        kept.dedup();
+        if kept != map.grants {
+            map.grants = kept;
+            scope_maps::write(txn, map)?;
+        }
+    }
+    Ok(())
+}
+
+/// The ReadWrite ancestors of a node that do not write to some of these repositories, with those:
+/// they take no pushes there.
+pub(in crate::store) fn without_write(
+    txn: &Txn<'_>,
+    node: &ConnectedRegistry,
+    repositories: &[RepositoryPattern],
+) -> Result<WithoutWrite, StoreError> {
+    let mut found = Vec::new();
+    for ancestor in ancestors(txn, node)? {
+        let granted = sync_map(txn, &ancestor)?.grants;
+        let write = |repository: &RepositoryPattern| {
+            Grant::Repository(repository.clone(), RepositoryAction::ContentWrite)
+        };
+        let missing = repositories.iter().filter(|one| !covered(&granted, &write(one)));
+        let missing: Vec<RepositoryPattern> = missing.cloned().collect();
+        if ancestor.mode == Mode::ReadWrite && !missing.is_empty() {
+            found.push((ancestor.name, missing));
+        }
+    }
+    Ok(found)
+}
+
+/// The scope map of a node's sync token.
+pub(in crate::store) fn sync_map(
+    txn: &Txn<'_>,
+    node: &ConnectedRegistry,
+) -> Result<ScopeMap, StoreError> {
+    let token = tokens::load(txn, &node.sync_token)?.ok_or_else(|| lost(&node.name))?;
+    scope_maps::load(txn, &token.scope_map)?.ok_or_else(|| lost(&node.name))
+}
+
+/// The ancestors of a node, nearest first.
+pub(in crate::store) fn ancestors(
+    txn: &Txn<'_>,
+    node: &ConnectedRegistry,
+) -> Result<Vec<ConnectedRegistry>, StoreError> {
+    let mut list: Vec<ConnectedRegistry> = Vec::new();
+    let mut next = node.parent.clone();
+    while let Some(name) = next {
+        // A parent exists before its child and never changes, so there is no cycle.
+        let parent = load(txn, &name)?.ok_or_else(|| lost(&name))?;
+        next = parent.parent.clone();
+        list.push(parent);
+    }
+    Ok(list)
+}
+
+/// The descendants of a node, parents before their children.
+pub(in crate::store) fn descendants(
+    txn: &Txn<'_>,
+    name: &ConnectedRegistryName,
+) -> Result<Vec<ConnectedRegistry>, StoreError> {
+    Ok(descendants_among(&connected_registries_in(txn)?, name))
+}
+
+/// The descendants of `name` among `all`, parents before their children.
+pub(in crate::store) fn descendants_among(
+    all: &[ConnectedRegistry],
+    name: &ConnectedRegistryName,
+) -> Vec<ConnectedRegistry> {
+    let mut children: std::collections::BTreeMap<_, Vec<&ConnectedRegistry>> = Default::default();
+    for node in all {
+        if let Some(parent) = &node.parent {
+            children.entry(parent).or_default().push(node);
+        }
+    }
+    let mut list: Vec<ConnectedRegistry> = Vec::new();
+    let mut level = vec![name];
+    while !level.is_empty() {
+        let below: Vec<&ConnectedRegistry> =
+            level.iter().filter_map(|name| children.get(*name)).flatten().copied().collect();
+        level = below.iter().map(|node| &node.name).collect();
+        list.extend(below.into_iter().cloned());
+    }
+    list
+}
+
+/// A scope map belongs to at most one sync token: otherwise a change below one node would reach
+/// into another branch of the tree.
+pub(in crate::store) fn refuse_shared_map(
+    txn: &Txn<'_>,
+    map: &ScopeMapName,
+    except: Option<&ConnectedRegistryName>,
+) -> Result<(), StoreError> {
+    match owner(txn, map)? {
+        Some(owner) if Some(&owner.name) != except => Err(StoreError::Conflict(format!(
+            "The scope map '{map}' is already that of the connected registry '{}'; give the sync \
+             token one of its own.",
+            owner.name
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// Whether one of `grants` covers `wanted`.
+pub(in crate::store) fn covered(grants: &[Grant], wanted: &Grant) -> bool {
+    grants.iter().any(|grant| match (grant, wanted) {
+        (Grant::Repository(outer, have), Grant::Repository(inner, want)) => {
+            have == want && outer.includes(inner)
+        }
+        _ => grant == wanted,
+    })
+}
+
+/// What a child keeps of its grants under those of its parent. Grants at gateways are its own.
+fn intersection(child: &[Grant], parent: &[Grant]) -> Vec<Grant> {
+    let mut kept = Vec::new();
+    for grant in child {
+        let Grant::Repository(pattern, action) = grant else {
+            kept.push(grant.clone());
+            continue;
+        };
+        if covered(parent, grant) {
+            kept.push(grant.clone());
+            continue;
+        }
+        // Patterns are nested or disjoint: what is left are the parent's that lie inside.
+        kept.extend(
+            parent
+                .iter()
+                .filter(|above| match above {
+                    Grant::Repository(inner, same) => same == action && pattern.includes(inner),
+                    Grant::Gateway(..) => false,
+                })
+                .cloned(),
+        );
+    }
+    kept
+}
+
+fn owner(txn: &Txn<'_>, map: &ScopeMapName) -> Result<Option<ConnectedRegistry>, StoreError> {
+    for token in users_of_map(txn, map)? {
+        if let Some(name) = sync_token_of(txn, &token.name)? {
+            return load(txn, &name);
+        }
+    }
+    Ok(None)
+}
+
+fn lost(name: &ConnectedRegistryName) -> StoreError {
+    StoreError::Corrupt(format!("the parent, sync token or scope map of '{name}' is gone"))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,149 @@
+//! Random management commands on a random tree: the rule holds after each of them.
+
+use super::*;
+use crate::store::Store;
+use crate::store::tree::connected_registries::{NewConnectedRegistry, Settings};
+use crate::store::tree::scope_maps::ScopeMapUpdate;
+use crate::store::tree::tokens::{NewToken, TokenGrants, TokenUpdate};
+use crate::sys::{Spawner, Sys};
+use crate::types::{Mode, RepositoryAction, RepositoryPattern};
+
+/// Commands per tree.
+const STEPS: usize = 150;
+/// Trees, each from its own seed.
+const SEEDS: u64 = 12;
+
+const NODES: [&str; 8] =
+    ["node01", "node02", "node03", "node04", "node05", "node06", "node07", "node08"];
+const PATTERNS: [&str; 8] =
+    ["*", "a", "b", "team/*", "team/x", "team/y", "team/sub/*", "team/sub/z"];
+
+/// SplitMix64: small, and the same on every machine.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, bound: usize) -> usize {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        let z = usize::try_from((z ^ (z >> 31)) >> 33).unwrap();
+        z % bound
+    }
+
+    fn pick<'a>(&mut self, from: &[&'a str]) -> &'a str {
+        from[self.below(from.len())]
+    }
+
+    fn patterns(&mut self) -> Vec<RepositoryPattern> {
+        (0..self.below(3)).map(|_| self.pick(&PATTERNS).parse().unwrap()).collect()
+    }
+
+    fn grants(&mut self) -> Vec<Grant> {
+        let actions = RepositoryAction::ALL;
+        let mut grants = Vec::new();
+        for pattern in self.patterns() {
+            grants.push(Grant::Repository(pattern, actions[self.below(actions.len())]));
+        }
+        grants
+    }
+
+    fn node(&mut self) -> ConnectedRegistryName {
+        self.pick(&NODES).parse().unwrap()
+    }
+}
+
+/// One random command. Refusals are fine: many make no sense in the tree as it is.
+async fn step(store: &Store, random: &mut Random) -> Result<(), StoreError> {
+    let name = random.node();
+    match random.below(10) {
+        0..=2 => {
+            let sync_token = (random.below(3) == 0).then(|| "spare-token".parse().unwrap());
+            let repositories = match sync_token {
+                None => vec![random.pick(&PATTERNS).parse().unwrap()],
+                Some(_) => Vec::new(),
+            };
+            let mode = [None, Some(Mode::ReadOnly), Some(Mode::ReadWrite)][random.below(3)];
+            let parent = (random.below(4) > 0).then(|| random.node());
+            let new = NewConnectedRegistry {
+                name,
+                mode,
+                parent,
+                repositories,
+                sync_token,
+                client_tokens: Vec::new(),
+                settings: Settings::default(),
+            };
+            store.connected_registry_create(new).await.map(|_| ())
+        }
+        3..=5 => {
+            let (add, remove) = (random.patterns(), random.patterns());
+            store.permissions_update(name, add, remove).await.map(|_| ())
+        }
+        6 | 7 => {
+            let map = random.pick(&[name.as_str(), "spare-map-1", "spare-map-2"]).parse().unwrap();
+            let update =
+                ScopeMapUpdate { add: random.grants(), remove: random.grants(), description: None };
+            store.scope_map_update(map, update).await.map(|_| ())
+        }
+        8 => {
+            let map = random.pick(&[name.as_str(), "spare-map-1", "spare-map-2"]).parse().unwrap();
+            let token = random.pick(&[name.as_str(), "spare-token"]).parse().unwrap();
+            let update = TokenUpdate { enabled: None, scope_map: Some(map) };
+            store.token_update(token, update).await.map(|_| ())
+        }
+        _ => store.connected_registry_delete(name, random.below(2) == 0).await.map(|_| ()),
+    }
+}
+
+/// Every repository grant of a node is covered by its parent's.
+fn check(store: &Store) -> usize {
+    let all = store.connected_registries().unwrap();
+    let mut checked = 0;
+    for node in &all {
+        let Some(parent) = &node.parent else {
+            continue;
+        };
+        let parent = all.iter().find(|other| other.name == *parent).expect("the parent is there");
+        let above = store.sync_scope_map(parent).unwrap();
+        for grant in store.sync_scope_map(node).unwrap().grants {
+            if matches!(grant, Grant::Repository(..)) {
+                assert!(covered(&above.grants, &grant), "{}: {grant}", node.name);
+                checked += 1;
+            }
+        }
+    }
+    checked
+}
+
+#[test]
+fn f082_a_child_is_never_granted_more_than_its_parent() {
+    let mut checked = 0;
+    for seed in 0..SEEDS {
+        let store = Store::in_memory(Sys::real(Spawner::new()));
+        let mut random = Random(seed);
+        smol::block_on(async {
+            for map in ["spare-map-1", "spare-map-2"] {
+                let grant = "repositories/b/content/read".parse().unwrap();
+                let (name, text) = (map.parse().unwrap(), String::new());
+                store.scope_map_create(name, text, vec![grant]).await.unwrap();
+            }
+            let new = NewToken {
+                name: "spare-token".parse().unwrap(),
+                grants: TokenGrants::Map("spare-map-1".parse().unwrap()),
+                enabled: true,
+                passwords: false,
+                expires: None,
+            };
+            store.token_create(new).await.unwrap();
+            for _ in 0..STEPS {
+                let before = store.sequence();
+                if step(&store, &mut random).await.is_err() {
+                    assert_eq!(store.sequence(), before, "a refused command changes nothing");
+                }
+                checked += check(&store);
+            }
+        });
+    }
+    assert!(checked > 1000, "the trees grew: {checked}");
+}

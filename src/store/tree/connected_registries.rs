@@ -1,0 +1,556 @@
+//! Connected registries: the tree, managed at the root, and what is known of the instances.
+
+use serde::{Deserialize, Serialize};
+
+use super::creation::Made;
+use super::passwords::NewPassword;
+use super::tokens::{self, token_key, users_of_map};
+use super::{cascade, creation, scope_maps};
+use crate::store::replica::delivered;
+use crate::store::replica::node::self_config_key;
+use crate::store::rows::{Kind, Row, key, prefix};
+use crate::store::{Store, StoreError, Txn};
+use crate::types::connected_registry::{Activation, ConnectedRegistry, Mode, StatusReport};
+use crate::types::limits::CLIENT_TOKENS_MAX;
+use crate::types::message::NodeConfig;
+use crate::types::schedule::{
+    MESSAGE_TTL_S_MAX, MESSAGE_TTL_S_MIN, SYNC_WINDOW_S_MAX, SYNC_WINDOW_S_MIN, Schedule,
+};
+use crate::types::time::format_duration;
+use crate::types::token::{PasswordSlot, ScopeMap};
+use crate::types::{
+    ConnectedRegistryName, GatewayAction, Grant, RepositoryAction, RepositoryPattern, ScopeMapName,
+    TokenName, UnixSeconds,
+};
+
+/// Deepest tree that is followed upward; a deeper chain is taken for damage.
+const DEPTH_MAX: usize = 64;
+
+/// What `logLevel` may be (as in the management API), the default first.
+pub(in crate::store) const LOG_LEVELS: [&str; 5] =
+    ["Information", "Debug", "Warning", "Error", "None"];
+
+impl Row for ConnectedRegistry {
+    const VERSION: u8 = 1;
+}
+
+impl Row for Activation {
+    const VERSION: u8 = 1;
+}
+
+/// The last status report of an instance, as its parent or a node above it holds it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct StatusRecord {
+    /// What the instance said.
+    pub report: StatusReport,
+    /// When it was last in contact.
+    pub last_contact: UnixSeconds,
+}
+
+impl Row for StatusRecord {
+    const VERSION: u8 = 1;
+}
+
+/// The connected registry that a sync token belongs to.
+#[derive(Serialize, Deserialize)]
+pub(in crate::store) struct SyncTokenOf(pub(in crate::store) ConnectedRegistryName);
+
+impl Row for SyncTokenOf {
+    const VERSION: u8 = 1;
+}
+
+/// The key of a connected registry.
+pub fn connected_registry_key(name: &ConnectedRegistryName) -> Vec<u8> {
+    key(Kind::ConnectedRegistry, &[name.as_str().as_bytes()])
+}
+
+/// The key of the activation of a connected registry.
+pub fn activation_key(name: &ConnectedRegistryName) -> Vec<u8> {
+    key(Kind::Activation, &[name.as_str().as_bytes()])
+}
+
+/// The key of the last status report of a connected registry.
+pub fn status_key(name: &ConnectedRegistryName) -> Vec<u8> {
+    key(Kind::Status, &[name.as_str().as_bytes()])
+}
+
+pub(in crate::store) fn sync_token_key(token: &TokenName) -> Vec<u8> {
+    key(Kind::SyncToken, &[token.as_str().as_bytes()])
+}
+
+/// Settings of a connected registry that can change.
+#[derive(Default)]
+pub struct Settings {
+    /// When it syncs; continuous unless given.
+    pub schedule: Option<Schedule>,
+    /// How long each occurrence lasts, seconds; only without a continuous schedule.
+    pub sync_window_s: Option<u64>,
+    /// How long its parent keeps messages for it, seconds.
+    pub message_ttl_s: Option<u64>,
+    /// `Information` unless given.
+    pub log_level: Option<String>,
+}
+
+/// ReadWrite connected registries, each with repositories that it may not write to.
+pub type WithoutWrite = Vec<(ConnectedRegistryName, Vec<RepositoryPattern>)>;
+
+/// A connected registry to make.
+pub struct NewConnectedRegistry {
+    /// Unique in the tree.
+    pub name: ConnectedRegistryName,
+    /// `None`: ReadWrite, or ReadOnly under a ReadOnly parent.
+    pub mode: Option<Mode>,
+    /// `None`: a child of the root.
+    pub parent: Option<ConnectedRegistryName>,
+    /// What it mirrors, unless a sync token is given.
+    pub repositories: Vec<RepositoryPattern>,
+    /// An existing token, unless repositories are given.
+    pub sync_token: Option<TokenName>,
+    /// Tokens that its clients may log in with.
+    pub client_tokens: Vec<TokenName>,
+    /// The rest.
+    pub settings: Settings,
+}
+
+/// A change of a connected registry; its mode, parent and sync token never change.
+#[derive(Default)]
+pub struct ConnectedRegistryUpdate {
+    /// Client tokens to add.
+    pub add_client_tokens: Vec<TokenName>,
+    /// Client tokens to remove.
+    pub remove_client_tokens: Vec<TokenName>,
+    /// What is given replaces what is there.
+    pub settings: Settings,
+}
+
+impl Store {
+    /// One connected registry.
+    pub fn connected_registry(
+        &self,
+        name: &ConnectedRegistryName,
+    ) -> Result<Option<ConnectedRegistry>, StoreError> {
+        self.get(&connected_registry_key(name))
+    }
+
+    /// The resource of a node below this one.
+    pub fn node_below(
+        &self,
+        name: &ConnectedRegistryName,
+    ) -> Result<Option<ConnectedRegistry>, StoreError> {
+        if let Some(node) = self.connected_registry(name)? {
+            return Ok(Some(node));
+        }
+        Ok(self.descendant_config(name)?.map(|config| config.node))
+    }
+
+    /// Whether `upper` is on the way from `lower` to the root.
+    pub fn is_ancestor(
+        &self,
+        upper: &ConnectedRegistryName,
+        lower: &ConnectedRegistryName,
+    ) -> Result<bool, StoreError> {
+        let mut at = lower.clone();
+        for _ in 0..DEPTH_MAX {
+            let Some(parent) = self.node_below(&at)?.and_then(|node| node.parent) else {
+                return Ok(false);
+            };
+            if parent == *upper {
+                return Ok(true);
+            }
+            at = parent;
+        }
+        Ok(false)
+    }
+
+    /// Whether a change that `child` delivers may bear the name of `origin`: it or a node below it
+    /// made the change. One that is gone cannot be told from one below.
+    pub fn may_deliver(
+        &self,
+        child: &ConnectedRegistryName,
+        origin: &ConnectedRegistryName,
+    ) -> Result<bool, StoreError> {
+        let known = self.node_below(origin)?.is_some();
+        Ok(!known || child == origin || self.is_ancestor(child, origin)?)
+    }
+
+    /// Every connected registry of the tree, by name (at the root).
+    pub fn connected_registries(&self) -> Result<Vec<ConnectedRegistry>, StoreError> {
+        let rows = self.scan(&prefix(Kind::ConnectedRegistry, &[]), None, usize::MAX)?;
+        Ok(rows.into_iter().map(|(_, registry)| registry).collect())
+    }
+
+    /// The connected registry whose sync token this is (at the root).
+    pub fn sync_token_owner(
+        &self,
+        token: &TokenName,
+    ) -> Result<Option<ConnectedRegistry>, StoreError> {
+        match self.get::<SyncTokenOf>(&sync_token_key(token))? {
+            Some(owner) => self.connected_registry(&owner.0),
+            None => Ok(None),
+        }
+    }
+
+    /// The activation of a connected registry, as recorded here.
+    pub fn activation(
+        &self,
+        name: &ConnectedRegistryName,
+    ) -> Result<Option<Activation>, StoreError> {
+        self.get(&activation_key(name))
+    }
+
+    /// Whether a connected registry may call its parent: its sync token is not disabled, as far as
+    /// this node knows it.
+    pub fn is_admitted(&self, registry: &ConnectedRegistry) -> Result<bool, StoreError> {
+        Ok(self.token(&registry.sync_token)?.is_none_or(|token| token.enabled))
+    }
+
+    /// The last status report of a connected registry, as recorded here.
+    pub fn status(&self, name: &ConnectedRegistryName) -> Result<Option<StatusRecord>, StoreError> {
+        self.get(&status_key(name))
+    }
+
+    /// Records which instance serves a connected registry. `NotFound` when it is not in the tree.
+    pub async fn record_activation(
+        &self,
+        name: ConnectedRegistryName,
+        activation: Activation,
+    ) -> Result<(), StoreError> {
+        self.commit(move |txn| {
+            require_known(txn, &name)?;
+            txn.put(activation_key(&name), &activation)
+        })
+        .await
+    }
+
+    /// Records what an instance reports. `NotFound` when it is not in the tree.
+    pub async fn record_status(
+        &self,
+        name: ConnectedRegistryName,
+        status: StatusRecord,
+    ) -> Result<(), StoreError> {
+        self.commit(move |txn| {
+            require_known(txn, &name)?;
+            txn.put(status_key(&name), &status)
+        })
+        .await
+    }
+
+    /// Creates a connected registry. With repositories, its scope map and its sync token are made
+    /// under its own name and both passwords are returned, this once.
+    pub async fn connected_registry_create(
+        &self,
+        new: NewConnectedRegistry,
+    ) -> Result<(ConnectedRegistry, Vec<NewPassword>), StoreError> {
+        let created = self.sys().clock.wall_or_floor();
+        let slots: &[PasswordSlot] =
+            if new.sync_token.is_none() { &PasswordSlot::ALL } else { &[] };
+        let fresh = self.fresh_passwords(slots, created, None)?;
+        let generations = self.first_generations();
+        self.commit(move |txn| creation::create(txn, new, Made { fresh, generations, created }))
+            .await
+    }
+
+    /// Changes client tokens and settings.
+    pub async fn connected_registry_update(
+        &self,
+        name: ConnectedRegistryName,
+        update: ConnectedRegistryUpdate,
+    ) -> Result<ConnectedRegistry, StoreError> {
+        let (add, remove) = (update.add_client_tokens, update.remove_client_tokens);
+        refuse_ambiguity("client token ids", &add, &remove)?;
+        self.commit(move |txn| {
+            let mut registry = load(txn, &name)?.ok_or(StoreError::NotFound)?;
+            let kept = registry.client_tokens.iter().filter(|t| !remove.contains(t)).cloned();
+            registry.client_tokens = check_client_tokens(txn, kept.chain(add.clone()).collect())?;
+            apply(&mut registry, update.settings)?;
+            txn.put(connected_registry_key(&name), &registry)?;
+            Ok(registry)
+        })
+        .await
+    }
+
+    /// Deletes a connected registry without children. Its sync token and scope map stay and are
+    /// returned, unless `cleanup`: then they go too, and its gateway actions in the ancestors'
+    /// scope maps.
+    pub async fn connected_registry_delete(
+        &self,
+        name: ConnectedRegistryName,
+        cleanup: bool,
+    ) -> Result<Option<(TokenName, ScopeMapName)>, StoreError> {
+        self.commit(move |txn| {
+            let registry = load(txn, &name)?.ok_or(StoreError::NotFound)?;
+            let all = connected_registries_in(txn)?;
+            if let Some(child) = all.iter().find(|node| node.parent.as_ref() == Some(&name)) {
+                return Err(StoreError::Conflict(format!(
+                    "The connected registry '{name}' is the parent of '{}'; delete that first.",
+                    child.name
+                )));
+            }
+            let left = match cleanup {
+                true => {
+                    clean_up(txn, &registry)?;
+                    None
+                }
+                false => tokens::load(txn, &registry.sync_token)?,
+            };
+            delivered::forget(txn, &name)?;
+            txn.delete(sync_token_key(&registry.sync_token));
+            txn.delete(activation_key(&name));
+            txn.delete(status_key(&name));
+            txn.delete(connected_registry_key(&name));
+            Ok(left.map(|token| (token.name, token.scope_map)))
+        })
+        .await
+    }
+
+    /// Lets another instance activate: the present one is refused from now on.
+    pub async fn connected_registry_deactivate(
+        &self,
+        name: ConnectedRegistryName,
+    ) -> Result<ConnectedRegistry, StoreError> {
+        self.commit(move |txn| {
+            let mut registry = load(txn, &name)?.ok_or(StoreError::NotFound)?;
+            registry.activation_epoch += 1;
+            txn.delete(activation_key(&name));
+            txn.put(connected_registry_key(&name), &registry)?;
+            Ok(registry)
+        })
+        .await
+    }
+
+    /// Adds repositories to a connected registry and all its ancestors, and takes others from it
+    /// and all its descendants. Returns its sync scope map, and the ReadWrite ancestors that
+    /// mirror what was added without writing to it.
+    pub async fn permissions_update(
+        &self,
+        name: ConnectedRegistryName,
+        add: Vec<RepositoryPattern>,
+        remove: Vec<RepositoryPattern>,
+    ) -> Result<(ScopeMap, WithoutWrite), StoreError> {
+        if add.is_empty() && remove.is_empty() {
+            return Err(StoreError::Invalid("No repository permissions to update.".to_owned()));
+        }
+        refuse_ambiguity("repository names", &add, &remove)?;
+        self.commit(move |txn| {
+            let registry = load(txn, &name)?.ok_or(StoreError::NotFound)?;
+            let mut nodes = vec![registry.clone()];
+            if !remove.is_empty() {
+                nodes.extend(cascade::descendants(txn, &name)?);
+            }
+            for node in &nodes {
+                strip(txn, node, &remove)?;
+            }
+            let mut map = cascade::sync_map(txn, &registry)?;
+            refuse_still_granted(&map, &remove)?;
+            map.grants.extend(repository_grants(&add, registry.mode.sync_actions()));
+            scope_maps::write(txn, map)?;
+            cascade::settle(txn, &registry)?;
+            let without = cascade::without_write(txn, &registry, &add)?;
+            Ok((cascade::sync_map(txn, &registry)?, without))
+        })
+        .await
+    }
+
+    /// The scope map of a connected registry's sync token.
+    pub fn sync_scope_map(&self, registry: &ConnectedRegistry) -> Result<ScopeMap, StoreError> {
+        let token = self.token(&registry.sync_token)?.ok_or(StoreError::NotFound)?;
+        self.scope_map(&token.scope_map)?.ok_or(StoreError::NotFound)
+    }
+}
+
+/// The descendants of `name` among `all`, parents before their children.
+pub fn descendants_of(
+    all: &[ConnectedRegistry],
+    name: &ConnectedRegistryName,
+) -> Vec<ConnectedRegistry> {
+    cascade::descendants_among(all, name)
+}
+
+pub(in crate::store) fn load(
+    txn: &Txn<'_>,
+    name: &ConnectedRegistryName,
+) -> Result<Option<ConnectedRegistry>, StoreError> {
+    txn.get(&connected_registry_key(name))
+}
+
+pub(in crate::store) fn connected_registries_in(
+    txn: &Txn<'_>,
+) -> Result<Vec<ConnectedRegistry>, StoreError> {
+    let rows = txn.scan(&prefix(Kind::ConnectedRegistry, &[]))?;
+    Ok(rows.into_iter().map(|(_, registry)| registry).collect())
+}
+
+/// The connected registry whose sync token this is.
+pub(in crate::store) fn sync_token_of(
+    txn: &Txn<'_>,
+    token: &TokenName,
+) -> Result<Option<ConnectedRegistryName>, StoreError> {
+    Ok(txn.get::<SyncTokenOf>(&sync_token_key(token))?.map(|owner| owner.0))
+}
+
+pub(in crate::store) fn repository_grants(
+    repositories: &[RepositoryPattern],
+    actions: &'static [RepositoryAction],
+) -> impl Iterator<Item = Grant> {
+    repositories.iter().flat_map(move |repository| {
+        actions.iter().map(move |action| Grant::Repository(repository.clone(), *action))
+    })
+}
+
+pub(in crate::store) fn gateway_grants(
+    name: &ConnectedRegistryName,
+) -> impl Iterator<Item = Grant> {
+    GatewayAction::ALL.into_iter().map(move |action| Grant::Gateway(name.clone(), action))
+}
+
+pub(in crate::store) fn check_client_tokens(
+    txn: &Txn<'_>,
+    mut list: Vec<TokenName>,
+) -> Result<Vec<TokenName>, StoreError> {
+    list.sort();
+    list.dedup();
+    if list.len() > CLIENT_TOKENS_MAX {
+        return Err(StoreError::Invalid(format!(
+            "{} client tokens are too many; a connected registry accepts at most \
+             {CLIENT_TOKENS_MAX}.",
+            list.len()
+        )));
+    }
+    for token in &list {
+        if tokens::load(txn, token)?.is_none() {
+            return Err(StoreError::Invalid(format!(
+                "The client token '{token}' could not be found."
+            )));
+        }
+        if let Some(owner) = sync_token_of(txn, token)? {
+            return Err(StoreError::Invalid(format!(
+                "The token '{token}' is the sync token of the connected registry '{owner}' and \
+                 cannot be a client token."
+            )));
+        }
+    }
+    Ok(list)
+}
+
+pub(in crate::store) fn apply(
+    registry: &mut ConnectedRegistry,
+    settings: Settings,
+) -> Result<(), StoreError> {
+    if let Some(schedule) = settings.schedule {
+        registry.schedule = schedule;
+    }
+    if let Some(window_s) = settings.sync_window_s {
+        check_range("sync window", window_s, SYNC_WINDOW_S_MIN, SYNC_WINDOW_S_MAX)?;
+        if registry.schedule.is_continuous() {
+            return Err(StoreError::Invalid(
+                "A sync window needs a sync schedule other than '* * * * *'.".to_owned(),
+            ));
+        }
+        registry.sync_window_s = Some(window_s);
+    }
+    if registry.schedule.is_continuous() {
+        registry.sync_window_s = None;
+    }
+    if let Some(ttl_s) = settings.message_ttl_s {
+        check_range("sync message TTL", ttl_s, MESSAGE_TTL_S_MIN, MESSAGE_TTL_S_MAX)?;
+        registry.message_ttl_s = ttl_s;
+    }
+    if let Some(level) = settings.log_level {
+        let known = LOG_LEVELS.into_iter().find(|known| known.eq_ignore_ascii_case(&level));
+        registry.log_level = known.map(str::to_owned).ok_or_else(|| {
+            let valid = LOG_LEVELS.join(", ");
+            StoreError::Invalid(format!("Invalid log level '{level}': valid are {valid}."))
+        })?;
+    }
+    Ok(())
+}
+
+fn check_range(what: &str, seconds: u64, low: u64, high: u64) -> Result<(), StoreError> {
+    if (low..=high).contains(&seconds) {
+        return Ok(());
+    }
+    Err(StoreError::Invalid(format!(
+        "The {what} {} is out of range: {} to {} is allowed.",
+        format_duration(seconds),
+        format_duration(low),
+        format_duration(high)
+    )))
+}
+
+fn refuse_ambiguity<T: PartialEq + std::fmt::Display>(
+    what: &str,
+    add: &[T],
+    remove: &[T],
+) -> Result<(), StoreError> {
+    let both: Vec<String> =
+        add.iter().filter(|item| remove.contains(item)).map(|item| format!("'{item}'")).collect();
+    if both.is_empty() {
+        return Ok(());
+    }
+    Err(StoreError::Invalid(format!("Update ambiguity. Duplicate {what} {}.", both.join(", "))))
+}
+
+/// Takes every action on these repositories from a node's sync scope map, as written there.
+fn strip(
+    txn: &mut Txn<'_>,
+    node: &ConnectedRegistry,
+    repositories: &[RepositoryPattern],
+) -> Result<(), StoreError> {
+    let mut map = cascade::sync_map(txn, node)?;
+    let before = map.grants.len();
+    map.grants.retain(|grant| match grant {
+        Grant::Repository(pattern, _) => !repositories.contains(pattern),
+        Grant::Gateway(..) => true,
+    });
+    if map.grants.len() != before {
+        scope_maps::write(txn, map)?;
+    }
+    Ok(())
+}
+
+/// A removal must not be without effect because a wildcard covers the repository too.
+fn refuse_still_granted(map: &ScopeMap, removed: &[RepositoryPattern]) -> Result<(), StoreError> {
+    for grant in &map.grants {
+        if let Grant::Repository(pattern, _) = grant
+            && let Some(still) = removed.iter().find(|removed| pattern.includes(removed))
+        {
+            return Err(StoreError::Invalid(format!(
+                "'{still}' would still be granted by '{pattern}'; remove that and add what is to \
+                 stay."
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// Removes the sync token, its scope map and the gateway actions at all ancestors.
+fn clean_up(txn: &mut Txn<'_>, registry: &ConnectedRegistry) -> Result<(), StoreError> {
+    for ancestor in cascade::ancestors(txn, registry)? {
+        let mut map = cascade::sync_map(txn, &ancestor)?;
+        map.grants.retain(|grant| match grant {
+            Grant::Gateway(name, _) => *name != registry.name,
+            Grant::Repository(..) => true,
+        });
+        scope_maps::write(txn, map)?;
+    }
+    let map = cascade::sync_map(txn, registry)?;
+    txn.delete(token_key(&registry.sync_token));
+    if users_of_map(txn, &map.name)?.is_empty() {
+        txn.delete(scope_maps::scope_map_key(&map.name));
+    }
+    Ok(())
+}
+
+/// At the root a row says that a connected registry exists, elsewhere the own desired state does.
+fn require_known(txn: &Txn<'_>, name: &ConnectedRegistryName) -> Result<(), StoreError> {
+    if load(txn, name)?.is_some() {
+        return Ok(());
+    }
+    let config: Option<NodeConfig> = txn.get(&self_config_key())?;
+    let known = config.is_some_and(|config| {
+        config.node.name == *name
+            || config.children.iter().any(|child| child.name == *name)
+            || config.descendants.iter().any(|descendant| descendant.name == *name)
+    });
+    if known { Ok(()) } else { Err(StoreError::NotFound) }
+}

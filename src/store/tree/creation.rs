@@ -1,0 +1,177 @@
+//! Creating a connected registry: the rules, and what comes with it.
+
+use super::connected_registries::{
+    LOG_LEVELS, NewConnectedRegistry, SyncTokenOf, apply, check_client_tokens,
+    connected_registries_in, connected_registry_key, gateway_grants, load, repository_grants,
+    sync_token_key, sync_token_of,
+};
+use super::passwords::NewPassword;
+use super::{cascade, scope_maps, tokens};
+use crate::store::{StoreError, Txn};
+use crate::types::connected_registry::{ConnectedRegistry, Mode};
+use crate::types::name::NameError;
+use crate::types::schedule::{MESSAGE_TTL_S_DEFAULT, Schedule};
+use crate::types::token::Token;
+use crate::types::{
+    ConnectedRegistryName, RepositoryPattern, ScopeMapName, TokenName, UnixSeconds,
+};
+
+/// What is made before the command runs, because the writer must not wait for it.
+pub(in crate::store) struct Made {
+    pub(in crate::store) fresh: Vec<tokens::Fresh>,
+    pub(in crate::store) generations: [u32; 2],
+    pub(in crate::store) created: UnixSeconds,
+}
+
+/// Checks every rule of a new connected registry, and writes it, its sync token, its scope map and
+/// what its ancestors must be granted.
+pub(in crate::store) fn create(
+    txn: &mut Txn<'_>,
+    new: NewConnectedRegistry,
+    made: Made,
+) -> Result<(ConnectedRegistry, Vec<NewPassword>), StoreError> {
+    if new.sync_token.is_some() != new.repositories.is_empty() {
+        return Err(StoreError::Invalid(
+            "argument error: either --sync-token or --repository must be provided, but not both."
+                .to_owned(),
+        ));
+    }
+    if load(txn, &new.name)?.is_some() {
+        return Err(StoreError::Conflict(format!(
+            "The connected registry '{}' exists already.",
+            new.name
+        )));
+    }
+    let mode = mode_under_parent(txn, &new)?;
+    let created = made.created;
+    let (sync_token, passwords) = match new.sync_token {
+        Some(token) => (adopt_sync_token(txn, &new.name, token)?, Vec::new()),
+        None => make_sync_token(txn, &new.name, mode, &new.repositories, made)?,
+    };
+    txn.put(sync_token_key(&sync_token), &SyncTokenOf(new.name.clone()))?;
+    let mut registry = ConnectedRegistry {
+        name: new.name,
+        mode,
+        parent: new.parent,
+        sync_token,
+        client_tokens: check_client_tokens(txn, new.client_tokens)?,
+        schedule: Schedule::continuous(),
+        sync_window_s: None,
+        message_ttl_s: MESSAGE_TTL_S_DEFAULT,
+        log_level: LOG_LEVELS[0].to_owned(),
+        activation_epoch: 1,
+        created,
+    };
+    apply(&mut registry, new.settings)?;
+    txn.put(connected_registry_key(&registry.name), &registry)?;
+    cascade::settle(txn, &registry)?;
+    Ok((registry, passwords))
+}
+
+fn mode_under_parent(txn: &Txn<'_>, new: &NewConnectedRegistry) -> Result<Mode, StoreError> {
+    let Some(parent_name) = &new.parent else {
+        return Ok(new.mode.unwrap_or(Mode::ReadWrite));
+    };
+    let parent = load(txn, parent_name)?.ok_or_else(|| {
+        StoreError::Invalid(format!(
+            "The parent connected registry '{parent_name}' could not be found."
+        ))
+    })?;
+    let mode = new.mode.unwrap_or(parent.mode);
+    if parent.mode == Mode::ReadOnly && mode != Mode::ReadOnly {
+        return Err(StoreError::Invalid(format!(
+            "Can't create the registry '{}' with mode '{mode}' when the connected registry parent \
+             '{parent_name}' mode is '{}'.",
+            new.name, parent.mode
+        )));
+    }
+    Ok(mode)
+}
+
+/// Takes an existing token as sync token; its scope map gets the gateway actions that it lacks.
+fn adopt_sync_token(
+    txn: &mut Txn<'_>,
+    name: &ConnectedRegistryName,
+    token: TokenName,
+) -> Result<TokenName, StoreError> {
+    let found = tokens::load(txn, &token)?.ok_or_else(|| {
+        StoreError::Invalid(format!("The sync token '{token}' could not be found."))
+    })?;
+    if let Some(owner) = sync_token_of(txn, &token)? {
+        return Err(StoreError::Conflict(format!(
+            "The token '{token}' is already the sync token of the connected registry '{owner}'."
+        )));
+    }
+    let users = connected_registries_in(txn)?;
+    if let Some(user) = users.iter().find(|node| node.client_tokens.contains(&token)) {
+        return Err(StoreError::Conflict(format!(
+            "The token '{token}' is a client token of the connected registry '{}' and cannot be a \
+             sync token too.",
+            user.name
+        )));
+    }
+    cascade::refuse_shared_map(txn, &found.scope_map, None)?;
+    let mut map = scope_maps::load(txn, &found.scope_map)?.ok_or(StoreError::NotFound)?;
+    map.grants.extend(gateway_grants(name));
+    scope_maps::write(txn, map)?;
+    Ok(token)
+}
+
+/// Makes a scope map and a sync token named like the connected registry.
+fn make_sync_token(
+    txn: &mut Txn<'_>,
+    name: &ConnectedRegistryName,
+    mode: Mode,
+    repositories: &[RepositoryPattern],
+    made: Made,
+) -> Result<(TokenName, Vec<NewPassword>), StoreError> {
+    let Made { fresh, generations, created } = made;
+    // A connected registry's name has a form that tokens and scope maps allow too.
+    let bad_name = |error: NameError| StoreError::Invalid(error.to_string());
+    let token_name: TokenName = name.as_str().parse().map_err(bad_name)?;
+    let map_name: ScopeMapName = name.as_str().parse().map_err(bad_name)?;
+    refuse_leftovers(txn, &token_name, &map_name)?;
+    let grants = repository_grants(repositories, mode.sync_actions()).chain(gateway_grants(name));
+    let description = format!("Created by connected registry sync token: {name}");
+    let map = scope_maps::create_for(txn, map_name, description, grants.collect(), created)?;
+    let mut token = Token {
+        name: token_name.clone(),
+        scope_map: map.name,
+        enabled: true,
+        created,
+        passwords: [None, None],
+        generations,
+    };
+    let passwords = tokens::install(&mut token, fresh);
+    tokens::insert(txn, &token)?;
+    Ok((token_name, passwords))
+}
+
+/// A connected registry that was deleted without `--cleanup` may have left them: they may grant
+/// anything, so nobody but an operator takes them over.
+fn refuse_leftovers(
+    txn: &Txn<'_>,
+    token: &TokenName,
+    map: &ScopeMapName,
+) -> Result<(), StoreError> {
+    let has_token = tokens::load(txn, token)?.is_some();
+    let has_map = scope_maps::load(txn, map)?.is_some();
+    let delete_token = format!("skerry token delete --name {token}");
+    let delete_map = format!("skerry scope-map delete --name {map}");
+    let text = match (has_token, has_map) {
+        (false, false) => return Ok(()),
+        (true, false) => format!(
+            "A token named '{token}' exists already. Give it as the sync token, or delete it \
+             first: {delete_token}"
+        ),
+        (false, true) => format!(
+            "A scope map named '{map}' exists already. Delete it first: {delete_map}; or give a \
+             sync token."
+        ),
+        (true, true) => format!(
+            "A token and a scope map named '{token}' exist already. Give the token as the sync \
+             token, or delete both first: {delete_token}; {delete_map}"
+        ),
+    };
+    Err(StoreError::Conflict(text))
+}

@@ -1,0 +1,300 @@
+//! Tokens: named credentials with two passwords, managed at the root.
+
+use super::connected_registries::{connected_registries_in, connected_registry_key, sync_token_of};
+use super::passwords::{self, NewPassword};
+use super::{cascade, scope_maps};
+use crate::store::rows::{Kind, Row, key, prefix};
+use crate::store::{Store, StoreError, Txn};
+use crate::types::limits::NAME_MAX;
+use crate::types::token::{PasswordSlot, ScopeMap, Token, Verifier};
+use crate::types::{Grant, ScopeMapName, TokenName, UnixSeconds};
+
+/// What a scope map made for one token is called: the token's name and this.
+const OWN_MAP_SUFFIX: &str = "-scope-map";
+
+impl Row for Token {
+    const VERSION: u8 = 1;
+}
+
+/// The key of a token.
+pub fn token_key(name: &TokenName) -> Vec<u8> {
+    key(Kind::Token, &[name.as_str().as_bytes()])
+}
+
+/// What a new token may do.
+pub enum TokenGrants {
+    /// What an existing scope map says.
+    Map(ScopeMapName),
+    /// These grants, in a scope map of its own named `<token>-scope-map`.
+    Own(Vec<Grant>),
+}
+
+/// A token to make.
+pub struct NewToken {
+    /// Its name.
+    pub name: TokenName,
+    /// What it may do.
+    pub grants: TokenGrants,
+    /// Whether it can be used at once.
+    pub enabled: bool,
+    /// Whether both passwords are generated.
+    pub passwords: bool,
+    /// When they expire, if ever.
+    pub expires: Option<UnixSeconds>,
+}
+
+/// A change of a token.
+#[derive(Default)]
+pub struct TokenUpdate {
+    /// Enable or disable it.
+    pub enabled: Option<bool>,
+    /// Another scope map.
+    pub scope_map: Option<ScopeMapName>,
+}
+
+impl Store {
+    /// One token.
+    pub fn token(&self, name: &TokenName) -> Result<Option<Token>, StoreError> {
+        self.get(&token_key(name))
+    }
+
+    /// Every token, by name.
+    pub fn tokens(&self) -> Result<Vec<Token>, StoreError> {
+        let rows = self.scan(&prefix(Kind::Token, &[]), None, usize::MAX)?;
+        Ok(rows.into_iter().map(|(_, token)| token).collect())
+    }
+
+    /// Creates a token, its scope map where it brings grants of its own, and its passwords.
+    pub async fn token_create(
+        &self,
+        new: NewToken,
+    ) -> Result<(Token, Vec<NewPassword>), StoreError> {
+        let created = self.sys().clock.wall_or_floor();
+        let slots: &[PasswordSlot] = if new.passwords { &PasswordSlot::ALL } else { &[] };
+        let fresh = self.fresh_passwords(slots, created, new.expires)?;
+        let generations = self.first_generations();
+        let (token, passwords) = self
+            .commit(move |txn| {
+                let scope_map = match new.grants {
+                    TokenGrants::Map(map) => existing_map(txn, map)?,
+                    TokenGrants::Own(grants) => own_map(txn, &new.name, grants, created)?,
+                };
+                let mut token = Token {
+                    name: new.name,
+                    scope_map,
+                    enabled: new.enabled,
+                    created,
+                    passwords: [None, None],
+                    generations,
+                };
+                let passwords = install(&mut token, fresh);
+                insert(txn, &token)?;
+                Ok((token, passwords))
+            })
+            .await?;
+        Ok((token, passwords))
+    }
+
+    /// Enables or disables a token or gives it another scope map.
+    pub async fn token_update(
+        &self,
+        name: TokenName,
+        update: TokenUpdate,
+    ) -> Result<Token, StoreError> {
+        if update.enabled.is_none() && update.scope_map.is_none() {
+            return Err(StoreError::Invalid("No token properties to update.".to_owned()));
+        }
+        self.commit(move |txn| {
+            let mut token = load(txn, &name)?.ok_or(StoreError::NotFound)?;
+            if let Some(enabled) = update.enabled {
+                token.enabled = enabled;
+            }
+            let Some(map) = update.scope_map else {
+                txn.put(token_key(&name), &token)?;
+                return Ok(token);
+            };
+            let owner = sync_token_of(txn, &name)?;
+            if let Some(owner) = &owner {
+                cascade::refuse_shared_map(txn, &map, Some(owner))?;
+            }
+            token.scope_map = existing_map(txn, map)?;
+            txn.put(token_key(&name), &token)?;
+            cascade::after_map_change(txn, &token.scope_map)?;
+            Ok(token)
+        })
+        .await
+    }
+
+    /// Deletes a token and takes it off the lists of client tokens. `Conflict` while it is the
+    /// sync token of a connected registry.
+    pub async fn token_delete(&self, name: TokenName) -> Result<(), StoreError> {
+        self.commit(move |txn| {
+            load(txn, &name)?.ok_or(StoreError::NotFound)?;
+            if let Some(owner) = sync_token_of(txn, &name)? {
+                return Err(StoreError::Conflict(format!(
+                    "The token '{name}' is the sync token of the connected registry '{owner}' and \
+                     cannot be deleted while that exists."
+                )));
+            }
+            for mut registry in connected_registries_in(txn)? {
+                if registry.client_tokens.contains(&name) {
+                    registry.client_tokens.retain(|client| *client != name);
+                    txn.put(connected_registry_key(&registry.name), &registry)?;
+                }
+            }
+            txn.delete(token_key(&name));
+            Ok(())
+        })
+        .await
+    }
+
+    /// Replaces the passwords in these slots; the others keep working.
+    pub async fn credential_generate(
+        &self,
+        name: TokenName,
+        slots: &[PasswordSlot],
+        expires: Option<UnixSeconds>,
+    ) -> Result<Vec<NewPassword>, StoreError> {
+        let created = self.sys().clock.wall_or_floor();
+        let fresh = self.fresh_passwords(slots, created, expires)?;
+        self.commit(move |txn| {
+            let mut token = load(txn, &name)?.ok_or(StoreError::NotFound)?;
+            let passwords = install(&mut token, fresh);
+            txn.put(token_key(&name), &token)?;
+            Ok(passwords)
+        })
+        .await
+    }
+
+    /// Removes the passwords in these slots. `Invalid` when one is not there.
+    pub async fn credential_delete(
+        &self,
+        name: TokenName,
+        slots: Vec<PasswordSlot>,
+    ) -> Result<Token, StoreError> {
+        if slots.is_empty() {
+            return Err(StoreError::Invalid("No credentials to delete.".to_owned()));
+        }
+        self.commit(move |txn| {
+            let mut token = load(txn, &name)?.ok_or(StoreError::NotFound)?;
+            for slot in slots {
+                if token.passwords[slot.index()].take().is_none() {
+                    return Err(StoreError::Invalid(format!(
+                        "The token '{name}' has no {}.",
+                        slot.name()
+                    )));
+                }
+            }
+            txn.put(token_key(&name), &token)?;
+            Ok(token)
+        })
+        .await
+    }
+
+    /// New passwords with their verifiers, made before the command runs because the writer must
+    /// not wait for randomness; [`install`] gives them their generation.
+    pub(in crate::store) fn fresh_passwords(
+        &self,
+        slots: &[PasswordSlot],
+        created: UnixSeconds,
+        expires: Option<UnixSeconds>,
+    ) -> Result<Vec<Fresh>, StoreError> {
+        if expires.is_some_and(|expires| expires <= created) {
+            return Err(StoreError::Invalid("The expiration lies in the past.".to_owned()));
+        }
+        let rng = &*self.sys().rng;
+        let make = |slot: &PasswordSlot| {
+            let value = passwords::generate(rng);
+            let verifier = passwords::verifier(rng, &value, 0, created, expires);
+            (NewPassword { slot: *slot, value, created, expires }, verifier)
+        };
+        Ok(slots.iter().map(make).collect())
+    }
+
+    /// Where the generations of a new token's passwords start: at random, so that a session of a
+    /// deleted token does not fit a later one of the same name.
+    pub(in crate::store) fn first_generations(&self) -> [u32; 2] {
+        let mut bytes = [0; 8];
+        self.sys().rng.fill(&mut bytes);
+        let [a, b, c, d, e, f, g, h] = bytes;
+        // Half of the range is left to grow into.
+        [[a, b, c, d], [e, f, g, h]].map(|bytes| u32::from_le_bytes(bytes) / 2)
+    }
+}
+
+/// A password and what is to be kept of it.
+pub(in crate::store) type Fresh = (NewPassword, Verifier);
+
+/// Puts new passwords into their slots, each under the slot's next generation.
+pub(in crate::store) fn install(token: &mut Token, fresh: Vec<Fresh>) -> Vec<NewPassword> {
+    let place = |(password, mut verifier): Fresh| {
+        let index = password.slot.index();
+        token.generations[index] = token.generations[index].wrapping_add(1);
+        verifier.generation = token.generations[index];
+        token.passwords[index] = Some(verifier);
+        password
+    };
+    fresh.into_iter().map(place).collect()
+}
+
+pub(in crate::store) fn load(txn: &Txn<'_>, name: &TokenName) -> Result<Option<Token>, StoreError> {
+    txn.get(&token_key(name))
+}
+
+/// Writes a token that must not exist yet.
+pub(in crate::store) fn insert(txn: &mut Txn<'_>, token: &Token) -> Result<(), StoreError> {
+    if load(txn, &token.name)?.is_some() {
+        return Err(StoreError::Conflict(format!("The token '{}' exists already.", token.name)));
+    }
+    txn.put(token_key(&token.name), token)
+}
+
+/// Every token that uses this scope map.
+pub(in crate::store) fn users_of_map(
+    txn: &Txn<'_>,
+    map: &ScopeMapName,
+) -> Result<Vec<Token>, StoreError> {
+    let tokens: Vec<(Vec<u8>, Token)> = txn.scan(&prefix(Kind::Token, &[]))?;
+    Ok(tokens.into_iter().map(|(_, t)| t).filter(|t| t.scope_map == *map).collect())
+}
+
+fn existing_map(txn: &Txn<'_>, map: ScopeMapName) -> Result<ScopeMapName, StoreError> {
+    match scope_maps::load(txn, &map)? {
+        Some(_) => Ok(map),
+        None => Err(StoreError::Invalid(format!("The scope map '{map}' could not be found."))),
+    }
+}
+
+/// Makes the scope map `<token>-scope-map`. One that is there already with the same grants, left
+/// by an earlier token of this name, is taken.
+fn own_map(
+    txn: &mut Txn<'_>,
+    token: &TokenName,
+    mut grants: Vec<Grant>,
+    created: UnixSeconds,
+) -> Result<ScopeMapName, StoreError> {
+    let name: ScopeMapName = format!("{token}{OWN_MAP_SUFFIX}").parse().map_err(|_| {
+        StoreError::Invalid(format!(
+            "The token name '{token}' is too long for a scope map of its own, which is called \
+             '<token>{OWN_MAP_SUFFIX}': at most {} characters are possible. Create a scope map \
+             and name it instead.",
+            NAME_MAX - OWN_MAP_SUFFIX.len()
+        ))
+    })?;
+    grants.sort();
+    grants.dedup();
+    match scope_maps::load(txn, &name)? {
+        Some(map) if map.grants == grants => {}
+        Some(ScopeMap { .. }) => {
+            return Err(StoreError::Conflict(format!(
+                "The scope map '{name}' exists already with other actions. Name it as the scope \
+                 map of the token, or delete it first."
+            )));
+        }
+        None => {
+            let description = format!("Created by token: {token}");
+            scope_maps::create_for(txn, name.clone(), description, grants, created)?;
+        }
+    }
+    Ok(name)
+}
