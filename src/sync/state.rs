@@ -144,6 +144,12 @@ impl State {
         details
     }
 
+    /// Repositories of which something is missing; `None`: this process knows of none.
+    fn incomplete(&self) -> Option<BTreeSet<RepositoryName>> {
+        let debts = self.debts();
+        (!debts.is_empty()).then(|| debts.repositories())
+    }
+
     /// Remembers since when the attempts fail.
     fn note_contact(&self) -> Now {
         let at = self.sys.clock.wall();
@@ -164,10 +170,7 @@ impl State {
         self.changed.store(false, Ordering::Relaxed);
         let now = self.note_contact();
         let stored = stored(store)?;
-        let mut incomplete = match self.debts().is_empty() {
-            true => stored.incomplete,
-            false => self.debts().repositories(),
-        };
+        let mut incomplete = self.incomplete().unwrap_or(stored.incomplete);
         incomplete.extend(lock(&self.arriving).iter().cloned());
         let last_sync = now.last_sync.max(stored.last_sync);
         store.publish_sync(SyncView {
