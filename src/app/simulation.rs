@@ -121,6 +121,12 @@ struct World {
     dark: AtomicBool,
     /// While the parent answers that it does not have it, this is pushed again, and delivered.
     pushed_meanwhile: Mutex<Option<u64>>,
+    /// The next listing is held until the device has nothing to deliver, and then the link is cut.
+    holds_listing: AtomicBool,
+    /// A listing is held.
+    is_held: AtomicBool,
+    /// No request is answered.
+    is_cut: AtomicBool,
     device: Store,
     root: Store,
     told: Mutex<Told>,
@@ -373,6 +379,21 @@ impl Parent {
     async fn answer(&self, request: &mut Request) -> Reply {
         let world = &self.world;
         let changes = matches!(request.method, Method::Put | Method::Delete);
+        if world.is_cut.load(Ordering::Relaxed) {
+            let text = "the link is cut".to_owned();
+            return Refusal::new(503, "UNAVAILABLE", Reason::StoreUnavailable, text).into();
+        }
+        if request.path.contains("/repositories/app0")
+            && world.holds_listing.swap(false, Ordering::Relaxed)
+        {
+            let reply = self.route(request).await;
+            world.is_held.store(true, Ordering::Relaxed);
+            while !world.device.outbox(1).unwrap().is_empty() {
+                smol::future::yield_now().await;
+            }
+            world.is_cut.store(true, Ordering::Relaxed);
+            return reply;
+        }
         if world.calm.load(Ordering::Relaxed) || !request.path.starts_with("/v2/") {
             let reply = self.route(request).await;
             if request.method == Method::Head && reply.status == 404 {
@@ -502,6 +523,9 @@ async fn tree(spawner: Spawner, seed: u64) -> Tree {
         calm: AtomicBool::new(true),
         dark: AtomicBool::new(false),
         pushed_meanwhile: Mutex::default(),
+        holds_listing: AtomicBool::new(false),
+        is_held: AtomicBool::new(false),
+        is_cut: AtomicBool::new(false),
         device: device.clone(),
         root: root.clone(),
         told: Mutex::default(),

@@ -30,6 +30,8 @@ pub(super) enum Item {
     Tag(Tag),
     /// A manifest that no tag need name.
     Manifest(Digest),
+    /// A manifest that the parent has deleted, and that is still here.
+    Deleted(Digest),
 }
 
 impl Item {
@@ -39,6 +41,7 @@ impl Item {
             Item::Listing => "listing=true".to_owned(),
             Item::Tag(tag) => format!("tag={tag}"),
             Item::Manifest(digest) => format!("digest={digest}"),
+            Item::Deleted(digest) => format!("deleted={digest}"),
         }
     }
 }
@@ -64,6 +67,9 @@ struct Debt {
     tries: u32,
     /// Monotonic.
     due: Duration,
+    /// A change of this node waits for the parent's answer: nothing is missing, and the parent is
+    /// asked when it has answered.
+    held: bool,
 }
 
 /// Everything that is owed.
@@ -89,34 +95,71 @@ impl Debts {
         since: UnixSeconds,
         rng: &dyn Rng,
     ) -> u32 {
-        if self.rows.len() >= DEBTS_MAX && !self.rows.contains_key(&owed.key()) {
-            self.overflow.get_or_insert(now);
+        let Some(debt) = self.note(owed.key(), now, since, rng) else {
             return 1;
+        };
+        debt.digest.clone_from(&owed.digest);
+        debt.reason = owed.reason.chars().take(REASON_MAX).collect();
+        if std::mem::replace(&mut debt.held, false) {
+            debt.tries = 1;
+            debt.since = since;
         }
-        let debt = self.rows.entry(owed.key()).or_insert_with(|| Debt {
+        debt.tries
+    }
+
+    /// Notes that the parent has changed an item, which a change of this node holds back: the
+    /// parent may have changed it after it took that one, and says so only once.
+    pub(super) fn hold_back(
+        &mut self,
+        repository: RepositoryName,
+        item: Item,
+        now: Duration,
+        since: UnixSeconds,
+        rng: &dyn Rng,
+    ) {
+        if let Some(debt) = self.note((repository, item), now, since, rng) {
+            debt.held = true;
+        }
+    }
+
+    /// One more try of an item; `None`: there are too many to remember this one.
+    fn note(
+        &mut self,
+        key: Key,
+        now: Duration,
+        since: UnixSeconds,
+        rng: &dyn Rng,
+    ) -> Option<&mut Debt> {
+        if self.rows.len() >= DEBTS_MAX && !self.rows.contains_key(&key) {
+            self.overflow.get_or_insert(now);
+            return None;
+        }
+        let debt = self.rows.entry(key).or_insert_with(|| Debt {
             digest: None,
             reason: String::new(),
             since,
             correlation_id: rng.uuid(),
             tries: 0,
             due: now,
+            held: false,
         });
-        debt.digest.clone_from(&owed.digest);
-        debt.reason = owed.reason.chars().take(REASON_MAX).collect();
         debt.tries = debt.tries.saturating_add(1);
         debt.due = now.saturating_add(backoff::item_delay(debt.tries, rng));
-        debt.tries
+        Some(debt)
     }
 
-    /// Removes the debt of an item that is here, or that nobody wants any more; whether there was
-    /// one.
+    /// Removes the debt of an item that is here, or that nobody wants any more; whether something
+    /// was missing.
     pub(super) fn paid(&mut self, repository: &RepositoryName, item: &Item) -> bool {
-        self.rows.remove(&(repository.clone(), item.clone())).is_some()
+        let debt = self.rows.remove(&(repository.clone(), item.clone()));
+        debt.is_some_and(|debt| !debt.held)
     }
 
-    /// Drops the debts of a repository that was compared as a whole, except these.
+    /// Drops the debts of a repository that was compared as a whole, except these and what is held
+    /// back.
     pub(super) fn compared(&mut self, repository: &RepositoryName, owed: &BTreeSet<Item>) {
-        self.rows.retain(|(other, item), _| other != repository || owed.contains(item));
+        self.rows
+            .retain(|(other, item), debt| other != repository || owed.contains(item) || debt.held);
     }
 
     /// Drops the debts of all repositories but these.
@@ -133,7 +176,11 @@ impl Debts {
     pub(super) fn owes(&self, repository: &RepositoryName) -> bool {
         let first = (repository.clone(), Item::Listing);
         self.overflow.is_some()
-            || self.rows.range(first..).next().is_some_and(|((other, _), _)| other == repository)
+            || self
+                .rows
+                .range(first..)
+                .take_while(|((other, _), _)| other == repository)
+                .any(|(_, debt)| !debt.held)
     }
 
     /// Whether this manifest may be what is to be fetched for something that is owed.
@@ -148,7 +195,8 @@ impl Debts {
 
     /// Repositories of which something is owed.
     pub(super) fn repositories(&self) -> BTreeSet<RepositoryName> {
-        self.rows.keys().map(|(repository, _)| repository.clone()).collect()
+        let owed = self.rows.iter().filter(|(_, debt)| !debt.held);
+        owed.map(|((repository, _), _)| repository.clone()).collect()
     }
 
     /// At most `max` debts whose retry time has come, those with the fewest tries first.
@@ -188,14 +236,14 @@ impl Debts {
             timestamp: debt.since,
             correlation_id: debt.correlation_id.clone(),
         };
-        self.rows.iter().take(max).map(detail).collect()
+        self.rows.iter().filter(|(_, debt)| !debt.held).take(max).map(detail).collect()
     }
 }
 
 fn name(repository: &RepositoryName, item: &Item) -> String {
     match item {
         Item::Tag(tag) => format!("{repository}:{tag}"),
-        Item::Listing | Item::Manifest(_) => repository.to_string(),
+        Item::Listing | Item::Manifest(_) | Item::Deleted(_) => repository.to_string(),
     }
 }
 

@@ -53,6 +53,9 @@ pub(super) struct Closure {
     pub(super) missing_bytes: u64,
     /// What the manifests name without needing it, until the parent is asked for it.
     named: Vec<Named>,
+    /// Manifests that something needs which was here before: they are left out when they cannot be
+    /// had.
+    lost: Vec<Digest>,
     /// How much of that the parent was asked for.
     asked: usize,
     seen: BTreeSet<Digest>,
@@ -100,13 +103,15 @@ impl Fetcher {
             optional: BTreeMap::new(),
             missing_bytes: 0,
             named: Vec::new(),
+            lost: Vec::new(),
             asked: 0,
             seen: BTreeSet::new(),
         };
         self.descend(repository, vec![root.clone()], true, &mut closure).await?;
         // After all that is needed: the same content may be named both ways.
         for _ in 0..DEPTH_MAX {
-            let manifests = self.find_optional(repository, &mut closure).await?;
+            let mut manifests = self.find_optional(repository, &mut closure).await?;
+            manifests.extend(self.lost(repository, &mut closure)?);
             match self.descend(repository, manifests, false, &mut closure).await {
                 Err(error) if error.is_of_item() => left_out(repository, root, &error),
                 done => done?,
@@ -132,10 +137,13 @@ impl Fetcher {
         for _ in 0..DEPTH_MAX {
             let mut below = Vec::new();
             for digest in level {
-                // A manifest is visible here only when everything that it needs is.
-                if !closure.seen.insert(digest.clone())
-                    || self.store.manifest(repository, &digest)?.is_some()
-                {
+                if !closure.seen.insert(digest.clone()) {
+                    continue;
+                }
+                // A manifest became visible here only when everything that it needs was: what is
+                // missing of it now was deleted since, at the parent too, which may have it again.
+                if let Some(row) = self.store.manifest(repository, &digest)? {
+                    closure.lost.extend(row.children);
                     continue;
                 }
                 if closure.manifests.len() >= MANIFESTS_MAX {
@@ -165,6 +173,20 @@ impl Fetcher {
             level = below;
         }
         Err(SyncError::Content(format!("{root} nests indexes too deeply")))
+    }
+
+    /// What was found to be lost, without what was deleted here: the parent is yet to hear of that.
+    fn lost(
+        &self,
+        repository: &RepositoryName,
+        closure: &mut Closure,
+    ) -> Result<Vec<Digest>, SyncError> {
+        let mut lost = std::mem::take(&mut closure.lost);
+        if !lost.is_empty() {
+            let deleted_here = self.store.outbox_deletions(repository)?;
+            lost.retain(|digest| !deleted_here.contains(digest));
+        }
+        Ok(lost)
     }
 
     /// Fetches a manifest and stores its bytes; nothing refers to them yet.
@@ -344,7 +366,11 @@ impl Fetcher {
                 content_required: true,
                 origin: Origin::Parent,
             };
-            let missing = match self.store.put_manifest(repository, put).await {
+            let stored = match part.needed {
+                true => self.store.put_manifest(repository, put).await,
+                false => self.store.put_optional_manifest(repository, put).await,
+            };
+            let missing = match stored {
                 Ok(PutOutcome::Stored | PutOutcome::Replayed) => {
                     root_is_new |= is_root;
                     refused = 0;
@@ -356,7 +382,9 @@ impl Fetcher {
                     continue;
                 }
                 Ok(PutOutcome::ChildMissing(missing) | PutOutcome::BlobMissing(missing)) => missing,
-                Err(StoreError::Conflict(_)) => return Ok(None),
+                Err(StoreError::Conflict(_)) if part.needed => return Ok(None),
+                // It was deleted here meanwhile, which the parent is yet to hear.
+                Err(StoreError::Conflict(_)) => continue,
                 Err(error) if part.needed || !SyncError::from(error.clone()).is_of_item() => {
                     return Err(error.into());
                 }

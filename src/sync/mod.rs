@@ -11,6 +11,7 @@ pub mod plan;
 pub mod window;
 
 mod debts;
+mod deleted;
 mod fetch;
 mod heal;
 mod push;

@@ -53,6 +53,11 @@ pub enum Step {
         /// What it named here.
         base: Digest,
     },
+    /// Ask again when the parent has answered the changes of the tag that are on their way up.
+    HoldBack {
+        /// Which.
+        tag: Tag,
+    },
 }
 
 /// The steps that make a repository like the parent's: removals first, because they cost nothing.
@@ -68,11 +73,13 @@ pub fn plan(desired: &Desired, present: &Present) -> Vec<Step> {
     });
     let missing = desired.referrers.difference(&present.manifests);
     let adds = missing.map(|digest| Step::Add { digest: digest.clone() });
-    let is_free = |step: &Step| match step {
-        Step::Set { tag, .. } | Step::Remove { tag, .. } => !present.waiting.contains(tag),
-        Step::Add { .. } => true,
+    let held_back = |step: Step| match step {
+        Step::Set { tag, .. } | Step::Remove { tag, .. } if present.waiting.contains(&tag) => {
+            Step::HoldBack { tag }
+        }
+        free => free,
     };
-    removals.chain(sets).chain(adds).filter(is_free).collect()
+    removals.chain(sets).chain(adds).map(held_back).collect()
 }
 
 /// What is to be done with whole repositories.
@@ -169,14 +176,16 @@ mod tests {
         };
         let expected = [
             Step::Remove { tag: "gone".parse().unwrap(), base: digest(9) },
+            Step::HoldBack { tag: "pushed".parse().unwrap() },
             Step::Set { tag: "moved".parse().unwrap(), digest: digest(2), base: Some(digest(9)) },
             Step::Set { tag: "new".parse().unwrap(), digest: digest(3), base: None },
+            Step::HoldBack { tag: "ours".parse().unwrap() },
             Step::Add { digest: digest(8) },
         ];
         assert_eq!(plan(&desired, &present), expected);
         // A parent that is still filling up has deleted nothing.
         let partial = Desired { partial: true, ..desired };
-        assert_eq!(plan(&partial, &present), expected[1..]);
+        assert_eq!(plan(&partial, &present), expected[2..]);
     }
 
     #[test]
@@ -191,6 +200,7 @@ mod tests {
                 }
                 Step::Add { digest } => assert!(present.manifests.insert(digest)),
                 Step::Remove { tag, base } => assert_eq!(present.tags.remove(&tag), Some(base)),
+                Step::HoldBack { tag } => panic!("nothing of {tag} waits"),
             }
         }
         assert_eq!(plan(&desired, &present), []);

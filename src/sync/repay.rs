@@ -69,7 +69,7 @@ impl Worker {
                 names.map(|names| names.as_ref() == Some(digest))
             }
             (Item::Manifest(digest), _) => self.upstream.has_manifest(repository, digest).await,
-            (Item::Tag(_) | Item::Listing, _) => return Ok(true),
+            (Item::Tag(_) | Item::Listing | Item::Deleted(_), _) => return Ok(true),
         };
         match asked.map_err(SyncError::from) {
             Ok(wanted) => Ok(wanted),
@@ -124,6 +124,7 @@ impl Worker {
                     done => done?,
                 },
                 Item::Tag(tag) => self.try_tag_again(&repository, tag).await?,
+                Item::Deleted(digest) => self.delete_if_gone(&repository, digest).await?,
                 Item::Manifest(digest) => {
                     let result = self.fetcher.obtain(&repository, digest, None).await.map(|_| ());
                     self.settle(&repository, item.clone(), Some(digest), result).await?;
@@ -137,8 +138,7 @@ impl Worker {
     /// Retries a tag with the manifest that it names at the parent by now.
     async fn try_tag_again(&self, repository: &RepositoryName, tag: &Tag) -> Result<(), SyncError> {
         if self.store.outbox_holds_tag(repository, tag)? {
-            // What was pushed here since is what the parent decides about.
-            self.state.paid(repository, &Item::Tag(tag.clone()));
+            self.state.hold_back(repository, Item::Tag(tag.clone()));
             return Ok(());
         }
         let base = self.store.tag(repository, tag)?;

@@ -121,6 +121,14 @@ impl State {
         }
     }
 
+    /// Notes an item that the parent has changed, and that a change of this node holds back.
+    pub(super) fn hold_back(&self, repository: &RepositoryName, item: Item) {
+        let (clock, rng) = (&self.sys.clock, &*self.sys.rng);
+        log::debug!("held back by a change of this node repository={repository} {}", item.field());
+        let (now, since) = (clock.monotonic(), clock.wall_or_floor());
+        self.debts().hold_back(repository.clone(), item, now, since, rng);
+    }
+
     /// An item is here, or is not wanted any more.
     pub(super) fn paid(&self, repository: &RepositoryName, item: &Item) {
         if self.debts().paid(repository, item) {

@@ -1,6 +1,6 @@
 //! Follows the parent: desired state, full comparison, then messages.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,10 +14,9 @@ use super::window::LOOK_INTERVAL;
 use crate::gateway::feed::Scope;
 use crate::gateway::wire::Received;
 use crate::gateway::{Upstream, UpstreamError};
-use crate::store::registry::removal::Watch;
 use crate::store::replica::inbox::InboxId;
 use crate::store::replica::outbox::Origin;
-use crate::store::{Precondition, Store, StoreError};
+use crate::store::{Store, StoreError};
 use crate::types::limits::PAGE_MAX;
 use crate::types::message::{Batch, Message, NodeConfig};
 use crate::types::{Cursor, Digest, Mode, Reference, RepositoryName, RepositoryPattern, Tag};
@@ -380,18 +379,22 @@ impl Worker {
         repository: &RepositoryName,
     ) -> Result<(), SyncError> {
         let before = self.store.outbox_last()?;
+        let waited = self.store.outbox_tags(repository)?;
         let desired = self.listing(repository).await?;
         let present = self.present(repository, &desired)?;
-        // A client changed something meanwhile, and the parent may have heard of it: the listing is
-        // older than what is here, and what counts is what each tag names there now.
-        let is_old = self.store.outbox_last()? != before;
+        // The parent may have heard meanwhile of what a client has changed since, or of what waited
+        // before: the listing is older than what is here then, and what counts is what the tag
+        // names there now.
+        let has_news = self.store.outbox_last()? != before;
+        let is_old = |tag: &Tag| has_news || waited.contains(tag);
         let mut pending = Vec::new();
         for step in plan::plan(&desired, &present) {
             match step {
-                Step::Remove { tag, .. } if is_old => {
+                Step::HoldBack { tag } => self.state.hold_back(repository, Item::Tag(tag)),
+                Step::Remove { tag, .. } if is_old(&tag) => {
                     self.follow_tag(repository, &tag, None, Mode::ReadWrite).await?;
                 }
-                Step::Set { tag, digest, .. } if is_old => {
+                Step::Set { tag, digest, .. } if is_old(&tag) => {
                     let told = Some(digest);
                     self.follow_tag(repository, &tag, told, Mode::ReadWrite).await?;
                 }
@@ -401,18 +404,18 @@ impl Worker {
             }
         }
         let filled = self.fill(repository, &pending).await;
-        match &filled {
-            Err(error) if *error != StoreError::Full.into() => {}
-            _ if desired.partial => {}
+        let lost = match &filled {
+            Err(error) if *error != StoreError::Full.into() => BTreeMap::new(),
+            _ if desired.partial => BTreeMap::new(),
             // On a full disk above all: it makes room.
             _ => self.drop_deleted(repository, &desired).await?,
-        }
+        };
         let failed = filled?;
         if desired.partial {
             return Err(SyncError::Content("the parent has not got all of it yet".to_owned()));
         }
         self.state.debts().compared(repository, &failed);
-        Ok(())
+        self.bring_back(repository, lost).await
     }
 
     /// Fetches manifests and lets tags name them. An item that cannot be fetched is set aside:
@@ -434,7 +437,12 @@ impl Worker {
             for (wanted, closure) in plan::cheapest_first(work) {
                 let target = wanted.0.as_ref().map(|(tag, base)| (tag, base.clone()));
                 match self.fetcher.complete(repository, closure, target).await {
-                    Ok(_) => self.state.set(|now| now.faults = 0),
+                    Ok(done) => {
+                        self.state.set(|now| now.faults = 0);
+                        if let (false, Some((tag, _))) = (done, &wanted.0) {
+                            self.state.hold_back(repository, Item::Tag(tag.clone()));
+                        }
+                    }
                     Err(error) => failed.extend(self.left_out(repository, wanted, error).await?),
                 }
             }
@@ -500,40 +508,6 @@ impl Worker {
         // Read after the tags: a client that moves one in between makes the step void, or is seen.
         present.waiting = self.store.outbox_tags(repository)?;
         Ok(present)
-    }
-
-    /// Deletes manifests that no tag, index or referrer needs any more and that the parent has
-    /// deleted. Those that it still has stay: someone may have pinned them by digest.
-    async fn drop_deleted(
-        &self,
-        repository: &RepositoryName,
-        desired: &Desired,
-    ) -> Result<(), SyncError> {
-        let mut needed: BTreeSet<Digest> = desired.referrers.clone();
-        needed.extend(desired.tags.values().cloned());
-        let mut rows = Vec::new();
-        loop {
-            let last = rows.last().map(|(digest, _)| digest);
-            let page = self.store.manifests(repository, last, PAGE_MAX)?;
-            if page.is_empty() {
-                break;
-            }
-            for (_, row) in &page {
-                needed.extend(row.named_manifests().cloned());
-            }
-            rows.extend(page.into_iter().map(|(digest, _)| (digest, ())));
-        }
-        for (digest, ()) in rows.iter().filter(|(digest, ())| !needed.contains(digest)) {
-            let watch = self.store.watch_manifest(repository, digest);
-            match self.upstream.has_manifest(repository, digest).await.map_err(SyncError::from) {
-                Ok(false) => self.delete_manifest(watch).await?,
-                Ok(true) => {}
-                // It is there, though not to be had: ours is good.
-                Err(error) if error.is_of_item() => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(())
     }
 
     /// Applies messages in order. Each can be applied again: a crash in between does no harm.
@@ -607,21 +581,14 @@ impl Worker {
                 repository
             }
             Message::ManifestDeleted { repository, digest } if scope.covers(repository) => {
-                let watch = self.store.watch_manifest(repository, digest);
-                // It may be the echo of a removal of ours, and the manifest was pushed again since.
-                if config.node.mode == Mode::ReadWrite {
-                    match self.upstream.has_manifest(repository, digest).await {
-                        Ok(false) => {}
-                        Ok(true) => return Ok(()),
-                        Err(error) => {
-                            let item = Item::Manifest(digest.clone());
-                            let result = Err(error.into());
-                            return self.settle(repository, item, Some(digest), result).await;
-                        }
+                self.state.paid(repository, &Item::Manifest(digest.clone()));
+                match config.node.mode {
+                    Mode::ReadWrite => self.delete_if_gone(repository, digest).await?,
+                    Mode::ReadOnly => {
+                        let watch = self.store.watch_manifest(repository, digest);
+                        self.delete_manifest(watch, repository, digest).await?;
                     }
                 }
-                self.delete_manifest(watch).await?;
-                self.state.paid(repository, &Item::Manifest(digest.clone()));
                 repository
             }
             // Not granted any more, or not yet: a comparison settles it.
@@ -644,8 +611,12 @@ impl Worker {
     ) -> Result<(), SyncError> {
         let item = Item::Tag(tag.clone());
         let base = self.store.tag(repository, tag)?;
-        if base == told || self.store.outbox_holds_tag(repository, tag)? {
+        if base == told {
             return self.settle(repository, item, None, Ok(())).await;
+        }
+        if self.store.outbox_holds_tag(repository, tag)? {
+            self.state.hold_back(repository, item);
+            return Ok(());
         }
         // On a ReadWrite node the message may be the echo of an older push of ours: what counts is
         // what the tag names at the parent now.
@@ -671,38 +642,23 @@ impl Worker {
         base: Option<Digest>,
         wanted: Option<Digest>,
     ) -> Result<(), SyncError> {
+        let item = Item::Tag(tag.clone());
         let result = match (&wanted, base) {
             (wanted, base) if *wanted == base => Ok(()),
             (Some(digest), base) => {
-                self.fetcher.obtain(repository, digest, Some((tag, base))).await.map(|_| ())
+                match self.fetcher.obtain(repository, digest, Some((tag, base))).await {
+                    Ok(true) => Ok(()),
+                    Ok(false) => {
+                        self.state.hold_back(repository, item);
+                        return Ok(());
+                    }
+                    Err(error) => Err(error),
+                }
             }
-            (None, Some(base)) => self.remove_tag(repository, tag, base).await,
+            (None, Some(base)) => return self.remove_tag(repository, tag, base).await,
             (None, None) => Ok(()),
         };
-        self.settle(repository, Item::Tag(tag.clone()), wanted.as_ref(), result).await
-    }
-
-    async fn remove_tag(
-        &self,
-        repository: &RepositoryName,
-        tag: &Tag,
-        base: Digest,
-    ) -> Result<(), SyncError> {
-        let base = Precondition::Is(base);
-        match self.store.delete_tag(repository, tag, base, &Origin::Parent).await {
-            // Gone already, or a client has moved it since.
-            Ok(_) | Err(StoreError::NotFound | StoreError::Conflict(_)) => Ok(()),
-            Err(error) => Err(error.into()),
-        }
-    }
-
-    /// Deletes what the parent has deleted.
-    async fn delete_manifest(&self, watch: Watch) -> Result<(), SyncError> {
-        match self.store.delete_watched(watch, &Origin::Parent).await {
-            // Gone already, or a client has pushed it again.
-            Ok(()) | Err(StoreError::NotFound | StoreError::Conflict(_)) => Ok(()),
-            Err(error) => Err(error.into()),
-        }
+        self.settle(repository, item, wanted.as_ref(), result).await
     }
 }
 

@@ -1,6 +1,7 @@
 //! Encounters of a device and its parent that dice meet rarely, one by one.
 
 use super::*;
+use crate::store::replica::outbox::{Delivery, OutboxChange};
 
 /// Images of the tests, and an index of the first two.
 const FIRST: u64 = 0;
@@ -150,5 +151,157 @@ fn f204_f130_a_conflict_that_cannot_be_settled_holds_up_nothing_else() {
             assert!(has(store, SECOND), "what v1 named in between");
         }
         assert_eq!(device.refused_changes(9).unwrap(), []);
+    });
+}
+
+/// A parent that takes the change and whose answer is lost.
+async fn takes_unheard(root: &Store, device: &Store, number: u64) {
+    let (_, entry) = device.outbox(1).unwrap().remove(0);
+    let OutboxChange::Tag { tag, .. } = &entry.change else { panic!() };
+    let lowest = Some(entry.id.sequence);
+    let origin = Origin::Child(Delivery { id: entry.id.clone(), lowest });
+    let put = store_push(root, &app(), std::slice::from_ref(tag), number, origin).await;
+    assert_eq!(put, PutOutcome::Stored);
+}
+
+#[test]
+fn f130_what_others_move_while_a_change_waits_for_its_answer_is_followed_then() {
+    in_tree(async |tree, engine| {
+        let (root, device) = (&tree.world.root, &tree.world.device);
+        push(device, &["v1"], FIRST).await;
+        takes_unheard(root, device, FIRST).await;
+        push(root, &["v1"], SECOND).await;
+        engine.pull_once().await.unwrap();
+        engine.push_once().await.unwrap();
+        assert!(device.outbox(9).unwrap().is_empty());
+        for _ in 0..6 {
+            engine.push_once().await.unwrap();
+            engine.pull_once().await.unwrap();
+            tree.hands.0.fetch_add(90_000, Ordering::Relaxed);
+        }
+        assert_eq!(named(root, "v1"), Some(digest_of(&manifest(SECOND))));
+        assert_eq!(named(device, "v1"), named(root, "v1"), "device differs from the parent");
+    });
+}
+
+#[test]
+fn f130_what_others_delete_while_a_change_waits_for_its_answer_goes_then() {
+    in_tree(async |tree, engine| {
+        let (root, device) = (&tree.world.root, &tree.world.device);
+        push(device, &["v1"], FIRST).await;
+        takes_unheard(root, device, FIRST).await;
+        root.delete_manifest(&app(), &digest_of(&manifest(FIRST)), &Origin::Client).await.unwrap();
+        engine.pull_once().await.unwrap();
+        engine.push_once().await.unwrap();
+        for _ in 0..6 {
+            engine.push_once().await.unwrap();
+            engine.pull_once().await.unwrap();
+            tree.hands.0.fetch_add(90_000, Ordering::Relaxed);
+        }
+        assert_eq!(
+            (named(device, "v1"), has(device, FIRST)),
+            (named(root, "v1"), has(root, FIRST))
+        );
+    });
+}
+
+/// A full comparison. What waits is delivered after the parent has listed what it has, and before
+/// the device has heard that; then the link is cut.
+async fn compare_while_delivering(tree: &Tree, engine: &Engine) {
+    let world = &tree.world;
+    world.device.request_reconcile().await.unwrap();
+    world.holds_listing.store(true, Ordering::Relaxed);
+    let push = async {
+        while !world.is_held.load(Ordering::Relaxed) {
+            smol::future::yield_now().await;
+        }
+        engine.push_once().await
+    };
+    let (_, pushed) = smol::future::zip(engine.pull_once(), push).await;
+    pushed.unwrap();
+}
+
+#[test]
+fn f130_a_push_that_is_delivered_while_the_parent_lists_stays() {
+    in_tree(async |tree, engine| {
+        let (root, device) = (&tree.world.root, &tree.world.device);
+        push(device, &["v1"], FIRST).await;
+        compare_while_delivering(tree, engine).await;
+        assert_eq!(named(root, "v1"), Some(digest_of(&manifest(FIRST))));
+        assert_eq!(named(device, "v1"), Some(digest_of(&manifest(FIRST))), "acknowledged here");
+    });
+}
+
+#[test]
+fn f130_a_removal_that_is_delivered_while_the_parent_lists_stays() {
+    in_tree(async |tree, engine| {
+        let (root, device) = (&tree.world.root, &tree.world.device);
+        push(device, &["v1"], FIRST).await;
+        rest(tree, engine).await;
+        device
+            .delete_tag(&app(), &names(&["v1"])[0], Precondition::None, &Origin::Client)
+            .await
+            .unwrap();
+        compare_while_delivering(tree, engine).await;
+        assert_eq!(named(root, "v1"), None);
+        assert_eq!(named(device, "v1"), None, "the removal was acknowledged here");
+    });
+}
+
+#[test]
+fn f130_a_push_of_what_the_parent_has_deleted_brings_it_back() {
+    in_tree(async |tree, engine| {
+        let (root, device) = (&tree.world.root, &tree.world.device);
+        push(root, &["v1"], FIRST).await;
+        engine.pull_once().await.unwrap();
+        root.delete_manifest(&app(), &digest_of(&manifest(FIRST)), &Origin::Client).await.unwrap();
+        // Acknowledged, after the deletion.
+        push(device, &["v1"], FIRST).await;
+        engine.push_once().await.unwrap();
+        engine.pull_once().await.unwrap();
+        rest(tree, engine).await;
+        assert!(has(device, FIRST) || has(root, FIRST), "an acknowledged push is nowhere");
+    });
+}
+
+/// The root has an index of two images, and the device has it without one of them, which was
+/// deleted at the root.
+async fn loses_a_child(tree: &Tree, engine: &Engine) {
+    let (root, device) = (&tree.world.root, &tree.world.device);
+    for number in [FIRST, SECOND] {
+        push(root, &[], number).await;
+    }
+    push(root, &["multi"], INDEX).await;
+    engine.pull_once().await.unwrap();
+    assert!(has(device, FIRST) && has(device, SECOND));
+    root.delete_manifest(&app(), &digest_of(&manifest(FIRST)), &Origin::Client).await.unwrap();
+    engine.pull_once().await.unwrap();
+    assert!(!has(device, FIRST));
+}
+
+#[test]
+fn f204_a_child_that_comes_back_at_the_parent_comes_with_the_next_tag_of_its_index() {
+    in_tree(async |tree, engine| {
+        let (root, device) = (&tree.world.root, &tree.world.device);
+        loses_a_child(tree, engine).await;
+        push(root, &[], FIRST).await;
+        push(root, &["multi2"], INDEX).await;
+        engine.pull_once().await.unwrap();
+        assert!(named(device, "multi2").is_some());
+        assert!(has(device, FIRST), "the index is served without its child");
+    });
+}
+
+#[test]
+fn f204_a_child_that_comes_back_at_the_parent_comes_with_the_next_comparison() {
+    in_tree(async |tree, engine| {
+        let (root, device) = (&tree.world.root, &tree.world.device);
+        loses_a_child(tree, engine).await;
+        rest(tree, engine).await;
+        assert!(!has(device, FIRST) && has(device, INDEX), "as the root has it");
+        push(root, &[], FIRST).await;
+        device.request_reconcile().await.unwrap();
+        engine.pull_once().await.unwrap();
+        assert!(has(device, FIRST), "the index is served without its child");
     });
 }

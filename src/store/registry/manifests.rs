@@ -199,6 +199,22 @@ impl Store {
         let repository = repository.clone();
         self.commit(move |txn| add(txn, &repository, &put, now, quota)).await
     }
+
+    /// The same for a manifest of the parent that nothing new needs: `Conflict` while its removal
+    /// here is on its way up.
+    pub async fn put_optional_manifest(
+        &self,
+        repository: &RepositoryName,
+        put: PutManifest,
+    ) -> Result<PutOutcome, StoreError> {
+        let (now, quota) = (self.sys().clock.wall_or_floor(), self.quota(repository));
+        let repository = repository.clone();
+        self.commit(move |txn| {
+            outbox::refuse_deleted(txn, &repository, &put.digest)?;
+            add(txn, &repository, &put, now, quota)
+        })
+        .await
+    }
 }
 
 fn add(

@@ -162,7 +162,8 @@ impl Store {
 }
 
 /// Makes a tag name a manifest that exists. A delivery of a child that wants what is already so
-/// needs no precondition: both sides agree.
+/// needs no precondition: both sides agree. What is already so goes up all the same: the parent may
+/// have moved the tag, and not told yet.
 pub(in crate::store) fn switch(
     txn: &mut Txn<'_>,
     repository: &RepositoryName,
@@ -176,18 +177,17 @@ pub(in crate::store) fn switch(
     let old = txn.get::<TagRow>(&key)?;
     let current = old.as_ref().map(|row| &row.digest);
     let same = current == Some(digest);
-    if same && matches!(origin, Origin::Child(_)) {
-        return Ok(());
-    }
-    precondition.check(tag, current)?;
-    if same {
-        return Ok(());
+    if !(same && matches!(origin, Origin::Child(_))) {
+        precondition.check(tag, current)?;
     }
     let change = OutboxChange::Tag {
         tag: tag.clone(),
         base: current.cloned(),
         digest: Some(digest.clone()),
     };
+    if same {
+        return outbox::enqueue(txn, origin, repository, change);
+    }
     let created = old.as_ref().map_or(now, |row| row.created);
     txn.put(key, &TagRow { digest: digest.clone(), created, updated: now })?;
     outbox::enqueue(txn, origin, repository, change)

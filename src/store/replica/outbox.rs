@@ -533,6 +533,21 @@ pub(in crate::store) fn refuse_held(
     Ok(())
 }
 
+/// `Conflict` while the removal of a manifest is on its way up.
+pub(in crate::store) fn refuse_deleted(
+    txn: &Txn<'_>,
+    repository: &RepositoryName,
+    digest: &Digest,
+) -> Result<(), StoreError> {
+    let entries = txn.scan::<OutboxEntry>(&prefix(Kind::Outbox, &[]))?;
+    let removal = OutboxChange::ManifestDeleted { digest: digest.clone() };
+    let deletes = |entry: &OutboxEntry| entry.repository == *repository && entry.change == removal;
+    if entries.iter().any(|(_, entry)| deletes(entry)) {
+        return Err(StoreError::Conflict(format!("the removal of {digest} is on its way up")));
+    }
+    Ok(())
+}
+
 /// Whether a change that waits brings this manifest up, by itself or with an index that needs it.
 pub(in crate::store) fn brings(
     txn: &Txn<'_>,
