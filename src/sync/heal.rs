@@ -27,8 +27,22 @@ impl Healer {
     pub(super) async fn heal_all(&self) -> Result<Infallible, SyncError> {
         loop {
             let changes = self.store.damage_changes();
-            for digest in self.store.damaged(BATCH) {
-                match self.heal(&digest).await {
+            self.heal_known().await?;
+            let _ = within(RETRY, changes).await;
+        }
+    }
+
+    /// Tries to heal everything that is known to be damaged, once.
+    async fn heal_known(&self) -> Result<(), SyncError> {
+        let mut after = None;
+        loop {
+            let damaged = self.store.damaged_after(after.as_ref(), BATCH);
+            let Some(last) = damaged.last() else {
+                return Ok(());
+            };
+            after = Some(last.clone());
+            for digest in &damaged {
+                match self.heal(digest).await {
                     Ok(()) => {}
                     Err(error) if error.is_of_item() || is_passing(&error) => {
                         log::warn!("{digest} cannot be healed just now: {error}");
@@ -36,7 +50,6 @@ impl Healer {
                     Err(error) => return Err(error),
                 }
             }
-            let _ = within(RETRY, changes).await;
         }
     }
 

@@ -297,12 +297,14 @@ impl DiskFile for MemoryFile {
 
     fn sync_data(&self) -> io::Result<()> {
         self.disk.step("fdatasync", &self.path, || {})?;
-        if let Some(left) = &mut self.disk.state().syncs_until_failure {
+        let mut state = self.disk.state();
+        if let Some(left) = &mut state.syncs_until_failure {
             if *left == 0 {
                 return Err(io::Error::other("the disk failed"));
             }
             *left -= 1;
         }
+        drop(state);
         let mut bytes = hold(&self.content.0);
         bytes.durable = bytes.now.clone();
         drop(bytes);

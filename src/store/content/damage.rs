@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs::File;
 use std::io;
+use std::ops::Bound;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -239,7 +240,14 @@ impl Shared {
 impl Store {
     /// Content that is referred to and cannot be served, at most `limit`.
     pub fn damaged(&self, limit: usize) -> Vec<Digest> {
-        self.shared().damage.state().known.iter().take(limit).cloned().collect()
+        self.damaged_after(None, limit)
+    }
+
+    /// The same, greater than `after`.
+    pub fn damaged_after(&self, after: Option<&Digest>, limit: usize) -> Vec<Digest> {
+        let state = self.shared().damage.state();
+        let start = after.map_or(Bound::Unbounded, Bound::Excluded);
+        state.known.range::<Digest, _>((start, Bound::Unbounded)).take(limit).cloned().collect()
     }
 
     /// How much content is damaged.

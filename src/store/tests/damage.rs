@@ -87,6 +87,7 @@ fn f173_a_flipped_bit_is_found_and_never_served_until_good_bytes_come() {
     assert!(open.file.read_at(&mut [0; 10], 500_000).is_err());
     assert_eq!(other.file.read_at(&mut [0; 10], 0).unwrap(), 10);
     assert_eq!(store.damaged(9), std::slice::from_ref(&bad));
+    assert_eq!(store.damaged_after(Some(&bad), 9), []);
     assert_eq!(block_on(store.referring(&bad)), Ok(vec![(name("app"), Referred::Blob(600_000))]));
 
     // Also after a power cut at once, until a push heals it.
