@@ -109,9 +109,22 @@ fn status_of(error: &SyncError) -> Option<u16> {
     }
 }
 
+/// Whether the parent says that it knows no such connected registry, or that this one may not do
+/// what it asks for.
+fn is_denial(error: &SyncError) -> bool {
+    let SyncError::Upstream(error) = error else {
+        return false;
+    };
+    matches!(error, UpstreamError::Forbidden(_) | UpstreamError::NotFound(_))
+}
+
 /// What kind of refusal an error is; `None` for what passes by itself. Once this instance is
-/// active, only the loss of that is one.
-fn refusal_kind(error: &SyncError, active: bool) -> Option<HurdleKind> {
+/// active, only the loss of that is one, or a denial that lasts: a parent that takes the place of
+/// another, or has not heard of this node yet, answers the first ones of `denials` in a row.
+fn refusal_kind(error: &SyncError, active: bool, denials: u32) -> Option<HurdleKind> {
+    if active && is_denial(error) {
+        return (denials >= REPORTED_AFTER).then_some(HurdleKind::Unknown);
+    }
     let SyncError::Upstream(error) = error else {
         return None;
     };
@@ -249,7 +262,11 @@ impl Engine {
                     self.worker.refresh_config().await
                 };
                 match within(LOOK_MAX, look).await {
-                    Ok(looked) => looked?,
+                    Ok(looked) => {
+                        looked?;
+                        self.store.set_hurdle(None);
+                        self.state.set(|now| now.denials = 0);
+                    }
                     Err(_) => log::warn!("the parent took too long to tell the configuration"),
                 }
                 Ok(Duration::ZERO)
@@ -326,13 +343,17 @@ impl Engine {
     /// whether the error is one. The cure may be under way: in a tree the parent may only not have
     /// heard of it yet.
     fn note_refusal(&self, error: &SyncError) -> bool {
-        let Some(kind) = refusal_kind(error, self.active.load(Ordering::Relaxed)) else {
+        let active = self.active.load(Ordering::Relaxed);
+        let Some(kind) = refusal_kind(error, active, self.state.now().denials) else {
             return false;
         };
         let hurdle = Hurdle { kind, text: error.to_string() };
         let state = NodeState::Refused(hurdle.clone());
         if self.store.set_hurdle(Some(hurdle)) {
-            let text = ActivationError::from(error.clone());
+            let text = match kind {
+                HurdleKind::Unknown => error.to_string(),
+                _ => ActivationError::from(error.clone()).to_string(),
+            };
             let remedy = state.remedy().unwrap_or_default();
             log::error!("{}: {text}: {remedy}", state.name());
         }
@@ -343,6 +364,8 @@ impl Engine {
     fn failed(&self, error: &SyncError) -> Duration {
         self.state.set(|now| {
             now.failures = now.failures.saturating_add(1);
+            let denied = is_denial(error) && !now.online;
+            now.denials = if denied { now.denials.saturating_add(1) } else { 0 };
             now.online = false;
         });
         if let SyncError::Store(error) = error {
@@ -435,21 +458,47 @@ mod tests {
         use UpstreamError::*;
         let text = || "x".to_owned();
         let already = || AlreadyActivated("ALREADY_ACTIVATED".to_owned());
-        for (error, active, wanted) in [
-            (already(), false, Some(HurdleKind::AlreadyActivated)),
-            (already(), true, Some(HurdleKind::AlreadyActivated)),
-            (AlreadyActivated(text()), true, Some(HurdleKind::Deactivated)),
-            (Unauthorized(text()), false, Some(HurdleKind::Unauthorized)),
-            (Unauthorized(text()), true, Some(HurdleKind::Unauthorized)),
-            (NotFound(text()), false, Some(HurdleKind::ActivationRefused)),
-            (NotFound(text()), true, None),
-            (Forbidden(text()), false, Some(HurdleKind::ActivationRefused)),
-            (Unreachable(text()), false, None),
-            (Busy(503, text()), false, None),
+        let few = REPORTED_AFTER - 1;
+        for (error, active, denials, wanted) in [
+            (already(), false, 0, Some(HurdleKind::AlreadyActivated)),
+            (already(), true, 0, Some(HurdleKind::AlreadyActivated)),
+            (AlreadyActivated(text()), true, 0, Some(HurdleKind::Deactivated)),
+            (Unauthorized(text()), false, 0, Some(HurdleKind::Unauthorized)),
+            (Unauthorized(text()), true, 0, Some(HurdleKind::Unauthorized)),
+            (NotFound(text()), false, 0, Some(HurdleKind::ActivationRefused)),
+            (NotFound(text()), true, few, None),
+            (NotFound(text()), true, REPORTED_AFTER, Some(HurdleKind::Unknown)),
+            (Forbidden(text()), false, 0, Some(HurdleKind::ActivationRefused)),
+            (Forbidden(text()), true, few, None),
+            (Forbidden(text()), true, REPORTED_AFTER, Some(HurdleKind::Unknown)),
+            (Unreachable(text()), false, REPORTED_AFTER, None),
+            (Busy(503, text()), false, REPORTED_AFTER, None),
+            (Busy(503, text()), true, REPORTED_AFTER, None),
         ] {
-            assert_eq!(refusal_kind(&error.clone().into(), active), wanted, "{error:?} {active}");
+            let kind = refusal_kind(&error.clone().into(), active, denials);
+            assert_eq!(kind, wanted, "{error:?} {active} {denials}");
         }
-        assert_eq!(refusal_kind(&StoreError::Full.into(), false), None);
+        assert_eq!(refusal_kind(&StoreError::Full.into(), false, 0), None);
+    }
+
+    /// In a tree a parent may not have heard of its child yet: that passes by itself.
+    #[test]
+    fn f031_only_denials_in_a_row_of_the_session_itself_are_one() {
+        let store = Store::in_memory(Sys::real(Spawner::new()));
+        let engine = engine(&store);
+        engine.active.store(true, Ordering::Relaxed);
+        let denied: SyncError = UpstreamError::NotFound("no".to_owned()).into();
+        let away: SyncError = UpstreamError::Unreachable("no route".to_owned()).into();
+        let is_told = |errors: &[&SyncError], online: bool| {
+            for error in errors {
+                engine.state.set(|now| now.online = online);
+                engine.failed(error);
+            }
+            store.set_hurdle(None)
+        };
+        assert!(!is_told(&[&away, &away, &denied, &denied, &away, &denied], false));
+        assert!(is_told(&[&denied, &denied], false));
+        assert!(!is_told(&[&denied, &denied, &denied, &denied], true), "of something else");
     }
 
     #[test]

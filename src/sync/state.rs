@@ -39,6 +39,9 @@ pub(super) struct Now {
     pub(super) polling: bool,
     /// Failures in a row.
     pub(super) failures: u32,
+    /// Failures in a row of which each was that the parent knows no such connected registry, or
+    /// denies it its configuration, before anything else was asked.
+    pub(super) denials: u32,
     /// Since when the attempts fail, if they do.
     lost_since: Option<UnixSeconds>,
     /// Items in a row that the parent answered with a server error.

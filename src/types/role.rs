@@ -113,6 +113,9 @@ pub enum HurdleKind {
     Deactivated,
     /// The sync token's password is wrong, or the token is disabled.
     Unauthorized,
+    /// The parent does not know this connected registry, which was active, or denies it its
+    /// configuration.
+    Unknown,
     /// Any other refusal of an activation.
     ActivationRefused,
 }
@@ -148,6 +151,7 @@ impl NodeState {
                 HurdleKind::AlreadyActivated => "AlreadyActivated",
                 HurdleKind::Deactivated => "Deactivated",
                 HurdleKind::Unauthorized => "Unauthorized",
+                HurdleKind::Unknown => "UnknownToParent",
                 HurdleKind::ActivationRefused => "ActivationRefused",
             },
         }
@@ -189,6 +193,13 @@ impl NodeState {
                      this node a new connection string from `skerry connected-registry \
                      get-settings --name NAME --generate-password 1` and restart it; until then \
                      it goes on trying"
+                }
+                HurdleKind::Unknown => {
+                    "the parent does not know this connected registry, or its sync token may not \
+                     read its configuration: it may have been deleted at the root; create it \
+                     again there with the same sync token (`skerry connected-registry create \
+                     --name NAME --sync-token TOKEN ...`), or give this node another connection \
+                     string and restart it; until then it serves what it has and goes on trying"
                 }
                 HurdleKind::ActivationRefused => {
                     "the parent refuses the activation: check at the root that the connected \

@@ -6,7 +6,7 @@ use crate::repo;
 use crate::support::eventually;
 use crate::support::http::{basic, send, token};
 use crate::support::image::{self, Image};
-use crate::support::node::Node;
+use crate::support::node::{Node, sync_token};
 
 const SOON: Duration = Duration::from_secs(30);
 
@@ -181,6 +181,51 @@ fn f166_an_activated_store_serves_with_a_malformed_connection_string() {
     eventually(SOON, "v2 goes up", || pulls(&root, &owner, "v2"));
     let status = device.json(&["status"]);
     assert_eq!((&status["state"], &status["reason"]), (&"Active".into(), &serde_json::Value::Null));
+}
+
+/// Polls `skerry status` until it prints this state.
+fn comes_to(device: &Node, state: &str) -> serde_json::Value {
+    eventually(SOON * 2, &format!("the device is {state}"), || {
+        let status = device.json(&["status"]);
+        (status["state"] == state).then_some(status)
+    })
+}
+
+/// Deletes `dock01` at the root.
+fn delete(root: &Node, more: &[&str]) {
+    let delete = ["connected-registry", "delete", "--name", "dock01", "--yes"];
+    let deleted = root.run(&[&delete[..], more].concat());
+    assert!(deleted.status.success(), "{}", stderr(&deleted));
+}
+
+/// Symptom: a device that was deleted at the root stayed `Active`, and nothing told its operator
+/// what to do.
+#[test]
+fn f031_f212_a_device_that_was_deleted_at_the_root_says_so_until_it_is_created_again() {
+    let (root, owner, connection) = root_with_app();
+    let device = Node::start_device(&connection);
+    let digest = eventually(SOON, "v1 is synced", || pulls(&device, &owner, "v1"));
+    delete(&root, &[]);
+    let status = comes_to(&device, "UnknownToParent");
+    let remedy = status["remedy"].as_str().unwrap_or_default();
+    assert!(remedy.contains("connected-registry create") && remedy.contains("--sync-token"));
+    assert!(status["parentSays"].as_str().unwrap().contains("gateway:dock01"), "{status}");
+    let log = device.log();
+    let loud = log.lines().filter(|line| line.contains(" error ")).collect::<Vec<_>>();
+    assert!(loud.len() == 1 && loud[0].contains("UnknownToParent: "), "{loud:?}");
+    assert!(device.is_ready(), "it serves what it has");
+    assert_eq!(pulls(&device, &owner, "v1"), Some(digest));
+
+    let token = sync_token("dock01");
+    let create = ["connected-registry", "create", "--name", "dock01", "--sync-token", &token];
+    root.json(&[&create[..], &["--client-tokens", &owner.0]].concat());
+    let status = comes_to(&device, "Active");
+    assert_eq!(status["remedy"], serde_json::Value::Null, "{status}");
+    let second = Image::new(2, &[30_000]);
+    assert_eq!(second.push(&root.login, (&owner.0, &owner.1), "app", "v2").status, 201);
+    eventually(SOON, "v2 is synced", || pulls(&device, &owner, "v2"));
+    let shown = root.json(&["connected-registry", "show", "--name", "dock01"]);
+    assert_eq!(shown["activation"]["status"], "Active", "{shown}");
 }
 
 #[test]
