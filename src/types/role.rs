@@ -191,8 +191,11 @@ impl NodeState {
                 HurdleKind::Unauthorized => {
                     "the parent does not accept the sync token: enable it at the root, or give \
                      this node a new connection string from `skerry connected-registry \
-                     get-settings --name NAME --generate-password 1` and restart it; until then \
-                     it goes on trying"
+                     get-settings --name NAME --generate-password 1` and restart it; if the \
+                     connected registry was deleted at the root, create it again there first; \
+                     until then this node serves what it has and goes on trying, outside a sync \
+                     window once an hour at most; a restart with a new connection string tries \
+                     at once"
                 }
                 HurdleKind::Unknown => {
                     "the parent does not know this connected registry, or its sync token may not \

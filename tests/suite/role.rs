@@ -228,6 +228,26 @@ fn f031_f212_a_device_that_was_deleted_at_the_root_says_so_until_it_is_created_a
     assert_eq!(shown["activation"]["status"], "Active", "{shown}");
 }
 
+/// Symptom: the remedy named a token and a connected registry that did not exist any more.
+#[test]
+fn f034_f212_a_device_that_was_deleted_with_its_token_is_told_how_to_come_back() {
+    let (root, owner, connection) = root_with_app();
+    let mut device = Node::start_device(&connection);
+    eventually(SOON, "v1 is synced", || pulls(&device, &owner, "v1"));
+    delete(&root, &["--cleanup"]);
+    let status = comes_to(&device, "Unauthorized");
+    let remedy = status["remedy"].as_str().unwrap_or_default();
+    for part in ["deleted at the root", "create it again", "outside a sync window", "an hour"] {
+        assert!(remedy.contains(part), "{part}: {remedy}");
+    }
+    let connection = root.connect("dock01", &["--repository", "app"]);
+    root.link("dock01", &owner.0);
+    device.stop();
+    device.provision(&connection);
+    device.start();
+    comes_to(&device, "Active");
+}
+
 #[test]
 fn f166_another_role_than_that_of_the_store_is_refused() {
     let (mut root, owner, connection) = root_with_app();
