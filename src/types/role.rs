@@ -182,7 +182,8 @@ impl NodeState {
                 HurdleKind::AlreadyActivated => {
                     "another instance serves this connected registry: remove that instance, or \
                      run `skerry connected-registry deactivate --name NAME` at the root; this \
-                     node goes on trying"
+                     node goes on trying, but if it was active before, it is `Deactivated` then: \
+                     restart it"
                 }
                 HurdleKind::Deactivated => {
                     "this connected registry was deactivated at the root: restart this instance \
