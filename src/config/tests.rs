@@ -66,6 +66,34 @@ fn p061_the_later_layer_wins() {
 }
 
 #[test]
+fn p061_a_list_in_a_flag_or_a_variable_has_commas_or_is_a_toml_array() {
+    let quotas = |text: &str| {
+        let flag = Options { set: vec![format!("registry.quotas={text}")], ..Options::default() };
+        let variable = MapSource::default().variable("SKERRY_REGISTRY__QUOTAS", text);
+        let by_flag = load(&flag, &MapSource::default())?.config.registry.quotas;
+        assert_eq!(load(&Options::default(), &variable)?.config.registry.quotas, by_flag, "{text}");
+        Ok::<_, ConfigError>(by_flag.iter().map(ToString::to_string).collect::<Vec<_>>())
+    };
+    let two = Ok(vec!["team/*=10GiB".to_owned(), "*=50GiB".to_owned()]);
+    for text in
+        ["team/*=10GiB,*=50GiB", "[\"team/*=10GiB\", \"*=50GiB\"]", " ['team/*=10GiB','*=50GiB',] "]
+    {
+        assert_eq!(quotas(text), two, "{text}");
+    }
+    assert_eq!(quotas("[]"), Ok(Vec::new()));
+    for (text, told) in [("[hello-world=1MiB]", "\"team/*=10GiB\""), ("[1]", "must be a string")] {
+        let error = quotas(text).unwrap_err().to_string();
+        assert!(error.contains(told), "{text}: {error}");
+    }
+    let login = "listen.login=[\"127.0.0.1:80\", {address = \"[::1]:443\", tls = false}]";
+    for (flag, count) in [(login, 2), ("listen.login=[::1]:81,[::1]:82", 2)] {
+        let flag = Options { set: vec![flag.to_owned()], ..Options::default() };
+        let listen = load(&flag, &MapSource::default()).unwrap().config.listen;
+        assert_eq!(listen.login.len(), count);
+    }
+}
+
+#[test]
 fn a_named_file_stands_for_etc_and_run() {
     let source = MapSource::default()
         .file("/usr/lib/skerry/conf.d/10.toml", "[listen]\nthreads = 2\n")

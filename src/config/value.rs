@@ -15,7 +15,8 @@ use crate::types::schedule::Schedule;
 
 /// A value before its type is known.
 pub(super) enum Value {
-    /// From the environment or a flag: text that may mean any type; lists have commas.
+    /// From the environment or a flag: text that may mean any type; a list has commas, or is an
+    /// array as TOML writes it.
     Word(String),
     /// A TOML string.
     Text(String),
@@ -53,6 +54,15 @@ impl Value {
             DeValue::Float(_) => Value::Other("a float"),
             DeValue::Datetime(_) => Value::Other("a date"),
         }
+    }
+
+    /// The array that a word is in TOML, if it is one: `[::1]:81` is none.
+    fn array(&self) -> Option<Value> {
+        let Value::Word(text) = self else {
+            return None;
+        };
+        let value = DeValue::parse(text.trim()).ok()?;
+        matches!(value.get_ref(), DeValue::Array(_)).then(|| Value::from_toml(value.get_ref()))
     }
 
     fn kind(&self) -> &'static str {
@@ -139,7 +149,7 @@ impl<T: Setting> Setting for Option<T> {
 
 impl Setting for Vec<String> {
     fn read(value: &Value) -> Result<Vec<String>, String> {
-        match value {
+        match value.array().as_ref().unwrap_or(value) {
             Value::Word(text) => {
                 Ok(text.split(',').map(|t| t.trim().to_owned()).filter(|t| !t.is_empty()).collect())
             }
@@ -304,7 +314,7 @@ impl Setting for Schedule {
 
 impl Setting for Vec<Listener> {
     fn read(value: &Value) -> Result<Vec<Listener>, String> {
-        let listeners: Vec<Listener> = match value {
+        let listeners: Vec<Listener> = match value.array().as_ref().unwrap_or(value) {
             Value::Word(text) => text.split(',').map(|t| listen(t.trim())).collect(),
             Value::List(items) => items.iter().map(one_listener).collect(),
             other => one_listener(other).map(|listener| vec![listener]),
