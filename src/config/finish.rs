@@ -363,11 +363,6 @@ fn check_ranges(loaded: &Loaded) -> Result<(), ConfigError> {
         ("tokens.access_lifetime", tokens.access_lifetime, day, "24 hours"),
         ("tokens.refresh_lifetime", tokens.refresh_lifetime, 30 * day, "30 days"),
     ];
-    if loaded.config.gc.grace.is_zero() {
-        let message = "must not be 0: a layer would be deleted between its push and that of its \
-                       manifest; the default is \"1h\"";
-        return Err(fault(loaded, "gc.grace", message));
-    }
     if loaded.config.gc.grace > 30 * day {
         return Err(fault(loaded, "gc.grace", "must be at most 30 days"));
     }

@@ -1,7 +1,7 @@
 //! Every key: its path, how it is set and how it is shown.
 
 use super::model::{Config, Parent};
-use super::value::{Setting, Value};
+use super::value::{self, Setting, Value};
 
 /// One key.
 pub(super) struct Key {
@@ -71,7 +71,14 @@ pub(super) const KEYS: &[Key] = &[
     key!("tokens.refresh_lifetime", tokens.refresh_lifetime),
     key!("gc.enabled", gc.enabled),
     key!("gc.schedule", gc.schedule),
-    key!("gc.grace", gc.grace),
+    Key {
+        path: "gc.grace",
+        set: |config, value| {
+            config.gc.grace = value::grace(value)?;
+            Ok(())
+        },
+        show: |config| config.gc.grace.show(),
+    },
     key!("gc.untagged_manifests", gc.untagged_manifests),
     key!("scrub.enabled", scrub.enabled),
     key!("scrub.rate", scrub.rate),

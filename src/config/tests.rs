@@ -298,11 +298,14 @@ fn what_has_no_effect_is_warned_of() {
 #[test]
 fn f206_a_grace_of_nothing_is_refused_and_a_short_one_warned_of() {
     let grace = |text: &str| main_file(&format!("[gc]\ngrace = \"{text}\"\n"));
-    for zero in ["0s", "0h"] {
-        let error = error_of(grace(zero));
+    for zero in ["\"0s\"", "\"0h\"", "\"0\"", "0"] {
+        let error = error_of(main_file(&format!("[gc]\ngrace = {zero}\n")));
         assert!(error.contains("skerry.toml:2: gc.grace: must not be 0: a layer"), "{error}");
         assert!(error.contains("\"1h\""), "{error}");
     }
+    let flag = Options { set: vec!["gc.grace=0".to_owned()], ..Options::default() };
+    let error = error_of(load(&flag, &MapSource::default()));
+    assert!(error.contains("--set: gc.grace: must not be 0: a layer"), "{error}");
     for (text, warned) in [("1s", true), ("59s", true), ("1m", false), ("1h", false)] {
         let warnings = grace(text).unwrap().warnings;
         assert_eq!(warnings.len(), usize::from(warned), "{warnings:?}");

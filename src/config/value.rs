@@ -289,6 +289,23 @@ impl Setting for Duration {
     }
 }
 
+/// Reads `gc.grace`. Whoever means no grace at all is told why there is none, with or without a
+/// unit.
+pub(super) fn grace(value: &Value) -> Result<Duration, String> {
+    let is_bare_zero = match value {
+        Value::Integer(number) => *number == 0,
+        Value::Word(text) | Value::Text(text) => text.trim() == "0",
+        _ => false,
+    };
+    let grace = if is_bare_zero { Duration::ZERO } else { Duration::read(value)? };
+    if grace.is_zero() {
+        let text = "must not be 0: a layer would be deleted between its push and that of its \
+                    manifest; the default is \"1h\"";
+        return Err(text.to_owned());
+    }
+    Ok(grace)
+}
+
 impl Setting for bool {
     fn read(value: &Value) -> Result<bool, String> {
         match value {
