@@ -348,21 +348,63 @@ fn f033_f121_a_replaced_middle_device_gets_its_children_back() {
 #[test]
 fn f033_f121_a_parent_that_fills_up_empties_no_child() {
     let root = Node::root();
+    let (proxy, _middle, leaf, owner) = empty_middle(&root, &Image::new(28, &[50_000]));
+    proxy.pass();
+    let third = Image::new(23, &[50_000]);
+    assert_eq!(third.push(&root.login, (&owner.0, &owner.1), "app", "v3").status, 201);
+    eventually(SOON * 3, "v3 at the leaf", || pulls(&leaf, &owner, "v3"));
+    assert!(pulls(&leaf, &owner, "v1").is_some());
+}
+
+/// A middle that was replaced and has `app:v1` and `app:v2` no more: it is accepted, and cannot see
+/// yet what it is to hold. The leaf below it has compared with it.
+fn empty_middle(root: &Node, v2: &Image) -> (Proxy, Node, Node, (String, String)) {
     let proxy = Proxy::new(&root.gateway);
-    let (mut middle, leaf, owner) = two_below(&root, &proxy.address);
-    // The new middle is accepted, and cannot see yet what it is to hold.
+    let (mut middle, leaf, owner) = two_below(root, &proxy.address);
+    assert_eq!(v2.push(&root.login, (&owner.0, &owner.1), "app", "v2").status, 201);
+    eventually(SOON, "v2 at the leaf", || pulls(&leaf, &owner, "v2"));
     let busy = "HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n";
     proxy.refuse("repositories/app", busy);
-    replace(&root, &mut middle);
+    replace(root, &mut middle);
     eventually(SOON, "the leaf has compared with its empty parent", || {
         assert!(pulls(&leaf, &owner, "v1").is_some(), "what the parent has not got yet stays");
         leaf.log().contains("the parent has not got all of it yet").then_some(())
     });
+    (proxy, middle, leaf, owner)
+}
+
+fn delete(node: &Node, (user, password): &(String, String), reference: &str) {
+    let granted = token(&node.login, user, password, &["repository:app:pull,delete"]).unwrap();
+    let path = format!("/v2/app/manifests/{reference}");
+    assert_eq!(bearer(&node.login, &granted, "DELETE", &path, &[], b"").status, 202);
+}
+
+/// Whether nothing waits in this node to be pushed.
+fn has_delivered(node: &Node) -> bool {
+    node.json(&["status"])["sync"]["waitingChanges"] == 0
+}
+
+/// Symptom: what was deleted at a child, and acknowledged, came back. Cause: its parent had been
+/// replaced, had not got the repository yet, and took what it did not have for deleted already: the
+/// root never heard of it.
+#[test]
+fn f033_f121_what_is_deleted_below_a_parent_that_fills_up_is_deleted_everywhere() {
+    let root = Node::root();
+    let second = Image::new(26, &[50_000]);
+    let (proxy, middle, leaf, owner) = empty_middle(&root, &second);
+    delete(&leaf, &owner, "v1");
+    delete(&leaf, &owner, &second.digest());
+    eventually(SOON, "the middle has taken it", || has_delivered(&leaf).then_some(()));
     proxy.pass();
-    let second = Image::new(23, &[50_000]);
-    assert_eq!(second.push(&root.login, (&owner.0, &owner.1), "app", "v2").status, 201);
-    eventually(SOON * 3, "v2 at the leaf", || pulls(&leaf, &owner, "v2"));
-    assert!(pulls(&leaf, &owner, "v1").is_some());
+    eventually(SOON * 2, "the middle has delivered it", || has_delivered(&middle).then_some(()));
+    let third = Image::new(27, &[50_000]);
+    assert_eq!(third.push(&root.login, (&owner.0, &owner.1), "app", "v3").status, 201);
+    eventually(SOON * 2, "v3 at the leaf", || pulls(&leaf, &owner, "v3"));
+    for node in [&root, &middle, &leaf] {
+        for tag in ["v1", "v2"] {
+            assert_eq!(pulls(node, &owner, tag), None, "{tag} at {}", node.login);
+        }
+    }
 }
 
 /// Symptom: a child deleted the last copy of an image. Cause: its parent had been replaced, could

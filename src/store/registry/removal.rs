@@ -155,7 +155,8 @@ struct Removal<'a> {
 
 impl Store {
     /// Deletes a manifest with the tags that name it, many of them in several records. `NotFound`
-    /// when there is none; a child's delivery that finds it gone has what it wants.
+    /// when there is none; a child's delivery that finds it gone has what it wants here, and goes
+    /// on to the parent.
     pub async fn delete_manifest(
         &self,
         repository: &RepositoryName,
@@ -210,6 +211,8 @@ impl Removal<'_> {
                 Origin::Child(_) => delivered::record(txn, origin, repository, gone(digest))?,
                 Origin::Client | Origin::Parent => return Err(StoreError::NotFound),
             }
+            // The parent may have what this node has not got yet.
+            announce(txn, repository, digest, origin)?;
             Ok(Step::Done)
         })
         .await
@@ -278,6 +281,10 @@ impl Removal<'_> {
             }
             delivered::record(txn, origin, repository, gone(digest))?;
             if !remove_untagged(txn, repository, digest)? {
+                // Somebody else removed it meanwhile; a child's change goes on under its own name.
+                if !announced && matches!(origin, Origin::Child(_)) {
+                    announce(txn, repository, digest, origin)?;
+                }
                 return Ok(Step::Done);
             }
             if !announced {
@@ -478,6 +485,39 @@ mod tests {
             assert_eq!(tags(&store, 1), 1);
             store.delete_manifest(&app(), &digest(1), &child(8)).await.unwrap();
             assert_eq!(tags(&store, 1), 0);
+        });
+    }
+
+    #[test]
+    fn f033_f121_a_childs_removal_of_a_manifest_that_is_not_here_goes_up() {
+        smol::block_on(async {
+            let store = connected().await;
+            for _answer_lost in [true, false] {
+                store.delete_manifest(&app(), &digest(1), &child(7)).await.unwrap();
+            }
+            let waiting: Vec<_> = store.outbox(9).unwrap().into_iter().map(|(_, e)| e).collect();
+            let Origin::Child(delivery) = child(7) else { unreachable!() };
+            let change = OutboxChange::ManifestDeleted { digest: digest(1) };
+            let found: Vec<_> = waiting.into_iter().map(|e| (e.id, e.change)).collect();
+            assert_eq!(found, [(delivery.id, change)]);
+        });
+    }
+
+    #[test]
+    fn f033_f121_a_childs_removal_of_a_manifest_that_goes_meanwhile_goes_up() {
+        smol::block_on(async {
+            let store = device(2).await;
+            let (repository, first) = (app(), digest(1));
+            let watch = store.watch_manifest(&repository, &first);
+            let origin = &child(7);
+            let removal = Removal { store: &store, origin, watch, announced: false };
+            assert_eq!(removal.begin().await, Ok(Step::There));
+            store.delete_manifest(&repository, &first, &Origin::Client).await.unwrap();
+            assert_eq!(removal.finish(Vec::new()).await, Ok(Step::Done));
+            let Origin::Child(delivery) = child(7) else { unreachable!() };
+            let change = OutboxChange::ManifestDeleted { digest: first };
+            let last = store.outbox(9).unwrap().pop().map(|(_, entry)| (entry.id, entry.change));
+            assert_eq!(last, Some((delivery.id, change)));
         });
     }
 }

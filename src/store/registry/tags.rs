@@ -40,6 +40,14 @@ pub enum Precondition {
 }
 
 impl Precondition {
+    /// What the tag must name, if it is one digest.
+    fn named(self) -> Option<Digest> {
+        match self {
+            Precondition::Is(digest) => Some(digest),
+            Precondition::None | Precondition::Absent | Precondition::Present => None,
+        }
+    }
+
     /// Fails with `Conflict` unless the tag names what it must.
     fn check(&self, tag: &Tag, current: Option<&Digest>) -> Result<(), StoreError> {
         let holds = match self {
@@ -125,8 +133,8 @@ impl Store {
     }
 
     /// Removes a tag and returns what it named; `None` when a child's delivery finds it gone, which
-    /// is what it wants. `NotFound` when there is none, `Conflict` when the precondition does not
-    /// hold.
+    /// is what it wants: it goes on to the parent. `NotFound` when there is none, `Conflict` when
+    /// the precondition does not hold.
     pub async fn delete_tag(
         &self,
         repository: &RepositoryName,
@@ -145,6 +153,10 @@ impl Store {
             let current = txn.get::<TagRow>(&key)?.map(|row| row.digest);
             if current.is_none() && matches!(origin, Origin::Child(_)) {
                 delivered::record(txn, &origin, &repository, effect)?;
+                // The parent may have what this node has not got yet.
+                let base = precondition.named();
+                let change = OutboxChange::Tag { tag, base, digest: None };
+                outbox::enqueue(txn, &origin, &repository, change)?;
                 return Ok(None);
             }
             precondition.check(&tag, current.as_ref())?;
@@ -197,6 +209,7 @@ pub(in crate::store) fn switch(
 mod tests {
     use super::super::manifests::testing::*;
     use super::*;
+    use crate::store::replica::node::testing::connected;
 
     #[test]
     fn f155_tags_are_listed_in_lexical_pages() {
@@ -272,6 +285,34 @@ mod tests {
             assert!(store.delete_tag(&a, &tag, gone.clone(), &child(10)).await.unwrap().is_some());
             assert_eq!(store.delete_tag(&a, &tag, gone.clone(), &child(10)).await, Ok(None));
             assert_eq!(store.delete_tag(&a, &tag, gone, &child(11)).await, Ok(None));
+        });
+    }
+
+    #[test]
+    fn f033_f121_a_childs_removal_of_a_tag_that_is_not_here_goes_up() {
+        smol::block_on(async {
+            let store = connected().await;
+            let (a, tag): (RepositoryName, Tag) = ("app".parse().unwrap(), "v1".parse().unwrap());
+            let change = |base| OutboxChange::Tag { tag: tag.clone(), base, digest: None };
+            for (sequence, precondition, base) in
+                [(7, Precondition::Is(digest(1)), Some(digest(1))), (8, Precondition::Absent, None)]
+            {
+                for _answer_lost in [true, false] {
+                    let precondition = precondition.clone();
+                    let gone = store.delete_tag(&a, &tag, precondition, &child(sequence)).await;
+                    assert_eq!(gone, Ok(None));
+                }
+                let last =
+                    store.outbox(9).unwrap().pop().map(|(_, entry)| (entry.id, entry.change));
+                let Origin::Child(delivery) = child(sequence) else { unreachable!() };
+                assert_eq!(last, Some((delivery.id, change(base))));
+            }
+            assert_eq!(store.outbox(9).unwrap().len(), 2);
+            // Until the parent has answered, what it has does not come back.
+            push(&store, "app", 1, &[]).await;
+            let any = Precondition::None;
+            let set = store.set_tag(&a, &tag, &digest(1), any, &Origin::Parent).await;
+            assert!(matches!(set, Err(StoreError::Conflict(_))), "{set:?}");
         });
     }
 }
