@@ -69,7 +69,8 @@ impl Upstream {
         Ok(names.iter().filter_map(|name| name.parse().ok()).collect())
     }
 
-    /// What a tag names at the parent.
+    /// What a tag names at the parent. `None`: it was removed there, or never set; a parent that
+    /// cannot tell that yet answers `NotYet`.
     pub async fn tag(
         &self,
         repository: &RepositoryName,
@@ -129,7 +130,7 @@ impl Upstream {
         let scope = repository_scope(repository, true);
         match self.content(&scope, Method::Head, &path, |request| request).await {
             Ok(_) => Ok(true),
-            Err(UpstreamError::NotFound(_)) => Ok(false),
+            Err(UpstreamError::NotFound(_) | UpstreamError::NotYet(_)) => Ok(false),
             Err(error) => Err(error),
         }
     }
@@ -154,13 +155,27 @@ impl Upstream {
                 }
                 Ok(len)
             }
-            Err(UpstreamError::NotFound(_)) => Ok(None),
+            Err(UpstreamError::NotFound(_) | UpstreamError::NotYet(_)) => Ok(None),
             Err(error) => Err(error),
         }
     }
 
-    /// Whether the parent has a manifest in this repository.
+    /// Whether the parent has a manifest in this repository now, so that it need not be brought, or
+    /// can be had.
     pub async fn has_manifest(
+        &self,
+        repository: &RepositoryName,
+        digest: &Digest,
+    ) -> Result<bool, UpstreamError> {
+        match self.keeps_manifest(repository, digest).await {
+            Err(UpstreamError::NotYet(_)) => Ok(false),
+            answer => answer,
+        }
+    }
+
+    /// Whether the parent has not deleted a manifest. One that has not got it yet cannot tell:
+    /// `NotYet`.
+    pub async fn keeps_manifest(
         &self,
         repository: &RepositoryName,
         digest: &Digest,

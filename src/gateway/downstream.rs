@@ -20,6 +20,7 @@ use crate::store::{Store, StoreError};
 use crate::types::connected_registry::{Activation, StatusReport};
 use crate::types::limits::{PAGE_MAX, POLL_WAIT_MAX, SMALL_BODY_BYTES_MAX};
 use crate::types::message::{Batch, Item, Listing, Message, TagEntry};
+use crate::types::refusal::PARTIAL;
 use crate::types::{
     ConnectedRegistry, ConnectedRegistryName, Cursor, Digest, GatewayAction, Reason, Refusal,
     RepositoryName, Role, Tag,
@@ -34,9 +35,6 @@ pub const INSTANCE: &str = "skerry-instance";
 /// The header in which an instance that was activated names the epoch of that: a parent without a
 /// record of the instance sees whether it was deactivated since.
 pub const EPOCH: &str = "skerry-activation-epoch";
-
-/// The header of a listing that lacks what this node has not got from its own parent yet.
-pub const PARTIAL: &str = "skerry-partial";
 
 /// The header of a desired state in which a node says which start of it this is.
 pub const START: &str = "skerry-start";
@@ -65,7 +63,6 @@ pub struct GatewayOptions {
 
 /// Answers the gateway's calls.
 pub struct Gateway {
-    role: Role,
     store: Store,
     auth: Auth,
     directory: Directory,
@@ -80,9 +77,9 @@ impl Gateway {
     pub fn new(store: Store, auth: Auth, options: GatewayOptions) -> Gateway {
         let directory = Directory::new(store.clone(), options.role, options.registry);
         let told = told::Told::default();
-        let GatewayOptions { role, contacts, .. } = options;
+        let contacts = options.contacts;
         let start = format!("{:016x}", store.sys().rng.number());
-        Gateway { role, store, auth, directory, contacts, told, start }
+        Gateway { store, auth, directory, contacts, told, start }
     }
 
     /// Answers one request below [`PREFIX`].
@@ -304,22 +301,8 @@ impl Gateway {
         let tags = rows.into_iter().map(entry).collect();
         let referrers = if next.is_none() { self.referrers(repository)? } else { Vec::new() };
         let reply = respond(request, &Listing { at, tags, referrers, next })?;
-        let partial = self.is_partial(repository).map_err(fault)?;
+        let partial = self.store.is_partial(repository).map_err(fault)?;
         Ok(if partial { reply.with(PARTIAL, "1".to_owned()) } else { reply })
-    }
-
-    /// Whether this node has never held all that its own parent has in the repository: a child
-    /// must not delete what such a listing lacks.
-    fn is_partial(&self, repository: &RepositoryName) -> Result<bool, StoreError> {
-        if self.role == Role::Root || self.store.is_synced(repository)? {
-            return Ok(false);
-        }
-        // The engine knows in memory what is missing; after a start only the disk tells that
-        // something is.
-        Ok(self.store.feed_position()?.is_none()
-            || self.store.reconcile_due()?
-            || self.store.debts_noted()?
-            || self.store.sync_view().incomplete.contains(repository))
     }
 
     fn referrers(&self, repository: &RepositoryName) -> Result<Vec<Digest>, Refusal> {

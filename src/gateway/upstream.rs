@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::downstream::{EPOCH, INSTANCE, PARTIAL, START};
+use super::downstream::{EPOCH, INSTANCE, START};
 use super::wire::{
     self, ActivationAnswer, ActivationRequest, BODY_BYTES_MAX, CONTENT_TYPE, Received, Wire,
 };
@@ -22,6 +22,7 @@ use crate::types::connected_registry::{Activation, StatusReport};
 use crate::types::connection_string::{ConnectionString, Protocol};
 use crate::types::limits::{PROGRESS_DEADLINE, REQUEST_DEADLINE, SMALL_BODY_BYTES_MAX};
 use crate::types::message::{Listing, NodeConfig};
+use crate::types::refusal::PARTIAL;
 use crate::types::scope::Access;
 use crate::types::{
     ConnectedRegistryName, Cursor, Digest, GatewayAction, Reason, RepositoryName, Tag,
@@ -55,6 +56,9 @@ pub enum UpstreamError {
     Gone,
     /// There is no such thing at the parent.
     NotFound(String),
+    /// There is no such thing at the parent, which has not got all of it from its own parent yet:
+    /// this says nothing of a deletion.
+    NotYet(String),
     /// A tag does not name what it should.
     PreconditionFailed,
     /// The number of a change stands for another one at the parent: deliver it under a new one.
@@ -81,6 +85,9 @@ impl fmt::Display for UpstreamError {
             | UpstreamError::Unreachable(text)
             | UpstreamError::Protocol(text)
             | UpstreamError::Malformed(text) => f.write_str(text),
+            UpstreamError::NotYet(text) => {
+                write!(f, "the parent has not got all of it yet: {text}")
+            }
             UpstreamError::ActivationUnknown => {
                 f.write_str("the parent has no record of this instance")
             }
@@ -557,6 +564,7 @@ pub(super) async fn body(mut response: ClientResponse, max: u64) -> Result<Vec<u
 fn is_doubtful(error: &UpstreamError) -> bool {
     match error {
         UpstreamError::NotFound(_)
+        | UpstreamError::NotYet(_)
         | UpstreamError::Gone
         | UpstreamError::PreconditionFailed
         | UpstreamError::OutboxMismatch
@@ -577,8 +585,10 @@ async fn check(response: ClientResponse) -> Result<ClientResponse, UpstreamError
     if matches!(response.status, 200..=299 | 304) {
         return Ok(response);
     }
+    let partial = response.header(PARTIAL).is_some();
     let (status, text) = error_text(response).await;
     Err(match status {
+        404 if partial => UpstreamError::NotYet(text),
         401 => UpstreamError::Forbidden(text),
         404 => UpstreamError::NotFound(text),
         409 if text.contains("ACTIVATION_UNKNOWN") => UpstreamError::ActivationUnknown,

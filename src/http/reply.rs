@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::sys::disk::DiskFile;
 use crate::types::Refusal;
+use crate::types::refusal::PARTIAL;
 
 /// One reply.
 pub struct Reply {
@@ -78,6 +79,9 @@ impl From<Refusal> for Reply {
         }
         if let Some(seconds) = refusal.retry_after_s {
             reply.headers.push(("retry-after", seconds.to_string()));
+        }
+        if refusal.partial {
+            reply.headers.push((PARTIAL, "1".to_owned()));
         }
         reply
     }

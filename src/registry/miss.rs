@@ -1,6 +1,7 @@
 //! Why something is not here: on a connected registry a miss explains itself.
 
 use super::Registry;
+use super::error::store_refusal;
 use crate::store::replica::node::SyncView;
 use crate::types::connected_registry::ParentContact;
 use crate::types::message::NodeConfig;
@@ -10,7 +11,8 @@ use crate::types::{
 };
 
 impl Registry {
-    /// A 404 for `what` in a repository, with the reason why it is not here.
+    /// A 404 for `what` in a repository, with the reason why it is not here. A child tells by its
+    /// header that it may not be deleted: the answer to a HEAD has no body.
     pub(super) fn miss(
         &self,
         code: &'static str,
@@ -20,6 +22,10 @@ impl Registry {
         let (Role::Connected, Ok(Some(config))) = (self.options.role, self.node_config()) else {
             let message = format!("{what} is not here: {NO_SUCH_CONTENT}");
             return Refusal::new(404, code, Reason::NotFound, message);
+        };
+        let partial = match self.store.is_partial(repository) {
+            Ok(partial) => partial,
+            Err(error) => return store_refusal(error),
         };
         let view = self.store.sync_view();
         let reason = explain(&config, &view, repository);
@@ -34,7 +40,8 @@ impl Registry {
             }
             other => words(other, &view),
         };
-        Refusal::new(404, code, reason, format!("{what} is not here: {words}"))
+        let refusal = Refusal::new(404, code, reason, format!("{what} is not here: {words}"));
+        Refusal { partial, ..refusal }
     }
 }
 

@@ -103,6 +103,11 @@ impl Store {
         *standing = Standing { role, has_credential, ..Standing::default() };
     }
 
+    /// What the node is.
+    pub(super) fn role(&self) -> Role {
+        self.inner.standing.lock().unwrap_or_else(PoisonError::into_inner).role
+    }
+
     /// Notes why the connection string cannot be used, where there is one; for people.
     pub fn set_credential_fault(&self, fault: Option<String>) {
         let mut standing = self.inner.standing.lock().unwrap_or_else(PoisonError::into_inner);

@@ -97,13 +97,13 @@ impl Worker {
     ) -> Result<(), SyncError> {
         let watch = self.store.watch_manifest(repository, digest);
         let item = Item::Deleted(digest.clone());
-        match self.upstream.has_manifest(repository, digest).await.map_err(SyncError::from) {
+        match self.upstream.keeps_manifest(repository, digest).await.map_err(SyncError::from) {
             Ok(false) => self.delete_manifest(watch, repository, digest).await,
             Ok(true) => {
                 self.state.paid(repository, &item);
                 Ok(())
             }
-            // It is there, though not to be had: ours is good.
+            // It is there, though not to be had, or the parent cannot tell yet: ours is good.
             Err(error) if error.is_of_item() => {
                 self.state.hold_back(repository, item);
                 Ok(())

@@ -70,6 +70,7 @@ impl SyncError {
             }
             SyncError::Upstream(error) => match error {
                 UpstreamError::NotFound(_)
+                | UpstreamError::NotYet(_)
                 | UpstreamError::Forbidden(_)
                 | UpstreamError::Refused(..)
                 | UpstreamError::Malformed(_)
@@ -126,6 +127,7 @@ mod tests {
             (busy(429, "throttled"), false),
             (busy(408, "timeout"), false),
             (UpstreamError::NotFound(text()).into(), true),
+            (UpstreamError::NotYet(text()).into(), true),
             (UpstreamError::Malformed(text()).into(), true),
             (UpstreamError::Gone.into(), true),
             (UpstreamError::Unauthorized(text()).into(), false),

@@ -313,7 +313,7 @@ impl Pusher {
         // What the parent does not have may have been refused in that life. What is there goes on
         // from what became of it since; a removal would take that away.
         let is_there = match entry.brings() {
-            Some(digest) => self.upstream.has_manifest(repository, digest).await?,
+            Some(digest) => self.upstream.keeps_manifest(repository, digest).await?,
             None => true,
         };
         if !is_there {

@@ -68,7 +68,7 @@ impl Worker {
                 let names = self.upstream.tag(repository, &Reference::Tag(tag.clone())).await;
                 names.map(|names| names.as_ref() == Some(digest))
             }
-            (Item::Manifest(digest), _) => self.upstream.has_manifest(repository, digest).await,
+            (Item::Manifest(digest), _) => self.upstream.keeps_manifest(repository, digest).await,
             (Item::Tag(_) | Item::Listing | Item::Deleted(_), _) => return Ok(true),
         };
         match asked.map_err(SyncError::from) {

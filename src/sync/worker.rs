@@ -625,6 +625,8 @@ impl Worker {
             Mode::ReadWrite => {
                 match self.upstream.tag(repository, &Reference::Tag(tag.clone())).await {
                     Ok(wanted) => wanted,
+                    // The parent has told of its removal.
+                    Err(UpstreamError::NotYet(_)) if told.is_none() => None,
                     Err(error) => {
                         return self.settle(repository, item, None, Err(error.into())).await;
                     }

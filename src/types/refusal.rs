@@ -2,6 +2,10 @@
 
 use super::Reason;
 
+/// The header of an answer that lacks what this node has not got from its own parent yet: what is
+/// missing was not deleted.
+pub const PARTIAL: &str = "skerry-partial";
+
 /// What a client is told when it does not get what it asked for. `http` turns it into a reply
 /// with an OCI error body: `{"errors":[{"code","message","detail":{"reason"}}]}`.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -18,6 +22,8 @@ pub struct Refusal {
     pub challenge: Option<String>,
     /// Seconds for `Retry-After`.
     pub retry_after_s: Option<u64>,
+    /// Whether the answer carries [`PARTIAL`].
+    pub partial: bool,
 }
 
 impl Refusal {
@@ -29,6 +35,7 @@ impl Refusal {
         message: impl Into<String>,
     ) -> Refusal {
         let message = message.into();
-        Refusal { status, code, reason, message, challenge: None, retry_after_s: None }
+        let (challenge, retry_after_s, partial) = (None, None, false);
+        Refusal { status, code, reason, message, challenge, retry_after_s, partial }
     }
 }

@@ -407,6 +407,65 @@ fn f033_f121_what_is_deleted_below_a_parent_that_fills_up_is_deleted_everywhere(
     }
 }
 
+/// Symptom: a child moved a tag, and lost it. Cause: its parent had been replaced and had not got
+/// the tag yet, which the child took for a removal by somebody else.
+#[test]
+fn f033_f121_what_is_moved_below_a_parent_that_fills_up_is_moved_everywhere() {
+    let root = Node::root();
+    let (proxy, middle, leaf, owner) = empty_middle(&root, &Image::new(29, &[50_000]));
+    let user = (owner.0.as_str(), owner.1.as_str());
+    let seen = leaf.log().len();
+    let moved = Image::new(30, &[50_000]);
+    assert_eq!(moved.push(&leaf.login, user, "app", "v1").status, 201);
+    eventually(SOON, "the leaf sees that its parent cannot tell yet", || {
+        assert_eq!(pulls(&leaf, &owner, "v1"), Some(moved.digest()));
+        let log = leaf.log();
+        let waits = |line: &str| line.contains("retrying a push") && line.contains("yet");
+        log[seen..].lines().any(waits).then_some(())
+    });
+    proxy.pass();
+    for node in [&root, &middle, &leaf] {
+        eventually(SOON * 3, "the move at every tier", || {
+            (pulls(node, &owner, "v1") == Some(moved.digest())).then_some(())
+        });
+    }
+    for node in [&root, &middle, &leaf] {
+        eventually(SOON, "the tags", || (tags(node, &owner) == ["v1", "v2"]).then_some(()));
+    }
+}
+
+fn tags(node: &Node, (user, password): &(String, String)) -> Vec<String> {
+    let granted = token(&node.login, user, password, &["repository:app:metadata_read"]).unwrap();
+    let list = bearer(&node.login, &granted, "GET", "/v2/app/tags/list", &[], b"").json();
+    let tags = list["tags"].as_array().unwrap().iter();
+    tags.map(|tag| tag.as_str().unwrap().to_owned()).collect()
+}
+
+/// A HEAD has no body that could tell it.
+#[test]
+fn f121_f212_what_a_parent_has_not_got_yet_is_told_from_what_is_gone() {
+    let root = Node::root();
+    let (proxy, middle, leaf, owner) = empty_middle(&root, &Image::new(31, &[50_000]));
+    let missing = image::digest(b"nobody has it");
+    let is_partial = |node: &Node, method: &str, path: &str| {
+        let (user, password) = &owner;
+        let granted = token(&node.login, user, password, &["repository:app:pull"]).unwrap();
+        let answer = bearer(&node.login, &granted, method, &format!("/v2/app/{path}"), &[], b"");
+        assert_eq!(answer.status, 404, "{method} {path}");
+        answer.header("skerry-partial").is_some()
+    };
+    for path in ["manifests/other", &format!("manifests/{missing}"), &format!("blobs/{missing}")] {
+        for method in ["HEAD", "GET"] {
+            let partial = |node| is_partial(node, method, path);
+            assert_eq!([&root, &middle, &leaf].map(partial), [false, true, false], "{path}");
+        }
+    }
+    proxy.pass();
+    eventually(SOON * 3, "the middle has all of it", || {
+        (!is_partial(&middle, "HEAD", "manifests/other")).then_some(())
+    });
+}
+
 /// Symptom: a child deleted the last copy of an image. Cause: its parent had been replaced, could
 /// not get that image from the root, was started again and did not know any more that its
 /// repository lacks something.

@@ -13,7 +13,9 @@ use crate::store::{Store, StoreError, Txn};
 use crate::types::connected_registry::{ParentContact, StatusDetail};
 use crate::types::message::NodeConfig;
 use crate::types::token::{ScopeMap, Token};
-use crate::types::{ConnectedRegistry, ConnectedRegistryName, Grant, RepositoryName, UnixSeconds};
+use crate::types::{
+    ConnectedRegistry, ConnectedRegistryName, Grant, RepositoryName, Role, UnixSeconds,
+};
 
 impl Row for NodeConfig {
     const VERSION: u8 = 1;
@@ -243,6 +245,20 @@ impl Store {
     /// Whether the content of a repository was complete at least once.
     pub fn is_synced(&self, repository: &RepositoryName) -> Result<bool, StoreError> {
         Ok(self.get::<Fact>(&synced_key(repository))?.is_some())
+    }
+
+    /// Whether this node has never held all that its own parent has in a repository: what is not
+    /// here may be there, and a child must not take it for deleted.
+    pub fn is_partial(&self, repository: &RepositoryName) -> Result<bool, StoreError> {
+        if self.role() == Role::Root || self.is_synced(repository)? {
+            return Ok(false);
+        }
+        // The engine knows in memory what is missing; after a start only the disk tells that
+        // something is.
+        Ok(self.feed_position()?.is_none()
+            || self.reconcile_due()?
+            || self.debts_noted()?
+            || self.sync_view().incomplete.contains(repository))
     }
 
     /// Notes that the content of a repository is complete, or (`false`) that the repository is
