@@ -38,7 +38,10 @@ impl Registry {
                 };
                 format!("{known}, and no sync window is open; {next}")
             }
-            other => words(other, &view),
+            other => {
+                let refused = self.store.refused_state().map(|state| state.name());
+                words(other, hindrance(&view, refused), view.last_sync)
+            }
         };
         let refusal = Refusal::new(404, code, reason, format!("{what} is not here: {words}"));
         Refusal { partial, ..refusal }
@@ -76,8 +79,8 @@ fn explain(config: &NodeConfig, view: &SyncView, repository: &RepositoryName) ->
     }
 }
 
-fn words(reason: Reason, view: &SyncView) -> String {
-    match (reason, hindrance(view)) {
+fn words(reason: Reason, hindrance: Option<String>, last_sync: Option<UnixSeconds>) -> String {
+    match (reason, hindrance) {
         (Reason::NotInSyncScope, _) => {
             "the repository is not among those that this connected registry syncs; add it with \
              'connected-registry permissions update' at the root"
@@ -86,12 +89,16 @@ fn words(reason: Reason, view: &SyncView) -> String {
         (Reason::NotSyncedYet, None) => NOT_FINISHED.to_owned(),
         (Reason::NotSyncedYet, Some(hindrance)) => format!("{NOT_FINISHED}, and {hindrance}"),
         (_, None) => NO_SUCH_CONTENT.to_owned(),
-        (_, Some(hindrance)) => format!("{}, and {hindrance}", as_of(view.last_sync)),
+        (_, Some(hindrance)) => format!("{}, and {hindrance}", as_of(last_sync)),
     }
 }
 
 /// Why a node that is not waiting for a window learns nothing newer from its parent just now.
-fn hindrance(view: &SyncView) -> Option<String> {
+/// `refused`: the name of the state in which the parent refuses it, if it does.
+fn hindrance(view: &SyncView, refused: Option<&str>) -> Option<String> {
+    if let Some(state) = refused {
+        return Some(format!("the parent refuses this node ({state})"));
+    }
     Some(match (view.contact, view.lost_since) {
         (ParentContact::InContact | ParentContact::WaitingForWindow, _) => return None,
         (ParentContact::OutOfContact, Some(since)) => {
@@ -205,6 +212,9 @@ mod tests {
     #[test]
     fn f212_a_miss_says_as_of_when_it_is_one() {
         let mut view = SyncView { last_sync: Some(UnixSeconds(60)), ..SyncView::default() };
+        let told = |reason, view: &SyncView, refused| {
+            words(reason, hindrance(view, refused), view.last_sync)
+        };
         for (contact, hindrance) in [
             (ParentContact::Connecting, "the parent has not been reached since this node started"),
             (
@@ -219,13 +229,16 @@ mod tests {
             view.contact = contact;
             view.lost_since = Some(UnixSeconds(120));
             let known = "there was no such content at the last sync (1970-01-01T00:01:00Z)";
-            assert_eq!(words(Reason::NotFound, &view), format!("{known}, and {hindrance}"));
+            assert_eq!(told(Reason::NotFound, &view, None), format!("{known}, and {hindrance}"));
+            let refuses = format!("{known}, and the parent refuses this node (Deactivated)");
+            assert_eq!(told(Reason::NotFound, &view, Some("Deactivated")), refuses);
             let known = "the sync of this repository has not finished";
-            assert_eq!(words(Reason::NotSyncedYet, &view), format!("{known}, and {hindrance}"));
+            let expected = format!("{known}, and {hindrance}");
+            assert_eq!(told(Reason::NotSyncedYet, &view, None), expected);
         }
         view.contact = ParentContact::InContact;
-        assert_eq!(words(Reason::NotFound, &view), NO_SUCH_CONTENT);
-        assert_eq!(words(Reason::NotSyncedYet, &view), NOT_FINISHED);
+        assert_eq!(told(Reason::NotFound, &view, None), NO_SUCH_CONTENT);
+        assert_eq!(told(Reason::NotSyncedYet, &view, None), NOT_FINISHED);
         let mut node = config(&[]).node;
         node.schedule = "0 12 * * *".parse().unwrap();
         for (now, wanted) in [

@@ -129,6 +129,14 @@ impl Store {
         is_news
     }
 
+    /// The state of a node that its parent refuses; `None` when it does not. Costs no look at the
+    /// rows.
+    pub fn refused_state(&self) -> Option<NodeState> {
+        let standing = self.inner.standing.lock().unwrap_or_else(PoisonError::into_inner);
+        let hurdle = standing.hurdle.clone().filter(|_| standing.has_credential);
+        hurdle.map(NodeState::Refused)
+    }
+
     /// What this node is and does just now.
     pub fn node_state(&self) -> Result<NodeState, StoreError> {
         let (role, has_credential, hurdle) = {

@@ -1,7 +1,7 @@
 //! What a root shows of its devices, and a device of itself, is true.
 
 use crate::support::image::Image;
-use crate::support::node::Node;
+use crate::support::node::{Node, sync_token};
 use crate::support::{clients, eventually, skip};
 use crate::sync::{SOON, pair, pull};
 
@@ -215,6 +215,22 @@ fn f212_a_miss_without_contact_says_as_of_when() {
         let (reason, says) = miss();
         let waits = says.contains("at the last sync (20") && says.contains("next one opens at 20");
         (reason == "waiting_for_window" && waits).then_some(())
+    });
+}
+
+/// Symptom: "the parent cannot be reached" of a parent that answers, and refuses.
+#[test]
+fn f212_a_miss_says_that_the_parent_refuses_this_node() {
+    let (root, device, user) = pair("ReadOnly");
+    root.json(&["token", "update", "--name", &sync_token("dock01"), "--status", "disabled"]);
+    eventually(SOON * 2, "the device hears of it", || {
+        (device.json(&["status"])["state"] == "Unauthorized").then_some(())
+    });
+    eventually(SOON, "a miss says so", || {
+        let says = pull(&device, &user, "app", "v2").unwrap_err().message();
+        let refused = says.ends_with(", and the parent refuses this node (Unauthorized)");
+        assert!(refused || !says.contains("cannot be reached"), "{says}");
+        refused.then_some(())
     });
 }
 
