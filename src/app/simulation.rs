@@ -7,6 +7,7 @@
 //! A seed replays: `SKERRY_SEED=7 cargo test --lib simulation`.
 
 mod scenarios;
+mod two_writers;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
@@ -117,6 +118,8 @@ struct World {
     dice: Dice,
     /// Nothing happens out of the ordinary.
     calm: AtomicBool,
+    /// Somebody writes at the parent too.
+    two_writers: AtomicBool,
     /// The power of the device fails.
     dark: AtomicBool,
     /// While the parent answers that it does not have it, this is pushed again, and delivered.
@@ -282,8 +285,12 @@ impl World {
     }
 
     async fn maybe_write(&self) {
-        if !self.calm.load(Ordering::Relaxed) && self.dice.roll(6) == 0 {
-            self.write().await;
+        if self.calm.load(Ordering::Relaxed) || self.dice.roll(6) > 0 {
+            return;
+        }
+        match self.two_writers.load(Ordering::Relaxed) {
+            true => self.scribble().await,
+            false => self.write().await,
         }
     }
 
@@ -521,6 +528,7 @@ async fn tree(spawner: Spawner, seed: u64) -> Tree {
     let world = Arc::new(World {
         dice: Dice(AtomicU64::new(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)),
         calm: AtomicBool::new(true),
+        two_writers: AtomicBool::new(false),
         dark: AtomicBool::new(false),
         pushed_meanwhile: Mutex::default(),
         holds_listing: AtomicBool::new(false),
@@ -677,14 +685,18 @@ fn boxed(spawner: &Spawner, work: impl Future<Output = ()>) {
     spawner.run(1, work);
 }
 
+/// The seed or the number of seeds that the environment names, else so many.
+fn seeds(usual: u64) -> std::ops::Range<u64> {
+    let number = |name| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
+    match number("SKERRY_SEED") {
+        Some(seed) => seed..seed + 1,
+        None => 0..number("SKERRY_SEEDS").unwrap_or(usual),
+    }
+}
+
 #[test]
 fn f130_what_a_device_acknowledged_arrives_whatever_becomes_of_its_deliveries() {
-    let number = |name| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
-    let seeds = match number("SKERRY_SEED") {
-        Some(seed) => seed..seed + 1,
-        None => 0..number("SKERRY_SEEDS").unwrap_or(SEEDS),
-    };
-    for seed in seeds {
+    for seed in seeds(SEEDS) {
         let spawner = Spawner::new();
         boxed(&spawner, run(spawner.clone(), seed));
     }

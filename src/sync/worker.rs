@@ -50,11 +50,7 @@ pub(super) struct Worker {
 impl Worker {
     /// Brings this node up to date and keeps it so; ends with an error only.
     pub(super) async fn follow(&self) -> Result<Infallible, SyncError> {
-        self.online()?;
-        if self.store.debts_noted()? && self.state.debts().is_empty() {
-            log::info!("content was missing when this node stopped: full reconcile requested");
-            self.store.request_reconcile().await?;
-        }
+        self.begin().await?;
         let mut position = self.up_to_date().await?;
         let clock = &self.store.sys().clock;
         let mut noted = clock.monotonic();
@@ -100,6 +96,7 @@ impl Worker {
     /// Brings this node up to date, with what the parent has told by now.
     #[cfg(test)]
     pub(super) async fn follow_once(&self) -> Result<(), SyncError> {
+        self.begin().await?;
         self.refresh_config().await?;
         let position = self.up_to_date().await?;
         if self.upstream.feed_head().await? != position {
@@ -151,10 +148,18 @@ impl Worker {
         received
     }
 
-    fn online(&self) -> Result<(), SyncError> {
+    /// The parent has let this node in.
+    async fn begin(&self) -> Result<(), SyncError> {
         self.store.set_hurdle(None);
         self.state.set(|now| now.online = true);
-        Ok(self.state.publish(&self.store)?)
+        self.state.publish(&self.store)?;
+        if self.store.debts_noted()? && self.state.debts().is_empty() {
+            log::info!(
+                "content was missing or held back when this node stopped: full reconcile requested"
+            );
+            self.store.request_reconcile().await?;
+        }
+        Ok(())
     }
 
     /// Everything that was known to be done is done.
