@@ -1,6 +1,8 @@
 //! A device and its parent in one process, every part of them real: the store, the sync, the
 //! registry, the tokens and the gateway. A writer works at the device while the parent refuses,
-//! does not answer, or answers what the device does not hear, and while the device loses its power.
+//! does not answer, or answers what the device does not hear, and while the device loses its power
+//! or its disk: then it is restored from a backup that has all that the writer was told (a store in
+//! memory has no files: the rows of the backup come into a store of another incarnation).
 //! Nobody else writes, so at every moment the device has what its writer was told, and at rest the
 //! parent has it too.
 //!
@@ -41,6 +43,9 @@ use crate::types::{
 const SEEDS: u64 = 60;
 /// What the writer, the parent and the power do in one seed.
 const STEPS: u64 = 60;
+/// Restores in one seed: the parent tells the deliveries of so many lives of a store, and one more,
+/// apart.
+const RESTORES_MAX: u64 = 2;
 /// Rounds after which both sides must agree, once nothing disturbs them any more.
 const ROUNDS_MAX: usize = 30;
 
@@ -130,7 +135,18 @@ struct World {
     is_held: AtomicBool,
     /// No request is answered.
     is_cut: AtomicBool,
-    device: Store,
+    /// When the parent refuses a change, this is pushed at the device.
+    pushed_then: Mutex<Option<u64>>,
+    /// The parent refuses the next change.
+    refuses: AtomicBool,
+    /// Requests to the parent.
+    requests: AtomicU64,
+    /// The writer makes no change: there is a backup, and it has all that was acknowledged.
+    quiet: AtomicBool,
+    /// Changes that the writer is making.
+    writing: AtomicU64,
+    /// Another one after each restore.
+    device: Mutex<Store>,
     root: Store,
     told: Mutex<Told>,
 }
@@ -185,13 +201,17 @@ fn media_type(number: u64) -> &'static str {
 }
 
 impl World {
+    fn device(&self) -> Store {
+        self.device.lock().unwrap().clone()
+    }
+
     fn note(&self, text: String) {
         self.told.lock().unwrap().log.push(text);
     }
 
     /// What a client of the device may do to this repository now.
     fn may_write(&self, repository: &RepositoryName) -> bool {
-        let config = self.device.self_config().unwrap();
+        let config = self.device().self_config().unwrap();
         config.is_some_and(|config| Scope::of_config(&config).covers(repository))
     }
 
@@ -202,14 +222,20 @@ impl World {
         }
     }
 
-    /// One random thing that the writer does.
     async fn write(&self) {
+        self.writing.fetch_add(1, Ordering::Relaxed);
+        self.change().await;
+        self.writing.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// One random thing that the writer does.
+    async fn change(&self) {
         let app = repository(self.dice.roll(REPOSITORIES));
         let tag: Tag = format!("v{}", self.dice.roll(TAGS)).parse().unwrap();
         let number = self.dice.roll(MANIFESTS + INDEXES);
         let digest = digest_of(&manifest(number));
         let kind = self.dice.roll(12);
-        if !self.may_write(&app) {
+        if self.quiet.load(Ordering::Relaxed) || !self.may_write(&app) {
             return;
         }
         let short = &digest.hex()[..6].to_owned();
@@ -222,14 +248,14 @@ impl World {
             7 => self.push(&app, &[], number).await,
             8 | 9 => {
                 let result =
-                    self.device.delete_tag(&app, &tag, Precondition::None, &Origin::Client).await;
+                    self.device().delete_tag(&app, &tag, Precondition::None, &Origin::Client).await;
                 let mut told = self.told.lock().unwrap();
                 let was = told.untagged(&app, &tag);
                 told.log.push(format!("  writer: delete {app}:{tag}: {}", result.is_ok()));
                 assert_eq!(result.ok().flatten(), was, "{app}:{tag}");
             }
             _ => {
-                let result = self.device.delete_manifest(&app, &digest, &Origin::Client).await;
+                let result = self.device().delete_manifest(&app, &digest, &Origin::Client).await;
                 let mut told = self.told.lock().unwrap();
                 told.log.push(format!("  writer: delete {app}@{short}: {}", result.is_ok()));
                 let was = told.deleted(&app, &digest);
@@ -240,7 +266,7 @@ impl World {
     }
 
     async fn push(&self, app: &RepositoryName, tags: &[Tag], number: u64) {
-        let put = store_push(&self.device, app, tags, number, Origin::Client).await;
+        let put = store_push(&self.device(), app, tags, number, Origin::Client).await;
         if let PutOutcome::ChildMissing(_) = put {
             return;
         }
@@ -257,11 +283,11 @@ impl World {
         let Some(number) = self.pushed_meanwhile.lock().unwrap().take() else {
             return;
         };
-        for store in [&self.device, &self.root] {
+        for store in [&self.device(), &self.root] {
             store_push(store, &repository(0), &[], number, Origin::Client).await;
         }
-        for (number, _) in self.device.outbox(9).unwrap() {
-            self.device.outbox_done(number).await.unwrap();
+        for (number, _) in self.device().outbox(9).unwrap() {
+            self.device().outbox_done(number).await.unwrap();
         }
     }
 
@@ -284,6 +310,26 @@ impl World {
         }
     }
 
+    /// All that a backup has of the rows. Until it is restored the writer makes no change.
+    async fn back_up(&self) -> Vec<(Vec<u8>, Vec<u8>)> {
+        self.quiet.store(true, Ordering::Relaxed);
+        while self.writing.load(Ordering::Relaxed) > 0 {
+            smol::future::yield_now().await;
+        }
+        self.device().rows_of_backup()
+    }
+
+    /// The device has the state of its backup, in another life of its store.
+    async fn restore(&self, rows: Vec<(Vec<u8>, Vec<u8>)>) {
+        let store = Store::restored(self.device().sys().clone(), rows);
+        let content = (0..MANIFESTS + INDEXES).map(manifest).chain([CONFIG.to_vec()]);
+        for bytes in content {
+            store.blob_put(&digest_of(&bytes), bytes).await.unwrap();
+        }
+        *self.device.lock().unwrap() = store;
+        self.quiet.store(false, Ordering::Relaxed);
+    }
+
     async fn maybe_write(&self) {
         if self.calm.load(Ordering::Relaxed) || self.dice.roll(6) > 0 {
             return;
@@ -296,9 +342,9 @@ impl World {
 
     /// The device has what its writer was told.
     fn check(&self, what: &str) {
-        let tags = tags(&self.device);
+        let tags = tags(&self.device());
         let told = self.told.lock().unwrap();
-        let missing = told.missing(&manifests(&self.device));
+        let missing = told.missing(&manifests(&self.device()));
         if tags != told.tags || !missing.is_empty() {
             let (tags, wanted, log) = (shown(&tags), shown(&told.tags), told.log.join("\n"));
             panic!("{what}\nthe device lacks {missing:?} and has {tags}\nwanted {wanted}\n{log}");
@@ -395,14 +441,23 @@ impl Parent {
         {
             let reply = self.route(request).await;
             world.is_held.store(true, Ordering::Relaxed);
-            while !world.device.outbox(1).unwrap().is_empty() {
+            while !world.device().outbox(1).unwrap().is_empty() {
                 smol::future::yield_now().await;
             }
             world.is_cut.store(true, Ordering::Relaxed);
             return reply;
         }
+        world.requests.fetch_add(1, Ordering::Relaxed);
         if world.calm.load(Ordering::Relaxed) || !request.path.starts_with("/v2/") {
+            if changes && world.refuses.swap(false, Ordering::Relaxed) {
+                return Refusal::new(403, "DENIED", Reason::ReadOnly, "no".to_owned()).into();
+            }
             let reply = self.route(request).await;
+            let pushed =
+                world.pushed_then.lock().unwrap().take_if(|_| changes && reply.status >= 400);
+            if let Some(number) = pushed {
+                store_push(&world.device(), &repository(0), &[], number, Origin::Client).await;
+            }
             if request.method == Method::Head && reply.status == 404 {
                 world.push_meanwhile().await;
             }
@@ -425,7 +480,9 @@ impl Parent {
                 world.dark.store(true, Ordering::Relaxed);
                 (busy().into(), "power")
             }
-            2 | 3 if changes => {
+            // Of what is refused by itself in a life of the store that is lost, while later changes
+            // pass, a tag that names the same can tell the parent that it was delivered.
+            2 | 3 if changes && !world.quiet.load(Ordering::Relaxed) => {
                 let text = "no".to_owned();
                 (Refusal::new(403, "DENIED", Reason::ReadOnly, text).into(), "refused")
             }
@@ -471,7 +528,8 @@ struct Tree {
 impl Tree {
     /// The sync of a device that starts.
     async fn start(&self) -> Engine {
-        let sys = self.world.device.sys();
+        let store = self.world.device();
+        let sys = store.sys();
         let parsed = ConnectionString::parse(&self.connection, |_| None);
         let connection = parsed.map_err(|error| error.to_string());
         let options = EngineOptions {
@@ -483,9 +541,12 @@ impl Tree {
             contacts: Contacts::new(sys),
         };
         let client = Client::new(sys, ClientOptions::default()).unwrap();
-        let store = self.world.device.clone();
-        let engine =
-            Engine::new(store, client, connection.unwrap_or_else(|e| panic!("{e}")), options);
+        let engine = Engine::new(
+            store.clone(),
+            client,
+            connection.unwrap_or_else(|e| panic!("{e}")),
+            options,
+        );
         engine.activate().await.unwrap();
         engine
     }
@@ -534,7 +595,12 @@ async fn tree(spawner: Spawner, seed: u64) -> Tree {
         holds_listing: AtomicBool::new(false),
         is_held: AtomicBool::new(false),
         is_cut: AtomicBool::new(false),
-        device: device.clone(),
+        pushed_then: Mutex::default(),
+        refuses: AtomicBool::new(false),
+        requests: AtomicU64::new(0),
+        quiet: AtomicBool::new(false),
+        writing: AtomicU64::new(0),
+        device: Mutex::new(device.clone()),
         root: root.clone(),
         told: Mutex::default(),
     });
@@ -571,14 +637,19 @@ async fn tree(spawner: Spawner, seed: u64) -> Tree {
 async fn run(spawner: Spawner, seed: u64) {
     let tree = tree(spawner, seed).await;
     let (world, hands) = (&tree.world, &tree.hands);
-    let (root, device) = (&world.root, &world.device);
+    let root = &world.root;
     let mut now = tree.start().await;
     now.pull_once().await.unwrap();
     world.calm.store(false, Ordering::Relaxed);
-    let mut withheld = BTreeSet::new();
+    let (mut withheld, mut backup, mut restores) = (BTreeSet::new(), None, 0);
     for step in 0..STEPS {
         let mut stays = true;
         match world.dice.roll(20) {
+            0..=3 if backup.is_some() => {
+                world.note(format!("{step}: the device is restored"));
+                world.restore(backup.take().unwrap()).await;
+                (stays, restores) = (false, restores + 1);
+            }
             0..=7 => world.write().await,
             8..=11 => {
                 world.note(format!("{step}: push"));
@@ -604,9 +675,13 @@ async fn run(spawner: Spawner, seed: u64) {
                 world.note(format!("{step}: {app} granted: {granted}"));
                 grant(root, &app, granted).await;
             }
+            17 if restores < RESTORES_MAX && backup.is_none() => {
+                world.note(format!("{step}: a backup"));
+                backup = Some(world.back_up().await);
+            }
             17 => stays = false,
             18 => {
-                device.request_reconcile().await.unwrap();
+                world.device().request_reconcile().await.unwrap();
             }
             _ => {
                 hands.0.fetch_add(1 + world.dice.roll(4000), Ordering::Relaxed);
@@ -618,8 +693,10 @@ async fn run(spawner: Spawner, seed: u64) {
         }
         world.check(&format!("seed {seed}, step {step}"));
     }
+    world.quiet.store(false, Ordering::Relaxed);
     world.calm.store(true, Ordering::Relaxed);
     world.note("calm".to_owned());
+    let device = &world.device();
     for number in withheld {
         grant(root, &repository(number), true).await;
     }

@@ -287,3 +287,20 @@ fn copy(
     disk.rename(&temporary, to)?;
     Ok(offset)
 }
+
+/// What a backup and a restore come to for a store in memory, for tests of what stands above.
+#[cfg(test)]
+impl Store {
+    /// The rows that a backup has.
+    pub(crate) fn rows_of_backup(&self) -> Vec<(Vec<u8>, Vec<u8>)> {
+        self.look_up(|index| index.scan(&[], None, usize::MAX)).unwrap()
+    }
+
+    /// A store that has these rows, and a feed epoch of its own.
+    pub(crate) fn restored(sys: Sys, rows: Vec<(Vec<u8>, Vec<u8>)>) -> Store {
+        let store = Store::in_memory(sys);
+        let changes: Vec<_> = rows.into_iter().map(|(key, row)| (key, Some(row))).collect();
+        store.shared().index().apply(1, &changes).unwrap();
+        store
+    }
+}

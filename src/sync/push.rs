@@ -13,7 +13,7 @@ use super::turns::Turns;
 use super::upload::{Content, Uploader};
 use crate::gateway::distribution::{Delivery, FetchedManifest};
 use crate::gateway::{Upstream, UpstreamError};
-use crate::store::replica::outbox::{OutboxChange, OutboxEntry};
+use crate::store::replica::outbox::{Life, OutboxChange, OutboxEntry};
 use crate::store::replica::refused::Refused;
 use crate::store::{ManifestRow, Precondition, Store, StoreError};
 use crate::sys::spawn;
@@ -77,6 +77,8 @@ pub(super) struct Retries {
     round: u64,
     /// Deliveries in a row whose number stood for another change.
     mismatches: u32,
+    /// What came with a backup has been made ready.
+    joined: bool,
 }
 
 impl Retries {
@@ -108,6 +110,10 @@ impl Pusher {
     pub(super) async fn deliver_round(&self) -> Result<Duration, SyncError> {
         if !self.is_read_write()? {
             return Ok(LOOK_AGAIN);
+        }
+        if !self.retries().joined {
+            self.store.outbox_join().await?;
+            self.retries().joined = true;
         }
         self.retry_refused().await?;
         let mut refused = self.store.refused().await?;
@@ -168,6 +174,7 @@ impl Pusher {
                     overtaken.push(refused);
                 }
             }
+            // With these behind it, none keeps its number.
             self.store.outbox_renew(overtaken).await?;
             for (number, entry) in changes {
                 after = number;
@@ -182,7 +189,12 @@ impl Pusher {
                     return Ok(());
                 }
                 delivered += 1;
-                self.attempt(number, entry, refused).await?;
+                let renewed = self.attempt(number, entry, refused).await?;
+                if let Some(before) = renewed.filter(|renewed| *renewed <= number) {
+                    // Later changes of its tag must not overtake it.
+                    after = before.saturating_sub(1);
+                    break;
+                }
             }
             // Any number may be held up.
             spawn::yield_now().await;
@@ -196,7 +208,9 @@ impl Pusher {
         for repository in due {
             match self.store.outbox_first(&repository, refused).await? {
                 Some(_) if !self.is_read_write()? => return Ok(()),
-                Some((number, entry)) => self.attempt(number, entry, refused).await?,
+                Some((number, entry)) => {
+                    self.attempt(number, entry, refused).await?;
+                }
                 None => self.turns().worked(&repository),
             }
         }
@@ -204,23 +218,22 @@ impl Pusher {
     }
 
     /// Delivers one change. When it fails, its repository waits; the error is one that ends the
-    /// session.
+    /// session. Returns the lowest number that is to be tried again because of it.
     async fn attempt(
         &self,
         number: u64,
         entry: OutboxEntry,
         refused: &mut Refused,
-    ) -> Result<(), SyncError> {
+    ) -> Result<Option<u64>, SyncError> {
         let repository = &entry.repository;
         let Err(error) = self.settle(number, &entry).await else {
             self.turns().worked(repository);
-            if self.store.is_refused(number)? {
-                refused.add(number, entry);
-            } else {
-                let completed = refused.completed_by(&entry, &self.store)?;
-                self.store.outbox_renew(completed).await?;
+            if let Some(refusal) = self.store.outbox_refusal(number)? {
+                refused.add(number, refusal);
+                return Ok(None);
             }
-            return Ok(());
+            let completed = refused.completed_by(&entry, &self.store)?;
+            return Ok(self.store.outbox_renew(completed).await?);
         };
         let ends = error.ends_session();
         self.turns().failed(repository, ends, self.now(), &*self.store.sys().rng);
@@ -228,7 +241,7 @@ impl Pusher {
             return Err(error);
         }
         log::warn!("retrying a push to the parent repository={repository}: {error}");
-        Ok(())
+        Ok(None)
     }
 
     /// Delivers one change and takes it out of the outbox, or notes that it was refused.
@@ -301,7 +314,7 @@ impl Pusher {
     /// Or the store was set back without that, and counts over again.
     async fn settle_mismatch(&self, number: u64, entry: &OutboxEntry) -> Result<(), SyncError> {
         let (id, repository) = (&entry.id, &entry.repository);
-        if self.store.outbox_is_of_this_life(id)? {
+        if self.store.outbox_life(id)? == Life::Present {
             let mismatches = self.retries().mismatches;
             self.retries().mismatches = (mismatches + 1).min(LEFT_OUT_MAX);
             log::warn!(
@@ -310,13 +323,7 @@ impl Pusher {
             );
             return Ok(self.store.outbox_renumber(number, (1 << mismatches) - 1).await?);
         }
-        // What the parent does not have may have been refused in that life. What is there goes on
-        // from what became of it since; a removal would take that away.
-        let is_there = match entry.brings() {
-            Some(digest) => self.upstream.keeps_manifest(repository, digest).await?,
-            None => true,
-        };
-        if !is_there {
+        if self.is_yet_to_come(number, entry).await? {
             return Ok(self.store.outbox_renumber(number, 0).await?);
         }
         log::warn!(
@@ -324,6 +331,30 @@ impl Pusher {
         );
         self.store.outbox_done(number).await?;
         Ok(self.store.request_reconcile().await?)
+    }
+
+    /// Whether the parent has not had a change whose number is used there. What it does not have
+    /// may have been refused in the life of the store that gave the number. What is there goes on
+    /// from what became of it since; a removal would take that away. But what was refused has let
+    /// changes with higher numbers pass: it is yet to come while the tag is where it begins.
+    async fn is_yet_to_come(&self, number: u64, entry: &OutboxEntry) -> Result<bool, SyncError> {
+        let repository = &entry.repository;
+        if let Some(digest) = entry.brings()
+            && !self.upstream.keeps_manifest(repository, digest).await?
+        {
+            return Ok(true);
+        }
+        match &entry.change {
+            _ if !self.store.outbox_was_refused(number)? => Ok(false),
+            OutboxChange::Tag { tag, .. } => {
+                let reference = Reference::Tag(tag.clone());
+                let there = self.upstream.tag(repository, &reference).await?;
+                let deleted = self.store.outbox_deletions(repository)?;
+                Ok(moved(entry, there.as_ref(), &deleted) == Moved::ByUs)
+            }
+            OutboxChange::ManifestDeleted { .. } => Ok(true),
+            OutboxChange::ManifestAdded { .. } => Ok(false),
+        }
     }
 
     async fn deliver(&self, entry: &OutboxEntry) -> Result<(), SyncError> {

@@ -1,7 +1,7 @@
 //! Encounters of a device and its parent that dice meet rarely, one by one.
 
 use super::*;
-use crate::store::replica::outbox::{Delivery, OutboxChange};
+use crate::store::replica::outbox::{Delivery, OutboxChange, OutboxEntry};
 
 /// Images of the tests, and an index of the first two.
 const FIRST: u64 = 0;
@@ -38,7 +38,7 @@ async fn rest(tree: &Tree, engine: &Engine) {
         engine.pull_once().await.unwrap();
         tree.hands.0.fetch_add(90_000, Ordering::Relaxed);
     }
-    tree.world.device.request_reconcile().await.unwrap();
+    tree.world.device().request_reconcile().await.unwrap();
     engine.pull_once().await.unwrap();
 }
 
@@ -55,7 +55,7 @@ fn in_tree(work: impl AsyncFnOnce(&Tree, &Engine)) {
 #[test]
 fn f130_what_an_index_needs_that_goes_up_is_not_deleted_with_the_parents() {
     in_tree(async |tree, engine| {
-        let (root, device) = (&tree.world.root, &tree.world.device);
+        let (root, device) = (&tree.world.root, &tree.world.device());
         for number in [FIRST, SECOND] {
             push(root, &[&format!("x{number}")], number).await;
         }
@@ -76,7 +76,7 @@ fn f130_what_an_index_needs_that_goes_up_is_not_deleted_with_the_parents() {
 #[test]
 fn f130_what_is_pushed_again_while_the_parent_says_that_it_is_gone_stays() {
     in_tree(async |tree, engine| {
-        let (root, device) = (&tree.world.root, &tree.world.device);
+        let (root, device) = (&tree.world.root, &tree.world.device());
         push(root, &["x"], FIRST).await;
         engine.pull_once().await.unwrap();
         let first = digest_of(&manifest(FIRST));
@@ -92,7 +92,7 @@ fn f130_what_is_pushed_again_while_the_parent_says_that_it_is_gone_stays() {
 #[test]
 fn f130_an_index_that_names_a_manifest_of_another_index_goes_up_in_order() {
     in_tree(async |tree, engine| {
-        let (root, device) = (&tree.world.root, &tree.world.device);
+        let (root, device) = (&tree.world.root, &tree.world.device());
         // None of what it names goes up by itself.
         for number in [FIRST, SECOND, INDEX] {
             let put = store_push(device, &app(), &[], number, Origin::Parent).await;
@@ -110,7 +110,7 @@ fn f130_an_index_that_names_a_manifest_of_another_index_goes_up_in_order() {
 #[test]
 fn f130_an_index_that_the_parent_has_without_its_children_brings_them() {
     in_tree(async |tree, engine| {
-        let (root, device) = (&tree.world.root, &tree.world.device);
+        let (root, device) = (&tree.world.root, &tree.world.device());
         for number in [FIRST, SECOND, INDEX] {
             push(device, &[], number).await;
         }
@@ -127,7 +127,7 @@ fn f130_an_index_that_the_parent_has_without_its_children_brings_them() {
 #[test]
 fn f204_f130_a_conflict_that_cannot_be_settled_holds_up_nothing_else() {
     in_tree(async |tree, engine| {
-        let (root, device) = (&tree.world.root, &tree.world.device);
+        let (root, device) = (&tree.world.root, &tree.world.device());
         push(root, &["v1"], FIRST).await;
         engine.pull_once().await.unwrap();
         push(device, &["v1"], SECOND).await;
@@ -167,7 +167,7 @@ async fn takes_unheard(root: &Store, device: &Store, number: u64) {
 #[test]
 fn f130_what_others_move_while_a_change_waits_for_its_answer_is_followed_then() {
     in_tree(async |tree, engine| {
-        let (root, device) = (&tree.world.root, &tree.world.device);
+        let (root, device) = (&tree.world.root, &tree.world.device());
         push(device, &["v1"], FIRST).await;
         takes_unheard(root, device, FIRST).await;
         push(root, &["v1"], SECOND).await;
@@ -187,7 +187,7 @@ fn f130_what_others_move_while_a_change_waits_for_its_answer_is_followed_then() 
 #[test]
 fn f130_what_others_delete_while_a_change_waits_for_its_answer_goes_then() {
     in_tree(async |tree, engine| {
-        let (root, device) = (&tree.world.root, &tree.world.device);
+        let (root, device) = (&tree.world.root, &tree.world.device());
         push(device, &["v1"], FIRST).await;
         takes_unheard(root, device, FIRST).await;
         root.delete_manifest(&app(), &digest_of(&manifest(FIRST)), &Origin::Client).await.unwrap();
@@ -209,7 +209,7 @@ fn f130_what_others_delete_while_a_change_waits_for_its_answer_goes_then() {
 /// the device has heard that; then the link is cut.
 async fn compare_while_delivering(tree: &Tree, engine: &Engine) {
     let world = &tree.world;
-    world.device.request_reconcile().await.unwrap();
+    world.device().request_reconcile().await.unwrap();
     world.holds_listing.store(true, Ordering::Relaxed);
     let push = async {
         while !world.is_held.load(Ordering::Relaxed) {
@@ -224,7 +224,7 @@ async fn compare_while_delivering(tree: &Tree, engine: &Engine) {
 #[test]
 fn f130_a_push_that_is_delivered_while_the_parent_lists_stays() {
     in_tree(async |tree, engine| {
-        let (root, device) = (&tree.world.root, &tree.world.device);
+        let (root, device) = (&tree.world.root, &tree.world.device());
         push(device, &["v1"], FIRST).await;
         compare_while_delivering(tree, engine).await;
         assert_eq!(named(root, "v1"), Some(digest_of(&manifest(FIRST))));
@@ -235,7 +235,7 @@ fn f130_a_push_that_is_delivered_while_the_parent_lists_stays() {
 #[test]
 fn f130_a_removal_that_is_delivered_while_the_parent_lists_stays() {
     in_tree(async |tree, engine| {
-        let (root, device) = (&tree.world.root, &tree.world.device);
+        let (root, device) = (&tree.world.root, &tree.world.device());
         push(device, &["v1"], FIRST).await;
         rest(tree, engine).await;
         device
@@ -251,7 +251,7 @@ fn f130_a_removal_that_is_delivered_while_the_parent_lists_stays() {
 #[test]
 fn f130_a_push_of_what_the_parent_has_deleted_brings_it_back() {
     in_tree(async |tree, engine| {
-        let (root, device) = (&tree.world.root, &tree.world.device);
+        let (root, device) = (&tree.world.root, &tree.world.device());
         push(root, &["v1"], FIRST).await;
         engine.pull_once().await.unwrap();
         root.delete_manifest(&app(), &digest_of(&manifest(FIRST)), &Origin::Client).await.unwrap();
@@ -267,7 +267,7 @@ fn f130_a_push_of_what_the_parent_has_deleted_brings_it_back() {
 /// The root has an index of two images, and the device has it without one of them, which was
 /// deleted at the root.
 async fn loses_a_child(tree: &Tree, engine: &Engine) {
-    let (root, device) = (&tree.world.root, &tree.world.device);
+    let (root, device) = (&tree.world.root, &tree.world.device());
     for number in [FIRST, SECOND] {
         push(root, &[], number).await;
     }
@@ -282,7 +282,7 @@ async fn loses_a_child(tree: &Tree, engine: &Engine) {
 #[test]
 fn f204_a_child_that_comes_back_at_the_parent_comes_with_the_next_tag_of_its_index() {
     in_tree(async |tree, engine| {
-        let (root, device) = (&tree.world.root, &tree.world.device);
+        let (root, device) = (&tree.world.root, &tree.world.device());
         loses_a_child(tree, engine).await;
         push(root, &[], FIRST).await;
         push(root, &["multi2"], INDEX).await;
@@ -295,7 +295,7 @@ fn f204_a_child_that_comes_back_at_the_parent_comes_with_the_next_tag_of_its_ind
 #[test]
 fn f204_a_child_that_comes_back_at_the_parent_comes_with_the_next_comparison() {
     in_tree(async |tree, engine| {
-        let (root, device) = (&tree.world.root, &tree.world.device);
+        let (root, device) = (&tree.world.root, &tree.world.device());
         loses_a_child(tree, engine).await;
         rest(tree, engine).await;
         assert!(!has(device, FIRST) && has(device, INDEX), "as the root has it");
@@ -304,4 +304,155 @@ fn f204_a_child_that_comes_back_at_the_parent_comes_with_the_next_comparison() {
         engine.pull_once().await.unwrap();
         assert!(has(device, FIRST), "the index is served without its child");
     });
+}
+
+/// The device is set back to what it is now, in another life of its store.
+async fn restored(tree: &Tree) -> Engine {
+    let rows = tree.world.back_up().await;
+    tree.world.restore(rows).await;
+    tree.start().await
+}
+
+#[test]
+fn f201_f204_a_refusal_that_came_with_a_backup_is_not_tried_again_and_again() {
+    // The change behind it came with the backup too, was made after it, or removes the manifest.
+    for case in 0..3 {
+        in_tree(async |tree, _| {
+            let (root, device, world) = (&tree.world.root, &tree.world.device(), &tree.world);
+            let tags: &[&str] = if case == 2 { &[] } else { &["v1"] };
+            push(device, tags, FIRST).await;
+            if case == 0 {
+                push(device, tags, SECOND).await;
+            }
+            let engine = restored(tree).await;
+            let device = &world.device();
+            grant(root, &app(), false).await;
+            engine.push_once().await.unwrap();
+            assert!(!device.refused_changes(9).unwrap().is_empty());
+            match case {
+                0 => {}
+                1 => push(device, tags, SECOND).await,
+                _ => {
+                    let first = digest_of(&manifest(FIRST));
+                    device.delete_manifest(&app(), &first, &Origin::Client).await.unwrap();
+                }
+            }
+            for _ in 0..3 {
+                engine.push_once().await.unwrap();
+            }
+            let before = (device.sequence(), world.requests.load(Ordering::Relaxed));
+            engine.push_once().await.unwrap();
+            let after = (device.sequence(), world.requests.load(Ordering::Relaxed));
+            assert_eq!(after, before, "case {case}: records and requests, and no time passed");
+            grant(root, &app(), true).await;
+            rest(tree, &engine).await;
+            assert_eq!(named(root, "v1"), named(device, "v1"));
+            assert_eq!((has(root, FIRST), has(root, SECOND)), (case < 2, case < 2));
+            assert!(device.outbox(9).unwrap().is_empty() && device.conflicts().unwrap().is_empty());
+        });
+    }
+}
+
+#[test]
+fn f201_f130_what_came_with_a_backup_is_not_overtaken_by_a_later_change_of_its_tag() {
+    // The life of the store that was lost had delivered so many changes of the tag.
+    for delivered in 0..4 {
+        in_tree(async |tree, engine| {
+            let (root, device, world) = (&tree.world.root, &tree.world.device(), &tree.world);
+            push(device, &["v1"], FIRST).await;
+            // Then the tag is removed, and what is read at once goes up.
+            let any = Precondition::None;
+            device.delete_tag(&app(), &names(&["v1"])[0], any, &Origin::Client).await.unwrap();
+            let many = (0..70).map(|number| format!("t{number}")).collect::<Vec<_>>();
+            push(device, &many.iter().map(String::as_str).collect::<Vec<_>>(), THIRD).await;
+            push(device, &["v1"], SECOND).await;
+            let rows = world.back_up().await;
+            match delivered {
+                3 => engine.push_once().await.unwrap(),
+                _ => {
+                    for (number, entry) in device.outbox(delivered).unwrap() {
+                        deliver(root, number, &entry).await;
+                    }
+                }
+            }
+            world.restore(rows).await;
+            let device = &world.device();
+            let engine = tree.start().await;
+            world.refuses.store(true, Ordering::Relaxed);
+            engine.push_once().await.unwrap();
+            rest(tree, &engine).await;
+            for store in [root, device] {
+                let case = format!("{delivered} delivered");
+                assert_eq!(named(store, "v1"), Some(digest_of(&manifest(SECOND))), "{case}");
+                assert!(has(store, FIRST), "{case}: what v1 named before");
+                assert_eq!(named(store, "t69"), Some(digest_of(&manifest(THIRD))), "{case}");
+            }
+            let conflict = root.tags(&app(), None, 99).unwrap().into_iter();
+            assert!(conflict.count() == 71 && device.outbox(9).unwrap().is_empty());
+        });
+    }
+}
+
+/// The parent takes a change of a tag, as the device delivers it.
+async fn deliver(root: &Store, number: u64, entry: &OutboxEntry) {
+    let origin = Origin::Child(Delivery { id: entry.id.clone(), lowest: Some(number) });
+    let OutboxChange::Tag { tag, digest, .. } = &entry.change else { panic!("{entry}") };
+    if digest.is_some() {
+        let tags = std::slice::from_ref(tag);
+        store_push(root, &app(), tags, FIRST, origin).await;
+    } else {
+        root.delete_tag(&app(), tag, Precondition::None, &origin).await.unwrap();
+    }
+}
+
+#[test]
+fn f201_f130_a_refused_push_that_other_pushes_have_passed_is_not_taken_for_delivered() {
+    for removal in [false, true] {
+        in_tree(async |tree, _| {
+            let (root, device, world) = (&tree.world.root, &tree.world.device(), &tree.world);
+            if removal {
+                push(device, &["v1"], FIRST).await;
+                tree.start().await.push_once().await.unwrap();
+                let any = Precondition::None;
+                device.delete_tag(&app(), &names(&["v1"])[0], any, &Origin::Client).await.unwrap();
+            } else {
+                push(device, &["v1"], FIRST).await;
+            }
+            push(device, &["v2"], FIRST).await;
+            let engine = restored(tree).await;
+            world.refuses.store(true, Ordering::Relaxed);
+            engine.push_once().await.unwrap();
+            let first = Some(digest_of(&manifest(FIRST)));
+            assert_eq!(named(root, "v2"), first);
+            rest(tree, &engine).await;
+            for store in [root, &world.device()] {
+                assert_eq!(named(store, "v1"), first.clone().filter(|_| !removal), "{removal}");
+                assert_eq!(named(store, "v2"), first, "{removal}");
+            }
+        });
+    }
+}
+
+#[test]
+fn f204_f130_an_index_goes_up_in_the_round_that_brings_what_was_missing() {
+    for is_restored in [false, true] {
+        in_tree(async |tree, _| {
+            let (root, device, world) = (&tree.world.root, &tree.world.device(), &tree.world);
+            for number in [FIRST, SECOND] {
+                push(device, &[], number).await;
+            }
+            push(device, &["multi"], INDEX).await;
+            let first = digest_of(&manifest(FIRST));
+            device.delete_manifest(&app(), &first, &Origin::Client).await.unwrap();
+            let engine = match is_restored {
+                true => restored(tree).await,
+                false => tree.start().await,
+            };
+            *world.pushed_then.lock().unwrap() = Some(FIRST);
+            engine.push_once().await.unwrap();
+            assert!(world.pushed_then.lock().unwrap().is_none(), "it was refused");
+            assert_eq!(named(root, "multi"), Some(digest_of(&manifest(INDEX))));
+            assert_eq!(world.device().refused_changes(9).unwrap(), []);
+        });
+    }
 }

@@ -11,7 +11,7 @@ impl World {
     /// One change by a client of the device or of the parent.
     pub(super) async fn scribble(&self) {
         let (store, place) = match self.dice.roll(2) {
-            0 => (&self.device, "device"),
+            0 => (&self.device(), "device"),
             _ => (&self.root, "root"),
         };
         let app = repository(self.dice.roll(REPOSITORIES));
@@ -71,7 +71,7 @@ async fn sync(engine: &Engine, roll: u64) -> Result<(), SyncError> {
 async fn run(spawner: Spawner, seed: u64) {
     let tree = tree(spawner, seed).await;
     let (world, hands) = (&tree.world, &tree.hands);
-    let device = &world.device;
+    let device = &world.device();
     world.two_writers.store(true, Ordering::Relaxed);
     let mut now = tree.start().await;
     now.pull_once().await.unwrap();

@@ -7,5 +7,6 @@ pub mod node;
 pub mod outbox;
 pub mod pushes;
 pub mod refused;
+pub mod renewal;
 
 pub(super) mod delivered;

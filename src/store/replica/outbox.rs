@@ -66,6 +66,29 @@ impl fmt::Display for OutboxId {
     }
 }
 
+/// Which life of this node's store gave a change its number.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Life {
+    /// This one: since the store was made or restored.
+    Present,
+    /// One before it, as a backup holds it: the parent may have had the change since.
+    Earlier,
+    /// Another node gave the number, or a store that did not tell.
+    Unknown,
+}
+
+impl OutboxId {
+    /// `own`: the name of this node; `incarnation`: the present one of its store.
+    fn life(&self, own: Option<&ConnectedRegistryName>, incarnation: u64) -> Life {
+        match self.incarnation {
+            _ if own != Some(&self.origin) => Life::Unknown,
+            present if present == incarnation => Life::Present,
+            0 => Life::Unknown,
+            _ => Life::Earlier,
+        }
+    }
+}
+
 impl FromStr for OutboxId {
     type Err = ();
 
@@ -260,7 +283,7 @@ impl OutboxEntry {
 }
 
 /// Adds a state that a tag may have at the parent.
-fn remember(unheard: &mut Vec<Option<Digest>>, state: Option<Digest>) {
+pub(in crate::store) fn remember(unheard: &mut Vec<Option<Digest>>, state: Option<Digest>) {
     if unheard.len() < UNHEARD_MAX && !unheard.contains(&state) {
         unheard.push(state);
     }
@@ -272,11 +295,10 @@ impl Store {
         Ok(self.get::<LastOutbox>(&counter_key())?.map_or(0, |last| last.0))
     }
 
-    /// Whether a change was given its number by this store, as it is since it was made or restored.
-    pub fn outbox_is_of_this_life(&self, id: &OutboxId) -> Result<bool, StoreError> {
-        let config = self.self_config()?;
-        let is_ours = config.is_some_and(|config| config.node.name == id.origin);
-        Ok(is_ours && id.incarnation == self.shared().feed.epoch())
+    /// Which life of this store gave a change its number.
+    pub fn outbox_life(&self, id: &OutboxId) -> Result<Life, StoreError> {
+        let own = self.self_config()?.map(|config| config.node.name.clone());
+        Ok(id.life(own.as_ref(), self.shared().feed.epoch()))
     }
 
     /// Changes on their way up, oldest first, each with its local number; at most `limit`.
@@ -425,6 +447,12 @@ impl Store {
         };
         Ok(here.filter_map(deleted).collect())
     }
+}
+
+/// The same in a command.
+pub(in crate::store) fn life(txn: &Txn<'_>, id: &OutboxId) -> Result<Life, StoreError> {
+    let own = txn.get::<NodeConfig>(&self_config_key())?.map(|config| config.node.name);
+    Ok(id.life(own.as_ref(), txn.incarnation()))
 }
 
 /// The parent has deleted a manifest for us, with the tags that named it: changes that begin with

@@ -7,22 +7,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use super::node::self_config_key;
-use super::outbox::{self, BareEntry, Origin, OutboxChange, OutboxEntry, entry_key, number_of};
-use crate::store::registry::manifests::{ManifestRow, manifest_key};
-use crate::store::registry::tags::{TagRow, tag_key};
+use super::outbox::{BareEntry, OutboxChange, OutboxEntry, entry_key, number_of};
 use crate::store::rows::{self, Kind, Row, is_default, key, prefix};
-use crate::store::{Store, StoreError, Txn};
+use crate::store::{Store, StoreError};
 use crate::sys::spawn;
-use crate::types::message::NodeConfig;
 use crate::types::{Digest, Reason, RepositoryName, Tag, UnixSeconds};
 
 /// Refusals read at once, and renewed in one record.
 const PAGE: usize = 256;
-
-/// Changes after which a record takes no further refusal. A refusal is renewed in one record with
-/// all that waits of its tag, so a record may hold more than that.
-const RENEWED_MAX: usize = 1024;
 
 /// The longest pause of a change that is refused again and again, rounds: a day, when there is a
 /// round every hour.
@@ -156,20 +148,14 @@ impl Refused {
     /// or void, because it removes the manifest. That refusal does not stand any more then.
     pub fn overtaken_by(&mut self, number: u64, entry: &OutboxEntry) -> Option<u64> {
         let overtaken = match &entry.change {
-            OutboxChange::Tag { tag, .. } => {
-                let refused = self.of_tag(entry).filter(|refused| *refused < number)?;
-                self.tags.get_mut(&entry.repository)?.remove(tag);
-                refused
-            }
+            OutboxChange::Tag { .. } => self.of_tag(entry).filter(|refused| *refused < number)?,
             OutboxChange::ManifestDeleted { digest } => {
-                let refused = self.added.get_mut(&entry.repository)?.get_mut(digest)?;
-                let first = refused.first().copied().filter(|first| *first < number)?;
-                refused.remove(&first);
-                first
+                let refused = self.added.get(&entry.repository)?.get(digest)?;
+                refused.first().copied().filter(|first| *first < number)?
             }
             OutboxChange::ManifestAdded { .. } => return None,
         };
-        self.numbers.remove(&overtaken);
+        self.forget(&entry.repository, overtaken);
         Some(overtaken)
     }
 
@@ -181,24 +167,47 @@ impl Refused {
         store: &Store,
     ) -> Result<Vec<u64>, StoreError> {
         let (Some(brought), Some(incomplete)) =
-            (entry.brings(), self.incomplete.get_mut(&entry.repository))
+            (entry.brings(), self.incomplete.get(&entry.repository))
         else {
             return Ok(Vec::new());
         };
         let mut completed = Vec::new();
-        for (number, digest) in &*incomplete {
+        for (number, digest) in incomplete {
             let row = store.manifest(&entry.repository, digest)?;
             if row.is_some_and(|row| row.named_manifests().any(|named| named == brought)) {
                 completed.push(*number);
             }
         }
-        incomplete.retain(|number, _| !completed.contains(number));
+        for number in &completed {
+            self.forget(&entry.repository, *number);
+        }
         Ok(completed)
     }
 
+    /// Takes out one that does not stand any more.
+    fn forget(&mut self, repository: &RepositoryName, number: u64) {
+        self.numbers.remove(&number);
+        if let Some(tags) = self.tags.get_mut(repository) {
+            tags.retain(|_, refused| *refused != number);
+        }
+        if let Some(added) = self.added.get_mut(repository) {
+            added.values_mut().for_each(|numbers| numbers.retain(|refused| *refused != number));
+        }
+        if let Some(incomplete) = self.incomplete.get_mut(repository) {
+            incomplete.remove(&number);
+        }
+    }
+
     /// Adds one.
-    pub fn add(&mut self, number: u64, entry: OutboxEntry) {
+    pub fn add(&mut self, number: u64, refusal: RefusedChange) {
+        let RefusedChange { entry, reason, .. } = refusal;
         self.numbers.insert(number);
+        if reason.contains(Reason::ContentMissing.name())
+            && let Some(digest) = entry.brings()
+        {
+            let there = self.incomplete.entry(entry.repository.clone()).or_default();
+            there.insert(number, digest.clone());
+        }
         match entry.change {
             OutboxChange::Tag { tag, .. } => {
                 self.tags.entry(entry.repository).or_default().insert(tag, number);
@@ -239,21 +248,21 @@ impl Store {
             };
             after = *last;
             for (number, refusal) in page.into_iter().filter(|(_, refusal)| refusal.stands()) {
-                let wants_content = refusal.reason.contains(Reason::ContentMissing.name());
-                if let Some(digest) = refusal.entry.brings().filter(|_| wants_content) {
-                    let there = refused.incomplete.entry(refusal.entry.repository.clone());
-                    there.or_default().insert(number, digest.clone());
-                }
-                refused.add(number, refusal.entry);
+                refused.add(number, refusal);
             }
             spawn::yield_now().await;
         }
     }
 
-    /// Whether the refusal of this change stands.
-    pub fn is_refused(&self, number: u64) -> Result<bool, StoreError> {
+    /// The refusal of this change, if it stands.
+    pub fn outbox_refusal(&self, number: u64) -> Result<Option<RefusedChange>, StoreError> {
         let refusal = self.get::<RefusedChange>(&refused_key(number))?;
-        Ok(refusal.is_some_and(|refusal| refusal.stands()))
+        Ok(refusal.filter(RefusedChange::stands))
+    }
+
+    /// Whether the parent has refused this change, and not taken it since.
+    pub fn outbox_was_refused(&self, number: u64) -> Result<bool, StoreError> {
+        Ok(self.get::<RefusedChange>(&refused_key(number))?.is_some())
     }
 
     /// Notes that the parent refuses a change.
@@ -285,227 +294,6 @@ impl Store {
             spawn::yield_now().await;
         }
     }
-
-    /// Has these refused changes tried again, each with what waits of its tag.
-    pub async fn outbox_renew(&self, mut numbers: Vec<u64>) -> Result<(), StoreError> {
-        while !numbers.is_empty() {
-            numbers = self.commit(move |txn| renumber_some(txn, numbers)).await?;
-        }
-        Ok(())
-    }
-
-    /// Gives a change, with those of its tag behind it, new numbers, leaving out so many: the old
-    /// one stands for something else at the parent.
-    pub async fn outbox_renumber(&self, number: u64, left_out: u64) -> Result<(), StoreError> {
-        self.commit(move |txn| {
-            let mut waiting = Waiting::read(txn)?;
-            renumber(txn, &mut waiting, number, left_out).map(|_| ())
-        })
-        .await
-    }
-}
-
-/// Changes that wait.
-#[derive(Default)]
-struct Waiting {
-    /// Those of tags, in order.
-    tags: BTreeMap<RepositoryName, BTreeMap<Tag, Vec<(u64, OutboxEntry)>>>,
-    /// How many bring a manifest by its digest.
-    added: BTreeMap<(RepositoryName, Digest), usize>,
-}
-
-impl Waiting {
-    fn read(txn: &Txn<'_>) -> Result<Waiting, StoreError> {
-        let mut waiting = Waiting::default();
-        for (key, entry) in txn.scan::<OutboxEntry>(&prefix(Kind::Outbox, &[]))? {
-            match &entry.change {
-                OutboxChange::Tag { tag, .. } => {
-                    let tags = waiting.tags.entry(entry.repository.clone()).or_default();
-                    tags.entry(tag.clone()).or_default().push((number_of(&key)?, entry));
-                }
-                OutboxChange::ManifestAdded { digest } => {
-                    let place = (entry.repository.clone(), digest.clone());
-                    *waiting.added.entry(place).or_default() += 1;
-                }
-                OutboxChange::ManifestDeleted { .. } => {}
-            }
-        }
-        Ok(waiting)
-    }
-
-    /// Takes those of the same tag behind a change.
-    fn take_behind(&mut self, number: u64, entry: &OutboxEntry) -> Vec<(u64, OutboxEntry)> {
-        let OutboxChange::Tag { tag, .. } = &entry.change else {
-            return Vec::new();
-        };
-        let tags = self.tags.get_mut(&entry.repository);
-        let mut chain = tags.and_then(|tags| tags.remove(tag)).unwrap_or_default();
-        chain.retain(|(other, _)| *other > number);
-        chain
-    }
-
-    /// Takes out the one that is renewed.
-    fn forget(&mut self, entry: &OutboxEntry) {
-        if let OutboxChange::ManifestAdded { digest } = &entry.change
-            && let Some(count) = self.added.get_mut(&(entry.repository.clone(), digest.clone()))
-        {
-            *count = count.saturating_sub(1);
-        }
-    }
-
-    /// Notes a change that is about to wait; `false`: another one does the same.
-    fn admit(&mut self, repository: &RepositoryName, change: &OutboxChange) -> bool {
-        let OutboxChange::ManifestAdded { digest } = change else {
-            return true;
-        };
-        let count = self.added.entry((repository.clone(), digest.clone())).or_default();
-        if *count == 0 {
-            *count = 1;
-            return true;
-        }
-        false
-    }
-}
-
-/// Renumbers refused changes until there are enough for one record; returns the rest.
-fn renumber_some(txn: &mut Txn<'_>, numbers: Vec<u64>) -> Result<Vec<u64>, StoreError> {
-    let (mut waiting, mut renewed) = (Waiting::read(txn)?, 0);
-    let mut numbers = numbers.into_iter();
-    while renewed < RENEWED_MAX
-        && let Some(number) = numbers.next()
-    {
-        renewed += match deliver_as_it_is(txn, number)? {
-            true => 1,
-            false => renumber(txn, &mut waiting, number, 0)?,
-        };
-    }
-    Ok(numbers.collect())
-}
-
-/// Has a change that a store before this one numbered, as a backup holds it, tried under that
-/// number: the parent may have had it since, and says so. `false`: it is of this store.
-fn deliver_as_it_is(txn: &mut Txn<'_>, number: u64) -> Result<bool, StoreError> {
-    let Some(entry) = txn.get::<OutboxEntry>(&entry_key(number))? else {
-        return Ok(false);
-    };
-    let name = txn.get::<NodeConfig>(&self_config_key())?.map(|config| config.node.name);
-    let is_older = name.as_ref() == Some(&entry.id.origin)
-        && ![0, txn.incarnation()].contains(&entry.id.incarnation);
-    let refusal = txn.get::<RefusedChange>(&refused_key(number))?;
-    let (true, Some(refusal)) = (is_older, refusal) else {
-        return Ok(false);
-    };
-    let retried = RefusedChange { state: RefusalState::Retried, ..refusal };
-    txn.put(refused_key(number), &retried)?;
-    Ok(true)
-}
-
-/// Writes a change once more, under a new number, with those of its tag that wait behind it made
-/// one, and takes the old ones out. Returns how many there were.
-fn renumber(
-    txn: &mut Txn<'_>,
-    waiting: &mut Waiting,
-    number: u64,
-    left_out: u64,
-) -> Result<usize, StoreError> {
-    let refusal = txn.get::<RefusedChange>(&refused_key(number))?;
-    let head = match (txn.get::<OutboxEntry>(&entry_key(number))?, &refusal) {
-        (Some(entry), _) => entry,
-        // Early builds took what was refused out of the outbox.
-        (None, Some(refusal)) if still_stands(txn, &refusal.entry)? => refusal.entry.clone(),
-        (None, _) => {
-            txn.delete(refused_key(number));
-            return Ok(1);
-        }
-    };
-    let repository = head.repository.clone();
-    let behind = waiting.take_behind(number, &head);
-    let mut chain = vec![(number, head)];
-    chain.extend(behind);
-    for (old, _) in &chain {
-        outbox::finish(txn, *old)?;
-    }
-    let chain: Vec<OutboxEntry> = chain.into_iter().map(|(_, entry)| entry).collect();
-    let Some(head) = chain.first() else { return Ok(0) };
-    let (mut refusal, refused) = (refusal, head.brings().cloned());
-    waiting.forget(head);
-    for change in renewed(txn, &repository, &chain)? {
-        if !waiting.admit(&repository, &change) {
-            continue;
-        }
-        // Only the first one may have been attempted.
-        let unheard = match &change {
-            OutboxChange::Tag { .. } => head.attempted(),
-            OutboxChange::ManifestAdded { .. } | OutboxChange::ManifestDeleted { .. } => Vec::new(),
-        };
-        let origin = &Origin::Client;
-        let added = outbox::append(txn, origin, &repository, change, unheard, left_out)?;
-        let Some((number, entry)) = added else { continue };
-        // The refusal stays known with what was refused.
-        if (entry.brings() == refused.as_ref() || chain.len() == 1)
-            && let Some(known) = refusal.take()
-        {
-            let renewed = RefusedChange { entry, state: RefusalState::Retried, ..known };
-            txn.put(refused_key(number), &renewed)?;
-        }
-    }
-    Ok(chain.len())
-}
-
-/// What changes that wait come to when they go up later than others that were made after them:
-/// those of one tag, or a single one. The tag goes at once to where it is now. What it named in
-/// between goes up without it, because clients may have pinned it, and so does what it named when
-/// it was removed: whatever is refused of that holds up no tag.
-fn renewed(
-    txn: &Txn<'_>,
-    repository: &RepositoryName,
-    chain: &[OutboxEntry],
-) -> Result<Vec<OutboxChange>, StoreError> {
-    let here = |digest: &Digest| {
-        Ok::<_, StoreError>(txn.get::<ManifestRow>(&manifest_key(repository, digest))?.is_some())
-    };
-    let (tag, base, wanted) = match chain {
-        [OutboxEntry { change: OutboxChange::Tag { tag, base, .. }, .. }, ..] => {
-            match chain.last().and_then(OutboxEntry::brings) {
-                // A row that cannot be read is no row that is gone: the tag is not to be removed.
-                Some(last) if here(last)? => (tag, base, Some(last)),
-                _ => (tag, base, None),
-            }
-        }
-        [OutboxEntry { change: OutboxChange::ManifestAdded { digest }, .. }, ..] => {
-            let change = OutboxChange::ManifestAdded { digest: digest.clone() };
-            return Ok(if here(digest)? { vec![change] } else { Vec::new() });
-        }
-        [OutboxEntry { change: OutboxChange::ManifestDeleted { digest }, .. }, ..] => {
-            let change = OutboxChange::ManifestDeleted { digest: digest.clone() };
-            return Ok(if here(digest)? { Vec::new() } else { vec![change] });
-        }
-        [] => return Ok(Vec::new()),
-    };
-    let (mut changes, mut seen) = (Vec::new(), BTreeSet::new());
-    for digest in chain.iter().filter_map(OutboxEntry::brings) {
-        if Some(digest) != wanted && seen.insert(digest) && here(digest)? {
-            changes.push(OutboxChange::ManifestAdded { digest: digest.clone() });
-        }
-    }
-    let (base, digest) = (base.clone(), wanted.cloned());
-    changes.push(OutboxChange::Tag { tag: tag.clone(), base, digest });
-    Ok(changes)
-}
-
-/// Whether a change is still what this node shows.
-fn still_stands(txn: &Txn<'_>, entry: &OutboxEntry) -> Result<bool, StoreError> {
-    let repository = &entry.repository;
-    Ok(match &entry.change {
-        OutboxChange::Tag { tag, digest, .. } => {
-            let now = txn.get::<TagRow>(&tag_key(repository, tag))?.map(|row| row.digest);
-            now.is_some() && now == *digest
-        }
-        OutboxChange::ManifestAdded { digest } => {
-            txn.get::<ManifestRow>(&manifest_key(repository, digest))?.is_some()
-        }
-        OutboxChange::ManifestDeleted { .. } => false,
-    })
 }
 
 #[cfg(test)]
@@ -514,6 +302,7 @@ mod tests {
     use super::*;
     use crate::store::Precondition;
     use crate::store::registry::manifests::testing::{digest, push};
+    use crate::store::replica::outbox::Origin;
 
     /// What waits: numbers, tags, and what they move from and to.
     fn waiting(store: &Store) -> Vec<(u64, String, u8, u8)> {
@@ -620,7 +409,7 @@ mod tests {
             }
             let refuse = async || {
                 for (number, _) in store.outbox(usize::MAX).unwrap() {
-                    if !store.is_refused(number).unwrap() {
+                    if store.outbox_refusal(number).unwrap().is_none() {
                         store.outbox_refused(number, "no".to_owned()).await.unwrap();
                     }
                 }

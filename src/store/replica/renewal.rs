@@ -1,0 +1,413 @@
+//! Changes that go up later than others that were made after them: refused ones that are tried
+//! again, and those whose number is used at the parent. Those of one tag are made one.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::outbox::{
+    self, Life, Origin, OutboxChange, OutboxEntry, entry_key, number_of, remember,
+};
+use super::refused::{RefusalState, RefusedChange, refused_key};
+use crate::store::registry::manifests::{ManifestRow, manifest_key};
+use crate::store::registry::tags::{TagRow, tag_key};
+use crate::store::rows::{Kind, prefix};
+use crate::store::{Store, StoreError, Txn};
+use crate::types::{Digest, RepositoryName, Tag};
+
+/// Changes after which a record takes no further refusal. A refusal is renewed in one record with
+/// all that waits of its tag, so a record may hold more than that.
+const RENEWED_MAX: usize = 1024;
+
+impl Store {
+    /// Has these refused changes tried again, each with what waits of its tag. Returns the lowest
+    /// number that is not a new one: what has it must go up before later changes of its tag.
+    pub async fn outbox_renew(&self, mut numbers: Vec<u64>) -> Result<Option<u64>, StoreError> {
+        let mut lowest = None;
+        while !numbers.is_empty() {
+            let (left, kept) = self.commit(move |txn| renew_some(txn, numbers)).await?;
+            numbers = left;
+            lowest = lowest.into_iter().chain(kept).min();
+        }
+        Ok(lowest)
+    }
+
+    /// Makes the changes of each tag one that stores before this one numbered, as a backup holds
+    /// them. The parent may have had any of them since: of several it might take one again that a
+    /// later one had undone.
+    pub async fn outbox_join(&self) -> Result<(), StoreError> {
+        while self.commit(join_some).await? {}
+        Ok(())
+    }
+
+    /// Gives a change, with those of its tag behind it, new numbers, leaving out so many: the old
+    /// one stands for something else at the parent.
+    pub async fn outbox_renumber(&self, number: u64, left_out: u64) -> Result<(), StoreError> {
+        self.commit(move |txn| {
+            let mut waiting = Waiting::read(txn)?;
+            renumber(txn, &mut waiting, number, left_out).map(|_| ())
+        })
+        .await
+    }
+}
+
+/// Changes that wait.
+#[derive(Default)]
+struct Waiting {
+    /// Those of tags, in order.
+    tags: BTreeMap<RepositoryName, BTreeMap<Tag, Vec<(u64, OutboxEntry)>>>,
+    /// How many bring a manifest by its digest.
+    added: BTreeMap<(RepositoryName, Digest), usize>,
+    /// The last removal of each manifest.
+    deleted: BTreeMap<(RepositoryName, Digest), u64>,
+}
+
+impl Waiting {
+    fn read(txn: &Txn<'_>) -> Result<Waiting, StoreError> {
+        let mut waiting = Waiting::default();
+        for (key, entry) in txn.scan::<OutboxEntry>(&prefix(Kind::Outbox, &[]))? {
+            let number = number_of(&key)?;
+            match &entry.change {
+                OutboxChange::Tag { tag, .. } => {
+                    let tags = waiting.tags.entry(entry.repository.clone()).or_default();
+                    tags.entry(tag.clone()).or_default().push((number, entry));
+                }
+                OutboxChange::ManifestAdded { digest } => {
+                    let place = (entry.repository.clone(), digest.clone());
+                    *waiting.added.entry(place).or_default() += 1;
+                }
+                OutboxChange::ManifestDeleted { digest } => {
+                    let place = (entry.repository.clone(), digest.clone());
+                    // What was added before is gone then.
+                    waiting.added.remove(&place);
+                    waiting.deleted.insert(place, number);
+                }
+            }
+        }
+        Ok(waiting)
+    }
+
+    /// Whether the manifest that this change adds is removed by one behind it.
+    fn is_deleted_behind(&self, number: u64, entry: &OutboxEntry) -> bool {
+        let OutboxChange::ManifestAdded { digest } = &entry.change else {
+            return false;
+        };
+        let last = self.deleted.get(&(entry.repository.clone(), digest.clone()));
+        last.is_some_and(|last| *last > number)
+    }
+
+    /// Those of the same tag behind a change.
+    fn behind(&self, number: u64, entry: &OutboxEntry) -> Vec<(u64, OutboxEntry)> {
+        let OutboxChange::Tag { tag, .. } = &entry.change else {
+            return Vec::new();
+        };
+        let tags = self.tags.get(&entry.repository);
+        let chain = tags.and_then(|tags| tags.get(tag)).into_iter().flatten();
+        chain.filter(|(other, _)| *other > number).cloned().collect()
+    }
+
+    /// Takes out the one that is renewed, with those of its tag.
+    fn forget(&mut self, entry: &OutboxEntry) {
+        match &entry.change {
+            OutboxChange::Tag { tag, .. } => {
+                self.tags.get_mut(&entry.repository).map(|tags| tags.remove(tag));
+            }
+            OutboxChange::ManifestAdded { digest } => {
+                let place = (entry.repository.clone(), digest.clone());
+                if let Some(count) = self.added.get_mut(&place) {
+                    *count = count.saturating_sub(1);
+                }
+            }
+            OutboxChange::ManifestDeleted { .. } => {}
+        }
+    }
+
+    /// Notes a change that is about to wait; `false`: another one does the same.
+    fn admit(&mut self, repository: &RepositoryName, change: &OutboxChange) -> bool {
+        let OutboxChange::ManifestAdded { digest } = change else {
+            return true;
+        };
+        let count = self.added.entry((repository.clone(), digest.clone())).or_default();
+        if *count == 0 {
+            *count = 1;
+            return true;
+        }
+        false
+    }
+}
+
+/// Renews refused changes until there are enough for one record; returns the rest, and the lowest
+/// number that is not a new one.
+fn renew_some(txn: &mut Txn<'_>, numbers: Vec<u64>) -> Result<(Vec<u64>, Option<u64>), StoreError> {
+    let (mut waiting, mut renewed, mut lowest) = (Waiting::read(txn)?, 0, None);
+    let mut numbers = numbers.into_iter();
+    while renewed < RENEWED_MAX
+        && let Some(number) = numbers.next()
+    {
+        renewed += match keeps_number(txn, &waiting, number)? {
+            true => {
+                lowest = lowest.into_iter().chain([number]).min();
+                1
+            }
+            false => renumber(txn, &mut waiting, number, 0)?,
+        };
+    }
+    Ok((numbers.collect(), lowest))
+}
+
+/// Has a refused change that a store before this one numbered, as a backup holds it, tried under
+/// that number: the parent may have had it since, and says so. `false`: it is of this store, or
+/// later changes go with it or make it void.
+fn keeps_number(txn: &mut Txn<'_>, waiting: &Waiting, number: u64) -> Result<bool, StoreError> {
+    let entry = txn.get::<OutboxEntry>(&entry_key(number))?;
+    let refusal = txn.get::<RefusedChange>(&refused_key(number))?;
+    let (Some(entry), Some(refusal)) = (entry, refusal) else {
+        return Ok(false);
+    };
+    let is_void = match &entry.change {
+        OutboxChange::Tag { .. } => false,
+        OutboxChange::ManifestAdded { .. } => waiting.is_deleted_behind(number, &entry),
+        OutboxChange::ManifestDeleted { digest } => {
+            txn.get::<ManifestRow>(&manifest_key(&entry.repository, digest))?.is_some()
+        }
+    };
+    let is_last = waiting.behind(number, &entry).is_empty();
+    if is_void || !is_last || outbox::life(txn, &entry.id)? != Life::Earlier {
+        return Ok(false);
+    }
+    let retried = RefusedChange { state: RefusalState::Retried, ..refusal };
+    txn.put(refused_key(number), &retried)?;
+    Ok(true)
+}
+
+/// Makes the changes of each tag one that stores before this one numbered, until there are enough
+/// for one record; whether there are more.
+fn join_some(txn: &mut Txn<'_>) -> Result<bool, StoreError> {
+    let (mut waiting, mut joined) = (Waiting::read(txn)?, 0);
+    let tags = std::mem::take(&mut waiting.tags);
+    for mut chain in tags.into_values().flat_map(BTreeMap::into_values) {
+        let mut earlier = 0;
+        while let Some((_, entry)) = chain.get(earlier)
+            && outbox::life(txn, &entry.id)? == Life::Earlier
+        {
+            earlier += 1;
+        }
+        chain.truncate(earlier);
+        if earlier < 2 {
+            continue;
+        }
+        if joined >= RENEWED_MAX {
+            return Ok(true);
+        }
+        joined += earlier;
+        join(txn, &mut waiting, chain)?;
+    }
+    Ok(false)
+}
+
+/// Makes changes of one tag one, under the number of the last.
+fn join(
+    txn: &mut Txn<'_>,
+    waiting: &mut Waiting,
+    chain: Vec<(u64, OutboxEntry)>,
+) -> Result<(), StoreError> {
+    let (numbers, mut chain): (Vec<u64>, Vec<OutboxEntry>) = chain.into_iter().unzip();
+    let mut refusal = None;
+    for number in &numbers {
+        refusal = refusal.or(txn.get::<RefusedChange>(&refused_key(*number))?);
+        outbox::finish(txn, *number)?;
+    }
+    let mut changes = renewed(txn, &chain)?;
+    let (Some(number), Some(mut last)) = (numbers.last(), chain.pop()) else { return Ok(()) };
+    let Some(OutboxChange::Tag { base: begins, .. }) = changes.pop() else { return Ok(()) };
+    let known = std::mem::replace(&mut last.unheard, may_be_there(txn, &chain)?);
+    known.into_iter().for_each(|state| remember(&mut last.unheard, state));
+    if let OutboxChange::Tag { base, .. } = &mut last.change {
+        *base = begins;
+    }
+    txn.put(entry_key(*number), &last)?;
+    // Changes of other tags may have passed it.
+    if let Some(known) = refusal.clone() {
+        let retried = RefusedChange { entry: last, state: RefusalState::Retried, ..known };
+        txn.put(refused_key(*number), &retried)?;
+    }
+    write(txn, waiting, &chain, changes, refusal, 0)
+}
+
+/// Writes a change once more, under a new number, with those of its tag that wait behind it made
+/// one, and takes the old ones out. Returns how many there were.
+fn renumber(
+    txn: &mut Txn<'_>,
+    waiting: &mut Waiting,
+    number: u64,
+    left_out: u64,
+) -> Result<usize, StoreError> {
+    let refusal = txn.get::<RefusedChange>(&refused_key(number))?;
+    let head = match (txn.get::<OutboxEntry>(&entry_key(number))?, &refusal) {
+        (Some(entry), _) => entry,
+        // Early builds took what was refused out of the outbox.
+        (None, Some(refusal)) if still_stands(txn, &refusal.entry)? => refusal.entry.clone(),
+        (None, _) => {
+            txn.delete(refused_key(number));
+            return Ok(1);
+        }
+    };
+    let behind = waiting.behind(number, &head);
+    outbox::finish(txn, number)?;
+    waiting.forget(&head);
+    let mut chain = vec![head];
+    for (old, entry) in behind {
+        outbox::finish(txn, old)?;
+        chain.push(entry);
+    }
+    let changes = renewed(txn, &chain)?;
+    write(txn, waiting, &chain, changes, refusal, left_out)?;
+    Ok(chain.len())
+}
+
+/// Writes what changes of one tag, or a single one, come to. What the parent refused of them, the
+/// first, stays known with the change that brings it.
+fn write(
+    txn: &mut Txn<'_>,
+    waiting: &mut Waiting,
+    chain: &[OutboxEntry],
+    changes: Vec<OutboxChange>,
+    mut refusal: Option<RefusedChange>,
+    left_out: u64,
+) -> Result<(), StoreError> {
+    let Some(OutboxEntry { repository, .. }) = chain.first() else {
+        return Ok(());
+    };
+    let refused = chain.first().and_then(OutboxEntry::brings);
+    for change in changes {
+        if !waiting.admit(repository, &change) {
+            continue;
+        }
+        let unheard = match &change {
+            OutboxChange::Tag { .. } => may_be_there(txn, chain)?,
+            OutboxChange::ManifestAdded { .. } | OutboxChange::ManifestDeleted { .. } => Vec::new(),
+        };
+        let origin = &Origin::Client;
+        let added = outbox::append(txn, origin, repository, change, unheard, left_out)?;
+        let Some((number, entry)) = added else { continue };
+        if (entry.brings() == refused || chain.len() == 1)
+            && let Some(known) = refusal.take()
+        {
+            let renewed = RefusedChange { entry, state: RefusalState::Retried, ..known };
+            txn.put(refused_key(number), &renewed)?;
+        }
+    }
+    Ok(())
+}
+
+/// What a tag may name at the parent when these changes of it are left out: of those that this
+/// store numbered only the first may have been attempted, of the others, that came with a backup
+/// or from below, each may have been delivered since the backup.
+fn may_be_there(txn: &Txn<'_>, chain: &[OutboxEntry]) -> Result<Vec<Option<Digest>>, StoreError> {
+    let mut states = Vec::new();
+    for (place, entry) in chain.iter().enumerate() {
+        if place == 0 || outbox::life(txn, &entry.id)? != Life::Present {
+            entry.attempted().into_iter().for_each(|state| remember(&mut states, state));
+        }
+    }
+    Ok(states)
+}
+
+/// What changes that wait come to when they go up later than others that were made after them:
+/// those of one tag, or a single one. The tag goes at once to where it is now. What it named in
+/// between goes up without it, because clients may have pinned it, and so does what it named when
+/// it was removed: whatever is refused of that holds up no tag.
+fn renewed(txn: &Txn<'_>, chain: &[OutboxEntry]) -> Result<Vec<OutboxChange>, StoreError> {
+    let Some(OutboxEntry { repository, .. }) = chain.first() else {
+        return Ok(Vec::new());
+    };
+    let here = |digest: &Digest| {
+        Ok::<_, StoreError>(txn.get::<ManifestRow>(&manifest_key(repository, digest))?.is_some())
+    };
+    let (tag, base, wanted) = match chain {
+        [OutboxEntry { change: OutboxChange::Tag { tag, base, .. }, .. }, ..] => {
+            match chain.last().and_then(OutboxEntry::brings) {
+                // A row that cannot be read is no row that is gone: the tag is not to be removed.
+                Some(last) if here(last)? => (tag, base, Some(last)),
+                _ => (tag, base, None),
+            }
+        }
+        [OutboxEntry { change: OutboxChange::ManifestAdded { digest }, .. }, ..] => {
+            let change = OutboxChange::ManifestAdded { digest: digest.clone() };
+            return Ok(if here(digest)? { vec![change] } else { Vec::new() });
+        }
+        [OutboxEntry { change: OutboxChange::ManifestDeleted { digest }, .. }, ..] => {
+            let change = OutboxChange::ManifestDeleted { digest: digest.clone() };
+            return Ok(if here(digest)? { Vec::new() } else { vec![change] });
+        }
+        [] => return Ok(Vec::new()),
+    };
+    let (mut changes, mut seen) = (Vec::new(), BTreeSet::new());
+    for digest in chain.iter().filter_map(OutboxEntry::brings) {
+        if Some(digest) != wanted && seen.insert(digest) && here(digest)? {
+            changes.push(OutboxChange::ManifestAdded { digest: digest.clone() });
+        }
+    }
+    let (base, digest) = (base.clone(), wanted.cloned());
+    changes.push(OutboxChange::Tag { tag: tag.clone(), base, digest });
+    Ok(changes)
+}
+
+/// Whether a change is still what this node shows.
+fn still_stands(txn: &Txn<'_>, entry: &OutboxEntry) -> Result<bool, StoreError> {
+    let repository = &entry.repository;
+    Ok(match &entry.change {
+        OutboxChange::Tag { tag, digest, .. } => {
+            let now = txn.get::<TagRow>(&tag_key(repository, tag))?.map(|row| row.digest);
+            now.is_some() && now == *digest
+        }
+        OutboxChange::ManifestAdded { digest } => {
+            txn.get::<ManifestRow>(&manifest_key(repository, digest))?.is_some()
+        }
+        OutboxChange::ManifestDeleted { .. } => false,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::node::testing::connected;
+    use super::*;
+    use crate::store::Precondition;
+    use crate::store::registry::manifests::testing::{digest, push};
+
+    #[test]
+    fn f201_f130_changes_that_came_with_a_backup_are_joined_and_none_of_their_states_is_forgotten()
+    {
+        smol::block_on(async {
+            let store = connected().await;
+            let (app, v1): (RepositoryName, Tag) = ("app".parse().unwrap(), "v1".parse().unwrap());
+            push(&store, "app", 1, &["v1"]).await;
+            let any = Precondition::None;
+            store.delete_tag(&app, &v1, any, &Origin::Client).await.unwrap();
+            push(&store, "app", 2, &["v1"]).await;
+            let came = store.outbox(9).unwrap();
+            for (number, mut entry) in came.clone() {
+                entry.id.incarnation ^= 1;
+                store.commit(move |txn| txn.put(entry_key(number), &entry)).await.unwrap();
+            }
+            push(&store, "app", 3, &["v1"]).await;
+            store.outbox_join().await.unwrap();
+            let before = store.sequence();
+            store.outbox_join().await.unwrap();
+            assert_eq!(store.sequence(), before, "once");
+            let waits = |number: u64| {
+                let entry = store.outbox_entry(number).unwrap().unwrap();
+                let OutboxChange::Tag { base, digest, .. } = entry.change else { panic!() };
+                (base, digest, entry.unheard)
+            };
+            let (joined, _) = came[2];
+            assert_eq!(waits(joined), (None, Some(digest(2)), vec![Some(digest(1)), None]));
+            assert_eq!(store.outbox(9).unwrap().len(), 3, "what v1 named first goes up by digest");
+            // What was made since goes with it, under a number of this store.
+            store.outbox_refused(joined, "no".to_owned()).await.unwrap();
+            assert_eq!(store.outbox_renew(vec![joined]).await, Ok(None));
+            let (last, _) = store.outbox(9).unwrap().pop().unwrap();
+            let states = vec![Some(digest(1)), None, Some(digest(2))];
+            assert_eq!(waits(last), (None, Some(digest(3)), states));
+            assert!(last > joined && store.outbox_entry(joined).unwrap().is_none());
+        });
+    }
+}
