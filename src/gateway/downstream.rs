@@ -14,7 +14,7 @@ use super::wire::{self, ActivationAnswer, ActivationRequest, Wire};
 use super::{instances, told};
 use crate::auth::{Auth, Presented, Principal};
 use crate::http::{Account, Method, Reply, Request, Sender};
-use crate::store::registry::referrers::ReferrerRow;
+use crate::store::rows::referrer::ReferrerRow;
 use crate::store::rows::{Kind, prefix};
 use crate::store::{Store, StoreError};
 use crate::types::connected_registry::{Activation, StatusReport};

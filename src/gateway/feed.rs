@@ -139,11 +139,11 @@ fn text<N: std::str::FromStr>(bytes: &[u8]) -> Option<N> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::registry::manifests::manifest_key;
-    use crate::store::registry::referrers::referrer_key;
-    use crate::store::registry::repositories::blob_key;
-    use crate::store::registry::tags::tag_key;
     use crate::store::replica::node::testing::{config, map};
+    use crate::store::rows::link::blob_key;
+    use crate::store::rows::manifest::manifest_key;
+    use crate::store::rows::referrer::referrer_key;
+    use crate::store::rows::tag::tag_key;
     use crate::types::UnixSeconds;
     use crate::types::digest::Algorithm;
 

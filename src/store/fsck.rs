@@ -7,8 +7,8 @@ use super::journal::checkpoint::Rows;
 use super::journal::frame::FrameFault;
 use super::journal::layout::relative;
 use super::journal::segment::SegmentReader;
-use super::registry::links::Referred;
 use super::{Store, StoreError};
+use crate::store::rows::link::Referred;
 use crate::sys::spawn;
 use crate::types::Digest;
 

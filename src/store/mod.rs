@@ -30,8 +30,10 @@ pub use error::StoreError;
 pub use journal::layout::OpenError;
 pub use journal::txn::Txn;
 pub use recovery::recover::{IndexKind, Recovery};
-pub use registry::manifests::{ManifestRow, PutManifest, PutOutcome};
-pub use registry::tags::{Precondition, TagRow};
+pub use registry::manifests::{PutManifest, PutOutcome};
+pub use registry::tags::Precondition;
+pub use rows::manifest::ManifestRow;
+pub use rows::tag::TagRow;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};

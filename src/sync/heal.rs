@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::error::SyncError;
 use super::fetch::Fetcher;
 use crate::gateway::UpstreamError;
-use crate::store::registry::links::Referred;
+use crate::store::rows::link::Referred;
 use crate::store::{Store, StoreError};
 use crate::sys::clock::within;
 use crate::types::Digest;

@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use event_listener::{Event, EventListener};
 
 use crate::store::journal::layout::Layout;
-use crate::store::registry::links::Referred;
+use crate::store::rows::link::Referred;
 use crate::store::{Shared, Store, StoreError};
 use crate::sys::disk::DiskFile;
 use crate::sys::{Disk, spawn};

@@ -9,16 +9,19 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
-use super::leases::{short, split_key};
-use crate::store::registry::links::repository_of;
-use crate::store::registry::manifests::{self, ManifestRow, manifest_key};
+use super::leases::short;
 use crate::store::registry::removal::remove_untagged;
-use crate::store::registry::repositories::{self, BlobLink};
-use crate::store::registry::tags::TagRow;
+use crate::store::registry::repositories::{self};
 use crate::store::replica::outbox::{self, Origin, OutboxChange, OutboxEntry};
-use crate::store::rows::{self, Kind, Row, key, prefix};
+use crate::store::rows::link::BlobLink;
+use crate::store::rows::link::repository_of;
+use crate::store::rows::link::split_key;
+use crate::store::rows::manifest::{ManifestRow, manifest_key};
+use crate::store::rows::tag::TagRow;
+use crate::store::rows::untagged::{Untagged, untagged_key};
+use crate::store::rows::{self, Kind, prefix};
 use crate::store::{Shared, Store, StoreError, Txn};
 use crate::sys::spawn;
 use crate::types::digest::Algorithm;
@@ -93,14 +96,6 @@ impl Drop for Taken<'_> {
         let found = std::mem::take(&mut self.found);
         *self.home.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(found);
     }
-}
-
-/// Since when a manifest has no tag.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub(in crate::store) struct Untagged(pub(in crate::store) UnixSeconds);
-
-impl Row for Untagged {
-    const VERSION: u8 = 1;
 }
 
 /// One run.
@@ -424,10 +419,6 @@ impl Run {
     }
 }
 
-pub(in crate::store) fn untagged_key(repository: &RepositoryName, digest: &Digest) -> Vec<u8> {
-    key(Kind::Untagged, &[repository.as_str().as_bytes(), &digest.to_key()])
-}
-
 /// Whether a manifest has a subject that exists.
 fn refers(txn: &Txn<'_>, repository: &RepositoryName, digest: &Digest) -> Result<bool, StoreError> {
     let row = txn.get::<ManifestRow>(&manifest_key(repository, digest))?;
@@ -446,19 +437,6 @@ fn note(
         Some(_) => txn.put(untagged_key(repository, digest), &Untagged(now)),
         None => Ok(()),
     }
-}
-
-/// Forgets since when a manifest has no tag: it is about to go, or has just come.
-pub(in crate::store) fn forget_untagged(
-    txn: &mut Txn<'_>,
-    repository: &RepositoryName,
-    digest: &Digest,
-) -> Result<(), StoreError> {
-    let key = untagged_key(repository, digest);
-    if txn.get::<Untagged>(&key)?.is_some() {
-        txn.delete(key);
-    }
-    Ok(())
 }
 
 /// Notes about manifests that are gone: earlier versions left them behind.
@@ -543,7 +521,7 @@ fn read_elsewhere(
     match super::blobs::read(store.shared(), digest) {
         Ok(Some(bytes)) => {
             let parsed = Manifest::parse(Some(media_type), &bytes).ok();
-            Ok(parsed.map(|parsed| manifests::elsewhere(&parsed)))
+            Ok(parsed.map(|parsed| rows::manifest::elsewhere(&parsed)))
         }
         Ok(None) | Err(StoreError::Corrupt(_) | StoreError::Invalid(_)) => Ok(None),
         Err(error) => Err(error),

@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use crate::store::Store;
 use crate::store::index::Change;
-use crate::store::registry::manifests::ManifestRow;
-use crate::store::registry::tags::TagRow;
+use crate::store::rows::link::split_key;
+use crate::store::rows::manifest::ManifestRow;
+use crate::store::rows::tag::TagRow;
 use crate::store::rows::{self, Kind};
 use crate::types::{Digest, RepositoryName};
 
@@ -47,12 +48,6 @@ struct Kept {
 /// The first eight bytes of a digest.
 pub(in crate::store) fn short(digest: &Digest) -> u64 {
     digest.raw().iter().take(8).fold(0, |number, byte| number << 8 | u64::from(*byte))
-}
-
-/// The repository's name and the digest that a key of a blob's link or a manifest holds.
-pub(in crate::store) fn split_key(key: &[u8]) -> Option<(&[u8], Digest)> {
-    let end = key.iter().position(|byte| *byte == 0)?;
-    Some((key.get(1..end)?, Digest::from_key(&key[end + 1..])?))
 }
 
 impl Store {

@@ -14,8 +14,9 @@ use serde::{Deserialize, Serialize};
 
 use super::blobs::present;
 use super::damage::Check;
-use super::leases::{short, split_key};
+use super::leases::short;
 use crate::store::replica::feed::from_segments;
+use crate::store::rows::link::split_key;
 use crate::store::rows::{self, Kind, Row, key};
 use crate::store::{Shared, Store, StoreError};
 use crate::sys::disk::DiskFile;

@@ -1,30 +1,14 @@
 //! The links of repositories to content: every blob and every manifest that a repository holds.
 
-use super::repositories::BlobLink;
-use crate::store::content::leases::split_key;
+use crate::store::rows::link::BlobLink;
+use crate::store::rows::link::split_key;
+use crate::store::rows::link::{Referred, repository_of};
 use crate::store::rows::{self, Kind, prefix};
 use crate::store::{ManifestRow, Store, StoreError};
 use crate::types::{Digest, RepositoryName};
 
 /// Rows read at a time.
 const PAGE: usize = 256;
-
-/// How a repository refers to content.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Referred {
-    /// As a blob of this length, bytes.
-    Blob(u64),
-    /// As a manifest of this length, bytes.
-    Manifest(u64),
-}
-
-impl Referred {
-    /// The length that the content must have, bytes.
-    pub(in crate::store) fn len(self) -> u64 {
-        let (Referred::Blob(len) | Referred::Manifest(len)) = self;
-        len
-    }
-}
 
 /// A link as it is in the index.
 pub(in crate::store) struct Link {
@@ -54,11 +38,6 @@ impl Link {
         let text = format!("a link with a key of {} bytes names nothing", self.key.len());
         StoreError::Corrupt(text)
     }
-}
-
-/// The repository of a link's key.
-pub(in crate::store) fn repository_of(key: &[u8]) -> Option<RepositoryName> {
-    split_key(key).and_then(|(name, _)| std::str::from_utf8(name).ok()?.parse().ok())
 }
 
 impl Store {

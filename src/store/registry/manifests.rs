@@ -2,117 +2,18 @@
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
-
-use super::referrers::{ReferrerRow, referrer_key};
-use super::repositories::{self, BlobLink, blob_key, digest_at};
+use super::repositories::{self};
 use super::tags::{self, Precondition};
-use crate::store::content::gc::forget_untagged;
 use crate::store::replica::delivered::{self, Effect};
 use crate::store::replica::outbox::{self, Origin, OutboxChange};
-use crate::store::rows::{self, Kind, Row, key, prefix};
+use crate::store::rows::digest_at;
+use crate::store::rows::link::{BlobLink, blob_key};
+use crate::store::rows::manifest::{ManifestRow, elsewhere, manifest_key};
+use crate::store::rows::referrer::{ReferrerRow, referrer_key};
+use crate::store::rows::untagged::{Untagged, untagged_key};
+use crate::store::rows::{Kind, prefix};
 use crate::store::{Store, StoreError, Txn};
-use crate::types::{Digest, Manifest, RepositoryName, Tag, UnixSeconds, media};
-
-/// What is known of a manifest without reading it.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct ManifestRow {
-    /// Served as Content-Type.
-    pub media_type: String,
-    /// Its length, bytes.
-    pub size: u64,
-    /// Media type of its configuration.
-    pub config_media_type: Option<String>,
-    /// As a listing of referrers shows it.
-    pub artifact_type: Option<String>,
-    /// The manifest that it refers to.
-    pub subject: Option<Digest>,
-    /// For the listing of referrers, so only kept when there is a subject; bounded.
-    pub annotations: BTreeMap<String, String>,
-    /// Configuration and layers, without what lies elsewhere by design; the entries of an index
-    /// whose type nobody knows.
-    pub blobs: Vec<Digest>,
-    /// Manifests of an index.
-    pub children: Vec<Digest>,
-    /// Length of what it refers to directly, bytes.
-    pub content_size: u64,
-    /// When it was first pushed or synced.
-    pub pushed: UnixSeconds,
-    /// Configuration and layers that lie elsewhere by design, and may be here all the same. `None`
-    /// in a row of an earlier version, which left them out: the manifest itself says.
-    pub elsewhere: Option<Vec<Digest>>,
-}
-
-impl Row for ManifestRow {
-    const VERSION: u8 = 1;
-
-    fn read(bytes: &[u8]) -> Result<ManifestRow, postcard::Error> {
-        let (first, left) = postcard::take_from_bytes(bytes)?;
-        let (media_type, size, config_media_type, artifact_type, subject, annotations) = first;
-        let (rest, left) = postcard::take_from_bytes(left)?;
-        let (blobs, children, content_size, pushed) = rest;
-        Ok(ManifestRow {
-            media_type,
-            size,
-            config_media_type,
-            artifact_type,
-            subject,
-            annotations,
-            blobs,
-            children,
-            content_size,
-            pushed,
-            elsewhere: rows::last(left)?,
-        })
-    }
-}
-
-impl ManifestRow {
-    /// Everything that it names as a blob, or may name as one.
-    pub fn named_blobs(&self) -> impl Iterator<Item = &Digest> {
-        self.blobs.iter().chain(self.elsewhere.iter().flatten())
-    }
-
-    /// Everything that it names as a manifest, or may name as one: an entry of an index whose type
-    /// nobody knows may be either.
-    pub fn named_manifests(&self) -> impl Iterator<Item = &Digest> {
-        let is_image = [media::OCI_MANIFEST, media::DOCKER_MANIFEST, media::OCI_ARTIFACT]
-            .contains(&self.media_type.as_str());
-        let blobs = (!is_image).then(|| self.named_blobs());
-        self.children.iter().chain(blobs.into_iter().flatten())
-    }
-
-    fn new(put: &PutManifest, pushed: UnixSeconds) -> ManifestRow {
-        let parsed = &put.parsed;
-        let blobs = parsed.config.iter().chain(&parsed.layers);
-        let local = blobs.clone().filter(|descriptor| !descriptor.is_external());
-        let elsewhere = elsewhere(parsed);
-        let content = blobs.chain(&parsed.children).map(|descriptor| descriptor.size);
-        ManifestRow {
-            media_type: put.media_type.clone(),
-            size: put.bytes_len,
-            config_media_type: parsed.config.as_ref().map(|config| config.media_type.clone()),
-            artifact_type: parsed.referrer_type().map(str::to_owned),
-            subject: parsed.subject.as_ref().map(|subject| subject.digest.clone()),
-            annotations: match parsed.subject {
-                Some(_) => parsed.annotations.clone(),
-                None => BTreeMap::new(),
-            },
-            blobs: local.map(|descriptor| descriptor.digest.clone()).collect(),
-            children: parsed.children.iter().map(|child| child.digest.clone()).collect(),
-            content_size: content.fold(0, u64::saturating_add),
-            pushed,
-            elsewhere: Some(elsewhere),
-        }
-    }
-}
-
-/// What of a manifest's configuration and layers lies elsewhere by design.
-pub(in crate::store) fn elsewhere(parsed: &Manifest) -> Vec<Digest> {
-    let blobs = parsed.config.iter().chain(&parsed.layers);
-    let external = blobs.filter(|descriptor| descriptor.is_external());
-    external.map(|descriptor| descriptor.digest.clone()).collect()
-}
+use crate::types::{Digest, Manifest, RepositoryName, Tag, UnixSeconds};
 
 /// A manifest to add; its bytes are durable already.
 pub struct PutManifest {
@@ -146,11 +47,6 @@ pub enum PutOutcome {
     BlobMissing(Digest),
     /// Nothing was changed: this manifest of the index is not in the repository.
     ChildMissing(Digest),
-}
-
-/// The key of a manifest.
-pub fn manifest_key(repository: &RepositoryName, digest: &Digest) -> Vec<u8> {
-    key(Kind::Manifest, &[repository.as_str().as_bytes(), &digest.to_key()])
 }
 
 impl Store {
@@ -246,7 +142,7 @@ fn add(
     let old = txn.get::<ManifestRow>(&row_key)?;
     let more = if old.is_some() { 0 } else { put.bytes_len };
     repositories::charge(txn, repository, now, more, quota)?;
-    let row = ManifestRow::new(put, old.as_ref().map_or(now, |row| row.pushed));
+    let row = row_of(put, old.as_ref().map_or(now, |row| row.pushed));
     if old.as_ref() != Some(&row) {
         if let Some(subject) = &row.subject {
             txn.put(referrer_key(repository, subject, &put.digest), &ReferrerRow)?;
@@ -267,6 +163,43 @@ fn add(
     }
     delivered::record(txn, &put.origin, repository, effect)?;
     Ok(PutOutcome::Stored)
+}
+
+/// Forgets since when a manifest has no tag: it is about to go, or has just come.
+pub(in crate::store) fn forget_untagged(
+    txn: &mut Txn<'_>,
+    repository: &RepositoryName,
+    digest: &Digest,
+) -> Result<(), StoreError> {
+    let key = untagged_key(repository, digest);
+    if txn.get::<Untagged>(&key)?.is_some() {
+        txn.delete(key);
+    }
+    Ok(())
+}
+
+fn row_of(put: &PutManifest, pushed: UnixSeconds) -> ManifestRow {
+    let parsed = &put.parsed;
+    let blobs = parsed.config.iter().chain(&parsed.layers);
+    let local = blobs.clone().filter(|descriptor| !descriptor.is_external());
+    let elsewhere = elsewhere(parsed);
+    let content = blobs.chain(&parsed.children).map(|descriptor| descriptor.size);
+    ManifestRow {
+        media_type: put.media_type.clone(),
+        size: put.bytes_len,
+        config_media_type: parsed.config.as_ref().map(|config| config.media_type.clone()),
+        artifact_type: parsed.referrer_type().map(str::to_owned),
+        subject: parsed.subject.as_ref().map(|subject| subject.digest.clone()),
+        annotations: match parsed.subject {
+            Some(_) => parsed.annotations.clone(),
+            None => BTreeMap::new(),
+        },
+        blobs: local.map(|descriptor| descriptor.digest.clone()).collect(),
+        children: parsed.children.iter().map(|child| child.digest.clone()).collect(),
+        content_size: content.fold(0, u64::saturating_add),
+        pushed,
+        elsewhere: Some(elsewhere),
+    }
 }
 
 fn first_missing(
@@ -354,6 +287,7 @@ pub(in crate::store) mod testing {
 mod tests {
     use super::testing::*;
     use super::*;
+    use crate::types::media;
 
     fn index_of(numbers: &[u8]) -> String {
         let entries: Vec<String> = numbers

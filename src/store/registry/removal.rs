@@ -9,15 +9,15 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::manifests::{ManifestRow, manifest_key};
-use super::referrers::referrer_key;
+use super::manifests::forget_untagged;
 use super::repositories;
-use super::repositories::name_at;
-use super::tags::TagRow;
-use crate::store::content::gc::forget_untagged;
 use crate::store::index::Change;
 use crate::store::replica::delivered::{self, Effect};
 use crate::store::replica::outbox::{self, Origin, OutboxChange, OutboxEntry};
+use crate::store::rows::manifest::{ManifestRow, manifest_key};
+use crate::store::rows::name_at;
+use crate::store::rows::referrer::referrer_key;
+use crate::store::rows::tag::TagRow;
 use crate::store::rows::{self, Kind, prefix};
 use crate::store::{Shared, Store, StoreError, Txn};
 use crate::sys::spawn;

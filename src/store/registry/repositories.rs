@@ -1,49 +1,18 @@
 //! Repositories, and the blobs that may be pulled from each.
 
-use serde::{Deserialize, Serialize};
-
-use super::manifests::ManifestRow;
 use crate::store::content::blobs::make_named;
 use crate::store::replica::delivered::{self, Effect};
 use crate::store::replica::outbox::{self, Origin, OutboxChange};
+use crate::store::rows::link::{BlobLink, blob_key};
+use crate::store::rows::manifest::ManifestRow;
+use crate::store::rows::referrer::ReferrerRow;
+use crate::store::rows::repository::{RepositoryRow, repository_key};
+use crate::store::rows::untagged::Untagged;
 use crate::store::rows::{Kind, Row, key, prefix};
+use crate::store::rows::{digest_at, name_at};
 use crate::store::{Store, StoreError, Txn};
 use crate::sys::spawn;
 use crate::types::{Digest, RepositoryName, UnixSeconds};
-
-/// A repository.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct RepositoryRow {
-    /// When it was first pushed to, or synced.
-    pub created: UnixSeconds,
-    /// Length of the blobs and manifests that may be pulled from it, bytes.
-    pub bytes: u64,
-}
-
-impl Row for RepositoryRow {
-    const VERSION: u8 = 1;
-}
-
-/// A blob that may be pulled from a repository.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct BlobLink {
-    /// Its length, bytes.
-    pub size: u64,
-}
-
-impl Row for BlobLink {
-    const VERSION: u8 = 1;
-}
-
-/// The key of a repository.
-pub fn repository_key(repository: &RepositoryName) -> Vec<u8> {
-    key(Kind::Repository, &[repository.as_str().as_bytes()])
-}
-
-/// The key of a blob's link.
-pub fn blob_key(repository: &RepositoryName, digest: &Digest) -> Vec<u8> {
-    key(Kind::Blob, &[repository.as_str().as_bytes(), &digest.to_key()])
-}
 
 impl Store {
     /// Names of repositories greater than `after`, in order, at most `limit`.
@@ -192,11 +161,8 @@ impl Store {
             }
             delete_all::<BlobLink>(txn, &prefix(Kind::Blob, &[name]))?;
             delete_all::<crate::store::TagRow>(txn, &prefix(Kind::Tag, &[name]))?;
-            delete_all::<crate::store::content::gc::Untagged>(
-                txn,
-                &prefix(Kind::Untagged, &[name]),
-            )?;
-            delete_all::<super::referrers::ReferrerRow>(txn, &prefix(Kind::Referrer, &[name]))?;
+            delete_all::<Untagged>(txn, &prefix(Kind::Untagged, &[name]))?;
+            delete_all::<ReferrerRow>(txn, &prefix(Kind::Referrer, &[name]))?;
             txn.delete(repository_key(&repository));
             Ok(())
         })
@@ -261,23 +227,6 @@ fn delete_all<R: Row>(txn: &mut Txn<'_>, prefix: &[u8]) -> Result<(), StoreError
         txn.delete(key);
     }
     Ok(())
-}
-
-/// The name that a key holds from `start` on.
-pub(in crate::store) fn name_at<N: std::str::FromStr>(
-    key: &[u8],
-    start: usize,
-) -> Result<N, StoreError> {
-    let text = key.get(start..).and_then(|bytes| std::str::from_utf8(bytes).ok());
-    text.and_then(|text| text.parse().ok())
-        .ok_or_else(|| StoreError::Corrupt("a key holds no valid name".to_owned()))
-}
-
-/// The digest that a key holds from `start` on.
-pub(in crate::store) fn digest_at(key: &[u8], start: usize) -> Result<Digest, StoreError> {
-    key.get(start..)
-        .and_then(Digest::from_key)
-        .ok_or_else(|| StoreError::Corrupt("a key holds no valid digest".to_owned()))
 }
 
 #[cfg(test)]

@@ -1,29 +1,13 @@
 //! Tags: movable names of manifests, switched under a precondition.
 
-use serde::{Deserialize, Serialize};
-
-use super::manifests::{ManifestRow, manifest_key};
-use super::repositories::name_at;
 use crate::store::replica::delivered::{self, Effect};
 use crate::store::replica::outbox::{self, Origin, OutboxChange};
-use crate::store::rows::{Kind, Row, key, prefix};
+use crate::store::rows::manifest::{ManifestRow, manifest_key};
+use crate::store::rows::name_at;
+use crate::store::rows::tag::{TagRow, tag_key};
+use crate::store::rows::{Kind, key, prefix};
 use crate::store::{Store, StoreError, Txn};
 use crate::types::{Digest, RepositoryName, Tag, UnixSeconds};
-
-/// A tag.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct TagRow {
-    /// What it names.
-    pub digest: Digest,
-    /// When it was first set.
-    pub created: UnixSeconds,
-    /// When it was last moved.
-    pub updated: UnixSeconds,
-}
-
-impl Row for TagRow {
-    const VERSION: u8 = 1;
-}
 
 /// What a tag must name for a change of it to be made (RFC 9110, section 13.1).
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -64,11 +48,6 @@ impl Precondition {
             None => format!("the precondition fails: tag {tag} does not exist"),
         }))
     }
-}
-
-/// The key of a tag.
-pub fn tag_key(repository: &RepositoryName, tag: &Tag) -> Vec<u8> {
-    key(Kind::Tag, &[repository.as_str().as_bytes(), tag.as_str().as_bytes()])
 }
 
 impl Store {

@@ -3,8 +3,9 @@
 
 use super::node::{Fact, put_changed};
 use super::outbox::{Origin, OutboxChange, OutboxEntry, entry_key, finish};
-use crate::store::registry::manifests::{ManifestRow, manifest_key};
-use crate::store::registry::tags::{self, Precondition, TagRow, tag_key};
+use crate::store::registry::tags::{self, Precondition};
+use crate::store::rows::manifest::{ManifestRow, manifest_key};
+use crate::store::rows::tag::{TagRow, tag_key};
 use crate::store::rows::{Kind, key, prefix};
 use crate::store::{Store, StoreError, Txn};
 use crate::types::limits::TAG_MAX;

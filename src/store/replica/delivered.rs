@@ -4,8 +4,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::outbox::{Delivery, Origin};
-use crate::store::registry::manifests::{ManifestRow, manifest_key};
-use crate::store::registry::tags::{TagRow, tag_key};
+use crate::store::rows::manifest::{ManifestRow, manifest_key};
+use crate::store::rows::tag::{TagRow, tag_key};
 use crate::store::rows::{self, Kind, Row, is_default, key, prefix};
 use crate::store::{StoreError, Txn};
 use crate::types::{ConnectedRegistryName, Digest, RepositoryName, Tag};

@@ -7,8 +7,8 @@ use super::outbox::{
     self, Life, Origin, OutboxChange, OutboxEntry, entry_key, number_of, remember,
 };
 use super::refused::{RefusalState, RefusedChange, refused_key};
-use crate::store::registry::manifests::{ManifestRow, manifest_key};
-use crate::store::registry::tags::{TagRow, tag_key};
+use crate::store::rows::manifest::{ManifestRow, manifest_key};
+use crate::store::rows::tag::{TagRow, tag_key};
 use crate::store::rows::{Kind, prefix};
 use crate::store::{Store, StoreError, Txn};
 use crate::types::{Digest, RepositoryName, Tag};

@@ -1,10 +1,18 @@
 //! Rows and keys. A key is a kind byte and parts joined by zero bytes; a row is a version byte
 //! and postcard.
 
+pub mod link;
+pub mod manifest;
+pub mod referrer;
+pub mod repository;
+pub mod tag;
+pub mod untagged;
+
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::store::StoreError;
+use crate::types::Digest;
 
 /// What a key's first byte says about the row. Part of the on-disk format: never renumber.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -117,13 +125,30 @@ pub fn decode<R: Row>(bytes: &[u8]) -> Result<R, StoreError> {
     }
 }
 
+/// The name that a key holds from `start` on.
+pub(in crate::store) fn name_at<N: std::str::FromStr>(
+    key: &[u8],
+    start: usize,
+) -> Result<N, StoreError> {
+    let text = key.get(start..).and_then(|bytes| std::str::from_utf8(bytes).ok());
+    text.and_then(|text| text.parse().ok())
+        .ok_or_else(|| StoreError::Corrupt("a key holds no valid name".to_owned()))
+}
+
+/// The digest that a key holds from `start` on.
+pub(in crate::store) fn digest_at(key: &[u8], start: usize) -> Result<Digest, StoreError> {
+    key.get(start..)
+        .and_then(Digest::from_key)
+        .ok_or_else(|| StoreError::Corrupt("a key holds no valid digest".to_owned()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::registry::manifests::ManifestRow;
     use crate::store::registry::manifests::testing::{digest, push, store};
     use crate::store::replica::outbox::{OutboxChange, OutboxEntry, OutboxId};
     use crate::store::replica::refused::{RefusalState, RefusedChange};
+    use crate::store::rows::manifest::ManifestRow;
     use crate::types::UnixSeconds;
 
     /// Lengths of which the start of a row is read as a row.

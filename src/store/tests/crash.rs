@@ -6,7 +6,6 @@ use std::sync::atomic::{AtomicU64, AtomicUsize};
 use super::gc::{HOUR, Hands, OPTIONS, digest_of, name};
 use super::*;
 use crate::store::registry::manifests::testing::child;
-use crate::store::registry::repositories::BlobLink;
 use crate::store::replica::outbox::{Origin, OutboxChange, OutboxEntry};
 use crate::store::rows::Kind;
 use crate::store::tree::connected_registries::{NewConnectedRegistry, Settings};
@@ -375,7 +374,7 @@ fn check(disk: &MemoryDisk, acknowledged: &View, failed: &[usize], changes: &[Ke
     assert!(explained, "{what}: rows differ: {keys:?}");
     for key in found.keys() {
         if key[0] == Kind::Blob as u8 || key[0] == Kind::Manifest as u8 {
-            let (_, digest) = leases::split_key(key).unwrap();
+            let (_, digest) = split_key(key).unwrap();
             let content = block_on(node.store().blob_read(&digest));
             assert!(matches!(content, Ok(Some(_))), "{what}: {digest}: {content:?}");
         }

@@ -4,7 +4,6 @@ use super::gc::{digest_of, name};
 use super::*;
 use crate::store::content::scrub::ScrubReport;
 use crate::store::content::trust::Verdict;
-use crate::store::registry::links::Referred;
 use crate::store::replica::outbox::Origin;
 use crate::types::{Manifest, media};
 

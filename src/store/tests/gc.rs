@@ -215,8 +215,7 @@ fn whoever_looked_at_content_can_still_refer_to_it() {
 
 /// What a push relies on: content that can be referred to is there.
 fn assert_whole(bench: &Bench, digest: &Digest, what: &str) {
-    let linked =
-        bench.store.get::<repositories::BlobLink>(&repositories::blob_key(&name("app"), digest));
+    let linked = bench.store.get::<BlobLink>(&blob_key(&name("app"), digest));
     assert!(linked.unwrap().is_none() || bench.has(digest), "{what}: a link without its file");
 }
 
@@ -296,7 +295,7 @@ fn write_as_earlier(store: &Store, repository: &str, digest: &Digest) {
         content_size: row.content_size,
         pushed: row.pushed,
     };
-    let key = manifests::manifest_key(&name(repository), digest);
+    let key = manifest_key(&name(repository), digest);
     block_on(store.commit(move |txn| txn.put(key, &earlier))).unwrap();
     assert_eq!(store.manifest(&name(repository), digest).unwrap().unwrap().elsewhere, None);
 }
@@ -523,8 +522,8 @@ fn f206_since_when_a_manifest_has_no_tag_goes_with_the_manifest() {
     }
     // An earlier version left such a note behind.
     let loose = digest_of(b"never pushed");
-    let key = gc::untagged_key(&name("app"), &loose);
-    let note = gc::Untagged(UnixSeconds(1));
+    let key = untagged_key(&name("app"), &loose);
+    let note = Untagged(UnixSeconds(1));
     block_on(store.commit(move |txn| txn.put(key, &note))).unwrap();
     gc();
     assert_eq!(rows_of_kind(store, rows::Kind::Untagged), 0, "a note of nothing");
@@ -544,8 +543,8 @@ fn f141_a_dry_run_writes_nothing() {
         let (app, tag) = (name("app"), format!("v{n}").parse().unwrap());
         block_on(store.set_tag(&app, &tag, digest, Precondition::None, &Origin::Client)).unwrap();
     }
-    let note = gc::Untagged(UnixSeconds(1));
-    let key = gc::untagged_key(&name("app"), &digest_of(b"never pushed"));
+    let note = Untagged(UnixSeconds(1));
+    let key = untagged_key(&name("app"), &digest_of(b"never pushed"));
     block_on(store.commit(move |txn| txn.put(key, &note))).unwrap();
     let state = || (store.sequence(), rows_of_kind(store, rows::Kind::Untagged));
     let (before, notes) = state();

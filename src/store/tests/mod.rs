@@ -18,10 +18,11 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use smol::block_on;
 
-use super::content::leases;
 use super::journal::{checkpoint, frame};
-use super::registry::{manifests, repositories};
 use super::replica::{outbox, refused};
+use super::rows::link::{BlobLink, Referred, blob_key, split_key};
+use super::rows::manifest::manifest_key;
+use super::rows::untagged::{Untagged, untagged_key};
 use super::*;
 use crate::sys::{self, Clock, Rng, Spawner, SystemClock, SystemDisk, SystemRng};
 use crate::types::{Cursor, Digest, RepositoryName};

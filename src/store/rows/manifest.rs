@@ -1,0 +1,90 @@
+//! The row of a manifest.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Kind, Row, key};
+use crate::store::rows;
+use crate::types::{Digest, Manifest, RepositoryName, UnixSeconds, media};
+
+/// What is known of a manifest without reading it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ManifestRow {
+    /// Served as Content-Type.
+    pub media_type: String,
+    /// Its length, bytes.
+    pub size: u64,
+    /// Media type of its configuration.
+    pub config_media_type: Option<String>,
+    /// As a listing of referrers shows it.
+    pub artifact_type: Option<String>,
+    /// The manifest that it refers to.
+    pub subject: Option<Digest>,
+    /// For the listing of referrers, so only kept when there is a subject; bounded.
+    pub annotations: BTreeMap<String, String>,
+    /// Configuration and layers, without what lies elsewhere by design; the entries of an index
+    /// whose type nobody knows.
+    pub blobs: Vec<Digest>,
+    /// Manifests of an index.
+    pub children: Vec<Digest>,
+    /// Length of what it refers to directly, bytes.
+    pub content_size: u64,
+    /// When it was first pushed or synced.
+    pub pushed: UnixSeconds,
+    /// Configuration and layers that lie elsewhere by design, and may be here all the same. `None`
+    /// in a row of an earlier version, which left them out: the manifest itself says.
+    pub elsewhere: Option<Vec<Digest>>,
+}
+
+impl Row for ManifestRow {
+    const VERSION: u8 = 1;
+
+    fn read(bytes: &[u8]) -> Result<ManifestRow, postcard::Error> {
+        let (first, left) = postcard::take_from_bytes(bytes)?;
+        let (media_type, size, config_media_type, artifact_type, subject, annotations) = first;
+        let (rest, left) = postcard::take_from_bytes(left)?;
+        let (blobs, children, content_size, pushed) = rest;
+        Ok(ManifestRow {
+            media_type,
+            size,
+            config_media_type,
+            artifact_type,
+            subject,
+            annotations,
+            blobs,
+            children,
+            content_size,
+            pushed,
+            elsewhere: rows::last(left)?,
+        })
+    }
+}
+
+impl ManifestRow {
+    /// Everything that it names as a blob, or may name as one.
+    pub fn named_blobs(&self) -> impl Iterator<Item = &Digest> {
+        self.blobs.iter().chain(self.elsewhere.iter().flatten())
+    }
+
+    /// Everything that it names as a manifest, or may name as one: an entry of an index whose type
+    /// nobody knows may be either.
+    pub fn named_manifests(&self) -> impl Iterator<Item = &Digest> {
+        let is_image = [media::OCI_MANIFEST, media::DOCKER_MANIFEST, media::OCI_ARTIFACT]
+            .contains(&self.media_type.as_str());
+        let blobs = (!is_image).then(|| self.named_blobs());
+        self.children.iter().chain(blobs.into_iter().flatten())
+    }
+}
+
+/// What of a manifest's configuration and layers lies elsewhere by design.
+pub(in crate::store) fn elsewhere(parsed: &Manifest) -> Vec<Digest> {
+    let blobs = parsed.config.iter().chain(&parsed.layers);
+    let external = blobs.filter(|descriptor| descriptor.is_external());
+    external.map(|descriptor| descriptor.digest.clone()).collect()
+}
+
+/// The key of a manifest.
+pub fn manifest_key(repository: &RepositoryName, digest: &Digest) -> Vec<u8> {
+    key(Kind::Manifest, &[repository.as_str().as_bytes(), &digest.to_key()])
+}

@@ -1,0 +1,26 @@
+//! The row of a tag.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Kind, Row, key};
+use crate::types::{Digest, RepositoryName, Tag, UnixSeconds};
+
+/// A tag.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct TagRow {
+    /// What it names.
+    pub digest: Digest,
+    /// When it was first set.
+    pub created: UnixSeconds,
+    /// When it was last moved.
+    pub updated: UnixSeconds,
+}
+
+impl Row for TagRow {
+    const VERSION: u8 = 1;
+}
+
+/// The key of a tag.
+pub fn tag_key(repository: &RepositoryName, tag: &Tag) -> Vec<u8> {
+    key(Kind::Tag, &[repository.as_str().as_bytes(), tag.as_str().as_bytes()])
+}
