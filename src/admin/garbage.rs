@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::Admin;
 use super::fault::Fault;
-use crate::store::content::gc::GcOptions;
+use crate::store::gc::GcOptions;
 
 /// `gc`
 #[derive(Deserialize)]

@@ -24,7 +24,7 @@ use serde_json::{Value, json};
 use crate::http::request::BodyError;
 use crate::http::{Account, Method, Reply, Request, Sender};
 use crate::store::Store;
-use crate::store::content::gc::GcOptions;
+use crate::store::gc::GcOptions;
 use crate::types::connected_registry::ConnectionState;
 use crate::types::limits::SMALL_BODY_BYTES_MAX;
 use crate::types::{ConnectedRegistry, ConnectedRegistryName, Role, UnixSeconds};

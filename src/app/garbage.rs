@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::config::Gc;
 use crate::store::Store;
-use crate::store::content::gc::GcOptions;
+use crate::store::gc::GcOptions;
 use crate::sys::clock::sleep;
 use crate::types::{Role, UnixSeconds};
 

@@ -181,6 +181,49 @@ fn modules_use_only_what_stands_below_them() {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
+/// What each folder of `src/store` may use beside itself. Files beside the folders stand above all.
+const STORE_FOLDERS: &[(&str, &[&str])] = &[
+    ("rows", &[]),
+    ("index", &[]),
+    ("journal", &["rows", "index"]),
+    ("recovery", &["index", "journal"]),
+    ("replica", &["rows", "index", "journal"]),
+    ("content", &["rows", "index", "journal", "replica"]),
+    ("registry", &["rows", "index", "replica", "content"]),
+    ("tree", &["rows", "replica"]),
+];
+
+/// The source in front of its first test module.
+fn without_tests(text: &str) -> &str {
+    text.find("#[cfg(test)]\n").map_or(text, |at| &text[..at])
+}
+
+#[test]
+fn folders_of_the_store_use_only_what_stands_below_them() {
+    let mut wrong = Vec::new();
+    for file in sources() {
+        let Some((from, _)) =
+            file.strip_prefix("src/store/").and_then(|inside| inside.split_once('/'))
+        else {
+            continue;
+        };
+        let Some((_, below)) = STORE_FOLDERS.iter().find(|(folder, _)| *folder == from) else {
+            assert!(["tests", "golden"].contains(&from), "{file}: {from} is not on the map");
+            continue;
+        };
+        let code = code(without_tests(&read(&file)));
+        for (at, _) in code.match_indices("crate::store::") {
+            let rest = &code[at + "crate::store::".len()..];
+            let to: String = rest.chars().take_while(|c| is_word(*c)).collect();
+            let is_folder = STORE_FOLDERS.iter().any(|(folder, _)| *folder == to);
+            if is_folder && to != from && !below.contains(&to.as_str()) {
+                wrong.push(format!("{file} uses {to}"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
 #[test]
 fn only_main_uses_the_command_line() {
     for file in sources() {

@@ -2,7 +2,6 @@
 
 pub mod blobs;
 pub mod damage;
-pub mod gc;
 pub mod scrub;
 pub mod trust;
 pub mod uploads;

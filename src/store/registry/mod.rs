@@ -1,5 +1,6 @@
 //! What names content: repositories, manifests, tags, referrers and links.
 
+pub mod conflicts;
 pub mod links;
 pub mod manifests;
 pub mod referrers;

@@ -1,6 +1,5 @@
 //! What a node knows as the replica of its parent, and as the parent of its children.
 
-pub mod conflicts;
 pub mod feed;
 pub mod inbox;
 pub mod node;

@@ -3,7 +3,7 @@
 use std::sync::atomic::AtomicU64;
 
 use super::*;
-use crate::store::content::gc::{self, GcOptions, GcReport};
+use crate::store::gc::{self, GcOptions, GcReport};
 use crate::store::registry::manifests::testing::child;
 use crate::store::replica::outbox::Origin;
 use crate::types::digest::Algorithm;

@@ -8,7 +8,7 @@ use super::crash::{Node, first_half, second_half};
 use super::gc::{Hands, OPTIONS, digest_of};
 use super::*;
 use crate::store::backup;
-use crate::store::content::gc::GcOptions;
+use crate::store::gc::GcOptions;
 use crate::store::registry::manifests::testing::child;
 use crate::store::replica::node::testing;
 use crate::store::replica::outbox::Origin;

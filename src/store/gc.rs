@@ -11,18 +11,16 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::leases::short;
-use crate::store::registry::removal::remove_untagged;
-use crate::store::registry::repositories::{self};
-use crate::store::replica::outbox::{self, Origin, OutboxChange, OutboxEntry};
-use crate::store::rows::link::BlobLink;
-use crate::store::rows::link::repository_of;
-use crate::store::rows::link::split_key;
-use crate::store::rows::manifest::{ManifestRow, manifest_key};
-use crate::store::rows::tag::TagRow;
-use crate::store::rows::untagged::{Untagged, untagged_key};
-use crate::store::rows::{self, Kind, prefix};
-use crate::store::{Shared, Store, StoreError, Txn};
+use super::content::leases::short;
+use super::registry::removal::remove_untagged;
+use super::registry::repositories;
+use super::replica::outbox::{self, Origin, OutboxChange, OutboxEntry};
+use super::rows::link::{BlobLink, repository_of, split_key};
+use super::rows::manifest::{ManifestRow, manifest_key};
+use super::rows::tag::TagRow;
+use super::rows::untagged::{Untagged, untagged_key};
+use super::rows::{self, Kind, prefix};
+use super::{Shared, Store, StoreError, Txn};
 use crate::sys::spawn;
 use crate::types::digest::Algorithm;
 use crate::types::manifest::ManifestKind;
@@ -518,7 +516,7 @@ fn read_elsewhere(
     digest: &Digest,
     media_type: &str,
 ) -> Result<Option<Vec<Digest>>, StoreError> {
-    match super::blobs::read(store.shared(), digest) {
+    match super::content::blobs::read(store.shared(), digest) {
         Ok(Some(bytes)) => {
             let parsed = Manifest::parse(Some(media_type), &bytes).ok();
             Ok(parsed.map(|parsed| rows::manifest::elsewhere(&parsed)))
@@ -665,7 +663,7 @@ fn pin(
             continue;
         }
         marked.add(&digest);
-        let bytes = match super::blobs::read(store.shared(), &digest) {
+        let bytes = match super::content::blobs::read(store.shared(), &digest) {
             Ok(Some(bytes)) => bytes,
             // What is not here, or is damaged, brings nothing along.
             Ok(None) | Err(StoreError::Corrupt(_) | StoreError::Invalid(_)) => continue,

@@ -1,9 +1,9 @@
 //! Conflicts over tags: the parent had moved what was changed here too. The parent's content keeps
 //! the name, and ours goes under another one.
 
-use super::node::{Fact, put_changed};
-use super::outbox::{Origin, OutboxChange, OutboxEntry, entry_key, finish};
-use crate::store::registry::tags::{self, Precondition};
+use super::tags::{self, Precondition};
+use crate::store::replica::node::{Fact, put_changed};
+use crate::store::replica::outbox::{Origin, OutboxChange, OutboxEntry, entry_key, finish};
 use crate::store::rows::manifest::{ManifestRow, manifest_key};
 use crate::store::rows::tag::{TagRow, tag_key};
 use crate::store::rows::{Kind, key, prefix};
@@ -121,9 +121,9 @@ pub fn conflict_tag(
 
 #[cfg(test)]
 mod tests {
-    use super::super::node::testing::connected;
     use super::*;
     use crate::store::registry::manifests::testing::{digest, push};
+    use crate::store::replica::node::testing::connected;
 
     #[test]
     fn a_conflict_keeps_both_contents() {
