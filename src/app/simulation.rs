@@ -129,6 +129,8 @@ struct World {
     dark: AtomicBool,
     /// While the parent answers that it does not have it, this is pushed again, and delivered.
     pushed_meanwhile: Mutex<Option<u64>>,
+    /// The same, but what waits at the device is delivered.
+    delivers_meanwhile: AtomicBool,
     /// The next listing is held until the device has nothing to deliver, and then the link is cut.
     holds_listing: AtomicBool,
     /// A listing is held.
@@ -460,6 +462,7 @@ impl Parent {
             }
             if request.method == Method::Head && reply.status == 404 {
                 world.push_meanwhile().await;
+                world.deliver_meanwhile().await;
             }
             return reply;
         }
@@ -592,6 +595,7 @@ async fn tree(spawner: Spawner, seed: u64) -> Tree {
         two_writers: AtomicBool::new(false),
         dark: AtomicBool::new(false),
         pushed_meanwhile: Mutex::default(),
+        delivers_meanwhile: AtomicBool::new(false),
         holds_listing: AtomicBool::new(false),
         is_held: AtomicBool::new(false),
         is_cut: AtomicBool::new(false),

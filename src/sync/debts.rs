@@ -15,6 +15,9 @@ use crate::types::{Digest, RepositoryName, Tag, UnixSeconds};
 /// and a full reconcile follows after [`COMPARE_AFTER`].
 const DEBTS_MAX: usize = 2048;
 
+/// Items of them that may be held back. Over it: a full reconcile follows after [`COMPARE_AFTER`].
+const HELD_MAX: usize = 1024;
+
 /// How long debts that are not remembered wait for the next full reconcile.
 const COMPARE_AFTER: Duration = Duration::from_secs(3600);
 
@@ -78,6 +81,8 @@ pub(super) struct Debts {
     rows: BTreeMap<Key, Debt>,
     /// When the first failure was found that did not fit into `rows`, monotonic.
     overflow: Option<Duration>,
+    /// The same of what is held back.
+    held_overflow: Option<Duration>,
 }
 
 impl Owed {
@@ -117,7 +122,13 @@ impl Debts {
         since: UnixSeconds,
         rng: &dyn Rng,
     ) {
-        if let Some(debt) = self.note((repository, item), now, since, rng) {
+        let key = (repository, item);
+        let held = self.rows.values().filter(|debt| debt.held).count();
+        if held >= HELD_MAX && !self.rows.contains_key(&key) {
+            self.held_overflow.get_or_insert(now);
+            return;
+        }
+        if let Some(debt) = self.note(key, now, since, rng) {
             debt.held = true;
         }
     }
@@ -168,7 +179,7 @@ impl Debts {
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.rows.is_empty() && self.overflow.is_none()
+        self.rows.is_empty() && self.overflow.is_none() && self.held_overflow.is_none()
     }
 
     /// Whether something of the repository is owed, as far as that is known: it may be among what
@@ -209,15 +220,17 @@ impl Debts {
     /// How long until the next debt is due; `None` when there is none.
     pub(super) fn next(&self, now: Duration) -> Option<Duration> {
         let rows = self.rows.values().map(|debt| debt.due);
-        let overflow = self.overflow.map(|at| at.saturating_add(COMPARE_AFTER));
+        let overflow = self.overflow.into_iter().chain(self.held_overflow);
+        let overflow = overflow.map(|at| at.saturating_add(COMPARE_AFTER));
         rows.chain(overflow).min().map(|due| due.saturating_sub(now))
     }
 
     /// Whether a full reconcile is due now, because there are more debts than are remembered.
     pub(super) fn compare(&mut self, now: Duration) -> bool {
-        let due = self.overflow.is_some_and(|at| now.saturating_sub(at) >= COMPARE_AFTER);
+        let first = self.overflow.into_iter().chain(self.held_overflow).min();
+        let due = first.is_some_and(|at| now.saturating_sub(at) >= COMPARE_AFTER);
         if due {
-            self.overflow = None;
+            (self.overflow, self.held_overflow) = (None, None);
         }
         due
     }
@@ -324,6 +337,22 @@ mod tests {
         assert_eq!(["aa", "app", "b", "lab", "z"].map(owes), [false, true, false, true, false]);
         debts.keep(&[once.repository.clone()].into());
         assert_eq!(debts.due(longest, 9), [once.key()]);
+    }
+
+    #[test]
+    fn what_is_held_back_is_no_debt_and_has_a_bound_of_its_own() {
+        let (mut debts, now) = (Debts::default(), Duration::from_secs(100));
+        let app: RepositoryName = "app".parse().unwrap();
+        for number in 0..=HELD_MAX {
+            let item = Item::Tag(format!("t{number}").parse().unwrap());
+            debts.hold_back(app.clone(), item, now, UnixSeconds(9), &SystemRng::new());
+        }
+        assert_eq!(debts.rows.len(), HELD_MAX);
+        assert!(!debts.owes(&app) && debts.repositories().is_empty() && !debts.is_empty());
+        assert!(debts.details(9).is_empty() && !debts.paid(&app, &Item::Listing));
+        assert_eq!(owe(&mut debts, &owed("app", "t1"), now), 1, "missing now");
+        assert!(debts.owes(&app) && debts.details(9).len() == 1);
+        assert!(debts.compare(now + COMPARE_AFTER));
     }
 
     #[test]

@@ -97,6 +97,12 @@ impl Worker {
     ) -> Result<(), SyncError> {
         let watch = self.store.watch_manifest(repository, digest);
         let item = Item::Deleted(digest.clone());
+        // What waits now may be delivered before the parent's answer is here; what comes later is
+        // noticed by the watch.
+        if self.store.outbox_brings(repository, digest)? {
+            self.state.hold_back(repository, item);
+            return Ok(());
+        }
         match self.upstream.keeps_manifest(repository, digest).await.map_err(SyncError::from) {
             Ok(false) => self.delete_manifest(watch, repository, digest).await,
             Ok(true) => {

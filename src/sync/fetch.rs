@@ -366,7 +366,7 @@ impl Fetcher {
                 content_required: true,
                 origin: Origin::Parent,
             };
-            let stored = match part.needed {
+            let stored = match part.needed && !(is_root && tags.is_empty()) {
                 true => self.store.put_manifest(repository, put).await,
                 false => self.store.put_optional_manifest(repository, put).await,
             };

@@ -129,14 +129,13 @@ pub fn moved(entry: &OutboxEntry, there: Option<&Digest>, deleted: &BTreeSet<Dig
     };
     let (base, digest) = (base.as_ref(), digest.as_ref());
     let unheard = entry.unheard.iter().any(|state| state.as_ref() == there);
-    // With a manifest its tags go: the parent may have done that already, or not yet.
+    // With a manifest its tags go: the parent may have done that already.
     let went = there.is_none() && base.is_some_and(|base| deleted.contains(base));
-    let stayed = there.is_some_and(|there| deleted.contains(there));
     match there {
         there if there == digest => Moved::AsWanted,
         // It was moved, and back, between the two questions.
         there if there == base => Moved::ByUs,
-        _ if unheard || went || stayed => Moved::ByUs,
+        _ if unheard || went => Moved::ByUs,
         _ => Moved::ByOthers,
     }
 }
@@ -243,8 +242,8 @@ mod tests {
             (1, 2, &[3, 0], &[], 0, Moved::ByUs),
             (1, 2, &[], &[1], 0, Moved::ByUs),
             (1, 2, &[], &[3], 0, Moved::ByOthers),
-            (1, 2, &[], &[3], 3, Moved::ByUs),
-            (0, 2, &[], &[1], 1, Moved::ByUs),
+            (1, 2, &[], &[3], 3, Moved::ByOthers),
+            (0, 2, &[], &[1], 1, Moved::ByOthers),
             (0, 2, &[], &[], 1, Moved::ByOthers),
             (0, 0, &[1], &[], 1, Moved::ByUs),
             (0, 0, &[1], &[], 0, Moved::AsWanted),

@@ -94,6 +94,7 @@ impl Worker {
             self.refresh_config().await?;
         }
         let made_room = !done.is_empty();
+        self.note_debts().await?;
         self.store.inbox_done(done).await?;
         Ok(made_room)
     }

@@ -456,3 +456,104 @@ fn f204_f130_an_index_goes_up_in_the_round_that_brings_what_was_missing() {
         });
     }
 }
+
+impl World {
+    /// Delivers what waits at the device, which are pushes of the first image.
+    pub(super) async fn deliver_meanwhile(&self) {
+        if !self.delivers_meanwhile.swap(false, Ordering::Relaxed) {
+            return;
+        }
+        for (number, entry) in self.device().outbox(9).unwrap() {
+            let tags = match &entry.change {
+                OutboxChange::Tag { tag, .. } => vec![tag.clone()],
+                _ => Vec::new(),
+            };
+            let origin = Origin::Child(Delivery { id: entry.id.clone(), lowest: Some(number) });
+            store_push(&self.root, &app(), &tags, FIRST, origin).await;
+            self.device().outbox_done(number).await.unwrap();
+        }
+    }
+}
+
+#[test]
+fn f130_what_is_delivered_while_the_parent_says_that_it_is_gone_stays() {
+    for tags in [&["v2"][..], &[][..]] {
+        in_tree(async |tree, engine| {
+            let (root, device) = (&tree.world.root, &tree.world.device());
+            push(root, &["x"], FIRST).await;
+            engine.pull_once().await.unwrap();
+            let first = digest_of(&manifest(FIRST));
+            root.delete_manifest(&app(), &first, &Origin::Client).await.unwrap();
+            push(device, tags, FIRST).await;
+            tree.world.delivers_meanwhile.store(true, Ordering::Relaxed);
+            engine.pull_once().await.unwrap();
+            assert!(has(device, FIRST), "{tags:?}: acknowledged here");
+            rest(tree, engine).await;
+            assert!(has(device, FIRST) && has(root, FIRST), "{tags:?}");
+        });
+    }
+}
+
+/// A manifest that refers to the second image.
+fn referrer() -> (Vec<u8>, &'static str) {
+    let subject = manifest(SECOND);
+    let text = format!(
+        r#"{{"schemaVersion":2,"mediaType":"{0}","artifactType":"a/sig",
+            "config":{{"mediaType":"a/b","digest":"{1}","size":2}},"layers":[],
+            "subject":{{"mediaType":"{0}","digest":"{2}","size":{3}}}}}"#,
+        media::OCI_MANIFEST,
+        digest_of(CONFIG),
+        digest_of(&subject),
+        subject.len()
+    );
+    (text.into_bytes(), media::OCI_MANIFEST)
+}
+
+#[test]
+fn f130_a_referrer_that_was_deleted_stays_so_until_the_parent_has_heard() {
+    for refused in [false, true] {
+        in_tree(async |tree, engine| {
+            let (root, device, world) = (&tree.world.root, &tree.world.device(), &tree.world);
+            push(device, &["v1"], SECOND).await;
+            let digest = digest_of(&referrer().0);
+            put(device, &app(), &[], referrer(), Origin::Client).await;
+            engine.push_once().await.unwrap();
+            let is_at = |store: &Store| store.manifest(&app(), &digest).unwrap().is_some();
+            assert!(is_at(root));
+            device.delete_manifest(&app(), &digest, &Origin::Client).await.unwrap();
+            if refused {
+                world.refuses.store(true, Ordering::Relaxed);
+                engine.push_once().await.unwrap();
+                assert_eq!(device.refused_changes(9).unwrap().len(), 1);
+            }
+            // The echo of the push is in the feed.
+            engine.pull_once().await.unwrap();
+            assert!(!is_at(device), "refused: {refused}");
+            rest(tree, engine).await;
+            assert_eq!((is_at(device), is_at(root)), (false, false), "refused: {refused}");
+        });
+    }
+}
+
+#[test]
+fn f130_a_refused_deletion_lets_no_push_take_the_tag_of_somebody_else() {
+    in_tree(async |tree, engine| {
+        let (root, device) = (&tree.world.root, &tree.world.device());
+        push(root, &["x"], FIRST).await;
+        engine.pull_once().await.unwrap();
+        let first = digest_of(&manifest(FIRST));
+        device.delete_manifest(&app(), &first, &Origin::Client).await.unwrap();
+        // The parent hears that the tag is gone, and refuses the deletion.
+        let (number, _) = device.outbox(9).unwrap().pop().unwrap();
+        device.outbox_refused(number, "no".to_owned()).await.unwrap();
+        push(root, &["v9"], FIRST).await;
+        engine.pull_once().await.unwrap();
+        push(device, &["v9"], SECOND).await;
+        let (number, push) = device.outbox(9).unwrap().pop().unwrap();
+        let OutboxChange::Tag { base: None, .. } = &push.change else { panic!("{push}") };
+        let deleted = device.outbox_deletions(&app()).unwrap();
+        assert!(deleted.contains(&first), "{number}");
+        let moved = crate::sync::plan::moved(&push, Some(&first), &deleted);
+        assert_eq!(moved, crate::sync::plan::Moved::ByOthers);
+    });
+}

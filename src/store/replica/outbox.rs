@@ -432,6 +432,16 @@ impl Store {
         .await
     }
 
+    /// Whether a change that waits brings this manifest up, by itself or with an index that needs
+    /// it.
+    pub fn outbox_brings(
+        &self,
+        repository: &RepositoryName,
+        digest: &Digest,
+    ) -> Result<bool, StoreError> {
+        self.look_up(|index| brings(&Txn::new(index), repository, digest))
+    }
+
     /// Manifests of a repository whose removal the parent has not confirmed: it may still have
     /// them, or not.
     pub fn outbox_deletions(
