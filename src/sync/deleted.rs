@@ -5,13 +5,15 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::debts::Item;
 use super::error::SyncError;
-use super::plan::Desired;
+use super::plan::{Desired, Present};
 use super::worker::Worker;
+use crate::gateway::feed::Scope;
 use crate::store::registry::removal::Watch;
 use crate::store::replica::outbox::Origin;
 use crate::store::{Precondition, StoreError};
 use crate::types::limits::PAGE_MAX;
-use crate::types::{Digest, RepositoryName, Tag};
+use crate::types::message::NodeConfig;
+use crate::types::{Cursor, Digest, Mode, RepositoryName, Tag};
 
 impl Worker {
     /// Deletes manifests that no tag, index or referrer needs any more and that the parent has
@@ -22,6 +24,58 @@ impl Worker {
         repository: &RepositoryName,
         desired: &Desired,
     ) -> Result<BTreeMap<Digest, Digest>, SyncError> {
+        let (unneeded, lost) = self.unneeded(repository, desired)?;
+        for digest in &unneeded {
+            self.delete_if_gone(repository, digest).await?;
+        }
+        Ok(lost)
+    }
+
+    /// Notes where this node offers its parent what that lacks. Its feed is another one than that
+    /// which this node has followed: it was replaced or restored, and what it had taken and not
+    /// passed on may be nowhere else.
+    pub(super) async fn note_offers(
+        &self,
+        position: Cursor,
+        config: &NodeConfig,
+        here: &BTreeSet<RepositoryName>,
+    ) -> Result<(), SyncError> {
+        let known = self.store.feed_position()?;
+        let is_another = known.is_some_and(|known| known.epoch != position.epoch);
+        if !is_another || config.node.mode != Mode::ReadWrite {
+            return Ok(());
+        }
+        log::info!("the parent was replaced or restored: it is offered what it lacks");
+        let (reads, writes) = (Scope::of_config(config), Scope::of_writes(config));
+        let offered = here.iter().filter(|name| reads.covers(name) && writes.covers(name));
+        Ok(self.store.note_offers(offered.cloned().collect()).await?)
+    }
+
+    /// Has the manifests go up that no tag here names and that the parent lacks. Returns what
+    /// [`Worker::drop_deleted`] does.
+    pub(super) async fn offer_manifests(
+        &self,
+        repository: &RepositoryName,
+        desired: &Desired,
+        present: &Present,
+    ) -> Result<BTreeMap<Digest, Digest>, SyncError> {
+        let (unneeded, lost) = self.unneeded(repository, desired)?;
+        let tagged: BTreeSet<&Digest> = present.tags.values().collect();
+        for digest in unneeded.iter().filter(|digest| !tagged.contains(digest)) {
+            if !self.upstream.keeps_manifest(repository, digest).await? {
+                self.store.outbox_offer_manifest(repository, digest).await?;
+            }
+        }
+        Ok(lost)
+    }
+
+    /// Manifests that no tag of the parent's, index or referrer needs, and those that indexes here
+    /// need and that are not here, each with one of those indexes.
+    fn unneeded(
+        &self,
+        repository: &RepositoryName,
+        desired: &Desired,
+    ) -> Result<(Vec<Digest>, BTreeMap<Digest, Digest>), SyncError> {
         let mut needed: BTreeSet<Digest> = desired.referrers.clone();
         needed.extend(desired.tags.values().cloned());
         let (mut rows, mut lost) = (Vec::new(), BTreeMap::new());
@@ -37,13 +91,11 @@ impl Worker {
             }
             rows.extend(page.into_iter().map(|(digest, _)| digest));
         }
-        for digest in rows.iter().filter(|digest| !needed.contains(digest)) {
-            self.delete_if_gone(repository, digest).await?;
-        }
         for digest in &rows {
             lost.remove(digest);
         }
-        Ok(lost)
+        rows.retain(|digest| !needed.contains(digest));
+        Ok((rows, lost))
     }
 
     /// Brings back what was deleted of an index that is here, if the parent has it again.

@@ -283,6 +283,7 @@ impl Worker {
         let at_parent = self.granted_at_parent(&scope).await?;
         let here = self.repositories_here()?;
         let plan = plan::repositories(&scope, config.node.mode, at_parent, &here);
+        self.note_offers(position, &config, &here).await?;
         for repository in &plan.purge {
             match self.store.delete_repository(repository, &Origin::Parent).await {
                 Ok(()) => log::info!("removed repository {repository}: it is not granted any more"),
@@ -392,9 +393,13 @@ impl Worker {
         // names there now.
         let has_news = self.store.outbox_last()? != before;
         let is_old = |tag: &Tag| has_news || waited.contains(tag);
+        let offers = self.store.offers(repository)?;
         let mut pending = Vec::new();
         for step in plan::plan(&desired, &present) {
             match step {
+                Step::Remove { tag, base } if offers => {
+                    self.store.outbox_offer_tag(repository, &tag, &base).await?;
+                }
                 Step::HoldBack { tag } => self.state.hold_back(repository, Item::Tag(tag)),
                 Step::Remove { tag, .. } if is_old(&tag) => {
                     self.follow_tag(repository, &tag, None, Mode::ReadWrite).await?;
@@ -412,12 +417,16 @@ impl Worker {
         let lost = match &filled {
             Err(error) if *error != StoreError::Full.into() => BTreeMap::new(),
             _ if desired.partial => BTreeMap::new(),
+            Ok(_) if offers => self.offer_manifests(repository, &desired, &present).await?,
             // On a full disk above all: it makes room.
             _ => self.drop_deleted(repository, &desired).await?,
         };
         let failed = filled?;
         if desired.partial {
             return Err(SyncError::Content("the parent has not got all of it yet".to_owned()));
+        }
+        if offers {
+            self.store.offered(repository).await?;
         }
         self.state.debts().compared(repository, &failed);
         self.bring_back(repository, lost).await

@@ -356,6 +356,31 @@ fn f033_f121_a_parent_that_fills_up_empties_no_child() {
     assert!(pulls(&leaf, &owner, "v1").is_some());
 }
 
+/// Symptom: a child deleted the only copy of what it had acknowledged. Cause: its parent had taken
+/// the push, was lost before it could pass it on, and its successor did not have it.
+#[test]
+fn f033_f121_what_a_lost_parent_had_not_passed_on_is_offered_to_its_successor() {
+    let (mut root, mut middle, leaf, owner) = three_tiers();
+    let user = (owner.0.as_str(), owner.1.as_str());
+    root.kill();
+    let (only, loose) = (Image::new(32, &[50_000]), Image::new(33, &[40_000]));
+    assert_eq!(only.push(&leaf.login, user, "app", "only").status, 201);
+    assert_eq!(loose.push(&leaf.login, user, "app", &loose.digest()).status, 201);
+    eventually(SOON, "the middle has taken them", || has_delivered(&leaf).then_some(()));
+    middle.kill();
+    root.start();
+    replace(&root, &mut middle);
+    for node in [&root, &middle, &leaf] {
+        for (reference, image) in [("only", &only), (&loose.digest(), &loose)] {
+            let arrived = eventually(SOON * 3, reference, || pulls(node, &owner, reference));
+            assert_eq!(arrived, image.digest());
+        }
+    }
+    for node in [&root, &middle, &leaf] {
+        eventually(SOON, "the tags", || (tags(node, &owner) == ["only", "v1"]).then_some(()));
+    }
+}
+
 /// A middle that was replaced and has `app:v1` and `app:v2` no more: it is accepted, and cannot see
 /// yet what it is to hold. The leaf below it has compared with it.
 fn empty_middle(root: &Node, v2: &Image) -> (Proxy, Node, Node, (String, String)) {

@@ -3,6 +3,7 @@
 pub mod feed;
 pub mod inbox;
 pub mod node;
+pub mod offers;
 pub mod outbox;
 pub mod pushes;
 pub mod refused;

@@ -89,6 +89,7 @@ pub(in crate::store) fn own_rows() -> Vec<Vec<u8>> {
     let mut starts: Vec<Vec<u8>> = single.into();
     starts.extend([last_look_key(), looked_with_key(), debts_key(), position_key(), pushes_key()]);
     starts.extend([prefix(Kind::Node, &[b"version"]), prefix(Kind::Node, &[b"synced"])]);
+    starts.push(prefix(Kind::Node, &[b"offer"]));
     starts
 }
 
