@@ -15,7 +15,6 @@ use crate::gateway::feed::Scope;
 use crate::gateway::wire::Received;
 use crate::gateway::{Upstream, UpstreamError};
 use crate::store::replica::inbox::InboxId;
-use crate::store::replica::outbox::Origin;
 use crate::store::{Store, StoreError};
 use crate::types::limits::PAGE_MAX;
 use crate::types::message::{Batch, Message, NodeConfig};
@@ -285,7 +284,7 @@ impl Worker {
         let plan = plan::repositories(&scope, config.node.mode, at_parent, &here);
         self.note_offers(position, &config, &here).await?;
         for repository in &plan.purge {
-            match self.store.delete_repository(repository, &Origin::Parent).await {
+            match self.store.delete_repository(repository).await {
                 Ok(()) => log::info!("removed repository {repository}: it is not granted any more"),
                 Err(StoreError::NotFound) => {}
                 Err(error) => return Err(error.into()),

@@ -1,18 +1,15 @@
 //! Repositories, and the blobs that may be pulled from each.
 
 use crate::store::content::blobs::make_named;
-use crate::store::replica::delivered::{self, Effect};
-use crate::store::replica::outbox::{self, Origin, OutboxChange};
 use crate::store::rows::link::{BlobLink, blob_key};
-use crate::store::rows::manifest::ManifestRow;
-use crate::store::rows::referrer::ReferrerRow;
 use crate::store::rows::repository::{RepositoryRow, repository_key};
-use crate::store::rows::untagged::Untagged;
-use crate::store::rows::{Kind, Row, key, prefix};
-use crate::store::rows::{digest_at, name_at};
+use crate::store::rows::{Kind, key, name_at, prefix};
 use crate::store::{Store, StoreError, Txn};
 use crate::sys::spawn;
 use crate::types::{Digest, RepositoryName, UnixSeconds};
+
+/// Rows of a repository that one record removes.
+const PAGE: usize = 1000;
 
 impl Store {
     /// Names of repositories greater than `after`, in order, at most `limit`.
@@ -135,35 +132,31 @@ impl Store {
         self.get::<BlobLink>(&blob_key(repository, digest))
     }
 
-    /// Removes a repository with its tags, manifests and links. `NotFound` when there is none.
-    pub async fn delete_repository(
-        &self,
-        repository: &RepositoryName,
-        origin: &Origin,
-    ) -> Result<(), StoreError> {
-        let (repository, origin) = (repository.clone(), origin.clone());
+    /// Removes a repository with its tags, manifests and links, a bounded number in each record:
+    /// what a stop leaves is removed by the next call. The parent does not hear of it. `NotFound`
+    /// when there is none.
+    pub async fn delete_repository(&self, repository: &RepositoryName) -> Result<(), StoreError> {
+        let own = repository_key(repository);
+        if self.get::<RepositoryRow>(&own)?.is_none() {
+            return Err(StoreError::NotFound);
+        }
+        // Names before what they name.
+        for kind in [Kind::Tag, Kind::Referrer, Kind::Untagged, Kind::Manifest, Kind::Blob] {
+            let start = prefix(kind, &[repository.as_str().as_bytes()]);
+            loop {
+                let page = self.look_up(|index| index.scan(&start, None, PAGE))?;
+                if page.is_empty() {
+                    break;
+                }
+                self.commit(move |txn| {
+                    page.into_iter().for_each(|(key, _)| txn.delete(key));
+                    Ok(())
+                })
+                .await?;
+            }
+        }
         self.commit(move |txn| {
-            let effect = Effect::NoRepository;
-            if delivered::is_replay(txn, &origin, &repository, &effect)? {
-                return Ok(());
-            }
-            if txn.get::<RepositoryRow>(&repository_key(&repository))?.is_none() {
-                return Err(StoreError::NotFound);
-            }
-            delivered::record(txn, &origin, &repository, effect)?;
-            let name = repository.as_str().as_bytes();
-            let manifests = prefix(Kind::Manifest, &[name]);
-            for (row_key, _) in txn.scan::<ManifestRow>(&manifests)? {
-                let digest = digest_at(&row_key, manifests.len())?;
-                let change = OutboxChange::ManifestDeleted { digest };
-                outbox::enqueue(txn, &origin, &repository, change)?;
-                txn.delete(row_key);
-            }
-            delete_all::<BlobLink>(txn, &prefix(Kind::Blob, &[name]))?;
-            delete_all::<crate::store::TagRow>(txn, &prefix(Kind::Tag, &[name]))?;
-            delete_all::<Untagged>(txn, &prefix(Kind::Untagged, &[name]))?;
-            delete_all::<ReferrerRow>(txn, &prefix(Kind::Referrer, &[name]))?;
-            txn.delete(repository_key(&repository));
+            txn.delete(own);
             Ok(())
         })
         .await
@@ -222,13 +215,6 @@ fn check_quota(
     }
 }
 
-fn delete_all<R: Row>(txn: &mut Txn<'_>, prefix: &[u8]) -> Result<(), StoreError> {
-    for (key, _) in txn.scan::<R>(prefix)? {
-        txn.delete(key);
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::manifests::testing::*;
@@ -279,11 +265,11 @@ mod tests {
                 push(&store, name, 1, &["v1"]).await;
             }
             let a: RepositoryName = "a".parse().unwrap();
-            store.delete_repository(&a, &Origin::Client).await.unwrap();
-            assert_eq!(
-                store.delete_repository(&a, &Origin::Client).await,
-                Err(StoreError::NotFound)
-            );
+            let many: Vec<String> = (0..=PAGE).map(|number| format!("t{number}")).collect();
+            let many: Vec<&str> = many.iter().map(String::as_str).collect();
+            push(&store, "a", 2, &many).await;
+            store.delete_repository(&a).await.unwrap();
+            assert_eq!(store.delete_repository(&a).await, Err(StoreError::NotFound));
             assert_eq!(store.tags(&a, None, 10).unwrap(), []);
             assert_eq!(store.manifest(&a, &digest(1)).unwrap(), None);
             for name in ["a/b", "a-b"] {

@@ -59,8 +59,6 @@ pub(in crate::store) enum Effect {
     Tag(Tag, Option<Digest>),
     /// A manifest is here, or not.
     Manifest(Digest, bool),
-    /// The repository does not exist.
-    NoRepository,
 }
 
 fn delivered_key(delivery: &Delivery, repository: &RepositoryName) -> Vec<u8> {
@@ -109,7 +107,6 @@ fn is_so(txn: &Txn<'_>, repository: &RepositoryName, effect: &Effect) -> Result<
         Effect::Manifest(digest, wanted) => {
             txn.get::<ManifestRow>(&manifest_key(repository, digest))?.is_some() == *wanted
         }
-        Effect::NoRepository => false,
     })
 }
 

@@ -511,7 +511,7 @@ fn f206_since_when_a_manifest_has_no_tag_goes_with_the_manifest() {
         assert_eq!((gc(), rows_of_kind(store, rows::Kind::Untagged)), (0, 1));
         match how {
             "the manifest" => delete(store, "app", &loose),
-            _ => block_on(store.delete_repository(&name("app"), &Origin::Client)).unwrap(),
+            _ => block_on(store.delete_repository(&name("app"))).unwrap(),
         }
         assert_eq!(rows_of_kind(store, rows::Kind::Untagged), 0, "{how} was deleted");
         blob(store, "app", b"layer");
