@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use crate::store::fsck::FsckReport;
-use crate::store::recovery::recover::Recovery;
+use crate::store::recovery::found::Recovery;
 use crate::store::{IndexKind, Store, StoreError, StoreOptions, backup};
 use crate::sys::{Spawner, Sys, owner};
 use crate::types::{Digest, Role, StoreRole};

@@ -28,9 +28,10 @@ mod writer;
 mod tests;
 
 pub use error::StoreError;
+pub use index::IndexKind;
 pub use journal::layout::OpenError;
 pub use journal::txn::Txn;
-pub use recovery::recover::{IndexKind, Recovery};
+pub use recovery::found::Recovery;
 pub use registry::manifests::{PutManifest, PutOutcome};
 pub use registry::tags::Precondition;
 pub use rows::manifest::ManifestRow;

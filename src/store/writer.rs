@@ -14,11 +14,11 @@ use std::time::Duration;
 
 use smol::channel::{Receiver, Sender};
 
+use super::index::IndexKind;
 use super::index::{Built, Change, NoIndex};
 use super::journal::checkpoint::{self, Checkpoint};
 use super::journal::segment::{self, Journal, Record};
 use super::recovery::rebuild::rebuild;
-use super::recovery::recover::IndexKind;
 use super::{Shared, StoreError, Txn};
 use crate::types::limits::{
     GROUP_BYTES_MAX, GROUP_COMMANDS_MAX, JOURNAL_RETAIN_BYTES, RECORD_BYTES_MAX,

@@ -39,6 +39,18 @@ pub trait Index: Send + Sync {
     fn failed(&self) -> bool;
 }
 
+/// What answers look-ups.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum IndexKind {
+    /// sled, on the real file system.
+    Sled {
+        /// Its page cache, bytes.
+        cache: u64,
+    },
+    /// A map in memory, for simulated disks.
+    Map,
+}
+
 /// The hash of a row that indexes and checkpoints sum up: FNV-1a over the key's length, the key
 /// and the row, then mixed. Part of the on-disk format.
 pub fn row_hash(key: &[u8], row: &[u8]) -> u64 {

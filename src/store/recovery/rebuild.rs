@@ -3,10 +3,9 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::recover::IndexKind;
 use crate::store::StoreError;
 use crate::store::index::sled::SledIndex;
-use crate::store::index::{Built, Change, Index, MapIndex};
+use crate::store::index::{Built, Change, Index, IndexKind, MapIndex};
 use crate::store::journal::checkpoint::{Checkpoint, Rows};
 use crate::store::journal::frame::FrameFault;
 use crate::store::journal::layout::Layout;

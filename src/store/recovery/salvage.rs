@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::recover::{Found, Recovered, Recovery};
+use super::found::{Found, Recovered, Recovery};
 use crate::store::StoreError;
 use crate::store::index::Index;
 use crate::store::journal::checkpoint::{self, Checkpoint};
