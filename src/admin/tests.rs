@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::http::ReplyBody;
 use crate::http::request::Body;
-use crate::store::replica::node::self_config_key;
+use crate::store::rows::node::self_config_key;
 use crate::sys::{Spawner, Sys};
 use crate::types::message::NodeConfig;
 

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 
 use super::identity::FEED_EPOCH;
 use super::journal::layout::Layout;
-use super::replica::node::{own_rows, put_changed, self_config_key};
+use super::rows::node::{own_rows, self_config_key};
 use super::rows::{Kind, prefix};
 use super::tree::connected_registries::{SyncTokenOf, connected_registry_key, sync_token_key};
 use super::tree::scope_maps::scope_map_key;
@@ -215,7 +215,7 @@ fn become_root(txn: &mut Txn<'_>) -> Result<(), StoreError> {
                 put_token(txn, token)?;
             }
             for map in &config.scope_maps {
-                put_changed::<ScopeMap>(txn, scope_map_key(&map.name), map)?;
+                txn.put_changed::<ScopeMap>(scope_map_key(&map.name), map)?;
             }
             put_node(txn, config.node, &own.node)?;
         }
@@ -227,7 +227,7 @@ fn become_root(txn: &mut Txn<'_>) -> Result<(), StoreError> {
 }
 
 fn put_token(txn: &mut Txn<'_>, token: &Token) -> Result<(), StoreError> {
-    put_changed(txn, token_key(&token.name), token)
+    txn.put_changed(token_key(&token.name), token)
 }
 
 fn put_node(
@@ -237,7 +237,7 @@ fn put_node(
 ) -> Result<(), StoreError> {
     node.parent = node.parent.filter(|parent| *parent != former.name);
     txn.put(sync_token_key(&node.sync_token), &SyncTokenOf(node.name.clone()))?;
-    put_changed(txn, connected_registry_key(&node.name), &node)
+    txn.put_changed(connected_registry_key(&node.name), &node)
 }
 
 /// Forgets what belongs to the place under a parent. The number of the last change stays, so that

@@ -68,6 +68,18 @@ impl<'a> Txn<'a> {
         Ok(())
     }
 
+    /// Writes a row unless it is there already as it should be: flash wears.
+    pub fn put_changed<R: Row + PartialEq>(
+        &mut self,
+        key: Vec<u8>,
+        row: &R,
+    ) -> Result<(), StoreError> {
+        if self.get::<R>(&key)?.as_ref() == Some(row) {
+            return Ok(());
+        }
+        self.put(key, row)
+    }
+
     /// Removes a row, if it is there.
     pub fn delete(&mut self, key: Vec<u8>) {
         self.own.insert(key, None);

@@ -2,9 +2,9 @@
 //! the name, and ours goes under another one.
 
 use super::tags::{self, Precondition};
-use crate::store::replica::node::{Fact, put_changed};
 use crate::store::replica::outbox::{Origin, OutboxChange, OutboxEntry, entry_key, finish};
 use crate::store::rows::manifest::{ManifestRow, manifest_key};
+use crate::store::rows::node::Fact;
 use crate::store::rows::tag::{TagRow, tag_key};
 use crate::store::rows::{Kind, key, prefix};
 use crate::store::{Store, StoreError, Txn};
@@ -58,7 +58,7 @@ pub(in crate::store) fn note_conflict(
     tag: &Tag,
     now: UnixSeconds,
 ) -> Result<(), StoreError> {
-    put_changed(txn, conflict_key(repository, tag), &Fact::At(now))
+    txn.put_changed(conflict_key(repository, tag), &Fact::At(now))
 }
 
 fn settle(

@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::node::{Fact, reconcile_key};
+use crate::store::rows::node::{Fact, position_key, reconcile_key};
 use crate::store::rows::{Kind, Row, key, prefix};
 use crate::store::{Store, StoreError};
 use crate::types::Cursor;
@@ -23,10 +23,6 @@ struct Position(Cursor);
 
 impl Row for Position {
     const VERSION: u8 = 1;
-}
-
-pub(in crate::store) fn position_key() -> Vec<u8> {
-    key(Kind::Node, &[b"cursor"])
 }
 
 /// Several messages may come from one record: the second number tells them apart.

@@ -3,11 +3,11 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
-
 use super::delivered;
-use super::inbox::position_key;
-use super::pushes::pushes_key;
+use crate::store::rows::node::{
+    Fact, debts_key, descendant_key, epoch_key, last_look_key, last_sync_key, looked_with_key,
+    reconcile_key, self_config_key, synced_key, version_key,
+};
 use crate::store::rows::{Kind, Row, key, prefix};
 use crate::store::{Store, StoreError, Txn};
 use crate::types::connected_registry::{ParentContact, StatusDetail};
@@ -16,82 +16,6 @@ use crate::types::token::{ScopeMap, Token};
 use crate::types::{
     ConnectedRegistry, ConnectedRegistryName, Grant, RepositoryName, Role, UnixSeconds,
 };
-
-impl Row for NodeConfig {
-    const VERSION: u8 = 1;
-}
-
-/// A small fact about this node: a version, a number, a mark.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub(in crate::store) enum Fact {
-    /// The version of a desired state, as the parent calls it.
-    Version(String),
-    /// The activation epoch under which this instance serves.
-    Epoch(u64),
-    /// Something is so.
-    Mark,
-    /// When something happened.
-    At(UnixSeconds),
-    /// What was asked for has begun, and is not done.
-    Begun,
-    /// The same, and it was asked for again since.
-    Again,
-}
-
-impl Row for Fact {
-    const VERSION: u8 = 1;
-}
-
-/// The key of this node's own desired state, present on an activated connected registry only.
-pub fn self_config_key() -> Vec<u8> {
-    key(Kind::Node, &[b"config"])
-}
-
-fn descendant_key(name: &ConnectedRegistryName) -> Vec<u8> {
-    key(Kind::NodeConfig, &[name.as_str().as_bytes()])
-}
-
-fn version_key(name: &ConnectedRegistryName) -> Vec<u8> {
-    key(Kind::Node, &[b"version", name.as_str().as_bytes()])
-}
-
-fn epoch_key() -> Vec<u8> {
-    key(Kind::Node, &[b"activated"])
-}
-
-pub(in crate::store) fn reconcile_key() -> Vec<u8> {
-    key(Kind::Node, &[b"reconcile"])
-}
-
-fn last_sync_key() -> Vec<u8> {
-    key(Kind::Node, &[b"last-sync"])
-}
-
-fn last_look_key() -> Vec<u8> {
-    key(Kind::Node, &[b"last-look"])
-}
-
-fn looked_with_key() -> Vec<u8> {
-    key(Kind::Node, &[b"looked-with"])
-}
-
-fn debts_key() -> Vec<u8> {
-    key(Kind::Node, &[b"debts"])
-}
-
-fn synced_key(repository: &RepositoryName) -> Vec<u8> {
-    key(Kind::Node, &[b"synced", repository.as_str().as_bytes()])
-}
-
-/// Where the rows start that belong to the place of this node under its parent.
-pub(in crate::store) fn own_rows() -> Vec<Vec<u8>> {
-    let single = [self_config_key(), epoch_key(), reconcile_key(), last_sync_key()];
-    let mut starts: Vec<Vec<u8>> = single.into();
-    starts.extend([last_look_key(), looked_with_key(), debts_key(), position_key(), pushes_key()]);
-    starts.extend([prefix(Kind::Node, &[b"version"]), prefix(Kind::Node, &[b"synced"])]);
-    starts.push(prefix(Kind::Node, &[b"offer"]));
-    starts
-}
 
 /// What the sync engine lets others see of itself; in memory only.
 #[derive(Clone, Default)]
@@ -146,8 +70,8 @@ impl Store {
             }
             materialise(txn, &config)?;
             forget_strangers(txn, &config)?;
-            put_changed(txn, version_key(&config.node.name), &Fact::Version(version))?;
-            put_changed(txn, self_config_key(), &config)
+            txn.put_changed(version_key(&config.node.name), &Fact::Version(version))?;
+            txn.put_changed(self_config_key(), &config)
         })
         .await
     }
@@ -181,8 +105,8 @@ impl Store {
         version: String,
     ) -> Result<(), StoreError> {
         self.commit(move |txn| {
-            put_changed(txn, version_key(&config.node.name), &Fact::Version(version))?;
-            put_changed(txn, descendant_key(&config.node.name), &config)
+            txn.put_changed(version_key(&config.node.name), &Fact::Version(version))?;
+            txn.put_changed(descendant_key(&config.node.name), &config)
         })
         .await
     }
@@ -197,7 +121,7 @@ impl Store {
 
     /// Remembers the activation epoch.
     pub async fn record_activated(&self, epoch: u64) -> Result<(), StoreError> {
-        self.commit(move |txn| put_changed(txn, epoch_key(), &Fact::Epoch(epoch))).await
+        self.commit(move |txn| txn.put_changed(epoch_key(), &Fact::Epoch(epoch))).await
     }
 
     /// Whether content is to be compared with the parent's in full.
@@ -207,7 +131,7 @@ impl Store {
 
     /// Notes that a full comparison begins: one that is requested from here on is due after it.
     pub async fn begin_reconcile(&self) -> Result<(), StoreError> {
-        self.commit(|txn| put_changed(txn, reconcile_key(), &Fact::Begun)).await
+        self.commit(|txn| txn.put_changed(reconcile_key(), &Fact::Begun)).await
     }
 
     /// Makes a full comparison due: a gap in the feed, an unknown message, a resync.
@@ -227,7 +151,7 @@ impl Store {
         }
         self.commit(move |txn| {
             if owed {
-                return put_changed(txn, debts_key(), &Fact::Mark);
+                return txn.put_changed(debts_key(), &Fact::Mark);
             }
             txn.delete(debts_key());
             Ok(())
@@ -291,7 +215,7 @@ impl Store {
 
     /// Notes that a sync ended well.
     pub async fn record_sync(&self, at: UnixSeconds) -> Result<(), StoreError> {
-        self.commit(move |txn| put_changed(txn, last_sync_key(), &Fact::At(at))).await
+        self.commit(move |txn| txn.put_changed(last_sync_key(), &Fact::At(at))).await
     }
 
     /// When the parent was last asked for the desired state, to about a day.
@@ -313,8 +237,8 @@ impl Store {
     /// Notes that the parent answered what the desired state is.
     pub async fn record_look(&self, at: UnixSeconds, with: String) -> Result<(), StoreError> {
         self.commit(move |txn| {
-            put_changed(txn, last_look_key(), &Fact::At(at))?;
-            put_changed(txn, looked_with_key(), &Fact::Version(with))
+            txn.put_changed(last_look_key(), &Fact::At(at))?;
+            txn.put_changed(looked_with_key(), &Fact::Version(with))
         })
         .await
     }
@@ -345,7 +269,7 @@ fn ask_for_reconcile(txn: &mut Txn<'_>) -> Result<(), StoreError> {
         Some(Fact::Begun | Fact::Again) => Fact::Again,
         _ => Fact::Mark,
     };
-    put_changed(txn, reconcile_key(), &fact)
+    txn.put_changed(reconcile_key(), &fact)
 }
 
 /// The repository grants of a node's sync scope map: what it mirrors.
@@ -356,18 +280,6 @@ fn granted(config: &NodeConfig) -> Vec<Grant> {
         grants.filter(|grant| matches!(grant, Grant::Repository(..))).cloned().collect();
     grants.sort();
     grants
-}
-
-/// Writes a row unless it is there already as it should be: flash wears.
-pub(in crate::store) fn put_changed<R: Row + PartialEq>(
-    txn: &mut Txn<'_>,
-    key: Vec<u8>,
-    row: &R,
-) -> Result<(), StoreError> {
-    if txn.get::<R>(&key)?.as_ref() == Some(row) {
-        return Ok(());
-    }
-    txn.put(key, row)
 }
 
 fn materialise(txn: &mut Txn<'_>, config: &NodeConfig) -> Result<(), StoreError> {
@@ -389,7 +301,7 @@ fn replace_all<R: Row + PartialEq>(
     let mut wanted = BTreeSet::new();
     for (name, row) in rows {
         let row_key = key(kind, &[name.as_bytes()]);
-        put_changed(txn, row_key.clone(), row)?;
+        txn.put_changed(row_key.clone(), row)?;
         wanted.insert(row_key);
     }
     for (row_key, _) in txn.scan::<R>(&prefix(kind, &[]))? {

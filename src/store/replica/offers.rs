@@ -1,19 +1,15 @@
 //! What a node offers a parent that was replaced or restored, and may have lost what it had taken.
 
-use super::node::{Fact, put_changed};
 use super::outbox::{Origin, OutboxChange, OutboxEntry, enqueue};
 use crate::store::rows::manifest::{ManifestRow, manifest_key};
+use crate::store::rows::node::{Fact, offer_key};
 use crate::store::rows::tag::{TagRow, tag_key};
-use crate::store::rows::{Kind, key, prefix};
+use crate::store::rows::{Kind, prefix};
 use crate::store::{Store, StoreError};
 use crate::types::{Digest, RepositoryName, Tag};
 
 /// Repositories noted in one record as those in which the parent is offered what it lacks.
 const OFFERS_AT_ONCE: usize = 256;
-
-fn offer_key(repository: &RepositoryName) -> Vec<u8> {
-    key(Kind::Node, &[b"offer", repository.as_str().as_bytes()])
-}
 
 impl Store {
     /// Notes that in these repositories the parent may have lost what it had: what it lacks is
@@ -22,7 +18,7 @@ impl Store {
         for page in repositories.chunks(OFFERS_AT_ONCE) {
             let keys: Vec<_> = page.iter().map(offer_key).collect();
             self.commit(|txn| {
-                keys.into_iter().try_for_each(|key| put_changed(txn, key, &Fact::Mark))
+                keys.into_iter().try_for_each(|key| txn.put_changed(key, &Fact::Mark))
             })
             .await?;
         }

@@ -7,9 +7,9 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use super::node::self_config_key;
 use super::refused::{Refused, RefusedChange, refused_key};
 use crate::store::rows::manifest::{ManifestRow, manifest_key};
+use crate::store::rows::node::self_config_key;
 use crate::store::rows::{self, Kind, Row, is_default, key, prefix};
 use crate::store::{Store, StoreError, Txn};
 use crate::sys::spawn;

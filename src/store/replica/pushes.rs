@@ -3,7 +3,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::store::rows::{Kind, Row, key};
+use crate::store::rows::Row;
+use crate::store::rows::node::pushes_key;
 use crate::store::{Store, StoreError};
 use crate::types::{Digest, RepositoryName};
 
@@ -26,10 +27,6 @@ struct Push {
 
 impl Row for Pushes {
     const VERSION: u8 = 1;
-}
-
-pub(in crate::store) fn pushes_key() -> Vec<u8> {
-    key(Kind::Node, &[b"pushes"])
 }
 
 impl Push {

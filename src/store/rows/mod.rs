@@ -3,6 +3,7 @@
 
 pub mod link;
 pub mod manifest;
+pub mod node;
 pub mod referrer;
 pub mod repository;
 pub mod tag;

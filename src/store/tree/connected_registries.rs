@@ -7,7 +7,7 @@ use super::passwords::NewPassword;
 use super::tokens::{self, token_key, users_of_map};
 use super::{cascade, creation, scope_maps};
 use crate::store::replica::delivered;
-use crate::store::replica::node::self_config_key;
+use crate::store::rows::node::self_config_key;
 use crate::store::rows::{Kind, Row, key, prefix};
 use crate::store::{Store, StoreError, Txn};
 use crate::types::connected_registry::{Activation, ConnectedRegistry, Mode, StatusReport};

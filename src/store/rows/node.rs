@@ -1,0 +1,95 @@
+//! The rows of a node about itself: its desired state, and small facts, each under its name.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Kind, Row, key, prefix};
+use crate::types::message::NodeConfig;
+use crate::types::{ConnectedRegistryName, RepositoryName, UnixSeconds};
+
+impl Row for NodeConfig {
+    const VERSION: u8 = 1;
+}
+
+/// A small fact about this node: a version, a number, a mark.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(in crate::store) enum Fact {
+    /// The version of a desired state, as the parent calls it.
+    Version(String),
+    /// The activation epoch under which this instance serves.
+    Epoch(u64),
+    /// Something is so.
+    Mark,
+    /// When something happened.
+    At(UnixSeconds),
+    /// What was asked for has begun, and is not done.
+    Begun,
+    /// The same, and it was asked for again since.
+    Again,
+}
+
+impl Row for Fact {
+    const VERSION: u8 = 1;
+}
+
+/// The key of this node's own desired state, present on an activated connected registry only.
+pub fn self_config_key() -> Vec<u8> {
+    key(Kind::Node, &[b"config"])
+}
+
+pub(in crate::store) fn descendant_key(name: &ConnectedRegistryName) -> Vec<u8> {
+    key(Kind::NodeConfig, &[name.as_str().as_bytes()])
+}
+
+pub(in crate::store) fn version_key(name: &ConnectedRegistryName) -> Vec<u8> {
+    key(Kind::Node, &[b"version", name.as_str().as_bytes()])
+}
+
+pub(in crate::store) fn epoch_key() -> Vec<u8> {
+    key(Kind::Node, &[b"activated"])
+}
+
+pub(in crate::store) fn reconcile_key() -> Vec<u8> {
+    key(Kind::Node, &[b"reconcile"])
+}
+
+pub(in crate::store) fn last_sync_key() -> Vec<u8> {
+    key(Kind::Node, &[b"last-sync"])
+}
+
+pub(in crate::store) fn last_look_key() -> Vec<u8> {
+    key(Kind::Node, &[b"last-look"])
+}
+
+pub(in crate::store) fn looked_with_key() -> Vec<u8> {
+    key(Kind::Node, &[b"looked-with"])
+}
+
+pub(in crate::store) fn debts_key() -> Vec<u8> {
+    key(Kind::Node, &[b"debts"])
+}
+
+pub(in crate::store) fn synced_key(repository: &RepositoryName) -> Vec<u8> {
+    key(Kind::Node, &[b"synced", repository.as_str().as_bytes()])
+}
+
+/// Where the rows start that belong to the place of this node under its parent.
+pub(in crate::store) fn own_rows() -> Vec<Vec<u8>> {
+    let single = [self_config_key(), epoch_key(), reconcile_key(), last_sync_key()];
+    let mut starts: Vec<Vec<u8>> = single.into();
+    starts.extend([last_look_key(), looked_with_key(), debts_key(), position_key(), pushes_key()]);
+    starts.extend([prefix(Kind::Node, &[b"version"]), prefix(Kind::Node, &[b"synced"])]);
+    starts.push(prefix(Kind::Node, &[b"offer"]));
+    starts
+}
+
+pub(in crate::store) fn position_key() -> Vec<u8> {
+    key(Kind::Node, &[b"cursor"])
+}
+
+pub(in crate::store) fn pushes_key() -> Vec<u8> {
+    key(Kind::Node, &[b"pushes"])
+}
+
+pub(in crate::store) fn offer_key(repository: &RepositoryName) -> Vec<u8> {
+    key(Kind::Node, &[b"offer", repository.as_str().as_bytes()])
+}
