@@ -224,6 +224,43 @@ fn folders_of_the_store_use_only_what_stands_below_them() {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
+/// Files of a folder of the store that still use each other in a circle.
+const KNOTS: &[&str] = &["content", "tree"];
+
+#[test]
+fn files_of_a_folder_of_the_store_do_not_use_each_other_in_a_circle() {
+    for (folder, _) in STORE_FOLDERS {
+        let start = format!("src/store/{folder}/");
+        let all = sources();
+        let names: BTreeSet<&str> = all
+            .iter()
+            .filter_map(|file| file.strip_prefix(&start)?.strip_suffix(".rs"))
+            .filter(|name| !name.contains('/') && *name != "mod")
+            .collect();
+        let mut uses: BTreeMap<&str, BTreeSet<String>> = BTreeMap::new();
+        for name in &names {
+            let text = read(&format!("{start}{name}.rs"));
+            let code = code(without_tests(&text));
+            let used = uses.entry(name).or_default();
+            for (at, _) in code.match_indices("super::") {
+                let rest = &code[at + "super::".len()..];
+                match rest.strip_prefix('{') {
+                    Some(list) => used.extend(first_names(list)),
+                    None => drop(used.insert(rest.chars().take_while(|c| is_word(*c)).collect())),
+                }
+            }
+        }
+        // What uses nothing that is left goes, until nothing is left, or a circle.
+        let mut left = names.clone();
+        while let Some(leaf) = left.iter().copied().find(|name| {
+            uses[*name].iter().all(|used| used == *name || !left.contains(used.as_str()))
+        }) {
+            left.remove(leaf);
+        }
+        assert_eq!(!left.is_empty(), KNOTS.contains(folder), "{folder}: {left:?}");
+    }
+}
+
 #[test]
 fn only_main_uses_the_command_line() {
     for file in sources() {

@@ -2,9 +2,10 @@
 //! the name, and ours goes under another one.
 
 use super::tags::{self, Precondition};
-use crate::store::replica::outbox::{Origin, OutboxChange, OutboxEntry, entry_key, finish};
+use crate::store::replica::outbox::{Origin, OutboxChange, OutboxEntry, finish};
 use crate::store::rows::manifest::{ManifestRow, manifest_key};
 use crate::store::rows::node::Fact;
+use crate::store::rows::outbox::entry_key;
 use crate::store::rows::tag::{TagRow, tag_key};
 use crate::store::rows::{Kind, key, prefix};
 use crate::store::{Store, StoreError, Txn};

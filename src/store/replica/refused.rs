@@ -5,118 +5,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde::{Deserialize, Serialize};
-
-use super::outbox::{BareEntry, OutboxChange, OutboxEntry, entry_key, number_of};
-use crate::store::rows::{self, Kind, Row, is_default, key, prefix};
+use crate::store::rows::outbox::{OutboxChange, OutboxEntry, entry_key, number_of};
+use crate::store::rows::refused::refused_key;
+pub use crate::store::rows::refused::{RefusalState, RefusedChange};
+use crate::store::rows::{Kind, prefix};
 use crate::store::{Store, StoreError};
 use crate::sys::spawn;
-use crate::types::{Digest, Reason, RepositoryName, Tag, UnixSeconds};
+use crate::types::limits::PAGE_MAX;
+use crate::types::{Digest, Reason, RepositoryName, Tag};
 
 /// Refusals read at once, and renewed in one record.
 const PAGE: usize = 256;
-
-/// The longest pause of a change that is refused again and again, rounds: a day, when there is a
-/// round every hour.
-const PAUSE_MAX: u64 = 24;
-
-/// That the parent refused a change: the first that waits of its tag.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(from = "RefusedRow", into = "RefusedRow")]
-pub struct RefusedChange {
-    /// What was to be done.
-    pub entry: OutboxEntry,
-    /// What the parent said last.
-    pub reason: String,
-    /// When it said no first.
-    pub at: UnixSeconds,
-    /// Whether it holds its tag up.
-    pub state: RefusalState,
-    /// How often it was refused after the first time.
-    pub again: u32,
-}
-
-/// What becomes of a refused change for now.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum RefusalState {
-    /// It waits for its next attempt.
-    Stands,
-    /// It is on its way up again.
-    Retried,
-}
-
-impl RefusedChange {
-    fn stands(&self) -> bool {
-        self.state == RefusalState::Stands
-    }
-
-    /// Whether it is tried again in this round: after the first refusal in the next, then in every
-    /// second, every fourth, and so on; in round 0 always.
-    fn is_due(&self, round: u64) -> bool {
-        let pause = 1_u64.checked_shl(self.again).unwrap_or(PAUSE_MAX).min(PAUSE_MAX);
-        self.stands() && round.is_multiple_of(pause)
-    }
-}
-
-impl Row for RefusedChange {
-    const VERSION: u8 = 1;
-
-    fn read(bytes: &[u8]) -> Result<RefusedChange, postcard::Error> {
-        let ((entry, reason, at), left) = postcard::take_from_bytes(bytes)?;
-        let more = RefusedEnd::read(left)?;
-        Ok(RefusedRow { entry, reason, at, more }.into())
-    }
-}
-
-#[derive(Serialize, Deserialize)]
-struct RefusedRow {
-    entry: BareEntry,
-    reason: String,
-    at: UnixSeconds,
-    #[serde(skip_serializing_if = "is_default")]
-    more: RefusedEnd,
-}
-
-/// What the first rows did not have.
-#[derive(Default, PartialEq, Serialize, Deserialize)]
-struct RefusedEnd {
-    incarnation: u64,
-    retried: bool,
-    #[serde(skip_serializing_if = "is_default")]
-    again: u32,
-}
-
-impl RefusedEnd {
-    fn read(left: &[u8]) -> Result<RefusedEnd, postcard::Error> {
-        if left.is_empty() {
-            return Ok(RefusedEnd::default());
-        }
-        let ((incarnation, retried), left) = postcard::take_from_bytes(left)?;
-        Ok(RefusedEnd { incarnation, retried, again: rows::last(left)? })
-    }
-}
-
-impl From<RefusedChange> for RefusedRow {
-    fn from(refusal: RefusedChange) -> RefusedRow {
-        let retried = !refusal.stands();
-        let (entry, incarnation) = BareEntry::of(refusal.entry);
-        let more = RefusedEnd { incarnation, retried, again: refusal.again };
-        RefusedRow { entry, reason: refusal.reason, at: refusal.at, more }
-    }
-}
-
-impl From<RefusedRow> for RefusedChange {
-    fn from(row: RefusedRow) -> RefusedChange {
-        let RefusedRow { entry, reason, at, more } = row;
-        let entry = entry.with(more.incarnation);
-        let state = if more.retried { RefusalState::Retried } else { RefusalState::Stands };
-        RefusedChange { entry, reason, at, state, again: more.again }
-    }
-}
-
-pub(in crate::store) fn refused_key(number: u64) -> Vec<u8> {
-    key(Kind::DeadLetter, &[&number.to_be_bytes()])
-}
 
 /// The refusals that stand.
 #[derive(Default)]
@@ -222,6 +121,30 @@ impl Refused {
 }
 
 impl Store {
+    /// The oldest change of a repository that can be delivered. It lets others run after each page.
+    pub async fn outbox_first(
+        &self,
+        repository: &RepositoryName,
+        refused: &Refused,
+    ) -> Result<Option<(u64, OutboxEntry)>, StoreError> {
+        let mut after = 0;
+        loop {
+            let page = self.outbox_after(after, PAGE_MAX)?;
+            let Some((last, _)) = page.last() else {
+                return Ok(None);
+            };
+            after = *last;
+            let mut entries = page.into_iter();
+            let first = entries.find(|(number, entry)| {
+                entry.repository == *repository && !refused.holds_up(*number, entry)
+            });
+            if first.is_some() {
+                return Ok(first);
+            }
+            spawn::yield_now().await;
+        }
+    }
+
     /// What the parent has refused and not taken since, oldest first, at most `limit`.
     pub fn refused_changes(&self, limit: usize) -> Result<Vec<(u64, RefusedChange)>, StoreError> {
         self.refused_changes_after(0, limit)
@@ -303,6 +226,7 @@ mod tests {
     use crate::store::Precondition;
     use crate::store::registry::manifests::testing::{digest, push};
     use crate::store::replica::outbox::Origin;
+    use crate::types::UnixSeconds;
 
     /// What waits: numbers, tags, and what they move from and to.
     fn waiting(store: &Store) -> Vec<(u64, String, u8, u8)> {

@@ -3,11 +3,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::outbox::{
-    self, Life, Origin, OutboxChange, OutboxEntry, entry_key, number_of, remember,
-};
-use super::refused::{RefusalState, RefusedChange, refused_key};
+use super::outbox::{self, Life, Origin, OutboxChange, OutboxEntry};
+use super::refused::{RefusalState, RefusedChange};
 use crate::store::rows::manifest::{ManifestRow, manifest_key};
+use crate::store::rows::outbox::{entry_key, number_of, remember};
+use crate::store::rows::refused::refused_key;
 use crate::store::rows::tag::{TagRow, tag_key};
 use crate::store::rows::{Kind, prefix};
 use crate::store::{Store, StoreError, Txn};

@@ -4,7 +4,9 @@
 pub mod link;
 pub mod manifest;
 pub mod node;
+pub mod outbox;
 pub mod referrer;
+pub mod refused;
 pub mod repository;
 pub mod tag;
 pub mod untagged;

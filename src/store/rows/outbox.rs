@@ -1,0 +1,262 @@
+//! The rows of the changes that a node has yet to pass to its parent.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Kind, Row, is_default, key};
+use crate::store::{StoreError, rows};
+use crate::types::{ConnectedRegistryName, Digest, RepositoryName, Tag};
+
+/// States of a tag that are remembered because they may be the parent's: one for each attempt,
+/// heard of or not, of a change that was left out since or made one with a later one. Over it: the
+/// later ones are forgotten, and a tag that names one of them is taken for moved by somebody else:
+/// both contents are kept.
+const UNHEARD_MAX: usize = 16;
+
+/// Names a change for ever, so that a replay has no second effect. It never changes once it is
+/// written.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct OutboxId {
+    /// Where the change was first made.
+    pub origin: ConnectedRegistryName,
+    /// Which life of the store there gave the number: a store that is made anew or restored counts
+    /// over again. 0: written before stores told.
+    pub incarnation: u64,
+    /// Its number there.
+    pub sequence: u64,
+}
+
+impl fmt::Display for OutboxId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.origin, self.sequence)
+    }
+}
+
+/// Which life of this node's store gave a change its number.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Life {
+    /// This one: since the store was made or restored.
+    Present,
+    /// One before it, as a backup holds it: the parent may have had the change since.
+    Earlier,
+    /// Another node gave the number, or a store that did not tell.
+    Unknown,
+}
+
+impl OutboxId {
+    /// `own`: the name of this node; `incarnation`: the present one of its store.
+    pub(in crate::store) fn life(
+        &self,
+        own: Option<&ConnectedRegistryName>,
+        incarnation: u64,
+    ) -> Life {
+        match self.incarnation {
+            _ if own != Some(&self.origin) => Life::Unknown,
+            present if present == incarnation => Life::Present,
+            0 => Life::Unknown,
+            _ => Life::Earlier,
+        }
+    }
+}
+
+impl FromStr for OutboxId {
+    type Err = ();
+
+    /// What `Display` writes. The incarnation is told apart: a parent that knows of none reads the
+    /// rest.
+    fn from_str(text: &str) -> Result<OutboxId, ()> {
+        let (origin, sequence) = text.split_once(' ').ok_or(())?;
+        Ok(OutboxId {
+            origin: origin.parse().map_err(|_| ())?,
+            incarnation: 0,
+            sequence: sequence.parse().map_err(|_| ())?,
+        })
+    }
+}
+
+/// A change on its way up.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(from = "EntryRow", into = "EntryRow")]
+pub struct OutboxEntry {
+    /// Its name.
+    pub id: OutboxId,
+    /// Where.
+    pub repository: RepositoryName,
+    /// What.
+    pub change: OutboxChange,
+    /// What the tag may name at the parent, beside what the change begins with: attempts of which
+    /// this node did not hear, of changes that were left out since. The first [`UNHEARD_MAX`].
+    pub unheard: Vec<Option<Digest>>,
+}
+
+/// What is to be repeated at the parent.
+#[allow(clippy::large_enum_variant, reason = "names are inline; entries live one at a time")]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum OutboxChange {
+    /// A tag was set, or (`None`) removed.
+    Tag {
+        /// Which.
+        tag: Tag,
+        /// What it named before, here: the parent must still agree. `None`: it did not exist.
+        base: Option<Digest>,
+        /// What it names now.
+        digest: Option<Digest>,
+    },
+    /// A manifest was pushed by digest.
+    ManifestAdded {
+        /// Which.
+        digest: Digest,
+    },
+    /// A manifest was deleted.
+    ManifestDeleted {
+        /// Which.
+        digest: Digest,
+    },
+}
+
+impl fmt::Display for OutboxEntry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let repository = &self.repository;
+        match &self.change {
+            OutboxChange::Tag { tag, digest: Some(digest), .. } => {
+                write!(f, "{repository}:{tag} ({digest})")
+            }
+            OutboxChange::Tag { tag, .. } => write!(f, "the removal of {repository}:{tag}"),
+            OutboxChange::ManifestAdded { digest } => write!(f, "{repository}@{digest}"),
+            OutboxChange::ManifestDeleted { digest } => {
+                write!(f, "the removal of {repository}@{digest}")
+            }
+        }
+    }
+}
+
+impl Row for OutboxEntry {
+    const VERSION: u8 = 1;
+
+    fn read(bytes: &[u8]) -> Result<OutboxEntry, postcard::Error> {
+        let (entry, left) = postcard::take_from_bytes(bytes)?;
+        Ok(EntryRow { entry, more: EntryEnd::read(left)? }.into())
+    }
+}
+
+/// An entry as the first rows had it.
+#[derive(Serialize, Deserialize)]
+pub(in crate::store) struct BareEntry {
+    origin: ConnectedRegistryName,
+    sequence: u64,
+    repository: RepositoryName,
+    change: OutboxChange,
+}
+
+#[derive(Serialize, Deserialize)]
+struct EntryRow {
+    entry: BareEntry,
+    #[serde(skip_serializing_if = "is_default")]
+    more: EntryEnd,
+}
+
+/// What the first rows did not have.
+#[derive(Default, PartialEq, Serialize, Deserialize)]
+struct EntryEnd {
+    incarnation: u64,
+    #[serde(skip_serializing_if = "is_default")]
+    unheard: Vec<Option<Digest>>,
+}
+
+impl EntryEnd {
+    fn read(left: &[u8]) -> Result<EntryEnd, postcard::Error> {
+        if left.is_empty() {
+            return Ok(EntryEnd::default());
+        }
+        let (incarnation, left) = postcard::take_from_bytes(left)?;
+        Ok(EntryEnd { incarnation, unheard: rows::last(left)? })
+    }
+}
+
+impl BareEntry {
+    pub(in crate::store) fn of(entry: OutboxEntry) -> (BareEntry, u64) {
+        let OutboxEntry {
+            id: OutboxId { origin, incarnation, sequence }, repository, change, ..
+        } = entry;
+        (BareEntry { origin, sequence, repository, change }, incarnation)
+    }
+
+    pub(in crate::store) fn with(self, incarnation: u64) -> OutboxEntry {
+        let BareEntry { origin, sequence, repository, change } = self;
+        let id = OutboxId { origin, incarnation, sequence };
+        OutboxEntry { id, repository, change, unheard: Vec::new() }
+    }
+}
+
+impl From<OutboxEntry> for EntryRow {
+    fn from(mut entry: OutboxEntry) -> EntryRow {
+        let unheard = std::mem::take(&mut entry.unheard);
+        let (entry, incarnation) = BareEntry::of(entry);
+        EntryRow { entry, more: EntryEnd { incarnation, unheard } }
+    }
+}
+
+impl From<EntryRow> for OutboxEntry {
+    fn from(row: EntryRow) -> OutboxEntry {
+        OutboxEntry { unheard: row.more.unheard, ..row.entry.with(row.more.incarnation) }
+    }
+}
+
+/// The number of the last change that this node put into its outbox.
+#[derive(Clone, Copy, Serialize, Deserialize)]
+pub(in crate::store) struct LastOutbox(pub(in crate::store) u64);
+
+impl Row for LastOutbox {
+    const VERSION: u8 = 1;
+}
+
+pub(in crate::store) fn counter_key() -> Vec<u8> {
+    key(Kind::Node, &[b"outbox"])
+}
+
+pub(in crate::store) fn entry_key(number: u64) -> Vec<u8> {
+    key(Kind::Outbox, &[&number.to_be_bytes()])
+}
+
+pub(in crate::store) fn number_of(key: &[u8]) -> Result<u64, StoreError> {
+    let number = key.get(1..).and_then(|bytes| bytes.try_into().ok()).map(u64::from_be_bytes);
+    number.ok_or_else(|| StoreError::Corrupt("a key of the outbox holds no number".to_owned()))
+}
+
+impl OutboxEntry {
+    /// Whether the change moves or removes this tag.
+    pub(in crate::store) fn is_of_tag(&self, repository: &RepositoryName, tag: &Tag) -> bool {
+        let OutboxChange::Tag { tag: of, .. } = &self.change else {
+            return false;
+        };
+        of == tag && self.repository == *repository
+    }
+
+    /// What the tag may name at the parent if this change, which may have been attempted, is left
+    /// out.
+    pub(in crate::store) fn attempted(&self) -> Vec<Option<Digest>> {
+        let mut attempted = self.unheard.clone();
+        if let OutboxChange::Tag { digest, .. } = &self.change {
+            remember(&mut attempted, digest.clone());
+        }
+        attempted
+    }
+
+    /// The manifest that the change brings up, if any.
+    pub fn brings(&self) -> Option<&Digest> {
+        match &self.change {
+            OutboxChange::Tag { digest, .. } => digest.as_ref(),
+            OutboxChange::ManifestAdded { digest } => Some(digest),
+            OutboxChange::ManifestDeleted { .. } => None,
+        }
+    }
+}
+
+/// Adds a state that a tag may have at the parent.
+pub(in crate::store) fn remember(unheard: &mut Vec<Option<Digest>>, state: Option<Digest>) {
+    if unheard.len() < UNHEARD_MAX && !unheard.contains(&state) {
+        unheard.push(state);
+    }
+}
