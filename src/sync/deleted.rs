@@ -5,15 +5,25 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::debts::Item;
 use super::error::SyncError;
-use super::plan::{Desired, Present};
+use super::plan::Desired;
 use super::worker::Worker;
 use crate::gateway::feed::Scope;
 use crate::store::registry::removal::Watch;
 use crate::store::replica::outbox::Origin;
 use crate::store::{Precondition, StoreError};
 use crate::types::limits::PAGE_MAX;
-use crate::types::message::NodeConfig;
 use crate::types::{Cursor, Digest, Mode, RepositoryName, Tag};
+
+/// What becomes of what a parent lacks that was replaced or restored.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Offer {
+    /// Nothing out of the ordinary: it has deleted it.
+    None,
+    /// It is offered.
+    Made,
+    /// It stays here: this node may not push to the repository.
+    Withheld,
+}
 
 impl Worker {
     /// Deletes manifests that no tag, index or referrer needs any more and that the parent has
@@ -37,31 +47,40 @@ impl Worker {
     pub(super) async fn note_offers(
         &self,
         position: Cursor,
-        config: &NodeConfig,
+        mode: Mode,
         here: &BTreeSet<RepositoryName>,
     ) -> Result<(), SyncError> {
         let known = self.store.feed_position()?;
         let is_another = known.is_some_and(|known| known.epoch != position.epoch);
-        if !is_another || config.node.mode != Mode::ReadWrite {
+        if !is_another || mode != Mode::ReadWrite {
             return Ok(());
         }
         log::info!("the parent was replaced or restored: it is offered what it lacks");
-        let (reads, writes) = (Scope::of_config(config), Scope::of_writes(config));
-        let offered = here.iter().filter(|name| reads.covers(name) && writes.covers(name));
-        Ok(self.store.note_offers(offered.cloned().collect()).await?)
+        // Also where it does not grant that just now.
+        Ok(self.store.note_offers(here.iter().cloned().collect()).await?)
     }
 
-    /// Has the manifests go up that no tag here names and that the parent lacks. Returns what
-    /// [`Worker::drop_deleted`] does.
+    /// What becomes of what the parent lacks in a repository.
+    pub(super) fn offer(&self, repository: &RepositoryName) -> Result<Offer, SyncError> {
+        if !self.store.offers(repository)? {
+            return Ok(Offer::None);
+        }
+        Ok(match Scope::of_writes(&self.config()?).covers(repository) {
+            true => Offer::Made,
+            false => Offer::Withheld,
+        })
+    }
+
+    /// Has the manifests go up that the parent lacks, but for those that tags bring which are
+    /// `offered`. Returns what [`Worker::drop_deleted`] does.
     pub(super) async fn offer_manifests(
         &self,
         repository: &RepositoryName,
         desired: &Desired,
-        present: &Present,
+        offered: &BTreeSet<Digest>,
     ) -> Result<BTreeMap<Digest, Digest>, SyncError> {
         let (unneeded, lost) = self.unneeded(repository, desired)?;
-        let tagged: BTreeSet<&Digest> = present.tags.values().collect();
-        for digest in unneeded.iter().filter(|digest| !tagged.contains(digest)) {
+        for digest in unneeded.iter().filter(|digest| !offered.contains(digest)) {
             if !self.upstream.keeps_manifest(repository, digest).await? {
                 self.store.outbox_offer_manifest(repository, digest).await?;
             }

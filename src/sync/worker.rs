@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::debts::Item;
+use super::deleted::Offer;
 use super::error::SyncError;
 use super::fetch::Fetcher;
 use super::plan::{self, Desired, Present, Step};
@@ -282,7 +283,7 @@ impl Worker {
         let at_parent = self.granted_at_parent(&scope).await?;
         let here = self.repositories_here()?;
         let plan = plan::repositories(&scope, config.node.mode, at_parent, &here);
-        self.note_offers(position, &config, &here).await?;
+        self.note_offers(position, config.node.mode, &here).await?;
         for repository in &plan.purge {
             match self.store.delete_repository(repository).await {
                 Ok(()) => log::info!("removed repository {repository}: it is not granted any more"),
@@ -392,12 +393,14 @@ impl Worker {
         // names there now.
         let has_news = self.store.outbox_last()? != before;
         let is_old = |tag: &Tag| has_news || waited.contains(tag);
-        let offers = self.store.offers(repository)?;
-        let mut pending = Vec::new();
+        let offer = self.offer(repository)?;
+        let (mut pending, mut offered) = (Vec::new(), BTreeSet::new());
         for step in plan::plan(&desired, &present) {
             match step {
-                Step::Remove { tag, base } if offers => {
+                Step::Remove { .. } if offer == Offer::Withheld => {}
+                Step::Remove { tag, base } if offer == Offer::Made => {
                     self.store.outbox_offer_tag(repository, &tag, &base).await?;
+                    offered.insert(base);
                 }
                 Step::HoldBack { tag } => self.state.hold_back(repository, Item::Tag(tag)),
                 Step::Remove { tag, .. } if is_old(&tag) => {
@@ -416,7 +419,10 @@ impl Worker {
         let lost = match &filled {
             Err(error) if *error != StoreError::Full.into() => BTreeMap::new(),
             _ if desired.partial => BTreeMap::new(),
-            Ok(_) if offers => self.offer_manifests(repository, &desired, &present).await?,
+            _ if offer == Offer::Withheld => BTreeMap::new(),
+            _ if offer == Offer::Made => {
+                self.offer_manifests(repository, &desired, &offered).await?
+            }
             // On a full disk above all: it makes room.
             _ => self.drop_deleted(repository, &desired).await?,
         };
@@ -424,7 +430,7 @@ impl Worker {
         if desired.partial {
             return Err(SyncError::Content("the parent has not got all of it yet".to_owned()));
         }
-        if offers {
+        if offer == Offer::Made {
             self.store.offered(repository).await?;
         }
         self.state.debts().compared(repository, &failed);

@@ -97,3 +97,59 @@ fn f201_a_backup_without_a_running_node_leaves_nothing() {
     let output = node.run(&["backup", backup.to_str().unwrap()]);
     assert!(String::from_utf8_lossy(&output.stderr).contains("holds letters"), "{output:?}");
 }
+
+/// Symptom: after a restore of the root its devices deleted what only they had: what a tag named
+/// that they had moved, at the next full comparison, and all of a repository that the restored root
+/// did not grant, when it was granted again.
+#[test]
+fn f201_a_restored_root_is_offered_what_its_devices_have() {
+    let (mut root, device, user) = pair("ReadWrite");
+    let owner = (user.0.as_str(), user.1.as_str());
+    let push = |node: &Node, seed: u64, repository: &str, tag: &str| {
+        let image = Image::new(seed, &[20_000]);
+        assert_eq!(image.push(&node.login, owner, repository, tag).status, 201);
+        image.digest()
+    };
+    let arrives = |node: &Node, repository: &str, reference: &str| {
+        eventually(SOON * 2, reference, || pull(node, &user, repository, reference).ok())
+    };
+    let permit = |root: &Node, change: &[&str]| {
+        let update = ["connected-registry", "permissions", "update", "--name", "dock01"];
+        root.json(&[&update[..], change].concat());
+    };
+    let old = push(&root, 80, "app", "moved");
+    arrives(&device, "app", "moved");
+    let backup = root.state().with_file_name("backup");
+    let output = root.run(&["backup", backup.to_str().unwrap()]);
+    assert!(output.status.success(), "{output:?}");
+
+    permit(&root, &["--add", "other"]);
+    let moved = push(&device, 81, "app", "moved");
+    arrives(&root, "app", &moved);
+    let granted = || {
+        let image = Image::new(82, &[20_000]);
+        (image.push(&device.login, owner, "other", "late").status == 201).then(|| image.digest())
+    };
+    let late = eventually(SOON, "the device may push to other", granted);
+    arrives(&root, "other", "late");
+
+    root.kill();
+    std::fs::rename(root.state(), root.state().with_file_name("lost")).unwrap();
+    let state = format!("storage.state_dir={}", root.state().display());
+    let output = root.run(&["--set", &state, "restore", backup.to_str().unwrap()]);
+    assert!(output.status.success(), "{output:?}");
+    root.start();
+    // The parent's counts where both have a tag, and what it named here is there by its digest.
+    assert_eq!(arrives(&root, "app", &moved), moved);
+    assert_eq!(arrives(&device, "app", "moved"), old);
+    permit(&root, &["--add", "other"]);
+    assert_eq!(arrives(&root, "other", "late"), late);
+    permit(&root, &["--add", "third"]);
+    // Has compared again.
+    push(&root, 83, "app", "after");
+    arrives(&device, "app", "after");
+    for node in [&root, &device] {
+        assert_eq!(arrives(node, "app", &moved), moved);
+        assert_eq!(arrives(node, "other", "late"), late);
+    }
+}
