@@ -388,6 +388,10 @@ fn empty_middle(root: &Node, v2: &Image) -> (Proxy, Node, Node, (String, String)
     let (mut middle, leaf, owner) = two_below(root, &proxy.address);
     assert_eq!(v2.push(&root.login, (&owner.0, &owner.1), "app", "v2").status, 201);
     eventually(SOON, "v2 at the leaf", || pulls(&leaf, &owner, "v2"));
+    // Its first comparison may end a moment after the tags are there.
+    eventually(SOON, "the leaf has synced all of it", || {
+        (leaf.json(&["status"])["sync"]["repositories"][0] == "app").then_some(())
+    });
     let busy = "HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n";
     proxy.refuse("repositories/app", busy);
     replace(root, &mut middle);
