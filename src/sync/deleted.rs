@@ -14,6 +14,9 @@ use crate::store::{Precondition, StoreError};
 use crate::types::limits::PAGE_MAX;
 use crate::types::{Cursor, Digest, Mode, RepositoryName, Tag};
 
+/// Manifests with those that they name, and lost ones with what needs them.
+type Here = (BTreeMap<Digest, Vec<Digest>>, BTreeMap<Digest, Digest>);
+
 /// What becomes of what a parent lacks that was replaced or restored.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Offer {
@@ -34,11 +37,30 @@ impl Worker {
         repository: &RepositoryName,
         desired: &Desired,
     ) -> Result<BTreeMap<Digest, Digest>, SyncError> {
-        let (unneeded, lost) = self.unneeded(repository, desired)?;
-        for digest in &unneeded {
+        let (manifests, lost) = self.manifests_here(repository)?;
+        let mut needed: BTreeSet<&Digest> = desired.referrers.iter().collect();
+        needed.extend(desired.tags.values());
+        needed.extend(manifests.values().flatten());
+        for digest in manifests.keys().filter(|digest| !needed.contains(digest)) {
             self.delete_if_gone(repository, digest).await?;
         }
         Ok(lost)
+    }
+
+    /// Looks whether the parent was replaced or restored, before anything is told to it, or what
+    /// the one before it told is applied.
+    pub(super) async fn meet_parent(&self) -> Result<(), SyncError> {
+        let (Some(known), Some(config)) = (self.store.feed_position()?, self.store.self_config()?)
+        else {
+            return Ok(());
+        };
+        let position = self.upstream.feed_head().await?;
+        if known.epoch != position.epoch {
+            let here = self.repositories_here()?;
+            self.note_offers(position, config.node.mode, &here).await?;
+            self.store.request_reconcile().await?;
+        }
+        Ok(())
     }
 
     /// Notes where this node offers its parent what that lacks. Its feed is another one than that
@@ -56,6 +78,8 @@ impl Worker {
             return Ok(());
         }
         log::info!("the parent was replaced or restored: it is offered what it lacks");
+        // What waits may begin with what is lost there.
+        self.store.outbox_may_begin_with_nothing().await?;
         // Also where it does not grant that just now.
         Ok(self.store.note_offers(here.iter().cloned().collect()).await?)
     }
@@ -79,8 +103,10 @@ impl Worker {
         desired: &Desired,
         offered: &BTreeSet<Digest>,
     ) -> Result<BTreeMap<Digest, Digest>, SyncError> {
-        let (unneeded, lost) = self.unneeded(repository, desired)?;
-        for digest in unneeded.iter().filter(|digest| !offered.contains(digest)) {
+        let (mut manifests, lost) = self.manifests_here(repository)?;
+        let named: BTreeSet<&Digest> = desired.tags.values().chain(&desired.referrers).collect();
+        manifests.retain(|digest, _| !named.contains(digest) && !offered.contains(digest));
+        for digest in manifests.keys() {
             if !self.upstream.keeps_manifest(repository, digest).await? {
                 self.store.outbox_offer_manifest(repository, digest).await?;
             }
@@ -88,33 +114,25 @@ impl Worker {
         Ok(lost)
     }
 
-    /// Manifests that no tag of the parent's, index or referrer needs, and those that indexes here
-    /// need and that are not here, each with one of those indexes.
-    fn unneeded(
-        &self,
-        repository: &RepositoryName,
-        desired: &Desired,
-    ) -> Result<(Vec<Digest>, BTreeMap<Digest, Digest>), SyncError> {
-        let mut needed: BTreeSet<Digest> = desired.referrers.clone();
-        needed.extend(desired.tags.values().cloned());
-        let (mut rows, mut lost) = (Vec::new(), BTreeMap::new());
+    /// The manifests of a repository with the manifests that each names, and those that indexes
+    /// here need and that are not here, each with one of those indexes.
+    fn manifests_here(&self, repository: &RepositoryName) -> Result<Here, SyncError> {
+        let (mut here, mut lost) = (BTreeMap::new(), BTreeMap::new());
+        let mut last: Option<Digest> = None;
         loop {
-            let last = rows.last();
-            let page = self.store.manifests(repository, last, PAGE_MAX)?;
-            if page.is_empty() {
+            let page = self.store.manifests(repository, last.as_ref(), PAGE_MAX)?;
+            let Some((end, _)) = page.last() else {
                 break;
-            }
-            for (digest, row) in &page {
-                needed.extend(row.named_manifests().cloned());
+            };
+            last = Some(end.clone());
+            for (digest, row) in page {
                 lost.extend(row.children.iter().map(|child| (child.clone(), digest.clone())));
+                let named: Vec<Digest> = row.named_manifests().cloned().collect();
+                here.insert(digest, named);
             }
-            rows.extend(page.into_iter().map(|(digest, _)| digest));
         }
-        for digest in &rows {
-            lost.remove(digest);
-        }
-        rows.retain(|digest| !needed.contains(digest));
-        Ok((rows, lost))
+        lost.retain(|child, _| !here.contains_key(child));
+        Ok((here, lost))
     }
 
     /// Brings back what was deleted of an index that is here, if the parent has it again.

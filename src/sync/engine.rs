@@ -321,6 +321,7 @@ impl Engine {
     async fn session(&self) -> Result<Infallible, SyncError> {
         self.ensure_active().await?;
         self.worker.refresh_config().await?;
+        self.worker.meet_parent().await?;
         let pushes = smol::future::or(self.pusher.deliver_all(), self.reporter.report_all());
         let pulls = smol::future::or(self.worker.follow(), self.healer.heal_all());
         smol::future::or(pulls, pushes).await
@@ -405,6 +406,7 @@ impl Engine {
     /// Does what is due, and what the parent has told by now.
     pub(crate) async fn pull_once(&self) -> Result<(), SyncError> {
         self.ensure_active().await?;
+        self.worker.meet_parent().await?;
         self.worker.follow_once().await
     }
 }

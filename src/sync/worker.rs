@@ -366,7 +366,7 @@ impl Worker {
         Err(UpstreamError::Protocol("the parent's catalog does not end".to_owned()).into())
     }
 
-    fn repositories_here(&self) -> Result<BTreeSet<RepositoryName>, SyncError> {
+    pub(super) fn repositories_here(&self) -> Result<BTreeSet<RepositoryName>, SyncError> {
         let mut names = BTreeSet::new();
         loop {
             let last = names.last().map(RepositoryName::as_str);

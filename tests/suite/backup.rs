@@ -133,7 +133,10 @@ fn f201_a_restored_root_is_offered_what_its_devices_have() {
     let late = eventually(SOON, "the device may push to other", granted);
     arrives(&root, "other", "late");
 
+    let delivered = push(&device, 84, "app", "newer");
+    arrives(&root, "app", &delivered);
     root.kill();
+    let newer = push(&device, 85, "app", "newer");
     std::fs::rename(root.state(), root.state().with_file_name("lost")).unwrap();
     let state = format!("storage.state_dir={}", root.state().display());
     let output = root.run(&["--set", &state, "restore", backup.to_str().unwrap()]);
@@ -150,6 +153,8 @@ fn f201_a_restored_root_is_offered_what_its_devices_have() {
     arrives(&device, "app", "after");
     for node in [&root, &device] {
         assert_eq!(arrives(node, "app", &moved), moved);
+        assert_eq!(arrives(node, "app", "newer"), newer);
+        assert_eq!(arrives(node, "app", &delivered), delivered);
         assert_eq!(arrives(node, "other", "late"), late);
     }
 }

@@ -2,6 +2,8 @@
 
 use super::*;
 use crate::store::replica::outbox::{Delivery, OutboxChange, OutboxEntry};
+use crate::types::Cursor;
+use crate::types::message::{Batch, Item, Message};
 
 /// Images of the tests, and an index of the first two.
 const FIRST: u64 = 0;
@@ -555,5 +557,42 @@ fn f130_a_refused_deletion_lets_no_push_take_the_tag_of_somebody_else() {
         assert!(deleted.contains(&first), "{number}");
         let moved = crate::sync::plan::moved(&push, Some(&first), &deleted);
         assert_eq!(moved, crate::sync::plan::Moved::ByOthers);
+    });
+}
+
+#[test]
+fn f201_f130_what_a_lost_parent_has_told_is_not_applied_against_its_successor() {
+    in_tree(async |tree, engine| {
+        let (root, device) = (&tree.world.root, &tree.world.device());
+        push(device, &["n"], FIRST).await;
+        push(device, &["n"], SECOND).await;
+        push(device, &["waits"], FIRST).await;
+        rest(tree, engine).await;
+        // The device has received what the parent of before told, and the one of today has neither
+        // tag nor manifest.
+        let (first, second) = (digest_of(&manifest(FIRST)), digest_of(&manifest(SECOND)));
+        let (epoch, at) = (7, |sequence| Cursor { epoch: 7, sequence });
+        assert_ne!(device.feed_position().unwrap().unwrap().epoch, epoch);
+        for digest in [&first, &second] {
+            root.delete_manifest(&app(), digest, &Origin::Client).await.unwrap();
+        }
+        device.reconciled(at(5)).await.unwrap();
+        let n = names(&["n"]).remove(0);
+        let told = [
+            Message::Tag { repository: app(), tag: n, digest: Some(first) },
+            Message::ManifestDeleted { repository: app(), digest: second },
+        ];
+        let items = (6..).zip(told).map(|(sequence, message)| Item { sequence, message }).collect();
+        device.receive(Batch { from: at(5), through: at(7), items }).await.unwrap();
+        push(device, &["waits"], THIRD).await;
+
+        engine.pull_once().await.unwrap();
+        rest(tree, engine).await;
+        for store in [root, device] {
+            assert_eq!(named(store, "n"), Some(digest_of(&manifest(SECOND))));
+            assert_eq!(named(store, "waits"), Some(digest_of(&manifest(THIRD))));
+            assert!(has(store, FIRST), "by its digest");
+        }
+        assert!(device.conflicts().unwrap().is_empty());
     });
 }

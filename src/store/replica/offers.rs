@@ -3,6 +3,7 @@
 use super::outbox::{Origin, OutboxChange, OutboxEntry, enqueue};
 use crate::store::rows::manifest::{ManifestRow, manifest_key};
 use crate::store::rows::node::{Fact, offer_key};
+use crate::store::rows::outbox::{entry_key, remember};
 use crate::store::rows::tag::{TagRow, tag_key};
 use crate::store::rows::{Kind, prefix};
 use crate::store::{Store, StoreError};
@@ -38,6 +39,33 @@ impl Store {
             Ok(())
         })
         .await
+    }
+
+    /// Notes of each tag with changes that wait that the parent may have no such tag any more, by
+    /// nobody's doing.
+    pub async fn outbox_may_begin_with_nothing(&self) -> Result<(), StoreError> {
+        let mut after = 0;
+        loop {
+            let page = self.outbox_after(after, OFFERS_AT_ONCE)?;
+            let Some((last, _)) = page.last() else {
+                return Ok(());
+            };
+            after = *last;
+            let numbers: Vec<u64> = page.into_iter().map(|(number, _)| number).collect();
+            self.commit(move |txn| {
+                for number in numbers {
+                    let row_key = entry_key(number);
+                    if let Some(mut entry) = txn.get::<OutboxEntry>(&row_key)?
+                        && matches!(entry.change, OutboxChange::Tag { .. })
+                    {
+                        remember(&mut entry.unheard, None);
+                        txn.put_changed(row_key, &entry)?;
+                    }
+                }
+                Ok(())
+            })
+            .await?;
+        }
     }
 
     /// Has a tag go up as it is, as one that the parent does not have, unless it was moved or
