@@ -403,10 +403,16 @@ impl Engine {
         self.pusher.deliver_round().await.map(|_| ())
     }
 
+    /// What comes first.
+    pub(crate) async fn begin_once(&self) -> Result<(), SyncError> {
+        self.ensure_active().await?;
+        self.worker.refresh_config().await?;
+        self.worker.meet_parent().await.map(|_| ())
+    }
+
     /// Does what is due, and what the parent has told by now.
     pub(crate) async fn pull_once(&self) -> Result<(), SyncError> {
         self.ensure_active().await?;
-        self.worker.meet_parent().await?;
         self.worker.follow_once().await
     }
 }

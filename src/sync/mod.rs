@@ -14,6 +14,7 @@ mod debts;
 mod deleted;
 mod fetch;
 mod heal;
+mod offers;
 mod push;
 mod repay;
 mod report;

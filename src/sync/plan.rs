@@ -114,23 +114,28 @@ pub fn repositories(
 pub enum Moved {
     /// It names what the change wants.
     AsWanted,
-    /// This node left it so: by an attempt of which it did not hear, or because a removal of a
-    /// manifest has or has not reached the parent.
+    /// Nobody else did: this node left it so by an attempt of which it did not hear, or because a
+    /// removal of a manifest has or has not reached the parent, or the parent has lost it.
     ByUs,
     /// Somebody else moved it.
     ByOthers,
 }
 
 /// Who has moved a tag that names `there` at the parent. `deleted`: manifests of the repository
-/// whose removal the parent has not confirmed.
-pub fn moved(entry: &OutboxEntry, there: Option<&Digest>, deleted: &BTreeSet<Digest>) -> Moved {
+/// whose removal the parent has not confirmed. `lost`: the parent may have lost what it had.
+pub fn moved(
+    entry: &OutboxEntry,
+    there: Option<&Digest>,
+    deleted: &BTreeSet<Digest>,
+    lost: bool,
+) -> Moved {
     let OutboxChange::Tag { base, digest, .. } = &entry.change else {
         return Moved::ByOthers;
     };
     let (base, digest) = (base.as_ref(), digest.as_ref());
     let unheard = entry.unheard.iter().any(|state| state.as_ref() == there);
     // With a manifest its tags go: the parent may have done that already.
-    let went = there.is_none() && base.is_some_and(|base| deleted.contains(base));
+    let went = there.is_none() && (lost || base.is_some_and(|base| deleted.contains(base)));
     match there {
         there if there == digest => Moved::AsWanted,
         // It was moved, and back, between the two questions.
@@ -230,34 +235,36 @@ mod tests {
             OutboxEntry { id, repository: "app".parse().unwrap(), change, unheard }
         };
         // From 1 to 2; 3 was attempted before; 0 is no tag. The manifest that the parent may yet
-        // have, or have no more; what the tag names there.
-        for (base, wanted, unheard, deleted, there, expected) in [
-            (1, 2, &[][..], &[][..], 2, Moved::AsWanted),
-            (1, 2, &[], &[], 1, Moved::ByUs),
-            (1, 2, &[], &[], 3, Moved::ByOthers),
-            (1, 2, &[], &[], 0, Moved::ByOthers),
-            (1, 2, &[3], &[], 3, Moved::ByUs),
-            (1, 2, &[3], &[], 4, Moved::ByOthers),
-            (1, 2, &[3], &[], 0, Moved::ByOthers),
-            (1, 2, &[3, 0], &[], 0, Moved::ByUs),
-            (1, 2, &[], &[1], 0, Moved::ByUs),
-            (1, 2, &[], &[3], 0, Moved::ByOthers),
-            (1, 2, &[], &[3], 3, Moved::ByOthers),
-            (0, 2, &[], &[1], 1, Moved::ByOthers),
-            (0, 2, &[], &[], 1, Moved::ByOthers),
-            (0, 0, &[1], &[], 1, Moved::ByUs),
-            (0, 0, &[1], &[], 0, Moved::AsWanted),
-            (1, 0, &[], &[], 2, Moved::ByOthers),
+        // have, or have no more; whether it may have lost something; what the tag names there.
+        for (base, wanted, unheard, deleted, lost, there, expected) in [
+            (1, 2, &[][..], &[][..], false, 2, Moved::AsWanted),
+            (1, 2, &[], &[], false, 1, Moved::ByUs),
+            (1, 2, &[], &[], false, 3, Moved::ByOthers),
+            (1, 2, &[], &[], false, 0, Moved::ByOthers),
+            (1, 2, &[3], &[], false, 3, Moved::ByUs),
+            (1, 2, &[3], &[], false, 4, Moved::ByOthers),
+            (1, 2, &[3], &[], false, 0, Moved::ByOthers),
+            (1, 2, &[3, 0], &[], false, 0, Moved::ByUs),
+            (1, 2, &[], &[1], false, 0, Moved::ByUs),
+            (1, 2, &[], &[3], false, 0, Moved::ByOthers),
+            (1, 2, &[], &[3], false, 3, Moved::ByOthers),
+            (0, 2, &[], &[1], false, 1, Moved::ByOthers),
+            (0, 2, &[], &[], false, 1, Moved::ByOthers),
+            (0, 0, &[1], &[], false, 1, Moved::ByUs),
+            (0, 0, &[1], &[], false, 0, Moved::AsWanted),
+            (1, 0, &[], &[], false, 2, Moved::ByOthers),
+            (1, 2, &[], &[], true, 0, Moved::ByUs),
+            (1, 2, &[], &[], true, 3, Moved::ByOthers),
         ] {
             let entry = change(base, wanted, unheard);
             let deleted = deleted.iter().map(|number| digest(*number)).collect();
             let at_parent = (there > 0).then(|| digest(there));
-            let found = moved(&entry, at_parent.as_ref(), &deleted);
-            assert_eq!(found, expected, "{entry} {unheard:?} {deleted:?} {there}");
+            let found = moved(&entry, at_parent.as_ref(), &deleted, lost);
+            assert_eq!(found, expected, "{entry} {unheard:?} {deleted:?} {lost} {there}");
         }
         let added = OutboxChange::ManifestAdded { digest: digest(1) };
         let entry = OutboxEntry { change: added, ..change(1, 2, &[]) };
-        assert_eq!(moved(&entry, Some(&digest(1)), &BTreeSet::new()), Moved::ByOthers);
+        assert_eq!(moved(&entry, Some(&digest(1)), &BTreeSet::new(), false), Moved::ByOthers);
     }
 
     #[test]

@@ -349,8 +349,7 @@ impl Pusher {
             OutboxChange::Tag { tag, .. } => {
                 let reference = Reference::Tag(tag.clone());
                 let there = self.upstream.tag(repository, &reference).await?;
-                let deleted = self.store.outbox_deletions(repository)?;
-                Ok(moved(entry, there.as_ref(), &deleted) == Moved::ByUs)
+                Ok(self.moved(entry, there.as_ref())? == Moved::ByUs)
             }
             OutboxChange::ManifestDeleted { .. } => Ok(true),
             OutboxChange::ManifestAdded { .. } => Ok(false),
@@ -559,8 +558,7 @@ impl Pusher {
         };
         let repository = &entry.repository;
         let there = self.upstream.tag(repository, &Reference::Tag(tag.clone())).await?;
-        let deleted = self.store.outbox_deletions(repository)?;
-        match moved(entry, there.as_ref(), &deleted) {
+        match self.moved(entry, there.as_ref())? {
             Moved::AsWanted => self.done(number, entry).await?,
             Moved::ByUs => {
                 self.store.outbox_begins(number, there).await?;
@@ -569,6 +567,13 @@ impl Pusher {
             Moved::ByOthers => self.settle_conflict(number, entry, tag, there).await?,
         }
         Ok(None)
+    }
+
+    /// Who has moved the tag of a change that names `there` at the parent.
+    fn moved(&self, entry: &OutboxEntry, there: Option<&Digest>) -> Result<Moved, StoreError> {
+        let deleted = self.store.outbox_deletions(&entry.repository)?;
+        let lost = self.store.is_offered(&entry.repository)?;
+        Ok(moved(entry, there, &deleted, lost))
     }
 
     /// The parent moved the tag meanwhile. Its content is fetched, so that the name can go to it,

@@ -132,8 +132,10 @@ mod tests {
     use super::super::state::State;
     use super::*;
     use crate::gateway::upstream::testing::parent;
-    use crate::gateway::wire;
+    use crate::gateway::{Upstream, wire};
     use crate::store::Store;
+    use crate::store::registry::manifests::testing::push;
+    use crate::store::replica::node::testing::connected;
     use crate::sys::{Spawner, Sys};
     use crate::types::Digest;
     use crate::types::digest::Algorithm;
@@ -147,6 +149,15 @@ mod tests {
         Message::Tag { repository: "app".parse().unwrap(), tag: name.parse().unwrap(), digest }
     }
 
+    fn worker(store: &Store, upstream: Arc<Upstream>) -> Worker {
+        Worker {
+            store: store.clone(),
+            upstream: upstream.clone(),
+            fetcher: Fetcher { store: store.clone(), upstream, strikes: Arc::default() },
+            state: Arc::new(State::new(store.sys())),
+        }
+    }
+
     /// What a node at epoch 3, sequence 5 does with a batch: its position then, how many messages
     /// wait, and whether everything is to be compared.
     async fn after(batch: Batch) -> (u64, usize, bool) {
@@ -155,15 +166,28 @@ mod tests {
         let store = Store::in_memory(Sys::real(Spawner::new()));
         let position = Cursor { epoch: 3, sequence: 5 };
         store.reconciled(position).await.unwrap();
-        let worker = Worker {
-            store: store.clone(),
-            upstream: upstream.clone(),
-            fetcher: Fetcher { store: store.clone(), upstream, strikes: Arc::default() },
-            state: Arc::new(State::new(store.sys())),
-        };
-        worker.take_in(position).await.unwrap();
+        worker(&store, upstream).take_in(position).await.unwrap();
         let position = store.feed_position().unwrap().unwrap();
         (position.sequence, store.inbox(9).unwrap().len(), store.reconcile_due().unwrap())
+    }
+
+    #[test]
+    fn what_is_held_back_on_a_full_disk_is_known_after_a_restart() {
+        smol::block_on(async {
+            let store = connected().await;
+            let position = Cursor { epoch: 3, sequence: 5 };
+            store.begin_reconcile().await.unwrap();
+            store.reconciled(position).await.unwrap();
+            // It waits for the parent's answer, and the parent tells of a removal.
+            push(&store, "app", 1, &["v1"]).await;
+            let through = Cursor { epoch: 3, sequence: 6 };
+            let items = vec![Item { sequence: 6, message: tag("v1", None) }];
+            store.receive(Batch { from: position, through, items }).await.unwrap();
+            let worker = worker(&store, Arc::new(parent(|_, _| (404, Vec::new()))));
+            assert_eq!(worker.apply_what_makes_room().await, Ok(true));
+            assert_eq!(store.inbox(9).unwrap(), []);
+            assert!(!worker.state.debts().is_empty() && store.debts_noted().unwrap());
+        });
     }
 
     #[test]

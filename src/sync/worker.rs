@@ -1,14 +1,14 @@
 //! Follows the parent: desired state, full comparison, then messages.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::debts::Item;
-use super::deleted::Offer;
 use super::error::SyncError;
 use super::fetch::Fetcher;
+use super::offers::Offer;
 use super::plan::{self, Desired, Present, Step};
 use super::state::State;
 use super::window::LOOK_INTERVAL;
@@ -272,7 +272,7 @@ impl Worker {
     /// Compares everything that is granted with the parent.
     async fn reconcile(&self) -> Result<(), SyncError> {
         // Whatever changes from here on is told from this position on.
-        let position = self.upstream.feed_head().await?;
+        let position = self.meet_parent().await?;
         self.refresh_config().await?;
         self.store.begin_reconcile().await?;
         let config = self.config()?;
@@ -283,7 +283,6 @@ impl Worker {
         let at_parent = self.granted_at_parent(&scope).await?;
         let here = self.repositories_here()?;
         let plan = plan::repositories(&scope, config.node.mode, at_parent, &here);
-        self.note_offers(position, config.node.mode, &here).await?;
         for repository in &plan.purge {
             match self.store.delete_repository(repository).await {
                 Ok(()) => log::info!("removed repository {repository}: it is not granted any more"),
@@ -394,15 +393,15 @@ impl Worker {
         let has_news = self.store.outbox_last()? != before;
         let is_old = |tag: &Tag| has_news || waited.contains(tag);
         let offer = self.offer(repository)?;
-        let (mut pending, mut offered) = (Vec::new(), BTreeSet::new());
+        let (mut pending, mut lacked) = (Vec::new(), Vec::new());
         for step in plan::plan(&desired, &present) {
             match step {
-                Step::Remove { .. } if offer == Offer::Withheld => {}
-                Step::Remove { tag, base } if offer == Offer::Made => {
-                    self.store.outbox_offer_tag(repository, &tag, &base).await?;
-                    offered.insert(base);
+                Step::Remove { tag, base } if offer != Offer::None => lacked.push((tag, base)),
+                Step::HoldBack { tag } => {
+                    let base = present.tags.get(&tag).filter(|_| !desired.tags.contains_key(&tag));
+                    lacked.extend(base.map(|base| (tag.clone(), base.clone())));
+                    self.state.hold_back(repository, Item::Tag(tag));
                 }
-                Step::HoldBack { tag } => self.state.hold_back(repository, Item::Tag(tag)),
                 Step::Remove { tag, .. } if is_old(&tag) => {
                     self.follow_tag(repository, &tag, None, Mode::ReadWrite).await?;
                 }
@@ -415,26 +414,22 @@ impl Worker {
                 Step::Add { digest } => pending.push((None, digest)),
             }
         }
+        if offer == Offer::Made && !desired.partial {
+            self.offer_lacked(repository, &desired, &lacked).await?;
+        }
         let filled = self.fill(repository, &pending).await;
-        let lost = match &filled {
-            Err(error) if *error != StoreError::Full.into() => BTreeMap::new(),
-            _ if desired.partial => BTreeMap::new(),
-            _ if offer == Offer::Withheld => BTreeMap::new(),
-            _ if offer == Offer::Made => {
-                self.offer_manifests(repository, &desired, &offered).await?
-            }
-            // On a full disk above all: it makes room.
-            _ => self.drop_deleted(repository, &desired).await?,
-        };
+        let here = self.manifests_here(repository)?;
+        // On a full disk above all: it makes room.
+        let is_over = matches!(filled, Ok(_) | Err(SyncError::Store(StoreError::Full)));
+        if offer == Offer::None && is_over && !desired.partial {
+            self.drop_deleted(repository, &desired, &here).await?;
+        }
         let failed = filled?;
         if desired.partial {
             return Err(SyncError::Content("the parent has not got all of it yet".to_owned()));
         }
-        if offer == Offer::Made {
-            self.store.offered(repository).await?;
-        }
         self.state.debts().compared(repository, &failed);
-        self.bring_back(repository, lost).await
+        self.bring_back(repository, here).await
     }
 
     /// Fetches manifests and lets tags name them. An item that cannot be fetched is set aside:

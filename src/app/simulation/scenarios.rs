@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::store::replica::outbox::{Delivery, OutboxChange, OutboxEntry};
+use crate::store::tree::scope_maps::ScopeMapUpdate;
 use crate::types::Cursor;
 use crate::types::message::{Batch, Item, Message};
 
@@ -545,18 +546,18 @@ fn f130_a_refused_deletion_lets_no_push_take_the_tag_of_somebody_else() {
         engine.pull_once().await.unwrap();
         let first = digest_of(&manifest(FIRST));
         device.delete_manifest(&app(), &first, &Origin::Client).await.unwrap();
-        // The parent hears that the tag is gone, and refuses the deletion.
+        // The parent refuses the deletion.
         let (number, _) = device.outbox(9).unwrap().pop().unwrap();
         device.outbox_refused(number, "no".to_owned()).await.unwrap();
         push(root, &["v9"], FIRST).await;
-        engine.pull_once().await.unwrap();
         push(device, &["v9"], SECOND).await;
-        let (number, push) = device.outbox(9).unwrap().pop().unwrap();
-        let OutboxChange::Tag { base: None, .. } = &push.change else { panic!("{push}") };
-        let deleted = device.outbox_deletions(&app()).unwrap();
-        assert!(deleted.contains(&first), "{number}");
-        let moved = crate::sync::plan::moved(&push, Some(&first), &deleted);
-        assert_eq!(moved, crate::sync::plan::Moved::ByOthers);
+        let (_, pushed) = device.outbox(9).unwrap().pop().unwrap();
+        assert_eq!(pushed.brings(), Some(&digest_of(&manifest(SECOND))));
+        engine.push_once().await.unwrap();
+        assert_eq!(named(root, "v9"), Some(first), "somebody else's");
+        rest(tree, engine).await;
+        assert_eq!(named(root, "v9"), named(device, "v9"));
+        assert!(has(root, SECOND) && has(device, SECOND), "ours, under a conflict tag");
     });
 }
 
@@ -586,6 +587,7 @@ fn f201_f130_what_a_lost_parent_has_told_is_not_applied_against_its_successor() 
         device.receive(Batch { from: at(5), through: at(7), items }).await.unwrap();
         push(device, &["waits"], THIRD).await;
 
+        engine.begin_once().await.unwrap();
         engine.pull_once().await.unwrap();
         rest(tree, engine).await;
         for store in [root, device] {
@@ -594,5 +596,87 @@ fn f201_f130_what_a_lost_parent_has_told_is_not_applied_against_its_successor() 
             assert!(has(store, FIRST), "by its digest");
         }
         assert!(device.conflicts().unwrap().is_empty());
+    });
+}
+
+/// The parent has lost the only tag that the device pushed, and has another feed.
+async fn loses_its_parent(tree: &Tree, engine: &Engine) {
+    let (root, device) = (&tree.world.root, &tree.world.device());
+    push(device, &["v1"], FIRST).await;
+    rest(tree, engine).await;
+    let digest = digest_of(&manifest(FIRST));
+    root.delete_manifest(&app(), &digest, &Origin::Client).await.unwrap();
+    device.reconciled(Cursor { epoch: 7, sequence: 5 }).await.unwrap();
+}
+
+#[test]
+fn f201_f130_what_is_moved_while_a_replaced_parent_is_compared_goes_up() {
+    in_tree(async |tree, engine| {
+        let (root, device) = (&tree.world.root, &tree.world.device());
+        loses_its_parent(tree, engine).await;
+        engine.begin_once().await.unwrap();
+        push(device, &["v1"], SECOND).await;
+        compare_while_delivering(tree, engine).await;
+        tree.world.is_cut.store(false, Ordering::Relaxed);
+        rest(tree, engine).await;
+        for store in [root, device] {
+            assert_eq!(named(store, "v1"), Some(digest_of(&manifest(SECOND))));
+        }
+        assert!(device.conflicts().unwrap().is_empty());
+    });
+}
+
+#[test]
+fn f201_a_parent_that_is_replaced_while_a_session_goes_on_is_offered_what_it_lacks() {
+    in_tree(async |tree, engine| {
+        let (root, device) = (&tree.world.root, &tree.world.device());
+        loses_its_parent(tree, engine).await;
+        engine.pull_once().await.unwrap();
+        rest(tree, engine).await;
+        for store in [root, device] {
+            assert_eq!(named(store, "v1"), Some(digest_of(&manifest(FIRST))));
+        }
+    });
+}
+
+#[test]
+fn f201_what_a_replaced_parent_lacks_stays_where_it_may_not_be_pushed() {
+    in_tree(async |tree, engine| {
+        let (root, device) = (&tree.world.root, &tree.world.device());
+        loses_its_parent(tree, engine).await;
+        let map = device.self_config().unwrap().unwrap().sync_token.scope_map;
+        let write = |add: bool| {
+            let grants = ["content/write", "content/delete"]
+                .map(|action| format!("repositories/{}/{action}", app()).parse().unwrap());
+            let (add, remove) =
+                if add { (grants.to_vec(), Vec::new()) } else { (Vec::new(), grants.to_vec()) };
+            root.scope_map_update(map.clone(), ScopeMapUpdate { add, remove, description: None })
+        };
+        write(false).await.unwrap();
+        engine.begin_once().await.unwrap();
+        engine.pull_once().await.unwrap();
+        rest(tree, engine).await;
+        let first = digest_of(&manifest(FIRST));
+        assert_eq!((named(device, "v1"), named(root, "v1")), (Some(first.clone()), None));
+        write(true).await.unwrap();
+        rest(tree, engine).await;
+        assert_eq!(named(root, "v1"), Some(first));
+    });
+}
+
+#[test]
+fn f204_a_comparison_asks_for_no_more_than_so_many_children_that_indexes_lack() {
+    in_tree(async |tree, engine| {
+        let device = &tree.world.device();
+        let lacked: Vec<u64> = (100..500).collect();
+        for store in [&tree.world.root, device] {
+            let sparse = (index(&lacked), media::OCI_INDEX);
+            put(store, &app(), &names(&["sparse"]), sparse, Origin::Parent).await;
+        }
+        device.request_reconcile().await.unwrap();
+        let before = tree.world.requests.load(Ordering::Relaxed);
+        engine.pull_once().await.unwrap();
+        let asked = tree.world.requests.load(Ordering::Relaxed) - before;
+        assert!((256..300).contains(&asked), "{asked}");
     });
 }

@@ -91,9 +91,7 @@ impl Store {
         repository: &RepositoryName,
         put: PutManifest,
     ) -> Result<PutOutcome, StoreError> {
-        let (now, quota) = (self.sys().clock.wall_or_floor(), self.quota(repository));
-        let repository = repository.clone();
-        self.commit(move |txn| add(txn, &repository, &put, now, quota)).await
+        self.put(repository, put, false).await
     }
 
     /// The same for a manifest of the parent that nothing new needs: `Conflict` while its removal
@@ -103,10 +101,21 @@ impl Store {
         repository: &RepositoryName,
         put: PutManifest,
     ) -> Result<PutOutcome, StoreError> {
+        self.put(repository, put, true).await
+    }
+
+    async fn put(
+        &self,
+        repository: &RepositoryName,
+        put: PutManifest,
+        unless_deleted: bool,
+    ) -> Result<PutOutcome, StoreError> {
         let (now, quota) = (self.sys().clock.wall_or_floor(), self.quota(repository));
         let repository = repository.clone();
         self.commit(move |txn| {
-            outbox::refuse_deleted(txn, &repository, &put.digest)?;
+            if unless_deleted {
+                outbox::refuse_deleted(txn, &repository, &put.digest)?;
+            }
             add(txn, &repository, &put, now, quota)
         })
         .await
@@ -222,7 +231,7 @@ fn first_missing(
 
 /// What the tests of rows share.
 #[cfg(test)]
-pub(in crate::store) mod testing {
+pub(crate) mod testing {
     use super::*;
     use crate::store::replica::outbox::{Delivery, OutboxId};
     use crate::sys::{Spawner, Sys};
@@ -273,7 +282,7 @@ pub(in crate::store) mod testing {
     }
 
     /// Pushes an image with its content.
-    pub(in crate::store) async fn push(store: &Store, name: &str, number: u8, tags: &[&str]) {
+    pub(crate) async fn push(store: &Store, name: &str, number: u8, tags: &[&str]) {
         let name = name.parse().unwrap();
         for (blob, size) in [(100, 20), (101, 300)] {
             store.link_blob(&name, &digest(blob), size).await.unwrap();

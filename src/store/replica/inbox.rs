@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::store::rows::node::{Fact, position_key, reconcile_key};
 use crate::store::rows::{Kind, Row, key, prefix};
-use crate::store::{Store, StoreError};
+use crate::store::{Store, StoreError, Txn};
 use crate::types::Cursor;
 use crate::types::message::{Batch, Item, Message};
 
@@ -96,17 +96,22 @@ impl Store {
     /// older than that, and what came since will be sent.
     pub async fn reconciled(&self, position: Cursor) -> Result<(), StoreError> {
         self.commit(move |txn| {
-            for (key, _) in txn.scan::<InboxRow>(&prefix(Kind::Inbox, &[]))? {
-                txn.delete(key);
-            }
             // One that was asked for since it began is still due.
             if txn.get::<Fact>(&reconcile_key())? != Some(Fact::Again) {
                 txn.delete(reconcile_key());
             }
-            txn.put(position_key(), &Position(position))
+            begin_at(txn, position)
         })
         .await
     }
+}
+
+/// Forgets what was received: the parent's feed is followed from this position on.
+pub(super) fn begin_at(txn: &mut Txn<'_>, position: Cursor) -> Result<(), StoreError> {
+    for (key, _) in txn.scan::<InboxRow>(&prefix(Kind::Inbox, &[]))? {
+        txn.delete(key);
+    }
+    txn.put(position_key(), &Position(position))
 }
 
 #[cfg(test)]

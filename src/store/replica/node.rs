@@ -264,7 +264,7 @@ impl Store {
 }
 
 /// Makes a full comparison due, also after one that is under way.
-fn ask_for_reconcile(txn: &mut Txn<'_>) -> Result<(), StoreError> {
+pub(super) fn ask_for_reconcile(txn: &mut Txn<'_>) -> Result<(), StoreError> {
     let fact = match txn.get::<Fact>(&reconcile_key())? {
         Some(Fact::Begun | Fact::Again) => Fact::Again,
         _ => Fact::Mark,

@@ -1,38 +1,51 @@
 //! What a node offers a parent that was replaced or restored, and may have lost what it had taken.
 
+use std::collections::BTreeSet;
+
+use super::inbox;
+use super::node::ask_for_reconcile;
 use super::outbox::{Origin, OutboxChange, OutboxEntry, enqueue};
 use crate::store::rows::manifest::{ManifestRow, manifest_key};
 use crate::store::rows::node::{Fact, offer_key};
-use crate::store::rows::outbox::{entry_key, remember};
+use crate::store::rows::outbox::remember;
 use crate::store::rows::tag::{TagRow, tag_key};
 use crate::store::rows::{Kind, prefix};
-use crate::store::{Store, StoreError};
-use crate::types::{Digest, RepositoryName, Tag};
+use crate::store::{Store, StoreError, Txn};
+use crate::types::{Cursor, Digest, RepositoryName, Tag};
 
-/// Repositories noted in one record as those in which the parent is offered what it lacks.
+/// Repositories, tags or manifests that one record notes as offered.
 const OFFERS_AT_ONCE: usize = 256;
 
 impl Store {
-    /// Notes that in these repositories the parent may have lost what it had: what it lacks is
-    /// offered to it at the next comparison.
-    pub async fn note_offers(&self, repositories: Vec<RepositoryName>) -> Result<(), StoreError> {
-        for page in repositories.chunks(OFFERS_AT_ONCE) {
+    /// Follows the feed of a parent that was replaced or restored, from this position on and after
+    /// a full comparison. What it lacks of these repositories is offered to it: it may have lost
+    /// it.
+    pub async fn meet_parent(
+        &self,
+        position: Cursor,
+        offered: &[RepositoryName],
+    ) -> Result<(), StoreError> {
+        for page in offered.chunks(OFFERS_AT_ONCE) {
             let keys: Vec<_> = page.iter().map(offer_key).collect();
             self.commit(|txn| {
                 keys.into_iter().try_for_each(|key| txn.put_changed(key, &Fact::Mark))
             })
             .await?;
         }
-        Ok(())
+        self.commit(move |txn| {
+            ask_for_reconcile(txn)?;
+            inbox::begin_at(txn, position)
+        })
+        .await
     }
 
     /// Whether what the parent lacks in this repository is offered to it.
-    pub fn offers(&self, repository: &RepositoryName) -> Result<bool, StoreError> {
+    pub fn is_offered(&self, repository: &RepositoryName) -> Result<bool, StoreError> {
         Ok(self.get::<Fact>(&offer_key(repository))?.is_some())
     }
 
     /// Notes that what the parent lacked in this repository is on its way up.
-    pub async fn offered(&self, repository: &RepositoryName) -> Result<(), StoreError> {
+    pub async fn end_offer(&self, repository: &RepositoryName) -> Result<(), StoreError> {
         let key = offer_key(repository);
         self.commit(move |txn| {
             txn.delete(key);
@@ -41,69 +54,117 @@ impl Store {
         .await
     }
 
-    /// Notes of each tag with changes that wait that the parent may have no such tag any more, by
-    /// nobody's doing.
-    pub async fn outbox_may_begin_with_nothing(&self) -> Result<(), StoreError> {
-        let mut after = 0;
-        loop {
-            let page = self.outbox_after(after, OFFERS_AT_ONCE)?;
-            let Some((last, _)) = page.last() else {
-                return Ok(());
-            };
-            after = *last;
-            let numbers: Vec<u64> = page.into_iter().map(|(number, _)| number).collect();
+    /// Has tags that the parent lacks go up as they are, but for those that were moved since. Those
+    /// with changes that wait go up with these, which may begin with nothing there.
+    pub async fn offer_tags(
+        &self,
+        repository: &RepositoryName,
+        tags: &[(Tag, Digest)],
+    ) -> Result<(), StoreError> {
+        for page in tags.chunks(OFFERS_AT_ONCE) {
+            let (repository, page) = (repository.clone(), page.to_vec());
             self.commit(move |txn| {
-                for number in numbers {
-                    let row_key = entry_key(number);
-                    if let Some(mut entry) = txn.get::<OutboxEntry>(&row_key)?
-                        && matches!(entry.change, OutboxChange::Tag { .. })
-                    {
-                        remember(&mut entry.unheard, None);
-                        txn.put_changed(row_key, &entry)?;
+                let waiting = waiting_tags(txn, &repository, &page)?;
+                for (tag, digest) in page {
+                    let row = txn.get::<TagRow>(&tag_key(&repository, &tag))?;
+                    if !waiting.contains(&tag) && row.is_some_and(|row| row.digest == digest) {
+                        let change = OutboxChange::Tag { tag, base: None, digest: Some(digest) };
+                        enqueue(txn, &Origin::Client, &repository, change)?;
                     }
                 }
                 Ok(())
             })
             .await?;
         }
+        Ok(())
     }
 
-    /// Has a tag go up as it is, as one that the parent does not have, unless it was moved or
-    /// changes of it wait.
-    pub async fn outbox_offer_tag(
+    /// Has manifests that the parent lacks go up by their digests, but for those that were deleted
+    /// since or are on their way.
+    pub async fn offer_manifests(
         &self,
         repository: &RepositoryName,
-        tag: &Tag,
-        digest: &Digest,
+        manifests: &[Digest],
     ) -> Result<(), StoreError> {
-        let (repository, tag, digest) = (repository.clone(), tag.clone(), digest.clone());
-        self.commit(move |txn| {
-            let named = txn.get::<TagRow>(&tag_key(&repository, &tag))?.map(|row| row.digest);
-            let waiting = txn.scan::<OutboxEntry>(&prefix(Kind::Outbox, &[]))?;
-            let is_free = !waiting.iter().any(|(_, entry)| entry.is_of_tag(&repository, &tag));
-            if named.as_ref() == Some(&digest) && is_free {
-                let change = OutboxChange::Tag { tag, base: None, digest: Some(digest) };
-                enqueue(txn, &Origin::Client, &repository, change)?;
-            }
-            Ok(())
-        })
-        .await
+        for page in manifests.chunks(OFFERS_AT_ONCE) {
+            let (repository, page) = (repository.clone(), page.to_vec());
+            self.commit(move |txn| {
+                let entries = txn.scan::<OutboxEntry>(&prefix(Kind::Outbox, &[]))?.into_iter();
+                let here = entries.filter(|(_, entry)| entry.repository == repository);
+                let waiting: Vec<OutboxChange> = here.map(|(_, entry)| entry.change).collect();
+                for digest in page {
+                    let is_here =
+                        txn.get::<ManifestRow>(&manifest_key(&repository, &digest))?.is_some();
+                    let change = OutboxChange::ManifestAdded { digest };
+                    if is_here && !waiting.contains(&change) {
+                        enqueue(txn, &Origin::Client, &repository, change)?;
+                    }
+                }
+                Ok(())
+            })
+            .await?;
+        }
+        Ok(())
     }
+}
 
-    /// Has a manifest go up by its digest, if it is here.
-    pub async fn outbox_offer_manifest(
-        &self,
-        repository: &RepositoryName,
-        digest: &Digest,
-    ) -> Result<(), StoreError> {
-        let (repository, digest) = (repository.clone(), digest.clone());
-        self.commit(move |txn| {
-            if txn.get::<ManifestRow>(&manifest_key(&repository, &digest))?.is_some() {
-                let change = OutboxChange::ManifestAdded { digest };
-                enqueue(txn, &Origin::Client, &repository, change)?;
+/// Those of these tags of which changes wait. Notes of the oldest change of each that the parent
+/// may have no such tag any more, by nobody's doing.
+fn waiting_tags(
+    txn: &mut Txn<'_>,
+    repository: &RepositoryName,
+    tags: &[(Tag, Digest)],
+) -> Result<BTreeSet<Tag>, StoreError> {
+    let lacked: BTreeSet<&Tag> = tags.iter().map(|(tag, _)| tag).collect();
+    let mut waiting = BTreeSet::new();
+    for (key, mut entry) in txn.scan::<OutboxEntry>(&prefix(Kind::Outbox, &[]))? {
+        if entry.repository == *repository
+            && let OutboxChange::Tag { tag, .. } = &entry.change
+            && lacked.contains(tag)
+            && waiting.insert(tag.clone())
+        {
+            remember(&mut entry.unheard, None);
+            txn.put_changed(key, &entry)?;
+        }
+    }
+    Ok(waiting)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::node::testing::connected;
+    use super::*;
+    use crate::store::registry::manifests::testing::{digest, push};
+
+    #[test]
+    fn f201_nothing_is_offered_twice_and_what_waits_may_begin_with_nothing() {
+        smol::block_on(async {
+            let store = connected().await;
+            let app: RepositoryName = "app".parse().unwrap();
+            let names: Vec<String> =
+                (0..=OFFERS_AT_ONCE).map(|number| format!("t{number:03}")).collect();
+            let all: Vec<&str> = names.iter().map(String::as_str).collect();
+            push(&store, "app", 1, &all).await;
+            push(&store, "app", 2, &["moved"]).await;
+            let delivered = store.outbox(usize::MAX).unwrap();
+            for (number, _) in &delivered {
+                store.outbox_done(*number).await.unwrap();
             }
-            Ok(())
-        })
-        .await
+            push(&store, "app", 2, &["t000"]).await;
+            let rows = store.tags(&app, None, usize::MAX).unwrap().into_iter();
+            let mut tags: Vec<_> = rows.map(|(tag, row)| (tag, row.digest)).collect();
+            tags.iter_mut().filter(|(tag, _)| tag.as_str() == "moved").for_each(|(_, was)| {
+                *was = digest(1);
+            });
+            for _ in 0..2 {
+                store.offer_tags(&app, &tags).await.unwrap();
+                store.offer_manifests(&app, &[digest(1), digest(9)]).await.unwrap();
+            }
+            let waiting = store.outbox(usize::MAX).unwrap();
+            assert_eq!(waiting.len(), 1 + OFFERS_AT_ONCE + 1, "but for the one that was moved");
+            assert_eq!(waiting[0].1.unheard, [None]);
+            let added = OutboxChange::ManifestAdded { digest: digest(1) };
+            assert_eq!(waiting.iter().filter(|(_, entry)| entry.change == added).count(), 1);
+        });
     }
 }
