@@ -13,12 +13,13 @@ use crate::types::{Digest, RepositoryName, Tag, UnixSeconds};
 
 /// Debts that are remembered. Over it: a further one is only logged, no repository becomes synced,
 /// and a full reconcile follows after [`COMPARE_AFTER`].
-const DEBTS_MAX: usize = 2048;
+const OWED_MAX: usize = 1024;
 
-/// Items of them that may be held back. Over it: a full reconcile follows after [`COMPARE_AFTER`].
+/// Items that are held back and remembered. Over it: a full reconcile follows after
+/// [`COMPARE_AFTER`].
 const HELD_MAX: usize = 1024;
 
-/// How long debts that are not remembered wait for the next full reconcile.
+/// How long items that are not remembered wait for the next full reconcile.
 const COMPARE_AFTER: Duration = Duration::from_secs(3600);
 
 /// Longest reason in a report, characters. Over it: the reason is cut.
@@ -62,27 +63,96 @@ pub(super) struct Owed {
     pub(super) reason: String,
 }
 
+/// What is told of a debt.
 struct Debt {
     digest: Option<Digest>,
     reason: String,
     since: UnixSeconds,
     correlation_id: String,
-    tries: u32,
-    /// Monotonic.
-    due: Duration,
-    /// A change of this node waits for the parent's answer: nothing is missing, and the parent is
-    /// asked when it has answered.
-    held: bool,
 }
 
-/// Everything that is owed.
-#[derive(Default)]
-pub(super) struct Debts {
-    rows: BTreeMap<Key, Debt>,
-    /// When the first failure was found that did not fit into `rows`, monotonic.
+/// Items that are tried again, as many as are remembered.
+struct Tries<T> {
+    rows: BTreeMap<Key, Try<T>>,
+    max: usize,
+    /// When the first item was found that did not fit into `rows`, monotonic.
     overflow: Option<Duration>,
-    /// The same of what is held back.
-    held_overflow: Option<Duration>,
+}
+
+struct Try<T> {
+    /// So far.
+    times: u32,
+    /// Monotonic.
+    due: Duration,
+    of: T,
+}
+
+impl<T> Tries<T> {
+    fn new(max: usize) -> Tries<T> {
+        Tries { rows: BTreeMap::new(), max, overflow: None }
+    }
+
+    /// One more try of an item; `None`: there are too many to remember this one.
+    fn note(
+        &mut self,
+        key: Key,
+        now: Duration,
+        rng: &dyn Rng,
+        of: impl FnOnce() -> T,
+    ) -> Option<&mut Try<T>> {
+        if self.rows.len() >= self.max && !self.rows.contains_key(&key) {
+            self.overflow.get_or_insert(now);
+            return None;
+        }
+        let row = self.rows.entry(key).or_insert_with(|| Try { times: 0, due: now, of: of() });
+        row.times = row.times.saturating_add(1);
+        row.due = now.saturating_add(backoff::item_delay(row.times, rng));
+        Some(row)
+    }
+
+    /// Those of one repository.
+    fn of(&self, repository: &RepositoryName) -> impl Iterator<Item = &T> {
+        let first = (repository.clone(), Item::Listing);
+        let rows = self.rows.range(first..);
+        rows.take_while(move |((other, _), _)| other == repository).map(|(_, row)| &row.of)
+    }
+
+    fn keep(&mut self, wanted: &BTreeSet<RepositoryName>) {
+        self.rows.retain(|(repository, _), _| wanted.contains(repository));
+    }
+
+    fn is_empty(&self) -> bool {
+        self.rows.is_empty() && self.overflow.is_none()
+    }
+
+    fn next(&self) -> Option<Duration> {
+        let overflow = self.overflow.map(|at| at.saturating_add(COMPARE_AFTER));
+        self.rows.values().map(|row| row.due).chain(overflow).min()
+    }
+
+    /// Items whose time has come, each with the number of tries so far.
+    fn due(&self, now: Duration) -> impl Iterator<Item = (u32, &Key)> {
+        let due = self.rows.iter().filter(move |(_, row)| row.due <= now);
+        due.map(|(key, row)| (row.times, key))
+    }
+
+    fn is_over(&self, now: Duration) -> bool {
+        self.overflow.is_some_and(|at| now.saturating_sub(at) >= COMPARE_AFTER)
+    }
+}
+
+/// Everything that is owed or held back. No item is both.
+pub(super) struct Debts {
+    owed: Tries<Debt>,
+    /// A change of this node waits for the parent's answer: nothing is missing, and the parent is
+    /// asked when it has answered.
+    held: Tries<()>,
+}
+
+impl Default for Debts {
+    fn default() -> Debts {
+        Debts { owed: Tries::new(OWED_MAX), held: Tries::new(HELD_MAX) }
+    }
 }
 
 impl Owed {
@@ -100,156 +170,115 @@ impl Debts {
         since: UnixSeconds,
         rng: &dyn Rng,
     ) -> u32 {
-        let Some(debt) = self.note(owed.key(), now, since, rng) else {
+        let key = owed.key();
+        self.held.rows.remove(&key);
+        let debt =
+            || Debt { digest: None, reason: String::new(), since, correlation_id: rng.uuid() };
+        let Some(tried) = self.owed.note(key, now, rng, debt) else {
             return 1;
         };
-        debt.digest.clone_from(&owed.digest);
-        debt.reason = owed.reason.chars().take(REASON_MAX).collect();
-        if std::mem::replace(&mut debt.held, false) {
-            debt.tries = 1;
-            debt.since = since;
-        }
-        debt.tries
+        tried.of.digest.clone_from(&owed.digest);
+        tried.of.reason = owed.reason.chars().take(REASON_MAX).collect();
+        tried.times
     }
 
     /// Notes that the parent has changed an item, which a change of this node holds back: the
-    /// parent may have changed it after it took that one, and says so only once.
+    /// parent may have changed it after it took that one, and says so only once. Returns whether it
+    /// was missing before.
     pub(super) fn hold_back(
         &mut self,
         repository: RepositoryName,
         item: Item,
         now: Duration,
-        since: UnixSeconds,
         rng: &dyn Rng,
-    ) {
+    ) -> bool {
         let key = (repository, item);
-        let held = self.rows.values().filter(|debt| debt.held).count();
-        if held >= HELD_MAX && !self.rows.contains_key(&key) {
-            self.held_overflow.get_or_insert(now);
-            return;
-        }
-        if let Some(debt) = self.note(key, now, since, rng) {
-            debt.held = true;
-        }
+        // What was missing is not wanted until the parent has answered.
+        let was_missing = self.owed.rows.remove(&key).is_some();
+        self.held.note(key, now, rng, || ());
+        was_missing
     }
 
-    /// One more try of an item; `None`: there are too many to remember this one.
-    fn note(
-        &mut self,
-        key: Key,
-        now: Duration,
-        since: UnixSeconds,
-        rng: &dyn Rng,
-    ) -> Option<&mut Debt> {
-        if self.rows.len() >= DEBTS_MAX && !self.rows.contains_key(&key) {
-            self.overflow.get_or_insert(now);
-            return None;
-        }
-        let debt = self.rows.entry(key).or_insert_with(|| Debt {
-            digest: None,
-            reason: String::new(),
-            since,
-            correlation_id: rng.uuid(),
-            tries: 0,
-            due: now,
-            held: false,
-        });
-        debt.tries = debt.tries.saturating_add(1);
-        debt.due = now.saturating_add(backoff::item_delay(debt.tries, rng));
-        Some(debt)
-    }
-
-    /// Removes the debt of an item that is here, or that nobody wants any more; whether something
-    /// was missing.
+    /// Removes an item that is here, or that nobody wants any more; whether it was missing.
     pub(super) fn paid(&mut self, repository: &RepositoryName, item: &Item) -> bool {
-        let debt = self.rows.remove(&(repository.clone(), item.clone()));
-        debt.is_some_and(|debt| !debt.held)
+        let key = (repository.clone(), item.clone());
+        self.held.rows.remove(&key);
+        self.owed.rows.remove(&key).is_some()
     }
 
-    /// Drops the debts of a repository that was compared as a whole, except these and what is held
-    /// back.
+    /// Drops the debts of a repository that was compared as a whole, except these.
     pub(super) fn compared(&mut self, repository: &RepositoryName, owed: &BTreeSet<Item>) {
-        self.rows
-            .retain(|(other, item), debt| other != repository || owed.contains(item) || debt.held);
+        self.owed.rows.retain(|(other, item), _| other != repository || owed.contains(item));
     }
 
-    /// Drops the debts of all repositories but these.
+    /// Drops what is not of these repositories.
     pub(super) fn keep(&mut self, wanted: &BTreeSet<RepositoryName>) {
-        self.rows.retain(|(repository, _), _| wanted.contains(repository));
+        self.owed.keep(wanted);
+        self.held.keep(wanted);
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.rows.is_empty() && self.overflow.is_none() && self.held_overflow.is_none()
+        self.owed.is_empty() && self.held.is_empty()
     }
 
     /// Whether something of the repository is owed, as far as that is known: it may be among what
     /// is not remembered.
     pub(super) fn owes(&self, repository: &RepositoryName) -> bool {
-        let first = (repository.clone(), Item::Listing);
-        self.overflow.is_some()
-            || self
-                .rows
-                .range(first..)
-                .take_while(|((other, _), _)| other == repository)
-                .any(|(_, debt)| !debt.held)
+        self.owed.overflow.is_some() || self.owed.of(repository).next().is_some()
     }
 
     /// Whether this manifest may be what is to be fetched for something that is owed.
     pub(super) fn may_fetch(&self, repository: &RepositoryName, root: &Digest) -> bool {
-        let first = (repository.clone(), Item::Listing);
-        let rows = self.rows.range(first..).take_while(|((other, _), _)| other == repository);
-        self.overflow.is_some()
-            || rows
-                .map(|(_, debt)| debt.digest.as_ref())
-                .any(|digest| digest.is_none_or(|d| d == root))
+        let mut fetched = self.owed.of(repository).map(|debt| debt.digest.as_ref());
+        self.owed.overflow.is_some()
+            || self.held.of(repository).next().is_some()
+            || fetched.any(|digest| digest.is_none_or(|d| d == root))
     }
 
     /// Repositories of which something is owed.
     pub(super) fn repositories(&self) -> BTreeSet<RepositoryName> {
-        let owed = self.rows.iter().filter(|(_, debt)| !debt.held);
-        owed.map(|((repository, _), _)| repository.clone()).collect()
+        self.owed.rows.keys().map(|(repository, _)| repository.clone()).collect()
     }
 
-    /// At most `max` debts whose retry time has come, those with the fewest tries first.
+    /// At most `max` items whose time has come, those with the fewest tries first.
     pub(super) fn due(&self, now: Duration, max: usize) -> Vec<Key> {
-        let mut due: Vec<_> = self.rows.iter().filter(|(_, debt)| debt.due <= now).collect();
-        due.sort_by_key(|(_, debt)| debt.tries);
-        due.into_iter().take(max).map(|(key, _)| key.clone()).collect()
+        let mut due: Vec<_> = self.owed.due(now).chain(self.held.due(now)).collect();
+        due.sort_by_key(|(times, _)| *times);
+        due.into_iter().take(max).map(|(_, key)| key.clone()).collect()
     }
 
-    /// How long until the next debt is due; `None` when there is none.
+    /// How long until the next item is due; `None` when there is none.
     pub(super) fn next(&self, now: Duration) -> Option<Duration> {
-        let rows = self.rows.values().map(|debt| debt.due);
-        let overflow = self.overflow.into_iter().chain(self.held_overflow);
-        let overflow = overflow.map(|at| at.saturating_add(COMPARE_AFTER));
-        rows.chain(overflow).min().map(|due| due.saturating_sub(now))
+        let next = self.owed.next().into_iter().chain(self.held.next()).min();
+        next.map(|due| due.saturating_sub(now))
     }
 
-    /// Whether a full reconcile is due now, because there are more debts than are remembered.
+    /// Whether a full reconcile is due now, because there are more items than are remembered.
     pub(super) fn compare(&mut self, now: Duration) -> bool {
-        let first = self.overflow.into_iter().chain(self.held_overflow).min();
-        let due = first.is_some_and(|at| now.saturating_sub(at) >= COMPARE_AFTER);
-        if due {
-            (self.overflow, self.held_overflow) = (None, None);
+        let is_due = self.owed.is_over(now) || self.held.is_over(now);
+        if is_due {
+            (self.owed.overflow, self.held.overflow) = (None, None);
         }
-        due
+        is_due
     }
 
-    /// The first of them as a report lists them.
+    /// The first debts as a report lists them.
     pub(super) fn details(&self, max: usize) -> Vec<StatusDetail> {
-        let detail = |((repository, item), debt): (&Key, &Debt)| StatusDetail {
-            kind: "Sync".to_owned(),
-            code: "SyncIncomplete".to_owned(),
-            description: match &debt.digest {
-                Some(digest) => {
-                    format!("{} is not complete: {digest}: {}", name(repository, item), debt.reason)
-                }
-                None => format!("{} is not complete: {}", name(repository, item), debt.reason),
-            },
-            timestamp: debt.since,
-            correlation_id: debt.correlation_id.clone(),
+        let detail = |((repository, item), tried): (&Key, &Try<Debt>)| {
+            let Debt { digest, reason, since, correlation_id } = &tried.of;
+            let name = name(repository, item);
+            StatusDetail {
+                kind: "Sync".to_owned(),
+                code: "SyncIncomplete".to_owned(),
+                description: match digest {
+                    Some(digest) => format!("{name} is not complete: {digest}: {reason}"),
+                    None => format!("{name} is not complete: {reason}"),
+                },
+                timestamp: *since,
+                correlation_id: correlation_id.clone(),
+            }
         };
-        self.rows.iter().filter(|(_, debt)| !debt.held).take(max).map(detail).collect()
+        self.owed.rows.iter().take(max).map(detail).collect()
     }
 }
 
@@ -345,23 +374,26 @@ mod tests {
         let app: RepositoryName = "app".parse().unwrap();
         for number in 0..=HELD_MAX {
             let item = Item::Tag(format!("t{number}").parse().unwrap());
-            debts.hold_back(app.clone(), item, now, UnixSeconds(9), &SystemRng::new());
+            debts.hold_back(app.clone(), item, now, &SystemRng::new());
         }
-        assert_eq!(debts.rows.len(), HELD_MAX);
+        assert_eq!(debts.held.rows.len(), HELD_MAX);
         assert!(!debts.owes(&app) && debts.repositories().is_empty() && !debts.is_empty());
         assert!(debts.details(9).is_empty() && !debts.paid(&app, &Item::Listing));
         assert_eq!(owe(&mut debts, &owed("app", "t1"), now), 1, "missing now");
         assert!(debts.owes(&app) && debts.details(9).len() == 1);
+        assert!(!debts.held.rows.contains_key(&owed("app", "t1").key()));
+        debts.hold_back(app.clone(), owed("app", "t1").item, now, &SystemRng::new());
+        assert!(!debts.owes(&app), "a change of ours came in between");
         assert!(debts.compare(now + COMPARE_AFTER));
     }
 
     #[test]
     fn what_is_too_much_to_remember_is_compared_later() {
         let (mut debts, now) = (Debts::default(), Duration::from_secs(100));
-        for number in 0..=DEBTS_MAX {
+        for number in 0..=OWED_MAX {
             owe(&mut debts, &owed("app", &format!("t{number}")), now);
         }
-        assert_eq!(debts.rows.len(), DEBTS_MAX);
+        assert_eq!(debts.owed.rows.len(), OWED_MAX);
         debts.keep(&BTreeSet::new());
         assert!(!debts.is_empty(), "one is known to be owed, not which");
         assert!(debts.owes(&"app".parse().unwrap()), "it may be of any repository");

@@ -128,8 +128,9 @@ impl State {
     pub(super) fn hold_back(&self, repository: &RepositoryName, item: Item) {
         let (clock, rng) = (&self.sys.clock, &*self.sys.rng);
         log::debug!("held back by a change of this node repository={repository} {}", item.field());
-        let (now, since) = (clock.monotonic(), clock.wall_or_floor());
-        self.debts().hold_back(repository.clone(), item, now, since, rng);
+        let (repository, now) = (repository.clone(), clock.monotonic());
+        let was_missing = self.debts().hold_back(repository, item, now, rng);
+        self.changed.fetch_or(was_missing, Ordering::Relaxed);
     }
 
     /// An item is here, or is not wanted any more.
