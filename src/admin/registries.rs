@@ -7,9 +7,8 @@ use super::Admin;
 use super::fault::Fault;
 use super::print::print_credentials;
 use super::tokens::Named;
-use crate::store::tree::connected_registries::{
-    ConnectedRegistryUpdate, NewConnectedRegistry, Settings, descendants_of,
-};
+use crate::store::tree::connected_registries::{ConnectedRegistryUpdate, Settings, descendants_of};
+use crate::store::tree::creation::NewConnectedRegistry;
 use crate::types::schedule::Schedule;
 use crate::types::time::parse_duration_s;
 use crate::types::{ConnectedRegistryName, Mode, RepositoryPattern, TokenName};

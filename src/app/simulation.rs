@@ -27,7 +27,8 @@ use crate::http::{
 };
 use crate::registry::{Registry, RegistryOptions};
 use crate::store::replica::outbox::Origin;
-use crate::store::tree::connected_registries::{NewConnectedRegistry, Settings};
+use crate::store::tree::connected_registries::Settings;
+use crate::store::tree::creation::NewConnectedRegistry;
 use crate::store::{Precondition, PutManifest, PutOutcome, Store, StoreError};
 use crate::sync::{Engine, EngineOptions, SyncError};
 use crate::sys::net::Listener;

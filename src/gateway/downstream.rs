@@ -470,7 +470,8 @@ mod tests {
     use super::*;
     use crate::auth::{AuthOptions, keys};
     use crate::http::Body;
-    use crate::store::tree::connected_registries::{NewConnectedRegistry, Settings};
+    use crate::store::tree::connected_registries::Settings;
+    use crate::store::tree::creation::NewConnectedRegistry;
     use crate::sys::{Spawner, Sys};
     use crate::types::UnixSeconds;
 

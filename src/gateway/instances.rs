@@ -1,6 +1,6 @@
 //! The instances behind connected registries, as their parents record them.
 
-use crate::store::tree::connected_registries::{StatusRecord, activation_key, status_key};
+use crate::store::rows::connected_registry::{StatusRecord, activation_key, status_key};
 use crate::store::{Store, StoreError};
 use crate::types::connected_registry::{Activation, StatusReport};
 use crate::types::{ConnectedRegistryName, UnixSeconds};

@@ -116,7 +116,8 @@ mod tests {
     use super::testing::request;
     use super::*;
     use crate::http::Method;
-    use crate::store::tree::connected_registries::{NewConnectedRegistry, Settings};
+    use crate::store::tree::connected_registries::Settings;
+    use crate::store::tree::creation::NewConnectedRegistry;
     use crate::sys::{Spawner, Sys};
     use crate::types::Mode;
 

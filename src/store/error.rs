@@ -64,3 +64,12 @@ impl From<std::io::Error> for StoreError {
         }
     }
 }
+
+/// An absent file is no error here.
+pub(in crate::store) fn present<T>(result: std::io::Result<T>) -> Result<Option<T>, StoreError> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}

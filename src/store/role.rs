@@ -6,11 +6,11 @@ use std::sync::atomic::Ordering;
 
 use super::identity::FEED_EPOCH;
 use super::journal::layout::Layout;
+use super::rows::connected_registry::connected_registry_key;
 use super::rows::node::{own_rows, self_config_key};
+use super::rows::scope_map::scope_map_key;
+use super::rows::token::{SyncTokenOf, sync_token_key, token_key};
 use super::rows::{Kind, prefix};
-use super::tree::connected_registries::{SyncTokenOf, connected_registry_key, sync_token_key};
-use super::tree::scope_maps::scope_map_key;
-use super::tree::tokens::token_key;
 use super::{Store, StoreError, Txn};
 use crate::sys::Disk;
 use crate::types::message::NodeConfig;

@@ -13,7 +13,8 @@ use crate::auth::{
 use crate::http::ReplyBody;
 use crate::http::request::Body;
 use crate::store::rows::node::self_config_key;
-use crate::store::tree::connected_registries::{NewConnectedRegistry, Settings};
+use crate::store::tree::connected_registries::Settings;
+use crate::store::tree::creation::NewConnectedRegistry;
 use crate::store::tree::scope_maps::ScopeMapUpdate;
 use crate::store::tree::tokens::{NewToken, TokenGrants, TokenUpdate};
 use crate::sys::clock::EARLIEST_TIME;

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::{Node, node_with, root};
-use crate::store::tree::connected_registries::StatusRecord;
+use crate::store::rows::connected_registry::StatusRecord;
 use crate::store::tree::passwords;
 use crate::types::connected_registry::{Activation, ConnectionState, StatusReport};
 use crate::types::connection_string::ConnectionString;

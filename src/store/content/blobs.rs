@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::damage::Guarded;
 use super::leases::short;
 use super::trust::{Verdict, is_fault_of_the_medium};
+use crate::store::error::present;
 use crate::store::{Shared, Store, StoreError};
 use crate::sys::disk::DiskFile;
 use crate::sys::spawn;
@@ -77,15 +78,6 @@ impl Store {
     pub async fn blob_put(&self, digest: &Digest, bytes: Vec<u8>) -> Result<(), StoreError> {
         let (shared, digest) = (self.shared().clone(), digest.clone());
         spawn::blocking(move || put(&shared, &digest, &bytes)).await
-    }
-}
-
-/// An absent file is no error here.
-pub(in crate::store) fn present<T>(result: io::Result<T>) -> Result<Option<T>, StoreError> {
-    match result {
-        Ok(value) => Ok(Some(value)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error.into()),
     }
 }
 

@@ -12,9 +12,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use ring::digest::Context;
 use serde::{Deserialize, Serialize};
 
-use super::blobs::present;
 use super::damage::Check;
 use super::leases::short;
+use crate::store::error::present;
 use crate::store::replica::feed::from_segments;
 use crate::store::rows::link::split_key;
 use crate::store::rows::{self, Kind, Row, key};

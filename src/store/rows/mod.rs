@@ -1,6 +1,7 @@
 //! Rows and keys. A key is a kind byte and parts joined by zero bytes; a row is a version byte
 //! and postcard.
 
+pub mod connected_registry;
 pub mod link;
 pub mod manifest;
 pub mod node;
@@ -8,7 +9,9 @@ pub mod outbox;
 pub mod referrer;
 pub mod refused;
 pub mod repository;
+pub mod scope_map;
 pub mod tag;
+pub mod token;
 pub mod untagged;
 
 use serde::Serialize;

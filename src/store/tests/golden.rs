@@ -12,7 +12,7 @@ use crate::store::gc::GcOptions;
 use crate::store::registry::manifests::testing::child;
 use crate::store::replica::node::testing;
 use crate::store::replica::outbox::Origin;
-use crate::store::tree::connected_registries::StatusRecord;
+use crate::store::rows::connected_registry::StatusRecord;
 use crate::types::connected_registry::{ConnectionState, StatusDetail, StatusReport};
 use crate::types::message::NodeConfig;
 use crate::types::token::Token;

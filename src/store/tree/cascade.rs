@@ -4,15 +4,16 @@
 //! removed is taken from those of all its descendants. Both happen in the record of the change
 //! itself, so that no reader and no crash sees a child that is granted more than its parent.
 
-use super::connected_registries::{WithoutWrite, connected_registries_in, load, sync_token_of};
-use super::tokens::users_of_map;
-use super::{scope_maps, tokens};
+use super::command;
 use crate::store::{StoreError, Txn};
 use crate::types::token::ScopeMap;
 use crate::types::{
     ConnectedRegistry, ConnectedRegistryName, Grant, Mode, RepositoryAction, RepositoryPattern,
     ScopeMapName,
 };
+
+/// ReadWrite connected registries, each with repositories that it may not write to.
+pub(super) type WithoutWrite = Vec<(ConnectedRegistryName, Vec<RepositoryPattern>)>;
 
 /// Restores the rule after a change of this scope map, if it is that of a sync token.
 pub(in crate::store) fn after_map_change(
@@ -37,11 +38,15 @@ pub(in crate::store) fn settle(
         let missing: Vec<Grant> = missing.cloned().collect();
         if !missing.is_empty() {
             map.grants.extend(missing);
-            scope_maps::write(txn, map)?;
+            command::put_scope_map(txn, map)?;
         }
     }
     for descendant in descendants(txn, &node.name)? {
-        let Some(parent) = descendant.parent.as_ref().map(|name| load(txn, name)).transpose()?
+        let Some(parent) = descendant
+            .parent
+            .as_ref()
+            .map(|name| command::connected_registry(txn, name))
+            .transpose()?
         else {
             continue;
         };
@@ -52,7 +57,7 @@ pub(in crate::store) fn settle(
         kept.dedup();
         if kept != map.grants {
             map.grants = kept;
-            scope_maps::write(txn, map)?;
+            command::put_scope_map(txn, map)?;
         }
     }
     Ok(())
@@ -85,8 +90,8 @@ pub(in crate::store) fn sync_map(
     txn: &Txn<'_>,
     node: &ConnectedRegistry,
 ) -> Result<ScopeMap, StoreError> {
-    let token = tokens::load(txn, &node.sync_token)?.ok_or_else(|| lost(&node.name))?;
-    scope_maps::load(txn, &token.scope_map)?.ok_or_else(|| lost(&node.name))
+    let token = command::token(txn, &node.sync_token)?.ok_or_else(|| lost(&node.name))?;
+    command::scope_map(txn, &token.scope_map)?.ok_or_else(|| lost(&node.name))
 }
 
 /// The ancestors of a node, nearest first.
@@ -98,7 +103,7 @@ pub(in crate::store) fn ancestors(
     let mut next = node.parent.clone();
     while let Some(name) = next {
         // A parent exists before its child and never changes, so there is no cycle.
-        let parent = load(txn, &name)?.ok_or_else(|| lost(&name))?;
+        let parent = command::connected_registry(txn, &name)?.ok_or_else(|| lost(&name))?;
         next = parent.parent.clone();
         list.push(parent);
     }
@@ -110,7 +115,7 @@ pub(in crate::store) fn descendants(
     txn: &Txn<'_>,
     name: &ConnectedRegistryName,
 ) -> Result<Vec<ConnectedRegistry>, StoreError> {
-    Ok(descendants_among(&connected_registries_in(txn)?, name))
+    Ok(descendants_among(&command::connected_registries(txn)?, name))
 }
 
 /// The descendants of `name` among `all`, parents before their children.
@@ -189,9 +194,9 @@ fn intersection(child: &[Grant], parent: &[Grant]) -> Vec<Grant> {
 }
 
 fn owner(txn: &Txn<'_>, map: &ScopeMapName) -> Result<Option<ConnectedRegistry>, StoreError> {
-    for token in users_of_map(txn, map)? {
-        if let Some(name) = sync_token_of(txn, &token.name)? {
-            return load(txn, &name);
+    for token in command::users_of_map(txn, map)? {
+        if let Some(name) = command::sync_token_of(txn, &token.name)? {
+            return command::connected_registry(txn, &name);
         }
     }
     Ok(None)

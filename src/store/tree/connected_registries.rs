@@ -1,26 +1,26 @@
 //! Connected registries: the tree, managed at the root, and what is known of the instances.
 
-use serde::{Deserialize, Serialize};
-
-use super::creation::Made;
-use super::passwords::NewPassword;
-use super::tokens::{self, token_key, users_of_map};
-use super::{cascade, creation, scope_maps};
+use super::{cascade, command};
 use crate::store::replica::delivered;
+use crate::store::rows::connected_registry::{
+    StatusRecord, activation_key, connected_registry_key, status_key,
+};
 use crate::store::rows::node::self_config_key;
-use crate::store::rows::{Kind, Row, key, prefix};
+use crate::store::rows::scope_map::scope_map_key;
+use crate::store::rows::token::{SyncTokenOf, sync_token_key, token_key};
+use crate::store::rows::{Kind, prefix};
 use crate::store::{Store, StoreError, Txn};
-use crate::types::connected_registry::{Activation, ConnectedRegistry, Mode, StatusReport};
+use crate::types::connected_registry::{Activation, ConnectedRegistry};
 use crate::types::limits::CLIENT_TOKENS_MAX;
 use crate::types::message::NodeConfig;
 use crate::types::schedule::{
     MESSAGE_TTL_S_MAX, MESSAGE_TTL_S_MIN, SYNC_WINDOW_S_MAX, SYNC_WINDOW_S_MIN, Schedule,
 };
 use crate::types::time::format_duration;
-use crate::types::token::{PasswordSlot, ScopeMap};
+use crate::types::token::ScopeMap;
 use crate::types::{
     ConnectedRegistryName, GatewayAction, Grant, RepositoryAction, RepositoryPattern, ScopeMapName,
-    TokenName, UnixSeconds,
+    TokenName,
 };
 
 /// Deepest tree that is followed upward; a deeper chain is taken for damage.
@@ -29,54 +29,6 @@ const DEPTH_MAX: usize = 64;
 /// What `logLevel` may be (as in the management API), the default first.
 pub(in crate::store) const LOG_LEVELS: [&str; 5] =
     ["Information", "Debug", "Warning", "Error", "None"];
-
-impl Row for ConnectedRegistry {
-    const VERSION: u8 = 1;
-}
-
-impl Row for Activation {
-    const VERSION: u8 = 1;
-}
-
-/// The last status report of an instance, as its parent or a node above it holds it.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct StatusRecord {
-    /// What the instance said.
-    pub report: StatusReport,
-    /// When it was last in contact.
-    pub last_contact: UnixSeconds,
-}
-
-impl Row for StatusRecord {
-    const VERSION: u8 = 1;
-}
-
-/// The connected registry that a sync token belongs to.
-#[derive(Serialize, Deserialize)]
-pub(in crate::store) struct SyncTokenOf(pub(in crate::store) ConnectedRegistryName);
-
-impl Row for SyncTokenOf {
-    const VERSION: u8 = 1;
-}
-
-/// The key of a connected registry.
-pub fn connected_registry_key(name: &ConnectedRegistryName) -> Vec<u8> {
-    key(Kind::ConnectedRegistry, &[name.as_str().as_bytes()])
-}
-
-/// The key of the activation of a connected registry.
-pub fn activation_key(name: &ConnectedRegistryName) -> Vec<u8> {
-    key(Kind::Activation, &[name.as_str().as_bytes()])
-}
-
-/// The key of the last status report of a connected registry.
-pub fn status_key(name: &ConnectedRegistryName) -> Vec<u8> {
-    key(Kind::Status, &[name.as_str().as_bytes()])
-}
-
-pub(in crate::store) fn sync_token_key(token: &TokenName) -> Vec<u8> {
-    key(Kind::SyncToken, &[token.as_str().as_bytes()])
-}
 
 /// Settings of a connected registry that can change.
 #[derive(Default)]
@@ -89,27 +41,6 @@ pub struct Settings {
     pub message_ttl_s: Option<u64>,
     /// `Information` unless given.
     pub log_level: Option<String>,
-}
-
-/// ReadWrite connected registries, each with repositories that it may not write to.
-pub type WithoutWrite = Vec<(ConnectedRegistryName, Vec<RepositoryPattern>)>;
-
-/// A connected registry to make.
-pub struct NewConnectedRegistry {
-    /// Unique in the tree.
-    pub name: ConnectedRegistryName,
-    /// `None`: ReadWrite, or ReadOnly under a ReadOnly parent.
-    pub mode: Option<Mode>,
-    /// `None`: a child of the root.
-    pub parent: Option<ConnectedRegistryName>,
-    /// What it mirrors, unless a sync token is given.
-    pub repositories: Vec<RepositoryPattern>,
-    /// An existing token, unless repositories are given.
-    pub sync_token: Option<TokenName>,
-    /// Tokens that its clients may log in with.
-    pub client_tokens: Vec<TokenName>,
-    /// The rest.
-    pub settings: Settings,
 }
 
 /// A change of a connected registry; its mode, parent and sync token never change.
@@ -235,21 +166,6 @@ impl Store {
         .await
     }
 
-    /// Creates a connected registry. With repositories, its scope map and its sync token are made
-    /// under its own name and both passwords are returned, this once.
-    pub async fn connected_registry_create(
-        &self,
-        new: NewConnectedRegistry,
-    ) -> Result<(ConnectedRegistry, Vec<NewPassword>), StoreError> {
-        let created = self.sys().clock.wall_or_floor();
-        let slots: &[PasswordSlot] =
-            if new.sync_token.is_none() { &PasswordSlot::ALL } else { &[] };
-        let fresh = self.fresh_passwords(slots, created, None)?;
-        let generations = self.first_generations();
-        self.commit(move |txn| creation::create(txn, new, Made { fresh, generations, created }))
-            .await
-    }
-
     /// Changes client tokens and settings.
     pub async fn connected_registry_update(
         &self,
@@ -259,7 +175,8 @@ impl Store {
         let (add, remove) = (update.add_client_tokens, update.remove_client_tokens);
         refuse_ambiguity("client token ids", &add, &remove)?;
         self.commit(move |txn| {
-            let mut registry = load(txn, &name)?.ok_or(StoreError::NotFound)?;
+            let mut registry =
+                command::connected_registry(txn, &name)?.ok_or(StoreError::NotFound)?;
             let kept = registry.client_tokens.iter().filter(|t| !remove.contains(t)).cloned();
             registry.client_tokens = check_client_tokens(txn, kept.chain(add.clone()).collect())?;
             apply(&mut registry, update.settings)?;
@@ -278,8 +195,8 @@ impl Store {
         cleanup: bool,
     ) -> Result<Option<(TokenName, ScopeMapName)>, StoreError> {
         self.commit(move |txn| {
-            let registry = load(txn, &name)?.ok_or(StoreError::NotFound)?;
-            let all = connected_registries_in(txn)?;
+            let registry = command::connected_registry(txn, &name)?.ok_or(StoreError::NotFound)?;
+            let all = command::connected_registries(txn)?;
             if let Some(child) = all.iter().find(|node| node.parent.as_ref() == Some(&name)) {
                 return Err(StoreError::Conflict(format!(
                     "The connected registry '{name}' is the parent of '{}'; delete that first.",
@@ -291,7 +208,7 @@ impl Store {
                     clean_up(txn, &registry)?;
                     None
                 }
-                false => tokens::load(txn, &registry.sync_token)?,
+                false => command::token(txn, &registry.sync_token)?,
             };
             delivered::forget(txn, &name)?;
             txn.delete(sync_token_key(&registry.sync_token));
@@ -309,7 +226,8 @@ impl Store {
         name: ConnectedRegistryName,
     ) -> Result<ConnectedRegistry, StoreError> {
         self.commit(move |txn| {
-            let mut registry = load(txn, &name)?.ok_or(StoreError::NotFound)?;
+            let mut registry =
+                command::connected_registry(txn, &name)?.ok_or(StoreError::NotFound)?;
             registry.activation_epoch += 1;
             txn.delete(activation_key(&name));
             txn.put(connected_registry_key(&name), &registry)?;
@@ -326,13 +244,13 @@ impl Store {
         name: ConnectedRegistryName,
         add: Vec<RepositoryPattern>,
         remove: Vec<RepositoryPattern>,
-    ) -> Result<(ScopeMap, WithoutWrite), StoreError> {
+    ) -> Result<(ScopeMap, cascade::WithoutWrite), StoreError> {
         if add.is_empty() && remove.is_empty() {
             return Err(StoreError::Invalid("No repository permissions to update.".to_owned()));
         }
         refuse_ambiguity("repository names", &add, &remove)?;
         self.commit(move |txn| {
-            let registry = load(txn, &name)?.ok_or(StoreError::NotFound)?;
+            let registry = command::connected_registry(txn, &name)?.ok_or(StoreError::NotFound)?;
             let mut nodes = vec![registry.clone()];
             if !remove.is_empty() {
                 nodes.extend(cascade::descendants(txn, &name)?);
@@ -343,7 +261,7 @@ impl Store {
             let mut map = cascade::sync_map(txn, &registry)?;
             refuse_still_granted(&map, &remove)?;
             map.grants.extend(repository_grants(&add, registry.mode.sync_actions()));
-            scope_maps::write(txn, map)?;
+            command::put_scope_map(txn, map)?;
             cascade::settle(txn, &registry)?;
             let without = cascade::without_write(txn, &registry, &add)?;
             Ok((cascade::sync_map(txn, &registry)?, without))
@@ -364,28 +282,6 @@ pub fn descendants_of(
     name: &ConnectedRegistryName,
 ) -> Vec<ConnectedRegistry> {
     cascade::descendants_among(all, name)
-}
-
-pub(in crate::store) fn load(
-    txn: &Txn<'_>,
-    name: &ConnectedRegistryName,
-) -> Result<Option<ConnectedRegistry>, StoreError> {
-    txn.get(&connected_registry_key(name))
-}
-
-pub(in crate::store) fn connected_registries_in(
-    txn: &Txn<'_>,
-) -> Result<Vec<ConnectedRegistry>, StoreError> {
-    let rows = txn.scan(&prefix(Kind::ConnectedRegistry, &[]))?;
-    Ok(rows.into_iter().map(|(_, registry)| registry).collect())
-}
-
-/// The connected registry whose sync token this is.
-pub(in crate::store) fn sync_token_of(
-    txn: &Txn<'_>,
-    token: &TokenName,
-) -> Result<Option<ConnectedRegistryName>, StoreError> {
-    Ok(txn.get::<SyncTokenOf>(&sync_token_key(token))?.map(|owner| owner.0))
 }
 
 pub(in crate::store) fn repository_grants(
@@ -417,12 +313,12 @@ pub(in crate::store) fn check_client_tokens(
         )));
     }
     for token in &list {
-        if tokens::load(txn, token)?.is_none() {
+        if command::token(txn, token)?.is_none() {
             return Err(StoreError::Invalid(format!(
                 "The client token '{token}' could not be found."
             )));
         }
-        if let Some(owner) = sync_token_of(txn, token)? {
+        if let Some(owner) = command::sync_token_of(txn, token)? {
             return Err(StoreError::Invalid(format!(
                 "The token '{token}' is the sync token of the connected registry '{owner}' and \
                  cannot be a client token."
@@ -503,7 +399,7 @@ fn strip(
         Grant::Gateway(..) => true,
     });
     if map.grants.len() != before {
-        scope_maps::write(txn, map)?;
+        command::put_scope_map(txn, map)?;
     }
     Ok(())
 }
@@ -531,19 +427,19 @@ fn clean_up(txn: &mut Txn<'_>, registry: &ConnectedRegistry) -> Result<(), Store
             Grant::Gateway(name, _) => *name != registry.name,
             Grant::Repository(..) => true,
         });
-        scope_maps::write(txn, map)?;
+        command::put_scope_map(txn, map)?;
     }
     let map = cascade::sync_map(txn, registry)?;
     txn.delete(token_key(&registry.sync_token));
-    if users_of_map(txn, &map.name)?.is_empty() {
-        txn.delete(scope_maps::scope_map_key(&map.name));
+    if command::users_of_map(txn, &map.name)?.is_empty() {
+        txn.delete(scope_map_key(&map.name));
     }
     Ok(())
 }
 
 /// At the root a row says that a connected registry exists, elsewhere the own desired state does.
 fn require_known(txn: &Txn<'_>, name: &ConnectedRegistryName) -> Result<(), StoreError> {
-    if load(txn, name)?.is_some() {
+    if command::connected_registry(txn, name)?.is_some() {
         return Ok(());
     }
     let config: Option<NodeConfig> = txn.get(&self_config_key())?;

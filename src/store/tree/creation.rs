@@ -1,31 +1,65 @@
 //! Creating a connected registry: the rules, and what comes with it.
 
 use super::connected_registries::{
-    LOG_LEVELS, NewConnectedRegistry, SyncTokenOf, apply, check_client_tokens,
-    connected_registries_in, connected_registry_key, gateway_grants, load, repository_grants,
-    sync_token_key, sync_token_of,
+    LOG_LEVELS, Settings, apply, check_client_tokens, gateway_grants, repository_grants,
 };
 use super::passwords::NewPassword;
-use super::{cascade, scope_maps, tokens};
-use crate::store::{StoreError, Txn};
+use super::{cascade, command, tokens};
+use crate::store::rows::connected_registry::connected_registry_key;
+use crate::store::rows::token::{SyncTokenOf, sync_token_key};
+use crate::store::{Store, StoreError, Txn};
 use crate::types::connected_registry::{ConnectedRegistry, Mode};
 use crate::types::name::NameError;
 use crate::types::schedule::{MESSAGE_TTL_S_DEFAULT, Schedule};
-use crate::types::token::Token;
+use crate::types::token::{PasswordSlot, ScopeMap, Token};
 use crate::types::{
     ConnectedRegistryName, RepositoryPattern, ScopeMapName, TokenName, UnixSeconds,
 };
 
+/// A connected registry to make.
+pub struct NewConnectedRegistry {
+    /// Unique in the tree.
+    pub name: ConnectedRegistryName,
+    /// `None`: ReadWrite, or ReadOnly under a ReadOnly parent.
+    pub mode: Option<Mode>,
+    /// `None`: a child of the root.
+    pub parent: Option<ConnectedRegistryName>,
+    /// What it mirrors, unless a sync token is given.
+    pub repositories: Vec<RepositoryPattern>,
+    /// An existing token, unless repositories are given.
+    pub sync_token: Option<TokenName>,
+    /// Tokens that its clients may log in with.
+    pub client_tokens: Vec<TokenName>,
+    /// The rest.
+    pub settings: Settings,
+}
+
 /// What is made before the command runs, because the writer must not wait for it.
-pub(in crate::store) struct Made {
-    pub(in crate::store) fresh: Vec<tokens::Fresh>,
-    pub(in crate::store) generations: [u32; 2],
-    pub(in crate::store) created: UnixSeconds,
+struct Made {
+    fresh: Vec<tokens::Fresh>,
+    generations: [u32; 2],
+    created: UnixSeconds,
+}
+
+impl Store {
+    /// Creates a connected registry. With repositories, its scope map and its sync token are made
+    /// under its own name and both passwords are returned, this once.
+    pub async fn connected_registry_create(
+        &self,
+        new: NewConnectedRegistry,
+    ) -> Result<(ConnectedRegistry, Vec<NewPassword>), StoreError> {
+        let created = self.sys().clock.wall_or_floor();
+        let slots: &[PasswordSlot] =
+            if new.sync_token.is_none() { &PasswordSlot::ALL } else { &[] };
+        let fresh = self.fresh_passwords(slots, created, None)?;
+        let generations = self.first_generations();
+        self.commit(move |txn| create(txn, new, Made { fresh, generations, created })).await
+    }
 }
 
 /// Checks every rule of a new connected registry, and writes it, its sync token, its scope map and
 /// what its ancestors must be granted.
-pub(in crate::store) fn create(
+fn create(
     txn: &mut Txn<'_>,
     new: NewConnectedRegistry,
     made: Made,
@@ -36,7 +70,7 @@ pub(in crate::store) fn create(
                 .to_owned(),
         ));
     }
-    if load(txn, &new.name)?.is_some() {
+    if command::connected_registry(txn, &new.name)?.is_some() {
         return Err(StoreError::Conflict(format!(
             "The connected registry '{}' exists already.",
             new.name
@@ -72,7 +106,7 @@ fn mode_under_parent(txn: &Txn<'_>, new: &NewConnectedRegistry) -> Result<Mode, 
     let Some(parent_name) = &new.parent else {
         return Ok(new.mode.unwrap_or(Mode::ReadWrite));
     };
-    let parent = load(txn, parent_name)?.ok_or_else(|| {
+    let parent = command::connected_registry(txn, parent_name)?.ok_or_else(|| {
         StoreError::Invalid(format!(
             "The parent connected registry '{parent_name}' could not be found."
         ))
@@ -94,15 +128,15 @@ fn adopt_sync_token(
     name: &ConnectedRegistryName,
     token: TokenName,
 ) -> Result<TokenName, StoreError> {
-    let found = tokens::load(txn, &token)?.ok_or_else(|| {
+    let found = command::token(txn, &token)?.ok_or_else(|| {
         StoreError::Invalid(format!("The sync token '{token}' could not be found."))
     })?;
-    if let Some(owner) = sync_token_of(txn, &token)? {
+    if let Some(owner) = command::sync_token_of(txn, &token)? {
         return Err(StoreError::Conflict(format!(
             "The token '{token}' is already the sync token of the connected registry '{owner}'."
         )));
     }
-    let users = connected_registries_in(txn)?;
+    let users = command::connected_registries(txn)?;
     if let Some(user) = users.iter().find(|node| node.client_tokens.contains(&token)) {
         return Err(StoreError::Conflict(format!(
             "The token '{token}' is a client token of the connected registry '{}' and cannot be a \
@@ -111,9 +145,9 @@ fn adopt_sync_token(
         )));
     }
     cascade::refuse_shared_map(txn, &found.scope_map, None)?;
-    let mut map = scope_maps::load(txn, &found.scope_map)?.ok_or(StoreError::NotFound)?;
+    let mut map = command::scope_map(txn, &found.scope_map)?.ok_or(StoreError::NotFound)?;
     map.grants.extend(gateway_grants(name));
-    scope_maps::write(txn, map)?;
+    command::put_scope_map(txn, map)?;
     Ok(token)
 }
 
@@ -133,7 +167,8 @@ fn make_sync_token(
     refuse_leftovers(txn, &token_name, &map_name)?;
     let grants = repository_grants(repositories, mode.sync_actions()).chain(gateway_grants(name));
     let description = format!("Created by connected registry sync token: {name}");
-    let map = scope_maps::create_for(txn, map_name, description, grants.collect(), created)?;
+    let map = ScopeMap { name: map_name, description, grants: grants.collect(), created };
+    let map = command::add_scope_map(txn, map)?;
     let mut token = Token {
         name: token_name.clone(),
         scope_map: map.name,
@@ -143,7 +178,7 @@ fn make_sync_token(
         generations,
     };
     let passwords = tokens::install(&mut token, fresh);
-    tokens::insert(txn, &token)?;
+    command::add_token(txn, &token)?;
     Ok((token_name, passwords))
 }
 
@@ -154,8 +189,8 @@ fn refuse_leftovers(
     token: &TokenName,
     map: &ScopeMapName,
 ) -> Result<(), StoreError> {
-    let has_token = tokens::load(txn, token)?.is_some();
-    let has_map = scope_maps::load(txn, map)?.is_some();
+    let has_token = command::token(txn, token)?.is_some();
+    let has_map = command::scope_map(txn, map)?.is_some();
     let delete_token = format!("skerry token delete --name {token}");
     let delete_map = format!("skerry scope-map delete --name {map}");
     let text = match (has_token, has_map) {

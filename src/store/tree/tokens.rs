@@ -1,9 +1,10 @@
 //! Tokens: named credentials with two passwords, managed at the root.
 
-use super::connected_registries::{connected_registries_in, connected_registry_key, sync_token_of};
 use super::passwords::{self, NewPassword};
-use super::{cascade, scope_maps};
-use crate::store::rows::{Kind, Row, key, prefix};
+use super::{cascade, command};
+use crate::store::rows::connected_registry::connected_registry_key;
+use crate::store::rows::token::token_key;
+use crate::store::rows::{Kind, prefix};
 use crate::store::{Store, StoreError, Txn};
 use crate::types::limits::NAME_MAX;
 use crate::types::token::{PasswordSlot, ScopeMap, Token, Verifier};
@@ -11,15 +12,6 @@ use crate::types::{Grant, ScopeMapName, TokenName, UnixSeconds};
 
 /// What a scope map made for one token is called: the token's name and this.
 const OWN_MAP_SUFFIX: &str = "-scope-map";
-
-impl Row for Token {
-    const VERSION: u8 = 1;
-}
-
-/// The key of a token.
-pub fn token_key(name: &TokenName) -> Vec<u8> {
-    key(Kind::Token, &[name.as_str().as_bytes()])
-}
 
 /// What a new token may do.
 pub enum TokenGrants {
@@ -88,7 +80,7 @@ impl Store {
                     generations,
                 };
                 let passwords = install(&mut token, fresh);
-                insert(txn, &token)?;
+                command::add_token(txn, &token)?;
                 Ok((token, passwords))
             })
             .await?;
@@ -105,7 +97,7 @@ impl Store {
             return Err(StoreError::Invalid("No token properties to update.".to_owned()));
         }
         self.commit(move |txn| {
-            let mut token = load(txn, &name)?.ok_or(StoreError::NotFound)?;
+            let mut token = command::token(txn, &name)?.ok_or(StoreError::NotFound)?;
             if let Some(enabled) = update.enabled {
                 token.enabled = enabled;
             }
@@ -113,7 +105,7 @@ impl Store {
                 txn.put(token_key(&name), &token)?;
                 return Ok(token);
             };
-            let owner = sync_token_of(txn, &name)?;
+            let owner = command::sync_token_of(txn, &name)?;
             if let Some(owner) = &owner {
                 cascade::refuse_shared_map(txn, &map, Some(owner))?;
             }
@@ -129,14 +121,14 @@ impl Store {
     /// sync token of a connected registry.
     pub async fn token_delete(&self, name: TokenName) -> Result<(), StoreError> {
         self.commit(move |txn| {
-            load(txn, &name)?.ok_or(StoreError::NotFound)?;
-            if let Some(owner) = sync_token_of(txn, &name)? {
+            command::token(txn, &name)?.ok_or(StoreError::NotFound)?;
+            if let Some(owner) = command::sync_token_of(txn, &name)? {
                 return Err(StoreError::Conflict(format!(
                     "The token '{name}' is the sync token of the connected registry '{owner}' and \
                      cannot be deleted while that exists."
                 )));
             }
-            for mut registry in connected_registries_in(txn)? {
+            for mut registry in command::connected_registries(txn)? {
                 if registry.client_tokens.contains(&name) {
                     registry.client_tokens.retain(|client| *client != name);
                     txn.put(connected_registry_key(&registry.name), &registry)?;
@@ -158,7 +150,7 @@ impl Store {
         let created = self.sys().clock.wall_or_floor();
         let fresh = self.fresh_passwords(slots, created, expires)?;
         self.commit(move |txn| {
-            let mut token = load(txn, &name)?.ok_or(StoreError::NotFound)?;
+            let mut token = command::token(txn, &name)?.ok_or(StoreError::NotFound)?;
             let passwords = install(&mut token, fresh);
             txn.put(token_key(&name), &token)?;
             Ok(passwords)
@@ -176,7 +168,7 @@ impl Store {
             return Err(StoreError::Invalid("No credentials to delete.".to_owned()));
         }
         self.commit(move |txn| {
-            let mut token = load(txn, &name)?.ok_or(StoreError::NotFound)?;
+            let mut token = command::token(txn, &name)?.ok_or(StoreError::NotFound)?;
             for slot in slots {
                 if token.passwords[slot.index()].take().is_none() {
                     return Err(StoreError::Invalid(format!(
@@ -237,29 +229,8 @@ pub(in crate::store) fn install(token: &mut Token, fresh: Vec<Fresh>) -> Vec<New
     fresh.into_iter().map(place).collect()
 }
 
-pub(in crate::store) fn load(txn: &Txn<'_>, name: &TokenName) -> Result<Option<Token>, StoreError> {
-    txn.get(&token_key(name))
-}
-
-/// Writes a token that must not exist yet.
-pub(in crate::store) fn insert(txn: &mut Txn<'_>, token: &Token) -> Result<(), StoreError> {
-    if load(txn, &token.name)?.is_some() {
-        return Err(StoreError::Conflict(format!("The token '{}' exists already.", token.name)));
-    }
-    txn.put(token_key(&token.name), token)
-}
-
-/// Every token that uses this scope map.
-pub(in crate::store) fn users_of_map(
-    txn: &Txn<'_>,
-    map: &ScopeMapName,
-) -> Result<Vec<Token>, StoreError> {
-    let tokens: Vec<(Vec<u8>, Token)> = txn.scan(&prefix(Kind::Token, &[]))?;
-    Ok(tokens.into_iter().map(|(_, t)| t).filter(|t| t.scope_map == *map).collect())
-}
-
 fn existing_map(txn: &Txn<'_>, map: ScopeMapName) -> Result<ScopeMapName, StoreError> {
-    match scope_maps::load(txn, &map)? {
+    match command::scope_map(txn, &map)? {
         Some(_) => Ok(map),
         None => Err(StoreError::Invalid(format!("The scope map '{map}' could not be found."))),
     }
@@ -283,7 +254,7 @@ fn own_map(
     })?;
     grants.sort();
     grants.dedup();
-    match scope_maps::load(txn, &name)? {
+    match command::scope_map(txn, &name)? {
         Some(map) if map.grants == grants => {}
         Some(ScopeMap { .. }) => {
             return Err(StoreError::Conflict(format!(
@@ -293,7 +264,8 @@ fn own_map(
         }
         None => {
             let description = format!("Created by token: {token}");
-            scope_maps::create_for(txn, name.clone(), description, grants, created)?;
+            let map = ScopeMap { name: name.clone(), description, grants, created };
+            command::add_scope_map(txn, map)?;
         }
     }
     Ok(name)

@@ -2,7 +2,8 @@
 
 use super::*;
 use crate::store::Store;
-use crate::store::tree::connected_registries::{NewConnectedRegistry, Settings};
+use crate::store::tree::connected_registries::Settings;
+use crate::store::tree::creation::NewConnectedRegistry;
 use crate::store::tree::scope_maps::ScopeMapUpdate;
 use crate::store::tree::tokens::{NewToken, TokenGrants, TokenUpdate};
 use crate::sys::{Spawner, Sys};
