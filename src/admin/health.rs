@@ -136,6 +136,11 @@ impl Admin {
             ),
             ("blobs_damaged_total", "Content found damaged or missing.", &metrics.blobs_damaged),
             ("blobs_healed_total", "Damaged content that came again.", &metrics.blobs_healed),
+            (
+                "gc_disagreements_total",
+                "Content seen as garbage that the index knows to be needed: a defect.",
+                &metrics.gc_disagreements,
+            ),
             ("scrub_bytes_total", "Content bytes hashed by scrubs.", &metrics.scrub_bytes),
             ("sync_requests_total", "Requests sent to the parent.", &metrics.sync_requests),
         ] {

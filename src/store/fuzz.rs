@@ -273,7 +273,7 @@ fn written(changes: u32, close: bool) -> Vec<(String, Vec<u8>)> {
         let row = RepositoryRow { created: UnixSeconds(number.into()), bytes: 5 };
         let change = move |txn: &mut super::Txn<'_>| match number % 4 {
             3 => {
-                txn.delete(repository_key(&name));
+                txn.delete(repository_key(&name))?;
                 Ok(())
             }
             _ => txn.put(repository_key(&name), &row),

@@ -15,6 +15,7 @@ use super::content::leases::short;
 use super::registry::removal::remove_untagged;
 use super::registry::repositories;
 use super::replica::outbox::{self, Origin, OutboxChange, OutboxEntry};
+use super::rows::derived::{Count, held_key, named_in, needed_key};
 use super::rows::link::{BlobLink, repository_of, split_key};
 use super::rows::manifest::{ManifestRow, manifest_key};
 use super::rows::tag::TagRow;
@@ -245,10 +246,13 @@ impl Run {
                         continue;
                     }
                     let Some(link) = txn.get::<BlobLink>(&key)? else { continue };
-                    if let Some(name) = repository_of(&key) {
-                        repositories::release(txn, &name, link.size)?;
+                    let Some(name) = repository_of(&key) else { continue };
+                    if txn.get::<Count>(&needed_key(&name, &digest))?.is_some() {
+                        disagrees(&shared, &format!("{name} needs blob {digest}"));
+                        continue;
                     }
-                    txn.delete(key.clone());
+                    repositories::release(txn, &name, link.size)?;
+                    txn.delete(key.clone())?;
                     removed.push(key);
                 }
                 Ok(removed)
@@ -319,7 +323,10 @@ impl Run {
         // On the writer: a command that refers to the content was noted before, or comes after
         // and finds the file gone. The length of the file must not hold others up, so it is moved
         // away first.
-        let moved = self.store.commit(move |_| {
+        let moved = self.store.commit(move |txn| {
+            if txn.get::<Count>(&held_key(&digest.to_key()))?.is_some() {
+                return Ok(None);
+            }
             let aside = shared.layout.uploads().join(format!("{}.put", shared.sys.rng.uuid()));
             let path = shared.layout.blob(&digest);
             let moved = shared.leases.unless_held(&digest, since, || {
@@ -381,7 +388,7 @@ impl Run {
         for page in keys.chunks(PAGE) {
             let page = page.to_vec();
             let forget = move |txn: &mut Txn<'_>| {
-                page.into_iter().for_each(|key| txn.delete(key));
+                page.into_iter().try_for_each(|key| txn.delete(key))?;
                 Ok(())
             };
             self.store.commit(forget).await?;
@@ -401,6 +408,7 @@ impl Run {
                 // The subject may have come since the rows were looked at; a tag or an index that
                 // came has touched the manifest. What goes up stays until the parent has it.
                 if shared.leases.held(&digest, since)
+                    || is_named(txn, &repository, &digest)?
                     || refers(txn, &repository, &digest)?
                     || outbox::brings(txn, &repository, &digest)?
                 {
@@ -415,6 +423,22 @@ impl Run {
             })
             .await
     }
+}
+
+/// What was seen as garbage is needed, though nobody has touched it since: it stays.
+fn disagrees(shared: &Shared, what: &str) {
+    shared.sys.metrics.gc_disagreements.add(1);
+    log::error!("garbage collection and the index disagree, nothing is removed: {what}");
+}
+
+/// Whether a tag or an index names a manifest.
+fn is_named(
+    txn: &Txn<'_>,
+    repository: &RepositoryName,
+    digest: &Digest,
+) -> Result<bool, StoreError> {
+    let is_tagged = !txn.page::<Count>(&named_in(repository, digest), 1)?.is_empty();
+    Ok(is_tagged || txn.get::<Count>(&needed_key(repository, digest))?.is_some())
 }
 
 /// Whether a manifest has a subject that exists.
@@ -721,4 +745,52 @@ fn files(shared: &Shared, marked: &[u64], part: u64, parts: u64) -> Result<Files
         }
     }
     Ok(files)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::PutOutcome;
+    use crate::store::registry::manifests::testing::{digest, image, push, put, store};
+    use crate::store::rows::link::blob_key;
+
+    /// A look at the rows that has missed everything, a long time ago.
+    #[test]
+    fn f206_what_is_needed_when_it_would_go_stays_whatever_a_look_has_found() {
+        smol::block_on(async {
+            let store = store();
+            let app: RepositoryName = "app".parse().unwrap();
+            push(&store, "app", 1, &["v1"]).await;
+            let text = format!(
+                r#"{{"schemaVersion":2,
+                    "manifests":[{{"mediaType":"{}","digest":"{}","size":9}}]}}"#,
+                media::OCI_MANIFEST,
+                digest(2)
+            );
+            push(&store, "app", 2, &[]).await;
+            store.put_manifest(&app, put(3, media::OCI_INDEX, &text, &[])).await.unwrap();
+            let shared = store.shared().clone();
+            let run = Run {
+                shared: shared.clone(),
+                store: store.clone(),
+                options: GcOptions { grace: Duration::ZERO, untagged: None, dry_run: false },
+                started: Duration::MAX,
+                since: Duration::MAX,
+                report: GcReport::default(),
+            };
+            let link = (blob_key(&app, &digest(100)), digest(100));
+            assert_eq!(run.unlink(vec![link.clone()]).await, Ok(Vec::new()));
+            assert_eq!(shared.sys.metrics.gc_disagreements.get(), 1);
+            assert_eq!(run.remove_file(&digest(100)).await, Ok(false));
+            for number in [1, 2] {
+                assert_eq!(run.remove_manifest(&app, &digest(number)).await, Ok(false), "{number}");
+            }
+            for number in [3, 2, 1] {
+                store.delete_manifest(&app, &digest(number), &Origin::Client).await.unwrap();
+            }
+            assert_eq!(run.unlink(vec![link.clone()]).await, Ok(vec![link.0]));
+            let again = store.put_manifest(&app, image(1, &[])).await;
+            assert_eq!(again, Ok(PutOutcome::BlobMissing(digest(100))));
+        });
+    }
 }

@@ -221,9 +221,9 @@ impl Writer {
         let mut txn = Txn::over(&*index, &group.overlay);
         txn.live(self.shared.feed.epoch());
         let ran = catch_unwind(AssertUnwindSafe(|| command.run(&mut txn)));
-        let changes = txn.into_changes();
+        let (changes, derived) = txn.into_changes();
         let own = match ran {
-            Ok(Ok(())) => self.frame(group, changes),
+            Ok(Ok(())) => self.frame(group, changes, derived),
             Ok(Err(error)) => Err(error),
             Err(_) => {
                 self.shared.sys.metrics.panics.add(1);
@@ -234,7 +234,12 @@ impl Writer {
         group.answers.push((command, own));
     }
 
-    fn frame(&self, group: &mut Group, changes: Vec<Change>) -> Result<(), StoreError> {
+    fn frame(
+        &self,
+        group: &mut Group,
+        changes: Vec<Change>,
+        derived: Vec<Change>,
+    ) -> Result<(), StoreError> {
         if changes.is_empty() {
             return Ok(());
         }
@@ -251,7 +256,7 @@ impl Writer {
         }
         self.shared.leases.note(&record.changes, self.shared.sys.clock.monotonic());
         self.shared.removals.note(&record.changes);
-        group.overlay.extend(record.changes.iter().cloned());
+        group.overlay.extend(record.changes.iter().cloned().chain(derived));
         group.records.push((sequence, std::mem::take(&mut record.changes)));
         Ok(())
     }

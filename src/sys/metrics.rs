@@ -49,6 +49,8 @@ pub struct Metrics {
     pub scrub_bytes: Counter,
     /// Times that the index was given up and built again.
     pub index_rebuilds: Counter,
+    /// What was seen as garbage and is needed all the same: a defect.
+    pub gc_disagreements: Counter,
     /// Bytes fetched from the parent: content.
     pub sync_bytes_fetched: Counter,
     /// Requests sent to the parent.

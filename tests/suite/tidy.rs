@@ -186,7 +186,7 @@ const STORE_FOLDERS: &[(&str, &[&str])] = &[
     ("rows", &[]),
     ("index", &[]),
     ("journal", &["rows", "index"]),
-    ("recovery", &["index", "journal"]),
+    ("recovery", &["rows", "index", "journal"]),
     ("replica", &["rows", "index", "journal"]),
     ("content", &["rows", "index", "journal", "replica"]),
     ("registry", &["rows", "index", "replica", "content"]),

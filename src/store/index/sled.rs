@@ -16,7 +16,8 @@ use crate::sys::Disk;
 
 /// The row that describes all others; no other key starts with a zero byte.
 const SEAL_KEY: &[u8] = b"\0seal";
-const SEAL_VERSION: u8 = 1;
+/// 2: with the rows that follow from others.
+const SEAL_VERSION: u8 = 2;
 
 /// An index with fewer rows stays in memory as a whole and costs no more than this does, rows.
 const ROWS_IN_MEMORY: u64 = 32_768;
@@ -133,7 +134,8 @@ fn verify(db: &sled::Db) -> Result<Seal, String> {
             note_again(db, &key).map_err(|error| error.to_string())?;
         }
         if key == SEAL_KEY {
-            written = Some(Seal::from_bytes(&row).ok_or("its seal cannot be read")?);
+            written =
+                Some(Seal::from_bytes(&row).ok_or("its seal is damaged or of another version")?);
             continue;
         }
         found.count += 1;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::store::StoreError;
 use crate::store::index::{Change, Index, KeyValue};
+use crate::store::rows::derived::{self, Count};
 use crate::store::rows::{self, Row};
 
 /// A view of the index under the changes that its group has already made, and a place for more.
@@ -38,33 +39,61 @@ impl<'a> Txn<'a> {
 
     /// Reads one row.
     pub fn get<R: Row>(&self, key: &[u8]) -> Result<Option<R>, StoreError> {
+        self.bytes(key)?.map(|bytes| rows::decode(&bytes)).transpose()
+    }
+
+    fn bytes(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
         let pending = self.own.get(key).or_else(|| self.group.and_then(|group| group.get(key)));
         match pending {
-            Some(Some(bytes)) => rows::decode(bytes).map(Some),
-            Some(None) => Ok(None),
-            None => self.index.get(key)?.map(|bytes| rows::decode(&bytes)).transpose(),
+            Some(row) => Ok(row.clone()),
+            None => self.index.get(key),
         }
     }
 
     /// Reads every row whose key starts with `prefix`, in key order.
     pub fn scan<R: Row>(&self, prefix: &[u8]) -> Result<Vec<(Vec<u8>, R)>, StoreError> {
-        let stored: Vec<KeyValue> = self.index.scan(prefix, None, usize::MAX)?;
-        let mut rows: BTreeMap<Vec<u8>, Option<Vec<u8>>> =
-            stored.into_iter().map(|(key, row)| (key, Some(row))).collect();
+        self.page(prefix, usize::MAX)
+    }
+
+    /// The first `limit` of them.
+    pub fn page<R: Row>(
+        &self,
+        prefix: &[u8],
+        limit: usize,
+    ) -> Result<Vec<(Vec<u8>, R)>, StoreError> {
+        let mut pending: BTreeMap<&[u8], Option<&[u8]>> = BTreeMap::new();
         for changes in self.group.into_iter().chain([&self.own]) {
             let from = changes.range(prefix.to_vec()..);
-            for (key, change) in from.take_while(|(key, _)| key.starts_with(prefix)) {
-                rows.insert(key.clone(), change.clone());
-            }
+            let under = from.take_while(|(key, _)| key.starts_with(prefix));
+            pending.extend(under.map(|(key, change)| (key.as_slice(), change.as_deref())));
         }
-        rows.into_iter()
-            .filter_map(|(key, row)| row.map(|row| Ok((key, rows::decode(&row)?))))
-            .collect()
+        // Each of them may hide one of the index.
+        let read = limit.saturating_add(pending.len());
+        let stored: Vec<KeyValue> = self.index.scan(prefix, None, read)?;
+        let mut rows: BTreeMap<Vec<u8>, Option<Vec<u8>>> =
+            stored.into_iter().map(|(key, row)| (key, Some(row))).collect();
+        for (key, change) in pending {
+            rows.insert(key.to_owned(), change.map(<[u8]>::to_owned));
+        }
+        let rows = rows.into_iter().filter_map(|(key, row)| row.map(|row| (key, row)));
+        rows.take(limit).map(|(key, row)| Ok((key, rows::decode(&row)?))).collect()
     }
 
     /// Writes a row.
     pub fn put<R: Row>(&mut self, key: Vec<u8>, row: &R) -> Result<(), StoreError> {
-        self.own.insert(key, Some(rows::encode(row)?));
+        self.change(key, Some(rows::encode(row)?))
+    }
+
+    /// Changes a row, and with it those that follow from it.
+    fn change(&mut self, key: Vec<u8>, row: Option<Vec<u8>>) -> Result<(), StoreError> {
+        if derived::may_count(&key) {
+            let old = self.bytes(&key)?;
+            for (derived, by) in derived::difference(&key, old.as_deref(), row.as_deref()) {
+                let count = self.get::<Count>(&derived)?.map_or(0, |count| count.0);
+                self.own.insert(derived, Count(count.saturating_add_signed(by)).row()?);
+            }
+        }
+        self.own.insert(key, row);
         Ok(())
     }
 
@@ -81,8 +110,8 @@ impl<'a> Txn<'a> {
     }
 
     /// Removes a row, if it is there.
-    pub fn delete(&mut self, key: Vec<u8>) {
-        self.own.insert(key, None);
+    pub fn delete(&mut self, key: Vec<u8>) -> Result<(), StoreError> {
+        self.change(key, None)
     }
 
     /// Removes every row whose key starts with `prefix`.
@@ -95,12 +124,11 @@ impl<'a> Txn<'a> {
                 from.take_while(|(key, _)| key.starts_with(prefix)).map(|(k, _)| k.clone()),
             );
         }
-        keys.into_iter().for_each(|key| self.delete(key));
-        Ok(())
+        keys.into_iter().try_for_each(|key| self.delete(key))
     }
 
-    /// What the command changed, in key order.
-    pub fn into_changes(self) -> Vec<Change> {
-        self.own.into_iter().collect()
+    /// What the command changed, in key order, and what follows from it.
+    pub fn into_changes(self) -> (Vec<Change>, Vec<Change>) {
+        self.own.into_iter().partition(|(key, _)| !derived::is_derived(key))
     }
 }

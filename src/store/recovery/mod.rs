@@ -1,5 +1,6 @@
 //! What a start makes of journal, checkpoints and index.
 
+pub mod apply;
 pub mod found;
 pub mod recover;
 

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use super::apply::apply;
 use crate::store::StoreError;
 use crate::store::index::sled::SledIndex;
 use crate::store::index::{Built, Change, Index, IndexKind, MapIndex};
@@ -122,13 +123,12 @@ pub(in crate::store) fn fill(
             bytes += key.len() + row.len();
             batch.push((key, Some(row)));
             if bytes > REBUILD_BATCH_BYTES {
-                index.apply(0, &batch)?;
+                apply(index, 0, std::mem::take(&mut batch))?;
                 built.add(bytes);
-                batch.clear();
                 bytes = 0;
             }
         }
-        index.apply(base.end.sequence, &batch)?;
+        apply(index, base.end.sequence, batch)?;
     }
     catch_up(disk, layout, index, base, firsts, through, built)
 }
@@ -160,14 +160,13 @@ pub(in crate::store) fn catch_up(
             batch.push((key, row));
         }
         if bytes > REBUILD_BATCH_BYTES {
-            index.apply(last, &batch)?;
+            apply(index, last, std::mem::take(&mut batch))?;
             built.add(bytes);
-            batch.clear();
             bytes = 0;
         }
         Ok(())
     })?;
-    index.apply(last, &batch)
+    apply(index, last, batch)
 }
 
 fn checkpoint_fault(path: &Path, fault: FrameFault) -> StoreError {

@@ -2,12 +2,14 @@
 
 use std::sync::Arc;
 
+use super::apply::apply;
 use super::found::{Found, Recovered, Recovery};
 use crate::store::StoreError;
 use crate::store::index::Index;
 use crate::store::journal::checkpoint::{self, Checkpoint};
 use crate::store::journal::layout::{Layout, OpenError};
 use crate::store::journal::segment::{End, Record, SegmentReader};
+use crate::store::rows::derived;
 use crate::sys::Disk;
 
 /// Rows that are read from the index at a time when it is written out.
@@ -73,7 +75,7 @@ pub(in crate::store) fn salvage(
         if let Some(record) = record.filter(|record| record.sequence == sequence)
             && sequence.checked_sub(1) == Some(index.applied())
         {
-            index.apply(sequence, &record.changes)?;
+            apply(&*index, sequence, record.changes)?;
         }
         Ok(())
     })
@@ -126,7 +128,7 @@ fn write_out(
             return writer.finish();
         };
         after = Some(last.clone());
-        for (key, row) in rows {
+        for (key, row) in rows.into_iter().filter(|(key, _)| !derived::is_derived(key)) {
             writer.row(key, row)?;
         }
     }

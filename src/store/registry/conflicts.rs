@@ -2,7 +2,8 @@
 //! the name, and ours goes under another one.
 
 use super::tags::{self, Precondition};
-use crate::store::replica::outbox::{Origin, OutboxChange, OutboxEntry, finish};
+use crate::store::replica::outbox::{self, Origin, OutboxChange, OutboxEntry, finish};
+use crate::store::rows::derived::About;
 use crate::store::rows::manifest::{ManifestRow, manifest_key};
 use crate::store::rows::node::Fact;
 use crate::store::rows::outbox::entry_key;
@@ -85,8 +86,7 @@ fn settle(
         note_conflict(txn, repository, &name, now)?;
         kept = Some(name);
     }
-    let waiting = txn.scan::<OutboxEntry>(&prefix(Kind::Outbox, &[]))?;
-    if waiting.iter().any(|(_, other)| other.is_of_tag(repository, tag)) {
+    if outbox::waits(txn, repository, About::Tag(tag))? {
         return Ok(kept);
     }
     match parents {
@@ -98,7 +98,7 @@ fn settle(
             tags::switch(txn, repository, tag, theirs, &any, &Origin::Parent, now)?;
         }
         None if txn.get::<TagRow>(&tag_key(repository, tag))?.is_some() => {
-            txn.delete(tag_key(repository, tag));
+            txn.delete(tag_key(repository, tag))?;
         }
         None => {}
     }
@@ -138,7 +138,7 @@ mod tests {
                 .outbox(100)
                 .unwrap()
                 .into_iter()
-                .filter(|(_, entry)| entry.is_of_tag(&app, &v1))
+                .filter(|(_, entry)| entry.brings() != Some(&digest(9)))
                 .map(|(number, _)| number)
                 .collect();
             // A later change of the tag waits: the name stays with it.

@@ -182,7 +182,7 @@ pub(in crate::store) fn forget_untagged(
 ) -> Result<(), StoreError> {
     let key = untagged_key(repository, digest);
     if txn.get::<Untagged>(&key)?.is_some() {
-        txn.delete(key);
+        txn.delete(key)?;
     }
     Ok(())
 }

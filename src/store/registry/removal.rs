@@ -1,10 +1,9 @@
 //! Deleting a manifest with the tags that name it: however many they are, a bounded number at a
 //! time.
 //!
-//! The tags are looked up outside the writer. A tag that is set meanwhile is noticed, because the
-//! writer notes what its commands set: then the tags are looked up once more. A few tags go in the
-//! record that removes the manifest; of many, the first record also names the deletion for the
-//! parent, so that it is carried through everywhere if this node stops in the middle.
+//! A few tags go in the record that removes the manifest; of many, the first record also names the
+//! deletion for the parent, so that it is carried through everywhere if this node stops in the
+//! middle.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,23 +13,23 @@ use super::repositories;
 use crate::store::index::Change;
 use crate::store::replica::delivered::{self, Effect};
 use crate::store::replica::outbox::{self, Origin, OutboxChange, OutboxEntry};
+use crate::store::rows::derived::{Count, named_in};
 use crate::store::rows::manifest::{ManifestRow, manifest_key};
 use crate::store::rows::name_at;
 use crate::store::rows::referrer::referrer_key;
-use crate::store::rows::tag::TagRow;
+use crate::store::rows::tag::{TagRow, tag_key};
 use crate::store::rows::{self, Kind, prefix};
 use crate::store::{Shared, Store, StoreError, Txn};
-use crate::sys::spawn;
-use crate::types::{Digest, RepositoryName};
+use crate::types::{Digest, RepositoryName, Tag};
 
-/// Rows of tags read at a time. One record removes at most twice as many.
+/// Tags that one record removes.
 const PAGE: usize = 1000;
 /// Tags whose removal the parent is told one by one, before that of their manifest, so that each of
 /// them has all its changes in order. More go there without a word, with the manifest: they stay
 /// there if the parent refuses the deletion and the manifest is pushed again before it is retried.
 const TAGS_TOLD_MAX: usize = 64;
-/// How often the tags are looked up again because one was set meanwhile. Over it: `Unavailable`.
-const ROUNDS_MAX: usize = 16;
+/// Records of one deletion. Over it, because tags are set as fast as they go: `Unavailable`.
+const RECORDS_MAX: usize = 10_000;
 
 /// Manifests that are being deleted, and whether a tag was made to name one since.
 #[derive(Default)]
@@ -121,8 +120,7 @@ impl Drop for Watch {
     }
 }
 
-/// Whether a tag was set since this was last asked. To be asked by commands: one that was answered
-/// has seen all tags set before it in the index, or here.
+/// Whether a tag was set since this was last asked. To be asked by commands.
 fn take_tagged(shared: &Shared, id: u64) -> bool {
     let mut table = shared.removals.table();
     table.watched.get_mut(&id).is_some_and(|watched| std::mem::take(&mut watched.tagged))
@@ -149,7 +147,7 @@ struct Removal<'a> {
     store: &'a Store,
     origin: &'a Origin,
     watch: Watch,
-    /// The parent will hear of it.
+    /// Whether the parent will hear of it.
     announced: bool,
 }
 
@@ -176,125 +174,56 @@ impl Store {
     /// now.
     pub async fn delete_watched(&self, watch: Watch, origin: &Origin) -> Result<(), StoreError> {
         let mut removal = Removal { store: self, origin, watch, announced: false };
-        for round in 0..ROUNDS_MAX {
-            match removal.begin().await {
-                Ok(Step::There) => {}
-                Ok(Step::Done) => return Ok(()),
-                // Somebody else deleted it since the first round.
-                Err(StoreError::NotFound) if round > 0 => return Ok(()),
-                Err(error) => return Err(error),
-            }
-            if removal.round().await? == Step::Done {
+        for _ in 0..RECORDS_MAX {
+            if removal.step().await? == Step::Done {
                 return Ok(());
             }
-            // A tag that was set since may have gone up, and have brought it back there.
-            removal.announced = false;
         }
         Err(StoreError::Unavailable)
     }
 }
 
 impl Removal<'_> {
-    /// From here on every tag that is set is noticed, and all that were set before can be looked
-    /// up.
-    async fn begin(&self) -> Result<Step, StoreError> {
-        let (shared, id) = (self.watch.shared.clone(), self.watch.id);
-        self.command(move |txn, repository, digest, origin| {
-            take_tagged(&shared, id);
+    /// Removes some of many tags, or the last ones and the manifest.
+    async fn step(&mut self) -> Result<Step, StoreError> {
+        let (shared, id, before) = (self.watch.shared.clone(), self.watch.id, self.announced);
+        let step = self.command(move |txn, repository, digest, origin| {
+            // A tag that was set since may have gone up, and have brought it back there.
+            let was_tagged = take_tagged(&shared, id);
+            let announced = before && !was_tagged;
             if delivered::is_replay(txn, origin, repository, &gone(digest))? {
                 return Ok(Step::Done);
             }
-            if txn.get::<ManifestRow>(&manifest_key(repository, digest))?.is_some() {
-                return Ok(Step::There);
+            if txn.get::<ManifestRow>(&manifest_key(repository, digest))?.is_none() {
+                return is_gone(txn, repository, digest, origin, before);
             }
-            match origin {
-                Origin::Child(_) => delivered::record(txn, origin, repository, gone(digest))?,
-                Origin::Client | Origin::Parent => return Err(StoreError::NotFound),
+            let start = named_in(repository, digest);
+            let mut tags = txn.page::<Count>(&start, PAGE + 1)?;
+            let is_last = tags.len() <= PAGE;
+            tags.truncate(PAGE);
+            let tags: Vec<Tag> =
+                tags.iter().map(|(key, _)| name_at(key, start.len())).collect::<Result<_, _>>()?;
+            if is_last {
+                delivered::record(txn, origin, repository, gone(digest))?;
             }
-            // The parent may have what this node has not got yet.
-            announce(txn, repository, digest, origin)?;
-            Ok(Step::Done)
-        })
-        .await
-    }
-
-    /// Looks all tags up and removes those that name the manifest, and then the manifest, unless
-    /// a tag was set meanwhile.
-    async fn round(&mut self) -> Result<Step, StoreError> {
-        let mut found = Vec::new();
-        let mut after: Option<Vec<u8>> = None;
-        loop {
-            let (named, last) = self.look(after).await?;
-            found.extend(named);
-            if last.is_none() {
-                return self.finish(found).await;
-            }
-            after = last;
-            if found.len() >= PAGE && self.untag(std::mem::take(&mut found)).await? == Step::Done {
-                return Ok(Step::Done);
-            }
-        }
-    }
-
-    /// The keys of the next tags that name the manifest, and of the last tag read, if any.
-    async fn look(
-        &self,
-        after: Option<Vec<u8>>,
-    ) -> Result<(Vec<Vec<u8>>, Option<Vec<u8>>), StoreError> {
-        let (store, digest) = (self.store.clone(), self.watch.digest.clone());
-        let tags = prefix(Kind::Tag, &[self.watch.repository.as_str().as_bytes()]);
-        spawn::blocking(move || {
-            let rows = store.scan::<TagRow>(&tags, after.as_deref(), PAGE)?;
-            let last = rows.last().map(|(key, _)| key.clone());
-            let named = rows.into_iter().filter(|(_, tag)| tag.digest == digest);
-            Ok((named.map(|(key, _)| key).collect(), last))
-        })
-        .await
-    }
-
-    /// Removes some of many tags.
-    async fn untag(&mut self, tags: Vec<Vec<u8>>) -> Result<Step, StoreError> {
-        let announced = std::mem::replace(&mut self.announced, true);
-        self.command(move |txn, repository, digest, origin| {
-            let row = txn.get::<ManifestRow>(&manifest_key(repository, digest))?;
-            if row.is_none() || delivered::is_replay(txn, origin, repository, &gone(digest))? {
-                return Ok(Step::Done);
-            }
-            untag(txn, digest, tags)?;
             if !announced {
-                announce(txn, repository, digest, origin)?;
-            }
-            Ok(Step::There)
-        })
-        .await
-    }
-
-    /// Removes the last tags and the manifest.
-    async fn finish(&self, tags: Vec<Vec<u8>>) -> Result<Step, StoreError> {
-        let (shared, id, announced) = (self.watch.shared.clone(), self.watch.id, self.announced);
-        self.command(move |txn, repository, digest, origin| {
-            if delivered::is_replay(txn, origin, repository, &gone(digest))? {
-                return Ok(Step::Done);
-            }
-            if take_tagged(&shared, id) {
-                return Ok(Step::There);
-            }
-            delivered::record(txn, origin, repository, gone(digest))?;
-            if !remove_untagged(txn, repository, digest)? {
-                // Somebody else removed it meanwhile; a child's change goes on under its own name.
-                if !announced && matches!(origin, Origin::Child(_)) {
-                    announce(txn, repository, digest, origin)?;
+                if is_last {
+                    tell_tags(txn, repository, digest, origin, &tags)?;
                 }
-                return Ok(Step::Done);
-            }
-            if !announced {
-                tell_tags(txn, repository, digest, origin, &tags)?;
                 announce(txn, repository, digest, origin)?;
             }
-            untag(txn, digest, tags)?;
+            for tag in &tags {
+                txn.delete(tag_key(repository, tag))?;
+            }
+            if !is_last {
+                return Ok(Step::There);
+            }
+            remove_untagged(txn, repository, digest)?;
             Ok(Step::Done)
-        })
-        .await
+        });
+        let step = step.await?;
+        self.announced = true;
+        Ok(step)
     }
 
     async fn command<F>(&self, run: F) -> Result<Step, StoreError>
@@ -323,14 +252,28 @@ fn gone(digest: &Digest) -> Effect {
     Effect::Manifest(digest.clone(), false)
 }
 
-/// Removes tags that still name the manifest.
-fn untag(txn: &mut Txn<'_>, digest: &Digest, tags: Vec<Vec<u8>>) -> Result<(), StoreError> {
-    for key in tags {
-        if txn.get::<TagRow>(&key)?.is_some_and(|tag| tag.digest == *digest) {
-            txn.delete(key);
+/// What becomes of the deletion of a manifest that is not here.
+fn is_gone(
+    txn: &mut Txn<'_>,
+    repository: &RepositoryName,
+    digest: &Digest,
+    origin: &Origin,
+    announced: bool,
+) -> Result<Step, StoreError> {
+    match origin {
+        // The parent may have what this node has not got yet. A child's change goes on under its
+        // own name.
+        Origin::Child(_) => {
+            delivered::record(txn, origin, repository, gone(digest))?;
+            if !announced {
+                announce(txn, repository, digest, origin)?;
+            }
         }
+        Origin::Client | Origin::Parent if !announced => return Err(StoreError::NotFound),
+        // Somebody else deleted it since the first record.
+        Origin::Client | Origin::Parent => {}
     }
-    Ok(())
+    Ok(Step::Done)
 }
 
 /// Lets the parent hear of a few tags that go with their manifest.
@@ -339,19 +282,16 @@ fn tell_tags(
     repository: &RepositoryName,
     digest: &Digest,
     origin: &Origin,
-    tags: &[Vec<u8>],
+    tags: &[Tag],
 ) -> Result<(), StoreError> {
     if *origin == Origin::Parent || tags.len() > TAGS_TOLD_MAX {
         return Ok(());
     }
-    let start = prefix(Kind::Tag, &[repository.as_str().as_bytes()]).len();
-    for key in tags {
-        if txn.get::<TagRow>(key)?.is_some_and(|tag| tag.digest == *digest) {
-            let (tag, base) = (name_at(key, start)?, Some(digest.clone()));
-            let change = OutboxChange::Tag { tag, base, digest: None };
-            // A child has named one change, which is the removal of the manifest.
-            outbox::enqueue(txn, &Origin::Client, repository, change)?;
-        }
+    for tag in tags {
+        let (tag, base) = (tag.clone(), Some(digest.clone()));
+        let change = OutboxChange::Tag { tag, base, digest: None };
+        // A child has named one change, which is the removal of the manifest.
+        outbox::enqueue(txn, &Origin::Client, repository, change)?;
     }
     Ok(())
 }
@@ -376,10 +316,10 @@ pub(in crate::store) fn remove_untagged(
     let key = manifest_key(repository, digest);
     let Some(row) = txn.get::<ManifestRow>(&key)? else { return Ok(false) };
     if let Some(subject) = &row.subject {
-        txn.delete(referrer_key(repository, subject, digest));
+        txn.delete(referrer_key(repository, subject, digest))?;
     }
     forget_untagged(txn, repository, digest)?;
-    txn.delete(key);
+    txn.delete(key)?;
     repositories::release(txn, repository, row.size)?;
     Ok(true)
 }
@@ -390,7 +330,7 @@ mod tests {
     use super::*;
     use crate::store::Precondition;
     use crate::store::replica::node::testing::connected;
-    use crate::types::{Cursor, Tag};
+    use crate::types::Cursor;
 
     fn app() -> RepositoryName {
         "app".parse().unwrap()
@@ -454,20 +394,22 @@ mod tests {
     #[test]
     fn a_tag_that_is_set_while_its_manifest_goes_goes_too() {
         smol::block_on(async {
-            let store = device(4).await;
+            let store = device(2 * PAGE + 4).await;
             let (repository, first) = (app(), digest(1));
             let watch = store.watch_manifest(&repository, &first);
             let origin = &Origin::Client;
             let mut removal = Removal { store: &store, origin, watch, announced: false };
-            assert_eq!(removal.begin().await, Ok(Step::There));
-            let (found, last) = removal.look(None).await.unwrap();
-            assert!(found.len() == 2 && last.is_some());
+            assert_eq!(removal.step().await, Ok(Step::There));
+            // Behind the two manifests.
+            let told = store.outbox(9).unwrap().len();
             set(&store, "other", 2, &Origin::Client).await.unwrap();
             set(&store, "late", 1, &Origin::Client).await.unwrap();
-            assert_eq!(removal.finish(found).await, Ok(Step::There), "a tag would name nothing");
-            assert_eq!(removal.begin().await, Ok(Step::There));
-            assert_eq!(removal.round().await, Ok(Step::Done));
-            assert_eq!((tags(&store, 1), tags(&store, 2)), (0, 3));
+            assert_eq!(removal.step().await, Ok(Step::Done));
+            assert_eq!((tags(&store, 1), tags(&store, 2)), (0, PAGE + 3));
+            let waiting: Vec<_> = store.outbox(99).unwrap().into_iter().map(|(_, e)| e).collect();
+            let deletion = OutboxChange::ManifestDeleted { digest: first };
+            assert_eq!((told, waiting[2].change == deletion), (3, true));
+            assert!(waiting.last().unwrap().change == deletion, "the tag may have gone up between");
             let late = set(&store, "later", 1, &Origin::Client).await;
             assert_eq!(late, Err(StoreError::NotFound));
             drop(removal);
@@ -510,10 +452,9 @@ mod tests {
             let (repository, first) = (app(), digest(1));
             let watch = store.watch_manifest(&repository, &first);
             let origin = &child(7);
-            let removal = Removal { store: &store, origin, watch, announced: false };
-            assert_eq!(removal.begin().await, Ok(Step::There));
+            let mut removal = Removal { store: &store, origin, watch, announced: false };
             store.delete_manifest(&repository, &first, &Origin::Client).await.unwrap();
-            assert_eq!(removal.finish(Vec::new()).await, Ok(Step::Done));
+            assert_eq!(removal.step().await, Ok(Step::Done));
             let Origin::Child(delivery) = child(7) else { unreachable!() };
             let change = OutboxChange::ManifestDeleted { digest: first };
             let last = store.outbox(9).unwrap().pop().map(|(_, entry)| (entry.id, entry.change));

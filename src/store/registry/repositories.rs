@@ -94,7 +94,7 @@ impl Store {
         let (repository, key) = (repository.clone(), blob_key(repository, digest));
         self.commit(move |txn| {
             let link = txn.get::<BlobLink>(&key)?.ok_or(StoreError::NotFound)?;
-            txn.delete(key);
+            txn.delete(key)?;
             release(txn, &repository, link.size)
         })
         .await
@@ -149,14 +149,14 @@ impl Store {
                     break;
                 }
                 self.commit(move |txn| {
-                    page.into_iter().for_each(|(key, _)| txn.delete(key));
+                    page.into_iter().try_for_each(|(key, _)| txn.delete(key))?;
                     Ok(())
                 })
                 .await?;
             }
         }
         self.commit(move |txn| {
-            txn.delete(own);
+            txn.delete(own)?;
             Ok(())
         })
         .await

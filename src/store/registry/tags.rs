@@ -143,7 +143,7 @@ impl Store {
                 return Err(StoreError::NotFound);
             };
             delivered::record(txn, &origin, &repository, effect)?;
-            txn.delete(key);
+            txn.delete(key)?;
             let change = OutboxChange::Tag { tag, base: Some(base.clone()), digest: None };
             outbox::enqueue(txn, &origin, &repository, change)?;
             Ok(Some(base))

@@ -156,7 +156,7 @@ fn begin_life(
     lives.sort();
     let next = lives.last().map_or(0, |(life, _)| life.saturating_add(1));
     let over = (lives.len() + 1).saturating_sub(LIVES_MAX);
-    lives.into_iter().take(over).for_each(|(_, key)| txn.delete(key));
+    lives.into_iter().take(over).try_for_each(|(_, key)| txn.delete(key))?;
     Ok(next)
 }
 
@@ -169,7 +169,7 @@ pub(in crate::store) fn forget(
     for (key, _) in
         txn.scan::<Delivered>(&prefix(Kind::Delivered, &[origin.as_str().as_bytes()]))?
     {
-        txn.delete(key);
+        txn.delete(key)?;
     }
     Ok(())
 }

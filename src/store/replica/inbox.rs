@@ -86,7 +86,7 @@ impl Store {
             return Ok(());
         }
         self.commit(move |txn| {
-            applied.into_iter().for_each(|id| txn.delete(id.0));
+            applied.into_iter().try_for_each(|id| txn.delete(id.0))?;
             Ok(())
         })
         .await
@@ -98,7 +98,7 @@ impl Store {
         self.commit(move |txn| {
             // One that was asked for since it began is still due.
             if txn.get::<Fact>(&reconcile_key())? != Some(Fact::Again) {
-                txn.delete(reconcile_key());
+                txn.delete(reconcile_key())?;
             }
             begin_at(txn, position)
         })
@@ -109,7 +109,7 @@ impl Store {
 /// Forgets what was received: the parent's feed is followed from this position on.
 pub(super) fn begin_at(txn: &mut Txn<'_>, position: Cursor) -> Result<(), StoreError> {
     for (key, _) in txn.scan::<InboxRow>(&prefix(Kind::Inbox, &[]))? {
-        txn.delete(key);
+        txn.delete(key)?;
     }
     txn.put(position_key(), &Position(position))
 }

@@ -153,7 +153,7 @@ impl Store {
             if owed {
                 return txn.put_changed(debts_key(), &Fact::Mark);
             }
-            txn.delete(debts_key());
+            txn.delete(debts_key())?;
             Ok(())
         })
         .await
@@ -197,7 +197,7 @@ impl Store {
         self.commit(move |txn| {
             match (synced, txn.get::<Fact>(&key)?.is_some()) {
                 (true, false) => txn.put(key, &Fact::Mark)?,
-                (false, true) => txn.delete(key),
+                (false, true) => txn.delete(key)?,
                 _ => {}
             }
             Ok(())
@@ -306,7 +306,7 @@ fn replace_all<R: Row + PartialEq>(
     }
     for (row_key, _) in txn.scan::<R>(&prefix(kind, &[]))? {
         if !wanted.contains(&row_key) {
-            txn.delete(row_key);
+            txn.delete(row_key)?;
         }
     }
     Ok(())
@@ -319,10 +319,10 @@ fn forget_strangers(txn: &mut Txn<'_>, config: &NodeConfig) -> Result<(), StoreE
         let name = &stranger.node.name;
         if !known.contains(name.as_str()) {
             delivered::forget(txn, name)?;
-            txn.delete(descendant_key(name));
-            txn.delete(version_key(name));
-            txn.delete(key(Kind::Activation, &[name.as_str().as_bytes()]));
-            txn.delete(key(Kind::Status, &[name.as_str().as_bytes()]));
+            txn.delete(descendant_key(name))?;
+            txn.delete(version_key(name))?;
+            txn.delete(key(Kind::Activation, &[name.as_str().as_bytes()]))?;
+            txn.delete(key(Kind::Status, &[name.as_str().as_bytes()]))?;
         }
     }
     Ok(())

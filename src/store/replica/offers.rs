@@ -1,15 +1,13 @@
 //! What a node offers a parent that was replaced or restored, and may have lost what it had taken.
 
-use std::collections::BTreeSet;
-
 use super::inbox;
 use super::node::ask_for_reconcile;
-use super::outbox::{Origin, OutboxChange, OutboxEntry, enqueue};
+use super::outbox::{Origin, OutboxChange, enqueue, oldest_of_tag, waits};
+use crate::store::rows::derived::About;
 use crate::store::rows::manifest::{ManifestRow, manifest_key};
 use crate::store::rows::node::{Fact, offer_key};
-use crate::store::rows::outbox::remember;
+use crate::store::rows::outbox::{entry_key, remember};
 use crate::store::rows::tag::{TagRow, tag_key};
-use crate::store::rows::{Kind, prefix};
 use crate::store::{Store, StoreError, Txn};
 use crate::types::{Cursor, Digest, RepositoryName, Tag};
 
@@ -48,7 +46,7 @@ impl Store {
     pub async fn end_offer(&self, repository: &RepositoryName) -> Result<(), StoreError> {
         let key = offer_key(repository);
         self.commit(move |txn| {
-            txn.delete(key);
+            txn.delete(key)?;
             Ok(())
         })
         .await
@@ -64,10 +62,12 @@ impl Store {
         for page in tags.chunks(OFFERS_AT_ONCE) {
             let (repository, page) = (repository.clone(), page.to_vec());
             self.commit(move |txn| {
-                let waiting = waiting_tags(txn, &repository, &page)?;
                 for (tag, digest) in page {
+                    if began_with_nothing(txn, &repository, &tag)? {
+                        continue;
+                    }
                     let row = txn.get::<TagRow>(&tag_key(&repository, &tag))?;
-                    if !waiting.contains(&tag) && row.is_some_and(|row| row.digest == digest) {
+                    if row.is_some_and(|row| row.digest == digest) {
                         let change = OutboxChange::Tag { tag, base: None, digest: Some(digest) };
                         enqueue(txn, &Origin::Client, &repository, change)?;
                     }
@@ -89,14 +89,10 @@ impl Store {
         for page in manifests.chunks(OFFERS_AT_ONCE) {
             let (repository, page) = (repository.clone(), page.to_vec());
             self.commit(move |txn| {
-                let entries = txn.scan::<OutboxEntry>(&prefix(Kind::Outbox, &[]))?.into_iter();
-                let here = entries.filter(|(_, entry)| entry.repository == repository);
-                let waiting: Vec<OutboxChange> = here.map(|(_, entry)| entry.change).collect();
                 for digest in page {
-                    let is_here =
-                        txn.get::<ManifestRow>(&manifest_key(&repository, &digest))?.is_some();
-                    let change = OutboxChange::ManifestAdded { digest };
-                    if is_here && !waiting.contains(&change) {
+                    let row = txn.get::<ManifestRow>(&manifest_key(&repository, &digest))?;
+                    if row.is_some() && !waits(txn, &repository, About::Added(&digest))? {
+                        let change = OutboxChange::ManifestAdded { digest };
                         enqueue(txn, &Origin::Client, &repository, change)?;
                     }
                 }
@@ -108,26 +104,19 @@ impl Store {
     }
 }
 
-/// Those of these tags of which changes wait. Notes of the oldest change of each that the parent
-/// may have no such tag any more, by nobody's doing.
-fn waiting_tags(
+/// Whether changes of a tag wait. Notes of the oldest that the parent may have no such tag any
+/// more, by nobody's doing.
+fn began_with_nothing(
     txn: &mut Txn<'_>,
     repository: &RepositoryName,
-    tags: &[(Tag, Digest)],
-) -> Result<BTreeSet<Tag>, StoreError> {
-    let lacked: BTreeSet<&Tag> = tags.iter().map(|(tag, _)| tag).collect();
-    let mut waiting = BTreeSet::new();
-    for (key, mut entry) in txn.scan::<OutboxEntry>(&prefix(Kind::Outbox, &[]))? {
-        if entry.repository == *repository
-            && let OutboxChange::Tag { tag, .. } = &entry.change
-            && lacked.contains(tag)
-            && waiting.insert(tag.clone())
-        {
-            remember(&mut entry.unheard, None);
-            txn.put_changed(key, &entry)?;
-        }
-    }
-    Ok(waiting)
+    tag: &Tag,
+) -> Result<bool, StoreError> {
+    let Some((number, mut entry)) = oldest_of_tag(txn, repository, tag)? else {
+        return Ok(false);
+    };
+    remember(&mut entry.unheard, None);
+    txn.put_changed(entry_key(number), &entry)?;
+    Ok(true)
 }
 
 #[cfg(test)]

@@ -3,6 +3,10 @@
 
 use std::collections::BTreeSet;
 
+use crate::store::rows::derived::{
+    About, Count, waiting_about, waiting_in, waiting_name, waiting_number, waiting_removals,
+    waiting_tags,
+};
 use crate::store::rows::manifest::{ManifestRow, manifest_key};
 use crate::store::rows::node::self_config_key;
 use crate::store::rows::outbox::{LastOutbox, counter_key, entry_key, number_of, remember};
@@ -76,19 +80,19 @@ impl Store {
         repository: &RepositoryName,
         tag: &Tag,
     ) -> Result<bool, StoreError> {
-        let entries = self.outbox(usize::MAX)?;
-        Ok(entries.iter().any(|(_, entry)| entry.is_of_tag(repository, tag)))
+        let changes = waiting_about(repository, About::Tag(tag));
+        Ok(!self.scan::<Count>(&changes, None, 1)?.is_empty())
     }
 
     /// Tags of a repository with changes on their way up.
     pub fn outbox_tags(&self, repository: &RepositoryName) -> Result<BTreeSet<Tag>, StoreError> {
-        let here = self.outbox(usize::MAX)?.into_iter().map(|(_, entry)| entry);
-        let here = here.filter(|entry| entry.repository == *repository);
-        let tag = |entry: OutboxEntry| match entry.change {
-            OutboxChange::Tag { tag, .. } => Some(tag),
-            OutboxChange::ManifestAdded { .. } | OutboxChange::ManifestDeleted { .. } => None,
+        let start = waiting_tags(repository);
+        let rows = self.scan::<Count>(&start, None, usize::MAX)?;
+        let tag = |key: &[u8]| {
+            let name = waiting_name(key, start.len());
+            std::str::from_utf8(name.strip_suffix(&[0])?).ok()?.parse().ok()
         };
-        Ok(here.filter_map(tag).collect())
+        Ok(rows.iter().filter_map(|(key, _)| tag(key)).collect())
     }
 
     /// Removes a change that the parent has taken; whether the parent had refused it before.
@@ -116,10 +120,10 @@ impl Store {
             let OutboxChange::Tag { tag, base, digest: Some(digest) } = &entry.change else {
                 return Ok(false);
             };
-            let waiting = txn.scan::<OutboxEntry>(&prefix(Kind::Outbox, &[]))?;
-            let mut later = waiting.into_iter().filter(|(key, _)| *key > entry_key(number));
-            let next = later.find(|(_, next)| next.is_of_tag(&entry.repository, tag));
-            let Some((key, mut next)) = next else {
+            let of_tag = waiting_about(&entry.repository, About::Tag(tag));
+            let waiting = waiting_under(txn, &of_tag)?;
+            let next = waiting.into_iter().find(|(other, _)| *other > number);
+            let Some((next_number, mut next)) = next else {
                 return Ok(false);
             };
             let OutboxChange::Tag { base: begins, .. } = &mut next.change else {
@@ -130,7 +134,7 @@ impl Store {
             }
             begins.clone_from(base);
             next.unheard = entry.attempted();
-            txn.put(key, &next)?;
+            txn.put(entry_key(next_number), &next)?;
             finish(txn, number)?;
             Ok(true)
         })
@@ -172,14 +176,10 @@ impl Store {
         &self,
         repository: &RepositoryName,
     ) -> Result<BTreeSet<Digest>, StoreError> {
-        let here = self.outbox(usize::MAX)?.into_iter().map(|(_, entry)| entry);
-        let deleted = |entry: OutboxEntry| match entry.change {
-            OutboxChange::ManifestDeleted { digest } if entry.repository == *repository => {
-                Some(digest)
-            }
-            _ => None,
-        };
-        Ok(here.filter_map(deleted).collect())
+        let start = waiting_removals(repository);
+        let rows = self.scan::<Count>(&start, None, usize::MAX)?;
+        let digest = |key: &[u8]| Digest::from_key(waiting_name(key, start.len()));
+        Ok(rows.iter().filter_map(|(key, _)| digest(key)).collect())
     }
 }
 
@@ -197,12 +197,12 @@ fn tags_are_gone(
     digest: &Digest,
 ) -> Result<(), StoreError> {
     let mut seen = BTreeSet::new();
-    for (key, mut entry) in txn.scan::<OutboxEntry>(&prefix(Kind::Outbox, &[]))? {
+    for (number, mut entry) in waiting(txn, repository)? {
         let attempted = entry.attempted();
         let OutboxChange::Tag { tag, base, .. } = &mut entry.change else {
             continue;
         };
-        if entry.repository != *repository || !seen.insert(tag.clone()) {
+        if !seen.insert(tag.clone()) {
             continue;
         }
         if base.as_ref() == Some(digest) {
@@ -212,17 +212,56 @@ fn tags_are_gone(
         } else {
             continue;
         }
-        txn.put(key, &entry)?;
+        txn.put(entry_key(number), &entry)?;
     }
     Ok(())
 }
 
+/// The changes of a repository that wait, oldest first.
+pub(in crate::store) fn waiting(
+    txn: &Txn<'_>,
+    repository: &RepositoryName,
+) -> Result<Vec<(u64, OutboxEntry)>, StoreError> {
+    waiting_under(txn, &waiting_in(repository))
+}
+
+fn waiting_under(txn: &Txn<'_>, start: &[u8]) -> Result<Vec<(u64, OutboxEntry)>, StoreError> {
+    let mut waiting = Vec::new();
+    for (key, _) in txn.scan::<Count>(start)? {
+        let number = waiting_number(&key)?;
+        // Outside of a command it may have been delivered since.
+        if let Some(entry) = txn.get::<OutboxEntry>(&entry_key(number))? {
+            waiting.push((number, entry));
+        }
+    }
+    waiting.sort_by_key(|(number, _)| *number);
+    Ok(waiting)
+}
+
+/// The oldest change of a tag that waits.
+pub(in crate::store) fn oldest_of_tag(
+    txn: &Txn<'_>,
+    repository: &RepositoryName,
+    tag: &Tag,
+) -> Result<Option<(u64, OutboxEntry)>, StoreError> {
+    Ok(waiting_under(txn, &waiting_about(repository, About::Tag(tag)))?.into_iter().next())
+}
+
+/// Whether changes of a tag or manifest wait.
+pub(in crate::store) fn waits(
+    txn: &Txn<'_>,
+    repository: &RepositoryName,
+    about: About<'_>,
+) -> Result<bool, StoreError> {
+    Ok(!txn.page::<Count>(&waiting_about(repository, about), 1)?.is_empty())
+}
+
 /// Takes a change out, whatever had become of it before; whether it had been refused.
 pub(in crate::store) fn finish(txn: &mut Txn<'_>, number: u64) -> Result<bool, StoreError> {
-    txn.delete(entry_key(number));
+    txn.delete(entry_key(number))?;
     let was_refused = txn.get::<RefusedChange>(&refused_key(number))?.is_some();
     if was_refused {
-        txn.delete(refused_key(number));
+        txn.delete(refused_key(number))?;
     }
     Ok(was_refused)
 }
@@ -283,13 +322,11 @@ pub(in crate::store) fn refuse_held(
     if *origin != Origin::Parent {
         return Ok(());
     }
-    let entries = txn.scan::<OutboxEntry>(&prefix(Kind::Outbox, &[]))?;
-    let holds = |entry: &OutboxEntry| match &entry.change {
-        OutboxChange::Tag { tag: of, .. } => of == tag,
-        OutboxChange::ManifestDeleted { digest: of } => Some(of) == digest,
-        OutboxChange::ManifestAdded { .. } => false,
+    let is_deleted = match digest {
+        Some(digest) => waits(txn, repository, About::Deleted(digest))?,
+        None => false,
     };
-    if entries.iter().any(|(_, entry)| entry.repository == *repository && holds(entry)) {
+    if is_deleted || waits(txn, repository, About::Tag(tag))? {
         return Err(StoreError::Conflict(format!("a change of tag {tag} is on its way up")));
     }
     Ok(())
@@ -301,10 +338,7 @@ pub(in crate::store) fn refuse_deleted(
     repository: &RepositoryName,
     digest: &Digest,
 ) -> Result<(), StoreError> {
-    let entries = txn.scan::<OutboxEntry>(&prefix(Kind::Outbox, &[]))?;
-    let removal = OutboxChange::ManifestDeleted { digest: digest.clone() };
-    let deletes = |entry: &OutboxEntry| entry.repository == *repository && entry.change == removal;
-    if entries.iter().any(|(_, entry)| deletes(entry)) {
+    if waits(txn, repository, About::Deleted(digest))? {
         return Err(StoreError::Conflict(format!("the removal of {digest} is on its way up")));
     }
     Ok(())
@@ -316,10 +350,9 @@ pub(in crate::store) fn brings(
     repository: &RepositoryName,
     digest: &Digest,
 ) -> Result<bool, StoreError> {
-    let entries = txn.scan::<OutboxEntry>(&prefix(Kind::Outbox, &[]))?;
-    let here = entries.iter().filter(|(_, entry)| entry.repository == *repository);
+    let here = waiting(txn, repository)?;
     let mut level: BTreeSet<Digest> =
-        here.filter_map(|(_, entry)| entry.brings().cloned()).collect();
+        here.iter().filter_map(|(_, entry)| entry.brings().cloned()).collect();
     let mut seen = BTreeSet::new();
     while !level.is_empty() && !level.contains(digest) {
         let mut below = BTreeSet::new();

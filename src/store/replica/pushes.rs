@@ -69,7 +69,7 @@ impl Store {
             let over = pushes.0.len().saturating_sub(PUSHES_MAX);
             pushes.0.drain(..over);
             if pushes.0.is_empty() {
-                txn.delete(pushes_key());
+                txn.delete(pushes_key())?;
                 return Ok(());
             }
             txn.put(pushes_key(), &pushes)

@@ -246,7 +246,7 @@ fn renumber(
         // Early builds took what was refused out of the outbox.
         (None, Some(refusal)) if still_stands(txn, &refusal.entry)? => refusal.entry.clone(),
         (None, _) => {
-            txn.delete(refused_key(number));
+            txn.delete(refused_key(number))?;
             return Ok(1);
         }
     };

@@ -2,6 +2,7 @@
 //! and postcard.
 
 pub mod connected_registry;
+pub mod derived;
 pub mod link;
 pub mod manifest;
 pub mod node;
@@ -61,6 +62,15 @@ pub enum Kind {
     /// origin connected registry, repository, incarnation -> last outbox number whose effect is
     /// recorded here; without the incarnation for changes that were written before there were any
     Delivered = 36,
+    /// repository, tag or digest, sequence -> a change of it on its way to the parent; derived, as
+    /// are those below
+    Waiting = 0xf0,
+    /// repository, digest, tag -> a tag that names the manifest
+    Named = 0xf1,
+    /// repository, digest -> how many manifests name it
+    Needed = 0xf2,
+    /// digest -> how many rows of repositories have this content
+    Held = 0xf3,
 }
 
 /// Joins a kind and parts into a key. Parts that are names hold no zero byte; a part that may

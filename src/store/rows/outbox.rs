@@ -221,19 +221,16 @@ pub(in crate::store) fn entry_key(number: u64) -> Vec<u8> {
 }
 
 pub(in crate::store) fn number_of(key: &[u8]) -> Result<u64, StoreError> {
-    let number = key.get(1..).and_then(|bytes| bytes.try_into().ok()).map(u64::from_be_bytes);
+    number_at(key, 1)
+}
+
+/// The number that a key holds from `start` on.
+pub(in crate::store) fn number_at(key: &[u8], start: usize) -> Result<u64, StoreError> {
+    let number = key.get(start..).and_then(|bytes| bytes.try_into().ok()).map(u64::from_be_bytes);
     number.ok_or_else(|| StoreError::Corrupt("a key of the outbox holds no number".to_owned()))
 }
 
 impl OutboxEntry {
-    /// Whether the change moves or removes this tag.
-    pub(in crate::store) fn is_of_tag(&self, repository: &RepositoryName, tag: &Tag) -> bool {
-        let OutboxChange::Tag { tag: of, .. } = &self.change else {
-            return false;
-        };
-        of == tag && self.repository == *repository
-    }
-
     /// What the tag may name at the parent if this change, which may have been attempted, is left
     /// out.
     pub(in crate::store) fn attempted(&self) -> Vec<Option<Digest>> {

@@ -385,7 +385,7 @@ fn what_waits_for_the_parent_is_pinned() {
     assert_eq!(bench.gc_twice().blobs_removed, 0);
     assert!(bench.has(&layer) && bench.has(&manifest));
     block_on(store.commit(move |txn| {
-        txn.delete(refused_key);
+        txn.delete(refused_key)?;
         Ok(())
     }))
     .unwrap();

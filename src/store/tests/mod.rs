@@ -100,7 +100,7 @@ fn put(store: &Store, number: u32, text: &str) -> Result<(), StoreError> {
 
 fn delete(store: &Store, number: u32) {
     block_on(store.commit(move |txn| {
-        txn.delete(key(number));
+        txn.delete(key(number))?;
         Ok(())
     }))
     .unwrap();

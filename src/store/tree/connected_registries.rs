@@ -211,10 +211,10 @@ impl Store {
                 false => command::token(txn, &registry.sync_token)?,
             };
             delivered::forget(txn, &name)?;
-            txn.delete(sync_token_key(&registry.sync_token));
-            txn.delete(activation_key(&name));
-            txn.delete(status_key(&name));
-            txn.delete(connected_registry_key(&name));
+            txn.delete(sync_token_key(&registry.sync_token))?;
+            txn.delete(activation_key(&name))?;
+            txn.delete(status_key(&name))?;
+            txn.delete(connected_registry_key(&name))?;
             Ok(left.map(|token| (token.name, token.scope_map)))
         })
         .await
@@ -229,7 +229,7 @@ impl Store {
             let mut registry =
                 command::connected_registry(txn, &name)?.ok_or(StoreError::NotFound)?;
             registry.activation_epoch += 1;
-            txn.delete(activation_key(&name));
+            txn.delete(activation_key(&name))?;
             txn.put(connected_registry_key(&name), &registry)?;
             Ok(registry)
         })
@@ -430,9 +430,9 @@ fn clean_up(txn: &mut Txn<'_>, registry: &ConnectedRegistry) -> Result<(), Store
         command::put_scope_map(txn, map)?;
     }
     let map = cascade::sync_map(txn, registry)?;
-    txn.delete(token_key(&registry.sync_token));
+    txn.delete(token_key(&registry.sync_token))?;
     if command::users_of_map(txn, &map.name)?.is_empty() {
-        txn.delete(scope_map_key(&map.name));
+        txn.delete(scope_map_key(&map.name))?;
     }
     Ok(())
 }

@@ -86,7 +86,7 @@ impl Store {
                     token.name
                 )));
             }
-            txn.delete(scope_map_key(&name));
+            txn.delete(scope_map_key(&name))?;
             Ok(())
         })
         .await

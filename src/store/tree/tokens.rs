@@ -134,7 +134,7 @@ impl Store {
                     txn.put(connected_registry_key(&registry.name), &registry)?;
                 }
             }
-            txn.delete(token_key(&name));
+            txn.delete(token_key(&name))?;
             Ok(())
         })
         .await
