@@ -46,6 +46,9 @@ impl Router {
         let first = request.path.trim_start_matches('/').split('/').next().unwrap_or_default();
         let has_gateway = door == Door::Gateway || self.role == Role::Connected;
         let serves = self.role == Role::Root || self.store.is_provisioned();
+        if let Some(refused) = self.gateway.refuse_earlier(request) {
+            return refused;
+        }
         match (door, first) {
             (Door::Admin, _) | (_, "healthz" | "readyz" | "metrics") => {
                 self.admin.handle(request, door == Door::Admin).await

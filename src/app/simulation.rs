@@ -142,6 +142,8 @@ struct World {
     pushed_then: Mutex<Option<u64>>,
     /// The parent refuses the next change.
     refuses: AtomicBool,
+    /// The parent was started anew.
+    started_anew: AtomicBool,
     /// Requests to the parent.
     requests: AtomicU64,
     /// The writer makes no change: there is a backup, and it has all that was acknowledged.
@@ -421,12 +423,19 @@ struct Parent {
     registry: Registry,
     tokens: Tokens,
     gateway: Gateway,
+    /// The same of its next start.
+    gateway_anew: Gateway,
 }
 
 impl Parent {
     async fn route(&self, request: &mut Request) -> Reply {
+        let is_anew = self.world.started_anew.load(Ordering::Relaxed);
+        let gateway = if is_anew { &self.gateway_anew } else { &self.gateway };
+        if let Some(refused) = gateway.refuse_earlier(request) {
+            return refused;
+        }
         match request.path.split('/').nth(1) {
-            Some("gateway") => self.gateway.handle(request).await,
+            Some("gateway") => gateway.handle(request).await,
             Some("v2") => self.registry.handle(request).await,
             _ => self.tokens.handle(request).await,
         }
@@ -602,6 +611,7 @@ async fn tree(spawner: Spawner, seed: u64) -> Tree {
         is_cut: AtomicBool::new(false),
         pushed_then: Mutex::default(),
         refuses: AtomicBool::new(false),
+        started_anew: AtomicBool::new(false),
         requests: AtomicU64::new(0),
         quiet: AtomicBool::new(false),
         writing: AtomicU64::new(0),
@@ -611,16 +621,19 @@ async fn tree(spawner: Spawner, seed: u64) -> Tree {
     });
     let registry_options =
         RegistryOptions { role: Role::Root, namespaces: Vec::new(), login_server: None };
-    let gateway_options = GatewayOptions {
-        role: Role::Root,
-        registry: "myregistry".to_owned(),
-        contacts: Contacts::new(&root_sys),
+    let gateway = || {
+        let contacts = Contacts::new(&root_sys);
+        let registry = "myregistry".to_owned();
+        let options = GatewayOptions { role: Role::Root, registry, contacts };
+        Gateway::new(root.clone(), auth.clone(), options)
     };
+    let (gateway, gateway_anew) = (gateway(), gateway());
     let parent = Parent {
         world: world.clone(),
         registry: Registry::new(root.clone(), auth.clone(), registry_options),
-        tokens: Tokens::new(&root, auth.clone()),
-        gateway: Gateway::new(root.clone(), auth, gateway_options),
+        tokens: Tokens::new(&root, auth),
+        gateway,
+        gateway_anew,
     };
     let service = Service {
         sys: root_sys,

@@ -36,7 +36,8 @@ pub const INSTANCE: &str = "skerry-instance";
 /// record of the instance sees whether it was deactivated since.
 pub const EPOCH: &str = "skerry-activation-epoch";
 
-/// The header of a desired state in which a node says which start of it this is.
+/// The header of a desired state in which a node says which start of it this is. A request that
+/// names one is meant for no other.
 pub const START: &str = "skerry-start";
 
 /// Journal that one batch of messages is made of, bytes: a batch stays far below the largest body.
@@ -80,6 +81,16 @@ impl Gateway {
         let contacts = options.contacts;
         let start = format!("{:016x}", store.sys().rng.number());
         Gateway { store, auth, directory, contacts, told, start }
+    }
+
+    /// The answer to a request, here or to the registry, that was meant for an earlier start of
+    /// this node: who sent it believes to know what this node has, which may have been restored
+    /// since.
+    pub fn refuse_earlier(&self, request: &Request) -> Option<Reply> {
+        let meant = request.header(START).filter(|start| *start != self.start)?;
+        let message = format!("The node was started anew; the request is meant for {meant}.");
+        let refusal = Refusal::new(409, "DENIED", Reason::StartedAnew, message);
+        Some(Reply::from(refusal).with(START, self.start.clone()))
     }
 
     /// Answers one request below [`PREFIX`].

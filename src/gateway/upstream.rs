@@ -73,6 +73,8 @@ pub enum UpstreamError {
     Protocol(String),
     /// This one answer is not what it should be; others may be.
     Malformed(String),
+    /// The parent was started anew since the session began: it may have been restored or replaced.
+    StartedAnew,
 }
 
 impl fmt::Display for UpstreamError {
@@ -91,6 +93,7 @@ impl fmt::Display for UpstreamError {
             UpstreamError::ActivationUnknown => {
                 f.write_str("the parent has no record of this instance")
             }
+            UpstreamError::StartedAnew => f.write_str("the parent was started anew"),
             UpstreamError::Gone => f.write_str("the position in the parent's feed is too old"),
             UpstreamError::PreconditionFailed => f.write_str("the tag was moved at the parent"),
             UpstreamError::OutboxMismatch => {
@@ -205,6 +208,12 @@ impl Upstream {
     /// Changes when the parent is started anew; `None`: it does not tell.
     pub fn parent_start(&self) -> Option<String> {
         lock(&self.parent_start).clone()
+    }
+
+    /// Begins a session: the start of the parent that tells this node its desired state next is the
+    /// only one that is asked or told anything in it.
+    pub fn begin_session(&self) {
+        *lock(&self.parent_start) = None;
     }
 
     /// Tells this connection string from others, without telling what is in it.
@@ -398,12 +407,21 @@ impl Upstream {
         token: &str,
     ) -> Result<ClientResponse, UpstreamError> {
         self.sys.metrics.sync_requests.add(1);
-        let request = request.with("authorization", format!("Bearer {token}"));
+        let mut request = request.with("authorization", format!("Bearer {token}"));
+        let meant = self.parent_start();
+        if let Some(start) = &meant {
+            request = request.with(START, start.clone());
+        }
         let result = self.client.send(request).await;
         if result.is_err() {
             self.forget_realm();
         }
-        Ok(result?)
+        let response = result?;
+        let answers = response.header(START);
+        match meant.as_deref().zip(answers) {
+            Some((meant, answers)) if meant != answers => Err(UpstreamError::StartedAnew),
+            _ => Ok(response),
+        }
     }
 
     /// A token for these scopes, and whether it was given just now.
@@ -576,6 +594,7 @@ fn is_doubtful(error: &UpstreamError) -> bool {
         | UpstreamError::Forbidden(_)
         | UpstreamError::Busy(..)
         | UpstreamError::Unreachable(_)
+        | UpstreamError::StartedAnew
         | UpstreamError::Protocol(_) => true,
     }
 }

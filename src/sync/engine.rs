@@ -257,6 +257,7 @@ impl Engine {
                 let now = self.store.sys().clock.monotonic();
                 *self.probed.lock().unwrap_or_else(PoisonError::into_inner) = Some(now);
                 log::info!("looking at the configuration outside a sync window");
+                self.upstream.begin_session();
                 let look = async {
                     self.ensure_active().await?;
                     self.worker.refresh_config().await
@@ -319,6 +320,7 @@ impl Engine {
 
     /// Pulls, pushes and reports side by side until one of them fails.
     async fn session(&self) -> Result<Infallible, SyncError> {
+        self.upstream.begin_session();
         self.ensure_active().await?;
         self.worker.refresh_config().await?;
         self.worker.meet_parent().await?;
@@ -405,6 +407,7 @@ impl Engine {
 
     /// What comes first.
     pub(crate) async fn begin_once(&self) -> Result<(), SyncError> {
+        self.upstream.begin_session();
         self.ensure_active().await?;
         self.worker.refresh_config().await?;
         self.worker.meet_parent().await.map(|_| ())

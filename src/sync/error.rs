@@ -83,6 +83,7 @@ impl SyncError {
                 | UpstreamError::AlreadyActivated(_)
                 | UpstreamError::OutboxMismatch
                 | UpstreamError::ActivationUnknown
+                | UpstreamError::StartedAnew
                 | UpstreamError::Unreachable(_)
                 | UpstreamError::Protocol(_) => false,
             },
@@ -94,8 +95,13 @@ impl SyncError {
         let SyncError::Upstream(error) = self else {
             return false;
         };
-        let lost = UpstreamError::ActivationUnknown;
-        self.needs_an_operator() || *error == lost || matches!(error, UpstreamError::Unreachable(_))
+        self.needs_an_operator()
+            || matches!(
+                error,
+                UpstreamError::ActivationUnknown
+                    | UpstreamError::StartedAnew
+                    | UpstreamError::Unreachable(_)
+            )
     }
 
     /// Whether trying again soon is useless: someone has to act first.
@@ -132,6 +138,7 @@ mod tests {
             (UpstreamError::Gone.into(), true),
             (UpstreamError::Unauthorized(text()).into(), false),
             (UpstreamError::ActivationUnknown.into(), false),
+            (UpstreamError::StartedAnew.into(), false),
             (UpstreamError::Unreachable(text()).into(), false),
             (UpstreamError::Protocol(text()).into(), false),
             (StoreError::Quota(text()).into(), true),

@@ -22,12 +22,17 @@ pub(super) enum Offer {
 
 impl Worker {
     /// The end of the parent's feed. When that is another feed than the one which this node has
-    /// followed, the parent was replaced or restored: that is noted before anything is told to it,
-    /// and what the one before it told is not applied any more.
+    /// followed, or ends before it, the parent was replaced, restored or set back: that is noted
+    /// before anything is told to it, and what the one before it told is not applied any more.
     pub(super) async fn meet_parent(&self) -> Result<Cursor, SyncError> {
         let position = self.upstream.feed_head().await?;
-        let known = self.store.feed_position()?;
-        if known.is_none_or(|known| known.epoch == position.epoch) {
+        let Some(epoch) = self.store.parent_epoch()? else {
+            self.store.note_parent(position.epoch).await?;
+            return Ok(position);
+        };
+        let follows =
+            |known: Cursor| known.epoch == position.epoch && known.sequence <= position.sequence;
+        if epoch == position.epoch && self.store.feed_position()?.is_none_or(follows) {
             return Ok(position);
         }
         let mut offered = BTreeSet::new();

@@ -62,6 +62,8 @@ pub enum Reason {
     NotActivated,
     /// The position in the change feed is unknown or too old: reconcile.
     FeedGone,
+    /// The request was meant for this node before its last start: it may have been restored since.
+    StartedAnew,
     /// The client was too slow to send its request.
     Timeout,
     /// A defect of this program; its log says which.
@@ -70,7 +72,7 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason, in the order in which they are documented.
-    pub const ALL: [Reason; 31] = [
+    pub const ALL: [Reason; 32] = [
         Reason::AuthenticationRequired,
         Reason::TokenInvalid,
         Reason::TokenDisabled,
@@ -100,6 +102,7 @@ impl Reason {
         Reason::AlreadyActivated,
         Reason::NotActivated,
         Reason::FeedGone,
+        Reason::StartedAnew,
         Reason::Timeout,
         Reason::Internal,
     ];
@@ -136,6 +139,7 @@ impl Reason {
             Reason::AlreadyActivated => "already_activated",
             Reason::NotActivated => "not_activated",
             Reason::FeedGone => "feed_gone",
+            Reason::StartedAnew => "started_anew",
             Reason::Timeout => "timeout",
             Reason::Internal => "internal_error",
         }

@@ -1,6 +1,7 @@
 //! Encounters of a device and its parent that dice meet rarely, one by one.
 
 use super::*;
+use crate::gateway::UpstreamError;
 use crate::store::replica::outbox::{Delivery, OutboxChange, OutboxEntry};
 use crate::store::tree::scope_maps::ScopeMapUpdate;
 use crate::types::Cursor;
@@ -678,5 +679,70 @@ fn f204_a_comparison_asks_for_no_more_than_so_many_children_that_indexes_lack() 
         engine.pull_once().await.unwrap();
         let asked = tree.world.requests.load(Ordering::Relaxed) - before;
         assert!((256..300).contains(&asked), "{asked}");
+    });
+}
+
+/// The parent has had a push of this device, has listed what it has, and is restored to before.
+#[test]
+fn f201_a_parent_that_is_restored_during_a_comparison_is_not_taken_for_the_one_before() {
+    in_tree(async |tree, engine| {
+        let (root, device) = (&tree.world.root, &tree.world.device());
+        push(device, &["v1"], FIRST).await;
+        rest(tree, engine).await;
+        engine.begin_once().await.unwrap();
+        device.request_reconcile().await.unwrap();
+        let digest = digest_of(&manifest(FIRST));
+        root.delete_manifest(&app(), &digest, &Origin::Client).await.unwrap();
+        tree.world.started_anew.store(true, Ordering::Relaxed);
+        let pulled = engine.pull_once().await;
+        assert_eq!(pulled, Err(UpstreamError::StartedAnew.into()));
+        push(device, &["v1"], SECOND).await;
+        let pushed = engine.push_once().await;
+        assert_eq!(pushed, Err(UpstreamError::StartedAnew.into()), "nor is it told anything");
+        assert_eq!(named(device, "v1"), Some(digest_of(&manifest(SECOND))));
+        engine.begin_once().await.unwrap();
+        engine.push_once().await.unwrap();
+    });
+}
+
+/// The first comparison has not ended, and the parent, which has had a push, is another one.
+#[test]
+fn f201_a_parent_that_is_replaced_before_the_first_comparison_ended_is_offered_what_it_lacks() {
+    let spawner = Spawner::new();
+    boxed(&spawner, async {
+        let tree = tree(spawner.clone(), 1).await;
+        let engine = tree.start().await;
+        engine.begin_once().await.unwrap();
+        let (root, device) = (&tree.world.root, &tree.world.device());
+        push(device, &["v1"], FIRST).await;
+        engine.push_once().await.unwrap();
+        let digest = digest_of(&manifest(FIRST));
+        assert_eq!(named(root, "v1"), Some(digest.clone()));
+        root.delete_manifest(&app(), &digest, &Origin::Client).await.unwrap();
+        assert_eq!(device.feed_position().unwrap(), None);
+        device.note_parent(7).await.unwrap();
+        engine.begin_once().await.unwrap();
+        rest(&tree, &engine).await;
+        for store in [root, device] {
+            assert_eq!(named(store, "v1"), Some(digest.clone()));
+        }
+    });
+}
+
+#[test]
+fn f201_a_parent_that_is_behind_what_it_told_is_offered_what_it_lacks() {
+    in_tree(async |tree, engine| {
+        let (root, device) = (&tree.world.root, &tree.world.device());
+        push(device, &["v1"], FIRST).await;
+        rest(tree, engine).await;
+        let digest = digest_of(&manifest(FIRST));
+        root.delete_manifest(&app(), &digest, &Origin::Client).await.unwrap();
+        let Cursor { epoch, sequence } = root.head();
+        device.reconciled(Cursor { epoch, sequence: sequence + 1 }).await.unwrap();
+        engine.begin_once().await.unwrap();
+        rest(tree, engine).await;
+        for store in [root, device] {
+            assert_eq!(named(store, "v1"), Some(digest.clone()));
+        }
     });
 }

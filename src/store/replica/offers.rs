@@ -5,7 +5,7 @@ use super::node::ask_for_reconcile;
 use super::outbox::{Origin, OutboxChange, enqueue, oldest_of_tag, waits};
 use crate::store::rows::derived::About;
 use crate::store::rows::manifest::{ManifestRow, manifest_key};
-use crate::store::rows::node::{Fact, offer_key};
+use crate::store::rows::node::{Fact, offer_key, parent_epoch_key};
 use crate::store::rows::outbox::{entry_key, remember};
 use crate::store::rows::tag::{TagRow, tag_key};
 use crate::store::{Store, StoreError, Txn};
@@ -15,6 +15,21 @@ use crate::types::{Cursor, Digest, RepositoryName, Tag};
 const OFFERS_AT_ONCE: usize = 256;
 
 impl Store {
+    /// The epoch of the parent's feed at the first contact, or at the last one in which it had
+    /// another one than before.
+    pub fn parent_epoch(&self) -> Result<Option<u64>, StoreError> {
+        match self.get(&parent_epoch_key())? {
+            Some(Fact::Epoch(epoch)) => Ok(Some(epoch)),
+            // Earlier versions noted only the position.
+            _ => Ok(self.feed_position()?.map(|position| position.epoch)),
+        }
+    }
+
+    /// Notes the parent at the first contact.
+    pub async fn note_parent(&self, epoch: u64) -> Result<(), StoreError> {
+        self.commit(move |txn| txn.put_changed(parent_epoch_key(), &Fact::Epoch(epoch))).await
+    }
+
     /// Follows the feed of a parent that was replaced or restored, from this position on and after
     /// a full comparison. What it lacks of these repositories is offered to it: it may have lost
     /// it.
@@ -32,7 +47,8 @@ impl Store {
         }
         self.commit(move |txn| {
             ask_for_reconcile(txn)?;
-            inbox::begin_at(txn, position)
+            inbox::begin_at(txn, position)?;
+            txn.put_changed(parent_epoch_key(), &Fact::Epoch(position.epoch))
         })
         .await
     }

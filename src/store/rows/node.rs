@@ -78,12 +78,16 @@ pub(in crate::store) fn own_rows() -> Vec<Vec<u8>> {
     let mut starts: Vec<Vec<u8>> = single.into();
     starts.extend([last_look_key(), looked_with_key(), debts_key(), position_key(), pushes_key()]);
     starts.extend([prefix(Kind::Node, &[b"version"]), prefix(Kind::Node, &[b"synced"])]);
-    starts.push(prefix(Kind::Node, &[b"offer"]));
+    starts.extend([prefix(Kind::Node, &[b"offer"]), parent_epoch_key()]);
     starts
 }
 
 pub(in crate::store) fn position_key() -> Vec<u8> {
     key(Kind::Node, &[b"cursor"])
+}
+
+pub(in crate::store) fn parent_epoch_key() -> Vec<u8> {
+    key(Kind::Node, &[b"parent-epoch"])
 }
 
 pub(in crate::store) fn pushes_key() -> Vec<u8> {
