@@ -21,7 +21,7 @@ use fault::Fault;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use crate::http::request::BodyError;
+use crate::http::BodyError;
 use crate::http::{Account, Method, Reply, Request, Sender};
 use crate::store::Store;
 use crate::store::gc::GcOptions;

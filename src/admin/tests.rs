@@ -10,8 +10,8 @@ use std::sync::Mutex;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::http::Body;
 use crate::http::ReplyBody;
-use crate::http::request::Body;
 use crate::store::rows::node::self_config_key;
 use crate::sys::{Spawner, Sys};
 use crate::types::message::NodeConfig;

@@ -15,7 +15,7 @@ use super::downstream::{EPOCH, INSTANCE, START};
 use super::wire::{
     self, ActivationAnswer, ActivationRequest, BODY_BYTES_MAX, CONTENT_TYPE, Received, Wire,
 };
-use crate::http::request::BodyError;
+use crate::http::BodyError;
 use crate::http::{Client, ClientBody, ClientError, ClientRequest, ClientResponse, Method};
 use crate::sys::Sys;
 use crate::types::connected_registry::{Activation, StatusReport};

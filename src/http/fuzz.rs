@@ -6,14 +6,16 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll, Waker};
 
-use super::budget::Budget;
-use super::client::{ClientRequest, Target};
-use super::conn::Connection;
-use super::framing::Framing;
-use super::script::Script;
-use super::server::{Deadlines, Permits, Service, Shutdown};
-use super::wire::{Transport, Wire};
-use super::{Handler, Reply, Request, fetch, head};
+use super::client::fetch;
+use super::client::requests::Target;
+use super::server::conn::Connection;
+use super::wire::framing::Framing;
+use super::wire::head;
+use super::wire::script::Script;
+use super::wire::transport::{Transport, Wire};
+use super::{
+    Budget, ClientRequest, Deadlines, Handler, Permits, Reply, Request, Service, Shutdown,
+};
 use crate::sys::{Spawner, Sys};
 use crate::types::limits::{PROGRESS_DEADLINE, SMALL_BODY_BYTES_MAX};
 use http_types::Method;

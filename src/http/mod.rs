@@ -4,35 +4,26 @@
 //! header, drops pipelined requests and answers bad ones with silence. A request head is read into
 //! a bounded buffer and checked before the codec sees it; bodies are framed here.
 
-pub mod budget;
-pub mod client;
-mod codec;
-mod conn;
-mod fetch;
-mod framing;
-#[cfg(any(test, fuzzing))]
-pub(crate) mod fuzz;
-mod head;
-mod percent;
-mod pool;
-pub mod reply;
-pub mod request;
-#[cfg(any(test, fuzzing))]
-mod script;
-mod send;
-pub mod server;
-#[cfg(test)]
-mod tests;
-pub mod tls;
-mod trust;
+mod message;
+
 mod wire;
 
-pub use budget::{Budget, Busy, Reservation};
-pub use client::{Client, ClientBody, ClientError, ClientOptions, ClientRequest, ClientResponse};
-pub use reply::{Reply, ReplyBody};
-pub use request::{Account, Body, BodyError, Method, Request, Sender, Whole};
-pub use server::{Deadlines, Permits, Service, Shutdown, serve};
-pub use tls::{Identity, ServerTls, TlsAcceptor};
+mod client;
+mod server;
+
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
+#[cfg(test)]
+mod tests;
+
+pub use client::requests::{
+    Client, ClientBody, ClientError, ClientOptions, ClientRequest, ClientResponse,
+};
+pub use message::budget::{Budget, Busy, Reservation};
+pub use message::reply::{Reply, ReplyBody};
+pub use message::request::{Account, Body, BodyError, Method, Request, Sender, Whole};
+pub use server::listen::{Deadlines, Permits, Service, Shutdown, serve};
+pub use server::tls::{self, Identity, ServerTls, TlsAcceptor};
 
 use std::future::Future;
 use std::pin::Pin;

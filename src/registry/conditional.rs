@@ -93,7 +93,7 @@ pub fn origin(store: &Store, request: &Request, principal: &Principal) -> Result
 
 #[cfg(test)]
 pub(super) mod testing {
-    use crate::http::request::{Body, Method, Request};
+    use crate::http::{Body, Method, Request};
 
     /// A request with these header fields.
     pub(in super::super) fn request(method: Method, headers: &[(&str, &str)]) -> Request {

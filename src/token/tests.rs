@@ -10,8 +10,8 @@ use super::*;
 use crate::auth::{
     AuthOptions, Authorized, Catalog, Delete, NULL_USER, Principal, Pull, Push, ReadMetadata, keys,
 };
+use crate::http::Body;
 use crate::http::ReplyBody;
-use crate::http::request::Body;
 use crate::store::rows::node::self_config_key;
 use crate::store::tree::connected_registries::Settings;
 use crate::store::tree::creation::NewConnectedRegistry;

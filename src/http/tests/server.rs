@@ -1,6 +1,9 @@
 //! The server side against raw sockets.
 
 use super::*;
+use crate::http::server::conn::Connection;
+use crate::http::wire::script::Script;
+use crate::http::wire::transport::Transport;
 
 const GET: &str = "GET /hello HTTP/1.1\r\nHost: a\r\n\r\n";
 const LAST: &str = "GET /hello HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
@@ -354,10 +357,10 @@ fn a_stream_may_be_cut_anywhere() {
     let put = "PUT /ignore HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nxyz\r\n";
     let stream = [GET, chunked, put, LAST].concat();
     with_server(|server| async move {
-        for pieces in script::Script::cuts(stream.as_bytes()) {
-            let (script, written) = script::Script::new(pieces.clone());
-            let transport = wire::Transport::Script(script);
-            conn::Connection::new(&server.service, transport, None).run().await;
+        for pieces in Script::cuts(stream.as_bytes()) {
+            let (script, written) = Script::new(pieces.clone());
+            let transport = Transport::Script(script);
+            Connection::new(&server.service, transport, None).run().await;
             let text = String::from_utf8(written.lock().unwrap().clone()).unwrap();
             assert_eq!(count(&text, "HTTP/1.1 200 OK"), 3, "{pieces:?}: {text}");
             assert_eq!(count(&text, "HTTP/1.1 "), 4, "{pieces:?}: {text}");
@@ -371,12 +374,12 @@ fn a_stream_may_be_cut_anywhere() {
 fn empty_lines_before_a_request_may_be_cut_anywhere() {
     let stream = format!("\n\n\n\r\n{LAST}");
     with_server(|server| async move {
-        let mut streams = script::Script::cuts(stream.as_bytes());
+        let mut streams = Script::cuts(stream.as_bytes());
         streams.push(vec![stream.as_bytes().to_vec()]);
         for pieces in streams {
-            let (script, written) = script::Script::new(pieces.clone());
-            let transport = wire::Transport::Script(script);
-            conn::Connection::new(&server.service, transport, None).run().await;
+            let (script, written) = Script::new(pieces.clone());
+            let transport = Transport::Script(script);
+            Connection::new(&server.service, transport, None).run().await;
             let text = String::from_utf8(written.lock().unwrap().clone()).unwrap();
             assert!(text.starts_with("HTTP/1.1 200 OK"), "{pieces:?}: {text}");
         }
@@ -387,9 +390,9 @@ fn empty_lines_before_a_request_may_be_cut_anywhere() {
 #[test]
 fn a_connection_costs_little_memory() {
     with_server(|server| async move {
-        let (script, _) = script::Script::new([]);
-        let transport = wire::Transport::Script(script);
-        let connection = conn::Connection::new(&server.service, transport, None).run();
+        let (script, _) = Script::new([]);
+        let transport = Transport::Script(script);
+        let connection = Connection::new(&server.service, transport, None).run();
         let size = size_of_val(&connection);
         assert!(size <= 6 * 1024, "{size}");
     });

@@ -12,7 +12,7 @@ use http_types::Method;
 
 use super::codec::through_codec;
 use super::framing::Framing;
-use super::percent;
+use crate::http::message::percent;
 use crate::types::limits::HEADERS_MAX;
 use crate::types::{Reason, Refusal};
 
@@ -24,27 +24,27 @@ const QUERY_PARAMETERS_MAX: usize = 64;
 const HOST_BYTES_MAX: usize = 261;
 
 /// What a head says.
-pub(crate) struct Head {
+pub(in crate::http) struct Head {
     /// GET, HEAD and so on.
-    pub(crate) method: Method,
+    pub(in crate::http) method: Method,
     /// Decoded once, without dot segments. `None` for `OPTIONS *`.
-    pub(crate) path: Option<String>,
+    pub(in crate::http) path: Option<String>,
     /// Decoded, in order.
-    pub(crate) query: Vec<(String, String)>,
+    pub(in crate::http) query: Vec<(String, String)>,
     /// Names in lower case, in order.
-    pub(crate) headers: Vec<(String, String)>,
+    pub(in crate::http) headers: Vec<(String, String)>,
     /// As sent, or from an absolute target; checked.
-    pub(crate) host: Option<String>,
+    pub(in crate::http) host: Option<String>,
     /// How the body ends.
-    pub(crate) framing: Framing,
+    pub(in crate::http) framing: Framing,
     /// The client waits for `100 Continue`.
-    pub(crate) expects_continue: bool,
+    pub(in crate::http) expects_continue: bool,
     /// The client wants, or its version needs, the connection closed after the reply.
-    pub(crate) close: bool,
+    pub(in crate::http) close: bool,
 }
 
 /// A refusal of a head or of a body, in the form of an OCI error.
-pub(crate) fn refusal(status: u16, text: impl Into<String>) -> Refusal {
+pub(in crate::http) fn refusal(status: u16, text: impl Into<String>) -> Refusal {
     let (code, reason) = match status {
         408 => ("UNSUPPORTED", Reason::Timeout),
         413 | 414 | 431 => ("SIZE_INVALID", Reason::TooLarge),
@@ -58,7 +58,7 @@ pub(crate) fn refusal(status: u16, text: impl Into<String>) -> Refusal {
 
 /// Where the head in `bytes` ends, if it is all there. `from` says how far an earlier call
 /// looked, so that a head that comes byte by byte is not searched over and over.
-pub(crate) fn end(bytes: &[u8], from: usize) -> Option<usize> {
+pub(in crate::http) fn end(bytes: &[u8], from: usize) -> Option<usize> {
     let mut rest = bytes.get(from.saturating_sub(3)..)?;
     // Searches many bytes at a time; at the end of a slice it stops without a line end.
     while rest.skip_until(b'\n').is_ok_and(|skipped| skipped > 0) {
@@ -73,7 +73,7 @@ pub(crate) fn end(bytes: &[u8], from: usize) -> Option<usize> {
 }
 
 /// Checks a whole head and passes it through the codec.
-pub(crate) fn parse(bytes: &[u8]) -> Result<Head, Refusal> {
+pub(in crate::http) fn parse(bytes: &[u8]) -> Result<Head, Refusal> {
     check_bytes(bytes)?;
     let mut fields = [httparse::EMPTY_HEADER; HEADERS_MAX];
     let mut request = httparse::Request::new(&mut fields);
@@ -293,7 +293,7 @@ fn target(text: &str, method: Method) -> Result<Target<'_>, Refusal> {
 
 /// Decodes a path once. What could mean another path to anyone behind or before us is refused:
 /// dot segments in any spelling, NUL and other control characters.
-pub(crate) fn decoded_path(raw: &str) -> Result<String, Refusal> {
+pub(in crate::http) fn decoded_path(raw: &str) -> Result<String, Refusal> {
     let path = percent::decode(raw, false)
         .ok_or_else(|| refusal(400, "the path is not percent-encoded UTF-8"))?;
     if path.chars().any(char::is_control) {
@@ -324,8 +324,8 @@ fn query(raw: &str) -> Result<Vec<(String, String)>, Refusal> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::each_damaged;
     use super::*;
+    use crate::http::tests::each_damaged;
 
     fn head(text: &str) -> Result<Head, u16> {
         assert_eq!(end(text.as_bytes(), 0), Some(text.len()), "{text:?}");

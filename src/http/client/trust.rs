@@ -14,8 +14,8 @@ use rustls::{
 };
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
-use super::client::ClientOptions;
-use super::tls::{TlsTime, provider, roots, sha256};
+use super::requests::ClientOptions;
+use crate::http::server::tls::{TlsTime, provider, roots, sha256};
 use crate::sys::Clock;
 
 /// Sessions kept for resumption: few peers, so few.
@@ -25,7 +25,7 @@ const NOT_BEFORE_STEPS_MAX: usize = 4;
 
 /// Makes the connector of a client. With a fingerprint, the public roots are not trusted: a
 /// device that knows its parent's authority believes nobody else.
-pub(crate) fn connector(
+pub(in crate::http) fn connector(
     clock: Arc<dyn Clock>,
     options: ClientOptions,
 ) -> Result<TlsConnector, String> {
@@ -165,7 +165,7 @@ impl ServerCertVerifier for Trust {
 }
 
 /// What is wrong with a handshake, and what helps.
-pub(crate) fn explain(host: &str, error: &io::Error) -> String {
+pub(in crate::http) fn explain(host: &str, error: &io::Error) -> String {
     let cause = error.get_ref().and_then(|cause| cause.downcast_ref::<Error>());
     let Some(cause) = cause else { return format!("no TLS connection to {host}: {error}") };
     let text = match cause {
@@ -196,7 +196,7 @@ mod tests {
     use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 
     use super::*;
-    use crate::http::tls::certificates;
+    use crate::http::server::tls::certificates;
     use crate::sys::clock::EARLIEST_TIME;
     use crate::types::UnixSeconds;
 
@@ -259,7 +259,7 @@ mod tests {
 
     #[test]
     fn a_self_signed_certificate_can_be_pinned() {
-        let identity = crate::http::tls::self_signed(&["localhost".to_owned()]).unwrap();
+        let identity = crate::http::server::tls::self_signed(&["localhost".to_owned()]).unwrap();
         let own = certificates(identity.certificate_pem.as_bytes()).unwrap().remove(0);
         let name = ServerName::try_from("localhost").unwrap();
         let pinned = trust(sha256(&own), Some(NOW));

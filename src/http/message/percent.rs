@@ -2,7 +2,7 @@
 
 /// Decodes once; `+` means a space in queries. `None` when a `%` is not followed by two hex
 /// digits or the result is not UTF-8.
-pub(crate) fn decode(text: &str, plus_is_space: bool) -> Option<String> {
+pub(in crate::http) fn decode(text: &str, plus_is_space: bool) -> Option<String> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.bytes();
     while let Some(byte) = rest.next() {

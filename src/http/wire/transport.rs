@@ -27,7 +27,7 @@ thread_local! {
 }
 
 /// What carries the bytes.
-pub(crate) enum Transport {
+pub(in crate::http) enum Transport {
     /// No TLS.
     Plain(Stream),
     /// TLS, and we are the server.
@@ -40,7 +40,7 @@ pub(crate) enum Transport {
 }
 
 /// A transport with its receive buffer. It holds no memory while it is idle.
-pub(crate) struct Wire {
+pub(in crate::http) struct Wire {
     transport: Transport,
     received: Vec<u8>,
     consumed: usize,
@@ -49,13 +49,17 @@ pub(crate) struct Wire {
 
 impl Wire {
     /// Wraps a fresh connection; reads and writes of bodies must progress within `limit`.
-    pub(crate) fn new(transport: Transport, clock: Arc<dyn Clock>, limit: Duration) -> Wire {
+    pub(in crate::http) fn new(
+        transport: Transport,
+        clock: Arc<dyn Clock>,
+        limit: Duration,
+    ) -> Wire {
         let progress = Progress { clock, limit, since: None, timer: None };
         Wire { transport, received: Vec::new(), consumed: 0, progress }
     }
 
     /// The socket, where bytes may go out without passing through us.
-    pub(crate) fn as_tcp(&self) -> Option<&Async<TcpStream>> {
+    pub(in crate::http) fn as_tcp(&self) -> Option<&Async<TcpStream>> {
         match &self.transport {
             Transport::Plain(stream) => stream.as_tcp(),
             _ => None,
@@ -63,12 +67,12 @@ impl Wire {
     }
 
     /// Received and not yet consumed.
-    pub(crate) fn received(&self) -> &[u8] {
+    pub(in crate::http) fn received(&self) -> &[u8] {
         &self.received[self.consumed..]
     }
 
     /// Drops `count` bytes from the front of [`Wire::received`].
-    pub(crate) fn consume(&mut self, count: usize) {
+    pub(in crate::http) fn consume(&mut self, count: usize) {
         self.consumed = (self.consumed + count).min(self.received.len());
         if self.consumed == self.received.len() {
             self.received = Vec::new();
@@ -77,7 +81,7 @@ impl Wire {
     }
 
     /// Receives some more; 0 at the end of the stream.
-    pub(crate) fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+    pub(in crate::http) fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         LANDING.with_borrow_mut(|chunk| {
             let count = ready!(Pin::new(&mut self.transport).poll_read(cx, chunk))?;
             if self.consumed > 0 {
@@ -90,13 +94,16 @@ impl Wire {
     }
 
     /// Receives some more under the progress deadline.
-    pub(crate) fn poll_fill_timed(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+    pub(in crate::http) fn poll_fill_timed(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<usize>> {
         let result = self.poll_fill(cx);
         self.timed(cx, result)
     }
 
     /// Reads into `buffer` under the progress deadline, first what was received already.
-    pub(crate) fn poll_read_timed(
+    pub(in crate::http) fn poll_read_timed(
         &mut self,
         cx: &mut Context<'_>,
         buffer: &mut [u8],
@@ -113,7 +120,7 @@ impl Wire {
     }
 
     /// Writes some bytes under the progress deadline.
-    pub(crate) fn poll_write_timed(
+    pub(in crate::http) fn poll_write_timed(
         &mut self,
         cx: &mut Context<'_>,
         bytes: &[u8],
@@ -126,18 +133,21 @@ impl Wire {
     }
 
     /// Sends what TLS holds back, under the progress deadline.
-    pub(crate) fn poll_flush_timed(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    pub(in crate::http) fn poll_flush_timed(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
         let result = Pin::new(&mut self.transport).poll_flush(cx);
         self.timed(cx, result)
     }
 
     /// Ends our direction of the connection.
-    pub(crate) fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    pub(in crate::http) fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.transport).poll_close(cx)
     }
 
     /// Puts the progress deadline around the result of a poll.
-    pub(crate) fn timed<T>(
+    pub(in crate::http) fn timed<T>(
         &mut self,
         cx: &mut Context<'_>,
         result: Poll<io::Result<T>>,
@@ -153,7 +163,7 @@ impl Wire {
     }
 
     /// Forgets the progress timer, so that an idle connection costs nothing.
-    pub(crate) fn rest(&mut self) {
+    pub(in crate::http) fn rest(&mut self) {
         self.progress.since = None;
         self.progress.timer = None;
     }

@@ -13,11 +13,11 @@ use event_listener::{Event, listener};
 use smol::future::FutureExt;
 use smol::io::{AsyncRead, AsyncWrite};
 
-use super::Handler;
-use super::budget::Budget;
 use super::conn::Connection;
 use super::tls::TlsAcceptor;
-use super::wire::{Transport, Wire};
+use crate::http::Handler;
+use crate::http::message::budget::Budget;
+use crate::http::wire::transport::{Transport, Wire};
 use crate::sys::net::{Listener, Stream};
 use crate::sys::{Sys, clock};
 use crate::types::limits::{HEAD_DEADLINE, IDLE_DEADLINE, PROGRESS_DEADLINE};
@@ -287,7 +287,7 @@ async fn last_words(wire: &mut Wire, text: &[u8]) -> io::Result<()> {
 
 /// Writes a prepared answer to a stream that is then dropped, without waiting. What has come is
 /// read, as closing a socket with unread bytes may destroy the answer.
-pub(crate) async fn write_once(stream: &mut Stream, text: &[u8]) {
+pub(in crate::http) async fn write_once(stream: &mut Stream, text: &[u8]) {
     let mut unread = [0; 1024];
     let _ = poll_fn(|cx| Poll::Ready(Pin::new(&mut *stream).poll_read(cx, &mut unread))).await;
     let _ = poll_fn(|cx| Pin::new(&mut *stream).poll_write(cx, text)).await;

@@ -3,7 +3,7 @@
 use std::io;
 use std::task::{Context, Poll, ready};
 
-use super::wire::Wire;
+use super::transport::Wire;
 
 /// Longest line with a chunk size and its extensions, bytes. Over it: 400.
 const CHUNK_LINE_BYTES_MAX: usize = 256;
@@ -14,7 +14,7 @@ const DIRECT_BYTES_MIN: u64 = 4 * 1024;
 
 /// How the rest of a body is framed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Framing {
+pub(in crate::http) enum Framing {
     /// So many bytes are still to come.
     Length(u64),
     /// A chunk size line comes next.
@@ -35,14 +35,14 @@ pub(crate) enum Framing {
 
 impl Framing {
     /// Whether the connection stands behind the body, ready for the next message.
-    pub(crate) fn is_over(self) -> bool {
+    pub(in crate::http) fn is_over(self) -> bool {
         matches!(self, Framing::End | Framing::Length(0))
     }
 
     /// Reads bytes of the body; 0 at its end. A peer that leaves early gives `UnexpectedEof`, a
     /// malformed chunk `InvalidData`, a peer that stops sending `TimedOut`. After an error the
     /// framing is [`Framing::Closed`].
-    pub(crate) fn poll_read(
+    pub(in crate::http) fn poll_read(
         &mut self,
         wire: &mut Wire,
         cx: &mut Context<'_>,
@@ -184,9 +184,9 @@ mod tests {
     use std::sync::Arc;
     use std::time::Duration;
 
-    use super::super::script::Script;
-    use super::super::wire::Transport;
     use super::*;
+    use crate::http::wire::script::Script;
+    use crate::http::wire::transport::Transport;
     use crate::sys::SystemClock;
 
     fn wire(pieces: Vec<Vec<u8>>) -> Wire {

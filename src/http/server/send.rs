@@ -12,8 +12,8 @@ use rustix::io::{Errno, ReadWriteFlags};
 use smol::io::AsyncReadExt;
 
 use super::conn::Shared;
-use super::reply::{Reply, ReplyBody};
-use super::wire::Wire;
+use crate::http::message::reply::{Reply, ReplyBody};
+use crate::http::wire::transport::Wire;
 use crate::sys::Clock;
 use crate::sys::disk::DiskFile;
 use crate::sys::spawn::{blocking, yield_now};
@@ -30,7 +30,7 @@ const READ_AHEAD_BYTES: u64 = 1024 * 1024;
 const PROBE_STEP_BYTES: u64 = 512 * 1024;
 
 /// Tells a fault of our storage from one of the connection.
-pub(crate) const STORAGE_FAULT: io::ErrorKind = io::ErrorKind::InvalidData;
+pub(in crate::http) const STORAGE_FAULT: io::ErrorKind = io::ErrorKind::InvalidData;
 
 /// A range of a file that is to follow a head.
 struct FileRange {
@@ -41,7 +41,7 @@ struct FileRange {
 
 /// Writes a reply; returns how many bytes of body went out. After an error the connection is in
 /// the middle of a message and must be closed.
-pub(crate) async fn send(
+pub(in crate::http) async fn send(
     shared: &Shared,
     clock: &dyn Clock,
     reply: Reply,
@@ -121,7 +121,7 @@ fn encoder(
 
 /// What may stand in a header value; anything else becomes a question mark, so that no value
 /// can end its line.
-pub(crate) fn visible(value: &str) -> String {
+pub(in crate::http) fn visible(value: &str) -> String {
     let keep = |c: char| if matches!(c, ' '..='~') { c } else { '?' };
     value.chars().map(keep).collect()
 }
@@ -163,7 +163,7 @@ fn fix_head(buffer: &mut Vec<u8>, status: u16, length: Option<u64>, has_date: bo
 }
 
 /// Replaces the line of a field, found by its name between line ends in the head.
-pub(crate) fn replace_field(buffer: &mut Vec<u8>, name: &[u8], line: &str) {
+pub(in crate::http) fn replace_field(buffer: &mut Vec<u8>, name: &[u8], line: &str) {
     let head = find(buffer, b"\r\n\r\n").map_or(buffer.len(), |at| at + 2);
     let Some(at) = find(&buffer[..head], name) else { return };
     let start = at + 2;
@@ -176,7 +176,7 @@ fn find(bytes: &[u8], what: &[u8]) -> Option<usize> {
 }
 
 /// Writes it all, under the progress deadline.
-pub(crate) async fn write_all(shared: &Shared, bytes: &[u8]) -> io::Result<()> {
+pub(in crate::http) async fn write_all(shared: &Shared, bytes: &[u8]) -> io::Result<()> {
     let mut written = 0;
     poll_fn(|cx| {
         let mut exchange = shared.lock();
@@ -189,7 +189,7 @@ pub(crate) async fn write_all(shared: &Shared, bytes: &[u8]) -> io::Result<()> {
 }
 
 /// Sends what TLS holds back.
-pub(crate) async fn flush(shared: &Shared) -> io::Result<()> {
+pub(in crate::http) async fn flush(shared: &Shared) -> io::Result<()> {
     poll_fn(|cx| shared.lock().wire.poll_flush_timed(cx)).await
 }
 
@@ -320,7 +320,7 @@ fn read_cached(
 }
 
 /// Reads some bytes of a file into `buffer[from..]`: from memory at once, else in the pool.
-pub(crate) async fn read_some(
+pub(in crate::http) async fn read_some(
     file: &Arc<dyn DiskFile>,
     buffer: &mut Vec<u8>,
     from: usize,

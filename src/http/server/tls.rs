@@ -17,12 +17,12 @@ use rustls::{RootCertStore, ServerConfig};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 
-use super::server::write_once;
+use super::listen::write_once;
 use crate::sys::net::Stream;
 use crate::sys::{Clock, Sys};
 
 /// First byte of a TLS connection: a record of type handshake (RFC 8446 section 5.1).
-pub(crate) const HANDSHAKE_RECORD: u8 = 22;
+pub(in crate::http) const HANDSHAKE_RECORD: u8 = 22;
 /// Longest common name of a certificate, characters (RFC 5280, ub-common-name).
 const COMMON_NAME_MAX: usize = 64;
 const PLAIN_ON_TLS: &[u8] = b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\n\
@@ -62,7 +62,10 @@ impl TlsAcceptor {
     }
 
     /// Shakes hands. A client that speaks plain HTTP is told so.
-    pub(crate) async fn accept(&self, mut stream: Stream) -> io::Result<TlsStream<Stream>> {
+    pub(in crate::http) async fn accept(
+        &self,
+        mut stream: Stream,
+    ) -> io::Result<TlsStream<Stream>> {
         let mut first = [0];
         let peeked = stream.peek(&mut first).await?;
         if peeked > 0 && first[0].is_ascii_uppercase() && first[0] != HANDSHAKE_RECORD {
@@ -103,12 +106,12 @@ fn server_config(clock: Arc<dyn Clock>, tls: &ServerTls) -> Result<Arc<ServerCon
 }
 
 /// The cryptography of every TLS connection, chosen here and nowhere by default.
-pub(crate) fn provider() -> Arc<CryptoProvider> {
+pub(in crate::http) fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
 }
 
 /// The certificates in a PEM text, in order; at least one.
-pub(crate) fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
+pub(in crate::http) fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
     let certificates: Vec<_> = CertificateDer::pem_slice_iter(pem)
         .collect::<Result<_, _>>()
         .map_err(|error| format!("no usable PEM: {error}"))?;
@@ -119,7 +122,7 @@ pub(crate) fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, S
 }
 
 /// A store with the certificates in a PEM text.
-pub(crate) fn roots(pem: &[u8]) -> Result<RootCertStore, String> {
+pub(in crate::http) fn roots(pem: &[u8]) -> Result<RootCertStore, String> {
     let mut roots = RootCertStore::empty();
     for certificate in certificates(pem)? {
         roots.add(certificate).map_err(|error| format!("not a usable authority: {error}"))?;
@@ -132,7 +135,7 @@ pub fn fingerprints(pem: &[u8]) -> Result<Vec<String>, String> {
     Ok(certificates(pem)?.iter().map(|der| hex(&sha256(der))).collect())
 }
 
-pub(crate) fn sha256(der: &[u8]) -> [u8; 32] {
+pub(in crate::http) fn sha256(der: &[u8]) -> [u8; 32] {
     let mut hash = [0; 32];
     hash.copy_from_slice(ring::digest::digest(&ring::digest::SHA256, der).as_ref());
     hash
@@ -169,7 +172,7 @@ pub fn self_signed(names: &[String]) -> Result<Identity, String> {
 }
 
 /// The wall clock as TLS sees it; the earliest possible time while it is unknown.
-pub(crate) struct TlsTime(pub(crate) Arc<dyn Clock>);
+pub(in crate::http) struct TlsTime(pub(in crate::http) Arc<dyn Clock>);
 
 impl fmt::Debug for TlsTime {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -12,9 +12,9 @@ use rustls_pki_types::ServerName;
 
 use super::fetch::{Answer, Failure, exchange};
 use super::pool::{FRESH, Pool};
-use super::request::{Body, Method};
 use super::trust;
-use super::wire::{Transport, Wire};
+use crate::http::message::request::{Body, Method};
+use crate::http::wire::transport::{Transport, Wire};
 use crate::sys::disk::DiskFile;
 use crate::sys::{Clock, Sys, clock, net};
 use crate::types::limits::{DRAIN_BYTES_MAX, PROGRESS_DEADLINE, REDIRECTS_MAX};
@@ -237,17 +237,17 @@ impl Client {
 }
 
 /// A URL in the parts that connecting needs.
-pub(super) struct Target {
-    pub(super) url: Url,
+pub(in crate::http) struct Target {
+    pub(in crate::http) url: Url,
     secure: bool,
     /// Without brackets.
-    pub(super) host: String,
+    pub(in crate::http) host: String,
     port: u16,
 }
 
 impl Target {
     /// Takes what is plainly an http or https URL; nothing that a lenient parser would repair.
-    pub(super) fn parse(text: &str) -> Result<Target, ClientError> {
+    pub(in crate::http) fn parse(text: &str) -> Result<Target, ClientError> {
         let bad = |why: &str| ClientError::Url(format!("{why}: {}", without_query(text)));
         if !text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'\\') {
             return Err(bad("a character that must be percent-encoded"));
@@ -261,7 +261,7 @@ impl Target {
         Target::new(Url::parse(text).map_err(|error| bad(&error.to_string()))?)
     }
 
-    pub(super) fn join(&self, location: &str) -> Result<Target, ClientError> {
+    pub(in crate::http) fn join(&self, location: &str) -> Result<Target, ClientError> {
         if location.bytes().any(|byte| byte.is_ascii_control()) || !has_plain_authority(location) {
             return Err(ClientError::Url("redirected to it: the host is not plain ASCII".into()));
         }

@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 use smol::io::{AsyncRead, AsyncWrite};
 
 /// What the far side sends, piece by piece, and what it got.
-pub(crate) struct Script {
+pub(in crate::http) struct Script {
     pieces: VecDeque<Vec<u8>>,
     paused: bool,
     written: Arc<Mutex<Vec<u8>>>,
@@ -17,7 +17,9 @@ pub(crate) struct Script {
 
 impl Script {
     /// Sends these pieces and then ends the stream.
-    pub(crate) fn new(pieces: impl IntoIterator<Item = Vec<u8>>) -> (Script, Arc<Mutex<Vec<u8>>>) {
+    pub(in crate::http) fn new(
+        pieces: impl IntoIterator<Item = Vec<u8>>,
+    ) -> (Script, Arc<Mutex<Vec<u8>>>) {
         let written = Arc::new(Mutex::new(Vec::new()));
         let pieces = pieces.into_iter().filter(|piece| !piece.is_empty()).collect();
         (Script { pieces, paused: false, written: written.clone() }, written)
@@ -25,7 +27,7 @@ impl Script {
 
     /// Every way to cut `bytes` in two, and byte by byte.
     #[cfg(test)]
-    pub(crate) fn cuts(bytes: &[u8]) -> Vec<Vec<Vec<u8>>> {
+    pub(in crate::http) fn cuts(bytes: &[u8]) -> Vec<Vec<Vec<u8>>> {
         let mut cuts: Vec<Vec<Vec<u8>>> =
             (0..bytes.len()).map(|at| vec![bytes[..at].to_vec(), bytes[at..].to_vec()]).collect();
         cuts.push(bytes.iter().map(|byte| vec![*byte]).collect());

@@ -9,14 +9,14 @@ use std::time::Duration;
 use http_types::{Method, StatusCode, Url};
 use smol::io::{AsyncRead, AsyncReadExt};
 
-use super::client::{ClientBody, ClientError, ClientRequest};
-use super::codec::{Memory, now, restore_order};
-use super::framing::Framing;
-use super::head;
 use super::pool::Pool;
-use super::request::Body;
-use super::send::{self, read_some, replace_field};
-use super::wire::Wire;
+use super::requests::{ClientBody, ClientError, ClientRequest};
+use crate::http::message::request::Body;
+use crate::http::server::send::{self, read_some, replace_field};
+use crate::http::wire::codec::{Memory, now, restore_order};
+use crate::http::wire::framing::Framing;
+use crate::http::wire::head;
+use crate::http::wire::transport::Wire;
 use crate::sys::clock;
 use crate::types::limits::BUFFER_BYTES;
 
@@ -32,7 +32,7 @@ const CODEC_FIELDS_BYTES_MAX: usize = 6 * 1024;
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// Why there is no answer, and whether another connection may have one.
-pub(crate) enum Failure {
+pub(in crate::http) enum Failure {
     /// The connection was dead before the peer can have seen the request.
     Stale(ClientError),
     /// As it is.
@@ -46,15 +46,15 @@ impl From<ClientError> for Failure {
 }
 
 /// An answer without its body, and how that is framed.
-pub(crate) struct Answer {
-    pub(crate) status: u16,
-    pub(crate) headers: Vec<(String, String)>,
-    pub(crate) body: Body,
+pub(in crate::http) struct Answer {
+    pub(in crate::http) status: u16,
+    pub(in crate::http) headers: Vec<(String, String)>,
+    pub(in crate::http) body: Body,
 }
 
 /// Sends a request and reads the head of the answer. The connection goes back to the pool when
 /// the body has been read to its end.
-pub(crate) async fn exchange(
+pub(in crate::http) async fn exchange(
     mut wire: Wire,
     pool: &Pool,
     peer: &str,
@@ -170,7 +170,7 @@ async fn write(wire: &mut Wire, bytes: &[u8]) -> io::Result<Sent> {
 
 /// The head as the codec encodes it, with the length as we know it: the codec's is a `usize`, and
 /// it would announce a body of no bytes on every GET.
-pub(super) fn encode_head(
+pub(in crate::http) fn encode_head(
     url: &Url,
     request: &ClientRequest,
     headers: &[(String, String)],
@@ -211,9 +211,9 @@ pub(super) fn encode_head(
 }
 
 /// The head of an answer.
-pub(super) struct Head {
-    pub(super) status: u16,
-    pub(super) headers: Vec<(String, String)>,
+pub(in crate::http) struct Head {
+    pub(in crate::http) status: u16,
+    pub(in crate::http) headers: Vec<(String, String)>,
     framing: Framing,
     keep: bool,
 }
@@ -255,7 +255,7 @@ fn protocol(text: &str) -> ClientError {
     ClientError::Protocol(text.to_owned())
 }
 
-pub(super) fn parse_head(bytes: &[u8], method: Method) -> Result<Head, ClientError> {
+pub(in crate::http) fn parse_head(bytes: &[u8], method: Method) -> Result<Head, ClientError> {
     let mut fields = [httparse::EMPTY_HEADER; HEADERS_MAX];
     let mut response = httparse::Response::new(&mut fields);
     let mut config = httparse::ParserConfig::default();
@@ -407,8 +407,8 @@ impl AsyncRead for ResponseBody {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::each_damaged;
     use super::*;
+    use crate::http::tests::each_damaged;
 
     fn head_of(method: Method, body: ClientBody, headers: &[(&str, &str)]) -> String {
         let url = Url::parse("http://[::1]:5000/v2/a%2Fb?n=1&x=%20").unwrap();

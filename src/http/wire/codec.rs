@@ -12,7 +12,7 @@ use http_types::headers::HeaderValues;
 use smol::io::{AsyncRead, AsyncWrite};
 
 use super::head::{decoded_path, refusal};
-use super::percent;
+use crate::http::message::percent;
 use crate::types::Refusal;
 
 /// The codec takes heads below 8 KiB, of which 4 may be the path; fields beyond this budget go
@@ -21,7 +21,7 @@ const CODEC_FIELDS_BYTES_MAX: usize = 3 * 1024;
 
 /// Runs a future that has all it needs in memory. Its state stays on the stack, where it does not
 /// make every connection larger. `None` if it waits after all.
-pub(crate) fn now<T>(future: impl Future<Output = T>) -> Option<T> {
+pub(in crate::http) fn now<T>(future: impl Future<Output = T>) -> Option<T> {
     match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(value) => Some(value),
         Poll::Pending => None,
@@ -30,7 +30,7 @@ pub(crate) fn now<T>(future: impl Future<Output = T>) -> Option<T> {
 
 /// Has the codec decode the sanitised head. Credentials and what would not fit go round it; the
 /// order of the fields, which it does not keep, is restored.
-pub(crate) fn through_codec(
+pub(in crate::http) fn through_codec(
     method: Method,
     path: &str,
     fields: Vec<(String, String)>,
@@ -67,7 +67,7 @@ pub(crate) fn through_codec(
 
 /// The fields as the codec decoded them, in the order in which they came; those that did not
 /// pass through it as they were.
-pub(crate) fn restore_order<'a>(
+pub(in crate::http) fn restore_order<'a>(
     fields: Vec<(String, String)>,
     passed: &[bool],
     decoded: impl Fn(&str) -> Option<&'a HeaderValues>,
@@ -88,14 +88,14 @@ pub(crate) fn restore_order<'a>(
 
 /// A head in memory in the shape of a connection.
 #[derive(Clone)]
-pub(crate) struct Memory {
+pub(in crate::http) struct Memory {
     bytes: Arc<[u8]>,
     at: usize,
 }
 
 impl Memory {
     /// Gives these bytes and then the end.
-    pub(crate) fn new(bytes: Vec<u8>) -> Memory {
+    pub(in crate::http) fn new(bytes: Vec<u8>) -> Memory {
         Memory { bytes: bytes.into(), at: 0 }
     }
 }

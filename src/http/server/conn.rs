@@ -12,14 +12,14 @@ use http_types::Method;
 use smol::future::FutureExt;
 use smol::io::AsyncRead;
 
-use super::framing::Framing;
-use super::head::{self, Head, refusal};
-use super::reply::Reply;
-use super::request::{Body, Request, Watch};
+use super::listen::Service;
 use super::send;
-use super::server::Service;
 use super::tls::HANDSHAKE_RECORD;
-use super::wire::{Transport, Wire};
+use crate::http::message::reply::Reply;
+use crate::http::message::request::{Body, Request, Watch};
+use crate::http::wire::framing::Framing;
+use crate::http::wire::head::{self, Head, refusal};
+use crate::http::wire::transport::{Transport, Wire};
 use crate::sys::clock;
 use crate::types::Refusal;
 use crate::types::limits::{DRAIN_BYTES_MAX, HEAD_BYTES_MAX};
@@ -32,9 +32,9 @@ const DISCARD_BYTES: usize = 4 * 1024;
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
 /// The wire and the state of the request on it, shared with the body that a handler reads.
-pub(crate) struct Exchange {
+pub(in crate::http) struct Exchange {
     /// The connection.
-    pub(crate) wire: Wire,
+    pub(in crate::http) wire: Wire,
     framing: Framing,
     /// Bytes of `100 Continue` that went out; `None` when none is due.
     continues: Option<usize>,
@@ -46,17 +46,17 @@ pub(crate) struct Exchange {
 
 /// A handle to it. Only one task polls at a time, so the lock is never contended for long.
 #[derive(Clone)]
-pub(crate) struct Shared(Arc<Mutex<Exchange>>);
+pub(in crate::http) struct Shared(Arc<Mutex<Exchange>>);
 
 impl Shared {
     /// The exchange; a panic elsewhere does not make it unusable, it is closed soon after.
-    pub(crate) fn lock(&self) -> MutexGuard<'_, Exchange> {
+    pub(in crate::http) fn lock(&self) -> MutexGuard<'_, Exchange> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// A connection to a client.
-pub(crate) struct Connection {
+pub(in crate::http) struct Connection {
     service: Service,
     shared: Shared,
     peer: Option<SocketAddr>,
@@ -81,7 +81,11 @@ enum After {
 
 impl Connection {
     /// Takes over a fresh connection.
-    pub(crate) fn new(service: &Service, transport: Transport, peer: Option<SocketAddr>) -> Self {
+    pub(in crate::http) fn new(
+        service: &Service,
+        transport: Transport,
+        peer: Option<SocketAddr>,
+    ) -> Self {
         let secure = matches!(transport, Transport::Server(_));
         let wire = Wire::new(transport, service.sys.clock.clone(), service.deadlines.progress);
         let exchange = Exchange {
@@ -97,7 +101,7 @@ impl Connection {
     }
 
     /// Serves it to its end.
-    pub(crate) async fn run(self) {
+    pub(in crate::http) async fn run(self) {
         let mut first = true;
         let after = loop {
             let after = match self.next_head(first).await {

@@ -184,7 +184,7 @@ pub struct Body {
 }
 
 /// Tells whether the sender of a body is still there.
-pub(crate) trait Watch: Send + Sync {
+pub(in crate::http) trait Watch: Send + Sync {
     /// Ready once it has closed its side, after the whole body.
     fn poll_gone(&self, cx: &mut Context<'_>) -> Poll<()>;
 }
@@ -201,12 +201,12 @@ impl Body {
     }
 
     /// Lets it take its memory from here.
-    pub(crate) fn draw_on(&mut self, budget: &Budget) {
+    pub(in crate::http) fn draw_on(&mut self, budget: &Budget) {
         self.budget = Some(budget.clone());
     }
 
     /// Lets [`Body::gone`] know.
-    pub(crate) fn watch(&mut self, watch: impl Watch + 'static) {
+    pub(in crate::http) fn watch(&mut self, watch: impl Watch + 'static) {
         self.watch = Some(Box::new(watch));
     }
 

@@ -1,0 +1,6 @@
+//! The client side: requests to peers over connections that are kept.
+
+pub(super) mod fetch;
+pub(super) mod pool;
+pub(super) mod requests;
+pub(super) mod trust;

@@ -1,0 +1,8 @@
+//! Messages as bytes: what carries them, where they begin and end, and what a head says.
+
+pub(super) mod codec;
+pub(super) mod framing;
+pub(super) mod head;
+#[cfg(any(test, fuzzing))]
+pub(super) mod script;
+pub(super) mod transport;
