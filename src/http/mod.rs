@@ -19,9 +19,11 @@ mod tests;
 pub use client::requests::{
     Client, ClientBody, ClientError, ClientOptions, ClientRequest, ClientResponse,
 };
+pub use message::body::{Body, BodyError, Whole};
 pub use message::budget::{Budget, Busy, Reservation};
 pub use message::reply::{Reply, ReplyBody};
-pub use message::request::{Account, Body, BodyError, Method, Request, Sender, Whole};
+pub use message::request::{Method, Request};
+pub use message::sender::{Account, Sender};
 pub use server::listen::{Deadlines, Permits, Service, Shutdown, serve};
 pub use server::tls::{self, Identity, ServerTls, TlsAcceptor};
 

@@ -11,9 +11,10 @@ use smol::io::{AsyncRead, AsyncReadExt};
 
 use super::pool::Pool;
 use super::requests::{ClientBody, ClientError, ClientRequest};
-use crate::http::message::request::Body;
-use crate::http::server::send::{self, read_some, replace_field};
+use crate::http::message::body::Body;
 use crate::http::wire::codec::{Memory, now, restore_order};
+use crate::http::wire::field::{replace_field, visible};
+use crate::http::wire::file::read_some;
 use crate::http::wire::framing::Framing;
 use crate::http::wire::head;
 use crate::http::wire::transport::Wire;
@@ -195,9 +196,9 @@ pub(in crate::http) fn encode_head(
         match name.as_str() {
             "host" | "content-length" | "connection" | "transfer-encoding" | "expect" => {}
             "user-agent" => {
-                encoded.insert_header("user-agent", send::visible(value).as_str());
+                encoded.insert_header("user-agent", visible(value).as_str());
             }
-            name => encoded.append_header(name, send::visible(value).as_str()),
+            name => encoded.append_header(name, visible(value).as_str()),
         }
     }
     let mut head = Vec::new();

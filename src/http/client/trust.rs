@@ -15,7 +15,7 @@ use rustls::{
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
 use super::requests::ClientOptions;
-use crate::http::server::tls::{TlsTime, provider, roots, sha256};
+use crate::http::wire::certificates::{TlsTime, provider, roots, sha256};
 use crate::sys::Clock;
 
 /// Sessions kept for resumption: few peers, so few.
@@ -196,7 +196,7 @@ mod tests {
     use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 
     use super::*;
-    use crate::http::server::tls::certificates;
+    use crate::http::wire::certificates::certificates;
     use crate::sys::clock::EARLIEST_TIME;
     use crate::types::UnixSeconds;
 

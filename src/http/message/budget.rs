@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use event_listener::{Event, listener};
 
-use super::request::{Account, Sender};
+use super::sender::{Account, Sender};
 use crate::sys::clock;
 use crate::types::limits::{BODY_WAIT_DEADLINE, MANIFEST_BYTES_MAX, UPLOAD_SHARE};
 

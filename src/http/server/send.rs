@@ -1,18 +1,20 @@
 //! Replies to bytes: the codec writes heads and small bodies, files go out beside it.
 
 use std::future::poll_fn;
-use std::io::{self, IoSliceMut};
+use std::io;
 use std::mem;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use async_h1::server::Encoder;
 use http_types::{Method, Response, StatusCode};
-use rustix::io::{Errno, ReadWriteFlags};
+use rustix::io::Errno;
 use smol::io::AsyncReadExt;
 
 use super::conn::Shared;
 use crate::http::message::reply::{Reply, ReplyBody};
+use crate::http::wire::field::{replace_field, visible};
+use crate::http::wire::file::{read_cached, read_some};
 use crate::http::wire::transport::Wire;
 use crate::sys::Clock;
 use crate::sys::disk::DiskFile;
@@ -119,13 +121,6 @@ fn encoder(
     Encoder::new(response, method)
 }
 
-/// What may stand in a header value; anything else becomes a question mark, so that no value
-/// can end its line.
-pub(in crate::http) fn visible(value: &str) -> String {
-    let keep = |c: char| if matches!(c, ' '..='~') { c } else { '?' };
-    value.chars().map(keep).collect()
-}
-
 /// The form of RFC 9110 section 5.6.7; `None` past the year 9999.
 fn http_date(seconds: u64) -> Option<String> {
     let timestamp = jiff::Timestamp::from_second(i64::try_from(seconds).ok()?).ok()?;
@@ -160,19 +155,6 @@ fn fix_head(buffer: &mut Vec<u8>, status: u16, length: Option<u64>, has_date: bo
     if status == 304 && buffer.starts_with(b"HTTP/1.1 304 Modified\r\n") {
         buffer.splice(13..13, *b"Not ");
     }
-}
-
-/// Replaces the line of a field, found by its name between line ends in the head.
-pub(in crate::http) fn replace_field(buffer: &mut Vec<u8>, name: &[u8], line: &str) {
-    let head = find(buffer, b"\r\n\r\n").map_or(buffer.len(), |at| at + 2);
-    let Some(at) = find(&buffer[..head], name) else { return };
-    let start = at + 2;
-    let Some(len) = find(&buffer[start..head], b"\r\n") else { return };
-    buffer.splice(start..start + len + 2, line.bytes());
-}
-
-fn find(bytes: &[u8], what: &[u8]) -> Option<usize> {
-    bytes.windows(what.len()).position(|window| window == what)
 }
 
 /// Writes it all, under the progress deadline.
@@ -304,42 +286,6 @@ fn probes(start: u64, end: u64) -> impl Iterator<Item = u64> {
     (1..=steps).map(move |step| (start + step * PROBE_STEP_BYTES).min(end) - 1)
 }
 
-/// Reads what is in memory; `None` when it is not, or when the file system cannot tell.
-fn read_cached(
-    file: &Arc<dyn DiskFile>,
-    buffer: &mut [u8],
-    offset: u64,
-) -> Option<io::Result<usize>> {
-    let file = file.as_file()?;
-    let mut slices = [IoSliceMut::new(buffer)];
-    match rustix::io::preadv2(file, &mut slices, offset, ReadWriteFlags::NOWAIT) {
-        Ok(count) => Some(Ok(count)),
-        Err(Errno::AGAIN | Errno::OPNOTSUPP | Errno::NOSYS | Errno::INTR | Errno::INVAL) => None,
-        Err(error) => Some(Err(error.into())),
-    }
-}
-
-/// Reads some bytes of a file into `buffer[from..]`: from memory at once, else in the pool.
-pub(in crate::http) async fn read_some(
-    file: &Arc<dyn DiskFile>,
-    buffer: &mut Vec<u8>,
-    from: usize,
-    offset: u64,
-) -> io::Result<usize> {
-    if let Some(result) = read_cached(file, &mut buffer[from..], offset) {
-        return result;
-    }
-    let file = file.clone();
-    let mut moved = mem::take(buffer);
-    let (back, result) = blocking(move || {
-        let result = file.read_at(&mut moved[from..], offset);
-        (moved, result)
-    })
-    .await;
-    *buffer = back;
-    result
-}
-
 /// Through one buffer: TLS, unix sockets, simulated disks and what is small enough to share a
 /// packet with its head.
 async fn copy(shared: &Shared, head: Vec<u8>, range: &FileRange) -> io::Result<()> {
@@ -398,11 +344,6 @@ mod tests {
         fix_head(&mut head, 200, Some(5_000_000_000), true);
         let expected = "HTTP/1.1 200 OK\r\ncontent-length: 5000000000\r\n\r\ncontent-length: 1\r\n";
         assert_eq!(head, expected.as_bytes());
-    }
-
-    #[test]
-    fn header_values_cannot_end_their_line() {
-        assert_eq!(visible("a\r\nb: \u{e9}\0~"), "a??b: ??~");
     }
 
     #[test]

@@ -1,23 +1,20 @@
 //! TLS as a server: certificates that can change while we run, and an identity of our own.
 
-use std::fmt;
 use std::io;
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Duration;
 
 use futures_rustls::rustls;
 use futures_rustls::server::TlsStream;
 use rcgen::{
     CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, KeyPair, KeyUsagePurpose,
 };
-use rustls::crypto::CryptoProvider;
+use rustls::ServerConfig;
 use rustls::server::WebPkiClientVerifier;
-use rustls::time_provider::TimeProvider;
-use rustls::{RootCertStore, ServerConfig};
+use rustls_pki_types::PrivateKeyDer;
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 
 use super::listen::write_once;
+use crate::http::wire::certificates::{TlsTime, certificates, provider, roots, sha256};
 use crate::sys::net::Stream;
 use crate::sys::{Clock, Sys};
 
@@ -105,40 +102,9 @@ fn server_config(clock: Arc<dyn Clock>, tls: &ServerTls) -> Result<Arc<ServerCon
     Ok(Arc::new(config))
 }
 
-/// The cryptography of every TLS connection, chosen here and nowhere by default.
-pub(in crate::http) fn provider() -> Arc<CryptoProvider> {
-    Arc::new(rustls::crypto::ring::default_provider())
-}
-
-/// The certificates in a PEM text, in order; at least one.
-pub(in crate::http) fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
-    let certificates: Vec<_> = CertificateDer::pem_slice_iter(pem)
-        .collect::<Result<_, _>>()
-        .map_err(|error| format!("no usable PEM: {error}"))?;
-    if certificates.is_empty() {
-        return Err("the PEM text holds no certificate".into());
-    }
-    Ok(certificates)
-}
-
-/// A store with the certificates in a PEM text.
-pub(in crate::http) fn roots(pem: &[u8]) -> Result<RootCertStore, String> {
-    let mut roots = RootCertStore::empty();
-    for certificate in certificates(pem)? {
-        roots.add(certificate).map_err(|error| format!("not a usable authority: {error}"))?;
-    }
-    Ok(roots)
-}
-
 /// SHA-256 of each certificate in a PEM text, lower-case hex, in order: what a client pins.
 pub fn fingerprints(pem: &[u8]) -> Result<Vec<String>, String> {
     Ok(certificates(pem)?.iter().map(|der| hex(&sha256(der))).collect())
-}
-
-pub(in crate::http) fn sha256(der: &[u8]) -> [u8; 32] {
-    let mut hash = [0; 32];
-    hash.copy_from_slice(ring::digest::digest(&ring::digest::SHA256, der).as_ref());
-    hash
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -169,21 +135,6 @@ pub fn self_signed(names: &[String]) -> Result<Identity, String> {
     let key = KeyPair::generate().map_err(fail)?;
     let certificate = params.self_signed(&key).map_err(fail)?;
     Ok(Identity { certificate_pem: certificate.pem(), key_pem: key.serialize_pem() })
-}
-
-/// The wall clock as TLS sees it; the earliest possible time while it is unknown.
-pub(in crate::http) struct TlsTime(pub(in crate::http) Arc<dyn Clock>);
-
-impl fmt::Debug for TlsTime {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("TlsTime")
-    }
-}
-
-impl TimeProvider for TlsTime {
-    fn current_time(&self) -> Option<UnixTime> {
-        Some(UnixTime::since_unix_epoch(Duration::from_secs(self.0.wall_or_floor().0)))
-    }
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 
 use super::*;
+use crate::http::wire::certificates::{provider, roots};
 use crate::sys::net;
 use crate::types::limits::REDIRECTS_MAX;
 
@@ -394,10 +395,10 @@ async fn visit(
     trusted: &[u8],
     shown: Option<(CertificateDer<'static>, PrivateKeyDer<'static>)>,
 ) -> (String, Option<io::Error>) {
-    let builder = ClientConfig::builder_with_provider(tls::provider())
+    let builder = ClientConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
         .unwrap()
-        .with_root_certificates(tls::roots(trusted).unwrap());
+        .with_root_certificates(roots(trusted).unwrap());
     let config = match shown {
         Some((certificate, key)) => builder.with_client_auth_cert(vec![certificate], key).unwrap(),
         None => builder.with_no_client_auth(),

@@ -93,7 +93,7 @@ impl TestHandler {
             "/none" => Reply::new(204),
             "/unchanged" => Reply::new(304).with("etag", "\"x\""),
             "/ignore" => Reply::new(202),
-            "/refuse" => wire::head::refusal(413, "too large").into(),
+            "/refuse" => message::refusal::refusal(413, "too large").into(),
             "/panic" => panic!("on purpose"),
             "/slow" => {
                 clock::sleep(Duration::from_millis(300)).await;

@@ -11,8 +11,9 @@ use http_types::Method;
 use http_types::headers::HeaderValues;
 use smol::io::{AsyncRead, AsyncWrite};
 
-use super::head::{decoded_path, refusal};
+use super::target::decoded_path;
 use crate::http::message::percent;
+use crate::http::message::refusal::refusal;
 use crate::types::Refusal;
 
 /// The codec takes heads below 8 KiB, of which 4 may be the path; fields beyond this budget go

@@ -1,0 +1,61 @@
+//! What TLS takes on both sides: certificates, time and cryptography.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_rustls::rustls;
+use rustls::RootCertStore;
+use rustls::crypto::CryptoProvider;
+use rustls::time_provider::TimeProvider;
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, UnixTime};
+
+use crate::sys::Clock;
+
+/// The cryptography of every TLS connection, chosen here and nowhere by default.
+pub(in crate::http) fn provider() -> Arc<CryptoProvider> {
+    Arc::new(rustls::crypto::ring::default_provider())
+}
+
+/// The certificates in a PEM text, in order; at least one.
+pub(in crate::http) fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
+    let certificates: Vec<_> = CertificateDer::pem_slice_iter(pem)
+        .collect::<Result<_, _>>()
+        .map_err(|error| format!("no usable PEM: {error}"))?;
+    if certificates.is_empty() {
+        return Err("the PEM text holds no certificate".into());
+    }
+    Ok(certificates)
+}
+
+/// A store with the certificates in a PEM text.
+pub(in crate::http) fn roots(pem: &[u8]) -> Result<RootCertStore, String> {
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates(pem)? {
+        roots.add(certificate).map_err(|error| format!("not a usable authority: {error}"))?;
+    }
+    Ok(roots)
+}
+
+/// SHA-256 of a certificate, DER.
+pub(in crate::http) fn sha256(der: &[u8]) -> [u8; 32] {
+    let mut hash = [0; 32];
+    hash.copy_from_slice(ring::digest::digest(&ring::digest::SHA256, der).as_ref());
+    hash
+}
+
+/// The wall clock as TLS sees it; the earliest possible time while it is unknown.
+pub(in crate::http) struct TlsTime(pub(in crate::http) Arc<dyn Clock>);
+
+impl fmt::Debug for TlsTime {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("TlsTime")
+    }
+}
+
+impl TimeProvider for TlsTime {
+    fn current_time(&self) -> Option<UnixTime> {
+        Some(UnixTime::since_unix_epoch(Duration::from_secs(self.0.wall_or_floor().0)))
+    }
+}
