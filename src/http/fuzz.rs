@@ -6,8 +6,8 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll, Waker};
 
-use super::client::fetch;
-use super::client::requests::Target;
+use super::client::heads;
+use super::client::url::Target;
 use super::server::conn::Connection;
 use super::wire::framing::Framing;
 use super::wire::head;
@@ -59,7 +59,7 @@ fn check_head(head: &head::Head) {
 pub(crate) fn answer_head(bytes: &[u8]) {
     let Some((method, bytes)) = bytes.split_first() else { return };
     let method = [Method::Get, Method::Head, Method::Put][usize::from(method % 3)];
-    let Ok(head) = fetch::parse_head(bytes, method) else { return };
+    let Ok(head) = heads::parse_head(bytes, method) else { return };
     assert!((100..=999).contains(&head.status));
     for (name, value) in &head.headers {
         assert!(name.bytes().all(|b| b.is_ascii_graphic()), "{name:?}");
@@ -263,7 +263,7 @@ pub(crate) fn location(bytes: &[u8]) {
 fn check_target(target: &Target) {
     assert!(!target.host.is_empty());
     let request = ClientRequest::new(Method::Get, target.url.as_str());
-    let Ok(head) = fetch::encode_head(&target.url, &request, &request.headers) else { return };
+    let Ok(head) = heads::encode_head(&target.url, &request, &request.headers) else { return };
     assert_eq!(head::end(&head, 0), Some(head.len()), "{}", String::from_utf8_lossy(&head));
     let mut fields = [httparse::EMPTY_HEADER; 16];
     let mut parsed = httparse::Request::new(&mut fields);

@@ -16,25 +16,14 @@ pub(crate) mod fuzz;
 #[cfg(test)]
 mod tests;
 
-pub use client::requests::{
-    Client, ClientBody, ClientError, ClientOptions, ClientRequest, ClientResponse,
-};
+pub use client::message::{ClientBody, ClientError, ClientRequest, ClientResponse};
+pub use client::requests::Client;
+pub use client::trust::ClientOptions;
 pub use message::body::{Body, BodyError, Whole};
 pub use message::budget::{Budget, Busy, Reservation};
 pub use message::reply::{Reply, ReplyBody};
 pub use message::request::{Method, Request};
 pub use message::sender::{Account, Sender};
-pub use server::listen::{Deadlines, Permits, Service, Shutdown, serve};
+pub use server::listen::serve;
+pub use server::service::{Deadlines, Handler, Permits, Service, Shutdown};
 pub use server::tls::{self, Identity, ServerTls, TlsAcceptor};
-
-use std::future::Future;
-use std::pin::Pin;
-
-/// What answers requests. It never fails: a fault is a reply too.
-pub trait Handler: Send + Sync + 'static {
-    /// Answers one request. The body may be left unread; the connection loop deals with the rest.
-    fn handle<'a>(
-        &'a self,
-        request: &'a mut Request,
-    ) -> Pin<Box<dyn Future<Output = Reply> + Send + 'a>>;
-}

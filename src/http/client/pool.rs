@@ -16,11 +16,11 @@ const IDLE_MAX: usize = 32;
 /// An idle connection is not used after this time: shorter than servers keep theirs.
 const IDLE_EXPIRY: Duration = Duration::from_secs(45);
 /// A request that may not be sent twice takes only a connection that was just used.
-pub(in crate::http) const FRESH: Duration = Duration::from_secs(3);
+pub(super) const FRESH: Duration = Duration::from_secs(3);
 
 /// The idle connections of a client, by peer; a clone shares them.
 #[derive(Clone)]
-pub(in crate::http) struct Pool {
+pub(super) struct Pool {
     idle: Arc<Mutex<BTreeMap<String, Vec<Idle>>>>,
     clock: Arc<dyn Clock>,
 }
@@ -32,7 +32,7 @@ struct Idle {
 
 impl Pool {
     /// Empty.
-    pub(in crate::http) fn new(clock: Arc<dyn Clock>) -> Pool {
+    pub(super) fn new(clock: Arc<dyn Clock>) -> Pool {
         Pool { idle: Arc::default(), clock }
     }
 
@@ -41,7 +41,7 @@ impl Pool {
     }
 
     /// The connection to `peer` that was used last, at most `age` ago, and is still open.
-    pub(in crate::http) async fn take(&self, peer: &str, age: Duration) -> Option<Wire> {
+    pub(super) async fn take(&self, peer: &str, age: Duration) -> Option<Wire> {
         loop {
             let now = self.clock.monotonic();
             let mut idle = {
@@ -61,7 +61,7 @@ impl Pool {
     }
 
     /// Keeps a connection that stands between two messages.
-    pub(in crate::http) fn put(&self, peer: &str, mut wire: Wire) {
+    pub(super) fn put(&self, peer: &str, mut wire: Wire) {
         wire.rest();
         let now = self.clock.monotonic();
         let mut all = self.lock();

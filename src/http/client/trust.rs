@@ -14,7 +14,6 @@ use rustls::{
 };
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
-use super::requests::ClientOptions;
 use crate::http::wire::certificates::{TlsTime, provider, roots, sha256};
 use crate::sys::Clock;
 
@@ -23,9 +22,19 @@ const SESSIONS_MAX: usize = 16;
 /// A chain holds few certificates, each of which may begin later than the one before.
 const NOT_BEFORE_STEPS_MAX: usize = 4;
 
+/// How a client reaches its peers.
+#[derive(Clone, Default)]
+pub struct ClientOptions {
+    /// PEM certificates that are trusted beside the public roots, or beside the fingerprint.
+    pub ca_pem: Option<Vec<u8>>,
+    /// SHA-256 of a CA certificate that is trusted when the peer presents it in its chain: hex,
+    /// optionally after `sha256:`. With it the public roots are not trusted.
+    pub ca_fingerprint: Option<String>,
+}
+
 /// Makes the connector of a client. With a fingerprint, the public roots are not trusted: a
 /// device that knows its parent's authority believes nobody else.
-pub(in crate::http) fn connector(
+pub(super) fn connector(
     clock: Arc<dyn Clock>,
     options: ClientOptions,
 ) -> Result<TlsConnector, String> {
@@ -165,7 +174,7 @@ impl ServerCertVerifier for Trust {
 }
 
 /// What is wrong with a handshake, and what helps.
-pub(in crate::http) fn explain(host: &str, error: &io::Error) -> String {
+pub(super) fn explain(host: &str, error: &io::Error) -> String {
     let cause = error.get_ref().and_then(|cause| cause.downcast_ref::<Error>());
     let Some(cause) = cause else { return format!("no TLS connection to {host}: {error}") };
     let text = match cause {

@@ -4,18 +4,15 @@ use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
-use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, ready};
 
 use http_types::Method;
 use smol::future::FutureExt;
-use smol::io::AsyncRead;
 
-use super::listen::Service;
+use super::exchange::{CONTINUE, RequestBody, Shared};
 use super::send;
+use super::service::Service;
 use super::tls::HANDSHAKE_RECORD;
-use crate::http::message::body::{Body, Watch};
+use crate::http::message::body::Body;
 use crate::http::message::refusal::refusal;
 use crate::http::message::reply::Reply;
 use crate::http::message::request::Request;
@@ -31,32 +28,6 @@ use crate::types::limits::{DRAIN_BYTES_MAX, HEAD_BYTES_MAX};
 const LINGER_BYTES_MAX: u64 = 1024 * 1024;
 /// Stack space for bytes that nobody wants.
 const DISCARD_BYTES: usize = 4 * 1024;
-const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
-
-/// The wire and the state of the request on it, shared with the body that a handler reads.
-pub(in crate::http) struct Exchange {
-    /// The connection.
-    pub(in crate::http) wire: Wire,
-    framing: Framing,
-    /// Bytes of `100 Continue` that went out; `None` when none is due.
-    continues: Option<usize>,
-    /// Grows with each request and each reply: an old body cannot read a later request.
-    number: u64,
-    received: u64,
-    fault: Option<io::ErrorKind>,
-}
-
-/// A handle to it. Only one task polls at a time, so the lock is never contended for long.
-#[derive(Clone)]
-pub(in crate::http) struct Shared(Arc<Mutex<Exchange>>);
-
-impl Shared {
-    /// The exchange; a panic elsewhere does not make it unusable, it is closed soon after.
-    pub(in crate::http) fn lock(&self) -> MutexGuard<'_, Exchange> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 /// A connection to a client.
 pub(in crate::http) struct Connection {
     service: Service,
@@ -90,15 +61,7 @@ impl Connection {
     ) -> Self {
         let secure = matches!(transport, Transport::Server(_));
         let wire = Wire::new(transport, service.sys.clock.clone(), service.deadlines.progress);
-        let exchange = Exchange {
-            wire,
-            framing: Framing::End,
-            continues: None,
-            number: 0,
-            received: 0,
-            fault: None,
-        };
-        let shared = Shared(Arc::new(Mutex::new(exchange)));
+        let shared = Shared::new(wire);
         Connection { service: service.clone(), shared, peer, secure }
     }
 
@@ -208,15 +171,7 @@ impl Connection {
 
     async fn answer(&self, head: Head) -> After {
         let started = self.service.sys.clock.monotonic();
-        let number = {
-            let mut exchange = self.shared.lock();
-            exchange.number += 1;
-            exchange.framing = head.framing;
-            exchange.continues = head.expects_continue.then_some(0);
-            exchange.received = 0;
-            exchange.fault = None;
-            exchange.number
-        };
+        let number = self.shared.begin(head.framing, head.expects_continue);
         let (method, mut close) = (head.method, head.close);
         let label = head.path.clone().unwrap_or_else(|| "*".into());
         let reply = match head.path.is_some() {
@@ -300,7 +255,7 @@ impl Connection {
             (exchange.fault, half)
         };
         if let Some(written) = half_continued {
-            send::write_all(&self.shared, &CONTINUE[written.min(CONTINUE.len())..]).await?;
+            self.shared.write_all(&CONTINUE[written.min(CONTINUE.len())..]).await?;
         }
         let reply = match fault {
             Some(io::ErrorKind::TimedOut) if reply.status >= 400 => {
@@ -379,69 +334,4 @@ enum Unread {
     Some,
     /// Too much, or the place where it ends is not known.
     Lost,
-}
-
-/// The body of the request with this number.
-struct RequestBody {
-    shared: Shared,
-    number: u64,
-}
-
-impl AsyncRead for RequestBody {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut [u8],
-    ) -> Poll<io::Result<usize>> {
-        let exchange = &mut *self.shared.lock();
-        if exchange.number != self.number {
-            return Poll::Ready(Err(io::Error::other("the request is over")));
-        }
-        if let Some(fault) = exchange.fault {
-            return Poll::Ready(Err(fault.into()));
-        }
-        let result = match ready!(poll_continue(exchange, cx)) {
-            Ok(()) => ready!(exchange.framing.poll_read(&mut exchange.wire, cx, buffer)),
-            Err(error) => {
-                exchange.framing = Framing::Closed;
-                Err(error)
-            }
-        };
-        match &result {
-            Ok(count) => exchange.received += *count as u64,
-            Err(error) => exchange.fault = Some(error.kind()),
-        }
-        Poll::Ready(result)
-    }
-}
-
-impl Watch for RequestBody {
-    fn poll_gone(&self, cx: &mut Context<'_>) -> Poll<()> {
-        let exchange = &mut *self.shared.lock();
-        let waits = exchange.framing.is_over() && exchange.wire.received().is_empty();
-        if exchange.number != self.number || !waits {
-            return Poll::Pending;
-        }
-        match ready!(exchange.wire.poll_fill(cx)) {
-            // The next request came early: somebody is there.
-            Ok(count) if count > 0 => Poll::Pending,
-            _ => Poll::Ready(()),
-        }
-    }
-}
-
-/// Tells a waiting client to go on, when the body is first asked for; not one that did not wait.
-fn poll_continue(exchange: &mut Exchange, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-    let Some(mut written) = exchange.continues else { return Poll::Ready(Ok(())) };
-    if written == 0 && !exchange.wire.received().is_empty() {
-        exchange.continues = None;
-        return Poll::Ready(Ok(()));
-    }
-    while written < CONTINUE.len() {
-        written += ready!(exchange.wire.poll_write_timed(cx, &CONTINUE[written..]))?;
-        exchange.continues = Some(written);
-    }
-    ready!(exchange.wire.poll_flush_timed(cx))?;
-    exchange.continues = None;
-    Poll::Ready(Ok(()))
 }

@@ -1,6 +1,9 @@
 //! The server side: from listeners over connections to handlers and back.
 
 pub(super) mod conn;
+pub(super) mod exchange;
 pub(super) mod listen;
+pub(super) mod prepared;
 pub(super) mod send;
+pub(super) mod service;
 pub mod tls;

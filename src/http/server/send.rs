@@ -4,14 +4,14 @@ use std::future::poll_fn;
 use std::io;
 use std::mem;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use async_h1::server::Encoder;
 use http_types::{Method, Response, StatusCode};
 use rustix::io::Errno;
 use smol::io::AsyncReadExt;
 
-use super::conn::Shared;
+use super::exchange::Shared;
 use crate::http::message::reply::{Reply, ReplyBody};
 use crate::http::wire::field::{replace_field, visible};
 use crate::http::wire::file::{read_cached, read_some};
@@ -32,7 +32,7 @@ const READ_AHEAD_BYTES: u64 = 1024 * 1024;
 const PROBE_STEP_BYTES: u64 = 512 * 1024;
 
 /// Tells a fault of our storage from one of the connection.
-pub(in crate::http) const STORAGE_FAULT: io::ErrorKind = io::ErrorKind::InvalidData;
+pub(super) const STORAGE_FAULT: io::ErrorKind = io::ErrorKind::InvalidData;
 
 /// A range of a file that is to follow a head.
 struct FileRange {
@@ -43,7 +43,7 @@ struct FileRange {
 
 /// Writes a reply; returns how many bytes of body went out. After an error the connection is in
 /// the middle of a message and must be closed.
-pub(in crate::http) async fn send(
+pub(super) async fn send(
     shared: &Shared,
     clock: &dyn Clock,
     reply: Reply,
@@ -80,13 +80,13 @@ pub(in crate::http) async fn send(
         return send_file(shared, buffer, file).await;
     }
     loop {
-        write_all(shared, &buffer).await?;
+        shared.write_all(&buffer).await?;
         if !more {
             break;
         }
         more = fill(&mut encoder, &mut buffer, BUFFER_BYTES).await?;
     }
-    flush(shared).await?;
+    shared.flush().await?;
     Ok(sent)
 }
 
@@ -157,28 +157,10 @@ fn fix_head(buffer: &mut Vec<u8>, status: u16, length: Option<u64>, has_date: bo
     }
 }
 
-/// Writes it all, under the progress deadline.
-pub(in crate::http) async fn write_all(shared: &Shared, bytes: &[u8]) -> io::Result<()> {
-    let mut written = 0;
-    poll_fn(|cx| {
-        let mut exchange = shared.lock();
-        while written < bytes.len() {
-            written += ready!(exchange.wire.poll_write_timed(cx, &bytes[written..]))?;
-        }
-        Poll::Ready(Ok(()))
-    })
-    .await
-}
-
-/// Sends what TLS holds back.
-pub(in crate::http) async fn flush(shared: &Shared) -> io::Result<()> {
-    poll_fn(|cx| shared.lock().wire.poll_flush_timed(cx)).await
-}
-
 async fn send_file(shared: &Shared, head: Vec<u8>, range: FileRange) -> io::Result<u64> {
     let plain = shared.lock().wire.as_tcp().is_some();
     if plain && range.len >= SENDFILE_BYTES_MIN && range.file.as_file().is_some() {
-        write_all(shared, &head).await?;
+        shared.write_all(&head).await?;
         drop(head);
         sendfile(shared, &range).await?;
     } else {
@@ -309,7 +291,7 @@ async fn copy(shared: &Shared, head: Vec<u8>, range: &FileRange) -> io::Result<(
             offset += count as u64;
         }
         if filled == buffer.len() {
-            write_all(shared, &buffer).await?;
+            shared.write_all(&buffer).await?;
             since_yield += filled;
             filled = 0;
             buffer.resize(size, 0);
@@ -319,8 +301,8 @@ async fn copy(shared: &Shared, head: Vec<u8>, range: &FileRange) -> io::Result<(
             yield_now().await;
         }
     }
-    write_all(shared, &buffer[..filled]).await?;
-    flush(shared).await
+    shared.write_all(&buffer[..filled]).await?;
+    shared.flush().await
 }
 
 #[cfg(test)]

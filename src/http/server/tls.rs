@@ -13,19 +13,15 @@ use rustls::server::WebPkiClientVerifier;
 use rustls_pki_types::PrivateKeyDer;
 use rustls_pki_types::pem::PemObject;
 
-use super::listen::write_once;
+use super::prepared::{PLAIN_ON_TLS, write_once};
 use crate::http::wire::certificates::{TlsTime, certificates, provider, roots, sha256};
 use crate::sys::net::Stream;
 use crate::sys::{Clock, Sys};
 
 /// First byte of a TLS connection: a record of type handshake (RFC 8446 section 5.1).
-pub(in crate::http) const HANDSHAKE_RECORD: u8 = 22;
+pub(super) const HANDSHAKE_RECORD: u8 = 22;
 /// Longest common name of a certificate, characters (RFC 5280, ub-common-name).
 const COMMON_NAME_MAX: usize = 64;
-const PLAIN_ON_TLS: &[u8] = b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\n\
-    content-type: text/plain\r\ncontent-length: 45\r\n\r\n\
-    This port speaks TLS: use https:// instead.\r\n";
-
 /// What a server shows its clients, and whom it lets in. Never printed.
 pub struct ServerTls {
     /// The certificate and its chain, PEM, the server's own first.
@@ -59,10 +55,7 @@ impl TlsAcceptor {
     }
 
     /// Shakes hands. A client that speaks plain HTTP is told so.
-    pub(in crate::http) async fn accept(
-        &self,
-        mut stream: Stream,
-    ) -> io::Result<TlsStream<Stream>> {
+    pub(super) async fn accept(&self, mut stream: Stream) -> io::Result<TlsStream<Stream>> {
         let mut first = [0];
         let peeked = stream.peek(&mut first).await?;
         if peeked > 0 && first[0].is_ascii_uppercase() && first[0] != HANDSHAKE_RECORD {
@@ -164,12 +157,5 @@ mod tests {
         assert!(text.contains("no certificate"), "{text}");
         acceptor.reload(&tls(&two, &two)).unwrap();
         assert_eq!(fingerprints(one.certificate_pem.as_bytes()).unwrap()[0].len(), 64);
-    }
-
-    #[test]
-    fn the_prepared_hint_has_the_length_it_says() {
-        let text = std::str::from_utf8(PLAIN_ON_TLS).unwrap();
-        let (head, body) = text.split_once("\r\n\r\n").unwrap();
-        assert!(head.contains(&format!("content-length: {}", body.len())), "{}", body.len());
     }
 }

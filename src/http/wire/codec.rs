@@ -31,7 +31,7 @@ pub(in crate::http) fn now<T>(future: impl Future<Output = T>) -> Option<T> {
 
 /// Has the codec decode the sanitised head. Credentials and what would not fit go round it; the
 /// order of the fields, which it does not keep, is restored.
-pub(in crate::http) fn through_codec(
+pub(super) fn through_codec(
     method: Method,
     path: &str,
     fields: Vec<(String, String)>,

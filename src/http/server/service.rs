@@ -1,0 +1,189 @@
+//! What every connection of a server shares: who answers, how many there may be, how long things
+//! may take, and when to stop.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use event_listener::{Event, listener};
+
+use crate::http::message::budget::Budget;
+use crate::http::message::reply::Reply;
+use crate::http::message::request::Request;
+use crate::sys::Sys;
+use crate::types::limits::{HEAD_DEADLINE, IDLE_DEADLINE, PROGRESS_DEADLINE};
+
+/// How long a client that was refused may take to go away.
+const LINGER_DEADLINE: Duration = Duration::from_secs(2);
+/// How long requests in flight may take to finish once the server shuts down.
+const DRAIN_DEADLINE: Duration = Duration::from_secs(20);
+
+/// What answers requests. It never fails: a fault is a reply too.
+pub trait Handler: Send + Sync + 'static {
+    /// Answers one request. The body may be left unread; the connection loop deals with the rest.
+    fn handle<'a>(
+        &'a self,
+        request: &'a mut Request,
+    ) -> Pin<Box<dyn Future<Output = Reply> + Send + 'a>>;
+}
+
+/// How long a connection may take for what. Tests shorten them.
+#[derive(Clone, Copy, Debug)]
+pub struct Deadlines {
+    /// A request head, and a TLS handshake.
+    pub head: Duration,
+    /// The wait for the next request.
+    pub idle: Duration,
+    /// Any progress of a body, in either direction.
+    pub progress: Duration,
+    /// The rest of an unread body, and the client's end of a connection that we close.
+    pub linger: Duration,
+    /// Requests in flight when the server shuts down.
+    pub drain: Duration,
+}
+
+impl Default for Deadlines {
+    fn default() -> Deadlines {
+        Deadlines {
+            head: HEAD_DEADLINE,
+            idle: IDLE_DEADLINE,
+            progress: PROGRESS_DEADLINE,
+            linger: LINGER_DEADLINE,
+            drain: DRAIN_DEADLINE,
+        }
+    }
+}
+
+/// What every listener of a server shares; cheap to clone.
+#[derive(Clone)]
+pub struct Service {
+    /// The seams.
+    pub sys: Sys,
+    /// Who answers.
+    pub handler: Arc<dyn Handler>,
+    /// How many connections there may be.
+    pub permits: Permits,
+    /// When to stop.
+    pub shutdown: Shutdown,
+    /// How long things may take.
+    pub deadlines: Deadlines,
+    /// What all bodies together may take of memory.
+    pub memory: Budget,
+}
+
+/// A bounded number of connections, shared between listeners by its clones.
+#[derive(Clone)]
+pub struct Permits {
+    shared: Arc<Counted>,
+}
+
+struct Counted {
+    max: usize,
+    used: AtomicUsize,
+    returned: Event,
+}
+
+/// The right to one connection, given back when dropped.
+pub struct Permit {
+    shared: Arc<Counted>,
+}
+
+impl Permits {
+    /// So many.
+    pub fn new(max: usize) -> Permits {
+        let shared = Counted { max, used: AtomicUsize::new(0), returned: Event::new() };
+        Permits { shared: Arc::new(shared) }
+    }
+
+    /// One of them, if any is left.
+    pub fn try_acquire(&self) -> Option<Permit> {
+        let next = |used| (used < self.shared.max).then_some(used + 1);
+        let used = &self.shared.used;
+        used.fetch_update(Ordering::AcqRel, Ordering::Acquire, next).ok()?;
+        Some(Permit { shared: self.shared.clone() })
+    }
+
+    /// How many are out.
+    pub fn in_use(&self) -> usize {
+        self.shared.used.load(Ordering::Acquire)
+    }
+
+    /// Waits until all are back.
+    pub async fn all_returned(&self) {
+        loop {
+            listener!(self.shared.returned => returned);
+            if self.in_use() == 0 {
+                return;
+            }
+            returned.await;
+        }
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        if self.shared.used.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.shared.returned.notify(usize::MAX);
+        }
+    }
+}
+
+/// Tells listeners and connections, through any of its clones, that the server shuts down.
+#[derive(Clone, Default)]
+pub struct Shutdown {
+    shared: Arc<Signal>,
+}
+
+#[derive(Default)]
+struct Signal {
+    begun: AtomicBool,
+    event: Event,
+}
+
+impl Shutdown {
+    /// Not begun.
+    pub fn new() -> Shutdown {
+        Shutdown::default()
+    }
+
+    /// Begins it. Listeners close, idle connections too; requests in flight are finished, for at
+    /// most the drain deadline.
+    pub fn begin(&self) {
+        self.shared.begun.store(true, Ordering::Release);
+        self.shared.event.notify(usize::MAX);
+    }
+
+    /// Whether it has begun.
+    pub fn is_begun(&self) -> bool {
+        self.shared.begun.load(Ordering::Acquire)
+    }
+
+    /// Waits until it begins.
+    pub async fn begun(&self) {
+        loop {
+            listener!(self.shared.event => begun);
+            if self.is_begun() {
+                return;
+            }
+            begun.await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn permits_are_bounded_and_come_back() {
+        let permits = Permits::new(2);
+        let first = permits.try_acquire().unwrap();
+        let _second = permits.clone().try_acquire().unwrap();
+        assert!(permits.try_acquire().is_none());
+        drop(first);
+        assert_eq!(permits.in_use(), 1);
+        assert!(permits.try_acquire().is_some());
+    }
+}
