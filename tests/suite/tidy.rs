@@ -107,24 +107,25 @@ fn is_word(c: char) -> bool {
     c.is_ascii_alphanumeric() || c == '_'
 }
 
-/// The modules named by `crate::a` and `crate::{a, b::c}` anywhere in the code.
-fn used_modules(code: &str) -> BTreeSet<String> {
-    let mut used = BTreeSet::new();
-    for (at, _) in code.match_indices("crate::") {
+/// The names after `prefix`, as `a` and `b` in `crate::a` and `crate::{a, b::c}`, anywhere in the
+/// code.
+fn named_after(prefix: &str, code: &str) -> BTreeSet<String> {
+    let mut named = BTreeSet::new();
+    for (at, _) in code.match_indices(prefix) {
         // `$crate::` and `skerry_crate::` are something else.
         if code[..at].ends_with(|c: char| is_word(c) || c == '$') {
             continue;
         }
-        let rest = &code[at + "crate::".len()..];
+        let rest = &code[at + prefix.len()..];
         match rest.strip_prefix('{') {
             None => {
-                used.insert(rest.chars().take_while(|c| is_word(*c)).collect());
+                named.insert(rest.chars().take_while(|c| is_word(*c)).collect());
             }
-            Some(list) => used.extend(first_names(list)),
+            Some(list) => named.extend(first_names(list)),
         }
     }
-    used.remove("");
-    used
+    named.remove("");
+    named
 }
 
 /// The first name of each item of a `{...}` list whose opening brace is already taken.
@@ -172,7 +173,7 @@ fn modules_use_only_what_stands_below_them() {
         let Some(from) = module_of(&file) else {
             continue;
         };
-        for to in used_modules(&code(&read(&file))) {
+        for to in named_after("crate::", &code(&read(&file))) {
             if known.contains(to.as_str()) && !may_use(&from, &to) {
                 wrong.push(format!("{file} uses {to}"));
             }
@@ -181,81 +182,125 @@ fn modules_use_only_what_stands_below_them() {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
-/// What each folder of `src/store` may use beside itself. Files beside the folders stand above all.
-const STORE_FOLDERS: &[(&str, &[&str])] = &[
-    ("rows", &[]),
-    ("index", &[]),
-    ("journal", &["rows", "index"]),
-    ("recovery", &["rows", "index", "journal"]),
-    ("replica", &["rows", "index", "journal"]),
-    ("content", &["rows", "index", "journal", "replica"]),
-    ("registry", &["rows", "index", "replica", "content"]),
-    ("tree", &["rows", "replica"]),
+/// A folder of a module, and which of those listed before it may be used there.
+type Folder = (&'static str, &'static [&'static str]);
+
+/// The modules that have folders. Files beside the folders stand above all of them.
+const FOLDERS: &[(&str, &[Folder])] = &[
+    (
+        "store",
+        &[
+            ("rows", &[]),
+            ("index", &[]),
+            ("journal", &["rows", "index"]),
+            ("recovery", &["rows", "index", "journal"]),
+            ("replica", &["rows", "index", "journal"]),
+            ("content", &["rows", "index", "journal", "replica"]),
+            ("registry", &["rows", "index", "journal", "replica", "content"]),
+            ("tree", &["rows", "journal", "replica"]),
+        ],
+    ),
+    (
+        "http",
+        &[
+            ("message", &[]),
+            ("wire", &["message"]),
+            ("server", &["message", "wire"]),
+            ("client", &["message", "wire"]),
+        ],
+    ),
 ];
+
+/// What stands beside those folders: tests, and what they read.
+const BESIDE: &[&str] = &["tests", "golden"];
 
 /// The source in front of its first test module.
 fn without_tests(text: &str) -> &str {
     text.find("#[cfg(test)]\n").map_or(text, |at| &text[..at])
 }
 
+/// Which of these folders what a module passes on to others comes from, by name.
+fn passed_on(module: &str, folders: &[Folder]) -> BTreeMap<String, &'static str> {
+    let text = code(&read(&format!("src/{module}/mod.rs")));
+    let mut names = BTreeMap::new();
+    for list in text.split(';').filter_map(|item| item.trim().strip_prefix("pub use ")) {
+        let mut words = list.split(|c: char| !is_word(c)).filter(|word| !word.is_empty());
+        let from = words.next().and_then(|first| folders.iter().find(|(name, _)| *name == first));
+        if let Some((folder, _)) = from {
+            names.extend(words.map(|word| (word.to_owned(), *folder)));
+        }
+    }
+    names
+}
+
 #[test]
-fn folders_of_the_store_use_only_what_stands_below_them() {
+fn folders_of_a_module_use_only_what_stands_below_them() {
     let mut wrong = Vec::new();
-    for file in sources() {
-        let Some((from, _)) =
-            file.strip_prefix("src/store/").and_then(|inside| inside.split_once('/'))
-        else {
-            continue;
+    for (module, folders) in FOLDERS {
+        let passed_on = passed_on(module, folders);
+        let folder_of = |name: &str| {
+            let itself = folders.iter().find(|(folder, _)| *folder == name);
+            itself.map(|(folder, _)| *folder).or_else(|| passed_on.get(name).copied())
         };
-        let Some((_, below)) = STORE_FOLDERS.iter().find(|(folder, _)| *folder == from) else {
-            assert!(["tests", "golden"].contains(&from), "{file}: {from} is not on the map");
-            continue;
-        };
-        let code = code(without_tests(&read(&file)));
-        for (at, _) in code.match_indices("crate::store::") {
-            let rest = &code[at + "crate::store::".len()..];
-            let to: String = rest.chars().take_while(|c| is_word(*c)).collect();
-            let is_folder = STORE_FOLDERS.iter().any(|(folder, _)| *folder == to);
-            if is_folder && to != from && !below.contains(&to.as_str()) {
-                wrong.push(format!("{file} uses {to}"));
-            }
+        let start = format!("src/{module}/");
+        for file in sources() {
+            let inside = file.strip_prefix(&start).and_then(|inside| inside.split_once('/'));
+            let Some((from, _)) = inside else { continue };
+            let Some((_, below)) = folders.iter().find(|(folder, _)| *folder == from) else {
+                assert!(BESIDE.contains(&from), "{file}: {from} is not on the map");
+                continue;
+            };
+            let code = code(without_tests(&read(&file)));
+            let mut named = named_after(&format!("crate::{module}::"), &code);
+            named.append(&mut named_after("super::super::", &code));
+            let used = named.iter().filter_map(|name| folder_of(name));
+            let above = used.filter(|to| *to != from && !below.contains(to));
+            wrong.extend(above.map(|to| format!("{file} uses {to}")));
         }
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
 #[test]
-fn files_of_a_folder_of_the_store_do_not_use_each_other_in_a_circle() {
-    for (folder, _) in STORE_FOLDERS {
-        let start = format!("src/store/{folder}/");
-        let all = sources();
-        let names: BTreeSet<&str> = all
-            .iter()
-            .filter_map(|file| file.strip_prefix(&start)?.strip_suffix(".rs"))
-            .filter(|name| !name.contains('/') && *name != "mod")
-            .collect();
-        let mut uses: BTreeMap<&str, BTreeSet<String>> = BTreeMap::new();
-        for name in &names {
-            let text = read(&format!("{start}{name}.rs"));
-            let code = code(without_tests(&text));
-            let used = uses.entry(name).or_default();
-            for (at, _) in code.match_indices("super::") {
-                let rest = &code[at + "super::".len()..];
-                match rest.strip_prefix('{') {
-                    Some(list) => used.extend(first_names(list)),
-                    None => drop(used.insert(rest.chars().take_while(|c| is_word(*c)).collect())),
-                }
-            }
+fn the_map_of_the_folders_has_no_circle() {
+    for (module, folders) in FOLDERS {
+        for (index, (folder, below)) in folders.iter().enumerate() {
+            let above = |name: &&&str| !folders[..index].iter().any(|(other, _)| other == *name);
+            let wrong: Vec<_> = below.iter().filter(above).collect();
+            assert!(wrong.is_empty(), "{module}/{folder} uses {wrong:?}, which is not below it");
         }
-        // What uses nothing that is left goes, until nothing is left, or a circle.
-        let mut left = names.clone();
-        while let Some(leaf) = left.iter().copied().find(|name| {
-            uses[*name].iter().all(|used| used == *name || !left.contains(used.as_str()))
-        }) {
-            left.remove(leaf);
-        }
-        assert!(left.is_empty(), "{folder}: {left:?}");
     }
+}
+
+#[test]
+fn files_of_a_folder_do_not_use_each_other_in_a_circle() {
+    let folders =
+        FOLDERS.iter().flat_map(|(module, all)| all.iter().map(|(name, _)| (*module, *name)));
+    for (module, folder) in folders {
+        let left = circle(module, folder);
+        assert!(left.is_empty(), "{module}/{folder}: {left:?}");
+    }
+}
+
+/// The files of a folder that use each other in a circle, and those that use these.
+fn circle(module: &str, folder: &str) -> BTreeSet<String> {
+    let start = format!("src/{module}/{folder}/");
+    let file = |path: &String| Some(path.strip_prefix(&start)?.strip_suffix(".rs")?.to_owned());
+    let mut left: BTreeSet<String> = sources().iter().filter_map(file).collect();
+    left.retain(|name| !name.contains('/') && name != "mod");
+    let mut uses = BTreeMap::new();
+    for name in &left {
+        let code = code(without_tests(&read(&format!("{start}{name}.rs"))));
+        let mut used = named_after("super::", &code);
+        used.append(&mut named_after(&format!("crate::{module}::{folder}::"), &code));
+        used.remove(name);
+        uses.insert(name.clone(), used);
+    }
+    // What uses nothing that is left goes, until nothing is left, or a circle.
+    while let Some(leaf) = left.iter().find(|name| uses[*name].is_disjoint(&left)).cloned() {
+        left.remove(&leaf);
+    }
+    left
 }
 
 #[test]
@@ -351,6 +396,6 @@ fn the_reader_of_this_test_sees_paths() {
                 let x = \"crate::admin\"; let c = '\"'; crate::http::Reply::new(1);\n\
                 r\"crate::a\";\n\
                 fn f<'a>(x: &'a str) -> $crate::sync::X { crate::auth::y('\\'') }";
-    let used: Vec<String> = used_modules(&code(text)).into_iter().collect();
+    let used: Vec<String> = named_after("crate::", &code(text)).into_iter().collect();
     assert_eq!(used, ["auth", "http", "store", "sys", "types"]);
 }
