@@ -26,7 +26,7 @@ use std::sync::{Arc, Mutex};
 use cache::Cache;
 
 use crate::auth::{Auth, Presented, Principal};
-use crate::http::{Account, Method, Reply, ReplyBody, Request, Sender};
+use crate::http::{Account, Reply, Request, Sender};
 use crate::store::Store;
 use crate::types::limits::{MANIFEST_CACHE_BYTES_MAX, NAMESPACE_MAX};
 use crate::types::message::NodeConfig;
@@ -71,7 +71,6 @@ impl Registry {
 
     /// Answers a request for any path under `/v2/`.
     pub async fn handle(&self, request: &mut Request) -> Reply {
-        let method = request.method;
         let namespace = request.query("ns");
         let namespace = namespace.filter(|ns| (1..=NAMESPACE_MAX).contains(&ns.len()));
         let namespace = namespace.map(str::to_owned);
@@ -87,13 +86,6 @@ impl Registry {
         // A mirror that is asked on behalf of another registry says for which it answered
         // (OCI distribution-spec, "Registry Proxying").
         reply.headers.extend(namespace.map(|ns| ("oci-namespace", ns)));
-        if method == Method::Head {
-            reply.body = match reply.body {
-                ReplyBody::Bytes(bytes) => ReplyBody::Head(bytes.len() as u64),
-                ReplyBody::File { len, .. } => ReplyBody::Head(len),
-                body @ (ReplyBody::Empty | ReplyBody::Head(_)) => body,
-            };
-        }
         reply
     }
 

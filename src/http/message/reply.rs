@@ -22,7 +22,7 @@ pub enum ReplyBody {
     Empty,
     /// A small body in memory.
     Bytes(Vec<u8>),
-    /// The answer to HEAD: this length, no bytes.
+    /// The answer to HEAD where the bytes would have to be read first: only their length.
     Head(u64),
     /// A range of a file; a short read closes the connection.
     File {

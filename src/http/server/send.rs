@@ -41,8 +41,9 @@ struct FileRange {
     len: u64,
 }
 
-/// Writes a reply; returns how many bytes of body went out. After an error the connection is in
-/// the middle of a message and must be closed.
+/// Writes a reply, to HEAD without its body: handlers answer HEAD as they answer GET. Returns how
+/// many bytes of body went out. After an error the connection is in the middle of a message and
+/// must be closed.
 pub(super) async fn send(
     shared: &Shared,
     clock: &dyn Clock,
@@ -57,22 +58,15 @@ pub(super) async fn send(
         ReplyBody::Bytes(bytes) => Some(bytes.len() as u64),
         ReplyBody::Head(len) | ReplyBody::File { len, .. } => Some(*len),
     };
-    let silent = bodyless || method == Method::Head;
     let Reply { status, headers, body } = reply;
-    let (bytes, file) = match body {
-        ReplyBody::Bytes(bytes) if !silent => (bytes, None),
-        ReplyBody::File { file, offset, len } if !silent => {
-            (Vec::new(), Some(FileRange { file, offset, len }))
-        }
-        ReplyBody::Head(len) if !silent && len > 0 => {
-            return Err(io::Error::other("a reply without its body to a method that has one"));
-        }
-        _ => (Vec::new(), None),
+    let (bytes, file) = match bodyless || method == Method::Head {
+        true => (Vec::new(), None),
+        false => content(body)?,
     };
     let size = headers.iter().map(|(name, value)| name.len() + value.len() + 4).sum::<usize>();
     let sent = bytes.len() as u64;
     let room = HEAD_ROOM_BYTES + size + bytes.len().min(BUFFER_BYTES);
-    let mut encoder = encoder(status, &headers, bytes, method, close, clock);
+    let mut encoder = encoder(status, &headers, bytes, close, clock);
     let mut buffer = Vec::new();
     let mut more = fill(&mut encoder, &mut buffer, room).await?;
     fix_head(&mut buffer, status, length, clock.wall().is_some());
@@ -90,11 +84,24 @@ pub(super) async fn send(
     Ok(sent)
 }
 
+/// The bytes that follow a head, or the file that does.
+fn content(body: ReplyBody) -> io::Result<(Vec<u8>, Option<FileRange>)> {
+    match body {
+        ReplyBody::Bytes(bytes) => Ok((bytes, None)),
+        ReplyBody::File { file, offset, len } => {
+            Ok((Vec::new(), Some(FileRange { file, offset, len })))
+        }
+        ReplyBody::Empty | ReplyBody::Head(0) => Ok((Vec::new(), None)),
+        ReplyBody::Head(_) => {
+            Err(io::Error::other("a reply without its body to a method that has one"))
+        }
+    }
+}
+
 fn encoder(
     status: u16,
     headers: &[(&'static str, String)],
     bytes: Vec<u8>,
-    method: Method,
     close: bool,
     clock: &dyn Clock,
 ) -> Encoder {
@@ -118,7 +125,8 @@ fn encoder(
     if let Some(date) = clock.wall().and_then(|now| http_date(now.0)) {
         response.insert_header("date", date.as_str());
     }
-    Encoder::new(response, method)
+    // It gets no body that is not to be sent, whatever the method was.
+    Encoder::new(response, Method::Get)
 }
 
 /// The form of RFC 9110 section 5.6.7; `None` past the year 9999.
