@@ -8,6 +8,8 @@
 //!
 //! A seed replays: `SKERRY_SEED=7 cargo test --lib simulation`.
 
+mod between;
+mod parent;
 mod scenarios;
 mod two_writers;
 
@@ -18,6 +20,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use self::parent::{Hook, Parent};
 use crate::auth::{Auth, AuthOptions, keys};
 use crate::gateway::feed::Scope;
 use crate::gateway::{Contacts, Gateway, GatewayOptions};
@@ -37,7 +40,7 @@ use crate::token::Tokens;
 use crate::types::connection_string::ConnectionString;
 use crate::types::digest::Algorithm;
 use crate::types::{
-    Digest, Manifest, Reason, Refusal, RepositoryName, Role, Tag, UnixSeconds, media,
+    Digest, Manifest, Mode, Reason, Refusal, RepositoryName, Role, Tag, UnixSeconds, media,
 };
 
 /// Seeds of an ordinary run.
@@ -49,6 +52,9 @@ const STEPS: u64 = 60;
 const RESTORES_MAX: u64 = 2;
 /// Rounds after which both sides must agree, once nothing disturbs them any more.
 const ROUNDS_MAX: usize = 30;
+
+/// In the place of a seed: the device is ReadOnly, and nothing is random.
+const READ_ONLY: u64 = u64::MAX;
 
 const REPOSITORIES: u64 = 2;
 const TAGS: u64 = 2;
@@ -121,6 +127,8 @@ impl Told {
 
 /// What all of them share.
 struct World {
+    /// What a test does when a request comes to the parent, and when its answer goes.
+    hook: Mutex<Option<Hook>>,
     dice: Dice,
     /// Nothing happens out of the ordinary.
     calm: AtomicBool,
@@ -417,115 +425,6 @@ fn shown(tags: &Tags) -> String {
     tags.iter().map(one).collect::<Vec<_>>().join(" ")
 }
 
-/// The parent, as it behaves today.
-struct Parent {
-    world: Arc<World>,
-    registry: Registry,
-    tokens: Tokens,
-    gateway: Gateway,
-    /// The same of its next start.
-    gateway_anew: Gateway,
-}
-
-impl Parent {
-    async fn route(&self, request: &mut Request) -> Reply {
-        let is_anew = self.world.started_anew.load(Ordering::Relaxed);
-        let gateway = if is_anew { &self.gateway_anew } else { &self.gateway };
-        if let Some(refused) = gateway.refuse_earlier(request) {
-            return refused;
-        }
-        match request.path.split('/').nth(1) {
-            Some("gateway") => gateway.handle(request).await,
-            Some("v2") => self.registry.handle(request).await,
-            _ => self.tokens.handle(request).await,
-        }
-    }
-
-    async fn answer(&self, request: &mut Request) -> Reply {
-        let world = &self.world;
-        let changes = matches!(request.method, Method::Put | Method::Delete);
-        if world.is_cut.load(Ordering::Relaxed) {
-            let text = "the link is cut".to_owned();
-            return Refusal::new(503, "UNAVAILABLE", Reason::StoreUnavailable, text).into();
-        }
-        if request.path.contains("/repositories/app0")
-            && world.holds_listing.swap(false, Ordering::Relaxed)
-        {
-            let reply = self.route(request).await;
-            world.is_held.store(true, Ordering::Relaxed);
-            while !world.device().outbox(1).unwrap().is_empty() {
-                smol::future::yield_now().await;
-            }
-            world.is_cut.store(true, Ordering::Relaxed);
-            return reply;
-        }
-        world.requests.fetch_add(1, Ordering::Relaxed);
-        if world.calm.load(Ordering::Relaxed) || !request.path.starts_with("/v2/") {
-            if changes && world.refuses.swap(false, Ordering::Relaxed) {
-                return Refusal::new(403, "DENIED", Reason::ReadOnly, "no".to_owned()).into();
-            }
-            let reply = self.route(request).await;
-            let pushed =
-                world.pushed_then.lock().unwrap().take_if(|_| changes && reply.status >= 400);
-            if let Some(number) = pushed {
-                store_push(&world.device(), &repository(0), &[], number, Origin::Client).await;
-            }
-            if request.method == Method::Head && reply.status == 404 {
-                world.push_meanwhile().await;
-                world.deliver_meanwhile().await;
-            }
-            return reply;
-        }
-        world.maybe_write().await;
-        let name = format!("{:?} {}", request.method, short_path(&request.path));
-        let id = request.header("skerry-outbox-id").unwrap_or("-").to_owned();
-        let busy = || Refusal::new(503, "UNAVAILABLE", Reason::StoreUnavailable, "busy".to_owned());
-        let (reply, how) = match world.dice.roll(if changes { 10 } else { 40 }) {
-            0 => (busy().into(), "not heard"),
-            1 if changes => {
-                let reply = self.route(request).await;
-                world.note(format!("  parent: {name} [{id}] took effect: {}", reply.status));
-                (busy().into(), "answer lost")
-            }
-            2 if changes && world.dice.roll(2) == 0 => {
-                let reply = self.route(request).await;
-                world.note(format!("  parent: {name} [{id}] took effect: {}", reply.status));
-                world.dark.store(true, Ordering::Relaxed);
-                (busy().into(), "power")
-            }
-            // Of what is refused by itself in a life of the store that is lost, while later changes
-            // pass, a tag that names the same can tell the parent that it was delivered.
-            2 | 3 if changes && !world.quiet.load(Ordering::Relaxed) => {
-                let text = "no".to_owned();
-                (Refusal::new(403, "DENIED", Reason::ReadOnly, text).into(), "refused")
-            }
-            _ => (self.route(request).await, "answered"),
-        };
-        let reply: Reply = reply;
-        if changes || reply.status >= 400 {
-            world.note(format!("  parent: {name} [{id}] {how}: {}", reply.status));
-        }
-        world.maybe_write().await;
-        reply
-    }
-}
-
-fn short_path(path: &str) -> String {
-    match path.split_once("sha256:") {
-        Some((start, hex)) => format!("{start}sha256:{}", &hex[..6]),
-        None => path.to_owned(),
-    }
-}
-
-impl Handler for Parent {
-    fn handle<'a>(
-        &'a self,
-        request: &'a mut Request,
-    ) -> Pin<Box<dyn Future<Output = Reply> + Send + 'a>> {
-        Box::pin(self.answer(request))
-    }
-}
-
 fn sys(spawner: &Spawner, hands: &Arc<Hands>) -> Sys {
     Sys { clock: hands.clone(), ..Sys::real(spawner.clone()) }
 }
@@ -578,7 +477,7 @@ async fn tree(spawner: Spawner, seed: u64) -> Tree {
     }
     let new = NewConnectedRegistry {
         name: "dock01".parse().unwrap(),
-        mode: None,
+        mode: (seed == READ_ONLY).then_some(Mode::ReadOnly),
         parent: None,
         repositories: (0..REPOSITORIES).map(|n| repository(n).as_str().parse().unwrap()).collect(),
         sync_token: None,
@@ -600,6 +499,7 @@ async fn tree(spawner: Spawner, seed: u64) -> Tree {
     };
     let auth = Auth::new(root.clone(), auth_options).unwrap();
     let world = Arc::new(World {
+        hook: Mutex::default(),
         dice: Dice(AtomicU64::new(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)),
         calm: AtomicBool::new(true),
         two_writers: AtomicBool::new(false),

@@ -1,5 +1,6 @@
 //! What a parent answers to its children: the root and every connected registry alike.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -39,6 +40,10 @@ pub const EPOCH: &str = "skerry-activation-epoch";
 /// The header of a desired state in which a node says which start of it this is. A request that
 /// names one is meant for no other.
 pub const START: &str = "skerry-start";
+
+/// The header of messages in which a node says for which repositories it has looked: those that it
+/// took the child to mirror then.
+pub const PROJECTED: &str = "skerry-projected";
 
 /// Journal that one batch of messages is made of, bytes: a batch stays far below the largest body.
 const BATCH_BYTES: usize = 256 * 1024;
@@ -232,12 +237,15 @@ impl Gateway {
             (caller.itself && !wait.is_zero()).then(|| self.contacts.poll(caller.name()));
         let clock = &self.store.sys().clock;
         let deadline = clock.monotonic() + wait;
-        let mut through = from;
+        let (mut through, mut projected) = (from, BTreeSet::new());
         loop {
-            let items = self.next_items(&mut through, caller).await?;
+            let items = self.next_items(&mut through, caller, &mut projected).await?;
             let remaining = deadline.saturating_sub(clock.monotonic());
             if !items.is_empty() || remaining.is_zero() || self.store.stopping() {
-                return respond_batch(request, &Batch { from, through, items });
+                let reply = respond_batch(request, &Batch { from, through, items })?;
+                // Several are none that the child can have.
+                let scopes: Vec<String> = projected.into_iter().collect();
+                return Ok(reply.with(PROJECTED, scopes.join(" ")));
             }
             let news = async {
                 self.store.wait_after(through.sequence, remaining).await;
@@ -259,6 +267,7 @@ impl Gateway {
         &self,
         through: &mut Cursor,
         caller: &Caller,
+        projected: &mut BTreeSet<String>,
     ) -> Result<Vec<Item>, Refusal> {
         let records = match self.store.records_after(*through, BATCH_BYTES).await {
             Ok(records) => records,
@@ -267,9 +276,11 @@ impl Gateway {
         };
         *through = records.through;
         let name = caller.name();
-        // The grants of this moment: a change of them is told as a change of the desired state.
+        // The grants of this moment: a change of them is told as a change of the desired state. If
+        // they are as before when the child asks for that, it sees that they were others here.
         let node = self.store.node_below(name).map_err(fault)?.ok_or_else(|| unknown(name))?;
         let scope = self.directory.scope(&node).map_err(fault)?;
+        projected.insert(scope.fingerprint());
         let (mut items, mut management) = (Vec::new(), None);
         for (sequence, changes) in &records.records {
             let projection = project(changes, &scope).map_err(fault)?;

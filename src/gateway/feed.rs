@@ -7,6 +7,9 @@ use crate::types::message::{Message, NodeConfig};
 use crate::types::token::ScopeMap;
 use crate::types::{Digest, Grant, RepositoryAction, RepositoryName, RepositoryPattern, Tag};
 
+/// Bytes of a hash that tell two scopes apart: nobody gains from two that look the same.
+const FINGERPRINT_BYTES: usize = 8;
+
 /// What a connected registry mirrors.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Scope {
@@ -43,6 +46,14 @@ impl Scope {
     /// Whether the node mirrors this repository.
     pub fn covers(&self, repository: &RepositoryName) -> bool {
         self.patterns.iter().any(|pattern| pattern.covers(repository))
+    }
+
+    /// Tells these repositories from others, in few characters.
+    pub fn fingerprint(&self) -> String {
+        let mut names: Vec<String> = self.patterns.iter().map(ToString::to_string).collect();
+        names.sort();
+        let hash = ring::digest::digest(&ring::digest::SHA256, names.join(" ").as_bytes());
+        data_encoding::HEXLOWER.encode(hash.as_ref().get(..FINGERPRINT_BYTES).unwrap_or_default())
     }
 
     /// The patterns, in the order of the scope map.

@@ -3,24 +3,27 @@
 //! The connection string names one endpoint, the gateway. Its challenge names the login server,
 //! which gives tokens and content.
 
+mod answer;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+pub(super) use answer::{body, malformed, protocol};
+use answer::{check, error_text, is_doubtful, message};
 use serde::Deserialize;
 
-use super::downstream::{EPOCH, INSTANCE, START};
+use super::downstream::{EPOCH, INSTANCE, PROJECTED, START};
 use super::wire::{
-    self, ActivationAnswer, ActivationRequest, BODY_BYTES_MAX, CONTENT_TYPE, Received, Wire,
+    self, ActivationAnswer, ActivationRequest, BODY_BYTES_MAX, CONTENT_TYPE, Received,
 };
-use crate::http::BodyError;
 use crate::http::{Client, ClientBody, ClientError, ClientRequest, ClientResponse, Method};
 use crate::sys::Sys;
 use crate::types::connected_registry::{Activation, StatusReport};
 use crate::types::connection_string::{ConnectionString, Protocol};
-use crate::types::limits::{PROGRESS_DEADLINE, REQUEST_DEADLINE, SMALL_BODY_BYTES_MAX};
+use crate::types::limits::{REQUEST_DEADLINE, SMALL_BODY_BYTES_MAX};
 use crate::types::message::{Listing, NodeConfig};
 use crate::types::refusal::PARTIAL;
 use crate::types::scope::Access;
@@ -327,7 +330,9 @@ impl Upstream {
 
     async fn batch(&self, request: impl Fn() -> ClientRequest) -> Result<Received, UpstreamError> {
         let response = self.send(&gateway_scope(self.name()), request).await?;
-        wire::decode_batch(&body(response, BODY_BYTES_MAX).await?).map_err(protocol)
+        let projected = response.header(PROJECTED).map(str::to_owned);
+        let bytes = body(response, BODY_BYTES_MAX).await?;
+        Ok(Received { projected, ..wire::decode_batch(&bytes).map_err(protocol)? })
     }
 
     /// A page of what a repository holds at the parent, and whether the parent itself has not got
@@ -547,88 +552,6 @@ fn scope_key(scopes: &[Access]) -> String {
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // A panic elsewhere leaves a whole value behind.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-#[allow(clippy::needless_pass_by_value, reason = "it ends the error's way, in map_err")]
-pub(super) fn protocol(error: impl ToString) -> UpstreamError {
-    UpstreamError::Protocol(error.to_string())
-}
-
-/// What is wrong with the body of one answer says nothing of the others.
-pub(super) fn malformed(error: UpstreamError) -> UpstreamError {
-    match error {
-        UpstreamError::Protocol(text) => UpstreamError::Malformed(text),
-        other => other,
-    }
-}
-
-async fn message<T: Wire>(response: ClientResponse) -> Result<T, UpstreamError> {
-    wire::decode(&body(response, BODY_BYTES_MAX).await?).map_err(protocol)
-}
-
-/// The whole body of an answer, under the progress deadline.
-pub(super) async fn body(mut response: ClientResponse, max: u64) -> Result<Vec<u8>, UpstreamError> {
-    let all = crate::sys::clock::within(PROGRESS_DEADLINE, response.body.read_all(max)).await;
-    match all {
-        Ok(Ok(bytes)) => Ok(bytes),
-        Ok(Err(BodyError::Io(error))) => Err(ClientError::Io(error).into()),
-        Ok(Err(_)) => Err(protocol("the parent's answer is too large")),
-        Err(_) => Err(ClientError::Timeout.into()),
-    }
-}
-
-/// Whether an answer may come from somebody who is not the parent. The others tell of the thing
-/// that was asked for.
-fn is_doubtful(error: &UpstreamError) -> bool {
-    match error {
-        UpstreamError::NotFound(_)
-        | UpstreamError::NotYet(_)
-        | UpstreamError::Gone
-        | UpstreamError::PreconditionFailed
-        | UpstreamError::OutboxMismatch
-        | UpstreamError::AlreadyActivated(_)
-        | UpstreamError::ActivationUnknown
-        | UpstreamError::Malformed(_) => false,
-        UpstreamError::Refused(status, _) => ![409, 413, 416].contains(status),
-        UpstreamError::Unauthorized(_)
-        | UpstreamError::Forbidden(_)
-        | UpstreamError::Busy(..)
-        | UpstreamError::Unreachable(_)
-        | UpstreamError::StartedAnew
-        | UpstreamError::Protocol(_) => true,
-    }
-}
-
-/// Passes good answers on and names the others.
-async fn check(response: ClientResponse) -> Result<ClientResponse, UpstreamError> {
-    if matches!(response.status, 200..=299 | 304) {
-        return Ok(response);
-    }
-    let partial = response.header(PARTIAL).is_some();
-    let (status, text) = error_text(response).await;
-    Err(match status {
-        404 if partial => UpstreamError::NotYet(text),
-        401 => UpstreamError::Forbidden(text),
-        404 => UpstreamError::NotFound(text),
-        409 if text.contains("ACTIVATION_UNKNOWN") => UpstreamError::ActivationUnknown,
-        409 if text.contains("_ACTIVATED") => UpstreamError::AlreadyActivated(text),
-        409 if text.contains("outbox_mismatch") => UpstreamError::OutboxMismatch,
-        410 => UpstreamError::Gone,
-        412 => UpstreamError::PreconditionFailed,
-        408 | 429 | 500.. => UpstreamError::Busy(status, text),
-        _ => UpstreamError::Refused(status, text),
-    })
-}
-
-/// The status and the body of an error, as the parent wrote it.
-async fn error_text(response: ClientResponse) -> (u16, String) {
-    let status = response.status;
-    let bytes = body(response, SMALL_BODY_BYTES_MAX).await.unwrap_or_default();
-    let text = String::from_utf8_lossy(&bytes);
-    let visible = text.chars().map(|c| if c.is_control() { ' ' } else { c });
-    let text: String = visible.take(ERROR_TEXT_MAX).collect();
-    let text = text.trim();
-    (status, if text.is_empty() { format!("status {status}") } else { text.to_owned() })
 }
 
 /// Reads `Bearer realm="...",service="..."`.

@@ -140,6 +140,11 @@ pub struct Received {
     pub batch: Batch,
     /// Whether there was something that this version does not know: compare everything.
     pub unknown: bool,
+    /// What the parent took this node to mirror when it left out what that does not cover, as
+    /// [`Scope::fingerprint`] has it; `None`: it does not tell.
+    ///
+    /// [`Scope::fingerprint`]: super::feed::Scope::fingerprint
+    pub projected: Option<String>,
 }
 
 /// One message in its envelope.
@@ -188,7 +193,7 @@ pub fn decode_batch(bytes: &[u8]) -> Result<Received, WireError> {
     }
     let BatchHead { from, through } =
         head.ok_or_else(|| WireError("a batch has no head".to_owned()))?;
-    Ok(Received { batch: Batch { from, through, items }, unknown })
+    Ok(Received { batch: Batch { from, through, items }, unknown, projected: None })
 }
 
 fn append_item(bytes: &mut Vec<u8>, item: &Item) -> Result<(), WireError> {
@@ -440,7 +445,7 @@ mod tests {
     #[test]
     fn messages_round_trip() {
         let received = decode_batch(&encode_batch(&batch()).unwrap()).unwrap();
-        assert_eq!(received, Received { batch: batch(), unknown: false });
+        assert_eq!(received, Received { batch: batch(), unknown: false, projected: None });
         let read: NodeConfig = decode(&encode(&config()).unwrap()).unwrap();
         assert!(read == config());
     }
@@ -453,7 +458,7 @@ mod tests {
         // The last envelope gets a kind of the future.
         bytes[end - 14..end - 12].copy_from_slice(&999u16.to_le_bytes());
         let received = decode_batch(&bytes).unwrap();
-        assert_eq!(received, Received { batch: batch(), unknown: true });
+        assert_eq!(received, Received { batch: batch(), unknown: true, projected: None });
 
         #[derive(Serialize)]
         struct Longer(ActivationAnswer, u64);

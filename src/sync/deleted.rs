@@ -27,14 +27,16 @@ pub(super) struct Here {
 
 impl Worker {
     /// Deletes manifests that no tag, index or referrer needs any more and that the parent has
-    /// deleted. Those that it still has stay: someone may have pinned them by digest.
+    /// deleted, but for those `kept`. Those that it still has stay: someone may have pinned them by
+    /// digest.
     pub(super) async fn drop_deleted(
         &self,
         repository: &RepositoryName,
         desired: &Desired,
         here: &Here,
+        kept: &BTreeSet<Digest>,
     ) -> Result<(), SyncError> {
-        let mut needed: BTreeSet<&Digest> = desired.referrers.iter().collect();
+        let mut needed: BTreeSet<&Digest> = desired.referrers.iter().chain(kept).collect();
         needed.extend(desired.tags.values());
         needed.extend(here.manifests.values().flatten());
         for digest in here.manifests.keys().filter(|digest| !needed.contains(digest)) {

@@ -90,6 +90,11 @@ impl SyncError {
         }
     }
 
+    /// Whether content cannot be had just now, here or at a parent that is not whole yet.
+    pub fn may_pass(&self) -> bool {
+        matches!(self, SyncError::Content(_) | SyncError::Upstream(UpstreamError::NotYet(_)))
+    }
+
     /// Whether nothing can be done with the parent for now.
     pub fn ends_session(&self) -> bool {
         let SyncError::Upstream(error) = self else {

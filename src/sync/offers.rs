@@ -7,6 +7,7 @@ use super::error::SyncError;
 use super::plan::Desired;
 use super::worker::Worker;
 use crate::gateway::feed::Scope;
+use crate::store::replica::offers::Withheld;
 use crate::types::{Cursor, Digest, Mode, RepositoryName, Tag};
 
 /// What becomes of what the parent lacks in a repository.
@@ -57,30 +58,73 @@ impl Worker {
         })
     }
 
-    /// Offers the tags that the parent lacks, and the manifests that it lacks and none of these
-    /// tags brings.
+    /// Offers what the parent lacks, or keeps it where this node may not push it.
     pub(super) async fn offer_lacked(
         &self,
         repository: &RepositoryName,
         desired: &Desired,
         tags: &[(Tag, Digest)],
+        offer: Offer,
     ) -> Result<(), SyncError> {
-        self.store.offer_tags(repository, tags).await?;
-        let here = self.manifests_here(repository)?;
+        let here = self.manifests_here(repository)?.manifests.into_keys().collect();
+        let mut manifests = self.lacked(repository, desired, tags, here).await?;
+        if offer == Offer::Made {
+            self.store.offer_tags(repository, tags).await?;
+            self.store.offer_manifests(repository, &manifests).await?;
+        } else {
+            manifests.extend(tags.iter().map(|(_, digest)| digest.clone()));
+            let tags = tags.iter().map(|(tag, _)| tag.clone()).collect();
+            let withheld = Withheld { tags, manifests: manifests.into_iter().collect() };
+            self.store.withhold(repository, &withheld).await?;
+        }
+        Ok(self.store.end_offer(repository).await?)
+    }
+
+    /// Offers what was kept before, once this node may push it. What the parent has again is like
+    /// anything else.
+    pub(super) async fn offer_withheld(
+        &self,
+        repository: &RepositoryName,
+        desired: &Desired,
+        tags: &[(Tag, Digest)],
+        withheld: Withheld,
+    ) -> Result<(), SyncError> {
+        if Scope::of_writes(&self.config()?).covers(repository) {
+            let manifests = withheld.manifests.clone();
+            let manifests = self.lacked(repository, desired, tags, manifests).await?;
+            self.store.offer_tags(repository, tags).await?;
+            self.store.offer_manifests(repository, &manifests).await?;
+            return Ok(self.store.release(repository, &withheld).await?);
+        }
+        let mut again = withheld;
+        again.tags.retain(|tag| desired.tags.contains_key(tag));
+        let named: BTreeSet<&Digest> = desired.tags.values().collect();
+        again.manifests.retain(|digest| named.contains(digest));
+        Ok(self.store.release(repository, &again).await?)
+    }
+
+    /// Those of these manifests that the parent lacks, and that none of these tags brings.
+    async fn lacked(
+        &self,
+        repository: &RepositoryName,
+        desired: &Desired,
+        tags: &[(Tag, Digest)],
+        mut manifests: BTreeSet<Digest>,
+    ) -> Result<Vec<Digest>, SyncError> {
         let mut named: BTreeSet<&Digest> = desired.tags.values().collect();
         named.extend(&desired.referrers);
         named.extend(tags.iter().map(|(_, digest)| digest));
+        manifests.retain(|digest| !named.contains(digest));
         let mut lacked = Vec::new();
-        for digest in here.manifests.keys().filter(|digest| !named.contains(digest)) {
-            match self.upstream.keeps_manifest(repository, digest).await.map_err(SyncError::from) {
+        for digest in manifests {
+            match self.upstream.keeps_manifest(repository, &digest).await.map_err(SyncError::from) {
                 Ok(true) => {}
-                Ok(false) => lacked.push(digest.clone()),
+                Ok(false) => lacked.push(digest),
                 // It cannot tell; what it has already does no harm.
-                Err(error) if error.is_of_item() => lacked.push(digest.clone()),
+                Err(error) if error.is_of_item() => lacked.push(digest),
                 Err(error) => return Err(error),
             }
         }
-        self.store.offer_manifests(repository, &lacked).await?;
-        Ok(self.store.end_offer(repository).await?)
+        Ok(lacked)
     }
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::gateway::feed::Scope;
 use crate::store::replica::outbox::{OutboxChange, OutboxEntry};
-use crate::types::{Digest, Mode, RepositoryName, Tag};
+use crate::types::{Cursor, Digest, Mode, RepositoryName, Tag};
 
 /// What a repository holds at the parent.
 #[derive(Clone, Default)]
@@ -15,6 +15,8 @@ pub struct Desired {
     pub referrers: BTreeSet<Digest>,
     /// The parent has not got all of it yet: what is missing was not deleted.
     pub partial: bool,
+    /// Where the parent's feed was when its last page was listed.
+    pub at: Option<Cursor>,
 }
 
 /// What a repository holds here.
@@ -172,6 +174,7 @@ mod tests {
             tags: tags(&[("same", 1), ("moved", 2), ("new", 3), ("ours", 4)]),
             referrers: [digest(7), digest(8)].into(),
             partial: false,
+            at: None,
         };
         let present = Present {
             tags: tags(&[("same", 1), ("moved", 9), ("gone", 9), ("ours", 5), ("pushed", 6)]),
@@ -195,7 +198,7 @@ mod tests {
     #[test]
     fn a_plan_that_was_carried_out_leaves_nothing_to_do() {
         let (tags_there, referrers) = (tags(&[("a", 1), ("b", 2)]), [digest(3)].into());
-        let desired = Desired { tags: tags_there, referrers, partial: false };
+        let desired = Desired { tags: tags_there, referrers, partial: false, at: None };
         let mut present = Present { tags: tags(&[("b", 9), ("c", 9)]), ..Present::default() };
         for step in plan(&desired, &present) {
             match step {

@@ -35,9 +35,9 @@ const AT_ONCE: usize = 64;
 /// have more room, and tells nobody. What is refused again and again is left out of more rounds.
 const RETRY_REFUSED: Duration = Duration::from_secs(3600);
 
-/// How often in a row a change is tried whose content cannot be read here before the others of its
-/// repository go first: some seconds, in which the content may come back. From then on the change
-/// waits like one that the parent refused.
+/// How often in a row a change is tried whose content cannot be read here, or of which the parent
+/// cannot tell yet what it has, before the others of its repository go first: some seconds, in
+/// which that may pass. From then on the change waits like one that the parent refused.
 const UNREADABLE_MAX: u32 = 4;
 
 /// A new session with the parent has everything tried again when the last attempt was so long ago.
@@ -277,12 +277,11 @@ impl Pusher {
                 Err(SyncError::Upstream(UpstreamError::OutboxMismatch)) => {
                     return self.settle_mismatch(number, &entry).await;
                 }
-                Err(error @ SyncError::Content(_))
-                    if self.turns().times(&entry.repository) < UNREADABLE_MAX =>
-                {
+                // The content may come back, here or there.
+                Err(error) if error.may_pass() && self.is_tried_at_once(&entry) => {
                     return Err(error);
                 }
-                Err(error) if error.is_local() => {
+                Err(error) if error.is_local() || error.may_pass() => {
                     let reason = refusal_text(self.upstream.name(), &entry, &error);
                     log::error!("cannot push {entry} to the parent, tried again later: {reason}");
                     return Ok(self.store.outbox_refused(number, reason).await?);
@@ -291,6 +290,11 @@ impl Pusher {
             }
         }
         Err(UpstreamError::Busy(503, format!("{entry}: the tag is being moved there")).into())
+    }
+
+    /// Whether the change is not tried in vain for long yet.
+    fn is_tried_at_once(&self, entry: &OutboxEntry) -> bool {
+        self.turns().times(&entry.repository) < UNREADABLE_MAX
     }
 
     /// The parent has a change.
@@ -592,7 +596,7 @@ impl Pusher {
         if let Some(theirs) = &parents {
             match self.fetcher.obtain(repository, theirs, None).await {
                 Ok(_) => {}
-                Err(error) if error.is_local() => return Err(open(error.to_string())),
+                Err(error) if error.is_of_item() => return Err(open(error.to_string())),
                 Err(error) => return Err(error),
             }
         }

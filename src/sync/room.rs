@@ -10,8 +10,8 @@ use crate::gateway::feed::Scope;
 use crate::store::StoreError;
 use crate::sys::clock::sleep;
 use crate::sys::spawn;
-use crate::types::Cursor;
 use crate::types::message::{Batch, Message};
+use crate::types::{Cursor, Mode};
 
 /// Free space is looked at this often.
 const LOOK: Duration = Duration::from_secs(15);
@@ -55,7 +55,8 @@ impl Worker {
             received => received?,
         };
         let batch = received.batch;
-        if batch.from != position || batch.through.epoch != position.epoch || received.unknown {
+        let gap = batch.from != position || batch.through.epoch != position.epoch;
+        if gap || received.unknown || self.is_of_others(received.projected.as_deref())? {
             return Ok(self.store.request_reconcile().await?);
         }
         if !batch.items.is_empty() {
@@ -78,7 +79,8 @@ impl Worker {
             if matches!(message, Message::ConfigChanged { .. }) {
                 config_changed = true;
             } else {
-                match self.apply_content(message, &config, &scope).await {
+                let asks = config.node.mode == Mode::ReadWrite || self.is_listed(&ids[at])?;
+                match self.apply_content(message, asks, &scope).await {
                     Ok(()) => {}
                     // On a ReadWrite node the tag may name something else by now.
                     Err(SyncError::Store(StoreError::Full)) => continue,

@@ -9,7 +9,7 @@ use crate::store::replica::node::SyncView;
 use crate::store::{Store, StoreError};
 use crate::sys::Sys;
 use crate::types::connected_registry::{ParentContact, StatusDetail};
-use crate::types::{RepositoryName, UnixSeconds};
+use crate::types::{Cursor, RepositoryName, UnixSeconds};
 
 /// Problems of each kind that a status report lists. Over it: the rest is in the log.
 const PROBLEMS_MAX: usize = 20;
@@ -22,6 +22,10 @@ pub(super) struct State {
     debts: Mutex<Debts>,
     /// Repositories of messages that are received and not applied yet.
     arriving: Mutex<BTreeSet<RepositoryName>>,
+    /// What the parent last took this node to mirror, if that was something else.
+    projected: Mutex<Option<String>>,
+    /// The latest of the listings of the full comparison that is under way.
+    listed: Mutex<Option<Cursor>>,
     /// Something is missing, or not any more, since others were last shown.
     changed: AtomicBool,
 }
@@ -71,6 +75,8 @@ impl State {
             problems: Mutex::default(),
             debts: Mutex::default(),
             arriving: Mutex::default(),
+            projected: Mutex::default(),
+            listed: Mutex::default(),
             changed: AtomicBool::new(false),
         }
     }
@@ -139,6 +145,30 @@ impl State {
             self.changed.store(true, Ordering::Relaxed);
             log::info!("resolved missing content repository={repository} {}", item.field());
         }
+    }
+
+    /// Notes for what the parent takes this node, `None` for what it is; whether that is wrong, and
+    /// in another way than before.
+    pub(super) fn is_projected_anew(&self, projected: Option<&str>) -> bool {
+        let before = std::mem::replace(&mut *lock(&self.projected), projected.map(str::to_owned));
+        projected.is_some() && before.as_deref() != projected
+    }
+
+    /// A full comparison begins.
+    pub(super) fn begin_listing(&self) {
+        *lock(&self.listed) = None;
+    }
+
+    /// A repository was listed when the parent's feed was here.
+    pub(super) fn note_listed(&self, at: Option<Cursor>) {
+        let mut listed = lock(&self.listed);
+        let later = at.filter(|at| listed.is_none_or(|listed| at.sequence > listed.sequence));
+        *listed = later.or(*listed);
+    }
+
+    /// The latest of them.
+    pub(super) fn listed(&self) -> Option<Cursor> {
+        *lock(&self.listed)
     }
 
     /// Content of these repositories is on its way.

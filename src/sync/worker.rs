@@ -70,7 +70,7 @@ impl Worker {
             };
             let batch = received.batch;
             let gap = batch.from != position || batch.through.epoch != position.epoch;
-            if gap || received.unknown {
+            if gap || received.unknown || self.is_of_others(received.projected.as_deref())? {
                 log::info!(
                     "the parent sent messages that cannot be followed: full reconcile requested"
                 );
@@ -88,9 +88,24 @@ impl Worker {
                 noted = clock.monotonic();
             }
             if !is_empty || self.patience().is_zero() {
-                position = self.up_to_date().await?;
+                let reached = self.up_to_date().await?;
+                // An empty stretch is not on disk yet.
+                if reached.epoch != position.epoch || reached.sequence > position.sequence {
+                    position = reached;
+                }
             }
         }
+    }
+
+    /// Whether the parent has left out of its messages what this node does not mirror, with other
+    /// grants in mind than those that this node has: they may be as before already.
+    pub(super) fn is_of_others(&self, projected: Option<&str>) -> Result<bool, SyncError> {
+        let Some(projected) = projected else {
+            return Ok(false);
+        };
+        let ours = Scope::of_config(&self.config()?).fingerprint();
+        // Once for each: a parent that has not got this node's desired state yet goes on so.
+        Ok(self.state.is_projected_anew((projected != ours).then_some(projected)))
     }
 
     /// Brings this node up to date, with what the parent has told by now.
@@ -101,6 +116,10 @@ impl Worker {
         let position = self.up_to_date().await?;
         if self.upstream.feed_head().await? != position {
             match self.upstream.messages(position, Duration::ZERO).await {
+                Ok(received) if self.is_of_others(received.projected.as_deref())? => {
+                    self.store.request_reconcile().await?;
+                    self.refresh_config().await?;
+                }
                 Ok(received) => self.store.receive(received.batch).await?,
                 Err(UpstreamError::Gone) => self.store.request_reconcile().await?,
                 Err(error) => return Err(error.into()),
@@ -278,6 +297,7 @@ impl Worker {
         let config = self.config()?;
         let scope = Scope::of_config(&config);
         log::info!("full reconcile started");
+        self.state.begin_listing();
         self.state.set(|now| now.syncing = true);
         self.state.publish(&self.store)?;
         let at_parent = self.granted_at_parent(&scope).await?;
@@ -310,6 +330,9 @@ impl Worker {
         self.note_debts().await?;
         if full {
             return Err(StoreError::Full.into());
+        }
+        if let Some(listed) = self.state.listed() {
+            self.store.note_listed(listed).await?;
         }
         Ok(self.store.reconciled(position).await?)
     }
@@ -386,6 +409,7 @@ impl Worker {
         let before = self.store.outbox_last()?;
         let waited = self.store.outbox_tags(repository)?;
         let desired = self.listing(repository).await?;
+        self.state.note_listed(desired.at);
         let present = self.present(repository, &desired)?;
         // The parent may have heard meanwhile of what a client has changed since, or of what waited
         // before: the listing is older than what is here then, and what counts is what the tag
@@ -393,36 +417,44 @@ impl Worker {
         let has_news = self.store.outbox_last()? != before;
         let is_old = |tag: &Tag| has_news || waited.contains(tag);
         let offer = self.offer(repository)?;
+        let withheld = self.store.withheld(repository)?;
         let (mut pending, mut lacked) = (Vec::new(), Vec::new());
         for step in plan::plan(&desired, &present) {
             match step {
-                Step::Remove { tag, base } if offer != Offer::None => lacked.push((tag, base)),
+                Step::Remove { tag, base }
+                    if offer != Offer::None || withheld.tags.contains(&tag) =>
+                {
+                    lacked.push((tag, base));
+                }
                 Step::HoldBack { tag } => {
                     let base = present.tags.get(&tag).filter(|_| !desired.tags.contains_key(&tag));
                     lacked.extend(base.map(|base| (tag.clone(), base.clone())));
                     self.state.hold_back(repository, Item::Tag(tag));
                 }
                 Step::Remove { tag, .. } if is_old(&tag) => {
-                    self.follow_tag(repository, &tag, None, Mode::ReadWrite).await?;
+                    self.follow_tag(repository, &tag, None, true).await?;
                 }
                 Step::Set { tag, digest, .. } if is_old(&tag) => {
                     let told = Some(digest);
-                    self.follow_tag(repository, &tag, told, Mode::ReadWrite).await?;
+                    self.follow_tag(repository, &tag, told, true).await?;
                 }
                 Step::Remove { tag, base } => self.remove_tag(repository, &tag, base).await?,
                 Step::Set { tag, digest, base } => pending.push((Some((tag, base)), digest)),
                 Step::Add { digest } => pending.push((None, digest)),
             }
         }
-        if offer == Offer::Made && !desired.partial {
-            self.offer_lacked(repository, &desired, &lacked).await?;
+        if !desired.partial && offer != Offer::None {
+            self.offer_lacked(repository, &desired, &lacked, offer).await?;
+        } else if !desired.partial && !withheld.is_empty() {
+            self.offer_withheld(repository, &desired, &lacked, withheld).await?;
         }
         let filled = self.fill(repository, &pending).await;
         let here = self.manifests_here(repository)?;
         // On a full disk above all: it makes room.
         let is_over = matches!(filled, Ok(_) | Err(SyncError::Store(StoreError::Full)));
         if offer == Offer::None && is_over && !desired.partial {
-            self.drop_deleted(repository, &desired, &here).await?;
+            let kept = self.store.withheld(repository)?.manifests;
+            self.drop_deleted(repository, &desired, &here, &kept).await?;
         }
         let failed = filled?;
         if desired.partial {
@@ -489,6 +521,7 @@ impl Worker {
         for _ in 0..PAGES_MAX {
             let (page, partial) = self.upstream.listing(repository, last.as_ref()).await?;
             desired.partial |= partial;
+            desired.at = Some(page.at);
             desired.tags.extend(page.tags.into_iter().map(|entry| (entry.tag, entry.digest)));
             desired.referrers.extend(page.referrers);
             match page.next {
@@ -542,7 +575,8 @@ impl Worker {
                 done.push(id.clone());
                 continue;
             }
-            match self.apply_content(message, &config, &scope).await {
+            let asks = config.node.mode == Mode::ReadWrite || self.is_listed(id)?;
+            match self.apply_content(message, asks, &scope).await {
                 Ok(()) => done.push(id.clone()),
                 Err(error) => {
                     result = Err(error);
@@ -576,16 +610,25 @@ impl Worker {
         Ok(self.state.publish(&self.store)?)
     }
 
-    /// Applies one message about content. What cannot be had is set aside.
+    /// Whether a listing has told of it already, or of what came after it.
+    pub(super) fn is_listed(&self, id: &InboxId) -> Result<bool, SyncError> {
+        let listed = self.store.listed()?.zip(self.store.feed_position()?);
+        Ok(listed.is_some_and(|(listed, now)| {
+            listed.epoch == now.epoch && id.sequence() <= listed.sequence
+        }))
+    }
+
+    /// Applies one message about content. What counts is what the parent says now, if it is asked:
+    /// the message may be older than what is here. What cannot be had is set aside.
     pub(super) async fn apply_content(
         &self,
         message: &Message,
-        config: &NodeConfig,
+        asks: bool,
         scope: &Scope,
     ) -> Result<(), SyncError> {
         let repository = match message {
             Message::Tag { repository, tag, digest } if scope.covers(repository) => {
-                self.follow_tag(repository, tag, digest.clone(), config.node.mode).await?;
+                self.follow_tag(repository, tag, digest.clone(), asks).await?;
                 repository
             }
             Message::ManifestAdded { repository, digest } if scope.covers(repository) => {
@@ -596,12 +639,11 @@ impl Worker {
             }
             Message::ManifestDeleted { repository, digest } if scope.covers(repository) => {
                 self.state.paid(repository, &Item::Manifest(digest.clone()));
-                match config.node.mode {
-                    Mode::ReadWrite => self.delete_if_gone(repository, digest).await?,
-                    Mode::ReadOnly => {
-                        let watch = self.store.watch_manifest(repository, digest);
-                        self.delete_manifest(watch, repository, digest).await?;
-                    }
+                if asks {
+                    self.delete_if_gone(repository, digest).await?;
+                } else {
+                    let watch = self.store.watch_manifest(repository, digest);
+                    self.delete_manifest(watch, repository, digest).await?;
                 }
                 repository
             }
@@ -621,7 +663,7 @@ impl Worker {
         repository: &RepositoryName,
         tag: &Tag,
         told: Option<Digest>,
-        mode: Mode,
+        asks: bool,
     ) -> Result<(), SyncError> {
         let item = Item::Tag(tag.clone());
         let base = self.store.tag(repository, tag)?;
@@ -634,9 +676,9 @@ impl Worker {
         }
         // On a ReadWrite node the message may be the echo of an older push of ours: what counts is
         // what the tag names at the parent now.
-        let wanted = match mode {
-            Mode::ReadOnly => told,
-            Mode::ReadWrite => {
+        let wanted = match asks {
+            false => told,
+            true => {
                 match self.upstream.tag(repository, &Reference::Tag(tag.clone())).await {
                     Ok(wanted) => wanted,
                     // The parent has told of its removal.

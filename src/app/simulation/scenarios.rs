@@ -8,21 +8,21 @@ use crate::types::Cursor;
 use crate::types::message::{Batch, Item, Message};
 
 /// Images of the tests, and an index of the first two.
-const FIRST: u64 = 0;
-const SECOND: u64 = 1;
-const THIRD: u64 = 2;
+pub(super) const FIRST: u64 = 0;
+pub(super) const SECOND: u64 = 1;
+pub(super) const THIRD: u64 = 2;
 const INDEX: u64 = MANIFESTS;
 
-fn app() -> RepositoryName {
+pub(super) fn app() -> RepositoryName {
     repository(0)
 }
 
-fn names(list: &[&str]) -> Vec<Tag> {
+pub(super) fn names(list: &[&str]) -> Vec<Tag> {
     list.iter().map(|name| name.parse().unwrap()).collect()
 }
 
 /// Pushes at one of the two.
-async fn push(store: &Store, tags: &[&str], number: u64) {
+pub(super) async fn push(store: &Store, tags: &[&str], number: u64) {
     let put = store_push(store, &app(), &names(tags), number, Origin::Client).await;
     assert_eq!(put, PutOutcome::Stored);
 }
@@ -31,12 +31,12 @@ fn has(store: &Store, number: u64) -> bool {
     store.manifest(&app(), &digest_of(&manifest(number))).unwrap().is_some()
 }
 
-fn named(store: &Store, tag: &str) -> Option<Digest> {
+pub(super) fn named(store: &Store, tag: &str) -> Option<Digest> {
     store.tag(&app(), &names(&[tag])[0]).unwrap()
 }
 
 /// Lets the device push and pull until nothing is left to do.
-async fn rest(tree: &Tree, engine: &Engine) {
+pub(super) async fn rest(tree: &Tree, engine: &Engine) {
     for _ in 0..6 {
         engine.push_once().await.unwrap();
         engine.pull_once().await.unwrap();
@@ -46,7 +46,7 @@ async fn rest(tree: &Tree, engine: &Engine) {
     engine.pull_once().await.unwrap();
 }
 
-fn in_tree(work: impl AsyncFnOnce(&Tree, &Engine)) {
+pub(super) fn in_tree(work: impl AsyncFnOnce(&Tree, &Engine)) {
     let spawner = Spawner::new();
     boxed(&spawner, async {
         let tree = tree(spawner.clone(), 1).await;

@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::store::rows::node::{Fact, position_key, reconcile_key};
+use crate::store::rows::node::{Fact, listed_key, position_key, reconcile_key};
 use crate::store::rows::{Kind, Row, key, prefix};
 use crate::store::{Store, StoreError, Txn};
 use crate::types::Cursor;
@@ -36,7 +36,26 @@ fn item_key(sequence: u64, number: u64) -> Vec<u8> {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct InboxId(Vec<u8>);
 
+impl InboxId {
+    /// Its number in the parent's feed.
+    pub fn sequence(&self) -> u64 {
+        let number = self.0.get(1..9).and_then(|bytes| bytes.try_into().ok());
+        number.map_or(u64::MAX, u64::from_be_bytes)
+    }
+}
+
 impl Store {
+    /// Up to where the parent's listings of the last full comparison told what messages tell again:
+    /// those are older than what is here.
+    pub fn listed(&self) -> Result<Option<Cursor>, StoreError> {
+        Ok(self.get::<Position>(&listed_key())?.map(|position| position.0))
+    }
+
+    /// Notes that.
+    pub async fn note_listed(&self, through: Cursor) -> Result<(), StoreError> {
+        self.commit(move |txn| txn.put(listed_key(), &Position(through))).await
+    }
+
     /// The position up to which messages were received; `None` before the first reconcile.
     pub fn feed_position(&self) -> Result<Option<Cursor>, StoreError> {
         Ok(self.get::<Position>(&position_key())?.map(|position| position.0))

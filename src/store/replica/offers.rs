@@ -1,18 +1,46 @@
 //! What a node offers a parent that was replaced or restored, and may have lost what it had taken.
 
+use std::collections::BTreeSet;
+
 use super::inbox;
 use super::node::ask_for_reconcile;
 use super::outbox::{Origin, OutboxChange, enqueue, oldest_of_tag, waits};
 use crate::store::rows::derived::About;
 use crate::store::rows::manifest::{ManifestRow, manifest_key};
-use crate::store::rows::node::{Fact, offer_key, parent_epoch_key};
+use crate::store::rows::node::{
+    Fact, offer_key, parent_epoch_key, withheld_manifests, withheld_tags,
+};
 use crate::store::rows::outbox::{entry_key, remember};
 use crate::store::rows::tag::{TagRow, tag_key};
+use crate::store::rows::{digest_at, name_at};
 use crate::store::{Store, StoreError, Txn};
 use crate::types::{Cursor, Digest, RepositoryName, Tag};
 
 /// Repositories, tags or manifests that one record notes as offered.
 const OFFERS_AT_ONCE: usize = 256;
+
+/// What a repository keeps though the parent lacks it: this node may not push it.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Withheld {
+    /// By name.
+    pub tags: BTreeSet<Tag>,
+    /// Those that the tags name too.
+    pub manifests: BTreeSet<Digest>,
+}
+
+impl Withheld {
+    /// Whether it keeps nothing.
+    pub fn is_empty(&self) -> bool {
+        self.tags.is_empty() && self.manifests.is_empty()
+    }
+
+    fn keys(&self, repository: &RepositoryName) -> Vec<Vec<u8>> {
+        let (tags, manifests) = (withheld_tags(repository), withheld_manifests(repository));
+        let tags = self.tags.iter().map(|tag| [&tags[..], tag.as_str().as_bytes()].concat());
+        let manifests = self.manifests.iter().map(|d| [&manifests[..], &d.to_key()].concat());
+        tags.chain(manifests).collect()
+    }
+}
 
 impl Store {
     /// The epoch of the parent's feed at the first contact, or at the last one in which it had
@@ -66,6 +94,47 @@ impl Store {
             Ok(())
         })
         .await
+    }
+
+    /// Keeps what the parent lacks of a repository, from this comparison on.
+    pub async fn withhold(
+        &self,
+        repository: &RepositoryName,
+        withheld: &Withheld,
+    ) -> Result<(), StoreError> {
+        for page in withheld.keys(repository).chunks(OFFERS_AT_ONCE) {
+            let page = page.to_vec();
+            self.commit(|txn| {
+                page.into_iter().try_for_each(|key| txn.put_changed(key, &Fact::Mark))
+            })
+            .await?;
+        }
+        Ok(())
+    }
+
+    /// What is kept of a repository though the parent lacks it.
+    pub fn withheld(&self, repository: &RepositoryName) -> Result<Withheld, StoreError> {
+        let start = withheld_tags(repository);
+        let rows = self.scan::<Fact>(&start, None, usize::MAX)?;
+        let tags = rows.iter().map(|(key, _)| name_at(key, start.len()));
+        let tags = tags.collect::<Result<_, _>>()?;
+        let start = withheld_manifests(repository);
+        let rows = self.scan::<Fact>(&start, None, usize::MAX)?;
+        let manifests = rows.iter().map(|(key, _)| digest_at(key, start.len()));
+        Ok(Withheld { tags, manifests: manifests.collect::<Result<_, _>>()? })
+    }
+
+    /// Keeps these no more than anything else.
+    pub async fn release(
+        &self,
+        repository: &RepositoryName,
+        withheld: &Withheld,
+    ) -> Result<(), StoreError> {
+        for page in withheld.keys(repository).chunks(OFFERS_AT_ONCE) {
+            let page = page.to_vec();
+            self.commit(|txn| page.into_iter().try_for_each(|key| txn.delete(key))).await?;
+        }
+        Ok(())
     }
 
     /// Has tags that the parent lacks go up as they are, but for those that were moved since. Those

@@ -78,12 +78,27 @@ pub(in crate::store) fn own_rows() -> Vec<Vec<u8>> {
     let mut starts: Vec<Vec<u8>> = single.into();
     starts.extend([last_look_key(), looked_with_key(), debts_key(), position_key(), pushes_key()]);
     starts.extend([prefix(Kind::Node, &[b"version"]), prefix(Kind::Node, &[b"synced"])]);
-    starts.extend([prefix(Kind::Node, &[b"offer"]), parent_epoch_key()]);
+    starts.extend([prefix(Kind::Node, &[b"offer"]), parent_epoch_key(), listed_key()]);
+    starts.push(prefix(Kind::Node, &[b"withheld-tag"]));
+    starts.push(prefix(Kind::Node, &[b"withheld-manifest"]));
     starts
 }
 
 pub(in crate::store) fn position_key() -> Vec<u8> {
     key(Kind::Node, &[b"cursor"])
+}
+
+/// What is kept of a repository though the parent lacks it: tags, or manifests.
+pub(in crate::store) fn withheld_tags(repository: &RepositoryName) -> Vec<u8> {
+    prefix(Kind::Node, &[b"withheld-tag", repository.as_str().as_bytes()])
+}
+
+pub(in crate::store) fn withheld_manifests(repository: &RepositoryName) -> Vec<u8> {
+    prefix(Kind::Node, &[b"withheld-manifest", repository.as_str().as_bytes()])
+}
+
+pub(in crate::store) fn listed_key() -> Vec<u8> {
+    key(Kind::Node, &[b"listed"])
 }
 
 pub(in crate::store) fn parent_epoch_key() -> Vec<u8> {

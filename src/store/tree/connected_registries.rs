@@ -94,12 +94,16 @@ impl Store {
     }
 
     /// Whether a change that `child` delivers may bear the name of `origin`: it or a node below it
-    /// made the change. One that is gone cannot be told from one below.
+    /// made the change. One that is gone cannot be told from one below; this node has numbers of
+    /// its own.
     pub fn may_deliver(
         &self,
         child: &ConnectedRegistryName,
         origin: &ConnectedRegistryName,
     ) -> Result<bool, StoreError> {
+        if self.self_config()?.is_some_and(|config| config.node.name == *origin) {
+            return Ok(false);
+        }
         let known = self.node_below(origin)?.is_some();
         Ok(!known || child == origin || self.is_ancestor(child, origin)?)
     }

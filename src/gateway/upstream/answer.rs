@@ -1,0 +1,92 @@
+//! What an answer of the parent means.
+
+use super::{ERROR_TEXT_MAX, UpstreamError};
+use crate::gateway::wire::{self, BODY_BYTES_MAX, Wire};
+use crate::http::{BodyError, ClientError, ClientResponse};
+use crate::types::limits::{PROGRESS_DEADLINE, SMALL_BODY_BYTES_MAX};
+use crate::types::refusal::PARTIAL;
+
+#[allow(clippy::needless_pass_by_value, reason = "it ends the error's way, in map_err")]
+pub(in crate::gateway) fn protocol(error: impl ToString) -> UpstreamError {
+    UpstreamError::Protocol(error.to_string())
+}
+
+/// What is wrong with the body of one answer says nothing of the others.
+pub(in crate::gateway) fn malformed(error: UpstreamError) -> UpstreamError {
+    match error {
+        UpstreamError::Protocol(text) => UpstreamError::Malformed(text),
+        other => other,
+    }
+}
+
+pub(super) async fn message<T: Wire>(response: ClientResponse) -> Result<T, UpstreamError> {
+    wire::decode(&body(response, BODY_BYTES_MAX).await?).map_err(protocol)
+}
+
+/// The whole body of an answer, under the progress deadline.
+pub(in crate::gateway) async fn body(
+    mut response: ClientResponse,
+    max: u64,
+) -> Result<Vec<u8>, UpstreamError> {
+    let all = crate::sys::clock::within(PROGRESS_DEADLINE, response.body.read_all(max)).await;
+    match all {
+        Ok(Ok(bytes)) => Ok(bytes),
+        Ok(Err(BodyError::Io(error))) => Err(ClientError::Io(error).into()),
+        Ok(Err(_)) => Err(protocol("the parent's answer is too large")),
+        Err(_) => Err(ClientError::Timeout.into()),
+    }
+}
+
+/// Whether an answer may come from somebody who is not the parent. The others tell of the thing
+/// that was asked for.
+pub(super) fn is_doubtful(error: &UpstreamError) -> bool {
+    match error {
+        UpstreamError::NotFound(_)
+        | UpstreamError::NotYet(_)
+        | UpstreamError::Gone
+        | UpstreamError::PreconditionFailed
+        | UpstreamError::OutboxMismatch
+        | UpstreamError::AlreadyActivated(_)
+        | UpstreamError::ActivationUnknown
+        | UpstreamError::Malformed(_) => false,
+        UpstreamError::Refused(status, _) => ![409, 413, 416].contains(status),
+        UpstreamError::Unauthorized(_)
+        | UpstreamError::Forbidden(_)
+        | UpstreamError::Busy(..)
+        | UpstreamError::Unreachable(_)
+        | UpstreamError::StartedAnew
+        | UpstreamError::Protocol(_) => true,
+    }
+}
+
+/// Passes good answers on and names the others.
+pub(super) async fn check(response: ClientResponse) -> Result<ClientResponse, UpstreamError> {
+    if matches!(response.status, 200..=299 | 304) {
+        return Ok(response);
+    }
+    let partial = response.header(PARTIAL).is_some();
+    let (status, text) = error_text(response).await;
+    Err(match status {
+        404 if partial => UpstreamError::NotYet(text),
+        401 => UpstreamError::Forbidden(text),
+        404 => UpstreamError::NotFound(text),
+        409 if text.contains("ACTIVATION_UNKNOWN") => UpstreamError::ActivationUnknown,
+        409 if text.contains("_ACTIVATED") => UpstreamError::AlreadyActivated(text),
+        409 if text.contains("outbox_mismatch") => UpstreamError::OutboxMismatch,
+        410 => UpstreamError::Gone,
+        412 => UpstreamError::PreconditionFailed,
+        408 | 429 | 500.. => UpstreamError::Busy(status, text),
+        _ => UpstreamError::Refused(status, text),
+    })
+}
+
+/// The status and the body of an error, as the parent wrote it.
+pub(super) async fn error_text(response: ClientResponse) -> (u16, String) {
+    let status = response.status;
+    let bytes = body(response, SMALL_BODY_BYTES_MAX).await.unwrap_or_default();
+    let text = String::from_utf8_lossy(&bytes);
+    let visible = text.chars().map(|c| if c.is_control() { ' ' } else { c });
+    let text: String = visible.take(ERROR_TEXT_MAX).collect();
+    let text = text.trim();
+    (status, if text.is_empty() { format!("status {status}") } else { text.to_owned() })
+}
