@@ -8,8 +8,8 @@ use super::range::{self, Chunk};
 use super::route::bad_digest;
 use crate::auth::{Authorized, Push};
 use crate::http::{Body, BodyError, Busy, Reply, Request, Reservation};
-use crate::store::StoreError;
 use crate::store::content::uploads::Upload;
+use crate::store::{Store, StoreError};
 use crate::sys::clock;
 use crate::types::limits::{BUFFER_BYTES, UPLOAD_PACE};
 use crate::types::{Digest, Reason, Refusal, RepositoryName};
@@ -56,22 +56,34 @@ impl Registry {
         {
             return Ok(created(name, &digest));
         }
-        let coming = request.body.len().unwrap_or(0);
-        self.store.check_quota(name, coming).map_err(store_refusal)?;
+        let room = self.room(name, whole.as_ref())?;
+        room.check(request.body.len().unwrap_or(0))?;
         let mut upload = self.store.upload_start(name).await.map_err(start_refusal)?;
         let Some(digest) = whole else {
             return Ok(progress(202, name, upload.id(), upload.offset()));
         };
-        // Nobody learns the id of this upload: it is of no use when the body does not come whole.
-        match receive(&mut upload, &mut request.body, None).await {
-            Ok(_held) => self.finish(who, upload, name, &digest).await,
+        match receive(&mut upload, &mut request.body, None, &room).await {
+            Ok(_held) => self.finish(who, upload, &room, &digest).await,
             Err(refusal) => {
-                if let Err(error) = upload.cancel().await {
-                    log::warn!("cannot remove a broken upload: {error}");
-                }
+                // Nobody learns the id of this upload.
+                remove(upload).await;
                 Err(refusal)
             }
         }
+    }
+
+    /// What an upload to a repository is checked against; content that may be pulled from there
+    /// already, as far as its digest is known, costs nothing more.
+    fn room<'a>(
+        &'a self,
+        name: &'a RepositoryName,
+        digest: Option<&Digest>,
+    ) -> Result<Room<'a>, Refusal> {
+        let is_free = match digest {
+            Some(digest) => self.linked(name, digest)?,
+            None => false,
+        };
+        Ok(Room { store: &self.store, name, is_free })
     }
 
     /// end-11: links a blob of another repository. When it cannot, an upload is started instead,
@@ -114,9 +126,9 @@ impl Registry {
         if let Some(reply) = out_of_order(chunk, &upload, name) {
             return Ok(reply);
         }
-        let coming = upload.offset() + request.body.len().unwrap_or(0);
-        self.store.check_quota(name, coming).map_err(store_refusal)?;
-        let _held = receive(&mut upload, &mut request.body, chunk).await?;
+        let room = self.room(name, None)?;
+        let received = receive(&mut upload, &mut request.body, chunk, &room).await;
+        let (upload, _held) = kept(upload, received).await?;
         // Written before it is acknowledged: a full disk is told to whom it concerns.
         let offset = upload.pause().await.map_err(store_refusal)?;
         Ok(progress(202, name, id, offset))
@@ -145,8 +157,10 @@ impl Registry {
         if let Some(reply) = out_of_order(chunk, &upload, name) {
             return Ok(reply);
         }
-        let _held = receive(&mut upload, &mut request.body, chunk).await?;
-        self.finish(who, upload, name, &digest).await
+        let room = self.room(name, Some(&digest))?;
+        let received = receive(&mut upload, &mut request.body, chunk, &room).await;
+        let (upload, _held) = kept(upload, received).await?;
+        self.finish(who, upload, &room, &digest).await
     }
 
     /// end-14: DELETE.
@@ -165,9 +179,13 @@ impl Registry {
         &self,
         _who: &Authorized<Push>,
         upload: Upload,
-        name: &RepositoryName,
+        room: &Room<'_>,
         digest: &Digest,
     ) -> Result<Reply, Refusal> {
+        // Another upload may have taken the room since the bytes came.
+        let fits = room.check(upload.offset());
+        let (upload, ()) = kept(upload, fits).await?;
+        let name = room.name;
         let size = upload.finish(digest).await.map_err(|error| match error {
             StoreError::Invalid(_) => {
                 let message = format!("the content does not have the digest {digest}");
@@ -185,15 +203,55 @@ impl Registry {
     }
 }
 
-/// Appends a body to an upload, one buffer after the other. When the body breaks off, what has
-/// arrived is kept. While the buffers fill quickly, and there is memory, the upload gathers them
-/// into pieces. What it then holds is returned, to be kept until it is written.
+/// What a repository has room for.
+struct Room<'a> {
+    store: &'a Store,
+    name: &'a RepositoryName,
+    /// The repository has the content already.
+    is_free: bool,
+}
+
+impl Room<'_> {
+    /// An upload of so many bytes must fit the quota.
+    fn check(&self, bytes: u64) -> Result<(), Refusal> {
+        if self.is_free {
+            return Ok(());
+        }
+        self.store.check_quota(self.name, bytes).map_err(store_refusal)
+    }
+}
+
+/// Ends an upload that cannot fit the quota any more: what came of it takes no space.
+async fn kept<T>(upload: Upload, result: Result<T, Refusal>) -> Result<(Upload, T), Refusal> {
+    match result {
+        Ok(value) => Ok((upload, value)),
+        Err(refusal) => {
+            if refusal.reason == Reason::QuotaExceeded {
+                remove(upload).await;
+            }
+            Err(refusal)
+        }
+    }
+}
+
+async fn remove(upload: Upload) {
+    if let Err(error) = upload.cancel().await {
+        log::warn!("cannot remove a refused upload: {error}");
+    }
+}
+
+/// Appends a body to an upload, one buffer after the other; what the quota has no room for is
+/// refused before it is written. When the body breaks off, what has arrived is kept. While the
+/// buffers fill quickly, and there is memory, the upload gathers them into pieces. What it then
+/// holds is returned, to be kept until it is written.
 async fn receive(
     upload: &mut Upload,
     body: &mut Body,
     chunk: Option<Chunk>,
+    room: &Room<'_>,
 ) -> Result<Gathers, Refusal> {
     let mut gathers = Gathers::Nothing;
+    room.check(upload.offset().saturating_add(body.len().unwrap_or(0)))?;
     if body.is_empty() {
         return check_len(0, chunk).map(|()| gathers);
     }
@@ -208,6 +266,7 @@ async fn receive(
         if end.is_none() && !buffer.slow && matches!(gathers, Gathers::Nothing) {
             gathers = Gathers::start(upload, body);
         }
+        room.check(upload.offset().saturating_add(buffer.filled as u64))?;
         upload.write(buffer.bytes()).await.map_err(store_refusal)?;
         match end {
             Some(Ok(())) => return check_len(received, chunk).map(|()| gathers),

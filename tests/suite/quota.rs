@@ -1,9 +1,10 @@
 //! Quotas of repositories.
 
+use std::path::Path;
 use std::time::Duration;
 
 use crate::support::eventually;
-use crate::support::http::{bearer, token};
+use crate::support::http::{Answer, bearer, parse, raw, token};
 use crate::support::image::{self, Image};
 use crate::support::node::Node;
 use crate::sync::SOON;
@@ -61,4 +62,77 @@ fn f203_a_push_over_the_quota_is_refused_and_a_sync_respects_it() {
         root.json(&["gc"]);
         (second.push(&root.login, owner, "small", "v2").status == 201).then_some(())
     });
+}
+
+/// A stream that does not tell its length, as clients push layers; the answer.
+fn stream(node: &Node, bearer_token: &str, method: &str, target: &str, body: &[u8]) -> Answer {
+    let head = format!(
+        "{method} {target} HTTP/1.1\r\nhost: {}\r\nauthorization: Bearer {bearer_token}\r\n\
+         connection: close\r\ntransfer-encoding: chunked\r\n\r\n{:x}\r\n",
+        node.login,
+        body.len()
+    );
+    let bytes = [head.as_bytes(), body, b"\r\n0\r\n\r\n"].concat();
+    parse(&raw(&node.login, &bytes).unwrap(), false).unwrap()
+}
+
+/// Bytes in the files of a directory of the state, and of those below it.
+fn bytes_in(path: &Path) -> u64 {
+    let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
+    entries
+        .map(|entry| match entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            true => bytes_in(&entry.path()),
+            false => entry.metadata().map_or(0, |data| data.len()),
+        })
+        .sum()
+}
+
+/// What cannot fit is refused while it comes, and takes no space: neither as an upload nor as
+/// content that waits for garbage collection.
+#[test]
+fn f210_a_stream_beyond_the_quota_is_refused_as_it_comes_and_takes_no_space() {
+    const QUOTA: u64 = 1 << 20;
+    let mut root = Node::device("x");
+    root.make_root();
+    root.know_as("quotas = [\"small=1MiB\"]\n");
+    root.start();
+    let user = root.pusher("owner-token", "*");
+    let scope = "repository:small:pull,push";
+    let bearer_token = token(&root.login, &user.0, &user.1, &[scope]).unwrap();
+    let begin = || {
+        let begun =
+            bearer(&root.login, &bearer_token, "POST", "/v2/small/blobs/uploads/", &[], b"");
+        begun.header("location").unwrap().to_owned()
+    };
+    let refused = |answer: &Answer, what: &str| {
+        let reason = answer.error().1;
+        assert_eq!((answer.status, reason.as_str()), (403, "quota_exceeded"), "{what}: {answer:?}");
+    };
+    let large = image::noise(5, 40 << 20);
+    let upload = begin();
+    refused(&stream(&root, &bearer_token, "PATCH", &upload, &large), "a stream");
+    let gone = bearer(&root.login, &bearer_token, "GET", &upload, &[], b"");
+    assert_eq!(gone.error().0, "BLOB_UPLOAD_UNKNOWN", "{gone:?}");
+    let last = format!("{}?digest={}", begin(), image::digest(&large));
+    refused(&stream(&root, &bearer_token, "PUT", &last, &large), "a last chunk");
+    let whole = format!("/v2/small/blobs/uploads/?digest={}", image::digest(&large));
+    refused(&stream(&root, &bearer_token, "POST", &whole, &large), "a whole blob");
+    assert_eq!(bytes_in(&root.state().join("uploads")), 0);
+    assert_eq!(bytes_in(&root.state().join("blobs")), 0);
+
+    // Each of two fits, both do not: the second is not installed.
+    let blobs = [image::noise(6, 700_000), image::noise(7, 700_000)];
+    let uploads = [begin(), begin()];
+    for (upload, blob) in uploads.iter().zip(&blobs) {
+        assert_eq!(stream(&root, &bearer_token, "PATCH", upload, blob).status, 202);
+    }
+    let finish = |number: usize| {
+        let target = format!("{}?digest={}", uploads[number], image::digest(&blobs[number]));
+        bearer(&root.login, &bearer_token, "PUT", &target, &[], b"")
+    };
+    assert_eq!(finish(0).status, 201);
+    refused(&finish(1), "the second of two");
+    assert_eq!(bytes_in(&root.state().join("uploads")), 0);
+    let held = bytes_in(&root.state().join("blobs"));
+    assert!(held < QUOTA, "{held} bytes are there");
 }
