@@ -125,6 +125,10 @@ impl Store {
         let held_back = self.sync_under_way()? && !full;
         if full {
             shared.leases.release_all();
+            if !options.dry_run {
+                let shared = shared.clone();
+                let _ = spawn::blocking(move || shared.make_room(0)).await;
+            }
         }
         let options = GcOptions { dry_run: options.dry_run || held_back, ..options };
         let started = shared.sys.clock.monotonic();

@@ -486,7 +486,7 @@ impl Fetcher {
                 }
                 break;
             }
-            match self.store.fetch_resume(digest).await {
+            match self.store.fetch_resume(digest, size).await {
                 Ok(upload) => {
                     self.transfer(repository, digest, size, upload).await?;
                     break;

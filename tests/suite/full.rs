@@ -88,6 +88,12 @@ impl<'a> Client<'a> {
         bearer(&self.node.login, &self.token, method, target, &headers, body)
     }
 
+    /// Starts an upload; where its bytes go.
+    fn begin(&self) -> String {
+        let begun = self.send("POST", "/v2/app/blobs/uploads/", b"");
+        begun.header("location").unwrap_or_else(|| panic!("{begun:?}")).to_owned()
+    }
+
     fn push(&self, image: &Image, tag: &str) -> Answer {
         image.push_with(&self.node.login, &self.token, "app", tag)
     }
@@ -131,8 +137,8 @@ impl<'a> Client<'a> {
 fn a_full_disk_refuses_pushes_in_words_and_goes_on_with_all_else() {
     let Some((mut small, user)) = small_root(BLOCK_BYTES) else { return };
     let client = Client::new(&small.node, &user);
-    let begun = client.send("POST", "/v2/app/blobs/uploads/", b"");
-    let begun = begun.header("location").unwrap().to_owned();
+    // Each ends when it is refused.
+    let mut begun: Vec<String> = (0..6).map(|_| client.begin()).collect();
     let waiting = Image::new(1, &[3000]);
     for blob in waiting.blobs() {
         let pushed = image::push_blob(&small.node.login, &client.token, "app", blob);
@@ -153,9 +159,10 @@ fn a_full_disk_refuses_pushes_in_words_and_goes_on_with_all_else() {
         small.disk.fill_but(free_kib);
         wait_for_the_next_look();
         assert_full(&client.send("POST", "/v2/app/blobs/uploads/", b""), "a new upload");
-        assert_full(&client.send("PATCH", &begun, &small_blob), "a small chunk");
-        assert_full(&client.send("PATCH", &begun, &blob), "a chunk");
-        let last = format!("{begun}?digest={}", image::digest(&blob));
+        let mut next = || begun.pop().unwrap();
+        assert_full(&client.send("PATCH", &next(), &small_blob), "a small chunk");
+        assert_full(&client.send("PATCH", &next(), &blob), "a chunk");
+        let last = format!("{}?digest={}", next(), image::digest(&blob));
         assert_full(&client.send("PUT", &last, &blob), "the last chunk");
         let manifest = client.send("PUT", "/v2/app/manifests/late", &waiting.manifest);
         assert_full(&manifest, "a manifest");
@@ -197,10 +204,10 @@ fn a_full_disk_refuses_pushes_in_words_and_goes_on_with_all_else() {
     eprintln!("{} and {} images were there all the time", images.len(), more.len());
 }
 
-/// The disk fills inside a chunk. What fitted of it is no part of what the client then finishes,
-/// although another repository has content of that digest.
+/// The disk fills inside a chunk. What fitted of it is nowhere, although another repository has
+/// content of the digest that the client then finishes with.
 #[test]
-fn f211_a_chunk_that_fills_the_disk_leaves_nothing_behind_in_the_upload() {
+fn f211_a_chunk_that_fills_the_disk_leaves_nothing_behind() {
     let Some((small, user)) = small_root(SMALL_BLOCK_BYTES) else { return };
     let client = Client::new(&small.node, &user);
     let scope = "repository:other:pull,push";
@@ -208,30 +215,66 @@ fn f211_a_chunk_that_fills_the_disk_leaves_nothing_behind_in_the_upload() {
     let (good, more) = (image::noise(1, 3000), image::noise(2, 1 << 20));
     assert_eq!(image::push_blob(&small.node.login, &other, "other", &good).status, 201);
     // The node looks at the space once a second; a chunk must come before it notices.
-    let reached = (0..20).any(|attempt| {
-        let begun = client.send("POST", "/v2/app/blobs/uploads/", b"");
-        let begun = begun.header("location").unwrap().to_owned();
-        let id = begun.split('?').next().unwrap().rsplit('/').next().unwrap();
-        let file = small.node.state().join("uploads").join(id);
+    for attempt in 0..5 {
+        let begun = client.begin();
         wait_for_the_next_look();
         assert_eq!(client.send("PATCH", &begun, &good).status, 202);
-        let before = std::fs::metadata(&file).unwrap().modified().unwrap();
         small.disk.take_but(64);
         assert_full(&client.send("PATCH", &begun, &more), "a chunk");
-        let written = std::fs::metadata(&file).unwrap().modified().unwrap() > before;
         small.disk.free();
         wait_for_the_next_look();
         let last = format!("{begun}?digest={}", image::digest(&good));
         let finished = client.send("PUT", &last, b"");
-        assert_eq!(finished.status, 201, "attempt {attempt}: {finished:?}");
+        assert_eq!(finished.error().0, "BLOB_UPLOAD_UNKNOWN", "attempt {attempt}: {finished:?}");
+        assert_eq!(bytes_in_uploads(&small.node), 0, "attempt {attempt}");
         let target = format!("/v2/other/blobs/{}", image::digest(&good));
         let served = bearer(&small.node.login, &other, "GET", &target, &[], b"");
         let text = String::from_utf8_lossy(&served.body[..served.body.len().min(200)]);
         assert_eq!(served.status, 200, "attempt {attempt}: {text}");
         assert!(served.body == good, "attempt {attempt}: {} bytes", served.body.len());
-        written
+    }
+}
+
+fn bytes_in_uploads(node: &Node) -> u64 {
+    let entries = std::fs::read_dir(node.state().join("uploads")).unwrap();
+    entries.map(|entry| entry.unwrap().metadata().unwrap().len()).sum()
+}
+
+/// What is larger than the disk is refused, and its space is there at once for what fits.
+#[test]
+fn f210_an_upload_that_fills_the_disk_gives_its_space_back() {
+    let Some((small, user)) = small_root(BLOCK_BYTES) else { return };
+    let client = Client::new(&small.node, &user);
+    let large = image::noise(1, 100 << 20);
+    let begun = client.begin();
+    assert_full(&client.send("PATCH", &begun, &large), "more than fits");
+    let gone = client.send("PATCH", &begun, &large[..1000]);
+    assert_eq!((gone.status, gone.error().0.as_str()), (404, "BLOB_UPLOAD_UNKNOWN"), "{gone:?}");
+    assert_eq!(bytes_in_uploads(&small.node), 0);
+    assert_eq!(client.push(&Image::new(2, &[LAYER_BYTES]), "v2").status, 201);
+}
+
+/// Uploads that were given up make room for others, the oldest first, and no more of them than
+/// has to.
+#[test]
+fn f210_uploads_that_were_given_up_make_room() {
+    let Some((small, user)) = small_root(BLOCK_BYTES) else { return };
+    let client = Client::new(&small.node, &user);
+    small.disk.fill_but(30 << 10);
+    wait_for_the_next_look();
+    let part = image::noise(1, 10 << 20);
+    let [oldest, newer] = [0, 1].map(|_| {
+        let begun = client.begin();
+        assert_eq!(client.send("PATCH", &begun, &part).status, 202);
+        begun
     });
-    assert!(reached, "no chunk met the full disk");
+    let image = Image::new(2, &[12 << 20]);
+    eventually(SOON, "an upload that was given up makes room", || {
+        Some(client.push(&image, "v2")).filter(|answer| answer.status == 201)
+    });
+    assert_eq!(client.send("GET", &oldest, b"").error().0, "BLOB_UPLOAD_UNKNOWN");
+    let kept = client.send("GET", &newer, b"");
+    assert_eq!(kept.header("range"), Some(format!("0-{}", part.len() - 1).as_str()), "{kept:?}");
 }
 
 #[test]

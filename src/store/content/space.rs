@@ -76,10 +76,46 @@ impl Shared {
         if space.free < wanted { Err(StoreError::Full) } else { Ok(()) }
     }
 
+    /// `Full` when so many bytes more would not leave the reserve, even after uploads that were
+    /// given up have made room.
+    pub(in crate::store) fn make_room(&self, bytes: u64) -> Result<(), StoreError> {
+        let fits = |bytes| self.leaves_reserve(bytes) != Err(StoreError::Full);
+        if fits(bytes) {
+            return self.leaves_reserve(bytes);
+        }
+        self.forget_space();
+        let (given_up, idle_bytes) = self.uploads.given_up(self);
+        // What cannot fit in any case costs no other upload its bytes, unless the reserve is used.
+        let goal = if fits(bytes.saturating_sub(idle_bytes)) { bytes } else { 0 };
+        for upload in given_up {
+            if fits(goal) {
+                break;
+            }
+            upload.evict(self);
+            self.forget_space();
+        }
+        self.leaves_reserve(bytes)
+    }
+
+    /// [`Shared::make_room`] for bytes that will come in the course of time: `Full`, before the
+    /// first of them is asked for, when they do not fit.
+    pub(in crate::store) fn expect(&self, bytes: u64) -> Result<(), StoreError> {
+        let fits = self.make_room(bytes);
+        if fits == Err(StoreError::Full) {
+            self.space.refused.store(bytes, Ordering::Relaxed);
+        }
+        fits
+    }
+
+    /// The next look is a new one: space was given back.
+    pub(in crate::store) fn forget_space(&self) {
+        *self.space.last.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
     /// Counts bytes that are about to be written, so that the reserve holds between two looks;
     /// `Full` when they would not leave it.
     pub(in crate::store) fn take_space(&self, bytes: u64) -> Result<(), StoreError> {
-        let taken = self.leaves_reserve(bytes);
+        let taken = self.make_room(bytes);
         let refused = if taken.is_err() { bytes } else { 0 };
         self.space.refused.store(refused, Ordering::Relaxed);
         taken?;
@@ -114,7 +150,7 @@ impl Shared {
             let _ = self.disk.remove(&path);
         }
         // What was free a moment ago does not tell of the ballast.
-        *self.space.last.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        self.forget_space();
     }
 
     /// Gives space to the journal: the ballast, or an index that was put aside; whether there was

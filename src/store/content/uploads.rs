@@ -40,6 +40,10 @@ const FETCH_TTL: Duration = Duration::from_secs(30 * 24 * 3600);
 /// seldom cancel what they give up.
 const ABANDONED_AFTER: Duration = Duration::from_secs(600);
 
+/// On a full disk, one that nobody has touched for this long makes room: longer than a client takes
+/// from one chunk to the next.
+const GIVEN_UP_AFTER: Duration = Duration::from_secs(5);
+
 /// All unfinished content of the node, by id.
 #[derive(Default)]
 pub(in crate::store) struct Uploads {
@@ -49,7 +53,7 @@ pub(in crate::store) struct Uploads {
 }
 
 /// One unfinished upload; lives from its start to its end, across requests.
-struct Session {
+pub(in crate::store) struct Session {
     id: String,
     path: PathBuf,
     /// Where it was started; `None` for a fetch.
@@ -130,15 +134,17 @@ impl Store {
         spawn::blocking(move || session.offset(&shared)).await
     }
 
-    /// The partial fetch of a blob, created or taken up where it stopped; its id is the digest.
-    /// `Conflict` while another holds it, `Full` below the reserve.
-    pub async fn fetch_resume(&self, digest: &Digest) -> Result<Upload, StoreError> {
+    /// The partial fetch of a blob of so many bytes, created or taken up where it stopped; its id
+    /// is the digest. `Conflict` while another holds it, `Full` when the rest would not fit.
+    pub async fn fetch_resume(&self, digest: &Digest, size: u64) -> Result<Upload, StoreError> {
         let shared = self.shared();
         let (id, path) = (digest.to_string(), fetch_path(&shared.layout, digest));
         let now = shared.sys.clock.monotonic();
         let session = shared.uploads.find_or_add(&id, || Session::new(&id, path, None, now));
         let mut upload = Upload::hold(shared, session)?;
         upload.load().await?;
+        let (shared, rest) = (shared.clone(), size.saturating_sub(upload.offset));
+        spawn::blocking(move || shared.expect(rest)).await?;
         Ok(upload)
     }
 
@@ -155,7 +161,7 @@ fn fetch_path(layout: &Layout, digest: &Digest) -> PathBuf {
 }
 
 fn start(shared: &Arc<Shared>, repository: &RepositoryName) -> Result<Upload, StoreError> {
-    shared.check_space()?;
+    shared.make_room(0)?;
     let id = shared.sys.rng.uuid();
     let path = shared.layout.uploads().join(&id);
     let now = shared.sys.clock.monotonic();
@@ -280,6 +286,22 @@ impl Uploads {
         self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// What makes room on a full disk, in this order, and its bytes: pushes before fetches, which
+    /// would be made again, and of each what was left alone for longest.
+    pub(in crate::store) fn given_up(&self, shared: &Shared) -> (Vec<Arc<Session>>, u64) {
+        let now = shared.sys.clock.monotonic();
+        let all: Vec<Arc<Session>> = self.all().values().cloned().collect();
+        let mut given_up: Vec<(bool, Reverse<Duration>, Arc<Session>)> = all
+            .into_iter()
+            .map(|session| (session.repository.is_none(), session.idle_for(now), session))
+            .filter(|(_, idle, session)| *idle >= GIVEN_UP_AFTER && session.bytes(shared) > 0)
+            .map(|(is_fetch, idle, session)| (is_fetch, Reverse(idle), session))
+            .collect();
+        given_up.sort_by_key(|(is_fetch, idle, _)| (*is_fetch, *idle));
+        let bytes = given_up.iter().map(|(_, _, session)| session.bytes(shared)).sum();
+        (given_up.into_iter().map(|(_, _, session)| session).collect(), bytes)
+    }
+
     /// How much an upload may gather, bytes.
     fn take_piece(&self) -> usize {
         let next = |taken| (taken < LARGE_PIECES_MAX).then_some(taken + 1);
@@ -373,8 +395,34 @@ impl Session {
         {
             progress.error = Some(error.clone());
         }
+        let ends = result == Err(StoreError::Full) && self.repository.is_some();
+        drop(progress);
         self.touch(shared);
+        if ends {
+            // Its bytes would keep others from what it cannot use. A fetch goes on when it fits.
+            log::info!("an upload that the disk has no room for was removed id={}", self.id);
+            self.remove(shared);
+        }
         result
+    }
+
+    /// What it takes on the disk.
+    fn bytes(&self, shared: &Shared) -> u64 {
+        shared.disk.file_len(&self.path).unwrap_or(0)
+    }
+
+    /// Removes it, unless somebody uses it.
+    pub(in crate::store) fn evict(&self, shared: &Shared) {
+        {
+            // Whoever writes its last pieces may be the one who needs the room.
+            let Ok(mut progress) = self.progress.try_lock() else { return };
+            if self.held.swap(true, Ordering::Acquire) {
+                return;
+            }
+            progress.gone = true;
+        }
+        log::info!("an upload that was given up made room on the full disk id={}", self.id);
+        self.remove(shared);
     }
 
     /// Writes what waits; until the next request, no file stays open and no memory taken.
@@ -451,6 +499,7 @@ impl Session {
         }
         shared.uploads.all().remove(&self.id);
         let _ = shared.disk.remove(&self.path);
+        shared.forget_space();
         if self.repository.is_some() {
             let _ = shared.disk.remove(&self.meta_path());
         }
@@ -534,11 +583,7 @@ impl Upload {
     /// Brings the session up to date after taking it.
     async fn load(&mut self) -> Result<(), StoreError> {
         let (shared, session) = (self.shared.clone(), self.session.clone());
-        let fetch = session.repository.is_none();
         self.offset = spawn::blocking(move || {
-            if fetch {
-                shared.check_space()?;
-            }
             let drained = session.drain(&shared);
             let mut progress = session.progress();
             progress.error = None;

@@ -123,19 +123,19 @@ fn a_fetch_goes_on_where_it_stopped_and_tells_a_full_disk_once() {
         let bytes = some_bytes(400_000);
         let digest = digest_of(&bytes, "sha256");
         let (store, _) = open_memory(&disk).unwrap();
-        let mut fetch = store.fetch_resume(&digest).await.unwrap();
+        let mut fetch = store.fetch_resume(&digest, 400_000).await.unwrap();
         assert_eq!((fetch.id(), fetch.offset()), (digest.to_string().as_str(), 0));
         fetch.write(&bytes[..150_000]).await.unwrap();
         fetch.pause().await.unwrap();
         drop(store);
         let (store, _) = open_memory(&disk).unwrap();
-        let mut fetch = store.fetch_resume(&digest).await.unwrap();
+        let mut fetch = store.fetch_resume(&digest, 400_000).await.unwrap();
         assert_eq!(fetch.offset(), 150_000);
         disk.set_full(true);
         fetch.write(&bytes[150_000..200_000]).await.unwrap();
         assert_eq!(fetch.pause().await, Err(StoreError::Full));
         disk.set_full(false);
-        let mut fetch = store.fetch_resume(&digest).await.unwrap();
+        let mut fetch = store.fetch_resume(&digest, 400_000).await.unwrap();
         assert_eq!(fetch.offset(), 150_000);
         fetch.write(&bytes[150_000..]).await.unwrap();
         assert_eq!(fetch.finish(&digest).await, Ok(400_000));
@@ -194,11 +194,14 @@ fn f211_what_a_failed_write_left_is_never_installed() {
             let _ = upload.write(&more).await;
             assert_eq!(upload.pause().await, Err(StoreError::Full));
             disk.set_full(false);
-            let upload = store.upload_resume(&repository(), &id).await.unwrap();
+            let again = store.upload_resume(&repository(), &id).await.map(|_| ());
+            assert_eq!(
+                again,
+                Err(StoreError::NotFound),
+                "an upload ends that the disk has no room for"
+            );
             assert_eq!(disk.struck().is_some(), cut_fails);
-            assert_eq!(upload.offset() == 1000, !cut_fails, "what cannot be cut is hashed again");
-            let finished = upload.finish(&digest).await;
-            assert_eq!(finished.is_ok(), !cut_fails, "{finished:?}");
+            assert_eq!(disk.list(Path::new("/s/uploads")).unwrap(), []);
             assert!(read_blob(&store, &digest).await == Some(good), "{cut_fails}: other bytes");
         }
     });
