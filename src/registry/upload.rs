@@ -64,7 +64,7 @@ impl Registry {
         };
         match receive(&mut upload, &mut request.body, None, &room).await {
             Ok(_held) => self.finish(who, upload, &room, &digest).await,
-            Err(refusal) => {
+            Err(Fault::Broken(refusal) | Fault::Refused(refusal)) => {
                 // Nobody learns the id of this upload.
                 remove(upload).await;
                 Err(refusal)
@@ -128,8 +128,10 @@ impl Registry {
         }
         let room = self.room(name, None)?;
         let received = receive(&mut upload, &mut request.body, chunk, &room).await;
-        let (upload, _held) = kept(upload, received).await?;
+        let (mut upload, _held) = kept(upload, received).await?;
         // Written before it is acknowledged: a full disk is told to whom it concerns.
+        let written = upload.flush().await.map_err(|error| store_refusal(error).into());
+        let (upload, ()) = kept(upload, written).await?;
         let offset = upload.pause().await.map_err(store_refusal)?;
         Ok(progress(202, name, id, offset))
     }
@@ -183,7 +185,7 @@ impl Registry {
         digest: &Digest,
     ) -> Result<Reply, Refusal> {
         // Another upload may have taken the room since the bytes came.
-        let fits = room.check(upload.offset());
+        let fits = room.check(upload.offset()).map_err(Fault::from);
         let (upload, ()) = kept(upload, fits).await?;
         let name = room.name;
         let size = upload.finish(digest).await.map_err(|error| match error {
@@ -221,17 +223,38 @@ impl Room<'_> {
     }
 }
 
-/// Ends an upload that cannot fit the quota any more: what came of it takes no space.
-async fn kept<T>(upload: Upload, result: Result<T, Refusal>) -> Result<(Upload, T), Refusal> {
-    match result {
-        Ok(value) => Ok((upload, value)),
-        Err(refusal) => {
-            if refusal.reason == Reason::QuotaExceeded {
-                remove(upload).await;
-            }
-            Err(refusal)
-        }
+/// Why the body of a request was not taken as a whole.
+enum Fault {
+    /// It broke off: what has arrived stays, and the client goes on from there.
+    Broken(Refusal),
+    /// It is refused.
+    Refused(Refusal),
+}
+
+impl From<Refusal> for Fault {
+    fn from(refusal: Refusal) -> Fault {
+        Fault::Refused(refusal)
     }
+}
+
+/// What becomes of an upload after a fault: where it cannot fit the quota any more it ends, and
+/// what came of it takes no space; any other chunk that is refused can be sent again.
+async fn kept<T>(upload: Upload, result: Result<T, Fault>) -> Result<(Upload, T), Refusal> {
+    let refusal = match result {
+        Ok(value) => return Ok((upload, value)),
+        Err(Fault::Broken(refusal)) => return Err(refusal),
+        Err(Fault::Refused(refusal)) => refusal,
+    };
+    if refusal.reason == Reason::QuotaExceeded {
+        remove(upload).await;
+        return Err(refusal);
+    }
+    match upload.rewind().await {
+        // The disk had no room for it.
+        Ok(()) | Err(StoreError::NotFound) => {}
+        Err(error) => log::warn!("cannot drop a refused chunk: {error}"),
+    }
+    Err(refusal)
 }
 
 async fn remove(upload: Upload) {
@@ -249,11 +272,12 @@ async fn receive(
     body: &mut Body,
     chunk: Option<Chunk>,
     room: &Room<'_>,
-) -> Result<Gathers, Refusal> {
+) -> Result<Gathers, Fault> {
     let mut gathers = Gathers::Nothing;
     room.check(upload.offset().saturating_add(body.len().unwrap_or(0)))?;
     if body.is_empty() {
-        return check_len(0, chunk).map(|()| gathers);
+        check_len(0, chunk)?;
+        return Ok(gathers);
     }
     let mut buffer = Buffer { bytes: vec![0; STEP_BYTES], filled: 0, slow: false };
     let mut received: u64 = 0;
@@ -261,7 +285,7 @@ async fn receive(
         let end = buffer.fill(body, &gathers).await;
         received += buffer.filled as u64;
         if chunk.is_some_and(|chunk| received > chunk.len) {
-            return check_len(received, chunk).map(|()| gathers);
+            check_len(received, chunk)?;
         }
         if end.is_none() && !buffer.slow && matches!(gathers, Gathers::Nothing) {
             gathers = Gathers::start(upload, body);
@@ -269,9 +293,13 @@ async fn receive(
         room.check(upload.offset().saturating_add(buffer.filled as u64))?;
         upload.write(buffer.bytes()).await.map_err(store_refusal)?;
         match end {
-            Some(Ok(())) => return check_len(received, chunk).map(|()| gathers),
+            Some(Ok(())) => {
+                check_len(received, chunk)?;
+                return Ok(gathers);
+            }
             Some(Err(error)) => {
-                return Err(BodyError::Io(error).refusal("BLOB_UPLOAD_INVALID"));
+                let refusal = BodyError::Io(error).refusal("BLOB_UPLOAD_INVALID");
+                return Err(Fault::Broken(refusal));
             }
             None => {}
         }

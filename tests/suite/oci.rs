@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
-use crate::support::http::{Answer, bearer, raw, send, token};
+use crate::support::http::{Answer, bearer, raw, send, stream, token};
 use crate::support::image::{INDEX, Image, MANIFEST, digest, noise, push_blob};
 use crate::support::node::Node;
 
@@ -216,6 +216,29 @@ fn f150_f151_blobs_are_pushed_in_two_requests_or_one() {
     assert_eq!(registry.ask("POST", target, &[], b"").status, 202);
     let target = "/v2/a/blobs/uploads/?digest-algorithm=md5";
     refused(&registry.ask("POST", target, &[], b""), 400, "DIGEST_INVALID", "malformed");
+}
+
+/// A chunk that turns out not to be what it announces is refused as a whole: the client sends it
+/// again from where it began.
+#[test]
+fn f210_a_chunk_that_is_refused_half_way_can_be_sent_again() {
+    let registry = Registry::new();
+    let content = noise(31, 302_000);
+    let location = registry.start("a");
+    let chunk = |range: &str, part: &[u8]| {
+        let (address, token) = (&registry.node.login, &registry.token);
+        stream(address, token, "PATCH", &location, &[("content-range", range)], part)
+    };
+    assert_eq!(chunk("0-1999", &content[..2000]).status, 202);
+    for len in [290_000, 310_000] {
+        let refused = chunk("2000-301999", &noise(32, len));
+        assert_eq!((refused.status, refused.error().0.as_str()), (400, "SIZE_INVALID"), "{len}");
+        assert_eq!(registry.get(&location).header("range"), Some("0-1999"), "{len}");
+    }
+    let sent = chunk("2000-301999", &content[2000..]);
+    assert_eq!((sent.status, sent.header("range")), (202, Some("0-301999")), "{sent:?}");
+    let target = format!("{location}?digest={}", digest(&content));
+    assert_eq!(registry.ask("PUT", &target, &[], b"").status, 201);
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::support::eventually;
-use crate::support::http::{Answer, bearer, parse, raw, token};
+use crate::support::http::{Answer, bearer, stream, token};
 use crate::support::image::{self, Image};
 use crate::support::node::Node;
 use crate::sync::SOON;
@@ -64,18 +64,6 @@ fn f203_a_push_over_the_quota_is_refused_and_a_sync_respects_it() {
     });
 }
 
-/// A stream that does not tell its length, as clients push layers; the answer.
-fn stream(node: &Node, bearer_token: &str, method: &str, target: &str, body: &[u8]) -> Answer {
-    let head = format!(
-        "{method} {target} HTTP/1.1\r\nhost: {}\r\nauthorization: Bearer {bearer_token}\r\n\
-         connection: close\r\ntransfer-encoding: chunked\r\n\r\n{:x}\r\n",
-        node.login,
-        body.len()
-    );
-    let bytes = [head.as_bytes(), body, b"\r\n0\r\n\r\n"].concat();
-    parse(&raw(&node.login, &bytes).unwrap(), false).unwrap()
-}
-
 /// Bytes in the files of a directory of the state, and of those below it.
 fn bytes_in(path: &Path) -> u64 {
     let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
@@ -110,13 +98,13 @@ fn f210_a_stream_beyond_the_quota_is_refused_as_it_comes_and_takes_no_space() {
     };
     let large = image::noise(5, 40 << 20);
     let upload = begin();
-    refused(&stream(&root, &bearer_token, "PATCH", &upload, &large), "a stream");
+    refused(&stream(&root.login, &bearer_token, "PATCH", &upload, &[], &large), "a stream");
     let gone = bearer(&root.login, &bearer_token, "GET", &upload, &[], b"");
     assert_eq!(gone.error().0, "BLOB_UPLOAD_UNKNOWN", "{gone:?}");
     let last = format!("{}?digest={}", begin(), image::digest(&large));
-    refused(&stream(&root, &bearer_token, "PUT", &last, &large), "a last chunk");
+    refused(&stream(&root.login, &bearer_token, "PUT", &last, &[], &large), "a last chunk");
     let whole = format!("/v2/small/blobs/uploads/?digest={}", image::digest(&large));
-    refused(&stream(&root, &bearer_token, "POST", &whole, &large), "a whole blob");
+    refused(&stream(&root.login, &bearer_token, "POST", &whole, &[], &large), "a whole blob");
     assert_eq!(bytes_in(&root.state().join("uploads")), 0);
     assert_eq!(bytes_in(&root.state().join("blobs")), 0);
 
@@ -124,7 +112,7 @@ fn f210_a_stream_beyond_the_quota_is_refused_as_it_comes_and_takes_no_space() {
     let blobs = [image::noise(6, 700_000), image::noise(7, 700_000)];
     let uploads = [begin(), begin()];
     for (upload, blob) in uploads.iter().zip(&blobs) {
-        assert_eq!(stream(&root, &bearer_token, "PATCH", upload, blob).status, 202);
+        assert_eq!(stream(&root.login, &bearer_token, "PATCH", upload, &[], blob).status, 202);
     }
     let finish = |number: usize| {
         let target = format!("{}?digest={}", uploads[number], image::digest(&blobs[number]));

@@ -97,6 +97,8 @@ pub struct Upload {
     /// How much is gathered, bytes; 0 before the first.
     piece: usize,
     offset: u64,
+    /// Where this handle took it up, and the hash of what was there.
+    taken_up: (u64, Context),
     writing: Option<Task<Result<(), StoreError>>>,
     failed: Option<StoreError>,
     done: bool,
@@ -433,6 +435,27 @@ impl Session {
         drained
     }
 
+    /// Cuts off what is behind the first bytes, of which the hash is known.
+    fn rewind(&self, shared: &Shared, offset: u64, hash: Context) -> Result<(), StoreError> {
+        let mut progress = self.progress();
+        self.pending().clear();
+        if progress.gone {
+            return Err(StoreError::NotFound);
+        }
+        progress.load(shared, self)?;
+        let file = progress.file.take().ok_or(StoreError::NotFound)?;
+        // Where it cannot be cut, the file is hashed again.
+        progress.loaded = false;
+        file.set_len(offset)?;
+        (progress.offset, progress.hash, progress.loaded) = (offset, hash, true);
+        progress.synced = progress.synced.min(offset);
+        progress.error = None;
+        drop(progress);
+        self.touch(shared);
+        shared.forget_space();
+        Ok(())
+    }
+
     /// How much there is. After a restart that is the length of the file: to hash gigabytes first
     /// would take longer than a client waits.
     fn offset(&self, shared: &Shared) -> Result<u64, StoreError> {
@@ -574,6 +597,7 @@ impl Upload {
             buffer: Vec::new(),
             piece: 0,
             offset: 0,
+            taken_up: (0, Context::new(&SHA256)),
             writing: None,
             failed: None,
             done: false,
@@ -583,13 +607,14 @@ impl Upload {
     /// Brings the session up to date after taking it.
     async fn load(&mut self) -> Result<(), StoreError> {
         let (shared, session) = (self.shared.clone(), self.session.clone());
-        self.offset = spawn::blocking(move || {
+        self.taken_up = spawn::blocking(move || {
             let drained = session.drain(&shared);
             let mut progress = session.progress();
             progress.error = None;
-            drained.map(|()| progress.offset)
+            drained.map(|()| (progress.offset, progress.hash.clone()))
         })
         .await?;
+        self.offset = self.taken_up.0;
         Ok(())
     }
 
@@ -683,6 +708,21 @@ impl Upload {
         self.done = true;
         self.session.held.store(false, Ordering::Release);
         Ok(self.offset)
+    }
+
+    /// Lets the upload go as it was when this handle took it up: what was written since can be
+    /// sent again. `NotFound` when it has ended.
+    pub async fn rewind(mut self) -> Result<(), StoreError> {
+        if let Some(writing) = self.writing.take() {
+            // Whether it was written is all the same.
+            let _ = writing.await;
+        }
+        let (shared, session) = (self.shared.clone(), self.session.clone());
+        let (offset, hash) = self.taken_up.clone();
+        let result = spawn::blocking(move || session.rewind(&shared, offset, hash)).await;
+        self.done = true;
+        self.session.held.store(false, Ordering::Release);
+        result
     }
 
     /// Checks the digest and makes the content durable under its name; returns its length.

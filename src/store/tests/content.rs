@@ -167,12 +167,12 @@ fn f210_an_upload_whose_sync_failed_is_not_finished_by_another_sync() {
     });
 }
 
-/// A write fills the disk in the middle of a chunk, and the client then finishes with what it had
-/// sent before, whose content another repository has.
+/// A write fails in the middle of a chunk, and the client then finishes with what it had sent
+/// before, whose content another repository has. An upload ends that the disk has no room for.
 #[test]
 fn f211_what_a_failed_write_left_is_never_installed() {
     block_on(async {
-        for cut_fails in [false, true] {
+        for (full, failing_call) in [(true, None), (true, Some(2)), (false, Some(1))] {
             let (disk, clock) = (MemoryDisk::new(), Arc::new(Hands::default()));
             let sys = Sys { clock, ..sys_on(&disk) };
             let store = Store::open(sys, options(Path::new("/s"), IndexKind::Map)).unwrap().0;
@@ -187,23 +187,53 @@ fn f211_what_a_failed_write_left_is_never_installed() {
             upload.write(&good).await.unwrap();
             upload.pause().await.unwrap();
             let mut upload = store.upload_resume(&repository(), &id).await.unwrap();
-            disk.set_full(true);
-            if cut_fails {
-                disk.fail_at(disk.calls() + 2);
+            disk.set_full(full);
+            if let Some(call) = failing_call {
+                disk.fail_at(disk.calls() + call);
             }
             let _ = upload.write(&more).await;
-            assert_eq!(upload.pause().await, Err(StoreError::Full));
+            let failed = upload.pause().await;
+            assert_eq!(failed == Err(StoreError::Full), full, "{failed:?}");
             disk.set_full(false);
-            let again = store.upload_resume(&repository(), &id).await.map(|_| ());
-            assert_eq!(
-                again,
-                Err(StoreError::NotFound),
-                "an upload ends that the disk has no room for"
-            );
-            assert_eq!(disk.struck().is_some(), cut_fails);
+            assert_eq!(disk.struck().is_some(), failing_call.is_some());
+            let upload = store.upload_resume(&repository(), &id).await;
+            assert_eq!(upload.is_ok(), !full);
+            if let Ok(upload) = upload {
+                assert_eq!(upload.offset(), 1000, "what came of the piece is cut off");
+                assert_eq!(upload.finish(&digest).await, Ok(1000));
+            }
             assert_eq!(disk.list(Path::new("/s/uploads")).unwrap(), []);
-            assert!(read_blob(&store, &digest).await == Some(good), "{cut_fails}: other bytes");
+            assert!(read_blob(&store, &digest).await == Some(good), "other bytes");
         }
+    });
+}
+
+/// A chunk of several pieces, of which a later one fails, can be sent again as a whole.
+#[test]
+fn f210_a_chunk_that_was_refused_leaves_the_upload_where_it_was() {
+    block_on(async {
+        let disk = MemoryDisk::new();
+        let (store, _) = open_memory(&disk).unwrap();
+        let bytes = some_bytes(1_500_000);
+        let mut upload = store.upload_start(&repository()).await.unwrap();
+        let id = upload.id().to_owned();
+        upload.write(&bytes[..1000]).await.unwrap();
+        upload.pause().await.unwrap();
+        for failing_call in [None, Some(2)] {
+            let mut upload = store.upload_resume(&repository(), &id).await.unwrap();
+            assert_eq!(upload.offset(), 1000);
+            if let Some(call) = failing_call {
+                disk.fail_at(disk.calls() + call);
+            }
+            let _ = upload.write(&bytes[1000..]).await;
+            let written = upload.flush().await;
+            assert_eq!(written.is_err(), failing_call.is_some(), "{written:?}");
+            upload.rewind().await.unwrap();
+            assert_eq!(store.upload_offset(&repository(), &id).await, Ok(1000));
+        }
+        let mut upload = store.upload_resume(&repository(), &id).await.unwrap();
+        upload.write(&bytes[1000..]).await.unwrap();
+        assert_eq!(upload.finish(&digest_of(&bytes, "sha256")).await, Ok(1_500_000));
     });
 }
 

@@ -130,3 +130,24 @@ pub fn bearer(
     all.extend_from_slice(headers);
     send(address, method, target, &all, body).expect("an answer")
 }
+
+/// The same with a body that does not tell its length, as clients push layers.
+pub fn stream(
+    address: &str,
+    token: &str,
+    method: &str,
+    target: &str,
+    headers: &[(&str, &str)],
+    body: &[u8],
+) -> Answer {
+    let mut head = format!(
+        "{method} {target} HTTP/1.1\r\nhost: {address}\r\nauthorization: Bearer {token}\r\n\
+         connection: close\r\ntransfer-encoding: chunked\r\n"
+    );
+    for (name, value) in headers {
+        head.push_str(&format!("{name}: {value}\r\n"));
+    }
+    head.push_str(&format!("\r\n{:x}\r\n", body.len()));
+    let bytes = [head.as_bytes(), body, b"\r\n0\r\n\r\n"].concat();
+    parse(&raw(address, &bytes).expect("a connection"), false).expect("an answer")
+}
