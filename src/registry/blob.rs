@@ -7,6 +7,8 @@ use super::range::{Wanted, wanted};
 use crate::auth::{Authorized, Delete, Pull};
 use crate::http::{Method, Reply, ReplyBody, Request};
 use crate::store::StoreError;
+use crate::store::content::damage::FileCheck;
+use crate::store::rows::link::blob_key;
 use crate::types::{Digest, Reason, Refusal, RepositoryName};
 
 impl Registry {
@@ -31,15 +33,18 @@ impl Registry {
         if client_has(request, digest) {
             return Ok(facts(Reply::new(304)));
         }
-        let mut open = self.store.blob_open(digest).await.map_err(store_refusal)?;
-        if open.as_ref().is_some_and(|blob| blob.len != link.size) {
-            self.store.condemn_length(digest, link.size).await.map_err(store_refusal)?;
-            open = None;
+        let open = self.store.blob_open(digest).await.map_err(store_refusal)?;
+        let open = open.filter(|blob| blob.len == link.size);
+        if open.is_none() {
+            let checked = self.store.check_file(blob_key(name, digest), digest, link.size).await;
+            if checked.map_err(store_refusal)? == FileCheck::Unlinked {
+                return Err(self.miss("BLOB_UNKNOWN", name, format_args!("blob {digest}")));
+            }
         }
-        // Linked, and yet not to be had: taken out of service by a check. Who asks by HEAD is
-        // about to push, and so can bring it back.
+        // Linked, and yet not to be had: it is out of service. Who asks by HEAD is about to push,
+        // and so can bring it back.
         let blob = open.ok_or_else(|| match request.method {
-            Method::Head => damaged_here(),
+            Method::Head => damaged_here("BLOB_UNKNOWN"),
             _ => damaged(),
         })?;
         let range = request.header("range").filter(|_| range_applies(request, digest));

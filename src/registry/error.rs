@@ -56,9 +56,9 @@ pub fn damaged() -> Refusal {
 }
 
 /// The same, told to somebody who may bring it: it is unknown until then.
-pub fn damaged_here() -> Refusal {
+pub fn damaged_here(code: &'static str) -> Refusal {
     let message = "the stored content is damaged; push it again to heal it";
-    Refusal::new(404, "BLOB_UNKNOWN", Reason::ContentDamaged, message)
+    Refusal::new(404, code, Reason::ContentDamaged, message)
 }
 
 /// A malformed part of a request.

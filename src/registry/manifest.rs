@@ -1,11 +1,13 @@
 //! Manifests: served byte for byte as they came, pushed whole, deleted with their tags.
 
 use super::conditional::{self, client_has, etag};
-use super::error::{damaged, malformed, store_refusal};
+use super::error::{damaged, damaged_here, malformed, store_refusal};
 use super::{Registry, sender};
 use crate::auth::{Authorized, Delete, Pull, Push};
 use crate::http::{Method, Reply, ReplyBody, Request};
+use crate::store::content::damage::FileCheck;
 use crate::store::replica::outbox::Origin;
+use crate::store::rows::manifest::manifest_key;
 use crate::store::{PutManifest, PutOutcome, StoreError};
 use crate::sys::spawn;
 use crate::types::digest::Algorithm;
@@ -13,7 +15,8 @@ use crate::types::limits::{BUFFER_BYTES, MANIFEST_BYTES_MAX, TAGS_PER_PUSH_MAX};
 use crate::types::{Digest, Manifest, Reason, Reference, Refusal, RepositoryName, Tag};
 
 impl Registry {
-    /// end-3: GET and HEAD. A HEAD reads no file.
+    /// end-3: GET and HEAD. A HEAD reads no file, but what is known to be lost is not there for who
+    /// may bring it.
     pub(super) async fn manifest_get(
         &self,
         who: &Authorized<Pull>,
@@ -36,23 +39,57 @@ impl Registry {
         }
         let mut reply = facts(Reply::new(200)).with("content-type", row.media_type);
         reply.body = match request.method {
-            Method::Head => ReplyBody::Head(row.size),
-            _ if row.size > BUFFER_BYTES as u64 => {
-                self.large_manifest(who, request, &digest, row.size).await?
+            Method::Head => {
+                if !self.is_servable(name, &digest, row.size).await? {
+                    return Err(damaged_here("MANIFEST_UNKNOWN"));
+                }
+                ReplyBody::Head(row.size)
             }
-            _ => ReplyBody::Bytes(self.manifest_bytes(&digest).await?),
+            _ if row.size > BUFFER_BYTES as u64 => {
+                self.large_manifest(who, request, name, &digest, row.size).await?
+            }
+            _ => ReplyBody::Bytes(self.manifest_bytes(name, &digest, row.size).await?),
         };
         Ok(reply)
     }
 
-    async fn manifest_bytes(&self, digest: &Digest) -> Result<Vec<u8>, Refusal> {
+    /// Whether a manifest's file is there; one that is missing or cut is out of service then.
+    async fn is_servable(
+        &self,
+        name: &RepositoryName,
+        digest: &Digest,
+        size: u64,
+    ) -> Result<bool, Refusal> {
+        let checked = self.store.check_file(manifest_key(name, digest), digest, size).await;
+        Ok(matches!(checked.map_err(store_refusal)?, FileCheck::Good | FileCheck::Unlinked))
+    }
+
+    async fn manifest_bytes(
+        &self,
+        name: &RepositoryName,
+        digest: &Digest,
+        size: u64,
+    ) -> Result<Vec<u8>, Refusal> {
         if let Some(bytes) = self.cache.get(digest) {
             return Ok(bytes.to_vec());
         }
-        let bytes = self.store.blob_read(digest).await.map_err(store_refusal)?;
-        let bytes = bytes.ok_or_else(damaged)?;
+        let bytes = self.checked_bytes(name, digest, size).await?;
         self.cache.put(digest, &bytes);
         Ok(bytes)
+    }
+
+    /// The bytes of a manifest, whose digest was checked.
+    async fn checked_bytes(
+        &self,
+        name: &RepositoryName,
+        digest: &Digest,
+        size: u64,
+    ) -> Result<Vec<u8>, Refusal> {
+        let bytes = self.store.blob_read(digest).await.map_err(store_refusal)?;
+        if bytes.is_none() {
+            self.is_servable(name, digest, size).await?;
+        }
+        bytes.ok_or_else(damaged)
     }
 
     /// A large manifest is in memory only while its digest is checked, and then goes out from its
@@ -61,13 +98,13 @@ impl Registry {
         &self,
         who: &Authorized<Pull>,
         request: &Request,
+        name: &RepositoryName,
         digest: &Digest,
         size: u64,
     ) -> Result<ReplyBody, Refusal> {
         let reserved = request.body.reserve(sender(&who.principal), size).await;
         let _reservation = reserved.map_err(|error| error.refusal("UNSUPPORTED"))?;
-        let checked = self.store.blob_read(digest).await.map_err(store_refusal)?;
-        let len = checked.ok_or_else(damaged)?.len() as u64;
+        let len = self.checked_bytes(name, digest, size).await?.len() as u64;
         let open = self.store.blob_open(digest).await.map_err(store_refusal)?;
         let blob = open.filter(|blob| blob.len == len).ok_or_else(damaged)?;
         Ok(ReplyBody::File { file: blob.file, offset: 0, len })
@@ -112,6 +149,12 @@ impl Registry {
                 self.store.missing_content(name, &parsed).map_err(store_refusal)?
         {
             return Err(refused(missing));
+        }
+        if origin == Origin::Client
+            && let Some(bad) =
+                self.store.unservable_content(name, &parsed).await.map_err(store_refusal)?
+        {
+            return Err(refused(bad));
         }
         let bytes_len = bytes.len() as u64;
         self.store.blob_put(&digest, bytes).await.map_err(store_refusal)?;

@@ -8,7 +8,9 @@ use super::range::{self, Chunk};
 use super::route::bad_digest;
 use crate::auth::{Authorized, Push};
 use crate::http::{Body, BodyError, Busy, Reply, Request, Reservation};
+use crate::store::content::damage::FileCheck;
 use crate::store::content::uploads::Upload;
+use crate::store::rows::link::blob_key;
 use crate::store::{Store, StoreError};
 use crate::sys::clock;
 use crate::types::limits::{BUFFER_BYTES, UPLOAD_PACE};
@@ -95,8 +97,8 @@ impl Registry {
         digest: &Digest,
     ) -> Result<bool, Refusal> {
         match self.store.blob_open(digest).await {
-            Ok(Some(_)) => {}
-            Ok(None) | Err(StoreError::Corrupt(_)) => return Ok(false),
+            Ok(Some(_)) if self.has(from, digest).await? => {}
+            Ok(_) | Err(StoreError::Corrupt(_)) => return Ok(false),
             Err(error) => return Err(store_refusal(error)),
         }
         self.store.mount_blob(from, name, digest).await.map_err(store_refusal)
@@ -151,7 +153,7 @@ impl Registry {
         let mut upload = match self.store.upload_resume(name, id).await {
             Ok(upload) => upload,
             // The answer to an earlier attempt was lost: the blob is what the client wants.
-            Err(StoreError::NotFound) if self.linked(name, &digest)? => {
+            Err(StoreError::NotFound) if self.has(name, &digest).await? => {
                 return Ok(created(name, &digest));
             }
             Err(error) => return Err(upload_refusal(error)),
@@ -198,6 +200,15 @@ impl Registry {
         // The content is durable; only now can it be asked for.
         self.store.link_blob(name, digest, size).await.map_err(store_refusal)?;
         Ok(created(name, digest))
+    }
+
+    /// Whether a blob can be pulled from a repository.
+    async fn has(&self, name: &RepositoryName, digest: &Digest) -> Result<bool, Refusal> {
+        let Some(link) = self.store.blob_link(name, digest).map_err(store_refusal)? else {
+            return Ok(false);
+        };
+        let checked = self.store.check_file(blob_key(name, digest), digest, link.size).await;
+        Ok(checked.map_err(store_refusal)? == FileCheck::Good)
     }
 
     fn linked(&self, name: &RepositoryName, digest: &Digest) -> Result<bool, Refusal> {

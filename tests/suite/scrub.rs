@@ -80,3 +80,76 @@ fn f173_a_damaged_blob_of_a_root_is_told_and_taken_back_by_a_push() {
     assert_eq!(ask("GET").status, 503);
     assert_eq!(root.json(&["status"])["damagedBlobs"], 1);
 }
+
+/// A file that is not there is noticed by whoever asks for it, and fetched again like one that is
+/// damaged.
+#[test]
+fn f211_a_device_fetches_again_what_is_missing() {
+    let (root, mut device, user) = pair("ReadOnly");
+    let user = (user.0.as_str(), user.1.as_str());
+    let image = Image::new(42, &[60_000]);
+    let pusher = root.pusher("pusher-one", "app");
+    assert_eq!(image.push(&root.login, (&pusher.0, &pusher.1), "app", "v2").status, 201);
+    eventually(Duration::from_secs(20), "the image is at the device", || {
+        image::pull(&device.login, user, "app", "v2").ok()
+    });
+    for missing in [image.digest(), image::digest(&image.layers[0])] {
+        // What was read before may be in memory.
+        device.kill();
+        device.start();
+        std::fs::remove_file(file(&device, &missing)).unwrap();
+        let pulled = eventually(Duration::from_secs(20), "it is healed", || {
+            image::pull(&device.login, user, "app", "v2").ok()
+        });
+        assert_eq!(pulled, image.digest());
+        assert!(file(&device, &missing).exists());
+    }
+}
+
+/// No request of a push is answered as if content were there that is not: the client brings it.
+#[test]
+fn f211_a_push_to_a_root_replaces_what_is_missing_or_damaged() {
+    let mut root = Node::root();
+    let user = root.pusher("pusher-one", "app");
+    let user = (user.0.as_str(), user.1.as_str());
+    let image = Image::new(43, &[60_000]);
+    assert_eq!(image.push(&root.login, user, "app", "v1").status, 201);
+    let (layer, manifest) = (image::digest(&image.layers[0]), image.digest());
+    for what in ["missing", "damaged", "cut"] {
+        // What was read before may be in memory.
+        root.kill();
+        root.start();
+        let scope = "repository:app:pull,push";
+        let bearer_token = token(&root.login, user.0, user.1, &[scope]).unwrap();
+        let ask = |method: &str, target: &str, body: &[u8]| {
+            let headers = [("content-type", image::MANIFEST)];
+            bearer(&root.login, &bearer_token, method, target, &headers, body)
+        };
+        let begun = ask("POST", "/v2/app/blobs/uploads/", b"");
+        let last = format!("{}?digest={layer}", begun.header("location").unwrap());
+        assert_eq!(ask("PUT", &last, &image.layers[0]).status, 201, "{what}");
+        assert_eq!(ask("PUT", &last, b"").status, 201, "{what}: the answer was lost");
+        for digest in [&layer, &manifest] {
+            let path = file(&root, digest);
+            match what {
+                "missing" => std::fs::remove_file(path).unwrap(),
+                "damaged" => flip_a_bit(&root, digest),
+                _ => std::fs::write(&path, &std::fs::read(&path).unwrap()[..100]).unwrap(),
+            }
+        }
+        if what == "damaged" {
+            root.run(&["scrub", "--full-speed"]);
+        }
+        let target = "/v2/app/manifests/v1";
+        let again = ask("PUT", target, &image.manifest);
+        assert_eq!(again.error().0, "MANIFEST_BLOB_UNKNOWN", "{what}: {again:?}");
+        let repeated = ask("PUT", &last, b"");
+        assert_eq!(repeated.error().0, "BLOB_UPLOAD_UNKNOWN", "{what}: {repeated:?}");
+        assert_eq!(ask("HEAD", &format!("/v2/app/blobs/{layer}"), b"").status, 404, "{what}");
+        assert_eq!(ask("HEAD", target, b"").status, 404, "{what}");
+        assert_eq!(ask("GET", target, b"").error().1, "content_damaged", "{what}");
+        assert_eq!(image.push(&root.login, user, "app", "v1").status, 201, "{what}");
+        assert_eq!(image::pull(&root.login, user, "app", "v1").unwrap(), manifest, "{what}");
+        assert_eq!(root.json(&["status"])["damagedBlobs"], 0, "{what}");
+    }
+}

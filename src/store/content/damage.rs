@@ -171,17 +171,27 @@ impl Shared {
         Ok(true)
     }
 
-    /// Notes that content is not there although a repository refers to it. `false` when that is
-    /// known.
-    pub(in crate::store) fn note_missing(&self, digest: &Digest) -> Result<bool, StoreError> {
+    /// Notes that content, which `check` did not find, is not there although a repository refers to
+    /// it. `false` when that is known, or the content came meanwhile.
+    pub(in crate::store) fn note_missing(
+        &self,
+        digest: &Digest,
+        check: &Check,
+    ) -> Result<bool, StoreError> {
         if self.frozen || self.damage.state().known.contains(digest) {
             return Ok(false);
         }
         self.make_quarantine()?;
-        match self.disk.create(&self.layout.quarantined(digest)) {
-            Ok(_) => self.disk.sync_dir(&self.layout.quarantine())?,
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            Err(error) => return Err(error.into()),
+        {
+            let state = self.damage.state();
+            if state.checks.get(&check.id).is_none_or(|(_, replaced)| *replaced) {
+                return Ok(false);
+            }
+            match self.disk.create(&self.layout.quarantined(digest)) {
+                Ok(_) => self.disk.sync_dir(&self.layout.quarantine())?,
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(error.into()),
+            }
         }
         self.note_damage(digest, "its file is missing");
         Ok(true)
@@ -237,6 +247,21 @@ impl Shared {
     }
 }
 
+/// What a look at the file of content showed, see [`Store::check_file`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum FileCheck {
+    /// It is there, with the length that the link notes.
+    Good,
+    /// It had another length.
+    OtherLength,
+    /// It is missing.
+    Missing,
+    /// It cannot be served, which is known, or it came a moment ago.
+    Known,
+    /// Nothing has to be there: the link is gone.
+    Unlinked,
+}
+
 impl Store {
     /// Content that is referred to and cannot be served, at most `limit`.
     pub fn damaged(&self, limit: usize) -> Vec<Digest> {
@@ -266,22 +291,43 @@ impl Store {
         self.shared().damage.changed.listen()
     }
 
-    /// Takes content out of service whose length is not that which a repository has noted.
-    /// `false` when it has that length, or is gone.
-    pub async fn condemn_length(&self, digest: &Digest, len: u64) -> Result<bool, StoreError> {
-        let (shared, digest) = (self.shared().clone(), digest.clone());
-        spawn::blocking(move || {
-            let check = Check::begin(&shared, &digest);
-            match shared.disk.file_len(&shared.layout.blob(&digest)) {
-                Ok(found) if found != len => {
-                    let what = format!("its file has {found} bytes, not {len}");
-                    shared.condemn(&digest, &check, &what)
-                }
-                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error.into()),
-                _ => Ok(false),
+    /// Looks at the file of content that a link refers to, by the key of the link and the length
+    /// that it notes. A file of another length, and one that is missing, is taken out of service.
+    pub async fn check_file(
+        &self,
+        link: Vec<u8>,
+        digest: &Digest,
+        len: u64,
+    ) -> Result<FileCheck, StoreError> {
+        let (store, digest) = (self.clone(), digest.clone());
+        spawn::blocking(move || store.check_file_now(&link, &digest, len)).await
+    }
+
+    fn check_file_now(
+        &self,
+        link: &[u8],
+        digest: &Digest,
+        len: u64,
+    ) -> Result<FileCheck, StoreError> {
+        let shared = self.shared();
+        let check = Check::begin(shared, digest);
+        match shared.disk.file_len(&shared.layout.blob(digest)) {
+            Ok(found) if found == len => Ok(FileCheck::Good),
+            Ok(found) => {
+                let what = format!("its file has {found} bytes, not {len}");
+                let is_new = shared.condemn(digest, &check, &what)?;
+                Ok(if is_new { FileCheck::OtherLength } else { FileCheck::Known })
             }
-        })
-        .await
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                // A link that went meanwhile went before its file.
+                if self.look_up(|index| index.get(link))?.is_none() {
+                    return Ok(FileCheck::Unlinked);
+                }
+                let is_new = shared.note_missing(digest, &check)?;
+                Ok(if is_new { FileCheck::Missing } else { FileCheck::Known })
+            }
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// The repositories that refer to content, and how. Reads all links.

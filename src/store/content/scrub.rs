@@ -11,6 +11,7 @@ use std::time::Duration;
 use event_listener::Event;
 use serde::{Deserialize, Serialize};
 
+use super::damage::FileCheck;
 use super::trust::Verdict;
 use crate::store::rows::{Kind, Row, key};
 use crate::store::{Shared, Store, StoreError};
@@ -258,11 +259,12 @@ impl Store {
         loop {
             let (store, from) = (self.clone(), after.take());
             let page = move || find_missing_page(&store, from.as_deref());
-            let (last, missing, wrong) = spawn::blocking(page).await?;
-            self.shared().scrub.report().missing += missing;
-            for (digest, len) in wrong {
-                let condemned = self.condemn_length(&digest, len).await?;
-                self.shared().scrub.report().damaged += u64::from(condemned);
+            let (last, wrong) = spawn::blocking(page).await?;
+            for (link, digest, len) in wrong {
+                let found = self.check_file(link, &digest, len).await?;
+                let mut report = self.shared().scrub.report();
+                report.damaged += u64::from(found == FileCheck::OtherLength);
+                report.missing += u64::from(found == FileCheck::Missing);
             }
             if last.is_none() {
                 return Ok(());
@@ -284,27 +286,21 @@ fn directory(shared: &Shared, position: u32) -> Result<Vec<Digest>, StoreError> 
     Ok(shared.disk.list(&path)?.iter().filter_map(|entry| digest(&entry.name)).collect())
 }
 
-/// The last key of a page of links, if there are any; how many files are missing; and those of
-/// another length, with the right one.
-type Page = (Option<Vec<u8>>, u64, Vec<(Digest, u64)>);
+/// The last key of a page of links, if there are any; and the links whose file is missing or has
+/// another length than the right one.
+type Page = (Option<Vec<u8>>, Vec<(Vec<u8>, Digest, u64)>);
 
 fn find_missing_page(store: &Store, after: Option<&[u8]>) -> Result<Page, StoreError> {
     let shared = store.shared();
     let page = store.links(after)?;
-    let (mut missing, mut wrong) = (0, Vec::new());
+    let mut wrong = Vec::new();
     for link in &page {
         let (digest, len) = (link.digest()?, link.referred()?.len());
         match shared.disk.file_len(&shared.layout.blob(&digest)) {
             Ok(found) if found == len => {}
-            Ok(_) => wrong.push((digest, len)),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                // A link that went meanwhile went before its file.
-                if store.look_up(|index| index.get(&link.key))?.is_some() {
-                    missing += u64::from(shared.note_missing(&digest)?);
-                }
-            }
-            Err(error) => return Err(error.into()),
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
+            _ => wrong.push((link.key.clone(), digest, len)),
         }
     }
-    Ok((page.last().map(|link| link.key.clone()), missing, wrong))
+    Ok((page.last().map(|link| link.key.clone()), wrong))
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::repositories::{self};
 use super::tags::{self, Precondition};
+use crate::store::content::damage::FileCheck;
 use crate::store::replica::delivered::{self, Effect};
 use crate::store::replica::outbox::{self, Origin, OutboxChange};
 use crate::store::rows::digest_at;
@@ -82,6 +83,32 @@ impl Store {
         let blob = |digest: &Digest| self.blob_linked(repository, digest);
         let child = |digest: &Digest| Ok(self.manifest(repository, digest)?.is_some());
         first_missing(parsed, blob, child)
+    }
+
+    /// What of a manifest's content the repository has and cannot serve, because its file is
+    /// missing or has another length: `BlobMissing` or `ChildMissing`, so that the client brings
+    /// it again.
+    pub async fn unservable_content(
+        &self,
+        repository: &RepositoryName,
+        parsed: &Manifest,
+    ) -> Result<Option<PutOutcome>, StoreError> {
+        let is_bad = |found| !matches!(found, FileCheck::Good | FileCheck::Unlinked);
+        for descriptor in parsed.required_blobs() {
+            let digest = &descriptor.digest;
+            let Some(link) = self.blob_link(repository, digest)? else { continue };
+            if is_bad(self.check_file(blob_key(repository, digest), digest, link.size).await?) {
+                return Ok(Some(PutOutcome::BlobMissing(digest.clone())));
+            }
+        }
+        for descriptor in parsed.required_manifests() {
+            let digest = &descriptor.digest;
+            let Some(row) = self.manifest(repository, digest)? else { continue };
+            if is_bad(self.check_file(manifest_key(repository, digest), digest, row.size).await?) {
+                return Ok(Some(PutOutcome::ChildMissing(digest.clone())));
+            }
+        }
+        Ok(None)
     }
 
     /// Adds a manifest and sets its tags, all in one record: whoever sees the tag can have the

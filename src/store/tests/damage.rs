@@ -2,6 +2,7 @@
 
 use super::gc::{digest_of, name};
 use super::*;
+use crate::store::content::damage::Check;
 use crate::store::content::scrub::ScrubReport;
 use crate::store::content::trust::Verdict;
 use crate::store::replica::outbox::Origin;
@@ -240,4 +241,21 @@ fn a_scrub_goes_on_after_a_restart_where_it_was() {
         store.last_scrub().map(|(at, half, bytes)| (at.is_some(), half, bytes)),
         Ok((true, false, 80_000))
     );
+}
+
+/// A look that began before the content came says nothing of what is there now.
+#[test]
+fn f211_content_that_comes_during_a_look_is_not_reported_missing() {
+    let disk = MemoryDisk::new();
+    let (store, _) = open_memory(&disk).unwrap();
+    let digest = push(&store, &[1; 3000]);
+    disk.remove(&place(&digest)).unwrap();
+    let look = Check::begin(store.shared(), &digest);
+    push(&store, &[1; 3000]);
+    assert_eq!(store.shared().note_missing(&digest, &look), Ok(false));
+    assert_eq!(store.damaged_count(), 0);
+    disk.remove(&place(&digest)).unwrap();
+    let look = Check::begin(store.shared(), &digest);
+    assert_eq!(store.shared().note_missing(&digest, &look), Ok(true));
+    assert_eq!(store.damaged_count(), 1);
 }
