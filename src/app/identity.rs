@@ -3,7 +3,7 @@
 use crate::auth;
 use crate::config::{Config, TlsMode};
 use crate::http::tls::{self, ServerTls, TlsAcceptor};
-use crate::store::Store;
+use crate::store::{Store, StoreError};
 use crate::sys::{Disk, Sys, SystemDisk};
 
 /// Largest PEM file that is read, bytes.
@@ -12,12 +12,25 @@ pub(super) const PEM_BYTES_MAX: u64 = 1024 * 1024;
 /// The self-signed certificate and its key, in the identity directory.
 const TLS_FILE: &str = "tls.pem";
 
-/// The key that signs access tokens and its certificate.
+/// The key that signs access tokens, and its certificate, in the identity directory.
+const SIGNING_FILE: &str = "token-signing";
+
+/// The key that signs access tokens and its certificate. A damaged one is replaced: it protects
+/// tokens of a few hours.
 pub(super) fn signing(store: &Store) -> Result<auth::keys::Identity, String> {
-    let made = store.identity_file("token-signing", || auth::keys::make()?.to_bytes());
-    let bytes = made.map_err(|error| format!("the token-signing key: {error}"))?;
-    auth::keys::Identity::from_bytes(&bytes)
-        .map_err(|error| format!("the token-signing key cannot be used: {error}"))
+    let failed = |error: StoreError| format!("the token-signing key: {error}");
+    let made = store.identity_file(SIGNING_FILE, || auth::keys::make()?.to_bytes());
+    auth::keys::Identity::from_bytes(&made.map_err(failed)?).or_else(|why| {
+        log::error!(
+            "the token-signing key in the state directory is damaged and was replaced by a new \
+             one: tokens issued before are refused, clients log in again: {why}"
+        );
+        let identity = auth::keys::make()?;
+        if !store.read_only() {
+            store.replace_identity_file(SIGNING_FILE, &identity.to_bytes()?).map_err(failed)?;
+        }
+        Ok(identity)
+    })
 }
 
 /// The acceptor of the listeners with TLS; `None` when it is off.

@@ -1,6 +1,8 @@
 //! The identity that signs access tokens.
 
 use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair, PKCS_ECDSA_P256_SHA256};
+use ring::rand::SystemRandom;
+use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _};
 use serde::{Deserialize, Serialize};
 
 /// The first byte of a stored identity; another form gets another number.
@@ -42,6 +44,13 @@ impl Identity {
         }
         let stored: Stored = postcard::from_bytes(body).map_err(|error| error.to_string())?;
         let Stored { key_pkcs8, certificate_der } = stored;
+        let random = SystemRandom::new();
+        let key = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &key_pkcs8, &random)
+            .map_err(|error| error.to_string())?;
+        let point = key.public_key().as_ref();
+        if !certificate_der.windows(point.len()).any(|part| part == point) {
+            return Err("the certificate is that of another key".to_owned());
+        }
         Ok(Identity { key_pkcs8, certificate_der })
     }
 }

@@ -42,6 +42,7 @@ mod role;
 mod schedule;
 mod scrub;
 mod skips;
+mod state;
 mod sync;
 mod tidy;
 mod told;

@@ -1,0 +1,48 @@
+//! State directories that have lost a part: nothing acknowledged is given up unasked, and what a
+//! person has to do is named, and works.
+
+use std::fs;
+
+use crate::support::http::{bearer, token};
+use crate::support::image::{self, Image};
+use crate::support::node::Node;
+
+/// The key protects tokens of a few hours only.
+#[test]
+fn f211_a_damaged_token_signing_key_is_replaced() {
+    let mut root = Node::root();
+    let user = root.pusher("pusher-one", "app");
+    let image = Image::new(2, &[20_000]);
+    assert_eq!(image.push(&root.login, (&user.0, &user.1), "app", "v1").status, 201);
+    let key = root.state().join("identity/token-signing");
+    let scope = ["repository:app:pull"];
+    for (number, harm) in ["flipped", "cut", "emptied", "another version"].iter().enumerate() {
+        let before = token(&root.login, &user.0, &user.1, &scope).unwrap();
+        root.stop();
+        let bytes = fs::read(&key).unwrap();
+        match *harm {
+            // In the private key.
+            "flipped" => {
+                let mut bytes = bytes;
+                bytes[50] ^= 1;
+                fs::write(&key, bytes).unwrap();
+            }
+            "cut" => fs::write(&key, &bytes[..bytes.len() / 2]).unwrap(),
+            "emptied" => fs::write(&key, b"").unwrap(),
+            _ => fs::write(&key, [b"\xee", &bytes[1..]].concat()).unwrap(),
+        }
+        root.start();
+        let log = root.log();
+        assert_eq!(log.matches("error the token-signing key").count(), number + 1, "{harm}: {log}");
+        let asked = bearer(&root.login, &before, "GET", "/v2/app/manifests/v1", &[], b"");
+        assert_eq!(asked.status, 401, "{harm}");
+        let pulled = image::pull(&root.login, (&user.0, &user.1), "app", "v1");
+        assert_eq!(pulled.unwrap(), image.digest(), "{harm}");
+        // The new one stays.
+        let after = token(&root.login, &user.0, &user.1, &scope).unwrap();
+        root.kill();
+        root.start();
+        let asked = bearer(&root.login, &after, "GET", "/v2/app/manifests/v1", &[], b"");
+        assert_eq!(asked.status, 200, "{harm}");
+    }
+}
