@@ -8,7 +8,9 @@ use super::print::print_detail;
 use super::tokens::Nothing;
 use crate::http::{Method, Reply, Request};
 use crate::store::StoreError;
+use crate::store::content::space::Hindrance;
 use crate::sync::status_details;
+use crate::sys::spawn;
 use crate::types::connected_registry::ParentContact;
 use crate::types::{NodeState, Role, UnixSeconds};
 
@@ -20,13 +22,14 @@ const COUNTED_MAX: usize = 1_000;
 
 impl Admin {
     /// The answer to a health or metrics request; `None` for any other path.
-    pub(super) fn health(&self, request: &Request) -> Option<Reply> {
+    pub(super) async fn health(&self, request: &Request) -> Option<Reply> {
         let reply = match request.path.as_str() {
             "/healthz" => text(200, "ok\n"),
             "/readyz" => match self.unready() {
-                // A gate of an update sees a rollback that keeps the newer version's store.
-                None => match self.store.read_only_cause() {
-                    Some(cause) => text(200, &format!("ready, but {}\n", read_only(&cause))),
+                // What is here is served. A gate of an update sees a rollback that keeps the newer
+                // version's store.
+                None => match self.unwritable().await {
+                    Some((cause, _)) => text(200, &format!("ready, but {cause}\n")),
                     None => text(200, "ready\n"),
                 },
                 Some(why) => text(503, &format!("not ready: {why}\n")).with("retry-after", "5"),
@@ -49,8 +52,29 @@ impl Admin {
         }
     }
 
+    /// Why the store takes no changes or no pushes just now, and what is to be done about it.
+    async fn unwritable(&self) -> Option<(String, &'static str)> {
+        if let Some(cause) = self.store.read_only_cause() {
+            return Some((read_only(&cause), read_only_remedy(&cause)));
+        }
+        let store = self.store.clone();
+        match spawn::blocking(move || store.hindrance()).await {
+            Ok(None) => None,
+            Ok(Some(Hindrance::Full)) => Some((
+                "the disk is full or below its reserve: pushes are refused".to_owned(),
+                "free some space: delete tags and manifests and collect garbage",
+            )),
+            Ok(Some(Hindrance::ReadOnly)) => Some((
+                "the file system of the state directory is mounted read-only: changes are refused"
+                    .to_owned(),
+                "check the disk, mount it for writing, then start the service again",
+            )),
+            Err(error) => Some((format!("the disk cannot be asked: {error}"), "check the disk")),
+        }
+    }
+
     /// What the node is and how it does.
-    pub(super) fn status(&self, _: Nothing) -> Result<Value, Fault> {
+    pub(super) async fn status(&self, _: Nothing) -> Result<Value, Fault> {
         let config = self.store.self_config()?;
         let view = self.store.sync_view();
         let state = self.store.node_state()?;
@@ -74,9 +98,9 @@ impl Admin {
             value["reason"] = fault.into();
         }
         // It stands above what the parent or a connection string may want: no change counts.
-        if let Some(cause) = self.store.read_only_cause() {
-            value["reason"] = read_only(&cause).into();
-            value["remedy"] = read_only_remedy(&cause).into();
+        if let Some((cause, remedy)) = self.unwritable().await {
+            value["reason"] = cause.into();
+            value["remedy"] = remedy.into();
         }
         if let NodeState::Refused(hurdle) = state {
             value["parentSays"] = hurdle.text.into();

@@ -86,7 +86,7 @@ impl Admin {
     /// Answers `/healthz`, `/readyz` and `/metrics`, and with `management` (the admin socket)
     /// `/admin/v1/`; anything else is 404.
     pub async fn handle(&self, request: &mut Request, management: bool) -> Reply {
-        if let Some(reply) = self.health(request) {
+        if let Some(reply) = self.health(request).await {
             return reply;
         }
         if let Some(piece) =
@@ -134,7 +134,7 @@ impl Admin {
 
     async fn dispatch(&self, verb: &str, body: Value) -> Result<Value, Fault> {
         match verb {
-            "status" => self.status(parse(body)?),
+            "status" => self.status(parse(body)?).await,
             "gc" => self.collect_garbage(parse(body)?).await,
             "backup/begin" => self.backup_begin().await,
             "backup/end" => self.backup_end(&parse(body)?),

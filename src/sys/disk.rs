@@ -61,6 +61,8 @@ pub struct Space {
     pub free: u64,
     /// In all.
     pub total: u64,
+    /// Nothing can be written: the file system is mounted read-only, perhaps after it failed.
+    pub read_only: bool,
 }
 
 /// An entry of a directory.
@@ -318,7 +320,8 @@ impl Disk for SystemDisk {
     fn space(&self, path: &Path) -> io::Result<Space> {
         let stat = rustix::fs::statvfs(path)?;
         let bytes = |blocks: u64| blocks.saturating_mul(stat.f_frsize);
-        Ok(Space { free: bytes(stat.f_bavail), total: bytes(stat.f_blocks) })
+        let read_only = stat.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY);
+        Ok(Space { free: bytes(stat.f_bavail), total: bytes(stat.f_blocks), read_only })
     }
 }
 

@@ -23,6 +23,7 @@ struct State {
     locked: BTreeSet<PathBuf>,
     syncs_until_failure: Option<u32>,
     full: Arc<AtomicBool>,
+    read_only: bool,
     /// Files that cannot be read.
     unreadable: BTreeSet<PathBuf>,
     /// Calls so far that change something.
@@ -198,6 +199,11 @@ impl MemoryDisk {
     /// or ends that.
     pub fn set_full(&self, full: bool) {
         hold(&self.0).full.store(full, Ordering::Relaxed);
+    }
+
+    /// Says of itself that nothing can be written.
+    pub fn set_read_only(&self, read_only: bool) {
+        hold(&self.0).read_only = read_only;
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -440,7 +446,8 @@ impl Disk for MemoryDisk {
     fn space(&self, _path: &Path) -> io::Result<Space> {
         const TOTAL: u64 = 64 << 30;
         let full = self.state().full.load(Ordering::Relaxed);
-        Ok(Space { free: if full { 0 } else { TOTAL / 2 }, total: TOTAL })
+        let read_only = self.state().read_only;
+        Ok(Space { free: if full { 0 } else { TOTAL / 2 }, total: TOTAL, read_only })
     }
 
     fn lock_dir(&self, path: &Path) -> io::Result<Box<dyn Send + Sync>> {

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use crate::support::http::{Answer, bearer, token};
+use crate::support::http::{self, Answer, bearer, token};
 use crate::support::image::{self, Image, MANIFEST};
 use crate::support::load::{Audit, Ledger};
 use crate::support::node::Node;
@@ -159,6 +159,12 @@ fn a_full_disk_refuses_pushes_in_words_and_goes_on_with_all_else() {
         small.disk.fill_but(free_kib);
         wait_for_the_next_look();
         assert_full(&client.send("POST", "/v2/app/blobs/uploads/", b""), "a new upload");
+        let ready = http::send(&small.node.login, "GET", "/readyz", &[], b"").unwrap();
+        let text = String::from_utf8_lossy(&ready.body).into_owned();
+        assert_eq!(ready.status, 200, "f211: what is there is served");
+        assert!(text.starts_with("ready, but") && text.contains("reserve"), "f211: {text}");
+        let status = small.node.json(&["status"]);
+        assert!(status["reason"].as_str().is_some_and(|why| why.contains("reserve")), "{status}");
         let mut next = || begun.pop().unwrap();
         assert_full(&client.send("PATCH", &next(), &small_blob), "a small chunk");
         assert_full(&client.send("PATCH", &next(), &blob), "a chunk");

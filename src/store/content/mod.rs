@@ -7,4 +7,4 @@ pub mod trust;
 pub mod uploads;
 
 pub(super) mod leases;
-pub(super) mod space;
+pub mod space;

@@ -47,6 +47,27 @@ impl Store {
     }
 }
 
+/// Why the file system takes no pushes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Hindrance {
+    /// It is mounted read-only.
+    ReadOnly,
+    /// Free space is below the reserve.
+    Full,
+}
+
+impl Store {
+    /// Why pushes are refused just now, as far as the file system tells. Changes nothing. Blocks.
+    pub fn hindrance(&self) -> Result<Option<Hindrance>, StoreError> {
+        let space = self.shared().space_now()?;
+        Ok(match space {
+            Space { read_only: true, .. } => Some(Hindrance::ReadOnly),
+            _ if space.free < self.shared().space.reserve(space) => Some(Hindrance::Full),
+            _ => None,
+        })
+    }
+}
+
 impl Shared {
     fn space_now(&self) -> Result<Space, StoreError> {
         let now = self.sys.clock.monotonic();

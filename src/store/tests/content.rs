@@ -2,6 +2,7 @@
 
 use super::gc::Hands;
 use super::*;
+use crate::store::content::space::Hindrance;
 
 fn repository() -> RepositoryName {
     "library/alpine".parse().unwrap()
@@ -29,6 +30,8 @@ fn an_upload_becomes_content_once_and_stays() {
     block_on(async {
         let disk = MemoryDisk::new();
         let (store, _) = open_memory(&disk).unwrap();
+        // Content comes to nodes that have something noted: a token, or what a parent grants.
+        put(&store, 1, "one").unwrap();
         for (len, name) in [(0, "sha256"), (1, "sha256"), (700_000, "sha256"), (300_000, "sha512")]
         {
             let bytes = some_bytes(len);
@@ -387,4 +390,14 @@ fn f211_nothing_is_written_behind_a_piece_that_was_lost() {
         assert!(resume().await.is_err(), "it is told that something was lost");
         assert_eq!(resume().await, Ok(1000));
     });
+}
+
+#[test]
+fn f211_a_file_system_that_cannot_be_written_is_noticed_before_anything_fails() {
+    let disk = MemoryDisk::new();
+    let (store, _) = open_memory(&disk).unwrap();
+    assert_eq!(store.hindrance(), Ok(None));
+    store.shared().forget_space();
+    disk.set_read_only(true);
+    assert_eq!(store.hindrance(), Ok(Some(Hindrance::ReadOnly)));
 }
