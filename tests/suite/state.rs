@@ -7,6 +7,45 @@ use crate::support::http::{bearer, token};
 use crate::support::image::{self, Image};
 use crate::support::node::Node;
 
+/// What a start says that fails.
+fn refusal(node: &Node) -> String {
+    let output = node.run_to_end();
+    assert!(!output.status.success(), "it started: {}", node.log());
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+fn remove_index(node: &Node) {
+    fs::remove_dir_all(node.state().join("index")).unwrap();
+}
+
+/// Content without a journal would be garbage to an empty store, which two runs of the garbage
+/// collection would delete.
+#[test]
+fn f211_a_store_that_has_lost_its_journal_is_not_taken_for_a_new_one() {
+    let mut root = Node::root();
+    let user = root.pusher("pusher-one", "app");
+    let image = Image::new(1, &[60_000]);
+    assert_eq!(image.push(&root.login, (&user.0, &user.1), "app", "v1").status, 201);
+    root.stop();
+    let state = root.state();
+    fs::remove_dir_all(state.join("journal")).unwrap();
+    remove_index(&root);
+    for format in [true, false] {
+        if !format {
+            fs::remove_file(state.join("format")).unwrap();
+        }
+        let why = refusal(&root);
+        for part in ["journal", "blobs", "skerry restore", "move"] {
+            assert!(why.contains(part), "no `{part}` in: {why}");
+        }
+        assert!(root.blob_file(&image.layers[0]).exists());
+    }
+    // The other way out that is named, for a registry that is to begin anew.
+    fs::rename(state.join("blobs"), state.join("blobs.old")).unwrap();
+    root.start();
+    assert!(root.blob_file(&image.layers[0]).parent().is_none_or(|path| !path.exists()));
+}
+
 /// The key protects tokens of a few hours only.
 #[test]
 fn f211_a_damaged_token_signing_key_is_replaced() {

@@ -139,6 +139,22 @@ impl Layout {
         self.root.join("blobs").join(algorithm.name())
     }
 
+    /// Whether there is any content.
+    pub(in crate::store) fn holds_content(&self, disk: &dyn Disk) -> io::Result<bool> {
+        for algorithm in Algorithm::ALL {
+            let directory = self.blobs(algorithm);
+            if !disk.exists(&directory)? {
+                continue;
+            }
+            for entry in disk.list(&directory)? {
+                if entry.is_dir && !disk.list(&directory.join(&entry.name))?.is_empty() {
+                    return Ok(true);
+                }
+            }
+        }
+        Ok(false)
+    }
+
     /// The directory of damaged content; there only when some was found.
     pub fn quarantine(&self) -> PathBuf {
         self.root.join("quarantine")

@@ -35,6 +35,8 @@ pub(in crate::store) fn recover(
     if let Some(damage) = &walk.damage {
         return salvage(disk, layout, found, damage, index.ok(), recovery);
     }
+    let known = index.as_ref().map_or(0, |index| index.applied());
+    check_not_lost(&**disk, layout, &found, known)?;
     if let Ok(index) = &index
         && index.applied() > walk.end.sequence
     {
@@ -58,6 +60,25 @@ pub(in crate::store) fn recover(
         bytes_since: walk.bytes,
         index,
         renew_epoch: false,
+    })
+}
+
+/// A store of which only the content is left is not a new one: the content would be garbage to it.
+fn check_not_lost(
+    disk: &dyn Disk,
+    layout: &Layout,
+    found: &Found,
+    known: u64,
+) -> Result<(), OpenError> {
+    let nothing = found.firsts.is_empty() && found.checkpoints.is_empty() && known == 0;
+    if !nothing || !layout.holds_content(disk).map_err(OpenError::io(layout.root()))? {
+        return Ok(());
+    }
+    Err(OpenError::StateDir {
+        path: layout.root().to_owned(),
+        cause: "there is content in blobs/, but no record in journal/ says whose it is".to_owned(),
+        cure: "move it away and restore a backup (skerry restore); or, to begin anew without what \
+               the registry held, move blobs/ away",
     })
 }
 
@@ -121,6 +142,7 @@ pub(in crate::store) fn look(
     if let Some(Damage { path, what, .. }) = walk.damage {
         return Err(OpenError::Damaged { path, what });
     }
+    check_not_lost(&**disk, layout, &found, 0)?;
     let mut recovery = Recovery {
         read_only: true,
         clean: walk.clean,

@@ -102,13 +102,20 @@ fn some_rounds(rounds: std::ops::Range<u32>) -> Steps {
     steps
 }
 
-/// Each step makes at most one record, so that it is wholly there or not at all.
+/// Each step makes at most one record, so that it is wholly there or not at all. Nobody pushes to a
+/// store that has never noted anything: whoever pushes has a token.
 fn steps() -> Steps {
     let mut steps: Steps = vec![("open".into(), Box::new(Node::open))];
     for round in 0..5 {
         let mut add = |what: &str, act: Act| steps.push((format!("{what} {round}"), act));
-        push_steps(round, &mut add);
         management_steps(round, &mut add);
+        push_steps(round, &mut |what: &str, act: Act| {
+            let by_a_token = move |n: &mut Node| match n.store().sequence() {
+                0 => Err(StoreError::Unavailable),
+                _ => act(n),
+            };
+            add(what, Box::new(by_a_token));
+        });
         message_steps(round, &mut add);
         add("settle", Box::new(|n| block_on(n.store().settle())));
         for number in 0..12 {
