@@ -38,6 +38,17 @@ pub fn restore(from: &Path, state_dir: &Path) -> Result<Restored, String> {
     backup::restore(&sys, from, state_dir).map_err(|error| error.to_string())
 }
 
+/// Gives up what follows damage of the journal in `state_dir`; returns what was found and lost. The
+/// error is a line for people. No other thread may run yet.
+pub fn cut_journal(state_dir: &Path) -> Result<Recovery, String> {
+    owner::become_owner(state_dir, "state cut-journal")?;
+    let options = StoreOptions { cut_journal: true, ..StoreOptions::new(state_dir) };
+    let opened = Store::open(Sys::real(Spawner::new()), options);
+    let (store, recovery) = opened.map_err(|error| error.to_string())?;
+    let closed = smol::block_on(store.close());
+    closed.map(|()| recovery).map_err(|error| error.to_string())
+}
+
 /// Makes the store in `state_dir` that of a node of another role, and leaves it to its owner;
 /// returns what it was. The error is a line for people. No other thread may run yet.
 pub fn adopt(state_dir: &Path, role: Role) -> Result<StoreRole, String> {

@@ -1,5 +1,6 @@
 //! `skerry state ...`: what the state directory belongs to.
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::{Subcommand, ValueEnum};
@@ -23,6 +24,14 @@ pub(super) enum Verb {
         #[arg(short, long)]
         yes: bool,
     },
+    /// Give up what follows damage of the journal that keeps the node from starting, and keep what
+    /// is before it; the node must be stopped. Restore a backup instead if there is one, or copy
+    /// the state directory first
+    CutJournal {
+        /// The loss is accepted: do not ask
+        #[arg(short, long)]
+        yes: bool,
+    },
 }
 
 /// `--role`.
@@ -36,12 +45,17 @@ pub(super) enum RoleArgument {
 
 /// Runs a verb.
 pub(super) fn run(verb: &Verb, global: &Global) -> Result<ExitCode, Failure> {
-    let Verb::Adopt { role, yes } = verb;
-    let role = match role {
-        RoleArgument::Root => Role::Root,
-        RoleArgument::Connected => Role::Connected,
-    };
     let state_dir = config::load(&global.options(), &SystemSource)?.config.storage.state_dir;
+    match verb {
+        Verb::Adopt { role: RoleArgument::Root, yes } => adopt(&state_dir, Role::Root, *yes),
+        Verb::Adopt { role: RoleArgument::Connected, yes } => {
+            adopt(&state_dir, Role::Connected, *yes)
+        }
+        Verb::CutJournal { yes } => cut_journal(&state_dir, *yes),
+    }
+}
+
+fn adopt(state_dir: &Path, role: Role, yes: bool) -> Result<ExitCode, Failure> {
     let question = format!(
         "The state directory {} becomes that of a {} node, which cannot be undone without a \
          backup. Is there a backup, and shall it be done?",
@@ -51,7 +65,7 @@ pub(super) fn run(verb: &Verb, global: &Global) -> Result<ExitCode, Failure> {
     if !yes && !output::confirm(&question)? {
         return Err(Failure::new("nothing was changed"));
     }
-    let former = offline::adopt(&state_dir, role).map_err(Failure::new)?;
+    let former = offline::adopt(state_dir, role).map_err(Failure::new)?;
     let next = match role {
         Role::Root => "set registry.role = \"root\" and remove [parent] before the next start",
         Role::Connected => "give it the connection string before or after the next start",
@@ -61,5 +75,18 @@ pub(super) fn run(verb: &Verb, global: &Global) -> Result<ExitCode, Failure> {
         state_dir.display(),
         role.name()
     ))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn cut_journal(state_dir: &Path, yes: bool) -> Result<ExitCode, Failure> {
+    let question = format!(
+        "What the journal in {} has after the damage is lost for good. Shall it be cut off?",
+        state_dir.display()
+    );
+    if !yes && !output::confirm(&question)? {
+        return Err(Failure::new("nothing was changed"));
+    }
+    let recovery = offline::cut_journal(state_dir).map_err(Failure::new)?;
+    output::print(&format!("{}\n", recovery.damage.join("\n")))?;
     Ok(ExitCode::SUCCESS)
 }

@@ -95,6 +95,9 @@ pub struct StoreOptions {
     pub verify_first_read: bool,
     /// Look at what is there and change nothing: a backup, or what `fsck` checks.
     pub frozen: bool,
+    /// Give up what follows damage of the journal that nothing makes up for; an error when there is
+    /// none.
+    pub cut_journal: bool,
     /// What answers look-ups.
     pub index: IndexKind,
     /// Size at which a segment is closed, bytes.
@@ -116,6 +119,7 @@ impl StoreOptions {
             quotas: Vec::new(),
             verify_first_read: false,
             frozen: false,
+            cut_journal: false,
             index: IndexKind::Sled { cache: INDEX_CACHE_BYTES },
             segment_bytes: SEGMENT_BYTES,
             checkpoint_bytes_min: CHECKPOINT_BYTES_MIN,
@@ -216,7 +220,9 @@ impl Store {
         let frozen = options.frozen || newer.is_some();
         let recovered = match frozen {
             true => recovery::recover::look(&disk, &layout)?,
-            false => recovery::recover::recover(&disk, &layout, options.index)?,
+            false => {
+                recovery::recover::recover(&disk, &layout, options.index, options.cut_journal)?
+            }
         };
         let mut recovery = recovered.recovery;
         recovery.new = format == Format::New && recovered.end.sequence == 0;

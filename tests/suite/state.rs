@@ -85,3 +85,50 @@ fn f211_a_damaged_token_signing_key_is_replaced() {
         assert_eq!(asked.status, 200, "{harm}");
     }
 }
+
+/// The journal is damaged and the index, which could make up for it, is gone. The way out is named
+/// with what it costs, and keeps what came before the damage.
+#[test]
+fn f211_a_damaged_journal_without_an_index_is_cut_when_somebody_says_so() {
+    let mut root = Node::root();
+    let user = root.pusher("pusher-one", "app");
+    let user = (user.0.as_str(), user.1.as_str());
+    let [early, late] = [4, 5].map(|seed| Image::new(seed, &[20_000]));
+    assert_eq!(early.push(&root.login, user, "app", "early").status, 201);
+    let journal = || {
+        let mut paths: Vec<_> = fs::read_dir(root.state().join("journal")).unwrap().collect();
+        paths.sort_by_key(|entry| entry.as_ref().unwrap().path());
+        paths.pop().unwrap().unwrap().path()
+    };
+    let segment = journal();
+    let kept = fs::metadata(&segment).unwrap().len();
+    for tag in ["late", "later", "latest"] {
+        assert_eq!(late.push(&root.login, user, "app", tag).status, 201);
+    }
+    root.kill();
+    remove_index(&root);
+    let mut bytes = fs::read(&segment).unwrap();
+    bytes[usize::try_from(kept).unwrap() + 40] ^= 1;
+    fs::write(&segment, bytes).unwrap();
+    let why = refusal(&root);
+    for part in ["skerry restore", "skerry state cut-journal", "are lost"] {
+        assert!(why.contains(part), "no `{part}` in: {why}");
+    }
+    let output = root.run_configured(&["state", "cut-journal", "--yes"]);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{output:?}");
+    assert!(text.contains("lost"), "{text}");
+    root.start();
+    assert_eq!(image::pull(&root.login, user, "app", "early").unwrap(), early.digest());
+    assert_eq!(image::pull(&root.login, user, "app", "latest").unwrap_err().status, 404);
+    assert_eq!(late.push(&root.login, user, "app", "latest").status, 201);
+    root.kill();
+    root.start();
+    assert_eq!(image::pull(&root.login, user, "app", "latest").unwrap(), late.digest());
+    // There is nothing to cut any more, and nothing is.
+    root.stop();
+    let output = root.run_configured(&["state", "cut-journal", "--yes"]);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    root.start();
+    assert_eq!(image::pull(&root.login, user, "app", "latest").unwrap(), late.digest());
+}

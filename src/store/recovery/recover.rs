@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::found::{Found, Recovered, Recovery};
 use super::rebuild::{catch_up, fill, open_sled, rebuild};
-use super::salvage::{Damage, last_sequence_seen, salvage};
+use super::salvage::{Damage, cut_off, last_sequence_seen, salvage};
 use crate::store::index::{Built, Index, IndexKind, MapIndex};
 use crate::store::journal::checkpoint::Checkpoint;
 use crate::store::journal::frame::FrameFault;
@@ -22,6 +22,7 @@ pub(in crate::store) fn recover(
     disk: &Arc<dyn Disk>,
     layout: &Layout,
     kind: IndexKind,
+    cut: bool,
 ) -> Result<Recovered, OpenError> {
     let mut found = Found::list(&**disk, layout, false)?;
     let base = found.checkpoints.last().copied();
@@ -33,7 +34,23 @@ pub(in crate::store) fn recover(
         IndexKind::Map => Ok(Arc::new(MapIndex::default()) as Arc<dyn Index>),
     };
     if let Some(damage) = &walk.damage {
-        return salvage(disk, layout, found, damage, index.ok(), recovery);
+        let (whole, lost) = (walk.end.sequence, damage.last_seen);
+        return match salvage(disk, layout, &found, damage, index.ok(), recovery.clone()) {
+            Err(OpenError::Damaged { .. }) if cut && whole > 0 => {
+                cut_off(disk, layout, kind, &found, damage, whole, recovery)
+            }
+            Err(OpenError::Damaged { path, what }) => {
+                Err(OpenError::Damaged { path, what: format!("{what}; {}", way_out(whole, lost)) })
+            }
+            salvaged => salvaged,
+        };
+    }
+    if cut {
+        return Err(OpenError::StateDir {
+            path: layout.root().to_owned(),
+            cause: "its journal is not damaged".to_owned(),
+            cure: "there is nothing to cut off: start the node",
+        });
     }
     let known = index.as_ref().map_or(0, |index| index.applied());
     check_not_lost(&**disk, layout, &found, known)?;
@@ -45,7 +62,7 @@ pub(in crate::store) fn recover(
             what: format!("it ends at sequence {}", walk.end.sequence),
             last_seen: walk.end.sequence,
         };
-        return salvage(disk, layout, found, &lost, Some(index.clone()), recovery);
+        return salvage(disk, layout, &found, &lost, Some(index.clone()), recovery);
     }
     let end = settle(&**disk, layout, &mut found.firsts, &walk)?;
     (recovery.clean, recovery.tail_cut_bytes) = (walk.clean, walk.cut_bytes);
@@ -61,6 +78,20 @@ pub(in crate::store) fn recover(
         index,
         renew_epoch: false,
     })
+}
+
+/// What a person can do about damage that nothing makes up for: records up to `whole` can be read,
+/// `last` is known to have been there.
+fn way_out(whole: u64, last: u64) -> String {
+    const RESTORE: &str = "move the state directory away and restore a backup (skerry restore)";
+    match whole {
+        0 => format!("nothing before it can be read: {RESTORE}, or begin anew without one"),
+        _ => format!(
+            "{RESTORE}, or run skerry state cut-journal, which keeps everything up to sequence \
+             {whole}: the changes after it, at least up to {}, are lost",
+            last.max(whole + 1)
+        ),
+    }
 }
 
 /// A store of which only the content is left is not a new one: the content would be garbage to it.
@@ -266,6 +297,7 @@ fn walk_segment(
                         FrameFault::Bad(_) => SegmentFault::Damaged(String::new()),
                     })?;
                 if proven {
+                    walk.end = segment.end();
                     let after = segment.end().sequence;
                     let what = format!("byte {at}, after the record of sequence {after}");
                     return Err(SegmentFault::Damaged(what));

@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use super::apply::apply;
 use super::found::{Found, Recovered, Recovery};
+use super::rebuild::rebuild;
 use crate::store::StoreError;
-use crate::store::index::Index;
+use crate::store::index::{Built, Index, IndexKind};
 use crate::store::journal::checkpoint::{self, Checkpoint};
 use crate::store::journal::layout::{Layout, OpenError};
 use crate::store::journal::segment::{End, Record, SegmentReader};
@@ -62,7 +63,7 @@ pub(in crate::store) fn last_sequence_seen(
 pub(in crate::store) fn salvage(
     disk: &Arc<dyn Disk>,
     layout: &Layout,
-    mut found: Found,
+    found: &Found,
     damage: &Damage,
     index: Option<Arc<dyn Index>>,
     mut recovery: Recovery,
@@ -82,10 +83,7 @@ pub(in crate::store) fn salvage(
     .map_err(|error| lost(&error.to_string()))?;
     let sequence = index.applied();
     if sequence < damage.last_seen || sequence == 0 {
-        let (first, last) = (sequence + 1, damage.last_seen);
-        return Err(lost(&format!(
-            "the changes from sequence {first} to {last} are partly lost: the index ends before"
-        )));
+        return Err(lost(&format!("the index ends at sequence {sequence}, before it")));
     }
     let end = End { sequence, ..End::default() };
     let checkpoint = write_out(&**disk, layout, &*index, end)
@@ -97,18 +95,72 @@ pub(in crate::store) fn salvage(
     ));
     recovery.sequence = sequence;
     recovery.records_replayed = sequence - from;
-    // Nothing before this checkpoint can be relied on, and nothing may be named after it.
-    for first in found.firsts.iter().filter(|first| **first > sequence) {
-        disk.remove(&layout.segment(*first)).map_err(OpenError::io(&damage.path))?;
-    }
-    found.firsts.retain(|first| *first <= sequence);
+    let firsts = keep_before(&**disk, layout, &found.firsts, sequence)?;
     Ok(Recovered {
         recovery,
         end,
-        firsts: found.firsts,
+        firsts,
         checkpoints: vec![checkpoint],
         bytes_since: 0,
         index,
+        renew_epoch: true,
+    })
+}
+
+/// Removes segments that begin after a new checkpoint: nothing before it can be relied on, and
+/// nothing may be named after it. Returns the others.
+fn keep_before(
+    disk: &dyn Disk,
+    layout: &Layout,
+    firsts: &[u64],
+    sequence: u64,
+) -> Result<Vec<u64>, OpenError> {
+    for first in firsts.iter().filter(|first| **first > sequence) {
+        disk.remove(&layout.segment(*first)).map_err(OpenError::io(&layout.journal()))?;
+    }
+    Ok(firsts.iter().copied().filter(|first| *first <= sequence).collect())
+}
+
+/// Gives up all from the damage on, because somebody has said so: what the records up to `whole`
+/// say becomes the next checkpoint.
+pub(in crate::store) fn cut_off(
+    disk: &Arc<dyn Disk>,
+    layout: &Layout,
+    kind: IndexKind,
+    found: &Found,
+    damage: &Damage,
+    whole: u64,
+    mut recovery: Recovery,
+) -> Result<Recovered, OpenError> {
+    let failed = |what: StoreError| OpenError::Damaged {
+        path: damage.path.clone(),
+        what: format!("what is before it cannot be kept: {what}"),
+    };
+    let built = Built::default();
+    let (checkpoints, firsts) = (&found.checkpoints, &found.firsts);
+    let rows = rebuild(disk, layout, IndexKind::Map, checkpoints, firsts, whole, &built);
+    let rows = rows.map_err(failed)?;
+    // Followers may know what is lost: its sequences are not used again.
+    let end = End { sequence: damage.last_seen.max(whole + 1), ..End::default() };
+    let checkpoint = write_out(&**disk, layout, &*rows, end).map_err(failed)?;
+    drop(rows);
+    let index = rebuild(disk, layout, kind, &[checkpoint], &[], end.sequence, &built);
+    let firsts = keep_before(&**disk, layout, firsts, end.sequence)?;
+    recovery.damage.push(format!(
+        "{}: {}; cut off: the changes from sequence {} to {} are lost, children reconcile",
+        damage.path.display(),
+        damage.what,
+        whole + 1,
+        end.sequence
+    ));
+    recovery.sequence = end.sequence;
+    Ok(Recovered {
+        recovery,
+        end,
+        firsts,
+        checkpoints: vec![checkpoint],
+        bytes_since: 0,
+        index: index.map_err(failed)?,
         renew_epoch: true,
     })
 }
