@@ -86,6 +86,26 @@ fn f211_a_damaged_token_signing_key_is_replaced() {
     }
 }
 
+#[test]
+fn f211_a_damaged_format_file_is_mended_as_the_error_says() {
+    let mut root = Node::root();
+    let user = root.pusher("pusher-one", "app");
+    let image = Image::new(3, &[20_000]);
+    assert_eq!(image.push(&root.login, (&user.0, &user.1), "app", "v1").status, 201);
+    let format = root.state().join("format");
+    for harm in [b"".as_slice(), b"skerry store", b"\0\0\0\0"] {
+        root.stop();
+        fs::write(&format, harm).unwrap();
+        let why = refusal(&root);
+        let text = why.split('`').nth(1).unwrap_or_else(|| panic!("no text to write in: {why}"));
+        assert!(why.contains("write `") && why.contains("newer version"), "{why}");
+        fs::write(&format, text).unwrap();
+        root.start();
+        let pulled = image::pull(&root.login, (&user.0, &user.1), "app", "v1");
+        assert_eq!(pulled.unwrap(), image.digest());
+    }
+}
+
 /// The journal is damaged and the index, which could make up for it, is gone. The way out is named
 /// with what it costs, and keeps what came before the damage.
 #[test]

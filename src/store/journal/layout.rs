@@ -107,6 +107,15 @@ impl OpenError {
     }
 }
 
+/// What wrote the store is not known, so nothing is guessed.
+fn bad_format(path: PathBuf, fault: &str) -> OpenError {
+    let what = format!(
+        "{fault}; write `{FORMAT_TEXT}{FORMAT}` to it, unless a newer version has used the store: \
+         then run that one"
+    );
+    OpenError::Damaged { path, what }
+}
+
 /// Where content is below a state directory.
 pub(in crate::store) fn relative(digest: &Digest) -> String {
     Layout::new("").blob(digest).display().to_string()
@@ -373,10 +382,7 @@ impl Layout {
             if journal.is_empty() {
                 return Ok(Format::New);
             }
-            return Err(OpenError::Damaged {
-                what: format!("it is missing; write `{FORMAT_TEXT}{FORMAT}` to it"),
-                path,
-            });
+            return Err(bad_format(path, "it is missing"));
         }
         let bytes = disk.read(&path, 4096).map_err(|error| self.closed(&path, &error))?;
         let text = String::from_utf8_lossy(&bytes);
@@ -393,10 +399,7 @@ impl Layout {
             Some(found) if found > FORMAT => {
                 Err(OpenError::NewerFormat { path: self.root.clone(), found })
             }
-            _ => Err(OpenError::Damaged {
-                path,
-                what: format!("it must read `{FORMAT_TEXT}{FORMAT}`"),
-            }),
+            _ => Err(bad_format(path, "it does not name a format")),
         }
     }
 
