@@ -353,7 +353,7 @@ impl Pusher {
             OutboxChange::Tag { tag, .. } => {
                 let reference = Reference::Tag(tag.clone());
                 let there = self.upstream.tag(repository, &reference).await?;
-                Ok(self.moved(entry, there.as_ref())? == Moved::ByUs)
+                Ok(self.moved(number, entry, there.as_ref())? == Moved::ByUs)
             }
             OutboxChange::ManifestDeleted { .. } => Ok(true),
             OutboxChange::ManifestAdded { .. } => Ok(false),
@@ -562,7 +562,7 @@ impl Pusher {
         };
         let repository = &entry.repository;
         let there = self.upstream.tag(repository, &Reference::Tag(tag.clone())).await?;
-        match self.moved(entry, there.as_ref())? {
+        match self.moved(number, entry, there.as_ref())? {
             Moved::AsWanted => self.done(number, entry).await?,
             Moved::ByUs => {
                 self.store.outbox_begins(number, there).await?;
@@ -574,10 +574,17 @@ impl Pusher {
     }
 
     /// Who has moved the tag of a change that names `there` at the parent.
-    fn moved(&self, entry: &OutboxEntry, there: Option<&Digest>) -> Result<Moved, StoreError> {
+    fn moved(
+        &self,
+        number: u64,
+        entry: &OutboxEntry,
+        there: Option<&Digest>,
+    ) -> Result<Moved, StoreError> {
         let deleted = self.store.outbox_deletions(&entry.repository)?;
         let lost = self.store.is_offered(&entry.repository)?;
-        Ok(moved(entry, there, &deleted, lost))
+        // Read after that: an offer ends once the change says that the parent may lack the tag.
+        let now = self.store.outbox_entry(number)?;
+        Ok(moved(now.as_ref().unwrap_or(entry), there, &deleted, lost))
     }
 
     /// The parent moved the tag meanwhile. Its content is fetched, so that the name can go to it,

@@ -70,10 +70,14 @@ impl Worker {
             };
             let batch = received.batch;
             let gap = batch.from != position || batch.through.epoch != position.epoch;
-            if gap || received.unknown || self.is_of_others(received.projected.as_deref())? {
-                log::info!(
-                    "the parent sent messages that cannot be followed: full reconcile requested"
-                );
+            let regranted = self.is_of_others(received.projected.as_deref())?;
+            if gap || received.unknown || regranted {
+                let what = if regranted {
+                    "messages for other grants"
+                } else {
+                    "messages that cannot be followed"
+                };
+                log::info!("the parent sent {what}: full reconcile requested");
                 self.store.request_reconcile().await?;
                 self.refresh_config().await?;
                 position = self.up_to_date().await?;
