@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde::Serialize;
@@ -45,6 +46,10 @@ pub const START: &str = "skerry-start";
 /// took the child to mirror then.
 pub const PROJECTED: &str = "skerry-projected";
 
+/// The header of the end of the feed in which a node says that it has never been where the child
+/// knows it to have been: its state was set back since.
+pub const SET_BACK: &str = "skerry-set-back";
+
 /// Journal that one batch of messages is made of, bytes: a batch stays far below the largest body.
 const BATCH_BYTES: usize = 256 * 1024;
 
@@ -76,6 +81,8 @@ pub struct Gateway {
     told: told::Told,
     /// Random: children see that this node was started anew.
     start: String,
+    /// Whether the store remembers that.
+    start_noted: AtomicBool,
 }
 
 impl Gateway {
@@ -85,7 +92,8 @@ impl Gateway {
         let told = told::Told::default();
         let contacts = options.contacts;
         let start = format!("{:016x}", store.sys().rng.number());
-        Gateway { store, auth, directory, contacts, told, start }
+        let start_noted = AtomicBool::new(false);
+        Gateway { store, auth, directory, contacts, told, start, start_noted }
     }
 
     /// The answer to a request, here or to the registry, that was meant for an earlier start of
@@ -207,11 +215,23 @@ impl Gateway {
         if caller.itself {
             self.told.set(name, found.version);
         }
-        if request.header("if-none-match").is_some_and(|value| value == etag) {
-            return Ok(Reply::new(304).with("etag", etag).with(START, self.start.clone()));
+        let is_known = request.header("if-none-match").is_some_and(|value| value == etag);
+        let reply = if is_known { Reply::new(304) } else { respond(request, &found.config)? };
+        let reply = reply.with("etag", etag);
+        // A store that remembers nothing more tells of no start.
+        match self.note_start().await {
+            Ok(()) => Ok(reply.with(START, self.start.clone())),
+            Err(_) => Ok(reply),
         }
-        let reply = respond(request, &found.config)?;
-        Ok(reply.with("etag", etag).with(START, self.start.clone()))
+    }
+
+    /// Remembers this start, before a child hears of it.
+    async fn note_start(&self) -> Result<(), StoreError> {
+        if !self.start_noted.load(Ordering::Relaxed) {
+            self.store.note_start(&self.start).await?;
+            self.start_noted.store(true, Ordering::Relaxed);
+        }
+        Ok(())
     }
 
     async fn status(&self, request: &mut Request, caller: &Caller) -> Result<Reply, Refusal> {
@@ -225,7 +245,16 @@ impl Gateway {
     async fn messages(&self, request: &Request, caller: &Caller) -> Result<Reply, Refusal> {
         let Some(after) = request.query("after") else {
             let head = self.store.head();
-            return respond_batch(request, &Batch { from: head, through: head, items: vec![] });
+            let end = Batch { from: head, through: head, items: vec![] };
+            let reply = respond_batch(request, &end)?;
+            let known = request.query("start").zip(request.query("sequence"));
+            let is_known = match known.and_then(|(start, at)| Some((start, at.parse().ok()?))) {
+                Some((start, sequence)) => {
+                    self.store.has_been_at(start, sequence).map_err(fault)?
+                }
+                None => true,
+            };
+            return Ok(if is_known { reply } else { reply.with(SET_BACK, "1".to_owned()) });
         };
         let from: Cursor = after.parse().map_err(|()| malformed("'after' is no position"))?;
         let wait = match request.query("wait").map(str::parse::<u64>) {

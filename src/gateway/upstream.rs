@@ -15,7 +15,7 @@ pub(super) use answer::{body, malformed, protocol};
 use answer::{check, error_text, is_doubtful, message};
 use serde::Deserialize;
 
-use super::downstream::{EPOCH, INSTANCE, PROJECTED, START};
+use super::downstream::{EPOCH, INSTANCE, PROJECTED, SET_BACK, START};
 use super::wire::{
     self, ActivationAnswer, ActivationRequest, BODY_BYTES_MAX, CONTENT_TYPE, Received,
 };
@@ -310,11 +310,20 @@ impl Upstream {
     }
 
     /// The position in the parent's feed before which nothing needs to be told: a full comparison
-    /// starts here.
-    pub async fn feed_head(&self) -> Result<Cursor, UpstreamError> {
-        let request = || self.gateway(Method::Get, self.name(), "messages", None);
+    /// starts here. And whether the parent has never been where it was when it was last heard of:
+    /// `known` is which start of it that was, and the sequence.
+    pub async fn feed_head(
+        &self,
+        known: Option<(String, u64)>,
+    ) -> Result<(Cursor, bool), UpstreamError> {
+        let call = match known {
+            // A start is written in hexadecimal digits.
+            Some((start, sequence)) => format!("messages?start={start}&sequence={sequence}"),
+            None => "messages".to_owned(),
+        };
+        let request = || self.gateway(Method::Get, self.name(), &call, None);
         let received = self.batch(request).await?;
-        Ok(received.batch.through)
+        Ok((received.batch.through, received.set_back))
     }
 
     /// Messages after a position. Waits for some, at most `wait`.
@@ -331,8 +340,9 @@ impl Upstream {
     async fn batch(&self, request: impl Fn() -> ClientRequest) -> Result<Received, UpstreamError> {
         let response = self.send(&gateway_scope(self.name()), request).await?;
         let projected = response.header(PROJECTED).map(str::to_owned);
+        let set_back = response.header(SET_BACK).is_some();
         let bytes = body(response, BODY_BYTES_MAX).await?;
-        Ok(Received { projected, ..wire::decode_batch(&bytes).map_err(protocol)? })
+        Ok(Received { projected, set_back, ..wire::decode_batch(&bytes).map_err(protocol)? })
     }
 
     /// A page of what a repository holds at the parent, and whether the parent itself has not got

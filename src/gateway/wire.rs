@@ -145,6 +145,8 @@ pub struct Received {
     ///
     /// [`Scope::fingerprint`]: super::feed::Scope::fingerprint
     pub projected: Option<String>,
+    /// The parent has never been where this node knows it to have been.
+    pub set_back: bool,
 }
 
 /// One message in its envelope.
@@ -193,7 +195,12 @@ pub fn decode_batch(bytes: &[u8]) -> Result<Received, WireError> {
     }
     let BatchHead { from, through } =
         head.ok_or_else(|| WireError("a batch has no head".to_owned()))?;
-    Ok(Received { batch: Batch { from, through, items }, unknown, projected: None })
+    Ok(Received {
+        batch: Batch { from, through, items },
+        unknown,
+        projected: None,
+        set_back: false,
+    })
 }
 
 fn append_item(bytes: &mut Vec<u8>, item: &Item) -> Result<(), WireError> {
@@ -445,7 +452,10 @@ mod tests {
     #[test]
     fn messages_round_trip() {
         let received = decode_batch(&encode_batch(&batch()).unwrap()).unwrap();
-        assert_eq!(received, Received { batch: batch(), unknown: false, projected: None });
+        assert_eq!(
+            received,
+            Received { batch: batch(), unknown: false, projected: None, set_back: false }
+        );
         let read: NodeConfig = decode(&encode(&config()).unwrap()).unwrap();
         assert!(read == config());
     }
@@ -458,7 +468,10 @@ mod tests {
         // The last envelope gets a kind of the future.
         bytes[end - 14..end - 12].copy_from_slice(&999u16.to_le_bytes());
         let received = decode_batch(&bytes).unwrap();
-        assert_eq!(received, Received { batch: batch(), unknown: true, projected: None });
+        assert_eq!(
+            received,
+            Received { batch: batch(), unknown: true, projected: None, set_back: false }
+        );
 
         #[derive(Serialize)]
         struct Longer(ActivationAnswer, u64);

@@ -55,10 +55,11 @@ pub fn damaged() -> Refusal {
     refusal
 }
 
-/// The same, told to somebody who may bring it: it is unknown until then.
+/// The same, told to somebody who may bring it: it is unknown until then. A child does not take it
+/// for deleted.
 pub fn damaged_here(code: &'static str) -> Refusal {
     let message = "the stored content is damaged; push it again to heal it";
-    Refusal::new(404, code, Reason::ContentDamaged, message)
+    Refusal { partial: true, ..Refusal::new(404, code, Reason::ContentDamaged, message) }
 }
 
 /// A malformed part of a request.

@@ -26,14 +26,16 @@ impl Worker {
     /// followed, or ends before it, the parent was replaced, restored or set back: that is noted
     /// before anything is told to it, and what the one before it told is not applied any more.
     pub(super) async fn meet_parent(&self) -> Result<Cursor, SyncError> {
-        let position = self.upstream.feed_head().await?;
-        let Some(epoch) = self.store.parent_epoch()? else {
-            self.store.note_parent(position.epoch).await?;
-            return Ok(position);
+        let known = self.store.feed_position()?;
+        let told = self.store.parent_start()?.zip(known.map(|known| known.sequence));
+        let (position, was_set_back) = self.upstream.feed_head(told).await?;
+        let follows = |known: Cursor| {
+            known.epoch == position.epoch && known.sequence <= position.sequence && !was_set_back
         };
-        let follows =
-            |known: Cursor| known.epoch == position.epoch && known.sequence <= position.sequence;
-        if epoch == position.epoch && self.store.feed_position()?.is_none_or(follows) {
+        let is_same = self.store.parent_epoch()?.is_none_or(|epoch| epoch == position.epoch);
+        if is_same && known.is_none_or(follows) {
+            let start = self.upstream.parent_start();
+            self.store.note_parent(position.epoch, start).await?;
             return Ok(position);
         }
         let mut offered = BTreeSet::new();
@@ -44,6 +46,7 @@ impl Worker {
         }
         let offered: Vec<RepositoryName> = offered.into_iter().collect();
         self.store.meet_parent(position, &offered).await?;
+        self.store.note_parent(position.epoch, self.upstream.parent_start()).await?;
         Ok(position)
     }
 

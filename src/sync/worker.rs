@@ -118,7 +118,7 @@ impl Worker {
         self.begin().await?;
         self.refresh_config().await?;
         let position = self.up_to_date().await?;
-        if self.upstream.feed_head().await? != position {
+        if self.upstream.feed_head(None).await?.0 != position {
             match self.upstream.messages(position, Duration::ZERO).await {
                 Ok(received) if self.is_of_others(received.projected.as_deref())? => {
                     self.store.request_reconcile().await?;

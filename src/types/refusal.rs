@@ -2,8 +2,8 @@
 
 use super::Reason;
 
-/// The header of an answer that lacks what this node has not got from its own parent yet: what is
-/// missing was not deleted.
+/// The header of an answer that lacks what this node has not got from its own parent yet, or has
+/// lost: what is missing was not deleted.
 pub const PARTIAL: &str = "skerry-partial";
 
 /// What a client is told when it does not get what it asked for. `http` turns it into a reply

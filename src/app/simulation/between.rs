@@ -1,6 +1,6 @@
 //! What happens between a request to the parent and its answer.
 
-use super::scenarios::{FIRST, SECOND, THIRD, app, in_tree, named, names, push, rest};
+use super::scenarios::{FIRST, SECOND, THIRD, app, has, in_tree, named, names, push, rest};
 use super::*;
 use crate::store::tree::scope_maps::ScopeMapUpdate;
 use crate::types::Cursor;
@@ -50,25 +50,42 @@ fn f118_what_changes_while_a_grant_is_away_for_a_moment_is_followed() {
     });
 }
 
+/// The store has the first image, and has lost its bytes.
+async fn put_without_bytes(store: &Store, tags: &[&str]) {
+    let bytes = manifest(FIRST);
+    let put = PutManifest {
+        digest: digest_of(&bytes),
+        media_type: media::OCI_MANIFEST.to_owned(),
+        bytes_len: bytes.len() as u64,
+        parsed: Manifest::parse(Some(media::OCI_MANIFEST), &bytes).unwrap(),
+        tags: names(tags),
+        precondition: Precondition::None,
+        content_required: true,
+        origin: Origin::Client,
+    };
+    assert_eq!(store.put_manifest(&app(), put).await, Ok(PutOutcome::Stored));
+}
+
+#[test]
+fn f211_what_the_parent_has_lost_is_not_taken_for_deleted() {
+    in_tree(async |tree, engine| {
+        let (root, device) = (&tree.world.root, &tree.world.device());
+        put_without_bytes(root, &[]).await;
+        let put = store_push(device, &app(), &[], FIRST, Origin::Parent).await;
+        assert_eq!(put, PutOutcome::Stored);
+        device.request_reconcile().await.unwrap();
+        rest(tree, engine).await;
+        assert!(has(device, FIRST), "the only good copy");
+    });
+}
+
 #[test]
 fn f204_f130_a_conflict_with_content_that_is_damaged_holds_up_nothing_else() {
     in_tree(async |tree, engine| {
         let (root, device) = (&tree.world.root, &tree.world.device());
         push(device, &["v1"], SECOND).await;
         push(device, &["v2"], THIRD).await;
-        // Its bytes are not there.
-        let bytes = manifest(FIRST);
-        let put = PutManifest {
-            digest: digest_of(&bytes),
-            media_type: media::OCI_MANIFEST.to_owned(),
-            bytes_len: bytes.len() as u64,
-            parsed: Manifest::parse(Some(media::OCI_MANIFEST), &bytes).unwrap(),
-            tags: names(&["v1"]),
-            precondition: Precondition::None,
-            content_required: true,
-            origin: Origin::Client,
-        };
-        assert_eq!(root.put_manifest(&app(), put).await, Ok(PutOutcome::Stored));
+        put_without_bytes(root, &["v1"]).await;
         for _ in 0..9 {
             engine.push_once().await.unwrap();
             tree.hands.0.fetch_add(90_000, Ordering::Relaxed);

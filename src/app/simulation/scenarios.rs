@@ -27,7 +27,7 @@ pub(super) async fn push(store: &Store, tags: &[&str], number: u64) {
     assert_eq!(put, PutOutcome::Stored);
 }
 
-fn has(store: &Store, number: u64) -> bool {
+pub(super) fn has(store: &Store, number: u64) -> bool {
     store.manifest(&app(), &digest_of(&manifest(number))).unwrap().is_some()
 }
 
@@ -720,7 +720,7 @@ fn f201_a_parent_that_is_replaced_before_the_first_comparison_ended_is_offered_w
         assert_eq!(named(root, "v1"), Some(digest.clone()));
         root.delete_manifest(&app(), &digest, &Origin::Client).await.unwrap();
         assert_eq!(device.feed_position().unwrap(), None);
-        device.note_parent(7).await.unwrap();
+        device.note_parent(7, None).await.unwrap();
         engine.begin_once().await.unwrap();
         rest(&tree, &engine).await;
         for store in [root, device] {
@@ -743,6 +743,34 @@ fn f201_a_parent_that_is_behind_what_it_told_is_offered_what_it_lacks() {
         rest(tree, engine).await;
         for store in [root, device] {
             assert_eq!(named(store, "v1"), Some(digest.clone()));
+        }
+    });
+}
+
+/// A snapshot keeps the epoch, and the parent has gone on since it was set back to that.
+#[test]
+fn f201_a_parent_that_was_set_back_and_went_on_is_offered_what_it_lacks() {
+    in_tree(async |tree, engine| {
+        let (root, device) = (&tree.world.root, &tree.world.device());
+        engine.begin_once().await.unwrap();
+        push(device, &["v1"], FIRST).await;
+        rest(tree, engine).await;
+        let digest = digest_of(&manifest(FIRST));
+        root.delete_manifest(&app(), &digest, &Origin::Client).await.unwrap();
+        let head = root.head();
+        // What the device knows of the start before is from later than that start got.
+        tree.world.started_anew.store(true, Ordering::Relaxed);
+        device.reconciled(Cursor { sequence: head.sequence + 3, ..head }).await.unwrap();
+        root.note_start("after the snapshot").await.unwrap();
+        for number in [SECOND, THIRD, SECOND, THIRD] {
+            push(root, &["other"], number).await;
+        }
+        assert!(device.feed_position().unwrap().unwrap().sequence <= root.head().sequence);
+        engine.begin_once().await.unwrap();
+        rest(tree, engine).await;
+        for store in [root, device] {
+            assert_eq!(named(store, "v1"), Some(digest.clone()));
+            assert_eq!(named(store, "other"), Some(digest_of(&manifest(THIRD))));
         }
     });
 }

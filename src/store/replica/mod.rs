@@ -8,5 +8,6 @@ pub mod outbox;
 pub mod pushes;
 pub mod refused;
 pub mod renewal;
+pub mod starts;
 
 pub(super) mod delivered;

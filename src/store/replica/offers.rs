@@ -8,7 +8,7 @@ use super::outbox::{Origin, OutboxChange, enqueue, oldest_of_tag, waits};
 use crate::store::rows::derived::About;
 use crate::store::rows::manifest::{ManifestRow, manifest_key};
 use crate::store::rows::node::{
-    Fact, offer_key, parent_epoch_key, withheld_manifests, withheld_tags,
+    Fact, offer_key, parent_epoch_key, parent_start_key, withheld_manifests, withheld_tags,
 };
 use crate::store::rows::outbox::{entry_key, remember};
 use crate::store::rows::tag::{TagRow, tag_key};
@@ -53,9 +53,27 @@ impl Store {
         }
     }
 
-    /// Notes the parent at the first contact.
-    pub async fn note_parent(&self, epoch: u64) -> Result<(), StoreError> {
-        self.commit(move |txn| txn.put_changed(parent_epoch_key(), &Fact::Epoch(epoch))).await
+    /// The start of the parent that this node has last heard of.
+    pub fn parent_start(&self) -> Result<Option<String>, StoreError> {
+        match self.get(&parent_start_key())? {
+            Some(Fact::Version(start)) => Ok(Some(start)),
+            _ => Ok(None),
+        }
+    }
+
+    /// Notes the parent: what its position and the answers of this session are of.
+    pub async fn note_parent(&self, epoch: u64, start: Option<String>) -> Result<(), StoreError> {
+        let noted = Some(epoch) == self.parent_epoch()? && start == self.parent_start()?;
+        if noted {
+            return Ok(());
+        }
+        self.commit(move |txn| {
+            if let Some(start) = start {
+                txn.put_changed(parent_start_key(), &Fact::Version(start))?;
+            }
+            txn.put_changed(parent_epoch_key(), &Fact::Epoch(epoch))
+        })
+        .await
     }
 
     /// Follows the feed of a parent that was replaced or restored, from this position on and after

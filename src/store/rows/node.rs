@@ -79,6 +79,7 @@ pub(in crate::store) fn own_rows() -> Vec<Vec<u8>> {
     starts.extend([last_look_key(), looked_with_key(), debts_key(), position_key(), pushes_key()]);
     starts.extend([prefix(Kind::Node, &[b"version"]), prefix(Kind::Node, &[b"synced"])]);
     starts.extend([prefix(Kind::Node, &[b"offer"]), parent_epoch_key(), listed_key()]);
+    starts.push(parent_start_key());
     starts.push(prefix(Kind::Node, &[b"withheld-tag"]));
     starts.push(prefix(Kind::Node, &[b"withheld-manifest"]));
     starts
@@ -99,6 +100,19 @@ pub(in crate::store) fn withheld_manifests(repository: &RepositoryName) -> Vec<u
 
 pub(in crate::store) fn listed_key() -> Vec<u8> {
     key(Kind::Node, &[b"listed"])
+}
+
+/// Where the rows start of the starts of this node.
+pub(in crate::store) fn starts() -> Vec<u8> {
+    prefix(Kind::Node, &[b"start"])
+}
+
+pub(in crate::store) fn start_key(start: &str) -> Vec<u8> {
+    key(Kind::Node, &[b"start", start.as_bytes()])
+}
+
+pub(in crate::store) fn parent_start_key() -> Vec<u8> {
+    key(Kind::Node, &[b"parent-start"])
 }
 
 pub(in crate::store) fn parent_epoch_key() -> Vec<u8> {
