@@ -40,7 +40,11 @@ impl Registry {
             }
             other => {
                 let refused = self.store.refused_state().map(|state| state.name());
-                words(other, hindrance(&view, refused), view.last_sync)
+                let hindrance = match view.without_space.contains(repository) {
+                    true => Some(NO_SPACE.to_owned()),
+                    false => hindrance(&view, refused),
+                };
+                words(other, hindrance, view.last_sync)
             }
         };
         let refusal = Refusal::new(404, code, reason, format!("{what} is not here: {words}"));
@@ -50,6 +54,9 @@ impl Registry {
 
 const NO_SUCH_CONTENT: &str = "there is no such content";
 const NOT_FINISHED: &str = "the sync of this repository has not finished";
+
+const NO_SPACE: &str = "the disk of this node has no space for what its parent has: 'skerry \
+                        status' at this node says how much it needs";
 
 /// Whether the parent lets a node mirror a repository.
 pub(super) fn in_sync_scope(config: &NodeConfig, repository: &RepositoryName) -> bool {

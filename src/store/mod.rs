@@ -27,6 +27,7 @@ mod writer;
 #[cfg(test)]
 mod tests;
 
+pub use content::space::Shortage;
 pub use error::StoreError;
 pub use index::IndexKind;
 pub use journal::layout::OpenError;

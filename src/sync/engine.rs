@@ -372,7 +372,7 @@ impl Engine {
             now.online = false;
         });
         if let SyncError::Store(error) = error {
-            self.state.disk_problem(error);
+            self.state.disk_problem(error, self.store.shortage());
         }
         let is_link = matches!(error, SyncError::Upstream(UpstreamError::Unreachable(_)));
         if self.state.now().failures >= REPORTED_AFTER && !is_link {

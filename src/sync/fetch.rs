@@ -313,6 +313,7 @@ impl Fetcher {
     ) -> Result<bool, SyncError> {
         let coming = closure.blobs.values().fold(0, |sum: u64, size| sum.saturating_add(*size));
         self.store.check_quota(repository, coming)?;
+        self.store.want_space(closure.missing_bytes);
         self.blobs(repository, closure.blobs, true).await?;
         self.blobs(repository, closure.optional, false).await?;
         let (tags, precondition) = match tag {

@@ -37,12 +37,31 @@ impl Worker {
             };
             self.take_in(position).await?;
             let made_room = self.apply_what_makes_room().await?;
+            self.note_what_waits()?;
+            self.state.publish_changes(&self.store)?;
             let store = self.store.clone();
             let full = spawn::blocking(move || store.below_reserve()).await;
             if made_room || !full || self.store.reconcile_due()? {
                 return Ok(());
             }
         }
+    }
+
+    /// Notes the repositories whose content the waiting messages tell of. Of a comparison that did
+    /// not find space, the comparison has noted them.
+    pub(super) fn note_what_waits(&self) -> Result<(), SyncError> {
+        if self.store.reconcile_due()? {
+            return Ok(());
+        }
+        let scope = Scope::of_config(&self.config()?);
+        let messages = self.store.inbox(2 * WAITING_MAX)?.into_iter();
+        let brought = messages.filter_map(|(_, message)| match message {
+            Message::Tag { repository, digest: Some(_), .. }
+            | Message::ManifestAdded { repository, .. } => Some(repository),
+            _ => None,
+        });
+        self.state.set_without_space(brought.filter(|name| scope.covers(name)).collect());
+        Ok(())
     }
 
     /// Waits for messages and makes them durable.

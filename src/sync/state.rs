@@ -6,7 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::debts::{Debts, Item, Owed};
 use crate::store::replica::node::SyncView;
-use crate::store::{Store, StoreError};
+use crate::store::{Shortage, Store, StoreError};
 use crate::sys::Sys;
 use crate::types::connected_registry::{ParentContact, StatusDetail};
 use crate::types::{Cursor, RepositoryName, UnixSeconds};
@@ -26,6 +26,8 @@ pub(super) struct State {
     projected: Mutex<Option<String>>,
     /// The latest of the listings of the full comparison that is under way.
     listed: Mutex<Option<Cursor>>,
+    /// Repositories of which something waits for space on the disk here.
+    without_space: Mutex<BTreeSet<RepositoryName>>,
     /// Something is missing, or not any more, since others were last shown.
     changed: AtomicBool,
 }
@@ -77,6 +79,7 @@ impl State {
             arriving: Mutex::default(),
             projected: Mutex::default(),
             listed: Mutex::default(),
+            without_space: Mutex::default(),
             changed: AtomicBool::new(false),
         }
     }
@@ -107,11 +110,21 @@ impl State {
         }
     }
 
-    /// Notes a fault of the disk here.
-    pub(super) fn disk_problem(&self, error: &StoreError) {
-        if matches!(error, StoreError::Full | StoreError::Io(_) | StoreError::Corrupt(_)) {
-            self.problem("disk", "Disk", "DiskError", error.to_string());
-        }
+    /// Notes a fault of the disk here. `shortage`: the figures of a full one.
+    pub(super) fn disk_problem(&self, error: &StoreError, shortage: Option<Shortage>) {
+        let description = match (error, shortage) {
+            (StoreError::Full, Some(shortage)) => disk_full(error, shortage),
+            (StoreError::Full | StoreError::Io(_) | StoreError::Corrupt(_), _) => error.to_string(),
+            _ => return,
+        };
+        self.problem("disk", "Disk", "DiskError", description);
+    }
+
+    /// Content of these repositories waits for space, and of no others.
+    pub(super) fn set_without_space(&self, repositories: BTreeSet<RepositoryName>) {
+        let mut without_space = lock(&self.without_space);
+        self.changed.fetch_or(*without_space != repositories, Ordering::Relaxed);
+        *without_space = repositories;
     }
 
     /// Forgets the problem of this key.
@@ -214,12 +227,15 @@ impl State {
         let stored = stored(store)?;
         let mut incomplete = self.incomplete().unwrap_or(stored.incomplete);
         incomplete.extend(lock(&self.arriving).iter().cloned());
+        let without_space = lock(&self.without_space).clone();
+        incomplete.extend(without_space.iter().cloned());
         let last_sync = now.last_sync.max(stored.last_sync);
         store.publish_sync(SyncView {
             waiting_for_window: now.waiting_for_window,
             contact: now.contact(),
             lost_since: now.lost_since,
             incomplete,
+            without_space,
             problems: self.problems(),
             last_sync,
             last_contact: now.looked.max(stored.last_contact).max(last_sync),
@@ -253,6 +269,22 @@ fn stored(store: &Store) -> Result<SyncView, StoreError> {
     })
 }
 
+/// What a full disk lacks, and what helps.
+fn disk_full(error: &StoreError, Shortage { free, reserve, wanted }: Shortage) -> String {
+    let [free, reserve, wanted] = [free, reserve, wanted].map(mib);
+    format!(
+        "{error}: {free} free, needed are the reserve of {reserve} (storage.reserve) and {wanted} \
+         for the content that comes next; free space on the file system of storage.state_dir, \
+         enlarge it, or delete content at the parent: the sync goes on by itself"
+    )
+}
+
+/// A size for people, rounded up: what is needed is not shown as less.
+fn mib(bytes: u64) -> String {
+    let tenths = bytes.saturating_mul(10).div_ceil(1 << 20);
+    format!("{}.{} MiB", tenths / 10, tenths % 10)
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // A panic elsewhere leaves a whole value behind.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -266,14 +298,20 @@ mod tests {
     #[test]
     fn f036_a_disk_problem_is_reported_until_it_is_solved() {
         let state = State::new(&Sys::real(Spawner::new()));
-        state.disk_problem(&StoreError::NotFound);
+        state.disk_problem(&StoreError::NotFound, None);
         assert_eq!(state.problems(), []);
-        state.disk_problem(&StoreError::Full);
+        state.disk_problem(&StoreError::Full, None);
         let first = state.problems();
         assert_eq!((first.len(), first[0].code.as_str()), (1, "DiskError"));
         // Seen again it is the same problem: the report does not change.
-        state.disk_problem(&StoreError::Full);
+        state.disk_problem(&StoreError::Full, None);
         assert_eq!(state.problems(), first);
+        let shortage = Shortage { free: 1 << 20, reserve: 64 << 20, wanted: (5 << 20) + 1 };
+        state.disk_problem(&StoreError::Full, Some(shortage));
+        let text = &state.problems()[0].description;
+        for figure in ["1.0 MiB free", "64.0 MiB (storage.reserve)", "5.1 MiB for the content"] {
+            assert!(text.contains(figure), "{figure}: {text}");
+        }
         state.solved("disk");
         assert_eq!(state.problems(), []);
     }

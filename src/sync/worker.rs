@@ -149,7 +149,8 @@ impl Worker {
                     return Ok(position);
                 }
                 Err(SyncError::Store(error @ StoreError::Full)) => {
-                    self.state.disk_problem(&error);
+                    self.state.disk_problem(&error, self.store.shortage());
+                    self.note_what_waits()?;
                     self.state.publish(&self.store)?;
                     self.wait_for_space().await?;
                 }
@@ -190,6 +191,7 @@ impl Worker {
         self.state.solved("disk");
         self.state.solved("session");
         self.state.set_arriving(BTreeSet::new());
+        self.state.set_without_space(BTreeSet::new());
         let failures = self.state.now().failures;
         if failures > 0 {
             log::info!(
@@ -318,11 +320,13 @@ impl Worker {
         for repository in strangers.iter().filter(|repository| !scope.covers(repository)) {
             self.store.mark_synced(repository, false).await?;
         }
-        let mut full = false;
+        let mut full = BTreeSet::new();
         for repository in &plan.reconcile {
             match self.reconcile_repository(repository).await {
                 // What the parent has deleted in the others makes room.
-                Err(SyncError::Store(StoreError::Full)) => full = true,
+                Err(SyncError::Store(StoreError::Full)) => {
+                    full.insert(repository.clone());
+                }
                 Err(error) if error.is_of_item() => {
                     self.settle(repository, Item::Listing, None, Err(error)).await?;
                 }
@@ -332,7 +336,8 @@ impl Worker {
         }
         self.state.debts().keep(&plan.reconcile);
         self.note_debts().await?;
-        if full {
+        if !full.is_empty() {
+            self.state.set_without_space(full);
             return Err(StoreError::Full.into());
         }
         if let Some(listed) = self.state.listed() {

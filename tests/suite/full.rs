@@ -414,3 +414,39 @@ fn f036_f037_a_device_whose_disk_is_full_says_so_and_recovers() {
     eventually(SOON, "late arrives", || pull(&small.node, &user, "app", "late").ok());
     wait_for("Online");
 }
+
+#[test]
+fn f212_f036_a_miss_on_a_device_whose_disk_is_full_says_so() {
+    let root = Node::root();
+    let user = root.pusher("owner-token", "*");
+    let push = |seed: u64, bytes: usize, tag: &str| {
+        let image = Image::new(seed, &[bytes]);
+        assert_eq!(image.push(&root.login, (&user.0, &user.1), "big/one", tag).status, 201);
+    };
+    push(1, 40_000, "v1");
+    let connection = root.connect("dock01", &["--repository", "big/*", "--mode", "ReadOnly"]);
+    root.link("dock01", &user.0);
+    let Some(mut small) = small(Node::device(&connection), BLOCK_BYTES) else { return };
+    small.node.start();
+    eventually(SOON, "the first sync", || pull(&small.node, &user, "big/one", "v1").ok());
+    small.disk.fill_but(6 << 10);
+    wait_for_the_next_look();
+    push(2, LAYER_BYTES, "v2");
+    let detail = eventually(SOON, "the disk is full", || {
+        let details = small.node.json(&["status"])["sync"]["statusDetails"].clone();
+        details.as_array().unwrap().iter().find(|detail| detail["code"] == "DiskError").cloned()
+    });
+    let missed = || pull(&small.node, &user, "big/one", "v2").unwrap_err();
+    let answer = missed();
+    let message = answer.json()["errors"][0]["message"].to_string();
+    assert_eq!((answer.status, answer.error().1.as_str()), (404, "not_synced_yet"), "{message}");
+    assert!(message.contains("the disk of this node has no space"), "{message}");
+    let text = detail["description"].to_string();
+    for told in ["MiB free", "(storage.reserve) and 5.", "MiB for the content", "delete content"] {
+        assert!(text.contains(told), "{told}: {text}");
+    }
+    small.disk.free();
+    eventually(SOON, "v2 arrives", || pull(&small.node, &user, "big/one", "v2").ok());
+    let answer = pull(&small.node, &user, "big/one", "v3").unwrap_err();
+    assert_eq!(answer.error().1, "not_found", "what is complete is missed as before: {answer:?}");
+}

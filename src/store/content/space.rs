@@ -17,6 +17,8 @@ pub(in crate::store) struct SpaceCheck {
     reserve: u64,
     /// What was refused last and would not have left the reserve, bytes; 0 when there was room.
     refused: AtomicU64,
+    /// What a sync tried to bring last, bytes; what a full disk is reported with.
+    wanted: AtomicU64,
     last: Mutex<Option<(Duration, Space)>>,
     /// The ballast has been used and is not back yet.
     ballast_gone: AtomicBool,
@@ -25,8 +27,9 @@ pub(in crate::store) struct SpaceCheck {
 impl SpaceCheck {
     /// With the reserve of the configuration, bytes.
     pub(in crate::store) fn new(reserve: u64) -> SpaceCheck {
-        let (refused, ballast_gone) = (AtomicU64::new(0), AtomicBool::new(false));
-        SpaceCheck { reserve, refused, last: Mutex::new(None), ballast_gone }
+        let (refused, wanted) = (AtomicU64::new(0), AtomicU64::new(0));
+        let ballast_gone = AtomicBool::new(false);
+        SpaceCheck { reserve, refused, wanted, last: Mutex::new(None), ballast_gone }
     }
 
     fn reserve(&self, space: Space) -> u64 {
@@ -34,7 +37,32 @@ impl SpaceCheck {
     }
 }
 
+/// What a disk has that is full or below its reserve, bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Shortage {
+    /// Free space a moment ago.
+    pub free: u64,
+    /// What must stay free.
+    pub reserve: u64,
+    /// What was to be fetched last: content that is missing here.
+    pub wanted: u64,
+}
+
 impl Store {
+    /// Notes how many bytes of content are fetched next.
+    pub fn want_space(&self, bytes: u64) {
+        self.shared().space.wanted.store(bytes, Ordering::Relaxed);
+    }
+
+    /// The figures behind the last [`StoreError::Full`], without a call; `None` before the first
+    /// look at the disk.
+    pub fn shortage(&self) -> Option<Shortage> {
+        let check = &self.shared().space;
+        let (_, space) = (*check.last.lock().unwrap_or_else(PoisonError::into_inner))?;
+        let (reserve, wanted) = (check.reserve(space), check.wanted.load(Ordering::Relaxed));
+        Some(Shortage { free: space.free, reserve, wanted })
+    }
+
     /// Free space on the file system of the state directory, at most a second old. Blocks.
     pub fn space(&self) -> Result<Space, StoreError> {
         self.shared().space_now()

@@ -30,6 +30,8 @@ pub struct SyncView {
     pub lost_since: Option<UnixSeconds>,
     /// Repositories of which something is on its way, or could not be had.
     pub incomplete: BTreeSet<RepositoryName>,
+    /// Those of which something waits for space on the disk here.
+    pub without_space: BTreeSet<RepositoryName>,
     /// Whether everything that is granted was compared with the parent: what it had then is known.
     pub compared: bool,
     /// What is reported upward as wrong.
