@@ -15,7 +15,8 @@ use crate::sys::{Disk, Spawner, Sys, SystemDisk};
 use crate::types::connection_string::ConnectionString;
 use crate::types::{Role, StoreRole};
 
-/// What `serve` would fail on, as one line for people; otherwise what it would wait for. `running`:
+/// What `serve` would fail on, as one line for people; otherwise what it would wait
+/// for, or what clients will refuse. `running`:
 /// the service of this configuration runs, so that its addresses are in use.
 pub fn check(config: &Config, running: bool) -> Result<Vec<String>, String> {
     let sys = Sys::real(Spawner::new());
@@ -38,6 +39,7 @@ pub fn check(config: &Config, running: bool) -> Result<Vec<String>, String> {
     let role = store.decide(config.named_role(), name)?;
     if let Some(identity) = identity::from_files(config)? {
         TlsAcceptor::new(&sys, &identity).map_err(|error| format!("[tls]: {error}"))?;
+        waits.extend(identity::warnings(&sys, config, &identity));
     }
     let gateways = config.listen.gateway.iter().filter(|_| role == Role::Root);
     for listener in config.listen.login.iter().chain(gateways) {

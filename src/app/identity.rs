@@ -1,7 +1,8 @@
 //! What a node is known by: its signing key and its certificate, made on the first start.
 
 use crate::auth;
-use crate::config::{Config, TlsMode};
+use crate::config::{Config, Listener, TlsMode};
+use crate::http::objections;
 use crate::http::tls::{self, ServerTls, TlsAcceptor};
 use crate::store::{Store, StoreError};
 use crate::sys::{Disk, Sys, SystemDisk};
@@ -45,7 +46,31 @@ pub(super) fn tls(
         TlsMode::Files => from_files(config)?,
         TlsMode::SelfSigned => Some(made(config, store, login)?),
     };
-    identity.map(|identity| TlsAcceptor::new(sys, &identity)).transpose()
+    let Some(identity) = identity else {
+        return Ok(None);
+    };
+    let acceptor = TlsAcceptor::new(sys, &identity)?;
+    for warning in warnings(sys, config, &identity) {
+        log::warn!("{warning}");
+    }
+    Ok(Some(acceptor))
+}
+
+/// What clients will refuse about a certificate that can be used.
+pub(super) fn warnings(sys: &Sys, config: &Config, identity: &ServerTls) -> Vec<String> {
+    let has_tls = |of: &[Listener]| of.iter().any(|listener| listener.has_tls(&config.tls));
+    let (registry, listen) = (&config.registry, &config.listen);
+    let login = registry.login_server.clone().filter(|_| has_tls(&listen.login));
+    let gateway = registry.gateway_server.clone().filter(|_| has_tls(&listen.gateway));
+    let names = [("registry.login_server", login), ("registry.gateway_server", gateway)];
+    let names: Vec<_> =
+        names.into_iter().filter_map(|(key, name)| Some((key, host(&name?)))).collect();
+    let certificate = match &config.tls.certificate {
+        Some(path) => format!("the certificate {}", path.display()),
+        None => "the self-signed certificate (identity/tls.pem in the state directory)".to_owned(),
+    };
+    let objections = objections(&identity.certificate_pem, sys.clock.wall(), &names);
+    objections.iter().map(|objection| format!("[tls]: {certificate} {objection}")).collect()
 }
 
 /// The configured certificate and key; `None` in another mode.
@@ -73,11 +98,6 @@ pub(super) fn private_ca(config: &Config, store: &Store) -> Result<Option<String
 
 /// A self-signed identity for the names that clients use, kept in the state directory.
 fn made(config: &Config, store: &Store, login: &str) -> Result<ServerTls, String> {
-    let host = |address: &str| {
-        let end = address.rfind(':').filter(|at| !address[*at..].contains(']'));
-        let host = &address[..end.unwrap_or(address.len())];
-        host.trim_start_matches('[').trim_end_matches(']').to_owned()
-    };
     let mut names = vec!["localhost".to_owned(), "127.0.0.1".to_owned(), "::1".to_owned()];
     let registry = &config.registry;
     let derived = registry.gateway_host();
@@ -95,6 +115,13 @@ fn made(config: &Config, store: &Store, login: &str) -> Result<ServerTls, String
     let pem = store.identity_file(TLS_FILE, make);
     let pem = pem.map_err(|error| format!("the self-signed certificate: {error}"))?;
     Ok(server_tls(pem.clone(), pem))
+}
+
+/// The host of `host[:port]`.
+fn host(address: &str) -> String {
+    let end = address.rfind(':').filter(|at| !address[*at..].contains(']'));
+    let host = &address[..end.unwrap_or(address.len())];
+    host.trim_start_matches('[').trim_end_matches(']').to_owned()
 }
 
 fn server_tls(certificate_pem: Vec<u8>, key_pem: Vec<u8>) -> ServerTls {

@@ -245,10 +245,18 @@ impl Node {
         let Some((acceptor, config)) = &self.tls else {
             return;
         };
-        let reloaded = identity::from_files(config)
-            .and_then(|identity| identity.map_or(Ok(()), |identity| acceptor.reload(&identity)));
+        let reloaded = identity::from_files(config).and_then(|identity| {
+            let Some(identity) = identity else {
+                return Ok(Vec::new());
+            };
+            acceptor.reload(&identity)?;
+            Ok(identity::warnings(self.store.sys(), config, &identity))
+        });
         match reloaded {
-            Ok(()) => log::info!("the certificate was read again"),
+            Ok(warnings) => {
+                log::info!("the certificate was read again");
+                warnings.iter().for_each(|warning| log::warn!("{warning}"));
+            }
             Err(error) => log::error!("the old certificate stays: {error}"),
         }
     }

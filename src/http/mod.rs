@@ -30,3 +30,4 @@ pub use message::sender::{Account, Sender};
 pub use server::listen::serve;
 pub use server::service::{Deadlines, Handler, Permits, Service, Shutdown};
 pub use server::tls::{self, Identity, ServerTls, TlsAcceptor};
+pub use wire::objections::objections;

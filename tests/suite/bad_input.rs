@@ -9,6 +9,8 @@ use crate::support::http::{bearer, raw, send, token};
 use crate::support::image::{Image, MANIFEST, digest, push_blob};
 use crate::support::node::{Node, free_port, sync_token};
 
+const SOON: Duration = Duration::from_secs(20);
+
 fn last_line(node: &Node) -> (i32, String) {
     let output = node.run_to_end();
     let text = String::from_utf8_lossy(&output.stderr).trim().to_owned();
@@ -308,6 +310,39 @@ fn f143_config_check_reads_certificate_key_and_connection_string() {
     waiting.add_configuration("ca_file = \"/none.pem\"\n");
     waiting.provision(&format!("{partial};ParentGatewayEndpoint=127.0.0.1:1"));
     expect_refusal(&waiting, &["parent.ca_file", "/none.pem"]);
+}
+
+#[test]
+fn f143_a_certificate_that_clients_refuse_causes_a_warning() {
+    let (good, expired, early) =
+        (Authority::new(), Authority::signing(2000, 2001), Authority::signing(4000, 4001));
+    let refused = |node: &Node, text: &str| {
+        let (code, said) = check(node);
+        assert!(code == 0 && said.contains(text), "{text}: {said}");
+    };
+    for (authority, text) in [
+        (&expired, "server.pem has expired on 2001-01-01T00:00:00Z: clients refuse it"),
+        (&early, "server.pem is not valid before 4000-01-01T00:00:00Z"),
+    ] {
+        let mut node = new_root();
+        node.add_configuration(&authority.section());
+        refused(&node, text);
+    }
+    let mut node = new_root();
+    node.know_as("login_server = \"registry.example:5000\"");
+    let secure = node.with_tls(&good);
+    refused(&node, "server.pem is not for registry.example (registry.login_server)");
+    node.start();
+    let logged = |text: &str| {
+        eventually(SOON, text, || node.log().contains(text).then_some(()));
+    };
+    logged("server.pem is not for registry.example");
+    std::fs::copy(expired.certificate(), good.certificate()).unwrap();
+    std::fs::copy(expired.key(), good.key()).unwrap();
+    node.hang_up();
+    logged("the certificate was read again");
+    logged("server.pem has expired on 2001-01-01T00:00:00Z");
+    assert!(std::net::TcpStream::connect(secure).is_ok());
 }
 
 #[test]

@@ -6,6 +6,7 @@ pub(super) mod field;
 pub(super) mod file;
 pub(super) mod framing;
 pub(super) mod head;
+pub(super) mod objections;
 #[cfg(any(test, fuzzing))]
 pub(super) mod script;
 pub(super) mod target;

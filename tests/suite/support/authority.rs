@@ -13,6 +13,11 @@ pub struct Authority {
 impl Authority {
     /// Signs a certificate for loopback.
     pub fn new() -> Authority {
+        Authority::signing(1975, 4096)
+    }
+
+    /// Signs a certificate for loopback, valid between the beginnings of these years.
+    pub fn signing(from: i32, to: i32) -> Authority {
         let dir = TempDir::new();
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -22,8 +27,10 @@ impl Authority {
         let issuer = Issuer::new(params, key);
         let names = ["127.0.0.1".to_owned(), "localhost".to_owned()];
         let server = KeyPair::generate().unwrap();
-        let certificate =
-            CertificateParams::new(names).unwrap().signed_by(&server, &issuer).unwrap();
+        let mut params = CertificateParams::new(names).unwrap();
+        params.not_before = rcgen::date_time_ymd(from, 1, 1);
+        params.not_after = rcgen::date_time_ymd(to, 1, 1);
+        let certificate = params.signed_by(&server, &issuer).unwrap();
         std::fs::create_dir(dir.join("trust")).unwrap();
         std::fs::write(dir.join("trust/ca.crt"), own.pem()).unwrap();
         std::fs::write(dir.join("server.pem"), certificate.pem()).unwrap();

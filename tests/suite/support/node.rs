@@ -409,6 +409,12 @@ impl Node {
         assert!(Command::new("kill").args(["-STOP", &pid]).status().unwrap().success());
     }
 
+    /// SIGHUP.
+    pub fn hang_up(&self) {
+        let pid = self.pid().to_string();
+        assert!(Command::new("kill").args(["-HUP", &pid]).status().unwrap().success());
+    }
+
     /// Lets a frozen process go on.
     pub fn thaw(&self) {
         let pid = self.pid().to_string();
