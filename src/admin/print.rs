@@ -135,10 +135,20 @@ impl Admin {
             false => ConnectionState::Offline,
             // Only its own parent talks to a node; what is known of others is what was reported.
             true if node.parent == own => self.contact.state(node, reported, seen),
-            true => reported,
+            true if self.hears_of(node)? => reported,
+            true => ConnectionState::Offline,
         };
         let last_contact = self.contact.last_seen(&node.name).max(stored);
         Ok(Instance { active, state, last_contact, report })
+    }
+
+    /// Whether the nodes on the way to this one are in contact, so that what they reported of it
+    /// counts.
+    fn hears_of(&self, node: &ConnectedRegistry) -> Result<bool, Fault> {
+        let Some(parent) = &node.parent else {
+            return Ok(true);
+        };
+        Ok(self.instance(&self.registry(parent)?)?.state != ConnectionState::Offline)
     }
 
     /// This node itself.

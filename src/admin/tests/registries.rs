@@ -422,3 +422,28 @@ fn f032_f035_states_follow_activation_and_contact() {
     let unknown = smol::block_on(node.store.record_status("nobody".parse().unwrap(), status));
     assert!(unknown.is_err());
 }
+
+/// What the nodes below one that is out of contact last reported is of an unknown age.
+#[test]
+fn f035_below_a_node_that_is_out_of_contact_nobody_is_online() {
+    let node = root();
+    let above = [("site01", None), ("line02", Some("site01")), ("cell03", Some("line02"))];
+    for (name, parent) in above {
+        let create = json!({ "name": name, "parent": parent, "repository": ["a"] });
+        node.ok("connected-registry/create", create);
+        let name = || name.parse::<ConnectedRegistryName>().unwrap();
+        let report = StatusReport { state: ConnectionState::Online, ..StatusReport::default() };
+        let status = StatusRecord { report, last_contact: UnixSeconds(1_800_000_000) };
+        smol::block_on(node.store.record_status(name(), status)).unwrap();
+        let activation = Activation { epoch: 1, instance_id: "i".into(), at: UnixSeconds(1) };
+        smol::block_on(node.store.record_activation(name(), activation)).unwrap();
+    }
+    for (contact, state) in [(true, "Online"), (false, "Offline")] {
+        *node.contact.0.lock().unwrap() = contact;
+        for (name, _) in above {
+            let shown = node.ok("connected-registry/show", json!({ "name": name }));
+            assert_eq!(shown["connectionState"], state, "{shown}");
+            assert_eq!(shown["lastActivityTime"], "2027-01-15T08:00:00Z");
+        }
+    }
+}
