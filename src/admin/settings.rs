@@ -7,14 +7,12 @@ use serde_json::{Map, Value, json};
 
 use super::Admin;
 use super::fault::Fault;
-use crate::types::connection_string::{self, Protocol};
+use crate::types::connection_string::{self, NO_ENDPOINT, Protocol};
 use crate::types::token::PasswordSlot;
 use crate::types::{ConnectedRegistry, ConnectedRegistryName, Role};
 
 /// Stands for a password that was not asked for.
 const NO_PASSWORD: &str = "<use --generate-password to generate a new password>";
-/// Stands for the address of a parent that has not reported one.
-const NO_ENDPOINT: &str = "<parent gateway endpoint>";
 /// Stands for the device's own address, which only its owner knows.
 const NO_LOGIN_SERVER: &str = "<optional: host[:port] by which clients reach this registry>";
 
@@ -65,6 +63,13 @@ impl Admin {
             warnings.push(format!(
                 "Devices on other machines cannot reach {endpoint}: set listen.gateway at a root, \
                  or listen.login at a connected registry, to an address of the network."
+            ));
+        }
+        if let (None, Some(parent)) = (&parent, &node.parent) {
+            warnings.push(format!(
+                "The parent '{parent}' has not reported its address, so ParentGatewayEndpoint is a \
+                 placeholder, and the protocol a guess: activate '{parent}' first and run this \
+                 again, or set parent.gateway_endpoint at the device."
             ));
         }
         let mut passwords = Vec::new();

@@ -42,13 +42,10 @@ impl Uplink {
         let Some(parent) = config.reachable_parent() else {
             return Ok(None);
         };
-        let mut connection = connection(parent)?;
+        let connection = connection(parent)?;
         let store_role = self.store.store_role()?;
         let decided = store_role.decide(config.named_role(), Some(&connection.name));
         decided.map_err(StartError::config)?;
-        if let Some(endpoint) = &parent.gateway_endpoint {
-            connection.endpoint.clone_from(endpoint);
-        }
         let sys = self.store.sys();
         let client = client(sys, parent, &connection)?;
         let make = || Ok(sys.rng.uuid().into_bytes());
@@ -150,10 +147,12 @@ fn malformed(config: &Config) -> Option<String> {
     connection(config.reachable_parent()?).err().map(|error| error.message)
 }
 
-/// The connection string, parsed; its error never shows the password.
+/// The connection string, parsed, with the configured endpoint; its error never shows the password.
 pub(super) fn connection(parent: &Parent) -> Result<ConnectionString, StartError> {
     let text = parent.connection_string.reveal();
-    ConnectionString::parse(text, |name| std::env::var(name).ok()).map_err(|error| {
+    let (endpoint, lookup) =
+        (parent.gateway_endpoint.as_deref(), |name: &str| std::env::var(name).ok());
+    ConnectionString::parse_for(text, endpoint, lookup).map_err(|error| {
         let cure = "take it from `skerry connected-registry get-settings` at the root";
         let (origin, key) = (&parent.connection_string_origin, "parent.connection_string");
         StartError::config(ConfigError::at(origin, key, format_args!("{error}: {cure}")).0)

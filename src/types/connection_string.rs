@@ -25,6 +25,9 @@ const FINGERPRINT_KEY: &str = "ParentCaFingerprint";
 /// What follows `ParentCaFingerprint=`, before the digits.
 const FINGERPRINT_PREFIX: &str = "sha256:";
 
+/// Stands for the address of a parent that has not reported one.
+pub const NO_ENDPOINT: &str = "<parent gateway endpoint>";
+
 /// How a device reaches its parent.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Protocol {
@@ -81,11 +84,20 @@ impl ConnectionString {
         text: &str,
         lookup: impl Fn(&str) -> Option<String>,
     ) -> Result<ConnectionString, ConnectionStringError> {
+        ConnectionString::parse_for(text, None, lookup)
+    }
+
+    /// The same, with this endpoint of the parent, if any, in place of that in the text.
+    pub fn parse_for(
+        text: &str,
+        endpoint: Option<&str>,
+        lookup: impl Fn(&str) -> Option<String>,
+    ) -> Result<ConnectionString, ConnectionStringError> {
         if text.len() > LENGTH_MAX {
             return Err(error(format!("it is longer than {LENGTH_MAX} bytes")));
         }
         let values = split(text.trim())?;
-        let [name, sync_token, password, endpoint, protocol] = KEYS.map(|key| values.get(key));
+        let [name, sync_token, password, written, protocol] = KEYS.map(|key| values.get(key));
         let name = name?.parse().map_err(|e: NameError| error(e.to_string()))?;
         let sync_token = sync_token?.parse().map_err(|e: NameError| error(e.to_string()))?;
         let protocol = match protocol?.to_ascii_lowercase().as_str() {
@@ -97,7 +109,10 @@ impl ConnectionString {
             name,
             sync_token,
             password: Secret::new(password?),
-            endpoint: resolve(endpoint?, lookup)?,
+            endpoint: match endpoint {
+                Some(endpoint) => endpoint.to_owned(),
+                None => resolve(written?, lookup)?,
+            },
             protocol,
             ca_fingerprint: values.optional(FINGERPRINT_KEY).map(fingerprint).transpose()?,
         })
@@ -192,6 +207,12 @@ fn resolve(
     endpoint: &str,
     lookup: impl Fn(&str) -> Option<String>,
 ) -> Result<String, ConnectionStringError> {
+    if endpoint == NO_ENDPOINT {
+        return Err(error(
+            "ParentGatewayEndpoint is the placeholder for a parent whose address was not known: \
+             activate the parent before you take the string, or set parent.gateway_endpoint here",
+        ));
+    }
     let resolved = match endpoint.strip_prefix('$') {
         None => endpoint.to_owned(),
         Some(reference) => {
@@ -263,6 +284,17 @@ mod tests {
         }
         let error = parse_error(&GOOD.replace("reg.example:5001", "$OTHER:1"));
         assert!(error.contains("$OTHER"), "{error}");
+    }
+
+    #[test]
+    fn f070_an_endpoint_of_the_configuration_replaces_any_in_the_text() {
+        for written in ["reg.example:5001", NO_ENDPOINT, "$OTHER:1", ""] {
+            let text = GOOD.replace("reg.example:5001", written);
+            let parsed = ConnectionString::parse_for(&text, Some("site01.lan:5000"), |_| None);
+            assert_eq!(parsed.map(|p| p.endpoint), Ok("site01.lan:5000".to_owned()), "{written}");
+        }
+        let error = parse_error(&GOOD.replace("reg.example:5001", NO_ENDPOINT));
+        assert!(error.contains("placeholder") && error.contains("activate the parent"), "{error}");
     }
 
     #[test]

@@ -550,3 +550,27 @@ fn password_of(connection: &str) -> &str {
     let rest = connection.split("SyncTokenPassword=").nth(1).unwrap();
     rest.split(';').next().unwrap()
 }
+
+#[test]
+fn f071_a_string_made_before_the_parent_was_active_says_so_and_its_endpoint_can_be_given() {
+    let root = Node::root();
+    let above = root.connect("site01", &["--repository", "app"]);
+    let below = root.connect("line02", &["--parent", "site01", "--repository", "app"]);
+    let settings = root.run(&["connected-registry", "get-settings", "--name", "line02"]);
+    let warned = String::from_utf8_lossy(&settings.stderr).into_owned();
+    assert!(warned.contains("activate 'site01' first"), "{warned}");
+    assert!(warned.contains("parent.gateway_endpoint"), "{warned}");
+
+    let mut line02 = Node::device(&below);
+    let output = line02.run_to_end();
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(78), "{text}");
+    assert!(text.contains("placeholder") && text.contains("activate the parent"), "{text}");
+
+    let site01 = Node::start_device(&above);
+    line02.add_configuration(&format!("gateway_endpoint = \"{}\"\n", site01.login));
+    line02.start();
+    eventually(SOON, "line02 is active", || {
+        (line02.json(&["status"])["state"] == "Active").then_some(())
+    });
+}
