@@ -9,6 +9,7 @@ use super::tokens::Nothing;
 use crate::http::{Method, Reply, Request};
 use crate::store::StoreError;
 use crate::store::content::space::Hindrance;
+use crate::store::replica::node::SyncFailure;
 use crate::sync::status_details;
 use crate::sys::spawn;
 use crate::types::connected_registry::ParentContact;
@@ -93,6 +94,17 @@ impl Admin {
         });
         if let Some(remedy) = state.remedy() {
             value["remedy"] = remedy.into();
+        }
+        let failure = match (&state, view.contact) {
+            (NodeState::Activating | NodeState::Refused(_), _)
+            | (NodeState::Active, ParentContact::OutOfContact) => view.failure.as_ref(),
+            _ => None,
+        };
+        if let Some(failure) = failure {
+            value["reason"] = failure.text.clone().into();
+        }
+        if let (Some(failure), NodeState::Active) = (failure, &state) {
+            value["remedy"] = out_of_contact_remedy(failure).into();
         }
         if let Some(fault) = self.store.credential_fault() {
             value["reason"] = fault.into();
@@ -186,6 +198,21 @@ fn read_only(cause: &StoreError) -> String {
     match cause {
         StoreError::NewerFormat(_) => cause.to_string(),
         _ => "the store is read-only since the disk failed; the log says how".to_owned(),
+    }
+}
+
+/// What is to be done on an active node that gets nothing from its parent.
+fn out_of_contact_remedy(failure: &SyncFailure) -> &'static str {
+    match failure.unreachable {
+        true => {
+            "this node serves what it has and goes on trying to reach its parent: check that the \
+             parent runs, its address in the connection string, the network, its certificate \
+             (parent.ca_file, if it is of a private authority) and the clocks of both"
+        }
+        false => {
+            "this node serves what it has and goes on trying to sync: check the parent for this \
+             reason; the log has what came before"
+        }
     }
 }
 

@@ -134,14 +134,12 @@ fn refusal_kind(error: &SyncError, active: bool, denials: u32) -> Option<HurdleK
         }
         UpstreamError::AlreadyActivated(_) => Some(HurdleKind::Deactivated),
         UpstreamError::Unauthorized(_) => Some(HurdleKind::Unauthorized),
-        UpstreamError::Forbidden(_)
-        | UpstreamError::NotFound(_)
-        | UpstreamError::Refused(..)
-        | UpstreamError::Protocol(_)
+        UpstreamError::Forbidden(_) | UpstreamError::NotFound(_) | UpstreamError::Refused(..)
             if !active =>
         {
             Some(HurdleKind::ActivationRefused)
         }
+        UpstreamError::Protocol(_) if !active => Some(HurdleKind::NotAGateway),
         _ => None,
     }
 }
@@ -217,6 +215,8 @@ impl Engine {
         }
         if let Err(error) = self.ensure_active().await {
             self.note_refusal(&error);
+            self.state.set_failure(Some(&error));
+            self.state.publish(&self.store).map_err(ActivationError::Store)?;
             return Err(error.into());
         }
         match self.worker.refresh_config().await {
@@ -266,6 +266,7 @@ impl Engine {
                     Ok(looked) => {
                         looked?;
                         self.store.set_hurdle(None);
+                        self.state.set_failure(None);
                         self.state.set(|now| now.denials = 0);
                     }
                     Err(_) => log::warn!("the parent took too long to tell the configuration"),
@@ -371,6 +372,7 @@ impl Engine {
             now.denials = if denied { now.denials.saturating_add(1) } else { 0 };
             now.online = false;
         });
+        self.state.set_failure(Some(error));
         if let SyncError::Store(error) = error {
             self.state.disk_problem(error, self.store.shortage());
         }
@@ -479,6 +481,8 @@ mod tests {
             (NotFound(text()), false, 0, Some(HurdleKind::ActivationRefused)),
             (NotFound(text()), true, few, None),
             (NotFound(text()), true, REPORTED_AFTER, Some(HurdleKind::Unknown)),
+            (Protocol(text()), false, 0, Some(HurdleKind::NotAGateway)),
+            (Protocol(text()), true, REPORTED_AFTER, None),
             (Forbidden(text()), false, 0, Some(HurdleKind::ActivationRefused)),
             (Forbidden(text()), true, few, None),
             (Forbidden(text()), true, REPORTED_AFTER, Some(HurdleKind::Unknown)),

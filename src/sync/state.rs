@@ -5,7 +5,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::debts::{Debts, Item, Owed};
-use crate::store::replica::node::SyncView;
+use super::error::SyncError;
+use crate::gateway::UpstreamError;
+use crate::store::replica::node::{SyncFailure, SyncView};
 use crate::store::{Shortage, Store, StoreError};
 use crate::sys::Sys;
 use crate::types::connected_registry::{ParentContact, StatusDetail};
@@ -28,6 +30,8 @@ pub(super) struct State {
     listed: Mutex<Option<Cursor>>,
     /// Repositories of which something waits for space on the disk here.
     without_space: Mutex<BTreeSet<RepositoryName>>,
+    /// Why the last attempt failed, until one succeeds.
+    failure: Mutex<Option<SyncFailure>>,
     /// Something is missing, or not any more, since others were last shown.
     changed: AtomicBool,
 }
@@ -80,6 +84,7 @@ impl State {
             projected: Mutex::default(),
             listed: Mutex::default(),
             without_space: Mutex::default(),
+            failure: Mutex::default(),
             changed: AtomicBool::new(false),
         }
     }
@@ -90,6 +95,14 @@ impl State {
 
     pub(super) fn set(&self, change: impl FnOnce(&mut Now)) {
         change(&mut lock(&self.now));
+    }
+
+    /// Notes why an attempt failed; `None`: the parent has let this node in.
+    pub(super) fn set_failure(&self, error: Option<&SyncError>) {
+        *lock(&self.failure) = error.map(|error| SyncFailure {
+            text: error.to_string(),
+            unreachable: matches!(error, SyncError::Upstream(UpstreamError::Unreachable(_))),
+        });
     }
 
     /// Notes a problem under a key; the first sighting gives it its time and its correlation id,
@@ -233,6 +246,7 @@ impl State {
         store.publish_sync(SyncView {
             waiting_for_window: now.waiting_for_window,
             contact: now.contact(),
+            failure: lock(&self.failure).clone(),
             lost_since: now.lost_since,
             incomplete,
             without_space,

@@ -176,6 +176,7 @@ impl Worker {
     async fn begin(&self) -> Result<(), SyncError> {
         self.store.set_hurdle(None);
         self.state.set(|now| now.online = true);
+        self.state.set_failure(None);
         self.state.publish(&self.store)?;
         if self.store.debts_noted()? && self.state.debts().is_empty() {
             log::info!(

@@ -116,6 +116,8 @@ pub enum HurdleKind {
     /// The parent does not know this connected registry, which was active, or denies it its
     /// configuration.
     Unknown,
+    /// What answers an activation is not a gateway.
+    NotAGateway,
     /// Any other refusal of an activation.
     ActivationRefused,
 }
@@ -152,7 +154,7 @@ impl NodeState {
                 HurdleKind::Deactivated => "Deactivated",
                 HurdleKind::Unauthorized => "Unauthorized",
                 HurdleKind::Unknown => "UnknownToParent",
-                HurdleKind::ActivationRefused => "ActivationRefused",
+                HurdleKind::NotAGateway | HurdleKind::ActivationRefused => "ActivationRefused",
             },
         }
     }
@@ -175,8 +177,9 @@ impl NodeState {
             ),
             NodeState::Activating => Some(
                 "this connected registry has not been activated yet: its parent must be \
-                 reachable; check ParentGatewayEndpoint in the connection string, the network and \
-                 the clock of this node; the log has the error",
+                 reachable; check ParentGatewayEndpoint in the connection string, the network, the \
+                 clock of this node and, if the parent's certificate is of a private authority, \
+                 parent.ca_file; `skerry status` and the log have the error",
             ),
             NodeState::Refused(hurdle) => Some(match hurdle.kind {
                 HurdleKind::AlreadyActivated => {
@@ -204,6 +207,13 @@ impl NodeState {
                      again there with the same sync token (`skerry connected-registry create \
                      --name NAME --sync-token TOKEN ...`), or give this node another connection \
                      string and restart it; until then it serves what it has and goes on trying"
+                }
+                HurdleKind::NotAGateway => {
+                    "what answers at the parent's address is not a gateway: check host, port and \
+                     protocol (ParentGatewayEndpoint and ParentEndpointProtocol in the connection \
+                     string, or parent.gateway_endpoint); a root has its gateway and its login \
+                     server on ports of their own; this node goes on trying, and takes a changed \
+                     configuration when it is restarted"
                 }
                 HurdleKind::ActivationRefused => {
                     "the parent refuses the activation: check at the root that the connected \

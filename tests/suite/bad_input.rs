@@ -345,6 +345,56 @@ fn f143_a_certificate_that_clients_refuse_causes_a_warning() {
     assert!(std::net::TcpStream::connect(secure).is_ok());
 }
 
+/// Symptom: the log knew why, and `status` said something that does not help.
+#[test]
+fn f034_f036_status_says_why_the_parent_is_not_reached() {
+    let (authority, mut root) = (Authority::new(), Node::root());
+    let connection = root.connect("dock01", &["--repository", "app"]);
+    let with = |from: &str, to: &str| {
+        let mut device = Node::device(&connection.replace(from, to));
+        device.spawn();
+        device
+    };
+    let says = |device: &Node, state: &str, reason: &str, remedy: &str| {
+        let mut last = serde_json::Value::Null;
+        eventually(SOON, reason, || {
+            let output = device.run(&["status", "-o", "json"]);
+            last = serde_json::from_slice(&output.stdout).ok()?;
+            last["reason"].as_str()?.contains(reason).then_some(())
+        });
+        assert_eq!(last["state"], state, "{last}");
+        assert!(last["remedy"].as_str().unwrap_or_default().contains(remedy), "{last}");
+    };
+    let login = with(&root.gateway, &root.login);
+    says(&login, "ActivationRefused", "is no gateway", "ParentGatewayEndpoint");
+    let secure = with("Protocol=http", "Protocol=https");
+    says(&secure, "Activating", "does not speak TLS", "ParentGatewayEndpoint");
+
+    let device = Node::start_device(&connection);
+    eventually(SOON, "it is in contact", || {
+        (device.json(&["status"])["sync"]["parentOnline"] == true).then_some(())
+    });
+    assert_eq!(device.json(&["status"])["reason"], serde_json::Value::Null);
+    root.kill();
+    says(&device, "Active", "127.0.0.1", "check that the parent runs");
+    root.start();
+    eventually(SOON, "it is in contact again", || {
+        let status = device.json(&["status"]);
+        (status["sync"]["parentOnline"] == true && status["reason"].is_null()).then_some(())
+    });
+
+    let mut root = Node::root();
+    root.kill();
+    let gateway = root.with_tls(&authority);
+    root.start();
+    let connection = root.connect("dock02", &["--repository", "app"]);
+    let mut private = Node::device(
+        &connection.replace(&root.gateway, &gateway).replace("Protocol=http", "Protocol=https"),
+    );
+    private.spawn();
+    says(&private, "Activating", "an authority that is not trusted", "parent.ca_file");
+}
+
 #[test]
 fn f143_config_check_tries_the_addresses() {
     let mut foreign = new_root();

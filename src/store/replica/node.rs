@@ -17,6 +17,15 @@ use crate::types::{
     ConnectedRegistry, ConnectedRegistryName, Grant, RepositoryName, Role, UnixSeconds,
 };
 
+/// Why an attempt to sync failed.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SyncFailure {
+    /// For people.
+    pub text: String,
+    /// Whether there was no answer at all.
+    pub unreachable: bool,
+}
+
 /// What the sync engine lets others see of itself; in memory only.
 #[derive(Clone, Default)]
 pub struct SyncView {
@@ -26,6 +35,8 @@ pub struct SyncView {
     pub waiting_for_window: bool,
     /// How it stands with the parent.
     pub contact: ParentContact,
+    /// Why the last attempt to sync failed, if it did.
+    pub failure: Option<SyncFailure>,
     /// Since when this node is out of contact, if it is.
     pub lost_since: Option<UnixSeconds>,
     /// Repositories of which something is on its way, or could not be had.
