@@ -419,12 +419,42 @@ fn p054_the_state_is_on_the_data_partition() {
     }
     for unit in [&data, &state, &own] {
         // Wanted, not required: without its data a device still boots so far that one can log in.
-        assert_eq!(unit.get("Install.WantedBy"), "local-fs.target");
+        let by = unit.get("Install.WantedBy");
+        assert_eq!(by.split(' ').next(), Some("local-fs.target"));
         assert!(unit.all("Unit.DefaultDependencies").is_empty(), "before local-fs.target");
     }
     let guard = Unit::parse(&read("systemd/dropins/data.conf"));
     assert_eq!(guard.get("Unit.AssertPathIsMountPoint"), skerry::config::STATE_DIR);
     assert_eq!(guard.get("Unit.RequiresMountsFor"), "/data /etc/skerry/conf.d");
+}
+
+/// Symptom: where the partition came after the 90 s that a boot waits for it, nothing mounted it
+/// and nothing started the service, and no unit had failed.
+#[test]
+fn p054_a_data_partition_that_comes_late_starts_the_service() {
+    let root = TempDir::new();
+    let units = root.join("usr/lib/systemd/system");
+    fs::create_dir_all(units.join("skerry.service.d")).unwrap();
+    for (from, to) in [
+        ("systemd/data/data.mount", "data.mount"),
+        ("systemd/skerry.service", "skerry.service"),
+        ("systemd/dropins/data.conf", "skerry.service.d/20-data.conf"),
+    ] {
+        fs::write(units.join(to), read(from)).unwrap();
+    }
+    let mut enable = Command::new("systemctl");
+    enable.arg(format!("--root={}", root.path().display()));
+    enable.args(["enable", "data.mount", "skerry.service"]);
+    match enable.output() {
+        Ok(output) => assert!(output.status.success(), "{output:?}"),
+        Err(error) => return skip(&format!("no systemctl: {error}")),
+    }
+    for link in
+        ["dev-disk-by\\x2dlabel-data.device.wants/data.mount", "data.mount.wants/skerry.service"]
+    {
+        let link = root.join("etc/systemd/system").join(link);
+        assert!(link.symlink_metadata().is_ok(), "{}", link.display());
+    }
 }
 
 /// What the recipe installs, and that the image has it.
