@@ -8,7 +8,8 @@ use super::model::{Config, Parent, ParentKind, RoleSetting, Secret, TlsMode};
 use super::plan::MemoryPlan;
 use super::value::ByteSize;
 use super::{
-    CONNECTION_STRING_CREDENTIAL, ConfigError, Loaded, Origin, STATE_DIR, STATE_DIR_WITHOUT_CONFIG,
+    CONNECTION_STRING_CREDENTIAL, ConfigError, LOCAL_DIR, Loaded, Origin, STATE_DIR,
+    STATE_DIR_WITHOUT_CONFIG, VENDOR_DIR,
 };
 use crate::sys::credentials;
 use crate::types::Role;
@@ -253,12 +254,29 @@ fn fault(loaded: &Loaded, key: &str, message: impl std::fmt::Display) -> ConfigE
 
 fn check_role(loaded: &Loaded) -> Result<(), ConfigError> {
     let Config { registry, parent, .. } = &loaded.config;
-    if registry.role == RoleSetting::Root && parent.is_some() {
-        let message = "is \"root\", and [parent] or a connection string makes this node a \
-                       connected registry; remove one of them";
-        return Err(fault(loaded, "registry.role", message));
+    if registry.role != RoleSetting::Root || parent.is_none() {
+        return Ok(());
     }
-    Ok(())
+    let file_key = loaded.origins.get_key_value("parent.connection_string_file");
+    let first = || loaded.origins.iter().find(|(key, _)| key.starts_with("parent."));
+    let cause = match file_key.or_else(first) {
+        Some((key, origin)) => format!("[parent] ({key}, {origin}) makes"),
+        None => "[parent] or a connection string makes".to_owned(),
+    };
+    let cure = file_key.and_then(|(_, origin)| replacement(origin)).unwrap_or_default();
+    let message = format!(
+        "is \"root\", and {cause} this node a connected registry; remove one of them{cure}"
+    );
+    Err(fault(loaded, "registry.role", message))
+}
+
+/// How a device takes away a file of the image's maker.
+fn replacement(origin: &Origin) -> Option<String> {
+    let Origin::File(path, _) = origin else {
+        return None;
+    };
+    let own = Path::new(LOCAL_DIR).join(path.strip_prefix(VENDOR_DIR).ok()?);
+    Some(format!(" ({} takes the place of that file)", own.display()))
 }
 
 fn check_tls(loaded: &Loaded) -> Result<(), ConfigError> {

@@ -37,6 +37,20 @@ fn nothing_at_all_is_a_root_on_loopback() {
     assert!(!config.listen.login[0].has_tls(&config.tls));
 }
 
+/// Symptom: the message did not name the file of the vendor that has the section.
+#[test]
+fn f166_a_root_with_a_parent_is_told_where_each_is_written() {
+    let vendor = "[parent]\nconnection_string_file = \"/data/string\"\n";
+    let source = MapSource::default().file("/usr/lib/skerry/conf.d/50-data.toml", vendor);
+    let source = source.file(MAIN_FILE, "[registry]\nrole = \"root\"\n");
+    let error = error_of(load(&Options::default(), &source));
+    let wanted = "/etc/skerry/skerry.toml:2: registry.role: is \"root\", and [parent] \
+                  (parent.connection_string_file, /usr/lib/skerry/conf.d/50-data.toml:2) makes \
+                  this node a connected registry; remove one of them";
+    assert!(error.starts_with(wanted), "{error}");
+    assert!(error.contains("/etc/skerry/conf.d/50-data.toml"), "{error}");
+}
+
 /// One key set in every layer: the highest wins, and taking layers away uncovers the next.
 #[test]
 fn p061_the_later_layer_wins() {
