@@ -7,12 +7,10 @@ use serde_json::{Map, Value, json};
 
 use super::Admin;
 use super::fault::Fault;
-use crate::types::connection_string::{self, NO_ENDPOINT, Protocol};
+use crate::types::connection_string::{self, NO_ENDPOINT, NO_PASSWORD, Protocol};
 use crate::types::token::PasswordSlot;
 use crate::types::{ConnectedRegistry, ConnectedRegistryName, Role};
 
-/// Stands for a password that was not asked for.
-const NO_PASSWORD: &str = "<use --generate-password to generate a new password>";
 /// Stands for the device's own address, which only its owner knows.
 const NO_LOGIN_SERVER: &str = "<optional: host[:port] by which clients reach this registry>";
 

@@ -150,7 +150,8 @@ impl Admin {
         let mut own = rules(Kind::Repositories, &new.repository)?;
         own.extend(rules(Kind::Gateway, &new.gateway)?);
         let grants = match (new.scope_map, own.is_empty()) {
-            (Some(map), true) => TokenGrants::Map(map),
+            // Of one that is missing the answer is that of `scope-map show`.
+            (Some(map), true) => TokenGrants::Map(self.scope_map(&map)?.name),
             (None, false) => TokenGrants::Own(own),
             _ => {
                 return Err(Fault::invalid(
@@ -178,7 +179,9 @@ impl Admin {
 
     pub(super) async fn token_update(&self, change: UpdateToken) -> Result<Value, Fault> {
         let enabled = change.status.map(|status| status == Status::Enabled);
-        let update = TokenUpdate { enabled, scope_map: change.scope_map };
+        self.token(&change.name)?;
+        let map = change.scope_map.map(|map| self.scope_map(&map)).transpose()?;
+        let update = TokenUpdate { enabled, scope_map: map.map(|map| map.name) };
         let updated = self.store.token_update(change.name.clone(), update).await;
         let token = updated.map_err(|error| Fault::of(error, "token", &change.name))?;
         log::info!("updated token name={} enabled={}", token.name, token.enabled);

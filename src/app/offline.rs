@@ -33,8 +33,12 @@ pub fn contents(state_dir: &Path) -> Result<BTreeSet<Digest>, String> {
 /// Makes `state_dir` from a backup, with the owner of the directory, or of that above it; the error
 /// is a line for people. No other thread may run yet.
 pub fn restore(from: &Path, state_dir: &Path) -> Result<Restored, String> {
-    owner::become_owner(state_dir, "restore")?;
+    // As whoever calls: the owner of the state need not see where backups are.
     let sys = Sys::real(Spawner::new());
+    if !sys.disk.exists(from).map_err(|error| format!("{}: {error}", from.display()))? {
+        return Err(format!("there is no backup {}", from.display()));
+    }
+    owner::become_owner(state_dir, "restore")?;
     backup::restore(&sys, from, state_dir).map_err(|error| error.to_string())
 }
 

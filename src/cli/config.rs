@@ -7,7 +7,7 @@ use clap::Subcommand;
 use serde_json::json;
 
 use super::output::{self, Format};
-use super::{EXIT_CONFIG, Failure, Global, admin_client};
+use super::{EXIT_CONFIG, Failure, Global, admin_client, serve};
 use crate::config::{self, Loaded, MemoryPlan, SystemSource};
 use crate::types::Role;
 
@@ -50,6 +50,7 @@ pub(super) fn run(verb: &Verb, global: &Global) -> Result<ExitCode, Failure> {
 
 /// Tries on this machine what `serve` would try; returns what it would wait for.
 fn try_here(loaded: &Loaded, global: &Global) -> Result<Vec<String>, Failure> {
+    serve::check_parent(loaded)?;
     let given = global.admin_socket.as_deref();
     let socket = admin_client::socket(given, &global.options(), &SystemSource)?;
     crate::app::check(&loaded.config, admin_client::answers(&socket))

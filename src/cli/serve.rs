@@ -4,18 +4,12 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use super::{EXIT_CONFIG, Failure, Global};
-use crate::config::{self, ParentKind, SystemSource};
+use crate::config::{self, Loaded, ParentKind, SystemSource};
 
 /// Loads the configuration, starts the log, runs the node.
 pub(super) fn serve(global: &Global) -> Result<ExitCode, Failure> {
     let loaded = config::load(&global.options(), &SystemSource)?;
-    let is_oci = loaded.config.parent.as_ref().is_some_and(|p| p.kind == ParentKind::Oci);
-    if is_oci {
-        let origin = loaded.origin("parent.kind");
-        let message =
-            format!("{origin}: parent.kind: kind = \"oci\" is not available in this version");
-        return Err(Failure { code: EXIT_CONFIG, message });
-    }
+    check_parent(&loaded)?;
     crate::sys::log::init(loaded.config.log.level);
     for warning in &loaded.warnings {
         log::warn!("configuration: {warning}");
@@ -23,4 +17,14 @@ pub(super) fn serve(global: &Global) -> Result<ExitCode, Failure> {
     let options = global.options();
     let reread = move || config::load(&options, &SystemSource).map(|loaded| loaded.config);
     Ok(crate::app::serve(loaded.config, Arc::new(reread)))
+}
+
+/// Refuses a kind of parent that this version does not have.
+pub(super) fn check_parent(loaded: &Loaded) -> Result<(), Failure> {
+    if loaded.config.parent.as_ref().is_none_or(|parent| parent.kind != ParentKind::Oci) {
+        return Ok(());
+    }
+    let origin = loaded.origin("parent.kind");
+    let message = format!("{origin}: parent.kind: kind = \"oci\" is not available in this version");
+    Err(Failure { code: EXIT_CONFIG, message })
 }

@@ -28,6 +28,12 @@ const FINGERPRINT_PREFIX: &str = "sha256:";
 /// Stands for the address of a parent that has not reported one.
 pub const NO_ENDPOINT: &str = "<parent gateway endpoint>";
 
+/// Stands for a password that was not asked for.
+pub const NO_PASSWORD: &str = "<use --generate-password to generate a new password>";
+
+/// What `get-settings` prints before the string.
+const SETTING: &str = "ACR_REGISTRY_CONNECTION_STRING=";
+
 /// How a device reaches its parent.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Protocol {
@@ -96,8 +102,21 @@ impl ConnectionString {
         if text.len() > LENGTH_MAX {
             return Err(error(format!("it is longer than {LENGTH_MAX} bytes")));
         }
-        let values = split(text.trim())?;
+        // Editors of another system put a mark before the text.
+        let text = text.trim_start_matches('\u{feff}').trim();
+        if text.starts_with(SETTING) {
+            return Err(error(format!("leave out {SETTING}, which stands before it")));
+        }
+        if text.starts_with(['"', '\'']) {
+            return Err(error("leave out the quotes around it"));
+        }
+        let values = split(text)?;
         let [name, sync_token, password, written, protocol] = KEYS.map(|key| values.get(key));
+        if password == Ok(NO_PASSWORD) {
+            return Err(error(
+                "SyncTokenPassword is a placeholder: run get-settings with --generate-password 1",
+            ));
+        }
         let name = name?.parse().map_err(|e: NameError| error(e.to_string()))?;
         let sync_token = sync_token?.parse().map_err(|e: NameError| error(e.to_string()))?;
         let protocol = match protocol?.to_ascii_lowercase().as_str() {
@@ -295,6 +314,19 @@ mod tests {
         }
         let error = parse_error(&GOOD.replace("reg.example:5001", NO_ENDPOINT));
         assert!(error.contains("placeholder") && error.contains("activate the parent"), "{error}");
+    }
+
+    #[test]
+    fn f067_what_was_pasted_with_the_string_is_named() {
+        assert!(parse(&format!("\u{feff}{GOOD}\r\n")).is_ok(), "a byte order mark");
+        for (text, told) in [
+            (format!("ACR_REGISTRY_CONNECTION_STRING={GOOD}"), "leave out ACR_REGISTRY"),
+            (format!("\"{GOOD}\""), "leave out the quotes"),
+            (GOOD.replace("=a=b/c+d==", NO_PASSWORD), "--generate-password 1"),
+        ] {
+            let error = parse_error(&text);
+            assert!(error.contains(told) && !error.contains("a=b"), "{error}");
+        }
     }
 
     #[test]

@@ -345,6 +345,32 @@ fn f143_a_certificate_that_clients_refuse_causes_a_warning() {
     assert!(std::net::TcpStream::connect(secure).is_ok());
 }
 
+#[test]
+fn f143_config_check_refuses_a_kind_of_parent_that_serve_refuses() {
+    let mut node = Node::device("x");
+    node.lose_connection_string();
+    node.add_configuration("[parent]\nkind = \"oci\"\nurl = \"https://reg.example\"\n");
+    assert_eq!(last_line(&node).0, 78);
+    expect_refusal(&node, &["parent.kind", "not available"]);
+}
+
+#[test]
+fn f014_what_a_verb_names_and_nobody_has_is_not_found() {
+    let root = Node::root();
+    root.json(&["token", "create", "--name", "reader", "--repository", "app", "content/read"]);
+    for verb in [&["create", "--name", "other"][..], &["update", "--name", "reader"]] {
+        let output = root.run(&[&["token"], verb, &["--scope-map", "nosuchmap"]].concat());
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(3), "{text}");
+        assert!(text.contains("scope map 'nosuchmap' could not be found"), "{text}");
+    }
+    let missing = root.dir.join("nosuch");
+    let output = new_root().run_configured(&["restore", missing.to_str().unwrap()]);
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    let told = format!("there is no backup {}", missing.display());
+    assert!(!output.status.success() && text.contains(&told), "{text}");
+}
+
 /// Symptom: the log knew why, and `status` said something that does not help.
 #[test]
 fn f034_f036_status_says_why_the_parent_is_not_reached() {

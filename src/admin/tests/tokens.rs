@@ -209,7 +209,7 @@ fn f049_f050_f051_f059_tokens_and_their_passwords() {
         (
             "token/create",
             json!({ "name": "other", "scopeMap": "no-map" }),
-            400,
+            404,
             "'no-map' could not be found",
         ),
         (
