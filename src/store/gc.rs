@@ -12,9 +12,10 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::content::leases::short;
+use super::marks::{MARKED_MAX, in_part, marked, sorted};
 use super::registry::removal::remove_untagged;
 use super::registry::repositories;
-use super::replica::outbox::{self, Origin, OutboxChange, OutboxEntry};
+use super::replica::outbox::{self, Origin, OutboxChange};
 use super::rows::derived::{Count, held_key, named_in, needed_key};
 use super::rows::link::{BlobLink, repository_of, split_key};
 use super::rows::manifest::{ManifestRow, manifest_key};
@@ -24,12 +25,8 @@ use super::rows::{self, Kind, prefix};
 use super::{Shared, Store, StoreError, Txn};
 use crate::sys::spawn;
 use crate::types::digest::Algorithm;
-use crate::types::manifest::ManifestKind;
-use crate::types::{Digest, Manifest, RepositoryName, UnixSeconds, media};
+use crate::types::{Digest, Manifest, RepositoryName, UnixSeconds};
 
-/// Digests, eight bytes each, that a look at the rows holds at once. Over it: the look is repeated
-/// for each part of the digests.
-const MARKED_MAX: usize = 262_144;
 /// Unreferenced links, and files, that are remembered between runs. Over it: the rest waits for a
 /// later run.
 const CANDIDATES_MAX: usize = 32_768;
@@ -298,7 +295,9 @@ impl Run {
         let mut kept = BTreeMap::new();
         for (digest, bytes) in unreferenced {
             let first = found.files.get(&digest).copied().unwrap_or(self.started);
-            let removable = self.ripe(first) && linked.binary_search(&short(&digest)).is_err();
+            // What a link that stays holds is seen when the file would go; a dry run looks here.
+            let is_held = self.options.dry_run && linked.binary_search(&short(&digest)).is_ok();
+            let removable = self.ripe(first) && !is_held;
             if removable && self.remove_file(&digest).await? {
                 self.report.blobs_removed += 1;
                 self.report.bytes_removed += bytes;
@@ -480,12 +479,6 @@ fn notes_of_nothing(store: &Store) -> Result<Vec<Vec<u8>>, StoreError> {
     Ok(notes)
 }
 
-fn sorted(mut digests: Vec<u64>) -> Vec<u64> {
-    digests.sort_unstable();
-    digests.dedup();
-    digests
-}
-
 /// Links of a repository that none of its manifests names. None as long as it cannot be known what
 /// one of them names.
 fn unused_links(
@@ -610,107 +603,6 @@ fn look_for_tags(store: &Store, repository: &RepositoryName) -> Result<Looked, S
     Ok(looked)
 }
 
-/// Whether a digest belongs to this part of all digests.
-fn in_part(digest: u64, part: u64, parts: u64) -> bool {
-    digest % parts == part
-}
-
-/// The digests that rows refer to, of one part; `None` when they are too many.
-pub(in crate::store) fn marked(
-    store: &Store,
-    unused: &BTreeMap<Vec<u8>, Duration>,
-    part: u64,
-    parts: u64,
-) -> Result<Option<Vec<u64>>, StoreError> {
-    let mut marked = Marks { digests: Vec::new(), part, parts, full: false };
-    for kind in [Kind::Blob, Kind::Manifest] {
-        store.each_row(&prefix(kind, &[]), |key, _| {
-            if !marked.full
-                && !unused.contains_key(&key)
-                && let Some((_, digest)) = split_key(&key)
-            {
-                marked.add(&digest);
-            }
-            Ok(())
-        })?;
-    }
-    if marked.full {
-        return Ok(None);
-    }
-    let mut seen = BTreeSet::new();
-    for (_, entry) in store.outbox(usize::MAX)? {
-        pin(store, &entry, &mut seen, &mut marked)?;
-    }
-    // Early builds took what was refused out of the outbox.
-    for (_, refusal) in store.refused_changes(usize::MAX)? {
-        pin(store, &refusal.entry, &mut seen, &mut marked)?;
-    }
-    Ok((!marked.full).then(|| sorted(marked.digests)))
-}
-
-/// The digests that a look at one part of them has marked.
-struct Marks {
-    digests: Vec<u64>,
-    part: u64,
-    parts: u64,
-    /// There are too many: the rest is not marked.
-    full: bool,
-}
-
-impl Marks {
-    fn add(&mut self, digest: &Digest) {
-        let digest = short(digest);
-        if self.full || !in_part(digest, self.part, self.parts) {
-            return;
-        }
-        self.digests.push(digest);
-        if self.digests.len() > MARKED_MAX {
-            self.digests = sorted(std::mem::take(&mut self.digests));
-            self.full = self.digests.len() > MARKED_MAX / 2;
-        }
-    }
-}
-
-/// Marks what a change on its way up brings along, also when the manifest is gone here. Each
-/// manifest is read once, however often indexes name it.
-fn pin(
-    store: &Store,
-    entry: &OutboxEntry,
-    seen: &mut BTreeSet<Digest>,
-    marked: &mut Marks,
-) -> Result<(), StoreError> {
-    let digest = match &entry.change {
-        OutboxChange::Tag { digest, .. } => digest.clone(),
-        OutboxChange::ManifestAdded { digest } => Some(digest.clone()),
-        OutboxChange::ManifestDeleted { .. } => None,
-    };
-    let mut open: Vec<Digest> = digest.into_iter().collect();
-    while let Some(digest) = open.pop() {
-        // What has a row is marked by it, and keeps its content itself.
-        if store.manifest(&entry.repository, &digest)?.is_some() || !seen.insert(digest.clone()) {
-            continue;
-        }
-        marked.add(&digest);
-        let bytes = match super::content::blobs::read(store.shared(), &digest) {
-            Ok(Some(bytes)) => bytes,
-            // What is not here, or is damaged, brings nothing along.
-            Ok(None) | Err(StoreError::Corrupt(_) | StoreError::Invalid(_)) => continue,
-            Err(error) => return Err(error),
-        };
-        // Its row, which knew the type, is gone: whatever it may be.
-        for media_type in [None, Some(media::OCI_MANIFEST), Some(media::OCI_INDEX)] {
-            let Ok(manifest) = Manifest::parse(media_type, &bytes) else { continue };
-            let blobs = manifest.config.iter().chain(&manifest.layers);
-            blobs.clone().for_each(|descriptor| marked.add(&descriptor.digest));
-            // Of an unknown type: what it names may have content of its own.
-            let blobs = blobs.filter(|_| manifest.kind != ManifestKind::Image);
-            let below = manifest.children.iter().chain(blobs);
-            open.extend(below.map(|descriptor| descriptor.digest.clone()));
-        }
-    }
-    Ok(())
-}
-
 /// The files of one part of all digests.
 #[derive(Default)]
 struct Files {
@@ -757,6 +649,7 @@ mod tests {
     use crate::store::PutOutcome;
     use crate::store::registry::manifests::testing::{digest, image, push, put, store};
     use crate::store::rows::link::blob_key;
+    use crate::types::media;
 
     /// A look at the rows that has missed everything, a long time ago.
     #[test]

@@ -22,6 +22,7 @@ pub mod tree;
 mod error;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
+mod marks;
 mod writer;
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::sync::atomic::AtomicU64;
 
 use super::*;
-use crate::store::gc::{self, GcOptions, GcReport};
+use crate::store::gc::{GcOptions, GcReport};
 use crate::store::registry::manifests::testing::child;
 use crate::store::replica::outbox::Origin;
 use crate::types::digest::Algorithm;
@@ -454,7 +454,7 @@ fn f206_what_waits_for_the_parent_is_marked_in_parts() {
     delete(store, "app", &manifest);
     let links = store.look_up(|index| index.scan(&[rows::Kind::Blob as u8], None, 100)).unwrap();
     let unused = links.into_iter().map(|(key, _)| (key, Duration::ZERO)).collect();
-    let marked = |part, parts| gc::marked(store, &unused, part, parts).unwrap().unwrap();
+    let marked = |part, parts| marks::marked(store, &unused, part, parts).unwrap().unwrap();
     let (whole, even, odd) = (marked(0, 1), marked(0, 2), marked(1, 2));
     assert!(whole.len() > layers.len(), "the manifest and what it names");
     assert!(even.iter().all(|digest| digest % 2 == 0) && odd.iter().all(|digest| digest % 2 == 1));
