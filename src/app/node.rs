@@ -431,7 +431,12 @@ fn gateway_api(
 ) -> Gateway {
     let registry = config.registry.name.clone();
     let options = GatewayOptions { role, registry, contacts: contacts.clone() };
-    Gateway::new(store.clone(), auth.clone(), options)
+    let gateway = Gateway::new(store.clone(), auth.clone(), options);
+    // First of all that this start changes. A store that takes no changes needs it not.
+    if let Err(error) = smol::block_on(gateway.note_start()) {
+        log::debug!("this start is not remembered: {error}");
+    }
+    gateway
 }
 
 /// What `get-settings` tells devices of this root, and `show` of its children.

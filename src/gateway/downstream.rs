@@ -42,6 +42,9 @@ pub const EPOCH: &str = "skerry-activation-epoch";
 /// names one is meant for no other.
 pub const START: &str = "skerry-start";
 
+/// How the name of a start begins that its node remembers.
+pub const NOTED: char = 'n';
+
 /// The header of messages in which a node says for which repositories it has looked: those that it
 /// took the child to mirror then.
 pub const PROJECTED: &str = "skerry-projected";
@@ -91,7 +94,8 @@ impl Gateway {
         let directory = Directory::new(store.clone(), options.role, options.registry);
         let told = told::Told::default();
         let contacts = options.contacts;
-        let start = format!("{:016x}", store.sys().rng.number());
+        // The letter says that starts are remembered: earlier versions told of theirs too.
+        let start = format!("{NOTED}{:016x}", store.sys().rng.number());
         let start_noted = AtomicBool::new(false);
         Gateway { store, auth, directory, contacts, told, start, start_noted }
     }
@@ -225,8 +229,8 @@ impl Gateway {
         }
     }
 
-    /// Remembers this start, before a child hears of it.
-    async fn note_start(&self) -> Result<(), StoreError> {
+    /// Remembers this start, before a child hears of it and before anything else is changed in it.
+    pub async fn note_start(&self) -> Result<(), StoreError> {
         if !self.start_noted.load(Ordering::Relaxed) {
             self.store.note_start(&self.start).await?;
             self.start_noted.store(true, Ordering::Relaxed);

@@ -15,7 +15,7 @@ pub(super) use answer::{body, malformed, protocol};
 use answer::{check, error_text, is_doubtful, message};
 use serde::Deserialize;
 
-use super::downstream::{EPOCH, INSTANCE, PROJECTED, SET_BACK, START};
+use super::downstream::{EPOCH, INSTANCE, NOTED, PROJECTED, SET_BACK, START};
 use super::wire::{
     self, ActivationAnswer, ActivationRequest, BODY_BYTES_MAX, CONTENT_TYPE, Received,
 };
@@ -23,6 +23,7 @@ use crate::http::{Client, ClientBody, ClientError, ClientRequest, ClientResponse
 use crate::sys::Sys;
 use crate::types::connected_registry::{Activation, StatusReport};
 use crate::types::connection_string::{ConnectionString, Protocol};
+use crate::types::cursor::SEQUENCE;
 use crate::types::limits::{REQUEST_DEADLINE, SMALL_BODY_BYTES_MAX};
 use crate::types::message::{Listing, NodeConfig};
 use crate::types::refusal::PARTIAL;
@@ -127,7 +128,9 @@ impl From<ClientError> for UpstreamError {
             ClientError::Url(text) | ClientError::Protocol(text) => UpstreamError::Protocol(text),
             ClientError::Connect(text) => UpstreamError::Unreachable(text),
             ClientError::Tls(text) => {
-                UpstreamError::Unreachable(format!("TLS with the parent failed: {text}"))
+                // The text may advise another URL, and a node has a connection string.
+                let key = "(ParentEndpointProtocol in the connection string is https)";
+                UpstreamError::Unreachable(format!("TLS with the parent failed {key}: {text}"))
             }
             ClientError::Timeout => {
                 UpstreamError::Unreachable("the parent did not answer in time".to_owned())
@@ -176,6 +179,8 @@ pub struct Upstream {
     realm: Mutex<Option<Known>>,
     tokens: Mutex<BTreeMap<String, Bearer>>,
     parent_start: Mutex<Option<String>>,
+    /// The highest sequence of the parent's feed that a delivery of this session was answered with.
+    heard: AtomicU64,
 }
 
 impl Upstream {
@@ -200,6 +205,7 @@ impl Upstream {
             realm,
             tokens,
             parent_start,
+            heard: AtomicU64::new(0),
         }
     }
 
@@ -217,6 +223,13 @@ impl Upstream {
     /// only one that is asked or told anything in it.
     pub fn begin_session(&self) {
         *lock(&self.parent_start) = None;
+        self.heard.store(0, Ordering::Relaxed);
+    }
+
+    /// The highest sequence of the parent's feed that a delivery of this session was answered with;
+    /// 0: the parent tells none.
+    pub fn heard(&self) -> u64 {
+        self.heard.load(Ordering::Relaxed)
     }
 
     /// Tells this connection string from others, without telling what is in it.
@@ -317,9 +330,11 @@ impl Upstream {
         known: Option<(String, u64)>,
     ) -> Result<(Cursor, bool), UpstreamError> {
         let call = match known {
-            // A start is written in hexadecimal digits.
-            Some((start, sequence)) => format!("messages?start={start}&sequence={sequence}"),
-            None => "messages".to_owned(),
+            // Its name is letters and digits.
+            Some((start, sequence)) if start.starts_with(NOTED) => {
+                format!("messages?start={start}&sequence={sequence}")
+            }
+            _ => "messages".to_owned(),
         };
         let request = || self.gateway(Method::Get, self.name(), &call, None);
         let received = self.batch(request).await?;
@@ -432,6 +447,9 @@ impl Upstream {
             self.forget_realm();
         }
         let response = result?;
+        if let Some(sequence) = response.header(SEQUENCE).and_then(|text| text.parse().ok()) {
+            self.heard.fetch_max(sequence, Ordering::Relaxed);
+        }
         let answers = response.header(START);
         match meant.as_deref().zip(answers) {
             Some((meant, answers)) if meant != answers => Err(UpstreamError::StartedAnew),

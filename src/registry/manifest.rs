@@ -10,6 +10,7 @@ use crate::store::replica::outbox::Origin;
 use crate::store::rows::manifest::manifest_key;
 use crate::store::{PutManifest, PutOutcome, StoreError};
 use crate::sys::spawn;
+use crate::types::cursor::SEQUENCE;
 use crate::types::digest::Algorithm;
 use crate::types::limits::{BUFFER_BYTES, MANIFEST_BYTES_MAX, TAGS_PER_PUSH_MAX};
 use crate::types::{Digest, Manifest, Reason, Reference, Refusal, RepositoryName, Tag};
@@ -150,12 +151,13 @@ impl Registry {
         {
             return Err(refused(missing));
         }
-        if origin == Origin::Client
-            && let Some(bad) =
-                self.store.unservable_content(name, &parsed).await.map_err(store_refusal)?
+        // A child brings what is damaged here.
+        if let Some(bad) =
+            self.store.unservable_content(name, &parsed).await.map_err(store_refusal)?
         {
             return Err(refused(bad));
         }
+        let is_delivery = matches!(origin, Origin::Child(_));
         let bytes_len = bytes.len() as u64;
         self.store.blob_put(&digest, bytes).await.map_err(store_refusal)?;
         let mut reply = Reply::new(201)
@@ -178,9 +180,15 @@ impl Registry {
             origin,
         };
         match self.store.put_manifest(name, put).await.map_err(store_refusal)? {
+            PutOutcome::Stored | PutOutcome::Replayed if is_delivery => Ok(self.delivered(reply)),
             PutOutcome::Stored | PutOutcome::Replayed => Ok(reply),
             missing => Err(refused(missing)),
         }
+    }
+
+    /// Tells a child where the feed is that has its change.
+    fn delivered(&self, reply: Reply) -> Reply {
+        reply.with(SEQUENCE, self.store.sequence().to_string())
     }
 
     /// end-9: DELETE. A tag is taken away and its manifest stays; a manifest goes with its tags.
@@ -200,6 +208,7 @@ impl Registry {
             Reference::Digest(digest) => self.store.delete_manifest(name, digest, &origin).await,
         };
         match result {
+            Ok(()) if matches!(origin, Origin::Child(_)) => Ok(self.delivered(Reply::new(202))),
             Ok(()) => Ok(Reply::new(202)),
             Err(StoreError::NotFound) => Err(self.manifest_miss(name, reference)),
             Err(error) => Err(store_refusal(error)),

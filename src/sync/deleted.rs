@@ -105,6 +105,15 @@ impl Worker {
         base: Digest,
     ) -> Result<(), SyncError> {
         let (base, item) = (Precondition::Is(base), Item::Tag(tag.clone()));
+        if self.store.is_offered(repository)? {
+            // It may be lost there: what is to be offered is settled first.
+            self.state.hold_back(repository, item);
+            return Ok(());
+        }
+        if self.store.withholds_tag(repository, tag)? {
+            self.state.paid(repository, &item);
+            return Ok(());
+        }
         match self.store.delete_tag(repository, tag, base, &Origin::Parent).await {
             Ok(_) | Err(StoreError::NotFound) => self.state.paid(repository, &item),
             // A client has moved it since, or waits for the parent's answer.
@@ -152,6 +161,14 @@ impl Worker {
         digest: &Digest,
     ) -> Result<(), SyncError> {
         let item = Item::Deleted(digest.clone());
+        if self.store.is_offered(repository)? {
+            self.state.hold_back(repository, item);
+            return Ok(());
+        }
+        if self.store.withholds_manifest(repository, digest)? {
+            self.state.paid(repository, &item);
+            return Ok(());
+        }
         match self.store.delete_watched(watch, &Origin::Parent).await {
             Ok(()) | Err(StoreError::NotFound) => self.state.paid(repository, &item),
             // A client has pushed it again, or something that needs it.

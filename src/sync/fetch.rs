@@ -487,7 +487,7 @@ impl Fetcher {
                 }
                 break;
             }
-            match self.store.fetch_resume(digest, size).await {
+            match self.store.fetch_resume(digest).await {
                 Ok(upload) => {
                     self.transfer(repository, digest, size, upload).await?;
                     break;
@@ -549,6 +549,8 @@ impl Fetcher {
         if let Some(len) = whole_len(&response).filter(|len| *len != size) {
             return Err(other(&len));
         }
+        // Only now: a manifest may name any length.
+        self.store.expect_space(size.saturating_sub(offset)).await?;
         let skip = bytes_to_skip(&response, offset)?;
         let is_framed = is_framed(&response);
         self.copy(response, skip, size, upload).await?;

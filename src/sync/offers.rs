@@ -27,13 +27,13 @@ impl Worker {
     /// before anything is told to it, and what the one before it told is not applied any more.
     pub(super) async fn meet_parent(&self) -> Result<Cursor, SyncError> {
         let known = self.store.feed_position()?;
-        let told = self.store.parent_start()?.zip(known.map(|known| known.sequence));
+        let heard = self.store.heard()?;
+        let last = known.map_or(heard, |known| known.sequence.max(heard));
+        let told = self.store.parent_start()?.map(|start| (start, last));
         let (position, was_set_back) = self.upstream.feed_head(told).await?;
-        let follows = |known: Cursor| {
-            known.epoch == position.epoch && known.sequence <= position.sequence && !was_set_back
-        };
-        let is_same = self.store.parent_epoch()?.is_none_or(|epoch| epoch == position.epoch);
-        if is_same && known.is_none_or(follows) {
+        let epochs = [self.store.parent_epoch()?, known.map(|known| known.epoch)];
+        let is_same = epochs.into_iter().flatten().all(|epoch| epoch == position.epoch);
+        if is_same && last <= position.sequence && !was_set_back {
             let start = self.upstream.parent_start();
             self.store.note_parent(position.epoch, start).await?;
             return Ok(position);

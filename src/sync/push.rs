@@ -299,7 +299,7 @@ impl Pusher {
 
     /// The parent has a change.
     async fn done(&self, number: u64, entry: &OutboxEntry) -> Result<(), SyncError> {
-        if self.store.outbox_done(number).await? {
+        if self.store.outbox_delivered(number, self.upstream.heard()).await? {
             log::info!("delivered what the parent had refused: {entry}");
         }
         Ok(())

@@ -117,12 +117,16 @@ impl Worker {
                 continue;
             }
             match &item {
-                Item::Listing => match self.reconcile_repository(&repository).await {
-                    Err(error) if error.is_of_item() => {
-                        self.settle(&repository, item, None, Err(error)).await?;
+                Item::Listing => {
+                    self.state.begin_listing();
+                    match self.reconcile_repository(&repository).await {
+                        Err(error) if error.is_of_item() => {
+                            self.settle(&repository, item, None, Err(error)).await?;
+                        }
+                        done => done?,
                     }
-                    done => done?,
-                },
+                    self.note_listed().await?;
+                }
                 Item::Tag(tag) => self.try_tag_again(&repository, tag).await?,
                 Item::Deleted(digest) => self.delete_if_gone(&repository, digest).await?,
                 Item::Manifest(digest) => {

@@ -341,10 +341,17 @@ impl Worker {
             self.state.set_without_space(full);
             return Err(StoreError::Full.into());
         }
+        self.note_listed().await?;
+        self.store.note_compared().await?;
+        Ok(self.store.reconciled(position).await?)
+    }
+
+    /// Notes how far the listings since the last note have told what messages tell again.
+    pub(super) async fn note_listed(&self) -> Result<(), SyncError> {
         if let Some(listed) = self.state.listed() {
             self.store.note_listed(listed).await?;
         }
-        Ok(self.store.reconciled(position).await?)
+        Ok(())
     }
 
     pub(super) fn config(&self) -> Result<NodeConfig, SyncError> {
@@ -437,7 +444,9 @@ impl Worker {
                     lacked.push((tag, base));
                 }
                 Step::HoldBack { tag } => {
-                    let base = present.tags.get(&tag).filter(|_| !desired.tags.contains_key(&tag));
+                    let may_be_lost = offer != Offer::None || withheld.tags.contains(&tag);
+                    let base = present.tags.get(&tag);
+                    let base = base.filter(|_| may_be_lost && !desired.tags.contains_key(&tag));
                     lacked.extend(base.map(|base| (tag.clone(), base.clone())));
                     self.state.hold_back(repository, Item::Tag(tag));
                 }

@@ -376,7 +376,10 @@ impl Disk for MemoryDisk {
 
     fn remove(&self, path: &Path) -> io::Result<()> {
         self.step("unlink", path, || {})?;
-        let removed = self.state().files.remove(path);
+        let mut state = self.state();
+        // The bad sectors are another file's then.
+        state.unreadable.remove(path);
+        let removed = state.files.remove(path);
         removed.map(|_| ()).ok_or(io::ErrorKind::NotFound.into())
     }
 

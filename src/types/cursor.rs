@@ -5,6 +5,9 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+/// The header of the answer to a delivery in which a node says where its feed is now.
+pub const SEQUENCE: &str = "skerry-sequence";
+
 /// A position in one node's change feed: an epoch and a sequence number.
 ///
 /// The epoch is random; it changes when the node may have forgotten numbers that it had handed

@@ -3,6 +3,7 @@
 use super::scenarios::{FIRST, SECOND, THIRD, app, has, in_tree, named, names, push, rest};
 use super::*;
 use crate::store::tree::scope_maps::ScopeMapUpdate;
+use crate::sys::clock::within;
 use crate::types::Cursor;
 
 /// From now on this happens when a request comes, and when its answer goes.
@@ -48,6 +49,16 @@ fn f118_what_changes_while_a_grant_is_away_for_a_moment_is_followed() {
         assert_eq!((named(root, "v1"), named(device, "v1")), (None, None));
         assert_eq!(named(device, "v2"), named(root, "v2"));
     });
+}
+
+async fn write_grants(tree: &Tree, add: bool) {
+    let map = tree.world.device().self_config().unwrap().unwrap().sync_token.scope_map;
+    let grants = ["content/write", "content/delete"]
+        .map(|action| format!("repositories/{}/{action}", app()).parse().unwrap());
+    let (add, remove) =
+        if add { (grants.to_vec(), Vec::new()) } else { (Vec::new(), grants.to_vec()) };
+    let update = ScopeMapUpdate { add, remove, description: None };
+    tree.world.root.scope_map_update(map, update).await.unwrap();
 }
 
 /// The store has the first image, and has lost its bytes.
@@ -130,15 +141,7 @@ fn f201_what_a_device_may_only_read_follows_later_deletions_of_a_restored_parent
         push(root, &["lost"], FIRST).await;
         push(root, &["y"], SECOND).await;
         rest(tree, engine).await;
-        let map = device.self_config().unwrap().unwrap().sync_token.scope_map;
-        let write = |add: bool| {
-            let grants = ["content/write", "content/delete"]
-                .map(|action| format!("repositories/{}/{action}", app()).parse().unwrap());
-            let (add, remove) =
-                if add { (grants.to_vec(), Vec::new()) } else { (Vec::new(), grants.to_vec()) };
-            root.scope_map_update(map.clone(), ScopeMapUpdate { add, remove, description: None })
-        };
-        write(false).await.unwrap();
+        write_grants(tree, false).await;
         let lost = digest_of(&manifest(FIRST));
         root.delete_manifest(&app(), &lost, &Origin::Client).await.unwrap();
         device.reconciled(Cursor { epoch: 7, sequence: 5 }).await.unwrap();
@@ -156,7 +159,7 @@ fn f201_what_a_device_may_only_read_follows_later_deletions_of_a_restored_parent
         rest(tree, engine).await;
         assert_eq!((named(device, "y"), named(device, "z")), (None, None));
         assert_eq!(named(device, "lost"), Some(lost.clone()), "it may be nowhere else");
-        write(true).await.unwrap();
+        write_grants(tree, true).await;
         rest(tree, engine).await;
         assert_eq!((named(root, "lost"), named(root, "y")), (Some(lost), None));
     });
@@ -209,5 +212,222 @@ fn f130_a_child_does_not_use_up_the_numbers_of_its_parent() {
         let (leaf, own) = ("leaf01".parse().unwrap(), "dock01".parse().unwrap());
         let may = |origin| device.may_deliver(&leaf, origin).unwrap();
         assert!(may(&leaf) && !may(&own), "its parent has numbers of its own");
+    });
+}
+
+/// an image that names a layer with a size that it does not have is left out, and holds up
+/// nothing else.
+#[test]
+fn f204_a_size_that_a_manifest_makes_up_does_not_stop_the_sync() {
+    in_tree(async |tree, engine| {
+        let (root, device) = (&tree.world.root, &tree.world.device());
+        let layer = b"tiny".to_vec();
+        let digest = digest_of(&layer);
+        root.blob_put(&digest, layer).await.unwrap();
+        root.link_blob(&app(), &digest, 4).await.unwrap();
+        let text = String::from_utf8(manifest(SECOND)).unwrap();
+        let text = text.replace(&digest_of(CONFIG).to_string(), &digest.to_string());
+        let text = text.replace("\"size\":2", "\"size\":1125899906842624");
+        let bad = (text.into_bytes(), media::OCI_MANIFEST);
+        assert_eq!(
+            put(root, &app(), &names(&["bad"]), bad, Origin::Client).await,
+            PutOutcome::Stored
+        );
+        push(root, &["v1"], FIRST).await;
+        let pulled = within(Duration::from_secs(40), engine.pull_once()).await;
+        assert!(pulled.is_ok(), "it waits for space that it does not need");
+        assert_eq!(named(device, "v1"), named(root, "v1"));
+    });
+}
+
+/// a debt of a tag is tried again before the repository's listing is, while what the
+/// replaced parent lacks is yet to be offered.
+#[test]
+fn f201_a_debt_that_comes_due_before_the_offer_does_not_delete_what_the_parent_lost() {
+    for _ in 0..6 {
+        in_tree(async |tree, engine| {
+            let (root, device) = (&tree.world.root, &tree.world.device());
+            push(device, &["v1"], FIRST).await;
+            rest(tree, engine).await;
+            let first = Some(digest_of(&manifest(FIRST)));
+            assert_eq!((named(root, "v1"), named(device, "v1")), (first.clone(), first.clone()));
+            // The parent has another image under the tag, whose config it has lost: it is owed.
+            let config = digest_of(b"lost");
+            let text = String::from_utf8(manifest(SECOND)).unwrap();
+            let text = text.replace(&digest_of(CONFIG).to_string(), &config.to_string());
+            let text = text.replace("\"size\":2", "\"size\":4");
+            root.link_blob(&app(), &config, 4).await.unwrap();
+            let bytes = text.into_bytes();
+            put(
+                root,
+                &app(),
+                &names(&["v1"]),
+                (bytes.clone(), media::OCI_MANIFEST),
+                Origin::Client,
+            )
+            .await;
+            engine.begin_once().await.unwrap();
+            engine.pull_once().await.unwrap();
+            assert_eq!(named(root, "v1"), Some(digest_of(&bytes)));
+            assert_eq!(named(device, "v1"), first, "what came last cannot be had");
+            assert!(device.debts_noted().unwrap(), "owed");
+            // The parent is restored to a state in which it has none of that, and its first listing
+            // of the repository fails.
+            for digest in [digest_of(&bytes), digest_of(&manifest(FIRST))] {
+                root.delete_manifest(&app(), &digest, &Origin::Client).await.unwrap();
+            }
+            device.reconciled(Cursor { epoch: 7, sequence: 5 }).await.unwrap();
+            hook(&tree.world, async |_, call, status| {
+                status == 404 || (status == 200 && call.contains("/repositories/app0"))
+            });
+            engine.begin_once().await.unwrap();
+            engine.pull_once().await.unwrap();
+            assert!(device.is_offered(&app()).unwrap(), "it is yet to be offered");
+            assert_eq!(named(device, "v1"), first);
+            // It is not whole for a while.
+            for _ in 0..20 {
+                tree.hands.0.fetch_add(10, Ordering::Relaxed);
+                engine.pull_once().await.unwrap();
+            }
+            assert_eq!(named(device, "v1"), first);
+            unhook(&tree.world);
+            while device.is_offered(&app()).unwrap() && named(device, "v1").is_some() {
+                tree.hands.0.fetch_add(1, Ordering::Relaxed);
+                engine.pull_once().await.unwrap();
+            }
+            rest(tree, engine).await;
+            assert_eq!(
+                (named(root, "v1"), named(device, "v1")),
+                (first.clone(), first),
+                "what was acknowledged is offered"
+            );
+        });
+    }
+}
+
+/// a parent between root and leaf is restored from a backup: what is not here may be there.
+#[test]
+fn f201_a_restored_parent_that_has_a_parent_does_not_tell_what_it_lacks_as_deleted() {
+    in_tree(async |tree, engine| {
+        let (root, device) = (&tree.world.root, &tree.world.device());
+        push(root, &["v1"], FIRST).await;
+        rest(tree, engine).await;
+        let backup = tree.world.back_up().await;
+        push(root, &["v2"], SECOND).await;
+        rest(tree, engine).await;
+        assert!(named(device, "v2").is_some());
+        tree.world.restore(backup).await;
+        let device = tree.world.device();
+        device.stand(Role::Connected, true);
+        assert_eq!(named(&device, "v2"), None);
+        assert!(device.is_partial(&app()).unwrap(), "its children take v2 for deleted");
+    });
+}
+
+/// the same as above when only one repository is compared, because its listing was owed.
+#[test]
+fn f119_a_tag_of_a_mirror_does_not_go_back_after_a_listing_that_was_owed() {
+    let spawner = Spawner::new();
+    boxed(&spawner, async {
+        let tree = tree(spawner.clone(), READ_ONLY).await;
+        let (root, device) = (&tree.world.root, &tree.world.device());
+        push(root, &["v1"], FIRST).await;
+        let engine = tree.start().await;
+        hook(&tree.world, async |_, call, status| {
+            status == 200 && call.contains("/repositories/app0")
+        });
+        engine.pull_once().await.unwrap();
+        tree.hands.0.fetch_add(90_000, Ordering::Relaxed);
+        hook(&tree.world, async |world, call, status| {
+            if status == 0 && call.contains("/repositories/app0") {
+                unhook(&world);
+                push(&world.root, &["v1"], SECOND).await;
+                for number in 0..1500 {
+                    push(&world.root, &["latest"], if number % 2 == 0 { FIRST } else { THIRD })
+                        .await;
+                }
+                push(&world.root, &["v1"], THIRD).await;
+            }
+            false
+        });
+        let third = Some(digest_of(&manifest(THIRD)));
+        engine.pull_once().await.unwrap();
+        assert_eq!((named(root, "v1"), named(device, "v1")), (third.clone(), third));
+    });
+}
+
+/// what is withheld is not removed by an item that was held back before.
+#[test]
+fn f201_what_is_withheld_is_not_removed_by_what_was_held_back_before() {
+    in_tree(async |tree, engine| {
+        let (root, device) = (&tree.world.root, &tree.world.device());
+        push(device, &["v1"], FIRST).await;
+        push(root, &["v1"], SECOND).await;
+        engine.pull_once().await.unwrap();
+        engine.push_once().await.unwrap();
+        let second = Some(digest_of(&manifest(SECOND)));
+        assert_eq!((named(device, "v1"), named(root, "v1")), (second.clone(), second.clone()));
+        write_grants(tree, false).await;
+        root.delete_manifest(&app(), &digest_of(&manifest(SECOND)), &Origin::Client).await.unwrap();
+        device.reconciled(Cursor { epoch: 7, sequence: 5 }).await.unwrap();
+        engine.begin_once().await.unwrap();
+        engine.pull_once().await.unwrap();
+        assert!(device.withheld(&app()).unwrap().tags.contains(&names(&["v1"])[0]));
+        assert_eq!(named(device, "v1"), second);
+        for _ in 0..9 {
+            tree.hands.0.fetch_add(10, Ordering::Relaxed);
+            engine.pull_once().await.unwrap();
+        }
+        assert_eq!(named(device, "v1"), second, "it may be nowhere else");
+    });
+}
+
+/// what is withheld says nothing of other tags of the repository.
+#[test]
+fn f201_a_deletion_at_the_parent_is_not_undone_because_another_tag_was_withheld() {
+    for withheld in [false, true] {
+        in_tree(async |tree, engine| {
+            let (root, device) = (&tree.world.root, &tree.world.device());
+            push(root, &["y"], SECOND).await;
+            push(root, &["lost"], FIRST).await;
+            rest(tree, engine).await;
+            if withheld {
+                write_grants(tree, false).await;
+                let lost = digest_of(&manifest(FIRST));
+                root.delete_manifest(&app(), &lost, &Origin::Client).await.unwrap();
+                device.reconciled(Cursor { epoch: 7, sequence: 5 }).await.unwrap();
+                engine.begin_once().await.unwrap();
+                rest(tree, engine).await;
+                assert!(!device.withheld(&app()).unwrap().is_empty());
+                write_grants(tree, true).await;
+            }
+            push(device, &["y"], THIRD).await;
+            root.delete_tag(&app(), &names(&["y"])[0], Precondition::None, &Origin::Client)
+                .await
+                .unwrap();
+            device.request_reconcile().await.unwrap();
+            engine.pull_once().await.unwrap();
+            engine.push_once().await.unwrap();
+            assert_eq!(named(root, "y"), None, "somebody has deleted it; withheld: {withheld}");
+        });
+    }
+}
+
+/// A position tells of what was pulled; what was delivered may be later, or have no message.
+#[test]
+fn f201_a_parent_that_is_behind_what_it_has_acknowledged_is_offered_what_it_lacks() {
+    in_tree(async |tree, engine| {
+        let (root, device) = (&tree.world.root, &tree.world.device());
+        engine.begin_once().await.unwrap();
+        push(device, &[], FIRST).await;
+        engine.push_once().await.unwrap();
+        assert!(has(root, FIRST) && device.heard().unwrap() == root.head().sequence);
+        let digest = digest_of(&manifest(FIRST));
+        root.delete_manifest(&app(), &digest, &Origin::Client).await.unwrap();
+        let behind = root.head().sequence + 1;
+        device.outbox_delivered(u64::MAX, behind).await.unwrap();
+        engine.begin_once().await.unwrap();
+        rest(tree, engine).await;
+        assert!(has(root, FIRST) && has(device, FIRST));
     });
 }

@@ -761,7 +761,7 @@ fn f201_a_parent_that_was_set_back_and_went_on_is_offered_what_it_lacks() {
         // What the device knows of the start before is from later than that start got.
         tree.world.started_anew.store(true, Ordering::Relaxed);
         device.reconciled(Cursor { sequence: head.sequence + 3, ..head }).await.unwrap();
-        root.note_start("after the snapshot").await.unwrap();
+        root.note_start("n1").await.unwrap();
         for number in [SECOND, THIRD, SECOND, THIRD] {
             push(root, &["other"], number).await;
         }

@@ -136,18 +136,34 @@ impl Store {
         spawn::blocking(move || session.offset(&shared)).await
     }
 
-    /// The partial fetch of a blob of so many bytes, created or taken up where it stopped; its id
-    /// is the digest. `Conflict` while another holds it, `Full` when the rest would not fit.
-    pub async fn fetch_resume(&self, digest: &Digest, size: u64) -> Result<Upload, StoreError> {
+    /// The partial fetch of a blob, created or taken up where it stopped; its id is the digest.
+    /// What cannot be read of it is fetched again. `Conflict` while another holds it.
+    pub async fn fetch_resume(&self, digest: &Digest) -> Result<Upload, StoreError> {
+        let mut upload = self.fetch_hold(digest)?;
+        match upload.load().await {
+            Err(StoreError::Io(error)) => {
+                log::warn!("a partial fetch cannot be read, it begins anew id={digest}: {error}");
+                upload.cancel().await?;
+                upload = self.fetch_hold(digest)?;
+                upload.load().await?;
+            }
+            loaded => loaded?,
+        }
+        Ok(upload)
+    }
+
+    fn fetch_hold(&self, digest: &Digest) -> Result<Upload, StoreError> {
         let shared = self.shared();
         let (id, path) = (digest.to_string(), fetch_path(&shared.layout, digest));
         let now = shared.sys.clock.monotonic();
         let session = shared.uploads.find_or_add(&id, || Session::new(&id, path, None, now));
-        let mut upload = Upload::hold(shared, session)?;
-        upload.load().await?;
-        let (shared, rest) = (shared.clone(), size.saturating_sub(upload.offset));
-        spawn::blocking(move || shared.expect(rest)).await?;
-        Ok(upload)
+        Upload::hold(shared, session)
+    }
+
+    /// `Full`, before the first of so many bytes of content comes, when they would not fit.
+    pub async fn expect_space(&self, bytes: u64) -> Result<(), StoreError> {
+        let shared = self.shared().clone();
+        spawn::blocking(move || shared.expect(bytes)).await
     }
 
     /// Removes uploads that nobody has touched for a day, and fetches for a month. Blocks; to be

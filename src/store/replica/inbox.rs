@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::store::rows::node::{Fact, listed_key, position_key, reconcile_key};
+use crate::store::rows::node::{Fact, compared_key, listed_key, position_key, reconcile_key};
 use crate::store::rows::{Kind, Row, key, prefix};
 use crate::store::{Store, StoreError, Txn};
 use crate::types::Cursor;
@@ -53,7 +53,26 @@ impl Store {
 
     /// Notes that.
     pub async fn note_listed(&self, through: Cursor) -> Result<(), StoreError> {
-        self.commit(move |txn| txn.put(listed_key(), &Position(through))).await
+        self.commit(move |txn| {
+            let before = txn.get::<Position>(&listed_key())?.map(|position| position.0);
+            let is_past = |before: Cursor| {
+                before.epoch == through.epoch && before.sequence >= through.sequence
+            };
+            if before.is_some_and(is_past) {
+                return Ok(());
+            }
+            txn.put(listed_key(), &Position(through))
+        })
+        .await
+    }
+
+    /// Notes that everything was compared in this life of the store, before [`Store::reconciled`].
+    pub async fn note_compared(&self) -> Result<(), StoreError> {
+        self.commit(|txn| {
+            let life = Fact::Epoch(txn.incarnation());
+            txn.put_changed(compared_key(), &life)
+        })
+        .await
     }
 
     /// The position up to which messages were received; `None` before the first reconcile.

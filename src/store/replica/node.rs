@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use super::delivered;
 use crate::store::rows::node::{
-    Fact, debts_key, descendant_key, epoch_key, last_look_key, last_sync_key, looked_with_key,
-    reconcile_key, self_config_key, synced_key, version_key,
+    Fact, compared_key, debts_key, descendant_key, epoch_key, last_look_key, last_sync_key,
+    looked_with_key, reconcile_key, self_config_key, synced_key, version_key,
 };
 use crate::store::rows::{Kind, Row, key, prefix};
 use crate::store::{Store, StoreError, Txn};
@@ -139,7 +139,14 @@ impl Store {
 
     /// Whether content is to be compared with the parent's in full.
     pub fn reconcile_due(&self) -> Result<bool, StoreError> {
-        Ok(self.get::<Fact>(&reconcile_key())?.is_some())
+        Ok(self.get::<Fact>(&reconcile_key())?.is_some() || self.lacks_a_life()?)
+    }
+
+    /// Whether the store was restored, or has lost records, since everything was last compared: the
+    /// parent may have what was here before.
+    fn lacks_a_life(&self) -> Result<bool, StoreError> {
+        let compared = self.get::<Fact>(&compared_key())?;
+        Ok(compared.is_some_and(|life| life != Fact::Epoch(self.shared().feed.epoch())))
     }
 
     /// Notes that a full comparison begins: one that is requested from here on is due after it.
@@ -185,10 +192,11 @@ impl Store {
         Ok(self.get::<Fact>(&synced_key(repository))?.is_some())
     }
 
-    /// Whether this node has never held all that its own parent has in a repository: what is not
-    /// here may be there, and a child must not take it for deleted.
+    /// Whether this node has never held all that its own parent has in a repository, or has lost
+    /// some of it: what is not here may be there, and a child must not take it for deleted.
     pub fn is_partial(&self, repository: &RepositoryName) -> Result<bool, StoreError> {
-        if self.role() == Role::Root || self.is_synced(repository)? {
+        let was_whole = self.is_synced(repository)? && !self.lacks_a_life()?;
+        if self.role() == Role::Root || was_whole {
             return Ok(false);
         }
         // The engine knows in memory what is missing; after a start only the disk tells that

@@ -8,7 +8,8 @@ use super::outbox::{Origin, OutboxChange, enqueue, oldest_of_tag, waits};
 use crate::store::rows::derived::About;
 use crate::store::rows::manifest::{ManifestRow, manifest_key};
 use crate::store::rows::node::{
-    Fact, offer_key, parent_epoch_key, parent_start_key, withheld_manifests, withheld_tags,
+    Fact, heard_key, offer_key, parent_epoch_key, parent_start_key, withheld_manifests,
+    withheld_tags,
 };
 use crate::store::rows::outbox::{entry_key, remember};
 use crate::store::rows::tag::{TagRow, tag_key};
@@ -94,6 +95,7 @@ impl Store {
         self.commit(move |txn| {
             ask_for_reconcile(txn)?;
             inbox::begin_at(txn, position)?;
+            txn.delete(heard_key())?;
             txn.put_changed(parent_epoch_key(), &Fact::Epoch(position.epoch))
         })
         .await
@@ -140,6 +142,26 @@ impl Store {
         let rows = self.scan::<Fact>(&start, None, usize::MAX)?;
         let manifests = rows.iter().map(|(key, _)| digest_at(key, start.len()));
         Ok(Withheld { tags, manifests: manifests.collect::<Result<_, _>>()? })
+    }
+
+    /// Whether a tag is kept though the parent lacks it.
+    pub fn withholds_tag(
+        &self,
+        repository: &RepositoryName,
+        tag: &Tag,
+    ) -> Result<bool, StoreError> {
+        let row = [&withheld_tags(repository)[..], tag.as_str().as_bytes()].concat();
+        Ok(self.get::<Fact>(&row)?.is_some())
+    }
+
+    /// Whether a manifest is.
+    pub fn withholds_manifest(
+        &self,
+        repository: &RepositoryName,
+        digest: &Digest,
+    ) -> Result<bool, StoreError> {
+        let row = [&withheld_manifests(repository)[..], &digest.to_key()].concat();
+        Ok(self.get::<Fact>(&row)?.is_some())
     }
 
     /// Keeps these no more than anything else.

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 
+use super::heard;
 use crate::store::rows::derived::{
     About, Count, waiting_about, waiting_in, waiting_name, waiting_number, waiting_removals,
     waiting_tags,
@@ -97,7 +98,13 @@ impl Store {
 
     /// Removes a change that the parent has taken; whether the parent had refused it before.
     pub async fn outbox_done(&self, number: u64) -> Result<bool, StoreError> {
+        self.outbox_delivered(number, 0).await
+    }
+
+    /// The same, and where the parent's feed was after it; 0: it does not tell.
+    pub async fn outbox_delivered(&self, number: u64, heard: u64) -> Result<bool, StoreError> {
         self.commit(move |txn| {
+            heard::note(txn, heard)?;
             let entry = txn.get::<OutboxEntry>(&entry_key(number))?;
             let was_refused = finish(txn, number)?;
             if let Some(OutboxEntry { repository, change, .. }) = entry

@@ -79,7 +79,7 @@ pub(in crate::store) fn own_rows() -> Vec<Vec<u8>> {
     starts.extend([last_look_key(), looked_with_key(), debts_key(), position_key(), pushes_key()]);
     starts.extend([prefix(Kind::Node, &[b"version"]), prefix(Kind::Node, &[b"synced"])]);
     starts.extend([prefix(Kind::Node, &[b"offer"]), parent_epoch_key(), listed_key()]);
-    starts.push(parent_start_key());
+    starts.extend([parent_start_key(), compared_key(), heard_key()]);
     starts.push(prefix(Kind::Node, &[b"withheld-tag"]));
     starts.push(prefix(Kind::Node, &[b"withheld-manifest"]));
     starts
@@ -96,6 +96,15 @@ pub(in crate::store) fn withheld_tags(repository: &RepositoryName) -> Vec<u8> {
 
 pub(in crate::store) fn withheld_manifests(repository: &RepositoryName) -> Vec<u8> {
     prefix(Kind::Node, &[b"withheld-manifest", repository.as_str().as_bytes()])
+}
+
+/// The key of the life of this store in which everything was last compared with the parent.
+pub(in crate::store) fn compared_key() -> Vec<u8> {
+    key(Kind::Node, &[b"compared-in"])
+}
+
+pub(in crate::store) fn heard_key() -> Vec<u8> {
+    key(Kind::Node, &[b"heard"])
 }
 
 pub(in crate::store) fn listed_key() -> Vec<u8> {

@@ -126,19 +126,19 @@ fn a_fetch_goes_on_where_it_stopped_and_tells_a_full_disk_once() {
         let bytes = some_bytes(400_000);
         let digest = digest_of(&bytes, "sha256");
         let (store, _) = open_memory(&disk).unwrap();
-        let mut fetch = store.fetch_resume(&digest, 400_000).await.unwrap();
+        let mut fetch = store.fetch_resume(&digest).await.unwrap();
         assert_eq!((fetch.id(), fetch.offset()), (digest.to_string().as_str(), 0));
         fetch.write(&bytes[..150_000]).await.unwrap();
         fetch.pause().await.unwrap();
         drop(store);
         let (store, _) = open_memory(&disk).unwrap();
-        let mut fetch = store.fetch_resume(&digest, 400_000).await.unwrap();
+        let mut fetch = store.fetch_resume(&digest).await.unwrap();
         assert_eq!(fetch.offset(), 150_000);
         disk.set_full(true);
         fetch.write(&bytes[150_000..200_000]).await.unwrap();
         assert_eq!(fetch.pause().await, Err(StoreError::Full));
         disk.set_full(false);
-        let mut fetch = store.fetch_resume(&digest, 400_000).await.unwrap();
+        let mut fetch = store.fetch_resume(&digest).await.unwrap();
         assert_eq!(fetch.offset(), 150_000);
         fetch.write(&bytes[150_000..]).await.unwrap();
         assert_eq!(fetch.finish(&digest).await, Ok(400_000));
@@ -400,4 +400,29 @@ fn f211_a_file_system_that_cannot_be_written_is_noticed_before_anything_fails() 
     store.shared().forget_space();
     disk.set_read_only(true);
     assert_eq!(store.hindrance(), Ok(Some(Hindrance::ReadOnly)));
+}
+
+/// one bad sector in what was fetched of one blob ends every session of the sync.
+#[test]
+fn f211_a_fetch_whose_file_cannot_be_read_begins_anew() {
+    block_on(async {
+        let disk = MemoryDisk::new();
+        let bytes = some_bytes(400_000);
+        let digest = digest_of(&bytes, "sha256");
+        let (store, _) = open_memory(&disk).unwrap();
+        let mut fetch = store.fetch_resume(&digest).await.unwrap();
+        fetch.write(&bytes[..150_000]).await.unwrap();
+        fetch.pause().await.unwrap();
+        drop(store);
+        let (store, _) = open_memory(&disk).unwrap();
+        let uploads = Layout::new("/s").uploads();
+        for entry in disk.list(&uploads).unwrap() {
+            disk.fail_reads(&uploads.join(&entry.name));
+        }
+        let mut last = None;
+        for _ in 0..5 {
+            last = Some(store.fetch_resume(&digest).await.map(|upload| upload.offset()));
+        }
+        assert!(matches!(last, Some(Ok(_))), "{last:?}");
+    });
 }

@@ -458,3 +458,54 @@ fn impossible_sequences_and_orders_are_damage() {
     disk.create(&layout.segment(0)).unwrap().write_all_at(&header, 0).unwrap();
     assert!(log::SegmentReader::open(&disk, &layout, 0).is_err());
 }
+
+/// the journal of a node between root and leaf was cut off: what it lost its parent has.
+#[test]
+fn f201_what_a_cut_journal_lost_is_not_told_to_children_as_deleted() {
+    use crate::store::registry::manifests::testing::{digest, image};
+    use crate::store::replica::node::testing::config;
+    use crate::store::replica::outbox::Origin;
+    let disk = MemoryDisk::new();
+    let (store, _) = open_memory(&disk).unwrap();
+    let app: RepositoryName = "app".parse().unwrap();
+    let at = |sequence| Cursor { epoch: 9, sequence };
+    let put = |number: u8, tag: &str| {
+        for (blob, size) in [(100, 20), (101, 300)] {
+            block_on(store.link_blob(&app, &digest(blob), size)).unwrap();
+        }
+        let put = PutManifest { origin: Origin::Parent, ..image(number, &[tag]) };
+        assert_eq!(block_on(store.put_manifest(&app, put)), Ok(PutOutcome::Stored));
+    };
+    block_on(store.apply_config(config(&["repositories/*/content/read"]), "v1".to_owned()))
+        .unwrap();
+    block_on(store.begin_reconcile()).unwrap();
+    put(1, "v1");
+    block_on(store.mark_synced(&app, true)).unwrap();
+    block_on(store.note_compared()).unwrap();
+    block_on(store.reconciled(at(5))).unwrap();
+    let kept = store.sequence();
+    put(2, "v2");
+    put(3, "v3");
+    let segment = segment_path("/s", 1);
+    let len = content(&disk, &segment).len();
+    for number in 0..5 {
+        block_on(store.record_sync(crate::types::UnixSeconds(number))).unwrap();
+    }
+    block_on(store.close()).unwrap();
+    drop(store);
+    // The record of v3 is damaged.
+    let mut bytes = content(&disk, &segment);
+    bytes[len - 40] ^= 1;
+    overwrite(&disk, &segment, &bytes);
+    assert!(matches!(open_memory(&disk), Err(OpenError::Damaged { .. })));
+    let cut = StoreOptions { cut_journal: true, ..options(Path::new("/s"), IndexKind::Map) };
+    let (store, recovery) = Store::open(sys_on(&disk), cut).unwrap();
+    assert!(recovery.sequence > kept);
+    block_on(store.close()).unwrap();
+    drop(store);
+    let (store, _) = open_memory(&disk).unwrap();
+    store.stand(crate::types::Role::Connected, true);
+    let tags = store.tags(&app, None, 9).unwrap();
+    assert!(tags.len() < 3, "{tags:?}");
+    assert!(store.is_partial(&app).unwrap(), "a child takes v3 for deleted");
+}
