@@ -248,10 +248,22 @@ mod tests {
         (key.as_bytes().to_vec(), row.map(|row| row.as_bytes().to_vec()))
     }
 
+    /// A process that another test forks in this moment holds the lock until it runs.
+    fn open_at(path: &Path) -> Result<SledIndex, String> {
+        let is_locked = |opened: &Result<_, String>| {
+            opened.as_ref().is_err_and(|error| error.contains("could not acquire lock"))
+        };
+        let tries = std::iter::repeat_with(|| {
+            std::thread::yield_now();
+            SledIndex::open(Arc::new(SystemDisk), path, 1 << 20)
+        });
+        tries.take(10_000).find(|opened| !is_locked(opened)).expect("it is locked")
+    }
+
     #[test]
     fn count_and_sum_follow_every_change() {
         let dir = TempDir::new("sled-seal");
-        let open = || SledIndex::open(Arc::new(SystemDisk), &dir.path().join("index"), 1 << 20);
+        let open = || open_at(&dir.path().join("index"));
         let index = open().unwrap();
         assert_eq!(index.applied(), 0);
         index.apply(1, &[change("a", Some("1")), change("b", Some("2"))]).unwrap();
@@ -270,7 +282,7 @@ mod tests {
     fn a_missing_row_and_a_half_filled_index_are_noticed() {
         let dir = TempDir::new("sled-loss");
         let path = dir.path().join("index");
-        let open = || SledIndex::open(Arc::new(SystemDisk), &path, 1 << 20);
+        let open = || open_at(&path);
         let index = open().unwrap();
         index.apply(7, &[change("a", Some("1")), change("b", Some("2"))]).unwrap();
         index.db.remove("a").unwrap();
@@ -285,14 +297,7 @@ mod tests {
     fn a_half_written_snapshot_does_not_keep_it_from_opening() {
         let dir = TempDir::new("sled-snapshot");
         let path = dir.path().join("index");
-        // A process that another test forks in this moment holds the lock until it runs.
-        let open = || {
-            let tries = std::iter::repeat_with(|| {
-                std::thread::yield_now();
-                SledIndex::open(Arc::new(SystemDisk), &path, 1 << 20)
-            });
-            tries.take(1000).find(Result::is_ok).unwrap_or_else(|| Err("locked".to_owned()))
-        };
+        let open = || open_at(&path);
         open().unwrap().apply(1, &[change("a", Some("1"))]).unwrap();
         std::fs::write(path.join("snap.00000000000000FF.generating"), b"half").unwrap();
         assert_eq!(open().unwrap().get(b"a").unwrap(), Some(b"1".to_vec()));
