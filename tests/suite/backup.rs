@@ -158,3 +158,38 @@ fn f201_a_restored_root_is_offered_what_its_devices_have() {
         assert_eq!(arrives(node, "other", "late"), late);
     }
 }
+
+/// A copy has the epoch of the feed, and the root has gone on since before its device is back.
+#[test]
+fn f201_a_root_that_is_set_back_to_a_copy_of_its_state_is_offered_what_its_devices_have() {
+    let (mut root, mut device, user) = pair("ReadWrite");
+    let owner = (user.0.as_str(), user.1.as_str());
+    let push = |node: &Node, seed: u64, tag: &str| {
+        let image = Image::new(seed, &[20_000]);
+        assert_eq!(image.push(&node.login, owner, "app", tag).status, 201);
+        image.digest()
+    };
+    let arrives = |node: &Node, reference: &str| {
+        eventually(SOON * 2, reference, || pull(node, &user, "app", reference).ok())
+    };
+    push(&root, 90, "old");
+    arrives(&device, "old");
+    let beside = |name: &str| root.state().with_file_name(name);
+    let (copy, lost) = (beside("copy"), beside("lost"));
+    let copied = std::process::Command::new("cp").arg("-a").arg(root.state()).arg(&copy).status();
+    assert!(copied.unwrap().success());
+    let pushed = push(&device, 91, "new");
+    arrives(&root, "new");
+    device.kill();
+    root.kill();
+    std::fs::rename(root.state(), lost).unwrap();
+    std::fs::rename(copy, root.state()).unwrap();
+    root.start();
+    for seed in 92..99 {
+        push(&root, seed, &format!("t{seed}"));
+    }
+    device.start();
+    assert_eq!(arrives(&root, "new"), pushed);
+    assert_eq!(arrives(&device, "t98"), arrives(&root, "t98"));
+    assert_eq!(arrives(&device, "new"), pushed);
+}
