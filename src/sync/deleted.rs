@@ -1,5 +1,5 @@
-//! Follows what the parent has deleted. What a change of this node holds back is asked for again
-//! when the parent has answered that change.
+//! Follows what the parent has deleted. What a change of this node holds back is tried again now
+//! and then, until the parent has answered that change.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -27,16 +27,14 @@ pub(super) struct Here {
 
 impl Worker {
     /// Deletes manifests that no tag, index or referrer needs any more and that the parent has
-    /// deleted, but for those `kept`. Those that it still has stay: someone may have pinned them by
-    /// digest.
+    /// deleted. Those that it still has stay: someone may have pinned them by digest.
     pub(super) async fn drop_deleted(
         &self,
         repository: &RepositoryName,
         desired: &Desired,
         here: &Here,
-        kept: &BTreeSet<Digest>,
     ) -> Result<(), SyncError> {
-        let mut needed: BTreeSet<&Digest> = desired.referrers.iter().chain(kept).collect();
+        let mut needed: BTreeSet<&Digest> = desired.referrers.iter().collect();
         needed.extend(desired.tags.values());
         needed.extend(here.manifests.values().flatten());
         for digest in here.manifests.keys().filter(|digest| !needed.contains(digest)) {

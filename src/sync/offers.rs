@@ -33,8 +33,8 @@ impl Worker {
         let (position, was_set_back) = self.upstream.feed_head(told).await?;
         let epochs = [self.store.parent_epoch()?, known.map(|known| known.epoch)];
         let is_same = epochs.into_iter().flatten().all(|epoch| epoch == position.epoch);
+        let start = self.upstream.parent_start();
         if is_same && last <= position.sequence && !was_set_back {
-            let start = self.upstream.parent_start();
             self.store.note_parent(position.epoch, start).await?;
             return Ok(position);
         }
@@ -44,9 +44,7 @@ impl Worker {
             // Also where it does not grant that just now.
             offered = self.repositories_here()?;
         }
-        let offered: Vec<RepositoryName> = offered.into_iter().collect();
-        self.store.meet_parent(position, &offered).await?;
-        self.store.note_parent(position.epoch, self.upstream.parent_start()).await?;
+        self.store.meet_parent(position, start, &offered).await?;
         Ok(position)
     }
 

@@ -472,8 +472,7 @@ impl Worker {
         // On a full disk above all: it makes room.
         let is_over = matches!(filled, Ok(_) | Err(SyncError::Store(StoreError::Full)));
         if offer == Offer::None && is_over && !desired.partial {
-            let kept = self.store.withheld(repository)?.manifests;
-            self.drop_deleted(repository, &desired, &here, &kept).await?;
+            self.drop_deleted(repository, &desired, &here).await?;
         }
         let failed = filled?;
         if desired.partial {

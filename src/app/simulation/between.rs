@@ -165,6 +165,22 @@ fn f201_what_a_device_may_only_read_follows_later_deletions_of_a_restored_parent
     });
 }
 
+/// The parent moves a tag twice before it answers with its next listing, and another one so often
+/// between that what it tells of the second move is not in the first batch.
+fn moves_while_it_lists(tree: &Tree) {
+    hook(&tree.world, async |world, call, status| {
+        if status == 0 && call.contains("/repositories/app0") {
+            unhook(&world);
+            push(&world.root, &["v1"], SECOND).await;
+            for number in 0..1500 {
+                push(&world.root, &["latest"], if number % 2 == 0 { FIRST } else { THIRD }).await;
+            }
+            push(&world.root, &["v1"], THIRD).await;
+        }
+        false
+    });
+}
+
 #[test]
 fn f119_a_tag_of_a_mirror_does_not_go_back_after_a_comparison() {
     let spawner = Spawner::new();
@@ -175,21 +191,9 @@ fn f119_a_tag_of_a_mirror_does_not_go_back_after_a_comparison() {
         let engine = tree.start().await;
         engine.pull_once().await.unwrap();
         device.request_reconcile().await.unwrap();
-        hook(&tree.world, async |world, call, status| {
-            if status == 0 && call.contains("/repositories/app0") {
-                unhook(&world);
-                push(&world.root, &["v1"], SECOND).await;
-                // More than one batch.
-                for number in 0..1500 {
-                    push(&world.root, &["latest"], if number % 2 == 0 { FIRST } else { THIRD })
-                        .await;
-                }
-                push(&world.root, &["v1"], THIRD).await;
-            }
-            false
-        });
-        let third = Some(digest_of(&manifest(THIRD)));
+        moves_while_it_lists(&tree);
         engine.pull_once().await.unwrap();
+        let third = Some(digest_of(&manifest(THIRD)));
         assert_eq!((named(root, "v1"), named(device, "v1")), (third.clone(), third));
     });
 }
@@ -215,7 +219,7 @@ fn f130_a_child_does_not_use_up_the_numbers_of_its_parent() {
     });
 }
 
-/// an image that names a layer with a size that it does not have is left out, and holds up
+/// An image that names a layer with a size that it does not have is left out, and holds up
 /// nothing else.
 #[test]
 fn f204_a_size_that_a_manifest_makes_up_does_not_stop_the_sync() {
@@ -240,7 +244,7 @@ fn f204_a_size_that_a_manifest_makes_up_does_not_stop_the_sync() {
     });
 }
 
-/// a debt of a tag is tried again before the repository's listing is, while what the
+/// A debt of a tag is tried again before the repository's listing is, while what the
 /// replaced parent lacks is yet to be offered.
 #[test]
 fn f201_a_debt_that_comes_due_before_the_offer_does_not_delete_what_the_parent_lost() {
@@ -305,7 +309,7 @@ fn f201_a_debt_that_comes_due_before_the_offer_does_not_delete_what_the_parent_l
     }
 }
 
-/// a parent between root and leaf is restored from a backup: what is not here may be there.
+/// A parent between root and leaf is restored from a backup: what is not here may be there.
 #[test]
 fn f201_a_restored_parent_that_has_a_parent_does_not_tell_what_it_lacks_as_deleted() {
     in_tree(async |tree, engine| {
@@ -324,7 +328,7 @@ fn f201_a_restored_parent_that_has_a_parent_does_not_tell_what_it_lacks_as_delet
     });
 }
 
-/// the same as above when only one repository is compared, because its listing was owed.
+/// The same when only one repository is compared, because its listing was owed.
 #[test]
 fn f119_a_tag_of_a_mirror_does_not_go_back_after_a_listing_that_was_owed() {
     let spawner = Spawner::new();
@@ -338,25 +342,14 @@ fn f119_a_tag_of_a_mirror_does_not_go_back_after_a_listing_that_was_owed() {
         });
         engine.pull_once().await.unwrap();
         tree.hands.0.fetch_add(90_000, Ordering::Relaxed);
-        hook(&tree.world, async |world, call, status| {
-            if status == 0 && call.contains("/repositories/app0") {
-                unhook(&world);
-                push(&world.root, &["v1"], SECOND).await;
-                for number in 0..1500 {
-                    push(&world.root, &["latest"], if number % 2 == 0 { FIRST } else { THIRD })
-                        .await;
-                }
-                push(&world.root, &["v1"], THIRD).await;
-            }
-            false
-        });
-        let third = Some(digest_of(&manifest(THIRD)));
+        moves_while_it_lists(&tree);
         engine.pull_once().await.unwrap();
+        let third = Some(digest_of(&manifest(THIRD)));
         assert_eq!((named(root, "v1"), named(device, "v1")), (third.clone(), third));
     });
 }
 
-/// what is withheld is not removed by an item that was held back before.
+/// What is withheld is not removed by an item that was held back before.
 #[test]
 fn f201_what_is_withheld_is_not_removed_by_what_was_held_back_before() {
     in_tree(async |tree, engine| {
@@ -382,7 +375,7 @@ fn f201_what_is_withheld_is_not_removed_by_what_was_held_back_before() {
     });
 }
 
-/// what is withheld says nothing of other tags of the repository.
+/// What is withheld says nothing of other tags of the repository.
 #[test]
 fn f201_a_deletion_at_the_parent_is_not_undone_because_another_tag_was_withheld() {
     for withheld in [false, true] {

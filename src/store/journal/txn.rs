@@ -61,6 +61,11 @@ impl<'a> Txn<'a> {
         prefix: &[u8],
         limit: usize,
     ) -> Result<Vec<(Vec<u8>, R)>, StoreError> {
+        let rows = self.rows(prefix, limit)?.into_iter();
+        rows.map(|(key, row)| Ok((key, rows::decode(&row)?))).collect()
+    }
+
+    fn rows(&self, prefix: &[u8], limit: usize) -> Result<Vec<KeyValue>, StoreError> {
         let mut pending: BTreeMap<&[u8], Option<&[u8]>> = BTreeMap::new();
         for changes in self.group.into_iter().chain([&self.own]) {
             let from = changes.range(prefix.to_vec()..);
@@ -76,7 +81,7 @@ impl<'a> Txn<'a> {
             rows.insert(key.to_owned(), change.map(<[u8]>::to_owned));
         }
         let rows = rows.into_iter().filter_map(|(key, row)| row.map(|row| (key, row)));
-        rows.take(limit).map(|(key, row)| Ok((key, rows::decode(&row)?))).collect()
+        Ok(rows.take(limit).collect())
     }
 
     /// Writes a row.
@@ -116,15 +121,8 @@ impl<'a> Txn<'a> {
 
     /// Removes every row whose key starts with `prefix`.
     pub fn clear(&mut self, prefix: &[u8]) -> Result<(), StoreError> {
-        let stored = self.index.scan(prefix, None, usize::MAX)?.into_iter().map(|(key, _)| key);
-        let mut keys: Vec<Vec<u8>> = stored.collect();
-        for changes in self.group.into_iter().chain([&self.own]) {
-            let from = changes.range(prefix.to_vec()..);
-            keys.extend(
-                from.take_while(|(key, _)| key.starts_with(prefix)).map(|(k, _)| k.clone()),
-            );
-        }
-        keys.into_iter().try_for_each(|key| self.delete(key))
+        let rows = self.rows(prefix, usize::MAX)?.into_iter();
+        rows.map(|(key, _)| key).try_for_each(|key| self.delete(key))
     }
 
     /// What the command changed, in key order, and what follows from it.

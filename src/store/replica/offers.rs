@@ -68,13 +68,7 @@ impl Store {
         if noted {
             return Ok(());
         }
-        self.commit(move |txn| {
-            if let Some(start) = start {
-                txn.put_changed(parent_start_key(), &Fact::Version(start))?;
-            }
-            txn.put_changed(parent_epoch_key(), &Fact::Epoch(epoch))
-        })
-        .await
+        self.commit(move |txn| put_parent(txn, epoch, start)).await
     }
 
     /// Follows the feed of a parent that was replaced or restored, from this position on and after
@@ -83,22 +77,29 @@ impl Store {
     pub async fn meet_parent(
         &self,
         position: Cursor,
-        offered: &[RepositoryName],
+        start: Option<String>,
+        offered: &BTreeSet<RepositoryName>,
     ) -> Result<(), StoreError> {
-        for page in offered.chunks(OFFERS_AT_ONCE) {
-            let keys: Vec<_> = page.iter().map(offer_key).collect();
-            self.commit(|txn| {
-                keys.into_iter().try_for_each(|key| txn.put_changed(key, &Fact::Mark))
-            })
-            .await?;
-        }
+        self.mark(offered.iter().map(offer_key).collect()).await?;
         self.commit(move |txn| {
             ask_for_reconcile(txn)?;
             inbox::begin_at(txn, position)?;
             txn.delete(heard_key())?;
-            txn.put_changed(parent_epoch_key(), &Fact::Epoch(position.epoch))
+            put_parent(txn, position.epoch, start)
         })
         .await
+    }
+
+    /// Makes these marks, some of them in one record.
+    async fn mark(&self, keys: Vec<Vec<u8>>) -> Result<(), StoreError> {
+        for page in keys.chunks(OFFERS_AT_ONCE) {
+            let page = page.to_vec();
+            self.commit(|txn| {
+                page.into_iter().try_for_each(|key| txn.put_changed(key, &Fact::Mark))
+            })
+            .await?;
+        }
+        Ok(())
     }
 
     /// Whether what the parent lacks in this repository is offered to it.
@@ -122,14 +123,7 @@ impl Store {
         repository: &RepositoryName,
         withheld: &Withheld,
     ) -> Result<(), StoreError> {
-        for page in withheld.keys(repository).chunks(OFFERS_AT_ONCE) {
-            let page = page.to_vec();
-            self.commit(|txn| {
-                page.into_iter().try_for_each(|key| txn.put_changed(key, &Fact::Mark))
-            })
-            .await?;
-        }
-        Ok(())
+        self.mark(withheld.keys(repository)).await
     }
 
     /// What is kept of a repository though the parent lacks it.
@@ -227,6 +221,14 @@ impl Store {
         }
         Ok(())
     }
+}
+
+/// Notes the epoch of the parent's feed, and which start of the parent that is, if it tells.
+fn put_parent(txn: &mut Txn<'_>, epoch: u64, start: Option<String>) -> Result<(), StoreError> {
+    if let Some(start) = start {
+        txn.put_changed(parent_start_key(), &Fact::Version(start))?;
+    }
+    txn.put_changed(parent_epoch_key(), &Fact::Epoch(epoch))
 }
 
 /// Whether changes of a tag wait. Notes of the oldest that the parent may have no such tag any

@@ -402,7 +402,7 @@ fn f211_a_file_system_that_cannot_be_written_is_noticed_before_anything_fails() 
     assert_eq!(store.hindrance(), Ok(Some(Hindrance::ReadOnly)));
 }
 
-/// one bad sector in what was fetched of one blob ends every session of the sync.
+/// One bad sector in what was fetched of one blob ends every session of the sync.
 #[test]
 fn f211_a_fetch_whose_file_cannot_be_read_begins_anew() {
     block_on(async {

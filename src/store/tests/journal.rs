@@ -459,7 +459,7 @@ fn impossible_sequences_and_orders_are_damage() {
     assert!(log::SegmentReader::open(&disk, &layout, 0).is_err());
 }
 
-/// the journal of a node between root and leaf was cut off: what it lost its parent has.
+/// The journal of a node between root and leaf was cut off: what it lost its parent has.
 #[test]
 fn f201_what_a_cut_journal_lost_is_not_told_to_children_as_deleted() {
     use crate::store::registry::manifests::testing::{digest, image};
