@@ -8,6 +8,8 @@ use crate::store::gc::GcOptions;
 use crate::sys::clock::sleep;
 use crate::types::{Role, UnixSeconds};
 
+/// The first look comes so long after a start: a node that starts has better things to do.
+const FIRST_LOOK: Duration = Duration::from_secs(10);
 /// How often it is looked whether a run is due: the wall clock may jump.
 const LOOK_PERIOD: Duration = Duration::from_secs(60);
 /// Between runs while the time is not known.
@@ -20,14 +22,19 @@ pub(super) fn options(gc: &Gc, role: Role) -> GcOptions {
     GcOptions { grace: gc.grace, untagged, dry_run: false }
 }
 
-/// Collects by the schedule, and once more after the grace when something has to wait for it.
+/// Collects by the schedule, and once more after the grace when something has to wait for it. A run
+/// that fell into a time when the node was off is made up for after the start.
 pub(super) async fn run(store: Store, gc: Gc, role: Role) {
     let options = options(&gc, role);
     let clock = store.sys().clock.clone();
-    let (mut last, mut last_at): (Option<UnixSeconds>, Duration) =
-        (clock.wall(), clock.monotonic());
+    let noted = store.last_collection().unwrap_or_default();
+    let mut is_noted = noted.is_some();
+    let mut last: Option<UnixSeconds> = noted.or(clock.wall());
+    let mut last_at = clock.monotonic();
+    let mut pause = FIRST_LOOK;
     loop {
-        sleep(LOOK_PERIOD).await;
+        sleep(pause).await;
+        pause = LOOK_PERIOD;
         let due = match (clock.wall(), last) {
             (Some(now), Some(last)) => {
                 // A clock that went back makes nothing due.
@@ -35,19 +42,28 @@ pub(super) async fn run(store: Store, gc: Gc, role: Role) {
             }
             _ => clock.monotonic().saturating_sub(last_at) >= BLIND_PERIOD,
         };
-        if !due {
-            last = last.or(clock.wall());
-            continue;
+        if due {
+            (last, last_at) = (clock.wall(), clock.monotonic());
+            if collect(&store, options).await {
+                sleep(options.grace).await;
+                collect(&store, options).await;
+            }
         }
-        (last, last_at) = (clock.wall(), clock.monotonic());
-        if collect(&store, options).await {
-            sleep(options.grace).await;
-            collect(&store, options).await;
+        last = last.or(clock.wall());
+        // Only now: one that is cut short is made up for too. A store that has nothing stays so.
+        if (due || !is_noted)
+            && store.sequence() > 0
+            && let Some(last) = last
+        {
+            match store.note_collection(last).await {
+                Ok(()) => is_noted = true,
+                Err(error) => log::debug!("that garbage was collected is not noted: {error}"),
+            }
         }
     }
 }
 
-/// One run; whether something waits for the grace.
+/// One run; whether something waits, for the grace or for the sync.
 async fn collect(store: &Store, options: GcOptions) -> bool {
     match store.collect_garbage(options).await {
         Ok(report) => {
@@ -60,7 +76,7 @@ async fn collect(store: &Store, options: GcOptions) -> bool {
                 report.blobs_waiting,
                 report.blobs_kept
             );
-            report.blobs_waiting > 0
+            report.blobs_waiting > 0 || report.waits_for_sync
         }
         Err(error) => {
             log::warn!("garbage was not collected: {error}");

@@ -3,13 +3,14 @@
 //! A run looks at all rows and files and remembers, in memory, what it finds unreferenced. What
 //! an earlier run of the same process found so too, at least the grace before, is removed, unless
 //! somebody touched it since: rows first, by commands of the writer, then files. So nothing is
-//! ever removed in the first grace after a start, and the wall clock plays no part.
+//! ever removed in the first grace after a start, and the wall clock plays no part. When the
+//! schedule last let one run is noted, so that one that was missed is made up for after the start.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::content::leases::short;
 use super::marks::{MARKED_MAX, in_part, marked, sorted};
@@ -21,7 +22,7 @@ use super::rows::link::{BlobLink, repository_of, split_key};
 use super::rows::manifest::{ManifestRow, manifest_key};
 use super::rows::tag::TagRow;
 use super::rows::untagged::{Untagged, untagged_key};
-use super::rows::{self, Kind, prefix};
+use super::rows::{self, Kind, Row, key, prefix};
 use super::{Shared, Store, StoreError, Txn};
 use crate::sys::spawn;
 use crate::types::digest::Algorithm;
@@ -69,6 +70,18 @@ pub struct GcReport {
     pub blobs_kept: u64,
     /// Their length, bytes.
     pub bytes_kept: u64,
+}
+
+/// When the schedule last let garbage be collected, by the wall clock.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+struct Collected(UnixSeconds);
+
+impl Row for Collected {
+    const VERSION: u8 = 1;
+}
+
+fn collected_key() -> Vec<u8> {
+    key(Kind::Node, &[b"collected"])
 }
 
 /// What earlier runs found unreferenced, with the monotonic time when each was first found so.
@@ -136,6 +149,21 @@ impl Store {
         let mut run = Run { shared: shared.clone(), store, options, started, since, report };
         run.collect(&mut taken.found).await?;
         Ok(run.report)
+    }
+
+    /// Notes when garbage was collected by the schedule. Nothing on a full disk, which has no room
+    /// for notes: the next run comes too early then.
+    pub async fn note_collection(&self, now: UnixSeconds) -> Result<(), StoreError> {
+        let store = self.clone();
+        match spawn::blocking(move || store.below_reserve()).await {
+            true => Ok(()),
+            false => self.commit(move |txn| txn.put(collected_key(), &Collected(now))).await,
+        }
+    }
+
+    /// When that was last noted; `None`: never.
+    pub fn last_collection(&self) -> Result<Option<UnixSeconds>, StoreError> {
+        Ok(self.get::<Collected>(&collected_key())?.map(|row| row.0))
     }
 
     /// Whether the sync has fetched what nothing refers to yet, or may have.

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use crate::support::eventually;
 use crate::support::http::{bearer, token};
 use crate::support::image::{self, Image};
 use crate::support::node::Node;
+use crate::support::{clients, eventually, skip};
 
 #[test]
 fn f141_f142_garbage_goes_on_demand_and_what_is_used_stays() {
@@ -70,4 +70,36 @@ fn f206_a_layer_that_was_garbage_and_is_pushed_again_is_kept_or_asked_for_again(
     assert_eq!(put(&image.manifest).error().0, "MANIFEST_BLOB_UNKNOWN");
     assert_eq!(image.push_with(&root.login, &token, "app", "v1").status, 201);
     assert_eq!(image::pull_with(&root.login, &token, "app", "v1").unwrap(), image.digest());
+}
+
+/// A device that is off whenever its schedule fires collects after its start.
+#[test]
+fn f206_a_collection_that_was_missed_is_made_up_for_after_the_start() {
+    if let Some(program) = clients::missing(&["faketime"]) {
+        return skip(&format!("{program} is not installed"));
+    }
+    let mut root = Node::root_with("[gc]\ngrace = \"1s\"\n");
+    let user = root.pusher("token-one", "app");
+    let token = token(&root.login, &user.0, &user.1, &["repository:app:pull,push,delete"]).unwrap();
+    let image = Image::new(4, &[9000]);
+    let layer = &image.layers[0];
+    assert_eq!(image::push_blob(&root.login, &token, "app", layer).status, 201);
+    let target = format!("/v2/app/blobs/{}", image::digest(layer));
+    assert_eq!(bearer(&root.login, &token, "DELETE", &target, &[], b"").status, 202);
+    // From its first look on the node knows what it has missed.
+    let journal = |root: &Node| -> u64 {
+        let files = std::fs::read_dir(root.state().join("journal")).unwrap();
+        files.map(|file| file.unwrap().metadata().unwrap().len()).sum()
+    };
+    let before = journal(&root);
+    eventually(Duration::from_secs(60), "the first look", || {
+        (journal(&root) > before).then_some(())
+    });
+    assert!(root.stop().success());
+    root.set_clock(Some("+25h"));
+    root.start();
+    let removed = "collected garbage blobs=1 ";
+    eventually(Duration::from_secs(60), "the garbage goes", || {
+        root.log().contains(removed).then_some(())
+    });
 }
