@@ -383,9 +383,9 @@ async fn put(
     origin: Origin,
 ) -> PutOutcome {
     let digest = digest_of(&bytes);
-    store.blob_put(&digest, bytes.clone()).await.unwrap();
+    let content = store.blob_put(&digest, bytes.clone()).await.unwrap();
     let put = PutManifest {
-        digest,
+        content,
         media_type: media_type.to_owned(),
         bytes_len: bytes.len() as u64,
         parsed: Manifest::parse(Some(media_type), &bytes).unwrap(),
@@ -472,8 +472,8 @@ async fn tree(spawner: Spawner, seed: u64) -> Tree {
         [&root, &device].into_iter().flat_map(|s| (0..REPOSITORIES).map(move |n| (s, n)))
     {
         let config = digest_of(CONFIG);
-        store.blob_put(&config, CONFIG.to_vec()).await.unwrap();
-        store.link_blob(&repository(number), &config, CONFIG.len() as u64).await.unwrap();
+        let lease = store.blob_put(&config, CONFIG.to_vec()).await.unwrap();
+        store.link_blob(&repository(number), &lease, CONFIG.len() as u64).await.unwrap();
     }
     let new = NewConnectedRegistry {
         name: "dock01".parse().unwrap(),

@@ -159,7 +159,7 @@ impl Registry {
         }
         let is_delivery = matches!(origin, Origin::Child(_));
         let bytes_len = bytes.len() as u64;
-        self.store.blob_put(&digest, bytes).await.map_err(store_refusal)?;
+        let content = self.store.blob_put(&digest, bytes).await.map_err(store_refusal)?;
         let mut reply = Reply::new(201)
             .with("location", format!("/v2/{name}/manifests/{digest}"))
             .with("docker-content-digest", digest.to_string());
@@ -170,7 +170,7 @@ impl Registry {
             reply.headers.extend(tags.iter().map(|tag| ("oci-tag", tag.to_string())));
         }
         let put = PutManifest {
-            digest,
+            content,
             media_type: parsed.media_type.clone(),
             bytes_len,
             parsed,

@@ -118,6 +118,7 @@ fn descriptor(digest: &Digest, row: &ManifestRow) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::content::leases::Lease;
     use crate::store::replica::outbox::Origin;
     use crate::store::{Precondition, PutManifest};
     use crate::sys::{Spawner, Sys};
@@ -142,7 +143,7 @@ mod tests {
                 digest(0)
             );
             let put = PutManifest {
-                digest: digest(number),
+                content: Lease::unseen(&digest(number)),
                 media_type: media::OCI_INDEX.to_owned(),
                 bytes_len: text.len() as u64,
                 parsed: Manifest::parse(Some(media::OCI_INDEX), text.as_bytes()).unwrap(),

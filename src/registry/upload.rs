@@ -190,7 +190,7 @@ impl Registry {
         let fits = room.check(upload.offset()).map_err(Fault::from);
         let (upload, ()) = kept(upload, fits).await?;
         let name = room.name;
-        let size = upload.finish(digest).await.map_err(|error| match error {
+        let (lease, size) = upload.finish(digest).await.map_err(|error| match error {
             StoreError::Invalid(_) => {
                 let message = format!("the content does not have the digest {digest}");
                 Refusal::new(400, "DIGEST_INVALID", Reason::DigestMismatch, message)
@@ -198,7 +198,7 @@ impl Registry {
             error => store_refusal(error),
         })?;
         // The content is durable; only now can it be asked for.
-        self.store.link_blob(name, digest, size).await.map_err(store_refusal)?;
+        self.store.link_blob(name, &lease, size).await.map_err(store_refusal)?;
         Ok(created(name, digest))
     }
 

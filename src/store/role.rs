@@ -255,6 +255,7 @@ fn forget_parent(txn: &mut Txn<'_>) -> Result<(), StoreError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::content::leases::Lease;
     use crate::store::registry::manifests::testing::digest;
     use crate::store::replica::node::testing::{config, map, token};
     use std::sync::Arc;
@@ -427,7 +428,7 @@ mod tests {
             store.record_activated(7).await.unwrap();
             store.record_sync(crate::types::UnixSeconds(8)).await.unwrap();
             let lab = "lab".parse().unwrap();
-            store.link_blob(&lab, &digest(1), 5).await.unwrap();
+            store.link_blob(&lab, &Lease::unseen(&digest(1)), 5).await.unwrap();
             store.adopt(Role::Root).await.unwrap();
             assert_eq!(store.store_role(), Ok(StoreRole::Root));
             // What it was to its parent is forgotten, and nothing else.

@@ -8,6 +8,7 @@ use super::error::SyncError;
 use super::strikes::Strikes;
 use crate::gateway::{Upstream, UpstreamError};
 use crate::http::ClientResponse;
+use crate::store::content::leases::Lease;
 use crate::store::content::uploads::Upload;
 use crate::store::replica::outbox::Origin;
 use crate::store::{Precondition, PutManifest, PutOutcome, Store, StoreError};
@@ -84,6 +85,7 @@ enum AtParent {
 }
 
 pub(super) struct Received {
+    content: Lease,
     media_type: String,
     bytes_len: u64,
     parsed: Manifest,
@@ -204,8 +206,8 @@ impl Fetcher {
         let parsed = Manifest::parse(Some(&fetched.media_type), &fetched.bytes)
             .map_err(|error| SyncError::Content(format!("manifest {digest}: {error}")))?;
         let bytes_len = fetched.bytes.len() as u64;
-        self.store.blob_put(digest, fetched.bytes).await?;
-        Ok(Received { media_type: fetched.media_type, bytes_len, parsed })
+        let content = self.store.blob_put(digest, fetched.bytes).await?;
+        Ok(Received { content, media_type: fetched.media_type, bytes_len, parsed })
     }
 
     async fn note_blobs(
@@ -358,7 +360,7 @@ impl Fetcher {
         while let Some(part) = waiting.pop_front() {
             let is_root = part.digest == *root;
             let put = PutManifest {
-                digest: part.digest.clone(),
+                content: part.received.content.clone(),
                 media_type: part.received.media_type.clone(),
                 bytes_len: part.received.bytes_len,
                 parsed: part.received.parsed.clone(),
@@ -479,25 +481,22 @@ impl Fetcher {
         digest: &Digest,
         size: u64,
     ) -> Result<(), SyncError> {
-        loop {
+        let lease = loop {
             if let Some(open) = self.store.blob_open(digest).await? {
                 if open.len != size {
                     let text = format!("{digest} has {} bytes, not {size} as named", open.len);
                     return Err(SyncError::Content(text));
                 }
-                break;
+                break open.lease;
             }
             match self.store.fetch_resume(digest).await {
-                Ok(upload) => {
-                    self.transfer(repository, digest, size, upload).await?;
-                    break;
-                }
+                Ok(upload) => break self.transfer(repository, digest, size, upload).await?,
                 // Another tag needs the same blob and is fetching it.
                 Err(StoreError::Conflict(_)) => sleep(SAME_BLOB_WAIT).await,
                 Err(error) => return Err(error.into()),
             }
-        }
-        Ok(self.store.link_blob(repository, digest, size).await?)
+        };
+        Ok(self.store.link_blob(repository, &lease, size).await?)
     }
 
     async fn transfer(
@@ -506,22 +505,22 @@ impl Fetcher {
         digest: &Digest,
         size: u64,
         mut upload: Upload,
-    ) -> Result<(), SyncError> {
+    ) -> Result<Lease, SyncError> {
         if upload.offset() > size {
             upload.cancel().await?;
             return Err(SyncError::Content(format!("{digest} is longer than the {size} named")));
         }
         if upload.offset() < size {
             let received = self.receive(repository, digest, size, &mut upload).await;
-            if matches!(received, Err(SyncError::Content(_))) {
+            if let Err(error @ SyncError::Content(_)) = received {
                 // What came belongs to other content than is wanted.
                 upload.cancel().await?;
-                return received;
+                return Err(error);
             }
             self.strikes.judge(digest, upload.offset(), received)?;
         }
         match upload.finish(digest).await {
-            Ok(_) => Ok(()),
+            Ok((lease, _)) => Ok(lease),
             Err(StoreError::Invalid(text)) => Err(SyncError::Content(text)),
             Err(error) => Err(error.into()),
         }

@@ -2,6 +2,7 @@
 
 use super::scenarios::{FIRST, SECOND, THIRD, app, has, in_tree, named, names, push, rest};
 use super::*;
+use crate::store::content::leases::Lease;
 use crate::store::tree::scope_maps::ScopeMapUpdate;
 use crate::sys::clock::within;
 use crate::types::Cursor;
@@ -65,7 +66,7 @@ async fn write_grants(tree: &Tree, add: bool) {
 async fn put_without_bytes(store: &Store, tags: &[&str]) {
     let bytes = manifest(FIRST);
     let put = PutManifest {
-        digest: digest_of(&bytes),
+        content: Lease::unseen(&digest_of(&bytes)),
         media_type: media::OCI_MANIFEST.to_owned(),
         bytes_len: bytes.len() as u64,
         parsed: Manifest::parse(Some(media::OCI_MANIFEST), &bytes).unwrap(),
@@ -227,8 +228,8 @@ fn f204_a_size_that_a_manifest_makes_up_does_not_stop_the_sync() {
         let (root, device) = (&tree.world.root, &tree.world.device());
         let layer = b"tiny".to_vec();
         let digest = digest_of(&layer);
-        root.blob_put(&digest, layer).await.unwrap();
-        root.link_blob(&app(), &digest, 4).await.unwrap();
+        let lease = root.blob_put(&digest, layer).await.unwrap();
+        root.link_blob(&app(), &lease, 4).await.unwrap();
         let text = String::from_utf8(manifest(SECOND)).unwrap();
         let text = text.replace(&digest_of(CONFIG).to_string(), &digest.to_string());
         let text = text.replace("\"size\":2", "\"size\":1125899906842624");
@@ -260,7 +261,7 @@ fn f201_a_debt_that_comes_due_before_the_offer_does_not_delete_what_the_parent_l
             let text = String::from_utf8(manifest(SECOND)).unwrap();
             let text = text.replace(&digest_of(CONFIG).to_string(), &config.to_string());
             let text = text.replace("\"size\":2", "\"size\":4");
-            root.link_blob(&app(), &config, 4).await.unwrap();
+            root.link_blob(&app(), &Lease::unseen(&config), 4).await.unwrap();
             let bytes = text.into_bytes();
             put(
                 root,

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::damage::Guarded;
-use super::leases::short;
+use super::leases::{Lease, short};
 use super::trust::{Verdict, is_fault_of_the_medium};
 use crate::store::error::present;
 use crate::store::{Shared, Store, StoreError};
@@ -23,6 +23,8 @@ pub struct OpenBlob {
     pub file: Arc<dyn DiskFile>,
     /// Its length, bytes.
     pub len: u64,
+    /// Keeps it.
+    pub lease: Lease,
 }
 
 /// Digests that are remembered as durably named. Over it: all are forgotten, and their directories
@@ -51,12 +53,6 @@ impl Store {
         spawn::blocking(move || open(&shared, &digest)).await
     }
 
-    /// The length of content in bytes; `None` when it is not here.
-    pub async fn blob_exists_len(&self, digest: &Digest) -> Result<Option<u64>, StoreError> {
-        let (shared, digest) = (self.shared().clone(), digest.clone());
-        spawn::blocking(move || len(&shared, &digest)).await
-    }
-
     /// Reads small content whole and checks its digest: manifests. `Corrupt` when it differs: it
     /// is out of service then. `Invalid` when it is larger than any manifest.
     pub async fn blob_read(&self, digest: &Digest) -> Result<Option<Vec<u8>>, StoreError> {
@@ -75,29 +71,26 @@ impl Store {
 
     /// Stores small content durably: manifests. The caller has checked the digest. `Full` below
     /// the reserve.
-    pub async fn blob_put(&self, digest: &Digest, bytes: Vec<u8>) -> Result<(), StoreError> {
-        let (shared, digest) = (self.shared().clone(), digest.clone());
-        spawn::blocking(move || put(&shared, &digest, &bytes)).await
+    pub async fn blob_put(&self, digest: &Digest, bytes: Vec<u8>) -> Result<Lease, StoreError> {
+        let shared = self.shared().clone();
+        let lease = shared.lease(digest);
+        spawn::blocking(move || put(&shared, lease.digest(), &bytes).map(|()| lease)).await
     }
 }
 
 fn open(shared: &Arc<Shared>, digest: &Digest) -> Result<Option<OpenBlob>, StoreError> {
+    let lease = shared.lease(digest);
     let Some(file) = open_file(shared, digest)? else {
         return Ok(None);
     };
     let file = Guarded::new(shared, digest, file);
     let len = file.len()?;
-    Ok(Some(OpenBlob { file: Arc::new(file), len }))
+    Ok(Some(OpenBlob { file: Arc::new(file), len, lease }))
 }
 
 fn open_file(shared: &Shared, digest: &Digest) -> Result<Option<Arc<dyn DiskFile>>, StoreError> {
     shared.touch(digest);
     present(shared.disk.open(&shared.layout.blob(digest)))
-}
-
-fn len(shared: &Shared, digest: &Digest) -> Result<Option<u64>, StoreError> {
-    shared.touch(digest);
-    present(shared.disk.file_len(&shared.layout.blob(digest)))
 }
 
 pub(in crate::store) fn read(

@@ -1,16 +1,17 @@
-//! What somebody touched a moment ago: a push, a HEAD, a mount or a sync that saw content here may
-//! go on to refer to it, so it is not collected for a while.
+//! Who has to do with content: who uses it holds it, and what somebody touched a moment ago, as a
+//! HEAD or a mount does, may soon be referred to. Neither is collected.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::fmt::{self, Debug};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::store::Store;
 use crate::store::index::Change;
 use crate::store::rows::link::split_key;
 use crate::store::rows::manifest::ManifestRow;
 use crate::store::rows::tag::TagRow;
 use crate::store::rows::{self, Kind};
+use crate::store::{Shared, Store};
 use crate::types::{Digest, RepositoryName};
 
 /// Digests that are remembered. Over it: all content counts as touched now.
@@ -30,6 +31,8 @@ struct Table {
     touched: BTreeMap<u64, Duration>,
     /// When everything was touched, because the table was full.
     all: Option<Duration>,
+    /// How many use it now, at most one for each request and task.
+    held: BTreeMap<u64, usize>,
     /// What is fetched for a manifest of a repository and may take longer than any time that a
     /// touch lasts: nothing refers to it before the manifest is here.
     kept: Kept,
@@ -43,6 +46,65 @@ struct Kept {
     roots: BTreeMap<Root, BTreeSet<u64>>,
     /// How many of the roots keep a digest.
     uses: BTreeMap<u64, usize>,
+}
+
+/// Somebody uses content, however long that takes: from before it is looked whether it is here, or
+/// before it arrives, until what refers to it is there. Nothing removes it meanwhile, and for the
+/// grace after.
+pub struct Lease {
+    digest: Digest,
+    /// `None`: of a test, for content that no collection knows.
+    shared: Option<Arc<Shared>>,
+}
+
+impl Lease {
+    /// Of what.
+    pub fn digest(&self) -> &Digest {
+        &self.digest
+    }
+
+    /// Of content that may not be there at all.
+    #[cfg(test)]
+    pub(crate) fn unseen(digest: &Digest) -> Lease {
+        Lease { digest: digest.clone(), shared: None }
+    }
+}
+
+impl Clone for Lease {
+    fn clone(&self) -> Lease {
+        match &self.shared {
+            Some(shared) => shared.lease(&self.digest),
+            None => Lease { digest: self.digest.clone(), shared: None },
+        }
+    }
+}
+
+impl Debug for Lease {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Lease({})", self.digest)
+    }
+}
+
+impl PartialEq for Lease {
+    fn eq(&self, other: &Lease) -> bool {
+        self.digest == other.digest
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if let Some(shared) = &self.shared {
+            shared.leases.table().let_go(short(&self.digest), shared.sys.clock.monotonic());
+        }
+    }
+}
+
+impl Shared {
+    /// Holds content. Take it before looking whether the content is there.
+    pub(in crate::store) fn lease(self: &Arc<Shared>, digest: &Digest) -> Lease {
+        *self.leases.table().held.entry(short(digest)).or_default() += 1;
+        Lease { digest: digest.clone(), shared: Some(self.clone()) }
+    }
 }
 
 /// The first eight bytes of a digest.
@@ -109,13 +171,13 @@ impl Leases {
         }
     }
 
-    /// Whether this was touched at `since` or later.
+    /// Whether somebody uses this, or touched it at `since` or later.
     pub(in crate::store) fn held(&self, digest: &Digest, since: Duration) -> bool {
         self.table().held(short(digest), since)
     }
 
-    /// Runs `remove` unless this was touched at `since` or later. Whoever touches it meanwhile
-    /// waits, and then finds it gone.
+    /// Runs `remove` unless somebody uses this, or touched it at `since` or later. Whoever wants it
+    /// meanwhile waits, and then finds it gone.
     pub(in crate::store) fn unless_held<T>(
         &self,
         digest: &Digest,
@@ -194,9 +256,23 @@ impl Table {
         }
     }
 
+    /// One of those who use it does not any more.
+    fn let_go(&mut self, digest: u64, now: Duration) {
+        let left = self.held.get_mut(&digest).map_or(0, |uses| {
+            *uses -= 1;
+            *uses
+        });
+        if left == 0 {
+            self.held.remove(&digest);
+        }
+        self.touch(digest, now);
+    }
+
     fn held(&self, digest: u64, since: Duration) -> bool {
         let own = self.touched.get(&digest).copied();
-        own.max(self.all).is_some_and(|at| at >= since) || self.kept.uses.contains_key(&digest)
+        own.max(self.all).is_some_and(|at| at >= since)
+            || self.held.contains_key(&digest)
+            || self.kept.uses.contains_key(&digest)
     }
 }
 

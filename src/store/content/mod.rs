@@ -2,9 +2,9 @@
 
 pub mod blobs;
 pub mod damage;
+pub mod leases;
 pub mod scrub;
 pub mod trust;
 pub mod uploads;
 
-pub(super) mod leases;
 pub mod space;

@@ -16,6 +16,7 @@ use ring::digest::{Context, SHA256, SHA512};
 use smol::Task;
 
 use super::blobs::install;
+use super::leases::Lease;
 use crate::store::journal::layout::Layout;
 use crate::store::{Shared, Store, StoreError};
 use crate::sys::disk::DiskFile;
@@ -741,15 +742,17 @@ impl Upload {
         result
     }
 
-    /// Checks the digest and makes the content durable under its name; returns its length.
+    /// Checks the digest and makes the content durable under its name; returns its length, and
+    /// what keeps it until it is linked.
     /// `Invalid` when the digest differs. After either error, or when the content cannot be made
     /// durable, the upload is gone; an error of bytes that came before leaves it to be resumed.
-    pub async fn finish(mut self, digest: &Digest) -> Result<u64, StoreError> {
+    pub async fn finish(mut self, digest: &Digest) -> Result<(Lease, u64), StoreError> {
         self.settle().await?;
         self.hand_over();
         let (shared, session) = (self.shared.clone(), self.session.clone());
-        let digest = digest.clone();
-        let result = spawn::blocking(move || session.finish(&shared, &digest)).await;
+        let lease = shared.lease(digest);
+        let finish = move || session.finish(&shared, lease.digest()).map(|len| (lease, len));
+        let result = spawn::blocking(finish).await;
         self.done = matches!(result, Ok(_) | Err(StoreError::Invalid(_)));
         result.map_err(|error| self.fail(error))
     }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::repositories::{self};
 use super::tags::{self, Precondition};
 use crate::store::content::damage::FileCheck;
+use crate::store::content::leases::Lease;
 use crate::store::replica::delivered::{self, Effect};
 use crate::store::replica::outbox::{self, Origin, OutboxChange};
 use crate::store::rows::digest_at;
@@ -18,8 +19,8 @@ use crate::types::{Digest, Manifest, RepositoryName, Tag, UnixSeconds};
 
 /// A manifest to add; its bytes are durable already.
 pub struct PutManifest {
-    /// Its name.
-    pub digest: Digest,
+    /// Its bytes, held since they came.
+    pub content: Lease,
     /// Served as Content-Type.
     pub media_type: String,
     /// Its length, bytes.
@@ -141,7 +142,7 @@ impl Store {
         let repository = repository.clone();
         self.commit(move |txn| {
             if unless_deleted {
-                outbox::refuse_deleted(txn, &repository, &put.digest)?;
+                outbox::refuse_deleted(txn, &repository, put.content.digest())?;
             }
             add(txn, &repository, &put, now, quota)
         })
@@ -157,14 +158,14 @@ fn add(
     quota: Option<u64>,
 ) -> Result<PutOutcome, StoreError> {
     let effect = match put.tags.first() {
-        Some(tag) => Effect::Tag(tag.clone(), Some(put.digest.clone())),
-        None => Effect::Manifest(put.digest.clone(), true),
+        Some(tag) => Effect::Tag(tag.clone(), Some(put.content.digest().clone())),
+        None => Effect::Manifest(put.content.digest().clone(), true),
     };
     if delivered::is_replay(txn, &put.origin, repository, &effect)? {
         return Ok(PutOutcome::Replayed);
     }
     for tag in &put.tags {
-        outbox::refuse_held(txn, &put.origin, repository, tag, Some(&put.digest))?;
+        outbox::refuse_held(txn, &put.origin, repository, tag, Some(put.content.digest()))?;
     }
     if put.content_required {
         let blob = |d: &Digest| Ok(txn.get::<BlobLink>(&blob_key(repository, d))?.is_some());
@@ -174,27 +175,35 @@ fn add(
             return Ok(missing);
         }
     }
-    let row_key = manifest_key(repository, &put.digest);
+    let row_key = manifest_key(repository, put.content.digest());
     let old = txn.get::<ManifestRow>(&row_key)?;
     let more = if old.is_some() { 0 } else { put.bytes_len };
     repositories::charge(txn, repository, now, more, quota)?;
     let row = row_of(put, old.as_ref().map_or(now, |row| row.pushed));
     if old.as_ref() != Some(&row) {
         if let Some(subject) = &row.subject {
-            txn.put(referrer_key(repository, subject, &put.digest), &ReferrerRow)?;
+            txn.put(referrer_key(repository, subject, put.content.digest()), &ReferrerRow)?;
         }
         txn.put(row_key, &row)?;
     }
     if old.is_none() {
-        forget_untagged(txn, repository, &put.digest)?;
+        forget_untagged(txn, repository, put.content.digest())?;
     }
     for tag in &put.tags {
-        tags::switch(txn, repository, tag, &put.digest, &put.precondition, &put.origin, now)?;
+        tags::switch(
+            txn,
+            repository,
+            tag,
+            put.content.digest(),
+            &put.precondition,
+            &put.origin,
+            now,
+        )?;
     }
     // A tag on its way up brings its manifest along. What is here already goes up too: the tag that
     // was to bring it may have been removed before.
     if put.tags.is_empty() {
-        let change = OutboxChange::ManifestAdded { digest: put.digest.clone() };
+        let change = OutboxChange::ManifestAdded { digest: put.content.digest().clone() };
         outbox::enqueue(txn, &put.origin, repository, change)?;
     }
     delivered::record(txn, &put.origin, repository, effect)?;
@@ -297,7 +306,7 @@ pub(crate) mod testing {
         tags: &[&str],
     ) -> PutManifest {
         PutManifest {
-            digest: digest(number),
+            content: Lease::unseen(&digest(number)),
             media_type: media_type.to_owned(),
             bytes_len: text.len() as u64,
             parsed: Manifest::parse(Some(media_type), text.as_bytes()).unwrap(),
@@ -312,7 +321,7 @@ pub(crate) mod testing {
     pub(crate) async fn push(store: &Store, name: &str, number: u8, tags: &[&str]) {
         let name = name.parse().unwrap();
         for (blob, size) in [(100, 20), (101, 300)] {
-            store.link_blob(&name, &digest(blob), size).await.unwrap();
+            store.link_blob(&name, &Lease::unseen(&digest(blob)), size).await.unwrap();
         }
         let outcome = store.put_manifest(&name, image(number, tags)).await.unwrap();
         assert_eq!(outcome, PutOutcome::Stored);
@@ -347,7 +356,7 @@ mod tests {
             assert_eq!(store.repository(&a).unwrap(), None);
             // Linked in another repository is not linked here.
             push(&store, "b", 1, &[]).await;
-            store.link_blob(&a, &digest(100), 20).await.unwrap();
+            store.link_blob(&a, &Lease::unseen(&digest(100)), 20).await.unwrap();
             let missing = store.put_manifest(&a, image(1, &["v1"])).await.unwrap();
             assert_eq!(missing, PutOutcome::BlobMissing(digest(101)));
             push(&store, "a", 1, &["v1"]).await;

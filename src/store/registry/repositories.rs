@@ -1,6 +1,7 @@
 //! Repositories, and the blobs that may be pulled from each.
 
 use crate::store::content::blobs::make_named;
+use crate::store::content::leases::Lease;
 use crate::store::rows::link::{BlobLink, blob_key};
 use crate::store::rows::repository::{RepositoryRow, repository_key};
 use crate::store::rows::{Kind, key, name_at, prefix};
@@ -33,15 +34,14 @@ impl Store {
     }
 
     /// Allows a blob to be pulled from a repository, which is created if need be. The content is
-    /// there; its name is made durable first if need be.
+    /// there, since before the lease was looked at; its name is made durable first if need be.
     pub async fn link_blob(
         &self,
         repository: &RepositoryName,
-        digest: &Digest,
+        lease: &Lease,
         size: u64,
     ) -> Result<(), StoreError> {
-        let shared = self.shared();
-        shared.touch(digest);
+        let (shared, digest) = (self.shared(), lease.digest());
         if !shared.named.contains(digest) {
             let (shared, digest) = (shared.clone(), digest.clone());
             spawn::blocking(move || make_named(&shared, &digest)).await?;
@@ -225,7 +225,10 @@ mod tests {
         smol::block_on(async {
             let store = store();
             for name in ["b", "a/b", "a", "a-b", "c"] {
-                store.link_blob(&name.parse().unwrap(), &digest(1), 5).await.unwrap();
+                store
+                    .link_blob(&name.parse().unwrap(), &Lease::unseen(&digest(1)), 5)
+                    .await
+                    .unwrap();
             }
             let names = |after, limit| {
                 let names = store.repositories(after, limit).unwrap();
@@ -245,7 +248,7 @@ mod tests {
             let store = store();
             let (a, b): (RepositoryName, RepositoryName) =
                 ("a".parse().unwrap(), "b".parse().unwrap());
-            store.link_blob(&a, &digest(1), 5).await.unwrap();
+            store.link_blob(&a, &Lease::unseen(&digest(1)), 5).await.unwrap();
             assert!(store.blob_linked(&a, &digest(1)).unwrap());
             assert!(!store.blob_linked(&b, &digest(1)).unwrap());
             assert!(!store.mount_blob(&b, &a, &digest(2)).await.unwrap());

@@ -379,6 +379,7 @@ mod tests {
     use super::super::refused::Refused;
     use super::*;
     use crate::store::Precondition;
+    use crate::store::content::leases::Lease;
     use crate::store::registry::manifests::testing::{digest, image, push, store};
 
     fn waiting(store: &Store) -> Vec<(String, Option<Digest>)> {
@@ -469,7 +470,7 @@ mod tests {
             store.apply_config(config, "v1".to_owned()).await.unwrap();
             let app = "app".parse().unwrap();
             for blob in [100, 101] {
-                store.link_blob(&app, &digest(blob), 1).await.unwrap();
+                store.link_blob(&app, &Lease::unseen(&digest(blob)), 1).await.unwrap();
             }
             let pushed = store.put_manifest(&app, image(1, &["v1"])).await;
             assert!(matches!(pushed, Err(StoreError::Invalid(_))), "{pushed:?}");

@@ -64,17 +64,17 @@ async fn fill(store: &Store, number: u32, content: &mut BTreeMap<Digest, Vec<u8>
     let digest = digest_of(&layer);
     let mut upload = store.upload_start(&repository).await.unwrap();
     upload.write(&layer).await.unwrap();
-    upload.finish(&digest).await.unwrap();
-    store.link_blob(&repository, &digest, layer.len() as u64).await.unwrap();
+    let (lease, len) = upload.finish(&digest).await.unwrap();
+    store.link_blob(&repository, &lease, len).await.unwrap();
     let text = format!(
         r#"{{"schemaVersion":2,"config":{{"mediaType":"a/b","digest":"{digest}","size":40000}},
             "layers":[]}}"#
     );
     let bytes = text.into_bytes();
     let manifest = digest_of(&bytes);
-    store.blob_put(&manifest, bytes.clone()).await.unwrap();
+    let lease = store.blob_put(&manifest, bytes.clone()).await.unwrap();
     let put = PutManifest {
-        digest: manifest.clone(),
+        content: lease,
         media_type: media::OCI_MANIFEST.to_owned(),
         bytes_len: bytes.len() as u64,
         parsed: Manifest::parse(Some(media::OCI_MANIFEST), &bytes).unwrap(),

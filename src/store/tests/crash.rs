@@ -148,7 +148,7 @@ fn push_steps(round: u32, add: &mut impl FnMut(&str, Act)) {
         "blob in one piece",
         Box::new(move |n| {
             let content = bytes(round, 300);
-            block_on(n.store().blob_put(&digest_of(&content), content))
+            block_on(n.store().blob_put(&digest_of(&content), content)).map(|_| ())
         }),
     );
     add(
@@ -171,8 +171,8 @@ fn push_steps(round: u32, add: &mut impl FnMut(&str, Act)) {
         let digest = digest_of(&bytes(round, len));
         // As a push that finds the content there already, also when an earlier one failed.
         let act = move |n: &mut Node| {
-            block_on(n.store().blob_exists_len(&digest))?.ok_or(StoreError::NotFound)?;
-            block_on(n.store().link_blob(&name("app"), &digest, len as u64))
+            let open = block_on(n.store().blob_open(&digest))?.ok_or(StoreError::NotFound)?;
+            block_on(n.store().link_blob(&name("app"), &open.lease, open.len))
         };
         add("link", Box::new(act));
     }
@@ -180,9 +180,8 @@ fn push_steps(round: u32, add: &mut impl FnMut(&str, Act)) {
         "manifest and tag",
         Box::new(move |n| {
             let (text, digest) = manifest(round);
-            block_on(n.store().blob_put(&digest, text.clone()))?;
             let put = PutManifest {
-                digest,
+                content: block_on(n.store().blob_put(&digest, text.clone()))?,
                 media_type: media::OCI_MANIFEST.to_owned(),
                 bytes_len: text.len() as u64,
                 parsed: Manifest::parse(Some(media::OCI_MANIFEST), &text).unwrap(),

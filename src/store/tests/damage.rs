@@ -14,8 +14,8 @@ fn push(store: &Store, bytes: &[u8]) -> Digest {
     block_on(async {
         let mut upload = store.upload_start(&name("app")).await.unwrap();
         upload.write(bytes).await.unwrap();
-        upload.finish(&digest).await.unwrap();
-        store.link_blob(&name("app"), &digest, bytes.len() as u64).await.unwrap();
+        let (lease, len) = upload.finish(&digest).await.unwrap();
+        store.link_blob(&name("app"), &lease, len).await.unwrap();
     });
     digest
 }
@@ -25,7 +25,7 @@ fn push_manifest(store: &Store, tag: &str) -> Digest {
     let text = r#"{"schemaVersion":2,"manifests":[]}"#;
     let digest = digest_of(text.as_bytes());
     let manifest = PutManifest {
-        digest: digest.clone(),
+        content: Lease::unseen(&digest),
         media_type: media::OCI_INDEX.to_owned(),
         bytes_len: text.len() as u64,
         parsed: Manifest::parse(Some(media::OCI_INDEX), text.as_bytes()).unwrap(),

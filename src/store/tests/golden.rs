@@ -92,7 +92,7 @@ fn extras(store: &Store) {
         )
     });
     let put = |text: &str, origin| PutManifest {
-        digest: digest_of(text.as_bytes()),
+        content: Lease::unseen(&digest_of(text.as_bytes())),
         media_type: media::OCI_MANIFEST.to_owned(),
         bytes_len: text.len() as u64,
         parsed: Manifest::parse(Some(media::OCI_MANIFEST), text.as_bytes()).unwrap(),
@@ -317,8 +317,8 @@ fn f201_a_backup_is_restored_with_a_new_epoch_and_an_unfinished_restore_is_notic
     let content = b"some content".to_vec();
     let digest = digest_of(&content);
     block_on(async {
-        store.blob_put(&digest, content.clone()).await.unwrap();
-        store.link_blob(&"app".parse().unwrap(), &digest, content.len() as u64).await.unwrap();
+        let lease = store.blob_put(&digest, content.clone()).await.unwrap();
+        store.link_blob(&"app".parse().unwrap(), &lease, content.len() as u64).await.unwrap();
     });
     // As `skerry backup` does, with changes going on.
     let taken = block_on(store.begin_backup()).unwrap();
@@ -383,8 +383,8 @@ fn a_backup_that_cannot_be_read_is_not_restored_without_what_is_in_it() {
     let content = b"some content".to_vec();
     let digest = digest_of(&content);
     block_on(async {
-        store.blob_put(&digest, content.clone()).await.unwrap();
-        store.link_blob(&"app".parse().unwrap(), &digest, content.len() as u64).await.unwrap();
+        let lease = store.blob_put(&digest, content.clone()).await.unwrap();
+        store.link_blob(&"app".parse().unwrap(), &lease, content.len() as u64).await.unwrap();
         store.close().await.unwrap();
     });
     drop(store);

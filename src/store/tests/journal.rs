@@ -471,7 +471,7 @@ fn f201_what_a_cut_journal_lost_is_not_told_to_children_as_deleted() {
     let at = |sequence| Cursor { epoch: 9, sequence };
     let put = |number: u8, tag: &str| {
         for (blob, size) in [(100, 20), (101, 300)] {
-            block_on(store.link_blob(&app, &digest(blob), size)).unwrap();
+            block_on(store.link_blob(&app, &Lease::unseen(&digest(blob)), size)).unwrap();
         }
         let put = PutManifest { origin: Origin::Parent, ..image(number, &[tag]) };
         assert_eq!(block_on(store.put_manifest(&app, put)), Ok(PutOutcome::Stored));

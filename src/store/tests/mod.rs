@@ -18,6 +18,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use smol::block_on;
 
+use super::content::leases::Lease;
 use super::journal::{checkpoint, frame};
 use super::replica::{outbox, refused};
 use super::rows::link::{BlobLink, Referred, blob_key, split_key};
