@@ -370,7 +370,8 @@ impl Engine {
             now.failures = now.failures.saturating_add(1);
             let denied = is_denial(error) && !now.online;
             now.denials = if denied { now.denials.saturating_add(1) } else { 0 };
-            now.online = false;
+            // What fails on the disk here says nothing of the parent.
+            now.online &= matches!(error, SyncError::Store(_));
         });
         self.state.set_failure(Some(error));
         if let SyncError::Store(error) = error {

@@ -166,8 +166,9 @@ impl NodeState {
             NodeState::Unprovisioned => Some(
                 "this node waits for its connection string: take it from `skerry \
                  connected-registry get-settings --name NAME` at the root, and put it into the \
-                 file of parent.connection_string_file, or into the credential \
-                 skerry.connection-string and restart the service",
+                 file of parent.connection_string_file, which the user of the service must be \
+                 able to read, or into the credential skerry.connection-string and restart the \
+                 service",
             ),
             NodeState::CredentialMissing => Some(
                 "the connection string is missing or cannot be used: this node serves what it \

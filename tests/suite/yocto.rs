@@ -341,11 +341,25 @@ impl Partition {
 
 /// The partitions of a kickstart file, by the rules of wic for the options that we use.
 fn partitions(text: &str) -> Vec<Partition> {
-    let valued =
-        ["source", "sourceparams", "fstype", "label", "fixed-size", "align", "ondisk", "part-type"];
+    let valued = [
+        "source",
+        "sourceparams",
+        "fstype",
+        "label",
+        "fixed-size",
+        "align",
+        "ondisk",
+        "part-type",
+        "mkfs-extraopts",
+    ];
     let flags = ["use-label", "use-uuid", "no-fstab-update"];
     let parse = |line: &str| {
-        let mut words = line.split_whitespace().skip(1).peekable();
+        // As a shell splits it: blanks between quotes belong to the word.
+        let pieces = line.split('"').enumerate();
+        let unquoted: String = pieces
+            .map(|(n, piece)| if n % 2 == 1 { piece.replace(' ', "\0") } else { piece.to_owned() })
+            .collect();
+        let mut words = unquoted.split_whitespace().skip(1).peekable();
         let mount = words.next_if(|word| !word.starts_with("--")).map(str::to_owned);
         let mut options = BTreeMap::new();
         while let Some(word) = words.next() {
@@ -356,7 +370,8 @@ fn partitions(text: &str) -> Vec<Partition> {
                 None if flags.contains(&word) => (word, ""),
                 None => panic!("an option that this reader does not know: {word}"),
             };
-            assert!(options.insert(name.to_owned(), value.to_owned()).is_none(), "{line}");
+            let value = value.replace('\0', " ");
+            assert!(options.insert(name.to_owned(), value).is_none(), "{line}");
         }
         Partition { mount, options }
     };
@@ -373,6 +388,10 @@ fn p049_partitions_are_found_by_their_labels() {
         assert!(partition.has("no-fstab-update"), "wic rewrites fstab of {:?}", partition.mount);
     }
     assert_eq!(partitions[3].mount, None, "the data partition is mounted by a unit");
+    // What ext4 keeps for root, other daemons could take from the registry on a full disk.
+    let made_with = partitions[3].get("mkfs-extraopts").unwrap_or_default();
+    assert!(made_with.contains("-m 0"), "{made_with}");
+    assert!(text.contains("fsck.repair=yes"), "nobody is near to answer fsck");
     let efi_system = "C12A7328-F81F-11D2-BA4B-00A0C93EC93B";
     assert_eq!(partitions[0].get("part-type"), Some(efi_system), "firmware looks for this type");
     // The root is of the form PARTLABEL=root-a where there are labels of partitions: not in an MBR.
