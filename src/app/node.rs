@@ -17,7 +17,7 @@ use crate::gateway::{Contacts, Gateway, GatewayOptions};
 use crate::http::{Budget, Deadlines, Permits, Service, Shutdown, TlsAcceptor, serve};
 use crate::registry::{Registry, RegistryOptions};
 use crate::store::role::role_by_files;
-use crate::store::{IndexKind, Store, StoreOptions};
+use crate::store::{IndexKind, Store, StoreOptions, VerifyWhen};
 use crate::sync::Engine;
 use crate::sys::activation::{self, Passed};
 use crate::sys::clock::sleep;
@@ -200,7 +200,11 @@ fn store_options(config: &Config) -> StoreOptions {
         reserve: config.storage.reserve.0,
         uploads: config.limits.uploads,
         quotas: quotas.map(|quota| (quota.repositories.clone(), quota.size.0)).collect(),
-        verify_first_read: config.storage.verify == Verify::FirstReadPerBoot,
+        verify: match config.storage.verify {
+            Verify::Scrub => VerifyWhen::Scrub,
+            Verify::FirstSendPerBoot => VerifyWhen::FirstSend,
+            Verify::FirstReadPerBoot => VerifyWhen::FirstRead,
+        },
         index: IndexKind::Sled { cache: config.limits.index_cache.0 },
         ..StoreOptions::new(&config.storage.state_dir)
     }

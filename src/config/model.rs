@@ -219,7 +219,7 @@ pub struct Storage {
     /// Free space, bytes, below which pushes are refused; never more than 5 % of the file
     /// system. Default: 64 MiB.
     pub reserve: ByteSize,
-    /// When content is hashed beside scrubs. Default: `scrub`.
+    /// When content is hashed beside scrubs. Default: `first-send-per-boot`.
     pub verify: Verify,
 }
 
@@ -228,7 +228,7 @@ impl Default for Storage {
         Storage {
             state_dir: PathBuf::new(),
             reserve: ByteSize(64 * 1024 * 1024),
-            verify: Verify::Scrub,
+            verify: Verify::FirstSendPerBoot,
         }
     }
 }
@@ -364,9 +364,12 @@ impl Default for Scrub {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Verify {
     /// After an unclean stop what came last; otherwise by scrubs only.
-    #[default]
     Scrub,
-    /// Also when it is first read after each start.
+    /// Also while it is first sent whole after each start: the connection ends before the last
+    /// byte of what is damaged.
+    #[default]
+    FirstSendPerBoot,
+    /// Also before it is first read after each start.
     FirstReadPerBoot,
 }
 

@@ -413,8 +413,9 @@ words!(
     "auto" => Auto, "root" => Root, "connected" => Connected
 );
 words!(
-    Verify, "\"scrub\" or \"first-read-per-boot\"",
-    "scrub" => Scrub, "first-read-per-boot" => FirstReadPerBoot
+    Verify, "\"scrub\", \"first-send-per-boot\" or \"first-read-per-boot\"",
+    "scrub" => Scrub, "first-send-per-boot" => FirstSendPerBoot,
+    "first-read-per-boot" => FirstReadPerBoot
 );
 words!(ParentKind, "\"skerry\" or \"oci\"", "skerry" => Skerry, "oci" => Oci);
 words!(

@@ -29,6 +29,7 @@ mod writer;
 mod tests;
 
 pub use content::space::Shortage;
+pub use content::trust::VerifyWhen;
 pub use error::StoreError;
 pub use index::IndexKind;
 pub use journal::layout::OpenError;
@@ -93,8 +94,8 @@ pub struct StoreOptions {
     pub retain_for_children: bool,
     /// What repositories may hold, bytes; the first pattern that covers one counts.
     pub quotas: Vec<(RepositoryPattern, u64)>,
-    /// Whether all content is hashed when it is first read after a start.
-    pub verify_first_read: bool,
+    /// When content is hashed beside scrubs.
+    pub verify: VerifyWhen,
     /// Look at what is there and change nothing: a backup, or what `fsck` checks.
     pub frozen: bool,
     /// Give up what follows damage of the journal that nothing makes up for; an error when there is
@@ -119,7 +120,7 @@ impl StoreOptions {
             uploads: UPLOADS_MAX,
             retain_for_children: false,
             quotas: Vec::new(),
-            verify_first_read: false,
+            verify: VerifyWhen::Scrub,
             frozen: false,
             cut_journal: false,
             index: IndexKind::Sled { cache: INDEX_CACHE_BYTES },
@@ -259,7 +260,7 @@ impl Store {
             named: Named::default(),
             garbage: Candidates::new(),
             damage,
-            trust: Trust::new(options.verify_first_read),
+            trust: Trust::new(options.verify),
             scrub: Scrub::default(),
             frozen,
             newer,

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::support::eventually;
-use crate::support::http::{bearer, token};
+use crate::support::http::{bearer, send, token};
 use crate::support::image::{self, Image};
 use crate::support::node::Node;
 use crate::sync::pair;
@@ -79,6 +79,35 @@ fn f173_a_damaged_blob_of_a_root_is_told_and_taken_back_by_a_push() {
     std::fs::write(file(&root, &layer), &image.layers[0][..1000]).unwrap();
     assert_eq!(ask("GET").status, 503);
     assert_eq!(root.json(&["status"])["damagedBlobs"], 1);
+}
+
+/// A node that has been switched on sends nothing that rotted meanwhile as if it were whole.
+#[test]
+fn f211_what_rotted_while_a_node_was_off_does_not_arrive_whole() {
+    let mut root = Node::root();
+    let user = root.pusher("pusher-one", "app");
+    let user = (user.0.as_str(), user.1.as_str());
+    let image = Image::new(43, &[1_000_000, 300_000]);
+    assert_eq!(image.push(&root.login, user, "app", "v1").status, 201);
+    assert!(root.stop().success());
+    let [bad, good] = [0, 1].map(|n: usize| image::digest(&image.layers[n]));
+    flip_a_bit(&root, &bad);
+    flip_a_bit(&root, &image::digest(&image.config));
+    root.start();
+    let bearer_token = token(&root.login, user.0, user.1, &["repository:app:pull"]).unwrap();
+    let path = |digest: &str| format!("/v2/app/blobs/{digest}");
+    let ask = |digest: &str| bearer(&root.login, &bearer_token, "GET", &path(digest), &[], b"");
+    let authorization = format!("Bearer {bearer_token}");
+    let cut = send(&root.login, "GET", &path(&bad), &[("authorization", &authorization)], b"");
+    assert!(cut.is_err(), "{:?}", cut.map(|answer| (answer.status, answer.body.len())));
+    for digest in [&bad, &image::digest(&image.config)] {
+        let answer = ask(digest);
+        assert_eq!((answer.status, answer.error().1.as_str()), (503, "content_damaged"));
+    }
+    for _ in 0..2 {
+        assert_eq!(ask(&good).body, image.layers[1]);
+    }
+    assert_eq!(root.json(&["status"])["damagedBlobs"], 2);
 }
 
 /// A file that is not there is noticed by whoever asks for it, and fetched again like one that is

@@ -3,6 +3,7 @@
 pub mod blobs;
 pub mod damage;
 pub mod leases;
+pub mod proof;
 pub mod scrub;
 pub mod trust;
 pub mod uploads;

@@ -32,11 +32,22 @@ const STEP_BYTES: usize = 256 * 1024;
 /// Journal read at a time, bytes.
 const JOURNAL_BYTES: usize = 1024 * 1024;
 
+/// When content is hashed beside scrubs, and beside what came last before an unclean stop.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum VerifyWhen {
+    /// Never.
+    #[default]
+    Scrub,
+    /// While it is first sent whole after a start.
+    FirstSend,
+    /// Before it is first read after a start.
+    FirstRead,
+}
+
 /// What is believed of the content on disk.
 #[derive(Default)]
 pub(in crate::store) struct Trust {
-    /// Hash everything when it is first asked for after a start.
-    first_read: bool,
+    when: VerifyWhen,
     doubts: Mutex<Doubts>,
     /// Bytes of content that came since the last settling.
     unsettled: AtomicU64,
@@ -74,9 +85,9 @@ pub enum Verdict {
 }
 
 impl Trust {
-    /// With `first_read`, everything is hashed when it is first read after a start.
-    pub(in crate::store) fn new(first_read: bool) -> Trust {
-        Trust { first_read, ..Trust::default() }
+    /// Everything is hashed after a start, and `when`.
+    pub(in crate::store) fn new(when: VerifyWhen) -> Trust {
+        Trust { when, ..Trust::default() }
     }
 
     fn doubts(&self) -> MutexGuard<'_, Doubts> {
@@ -98,10 +109,11 @@ impl Trust {
         self.unsettled.fetch_add(bytes.max(1), Ordering::Relaxed);
     }
 
-    fn believe(&self, digest: &Digest) {
+    /// It was hashed, or came, since the start.
+    pub(in crate::store) fn believe(&self, digest: &Digest) {
         let mut doubts = self.doubts();
         doubts.suspects.remove(digest);
-        if self.first_read {
+        if self.when != VerifyWhen::Scrub {
             if doubts.checked.len() >= CHECKED_MAX {
                 doubts.checked.clear();
             }
@@ -113,7 +125,12 @@ impl Trust {
     pub(in crate::store) fn is_doubted(&self, digest: &Digest) -> bool {
         let doubts = self.doubts();
         doubts.suspects.contains(digest)
-            || (self.first_read && !doubts.checked.contains(&short(digest)))
+            || (self.when == VerifyWhen::FirstRead && !doubts.checked.contains(&short(digest)))
+    }
+
+    /// Whether it has to be hashed while it is sent.
+    pub(in crate::store) fn is_unproven(&self, digest: &Digest) -> bool {
+        self.when == VerifyWhen::FirstSend && !self.doubts().checked.contains(&short(digest))
     }
 }
 

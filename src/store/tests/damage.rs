@@ -203,12 +203,44 @@ fn everything_is_hashed_on_the_first_read_when_that_is_wished() {
     drop(store);
     flip(&disk, &bad);
     let mut options = options(Path::new("/s"), IndexKind::Map);
-    options.verify_first_read = true;
+    options.verify = VerifyWhen::FirstRead;
     let (store, _) = Store::open(sys_on(&disk), options).unwrap();
     assert_eq!((get(&store, &bad), get(&store, &good)), (None, Some(vec![1; 5000])));
     // Once: rot that comes later is the scrub's to find.
     flip(&disk, &good);
     assert!(get(&store, &good).is_some());
+    assert_eq!(scrub(&store).damaged, 1);
+}
+
+#[test]
+fn f211_what_is_sent_whole_is_hashed_on_the_way_once() {
+    let disk = MemoryDisk::new();
+    let (store, _) = open_memory(&disk).unwrap();
+    let lens = [5000, 200_000, 200_000];
+    let [small, good, bad] = [0, 1, 2].map(|n: u8| push(&store, &vec![n; lens[usize::from(n)]]));
+    block_on(store.close()).unwrap();
+    drop(store);
+    [&small, &bad].into_iter().for_each(|digest| flip(&disk, digest));
+    let mut options = options(Path::new("/s"), IndexKind::Map);
+    options.verify = VerifyWhen::FirstSend;
+    let (store, _) = Store::open(sys_on(&disk), options).unwrap();
+    let send = |digest: &Digest| {
+        let open = block_on(store.blob_open(digest)).unwrap()?;
+        let len = open.len;
+        let file = block_on(store.sent_whole(open)).unwrap()?.file;
+        let (mut sent, mut piece) = (0, vec![0; 64 * 1024]);
+        while sent < len {
+            sent += file.read_at(&mut piece, sent).ok().filter(|read| *read > 0)? as u64;
+        }
+        Some(sent)
+    };
+    assert_eq!([&small, &good, &bad].map(&send), [None, Some(200_000), None]);
+    for digest in [&small, &bad] {
+        assert!(block_on(store.blob_open(digest)).unwrap().is_none(), "it is out of service");
+    }
+    // Once: rot that comes later is the scrub's to find.
+    flip(&disk, &good);
+    assert_eq!(send(&good), Some(200_000));
     assert_eq!(scrub(&store).damaged, 1);
 }
 
