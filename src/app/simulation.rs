@@ -11,6 +11,7 @@
 mod between;
 mod parent;
 mod scenarios;
+mod set_back;
 mod two_writers;
 
 use std::collections::{BTreeMap, BTreeSet};

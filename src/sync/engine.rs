@@ -172,6 +172,8 @@ impl Engine {
         let instance_id = options.instance_id.clone();
         let upstream = Upstream::new(&sys, client, connection, instance_id, options.private_ca);
         let (upstream, state) = (Arc::new(upstream), Arc::new(State::new(&sys)));
+        // Of a row that cannot be read no number is known to be new.
+        let last_at_start = store.outbox_last().unwrap_or(u64::MAX);
         let fetcher =
             Fetcher { store: store.clone(), upstream: upstream.clone(), strikes: Arc::default() };
         Engine {
@@ -187,6 +189,7 @@ impl Engine {
                 upstream: upstream.clone(),
                 uploader: Uploader { store: store.clone(), upstream: upstream.clone() },
                 fetcher,
+                last_at_start,
                 turns: Mutex::default(),
                 retries: Mutex::default(),
             },

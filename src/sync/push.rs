@@ -60,6 +60,8 @@ pub(super) struct Pusher {
     pub(super) upstream: Arc<Upstream>,
     pub(super) uploader: Uploader,
     pub(super) fetcher: Fetcher,
+    /// The last number that a change got before this start: the disk may have been set back since.
+    pub(super) last_at_start: u64,
     /// Kept from one session to the next.
     pub(super) turns: Mutex<Turns>,
     pub(super) retries: Mutex<Retries>,
@@ -90,6 +92,13 @@ impl Retries {
             self.seen = None;
         }
     }
+
+    /// How many numbers to leave out behind one that stands for another change.
+    fn left_out(&mut self) -> u64 {
+        let mismatches = self.mismatches;
+        self.mismatches = (mismatches + 1).min(LEFT_OUT_MAX);
+        (1 << mismatches) - 1
+    }
 }
 
 impl Pusher {
@@ -112,7 +121,7 @@ impl Pusher {
             return Ok(LOOK_AGAIN);
         }
         if !self.retries().joined {
-            self.store.outbox_join().await?;
+            self.store.outbox_join(0).await?;
             self.retries().joined = true;
         }
         self.retry_refused().await?;
@@ -315,32 +324,39 @@ impl Pusher {
 
     /// The parent knows the number, and not for this change. In the life of the store that gave the
     /// number it stood for this change, and the parent has had it: this store was restored since.
-    /// Or the store was set back without that, and counts over again.
+    /// Or the store was set back without that, and counts over again: then the parent may have had
+    /// the change as well.
     async fn settle_mismatch(&self, number: u64, entry: &OutboxEntry) -> Result<(), SyncError> {
-        let (id, repository) = (&entry.id, &entry.repository);
-        if self.store.outbox_life(id)? == Life::Present {
-            let mismatches = self.retries().mismatches;
-            self.retries().mismatches = (mismatches + 1).min(LEFT_OUT_MAX);
-            log::warn!(
-                "renumbering a change, its number is used at the parent: id='{id}' \
-                 repository={repository}"
-            );
-            return Ok(self.store.outbox_renumber(number, (1 << mismatches) - 1).await?);
+        let is_present = self.store.outbox_life(&entry.id)? == Life::Present;
+        if is_present && number <= self.last_at_start {
+            self.store.outbox_join(self.last_at_start).await?;
+            if self.store.outbox_entry(number)?.is_none() {
+                return Ok(());
+            }
         }
-        if self.is_yet_to_come(number, entry).await? {
-            return Ok(self.store.outbox_renumber(number, 0).await?);
+        let is_yet_to_come = self.is_yet_to_come(number, entry).await?;
+        let left_out = if is_present { self.retries().left_out() } else { 0 };
+        if is_yet_to_come {
+            log::warn!(
+                "renumbering a change, its number is used at the parent: id='{}' repository={}",
+                entry.id,
+                entry.repository
+            );
+            return Ok(self.store.outbox_renumber(number, left_out).await?);
         }
         log::warn!(
-            "{entry} was delivered before this store was restored: the parent's state counts"
+            "{entry} was delivered before this store was restored or set back: the parent's state \
+             counts"
         );
-        self.store.outbox_done(number).await?;
-        Ok(self.store.request_reconcile().await?)
+        Ok(self.store.outbox_overtaken(number, left_out).await?)
     }
 
     /// Whether the parent has not had a change whose number is used there. What it does not have
     /// may have been refused in the life of the store that gave the number. What is there goes on
     /// from what became of it since; a removal would take that away. But what was refused has let
-    /// changes with higher numbers pass: it is yet to come while the tag is where it begins.
+    /// changes with higher numbers pass: it is yet to come while the tag is where it begins. In a
+    /// store that was set back a tag that was set since the start is new too. A removal is not
+    /// known to be: the memory may have been set back with the disk.
     async fn is_yet_to_come(&self, number: u64, entry: &OutboxEntry) -> Result<bool, SyncError> {
         let repository = &entry.repository;
         if let Some(digest) = entry.brings()
@@ -348,8 +364,13 @@ impl Pusher {
         {
             return Ok(true);
         }
+        let was_refused = self.store.outbox_was_refused(number)?;
+        let is_present = self.store.outbox_life(&entry.id)? == Life::Present;
         match &entry.change {
-            _ if !self.store.outbox_was_refused(number)? => Ok(false),
+            OutboxChange::Tag { digest: Some(_), .. } if is_present => {
+                Ok(number > self.last_at_start && !was_refused)
+            }
+            _ if is_present || !was_refused => Ok(false),
             OutboxChange::Tag { tag, .. } => {
                 let reference = Reference::Tag(tag.clone());
                 let there = self.upstream.tag(repository, &reference).await?;

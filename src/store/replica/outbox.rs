@@ -105,14 +105,7 @@ impl Store {
     pub async fn outbox_delivered(&self, number: u64, heard: u64) -> Result<bool, StoreError> {
         self.commit(move |txn| {
             heard::note(txn, heard)?;
-            let entry = txn.get::<OutboxEntry>(&entry_key(number))?;
-            let was_refused = finish(txn, number)?;
-            if let Some(OutboxEntry { repository, change, .. }) = entry
-                && let OutboxChange::ManifestDeleted { digest } = change
-            {
-                tags_are_gone(txn, &repository, &digest)?;
-            }
-            Ok(was_refused)
+            is_taken(txn, number)
         })
         .await
     }
@@ -194,6 +187,18 @@ impl Store {
 pub(in crate::store) fn life(txn: &Txn<'_>, id: &OutboxId) -> Result<Life, StoreError> {
     let own = txn.get::<NodeConfig>(&self_config_key())?.map(|config| config.node.name);
     Ok(id.life(own.as_ref(), txn.incarnation()))
+}
+
+/// The parent has taken a change; whether it had refused it before.
+pub(in crate::store) fn is_taken(txn: &mut Txn<'_>, number: u64) -> Result<bool, StoreError> {
+    let entry = txn.get::<OutboxEntry>(&entry_key(number))?;
+    let was_refused = finish(txn, number)?;
+    if let Some(OutboxEntry { repository, change, .. }) = entry
+        && let OutboxChange::ManifestDeleted { digest } = change
+    {
+        tags_are_gone(txn, &repository, &digest)?;
+    }
+    Ok(was_refused)
 }
 
 /// The parent has deleted a manifest for us, with the tags that named it: changes that begin with

@@ -3,10 +3,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::node::ask_for_reconcile;
 use super::outbox::{self, Life, Origin, OutboxChange, OutboxEntry};
 use super::refused::{RefusalState, RefusedChange};
 use crate::store::rows::manifest::{ManifestRow, manifest_key};
-use crate::store::rows::outbox::{entry_key, number_of, remember};
+use crate::store::rows::outbox::{LastOutbox, counter_key, entry_key, number_of, remember};
 use crate::store::rows::refused::refused_key;
 use crate::store::rows::tag::{TagRow, tag_key};
 use crate::store::rows::{Kind, prefix};
@@ -31,11 +32,23 @@ impl Store {
     }
 
     /// Makes the changes of each tag one that stores before this one numbered, as a backup holds
-    /// them. The parent may have had any of them since: of several it might take one again that a
-    /// later one had undone.
-    pub async fn outbox_join(&self) -> Result<(), StoreError> {
-        while self.commit(join_some).await? {}
+    /// them, or that have a number up to `last` in this one, which was set back. The parent may
+    /// have had any of them since: of several it might take one again that a later one had undone.
+    pub async fn outbox_join(&self, last: u64) -> Result<(), StoreError> {
+        while self.commit(move |txn| join_some(txn, last)).await? {}
         Ok(())
+    }
+
+    /// Removes a change that the parent has taken in a state of this store that is lost, leaving
+    /// out so many numbers: what the parent has now may be later, and is compared.
+    pub async fn outbox_overtaken(&self, number: u64, left_out: u64) -> Result<(), StoreError> {
+        self.commit(move |txn| {
+            outbox::is_taken(txn, number)?;
+            let last = txn.get::<LastOutbox>(&counter_key())?.map_or(0, |last| last.0);
+            txn.put_changed(counter_key(), &LastOutbox(last.saturating_add(left_out)))?;
+            ask_for_reconcile(txn)
+        })
+        .await
     }
 
     /// Gives a change, with those of its tag behind it, new numbers, leaving out so many: the old
@@ -178,15 +191,19 @@ fn keeps_number(txn: &mut Txn<'_>, waiting: &Waiting, number: u64) -> Result<boo
     Ok(true)
 }
 
-/// Makes the changes of each tag one that stores before this one numbered, until there are enough
-/// for one record; whether there are more.
-fn join_some(txn: &mut Txn<'_>) -> Result<bool, StoreError> {
+/// Makes the changes of each tag one that stores before this one numbered, or this one up to
+/// `last`, until there are enough for one record; whether there are more.
+fn join_some(txn: &mut Txn<'_>, last: u64) -> Result<bool, StoreError> {
     let (mut waiting, mut joined) = (Waiting::read(txn)?, 0);
     let tags = std::mem::take(&mut waiting.tags);
     for mut chain in tags.into_values().flat_map(BTreeMap::into_values) {
         let mut earlier = 0;
-        while let Some((_, entry)) = chain.get(earlier)
-            && outbox::life(txn, &entry.id)? == Life::Earlier
+        while let Some((number, entry)) = chain.get(earlier)
+            && match outbox::life(txn, &entry.id)? {
+                Life::Earlier => true,
+                Life::Present => *number <= last,
+                Life::Unknown => false,
+            }
         {
             earlier += 1;
         }
@@ -218,8 +235,9 @@ fn join(
     let mut changes = renewed(txn, &chain)?;
     let (Some(number), Some(mut last)) = (numbers.last(), chain.pop()) else { return Ok(()) };
     let Some(OutboxChange::Tag { base: begins, .. }) = changes.pop() else { return Ok(()) };
-    let known = std::mem::replace(&mut last.unheard, may_be_there(txn, &chain)?);
-    known.into_iter().for_each(|state| remember(&mut last.unheard, state));
+    let known = std::mem::take(&mut last.unheard);
+    let states = chain.iter().flat_map(OutboxEntry::attempted).chain(known);
+    states.for_each(|state| remember(&mut last.unheard, state));
     if let OutboxChange::Tag { base, .. } = &mut last.change {
         *base = begins;
     }
@@ -389,9 +407,9 @@ mod tests {
                 store.commit(move |txn| txn.put(entry_key(number), &entry)).await.unwrap();
             }
             push(&store, "app", 3, &["v1"]).await;
-            store.outbox_join().await.unwrap();
+            store.outbox_join(0).await.unwrap();
             let before = store.sequence();
-            store.outbox_join().await.unwrap();
+            store.outbox_join(0).await.unwrap();
             assert_eq!(store.sequence(), before, "once");
             let waits = |number: u64| {
                 let entry = store.outbox_entry(number).unwrap().unwrap();

@@ -205,7 +205,7 @@ impl From<EntryRow> for OutboxEntry {
 }
 
 /// The number of the last change that this node put into its outbox.
-#[derive(Clone, Copy, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub(in crate::store) struct LastOutbox(pub(in crate::store) u64);
 
 impl Row for LastOutbox {

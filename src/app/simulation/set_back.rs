@@ -1,0 +1,116 @@
+//! A device whose disk is set back to a snapshot: its store does not know, and counts over again.
+
+use super::scenarios::{FIRST, SECOND, THIRD, app, in_tree, named, names, push, rest};
+use super::*;
+
+async fn delete(store: &Store, tag: &str) {
+    let tag = &names(&[tag])[0];
+    store.delete_tag(&app(), tag, Precondition::None, &Origin::Client).await.unwrap();
+}
+
+fn first() -> Option<Digest> {
+    Some(digest_of(&manifest(FIRST)))
+}
+
+#[test]
+fn f201_a_device_that_was_set_back_does_not_delete_what_it_has_acknowledged_since() {
+    for whole in [true, false] {
+        in_tree(async |tree, engine| {
+            let (root, device) = (&tree.world.root, &tree.world.device());
+            push(device, &["v1"], FIRST).await;
+            rest(tree, engine).await;
+            match whole {
+                true => {
+                    let first = digest_of(&manifest(FIRST));
+                    device.delete_manifest(&app(), &first, &Origin::Client).await.unwrap();
+                }
+                false => delete(device, "v1").await,
+            }
+            let snapshot = device.rows_of_backup();
+            rest(tree, engine).await;
+            assert_eq!(named(root, "v1"), None);
+            // Pushed again, acknowledged and delivered.
+            push(device, &["v1"], FIRST).await;
+            rest(tree, engine).await;
+            assert_eq!((named(root, "v1"), named(device, "v1")), (first(), first()));
+            device.set_back(snapshot);
+            assert_eq!(named(device, "v1"), None);
+            let engine = tree.start().await;
+            rest(tree, &engine).await;
+            assert_eq!((named(root, "v1"), named(device, "v1")), (first(), first()), "{whole}");
+        });
+    }
+}
+
+#[test]
+fn f201_a_device_that_was_set_back_does_not_set_a_tag_back() {
+    in_tree(async |tree, engine| {
+        let (root, device) = (&tree.world.root, &tree.world.device());
+        push(device, &["v1", "gone"], FIRST).await;
+        delete(device, "gone").await;
+        rest(tree, engine).await;
+        push(device, &["v1"], SECOND).await;
+        push(device, &["v1", "gone"], THIRD).await;
+        let snapshot = device.rows_of_backup();
+        rest(tree, engine).await;
+        push(device, &["v1"], FIRST).await;
+        delete(device, "gone").await;
+        rest(tree, engine).await;
+        assert_eq!((named(root, "v1"), named(root, "gone")), (first(), None));
+        device.set_back(snapshot);
+        let engine = tree.start().await;
+        rest(tree, &engine).await;
+        for node in [root, device] {
+            assert_eq!((named(node, "v1"), named(node, "gone")), (first(), None));
+        }
+    });
+}
+
+/// What the parent lacks goes up, and of its tags no more than the last.
+#[test]
+fn f201_a_removal_does_not_go_up_again_with_what_the_parent_lacks() {
+    in_tree(async |tree, engine| {
+        let (root, device) = (&tree.world.root, &tree.world.device());
+        push(device, &["v1"], FIRST).await;
+        rest(tree, engine).await;
+        push(device, &["v1"], SECOND).await;
+        delete(device, "v1").await;
+        let snapshot = device.rows_of_backup();
+        rest(tree, engine).await;
+        push(device, &["v1"], FIRST).await;
+        rest(tree, engine).await;
+        let second = digest_of(&manifest(SECOND));
+        root.delete_manifest(&app(), &second, &Origin::Client).await.unwrap();
+        device.set_back(snapshot);
+        let engine = tree.start().await;
+        rest(tree, &engine).await;
+        assert_eq!((named(root, "v1"), named(device, "v1")), (first(), first()));
+    });
+}
+
+/// The second tag of an image begins where the parent has its content already.
+#[test]
+fn f130_f201_what_is_pushed_to_a_device_that_was_set_back_arrives_under_all_its_tags() {
+    in_tree(async |tree, engine| {
+        let (root, device) = (&tree.world.root, &tree.world.device());
+        push(device, &["v1", "latest"], FIRST).await;
+        rest(tree, engine).await;
+        let snapshot = device.rows_of_backup();
+        for _ in 0..3 {
+            push(device, &["v2", "latest"], SECOND).await;
+            rest(tree, engine).await;
+            push(device, &["v2", "latest"], FIRST).await;
+            rest(tree, engine).await;
+        }
+        device.set_back(snapshot);
+        let engine = tree.start().await;
+        push(device, &["v3", "latest"], THIRD).await;
+        push(device, &["v1"], THIRD).await;
+        rest(tree, &engine).await;
+        let third = Some(digest_of(&manifest(THIRD)));
+        for tag in ["v1", "v3", "latest"] {
+            assert_eq!((named(root, tag), named(device, tag)), (third.clone(), third.clone()));
+        }
+        assert_eq!(device.conflicts().unwrap(), []);
+    });
+}
