@@ -139,6 +139,7 @@ impl Worker {
         match self.upstream.keeps_manifest(repository, digest).await.map_err(SyncError::from) {
             Ok(false) => self.delete_manifest(watch, repository, digest).await,
             Ok(true) => {
+                self.store.parent_has(repository, None, digest).await?;
                 self.state.paid(repository, &item);
                 Ok(())
             }

@@ -99,7 +99,7 @@ impl Worker {
         }
         let mut again = withheld;
         again.tags.retain(|tag| desired.tags.contains_key(tag));
-        let named: BTreeSet<&Digest> = desired.tags.values().collect();
+        let named: BTreeSet<&Digest> = desired.tags.values().chain(&desired.referrers).collect();
         again.manifests.retain(|digest| named.contains(digest));
         Ok(self.store.release(repository, &again).await?)
     }

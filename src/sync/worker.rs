@@ -651,6 +651,10 @@ impl Worker {
             }
             Message::ManifestAdded { repository, digest } if scope.covers(repository) => {
                 let result = self.fetcher.obtain(repository, digest, None).await.map(|_| ());
+                if result.is_ok() {
+                    // What is here already was not put.
+                    self.store.parent_has(repository, None, digest).await?;
+                }
                 let item = Item::Manifest(digest.clone());
                 self.settle(repository, item, Some(digest), result).await?;
                 repository
@@ -686,6 +690,9 @@ impl Worker {
         let item = Item::Tag(tag.clone());
         let base = self.store.tag(repository, tag)?;
         if base == told {
+            if let Some(digest) = &told {
+                self.store.parent_has(repository, Some(tag), digest).await?;
+            }
             return self.settle(repository, item, None, Ok(())).await;
         }
         if self.store.outbox_holds_tag(repository, tag)? {
@@ -720,7 +727,10 @@ impl Worker {
     ) -> Result<(), SyncError> {
         let item = Item::Tag(tag.clone());
         let result = match (&wanted, base) {
-            (wanted, base) if *wanted == base => Ok(()),
+            (Some(digest), Some(base)) if *digest == base => {
+                self.store.parent_has(repository, Some(tag), digest).await?;
+                Ok(())
+            }
             (Some(digest), base) => {
                 match self.fetcher.obtain(repository, digest, Some((tag, base))).await {
                     Ok(true) => Ok(()),

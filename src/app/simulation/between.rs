@@ -1,6 +1,8 @@
 //! What happens between a request to the parent and its answer.
 
-use super::scenarios::{FIRST, SECOND, THIRD, app, has, in_tree, named, names, push, rest};
+use super::scenarios::{
+    FIRST, SECOND, THIRD, app, has, in_tree, named, names, push, referrer, rest,
+};
 use super::*;
 use crate::store::content::leases::Lease;
 use crate::store::tree::scope_maps::ScopeMapUpdate;
@@ -424,4 +426,66 @@ fn f201_a_parent_that_is_behind_what_it_has_acknowledged_is_offered_what_it_lack
         rest(tree, engine).await;
         assert!(has(root, FIRST) && has(device, FIRST));
     });
+}
+
+/// The root is restored to a state without a manifest, which the device has and may not push.
+async fn loses(tree: &Tree, engine: &Engine, digest: &Digest) {
+    let (root, device) = (&tree.world.root, &tree.world.device());
+    rest(tree, engine).await;
+    write_grants(tree, false).await;
+    rest(tree, engine).await;
+    root.delete_manifest(&app(), digest, &Origin::Client).await.unwrap();
+    device.reconciled(Cursor { epoch: 7, sequence: 5 }).await.unwrap();
+    engine.begin_once().await.unwrap();
+    engine.pull_once().await.unwrap();
+    assert!(device.withheld(&app()).unwrap().manifests.contains(digest));
+    assert!(device.manifest(&app(), digest).unwrap().is_some());
+}
+
+/// What was withheld, and the parent has again, is followed like anything else.
+#[test]
+fn f201_a_tag_that_the_parent_has_again_is_withheld_no_more() {
+    for again in [FIRST, SECOND] {
+        in_tree(async |tree, engine| {
+            let (root, device) = (&tree.world.root, &tree.world.device());
+            push(device, &["v1"], FIRST).await;
+            loses(tree, engine, &digest_of(&manifest(FIRST))).await;
+            // Somebody pushes it again at the root; the device follows by the message.
+            push(root, &["v1"], again).await;
+            engine.pull_once().await.unwrap();
+            let digest = digest_of(&manifest(again));
+            let now = Some(digest.clone());
+            assert_eq!((named(root, "v1"), named(device, "v1")), (now.clone(), now));
+            let kept = device.withheld(&app()).unwrap();
+            assert!(kept.tags.is_empty() && !kept.manifests.contains(&digest));
+            // Long after, it is deleted there.
+            root.delete_manifest(&app(), &digest, &Origin::Client).await.unwrap();
+            rest(tree, engine).await;
+            assert_eq!((named(device, "v1"), has(device, again)), (None, false), "{again}");
+            assert_eq!(has(device, FIRST), again != FIRST, "what the root lacks is kept");
+        });
+    }
+}
+
+/// The same without a tag: of a referrer a message tells, of others only a comparison.
+#[test]
+fn f201_a_manifest_that_the_parent_has_again_is_withheld_no_more() {
+    for bytes in [referrer().0, manifest(FIRST)] {
+        in_tree(async |tree, engine| {
+            let (root, device) = (&tree.world.root, &tree.world.device());
+            let (digest, what) = (digest_of(&bytes), || (bytes.clone(), media::OCI_MANIFEST));
+            push(device, &["v1"], SECOND).await;
+            put(device, &app(), &[], what(), Origin::Client).await;
+            loses(tree, engine, &digest).await;
+            put(root, &app(), &[], what(), Origin::Client).await;
+            if bytes != referrer().0 {
+                device.request_reconcile().await.unwrap();
+            }
+            engine.pull_once().await.unwrap();
+            assert!(device.withheld(&app()).unwrap().is_empty());
+            root.delete_manifest(&app(), &digest, &Origin::Client).await.unwrap();
+            engine.pull_once().await.unwrap();
+            assert_eq!(device.manifest(&app(), &digest).unwrap(), None);
+        });
+    }
 }

@@ -499,7 +499,7 @@ fn f130_what_is_delivered_while_the_parent_says_that_it_is_gone_stays() {
 }
 
 /// A manifest that refers to the second image.
-fn referrer() -> (Vec<u8>, &'static str) {
+pub(super) fn referrer() -> (Vec<u8>, &'static str) {
     let subject = manifest(SECOND);
     let text = format!(
         r#"{{"schemaVersion":2,"mediaType":"{0}","artifactType":"a/sig",

@@ -7,6 +7,7 @@ use super::tags::{self, Precondition};
 use crate::store::content::damage::FileCheck;
 use crate::store::content::leases::Lease;
 use crate::store::replica::delivered::{self, Effect};
+use crate::store::replica::offers;
 use crate::store::replica::outbox::{self, Origin, OutboxChange};
 use crate::store::rows::digest_at;
 use crate::store::rows::link::{BlobLink, blob_key};
@@ -188,6 +189,9 @@ fn add(
     }
     if old.is_none() {
         forget_untagged(txn, repository, put.content.digest())?;
+    }
+    if put.origin == Origin::Parent {
+        offers::is_at_parent(txn, repository, None, put.content.digest())?;
     }
     for tag in &put.tags {
         tags::switch(

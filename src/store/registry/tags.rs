@@ -1,6 +1,7 @@
 //! Tags: movable names of manifests, switched under a precondition.
 
 use crate::store::replica::delivered::{self, Effect};
+use crate::store::replica::offers;
 use crate::store::replica::outbox::{self, Origin, OutboxChange};
 use crate::store::rows::manifest::{ManifestRow, manifest_key};
 use crate::store::rows::name_at;
@@ -176,6 +177,9 @@ pub(in crate::store) fn switch(
         base: current.cloned(),
         digest: Some(digest.clone()),
     };
+    if *origin == Origin::Parent {
+        offers::is_at_parent(txn, repository, Some(tag), digest)?;
+    }
     if same {
         return outbox::enqueue(txn, origin, repository, change);
     }

@@ -36,9 +36,8 @@ impl Withheld {
     }
 
     fn keys(&self, repository: &RepositoryName) -> Vec<Vec<u8>> {
-        let (tags, manifests) = (withheld_tags(repository), withheld_manifests(repository));
-        let tags = self.tags.iter().map(|tag| [&tags[..], tag.as_str().as_bytes()].concat());
-        let manifests = self.manifests.iter().map(|d| [&manifests[..], &d.to_key()].concat());
+        let tags = self.tags.iter().map(|tag| tag_mark(repository, tag));
+        let manifests = self.manifests.iter().map(|digest| manifest_mark(repository, digest));
         tags.chain(manifests).collect()
     }
 }
@@ -144,8 +143,7 @@ impl Store {
         repository: &RepositoryName,
         tag: &Tag,
     ) -> Result<bool, StoreError> {
-        let row = [&withheld_tags(repository)[..], tag.as_str().as_bytes()].concat();
-        Ok(self.get::<Fact>(&row)?.is_some())
+        Ok(self.get::<Fact>(&tag_mark(repository, tag))?.is_some())
     }
 
     /// Whether a manifest is.
@@ -154,8 +152,7 @@ impl Store {
         repository: &RepositoryName,
         digest: &Digest,
     ) -> Result<bool, StoreError> {
-        let row = [&withheld_manifests(repository)[..], &digest.to_key()].concat();
-        Ok(self.get::<Fact>(&row)?.is_some())
+        Ok(self.get::<Fact>(&manifest_mark(repository, digest))?.is_some())
     }
 
     /// Keeps these no more than anything else.
@@ -169,6 +166,22 @@ impl Store {
             self.commit(|txn| page.into_iter().try_for_each(|key| txn.delete(key))).await?;
         }
         Ok(())
+    }
+
+    /// The parent has a manifest, named by a tag if any, that is here already: it is kept no more
+    /// than anything else.
+    pub async fn parent_has(
+        &self,
+        repository: &RepositoryName,
+        tag: Option<&Tag>,
+        digest: &Digest,
+    ) -> Result<(), StoreError> {
+        let is_tag_withheld = tag.map(|tag| self.withholds_tag(repository, tag)).transpose()?;
+        if is_tag_withheld != Some(true) && !self.withholds_manifest(repository, digest)? {
+            return Ok(());
+        }
+        let (repository, tag, digest) = (repository.clone(), tag.cloned(), digest.clone());
+        self.commit(move |txn| is_at_parent(txn, &repository, tag.as_ref(), &digest)).await
     }
 
     /// Has tags that the parent lacks go up as they are, but for those that were moved since. Those
@@ -221,6 +234,31 @@ impl Store {
         }
         Ok(())
     }
+}
+
+/// Ends that a manifest, and a tag if any, are kept though the parent lacks them: it has them. Call
+/// it in the command that sets them as the parent has them.
+pub(in crate::store) fn is_at_parent(
+    txn: &mut Txn<'_>,
+    repository: &RepositoryName,
+    tag: Option<&Tag>,
+    digest: &Digest,
+) -> Result<(), StoreError> {
+    let tag = tag.map(|tag| tag_mark(repository, tag));
+    for key in tag.into_iter().chain([manifest_mark(repository, digest)]) {
+        if txn.get::<Fact>(&key)?.is_some() {
+            txn.delete(key)?;
+        }
+    }
+    Ok(())
+}
+
+fn tag_mark(repository: &RepositoryName, tag: &Tag) -> Vec<u8> {
+    [&withheld_tags(repository)[..], tag.as_str().as_bytes()].concat()
+}
+
+fn manifest_mark(repository: &RepositoryName, digest: &Digest) -> Vec<u8> {
+    [&withheld_manifests(repository)[..], &digest.to_key()].concat()
 }
 
 /// Notes the epoch of the parent's feed, and which start of the parent that is, if it tells.
