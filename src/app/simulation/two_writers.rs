@@ -2,7 +2,9 @@
 //! of conflicts to say; here both sides must agree in the end, by what the parent tells alone,
 //! without a full comparison.
 
+use super::scenarios::{FIRST, SECOND, THIRD, in_tree, named, names, push};
 use super::*;
+use crate::store::registry::conflicts::conflict_tag;
 
 /// Seeds of an ordinary run.
 const SEEDS: u64 = 40;
@@ -124,4 +126,33 @@ fn f119_f130_two_writers_and_their_registries_agree_in_the_end() {
         let spawner = Spawner::new();
         boxed(&spawner, run(spawner.clone(), seed));
     }
+}
+
+/// The conflict tag of a conflict tag that is as long as tags may be is another one.
+#[test]
+fn f130_a_conflict_over_a_conflict_tag_as_long_as_tags_may_be_ends() {
+    in_tree(async |tree, engine| {
+        let (root, device) = (&tree.world.root, &tree.world.device());
+        let long = "t".repeat(110);
+        push(root, &[&long], FIRST).await;
+        engine.pull_once().await.unwrap();
+        push(device, &[&long], SECOND).await;
+        push(root, &[&long], THIRD).await;
+        let mut kept = names(&[&long]).remove(0);
+        let second = digest_of(&manifest(SECOND));
+        // Somebody at the root uses the names of the first conflict tags before they arrive.
+        for _ in 0..2 {
+            kept = conflict_tag(&kept, &"dock01".parse().unwrap(), &second).unwrap();
+            push(root, &[kept.as_str()], THIRD).await;
+        }
+        let before = tree.world.requests.load(Ordering::Relaxed);
+        for _ in 0..3 {
+            engine.push_once().await.unwrap();
+        }
+        let requests = tree.world.requests.load(Ordering::Relaxed) - before;
+        assert!(requests < 100, "{requests} requests in three rounds");
+        assert_eq!(device.outbox(9).unwrap(), []);
+        kept = conflict_tag(&kept, &"dock01".parse().unwrap(), &second).unwrap();
+        assert_eq!(named(root, kept.as_str()), Some(second));
+    });
 }

@@ -106,18 +106,32 @@ fn settle(
 }
 
 /// Where a node keeps its own content of a tag that its parent had moved meanwhile:
-/// `<tag, truncated>.conflict-<origin>-<12 hex digits>`.
+/// `<tag, truncated>.conflict-<origin>-<12 hex digits>`, and if the tag is such a one already, the
+/// same with `-2`, `-3` and so on: another one each time, however long it is.
 pub fn conflict_tag(
     tag: &Tag,
     origin: &ConnectedRegistryName,
     digest: &Digest,
 ) -> Result<Tag, StoreError> {
     let hex = digest.hex();
-    let suffix = format!(".conflict-{origin}-{}", hex.get(..12).unwrap_or(&hex));
-    // The suffix has at most 73 characters, and a tag is ASCII.
-    let kept = tag.as_str().len().min(TAG_MAX - suffix.len());
-    let text = format!("{}{suffix}", &tag.as_str()[..kept]);
+    let mark = format!(".conflict-{origin}-{}", hex.get(..12).unwrap_or(&hex));
+    let (name, suffix) = match before_mark(tag.as_str(), &mark) {
+        Some((name, count)) => (name, format!("{mark}-{}", count.saturating_add(1))),
+        None => (tag.as_str(), mark),
+    };
+    // The suffix has at most 84 characters, and a tag is ASCII.
+    let kept = name.len().min(TAG_MAX - suffix.len());
+    let text = format!("{}{suffix}", &name[..kept]);
     text.parse().map_err(|_| StoreError::Invalid(format!("'{text}' is no tag")))
+}
+
+/// What a conflict tag has before its mark, and how many conflicts it has been through.
+fn before_mark<'a>(tag: &'a str, mark: &str) -> Option<(&'a str, u32)> {
+    let (name, count) = tag.rsplit_once(mark)?;
+    match count.strip_prefix('-') {
+        Some(count) => Some((name, count.parse().ok()?)),
+        None => count.is_empty().then_some((name, 1)),
+    }
 }
 
 #[cfg(test)]
@@ -179,5 +193,22 @@ mod tests {
         let name = conflict_tag(&tag, &origin, &digest(1)).unwrap();
         assert_eq!(name.as_str().len(), 128);
         assert!(name.as_str().ends_with("-010101010101"));
+    }
+
+    #[test]
+    fn f130_no_conflict_tag_is_its_own() {
+        let origin = "a".repeat(50).parse().unwrap();
+        for len in [1, 60, 128] {
+            let mut tags: Vec<Tag> = vec!["t".repeat(len).parse().unwrap()];
+            for _ in 0..12 {
+                let last = &tags[tags.len() - 1];
+                let next = conflict_tag(last, &origin, &digest(1)).unwrap();
+                assert!(!tags.contains(&next), "{next}");
+                tags.push(next);
+            }
+            assert!(tags[12].as_str().ends_with("-010101010101-12"));
+            let other = conflict_tag(&tags[12], &origin, &digest(2)).unwrap();
+            assert!(other.as_str().ends_with("-020202020202"));
+        }
     }
 }
