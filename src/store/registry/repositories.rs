@@ -133,13 +133,14 @@ impl Store {
     }
 
     /// Removes a repository with its tags, manifests and links, a bounded number in each record:
-    /// what a stop leaves is removed by the next call. The parent does not hear of it. `NotFound`
-    /// when there is none.
+    /// what a stop leaves is removed by the next call, and is known not to be whole. The parent
+    /// does not hear of it. `NotFound` when there is none.
     pub async fn delete_repository(&self, repository: &RepositoryName) -> Result<(), StoreError> {
         let own = repository_key(repository);
         if self.get::<RepositoryRow>(&own)?.is_none() {
             return Err(StoreError::NotFound);
         }
+        self.mark_synced(repository, false).await?;
         // Names before what they name.
         for kind in [Kind::Tag, Kind::Referrer, Kind::Untagged, Kind::Manifest, Kind::Blob] {
             let start = prefix(kind, &[repository.as_str().as_bytes()]);
@@ -219,6 +220,7 @@ fn check_quota(
 mod tests {
     use super::super::manifests::testing::*;
     use super::*;
+    use crate::store::rows::node::synced_key;
 
     #[test]
     fn f156_repositories_are_listed_in_pages() {
@@ -280,6 +282,23 @@ mod tests {
                 assert_eq!(store.tags(&name, None, 10).unwrap().len(), 1);
                 assert!(store.manifest(&name, &digest(1)).unwrap().is_some());
             }
+        });
+    }
+
+    /// A stop in between leaves less than the parent has, which a child must not take for all.
+    #[test]
+    fn f118_a_repository_that_is_being_deleted_is_not_known_as_whole() {
+        smol::block_on(async {
+            let store = store();
+            let app: RepositoryName = "app".parse().unwrap();
+            push(&store, "app", 1, &["v1"]).await;
+            store.mark_synced(&app, true).await.unwrap();
+            let before = store.head();
+            store.delete_repository(&app).await.unwrap();
+            let records = store.records_after(before, usize::MAX).await.unwrap().records;
+            let (_, first) = &records[0];
+            let keys: Vec<&[u8]> = first.iter().map(|(key, _)| key.as_slice()).collect();
+            assert_eq!(keys, [synced_key(&app)]);
         });
     }
 }
