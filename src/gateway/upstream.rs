@@ -472,7 +472,8 @@ impl Upstream {
             self.forget_realm();
         }
         let (token, lifetime) = asked?;
-        let until = now + lifetime.saturating_sub(RENEW_BEFORE);
+        // A token that is good for longer than can be counted is one.
+        let until = now.saturating_add(lifetime.saturating_sub(RENEW_BEFORE));
         let mut tokens = lock(&self.tokens);
         if tokens.len() >= TOKENS_MAX {
             tokens.clear();
@@ -645,8 +646,10 @@ pub(crate) mod testing;
 mod tests {
     use std::sync::Arc;
 
-    use super::testing::{parent, upstream};
+    use super::testing::{parent, parent_with_tokens, upstream};
     use super::*;
+    use crate::sys::Clock;
+    use crate::types::UnixSeconds;
     use crate::types::connected_registry::ConnectionState;
 
     fn report() -> StatusReport {
@@ -680,6 +683,33 @@ mod tests {
             assert!(refused.is_err());
         });
         assert_eq!(*lock(&asked), ["1", "1", "2", "2", "3"]);
+    }
+
+    /// A day after the start.
+    struct Late;
+
+    impl Clock for Late {
+        fn wall(&self) -> Option<UnixSeconds> {
+            None
+        }
+
+        fn monotonic(&self) -> Duration {
+            Duration::from_secs(86_400)
+        }
+    }
+
+    #[test]
+    fn a_token_that_is_good_for_as_long_as_can_be_said_is_used() {
+        let mut upstream = parent_with_tokens(u64::MAX, |_, token| {
+            (if token.starts_with("1 ") { 204 } else { 403 }, Vec::new())
+        });
+        upstream.sys.clock = Arc::new(Late);
+        smol::block_on(async {
+            let name = upstream.name().clone();
+            for _ in 0..2 {
+                assert_eq!(upstream.put_status(&name, &report()).await, Ok(()));
+            }
+        });
     }
 
     #[test]

@@ -23,8 +23,16 @@ pub(crate) fn upstream(endpoint: &str, protocol: &str, private_ca: bool) -> Upst
 /// Says yes to everything that is asked with a token; the tokens that it gives out are called
 /// `1 <scope>`, `2 <scope>` and so on. Requests with a token are for `answer`: the path, the
 /// token, and back a status and a body.
-#[allow(clippy::disallowed_methods, reason = "the far side of a connection is no part of us")]
 pub(crate) fn parent(
+    answer: impl FnMut(&str, &str) -> (u16, Vec<u8>) + Send + 'static,
+) -> Upstream {
+    parent_with_tokens(900, answer)
+}
+
+/// The same; its tokens are good for so many seconds.
+#[allow(clippy::disallowed_methods, reason = "the far side of a connection is no part of us")]
+pub(crate) fn parent_with_tokens(
+    expires_in: u64,
     mut answer: impl FnMut(&str, &str) -> (u16, Vec<u8>) + Send + 'static,
 ) -> Upstream {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -37,7 +45,7 @@ pub(crate) fn parent(
             let (path, authorization) = request(&mut stream);
             let (status, body) = if let Some(scope) = path.split("&scope=").nth(1) {
                 given += 1;
-                let text = format!("{{\"token\":\"{given} {scope}\",\"expires_in\":900}}");
+                let text = format!("{{\"token\":\"{given} {scope}\",\"expires_in\":{expires_in}}}");
                 (200, text.into_bytes())
             } else if let Some(token) = authorization.strip_prefix("Bearer ") {
                 answer(&path, token)
