@@ -10,6 +10,7 @@
 
 mod between;
 mod parent;
+mod room;
 mod scenarios;
 mod set_back;
 mod two_writers;
@@ -35,6 +36,7 @@ use crate::store::tree::connected_registries::Settings;
 use crate::store::tree::creation::NewConnectedRegistry;
 use crate::store::{Precondition, PutManifest, PutOutcome, Store, StoreError};
 use crate::sync::{Engine, EngineOptions, SyncError};
+use crate::sys::memory_disk::MemoryDisk;
 use crate::sys::net::Listener;
 use crate::sys::{Clock, Spawner, Sys, SystemClock};
 use crate::token::Tokens;
@@ -434,6 +436,8 @@ fn sys(spawner: &Spawner, hands: &Arc<Hands>) -> Sys {
 struct Tree {
     world: Arc<World>,
     hands: Arc<Hands>,
+    /// Of the device.
+    disk: MemoryDisk,
     connection: String,
     _server: smol::Task<()>,
 }
@@ -468,7 +472,9 @@ impl Tree {
 async fn tree(spawner: Spawner, seed: u64) -> Tree {
     let hands = Arc::new(Hands(AtomicU64::new(0), SystemClock::new()));
     let (root_sys, device_sys) = (sys(&spawner, &hands), sys(&spawner, &hands));
-    let (root, device) = (Store::in_memory(root_sys.clone()), Store::in_memory(device_sys.clone()));
+    let disk = MemoryDisk::new();
+    let root = Store::in_memory(root_sys.clone());
+    let device = Store::in_memory_on(device_sys.clone(), disk.clone());
     for (store, number) in
         [&root, &device].into_iter().flat_map(|s| (0..REPOSITORIES).map(move |n| (s, n)))
     {
@@ -550,7 +556,7 @@ async fn tree(spawner: Spawner, seed: u64) -> Tree {
          ParentGatewayEndpoint={address};ParentEndpointProtocol=http",
         passwords[0].value.expose()
     );
-    Tree { world, hands, connection, _server: server }
+    Tree { world, hands, disk, connection, _server: server }
 }
 
 async fn run(spawner: Spawner, seed: u64) {

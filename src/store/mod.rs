@@ -300,7 +300,12 @@ impl Store {
     /// A store in memory only, for tests of what stands above. Content and uploads work too; they
     /// live on a disk in memory.
     pub fn in_memory(sys: Sys) -> Store {
-        let disk: Arc<dyn Disk> = Arc::new(MemoryDisk::new());
+        Store::in_memory_on(sys, MemoryDisk::new())
+    }
+
+    /// The same, on this disk.
+    pub(crate) fn in_memory_on(sys: Sys, disk: MemoryDisk) -> Store {
+        let disk: Arc<dyn Disk> = Arc::new(disk);
         let layout = Layout::new("/");
         let epoch = sys.rng.number();
         let shared = Arc::new(Shared {

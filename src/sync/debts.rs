@@ -12,7 +12,8 @@ use crate::types::connected_registry::StatusDetail;
 use crate::types::{Digest, RepositoryName, Tag, UnixSeconds};
 
 /// Debts that are remembered. Over it: a further one is only logged, no repository becomes synced,
-/// and a full reconcile follows after [`COMPARE_AFTER`].
+/// and a full reconcile follows after [`COMPARE_AFTER`], or once all that is remembered and did not
+/// fit is here.
 const OWED_MAX: usize = 1024;
 
 /// Items that are held back and remembered. Over it: a full reconcile follows after
@@ -61,12 +62,18 @@ pub(super) struct Owed {
     /// What was to be fetched, where that is known.
     pub(super) digest: Option<Digest>,
     pub(super) reason: String,
+    /// How many bytes are missing, 0 where that is not known, of an item for which the disk has no
+    /// space.
+    pub(super) no_room: Option<u64>,
 }
 
 /// What is told of a debt.
 struct Debt {
     digest: Option<Digest>,
     reason: String,
+    no_room: Option<u64>,
+    /// There was space for it at the last look.
+    had_room: bool,
     since: UnixSeconds,
     correlation_id: String,
 }
@@ -144,6 +151,8 @@ impl<T> Tries<T> {
 /// Everything that is owed or held back. No item is both.
 pub(super) struct Debts {
     owed: Tries<Debt>,
+    /// Repositories of items that did not fit on the disk and are not remembered.
+    no_room: BTreeSet<RepositoryName>,
     /// A change of this node waits for the parent's answer: nothing is missing, and the parent is
     /// asked when it has answered.
     held: Tries<()>,
@@ -151,7 +160,8 @@ pub(super) struct Debts {
 
 impl Default for Debts {
     fn default() -> Debts {
-        Debts { owed: Tries::new(OWED_MAX), held: Tries::new(HELD_MAX) }
+        let no_room = BTreeSet::new();
+        Debts { owed: Tries::new(OWED_MAX), no_room, held: Tries::new(HELD_MAX) }
     }
 }
 
@@ -172,11 +182,19 @@ impl Debts {
     ) -> u32 {
         let key = owed.key();
         self.held.rows.remove(&key);
-        let debt =
-            || Debt { digest: None, reason: String::new(), since, correlation_id: rng.uuid() };
+        let debt = || Debt {
+            digest: None,
+            reason: String::new(),
+            no_room: None,
+            had_room: false,
+            since,
+            correlation_id: rng.uuid(),
+        };
         let Some(tried) = self.owed.note(key, now, rng, debt) else {
+            self.no_room.extend(owed.no_room.map(|_| owed.repository.clone()));
             return 1;
         };
+        tried.of.no_room = owed.no_room;
         tried.of.digest.clone_from(&owed.digest);
         tried.of.reason = owed.reason.chars().take(REASON_MAX).collect();
         tried.times
@@ -214,6 +232,7 @@ impl Debts {
     /// Drops what is not of these repositories.
     pub(super) fn keep(&mut self, wanted: &BTreeSet<RepositoryName>) {
         self.owed.keep(wanted);
+        self.no_room.retain(|repository| wanted.contains(repository));
         self.held.keep(wanted);
     }
 
@@ -227,17 +246,50 @@ impl Debts {
         self.owed.overflow.is_some() || self.owed.of(repository).next().is_some()
     }
 
-    /// Whether this manifest may be what is to be fetched for something that is owed.
+    /// Whether this manifest may be what is to be fetched for something that is owed and fits: what
+    /// has come of anything else takes the space from others.
     pub(super) fn may_fetch(&self, repository: &RepositoryName, root: &Digest) -> bool {
-        let mut fetched = self.owed.of(repository).map(|debt| debt.digest.as_ref());
+        let fits = self.owed.of(repository).filter(|debt| debt.no_room.is_none());
+        let mut fetched = fits.map(|debt| debt.digest.as_ref());
         self.owed.overflow.is_some()
             || self.held.of(repository).next().is_some()
             || fetched.any(|digest| digest.is_none_or(|d| d == root))
     }
 
-    /// Repositories of which something is owed.
+    /// Repositories of which something is owed, as far as that is remembered.
     pub(super) fn repositories(&self) -> BTreeSet<RepositoryName> {
-        self.owed.rows.keys().map(|(repository, _)| repository.clone()).collect()
+        let owed = self.owed.rows.keys().map(|(repository, _)| repository);
+        owed.chain(&self.no_room).cloned().collect()
+    }
+
+    /// Repositories of which something does not fit on the disk.
+    pub(super) fn without_room(&self) -> BTreeSet<RepositoryName> {
+        let rows = self.owed.rows.iter().filter(|(_, row)| row.of.no_room.is_some());
+        rows.map(|((repository, _), _)| repository).chain(&self.no_room).cloned().collect()
+    }
+
+    /// How many bytes are missing of all that does not fit, at most: content that two items share
+    /// may be counted twice.
+    pub(super) fn missing_bytes(&self) -> u64 {
+        let debts = self.owed.rows.values().map(|row| &row.of);
+        // Two tags may name the same.
+        let missing: BTreeMap<_, u64> =
+            debts.filter_map(|debt| Some((debt.digest.as_ref(), debt.no_room?))).collect();
+        missing.values().fold(0, |sum, bytes| sum.saturating_add(*bytes))
+    }
+
+    /// Lets all be due that did not fit and fits now. `room`: bytes that are free beside the
+    /// reserve; `None`: the reserve is in use.
+    pub(super) fn look_for_room(&mut self, room: Option<u64>, now: Duration) {
+        for row in self.owed.rows.values_mut() {
+            let Some(bytes) = row.of.no_room else { continue };
+            let has_room = room.is_some_and(|room| bytes <= room);
+            // Only once: if it fails again, then not for want of free bytes.
+            if has_room && !row.of.had_room {
+                row.due = now;
+            }
+            row.of.had_room = has_room;
+        }
     }
 
     /// At most `max` items whose time has come, those with the fewest tries first.
@@ -249,13 +301,27 @@ impl Debts {
 
     /// How long until the next item is due; `None` when there is none.
     pub(super) fn next(&self, now: Duration) -> Option<Duration> {
-        let next = self.owed.next().into_iter().chain(self.held.next()).min();
+        let rest = self.rest_may_fit().then_some(now);
+        let next = self.owed.next().into_iter().chain(self.held.next()).chain(rest).min();
         next.map(|due| due.saturating_sub(now))
+    }
+
+    /// Whether all is here that is remembered and did not fit, and not all is remembered.
+    fn rest_may_fit(&self) -> bool {
+        let rows = &self.owed.rows;
+        !self.no_room.is_empty()
+            && rows.len() < self.owed.max
+            && rows.values().all(|row| row.of.no_room.is_none())
+    }
+
+    /// A repository is about to be compared as a whole: what is not remembered is found again.
+    pub(super) fn begin_compare(&mut self, repository: &RepositoryName) {
+        self.no_room.remove(repository);
     }
 
     /// Whether a full reconcile is due now, because there are more items than are remembered.
     pub(super) fn compare(&mut self, now: Duration) -> bool {
-        let is_due = self.owed.is_over(now) || self.held.is_over(now);
+        let is_due = self.rest_may_fit() || self.owed.is_over(now) || self.held.is_over(now);
         if is_due {
             (self.owed.overflow, self.held.overflow) = (None, None);
         }
@@ -265,7 +331,7 @@ impl Debts {
     /// The first debts as a report lists them.
     pub(super) fn details(&self, max: usize) -> Vec<StatusDetail> {
         let detail = |((repository, item), tried): (&Key, &Try<Debt>)| {
-            let Debt { digest, reason, since, correlation_id } = &tried.of;
+            let Debt { digest, reason, since, correlation_id, .. } = &tried.of;
             let name = name(repository, item);
             StatusDetail {
                 kind: "Sync".to_owned(),
@@ -315,6 +381,7 @@ mod tests {
             item: Item::Tag(tag.parse().unwrap()),
             digest: Digest::from_raw(Algorithm::Sha256, &[7; 32]),
             reason: "it is \"not\" there".to_owned(),
+            no_room: None,
         }
     }
 
@@ -366,6 +433,57 @@ mod tests {
         assert_eq!(["aa", "app", "b", "lab", "z"].map(owes), [false, true, false, true, false]);
         debts.keep(&[once.repository.clone()].into());
         assert_eq!(debts.due(longest, 9), [once.key()]);
+    }
+
+    fn without_room(tag: &str, bytes: u64) -> Owed {
+        let digest = Digest::from_raw(Algorithm::Sha256, &[tag.as_bytes()[0]; 32]);
+        Owed { no_room: Some(bytes), digest, ..owed("big", tag) }
+    }
+
+    #[test]
+    fn f210_what_does_not_fit_is_due_as_soon_as_it_does_and_once() {
+        let (mut debts, now) = (Debts::default(), Duration::from_secs(100));
+        let (large, small) = (without_room("large", 50), without_room("small", 5));
+        for owed in [&large, &without_room("latest", 50), &small, &owed("app", "v1")] {
+            owe(&mut debts, owed, now);
+        }
+        assert_eq!(debts.missing_bytes(), 55, "two tags that name the same");
+        let big: BTreeSet<RepositoryName> = ["big".parse().unwrap()].into();
+        assert_eq!(debts.without_room(), big);
+        assert!(!debts.may_fetch(&large.repository, large.digest.as_ref().unwrap()));
+        for (room, due) in [(None, vec![]), (Some(4), vec![]), (Some(5), vec![small.key()])] {
+            debts.look_for_room(room, now);
+            assert_eq!(debts.due(now, 9), due, "{room:?}");
+        }
+        // It does not fit in another way than by its bytes: only the pauses grow.
+        owe(&mut debts, &small, now);
+        debts.look_for_room(Some(6), now);
+        assert_eq!(debts.due(now, 9), []);
+        debts.look_for_room(None, now);
+        debts.look_for_room(Some(6), now);
+        assert_eq!(debts.due(now, 9), [small.key()]);
+    }
+
+    #[test]
+    fn f210_what_does_not_fit_and_is_not_remembered_is_compared_once_the_rest_is_here() {
+        let (mut debts, now) = (Debts::default(), Duration::from_secs(100));
+        for number in 0..OWED_MAX {
+            owe(&mut debts, &without_room(&format!("t{number}"), 5), now);
+        }
+        let beyond = Owed { repository: "beyond".parse().unwrap(), ..without_room("v1", 5) };
+        owe(&mut debts, &beyond, now);
+        let beyond = BTreeSet::from([beyond.repository]);
+        assert!(debts.repositories().is_superset(&beyond));
+        assert!(debts.without_room().is_superset(&beyond) && !debts.compare(now));
+        for number in 0..OWED_MAX {
+            assert_ne!(debts.next(now), Some(Duration::ZERO));
+            let Owed { repository, item, .. } = without_room(&format!("t{number}"), 5);
+            debts.paid(&repository, &item);
+        }
+        assert_eq!(debts.next(now), Some(Duration::ZERO));
+        assert!(debts.compare(now));
+        debts.begin_compare(beyond.first().unwrap());
+        assert!(debts.is_empty() && debts.without_room().is_empty());
     }
 
     #[test]

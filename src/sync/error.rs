@@ -17,6 +17,9 @@ pub enum SyncError {
     Store(StoreError),
     /// What the parent sent is not what it should be, so this one item is left out.
     Content(String),
+    /// The disk here has no space for an item beside its reserve. With how many bytes of it are
+    /// missing; 0 where that is not known.
+    NoRoom(u64),
 }
 
 impl fmt::Display for SyncError {
@@ -25,8 +28,18 @@ impl fmt::Display for SyncError {
             SyncError::Upstream(error) => error.fmt(f),
             SyncError::Store(error) => error.fmt(f),
             SyncError::Content(text) => f.write_str(text),
+            SyncError::NoRoom(0) => StoreError::Full.fmt(f),
+            SyncError::NoRoom(bytes) => {
+                write!(f, "the disk here has no space for the {} that are missing", mib(*bytes))
+            }
         }
     }
+}
+
+/// A size for people, rounded up: what is needed is not shown as less.
+pub(super) fn mib(bytes: u64) -> String {
+    let tenths = bytes.saturating_mul(10).div_ceil(1 << 20);
+    format!("{}.{} MiB", tenths / 10, tenths % 10)
 }
 
 impl std::error::Error for SyncError {}
@@ -56,15 +69,30 @@ impl SyncError {
             ),
             // The repository keeps what it has; the others go on.
             SyncError::Store(error) => matches!(error, StoreError::Quota(_)),
+            SyncError::NoRoom(_) => false,
         }
     }
 
-    /// Whether only the item that was to be fetched is at fault, here or at the parent, so that
-    /// it is set aside and everything else goes on. What concerns the link, the login or the parent
-    /// as a whole is not.
+    /// Says of a full disk how many bytes of an item are missing, 0 where that is not known.
+    pub(super) fn with_needed(self, bytes: u64) -> SyncError {
+        match self {
+            SyncError::Store(StoreError::Full) => SyncError::NoRoom(bytes),
+            other => other,
+        }
+    }
+
+    /// Whether an item is set aside because of this, and everything else goes on.
+    pub fn sets_aside(&self) -> bool {
+        self.is_of_item() || matches!(self, SyncError::NoRoom(_))
+    }
+
+    /// Whether only the item that was to be fetched is at fault, here or at the parent. What
+    /// concerns the link, the login, the parent as a whole or the space here is not: of an item
+    /// that does not fit, nothing is left out.
     pub fn is_of_item(&self) -> bool {
         match self {
             SyncError::Content(_) => true,
+            SyncError::NoRoom(_) => false,
             SyncError::Store(error) => {
                 matches!(error, StoreError::Quota(_) | StoreError::Invalid(_))
             }
@@ -150,8 +178,11 @@ mod tests {
             (StoreError::Full.into(), false),
             (StoreError::Io(text()).into(), false),
             (SyncError::Content(text()), true),
+            (SyncError::NoRoom(9), false),
         ] {
             assert_eq!(error.is_of_item(), of_item, "{error:?}");
+            let is_room = matches!(error, SyncError::NoRoom(_));
+            assert_eq!(error.sets_aside(), of_item || is_room, "{error:?}");
         }
     }
 }

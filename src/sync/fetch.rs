@@ -1,6 +1,7 @@
 //! Content from the parent: a manifest with everything that it needs, each byte once.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -50,8 +51,10 @@ pub(super) struct Closure {
     blobs: BTreeMap<Digest, u64>,
     /// The same, of blobs that are left out when they cannot be had.
     optional: BTreeMap<Digest, u64>,
-    /// What is to be transferred.
+    /// What is to be transferred, bytes.
     pub(super) missing_bytes: u64,
+    /// The largest blob of which something is missing, with its length.
+    largest: Option<(u64, Digest)>,
     /// What the manifests name without needing it, until the parent is asked for it.
     named: Vec<Named>,
     /// Manifests that something needs which was here before: they are left out when they cannot be
@@ -93,7 +96,16 @@ pub(super) struct Received {
 
 impl Fetcher {
     /// Fetches a manifest and the manifests below it, and finds out which blobs are missing.
+    /// `NoRoom` where that needs fetching and the disk is below its reserve.
     pub(super) async fn resolve(
+        &self,
+        repository: &RepositoryName,
+        root: &Digest,
+    ) -> Result<Closure, SyncError> {
+        self.look_below(repository, root).await.map_err(|error| error.with_needed(0))
+    }
+
+    async fn look_below(
         &self,
         repository: &RepositoryName,
         root: &Digest,
@@ -104,6 +116,7 @@ impl Fetcher {
             blobs: BTreeMap::new(),
             optional: BTreeMap::new(),
             missing_bytes: 0,
+            largest: None,
             named: Vec::new(),
             lost: Vec::new(),
             asked: 0,
@@ -197,6 +210,7 @@ impl Fetcher {
         repository: &RepositoryName,
         digest: &Digest,
     ) -> Result<Received, SyncError> {
+        self.store.expect_space(0).await?;
         let fetched = self.upstream.manifest(repository, digest).await;
         let fetched = self.strikes.judge(digest, 0, fetched.map_err(SyncError::from))?;
         if !digest.is_of(&fetched.bytes) {
@@ -233,7 +247,9 @@ impl Fetcher {
         closure: &mut Closure,
     ) -> Result<(), SyncError> {
         if self.store.blob_open(digest).await?.is_none() {
-            closure.missing_bytes = closure.missing_bytes.saturating_add(size);
+            let missing = size.saturating_sub(self.store.fetched_so_far(digest).await);
+            closure.missing_bytes = closure.missing_bytes.saturating_add(missing);
+            closure.largest = closure.largest.take().max(Some((size, digest.clone())));
         }
         let blobs = if needed { &mut closure.blobs } else { &mut closure.optional };
         blobs.insert(digest.clone(), size);
@@ -294,15 +310,17 @@ impl Fetcher {
 
     /// Fetches what is missing, makes it visible, and lets the tag, if any, name it: that is the
     /// last step. `false` when the tag does not name its base any more: a client moved it. What
-    /// comes is kept when it fails or is dropped, however long it takes to be tried again.
+    /// comes is kept when it fails or is dropped, however long it takes to be tried again; `NoRoom`
+    /// is told before anything comes.
     pub(super) async fn complete(
         &self,
         repository: &RepositoryName,
         closure: Closure,
         tag: Option<(&Tag, Option<Digest>)>,
     ) -> Result<bool, SyncError> {
-        let root = closure.root.clone();
-        let result = self.bring(repository, closure, tag).await?;
+        let (root, missing) = (closure.root.clone(), closure.missing_bytes);
+        let result = self.bring(repository, closure, tag).await;
+        let result = result.map_err(|error| error.with_needed(missing))?;
         self.store.release_fetched(repository, &root);
         Ok(result)
     }
@@ -315,7 +333,7 @@ impl Fetcher {
     ) -> Result<bool, SyncError> {
         let coming = closure.blobs.values().fold(0, |sum: u64, size| sum.saturating_add(*size));
         self.store.check_quota(repository, coming)?;
-        self.store.want_space(closure.missing_bytes);
+        self.check_room(repository, &closure).await?;
         self.blobs(repository, closure.blobs, true).await?;
         self.blobs(repository, closure.optional, false).await?;
         let (tags, precondition) = match tag {
@@ -342,6 +360,27 @@ impl Fetcher {
             }
             _ => Ok(true),
         }
+    }
+
+    /// `Full` unless all that is missing fits: a part of it would only take the space from others.
+    async fn check_room(
+        &self,
+        repository: &RepositoryName,
+        closure: &Closure,
+    ) -> Result<(), SyncError> {
+        let Some((size, digest)) = &closure.largest else {
+            return Ok(());
+        };
+        let fits = self.store.expect_space(closure.missing_bytes).await;
+        if fits == Err(StoreError::Full) {
+            // A manifest may name any length.
+            match self.upstream.blob_len(repository, digest).await.map_err(SyncError::from) {
+                Ok(Some(len)) if len != *size => return Err(other_length(digest, &len, *size)),
+                Err(error) if !error.is_of_item() => return Err(error),
+                _ => {}
+            }
+        }
+        Ok(fits?)
     }
 
     /// Makes manifests visible, each after those that it needs; the tags name the root. Whether the
@@ -536,11 +575,7 @@ impl Fetcher {
         upload: &mut Upload,
     ) -> Result<(), SyncError> {
         let offset = upload.offset();
-        let other = |len: &dyn std::fmt::Display| {
-            SyncError::Content(format!(
-                "{digest} has {len} bytes at the parent, not {size} as named"
-            ))
-        };
+        let other = |len: &dyn fmt::Display| other_length(digest, len, size);
         let response = match self.upstream.blob(repository, digest, offset).await {
             Err(UpstreamError::Refused(416, _)) => return Err(other(&format!("at most {offset}"))),
             response => response?,
@@ -615,6 +650,10 @@ fn left_out(repository: &RepositoryName, digest: &Digest, error: &SyncError) {
     log::warn!(
         "skipped optional content repository={repository} digest={digest} reason={reason:?}"
     );
+}
+
+fn other_length(digest: &Digest, len: &dyn fmt::Display, size: u64) -> SyncError {
+    SyncError::Content(format!("{digest} has {len} bytes at the parent, not {size} as named"))
 }
 
 fn unreachable(text: String) -> SyncError {

@@ -21,6 +21,7 @@ mod report;
 mod room;
 mod state;
 mod strikes;
+mod tags;
 mod turns;
 mod upload;
 mod worker;

@@ -30,7 +30,7 @@ impl Worker {
                 self.state.paid(repository, &item);
                 Ok(())
             }
-            Err(error) if error.is_of_item() => {
+            Err(error) if error.sets_aside() => {
                 self.set_aside(repository, item, digest, &error).await.map(|_| ())
             }
             Err(error) => Err(error),
@@ -45,12 +45,21 @@ impl Worker {
         digest: Option<&Digest>,
         error: &SyncError,
     ) -> Result<bool, SyncError> {
-        if !self.is_wanted(repository, &item, digest).await? {
+        let no_room = match error {
+            SyncError::NoRoom(bytes) => Some(*bytes),
+            _ => None,
+        };
+        // What does not fit is not asked for: there may be much of it, and a message tells of what
+        // is not wanted any more.
+        if no_room.is_none() && !self.is_wanted(repository, &item, digest).await? {
             self.state.paid(repository, &item);
             return Ok(false);
         }
         let (repository, digest) = (repository.clone(), digest.cloned());
-        self.state.owe(&Owed { repository, item, digest, reason: error.to_string() });
+        self.state.owe(&Owed { repository, item, digest, reason: error.to_string(), no_room });
+        if no_room.is_some() {
+            self.note_space();
+        }
         self.look_at_parent(error).await?;
         Ok(true)
     }

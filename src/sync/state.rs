@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::debts::{Debts, Item, Owed};
-use super::error::SyncError;
+use super::error::{SyncError, mib};
 use crate::gateway::UpstreamError;
 use crate::store::replica::node::{SyncFailure, SyncView};
 use crate::store::{Shortage, Store, StoreError};
@@ -28,8 +28,6 @@ pub(super) struct State {
     projected: Mutex<Option<String>>,
     /// The latest of the listings of the full comparison that is under way.
     listed: Mutex<Option<Cursor>>,
-    /// Repositories of which something waits for space on the disk here.
-    without_space: Mutex<BTreeSet<RepositoryName>>,
     /// Why the last attempt failed, until one succeeds.
     failure: Mutex<Option<SyncFailure>>,
     /// Something is missing, or not any more, since others were last shown.
@@ -83,7 +81,6 @@ impl State {
             arriving: Mutex::default(),
             projected: Mutex::default(),
             listed: Mutex::default(),
-            without_space: Mutex::default(),
             failure: Mutex::default(),
             changed: AtomicBool::new(false),
         }
@@ -126,18 +123,13 @@ impl State {
     /// Notes a fault of the disk here. `shortage`: the figures of a full one.
     pub(super) fn disk_problem(&self, error: &StoreError, shortage: Option<Shortage>) {
         let description = match (error, shortage) {
-            (StoreError::Full, Some(shortage)) => disk_full(error, shortage),
+            (StoreError::Full, Some(shortage)) => {
+                disk_full(error, shortage, self.debts().missing_bytes())
+            }
             (StoreError::Full | StoreError::Io(_) | StoreError::Corrupt(_), _) => error.to_string(),
             _ => return,
         };
         self.problem("disk", "Disk", "DiskError", description);
-    }
-
-    /// Content of these repositories waits for space, and of no others.
-    pub(super) fn set_without_space(&self, repositories: BTreeSet<RepositoryName>) {
-        let mut without_space = lock(&self.without_space);
-        self.changed.fetch_or(*without_space != repositories, Ordering::Relaxed);
-        *without_space = repositories;
     }
 
     /// Forgets the problem of this key.
@@ -240,8 +232,7 @@ impl State {
         let stored = stored(store)?;
         let mut incomplete = self.incomplete().unwrap_or(stored.incomplete);
         incomplete.extend(lock(&self.arriving).iter().cloned());
-        let without_space = lock(&self.without_space).clone();
-        incomplete.extend(without_space.iter().cloned());
+        let without_space = self.debts().without_room();
         let last_sync = now.last_sync.max(stored.last_sync);
         store.publish_sync(SyncView {
             waiting_for_window: now.waiting_for_window,
@@ -284,19 +275,18 @@ fn stored(store: &Store) -> Result<SyncView, StoreError> {
 }
 
 /// What a full disk lacks, and what helps.
-fn disk_full(error: &StoreError, Shortage { free, reserve, wanted }: Shortage) -> String {
-    let [free, reserve, wanted] = [free, reserve, wanted].map(mib);
+fn disk_full(error: &StoreError, Shortage { free, reserve }: Shortage, missing: u64) -> String {
+    // Of what was not asked for, below the reserve, the size is not known.
+    let wanted = match missing {
+        0 => "space".to_owned(),
+        missing => mib(missing),
+    };
+    let [free, reserve] = [free, reserve].map(mib);
     format!(
         "{error}: {free} free, needed are the reserve of {reserve} (storage.reserve) and {wanted} \
-         for the content that comes next; free space on the file system of storage.state_dir, \
-         enlarge it, or delete content at the parent: the sync goes on by itself"
+         for the content that does not fit; free space on the file system of storage.state_dir, \
+         enlarge it, or delete content at the parent: what does not fit comes by itself then"
     )
-}
-
-/// A size for people, rounded up: what is needed is not shown as less.
-fn mib(bytes: u64) -> String {
-    let tenths = bytes.saturating_mul(10).div_ceil(1 << 20);
-    format!("{}.{} MiB", tenths / 10, tenths % 10)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -320,14 +310,20 @@ mod tests {
         // Seen again it is the same problem: the report does not change.
         state.disk_problem(&StoreError::Full, None);
         assert_eq!(state.problems(), first);
-        let shortage = Shortage { free: 1 << 20, reserve: 64 << 20, wanted: (5 << 20) + 1 };
+        for tag in ["v1", "latest"] {
+            let item = Item::Tag(tag.parse().unwrap());
+            let (repository, reason) = ("app".parse().unwrap(), String::new());
+            let no_room = Some((5 << 20) + 1);
+            state.owe(&Owed { repository, item, digest: None, reason, no_room });
+        }
+        let shortage = Shortage { free: 1 << 20, reserve: 64 << 20 };
         state.disk_problem(&StoreError::Full, Some(shortage));
         let text = &state.problems()[0].description;
         for figure in ["1.0 MiB free", "64.0 MiB (storage.reserve)", "5.1 MiB for the content"] {
             assert!(text.contains(figure), "{figure}: {text}");
         }
         state.solved("disk");
-        assert_eq!(state.problems(), []);
+        assert_eq!(state.problems().len(), 2, "each that does not fit");
     }
 
     #[test]
@@ -339,7 +335,13 @@ mod tests {
             .collect();
         for item in &items {
             let (repository, item) = (repository.clone(), item.clone());
-            state.owe(&Owed { repository, item, digest: None, reason: String::new() });
+            state.owe(&Owed {
+                repository,
+                item,
+                digest: None,
+                reason: String::new(),
+                no_room: None,
+            });
         }
         assert_eq!(state.problems().len(), PROBLEMS_MAX);
         for item in &items {

@@ -10,6 +10,7 @@ use super::error::SyncError;
 use super::fetch::Fetcher;
 use super::offers::Offer;
 use super::plan::{self, Desired, Present, Step};
+use super::room;
 use super::state::State;
 use super::window::LOOK_INTERVAL;
 use crate::gateway::feed::Scope;
@@ -19,7 +20,7 @@ use crate::store::replica::inbox::InboxId;
 use crate::store::{Store, StoreError};
 use crate::types::limits::PAGE_MAX;
 use crate::types::message::{Batch, Message, NodeConfig};
-use crate::types::{Cursor, Digest, Mode, Reference, RepositoryName, RepositoryPattern, Tag};
+use crate::types::{Cursor, Digest, Mode, RepositoryName, RepositoryPattern, Tag};
 
 /// How long a poll waits at the parent.
 const POLL_WAIT: Duration = Duration::from_secs(60);
@@ -68,21 +69,12 @@ impl Worker {
                 }
                 Err(error) => return Err(error.into()),
             };
-            let batch = received.batch;
-            let gap = batch.from != position || batch.through.epoch != position.epoch;
-            let regranted = self.is_of_others(received.projected.as_deref())?;
-            if gap || received.unknown || regranted {
-                let what = if regranted {
-                    "messages for other grants"
-                } else {
-                    "messages that cannot be followed"
-                };
-                log::info!("the parent sent {what}: full reconcile requested");
-                self.store.request_reconcile().await?;
+            if !self.can_follow(position, &received).await? {
                 self.refresh_config().await?;
                 position = self.up_to_date().await?;
                 continue;
             }
+            let batch = received.batch;
             position = batch.through;
             let is_empty = batch.items.is_empty();
             if !is_empty || clock.monotonic().saturating_sub(noted) > NOTE_INTERVAL {
@@ -91,6 +83,7 @@ impl Worker {
                 self.store.receive(Batch { from, ..batch }).await?;
                 noted = clock.monotonic();
             }
+            self.look_for_room().await;
             if !is_empty || self.patience().is_zero() {
                 let reached = self.up_to_date().await?;
                 // An empty stretch is not on disk yet.
@@ -101,9 +94,24 @@ impl Worker {
         }
     }
 
+    /// Whether these messages follow on a position, and nothing was left out of them. Otherwise a
+    /// full reconcile is requested.
+    async fn can_follow(&self, position: Cursor, received: &Received) -> Result<bool, SyncError> {
+        let batch = &received.batch;
+        let gap = batch.from != position || batch.through.epoch != position.epoch;
+        let what = match self.is_of_others(received.projected.as_deref())? {
+            true => "messages for other grants",
+            false if gap || received.unknown => "messages that cannot be followed",
+            false => return Ok(true),
+        };
+        log::info!("the parent sent {what}: full reconcile requested");
+        self.store.request_reconcile().await?;
+        Ok(false)
+    }
+
     /// Whether the parent has left out of its messages what this node does not mirror, with other
     /// grants in mind than those that this node has: they may be as before already.
-    pub(super) fn is_of_others(&self, projected: Option<&str>) -> Result<bool, SyncError> {
+    fn is_of_others(&self, projected: Option<&str>) -> Result<bool, SyncError> {
         let Some(projected) = projected else {
             return Ok(false);
         };
@@ -117,14 +125,14 @@ impl Worker {
     pub(super) async fn follow_once(&self) -> Result<(), SyncError> {
         self.begin().await?;
         self.refresh_config().await?;
+        self.look_for_room().await;
         let position = self.up_to_date().await?;
         if self.upstream.feed_head(None).await?.0 != position {
             match self.upstream.messages(position, Duration::ZERO).await {
-                Ok(received) if self.is_of_others(received.projected.as_deref())? => {
-                    self.store.request_reconcile().await?;
-                    self.refresh_config().await?;
+                Ok(received) if self.can_follow(position, &received).await? => {
+                    self.store.receive(received.batch).await?;
                 }
-                Ok(received) => self.store.receive(received.batch).await?,
+                Ok(_) => self.refresh_config().await?,
                 Err(UpstreamError::Gone) => self.store.request_reconcile().await?,
                 Err(error) => return Err(error.into()),
             }
@@ -135,35 +143,20 @@ impl Worker {
 
     /// How long nothing is due.
     fn patience(&self) -> Duration {
-        let next = self.state.debts().next(self.store.sys().clock.monotonic());
-        next.map_or(POLL_WAIT, |next| next.min(POLL_WAIT))
+        let debts = self.state.debts();
+        let longest = if debts.without_room().is_empty() { POLL_WAIT } else { room::LOOK };
+        let next = debts.next(self.store.sys().clock.monotonic());
+        next.map_or(longest, |next| next.min(longest))
     }
 
-    /// Catches up, and waits for space as often as the disk is full. Returns the position to poll
-    /// from.
+    /// Catches up. Returns the position to poll from.
     async fn up_to_date(&self) -> Result<Cursor, SyncError> {
-        loop {
-            match self.catch_up().await {
-                Ok(position) => {
-                    self.finished().await?;
-                    return Ok(position);
-                }
-                Err(SyncError::Store(error @ StoreError::Full)) => {
-                    self.state.disk_problem(&error, self.store.shortage());
-                    self.note_what_waits()?;
-                    self.state.publish(&self.store)?;
-                    self.wait_for_space().await?;
-                }
-                Err(error) => return Err(error),
-            }
-        }
+        let position = self.catch_up().await?;
+        self.finished().await?;
+        Ok(position)
     }
 
-    pub(super) async fn poll(
-        &self,
-        position: Cursor,
-        wait: Duration,
-    ) -> Result<Received, UpstreamError> {
+    async fn poll(&self, position: Cursor, wait: Duration) -> Result<Received, UpstreamError> {
         self.state.set(|now| now.polling = true);
         // The request states the wait in whole seconds.
         let wait = Duration::from_secs(wait.as_secs().max(1));
@@ -189,10 +182,9 @@ impl Worker {
 
     /// Everything that was known to be done is done.
     async fn finished(&self) -> Result<(), SyncError> {
-        self.state.solved("disk");
+        self.note_space();
         self.state.solved("session");
         self.state.set_arriving(BTreeSet::new());
-        self.state.set_without_space(BTreeSet::new());
         let failures = self.state.now().failures;
         if failures > 0 {
             log::info!(
@@ -321,13 +313,8 @@ impl Worker {
         for repository in strangers.iter().filter(|repository| !scope.covers(repository)) {
             self.store.mark_synced(repository, false).await?;
         }
-        let mut full = BTreeSet::new();
         for repository in &plan.reconcile {
             match self.reconcile_repository(repository).await {
-                // What the parent has deleted in the others makes room.
-                Err(SyncError::Store(StoreError::Full)) => {
-                    full.insert(repository.clone());
-                }
                 Err(error) if error.is_of_item() => {
                     self.settle(repository, Item::Listing, None, Err(error)).await?;
                 }
@@ -337,10 +324,6 @@ impl Worker {
         }
         self.state.debts().keep(&plan.reconcile);
         self.note_debts().await?;
-        if !full.is_empty() {
-            self.state.set_without_space(full);
-            return Err(StoreError::Full.into());
-        }
         self.note_listed().await?;
         self.store.note_compared().await?;
         Ok(self.store.reconciled(position).await?)
@@ -423,6 +406,7 @@ impl Worker {
         &self,
         repository: &RepositoryName,
     ) -> Result<(), SyncError> {
+        self.state.debts().begin_compare(repository);
         let before = self.store.outbox_last()?;
         let waited = self.store.outbox_tags(repository)?;
         let desired = self.listing(repository).await?;
@@ -467,14 +451,11 @@ impl Worker {
         } else if !desired.partial && !withheld.is_empty() {
             self.offer_withheld(repository, &desired, &lacked, withheld).await?;
         }
-        let filled = self.fill(repository, &pending).await;
+        let failed = self.fill(repository, &pending).await?;
         let here = self.manifests_here(repository)?;
-        // On a full disk above all: it makes room.
-        let is_over = matches!(filled, Ok(_) | Err(SyncError::Store(StoreError::Full)));
-        if offer == Offer::None && is_over && !desired.partial {
+        if offer == Offer::None && !desired.partial {
             self.drop_deleted(repository, &desired, &here).await?;
         }
-        let failed = filled?;
         if desired.partial {
             return Err(SyncError::Content("the parent has not got all of it yet".to_owned()));
         }
@@ -522,7 +503,7 @@ impl Worker {
         (tag, digest): &Wanted,
         error: SyncError,
     ) -> Result<Option<Item>, SyncError> {
-        if !error.is_of_item() {
+        if !error.sets_aside() {
             return Err(error);
         }
         let item = match tag {
@@ -629,7 +610,7 @@ impl Worker {
     }
 
     /// Whether a listing has told of it already, or of what came after it.
-    pub(super) fn is_listed(&self, id: &InboxId) -> Result<bool, SyncError> {
+    fn is_listed(&self, id: &InboxId) -> Result<bool, SyncError> {
         let listed = self.store.listed()?.zip(self.store.feed_position()?);
         Ok(listed.is_some_and(|(listed, now)| {
             listed.epoch == now.epoch && id.sequence() <= listed.sequence
@@ -638,7 +619,7 @@ impl Worker {
 
     /// Applies one message about content. What counts is what the parent says now, if it is asked:
     /// the message may be older than what is here. What cannot be had is set aside.
-    pub(super) async fn apply_content(
+    async fn apply_content(
         &self,
         message: &Message,
         asks: bool,
@@ -678,74 +659,6 @@ impl Worker {
         }
         self.synced_if_whole(repository).await
     }
-
-    /// Makes a tag name what it names at the parent.
-    async fn follow_tag(
-        &self,
-        repository: &RepositoryName,
-        tag: &Tag,
-        told: Option<Digest>,
-        asks: bool,
-    ) -> Result<(), SyncError> {
-        let item = Item::Tag(tag.clone());
-        let base = self.store.tag(repository, tag)?;
-        if base == told {
-            if let Some(digest) = &told {
-                self.store.parent_has(repository, Some(tag), digest).await?;
-            }
-            return self.settle(repository, item, None, Ok(())).await;
-        }
-        if self.store.outbox_holds_tag(repository, tag)? {
-            self.state.hold_back(repository, item);
-            return Ok(());
-        }
-        // On a ReadWrite node the message may be the echo of an older push of ours: what counts is
-        // what the tag names at the parent now.
-        let wanted = match asks {
-            false => told,
-            true => {
-                match self.upstream.tag(repository, &Reference::Tag(tag.clone())).await {
-                    Ok(wanted) => wanted,
-                    // The parent has told of its removal.
-                    Err(UpstreamError::NotYet(_)) if told.is_none() => None,
-                    Err(error) => {
-                        return self.settle(repository, item, None, Err(error.into())).await;
-                    }
-                }
-            }
-        };
-        self.bring_tag(repository, tag, base, wanted).await
-    }
-
-    /// Lets a tag that names `base` name what is wanted. What cannot be had is set aside.
-    pub(super) async fn bring_tag(
-        &self,
-        repository: &RepositoryName,
-        tag: &Tag,
-        base: Option<Digest>,
-        wanted: Option<Digest>,
-    ) -> Result<(), SyncError> {
-        let item = Item::Tag(tag.clone());
-        let result = match (&wanted, base) {
-            (Some(digest), Some(base)) if *digest == base => {
-                self.store.parent_has(repository, Some(tag), digest).await?;
-                Ok(())
-            }
-            (Some(digest), base) => {
-                match self.fetcher.obtain(repository, digest, Some((tag, base))).await {
-                    Ok(true) => Ok(()),
-                    Ok(false) => {
-                        self.state.hold_back(repository, item);
-                        return Ok(());
-                    }
-                    Err(error) => Err(error),
-                }
-            }
-            (None, Some(base)) => return self.remove_tag(repository, tag, base).await,
-            (None, None) => Ok(()),
-        };
-        self.settle(repository, item, wanted.as_ref(), result).await
-    }
 }
 
 /// Whether a later message says where the same tag is, so that the content between need not be
@@ -765,7 +678,71 @@ fn is_superseded<'a>(message: &Message, mut later: impl Iterator<Item = &'a Mess
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::gateway::upstream::testing::parent;
+    use crate::store::registry::manifests::testing::push;
+    use crate::store::replica::node::testing::connected;
     use crate::types::digest::Algorithm;
+    use crate::types::message;
+
+    const POSITION: Cursor = Cursor { epoch: 3, sequence: 5 };
+
+    /// A worker at [`POSITION`], of a device whose parent has nothing.
+    async fn worker() -> Worker {
+        let (store, upstream) = (connected().await, Arc::new(parent(|_, _| (404, Vec::new()))));
+        store.begin_reconcile().await.unwrap();
+        store.reconciled(POSITION).await.unwrap();
+        Worker {
+            state: Arc::new(State::new(store.sys())),
+            fetcher: Fetcher {
+                store: store.clone(),
+                upstream: upstream.clone(),
+                strikes: Arc::default(),
+            },
+            store,
+            upstream,
+        }
+    }
+
+    fn batch(from: Cursor, through: Cursor) -> Batch {
+        let (repository, tag) = ("app".parse().unwrap(), "v1".parse().unwrap());
+        let message = Message::Tag { repository, tag, digest: None };
+        Batch { from, through, items: vec![message::Item { sequence: 6, message }] }
+    }
+
+    #[test]
+    fn what_is_held_back_is_known_after_a_restart() {
+        smol::block_on(async {
+            let worker = worker().await;
+            let store = &worker.store;
+            // It waits for the parent's answer, and the parent tells of a removal.
+            push(store, "app", 1, &["v1"]).await;
+            store.receive(batch(POSITION, Cursor { sequence: 6, ..POSITION })).await.unwrap();
+            worker.apply(store.inbox(9).unwrap()).await.unwrap();
+            assert_eq!(store.inbox(9).unwrap(), []);
+            assert!(!worker.state.debts().is_empty() && store.debts_noted().unwrap());
+        });
+    }
+
+    #[test]
+    fn messages_that_do_not_follow_lead_to_a_comparison() {
+        smol::block_on(async {
+            let at = |epoch, sequence| Cursor { epoch, sequence };
+            for (from, through, unknown, follows) in [
+                (POSITION, at(3, 6), false, true),
+                (POSITION, at(3, 6), true, false),
+                (at(3, 4), at(3, 6), false, false),
+                (at(2, 5), at(3, 6), false, false),
+                (POSITION, at(4, 6), false, false),
+            ] {
+                let worker = worker().await;
+                let batch = batch(from, through);
+                let received = Received { batch, unknown, projected: None, set_back: false };
+                let done = worker.can_follow(POSITION, &received).await;
+                assert_eq!(done, Ok(follows), "{from} {through}");
+                assert_eq!(worker.store.reconcile_due().unwrap(), !follows, "{from} {through}");
+            }
+        });
+    }
 
     #[test]
     fn only_the_last_move_of_a_tag_counts() {

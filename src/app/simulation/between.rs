@@ -10,8 +10,10 @@ use crate::sys::clock::within;
 use crate::types::Cursor;
 
 /// From now on this happens when a request comes, and when its answer goes.
-fn hook<F>(world: &World, run: impl Fn(Arc<World>, String, u16) -> F + Send + Sync + 'static)
-where
+pub(super) fn hook<F>(
+    world: &World,
+    run: impl Fn(Arc<World>, String, u16) -> F + Send + Sync + 'static,
+) where
     F: Future<Output = bool> + Send + 'static,
 {
     *world.hook.lock().unwrap() =
@@ -65,7 +67,7 @@ async fn write_grants(tree: &Tree, add: bool) {
 }
 
 /// The store has the first image, and has lost its bytes.
-async fn put_without_bytes(store: &Store, tags: &[&str]) {
+pub(super) async fn put_without_bytes(store: &Store, tags: &[&str]) {
     let bytes = manifest(FIRST);
     let put = PutManifest {
         content: Lease::unseen(&digest_of(&bytes)),

@@ -1,11 +1,12 @@
 //! Free space: the reserve below which pushes are refused, and the ballast within it.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::store::{Shared, Store, StoreError};
 use crate::sys::disk::Space;
+use crate::sys::spawn;
 
 /// How long a look at the free space is good for.
 const SPACE_AGE_MAX: Duration = Duration::from_secs(1);
@@ -15,10 +16,6 @@ const BALLAST_BYTES_MAX: u64 = 4 * 1024 * 1024;
 /// Remembers how much space there was a moment ago.
 pub(in crate::store) struct SpaceCheck {
     reserve: u64,
-    /// What was refused last and would not have left the reserve, bytes; 0 when there was room.
-    refused: AtomicU64,
-    /// What a sync tried to bring last, bytes; what a full disk is reported with.
-    wanted: AtomicU64,
     last: Mutex<Option<(Duration, Space)>>,
     /// The ballast has been used and is not back yet.
     ballast_gone: AtomicBool,
@@ -27,9 +24,7 @@ pub(in crate::store) struct SpaceCheck {
 impl SpaceCheck {
     /// With the reserve of the configuration, bytes.
     pub(in crate::store) fn new(reserve: u64) -> SpaceCheck {
-        let (refused, wanted) = (AtomicU64::new(0), AtomicU64::new(0));
-        let ballast_gone = AtomicBool::new(false);
-        SpaceCheck { reserve, refused, wanted, last: Mutex::new(None), ballast_gone }
+        SpaceCheck { reserve, last: Mutex::new(None), ballast_gone: AtomicBool::new(false) }
     }
 
     fn reserve(&self, space: Space) -> u64 {
@@ -37,30 +32,22 @@ impl SpaceCheck {
     }
 }
 
-/// What a disk has that is full or below its reserve, bytes.
+/// What a disk has on which something did not fit, bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Shortage {
     /// Free space a moment ago.
     pub free: u64,
     /// What must stay free.
     pub reserve: u64,
-    /// What was to be fetched last: content that is missing here.
-    pub wanted: u64,
 }
 
 impl Store {
-    /// Notes how many bytes of content are fetched next.
-    pub fn want_space(&self, bytes: u64) {
-        self.shared().space.wanted.store(bytes, Ordering::Relaxed);
-    }
-
     /// The figures behind the last [`StoreError::Full`], without a call; `None` before the first
     /// look at the disk.
     pub fn shortage(&self) -> Option<Shortage> {
         let check = &self.shared().space;
         let (_, space) = (*check.last.lock().unwrap_or_else(PoisonError::into_inner))?;
-        let (reserve, wanted) = (check.reserve(space), check.wanted.load(Ordering::Relaxed));
-        Some(Shortage { free: space.free, reserve, wanted })
+        Some(Shortage { free: space.free, reserve: check.reserve(space) })
     }
 
     /// Free space on the file system of the state directory, at most a second old. Blocks.
@@ -68,10 +55,25 @@ impl Store {
         self.shared().space_now()
     }
 
-    /// Whether free space is below the reserve, or would be after what was refused last. Blocks.
+    /// Whether free space is below the reserve. Blocks.
     pub fn below_reserve(&self) -> bool {
-        let refused = self.shared().space.refused.load(Ordering::Relaxed);
-        self.shared().leaves_reserve(refused) == Err(StoreError::Full)
+        self.shared().leaves_reserve(0) == Err(StoreError::Full)
+    }
+
+    /// `Full`, before the first of so many bytes of content comes, when they would not fit, even
+    /// after uploads that were given up have made room.
+    pub async fn expect_space(&self, bytes: u64) -> Result<(), StoreError> {
+        let shared = self.shared().clone();
+        spawn::blocking(move || shared.make_room(bytes)).await
+    }
+
+    /// How much is free beside the reserve, bytes; `None` below it, and when nothing can be
+    /// written. Blocks.
+    pub fn room(&self) -> Option<u64> {
+        let shared = self.shared();
+        shared.leaves_reserve(0).ok()?;
+        let space = shared.space_now().ok()?;
+        space.free.checked_sub(shared.space.reserve(space))
     }
 }
 
@@ -146,16 +148,6 @@ impl Shared {
         self.leaves_reserve(bytes)
     }
 
-    /// [`Shared::make_room`] for bytes that will come in the course of time: `Full`, before the
-    /// first of them is asked for, when they do not fit.
-    pub(in crate::store) fn expect(&self, bytes: u64) -> Result<(), StoreError> {
-        let fits = self.make_room(bytes);
-        if fits == Err(StoreError::Full) {
-            self.space.refused.store(bytes, Ordering::Relaxed);
-        }
-        fits
-    }
-
     /// The next look is a new one: space was given back.
     pub(in crate::store) fn forget_space(&self) {
         *self.space.last.lock().unwrap_or_else(PoisonError::into_inner) = None;
@@ -164,10 +156,7 @@ impl Shared {
     /// Counts bytes that are about to be written, so that the reserve holds between two looks;
     /// `Full` when they would not leave it.
     pub(in crate::store) fn take_space(&self, bytes: u64) -> Result<(), StoreError> {
-        let taken = self.make_room(bytes);
-        let refused = if taken.is_err() { bytes } else { 0 };
-        self.space.refused.store(refused, Ordering::Relaxed);
-        taken?;
+        self.make_room(bytes)?;
         let mut last = self.space.last.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((_, space)) = last.as_mut() {
             space.free = space.free.saturating_sub(bytes);

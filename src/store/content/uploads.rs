@@ -161,10 +161,18 @@ impl Store {
         Upload::hold(shared, session)
     }
 
-    /// `Full`, before the first of so many bytes of content comes, when they would not fit.
-    pub async fn expect_space(&self, bytes: u64) -> Result<(), StoreError> {
+    /// How much of a blob its partial fetch has, bytes. That counts as wanted now: it does not make
+    /// room for the rest of what it belongs to.
+    pub async fn fetched_so_far(&self, digest: &Digest) -> u64 {
+        let Some(session) = self.shared().uploads.all().get(&digest.to_string()).cloned() else {
+            return 0;
+        };
         let shared = self.shared().clone();
-        spawn::blocking(move || shared.expect(bytes)).await
+        spawn::blocking(move || {
+            session.touch(&shared);
+            session.bytes(&shared)
+        })
+        .await
     }
 
     /// Removes uploads that nobody has touched for a day, and fetches for a month. Blocks; to be

@@ -450,6 +450,8 @@ fn what_is_fetched_is_kept_until_its_manifest_is_here() {
     let (layer, root) = (digest_of(b"layer"), digest_of(b"root"));
     block_on(store.blob_put(&layer, b"layer".to_vec())).unwrap();
     store.keep_fetched(&app, &root, std::iter::once(layer.clone()));
+    // That something did not fit does not make the disk full.
+    assert_eq!(block_on(store.expect_space(1 << 60)), Err(StoreError::Full));
     assert_eq!(bench.gc_twice().blobs_removed, 0);
     assert!(bench.has(&layer));
     store.release_fetched(&app, &root);

@@ -1,0 +1,135 @@
+//! What does not fit on the disk of the device.
+
+use super::between::hook;
+use super::scenarios::{FIRST, SECOND, app, has, in_tree, named, names, push};
+use super::*;
+use crate::store::content::leases::Lease;
+use crate::sys::clock::within;
+
+const GIB: u64 = 1 << 30;
+
+/// Long enough for all that needs no pause.
+const SOON: Duration = Duration::from_secs(10);
+
+/// An image that names layers of so many bytes; the device has 32 GiB free.
+async fn push_huge(root: &Store, tag: &str, layers: &[u64]) {
+    let mut described = Vec::new();
+    for (number, size) in layers.iter().enumerate() {
+        let digest = digest_of(format!("{tag} {number}").as_bytes());
+        if !root.blob_linked(&app(), &digest).unwrap() {
+            root.link_blob(&app(), &Lease::unseen(&digest), *size).await.unwrap();
+        }
+        described.push(format!(r#"{{"mediaType":"a/b","digest":"{digest}","size":{size}}}"#));
+    }
+    let text = String::from_utf8(manifest(FIRST)).unwrap();
+    let layers = format!("\"layers\":[{}]", described.join(","));
+    let huge = (text.replace("\"layers\":[]", &layers).into_bytes(), media::OCI_MANIFEST);
+    let stored = put(root, &app(), &names(&[tag]), huge, Origin::Client).await;
+    assert_eq!(stored, PutOutcome::Stored);
+}
+
+/// What the device reports of its disk.
+fn disk_error(device: &Store) -> Option<String> {
+    let problems = device.sync_view().problems.clone().into_iter();
+    problems.filter(|problem| problem.code == "DiskError").map(|p| p.description).next()
+}
+
+async fn pull(engine: &Engine) {
+    within(SOON, engine.pull_once()).await.expect("nothing is waited for").unwrap();
+}
+
+#[test]
+fn f210_one_image_that_does_not_fit_holds_up_no_other_repository() {
+    in_tree(async |tree, engine| {
+        let (root, device) = (&tree.world.root, &tree.world.device());
+        // Each layer alone would fit.
+        push_huge(root, "huge", &[20 * GIB, 20 * GIB]).await;
+        let tag: Tag = "small".parse().unwrap();
+        store_push(root, &repository(1), std::slice::from_ref(&tag), SECOND, Origin::Client).await;
+        hook(&tree.world, async |_, call, _| {
+            assert!(!call.contains("Get /v2/app0/blobs/"), "{call}");
+            false
+        });
+        pull(engine).await;
+        let second = digest_of(&manifest(SECOND));
+        assert_eq!(device.tag(&repository(1), &tag).unwrap(), Some(second));
+        assert_eq!(named(device, "huge"), None);
+        assert_eq!(device.inbox(9).unwrap(), []);
+        let told = disk_error(device).unwrap();
+        assert!(told.contains("40960.0 MiB for the content"), "{told}");
+        assert!(device.sync_view().without_space.contains(&app()));
+        assert!(!device.below_reserve());
+        // It is not wanted any more.
+        let huge = named(root, "huge").unwrap();
+        root.delete_manifest(&app(), &huge, &Origin::Client).await.unwrap();
+        pull(engine).await;
+        assert_eq!(disk_error(device), None);
+        assert!(device.sync_view().without_space.is_empty());
+    });
+}
+
+#[test]
+fn f210_one_image_that_does_not_fit_holds_up_no_other_tag_of_a_comparison() {
+    in_tree(async |tree, engine| {
+        let (root, device) = (&tree.world.root, &tree.world.device());
+        push_huge(root, "a-huge", &[40 * GIB]).await;
+        for number in 0..20 {
+            push(root, &[&format!("b{number}")], FIRST).await;
+        }
+        push(root, &["z-small"], SECOND).await;
+        device.request_reconcile().await.unwrap();
+        pull(engine).await;
+        assert_eq!(named(device, "z-small"), named(root, "z-small"));
+        assert!(disk_error(device).is_some());
+        assert!(!device.reconcile_due().unwrap(), "nothing is compared again");
+    });
+}
+
+/// A manifest may name any length: that is no fault of the disk.
+#[test]
+fn f204_f210_an_image_that_names_another_length_than_its_layer_has_is_no_want_of_space() {
+    in_tree(async |tree, engine| {
+        let (root, device) = (&tree.world.root, &tree.world.device());
+        let layer = digest_of(b"liar 0");
+        let lease = root.blob_put(&layer, b"liar 0".to_vec()).await.unwrap();
+        root.link_blob(&app(), &lease, 6).await.unwrap();
+        push_huge(root, "liar", &[40 * GIB]).await;
+        pull(engine).await;
+        let told = device.sync_view().problems.clone();
+        assert_eq!((told.len(), told[0].code.as_str()), (1, "SyncIncomplete"), "{told:?}");
+        assert!(told[0].description.contains("has 6 bytes at the parent"), "{told:?}");
+    });
+}
+
+#[test]
+fn f210_below_the_reserve_deletions_are_followed_and_the_rest_comes_as_soon_as_there_is_space() {
+    in_tree(async |tree, engine| {
+        let (root, device) = (&tree.world.root, &tree.world.device());
+        push(root, &["v1"], FIRST).await;
+        pull(engine).await;
+        tree.disk.set_full(true);
+        // What the device knows of its space is up to a second old.
+        tree.hands.0.fetch_add(2, Ordering::Relaxed);
+        push(root, &["v2"], SECOND).await;
+        let first = digest_of(&manifest(FIRST));
+        root.delete_manifest(&app(), &first, &Origin::Client).await.unwrap();
+        hook(&tree.world, async |_, call, _| {
+            assert!(!call.contains("Get /v2/app0/"), "{call}");
+            false
+        });
+        for compare in [false, true] {
+            if compare {
+                device.request_reconcile().await.unwrap();
+            }
+            pull(engine).await;
+            assert!(!has(device, FIRST) && named(device, "v2").is_none());
+            assert!(disk_error(device).unwrap().contains("0.0 MiB free"));
+            assert_eq!((device.inbox(9).unwrap(), device.reconcile_due()), (vec![], Ok(false)));
+        }
+        *tree.world.hook.lock().unwrap() = None;
+        tree.disk.set_full(false);
+        tree.hands.0.fetch_add(2, Ordering::Relaxed);
+        pull(engine).await;
+        assert_eq!((named(device, "v2"), disk_error(device)), (named(root, "v2"), None));
+    });
+}
