@@ -128,18 +128,19 @@ impl Worker {
             match &item {
                 Item::Listing => {
                     self.state.begin_listing();
-                    match self.reconcile_repository(&repository).await {
+                    let done = self.reconcile_repository(&repository).await;
+                    self.note_listed().await?;
+                    match done {
                         Err(error) if error.is_of_item() => {
                             self.settle(&repository, item, None, Err(error)).await?;
                         }
                         done => done?,
                     }
-                    self.note_listed().await?;
                 }
                 Item::Tag(tag) => self.try_tag_again(&repository, tag).await?,
                 Item::Deleted(digest) => self.delete_if_gone(&repository, digest).await?,
                 Item::Manifest(digest) => {
-                    let result = self.fetcher.obtain(&repository, digest, None).await.map(|_| ());
+                    let result = self.bring_manifest(&repository, digest).await;
                     self.settle(&repository, item.clone(), Some(digest), result).await?;
                 }
             }
@@ -155,12 +156,18 @@ impl Worker {
             return Ok(());
         }
         let base = self.store.tag(repository, tag)?;
-        match self.upstream.tag(repository, &Reference::Tag(tag.clone())).await {
-            Ok(wanted) => self.bring_tag(repository, tag, base, wanted).await,
-            Err(error) => {
-                self.settle(repository, Item::Tag(tag.clone()), None, Err(error.into())).await
-            }
-        }
+        self.ask_for_tag(repository, tag, base, false).await
+    }
+
+    /// Fetches a manifest that the parent has now.
+    async fn bring_manifest(
+        &self,
+        repository: &RepositoryName,
+        digest: &Digest,
+    ) -> Result<(), SyncError> {
+        let closure = self.fetcher.resolve(repository, digest).await?;
+        self.note_asked().await?;
+        self.fetcher.complete(repository, closure, None).await.map(|_| ())
     }
 
     /// Marks in the store that there are debts, before the message or the reconcile that found them

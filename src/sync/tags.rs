@@ -4,7 +4,7 @@ use super::debts::Item;
 use super::error::SyncError;
 use super::worker::Worker;
 use crate::gateway::UpstreamError;
-use crate::types::{Digest, Reference, RepositoryName, Tag};
+use crate::types::{Digest, Mode, Reference, RepositoryName, Tag};
 
 impl Worker {
     /// Makes a tag name what it names at the parent.
@@ -29,24 +29,48 @@ impl Worker {
         }
         // On a ReadWrite node the message may be the echo of an older push of ours: what counts is
         // what the tag names at the parent now.
-        let wanted = match asks {
-            false => told,
-            true => {
-                match self.upstream.tag(repository, &Reference::Tag(tag.clone())).await {
-                    Ok(wanted) => wanted,
-                    // The parent has told of its removal.
-                    Err(UpstreamError::NotYet(_)) if told.is_none() => None,
-                    Err(error) => {
-                        return self.settle(repository, item, None, Err(error.into())).await;
-                    }
-                }
+        match asks {
+            true => self.ask_for_tag(repository, tag, base, told.is_none()).await,
+            false => self.bring_tag(repository, tag, base, told).await,
+        }
+    }
+
+    /// Lets a tag that names `base` name what it names at the parent now. `is_gone`: the parent has
+    /// told of its removal.
+    pub(super) async fn ask_for_tag(
+        &self,
+        repository: &RepositoryName,
+        tag: &Tag,
+        base: Option<Digest>,
+        is_gone: bool,
+    ) -> Result<(), SyncError> {
+        let wanted = match self.upstream.tag(repository, &Reference::Tag(tag.clone())).await {
+            Ok(wanted) => wanted,
+            Err(UpstreamError::NotYet(_)) if is_gone => None,
+            Err(error) => {
+                let item = Item::Tag(tag.clone());
+                return self.settle(repository, item, None, Err(error.into())).await;
             }
         };
+        if wanted != base {
+            self.note_asked().await?;
+        }
         self.bring_tag(repository, tag, base, wanted).await
     }
 
+    /// Notes that the parent was asked what it has now, before that is done here: what it has told
+    /// so far counts as listed, and undoes nothing of it.
+    pub(super) async fn note_asked(&self) -> Result<(), SyncError> {
+        // A ReadWrite node asks about every message.
+        if self.config()?.node.mode == Mode::ReadOnly {
+            let (position, _) = self.upstream.feed_head(None).await?;
+            self.store.note_listed(position).await?;
+        }
+        Ok(())
+    }
+
     /// Lets a tag that names `base` name what is wanted. What cannot be had is set aside.
-    pub(super) async fn bring_tag(
+    async fn bring_tag(
         &self,
         repository: &RepositoryName,
         tag: &Tag,

@@ -186,6 +186,44 @@ fn moves_while_it_lists(tree: &Tree) {
     });
 }
 
+/// A mirror owes a tag; a retry brings it as it is now, and messages that are older take it away.
+#[test]
+fn f204_a_mirror_that_paid_a_debt_does_not_lose_it_to_older_messages() {
+    let spawner = Spawner::new();
+    boxed(&spawner, async {
+        let tree = tree(spawner.clone(), READ_ONLY).await;
+        let (root, device) = (&tree.world.root, &tree.world.device());
+        let engine = tree.start().await;
+        engine.pull_once().await.unwrap();
+        // It cannot be had yet: the parent has lost its bytes.
+        put_without_bytes(root, &["v1"]).await;
+        engine.pull_once().await.unwrap();
+        assert!(device.debts_noted().unwrap() && named(device, "v1").is_none());
+        // The operator deletes it, and pushes it again.
+        let first = digest_of(&manifest(FIRST));
+        root.delete_manifest(&app(), &first, &Origin::Client).await.unwrap();
+        push(root, &["v1"], FIRST).await;
+        tree.hands.0.fetch_add(90_000, Ordering::Relaxed);
+        // The debt is paid before the poll; after that the link breaks.
+        let paid = Arc::new(AtomicBool::new(false));
+        let seen = paid.clone();
+        hook(&tree.world, move |world, call, status| {
+            let seen = seen.clone();
+            async move {
+                if status != 0 && call.contains("messages?after") {
+                    seen.store(named(&world.device(), "v1").is_some(), Ordering::Relaxed);
+                    world.is_cut.store(true, Ordering::Relaxed);
+                }
+                false
+            }
+        });
+        let _ = engine.pull_once().await;
+        assert!(paid.load(Ordering::Relaxed), "it was here");
+        assert_eq!(named(root, "v1"), Some(first.clone()));
+        assert_eq!(named(device, "v1"), Some(first), "it was here, and the parent has it");
+    });
+}
+
 #[test]
 fn f119_a_tag_of_a_mirror_does_not_go_back_after_a_comparison() {
     let spawner = Spawner::new();
