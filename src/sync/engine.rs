@@ -419,6 +419,12 @@ impl Engine {
         self.worker.meet_parent().await.map(|_| ())
     }
 
+    /// Tries to heal what is known to be damaged.
+    pub(crate) async fn heal_once(&self) -> Result<(), SyncError> {
+        self.ensure_active().await?;
+        self.healer.heal_known().await
+    }
+
     /// Does what is due, and what the parent has told by now.
     pub(crate) async fn pull_once(&self) -> Result<(), SyncError> {
         self.ensure_active().await?;

@@ -6,8 +6,8 @@ use std::time::Duration;
 use super::error::SyncError;
 use super::fetch::Fetcher;
 use crate::gateway::UpstreamError;
+use crate::store::Store;
 use crate::store::rows::link::Referred;
-use crate::store::{Store, StoreError};
 use crate::sys::clock::within;
 use crate::types::Digest;
 
@@ -32,8 +32,9 @@ impl Healer {
         }
     }
 
-    /// Tries to heal everything that is known to be damaged, once.
-    async fn heal_known(&self) -> Result<(), SyncError> {
+    /// Tries to heal everything that is known to be damaged, once. What cannot be healed is left
+    /// for the next time; an error concerns the parent as a whole.
+    pub(super) async fn heal_known(&self) -> Result<(), SyncError> {
         let mut after = None;
         loop {
             let damaged = self.store.damaged_after(after.as_ref(), BATCH);
@@ -44,7 +45,7 @@ impl Healer {
             for digest in &damaged {
                 match self.heal(digest).await {
                     Ok(()) => {}
-                    Err(error) if error.is_of_item() || is_passing(&error) => {
+                    Err(error) if is_of_one(&error) => {
                         log::warn!("{digest} cannot be healed just now: {error}");
                     }
                     Err(error) => return Err(error),
@@ -74,10 +75,11 @@ impl Healer {
     }
 }
 
-/// Whether the same may work later without anything else being wrong.
-fn is_passing(error: &SyncError) -> bool {
-    matches!(
-        error,
-        SyncError::Upstream(UpstreamError::Busy(..)) | SyncError::Store(StoreError::Full)
-    )
+/// Whether other content can be healed all the same. A disk here may fail at one file only; where
+/// it fails as a whole, whatever else is written says so.
+fn is_of_one(error: &SyncError) -> bool {
+    match error {
+        SyncError::Store(_) | SyncError::Upstream(UpstreamError::Busy(..)) => true,
+        error => error.is_of_item(),
+    }
 }

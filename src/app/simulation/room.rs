@@ -1,9 +1,12 @@
-//! What does not fit on the disk of the device.
+//! What does not fit on the disk of the device, or cannot be written there.
+
+use std::path::Path;
 
 use super::between::hook;
 use super::scenarios::{FIRST, SECOND, app, has, in_tree, named, names, push};
 use super::*;
 use crate::store::content::leases::Lease;
+use crate::sys::Disk;
 use crate::sys::clock::within;
 
 const GIB: u64 = 1 << 30;
@@ -131,5 +134,29 @@ fn f210_below_the_reserve_deletions_are_followed_and_the_rest_comes_as_soon_as_t
         tree.hands.0.fetch_add(2, Ordering::Relaxed);
         pull(engine).await;
         assert_eq!((named(device, "v2"), disk_error(device)), (named(root, "v2"), None));
+    });
+}
+
+#[test]
+fn f204_content_that_cannot_be_healed_does_not_hold_up_other_content() {
+    in_tree(async |tree, engine| {
+        let (root, device) = (&tree.world.root, &tree.world.device());
+        push(root, &["v1"], FIRST).await;
+        push(root, &["v2"], SECOND).await;
+        engine.pull_once().await.unwrap();
+        for number in [FIRST, SECOND] {
+            let digest = digest_of(&manifest(number));
+            let path = format!("/blobs/sha256/{}/{}", &digest.hex()[..2], digest.hex());
+            tree.disk.remove(Path::new(&path)).unwrap();
+        }
+        device.scrub(u64::MAX).await.unwrap();
+        assert_eq!(device.damaged_count(), 2);
+        // The disk cannot write the first one.
+        tree.disk.fail_at(tree.disk.calls() + 1);
+        engine.heal_once().await.unwrap();
+        assert!(tree.disk.struck().is_some());
+        assert_eq!(device.damaged_count(), 1, "the other one is whole");
+        engine.heal_once().await.unwrap();
+        assert_eq!(device.damaged_count(), 0);
     });
 }
