@@ -20,6 +20,7 @@ use crate::store::rows::referrer::ReferrerRow;
 use crate::store::rows::{Kind, prefix};
 use crate::store::{Store, StoreError};
 use crate::types::connected_registry::{Activation, StatusReport};
+use crate::types::cursor::SEQUENCE;
 use crate::types::limits::{PAGE_MAX, POLL_WAIT_MAX, SMALL_BODY_BYTES_MAX};
 use crate::types::message::{Batch, Item, Listing, Message, TagEntry};
 use crate::types::refusal::PARTIAL;
@@ -55,6 +56,11 @@ pub const SET_BACK: &str = "skerry-set-back";
 
 /// Journal that one batch of messages is made of, bytes: a batch stays far below the largest body.
 const BATCH_BYTES: usize = 256 * 1024;
+
+/// How long the end of the feed waits for records that are durable to be shown, which takes no time
+/// unless the index is built again. Over it: a child that was told of them takes this node for one
+/// that was set back, and offers it what it lacks.
+const SHOWN_WAIT: Duration = Duration::from_secs(5);
 
 /// Referrers in one listing. Over it the rest is left to the messages of later pushes; a
 /// repository with that many does not occur.
@@ -248,6 +254,10 @@ impl Gateway {
     /// from. Waits for some, at most `wait` seconds; the waiter is gone when the client goes.
     async fn messages(&self, request: &Request, caller: &Caller) -> Result<Reply, Refusal> {
         let Some(after) = request.query("after") else {
+            // A child that has heard of what is not shown yet would take this for a state before.
+            if let Some(before) = self.store.reached().checked_sub(1) {
+                self.store.wait_after(before, SHOWN_WAIT).await;
+            }
             let head = self.store.head();
             let end = Batch { from: head, through: head, items: vec![] };
             let reply = respond_batch(request, &end)?;
@@ -357,6 +367,8 @@ impl Gateway {
         let referrers = if next.is_none() { self.referrers(repository)? } else { Vec::new() };
         let reply = respond(request, &Listing { at, tags, referrers, next })?;
         let partial = self.store.is_partial(repository).map_err(fault)?;
+        // Read after the rows: the listing is not newer than this.
+        let reply = reply.with(SEQUENCE, self.store.reached().to_string());
         Ok(if partial { reply.with(PARTIAL, "1".to_owned()) } else { reply })
     }
 

@@ -8,7 +8,7 @@ mod answer;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 pub(super) use answer::{body, malformed, protocol};
@@ -179,18 +179,19 @@ pub struct Upstream {
     realm: Mutex<Option<Known>>,
     tokens: Mutex<BTreeMap<String, Bearer>>,
     parent_start: Mutex<Option<String>>,
-    /// The highest sequence of the parent's feed that a delivery of this session was answered with.
-    heard: AtomicU64,
+    /// The highest sequence of the parent's feed that an answer of this session is of.
+    heard: Arc<AtomicU64>,
 }
 
 impl Upstream {
-    /// A client that has not called yet.
+    /// A client that has not called yet. In `heard` it notes how new the parent's answers are.
     pub fn new(
         sys: &Sys,
         client: Client,
         connection: ConnectionString,
         instance_id: String,
         private_ca: bool,
+        heard: Arc<AtomicU64>,
     ) -> Upstream {
         let (sys, realm, tokens) = (sys.clone(), Mutex::default(), Mutex::default());
         let epoch = AtomicU64::new(0);
@@ -205,7 +206,7 @@ impl Upstream {
             realm,
             tokens,
             parent_start,
-            heard: AtomicU64::new(0),
+            heard,
         }
     }
 
@@ -226,8 +227,8 @@ impl Upstream {
         self.heard.store(0, Ordering::Relaxed);
     }
 
-    /// The highest sequence of the parent's feed that a delivery of this session was answered with;
-    /// 0: the parent tells none.
+    /// The highest sequence of the parent's feed that an answer of this session is of; 0: it tells
+    /// none.
     pub fn heard(&self) -> u64 {
         self.heard.load(Ordering::Relaxed)
     }
@@ -338,7 +339,10 @@ impl Upstream {
         };
         let request = || self.gateway(Method::Get, self.name(), &call, None);
         let received = self.batch(request).await?;
-        Ok((received.batch.through, received.set_back))
+        let head = received.batch.through;
+        // A parent of an earlier version tells no more with its other answers.
+        self.heard.fetch_max(head.sequence, Ordering::Relaxed);
+        Ok((head, received.set_back))
     }
 
     /// Messages after a position. Waits for some, at most `wait`.
@@ -375,7 +379,9 @@ impl Upstream {
         let request = || self.gateway(Method::Get, self.name(), &call, None);
         let response = self.send(&gateway_scope(self.name()), request).await?;
         let partial = response.header(PARTIAL).is_some();
-        Ok((message(response).await.map_err(malformed)?, partial))
+        let listing: Listing = message(response).await.map_err(malformed)?;
+        self.heard.fetch_max(listing.at.sequence, Ordering::Relaxed);
+        Ok((listing, partial))
     }
 
     fn gateway(
@@ -447,14 +453,15 @@ impl Upstream {
             self.forget_realm();
         }
         let response = result?;
+        let answers = response.header(START);
+        if meant.as_deref().zip(answers).is_some_and(|(meant, answers)| meant != answers) {
+            return Err(UpstreamError::StartedAnew);
+        }
+        // Before anybody sees the answer, and takes something from it.
         if let Some(sequence) = response.header(SEQUENCE).and_then(|text| text.parse().ok()) {
             self.heard.fetch_max(sequence, Ordering::Relaxed);
         }
-        let answers = response.header(START);
-        match meant.as_deref().zip(answers) {
-            Some((meant, answers)) if meant != answers => Err(UpstreamError::StartedAnew),
-            _ => Ok(response),
-        }
+        Ok(response)
     }
 
     /// A token for these scopes, and whether it was given just now.

@@ -28,6 +28,7 @@ use cache::Cache;
 use crate::auth::{Auth, Presented, Principal};
 use crate::http::{Account, Reply, Request, Sender};
 use crate::store::Store;
+use crate::types::cursor::SEQUENCE;
 use crate::types::limits::{MANIFEST_CACHE_BYTES_MAX, NAMESPACE_MAX};
 use crate::types::message::NodeConfig;
 use crate::types::namespace::same_registry;
@@ -178,7 +179,8 @@ impl Registry {
             }
             Route::ManifestGet(name, reference) => {
                 let who = self.auth.repository(&presented(request), &name)?;
-                self.manifest_get(&who, request, &name, &reference).await
+                let answer = self.manifest_get(&who, request, &name, &reference).await;
+                Ok(self.told(&who.principal, answer))
             }
             Route::ManifestPut(name, reference) => {
                 let who = self.auth.repository(&presented(request), &name)?;
@@ -196,6 +198,16 @@ impl Registry {
                 let who = self.auth.repository(&presented(request), &name)?;
                 self.referrers(&who, request, &name, &subject).await
             }
+        }
+    }
+
+    /// Tells a child how new that is at most which it hears of a manifest or a tag, also that there
+    /// is none: it may be newer than the child's position in the feed.
+    fn told(&self, principal: &Principal, answer: Result<Reply, Refusal>) -> Reply {
+        let reply = answer.unwrap_or_else(Reply::from);
+        match principal {
+            Principal::Child(_) => reply.with(SEQUENCE, self.store.reached().to_string()),
+            Principal::Client(_) => reply,
         }
     }
 

@@ -41,7 +41,7 @@ pub use rows::manifest::ManifestRow;
 pub use rows::tag::TagRow;
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread::JoinHandle;
 
@@ -161,6 +161,8 @@ struct Shared {
     /// The writer has been asked to look after the index.
     healing: AtomicBool,
     feed: Feed,
+    /// See [`Store::hearing`].
+    heard: Arc<AtomicU64>,
     segments: Segments,
     uploads: Uploads,
     uploads_max: usize,
@@ -246,6 +248,7 @@ impl Store {
         let segments = Segments::new(recovered.firsts);
         let shared = Arc::new(Shared {
             feed: Feed::new(epoch, recovered.end.sequence, true),
+            heard: Arc::default(),
             index: RwLock::new(recovered.index),
             healing: AtomicBool::new(false),
             segments: segments.clone(),
@@ -310,6 +313,7 @@ impl Store {
         let epoch = sys.rng.number();
         let shared = Arc::new(Shared {
             feed: Feed::new(epoch, 0, false),
+            heard: Arc::default(),
             index: RwLock::new(Arc::new(MapIndex::default())),
             healing: AtomicBool::new(false),
             segments: Segments::default(),
@@ -418,6 +422,12 @@ impl Store {
     /// The sequence of the last durable record.
     pub fn sequence(&self) -> u64 {
         self.shared().feed.published()
+    }
+
+    /// The sequence of the last durable record, which may not be shown yet: what was read before
+    /// this is not later.
+    pub fn reached(&self) -> u64 {
+        self.shared().feed.reached()
     }
 
     /// Whether changes are refused: the disk failed, or a newer version wrote the store.

@@ -199,6 +199,7 @@ impl Writer {
         let outcome = self.make_durable(&group.payloads);
         if outcome.is_ok() && !group.records.is_empty() {
             self.sequence += group.records.len() as u64;
+            self.shared.feed.reach(self.sequence);
             let changes: Vec<Change> = std::mem::take(&mut group.overlay).into_iter().collect();
             if self.shared.index().apply(self.sequence, &changes).is_err() {
                 // The group is durable: the index is at fault and is built again from the
@@ -219,7 +220,7 @@ impl Writer {
             return;
         }
         let mut txn = Txn::over(&*index, &group.overlay);
-        txn.live(self.shared.feed.epoch());
+        txn.live(self.shared.feed.epoch(), self.shared.heard.load(Ordering::Relaxed));
         let ran = catch_unwind(AssertUnwindSafe(|| command.run(&mut txn)));
         let (changes, derived) = txn.into_changes();
         let own = match ran {

@@ -169,8 +169,8 @@ impl Engine {
         options: EngineOptions,
     ) -> Engine {
         let sys = store.sys().clone();
-        let instance_id = options.instance_id.clone();
-        let upstream = Upstream::new(&sys, client, connection, instance_id, options.private_ca);
+        let (id, private_ca) = (options.instance_id.clone(), options.private_ca);
+        let upstream = Upstream::new(&sys, client, connection, id, private_ca, store.hearing());
         let (upstream, state) = (Arc::new(upstream), Arc::new(State::new(&sys)));
         // Of a row that cannot be read no number is known to be new.
         let last_at_start = store.outbox_last().unwrap_or(u64::MAX);

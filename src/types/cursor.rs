@@ -5,7 +5,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// The header of the answer to a delivery in which a node says where its feed is now.
+/// The header in which a node says a child where its feed is: what the answer to a delivery or a
+/// question tells is not later.
 pub const SEQUENCE: &str = "skerry-sequence";
 
 /// A position in one node's change feed: an epoch and a sequence number.

@@ -4,6 +4,7 @@ use super::scenarios::{
     FIRST, SECOND, THIRD, app, has, in_tree, named, names, push, referrer, rest,
 };
 use super::*;
+use crate::gateway::UpstreamError;
 use crate::store::content::leases::Lease;
 use crate::store::tree::scope_maps::ScopeMapUpdate;
 use crate::sys::clock::within;
@@ -528,4 +529,89 @@ fn f201_a_manifest_that_the_parent_has_again_is_withheld_no_more() {
             assert_eq!(device.manifest(&app(), &digest).unwrap(), None);
         });
     }
+}
+/// The root is set back to where it was at this position: it has what it had then, and its next
+/// start says so.
+async fn set_back(world: &World, position: u64, lost: &[u64]) {
+    for number in lost {
+        let digest = digest_of(&manifest(*number));
+        world.root.delete_manifest(&app(), &digest, &Origin::Client).await.unwrap();
+    }
+    world.root.note_start_at("n-of-the-copy", position).await.unwrap();
+    world.started_anew.store(true, Ordering::Relaxed);
+}
+
+/// What a comparison takes is newer than the position that is noted when it ends.
+#[test]
+fn f201_a_parent_that_is_set_back_while_it_is_compared_is_offered_what_it_lacks() {
+    for is_first in [true, false] {
+        let spawner = Spawner::new();
+        boxed(&spawner, async {
+            let tree = tree(spawner.clone(), 1).await;
+            let (root, device) = (&tree.world.root, &tree.world.device());
+            push(root, &["old"], SECOND).await;
+            let engine = tree.start().await;
+            engine.begin_once().await.unwrap();
+            if !is_first {
+                engine.pull_once().await.unwrap();
+                device.request_reconcile().await.unwrap();
+            }
+            let copied = root.sequence();
+            push(root, &["v1"], FIRST).await;
+            hook(&tree.world, move |world, call, status| async move {
+                if status == 0 && call.contains("/repositories/app1") {
+                    unhook(&world);
+                    set_back(&world, copied, &[FIRST]).await;
+                }
+                false
+            });
+            let before = device.sequence();
+            let stopped = engine.pull_once().await;
+            assert_eq!(stopped, Err(UpstreamError::StartedAnew.into()), "first: {is_first}");
+            let first = Some(digest_of(&manifest(FIRST)));
+            assert_eq!((named(root, "v1"), named(device, "v1")), (None, first.clone()));
+            let records =
+                device.records_after(Cursor { sequence: before, ..device.head() }, 1 << 20);
+            let changes = records.await.unwrap().records.into_iter().flat_map(|(_, all)| all);
+            let noted = changes.filter(|(key, _)| key.ends_with(b"heard")).count();
+            engine.begin_once().await.unwrap();
+            rest(&tree, &engine).await;
+            for store in [root, device] {
+                assert_eq!(named(store, "v1"), first, "first: {is_first}");
+            }
+            assert_eq!(noted, 1, "with what was taken: flash wears");
+        });
+    }
+}
+
+/// A tag is asked for when a message tells of it, and may have been moved since.
+#[test]
+fn f201_a_parent_that_is_set_back_while_messages_are_applied_is_offered_what_it_lacks() {
+    in_tree(async |tree, engine| {
+        let (root, device) = (&tree.world.root, &tree.world.device());
+        engine.begin_once().await.unwrap();
+        push(root, &["v1"], FIRST).await;
+        let copied = root.sequence();
+        hook(&tree.world, async |world, call, status| {
+            if status == 0 && call.starts_with("Head") && call.ends_with("/manifests/v1") {
+                unhook(&world);
+                push(&world.root, &["v1"], SECOND).await;
+            }
+            false
+        });
+        engine.pull_once().await.unwrap();
+        let [first, second] = [FIRST, SECOND].map(|number| Some(digest_of(&manifest(number))));
+        assert_eq!(named(device, "v1"), second);
+        assert_eq!(device.feed_position().unwrap().unwrap().sequence, copied);
+        set_back(&tree.world, copied, &[SECOND]).await;
+        push(root, &["v1"], FIRST).await;
+        let asked = engine.pull_once().await;
+        assert_eq!(asked, Err(UpstreamError::StartedAnew.into()));
+        engine.begin_once().await.unwrap();
+        rest(tree, engine).await;
+        for store in [root, device] {
+            assert_eq!(named(store, "v1"), first, "the parent's state counts");
+            assert!(has(store, SECOND), "what it lacks is there by its digest");
+        }
+    });
 }

@@ -17,7 +17,7 @@ pub(crate) fn upstream(endpoint: &str, protocol: &str, private_ca: bool) -> Upst
         Ok(connection) => connection,
         Err(error) => panic!("{error}"),
     };
-    Upstream::new(&sys, client, connection, "i".to_owned(), private_ca)
+    Upstream::new(&sys, client, connection, "i".to_owned(), private_ca, Arc::default())
 }
 
 /// Says yes to everything that is asked with a token; the tokens that it gives out are called

@@ -13,22 +13,35 @@ pub struct Txn<'a> {
     group: Option<&'a BTreeMap<Vec<u8>, Option<Vec<u8>>>>,
     own: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
     incarnation: u64,
+    heard: u64,
 }
 
 impl<'a> Txn<'a> {
     /// A view with no pending changes below it.
     pub fn new(index: &'a dyn Index) -> Txn<'a> {
-        Txn { index, group: None, own: BTreeMap::new(), incarnation: 0 }
+        Txn { index, group: None, own: BTreeMap::new(), incarnation: 0, heard: 0 }
     }
 
     /// A view over the changes of the commands before it in the same group.
     pub fn over(index: &'a dyn Index, group: &'a BTreeMap<Vec<u8>, Option<Vec<u8>>>) -> Txn<'a> {
-        Txn { index, group: Some(group), own: BTreeMap::new(), incarnation: 0 }
+        Txn { index, group: Some(group), own: BTreeMap::new(), incarnation: 0, heard: 0 }
     }
 
-    /// Says which life of the store this is: see [`Txn::incarnation`].
-    pub(in crate::store) fn live(&mut self, incarnation: u64) {
-        self.incarnation = incarnation;
+    /// Says which life of the store this is, and what was heard of the parent: see
+    /// [`Txn::incarnation`] and [`Txn::heard`].
+    pub(in crate::store) fn live(&mut self, incarnation: u64, heard: u64) {
+        (self.incarnation, self.heard) = (incarnation, heard);
+    }
+
+    /// How far the parent's feed was, at most, when it gave the answers that this node has by now;
+    /// 0: it does not tell.
+    pub fn heard(&self) -> u64 {
+        self.heard
+    }
+
+    /// Whether the command has changed anything so far.
+    pub fn has_changed(&self) -> bool {
+        !self.own.is_empty()
     }
 
     /// Random, and another one in a store that was made anew or restored: what numbers of this

@@ -2,6 +2,7 @@
 //! the name, and ours goes under another one.
 
 use super::tags::{self, Precondition};
+use crate::store::replica::heard;
 use crate::store::replica::outbox::{self, Origin, OutboxChange, OutboxEntry, finish};
 use crate::store::rows::derived::About;
 use crate::store::rows::manifest::{ManifestRow, manifest_key};
@@ -49,7 +50,12 @@ impl Store {
         parents: Option<Digest>,
     ) -> Result<Option<Tag>, StoreError> {
         let now = self.sys().clock.wall_or_floor();
-        self.commit(move |txn| settle(txn, number, parents.as_ref(), now)).await
+        self.commit(move |txn| {
+            let kept = settle(txn, number, parents.as_ref(), now)?;
+            heard::note_taken(txn)?;
+            Ok(kept)
+        })
+        .await
     }
 }
 

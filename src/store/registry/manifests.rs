@@ -7,6 +7,7 @@ use super::tags::{self, Precondition};
 use crate::store::content::damage::FileCheck;
 use crate::store::content::leases::Lease;
 use crate::store::replica::delivered::{self, Effect};
+use crate::store::replica::heard;
 use crate::store::replica::offers;
 use crate::store::replica::outbox::{self, Origin, OutboxChange};
 use crate::store::rows::digest_at;
@@ -145,7 +146,11 @@ impl Store {
             if unless_deleted {
                 outbox::refuse_deleted(txn, &repository, put.content.digest())?;
             }
-            add(txn, &repository, &put, now, quota)
+            let outcome = add(txn, &repository, &put, now, quota)?;
+            if put.origin == Origin::Parent {
+                heard::note_taken(txn)?;
+            }
+            Ok(outcome)
         })
         .await
     }

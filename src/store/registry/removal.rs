@@ -12,6 +12,7 @@ use super::manifests::forget_untagged;
 use super::repositories;
 use crate::store::index::Change;
 use crate::store::replica::delivered::{self, Effect};
+use crate::store::replica::heard;
 use crate::store::replica::outbox::{self, Origin, OutboxChange, OutboxEntry};
 use crate::store::rows::derived::{Count, named_in};
 use crate::store::rows::manifest::{ManifestRow, manifest_key};
@@ -241,7 +242,11 @@ impl Removal<'_> {
                         format!("manifest {digest} was pushed here, or something that needs it");
                     return Err(StoreError::Conflict(text));
                 }
-                run(txn, &repository, &digest, &origin)
+                let step = run(txn, &repository, &digest, &origin)?;
+                if origin == Origin::Parent {
+                    heard::note_taken(txn)?;
+                }
+                Ok(step)
             })
             .await
     }

@@ -1,6 +1,7 @@
 //! Tags: movable names of manifests, switched under a precondition.
 
 use crate::store::replica::delivered::{self, Effect};
+use crate::store::replica::heard;
 use crate::store::replica::offers;
 use crate::store::replica::outbox::{self, Origin, OutboxChange};
 use crate::store::rows::manifest::{ManifestRow, manifest_key};
@@ -107,7 +108,8 @@ impl Store {
                 return Err(StoreError::NotFound);
             }
             switch(txn, &repository, &tag, &digest, &precondition, &origin, now)?;
-            delivered::record(txn, &origin, &repository, effect)
+            delivered::record(txn, &origin, &repository, effect)?;
+            if origin == Origin::Parent { heard::note_taken(txn) } else { Ok(()) }
         })
         .await
     }
@@ -147,6 +149,9 @@ impl Store {
             txn.delete(key)?;
             let change = OutboxChange::Tag { tag, base: Some(base.clone()), digest: None };
             outbox::enqueue(txn, &origin, &repository, change)?;
+            if origin == Origin::Parent {
+                heard::note_taken(txn)?;
+            }
             Ok(Some(base))
         })
         .await

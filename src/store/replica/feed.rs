@@ -32,6 +32,7 @@ pub struct Records {
 pub(in crate::store) struct Feed {
     epoch: u64,
     published: AtomicU64,
+    reached: AtomicU64,
     changed: Event,
     /// The node is about to stop: nobody waits any more.
     stopping: AtomicBool,
@@ -56,6 +57,7 @@ impl Feed {
         Feed {
             epoch,
             published: AtomicU64::new(published),
+            reached: AtomicU64::new(published),
             changed: Event::new(),
             stopping: AtomicBool::new(false),
             ring: Mutex::default(),
@@ -71,6 +73,16 @@ impl Feed {
     /// The last sequence that is durable and applied.
     pub(in crate::store) fn published(&self) -> u64 {
         self.published.load(Ordering::Acquire)
+    }
+
+    /// The last sequence that is durable: no row that is read is later.
+    pub(in crate::store) fn reached(&self) -> u64 {
+        self.reached.load(Ordering::Acquire)
+    }
+
+    /// Notes durable records, before they are applied.
+    pub(in crate::store) fn reach(&self, sequence: u64) {
+        self.reached.store(sequence, Ordering::Release);
     }
 
     /// Shows durable, applied records to readers and followers.

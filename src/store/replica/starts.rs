@@ -26,6 +26,13 @@ impl Store {
         .await
     }
 
+    /// Remembers a start that began there.
+    #[cfg(test)]
+    pub(crate) async fn note_start_at(&self, start: &str, begins: u64) -> Result<(), StoreError> {
+        let key = start_key(start);
+        self.commit(move |txn| txn.put(key, &Fact::Epoch(begins))).await
+    }
+
     /// Whether this state has been at the sequence in that start, which the child knows of.
     pub fn has_been_at(&self, start: &str, sequence: u64) -> Result<bool, StoreError> {
         let Some(Fact::Epoch(begin)) = self.get(&start_key(start))? else {
@@ -33,7 +40,7 @@ impl Store {
         };
         let rows = self.scan::<Fact>(&starts(), None, usize::MAX)?;
         let later = rows.into_iter().filter_map(begin_of).map(|(begins, _)| begins);
-        let end = later.filter(|other| *other > begin).min().unwrap_or(self.sequence());
+        let end = later.filter(|other| *other > begin).min().unwrap_or(self.reached());
         Ok(sequence <= end)
     }
 }
