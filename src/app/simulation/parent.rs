@@ -65,21 +65,6 @@ impl Parent {
             world.is_cut.store(true, Ordering::Relaxed);
             return reply;
         }
-        // str11d: a layer that is larger than the disk of the device.
-        if request.method == Method::Get
-            && request.path.ends_with(&format!("/blobs/{}", digest_of(b"huge")))
-        {
-            use crate::sys::Disk;
-            let path =
-                std::env::temp_dir().join(format!("str11d-{}", world.root.sys().rng.number()));
-            let file = crate::sys::SystemDisk.create(&path).unwrap();
-            file.set_len(40 << 30).unwrap();
-            crate::sys::SystemDisk.remove(&path).unwrap();
-            world.note("huge".to_owned());
-            let mut reply = Reply::new(200);
-            reply.body = crate::http::ReplyBody::File { file, offset: 0, len: 40 << 30 };
-            return reply;
-        }
         world.requests.fetch_add(1, Ordering::Relaxed);
         if world.calm.load(Ordering::Relaxed) || !request.path.starts_with("/v2/") {
             if changes && world.refuses.swap(false, Ordering::Relaxed) {
