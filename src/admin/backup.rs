@@ -44,6 +44,7 @@ impl Admin {
         let answer = json!({
             "id": id,
             "sequence": backup.sequence,
+            "stateDirectory": self.store.state_dir().display().to_string(),
             "files": files.collect::<Vec<_>>(),
         });
         self.backups.set(Some((id, Arc::new(backup))));

@@ -11,6 +11,7 @@ use crate::types::{Digest, Role, StoreRole};
 
 pub use crate::store::backup::Restored;
 pub use crate::store::journal::layout::Layout;
+pub use crate::store::lineage::Lineage;
 
 /// Opens a store to look at it; the error is a line for people.
 fn look(state_dir: &Path) -> Result<(Store, Recovery), String> {
@@ -38,8 +39,31 @@ pub fn restore(from: &Path, state_dir: &Path) -> Result<Restored, String> {
     if !sys.disk.exists(from).map_err(|error| format!("{}: {error}", from.display()))? {
         return Err(format!("there is no backup {}", from.display()));
     }
+    if is_within(state_dir, from) || is_within(from, state_dir) {
+        return Err(format!(
+            "the backup {} and the state directory {} lie in one another: restore into a directory \
+             of its own",
+            from.display(),
+            state_dir.display()
+        ));
+    }
+    let format = Layout::new(from).format();
+    if !sys.disk.exists(&format).map_err(|error| format!("{}: {error}", format.display()))? {
+        return Err(format!(
+            "there is no whole backup in {}: it has no file `format`, which a backup writes last",
+            from.display()
+        ));
+    }
     owner::become_owner(state_dir, "restore")?;
     backup::restore(&sys, from, state_dir).map_err(|error| error.to_string())
+}
+
+/// Whether a path is `directory` or lies in it, by their names alone.
+pub fn is_within(path: &Path, directory: &Path) -> bool {
+    match (std::path::absolute(path), std::path::absolute(directory)) {
+        (Ok(path), Ok(directory)) => path.starts_with(directory),
+        _ => false,
+    }
 }
 
 /// Gives up what follows damage of the journal in `state_dir`; returns what was found and lost. The

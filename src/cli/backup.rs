@@ -8,7 +8,7 @@ use ring::digest::Context;
 use serde_json::{Value, json};
 
 use super::{EXIT_FAILED, Failure, Global, admin_client, output};
-use crate::app::offline::{self, Layout, Restored};
+use crate::app::offline::{self, Layout, Lineage, Restored};
 use crate::config::{self, SystemSource};
 use crate::sys::{Disk, SystemDisk};
 use crate::types::Digest;
@@ -20,11 +20,16 @@ const INCOMING: &str = "incoming";
 const PARTS: [&str; 2] = ["journal", "identity"];
 
 /// Copies everything of a running node to a directory. One that holds an older backup gets what is
-/// new, and loses what is not referred to any more.
-pub(super) fn backup(directory: &Path, global: &Global) -> Result<ExitCode, Failure> {
+/// new, and loses what is not referred to any more; with `replace` also where that is of another
+/// store.
+pub(super) fn backup(
+    directory: &Path,
+    replace: bool,
+    global: &Global,
+) -> Result<ExitCode, Failure> {
     let socket =
         admin_client::socket(global.admin_socket.as_deref(), &global.options(), &SystemSource)?;
-    let taking = Taking { disk: &SystemDisk, target: directory, socket: &socket };
+    let taking = Taking { disk: &SystemDisk, target: directory, replace, socket: &socket };
     taking.check_directory().map_err(|error| disk_failure(directory, &error))?;
     let begun = admin_client::post(&socket, "backup/begin", &json!({}))?;
     let id = begun["id"].as_str().unwrap_or_default().to_owned();
@@ -72,6 +77,8 @@ pub(super) fn restore(directory: &Path, global: &Global) -> Result<ExitCode, Fai
 struct Taking<'a> {
     disk: &'a dyn Disk,
     target: &'a Path,
+    /// Whatever backup is there.
+    replace: bool,
     socket: &'a Path,
 }
 
@@ -111,6 +118,15 @@ impl Taking<'_> {
     fn take(&self, begun: &Value, id: &str) -> Result<Taken, Failure> {
         let incoming = self.target.join(INCOMING);
         let io = |error: std::io::Error| disk_failure(self.target, &error);
+        let state = Path::new(begun["stateDirectory"].as_str().unwrap_or("/"));
+        if state.parent().is_some() && offline::is_within(self.target, state) {
+            return Err(Failure::new(format!(
+                "{} lies in the state directory {}; name a directory on another disk, or at least \
+                 outside of it",
+                self.target.display(),
+                state.display()
+            )));
+        }
         if self.disk.exists(&incoming).map_err(io)? {
             self.disk.remove_dir_all(&incoming).map_err(io)?;
         }
@@ -127,10 +143,29 @@ impl Taking<'_> {
             }
             self.download(&format!("backup/{id}/{number}"), &place, None)?;
         }
+        if let Err(failure) = self.check_lineage(&incoming) {
+            self.disk.remove_dir_all(&incoming).map_err(io)?;
+            return Err(failure);
+        }
         Layout::new(&incoming).write_format(self.disk).map_err(io)?;
         let taken = self.take_content(&incoming, id)?;
         self.put_in_place(&incoming).map_err(io)?;
         Ok(taken)
+    }
+
+    /// A root that came up empty, or a wrong directory, must not cost the backup that is there.
+    fn check_lineage(&self, incoming: &Path) -> Result<(), Failure> {
+        let [old, new] = [self.target, incoming].map(|path| Lineage::of(self.disk, path));
+        let (Some(old), Some(new), false) = (old, new, self.replace) else {
+            return Ok(());
+        };
+        old.check_replaced_by(&new).map_err(|why| {
+            Failure::new(format!(
+                "{} is left as it was: {why}; name another directory, or say --replace if that \
+                 backup may go",
+                self.target.display()
+            ))
+        })
     }
 
     fn is_dir(&self, path: &Path) -> bool {

@@ -124,8 +124,11 @@ enum Command {
     },
     /// Copy everything of the running node to a directory; again: only what is new
     Backup {
-        /// An empty directory, or one with an older backup
+        /// An empty directory, or one with an older backup of the same store
         directory: PathBuf,
+        /// Also replace the backup of another store, or of a later state of this one
+        #[arg(long)]
+        replace: bool,
     },
     /// Make the state directory, which must be empty, from a backup
     Restore {
@@ -205,7 +208,7 @@ fn dispatch(cli: &Cli) -> Result<ExitCode, Failure> {
         Command::Gc { dry_run } => manage(&gc::call(*dry_run), global),
         Command::Scrub { full_speed, no_wait } => scrub::run(*full_speed, *no_wait, global),
         Command::Fsck { content } => fsck::run(*content, global),
-        Command::Backup { directory } => backup::backup(directory, global),
+        Command::Backup { directory, replace } => backup::backup(directory, *replace, global),
         Command::Restore { directory } => backup::restore(directory, global),
         Command::ScopeMap(verb) => manage(&verb.call(), global),
         Command::Token(verb) => manage(&verb.call(), global),

@@ -5,13 +5,14 @@
 //! garbage collection waits, so that what the records refer to stays. A restored store has a new
 //! feed epoch: whoever followed it compares everything.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use ring::digest::Context;
 
-use super::identity::FEED_EPOCH;
+use super::identity::{FEED_EPOCH, STORE_ID};
 use super::journal::checkpoint;
 use super::journal::layout::{Layout, OpenError, relative};
 use super::{IndexKind, Store, StoreError, StoreOptions};
@@ -105,6 +106,7 @@ impl Store {
             return Err(StoreError::Conflict(text.to_owned()));
         }
         let shared = shared.clone();
+        self.note_store_id().await;
         // A segment may go while the list is made: once more then.
         for _ in 0..3 {
             let listing = shared.clone();
@@ -123,6 +125,23 @@ impl Store {
             }
         }
         Err(StoreError::Unavailable)
+    }
+
+    /// Makes the file that tells backups of this store from others. A full disk must not keep a
+    /// backup from being made: without the file other ones are compared.
+    async fn note_store_id(&self) {
+        let store = self.clone();
+        let make = move || Ok(format!("{}\n", store.sys().rng.uuid()).into_bytes());
+        let store = self.clone();
+        let made = spawn::blocking(move || store.identity_file(STORE_ID, make)).await;
+        if let Err(error) = made {
+            log::warn!("cannot note which store this is for its backups: {error}");
+        }
+    }
+
+    /// Where the store lies.
+    pub fn state_dir(&self) -> &Path {
+        self.shared().layout.root()
     }
 }
 
@@ -185,9 +204,11 @@ pub fn restore(sys: &Sys, from: &Path, state_dir: &Path) -> Result<Restored, Ope
         let path = path.to_owned();
         move |error: StoreError| OpenError::Io { path, cause: error.to_string() }
     };
+    // Several repositories may refer to one.
+    let mut missing = BTreeSet::new();
     let copied = backup.each_content(|digest| {
         let place = target.blob(digest);
-        if disk.exists(&place)? {
+        if missing.contains(digest) || disk.exists(&place)? {
             return Ok(());
         }
         match copy(disk, &source.blob(digest), &place, Some(digest)) {
@@ -195,12 +216,15 @@ pub fn restore(sys: &Sys, from: &Path, state_dir: &Path) -> Result<Restored, Ope
                 restored.blobs += 1;
                 restored.bytes += bytes;
             }
-            Err(StoreError::NotFound | StoreError::Corrupt(_)) => restored.missing += 1,
+            Err(StoreError::NotFound | StoreError::Corrupt(_)) => {
+                missing.insert(digest.clone());
+            }
             Err(error) => return Err(error),
         }
         Ok(())
     });
     copied.map_err(failed(&target.root().join("blobs")))?;
+    restored.missing = missing.len() as u64;
     for directory in [source.identity(), source.journal()] {
         for entry in disk.list(&directory).map_err(OpenError::io(&directory))? {
             let part = directory.file_name().unwrap_or_default();

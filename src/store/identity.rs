@@ -10,6 +10,8 @@ use crate::sys::{Disk, Sys};
 const IDENTITY_BYTES_MAX: u64 = 64 * 1024;
 
 pub(super) const FEED_EPOCH: &str = "feed-epoch";
+/// Names the store in its backups: made by the first one, and kept by a restore.
+pub(super) const STORE_ID: &str = "store-id";
 
 impl Store {
     /// Reads an identity file; when there is none, durably stores what `make` returns, readable

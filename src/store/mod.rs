@@ -12,6 +12,7 @@ pub mod gc;
 pub mod identity;
 pub mod index;
 pub mod journal;
+pub mod lineage;
 pub mod recovery;
 pub mod registry;
 pub mod replica;

@@ -47,7 +47,7 @@ pub fn role_by_files(disk: &dyn Disk, state_dir: &Path) -> Option<StoreRole> {
 }
 
 /// What the identity file in a state directory says.
-fn noted_role(disk: &dyn Disk, state_dir: &Path) -> Option<StoreRole> {
+pub(super) fn noted_role(disk: &dyn Disk, state_dir: &Path) -> Option<StoreRole> {
     let path = Layout::new(state_dir).identity().join(ROLE);
     let bytes = disk.read(&path, ROLE_BYTES_MAX).ok()?;
     StoreRole::parse(&String::from_utf8(bytes).ok()?)

@@ -193,3 +193,104 @@ fn f201_a_root_that_is_set_back_to_a_copy_of_its_state_is_offered_what_its_devic
     assert_eq!(arrives(&device, "t98"), arrives(&root, "t98"));
     assert_eq!(arrives(&device, "new"), pushed);
 }
+
+/// Symptom: a root that came up empty after its disk had died replaced its only backup with
+/// nothing, and so did a backup of another node into a wrong directory, all with exit code 0.
+#[test]
+fn f201_a_backup_takes_the_place_of_an_older_one_of_the_same_store_only() {
+    let mut root = Node::root();
+    let user = root.pusher("pusher-one", "app");
+    let push = |root: &Node, seed: u64, tag: &str| {
+        let image = Image::new(seed, &[20_000]);
+        assert_eq!(image.push(&root.login, (&user.0, &user.1), "app", tag).status, 201);
+        image
+    };
+    let image = push(&root, 95, "one");
+    let directory = root.dir.join("backup");
+    let target = directory.to_str().unwrap();
+    let backup = |node: &Node| node.run(&["backup", target]);
+    let says = |output: &std::process::Output| String::from_utf8_lossy(&output.stderr).into_owned();
+    let layer = {
+        let file = root.blob_file(&image.layers[0]);
+        directory.join(file.strip_prefix(root.state()).unwrap())
+    };
+    assert!(backup(&root).status.success());
+    assert!(layer.exists());
+
+    // As one of an earlier version, which had no mark.
+    let _ = std::fs::remove_file(directory.join("identity/store-id"));
+    let other = Node::root();
+    let device = Node::start_device(&root.connect("dock01", &["--repository", "app"]));
+    for node in [&other, &device] {
+        let refused = backup(node);
+        assert_eq!(refused.status.code(), Some(1), "{refused:?}");
+    }
+    assert!(backup(&root).status.success());
+
+    let own = std::fs::read_to_string(directory.join("identity/store-id")).unwrap();
+    for node in [&other, &device] {
+        let refused = backup(node);
+        assert_eq!(refused.status.code(), Some(1), "{refused:?}");
+        let its = std::fs::read_to_string(node.state().join("identity/store-id")).unwrap();
+        for part in ["another store", "--replace", own.trim(), its.trim()] {
+            assert!(says(&refused).contains(part), "no {part} in {}", says(&refused));
+        }
+        assert!(layer.exists() && !directory.join("incoming").exists());
+    }
+    // An older state of the same store.
+    root.stop();
+    let [copy, later] = ["copy", "later"].map(|name| root.dir.join(name));
+    let copied = std::process::Command::new("cp").arg("-a").arg(root.state()).arg(&copy).status();
+    assert!(copied.unwrap().success());
+    root.start();
+    push(&root, 96, "two");
+    assert!(backup(&root).status.success());
+    root.stop();
+    std::fs::rename(root.state(), later).unwrap();
+    std::fs::rename(copy, root.state()).unwrap();
+    root.start();
+    let refused = backup(&root);
+    assert_eq!(refused.status.code(), Some(1), "{refused:?}");
+    assert!(says(&refused).contains("a later state"), "{}", says(&refused));
+    // Somebody may want it all the same.
+    for node in [&root, &other] {
+        let replaced = node.run(&["backup", target, "--replace"]);
+        assert!(replaced.status.success(), "{replaced:?}");
+    }
+    assert!(!layer.exists());
+    // The mark comes with a restore: the restored store goes on with its backup.
+    let mut other = other;
+    other.stop();
+    std::fs::rename(other.state(), other.dir.join("lost")).unwrap();
+    let state = format!("storage.state_dir={}", other.state().display());
+    let restored = other.run(&["--set", &state, "restore", target]);
+    assert!(restored.status.success(), "{restored:?}");
+    other.start();
+    assert!(backup(&other).status.success());
+}
+
+#[test]
+fn f201_what_cannot_be_restored_or_backed_up_to_is_said_as_it_is() {
+    let root = Node::root();
+    let directory = root.dir.join("backup");
+    let says = |output: std::process::Output| {
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    let inside = root.state().join("backup");
+    let refused = says(root.run(&["backup", inside.to_str().unwrap()]));
+    assert!(refused.contains("lies in the state directory") && !inside.exists(), "{refused}");
+    assert!(root.run(&["backup", directory.to_str().unwrap()]).status.success());
+    let restore = |from: &std::path::Path, to: &std::path::Path| {
+        let state = format!("storage.state_dir={}", to.display());
+        says(root.run(&["--set", &state, "restore", from.to_str().unwrap()]))
+    };
+    for to in [directory.clone(), directory.join("sub")] {
+        let refused = restore(&directory, &to);
+        assert!(refused.contains("lie in one another"), "{refused}");
+    }
+    let empty = root.dir.join("empty");
+    std::fs::create_dir(&empty).unwrap();
+    let refused = restore(&empty, &root.dir.join("new"));
+    assert!(refused.contains("there is no whole backup in"), "{refused}");
+}

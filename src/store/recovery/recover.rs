@@ -195,6 +195,13 @@ pub(in crate::store) fn look(
     })
 }
 
+/// The last sequence in the journal of a state directory or backup, as far as it can be read;
+/// changes nothing.
+pub(in crate::store) fn last_sequence(disk: &dyn Disk, layout: &Layout) -> Result<u64, OpenError> {
+    let found = Found::list(disk, layout, true)?;
+    Ok(walk(disk, layout, &found.firsts, found.checkpoints.last().copied())?.end.sequence)
+}
+
 /// What reading all records after the last checkpoint showed.
 struct Walk {
     end: End,
