@@ -46,6 +46,30 @@ fn f211_a_store_that_has_lost_its_journal_is_not_taken_for_a_new_one() {
     assert!(root.blob_file(&image.layers[0]).parent().is_none_or(|path| !path.exists()));
 }
 
+/// Symptom: a journal that was cut to nothing, or to its header, and a lost index made a new store,
+/// which deleted all content as garbage.
+#[test]
+fn f211_content_is_kept_when_only_an_empty_journal_is_left() {
+    let mut root = Node::root();
+    let user = root.pusher("pusher-one", "app");
+    let image = Image::new(6, &[60_000]);
+    assert_eq!(image.push(&root.login, (&user.0, &user.1), "app", "v1").status, 201);
+    root.kill();
+    remove_index(&root);
+    let journal = root.state().join("journal");
+    let [segment] = fs::read_dir(journal).unwrap().collect::<Vec<_>>().try_into().unwrap();
+    let segment = fs::OpenOptions::new().write(true).open(segment.unwrap().path()).unwrap();
+    for len in [50, 24, 1, 0] {
+        segment.set_len(len).unwrap();
+        let why = refusal(&root);
+        for part in ["no record in journal/", "blobs/", "skerry restore"] {
+            assert!(why.contains(part), "{len} bytes: no `{part}` in: {why}");
+        }
+        assert!(root.blob_file(&image.layers[0]).exists());
+        assert_eq!(segment.metadata().unwrap().len(), len, "it was changed");
+    }
+}
+
 /// The key protects tokens of a few hours only.
 #[test]
 fn f211_a_damaged_token_signing_key_is_replaced() {

@@ -53,7 +53,7 @@ pub(in crate::store) fn recover(
         });
     }
     let known = index.as_ref().map_or(0, |index| index.applied());
-    check_not_lost(&**disk, layout, &found, known)?;
+    check_not_lost(&**disk, layout, walk.end.sequence.max(known))?;
     if let Ok(index) = &index
         && index.applied() > walk.end.sequence
     {
@@ -95,14 +95,9 @@ fn way_out(whole: u64, last: u64) -> String {
 }
 
 /// A store of which only the content is left is not a new one: the content would be garbage to it.
-fn check_not_lost(
-    disk: &dyn Disk,
-    layout: &Layout,
-    found: &Found,
-    known: u64,
-) -> Result<(), OpenError> {
-    let nothing = found.firsts.is_empty() && found.checkpoints.is_empty() && known == 0;
-    if !nothing || !layout.holds_content(disk).map_err(OpenError::io(layout.root()))? {
+/// `known` is the last sequence in checkpoint, journal or index: an empty segment says nothing.
+fn check_not_lost(disk: &dyn Disk, layout: &Layout, known: u64) -> Result<(), OpenError> {
+    if known > 0 || !layout.holds_content(disk).map_err(OpenError::io(layout.root()))? {
         return Ok(());
     }
     Err(OpenError::StateDir {
@@ -173,7 +168,7 @@ pub(in crate::store) fn look(
     if let Some(Damage { path, what, .. }) = walk.damage {
         return Err(OpenError::Damaged { path, what });
     }
-    check_not_lost(&**disk, layout, &found, 0)?;
+    check_not_lost(&**disk, layout, walk.end.sequence)?;
     let mut recovery = Recovery {
         read_only: true,
         clean: walk.clean,
