@@ -9,6 +9,8 @@ use super::Admin;
 use super::fault::Fault;
 use crate::http::{Reply, ReplyBody};
 use crate::store::backup::{Backup, BackupFile};
+use crate::store::content::trust::Verdict;
+use crate::sys::spawn;
 use crate::types::Digest;
 
 /// The backup under way; a new one takes the place of one that was given up.
@@ -20,6 +22,13 @@ pub(super) struct Backups(Mutex<Option<(String, Arc<Backup>)>>);
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct End {
     id: String,
+}
+
+/// `backup/verify`
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct Verify {
+    digest: Digest,
 }
 
 impl Backups {
@@ -55,6 +64,13 @@ impl Admin {
         self.backups.find(&wanted.id)?;
         self.backups.set(None);
         Ok(Value::Null)
+    }
+
+    /// Content came with another digest: it is hashed here, and taken out of service when it is
+    /// damaged.
+    pub(super) async fn backup_verify(&self, wanted: &Verify) -> Result<Value, Fault> {
+        let verdict = self.store.verify(&wanted.digest, |_| spawn::yield_now()).await?;
+        Ok(json!({ "good": matches!(verdict, Verdict::Good(_)) }))
     }
 
     /// `GET /admin/v1/backup/<id>/<number of a file, or a digest>`

@@ -138,6 +138,7 @@ impl Admin {
             "gc" => self.collect_garbage(parse(body)?).await,
             "backup/begin" => self.backup_begin().await,
             "backup/end" => self.backup_end(&parse(body)?),
+            "backup/verify" => self.backup_verify(&parse(body)?).await,
             "fsck" => Ok(serde_json::to_value(self.store.fsck(false).await?).unwrap_or_default()),
             "scrub" => self.scrub(&parse(body)?),
             "scope-map/create" => self.scope_map_create(parse(body)?).await,
@@ -178,8 +179,16 @@ impl Admin {
 /// Whether a verb changes something, so that it is the root's.
 fn changes(verb: &str) -> bool {
     let action = verb.rsplit('/').next().unwrap_or_default();
-    let reads =
-        ["begin", "end", "status", "show", "list", "list-client-tokens", "permissions-show"];
+    let reads = [
+        "begin",
+        "end",
+        "verify",
+        "status",
+        "show",
+        "list",
+        "list-client-tokens",
+        "permissions-show",
+    ];
     verb.contains('/') && !reads.contains(&action)
 }
 

@@ -184,7 +184,7 @@ impl Taking<'_> {
             if here {
                 continue;
             }
-            match self.download(&format!("backup/{id}/{digest}"), &place, Some(digest)) {
+            match self.download_content(id, digest, &place) {
                 Ok(bytes) => {
                     taken.new += 1;
                     taken.bytes += bytes;
@@ -198,6 +198,24 @@ impl Taking<'_> {
         }
         self.prune(&wanted).map_err(|error| disk_failure(self.target, &error))?;
         Ok(taken)
+    }
+
+    /// Downloads content. Where that fails, by its digest above all, the node looks at what it has:
+    /// what is damaged there goes out of service, and is not there any more. What came wrong on
+    /// the way comes once more.
+    fn download_content(&self, id: &str, digest: &Digest, place: &Path) -> Result<u64, Failure> {
+        let path = format!("backup/{id}/{digest}");
+        match self.download(&path, place, Some(digest)) {
+            Err(failure) if failure.code != super::EXIT_NOT_FOUND => {
+                let wanted = json!({ "digest": digest });
+                match admin_client::post(self.socket, "backup/verify", &wanted) {
+                    Ok(_) => self.download(&path, place, Some(digest)),
+                    // The first one says more.
+                    Err(_) => Err(failure),
+                }
+            }
+            downloaded => downloaded,
+        }
     }
 
     /// Removes content that no record of the backup refers to.

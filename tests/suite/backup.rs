@@ -269,6 +269,42 @@ fn f201_a_backup_takes_the_place_of_an_older_one_of_the_same_store_only() {
     assert!(backup(&other).status.success());
 }
 
+/// Symptom: one flipped bit that no scrub had found yet failed every backup, for ever.
+#[test]
+fn f201_a_backup_goes_on_without_content_that_turns_out_to_be_damaged() {
+    let root = Node::root();
+    let user = root.pusher("pusher-one", "app");
+    let user = (user.0.as_str(), user.1.as_str());
+    let [good, bad] = [97, 98].map(|seed| Image::new(seed, &[20_000]));
+    for (image, tag) in [(&good, "good"), (&bad, "bad")] {
+        assert_eq!(image.push(&root.login, user, "app", tag).status, 201);
+    }
+    let file = root.blob_file(&bad.layers[0]);
+    let mut bytes = std::fs::read(&file).unwrap();
+    bytes[300] ^= 1;
+    std::fs::write(&file, bytes).unwrap();
+    let directory = root.dir.join("backup");
+    let backup = || root.run(&["backup", directory.to_str().unwrap()]);
+    for _ in 0..2 {
+        let output = backup();
+        let says = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        assert!(String::from_utf8_lossy(&output.stdout).contains("backup of sequence"), "{says}");
+        assert!(says.contains(&image::digest(&bad.layers[0])), "{says}");
+        assert!(says.contains("1 objects are damaged or missing"), "{says}");
+    }
+    assert_eq!(root.json(&["status"])["damagedBlobs"], 1);
+    let copied = |layer: &[u8]| {
+        directory.join(root.blob_file(layer).strip_prefix(root.state()).unwrap()).exists()
+    };
+    assert!(copied(&good.layers[0]) && !copied(&bad.layers[0]));
+    assert!(directory.join("format").exists());
+    // A push heals it, and then the backup is whole.
+    assert_eq!(bad.push(&root.login, user, "app", "bad").status, 201);
+    assert!(backup().status.success());
+    assert!(copied(&bad.layers[0]));
+}
+
 #[test]
 fn f201_what_cannot_be_restored_or_backed_up_to_is_said_as_it_is() {
     let root = Node::root();
