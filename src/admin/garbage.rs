@@ -1,11 +1,13 @@
 //! `gc`: a garbage collection at once.
 
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::Admin;
 use super::fault::Fault;
+use crate::store::StoreError;
 use crate::store::gc::GcOptions;
+use crate::sys::spawn;
 
 /// `gc`
 #[derive(Deserialize)]
@@ -16,6 +18,21 @@ pub(super) struct Collect {
 }
 
 impl Admin {
+    /// `accept-loss`: an operator agrees that records were lost.
+    pub(super) async fn accept_loss(&self) -> Result<Value, Fault> {
+        let store = self.store.clone();
+        match spawn::blocking(move || store.accept_loss()).await {
+            Ok(text) => {
+                log::warn!("somebody has agreed to a loss: {text}");
+                Ok(json!({ "accepted": text }))
+            }
+            Err(StoreError::NotFound) => {
+                Err(Fault::not_found("There is no loss of records that waits to be agreed to."))
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
     pub(super) async fn collect_garbage(&self, wanted: Collect) -> Result<Value, Fault> {
         let options = GcOptions { dry_run: wanted.dry_run, ..self.options.gc };
         let report = self.store.collect_garbage(options).await?;
@@ -23,6 +40,11 @@ impl Admin {
         let mut warnings: Vec<Value> = Vec::new();
         if report.waits_for_sync {
             let text = "A sync is under way: nothing was removed. Try again when it is done.";
+            warnings.push(text.into());
+        }
+        if report.waits_for_operator {
+            let text = "Records may have been lost (see status): nothing was removed. Restore a \
+                        backup, or run skerry state accept-loss.";
             warnings.push(text.into());
         }
         if report.blobs_waiting > 0 {

@@ -18,6 +18,10 @@ use crate::types::{NodeState, Role, UnixSeconds};
 /// The Prometheus text format.
 const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
+/// What is to be done where records may have been lost.
+const LOSS_REMEDY: &str = "compare with what was pushed last, push again what is missing, or \
+                           restore a backup; then run skerry state accept-loss";
+
 /// Changes on their way up that `status` counts. Over it: it says that there are as many or more.
 const COUNTED_MAX: usize = 1_000;
 
@@ -109,6 +113,13 @@ impl Admin {
         if let Some(fault) = self.store.credential_fault() {
             value["reason"] = fault.into();
         }
+        if let Some(loss) = self.store.loss() {
+            value["lostRecords"] = loss.clone().into();
+            if value["reason"].is_null() {
+                value["reason"] = "records may have been lost: no garbage is collected".into();
+                value["remedy"] = LOSS_REMEDY.into();
+            }
+        }
         // It stands above what the parent or a connection string may want: no change counts.
         if let Some((cause, remedy)) = self.unwritable().await {
             value["reason"] = cause.into();
@@ -188,6 +199,8 @@ impl Admin {
         let ready = u64::from(self.unready().is_none());
         let frozen = u64::from(self.store.read_only());
         sample("read_only", "gauge", "Whether the store takes no changes.", frozen);
+        let lost = u64::from(self.store.loss().is_some());
+        sample("records_lost", "gauge", "Whether a loss waits for an operator.", lost);
         sample("ready", "gauge", "Whether the node can serve clients.", ready);
         text
     }

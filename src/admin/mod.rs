@@ -20,6 +20,7 @@ use std::sync::Arc;
 use fault::Fault;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
+use tokens::Nothing;
 
 use crate::http::BodyError;
 use crate::http::{Account, Method, Reply, Request, Sender};
@@ -136,6 +137,10 @@ impl Admin {
         match verb {
             "status" => self.status(parse(body)?).await,
             "gc" => self.collect_garbage(parse(body)?).await,
+            "accept-loss" => {
+                parse::<Nothing>(body)?;
+                self.accept_loss().await
+            }
             "backup/begin" => self.backup_begin().await,
             "backup/end" => self.backup_end(&parse(body)?),
             "backup/verify" => self.backup_verify(&parse(body)?).await,

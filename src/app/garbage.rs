@@ -67,6 +67,9 @@ pub(super) async fn run(store: Store, gc: Gc, role: Role) {
 async fn collect(store: &Store, options: GcOptions) -> bool {
     match store.collect_garbage(options).await {
         Ok(report) => {
+            if report.waits_for_operator {
+                log::warn!("nothing is removed: records may have been lost, see skerry status");
+            }
             log::info!(
                 "collected garbage blobs={} bytes={} links={} manifests={} waiting={} kept={}",
                 report.blobs_removed,

@@ -81,7 +81,13 @@ impl Node {
         let (logins, gateways) = listeners(&config)?;
         let (seams, options) = (sys.clone(), store_options(&config));
         let (store, recovery) = blocking(move || Store::open(seams, options)).await?;
-        log::info!("store {}: {recovery}", config.storage.state_dir.display());
+        let level = if recovery.damage.is_empty() { log::Level::Info } else { log::Level::Warn };
+        log::log!(level, "store {}: {recovery}", config.storage.state_dir.display());
+        if let Some(loss) = store.loss() {
+            log::warn!(
+                "{loss}; no garbage is collected until somebody runs skerry state accept-loss"
+            );
+        }
         if let Some(cause) = store.read_only_cause() {
             log::error!("{cause}; run the newer version again, or restore a backup");
         }

@@ -4,8 +4,9 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use clap::{Subcommand, ValueEnum};
+use serde_json::json;
 
-use super::{Failure, Global, output};
+use super::{Failure, Global, admin_client, output};
 use crate::app::offline;
 use crate::config::{self, SystemSource};
 use crate::types::Role;
@@ -32,6 +33,13 @@ pub(super) enum Verb {
         #[arg(short, long)]
         yes: bool,
     },
+    /// Agree to what `status` names in lostRecords, so that the running node collects garbage
+    /// again, also what only lost records named
+    AcceptLoss {
+        /// Do not ask
+        #[arg(short, long)]
+        yes: bool,
+    },
 }
 
 /// `--role`.
@@ -45,13 +53,17 @@ pub(super) enum RoleArgument {
 
 /// Runs a verb.
 pub(super) fn run(verb: &Verb, global: &Global) -> Result<ExitCode, Failure> {
-    let state_dir = config::load(&global.options(), &SystemSource)?.config.storage.state_dir;
+    let state_dir = || {
+        let loaded = config::load(&global.options(), &SystemSource)?;
+        Ok::<_, Failure>(loaded.config.storage.state_dir)
+    };
     match verb {
-        Verb::Adopt { role: RoleArgument::Root, yes } => adopt(&state_dir, Role::Root, *yes),
+        Verb::Adopt { role: RoleArgument::Root, yes } => adopt(&state_dir()?, Role::Root, *yes),
         Verb::Adopt { role: RoleArgument::Connected, yes } => {
-            adopt(&state_dir, Role::Connected, *yes)
+            adopt(&state_dir()?, Role::Connected, *yes)
         }
-        Verb::CutJournal { yes } => cut_journal(&state_dir, *yes),
+        Verb::CutJournal { yes } => cut_journal(&state_dir()?, *yes),
+        Verb::AcceptLoss { yes } => accept_loss(*yes, global),
     }
 }
 
@@ -88,5 +100,19 @@ fn cut_journal(state_dir: &Path, yes: bool) -> Result<ExitCode, Failure> {
     }
     let recovery = offline::cut_journal(state_dir).map_err(Failure::new)?;
     output::print(&format!("{}\n", recovery.damage.join("\n")))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn accept_loss(yes: bool, global: &Global) -> Result<ExitCode, Failure> {
+    let socket =
+        admin_client::socket(global.admin_socket.as_deref(), &global.options(), &SystemSource)?;
+    let question = "Content that only lost records named becomes garbage and is removed. Has what \
+                    is missing been pushed again, or can it be spared?";
+    if !yes && !output::confirm(question)? {
+        return Err(Failure::new("nothing was changed"));
+    }
+    let answer = admin_client::post(&socket, "accept-loss", &json!({}))?;
+    let loss = answer["accepted"].as_str().unwrap_or_default();
+    output::print(&format!("agreed to: {loss}\n"))?;
     Ok(ExitCode::SUCCESS)
 }

@@ -54,6 +54,8 @@ pub struct GcReport {
     pub dry_run: bool,
     /// A sync is under way: what it has fetched is not referred to yet, so nothing was removed.
     pub waits_for_sync: bool,
+    /// Records may have been lost and no operator has agreed to it yet, so nothing was removed.
+    pub waits_for_operator: bool,
     /// Manifests removed because they had no tag for long.
     pub manifests_removed: u64,
     /// Links of repositories to blobs that no manifest there names, removed.
@@ -140,10 +142,17 @@ impl Store {
                 let _ = spawn::blocking(move || shared.make_room(0)).await;
             }
         }
-        let options = GcOptions { dry_run: options.dry_run || held_back, ..options };
+        // What a lost record named would be garbage, and is all that is left of it.
+        let is_lost = self.loss().is_some();
+        let dry_run = options.dry_run || held_back || is_lost;
+        let options = GcOptions { dry_run, ..options };
         let started = shared.sys.clock.monotonic();
-        let report =
-            GcReport { dry_run: options.dry_run, waits_for_sync: held_back, ..GcReport::default() };
+        let report = GcReport {
+            dry_run,
+            waits_for_sync: held_back,
+            waits_for_operator: is_lost,
+            ..GcReport::default()
+        };
         let since = started.saturating_sub(options.grace);
         let store = self.clone();
         let mut run = Run { shared: shared.clone(), store, options, started, since, report };

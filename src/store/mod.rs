@@ -60,6 +60,7 @@ use gc::Candidates;
 use index::{Index, MapIndex, NoIndex};
 use journal::layout::{Format, Layout};
 use journal::segment::{Journal, Segments};
+use recovery::loss::Loss;
 use registry::removal::Removals;
 use replica::feed::Feed;
 use replica::node::SyncView;
@@ -183,6 +184,7 @@ struct Shared {
     /// The format, when a newer version wrote the store; it is frozen then.
     newer: Option<u32>,
     backup: Hold,
+    loss: Loss,
     quotas: Vec<(RepositoryPattern, u64)>,
 }
 
@@ -246,6 +248,7 @@ impl Store {
                 Damage::open(&*disk, &layout).map_err(failed(&layout.quarantine()))?,
             ),
         };
+        let loss = Loss::open(&*disk, &layout).map_err(OpenError::io(layout.root()))?;
         let segments = Segments::new(recovered.firsts);
         let shared = Arc::new(Shared {
             feed: Feed::new(epoch, recovered.end.sequence, true),
@@ -269,6 +272,7 @@ impl Store {
             frozen,
             newer,
             backup: Hold::default(),
+            loss,
             quotas: options.quotas,
             sys,
             disk: disk.clone(),
@@ -334,6 +338,7 @@ impl Store {
             frozen: false,
             newer: None,
             backup: Hold::default(),
+            loss: Loss::default(),
             quotas: Vec::new(),
             sys,
             disk,

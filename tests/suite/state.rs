@@ -2,7 +2,9 @@
 //! person has to do is named, and works.
 
 use std::fs;
+use std::time::Duration;
 
+use crate::support::eventually;
 use crate::support::http::{bearer, token};
 use crate::support::image::{self, Image};
 use crate::support::node::Node;
@@ -68,6 +70,76 @@ fn f211_content_is_kept_when_only_an_empty_journal_is_left() {
         assert!(root.blob_file(&image.layers[0]).exists());
         assert_eq!(segment.metadata().unwrap().len(), len, "it was changed");
     }
+}
+
+/// The newest segment of the journal.
+fn last_segment(node: &Node) -> std::path::PathBuf {
+    let entries = fs::read_dir(node.state().join("journal")).unwrap();
+    let mut paths: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
+    paths.sort();
+    paths.pop().unwrap()
+}
+
+/// Symptom: with the end of the journal gone after a kill, the log said that nothing was lost: a
+/// token that had been disabled worked again, pushes were gone, and their content was garbage.
+#[test]
+fn f211_a_loss_of_records_is_told_and_nothing_is_removed_until_somebody_agrees() {
+    let mut root = Node::root_with("[gc]\nenabled = false\ngrace = \"1s\"\n");
+    let user = root.pusher("pusher-one", "app");
+    let user = (user.0.as_str(), user.1.as_str());
+    let [kept, gone] = [7, 8].map(|seed| Image::new(seed, &[20_000]));
+    for (image, tag) in [(&kept, "kept"), (&gone, "gone")] {
+        assert_eq!(image.push(&root.login, user, "app", tag).status, 201);
+    }
+    let deleter = token(&root.login, user.0, user.1, &["repository:app:pull,push,delete"]).unwrap();
+    let path = format!("/v2/app/manifests/{}", gone.digest());
+    assert_eq!(bearer(&root.login, &deleter, "DELETE", &path, &[], b"").status, 202);
+    // A torn append was never acknowledged: it alarms nobody.
+    root.kill();
+    let segment = last_segment(&root);
+    let whole = fs::read(&segment).unwrap();
+    fs::write(&segment, [&whole[..], &[0xa5; 700]].concat()).unwrap();
+    root.start();
+    assert_eq!(root.json(&["status"])["lostRecords"], serde_json::Value::Null);
+    assert!(!root.log().contains("warn  store"), "{}", root.log());
+
+    for number in 0..5 {
+        assert_eq!(kept.push(&root.login, user, "app", &format!("t{number}")).status, 201);
+    }
+    root.kill();
+    fs::remove_file(last_segment(&root)).unwrap();
+    for _ in 0..2 {
+        root.start();
+        let status = root.json(&["status"]);
+        let told = status["lostRecords"].as_str().unwrap_or_default();
+        assert!(told.contains("may be lost") && !told.contains("nothing is lost"), "{status}");
+        assert!(status["remedy"].as_str().unwrap().contains("accept-loss"), "{status}");
+        assert_eq!(root.metric("skerry_records_lost"), 1);
+        root.kill();
+    }
+    let log = root.log();
+    assert!(log.contains("no garbage is collected until") && !log.contains("nothing is lost"));
+    root.start();
+    let file = root.blob_file(&gone.layers[0]);
+    let removed = |held: bool| {
+        eventually(Duration::from_secs(20), "the garbage is ripe", || {
+            let report = root.json(&["gc"]);
+            assert_eq!(report["waitsForOperator"], held, "{report}");
+            (report["blobsRemoved"].as_u64() > Some(0)).then_some(report)
+        })
+    };
+    assert_eq!(removed(true)["dryRun"], true);
+    assert!(file.exists());
+    let accepted = root.run(&["state", "accept-loss", "--yes"]);
+    assert!(accepted.status.success(), "{accepted:?}");
+    assert_eq!(root.run(&["state", "accept-loss", "--yes"]).status.code(), Some(3));
+    assert_eq!(root.json(&["status"])["lostRecords"], serde_json::Value::Null);
+    removed(false);
+    assert!(!file.exists());
+    root.kill();
+    root.start();
+    assert_eq!(root.json(&["status"])["lostRecords"], serde_json::Value::Null);
+    assert_eq!(image::pull(&root.login, user, "app", "kept").unwrap(), kept.digest());
 }
 
 /// The key protects tokens of a few hours only.
@@ -139,12 +211,7 @@ fn f211_a_damaged_journal_without_an_index_is_cut_when_somebody_says_so() {
     let user = (user.0.as_str(), user.1.as_str());
     let [early, late] = [4, 5].map(|seed| Image::new(seed, &[20_000]));
     assert_eq!(early.push(&root.login, user, "app", "early").status, 201);
-    let journal = || {
-        let mut paths: Vec<_> = fs::read_dir(root.state().join("journal")).unwrap().collect();
-        paths.sort_by_key(|entry| entry.as_ref().unwrap().path());
-        paths.pop().unwrap().unwrap().path()
-    };
-    let segment = journal();
+    let segment = last_segment(&root);
     let kept = fs::metadata(&segment).unwrap().len();
     for tag in ["late", "later", "latest"] {
         assert_eq!(late.push(&root.login, user, "app", tag).status, 201);

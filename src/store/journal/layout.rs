@@ -204,6 +204,11 @@ impl Layout {
         self.root.join("identity")
     }
 
+    /// There while records may have been lost and no operator has agreed to it.
+    pub(in crate::store) fn loss(&self) -> PathBuf {
+        self.root.join("lost-records")
+    }
+
     /// Space kept for the journal on a full disk.
     pub fn ballast(&self) -> PathBuf {
         self.root.join("ballast")

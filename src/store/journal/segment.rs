@@ -378,11 +378,12 @@ impl SegmentReader {
     }
 
     /// Hands on every whole record from here, whatever stands between them: its sequence and,
-    /// where it can be read, itself.
+    /// where it can be read, itself. Returns where the last whole frame ends, bytes.
     pub fn each_whole(
         &mut self,
         each: &mut dyn FnMut(u64, Option<Record>) -> Result<(), StoreError>,
-    ) -> Result<(), StoreError> {
+    ) -> Result<u64, StoreError> {
+        let mut end = self.end.len;
         let io = |fault| match fault {
             FrameFault::Io(error) => StoreError::from(error),
             FrameFault::Bad(_) => StoreError::Unavailable,
@@ -393,8 +394,9 @@ impl SegmentReader {
                 result => result.map_err(io)?,
             };
             let Some(head) = head else {
-                return Ok(());
+                return Ok(end);
             };
+            end = self.frames.offset();
             if head.kind == FrameKind::Record {
                 each(head.sequence, parse_payload::<Record>(self.frames.payload()))?;
             }

@@ -2,6 +2,7 @@
 
 pub mod apply;
 pub mod found;
+pub mod loss;
 pub mod recover;
 
 pub(super) mod rebuild;

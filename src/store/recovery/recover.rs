@@ -61,6 +61,7 @@ pub(in crate::store) fn recover(
             path: layout.journal(),
             what: format!("it ends at sequence {}", walk.end.sequence),
             last_seen: walk.end.sequence,
+            end_missing: true,
         };
         return salvage(disk, layout, &found, &lost, Some(index.clone()), recovery);
     }
@@ -238,9 +239,9 @@ fn walk(
                 SegmentFault::Io(error) => return Err(OpenError::io(&path)(error)),
                 SegmentFault::Damaged(what) => what,
             };
-            let last_seen = last_sequence_seen(disk, layout, &firsts[position..])
+            let (last_seen, end_missing) = last_sequence_seen(disk, layout, &firsts[position..])
                 .map_err(OpenError::io(&path))?;
-            walk.damage = Some(Damage { path, what, last_seen });
+            walk.damage = Some(Damage { path, what, last_seen, end_missing });
             break;
         }
     }

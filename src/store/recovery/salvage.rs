@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::apply::apply;
 use super::found::{Found, Recovered, Recovery};
+use super::loss::note;
 use super::rebuild::rebuild;
 use crate::store::StoreError;
 use crate::store::index::{Built, Index, IndexKind};
@@ -24,42 +25,50 @@ pub(in crate::store) struct Damage {
     pub(in crate::store) what: String,
     /// The highest sequence that the journal is known to have had.
     pub(in crate::store) last_seen: u64,
+    /// Its end cannot be read: it may have had more than that.
+    pub(in crate::store) end_missing: bool,
 }
 
 /// The whole records of damaged segments, in order; a whole one may still say nothing to us.
+/// Returns whether the end of the last one could be read.
 fn each_whole(
     disk: &dyn Disk,
     layout: &Layout,
     firsts: &[u64],
     each: &mut dyn FnMut(u64, Option<Record>) -> Result<(), StoreError>,
-) -> Result<(), StoreError> {
+) -> Result<bool, StoreError> {
+    let mut end_seen = false;
     for first in firsts {
+        end_seen = false;
         let Ok(mut segment) = SegmentReader::open(disk, layout, *first) else {
             continue;
         };
-        segment.each_whole(each)?;
+        end_seen = segment.each_whole(each)? == disk.file_len(&layout.segment(*first))?;
     }
-    Ok(())
+    Ok(end_seen)
 }
 
-/// The highest sequence that these segments are known to have had.
+/// The highest sequence that these segments are known to have had, and whether the end of the last
+/// one cannot be read.
 pub(in crate::store) fn last_sequence_seen(
     disk: &dyn Disk,
     layout: &Layout,
     firsts: &[u64],
-) -> std::io::Result<u64> {
+) -> std::io::Result<(u64, bool)> {
     // A segment with a later name exists only after the records before it were durable.
     let mut last = firsts.last().map_or(0, |first| first.saturating_sub(1));
-    each_whole(disk, layout, firsts, &mut |sequence, _| {
+    let end_seen = each_whole(disk, layout, firsts, &mut |sequence, _| {
         last = last.max(sequence);
         Ok(())
     })
     .map_err(std::io::Error::other)?;
-    Ok(last)
+    Ok((last, !end_seen))
 }
 
 /// The journal is damaged, or shorter than it was. When the index is whole and, with the records
-/// that can still be read, has everything, it becomes the next checkpoint and nothing is lost.
+/// that can still be read, has everything that is known of, it becomes the next checkpoint. Where
+/// the end of the journal is missing, the index need not have had all of it: a change gets into the
+/// index after it is durable in the journal, and to the disk later still.
 pub(in crate::store) fn salvage(
     disk: &Arc<dyn Disk>,
     layout: &Layout,
@@ -86,13 +95,21 @@ pub(in crate::store) fn salvage(
         return Err(lost(&format!("the index ends at sequence {sequence}, before it")));
     }
     let end = End { sequence, ..End::default() };
-    let checkpoint = write_out(&**disk, layout, &*index, end)
-        .map_err(|error| failed(format!("the index cannot be saved in its place: {error}")))?;
-    recovery.damage.push(format!(
-        "{}: {}; the index had all of it, nothing is lost, children reconcile",
-        damage.path.display(),
-        damage.what
-    ));
+    let what = format!("{}: {}", damage.path.display(), damage.what);
+    let unsaved =
+        |error: String| failed(format!("the index cannot be saved in its place: {error}"));
+    recovery.damage.push(if damage.end_missing || from > damage.last_seen {
+        let cost = format!(
+            "{what}; the index goes on to sequence {sequence}: what was changed after that may be \
+             lost, also where it was acknowledged"
+        );
+        note(&**disk, layout, &cost).map_err(|error| unsaved(error.to_string()))?;
+        format!("{cost}; children reconcile")
+    } else {
+        format!("{what}; the index had all of it, nothing is lost, children reconcile")
+    });
+    let checkpoint =
+        write_out(&**disk, layout, &*index, end).map_err(|error| unsaved(error.to_string()))?;
     recovery.sequence = sequence;
     recovery.records_replayed = sequence - from;
     let firsts = keep_before(&**disk, layout, &found.firsts, sequence)?;

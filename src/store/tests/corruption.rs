@@ -123,7 +123,8 @@ fn base(clean: bool) -> Base {
     Base { dir, view, history, content }
 }
 
-fn copy_tree(from: &Path, to: &Path) {
+/// Copies a directory with all that is in it.
+pub(super) fn copy_tree(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap() {
         let entry = entry.unwrap();

@@ -1,5 +1,6 @@
 //! The index on real disks: kills, flipped bits, loss.
 
+use super::corruption::copy_tree;
 use super::*;
 
 #[test]
@@ -174,6 +175,7 @@ fn damage_that_the_index_makes_up_for_costs_nothing() {
     assert_eq!(recovery.damage.len(), 1, "{recovery}");
     assert_eq!(rows(&store), expected);
     assert_ne!(store.head().epoch, epoch);
+    assert_eq!(store.loss(), None, "the journal can be read to its end: {recovery}");
     put(&store, 500, "more").unwrap();
     drop(store);
     let (store, recovery) = open_sled(&dir);
@@ -186,6 +188,50 @@ fn damage_that_the_index_makes_up_for_costs_nothing() {
     let (store, recovery) = open_sled(&dir);
     assert_eq!(recovery.damage.len(), 1, "{recovery}");
     assert_eq!((rows(&store).len(), store.sequence()), (expected.len() + 1, last));
+    assert!(store.loss().unwrap().contains("may be lost"), "{recovery}");
+}
+
+/// sled can come up as it was long ago, and be whole as far as it can tell.
+#[test]
+fn f211_an_index_that_is_behind_does_not_make_up_for_a_journal_without_its_end() {
+    let dir = TempDir::new("store-behind");
+    let (store, _) = open_sled(&dir);
+    churn(&store, 0, 20);
+    block_on(store.close()).unwrap();
+    drop(store);
+    let layout = Layout::new(dir.path().join("state"));
+    let (old, base) = (dir.path().join("old"), dir.path().join("base"));
+    copy_tree(&layout.index(), &old);
+    let (store, recovery) = open_sled(&dir);
+    let behind = recovery.sequence;
+    churn(&store, 20, 60);
+    drop(store);
+    SystemDisk.remove_dir_all(&layout.index()).unwrap();
+    copy_tree(&old, &layout.index());
+    copy_tree(layout.root(), &base);
+    for harm in ["the last segment zeroed", "all segments removed"] {
+        SystemDisk.remove_dir_all(layout.root()).unwrap();
+        copy_tree(&base, layout.root());
+        let segments = SystemDisk.list(&layout.journal()).unwrap();
+        let mut segments: Vec<_> =
+            segments.iter().map(|e| layout.journal().join(&e.name)).collect();
+        segments.sort();
+        assert_eq!(segments.len(), 2);
+        if harm.contains("zeroed") {
+            let file = SystemDisk.open_rw(&segments[1]).unwrap();
+            let zeros = vec![0; usize::try_from(file.len().unwrap()).unwrap()];
+            file.write_all_at(&zeros, 0).unwrap();
+        } else {
+            segments.iter().for_each(|path| SystemDisk.remove(path).unwrap());
+        }
+        let (store, recovery) = open_sled(&dir);
+        assert_eq!(store.sequence(), behind, "{harm}: {recovery}");
+        assert!(store.loss().unwrap().contains("may be lost"), "{harm}: {recovery}");
+        drop(store);
+        let (store, _) = open_sled(&dir);
+        assert!(store.accept_loss().unwrap().contains("may be lost"), "{harm}");
+        assert_eq!(store.accept_loss(), Err(StoreError::NotFound));
+    }
 }
 
 #[test]
