@@ -8,6 +8,7 @@ use super::parent;
 use crate::config::{Config, Listener};
 use crate::http::TlsAcceptor;
 use crate::store::journal::layout::Layout;
+use crate::store::recovery::recover::check_journal;
 use crate::store::role::role_by_files;
 use crate::sys::net::try_bind;
 use crate::sys::owner::as_owner;
@@ -27,6 +28,10 @@ pub fn check(config: &Config, running: bool) -> Result<Vec<String>, String> {
     });
     looked.map_err(|error| error.to_string())?;
     let mut waits = Vec::new();
+    if !running {
+        let looked = as_owner(layout.root(), || check_journal(&*sys.disk, &layout));
+        waits.extend(looked.map_err(|error| error.to_string())?);
+    }
     let store = role_by_files(&SystemDisk, &config.storage.state_dir).unwrap_or_else(|| {
         waits.push(
             "what the store belongs to cannot be seen from here (it has no note of that yet): if \

@@ -3,13 +3,14 @@
 use serde::Serialize;
 
 use super::content::trust::Verdict;
-use super::journal::checkpoint::Rows;
+use super::journal::checkpoint::{self, Rows};
 use super::journal::frame::FrameFault;
-use super::journal::layout::relative;
+use super::journal::layout::{Layout, relative};
 use super::journal::segment::SegmentReader;
 use super::{Store, StoreError};
 use crate::store::rows::link::Referred;
-use crate::sys::spawn;
+use crate::sys::disk::Entry;
+use crate::sys::{Disk, spawn};
 use crate::types::Digest;
 
 /// Problems that are listed; all are counted.
@@ -75,14 +76,21 @@ impl Store {
     fn check_journal(&self, report: &mut FsckReport) -> Result<(), StoreError> {
         let (disk, layout) = (&*self.shared().disk, &self.shared().layout);
         let entries = disk.list(&layout.journal())?;
+        let given_up = given_up(disk, layout, &entries);
         let last = self.shared().segments.list().last().copied();
         for entry in entries {
             let number =
                 |end| entry.name.strip_suffix(end).and_then(|n: &str| n.parse::<u64>().ok());
             let fault = if let Some(sequence) = number(".ckpt") {
+                if sequence < given_up {
+                    continue;
+                }
                 report.checkpoints += 1;
                 read_checkpoint(disk, layout, sequence).err()
             } else if let Some(first) = number(".log").filter(|first| Some(*first) != last) {
+                if first <= given_up {
+                    continue;
+                }
                 report.segments += 1;
                 read_segment(disk, layout, first, &mut report.records).err()
             } else {
@@ -161,6 +169,15 @@ impl Store {
     }
 }
 
+/// The sequence of the last checkpoint that was made in place of a damaged journal, which such a
+/// one follows no end of: nobody reads what is before it any more, and it goes in time.
+fn given_up(disk: &dyn Disk, layout: &Layout, entries: &[Entry]) -> u64 {
+    let sequences = entries.iter().filter_map(|e| e.name.strip_suffix(".ckpt")?.parse().ok());
+    let whole = sequences.filter_map(|sequence| checkpoint::inspect(disk, layout, sequence).ok());
+    let made = whole.filter(|checkpoint| checkpoint.end.len == 0);
+    made.map(|checkpoint| checkpoint.end.sequence).max().unwrap_or(0)
+}
+
 /// Some links that were looked at.
 #[derive(Default)]
 struct Page {
@@ -169,19 +186,15 @@ struct Page {
     problems: Vec<String>,
 }
 
-fn read_checkpoint(
-    disk: &dyn crate::sys::Disk,
-    layout: &super::journal::layout::Layout,
-    sequence: u64,
-) -> Result<(), FrameFault> {
+fn read_checkpoint(disk: &dyn Disk, layout: &Layout, sequence: u64) -> Result<(), FrameFault> {
     let mut rows = Rows::open(disk, layout, sequence)?;
     while rows.next_row()?.is_some() {}
     Ok(())
 }
 
 fn read_segment(
-    disk: &dyn crate::sys::Disk,
-    layout: &super::journal::layout::Layout,
+    disk: &dyn Disk,
+    layout: &Layout,
     first: u64,
     records: &mut u64,
 ) -> Result<(), FrameFault> {

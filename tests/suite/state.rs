@@ -225,11 +225,21 @@ fn f211_a_damaged_journal_without_an_index_is_cut_when_somebody_says_so() {
     for part in ["skerry restore", "skerry state cut-journal", "are lost"] {
         assert!(why.contains(part), "no `{part}` in: {why}");
     }
+    // What serve fails on is what a check says.
+    let check = || root.run_configured(&["config", "check"]);
+    let checked = check();
+    assert_eq!(checked.status.code(), Some(78), "{checked:?}");
+    assert!(String::from_utf8_lossy(&checked.stderr).contains("cut-journal"), "{checked:?}");
     let output = root.run_configured(&["state", "cut-journal", "--yes"]);
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(output.status.success(), "{output:?}");
     assert!(text.contains("lost"), "{text}");
+    assert!(check().status.success(), "{:?}", check());
+    // What was mended passes, stopped and running.
+    let output = root.run_configured(&["fsck"]);
+    assert!(output.status.success(), "{output:?}");
     root.start();
+    assert_eq!(root.json(&["fsck"])["problems"], 0);
     assert_eq!(image::pull(&root.login, user, "app", "early").unwrap(), early.digest());
     assert_eq!(image::pull(&root.login, user, "app", "latest").unwrap_err().status, 404);
     assert_eq!(late.push(&root.login, user, "app", "latest").status, 201);

@@ -5,6 +5,7 @@
 //! told about: it is cut. This is also the one damage that cannot be detected: bit rot in the
 //! very last group after an unclean stop looks the same, unless the index knows of more.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use super::found::{Found, Recovered, Recovery};
@@ -29,7 +30,11 @@ pub(in crate::store) fn recover(
     let walk = walk(&**disk, layout, &found.firsts, base)?;
     let mut recovery =
         Recovery { damage: std::mem::take(&mut found.damage), ..Recovery::default() };
+    // One that is made for nothing would look like one that can make up for the damage.
+    let is_in_vain = walk.damage.is_some()
+        && !disk.exists(&layout.index()).map_err(OpenError::io(layout.root()))?;
     let index = match kind {
+        IndexKind::Sled { .. } if is_in_vain => Err("there is none".to_owned()),
         IndexKind::Sled { cache } => open_sled(disk, layout, cache),
         IndexKind::Map => Ok(Arc::new(MapIndex::default()) as Arc<dyn Index>),
     };
@@ -189,6 +194,30 @@ pub(in crate::store) fn look(
         index,
         renew_epoch: false,
     })
+}
+
+/// What a start would fail on in the journal, without taking the directory or changing anything.
+/// Returns what only the index can make up for: a start sees whether it does.
+pub fn check_journal(disk: &dyn Disk, layout: &Layout) -> Result<Option<String>, OpenError> {
+    let exists = |path: &Path| disk.exists(path).map_err(OpenError::io(path));
+    if !exists(&layout.journal())? {
+        return Ok(None);
+    }
+    let found = Found::list(disk, layout, true)?;
+    let walk = walk(disk, layout, &found.firsts, found.checkpoints.last().copied())?;
+    let checked = match walk.damage {
+        None => check_not_lost(disk, layout, walk.end.sequence),
+        Some(Damage { path, what, last_seen, .. }) => {
+            let what = format!("{what}; {}", way_out(walk.end.sequence, last_seen));
+            Err(OpenError::Damaged { path, what })
+        }
+    };
+    match checked {
+        Err(error) if exists(&layout.index())? => {
+            Ok(Some(format!("unless the index makes up for it, serve fails: {error}")))
+        }
+        checked => checked.map(|()| None),
+    }
 }
 
 /// The last sequence in the journal of a state directory or backup, as far as it can be read;

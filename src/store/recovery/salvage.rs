@@ -79,7 +79,8 @@ pub(in crate::store) fn salvage(
 ) -> Result<Recovered, OpenError> {
     let failed = |what: String| OpenError::Damaged { path: damage.path.clone(), what };
     let lost = |why: &str| failed(format!("{}; {why}", damage.what));
-    let index = index.ok_or_else(|| lost("the index cannot make up for it: it is damaged too"))?;
+    let index =
+        index.ok_or_else(|| lost("the index cannot make up for it: it is damaged too, or gone"))?;
     let from = index.applied();
     each_whole(&**disk, layout, &found.firsts, &mut |sequence, record| {
         if let Some(record) = record.filter(|record| record.sequence == sequence)
