@@ -14,7 +14,7 @@ use crate::admin::{Admin, AdminOptions, Contact};
 use crate::auth::{Auth, AuthOptions};
 use crate::config::{self, Config, Scheme, Verify};
 use crate::gateway::{Contacts, Gateway, GatewayOptions};
-use crate::http::{Budget, Deadlines, Permits, Service, Shutdown, TlsAcceptor, serve};
+use crate::http::{Admission, Budget, Deadlines, Service, Shutdown, TlsAcceptor, serve};
 use crate::registry::{Registry, RegistryOptions};
 use crate::store::role::role_by_files;
 use crate::store::{IndexKind, Store, StoreOptions, VerifyWhen};
@@ -26,6 +26,7 @@ use crate::sys::spawn::blocking;
 use crate::sys::{Spawner, Sys, SystemDisk};
 use crate::token::Tokens;
 use crate::types::connected_registry::{ConnectionState, ParentContact};
+use crate::types::limits::ADMIN_CONNECTIONS_MAX;
 use crate::types::{
     ConnectedRegistry, ConnectedRegistryName, NodeState, Role, StoreRole, UnixSeconds,
 };
@@ -160,7 +161,9 @@ impl Wiring {
             gateway: gateway_api(&config, role, &store, &auth, &contacts),
             admin: Admin::new(store.clone(), options, Arc::new(Seen(contacts))),
         });
-        let permits = Permits::new(config.limits.connections);
+        let admission = Admission::new(config.limits.connections);
+        // Clients, however many, do not keep the operator out.
+        let operators = Admission::new(ADMIN_CONNECTIONS_MAX);
         let memory = Budget::new(config.limits.body_memory.0);
         let shutdown = Shutdown::default();
         let mut tasks = Vec::new();
@@ -168,7 +171,7 @@ impl Wiring {
             let service = Service {
                 sys: sys.clone(),
                 handler: router.clone().behind(door),
-                permits: permits.clone(),
+                admission: if door == Door::Admin { &operators } else { &admission }.clone(),
                 shutdown: shutdown.clone(),
                 deadlines: Deadlines::default(),
                 memory: memory.clone(),

@@ -27,7 +27,7 @@ use crate::auth::{Auth, AuthOptions, keys};
 use crate::gateway::feed::Scope;
 use crate::gateway::{Contacts, Gateway, GatewayOptions};
 use crate::http::{
-    Budget, Client, ClientOptions, Deadlines, Handler, Method, Permits, Reply, Request, Service,
+    Admission, Budget, Client, ClientOptions, Deadlines, Handler, Method, Reply, Request, Service,
     Shutdown, serve,
 };
 use crate::registry::{Registry, RegistryOptions};
@@ -545,7 +545,7 @@ async fn tree(spawner: Spawner, seed: u64) -> Tree {
     let service = Service {
         sys: root_sys,
         handler: Arc::new(parent),
-        permits: Permits::new(100),
+        admission: Admission::new(100),
         shutdown: Shutdown::default(),
         deadlines: Deadlines::default(),
         memory: Budget::new(64 << 20),

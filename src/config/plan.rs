@@ -1,7 +1,7 @@
 //! What the limits amount to in memory, so that a board cannot promise more than it has.
 
 use super::model::{Config, Limits};
-use crate::types::limits::{BUFFER_BYTES, HEAD_BYTES_MAX};
+use crate::types::limits::{ADMIN_CONNECTIONS_MAX, BUFFER_BYTES, HEAD_BYTES_MAX};
 
 /// Program, allocator and index at rest, bytes: measured on a node with 10,000 manifests.
 pub const FIXED_BYTES: u64 = 16 * 1024 * 1024;
@@ -39,7 +39,8 @@ impl MemoryPlan {
         MemoryPlan {
             fixed: FIXED_BYTES,
             cache: index_cache.0,
-            connections: (connections as u64).saturating_mul(PER_CONNECTION_BYTES),
+            connections: (connections.saturating_add(ADMIN_CONNECTIONS_MAX) as u64)
+                .saturating_mul(PER_CONNECTION_BYTES),
             bodies: body_memory.0,
             threads: threads.saturating_mul(PER_THREAD_BYTES),
         }

@@ -14,7 +14,7 @@ use super::wire::head;
 use super::wire::script::Script;
 use super::wire::transport::{Transport, Wire};
 use super::{
-    Budget, ClientRequest, Deadlines, Handler, Permits, Reply, Request, Service, Shutdown,
+    Admission, Budget, ClientRequest, Deadlines, Handler, Reply, Request, Service, Shutdown,
 };
 use crate::sys::{Spawner, Sys};
 use crate::types::limits::{PROGRESS_DEADLINE, SMALL_BODY_BYTES_MAX};
@@ -227,13 +227,14 @@ fn serve(pieces: Vec<Vec<u8>>) -> (Vec<Seen>, Vec<String>) {
     let service = Service {
         sys: sys().clone(),
         handler: Arc::new(witness.clone()),
-        permits: Permits::new(1),
+        admission: Admission::new(1),
         shutdown: Shutdown::default(),
         deadlines: Deadlines::default(),
         memory: Budget::new(u64::MAX),
     };
+    let place = service.admission.admit(None).expect("the only connection");
     let (script, written) = Script::new(pieces);
-    let mut run = Box::pin(Connection::new(&service, Transport::Script(script), None).run());
+    let mut run = Box::pin(Connection::new(&service, Transport::Script(script), None, place).run());
     smol::block_on(poll_fn(|cx| run.as_mut().poll(cx)));
     let written = written.lock().unwrap_or_else(PoisonError::into_inner).clone();
     let text = String::from_utf8_lossy(&written);

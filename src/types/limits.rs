@@ -85,8 +85,11 @@ pub const POLL_WAIT_MAX: Duration = Duration::from_secs(300);
 /// Redirects that a client of ours follows.
 pub const REDIRECTS_MAX: usize = 5;
 
-/// Connections served at once by one listener set. Over it: 503 and close.
+/// Connections of clients and children served at once. Over it: the one that is idle longest makes
+/// room, otherwise 503 and close.
 pub const CONNECTIONS_MAX: usize = 1024;
+/// Connections of the admin socket served at once. Over it: as above.
+pub const ADMIN_CONNECTIONS_MAX: usize = 8;
 /// Commands that wait for the writer. Over it: the caller waits.
 pub const WRITER_QUEUE_MAX: usize = 256;
 /// Commands in one group commit.

@@ -1,8 +1,10 @@
 //! Peers that ask for too much or talk nonsense: the node answers and stays.
 
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
+
+use rustix::net;
 
 use crate::support::eventually;
 use crate::support::http::{basic, bearer, raw, send, token};
@@ -119,6 +121,61 @@ fn f191_over_the_limit_clients_are_told_to_come_back() {
     eventually(SOON, "there is room again", || {
         send(&root.login, "GET", "/v2/", &[], b"").ok().filter(|answer| answer.status == 401)
     });
+}
+
+/// A connection from another address of the loopback interface.
+fn connect_from(source: [u8; 4], address: &str) -> TcpStream {
+    let socket = net::socket(net::AddressFamily::INET, net::SocketType::STREAM, None).unwrap();
+    net::bind(&socket, &SocketAddr::from((source, 0))).unwrap();
+    net::connect(&socket, &address.parse::<SocketAddr>().unwrap()).unwrap();
+    let stream = TcpStream::from(socket);
+    stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    stream
+}
+
+/// Asks for `/healthz` and reads the start of the answer: the status.
+fn healthz(stream: &mut TcpStream) -> std::io::Result<String> {
+    stream.write_all(b"GET /healthz HTTP/1.1\r\nhost: a\r\n\r\n")?;
+    let mut start = [0; 12];
+    stream.read_exact(&mut start)?;
+    Ok(String::from_utf8_lossy(&start[9..]).into_owned())
+}
+
+/// All connections are taken: by idle ones first, then by requests that never end.
+#[test]
+fn f209_a_stranger_with_all_connections_shuts_nobody_out() {
+    let root = Node::root_with("[limits]\nconnections = 32\n");
+    let user = root.pusher("owner-token", "*");
+    let image = Image::new(1, &[1000]);
+    assert_eq!(image.push(&root.login, (&user.0, &user.1), "app", "v1").status, 201);
+    let connection = root.connect("dock01", &["--repository", "app", "--mode", "ReadOnly"]);
+    root.link("dock01", &user.0);
+    let device = Node::start_device(&connection);
+    eventually(SOON, "v1 at the device", || pull(&device, &user, "app", "v1").ok());
+
+    let mut idle: Vec<TcpStream> =
+        (0..40).map(|_| connect_from([127, 0, 0, 1], &root.login)).collect();
+    let answered = idle.iter_mut().filter_map(|stream| healthz(stream).ok());
+    assert!(answered.filter(|status| status == "200").count() >= 20);
+    assert!(root.run(&["status"]).status.success(), "the operator");
+    assert_eq!(healthz(&mut connect_from([127, 0, 0, 1], &root.login)).unwrap(), "200");
+    assert_eq!(healthz(&mut connect_from([127, 0, 0, 1], &root.gateway)).unwrap(), "200");
+    assert_eq!(image.push(&root.login, (&user.0, &user.1), "app", "v2").status, 201);
+    eventually(SOON, "v2 at the device", || pull(&device, &user, "app", "v2").ok());
+    drop(idle);
+
+    let slow: Vec<TcpStream> = (0..40)
+        .map(|_| {
+            let mut stream = connect_from([127, 0, 0, 9], &root.login);
+            let _ = stream.write_all(b"GET /healthz HTTP/1.1\r\n");
+            stream
+        })
+        .collect();
+    let output = root.run(&["token", "update", "--name", &user.0, "--status", "disabled"]);
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(healthz(&mut connect_from([127, 0, 0, 2], &root.login)).unwrap(), "200");
+    assert_eq!(healthz(&mut connect_from([127, 0, 0, 2], &root.gateway)).unwrap(), "200");
+    drop(slow);
 }
 
 /// A generator of faults: the same ones in each run.

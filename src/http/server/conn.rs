@@ -8,6 +8,7 @@ use std::panic::AssertUnwindSafe;
 use http_types::Method;
 use smol::future::FutureExt;
 
+use super::admission::Place;
 use super::exchange::{CONTINUE, RequestBody, Shared};
 use super::send;
 use super::service::Service;
@@ -33,6 +34,7 @@ pub(in crate::http) struct Connection {
     service: Service,
     shared: Shared,
     peer: Option<SocketAddr>,
+    place: Place,
     secure: bool,
 }
 
@@ -58,15 +60,16 @@ impl Connection {
         service: &Service,
         transport: Transport,
         peer: Option<SocketAddr>,
+        place: Place,
     ) -> Self {
         let secure = matches!(transport, Transport::Server(_));
         let wire = Wire::new(transport, service.sys.clock.clone(), service.deadlines.progress);
         let shared = Shared::new(wire);
-        Connection { service: service.clone(), shared, peer, secure }
+        Connection { service: service.clone(), shared, peer, place, secure }
     }
 
     /// Serves it to its end.
-    pub(in crate::http) async fn run(self) {
+    pub(in crate::http) async fn run(mut self) {
         let mut first = true;
         let after = loop {
             let after = match self.next_head(first).await {
@@ -79,6 +82,9 @@ impl Connection {
             }
             first = false;
         };
+        if self.place.is_displaced() {
+            return;
+        }
         let end = async {
             if poll_fn(|cx| self.shared.lock().wire.poll_close(cx)).await.is_ok()
                 && after == After::Linger
@@ -91,18 +97,22 @@ impl Connection {
     }
 
     /// Waits for a head. A connection without a byte of the next one is closed without a word
-    /// when it is idle too long or the server shuts down.
-    async fn next_head(&self, first: bool) -> Next {
-        let deadlines = &self.service.deadlines;
+    /// when it is idle too long, another one needs its place, or the server shuts down.
+    async fn next_head(&mut self, first: bool) -> Next {
+        let deadlines = self.service.deadlines;
         if self.shared.lock().wire.received().is_empty() {
             let limit = if first { deadlines.head } else { deadlines.idle };
+            if !first {
+                self.place.rest();
+            }
             let fill = async { poll_fn(|cx| self.shared.lock().wire.poll_fill(cx)).await.ok() };
             let stop = async {
-                self.service.shutdown.begun().await;
+                self.service.shutdown.begun().or(self.place.displaced()).await;
                 None
             };
-            match clock::within(limit, fill.or(stop)).await {
-                Ok(Some(count)) if count > 0 => {}
+            let filled = clock::within(limit, fill.or(stop)).await;
+            match filled {
+                Ok(Some(count)) if count > 0 && self.place.resume() => {}
                 _ => return Next::Closed,
             }
         }

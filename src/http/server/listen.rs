@@ -1,4 +1,4 @@
-//! Listeners to connections: permits, refusals under overload, and an orderly end.
+//! Listeners to connections: admission, refusals under overload, and an orderly end.
 
 use std::io;
 use std::net::SocketAddr;
@@ -6,9 +6,11 @@ use std::time::Duration;
 
 use smol::future::FutureExt;
 
+use super::admission::Place;
 use super::conn::Connection;
+use super::permits::Permits;
 use super::prepared::{OVERLOAD, last_words};
-use super::service::{Permits, Service, Shutdown};
+use super::service::{Service, Shutdown};
 use super::tls::TlsAcceptor;
 use crate::http::wire::transport::{Transport, Wire};
 use crate::sys::clock;
@@ -46,13 +48,14 @@ pub async fn serve(service: Service, listener: Listener, tls: Option<TlsAcceptor
         };
         failing = false;
         let (stream, peer) = accepted;
-        match (service.permits.try_acquire(), own.try_acquire()) {
-            (Some(permit), Some(counted)) => {
+        let address = peer.map(|peer| peer.ip());
+        match (service.admission.admit(address), own.try_acquire()) {
+            (Some(place), Some(counted)) => {
                 let (service, tls, cut) = (service.clone(), tls.clone(), cut.clone());
                 let spawner = service.sys.spawner.clone();
                 let connection = async move {
-                    connection(&service, stream, peer, tls).or(cut.begun()).await;
-                    drop((permit, counted));
+                    connection(&service, stream, peer, place, tls).or(cut.begun()).await;
+                    drop(counted);
                 };
                 spawner.spawn(connection).detach();
             }
@@ -71,6 +74,7 @@ async fn connection(
     service: &Service,
     stream: Stream,
     peer: Option<SocketAddr>,
+    place: Place,
     tls: Option<TlsAcceptor>,
 ) {
     let transport = match tls {
@@ -87,7 +91,7 @@ async fn connection(
             }
         },
     };
-    Connection::new(service, transport, peer).run().await;
+    Connection::new(service, transport, peer, place).run().await;
 }
 
 /// Tells a client over the limit to come back, if there is room even for that. A client of a TLS

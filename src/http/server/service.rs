@@ -4,11 +4,12 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use event_listener::{Event, listener};
 
+use super::admission::Admission;
 use crate::http::message::budget::Budget;
 use crate::http::message::reply::Reply;
 use crate::http::message::request::Request;
@@ -63,71 +64,14 @@ pub struct Service {
     pub sys: Sys,
     /// Who answers.
     pub handler: Arc<dyn Handler>,
-    /// How many connections there may be.
-    pub permits: Permits,
+    /// How many connections there may be, and which.
+    pub admission: Admission,
     /// When to stop.
     pub shutdown: Shutdown,
     /// How long things may take.
     pub deadlines: Deadlines,
     /// What all bodies together may take of memory.
     pub memory: Budget,
-}
-
-/// A bounded number of connections, shared between listeners by its clones.
-#[derive(Clone)]
-pub struct Permits {
-    shared: Arc<Counted>,
-}
-
-struct Counted {
-    max: usize,
-    used: AtomicUsize,
-    returned: Event,
-}
-
-/// The right to one connection, given back when dropped.
-pub struct Permit {
-    shared: Arc<Counted>,
-}
-
-impl Permits {
-    /// So many.
-    pub fn new(max: usize) -> Permits {
-        let shared = Counted { max, used: AtomicUsize::new(0), returned: Event::new() };
-        Permits { shared: Arc::new(shared) }
-    }
-
-    /// One of them, if any is left.
-    pub fn try_acquire(&self) -> Option<Permit> {
-        let next = |used| (used < self.shared.max).then_some(used + 1);
-        let used = &self.shared.used;
-        used.fetch_update(Ordering::AcqRel, Ordering::Acquire, next).ok()?;
-        Some(Permit { shared: self.shared.clone() })
-    }
-
-    /// How many are out.
-    pub fn in_use(&self) -> usize {
-        self.shared.used.load(Ordering::Acquire)
-    }
-
-    /// Waits until all are back.
-    pub async fn all_returned(&self) {
-        loop {
-            listener!(self.shared.returned => returned);
-            if self.in_use() == 0 {
-                return;
-            }
-            returned.await;
-        }
-    }
-}
-
-impl Drop for Permit {
-    fn drop(&mut self) {
-        if self.shared.used.fetch_sub(1, Ordering::AcqRel) == 1 {
-            self.shared.returned.notify(usize::MAX);
-        }
-    }
 }
 
 /// Tells listeners and connections, through any of its clones, that the server shuts down.
@@ -169,21 +113,5 @@ impl Shutdown {
             }
             begun.await;
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn permits_are_bounded_and_come_back() {
-        let permits = Permits::new(2);
-        let first = permits.try_acquire().unwrap();
-        let _second = permits.clone().try_acquire().unwrap();
-        assert!(permits.try_acquire().is_none());
-        drop(first);
-        assert_eq!(permits.in_use(), 1);
-        assert!(permits.try_acquire().is_some());
     }
 }

@@ -65,7 +65,7 @@ fn a_connection_is_used_again() {
             let response = client.send(head).await.unwrap();
             let size = server.content.len().to_string();
             assert_eq!(response.header("content-length"), Some(size.as_str()));
-            assert_eq!(server.service.permits.in_use(), 1, "round {round}");
+            assert_eq!(server.service.admission.permits.in_use(), 1, "round {round}");
         }
         // Not read to its end: the connection is closed, not left in the middle.
         let unread = ClientRequest::new(Method::Get, url(server.port, "/file"));
@@ -325,7 +325,7 @@ fn tls_needs_a_known_authority_and_the_right_name() {
             let (status, body) = get(&trusting, &format!("{base}{path}")).await.unwrap();
             assert!(status == 200 && (body == server.content || body == b"hello"));
         }
-        assert_eq!(server.service.permits.in_use(), 1, "the TLS connection is kept");
+        assert_eq!(server.service.admission.permits.in_use(), 1, "the TLS connection is kept");
         let by_address = format!("https://127.0.0.1:{}/hello", server.port);
         assert_eq!(get(&trusting, &by_address).await.unwrap().1, b"hello");
         let mut request = ClientRequest::new(Method::Put, format!("{base}/echo"));

@@ -174,7 +174,7 @@ impl TestServer {
         let service = Service {
             sys: sys.clone(),
             handler: Arc::new(TestHandler { file }),
-            permits: Permits::new(connections),
+            admission: Admission::new(connections),
             shutdown: Shutdown::new(),
             deadlines: quick(),
             memory: Budget::new(u64::MAX),

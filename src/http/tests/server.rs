@@ -202,8 +202,8 @@ fn a_reader_that_stops_is_cut_off() {
         let mut stream = server.connect().await;
         stream.write_all(b"GET /file HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
         clock::sleep(Duration::from_millis(100)).await;
-        assert_eq!(server.service.permits.in_use(), 1);
-        server.service.permits.all_returned().await;
+        assert_eq!(server.service.admission.permits.in_use(), 1);
+        server.service.admission.permits.all_returned().await;
         // Slow is not stopped: each piece is progress.
         let mut stream = server.connect().await;
         stream
@@ -293,8 +293,26 @@ fn over_the_limit_clients_are_told_to_come_back() {
         assert!(text.starts_with("HTTP/1.1 503 ") && text.contains("retry-after: "), "{text}");
         first.write_all(b"ow HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await.unwrap();
         assert!(read_end(&mut first).await.ends_with(b"slow"));
-        server.service.permits.all_returned().await;
+        server.service.admission.permits.all_returned().await;
         assert!(server.raw_text(LAST).await.ends_with("hello"));
+    });
+}
+
+#[test]
+fn f209_an_idle_connection_gives_way_and_a_request_under_way_does_not() {
+    run(|sys| async move {
+        let server = TestServer::start(&sys, 2, None);
+        let mut idle = server.connect().await;
+        idle.write_all(GET.as_bytes()).await.unwrap();
+        let mut polls = server.connect().await;
+        polls.write_all(GET.replace("/hello", "/wait").as_bytes()).await.unwrap();
+        clock::sleep(Duration::from_millis(100)).await;
+        assert!(server.raw_text(LAST).await.ends_with("hello"), "it has the place of the idle one");
+        assert!(read_end(&mut idle).await.ends_with(b"hello"));
+        polls.get_ref().shutdown(std::net::Shutdown::Write).unwrap();
+        let text = String::from_utf8(read_end(&mut polls).await).unwrap();
+        assert!(text.starts_with("HTTP/1.1 200 "), "{text}");
+        server.service.admission.permits.all_returned().await;
     });
 }
 
@@ -311,7 +329,7 @@ fn shutdown_finishes_what_is_in_flight() {
         assert!(text.ends_with("slow") && text.contains("connection: close"), "{text}");
         assert!(read_end(&mut idle).await.ends_with(b"hello"));
         server.ended().await;
-        assert_eq!(server.service.permits.in_use(), 0);
+        assert_eq!(server.service.admission.permits.in_use(), 0);
         let refused = Async::<TcpStream>::connect(([127, 0, 0, 1], server.port)).await;
         assert!(refused.is_err());
     });
@@ -343,9 +361,9 @@ fn a_handler_notices_that_its_client_left() {
         let mut stream = server.connect().await;
         stream.write_all(GET.replace("/hello", "/wait").as_bytes()).await.unwrap();
         clock::sleep(Duration::from_millis(1000)).await;
-        assert_eq!(server.service.permits.in_use(), 1, "a long poll is not idle");
+        assert_eq!(server.service.admission.permits.in_use(), 1, "a long poll is not idle");
         drop(stream);
-        server.service.permits.all_returned().await;
+        server.service.admission.permits.all_returned().await;
     });
 }
 
@@ -360,7 +378,8 @@ fn a_stream_may_be_cut_anywhere() {
         for pieces in Script::cuts(stream.as_bytes()) {
             let (script, written) = Script::new(pieces.clone());
             let transport = Transport::Script(script);
-            Connection::new(&server.service, transport, None).run().await;
+            let place = server.service.admission.admit(None).unwrap();
+            Connection::new(&server.service, transport, None, place).run().await;
             let text = String::from_utf8(written.lock().unwrap().clone()).unwrap();
             assert_eq!(count(&text, "HTTP/1.1 200 OK"), 3, "{pieces:?}: {text}");
             assert_eq!(count(&text, "HTTP/1.1 "), 4, "{pieces:?}: {text}");
@@ -379,7 +398,8 @@ fn empty_lines_before_a_request_may_be_cut_anywhere() {
         for pieces in streams {
             let (script, written) = Script::new(pieces.clone());
             let transport = Transport::Script(script);
-            Connection::new(&server.service, transport, None).run().await;
+            let place = server.service.admission.admit(None).unwrap();
+            Connection::new(&server.service, transport, None, place).run().await;
             let text = String::from_utf8(written.lock().unwrap().clone()).unwrap();
             assert!(text.starts_with("HTTP/1.1 200 OK"), "{pieces:?}: {text}");
         }
@@ -392,7 +412,8 @@ fn a_connection_costs_little_memory() {
     with_server(|server| async move {
         let (script, _) = Script::new([]);
         let transport = Transport::Script(script);
-        let connection = Connection::new(&server.service, transport, None).run();
+        let place = server.service.admission.admit(None).unwrap();
+        let connection = Connection::new(&server.service, transport, None, place).run();
         let size = size_of_val(&connection);
         assert!(size <= 6 * 1024, "{size}");
     });
