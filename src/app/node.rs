@@ -26,7 +26,7 @@ use crate::sys::spawn::blocking;
 use crate::sys::{Spawner, Sys, SystemDisk};
 use crate::token::Tokens;
 use crate::types::connected_registry::{ConnectionState, ParentContact};
-use crate::types::limits::ADMIN_CONNECTIONS_MAX;
+use crate::types::limits::{ADMIN_BODY_MEMORY_BYTES, ADMIN_CONNECTIONS_MAX};
 use crate::types::{
     ConnectedRegistry, ConnectedRegistryName, NodeState, Role, StoreRole, UnixSeconds,
 };
@@ -164,14 +164,19 @@ impl Wiring {
         let admission = Admission::new(config.limits.connections);
         // Clients, however many, do not keep the operator out.
         let operators = Admission::new(ADMIN_CONNECTIONS_MAX);
+        let their_memory = Budget::new(ADMIN_BODY_MEMORY_BYTES);
         let memory = Budget::new(config.limits.body_memory.0);
         let shutdown = Shutdown::default();
         let mut tasks = Vec::new();
         let mut open = |listener: Listener, tls: Option<TlsAcceptor>, door: Door| {
+            let (admission, memory) = match door {
+                Door::Admin => (&operators, &their_memory),
+                Door::Login | Door::Gateway => (&admission, &memory),
+            };
             let service = Service {
                 sys: sys.clone(),
                 handler: router.clone().behind(door),
-                admission: if door == Door::Admin { &operators } else { &admission }.clone(),
+                admission: admission.clone(),
                 shutdown: shutdown.clone(),
                 deadlines: Deadlines::default(),
                 memory: memory.clone(),

@@ -1,7 +1,9 @@
 //! What the limits amount to in memory, so that a board cannot promise more than it has.
 
 use super::model::{Config, Limits};
-use crate::types::limits::{ADMIN_CONNECTIONS_MAX, BUFFER_BYTES, HEAD_BYTES_MAX};
+use crate::types::limits::{
+    ADMIN_BODY_MEMORY_BYTES, ADMIN_CONNECTIONS_MAX, BUFFER_BYTES, HEAD_BYTES_MAX,
+};
 
 /// Program, allocator and index at rest, bytes: measured on a node with 10,000 manifests.
 pub const FIXED_BYTES: u64 = 16 * 1024 * 1024;
@@ -23,7 +25,7 @@ pub struct MemoryPlan {
     pub cache: u64,
     /// All connections at their worst.
     pub connections: u64,
-    /// Bodies of requests.
+    /// Bodies of requests, and replies of more than one buffer.
     pub bodies: u64,
     /// All threads.
     pub threads: u64,
@@ -41,7 +43,7 @@ impl MemoryPlan {
             cache: index_cache.0,
             connections: (connections.saturating_add(ADMIN_CONNECTIONS_MAX) as u64)
                 .saturating_mul(PER_CONNECTION_BYTES),
-            bodies: body_memory.0,
+            bodies: body_memory.0.saturating_add(ADMIN_BODY_MEMORY_BYTES),
             threads: threads.saturating_mul(PER_THREAD_BYTES),
         }
     }

@@ -127,13 +127,15 @@ impl Gateway {
     async fn answer(&self, request: &mut Request) -> Result<Reply, Refusal> {
         let (name, call) = route(request)?;
         let caller = self.admit(request, &name, call.action())?;
-        match call {
+        let to = caller.sender();
+        let reply = match call {
             Call::Activation => self.activation(request, &caller).await,
             Call::Config => self.config(request, &caller).await,
             Call::Status => self.status(request, &caller).await,
             Call::Messages => self.messages(request, &caller).await,
             Call::Repository(repository) => self.repository(request, &caller, &repository),
-        }
+        };
+        reply.map(|reply| reply.to(to))
     }
 
     /// Who asks must be the connected registry itself or stand above it, with a scope map that
@@ -393,6 +395,11 @@ impl Caller {
     fn name(&self) -> &ConnectedRegistryName {
         &self.node.name
     }
+
+    /// As the bounds of bodies and replies see it.
+    fn sender(&self) -> Sender {
+        Sender::LoggedIn(Account::of(self.node.name.as_str()))
+    }
 }
 
 /// One of the gateway's calls.
@@ -447,8 +454,7 @@ async fn read<T: Wire + DeserializeOwned>(
     caller: &Caller,
 ) -> Result<T, Refusal> {
     let json = is_json(request, "content-type");
-    let sender = Sender::LoggedIn(Account::of(caller.node.name.as_str()));
-    let body = request.body.receive(sender, SMALL_BODY_BYTES_MAX);
+    let body = request.body.receive(caller.sender(), SMALL_BODY_BYTES_MAX);
     let bytes = body.await.map_err(|error| error.refusal("UNSUPPORTED"))?;
     if json {
         return serde_json::from_slice(&bytes).map_err(|error| malformed(&error.to_string()));

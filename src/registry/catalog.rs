@@ -6,33 +6,47 @@ use super::page::{Page, next_link};
 use crate::auth::{Authorized, Catalog};
 use crate::http::{Reply, Request};
 use crate::sys::spawn;
-use crate::types::limits::PAGE_MAX;
-use crate::types::{Refusal, RepositoryName};
+use crate::types::Refusal;
+use crate::types::limits::{BUFFER_BYTES, PAGE_MAX};
+
+/// What stands around the names of a page, bytes.
+const FRAME_BYTES: usize = 32;
+/// What stands around one of them, bytes.
+const QUOTES_BYTES: usize = 3;
 
 impl Registry {
-    /// GET `/v2/_catalog`, in lexical order.
+    /// GET `/v2/_catalog`, in lexical order. A page of very long names ends early: it takes no more
+    /// memory than a connection has.
     pub(super) async fn catalog(
         &self,
         who: &Authorized<Catalog>,
         request: &Request,
     ) -> Result<Reply, Refusal> {
         let page = Page::of(request)?;
-        let mut names: Vec<RepositoryName> = Vec::new();
+        let (mut names, mut bytes, mut more) = (Vec::new(), FRAME_BYTES, false);
         let mut after = page.after.clone();
-        // One more than asked for says whether there is a next page.
-        while names.len() <= page.limit {
+        while !more {
             let found = self.store.repositories(after.as_deref(), PAGE_MAX);
             let found = found.map_err(store_refusal)?;
             let Some(last) = found.last() else {
                 break;
             };
             after = Some(last.to_string());
-            names.extend(found.into_iter().filter(|name| self.auth.lists(who, name)));
+            for name in found.into_iter().filter(|name| self.auth.lists(who, name)) {
+                bytes += name.as_str().len() + QUOTES_BYTES;
+                names.push(name.to_string());
+                more = names.len() > page.limit || bytes > BUFFER_BYTES;
+                if more {
+                    break;
+                }
+            }
             // A token that sees little of a large registry must not hold others up.
             spawn::yield_now().await;
         }
-        let more = names.len() > page.limit;
-        names.truncate(page.limit);
+        if more {
+            // It only shows that there is a next page.
+            names.pop();
+        }
         let mut reply = Reply::json(200, &serde_json::json!({ "repositories": names }));
         if let (true, Some(last)) = (more, names.last()) {
             let limit = page.limit.to_string();

@@ -2,26 +2,32 @@
 
 use serde_json::{Value, json};
 
-use super::Registry;
 use super::error::store_refusal;
 use super::page::next_link;
 use super::route::bad_digest;
+use super::{Registry, sender};
 use crate::auth::{Authorized, Pull};
 use crate::http::{Reply, Request};
 use crate::store::{ManifestRow, Store, StoreError};
 use crate::sys::spawn;
-use crate::types::limits::{PAGE_MAX, REFERRERS_PAGE_BYTES_MAX};
+use crate::types::limits::{BUFFER_BYTES, PAGE_MAX, REFERRERS_PAGE_BYTES_MAX};
 use crate::types::{Digest, Refusal, RepositoryName, media};
 
 /// Referrers read from the store at once, on the blocking pool: a filter may pass over many, and
 /// other requests must not wait for all of them.
-const STEP: usize = 100;
+const STEP: usize = 96;
+/// Of them, those whose annotations are in memory at once.
+const ROWS: usize = 16;
+/// What stands around the descriptors of a page, bytes.
+const FRAME_BYTES: usize = 256;
 
 impl Registry {
-    /// end-12: GET: an image index, empty when nothing refers to the subject.
+    /// end-12: GET: an image index, empty when nothing refers to the subject. A page has as many
+    /// descriptors as a connection has memory for, or, while there is memory for large replies, up
+    /// to [`REFERRERS_PAGE_BYTES_MAX`].
     pub(super) async fn referrers(
         &self,
-        _who: &Authorized<Pull>,
+        who: &Authorized<Pull>,
         request: &Request,
         name: &RepositoryName,
         subject: &Digest,
@@ -29,14 +35,34 @@ impl Registry {
         let filter = request.query("artifactType").filter(|filter| !filter.is_empty());
         let after = request.query("last").map(str::parse).transpose();
         let after: Option<Digest> = after.map_err(|fault| bad_digest(400, fault))?;
-        let (descriptors, next) =
-            list(&self.store, name, subject, filter, after).await.map_err(store_refusal)?;
-        let index = json!({
-            "schemaVersion": 2,
-            "mediaType": media::OCI_INDEX,
-            "manifests": descriptors,
-        });
-        let mut reply = Reply::bytes(200, media::OCI_INDEX, index.to_string());
+        let to = sender(&who.principal);
+        let mut reservation = None;
+        let more_room = || {
+            let reserved = request.body.reserve_for_reply(to, REFERRERS_PAGE_BYTES_MAX as u64);
+            reserved.is_ok_and(|reserved| {
+                reservation = reserved;
+                true
+            })
+        };
+        let listing = Listing {
+            store: self.store.clone(),
+            name: name.clone(),
+            subject: subject.clone(),
+            filter: filter.map(str::to_owned),
+            after,
+            text: String::new(),
+            count: 0,
+        };
+        let (descriptors, next) = list(listing, more_room).await.map_err(store_refusal)?;
+        let mut index = String::with_capacity(FRAME_BYTES + descriptors.len());
+        index.push_str("{\"schemaVersion\":2,\"mediaType\":\"");
+        index.push_str(media::OCI_INDEX);
+        index.push_str("\",\"manifests\":[");
+        index.push_str(&descriptors);
+        index.push_str("]}");
+        drop(descriptors);
+        let mut reply = Reply::bytes(200, media::OCI_INDEX, index).to(to);
+        reply.reservation = reservation;
         if filter.is_some() {
             reply = reply.with("oci-filters-applied", "artifactType");
         }
@@ -51,52 +77,92 @@ impl Registry {
     }
 }
 
-/// A page of descriptors, and the last one on it if there are more.
+/// A page of descriptors as JSON, and the last one looked at if there are more. `more_room` is
+/// asked once, when they come to more than a connection has memory for.
 async fn list(
-    store: &Store,
-    name: &RepositoryName,
-    subject: &Digest,
-    filter: Option<&str>,
-    mut after: Option<Digest>,
-) -> Result<(Vec<Value>, Option<Digest>), StoreError> {
-    let (mut page, mut bytes, mut last) = (Vec::new(), 0, None);
+    mut listing: Listing,
+    mut more_room: impl FnMut() -> bool,
+) -> Result<(String, Option<Digest>), StoreError> {
+    let mut room = BUFFER_BYTES - FRAME_BYTES;
     loop {
-        let (step, end) = matching(store, name, subject, filter, after).await?;
-        after = Some(match end {
-            Some(end) => end,
-            None => return Ok((page, None)),
-        });
-        for (digest, row) in step {
-            if page.len() == PAGE_MAX || bytes > REFERRERS_PAGE_BYTES_MAX {
-                return Ok((page, last));
+        let state;
+        (listing, state) = listing.extend(room).await?;
+        match state {
+            State::Under => {}
+            State::Ended => return Ok((listing.text, None)),
+            State::Full => {
+                let is_large = room > BUFFER_BYTES || listing.count == PAGE_MAX;
+                if is_large || !more_room() {
+                    return Ok((listing.text, listing.after));
+                }
+                room = REFERRERS_PAGE_BYTES_MAX - FRAME_BYTES;
             }
-            let descriptor = descriptor(&digest, &row);
-            bytes += descriptor.to_string().len();
-            page.push(descriptor);
-            last = Some(digest);
         }
     }
 }
 
-/// Those of the next referrers that the filter lets through, and the last one looked at, if any.
-async fn matching(
-    store: &Store,
-    name: &RepositoryName,
-    subject: &Digest,
-    filter: Option<&str>,
+/// A page that is being made.
+struct Listing {
+    store: Store,
+    name: RepositoryName,
+    subject: Digest,
+    filter: Option<String>,
+    /// The last one looked at.
     after: Option<Digest>,
-) -> Result<(Vec<(Digest, ManifestRow)>, Option<Digest>), StoreError> {
-    let (store, name, subject) = (store.clone(), name.clone(), subject.clone());
-    let filter = filter.map(str::to_owned);
-    spawn::blocking(move || {
-        let mut step = store.referrers(&name, &subject, after.as_ref(), STEP)?;
-        let end = step.last().map(|(digest, _)| digest.clone());
-        if let Some(filter) = filter {
-            step.retain(|(_, row)| row.artifact_type.as_deref() == Some(filter.as_str()));
+    /// Descriptors, with commas between them.
+    text: String,
+    count: usize,
+}
+
+#[derive(PartialEq, Eq)]
+enum State {
+    /// There may be more, and there is room.
+    Under,
+    /// The next one has no room.
+    Full,
+    Ended,
+}
+
+impl Listing {
+    /// Adds some of the next referrers, as far as they have room.
+    async fn extend(mut self, room: usize) -> Result<(Listing, State), StoreError> {
+        spawn::blocking(move || {
+            let mut state = State::Under;
+            for _ in 0..STEP / ROWS {
+                state = self.add(room)?;
+                if state != State::Under {
+                    break;
+                }
+            }
+            Ok((self, state))
+        })
+        .await
+    }
+
+    fn add(&mut self, room: usize) -> Result<State, StoreError> {
+        let after = self.after.as_ref();
+        let rows = self.store.referrers(&self.name, &self.subject, after, ROWS)?;
+        if rows.is_empty() {
+            return Ok(State::Ended);
         }
-        Ok((step, end))
-    })
-    .await
+        for (digest, row) in rows {
+            if self.filter.is_none() || row.artifact_type == self.filter {
+                let descriptor = descriptor(&digest, &row).to_string();
+                // The first one has room anyway: a page must not be empty when there are more.
+                let fits = self.text.len() + 1 + descriptor.len() <= room && self.count < PAGE_MAX;
+                if self.count > 0 {
+                    if !fits {
+                        return Ok(State::Full);
+                    }
+                    self.text.push(',');
+                }
+                self.text.push_str(&descriptor);
+                self.count += 1;
+            }
+            self.after = Some(digest);
+        }
+        Ok(State::Under)
+    }
 }
 
 /// A manifest as listings show it (OCI image-spec, "Descriptor").
@@ -157,18 +223,44 @@ mod tests {
         store
     }
 
+    fn listing(
+        store: &Store,
+        name: &RepositoryName,
+        filter: Option<&str>,
+        after: Option<Digest>,
+    ) -> Listing {
+        Listing {
+            store: store.clone(),
+            name: name.clone(),
+            subject: digest(0),
+            filter: filter.map(str::to_owned),
+            after,
+            text: String::new(),
+            count: 0,
+        }
+    }
+
+    /// A page where there is memory for large ones.
+    async fn page(
+        store: &Store,
+        name: &RepositoryName,
+        filter: Option<&str>,
+        after: Option<Digest>,
+    ) -> (Vec<Value>, Option<Digest>) {
+        let (text, next) = list(listing(store, name, filter, after), || true).await.unwrap();
+        (serde_json::from_str(&format!("[{text}]")).unwrap(), next)
+    }
+
     #[test]
     fn f154_referrers_are_filtered() {
         smol::block_on(async {
             let store = store(301, "x").await;
             let name = "a".parse().unwrap();
-            let count =
-                async |filter| list(&store, &name, &digest(0), filter, None).await.unwrap().0.len();
+            let count = async |filter| page(&store, &name, filter, None).await.0.len();
             assert_eq!(count(None).await, 301);
             assert_eq!(count(Some("application/even")).await, 150);
             assert_eq!(count(Some("application/none")).await, 0);
-            let rest = list(&store, &name, &digest(0), None, Some(digest(300))).await;
-            let (page, _) = rest.unwrap();
+            let (page, _) = page(&store, &name, None, Some(digest(300))).await;
             assert_eq!(page[0]["digest"], digest(301).to_string());
             assert_eq!(page[0]["artifactType"], "application/odd");
             assert_eq!(page[0]["annotations"]["n"], "x");
@@ -182,7 +274,7 @@ mod tests {
             let name = "a".parse().unwrap();
             let mut turns = 0;
             let listed = smol::future::or(
-                async { Some(list(&store, &name, &digest(0), Some("a/none"), None).await) },
+                async { Some(page(&store, &name, Some("a/none"), None).await) },
                 async {
                     loop {
                         turns += 1;
@@ -190,29 +282,33 @@ mod tests {
                     }
                 },
             );
-            assert_eq!(listed.await, Some(Ok((Vec::new(), None))));
+            assert_eq!(listed.await, Some((Vec::new(), None)));
             // One for each of eleven steps, but for those that end before they are looked at.
             assert!(turns >= 3, "others had {turns} turns");
         });
     }
 
     #[test]
-    fn large_listings_come_in_pages() {
+    fn f209_large_listings_come_in_pages_of_what_there_is_memory_for() {
         smol::block_on(async {
-            let note = "x".repeat(15_000);
-            let store = store(200, &note).await;
+            let store = store(200, &"x".repeat(15_000)).await;
             let name = "a".parse().unwrap();
-            let (mut seen, mut after, mut pages) = (0, None, 0);
-            loop {
-                let (page, next) = list(&store, &name, &digest(0), None, after).await.unwrap();
-                seen += page.len();
-                pages += 1;
-                after = next;
-                if after.is_none() {
-                    break;
+            for (has_room, most, pages) in [(true, 256 * 1024, 12), (false, 64 * 1024, 50)] {
+                let (mut seen, mut after, mut count) = (0, None, 0);
+                loop {
+                    let asked = listing(&store, &name, None, after);
+                    let (text, next) = list(asked, || has_room).await.unwrap();
+                    assert!(text.len() < most, "{}", text.len());
+                    let page: Vec<Value> = serde_json::from_str(&format!("[{text}]")).unwrap();
+                    seen += page.len();
+                    count += 1;
+                    after = next;
+                    if after.is_none() {
+                        break;
+                    }
                 }
+                assert_eq!((seen, count), (200, pages));
             }
-            assert_eq!((seen, pages), (200, 3));
         });
     }
 }

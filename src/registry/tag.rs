@@ -1,8 +1,8 @@
 //! The list of a repository's tags.
 
-use super::Registry;
 use super::error::store_refusal;
 use super::page::{Page, next_link};
+use super::{Registry, sender};
 use crate::auth::{Authorized, ReadMetadata};
 use crate::http::{Reply, Request};
 use crate::types::{Refusal, RepositoryName};
@@ -11,7 +11,7 @@ impl Registry {
     /// end-8: GET, in lexical order.
     pub(super) fn tags(
         &self,
-        _who: &Authorized<ReadMetadata>,
+        who: &Authorized<ReadMetadata>,
         request: &Request,
         name: &RepositoryName,
     ) -> Result<Reply, Refusal> {
@@ -26,7 +26,7 @@ impl Registry {
         let more = tags.len() > page.limit;
         tags.truncate(page.limit);
         let body = serde_json::json!({ "name": name.as_str(), "tags": tags });
-        let mut reply = Reply::json(200, &body);
+        let mut reply = Reply::json(200, &body).to(sender(&who.principal));
         if let (true, Some(last)) = (more, tags.last()) {
             let query = [("n", page.limit.to_string()), ("last", last.clone())];
             let query = query.each_ref().map(|(name, value)| (*name, value.as_str()));

@@ -27,8 +27,11 @@ pub const MANIFEST_DESCRIPTORS_MAX: usize = 10_000;
 pub const ANNOTATIONS_BYTES_MAX: usize = 16 * 1024;
 /// Tags that one push by digest may set. Over it: 414.
 pub const TAGS_PER_PUSH_MAX: usize = 64;
-/// Largest page of a listing of referrers, bytes. Over it: the page ends early.
-pub const REFERRERS_PAGE_BYTES_MAX: usize = 1024 * 1024;
+/// Largest page of a listing of referrers, bytes. Over it, or over one buffer when there is no
+/// memory for more: the page ends early.
+pub const REFERRERS_PAGE_BYTES_MAX: usize = 256 * 1024;
+/// What the admin socket has of memory for bodies, bytes: clients do not take it.
+pub const ADMIN_BODY_MEMORY_BYTES: u64 = 1024 * 1024;
 /// Manifests kept in memory, bytes in all. Over it: the least recently used go.
 pub const MANIFEST_CACHE_BYTES_MAX: usize = 1024 * 1024;
 
@@ -48,9 +51,14 @@ pub const SMALL_BODY_BYTES_MAX: u64 = 1024 * 1024;
 /// Memory for the bodies of all requests together unless configured, bytes. Over it: the sender
 /// waits, then 503.
 pub const BODY_MEMORY_BYTES: u64 = 32 * 1024 * 1024;
+/// The part of that memory for senders before their login. Over it: the sender waits, then 503.
+pub const LOGIN_SHARE: (u64, u64) = (3, 8);
+/// The part of that memory for replies of more than one buffer, half of it at most for one account.
+/// Over it: a listing has a shorter page, or the reply waits before it is made, then 503.
+pub const REPLY_SHARE: (u64, u64) = (1, 8);
 /// The part of that memory that uploads may gather bytes in. An eighth is left when senders before
-/// their login have their half too: of the usual memory, the largest manifest. Over it: the upload
-/// goes on, in steps of one buffer.
+/// their login and replies have theirs too: of the usual memory, the largest manifest. Over it: the
+/// upload goes on, in steps of one buffer.
 pub const UPLOAD_SHARE: (u64, u64) = (3, 8);
 /// How much of an unread request body is drained to keep a connection, bytes. Over it: close.
 pub const DRAIN_BYTES_MAX: u64 = 64 * 1024;

@@ -266,6 +266,71 @@ fn f209_slow_readers_of_large_manifests_hold_no_memory() {
     assert_eq!((answer.status, declared), (200, &*image.manifest.len().to_string()));
 }
 
+/// Each asks so often that the kernel does not take all answers, and reads none.
+#[test]
+fn f209_slow_readers_of_listings_hold_little_memory() {
+    const READERS: usize = 60;
+    raise_file_limit();
+    let root = Node::root_with("[limits]\nbody_memory = \"16MiB\"\n");
+    let user = root.pusher("owner-token", "*");
+    let owner = token(&root.login, &user.0, &user.1, &["repository:app:pull,push"]).unwrap();
+    let image = Image::new(6, &[1000]);
+    assert_eq!(image.push_with(&root.login, &owner, "app", "v1").status, 201);
+    let mut manifest: serde_json::Value = serde_json::from_slice(&image.manifest).unwrap();
+    manifest["subject"] = serde_json::json!({
+        "mediaType": MANIFEST, "digest": image.digest(), "size": image.manifest.len()
+    });
+    let mut pushed = Vec::new();
+    for number in 0..80 {
+        manifest["annotations"] = serde_json::json!({ number.to_string(): "x".repeat(15_000) });
+        let bytes = manifest.to_string();
+        let target = format!("/v2/app/manifests/{}", digest(bytes.as_bytes()));
+        let headers = [("content-type", MANIFEST)];
+        let answer = bearer(&root.login, &owner, "PUT", &target, &headers, bytes.as_bytes());
+        assert_eq!(answer.status, 201);
+        pushed.push(digest(bytes.as_bytes()));
+    }
+    let before = root.rss_kib();
+    let target = format!("/v2/app/referrers/{}", image.digest());
+    let head = format!(
+        "GET {target} HTTP/1.1\r\nhost: {}\r\nauthorization: Bearer {owner}\r\n\r\n",
+        root.login
+    );
+    let mut held = Vec::new();
+    for _ in 0..READERS {
+        let mut stream = deaf(&root.login);
+        stream.write_all(head.repeat(20).as_bytes()).unwrap();
+        held.push(stream);
+    }
+    for stream in &mut held {
+        let mut start = [0; 15];
+        stream.read_exact(&mut start).unwrap();
+        assert_eq!(&start, b"HTTP/1.1 200 OK");
+    }
+    let other = root.pusher("other-token", "*");
+    let other = token(&root.login, &other.0, &other.1, &["repository:app:pull"]).unwrap();
+    let (mut next, mut listed) = (Some(target), Vec::new());
+    while let Some(target) = next {
+        let answer = bearer(&root.login, &other, "GET", &target, &[], b"");
+        assert_eq!(answer.status, 200, "{answer:?}");
+        assert!(answer.body.len() <= 256 * 1024, "{}", answer.body.len());
+        let all = answer.json()["manifests"].as_array().unwrap().clone();
+        listed.extend(all.iter().map(|one| one["digest"].as_str().unwrap().to_owned()));
+        let link = answer.header("link").and_then(|link| link.strip_prefix('<')?.split_once('>'));
+        next = link.map(|(target, _)| target.to_owned());
+    }
+    pushed.sort();
+    listed.sort();
+    assert!(listed == pushed, "{} of {}", listed.len(), pushed.len());
+    let more = root.peak_rss_kib() - before;
+    eprintln!("{before} KiB before, {more} KiB more");
+    assert!(more < 24 * 1024, "{more} KiB more than {before} KiB");
+    drop(held);
+    eventually(Duration::from_secs(30), "the memory is given back", || {
+        (root.rss_kib() < before + 8 * 1024).then_some(())
+    });
+}
+
 #[test]
 fn f209_a_budget_that_is_too_small_is_refused() {
     let mut node = Node::device("x");

@@ -179,6 +179,12 @@ impl Body {
         self.budget.as_ref().map(|budget| budget.reserve_for_upload(bytes)).transpose()
     }
 
+    /// Reserves memory for a reply that would take more than a connection has for it; fails when
+    /// there is none at once.
+    pub fn reserve_for_reply(&self, to: Sender, bytes: u64) -> Result<Option<Reservation>, Busy> {
+        self.budget.as_ref().map(|budget| budget.reserve_for_reply_now(to, bytes)).transpose()
+    }
+
     /// Reads it all, at most `max` bytes.
     pub async fn read_all(&mut self, max: u64) -> Result<Vec<u8>, BodyError> {
         if self.len.is_some_and(|len| len > max) {

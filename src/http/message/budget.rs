@@ -1,11 +1,13 @@
-//! One budget of bytes over all connections for what is kept in memory of request bodies.
+//! One budget of bytes over all connections for what is kept in memory of the bodies of requests
+//! and of large replies.
 //!
 //! A handler reserves memory before it reads the first byte of a body. All bodies together thus
 //! never take more than the budget, whatever length their senders announce and however slowly they
 //! send. A request that waits for a reservation holds no memory. Requests without a login share
-//! one half of the budget; the other half is only for requests with a login. Uploads,
+//! [`LOGIN_SHARE`]; the rest is only for requests with a login. Uploads,
 //! which may take for ever, share [`UPLOAD_SHARE`] and never wait: without a reservation they
-//! gather nothing. One account has a quarter, or the largest body: however many connections it
+//! gather nothing. Replies, which may take as long, share [`REPLY_SHARE`]. One account has a
+//! quarter, or the largest body, and half of the share of replies: however many connections it
 //! opens, the others are served.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -17,7 +19,9 @@ use event_listener::{Event, listener};
 
 use super::sender::{Account, Sender};
 use crate::sys::clock;
-use crate::types::limits::{BODY_WAIT_DEADLINE, MANIFEST_BYTES_MAX, UPLOAD_SHARE};
+use crate::types::limits::{
+    BODY_WAIT_DEADLINE, LOGIN_SHARE, MANIFEST_BYTES_MAX, REPLY_SHARE, UPLOAD_SHARE,
+};
 
 /// Bytes that all bodies together may take; clones share them.
 #[derive(Clone)]
@@ -36,6 +40,9 @@ struct Accounts {
     used_by_uploads: u64,
     /// What each account that has logged in has reserved: at most one entry for each connection.
     used_by_account: BTreeMap<Account, u64>,
+    /// What large replies have reserved, by whom they are for: at most one entry for each
+    /// connection.
+    used_by_replies: BTreeMap<Sender, u64>,
     /// Reservations that wait for free memory, first come first served.
     waiting: VecDeque<Arc<Ticket>>,
 }
@@ -47,6 +54,8 @@ enum Purpose {
     Whole(Sender),
     /// Bytes of an upload that are gathered before they are written.
     Upload,
+    /// A large reply to whoever sent the request.
+    Reply(Sender),
 }
 
 const BEFORE_LOGIN: Purpose = Purpose::Whole(Sender::Anyone);
@@ -79,6 +88,7 @@ impl Budget {
             used_before_login: 0,
             used_by_uploads: 0,
             used_by_account: BTreeMap::new(),
+            used_by_replies: BTreeMap::new(),
             waiting,
         };
         Budget { shared: Arc::new(Mutex::new(accounts)) }
@@ -86,7 +96,16 @@ impl Budget {
 
     /// Reserves `bytes`, waiting for them at most [`BODY_WAIT_DEADLINE`].
     pub async fn reserve(&self, from: Sender, bytes: u64) -> Result<Reservation, Busy> {
-        let reservation = self.enqueue(Purpose::Whole(from), bytes);
+        self.wait(Purpose::Whole(from), bytes).await
+    }
+
+    /// Reserves bytes for a large reply, waiting for them likewise.
+    pub async fn reserve_for_reply(&self, to: Sender, bytes: u64) -> Result<Reservation, Busy> {
+        self.wait(Purpose::Reply(to), bytes).await
+    }
+
+    async fn wait(&self, purpose: Purpose, bytes: u64) -> Result<Reservation, Busy> {
+        let reservation = self.enqueue(purpose, bytes);
         let granted = async {
             loop {
                 listener!(reservation.ticket.news => news);
@@ -102,7 +121,16 @@ impl Budget {
 
     /// Reserves bytes that an upload may gather, if they are free and nobody waits for them.
     pub fn reserve_for_upload(&self, bytes: u64) -> Result<Reservation, Busy> {
-        let reservation = self.enqueue(Purpose::Upload, bytes);
+        self.reserve_now(Purpose::Upload, bytes)
+    }
+
+    /// Reserves bytes for a large reply, if they are free and nobody waits for them.
+    pub fn reserve_for_reply_now(&self, to: Sender, bytes: u64) -> Result<Reservation, Busy> {
+        self.reserve_now(Purpose::Reply(to), bytes)
+    }
+
+    fn reserve_now(&self, purpose: Purpose, bytes: u64) -> Result<Reservation, Busy> {
+        let reservation = self.enqueue(purpose, bytes);
         if reservation.is_granted() { Ok(reservation) } else { Err(Busy) }
     }
 
@@ -136,9 +164,22 @@ impl Accounts {
             Purpose::Whole(Sender::LoggedIn(_)) => {
                 (self.total / 4).max(MANIFEST_BYTES_MAX).min(self.total)
             }
-            Purpose::Whole(Sender::Anyone) => self.total / 2,
-            Purpose::Upload => self.total / UPLOAD_SHARE.1 * UPLOAD_SHARE.0,
+            Purpose::Whole(Sender::Anyone) => self.part(LOGIN_SHARE),
+            Purpose::Upload => self.part(UPLOAD_SHARE),
+            Purpose::Reply(_) => self.part(REPLY_SHARE) / 2,
         }
+    }
+
+    fn part(&self, (parts, of): (u64, u64)) -> u64 {
+        self.total / of * parts
+    }
+
+    /// Whether so many more bytes are over a share.
+    fn is_full(&mut self, purpose: Purpose, bytes: u64) -> bool {
+        let replies: u64 = self.used_by_replies.values().sum();
+        let is_reply = matches!(purpose, Purpose::Reply(_));
+        *self.used_of_share(purpose) + bytes > self.share(purpose)
+            || is_reply && replies + bytes > self.part(REPLY_SHARE)
     }
 
     /// What is reserved of a share.
@@ -149,6 +190,7 @@ impl Accounts {
             }
             Purpose::Whole(Sender::Anyone) => &mut self.used_before_login,
             Purpose::Upload => &mut self.used_by_uploads,
+            Purpose::Reply(sender) => self.used_by_replies.entry(sender).or_default(),
         }
     }
 
@@ -158,8 +200,8 @@ impl Accounts {
         let (mut index, mut half_is_full) = (0, false);
         while let Some(ticket) = self.waiting.get(index) {
             let (purpose, bytes) = (ticket.purpose, ticket.bytes);
-            let (anyone, share) = (purpose == BEFORE_LOGIN, self.share(purpose));
-            let full = *self.used_of_share(purpose) + bytes > share;
+            let anyone = purpose == BEFORE_LOGIN;
+            let full = self.is_full(purpose, bytes);
             half_is_full |= anyone && full;
             if full || anyone && half_is_full {
                 index += 1;
@@ -195,6 +237,7 @@ impl Drop for Reservation {
         }
         accounts.grant();
         accounts.used_by_account.retain(|_, used| *used > 0);
+        accounts.used_by_replies.retain(|_, used| *used > 0);
     }
 }
 
@@ -209,21 +252,21 @@ mod tests {
     }
 
     #[test]
-    fn f209_half_is_for_those_who_have_logged_in() {
+    fn f209_a_part_is_only_for_those_who_have_logged_in() {
         let budget = Budget::new(100);
         let first = budget.enqueue(ANYONE, 30);
         let second = budget.enqueue(ANYONE, 30);
-        let third = budget.enqueue(ANYONE, 20);
+        let third = budget.enqueue(ANYONE, 5);
         assert!(first.is_granted() && !second.is_granted());
         assert!(!third.is_granted(), "it would overtake the second");
         let known = budget.enqueue(Purpose::Whole(known()), 70);
-        assert!(known.is_granted(), "it waits for nobody's half");
+        assert!(known.is_granted(), "it waits for nobody's share");
         drop(first);
         assert!(second.is_granted(), "30 + 70");
         assert!(!third.is_granted());
         drop(known);
         assert!(third.is_granted());
-        assert_eq!(format!("{budget:?}"), "50 of 100 bytes reserved");
+        assert_eq!(format!("{budget:?}"), "35 of 100 bytes reserved");
         drop((second, third));
         assert_eq!(format!("{budget:?}"), "0 of 100 bytes reserved");
     }
@@ -241,7 +284,7 @@ mod tests {
         assert!(!stranger.is_granted(), "there is memory, but the small one came before");
         drop(small);
         assert!(stranger.is_granted(), "who gives up lets the next one in");
-        assert_eq!(budget.enqueue(ANYONE, 1000).ticket.bytes, 50, "never more than its share");
+        assert_eq!(budget.enqueue(ANYONE, 1000).ticket.bytes, 36, "never more than its share");
         drop((large, stranger));
         assert!(budget.lock().waiting.is_empty());
     }
@@ -280,6 +323,25 @@ mod tests {
         drop((stranger, friend, waiting));
         assert!(budget.reserve_for_upload(30).is_ok());
         assert_eq!(format!("{budget:?}"), "0 of 80 bytes reserved");
+    }
+
+    #[test]
+    fn f209_replies_share_a_part_and_one_account_has_half_of_it() {
+        let to = |name: &str| Sender::LoggedIn(Account::of(name));
+        let budget = Budget::new(160);
+        let first = budget.reserve_for_reply_now(to("one"), 10).ok().unwrap();
+        assert_eq!(budget.reserve_for_reply_now(to("one"), 1).err(), Some(Busy));
+        let second = budget.reserve_for_reply_now(to("other"), 1000).ok().unwrap();
+        assert_eq!(second.ticket.bytes, 10, "never more than its share");
+        assert_eq!(budget.reserve_for_reply_now(Sender::Anyone, 1).err(), Some(Busy));
+        assert!(budget.enqueue(Purpose::Whole(to("one")), 40).is_granted(), "bodies have theirs");
+        let waits = budget.enqueue(Purpose::Reply(to("one")), 5);
+        assert!(!waits.is_granted());
+        drop(first);
+        assert!(waits.is_granted());
+        drop((second, waits));
+        assert_eq!(format!("{budget:?}"), "0 of 160 bytes reserved");
+        assert!(budget.lock().used_by_replies.is_empty());
     }
 
     #[test]

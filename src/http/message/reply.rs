@@ -2,8 +2,11 @@
 
 use std::sync::Arc;
 
+use super::budget::Reservation;
+use super::sender::Sender;
 use crate::sys::disk::DiskFile;
 use crate::types::Refusal;
+use crate::types::limits::BUFFER_BYTES;
 use crate::types::refusal::PARTIAL;
 
 /// One reply.
@@ -14,13 +17,17 @@ pub struct Reply {
     pub headers: Vec<(&'static str, String)>,
     /// What follows.
     pub body: ReplyBody,
+    /// Whose share of the memory for large replies it takes.
+    pub to: Sender,
+    /// The memory that was reserved for the body, until it is sent.
+    pub reservation: Option<Reservation>,
 }
 
 /// The body of a reply.
 pub enum ReplyBody {
     /// No bytes; `content-length: 0` where the status allows it.
     Empty,
-    /// A small body in memory.
+    /// A body in memory: more than one buffer takes a part of the memory for bodies.
     Bytes(Vec<u8>),
     /// The answer to HEAD where the bytes would have to be read first: only their length.
     Head(u64),
@@ -38,7 +45,13 @@ pub enum ReplyBody {
 impl Reply {
     /// A reply without a body.
     pub fn new(status: u16) -> Reply {
-        Reply { status, headers: Vec::new(), body: ReplyBody::Empty }
+        Reply {
+            status,
+            headers: Vec::new(),
+            body: ReplyBody::Empty,
+            to: Sender::Anyone,
+            reservation: None,
+        }
     }
 
     /// A reply with a body in memory.
@@ -58,6 +71,24 @@ impl Reply {
     pub fn with(mut self, name: &'static str, value: impl Into<String>) -> Reply {
         self.headers.push((name, value.into()));
         self
+    }
+
+    /// Takes the memory for a large body from the share of this sender.
+    #[must_use]
+    pub fn to(mut self, sender: Sender) -> Reply {
+        self.to = sender;
+        self
+    }
+
+    /// Bytes of a body in memory that is larger than the buffer that each connection may have, and
+    /// for which nothing is reserved.
+    pub(in crate::http) fn unreserved(&self) -> Option<u64> {
+        match &self.body {
+            ReplyBody::Bytes(bytes) if bytes.len() > BUFFER_BYTES => {
+                self.reservation.is_none().then_some(bytes.len() as u64)
+            }
+            _ => None,
+        }
     }
 
     /// The first header field of this name.

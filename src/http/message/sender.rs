@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::types::limits::{BODY_BYTES_PER_S, LOGIN_BODY_BYTES_MAX, LOGIN_BODY_DEADLINE};
 
 /// Who sends a body: that bounds how much of it is taken, and for how long.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Sender {
     /// Anyone: the body is what a login is made of, or nothing was checked before it. At most
     /// [`LOGIN_BODY_BYTES_MAX`] within [`LOGIN_BODY_DEADLINE`].

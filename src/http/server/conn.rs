@@ -13,7 +13,7 @@ use super::exchange::{CONTINUE, RequestBody, Shared};
 use super::send;
 use super::service::Service;
 use super::tls::HANDSHAKE_RECORD;
-use crate::http::message::body::Body;
+use crate::http::message::body::{Body, BodyError};
 use crate::http::message::refusal::refusal;
 use crate::http::message::reply::Reply;
 use crate::http::message::request::Request;
@@ -240,7 +240,7 @@ impl Connection {
             secure: self.secure,
             body,
         };
-        let work = async { self.service.handler.handle(&mut request).await };
+        let work = self.reply(&mut request);
         AssertUnwindSafe(work).catch_unwind().await.map_err(|cause| {
             let text = cause
                 .downcast_ref::<&str>()
@@ -252,6 +252,31 @@ impl Connection {
             log::error!("defect: the handler of {method} {path} panicked: {text}");
             refusal(500, "an internal error, which the log describes").into()
         })
+    }
+
+    /// Lets the handler make a reply. One that takes more memory than a connection may has to
+    /// reserve it; until that can be had, the reply is not in memory, and is then made again.
+    async fn reply(&self, request: &mut Request) -> Reply {
+        let handler = &self.service.handler;
+        let mut reply = handler.handle(request).await;
+        // What was changed cannot be answered with a refusal; such answers are short.
+        let large = reply.unreserved().filter(|_| request.method == Method::Get);
+        let Some(bytes) = large else { return reply };
+        let (memory, to) = (&self.service.memory, reply.to);
+        let mut reserved = memory.reserve_for_reply_now(to, bytes);
+        if reserved.is_err() {
+            drop(reply);
+            reserved = memory.reserve_for_reply(to, bytes).await;
+            if let Err(busy) = reserved {
+                return BodyError::from(busy).refusal("UNSUPPORTED").into();
+            }
+            reply = handler.handle(request).await;
+            if reply.unreserved().is_some_and(|again| again > bytes) {
+                return BodyError::Busy.refusal("UNSUPPORTED").into();
+            }
+        }
+        reply.reservation = reserved.ok();
+        reply
     }
 
     /// Cuts the body off from the handler and looks at what it left. A body that failed for the

@@ -1,4 +1,4 @@
-//! Replies to bytes: the codec writes heads and small bodies, files go out beside it.
+//! Replies to bytes: the codec writes heads, bodies and files go out beside it.
 
 use std::future::poll_fn;
 use std::io;
@@ -23,7 +23,8 @@ use crate::types::limits::{BUFFER_BYTES, COPY_STEP_BYTES, SENDFILE_STEP_BYTES};
 
 /// Room for the status line and our own fields in the first write, bytes.
 const HEAD_ROOM_BYTES: usize = 512;
-/// From this length on sendfile costs less than one copy behind the head, bytes.
+/// From this length on sendfile, or a write of its own, costs less than one copy behind the head,
+/// bytes.
 const SENDFILE_BYTES_MIN: u64 = 32 * 1024;
 /// How much of a cold file is brought into memory in one go, bytes.
 const READ_AHEAD_BYTES: u64 = 1024 * 1024;
@@ -58,28 +59,26 @@ pub(super) async fn send(
         ReplyBody::Bytes(bytes) => Some(bytes.len() as u64),
         ReplyBody::Head(len) | ReplyBody::File { len, .. } => Some(*len),
     };
-    let Reply { status, headers, body } = reply;
-    let (bytes, file) = match bodyless || method == Method::Head {
+    let Reply { status, headers, body, reservation: _reservation, .. } = reply;
+    let (mut bytes, file) = match bodyless || method == Method::Head {
         true => (Vec::new(), None),
         false => content(body)?,
     };
     let size = headers.iter().map(|(name, value)| name.len() + value.len() + 4).sum::<usize>();
     let sent = bytes.len() as u64;
-    let room = HEAD_ROOM_BYTES + size + bytes.len().min(BUFFER_BYTES);
-    let mut encoder = encoder(status, &headers, bytes, close, clock);
-    let mut buffer = Vec::new();
-    let mut more = fill(&mut encoder, &mut buffer, room).await?;
+    let mut buffer = vec![0; HEAD_ROOM_BYTES + size];
+    fill(encoder(status, &headers, close, clock), &mut buffer).await?;
     fix_head(&mut buffer, status, length, clock.wall().is_some());
     if let Some(file) = file {
         return send_file(shared, buffer, file).await;
     }
-    loop {
-        shared.write_all(&buffer).await?;
-        if !more {
-            break;
-        }
-        more = fill(&mut encoder, &mut buffer, BUFFER_BYTES).await?;
+    if (bytes.len() as u64) < SENDFILE_BYTES_MIN {
+        buffer.append(&mut bytes);
+        bytes = Vec::new();
     }
+    shared.write_all(&buffer).await?;
+    drop(buffer);
+    shared.write_all(&bytes).await?;
     shared.flush().await?;
     Ok(sent)
 }
@@ -101,7 +100,6 @@ fn content(body: ReplyBody) -> io::Result<(Vec<u8>, Option<FileRange>)> {
 fn encoder(
     status: u16,
     headers: &[(&'static str, String)],
-    bytes: Vec<u8>,
     close: bool,
     clock: &dyn Clock,
 ) -> Encoder {
@@ -110,7 +108,7 @@ fn encoder(
         StatusCode::InternalServerError
     });
     let mut response = Response::new(code);
-    response.set_body(http_types::Body::from_bytes(bytes));
+    response.set_body(http_types::Body::empty());
     response.remove_header("content-type");
     for (name, value) in headers {
         // These four are ours to write.
@@ -135,20 +133,17 @@ fn http_date(seconds: u64) -> Option<String> {
     jiff::fmt::rfc2822::DateTimePrinter::new().timestamp_to_rfc9110_string(&timestamp).ok()
 }
 
-/// Fills `buffer` from the encoder up to `room` bytes; whether there may be more.
-async fn fill(encoder: &mut Encoder, buffer: &mut Vec<u8>, room: usize) -> io::Result<bool> {
-    buffer.clear();
-    buffer.resize(room, 0);
+/// Fills `buffer` with the head, for which it has room, and cuts it to that.
+async fn fill(mut encoder: Encoder, buffer: &mut Vec<u8>) -> io::Result<()> {
     let mut filled = 0;
-    while filled < room {
-        let count = encoder.read(&mut buffer[filled..]).await?;
-        if count == 0 {
-            buffer.truncate(filled);
-            return Ok(false);
+    while filled < buffer.len() {
+        match encoder.read(&mut buffer[filled..]).await? {
+            0 => break,
+            count => filled += count,
         }
-        filled += count;
     }
-    Ok(true)
+    buffer.truncate(filled);
+    Ok(())
 }
 
 /// Corrects what the codec gets wrong: a length beyond 4 GiB on 32-bit boards, a length where

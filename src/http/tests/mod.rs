@@ -90,6 +90,10 @@ impl TestHandler {
         match request.path.as_str() {
             "/hello" => Reply::bytes(200, "text/plain", "hello").with("x-bad", "a\r\nb: c"),
             "/big" => Reply::bytes(200, "text/plain", noise(300_000)),
+            "/large" => {
+                let len = request.query("len").and_then(|text| text.parse().ok());
+                Reply::bytes(200, "text/plain", noise(len.unwrap_or_default()))
+            }
             "/none" => Reply::new(204),
             "/unchanged" => Reply::new(304).with("etag", "\"x\""),
             "/ignore" => Reply::new(202),

@@ -316,6 +316,45 @@ fn f209_an_idle_connection_gives_way_and_a_request_under_way_does_not() {
     });
 }
 
+/// Replies are larger than what the kernel takes of them, and nobody reads the first.
+#[test]
+fn f209_large_replies_share_a_part_of_the_memory_for_bodies() {
+    run(|sys| async move {
+        let mut server = TestServer::start(&sys, 8, None);
+        server.service.shutdown.begin();
+        server.ended().await;
+        let listener = Listener::tcp("127.0.0.1:0").unwrap();
+        server.port = listener.local_address().unwrap().port();
+        server.service.shutdown = Shutdown::new();
+        server.service.memory = Budget::new(160 << 20);
+        server.service.deadlines.progress = Duration::from_secs(30);
+        server.task = Some(sys.spawner.spawn(serve(server.service.clone(), listener, None)));
+        let large = "/large?len=9000000";
+        let mut deaf = server.connect().await;
+        deaf.write_all(GET.replace("/hello", large).as_bytes()).await.unwrap();
+        let memory = &server.service.memory;
+        while !format!("{memory:?}").starts_with("9000000 of ") {
+            clock::sleep(Duration::from_millis(10)).await;
+        }
+        // One that fits a connection, and HEAD, need nothing.
+        assert!(server.raw_text(LAST).await.ends_with("hello"));
+        let head = server.raw_text(LAST.replace("GET /hello", &format!("HEAD {large}"))).await;
+        assert!(head.contains("content-length: 9000000\r\n"), "{head}");
+        let text = server.raw_text(LAST.replace("/hello", large)).await;
+        assert!(text.starts_with("HTTP/1.1 503 ") && text.contains("retry-after: "), "{text}");
+        let waits = server.raw(LAST.replace("/hello", large));
+        let release = async {
+            clock::sleep(Duration::from_millis(100)).await;
+            drop(deaf);
+            std::future::pending().await
+        };
+        let bytes = smol::future::or(waits, release).await;
+        assert!(split(&bytes).1 == noise(9_000_000));
+        server.service.admission.permits.all_returned().await;
+        assert!(format!("{memory:?}").starts_with("0 of "), "{memory:?}");
+    });
+}
+
 #[test]
 fn shutdown_finishes_what_is_in_flight() {
     with_server(|mut server| async move {
