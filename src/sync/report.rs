@@ -1,6 +1,6 @@
 //! What this node tells its parent of itself and of the nodes below it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -13,7 +13,7 @@ use crate::gateway::{Upstream, UpstreamError};
 use crate::store::{Store, StoreError};
 use crate::sys::clock::sleep;
 use crate::types::connected_registry::{ConnectionState, StatusDetail, StatusReport};
-use crate::types::{ConnectedRegistryName, Digest};
+use crate::types::{ConnectedRegistryName, Digest, UnixSeconds};
 
 /// Reports are at least this far apart.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -37,6 +37,9 @@ pub(super) struct Reporter {
 
 #[derive(Clone, Default, PartialEq)]
 pub(super) struct Told {
+    /// When the connected registry was made. One that was deleted and made again is new to the
+    /// parent, which has forgotten its instance, while this node may have heard of neither.
+    created: Option<UnixSeconds>,
     activation: Option<(u64, String)>,
     report: Option<StatusReport>,
 }
@@ -105,9 +108,13 @@ impl Reporter {
         let Some(config) = self.store.self_config()? else {
             return Ok(());
         };
+        let below: BTreeSet<_> = config.descendants.iter().map(|below| &below.name).collect();
+        self.told().retain(|name, _| below.contains(name));
         for descendant in &config.descendants {
             let name = &descendant.name;
-            let known = self.told().get(name).cloned().unwrap_or_default();
+            let created = self.store.node_below(name)?.map(|node| node.created);
+            let known = self.told().get(name).filter(|told| told.created == created).cloned();
+            let known = known.unwrap_or(Told { created, ..Told::default() });
             let mut told = known.clone();
             let result = self.pass_on_one(name, &mut told).await;
             if told != known {

@@ -327,6 +327,41 @@ fn replace(root: &Node, middle: &mut Node) {
     middle.start();
 }
 
+/// Symptom: the root called a leaf that worked Inactive and Offline until its parent was restarted.
+/// Cause: the leaf had been deleted and created again, and to its parent the root knew it already.
+#[test]
+fn f030_f035_f121_a_leaf_that_is_created_again_is_shown_as_it_is() {
+    let (root, middle, leaf, owner) = three_tiers();
+    let shown = |what: &str| {
+        eventually(SOON * 2, what, || {
+            let shown = root.json(&["connected-registry", "show", "--name", "tier2"]);
+            let found = (&shown["connectionState"], &shown["activation"]["status"]);
+            (found == (&"Online".into(), &"Active".into())).then_some(())
+        });
+    };
+    shown("the root sees the leaf");
+    let status = |node: &Node| node.json(&["status"])["state"].clone();
+    let delete = ["connected-registry", "delete", "--name", "tier2", "--yes"];
+    let token = sync_token("tier2");
+    let create = ["connected-registry", "create", "--name", "tier2", "--parent", "tier1"];
+    let create = [&create[..], &["--sync-token", &token, "--client-tokens", &owner.0]].concat();
+
+    // Its parent hears of both one after the other.
+    assert!(root.run(&delete).status.success());
+    eventually(SOON * 2, "the leaf is gone", || (status(&leaf) != "Active").then_some(()));
+    root.json(&create);
+    eventually(SOON * 2, "the leaf is back", || (status(&leaf) == "Active").then_some(()));
+    shown("the root sees the leaf that was created again");
+
+    // Its parent hears of both at once.
+    middle.freeze();
+    assert!(root.run(&delete).status.success());
+    root.json(&create);
+    middle.thaw();
+    shown("the root sees the leaf, of whose deletion its parent never heard");
+    assert!(pulls(&leaf, &owner, "v1").is_some());
+}
+
 #[test]
 fn f033_f121_a_replaced_middle_device_gets_its_children_back() {
     let (root, mut middle, leaf, owner) = three_tiers();
