@@ -206,6 +206,13 @@ impl Auth {
         }
     }
 
+    /// Whether a sender that may pull from a repository may also push to it, whatever its bearer
+    /// token was issued for: clients that push look first with one that is for pulling.
+    pub fn may_push(&self, who: &Authorized<Pull>, repository: &RepositoryName) -> bool {
+        let (live, push) = (&who.live, Push::ACTION);
+        !live.forbids(push) && live.grants(repository, push) && live.may_go_up(repository, push)
+    }
+
     fn permit<A: RepositoryPermission>(
         &self,
         presented: &Presented<'_>,

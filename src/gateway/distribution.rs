@@ -69,9 +69,21 @@ impl Upstream {
         Ok(names.iter().filter_map(|name| name.parse().ok()).collect())
     }
 
-    /// What a tag names at the parent. `None`: it was removed there, or never set; a parent that
-    /// cannot tell that yet answers `NotYet`.
+    /// What a tag names at the parent, which may have lost content of it. `None`: it was removed
+    /// there, or never set; a parent that cannot tell that yet answers `NotYet`.
     pub async fn tag(
+        &self,
+        repository: &RepositoryName,
+        reference: &Reference,
+    ) -> Result<Option<Digest>, UpstreamError> {
+        match self.whole_manifest(repository, reference).await {
+            Err(UpstreamError::Lost(digest)) => Ok(Some(digest)),
+            answer => answer,
+        }
+    }
+
+    /// The same, but `Lost` when content is missing there.
+    async fn whole_manifest(
         &self,
         repository: &RepositoryName,
         reference: &Reference,
@@ -160,16 +172,18 @@ impl Upstream {
         }
     }
 
-    /// Whether the parent has a manifest in this repository now, so that it need not be brought, or
-    /// can be had.
+    /// Whether the parent has a manifest in this repository now, with all that it names, so that
+    /// nothing of it need be brought.
     pub async fn has_manifest(
         &self,
         repository: &RepositoryName,
         digest: &Digest,
     ) -> Result<bool, UpstreamError> {
-        match self.keeps_manifest(repository, digest).await {
-            Err(UpstreamError::NotYet(_)) => Ok(false),
-            answer => answer,
+        let reference = Reference::Digest(digest.clone());
+        match self.whole_manifest(repository, &reference).await {
+            Ok(found) => Ok(found.is_some()),
+            Err(UpstreamError::NotYet(_) | UpstreamError::Lost(_)) => Ok(false),
+            Err(error) => Err(error),
         }
     }
 

@@ -63,6 +63,8 @@ pub enum UpstreamError {
     /// There is no such thing at the parent, which has not got all of it from its own parent yet:
     /// this says nothing of a deletion.
     NotYet(String),
+    /// The parent knows this manifest and has not deleted it, but has lost some of its content.
+    Lost(Digest),
     /// A tag does not name what it should.
     PreconditionFailed,
     /// The number of a change stands for another one at the parent: deliver it under a new one.
@@ -93,6 +95,9 @@ impl fmt::Display for UpstreamError {
             | UpstreamError::Malformed(text) => f.write_str(text),
             UpstreamError::NotYet(text) => {
                 write!(f, "the parent has not got all of it yet: {text}")
+            }
+            UpstreamError::Lost(digest) => {
+                write!(f, "content of {digest} is damaged at the parent")
             }
             UpstreamError::ActivationUnknown => {
                 f.write_str("the parent has no record of this instance")

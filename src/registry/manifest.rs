@@ -17,7 +17,8 @@ use crate::types::{Digest, Manifest, Reason, Reference, Refusal, RepositoryName,
 
 impl Registry {
     /// end-3: GET and HEAD. A HEAD reads no file, but what is known to be lost is not there for who
-    /// may bring it.
+    /// may bring it: a client that finds a manifest sends none of its content. The digest is told
+    /// all the same, so that a child knows what is here.
     pub(super) async fn manifest_get(
         &self,
         who: &Authorized<Pull>,
@@ -41,8 +42,11 @@ impl Registry {
         let mut reply = facts(Reply::new(200)).with("content-type", row.media_type);
         reply.body = match request.method {
             Method::Head => {
-                if !self.is_servable(name, &digest, row.size).await? {
-                    return Err(damaged_here("MANIFEST_UNKNOWN"));
+                let whole = self.is_servable(name, &digest, row.size).await?
+                    && !(self.auth.may_push(who, name)
+                        && self.store.names_damage(name, &digest).await.map_err(store_refusal)?);
+                if !whole {
+                    return Ok(facts(Reply::from(damaged_here("MANIFEST_UNKNOWN"))));
                 }
                 ReplyBody::Head(row.size)
             }

@@ -81,7 +81,7 @@ impl Worker {
             if deleted_here.contains(&child) || again.contains(&index) {
                 continue;
             }
-            match self.upstream.has_manifest(repository, &child).await.map_err(SyncError::from) {
+            match self.upstream.keeps_manifest(repository, &child).await.map_err(SyncError::from) {
                 Ok(true) => drop(again.insert(index)),
                 Ok(false) => {}
                 Err(error) if error.is_of_item() => {}

@@ -99,6 +99,7 @@ impl SyncError {
             SyncError::Upstream(error) => match error {
                 UpstreamError::NotFound(_)
                 | UpstreamError::NotYet(_)
+                | UpstreamError::Lost(_)
                 | UpstreamError::Forbidden(_)
                 | UpstreamError::Refused(..)
                 | UpstreamError::Malformed(_)

@@ -302,8 +302,12 @@ impl Fetcher {
         digest: &Digest,
         may_be_manifest: bool,
     ) -> Result<Option<AtParent>, SyncError> {
-        if may_be_manifest && self.upstream.has_manifest(repository, digest).await? {
-            return Ok(Some(AtParent::Manifest));
+        if may_be_manifest {
+            match self.upstream.keeps_manifest(repository, digest).await {
+                Ok(true) => return Ok(Some(AtParent::Manifest)),
+                Ok(false) | Err(UpstreamError::NotYet(_)) => {}
+                Err(error) => return Err(error.into()),
+            }
         }
         Ok(self.upstream.blob_len(repository, digest).await?.map(AtParent::Blob))
     }

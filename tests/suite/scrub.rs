@@ -1,12 +1,14 @@
 //! Damaged content of running nodes: found, not served, healed.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
-use crate::support::eventually;
+use crate::support::clients::{must, skopeo};
 use crate::support::http::{bearer, send, token};
 use crate::support::image::{self, Image};
 use crate::support::node::Node;
+use crate::support::{TempDir, eventually, skip, tool};
 use crate::sync::pair;
 
 /// The file of a blob in a node's state.
@@ -180,5 +182,121 @@ fn f211_a_push_to_a_root_replaces_what_is_missing_or_damaged() {
         assert_eq!(image.push(&root.login, user, "app", "v1").status, 201, "{what}");
         assert_eq!(image::pull(&root.login, user, "app", "v1").unwrap(), manifest, "{what}");
         assert_eq!(root.json(&["status"])["damagedBlobs"], 0, "{what}");
+    }
+}
+
+/// Symptom: clients that push an image again found its manifest, sent nothing, and reported
+/// success; the root stayed damaged. Cause: HEAD of a manifest looked at its own file only.
+#[test]
+fn f211_an_image_whose_content_is_damaged_is_not_there_for_who_may_push_it() {
+    let (root, device, user) = pair("ReadWrite");
+    let owner = (user.0.as_str(), user.1.as_str());
+    let reader = root.token("reader-one", &[("app", &["content/read"])]);
+    let (image, other) = (Image::new(44, &[60_000]), Image::new(45, &[50_000]));
+    for (image, tag) in [(&image, "v2"), (&other, "v3")] {
+        assert_eq!(image.push(&root.login, owner, "app", tag).status, 201);
+    }
+    let index = serde_json::json!({"schemaVersion": 2, "mediaType": image::INDEX,
+        "manifests": [{"mediaType": image::MANIFEST, "digest": image.digest(),
+            "size": image.manifest.len()}]});
+    let index = index.to_string().into_bytes();
+    let ask = |user: &(String, String), method: &str, reference: &str, body: &[u8]| {
+        let scope = "repository:app:pull,push";
+        let bearer_token = token(&root.login, &user.0, &user.1, &[scope]).unwrap();
+        let target = format!("/v2/app/manifests/{reference}");
+        let headers = [("content-type", image::INDEX)];
+        bearer(&root.login, &bearer_token, method, &target, &headers, body)
+    };
+    assert_eq!(ask(&user, "PUT", "all", &index).status, 201);
+    eventually(Duration::from_secs(20), "the image is at the device", || {
+        image::pull(&device.login, owner, "app", "all").ok()
+    });
+    std::fs::remove_file(file(&root, &image::digest(&image.layers[0]))).unwrap();
+    root.run(&["scrub", "--full-speed"]);
+    let named = ["v2", "all", &image.digest(), &image::digest(&index)];
+    for reference in named {
+        let found = ask(&user, "HEAD", reference, b"");
+        assert_eq!(found.status, 404, "{reference}");
+        assert!(found.header("skerry-partial").is_some(), "{reference}: it is not deleted");
+        assert_eq!(ask(&user, "GET", reference, b"").status, 200, "{reference}");
+        // Who cannot bring it may need no more than the manifest.
+        assert_eq!(ask(&reader, "HEAD", reference, b"").status, 200, "{reference}");
+    }
+    assert_eq!(ask(&user, "HEAD", "v3", b"").status, 200, "all of it is here");
+
+    // A child moves such a tag as any other, and takes nothing for deleted.
+    assert_eq!(other.push(&device.login, owner, "app", "v2").status, 201);
+    eventually(Duration::from_secs(20), "the move goes up", || {
+        let pulled = image::pull(&root.login, owner, "app", "v2").ok();
+        (pulled == Some(other.digest())).then_some(())
+    });
+    assert!(!device.log().contains("retrying a push"), "{}", device.log());
+    assert!(image::pull(&device.login, owner, "app", &image.digest()).is_ok());
+    assert!(image::pull(&device.login, owner, "app", "all").is_ok());
+    // One that delivers it brings what is damaged.
+    assert_eq!(image.push(&device.login, owner, "app", "again").status, 201);
+    eventually(Duration::from_secs(20), "a child's push heals the root", || {
+        image::pull(&root.login, owner, "app", "again").ok()
+    });
+    for reference in ["again", "all", &image.digest(), &image::digest(&index)] {
+        assert_eq!(ask(&user, "HEAD", reference, b"").status, 200, "{reference}");
+    }
+}
+
+/// The client pushes the index of this layout to `target` of the registry, from its home.
+fn push_with(client: &str, path: &Path, home: &Path, (registry, target): (&str, &str)) {
+    let layout = home.join("layout").display().to_string();
+    let run = |arguments: &[&str]| {
+        let mut command = Command::new(path);
+        command.env("HOME", home).env("DOCKER_CONFIG", home).current_dir(home);
+        must(command.args(arguments));
+    };
+    match client {
+        "crane" => run(&["push", "--index", &layout, target]),
+        "regctl" => {
+            run(&["registry", "set", "--skip-check", "--tls", "disabled", registry]);
+            run(&["image", "copy", &format!("ocidir://{layout}:v1"), target]);
+        }
+        "oras" => {
+            let from = format!("{layout}:v1");
+            run(&["cp", "--from-oci-layout", &from, "--to-plain-http", target]);
+        }
+        _ => {
+            let mut copy = skopeo(home);
+            copy.args(["copy", "--all", "--preserve-digests", "--dest-tls-verify=false"]);
+            copy.env("REGISTRY_AUTH_FILE", home.join("config.json"));
+            must(copy.args([format!("oci:{layout}:v1"), format!("docker://{target}")]));
+        }
+    }
+}
+
+#[test]
+fn f186_f211_clients_that_push_an_image_again_heal_it() {
+    let root = Node::root();
+    let (user, password) = root.pusher("owner-token", "*");
+    let home = TempDir::new();
+    let auth = data_encoding::BASE64.encode(format!("{user}:{password}").as_bytes());
+    let mut auths = serde_json::json!({"auths": {}});
+    auths["auths"][&root.login] = serde_json::json!({ "auth": auth });
+    std::fs::write(home.join("config.json"), auths.to_string()).unwrap();
+    for (seed, client) in [(46, "crane"), (47, "regctl"), (48, "oras"), (49, "skopeo")] {
+        let Some(path) = tool(client) else {
+            skip(&format!("{client} is not there"));
+            continue;
+        };
+        let image = Image::new(seed, &[80_000, 3000]);
+        let target = format!("{}/{client}/app:v1", root.login);
+        Image::write_multi(&[("amd64", &image)], &home.join("layout"), "v1");
+        let push = || push_with(client, &path, home.path(), (&root.login, &target));
+        push();
+        for damaged in [&image.layers[0], &image.config, &image.manifest] {
+            std::fs::remove_file(file(&root, &image::digest(damaged))).unwrap();
+            root.run(&["scrub", "--full-speed"]);
+            assert_eq!(root.json(&["status"])["damagedBlobs"], 1, "{client}");
+            push();
+            assert_eq!(root.json(&["status"])["damagedBlobs"], 0, "{client}");
+        }
+        let repository = format!("{client}/app");
+        assert!(image::pull(&root.login, (&user, &password), &repository, "v1").is_ok());
     }
 }

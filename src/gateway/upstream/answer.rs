@@ -1,6 +1,6 @@
 //! What an answer of the parent means.
 
-use super::{ERROR_TEXT_MAX, UpstreamError};
+use super::{ERROR_TEXT_MAX, UpstreamError, digest_header};
 use crate::gateway::wire::{self, BODY_BYTES_MAX, Wire};
 use crate::http::{BodyError, ClientError, ClientResponse};
 use crate::types::limits::{PROGRESS_DEADLINE, SMALL_BODY_BYTES_MAX};
@@ -43,6 +43,7 @@ pub(super) fn is_doubtful(error: &UpstreamError) -> bool {
     match error {
         UpstreamError::NotFound(_)
         | UpstreamError::NotYet(_)
+        | UpstreamError::Lost(_)
         | UpstreamError::Gone
         | UpstreamError::PreconditionFailed
         | UpstreamError::OutboxMismatch
@@ -65,9 +66,10 @@ pub(super) async fn check(response: ClientResponse) -> Result<ClientResponse, Up
         return Ok(response);
     }
     let partial = response.header(PARTIAL).is_some();
+    let named = digest_header(&response, "docker-content-digest");
     let (status, text) = error_text(response).await;
     Err(match status {
-        404 if partial => UpstreamError::NotYet(text),
+        404 if partial => named.map_or(UpstreamError::NotYet(text), UpstreamError::Lost),
         401 => UpstreamError::Forbidden(text),
         404 => UpstreamError::NotFound(text),
         409 if text.contains("ACTIVATION_UNKNOWN") => UpstreamError::ActivationUnknown,

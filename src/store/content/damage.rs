@@ -26,6 +26,11 @@ const DAMAGED_MAX: usize = 65_536;
 const QUARANTINE_BYTES_MAX: u64 = 256 * 1024 * 1024;
 /// Condemnations that open files are compared with. Over it: files opened before are closed.
 const HISTORY_MAX: usize = 1024;
+/// Deepest nesting of indexes that is followed, like everywhere. Over it: damage further down is
+/// not seen from the top, but from the manifest that names it.
+const DEPTH_MAX: usize = 8;
+/// Manifests below one whose content is looked for among what is damaged. Over it: likewise.
+const MANIFESTS_MAX: usize = 1024;
 
 /// What is damaged, and who has to know.
 #[derive(Default)]
@@ -278,6 +283,46 @@ impl Store {
     /// How much content is damaged.
     pub fn damaged_count(&self) -> usize {
         self.shared().damage.state().known.len()
+    }
+
+    /// Whether content is known to be damaged that a manifest names, or that the manifests of an
+    /// index name. Looks nothing up while no damage is known.
+    pub async fn names_damage(
+        &self,
+        repository: &RepositoryName,
+        manifest: &Digest,
+    ) -> Result<bool, StoreError> {
+        if self.shared().damage.state().known.is_empty() {
+            return Ok(false);
+        }
+        let (store, repository, manifest) = (self.clone(), repository.clone(), manifest.clone());
+        spawn::blocking(move || store.names_damage_now(&repository, manifest)).await
+    }
+
+    fn names_damage_now(
+        &self,
+        repository: &RepositoryName,
+        manifest: Digest,
+    ) -> Result<bool, StoreError> {
+        let (mut seen, mut level) = (BTreeSet::new(), BTreeSet::from([manifest]));
+        for _ in 0..DEPTH_MAX {
+            let mut below = BTreeSet::new();
+            for digest in level {
+                let Some(row) = self.manifest(repository, &digest)? else { continue };
+                let state = self.shared().damage.state();
+                if row.blobs.iter().chain(&row.children).any(|named| state.known.contains(named)) {
+                    return Ok(true);
+                }
+                drop(state);
+                seen.insert(digest);
+                if seen.len() == MANIFESTS_MAX {
+                    return Ok(false);
+                }
+                below.extend(row.children.into_iter().filter(|child| !seen.contains(child)));
+            }
+            level = below;
+        }
+        Ok(false)
     }
 
     /// Since when there is damaged content, as far as this process knows.
