@@ -67,7 +67,8 @@ impl Admin {
             Ok(None) => None,
             Ok(Some(Hindrance::Full)) => Some((
                 "the disk is full or below its reserve: pushes are refused".to_owned(),
-                "free some space: delete tags and manifests and collect garbage",
+                "free some space, or delete manifests: unless gc.enabled is false, garbage \
+                 collection then begins by itself and gives their space back after gc.grace",
             )),
             Ok(Some(Hindrance::ReadOnly)) => Some((
                 "the file system of the state directory is mounted read-only: changes are refused"

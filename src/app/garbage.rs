@@ -1,11 +1,13 @@
 //! Runs the garbage collection when it is due.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::config::Gc;
 use crate::store::Store;
 use crate::store::gc::GcOptions;
-use crate::sys::clock::sleep;
+use crate::sys::clock::{Clock, sleep, within};
+use crate::sys::spawn;
 use crate::types::{Role, UnixSeconds};
 
 /// The first look comes so long after a start: a node that starts has better things to do.
@@ -14,6 +16,9 @@ const FIRST_LOOK: Duration = Duration::from_secs(10);
 const LOOK_PERIOD: Duration = Duration::from_secs(60);
 /// Between runs while the time is not known.
 const BLIND_PERIOD: Duration = Duration::from_secs(24 * 3600);
+/// Least and longest time between runs that a full disk causes; within these it is the grace:
+/// before that nothing goes that the last run has found. Each run reads all rows.
+const FULL_PAUSE: [Duration; 2] = [Duration::from_secs(5), Duration::from_secs(180)];
 
 /// What a run may remove on this node. What has no tag any more is the root's to remove: a
 /// connected registry holds what its parent does.
@@ -22,49 +27,133 @@ pub(super) fn options(gc: &Gc, role: Role) -> GcOptions {
     GcOptions { grace: gc.grace, untagged, dry_run: false }
 }
 
-/// Collects by the schedule, and once more after the grace when something has to wait for it. A run
-/// that fell into a time when the node was off is made up for after the start.
+/// When runs are due.
+struct Due {
+    gc: Gc,
+    clock: Arc<dyn Clock>,
+    /// When the schedule was followed last: by the wall clock, and monotonic.
+    last: Option<UnixSeconds>,
+    last_at: Duration,
+    /// Whether that is on the disk.
+    is_noted: bool,
+    /// The end of the last run for any cause, monotonic, and what was deleted before it began.
+    ended: Option<Duration>,
+    seen: u64,
+    /// When what waited in the last run for the grace can go, monotonic.
+    ripe: Option<Duration>,
+    /// When a run is due because the disk is full, monotonic: the last one was a moment ago.
+    full: Option<Duration>,
+}
+
+impl Due {
+    /// Whether the schedule says so.
+    fn by_schedule(&mut self) -> bool {
+        let due = match (self.clock.wall(), self.last) {
+            (Some(now), Some(last)) => {
+                // A clock that went back makes nothing due.
+                self.gc.schedule.last_until(now).is_some_and(|occurrence| occurrence > last)
+            }
+            _ => self.clock.monotonic().saturating_sub(self.last_at) >= BLIND_PERIOD,
+        };
+        if due {
+            (self.last, self.last_at) = (self.clock.wall(), self.clock.monotonic());
+            self.is_noted = false;
+        } else {
+            self.last = self.last.or(self.clock.wall());
+        }
+        due
+    }
+
+    /// Notes when the schedule was followed: not before what waited is gone, so that a run that is
+    /// cut short is made up for too. A store that has nothing stays so.
+    async fn note(&mut self, store: &Store) {
+        if self.is_noted || self.ripe.is_some() || store.sequence() == 0 {
+            return;
+        }
+        let Some(last) = self.last else { return };
+        match store.note_collection(last).await {
+            Ok(()) => self.is_noted = true,
+            Err(error) => log::debug!("that garbage was collected is not noted: {error}"),
+        }
+    }
+
+    /// Whether the grace of what waited has passed.
+    fn by_grace(&self) -> bool {
+        self.ripe.is_some_and(|ripe| ripe <= self.clock.monotonic())
+    }
+
+    /// Whether something was deleted since the last run on a disk that is below its reserve.
+    async fn by_full_disk(&mut self, store: &Store) -> bool {
+        self.full = None;
+        if store.removals() == self.seen {
+            return false;
+        }
+        let store = store.clone();
+        if !spawn::blocking(move || store.below_reserve()).await {
+            return false;
+        }
+        let pause = self.gc.grace.clamp(FULL_PAUSE[0], FULL_PAUSE[1]);
+        let now = self.clock.monotonic();
+        self.full = self.ended.map(|ended| ended + pause).filter(|at| *at > now);
+        self.full.is_none()
+    }
+
+    /// How long to wait before it is looked again.
+    fn pause(&self) -> Duration {
+        let now = self.clock.monotonic();
+        let next = self.ripe.into_iter().chain(self.full).min();
+        next.map_or(LOOK_PERIOD, |next| next.saturating_sub(now).min(LOOK_PERIOD))
+    }
+}
+
+/// Collects by the schedule, after deletions on a full disk, and once more after the grace when
+/// something has to wait for it. A run that fell into a time when the node was off is made up for
+/// after the start.
 pub(super) async fn run(store: Store, gc: Gc, role: Role) {
     let options = options(&gc, role);
     let clock = store.sys().clock.clone();
     let noted = store.last_collection().unwrap_or_default();
-    let mut is_noted = noted.is_some();
-    let mut last: Option<UnixSeconds> = noted.or(clock.wall());
-    let mut last_at = clock.monotonic();
-    let mut pause = FIRST_LOOK;
+    let mut due = Due {
+        gc,
+        last: noted.or(clock.wall()),
+        last_at: clock.monotonic(),
+        is_noted: noted.is_some(),
+        clock,
+        ended: None,
+        seen: 0,
+        ripe: None,
+        full: None,
+    };
+    sleep(FIRST_LOOK).await;
     loop {
-        sleep(pause).await;
-        pause = LOOK_PERIOD;
-        let due = match (clock.wall(), last) {
-            (Some(now), Some(last)) => {
-                // A clock that went back makes nothing due.
-                gc.schedule.last_until(now).is_some_and(|occurrence| occurrence > last)
+        due.note(&store).await;
+        // Heard of also if it comes while this looks.
+        let deleted = store.removals_made();
+        let again = due.by_grace();
+        if !due.by_schedule() && !again && !due.by_full_disk(&store).await {
+            if within(due.pause(), deleted).await.is_ok() {
+                // Many deletions in a row are collected together.
+                sleep(FULL_PAUSE[0]).await;
             }
-            _ => clock.monotonic().saturating_sub(last_at) >= BLIND_PERIOD,
-        };
-        if due {
-            (last, last_at) = (clock.wall(), clock.monotonic());
-            if collect(&store, options).await {
-                sleep(options.grace).await;
-                collect(&store, options).await;
-            }
+            continue;
         }
-        last = last.or(clock.wall());
-        // Only now: one that is cut short is made up for too. A store that has nothing stays so.
-        if (due || !is_noted)
-            && store.sequence() > 0
-            && let Some(last) = last
-        {
-            match store.note_collection(last).await {
-                Ok(()) => is_noted = true,
-                Err(error) => log::debug!("that garbage was collected is not noted: {error}"),
-            }
+        let seen = store.removals();
+        let waits = collect(&store, options).await;
+        let now = due.clock.monotonic();
+        due.ended = Some(now);
+        due.ripe = match waits {
+            // What only the second run finds has its turn with the schedule.
+            Some(waits) => (waits && !again).then_some(now + options.grace),
+            None => again.then_some(now + FULL_PAUSE[1]),
+        };
+        if waits.is_some() {
+            due.seen = seen;
         }
     }
 }
 
-/// One run; whether something waits, for the grace or for the sync.
-async fn collect(store: &Store, options: GcOptions) -> bool {
+/// One run; whether something waits, for the grace or for the sync. `None`: it failed.
+async fn collect(store: &Store, options: GcOptions) -> Option<bool> {
     match store.collect_garbage(options).await {
         Ok(report) => {
             if report.waits_for_operator {
@@ -79,11 +168,11 @@ async fn collect(store: &Store, options: GcOptions) -> bool {
                 report.blobs_waiting,
                 report.blobs_kept
             );
-            report.blobs_waiting > 0 || report.waits_for_sync
+            Some(report.blobs_waiting > 0 || report.waits_for_sync)
         }
         Err(error) => {
             log::warn!("garbage was not collected: {error}");
-            false
+            None
         }
     }
 }

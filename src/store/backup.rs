@@ -337,7 +337,7 @@ impl Store {
 
     /// Sets the disk back to these rows, as a snapshot does: the life of the store stays the same.
     pub(crate) fn set_back(&self, rows: Vec<(Vec<u8>, Vec<u8>)>) {
-        let kept: std::collections::BTreeSet<_> = rows.iter().map(|(key, _)| key.clone()).collect();
+        let kept: BTreeSet<_> = rows.iter().map(|(key, _)| key.clone()).collect();
         let gone = self.rows().into_iter().map(|(key, _)| key).filter(|key| !kept.contains(key));
         let mut changes: Vec<_> = gone.map(|key| (key, None)).collect();
         changes.extend(rows.into_iter().map(|(key, row)| (key, Some(row))));

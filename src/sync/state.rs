@@ -285,7 +285,9 @@ fn disk_full(error: &StoreError, Shortage { free, reserve }: Shortage, missing: 
     format!(
         "{error}: {free} free, needed are the reserve of {reserve} (storage.reserve) and {wanted} \
          for the content that does not fit; free space on the file system of storage.state_dir, \
-         enlarge it, or delete content at the parent: what does not fit comes by itself then"
+         enlarge it, or delete content at the parent, whose space comes back when garbage \
+         collection has found it unused for gc.grace (it begins by itself unless gc.enabled is \
+         false, then with `skerry gc`): what does not fit comes by itself then"
     )
 }
 

@@ -6,7 +6,10 @@
 //! middle.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use event_listener::{Event, EventListener};
 
 use super::manifests::forget_untagged;
 use super::repositories;
@@ -32,9 +35,15 @@ const TAGS_TOLD_MAX: usize = 64;
 /// Records of one deletion. Over it, because tags are set as fast as they go: `Unavailable`.
 const RECORDS_MAX: usize = 10_000;
 
-/// Manifests that are being deleted, and whether a tag was made to name one since.
+/// Manifests that are being deleted, and whether a tag was made to name one since; and how much was
+/// deleted so far.
 #[derive(Default)]
-pub(in crate::store) struct Removals(Mutex<Table>);
+pub(in crate::store) struct Removals {
+    table: Mutex<Table>,
+    /// Manifests, and links to blobs, that were deleted since the start.
+    made: AtomicU64,
+    more: Event,
+}
 
 #[derive(Default)]
 struct Table {
@@ -52,8 +61,17 @@ struct Watched {
 }
 
 impl Removals {
-    /// Notices what a command that is about to be acknowledged sets.
+    /// Notices what a command that is about to be acknowledged sets and deletes.
     pub(in crate::store) fn note(&self, changes: &[Change]) {
+        let content = [Kind::Manifest as u8, Kind::Blob as u8];
+        let is_removal = |(key, row): &&Change| {
+            row.is_none() && key.first().is_some_and(|kind| content.contains(kind))
+        };
+        let removals = changes.iter().filter(is_removal).count() as u64;
+        if removals > 0 {
+            self.made.fetch_add(removals, Ordering::Relaxed);
+            self.more.notify(usize::MAX);
+        }
         let mut table = self.table();
         if table.watched.is_empty() {
             return;
@@ -67,7 +85,7 @@ impl Removals {
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -153,6 +171,17 @@ struct Removal<'a> {
 }
 
 impl Store {
+    /// How many manifests and links to blobs were deleted since the start, also by garbage
+    /// collection.
+    pub fn removals(&self) -> u64 {
+        self.shared().removals.made.load(Ordering::Relaxed)
+    }
+
+    /// Hears when there are more of them from now on.
+    pub fn removals_made(&self) -> EventListener {
+        self.shared().removals.more.listen()
+    }
+
     /// Deletes a manifest with the tags that name it, many of them in several records. `NotFound`
     /// when there is none; a child's delivery that finds it gone has what it wants here, and goes
     /// on to the parent.
