@@ -13,6 +13,8 @@ use crate::store::replica::node::SyncFailure;
 use crate::sync::status_details;
 use crate::sys::spawn;
 use crate::types::connected_registry::ParentContact;
+use crate::types::schedule::Window;
+use crate::types::time::format_duration;
 use crate::types::{NodeState, Role, UnixSeconds};
 
 /// The Prometheus text format.
@@ -133,12 +135,23 @@ impl Admin {
             value["gatewayEndpoint"] = self.options.gateway_endpoint.clone().into();
             value["connectedRegistries"] = self.store.connected_registries()?.len().into();
         } else {
+            let now = self.store.sys().clock.wall();
+            let node = config.as_ref().map(|config| &config.node);
+            let window =
+                node.zip(now).map(|(node, now)| node.schedule.window(node.sync_window_s, now));
+            let (next, end) = match window {
+                Some(Window::Closed { next }) => (next, None),
+                Some(Window::Open { until }) => (None, Some(until)),
+                Some(Window::Always) | None => (None, None),
+            };
             value["connectedRegistry"] = config.map_or(Value::Null, |config| {
+                let window_s = config.node.schedule.window_s(config.node.sync_window_s);
                 json!({
                     "name": config.node.name,
                     "mode": config.node.mode.name(),
                     "parent": config.node.parent,
                     "schedule": config.node.schedule.to_string(),
+                    "syncWindow": window_s.map(format_duration),
                     "clientTokens": config.node.client_tokens,
                     "children": config.children.len(),
                 })
@@ -148,6 +161,8 @@ impl Admin {
                 "parentOnline": view.contact == ParentContact::InContact,
                 "contact": view.contact.name(),
                 "waitingForWindow": view.waiting_for_window,
+                "nextWindowTime": next.map(UnixSeconds::rfc3339),
+                "windowEndTime": end.map(UnixSeconds::rfc3339),
                 "lastSyncTime": view.last_sync.map(UnixSeconds::rfc3339),
                 "repositories": view.synced,
                 "waitingChanges": print_count(self.store.outbox(COUNTED_MAX)?.len()),

@@ -9,9 +9,11 @@ use super::print::print_credentials;
 use super::tokens::Named;
 use crate::store::tree::connected_registries::{ConnectedRegistryUpdate, Settings, descendants_of};
 use crate::store::tree::creation::NewConnectedRegistry;
-use crate::types::schedule::Schedule;
-use crate::types::time::parse_duration_s;
-use crate::types::{ConnectedRegistryName, Mode, RepositoryPattern, TokenName};
+use crate::types::schedule::{Schedule, Window};
+use crate::types::time::{format_duration, parse_duration_s};
+use crate::types::{
+    ConnectedRegistry, ConnectedRegistryName, Mode, RepositoryPattern, TokenName, UnixSeconds,
+};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
@@ -101,12 +103,15 @@ impl Admin {
             let credentials = print_credentials(node.sync_token.as_str(), &passwords);
             value["syncToken"] = json!({ "name": node.sync_token, "credentials": credentials });
         }
-        if !mode_given {
-            let text = format!(
+        let mode = (!mode_given).then(|| {
+            format!(
                 "No mode was given: '{}' is {}. The mode cannot be changed later.",
                 node.name, node.mode
-            );
-            value["warnings"] = json!([text]);
+            )
+        });
+        let warnings: Vec<String> = mode.into_iter().chain(window_not_given(&node)).collect();
+        if !warnings.is_empty() {
+            value["warnings"] = json!(warnings);
         }
         Ok(value)
     }
@@ -122,10 +127,45 @@ impl Admin {
                 change.log_level,
             )?,
         };
+        let scheduled = change.sync_schedule.is_some();
+        let before = self.registry(&change.name)?;
         let updated = self.store.connected_registry_update(change.name.clone(), update).await;
         let node = updated.map_err(|error| Fault::of(error, KIND, &change.name))?;
         log::info!("updated connected registry name={}", node.name);
-        self.print_registry(&node)
+        let mut value = self.print_registry(&node)?;
+        let window = window_not_given(&node).filter(|_| scheduled);
+        let warnings: Vec<String> =
+            window.into_iter().chain(self.heard_late(&before, &node)?).collect();
+        if !warnings.is_empty() {
+            value["warnings"] = json!(warnings);
+        }
+        Ok(value)
+    }
+
+    /// When the device of a connected registry learns of another schedule, unless at once: until
+    /// then the one that it has is in force.
+    fn heard_late(
+        &self,
+        before: &ConnectedRegistry,
+        now: &ConnectedRegistry,
+    ) -> Result<Option<String>, Fault> {
+        let same = (&before.schedule, before.sync_window_s) == (&now.schedule, now.sync_window_s);
+        if same || self.store.activation(&now.name)?.is_none() {
+            return Ok(None);
+        }
+        let at = self.store.sys().clock.wall_or_floor();
+        let Window::Closed { next } = before.schedule.window(before.sync_window_s, at) else {
+            return Ok(None);
+        };
+        let next = next.map_or("never again".to_owned(), UnixSeconds::rfc3339);
+        Ok(Some(format!(
+            "The schedule '{}' may be in force at the device of '{name}'. It learns of the new one \
+             when its next window opens ({next}) or at its daily look at the configuration. \
+             Sooner: give it another connection string (skerry connected-registry get-settings \
+             --name {name} --generate-password 2) and restart it.",
+            before.schedule,
+            name = now.name
+        )))
     }
 
     pub(super) async fn registry_delete(&self, which: DeleteRegistry) -> Result<Value, Fault> {
@@ -246,6 +286,19 @@ impl Admin {
         }
         Ok(schedule)
     }
+}
+
+/// What the window of a schedule is for which none was given.
+fn window_not_given(node: &ConnectedRegistry) -> Option<String> {
+    let window_s = node.schedule.window_s(node.sync_window_s)?;
+    node.sync_window_s.is_none().then(|| {
+        format!(
+            "No sync window was given: each sync of '{}' may last {}. --sync-window sets another \
+             one.",
+            node.name,
+            format_duration(window_s)
+        )
+    })
 }
 
 fn duration(what: &str, text: &str) -> Result<u64, Fault> {

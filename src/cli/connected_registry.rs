@@ -80,7 +80,7 @@ struct SettingFlags {
     /// When to sync: five cron fields in UTC; if never given, always
     #[arg(short = 's', long, value_name = "CRON")]
     sync_schedule: Option<String>,
-    /// How long each sync may last, for example PT4H
+    /// How long each sync may last, for example PT4H; if never given, PT1H
     #[arg(short = 'w', long, value_name = "DURATION")]
     sync_window: Option<String>,
     /// How long messages are kept for it, for example P2D

@@ -113,13 +113,17 @@ impl Schedule {
         }
     }
 
-    /// Whether a window of `window_s` seconds after an occurrence is open at `now`. Without a
-    /// window a scheduled node syncs for the shortest one.
+    /// How long a window is, seconds: as given, else the shortest one; `None` in continuous mode.
+    pub fn window_s(&self, given: Option<u64>) -> Option<u64> {
+        (!self.is_continuous()).then(|| given.unwrap_or(SYNC_WINDOW_S_MIN))
+    }
+
+    /// Whether a window after an occurrence is open at `now`; its length as in
+    /// [`Schedule::window_s`].
     pub fn window(&self, window_s: Option<u64>, now: UnixSeconds) -> Window {
-        if self.is_continuous() {
+        let Some(window_s) = self.window_s(window_s) else {
             return Window::Always;
-        }
-        let window_s = window_s.unwrap_or(SYNC_WINDOW_S_MIN);
+        };
         match self.last_until(now) {
             Some(start) if now < start.plus(window_s) => {
                 Window::Open { until: start.plus(window_s) }

@@ -139,6 +139,45 @@ fn f213_a_device_with_another_connection_string_asks_at_once() {
     eventually(SOON, "v2 in continuous mode", || pull(&device, &user, "app", "v2").ok());
 }
 
+/// Symptom: nobody could see when the window of a device opens and how long it is, nor why another
+/// schedule did not reach it.
+#[test]
+fn f114_f213_a_schedule_in_force_is_seen_and_what_leaves_it_is_said() {
+    let root = Node::root();
+    let connection = root.connect("dock01", &["--repository", "app"]);
+    let device = Node::start_device(&connection);
+    let active = || device.json(&["status"])["state"] == "Active";
+    eventually(SOON, "the device is active", || active().then_some(()));
+    let update = |arguments: &[&str]| {
+        let update = ["connected-registry", "update", "--name", "dock01"];
+        let output = root.run(&[&update[..], arguments].concat());
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    let sync = device.json(&["status"])["sync"].clone();
+    assert_eq!(sync["nextWindowTime"], serde_json::Value::Null, "continuous: {sync}");
+    let told = update(&["--sync-schedule", "0 0 29 2 *"]);
+    assert!(told.contains("PT1H") && told.contains("--sync-window"), "{told}");
+    assert!(!told.contains("daily look"), "a continuous device hears at once: {told}");
+    let status = eventually(SOON, "the device waits for its window", || {
+        let status = device.json(&["status"]);
+        (status["sync"]["waitingForWindow"] == true).then_some(status)
+    });
+    assert_eq!(status["connectedRegistry"]["schedule"], "0 0 29 2 *", "{status}");
+    assert_eq!(status["connectedRegistry"]["syncWindow"], "PT1H", "{status}");
+    let next = status["sync"]["nextWindowTime"].as_str().unwrap();
+    assert!(next.ends_with("-02-29T00:00:00Z"), "{next}");
+    let text = String::from_utf8(device.run(&["status"]).stdout).unwrap();
+    assert!(text.contains(next) && text.contains("PT1H"), "{text}");
+
+    let told = update(&["--sync-schedule", "* * * * *"]);
+    for part in [next, "daily look", "--generate-password"] {
+        assert!(told.contains(part), "{part}: {told}");
+    }
+    let told = update(&["--sync-schedule", "0 1 * * *", "--sync-window", "PT3H"]);
+    assert!(!told.contains("PT1H"), "the window was given: {told}");
+}
+
 fn free() -> String {
     format!("127.0.0.1:{}", crate::support::node::free_port())
 }
