@@ -41,6 +41,8 @@ pub struct Delivery<'a> {
     pub precondition: Precondition,
     /// The change's name; `None` for content that a change brings along.
     pub id: Option<&'a OutboxId>,
+    /// Whether it is an offer: nobody has made the change.
+    pub offered: bool,
 }
 
 #[derive(Deserialize)]
@@ -339,6 +341,7 @@ impl Delivery<'_> {
             Precondition::Present => request.with("if-match", "*"),
             Precondition::Is(digest) => request.with("if-match", format!("\"{digest}\"")),
         };
+        let request = if self.offered { request.with("skerry-offer", "1") } else { request };
         match self.id {
             // The changes of a repository go up one by one, in order, and what was refused goes up
             // under a new number, with all that waits behind it: below this number none is open.

@@ -92,6 +92,8 @@ pub struct Gateway {
     start: String,
     /// Whether the store remembers that.
     start_noted: AtomicBool,
+    /// Whether a child has seen in this start that the state was set back.
+    set_back: AtomicBool,
 }
 
 impl Gateway {
@@ -103,7 +105,8 @@ impl Gateway {
         // The letter says that starts are remembered: earlier versions told of theirs too.
         let start = format!("{NOTED}{:016x}", store.sys().rng.number());
         let start_noted = AtomicBool::new(false);
-        Gateway { store, auth, directory, contacts, told, start, start_noted }
+        let set_back = AtomicBool::new(false);
+        Gateway { store, auth, directory, contacts, told, start, start_noted, set_back }
     }
 
     /// The answer to a request, here or to the registry, that was meant for an earlier start of
@@ -270,7 +273,11 @@ impl Gateway {
                 }
                 None => true,
             };
-            return Ok(if is_known { reply } else { reply.with(SET_BACK, "1".to_owned()) });
+            if is_known {
+                return Ok(reply);
+            }
+            self.was_set_back().await.map_err(fault)?;
+            return Ok(reply.with(SET_BACK, "1".to_owned()));
         };
         let from: Cursor = after.parse().map_err(|()| malformed("'after' is no position"))?;
         let wait = match request.query("wait").map(str::parse::<u64>) {
@@ -305,6 +312,17 @@ impl Gateway {
                 return respond_batch(request, &Batch { from, through, items });
             }
         }
+    }
+
+    /// A node that has a parent compares with it before its children offer it anything: once in
+    /// each start, since no state is set back while its node runs.
+    async fn was_set_back(&self) -> Result<(), StoreError> {
+        if !self.set_back.load(Ordering::Relaxed) {
+            log::warn!("a child knows of a later state of this node, which was set back");
+            self.store.note_set_back().await?;
+            self.set_back.store(true, Ordering::Relaxed);
+        }
+        Ok(())
     }
 
     /// What the next stretch of the journal means to this child; moves the position over it.
@@ -659,6 +677,41 @@ mod tests {
             assert_eq!(ask(Method::Post, "activation", "two").await, refused);
             assert_eq!(ask(Method::Get, "config", "two").await, refused);
             assert_eq!(ask(Method::Post, "activation", "one").await, (None, true));
+        });
+    }
+
+    #[test]
+    fn f201_a_node_that_was_set_back_is_not_whole_until_it_has_compared_with_its_parent() {
+        smol::block_on(async {
+            let (store, gateway, authorization) = root().await;
+            store.stand(Role::Connected, true);
+            let (name, app) = ("dock01".parse().unwrap(), "app".parse().unwrap());
+            let epoch = store.connected_registry(&name).unwrap().unwrap().activation_epoch;
+            let activation = Activation { epoch, instance_id: "one".into(), at: UnixSeconds(1) };
+            store.record_activation(name, activation).await.unwrap();
+            let compare = async || {
+                store.mark_synced(&app, true).await.unwrap();
+                store.note_compared().await.unwrap();
+                store.reconciled(store.head()).await.unwrap();
+            };
+            compare().await;
+            store.note_start("nknown").await.unwrap();
+            for (start, is_known) in [("nknown", true), ("nother", false), ("nother", false)] {
+                let mut request = request(Method::Get, "/gateway/v1/dock01/messages");
+                request.query =
+                    [("start", start), ("sequence", "1")].map(|(n, v)| (n.into(), v.into())).into();
+                request.host = Some("reg.example:5001".to_owned());
+                for (name, value) in [("authorization", &*authorization), (INSTANCE, "one")] {
+                    request.headers.push((name.to_owned(), value.to_owned()));
+                }
+                let first = !gateway.set_back.load(Ordering::Relaxed);
+                let reply = gateway.answer(&mut request).await.unwrap();
+                assert_eq!(reply.headers.iter().any(|(n, _)| *n == SET_BACK), !is_known, "{start}");
+                let is_due = !is_known && first;
+                assert_eq!(store.is_partial(&app).unwrap(), is_due, "{start}");
+                assert_eq!(store.reconcile_due().unwrap(), is_due, "{start}");
+                compare().await;
+            }
         });
     }
 

@@ -17,6 +17,9 @@ pub const OUTBOX_INCARNATION: &str = "skerry-outbox-incarnation";
 /// The header in which it names the lowest number that it has no answer for.
 pub const OUTBOX_LOWEST: &str = "skerry-outbox-lowest";
 
+/// The header with which it says that it offers what this node, or one further up, lacks.
+pub const OFFER: &str = "skerry-offer";
+
 /// The entity tag of content: its digest, quoted.
 pub fn etag(digest: &Digest) -> String {
     format!("\"{digest}\"")
@@ -88,7 +91,8 @@ pub fn origin(store: &Store, request: &Request, principal: &Principal) -> Result
         let text = format!("{OUTBOX_ID}: '{}' is not below '{child}'", id.origin);
         return Err(malformed("UNSUPPORTED", text));
     }
-    Ok(Origin::Child(Delivery { id, lowest }))
+    let offered = request.header(OFFER).is_some();
+    Ok(Origin::Child(Delivery { id, lowest, offered }))
 }
 
 #[cfg(test)]
@@ -191,7 +195,7 @@ mod tests {
                 assert_eq!(value, format!("{name} 12"));
                 let found = origin(&[headers, &[(OUTBOX_ID, &value)]].concat(), &child);
                 assert_eq!(found.is_ok(), below, "{name}");
-                let expected = Origin::Child(Delivery { id, lowest: None });
+                let expected = Origin::Child(Delivery { id, lowest: None, offered: false });
                 assert!(!below || found == Ok(expected), "{name}");
             }
         }

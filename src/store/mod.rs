@@ -63,6 +63,7 @@ use journal::segment::{Journal, Segments};
 use recovery::loss::Loss;
 use registry::removal::Removals;
 use replica::feed::Feed;
+use replica::gone::Gone;
 use replica::node::SyncView;
 use role::Standing;
 use rows::Row;
@@ -165,6 +166,7 @@ struct Shared {
     feed: Feed,
     /// See [`Store::hearing`].
     heard: Arc<AtomicU64>,
+    gone: Mutex<Gone>,
     segments: Segments,
     uploads: Uploads,
     uploads_max: usize,
@@ -253,6 +255,7 @@ impl Store {
         let shared = Arc::new(Shared {
             feed: Feed::new(epoch, recovered.end.sequence, true),
             heard: Arc::default(),
+            gone: Mutex::default(),
             index: RwLock::new(recovered.index),
             healing: AtomicBool::new(false),
             segments: segments.clone(),
@@ -319,6 +322,7 @@ impl Store {
         let shared = Arc::new(Shared {
             feed: Feed::new(epoch, 0, false),
             heard: Arc::default(),
+            gone: Mutex::default(),
             index: RwLock::new(Arc::new(MapIndex::default())),
             healing: AtomicBool::new(false),
             segments: Segments::default(),

@@ -2,11 +2,15 @@
 //! passed on, and this node may be the only one that still has it.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use super::error::SyncError;
 use super::plan::Desired;
+use super::window::LOOK_INTERVAL;
 use super::worker::Worker;
+use crate::gateway::UpstreamError;
 use crate::gateway::feed::Scope;
+use crate::store::replica::gone::Gone;
 use crate::store::replica::offers::Withheld;
 use crate::types::{Cursor, Digest, Mode, RepositoryName, Tag};
 
@@ -46,6 +50,44 @@ impl Worker {
         }
         self.store.meet_parent(position, start, &offered).await?;
         Ok(position)
+    }
+
+    /// Returns when a full comparison is due, which somebody else of this node has asked for.
+    pub(super) async fn comparison_due<T>(&self) -> Option<T> {
+        loop {
+            let seen = self.store.sequence();
+            if self.store.reconcile_due().unwrap_or(false) {
+                self.state.set(|now| now.polling = false);
+                return None;
+            }
+            if !self.store.wait_after(seen, LOOK_INTERVAL).await {
+                return std::future::pending().await;
+            }
+        }
+    }
+
+    /// Notes what the parent has deleted up to here since this node, which was restored or set
+    /// back, last heard of it: a child that still has that offers it.
+    pub(super) async fn note_gone(&self, head: Cursor) -> Result<(), SyncError> {
+        let Some(mut from) = self.store.feed_position()? else {
+            return Ok(());
+        };
+        let mut gone = Gone::default();
+        self.store.inbox(usize::MAX)?.into_iter().for_each(|(_, message)| gone.hear(message));
+        while from.epoch == head.epoch && from.sequence < head.sequence {
+            let batch = match self.upstream.messages(from, Duration::ZERO).await {
+                Ok(received) => received.batch,
+                Err(UpstreamError::Gone) => break,
+                Err(error) => return Err(error.into()),
+            };
+            if batch.from != from || batch.through.sequence <= from.sequence {
+                break;
+            }
+            batch.items.into_iter().for_each(|item| gone.hear(item.message));
+            from = batch.through;
+        }
+        self.store.note_gone(gone);
+        Ok(())
     }
 
     /// What becomes of what the parent lacks in a repository.

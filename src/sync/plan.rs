@@ -235,7 +235,7 @@ mod tests {
             let change = OutboxChange::Tag { tag, base: state(base), digest: state(wanted) };
             let id = OutboxId { origin: "dock01".parse().unwrap(), incarnation: 1, sequence: 7 };
             let unheard = unheard.iter().map(|number| state(*number)).collect();
-            OutboxEntry { id, repository: "app".parse().unwrap(), change, unheard }
+            OutboxEntry { id, repository: "app".parse().unwrap(), change, unheard, offered: false }
         };
         // From 1 to 2; 3 was attempted before; 0 is no tag. The manifest that the parent may yet
         // have, or have no more; whether it may have lost something; what the tag names there.

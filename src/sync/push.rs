@@ -81,6 +81,8 @@ pub(super) struct Retries {
     mismatches: u32,
     /// What came with a backup has been made ready.
     joined: bool,
+    /// An offer was delivered, and perhaps made in vain: what the parent has counts.
+    offered: bool,
 }
 
 impl Retries {
@@ -128,6 +130,9 @@ impl Pusher {
         let mut refused = self.store.refused().await?;
         self.deliver_new(&mut refused).await?;
         self.try_again(&mut refused).await?;
+        if std::mem::take(&mut self.retries().offered) {
+            self.store.request_reconcile().await?;
+        }
         Ok(self.turns().next(self.now()).unwrap_or(LOOK_AGAIN).min(LOOK_AGAIN))
     }
 
@@ -308,6 +313,7 @@ impl Pusher {
 
     /// The parent has a change.
     async fn done(&self, number: u64, entry: &OutboxEntry) -> Result<(), SyncError> {
+        self.retries().offered |= entry.offered;
         if self.store.outbox_delivered(number, self.upstream.heard()).await? {
             log::info!("delivered what the parent had refused: {entry}");
         }
@@ -383,14 +389,14 @@ impl Pusher {
 
     async fn deliver(&self, entry: &OutboxEntry) -> Result<(), SyncError> {
         let repository = &entry.repository;
-        let id = Some(&entry.id);
+        let (id, offered) = (Some(&entry.id), entry.offered);
         match &entry.change {
             OutboxChange::Tag { tag, base, digest } => {
                 let precondition = match base {
                     Some(base) => Precondition::Is(base.clone()),
                     None => Precondition::Absent,
                 };
-                let delivery = Delivery { precondition, id };
+                let delivery = Delivery { precondition, id, offered };
                 let reference = Reference::Tag(tag.clone());
                 match digest {
                     Some(digest) => match self.store.manifest(repository, digest)? {
@@ -401,7 +407,7 @@ impl Pusher {
                 }
             }
             OutboxChange::ManifestAdded { digest } => {
-                let delivery = Delivery { precondition: Precondition::None, id };
+                let delivery = Delivery { precondition: Precondition::None, id, offered };
                 let reference = Reference::Digest(digest.clone());
                 match self.store.manifest(repository, digest)? {
                     Some(row) => self.put(repository, digest, row, &reference, &delivery).await,
@@ -410,7 +416,7 @@ impl Pusher {
                 }
             }
             OutboxChange::ManifestDeleted { digest } => {
-                let delivery = Delivery { precondition: Precondition::None, id };
+                let delivery = Delivery { precondition: Precondition::None, id, offered };
                 self.delete(repository, &Reference::Digest(digest.clone()), &delivery).await
             }
         }
@@ -495,7 +501,8 @@ impl Pusher {
             let manifest = self.read(&digest, row.media_type).await?;
             self.bring_blobs(repository, &digest, &manifest).await?;
             if digest != *root {
-                let delivery = Delivery { precondition: Precondition::None, id: None };
+                let delivery =
+                    Delivery { precondition: Precondition::None, id: None, offered: false };
                 let reference = Reference::Digest(digest);
                 self.upstream.put_manifest(repository, &reference, &manifest, &delivery).await?;
             }

@@ -56,7 +56,11 @@ impl Worker {
         let clock = &self.store.sys().clock;
         let mut noted = clock.monotonic();
         loop {
-            let received = self.poll(position, self.patience()).await;
+            let polled = async { Some(self.poll(position, self.patience()).await) };
+            let Some(received) = smol::future::or(polled, self.comparison_due()).await else {
+                position = self.up_to_date().await?;
+                continue;
+            };
             let received = match received {
                 Ok(received) => received,
                 Err(UpstreamError::Gone) => {
@@ -292,6 +296,9 @@ impl Worker {
         // Whatever changes from here on is told from this position on.
         let position = self.meet_parent().await?;
         self.refresh_config().await?;
+        if self.store.lacks_a_life()? {
+            self.note_gone(position).await?;
+        }
         self.store.begin_reconcile().await?;
         let config = self.config()?;
         let scope = Scope::of_config(&config);

@@ -6,6 +6,7 @@ use super::scenarios::{
 use super::*;
 use crate::gateway::UpstreamError;
 use crate::store::content::leases::Lease;
+use crate::store::replica::outbox::{Delivery, OutboxId};
 use crate::store::tree::scope_maps::ScopeMapUpdate;
 use crate::sys::clock::within;
 use crate::types::Cursor;
@@ -612,6 +613,63 @@ fn f201_a_parent_that_is_set_back_while_messages_are_applied_is_offered_what_it_
         for store in [root, device] {
             assert_eq!(named(store, "v1"), first, "the parent's state counts");
             assert!(has(store, SECOND), "what it lacks is there by its digest");
+        }
+    });
+}
+
+/// What nobody has pushed here is not in conflict with what the parent has.
+#[test]
+fn f201_what_is_offered_yields_to_what_the_parent_has_by_then() {
+    in_tree(async |tree, engine| {
+        let (root, device) = (&tree.world.root, &tree.world.device());
+        push(root, &["v1"], FIRST).await;
+        rest(tree, engine).await;
+        let first = digest_of(&manifest(FIRST));
+        root.delete_manifest(&app(), &first, &Origin::Client).await.unwrap();
+        device.reconciled(Cursor { epoch: 7, sequence: 5 }).await.unwrap();
+        engine.begin_once().await.unwrap();
+        engine.pull_once().await.unwrap();
+        assert!(device.outbox_holds_tag(&app(), &names(&["v1"])[0]).unwrap(), "offered");
+        push(root, &["v1"], SECOND).await;
+        rest(tree, engine).await;
+        for store in [root, device] {
+            assert_eq!(named(store, "v1"), Some(digest_of(&manifest(SECOND))));
+            assert!(has(store, FIRST), "by its digest");
+            assert_eq!(store.tags(&app(), None, 9).unwrap().len(), 1, "no conflict");
+        }
+    });
+}
+
+/// A node between root and leaf was restored; what the root has deleted since comes back from the
+/// leaf.
+#[test]
+fn f201_what_a_leaf_offers_in_vain_does_not_come_back() {
+    in_tree(async |tree, engine| {
+        let root = &tree.world.root;
+        rest(tree, engine).await;
+        let backup = tree.world.back_up().await;
+        push(root, &["untagged"], FIRST).await;
+        push(root, &["deleted"], SECOND).await;
+        root.delete_tag(&app(), &names(&["untagged"])[0], Precondition::None, &Origin::Client)
+            .await
+            .unwrap();
+        let second = digest_of(&manifest(SECOND));
+        root.delete_manifest(&app(), &second, &Origin::Client).await.unwrap();
+        tree.world.restore(backup).await;
+        let (engine, device) = (tree.start().await, tree.world.device());
+        engine.begin_once().await.unwrap();
+        engine.pull_once().await.unwrap();
+        let offered = [("untagged", FIRST), ("deleted", SECOND), ("lost", THIRD)];
+        for ((tag, number), sequence) in offered.into_iter().zip(1..) {
+            let id = OutboxId { origin: "leaf01".parse().unwrap(), incarnation: 1, sequence };
+            let delivery = Delivery { id, lowest: Some(sequence), offered: true };
+            store_push(&device, &app(), &names(&[tag]), number, Origin::Child(delivery)).await;
+        }
+        rest(tree, &engine).await;
+        for store in [root, &device] {
+            assert_eq!(named(store, "lost"), Some(digest_of(&manifest(THIRD))));
+            assert_eq!((named(store, "untagged"), named(store, "deleted")), (None, None));
+            assert!(has(store, FIRST) && !has(store, SECOND));
         }
     });
 }

@@ -86,11 +86,7 @@ fn settle(
     let ours = digest.as_ref().map(|ours| Ok::<_, StoreError>((ours, here(ours)?)));
     // What was deleted since is not to be kept.
     if let Some((ours, Some(_))) = ours.transpose()? {
-        let name = conflict_tag(tag, &entry.id.origin, ours)?;
-        let any = Precondition::None;
-        tags::switch(txn, repository, &name, ours, &any, &Origin::Client, now)?;
-        note_conflict(txn, repository, &name, now)?;
-        kept = Some(name);
+        kept = keep(txn, &entry, tag, ours, now)?;
     }
     if outbox::waits(txn, repository, About::Tag(tag))? {
         return Ok(kept);
@@ -109,6 +105,30 @@ fn settle(
         None => {}
     }
     Ok(kept)
+}
+
+/// Keeps what a change lets its tag name, which goes to other content, under a conflict tag; what
+/// was only offered was pushed by nobody, and goes up by its digest.
+fn keep(
+    txn: &mut Txn<'_>,
+    entry: &OutboxEntry,
+    tag: &Tag,
+    ours: &Digest,
+    now: UnixSeconds,
+) -> Result<Option<Tag>, StoreError> {
+    let repository = &entry.repository;
+    if entry.offered {
+        if !outbox::waits(txn, repository, About::Added(ours))? {
+            let change = OutboxChange::ManifestAdded { digest: ours.clone() };
+            outbox::enqueue_offer(txn, repository, change)?;
+        }
+        return Ok(None);
+    }
+    let name = conflict_tag(tag, &entry.id.origin, ours)?;
+    let any = Precondition::None;
+    tags::switch(txn, repository, &name, ours, &any, &Origin::Client, now)?;
+    note_conflict(txn, repository, &name, now)?;
+    Ok(Some(name))
 }
 
 /// Where a node keeps its own content of a tag that its parent had moved meanwhile:

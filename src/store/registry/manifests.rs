@@ -137,10 +137,13 @@ impl Store {
     async fn put(
         &self,
         repository: &RepositoryName,
-        put: PutManifest,
+        mut put: PutManifest,
         unless_deleted: bool,
     ) -> Result<PutOutcome, StoreError> {
         let (now, quota) = (self.sys().clock.wall_or_floor(), self.quota(repository));
+        if self.is_gone(&put.origin, repository, &put.digest, &mut put.tags) {
+            return Ok(PutOutcome::Replayed);
+        }
         let repository = repository.clone();
         self.commit(move |txn| {
             if unless_deleted {
@@ -293,7 +296,7 @@ pub(crate) mod testing {
 
     pub(in crate::store) fn child(sequence: u64) -> Origin {
         let id = OutboxId { origin: "dock01".parse().unwrap(), incarnation: 0, sequence };
-        Origin::Child(Delivery { id, lowest: None })
+        Origin::Child(Delivery { id, lowest: None, offered: false })
     }
 
     /// An image that names configuration 100 of 20 bytes and layer 101 of 300.

@@ -183,7 +183,7 @@ mod tests {
 
     fn child(origin: &str, incarnation: u64, sequence: u64) -> Origin {
         let id = OutboxId { origin: origin.parse().unwrap(), incarnation, sequence };
-        Origin::Child(Delivery { id, lowest: None })
+        Origin::Child(Delivery { id, lowest: None, offered: false })
     }
 
     /// Delivers that `v1` of `app` names this; what it names afterwards.

@@ -1,6 +1,7 @@
 //! What a node knows as the replica of its parent, and as the parent of its children.
 
 pub mod feed;
+pub mod gone;
 pub mod heard;
 pub mod inbox;
 pub mod node;

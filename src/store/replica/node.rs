@@ -142,11 +142,24 @@ impl Store {
         Ok(self.get::<Fact>(&reconcile_key())?.is_some() || self.lacks_a_life()?)
     }
 
-    /// Whether the store was restored, or has lost records, since everything was last compared: the
-    /// parent may have what was here before.
-    fn lacks_a_life(&self) -> Result<bool, StoreError> {
+    /// Whether the store was restored or set back, or has lost records, since everything was last
+    /// compared: the parent may have what was here before.
+    pub fn lacks_a_life(&self) -> Result<bool, StoreError> {
         let compared = self.get::<Fact>(&compared_key())?;
         Ok(compared.is_some_and(|life| life != Fact::Epoch(self.shared().feed.epoch())))
+    }
+
+    /// Notes that a child has seen that the state of this node was set back: the parent may have
+    /// what was here before, and a comparison is due. A root has none.
+    pub async fn note_set_back(&self) -> Result<(), StoreError> {
+        if self.role() == Role::Root {
+            return Ok(());
+        }
+        self.commit(|txn| {
+            let other = Fact::Epoch(!txn.incarnation());
+            txn.put_changed(compared_key(), &other)
+        })
+        .await
     }
 
     /// Notes that a full comparison begins: one that is requested from here on is due after it.

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::inbox;
 use super::node::ask_for_reconcile;
-use super::outbox::{Origin, OutboxChange, enqueue, oldest_of_tag, waits};
+use super::outbox::{OutboxChange, enqueue_offer, oldest_of_tag, waits};
 use crate::store::rows::derived::About;
 use crate::store::rows::manifest::{ManifestRow, manifest_key};
 use crate::store::rows::node::{
@@ -201,7 +201,7 @@ impl Store {
                     let row = txn.get::<TagRow>(&tag_key(&repository, &tag))?;
                     if row.is_some_and(|row| row.digest == digest) {
                         let change = OutboxChange::Tag { tag, base: None, digest: Some(digest) };
-                        enqueue(txn, &Origin::Client, &repository, change)?;
+                        enqueue_offer(txn, &repository, change)?;
                     }
                 }
                 Ok(())
@@ -225,7 +225,7 @@ impl Store {
                     let row = txn.get::<ManifestRow>(&manifest_key(&repository, &digest))?;
                     if row.is_some() && !waits(txn, &repository, About::Added(&digest))? {
                         let change = OutboxChange::ManifestAdded { digest };
-                        enqueue(txn, &Origin::Client, &repository, change)?;
+                        enqueue_offer(txn, &repository, change)?;
                     }
                 }
                 Ok(())

@@ -40,6 +40,8 @@ pub struct Delivery {
     /// The lowest number of its origin in the repository that the child has no answer for; `None`:
     /// it does not tell.
     pub lowest: Option<u64>,
+    /// It is an offer: see [`OutboxEntry::offered`].
+    pub offered: bool,
 }
 
 impl Store {
@@ -289,7 +291,26 @@ pub(in crate::store) fn enqueue(
     append(txn, origin, repository, change, Vec::new(), 0).map(|_| ())
 }
 
-/// The same, leaving out so many numbers before; the entry with its number.
+/// The same for an offer of this node's.
+pub(in crate::store) fn enqueue_offer(
+    txn: &mut Txn<'_>,
+    repository: &RepositoryName,
+    change: OutboxChange,
+) -> Result<(), StoreError> {
+    let added = append(txn, &Origin::Client, repository, change, Vec::new(), 0)?;
+    added.map_or(Ok(()), |(number, entry)| mark_offered(txn, number, entry))
+}
+
+/// Makes a change that waits an offer.
+pub(in crate::store) fn mark_offered(
+    txn: &mut Txn<'_>,
+    number: u64,
+    entry: OutboxEntry,
+) -> Result<(), StoreError> {
+    txn.put(entry_key(number), &OutboxEntry { offered: true, ..entry })
+}
+
+/// The same as [`enqueue`], leaving out so many numbers before; the entry with its number.
 pub(in crate::store) fn append(
     txn: &mut Txn<'_>,
     origin: &Origin,
@@ -317,7 +338,8 @@ pub(in crate::store) fn append(
         Origin::Child(delivery) => delivery.id.clone(),
     };
     txn.put(counter, &LastOutbox(sequence))?;
-    let entry = OutboxEntry { id, repository: repository.clone(), change, unheard };
+    let offered = matches!(origin, Origin::Child(delivery) if delivery.offered);
+    let entry = OutboxEntry { id, repository: repository.clone(), change, unheard, offered };
     txn.put(entry_key(sequence), &entry)?;
     Ok(Some((sequence, entry)))
 }

@@ -306,6 +306,9 @@ fn write(
         let origin = &Origin::Client;
         let added = outbox::append(txn, origin, repository, change, unheard, left_out)?;
         let Some((number, entry)) = added else { continue };
+        if chain.iter().all(|entry| entry.offered) {
+            outbox::mark_offered(txn, number, entry.clone())?;
+        }
         if (entry.brings() == refused || chain.len() == 1)
             && let Some(known) = refusal.take()
         {

@@ -178,8 +178,13 @@ mod tests {
     fn f204_a_damaged_last_field_is_not_taken_for_one_that_is_not_there() {
         let id = OutboxId { origin: "dock01".parse().unwrap(), incarnation: 300, sequence: 7 };
         let change = OutboxChange::ManifestAdded { digest: digest(1) };
-        let entry =
-            OutboxEntry { id, repository: "app".parse().unwrap(), change, unheard: Vec::new() };
+        let entry = OutboxEntry {
+            id,
+            repository: "app".parse().unwrap(),
+            change,
+            unheard: Vec::new(),
+            offered: false,
+        };
         let (found, len) = read_at(&entry);
         assert_eq!(found, [len - 2], "an incarnation of two bytes");
         let (reason, at) = ("no".to_owned(), UnixSeconds(1));

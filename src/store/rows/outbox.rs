@@ -89,6 +89,9 @@ pub struct OutboxEntry {
     /// What the tag may name at the parent, beside what the change begins with: attempts of which
     /// this node did not hear, of changes that were left out since. The first [`UNHEARD_MAX`].
     pub unheard: Vec<Option<Digest>>,
+    /// It is an offer: nobody has made this change, but the parent, or one further up, lacks what
+    /// it had told before. What it has by now counts.
+    pub offered: bool,
 }
 
 /// What is to be repeated at the parent.
@@ -162,7 +165,15 @@ struct EntryRow {
 struct EntryEnd {
     incarnation: u64,
     #[serde(skip_serializing_if = "is_default")]
+    more: EntryMore,
+}
+
+/// What the rows after those did not have.
+#[derive(Default, PartialEq, Serialize, Deserialize)]
+struct EntryMore {
     unheard: Vec<Option<Digest>>,
+    #[serde(skip_serializing_if = "is_default")]
+    offered: bool,
 }
 
 impl EntryEnd {
@@ -171,7 +182,11 @@ impl EntryEnd {
             return Ok(EntryEnd::default());
         }
         let (incarnation, left) = postcard::take_from_bytes(left)?;
-        Ok(EntryEnd { incarnation, unheard: rows::last(left)? })
+        if left.is_empty() {
+            return Ok(EntryEnd { incarnation, more: EntryMore::default() });
+        }
+        let (unheard, left) = postcard::take_from_bytes(left)?;
+        Ok(EntryEnd { incarnation, more: EntryMore { unheard, offered: rows::last(left)? } })
     }
 }
 
@@ -186,21 +201,23 @@ impl BareEntry {
     pub(in crate::store) fn with(self, incarnation: u64) -> OutboxEntry {
         let BareEntry { origin, sequence, repository, change } = self;
         let id = OutboxId { origin, incarnation, sequence };
-        OutboxEntry { id, repository, change, unheard: Vec::new() }
+        OutboxEntry { id, repository, change, unheard: Vec::new(), offered: false }
     }
 }
 
 impl From<OutboxEntry> for EntryRow {
     fn from(mut entry: OutboxEntry) -> EntryRow {
         let unheard = std::mem::take(&mut entry.unheard);
+        let more = EntryMore { unheard, offered: entry.offered };
         let (entry, incarnation) = BareEntry::of(entry);
-        EntryRow { entry, more: EntryEnd { incarnation, unheard } }
+        EntryRow { entry, more: EntryEnd { incarnation, more } }
     }
 }
 
 impl From<EntryRow> for OutboxEntry {
     fn from(row: EntryRow) -> OutboxEntry {
-        OutboxEntry { unheard: row.more.unheard, ..row.entry.with(row.more.incarnation) }
+        let EntryEnd { incarnation, more: EntryMore { unheard, offered } } = row.more;
+        OutboxEntry { unheard, offered, ..row.entry.with(incarnation) }
     }
 }
 
@@ -255,5 +272,36 @@ impl OutboxEntry {
 pub(in crate::store) fn remember(unheard: &mut Vec<Option<Digest>>, state: Option<Digest>) {
     if unheard.len() < UNHEARD_MAX && !unheard.contains(&state) {
         unheard.push(state);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::digest::Algorithm;
+
+    #[test]
+    fn what_a_row_does_not_say_is_as_before() {
+        let digest = Digest::from_raw(Algorithm::Sha256, &[1; 32]);
+        let change = OutboxChange::Tag { tag: "v1".parse().unwrap(), base: None, digest };
+        let id = OutboxId { origin: "dock01".parse().unwrap(), incarnation: 300, sequence: 7 };
+        let repository = "app".parse().unwrap();
+        let plain = OutboxEntry { id, repository, change, unheard: vec![], offered: false };
+        let mut longest = 0;
+        for (unheard, offered) in
+            [(vec![], false), (vec![None], false), (vec![], true), (vec![None], true)]
+        {
+            let entry = OutboxEntry { unheard, offered, ..plain.clone() };
+            let bytes = rows::encode(&entry).unwrap();
+            assert_eq!(rows::decode::<OutboxEntry>(&bytes).unwrap(), entry);
+            assert!(bytes.starts_with(&rows::encode(&plain).unwrap()));
+            longest = longest.max(bytes.len());
+            if offered {
+                // As the version before wrote it.
+                let bare = rows::decode::<OutboxEntry>(&bytes[..bytes.len() - 1]).unwrap();
+                assert_eq!(bare, OutboxEntry { offered: false, ..entry });
+            }
+        }
+        assert_eq!(longest, rows::encode(&plain).unwrap().len() + 3);
     }
 }

@@ -286,7 +286,13 @@ fn message_steps(round: u32, add: &mut impl FnMut(&str, Act)) {
             let Origin::Child(delivery) = child(u64::from(round)) else { unreachable!() };
             let id = delivery.id;
             let change = OutboxChange::ManifestDeleted { digest: manifest(round).1 };
-            let entry = OutboxEntry { id, repository: name("app"), change, unheard: Vec::new() };
+            let entry = OutboxEntry {
+                id,
+                repository: name("app"),
+                change,
+                unheard: Vec::new(),
+                offered: false,
+            };
             let key = rows::key(Kind::Outbox, &[&u64::from(round).to_be_bytes()]);
             block_on(n.store().commit(move |txn| txn.put(key, &entry)))
         }),
