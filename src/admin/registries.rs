@@ -7,8 +7,10 @@ use super::Admin;
 use super::fault::Fault;
 use super::print::print_credentials;
 use super::tokens::Named;
+use crate::store::StoreError;
 use crate::store::tree::connected_registries::{ConnectedRegistryUpdate, Settings, descendants_of};
 use crate::store::tree::creation::NewConnectedRegistry;
+use crate::types::limits::CLIENT_TOKENS_MAX;
 use crate::types::schedule::{Schedule, Window};
 use crate::types::time::{format_duration, parse_duration_s};
 use crate::types::{
@@ -83,6 +85,13 @@ impl Admin {
             new.sync_message_ttl.as_deref(),
             new.log_level,
         )?;
+        if let Some(parent) = &new.parent
+            && self.store.connected_registry(parent)?.is_none()
+        {
+            return Err(Fault::of(StoreError::NotFound, "parent connected registry", parent));
+        }
+        self.require_tokens("sync token", new.sync_token.as_slice())?;
+        self.require_tokens("client token", &new.client_tokens)?;
         let mode = new.mode.as_deref().map(str::parse::<Mode>).transpose();
         let mode_given = new.mode.is_some();
         let (node, passwords) = self
@@ -117,6 +126,7 @@ impl Admin {
     }
 
     pub(super) async fn registry_update(&self, change: UpdateRegistry) -> Result<Value, Fault> {
+        self.require_tokens("client token", &change.add_client_tokens)?;
         let update = ConnectedRegistryUpdate {
             add_client_tokens: change.add_client_tokens,
             remove_client_tokens: change.remove_client_tokens,
@@ -256,6 +266,18 @@ impl Admin {
             value["warnings"] = without_write.iter().map(warn).collect();
         }
         Ok(value)
+    }
+
+    /// A name that nobody has is not found. The command itself refuses too many of them, and what
+    /// goes meanwhile.
+    fn require_tokens(&self, kind: &str, names: &[TokenName]) -> Result<(), Fault> {
+        let names = if names.len() > CLIENT_TOKENS_MAX { &[] } else { names };
+        for name in names {
+            if self.store.token(name)?.is_none() {
+                return Err(Fault::of(StoreError::NotFound, kind, name));
+            }
+        }
+        Ok(())
     }
 
     fn settings(

@@ -27,6 +27,7 @@ use crate::sys::{Spawner, Sys, SystemDisk};
 use crate::token::Tokens;
 use crate::types::connected_registry::{ConnectionState, ParentContact};
 use crate::types::limits::{ADMIN_BODY_MEMORY_BYTES, ADMIN_CONNECTIONS_MAX};
+use crate::types::schedule::Window;
 use crate::types::{
     ConnectedRegistry, ConnectedRegistryName, NodeState, Role, StoreRole, UnixSeconds,
 };
@@ -291,6 +292,9 @@ impl Node {
         };
         let contact = match state {
             NodeState::Active => match view.contact {
+                ParentContact::Connecting if self.is_between_windows() => {
+                    ParentContact::WaitingForWindow.name()
+                }
                 ParentContact::Connecting => "connecting to its parent",
                 ParentContact::InContact => "parent in contact",
                 ParentContact::OutOfContact => "parent out of contact",
@@ -304,6 +308,14 @@ impl Node {
             }
             _ => format!("connected registry, {contact}"),
         }
+    }
+
+    /// Whether the schedule keeps this node from calling its parent now.
+    fn is_between_windows(&self) -> bool {
+        let (config, now) = (self.store.self_config(), self.store.sys().clock.wall());
+        let (Ok(Some(config)), Some(now)) = (config, now) else { return false };
+        let window = config.node.schedule.window(config.node.sync_window_s, now);
+        matches!(window, Window::Closed { .. })
     }
 }
 

@@ -16,7 +16,7 @@ use crate::types::scope::Access;
 use crate::types::token::PasswordSlot;
 use crate::types::{
     ConnectedRegistryName, GatewayAction, Reason, Refusal, RepositoryAction, RepositoryPattern,
-    TokenName, UnixSeconds,
+    Role, TokenName, UnixSeconds,
 };
 
 /// The user name under which the password is itself a token.
@@ -225,7 +225,13 @@ impl Auth {
             refusal.retry_after_s = Some(seconds);
             return refusal;
         }
-        self.unauthorized(presented, Ended(Reason::AuthenticationRequired, "Incorrect Password"))
+        let text = match self.inner.role {
+            Role::Root => "Incorrect Password",
+            Role::Connected => {
+                "Incorrect Password, or the token is not linked to this connected registry"
+            }
+        };
+        self.unauthorized(presented, Ended(Reason::AuthenticationRequired, text))
     }
 
     fn token_invalid(&self, presented: &Presented<'_>) -> Refusal {

@@ -206,7 +206,8 @@ pub(super) fn print(text: &str) -> Result<(), Failure> {
 
 /// Writes `skerry: <message>` to stderr; there is nowhere to tell that this failed.
 pub(super) fn complain(message: &str) {
-    let _ = writeln!(io::stderr().lock(), "skerry: {message}");
+    // In one call: others may write to the same terminal or journal.
+    let _ = io::stderr().lock().write_all(format!("skerry: {message}\n").as_bytes());
 }
 
 /// Asks on the terminal. Without one nobody can answer, and a script must say `--yes`.

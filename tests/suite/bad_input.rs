@@ -364,6 +364,23 @@ fn f014_what_a_verb_names_and_nobody_has_is_not_found() {
         assert_eq!(output.status.code(), Some(3), "{text}");
         assert!(text.contains("scope map 'nosuchmap' could not be found"), "{text}");
     }
+    root.json(&["connected-registry", "create", "--name", "dock01", "--repository", "app"]);
+    let create = ["create", "--name", "dock02", "--repository", "app"];
+    let by_token = ["create", "--name", "dock02", "--sync-token", "nosuch1"];
+    let parent = [&create[..], &["--parent", "nosuch1"]].concat();
+    let client = [&create[..], &["--client-tokens", "reader", "nosuch1"]].concat();
+    let added = ["update", "--name", "dock01", "--add-client-tokens", "nosuch1"];
+    for (verb, told) in [
+        (&parent[..], "parent connected registry 'nosuch1' could not be found"),
+        (&by_token[..], "sync token 'nosuch1' could not be found"),
+        (&client[..], "client token 'nosuch1' could not be found"),
+        (&added[..], "client token 'nosuch1' could not be found"),
+    ] {
+        let output = root.run(&[&["connected-registry"], verb].concat());
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(3), "{text}");
+        assert!(text.contains(told), "{text}");
+    }
     let missing = root.dir.join("nosuch");
     let output = new_root().run_configured(&["restore", missing.to_str().unwrap()]);
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -433,4 +450,18 @@ fn f143_config_check_tries_the_addresses() {
     expect_refusal(&occupied, &[&occupied.gateway, "another program listens there"]);
     drop(stranger);
     assert_eq!(check(&occupied).0, 0);
+}
+
+/// Symptom: in a journal that others write to, a line was torn after its first word.
+#[test]
+fn f014_a_complaint_is_written_at_once() {
+    let (ours, theirs) = std::os::unix::net::UnixDatagram::pair().unwrap();
+    let mut command = std::process::Command::new(crate::support::node::binary());
+    command.args(["--admin-socket", "/nonexistent/admin.sock", "status"]);
+    command.stderr(std::os::fd::OwnedFd::from(theirs));
+    assert!(!command.status().unwrap().success());
+    let mut bytes = [0; 4096];
+    let len = ours.recv(&mut bytes).unwrap();
+    let text = String::from_utf8_lossy(&bytes[..len]).into_owned();
+    assert!(text.starts_with("skerry: ") && text.ends_with('\n') && text.len() > 20, "{text:?}");
 }

@@ -145,9 +145,10 @@ fn f213_a_device_with_another_connection_string_asks_at_once() {
 fn f114_f213_a_schedule_in_force_is_seen_and_what_leaves_it_is_said() {
     let root = Node::root();
     let connection = root.connect("dock01", &["--repository", "app"]);
-    let device = Node::start_device(&connection);
-    let active = || device.json(&["status"])["state"] == "Active";
-    eventually(SOON, "the device is active", || active().then_some(()));
+    let mut device = Node::start_device(&connection);
+    eventually(SOON, "the device is active", || {
+        (device.json(&["status"])["state"] == "Active").then_some(())
+    });
     let update = |arguments: &[&str]| {
         let update = ["connected-registry", "update", "--name", "dock01"];
         let output = root.run(&[&update[..], arguments].concat());
@@ -169,6 +170,14 @@ fn f114_f213_a_schedule_in_force_is_seen_and_what_leaves_it_is_said() {
     assert!(next.ends_with("-02-29T00:00:00Z"), "{next}");
     let text = String::from_utf8(device.run(&["status"]).stdout).unwrap();
     assert!(text.contains(next) && text.contains("PT1H"), "{text}");
+
+    let seen = device.log().len();
+    assert!(device.stop().success());
+    device.start();
+    let log = device.log();
+    let started = log[seen..].to_owned();
+    assert!(started.contains("repositories, waiting for the next sync window"), "{started}");
+    assert!(!started.contains("connecting to its parent"), "{started}");
 
     let told = update(&["--sync-schedule", "* * * * *"]);
     for part in [next, "daily look", "--generate-password"] {

@@ -53,6 +53,8 @@ fn f039_f040_f041_only_linked_tokens_log_in_at_a_device() {
     let second = root.token("reader-two", &[("app", &["content/read"])]);
     let refused = pull(&device, &first, "app", "v1").unwrap_err();
     assert_eq!(refused.status, 401, "not linked, although the password is right");
+    let told = refused.json()["errors"][0]["message"].to_string();
+    assert!(told.contains("not linked to this connected registry"), "{told}");
     for user in [&first, &second] {
         root.link("dock01", &user.0);
         eventually(SOON, "a linked token logs in", || pull(&device, user, "app", "v1").ok());

@@ -141,7 +141,7 @@ impl Store {
         unless_deleted: bool,
     ) -> Result<PutOutcome, StoreError> {
         let (now, quota) = (self.sys().clock.wall_or_floor(), self.quota(repository));
-        if self.is_gone(&put.origin, repository, &put.digest, &mut put.tags) {
+        if self.is_gone(&put.origin, repository, put.content.digest(), &mut put.tags) {
             return Ok(PutOutcome::Replayed);
         }
         let repository = repository.clone();
