@@ -231,10 +231,15 @@ impl Registry {
 
 /// Who sends a body, as its bounds see it.
 fn sender(principal: &Principal) -> Sender {
-    Sender::LoggedIn(match principal {
-        Principal::Client(token) => Account::of(token.as_str()),
-        Principal::Child(child) => Account::of(child.as_str()),
-    })
+    Sender::LoggedIn(Account::of(account(principal)))
+}
+
+/// Whose share of what is scarce it takes.
+fn account(principal: &Principal) -> &str {
+    match principal {
+        Principal::Client(token) => token.as_str(),
+        Principal::Child(child) => child.as_str(),
+    }
 }
 
 /// What a request says about its sender.

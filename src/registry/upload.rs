@@ -1,11 +1,10 @@
 //! Uploads: a blob comes whole, in chunks, as a stream, or from another repository. What has
 //! arrived stays when a connection breaks, and the client goes on from there.
 
-use super::Registry;
 use super::error::{malformed, store_refusal};
-use super::presented;
 use super::range::{self, Chunk};
 use super::route::bad_digest;
+use super::{Registry, account, presented};
 use crate::auth::{Authorized, Push};
 use crate::http::{Body, BodyError, Busy, Reply, Request, Reservation};
 use crate::store::content::damage::FileCheck;
@@ -60,7 +59,8 @@ impl Registry {
         }
         let room = self.room(name, whole.as_ref())?;
         room.check(request.body.len().unwrap_or(0))?;
-        let mut upload = self.store.upload_start(name).await.map_err(start_refusal)?;
+        let upload = self.store.upload_start(name, account(&who.principal)).await;
+        let mut upload = upload.map_err(start_refusal)?;
         let Some(digest) = whole else {
             return Ok(progress(202, name, upload.id(), upload.offset()));
         };

@@ -178,6 +178,30 @@ fn f209_a_stranger_with_all_connections_shuts_nobody_out() {
     drop(slow);
 }
 
+#[test]
+fn f209_one_account_does_not_take_all_uploads() {
+    let root = Node::root_with("[limits]\nuploads = 16\n");
+    let (one, two) = (root.pusher("one-token", "app"), root.pusher("two-token", "lab"));
+    let login = |user: &(String, String), repository: &str| {
+        let scope = format!("repository:{repository}:pull,push");
+        token(&root.login, &user.0, &user.1, &[&scope]).unwrap()
+    };
+    let (of_one, of_two) = (login(&one, "app"), login(&two, "lab"));
+    let start = |bearing: &str, repository: &str| {
+        let target = format!("/v2/{repository}/blobs/uploads/");
+        bearer(&root.login, bearing, "POST", &target, &[], b"")
+    };
+    let opened = (0..20).map(|_| start(&of_one, "app").status);
+    assert_eq!(opened.filter(|status| *status == 202).count(), 12);
+    let refused = start(&of_one, "app");
+    assert_eq!(refused.status, 429);
+    assert!(refused.header("retry-after").is_some());
+    assert_eq!(start(&of_two, "lab").status, 202);
+    assert_eq!(push_blob(&root.login, &of_two, "lab", &noise(3, 1000)).status, 201);
+    let image = Image::new(8, &[1000]);
+    assert_eq!(image.push(&root.login, (&two.0, &two.1), "lab", "v1").status, 201);
+}
+
 /// A generator of faults: the same ones in each run.
 struct Faults(u64);
 

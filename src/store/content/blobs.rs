@@ -6,6 +6,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use ring::digest::Context;
+
 use super::damage::Guarded;
 use super::leases::{Lease, short};
 use super::trust::{Verdict, is_fault_of_the_medium};
@@ -27,6 +29,8 @@ pub struct OpenBlob {
     pub lease: Lease,
 }
 
+/// What of a file is in memory while it is hashed, bytes.
+const HASH_STEP_BYTES: usize = 128 * 1024;
 /// Digests that are remembered as durably named. Over it: all are forgotten, and their directories
 /// synced once more.
 const NAMED_MAX: usize = 65_536;
@@ -210,5 +214,22 @@ impl FanOut {
         }
         known.insert(directory.to_owned());
         Ok(())
+    }
+}
+
+/// Hashes a whole file; also returns its length.
+pub(super) fn hash_file(
+    file: &dyn DiskFile,
+    mut hash: Context,
+) -> Result<(Context, u64), StoreError> {
+    let mut buffer = vec![0; HASH_STEP_BYTES];
+    let mut offset = 0;
+    loop {
+        let read = file.read_at(&mut buffer, offset)?;
+        if read == 0 {
+            return Ok((hash, offset));
+        }
+        hash.update(&buffer[..read]);
+        offset += read as u64;
     }
 }

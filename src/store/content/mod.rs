@@ -8,4 +8,5 @@ pub mod scrub;
 pub mod trust;
 pub mod uploads;
 
+mod slots;
 pub mod space;

@@ -15,8 +15,9 @@ use std::time::Duration;
 use ring::digest::{Context, SHA256, SHA512};
 use smol::Task;
 
-use super::blobs::install;
+use super::blobs::{hash_file, install};
 use super::leases::Lease;
+use super::slots::{self, Slot};
 use crate::store::journal::layout::Layout;
 use crate::store::{Shared, Store, StoreError};
 use crate::sys::disk::DiskFile;
@@ -37,10 +38,6 @@ const FETCH_SYNC_BYTES: u64 = 16 * 1024 * 1024;
 /// A half-fetched blob is kept this long without progress: sync windows may be weeks apart.
 const FETCH_TTL: Duration = Duration::from_secs(30 * 24 * 3600);
 
-/// When too many uploads are open, one that nobody has touched for this long makes room: clients
-/// seldom cancel what they give up.
-const ABANDONED_AFTER: Duration = Duration::from_secs(600);
-
 /// On a full disk, one that nobody has touched for this long makes room: longer than a client takes
 /// from one chunk to the next.
 const GIVEN_UP_AFTER: Duration = Duration::from_secs(5);
@@ -59,6 +56,8 @@ pub(in crate::store) struct Session {
     path: PathBuf,
     /// Where it was started; `None` for a fetch.
     repository: Option<RepositoryName>,
+    /// Who started it; empty for a fetch, and where an earlier version did not note it.
+    account: String,
     /// A request has it.
     held: AtomicBool,
     /// Pieces to be written, in order.
@@ -67,7 +66,7 @@ pub(in crate::store) struct Session {
     idle: Mutex<Idle>,
 }
 
-/// How long nobody has touched a session.
+/// How long no bytes of a session have come: asking for its state is no progress.
 #[derive(Clone, Copy)]
 struct Idle {
     /// Monotonic time of the last touch or, if that was in an earlier run, of the start.
@@ -106,10 +105,16 @@ pub struct Upload {
 }
 
 impl Store {
-    /// Starts an upload; fails with `Full` below the reserve, `Unavailable` above the limit.
-    pub async fn upload_start(&self, repository: &RepositoryName) -> Result<Upload, StoreError> {
+    /// Starts an upload for an account; fails with `Full` below the reserve, `Unavailable` above
+    /// the limit.
+    pub async fn upload_start(
+        &self,
+        repository: &RepositoryName,
+        account: &str,
+    ) -> Result<Upload, StoreError> {
         let (shared, repository) = (self.shared().clone(), repository.clone());
-        spawn::blocking(move || start(&shared, &repository)).await
+        let account = account.to_owned();
+        spawn::blocking(move || start(&shared, &repository, &account)).await
     }
 
     /// Takes an upload up again: `NotFound` when there is none of this id in this repository,
@@ -157,7 +162,7 @@ impl Store {
         let shared = self.shared();
         let (id, path) = (digest.to_string(), fetch_path(&shared.layout, digest));
         let now = shared.sys.clock.monotonic();
-        let session = shared.uploads.find_or_add(&id, || Session::new(&id, path, None, now));
+        let session = shared.uploads.find_or_add(&id, || Session::new(&id, path, None, "", now));
         Upload::hold(shared, session)
     }
 
@@ -175,8 +180,8 @@ impl Store {
         .await
     }
 
-    /// Removes uploads that nobody has touched for a day, and fetches for a month. Blocks; to be
-    /// called about every hour.
+    /// Removes uploads of which no bytes have come for a day, and fetches for a month. Blocks; to
+    /// be called about every hour.
     pub fn sweep_uploads(&self) {
         sweep(self.shared());
         self.shared().keep_ballast();
@@ -187,20 +192,24 @@ fn fetch_path(layout: &Layout, digest: &Digest) -> PathBuf {
     layout.uploads().join(format!("{}.{}", digest.algorithm().name(), digest.hex()))
 }
 
-fn start(shared: &Arc<Shared>, repository: &RepositoryName) -> Result<Upload, StoreError> {
+fn start(
+    shared: &Arc<Shared>,
+    repository: &RepositoryName,
+    account: &str,
+) -> Result<Upload, StoreError> {
     shared.make_room(0)?;
     let id = shared.sys.rng.uuid();
     let path = shared.layout.uploads().join(&id);
     let now = shared.sys.clock.monotonic();
-    let session = Arc::new(Session::new(&id, path, Some(repository.clone()), now));
-    let fits = insert(shared, &session) || remove_abandoned(shared) && insert(shared, &session);
+    let session = Arc::new(Session::new(&id, path, Some(repository.clone()), account, now));
+    let fits = insert(shared, &session) || remove_idle(shared, account) && insert(shared, &session);
     if !fits {
         return Err(StoreError::Unavailable);
     }
     let upload = Upload::hold(shared, session.clone())?;
     // Not synced: an upload that is gone after a power cut is one that the client starts again.
     let named = shared.disk.create(&session.meta_path()).and_then(|meta| {
-        meta.write_all_at(repository.as_str().as_bytes(), 0)?;
+        meta.write_all_at(format!("{repository}\n{account}").as_bytes(), 0)?;
         shared.disk.create(&session.path)
     });
     match named {
@@ -219,31 +228,34 @@ fn start(shared: &Arc<Shared>, repository: &RepositoryName) -> Result<Upload, St
 /// `false` when too many uploads are open.
 fn insert(shared: &Shared, session: &Arc<Session>) -> bool {
     let mut all = shared.uploads.all();
-    let pushes = all.values().filter(|session| session.repository.is_some()).count();
-    let room = pushes < shared.uploads_max;
+    let room = slots::is_free(&slots_of(&all, shared), shared.uploads_max, &session.account);
     if room {
         all.insert(session.id.clone(), session.clone());
     }
     room
 }
 
-/// Removes the upload that was left alone for longest, if there is one that nobody holds.
-fn remove_abandoned(shared: &Shared) -> bool {
+fn slots_of(all: &BTreeMap<String, Arc<Session>>, shared: &Shared) -> Vec<Slot> {
     let now = shared.sys.clock.monotonic();
-    let all: Vec<Arc<Session>> = shared.uploads.all().values().cloned().collect();
-    let mut abandoned: Vec<(Duration, Arc<Session>)> = all
-        .into_iter()
-        .filter(|session| session.repository.is_some())
-        .map(|session| (session.idle_for(now), session))
-        .filter(|(idle, _)| *idle >= ABANDONED_AFTER)
-        .collect();
-    abandoned.sort_by_key(|(idle, _)| Reverse(*idle));
+    let pushes = all.values().filter(|session| session.repository.is_some());
+    let slot = |session: &Arc<Session>| Slot {
+        id: session.id.clone(),
+        account: session.account.clone(),
+        idle: session.idle_for(now),
+    };
+    pushes.map(slot).collect()
+}
+
+/// Removes an upload that makes room for one of this account, if there is one that nobody holds.
+fn remove_idle(shared: &Shared, account: &str) -> bool {
+    let all = shared.uploads.all().clone();
+    let leaving = slots::leaving(&slots_of(&all, shared), shared.uploads_max, account);
     // A request that is slow has its upload all the same.
-    let free = |session: &Session| !session.held.swap(true, Ordering::Acquire);
-    let Some((_, session)) = abandoned.into_iter().find(|(_, session)| free(session)) else {
+    let free = |session: &&Arc<Session>| !session.held.swap(true, Ordering::Acquire);
+    let Some(session) = leaving.iter().filter_map(|id| all.get(id)).find(free) else {
         return false;
     };
-    log::info!("an abandoned upload made room for another id={}", session.id);
+    log::info!("an idle upload made room for another id={}", session.id);
     session.remove(shared);
     true
 }
@@ -273,6 +285,7 @@ impl Uploads {
         let now = sys.clock.monotonic();
         for entry in disk.list(&layout.uploads())? {
             let path = layout.uploads().join(&entry.name);
+            let mut account = String::new();
             let (id, repository) = match entry.name.split_once('.') {
                 Some((uuid, "meta")) => {
                     if !disk.exists(&layout.uploads().join(uuid))? {
@@ -287,8 +300,12 @@ impl Uploads {
                 Some((algorithm, hex)) => (format!("{algorithm}:{hex}"), None),
                 None => {
                     let meta = disk.read(&path.with_extension("meta"), 4096);
-                    let name = meta.ok().and_then(|name| String::from_utf8(name).ok());
-                    let repository: Option<RepositoryName> = name.and_then(|n| n.parse().ok());
+                    let meta = meta.ok().and_then(|meta| String::from_utf8(meta).ok());
+                    let meta = meta.unwrap_or_default();
+                    // Earlier versions wrote no account.
+                    let (name, sender) = meta.split_once('\n').unwrap_or((&meta, ""));
+                    let repository: Option<RepositoryName> = name.parse().ok();
+                    sender.clone_into(&mut account);
                     if repository.is_none() {
                         disk.remove(&path)?;
                         continue;
@@ -300,7 +317,7 @@ impl Uploads {
                 continue;
             }
             let modified = disk.modified(&path)?;
-            let session = Session::new(&id, path, repository, now);
+            let session = Session::new(&id, path, repository, &account, now);
             if let (Some(wall), Some(modified)) = (sys.clock.wall(), modified) {
                 session.idle().before = Duration::from_secs(wall.since(modified));
             }
@@ -355,7 +372,13 @@ impl Uploads {
 }
 
 impl Session {
-    fn new(id: &str, path: PathBuf, repository: Option<RepositoryName>, now: Duration) -> Session {
+    fn new(
+        id: &str,
+        path: PathBuf,
+        repository: Option<RepositoryName>,
+        account: &str,
+        now: Duration,
+    ) -> Session {
         let progress = Progress {
             file: None,
             loaded: false,
@@ -370,6 +393,7 @@ impl Session {
             id: id.to_owned(),
             path,
             repository,
+            account: account.to_owned(),
             held: AtomicBool::new(false),
             pending: Mutex::default(),
             progress: Mutex::new(progress),
@@ -407,10 +431,12 @@ impl Session {
             None if progress.gone => Err(StoreError::NotFound),
             None => progress.load(shared, self),
         };
+        let mut has_come = false;
         loop {
             let Some(mut piece) = self.pending().pop_front() else {
                 break;
             };
+            has_come = true;
             if result.is_ok() {
                 result = progress.write(shared, self.repository.is_none(), &piece);
             }
@@ -424,7 +450,9 @@ impl Session {
         }
         let ends = result == Err(StoreError::Full) && self.repository.is_some();
         drop(progress);
-        self.touch(shared);
+        if has_come {
+            self.touch(shared);
+        }
         if ends {
             // Its bytes would keep others from what it cannot use. A fetch goes on when it fits.
             log::info!("an upload that the disk has no room for was removed id={}", self.id);
@@ -488,8 +516,6 @@ impl Session {
         if loaded {
             // What went wrong is for the one who writes; the offset is true in any case.
             let _ = self.drain(shared);
-        } else {
-            self.touch(shared);
         }
         let progress = self.progress();
         if progress.gone {
@@ -593,20 +619,6 @@ impl Progress {
             self.synced = self.offset;
         }
         Ok(())
-    }
-}
-
-/// Hashes a whole file; also returns its length.
-fn hash_file(file: &dyn DiskFile, mut hash: Context) -> Result<(Context, u64), StoreError> {
-    let mut buffer = vec![0; SMALL_PIECE_BYTES];
-    let mut offset = 0;
-    loop {
-        let read = file.read_at(&mut buffer, offset)?;
-        if read == 0 {
-            return Ok((hash, offset));
-        }
-        hash.update(&buffer[..read]);
-        offset += read as u64;
     }
 }
 

@@ -38,7 +38,7 @@ fn an_upload_becomes_content_once_and_stays() {
             let digest = digest_of(&bytes, name);
             assert!(store.blob_open(&digest).await.unwrap().is_none());
             for _ in 0..2 {
-                let mut upload = store.upload_start(&repository()).await.unwrap();
+                let mut upload = store.upload_start(&repository(), "").await.unwrap();
                 for part in bytes.chunks(50_001) {
                     upload.write(part).await.unwrap();
                 }
@@ -61,7 +61,7 @@ fn an_upload_of_another_digest_is_refused_and_removed() {
     block_on(async {
         let disk = MemoryDisk::new();
         let (store, _) = open_memory(&disk).unwrap();
-        let mut upload = store.upload_start(&repository()).await.unwrap();
+        let mut upload = store.upload_start(&repository(), "").await.unwrap();
         let id = upload.id().to_owned();
         upload.write(b"these").await.unwrap();
         let digest = digest_of(b"those", "sha256");
@@ -80,7 +80,7 @@ fn an_upload_goes_on_where_it_stopped_across_requests_and_restarts() {
         let bytes = some_bytes(900_000);
         let digest = digest_of(&bytes, "sha256");
         let (store, _) = open_memory(&disk).unwrap();
-        let mut upload = store.upload_start(&repository()).await.unwrap();
+        let mut upload = store.upload_start(&repository(), "").await.unwrap();
         let id = upload.id().to_owned();
         let busy = store.upload_resume(&repository(), &id).await.map(|_| ());
         assert!(matches!(busy, Err(StoreError::Conflict(_))));
@@ -109,7 +109,7 @@ fn how_far_an_upload_is_takes_no_reading_after_a_restart() {
     block_on(async {
         let disk = MemoryDisk::new();
         let (store, _) = open_memory(&disk).unwrap();
-        let mut upload = store.upload_start(&repository()).await.unwrap();
+        let mut upload = store.upload_start(&repository(), "").await.unwrap();
         let id = upload.id().to_owned();
         upload.write(&some_bytes(500_000)).await.unwrap();
         assert_eq!(upload.pause().await, Ok(500_000));
@@ -158,7 +158,7 @@ fn f210_an_upload_whose_sync_failed_is_not_finished_by_another_sync() {
         let store = Store::open(sys, options(Path::new("/s"), IndexKind::Map)).unwrap().0;
         let bytes = some_bytes(1000);
         let digest = digest_of(&bytes, "sha256");
-        let mut upload = store.upload_start(&repository()).await.unwrap();
+        let mut upload = store.upload_start(&repository(), "").await.unwrap();
         let id = upload.id().to_owned();
         upload.write(&bytes).await.unwrap();
         disk.fail_syncs_after(0);
@@ -167,7 +167,7 @@ fn f210_an_upload_whose_sync_failed_is_not_finished_by_another_sync() {
         let again = store.upload_resume(&repository(), &id).await.map(|_| ());
         assert_eq!(again, Err(StoreError::NotFound));
         assert_eq!(read_blob(&store, &digest).await, None);
-        let mut upload = store.upload_start(&repository()).await.unwrap();
+        let mut upload = store.upload_start(&repository(), "").await.unwrap();
         upload.write(&bytes).await.unwrap();
         assert_eq!(upload.finish(&digest).await.map(|(_, len)| len), Ok(1000));
     });
@@ -184,11 +184,11 @@ fn f211_what_a_failed_write_left_is_never_installed() {
             let store = Store::open(sys, options(Path::new("/s"), IndexKind::Map)).unwrap().0;
             let (good, more) = (some_bytes(1000), vec![0xaa; 700_000]);
             let digest = digest_of(&good, "sha256");
-            let mut upload = store.upload_start(&repository()).await.unwrap();
+            let mut upload = store.upload_start(&repository(), "").await.unwrap();
             upload.write(&good).await.unwrap();
             assert_eq!(upload.finish(&digest).await.map(|(_, len)| len), Ok(1000));
 
-            let mut upload = store.upload_start(&repository()).await.unwrap();
+            let mut upload = store.upload_start(&repository(), "").await.unwrap();
             let id = upload.id().to_owned();
             upload.write(&good).await.unwrap();
             upload.pause().await.unwrap();
@@ -221,7 +221,7 @@ fn f210_a_chunk_that_was_refused_leaves_the_upload_where_it_was() {
         let disk = MemoryDisk::new();
         let (store, _) = open_memory(&disk).unwrap();
         let bytes = some_bytes(1_500_000);
-        let mut upload = store.upload_start(&repository()).await.unwrap();
+        let mut upload = store.upload_start(&repository(), "").await.unwrap();
         let id = upload.id().to_owned();
         upload.write(&bytes[..1000]).await.unwrap();
         upload.pause().await.unwrap();
@@ -267,9 +267,9 @@ fn too_many_uploads_and_too_little_space_are_refused() {
         let disk = MemoryDisk::new();
         let (store, _) = open_memory(&disk).unwrap();
         for _ in 0..UPLOADS_MAX {
-            store.upload_start(&repository()).await.unwrap();
+            store.upload_start(&repository(), "").await.unwrap();
         }
-        let more = store.upload_start(&repository()).await.map(|_| ());
+        let more = store.upload_start(&repository(), "").await.map(|_| ());
         assert_eq!(more, Err(StoreError::Unavailable));
         drop(store);
         let disk = MemoryDisk::new();
@@ -281,7 +281,7 @@ fn too_many_uploads_and_too_little_space_are_refused() {
         drop(store);
         disk.set_full(true);
         let (store, _) = open_memory(&disk).unwrap();
-        let full = store.upload_start(&repository()).await.map(|_| ());
+        let full = store.upload_start(&repository(), "").await.map(|_| ());
         assert_eq!(full, Err(StoreError::Full));
     });
 }
@@ -295,21 +295,24 @@ fn an_abandoned_upload_makes_room_when_there_are_too_many() {
         let (store, _) = Store::open(sys, options).unwrap();
         let mut ids = Vec::new();
         for _ in 0..2 {
-            let upload = store.upload_start(&repository()).await.unwrap();
+            let upload = store.upload_start(&repository(), "").await.unwrap();
             ids.push(upload.id().to_owned());
             upload.pause().await.unwrap();
             clock.pass(Duration::from_secs(1));
         }
-        let start = async || store.upload_start(&repository()).await.map(|_| ());
+        let start = async || store.upload_start(&repository(), "").await.map(|_| ());
         let offset = async |id: &str| store.upload_offset(&repository(), id).await;
         clock.pass(Duration::from_secs(298));
-        assert_eq!(offset(&ids[0]).await, Ok(0), "somebody still asks for this one");
+        let mut first = store.upload_resume(&repository(), &ids[0]).await.unwrap();
+        first.write(b"a").await.unwrap();
+        first.pause().await.unwrap();
         clock.pass(Duration::from_secs(300));
+        assert_eq!(offset(&ids[1]).await, Ok(0), "to ask for it is no progress");
         assert_eq!(start().await, Err(StoreError::Unavailable));
         clock.pass(Duration::from_secs(1));
         assert_eq!(start().await, Ok(()));
         assert_eq!(offset(&ids[1]).await, Err(StoreError::NotFound), "left alone for longest");
-        assert_eq!(offset(&ids[0]).await, Ok(0));
+        assert_eq!(offset(&ids[0]).await, Ok(1));
     });
 }
 
@@ -320,16 +323,16 @@ fn an_upload_in_use_is_not_abandoned_however_slow() {
         let sys = Sys { clock: clock.clone(), ..sys_on(&disk) };
         let options = StoreOptions { uploads: 2, ..options(Path::new("/s"), IndexKind::Map) };
         let (store, _) = Store::open(sys, options).unwrap();
-        let slow = store.upload_start(&repository()).await.unwrap();
+        let slow = store.upload_start(&repository(), "").await.unwrap();
         clock.pass(Duration::from_secs(1));
-        let left = store.upload_start(&repository()).await.unwrap();
+        let left = store.upload_start(&repository(), "").await.unwrap();
         let id = left.id().to_owned();
         left.pause().await.unwrap();
         clock.pass(Duration::from_secs(600));
-        let mut other = store.upload_start(&repository()).await.unwrap();
+        let mut other = store.upload_start(&repository(), "").await.unwrap();
         assert_eq!(store.upload_offset(&repository(), &id).await, Err(StoreError::NotFound));
         clock.pass(Duration::from_secs(600));
-        let more = store.upload_start(&repository()).await.map(|_| ());
+        let more = store.upload_start(&repository(), "").await.map(|_| ());
         assert_eq!(more, Err(StoreError::Unavailable), "both are in use");
         other.write(b"abc").await.unwrap();
         assert_eq!(slow.pause().await, Ok(0));
@@ -344,7 +347,7 @@ fn a_store_in_memory_keeps_content_too() {
         put(&store, 1, "one").unwrap();
         assert_eq!(rows(&store).len(), 1);
         let digest = digest_of(b"abc", "sha256");
-        let mut upload = store.upload_start(&repository()).await.unwrap();
+        let mut upload = store.upload_start(&repository(), "").await.unwrap();
         upload.write(b"abc").await.unwrap();
         upload.finish(&digest).await.unwrap();
         assert_eq!(store.blob_read(&digest).await, Ok(Some(b"abc".to_vec())));
@@ -363,7 +366,7 @@ fn an_upload_waits_in_pieces_of_one_size_however_it_arrives() {
         for first in [512, 500, 1] {
             let disk = MemoryDisk::new();
             let (store, _) = open_memory(&disk).unwrap();
-            let mut upload = store.upload_start(&repository()).await.unwrap();
+            let mut upload = store.upload_start(&repository(), "").await.unwrap();
             let before = disk.calls();
             let (head, tail) = bytes.split_at(first * 1024);
             upload.write(head).await.unwrap();
@@ -380,7 +383,7 @@ fn f211_nothing_is_written_behind_a_piece_that_was_lost() {
     block_on(async {
         let disk = MemoryDisk::new();
         let (store, _) = open_memory(&disk).unwrap();
-        let mut upload = store.upload_start(&repository()).await.unwrap();
+        let mut upload = store.upload_start(&repository(), "").await.unwrap();
         let id = upload.id().to_owned();
         upload.write(&some_bytes(1000)).await.unwrap();
         upload.pause().await.unwrap();

@@ -62,7 +62,7 @@ async fn fill(store: &Store, number: u32, content: &mut BTreeMap<Digest, Vec<u8>
     let repository = name("app");
     let layer: Vec<u8> = format!("layer {number} ").bytes().cycle().take(40_000).collect();
     let digest = digest_of(&layer);
-    let mut upload = store.upload_start(&repository).await.unwrap();
+    let mut upload = store.upload_start(&repository, "").await.unwrap();
     upload.write(&layer).await.unwrap();
     let (lease, len) = upload.finish(&digest).await.unwrap();
     store.link_blob(&repository, &lease, len).await.unwrap();
@@ -111,7 +111,7 @@ fn base(clean: bool) -> Base {
     }
     // An upload that is not finished.
     block_on(async {
-        let mut upload = store.upload_start(&name("app")).await.unwrap();
+        let mut upload = store.upload_start(&name("app"), "").await.unwrap();
         upload.write(&[7; 20_000]).await.unwrap();
         upload.pause().await.unwrap();
     });

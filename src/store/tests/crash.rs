@@ -157,7 +157,7 @@ fn push_steps(round: u32, add: &mut impl FnMut(&str, Act)) {
             block_on(async {
                 let content = bytes(round, 90_000);
                 let repository = name("app");
-                let mut upload = n.store().upload_start(&repository).await?;
+                let mut upload = n.store().upload_start(&repository, "").await?;
                 let id = upload.id().to_owned();
                 upload.write(&content[..40_000]).await?;
                 upload.pause().await?;

@@ -12,7 +12,7 @@ use crate::types::{Manifest, media};
 fn push(store: &Store, bytes: &[u8]) -> Digest {
     let digest = digest_of(bytes);
     block_on(async {
-        let mut upload = store.upload_start(&name("app")).await.unwrap();
+        let mut upload = store.upload_start(&name("app"), "").await.unwrap();
         upload.write(bytes).await.unwrap();
         let (lease, len) = upload.finish(&digest).await.unwrap();
         store.link_blob(&name("app"), &lease, len).await.unwrap();

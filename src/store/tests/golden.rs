@@ -291,7 +291,7 @@ fn a_newer_store_is_served_read_only_and_left_as_it_is() {
     assert!(!store.tags(&app, None, 10).unwrap().is_empty());
     assert_eq!(put(&store, 1, "no"), Err(StoreError::NewerFormat(7)));
     block_on(async {
-        let started = store.upload_start(&app).await.map(drop);
+        let started = store.upload_start(&app, "").await.map(drop);
         assert_eq!(started, Err(StoreError::NewerFormat(7)));
         let digest = digest_of(b"x");
         assert!(store.blob_put(&digest, b"x".to_vec()).await.is_err());
