@@ -202,6 +202,18 @@ fn f209_one_account_does_not_take_all_uploads() {
     assert_eq!(image.push(&root.login, (&two.0, &two.1), "lab", "v1").status, 201);
 }
 
+#[test]
+fn f209_two_logins_in_one_request_are_refused() {
+    let root = Node::root();
+    let user = root.pusher("owner-token", "app");
+    let scope = ["repository:app:pull"];
+    let owner = token(&root.login, &user.0, &user.1, &scope).unwrap();
+    let headers = [("authorization", "Bearer x")];
+    let answer = bearer(&root.login, &owner, "GET", "/v2/", &headers, b"");
+    assert_eq!((answer.status, answer.error().1.as_str()), (400, "malformed"));
+    assert!(answer.message().contains("two Authorization"), "{}", answer.message());
+}
+
 /// A generator of faults: the same ones in each run.
 struct Faults(u64);
 

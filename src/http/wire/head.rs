@@ -153,6 +153,9 @@ fn facts(fields: &[httparse::Header<'_>], old: bool) -> Result<Facts, Refusal> {
         match name.as_str() {
             "host" if facts.host.is_some() => return Err(refusal(400, "two Host headers")),
             "host" => facts.host = Some(checked_host(value)?),
+            "authorization" if facts.headers.iter().any(|(other, _)| *other == name) => {
+                return Err(refusal(400, "two Authorization headers"));
+            }
             "content-length" if length.is_some() => {
                 return Err(refusal(400, "two Content-Length headers"));
             }
@@ -307,6 +310,7 @@ mod tests {
             ("Transfer-Encoding : chunked", 400),
             ("Transfer-Encoding: xchunked", 501),
             ("Host: b", 400),
+            ("Authorization: Basic x\r\nauthorization: Bearer y", 400),
             ("X: a\r\n b", 400),
             ("X: a\nY: b", 400),
             ("X: a\rY: b", 400),
