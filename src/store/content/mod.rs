@@ -8,5 +8,6 @@ pub mod scrub;
 pub mod trust;
 pub mod uploads;
 
+mod pieces;
 mod slots;
 pub mod space;

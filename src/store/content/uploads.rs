@@ -8,7 +8,7 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -17,6 +17,7 @@ use smol::Task;
 
 use super::blobs::{hash_file, install};
 use super::leases::Lease;
+use super::pieces::Pieces;
 use super::slots::{self, Slot};
 use crate::store::journal::layout::Layout;
 use crate::store::{Shared, Store, StoreError};
@@ -26,13 +27,6 @@ use crate::types::digest::Algorithm;
 use crate::types::limits::UPLOAD_TTL;
 use crate::types::{Digest, RepositoryName};
 
-/// Bytes gathered before they are written; at most two pieces are in memory per upload. What is
-/// written in large pieces lies in large pages, which cost less to write and to send.
-const PIECE_BYTES: usize = 512 * 1024;
-/// The same for all uploads beyond [`LARGE_PIECES_MAX`].
-const SMALL_PIECE_BYTES: usize = 128 * 1024;
-/// Uploads that gather large pieces at once, so that many of them need little memory.
-const LARGE_PIECES_MAX: usize = 8;
 /// A fetch is made durable each time it has grown by this, bytes.
 const FETCH_SYNC_BYTES: u64 = 16 * 1024 * 1024;
 /// A half-fetched blob is kept this long without progress: sync windows may be weeks apart.
@@ -46,8 +40,7 @@ const GIVEN_UP_AFTER: Duration = Duration::from_secs(5);
 #[derive(Default)]
 pub(in crate::store) struct Uploads {
     sessions: Mutex<BTreeMap<String, Arc<Session>>>,
-    /// Holders of large pieces.
-    large: AtomicUsize,
+    pieces: Pieces,
 }
 
 /// One unfinished upload; lives from its start to its end, across requests.
@@ -344,21 +337,6 @@ impl Uploads {
         given_up.sort_by_key(|(is_fetch, idle, _)| (*is_fetch, *idle));
         let bytes = given_up.iter().map(|(_, _, session)| session.bytes(shared)).sum();
         (given_up.into_iter().map(|(_, _, session)| session).collect(), bytes)
-    }
-
-    /// How much an upload may gather, bytes.
-    fn take_piece(&self) -> usize {
-        let next = |taken| (taken < LARGE_PIECES_MAX).then_some(taken + 1);
-        match self.large.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next) {
-            Ok(_) => PIECE_BYTES,
-            Err(_) => SMALL_PIECE_BYTES,
-        }
-    }
-
-    fn give_back(&self, piece: usize) {
-        if piece == PIECE_BYTES {
-            self.large.fetch_sub(1, Ordering::Relaxed);
-        }
     }
 
     fn find(&self, repository: &RepositoryName, id: &str) -> Option<Arc<Session>> {
@@ -673,7 +651,7 @@ impl Upload {
 
     fn take_piece(&mut self) -> usize {
         if self.piece == 0 {
-            self.piece = self.shared.uploads.take_piece();
+            self.piece = self.shared.uploads.pieces.take();
         }
         self.piece
     }
@@ -732,7 +710,7 @@ impl Upload {
     pub async fn flush(&mut self) -> Result<(), StoreError> {
         self.settle().await?;
         self.hand_over();
-        self.shared.uploads.give_back(std::mem::take(&mut self.piece));
+        self.shared.uploads.pieces.give_back(std::mem::take(&mut self.piece));
         let (shared, session) = (self.shared.clone(), self.session.clone());
         let drained = spawn::blocking(move || session.rest(&shared)).await;
         drained.map_err(|error| self.fail(error))
@@ -791,7 +769,7 @@ impl Drop for Upload {
         if let Some(writing) = self.writing.take() {
             writing.detach();
         }
-        self.shared.uploads.give_back(self.piece);
+        self.shared.uploads.pieces.give_back(self.piece);
         if self.done {
             return;
         }
