@@ -292,12 +292,15 @@ impl Pusher {
                     return self.settle_mismatch(number, &entry).await;
                 }
                 // The content may come back, here or there.
-                Err(error) if error.may_pass() && self.is_tried_at_once(&entry) => {
+                Err(error) if error.may_pass() && self.is_tried_at_once(&entry, &error) => {
                     return Err(error);
                 }
                 Err(error) if error.is_local() || error.may_pass() => {
                     let reason = refusal_text(self.upstream.name(), &entry, &error);
                     log::error!("cannot push {entry} to the parent, tried again later: {reason}");
+                    if matches!(error, SyncError::Content(_)) {
+                        self.turns().set_aside(&entry.repository, self.now());
+                    }
                     return Ok(self.store.outbox_refused(number, reason).await?);
                 }
                 Err(error) => return Err(error),
@@ -307,8 +310,11 @@ impl Pusher {
     }
 
     /// Whether the change is not tried in vain for long yet.
-    fn is_tried_at_once(&self, entry: &OutboxEntry) -> bool {
-        self.turns().times(&entry.repository) < UNREADABLE_MAX
+    fn is_tried_at_once(&self, entry: &OutboxEntry, error: &SyncError) -> bool {
+        let (turns, repository) = (self.turns(), &entry.repository);
+        let is_here = matches!(error, SyncError::Content(_));
+        turns.times(repository) < UNREADABLE_MAX
+            && !(is_here && turns.is_impatient(repository, self.now()))
     }
 
     /// The parent has a change.

@@ -8,9 +8,18 @@ use super::backoff;
 use crate::sys::Rng;
 use crate::types::RepositoryName;
 
-/// Repositories whose last push failed: no more of them than have changes on their way up.
+/// How long a repository, of which a change was set aside because its content cannot be read here,
+/// does not wait for the content of another: many may be without at once.
+const IMPATIENT: Duration = Duration::from_secs(600);
+
+/// Repositories whose last push failed, or of which a change was set aside: no more of them than
+/// have changes on their way up.
 #[derive(Default)]
-pub(super) struct Turns(BTreeMap<RepositoryName, Failed>);
+pub(super) struct Turns {
+    failed: BTreeMap<RepositoryName, Failed>,
+    /// Until when nothing is waited for, monotonic.
+    impatient: BTreeMap<RepositoryName, Duration>,
+}
 
 struct Failed {
     /// In a row.
@@ -22,17 +31,28 @@ struct Failed {
 impl Turns {
     /// Whether a push of this repository failed, and none has worked since.
     pub(super) fn waits(&self, repository: &RepositoryName) -> bool {
-        self.0.contains_key(repository)
+        self.failed.contains_key(repository)
     }
 
     /// How many pushes of this repository have failed in a row.
     pub(super) fn times(&self, repository: &RepositoryName) -> u32 {
-        self.0.get(repository).map_or(0, |failed| failed.times)
+        self.failed.get(repository).map_or(0, |failed| failed.times)
+    }
+
+    /// A change was set aside because its content cannot be read here.
+    pub(super) fn set_aside(&mut self, repository: &RepositoryName, now: Duration) {
+        self.impatient.retain(|_, until| *until > now);
+        self.impatient.insert(repository.clone(), now.saturating_add(IMPATIENT));
+    }
+
+    /// Whether no content is waited for, because a change was set aside a while ago.
+    pub(super) fn is_impatient(&self, repository: &RepositoryName, now: Duration) -> bool {
+        self.impatient.get(repository).is_some_and(|until| *until > now)
     }
 
     /// A push worked, or there is none left.
     pub(super) fn worked(&mut self, repository: &RepositoryName) {
-        self.0.remove(repository);
+        self.failed.remove(repository);
     }
 
     /// A push failed and is to be tried again. When it took the connection to the parent along
@@ -45,7 +65,7 @@ impl Turns {
         now: Duration,
         rng: &dyn Rng,
     ) {
-        let failed = self.0.entry(repository.clone());
+        let failed = self.failed.entry(repository.clone());
         let failed = failed.or_insert(Failed { times: 0, until: now });
         failed.times = failed.times.saturating_add(1);
         failed.until = match session_ends {
@@ -56,14 +76,15 @@ impl Turns {
 
     /// Repositories that have waited long enough, those that failed least first.
     pub(super) fn due(&self, now: Duration) -> Vec<RepositoryName> {
-        let mut due: Vec<_> = self.0.iter().filter(|(_, failed)| failed.until <= now).collect();
+        let mut due: Vec<_> =
+            self.failed.iter().filter(|(_, failed)| failed.until <= now).collect();
         due.sort_by_key(|(_, failed)| failed.times);
         due.into_iter().map(|(repository, _)| repository.clone()).collect()
     }
 
     /// How long until one is due; `None` when none waits.
     pub(super) fn next(&self, now: Duration) -> Option<Duration> {
-        self.0.values().map(|failed| failed.until.saturating_sub(now)).min()
+        self.failed.values().map(|failed| failed.until.saturating_sub(now)).min()
     }
 }
 
@@ -91,6 +112,10 @@ mod tests {
         assert_eq!(turns.due(now + backoff::LONGEST), [lab.clone(), app.clone()]);
         turns.worked(&lab);
         assert!(!turns.waits(&lab));
+        turns.set_aside(&lab, now);
+        let impatient = |turns: &Turns, name, time| turns.is_impatient(name, time);
+        assert!(impatient(&turns, &lab, now) && !impatient(&turns, &app, now));
+        assert!(!impatient(&turns, &lab, now + IMPATIENT));
         // A push that breaks every connection comes last and does not wait longer than the session.
         turns.failed(&app, true, now, &rng);
         turns.failed(&other, true, now, &rng);

@@ -68,9 +68,9 @@ async fn write_grants(tree: &Tree, add: bool) {
     tree.world.root.scope_map_update(map, update).await.unwrap();
 }
 
-/// The store has the first image, and has lost its bytes.
-pub(super) async fn put_without_bytes(store: &Store, tags: &[&str]) {
-    let bytes = manifest(FIRST);
+/// The store has an image, and has lost its bytes.
+pub(super) async fn put_without_bytes(store: &Store, tags: &[&str], number: u64) {
+    let bytes = manifest(number);
     let put = PutManifest {
         content: Lease::unseen(&digest_of(&bytes)),
         media_type: media::OCI_MANIFEST.to_owned(),
@@ -88,7 +88,7 @@ pub(super) async fn put_without_bytes(store: &Store, tags: &[&str]) {
 fn f211_what_the_parent_has_lost_is_not_taken_for_deleted() {
     in_tree(async |tree, engine| {
         let (root, device) = (&tree.world.root, &tree.world.device());
-        put_without_bytes(root, &[]).await;
+        put_without_bytes(root, &[], FIRST).await;
         let put = store_push(device, &app(), &[], FIRST, Origin::Parent).await;
         assert_eq!(put, PutOutcome::Stored);
         device.request_reconcile().await.unwrap();
@@ -103,7 +103,7 @@ fn f204_f130_a_conflict_with_content_that_is_damaged_holds_up_nothing_else() {
         let (root, device) = (&tree.world.root, &tree.world.device());
         push(device, &["v1"], SECOND).await;
         push(device, &["v2"], THIRD).await;
-        put_without_bytes(root, &["v1"]).await;
+        put_without_bytes(root, &["v1"], FIRST).await;
         for _ in 0..9 {
             engine.push_once().await.unwrap();
             tree.hands.0.fetch_add(90_000, Ordering::Relaxed);
@@ -198,7 +198,7 @@ fn f204_a_mirror_that_paid_a_debt_does_not_lose_it_to_older_messages() {
         let engine = tree.start().await;
         engine.pull_once().await.unwrap();
         // It cannot be had yet: the parent has lost its bytes.
-        put_without_bytes(root, &["v1"]).await;
+        put_without_bytes(root, &["v1"], FIRST).await;
         engine.pull_once().await.unwrap();
         assert!(device.debts_noted().unwrap() && named(device, "v1").is_none());
         // The operator deletes it, and pushes it again.

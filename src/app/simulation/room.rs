@@ -1,9 +1,9 @@
-//! What does not fit on the disk of the device, or cannot be written there.
+//! What does not fit on the disk of the device, cannot be written there, or not be read.
 
 use std::path::Path;
 
-use super::between::hook;
-use super::scenarios::{FIRST, SECOND, app, has, in_tree, named, names, push};
+use super::between::{hook, put_without_bytes};
+use super::scenarios::{FIRST, SECOND, THIRD, app, has, in_tree, named, names, push};
 use super::*;
 use crate::store::content::leases::Lease;
 use crate::sys::Disk;
@@ -158,5 +158,24 @@ fn f204_content_that_cannot_be_healed_does_not_hold_up_other_content() {
         assert_eq!(device.damaged_count(), 1, "the other one is whole");
         engine.heal_once().await.unwrap();
         assert_eq!(device.damaged_count(), 0);
+    });
+}
+
+/// A while is waited for the first: its content may come back.
+#[test]
+fn f204_many_images_that_are_not_readable_here_hold_up_no_other_for_long() {
+    in_tree(async |tree, engine| {
+        let (root, device) = (&tree.world.root, &tree.world.device());
+        for (number, tag) in [(FIRST, "a"), (SECOND, "b"), (THIRD, "c")] {
+            put_without_bytes(device, &[tag], number).await;
+        }
+        push(device, &["good"], THIRD + 1).await;
+        let mut rounds = 0;
+        while named(root, "good").is_none() {
+            engine.push_once().await.unwrap();
+            tree.hands.0.fetch_add(16, Ordering::Relaxed);
+            rounds += 1;
+            assert!(rounds < 8, "each is waited for");
+        }
     });
 }
