@@ -374,7 +374,7 @@ impl Engine {
             let denied = is_denial(error) && !now.online;
             now.denials = if denied { now.denials.saturating_add(1) } else { 0 };
             // What fails on the disk here says nothing of the parent.
-            now.online &= matches!(error, SyncError::Store(_));
+            now.online &= !matches!(error, SyncError::Upstream(_));
         });
         self.state.set_failure(Some(error));
         if let SyncError::Store(error) = error {
@@ -463,6 +463,17 @@ mod tests {
             store.apply_config(desired, "v1".to_owned()).await.unwrap();
             assert_eq!(engine(&store).activate().await, Ok(()));
         });
+    }
+
+    #[test]
+    fn f212_a_fault_of_the_disk_here_is_not_one_of_the_parent() {
+        let engine = engine(&Store::in_memory(Sys::real(Spawner::new())));
+        engine.state.set(|now| now.online = true);
+        let full = SyncError::from(StoreError::Full);
+        for (error, online) in [(full, true), (UpstreamError::Gone.into(), false)] {
+            engine.failed(&error);
+            assert_eq!(engine.state.now().online, online, "{error}");
+        }
     }
 
     #[test]
