@@ -36,9 +36,10 @@ struct Due {
     last_at: Duration,
     /// Whether that is on the disk.
     is_noted: bool,
-    /// The end of the last run for any cause, monotonic, and what was deleted before it began.
+    /// The end of the last run for any cause, monotonic.
     ended: Option<Duration>,
-    seen: u64,
+    /// What was deleted before that began, and how often something had not fitted.
+    seen: (u64, u64),
     /// When what waited in the last run for the grace can go, monotonic.
     ripe: Option<Duration>,
     /// When a run is due because the disk is full, monotonic: the last one was a moment ago.
@@ -82,14 +83,17 @@ impl Due {
         self.ripe.is_some_and(|ripe| ripe <= self.clock.monotonic())
     }
 
-    /// Whether something was deleted since the last run on a disk that is below its reserve.
+    /// Whether something was deleted since the last run on a disk that is below its reserve, or
+    /// has no space for something that came since.
     async fn by_full_disk(&mut self, store: &Store) -> bool {
         self.full = None;
-        if store.removals() == self.seen {
+        let (removals, refused) = self.seen;
+        if store.removals() == removals {
             return false;
         }
-        let store = store.clone();
-        if !spawn::blocking(move || store.below_reserve()).await {
+        let looking = store.clone();
+        let is_below = spawn::blocking(move || looking.below_reserve()).await;
+        if !is_below && store.refused_for_space() == refused {
             return false;
         }
         let pause = self.gc.grace.clamp(FULL_PAUSE[0], FULL_PAUSE[1]);
@@ -120,7 +124,7 @@ pub(super) async fn run(store: Store, gc: Gc, role: Role) {
         is_noted: noted.is_some(),
         clock,
         ended: None,
-        seen: 0,
+        seen: (0, 0),
         ripe: None,
         full: None,
     };
@@ -137,7 +141,7 @@ pub(super) async fn run(store: Store, gc: Gc, role: Role) {
             }
             continue;
         }
-        let seen = store.removals();
+        let seen = (store.removals(), store.refused_for_space());
         let waits = collect(&store, options).await;
         let now = due.clock.monotonic();
         due.ended = Some(now);

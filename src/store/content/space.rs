@@ -1,6 +1,6 @@
 //! Free space: the reserve below which pushes are refused, and the ballast within it.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -17,6 +17,8 @@ const BALLAST_BYTES_MAX: u64 = 4 * 1024 * 1024;
 pub(in crate::store) struct SpaceCheck {
     reserve: u64,
     last: Mutex<Option<(Duration, Space)>>,
+    /// How often something did not fit.
+    refusals: AtomicU64,
     /// The ballast has been used and is not back yet.
     ballast_gone: AtomicBool,
 }
@@ -24,7 +26,8 @@ pub(in crate::store) struct SpaceCheck {
 impl SpaceCheck {
     /// With the reserve of the configuration, bytes.
     pub(in crate::store) fn new(reserve: u64) -> SpaceCheck {
-        SpaceCheck { reserve, last: Mutex::new(None), ballast_gone: AtomicBool::new(false) }
+        let (last, ballast_gone) = (Mutex::new(None), AtomicBool::new(false));
+        SpaceCheck { reserve, last, refusals: AtomicU64::new(0), ballast_gone }
     }
 
     fn reserve(&self, space: Space) -> u64 {
@@ -58,6 +61,11 @@ impl Store {
     /// Whether free space is below the reserve. Blocks.
     pub fn below_reserve(&self) -> bool {
         self.shared().leaves_reserve(0) == Err(StoreError::Full)
+    }
+
+    /// How often since the start content did not fit, whether or not the reserve is in use.
+    pub fn refused_for_space(&self) -> u64 {
+        self.shared().space.refusals.load(Ordering::Relaxed)
     }
 
     /// `Full`, before the first of so many bytes of content comes, when they would not fit, even
@@ -145,7 +153,11 @@ impl Shared {
             upload.evict(self);
             self.forget_space();
         }
-        self.leaves_reserve(bytes)
+        let fits = self.leaves_reserve(bytes);
+        if fits == Err(StoreError::Full) {
+            self.space.refusals.fetch_add(1, Ordering::Relaxed);
+        }
+        fits
     }
 
     /// The next look is a new one: space was given back.
