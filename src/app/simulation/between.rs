@@ -585,6 +585,44 @@ fn f201_a_parent_that_is_set_back_while_it_is_compared_is_offered_what_it_lacks(
     }
 }
 
+/// What a tag named that is removed or moved while its device asks what the parent lacks.
+#[test]
+fn f201_what_a_tag_named_when_a_replaced_parent_was_compared_goes_up_without_it() {
+    for to in [None, Some(THIRD)] {
+        in_tree(async |tree, engine| {
+            let (root, device) = (&tree.world.root, &tree.world.device());
+            push(device, &[], SECOND).await;
+            push(device, &["v1"], FIRST).await;
+            rest(tree, engine).await;
+            let first = digest_of(&manifest(FIRST));
+            root.delete_manifest(&app(), &first, &Origin::Client).await.unwrap();
+            device.reconciled(Cursor { epoch: 7, sequence: 5 }).await.unwrap();
+            engine.begin_once().await.unwrap();
+            hook(&tree.world, move |world, call, status| async move {
+                if status == 0 && call.starts_with("Head /v2/app0/manifests/") {
+                    unhook(&world);
+                    let (device, v1) = (world.device(), names(&["v1"]).remove(0));
+                    if let Some(to) = to {
+                        push(&device, &["v1"], to).await;
+                    } else {
+                        let (app, any) = (app(), Precondition::None);
+                        device.delete_tag(&app, &v1, any, &Origin::Client).await.unwrap();
+                    }
+                }
+                false
+            });
+            engine.pull_once().await.unwrap();
+            assert!(tree.world.hook.lock().unwrap().is_none(), "it was asked");
+            rest(tree, engine).await;
+            let wanted = to.map(|number| digest_of(&manifest(number)));
+            for store in [root, device] {
+                assert!(has(store, FIRST), "{to:?}");
+                assert_eq!(named(store, "v1"), wanted);
+            }
+        });
+    }
+}
+
 /// A tag is asked for when a message tells of it, and may have been moved since.
 #[test]
 fn f201_a_parent_that_is_set_back_while_messages_are_applied_is_offered_what_it_lacks() {

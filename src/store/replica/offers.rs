@@ -184,8 +184,9 @@ impl Store {
         self.commit(move |txn| is_at_parent(txn, &repository, tag.as_ref(), &digest)).await
     }
 
-    /// Has tags that the parent lacks go up as they are, but for those that were moved since. Those
-    /// with changes that wait go up with these, which may begin with nothing there.
+    /// Has tags that the parent lacks go up as they are. Those with changes that wait go up with
+    /// these, which may begin with nothing there. Of one that was moved or removed since, what it
+    /// named goes up by its digest: nothing else brings that.
     pub async fn offer_tags(
         &self,
         repository: &RepositoryName,
@@ -195,11 +196,11 @@ impl Store {
             let (repository, page) = (repository.clone(), page.to_vec());
             self.commit(move |txn| {
                 for (tag, digest) in page {
-                    if began_with_nothing(txn, &repository, &tag)? {
-                        continue;
-                    }
+                    let begins = began_with_nothing(txn, &repository, &tag)?;
                     let row = txn.get::<TagRow>(&tag_key(&repository, &tag))?;
-                    if row.is_some_and(|row| row.digest == digest) {
+                    if row.is_none_or(|row| row.digest != digest) {
+                        offer_manifest(txn, &repository, digest)?;
+                    } else if !begins {
                         let change = OutboxChange::Tag { tag, base: None, digest: Some(digest) };
                         enqueue_offer(txn, &repository, change)?;
                     }
@@ -221,19 +222,25 @@ impl Store {
         for page in manifests.chunks(OFFERS_AT_ONCE) {
             let (repository, page) = (repository.clone(), page.to_vec());
             self.commit(move |txn| {
-                for digest in page {
-                    let row = txn.get::<ManifestRow>(&manifest_key(&repository, &digest))?;
-                    if row.is_some() && !waits(txn, &repository, About::Added(&digest))? {
-                        let change = OutboxChange::ManifestAdded { digest };
-                        enqueue_offer(txn, &repository, change)?;
-                    }
-                }
-                Ok(())
+                page.into_iter().try_for_each(|digest| offer_manifest(txn, &repository, digest))
             })
             .await?;
         }
         Ok(())
     }
+}
+
+/// Has a manifest go up by its digest, if it is still here and not on its way.
+fn offer_manifest(
+    txn: &mut Txn<'_>,
+    repository: &RepositoryName,
+    digest: Digest,
+) -> Result<(), StoreError> {
+    let row = txn.get::<ManifestRow>(&manifest_key(repository, &digest))?;
+    if row.is_some() && !waits(txn, repository, About::Added(&digest))? {
+        enqueue_offer(txn, repository, OutboxChange::ManifestAdded { digest })?;
+    }
+    Ok(())
 }
 
 /// Ends that a manifest, and a tag if any, are kept though the parent lacks them: it has them. Call
