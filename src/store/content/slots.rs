@@ -24,9 +24,11 @@ pub(super) struct Slot {
     pub(super) idle: Duration,
 }
 
-/// Whether another upload of this account may be opened, of `max` in all.
-pub(super) fn is_free(open: &[Slot], max: usize, account: &str) -> bool {
-    open.len() < max && !(is_large(open, max, account) && max - open.len() <= max / 4)
+/// Whether another upload of this account may be opened, of `max` in all. `in_turn`: in the place
+/// of one of its own, which has made room.
+pub(super) fn is_free(open: &[Slot], max: usize, account: &str, in_turn: bool) -> bool {
+    let is_last = max.saturating_sub(open.len()) <= max / 4;
+    open.len() < max && (in_turn || !(is_last && is_large(open, max, account)))
 }
 
 /// The uploads that may make room for one of this account, best first.
@@ -66,13 +68,16 @@ mod tests {
     #[test]
     fn f209_one_account_leaves_a_quarter_of_the_uploads_to_others() {
         let open = slots(&[("one", 47, 0)]);
-        assert!(is_free(&open, 64, "one"));
+        assert!(is_free(&open, 64, "one", false));
         let open = slots(&[("one", 48, 0)]);
-        assert!(!is_free(&open, 64, "one") && is_free(&open, 64, "two"));
-        assert!(is_free(&slots(&[("one", 31, 0), ("two", 20, 0)]), 64, "one"));
-        assert!(!is_free(&slots(&[("one", 32, 0), ("two", 32, 0)]), 64, "three"));
+        assert!(!is_free(&open, 64, "one", false) && is_free(&open, 64, "two", false));
+        assert!(is_free(&slots(&[("one", 31, 0), ("two", 20, 0)]), 64, "one", false));
+        assert!(!is_free(&slots(&[("one", 32, 0), ("two", 32, 0)]), 64, "three", false));
         // An upload of an earlier version has no account.
-        assert!(is_free(&slots(&[("", 63, 0)]), 64, ""));
+        assert!(is_free(&slots(&[("", 63, 0)]), 64, "", false));
+        // The place of one of its own, but not when others have taken all meanwhile.
+        assert!(is_free(&slots(&[("one", 39, 0), ("two", 24, 0)]), 64, "one", true));
+        assert!(!is_free(&slots(&[("one", 39, 0), ("two", 25, 0)]), 64, "one", true));
     }
 
     #[test]

@@ -195,7 +195,8 @@ fn start(
     let path = shared.layout.uploads().join(&id);
     let now = shared.sys.clock.monotonic();
     let session = Arc::new(Session::new(&id, path, Some(repository.clone()), account, now));
-    let fits = insert(shared, &session) || remove_idle(shared, account) && insert(shared, &session);
+    let fits = insert(shared, &session, false)
+        || remove_idle(shared, account).is_some_and(|own| insert(shared, &session, own));
     if !fits {
         return Err(StoreError::Unavailable);
     }
@@ -219,9 +220,10 @@ fn start(
 }
 
 /// `false` when too many uploads are open.
-fn insert(shared: &Shared, session: &Arc<Session>) -> bool {
+fn insert(shared: &Shared, session: &Arc<Session>, in_turn: bool) -> bool {
     let mut all = shared.uploads.all();
-    let room = slots::is_free(&slots_of(&all, shared), shared.uploads_max, &session.account);
+    let (open, max) = (slots_of(&all, shared), shared.uploads_max);
+    let room = slots::is_free(&open, max, &session.account, in_turn);
     if room {
         all.insert(session.id.clone(), session.clone());
     }
@@ -239,18 +241,17 @@ fn slots_of(all: &BTreeMap<String, Arc<Session>>, shared: &Shared) -> Vec<Slot> 
     pushes.map(slot).collect()
 }
 
-/// Removes an upload that makes room for one of this account, if there is one that nobody holds.
-fn remove_idle(shared: &Shared, account: &str) -> bool {
+/// Removes an upload that makes room for one of this account; whether it was one of its own. `None`
+/// when there is none that nobody holds.
+fn remove_idle(shared: &Shared, account: &str) -> Option<bool> {
     let all = shared.uploads.all().clone();
     let leaving = slots::leaving(&slots_of(&all, shared), shared.uploads_max, account);
     // A request that is slow has its upload all the same.
     let free = |session: &&Arc<Session>| !session.held.swap(true, Ordering::Acquire);
-    let Some(session) = leaving.iter().filter_map(|id| all.get(id)).find(free) else {
-        return false;
-    };
+    let session = leaving.iter().filter_map(|id| all.get(id)).find(free)?;
     log::info!("an idle upload made room for another id={}", session.id);
     session.remove(shared);
-    true
+    Some(session.account == account)
 }
 
 /// See [`Store::sweep_uploads`].
