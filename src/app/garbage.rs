@@ -124,7 +124,8 @@ pub(super) async fn run(store: Store, gc: Gc, role: Role) {
         is_noted: noted.is_some(),
         clock,
         ended: None,
-        seen: (0, 0),
+        // What was deleted before the start may make room too.
+        seen: (u64::MAX, 0),
         ripe: None,
         full: None,
     };
@@ -148,7 +149,7 @@ pub(super) async fn run(store: Store, gc: Gc, role: Role) {
         due.ripe = match waits {
             // What only the second run finds has its turn with the schedule.
             Some(waits) => (waits && !again).then_some(now + options.grace),
-            None => again.then_some(now + FULL_PAUSE[1]),
+            None => Some(now + FULL_PAUSE[1]),
         };
         if waits.is_some() {
             due.seen = seen;
