@@ -224,6 +224,11 @@ impl Debts {
         self.owed.rows.remove(&key).is_some()
     }
 
+    /// Whether an item is owed.
+    pub(super) fn is_owed(&self, repository: &RepositoryName, item: &Item) -> bool {
+        self.owed.rows.contains_key(&(repository.clone(), item.clone()))
+    }
+
     /// Drops the debts of a repository that was compared as a whole, except these.
     pub(super) fn compared(&mut self, repository: &RepositoryName, owed: &BTreeSet<Item>) {
         self.owed.rows.retain(|(other, item), _| other != repository || owed.contains(item));

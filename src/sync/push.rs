@@ -295,7 +295,12 @@ impl Pusher {
                 Err(error) if error.may_pass() && self.is_tried_at_once(&entry, &error) => {
                     return Err(error);
                 }
-                Err(error) if error.is_local() || error.may_pass() => {
+                // Of a conflict the parent's content may not fit here.
+                Err(error)
+                    if error.is_local()
+                        || error.may_pass()
+                        || matches!(error, SyncError::NoRoom(_)) =>
+                {
                     let reason = refusal_text(self.upstream.name(), &entry, &error);
                     log::error!("cannot push {entry} to the parent, tried again later: {reason}");
                     if matches!(error, SyncError::Content(_)) {

@@ -426,7 +426,7 @@ impl Worker {
         let is_old = |tag: &Tag| has_news || waited.contains(tag);
         let offer = self.offer(repository)?;
         let withheld = self.store.withheld(repository)?;
-        let (mut pending, mut lacked) = (Vec::new(), Vec::new());
+        let (mut pending, mut lacked, mut followed) = (Vec::new(), Vec::new(), Vec::new());
         for step in plan::plan(&desired, &present) {
             match step {
                 Step::Remove { tag, base }
@@ -443,12 +443,17 @@ impl Worker {
                 }
                 Step::Remove { tag, .. } if is_old(&tag) => {
                     self.follow_tag(repository, &tag, None, true).await?;
+                    followed.push(Item::Tag(tag));
                 }
                 Step::Set { tag, digest, .. } if is_old(&tag) => {
                     let told = Some(digest);
                     self.follow_tag(repository, &tag, told, true).await?;
+                    followed.push(Item::Tag(tag));
                 }
-                Step::Remove { tag, base } => self.remove_tag(repository, &tag, base).await?,
+                Step::Remove { tag, base } => {
+                    self.remove_tag(repository, &tag, base).await?;
+                    followed.push(Item::Tag(tag));
+                }
                 Step::Set { tag, digest, base } => pending.push((Some((tag, base)), digest)),
                 Step::Add { digest } => pending.push((None, digest)),
             }
@@ -458,7 +463,7 @@ impl Worker {
         } else if !desired.partial && !withheld.is_empty() {
             self.offer_withheld(repository, &desired, &lacked, withheld).await?;
         }
-        let failed = self.fill(repository, &pending).await?;
+        let mut failed = self.fill(repository, &pending).await?;
         let here = self.manifests_here(repository)?;
         if offer == Offer::None && !desired.partial {
             self.drop_deleted(repository, &desired, &here).await?;
@@ -466,7 +471,12 @@ impl Worker {
         if desired.partial {
             return Err(SyncError::Content("the parent has not got all of it yet".to_owned()));
         }
-        self.state.debts().compared(repository, &failed);
+        {
+            let mut debts = self.state.debts();
+            // What was followed and worked is paid.
+            failed.extend(followed.into_iter().filter(|item| debts.is_owed(repository, item)));
+            debts.compared(repository, &failed);
+        }
         self.bring_back(repository, here).await
     }
 

@@ -88,6 +88,26 @@ fn f210_one_image_that_does_not_fit_holds_up_no_other_tag_of_a_comparison() {
     });
 }
 
+/// A client pushes while the listing is on its way: what the parent has counts then, tag by tag.
+#[test]
+fn f210_what_did_not_fit_is_not_forgotten_by_the_comparison_that_found_it() {
+    in_tree(async |tree, engine| {
+        let (root, device) = (&tree.world.root, &tree.world.device());
+        push_huge(root, "huge", &[40 * GIB]).await;
+        device.request_reconcile().await.unwrap();
+        hook(&tree.world, async |world, call, status| {
+            if status == 0 && call.contains("/repositories/app0") {
+                *world.hook.lock().unwrap() = None;
+                push(&world.device(), &["client"], SECOND).await;
+            }
+            false
+        });
+        pull(engine).await;
+        assert!(named(device, "client").is_some() && named(device, "huge").is_none());
+        assert!(disk_error(device).is_some(), "it is owed");
+    });
+}
+
 /// A manifest may name any length: that is no fault of the disk.
 #[test]
 fn f204_f210_an_image_that_names_another_length_than_its_layer_has_is_no_want_of_space() {
