@@ -21,6 +21,9 @@ use crate::sys::{Disk, Sys, spawn};
 use crate::types::Digest;
 use crate::types::digest::Algorithm;
 
+/// Backups that a store knows of, 17 bytes each. Over it: one to a directory that holds an older
+/// one needs `--replace`.
+const MARKS_MAX: usize = 512;
 /// A backup that nobody goes on with for this long does not hold the garbage collection up.
 const HOLD_MAX: Duration = Duration::from_secs(600);
 /// Copied at a time, bytes.
@@ -106,7 +109,7 @@ impl Store {
             return Err(StoreError::Conflict(text.to_owned()));
         }
         let shared = shared.clone();
-        self.note_store_id().await;
+        self.note_backup().await;
         // A segment may go while the list is made: once more then.
         for _ in 0..3 {
             let listing = shared.clone();
@@ -127,15 +130,26 @@ impl Store {
         Err(StoreError::Unavailable)
     }
 
-    /// Makes the file that tells backups of this store from others. A full disk must not keep a
-    /// backup from being made: without the file other ones are compared.
-    async fn note_store_id(&self) {
+    /// Notes in the file that tells backups of this store from others that there is one more: a
+    /// state from before, to which the store may be set back, does not know of it. A full disk must
+    /// not keep a backup from being made: without the file other ones are compared.
+    async fn note_backup(&self) {
         let store = self.clone();
-        let make = move || Ok(format!("{}\n", store.sys().rng.uuid()).into_bytes());
-        let store = self.clone();
-        let made = spawn::blocking(move || store.identity_file(STORE_ID, make)).await;
-        if let Err(error) = made {
-            log::warn!("cannot note which store this is for its backups: {error}");
+        let noted = spawn::blocking(move || {
+            let rng = store.sys().rng.clone();
+            let make = || Ok(format!("{}\n", rng.uuid()).into_bytes());
+            let file = store.identity_file(STORE_ID, make)?;
+            let text = String::from_utf8_lossy(&file);
+            let (id, marks) = text.split_once('\n').unwrap_or((&text, ""));
+            let known: Vec<&str> = marks.lines().collect();
+            let kept = &known[known.len().saturating_sub(MARKS_MAX - 1)..];
+            let lines = std::iter::once(id).chain(kept.iter().copied());
+            let text: String = lines.flat_map(|line| [line, "\n"]).collect();
+            let text = format!("{text}{:016x}\n", rng.number());
+            store.replace_identity_file(STORE_ID, text.as_bytes())
+        });
+        if let Err(error) = noted.await {
+            log::warn!("cannot note that there is a backup of this store: {error}");
         }
     }
 

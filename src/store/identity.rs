@@ -10,7 +10,8 @@ use crate::sys::{Disk, Sys};
 const IDENTITY_BYTES_MAX: u64 = 64 * 1024;
 
 pub(super) const FEED_EPOCH: &str = "feed-epoch";
-/// Names the store in its backups: made by the first one, and kept by a restore.
+/// Names the store in its backups: made by the first one, and kept by a restore. A line for the
+/// store, and one for each backup since, the last of which is the one that the file lies in.
 pub(super) const STORE_ID: &str = "store-id";
 
 impl Store {

@@ -25,6 +25,8 @@ const SIGNING_KEY: &str = "token-signing";
 pub struct Lineage {
     /// Its mark; `None` in backups of earlier versions.
     store: Option<String>,
+    /// The backups that it knows of, oldest first; in a backup it is the last one itself.
+    backups: Vec<String>,
     instance: Option<String>,
     /// SHA-256 of the key.
     key: Option<Vec<u8>>,
@@ -43,8 +45,11 @@ impl Lineage {
         }
         let read = |name: &str| disk.read(&layout.identity().join(name), COMPARED_BYTES_MAX).ok();
         let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).trim_end().to_owned();
+        let mark = read(STORE_ID).map(text).unwrap_or_default();
+        let mut lines = mark.lines().map(str::to_owned);
         Some(Lineage {
-            store: read(STORE_ID).map(text),
+            store: lines.next(),
+            backups: lines.collect(),
             instance: read(INSTANCE_ID).map(text),
             key: read(SIGNING_KEY).map(|key| digest(&SHA256, &key).as_ref().to_vec()),
             role: noted_role(disk, directory),
@@ -69,7 +74,12 @@ impl Lineage {
         if is_other {
             return Err(format!("it holds the backup of another store: {self}; this is {newer}"));
         }
+        let is_known = self.backups.last().is_none_or(|mark| newer.backups.contains(mark));
         match (self.sequence, newer.sequence) {
+            _ if !is_known => Err(format!(
+                "it holds a backup of a later state of this store, which was set back since, or \
+                 restored from another backup: {self}; this is {newer}"
+            )),
             (Some(old), Some(new)) if new < old => Err(format!(
                 "it holds a backup of a later state of this store: {self}; this is {newer}"
             )),
@@ -110,6 +120,7 @@ mod tests {
     fn lineage(store: Option<&str>, key: u8, role: &str, sequence: u64) -> Lineage {
         Lineage {
             store: store.map(str::to_owned),
+            backups: Vec::new(),
             instance: None,
             key: Some(vec![key]),
             role: StoreRole::parse(role),
@@ -132,6 +143,15 @@ mod tests {
             let why = old.check_replaced_by(&new).unwrap_err();
             assert!(why.contains(word) && why.contains(&new.to_string()), "{why}");
         }
+        // One after another, and one of a state that does not know of the other.
+        let backups = |marks: &[&str], sequence| Lineage {
+            backups: marks.iter().map(|mark| (*mark).to_owned()).collect(),
+            ..lineage(Some("a"), 1, "root", sequence)
+        };
+        let old = backups(&["1", "2"], 10);
+        assert_eq!(old.check_replaced_by(&backups(&["1", "2", "3"], 11)), Ok(()));
+        let why = old.check_replaced_by(&backups(&["1", "4"], 99)).unwrap_err();
+        assert!(why.contains("a later state") && why.contains("set back"), "{why}");
         // Of an earlier version, without a mark.
         let old = lineage(None, 1, "connected", 10);
         let named = lineage(Some("a"), 1, "connected dock01", 11);

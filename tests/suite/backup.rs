@@ -1,5 +1,6 @@
 //! Backups of a running root, and what its children do after a restore.
 
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -227,12 +228,16 @@ fn f201_a_backup_takes_the_place_of_an_older_one_of_the_same_store_only() {
     }
     assert!(backup(&root).status.success());
 
-    let own = std::fs::read_to_string(directory.join("identity/store-id")).unwrap();
+    let store_id = |file: &Path| {
+        let text = std::fs::read_to_string(file.join("identity/store-id")).unwrap();
+        text.lines().next().unwrap().to_owned()
+    };
+    let own = store_id(&directory);
     for node in [&other, &device] {
         let refused = backup(node);
         assert_eq!(refused.status.code(), Some(1), "{refused:?}");
-        let its = std::fs::read_to_string(node.state().join("identity/store-id")).unwrap();
-        for part in ["another store", "--replace", own.trim(), its.trim()] {
+        let its = store_id(&node.state());
+        for part in ["another store", "--replace", &own, &its] {
             assert!(says(&refused).contains(part), "no {part} in {}", says(&refused));
         }
         assert!(layer.exists() && !directory.join("incoming").exists());
@@ -249,9 +254,13 @@ fn f201_a_backup_takes_the_place_of_an_older_one_of_the_same_store_only() {
     std::fs::rename(root.state(), later).unwrap();
     std::fs::rename(copy, root.state()).unwrap();
     root.start();
-    let refused = backup(&root);
-    assert_eq!(refused.status.code(), Some(1), "{refused:?}");
-    assert!(says(&refused).contains("a later state"), "{}", says(&refused));
+    // Also when more has happened since than in the state that is lost.
+    for seed in 0..4 {
+        let refused = backup(&root);
+        assert_eq!(refused.status.code(), Some(1), "{refused:?}");
+        assert!(says(&refused).contains("a later state"), "{}", says(&refused));
+        push(&root, 200 + seed, &format!("again{seed}"));
+    }
     // Somebody may want it all the same.
     for node in [&root, &other] {
         let replaced = node.run(&["backup", target, "--replace"]);
@@ -317,7 +326,7 @@ fn f201_what_cannot_be_restored_or_backed_up_to_is_said_as_it_is() {
     let refused = says(root.run(&["backup", inside.to_str().unwrap()]));
     assert!(refused.contains("lies in the state directory") && !inside.exists(), "{refused}");
     assert!(root.run(&["backup", directory.to_str().unwrap()]).status.success());
-    let restore = |from: &std::path::Path, to: &std::path::Path| {
+    let restore = |from: &Path, to: &Path| {
         let state = format!("storage.state_dir={}", to.display());
         says(root.run(&["--set", &state, "restore", from.to_str().unwrap()]))
     };
