@@ -560,8 +560,8 @@ impl Pusher {
         self.uploader.bring(&content, mount.as_ref()).await
     }
 
-    /// Another repository that was synced with the parent and has the blob: the parent can link it
-    /// instead of receiving it.
+    /// Another repository here that has the blob, of the first `PAGE_MAX`: where the parent has it
+    /// there too, it can link the blob instead of receiving it.
     fn also_in(
         &self,
         repository: &RepositoryName,

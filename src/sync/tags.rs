@@ -58,8 +58,8 @@ impl Worker {
         self.bring_tag(repository, tag, base, wanted).await
     }
 
-    /// Notes that the parent was asked what it has now, before that is done here: what it has told
-    /// so far counts as listed, and undoes nothing of it.
+    /// Notes how far the parent's feed is, after the parent was asked what it has and before this
+    /// node acts on the answer: no message up to there undoes what the answer has brought.
     pub(super) async fn note_asked(&self) -> Result<(), SyncError> {
         // A ReadWrite node asks about every message.
         if self.config()?.node.mode == Mode::ReadOnly {

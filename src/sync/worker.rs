@@ -184,7 +184,8 @@ impl Worker {
         Ok(())
     }
 
-    /// Everything that was known to be done is done.
+    /// The messages are applied, and what was due is compared. What is owed or held back is left,
+    /// and is tried again by itself.
     async fn finished(&self) -> Result<(), SyncError> {
         self.note_space();
         self.state.solved("session");
