@@ -349,7 +349,8 @@ impl Store {
         store
     }
 
-    /// Sets the disk back to these rows, as a snapshot does: the life of the store stays the same.
+    /// Sets the disk back to these rows, as a snapshot does, and starts again: the life of the
+    /// store stays the same.
     pub(crate) fn set_back(&self, rows: Vec<(Vec<u8>, Vec<u8>)>) {
         let kept: BTreeSet<_> = rows.iter().map(|(key, _)| key.clone()).collect();
         let gone = self.rows().into_iter().map(|(key, _)| key).filter(|key| !kept.contains(key));
@@ -357,5 +358,12 @@ impl Store {
         changes.extend(rows.into_iter().map(|(key, row)| (key, Some(row))));
         let index = self.shared().index();
         super::recovery::apply::apply(&*index, self.sequence(), changes).unwrap();
+        self.start_again();
+    }
+
+    /// Gives the changes that are made from here on the names of another start.
+    pub(crate) fn start_again(&self) {
+        let order = std::sync::atomic::Ordering::Relaxed;
+        self.shared().start.store(self.sys().rng.number(), order);
     }
 }

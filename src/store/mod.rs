@@ -67,6 +67,7 @@ use replica::gone::Gone;
 use replica::node::SyncView;
 use role::Standing;
 use rows::Row;
+use rows::outbox::Lives;
 use writer::{Job, Message, Sizes, Writer};
 
 use crate::sys::{Disk, MemoryDisk, Sys};
@@ -164,6 +165,8 @@ struct Shared {
     /// The writer has been asked to look after the index.
     healing: AtomicBool,
     feed: Feed,
+    /// Random, at each start: see [`Lives`].
+    start: AtomicU64,
     /// See [`Store::hearing`].
     heard: Arc<AtomicU64>,
     gone: Mutex<Gone>,
@@ -191,6 +194,10 @@ struct Shared {
 }
 
 impl Shared {
+    fn lives(&self) -> Lives {
+        Lives::new(self.feed.epoch(), self.start.load(Ordering::Relaxed))
+    }
+
     /// Remembers that somebody has to do with this content.
     fn touch(&self, digest: &Digest) {
         self.leases.touch(digest, self.sys.clock.monotonic());
@@ -254,6 +261,7 @@ impl Store {
         let segments = Segments::new(recovered.firsts);
         let shared = Arc::new(Shared {
             feed: Feed::new(epoch, recovered.end.sequence, true),
+            start: sys.rng.number().into(),
             heard: Arc::default(),
             gone: Mutex::default(),
             index: RwLock::new(recovered.index),
@@ -321,6 +329,7 @@ impl Store {
         let epoch = sys.rng.number();
         let shared = Arc::new(Shared {
             feed: Feed::new(epoch, 0, false),
+            start: sys.rng.number().into(),
             heard: Arc::default(),
             gone: Mutex::default(),
             index: RwLock::new(Arc::new(MapIndex::default())),

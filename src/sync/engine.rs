@@ -172,8 +172,6 @@ impl Engine {
         let (id, private_ca) = (options.instance_id.clone(), options.private_ca);
         let upstream = Upstream::new(&sys, client, connection, id, private_ca, store.hearing());
         let (upstream, state) = (Arc::new(upstream), Arc::new(State::new(&sys)));
-        // Of a row that cannot be read no number is known to be new.
-        let last_at_start = store.outbox_last().unwrap_or(u64::MAX);
         let fetcher =
             Fetcher { store: store.clone(), upstream: upstream.clone(), strikes: Arc::default() };
         Engine {
@@ -189,7 +187,6 @@ impl Engine {
                 upstream: upstream.clone(),
                 uploader: Uploader { store: store.clone(), upstream: upstream.clone() },
                 fetcher,
-                last_at_start,
                 turns: Mutex::default(),
                 retries: Mutex::default(),
             },

@@ -13,7 +13,7 @@ use super::turns::Turns;
 use super::upload::{Content, Uploader};
 use crate::gateway::distribution::{Delivery, FetchedManifest};
 use crate::gateway::{Upstream, UpstreamError};
-use crate::store::replica::outbox::{Life, OutboxChange, OutboxEntry};
+use crate::store::replica::outbox::{OutboxChange, OutboxEntry};
 use crate::store::replica::refused::Refused;
 use crate::store::{ManifestRow, Precondition, Store, StoreError};
 use crate::sys::spawn;
@@ -43,10 +43,6 @@ const UNREADABLE_MAX: u32 = 4;
 /// A new session with the parent has everything tried again when the last attempt was so long ago.
 const AWAY: Duration = Duration::from_secs(60);
 
-/// Numbers that are left out at once, as a power of two, when a number stands for another change at
-/// the parent: after so many of these in a row the numbers of any store that was set back are past.
-const LEFT_OUT_MAX: u32 = 20;
-
 /// How often one change is delivered in a row because the tag names at the parent what this node
 /// left there. Over it: the repository waits.
 const BEGUN_ANEW_MAX: u32 = 3;
@@ -60,8 +56,6 @@ pub(super) struct Pusher {
     pub(super) upstream: Arc<Upstream>,
     pub(super) uploader: Uploader,
     pub(super) fetcher: Fetcher,
-    /// The last number that a change got before this start: the disk may have been set back since.
-    pub(super) last_at_start: u64,
     /// Kept from one session to the next.
     pub(super) turns: Mutex<Turns>,
     pub(super) retries: Mutex<Retries>,
@@ -77,8 +71,9 @@ pub(super) struct Retries {
     next: Duration,
     /// Attempts since one of them changed.
     round: u64,
-    /// Deliveries in a row whose number stood for another change.
-    mismatches: u32,
+    /// The parent knows numbers that this store has yet to give: what was written before this
+    /// start has been made ready for that.
+    set_back: bool,
     /// What came with a backup has been made ready.
     joined: bool,
     /// An offer was delivered, and perhaps made in vain: what the parent has counts.
@@ -93,13 +88,6 @@ impl Retries {
         if now.saturating_sub(last) >= AWAY {
             self.seen = None;
         }
-    }
-
-    /// How many numbers to leave out behind one that stands for another change.
-    fn left_out(&mut self) -> u64 {
-        let mismatches = self.mismatches;
-        self.mismatches = (mismatches + 1).min(LEFT_OUT_MAX);
-        (1 << mismatches) - 1
     }
 }
 
@@ -123,7 +111,7 @@ impl Pusher {
             return Ok(LOOK_AGAIN);
         }
         if !self.retries().joined {
-            self.store.outbox_join(0).await?;
+            self.store.outbox_join(false).await?;
             self.retries().joined = true;
         }
         self.retry_refused().await?;
@@ -265,7 +253,7 @@ impl Pusher {
             if self.lost_its_manifest(&entry)? {
                 // Another one follows that begins with it, or the tag went with its manifest.
                 if !self.store.outbox_skip(number).await? {
-                    self.store.outbox_renumber(number, 0).await?;
+                    self.store.outbox_renumber(number).await?;
                 }
                 return Ok(());
             }
@@ -284,10 +272,7 @@ impl Pusher {
                 delivered => delivered,
             };
             match delivered {
-                Ok(()) => {
-                    self.retries().mismatches = 0;
-                    return self.done(number, &entry).await;
-                }
+                Ok(()) => return self.done(number, &entry).await,
                 Err(SyncError::Upstream(UpstreamError::OutboxMismatch)) => {
                     return self.settle_mismatch(number, &entry).await;
                 }
@@ -339,41 +324,34 @@ impl Pusher {
         Ok(self.store.manifest(&entry.repository, digest)?.is_none())
     }
 
-    /// The parent knows the number, and not for this change. In the life of the store that gave the
-    /// number it stood for this change, and the parent has had it: this store was restored since.
-    /// Or the store was set back without that, and counts over again: then the parent may have had
-    /// the change as well.
+    /// The parent has had the number, and has forgotten the change or knows another one for it. No
+    /// change of this start has such a number: this store was restored or set back since.
     async fn settle_mismatch(&self, number: u64, entry: &OutboxEntry) -> Result<(), SyncError> {
-        let is_present = self.store.outbox_life(&entry.id)? == Life::Present;
-        if is_present && number <= self.last_at_start {
-            self.store.outbox_join(self.last_at_start).await?;
+        if !std::mem::replace(&mut self.retries().set_back, true) {
+            self.store.outbox_join(true).await?;
             if self.store.outbox_entry(number)?.is_none() {
                 return Ok(());
             }
         }
-        let is_yet_to_come = self.is_yet_to_come(number, entry).await?;
-        let left_out = if is_present { self.retries().left_out() } else { 0 };
-        if is_yet_to_come {
+        if self.is_yet_to_come(number, entry).await? {
             log::warn!(
                 "renumbering a change, its number is used at the parent: id='{}' repository={}",
                 entry.id,
                 entry.repository
             );
-            return Ok(self.store.outbox_renumber(number, left_out).await?);
+            return Ok(self.store.outbox_renumber(number).await?);
         }
         log::warn!(
             "{entry} was delivered before this store was restored or set back: the parent's state \
              counts"
         );
-        Ok(self.store.outbox_overtaken(number, left_out).await?)
+        Ok(self.store.outbox_overtaken(number).await?)
     }
 
     /// Whether the parent has not had a change whose number is used there. What it does not have
-    /// may have been refused in the life of the store that gave the number. What is there goes on
-    /// from what became of it since; a removal would take that away. But what was refused has let
-    /// changes with higher numbers pass: it is yet to come while the tag is where it begins. In a
-    /// store that was set back a tag that was set since the start is new too. A removal is not
-    /// known to be: the memory may have been set back with the disk.
+    /// may have been refused in the state of the store that is lost. What is there goes on from
+    /// what became of it since; a removal would take that away. But what was refused has let
+    /// changes with higher numbers pass: it is yet to come while the tag is where it begins.
     async fn is_yet_to_come(&self, number: u64, entry: &OutboxEntry) -> Result<bool, SyncError> {
         let repository = &entry.repository;
         if let Some(digest) = entry.brings()
@@ -381,13 +359,10 @@ impl Pusher {
         {
             return Ok(true);
         }
-        let was_refused = self.store.outbox_was_refused(number)?;
-        let is_present = self.store.outbox_life(&entry.id)? == Life::Present;
+        if !self.store.outbox_was_refused(number)? {
+            return Ok(false);
+        }
         match &entry.change {
-            OutboxChange::Tag { digest: Some(_), .. } if is_present => {
-                Ok(number > self.last_at_start && !was_refused)
-            }
-            _ if is_present || !was_refused => Ok(false),
             OutboxChange::Tag { tag, .. } => {
                 let reference = Reference::Tag(tag.clone());
                 let there = self.upstream.tag(repository, &reference).await?;

@@ -114,3 +114,73 @@ fn f130_f201_what_is_pushed_to_a_device_that_was_set_back_arrives_under_all_its_
         assert_eq!(device.conflicts().unwrap(), []);
     });
 }
+
+/// What the parent has undone since is not an older state of the device: what a client does again
+/// is a change of its own.
+#[test]
+fn f130_f201_a_change_made_again_after_a_set_back_takes_effect_once_more() {
+    type Change = (&'static [&'static str], Option<&'static str>);
+    let changes: [(&str, Change); 4] = [
+        ("set", (&["v1"], None)),
+        ("made", (&["new"], None)),
+        ("untagged", (&[], Some("x"))),
+        ("deleted", (&[], Some("manifest"))),
+    ];
+    for ((what, (tags, removed)), restarted) in
+        changes.into_iter().flat_map(|change| [(change, false), (change, true)])
+    {
+        in_tree(async |tree, engine| {
+            let (root, device) = (&tree.world.root, &tree.world.device());
+            push(device, &["v1", "x"], FIRST).await;
+            push(device, &["y"], THIRD).await;
+            rest(tree, engine).await;
+            let snapshot = device.rows_of_backup();
+            let third = digest_of(&manifest(THIRD));
+            let change = async || {
+                if !tags.is_empty() {
+                    push(device, tags, SECOND).await;
+                }
+                match removed {
+                    Some("manifest") => {
+                        device.delete_manifest(&app(), &third, &Origin::Client).await.unwrap();
+                    }
+                    Some(tag) => delete(device, tag).await,
+                    None => {}
+                }
+            };
+            let state = |store: &Store| {
+                let x = named(store, "x").is_some();
+                let y = store.manifest(&app(), &third).unwrap().is_some();
+                (named(store, "v1"), named(store, "new"), x, y)
+            };
+            change().await;
+            rest(tree, engine).await;
+            let wanted = state(root);
+            assert_eq!(wanted, state(device));
+            // Somebody undoes it at the root.
+            push(root, &["v1", "x"], FIRST).await;
+            push(root, &["y"], THIRD).await;
+            if tags.contains(&"new") {
+                delete(root, "new").await;
+            }
+            rest(tree, engine).await;
+            device.set_back(snapshot);
+            let mut engine = tree.start().await;
+            if restarted {
+                change().await;
+                device.start_again();
+                engine = tree.start().await;
+            } else {
+                rest(tree, &engine).await;
+                change().await;
+            }
+            rest(tree, &engine).await;
+            assert_eq!(
+                (state(root), state(device)),
+                (wanted.clone(), wanted),
+                "{what} {restarted}"
+            );
+            assert_eq!(device.conflicts().unwrap(), [], "{what} {restarted}");
+        });
+    }
+}

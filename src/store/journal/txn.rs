@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use crate::store::StoreError;
 use crate::store::index::{Change, Index, KeyValue};
 use crate::store::rows::derived::{self, Count};
+use crate::store::rows::outbox::Lives;
 use crate::store::rows::{self, Row};
 
 /// A view of the index under the changes that its group has already made, and a place for more.
@@ -12,25 +13,25 @@ pub struct Txn<'a> {
     index: &'a dyn Index,
     group: Option<&'a BTreeMap<Vec<u8>, Option<Vec<u8>>>>,
     own: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
-    incarnation: u64,
+    lives: Lives,
     heard: u64,
 }
 
 impl<'a> Txn<'a> {
     /// A view with no pending changes below it.
     pub fn new(index: &'a dyn Index) -> Txn<'a> {
-        Txn { index, group: None, own: BTreeMap::new(), incarnation: 0, heard: 0 }
+        Txn { index, group: None, own: BTreeMap::new(), lives: Lives::default(), heard: 0 }
     }
 
     /// A view over the changes of the commands before it in the same group.
     pub fn over(index: &'a dyn Index, group: &'a BTreeMap<Vec<u8>, Option<Vec<u8>>>) -> Txn<'a> {
-        Txn { index, group: Some(group), own: BTreeMap::new(), incarnation: 0, heard: 0 }
+        Txn { index, group: Some(group), own: BTreeMap::new(), lives: Lives::default(), heard: 0 }
     }
 
     /// Says which life of the store this is, and what was heard of the parent: see
-    /// [`Txn::incarnation`] and [`Txn::heard`].
-    pub(in crate::store) fn live(&mut self, incarnation: u64, heard: u64) {
-        (self.incarnation, self.heard) = (incarnation, heard);
+    /// [`Txn::lives`] and [`Txn::heard`].
+    pub(in crate::store) fn live(&mut self, lives: Lives, heard: u64) {
+        (self.lives, self.heard) = (lives, heard);
     }
 
     /// How far the parent's feed was, at most, when it gave the answers that this node has by now;
@@ -44,10 +45,9 @@ impl<'a> Txn<'a> {
         !self.own.is_empty()
     }
 
-    /// Random, and another one in a store that was made anew or restored: what numbers of this
-    /// store stand for is only known together with it.
-    pub fn incarnation(&self) -> u64 {
-        self.incarnation
+    /// Which life of the store, and which start of it, makes the change.
+    pub(in crate::store) fn lives(&self) -> Lives {
+        self.lives
     }
 
     /// Reads one row.

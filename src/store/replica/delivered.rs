@@ -15,12 +15,15 @@ use crate::types::{ConnectedRegistryName, Digest, RepositoryName, Tag};
 /// it: the lowest is forgotten, and a replay of it gets a new number.
 const OPEN_MAX: usize = 64;
 
-/// Lives of one store whose deliveries are remembered, for each repository. Over it: those of the
-/// one that was heard of first are forgotten, and a replay of them that still comes takes effect.
-const LIVES_MAX: usize = 3;
+/// Incarnations of one store whose deliveries are remembered, for each repository: of its starts,
+/// those in which it changed the repository. Over it: those of the one that was heard of first are
+/// forgotten, and a replay of them that still comes, from a backup or a copy of a disk that is so
+/// old, takes effect.
+const INCARNATIONS_MAX: usize = 16;
 
-/// What one origin has delivered to one repository. Its changes there arrive in order. A store that
-/// was made anew or restored there counts over again, under another incarnation.
+/// What one incarnation of an origin has delivered to one repository. Its changes there arrive in
+/// order. Every start there has an incarnation of its own, since a store that was made anew,
+/// restored or set back counts over again.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 struct Delivered {
     /// The number of the last change that took effect here.
@@ -34,9 +37,9 @@ struct Delivered {
 struct DeliveredEnd {
     /// The numbers for which the child may not have had an answer, with what each stands for.
     open: Vec<(u64, Effect)>,
-    /// Counts the lives of the origin's store, in the order in which this node heard of them.
+    /// Counts the incarnations of the origin, in the order in which this node heard of them.
     #[serde(skip_serializing_if = "is_default")]
-    life: u64,
+    place: u64,
 }
 
 impl Row for Delivered {
@@ -48,7 +51,7 @@ impl Row for Delivered {
             return Ok(Delivered { last, more: DeliveredEnd::default() });
         }
         let (open, left) = postcard::take_from_bytes(left)?;
-        Ok(Delivered { last, more: DeliveredEnd { open, life: rows::last(left)? } })
+        Ok(Delivered { last, more: DeliveredEnd { open, place: rows::last(left)? } })
     }
 }
 
@@ -125,8 +128,8 @@ pub(in crate::store) fn record(
     let mut row = match known {
         Some(known) => known,
         None => {
-            let life = begin_life(txn, delivery, repository)?;
-            Delivered { last: 0, more: DeliveredEnd { open: Vec::new(), life } }
+            let place = begin(txn, delivery, repository)?;
+            Delivered { last: 0, more: DeliveredEnd { open: Vec::new(), place } }
         }
     };
     row.last = row.last.max(number);
@@ -140,23 +143,23 @@ pub(in crate::store) fn record(
     txn.put(key, &row)
 }
 
-/// Makes room for another life of a store, forgetting the first ones; its number.
-fn begin_life(
+/// Makes room for another incarnation, forgetting the first ones; its place.
+fn begin(
     txn: &mut Txn<'_>,
     delivery: &Delivery,
     repository: &RepositoryName,
 ) -> Result<u64, StoreError> {
-    // Changes that were written before stores told are of one life, the first.
+    // Changes that were written before stores told are of one incarnation, the first.
     if delivery.id.incarnation == 0 {
         return Ok(0);
     }
     let parts = [delivery.id.origin.as_str().as_bytes(), repository.as_str().as_bytes()];
     let rows = txn.scan::<Delivered>(&prefix(Kind::Delivered, &parts))?;
-    let mut lives: Vec<_> = rows.into_iter().map(|(key, row)| (row.more.life, key)).collect();
-    lives.sort();
-    let next = lives.last().map_or(0, |(life, _)| life.saturating_add(1));
-    let over = (lives.len() + 1).saturating_sub(LIVES_MAX);
-    lives.into_iter().take(over).try_for_each(|(_, key)| txn.delete(key))?;
+    let mut known: Vec<_> = rows.into_iter().map(|(key, row)| (row.more.place, key)).collect();
+    known.sort();
+    let next = known.last().map_or(0, |(place, _)| place.saturating_add(1));
+    let over = (known.len() + 1).saturating_sub(INCARNATIONS_MAX);
+    known.into_iter().take(over).try_for_each(|(_, key)| txn.delete(key))?;
     Ok(next)
 }
 
@@ -203,7 +206,7 @@ mod tests {
             }
             assert_eq!(deliver(&store, 1, &child("dock01", 0, 8)).await, 1);
             assert_eq!(deliver(&store, 2, &child("dock01", 0, 7)).await, 1, "a replay");
-            assert_eq!(deliver(&store, 2, &child("dock01", 9, 7)).await, 2, "another life");
+            assert_eq!(deliver(&store, 2, &child("dock01", 9, 7)).await, 2, "another start");
             assert_eq!(deliver(&store, 3, &child("dock01", 9, 7)).await, 2, "a replay in that");
             assert_eq!(deliver(&store, 3, &child("dock01", 10, 1)).await, 3);
             assert_eq!(deliver(&store, 4, &child("dock02", 9, 1)).await, 4);
@@ -215,10 +218,11 @@ mod tests {
     }
 
     #[test]
-    fn f130_only_the_last_lives_of_a_store_are_remembered() {
+    fn f130_only_the_last_incarnations_of_a_store_are_remembered() {
         smol::block_on(async {
             let store = store();
-            for number in 1..=7 {
+            let over = u8::try_from(INCARNATIONS_MAX).unwrap() + 2;
+            for number in 1..=over + 2 {
                 push(&store, "app", number, &[]).await;
             }
             let rows = || {
@@ -226,15 +230,19 @@ mod tests {
                 store.scan::<Delivered>(&start, None, 99).unwrap().len()
             };
             // In no order: they are random.
-            for (number, life) in [(1, 50), (2, 10), (3, 40), (4, 20), (5, 30)] {
-                assert_eq!(deliver(&store, number, &child("dock01", life, 7)).await, number);
-                assert_eq!(rows(), LIVES_MAX.min(number.into()));
+            let incarnation = |number: u8| u64::from(number.wrapping_mul(97)) + 1;
+            for number in 1..=over {
+                let origin = child("dock01", incarnation(number), 7);
+                assert_eq!(deliver(&store, number, &origin).await, number);
+                assert_eq!(rows(), INCARNATIONS_MAX.min(number.into()));
             }
-            for life in [40, 20, 30] {
-                assert_eq!(deliver(&store, 6, &child("dock01", life, 7)).await, 5, "a replay");
+            for number in 3..=over {
+                let origin = child("dock01", incarnation(number), 7);
+                assert_eq!(deliver(&store, over + 1, &origin).await, over, "a replay");
             }
-            assert_eq!(deliver(&store, 7, &child("dock02", 1, 1)).await, 7, "another one");
-            assert_eq!(rows(), LIVES_MAX);
+            let other = child("dock02", 1, 1);
+            assert_eq!(deliver(&store, over + 2, &other).await, over + 2, "another one");
+            assert_eq!(rows(), INCARNATIONS_MAX);
         });
     }
 }

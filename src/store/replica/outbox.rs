@@ -50,12 +50,6 @@ impl Store {
         Ok(self.get::<LastOutbox>(&counter_key())?.map_or(0, |last| last.0))
     }
 
-    /// Which life of this store gave a change its number.
-    pub fn outbox_life(&self, id: &OutboxId) -> Result<Life, StoreError> {
-        let own = self.self_config()?.map(|config| config.node.name.clone());
-        Ok(id.life(own.as_ref(), self.shared().feed.epoch()))
-    }
-
     /// Changes on their way up, oldest first, each with its local number; at most `limit`.
     pub fn outbox(&self, limit: usize) -> Result<Vec<(u64, OutboxEntry)>, StoreError> {
         self.outbox_after(0, limit)
@@ -185,10 +179,10 @@ impl Store {
     }
 }
 
-/// The same in a command.
+/// Which life of this store gave a change its number.
 pub(in crate::store) fn life(txn: &Txn<'_>, id: &OutboxId) -> Result<Life, StoreError> {
     let own = txn.get::<NodeConfig>(&self_config_key())?.map(|config| config.node.name);
-    Ok(id.life(own.as_ref(), txn.incarnation()))
+    Ok(id.life(own.as_ref(), txn.lives()))
 }
 
 /// The parent has taken a change; whether it had refused it before.
@@ -288,7 +282,7 @@ pub(in crate::store) fn enqueue(
     repository: &RepositoryName,
     change: OutboxChange,
 ) -> Result<(), StoreError> {
-    append(txn, origin, repository, change, Vec::new(), 0).map(|_| ())
+    append(txn, origin, repository, change, Vec::new()).map(|_| ())
 }
 
 /// The same for an offer of this node's.
@@ -297,7 +291,7 @@ pub(in crate::store) fn enqueue_offer(
     repository: &RepositoryName,
     change: OutboxChange,
 ) -> Result<(), StoreError> {
-    let added = append(txn, &Origin::Client, repository, change, Vec::new(), 0)?;
+    let added = append(txn, &Origin::Client, repository, change, Vec::new())?;
     added.map_or(Ok(()), |(number, entry)| mark_offered(txn, number, entry))
 }
 
@@ -310,14 +304,13 @@ pub(in crate::store) fn mark_offered(
     txn.put(entry_key(number), &OutboxEntry { offered: true, ..entry })
 }
 
-/// The same as [`enqueue`], leaving out so many numbers before; the entry with its number.
+/// The same as [`enqueue`]; the entry with its number.
 pub(in crate::store) fn append(
     txn: &mut Txn<'_>,
     origin: &Origin,
     repository: &RepositoryName,
     change: OutboxChange,
     unheard: Vec<Option<Digest>>,
-    left_out: u64,
 ) -> Result<Option<(u64, OutboxEntry)>, StoreError> {
     let Some(config) = txn.get::<NodeConfig>(&self_config_key())? else {
         return Ok(None);
@@ -327,13 +320,13 @@ pub(in crate::store) fn append(
     // start again, or its parent would take new changes for ones that it has had.
     let first = config.node.activation_epoch.saturating_mul(NUMBERS_PER_EPOCH);
     let last = txn.get::<LastOutbox>(&counter)?.map_or(0, |last| last.0);
-    let sequence = last.max(first).checked_add(left_out).and_then(|last| last.checked_add(1));
     let used_up = || StoreError::Invalid("the numbers of changes are used up".to_owned());
-    let sequence = sequence.ok_or_else(used_up)?;
+    let sequence = last.max(first).checked_add(1).ok_or_else(used_up)?;
     let id = match origin {
         Origin::Parent => return Ok(None),
         Origin::Client => {
-            OutboxId { origin: config.node.name, incarnation: txn.incarnation(), sequence }
+            let incarnation = txn.lives().incarnation();
+            OutboxId { origin: config.node.name, incarnation, sequence }
         }
         Origin::Child(delivery) => delivery.id.clone(),
     };

@@ -7,7 +7,7 @@ use super::node::ask_for_reconcile;
 use super::outbox::{self, Life, Origin, OutboxChange, OutboxEntry};
 use super::refused::{RefusalState, RefusedChange};
 use crate::store::rows::manifest::{ManifestRow, manifest_key};
-use crate::store::rows::outbox::{LastOutbox, counter_key, entry_key, number_of, remember};
+use crate::store::rows::outbox::{entry_key, number_of, remember};
 use crate::store::rows::refused::refused_key;
 use crate::store::rows::tag::{TagRow, tag_key};
 use crate::store::rows::{Kind, prefix};
@@ -32,31 +32,33 @@ impl Store {
     }
 
     /// Makes the changes of each tag one that stores before this one numbered, as a backup holds
-    /// them, or that have a number up to `last` in this one, which was set back. The parent may
-    /// have had any of them since: of several it might take one again that a later one had undone.
-    pub async fn outbox_join(&self, last: u64) -> Result<(), StoreError> {
-        while self.commit(move |txn| join_some(txn, last)).await? {}
+    /// them; when this one was `set_back`, also those that it numbered before this start. The
+    /// parent may have had any of them since: of several it might take one again that a later one
+    /// had undone.
+    pub async fn outbox_join(&self, set_back: bool) -> Result<(), StoreError> {
+        while self.commit(move |txn| join_some(txn, set_back)).await? {}
         Ok(())
     }
 
-    /// Removes a change that the parent has taken in a state of this store that is lost, leaving
-    /// out so many numbers: what the parent has now may be later, and is compared.
-    pub async fn outbox_overtaken(&self, number: u64, left_out: u64) -> Result<(), StoreError> {
+    /// Removes a change that the parent has taken in a state of this store that is lost: what the
+    /// parent has now may be later, and is compared.
+    pub async fn outbox_overtaken(&self, number: u64) -> Result<(), StoreError> {
         self.commit(move |txn| {
             outbox::is_taken(txn, number)?;
-            let last = txn.get::<LastOutbox>(&counter_key())?.map_or(0, |last| last.0);
-            txn.put_changed(counter_key(), &LastOutbox(last.saturating_add(left_out)))?;
             ask_for_reconcile(txn)
         })
         .await
     }
 
-    /// Gives a change, with those of its tag behind it, new numbers, leaving out so many: the old
-    /// one stands for something else at the parent.
-    pub async fn outbox_renumber(&self, number: u64, left_out: u64) -> Result<(), StoreError> {
+    /// Gives a change, with those of its tag behind it, new numbers: the parent does not take it
+    /// under the old one.
+    pub async fn outbox_renumber(&self, number: u64) -> Result<(), StoreError> {
         self.commit(move |txn| {
-            let mut waiting = Waiting::read(txn)?;
-            renumber(txn, &mut waiting, number, left_out).map(|_| ())
+            let Some(entry) = txn.get::<OutboxEntry>(&entry_key(number))? else {
+                return Ok(());
+            };
+            let mut waiting = Waiting::of(outbox::waiting(txn, &entry.repository)?);
+            renumber(txn, &mut waiting, number).map(|_| ())
         })
         .await
     }
@@ -75,9 +77,15 @@ struct Waiting {
 
 impl Waiting {
     fn read(txn: &Txn<'_>) -> Result<Waiting, StoreError> {
+        let entries = txn.scan::<OutboxEntry>(&prefix(Kind::Outbox, &[]))?;
+        let numbered = |(key, entry): (Vec<u8>, _)| Ok((number_of(&key)?, entry));
+        Ok(Waiting::of(entries.into_iter().map(numbered).collect::<Result<_, StoreError>>()?))
+    }
+
+    /// These, in order.
+    fn of(entries: Vec<(u64, OutboxEntry)>) -> Waiting {
         let mut waiting = Waiting::default();
-        for (key, entry) in txn.scan::<OutboxEntry>(&prefix(Kind::Outbox, &[]))? {
-            let number = number_of(&key)?;
+        for (number, entry) in entries {
             match &entry.change {
                 OutboxChange::Tag { tag, .. } => {
                     let tags = waiting.tags.entry(entry.repository.clone()).or_default();
@@ -95,7 +103,7 @@ impl Waiting {
                 }
             }
         }
-        Ok(waiting)
+        waiting
     }
 
     /// Whether the manifest that this change adds is removed by one behind it.
@@ -160,7 +168,7 @@ fn renew_some(txn: &mut Txn<'_>, numbers: Vec<u64>) -> Result<(Vec<u64>, Option<
                 lowest = lowest.into_iter().chain([number]).min();
                 1
             }
-            false => renumber(txn, &mut waiting, number, 0)?,
+            false => renumber(txn, &mut waiting, number)?,
         };
     }
     Ok((numbers.collect(), lowest))
@@ -191,18 +199,18 @@ fn keeps_number(txn: &mut Txn<'_>, waiting: &Waiting, number: u64) -> Result<boo
     Ok(true)
 }
 
-/// Makes the changes of each tag one that stores before this one numbered, or this one up to
-/// `last`, until there are enough for one record; whether there are more.
-fn join_some(txn: &mut Txn<'_>, last: u64) -> Result<bool, StoreError> {
+/// Makes the changes of each tag one that stores before this one numbered, or this one before it
+/// was set back, until there are enough for one record; whether there are more.
+fn join_some(txn: &mut Txn<'_>, set_back: bool) -> Result<bool, StoreError> {
     let (mut waiting, mut joined) = (Waiting::read(txn)?, 0);
     let tags = std::mem::take(&mut waiting.tags);
     for mut chain in tags.into_values().flat_map(BTreeMap::into_values) {
         let mut earlier = 0;
-        while let Some((number, entry)) = chain.get(earlier)
+        while let Some((_, entry)) = chain.get(earlier)
             && match outbox::life(txn, &entry.id)? {
                 Life::Earlier => true,
-                Life::Present => *number <= last,
-                Life::Unknown => false,
+                Life::Present => set_back,
+                Life::Now | Life::Unknown => false,
             }
         {
             earlier += 1;
@@ -247,17 +255,12 @@ fn join(
         let retried = RefusedChange { entry: last, state: RefusalState::Retried, ..known };
         txn.put(refused_key(*number), &retried)?;
     }
-    write(txn, waiting, &chain, changes, refusal, 0)
+    write(txn, waiting, &chain, changes, refusal)
 }
 
 /// Writes a change once more, under a new number, with those of its tag that wait behind it made
 /// one, and takes the old ones out. Returns how many there were.
-fn renumber(
-    txn: &mut Txn<'_>,
-    waiting: &mut Waiting,
-    number: u64,
-    left_out: u64,
-) -> Result<usize, StoreError> {
+fn renumber(txn: &mut Txn<'_>, waiting: &mut Waiting, number: u64) -> Result<usize, StoreError> {
     let refusal = txn.get::<RefusedChange>(&refused_key(number))?;
     let head = match (txn.get::<OutboxEntry>(&entry_key(number))?, &refusal) {
         (Some(entry), _) => entry,
@@ -277,7 +280,7 @@ fn renumber(
         chain.push(entry);
     }
     let changes = renewed(txn, &chain)?;
-    write(txn, waiting, &chain, changes, refusal, left_out)?;
+    write(txn, waiting, &chain, changes, refusal)?;
     Ok(chain.len())
 }
 
@@ -289,7 +292,6 @@ fn write(
     chain: &[OutboxEntry],
     changes: Vec<OutboxChange>,
     mut refusal: Option<RefusedChange>,
-    left_out: u64,
 ) -> Result<(), StoreError> {
     let Some(OutboxEntry { repository, .. }) = chain.first() else {
         return Ok(());
@@ -304,7 +306,7 @@ fn write(
             OutboxChange::ManifestAdded { .. } | OutboxChange::ManifestDeleted { .. } => Vec::new(),
         };
         let origin = &Origin::Client;
-        let added = outbox::append(txn, origin, repository, change, unheard, left_out)?;
+        let added = outbox::append(txn, origin, repository, change, unheard)?;
         let Some((number, entry)) = added else { continue };
         if chain.iter().all(|entry| entry.offered) {
             outbox::mark_offered(txn, number, entry.clone())?;
@@ -325,7 +327,8 @@ fn write(
 fn may_be_there(txn: &Txn<'_>, chain: &[OutboxEntry]) -> Result<Vec<Option<Digest>>, StoreError> {
     let mut states = Vec::new();
     for (place, entry) in chain.iter().enumerate() {
-        if place == 0 || outbox::life(txn, &entry.id)? != Life::Present {
+        let is_ours = matches!(outbox::life(txn, &entry.id)?, Life::Now | Life::Present);
+        if place == 0 || !is_ours {
             entry.attempted().into_iter().for_each(|state| remember(&mut states, state));
         }
     }
@@ -406,13 +409,13 @@ mod tests {
             push(&store, "app", 2, &["v1"]).await;
             let came = store.outbox(9).unwrap();
             for (number, mut entry) in came.clone() {
-                entry.id.incarnation ^= 1;
+                entry.id.incarnation ^= 1 << 40;
                 store.commit(move |txn| txn.put(entry_key(number), &entry)).await.unwrap();
             }
             push(&store, "app", 3, &["v1"]).await;
-            store.outbox_join(0).await.unwrap();
+            store.outbox_join(false).await.unwrap();
             let before = store.sequence();
-            store.outbox_join(0).await.unwrap();
+            store.outbox_join(false).await.unwrap();
             assert_eq!(store.sequence(), before, "once");
             let waits = |number: u64| {
                 let entry = store.outbox_entry(number).unwrap().unwrap();
