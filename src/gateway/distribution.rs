@@ -343,12 +343,9 @@ impl Delivery<'_> {
         };
         let request = if self.offered { request.with("skerry-offer", "1") } else { request };
         match self.id {
-            // The changes of a repository go up one by one, in order, and what was refused goes up
-            // under a new number, with all that waits behind it: below this number none is open.
             Some(id) => request
                 .with("skerry-outbox-id", id.to_string())
-                .with("skerry-outbox-incarnation", format!("{:016x}", id.incarnation))
-                .with("skerry-outbox-lowest", id.sequence.to_string()),
+                .with("skerry-outbox-incarnation", format!("{:016x}", id.incarnation)),
             None => request,
         }
     }

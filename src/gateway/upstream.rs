@@ -67,7 +67,7 @@ pub enum UpstreamError {
     Lost(Digest),
     /// A tag does not name what it should.
     PreconditionFailed,
-    /// The number of a change stands for another one at the parent: deliver it under a new one.
+    /// The parent has had the change before, and what it made has changed since.
     OutboxMismatch,
     /// The parent will never accept this.
     Refused(u16, String),
@@ -106,7 +106,7 @@ impl fmt::Display for UpstreamError {
             UpstreamError::Gone => f.write_str("the position in the parent's feed is too old"),
             UpstreamError::PreconditionFailed => f.write_str("the tag was moved at the parent"),
             UpstreamError::OutboxMismatch => {
-                f.write_str("the number of the change stands for another one at the parent")
+                f.write_str("the parent has had the change before, and counts what came after it")
             }
             UpstreamError::Refused(status, text) | UpstreamError::Busy(status, text) => {
                 write!(f, "status {status}: {text}")

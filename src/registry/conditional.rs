@@ -10,12 +10,9 @@ use crate::types::{Digest, Refusal};
 /// The header in which a connected registry names the change that it delivers.
 pub const OUTBOX_ID: &str = "skerry-outbox-id";
 
-/// The header in which it names the life of its store that numbered the change, 16 hexadecimal
+/// The header in which it names the start of its store that numbered the change, 16 hexadecimal
 /// digits. Connected registries of the first version do not send it.
 pub const OUTBOX_INCARNATION: &str = "skerry-outbox-incarnation";
-
-/// The header in which it names the lowest number that it has no answer for.
-pub const OUTBOX_LOWEST: &str = "skerry-outbox-lowest";
 
 /// The header with which it says that it offers what this node, or one further up, lacks.
 pub const OFFER: &str = "skerry-offer";
@@ -79,20 +76,12 @@ pub fn origin(store: &Store, request: &Request, principal: &Principal) -> Result
             malformed("UNSUPPORTED", format!("{OUTBOX_INCARNATION} {text}"))
         })?;
     }
-    let lowest = request.header(OUTBOX_LOWEST).map(|value| match value.parse::<u64>() {
-        Ok(lowest) if lowest <= id.sequence => Ok(lowest),
-        _ => Err(malformed(
-            "UNSUPPORTED",
-            format!("{OUTBOX_LOWEST} takes a number that is not above that of {OUTBOX_ID}"),
-        )),
-    });
-    let lowest = lowest.transpose()?;
     if !store.may_deliver(child, &id.origin).map_err(store_refusal)? {
         let text = format!("{OUTBOX_ID}: '{}' is not below '{child}'", id.origin);
         return Err(malformed("UNSUPPORTED", text));
     }
     let offered = request.header(OFFER).is_some();
-    Ok(Origin::Child(Delivery { id, lowest, offered }))
+    Ok(Origin::Child(Delivery { id, offered }))
 }
 
 #[cfg(test)]
@@ -195,20 +184,12 @@ mod tests {
                 assert_eq!(value, format!("{name} 12"));
                 let found = origin(&[headers, &[(OUTBOX_ID, &value)]].concat(), &child);
                 assert_eq!(found.is_ok(), below, "{name}");
-                let expected = Origin::Child(Delivery { id, lowest: None, offered: false });
+                let expected = Origin::Child(Delivery { id, offered: false });
                 assert!(!below || found == Ok(expected), "{name}");
             }
         }
         assert_eq!(origin(&[(OUTBOX_ID, "crane7 12")], &client), Ok(Origin::Client));
         assert_eq!(origin(&[], &child), Ok(Origin::Client));
-        for (lowest, expected) in [("0", Some(0)), ("12", Some(12)), ("13", None), ("x", None)] {
-            let found = origin(&[(OUTBOX_ID, "crane7 12"), (OUTBOX_LOWEST, lowest)], &child);
-            let found = found.ok().map(|found| match found {
-                Origin::Child(delivery) => delivery.lowest.unwrap(),
-                _ => unreachable!(),
-            });
-            assert_eq!(found, expected, "{lowest}");
-        }
         for bad in ["", "x", "-1", "+", "10000000000000000"] {
             let headers = [(OUTBOX_ID, "crane7 12"), (OUTBOX_INCARNATION, bad)];
             assert_eq!(origin(&headers, &child).unwrap_err().status, 400, "{bad}");

@@ -363,7 +363,6 @@ impl Store {
 
     /// Gives the changes that are made from here on the names of another start.
     pub(crate) fn start_again(&self) {
-        let order = std::sync::atomic::Ordering::Relaxed;
-        self.shared().start.store(self.sys().rng.number(), order);
+        self.shared().counts.begin(self.sys().rng.number());
     }
 }

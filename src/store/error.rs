@@ -11,7 +11,7 @@ pub enum StoreError {
     Conflict(String),
     /// The request breaks a rule; the text says which and how to mend it.
     Invalid(String),
-    /// The number of a child's change stands for something else here; the text says how to go on.
+    /// A child's change has taken effect before, and what it made has changed since.
     OutboxMismatch(String),
     /// Free space is below the reserve, or the disk is full.
     Full,

@@ -20,6 +20,7 @@ pub mod role;
 pub mod rows;
 pub mod tree;
 
+mod counts;
 mod error;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
@@ -56,6 +57,7 @@ use content::scrub::Scrub;
 use content::space::SpaceCheck;
 use content::trust::Trust;
 use content::uploads::Uploads;
+use counts::Counts;
 use gc::Candidates;
 use index::{Index, MapIndex, NoIndex};
 use journal::layout::{Format, Layout};
@@ -67,7 +69,6 @@ use replica::gone::Gone;
 use replica::node::SyncView;
 use role::Standing;
 use rows::Row;
-use rows::outbox::Lives;
 use writer::{Job, Message, Sizes, Writer};
 
 use crate::sys::{Disk, MemoryDisk, Sys};
@@ -165,8 +166,7 @@ struct Shared {
     /// The writer has been asked to look after the index.
     healing: AtomicBool,
     feed: Feed,
-    /// Random, at each start: see [`Lives`].
-    start: AtomicU64,
+    counts: Arc<Counts>,
     /// See [`Store::hearing`].
     heard: Arc<AtomicU64>,
     gone: Mutex<Gone>,
@@ -194,10 +194,6 @@ struct Shared {
 }
 
 impl Shared {
-    fn lives(&self) -> Lives {
-        Lives::new(self.feed.epoch(), self.start.load(Ordering::Relaxed))
-    }
-
     /// Remembers that somebody has to do with this content.
     fn touch(&self, digest: &Digest) {
         self.leases.touch(digest, self.sys.clock.monotonic());
@@ -261,7 +257,7 @@ impl Store {
         let segments = Segments::new(recovered.firsts);
         let shared = Arc::new(Shared {
             feed: Feed::new(epoch, recovered.end.sequence, true),
-            start: sys.rng.number().into(),
+            counts: Arc::new(Counts::new(epoch, sys.rng.number())),
             heard: Arc::default(),
             gone: Mutex::default(),
             index: RwLock::new(recovered.index),
@@ -329,7 +325,7 @@ impl Store {
         let epoch = sys.rng.number();
         let shared = Arc::new(Shared {
             feed: Feed::new(epoch, 0, false),
-            start: sys.rng.number().into(),
+            counts: Arc::new(Counts::new(epoch, sys.rng.number())),
             heard: Arc::default(),
             gone: Mutex::default(),
             index: RwLock::new(Arc::new(MapIndex::default())),

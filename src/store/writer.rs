@@ -220,7 +220,8 @@ impl Writer {
             return;
         }
         let mut txn = Txn::over(&*index, &group.overlay);
-        txn.live(self.shared.lives(), self.shared.heard.load(Ordering::Relaxed));
+        let Shared { feed, counts, heard, .. } = &*self.shared;
+        txn.live(feed.epoch(), counts.clone(), heard.load(Ordering::Relaxed));
         let ran = catch_unwind(AssertUnwindSafe(|| command.run(&mut txn)));
         let (changes, derived) = txn.into_changes();
         let own = match ran {

@@ -71,9 +71,6 @@ pub(super) struct Retries {
     next: Duration,
     /// Attempts since one of them changed.
     round: u64,
-    /// The parent knows numbers that this store has yet to give: what was written before this
-    /// start has been made ready for that.
-    set_back: bool,
     /// What came with a backup has been made ready.
     joined: bool,
     /// An offer was delivered, and perhaps made in vain: what the parent has counts.
@@ -111,7 +108,7 @@ impl Pusher {
             return Ok(LOOK_AGAIN);
         }
         if !self.retries().joined {
-            self.store.outbox_join(false).await?;
+            self.store.outbox_join().await?;
             self.retries().joined = true;
         }
         self.retry_refused().await?;
@@ -274,7 +271,7 @@ impl Pusher {
             match delivered {
                 Ok(()) => return self.done(number, &entry).await,
                 Err(SyncError::Upstream(UpstreamError::OutboxMismatch)) => {
-                    return self.settle_mismatch(number, &entry).await;
+                    return self.overtaken(number, &entry).await;
                 }
                 // The content may come back, here or there.
                 Err(error) if error.may_pass() && self.is_tried_at_once(&entry, &error) => {
@@ -324,53 +321,14 @@ impl Pusher {
         Ok(self.store.manifest(&entry.repository, digest)?.is_none())
     }
 
-    /// The parent has had the number, and has forgotten the change or knows another one for it. No
-    /// change of this start has such a number: this store was restored or set back since.
-    async fn settle_mismatch(&self, number: u64, entry: &OutboxEntry) -> Result<(), SyncError> {
-        if !std::mem::replace(&mut self.retries().set_back, true) {
-            self.store.outbox_join(true).await?;
-            if self.store.outbox_entry(number)?.is_none() {
-                return Ok(());
-            }
-        }
-        if self.is_yet_to_come(number, entry).await? {
-            log::warn!(
-                "renumbering a change, its number is used at the parent: id='{}' repository={}",
-                entry.id,
-                entry.repository
-            );
-            return Ok(self.store.outbox_renumber(number).await?);
-        }
+    /// The parent has had this change, and what it made has changed since: this store was restored
+    /// or set back.
+    async fn overtaken(&self, number: u64, entry: &OutboxEntry) -> Result<(), SyncError> {
         log::warn!(
             "{entry} was delivered before this store was restored or set back: the parent's state \
              counts"
         );
         Ok(self.store.outbox_overtaken(number).await?)
-    }
-
-    /// Whether the parent has not had a change whose number is used there. What it does not have
-    /// may have been refused in the state of the store that is lost. What is there goes on from
-    /// what became of it since; a removal would take that away. But what was refused has let
-    /// changes with higher numbers pass: it is yet to come while the tag is where it begins.
-    async fn is_yet_to_come(&self, number: u64, entry: &OutboxEntry) -> Result<bool, SyncError> {
-        let repository = &entry.repository;
-        if let Some(digest) = entry.brings()
-            && !self.upstream.keeps_manifest(repository, digest).await?
-        {
-            return Ok(true);
-        }
-        if !self.store.outbox_was_refused(number)? {
-            return Ok(false);
-        }
-        match &entry.change {
-            OutboxChange::Tag { tag, .. } => {
-                let reference = Reference::Tag(tag.clone());
-                let there = self.upstream.tag(repository, &reference).await?;
-                Ok(self.moved(number, entry, there.as_ref())? == Moved::ByUs)
-            }
-            OutboxChange::ManifestDeleted { .. } => Ok(true),
-            OutboxChange::ManifestAdded { .. } => Ok(false),
-        }
     }
 
     async fn deliver(&self, entry: &OutboxEntry) -> Result<(), SyncError> {

@@ -162,8 +162,7 @@ fn f204_f130_a_conflict_that_cannot_be_settled_holds_up_nothing_else() {
 async fn takes_unheard(root: &Store, device: &Store, number: u64) {
     let (_, entry) = device.outbox(1).unwrap().remove(0);
     let OutboxChange::Tag { tag, .. } = &entry.change else { panic!() };
-    let lowest = Some(entry.id.sequence);
-    let origin = Origin::Child(Delivery { id: entry.id.clone(), lowest, offered: false });
+    let origin = Origin::Child(Delivery { id: entry.id.clone(), offered: false });
     let put = store_push(root, &app(), std::slice::from_ref(tag), number, origin).await;
     assert_eq!(put, PutOutcome::Stored);
 }
@@ -374,8 +373,8 @@ fn f201_f130_what_came_with_a_backup_is_not_overtaken_by_a_later_change_of_its_t
             match delivered {
                 3 => engine.push_once().await.unwrap(),
                 _ => {
-                    for (number, entry) in device.outbox(delivered).unwrap() {
-                        deliver(root, number, &entry).await;
+                    for (_, entry) in device.outbox(delivered).unwrap() {
+                        deliver(root, &entry).await;
                     }
                 }
             }
@@ -398,9 +397,8 @@ fn f201_f130_what_came_with_a_backup_is_not_overtaken_by_a_later_change_of_its_t
 }
 
 /// The parent takes a change of a tag, as the device delivers it.
-async fn deliver(root: &Store, number: u64, entry: &OutboxEntry) {
-    let origin =
-        Origin::Child(Delivery { id: entry.id.clone(), lowest: Some(number), offered: false });
+async fn deliver(root: &Store, entry: &OutboxEntry) {
+    let origin = Origin::Child(Delivery { id: entry.id.clone(), offered: false });
     let OutboxChange::Tag { tag, digest, .. } = &entry.change else { panic!("{entry}") };
     if digest.is_some() {
         let tags = std::slice::from_ref(tag);
@@ -473,11 +471,7 @@ impl World {
                 OutboxChange::Tag { tag, .. } => vec![tag.clone()],
                 _ => Vec::new(),
             };
-            let origin = Origin::Child(Delivery {
-                id: entry.id.clone(),
-                lowest: Some(number),
-                offered: false,
-            });
+            let origin = Origin::Child(Delivery { id: entry.id.clone(), offered: false });
             store_push(&self.root, &app(), &tags, FIRST, origin).await;
             self.device().outbox_done(number).await.unwrap();
         }

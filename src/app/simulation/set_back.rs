@@ -184,3 +184,31 @@ fn f130_f201_a_change_made_again_after_a_set_back_takes_effect_once_more() {
         });
     }
 }
+
+/// What waited in the copy was delivered before, and is gone since by somebody's will.
+#[test]
+fn f201_what_was_deleted_since_does_not_come_back_with_a_device_that_was_set_back() {
+    for at_device in [true, false] {
+        in_tree(async |tree, engine| {
+            let (root, device) = (&tree.world.root, &tree.world.device());
+            push(device, &["other"], FIRST).await;
+            rest(tree, engine).await;
+            push(device, &["v1", "v2"], SECOND).await;
+            let snapshot = device.rows_of_backup();
+            rest(tree, engine).await;
+            let second = digest_of(&manifest(SECOND));
+            let by = if at_device { device } else { root };
+            by.delete_manifest(&app(), &second, &Origin::Client).await.unwrap();
+            rest(tree, engine).await;
+            device.set_back(snapshot);
+            assert_eq!(named(device, "v1"), Some(second.clone()));
+            let engine = tree.start().await;
+            rest(tree, &engine).await;
+            for node in [root, device] {
+                let all = node.tags(&app(), None, 9).unwrap();
+                assert_eq!(all.len(), 1, "{at_device} {all:?}");
+                assert_eq!(node.manifest(&app(), &second).unwrap(), None, "{at_device}");
+            }
+        });
+    }
+}

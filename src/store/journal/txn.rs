@@ -1,11 +1,12 @@
 //! What a command sees and changes.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use crate::store::StoreError;
+use crate::store::counts::Counts;
 use crate::store::index::{Change, Index, KeyValue};
 use crate::store::rows::derived::{self, Count};
-use crate::store::rows::outbox::Lives;
 use crate::store::rows::{self, Row};
 
 /// A view of the index under the changes that its group has already made, and a place for more.
@@ -13,25 +14,26 @@ pub struct Txn<'a> {
     index: &'a dyn Index,
     group: Option<&'a BTreeMap<Vec<u8>, Option<Vec<u8>>>>,
     own: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
-    lives: Lives,
+    life: u64,
+    counts: Option<Arc<Counts>>,
     heard: u64,
 }
 
 impl<'a> Txn<'a> {
     /// A view with no pending changes below it.
     pub fn new(index: &'a dyn Index) -> Txn<'a> {
-        Txn { index, group: None, own: BTreeMap::new(), lives: Lives::default(), heard: 0 }
+        Txn { index, group: None, own: BTreeMap::new(), life: 0, counts: None, heard: 0 }
     }
 
     /// A view over the changes of the commands before it in the same group.
     pub fn over(index: &'a dyn Index, group: &'a BTreeMap<Vec<u8>, Option<Vec<u8>>>) -> Txn<'a> {
-        Txn { index, group: Some(group), own: BTreeMap::new(), lives: Lives::default(), heard: 0 }
+        Txn { index, group: Some(group), own: BTreeMap::new(), life: 0, counts: None, heard: 0 }
     }
 
-    /// Says which life of the store this is, and what was heard of the parent: see
-    /// [`Txn::lives`] and [`Txn::heard`].
-    pub(in crate::store) fn live(&mut self, lives: Lives, heard: u64) {
-        (self.lives, self.heard) = (lives, heard);
+    /// Says which life of the store this is, what its changes are counted with, and what was heard
+    /// of the parent: see [`Txn::life`], [`Txn::counts`] and [`Txn::heard`].
+    pub(in crate::store) fn live(&mut self, life: u64, counts: Arc<Counts>, heard: u64) {
+        (self.life, self.counts, self.heard) = (life, Some(counts), heard);
     }
 
     /// How far the parent's feed was, at most, when it gave the answers that this node has by now;
@@ -45,9 +47,14 @@ impl<'a> Txn<'a> {
         !self.own.is_empty()
     }
 
-    /// Which life of the store, and which start of it, makes the change.
-    pub(in crate::store) fn lives(&self) -> Lives {
-        self.lives
+    /// Random, and another one in a store that was made anew or restored.
+    pub fn life(&self) -> u64 {
+        self.life
+    }
+
+    /// What changes get their names from; `None` where none is made.
+    pub(in crate::store) fn counts(&self) -> Option<&Counts> {
+        self.counts.as_deref()
     }
 
     /// Reads one row.

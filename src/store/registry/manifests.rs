@@ -296,7 +296,7 @@ pub(crate) mod testing {
 
     pub(in crate::store) fn child(sequence: u64) -> Origin {
         let id = OutboxId { origin: "dock01".parse().unwrap(), incarnation: 0, sequence };
-        Origin::Child(Delivery { id, lowest: None, offered: false })
+        Origin::Child(Delivery { id, offered: false })
     }
 
     /// An image that names configuration 100 of 20 bytes and layer 101 of 300.

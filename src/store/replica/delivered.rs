@@ -10,23 +10,23 @@ use crate::store::rows::{self, Kind, Row, is_default, key, prefix};
 use crate::store::{StoreError, Txn};
 use crate::types::{ConnectedRegistryName, Digest, RepositoryName, Tag};
 
-/// Numbers that are kept with their effects, for each origin and repository. A child delivers one
-/// after the other and names the lowest that it has no answer for, so there are one or two. Over
-/// it: the lowest is forgotten, and a replay of it gets a new number.
-const OPEN_MAX: usize = 64;
-
 /// Incarnations of one store whose deliveries are remembered, for each repository: of its starts,
 /// those in which it changed the repository. Over it: those of the one that was heard of first are
 /// forgotten, and a replay of them that still comes, from a backup or a copy of a disk that is so
 /// old, takes effect.
 const INCARNATIONS_MAX: usize = 16;
 
-/// What one incarnation of an origin has delivered to one repository. Its changes there arrive in
-/// order. Every start there has an incarnation of its own, since a store that was made anew,
-/// restored or set back counts over again.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+/// Runs of numbers that are kept of one incarnation in one repository. A child delivers one number
+/// after the other and leaves out what was refused. Over it: the lowest run is forgotten, and a
+/// replay of it takes effect.
+const RUNS_MAX: usize = 64;
+
+/// What one incarnation of an origin has delivered to one repository. Every start there has an
+/// incarnation of its own, so that no number ever stands for two changes: a store that was made
+/// anew, restored or set back counts over again.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 struct Delivered {
-    /// The number of the last change that took effect here.
+    /// The highest number of a change that took effect here.
     last: u64,
     #[serde(skip_serializing_if = "is_default")]
     more: DeliveredEnd,
@@ -35,11 +35,22 @@ struct Delivered {
 /// What the first rows did not have.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 struct DeliveredEnd {
-    /// The numbers for which the child may not have had an answer, with what each stands for.
+    /// That number with what it stands for, which the child may not know to have taken effect;
+    /// rows of earlier versions have others too.
     open: Vec<(u64, Effect)>,
-    /// Counts the incarnations of the origin, in the order in which this node heard of them.
     #[serde(skip_serializing_if = "is_default")]
+    more: DeliveredMore,
+}
+
+/// What the rows after those did not have.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+struct DeliveredMore {
+    /// Counts the incarnations of the origin, in the order in which this node heard of them.
     place: u64,
+    /// The numbers of changes that took effect here, as the first and last of each run, in order.
+    /// Empty in rows of earlier versions: all up to the last.
+    #[serde(skip_serializing_if = "is_default")]
+    runs: Vec<(u64, u64)>,
 }
 
 impl Row for Delivered {
@@ -51,7 +62,47 @@ impl Row for Delivered {
             return Ok(Delivered { last, more: DeliveredEnd::default() });
         }
         let (open, left) = postcard::take_from_bytes(left)?;
-        Ok(Delivered { last, more: DeliveredEnd { open, place: rows::last(left)? } })
+        if left.is_empty() {
+            return Ok(Delivered { last, more: DeliveredEnd { open, ..DeliveredEnd::default() } });
+        }
+        let (place, left) = postcard::take_from_bytes(left)?;
+        let more = DeliveredMore { place, runs: rows::last(left)? };
+        Ok(Delivered { last, more: DeliveredEnd { open, more } })
+    }
+}
+
+impl Delivered {
+    /// Whether the change with this number took effect.
+    fn has(&self, number: u64) -> bool {
+        let runs = &self.more.more.runs;
+        let is_in = |(first, last): &(u64, u64)| (*first..=*last).contains(&number);
+        number <= self.last && (runs.is_empty() || runs.iter().any(is_in))
+    }
+
+    /// Notes that it does.
+    fn add(&mut self, number: u64, effect: Effect) {
+        if self.has(number) {
+            return;
+        }
+        let runs = &mut self.more.more.runs;
+        if runs.is_empty() && self.last > 0 {
+            runs.push((0, self.last));
+        }
+        if number >= self.last {
+            self.last = number;
+            self.more.open = vec![(number, effect)];
+        }
+        let place = runs.partition_point(|(first, _)| *first < number);
+        runs.insert(place, (number, number));
+        runs.dedup_by(|next, run| {
+            let joins = run.1.checked_add(1) == Some(next.0);
+            if joins {
+                run.1 = next.1;
+            }
+            joins
+        });
+        let over = runs.len().saturating_sub(RUNS_MAX);
+        runs.drain(..over);
     }
 }
 
@@ -71,9 +122,10 @@ fn delivered_key(delivery: &Delivery, repository: &RepositoryName) -> Vec<u8> {
     key(Kind::Delivered, if id.incarnation == 0 { &parts[..2] } else { &parts })
 }
 
-/// Whether this delivery has already taken effect. `OutboxMismatch` when its number has stood for
-/// something else, unless what it wants is so already. A child that names no lowest number is
-/// believed that no number stands for two things.
+/// Whether this delivery has already taken effect. `OutboxMismatch` when it has, and what it wants
+/// is not so any more: what came after it counts. The removal of a manifest that comes later than
+/// others of its start, since it was refused before, may be older than a push of the manifest: it
+/// does not take effect any more either.
 pub(in crate::store) fn is_replay(
     txn: &Txn<'_>,
     origin: &Origin,
@@ -87,17 +139,19 @@ pub(in crate::store) fn is_replay(
         return Ok(false);
     };
     let number = delivery.id.sequence;
-    if number > known.last {
+    let is_late = number < known.last && matches!(effect, Effect::Manifest(_, false));
+    if !known.has(number) && !is_late {
         return Ok(false);
     }
-    let same = known.more.open.iter().any(|(open, what)| *open == number && what == effect);
-    if delivery.lowest.is_none() || same || is_so(txn, repository, effect)? {
+    let is_last = number == known.last
+        && known.more.open.iter().any(|(open, what)| *open == number && what == effect);
+    if is_last || is_so(txn, repository, effect)? {
         return Ok(true);
     }
     Err(StoreError::OutboxMismatch(format!(
-        "change {number} of '{}' in {repository} was another one, or was confirmed: the last here \
-         is {}; deliver this one under a new number",
-        delivery.id.origin, known.last
+        "change {number} of '{}' in {repository} has had its effect before, or is too late: what \
+         came after it counts",
+        delivery.id.origin
     )))
 }
 
@@ -123,23 +177,16 @@ pub(in crate::store) fn record(
     let Origin::Child(delivery) = origin else {
         return Ok(());
     };
-    let (key, number) = (delivered_key(delivery, repository), delivery.id.sequence);
-    let known = txn.get::<Delivered>(&key)?;
-    let mut row = match known {
+    let key = delivered_key(delivery, repository);
+    let mut row = match txn.get::<Delivered>(&key)? {
         Some(known) => known,
         None => {
             let place = begin(txn, delivery, repository)?;
-            Delivered { last: 0, more: DeliveredEnd { open: Vec::new(), place } }
+            let more = DeliveredMore { place, runs: Vec::new() };
+            Delivered { last: 0, more: DeliveredEnd { open: Vec::new(), more } }
         }
     };
-    row.last = row.last.max(number);
-    if let Some(lowest) = delivery.lowest {
-        let open = &mut row.more.open;
-        open.retain(|(open, _)| *open >= lowest && *open != number);
-        open.push((number, effect));
-        let over = open.len().saturating_sub(OPEN_MAX);
-        open.drain(..over);
-    }
+    row.add(delivery.id.sequence, effect);
     txn.put(key, &row)
 }
 
@@ -155,7 +202,7 @@ fn begin(
     }
     let parts = [delivery.id.origin.as_str().as_bytes(), repository.as_str().as_bytes()];
     let rows = txn.scan::<Delivered>(&prefix(Kind::Delivered, &parts))?;
-    let mut known: Vec<_> = rows.into_iter().map(|(key, row)| (row.more.place, key)).collect();
+    let mut known: Vec<_> = rows.into_iter().map(|(key, row)| (row.more.more.place, key)).collect();
     known.sort();
     let next = known.last().map_or(0, |(place, _)| place.saturating_add(1));
     let over = (known.len() + 1).saturating_sub(INCARNATIONS_MAX);
@@ -186,7 +233,7 @@ mod tests {
 
     fn child(origin: &str, incarnation: u64, sequence: u64) -> Origin {
         let id = OutboxId { origin: origin.parse().unwrap(), incarnation, sequence };
-        Origin::Child(Delivery { id, lowest: None, offered: false })
+        Origin::Child(Delivery { id, offered: false })
     }
 
     /// Delivers that `v1` of `app` names this; what it names afterwards.
@@ -198,23 +245,78 @@ mod tests {
     }
 
     #[test]
-    fn f130_a_store_that_counts_over_again_is_not_taken_for_the_one_before() {
+    fn f130_a_start_that_counts_over_again_is_not_taken_for_the_one_before() {
         smol::block_on(async {
             let store = store();
             for number in 1..=6 {
                 push(&store, "app", number, &[]).await;
             }
             assert_eq!(deliver(&store, 1, &child("dock01", 0, 8)).await, 1);
-            assert_eq!(deliver(&store, 2, &child("dock01", 0, 7)).await, 1, "a replay");
             assert_eq!(deliver(&store, 2, &child("dock01", 9, 7)).await, 2, "another start");
-            assert_eq!(deliver(&store, 3, &child("dock01", 9, 7)).await, 2, "a replay in that");
+            assert_eq!(deliver(&store, 2, &child("dock01", 9, 7)).await, 2, "a replay in that");
             assert_eq!(deliver(&store, 3, &child("dock01", 10, 1)).await, 3);
+            assert_eq!(deliver(&store, 2, &child("dock01", 9, 7)).await, 3, "its answer was lost");
             assert_eq!(deliver(&store, 4, &child("dock02", 9, 1)).await, 4);
             let dock = "dock01".parse().unwrap();
             store.commit(move |txn| forget(txn, &dock)).await.unwrap();
             assert_eq!(deliver(&store, 5, &child("dock01", 0, 1)).await, 5, "another dock01");
-            assert_eq!(deliver(&store, 6, &child("dock02", 9, 1)).await, 5, "the same dock02");
+            assert_eq!(deliver(&store, 4, &child("dock02", 9, 1)).await, 5, "the same dock02");
         });
+    }
+
+    #[test]
+    fn f130_a_change_takes_effect_once_in_whatever_order_changes_come() {
+        smol::block_on(async {
+            let store = store();
+            for number in 1..=9 {
+                push(&store, "app", number, &[]).await;
+            }
+            let number = |number| child("dock01", 9, number);
+            for first in [1, 2, 4, 7, 6] {
+                let digest = u8::try_from(first).unwrap();
+                assert_eq!(deliver(&store, digest, &number(first)).await, digest);
+            }
+            for taken in [1, 2, 4] {
+                let digest = digest(u8::try_from(taken).unwrap());
+                let effect = Effect::Tag("v1".parse().unwrap(), Some(digest));
+                let app = "app".parse().unwrap();
+                let replay = store
+                    .look_up(|index| is_replay(&Txn::new(index), &number(taken), &app, &effect));
+                assert!(matches!(replay, Err(StoreError::OutboxMismatch(_))), "{replay:?}");
+            }
+            // What was refused before is new.
+            for late in [3, 5] {
+                let digest = u8::try_from(late).unwrap();
+                assert_eq!(deliver(&store, digest, &number(late)).await, digest);
+            }
+            // But what it would remove may have been pushed since.
+            push(&store, "app", 9, &[]).await;
+            deliver(&store, 1, &number(10)).await;
+            let app = "app".parse().unwrap();
+            let late = store.delete_manifest(&app, &digest(9), &number(8)).await;
+            assert!(matches!(late, Err(StoreError::OutboxMismatch(_))), "{late:?}");
+        });
+    }
+
+    #[test]
+    fn f130_the_lowest_runs_are_forgotten() {
+        let mut row = Delivered::default();
+        let tag = || Effect::Tag("v1".parse().unwrap(), None);
+        for number in 1..=200 {
+            row.add(number * 2, tag());
+            assert!(row.has(number * 2) && !row.has(number * 2 - 1));
+        }
+        assert_eq!((row.more.more.runs.len(), row.more.open.len()), (RUNS_MAX, 1));
+        assert!(!row.has(2));
+        row.add(399, tag());
+        assert_eq!(row.more.more.runs.last(), Some(&(398, 400)));
+        let bytes = rows::encode(&row).unwrap();
+        assert_eq!(rows::decode::<Delivered>(&bytes).unwrap(), row);
+        // As earlier versions wrote it.
+        let mut old = Delivered { last: 7, more: DeliveredEnd::default() };
+        assert_eq!(rows::decode::<Delivered>(&rows::encode(&old).unwrap()).unwrap(), old);
+        old.add(9, tag());
+        assert!(old.has(3) && old.has(7) && !old.has(8) && old.has(9));
     }
 
     #[test]
@@ -238,7 +340,7 @@ mod tests {
             }
             for number in 3..=over {
                 let origin = child("dock01", incarnation(number), 7);
-                assert_eq!(deliver(&store, over + 1, &origin).await, over, "a replay");
+                assert_eq!(deliver(&store, number, &origin).await, over, "a replay");
             }
             let other = child("dock02", 1, 1);
             assert_eq!(deliver(&store, over + 2, &other).await, over + 2, "another one");

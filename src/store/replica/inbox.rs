@@ -69,7 +69,7 @@ impl Store {
     /// Notes that everything was compared in this life of the store, before [`Store::reconciled`].
     pub async fn note_compared(&self) -> Result<(), StoreError> {
         self.commit(|txn| {
-            let life = Fact::Epoch(txn.lives().life);
+            let life = Fact::Epoch(txn.life());
             txn.put_changed(compared_key(), &life)
         })
         .await

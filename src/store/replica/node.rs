@@ -156,7 +156,7 @@ impl Store {
             return Ok(());
         }
         self.commit(|txn| {
-            let other = Fact::Epoch(!txn.lives().life);
+            let other = Fact::Epoch(!txn.life());
             txn.put_changed(compared_key(), &other)
         })
         .await

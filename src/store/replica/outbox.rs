@@ -18,9 +18,6 @@ use crate::store::{Store, StoreError, Txn};
 use crate::types::message::NodeConfig;
 use crate::types::{Digest, RepositoryName, Tag};
 
-/// Changes that one instance can make before its numbers reach those of the next epoch.
-const NUMBERS_PER_EPOCH: u64 = 1 << 40;
-
 /// Who made a change.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Origin {
@@ -37,9 +34,6 @@ pub enum Origin {
 pub struct Delivery {
     /// Its name.
     pub id: OutboxId,
-    /// The lowest number of its origin in the repository that the child has no answer for; `None`:
-    /// it does not tell.
-    pub lowest: Option<u64>,
     /// It is an offer: see [`OutboxEntry::offered`].
     pub offered: bool,
 }
@@ -182,7 +176,7 @@ impl Store {
 /// Which life of this store gave a change its number.
 pub(in crate::store) fn life(txn: &Txn<'_>, id: &OutboxId) -> Result<Life, StoreError> {
     let own = txn.get::<NodeConfig>(&self_config_key())?.map(|config| config.node.name);
-    Ok(id.life(own.as_ref(), txn.lives()))
+    Ok(id.life(own.as_ref(), txn.life()))
 }
 
 /// The parent has taken a change; whether it had refused it before.
@@ -316,25 +310,23 @@ pub(in crate::store) fn append(
         return Ok(None);
     };
     let counter = counter_key();
-    // A device that lost its disk is activated anew, under a higher epoch: its numbers must not
-    // start again, or its parent would take new changes for ones that it has had.
-    let first = config.node.activation_epoch.saturating_mul(NUMBERS_PER_EPOCH);
     let last = txn.get::<LastOutbox>(&counter)?.map_or(0, |last| last.0);
     let used_up = || StoreError::Invalid("the numbers of changes are used up".to_owned());
-    let sequence = last.max(first).checked_add(1).ok_or_else(used_up)?;
+    let number = last.checked_add(1).ok_or_else(used_up)?;
     let id = match origin {
         Origin::Parent => return Ok(None),
         Origin::Client => {
-            let incarnation = txn.lives().incarnation();
+            let counts = txn.counts().ok_or(StoreError::Unavailable)?;
+            let (incarnation, sequence) = counts.next(repository);
             OutboxId { origin: config.node.name, incarnation, sequence }
         }
         Origin::Child(delivery) => delivery.id.clone(),
     };
-    txn.put(counter, &LastOutbox(sequence))?;
+    txn.put(counter, &LastOutbox(number))?;
     let offered = matches!(origin, Origin::Child(delivery) if delivery.offered);
     let entry = OutboxEntry { id, repository: repository.clone(), change, unheard, offered };
-    txn.put(entry_key(sequence), &entry)?;
-    Ok(Some((sequence, entry)))
+    txn.put(entry_key(number), &entry)?;
+    Ok(Some((number, entry)))
 }
 
 /// `Conflict` for what comes from the parent while a change of the tag, or the removal of the
@@ -485,9 +477,10 @@ mod tests {
     fn f130_no_number_is_given_twice_when_there_are_no_more() {
         smol::block_on(async {
             let store = store();
-            let mut config = config(&["repositories/*/content/read"]);
-            config.node.activation_epoch = u64::MAX;
+            let config = config(&["repositories/*/content/read"]);
             store.apply_config(config, "v1".to_owned()).await.unwrap();
+            let last = LastOutbox(u64::MAX);
+            store.commit(move |txn| txn.put(counter_key(), &last)).await.unwrap();
             let app = "app".parse().unwrap();
             for blob in [100, 101] {
                 store.link_blob(&app, &Lease::unseen(&digest(blob)), 1).await.unwrap();

@@ -183,11 +183,6 @@ impl Store {
         Ok(refusal.filter(RefusedChange::stands))
     }
 
-    /// Whether the parent has refused this change, and not taken it since.
-    pub fn outbox_was_refused(&self, number: u64) -> Result<bool, StoreError> {
-        Ok(self.get::<RefusedChange>(&refused_key(number))?.is_some())
-    }
-
     /// Notes that the parent refuses a change.
     pub async fn outbox_refused(&self, number: u64, reason: String) -> Result<(), StoreError> {
         let now = self.sys().clock.wall_or_floor();

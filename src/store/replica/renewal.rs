@@ -32,11 +32,9 @@ impl Store {
     }
 
     /// Makes the changes of each tag one that stores before this one numbered, as a backup holds
-    /// them; when this one was `set_back`, also those that it numbered before this start. The
-    /// parent may have had any of them since: of several it might take one again that a later one
-    /// had undone.
-    pub async fn outbox_join(&self, set_back: bool) -> Result<(), StoreError> {
-        while self.commit(move |txn| join_some(txn, set_back)).await? {}
+    /// them. The parent may have had any of them since.
+    pub async fn outbox_join(&self) -> Result<(), StoreError> {
+        while self.commit(join_some).await? {}
         Ok(())
     }
 
@@ -50,8 +48,7 @@ impl Store {
         .await
     }
 
-    /// Gives a change, with those of its tag behind it, new numbers: the parent does not take it
-    /// under the old one.
+    /// Writes a change, with those of its tag behind it, anew, as what they come to now.
     pub async fn outbox_renumber(&self, number: u64) -> Result<(), StoreError> {
         self.commit(move |txn| {
             let Some(entry) = txn.get::<OutboxEntry>(&entry_key(number))? else {
@@ -199,19 +196,15 @@ fn keeps_number(txn: &mut Txn<'_>, waiting: &Waiting, number: u64) -> Result<boo
     Ok(true)
 }
 
-/// Makes the changes of each tag one that stores before this one numbered, or this one before it
-/// was set back, until there are enough for one record; whether there are more.
-fn join_some(txn: &mut Txn<'_>, set_back: bool) -> Result<bool, StoreError> {
+/// Makes the changes of each tag one that stores before this one numbered, until there are enough
+/// for one record; whether there are more.
+fn join_some(txn: &mut Txn<'_>) -> Result<bool, StoreError> {
     let (mut waiting, mut joined) = (Waiting::read(txn)?, 0);
     let tags = std::mem::take(&mut waiting.tags);
     for mut chain in tags.into_values().flat_map(BTreeMap::into_values) {
         let mut earlier = 0;
         while let Some((_, entry)) = chain.get(earlier)
-            && match outbox::life(txn, &entry.id)? {
-                Life::Earlier => true,
-                Life::Present => set_back,
-                Life::Now | Life::Unknown => false,
-            }
+            && outbox::life(txn, &entry.id)? == Life::Earlier
         {
             earlier += 1;
         }
@@ -327,8 +320,7 @@ fn write(
 fn may_be_there(txn: &Txn<'_>, chain: &[OutboxEntry]) -> Result<Vec<Option<Digest>>, StoreError> {
     let mut states = Vec::new();
     for (place, entry) in chain.iter().enumerate() {
-        let is_ours = matches!(outbox::life(txn, &entry.id)?, Life::Now | Life::Present);
-        if place == 0 || !is_ours {
+        if place == 0 || outbox::life(txn, &entry.id)? != Life::Present {
             entry.attempted().into_iter().for_each(|state| remember(&mut states, state));
         }
     }
@@ -413,9 +405,9 @@ mod tests {
                 store.commit(move |txn| txn.put(entry_key(number), &entry)).await.unwrap();
             }
             push(&store, "app", 3, &["v1"]).await;
-            store.outbox_join(false).await.unwrap();
+            store.outbox_join().await.unwrap();
             let before = store.sequence();
-            store.outbox_join(false).await.unwrap();
+            store.outbox_join().await.unwrap();
             assert_eq!(store.sequence(), before, "once");
             let waits = |number: u64| {
                 let entry = store.outbox_entry(number).unwrap().unwrap();

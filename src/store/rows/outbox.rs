@@ -21,10 +21,10 @@ const UNHEARD_MAX: usize = 16;
 pub struct OutboxId {
     /// Where the change was first made.
     pub origin: ConnectedRegistryName,
-    /// Which start of the store there gave the number, and in which of its lives: a store that is
-    /// made anew, restored or set back counts over again. 0: written before stores told.
+    /// Which start of the store there gave the number, and in which of its lives: see
+    /// [`incarnation`]. 0: written before stores told.
     pub incarnation: u64,
-    /// Its number there.
+    /// Its number there: counts the changes of the repository since that start, from 1 on.
     pub sequence: u64,
 }
 
@@ -37,13 +37,16 @@ impl fmt::Display for OutboxId {
 /// The half of an incarnation that tells lives of a store apart; the other tells starts.
 const LIFE_BITS: u64 = 0xffff_ffff_0000_0000;
 
+/// What tells the changes of one start of a store from all others. `life`: random, and another one
+/// in a store that was made anew or restored; `start`: random, at each start.
+pub(in crate::store) fn incarnation(life: u64, start: u64) -> u64 {
+    (life & LIFE_BITS) | (start & !LIFE_BITS)
+}
+
 /// Which life of this node's store gave a change its number.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Life {
-    /// This one, since the node was started: nothing else ever had that number with it.
-    Now,
-    /// This one, before that: since the store was made or restored. When the disk was set back to
-    /// an older copy the parent may have had the change, and nobody here knows.
+    /// This one: since the store was made or restored.
     Present,
     /// One before it, as a backup holds it: the parent may have had the change since.
     Earlier,
@@ -51,36 +54,13 @@ pub enum Life {
     Unknown,
 }
 
-/// What the changes that are made now are told apart by from all others of this node: also from
-/// those that were made before the disk was set back to a copy, which is never seen from here. But
-/// it takes a stop, and every start gives its numbers another name.
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-pub(in crate::store) struct Lives {
-    /// Random, and another one in a store that was made anew or restored.
-    pub(in crate::store) life: u64,
-    start: u64,
-}
-
-impl Lives {
-    /// `start`: random, at each start.
-    pub(in crate::store) fn new(life: u64, start: u64) -> Lives {
-        Lives { life, start }
-    }
-
-    /// That of changes that are made now.
-    pub(in crate::store) fn incarnation(&self) -> u64 {
-        (self.life & LIFE_BITS) | (self.start & !LIFE_BITS)
-    }
-}
-
 impl OutboxId {
-    /// `own`: the name of this node.
-    pub(in crate::store) fn life(&self, own: Option<&ConnectedRegistryName>, now: Lives) -> Life {
+    /// `own`: the name of this node; `life`: the present one of its store.
+    pub(in crate::store) fn life(&self, own: Option<&ConnectedRegistryName>, life: u64) -> Life {
         match self.incarnation {
             _ if own != Some(&self.origin) => Life::Unknown,
+            known if known & LIFE_BITS == life & LIFE_BITS => Life::Present,
             0 => Life::Unknown,
-            known if known == now.incarnation() => Life::Now,
-            known if known & LIFE_BITS == now.life & LIFE_BITS => Life::Present,
             _ => Life::Earlier,
         }
     }
