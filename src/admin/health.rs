@@ -9,6 +9,7 @@ use super::tokens::Nothing;
 use crate::http::{Method, Reply, Request};
 use crate::store::StoreError;
 use crate::store::content::space::Hindrance;
+use crate::store::recovery::loss::LOSS_REMEDY;
 use crate::store::replica::node::SyncFailure;
 use crate::sync::status_details;
 use crate::sys::spawn;
@@ -19,10 +20,6 @@ use crate::types::{NodeState, Role, UnixSeconds};
 
 /// The Prometheus text format.
 const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
-
-/// What is to be done where records may have been lost.
-const LOSS_REMEDY: &str = "compare with what was pushed last, push again what is missing, or \
-                           restore a backup; then run skerry state accept-loss";
 
 /// Changes on their way up that `status` counts. Over it: it says that there are as many or more.
 const COUNTED_MAX: usize = 1_000;

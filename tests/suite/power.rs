@@ -114,7 +114,12 @@ impl Rig {
         self.node.spawn();
         match self.node.ready() {
             Err(why) => vec![format!("{why}: {}", self.node.log())],
-            Ok(()) => self.ledger.audit(&self.node.login, self.user(), what),
+            Ok(()) => {
+                let mut lost = self.ledger.audit(&self.node.login, self.user(), what);
+                let told = self.node.json(&["status"])["lostRecords"].clone();
+                lost.extend(told.as_str().map(|told| format!("the node says: {told}")));
+                lost
+            }
         }
     }
 }

@@ -2,6 +2,8 @@
 //! person has to do is named, and works.
 
 use std::fs;
+use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use crate::support::eventually;
@@ -43,8 +45,11 @@ fn f211_a_store_that_has_lost_its_journal_is_not_taken_for_a_new_one() {
         assert!(root.blob_file(&image.layers[0]).exists());
     }
     // The other way out that is named, for a registry that is to begin anew.
-    fs::rename(state.join("blobs"), state.join("blobs.old")).unwrap();
+    for part in ["blobs", "journal-end"] {
+        fs::rename(state.join(part), state.join(part).with_extension("old")).unwrap();
+    }
     root.start();
+    assert_eq!(root.json(&["status"])["lostRecords"], serde_json::Value::Null);
     assert!(root.blob_file(&image.layers[0]).parent().is_none_or(|path| !path.exists()));
 }
 
@@ -140,6 +145,89 @@ fn f211_a_loss_of_records_is_told_and_nothing_is_removed_until_somebody_agrees()
     root.start();
     assert_eq!(root.json(&["status"])["lostRecords"], serde_json::Value::Null);
     assert_eq!(image::pull(&root.login, user, "app", "kept").unwrap(), kept.digest());
+}
+
+/// Symptom: when the end of the journal and the index were lost together, what could be read of the
+/// journal was taken for all of it: pushes were gone with a word at level info, and the next
+/// collections removed their content.
+#[test]
+fn f211_a_lost_end_of_the_journal_is_told_also_when_the_index_is_lost_with_it() {
+    for stop in [Node::kill as fn(&mut Node), |node: &mut Node| {
+        node.stop();
+    }] {
+        let mut root = Node::root_with("[gc]\nenabled = false\ngrace = \"1s\"\n");
+        let user = root.pusher("pusher-one", "app");
+        let images: Vec<_> = (0..6).map(|seed| Image::new(seed, &[9_000])).collect();
+        for (number, image) in images.iter().enumerate() {
+            let pushed = image.push(&root.login, (&user.0, &user.1), "app", &format!("t{number}"));
+            assert_eq!(pushed.status, 201);
+        }
+        stop(&mut root);
+        let base = root.state().with_extension("base");
+        copy(&root.state(), &base);
+        for harm in ["torn", "zeros", "cut"] {
+            fs::remove_dir_all(root.state()).unwrap();
+            copy(&base, &root.state());
+            remove_index(&root);
+            harm_end(&last_segment(&root), harm);
+            let before = root.log().len();
+            root.start();
+            let log = root.log()[before..].to_owned();
+            match harm {
+                "torn" => check_whole(&root, &user, &images[5], &log),
+                _ => check_lost(&mut root, &user, &images[5], &log),
+            }
+            root.kill();
+        }
+    }
+}
+
+fn copy(from: &Path, to: &Path) {
+    assert!(Command::new("cp").arg("-a").args([from, to]).status().unwrap().success());
+}
+
+/// Harms a segment behind what a power cut leaves whole, or what was acknowledged.
+fn harm_end(segment: &Path, harm: &str) {
+    const LOST: usize = 1500;
+    let whole = fs::read(segment).unwrap();
+    let kept = &whole[..whole.len() - LOST];
+    let harmed = match harm {
+        "torn" => [&whole[..], &[0xa5; 300]].concat(),
+        "zeros" => [kept, &[0; LOST]].concat(),
+        _ => kept.to_vec(),
+    };
+    fs::write(segment, harmed).unwrap();
+}
+
+fn check_whole(root: &Node, user: &(String, String), last: &Image, log: &str) {
+    assert!(!log.contains("warn  store") && !log.contains(" error "), "{log}");
+    assert_eq!(root.json(&["status"])["lostRecords"], serde_json::Value::Null);
+    assert_eq!(root.json(&["gc"])["waitsForOperator"], false);
+    let pulled = image::pull(&root.login, (&user.0, &user.1), "app", "t5");
+    assert_eq!(pulled.unwrap(), last.digest());
+}
+
+fn check_lost(root: &mut Node, user: &(String, String), last: &Image, log: &str) {
+    let user = (user.0.as_str(), user.1.as_str());
+    assert!(image::pull(&root.login, user, "app", "t5").is_err(), "nothing is lost");
+    let status = root.json(&["status"]);
+    let told = status["lostRecords"].as_str().unwrap_or_else(|| panic!("nobody is told: {log}"));
+    let error = log.lines().find(|line| line.contains(" error ")).unwrap_or_default();
+    for part in [told, "are lost", "push again", "restore a backup", "accept-loss"] {
+        assert!(error.contains(part), "no `{part}` in: {log}");
+    }
+    eventually(Duration::from_secs(20), "the garbage is ripe", || {
+        let report = root.json(&["gc"]);
+        assert_eq!(report["waitsForOperator"], true, "{report}");
+        (report["blobsRemoved"].as_u64() > Some(0)).then_some(())
+    });
+    assert!(root.blob_file(&last.layers[0]).exists() && root.blob_file(&last.manifest).exists());
+    assert!(root.run(&["state", "accept-loss", "--yes"]).status.success());
+    assert_eq!(last.push(&root.login, user, "app", "t5").status, 201);
+    root.kill();
+    root.start();
+    assert_eq!(root.json(&["status"])["lostRecords"], serde_json::Value::Null, "told again");
+    assert_eq!(image::pull(&root.login, user, "app", "t5").unwrap(), last.digest());
 }
 
 /// The key protects tokens of a few hours only.

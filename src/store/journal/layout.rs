@@ -204,6 +204,11 @@ impl Layout {
         self.root.join("identity")
     }
 
+    /// The last sequence that the journal has reached.
+    pub(in crate::store) fn reached(&self) -> PathBuf {
+        self.root.join("journal-end")
+    }
+
     /// There while records may have been lost and no operator has agreed to it.
     pub(in crate::store) fn loss(&self) -> PathBuf {
         self.root.join("lost-records")

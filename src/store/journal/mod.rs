@@ -5,3 +5,5 @@ pub mod frame;
 pub mod layout;
 pub mod segment;
 pub mod txn;
+
+pub(super) mod reached;

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::frame::{self, FrameFault, FrameKind, FrameReader};
 use super::layout::Layout;
+use super::reached::Reached;
 use crate::store::StoreError;
 use crate::store::index::Change;
 use crate::sys::Disk;
@@ -106,6 +107,7 @@ pub struct Journal {
     /// What is there ends with a clean stop.
     clean: bool,
     poisoned: bool,
+    reached: Reached,
 }
 
 struct OpenSegment {
@@ -123,7 +125,8 @@ impl Journal {
         end: End,
         clean: bool,
     ) -> Journal {
-        Journal { disk, layout, segments, open: None, end, clean, poisoned: false }
+        let reached = Reached::new(disk.clone(), layout.clone());
+        Journal { disk, layout, segments, open: None, end, clean, poisoned: false, reached }
     }
 
     /// Where it ends; everything up to here is durable.
@@ -164,6 +167,7 @@ impl Journal {
         self.write(&bytes, self.end.len)?;
         end.len += bytes.len() as u64;
         self.end = end;
+        self.reached.note(end.sequence);
         Ok(bytes.len() as u64)
     }
 
@@ -205,6 +209,9 @@ impl Journal {
         self.end = End { crc, len: self.end.len + bytes.len() as u64, ..self.end };
         self.open = None;
         self.clean = stop;
+        if stop {
+            self.reached.sync();
+        }
         Ok(())
     }
 

@@ -8,6 +8,10 @@ use crate::store::journal::layout::Layout;
 use crate::store::{Store, StoreError};
 use crate::sys::Disk;
 
+/// What a person does about a loss.
+pub const LOSS_REMEDY: &str = "compare with what was pushed last, push again what is missing, or \
+                               restore a backup; then run skerry state accept-loss";
+
 /// The largest note of a loss that is read, bytes; the ones written are shorter by far.
 const NOTE_BYTES_MAX: u64 = 64 * 1024;
 

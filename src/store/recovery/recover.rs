@@ -2,19 +2,22 @@
 //!
 //! The state is a checkpoint and the records after it. A damaged end of the last segment, with
 //! nothing behind it that proves it was durable, is the torn end of an append that nobody was
-//! told about: it is cut. This is also the one damage that cannot be detected: bit rot in the
-//! very last group after an unclean stop looks the same, unless the index knows of more.
+//! told about: it is cut. Damage of the end, and a lost end, look the same; the index and the note
+//! of what the journal has reached tell them apart. The one loss that cannot be detected is that
+//! of the last changes before a power cut that neither of them knew of yet.
 
 use std::path::Path;
 use std::sync::Arc;
 
 use super::found::{Found, Recovered, Recovery};
+use super::loss::note;
 use super::rebuild::{catch_up, fill, open_sled, rebuild};
 use super::salvage::{Damage, cut_off, last_sequence_seen, salvage};
 use crate::store::index::{Built, Index, IndexKind, MapIndex};
 use crate::store::journal::checkpoint::Checkpoint;
 use crate::store::journal::frame::FrameFault;
 use crate::store::journal::layout::{Layout, OpenError};
+use crate::store::journal::reached;
 use crate::store::journal::segment::{self, End, SEGMENT_HEADER_BYTES_MAX, SegmentReader};
 use crate::sys::Disk;
 
@@ -24,6 +27,37 @@ pub(in crate::store) fn recover(
     layout: &Layout,
     kind: IndexKind,
     cut: bool,
+) -> Result<Recovered, OpenError> {
+    let reached = reached::read(&**disk, layout);
+    let mut recovered = recover_up_to(disk, layout, kind, cut, reached)?;
+    if let Some(loss) = lost_end(recovered.end.sequence, reached) {
+        let failed = OpenError::io(layout.root());
+        note(&**disk, layout, &loss).map_err(&failed)?;
+        reached::replace(&**disk, layout, recovered.end.sequence).map_err(&failed)?;
+        recovered.recovery.clean = false;
+        recovered.recovery.damage.push(format!("{loss}; children reconcile"));
+        recovered.renew_epoch = true;
+    }
+    Ok(recovered)
+}
+
+/// What is missing of a journal that has reached a later sequence, for people.
+fn lost_end(end: u64, reached: u64) -> Option<String> {
+    (reached > end).then(|| {
+        format!(
+            "the journal had reached sequence {reached}, and what is left of it and of the index \
+             ends at {end}: the changes after {end} are lost, also where they were acknowledged"
+        )
+    })
+}
+
+/// As far as journal and index go; the journal is known to have `reached` a sequence.
+fn recover_up_to(
+    disk: &Arc<dyn Disk>,
+    layout: &Layout,
+    kind: IndexKind,
+    cut: bool,
+    reached: u64,
 ) -> Result<Recovered, OpenError> {
     let mut found = Found::list(&**disk, layout, false)?;
     let base = found.checkpoints.last().copied();
@@ -38,11 +72,13 @@ pub(in crate::store) fn recover(
         IndexKind::Sled { cache } => open_sled(disk, layout, cache),
         IndexKind::Map => Ok(Arc::new(MapIndex::default()) as Arc<dyn Index>),
     };
-    if let Some(damage) = &walk.damage {
-        let (whole, lost) = (walk.end.sequence, damage.last_seen);
-        return match salvage(disk, layout, &found, damage, index.ok(), recovery.clone()) {
+    if let Some(mut damage) = walk.damage {
+        damage.end_missing |= reached > damage.last_seen;
+        let (whole, lost) = (walk.end.sequence, damage.last_seen.max(reached));
+        return match salvage(disk, layout, &found, &damage, index.ok(), recovery.clone()) {
             Err(OpenError::Damaged { .. }) if cut && whole > 0 => {
-                cut_off(disk, layout, kind, &found, damage, whole, recovery)
+                damage.last_seen = lost;
+                cut_off(disk, layout, kind, &found, &damage, whole, recovery)
             }
             Err(OpenError::Damaged { path, what }) => {
                 Err(OpenError::Damaged { path, what: format!("{what}; {}", way_out(whole, lost)) })
@@ -110,7 +146,7 @@ fn check_not_lost(disk: &dyn Disk, layout: &Layout, known: u64) -> Result<(), Op
         path: layout.root().to_owned(),
         cause: "there is content in blobs/, but no record in journal/ says whose it is".to_owned(),
         cure: "move it away and restore a backup (skerry restore); or, to begin anew without what \
-               the registry held, move blobs/ away",
+               the registry held, move blobs/ and journal-end away",
     })
 }
 
@@ -183,6 +219,10 @@ pub(in crate::store) fn look(
         damage: std::mem::take(&mut found.damage),
         ..Recovery::default()
     };
+    let reached = reached::read(&**disk, layout);
+    if let Some(loss) = lost_end(walk.end.sequence, reached) {
+        recovery.damage.push(format!("unless the index makes up for it: {loss}"));
+    }
     let state = State { disk, layout, kind: IndexKind::Map, found: &found, end: walk.end.sequence };
     let index = state.bring_up(Ok(Arc::new(MapIndex::default())), &mut recovery)?;
     Ok(Recovered {

@@ -33,7 +33,7 @@ enum Outcome {
     Whole,
     /// All records are there; some content is out of service, and that is known.
     ContentOut,
-    /// It was as if the last records had never been written: the damage looks like a torn append.
+    /// The last records are gone, and that is known.
     Behind,
     /// It does not open, and says why.
     Refused,
@@ -222,6 +222,8 @@ fn outcome(base: &Base, state: &Path, index: IndexKind, what: &str) -> Outcome {
     let found = view(&store);
     if found != base.view {
         assert!(base.history.contains(&found), "{what}: rows that never were");
+        let loss = store.loss().unwrap_or_else(|| panic!("{what}: nobody is told of a loss"));
+        assert!(loss.contains("are lost"), "{what}: {loss}");
         return Outcome::Behind;
     }
     block_on(store.scrub(0)).unwrap();
@@ -308,13 +310,12 @@ fn damage_after_an_unclean_stop_without_an_index_is_told() {
     let table = matrix(false);
     let all = [Outcome::Whole, Outcome::ContentOut, Outcome::Behind, Outcome::Refused];
     let counts = counts(&table);
-    assert_eq!(all.map(|outcome| counts[&outcome]), [38, 24, 3, 5]);
+    assert_eq!(all.map(|outcome| counts[&outcome]), [43, 24, 3, 5]);
     for (kind, cases) in &table {
         for (harm, outcome) in cases {
             let what = format!("{kind}, {harm}: {outcome:?}");
             match kind.as_str() {
-                // The last segment ends wherever the power went: damage in its last group, or its
-                // cut, cannot be told from that. In the middle it is told.
+                // What is after the damage is gone; in the middle the start fails instead.
                 "last segment" => assert!(
                     matches!(outcome, Outcome::Whole | Outcome::Behind | Outcome::Refused),
                     "{what}"

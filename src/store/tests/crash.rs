@@ -380,6 +380,7 @@ fn disturb(node: &mut Node, steps: &[(String, Act)], further: usize) -> (View, V
 fn check(disk: &MemoryDisk, acknowledged: &View, failed: &[usize], changes: &[Keys], what: &str) {
     let mut node = Node::on(disk);
     node.open().unwrap_or_else(|error| panic!("{what}: does not open: {error}"));
+    assert_eq!(node.store().loss(), None, "{what}: nothing acknowledged is lost");
     let found = node.view();
     let difference = changed(acknowledged, &found);
     let explained = difference.is_empty() || failed.iter().any(|step| changes[*step] == difference);

@@ -3,6 +3,7 @@
 use super::*;
 use crate::store::journal::segment as log;
 use crate::store::replica::feed::from_segments;
+use crate::sys::memory_disk::Survivors;
 
 #[test]
 fn what_was_acknowledged_survives_a_power_cut_at_any_time() {
@@ -508,4 +509,93 @@ fn f201_what_a_cut_journal_lost_is_not_told_to_children_as_deleted() {
     let tags = store.tags(&app, None, 9).unwrap();
     assert!(tags.len() < 3, "{tags:?}");
     assert!(store.is_partial(&app).unwrap(), "a child takes v3 for deleted");
+}
+
+/// Symptom: a journal that had lost its end together with the index was taken for whole, its feed
+/// went on in the same epoch, and what the lost records named was garbage.
+#[test]
+fn f211_what_a_journal_lost_of_what_it_had_reached_is_told_wherever_it_ends() {
+    let disk = MemoryDisk::new();
+    let (store, _) = open_memory(&disk).unwrap();
+    let path = segment_path("/s", 1);
+    let mut ends = vec![0];
+    for number in 0..4 {
+        put(&store, number, "text").unwrap();
+        ends.push(content(&disk, &path).len());
+    }
+    let epoch = store.head().epoch;
+    drop(store);
+    let whole = content(&disk, &path);
+    let header = log::SegmentReader::open(&disk, &Layout::new("/s"), 1).unwrap().end().len;
+    // The process was killed: the system has all that it wrote.
+    let killed = || disk.after_crash(Survivors::Everything);
+    for len in 1..whole.len() {
+        for zeros in [false, true] {
+            // With a damaged header the start fails.
+            if zeros && (len as u64) < header {
+                continue;
+            }
+            let disk = killed();
+            let rest = if zeros { whole.len() - len } else { 0 };
+            overwrite(&disk, &path, &[&whole[..len], &vec![0; rest]].concat());
+            let frozen = StoreOptions { frozen: true, ..options(Path::new("/s"), IndexKind::Map) };
+            let (_, looked) = Store::open(sys_on(&disk), frozen).unwrap();
+            assert!(looked.damage.iter().any(|what| what.contains("are lost")), "{looked}");
+            let (store, recovery) = open_memory(&disk).unwrap();
+            let kept = ends.iter().filter(|end| **end <= len).count() as u64 - 1;
+            assert_eq!(store.sequence(), kept, "{len} bytes, {zeros}: {recovery}");
+            let loss = store.loss().unwrap_or_else(|| panic!("{len} bytes, {zeros}: {recovery}"));
+            assert!(
+                loss.contains("reached sequence 4") && loss.contains(&format!("after {kept} "))
+            );
+            assert!(!recovery.clean && recovery.damage.len() == 1, "{recovery}");
+            assert_ne!(store.head().epoch, epoch, "its sequences are given again");
+            // Once: what is written from then on is another matter.
+            store.accept_loss().unwrap();
+            put(&store, 9, "again").unwrap();
+            drop(store);
+            let (store, recovery) = open_memory(&disk).unwrap();
+            assert_eq!((store.loss(), recovery.damage.len()), (None, 0), "{recovery}");
+        }
+    }
+    // What nobody was told of is cut without a word.
+    for torn in 1..100 {
+        let disk = killed();
+        overwrite(&disk, &path, &[&whole[..], &vec![0xa5; torn]].concat());
+        let (store, recovery) = open_memory(&disk).unwrap();
+        assert_eq!((store.sequence(), store.loss()), (4, None), "{recovery}");
+        assert!(recovery.damage.is_empty() && store.head().epoch == epoch, "{recovery}");
+    }
+    // A clean stop makes the note durable.
+    let (store, _) = open_memory(&disk).unwrap();
+    put(&store, 5, "text").unwrap();
+    block_on(store.close()).unwrap();
+    drop(store);
+    let disk = disk.after_power_cut();
+    disk.remove(&segment_path("/s", 5)).unwrap();
+    assert!(open_memory(&disk).unwrap().0.loss().unwrap().contains("after 4 "));
+}
+
+/// The damage is before the end that is lost too.
+#[test]
+fn f211_a_journal_that_is_cut_off_is_cut_up_to_what_it_had_reached() {
+    let disk = MemoryDisk::new();
+    let (store, _) = open_memory(&disk).unwrap();
+    let path = segment_path("/s", 1);
+    let mut ends = Vec::new();
+    for number in 0..9 {
+        put(&store, number, "text").unwrap();
+        ends.push(content(&disk, &path).len());
+    }
+    drop(store);
+    let mut bytes = content(&disk, &path);
+    bytes.truncate(ends[5]);
+    bytes[ends[2] + 40] ^= 1;
+    overwrite(&disk, &path, &bytes);
+    let error = open_memory(&disk).map(|_| ()).unwrap_err().to_string();
+    assert!(error.contains("up to sequence 3") && error.contains("at least up to 9"), "{error}");
+    let cut = StoreOptions { cut_journal: true, ..options(Path::new("/s"), IndexKind::Map) };
+    let (store, recovery) = Store::open(sys_on(&disk), cut).unwrap();
+    assert_eq!((store.sequence(), store.loss()), (9, None), "{recovery}");
+    assert_eq!(rows(&store).len(), 3);
 }
