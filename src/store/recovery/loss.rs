@@ -12,8 +12,11 @@ use crate::sys::Disk;
 pub const LOSS_REMEDY: &str = "compare with what was pushed last, push again what is missing, or \
                                restore a backup; then run skerry state accept-loss";
 
-/// The largest note of a loss that is read, bytes; the ones written are shorter by far.
-const NOTE_BYTES_MAX: u64 = 64 * 1024;
+/// The largest note of losses, bytes. Over it: the first half stays, what follows gives way to the
+/// last loss, and of a longer file no more is read.
+const NOTE_BYTES_MAX: usize = 4096;
+/// Stands in the note for the losses that gave way.
+const LEFT_OUT: &str = " ...; ";
 
 /// What may have been lost, for people.
 #[derive(Default)]
@@ -21,16 +24,34 @@ pub(in crate::store) struct Loss(Mutex<Option<String>>);
 
 /// Notes durably what may be lost now, beside what an operator has not agreed to yet.
 pub(super) fn note(disk: &dyn Disk, layout: &Layout, text: &str) -> io::Result<()> {
-    let noted = read(disk, layout)?.filter(|noted| noted != text);
-    let all = noted.map_or_else(|| text.to_owned(), |noted| format!("{noted}; {text}"));
+    const HALF: usize = NOTE_BYTES_MAX / 2 - LEFT_OUT.len();
+    let text = start(text, HALF);
+    let all = match read(disk, layout)? {
+        None => text.to_owned(),
+        // By a start that failed behind it and is repeated now.
+        Some(noted) if noted.contains(text) => return Ok(()),
+        Some(noted) if noted.len() + text.len() + LEFT_OUT.len() < NOTE_BYTES_MAX => {
+            format!("{noted}; {text}")
+        }
+        Some(noted) => format!("{}{LEFT_OUT}{text}", start(&noted, HALF)),
+    };
     disk.replace(&layout.loss(), format!("{all}\n").as_bytes())
+}
+
+/// The characters at the start of a text that are not longer together, bytes.
+fn start(text: &str, bytes_max: usize) -> &str {
+    let ends = text.char_indices().map(|(at, character)| at + character.len_utf8());
+    &text[..ends.take_while(|end| *end <= bytes_max).last().unwrap_or(0)]
 }
 
 fn read(disk: &dyn Disk, layout: &Layout) -> io::Result<Option<String>> {
     if !disk.exists(&layout.loss())? {
         return Ok(None);
     }
-    let bytes = disk.read(&layout.loss(), NOTE_BYTES_MAX)?;
+    let file = disk.open(&layout.loss())?;
+    let len = usize::try_from(file.len()?).unwrap_or(NOTE_BYTES_MAX);
+    let mut bytes = vec![0; len.min(NOTE_BYTES_MAX)];
+    file.read_exact_at(&mut bytes, 0)?;
     Ok(Some(String::from_utf8_lossy(&bytes).trim_end().to_owned()))
 }
 
@@ -64,5 +85,46 @@ impl Store {
         }
         *cell = None;
         Ok(text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::MemoryDisk;
+    use std::path::Path;
+
+    /// Symptom: a start that failed behind its note, and was repeated, added the note each time;
+    /// beyond 64 KiB no start could read it.
+    #[test]
+    fn f211_the_note_of_losses_stays_short_and_keeps_the_first_and_the_last() {
+        let disk = MemoryDisk::new();
+        disk.create_dir_all(Path::new("/s")).unwrap();
+        let layout = Layout::new("/s");
+        let noted = || Loss::open(&disk, &layout).unwrap().cell().clone().unwrap();
+        note(&disk, &layout, "the first").unwrap();
+        for _ in 0..3 {
+            note(&disk, &layout, "a second").unwrap();
+        }
+        assert_eq!(noted(), "the first; a second");
+        for number in 0..10_000 {
+            note(&disk, &layout, &format!("{} loss {number}", "\u{df}".repeat(number % 300)))
+                .unwrap();
+        }
+        let text = noted();
+        assert!(
+            text.starts_with("the first; a second; ") && text.ends_with(" loss 9999"),
+            "{text}"
+        );
+        assert!(text.len() < NOTE_BYTES_MAX && !text.contains(char::REPLACEMENT_CHARACTER));
+        // A path may be long.
+        note(&disk, &layout, &format!("{} too", "\u{df}".repeat(10_000))).unwrap();
+        assert!(noted().starts_with("the first; a second; ") && noted().contains("; \u{df}\u{df}"));
+        // An earlier version did not keep to the bound.
+        let long = "lost ".repeat(100_000);
+        disk.replace(&layout.loss(), long.as_bytes()).unwrap();
+        assert!(long.starts_with(&noted()));
+        note(&disk, &layout, "one more").unwrap();
+        assert!(noted().ends_with("; one more"));
     }
 }
