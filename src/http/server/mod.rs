@@ -6,6 +6,7 @@ pub(super) mod exchange;
 pub(super) mod listen;
 pub(super) mod permits;
 pub(super) mod prepared;
+pub(super) mod reply_head;
 pub(super) mod send;
 pub(super) mod service;
 pub mod tls;

@@ -1,4 +1,4 @@
-//! Replies to bytes: the codec writes heads, bodies and files go out beside it.
+//! Replies to bytes: a head, and the body or the file that follows it.
 
 use std::future::poll_fn;
 use std::io;
@@ -6,14 +6,12 @@ use std::mem;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use async_h1::server::Encoder;
-use http_types::{Method, Response, StatusCode};
+use http_types::Method;
 use rustix::io::Errno;
-use smol::io::AsyncReadExt;
 
 use super::exchange::Shared;
+use super::reply_head::ReplyHead;
 use crate::http::message::reply::{Reply, ReplyBody};
-use crate::http::wire::field::{replace_field, visible};
 use crate::http::wire::file::{read_cached, read_some};
 use crate::http::wire::transport::Wire;
 use crate::sys::Clock;
@@ -21,8 +19,6 @@ use crate::sys::disk::DiskFile;
 use crate::sys::spawn::{blocking, yield_now};
 use crate::types::limits::{BUFFER_BYTES, COPY_STEP_BYTES, SENDFILE_STEP_BYTES};
 
-/// Room for the status line and our own fields in the first write, bytes.
-const HEAD_ROOM_BYTES: usize = 512;
 /// From this length on sendfile, or a write of its own, costs less than one copy behind the head,
 /// bytes.
 const SENDFILE_BYTES_MIN: u64 = 32 * 1024;
@@ -64,11 +60,10 @@ pub(super) async fn send(
         true => (Vec::new(), None),
         false => content(body)?,
     };
-    let size = headers.iter().map(|(name, value)| name.len() + value.len() + 4).sum::<usize>();
     let sent = bytes.len() as u64;
-    let mut buffer = vec![0; HEAD_ROOM_BYTES + size];
-    fill(encoder(status, &headers, close, clock), &mut buffer).await?;
-    fix_head(&mut buffer, status, length, clock.wall().is_some());
+    let date = clock.wall().and_then(|now| http_date(now.0));
+    let head = ReplyHead { status, headers: &headers, length, close, date: date.as_deref() };
+    let mut buffer = head.encode()?;
     if let Some(file) = file {
         return send_file(shared, buffer, file).await;
     }
@@ -97,67 +92,10 @@ fn content(body: ReplyBody) -> io::Result<(Vec<u8>, Option<FileRange>)> {
     }
 }
 
-fn encoder(
-    status: u16,
-    headers: &[(&'static str, String)],
-    close: bool,
-    clock: &dyn Clock,
-) -> Encoder {
-    let code = StatusCode::try_from(status).unwrap_or_else(|_| {
-        log::error!("the codec has no status {status}; sending 500");
-        StatusCode::InternalServerError
-    });
-    let mut response = Response::new(code);
-    response.set_body(http_types::Body::empty());
-    response.remove_header("content-type");
-    for (name, value) in headers {
-        // These four are ours to write.
-        let ours = ["content-length", "transfer-encoding", "connection", "date"];
-        if !ours.iter().any(|ours| name.eq_ignore_ascii_case(ours)) {
-            response.append_header(*name, visible(value).as_str());
-        }
-    }
-    if close {
-        response.insert_header("connection", "close");
-    }
-    if let Some(date) = clock.wall().and_then(|now| http_date(now.0)) {
-        response.insert_header("date", date.as_str());
-    }
-    // It gets no body that is not to be sent, whatever the method was.
-    Encoder::new(response, Method::Get)
-}
-
 /// The form of RFC 9110 section 5.6.7; `None` past the year 9999.
 fn http_date(seconds: u64) -> Option<String> {
     let timestamp = jiff::Timestamp::from_second(i64::try_from(seconds).ok()?).ok()?;
     jiff::fmt::rfc2822::DateTimePrinter::new().timestamp_to_rfc9110_string(&timestamp).ok()
-}
-
-/// Fills `buffer` with the head, for which it has room, and cuts it to that.
-async fn fill(mut encoder: Encoder, buffer: &mut Vec<u8>) -> io::Result<()> {
-    let mut filled = 0;
-    while filled < buffer.len() {
-        match encoder.read(&mut buffer[filled..]).await? {
-            0 => break,
-            count => filled += count,
-        }
-    }
-    buffer.truncate(filled);
-    Ok(())
-}
-
-/// Corrects what the codec gets wrong: a length beyond 4 GiB on 32-bit boards, a length where
-/// none may stand (RFC 9110 section 8.6), the reason of 304, and a date from an unset clock
-/// (section 6.6.1).
-fn fix_head(buffer: &mut Vec<u8>, status: u16, length: Option<u64>, has_date: bool) {
-    let field = length.map(|length| format!("content-length: {length}\r\n"));
-    replace_field(buffer, b"\r\ncontent-length: ", field.as_deref().unwrap_or_default());
-    if !has_date {
-        replace_field(buffer, b"\r\ndate: ", "");
-    }
-    if status == 304 && buffer.starts_with(b"HTTP/1.1 304 Modified\r\n") {
-        buffer.splice(13..13, *b"Not ");
-    }
 }
 
 async fn send_file(shared: &Shared, head: Vec<u8>, range: FileRange) -> io::Result<u64> {
@@ -316,19 +254,6 @@ mod tests {
     fn dates_have_the_form_of_http() {
         assert_eq!(http_date(784_111_777).as_deref(), Some("Sun, 06 Nov 1994 08:49:37 GMT"));
         assert_eq!(http_date(u64::MAX), None);
-    }
-
-    #[test]
-    fn heads_are_corrected() {
-        let text = b"HTTP/1.1 304 Modified\r\ncontent-length: 0\r\ndate: x\r\netag: y\r\n\r\n";
-        let mut head = text.to_vec();
-        fix_head(&mut head, 304, None, false);
-        assert_eq!(head, b"HTTP/1.1 304 Not Modified\r\netag: y\r\n\r\n");
-        let mut head =
-            b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\ncontent-length: 1\r\n".to_vec();
-        fix_head(&mut head, 200, Some(5_000_000_000), true);
-        let expected = "HTTP/1.1 200 OK\r\ncontent-length: 5000000000\r\n\r\ncontent-length: 1\r\n";
-        assert_eq!(head, expected.as_bytes());
     }
 
     #[test]

@@ -11,7 +11,6 @@ use http_types::Method;
 use http_types::headers::HeaderValues;
 use smol::io::{AsyncRead, AsyncWrite};
 
-use super::target::decoded_path;
 use crate::http::message::percent;
 use crate::http::message::refusal::refusal;
 use crate::types::Refusal;
@@ -29,17 +28,17 @@ pub(in crate::http) fn now<T>(future: impl Future<Output = T>) -> Option<T> {
     }
 }
 
-/// Has the codec decode the sanitised head. Credentials and what would not fit go round it; the
-/// order of the fields, which it does not keep, is restored.
+/// Has the codec decode the sanitised head, with the path as sent; it must decode it as it was
+/// decoded here, to `decoded`, `None` for `*`. Credentials and what would not fit go round it;
+/// the order of the fields, which it does not keep, is restored.
 pub(super) fn through_codec(
     method: Method,
     path: &str,
+    decoded: Option<&str>,
     fields: Vec<(String, String)>,
 ) -> Result<Vec<(String, String)>, Refusal> {
     // The codec knows no `*`; a path stands in for it.
-    let path = if path == "*" { "/" } else { path };
-    // Checked before the codec's URL parser can resolve what must be refused.
-    decoded_path(path)?;
+    let (path, same) = decoded.map_or(("/", "/"), |decoded| (path, decoded));
     let mut text = format!("{method} {path} HTTP/1.1\r\nhost: localhost\r\n");
     let limit = text.len() + CODEC_FIELDS_BYTES_MAX;
     let passes = |text: &str, (name, value): &(String, String)| {
@@ -54,11 +53,11 @@ pub(super) fn through_codec(
         passed.push(pass);
     }
     text.push_str("\r\n");
-    let decoded = now(async_h1::server::decode(Memory::new(text.into_bytes())));
-    let Some(Ok(Some((request, _)))) = decoded else {
+    let read = now(async_h1::server::decode(Memory::new(text.into_bytes())));
+    let Some(Ok(Some((request, _)))) = read else {
         return Err(refusal(400, "malformed request head"));
     };
-    if percent::decode(request.url().path(), false) != percent::decode(path, false)
+    if percent::decode(request.url().path(), false).as_deref() != Some(same)
         || request.method() != method
     {
         return Err(refusal(400, "the request target is ambiguous"));

@@ -81,11 +81,12 @@ pub(in crate::http) fn parse(bytes: &[u8]) -> Result<Head, Refusal> {
     if host.is_none() && !old {
         return Err(refusal(400, "the Host header is missing"));
     }
-    let headers = through_codec(method, target.path, facts.headers)?;
+    // Checked before the codec's URL parser can resolve what must be refused.
     let path = match target.path {
         "*" => None,
         path => Some(decoded_path(path)?),
     };
+    let headers = through_codec(method, target.path, path.as_deref(), facts.headers)?;
     Ok(Head {
         method,
         path,
