@@ -23,11 +23,12 @@ const fn target(name: &'static str, run: fn(&[u8]), seeds: fn() -> Vec<Vec<u8>>)
 }
 
 /// All of them.
-pub const TARGETS: [Target; 17] = [
+pub const TARGETS: [Target; 18] = [
     target("journal", store::journal, store::segments),
     target("checkpoint", store::checkpoint, store::checkpoints),
     target("row", store::row, store::rows),
     target("request_head", http::request_head, text::request_heads),
+    target("reply_head", http::reply_head, text::reply_heads),
     target("answer_head", http::answer_head, text::answer_heads),
     target("body", http::body, text::bodies),
     target("connection", http::connection, text::connections),
@@ -45,7 +46,7 @@ pub const TARGETS: [Target; 17] = [
 
 /// The target of this name. Panics when there is none.
 pub fn target_of(name: &str) -> &'static Target {
-    static ALL: [Target; 17] = TARGETS;
+    static ALL: [Target; 18] = TARGETS;
     ALL.iter().find(|target| target.name == name).unwrap_or_else(|| panic!("no target {name}"))
 }
 

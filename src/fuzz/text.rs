@@ -303,6 +303,18 @@ pub(super) fn request_heads() -> Vec<Vec<u8>> {
          Expect: 100-continue\r\nConnection: close, x\r\n\r\n",
         "POST /x HTTP/1.0\r\nContent-Length: 10\r\nAccept: a/b\r\naccept: c/d\r\n\r\n",
         "OPTIONS * HTTP/1.1\r\nHost: a.b:1\r\nAuthorization: Basic QTpi\r\n\r\n",
+        "HEAD /v2/a/manifests/v1 HTTP/1.1\r\nHost: a\r\nAccept: a/b\r\nX: y\r\naccept: c\r\n\r\n",
+        "GET /a%20b HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\n",
+    ])
+}
+
+/// Heads of replies: 200, 304, 404, and a status that nobody knows.
+pub(super) fn reply_heads() -> Vec<Vec<u8>> {
+    owned(&[
+        "\x28\x28\x05\x04application/json\n\x00\"x\"\n\x01</v2/>; rel=next\n\x03then",
+        "\x31\x6c\x02\x00\"x\"\n\x02a\r\n\x05b",
+        "\x46\x7c\x07\x06keep-alive\n\x07\u{e9}",
+        "\x7f\x7f\x04",
     ])
 }
 

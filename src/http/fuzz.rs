@@ -9,6 +9,7 @@ use std::task::{Context, Poll, Waker};
 use super::client::heads;
 use super::client::url::Target;
 use super::server::conn::Connection;
+use super::server::reply_head::ReplyHead;
 use super::wire::framing::Framing;
 use super::wire::head;
 use super::wire::script::Script;
@@ -30,7 +31,10 @@ pub(crate) fn request_head(bytes: &[u8]) {
         end
     });
     assert_eq!(whole, by_byte, "where the head ends");
-    match head::parse(&bytes[..whole.unwrap_or(bytes.len())]) {
+    let bytes = &bytes[..whole.unwrap_or(bytes.len())];
+    let parsed = head::parse(bytes);
+    assert_eq!(parsed, head::parse_with_codec(bytes), "not the same without the codec");
+    match parsed {
         Ok(head) => check_head(&head),
         Err(refusal) => assert!((400..=505).contains(&refusal.status), "{}", refusal.status),
     }
@@ -65,6 +69,28 @@ pub(crate) fn answer_head(bytes: &[u8]) {
         assert!(name.bytes().all(|b| b.is_ascii_graphic()), "{name:?}");
         assert!(value.bytes().all(|b| (b' '..=b'~').contains(&b)), "{value:?}");
     }
+}
+
+/// The head of a reply: two bytes that choose the status, one that chooses what else it says, then
+/// its fields, a line each: a byte that chooses the name, and the value.
+pub(crate) fn reply_head(bytes: &[u8]) {
+    let [high, low, kind, fields @ ..] = bytes else { return };
+    let names = ["etag", "link", "X-Upper", "Date", "content-type", "x-upper", "connection", "a"];
+    let fields = fields.split(|byte| *byte == b'\n').filter_map(|line| line.split_first());
+    let headers: Vec<(&'static str, String)> = fields
+        .map(|(name, value)| (names[usize::from(name % 8)], String::from_utf8_lossy(value).into()))
+        .collect();
+    let head = ReplyHead {
+        status: u16::from(*high) * 4 + u16::from(*low),
+        headers: &headers,
+        length: (kind & 1 == 1).then_some(1 << (kind / 4)),
+        close: kind & 2 == 2,
+        date: (kind & 4 == 4).then_some("Sun, 06 Nov 1994 08:49:37 GMT"),
+    };
+    let written = head.write();
+    assert_eq!(head::end(&written, 0), Some(written.len()));
+    let encoded = head.encode().expect("the codec encodes");
+    assert_eq!(String::from_utf8_lossy(&written), String::from_utf8_lossy(&encoded));
 }
 
 /// Cuts bytes at places that follow from `seed`.

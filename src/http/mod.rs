@@ -2,7 +2,8 @@
 //!
 //! Our own connection loop stands around async-h1's codec, which by itself panics on a non-ASCII
 //! header, drops pipelined requests and answers bad ones with silence. A request head is read into
-//! a bounded buffer and checked before the codec sees it; bodies are framed here.
+//! a bounded buffer and checked before the codec sees it; the heads of GET and HEAD and those of
+//! their replies do not need it. Bodies are framed here.
 //!
 //! `message` is what a request and a reply are; `wire` is their bytes, for both sides; `server` and
 //! `client` stand above these two and know nothing of each other.

@@ -40,9 +40,9 @@ pub(in crate::http) fn encode_head(
         match name.as_str() {
             "host" | "content-length" | "connection" | "transfer-encoding" | "expect" => {}
             "user-agent" => {
-                encoded.insert_header("user-agent", visible(value).as_str());
+                encoded.insert_header("user-agent", &*visible(value));
             }
-            name => encoded.append_header(name, visible(value).as_str()),
+            name => encoded.append_header(name, &*visible(value)),
         }
     }
     let mut head = Vec::new();

@@ -1,5 +1,6 @@
 //! Replies to bytes: a head, and the body or the file that follows it.
 
+use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io;
 use std::mem;
@@ -63,7 +64,7 @@ pub(super) async fn send(
     let sent = bytes.len() as u64;
     let date = clock.wall().and_then(|now| http_date(now.0));
     let head = ReplyHead { status, headers: &headers, length, close, date: date.as_deref() };
-    let mut buffer = head.encode()?;
+    let mut buffer = head.bytes(method)?;
     if let Some(file) = file {
         return send_file(shared, buffer, file).await;
     }
@@ -92,8 +93,22 @@ fn content(body: ReplyBody) -> io::Result<(Vec<u8>, Option<FileRange>)> {
     }
 }
 
-/// The form of RFC 9110 section 5.6.7; `None` past the year 9999.
+thread_local! {
+    /// The second that was asked for last, and its date: replies come by the thousand a second.
+    static DATE: RefCell<(u64, Option<String>)> = const { RefCell::new((u64::MAX, None)) };
+}
+
+/// The form of RFC 9110 section 5.6.7, made once a second; `None` past the year 9999.
 fn http_date(seconds: u64) -> Option<String> {
+    DATE.with_borrow_mut(|(second, date)| {
+        if *second != seconds {
+            (*second, *date) = (seconds, format_date(seconds));
+        }
+        date.clone()
+    })
+}
+
+fn format_date(seconds: u64) -> Option<String> {
     let timestamp = jiff::Timestamp::from_second(i64::try_from(seconds).ok()?).ok()?;
     jiff::fmt::rfc2822::DateTimePrinter::new().timestamp_to_rfc9110_string(&timestamp).ok()
 }
@@ -252,8 +267,11 @@ mod tests {
 
     #[test]
     fn dates_have_the_form_of_http() {
-        assert_eq!(http_date(784_111_777).as_deref(), Some("Sun, 06 Nov 1994 08:49:37 GMT"));
-        assert_eq!(http_date(u64::MAX), None);
+        for _ in 0..2 {
+            assert_eq!(http_date(784_111_777).as_deref(), Some("Sun, 06 Nov 1994 08:49:37 GMT"));
+            assert_eq!(http_date(784_111_778).as_deref(), Some("Sun, 06 Nov 1994 08:49:38 GMT"));
+            assert_eq!(http_date(u64::MAX), None);
+        }
     }
 
     #[test]

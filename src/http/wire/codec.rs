@@ -131,3 +131,15 @@ impl AsyncWrite for Memory {
         Poll::Ready(Ok(()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_that_the_codec_reads_otherwise_is_refused() {
+        let read = |path, decoded| through_codec(Method::Put, path, decoded, Vec::new()).is_ok();
+        assert!(read("/a%2Fb", Some("/a/b")) && read("*", None));
+        assert!(!read("/a/../b", Some("/a/../b")) && !read("/a", Some("/b")));
+    }
+}

@@ -1,10 +1,15 @@
 //! Fields of a head that goes out.
 
+use std::borrow::Cow;
+
 /// What may stand in a header value; anything else becomes a question mark, so that no value
 /// can end its line.
-pub(in crate::http) fn visible(value: &str) -> String {
+pub(in crate::http) fn visible(value: &str) -> Cow<'_, str> {
+    if value.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
+        return Cow::Borrowed(value);
+    }
     let keep = |c: char| if matches!(c, ' '..='~') { c } else { '?' };
-    value.chars().map(keep).collect()
+    Cow::Owned(value.chars().map(keep).collect())
 }
 
 /// Replaces the line of a field, found by its name between line ends in the head.

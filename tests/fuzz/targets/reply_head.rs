@@ -1,0 +1,3 @@
+#![no_main]
+
+skerry_fuzz::target!("reply_head");
