@@ -297,10 +297,11 @@ impl Worker {
         // Whatever changes from here on is told from this position on.
         let position = self.meet_parent().await?;
         self.refresh_config().await?;
+        // A child that sees from here on that this node was set back asks for another comparison.
+        self.store.begin_reconcile().await?;
         if self.store.lacks_a_life()? {
             self.note_gone(position).await?;
         }
-        self.store.begin_reconcile().await?;
         let config = self.config()?;
         let scope = Scope::of_config(&config);
         log::info!("full reconcile started");

@@ -1,5 +1,6 @@
 //! A device whose disk is set back to a snapshot: its store does not know, and counts over again.
 
+use super::between::hook;
 use super::scenarios::{FIRST, SECOND, THIRD, app, in_tree, named, names, push, rest};
 use super::*;
 
@@ -209,6 +210,37 @@ fn f201_what_was_deleted_since_does_not_come_back_with_a_device_that_was_set_bac
                 assert_eq!(all.len(), 1, "{at_device} {all:?}");
                 assert_eq!(node.manifest(&app(), &second).unwrap(), None, "{at_device}");
             }
+        });
+    }
+}
+
+/// The comparison that is under way may have asked already what the parent has deleted.
+#[test]
+fn f201_a_node_that_a_child_sees_set_back_while_it_compares_compares_again() {
+    for during in ["messages?after", "/repositories/app0"] {
+        in_tree(async |tree, engine| {
+            let (root, device) = (&tree.world.root, &tree.world.device());
+            device.stand(Role::Connected, true);
+            rest(tree, engine).await;
+            device.note_set_back().await.unwrap();
+            push(root, &["v1"], FIRST).await;
+            let (noted, listed) = (AtomicBool::new(false), Arc::new(AtomicU64::new(0)));
+            let (noted, seen) = (Arc::new(noted), listed.clone());
+            hook(&tree.world, move |world, call, status| {
+                let (noted, seen) = (noted.clone(), seen.clone());
+                async move {
+                    if status == 0 && call.contains("/repositories/app0") {
+                        seen.fetch_add(1, Ordering::Relaxed);
+                    }
+                    if call.contains(during) && !noted.swap(true, Ordering::Relaxed) {
+                        world.device().note_set_back().await.unwrap();
+                    }
+                    false
+                }
+            });
+            engine.pull_once().await.unwrap();
+            assert_eq!(listed.load(Ordering::Relaxed), 2, "{during}");
+            assert!(!device.reconcile_due().unwrap(), "twice is enough");
         });
     }
 }

@@ -67,8 +67,13 @@ impl Store {
     }
 
     /// Notes that everything was compared in this life of the store, before [`Store::reconciled`].
+    /// Another comparison that was asked for meanwhile notes it: a child may have seen only after
+    /// this one had begun that the state was set back.
     pub async fn note_compared(&self) -> Result<(), StoreError> {
         self.commit(|txn| {
+            if txn.get::<Fact>(&reconcile_key())? == Some(Fact::Again) {
+                return Ok(());
+            }
             let life = Fact::Epoch(txn.life());
             txn.put_changed(compared_key(), &life)
         })

@@ -150,12 +150,14 @@ impl Store {
     }
 
     /// Notes that a child has seen that the state of this node was set back: the parent may have
-    /// what was here before, and a comparison is due. A root has none.
+    /// what was here before, and a comparison is due, also after one that is under way. A root has
+    /// none.
     pub async fn note_set_back(&self) -> Result<(), StoreError> {
         if self.role() == Role::Root {
             return Ok(());
         }
         self.commit(|txn| {
+            ask_for_reconcile(txn)?;
             let other = Fact::Epoch(!txn.life());
             txn.put_changed(compared_key(), &other)
         })
