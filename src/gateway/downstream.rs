@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use serde::Serialize;
@@ -62,6 +62,9 @@ const BATCH_BYTES: usize = 256 * 1024;
 /// that was set back, and offers it what it lacks.
 const SHOWN_WAIT: Duration = Duration::from_secs(5);
 
+/// No child has seen that the state was set back; behind every place in a feed.
+const NOT_SET_BACK: u64 = u64::MAX;
+
 /// Referrers in one listing. Over it the rest is left to the messages of later pushes; a
 /// repository with that many does not occur.
 const REFERRERS_MAX: usize = 50_000;
@@ -92,8 +95,9 @@ pub struct Gateway {
     start: String,
     /// Whether the store remembers that.
     start_noted: AtomicBool,
-    /// Whether a child has seen in this start that the state was set back.
-    set_back: AtomicBool,
+    /// A child has seen in this start that the state was set back: how far, in the feed of this
+    /// node's parent. [`NOT_SET_BACK`]: none has.
+    set_back: AtomicU64,
 }
 
 impl Gateway {
@@ -105,7 +109,7 @@ impl Gateway {
         // The letter says that starts are remembered: earlier versions told of theirs too.
         let start = format!("{NOTED}{:016x}", store.sys().rng.number());
         let start_noted = AtomicBool::new(false);
-        let set_back = AtomicBool::new(false);
+        let set_back = AtomicU64::new(NOT_SET_BACK);
         Gateway { store, auth, directory, contacts, told, start, start_noted, set_back }
     }
 
@@ -267,16 +271,14 @@ impl Gateway {
             let end = Batch { from: head, through: head, items: vec![] };
             let reply = respond_batch(request, &end)?;
             let known = request.query("start").zip(request.query("sequence"));
-            let is_known = match known.and_then(|(start, at)| Some((start, at.parse().ok()?))) {
-                Some((start, sequence)) => {
-                    self.store.has_been_at(start, sequence).map_err(fault)?
-                }
-                None => true,
+            let Some((start, at)) = known.and_then(|(start, at)| Some((start, at.parse().ok()?)))
+            else {
+                return Ok(reply);
             };
-            if is_known {
+            if self.store.has_been_at(start, at).map_err(fault)? {
                 return Ok(reply);
             }
-            self.was_set_back().await.map_err(fault)?;
+            self.was_set_back(start).await.map_err(fault)?;
             return Ok(reply.with(SET_BACK, "1".to_owned()));
         };
         let from: Cursor = after.parse().map_err(|()| malformed("'after' is no position"))?;
@@ -315,12 +317,15 @@ impl Gateway {
     }
 
     /// A node that has a parent compares with it before its children offer it anything: once in
-    /// each start, since no state is set back while its node runs.
-    async fn was_set_back(&self) -> Result<(), StoreError> {
-        if !self.set_back.load(Ordering::Relaxed) {
+    /// each start, since no state is set back while its node runs, and again for a child that knows
+    /// of a state which it parted from still earlier.
+    async fn was_set_back(&self, start: &str) -> Result<(), StoreError> {
+        let parted = self.store.parted_at(start)?;
+        let at = parted.map_or(NOT_SET_BACK - 1, |parted| parted.sequence);
+        if at < self.set_back.load(Ordering::Relaxed) {
             log::warn!("a child knows of a later state of this node, which was set back");
-            self.store.note_set_back().await?;
-            self.set_back.store(true, Ordering::Relaxed);
+            self.store.note_set_back(parted).await?;
+            self.set_back.fetch_min(at, Ordering::Relaxed);
         }
         Ok(())
     }
@@ -694,20 +699,28 @@ mod tests {
                 store.note_compared().await.unwrap();
                 store.reconciled(store.head()).await.unwrap();
             };
-            compare().await;
-            store.note_start("nknown").await.unwrap();
-            for (start, is_known) in [("nknown", true), ("nother", false), ("nother", false)] {
+            for start in ["nfirst", "nsecond", "nknown"] {
+                compare().await;
+                store.note_start(start).await.unwrap();
+            }
+            for (start, sequence, is_known, is_due) in [
+                ("nknown", "1", true, false),
+                ("nother", "1", false, true),
+                ("nother", "1", false, false),
+                // It was set back behind that, before the second one: that is earlier.
+                ("nfirst", "999", false, true),
+                ("nfirst", "999", false, false),
+            ] {
                 let mut request = request(Method::Get, "/gateway/v1/dock01/messages");
-                request.query =
-                    [("start", start), ("sequence", "1")].map(|(n, v)| (n.into(), v.into())).into();
+                request.query = [("start", start), ("sequence", sequence)]
+                    .map(|(n, v)| (n.into(), v.into()))
+                    .into();
                 request.host = Some("reg.example:5001".to_owned());
                 for (name, value) in [("authorization", &*authorization), (INSTANCE, "one")] {
                     request.headers.push((name.to_owned(), value.to_owned()));
                 }
-                let first = !gateway.set_back.load(Ordering::Relaxed);
                 let reply = gateway.answer(&mut request).await.unwrap();
                 assert_eq!(reply.headers.iter().any(|(n, _)| *n == SET_BACK), !is_known, "{start}");
-                let is_due = !is_known && first;
                 assert_eq!(store.is_partial(&app).unwrap(), is_due, "{start}");
                 assert_eq!(store.reconcile_due().unwrap(), is_due, "{start}");
                 compare().await;

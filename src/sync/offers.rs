@@ -66,28 +66,44 @@ impl Worker {
         }
     }
 
-    /// Notes what the parent has deleted up to here since this node, which was restored or set
-    /// back, last heard of it: a child that still has that offers it.
+    /// Notes what the parent has deleted up to here since the state that this node was restored or
+    /// set back to: a child that still has that offers it.
     pub(super) async fn note_gone(&self, head: Cursor) -> Result<(), SyncError> {
-        let Some(mut from) = self.store.feed_position()? else {
-            return Ok(());
-        };
+        let parted = self.store.gone_from().await?;
         let mut gone = Gone::default();
-        self.store.inbox(usize::MAX)?.into_iter().for_each(|(_, message)| gone.hear(message));
+        // What was applied since is asked for again. When the parent does not have that any more,
+        // only the rest is heard.
+        for from in parted.into_iter().chain(self.store.feed_position()?) {
+            self.store.inbox(usize::MAX)?.into_iter().for_each(|(_, message)| gone.hear(message));
+            if self.hear_gone(&mut gone, from, head).await? {
+                break;
+            }
+        }
+        self.store.note_gone(gone);
+        Ok(())
+    }
+
+    /// Hears what the parent has deleted from one position to another; `false`: it does not have
+    /// all of that any more. It keeps a bounded part of its feed, so this ends.
+    async fn hear_gone(
+        &self,
+        gone: &mut Gone,
+        mut from: Cursor,
+        head: Cursor,
+    ) -> Result<bool, SyncError> {
         while from.epoch == head.epoch && from.sequence < head.sequence {
             let batch = match self.upstream.messages(from, Duration::ZERO).await {
                 Ok(received) => received.batch,
-                Err(UpstreamError::Gone) => break,
+                Err(UpstreamError::Gone) => return Ok(false),
                 Err(error) => return Err(error.into()),
             };
             if batch.from != from || batch.through.sequence <= from.sequence {
-                break;
+                return Ok(false);
             }
             batch.items.into_iter().for_each(|item| gone.hear(item.message));
             from = batch.through;
         }
-        self.store.note_gone(gone);
-        Ok(())
+        Ok(true)
     }
 
     /// What becomes of what the parent lacks in a repository.
@@ -169,5 +185,91 @@ impl Worker {
             }
         }
         Ok(lacked)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use super::super::fetch::Fetcher;
+    use super::super::state::State;
+    use super::*;
+    use crate::gateway::upstream::testing::parent;
+    use crate::gateway::wire;
+    use crate::store::content::leases::Lease;
+    use crate::store::replica::node::testing::connected;
+    use crate::store::replica::outbox::{Delivery, Origin, OutboxId};
+    use crate::store::{Precondition, PutManifest};
+    use crate::types::digest::Algorithm;
+    use crate::types::message::{Batch, Item, Message};
+    use crate::types::{Manifest, Role, media};
+
+    const EPOCH: u64 = 3;
+
+    fn at(sequence: u64) -> Cursor {
+        Cursor { epoch: EPOCH, sequence }
+    }
+
+    fn removal(sequence: u64, tag: &str) -> Item {
+        let (repository, tag) = ("app".parse().unwrap(), tag.parse().unwrap());
+        Item { sequence, message: Message::Tag { repository, tag, digest: None } }
+    }
+
+    /// Of its feed the parent has what comes after 12, and this node has 9 to 12 unapplied.
+    #[test]
+    fn f201_of_what_the_parent_has_deleted_the_rest_is_heard_when_its_feed_begins_later() {
+        smol::block_on(async {
+            let asked = Arc::new(Mutex::new(Vec::new()));
+            let heard = asked.clone();
+            let upstream = Arc::new(parent(move |path, _| {
+                let after = path.split(['.', '&']).nth(1).unwrap_or_default().to_owned();
+                let is_there = after == "12";
+                heard.lock().unwrap().push(after);
+                let batch = Batch { from: at(12), through: at(20), items: vec![removal(15, "b")] };
+                if is_there {
+                    (200, wire::encode_batch(&batch).unwrap())
+                } else {
+                    (410, Vec::new())
+                }
+            }));
+            let store = connected().await;
+            store.stand(Role::Connected, true);
+            store.reconciled(at(9)).await.unwrap();
+            let items = vec![removal(10, "a")];
+            store.receive(Batch { from: at(9), through: at(12), items }).await.unwrap();
+            store.note_set_back(Some(at(5))).await.unwrap();
+            let fetcher = Fetcher {
+                store: store.clone(),
+                upstream: upstream.clone(),
+                strikes: Arc::default(),
+            };
+            let state = Arc::new(State::new(store.sys()));
+            let worker = Worker { store: store.clone(), upstream, fetcher, state };
+            worker.note_gone(at(20)).await.unwrap();
+            assert_eq!(*asked.lock().unwrap(), ["5", "12"]);
+
+            let app: RepositoryName = "app".parse().unwrap();
+            for (tag, sequence) in ["a", "b", "c"].into_iter().zip(1..) {
+                let id = OutboxId { origin: "leaf01".parse().unwrap(), incarnation: 1, sequence };
+                let delivery = Delivery { id, offered: true };
+                let (index, digest) = (media::OCI_INDEX, [1; 32]);
+                let text = format!(r#"{{"schemaVersion":2,"mediaType":"{index}","manifests":[]}}"#);
+                let put = PutManifest {
+                    content: Lease::unseen(&Digest::from_raw(Algorithm::Sha256, &digest).unwrap()),
+                    media_type: index.to_owned(),
+                    bytes_len: text.len() as u64,
+                    parsed: Manifest::parse(Some(index), text.as_bytes()).unwrap(),
+                    tags: vec![tag.parse().unwrap()],
+                    precondition: Precondition::None,
+                    content_required: false,
+                    origin: Origin::Child(delivery),
+                };
+                store.put_manifest(&app, put).await.unwrap();
+            }
+            let tags = store.tags(&app, None, 9).unwrap();
+            let tags: Vec<_> = tags.iter().map(|(tag, _)| tag.as_str()).collect();
+            assert_eq!(tags, ["c"]);
+        });
     }
 }

@@ -1,8 +1,9 @@
 //! A device whose disk is set back to a snapshot: its store does not know, and counts over again.
 
 use super::between::hook;
-use super::scenarios::{FIRST, SECOND, THIRD, app, in_tree, named, names, push, rest};
+use super::scenarios::{FIRST, SECOND, THIRD, app, has, in_tree, named, names, push, rest};
 use super::*;
+use crate::store::replica::outbox::{Delivery, OutboxId};
 
 async fn delete(store: &Store, tag: &str) {
     let tag = &names(&[tag])[0];
@@ -222,7 +223,7 @@ fn f201_a_node_that_a_child_sees_set_back_while_it_compares_compares_again() {
             let (root, device) = (&tree.world.root, &tree.world.device());
             device.stand(Role::Connected, true);
             rest(tree, engine).await;
-            device.note_set_back().await.unwrap();
+            device.note_set_back(None).await.unwrap();
             push(root, &["v1"], FIRST).await;
             let (noted, listed) = (AtomicBool::new(false), Arc::new(AtomicU64::new(0)));
             let (noted, seen) = (Arc::new(noted), listed.clone());
@@ -233,7 +234,7 @@ fn f201_a_node_that_a_child_sees_set_back_while_it_compares_compares_again() {
                         seen.fetch_add(1, Ordering::Relaxed);
                     }
                     if call.contains(during) && !noted.swap(true, Ordering::Relaxed) {
-                        world.device().note_set_back().await.unwrap();
+                        world.device().note_set_back(None).await.unwrap();
                     }
                     false
                 }
@@ -242,5 +243,79 @@ fn f201_a_node_that_a_child_sees_set_back_while_it_compares_compares_again() {
             assert_eq!(listed.load(Ordering::Relaxed), 2, "{during}");
             assert!(!device.reconcile_due().unwrap(), "twice is enough");
         });
+    }
+}
+
+/// A leaf of the device offers these tags.
+async fn offer(device: &Store, offered: &[(&str, u64)]) {
+    for ((tag, number), sequence) in offered.iter().zip(1..) {
+        let id = OutboxId { origin: "leaf01".parse().unwrap(), incarnation: 1, sequence };
+        let delivery = Delivery { id, offered: true };
+        store_push(device, &app(), &names(&[tag]), *number, Origin::Child(delivery)).await;
+    }
+}
+
+/// A node between root and leaf is set back, and starts; the leaf sees it sooner or later.
+#[test]
+fn f201_what_the_root_has_deleted_does_not_come_back_whenever_a_leaf_sees_a_set_back() {
+    for seen in ["at once", "after messages", "after a comparison", "after a start", "by halves"] {
+        // The start that the leaf knows is lost, too, or the snapshot is of it.
+        for known in ["n-of-the-snapshot", "n-lost"] {
+            if known == "n-lost" && seen == "after a start" {
+                continue;
+            }
+            in_tree(async |tree, engine| {
+                let (root, device) = (&tree.world.root, &tree.world.device());
+                device.stand(Role::Connected, true);
+                device.note_start("n-of-the-snapshot").await.unwrap();
+                rest(tree, engine).await;
+                // The leaf had this, too, and got it again from a client, behind the snapshot.
+                push(root, &["again"], THIRD).await;
+                engine.pull_once().await.unwrap();
+                delete(root, "again").await;
+                engine.pull_once().await.unwrap();
+                let snapshot = device.rows_of_backup();
+                device.note_start("n-lost").await.unwrap();
+                push(root, &["untagged"], FIRST).await;
+                push(root, &["deleted"], SECOND).await;
+                delete(root, "untagged").await;
+                let second = digest_of(&manifest(SECOND));
+                root.delete_manifest(&app(), &second, &Origin::Client).await.unwrap();
+                device.set_back(snapshot);
+                device.note_start("n-after").await.unwrap();
+                let mut engine = tree.start().await;
+                engine.begin_once().await.unwrap();
+                if seen != "at once" {
+                    engine.pull_once().await.unwrap();
+                }
+                if seen == "after a comparison" {
+                    device.request_reconcile().await.unwrap();
+                    engine.pull_once().await.unwrap();
+                }
+                if seen == "after a start" {
+                    device.note_start("n-much-later").await.unwrap();
+                }
+                let parted = device.parted_at(known).unwrap();
+                device.note_set_back(parted).await.unwrap();
+                if seen == "by halves" {
+                    device.note_start("n-much-later").await.unwrap();
+                    engine = tree.start().await;
+                    // Another child knows less.
+                    device.note_set_back(device.parted_at("n-lost").unwrap()).await.unwrap();
+                }
+                assert!(device.lacks_a_life().unwrap());
+                engine.pull_once().await.unwrap();
+                let offered = [("untagged", FIRST), ("deleted", SECOND), ("again", THIRD)];
+                offer(device, &offered).await;
+                rest(tree, &engine).await;
+                for store in [root, device] {
+                    let gone = (named(store, "untagged"), named(store, "deleted"));
+                    assert_eq!(gone, (None, None), "{seen} {known}");
+                    assert!(has(store, FIRST) && !has(store, SECOND), "{seen} {known}");
+                    let again = Some(digest_of(&manifest(THIRD)));
+                    assert_eq!(named(store, "again"), again, "{seen} {known}");
+                }
+            });
+        }
     }
 }

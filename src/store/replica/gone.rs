@@ -4,12 +4,15 @@
 use std::collections::BTreeSet;
 use std::sync::PoisonError;
 
+use super::inbox::{Position, applied};
 use super::outbox::Origin;
-use crate::store::Store;
+use crate::store::rows::node::gone_from_key;
+use crate::store::{Store, StoreError, Txn};
 use crate::types::message::Message;
-use crate::types::{Digest, RepositoryName, Tag};
+use crate::types::{Cursor, Digest, RepositoryName, Tag};
 
-/// Tags, and manifests, that are remembered. Over it: a child brings the others back.
+/// Tags, and manifests, that are remembered. Over it: a child brings the others back, and the log
+/// says so.
 const GONE_MAX: usize = 10_000;
 
 /// In memory: a child comes back soon, or brings back what was deleted.
@@ -41,11 +44,46 @@ impl Gone {
             | Message::ConfigChanged { .. } => {}
         }
     }
+
+    fn is_full(&self) -> bool {
+        self.tags.len() >= GONE_MAX || self.manifests.len() >= GONE_MAX
+    }
+}
+
+/// Has the comparisons in this life of the store ask for what the parent has deleted since its feed
+/// was at `parted`, or, when that is not known, from where this node is in it; where from that is.
+/// An earlier place that was noted before counts: another child may know of one.
+pub(super) fn begin(
+    txn: &mut Txn<'_>,
+    parted: Option<Cursor>,
+) -> Result<Option<Cursor>, StoreError> {
+    let Some(here) = applied(txn)? else {
+        return Ok(None);
+    };
+    let noted = txn.get::<Position>(&gone_from_key())?.map(|noted| noted.0);
+    // A position in the feed of another parent, or of one that was set back, tells nothing.
+    let is_before = |from: &Cursor| from.epoch == here.epoch && from.sequence <= here.sequence;
+    let known = noted.into_iter().chain(parted).filter(is_before);
+    let from = known.min_by_key(|from| from.sequence).unwrap_or(here);
+    txn.put_changed(gone_from_key(), &Position(from))?;
+    Ok(Some(from))
 }
 
 impl Store {
+    /// From where on in its feed the parent is asked what it has deleted: the same place until
+    /// everything was compared in this life of the store. `None` before the first comparison.
+    pub async fn gone_from(&self) -> Result<Option<Cursor>, StoreError> {
+        self.commit(|txn| begin(txn, None)).await
+    }
+
     /// Remembers this, and nothing that was remembered before.
     pub fn note_gone(&self, gone: Gone) {
+        if gone.is_full() {
+            log::warn!(
+                "the parent has deleted more than is remembered: what children offer of it comes \
+                 back"
+            );
+        }
         *self.shared().gone.lock().unwrap_or_else(PoisonError::into_inner) = gone;
     }
 

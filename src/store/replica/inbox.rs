@@ -3,7 +3,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::store::rows::node::{Fact, compared_key, listed_key, position_key, reconcile_key};
+use crate::store::rows::node::{
+    Fact, compared_key, gone_from_key, listed_key, position_key, reconcile_key,
+};
 use crate::store::rows::{Kind, Row, key, prefix};
 use crate::store::{Store, StoreError, Txn};
 use crate::types::Cursor;
@@ -18,8 +20,8 @@ impl Row for InboxRow {
 }
 
 /// The position in the parent's feed up to which messages were received.
-#[derive(Clone, Copy, Serialize, Deserialize)]
-struct Position(Cursor);
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Position(pub(super) Cursor);
 
 impl Row for Position {
     const VERSION: u8 = 1;
@@ -73,6 +75,9 @@ impl Store {
         self.commit(|txn| {
             if txn.get::<Fact>(&reconcile_key())? == Some(Fact::Again) {
                 return Ok(());
+            }
+            if txn.get::<Position>(&gone_from_key())?.is_some() {
+                txn.delete(gone_from_key())?;
             }
             let life = Fact::Epoch(txn.life());
             txn.put_changed(compared_key(), &life)
@@ -147,6 +152,18 @@ impl Store {
         })
         .await
     }
+}
+
+/// Up to where messages were not only received but applied too, at least; `None` before the first
+/// reconcile.
+pub(super) fn applied(txn: &Txn<'_>) -> Result<Option<Cursor>, StoreError> {
+    let Some(Position(position)) = txn.get(&position_key())? else {
+        return Ok(None);
+    };
+    let waiting = txn.page::<InboxRow>(&prefix(Kind::Inbox, &[]), 1)?;
+    let first = waiting.into_iter().map(|(key, _)| InboxId(key).sequence()).next();
+    let before = first.map_or(u64::MAX, |first| first.saturating_sub(1));
+    Ok(Some(Cursor { sequence: position.sequence.min(before), ..position }))
 }
 
 /// Forgets what was received: the parent's feed is followed from this position on.

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::delivered;
+use super::{delivered, gone};
 use crate::store::rows::node::{
     Fact, compared_key, debts_key, descendant_key, epoch_key, last_look_key, last_sync_key,
     looked_with_key, reconcile_key, self_config_key, synced_key, version_key,
@@ -14,7 +14,7 @@ use crate::types::connected_registry::{ParentContact, StatusDetail};
 use crate::types::message::NodeConfig;
 use crate::types::token::{ScopeMap, Token};
 use crate::types::{
-    ConnectedRegistry, ConnectedRegistryName, Grant, RepositoryName, Role, UnixSeconds,
+    ConnectedRegistry, ConnectedRegistryName, Cursor, Grant, RepositoryName, Role, UnixSeconds,
 };
 
 /// Why an attempt to sync failed.
@@ -150,14 +150,16 @@ impl Store {
     }
 
     /// Notes that a child has seen that the state of this node was set back: the parent may have
-    /// what was here before, and a comparison is due, also after one that is under way. A root has
+    /// what was here before, and a comparison is due, also after one that is under way. It asks for
+    /// what the parent has deleted since its feed was at `parted`, if that is known. A root has
     /// none.
-    pub async fn note_set_back(&self) -> Result<(), StoreError> {
+    pub async fn note_set_back(&self, parted: Option<Cursor>) -> Result<(), StoreError> {
         if self.role() == Role::Root {
             return Ok(());
         }
-        self.commit(|txn| {
+        self.commit(move |txn| {
             ask_for_reconcile(txn)?;
+            gone::begin(txn, parted)?;
             let other = Fact::Epoch(!txn.life());
             txn.put_changed(compared_key(), &other)
         })
@@ -506,7 +508,7 @@ mod tests {
                 if expected {
                     store.request_reconcile().await.unwrap();
                 }
-                store.reconciled(crate::types::Cursor::default()).await.unwrap();
+                store.reconciled(Cursor::default()).await.unwrap();
                 assert_eq!(store.reconcile_due(), Ok(expected));
             }
             let mut renamed = config(&[APP]);

@@ -1,17 +1,21 @@
 //! Which starts of this node its state remembers, so that a child sees when the state was set back:
 //! by a copy of an older one or a snapshot of the disk, which keep the epoch of the feed.
 
-use crate::store::rows::node::{Fact, start_key, starts};
+use super::inbox::{Position, applied};
+use crate::store::rows::node::{Fact, start_key, started_at_key, starts};
 use crate::store::{Store, StoreError};
+use crate::types::Cursor;
 
 /// Starts that are remembered. Over it: the oldest is forgotten, and a child that was away for as
 /// many takes this node for one that was set back, and offers it what it lacks.
 const STARTS_MAX: usize = 1024;
 
 impl Store {
-    /// Remembers this start, before a child hears of it.
+    /// Remembers this start and where in the parent's feed it begins, before a child hears of it
+    /// and before anything is taken from the parent.
     pub async fn note_start(&self, start: &str) -> Result<(), StoreError> {
         let (key, begins) = (start_key(start), self.sequence());
+        let at = started_at_key(start.as_bytes());
         self.commit(move |txn| {
             if txn.get::<Fact>(&key)?.is_some() {
                 return Ok(());
@@ -20,7 +24,13 @@ impl Store {
                 txn.scan::<Fact>(&starts())?.into_iter().filter_map(begin_of).collect();
             known.sort();
             let over = (known.len() + 1).saturating_sub(STARTS_MAX);
-            known.into_iter().take(over).try_for_each(|(_, oldest)| txn.delete(oldest))?;
+            for (_, oldest) in known.into_iter().take(over) {
+                txn.delete(started_at(&oldest))?;
+                txn.delete(oldest)?;
+            }
+            if let Some(position) = applied(txn)? {
+                txn.put(at, &Position(position))?;
+            }
             txn.put(key, &Fact::Epoch(begins))
         })
         .await
@@ -43,6 +53,28 @@ impl Store {
         let end = later.filter(|other| *other > begin).min().unwrap_or(self.reached());
         Ok(sequence <= end)
     }
+
+    /// Where this node was in its parent's feed when its state parted from the one that a child
+    /// knows, which was in that start; `None`: that is not known. When that start is lost too, it
+    /// may be later than that, and is never earlier.
+    pub fn parted_at(&self, start: &str) -> Result<Option<Cursor>, StoreError> {
+        let known = self.scan::<Fact>(&starts(), None, usize::MAX)?;
+        let known = known.into_iter().filter_map(begin_of);
+        let parted = match self.get(&start_key(start))? {
+            Some(Fact::Epoch(begin)) => known.filter(|(begins, _)| *begins > begin).min(),
+            // Of those that are remembered only this one is certainly not of the other state.
+            _ => known.max(),
+        };
+        let Some((_, key)) = parted else {
+            return Ok(None);
+        };
+        Ok(self.get::<Position>(&started_at(&key))?.map(|position| position.0))
+    }
+}
+
+/// The key of where a start begins in the parent's feed, from the start's own key.
+fn started_at(start: &[u8]) -> Vec<u8> {
+    started_at_key(start.get(starts().len()..).unwrap_or_default())
 }
 
 fn begin_of((key, fact): (Vec<u8>, Fact)) -> Option<(u64, Vec<u8>)> {
@@ -54,6 +86,8 @@ fn begin_of((key, fact): (Vec<u8>, Fact)) -> Option<(u64, Vec<u8>)> {
 mod tests {
     use super::*;
     use crate::store::registry::manifests::testing::{push, store};
+    use crate::store::rows::{Kind, prefix};
+    use crate::types::message::{Batch, Item, Message};
 
     #[test]
     fn f201_a_state_that_was_set_back_has_not_been_where_it_was() {
@@ -75,6 +109,35 @@ mod tests {
             }
             assert!(!has("c", 0), "forgotten");
             assert_eq!(store.scan::<Fact>(&starts(), None, usize::MAX).unwrap().len(), STARTS_MAX);
+        });
+    }
+
+    #[test]
+    fn f201_a_start_tells_where_a_state_parted_from_another() {
+        smol::block_on(async {
+            let store = store();
+            let at = |sequence| Cursor { epoch: 7, sequence };
+            store.note_start("a").await.unwrap();
+            assert_eq!(store.parted_at("a"), Ok(None), "it runs");
+            assert_eq!(store.parted_at("lost"), Ok(None), "before the first comparison");
+            store.reconciled(at(3)).await.unwrap();
+            let repository = "app".parse().unwrap();
+            let message = Message::Tag { repository, tag: "v1".parse().unwrap(), digest: None };
+            let items = vec![Item { sequence: 5, message }];
+            store.receive(Batch { from: at(3), through: at(8), items }).await.unwrap();
+            store.note_start("b").await.unwrap();
+            let waiting = store.inbox(9).unwrap().into_iter().map(|(id, _)| id).collect();
+            store.inbox_done(waiting).await.unwrap();
+            store.note_start("c").await.unwrap();
+            assert_eq!(store.parted_at("a"), Ok(Some(at(4))), "5 was not applied");
+            assert_eq!(store.parted_at("b"), Ok(Some(at(8))));
+            assert_eq!(store.parted_at("c"), Ok(None));
+            assert_eq!(store.parted_at("lost"), Ok(Some(at(8))), "not before this start");
+            for number in 0..STARTS_MAX {
+                store.note_start(&format!("s{number}")).await.unwrap();
+            }
+            let rows = prefix(Kind::Node, &[b"started-at"]);
+            assert_eq!(store.scan::<Position>(&rows, None, usize::MAX).unwrap().len(), STARTS_MAX);
         });
     }
 }

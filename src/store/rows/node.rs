@@ -79,7 +79,8 @@ pub(in crate::store) fn own_rows() -> Vec<Vec<u8>> {
     starts.extend([last_look_key(), looked_with_key(), debts_key(), position_key(), pushes_key()]);
     starts.extend([prefix(Kind::Node, &[b"version"]), prefix(Kind::Node, &[b"synced"])]);
     starts.extend([prefix(Kind::Node, &[b"offer"]), parent_epoch_key(), listed_key()]);
-    starts.extend([parent_start_key(), compared_key(), heard_key()]);
+    starts.extend([parent_start_key(), compared_key(), heard_key(), gone_from_key()]);
+    starts.push(prefix(Kind::Node, &[b"started-at"]));
     starts.push(prefix(Kind::Node, &[b"withheld-tag"]));
     starts.push(prefix(Kind::Node, &[b"withheld-manifest"]));
     starts
@@ -118,6 +119,16 @@ pub(in crate::store) fn starts() -> Vec<u8> {
 
 pub(in crate::store) fn start_key(start: &str) -> Vec<u8> {
     key(Kind::Node, &[b"start", start.as_bytes()])
+}
+
+/// Where this node was in its parent's feed at a start of it.
+pub(in crate::store) fn started_at_key(start: &[u8]) -> Vec<u8> {
+    key(Kind::Node, &[b"started-at", start])
+}
+
+/// From where on in its parent's feed this node, which was set back, asks what was deleted.
+pub(in crate::store) fn gone_from_key() -> Vec<u8> {
+    key(Kind::Node, &[b"gone-from"])
 }
 
 pub(in crate::store) fn parent_start_key() -> Vec<u8> {
