@@ -319,3 +319,23 @@ fn f201_what_the_root_has_deleted_does_not_come_back_whenever_a_leaf_sees_a_set_
         }
     }
 }
+
+/// The root has deleted an image, which a client has pushed again under another tag.
+#[test]
+fn f201_a_tag_that_the_root_has_not_deleted_comes_back_with_its_image() {
+    in_tree(async |tree, engine| {
+        let (root, device) = (&tree.world.root, &tree.world.device());
+        device.stand(Role::Connected, true);
+        rest(tree, engine).await;
+        device.note_set_back(None).await.unwrap();
+        push(root, &["deleted"], FIRST).await;
+        let digest = digest_of(&manifest(FIRST));
+        root.delete_manifest(&app(), &digest, &Origin::Client).await.unwrap();
+        engine.pull_once().await.unwrap();
+        offer(device, &[("deleted", FIRST), ("pushed", FIRST)]).await;
+        rest(tree, engine).await;
+        for store in [root, device] {
+            assert_eq!((named(store, "deleted"), named(store, "pushed")), (None, first()));
+        }
+    });
+}

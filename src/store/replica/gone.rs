@@ -87,8 +87,9 @@ impl Store {
         *self.shared().gone.lock().unwrap_or_else(PoisonError::into_inner) = gone;
     }
 
-    /// Whether the parent has deleted a manifest that a child offers. Takes those tags out of the
-    /// offer that it has deleted.
+    /// Whether the parent has deleted all that a child offers: the manifest, and the tags. Takes
+    /// those tags out of the offer that it has deleted. One that it has not is of a client, who has
+    /// pushed the manifest again.
     pub(in crate::store) fn is_gone(
         &self,
         origin: &Origin,
@@ -101,6 +102,6 @@ impl Store {
         }
         let gone = self.shared().gone.lock().unwrap_or_else(PoisonError::into_inner);
         tags.retain(|tag| !gone.tags.contains(&(repository.clone(), tag.clone())));
-        gone.manifests.contains(&(repository.clone(), digest.clone()))
+        tags.is_empty() && gone.manifests.contains(&(repository.clone(), digest.clone()))
     }
 }
