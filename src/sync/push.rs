@@ -389,16 +389,25 @@ impl Pusher {
         delivery: &Delivery<'_>,
     ) -> Result<(), SyncError> {
         let is_there = self.upstream.has_manifest(repository, digest).await?;
-        if !is_there {
+        // What it names goes up in no change of its own: nothing comes along with an offer in vain.
+        let goes_first = is_there || delivery.offered && row.named_manifests().next().is_some();
+        if !goes_first {
             self.bring_content(repository, digest).await?;
         }
         let manifest = self.read(digest, row.media_type).await?;
         let put = self.upstream.put_manifest(repository, reference, &manifest, delivery).await;
         match put {
-            // It is there, and what it needs was deleted.
-            Err(error) if is_there && error.is_for(Reason::ContentMissing) => {
+            // It is there, and what it needs was deleted; or it is offered, and not in vain.
+            Err(error) if goes_first && error.is_for(Reason::ContentMissing) => {
                 self.bring_content(repository, digest).await?;
                 Ok(self.upstream.put_manifest(repository, reference, &manifest, delivery).await?)
+            }
+            Ok(()) if !is_there && goes_first => {
+                // What it names without needing it.
+                if self.upstream.has_manifest(repository, digest).await? {
+                    self.bring_content(repository, digest).await?;
+                }
+                Ok(())
             }
             put => Ok(put?),
         }

@@ -3,7 +3,10 @@
 use super::between::hook;
 use super::scenarios::{FIRST, SECOND, THIRD, app, has, in_tree, named, names, push, rest};
 use super::*;
+use crate::store::replica::gone::Gone;
 use crate::store::replica::outbox::{Delivery, OutboxId};
+use crate::types::Cursor;
+use crate::types::message::Message;
 
 async fn delete(store: &Store, tag: &str) {
     let tag = &names(&[tag])[0];
@@ -338,4 +341,42 @@ fn f201_a_tag_that_the_root_has_not_deleted_comes_back_with_its_image() {
             assert_eq!((named(store, "deleted"), named(store, "pushed")), (None, first()));
         }
     });
+}
+
+/// What an index names goes up before it, in no change of its own.
+#[test]
+fn f201_the_images_of_an_index_that_is_offered_in_vain_do_not_come_back() {
+    for is_gone in [true, false] {
+        in_tree(async |tree, engine| {
+            let (root, device) = (&tree.world.root, &tree.world.device());
+            let below = children(MANIFESTS);
+            for number in &below {
+                push(root, &[], *number).await;
+            }
+            push(root, &["index"], MANIFESTS).await;
+            rest(tree, engine).await;
+            let mut gone = Gone::default();
+            for number in [MANIFESTS].iter().chain(&below) {
+                let digest = digest_of(&manifest(*number));
+                root.delete_manifest(&app(), &digest, &Origin::Client).await.unwrap();
+                if is_gone {
+                    gone.hear(Message::ManifestDeleted { repository: app(), digest });
+                }
+            }
+            if is_gone {
+                let (repository, tag) = (app(), names(&["index"]).remove(0));
+                gone.hear(Message::Tag { repository, tag, digest: None });
+            }
+            root.note_gone(gone);
+            device.reconciled(Cursor { epoch: 7, sequence: 5 }).await.unwrap();
+            engine.begin_once().await.unwrap();
+            rest(tree, engine).await;
+            assert_eq!(named(root, "index").is_none(), is_gone);
+            for number in [MANIFESTS].iter().chain(&below) {
+                for store in [root, device] {
+                    assert_eq!(has(store, *number), !is_gone, "{number}");
+                }
+            }
+        });
+    }
 }
