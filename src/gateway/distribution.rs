@@ -1,6 +1,7 @@
 //! Content at the parent: the OCI distribution API, from the client's side.
 
 use std::ops::Range;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -197,6 +198,12 @@ impl Upstream {
         digest: &Digest,
     ) -> Result<bool, UpstreamError> {
         Ok(self.tag(repository, &Reference::Digest(digest.clone())).await?.is_some())
+    }
+
+    /// Not below which sequence of the parent's feed the answers of this session are about what it
+    /// has; `None`: it does not tell. Earlier versions tell with other answers only.
+    pub fn asked(&self) -> Option<u64> {
+        Some(self.asked.load(Ordering::Relaxed)).filter(|sequence| *sequence > 0)
     }
 
     /// Starts the upload of a blob; its location, for the calls below. `None`: the parent has

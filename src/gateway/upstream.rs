@@ -11,8 +11,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use answer::{asks_of_manifests, check, error_text, is_doubtful, message};
 pub(super) use answer::{body, malformed, protocol};
-use answer::{check, error_text, is_doubtful, message};
 use serde::Deserialize;
 
 use super::downstream::{EPOCH, INSTANCE, NOTED, PROJECTED, SET_BACK, START};
@@ -186,6 +186,8 @@ pub struct Upstream {
     parent_start: Mutex<Option<String>>,
     /// The highest sequence of the parent's feed that an answer of this session is of.
     heard: Arc<AtomicU64>,
+    /// The same of answers about manifests and tags; 0: those tell none.
+    pub(super) asked: AtomicU64,
 }
 
 impl Upstream {
@@ -199,7 +201,7 @@ impl Upstream {
         heard: Arc<AtomicU64>,
     ) -> Upstream {
         let (sys, realm, tokens) = (sys.clone(), Mutex::default(), Mutex::default());
-        let epoch = AtomicU64::new(0);
+        let (epoch, asked) = (AtomicU64::new(0), AtomicU64::new(0));
         let parent_start = Mutex::default();
         Upstream {
             sys,
@@ -212,6 +214,7 @@ impl Upstream {
             tokens,
             parent_start,
             heard,
+            asked,
         }
     }
 
@@ -230,6 +233,7 @@ impl Upstream {
     pub fn begin_session(&self) {
         *lock(&self.parent_start) = None;
         self.heard.store(0, Ordering::Relaxed);
+        self.asked.store(0, Ordering::Relaxed);
     }
 
     /// The highest sequence of the parent's feed that an answer of this session is of; 0: it tells
@@ -449,7 +453,7 @@ impl Upstream {
     ) -> Result<ClientResponse, UpstreamError> {
         self.sys.metrics.sync_requests.add(1);
         let mut request = request.with("authorization", format!("Bearer {token}"));
-        let meant = self.parent_start();
+        let (meant, is_asked) = (self.parent_start(), asks_of_manifests(&request));
         if let Some(start) = &meant {
             request = request.with(START, start.clone());
         }
@@ -465,6 +469,7 @@ impl Upstream {
         // Before anybody sees the answer, and takes something from it.
         if let Some(sequence) = response.header(SEQUENCE).and_then(|text| text.parse().ok()) {
             self.heard.fetch_max(sequence, Ordering::Relaxed);
+            self.asked.fetch_max(if is_asked { sequence } else { 0 }, Ordering::Relaxed);
         }
         Ok(response)
     }

@@ -226,6 +226,38 @@ fn f204_a_mirror_that_paid_a_debt_does_not_lose_it_to_older_messages() {
     });
 }
 
+/// How new an answer is stands in it: nothing more is asked, one by one over a slow link.
+#[test]
+fn f204_a_mirror_that_asks_for_what_it_owes_asks_for_no_more() {
+    let spawner = Spawner::new();
+    boxed(&spawner, async {
+        let tree = tree(spawner.clone(), READ_ONLY).await;
+        let (root, device) = (&tree.world.root, &tree.world.device());
+        let engine = tree.start().await;
+        engine.pull_once().await.unwrap();
+        put_without_bytes(root, &["v1"], FIRST).await;
+        engine.pull_once().await.unwrap();
+        push(root, &["v1"], FIRST).await;
+        tree.hands.0.fetch_add(90_000, Ordering::Relaxed);
+        let asked = Arc::new(AtomicU64::new(0));
+        let seen = asked.clone();
+        hook(&tree.world, move |world, call, status| {
+            let seen = seen.clone();
+            async move {
+                let is_head = status == 0 && call.ends_with("/messages");
+                if is_head && named(&world.device(), "v1").is_none() {
+                    seen.fetch_add(1, Ordering::Relaxed);
+                }
+                false
+            }
+        });
+        engine.pull_once().await.unwrap();
+        assert_eq!(named(device, "v1"), named(root, "v1"));
+        assert_eq!(device.listed().unwrap(), Some(root.head()));
+        assert_eq!(asked.load(Ordering::Relaxed), 0);
+    });
+}
+
 #[test]
 fn f119_a_tag_of_a_mirror_does_not_go_back_after_a_comparison() {
     let spawner = Spawner::new();

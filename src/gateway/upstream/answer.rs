@@ -2,7 +2,7 @@
 
 use super::{ERROR_TEXT_MAX, UpstreamError, digest_header};
 use crate::gateway::wire::{self, BODY_BYTES_MAX, Wire};
-use crate::http::{BodyError, ClientError, ClientResponse};
+use crate::http::{BodyError, ClientError, ClientRequest, ClientResponse, Method};
 use crate::types::limits::{PROGRESS_DEADLINE, SMALL_BODY_BYTES_MAX};
 use crate::types::refusal::PARTIAL;
 
@@ -17,6 +17,11 @@ pub(in crate::gateway) fn malformed(error: UpstreamError) -> UpstreamError {
         UpstreamError::Protocol(text) => UpstreamError::Malformed(text),
         other => other,
     }
+}
+
+/// Whether the answer is what a tag names, a manifest, or that there is none.
+pub(super) fn asks_of_manifests(request: &ClientRequest) -> bool {
+    matches!(request.method, Method::Get | Method::Head) && request.url.contains("/manifests/")
 }
 
 pub(super) async fn message<T: Wire>(response: ClientResponse) -> Result<T, UpstreamError> {
