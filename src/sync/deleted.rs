@@ -95,6 +95,30 @@ impl Worker {
         Ok(())
     }
 
+    /// Removes repositories that are not granted any more, unless they have something that the
+    /// parent does not have: they go at a comparison after it does.
+    pub(super) async fn purge(
+        &self,
+        ungranted: &BTreeSet<RepositoryName>,
+    ) -> Result<(), SyncError> {
+        let mut kept = BTreeSet::new();
+        for repository in ungranted {
+            match self.store.delete_repository(repository).await {
+                Ok(()) => log::info!("removed repository {repository}: it is not granted any more"),
+                Err(StoreError::NotFound) => {}
+                Err(StoreError::Conflict(_)) => drop(kept.insert(repository.clone())),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        for repository in self.state.kept_anew(&kept) {
+            log::warn!(
+                "keeping repository {repository}, which is not granted any more: it has what the \
+                 parent does not have, see statusDetails in `skerry status`"
+            );
+        }
+        Ok(())
+    }
+
     /// Removes a tag that the parent has removed, if it still names `base`.
     pub(super) async fn remove_tag(
         &self,

@@ -73,6 +73,8 @@ pub(super) struct Retries {
     round: u64,
     /// What came with a backup has been made ready.
     joined: bool,
+    /// Changes wait because this node is ReadOnly, which was said.
+    held_up: bool,
     /// An offer was delivered, and perhaps made in vain: what the parent has counts.
     offered: bool,
 }
@@ -105,8 +107,10 @@ impl Pusher {
     /// Delivers what can be delivered now; how long nothing more is due.
     pub(super) async fn deliver_round(&self) -> Result<Duration, SyncError> {
         if !self.is_read_write()? {
+            self.tell_what_waits()?;
             return Ok(LOOK_AGAIN);
         }
+        self.retries().held_up = false;
         if !self.retries().joined {
             self.store.outbox_join().await?;
             self.retries().joined = true;
@@ -119,6 +123,18 @@ impl Pusher {
             self.store.request_reconcile().await?;
         }
         Ok(self.turns().next(self.now()).unwrap_or(LOOK_AGAIN).min(LOOK_AGAIN))
+    }
+
+    /// Says once that a ReadOnly node has what it took before it was one.
+    fn tell_what_waits(&self) -> Result<(), StoreError> {
+        if !self.retries().held_up && !self.store.outbox(1)?.is_empty() {
+            self.retries().held_up = true;
+            log::warn!(
+                "changes that were made here wait, because this connected registry is ReadOnly \
+                 now: see statusDetails in `skerry status`"
+            );
+        }
+        Ok(())
     }
 
     fn is_read_write(&self) -> Result<bool, StoreError> {

@@ -9,16 +9,18 @@ use super::engine::EngineOptions;
 use super::error::SyncError;
 use super::state::State;
 use crate::gateway::contacts::CALL_INTERVAL;
+use crate::gateway::feed::Scope;
 use crate::gateway::{Upstream, UpstreamError};
 use crate::store::{Store, StoreError};
 use crate::sys::clock::sleep;
 use crate::types::connected_registry::{ConnectionState, StatusDetail, StatusReport};
-use crate::types::{ConnectedRegistryName, Digest, UnixSeconds};
+use crate::types::{ConnectedRegistryName, Digest, Mode, UnixSeconds};
 
 /// Reports are at least this far apart.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// Refused changes, and conflicts, that one report lists. Over it: the rest follows when these are
+/// Refused changes, conflicts, and repositories with changes that wait at a ReadOnly node, that one
+/// report lists. Over it: the rest follows when these are
 /// resolved.
 const REFUSED_MAX: usize = 10;
 
@@ -204,6 +206,7 @@ pub fn status_details(
             correlation_id: "outbox-more".to_owned(),
         });
     }
+    details.extend(unsent_details(store)?);
     for (repository, tag, at) in store.conflicts()?.into_iter().take(REFUSED_MAX) {
         details.push(StatusDetail {
             kind: "Sync".to_owned(),
@@ -229,6 +232,49 @@ pub fn status_details(
             timestamp: store.damaged_since(),
             correlation_id: format!("content-{}", &first.hex()[..12]),
         });
+    }
+    Ok(details)
+}
+
+/// What a ReadOnly node has and does not deliver: it was ReadWrite when that was pushed. Its mode
+/// is that with which the connected registry was created, so all of it waits since then.
+fn unsent_details(store: &Store) -> Result<Vec<StatusDetail>, StoreError> {
+    let Some(config) = store.self_config()?.filter(|c| c.node.mode == Mode::ReadOnly) else {
+        return Ok(Vec::new());
+    };
+    let (scope, writes) = (Scope::of_config(&config), Scope::of_writes(&config));
+    let node = &config.node;
+    let detail = |description, id: &str| StatusDetail {
+        kind: "Sync".to_owned(),
+        code: "PushWaiting".to_owned(),
+        description,
+        timestamp: node.created,
+        correlation_id: format!("unsent-{id}"),
+    };
+    let mut details = Vec::new();
+    for repository in store.unsent(REFUSED_MAX + 1)? {
+        if details.len() == REFUSED_MAX {
+            let more = "more repositories have changes that wait than are listed here".to_owned();
+            details.push(detail(more, "more"));
+            break;
+        }
+        let name = &node.name;
+        let mut text = format!(
+            "{repository} has changes that the parent does not have, made while this connected \
+             registry was ReadWrite: now it is ReadOnly and delivers nothing, so they wait here; \
+             they go up when '{name}' is deleted at the root and created again with its sync token \
+             and `--mode ReadWrite`"
+        );
+        if !writes.covers(&repository) {
+            text.push_str(&format!(
+                " and granted the repository, by `skerry connected-registry permissions update \
+                 --name {name} --add {repository}`"
+            ));
+        }
+        if !scope.covers(&repository) {
+            text.push_str("; it is not granted now, and is deleted here when they have gone");
+        }
+        details.push(detail(text, repository.as_str()));
     }
     Ok(details)
 }

@@ -24,6 +24,8 @@ pub(super) struct State {
     debts: Mutex<Debts>,
     /// Repositories of messages that are received and not applied yet.
     arriving: Mutex<BTreeSet<RepositoryName>>,
+    /// Repositories that are not granted any more and have what the parent does not have.
+    kept: Mutex<BTreeSet<RepositoryName>>,
     /// What the parent last took this node to mirror, if that was something else.
     projected: Mutex<Option<String>>,
     /// The latest of the listings of the full comparison that is under way.
@@ -79,6 +81,7 @@ impl State {
             problems: Mutex::default(),
             debts: Mutex::default(),
             arriving: Mutex::default(),
+            kept: Mutex::default(),
             projected: Mutex::default(),
             listed: Mutex::default(),
             failure: Mutex::default(),
@@ -170,6 +173,13 @@ impl State {
     pub(super) fn is_projected_anew(&self, projected: Option<&str>) -> bool {
         let before = std::mem::replace(&mut *lock(&self.projected), projected.map(str::to_owned));
         projected.is_some() && before.as_deref() != projected
+    }
+
+    /// These repositories are kept though they are not granted any more; those that were not
+    /// before.
+    pub(super) fn kept_anew(&self, kept: &BTreeSet<RepositoryName>) -> Vec<RepositoryName> {
+        let before = std::mem::replace(&mut *lock(&self.kept), kept.clone());
+        kept.difference(&before).cloned().collect()
     }
 
     /// A full comparison begins.

@@ -16,8 +16,8 @@ use super::window::LOOK_INTERVAL;
 use crate::gateway::feed::Scope;
 use crate::gateway::wire::Received;
 use crate::gateway::{Upstream, UpstreamError};
+use crate::store::Store;
 use crate::store::replica::inbox::InboxId;
-use crate::store::{Store, StoreError};
 use crate::types::limits::PAGE_MAX;
 use crate::types::message::{Batch, Message, NodeConfig};
 use crate::types::{Cursor, Digest, Mode, RepositoryName, RepositoryPattern, Tag};
@@ -311,13 +311,7 @@ impl Worker {
         let at_parent = self.granted_at_parent(&scope).await?;
         let here = self.repositories_here()?;
         let plan = plan::repositories(&scope, config.node.mode, at_parent, &here);
-        for repository in &plan.purge {
-            match self.store.delete_repository(repository).await {
-                Ok(()) => log::info!("removed repository {repository}: it is not granted any more"),
-                Err(StoreError::NotFound) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
+        self.purge(&plan.purge).await?;
         let strangers = self.store.synced_repositories()?;
         for repository in strangers.iter().filter(|repository| !scope.covers(repository)) {
             self.store.mark_synced(repository, false).await?;

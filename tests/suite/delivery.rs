@@ -11,7 +11,7 @@ use crate::support::image::{INDEX, Image, MANIFEST, digest, push_blob};
 use crate::support::node::{Node, sync_token};
 use crate::sync::{SOON, pull, root_behind};
 
-type User = (String, String);
+pub type User = (String, String);
 
 /// Connects a ReadWrite device that mirrors `app`, and starts it.
 fn device(root: &Node, user: &User) -> Node {
@@ -21,7 +21,7 @@ fn device(root: &Node, user: &User) -> Node {
 }
 
 /// Pushes an image of this seed at a node, as soon as it takes pushes; its digest.
-fn push(node: &Node, user: &User, seed: u64, repository: &str, tag: &str) -> String {
+pub fn push(node: &Node, user: &User, seed: u64, repository: &str, tag: &str) -> String {
     let image = Image::new(seed, &[2000]);
     eventually(SOON, "a push is taken", || {
         let answer = image.push(&node.login, (&user.0, &user.1), repository, tag);
@@ -35,7 +35,7 @@ fn push(node: &Node, user: &User, seed: u64, repository: &str, tag: &str) -> Str
 const AFTER_CUTS: Duration = Duration::from_secs(120);
 
 /// Waits until each of these tags names what it should.
-fn arrive(node: &Node, user: &User, repository: &str, tags: &[(String, String)]) {
+pub fn arrive(node: &Node, user: &User, repository: &str, tags: &[(String, String)]) {
     for (tag, digest) in tags {
         eventually(AFTER_CUTS, &format!("{repository}:{tag} arrives"), || {
             pull(node, user, repository, tag).ok().filter(|came| came == digest)
@@ -158,14 +158,14 @@ fn refused(root: &Node) -> Vec<String> {
     refused.map(|detail| detail["description"].as_str().unwrap().to_owned()).collect()
 }
 
-fn permissions(root: &Node, change: &[&str]) {
+pub fn permissions(root: &Node, change: &[&str]) {
     let mut update = vec!["connected-registry", "permissions", "update", "--name", "dock01"];
     update.extend_from_slice(change);
     root.json(&update);
 }
 
 /// Has the device compare everything with the root, and waits until that is over.
-fn compare(root: &Node, device: &Node, user: &User, repository: &str) {
+pub fn compare(root: &Node, device: &Node, user: &User, repository: &str) {
     permissions(root, &["--add", repository]);
     push(root, user, 900, repository, "v1");
     eventually(SOON, "the comparison is over", || pull(device, user, repository, "v1").ok());
@@ -404,7 +404,7 @@ fn f130_a_number_stands_for_one_change_only() {
 }
 
 /// Removes a tag, or a manifest by its digest, at a node.
-fn delete(node: &Node, user: &User, repository: &str, reference: &str) -> u16 {
+pub fn delete(node: &Node, user: &User, repository: &str, reference: &str) -> u16 {
     let scope = format!("repository:{repository}:pull,push,delete");
     let bearer_token = token(&node.login, &user.0, &user.1, &[&scope]).unwrap();
     let target = format!("/v2/{repository}/manifests/{reference}");
@@ -412,7 +412,7 @@ fn delete(node: &Node, user: &User, repository: &str, reference: &str) -> u16 {
 }
 
 /// All tags of a repository, with what they name.
-fn tags(node: &Node, user: &User, repository: &str) -> BTreeMap<String, String> {
+pub fn tags(node: &Node, user: &User, repository: &str) -> BTreeMap<String, String> {
     let scope = format!("repository:{repository}:pull,metadata_read");
     let bearer_token = token(&node.login, &user.0, &user.1, &[&scope]).unwrap();
     let target = format!("/v2/{repository}/tags/list?n=1000");

@@ -48,4 +48,5 @@ mod tidy;
 mod told;
 mod topology;
 mod tour;
+mod unsent;
 mod yocto;

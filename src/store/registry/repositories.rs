@@ -2,6 +2,7 @@
 
 use crate::store::content::blobs::make_named;
 use crate::store::content::leases::Lease;
+use crate::store::replica::unsent::is_unsent;
 use crate::store::rows::link::{BlobLink, blob_key};
 use crate::store::rows::repository::{RepositoryRow, repository_key};
 use crate::store::rows::{Kind, key, name_at, prefix};
@@ -134,12 +135,14 @@ impl Store {
 
     /// Removes a repository with its tags, manifests and links, a bounded number in each record:
     /// what a stop leaves is removed by the next call, and is known not to be whole. The parent
-    /// does not hear of it. `NotFound` when there is none.
+    /// does not hear of it. `NotFound` when there is none, `Conflict` when it has something that
+    /// the parent does not have.
     pub async fn delete_repository(&self, repository: &RepositoryName) -> Result<(), StoreError> {
         let own = repository_key(repository);
         if self.get::<RepositoryRow>(&own)?.is_none() {
             return Err(StoreError::NotFound);
         }
+        self.look_up(|index| refuse_unsent(&Txn::new(index), repository))?;
         self.mark_synced(repository, false).await?;
         // Names before what they name.
         for kind in [Kind::Tag, Kind::Referrer, Kind::Untagged, Kind::Manifest, Kind::Blob] {
@@ -149,19 +152,31 @@ impl Store {
                 if page.is_empty() {
                     break;
                 }
+                let repository = repository.clone();
                 self.commit(move |txn| {
-                    page.into_iter().try_for_each(|(key, _)| txn.delete(key))?;
-                    Ok(())
+                    // A push that was let in before may have come to its end since.
+                    refuse_unsent(txn, &repository)?;
+                    page.into_iter().try_for_each(|(key, _)| txn.delete(key))
                 })
                 .await?;
             }
         }
+        let repository = repository.clone();
         self.commit(move |txn| {
-            txn.delete(own)?;
-            Ok(())
+            refuse_unsent(txn, &repository)?;
+            txn.delete(own)
         })
         .await
     }
+}
+
+/// `Conflict` when a repository has something that the parent does not have.
+fn refuse_unsent(txn: &Txn<'_>, repository: &RepositoryName) -> Result<(), StoreError> {
+    if is_unsent(txn, repository)? {
+        let text = format!("repository {repository} has what the parent does not have");
+        return Err(StoreError::Conflict(text));
+    }
+    Ok(())
 }
 
 /// Counts bytes that come to a repository, which is created if there is none yet. `Quota` when
@@ -220,6 +235,7 @@ fn check_quota(
 mod tests {
     use super::super::manifests::testing::*;
     use super::*;
+    use crate::store::replica::node::testing::connected;
     use crate::store::rows::node::synced_key;
 
     #[test]
@@ -282,6 +298,25 @@ mod tests {
                 assert_eq!(store.tags(&name, None, 10).unwrap().len(), 1);
                 assert!(store.manifest(&name, &digest(1)).unwrap().is_some());
             }
+        });
+    }
+
+    #[test]
+    fn f118_f130_a_repository_with_changes_that_wait_is_not_deleted() {
+        smol::block_on(async {
+            let store = connected().await;
+            let app: RepositoryName = "app".parse().unwrap();
+            push(&store, "app", 1, &["v1", "v2"]).await;
+            store.mark_synced(&app, true).await.unwrap();
+            for (number, _) in store.outbox(9).unwrap() {
+                let deleted = store.delete_repository(&app).await;
+                assert!(matches!(deleted, Err(StoreError::Conflict(_))), "{deleted:?}");
+                assert_eq!(store.tags(&app, None, 9).unwrap().len(), 2);
+                assert!(store.is_synced(&app).unwrap());
+                store.outbox_done(number).await.unwrap();
+            }
+            store.delete_repository(&app).await.unwrap();
+            assert_eq!(store.repositories(None, 9).unwrap(), []);
         });
     }
 

@@ -11,5 +11,6 @@ pub mod pushes;
 pub mod refused;
 pub mod renewal;
 pub mod starts;
+pub mod unsent;
 
 pub(super) mod delivered;

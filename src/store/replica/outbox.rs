@@ -268,6 +268,14 @@ pub(in crate::store) fn finish(txn: &mut Txn<'_>, number: u64) -> Result<bool, S
     Ok(was_refused)
 }
 
+/// Whether any change of a repository waits.
+pub(in crate::store) fn any_waits(
+    txn: &Txn<'_>,
+    repository: &RepositoryName,
+) -> Result<bool, StoreError> {
+    Ok(!txn.page::<Count>(&waiting_in(repository), 1)?.is_empty())
+}
+
 /// Adds a change to the outbox when this node is a connected registry and the change is to go up.
 /// Call it in the command that makes the change.
 pub(in crate::store) fn enqueue(
