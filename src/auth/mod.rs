@@ -59,6 +59,8 @@ pub struct Authorized<A> {
     /// Who.
     pub principal: Principal,
     live: Arc<Live>,
+    /// What the bearer token was issued for, if one was sent.
+    limit: Option<Arc<Claims>>,
     proof: PhantomData<A>,
 }
 
@@ -213,6 +215,13 @@ impl Auth {
         !live.forbids(push) && live.grants(repository, push) && live.may_go_up(repository, push)
     }
 
+    /// Whether the bearer token of such a sender was issued for pushing too: who only pulls asks
+    /// for none.
+    pub fn is_for_push(&self, who: &Authorized<Pull>, repository: &RepositoryName) -> bool {
+        let names = accepted_scopes(Push::ACTION);
+        who.limit.iter().any(|claims| is_issued(claims, repository, names))
+    }
+
     fn permit<A: RepositoryPermission>(
         &self,
         presented: &Presented<'_>,
@@ -230,12 +239,8 @@ impl Auth {
             ));
         }
         let any_of = accepted_scopes(action);
-        let issued = sender.limit.as_ref().is_none_or(|claims| {
-            claims.access.iter().any(|access| {
-                names_repository(access, repository)
-                    && access.actions.iter().any(|name| any_of.contains(&name.as_str()))
-            })
-        });
+        let issued =
+            sender.limit.as_ref().is_none_or(|claims| is_issued(claims, repository, any_of));
         if !issued || !sender.live.grants(repository, action) {
             return Err(challenge.insufficient());
         }
@@ -363,7 +368,7 @@ impl Sender {
             Link::Child(name) => Principal::Child(name.clone()),
             Link::Client | Link::Elsewhere => Principal::Client(self.live.token.name.clone()),
         };
-        Authorized { principal, live: self.live, proof: PhantomData }
+        Authorized { principal, live: self.live, limit: self.limit, proof: PhantomData }
     }
 }
 
@@ -393,6 +398,14 @@ fn accepted_scopes(action: RepositoryAction) -> &'static [&'static str] {
         RepositoryAction::MetadataRead => &["metadata_read", "pull"],
         RepositoryAction::MetadataWrite => &["metadata_write"],
     }
+}
+
+/// Whether a bearer token was issued for one of these actions in a repository.
+fn is_issued(claims: &Claims, repository: &RepositoryName, any_of: &[&str]) -> bool {
+    claims.access.iter().any(|access| {
+        names_repository(access, repository)
+            && access.actions.iter().any(|name| any_of.contains(&name.as_str()))
+    })
 }
 
 /// Whether an access entry is for this repository, by name or by a wildcard.

@@ -79,20 +79,22 @@ impl Upstream {
         repository: &RepositoryName,
         reference: &Reference,
     ) -> Result<Option<Digest>, UpstreamError> {
-        match self.whole_manifest(repository, reference).await {
+        match self.whole_manifest(repository, reference, false).await {
             Err(UpstreamError::Lost(digest)) => Ok(Some(digest)),
             answer => answer,
         }
     }
 
-    /// The same, but `Lost` when content is missing there.
+    /// The same, but `Lost` when content is missing there: who asks in order to write hears that
+    /// of an index too.
     async fn whole_manifest(
         &self,
         repository: &RepositoryName,
         reference: &Reference,
+        writes: bool,
     ) -> Result<Option<Digest>, UpstreamError> {
         let path = format!("{repository}/manifests/{reference}");
-        let scope = repository_scope(repository, false);
+        let scope = repository_scope(repository, writes);
         match self.content(&scope, Method::Head, &path, accept_manifests).await {
             Ok(response) => digest_header(&response, "docker-content-digest")
                 .map(Some)
@@ -183,7 +185,7 @@ impl Upstream {
         digest: &Digest,
     ) -> Result<bool, UpstreamError> {
         let reference = Reference::Digest(digest.clone());
-        match self.whole_manifest(repository, &reference).await {
+        match self.whole_manifest(repository, &reference, true).await {
             Ok(found) => Ok(found.is_some()),
             Err(UpstreamError::NotYet(_) | UpstreamError::Lost(_)) => Ok(false),
             Err(error) => Err(error),

@@ -17,8 +17,9 @@ use crate::types::{Digest, Manifest, Reason, Reference, Refusal, RepositoryName,
 
 impl Registry {
     /// end-3: GET and HEAD. A HEAD reads no file, but what is known to be lost is not there for who
-    /// may bring it: a client that finds a manifest sends none of its content. The digest is told
-    /// all the same, so that a child knows what is here.
+    /// may bring it: a client that finds a manifest sends none of its content. Of an index that
+    /// counts only for who asks in order to push: its other entries can be pulled. The digest is
+    /// told all the same, so that a child knows what is here.
     pub(super) async fn manifest_get(
         &self,
         who: &Authorized<Pull>,
@@ -42,10 +43,10 @@ impl Registry {
         let mut reply = facts(Reply::new(200)).with("content-type", row.media_type);
         reply.body = match request.method {
             Method::Head => {
-                let whole = self.is_servable(name, &digest, row.size).await?
+                let is_whole = self.is_servable(name, &digest, row.size).await?
                     && !(self.auth.may_push(who, name)
-                        && self.store.names_damage(name, &digest).await.map_err(store_refusal)?);
-                if !whole {
+                        && self.is_damaged_below(name, &digest, who).await?);
+                if !is_whole {
                     return Ok(facts(Reply::from(damaged_here("MANIFEST_UNKNOWN"))));
                 }
                 ReplyBody::Head(row.size)
@@ -56,6 +57,18 @@ impl Registry {
             _ => ReplyBody::Bytes(self.manifest_bytes(name, &digest, row.size).await?),
         };
         Ok(reply)
+    }
+
+    /// Whether content that a manifest names is known to be damaged: blobs, and for who comes to
+    /// push also what the entries of an index need.
+    async fn is_damaged_below(
+        &self,
+        name: &RepositoryName,
+        digest: &Digest,
+        who: &Authorized<Pull>,
+    ) -> Result<bool, Refusal> {
+        let entries_too = self.auth.is_for_push(who, name);
+        self.store.names_damage(name, digest, entries_too).await.map_err(store_refusal)
     }
 
     /// Whether a manifest's file is there; one that is missing or cut is out of service then.

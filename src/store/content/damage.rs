@@ -285,32 +285,37 @@ impl Store {
         self.shared().damage.state().known.len()
     }
 
-    /// Whether content is known to be damaged that a manifest names, or that the manifests of an
-    /// index name. Looks nothing up while no damage is known.
+    /// Whether a blob is known to be damaged that a manifest names; with `entries_too`, also the
+    /// entries of an index, and what they name. Looks nothing up while no damage is known.
     pub async fn names_damage(
         &self,
         repository: &RepositoryName,
         manifest: &Digest,
+        entries_too: bool,
     ) -> Result<bool, StoreError> {
         if self.shared().damage.state().known.is_empty() {
             return Ok(false);
         }
         let (store, repository, manifest) = (self.clone(), repository.clone(), manifest.clone());
-        spawn::blocking(move || store.names_damage_now(&repository, manifest)).await
+        let levels = if entries_too { DEPTH_MAX } else { 1 };
+        spawn::blocking(move || store.names_damage_now(&repository, manifest, levels)).await
     }
 
     fn names_damage_now(
         &self,
         repository: &RepositoryName,
         manifest: Digest,
+        levels: usize,
     ) -> Result<bool, StoreError> {
         let (mut seen, mut level) = (BTreeSet::new(), BTreeSet::from([manifest]));
-        for _ in 0..DEPTH_MAX {
+        for depth in 0..levels {
             let mut below = BTreeSet::new();
             for digest in level {
                 let Some(row) = self.manifest(repository, &digest)? else { continue };
                 let state = self.shared().damage.state();
-                if row.blobs.iter().chain(&row.children).any(|named| state.known.contains(named)) {
+                // The manifest itself is the caller's to check.
+                let is_entry = depth > 0 && state.known.contains(&digest);
+                if is_entry || row.blobs.iter().any(|blob| state.known.contains(blob)) {
                     return Ok(true);
                 }
                 drop(state);
