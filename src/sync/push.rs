@@ -404,19 +404,15 @@ impl Pusher {
         reference: &Reference,
         delivery: &Delivery<'_>,
     ) -> Result<(), SyncError> {
+        let to = (repository, reference);
         let is_there = self.upstream.has_manifest(repository, digest).await?;
         // What it names goes up in no change of its own: nothing comes along with an offer in vain.
         let goes_first = is_there || delivery.offered && row.named_manifests().next().is_some();
-        if !goes_first {
-            self.bring_content(repository, digest).await?;
-        }
-        let manifest = self.read(digest, row.media_type).await?;
-        let put = self.upstream.put_manifest(repository, reference, &manifest, delivery).await;
-        match put {
-            // It is there, and what it needs was deleted; or it is offered, and not in vain.
-            Err(error) if goes_first && error.is_for(Reason::ContentMissing) => {
-                self.bring_content(repository, digest).await?;
-                Ok(self.upstream.put_manifest(repository, reference, &manifest, delivery).await?)
+        match self.bring(digest, &row, to, delivery, !goes_first).await {
+            // What it needs was there when the parent was asked, and was deleted since; or it is
+            // offered, and not in vain.
+            Err(SyncError::Upstream(error)) if error.is_for(Reason::ContentMissing) => {
+                self.bring(digest, &row, to, delivery, true).await
             }
             Ok(()) if !is_there && goes_first => {
                 // What it names without needing it.
@@ -425,8 +421,23 @@ impl Pusher {
                 }
                 Ok(())
             }
-            put => Ok(put?),
+            brought => brought,
         }
+    }
+
+    async fn bring(
+        &self,
+        digest: &Digest,
+        row: &ManifestRow,
+        (repository, reference): (&RepositoryName, &Reference),
+        delivery: &Delivery<'_>,
+        with_content: bool,
+    ) -> Result<(), SyncError> {
+        if with_content {
+            self.bring_content(repository, digest).await?;
+        }
+        let manifest = self.read(digest, row.media_type.clone()).await?;
+        Ok(self.upstream.put_manifest(repository, reference, &manifest, delivery).await?)
     }
 
     /// Brings up the blobs of a manifest and, first, the manifests below it that the parent lacks.

@@ -113,6 +113,37 @@ fn f204_f130_a_conflict_with_content_that_is_damaged_holds_up_nothing_else() {
     });
 }
 
+/// A deletion or garbage collection there comes between the question and the push: once, or again
+/// and again.
+#[test]
+fn f130_content_that_went_at_the_parent_while_a_push_was_brought_is_brought_again_once() {
+    for (tag, goes_again) in [("v1", false), ("v2", true)] {
+        in_tree(async move |tree, engine| {
+            let (root, device) = (&tree.world.root, &tree.world.device());
+            push(device, &[tag], FIRST).await;
+            let tried = Arc::new(AtomicU64::new(0));
+            let puts = tried.clone();
+            hook(&tree.world, move |world, call, status| {
+                let puts = puts.clone();
+                async move {
+                    if status == 0 && call.contains("Put /v2/app0/manifests/") {
+                        let is_first = puts.fetch_add(1, Ordering::Relaxed) == 0;
+                        if is_first || goes_again {
+                            let _ = world.root.unlink_blob(&app(), &digest_of(CONFIG)).await;
+                        }
+                    }
+                    false
+                }
+            });
+            engine.push_once().await.unwrap();
+            assert_eq!(tried.load(Ordering::Relaxed), 2);
+            assert_eq!(named(root, tag).is_some(), !goes_again);
+            let refused = device.refused_changes(9).unwrap();
+            assert_eq!(refused.len(), usize::from(goes_again), "{refused:?}");
+        });
+    }
+}
+
 /// A parent that took the place of another one, and does not get all of a repository.
 #[test]
 fn f204_f130_a_parent_that_cannot_tell_holds_up_one_tag_and_takes_it_when_it_can() {
