@@ -3,13 +3,14 @@
 use std::convert::Infallible;
 use std::time::Duration;
 
+use super::backoff;
 use super::error::SyncError;
 use super::fetch::Fetcher;
 use crate::gateway::UpstreamError;
 use crate::store::Store;
 use crate::store::rows::link::Referred;
-use crate::sys::clock::within;
-use crate::types::Digest;
+use crate::sys::clock::{sleep, within};
+use crate::types::{Digest, Reason};
 
 /// Damaged content that is gone through at a time.
 const BATCH: usize = 64;
@@ -33,9 +34,10 @@ impl Healer {
     }
 
     /// Tries to heal everything that is known to be damaged, once. What cannot be healed is left
-    /// for the next time; an error concerns the parent as a whole.
+    /// for the next time; while the parent takes no requests that waits. An error concerns the
+    /// parent as a whole.
     pub(super) async fn heal_known(&self) -> Result<(), SyncError> {
-        let mut after = None;
+        let (mut after, mut refused) = (None, 0);
         loop {
             let damaged = self.store.damaged_after(after.as_ref(), BATCH);
             let Some(last) = damaged.last() else {
@@ -43,13 +45,29 @@ impl Healer {
             };
             after = Some(last.clone());
             for digest in &damaged {
-                match self.heal(digest).await {
-                    Ok(()) => {}
-                    Err(error) if is_of_one(&error) => {
-                        log::warn!("{digest} cannot be healed just now: {error}");
-                    }
-                    Err(error) => return Err(error),
-                }
+                self.heal_patiently(digest, &mut refused).await?;
+            }
+        }
+    }
+
+    /// Tries to heal this content, again after a pause while the parent takes no requests at all.
+    /// `refused`: how many in a row it has not taken.
+    async fn heal_patiently(&self, digest: &Digest, refused: &mut u32) -> Result<(), SyncError> {
+        loop {
+            let Err(error) = self.heal(digest).await else {
+                *refused = 0;
+                return Ok(());
+            };
+            if !is_of_one(&error) && !is_busy(&error) {
+                return Err(error);
+            }
+            log::warn!("{digest} cannot be healed just now: {error}");
+            if is_busy(&error) {
+                *refused = refused.saturating_add(1);
+                sleep(backoff::delay(*refused, &*self.store.sys().rng)).await;
+            }
+            if is_of_one(&error) {
+                return Ok(());
             }
         }
     }
@@ -78,8 +96,11 @@ impl Healer {
 /// Whether other content can be healed all the same. A disk here may fail at one file only; where
 /// it fails as a whole, whatever else is written says so.
 fn is_of_one(error: &SyncError) -> bool {
-    match error {
-        SyncError::Store(_) | SyncError::Upstream(UpstreamError::Busy(..)) => true,
-        error => error.is_of_item(),
-    }
+    matches!(error, SyncError::Store(_)) || error.is_of_item()
+}
+
+/// Whether the parent, or something before it, may take no other request either.
+fn is_busy(error: &SyncError) -> bool {
+    let damaged = Reason::ContentDamaged.name();
+    matches!(error, SyncError::Upstream(UpstreamError::Busy(_, text)) if !text.contains(damaged))
 }

@@ -157,20 +157,27 @@ fn f210_below_the_reserve_deletions_are_followed_and_the_rest_comes_as_soon_as_t
     });
 }
 
+/// The device has these images, and has lost the bytes of their manifests.
+async fn lose(tree: &Tree, engine: &Engine, numbers: &[u64]) {
+    let (root, device) = (&tree.world.root, &tree.world.device());
+    for number in numbers {
+        push(root, &[&format!("v{number}")], *number).await;
+    }
+    engine.pull_once().await.unwrap();
+    for number in numbers {
+        let digest = digest_of(&manifest(*number));
+        let path = format!("/blobs/sha256/{}/{}", &digest.hex()[..2], digest.hex());
+        tree.disk.remove(Path::new(&path)).unwrap();
+    }
+    device.scrub(u64::MAX).await.unwrap();
+    assert_eq!(device.damaged_count(), numbers.len());
+}
+
 #[test]
 fn f204_content_that_cannot_be_healed_does_not_hold_up_other_content() {
     in_tree(async |tree, engine| {
-        let (root, device) = (&tree.world.root, &tree.world.device());
-        push(root, &["v1"], FIRST).await;
-        push(root, &["v2"], SECOND).await;
-        engine.pull_once().await.unwrap();
-        for number in [FIRST, SECOND] {
-            let digest = digest_of(&manifest(number));
-            let path = format!("/blobs/sha256/{}/{}", &digest.hex()[..2], digest.hex());
-            tree.disk.remove(Path::new(&path)).unwrap();
-        }
-        device.scrub(u64::MAX).await.unwrap();
-        assert_eq!(device.damaged_count(), 2);
+        lose(tree, engine, &[FIRST, SECOND]).await;
+        let device = &tree.world.device();
         // The disk cannot write the first one.
         tree.disk.fail_at(tree.disk.calls() + 1);
         engine.heal_once().await.unwrap();
@@ -178,6 +185,33 @@ fn f204_content_that_cannot_be_healed_does_not_hold_up_other_content() {
         assert_eq!(device.damaged_count(), 1, "the other one is whole");
         engine.heal_once().await.unwrap();
         assert_eq!(device.damaged_count(), 0);
+    });
+}
+
+#[test]
+fn f204_healing_goes_on_where_it_was_when_the_parent_takes_requests_again() {
+    in_tree(async |tree, engine| {
+        lose(tree, engine, &[FIRST, SECOND, THIRD]).await;
+        let (asked, refused) = (Arc::new(Mutex::new(Vec::new())), Arc::new(AtomicU64::new(0)));
+        let calls = asked.clone();
+        // The parent answers nothing when it is asked for the second one, and for a while.
+        hook(&tree.world, move |world, call, status| {
+            let mut calls = calls.lock().unwrap();
+            if status == 0 && call.contains("Get /v2/app0/manifests/") {
+                calls.push(call);
+            }
+            if status == 0 && calls.len() > 1 {
+                let is_cut = refused.fetch_add(1, Ordering::Relaxed) < 2;
+                world.is_cut.store(is_cut, Ordering::Relaxed);
+            }
+            std::future::ready(false)
+        });
+        engine.heal_once().await.unwrap();
+        assert_eq!(tree.world.device().damaged_count(), 0);
+        let mut asked = asked.lock().unwrap().clone();
+        assert!(asked.len() > 3, "{asked:?}");
+        asked.dedup();
+        assert_eq!(asked.len(), 3, "each until it is here: {asked:?}");
     });
 }
 
