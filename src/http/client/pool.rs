@@ -40,18 +40,17 @@ impl Pool {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The connection to `peer` that was used last, at most `age` ago, and is still open.
+    /// The connection to `peer` that was used last, at most `age` ago, and is still open. Older
+    /// ones stay for requests that may be sent twice.
     pub(super) async fn take(&self, peer: &str, age: Duration) -> Option<Wire> {
         loop {
             let now = self.clock.monotonic();
             let mut idle = {
                 let mut all = self.lock();
                 expire(&mut all, now);
-                all.get_mut(peer)?.pop()?
+                let of_peer = all.get_mut(peer)?;
+                of_peer.pop_if(|last| now.saturating_sub(last.since) <= age)?
             };
-            if now.saturating_sub(idle.since) > age {
-                return None;
-            }
             // Bytes or an end where nothing was asked for: the peer gave it up.
             let quiet = poll_fn(|cx| Poll::Ready(idle.wire.poll_fill(cx).is_pending())).await;
             if quiet {
@@ -81,4 +80,47 @@ fn expire(all: &mut BTreeMap<String, Vec<Idle>>, now: Duration) {
         idle.retain(|idle| now.saturating_sub(idle.since) < IDLE_EXPIRY);
         !idle.is_empty()
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use super::*;
+    use crate::http::wire::transport::Transport;
+    use crate::sys::net::{self, Listener};
+    use crate::types::UnixSeconds;
+
+    #[derive(Default)]
+    struct Hands(AtomicU64);
+
+    impl Clock for Hands {
+        fn wall(&self) -> Option<UnixSeconds> {
+            None
+        }
+
+        fn monotonic(&self) -> Duration {
+            Duration::from_secs(self.0.load(Ordering::Relaxed))
+        }
+    }
+
+    #[test]
+    fn a_connection_that_is_too_old_for_one_request_stays_for_the_next() {
+        smol::block_on(async {
+            let clock = Arc::new(Hands::default());
+            let pool = Pool::new(clock.clone());
+            let listener = Listener::tcp("127.0.0.1:0").unwrap();
+            let port = listener.local_address().unwrap().port();
+            let limit = Duration::from_secs(20);
+            let stream = net::dial("127.0.0.1", port, limit).await.unwrap();
+            let _peer = listener.accept().await.unwrap();
+            pool.put("peer", Wire::new(Transport::Plain(stream), clock.clone(), limit));
+            clock.0.store(FRESH.as_secs() + 1, Ordering::Relaxed);
+            assert!(pool.take("peer", FRESH).await.is_none(), "not for a POST");
+            let wire = pool.take("peer", Duration::MAX).await.expect("for a GET");
+            pool.put("peer", wire);
+            assert!(pool.take("peer", FRESH).await.is_some(), "just used");
+            assert!(pool.take("peer", Duration::MAX).await.is_none(), "taken");
+        });
+    }
 }
