@@ -78,6 +78,8 @@ struct Progress {
     /// Why pieces were dropped; told to the one who wrote them, or to the next holder.
     error: Option<StoreError>,
     gone: bool,
+    /// Somebody removes its files, or has.
+    removed: bool,
     spare: Vec<u8>,
 }
 
@@ -366,6 +368,7 @@ impl Session {
             hash: Context::new(&SHA256),
             error: None,
             gone: false,
+            removed: false,
             spare: Vec::new(),
         };
         Session {
@@ -543,19 +546,23 @@ impl Session {
         installed
     }
 
-    /// Removes what is left of it, on disk and in memory.
+    /// Removes what is left of it, once: first on disk, then in memory. The next fetch of the same
+    /// content has the same names, and cannot begin before.
     fn remove(&self, shared: &Shared) {
         {
             let mut progress = self.progress();
             progress.gone = true;
             progress.file = None;
+            if std::mem::replace(&mut progress.removed, true) {
+                return;
+            }
         }
-        shared.uploads.all().remove(&self.id);
         let _ = shared.disk.remove(&self.path);
-        shared.forget_space();
         if self.repository.is_some() {
             let _ = shared.disk.remove(&self.meta_path());
         }
+        shared.uploads.all().remove(&self.id);
+        shared.forget_space();
     }
 }
 

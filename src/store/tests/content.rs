@@ -173,6 +173,40 @@ fn f210_an_upload_whose_sync_failed_is_not_finished_by_another_sync() {
     });
 }
 
+/// Whoever wanted to remove a fetch that had failed meanwhile leaves the one after it alone: both
+/// have the same file.
+#[test]
+fn f211_a_fetch_that_is_gone_takes_nothing_from_its_successor() {
+    block_on(async {
+        let (disk, clock) = (MemoryDisk::new(), Arc::new(Hands::default()));
+        let sys = Sys { clock: clock.clone(), ..sys_on(&disk) };
+        let store = Store::open(sys, options(Path::new("/s"), IndexKind::Map)).unwrap().0;
+        let bytes = some_bytes(1000);
+        let digest = digest_of(&bytes, "sha256");
+        let mut fetch = store.fetch_resume(&digest).await.unwrap();
+        fetch.write(&bytes).await.unwrap();
+        fetch.pause().await.unwrap();
+        clock.pass(Duration::from_secs(60));
+        // A full disk looks for what makes room.
+        let (given_up, _) = store.shared().uploads.given_up(store.shared());
+        assert_eq!(given_up.len(), 1);
+        let fetch = store.fetch_resume(&digest).await.unwrap();
+        disk.fail_syncs_after(0);
+        assert!(matches!(fetch.finish(&digest).await, Err(StoreError::Io(_))));
+        disk.fail_syncs_after(u32::MAX);
+
+        let mut successor = store.fetch_resume(&digest).await.unwrap();
+        assert_eq!(successor.offset(), 0);
+        successor.write(&bytes).await.unwrap();
+        successor.flush().await.unwrap();
+        given_up[0].evict(store.shared());
+        let busy = store.fetch_resume(&digest).await.map(|_| ());
+        assert!(matches!(busy, Err(StoreError::Conflict(_))), "{busy:?}");
+        assert_eq!(successor.finish(&digest).await.map(|(_, len)| len), Ok(1000));
+        assert_eq!(read_blob(&store, &digest).await, Some(bytes));
+    });
+}
+
 /// A write fails in the middle of a chunk, and the client then finishes with what it had sent
 /// before, whose content another repository has. An upload ends that the disk has no room for.
 #[test]
