@@ -143,11 +143,14 @@ impl Admin {
     }
 
     /// Whether the nodes on the way to this one are in contact, so that what they reported of it
-    /// counts.
+    /// counts. In a damaged store the parents may form a circle.
     fn hears_of(&self, node: &ConnectedRegistry) -> Result<bool, Fault> {
         let Some(parent) = &node.parent else {
             return Ok(true);
         };
+        if self.store.is_ancestor(&node.name, &node.name)? {
+            return Ok(false);
+        }
         Ok(self.instance(&self.registry(parent)?)?.state != ConnectionState::Offline)
     }
 

@@ -184,12 +184,17 @@ impl Tree {
         versions
     }
 
-    /// All descendants, parents before their children.
-    fn below(&self, name: &ConnectedRegistryName) -> Vec<ConnectedRegistryName> {
-        let mut found = self.children.get(name).cloned().unwrap_or_default();
+    /// All descendants, parents before their children. Each has one parent, so that only a circle
+    /// of them, in a damaged store, would come to the first one again.
+    fn below(&self, first: &ConnectedRegistryName) -> Vec<ConnectedRegistryName> {
+        let children_of = |name: &ConnectedRegistryName| {
+            let children = self.children.get(name).into_iter().flatten();
+            children.filter(|child| *child != first).cloned().collect::<Vec<_>>()
+        };
+        let mut found = children_of(first);
         let mut next = 0;
         while let Some(name) = found.get(next) {
-            let children = self.children.get(name).cloned().unwrap_or_default();
+            let children = children_of(name);
             found.extend(children);
             next += 1;
         }

@@ -16,6 +16,9 @@ pub const NAME_MAX: usize = 50;
 pub const DESCRIPTION_MAX: usize = 256;
 /// Client tokens that one connected registry accepts (ACR, 05/2025). Over it: 400.
 pub const CLIENT_TOKENS_MAX: usize = 50;
+/// Levels of connected registries below the root. Over it: 400; a longer chain of parents that is
+/// stored all the same is damage.
+pub const TREE_DEPTH_MAX: usize = 64;
 /// Repository permissions in one scope map (ACR). Over it: 400.
 pub const SCOPE_MAP_REPOSITORIES_MAX: usize = 500;
 

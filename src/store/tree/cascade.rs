@@ -6,6 +6,7 @@
 
 use super::command;
 use crate::store::{StoreError, Txn};
+use crate::types::limits::TREE_DEPTH_MAX;
 use crate::types::token::ScopeMap;
 use crate::types::{
     ConnectedRegistry, ConnectedRegistryName, Grant, Mode, RepositoryAction, RepositoryPattern,
@@ -94,7 +95,8 @@ pub(in crate::store) fn sync_map(
     command::scope_map(txn, &token.scope_map)?.ok_or_else(|| lost(&node.name))
 }
 
-/// The ancestors of a node, nearest first.
+/// The ancestors of a node, nearest first. `Corrupt` when there are more than a tree has levels: a
+/// parent exists before its child and never changes, so that only damage makes a circle.
 pub(in crate::store) fn ancestors(
     txn: &Txn<'_>,
     node: &ConnectedRegistry,
@@ -102,7 +104,12 @@ pub(in crate::store) fn ancestors(
     let mut list: Vec<ConnectedRegistry> = Vec::new();
     let mut next = node.parent.clone();
     while let Some(name) = next {
-        // A parent exists before its child and never changes, so there is no cycle.
+        if list.len() == TREE_DEPTH_MAX {
+            return Err(StoreError::Corrupt(format!(
+                "'{}' has more than {TREE_DEPTH_MAX} connected registries above it",
+                node.name
+            )));
+        }
         let parent = command::connected_registry(txn, &name)?.ok_or_else(|| lost(&name))?;
         next = parent.parent.clone();
         list.push(parent);
@@ -118,13 +125,13 @@ pub(in crate::store) fn descendants(
     Ok(descendants_among(&command::connected_registries(txn)?, name))
 }
 
-/// The descendants of `name` among `all`, parents before their children.
+/// The descendants of `name` among `all`, each once, parents before their children.
 pub(in crate::store) fn descendants_among(
     all: &[ConnectedRegistry],
     name: &ConnectedRegistryName,
 ) -> Vec<ConnectedRegistry> {
     let mut children: std::collections::BTreeMap<_, Vec<&ConnectedRegistry>> = Default::default();
-    for node in all {
+    for node in all.iter().filter(|node| node.name != *name) {
         if let Some(parent) = &node.parent {
             children.entry(parent).or_default().push(node);
         }

@@ -11,7 +11,7 @@ use crate::store::rows::token::{SyncTokenOf, sync_token_key, token_key};
 use crate::store::rows::{Kind, prefix};
 use crate::store::{Store, StoreError, Txn};
 use crate::types::connected_registry::{Activation, ConnectedRegistry};
-use crate::types::limits::CLIENT_TOKENS_MAX;
+use crate::types::limits::{CLIENT_TOKENS_MAX, TREE_DEPTH_MAX};
 use crate::types::message::NodeConfig;
 use crate::types::schedule::{
     MESSAGE_TTL_S_MAX, MESSAGE_TTL_S_MIN, SYNC_WINDOW_S_MAX, SYNC_WINDOW_S_MIN, Schedule,
@@ -22,9 +22,6 @@ use crate::types::{
     ConnectedRegistryName, GatewayAction, Grant, RepositoryAction, RepositoryPattern, ScopeMapName,
     TokenName,
 };
-
-/// Deepest tree that is followed upward; a deeper chain is taken for damage.
-const DEPTH_MAX: usize = 64;
 
 /// What `logLevel` may be (as in the management API), the default first.
 pub(in crate::store) const LOG_LEVELS: [&str; 5] =
@@ -81,7 +78,7 @@ impl Store {
         lower: &ConnectedRegistryName,
     ) -> Result<bool, StoreError> {
         let mut at = lower.clone();
-        for _ in 0..DEPTH_MAX {
+        for _ in 0..TREE_DEPTH_MAX {
             let Some(parent) = self.node_below(&at)?.and_then(|node| node.parent) else {
                 return Ok(false);
             };

@@ -9,6 +9,7 @@ use crate::store::rows::connected_registry::connected_registry_key;
 use crate::store::rows::token::{SyncTokenOf, sync_token_key};
 use crate::store::{Store, StoreError, Txn};
 use crate::types::connected_registry::{ConnectedRegistry, Mode};
+use crate::types::limits::TREE_DEPTH_MAX;
 use crate::types::name::NameError;
 use crate::types::schedule::{MESSAGE_TTL_S_DEFAULT, Schedule};
 use crate::types::token::{PasswordSlot, ScopeMap, Token};
@@ -111,6 +112,12 @@ fn mode_under_parent(txn: &Txn<'_>, new: &NewConnectedRegistry) -> Result<Mode, 
             "The parent connected registry '{parent_name}' could not be found."
         ))
     })?;
+    if cascade::ancestors(txn, &parent)?.len() + 1 >= TREE_DEPTH_MAX {
+        return Err(StoreError::Invalid(format!(
+            "A tree has at most {TREE_DEPTH_MAX} levels of connected registries, and \
+             '{parent_name}' is on the last one; name one above it as the parent."
+        )));
+    }
     let mode = new.mode.unwrap_or(parent.mode);
     if parent.mode == Mode::ReadOnly && mode != Mode::ReadOnly {
         return Err(StoreError::Invalid(format!(

@@ -2,11 +2,13 @@
 
 use super::*;
 use crate::store::Store;
+use crate::store::rows::connected_registry::connected_registry_key;
 use crate::store::tree::connected_registries::Settings;
 use crate::store::tree::creation::NewConnectedRegistry;
 use crate::store::tree::scope_maps::ScopeMapUpdate;
 use crate::store::tree::tokens::{NewToken, TokenGrants, TokenUpdate};
 use crate::sys::{Spawner, Sys};
+use crate::types::limits::TREE_DEPTH_MAX;
 use crate::types::{Mode, RepositoryAction, RepositoryPattern};
 
 /// Commands per tree.
@@ -147,4 +149,63 @@ fn f082_a_child_is_never_granted_more_than_its_parent() {
         });
     }
     assert!(checked > 1000, "the trees grew: {checked}");
+}
+
+/// Rows that no command writes: a damaged store must not stop the node.
+#[test]
+fn f082_parents_that_form_a_circle_are_an_error_and_not_an_endless_walk() {
+    smol::block_on(async {
+        let store = Store::in_memory(Sys::real(Spawner::new()));
+        let mut parent: Option<ConnectedRegistryName> = None;
+        for name in &NODES[..3] {
+            let name: ConnectedRegistryName = name.parse().unwrap();
+            let new = NewConnectedRegistry {
+                name: name.clone(),
+                mode: None,
+                parent: parent.replace(name),
+                repositories: vec!["a".parse().unwrap()],
+                sync_token: None,
+                client_tokens: Vec::new(),
+                settings: Settings::default(),
+            };
+            store.connected_registry_create(new).await.unwrap();
+        }
+        let first: ConnectedRegistryName = NODES[0].parse().unwrap();
+        let mut row = store.connected_registry(&first).unwrap().unwrap();
+        row.parent = parent;
+        store.commit(move |txn| txn.put(connected_registry_key(&row.name), &row)).await.unwrap();
+        let error = store.permissions_update(first.clone(), vec!["b".parse().unwrap()], Vec::new());
+        let error = error.await.map(|_| ()).unwrap_err();
+        assert!(error.to_string().contains("more than"), "{error}");
+        let all = store.connected_registries().unwrap();
+        assert_eq!(descendants_among(&all, &first).len(), 2);
+    });
+}
+
+#[test]
+fn f082_a_tree_has_a_bound_in_depth() {
+    smol::block_on(async {
+        let store = Store::in_memory(Sys::real(Spawner::new()));
+        let mut parent: Option<ConnectedRegistryName> = None;
+        for level in 0..=TREE_DEPTH_MAX {
+            let name: ConnectedRegistryName = format!("level{level}").parse().unwrap();
+            let new = NewConnectedRegistry {
+                name: name.clone(),
+                mode: None,
+                parent: parent.replace(name),
+                repositories: vec!["a".parse().unwrap()],
+                sync_token: None,
+                client_tokens: Vec::new(),
+                settings: Settings::default(),
+            };
+            let created = store.connected_registry_create(new).await;
+            match created {
+                Ok(_) => assert!(level < TREE_DEPTH_MAX, "{level}"),
+                Err(error) => {
+                    assert_eq!(level, TREE_DEPTH_MAX, "{error}");
+                    assert!(error.to_string().contains("64 levels"), "{error}");
+                }
+            }
+        }
+    });
 }
