@@ -14,9 +14,7 @@ use super::{Clock, SystemClock};
 pub fn init(level: LevelFilter) {
     let journal = goes_to_journal();
     let clock = SystemClock::new();
-    let mut builder = env_logger::Builder::new();
-    // The ceiling below decides; so it can be moved while the program runs.
-    builder.filter_level(LevelFilter::Warn).filter_module("skerry", LevelFilter::Trace);
+    let mut builder = filtered();
     builder.format(move |out, record| {
         let time = (!journal).then(|| match clock.wall() {
             Some(time) => time.rfc3339(),
@@ -27,6 +25,16 @@ pub fn init(level: LevelFilter) {
     // A second start, in a test, keeps the first writer.
     let _ = builder.try_init();
     set_level(level);
+}
+
+/// What is logged below the ceiling that [`set_level`] moves while the program runs.
+fn filtered() -> env_logger::Builder {
+    let mut builder = env_logger::Builder::new();
+    builder.filter_level(LevelFilter::Warn).filter_module("skerry", LevelFilter::Trace);
+    // It warns of what a peer sends: with an address as the name of the server, which many clients
+    // send, once for each connection. What fails for that is an error, which has a line of ours.
+    builder.filter_module("rustls", LevelFilter::Error);
+    builder
 }
 
 /// Changes the level while the program runs.
@@ -98,6 +106,8 @@ impl fmt::Write for OneLine<'_, '_> {
 
 #[cfg(test)]
 mod tests {
+    use log::Metadata;
+
     use super::*;
 
     fn line(level: Level, message: &str, time: Option<&str>) -> String {
@@ -114,6 +124,18 @@ mod tests {
         assert_eq!(line(Level::Debug, "x", None), "<7>x");
         let plain = line(Level::Info, "ready", Some("2026-01-01T00:00:00Z"));
         assert_eq!(plain, "2026-01-01T00:00:00Z info  ready");
+    }
+
+    #[test]
+    fn f209_what_a_peer_sends_in_a_handshake_is_no_line_of_the_log() {
+        let logger = filtered().build();
+        let is_logged = |target: &str, level: Level| {
+            log::Log::enabled(&logger, &Metadata::builder().target(target).level(level).build())
+        };
+        assert!(!is_logged("rustls::msgs::handshake", Level::Warn));
+        assert!(is_logged("rustls::conn", Level::Error));
+        assert!(is_logged("sled::pagecache", Level::Warn) && !is_logged("sled", Level::Info));
+        assert!(is_logged("skerry::http::server", Level::Debug));
     }
 
     #[test]
