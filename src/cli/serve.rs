@@ -1,7 +1,7 @@
 //! `skerry serve`
 
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::{EXIT_CONFIG, Failure, Global};
 use crate::config::{self, Loaded, ParentKind, SystemSource};
@@ -11,11 +11,17 @@ pub(super) fn serve(global: &Global) -> Result<ExitCode, Failure> {
     let loaded = config::load(&global.options(), &SystemSource)?;
     check_parent(&loaded)?;
     crate::sys::log::init(loaded.config.log.level);
-    for warning in &loaded.warnings {
-        log::warn!("configuration: {warning}");
-    }
-    let options = global.options();
-    let reread = move || config::load(&options, &SystemSource).map(|loaded| loaded.config);
+    let warn = |warning: &String| log::warn!("configuration: {warning}");
+    loaded.warnings.iter().for_each(warn);
+    let (options, told) = (global.options(), Mutex::new(loaded.warnings));
+    // What has come since is read again and again; each warning is logged once.
+    let reread = move || {
+        let Loaded { config, warnings, .. } = config::load(&options, &SystemSource)?;
+        let mut told = told.lock().unwrap_or_else(PoisonError::into_inner);
+        warnings.iter().filter(|warning| !told.contains(warning)).for_each(warn);
+        *told = warnings;
+        Ok(config)
+    };
     Ok(crate::app::serve(loaded.config, Arc::new(reread)))
 }
 

@@ -9,7 +9,7 @@ use super::plan::MemoryPlan;
 use super::value::ByteSize;
 use super::{
     CONNECTION_STRING_CREDENTIAL, ConfigError, LOCAL_DIR, Loaded, Origin, STATE_DIR,
-    STATE_DIR_WITHOUT_CONFIG, VENDOR_DIR,
+    STATE_DIR_WITHOUT_CONFIG, Source, VENDOR_DIR,
 };
 use crate::sys::credentials;
 use crate::types::Role;
@@ -29,13 +29,14 @@ pub(super) fn finish(mut merge: Merge<'_>) -> Result<Loaded, ConfigError> {
     state_dir(&mut merge);
     admin_socket(&mut merge)?;
     certificate_volume(&mut merge)?;
-    let Merge { config, origins, mut warnings, .. } = merge;
+    let Merge { config, origins, mut warnings, source, .. } = merge;
     let loaded = Loaded { config, origins, warnings: Vec::new() };
     check_role(&loaded)?;
     check_tls(&loaded)?;
     check_names(&loaded)?;
     check_addresses(&loaded)?;
     idle_certificate(&loaded, &mut warnings);
+    warnings.extend(exposed_secrets(&loaded, source));
     check_ranges(&loaded)?;
     check_memory(&loaded)?;
     let is_set = |key: &str| loaded.origins.contains_key(key);
@@ -57,6 +58,36 @@ pub(super) fn finish(mut merge: Merge<'_>) -> Result<Loaded, ConfigError> {
         ));
     }
     Ok(Loaded { warnings, ..loaded })
+}
+
+/// Files with a secret that every user of the machine may read or change.
+fn exposed_secrets(loaded: &Loaded, source: &dyn Source) -> Vec<String> {
+    let parent = loaded.config.parent.as_ref();
+    let connection_string = parent.and_then(|parent| match &parent.connection_string_origin {
+        Origin::File(path, _) => Some(path),
+        _ => None,
+    });
+    let secrets = [
+        ("parent.connection_string", connection_string),
+        ("parent.password_file", parent.and_then(|parent| parent.password_file.as_ref())),
+        ("tls.private_key", loaded.config.tls.private_key.as_ref()),
+    ];
+    let warning = |(key, path): (&str, Option<&PathBuf>)| {
+        let path = path?;
+        let mode = source.mode(path)?;
+        let may = match (mode & 0o004 != 0, mode & 0o002 != 0) {
+            (true, true) => "read and change",
+            (true, false) => "read",
+            (false, true) => "change",
+            (false, false) => return None,
+        };
+        let path = path.display();
+        Some(format!(
+            "{key}: every user of this machine can {may} {path} (mode {mode:04o}), which has a \
+             secret in it; run chmod o= {path}"
+        ))
+    };
+    secrets.into_iter().filter_map(warning).collect()
 }
 
 /// Takes the connection string from the first place that has one: credential, file, key,

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::sys::{Disk, SystemDisk};
+use crate::sys::{self, Disk, SystemDisk};
 
 /// Largest configuration file, bytes.
 const FILE_BYTES_MAX: u64 = 1024 * 1024;
@@ -15,6 +15,8 @@ pub trait Source {
     fn read(&self, path: &Path) -> io::Result<Option<String>>;
     /// Names in a directory, sorted; empty when there is none.
     fn list(&self, dir: &Path) -> io::Result<Vec<String>>;
+    /// The permission bits of a file; `None` when they are not known.
+    fn mode(&self, path: &Path) -> Option<u32>;
     /// All environment variables that are UTF-8, sorted by name.
     fn variables(&self) -> BTreeMap<String, String>;
 }
@@ -40,6 +42,10 @@ impl Source for SystemSource {
         }
     }
 
+    fn mode(&self, path: &Path) -> Option<u32> {
+        sys::mode(path)
+    }
+
     fn variables(&self) -> BTreeMap<String, String> {
         std::env::vars_os()
             .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
@@ -52,6 +58,8 @@ impl Source for SystemSource {
 pub struct MapSource {
     /// Content by path.
     pub files: BTreeMap<PathBuf, String>,
+    /// Permission bits by path; of others they are not known.
+    pub modes: BTreeMap<PathBuf, u32>,
     /// Environment.
     pub variables: BTreeMap<String, String>,
 }
@@ -61,6 +69,13 @@ impl MapSource {
     #[must_use]
     pub fn file(mut self, path: impl Into<PathBuf>, text: &str) -> MapSource {
         self.files.insert(path.into(), text.to_owned());
+        self
+    }
+
+    /// Sets the permission bits of a file.
+    #[must_use]
+    pub fn mode(mut self, path: impl Into<PathBuf>, bits: u32) -> MapSource {
+        self.modes.insert(path.into(), bits);
         self
     }
 
@@ -81,6 +96,10 @@ impl Source for MapSource {
         let inside = self.files.keys().filter(|path| path.parent() == Some(dir));
         let name = |path: &PathBuf| path.file_name().map(|n| n.to_string_lossy().into_owned());
         Ok(inside.filter_map(name).collect())
+    }
+
+    fn mode(&self, path: &Path) -> Option<u32> {
+        self.modes.get(path).copied()
     }
 
     fn variables(&self) -> BTreeMap<String, String> {

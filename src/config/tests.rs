@@ -230,6 +230,34 @@ fn secrets_are_not_explained() {
     assert!(!error_of(main_file(&text)).contains("a+/"));
 }
 
+/// A file that others may read gives the secret away, one that they may write gives the node away.
+#[test]
+fn f166_secrets_in_files_of_everybody_are_warned_of() {
+    let main = format!(
+        "[tls]\nmode = \"files\"\ncertificate = \"/c\"\nprivate_key = \"/k\"\n\
+         [parent]\nconnection_string = \"{STRING}\"\n"
+    );
+    for (main_mode, key_mode, expected) in [
+        (0o640, 0o600, &[][..]),
+        (0o644, 0o600, &["parent.connection_string: every user of this machine can read "][..]),
+        (0o666, 0o602, &["can read and change ", "tls.private_key: every user of this machine"]),
+    ] {
+        let source = MapSource::default().file(MAIN_FILE, &main);
+        let source = source.mode(MAIN_FILE, main_mode).mode("/k", key_mode);
+        let warnings = load(&Options::default(), &source).unwrap().warnings;
+        assert_eq!(warnings.len(), expected.len(), "{warnings:?}");
+        for (warning, part) in warnings.iter().zip(expected) {
+            assert!(warning.contains(part) && !warning.contains("a+/"), "{warning}");
+            assert!(warning.contains("run chmod o= /"), "{warning}");
+        }
+    }
+    // Where it is not in the file in the end, the file does not matter.
+    let source = MapSource::default().file(MAIN_FILE, &main).mode(MAIN_FILE, 0o644);
+    let set = vec![format!("parent.connection_string={STRING}")];
+    let flag = Options { set, ..Options::default() };
+    assert_eq!(load(&flag, &source).unwrap().warnings, [] as [String; 0]);
+}
+
 #[test]
 fn variables_of_azures_runtime_are_honoured() {
     let string = STRING.replace("reg.example:5001", "$IOTEDGE_PARENTHOSTNAME:8000");

@@ -336,6 +336,11 @@ pub fn volatile_kind(path: &Path) -> Option<&'static str> {
     KINDS.into_iter().find(|(number, _)| *number == kind).map(|(_, name)| name)
 }
 
+/// The permission bits of a file (chmod(2)); `None` where that cannot be found out.
+pub fn mode(path: &Path) -> Option<u32> {
+    Some(rustix::fs::stat(path).ok()?.st_mode & 0o7777)
+}
+
 #[cfg(test)]
 #[allow(clippy::disallowed_methods, reason = "tests make real files")]
 mod tests {

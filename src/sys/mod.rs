@@ -20,7 +20,7 @@ pub mod spawn;
 use std::sync::Arc;
 
 pub use clock::{Clock, SystemClock};
-pub use disk::{Disk, SystemDisk, volatile_kind};
+pub use disk::{Disk, SystemDisk, mode, volatile_kind};
 pub use memory_disk::MemoryDisk;
 pub use metrics::Metrics;
 pub use rng::{Rng, SystemRng};

@@ -1,5 +1,6 @@
 //! What a node is, by its store and its configuration, and what it waits for.
 
+use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
 use crate::repo;
@@ -138,10 +139,19 @@ fn f166_a_connection_string_that_cannot_be_read_is_waited_for() {
         status["reason"].as_str()?.contains(&told).then_some(())
     });
     std::fs::remove_dir(&file).unwrap();
-    std::fs::write(&file, &connection).unwrap();
+    let new = file.with_extension("new");
+    std::fs::write(&new, &connection).unwrap();
+    std::fs::set_permissions(&new, std::fs::Permissions::from_mode(0o666)).unwrap();
+    std::fs::rename(&new, &file).unwrap();
     eventually(SOON, "v1 is synced", || pulls(&device, &owner, "v1"));
     let status = device.json(&["status"]);
     assert_eq!((&status["state"], &status["reason"]), (&"Active".into(), &serde_json::Value::Null));
+    // It is used, and whoever forgot its mode hears of it, here and from the check.
+    let exposed = format!("can read and change {} (mode 0666)", file.display());
+    let log = device.log();
+    assert_eq!(log.matches(&exposed).count(), 1, "{log}");
+    let checked = device.run_configured(&["config", "check"]);
+    assert!(stderr(&checked).contains(&exposed), "{}", stderr(&checked));
 
     // One that is there and wrong is final for a store that serves nothing yet.
     let mut new = Node::device("");
