@@ -10,14 +10,16 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::{Change, Index, KeyValue, lower_bound, row_hash};
+use super::{Change, Index, KeyValue, lower_bound, row_hash, sums};
 use crate::store::StoreError;
 use crate::sys::Disk;
 
 /// The row that describes all others; no other key starts with a zero byte.
 const SEAL_KEY: &[u8] = b"\0seal";
-/// 2: with the rows that follow from others.
-const SEAL_VERSION: u8 = 2;
+/// 2: with the rows that follow from others. 3: with a sum of its own.
+const SEAL_VERSION: u8 = 3;
+/// What stands before that sum.
+const SEAL_HEAD_LEN: usize = 25;
 
 /// An index with fewer rows stays in memory as a whole and costs no more than this does, rows.
 const ROWS_IN_MEMORY: u64 = 32_768;
@@ -35,16 +37,20 @@ struct Seal {
 }
 
 impl Seal {
-    fn to_bytes(self) -> [u8; 25] {
-        let mut bytes = [SEAL_VERSION; 25];
-        for (number, value) in [self.applied, self.count, self.sum].into_iter().enumerate() {
-            bytes[1 + number * 8..9 + number * 8].copy_from_slice(&value.to_le_bytes());
+    fn to_bytes(self) -> Vec<u8> {
+        let mut bytes = vec![SEAL_VERSION];
+        for value in [self.applied, self.count, self.sum] {
+            bytes.extend(value.to_le_bytes());
         }
+        bytes.extend(sums::hash(0, &[&bytes]).to_le_bytes());
         bytes
     }
 
     fn from_bytes(bytes: &[u8]) -> Option<Seal> {
-        let bytes: &[u8; 25] = bytes.try_into().ok()?;
+        let (bytes, own) = bytes.split_at_checked(SEAL_HEAD_LEN)?;
+        if *own != sums::hash(0, &[bytes]).to_le_bytes() {
+            return None;
+        }
         let value = |at: usize| {
             let mut eight = [0; 8];
             eight.copy_from_slice(&bytes[at..at + 8]);
@@ -213,7 +219,7 @@ impl Index for SledIndex {
                     None => batch.remove(key),
                 }
             }
-            batch.insert(SEAL_KEY, &next.to_bytes()[..]);
+            batch.insert(SEAL_KEY, next.to_bytes());
             self.db.apply_batch(batch)?;
             Ok(next)
         })?;
@@ -291,6 +297,27 @@ mod tests {
         std::fs::remove_dir_all(&path).unwrap();
         open().unwrap().apply(0, &[change("a", Some("1"))]).unwrap();
         assert!(open().err().unwrap().contains("filled"));
+    }
+
+    /// With a number that is too high, changes that it has not got would not be made up for.
+    #[test]
+    fn a_changed_bit_of_the_seal_is_noticed() {
+        let dir = TempDir::new("sled-seal-bits");
+        let path = dir.path().join("index");
+        let open = || open_at(&path);
+        open().unwrap().apply(7, &[change("a", Some("1"))]).unwrap();
+        let index = open().unwrap();
+        let seal = index.db.get(SEAL_KEY).unwrap().unwrap().to_vec();
+        drop(index);
+        for at in 0..seal.len() {
+            let mut changed = seal.clone();
+            changed[at] ^= 1 << (at % 8);
+            open().unwrap().db.insert(SEAL_KEY, changed).unwrap();
+            assert!(open().err().unwrap_or_default().contains("seal is damaged"), "byte {at}");
+            std::fs::remove_dir_all(&path).unwrap();
+            open().unwrap().apply(7, &[change("a", Some("1"))]).unwrap();
+        }
+        assert_eq!(open().unwrap().applied(), 7);
     }
 
     #[test]
