@@ -8,16 +8,11 @@ use crate::store::rows::derived::About;
 use crate::store::rows::manifest::{ManifestRow, manifest_key};
 use crate::store::rows::node::Fact;
 use crate::store::rows::outbox::entry_key;
-use crate::store::rows::tag::{TagRow, tag_key};
-use crate::store::rows::{Kind, key, prefix};
+use crate::store::rows::tag::{TagRow, conflict_key, tag_key};
+use crate::store::rows::{Kind, prefix};
 use crate::store::{Store, StoreError, Txn};
 use crate::types::limits::TAG_MAX;
 use crate::types::{ConnectedRegistryName, Digest, RepositoryName, Tag, UnixSeconds};
-
-fn conflict_key(repository: &RepositoryName, tag: &Tag) -> Vec<u8> {
-    let parts = [&b"conflict"[..], repository.as_str().as_bytes(), tag.as_str().as_bytes()];
-    key(Kind::Node, &parts)
-}
 
 impl Store {
     /// Conflict tags that nobody has dealt with: they still exist. Each with the time at which the
@@ -100,7 +95,7 @@ fn settle(
             tags::switch(txn, repository, tag, theirs, &any, &Origin::Parent, now)?;
         }
         None if txn.get::<TagRow>(&tag_key(repository, tag))?.is_some() => {
-            txn.delete(tag_key(repository, tag))?;
+            tags::remove(txn, repository, tag)?;
         }
         None => {}
     }
@@ -196,6 +191,37 @@ mod tests {
             let any = Precondition::None;
             store.delete_tag(&app, &kept, any, &Origin::Client).await.unwrap();
             assert_eq!(store.conflicts().unwrap().len(), 1);
+        });
+    }
+
+    /// However the tag goes: by itself, with its manifest, or with its repository.
+    #[test]
+    fn f130_the_note_of_a_conflict_goes_with_its_tag() {
+        smol::block_on(async {
+            let store = connected().await;
+            let app: RepositoryName = "app".parse().unwrap();
+            let notes = || {
+                let start = prefix(Kind::Node, &[b"conflict"]);
+                store.scan::<Fact>(&start, None, usize::MAX).unwrap().len()
+            };
+            for number in 1..=4 {
+                push(&store, "app", number, &["v1"]).await;
+                let moved = store.outbox(100).unwrap().pop().unwrap().0;
+                store.outbox_conflict(moved, None).await.unwrap().unwrap();
+            }
+            assert_eq!((notes(), store.conflicts().unwrap().len()), (4, 4));
+            let (_, tag, _) = store.conflicts().unwrap().remove(0);
+            let (client, any) = (Origin::Client, Precondition::None);
+            let named = store.delete_tag(&app, &tag, any, &client).await.unwrap();
+            assert_eq!(notes(), 3);
+            let next = [1, 2, 3, 4].map(digest).into_iter().find(|one| Some(one) != named.as_ref());
+            store.delete_manifest(&app, &next.unwrap(), &client).await.unwrap();
+            assert_eq!(notes(), 2);
+            for (number, _) in store.outbox(100).unwrap() {
+                store.outbox_done(number).await.unwrap();
+            }
+            store.delete_repository(&app).await.unwrap();
+            assert_eq!(notes(), 0);
         });
     }
 

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use event_listener::{Event, EventListener};
 
 use super::manifests::forget_untagged;
-use super::repositories;
+use super::{repositories, tags};
 use crate::store::index::Change;
 use crate::store::replica::delivered::{self, Effect};
 use crate::store::replica::heard;
@@ -21,7 +21,7 @@ use crate::store::rows::derived::{Count, named_in};
 use crate::store::rows::manifest::{ManifestRow, manifest_key};
 use crate::store::rows::name_at;
 use crate::store::rows::referrer::referrer_key;
-use crate::store::rows::tag::{TagRow, tag_key};
+use crate::store::rows::tag::TagRow;
 use crate::store::rows::{self, Kind, prefix};
 use crate::store::{Shared, Store, StoreError, Txn};
 use crate::types::{Digest, RepositoryName, Tag};
@@ -228,11 +228,11 @@ impl Removal<'_> {
                 return is_gone(txn, repository, digest, origin, before);
             }
             let start = named_in(repository, digest);
-            let mut tags = txn.page::<Count>(&start, PAGE + 1)?;
-            let is_last = tags.len() <= PAGE;
-            tags.truncate(PAGE);
+            let mut named = txn.page::<Count>(&start, PAGE + 1)?;
+            let is_last = named.len() <= PAGE;
+            named.truncate(PAGE);
             let tags: Vec<Tag> =
-                tags.iter().map(|(key, _)| name_at(key, start.len())).collect::<Result<_, _>>()?;
+                named.iter().map(|(key, _)| name_at(key, start.len())).collect::<Result<_, _>>()?;
             if is_last {
                 delivered::record(txn, origin, repository, gone(digest))?;
             }
@@ -243,7 +243,7 @@ impl Removal<'_> {
                 announce(txn, repository, digest, origin)?;
             }
             for tag in &tags {
-                txn.delete(tag_key(repository, tag))?;
+                tags::remove(txn, repository, tag)?;
             }
             if !is_last {
                 return Ok(Step::There);

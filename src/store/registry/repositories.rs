@@ -5,6 +5,7 @@ use crate::store::content::leases::Lease;
 use crate::store::replica::unsent::is_unsent;
 use crate::store::rows::link::{BlobLink, blob_key};
 use crate::store::rows::repository::{RepositoryRow, repository_key};
+use crate::store::rows::tag::conflicts_of;
 use crate::store::rows::{Kind, key, name_at, prefix};
 use crate::store::{Store, StoreError, Txn};
 use crate::sys::spawn;
@@ -145,8 +146,9 @@ impl Store {
         self.look_up(|index| refuse_unsent(&Txn::new(index), repository))?;
         self.mark_synced(repository, false).await?;
         // Names before what they name.
-        for kind in [Kind::Tag, Kind::Referrer, Kind::Untagged, Kind::Manifest, Kind::Blob] {
-            let start = prefix(kind, &[repository.as_str().as_bytes()]);
+        let kinds = [Kind::Tag, Kind::Referrer, Kind::Untagged, Kind::Manifest, Kind::Blob];
+        let starts = kinds.map(|kind| prefix(kind, &[repository.as_str().as_bytes()]));
+        for start in starts.into_iter().chain([conflicts_of(repository)]) {
             loop {
                 let page = self.look_up(|index| index.scan(&start, None, PAGE))?;
                 if page.is_empty() {

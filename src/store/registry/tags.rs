@@ -6,7 +6,8 @@ use crate::store::replica::offers;
 use crate::store::replica::outbox::{self, Origin, OutboxChange};
 use crate::store::rows::manifest::{ManifestRow, manifest_key};
 use crate::store::rows::name_at;
-use crate::store::rows::tag::{TagRow, tag_key};
+use crate::store::rows::node::Fact;
+use crate::store::rows::tag::{TagRow, conflict_key, tag_key};
 use crate::store::rows::{Kind, key, prefix};
 use crate::store::{Store, StoreError, Txn};
 use crate::types::{Digest, RepositoryName, Tag, UnixSeconds};
@@ -131,8 +132,7 @@ impl Store {
                 return Ok(None);
             }
             outbox::refuse_held(txn, &origin, &repository, &tag, None)?;
-            let key = tag_key(&repository, &tag);
-            let current = txn.get::<TagRow>(&key)?.map(|row| row.digest);
+            let current = txn.get::<TagRow>(&tag_key(&repository, &tag))?.map(|row| row.digest);
             if current.is_none() && matches!(origin, Origin::Child(_)) {
                 delivered::record(txn, &origin, &repository, effect)?;
                 // The parent may have what this node has not got yet.
@@ -146,7 +146,7 @@ impl Store {
                 return Err(StoreError::NotFound);
             };
             delivered::record(txn, &origin, &repository, effect)?;
-            txn.delete(key)?;
+            remove(txn, &repository, &tag)?;
             let change = OutboxChange::Tag { tag, base: Some(base.clone()), digest: None };
             outbox::enqueue(txn, &origin, &repository, change)?;
             if origin == Origin::Parent {
@@ -156,6 +156,19 @@ impl Store {
         })
         .await
     }
+}
+
+/// Removes a tag and, if it came of a conflict, the note of that: the conflict is dealt with.
+pub(in crate::store) fn remove(
+    txn: &mut Txn<'_>,
+    repository: &RepositoryName,
+    tag: &Tag,
+) -> Result<(), StoreError> {
+    let note = conflict_key(repository, tag);
+    if txn.get::<Fact>(&note)?.is_some() {
+        txn.delete(note)?;
+    }
+    txn.delete(tag_key(repository, tag))
 }
 
 /// Makes a tag name a manifest that exists. A delivery of a child that wants what is already so

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Kind, Row, key};
+use super::{Kind, Row, key, prefix};
 use crate::types::{Digest, RepositoryName, Tag, UnixSeconds};
 
 /// A tag.
@@ -23,4 +23,15 @@ impl Row for TagRow {
 /// The key of a tag.
 pub fn tag_key(repository: &RepositoryName, tag: &Tag) -> Vec<u8> {
     key(Kind::Tag, &[repository.as_str().as_bytes(), tag.as_str().as_bytes()])
+}
+
+/// The key of the note that a tag came of a conflict; it goes with the tag.
+pub(in crate::store) fn conflict_key(repository: &RepositoryName, tag: &Tag) -> Vec<u8> {
+    let parts = [&b"conflict"[..], repository.as_str().as_bytes(), tag.as_str().as_bytes()];
+    key(Kind::Node, &parts)
+}
+
+/// What the keys of these notes begin with, of one repository.
+pub(in crate::store) fn conflicts_of(repository: &RepositoryName) -> Vec<u8> {
+    prefix(Kind::Node, &[b"conflict", repository.as_str().as_bytes()])
 }
