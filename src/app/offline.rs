@@ -1,7 +1,7 @@
 //! What is done with a state directory or a backup that no node runs on.
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::store::fsck::FsckReport;
 use crate::store::recovery::found::Recovery;
@@ -58,12 +58,18 @@ pub fn restore(from: &Path, state_dir: &Path) -> Result<Restored, String> {
     backup::restore(&sys, from, state_dir).map_err(|error| error.to_string())
 }
 
-/// Whether a path is `directory` or lies in it, by their names alone.
+/// Whether a path is `directory` or lies in it, behind all symbolic links. Neither need exist.
 pub fn is_within(path: &Path, directory: &Path) -> bool {
-    match (std::path::absolute(path), std::path::absolute(directory)) {
-        (Ok(path), Ok(directory)) => path.starts_with(directory),
-        _ => false,
-    }
+    resolved(path).starts_with(resolved(directory))
+}
+
+fn resolved(path: &Path) -> PathBuf {
+    let whole = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let real = whole.ancestors().find_map(|ancestor| {
+        let missing = whole.strip_prefix(ancestor).ok()?;
+        Some(ancestor.canonicalize().ok()?.join(missing))
+    });
+    real.unwrap_or(whole)
 }
 
 /// Gives up what follows damage of the journal in `state_dir`; returns what was found and lost. The

@@ -103,6 +103,11 @@ impl Taking<'_> {
             return Ok(());
         }
         let entries = self.disk.list(self.target)?;
+        let has = |name: &str| entries.iter().any(|entry| entry.name == name);
+        if has("format") && has("uploads") {
+            let text = "it is a state directory; name a directory outside of it";
+            return Err(std::io::Error::other(text));
+        }
         let known = |name: &str| {
             ["format", "journal", "identity", "blobs", INCOMING, "lost+found"].contains(&name)
         };

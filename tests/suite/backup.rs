@@ -322,9 +322,21 @@ fn f201_what_cannot_be_restored_or_backed_up_to_is_said_as_it_is() {
         assert_eq!(output.status.code(), Some(1), "{output:?}");
         String::from_utf8_lossy(&output.stderr).into_owned()
     };
-    let inside = root.state().join("backup");
-    let refused = says(root.run(&["backup", inside.to_str().unwrap()]));
-    assert!(refused.contains("lies in the state directory") && !inside.exists(), "{refused}");
+    let (inside, link) = (root.state().join("backup"), root.dir.join("link"));
+    std::os::unix::fs::symlink(root.state(), &link).unwrap();
+    for target in [&inside, &link.join("backup"), &root.dir.join("link/../state/backup")] {
+        let refused = says(root.run(&["backup", target.to_str().unwrap()]));
+        assert!(refused.contains("lies in the state directory"), "{refused}");
+        assert!(!inside.exists(), "{refused}");
+    }
+    let around = (root.dir.join("."), "it holds ");
+    for (target, told) in [(root.state(), "is a state directory"), (link, "is a state"), around] {
+        let entries = || std::fs::read_dir(&target).unwrap().count();
+        let before = entries();
+        let refused = says(root.run(&["backup", target.to_str().unwrap()]));
+        assert!(refused.contains(told), "{refused}");
+        assert_eq!(entries(), before);
+    }
     assert!(root.run(&["backup", directory.to_str().unwrap()]).status.success());
     let restore = |from: &Path, to: &Path| {
         let state = format!("storage.state_dir={}", to.display());
