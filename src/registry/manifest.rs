@@ -12,7 +12,9 @@ use crate::store::{PutManifest, PutOutcome, StoreError};
 use crate::sys::spawn;
 use crate::types::cursor::SEQUENCE;
 use crate::types::digest::Algorithm;
-use crate::types::limits::{BUFFER_BYTES, MANIFEST_BYTES_MAX, TAGS_PER_PUSH_MAX};
+use crate::types::limits::{
+    ANNOTATIONS_BYTES_MAX, BUFFER_BYTES, MANIFEST_BYTES_MAX, TAGS_PER_PUSH_MAX,
+};
 use crate::types::{Digest, Manifest, Reason, Reference, Refusal, RepositoryName, Tag};
 
 impl Registry {
@@ -285,6 +287,13 @@ fn check(
     }
     let parsed = Manifest::parse(content_type, &bytes)
         .map_err(|fault| malformed("MANIFEST_INVALID", fault.to_string()))?;
+    if parsed.subject.is_some() && parsed.has_more_annotations {
+        let message = format!(
+            "a manifest with a subject has at most {ANNOTATIONS_BYTES_MAX} bytes of annotations, \
+             with 16 for each: listings of referrers must have them all"
+        );
+        return Err(Refusal::new(413, "SIZE_INVALID", Reason::TooLarge, message));
+    }
     Ok((digest, parsed, bytes))
 }
 

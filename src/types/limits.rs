@@ -26,7 +26,8 @@ pub const SCOPE_MAP_REPOSITORIES_MAX: usize = 500;
 pub const MANIFEST_BYTES_MAX: u64 = 4 * 1024 * 1024;
 /// Layers of one image or manifests of one index. Over it: 400.
 pub const MANIFEST_DESCRIPTORS_MAX: usize = 10_000;
-/// Annotations of a referrer that are kept for listings, bytes. Over it: the rest is not listed.
+/// Annotations of a manifest with a subject, bytes, with 16 for each: a listing of referrers has
+/// them all. Over it: 413.
 pub const ANNOTATIONS_BYTES_MAX: usize = 16 * 1024;
 /// Tags that one push by digest may set. Over it: 414.
 pub const TAGS_PER_PUSH_MAX: usize = 64;

@@ -32,6 +32,8 @@ pub struct Manifest {
     /// Annotations, at most [`ANNOTATIONS_BYTES_MAX`] of them; what is over is left out here, not
     /// in the manifest.
     pub annotations: BTreeMap<String, String>,
+    /// Whether some were left out.
+    pub has_more_annotations: bool,
 }
 
 /// What a manifest is.
@@ -189,6 +191,7 @@ fn image(media_type: String, bytes: &[u8]) -> Result<Manifest, ManifestError> {
     }
     let config = raw.config.ok_or_else(|| error("the field 'config' is missing"))?;
     let config = config.checked("config")?;
+    let annotations = raw.annotations.unwrap_or_default();
     Ok(Manifest {
         kind: ManifestKind::Image,
         media_type,
@@ -197,7 +200,8 @@ fn image(media_type: String, bytes: &[u8]) -> Result<Manifest, ManifestError> {
         layers: checked_list(raw.layers, "layers")?,
         children: Vec::new(),
         subject: checked_subject(raw.subject)?,
-        annotations: raw.annotations.unwrap_or_default().0,
+        annotations: annotations.kept,
+        has_more_annotations: annotations.has_more,
     })
 }
 
@@ -210,6 +214,7 @@ fn index(media_type: String, bytes: &[u8]) -> Result<Manifest, ManifestError> {
     let entries = checked_list(raw.manifests, "manifests")?;
     let (children, layers) =
         entries.into_iter().partition(|entry| media::is_manifest(&entry.media_type));
+    let annotations = raw.annotations.unwrap_or_default();
     Ok(Manifest {
         kind: ManifestKind::Index,
         media_type,
@@ -218,13 +223,15 @@ fn index(media_type: String, bytes: &[u8]) -> Result<Manifest, ManifestError> {
         layers,
         children,
         subject: checked_subject(raw.subject)?,
-        annotations: raw.annotations.unwrap_or_default().0,
+        annotations: annotations.kept,
+        has_more_annotations: annotations.has_more,
     })
 }
 
 /// The artifact manifest of the release candidates of OCI image-spec 1.1; some tools wrote it.
 fn artifact(media_type: String, bytes: &[u8]) -> Result<Manifest, ManifestError> {
     let raw: Raw = from_json(bytes)?;
+    let annotations = raw.annotations.unwrap_or_default();
     Ok(Manifest {
         kind: ManifestKind::Image,
         media_type,
@@ -233,7 +240,8 @@ fn artifact(media_type: String, bytes: &[u8]) -> Result<Manifest, ManifestError>
         layers: checked_list(raw.blobs, "blobs")?,
         children: Vec::new(),
         subject: checked_subject(raw.subject)?,
-        annotations: raw.annotations.unwrap_or_default().0,
+        annotations: annotations.kept,
+        has_more_annotations: annotations.has_more,
     })
 }
 
@@ -247,6 +255,7 @@ fn opaque(media_type: String, bytes: &[u8]) -> Result<Manifest, ManifestError> {
     };
     let mut layers = lenient(raw.layers);
     layers.extend(lenient(raw.blobs));
+    let annotations = raw.annotations.unwrap_or_default();
     Ok(Manifest {
         kind: ManifestKind::Opaque,
         media_type,
@@ -255,7 +264,8 @@ fn opaque(media_type: String, bytes: &[u8]) -> Result<Manifest, ManifestError> {
         layers,
         children: lenient(raw.manifests),
         subject: raw.subject.and_then(|subject| subject.checked("").ok()),
-        annotations: raw.annotations.unwrap_or_default().0,
+        annotations: annotations.kept,
+        has_more_annotations: annotations.has_more,
     })
 }
 
@@ -353,7 +363,10 @@ impl RawDescriptor {
 
 /// A map of texts that stops to grow at its bound: a body of 4 MiB may hold a million entries.
 #[derive(Default)]
-struct BoundedMap(BTreeMap<String, String>);
+struct BoundedMap {
+    kept: BTreeMap<String, String>,
+    has_more: bool,
+}
 
 impl<'de> Deserialize<'de> for BoundedMap {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<BoundedMap, D::Error> {
@@ -374,7 +387,7 @@ impl<'de> Deserialize<'de> for BoundedMap {
                         kept.insert(name, value);
                     }
                 }
-                Ok(BoundedMap(kept))
+                Ok(BoundedMap { kept, has_more: bytes > ANNOTATIONS_BYTES_MAX })
             }
         }
         deserializer.deserialize_map(Bounded)
@@ -582,6 +595,9 @@ mod tests {
         let long = "x".repeat(ANNOTATIONS_BYTES_MAX);
         let text = oci_image(&format!(r#","annotations":{{"a":"{long}"}}"#));
         let manifest = Manifest::parse(Some(media::OCI_MANIFEST), text.as_bytes()).unwrap();
-        assert!(manifest.annotations.is_empty());
+        assert!(manifest.annotations.is_empty() && manifest.has_more_annotations);
+        let text = oci_image(r#","annotations":{"a":"b"}"#);
+        let manifest = Manifest::parse(Some(media::OCI_MANIFEST), text.as_bytes()).unwrap();
+        assert!(!manifest.has_more_annotations);
     }
 }

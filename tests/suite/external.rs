@@ -10,7 +10,7 @@ use crate::support::node::Node;
 use crate::sync::{SOON, root_behind};
 
 /// A type that no registry knows.
-const UNKNOWN: &str = "application/vnd.example.model.v1+json";
+pub const UNKNOWN: &str = "application/vnd.example.model.v1+json";
 
 /// A node and a token that may do everything in `app` there.
 pub struct App<'a> {
@@ -34,7 +34,7 @@ impl<'a> App<'a> {
         bearer(&self.node.login, &self.token, "DELETE", &target, &[], b"")
     }
 
-    fn put(&self, reference: &str, media_type: &str, bytes: &[u8]) -> Answer {
+    pub fn put(&self, reference: &str, media_type: &str, bytes: &[u8]) -> Answer {
         let target = format!("/v2/app/manifests/{reference}");
         let headers = [("content-type", media_type)];
         bearer(&self.node.login, &self.token, "PUT", &target, &headers, bytes)
@@ -45,7 +45,7 @@ impl<'a> App<'a> {
     }
 }
 
-fn descriptor(media_type: &str, bytes: &[u8]) -> serde_json::Value {
+pub fn descriptor(media_type: &str, bytes: &[u8]) -> serde_json::Value {
     json!({"mediaType": media_type, "digest": digest(bytes), "size": bytes.len()})
 }
 

@@ -18,6 +18,7 @@ mod backup;
 mod bad_input;
 mod board;
 mod bodies;
+mod bounds;
 mod clients;
 mod conformance;
 mod debts;
