@@ -162,20 +162,7 @@ impl Registry {
         // Kept until the answer: the bytes are in memory so long.
         let (bytes, _reservation) = body.into_parts();
         let (digest, parsed, bytes) = check_manifest(bytes, content_type, &reference).await?;
-        // Content that is missing is told before bytes are stored in vain. A delivery may be a
-        // replay, which must not fail for what has been deleted since: the command finds out.
-        if origin == Origin::Client
-            && let Some(missing) =
-                self.store.missing_content(name, &parsed).map_err(store_refusal)?
-        {
-            return Err(refused(missing));
-        }
-        // A child brings what is damaged here.
-        if let Some(bad) =
-            self.store.unservable_content(name, &parsed).await.map_err(store_refusal)?
-        {
-            return Err(refused(bad));
-        }
+        self.check_named(name, &parsed, &origin).await?;
         let is_delivery = matches!(origin, Origin::Child(_));
         let bytes_len = bytes.len() as u64;
         let content = self.store.blob_put(&digest, bytes).await.map_err(store_refusal)?;
@@ -203,6 +190,30 @@ impl Registry {
             PutOutcome::Stored | PutOutcome::Replayed => Ok(reply),
             missing => Err(refused(missing)),
         }
+    }
+
+    /// Whether a node accepts what a manifest names. Content that is missing is told before bytes
+    /// are stored in vain. A delivery may be a replay, which must not fail for what has been
+    /// deleted since: the command finds out.
+    async fn check_named(
+        &self,
+        name: &RepositoryName,
+        parsed: &Manifest,
+        origin: &Origin,
+    ) -> Result<(), Refusal> {
+        let mut missing = None;
+        if *origin == Origin::Client {
+            missing = self.store.missing_content(name, parsed).map_err(store_refusal)?;
+        }
+        if missing.is_none() {
+            // A child brings what is damaged here.
+            let bad = self.store.unservable_content(name, parsed).await;
+            missing = bad.map_err(store_refusal)?;
+        }
+        if let Some(missing) = missing {
+            return Err(refused(missing));
+        }
+        self.store.check_sizes(name, parsed).map_err(not_accepted)
     }
 
     /// Tells a child where the feed is that has its change.
@@ -301,6 +312,14 @@ fn digest_of(algorithm: Algorithm, bytes: &[u8]) -> Digest {
     let raw = ring::digest::digest(algorithm.function(), bytes);
     Digest::from_raw(algorithm, raw.as_ref())
         .unwrap_or_else(|| unreachable!("the function gives digests of its algorithm's length"))
+}
+
+/// What the store does not accept is a fault of the manifest.
+fn not_accepted(error: StoreError) -> Refusal {
+    match error {
+        StoreError::Invalid(text) => malformed("MANIFEST_INVALID", text),
+        other => store_refusal(other),
+    }
 }
 
 fn refused(outcome: PutOutcome) -> Refusal {

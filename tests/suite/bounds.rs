@@ -2,9 +2,74 @@
 
 use serde_json::{Value, json};
 
-use crate::external::{App, descriptor};
-use crate::support::image::{MANIFEST, digest};
+use crate::external::{App, UNKNOWN, descriptor};
+use crate::support::image::{INDEX, Image, MANIFEST, digest, noise};
 use crate::support::node::Node;
+
+const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
+const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
+
+/// Symptom: a push with a wrong size was accepted, and no device ever had the tag.
+#[test]
+fn f207_a_manifest_that_tells_a_wrong_size_is_refused() {
+    let root = Node::root();
+    let user = root.pusher("owner-token", "app");
+    let app = App::at(&root, &user);
+    let [config, layer, external] = [1, 2, 3].map(|seed| noise(seed, 2000));
+    [&config, &layer, &external].into_iter().for_each(|blob| app.push(blob));
+    let image = Image::new(1, &[5000]);
+    assert_eq!(image.push(&root.login, (&user.0, &user.1), "app", "v1").status, 201);
+    let sized = |mut named: Value, size: usize| {
+        named["size"] = json!(size);
+        named
+    };
+    let elsewhere = |bytes: &[u8]| {
+        let mut named = descriptor(LAYER, bytes);
+        named["urls"] = json!(["https://layers.example.com/a"]);
+        named
+    };
+    let image_of = |config: &Value, layer: &Value| {
+        let manifest = json!({"schemaVersion": 2, "mediaType": MANIFEST, "config": config,
+            "layers": [layer]});
+        (MANIFEST, manifest.to_string().into_bytes())
+    };
+    let index_of = |entry: &Value| {
+        let index = json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": [entry]});
+        (INDEX, index.to_string().into_bytes())
+    };
+    let (configured, layered) = (descriptor(CONFIG, &config), descriptor(LAYER, &layer));
+    let child = descriptor(MANIFEST, &image.manifest);
+    for (number, (media_type, manifest)) in [
+        image_of(&sized(configured.clone(), 1999), &layered),
+        image_of(&configured, &sized(layered.clone(), 2001)),
+        image_of(&configured, &sized(layered.clone(), usize::MAX >> 1)),
+        image_of(&configured, &sized(elsewhere(&external), 5)),
+        index_of(&sized(child.clone(), 5)),
+        index_of(&sized(descriptor(UNKNOWN, &layer), 5)),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let answer = app.put("wrong", media_type, &manifest);
+        let error = ("MANIFEST_INVALID".to_owned(), "malformed".to_owned());
+        assert_eq!((answer.status, answer.error()), (400, error), "{number}: {answer:?}");
+        let told = String::from_utf8_lossy(&answer.body).into_owned();
+        assert!(told.contains("and it has "), "{told}");
+        assert_eq!(app.get("manifests", "wrong").status, 404);
+    }
+    // What is not here may have any size, and what is nobody's to judge too.
+    let opaque = json!({"layers": [sized(layered.clone(), 5)]}).to_string().into_bytes();
+    for (media_type, manifest) in [
+        image_of(&configured, &layered),
+        image_of(&configured, &sized(elsewhere(b"nowhere"), 5)),
+        index_of(&child),
+        index_of(&sized(descriptor(UNKNOWN, b"nowhere"), 5)),
+        (UNKNOWN, opaque),
+    ] {
+        let answer = app.put("right", media_type, &manifest);
+        assert_eq!(answer.status, 201, "{answer:?}");
+    }
+}
 
 /// The distribution-spec wants all annotations in the listing of referrers.
 #[test]

@@ -17,6 +17,7 @@ use crate::store::rows::referrer::{ReferrerRow, referrer_key};
 use crate::store::rows::untagged::{Untagged, untagged_key};
 use crate::store::rows::{Kind, prefix};
 use crate::store::{Store, StoreError, Txn};
+use crate::types::manifest::ManifestKind;
 use crate::types::{Digest, Manifest, RepositoryName, Tag, UnixSeconds};
 
 /// A manifest to add; its bytes are durable already.
@@ -86,6 +87,39 @@ impl Store {
         let blob = |digest: &Digest| self.blob_linked(repository, digest);
         let child = |digest: &Digest| Ok(self.manifest(repository, digest)?.is_some());
         first_missing(parsed, blob, child)
+    }
+
+    /// `Invalid` when something in the repository has another size than a manifest says: clients
+    /// refuse what they pull then, and devices do not fetch it. What is not here may have any, and
+    /// what a manifest of unknown type says is its own affair.
+    pub fn check_sizes(
+        &self,
+        repository: &RepositoryName,
+        parsed: &Manifest,
+    ) -> Result<(), StoreError> {
+        if parsed.kind == ManifestKind::Opaque {
+            return Ok(());
+        }
+        let blobs = parsed.config.iter().chain(&parsed.layers);
+        for named in blobs.chain(&parsed.children) {
+            let digest = &named.digest;
+            // An entry of an index whose type nobody knows may be either.
+            let manifest = match parsed.kind {
+                ManifestKind::Index => self.manifest(repository, digest)?,
+                _ => None,
+            };
+            let found = match manifest {
+                Some(row) => Some(row.size),
+                None => self.blob_link(repository, digest)?.map(|link| link.size),
+            };
+            if let Some(len) = found.filter(|len| *len != named.size) {
+                return Err(StoreError::Invalid(format!(
+                    "the manifest names {digest} with {} bytes, and it has {len}",
+                    named.size
+                )));
+            }
+        }
+        Ok(())
     }
 
     /// What of a manifest's content the repository has and cannot serve, because its file is
