@@ -213,7 +213,8 @@ impl Registry {
         if let Some(missing) = missing {
             return Err(refused(missing));
         }
-        self.store.check_sizes(name, parsed).map_err(not_accepted)
+        self.store.check_sizes(name, parsed).map_err(not_accepted)?;
+        self.store.check_nesting(name, parsed).await.map_err(not_accepted)
     }
 
     /// Tells a child where the feed is that has its change.

@@ -14,18 +14,14 @@ use crate::store::content::uploads::Upload;
 use crate::store::replica::outbox::Origin;
 use crate::store::{Precondition, PutManifest, PutOutcome, Store, StoreError};
 use crate::sys::clock::{sleep, within};
-use crate::types::limits::{BUFFER_BYTES, PROGRESS_DEADLINE};
+use crate::types::limits::{
+    BUFFER_BYTES, MANIFEST_LEVELS_MAX, MANIFESTS_BELOW_MAX, PROGRESS_DEADLINE,
+};
 use crate::types::manifest::{Descriptor, ManifestKind};
 use crate::types::{Digest, Manifest, RepositoryName, Tag};
 
 /// Blobs fetched at once.
 const PARALLEL_BLOBS: usize = 4;
-
-/// Deepest nesting of indexes that is followed. Over it: the tag is left out.
-const DEPTH_MAX: usize = 8;
-
-/// Manifests that one tag may need. Over it: the tag is left out.
-const MANIFESTS_MAX: usize = 10_000;
 
 /// Content that one tag may name without needing it and that the parent is asked for. Over it: the
 /// rest is left out, which is no fault.
@@ -124,7 +120,7 @@ impl Fetcher {
         };
         self.descend(repository, vec![root.clone()], true, &mut closure).await?;
         // After all that is needed: the same content may be named both ways.
-        for _ in 0..DEPTH_MAX {
+        for _ in 0..MANIFEST_LEVELS_MAX {
             let mut manifests = self.find_optional(repository, &mut closure).await?;
             manifests.extend(self.lost(repository, &mut closure)?);
             match self.descend(repository, manifests, false, &mut closure).await {
@@ -149,7 +145,7 @@ impl Fetcher {
         closure: &mut Closure,
     ) -> Result<(), SyncError> {
         let root = closure.root.clone();
-        for _ in 0..DEPTH_MAX {
+        for _ in 0..MANIFEST_LEVELS_MAX {
             let mut below = Vec::new();
             for digest in level {
                 if !closure.seen.insert(digest.clone()) {
@@ -161,7 +157,8 @@ impl Fetcher {
                     closure.lost.extend(row.children);
                     continue;
                 }
-                if closure.manifests.len() >= MANIFESTS_MAX {
+                // One of them is the root.
+                if closure.manifests.len() > MANIFESTS_BELOW_MAX {
                     return Err(SyncError::Content(format!("{root} needs too many manifests")));
                 }
                 let received = match self.manifest(repository, &digest).await {

@@ -17,16 +17,13 @@ use crate::store::replica::outbox::{OutboxChange, OutboxEntry};
 use crate::store::replica::refused::Refused;
 use crate::store::{ManifestRow, Precondition, Store, StoreError};
 use crate::sys::spawn;
-use crate::types::limits::PAGE_MAX;
+use crate::types::limits::{MANIFEST_LEVELS_MAX, PAGE_MAX};
 use crate::types::{
     ConnectedRegistryName, Digest, Manifest, Mode, Reason, Reference, RepositoryName, Tag,
 };
 
 /// How long to wait for a change at most before looking again.
 const LOOK_AGAIN: Duration = Duration::from_secs(60);
-
-/// Deepest nesting of indexes that is followed, like everywhere.
-const DEPTH_MAX: usize = 8;
 
 /// Changes that are read at once.
 const AT_ONCE: usize = 64;
@@ -450,7 +447,7 @@ impl Pusher {
         // level again.
         let (mut depths, mut rows) = (BTreeMap::new(), BTreeMap::new());
         let mut level = BTreeSet::from([root.clone()]);
-        for depth in 0..DEPTH_MAX {
+        for depth in 0..MANIFEST_LEVELS_MAX {
             let mut below = BTreeSet::new();
             for digest in level {
                 let is_new = !rows.contains_key(&digest);

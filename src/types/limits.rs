@@ -26,6 +26,11 @@ pub const SCOPE_MAP_REPOSITORIES_MAX: usize = 500;
 pub const MANIFEST_BYTES_MAX: u64 = 4 * 1024 * 1024;
 /// Layers of one image or manifests of one index. Over it: 400.
 pub const MANIFEST_DESCRIPTORS_MAX: usize = 10_000;
+/// Levels of manifests: an index, what it names, what that names, and so on. Over it: 400, and a
+/// device leaves the tag out.
+pub const MANIFEST_LEVELS_MAX: usize = 8;
+/// Manifests that one needs, on all levels below it. Over it: as above.
+pub const MANIFESTS_BELOW_MAX: usize = 10_000;
 /// Annotations of a manifest with a subject, bytes, with 16 for each: a listing of referrers has
 /// them all. Over it: 413.
 pub const ANNOTATIONS_BYTES_MAX: usize = 16 * 1024;

@@ -3,8 +3,11 @@
 use serde_json::{Value, json};
 
 use crate::external::{App, UNKNOWN, descriptor};
+use crate::support::eventually;
+use crate::support::http::token;
 use crate::support::image::{INDEX, Image, MANIFEST, digest, noise};
 use crate::support::node::Node;
+use crate::sync::SOON;
 
 const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
@@ -69,6 +72,44 @@ fn f207_a_manifest_that_tells_a_wrong_size_is_refused() {
         let answer = app.put("right", media_type, &manifest);
         assert_eq!(answer.status, 201, "{answer:?}");
     }
+}
+
+/// Symptom: an index of indexes was accepted, and its tag never came to a device.
+#[test]
+fn f207_a_registry_accepts_as_many_levels_of_indexes_as_a_device_follows() {
+    let root = Node::root();
+    let user = root.pusher("owner-token", "app");
+    let connection = root.connect("dock01", &["--repository", "app"]);
+    root.link("dock01", &user.0);
+    let app = App::at(&root, &user);
+    let image = Image::new(1, &[5000]);
+    let image_pushed = image.push(&root.login, (&user.0, &user.1), "app", &image.digest());
+    assert_eq!(image_pushed.status, 201);
+    let mut below = descriptor(MANIFEST, &image.manifest);
+    let mut last = Vec::new();
+    for level in 2..=8 {
+        let index = json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": [below]});
+        last = index.to_string().into_bytes();
+        below = descriptor(INDEX, &last);
+        let answer = app.put(&format!("level{level}"), INDEX, &last);
+        assert_eq!(answer.status, 201, "{level}: {answer:?}");
+    }
+    // The other way is short; this one counts.
+    let short = descriptor(MANIFEST, &image.manifest);
+    let over = json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": [short, below]});
+    let answer = app.put("level9", INDEX, &over.to_string().into_bytes());
+    let error = ("MANIFEST_INVALID".to_owned(), "malformed".to_owned());
+    assert_eq!((answer.status, answer.error()), (400, error), "{answer:?}");
+    assert!(String::from_utf8_lossy(&answer.body).contains("8 levels"), "{answer:?}");
+
+    let device = Node::start_device(&connection);
+    let scope = "repository:app:pull";
+    eventually(SOON, "the deepest index comes", || {
+        let token = token(&device.login, &user.0, &user.1, &[scope]).ok()?;
+        let target = "/v2/app/manifests/level8";
+        let served = crate::support::http::bearer(&device.login, &token, "GET", target, &[], b"");
+        (served.status == 200 && served.body == last).then_some(())
+    });
 }
 
 /// The distribution-spec wants all annotations in the listing of referrers.

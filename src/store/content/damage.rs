@@ -18,6 +18,7 @@ use crate::store::rows::link::Referred;
 use crate::store::{Shared, Store, StoreError};
 use crate::sys::disk::DiskFile;
 use crate::sys::{Disk, spawn};
+use crate::types::limits::MANIFEST_LEVELS_MAX;
 use crate::types::{Digest, RepositoryName, UnixSeconds};
 
 /// Damaged digests that are remembered. Over it: the rest is found again by the next scrub.
@@ -26,10 +27,8 @@ const DAMAGED_MAX: usize = 65_536;
 const QUARANTINE_BYTES_MAX: u64 = 256 * 1024 * 1024;
 /// Condemnations that open files are compared with. Over it: files opened before are closed.
 const HISTORY_MAX: usize = 1024;
-/// Deepest nesting of indexes that is followed, like everywhere. Over it: damage further down is
-/// not seen from the top, but from the manifest that names it.
-const DEPTH_MAX: usize = 8;
-/// Manifests below one whose content is looked for among what is damaged. Over it: likewise.
+/// Manifests below one whose content is looked for among what is damaged. Over it: damage is not
+/// seen from the top, but from the manifest that names it.
 const MANIFESTS_MAX: usize = 1024;
 
 /// What is damaged, and who has to know.
@@ -297,7 +296,7 @@ impl Store {
             return Ok(false);
         }
         let (store, repository, manifest) = (self.clone(), repository.clone(), manifest.clone());
-        let levels = if entries_too { DEPTH_MAX } else { 1 };
+        let levels = if entries_too { MANIFEST_LEVELS_MAX } else { 1 };
         spawn::blocking(move || store.names_damage_now(&repository, manifest, levels)).await
     }
 

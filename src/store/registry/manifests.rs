@@ -1,6 +1,6 @@
 //! Manifests of a repository: pushed whole, with their tags, in one command.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::repositories::{self};
 use super::tags::{self, Precondition};
@@ -17,6 +17,8 @@ use crate::store::rows::referrer::{ReferrerRow, referrer_key};
 use crate::store::rows::untagged::{Untagged, untagged_key};
 use crate::store::rows::{Kind, prefix};
 use crate::store::{Store, StoreError, Txn};
+use crate::sys::spawn;
+use crate::types::limits::{MANIFEST_LEVELS_MAX, MANIFESTS_BELOW_MAX};
 use crate::types::manifest::ManifestKind;
 use crate::types::{Digest, Manifest, RepositoryName, Tag, UnixSeconds};
 
@@ -120,6 +122,54 @@ impl Store {
             }
         }
         Ok(())
+    }
+
+    /// `Invalid` when a manifest needs more of others than a device fetches, in number or depth.
+    /// What of it is not in the repository needs nothing as far as is known.
+    pub async fn check_nesting(
+        &self,
+        repository: &RepositoryName,
+        parsed: &Manifest,
+    ) -> Result<(), StoreError> {
+        let named: BTreeSet<Digest> =
+            parsed.required_manifests().map(|child| child.digest.clone()).collect();
+        if named.is_empty() {
+            return Ok(());
+        }
+        let (store, repository) = (self.clone(), repository.clone());
+        spawn::blocking(move || store.check_levels(&repository, named)).await
+    }
+
+    /// A level has everything to which a way of so many steps leads: also what another level has.
+    fn check_levels(
+        &self,
+        repository: &RepositoryName,
+        mut level: BTreeSet<Digest>,
+    ) -> Result<(), StoreError> {
+        let mut seen = BTreeSet::new();
+        for _ in 1..MANIFEST_LEVELS_MAX {
+            let mut below = BTreeSet::new();
+            for digest in level {
+                if let Some(row) = self.manifest(repository, &digest)? {
+                    below.extend(row.children);
+                }
+                seen.insert(digest);
+                if seen.len().max(below.len()) > MANIFESTS_BELOW_MAX {
+                    return Err(StoreError::Invalid(format!(
+                        "the index needs more than {MANIFESTS_BELOW_MAX} manifests, which devices \
+                         do not fetch; name fewer"
+                    )));
+                }
+            }
+            if below.is_empty() {
+                return Ok(());
+            }
+            level = below;
+        }
+        Err(StoreError::Invalid(format!(
+            "the index nests more than {MANIFEST_LEVELS_MAX} levels of manifests, itself and the \
+             images counted, which devices do not fetch; name the images in fewer levels"
+        )))
     }
 
     /// What of a manifest's content the repository has and cannot serve, because its file is
@@ -419,6 +469,36 @@ mod tests {
             assert_eq!(row.content_size, 1001 + 1002);
             let image = store.manifest(&a, &digest(1)).unwrap().unwrap();
             assert_eq!(image.content_size, 20 + 300);
+        });
+    }
+
+    #[test]
+    fn f207_an_index_needs_a_bounded_number_of_manifests() {
+        smol::block_on(async {
+            let store = store();
+            let a: RepositoryName = "a".parse().unwrap();
+            let index = |digests: std::ops::Range<usize>| {
+                let entry = |number: usize| {
+                    let (kind, hex) = (media::OCI_MANIFEST, format!("{number:064x}"));
+                    format!(r#"{{"mediaType":"{kind}","digest":"sha256:{hex}","size":1}}"#)
+                };
+                let entries: Vec<String> = digests.map(entry).collect();
+                format!(r#"{{"schemaVersion":2,"manifests":[{}]}}"#, entries.join(","))
+            };
+            // Two indexes below, which count too, of images that need not be here.
+            let half = MANIFESTS_BELOW_MAX / 2;
+            for (number, images) in [(1, 0..half), (2, half..2 * half - 2), (3, half..2 * half)] {
+                let text = index(images);
+                let mut below = put(number, media::OCI_INDEX, &text, &[]);
+                below.content_required = false;
+                store.put_manifest(&a, below).await.unwrap();
+            }
+            let parsed = |numbers: &[u8]| {
+                Manifest::parse(Some(media::OCI_INDEX), index_of(numbers).as_bytes()).unwrap()
+            };
+            assert_eq!(store.check_nesting(&a, &parsed(&[1, 2])).await, Ok(()));
+            let error = store.check_nesting(&a, &parsed(&[1, 3])).await.unwrap_err();
+            assert!(error.to_string().contains("more than 10000 manifests"), "{error}");
         });
     }
 
