@@ -1,5 +1,7 @@
 //! Every key: its path, how it is set and how it is shown.
 
+use strsim::levenshtein;
+
 use super::model::{Config, Parent};
 use super::value::{self, Setting, Value};
 
@@ -111,7 +113,7 @@ pub(super) fn unknown(path: &str) -> String {
     let near = candidates
         .map(|known| {
             let elsewhere = if last(known) == last(path) { 2 } else { usize::MAX };
-            (distance(known, path).min(elsewhere), known)
+            (levenshtein(known, path).min(elsewhere), known)
         })
         .min();
     match near {
@@ -120,21 +122,6 @@ pub(super) fn unknown(path: &str) -> String {
         }
         _ => "unknown key (skerry config explain lists all keys)".to_owned(),
     }
-}
-
-/// Letters to insert, remove or change (Levenshtein).
-fn distance(a: &str, b: &str) -> usize {
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.bytes().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, y) in b.bytes().enumerate() {
-            let change = diagonal + usize::from(x != y);
-            diagonal = row[j + 1];
-            row[j + 1] = change.min(diagonal + 1).min(row[j] + 1);
-        }
-    }
-    row[b.len()]
 }
 
 #[cfg(test)]
