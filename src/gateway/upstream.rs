@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use answer::{asks_of_manifests, check, error_text, is_doubtful, message};
 pub(super) use answer::{body, malformed, protocol};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 
 use super::downstream::{EPOCH, INSTANCE, NOTED, PROJECTED, SET_BACK, START};
@@ -632,17 +633,12 @@ pub(super) fn host(authority: &str) -> &str {
     }
 }
 
-/// Percent-encodes a query value (RFC 3986, section 2.3).
+/// What is not reserved in a URL (RFC 3986, section 2.3).
+const UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+/// Percent-encodes a query value.
 pub(super) fn percent(text: &str) -> String {
-    let mut encoded = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
-            encoded.push(char::from(byte));
-        } else {
-            encoded.push_str(&format!("%{byte:02X}"));
-        }
-    }
-    encoded
+    utf8_percent_encode(text, UNRESERVED).to_string()
 }
 
 /// The scope of pulls from a repository, and of pushes and deletes where they are needed.

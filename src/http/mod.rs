@@ -25,6 +25,7 @@ pub use client::requests::Client;
 pub use client::trust::ClientOptions;
 pub use message::body::{Body, BodyError, Whole};
 pub use message::budget::{Budget, Busy, Reservation};
+pub use message::percent::form_fields;
 pub use message::reply::{Reply, ReplyBody};
 pub use message::request::{Method, Request};
 pub use message::sender::{Account, Sender};

@@ -1,10 +1,16 @@
 //! Pages of listings: `n`, `last` and the `Link` to the next one (OCI distribution-spec, "Listing
 //! Tags"; RFC 8288).
 
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+
 use super::error::malformed;
 use crate::http::Request;
 use crate::types::Refusal;
 use crate::types::limits::PAGE_MAX;
+
+/// What is percent-encoded in a value of the query of a link.
+const ENCODED: &AsciiSet =
+    &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~').remove(b'/').remove(b':');
 
 /// Which page of a listing is asked for.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -37,13 +43,7 @@ pub(super) fn next_link(path: &str, query: &[(&str, &str)]) -> String {
         link.push(if number == 0 { '?' } else { '&' });
         link.push_str(name);
         link.push('=');
-        for byte in value.bytes() {
-            if byte.is_ascii_alphanumeric() || b"-._~/:".contains(&byte) {
-                link.push(char::from(byte));
-            } else {
-                link.push_str(&format!("%{byte:02X}"));
-            }
-        }
+        link.extend(utf8_percent_encode(value, ENCODED));
     }
     link.push_str(">; rel=\"next\"");
     link

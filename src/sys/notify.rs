@@ -1,4 +1,6 @@
-//! Tells the service manager how we are (sd_notify(3)): one datagram per message, no library.
+//! Tells the service manager how we are (sd_notify(3)): one datagram per message. The crate
+//! `sd-notify` sends on a blocking socket, passes line breaks in a status on as further
+//! assignments, and reads the environment each time, which no test can set without unsafe code.
 
 use std::fmt;
 use std::io;

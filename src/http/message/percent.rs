@@ -1,27 +1,29 @@
-//! Percent-decoding (RFC 3986 section 2.1).
+//! Percent-encoding (RFC 3986 section 2.1) and forms (WHATWG URL, section 5.1), read strictly.
+
+use std::borrow::Cow;
+
+use percent_encoding::percent_decode_str;
 
 /// Decodes once; `+` means a space in queries. `None` when a `%` is not followed by two hex
 /// digits or the result is not UTF-8.
 pub(in crate::http) fn decode(text: &str, plus_is_space: bool) -> Option<String> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.bytes();
-    while let Some(byte) = rest.next() {
-        bytes.push(match byte {
-            b'%' => digit(rest.next()?)? << 4 | digit(rest.next()?)?,
-            b'+' if plus_is_space => b' ',
-            byte => byte,
-        });
+    // The crate leaves a `%` as it is that begins no escape.
+    let begins_escape = |rest: &str| {
+        rest.as_bytes().get(..2).is_some_and(|two| two.iter().all(u8::is_ascii_hexdigit))
+    };
+    if !text.split('%').skip(1).all(begins_escape) {
+        return None;
     }
-    String::from_utf8(bytes).ok()
+    let text = if plus_is_space { Cow::from(text.replace('+', " ")) } else { text.into() };
+    percent_decode_str(&text).decode_utf8().ok().map(Cow::into_owned)
 }
 
-fn digit(byte: u8) -> Option<u8> {
-    match byte {
-        b'0'..=b'9' => Some(byte - b'0'),
-        b'a'..=b'f' => Some(byte - b'a' + 10),
-        b'A'..=b'F' => Some(byte - b'A' + 10),
-        _ => None,
-    }
+/// The names and values of a query or a form, in order; `None` for one that [`decode`] refuses.
+pub fn form_fields(text: &str) -> impl Iterator<Item = Option<(String, String)>> {
+    text.split('&').filter(|field| !field.is_empty()).map(|field| {
+        let (name, value) = field.split_once('=').unwrap_or((field, ""));
+        Some((decode(name, true)?, decode(value, true)?))
+    })
 }
 
 #[cfg(test)]
@@ -31,8 +33,9 @@ mod tests {
     #[test]
     fn decodes_once() {
         assert_eq!(decode("a%2Fb+%25", false).as_deref(), Some("a/b+%"));
-        assert_eq!(decode("a+b", true).as_deref(), Some("a b"));
-        for bad in ["%", "%4", "%g0", "%+1", "%ff", "%c3"] {
+        assert_eq!(decode("a+b%2B%2525", true).as_deref(), Some("a b+%25"));
+        assert_eq!(decode("%C3%a4\u{e4}", true).as_deref(), Some("\u{e4}\u{e4}"));
+        for bad in ["%", "%4", "%g0", "%+1", "%ff", "%c3", "%%41", "a%4", "%4\u{e4}", "%c3\u{e4}"] {
             assert_eq!(decode(bad, true), None, "{bad}");
         }
     }

@@ -65,17 +65,13 @@ pub(super) fn decoded_path(raw: &str) -> Result<String, Refusal> {
 
 pub(super) fn query(raw: &str) -> Result<Vec<(String, String)>, Refusal> {
     let mut query = Vec::new();
-    for part in raw.split('&').filter(|part| !part.is_empty()) {
+    for field in percent::form_fields(raw) {
         if query.len() == QUERY_PARAMETERS_MAX {
             let text = format!("more than {QUERY_PARAMETERS_MAX} parameters in the query");
             return Err(refusal(400, text));
         }
-        let (name, value) = part.split_once('=').unwrap_or((part, ""));
-        let decode = |text| {
-            percent::decode(text, true)
-                .ok_or_else(|| refusal(400, "the query is not percent-encoded UTF-8"))
-        };
-        query.push((decode(name)?, decode(value)?));
+        let broken = || refusal(400, "the query is not percent-encoded UTF-8");
+        query.push(field.ok_or_else(broken)?);
     }
     Ok(query)
 }
