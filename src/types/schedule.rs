@@ -3,6 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use jiff::SignedDuration;
+use jiff::civil::Date;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use super::UnixSeconds;
@@ -138,12 +140,15 @@ impl Schedule {
 
     /// Vixie's rule: when both day fields are restricted, either may match.
     fn fires_on(&self, days_since_1970: u64) -> bool {
-        let (_, month, day) = civil_from_days(days_since_1970);
-        // 1970-01-01 was a Thursday.
-        let weekday = (days_since_1970 + 4) % 7;
-        if !has(self.months, month) {
+        let Some(date) = date(days_since_1970) else {
+            return false;
+        };
+        let (month, day) = (date.month().unsigned_abs(), date.day().unsigned_abs());
+        let weekday = date.weekday().to_sunday_zero_offset().unsigned_abs();
+        if !has(self.months, month.into()) {
             return false;
         }
+        let (day, weekday) = (day.into(), weekday.into());
         match (self.day_is_any, self.weekday_is_any) {
             (false, false) => has(self.days, day) || has(self.weekdays, weekday),
             _ => has(self.days, day) && has(self.weekdays, weekday),
@@ -151,22 +156,14 @@ impl Schedule {
     }
 }
 
-fn has(set: u64, value: u64) -> bool {
-    set >> value & 1 == 1
+/// `None` after the year 9999.
+fn date(days_since_1970: u64) -> Option<Date> {
+    let hours = i64::try_from(days_since_1970).ok()?.checked_mul(24)?;
+    Date::constant(1970, 1, 1).checked_add(SignedDuration::try_from_hours(hours)?).ok()
 }
 
-/// Days since 1970 to year, month, day; H. Hinnant's `civil_from_days`.
-fn civil_from_days(days: u64) -> (u64, u64, u64) {
-    let z = days + 719_468;
-    let era = z / 146_097;
-    let day_of_era = z % 146_097;
-    let year_of_era =
-        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted_month = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
-    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
-    (year_of_era + era * 400 + u64::from(month <= 2), month, day)
+fn has(set: u64, value: u64) -> bool {
+    set >> value & 1 == 1
 }
 
 /// Why a text is no schedule.

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use jiff::{Span, SpanRelativeTo, SpanRound, Unit};
 use serde::{Deserialize, Serialize};
 
 /// Seconds since 1970-01-01T00:00:00Z.
@@ -48,39 +49,18 @@ pub fn parse_duration_s(text: &str) -> Option<u64> {
     if !text.starts_with('P') {
         return None;
     }
-    let span: jiff::Span = text.parse().ok()?;
-    if span.get_years() != 0 || span.get_months() != 0 {
-        return None;
-    }
-    let days = i64::from(span.get_weeks()) * 7 + i64::from(span.get_days());
-    let seconds = days * 86_400
-        + i64::from(span.get_hours()) * 3600
-        + span.get_minutes() * 60
-        + span.get_seconds();
-    u64::try_from(seconds).ok()
+    let span: Span = text.parse().ok()?;
+    let duration = span.to_duration(SpanRelativeTo::days_are_24_hours()).ok()?;
+    u64::try_from(duration.as_secs()).ok()
 }
 
 /// Prints seconds as an ISO 8601 duration in days, hours, minutes and seconds.
 pub fn format_duration(seconds: u64) -> String {
-    let (days, rest) = (seconds / 86_400, seconds % 86_400);
-    let (hours, rest) = (rest / 3600, rest % 3600);
-    let (minutes, seconds) = (rest / 60, rest % 60);
-    let mut text = String::from("P");
-    if days > 0 {
-        text.push_str(&format!("{days}D"));
-    }
-    if hours + minutes + seconds > 0 || days == 0 {
-        text.push('T');
-        for (value, unit) in [(hours, 'H'), (minutes, 'M'), (seconds, 'S')] {
-            if value > 0 {
-                text.push_str(&format!("{value}{unit}"));
-            }
-        }
-        if text.ends_with('T') {
-            text.push_str("0S");
-        }
-    }
-    text
+    // The longest span that jiff has, 20,000 years, bounds the conversion.
+    const LONGEST: i64 = 631_107_417_600;
+    let seconds = i64::try_from(seconds).unwrap_or(LONGEST).min(LONGEST);
+    let in_days = SpanRound::new().largest(Unit::Day).days_are_24_hours();
+    Span::new().seconds(seconds).round(in_days).unwrap_or_default().to_string()
 }
 
 #[cfg(test)]
@@ -100,7 +80,9 @@ mod tests {
             assert_eq!(format_duration(seconds), text);
         }
         assert_eq!(parse_duration_s("P1W"), Some(604_800));
-        for bad in ["", "1h", "P", "P1M", "P1Y", "-PT1H", "PT", "soon"] {
+        assert_eq!(format_duration(60), "PT1M");
+        assert!(format_duration(u64::MAX).starts_with("P73"));
+        for bad in ["", "1h", "P", "P1M", "P1Y", "-PT1H", "PT", "soon", "P1D1H"] {
             assert_eq!(parse_duration_s(bad), None, "{bad}");
         }
     }
