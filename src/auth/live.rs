@@ -12,7 +12,7 @@ use crate::types::{
     RepositoryPattern, Role, TokenName, UnixSeconds,
 };
 
-/// Tokens remembered at one store sequence.
+/// Tokens remembered between two changes of who may do what.
 const LIVE_MAX: usize = 256;
 /// Verified access tokens remembered, in each of two halves.
 const CLAIMS_MAX: usize = 512;
@@ -144,10 +144,9 @@ impl Live {
     }
 }
 
-/// Tokens as read at one store sequence. Every change of a token, a scope map, a connected
-/// registry or the node's own desired state is a journal record and raises the sequence, so an
-/// entry is right as long as the sequence is the same. The sequence is read before the rows:
-/// an entry may be newer than its number, never older.
+/// Tokens as read at one [`Store::access_sequence`], which every change of what a [`Live`] is made
+/// of raises, so an entry is right as long as it is the same. It is read before the rows: an entry
+/// may be newer than its number, never older.
 #[derive(Default)]
 pub(super) struct LiveCache(Mutex<AtSequence>);
 
@@ -184,7 +183,7 @@ impl LiveCache {
         name: &TokenName,
     ) -> Result<Arc<Live>, Unknown> {
         let mut cache = self.0.lock().map_err(|_| StoreError::Unavailable)?;
-        let sequence = store.sequence();
+        let sequence = store.access_sequence();
         if cache.sequence != sequence {
             *cache = AtSequence { sequence, ..AtSequence::default() };
         }

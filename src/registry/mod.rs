@@ -211,10 +211,10 @@ impl Registry {
         }
     }
 
-    /// The node's desired state, decoded again only when something in the store has changed.
+    /// The node's desired state, decoded again only when it may have changed.
     fn node_config(&self) -> Result<Option<Arc<NodeConfig>>, Refusal> {
         // Read before the row: a change in between makes the next request read again.
-        let sequence = self.store.sequence();
+        let sequence = self.store.access_sequence();
         if let Ok(known) = self.config.lock()
             && let Some((at, config)) = &*known
             && *at == sequence

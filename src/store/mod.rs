@@ -439,6 +439,13 @@ impl Store {
         self.shared().feed.published()
     }
 
+    /// The sequence of the last durable record that changed tokens, scope maps, connected
+    /// registries or [`Store::self_config`]: what was read of them after this was asked is right
+    /// while the answer stays the same. Pushes and deletes leave it as it is.
+    pub fn access_sequence(&self) -> u64 {
+        self.shared().feed.access()
+    }
+
     /// The sequence of the last durable record, which may not be shown yet: what was read before
     /// this is not later.
     pub fn reached(&self) -> u64 {

@@ -11,6 +11,7 @@ use event_listener::Event;
 use crate::store::index::Change;
 use crate::store::journal::frame::FrameFault;
 use crate::store::journal::segment::SegmentReader;
+use crate::store::rows::node::is_about_access;
 use crate::store::{Shared, Store, StoreError};
 use crate::sys::{clock, spawn};
 use crate::types::Cursor;
@@ -33,6 +34,8 @@ pub(in crate::store) struct Feed {
     epoch: u64,
     published: AtomicU64,
     reached: AtomicU64,
+    /// The last of them that changed who may do what.
+    access: AtomicU64,
     changed: Event,
     /// The node is about to stop: nobody waits any more.
     stopping: AtomicBool,
@@ -58,6 +61,7 @@ impl Feed {
             epoch,
             published: AtomicU64::new(published),
             reached: AtomicU64::new(published),
+            access: AtomicU64::new(published),
             changed: Event::new(),
             stopping: AtomicBool::new(false),
             ring: Mutex::default(),
@@ -80,6 +84,11 @@ impl Feed {
         self.reached.load(Ordering::Acquire)
     }
 
+    /// The last published sequence whose record changed who may do what.
+    pub(in crate::store) fn access(&self) -> u64 {
+        self.access.load(Ordering::Acquire)
+    }
+
     /// Notes durable records, before they are applied.
     pub(in crate::store) fn reach(&self, sequence: u64) {
         self.reached.store(sequence, Ordering::Release);
@@ -90,6 +99,9 @@ impl Feed {
         let Some(last) = records.last().map(|(sequence, _)| *sequence) else {
             return;
         };
+        if records.iter().flat_map(|(_, changes)| changes).any(|(key, _)| is_about_access(key)) {
+            self.access.store(last, Ordering::Release);
+        }
         if let Ok(mut ring) = self.ring.lock() {
             for (sequence, changes) in records {
                 ring.bytes += size(&changes);

@@ -36,6 +36,15 @@ pub fn self_config_key() -> Vec<u8> {
     key(Kind::Node, &[b"config"])
 }
 
+/// Whether the row of this key says who may do what here: tokens, their grants, the connected
+/// registries and their sync tokens, and what the parent wants this node to be.
+pub(in crate::store) fn is_about_access(row_key: &[u8]) -> bool {
+    const KINDS: [Kind; 4] =
+        [Kind::Token, Kind::ScopeMap, Kind::ConnectedRegistry, Kind::SyncToken];
+    let first = row_key.first().copied();
+    KINDS.iter().any(|kind| first == Some(*kind as u8)) || row_key == self_config_key()
+}
+
 pub(in crate::store) fn descendant_key(name: &ConnectedRegistryName) -> Vec<u8> {
     key(Kind::NodeConfig, &[name.as_str().as_bytes()])
 }

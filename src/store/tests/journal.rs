@@ -599,3 +599,27 @@ fn f211_a_journal_that_is_cut_off_is_cut_up_to_what_it_had_reached() {
     assert_eq!((store.sequence(), store.loss()), (9, None), "{recovery}");
     assert_eq!(rows(&store).len(), 3);
 }
+
+/// What is remembered of logins outlives a push, and no change of what a login stands on.
+#[test]
+fn only_a_change_of_who_may_do_what_raises_the_sequence_of_access() {
+    use crate::store::rows::{Kind, key, node::self_config_key};
+    let (store, _) = open_memory(&MemoryDisk::new()).unwrap();
+    let named = |kind| key(kind, &[b"name"]);
+    let about = [Kind::Token, Kind::ScopeMap, Kind::ConnectedRegistry, Kind::SyncToken];
+    let other = [Kind::Activation, Kind::Status, Kind::NodeConfig, Kind::Node, Kind::Inbox];
+    let about = about.map(|kind| (named(kind), true));
+    let other = other.map(|kind| (named(kind), false));
+    for (row, raises) in about.into_iter().chain(other).chain([(self_config_key(), true)]) {
+        for delete in [false, true] {
+            let (before, row) = (store.access_sequence(), row.clone());
+            let changed = block_on(store.commit(move |txn| match delete {
+                true => txn.delete(row).map(drop),
+                false => txn.put(row, &Text("x".to_owned())),
+            }));
+            assert_eq!(changed, Ok(()));
+            let expected = if raises { store.sequence() } else { before };
+            assert_eq!(store.access_sequence(), expected, "{raises} {delete}");
+        }
+    }
+}
