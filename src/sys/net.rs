@@ -2,7 +2,7 @@
 
 use std::io::{self, IoSlice};
 use std::net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -56,7 +56,7 @@ impl Listener {
         };
         let listener = bind_tcp(address).map_err(fail)?;
         rustix::net::listen(&listener, BACKLOG).map_err(|error| fail(error.into()))?;
-        Ok(Listener { inner: Inner::Tcp(Async::new(listener).map_err(fail)?) })
+        Ok(Listener { inner: accepting(listener).map_err(fail)? })
     }
 
     /// Listens on a unix socket that only its owner may use. A socket that nobody answers on is
@@ -77,9 +77,7 @@ impl Listener {
             return Err(invalid("it is not a listening stream socket"));
         }
         let inner = match sockopt::socket_domain(&socket)? {
-            AddressFamily::INET | AddressFamily::INET6 => {
-                Inner::Tcp(Async::new(TcpListener::from(socket))?)
-            }
+            AddressFamily::INET | AddressFamily::INET6 => accepting(TcpListener::from(socket))?,
             AddressFamily::UNIX => {
                 Inner::Unix { listener: Async::new(UnixListener::from(socket))?, _file: None }
             }
@@ -101,7 +99,6 @@ impl Listener {
         match &self.inner {
             Inner::Tcp(listener) => {
                 let (stream, peer) = listener.accept().await?;
-                prepare(stream.get_ref());
                 // A v4 peer on a v6 socket is known by its v4 address in every log and limit.
                 let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
                 Ok((Stream::Tcp(stream), Some(peer)))
@@ -231,11 +228,18 @@ fn bind_unix(path: &Path) -> io::Result<Listener> {
     Ok(Listener { inner: Inner::Unix { listener: Async::new(listener)?, _file: Some(file) } })
 }
 
+/// A listener whose connections are prepared: Linux hands its options on to each of them.
+fn accepting(listener: TcpListener) -> io::Result<Inner> {
+    prepare(&listener);
+    Ok(Inner::Tcp(Async::new(listener)?))
+}
+
 /// Small answers leave at once, and a dead peer is noticed. Neither is worth failing for.
-fn prepare(stream: &TcpStream) {
-    let _ = stream.set_nodelay(true);
-    let _ = rustix::net::sockopt::set_socket_keepalive(stream, true);
-    let _ = rustix::net::sockopt::set_tcp_keepidle(stream, KEEPALIVE_IDLE);
+fn prepare(socket: impl AsFd) {
+    use rustix::net::sockopt;
+    let _ = sockopt::set_tcp_nodelay(&socket, true);
+    let _ = sockopt::set_socket_keepalive(&socket, true);
+    let _ = sockopt::set_tcp_keepidle(&socket, KEEPALIVE_IDLE);
 }
 
 /// Connects to a host name or address (IPv6 without brackets), trying each of its addresses in
@@ -377,6 +381,28 @@ mod tests {
             let (_, peer) = listener.accept().await.unwrap();
             assert!(peer.unwrap().is_ipv4());
         });
+    }
+
+    #[test]
+    #[allow(clippy::disallowed_methods, reason = "a test of the seam")]
+    fn connections_are_prepared_on_our_own_and_on_inherited_listeners() {
+        use rustix::net::sockopt;
+        let own = Listener::tcp("127.0.0.1:0").unwrap();
+        let socket = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        let inherited = Listener::inherited(socket.into()).unwrap();
+        for listener in [own, inherited] {
+            smol::block_on(async {
+                let port = listener.local_address().unwrap().port();
+                let client = dial("127.0.0.1", port, Duration::from_secs(5)).await.unwrap();
+                let (accepted, _) = listener.accept().await.unwrap();
+                for stream in [client, accepted] {
+                    let socket = stream.as_tcp().unwrap().get_ref();
+                    assert_eq!(sockopt::tcp_nodelay(socket), Ok(true));
+                    assert_eq!(sockopt::socket_keepalive(socket), Ok(true));
+                    assert_eq!(sockopt::tcp_keepidle(socket), Ok(KEEPALIVE_IDLE));
+                }
+            });
+        }
     }
 
     #[test]
