@@ -9,6 +9,7 @@ use std::task::{Context, Poll};
 
 use http_types::Method;
 use rustix::io::Errno;
+use rustix::net::{SendFlags, send as send_now};
 
 use super::exchange::Shared;
 use super::reply_head::ReplyHead;
@@ -116,13 +117,22 @@ fn format_date(seconds: u64) -> Option<String> {
 async fn send_file(shared: &Shared, head: Vec<u8>, range: FileRange) -> io::Result<u64> {
     let plain = shared.lock().wire.as_tcp().is_some();
     if plain && range.len >= SENDFILE_BYTES_MIN && range.file.as_file().is_some() {
-        shared.write_all(&head).await?;
+        let held = hold(shared, &head);
+        shared.write_all(&head[held..]).await?;
         drop(head);
         sendfile(shared, &range).await?;
     } else {
         copy(shared, head, &range).await?;
     }
     Ok(range.len)
+}
+
+/// Gives the head to the system so that it leaves in one segment with the first bytes of the file,
+/// as far as there is room; returns how far. What went wrong the next write meets as well.
+fn hold(shared: &Shared, head: &[u8]) -> usize {
+    let flags = SendFlags::MORE | SendFlags::NOSIGNAL;
+    let exchange = shared.lock();
+    exchange.wire.as_tcp().and_then(|tcp| send_now(tcp, head, flags).ok()).unwrap_or_default()
 }
 
 /// The file is shorter than the head promised.
