@@ -36,6 +36,9 @@ pub struct FetchedManifest {
     pub bytes: Vec<u8>,
 }
 
+/// The header in which a delivery names its change.
+pub const OUTBOX_ID: &str = "skerry-outbox-id";
+
 /// A delivery of a change: what it depends on, and its name for ever.
 pub struct Delivery<'a> {
     /// What the tag must name at the parent.
@@ -44,6 +47,8 @@ pub struct Delivery<'a> {
     pub id: Option<&'a OutboxId>,
     /// Whether it is an offer: nobody has made the change.
     pub offered: bool,
+    /// Whether it was refused before.
+    pub again: bool,
 }
 
 #[derive(Deserialize)]
@@ -351,9 +356,10 @@ impl Delivery<'_> {
             Precondition::Is(digest) => request.with("if-match", format!("\"{digest}\"")),
         };
         let request = if self.offered { request.with("skerry-offer", "1") } else { request };
+        let request = if self.again { request.with("skerry-outbox-again", "1") } else { request };
         match self.id {
             Some(id) => request
-                .with("skerry-outbox-id", id.to_string())
+                .with(OUTBOX_ID, id.to_string())
                 .with("skerry-outbox-incarnation", format!("{:016x}", id.incarnation)),
             None => request,
         }

@@ -14,6 +14,9 @@ pub const OUTBOX_ID: &str = "skerry-outbox-id";
 /// digits. Connected registries of the first version do not send it.
 pub const OUTBOX_INCARNATION: &str = "skerry-outbox-incarnation";
 
+/// The header with which it says that the change was refused before.
+pub const OUTBOX_AGAIN: &str = "skerry-outbox-again";
+
 /// The header with which it says that it offers what this node, or one further up, lacks.
 pub const OFFER: &str = "skerry-offer";
 
@@ -81,7 +84,8 @@ pub fn origin(store: &Store, request: &Request, principal: &Principal) -> Result
         return Err(malformed("UNSUPPORTED", text));
     }
     let offered = request.header(OFFER).is_some();
-    Ok(Origin::Child(Delivery { id, offered }))
+    let again = request.header(OUTBOX_AGAIN).is_some();
+    Ok(Origin::Child(Delivery { id, offered, again }))
 }
 
 #[cfg(test)]
@@ -184,7 +188,7 @@ mod tests {
                 assert_eq!(value, format!("{name} 12"));
                 let found = origin(&[headers, &[(OUTBOX_ID, &value)]].concat(), &child);
                 assert_eq!(found.is_ok(), below, "{name}");
-                let expected = Origin::Child(Delivery { id, offered: false });
+                let expected = Origin::Child(Delivery { id, offered: false, again: false });
                 assert!(!below || found == Ok(expected), "{name}");
             }
         }

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::store::rows::outbox::incarnation;
 use crate::types::RepositoryName;
 
 /// Repositories whose changes are counted at once. Over it: all counts begin anew, under another
@@ -22,11 +21,9 @@ struct Counted {
 }
 
 impl Counts {
-    /// `life`: random, and another one in a store that was made anew or restored; `start`: random,
-    /// at each start.
-    pub(in crate::store) fn new(life: u64, start: u64) -> Counts {
-        let counted = Counted { incarnation: incarnation(life, start), last: BTreeMap::new() };
-        Counts { counts: Mutex::new(counted) }
+    /// `incarnation`: random, at each start.
+    pub(in crate::store) fn new(incarnation: u64) -> Counts {
+        Counts { counts: Mutex::new(Counted { incarnation, last: BTreeMap::new() }) }
     }
 
     /// The incarnation and the number of one more change of a repository. When the change is not
@@ -34,8 +31,8 @@ impl Counts {
     pub(in crate::store) fn next(&self, repository: &RepositoryName) -> (u64, u64) {
         let mut counted = self.locked();
         if counted.last.len() >= COUNTED_MAX && !counted.last.contains_key(repository) {
-            let now = counted.incarnation;
-            counted.begin(incarnation(now, now.wrapping_add(1)));
+            let next = counted.incarnation.wrapping_add(1);
+            counted.begin(next);
         }
         let incarnation = counted.incarnation;
         let last = counted.last.entry(repository.clone()).or_default();
@@ -43,12 +40,15 @@ impl Counts {
         (incarnation, *last)
     }
 
+    /// What tells the changes that are made now from those of other starts.
+    pub(in crate::store) fn incarnation(&self) -> u64 {
+        self.locked().incarnation
+    }
+
     /// Begins anew, as a start does.
     #[cfg(test)]
-    pub(in crate::store) fn begin(&self, start: u64) {
-        let mut counted = self.locked();
-        let now = counted.incarnation;
-        counted.begin(incarnation(now, start));
+    pub(in crate::store) fn begin(&self, incarnation: u64) {
+        self.locked().begin(incarnation);
     }
 
     fn locked(&self) -> MutexGuard<'_, Counted> {

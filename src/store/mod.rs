@@ -257,7 +257,7 @@ impl Store {
         let segments = Segments::new(recovered.firsts);
         let shared = Arc::new(Shared {
             feed: Feed::new(epoch, recovered.end.sequence, true),
-            counts: Arc::new(Counts::new(epoch, sys.rng.number())),
+            counts: Arc::new(Counts::new(sys.rng.number())),
             heard: Arc::default(),
             gone: Mutex::default(),
             index: RwLock::new(recovered.index),
@@ -325,7 +325,7 @@ impl Store {
         let epoch = sys.rng.number();
         let shared = Arc::new(Shared {
             feed: Feed::new(epoch, 0, false),
-            counts: Arc::new(Counts::new(epoch, sys.rng.number())),
+            counts: Arc::new(Counts::new(sys.rng.number())),
             heard: Arc::default(),
             gone: Mutex::default(),
             index: RwLock::new(Arc::new(MapIndex::default())),

@@ -106,12 +106,18 @@ impl Worker {
         Ok(true)
     }
 
+    fn may_push(&self, repository: &RepositoryName) -> Result<bool, SyncError> {
+        let config = self.config()?;
+        let writes = config.node.mode == Mode::ReadWrite;
+        Ok(writes && Scope::of_writes(&config).covers(repository))
+    }
+
     /// What becomes of what the parent lacks in a repository.
     pub(super) fn offer(&self, repository: &RepositoryName) -> Result<Offer, SyncError> {
         if !self.store.is_offered(repository)? {
             return Ok(Offer::None);
         }
-        Ok(match Scope::of_writes(&self.config()?).covers(repository) {
+        Ok(match self.may_push(repository)? {
             true => Offer::Made,
             false => Offer::Withheld,
         })
@@ -148,7 +154,7 @@ impl Worker {
         tags: &[(Tag, Digest)],
         withheld: Withheld,
     ) -> Result<(), SyncError> {
-        if Scope::of_writes(&self.config()?).covers(repository) {
+        if self.may_push(repository)? {
             let manifests = withheld.manifests.clone();
             let manifests = self.lacked(repository, desired, tags, manifests).await?;
             self.store.offer_tags(repository, tags).await?;
@@ -252,7 +258,7 @@ mod tests {
             let app: RepositoryName = "app".parse().unwrap();
             for (tag, sequence) in ["a", "b", "c"].into_iter().zip(1..) {
                 let id = OutboxId { origin: "leaf01".parse().unwrap(), incarnation: 1, sequence };
-                let delivery = Delivery { id, offered: true };
+                let delivery = Delivery { id, offered: true, again: false };
                 let (index, digest) = (media::OCI_INDEX, [1; 32]);
                 let text = format!(r#"{{"schemaVersion":2,"mediaType":"{index}","manifests":[]}}"#);
                 let put = PutManifest {

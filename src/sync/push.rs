@@ -11,7 +11,7 @@ use super::fetch::Fetcher;
 use super::plan::{Moved, moved};
 use super::turns::Turns;
 use super::upload::{Content, Uploader};
-use crate::gateway::distribution::{Delivery, FetchedManifest};
+use crate::gateway::distribution::{Delivery, FetchedManifest, OUTBOX_ID};
 use crate::gateway::{Upstream, UpstreamError};
 use crate::store::replica::outbox::{OutboxChange, OutboxEntry};
 use crate::store::replica::refused::Refused;
@@ -68,8 +68,6 @@ pub(super) struct Retries {
     next: Duration,
     /// Attempts since one of them changed.
     round: u64,
-    /// What came with a backup has been made ready.
-    joined: bool,
     /// Changes wait because this node is ReadOnly, which was said.
     held_up: bool,
     /// An offer was delivered, and perhaps made in vain: what the parent has counts.
@@ -108,10 +106,6 @@ impl Pusher {
             return Ok(LOOK_AGAIN);
         }
         self.retries().held_up = false;
-        if !self.retries().joined {
-            self.store.outbox_join().await?;
-            self.retries().joined = true;
-        }
         self.retry_refused().await?;
         let mut refused = self.store.refused().await?;
         self.deliver_new(&mut refused).await?;
@@ -186,7 +180,7 @@ impl Pusher {
                     overtaken.push(refused);
                 }
             }
-            // With these behind it, none keeps its number.
+            // With these behind it, no tag's keeps its number.
             self.store.outbox_renew(overtaken).await?;
             for (number, entry) in changes {
                 after = number;
@@ -267,7 +261,7 @@ impl Pusher {
                 }
                 return Ok(());
             }
-            let delivered = match self.deliver(&entry).await {
+            let delivered = match self.deliver(number, &entry).await {
                 // Tried at once: what was changed later must not overtake it.
                 Err(SyncError::Upstream(UpstreamError::PreconditionFailed)) => {
                     match self.settle_moved(number, &entry).await {
@@ -283,6 +277,12 @@ impl Pusher {
             };
             match delivered {
                 Ok(()) => return self.done(number, &entry).await,
+                // A leaf that is below another node now: what it has handed in goes on as ours.
+                Err(SyncError::Upstream(UpstreamError::Refused(400, text)))
+                    if entry.id.origin != *self.upstream.name() && text.contains(OUTBOX_ID) =>
+                {
+                    return Ok(self.store.outbox_renumber(number).await?);
+                }
                 Err(SyncError::Upstream(UpstreamError::OutboxMismatch)) => {
                     return self.overtaken(number, &entry).await;
                 }
@@ -334,26 +334,27 @@ impl Pusher {
         Ok(self.store.manifest(&entry.repository, digest)?.is_none())
     }
 
-    /// The parent has had this change, and what it made has changed since: this store was restored
-    /// or set back.
+    /// The parent has had this change, and what it made has changed since: the answer was lost, or
+    /// this store was restored or set back.
     async fn overtaken(&self, number: u64, entry: &OutboxEntry) -> Result<(), SyncError> {
         log::warn!(
-            "{entry} was delivered before this store was restored or set back: the parent's state \
+            "{entry} was delivered before, and has changed at the parent since: the parent's state \
              counts"
         );
         Ok(self.store.outbox_overtaken(number).await?)
     }
 
-    async fn deliver(&self, entry: &OutboxEntry) -> Result<(), SyncError> {
+    async fn deliver(&self, number: u64, entry: &OutboxEntry) -> Result<(), SyncError> {
         let repository = &entry.repository;
         let (id, offered) = (Some(&entry.id), entry.offered);
+        let again = self.store.outbox_was_refused(number)?;
         match &entry.change {
             OutboxChange::Tag { tag, base, digest } => {
                 let precondition = match base {
                     Some(base) => Precondition::Is(base.clone()),
                     None => Precondition::Absent,
                 };
-                let delivery = Delivery { precondition, id, offered };
+                let delivery = Delivery { precondition, id, offered, again };
                 let reference = Reference::Tag(tag.clone());
                 match digest {
                     Some(digest) => match self.store.manifest(repository, digest)? {
@@ -364,7 +365,7 @@ impl Pusher {
                 }
             }
             OutboxChange::ManifestAdded { digest } => {
-                let delivery = Delivery { precondition: Precondition::None, id, offered };
+                let delivery = Delivery { precondition: Precondition::None, id, offered, again };
                 let reference = Reference::Digest(digest.clone());
                 match self.store.manifest(repository, digest)? {
                     Some(row) => self.put(repository, digest, row, &reference, &delivery).await,
@@ -373,7 +374,7 @@ impl Pusher {
                 }
             }
             OutboxChange::ManifestDeleted { digest } => {
-                let delivery = Delivery { precondition: Precondition::None, id, offered };
+                let delivery = Delivery { precondition: Precondition::None, id, offered, again };
                 self.delete(repository, &Reference::Digest(digest.clone()), &delivery).await
             }
         }
@@ -478,8 +479,12 @@ impl Pusher {
             let manifest = self.read(&digest, row.media_type).await?;
             self.bring_blobs(repository, &digest, &manifest).await?;
             if digest != *root {
-                let delivery =
-                    Delivery { precondition: Precondition::None, id: None, offered: false };
+                let delivery = Delivery {
+                    precondition: Precondition::None,
+                    id: None,
+                    offered: false,
+                    again: false,
+                };
                 let reference = Reference::Digest(digest);
                 self.upstream.put_manifest(repository, &reference, &manifest, &delivery).await?;
             }
@@ -573,6 +578,7 @@ impl Pusher {
                 self.store.outbox_begins(number, there).await?;
                 return Ok(self.store.outbox_entry(number)?);
             }
+            Moved::ByOthers if self.store.outbox_passed(number, there.clone()).await? => {}
             Moved::ByOthers => self.settle_conflict(number, entry, tag, there).await?,
         }
         Ok(None)

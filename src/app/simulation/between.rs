@@ -763,7 +763,7 @@ fn f201_what_a_leaf_offers_in_vain_does_not_come_back() {
         let offered = [("untagged", FIRST), ("deleted", SECOND), ("lost", THIRD)];
         for ((tag, number), sequence) in offered.into_iter().zip(1..) {
             let id = OutboxId { origin: "leaf01".parse().unwrap(), incarnation: 1, sequence };
-            let delivery = Delivery { id, offered: true };
+            let delivery = Delivery { id, offered: true, again: false };
             store_push(&device, &app(), &names(&[tag]), number, Origin::Child(delivery)).await;
         }
         rest(tree, &engine).await;

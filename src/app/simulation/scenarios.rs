@@ -162,7 +162,7 @@ fn f204_f130_a_conflict_that_cannot_be_settled_holds_up_nothing_else() {
 async fn takes_unheard(root: &Store, device: &Store, number: u64) {
     let (_, entry) = device.outbox(1).unwrap().remove(0);
     let OutboxChange::Tag { tag, .. } = &entry.change else { panic!() };
-    let origin = Origin::Child(Delivery { id: entry.id.clone(), offered: false });
+    let origin = Origin::Child(Delivery { id: entry.id.clone(), offered: false, again: false });
     let put = store_push(root, &app(), std::slice::from_ref(tag), number, origin).await;
     assert_eq!(put, PutOutcome::Stored);
 }
@@ -398,7 +398,7 @@ fn f201_f130_what_came_with_a_backup_is_not_overtaken_by_a_later_change_of_its_t
 
 /// The parent takes a change of a tag, as the device delivers it.
 async fn deliver(root: &Store, entry: &OutboxEntry) {
-    let origin = Origin::Child(Delivery { id: entry.id.clone(), offered: false });
+    let origin = Origin::Child(Delivery { id: entry.id.clone(), offered: false, again: false });
     let OutboxChange::Tag { tag, digest, .. } = &entry.change else { panic!("{entry}") };
     if digest.is_some() {
         let tags = std::slice::from_ref(tag);
@@ -471,7 +471,8 @@ impl World {
                 OutboxChange::Tag { tag, .. } => vec![tag.clone()],
                 _ => Vec::new(),
             };
-            let origin = Origin::Child(Delivery { id: entry.id.clone(), offered: false });
+            let origin =
+                Origin::Child(Delivery { id: entry.id.clone(), offered: false, again: false });
             store_push(&self.root, &app(), &tags, FIRST, origin).await;
             self.device().outbox_done(number).await.unwrap();
         }
@@ -546,9 +547,9 @@ fn f130_a_refused_deletion_lets_no_push_take_the_tag_of_somebody_else() {
         engine.pull_once().await.unwrap();
         let first = digest_of(&manifest(FIRST));
         device.delete_manifest(&app(), &first, &Origin::Client).await.unwrap();
-        // The parent refuses the deletion.
-        let (number, _) = device.outbox(9).unwrap().pop().unwrap();
-        device.outbox_refused(number, "no".to_owned()).await.unwrap();
+        tree.world.refuses.store(true, Ordering::Relaxed);
+        engine.push_once().await.unwrap();
+        assert_eq!(device.refused_changes(9).unwrap().len(), 1, "the deletion");
         push(root, &["v9"], FIRST).await;
         push(device, &["v9"], SECOND).await;
         let (_, pushed) = device.outbox(9).unwrap().pop().unwrap();

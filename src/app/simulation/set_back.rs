@@ -5,6 +5,7 @@ use super::scenarios::{FIRST, SECOND, THIRD, app, has, in_tree, named, names, pu
 use super::*;
 use crate::store::replica::gone::Gone;
 use crate::store::replica::outbox::{Delivery, OutboxId};
+use crate::store::tree::scope_maps::ScopeMapUpdate;
 use crate::types::Cursor;
 use crate::types::message::Message;
 
@@ -253,7 +254,7 @@ fn f201_a_node_that_a_child_sees_set_back_while_it_compares_compares_again() {
 async fn offer(device: &Store, offered: &[(&str, u64)]) {
     for ((tag, number), sequence) in offered.iter().zip(1..) {
         let id = OutboxId { origin: "leaf01".parse().unwrap(), incarnation: 1, sequence };
-        let delivery = Delivery { id, offered: true };
+        let delivery = Delivery { id, offered: true, again: false };
         store_push(device, &app(), &names(&[tag]), *number, Origin::Child(delivery)).await;
     }
 }
@@ -379,4 +380,167 @@ fn f201_the_images_of_an_index_that_is_offered_in_vain_do_not_come_back() {
             }
         });
     }
+}
+
+/// The device is restored from its rows as they were, or its disk is set back to them.
+async fn go_back(tree: &Tree, rows: Vec<(Vec<u8>, Vec<u8>)>, restored: bool) -> Engine {
+    match restored {
+        true => tree.world.restore(rows).await,
+        false => tree.world.device().set_back(rows),
+    }
+    tree.start().await
+}
+
+fn tags(store: &Store) -> Vec<String> {
+    let all = store.tags(&app(), None, 9).unwrap();
+    all.iter().map(|(tag, _)| tag.to_string()).collect()
+}
+
+/// What waited in a copy was delivered since; the parent refuses the first of it once, and the rest
+/// goes with a later push.
+#[test]
+fn f201_f130_what_waited_in_a_copy_and_is_refused_once_is_no_conflict() {
+    for restored in [false, true] {
+        in_tree(async |tree, engine| {
+            let (root, device) = (&tree.world.root, &tree.world.device());
+            push(device, &["v1"], FIRST).await;
+            push(device, &["v1"], SECOND).await;
+            let snapshot = device.rows_of_backup();
+            rest(tree, engine).await;
+            let engine = go_back(tree, snapshot, restored).await;
+            let device = &tree.world.device();
+            push(device, &["v1"], THIRD).await;
+            tree.world.refuses.store(true, Ordering::Relaxed);
+            rest(tree, &engine).await;
+            let third = Some(digest_of(&manifest(THIRD)));
+            assert_eq!((named(root, "v1"), named(device, "v1")), (third.clone(), third));
+            assert_eq!(tags(root), ["v1"], "{restored}");
+        });
+    }
+}
+
+/// In the state that is lost the first change was refused, and went with the second.
+#[test]
+fn f201_f130_what_was_made_one_in_a_state_that_is_lost_is_no_conflict() {
+    for restored in [false, true] {
+        in_tree(async |tree, engine| {
+            let (root, device) = (&tree.world.root, &tree.world.device());
+            push(device, &["v1"], FIRST).await;
+            push(device, &["v1"], SECOND).await;
+            let snapshot = device.rows_of_backup();
+            tree.world.refuses.store(true, Ordering::Relaxed);
+            rest(tree, engine).await;
+            let second = Some(digest_of(&manifest(SECOND)));
+            assert_eq!(named(root, "v1"), second);
+            let engine = go_back(tree, snapshot, restored).await;
+            let device = &tree.world.device();
+            rest(tree, &engine).await;
+            assert_eq!((tags(root), named(device, "v1")), (vec!["v1".to_owned()], second));
+        });
+    }
+}
+
+/// What a tag named in between was delivered, and is deleted since.
+#[test]
+fn f201_what_was_deleted_since_a_backup_does_not_come_back_from_between() {
+    for restored in [false, true] {
+        in_tree(async |tree, engine| {
+            let (root, device) = (&tree.world.root, &tree.world.device());
+            push(device, &["v1"], FIRST).await;
+            push(device, &["v1"], SECOND).await;
+            let snapshot = device.rows_of_backup();
+            rest(tree, engine).await;
+            let first = digest_of(&manifest(FIRST));
+            root.delete_manifest(&app(), &first, &Origin::Client).await.unwrap();
+            rest(tree, engine).await;
+            let engine = go_back(tree, snapshot, restored).await;
+            rest(tree, &engine).await;
+            assert!(!has(root, FIRST) && !has(&tree.world.device(), FIRST), "{restored}");
+        });
+    }
+}
+
+/// While an offer waits that will be in vain, a client pushes the tag: that is a change of its own.
+#[test]
+fn f201_f130_a_push_behind_an_offer_in_vain_is_no_conflict() {
+    for (number, is_deleted) in [(FIRST, true), (SECOND, true), (FIRST, false), (SECOND, false)] {
+        in_tree(async |tree, engine| {
+            let (root, device) = (&tree.world.root, &tree.world.device());
+            push(device, &["v1"], FIRST).await;
+            rest(tree, engine).await;
+            let mut gone = Gone::default();
+            let (repository, tag) = (app(), names(&["v1"]).remove(0));
+            gone.hear(Message::Tag { repository, tag, digest: None });
+            if is_deleted {
+                let digest = digest_of(&manifest(FIRST));
+                root.delete_manifest(&app(), &digest, &Origin::Client).await.unwrap();
+                gone.hear(Message::ManifestDeleted { repository: app(), digest });
+            } else {
+                delete(root, "v1").await;
+            }
+            root.note_gone(gone);
+            device.reconciled(Cursor { epoch: 7, sequence: 5 }).await.unwrap();
+            engine.begin_once().await.unwrap();
+            engine.pull_once().await.unwrap();
+            let waiting = device.outbox(9).unwrap();
+            assert!(waiting.iter().any(|(_, entry)| entry.offered), "{waiting:?}");
+            push(device, &["v1"], number).await;
+            rest(tree, engine).await;
+            let pushed = Some(digest_of(&manifest(number)));
+            assert_eq!((named(root, "v1"), named(device, "v1")), (pushed.clone(), pushed));
+            assert_eq!(tags(root), ["v1"], "{number} {is_deleted}");
+        });
+    }
+}
+
+/// It was ReadWrite when it met another parent, and may still write by its scope map.
+#[test]
+fn f201_f118_a_read_only_device_with_something_to_offer_goes_on_following_its_parent() {
+    let spawner = Spawner::new();
+    boxed(&spawner, async {
+        let tree = tree(spawner.clone(), READ_ONLY).await;
+        let (root, device) = (&tree.world.root, &tree.world.device());
+        let engine = tree.start().await;
+        push(root, &["v1"], FIRST).await;
+        engine.pull_once().await.unwrap();
+        let map = device.self_config().unwrap().unwrap().sync_token.scope_map;
+        let grant = |action| format!("repositories/{}/content/{action}", app()).parse().unwrap();
+        let add = ["write", "delete"].map(grant).to_vec();
+        let update = ScopeMapUpdate { add, remove: vec![], description: None };
+        root.scope_map_update(map, update).await.unwrap();
+        engine.pull_once().await.unwrap();
+        let position = device.feed_position().unwrap().unwrap();
+        device.meet_parent(position, None, &[app()].into()).await.unwrap();
+        delete(root, "v1").await;
+        engine.pull_once().await.unwrap();
+        push(root, &["v1"], SECOND).await;
+        for _ in 0..4 {
+            engine.push_once().await.unwrap();
+            engine.pull_once().await.unwrap();
+            tree.hands.0.fetch_add(90_000, Ordering::Relaxed);
+        }
+        assert_eq!(named(device, "v1"), named(root, "v1"));
+    });
+}
+
+/// The answer to a removal is lost, a client pushes the image again, and the removal is refused
+/// when it comes again: it has had its effect.
+#[test]
+fn f130_f204_a_removal_that_is_refused_after_it_took_effect_does_not_take_effect_again() {
+    in_tree(async |tree, engine| {
+        let (root, device) = (&tree.world.root, &tree.world.device());
+        push(device, &["v1"], FIRST).await;
+        rest(tree, engine).await;
+        let first = digest_of(&manifest(FIRST));
+        device.delete_manifest(&app(), &first, &Origin::Client).await.unwrap();
+        let (_, entry) = device.outbox(9).unwrap().pop().unwrap();
+        let taken = Origin::Child(Delivery { id: entry.id, offered: false, again: false });
+        root.delete_manifest(&app(), &first, &taken).await.unwrap();
+        push(root, &["v1"], FIRST).await;
+        tree.world.refuses.store(true, Ordering::Relaxed);
+        engine.push_once().await.unwrap();
+        assert_eq!(device.refused_changes(9).unwrap().len(), 1);
+        rest(tree, engine).await;
+        assert_eq!((named(root, "v1"), named(device, "v1")), (Some(first.clone()), Some(first)));
+    });
 }

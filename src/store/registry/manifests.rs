@@ -302,7 +302,7 @@ fn add(
         let change = OutboxChange::ManifestAdded { digest: put.content.digest().clone() };
         outbox::enqueue(txn, &put.origin, repository, change)?;
     }
-    delivered::record(txn, &put.origin, repository, effect)?;
+    delivered::record(txn, &put.origin, repository)?;
     Ok(PutOutcome::Stored)
 }
 
@@ -380,7 +380,7 @@ pub(crate) mod testing {
 
     pub(in crate::store) fn child(sequence: u64) -> Origin {
         let id = OutboxId { origin: "dock01".parse().unwrap(), incarnation: 0, sequence };
-        Origin::Child(Delivery { id, offered: false })
+        Origin::Child(Delivery { id, offered: false, again: false })
     }
 
     /// An image that names configuration 100 of 20 bytes and layer 101 of 300.

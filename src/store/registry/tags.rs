@@ -109,7 +109,7 @@ impl Store {
                 return Err(StoreError::NotFound);
             }
             switch(txn, &repository, &tag, &digest, &precondition, &origin, now)?;
-            delivered::record(txn, &origin, &repository, effect)?;
+            delivered::record(txn, &origin, &repository)?;
             if origin == Origin::Parent { heard::note_taken(txn) } else { Ok(()) }
         })
         .await
@@ -134,7 +134,7 @@ impl Store {
             outbox::refuse_held(txn, &origin, &repository, &tag, None)?;
             let current = txn.get::<TagRow>(&tag_key(&repository, &tag))?.map(|row| row.digest);
             if current.is_none() && matches!(origin, Origin::Child(_)) {
-                delivered::record(txn, &origin, &repository, effect)?;
+                delivered::record(txn, &origin, &repository)?;
                 // The parent may have what this node has not got yet.
                 let base = precondition.named();
                 let change = OutboxChange::Tag { tag, base, digest: None };
@@ -145,7 +145,7 @@ impl Store {
             let Some(base) = current else {
                 return Err(StoreError::NotFound);
             };
-            delivered::record(txn, &origin, &repository, effect)?;
+            delivered::record(txn, &origin, &repository)?;
             remove(txn, &repository, &tag)?;
             let change = OutboxChange::Tag { tag, base: Some(base.clone()), digest: None };
             outbox::enqueue(txn, &origin, &repository, change)?;
@@ -272,7 +272,8 @@ mod tests {
             store.set_tag(&a, &tag, &digest(1), absent.clone(), &child(7)).await.unwrap();
             // The answer was lost; meanwhile someone else moved the tag.
             store.set_tag(&a, &tag, &digest(2), Precondition::None, &Origin::Client).await.unwrap();
-            store.set_tag(&a, &tag, &digest(1), absent.clone(), &child(7)).await.unwrap();
+            let again = store.set_tag(&a, &tag, &digest(1), absent.clone(), &child(7)).await;
+            assert!(matches!(again, Err(StoreError::OutboxMismatch(_))), "{again:?}");
             assert_eq!(store.tag(&a, &tag).unwrap(), Some(digest(2)));
             // A refused delivery is not recorded as done.
             assert!(store.set_tag(&a, &tag, &digest(3), absent, &child(8)).await.is_err());

@@ -8,7 +8,7 @@ use crate::store::rows::manifest::{ManifestRow, manifest_key};
 use crate::store::rows::tag::{TagRow, tag_key};
 use crate::store::rows::{self, Kind, Row, is_default, key, prefix};
 use crate::store::{StoreError, Txn};
-use crate::types::{ConnectedRegistryName, Digest, RepositoryName, Tag};
+use crate::types::{Digest, RepositoryName, Tag};
 
 /// Incarnations of one store whose deliveries are remembered, for each repository: of its starts,
 /// those in which it changed the repository. Over it: those of the one that was heard of first are
@@ -35,8 +35,7 @@ struct Delivered {
 /// What the first rows did not have.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 struct DeliveredEnd {
-    /// That number with what it stands for, which the child may not know to have taken effect;
-    /// rows of earlier versions have others too.
+    /// Earlier versions kept here what the last numbers stood for.
     open: Vec<(u64, Effect)>,
     #[serde(skip_serializing_if = "is_default")]
     more: DeliveredMore,
@@ -80,7 +79,7 @@ impl Delivered {
     }
 
     /// Notes that it does.
-    fn add(&mut self, number: u64, effect: Effect) {
+    fn add(&mut self, number: u64) {
         if self.has(number) {
             return;
         }
@@ -88,10 +87,8 @@ impl Delivered {
         if runs.is_empty() && self.last > 0 {
             runs.push((0, self.last));
         }
-        if number >= self.last {
-            self.last = number;
-            self.more.open = vec![(number, effect)];
-        }
+        self.last = self.last.max(number);
+        self.more.open.clear();
         let place = runs.partition_point(|(first, _)| *first < number);
         runs.insert(place, (number, number));
         runs.dedup_by(|next, run| {
@@ -124,8 +121,8 @@ fn delivered_key(delivery: &Delivery, repository: &RepositoryName) -> Vec<u8> {
 
 /// Whether this delivery has already taken effect. `OutboxMismatch` when it has, and what it wants
 /// is not so any more: what came after it counts. The removal of a manifest that comes later than
-/// others of its start, since it was refused before, may be older than a push of the manifest: it
-/// does not take effect any more either.
+/// others of its start, and was not refused before, is of a state of the child that is lost: a push
+/// of the manifest may have come after it, so that it takes no effect any more either.
 pub(in crate::store) fn is_replay(
     txn: &Txn<'_>,
     origin: &Origin,
@@ -139,13 +136,12 @@ pub(in crate::store) fn is_replay(
         return Ok(false);
     };
     let number = delivery.id.sequence;
-    let is_late = number < known.last && matches!(effect, Effect::Manifest(_, false));
+    let is_removal = matches!(effect, Effect::Manifest(_, false));
+    let is_late = number < known.last && is_removal && !delivery.again;
     if !known.has(number) && !is_late {
         return Ok(false);
     }
-    let is_last = number == known.last
-        && known.more.open.iter().any(|(open, what)| *open == number && what == effect);
-    if is_last || is_so(txn, repository, effect)? {
+    if is_so(txn, repository, effect)? {
         return Ok(true);
     }
     Err(StoreError::OutboxMismatch(format!(
@@ -172,7 +168,6 @@ pub(in crate::store) fn record(
     txn: &mut Txn<'_>,
     origin: &Origin,
     repository: &RepositoryName,
-    effect: Effect,
 ) -> Result<(), StoreError> {
     let Origin::Child(delivery) = origin else {
         return Ok(());
@@ -186,7 +181,7 @@ pub(in crate::store) fn record(
             Delivered { last: 0, more: DeliveredEnd { open: Vec::new(), more } }
         }
     };
-    row.add(delivery.id.sequence, effect);
+    row.add(delivery.id.sequence);
     txn.put(key, &row)
 }
 
@@ -210,20 +205,6 @@ fn begin(
     Ok(next)
 }
 
-/// Forgets the deliveries of a connected registry that is deleted: one of the same name that comes
-/// later is another one.
-pub(in crate::store) fn forget(
-    txn: &mut Txn<'_>,
-    origin: &ConnectedRegistryName,
-) -> Result<(), StoreError> {
-    for (key, _) in
-        txn.scan::<Delivered>(&prefix(Kind::Delivered, &[origin.as_str().as_bytes()]))?
-    {
-        txn.delete(key)?;
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::outbox::OutboxId;
@@ -233,7 +214,7 @@ mod tests {
 
     fn child(origin: &str, incarnation: u64, sequence: u64) -> Origin {
         let id = OutboxId { origin: origin.parse().unwrap(), incarnation, sequence };
-        Origin::Child(Delivery { id, offered: false })
+        Origin::Child(Delivery { id, offered: false, again: false })
     }
 
     /// Delivers that `v1` of `app` names this; what it names afterwards.
@@ -242,6 +223,13 @@ mod tests {
         let any = Precondition::None;
         store.set_tag(&app, &v1, &digest(number), any, origin).await.unwrap();
         store.tag(&app, &v1).unwrap().unwrap().raw()[0]
+    }
+
+    /// Whether such a delivery is a replay.
+    fn replay(store: &Store, number: u8, origin: &Origin) -> Result<bool, StoreError> {
+        let effect = Effect::Tag("v1".parse().unwrap(), Some(digest(number)));
+        let app = "app".parse().unwrap();
+        store.look_up(|index| is_replay(&Txn::new(index), origin, &app, &effect))
     }
 
     #[test]
@@ -255,12 +243,7 @@ mod tests {
             assert_eq!(deliver(&store, 2, &child("dock01", 9, 7)).await, 2, "another start");
             assert_eq!(deliver(&store, 2, &child("dock01", 9, 7)).await, 2, "a replay in that");
             assert_eq!(deliver(&store, 3, &child("dock01", 10, 1)).await, 3);
-            assert_eq!(deliver(&store, 2, &child("dock01", 9, 7)).await, 3, "its answer was lost");
             assert_eq!(deliver(&store, 4, &child("dock02", 9, 1)).await, 4);
-            let dock = "dock01".parse().unwrap();
-            store.commit(move |txn| forget(txn, &dock)).await.unwrap();
-            assert_eq!(deliver(&store, 5, &child("dock01", 0, 1)).await, 5, "another dock01");
-            assert_eq!(deliver(&store, 4, &child("dock02", 9, 1)).await, 5, "the same dock02");
         });
     }
 
@@ -277,11 +260,7 @@ mod tests {
                 assert_eq!(deliver(&store, digest, &number(first)).await, digest);
             }
             for taken in [1, 2, 4] {
-                let digest = digest(u8::try_from(taken).unwrap());
-                let effect = Effect::Tag("v1".parse().unwrap(), Some(digest));
-                let app = "app".parse().unwrap();
-                let replay = store
-                    .look_up(|index| is_replay(&Txn::new(index), &number(taken), &app, &effect));
+                let replay = replay(&store, u8::try_from(taken).unwrap(), &number(taken));
                 assert!(matches!(replay, Err(StoreError::OutboxMismatch(_))), "{replay:?}");
             }
             // What was refused before is new.
@@ -289,33 +268,38 @@ mod tests {
                 let digest = u8::try_from(late).unwrap();
                 assert_eq!(deliver(&store, digest, &number(late)).await, digest);
             }
-            // But what it would remove may have been pushed since.
-            push(&store, "app", 9, &[]).await;
+            // But what it would remove may have been pushed since, unless the child says so.
             deliver(&store, 1, &number(10)).await;
             let app = "app".parse().unwrap();
             let late = store.delete_manifest(&app, &digest(9), &number(8)).await;
             assert!(matches!(late, Err(StoreError::OutboxMismatch(_))), "{late:?}");
+            let Origin::Child(mut again) = number(8) else { unreachable!() };
+            again.again = true;
+            for _ in 0..2 {
+                let origin = Origin::Child(again.clone());
+                assert_eq!(store.delete_manifest(&app, &digest(9), &origin).await, Ok(()));
+                assert_eq!(store.manifest(&app, &digest(9)), Ok(None));
+            }
         });
     }
 
     #[test]
     fn f130_the_lowest_runs_are_forgotten() {
         let mut row = Delivered::default();
-        let tag = || Effect::Tag("v1".parse().unwrap(), None);
         for number in 1..=200 {
-            row.add(number * 2, tag());
+            row.add(number * 2);
             assert!(row.has(number * 2) && !row.has(number * 2 - 1));
         }
-        assert_eq!((row.more.more.runs.len(), row.more.open.len()), (RUNS_MAX, 1));
+        assert_eq!(row.more.more.runs.len(), RUNS_MAX);
         assert!(!row.has(2));
-        row.add(399, tag());
+        row.add(399);
         assert_eq!(row.more.more.runs.last(), Some(&(398, 400)));
         let bytes = rows::encode(&row).unwrap();
         assert_eq!(rows::decode::<Delivered>(&bytes).unwrap(), row);
         // As earlier versions wrote it.
         let mut old = Delivered { last: 7, more: DeliveredEnd::default() };
         assert_eq!(rows::decode::<Delivered>(&rows::encode(&old).unwrap()).unwrap(), old);
-        old.add(9, tag());
+        old.add(9);
         assert!(old.has(3) && old.has(7) && !old.has(8) && old.has(9));
     }
 
@@ -340,7 +324,8 @@ mod tests {
             }
             for number in 3..=over {
                 let origin = child("dock01", incarnation(number), 7);
-                assert_eq!(deliver(&store, number, &origin).await, over, "a replay");
+                let is_last = number == over;
+                assert_eq!(replay(&store, number, &origin).is_ok(), is_last, "{number}: a replay");
             }
             let other = child("dock02", 1, 1);
             assert_eq!(deliver(&store, over + 2, &other).await, over + 2, "another one");

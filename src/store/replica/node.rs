@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::{delivered, gone};
+use super::gone;
 use crate::store::rows::node::{
     Fact, compared_key, debts_key, descendant_key, epoch_key, last_look_key, last_sync_key,
     looked_with_key, reconcile_key, self_config_key, synced_key, version_key,
@@ -356,7 +356,6 @@ fn forget_strangers(txn: &mut Txn<'_>, config: &NodeConfig) -> Result<(), StoreE
     for (_, stranger) in txn.scan::<NodeConfig>(&prefix(Kind::NodeConfig, &[]))? {
         let name = &stranger.node.name;
         if !known.contains(name.as_str()) {
-            delivered::forget(txn, name)?;
             txn.delete(descendant_key(name))?;
             txn.delete(version_key(name))?;
             txn.delete(key(Kind::Activation, &[name.as_str().as_bytes()]))?;

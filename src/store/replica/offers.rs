@@ -4,14 +4,13 @@ use std::collections::BTreeSet;
 
 use super::inbox;
 use super::node::ask_for_reconcile;
-use super::outbox::{OutboxChange, enqueue_offer, oldest_of_tag, waits};
+use super::outbox::{OutboxChange, enqueue_offer, may_begin_with_nothing, waits};
 use crate::store::rows::derived::About;
 use crate::store::rows::manifest::{ManifestRow, manifest_key};
 use crate::store::rows::node::{
     Fact, heard_key, offer_key, parent_epoch_key, parent_start_key, withheld_manifests,
     withheld_tags,
 };
-use crate::store::rows::outbox::{entry_key, remember};
 use crate::store::rows::tag::{TagRow, tag_key};
 use crate::store::rows::{digest_at, name_at};
 use crate::store::{Store, StoreError, Txn};
@@ -196,7 +195,7 @@ impl Store {
             let (repository, page) = (repository.clone(), page.to_vec());
             self.commit(move |txn| {
                 for (tag, digest) in page {
-                    let begins = began_with_nothing(txn, &repository, &tag)?;
+                    let begins = may_begin_with_nothing(txn, &repository, &tag)?;
                     let row = txn.get::<TagRow>(&tag_key(&repository, &tag))?;
                     if row.is_none_or(|row| row.digest != digest) {
                         offer_manifest(txn, &repository, digest)?;
@@ -274,21 +273,6 @@ fn put_parent(txn: &mut Txn<'_>, epoch: u64, start: Option<String>) -> Result<()
         txn.put_changed(parent_start_key(), &Fact::Version(start))?;
     }
     txn.put_changed(parent_epoch_key(), &Fact::Epoch(epoch))
-}
-
-/// Whether changes of a tag wait. Notes of the oldest that the parent may have no such tag any
-/// more, by nobody's doing.
-fn began_with_nothing(
-    txn: &mut Txn<'_>,
-    repository: &RepositoryName,
-    tag: &Tag,
-) -> Result<bool, StoreError> {
-    let Some((number, mut entry)) = oldest_of_tag(txn, repository, tag)? else {
-        return Ok(false);
-    };
-    remember(&mut entry.unheard, None);
-    txn.put_changed(entry_key(number), &entry)?;
-    Ok(true)
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use crate::store::rows::derived::{
 use crate::store::rows::manifest::{ManifestRow, manifest_key};
 use crate::store::rows::node::self_config_key;
 use crate::store::rows::outbox::{LastOutbox, counter_key, entry_key, number_of, remember};
-pub use crate::store::rows::outbox::{Life, OutboxChange, OutboxEntry, OutboxId};
+pub use crate::store::rows::outbox::{OutboxChange, OutboxEntry, OutboxId};
 use crate::store::rows::refused::{RefusedChange, refused_key};
 use crate::store::rows::{Kind, prefix};
 use crate::store::{Store, StoreError, Txn};
@@ -36,6 +36,8 @@ pub struct Delivery {
     pub id: OutboxId,
     /// It is an offer: see [`OutboxEntry::offered`].
     pub offered: bool,
+    /// It was refused before, here or further up.
+    pub again: bool,
 }
 
 impl Store {
@@ -110,8 +112,7 @@ impl Store {
             let OutboxChange::Tag { tag, base, digest: Some(digest) } = &entry.change else {
                 return Ok(false);
             };
-            let of_tag = waiting_about(&entry.repository, About::Tag(tag));
-            let waiting = waiting_under(txn, &of_tag)?;
+            let waiting = of_tag(txn, &entry.repository, tag)?;
             let next = waiting.into_iter().find(|(other, _)| *other > number);
             let Some((next_number, mut next)) = next else {
                 return Ok(false);
@@ -173,20 +174,33 @@ impl Store {
     }
 }
 
-/// Which life of this store gave a change its number.
-pub(in crate::store) fn life(txn: &Txn<'_>, id: &OutboxId) -> Result<Life, StoreError> {
+/// Whether this node gave a change its number since it was started: where it is not, the parent may
+/// have had the change, in a state of this store that is lost.
+pub(in crate::store) fn is_of_this_start(txn: &Txn<'_>, id: &OutboxId) -> Result<bool, StoreError> {
     let own = txn.get::<NodeConfig>(&self_config_key())?.map(|config| config.node.name);
-    Ok(id.life(own.as_ref(), txn.life()))
+    Ok(txn.counts().is_some_and(|counts| id.is_of(own.as_ref(), counts.incarnation())))
 }
 
 /// The parent has taken a change; whether it had refused it before.
 pub(in crate::store) fn is_taken(txn: &mut Txn<'_>, number: u64) -> Result<bool, StoreError> {
     let entry = txn.get::<OutboxEntry>(&entry_key(number))?;
     let was_refused = finish(txn, number)?;
-    if let Some(OutboxEntry { repository, change, .. }) = entry
-        && let OutboxChange::ManifestDeleted { digest } = change
-    {
-        tags_are_gone(txn, &repository, &digest)?;
+    match entry {
+        Some(OutboxEntry {
+            repository, change: OutboxChange::ManifestDeleted { digest }, ..
+        }) => {
+            tags_are_gone(txn, &repository, &digest, number)?;
+        }
+        // An offer may have been made in vain.
+        Some(OutboxEntry {
+            repository,
+            change: OutboxChange::Tag { tag, .. },
+            offered: true,
+            ..
+        }) => {
+            may_begin_with_nothing(txn, &repository, &tag)?;
+        }
+        _ => {}
     }
     Ok(was_refused)
 }
@@ -197,9 +211,10 @@ fn tags_are_gone(
     txn: &mut Txn<'_>,
     repository: &RepositoryName,
     digest: &Digest,
+    deletion: u64,
 ) -> Result<(), StoreError> {
     let mut seen = BTreeSet::new();
-    for (number, mut entry) in waiting(txn, repository)? {
+    for (number, mut entry) in waiting_under(txn, &waiting_in(repository), deletion)? {
         let attempted = entry.attempted();
         let OutboxChange::Tag { tag, base, .. } = &mut entry.change else {
             continue;
@@ -224,13 +239,21 @@ pub(in crate::store) fn waiting(
     txn: &Txn<'_>,
     repository: &RepositoryName,
 ) -> Result<Vec<(u64, OutboxEntry)>, StoreError> {
-    waiting_under(txn, &waiting_in(repository))
+    waiting_under(txn, &waiting_in(repository), u64::MAX)
 }
 
-fn waiting_under(txn: &Txn<'_>, start: &[u8]) -> Result<Vec<(u64, OutboxEntry)>, StoreError> {
+/// Those with lower numbers than `end`, of what these keys are about.
+fn waiting_under(
+    txn: &Txn<'_>,
+    start: &[u8],
+    end: u64,
+) -> Result<Vec<(u64, OutboxEntry)>, StoreError> {
     let mut waiting = Vec::new();
     for (key, _) in txn.scan::<Count>(start)? {
         let number = waiting_number(&key)?;
+        if number >= end {
+            continue;
+        }
         // Outside of a command it may have been delivered since.
         if let Some(entry) = txn.get::<OutboxEntry>(&entry_key(number))? {
             waiting.push((number, entry));
@@ -246,7 +269,31 @@ pub(in crate::store) fn oldest_of_tag(
     repository: &RepositoryName,
     tag: &Tag,
 ) -> Result<Option<(u64, OutboxEntry)>, StoreError> {
-    Ok(waiting_under(txn, &waiting_about(repository, About::Tag(tag)))?.into_iter().next())
+    Ok(of_tag(txn, repository, tag)?.into_iter().next())
+}
+
+/// The changes of a tag that wait, oldest first.
+pub(in crate::store) fn of_tag(
+    txn: &Txn<'_>,
+    repository: &RepositoryName,
+    tag: &Tag,
+) -> Result<Vec<(u64, OutboxEntry)>, StoreError> {
+    waiting_under(txn, &waiting_about(repository, About::Tag(tag)), u64::MAX)
+}
+
+/// Whether changes of a tag wait. Notes of the oldest that the parent may have no such tag any
+/// more, by nobody's doing.
+pub(in crate::store) fn may_begin_with_nothing(
+    txn: &mut Txn<'_>,
+    repository: &RepositoryName,
+    tag: &Tag,
+) -> Result<bool, StoreError> {
+    let Some((number, mut entry)) = oldest_of_tag(txn, repository, tag)? else {
+        return Ok(false);
+    };
+    remember(&mut entry.unheard, None);
+    txn.put_changed(entry_key(number), &entry)?;
+    Ok(true)
 }
 
 /// Whether changes of a tag or manifest wait.
@@ -323,18 +370,24 @@ pub(in crate::store) fn append(
     let number = last.checked_add(1).ok_or_else(used_up)?;
     let id = match origin {
         Origin::Parent => return Ok(None),
-        Origin::Client => {
+        Origin::Child(delivery) if !is_late(delivery, &change) => delivery.id.clone(),
+        Origin::Client | Origin::Child(_) => {
             let counts = txn.counts().ok_or(StoreError::Unavailable)?;
             let (incarnation, sequence) = counts.next(repository);
             OutboxId { origin: config.node.name, incarnation, sequence }
         }
-        Origin::Child(delivery) => delivery.id.clone(),
     };
     txn.put(counter, &LastOutbox(number))?;
     let offered = matches!(origin, Origin::Child(delivery) if delivery.offered);
     let entry = OutboxEntry { id, repository: repository.clone(), change, unheard, offered };
     txn.put(entry_key(number), &entry)?;
     Ok(Some((number, entry)))
+}
+
+/// Whether a child removes a manifest later than others of its changes went up: under its own name
+/// the parent could not tell that from a removal that came before a push.
+fn is_late(delivery: &Delivery, change: &OutboxChange) -> bool {
+    delivery.again && matches!(change, OutboxChange::ManifestDeleted { .. })
 }
 
 /// `Conflict` for what comes from the parent while a change of the tag, or the removal of the

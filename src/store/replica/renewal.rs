@@ -4,13 +4,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::node::ask_for_reconcile;
-use super::outbox::{self, Life, Origin, OutboxChange, OutboxEntry};
+use super::outbox::{self, Origin, OutboxChange, OutboxEntry};
 use super::refused::{RefusalState, RefusedChange};
 use crate::store::rows::manifest::{ManifestRow, manifest_key};
-use crate::store::rows::outbox::{entry_key, number_of, remember};
+use crate::store::rows::outbox::{entry_key, remember};
 use crate::store::rows::refused::refused_key;
 use crate::store::rows::tag::{TagRow, tag_key};
-use crate::store::rows::{Kind, prefix};
 use crate::store::{Store, StoreError, Txn};
 use crate::types::{Digest, RepositoryName, Tag};
 
@@ -31,13 +30,6 @@ impl Store {
         Ok(lowest)
     }
 
-    /// Makes the changes of each tag one that stores before this one numbered, as a backup holds
-    /// them. The parent may have had any of them since.
-    pub async fn outbox_join(&self) -> Result<(), StoreError> {
-        while self.commit(join_some).await? {}
-        Ok(())
-    }
-
     /// Removes a change that the parent has taken in a state of this store that is lost: what the
     /// parent has now may be later, and is compared.
     pub async fn outbox_overtaken(&self, number: u64) -> Result<(), StoreError> {
@@ -54,8 +46,35 @@ impl Store {
             let Some(entry) = txn.get::<OutboxEntry>(&entry_key(number))? else {
                 return Ok(());
             };
-            let mut waiting = Waiting::of(outbox::waiting(txn, &entry.repository)?);
-            renumber(txn, &mut waiting, number).map(|_| ())
+            renumber_now(txn, number, &entry)
+        })
+        .await
+    }
+
+    /// Makes a change of a tag one with those behind it, when one of these, which was not made
+    /// since the start, lets the tag name what it names at the parent: that one was delivered in a
+    /// state of this store that is lost. `false`: none does.
+    pub async fn outbox_passed(
+        &self,
+        number: u64,
+        there: Option<Digest>,
+    ) -> Result<bool, StoreError> {
+        self.commit(move |txn| {
+            let Some(entry) = txn.get::<OutboxEntry>(&entry_key(number))? else {
+                return Ok(false);
+            };
+            let OutboxChange::Tag { tag, .. } = &entry.change else {
+                return Ok(false);
+            };
+            for (other, later) in outbox::of_tag(txn, &entry.repository, tag)? {
+                let OutboxChange::Tag { digest, .. } = &later.change else { continue };
+                let names_that = other > number && *digest == there;
+                if names_that && !outbox::is_of_this_start(txn, &later.id)? {
+                    renumber_now(txn, number, &entry)?;
+                    return Ok(true);
+                }
+            }
+            Ok(false)
         })
         .await
     }
@@ -68,15 +87,22 @@ struct Waiting {
     tags: BTreeMap<RepositoryName, BTreeMap<Tag, Vec<(u64, OutboxEntry)>>>,
     /// How many bring a manifest by its digest.
     added: BTreeMap<(RepositoryName, Digest), usize>,
-    /// The last removal of each manifest.
-    deleted: BTreeMap<(RepositoryName, Digest), u64>,
 }
 
 impl Waiting {
-    fn read(txn: &Txn<'_>) -> Result<Waiting, StoreError> {
-        let entries = txn.scan::<OutboxEntry>(&prefix(Kind::Outbox, &[]))?;
-        let numbered = |(key, entry): (Vec<u8>, _)| Ok((number_of(&key)?, entry));
-        Ok(Waiting::of(entries.into_iter().map(numbered).collect::<Result<_, StoreError>>()?))
+    /// Those of the repositories of these.
+    fn beside(txn: &Txn<'_>, numbers: &[u64]) -> Result<Waiting, StoreError> {
+        let mut repositories = BTreeSet::new();
+        for number in numbers {
+            if let Some(refusal) = txn.get::<RefusedChange>(&refused_key(*number))? {
+                repositories.insert(refusal.entry.repository);
+            }
+        }
+        let mut entries = Vec::new();
+        for repository in repositories {
+            entries.append(&mut outbox::waiting(txn, &repository)?);
+        }
+        Ok(Waiting::of(entries))
     }
 
     /// These, in order.
@@ -96,20 +122,10 @@ impl Waiting {
                     let place = (entry.repository.clone(), digest.clone());
                     // What was added before is gone then.
                     waiting.added.remove(&place);
-                    waiting.deleted.insert(place, number);
                 }
             }
         }
         waiting
-    }
-
-    /// Whether the manifest that this change adds is removed by one behind it.
-    fn is_deleted_behind(&self, number: u64, entry: &OutboxEntry) -> bool {
-        let OutboxChange::ManifestAdded { digest } = &entry.change else {
-            return false;
-        };
-        let last = self.deleted.get(&(entry.repository.clone(), digest.clone()));
-        last.is_some_and(|last| *last > number)
     }
 
     /// Those of the same tag behind a change.
@@ -152,15 +168,21 @@ impl Waiting {
     }
 }
 
+/// Writes one change, with those of its tag behind it, anew.
+fn renumber_now(txn: &mut Txn<'_>, number: u64, entry: &OutboxEntry) -> Result<(), StoreError> {
+    let mut waiting = Waiting::of(outbox::waiting(txn, &entry.repository)?);
+    renumber(txn, &mut waiting, number).map(|_| ())
+}
+
 /// Renews refused changes until there are enough for one record; returns the rest, and the lowest
 /// number that is not a new one.
 fn renew_some(txn: &mut Txn<'_>, numbers: Vec<u64>) -> Result<(Vec<u64>, Option<u64>), StoreError> {
-    let (mut waiting, mut renewed, mut lowest) = (Waiting::read(txn)?, 0, None);
+    let (mut waiting, mut renewed, mut lowest) = (Waiting::beside(txn, &numbers)?, 0, None);
     let mut numbers = numbers.into_iter();
     while renewed < RENEWED_MAX
         && let Some(number) = numbers.next()
     {
-        renewed += match keeps_number(txn, &waiting, number)? {
+        renewed += match keeps_number(txn, number)? {
             true => {
                 lowest = lowest.into_iter().chain([number]).min();
                 1
@@ -171,84 +193,25 @@ fn renew_some(txn: &mut Txn<'_>, numbers: Vec<u64>) -> Result<(Vec<u64>, Option<
     Ok((numbers.collect(), lowest))
 }
 
-/// Has a refused change that a store before this one numbered, as a backup holds it, tried under
-/// that number: the parent may have had it since, and says so. `false`: it is of this store, or
-/// later changes go with it or make it void.
-fn keeps_number(txn: &mut Txn<'_>, waiting: &Waiting, number: u64) -> Result<bool, StoreError> {
+/// Has the refused removal of a manifest tried under its own name: the parent may have had it
+/// before it refused it, or in a state of this store that is lost, and says so; under another one
+/// it would take away what was pushed since. What a tag shall name depends on what it names.
+/// `false`: it is another change, or the manifest is here again.
+fn keeps_number(txn: &mut Txn<'_>, number: u64) -> Result<bool, StoreError> {
     let entry = txn.get::<OutboxEntry>(&entry_key(number))?;
     let refusal = txn.get::<RefusedChange>(&refused_key(number))?;
     let (Some(entry), Some(refusal)) = (entry, refusal) else {
         return Ok(false);
     };
-    let is_void = match &entry.change {
-        OutboxChange::Tag { .. } => false,
-        OutboxChange::ManifestAdded { .. } => waiting.is_deleted_behind(number, &entry),
-        OutboxChange::ManifestDeleted { digest } => {
-            txn.get::<ManifestRow>(&manifest_key(&entry.repository, digest))?.is_some()
-        }
+    let OutboxChange::ManifestDeleted { digest } = &entry.change else {
+        return Ok(false);
     };
-    let is_last = waiting.behind(number, &entry).is_empty();
-    if is_void || !is_last || outbox::life(txn, &entry.id)? != Life::Earlier {
+    if txn.get::<ManifestRow>(&manifest_key(&entry.repository, digest))?.is_some() {
         return Ok(false);
     }
     let retried = RefusedChange { state: RefusalState::Retried, ..refusal };
     txn.put(refused_key(number), &retried)?;
     Ok(true)
-}
-
-/// Makes the changes of each tag one that stores before this one numbered, until there are enough
-/// for one record; whether there are more.
-fn join_some(txn: &mut Txn<'_>) -> Result<bool, StoreError> {
-    let (mut waiting, mut joined) = (Waiting::read(txn)?, 0);
-    let tags = std::mem::take(&mut waiting.tags);
-    for mut chain in tags.into_values().flat_map(BTreeMap::into_values) {
-        let mut earlier = 0;
-        while let Some((_, entry)) = chain.get(earlier)
-            && outbox::life(txn, &entry.id)? == Life::Earlier
-        {
-            earlier += 1;
-        }
-        chain.truncate(earlier);
-        if earlier < 2 {
-            continue;
-        }
-        if joined >= RENEWED_MAX {
-            return Ok(true);
-        }
-        joined += earlier;
-        join(txn, &mut waiting, chain)?;
-    }
-    Ok(false)
-}
-
-/// Makes changes of one tag one, under the number of the last.
-fn join(
-    txn: &mut Txn<'_>,
-    waiting: &mut Waiting,
-    chain: Vec<(u64, OutboxEntry)>,
-) -> Result<(), StoreError> {
-    let (numbers, mut chain): (Vec<u64>, Vec<OutboxEntry>) = chain.into_iter().unzip();
-    let mut refusal = None;
-    for number in &numbers {
-        refusal = refusal.or(txn.get::<RefusedChange>(&refused_key(*number))?);
-        outbox::finish(txn, *number)?;
-    }
-    let mut changes = renewed(txn, &chain)?;
-    let (Some(number), Some(mut last)) = (numbers.last(), chain.pop()) else { return Ok(()) };
-    let Some(OutboxChange::Tag { base: begins, .. }) = changes.pop() else { return Ok(()) };
-    let known = std::mem::take(&mut last.unheard);
-    let states = chain.iter().flat_map(OutboxEntry::attempted).chain(known);
-    states.for_each(|state| remember(&mut last.unheard, state));
-    if let OutboxChange::Tag { base, .. } = &mut last.change {
-        *base = begins;
-    }
-    txn.put(entry_key(*number), &last)?;
-    // Changes of other tags may have passed it.
-    if let Some(known) = refusal.clone() {
-        let retried = RefusedChange { entry: last, state: RefusalState::Retried, ..known };
-        txn.put(refused_key(*number), &retried)?;
-    }
-    write(txn, waiting, &chain, changes, refusal)
 }
 
 /// Writes a change once more, under a new number, with those of its tag that wait behind it made
@@ -315,12 +278,12 @@ fn write(
 }
 
 /// What a tag may name at the parent when these changes of it are left out: of those that this
-/// store numbered only the first may have been attempted, of the others, that came with a backup
-/// or from below, each may have been delivered since the backup.
+/// start numbered only the first may have been attempted, of the others, that came from below or
+/// with a copy, each may have been delivered.
 fn may_be_there(txn: &Txn<'_>, chain: &[OutboxEntry]) -> Result<Vec<Option<Digest>>, StoreError> {
     let mut states = Vec::new();
     for (place, entry) in chain.iter().enumerate() {
-        if place == 0 || outbox::life(txn, &entry.id)? != Life::Present {
+        if place == 0 || !outbox::is_of_this_start(txn, &entry.id)? {
             entry.attempted().into_iter().for_each(|state| remember(&mut states, state));
         }
     }
@@ -380,50 +343,4 @@ fn still_stands(txn: &Txn<'_>, entry: &OutboxEntry) -> Result<bool, StoreError> 
         }
         OutboxChange::ManifestDeleted { .. } => false,
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::super::node::testing::connected;
-    use super::*;
-    use crate::store::Precondition;
-    use crate::store::registry::manifests::testing::{digest, push};
-
-    #[test]
-    fn f201_f130_changes_that_came_with_a_backup_are_joined_and_none_of_their_states_is_forgotten()
-    {
-        smol::block_on(async {
-            let store = connected().await;
-            let (app, v1): (RepositoryName, Tag) = ("app".parse().unwrap(), "v1".parse().unwrap());
-            push(&store, "app", 1, &["v1"]).await;
-            let any = Precondition::None;
-            store.delete_tag(&app, &v1, any, &Origin::Client).await.unwrap();
-            push(&store, "app", 2, &["v1"]).await;
-            let came = store.outbox(9).unwrap();
-            for (number, mut entry) in came.clone() {
-                entry.id.incarnation ^= 1 << 40;
-                store.commit(move |txn| txn.put(entry_key(number), &entry)).await.unwrap();
-            }
-            push(&store, "app", 3, &["v1"]).await;
-            store.outbox_join().await.unwrap();
-            let before = store.sequence();
-            store.outbox_join().await.unwrap();
-            assert_eq!(store.sequence(), before, "once");
-            let waits = |number: u64| {
-                let entry = store.outbox_entry(number).unwrap().unwrap();
-                let OutboxChange::Tag { base, digest, .. } = entry.change else { panic!() };
-                (base, digest, entry.unheard)
-            };
-            let (joined, _) = came[2];
-            assert_eq!(waits(joined), (None, Some(digest(2)), vec![Some(digest(1)), None]));
-            assert_eq!(store.outbox(9).unwrap().len(), 3, "what v1 named first goes up by digest");
-            // What was made since goes with it, under a number of this store.
-            store.outbox_refused(joined, "no".to_owned()).await.unwrap();
-            assert_eq!(store.outbox_renew(vec![joined]).await, Ok(None));
-            let (last, _) = store.outbox(9).unwrap().pop().unwrap();
-            let states = vec![Some(digest(1)), None, Some(digest(2))];
-            assert_eq!(waits(last), (None, Some(digest(3)), states));
-            assert!(last > joined && store.outbox_entry(joined).unwrap().is_none());
-        });
-    }
 }

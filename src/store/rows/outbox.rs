@@ -21,8 +21,8 @@ const UNHEARD_MAX: usize = 16;
 pub struct OutboxId {
     /// Where the change was first made.
     pub origin: ConnectedRegistryName,
-    /// Which start of the store there gave the number, and in which of its lives: see
-    /// [`incarnation`]. 0: written before stores told.
+    /// Which start of the store there gave the number: random, at each. 0: written before stores
+    /// told.
     pub incarnation: u64,
     /// Its number there: counts the changes of the repository since that start, from 1 on.
     pub sequence: u64,
@@ -34,35 +34,10 @@ impl fmt::Display for OutboxId {
     }
 }
 
-/// The half of an incarnation that tells lives of a store apart; the other tells starts.
-const LIFE_BITS: u64 = 0xffff_ffff_0000_0000;
-
-/// What tells the changes of one start of a store from all others. `life`: random, and another one
-/// in a store that was made anew or restored; `start`: random, at each start.
-pub(in crate::store) fn incarnation(life: u64, start: u64) -> u64 {
-    (life & LIFE_BITS) | (start & !LIFE_BITS)
-}
-
-/// Which life of this node's store gave a change its number.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Life {
-    /// This one: since the store was made or restored.
-    Present,
-    /// One before it, as a backup holds it: the parent may have had the change since.
-    Earlier,
-    /// Another node gave the number, or a store that did not tell.
-    Unknown,
-}
-
 impl OutboxId {
-    /// `own`: the name of this node; `life`: the present one of its store.
-    pub(in crate::store) fn life(&self, own: Option<&ConnectedRegistryName>, life: u64) -> Life {
-        match self.incarnation {
-            _ if own != Some(&self.origin) => Life::Unknown,
-            known if known & LIFE_BITS == life & LIFE_BITS => Life::Present,
-            0 => Life::Unknown,
-            _ => Life::Earlier,
-        }
+    /// Whether this node, `own`, gave the number since it was started: `now` is the incarnation.
+    pub(in crate::store) fn is_of(&self, own: Option<&ConnectedRegistryName>, now: u64) -> bool {
+        own == Some(&self.origin) && self.incarnation == now
     }
 }
 

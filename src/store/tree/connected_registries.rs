@@ -1,7 +1,6 @@
 //! Connected registries: the tree, managed at the root, and what is known of the instances.
 
 use super::{cascade, command};
-use crate::store::replica::delivered;
 use crate::store::rows::connected_registry::{
     StatusRecord, activation_key, connected_registry_key, status_key,
 };
@@ -211,7 +210,6 @@ impl Store {
                 }
                 false => command::token(txn, &registry.sync_token)?,
             };
-            delivered::forget(txn, &name)?;
             txn.delete(sync_token_key(&registry.sync_token))?;
             txn.delete(activation_key(&name))?;
             txn.delete(status_key(&name))?;
