@@ -6,12 +6,17 @@ use crate::http::objections;
 use crate::http::tls::{self, ServerTls, TlsAcceptor};
 use crate::store::{Store, StoreError};
 use crate::sys::{Disk, Sys, SystemDisk};
+use crate::types::ConnectedRegistryName;
+use crate::types::connected_registry::is_instance_id;
 
 /// Largest PEM file that is read, bytes.
 pub(super) const PEM_BYTES_MAX: u64 = 1024 * 1024;
 
 /// The self-signed certificate and its key, in the identity directory.
 const TLS_FILE: &str = "tls.pem";
+
+/// What the parent knows this instance of a connected registry by, in the identity directory.
+const INSTANCE_FILE: &str = "instance-id";
 
 /// The key that signs access tokens, and its certificate, in the identity directory.
 const SIGNING_FILE: &str = "token-signing";
@@ -34,6 +39,27 @@ pub(super) fn signing(store: &Store) -> Result<auth::keys::Identity, String> {
     })
 }
 
+/// The id of this instance, made on the first start. One that the parent would refuse as malformed
+/// (a power cut may leave an empty file) is replaced: the state that follows has a way out.
+pub(super) fn instance_id(
+    store: &Store,
+    name: &ConnectedRegistryName,
+) -> Result<String, StoreError> {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim_end().to_owned();
+    let is_valid = |bytes: &[u8]| is_instance_id(&text(bytes));
+    let make = || Ok(store.sys().rng.uuid().into_bytes());
+    let (id, was_replaced) = store.valid_identity_file(INSTANCE_FILE, is_valid, make)?;
+    if was_replaced {
+        log::warn!(
+            "the instance id (identity/{INSTANCE_FILE} in the state directory) is empty or damaged \
+             and was replaced by a new one: if {name} was active here, its parent takes this node \
+             for another instance (AlreadyActivated) until `skerry connected-registry deactivate \
+             --name {name}` at the root; what is here is kept and served"
+        );
+    }
+    Ok(text(&id))
+}
+
 /// The acceptor of the listeners with TLS; `None` when it is off.
 pub(super) fn tls(
     sys: &Sys,
@@ -44,7 +70,7 @@ pub(super) fn tls(
     let identity = match config.tls.mode {
         TlsMode::Off => return Ok(None),
         TlsMode::Files => from_files(config)?,
-        TlsMode::SelfSigned => Some(made(config, store, login)?),
+        TlsMode::SelfSigned => Some(made(sys, config, store, login)?),
     };
     let Some(identity) = identity else {
         return Ok(None);
@@ -96,8 +122,9 @@ pub(super) fn private_ca(config: &Config, store: &Store) -> Result<Option<String
     Ok(tls::fingerprints(&pem)?.into_iter().next())
 }
 
-/// A self-signed identity for the names that clients use, kept in the state directory.
-fn made(config: &Config, store: &Store, login: &str) -> Result<ServerTls, String> {
+/// A self-signed identity for the names that clients use, kept in the state directory. A damaged
+/// one is replaced: without its key nobody can go on with it.
+fn made(sys: &Sys, config: &Config, store: &Store, login: &str) -> Result<ServerTls, String> {
     let mut names = vec!["localhost".to_owned(), "127.0.0.1".to_owned(), "::1".to_owned()];
     let registry = &config.registry;
     let derived = registry.gateway_host();
@@ -112,9 +139,20 @@ fn made(config: &Config, store: &Store, login: &str) -> Result<ServerTls, String
         let identity = tls::self_signed(&names)?;
         Ok((identity.certificate_pem + &identity.key_pem).into_bytes())
     };
-    let pem = store.identity_file(TLS_FILE, make);
-    let pem = pem.map_err(|error| format!("the self-signed certificate: {error}"))?;
-    Ok(server_tls(pem.clone(), pem))
+    let both = |pem: &[u8]| server_tls(pem.to_vec(), pem.to_vec());
+    let is_valid = |pem: &[u8]| TlsAcceptor::new(sys, &both(pem)).is_ok();
+    let pem = store.valid_identity_file(TLS_FILE, is_valid, make);
+    let (pem, was_replaced) =
+        pem.map_err(|error| format!("the self-signed certificate: {error}"))?;
+    if was_replaced {
+        log::error!(
+            "the self-signed certificate (identity/{TLS_FILE} in the state directory) is empty or \
+             damaged and was replaced by a new one: clients that trust the old one must be given \
+             this one, and each connected registry below a new connection string (`skerry \
+             connected-registry get-settings`)"
+        );
+    }
+    Ok(both(&pem))
 }
 
 /// The host of `host[:port]`.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::identity::PEM_BYTES_MAX;
+use super::identity::{self, PEM_BYTES_MAX};
 use super::node::StartError;
 use crate::config::{Config, ConfigError, Parent};
 use crate::gateway::Contacts;
@@ -48,14 +48,13 @@ impl Uplink {
         decided.map_err(StartError::config)?;
         let sys = self.store.sys();
         let client = client(sys, parent, &connection)?;
-        let make = || Ok(sys.rng.uuid().into_bytes());
-        let instance_id = self.store.identity_file("instance-id", make)?;
+        let instance_id = identity::instance_id(&self.store, &connection.name)?;
         let login_server = config.registry.login_server.clone();
         let options = EngineOptions {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             login_server: login_server.unwrap_or_else(|| self.login.clone()),
             tls: self.tls,
-            instance_id: String::from_utf8_lossy(&instance_id).into_owned(),
+            instance_id,
             private_ca: parent.ca_file.is_some() || connection.ca_fingerprint.is_some(),
             contacts: self.contacts.clone(),
         };

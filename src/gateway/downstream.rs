@@ -19,7 +19,7 @@ use crate::http::{Account, Method, Reply, Request, Sender};
 use crate::store::rows::referrer::ReferrerRow;
 use crate::store::rows::{Kind, prefix};
 use crate::store::{Store, StoreError};
-use crate::types::connected_registry::{Activation, StatusReport};
+use crate::types::connected_registry::{Activation, StatusReport, is_instance_id};
 use crate::types::cursor::SEQUENCE;
 use crate::types::limits::{PAGE_MAX, POLL_WAIT_MAX, SMALL_BODY_BYTES_MAX};
 use crate::types::message::{Batch, Item, Listing, Message, TagEntry};
@@ -195,8 +195,7 @@ impl Gateway {
 
     async fn activation(&self, request: &mut Request, caller: &Caller) -> Result<Reply, Refusal> {
         let asked: ActivationRequest = read(request, caller).await?;
-        let id = &asked.instance_id;
-        if id.is_empty() || id.len() > 64 || !id.bytes().all(|b| b.is_ascii_graphic()) {
+        if !is_instance_id(&asked.instance_id) {
             return Err(malformed("the instance id is not 1 to 64 visible characters"));
         }
         let epoch = match asked.accepted_epoch {

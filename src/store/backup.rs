@@ -138,7 +138,16 @@ impl Store {
         let noted = spawn::blocking(move || {
             let rng = store.sys().rng.clone();
             let make = || Ok(format!("{}\n", rng.uuid()).into_bytes());
-            let file = store.identity_file(STORE_ID, make)?;
+            // One that lost its mark would be the same store as any other that did.
+            let is_valid = |file: &[u8]| file.first().is_some_and(u8::is_ascii_graphic);
+            let (file, was_replaced) = store.valid_identity_file(STORE_ID, is_valid, make)?;
+            if was_replaced {
+                log::warn!(
+                    "the mark of this store (identity/{STORE_ID} in the state directory) is empty \
+                     or damaged and was replaced by a new one: into the directory of an earlier \
+                     backup it is backed up with --replace only"
+                );
+            }
             let text = String::from_utf8_lossy(&file);
             let (id, marks) = text.split_once('\n').unwrap_or((&text, ""));
             let known: Vec<&str> = marks.lines().collect();

@@ -30,6 +30,26 @@ impl Store {
         read_or_create(&*self.shared().disk, &path_of(&self.shared().layout, name)?, make)
     }
 
+    /// Reads an identity file like [`Store::identity_file`]. One that `is_valid` refuses, such as
+    /// one that a power cut has emptied, is replaced as if there were none; `true`: it was. An
+    /// error of the disk replaces nothing. Blocks.
+    pub fn valid_identity_file(
+        &self,
+        name: &str,
+        is_valid: impl Fn(&[u8]) -> bool,
+        make: impl Fn() -> Result<Vec<u8>, String>,
+    ) -> Result<(Vec<u8>, bool), StoreError> {
+        let found = self.identity_file(name, &make)?;
+        if is_valid(&found) {
+            return Ok((found, false));
+        }
+        let made = make().map_err(StoreError::Invalid)?;
+        if !self.read_only() {
+            self.replace_identity_file(name, &made)?;
+        }
+        Ok((made, true))
+    }
+
     /// Durably replaces an identity file. Blocks.
     pub fn replace_identity_file(&self, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
         let path = path_of(&self.shared().layout, name)?;

@@ -91,6 +91,14 @@ pub struct Activation {
     pub at: UnixSeconds,
 }
 
+/// Longest id of an instance, characters. Over it: its activation is refused.
+const INSTANCE_ID_CHARS_MAX: usize = 64;
+
+/// Whether an instance may go by this id: it travels in a header.
+pub fn is_instance_id(id: &str) -> bool {
+    (1..=INSTANCE_ID_CHARS_MAX).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_graphic())
+}
+
 /// What the parent last saw of a connected registry.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub enum ConnectionState {

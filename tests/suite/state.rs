@@ -10,6 +10,7 @@ use crate::support::eventually;
 use crate::support::http::{bearer, token};
 use crate::support::image::{self, Image};
 use crate::support::node::Node;
+use crate::sync::{SOON, pair, pull};
 
 /// What a start says that fails.
 fn refusal(node: &Node) -> String {
@@ -340,4 +341,64 @@ fn f211_a_damaged_journal_without_an_index_is_cut_when_somebody_says_so() {
     assert_eq!(output.status.code(), Some(1), "{output:?}");
     root.start();
     assert_eq!(image::pull(&root.login, user, "app", "latest").unwrap(), late.digest());
+}
+
+/// Symptom: with an empty instance id (a power cut may leave one) a device started and never synced
+/// again: its parent refused it as malformed, and the remedy was about a connection string.
+#[test]
+fn f211_a_damaged_instance_id_is_replaced_and_the_way_out_is_named() {
+    let (root, mut device, user) = pair("ReadOnly");
+    let file = device.state().join("identity/instance-id");
+    let id = fs::read(&file).unwrap();
+    // What a person has edited is the same.
+    device.stop();
+    fs::write(&file, [&id[..], b"\n"].concat()).unwrap();
+    device.start();
+    eventually(SOON, "it is in contact", || {
+        (device.json(&["status"])["sync"]["contact"] == "in contact").then_some(())
+    });
+    for harm in [b"".as_slice(), &[0; 36]] {
+        device.kill();
+        fs::write(&file, harm).unwrap();
+        let before = device.log().len();
+        device.start();
+        let status = eventually(SOON, "the parent refuses the new instance", || {
+            let status = device.json(&["status"]);
+            (status["state"] != "Active" && status["parentSays"].is_string()).then_some(status)
+        });
+        assert_eq!(status["state"], "AlreadyActivated", "{status}");
+        let log = device.log()[before..].to_owned();
+        let warning = log.lines().find(|line| line.contains("instance id")).unwrap_or_default();
+        assert!(warning.contains("connected-registry deactivate --name dock01"), "{log}");
+        assert!(pull(&device, &user, "app", "v1").is_ok(), "what is here is served");
+        root.json(&["connected-registry", "deactivate", "--name", "dock01", "--yes"]);
+        eventually(SOON * 4, "it is active again", || {
+            let status = device.json(&["status"]);
+            if status["state"] == "Deactivated" {
+                device.stop();
+                device.start();
+            }
+            (status["state"] == "Active").then_some(())
+        });
+    }
+}
+
+#[test]
+fn f211_a_damaged_self_signed_certificate_is_replaced() {
+    let mut root = Node::root_with("[tls]\nmode = \"self-signed\"\n");
+    let file = root.state().join("identity/tls.pem");
+    let pem = fs::read(&file).unwrap();
+    for harm in [b"".as_slice(), &pem[..pem.len() / 2]] {
+        root.kill();
+        fs::write(&file, harm).unwrap();
+        let before = root.log().len();
+        root.start();
+        let log = root.log()[before..].to_owned();
+        assert!(log.contains("error the self-signed certificate"), "{log}");
+        let made = fs::read(&file).unwrap();
+        assert!(made != harm && made.len() > pem.len() / 2);
+        root.kill();
+        root.start();
+        assert_eq!(fs::read(&file).unwrap(), made, "the new one stays");
+    }
 }
