@@ -9,7 +9,7 @@ use super::tokens::Nothing;
 use crate::http::{Method, Reply, Request};
 use crate::store::StoreError;
 use crate::store::content::space::Hindrance;
-use crate::store::recovery::loss::LOSS_REMEDY;
+use crate::store::recovery::loss::{LOSS_REASON, LOSS_REMEDY};
 use crate::store::replica::node::SyncFailure;
 use crate::sync::status_details;
 use crate::sys::spawn;
@@ -113,17 +113,15 @@ impl Admin {
         if let Some(fault) = self.store.credential_fault() {
             value["reason"] = fault.into();
         }
-        if let Some(loss) = self.store.loss() {
-            value["lostRecords"] = loss.clone().into();
-            if value["reason"].is_null() {
-                value["reason"] = "records may have been lost: no garbage is collected".into();
-                value["remedy"] = LOSS_REMEDY.into();
-            }
-        }
         // It stands above what the parent or a connection string may want: no change counts.
         if let Some((cause, remedy)) = self.unwritable().await {
             value["reason"] = cause.into();
             value["remedy"] = remedy.into();
+        }
+        if let Some(loss) = self.store.loss() {
+            value["lostRecords"] = loss.into();
+            add(&mut value["reason"], LOSS_REASON);
+            add(&mut value["remedy"], &format!("for the lost records: {LOSS_REMEDY}"));
         }
         if let NodeState::Refused(hurdle) = state {
             value["parentSays"] = hurdle.text.into();
@@ -217,6 +215,14 @@ impl Admin {
         sample("ready", "gauge", "Whether the node can serve clients.", ready);
         text
     }
+}
+
+/// Adds a sentence to what a field says already, if anything.
+fn add(field: &mut Value, text: &str) {
+    *field = match field.as_str() {
+        None => text.into(),
+        Some(said) => format!("{said}; {text}").into(),
+    };
 }
 
 /// Why the store takes no changes, for people.

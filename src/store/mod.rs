@@ -253,7 +253,8 @@ impl Store {
                 Damage::open(&*disk, &layout).map_err(failed(&layout.quarantine()))?,
             ),
         };
-        let loss = Loss::open(&*disk, &layout).map_err(OpenError::io(layout.root()))?;
+        let since = sys.clock.wall_or_floor();
+        let loss = Loss::open(&*disk, &layout, since).map_err(OpenError::io(layout.root()))?;
         let segments = Segments::new(recovered.firsts);
         let shared = Arc::new(Shared {
             feed: Feed::new(epoch, recovered.end.sequence, true),

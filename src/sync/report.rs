@@ -11,6 +11,7 @@ use super::state::State;
 use crate::gateway::contacts::CALL_INTERVAL;
 use crate::gateway::feed::Scope;
 use crate::gateway::{Upstream, UpstreamError};
+use crate::store::recovery::loss::{LOSS_REASON, LOSS_REMEDY};
 use crate::store::{Store, StoreError};
 use crate::sys::clock::sleep;
 use crate::types::connected_registry::{ConnectionState, StatusDetail, StatusReport};
@@ -217,6 +218,15 @@ pub fn status_details(
             ),
             timestamp: at,
             correlation_id: format!("conflict-{tag}"),
+        });
+    }
+    if let Some(loss) = store.loss() {
+        details.push(StatusDetail {
+            kind: "Storage".to_owned(),
+            code: "RecordsLost".to_owned(),
+            description: format!("{loss}; {LOSS_REASON}; at this node: {LOSS_REMEDY}"),
+            timestamp: store.loss_since(),
+            correlation_id: "records-lost".to_owned(),
         });
     }
     let damaged = store.damaged(DAMAGED_SHOWN);

@@ -402,3 +402,53 @@ fn f211_a_damaged_self_signed_certificate_is_replaced() {
         assert_eq!(fs::read(&file).unwrap(), made, "the new one stays");
     }
 }
+
+/// Symptom: a device that had lost acknowledged changes was `Online` at its root, without a word;
+/// while its parent was out of contact the remedy in its own status was about that only.
+#[test]
+fn f211_a_loss_at_a_device_is_told_at_its_root_and_beside_what_else_is_wrong() {
+    let (mut root, mut device, user) = pair("ReadWrite");
+    for number in 0..6 {
+        let (image, tag) = (Image::new(70 + number, &[9_000]), format!("t{number}"));
+        assert_eq!(image.push(&device.login, (&user.0, &user.1), "app", &tag).status, 201);
+    }
+    device.kill();
+    remove_index(&device);
+    harm_end(&last_segment(&device), "cut");
+    device.start();
+    let at_root = || {
+        let shown = root.json(&["connected-registry", "show", "--name", "dock01"]);
+        let details = shown["statusDetails"].as_array().unwrap().clone();
+        let told = details.into_iter().find(|detail| detail["code"] == "RecordsLost");
+        (shown["connectionState"].clone(), told)
+    };
+    let (state, told) = eventually(SOON, "the root knows", || {
+        let (state, told) = at_root();
+        Some((state, told?))
+    });
+    assert_eq!((&state, &told["type"]), (&"Unhealthy".into(), &"Storage".into()), "{told}");
+    for part in ["are lost", "push again", "skerry state accept-loss"] {
+        assert!(told["description"].as_str().unwrap().contains(part), "no `{part}`: {told}");
+    }
+    assert!(device.run(&["state", "accept-loss", "--yes"]).status.success());
+    eventually(SOON, "it is not told any more", || at_root().1.is_none().then_some(()));
+
+    device.kill();
+    remove_index(&device);
+    harm_end(&last_segment(&device), "cut");
+    root.kill();
+    device.start();
+    let status = eventually(SOON * 2, "it says that its parent is away", || {
+        let status = device.json(&["status"]);
+        (status["sync"]["contact"] == "out of contact").then_some(status)
+    });
+    assert!(status["lostRecords"].is_string(), "{status}");
+    for (field, parts) in [
+        ("reason", ["reach", "records may have been lost"]),
+        ("remedy", ["check that the parent runs", "skerry state accept-loss"]),
+    ] {
+        let text = status[field].as_str().unwrap();
+        assert!(parts.iter().all(|part| text.contains(part)), "{field}: {status}");
+    }
+    root.start();
+}

@@ -79,6 +79,11 @@ impl Check {
 }
 
 impl Damage {
+    /// Wakes who reports what is wrong.
+    pub(in crate::store) fn announce(&self) {
+        self.changed.notify(usize::MAX);
+    }
+
     /// What earlier runs found and nobody has mended yet.
     pub(in crate::store) fn open(disk: &dyn Disk, layout: &Layout) -> Result<Damage, StoreError> {
         let damage = Damage::default();
@@ -212,8 +217,8 @@ impl Shared {
 
     fn note_damage(&self, digest: &Digest, what: &str) {
         log::error!(
-            "content {digest} is damaged: {what}; it is not served until it comes again from the \
-             parent or by a push"
+            "content {digest} is damaged: {what}; it is not served until it comes again, by a push \
+             or, at a connected registry, from the parent"
         );
         self.sys.metrics.blobs_damaged.add(1);
         let mut state = self.damage.state();
@@ -221,7 +226,7 @@ impl Shared {
             state.known.insert(digest.clone());
         }
         drop(state);
-        self.damage.changed.notify(usize::MAX);
+        self.damage.announce();
     }
 
     /// Good content is in its place, durably.
@@ -246,7 +251,7 @@ impl Shared {
         state.bytes = state.bytes.saturating_sub(bytes);
         state.known.remove(digest);
         drop(state);
-        self.damage.changed.notify(usize::MAX);
+        self.damage.announce();
         Ok(())
     }
 }

@@ -7,7 +7,10 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use crate::store::journal::layout::Layout;
 use crate::store::{Store, StoreError};
 use crate::sys::Disk;
+use crate::types::UnixSeconds;
 
+/// What a loss means for the node.
+pub const LOSS_REASON: &str = "records may have been lost: no garbage is collected";
 /// What a person does about a loss.
 pub const LOSS_REMEDY: &str = "compare with what was pushed last, push again what is missing, or \
                                restore a backup; then run skerry state accept-loss";
@@ -20,7 +23,11 @@ const LEFT_OUT: &str = " ...; ";
 
 /// What may have been lost, for people.
 #[derive(Default)]
-pub(in crate::store) struct Loss(Mutex<Option<String>>);
+pub(in crate::store) struct Loss {
+    text: Mutex<Option<String>>,
+    /// When this process found the note.
+    since: UnixSeconds,
+}
 
 /// Notes durably what may be lost now, beside what an operator has not agreed to yet.
 pub(super) fn note(disk: &dyn Disk, layout: &Layout, text: &str) -> io::Result<()> {
@@ -56,13 +63,17 @@ fn read(disk: &dyn Disk, layout: &Layout) -> io::Result<Option<String>> {
 }
 
 impl Loss {
-    /// What is noted in a state directory.
-    pub(in crate::store) fn open(disk: &dyn Disk, layout: &Layout) -> io::Result<Loss> {
-        Ok(Loss(Mutex::new(read(disk, layout)?)))
+    /// What is noted in a state directory, as of `since`.
+    pub(in crate::store) fn open(
+        disk: &dyn Disk,
+        layout: &Layout,
+        since: UnixSeconds,
+    ) -> io::Result<Loss> {
+        Ok(Loss { text: Mutex::new(read(disk, layout)?), since })
     }
 
     fn cell(&self) -> MutexGuard<'_, Option<String>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.text.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -71,6 +82,11 @@ impl Store {
     /// collection removes nothing.
     pub fn loss(&self) -> Option<String> {
         self.shared().loss.cell().clone()
+    }
+
+    /// When this process found that out; the wall clock may have been wrong then.
+    pub fn loss_since(&self) -> UnixSeconds {
+        self.shared().loss.since
     }
 
     /// Somebody agrees to the loss; returns what it was. `NotFound` when there is none. Blocks.
@@ -84,6 +100,7 @@ impl Store {
             _ => shared.disk.sync_dir(shared.layout.root())?,
         }
         *cell = None;
+        shared.damage.announce();
         Ok(text)
     }
 }
@@ -101,7 +118,7 @@ mod tests {
         let disk = MemoryDisk::new();
         disk.create_dir_all(Path::new("/s")).unwrap();
         let layout = Layout::new("/s");
-        let noted = || Loss::open(&disk, &layout).unwrap().cell().clone().unwrap();
+        let noted = || Loss::open(&disk, &layout, UnixSeconds(1)).unwrap().cell().clone().unwrap();
         note(&disk, &layout, "the first").unwrap();
         for _ in 0..3 {
             note(&disk, &layout, "a second").unwrap();
