@@ -4,6 +4,7 @@
 //! `az acr`, and answers what that prints with `-o json`. Who can open the socket may do
 //! everything: its file mode is the lock.
 
+mod also;
 mod backup;
 mod fault;
 mod garbage;

@@ -4,6 +4,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::Admin;
+use super::also::{tell_others, warn};
 use super::fault::Fault;
 use super::print::print_credentials;
 use super::tokens::Named;
@@ -94,7 +95,7 @@ impl Admin {
         self.require_tokens("client token", &new.client_tokens)?;
         let mode = new.mode.as_deref().map(str::parse::<Mode>).transpose();
         let mode_given = new.mode.is_some();
-        let (node, passwords) = self
+        let (node, passwords, others) = self
             .store
             .connected_registry_create(NewConnectedRegistry {
                 name: new.name,
@@ -119,9 +120,8 @@ impl Admin {
             )
         });
         let warnings: Vec<String> = mode.into_iter().chain(window_not_given(&node)).collect();
-        if !warnings.is_empty() {
-            value["warnings"] = json!(warnings);
-        }
+        warn(&mut value, warnings);
+        tell_others(&mut value, &others);
         Ok(value)
     }
 
@@ -146,9 +146,7 @@ impl Admin {
         let window = window_not_given(&node).filter(|_| scheduled);
         let warnings: Vec<String> =
             window.into_iter().chain(self.heard_late(&before, &node)?).collect();
-        if !warnings.is_empty() {
-            value["warnings"] = json!(warnings);
-        }
+        warn(&mut value, warnings);
         Ok(value)
     }
 
@@ -251,20 +249,20 @@ impl Admin {
     ) -> Result<Value, Fault> {
         let name = change.name;
         let updated = self.store.permissions_update(name.clone(), change.add, change.remove).await;
-        let (map, without_write) = updated.map_err(|error| Fault::of(error, KIND, &name))?;
+        let (map, without_write, others) =
+            updated.map_err(|error| Fault::of(error, KIND, &name))?;
         log::info!("updated permissions connected_registry={name}");
         let mut value = self.print_scope_map(&map);
-        let warn = |(ancestor, repositories): &(ConnectedRegistryName, Vec<_>)| {
+        let text = |(ancestor, repositories): &(ConnectedRegistryName, Vec<_>)| {
             let list = repositories.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
-            Value::from(format!(
+            format!(
                 "'{ancestor}' is ReadWrite and mirrors {list} now, but may not write there: it \
                  refuses pushes to it. To allow them: skerry connected-registry permissions update \
                  --name {ancestor} --add {list}"
-            ))
+            )
         };
-        if !without_write.is_empty() {
-            value["warnings"] = without_write.iter().map(warn).collect();
-        }
+        warn(&mut value, without_write.iter().map(text).collect());
+        tell_others(&mut value, &others);
         Ok(value)
     }
 

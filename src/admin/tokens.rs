@@ -4,6 +4,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::Admin;
+use super::also::tell_others;
 use super::fault::Fault;
 use super::print::print_credentials;
 use crate::store::tree::scope_maps::ScopeMapUpdate;
@@ -123,9 +124,11 @@ impl Admin {
         let name = change.name.clone();
         let update = ScopeMapUpdate { description: change.description, add, remove };
         let updated = self.store.scope_map_update(change.name, update).await;
-        let map = updated.map_err(|error| Fault::of(error, "scope map", &name))?;
+        let (map, others) = updated.map_err(|error| Fault::of(error, "scope map", &name))?;
         log::info!("updated scope map name={name}");
-        Ok(self.print_scope_map(&map))
+        let mut value = self.print_scope_map(&map);
+        tell_others(&mut value, &others);
+        Ok(value)
     }
 
     pub(super) async fn scope_map_delete(
@@ -183,9 +186,11 @@ impl Admin {
         let map = change.scope_map.map(|map| self.scope_map(&map)).transpose()?;
         let update = TokenUpdate { enabled, scope_map: map.map(|map| map.name) };
         let updated = self.store.token_update(change.name.clone(), update).await;
-        let token = updated.map_err(|error| Fault::of(error, "token", &change.name))?;
+        let (token, others) = updated.map_err(|error| Fault::of(error, "token", &change.name))?;
         log::info!("updated token name={} enabled={}", token.name, token.enabled);
-        Ok(self.print_token(&token, &[]))
+        let mut value = self.print_token(&token, &[]);
+        tell_others(&mut value, &others);
+        Ok(value)
     }
 
     pub(super) async fn token_delete(&self, which: Named<TokenName>) -> Result<Value, Fault> {

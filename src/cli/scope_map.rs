@@ -35,7 +35,10 @@ pub(super) enum Verb {
         #[arg(long)]
         description: Option<String>,
     },
-    /// Add or remove actions, or change the description
+    /// Add or remove actions, or change the description. What is added to the scope map of a
+    /// connected registry is added to those of its ancestors too, and what is removed is removed
+    /// from those of its descendants, which do not get it back when it is added again; the answer
+    /// names each
     Update {
         /// Name of the scope map
         #[arg(short, long)]

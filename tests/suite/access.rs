@@ -302,3 +302,42 @@ fn f049_f067_no_format_drops_a_password_that_is_shown_once() {
         assert!(shown.contains(&client) && words(&shown).is_empty(), "{shown}");
     }
 }
+
+/// Symptom: what was removed from the scope map of a connected registry was removed from those
+/// below it without a word, and a new child widened that of its parent likewise.
+#[test]
+fn f082_a_command_names_the_other_scope_maps_that_it_changes() {
+    let root = Node::root();
+    let create = ["connected-registry", "create", "--name"];
+    root.json(&[&create[..], &["midrw", "--repository", "app"]].concat());
+    root.json(&[&create[..], &["leafrw", "--parent", "midrw", "--repository", "app"]].concat());
+    let says = |output: &std::process::Output, parts: &[&str]| {
+        assert!(output.status.success(), "{output:?}");
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        for part in parts {
+            assert!(text.contains(part), "no `{part}` in: {text}");
+            assert!(root.log().contains(part), "no `{part}` in: {}", root.log());
+        }
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let change = |change| ["scope-map", "update", "--name", "midrw", change, "app"];
+    let removed = root.run(&[&change("--remove-repository")[..], &["content/write"]].concat());
+    let text = says(&removed, &["scope map 'leafrw'", "lost app (content/write) too", "not give"]);
+    assert!(text.contains("alsoChanged") && text.contains("leafrw"), "{text}");
+    let removed = root.json(&[&change("--remove-repository")[..], &["content/delete"]].concat());
+    let also = serde_json::json!([{
+        "added": [], "connectedRegistry": "leafrw",
+        "removed": ["repositories/app/content/delete"], "scopeMap": "leafrw",
+    }]);
+    assert_eq!(removed["alsoChanged"], also);
+    // It does not come back, and so nothing else changes.
+    let added = root.json(&[&change("--add-repository")[..], &["content/write"]].concat());
+    assert_eq!(added.get("alsoChanged"), None);
+
+    let other = ["other", "--parent", "midrw", "--repository", "nogrant/*"];
+    let created = root.run(&[&create[..], &other[..]].concat());
+    says(&created, &["scope map 'midrw'", "was given nogrant/* (", "content/write"]);
+    let permissions = ["connected-registry", "permissions", "update", "--name", "midrw"];
+    let removed = root.run(&[&permissions[..], &["--remove", "nogrant/*"]].concat());
+    says(&removed, &["scope map 'other'", "lost nogrant/* ("]);
+}

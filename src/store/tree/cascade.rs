@@ -16,14 +16,54 @@ use crate::types::{
 /// ReadWrite connected registries, each with repositories that it may not write to.
 pub(super) type WithoutWrite = Vec<(ConnectedRegistryName, Vec<RepositoryPattern>)>;
 
-/// Restores the rule after a change of this scope map, if it is that of a sync token.
-pub(in crate::store) fn after_map_change(
-    txn: &mut Txn<'_>,
-    map: &ScopeMapName,
-) -> Result<(), StoreError> {
-    match owner(txn, map)? {
-        Some(owner) => settle(txn, &owner),
-        None => Ok(()),
+/// A scope map that changed because that of a connected registry above or below did.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct AlsoChanged {
+    /// Whose sync token has it.
+    pub connected_registry: ConnectedRegistryName,
+    /// Its name.
+    pub scope_map: ScopeMapName,
+    /// Granted now: a parent is granted what its child is.
+    pub added: Vec<Grant>,
+    /// Not granted any more: a child is granted no more than its parent.
+    pub removed: Vec<Grant>,
+}
+
+/// The scope maps above and below a connected registry, as they were before a change of its own.
+pub(super) struct Around(Vec<(ConnectedRegistryName, ScopeMap)>);
+
+impl Around {
+    /// As they are now. Without a connected registry there are none.
+    pub(super) fn of(
+        txn: &Txn<'_>,
+        node: Option<&ConnectedRegistry>,
+    ) -> Result<Around, StoreError> {
+        let mut maps = Vec::new();
+        if let Some(node) = node {
+            for other in ancestors(txn, node)?.into_iter().chain(descendants(txn, &node.name)?) {
+                let map = sync_map(txn, &other)?;
+                maps.push((other.name, map));
+            }
+        }
+        Ok(Around(maps))
+    }
+
+    /// What has become of them.
+    pub(super) fn changed(self, txn: &Txn<'_>) -> Result<Vec<AlsoChanged>, StoreError> {
+        let mut changed = Vec::new();
+        for (connected_registry, before) in self.0 {
+            let now = command::scope_map(txn, &before.name)?;
+            let now = now.ok_or_else(|| lost(&connected_registry))?.grants;
+            let lacking = |these: &[Grant], those: &[Grant]| -> Vec<Grant> {
+                these.iter().filter(|grant| !those.contains(grant)).cloned().collect()
+            };
+            let (added, removed) = (lacking(&now, &before.grants), lacking(&before.grants, &now));
+            if !added.is_empty() || !removed.is_empty() {
+                let scope_map = before.name;
+                changed.push(AlsoChanged { connected_registry, scope_map, added, removed });
+            }
+        }
+        Ok(changed)
     }
 }
 
@@ -200,7 +240,11 @@ fn intersection(child: &[Grant], parent: &[Grant]) -> Vec<Grant> {
     kept
 }
 
-fn owner(txn: &Txn<'_>, map: &ScopeMapName) -> Result<Option<ConnectedRegistry>, StoreError> {
+/// The connected registry whose sync token has this scope map.
+pub(super) fn owner(
+    txn: &Txn<'_>,
+    map: &ScopeMapName,
+) -> Result<Option<ConnectedRegistry>, StoreError> {
     for token in command::users_of_map(txn, map)? {
         if let Some(name) = command::sync_token_of(txn, &token.name)? {
             return command::connected_registry(txn, &name);

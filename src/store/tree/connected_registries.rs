@@ -1,5 +1,6 @@
 //! Connected registries: the tree, managed at the root, and what is known of the instances.
 
+use super::cascade::AlsoChanged;
 use super::{cascade, command};
 use crate::store::rows::connected_registry::{
     StatusRecord, activation_key, connected_registry_key, status_key,
@@ -237,19 +238,20 @@ impl Store {
 
     /// Adds repositories to a connected registry and all its ancestors, and takes others from it
     /// and all its descendants. Returns its sync scope map, and the ReadWrite ancestors that
-    /// mirror what was added without writing to it.
+    /// mirror what was added without writing to it, and the other scope maps that changed.
     pub async fn permissions_update(
         &self,
         name: ConnectedRegistryName,
         add: Vec<RepositoryPattern>,
         remove: Vec<RepositoryPattern>,
-    ) -> Result<(ScopeMap, cascade::WithoutWrite), StoreError> {
+    ) -> Result<(ScopeMap, cascade::WithoutWrite, Vec<AlsoChanged>), StoreError> {
         if add.is_empty() && remove.is_empty() {
             return Err(StoreError::Invalid("No repository permissions to update.".to_owned()));
         }
         refuse_ambiguity("repository names", &add, &remove)?;
         self.commit(move |txn| {
             let registry = command::connected_registry(txn, &name)?.ok_or(StoreError::NotFound)?;
+            let around = cascade::Around::of(txn, Some(&registry))?;
             let mut nodes = vec![registry.clone()];
             if !remove.is_empty() {
                 nodes.extend(cascade::descendants(txn, &name)?);
@@ -263,7 +265,7 @@ impl Store {
             command::put_scope_map(txn, map)?;
             cascade::settle(txn, &registry)?;
             let without = cascade::without_write(txn, &registry, &add)?;
-            Ok((cascade::sync_map(txn, &registry)?, without))
+            Ok((cascade::sync_map(txn, &registry)?, without, around.changed(txn)?))
         })
         .await
     }

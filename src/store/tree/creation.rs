@@ -1,5 +1,6 @@
 //! Creating a connected registry: the rules, and what comes with it.
 
+use super::cascade::AlsoChanged;
 use super::connected_registries::{
     LOG_LEVELS, Settings, apply, check_client_tokens, gateway_grants, repository_grants,
 };
@@ -44,11 +45,12 @@ struct Made {
 
 impl Store {
     /// Creates a connected registry. With repositories, its scope map and its sync token are made
-    /// under its own name and both passwords are returned, this once.
+    /// under its own name and both passwords are returned, this once. Returns the scope maps above
+    /// that are granted more now, too.
     pub async fn connected_registry_create(
         &self,
         new: NewConnectedRegistry,
-    ) -> Result<(ConnectedRegistry, Vec<NewPassword>), StoreError> {
+    ) -> Result<(ConnectedRegistry, Vec<NewPassword>, Vec<AlsoChanged>), StoreError> {
         let created = self.sys().clock.wall_or_floor();
         let slots: &[PasswordSlot] =
             if new.sync_token.is_none() { &PasswordSlot::ALL } else { &[] };
@@ -64,7 +66,7 @@ fn create(
     txn: &mut Txn<'_>,
     new: NewConnectedRegistry,
     made: Made,
-) -> Result<(ConnectedRegistry, Vec<NewPassword>), StoreError> {
+) -> Result<(ConnectedRegistry, Vec<NewPassword>, Vec<AlsoChanged>), StoreError> {
     if new.sync_token.is_some() != new.repositories.is_empty() {
         return Err(StoreError::Invalid(
             "argument error: either --sync-token or --repository must be provided, but not both."
@@ -99,8 +101,9 @@ fn create(
     };
     apply(&mut registry, new.settings)?;
     txn.put(connected_registry_key(&registry.name), &registry)?;
+    let around = cascade::Around::of(txn, Some(&registry))?;
     cascade::settle(txn, &registry)?;
-    Ok((registry, passwords))
+    Ok((registry, passwords, around.changed(txn)?))
 }
 
 fn mode_under_parent(txn: &Txn<'_>, new: &NewConnectedRegistry) -> Result<Mode, StoreError> {

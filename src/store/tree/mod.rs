@@ -8,3 +8,5 @@ pub mod tokens;
 
 mod cascade;
 mod command;
+
+pub use cascade::AlsoChanged;

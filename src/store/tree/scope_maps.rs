@@ -1,6 +1,7 @@
 //! Scope maps: named lists of grants, managed at the root.
 
-use super::{cascade, command};
+use super::cascade::{self, AlsoChanged};
+use super::command;
 use crate::store::rows::scope_map::scope_map_key;
 use crate::store::rows::{Kind, prefix};
 use crate::store::{Store, StoreError};
@@ -47,12 +48,12 @@ impl Store {
 
     /// Adds and removes grants and sets the description. What is added to or removed from the
     /// scope map of a sync token is added to its ancestors' or removed from its descendants' maps
-    /// in the same record.
+    /// in the same record; returns those too.
     pub async fn scope_map_update(
         &self,
         name: ScopeMapName,
         update: ScopeMapUpdate,
-    ) -> Result<ScopeMap, StoreError> {
+    ) -> Result<(ScopeMap, Vec<AlsoChanged>), StoreError> {
         if update.add.is_empty() && update.remove.is_empty() && update.description.is_none() {
             return Err(StoreError::Invalid("No scope map properties to update.".to_owned()));
         }
@@ -66,11 +67,15 @@ impl Store {
             if let Some(description) = update.description {
                 map.description = description;
             }
+            let owner = cascade::owner(txn, &name)?;
+            let around = cascade::Around::of(txn, owner.as_ref())?;
             map.grants.retain(|grant| !update.remove.contains(grant));
             map.grants.extend(update.add);
             let map = command::put_scope_map(txn, map)?;
-            cascade::after_map_change(txn, &map.name)?;
-            command::scope_map(txn, &name)?.ok_or(StoreError::NotFound)
+            if let Some(owner) = owner {
+                cascade::settle(txn, &owner)?;
+            }
+            Ok((map, around.changed(txn)?))
         })
         .await
     }

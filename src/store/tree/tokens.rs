@@ -1,5 +1,6 @@
 //! Tokens: named credentials with two passwords, managed at the root.
 
+use super::cascade::AlsoChanged;
 use super::passwords::{self, NewPassword};
 use super::{cascade, command};
 use crate::store::rows::connected_registry::connected_registry_key;
@@ -87,12 +88,13 @@ impl Store {
         Ok((token, passwords))
     }
 
-    /// Enables or disables a token or gives it another scope map.
+    /// Enables or disables a token or gives it another scope map; returns the scope maps that
+    /// changed with it too.
     pub async fn token_update(
         &self,
         name: TokenName,
         update: TokenUpdate,
-    ) -> Result<Token, StoreError> {
+    ) -> Result<(Token, Vec<AlsoChanged>), StoreError> {
         if update.enabled.is_none() && update.scope_map.is_none() {
             return Err(StoreError::Invalid("No token properties to update.".to_owned()));
         }
@@ -103,16 +105,21 @@ impl Store {
             }
             let Some(map) = update.scope_map else {
                 txn.put(token_key(&name), &token)?;
-                return Ok(token);
+                return Ok((token, Vec::new()));
             };
             let owner = command::sync_token_of(txn, &name)?;
             if let Some(owner) = &owner {
                 cascade::refuse_shared_map(txn, &map, Some(owner))?;
             }
+            let owner = owner.map(|owner| command::connected_registry(txn, &owner)).transpose()?;
+            let owner = owner.flatten();
+            let around = cascade::Around::of(txn, owner.as_ref())?;
             token.scope_map = existing_map(txn, map)?;
             txn.put(token_key(&name), &token)?;
-            cascade::after_map_change(txn, &token.scope_map)?;
-            Ok(token)
+            if let Some(owner) = owner {
+                cascade::settle(txn, &owner)?;
+            }
+            Ok((token, around.changed(txn)?))
         })
         .await
     }
