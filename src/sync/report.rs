@@ -15,7 +15,8 @@ use crate::store::recovery::loss::{LOSS_REASON, LOSS_REMEDY};
 use crate::store::{Store, StoreError};
 use crate::sys::clock::sleep;
 use crate::types::connected_registry::{ConnectionState, StatusDetail, StatusReport};
-use crate::types::{ConnectedRegistryName, Digest, Mode, UnixSeconds};
+use crate::types::time::format_duration;
+use crate::types::{ConnectedRegistry, ConnectedRegistryName, Digest, Mode, UnixSeconds};
 
 /// Reports are at least this far apart.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -246,6 +247,30 @@ pub fn status_details(
     Ok(details)
 }
 
+/// The command that creates a connected registry again as it is, but ReadWrite.
+fn create_again(node: &ConnectedRegistry) -> String {
+    let mut command = format!(
+        "skerry connected-registry create --name {} --sync-token {} --mode {}",
+        node.name,
+        node.sync_token,
+        Mode::ReadWrite
+    );
+    if let Some(parent) = &node.parent {
+        command.push_str(&format!(" --parent {parent}"));
+    }
+    if !node.client_tokens.is_empty() {
+        command.push_str(" --client-tokens");
+        node.client_tokens.iter().for_each(|token| command.push_str(&format!(" {token}")));
+    }
+    if !node.schedule.is_continuous() {
+        command.push_str(&format!(" --sync-schedule '{}'", node.schedule));
+    }
+    if let Some(window_s) = node.sync_window_s {
+        command.push_str(&format!(" --sync-window {}", format_duration(window_s)));
+    }
+    command
+}
+
 /// What a ReadOnly node has and does not deliver: it was ReadWrite when that was pushed. Its mode
 /// is that with which the connected registry was created, so all of it waits since then.
 fn unsent_details(store: &Store) -> Result<Vec<StatusDetail>, StoreError> {
@@ -268,12 +293,12 @@ fn unsent_details(store: &Store) -> Result<Vec<StatusDetail>, StoreError> {
             details.push(detail(more, "more"));
             break;
         }
-        let name = &node.name;
+        let (name, create) = (&node.name, create_again(node));
         let mut text = format!(
             "{repository} has changes that the parent does not have, made while this connected \
              registry was ReadWrite: now it is ReadOnly and delivers nothing, so they wait here; \
-             they go up when '{name}' is deleted at the root and created again with its sync token \
-             and `--mode ReadWrite`"
+             they go up when '{name}' is deleted at the root and created again with its sync \
+             token: `skerry connected-registry delete --name {name}`, then `{create}`"
         );
         if !writes.covers(&repository) {
             text.push_str(&format!(

@@ -111,7 +111,13 @@ fn f118_f130_what_a_device_took_before_it_became_read_only_waits_until_it_may_go
     let shown = device.json(&["status"])["sync"].clone();
     assert_eq!(names(&told(&shown)), ["app", "lab"]);
     let (app, lab) = (told(&shown)["app"].clone(), told(&shown)["lab"].clone());
-    assert!(app.contains("`--mode ReadWrite`") && !app.contains("granted"), "{app}");
+    let create = format!(
+        "`skerry connected-registry create --name dock01 --sync-token {} --mode ReadWrite \
+         --client-tokens {}`",
+        sync_token("dock01"),
+        user.0
+    );
+    assert!(app.contains(&create) && !app.contains("granted"), "no {create}: {app}");
     for part in ["permissions update --name dock01 --add lab`", "is deleted here when they"] {
         assert!(lab.contains(part), "{part}: {lab}");
     }
