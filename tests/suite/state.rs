@@ -33,8 +33,20 @@ fn f211_a_store_that_has_lost_its_journal_is_not_taken_for_a_new_one() {
     assert_eq!(image.push(&root.login, (&user.0, &user.1), "app", "v1").status, 201);
     root.stop();
     let state = root.state();
+    // Before a start has made an empty journal, and after it.
+    let everybody_says = || {
+        for verb in [&["config", "check"][..], &["fsck"], &["state", "cut-journal", "--yes"]] {
+            let output = root.run_configured(verb);
+            let text = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert!(!output.status.success(), "{verb:?} passes: {output:?}");
+            for part in ["no record in journal/", "skerry restore"] {
+                assert!(text.contains(part), "{verb:?}: no `{part}` in: {text}");
+            }
+        }
+    };
     fs::remove_dir_all(state.join("journal")).unwrap();
     remove_index(&root);
+    everybody_says();
     for format in [true, false] {
         if !format {
             fs::remove_file(state.join("format")).unwrap();

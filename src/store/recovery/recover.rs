@@ -86,6 +86,8 @@ fn recover_up_to(
             salvaged => salvaged,
         };
     }
+    let known = index.as_ref().map_or(0, |index| index.applied());
+    check_not_lost(&**disk, layout, walk.end.sequence.max(known))?;
     if cut {
         return Err(OpenError::StateDir {
             path: layout.root().to_owned(),
@@ -93,8 +95,6 @@ fn recover_up_to(
             cure: "there is nothing to cut off: start the node",
         });
     }
-    let known = index.as_ref().map_or(0, |index| index.applied());
-    check_not_lost(&**disk, layout, walk.end.sequence.max(known))?;
     if let Ok(index) = &index
         && index.applied() > walk.end.sequence
     {
@@ -204,6 +204,10 @@ pub(in crate::store) fn look(
     disk: &Arc<dyn Disk>,
     layout: &Layout,
 ) -> Result<Recovered, OpenError> {
+    let exists = |path: &Path| disk.exists(path).map_err(OpenError::io(path));
+    if !exists(&layout.journal())? && !exists(&layout.index())? {
+        check_not_lost(&**disk, layout, 0)?;
+    }
     let mut found = Found::list(&**disk, layout, true)?;
     let base = found.checkpoints.last().copied();
     let walk = walk(&**disk, layout, &found.firsts, base)?;
@@ -240,16 +244,19 @@ pub(in crate::store) fn look(
 /// Returns what only the index can make up for: a start sees whether it does.
 pub fn check_journal(disk: &dyn Disk, layout: &Layout) -> Result<Option<String>, OpenError> {
     let exists = |path: &Path| disk.exists(path).map_err(OpenError::io(path));
-    if !exists(&layout.journal())? {
-        return Ok(None);
-    }
-    let found = Found::list(disk, layout, true)?;
-    let walk = walk(disk, layout, &found.firsts, found.checkpoints.last().copied())?;
-    let checked = match walk.damage {
-        None => check_not_lost(disk, layout, walk.end.sequence),
-        Some(Damage { path, what, last_seen, .. }) => {
-            let what = format!("{what}; {}", way_out(walk.end.sequence, last_seen));
-            Err(OpenError::Damaged { path, what })
+    let checked = match exists(&layout.journal())? {
+        // A start makes an empty one.
+        false => check_not_lost(disk, layout, 0),
+        true => {
+            let found = Found::list(disk, layout, true)?;
+            let walk = walk(disk, layout, &found.firsts, found.checkpoints.last().copied())?;
+            match walk.damage {
+                None => check_not_lost(disk, layout, walk.end.sequence),
+                Some(Damage { path, what, last_seen, .. }) => {
+                    let what = format!("{what}; {}", way_out(walk.end.sequence, last_seen));
+                    Err(OpenError::Damaged { path, what })
+                }
+            }
         }
     };
     match checked {
