@@ -39,12 +39,12 @@ impl Admin {
         let mut value = serde_json::to_value(report).unwrap_or_default();
         let mut warnings: Vec<Value> = Vec::new();
         if report.waits_for_sync {
-            let text = "A sync is under way: nothing was removed. Try again when it is done.";
-            warnings.push(text.into());
+            warnings.push(self.store.why_it_waits_for_sync()?.into());
         }
         if report.waits_for_operator {
-            let text = "Records may have been lost (see status): nothing was removed. Restore a \
-                        backup, or run skerry state accept-loss.";
+            let text = "Nothing was removed, and the figures are those of a dry run: records may \
+                        have been lost (see status). Restore a backup, or run skerry state \
+                        accept-loss.";
             warnings.push(text.into());
         }
         if report.blobs_waiting > 0 {

@@ -164,6 +164,9 @@ async fn collect(store: &Store, options: GcOptions) -> Option<bool> {
             if report.waits_for_operator {
                 log::warn!("nothing is removed: records may have been lost, see skerry status");
             }
+            if report.waits_for_sync {
+                log::info!("garbage: {}", store.why_it_waits_for_sync().unwrap_or_default());
+            }
             log::info!(
                 "collected garbage blobs={} bytes={} links={} manifests={} waiting={} kept={}",
                 report.blobs_removed,
