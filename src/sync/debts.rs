@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::backoff;
 use crate::sys::Rng;
-use crate::types::connected_registry::StatusDetail;
+use crate::types::connected_registry::{DetailCode, StatusDetail};
 use crate::types::{Digest, RepositoryName, Tag, UnixSeconds};
 
 /// Debts that are remembered. Over it: a further one is only logged, no repository becomes synced,
@@ -339,8 +339,8 @@ impl Debts {
             let Debt { digest, reason, since, correlation_id, .. } = &tried.of;
             let name = name(repository, item);
             StatusDetail {
-                kind: "Sync".to_owned(),
-                code: "SyncIncomplete".to_owned(),
+                kind: DetailCode::SyncIncomplete.kind().to_owned(),
+                code: DetailCode::SyncIncomplete.name().to_owned(),
                 description: match digest {
                     Some(digest) => format!("{name} is not complete: {digest}: {reason}"),
                     None => format!("{name} is not complete: {reason}"),

@@ -21,6 +21,7 @@ use crate::http::Client;
 use crate::store::{Store, StoreError};
 use crate::sys::clock::{sleep, within};
 use crate::types::NodeState;
+use crate::types::connected_registry::DetailCode;
 use crate::types::connection_string::ConnectionString;
 use crate::types::role::{Hurdle, HurdleKind};
 
@@ -379,7 +380,7 @@ impl Engine {
         }
         let is_link = matches!(error, SyncError::Upstream(UpstreamError::Unreachable(_)));
         if self.state.now().failures >= REPORTED_AFTER && !is_link {
-            self.state.problem("session", "Sync", "SyncFailed", error.to_string());
+            self.state.problem("session", DetailCode::SyncFailed, error.to_string());
         }
         if let Err(error) = self.state.publish(&self.store) {
             log::warn!("cannot publish sync status: {error}");

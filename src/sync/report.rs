@@ -14,7 +14,7 @@ use crate::gateway::{Upstream, UpstreamError};
 use crate::store::recovery::loss::{LOSS_REASON, LOSS_REMEDY};
 use crate::store::{Store, StoreError};
 use crate::sys::clock::sleep;
-use crate::types::connected_registry::{ConnectionState, StatusDetail, StatusReport};
+use crate::types::connected_registry::{ConnectionState, DetailCode, StatusDetail, StatusReport};
 use crate::types::time::format_duration;
 use crate::types::{ConnectedRegistry, ConnectedRegistryName, Digest, Mode, UnixSeconds};
 
@@ -185,8 +185,8 @@ pub fn status_details(
     let more = refused.get(REFUSED_MAX).map(|(_, refusal)| refusal.at);
     for (number, refusal) in refused.into_iter().take(REFUSED_MAX) {
         details.push(StatusDetail {
-            kind: "Sync".to_owned(),
-            code: "PushRefused".to_owned(),
+            kind: DetailCode::PushRefused.kind().to_owned(),
+            code: DetailCode::PushRefused.name().to_owned(),
             description: format!(
                 "cannot push {} to the parent: {}; it stays here and is tried again when the \
                  configuration changes, when this node or its parent is restarted, after an hour, \
@@ -199,8 +199,8 @@ pub fn status_details(
     }
     if let Some(timestamp) = more {
         details.push(StatusDetail {
-            kind: "Sync".to_owned(),
-            code: "PushRefused".to_owned(),
+            kind: DetailCode::PushRefused.kind().to_owned(),
+            code: DetailCode::PushRefused.name().to_owned(),
             description: "more pushes are refused than are listed here; `skerry status` at the \
                           device counts them"
                 .to_owned(),
@@ -211,8 +211,8 @@ pub fn status_details(
     details.extend(unsent_details(store)?);
     for (repository, tag, at) in store.conflicts()?.into_iter().take(REFUSED_MAX) {
         details.push(StatusDetail {
-            kind: "Sync".to_owned(),
-            code: "TagConflict".to_owned(),
+            kind: DetailCode::TagConflict.kind().to_owned(),
+            code: DetailCode::TagConflict.name().to_owned(),
             description: format!(
                 "{repository}:{tag} holds what was pushed here while the parent moved the \
                  tag; delete it when it is dealt with"
@@ -223,8 +223,8 @@ pub fn status_details(
     }
     if let Some(loss) = store.loss() {
         details.push(StatusDetail {
-            kind: "Storage".to_owned(),
-            code: "RecordsLost".to_owned(),
+            kind: DetailCode::RecordsLost.kind().to_owned(),
+            code: DetailCode::RecordsLost.name().to_owned(),
             description: format!("{loss}; {LOSS_REASON}; at this node: {LOSS_REMEDY}"),
             timestamp: store.loss_since(),
             correlation_id: "records-lost".to_owned(),
@@ -233,8 +233,8 @@ pub fn status_details(
     let damaged = store.damaged(DAMAGED_SHOWN);
     if let Some(first) = damaged.first() {
         details.push(StatusDetail {
-            kind: "Storage".to_owned(),
-            code: "ContentDamaged".to_owned(),
+            kind: DetailCode::ContentDamaged.kind().to_owned(),
+            code: DetailCode::ContentDamaged.name().to_owned(),
             description: format!(
                 "{} stored objects are damaged or missing and not served, among them {}",
                 store.damaged_count(),
@@ -280,8 +280,8 @@ fn unsent_details(store: &Store) -> Result<Vec<StatusDetail>, StoreError> {
     let (scope, writes) = (Scope::of_config(&config), Scope::of_writes(&config));
     let node = &config.node;
     let detail = |description, id: &str| StatusDetail {
-        kind: "Sync".to_owned(),
-        code: "PushWaiting".to_owned(),
+        kind: DetailCode::PushWaiting.kind().to_owned(),
+        code: DetailCode::PushWaiting.name().to_owned(),
         description,
         timestamp: node.created,
         correlation_id: format!("unsent-{id}"),

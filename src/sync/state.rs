@@ -10,7 +10,7 @@ use crate::gateway::UpstreamError;
 use crate::store::replica::node::{SyncFailure, SyncView};
 use crate::store::{Shortage, Store, StoreError};
 use crate::sys::Sys;
-use crate::types::connected_registry::{ParentContact, StatusDetail};
+use crate::types::connected_registry::{DetailCode, ParentContact, StatusDetail};
 use crate::types::{Cursor, RepositoryName, UnixSeconds};
 
 /// Problems of each kind that a status report lists. Over it: the rest is in the log.
@@ -107,17 +107,17 @@ impl State {
 
     /// Notes a problem under a key; the first sighting gives it its time and its correlation id,
     /// which is logged.
-    pub(super) fn problem(&self, key: &str, kind: &str, code: &str, description: String) {
+    pub(super) fn problem(&self, key: &str, code: DetailCode, description: String) {
         let mut problems = lock(&self.problems);
         if let Some(known) = problems.get_mut(key) {
             known.description = description;
             return;
         }
         let correlation_id = self.sys.rng.uuid();
-        log::warn!("{code}: {description} (correlation id {correlation_id})");
+        log::warn!("{}: {description} (correlation id {correlation_id})", code.name());
         if problems.len() < PROBLEMS_MAX {
             let timestamp = self.sys.clock.wall_or_floor();
-            let (kind, code) = (kind.to_owned(), code.to_owned());
+            let (kind, code) = (code.kind().to_owned(), code.name().to_owned());
             let detail = StatusDetail { kind, code, description, timestamp, correlation_id };
             problems.insert(key.to_owned(), detail);
         }
@@ -132,7 +132,7 @@ impl State {
             (StoreError::Full | StoreError::Io(_) | StoreError::Corrupt(_), _) => error.to_string(),
             _ => return,
         };
-        self.problem("disk", "Disk", "DiskError", description);
+        self.problem("disk", DetailCode::DiskError, description);
     }
 
     /// Forgets the problem of this key.

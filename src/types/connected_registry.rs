@@ -171,6 +171,69 @@ pub struct StatusDetail {
     pub correlation_id: String,
 }
 
+/// What a status detail is about. A node of another version may know others, so that details
+/// travel as text.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum DetailCode {
+    /// The sync ended with an error.
+    SyncFailed,
+    /// Something that is granted cannot be fetched.
+    SyncIncomplete,
+    /// The parent refuses a push.
+    PushRefused,
+    /// A push waits at a node that is ReadOnly now.
+    PushWaiting,
+    /// Both sides moved a tag.
+    TagConflict,
+    /// The disk is full or fails.
+    DiskError,
+    /// Stored content is damaged or missing.
+    ContentDamaged,
+    /// Acknowledged changes may be lost.
+    RecordsLost,
+}
+
+impl DetailCode {
+    /// Every code, in the order of README.
+    pub const ALL: [DetailCode; 8] = [
+        DetailCode::SyncFailed,
+        DetailCode::SyncIncomplete,
+        DetailCode::PushRefused,
+        DetailCode::PushWaiting,
+        DetailCode::TagConflict,
+        DetailCode::DiskError,
+        DetailCode::ContentDamaged,
+        DetailCode::RecordsLost,
+    ];
+
+    /// The word in a report.
+    pub fn name(self) -> &'static str {
+        match self {
+            DetailCode::SyncFailed => "SyncFailed",
+            DetailCode::SyncIncomplete => "SyncIncomplete",
+            DetailCode::PushRefused => "PushRefused",
+            DetailCode::PushWaiting => "PushWaiting",
+            DetailCode::TagConflict => "TagConflict",
+            DetailCode::DiskError => "DiskError",
+            DetailCode::ContentDamaged => "ContentDamaged",
+            DetailCode::RecordsLost => "RecordsLost",
+        }
+    }
+
+    /// The component.
+    pub fn kind(self) -> &'static str {
+        match self {
+            DetailCode::SyncFailed
+            | DetailCode::SyncIncomplete
+            | DetailCode::PushRefused
+            | DetailCode::PushWaiting
+            | DetailCode::TagConflict => "Sync",
+            DetailCode::DiskError => "Disk",
+            DetailCode::ContentDamaged | DetailCode::RecordsLost => "Storage",
+        }
+    }
+}
+
 /// What an instance reports upward.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct StatusReport {
@@ -186,4 +249,27 @@ pub struct StatusReport {
     pub details: Vec<StatusDetail>,
     /// End of the last sync that succeeded.
     pub last_sync: Option<UnixSeconds>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn f212_every_status_detail_is_explained() {
+        let readme = include_str!("../../README.md");
+        let from = readme.find("\n| detail |").expect("the table");
+        let rows = readme[from + 1..].lines().take_while(|line| line.starts_with('|')).skip(2);
+        let words: Vec<(&str, &str)> = rows
+            .map(|row| {
+                let mut cells = row.split('|').map(str::trim).skip(1);
+                let word = cells.next().unwrap_or_default().trim_matches('`');
+                (word, cells.next().unwrap_or_default())
+            })
+            .collect();
+        let ours: Vec<(&str, &str)> =
+            DetailCode::ALL.iter().map(|code| (code.name(), code.kind())).collect();
+        assert_eq!(words, ours);
+        assert_eq!(DetailCode::RecordsLost as usize + 1, DetailCode::ALL.len(), "ALL has all");
+    }
 }

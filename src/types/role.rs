@@ -167,14 +167,14 @@ impl NodeState {
                 "this node waits for its connection string: take it from `skerry \
                  connected-registry get-settings --name NAME` at the root, and put it into the \
                  file of parent.connection_string_file, which the user of the service must be \
-                 able to read, or into the credential skerry.connection-string and restart the \
-                 service",
+                 able to read and which is noticed by itself, or into the credential \
+                 skerry.connection-string, which needs a restart of the service",
             ),
             NodeState::CredentialMissing => Some(
                 "the connection string is missing or cannot be used: this node serves what it \
                  has and does not sync; put it back into the file of \
-                 parent.connection_string_file, or into the credential skerry.connection-string \
-                 and restart the service",
+                 parent.connection_string_file, which is noticed by itself, or into the credential \
+                 skerry.connection-string, which needs a restart of the service",
             ),
             NodeState::Activating => Some(
                 "this connected registry has not been activated yet: its parent must be \
