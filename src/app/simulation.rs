@@ -10,6 +10,7 @@
 
 mod between;
 mod parent;
+mod proxy;
 mod room;
 mod scenarios;
 mod set_back;
@@ -151,6 +152,8 @@ struct World {
     is_cut: AtomicBool,
     /// When the parent refuses a change, this is pushed at the device.
     pushed_then: Mutex<Option<u64>>,
+    /// Changes whose path has this in it fail with this status, by a proxy before the parent.
+    fails: Mutex<Option<(String, u16)>>,
     /// The parent refuses the next change.
     refuses: AtomicBool,
     /// The parent was started anew.
@@ -517,6 +520,7 @@ async fn tree(spawner: Spawner, seed: u64) -> Tree {
         is_held: AtomicBool::new(false),
         is_cut: AtomicBool::new(false),
         pushed_then: Mutex::default(),
+        fails: Mutex::default(),
         refuses: AtomicBool::new(false),
         started_anew: AtomicBool::new(false),
         requests: AtomicU64::new(0),

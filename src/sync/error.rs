@@ -119,9 +119,10 @@ impl SyncError {
         }
     }
 
-    /// Whether content cannot be had just now, here or at a parent that is not whole yet.
+    /// Whether an item may be had or taken soon: content cannot be read just now, here or at a
+    /// parent that is not whole yet, or the parent, or a proxy before it, failed at this one.
     pub fn may_pass(&self) -> bool {
-        matches!(self, SyncError::Content(_) | SyncError::Upstream(UpstreamError::NotYet(_)))
+        matches!(self, SyncError::Content(_)) || self.is_of_item() && !self.is_local()
     }
 
     /// Whether nothing can be done with the parent for now.
@@ -182,6 +183,8 @@ mod tests {
             (SyncError::NoRoom(9), false),
         ] {
             assert_eq!(error.is_of_item(), of_item, "{error:?}");
+            // Nothing else of a repository waits for either.
+            assert!(of_item || !error.is_local() && !error.may_pass(), "{error:?}");
             let is_room = matches!(error, SyncError::NoRoom(_));
             assert_eq!(error.sets_aside(), of_item || is_room, "{error:?}");
         }

@@ -32,9 +32,10 @@ const AT_ONCE: usize = 64;
 /// have more room, and tells nobody. What is refused again and again is left out of more rounds.
 const RETRY_REFUSED: Duration = Duration::from_secs(3600);
 
-/// How often in a row a change is tried whose content cannot be read here, or of which the parent
-/// cannot tell yet what it has, before the others of its repository go first: some seconds, in
-/// which that may pass. From then on the change waits like one that the parent refused.
+/// How often in a row a change is tried whose content cannot be read here, of which the parent
+/// cannot tell yet what it has, or which fails there as nothing else does, before the others of its
+/// repository go first: some seconds, in which that may pass. From then on the change waits like
+/// one that the parent refused.
 const UNREADABLE_MAX: u32 = 4;
 
 /// A new session with the parent has everything tried again when the last attempt was so long ago.
@@ -291,11 +292,7 @@ impl Pusher {
                     return Err(error);
                 }
                 // Of a conflict the parent's content may not fit here.
-                Err(error)
-                    if error.is_local()
-                        || error.may_pass()
-                        || matches!(error, SyncError::NoRoom(_)) =>
-                {
+                Err(error) if error.sets_aside() => {
                     let reason = refusal_text(self.upstream.name(), &entry, &error);
                     log::error!("cannot push {entry} to the parent, tried again later: {reason}");
                     if matches!(error, SyncError::Content(_)) {

@@ -65,6 +65,12 @@ impl Parent {
             world.is_cut.store(true, Ordering::Relaxed);
             return reply;
         }
+        if let Some((path, status)) = &*world.fails.lock().unwrap()
+            && request.path.contains(path.as_str())
+            && changes
+        {
+            return Reply::new(*status);
+        }
         world.requests.fetch_add(1, Ordering::Relaxed);
         if world.calm.load(Ordering::Relaxed) || !request.path.starts_with("/v2/") {
             if changes && world.refuses.swap(false, Ordering::Relaxed) {
