@@ -253,6 +253,10 @@ impl Store {
                 Damage::open(&*disk, &layout).map_err(failed(&layout.quarantine()))?,
             ),
         };
+        if !frozen {
+            recovery::recover::end_of_loss(&*disk, &layout, recovered.end.sequence)
+                .map_err(OpenError::io(layout.root()))?;
+        }
         let since = sys.clock.wall_or_floor();
         let loss = Loss::open(&*disk, &layout, since).map_err(OpenError::io(layout.root()))?;
         let segments = Segments::new(recovered.firsts);

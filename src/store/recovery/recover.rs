@@ -31,14 +31,22 @@ pub(in crate::store) fn recover(
     let reached = reached::read(&**disk, layout);
     let mut recovered = recover_up_to(disk, layout, kind, cut, reached)?;
     if let Some(loss) = lost_end(recovered.end.sequence, reached) {
-        let failed = OpenError::io(layout.root());
-        note(&**disk, layout, &loss).map_err(&failed)?;
-        reached::replace(&**disk, layout, recovered.end.sequence).map_err(&failed)?;
+        note(&**disk, layout, &loss).map_err(OpenError::io(layout.root()))?;
         recovered.recovery.clean = false;
         recovered.recovery.damage.push(format!("{loss}; children reconcile"));
         recovered.renew_epoch = true;
     }
     Ok(recovered)
+}
+
+/// Notes where the journal ends now: the next start finds no loss any more. What follows from one
+/// is durable by then, so that a start that is cut short is followed by one that does it anew.
+pub(in crate::store) fn end_of_loss(
+    disk: &dyn Disk,
+    layout: &Layout,
+    end: u64,
+) -> std::io::Result<()> {
+    if reached::read(disk, layout) > end { reached::replace(disk, layout, end) } else { Ok(()) }
 }
 
 /// What is missing of a journal that has reached a later sequence, for people.

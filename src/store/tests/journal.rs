@@ -623,3 +623,37 @@ fn only_a_change_of_who_may_do_what_raises_the_sequence_of_access() {
         }
     }
 }
+
+/// A store whose journal holds four records, its first segment and where each of them ends.
+fn with_four_records(disk: &MemoryDisk) -> (u64, Vec<u8>, Vec<usize>) {
+    let (store, _) = open_memory(disk).unwrap();
+    let path = segment_path("/s", 1);
+    let mut ends = Vec::new();
+    for number in 0..4 {
+        put(&store, number, "text").unwrap();
+        ends.push(content(disk, &path).len());
+    }
+    (store.head().epoch, content(disk, &path), ends)
+}
+
+/// The power goes again while a start tells of lost records.
+#[test]
+fn f204_a_start_that_is_cut_short_while_it_tells_a_loss_still_ends_the_epoch() {
+    let disk = MemoryDisk::new();
+    let (epoch, whole, ends) = with_four_records(&disk);
+    overwrite(&disk, &segment_path("/s", 1), &whole[..ends[1]]);
+    let mut cut_short = 0;
+    for call in 1..40 {
+        for survivors in [Survivors::Everything, Survivors::Synced] {
+            let disk = disk.after_crash(Survivors::Everything);
+            disk.crash_at(call);
+            let struck = open_memory(&disk).map(|_| ());
+            cut_short += u32::from(struck.is_err());
+            let disk = disk.after_crash(survivors);
+            let (store, _) = open_memory(&disk).unwrap();
+            assert!(store.loss().is_some(), "call {call} {survivors:?}: {struck:?}");
+            assert_ne!(store.head().epoch, epoch, "call {call} {survivors:?}: {struck:?}");
+        }
+    }
+    assert!(cut_short > 10, "{cut_short}");
+}
