@@ -239,23 +239,22 @@ impl Store {
         };
         let mut recovery = recovered.recovery;
         recovery.new = format == Format::New && recovered.end.sequence == 0;
-        let failed = |path: &Path| {
-            let path = path.to_owned();
-            move |error: StoreError| OpenError::Io { path, cause: error.to_string() }
-        };
         let (epoch, uploads, damage) = match frozen {
             // Followers of a store that cannot change have nothing to follow.
             true => (sys.rng.number(), Uploads::default(), Damage::default()),
             false => (
-                identity::feed_epoch(&sys, &*disk, &layout, recovered.renew_epoch)
-                    .map_err(failed(&layout.identity()))?,
-                Uploads::open(&sys, &*disk, &layout).map_err(failed(&layout.uploads()))?,
-                Damage::open(&*disk, &layout).map_err(failed(&layout.quarantine()))?,
+                content::space::in_any_space(&*disk, &layout, || {
+                    identity::feed_epoch(&sys, &*disk, &layout, recovered.renew_epoch)
+                })
+                .map_err(OpenError::store(&layout.identity()))?,
+                Uploads::open(&sys, &*disk, &layout)
+                    .map_err(OpenError::store(&layout.uploads()))?,
+                Damage::open(&*disk, &layout).map_err(OpenError::store(&layout.quarantine()))?,
             ),
         };
         if !frozen {
             recovery::recover::end_of_loss(&*disk, &layout, recovered.end.sequence)
-                .map_err(OpenError::io(layout.root()))?;
+                .map_err(OpenError::store(layout.root()))?;
         }
         let since = sys.clock.wall_or_floor();
         let loss = Loss::open(&*disk, &layout, since).map_err(OpenError::io(layout.root()))?;

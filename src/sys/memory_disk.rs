@@ -23,6 +23,8 @@ struct State {
     locked: BTreeSet<PathBuf>,
     syncs_until_failure: Option<u32>,
     full: Arc<AtomicBool>,
+    /// The disk is full as long as this file is there.
+    filled_by: Option<PathBuf>,
     read_only: bool,
     /// Files that cannot be read.
     unreadable: BTreeSet<PathBuf>,
@@ -199,6 +201,12 @@ impl MemoryDisk {
     /// or ends that.
     pub fn set_full(&self, full: bool) {
         hold(&self.0).full.store(full, Ordering::Relaxed);
+    }
+
+    /// Lets the disk be full until this file is removed.
+    pub fn fill_with(&self, path: &Path) {
+        self.set_full(true);
+        hold(&self.0).filled_by = Some(path.to_owned());
     }
 
     /// Says of itself that nothing can be written.
@@ -380,6 +388,9 @@ impl Disk for MemoryDisk {
         // The bad sectors are another file's then.
         state.unreadable.remove(path);
         let removed = state.files.remove(path);
+        if removed.is_some() && state.filled_by.as_deref() == Some(path) {
+            state.full.store(false, Ordering::Relaxed);
+        }
         removed.map(|_| ()).ok_or(io::ErrorKind::NotFound.into())
     }
 

@@ -4,6 +4,7 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::store::StoreError;
 use crate::sys::Disk;
 use crate::types::Digest;
 use crate::types::digest::Algorithm;
@@ -103,6 +104,11 @@ impl std::error::Error for OpenError {}
 impl OpenError {
     /// Wraps a fault of the disk at `path`.
     pub(in crate::store) fn io(path: &Path) -> impl Fn(io::Error) -> OpenError + '_ {
+        move |error| OpenError::Io { path: path.to_owned(), cause: error.to_string() }
+    }
+
+    /// The same of a fault that the store has named.
+    pub(in crate::store) fn store(path: &Path) -> impl Fn(StoreError) -> OpenError + '_ {
         move |error| OpenError::Io { path: path.to_owned(), cause: error.to_string() }
     }
 }

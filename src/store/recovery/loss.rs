@@ -4,6 +4,7 @@
 use std::io;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use crate::store::content::space::in_any_space;
 use crate::store::journal::layout::Layout;
 use crate::store::{Store, StoreError};
 use crate::sys::Disk;
@@ -30,7 +31,7 @@ pub(in crate::store) struct Loss {
 }
 
 /// Notes durably what may be lost now, beside what an operator has not agreed to yet.
-pub(super) fn note(disk: &dyn Disk, layout: &Layout, text: &str) -> io::Result<()> {
+pub(super) fn note(disk: &dyn Disk, layout: &Layout, text: &str) -> Result<(), StoreError> {
     const HALF: usize = NOTE_BYTES_MAX / 2 - LEFT_OUT.len();
     let text = start(text, HALF);
     let all = match read(disk, layout)? {
@@ -42,7 +43,7 @@ pub(super) fn note(disk: &dyn Disk, layout: &Layout, text: &str) -> io::Result<(
         }
         Some(noted) => format!("{}{LEFT_OUT}{text}", start(&noted, HALF)),
     };
-    disk.replace(&layout.loss(), format!("{all}\n").as_bytes())
+    in_any_space(disk, layout, || Ok(disk.replace(&layout.loss(), format!("{all}\n").as_bytes())?))
 }
 
 /// The characters at the start of a text that are not longer together, bytes.

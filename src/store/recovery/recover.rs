@@ -13,6 +13,8 @@ use super::found::{Found, Recovered, Recovery};
 use super::loss::note;
 use super::rebuild::{catch_up, fill, open_sled, rebuild};
 use super::salvage::{Damage, cut_off, last_sequence_seen, salvage};
+use crate::store::StoreError;
+use crate::store::content::space::in_any_space;
 use crate::store::index::{Built, Index, IndexKind, MapIndex};
 use crate::store::journal::checkpoint::Checkpoint;
 use crate::store::journal::frame::FrameFault;
@@ -31,7 +33,7 @@ pub(in crate::store) fn recover(
     let reached = reached::read(&**disk, layout);
     let mut recovered = recover_up_to(disk, layout, kind, cut, reached)?;
     if let Some(loss) = lost_end(recovered.end.sequence, reached) {
-        note(&**disk, layout, &loss).map_err(OpenError::io(layout.root()))?;
+        note(&**disk, layout, &loss).map_err(OpenError::store(layout.root()))?;
         recovered.recovery.clean = false;
         recovered.recovery.damage.push(format!("{loss}; children reconcile"));
         recovered.renew_epoch = true;
@@ -45,8 +47,11 @@ pub(in crate::store) fn end_of_loss(
     disk: &dyn Disk,
     layout: &Layout,
     end: u64,
-) -> std::io::Result<()> {
-    if reached::read(disk, layout) > end { reached::replace(disk, layout, end) } else { Ok(()) }
+) -> Result<(), StoreError> {
+    if reached::read(disk, layout) <= end {
+        return Ok(());
+    }
+    in_any_space(disk, layout, || Ok(reached::replace(disk, layout, end)?))
 }
 
 /// What is missing of a journal that has reached a later sequence, for people.

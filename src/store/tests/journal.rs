@@ -657,3 +657,24 @@ fn f204_a_start_that_is_cut_short_while_it_tells_a_loss_still_ends_the_epoch() {
     }
     assert!(cut_short > 10, "{cut_short}");
 }
+
+/// The space that is set aside for the journal is for this too.
+#[test]
+fn f204_a_node_starts_on_a_full_disk_after_a_loss() {
+    let disk = MemoryDisk::new();
+    let with_reserve =
+        StoreOptions { reserve: 64 << 20, ..options(Path::new("/s"), IndexKind::Map) };
+    drop(Store::open(sys_on(&disk), with_reserve).unwrap());
+    let (epoch, whole, ends) = with_four_records(&disk);
+    for is_lost in [false, true] {
+        let disk = disk.after_crash(Survivors::Everything);
+        overwrite(&disk, &segment_path("/s", 1), &whole[..ends[if is_lost { 1 } else { 3 }]]);
+        let ballast = Path::new("/s/ballast");
+        assert!(disk.exists(ballast).unwrap());
+        disk.fill_with(ballast);
+        let (store, recovery) = open_memory(&disk).unwrap();
+        assert_eq!(store.loss().is_some(), is_lost, "{recovery}");
+        assert_eq!(store.head().epoch != epoch, is_lost);
+        assert_eq!(disk.exists(ballast).unwrap(), !is_lost, "it is used where it is needed");
+    }
+}
