@@ -123,7 +123,8 @@ impl Admin {
             return self.own_instance(node);
         }
         let activation = self.store.activation(&node.name)?;
-        let active = activation.as_ref().is_some_and(|a| a.epoch == node.activation_epoch);
+        // A later one than is known here: this registry was restored from a backup since.
+        let active = activation.as_ref().is_some_and(|a| a.epoch >= node.activation_epoch);
         let status = self.store.status(&node.name)?;
         let stored = status.as_ref().map(|status| status.last_contact);
         let seen = stored.or(activation.map(|activation| activation.at)).filter(|_| active);

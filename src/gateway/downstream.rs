@@ -12,8 +12,9 @@ use smol::future::FutureExt;
 use super::contacts::Contacts;
 use super::directory::Directory;
 use super::feed::{project, referrer_of_key};
+use super::instances::{self, Authority};
+use super::told;
 use super::wire::{self, ActivationAnswer, ActivationRequest, Wire};
-use super::{instances, told};
 use crate::auth::{Auth, Presented, Principal};
 use crate::http::{Account, Method, Reply, Request, Sender};
 use crate::store::rows::referrer::ReferrerRow;
@@ -210,7 +211,9 @@ impl Gateway {
         let name = &caller.node.name;
         let at = self.store.sys().clock.wall_or_floor();
         let activation = Activation { epoch, instance_id: asked.instance_id, at };
-        match instances::activate(&self.store, name, activation, !caller.itself).await {
+        let granted = caller.node.activation_epoch;
+        let authority = if caller.itself { Authority::Here } else { Authority::Below };
+        match instances::activate(&self.store, name, activation, granted, authority).await {
             Ok(()) => {}
             Err(StoreError::Conflict(_)) => {
                 log::warn!("refused a second instance of connected registry {name}");

@@ -5,13 +5,26 @@ use crate::store::{Store, StoreError};
 use crate::types::connected_registry::{Activation, StatusReport};
 use crate::types::{ConnectedRegistryName, UnixSeconds};
 
-/// Records an activation durably. `Conflict` when another instance holds the same epoch, unless
-/// the `authority` over the node, its direct parent, lies below: then its word counts.
+/// Who says that an instance is active.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Authority {
+    /// The instance itself: this node is its direct parent and decides.
+    Here,
+    /// The direct parent of the node, which has decided.
+    Below,
+}
+
+/// Records an activation durably, of a connected registry whose epoch is `granted` here. `Conflict`
+/// when another instance holds it, or what a node below tells is older than what is known.
+///
+/// An instance that is recorded under a later epoch than is granted holds it too: the one above
+/// was restored from a backup since. The same instance then goes on under what is granted.
 pub(super) async fn activate(
     store: &Store,
     name: &ConnectedRegistryName,
     new: Activation,
-    authority_below: bool,
+    granted: u64,
+    authority: Authority,
 ) -> Result<(), StoreError> {
     let key = activation_key(name);
     store
@@ -21,7 +34,11 @@ pub(super) async fn activate(
                 if old.epoch == new.epoch && same {
                     return Ok(());
                 }
-                if old.epoch > new.epoch || (old.epoch == new.epoch && !authority_below) {
+                let refused = match authority {
+                    Authority::Here => !same && old.epoch >= granted,
+                    Authority::Below => new.epoch < granted && new.epoch < old.epoch,
+                };
+                if refused {
                     return Err(StoreError::Conflict("another instance is active".to_owned()));
                 }
             }
@@ -87,28 +104,42 @@ mod tests {
     }
 
     #[test]
-    fn f031_one_instance_holds_an_epoch() {
+    fn f031_f032_f201_who_may_be_recorded_as_active() {
+        use Authority::{Below, Here};
         smol::block_on(async {
-            let store = Store::in_memory(Sys::real(Spawner::new()));
             let name: ConnectedRegistryName = "dock01".parse().unwrap();
-            let instance = |epoch, id: &str| Activation {
+            let instance = |(epoch, id): (u64, &str)| Activation {
                 epoch,
                 instance_id: id.to_owned(),
                 at: UnixSeconds(1),
             };
-            activate(&store, &name, instance(0, "a"), false).await.unwrap();
-            // A restart of the same device is no second activation, and writes nothing.
-            let before = store.sequence();
-            activate(&store, &name, instance(0, "a"), false).await.unwrap();
-            assert_eq!(store.sequence(), before);
-            assert!(activate(&store, &name, instance(0, "b"), false).await.is_err());
-            // After a deactivation the next one may come, and the old one may not.
-            activate(&store, &name, instance(1, "b"), false).await.unwrap();
-            assert!(activate(&store, &name, instance(0, "a"), false).await.is_err());
-            assert!(activate(&store, &name, instance(1, "a"), false).await.is_err());
-            // What the direct parent of a node reports counts.
-            activate(&store, &name, instance(1, "c"), true).await.unwrap();
-            assert_eq!(store.activation(&name).unwrap().unwrap().instance_id, "c");
+            for (old, new, granted, authority, expected) in [
+                ((1, "a"), (1, "b"), 1, Here, false),
+                // After a deactivation any may come, also the one before.
+                ((1, "a"), (2, "a"), 2, Here, true),
+                ((1, "a"), (2, "b"), 2, Here, true),
+                // The parent was restored to a state before a deactivation.
+                ((3, "a"), (1, "a"), 1, Here, true),
+                ((3, "a"), (1, "b"), 1, Here, false),
+                // What the direct parent of a node reports counts,
+                ((1, "a"), (1, "b"), 1, Below, true),
+                ((3, "a"), (1, "b"), 1, Below, true),
+                ((1, "a"), (3, "b"), 1, Below, true),
+                // unless it has not heard of the deactivation yet.
+                ((2, "b"), (1, "a"), 2, Below, false),
+                ((2, "a"), (1, "a"), 2, Below, false),
+            ] {
+                let store = Store::in_memory(Sys::real(Spawner::new()));
+                activate(&store, &name, instance(old), old.0, Here).await.unwrap();
+                // A restart of the same device is no second activation, and writes nothing.
+                let before = store.sequence();
+                activate(&store, &name, instance(old), old.0, Here).await.unwrap();
+                assert_eq!(store.sequence(), before);
+                let result = activate(&store, &name, instance(new), granted, authority).await;
+                assert_eq!(result.is_ok(), expected, "{old:?} {new:?} {granted}");
+                let now = store.activation(&name).unwrap();
+                assert_eq!(now, Some(instance(if expected { new } else { old })));
+            }
         });
     }
 }

@@ -74,7 +74,7 @@ pub struct ConnectedRegistry {
     pub message_ttl_s: u64,
     /// `Debug`, `Information`, `Warning`, `Error` or `None`.
     pub log_level: String,
-    /// Raised by `deactivate`: an instance of an older epoch is refused.
+    /// Raised by `deactivate`, to the time at least: an instance of an older epoch is refused.
     pub activation_epoch: u64,
     /// When it was made.
     pub created: UnixSeconds,

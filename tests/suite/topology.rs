@@ -290,7 +290,7 @@ fn connection_below(root: &Node, name: &str, parent: &Node) -> String {
 }
 
 /// Root, tier1, tier2 with `app:v1` everywhere, the user and password of its owner.
-fn three_tiers() -> (Node, Node, Node, (String, String)) {
+pub fn three_tiers() -> (Node, Node, Node, (String, String)) {
     let root = Node::root();
     let (middle, leaf, owner) = two_below(&root, &root.gateway);
     (root, middle, leaf, owner)

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use super::{Node, node_with, root};
 use crate::store::rows::connected_registry::StatusRecord;
 use crate::store::tree::passwords;
+use crate::sys::clock::EARLIEST_TIME;
 use crate::types::connected_registry::{Activation, ConnectionState, StatusReport};
 use crate::types::connection_string::ConnectionString;
 use crate::types::{ConnectedRegistryName, RepositoryAction, Role, UnixSeconds};
@@ -421,6 +422,25 @@ fn f032_f035_states_follow_activation_and_contact() {
     assert_eq!(show(), ["Inactive", "Offline"]);
     let unknown = smol::block_on(node.store.record_status("nobody".parse().unwrap(), status));
     assert!(unknown.is_err());
+}
+
+/// A restored root does not give a number again that it has given after its backup.
+#[test]
+fn f032_f201_a_deactivation_counts_past_all_that_was_active() {
+    let node = root();
+    node.ok("connected-registry/create", json!({ "name": "dock01", "repository": ["a"] }));
+    let name: ConnectedRegistryName = "dock01".parse().unwrap();
+    let granted = || node.store.connected_registry(&name).unwrap().unwrap().activation_epoch;
+    let mut least = EARLIEST_TIME.0;
+    for reported in [1, 1 << 40, u64::MAX, u64::MAX] {
+        let at = UnixSeconds(1);
+        let active = Activation { epoch: reported, instance_id: "one".into(), at };
+        smol::block_on(node.store.record_activation(name.clone(), active)).unwrap();
+        node.ok("connected-registry/deactivate", json!({ "name": "dock01" }));
+        assert!(granted() >= least && granted() < u64::MAX / 2, "{}", granted());
+        assert!(granted() > reported || reported == u64::MAX);
+        least = granted() + 1;
+    }
 }
 
 /// What the nodes below one that is out of contact last reported is of an unknown age.

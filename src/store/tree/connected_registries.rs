@@ -27,6 +27,10 @@ use crate::types::{
 pub(in crate::store) const LOG_LEVELS: [&str; 5] =
     ["Information", "Debug", "Warning", "Error", "None"];
 
+/// The latest epoch that a report from below may make this store count from. Over it: the next one
+/// follows what this store has given itself, and there are enough for ever.
+const REPORTED_EPOCH_MAX: u64 = 1 << 53;
+
 /// Settings of a connected registry that can change.
 #[derive(Default)]
 pub struct Settings {
@@ -220,15 +224,20 @@ impl Store {
         .await
     }
 
-    /// Lets another instance activate: the present one is refused from now on.
+    /// Lets another instance activate: the present one is refused from now on, also when it was
+    /// activated under an epoch that this store, restored from a backup since, has not given. The
+    /// time is later than all of those, and what nodes below report tells of some.
     pub async fn connected_registry_deactivate(
         &self,
         name: ConnectedRegistryName,
     ) -> Result<ConnectedRegistry, StoreError> {
+        let now = self.sys().clock.wall_or_floor().0;
         self.commit(move |txn| {
             let mut registry =
                 command::connected_registry(txn, &name)?.ok_or(StoreError::NotFound)?;
-            registry.activation_epoch += 1;
+            let reported = txn.get::<Activation>(&activation_key(&name))?;
+            let reported = reported.map_or(0, |active| active.epoch.min(REPORTED_EPOCH_MAX));
+            registry.activation_epoch = (registry.activation_epoch.max(reported) + 1).max(now);
             txn.delete(activation_key(&name))?;
             txn.put(connected_registry_key(&name), &registry)?;
             Ok(registry)
