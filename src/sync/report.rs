@@ -35,12 +35,15 @@ pub(super) struct Reporter {
     pub(super) upstream: Arc<Upstream>,
     pub(super) state: Arc<State>,
     pub(super) options: EngineOptions,
-    /// What the parent knows of the nodes below; told anew after a restart.
+    /// What the parent knows of the nodes below; told anew after a restart of either.
     pub(super) told: Mutex<BTreeMap<ConnectedRegistryName, Told>>,
 }
 
 #[derive(Clone, Default, PartialEq)]
 pub(super) struct Told {
+    /// The epoch of the feed of the parent that was told, and which start of it that was. Another
+    /// one, or one that was restored or set back, may not know it.
+    parent: (Option<u64>, Option<String>),
     /// When the connected registry was made. One that was deleted and made again is new to the
     /// parent, which has forgotten its instance, while this node may have heard of neither.
     created: Option<UnixSeconds>,
@@ -113,12 +116,14 @@ impl Reporter {
             return Ok(());
         };
         let below: BTreeSet<_> = config.descendants.iter().map(|below| &below.name).collect();
-        self.told().retain(|name, _| below.contains(name));
+        let parent = (self.store.parent_epoch()?, self.upstream.parent_start());
+        self.told().retain(|name, told| below.contains(name) && told.parent == parent);
         for descendant in &config.descendants {
             let name = &descendant.name;
             let created = self.store.node_below(name)?.map(|node| node.created);
             let known = self.told().get(name).filter(|told| told.created == created).cloned();
-            let known = known.unwrap_or(Told { created, ..Told::default() });
+            let known =
+                known.unwrap_or(Told { created, parent: parent.clone(), ..Told::default() });
             let mut told = known.clone();
             let result = self.pass_on_one(name, &mut told).await;
             if told != known {
