@@ -142,6 +142,19 @@ impl Upstream {
         self.content(&scope, Method::Get, &path, ranged).await
     }
 
+    /// Tells the parent that the bytes that came of a blob have another digest: it looks whether
+    /// those that it has are damaged. Earlier versions do not.
+    pub async fn doubt_blob(
+        &self,
+        repository: &RepositoryName,
+        digest: &Digest,
+    ) -> Result<(), UpstreamError> {
+        let path = format!("{repository}/blobs/{digest}");
+        let scope = repository_scope(repository, false);
+        let doubting = |request: ClientRequest| request.with("skerry-doubt", "1");
+        self.content(&scope, Method::Head, &path, doubting).await.map(|_| ())
+    }
+
     /// Whether the parent has a blob in this repository.
     pub async fn has_blob(
         &self,

@@ -20,6 +20,9 @@ pub const OUTBOX_AGAIN: &str = "skerry-outbox-again";
 /// The header with which it says that it offers what this node, or one further up, lacks.
 pub const OFFER: &str = "skerry-offer";
 
+/// The header with which it says that the bytes that it got of a blob have another digest.
+pub const DOUBT: &str = "skerry-doubt";
+
 /// The entity tag of content: its digest, quoted.
 pub fn etag(digest: &Digest) -> String {
     format!("\"{digest}\"")

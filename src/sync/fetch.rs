@@ -561,7 +561,12 @@ impl Fetcher {
         }
         match upload.finish(digest).await {
             Ok((lease, _)) => Ok(lease),
-            Err(StoreError::Invalid(text)) => Err(SyncError::Content(text)),
+            Err(StoreError::Invalid(text)) => {
+                if let Err(error) = self.upstream.doubt_blob(repository, digest).await {
+                    log::debug!("the parent is not told that {digest} came wrong: {error}");
+                }
+                Err(SyncError::Content(text))
+            }
             Err(error) => Err(error.into()),
         }
     }

@@ -21,6 +21,7 @@ mod bodies;
 mod bounds;
 mod clients;
 mod conformance;
+mod damage;
 mod debts;
 mod delivery;
 mod demo;

@@ -17,7 +17,7 @@ fn file(node: &Node, digest: &str) -> PathBuf {
     node.state().join("blobs/sha256").join(&hex[..2]).join(hex)
 }
 
-fn flip_a_bit(node: &Node, digest: &str) {
+pub fn flip_a_bit(node: &Node, digest: &str) {
     let path = file(node, digest);
     let mut bytes = std::fs::read(&path).unwrap();
     let middle = bytes.len() / 2;

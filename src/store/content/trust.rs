@@ -4,10 +4,11 @@
 //! unclean stop everything that came since the last record of [`Store::settle`] is hashed again:
 //! what is asked for first comes first, the rest in the background.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use ring::digest::Context;
 use serde::{Deserialize, Serialize};
@@ -29,6 +30,11 @@ const SUSPECTS_MAX: usize = 16_384;
 const CHECKED_MAX: usize = 65_536;
 /// Read from disk at a time, bytes.
 const STEP_BYTES: usize = 256 * 1024;
+/// Content that is hashed on somebody's word at most once in this time.
+const RECHECK_PAUSE: Duration = Duration::from_secs(300);
+/// Content hashed on somebody's word in [`RECHECK_PAUSE`]. Over it: further words are not heeded;
+/// who fetches the content again and still finds it wrong says so again.
+const RECHECKS_MAX: usize = 16;
 /// Journal read at a time, bytes.
 const JOURNAL_BYTES: usize = 1024 * 1024;
 
@@ -57,6 +63,8 @@ pub(in crate::store) struct Trust {
 struct Doubts {
     suspects: BTreeSet<Digest>,
     checked: BTreeSet<u64>,
+    /// What was hashed lately on somebody's word, and when, monotonic.
+    rechecked: BTreeMap<u64, Duration>,
 }
 
 /// Up to which record all content is known to have reached the disk.
@@ -121,6 +129,17 @@ impl Trust {
         }
     }
 
+    /// Whether it is to be hashed now on somebody's word.
+    fn begins_recheck(&self, digest: &Digest, now: Duration) -> bool {
+        let rechecked = &mut self.doubts().rechecked;
+        rechecked.retain(|_, at| now.saturating_sub(*at) < RECHECK_PAUSE);
+        if rechecked.len() >= RECHECKS_MAX || rechecked.contains_key(&short(digest)) {
+            return false;
+        }
+        rechecked.insert(short(digest), now);
+        true
+    }
+
     /// Whether it has to be hashed before it is served.
     pub(in crate::store) fn is_doubted(&self, digest: &Digest) -> bool {
         let doubts = self.doubts();
@@ -175,6 +194,27 @@ impl Store {
         // Of what is not here nothing has to be doubted.
         shared.trust.believe(digest);
         Ok(if condemned { Verdict::Damaged } else { Verdict::Gone })
+    }
+
+    /// Somebody got other bytes than the digest says: hashes the content here, however lately it
+    /// came, beside what else is done with it. Most words are of a link or a memory elsewhere, so
+    /// until then it is served.
+    pub fn recheck(&self, digest: &Digest) {
+        let sys = self.sys();
+        if !self.shared().trust.begins_recheck(digest, sys.clock.monotonic()) {
+            return;
+        }
+        let (store, digest) = (self.clone(), digest.clone());
+        let task = async move {
+            match store.verify(&digest, |_| spawn::yield_now()).await {
+                Ok(Verdict::Good(_)) => {
+                    log::info!("a child got other bytes of {digest}, which is whole here");
+                }
+                Ok(Verdict::Damaged | Verdict::Gone) => {}
+                Err(error) => log::warn!("{digest} could not be hashed for a child: {error}"),
+            }
+        };
+        sys.spawner.spawn(task).detach();
     }
 
     /// Whether content has its digest; `None` when it is not here. Changes nothing.

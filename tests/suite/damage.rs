@@ -1,0 +1,39 @@
+//! Damage that is noticed in transit: it is acted on where it lies, and told with its cure.
+
+use std::time::Duration;
+
+use crate::scrub::flip_a_bit;
+use crate::support::eventually;
+use crate::support::image::{self, Image};
+use crate::support::node::Node;
+use crate::sync::{pair, pull};
+
+/// The next attempts at one thing are minutes apart when it failed some times.
+const RETRIED: Duration = Duration::from_secs(120);
+
+/// What `status` says once it counts one damaged object.
+fn damaged(node: &Node) -> serde_json::Value {
+    eventually(RETRIED, "the damage is found", || {
+        let status = node.json(&["status"]);
+        (status["damagedBlobs"] == 1).then_some(status)
+    })
+}
+
+/// Symptom: what rotted at a root since it came there was sent to every child, which found it wrong
+/// at each attempt; the root knew of nothing, and a push of the image again found all of it there.
+#[test]
+fn f211_what_a_child_finds_damaged_is_taken_out_of_service_at_the_parent() {
+    let (root, mut device, user) = pair("ReadOnly");
+    let owner = (user.0.as_str(), user.1.as_str());
+    device.kill();
+    let image = Image::new(60, &[200_000]);
+    assert_eq!(image.push(&root.login, owner, "app", "v2").status, 201);
+    let layer = image::digest(&image.layers[0]);
+    flip_a_bit(&root, &layer);
+    device.start();
+    damaged(&root);
+    assert!(pull(&device, &user, "app", "v2").is_err());
+    assert_eq!(image.push(&root.login, owner, "app", "v2").status, 201);
+    assert_eq!(root.json(&["status"])["damagedBlobs"], 0);
+    eventually(RETRIED, "the device has it", || pull(&device, &user, "app", "v2").ok());
+}
