@@ -13,6 +13,7 @@ use super::turns::Turns;
 use super::upload::{Content, Uploader};
 use crate::gateway::distribution::{Delivery, FetchedManifest, OUTBOX_ID};
 use crate::gateway::{Upstream, UpstreamError};
+use crate::store::content::trust::Verdict;
 use crate::store::replica::outbox::{OutboxChange, OutboxEntry};
 use crate::store::replica::refused::Refused;
 use crate::store::{ManifestRow, Precondition, Store, StoreError};
@@ -63,8 +64,8 @@ pub(super) struct Pusher {
 #[derive(Default)]
 pub(super) struct Retries {
     /// The desired state and the start of the parent at the last attempt: another one may grant
-    /// more, or have another quota.
-    seen: Option<(Option<String>, Option<String>)>,
+    /// more, or have another quota. And how much was healed here: what was missing may be back.
+    seen: Option<(Option<String>, Option<String>, u64)>,
     /// When the next attempt is due, monotonic: [`RETRY_REFUSED`] after the last one.
     next: Duration,
     /// Attempts since one of them changed.
@@ -92,9 +93,13 @@ impl Pusher {
     pub(super) async fn deliver_all(&self) -> Result<Infallible, SyncError> {
         self.retries().session_begins(self.now());
         loop {
-            let seen = self.store.sequence();
+            let (seen, damage) = (self.store.sequence(), self.store.damage_changes());
             let pause = self.deliver_round().await?;
-            if !self.store.wait_after(seen, pause).await {
+            let damage = async {
+                damage.await;
+                true
+            };
+            if !smol::future::or(self.store.wait_after(seen, pause), damage).await {
                 return std::future::pending().await;
             }
         }
@@ -147,10 +152,11 @@ impl Pusher {
         self.retries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Has what the parent refused tried again: at the start, when the desired state is another one
-    /// or the parent was started anew, and now and then.
+    /// Has what the parent refused tried again: at the start, when the desired state is another
+    /// one, the parent was started anew or content was healed here, and now and then.
     async fn retry_refused(&self) -> Result<(), SyncError> {
-        let seen = Some((self.store.self_config_version()?, self.upstream.parent_start()));
+        let healed = self.store.sys().metrics.blobs_healed.get();
+        let seen = Some((self.store.self_config_version()?, self.upstream.parent_start(), healed));
         let now = self.now();
         let round = {
             let retries = self.retries();
@@ -521,11 +527,20 @@ impl Pusher {
             return Ok(());
         }
         let Some(blob) = self.store.blob_open(digest).await? else {
-            return Err(SyncError::Content(format!("blob {digest} is missing here")));
+            return Err(not_whole(digest));
         };
         let mount = self.also_in(repository, digest)?;
         let content = Content { repository, digest, blob: &blob };
-        self.uploader.bring(&content, mount.as_ref()).await
+        match self.uploader.bring(&content, mount.as_ref()).await {
+            // The bytes may have gone wrong here as well as on their way.
+            Err(SyncError::Upstream(error)) if error.is_for(Reason::DigestMismatch) => {
+                match self.store.verify(digest, |_| spawn::yield_now()).await? {
+                    Verdict::Good(_) => Err(error.into()),
+                    Verdict::Damaged | Verdict::Gone => Err(not_whole(digest)),
+                }
+            }
+            brought => brought,
+        }
     }
 
     /// Another repository here that has the blob, of the first `PAGE_MAX`: where the parent has it
@@ -628,6 +643,14 @@ impl Pusher {
         }
         Ok(())
     }
+}
+
+/// Content cannot go up before it is here again.
+fn not_whole(digest: &Digest) -> SyncError {
+    SyncError::Content(format!(
+        "blob {digest} is missing here or damaged; push the image here again: that heals it, and \
+         then it goes up"
+    ))
 }
 
 /// What an operator reads of a refusal. The answer to a HEAD says no more than its status.

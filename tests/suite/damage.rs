@@ -37,3 +37,27 @@ fn f211_what_a_child_finds_damaged_is_taken_out_of_service_at_the_parent() {
     assert_eq!(root.json(&["status"])["damagedBlobs"], 0);
     eventually(RETRIED, "the device has it", || pull(&device, &user, "app", "v2").ok());
 }
+
+/// Symptom: a device whose own content had rotted showed its parent as the one that refused it.
+#[test]
+fn f211_a_device_that_delivers_damaged_content_finds_it_and_delivers_it_once_healed() {
+    let (mut root, device, user) = pair("ReadWrite");
+    let owner = (user.0.as_str(), user.1.as_str());
+    root.kill();
+    let image = Image::new(61, &[200_000]);
+    assert_eq!(image.push(&device.login, owner, "app", "v2").status, 201);
+    flip_a_bit(&device, &image::digest(&image.layers[0]));
+    root.start();
+    damaged(&device);
+    let refused = eventually(RETRIED, "it is told", || {
+        let details = device.json(&["status"])["sync"]["statusDetails"].clone();
+        let mut details = details.as_array().unwrap().iter();
+        let refused = details.find(|detail| detail["code"] == "PushRefused")?;
+        refused["description"].as_str().map(str::to_owned)
+    });
+    assert!(refused.contains("is missing here or damaged; push the image here again"), "{refused}");
+    assert!(!refused.contains("digest_mismatch"), "{refused}");
+    assert_eq!(image.push(&device.login, owner, "app", "v2").status, 201);
+    assert_eq!(device.json(&["status"])["damagedBlobs"], 0);
+    eventually(RETRIED, "it goes up by itself", || pull(&root, &user, "app", "v2").ok());
+}
