@@ -80,7 +80,8 @@ impl Admin {
         let backup = self.backups.find(id)?;
         let file = if let Ok(digest) = piece.parse::<Digest>() {
             backup.content(&digest).await?.ok_or_else(|| {
-                Fault::not_found(format!("{digest} is damaged or missing here; scrub heals it."))
+                let remedy = self.damage_remedy();
+                Fault::not_found(format!("{digest} is damaged or missing here: {remedy}."))
             })?
         } else {
             backup.keep();

@@ -23,6 +23,9 @@ const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// Changes on their way up that `status` counts. Over it: it says that there are as many or more.
 const COUNTED_MAX: usize = 1_000;
+/// Damaged content that `status` names, and repositories of each; the content is counted in any
+/// case.
+const DAMAGED_SHOWN: usize = 10;
 
 impl Admin {
     /// The answer to a health or metrics request; `None` for any other path.
@@ -113,6 +116,7 @@ impl Admin {
         if let Some(fault) = self.store.credential_fault() {
             value["reason"] = fault.into();
         }
+        self.add_damage(&mut value).await?;
         // It stands above what the parent or a connection string may want: no change counts.
         if let Some((cause, remedy)) = self.unwritable().await {
             value["reason"] = cause.into();
@@ -166,6 +170,35 @@ impl Admin {
             });
         }
         Ok(value)
+    }
+
+    /// What of the content is damaged, where it is needed, and what heals it.
+    async fn add_damage(&self, value: &mut Value) -> Result<(), Fault> {
+        let damaged = self.store.damaged_where(DAMAGED_SHOWN).await?;
+        if damaged.is_empty() {
+            return Ok(());
+        }
+        let named = damaged.iter().map(|(digest, repositories)| {
+            let repositories: Vec<_> = repositories.iter().take(DAMAGED_SHOWN).collect();
+            json!({ "digest": digest, "repositories": repositories })
+        });
+        value["damagedContent"] = named.collect();
+        if value["reason"].is_null() {
+            value["reason"] = "content is damaged or missing, and is not served".into();
+            value["remedy"] = self.damage_remedy().into();
+        }
+        Ok(())
+    }
+
+    /// What brings damaged content back.
+    pub(super) fn damage_remedy(&self) -> &'static str {
+        match self.options.role {
+            Role::Root => "push the images again that need it, which replaces what is damaged",
+            Role::Connected => {
+                "it is fetched again from the parent as soon as that has it and can be reached; \
+                 what the parent never had comes back when the images are pushed here again"
+            }
+        }
     }
 
     /// Every counter in the Prometheus text format.

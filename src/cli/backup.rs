@@ -45,8 +45,8 @@ pub(super) fn backup(
     ))?;
     if missing > 0 {
         output::complain(&format!(
-            "{missing} objects are damaged or missing at the node and are not in the backup; run \
-             skerry scrub, then back up again"
+            "{missing} objects are damaged or missing at the node and are not in the backup; back \
+             up again when they are whole: `skerry status` says what brings them back"
         ));
         return Ok(ExitCode::from(EXIT_FAILED));
     }

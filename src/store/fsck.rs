@@ -136,7 +136,12 @@ impl Store {
                 }
                 (_, Err(error)) => {
                     if self.look_up(|index| index.get(&link.key))?.is_some() {
-                        page.problems.push(format!("{file}: {error}; {name} needs it"));
+                        let what = match shared.disk.file_len(&shared.layout.quarantined(&digest)) {
+                            Ok(0) => "is known to be damaged or missing".to_owned(),
+                            Ok(_) => "is damaged and in quarantine".to_owned(),
+                            Err(_) => format!("cannot be read: {error}"),
+                        };
+                        page.problems.push(format!("{file} {what}; {name} needs it"));
                     }
                 }
             }

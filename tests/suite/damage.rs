@@ -61,3 +61,36 @@ fn f211_a_device_that_delivers_damaged_content_finds_it_and_delivers_it_once_hea
     assert_eq!(device.json(&["status"])["damagedBlobs"], 0);
     eventually(RETRIED, "it goes up by itself", || pull(&root, &user, "app", "v2").ok());
 }
+
+/// Symptom: a root was said to heal by a scrub, which has nothing to heal from; `status` counted
+/// what was damaged and did not name it; fsck missed a file that the node itself had moved.
+#[test]
+fn f173_what_is_damaged_is_told_with_what_heals_it() {
+    let root = Node::root();
+    let user = root.pusher("pusher-one", "app");
+    let owner = (user.0.as_str(), user.1.as_str());
+    let image = Image::new(62, &[200_000]);
+    assert_eq!(image.push(&root.login, owner, "app", "v1").status, 201);
+    let layer = image::digest(&image.layers[0]);
+    flip_a_bit(&root, &layer);
+    root.run(&["scrub", "--full-speed"]);
+
+    let status = damaged(&root);
+    let named = serde_json::json!([{ "digest": layer, "repositories": ["app"] }]);
+    assert_eq!(status["damagedContent"], named, "{status}");
+    assert!(status["reason"].as_str().unwrap().contains("damaged or missing"), "{status}");
+    let remedy = status["remedy"].as_str().unwrap();
+    assert!(remedy.contains("push the images again") && !remedy.contains("parent"), "{remedy}");
+
+    let checked = root.run(&["fsck"]);
+    let text = String::from_utf8_lossy(&checked.stderr);
+    assert!(text.contains("is damaged and in quarantine"), "{text}");
+    let backup = root.state().with_file_name("backup");
+    let taken = root.run(&["backup", backup.to_str().unwrap()]);
+    let text = String::from_utf8_lossy(&taken.stderr);
+    assert!(text.contains("push the images again") && !text.contains("scrub"), "{text}");
+
+    assert_eq!(image.push(&root.login, owner, "app", "v1").status, 201);
+    let status = root.json(&["status"]);
+    assert!(status["damagedContent"].is_null() && status["reason"].is_null(), "{status}");
+}

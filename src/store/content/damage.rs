@@ -284,6 +284,29 @@ impl Store {
         state.known.range::<Digest, _>((start, Bound::Unbounded)).take(limit).cloned().collect()
     }
 
+    /// The same, each with the repositories that refer to it. Reads all links while there is some.
+    pub async fn damaged_where(
+        &self,
+        limit: usize,
+    ) -> Result<BTreeMap<Digest, BTreeSet<RepositoryName>>, StoreError> {
+        let damaged = self.damaged(limit).into_iter().map(|digest| (digest, BTreeSet::new()));
+        let mut damaged: BTreeMap<_, BTreeSet<_>> = damaged.collect();
+        if damaged.is_empty() {
+            return Ok(damaged);
+        }
+        let store = self.clone();
+        spawn::blocking(move || {
+            store.each_link(|link| {
+                if let Some(repositories) = damaged.get_mut(&link.digest()?) {
+                    repositories.insert(link.repository()?);
+                }
+                Ok(())
+            })?;
+            Ok(damaged)
+        })
+        .await
+    }
+
     /// How much content is damaged.
     pub fn damaged_count(&self) -> usize {
         self.shared().damage.state().known.len()
