@@ -17,12 +17,17 @@ pub(super) fn run(content: bool, global: &Global) -> Result<ExitCode, Failure> {
     if !admin_client::answers(&socket) {
         return tell(check(content, global)?, global);
     }
-    let told = tell(admin_client::post(&socket, "fsck", &json!({}))?, global)?;
-    if !content {
-        return Ok(told);
+    // First: what it finds is out of service then, and a problem of what needs it.
+    let scrubbed = content.then(|| scrub::follow(true, false, global)).transpose()?;
+    let mut report = admin_client::post(&socket, "fsck", &json!({}))?;
+    let mut damaged = false;
+    if let Some(scrubbed) = scrubbed {
+        damaged = scrub::complain_of(&scrubbed);
+        report["blobsHashed"] = scrubbed["blobsChecked"].clone();
+        report["content"] = scrubbed;
     }
-    let scrubbed = scrub::run(true, false, global)?;
-    Ok(if told == ExitCode::SUCCESS { scrubbed } else { told })
+    let told = tell(report, global)?;
+    Ok(if damaged { ExitCode::from(EXIT_FAILED) } else { told })
 }
 
 fn check(content: bool, global: &Global) -> Result<Value, Failure> {

@@ -16,6 +16,13 @@ const ASK_PERIOD: Duration = Duration::from_millis(300);
 
 /// Starts a scrub and, unless told not to, follows it to its end; fails when something is damaged.
 pub(super) fn run(full_speed: bool, no_wait: bool, global: &Global) -> Result<ExitCode, Failure> {
+    let report = follow(full_speed, no_wait, global)?;
+    output::answer(View::Object, report.clone(), global.output)?;
+    Ok(if complain_of(&report) { ExitCode::from(EXIT_FAILED) } else { ExitCode::SUCCESS })
+}
+
+/// The same, but returns what it found.
+pub(super) fn follow(full_speed: bool, no_wait: bool, global: &Global) -> Result<Value, Failure> {
     let socket =
         admin_client::socket(global.admin_socket.as_deref(), &global.options(), &SystemSource)?;
     let start = Call::new("scrub", View::Object).flag("start", true).flag("fullSpeed", full_speed);
@@ -33,14 +40,17 @@ pub(super) fn run(full_speed: bool, no_wait: bool, global: &Global) -> Result<Ex
     if shows && !no_wait {
         let _ = writeln!(std::io::stderr());
     }
-    let damaged = answer["waitingToBeHealed"].as_u64().unwrap_or(0);
-    output::answer(View::Object, answer, global.output)?;
+    Ok(answer)
+}
+
+/// Says how much is damaged, if anything is.
+pub(super) fn complain_of(report: &Value) -> bool {
+    let damaged = report["waitingToBeHealed"].as_u64().unwrap_or(0);
     if damaged > 0 {
         output::complain(&format!(
             "{damaged} stored objects are damaged or missing; they are fetched again from the \
              parent, or push them again"
         ));
-        return Ok(ExitCode::from(EXIT_FAILED));
     }
-    Ok(ExitCode::SUCCESS)
+    damaged > 0
 }

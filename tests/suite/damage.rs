@@ -94,3 +94,21 @@ fn f173_what_is_damaged_is_told_with_what_heals_it() {
     let status = root.json(&["status"]);
     assert!(status["damagedContent"].is_null() && status["reason"].is_null(), "{status}");
 }
+
+/// Symptom: `-o json fsck --content` printed one document for the records and one for the content.
+#[test]
+fn fsck_of_content_prints_one_document() {
+    let root = Node::root();
+    let user = root.pusher("pusher-one", "app");
+    let owner = (user.0.as_str(), user.1.as_str());
+    let image = Image::new(63, &[200_000]);
+    assert_eq!(image.push(&root.login, owner, "app", "v1").status, 201);
+    let whole = root.json(&["fsck", "--content"]);
+    assert_eq!((&whole["problems"], &whole["blobsHashed"]), (&0.into(), &3.into()), "{whole}");
+    flip_a_bit(&root, &image::digest(&image.layers[0]));
+    let checked = root.run(&["-o", "json", "fsck", "--content"]);
+    assert_eq!(checked.status.code(), Some(1), "{checked:?}");
+    let report: serde_json::Value = serde_json::from_slice(&checked.stdout).unwrap();
+    assert_eq!((&report["problems"], &report["content"]["damaged"]), (&1.into(), &1.into()));
+    assert!(report["found"][0].as_str().unwrap().contains("quarantine"), "{report}");
+}
