@@ -12,7 +12,7 @@ use super::upstream::{
 use crate::http::{ClientBody, ClientRequest, ClientResponse, Method};
 use crate::store::Precondition;
 use crate::store::content::blobs::OpenBlob;
-use crate::store::replica::outbox::OutboxId;
+use crate::store::replica::outbox::{Offered, OutboxId};
 use crate::types::limits::{MANIFEST_BYTES_MAX, REQUEST_DEADLINE, SMALL_BODY_BYTES_MAX};
 use crate::types::media;
 use crate::types::scope::Access;
@@ -45,8 +45,8 @@ pub struct Delivery<'a> {
     pub precondition: Precondition,
     /// The change's name; `None` for content that a change brings along.
     pub id: Option<&'a OutboxId>,
-    /// Whether it is an offer: nobody has made the change.
-    pub offered: bool,
+    /// Whether it is an offer: nobody makes the change.
+    pub offered: Offered,
     /// Whether it was refused before.
     pub again: bool,
 }
@@ -368,7 +368,11 @@ impl Delivery<'_> {
             Precondition::Present => request.with("if-match", "*"),
             Precondition::Is(digest) => request.with("if-match", format!("\"{digest}\"")),
         };
-        let request = if self.offered { request.with("skerry-offer", "1") } else { request };
+        let request = match self.offered {
+            Offered::No => request,
+            Offered::Mirrored => request.with("skerry-offer", "1"),
+            Offered::Pushed => request.with("skerry-offer", "pushed"),
+        };
         let request = if self.again { request.with("skerry-outbox-again", "1") } else { request };
         match self.id {
             Some(id) => request

@@ -178,7 +178,8 @@ mod tests {
     }
 
     fn changes(repository: &RepositoryName) -> Vec<Change> {
-        let tag = TagRow { digest: digest(1), created: UnixSeconds(1), updated: UnixSeconds(2) };
+        let (created, updated) = (UnixSeconds(1), UnixSeconds(2));
+        let tag = TagRow { digest: digest(1), created, updated, from_below: false };
         let long = Digest::from_raw(Algorithm::Sha512, &[0; 64]).unwrap();
         vec![
             (blob_key(repository, &digest(0)), Some(vec![1])),

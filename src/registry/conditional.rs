@@ -3,7 +3,7 @@
 use super::error::{malformed, store_refusal};
 use crate::auth::Principal;
 use crate::http::Request;
-use crate::store::replica::outbox::{Delivery, Origin, OutboxId};
+use crate::store::replica::outbox::{Delivery, Offered, Origin, OutboxId};
 use crate::store::{Precondition, Store};
 use crate::types::{Digest, Refusal};
 
@@ -17,8 +17,13 @@ pub const OUTBOX_INCARNATION: &str = "skerry-outbox-incarnation";
 /// The header with which it says that the change was refused before.
 pub const OUTBOX_AGAIN: &str = "skerry-outbox-again";
 
-/// The header with which it says that it offers what this node, or one further up, lacks.
+/// The header with which it says that it offers what this node, or one further up, lacks:
+/// [`OFFER_PUSHED`] for what a client had pushed there or further below, anything else for what it
+/// had from here. The first version sends the same for both.
 pub const OFFER: &str = "skerry-offer";
+
+/// See [`OFFER`].
+pub const OFFER_PUSHED: &str = "pushed";
 
 /// The header with which it says that the bytes that it got of a blob have another digest.
 pub const DOUBT: &str = "skerry-doubt";
@@ -86,7 +91,11 @@ pub fn origin(store: &Store, request: &Request, principal: &Principal) -> Result
         let text = format!("{OUTBOX_ID}: '{}' is not below '{child}'", id.origin);
         return Err(malformed("UNSUPPORTED", text));
     }
-    let offered = request.header(OFFER).is_some();
+    let offered = match request.header(OFFER) {
+        None => Offered::No,
+        Some(OFFER_PUSHED) => Offered::Pushed,
+        Some(_) => Offered::Mirrored,
+    };
     let again = request.header(OUTBOX_AGAIN).is_some();
     Ok(Origin::Child(Delivery { id, offered, again }))
 }
@@ -191,9 +200,16 @@ mod tests {
                 assert_eq!(value, format!("{name} 12"));
                 let found = origin(&[headers, &[(OUTBOX_ID, &value)]].concat(), &child);
                 assert_eq!(found.is_ok(), below, "{name}");
-                let expected = Origin::Child(Delivery { id, offered: false, again: false });
+                let expected = Origin::Child(Delivery { id, offered: Offered::No, again: false });
                 assert!(!below || found == Ok(expected), "{name}");
             }
+        }
+        for (value, offered) in
+            [("1", Offered::Mirrored), ("pushed", Offered::Pushed), ("else", Offered::Mirrored)]
+        {
+            let found = origin(&[(OUTBOX_ID, "crane7 12"), (OFFER, value)], &child);
+            let id = OutboxId { origin: "crane7".parse().unwrap(), incarnation: 0, sequence: 12 };
+            assert_eq!(found, Ok(Origin::Child(Delivery { id, offered, again: false })), "{value}");
         }
         assert_eq!(origin(&[(OUTBOX_ID, "crane7 12")], &client), Ok(Origin::Client));
         assert_eq!(origin(&[], &child), Ok(Origin::Client));

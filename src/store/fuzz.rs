@@ -236,7 +236,7 @@ fn again<R: Row>(bytes: &[u8]) {
 pub(crate) fn rows() -> Vec<Vec<u8>> {
     let digest = Digest::from_key(&[&[1], [7; 32].as_slice()].concat()).expect("a digest");
     let time = UnixSeconds(1_700_000_000);
-    let tag = TagRow { digest: digest.clone(), created: time, updated: time };
+    let tag = TagRow { digest: digest.clone(), created: time, updated: time, from_below: true };
     let manifest = ManifestRow {
         media_type: crate::types::media::OCI_MANIFEST.to_owned(),
         size: 500,
@@ -249,6 +249,7 @@ pub(crate) fn rows() -> Vec<Vec<u8>> {
         content_size: 70_000,
         pushed: time,
         elsewhere: Some(vec![digest.clone()]),
+        from_below: true,
     };
     let encoded = [
         (0, rows::encode(&RepositoryRow { created: time, bytes: 5 })),

@@ -157,7 +157,7 @@ pub fn cheapest_first<T>(mut work: Vec<(u64, T)>) -> Vec<T> {
 mod tests {
     use super::*;
     use crate::store::replica::node::testing::map;
-    use crate::store::replica::outbox::OutboxId;
+    use crate::store::replica::outbox::{Offered, OutboxId};
     use crate::types::digest::Algorithm;
 
     fn digest(number: u8) -> Digest {
@@ -235,7 +235,13 @@ mod tests {
             let change = OutboxChange::Tag { tag, base: state(base), digest: state(wanted) };
             let id = OutboxId { origin: "dock01".parse().unwrap(), incarnation: 1, sequence: 7 };
             let unheard = unheard.iter().map(|number| state(*number)).collect();
-            OutboxEntry { id, repository: "app".parse().unwrap(), change, unheard, offered: false }
+            OutboxEntry {
+                id,
+                repository: "app".parse().unwrap(),
+                change,
+                unheard,
+                offered: Offered::No,
+            }
         };
         // From 1 to 2; 3 was attempted before; 0 is no tag. The manifest that the parent may yet
         // have, or have no more; whether it may have lost something; what the tag names there.

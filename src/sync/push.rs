@@ -14,7 +14,7 @@ use super::upload::{Content, Uploader};
 use crate::gateway::distribution::{Delivery, FetchedManifest, OUTBOX_ID};
 use crate::gateway::{Upstream, UpstreamError};
 use crate::store::content::trust::Verdict;
-use crate::store::replica::outbox::{OutboxChange, OutboxEntry};
+use crate::store::replica::outbox::{Offered, OutboxChange, OutboxEntry};
 use crate::store::replica::refused::Refused;
 use crate::store::{ManifestRow, Precondition, Store, StoreError};
 use crate::sys::spawn;
@@ -322,7 +322,7 @@ impl Pusher {
 
     /// The parent has a change.
     async fn done(&self, number: u64, entry: &OutboxEntry) -> Result<(), SyncError> {
-        self.retries().offered |= entry.offered;
+        self.retries().offered |= entry.offered.is_offer();
         if self.store.outbox_delivered(number, self.upstream.heard()).await? {
             log::info!("delivered what the parent had refused: {entry}");
         }
@@ -408,7 +408,8 @@ impl Pusher {
         let to = (repository, reference);
         let is_there = self.upstream.has_manifest(repository, digest).await?;
         // What it names goes up in no change of its own: nothing comes along with an offer in vain.
-        let goes_first = is_there || delivery.offered && row.named_manifests().next().is_some();
+        let goes_first =
+            is_there || delivery.offered.is_offer() && row.named_manifests().next().is_some();
         match self.bring(digest, &row, to, delivery, !goes_first).await {
             // What it needs was there when the parent was asked, and was deleted since; or it is
             // offered, and not in vain.
@@ -485,7 +486,7 @@ impl Pusher {
                 let delivery = Delivery {
                     precondition: Precondition::None,
                     id: None,
-                    offered: false,
+                    offered: Offered::No,
                     again: false,
                 };
                 let reference = Reference::Digest(digest);

@@ -6,7 +6,7 @@ use super::scenarios::{
 use super::*;
 use crate::gateway::UpstreamError;
 use crate::store::content::leases::Lease;
-use crate::store::replica::outbox::{Delivery, OutboxId};
+use crate::store::replica::outbox::{Delivery, Offered, OutboxId};
 use crate::store::tree::scope_maps::ScopeMapUpdate;
 use crate::sys::clock::within;
 use crate::types::Cursor;
@@ -763,7 +763,7 @@ fn f201_what_a_leaf_offers_in_vain_does_not_come_back() {
         let offered = [("untagged", FIRST), ("deleted", SECOND), ("lost", THIRD)];
         for ((tag, number), sequence) in offered.into_iter().zip(1..) {
             let id = OutboxId { origin: "leaf01".parse().unwrap(), incarnation: 1, sequence };
-            let delivery = Delivery { id, offered: true, again: false };
+            let delivery = Delivery { id, offered: Offered::Mirrored, again: false };
             store_push(&device, &app(), &names(&[tag]), number, Origin::Child(delivery)).await;
         }
         rest(tree, &engine).await;

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::gateway::UpstreamError;
-use crate::store::replica::outbox::{Delivery, OutboxChange, OutboxEntry};
+use crate::store::replica::outbox::{Delivery, Offered, OutboxChange, OutboxEntry};
 use crate::store::tree::scope_maps::ScopeMapUpdate;
 use crate::types::Cursor;
 use crate::types::message::{Batch, Item, Message};
@@ -162,7 +162,8 @@ fn f204_f130_a_conflict_that_cannot_be_settled_holds_up_nothing_else() {
 async fn takes_unheard(root: &Store, device: &Store, number: u64) {
     let (_, entry) = device.outbox(1).unwrap().remove(0);
     let OutboxChange::Tag { tag, .. } = &entry.change else { panic!() };
-    let origin = Origin::Child(Delivery { id: entry.id.clone(), offered: false, again: false });
+    let origin =
+        Origin::Child(Delivery { id: entry.id.clone(), offered: Offered::No, again: false });
     let put = store_push(root, &app(), std::slice::from_ref(tag), number, origin).await;
     assert_eq!(put, PutOutcome::Stored);
 }
@@ -398,7 +399,8 @@ fn f201_f130_what_came_with_a_backup_is_not_overtaken_by_a_later_change_of_its_t
 
 /// The parent takes a change of a tag, as the device delivers it.
 async fn deliver(root: &Store, entry: &OutboxEntry) {
-    let origin = Origin::Child(Delivery { id: entry.id.clone(), offered: false, again: false });
+    let origin =
+        Origin::Child(Delivery { id: entry.id.clone(), offered: Offered::No, again: false });
     let OutboxChange::Tag { tag, digest, .. } = &entry.change else { panic!("{entry}") };
     if digest.is_some() {
         let tags = std::slice::from_ref(tag);
@@ -471,8 +473,11 @@ impl World {
                 OutboxChange::Tag { tag, .. } => vec![tag.clone()],
                 _ => Vec::new(),
             };
-            let origin =
-                Origin::Child(Delivery { id: entry.id.clone(), offered: false, again: false });
+            let origin = Origin::Child(Delivery {
+                id: entry.id.clone(),
+                offered: Offered::No,
+                again: false,
+            });
             store_push(&self.root, &app(), &tags, FIRST, origin).await;
             self.device().outbox_done(number).await.unwrap();
         }

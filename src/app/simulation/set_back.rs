@@ -4,7 +4,7 @@ use super::between::hook;
 use super::scenarios::{FIRST, SECOND, THIRD, app, has, in_tree, named, names, push, rest};
 use super::*;
 use crate::store::replica::gone::Gone;
-use crate::store::replica::outbox::{Delivery, OutboxId};
+use crate::store::replica::outbox::{Delivery, Offered, OutboxId};
 use crate::store::tree::scope_maps::ScopeMapUpdate;
 use crate::types::Cursor;
 use crate::types::message::Message;
@@ -254,7 +254,7 @@ fn f201_a_node_that_a_child_sees_set_back_while_it_compares_compares_again() {
 async fn offer(device: &Store, offered: &[(&str, u64)]) {
     for ((tag, number), sequence) in offered.iter().zip(1..) {
         let id = OutboxId { origin: "leaf01".parse().unwrap(), incarnation: 1, sequence };
-        let delivery = Delivery { id, offered: true, again: false };
+        let delivery = Delivery { id, offered: Offered::Mirrored, again: false };
         store_push(device, &app(), &names(&[tag]), *number, Origin::Child(delivery)).await;
     }
 }
@@ -466,7 +466,7 @@ fn f201_f130_a_push_behind_an_offer_in_vain_is_no_conflict() {
     for (number, is_deleted) in [(FIRST, true), (SECOND, true), (FIRST, false), (SECOND, false)] {
         in_tree(async |tree, engine| {
             let (root, device) = (&tree.world.root, &tree.world.device());
-            push(device, &["v1"], FIRST).await;
+            push(root, &["v1"], FIRST).await;
             rest(tree, engine).await;
             let mut gone = Gone::default();
             let (repository, tag) = (app(), names(&["v1"]).remove(0));
@@ -483,7 +483,7 @@ fn f201_f130_a_push_behind_an_offer_in_vain_is_no_conflict() {
             engine.begin_once().await.unwrap();
             engine.pull_once().await.unwrap();
             let waiting = device.outbox(9).unwrap();
-            assert!(waiting.iter().any(|(_, entry)| entry.offered), "{waiting:?}");
+            assert!(waiting.iter().any(|(_, entry)| entry.offered.is_offer()), "{waiting:?}");
             push(device, &["v1"], number).await;
             rest(tree, engine).await;
             let pushed = Some(digest_of(&manifest(number)));
@@ -534,7 +534,7 @@ fn f130_f204_a_removal_that_is_refused_after_it_took_effect_does_not_take_effect
         let first = digest_of(&manifest(FIRST));
         device.delete_manifest(&app(), &first, &Origin::Client).await.unwrap();
         let (_, entry) = device.outbox(9).unwrap().pop().unwrap();
-        let taken = Origin::Child(Delivery { id: entry.id, offered: false, again: false });
+        let taken = Origin::Child(Delivery { id: entry.id, offered: Offered::No, again: false });
         root.delete_manifest(&app(), &first, &taken).await.unwrap();
         push(root, &["v1"], FIRST).await;
         tree.world.refuses.store(true, Ordering::Relaxed);
@@ -542,5 +542,95 @@ fn f130_f204_a_removal_that_is_refused_after_it_took_effect_does_not_take_effect
         assert_eq!(device.refused_changes(9).unwrap().len(), 1);
         rest(tree, engine).await;
         assert_eq!((named(root, "v1"), named(device, "v1")), (Some(first.clone()), Some(first)));
+    });
+}
+
+/// A client of a leaf has pushed again what the root had deleted, the leaf has delivered it, and
+/// the node between loses that with its disk: the leaf has the only copy, and offers it.
+#[test]
+fn f201_what_a_client_has_pushed_again_since_the_deletion_comes_back_from_a_leaf() {
+    let lost = Mutex::new(Vec::new());
+    for (whole, number) in [(false, SECOND), (false, FIRST), (true, FIRST), (true, SECOND)] {
+        in_tree(async |tree, engine| {
+            let (root, device) = (&tree.world.root, &tree.world.device());
+            device.stand(Role::Connected, true);
+            push(root, &["latest"], FIRST).await;
+            rest(tree, engine).await;
+            device.note_start("n-of-the-snapshot").await.unwrap();
+            let snapshot = device.rows_of_backup();
+            // Root, device and leaf agree on the deletion.
+            match whole {
+                true => {
+                    let first = digest_of(&manifest(FIRST));
+                    root.delete_manifest(&app(), &first, &Origin::Client).await.unwrap();
+                }
+                false => delete(root, "latest").await,
+            }
+            engine.pull_once().await.unwrap();
+            assert_eq!(named(device, "latest"), None);
+            // Acknowledged at the leaf, and delivered by it; not yet passed on.
+            let id = OutboxId { origin: "leaf01".parse().unwrap(), incarnation: 1, sequence: 1 };
+            let delivery = Delivery { id, offered: Offered::No, again: false };
+            store_push(device, &app(), &names(&["latest"]), number, Origin::Child(delivery)).await;
+            let pushed = Some(digest_of(&manifest(number)));
+            assert_eq!(named(device, "latest"), pushed);
+            device.set_back(snapshot);
+            device.note_start("n-after").await.unwrap();
+            let engine = tree.start().await;
+            engine.begin_once().await.unwrap();
+            let parted = device.parted_at("n-of-the-snapshot").unwrap();
+            device.note_set_back(parted).await.unwrap();
+            engine.pull_once().await.unwrap();
+            let id = OutboxId { origin: "leaf01".parse().unwrap(), incarnation: 1, sequence: 2 };
+            let delivery = Delivery { id, offered: Offered::Pushed, again: false };
+            store_push(device, &app(), &names(&["latest"]), number, Origin::Child(delivery)).await;
+            rest(tree, &engine).await;
+            let found = (named(device, "latest"), has(device, number), named(root, "latest"));
+            let now = (found.0.clone(), found.2, found.1, has(root, number));
+            if now != (pushed.clone(), pushed, true, true) {
+                lost.lock().unwrap().push(format!("{whole} {number}: {now:?}"));
+            }
+        });
+    }
+    let lost = lost.into_inner().unwrap();
+    assert!(lost.is_empty(), "{lost:#?}");
+}
+
+/// The root stands for the node between, and hears of deletions from its parent.
+#[test]
+fn f201_a_leaf_says_which_of_its_offers_a_client_had_pushed() {
+    in_tree(async |tree, engine| {
+        let (root, device) = (&tree.world.root, &tree.world.device());
+        push(root, &["mirrored", "moved-here", "agreed"], FIRST).await;
+        push(device, &["pushed", "moved-there"], SECOND).await;
+        push(device, &["untagged"], THIRD).await;
+        rest(tree, engine).await;
+        push(root, &["moved-there"], FIRST).await;
+        push(root, &["agreed"], SECOND).await;
+        push(root, &["tagged"], THIRD).await;
+        rest(tree, engine).await;
+        push(device, &["moved-here", "agreed"], SECOND).await;
+        delete(device, "untagged").await;
+        rest(tree, engine).await;
+        let mut gone = Gone::default();
+        for (tag, _) in root.tags(&app(), None, 9).unwrap() {
+            gone.hear(Message::Tag { repository: app(), tag, digest: None });
+        }
+        for number in [FIRST, SECOND, THIRD] {
+            let digest = digest_of(&manifest(number));
+            root.delete_manifest(&app(), &digest, &Origin::Client).await.unwrap();
+            gone.hear(Message::ManifestDeleted { repository: app(), digest });
+        }
+        root.note_gone(gone);
+        device.reconciled(Cursor { epoch: 7, sequence: 5 }).await.unwrap();
+        engine.begin_once().await.unwrap();
+        rest(tree, engine).await;
+        for store in [root, device] {
+            let tags = store.tags(&app(), None, 9).unwrap();
+            let tags: Vec<_> = tags.iter().map(|(tag, _)| tag.as_str()).collect();
+            assert_eq!(tags, ["agreed", "moved-here", "pushed"]);
+            let there = [FIRST, SECOND, THIRD].map(|number| has(store, number));
+            assert_eq!(there, [false, true, true], "the last by its digest");
+        }
     });
 }

@@ -62,6 +62,11 @@ impl<'a> Txn<'a> {
         self.bytes(key)?.map(|bytes| rows::decode(&bytes)).transpose()
     }
 
+    /// Whether there is a row.
+    pub fn has(&self, key: &[u8]) -> Result<bool, StoreError> {
+        Ok(self.bytes(key)?.is_some())
+    }
+
     fn bytes(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
         let pending = self.own.get(key).or_else(|| self.group.and_then(|group| group.get(key)));
         match pending {

@@ -3,6 +3,7 @@
 
 use super::tags::{self, Precondition};
 use crate::store::replica::heard;
+use crate::store::replica::offers;
 use crate::store::replica::outbox::{self, Origin, OutboxChange, OutboxEntry, finish};
 use crate::store::rows::derived::About;
 use crate::store::rows::manifest::{ManifestRow, manifest_key};
@@ -103,7 +104,7 @@ fn settle(
 }
 
 /// Keeps what a change lets its tag name, which goes to other content, under a conflict tag; what
-/// was only offered was pushed by nobody, and goes up by its digest.
+/// was only offered was pushed by nobody since the parent had it, and goes up by its digest.
 fn keep(
     txn: &mut Txn<'_>,
     entry: &OutboxEntry,
@@ -112,11 +113,8 @@ fn keep(
     now: UnixSeconds,
 ) -> Result<Option<Tag>, StoreError> {
     let repository = &entry.repository;
-    if entry.offered {
-        if !outbox::waits(txn, repository, About::Added(ours))? {
-            let change = OutboxChange::ManifestAdded { digest: ours.clone() };
-            outbox::enqueue_offer(txn, repository, change)?;
-        }
+    if entry.offered.is_offer() {
+        offers::offer_manifest(txn, repository, ours.clone())?;
         return Ok(None);
     }
     let name = conflict_tag(tag, &entry.id.origin, ours)?;

@@ -272,7 +272,9 @@ fn add(
     let old = txn.get::<ManifestRow>(&row_key)?;
     let more = if old.is_some() { 0 } else { put.bytes_len };
     repositories::charge(txn, repository, now, more, quota)?;
-    let row = row_of(put, old.as_ref().map_or(now, |row| row.pushed));
+    let mut row = row_of(put, old.as_ref().map_or(now, |row| row.pushed));
+    row.from_below =
+        old.as_ref().is_some_and(|row| row.from_below) || outbox::is_from_below(txn, &put.origin)?;
     if old.as_ref() != Some(&row) {
         if let Some(subject) = &row.subject {
             txn.put(referrer_key(repository, subject, put.content.digest()), &ReferrerRow)?;
@@ -340,6 +342,7 @@ fn row_of(put: &PutManifest, pushed: UnixSeconds) -> ManifestRow {
         content_size: content.fold(0, u64::saturating_add),
         pushed,
         elsewhere: Some(elsewhere),
+        from_below: false,
     }
 }
 
@@ -365,7 +368,7 @@ fn first_missing(
 #[cfg(test)]
 pub(crate) mod testing {
     use super::*;
-    use crate::store::replica::outbox::{Delivery, OutboxId};
+    use crate::store::replica::outbox::{Delivery, Offered, OutboxId};
     use crate::sys::{Spawner, Sys};
     use crate::types::digest::Algorithm;
     use crate::types::media;
@@ -380,7 +383,7 @@ pub(crate) mod testing {
 
     pub(in crate::store) fn child(sequence: u64) -> Origin {
         let id = OutboxId { origin: "dock01".parse().unwrap(), incarnation: 0, sequence };
-        Origin::Child(Delivery { id, offered: false, again: false })
+        Origin::Child(Delivery { id, offered: Offered::No, again: false })
     }
 
     /// An image that names configuration 100 of 20 bytes and layer 101 of 300.

@@ -187,6 +187,7 @@ pub(in crate::store) fn switch(
     let old = txn.get::<TagRow>(&key)?;
     let current = old.as_ref().map(|row| &row.digest);
     let same = current == Some(digest);
+    let pushed = outbox::is_from_below(txn, origin)?;
     if !(same && matches!(origin, Origin::Child(_))) {
         precondition.check(tag, current)?;
     }
@@ -198,11 +199,15 @@ pub(in crate::store) fn switch(
     if *origin == Origin::Parent {
         offers::is_at_parent(txn, repository, Some(tag), digest)?;
     }
-    if same {
-        return outbox::enqueue(txn, origin, repository, change);
-    }
-    let created = old.as_ref().map_or(now, |row| row.created);
-    txn.put(key, &TagRow { digest: digest.clone(), created, updated: now })?;
+    let row = match old {
+        // An echo of the parent leaves it as pushed as it was.
+        Some(old) if same => TagRow { from_below: old.from_below || pushed, ..old },
+        old => {
+            let created = old.map_or(now, |row| row.created);
+            TagRow { digest: digest.clone(), created, updated: now, from_below: pushed }
+        }
+    };
+    txn.put_changed(key, &row)?;
     outbox::enqueue(txn, origin, repository, change)
 }
 
@@ -211,6 +216,8 @@ mod tests {
     use super::super::manifests::testing::*;
     use super::*;
     use crate::store::replica::node::testing::connected;
+    use crate::store::replica::outbox::{Delivery, Offered};
+    use crate::store::{PutManifest, PutOutcome};
 
     #[test]
     fn f155_tags_are_listed_in_lexical_pages() {
@@ -315,6 +322,46 @@ mod tests {
             let any = Precondition::None;
             let set = store.set_tag(&a, &tag, &digest(1), any, &Origin::Parent).await;
             assert!(matches!(set, Err(StoreError::Conflict(_))), "{set:?}");
+        });
+    }
+
+    /// A root has no parent that could know better.
+    #[test]
+    fn f201_a_connected_registry_knows_what_was_last_set_by_a_client_or_from_below() {
+        smol::block_on(async {
+            let offer = |sequence, offered| match child(sequence) {
+                Origin::Child(delivery) => Origin::Child(Delivery { offered, ..delivery }),
+                other => other,
+            };
+            for (is_root, store) in [(false, connected().await), (true, store())] {
+                let (app, tag): (RepositoryName, Tag) =
+                    ("app".parse().unwrap(), "v1".parse().unwrap());
+                let from_below = |number| {
+                    let row = store.manifest(&app, &digest(number)).unwrap().unwrap();
+                    (store.tag_row(&app, &tag).unwrap().unwrap().from_below, row.from_below)
+                };
+                push(&store, "app", 9, &[]).await;
+                for (number, origin, expected) in [
+                    (1, Origin::Parent, (false, false)),
+                    (2, Origin::Client, (true, true)),
+                    (2, Origin::Parent, (true, true)),
+                    (2, offer(1, Offered::Mirrored), (true, true)),
+                    (1, Origin::Parent, (false, false)),
+                    (2, Origin::Parent, (false, true)),
+                    (2, offer(2, Offered::No), (true, true)),
+                    (3, offer(3, Offered::Mirrored), (false, false)),
+                    (3, offer(4, Offered::Pushed), (true, true)),
+                ] {
+                    for (waiting, _) in store.outbox(9).unwrap() {
+                        store.outbox_done(waiting).await.unwrap();
+                    }
+                    let what = format!("{number} {origin:?}");
+                    let put = PutManifest { origin, ..image(number, &["v1"]) };
+                    assert_eq!(store.put_manifest(&app, put).await, Ok(PutOutcome::Stored));
+                    let expected = if is_root { (false, false) } else { expected };
+                    assert_eq!(from_below(number), expected, "{what}");
+                }
+            }
         });
     }
 }

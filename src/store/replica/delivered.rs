@@ -207,14 +207,14 @@ fn begin(
 
 #[cfg(test)]
 mod tests {
-    use super::super::outbox::OutboxId;
+    use super::super::outbox::{Offered, OutboxId};
     use super::*;
     use crate::store::registry::manifests::testing::{digest, push, store};
     use crate::store::{Precondition, Store};
 
     fn child(origin: &str, incarnation: u64, sequence: u64) -> Origin {
         let id = OutboxId { origin: origin.parse().unwrap(), incarnation, sequence };
-        Origin::Child(Delivery { id, offered: false, again: false })
+        Origin::Child(Delivery { id, offered: Offered::No, again: false })
     }
 
     /// Delivers that `v1` of `app` names this; what it names afterwards.

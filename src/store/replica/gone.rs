@@ -1,11 +1,12 @@
 //! What the parent has deleted since a node that was set back had last heard of it: a child that
-//! has it still, because it knew this node before that, offers it in vain.
+//! has it still, because it knew this node before that, offers it in vain. What a client of the
+//! child had pushed may be newer than that, and is taken.
 
 use std::collections::BTreeSet;
 use std::sync::PoisonError;
 
 use super::inbox::{Position, applied};
-use super::outbox::Origin;
+use super::outbox::{Offered, Origin};
 use crate::store::rows::node::gone_from_key;
 use crate::store::{Store, StoreError, Txn};
 use crate::types::message::Message;
@@ -87,7 +88,8 @@ impl Store {
         *self.shared().gone.lock().unwrap_or_else(PoisonError::into_inner) = gone;
     }
 
-    /// Whether the parent has deleted all that a child offers: the manifest, and the tags. Takes
+    /// Whether the parent has deleted all that a child offers: the manifest, and the tags; of what
+    /// a client had pushed there nothing, as it may be newer than the deletion. Takes
     /// those tags out of the offer that it has deleted. One that it has not is of a client, who has
     /// pushed the manifest again.
     pub(in crate::store) fn is_gone(
@@ -97,7 +99,7 @@ impl Store {
         digest: &Digest,
         tags: &mut Vec<Tag>,
     ) -> bool {
-        if !matches!(origin, Origin::Child(delivery) if delivery.offered) {
+        if !matches!(origin, Origin::Child(made) if made.offered == Offered::Mirrored) {
             return false;
         }
         let gone = self.shared().gone.lock().unwrap_or_else(PoisonError::into_inner);

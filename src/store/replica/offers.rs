@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::inbox;
 use super::node::ask_for_reconcile;
-use super::outbox::{OutboxChange, enqueue_offer, may_begin_with_nothing, waits};
+use super::outbox::{Offered, OutboxChange, enqueue_offer, may_begin_with_nothing, waits};
 use crate::store::rows::derived::About;
 use crate::store::rows::manifest::{ManifestRow, manifest_key};
 use crate::store::rows::node::{
@@ -185,7 +185,8 @@ impl Store {
 
     /// Has tags that the parent lacks go up as they are. Those with changes that wait go up with
     /// these, which may begin with nothing there. Of one that was moved or removed since, what it
-    /// named goes up by its digest: nothing else brings that.
+    /// named goes up by its digest: nothing else brings that. So does what a client had pushed and
+    /// the parent had tagged: it may have deleted the tag.
     pub async fn offer_tags(
         &self,
         repository: &RepositoryName,
@@ -197,11 +198,12 @@ impl Store {
                 for (tag, digest) in page {
                     let begins = may_begin_with_nothing(txn, &repository, &tag)?;
                     let row = txn.get::<TagRow>(&tag_key(&repository, &tag))?;
-                    if row.is_none_or(|row| row.digest != digest) {
+                    let Some(row) = row.filter(|row| row.digest == digest) else {
                         offer_manifest(txn, &repository, digest)?;
-                    } else if !begins {
-                        let change = OutboxChange::Tag { tag, base: None, digest: Some(digest) };
-                        enqueue_offer(txn, &repository, change)?;
+                        continue;
+                    };
+                    if !begins {
+                        offer_tag(txn, &repository, tag, row)?;
                     }
                 }
                 Ok(())
@@ -229,15 +231,35 @@ impl Store {
     }
 }
 
+/// Has a tag go up as it is, and what it names by its digest if only that was pushed by a client.
+fn offer_tag(
+    txn: &mut Txn<'_>,
+    repository: &RepositoryName,
+    tag: Tag,
+    row: TagRow,
+) -> Result<(), StoreError> {
+    let (digest, offered) = (row.digest, Offered::of(row.from_below));
+    let change = OutboxChange::Tag { tag, base: None, digest: Some(digest.clone()) };
+    enqueue_offer(txn, repository, change, offered)?;
+    let manifest = txn.get::<ManifestRow>(&manifest_key(repository, &digest))?;
+    if !row.from_below && manifest.is_some_and(|manifest| manifest.from_below) {
+        offer_manifest(txn, repository, digest)?;
+    }
+    Ok(())
+}
+
 /// Has a manifest go up by its digest, if it is still here and not on its way.
-fn offer_manifest(
+pub(in crate::store) fn offer_manifest(
     txn: &mut Txn<'_>,
     repository: &RepositoryName,
     digest: Digest,
 ) -> Result<(), StoreError> {
-    let row = txn.get::<ManifestRow>(&manifest_key(repository, &digest))?;
-    if row.is_some() && !waits(txn, repository, About::Added(&digest))? {
-        enqueue_offer(txn, repository, OutboxChange::ManifestAdded { digest })?;
+    let Some(row) = txn.get::<ManifestRow>(&manifest_key(repository, &digest))? else {
+        return Ok(());
+    };
+    if !waits(txn, repository, About::Added(&digest))? {
+        let change = OutboxChange::ManifestAdded { digest };
+        enqueue_offer(txn, repository, change, Offered::of(row.from_below))?;
     }
     Ok(())
 }

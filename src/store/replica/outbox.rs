@@ -11,7 +11,7 @@ use crate::store::rows::derived::{
 use crate::store::rows::manifest::{ManifestRow, manifest_key};
 use crate::store::rows::node::self_config_key;
 use crate::store::rows::outbox::{LastOutbox, counter_key, entry_key, number_of, remember};
-pub use crate::store::rows::outbox::{OutboxChange, OutboxEntry, OutboxId};
+pub use crate::store::rows::outbox::{Offered, OutboxChange, OutboxEntry, OutboxId};
 use crate::store::rows::refused::{RefusedChange, refused_key};
 use crate::store::rows::{Kind, prefix};
 use crate::store::{Store, StoreError, Txn};
@@ -34,8 +34,8 @@ pub enum Origin {
 pub struct Delivery {
     /// Its name.
     pub id: OutboxId,
-    /// It is an offer: see [`OutboxEntry::offered`].
-    pub offered: bool,
+    /// Whether it is an offer: see [`OutboxEntry::offered`].
+    pub offered: Offered,
     /// It was refused before, here or further up.
     pub again: bool,
 }
@@ -195,7 +195,7 @@ pub(in crate::store) fn is_taken(txn: &mut Txn<'_>, number: u64) -> Result<bool,
         Some(OutboxEntry {
             repository,
             change: OutboxChange::Tag { tag, .. },
-            offered: true,
+            offered: Offered::Mirrored | Offered::Pushed,
             ..
         }) => {
             may_begin_with_nothing(txn, &repository, &tag)?;
@@ -339,9 +339,10 @@ pub(in crate::store) fn enqueue_offer(
     txn: &mut Txn<'_>,
     repository: &RepositoryName,
     change: OutboxChange,
+    offered: Offered,
 ) -> Result<(), StoreError> {
     let added = append(txn, &Origin::Client, repository, change, Vec::new())?;
-    added.map_or(Ok(()), |(number, entry)| mark_offered(txn, number, entry))
+    added.map_or(Ok(()), |(number, entry)| mark_offered(txn, number, entry, offered))
 }
 
 /// Makes a change that waits an offer.
@@ -349,8 +350,20 @@ pub(in crate::store) fn mark_offered(
     txn: &mut Txn<'_>,
     number: u64,
     entry: OutboxEntry,
+    offered: Offered,
 ) -> Result<(), StoreError> {
-    txn.put(entry_key(number), &OutboxEntry { offered: true, ..entry })
+    txn.put(entry_key(number), &OutboxEntry { offered, ..entry })
+}
+
+/// Whether what a change sets is to be known as pushed here or further below: it is newer than what
+/// the parent has deleted before. A root has no parent to be told that.
+pub(in crate::store) fn is_from_below(txn: &Txn<'_>, origin: &Origin) -> Result<bool, StoreError> {
+    let is_pushed = match origin {
+        Origin::Client => true,
+        Origin::Child(delivery) => delivery.offered != Offered::Mirrored,
+        Origin::Parent => false,
+    };
+    Ok(is_pushed && txn.has(&self_config_key())?)
 }
 
 /// The same as [`enqueue`]; the entry with its number.
@@ -378,7 +391,10 @@ pub(in crate::store) fn append(
         }
     };
     txn.put(counter, &LastOutbox(number))?;
-    let offered = matches!(origin, Origin::Child(delivery) if delivery.offered);
+    let offered = match origin {
+        Origin::Child(delivery) => delivery.offered,
+        Origin::Client | Origin::Parent => Offered::No,
+    };
     let entry = OutboxEntry { id, repository: repository.clone(), change, unheard, offered };
     txn.put(entry_key(number), &entry)?;
     Ok(Some((number, entry)))

@@ -264,8 +264,10 @@ fn write(
         let origin = &Origin::Client;
         let added = outbox::append(txn, origin, repository, change, unheard)?;
         let Some((number, entry)) = added else { continue };
-        if chain.iter().all(|entry| entry.offered) {
-            outbox::mark_offered(txn, number, entry.clone())?;
+        if chain.iter().all(|entry| entry.offered.is_offer()) {
+            // What a client had pushed is among it, or all came from the parent.
+            let offered = chain.iter().map(|entry| entry.offered).max().unwrap_or_default();
+            outbox::mark_offered(txn, number, entry.clone(), offered)?;
         }
         if (entry.brings() == refused || chain.len() == 1)
             && let Some(known) = refusal.take()

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Kind, Row, key};
+use super::{Kind, Row, is_default, key};
 use crate::store::rows;
 use crate::types::{Digest, Manifest, RepositoryName, UnixSeconds, media};
 
@@ -35,6 +35,9 @@ pub struct ManifestRow {
     /// Configuration and layers that lie elsewhere by design, and may be here all the same. `None`
     /// in a row of an earlier version, which left them out: the manifest itself says.
     pub elsewhere: Option<Vec<Digest>>,
+    /// On a connected registry: a client of it, or of one below it, has pushed it.
+    #[serde(skip_serializing_if = "is_default")]
+    pub from_below: bool,
 }
 
 impl Row for ManifestRow {
@@ -45,6 +48,8 @@ impl Row for ManifestRow {
         let (media_type, size, config_media_type, artifact_type, subject, annotations) = first;
         let (rest, left) = postcard::take_from_bytes(left)?;
         let (blobs, children, content_size, pushed) = rest;
+        let (elsewhere, left) =
+            if left.is_empty() { (None, left) } else { postcard::take_from_bytes(left)? };
         Ok(ManifestRow {
             media_type,
             size,
@@ -56,7 +61,8 @@ impl Row for ManifestRow {
             children,
             content_size,
             pushed,
-            elsewhere: rows::last(left)?,
+            elsewhere,
+            from_below: rows::last(left)?,
         })
     }
 }

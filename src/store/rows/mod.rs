@@ -162,9 +162,10 @@ pub(in crate::store) fn digest_at(key: &[u8], start: usize) -> Result<Digest, St
 mod tests {
     use super::*;
     use crate::store::registry::manifests::testing::{digest, push, store};
-    use crate::store::replica::outbox::{OutboxChange, OutboxEntry, OutboxId};
+    use crate::store::replica::outbox::{Offered, OutboxChange, OutboxEntry, OutboxId};
     use crate::store::replica::refused::{RefusalState, RefusedChange};
     use crate::store::rows::manifest::ManifestRow;
+    use crate::store::rows::tag::TagRow;
     use crate::types::UnixSeconds;
 
     /// Lengths of which the start of a row is read as a row.
@@ -183,7 +184,7 @@ mod tests {
             repository: "app".parse().unwrap(),
             change,
             unheard: Vec::new(),
-            offered: false,
+            offered: Offered::No,
         };
         let (found, len) = read_at(&entry);
         assert_eq!(found, [len - 2], "an incarnation of two bytes");
@@ -195,11 +196,17 @@ mod tests {
         bytes[len - 3] = 2;
         assert!(decode::<RefusedChange>(&bytes).is_err(), "no boolean");
         let store = store();
-        smol::block_on(push(&store, "app", 1, &[]));
+        smol::block_on(push(&store, "app", 1, &["v1"]));
         let row = store.manifest(&"app".parse().unwrap(), &digest(1)).unwrap().unwrap();
         let row = ManifestRow { elsewhere: Some(vec![digest(2), digest(3)]), ..row };
         let (found, len) = read_at(&row);
         let last = postcard::to_extend(&row.elsewhere, Vec::new()).unwrap();
         assert_eq!(found, [len - last.len()]);
+        let (found, len) = read_at(&ManifestRow { from_below: true, ..row });
+        assert_eq!(found, [len - last.len() - 1, len - 1]);
+        let tag = store.tag_row(&"app".parse().unwrap(), &"v1".parse().unwrap()).unwrap().unwrap();
+        assert_eq!(read_at(&tag).0, [0; 0]);
+        let (found, len) = read_at(&TagRow { from_below: true, ..tag });
+        assert_eq!(found, [len - 1]);
     }
 }

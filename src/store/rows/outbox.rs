@@ -69,9 +69,33 @@ pub struct OutboxEntry {
     /// What the tag may name at the parent, beside what the change begins with: attempts of which
     /// this node did not hear, of changes that were left out since. The first [`UNHEARD_MAX`].
     pub unheard: Vec<Option<Digest>>,
-    /// It is an offer: nobody has made this change, but the parent, or one further up, lacks what
-    /// it had told before. What it has by now counts.
-    pub offered: bool,
+    /// Whether it is an offer: nobody makes this change, but the parent, or one further up, lacks
+    /// what it had before. What it has by now counts.
+    pub offered: Offered,
+}
+
+/// What an offer is of. Part of the on-disk format: never renumber.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Serialize, Deserialize)]
+pub enum Offered {
+    /// It is no offer: somebody has made the change.
+    #[default]
+    No,
+    /// Of what came from the parent, which may have deleted it since.
+    Mirrored,
+    /// Of what a client had pushed here or further below, and the parent had taken.
+    Pushed,
+}
+
+impl Offered {
+    /// The kind of an offer of this node's.
+    pub(in crate::store) fn of(is_from_below: bool) -> Offered {
+        if is_from_below { Offered::Pushed } else { Offered::Mirrored }
+    }
+
+    /// Whether it is one.
+    pub fn is_offer(self) -> bool {
+        self != Offered::No
+    }
 }
 
 /// What is to be repeated at the parent.
@@ -152,8 +176,9 @@ struct EntryEnd {
 #[derive(Default, PartialEq, Serialize, Deserialize)]
 struct EntryMore {
     unheard: Vec<Option<Digest>>,
+    /// In rows of earlier versions a boolean, which is written alike.
     #[serde(skip_serializing_if = "is_default")]
-    offered: bool,
+    offered: Offered,
 }
 
 impl EntryEnd {
@@ -181,7 +206,7 @@ impl BareEntry {
     pub(in crate::store) fn with(self, incarnation: u64) -> OutboxEntry {
         let BareEntry { origin, sequence, repository, change } = self;
         let id = OutboxId { origin, incarnation, sequence };
-        OutboxEntry { id, repository, change, unheard: Vec::new(), offered: false }
+        OutboxEntry { id, repository, change, unheard: Vec::new(), offered: Offered::No }
     }
 }
 
@@ -266,20 +291,22 @@ mod tests {
         let change = OutboxChange::Tag { tag: "v1".parse().unwrap(), base: None, digest };
         let id = OutboxId { origin: "dock01".parse().unwrap(), incarnation: 300, sequence: 7 };
         let repository = "app".parse().unwrap();
-        let plain = OutboxEntry { id, repository, change, unheard: vec![], offered: false };
+        let plain = OutboxEntry { id, repository, change, unheard: vec![], offered: Offered::No };
         let mut longest = 0;
+        let all = [Offered::No, Offered::Mirrored, Offered::Pushed];
         for (unheard, offered) in
-            [(vec![], false), (vec![None], false), (vec![], true), (vec![None], true)]
+            all.into_iter().flat_map(|offered| [(vec![], offered), (vec![None], offered)])
         {
             let entry = OutboxEntry { unheard, offered, ..plain.clone() };
             let bytes = rows::encode(&entry).unwrap();
             assert_eq!(rows::decode::<OutboxEntry>(&bytes).unwrap(), entry);
             assert!(bytes.starts_with(&rows::encode(&plain).unwrap()));
             longest = longest.max(bytes.len());
-            if offered {
+            if offered.is_offer() {
+                assert_eq!(bytes.last(), Some(&(offered as u8)));
                 // As the version before wrote it.
                 let bare = rows::decode::<OutboxEntry>(&bytes[..bytes.len() - 1]).unwrap();
-                assert_eq!(bare, OutboxEntry { offered: false, ..entry });
+                assert_eq!(bare, OutboxEntry { offered: Offered::No, ..entry });
             }
         }
         assert_eq!(longest, rows::encode(&plain).unwrap().len() + 3);

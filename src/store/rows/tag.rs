@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Kind, Row, key, prefix};
+use super::{Kind, Row, is_default, key, prefix};
+use crate::store::rows;
 use crate::types::{Digest, RepositoryName, Tag, UnixSeconds};
 
 /// A tag.
@@ -14,10 +15,19 @@ pub struct TagRow {
     pub created: UnixSeconds,
     /// When it was last moved.
     pub updated: UnixSeconds,
+    /// On a connected registry: a client of it, or of one below it, has set it last, and not the
+    /// parent.
+    #[serde(skip_serializing_if = "is_default")]
+    pub from_below: bool,
 }
 
 impl Row for TagRow {
     const VERSION: u8 = 1;
+
+    fn read(bytes: &[u8]) -> Result<TagRow, postcard::Error> {
+        let ((digest, created, updated), left) = postcard::take_from_bytes(bytes)?;
+        Ok(TagRow { digest, created, updated, from_below: rows::last(left)? })
+    }
 }
 
 /// The key of a tag.

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize};
 use super::gc::{HOUR, Hands, OPTIONS, digest_of, name};
 use super::*;
 use crate::store::registry::manifests::testing::child;
-use crate::store::replica::outbox::{Origin, OutboxChange, OutboxEntry};
+use crate::store::replica::outbox::{Offered, Origin, OutboxChange, OutboxEntry};
 use crate::store::rows::Kind;
 use crate::store::tree::connected_registries::Settings;
 use crate::store::tree::creation::NewConnectedRegistry;
@@ -291,7 +291,7 @@ fn message_steps(round: u32, add: &mut impl FnMut(&str, Act)) {
                 repository: name("app"),
                 change,
                 unheard: Vec::new(),
-                offered: false,
+                offered: Offered::No,
             };
             let key = rows::key(Kind::Outbox, &[&u64::from(round).to_be_bytes()]);
             block_on(n.store().commit(move |txn| txn.put(key, &entry)))

@@ -468,7 +468,7 @@ fn put_refusal(store: &Store, manifest: &Digest) -> Vec<u8> {
         repository: name("app"),
         change,
         unheard: Vec::new(),
-        offered: false,
+        offered: outbox::Offered::No,
     };
     let (reason, at) = ("no".to_owned(), UnixSeconds(1));
     let state = refused::RefusalState::Stands;
