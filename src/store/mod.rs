@@ -243,7 +243,7 @@ impl Store {
             // Followers of a store that cannot change have nothing to follow.
             true => (sys.rng.number(), Uploads::default(), Damage::default()),
             false => (
-                content::space::in_any_space(&*disk, &layout, || {
+                journal::ballast::in_any_space(&*disk, &layout, || {
                     identity::feed_epoch(&sys, &*disk, &layout, recovered.renew_epoch)
                 })
                 .map_err(OpenError::store(&layout.identity()))?,

@@ -4,10 +4,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use crate::store::journal::layout::Layout;
+use crate::store::journal::ballast::give_space;
 use crate::store::{Shared, Store, StoreError};
 use crate::sys::disk::Space;
-use crate::sys::{Disk, spawn};
+use crate::sys::spawn;
 
 /// How long a look at the free space is good for.
 const SPACE_AGE_MAX: Duration = Duration::from_secs(1);
@@ -212,35 +212,4 @@ impl Shared {
         self.space.ballast_gone.fetch_or(removed, Ordering::Relaxed);
         removed
     }
-}
-
-/// Writes what a start cannot go on without; on a full disk once more, in the space that is set
-/// aside.
-pub(in crate::store) fn in_any_space<T>(
-    disk: &dyn Disk,
-    layout: &Layout,
-    write: impl Fn() -> Result<T, StoreError>,
-) -> Result<T, StoreError> {
-    match write() {
-        Err(StoreError::Full) if give_space(disk, layout) => write(),
-        written => written,
-    }
-}
-
-/// Removes the ballast or, where it is gone, indexes that were put aside; whether there was any.
-fn give_space(disk: &dyn Disk, layout: &Layout) -> bool {
-    let root = layout.root();
-    let mut removed = disk.remove(&layout.ballast()).is_ok();
-    if removed {
-        log::warn!("the disk is full: the space set aside for the journal is in use now");
-    } else {
-        for entry in disk.list(root).unwrap_or_default() {
-            let aside = entry.name.starts_with("index.bad-");
-            removed |= aside && disk.remove_dir_all(&root.join(&entry.name)).is_ok();
-        }
-    }
-    if removed {
-        let _ = disk.sync_dir(root);
-    }
-    removed
 }

@@ -6,4 +6,5 @@ pub mod layout;
 pub mod segment;
 pub mod txn;
 
+pub(super) mod ballast;
 pub(super) mod reached;

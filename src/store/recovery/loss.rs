@@ -4,7 +4,7 @@
 use std::io;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::store::content::space::in_any_space;
+use crate::store::journal::ballast::in_any_space;
 use crate::store::journal::layout::Layout;
 use crate::store::{Store, StoreError};
 use crate::sys::Disk;
