@@ -53,7 +53,7 @@ impl From<StoreError> for Fault {
             StoreError::Unavailable | StoreError::Rebuilding(_) => {
                 Fault { status: 503, code: "Unavailable", message }
             }
-            StoreError::Corrupt(_) | StoreError::Io(_) => {
+            StoreError::Corrupt(_) | StoreError::Unreadable(_) | StoreError::Io(_) => {
                 log::error!("a management command failed: {message}");
                 Fault { status: 500, code: "StoreError", message }
             }

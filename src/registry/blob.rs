@@ -36,7 +36,11 @@ impl Registry {
         if client_has(request, digest) {
             return Ok(facts(Reply::new(304)));
         }
-        let open = self.store.blob_open(digest).await.map_err(store_refusal)?;
+        let open = match self.store.blob_open(digest).await {
+            // Looked at below.
+            Err(StoreError::Unreadable(_)) => None,
+            open => open.map_err(store_refusal)?,
+        };
         let open = open.filter(|blob| blob.len == link.size);
         if open.is_none() {
             let checked = self.store.check_file(blob_key(name, digest), digest, link.size).await;

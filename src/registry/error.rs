@@ -33,6 +33,10 @@ pub fn store_refusal(error: StoreError) -> Refusal {
             log::error!("stored data is damaged: {text}");
             damaged()
         }
+        StoreError::Unreadable(text) => {
+            log::error!("the disk failed: {text}");
+            damaged()
+        }
         StoreError::Io(text) => {
             log::error!("the disk failed: {text}");
             unavailable("the disk of this registry failed")
@@ -99,6 +103,7 @@ mod tests {
             (StoreError::Unavailable, 503, Reason::StoreUnavailable),
             (StoreError::Rebuilding(41), 503, Reason::StoreUnavailable),
             (StoreError::Corrupt("/secret/path".to_owned()), 503, Reason::ContentDamaged),
+            (StoreError::Unreadable("/secret/path".to_owned()), 503, Reason::ContentDamaged),
             (StoreError::Io("/secret/path".to_owned()), 503, Reason::StoreUnavailable),
         ] {
             let refusal = store_refusal(error);

@@ -98,7 +98,7 @@ impl Registry {
     ) -> Result<bool, Refusal> {
         match self.store.blob_open(digest).await {
             Ok(Some(_)) if self.has(from, digest).await? => {}
-            Ok(_) | Err(StoreError::Corrupt(_)) => return Ok(false),
+            Ok(_) | Err(StoreError::Corrupt(_) | StoreError::Unreadable(_)) => return Ok(false),
             Err(error) => return Err(store_refusal(error)),
         }
         self.store.mount_blob(from, name, digest).await.map_err(store_refusal)

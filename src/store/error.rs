@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::types::Digest;
+
 /// Why the store did not do what was asked.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum StoreError {
@@ -25,6 +27,9 @@ pub enum StoreError {
     Rebuilding(u8),
     /// Stored bytes failed their check; the text says where.
     Corrupt(String),
+    /// One file of content cannot be opened or read, and all others perhaps can; the text is for
+    /// the log.
+    Unreadable(String),
     /// The disk failed; the text is for the log.
     Io(String),
 }
@@ -49,7 +54,7 @@ impl fmt::Display for StoreError {
                 "the index failed and is being built again, {percent} % so far; nothing is lost"
             ),
             StoreError::Corrupt(text) => write!(f, "stored data is damaged: {text}"),
-            StoreError::Io(text) => write!(f, "disk error: {text}"),
+            StoreError::Unreadable(text) | StoreError::Io(text) => write!(f, "disk error: {text}"),
         }
     }
 }
@@ -65,11 +70,12 @@ impl From<std::io::Error> for StoreError {
     }
 }
 
-/// An absent file is no error here.
-pub(in crate::store) fn present<T>(result: std::io::Result<T>) -> Result<Option<T>, StoreError> {
-    match result {
-        Ok(value) => Ok(Some(value)),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error.into()),
+/// A fault of opening or reading the file of this content.
+pub(in crate::store) fn of_file(digest: &Digest, error: &std::io::Error) -> StoreError {
+    let text = format!("the file of content {digest} cannot be read: {error}");
+    match error.raw_os_error() {
+        // EMFILE, ENFILE, ENOMEM: no other file can be opened just now either.
+        Some(24 | 23 | 12) => StoreError::Io(text),
+        _ => StoreError::Unreadable(text),
     }
 }

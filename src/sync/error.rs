@@ -94,7 +94,8 @@ impl SyncError {
             SyncError::Content(_) => true,
             SyncError::NoRoom(_) => false,
             SyncError::Store(error) => {
-                matches!(error, StoreError::Quota(_) | StoreError::Invalid(_))
+                use StoreError::{Invalid, Quota, Unreadable};
+                matches!(error, Quota(_) | Invalid(_) | Unreadable(_))
             }
             SyncError::Upstream(error) => match error {
                 UpstreamError::NotFound(_)
@@ -177,6 +178,7 @@ mod tests {
             (UpstreamError::Unreachable(text()).into(), false),
             (UpstreamError::Protocol(text()).into(), false),
             (StoreError::Quota(text()).into(), true),
+            (StoreError::Unreadable(text()).into(), true),
             (StoreError::Full.into(), false),
             (StoreError::Io(text()).into(), false),
             (SyncError::Content(text()), true),

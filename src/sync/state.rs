@@ -129,7 +129,8 @@ impl State {
             (StoreError::Full, Some(shortage)) => {
                 disk_full(error, shortage, self.debts().missing_bytes())
             }
-            (StoreError::Full | StoreError::Io(_) | StoreError::Corrupt(_), _) => error.to_string(),
+            (StoreError::Full | StoreError::Io(_), _) => error.to_string(),
+            (StoreError::Unreadable(_) | StoreError::Corrupt(_), _) => error.to_string(),
             _ => return,
         };
         self.problem("disk", DetailCode::DiskError, description);

@@ -316,3 +316,43 @@ fn f204_a_parent_that_hands_out_nothing_ends_the_session() {
         eventually(LATER, repository, || pull(&device, &user, repository, "v0").ok());
     }
 }
+
+/// Symptom: a device received nothing more because its parent could not open one file. Cause: that
+/// said `store_unavailable`, as a parent does that cannot answer at all.
+#[test]
+fn f204_one_file_that_the_parent_cannot_open_holds_nothing_else_up() {
+    let root = Node::root();
+    let user = root.pusher("owner-token", "*");
+    let owner = (user.0.as_str(), user.1.as_str());
+    let push = |image: &Image, tag: &str| {
+        assert_eq!(image.push(&root.login, owner, "app", tag).status, 201);
+    };
+    let images: Vec<Image> = (0..3).map(|n| Image::new(170 + n, &[40_000])).collect();
+    push(&images[0], "first");
+    let connection = root.connect("dock01", &["--repository", "*"]);
+    root.link("dock01", &user.0);
+    let mut device = Node::start_device(&connection);
+    eventually(SOON, "the first comes", || pull(&device, &user, "app", "first").ok());
+    device.stop();
+    push(&images[1], "bad");
+    push(&images[2], "good");
+    // A link to itself cannot be opened, whoever asks.
+    let files = [&images[1].layers[0], &images[1].manifest].map(|bytes| root.blob_file(bytes));
+    for file in &files {
+        std::fs::rename(file, file.with_extension("aside")).unwrap();
+        std::os::unix::fs::symlink(file, file).unwrap();
+    }
+    let pass = token(&root.login, owner.0, owner.1, &["repository:app:pull"]).unwrap();
+    let layer = format!("/v2/app/blobs/{}", image::digest(&images[1].layers[0]));
+    for path in [layer.as_str(), "/v2/app/manifests/bad"] {
+        let answer = bearer(&root.login, &pass, "GET", path, &[], b"");
+        assert_eq!((answer.status, answer.error().1.as_str()), (503, "content_damaged"), "{path}");
+        assert_eq!(bearer(&root.login, &pass, "HEAD", path, &[], b"").status, 404, "{path}");
+    }
+    device.start();
+    eventually(SOON, "what can be read comes", || pull(&device, &user, "app", "good").ok());
+    for file in &files {
+        std::fs::rename(file.with_extension("aside"), file).unwrap();
+    }
+    eventually(LATER, "and the rest later", || pull(&device, &user, "app", "bad").ok());
+}

@@ -10,8 +10,8 @@ use ring::digest::Context;
 
 use super::damage::Guarded;
 use super::leases::{Lease, short};
-use super::trust::{Verdict, is_fault_of_the_medium};
-use crate::store::error::present;
+use super::trust::{Verdict, is_fault_of_the_medium, open_raw};
+use crate::store::error::of_file;
 use crate::store::{Shared, Store, StoreError};
 use crate::sys::disk::DiskFile;
 use crate::sys::spawn;
@@ -88,13 +88,13 @@ fn open(shared: &Arc<Shared>, digest: &Digest) -> Result<Option<OpenBlob>, Store
         return Ok(None);
     };
     let file = Guarded::new(shared, digest, file);
-    let len = file.len()?;
+    let len = file.len().map_err(|error| of_file(digest, &error))?;
     Ok(Some(OpenBlob { file: Arc::new(file), len, lease }))
 }
 
 fn open_file(shared: &Shared, digest: &Digest) -> Result<Option<Arc<dyn DiskFile>>, StoreError> {
     shared.touch(digest);
-    present(shared.disk.open(&shared.layout.blob(digest)))
+    open_raw(shared, digest)
 }
 
 pub(in crate::store) fn read(
@@ -104,7 +104,7 @@ pub(in crate::store) fn read(
     let Some(file) = open_file(shared, digest)? else {
         return Ok(None);
     };
-    let bytes_len = file.len()?;
+    let bytes_len = file.len().map_err(|error| of_file(digest, &error))?;
     let len = usize::try_from(bytes_len).ok().filter(|_| bytes_len <= MANIFEST_BYTES_MAX);
     let Some(len) = len else {
         let text = format!("{digest} has {bytes_len} bytes, more than any manifest");
@@ -113,7 +113,7 @@ pub(in crate::store) fn read(
     let mut bytes = vec![0; len];
     file.read_exact_at(&mut bytes, 0).map_err(|error| match is_fault_of_the_medium(&error) {
         true => StoreError::Corrupt(format!("the content of {digest} cannot be read: {error}")),
-        false => error.into(),
+        false => of_file(digest, &error),
     })?;
     if !digest.is_of(&bytes) {
         return Err(StoreError::Corrupt(format!("the content of {digest} has another digest")));

@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use event_listener::{Event, EventListener};
 
+use crate::store::error::of_file;
 use crate::store::journal::layout::Layout;
 use crate::store::rows::link::Referred;
 use crate::store::{Shared, Store, StoreError};
@@ -267,6 +268,8 @@ pub enum FileCheck {
     Missing,
     /// It cannot be served, which is known, or it came a moment ago.
     Known,
+    /// It cannot be opened; it stays where it is.
+    Unreadable,
     /// Nothing has to be there: the link is gone.
     Unlinked,
 }
@@ -388,7 +391,9 @@ impl Store {
     ) -> Result<FileCheck, StoreError> {
         let shared = self.shared();
         let check = Check::begin(shared, digest);
-        match shared.disk.file_len(&shared.layout.blob(digest)) {
+        // Opened, so that whoever only asks for it hears the same as who reads it.
+        let opened = shared.disk.open(&shared.layout.blob(digest));
+        match opened.and_then(|file| file.len()) {
             Ok(found) if found == len => Ok(FileCheck::Good),
             Ok(found) => {
                 let what = format!("its file has {found} bytes, not {len}");
@@ -403,7 +408,13 @@ impl Store {
                 let is_new = shared.note_missing(digest, &check)?;
                 Ok(if is_new { FileCheck::Missing } else { FileCheck::Known })
             }
-            Err(error) => Err(error.into()),
+            Err(error) => match of_file(digest, &error) {
+                StoreError::Unreadable(text) => {
+                    log::error!("the disk failed: {text}");
+                    Ok(FileCheck::Unreadable)
+                }
+                error => Err(error),
+            },
         }
     }
 

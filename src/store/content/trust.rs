@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::damage::Check;
 use super::leases::short;
-use crate::store::error::present;
+use crate::store::error::of_file;
 use crate::store::replica::feed::from_segments;
 use crate::store::rows::link::split_key;
 use crate::store::rows::{self, Kind, Row, key};
@@ -182,7 +182,7 @@ impl Store {
                 }
                 Ok((false, len)) => what = format!("its {len} bytes have another digest"),
                 Err(error) if is_fault_of_the_medium(&error) => what = error.to_string(),
-                Err(error) => return Err(error.into()),
+                Err(error) => return Err(of_file(digest, &error)),
             }
         }
         let condemning = (shared.clone(), digest.clone());
@@ -228,7 +228,7 @@ impl Store {
         match hash(&file, digest, &mut |_| spawn::yield_now()).await {
             Ok((good, _)) => Ok(Some(good)),
             Err(error) if is_fault_of_the_medium(&error) => Ok(Some(false)),
-            Err(error) => Err(error.into()),
+            Err(error) => Err(of_file(digest, &error)),
         }
     }
 
@@ -308,8 +308,16 @@ impl Shared {
 }
 
 /// Opens content without touching it.
-fn open_raw(shared: &Shared, digest: &Digest) -> Result<Option<Arc<dyn DiskFile>>, StoreError> {
-    present(shared.disk.open(&shared.layout.blob(digest)))
+/// Opens the file of content; `None` when it is not there.
+pub(super) fn open_raw(
+    shared: &Shared,
+    digest: &Digest,
+) -> Result<Option<Arc<dyn DiskFile>>, StoreError> {
+    match shared.disk.open(&shared.layout.blob(digest)) {
+        Ok(file) => Ok(Some(file)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(of_file(digest, &error)),
+    }
 }
 
 /// Whether the disk cannot read what it holds; other errors pass.
