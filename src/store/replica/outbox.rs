@@ -189,7 +189,7 @@ pub(in crate::store) fn is_taken(txn: &mut Txn<'_>, number: u64) -> Result<bool,
         Some(OutboxEntry {
             repository, change: OutboxChange::ManifestDeleted { digest }, ..
         }) => {
-            tags_are_gone(txn, &repository, &digest, number)?;
+            tags_are_gone(txn, &repository, &digest)?;
         }
         // An offer may have been made in vain.
         Some(OutboxEntry {
@@ -211,10 +211,10 @@ fn tags_are_gone(
     txn: &mut Txn<'_>,
     repository: &RepositoryName,
     digest: &Digest,
-    deletion: u64,
 ) -> Result<(), StoreError> {
     let mut seen = BTreeSet::new();
-    for (number, mut entry) in waiting_under(txn, &waiting_in(repository), deletion)? {
+    // One that was written anew since has a higher number than the removal.
+    for (number, mut entry) in waiting(txn, repository)? {
         let attempted = entry.attempted();
         let OutboxChange::Tag { tag, base, .. } = &mut entry.change else {
             continue;
@@ -239,21 +239,13 @@ pub(in crate::store) fn waiting(
     txn: &Txn<'_>,
     repository: &RepositoryName,
 ) -> Result<Vec<(u64, OutboxEntry)>, StoreError> {
-    waiting_under(txn, &waiting_in(repository), u64::MAX)
+    waiting_under(txn, &waiting_in(repository))
 }
 
-/// Those with lower numbers than `end`, of what these keys are about.
-fn waiting_under(
-    txn: &Txn<'_>,
-    start: &[u8],
-    end: u64,
-) -> Result<Vec<(u64, OutboxEntry)>, StoreError> {
+fn waiting_under(txn: &Txn<'_>, start: &[u8]) -> Result<Vec<(u64, OutboxEntry)>, StoreError> {
     let mut waiting = Vec::new();
     for (key, _) in txn.scan::<Count>(start)? {
         let number = waiting_number(&key)?;
-        if number >= end {
-            continue;
-        }
         // Outside of a command it may have been delivered since.
         if let Some(entry) = txn.get::<OutboxEntry>(&entry_key(number))? {
             waiting.push((number, entry));
@@ -278,7 +270,7 @@ pub(in crate::store) fn of_tag(
     repository: &RepositoryName,
     tag: &Tag,
 ) -> Result<Vec<(u64, OutboxEntry)>, StoreError> {
-    waiting_under(txn, &waiting_about(repository, About::Tag(tag)), u64::MAX)
+    waiting_under(txn, &waiting_about(repository, About::Tag(tag)))
 }
 
 /// Whether changes of a tag wait. Notes of the oldest that the parent may have no such tag any
