@@ -88,10 +88,10 @@ impl Store {
         *self.shared().gone.lock().unwrap_or_else(PoisonError::into_inner) = gone;
     }
 
-    /// Whether the parent has deleted all that a child offers: the manifest, and the tags; of what
-    /// a client had pushed there nothing, as it may be newer than the deletion. Takes
-    /// those tags out of the offer that it has deleted. One that it has not is of a client, who has
-    /// pushed the manifest again.
+    /// Whether the parent has deleted all that a child offers: the manifest, and the tags. Takes
+    /// those tags out of the offer that the parent has deleted. A tag that the parent has not
+    /// deleted is of a client, who has pushed the manifest again. What a client had pushed at the
+    /// child may be newer than the deletion, and is taken as it is.
     pub(in crate::store) fn is_gone(
         &self,
         origin: &Origin,

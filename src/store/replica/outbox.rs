@@ -375,7 +375,7 @@ pub(in crate::store) fn append(
     let number = last.checked_add(1).ok_or_else(used_up)?;
     let id = match origin {
         Origin::Parent => return Ok(None),
-        Origin::Child(delivery) if !is_late(delivery, &change) => delivery.id.clone(),
+        Origin::Child(delivery) if !goes_on_as_ours(delivery, &change) => delivery.id.clone(),
         Origin::Client | Origin::Child(_) => {
             let counts = txn.counts().ok_or(StoreError::Unavailable)?;
             let (incarnation, sequence) = counts.next(repository);
@@ -392,9 +392,9 @@ pub(in crate::store) fn append(
     Ok(Some((number, entry)))
 }
 
-/// Whether a child removes a manifest later than others of its changes went up: under its own name
+/// Whether a child removes a manifest later than others of its changes went up: under that name
 /// the parent could not tell that from a removal that came before a push.
-fn is_late(delivery: &Delivery, change: &OutboxChange) -> bool {
+fn goes_on_as_ours(delivery: &Delivery, change: &OutboxChange) -> bool {
     delivery.again && matches!(change, OutboxChange::ManifestDeleted { .. })
 }
 

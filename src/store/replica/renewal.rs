@@ -30,8 +30,8 @@ impl Store {
         Ok(lowest)
     }
 
-    /// Removes a change that the parent has taken in a state of this store that is lost: what the
-    /// parent has now may be later, and is compared.
+    /// Removes a change that the parent has taken before, since its answer or a state of this store
+    /// was lost: what the parent has now may be later, and is compared.
     pub async fn outbox_overtaken(&self, number: u64) -> Result<(), StoreError> {
         self.commit(move |txn| {
             outbox::is_taken(txn, number)?;
