@@ -37,7 +37,7 @@ pub struct FetchedManifest {
 }
 
 /// The header in which a delivery names its change.
-pub const OUTBOX_ID: &str = "skerry-outbox-id";
+const OUTBOX_ID: &str = "skerry-outbox-id";
 
 /// A delivery of a change: what it depends on, and its name for ever.
 pub struct Delivery<'a> {

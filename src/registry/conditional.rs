@@ -5,7 +5,7 @@ use crate::auth::Principal;
 use crate::http::Request;
 use crate::store::replica::outbox::{Delivery, Offered, Origin, OutboxId};
 use crate::store::{Precondition, Store};
-use crate::types::{Digest, Refusal};
+use crate::types::{Digest, Reason, Refusal};
 
 /// The header in which a connected registry names the change that it delivers.
 pub const OUTBOX_ID: &str = "skerry-outbox-id";
@@ -89,7 +89,7 @@ pub fn origin(store: &Store, request: &Request, principal: &Principal) -> Result
     }
     if !store.may_deliver(child, &id.origin).map_err(store_refusal)? {
         let text = format!("{OUTBOX_ID}: '{}' is not below '{child}'", id.origin);
-        return Err(malformed("UNSUPPORTED", text));
+        return Err(Refusal::new(409, "DENIED", Reason::OriginNotBelow, text));
     }
     let offered = match request.header(OFFER) {
         None => Offered::No,
@@ -201,7 +201,10 @@ mod tests {
                 let found = origin(&[headers, &[(OUTBOX_ID, &value)]].concat(), &child);
                 assert_eq!(found.is_ok(), below, "{name}");
                 let expected = Origin::Child(Delivery { id, offered: Offered::No, again: false });
-                assert!(!below || found == Ok(expected), "{name}");
+                match found {
+                    Ok(found) => assert_eq!(found, expected, "{name}"),
+                    Err(refusal) => assert_eq!(refusal.reason, Reason::OriginNotBelow, "{name}"),
+                }
             }
         }
         for (value, offered) in

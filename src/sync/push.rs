@@ -11,7 +11,7 @@ use super::fetch::Fetcher;
 use super::plan::{Moved, moved};
 use super::turns::Turns;
 use super::upload::{Content, Uploader};
-use crate::gateway::distribution::{Delivery, FetchedManifest, OUTBOX_ID};
+use crate::gateway::distribution::{Delivery, FetchedManifest};
 use crate::gateway::{Upstream, UpstreamError};
 use crate::store::content::trust::Verdict;
 use crate::store::replica::outbox::{Offered, OutboxChange, OutboxEntry};
@@ -285,8 +285,9 @@ impl Pusher {
             match delivered {
                 Ok(()) => return self.done(number, &entry).await,
                 // A leaf that is below another node now: what it has handed in goes on as ours.
-                Err(SyncError::Upstream(UpstreamError::Refused(400, text)))
-                    if entry.id.origin != *self.upstream.name() && text.contains(OUTBOX_ID) =>
+                Err(SyncError::Upstream(error))
+                    if entry.id.origin != *self.upstream.name()
+                        && error.is_for(Reason::OriginNotBelow) =>
                 {
                     return Ok(self.store.outbox_renumber(number).await?);
                 }

@@ -43,6 +43,8 @@ pub enum Reason {
     PreconditionFailed,
     /// A child named its change with a number that stands for another one here.
     OutboxMismatch,
+    /// A child delivers a change of a connected registry that is not below it here.
+    OriginNotBelow,
     /// The method or feature is not offered.
     Unsupported,
     /// Too many requests, uploads or failed logins; Retry-After says when.
@@ -72,7 +74,7 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason, in the order in which they are documented.
-    pub const ALL: [Reason; 32] = [
+    pub const ALL: [Reason; 33] = [
         Reason::AuthenticationRequired,
         Reason::TokenInvalid,
         Reason::TokenDisabled,
@@ -93,6 +95,7 @@ impl Reason {
         Reason::RangeInvalid,
         Reason::PreconditionFailed,
         Reason::OutboxMismatch,
+        Reason::OriginNotBelow,
         Reason::Unsupported,
         Reason::Throttled,
         Reason::DiskReserve,
@@ -130,6 +133,7 @@ impl Reason {
             Reason::RangeInvalid => "range_invalid",
             Reason::PreconditionFailed => "precondition_failed",
             Reason::OutboxMismatch => "outbox_mismatch",
+            Reason::OriginNotBelow => "origin_not_below",
             Reason::Unsupported => "unsupported",
             Reason::Throttled => "throttled",
             Reason::DiskReserve => "disk_reserve",

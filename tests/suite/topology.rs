@@ -448,6 +448,32 @@ fn has_delivered(node: &Node) -> bool {
     node.json(&["status"])["sync"]["waitingChanges"] == 0
 }
 
+/// Symptom: what a leaf had handed in to its parent waited there for an hour, refused as malformed.
+/// Cause: the leaf had been deleted and created again below the root, which takes no changes of it
+/// from anybody else.
+#[test]
+fn f006_f130_what_a_leaf_handed_in_goes_on_when_it_is_below_another_node() {
+    let (root, login, _gateway) = crate::sync::root_behind(u64::MAX);
+    let (middle, leaf, owner) = two_below(&root, &root.gateway);
+    login.refuse("/v2/app/", "HTTP/1.1 429 Too Many Requests\r\ncontent-length: 0\r\n\r\n");
+    let second = Image::new(28, &[50_000]);
+    assert_eq!(second.push(&leaf.login, (&owner.0, &owner.1), "app", "v2").status, 201);
+    eventually(SOON, "the middle has taken it", || has_delivered(&leaf).then_some(()));
+    assert!(!has_delivered(&middle));
+    drop(leaf);
+    let delete = ["connected-registry", "delete", "--name", "tier2", "--cleanup", "--yes"];
+    assert!(root.run(&delete).status.success());
+    root.connect("tier2", &["--repository", "app"]);
+    eventually(SOON, "the middle has no child any more", || {
+        let children = middle.json(&["connected-registry", "list"]);
+        let is_gone = |child: &serde_json::Value| child["name"] != "tier2";
+        children.as_array().unwrap().iter().all(is_gone).then_some(())
+    });
+    login.pass();
+    let found = eventually(SOON * 2, "it goes on", || pulls(&root, &owner, "v2"));
+    assert_eq!(found, second.digest());
+}
+
 /// Symptom: what was deleted at a child, and acknowledged, came back. Cause: its parent had been
 /// replaced, had not got the repository yet, and took what it did not have for deleted already: the
 /// root never heard of it.
