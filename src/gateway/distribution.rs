@@ -12,11 +12,11 @@ use super::upstream::{
 use crate::http::{ClientBody, ClientRequest, ClientResponse, Method};
 use crate::store::Precondition;
 use crate::store::content::blobs::OpenBlob;
-use crate::store::replica::outbox::{Offered, OutboxId};
+use crate::types::digest::DOUBT;
 use crate::types::limits::{MANIFEST_BYTES_MAX, REQUEST_DEADLINE, SMALL_BODY_BYTES_MAX};
 use crate::types::media;
 use crate::types::scope::Access;
-use crate::types::{Digest, Reference, RepositoryName};
+use crate::types::{Delivery, Digest, Reference, RepositoryName};
 
 /// Bytes per second that the slowest link is taken to carry when a deadline for an upload is set.
 const SLOWEST_BYTES_PER_S: u64 = 4 * 1024;
@@ -36,19 +36,12 @@ pub struct FetchedManifest {
     pub bytes: Vec<u8>,
 }
 
-/// The header in which a delivery names its change.
-const OUTBOX_ID: &str = "skerry-outbox-id";
-
-/// A delivery of a change: what it depends on, and its name for ever.
-pub struct Delivery<'a> {
-    /// What the tag must name at the parent.
+/// How content is changed at the parent.
+pub struct Change<'a> {
+    /// What the tag must name there.
     pub precondition: Precondition,
-    /// The change's name; `None` for content that a change brings along.
-    pub id: Option<&'a OutboxId>,
-    /// Whether it is an offer: nobody makes the change.
-    pub offered: Offered,
-    /// Whether it was refused before.
-    pub again: bool,
+    /// `None` for content that a change brings along.
+    pub delivery: Option<&'a Delivery>,
 }
 
 #[derive(Deserialize)]
@@ -151,7 +144,7 @@ impl Upstream {
     ) -> Result<(), UpstreamError> {
         let path = format!("{repository}/blobs/{digest}");
         let scope = repository_scope(repository, false);
-        let doubting = |request: ClientRequest| request.with("skerry-doubt", "1");
+        let doubting = |request: ClientRequest| request.with(DOUBT, "1");
         self.content(&scope, Method::Head, &path, doubting).await.map(|_| ())
     }
 
@@ -324,12 +317,12 @@ impl Upstream {
         repository: &RepositoryName,
         reference: &Reference,
         manifest: &FetchedManifest,
-        delivery: &Delivery<'_>,
+        change: &Change<'_>,
     ) -> Result<(), UpstreamError> {
         let path = format!("{repository}/manifests/{reference}");
         let with_body = |mut request: ClientRequest| {
             request.body = ClientBody::Bytes(manifest.bytes.clone());
-            delivery.name(request.with("content-type", manifest.media_type.clone()))
+            change.name(request.with("content-type", manifest.media_type.clone()))
         };
         let scope = repository_scope(repository, true);
         self.content(&scope, Method::Put, &path, with_body).await.map(|_| ())
@@ -340,11 +333,11 @@ impl Upstream {
         &self,
         repository: &RepositoryName,
         reference: &Reference,
-        delivery: &Delivery<'_>,
+        change: &Change<'_>,
     ) -> Result<(), UpstreamError> {
         let path = format!("{repository}/manifests/{reference}");
         let scope = repository_scope(repository, true);
-        let named = |request| delivery.name(request);
+        let named = |request| change.name(request);
         self.content(&scope, Method::Delete, &path, named).await.map(|_| ())
     }
 
@@ -360,7 +353,7 @@ impl Upstream {
     }
 }
 
-impl Delivery<'_> {
+impl Change<'_> {
     fn name(&self, request: ClientRequest) -> ClientRequest {
         let request = match &self.precondition {
             Precondition::None => request,
@@ -368,18 +361,8 @@ impl Delivery<'_> {
             Precondition::Present => request.with("if-match", "*"),
             Precondition::Is(digest) => request.with("if-match", format!("\"{digest}\"")),
         };
-        let request = match self.offered {
-            Offered::No => request,
-            Offered::Mirrored => request.with("skerry-offer", "1"),
-            Offered::Pushed => request.with("skerry-offer", "pushed"),
-        };
-        let request = if self.again { request.with("skerry-outbox-again", "1") } else { request };
-        match self.id {
-            Some(id) => request
-                .with(OUTBOX_ID, id.to_string())
-                .with("skerry-outbox-incarnation", format!("{:016x}", id.incarnation)),
-            None => request,
-        }
+        let fields = self.delivery.map(Delivery::fields).unwrap_or_default();
+        fields.into_iter().fold(request, |request, (name, value)| request.with(name, value))
     }
 }
 

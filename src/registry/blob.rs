@@ -1,7 +1,7 @@
 //! Blobs: read whole or in part, unlinked.
 
 use super::Registry;
-use super::conditional::{DOUBT, client_has, etag, range_applies};
+use super::conditional::{client_has, etag, range_applies};
 use super::error::{damaged, damaged_here, store_refusal};
 use super::range::{Wanted, wanted};
 use crate::auth::{Authorized, Delete, Principal, Pull};
@@ -9,6 +9,7 @@ use crate::http::{Method, Reply, ReplyBody, Request};
 use crate::store::StoreError;
 use crate::store::content::damage::FileCheck;
 use crate::store::rows::link::blob_key;
+use crate::types::digest::DOUBT;
 use crate::types::{Digest, Reason, Refusal, RepositoryName};
 
 impl Registry {

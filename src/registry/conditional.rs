@@ -3,30 +3,9 @@
 use super::error::{malformed, store_refusal};
 use crate::auth::Principal;
 use crate::http::Request;
-use crate::store::replica::outbox::{Delivery, Offered, Origin, OutboxId};
+use crate::store::replica::outbox::Origin;
 use crate::store::{Precondition, Store};
-use crate::types::{Digest, Reason, Refusal};
-
-/// The header in which a connected registry names the change that it delivers.
-pub const OUTBOX_ID: &str = "skerry-outbox-id";
-
-/// The header in which it names the start of its store that numbered the change, 16 hexadecimal
-/// digits. Connected registries of the first version do not send it.
-pub const OUTBOX_INCARNATION: &str = "skerry-outbox-incarnation";
-
-/// The header with which it says that the change was refused before.
-pub const OUTBOX_AGAIN: &str = "skerry-outbox-again";
-
-/// The header with which it says that it offers what this node, or one further up, lacks:
-/// [`OFFER_PUSHED`] for what a client had pushed there or further below, anything else for what it
-/// had from here. The first version sends the same for both.
-pub const OFFER: &str = "skerry-offer";
-
-/// See [`OFFER`].
-pub const OFFER_PUSHED: &str = "pushed";
-
-/// The header with which it says that the bytes that it got of a blob have another digest.
-pub const DOUBT: &str = "skerry-doubt";
+use crate::types::{Delivery, Digest, Reason, Refusal};
 
 /// The entity tag of content: its digest, quoted.
 pub fn etag(digest: &Digest) -> String {
@@ -74,30 +53,19 @@ pub fn precondition(request: &Request) -> Result<Precondition, Refusal> {
 /// else the name is ignored. A child that took the name of another's change would make that one
 /// look delivered: it is refused.
 pub fn origin(store: &Store, request: &Request, principal: &Principal) -> Result<Origin, Refusal> {
-    let (Principal::Child(child), Some(value)) = (principal, request.header(OUTBOX_ID)) else {
+    let Principal::Child(child) = principal else {
         return Ok(Origin::Client);
     };
-    let mut id: OutboxId = value.parse().map_err(|()| {
-        let text = "takes a connected registry and a number";
-        malformed("UNSUPPORTED", format!("{OUTBOX_ID} {text}"))
-    })?;
-    if let Some(value) = request.header(OUTBOX_INCARNATION) {
-        id.incarnation = u64::from_str_radix(value, 16).map_err(|_| {
-            let text = "takes a hexadecimal number of at most 16 digits";
-            malformed("UNSUPPORTED", format!("{OUTBOX_INCARNATION} {text}"))
-        })?;
-    }
-    if !store.may_deliver(child, &id.origin).map_err(store_refusal)? {
-        let text = format!("{OUTBOX_ID}: '{}' is not below '{child}'", id.origin);
+    let delivery = Delivery::read(|name| request.header(name));
+    let Some(delivery) = delivery.map_err(|text| malformed("UNSUPPORTED", text))? else {
+        return Ok(Origin::Client);
+    };
+    let from = &delivery.id.origin;
+    if !store.may_deliver(child, from).map_err(store_refusal)? {
+        let text = format!("a change of '{from}', which is not below '{child}'");
         return Err(Refusal::new(409, "DENIED", Reason::OriginNotBelow, text));
     }
-    let offered = match request.header(OFFER) {
-        None => Offered::No,
-        Some(OFFER_PUSHED) => Offered::Pushed,
-        Some(_) => Offered::Mirrored,
-    };
-    let again = request.header(OUTBOX_AGAIN).is_some();
-    Ok(Origin::Child(Delivery { id, offered, again }))
+    Ok(Origin::Child(delivery))
 }
 
 #[cfg(test)]
@@ -128,7 +96,7 @@ mod tests {
     use crate::store::tree::connected_registries::Settings;
     use crate::store::tree::creation::NewConnectedRegistry;
     use crate::sys::{Spawner, Sys};
-    use crate::types::Mode;
+    use crate::types::{Mode, OutboxId};
 
     const A: &str = "sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
 
@@ -193,37 +161,20 @@ mod tests {
         for (name, below) in
             [("dock01", true), ("crane7", true), ("gone01", true), ("dock02", false)]
         {
-            let told = (OUTBOX_INCARNATION, "00000000000000af");
-            for (headers, incarnation) in [(&[][..], 0), (&[told][..], 0xaf)] {
-                let id = OutboxId { origin: name.parse().unwrap(), incarnation, sequence: 12 };
-                let value = id.to_string();
-                assert_eq!(value, format!("{name} 12"));
-                let found = origin(&[headers, &[(OUTBOX_ID, &value)]].concat(), &child);
-                assert_eq!(found.is_ok(), below, "{name}");
-                let expected = Origin::Child(Delivery { id, offered: Offered::No, again: false });
-                match found {
-                    Ok(found) => assert_eq!(found, expected, "{name}"),
-                    Err(refusal) => assert_eq!(refusal.reason, Reason::OriginNotBelow, "{name}"),
+            let id = OutboxId { origin: name.parse().unwrap(), incarnation: 0xaf, sequence: 12 };
+            let delivery = Delivery::of(id);
+            let fields = delivery.fields();
+            let fields: Vec<_> = fields.iter().map(|(n, value)| (*n, value.as_str())).collect();
+            match origin(&fields, &child) {
+                Ok(found) => assert_eq!((found, below), (Origin::Child(delivery), true), "{name}"),
+                Err(refusal) => {
+                    assert_eq!((refusal.reason, below), (Reason::OriginNotBelow, false), "{name}");
                 }
             }
+            assert_eq!(origin(&fields, &client), Ok(Origin::Client));
         }
-        for (value, offered) in
-            [("1", Offered::Mirrored), ("pushed", Offered::Pushed), ("else", Offered::Mirrored)]
-        {
-            let found = origin(&[(OUTBOX_ID, "crane7 12"), (OFFER, value)], &child);
-            let id = OutboxId { origin: "crane7".parse().unwrap(), incarnation: 0, sequence: 12 };
-            assert_eq!(found, Ok(Origin::Child(Delivery { id, offered, again: false })), "{value}");
-        }
-        assert_eq!(origin(&[(OUTBOX_ID, "crane7 12")], &client), Ok(Origin::Client));
         assert_eq!(origin(&[], &child), Ok(Origin::Client));
-        for bad in ["", "x", "-1", "+", "10000000000000000"] {
-            let headers = [(OUTBOX_ID, "crane7 12"), (OUTBOX_INCARNATION, bad)];
-            assert_eq!(origin(&headers, &child).unwrap_err().status, 400, "{bad}");
-        }
-        for bad in
-            ["", "crane7", "crane7 x", "crane7 -1", "c 1", "crane7  1", "crane7 1 ", "crane7 1 x"]
-        {
-            assert_eq!(origin(&[(OUTBOX_ID, bad)], &child).unwrap_err().status, 400, "{bad}");
-        }
+        let bad = origin(&[("skerry-outbox-id", "x")], &child).unwrap_err();
+        assert_eq!((bad.status, bad.reason), (400, Reason::Malformed));
     }
 }

@@ -205,10 +205,11 @@ mod tests {
     use crate::gateway::wire;
     use crate::store::content::leases::Lease;
     use crate::store::replica::node::testing::connected;
-    use crate::store::replica::outbox::{Delivery, Offered, Origin, OutboxId};
+    use crate::store::replica::outbox::Origin;
     use crate::store::{Precondition, PutManifest};
     use crate::types::digest::Algorithm;
     use crate::types::message::{Batch, Item, Message};
+    use crate::types::{Delivery, Offered, OutboxId};
     use crate::types::{Manifest, Role, media};
 
     const EPOCH: u64 = 3;
@@ -258,7 +259,7 @@ mod tests {
             let app: RepositoryName = "app".parse().unwrap();
             for (tag, sequence) in ["a", "b", "c"].into_iter().zip(1..) {
                 let id = OutboxId { origin: "leaf01".parse().unwrap(), incarnation: 1, sequence };
-                let delivery = Delivery { id, offered: Offered::Mirrored, again: false };
+                let delivery = Delivery { offered: Offered::Mirrored, ..Delivery::of(id) };
                 let (index, digest) = (media::OCI_INDEX, [1; 32]);
                 let text = format!(r#"{{"schemaVersion":2,"mediaType":"{index}","manifests":[]}}"#);
                 let put = PutManifest {

@@ -157,8 +157,8 @@ pub fn cheapest_first<T>(mut work: Vec<(u64, T)>) -> Vec<T> {
 mod tests {
     use super::*;
     use crate::store::replica::node::testing::map;
-    use crate::store::replica::outbox::{Offered, OutboxId};
     use crate::types::digest::Algorithm;
+    use crate::types::{Offered, OutboxId};
 
     fn digest(number: u8) -> Digest {
         Digest::from_raw(Algorithm::Sha256, &[number; 32]).unwrap()

@@ -11,16 +11,16 @@ use super::fetch::Fetcher;
 use super::plan::{Moved, moved};
 use super::turns::Turns;
 use super::upload::{Content, Uploader};
-use crate::gateway::distribution::{Delivery, FetchedManifest};
+use crate::gateway::distribution::{Change, FetchedManifest};
 use crate::gateway::{Upstream, UpstreamError};
 use crate::store::content::trust::Verdict;
-use crate::store::replica::outbox::{Offered, OutboxChange, OutboxEntry};
+use crate::store::replica::outbox::{OutboxChange, OutboxEntry};
 use crate::store::replica::refused::Refused;
 use crate::store::{ManifestRow, Precondition, Store, StoreError};
 use crate::sys::spawn;
 use crate::types::limits::{MANIFEST_LEVELS_MAX, PAGE_MAX};
 use crate::types::{
-    ConnectedRegistryName, Digest, Manifest, Mode, Reason, Reference, RepositoryName, Tag,
+    ConnectedRegistryName, Delivery, Digest, Manifest, Mode, Reason, Reference, RepositoryName, Tag,
 };
 
 /// How long to wait for a change at most before looking again.
@@ -350,36 +350,37 @@ impl Pusher {
 
     async fn deliver(&self, number: u64, entry: &OutboxEntry) -> Result<(), SyncError> {
         let repository = &entry.repository;
-        let (id, offered) = (Some(&entry.id), entry.offered);
         let again = self.store.outbox_was_refused(number)?;
+        let delivery = Delivery { id: entry.id.clone(), offered: entry.offered, again };
+        let delivery = Some(&delivery);
         match &entry.change {
             OutboxChange::Tag { tag, base, digest } => {
                 let precondition = match base {
                     Some(base) => Precondition::Is(base.clone()),
                     None => Precondition::Absent,
                 };
-                let delivery = Delivery { precondition, id, offered, again };
+                let change = Change { precondition, delivery };
                 let reference = Reference::Tag(tag.clone());
                 match digest {
                     Some(digest) => match self.store.manifest(repository, digest)? {
-                        Some(row) => self.put(repository, digest, row, &reference, &delivery).await,
+                        Some(row) => self.put(repository, digest, row, &reference, &change).await,
                         None => Err(SyncError::Content(format!("{entry} is being deleted here"))),
                     },
-                    None => self.delete(repository, &reference, &delivery).await,
+                    None => self.delete(repository, &reference, &change).await,
                 }
             }
             OutboxChange::ManifestAdded { digest } => {
-                let delivery = Delivery { precondition: Precondition::None, id, offered, again };
+                let change = Change { precondition: Precondition::None, delivery };
                 let reference = Reference::Digest(digest.clone());
                 match self.store.manifest(repository, digest)? {
-                    Some(row) => self.put(repository, digest, row, &reference, &delivery).await,
+                    Some(row) => self.put(repository, digest, row, &reference, &change).await,
                     // Deleted here since: a later change says so.
                     None => Ok(()),
                 }
             }
             OutboxChange::ManifestDeleted { digest } => {
-                let delivery = Delivery { precondition: Precondition::None, id, offered, again };
-                self.delete(repository, &Reference::Digest(digest.clone()), &delivery).await
+                let change = Change { precondition: Precondition::None, delivery };
+                self.delete(repository, &Reference::Digest(digest.clone()), &change).await
             }
         }
     }
@@ -388,9 +389,9 @@ impl Pusher {
         &self,
         repository: &RepositoryName,
         reference: &Reference,
-        delivery: &Delivery<'_>,
+        change: &Change<'_>,
     ) -> Result<(), SyncError> {
-        match self.upstream.delete(repository, reference, delivery).await {
+        match self.upstream.delete(repository, reference, change).await {
             // Gone is what was wanted.
             Ok(()) | Err(UpstreamError::NotFound(_)) => Ok(()),
             Err(error) => Err(error.into()),
@@ -404,18 +405,18 @@ impl Pusher {
         digest: &Digest,
         row: ManifestRow,
         reference: &Reference,
-        delivery: &Delivery<'_>,
+        change: &Change<'_>,
     ) -> Result<(), SyncError> {
         let to = (repository, reference);
         let is_there = self.upstream.has_manifest(repository, digest).await?;
         // What it names goes up in no change of its own: nothing comes along with an offer in vain.
-        let goes_first =
-            is_there || delivery.offered.is_offer() && row.named_manifests().next().is_some();
-        match self.bring(digest, &row, to, delivery, !goes_first).await {
+        let is_offer = change.delivery.is_some_and(|delivery| delivery.offered.is_offer());
+        let goes_first = is_there || is_offer && row.named_manifests().next().is_some();
+        match self.bring(digest, &row, to, change, !goes_first).await {
             // What it needs was there when the parent was asked, and was deleted since; or it is
             // offered, and not in vain.
             Err(SyncError::Upstream(error)) if error.is_for(Reason::ContentMissing) => {
-                self.bring(digest, &row, to, delivery, true).await
+                self.bring(digest, &row, to, change, true).await
             }
             Ok(()) if !is_there && goes_first => {
                 // What it names without needing it.
@@ -433,14 +434,14 @@ impl Pusher {
         digest: &Digest,
         row: &ManifestRow,
         (repository, reference): (&RepositoryName, &Reference),
-        delivery: &Delivery<'_>,
+        change: &Change<'_>,
         with_content: bool,
     ) -> Result<(), SyncError> {
         if with_content {
             self.bring_content(repository, digest).await?;
         }
         let manifest = self.read(digest, row.media_type.clone()).await?;
-        Ok(self.upstream.put_manifest(repository, reference, &manifest, delivery).await?)
+        Ok(self.upstream.put_manifest(repository, reference, &manifest, change).await?)
     }
 
     /// Brings up the blobs of a manifest and, first, the manifests below it that the parent lacks.
@@ -484,14 +485,9 @@ impl Pusher {
             let manifest = self.read(&digest, row.media_type).await?;
             self.bring_blobs(repository, &digest, &manifest).await?;
             if digest != *root {
-                let delivery = Delivery {
-                    precondition: Precondition::None,
-                    id: None,
-                    offered: Offered::No,
-                    again: false,
-                };
+                let change = Change { precondition: Precondition::None, delivery: None };
                 let reference = Reference::Digest(digest);
-                self.upstream.put_manifest(repository, &reference, &manifest, &delivery).await?;
+                self.upstream.put_manifest(repository, &reference, &manifest, &change).await?;
             }
         }
         Ok(())

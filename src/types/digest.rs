@@ -5,6 +5,10 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
+/// The header with which a connected registry says that the bytes that it got of a blob have
+/// another digest.
+pub const DOUBT: &str = "skerry-doubt";
+
 /// A registered digest algorithm.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Algorithm {

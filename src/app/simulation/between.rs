@@ -6,10 +6,10 @@ use super::scenarios::{
 use super::*;
 use crate::gateway::UpstreamError;
 use crate::store::content::leases::Lease;
-use crate::store::replica::outbox::{Delivery, Offered, OutboxId};
 use crate::store::tree::scope_maps::ScopeMapUpdate;
 use crate::sys::clock::within;
 use crate::types::Cursor;
+use crate::types::{Delivery, Offered, OutboxId};
 
 /// From now on this happens when a request comes, and when its answer goes.
 pub(super) fn hook<F>(
@@ -763,7 +763,7 @@ fn f201_what_a_leaf_offers_in_vain_does_not_come_back() {
         let offered = [("untagged", FIRST), ("deleted", SECOND), ("lost", THIRD)];
         for ((tag, number), sequence) in offered.into_iter().zip(1..) {
             let id = OutboxId { origin: "leaf01".parse().unwrap(), incarnation: 1, sequence };
-            let delivery = Delivery { id, offered: Offered::Mirrored, again: false };
+            let delivery = Delivery { offered: Offered::Mirrored, ..Delivery::of(id) };
             store_push(&device, &app(), &names(&[tag]), number, Origin::Child(delivery)).await;
         }
         rest(tree, &engine).await;

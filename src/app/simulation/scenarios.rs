@@ -2,10 +2,11 @@
 
 use super::*;
 use crate::gateway::UpstreamError;
-use crate::store::replica::outbox::{Delivery, Offered, OutboxChange, OutboxEntry};
+use crate::store::replica::outbox::{OutboxChange, OutboxEntry};
 use crate::store::tree::scope_maps::ScopeMapUpdate;
 use crate::types::Cursor;
 use crate::types::message::{Batch, Item, Message};
+use crate::types::{Delivery, Offered};
 
 /// Images of the tests, and an index of the first two.
 pub(super) const FIRST: u64 = 0;
@@ -162,8 +163,7 @@ fn f204_f130_a_conflict_that_cannot_be_settled_holds_up_nothing_else() {
 async fn takes_unheard(root: &Store, device: &Store, number: u64) {
     let (_, entry) = device.outbox(1).unwrap().remove(0);
     let OutboxChange::Tag { tag, .. } = &entry.change else { panic!() };
-    let origin =
-        Origin::Child(Delivery { id: entry.id.clone(), offered: Offered::No, again: false });
+    let origin = Origin::Child(Delivery::of(entry.id.clone()));
     let put = store_push(root, &app(), std::slice::from_ref(tag), number, origin).await;
     assert_eq!(put, PutOutcome::Stored);
 }
@@ -399,8 +399,7 @@ fn f201_f130_what_came_with_a_backup_is_not_overtaken_by_a_later_change_of_its_t
 
 /// The parent takes a change of a tag, as the device delivers it.
 async fn deliver(root: &Store, entry: &OutboxEntry) {
-    let origin =
-        Origin::Child(Delivery { id: entry.id.clone(), offered: Offered::No, again: false });
+    let origin = Origin::Child(Delivery::of(entry.id.clone()));
     let OutboxChange::Tag { tag, digest, .. } = &entry.change else { panic!("{entry}") };
     if digest.is_some() {
         let tags = std::slice::from_ref(tag);

@@ -4,10 +4,10 @@ use super::between::hook;
 use super::scenarios::{FIRST, SECOND, THIRD, app, has, in_tree, named, names, push, rest};
 use super::*;
 use crate::store::replica::gone::Gone;
-use crate::store::replica::outbox::{Delivery, Offered, OutboxId};
 use crate::store::tree::scope_maps::ScopeMapUpdate;
 use crate::types::Cursor;
 use crate::types::message::Message;
+use crate::types::{Delivery, Offered, OutboxId};
 
 async fn delete(store: &Store, tag: &str) {
     let tag = &names(&[tag])[0];
@@ -254,7 +254,7 @@ fn f201_a_node_that_a_child_sees_set_back_while_it_compares_compares_again() {
 async fn offer(device: &Store, offered: &[(&str, u64)]) {
     for ((tag, number), sequence) in offered.iter().zip(1..) {
         let id = OutboxId { origin: "leaf01".parse().unwrap(), incarnation: 1, sequence };
-        let delivery = Delivery { id, offered: Offered::Mirrored, again: false };
+        let delivery = Delivery { offered: Offered::Mirrored, ..Delivery::of(id) };
         store_push(device, &app(), &names(&[tag]), *number, Origin::Child(delivery)).await;
     }
 }
@@ -534,7 +534,7 @@ fn f130_f204_a_removal_that_is_refused_after_it_took_effect_does_not_take_effect
         let first = digest_of(&manifest(FIRST));
         device.delete_manifest(&app(), &first, &Origin::Client).await.unwrap();
         let (_, entry) = device.outbox(9).unwrap().pop().unwrap();
-        let taken = Origin::Child(Delivery { id: entry.id, offered: Offered::No, again: false });
+        let taken = Origin::Child(Delivery::of(entry.id));
         root.delete_manifest(&app(), &first, &taken).await.unwrap();
         push(root, &["v1"], FIRST).await;
         tree.world.refuses.store(true, Ordering::Relaxed);
@@ -570,7 +570,7 @@ fn f201_what_a_client_has_pushed_again_since_the_deletion_comes_back_from_a_leaf
             assert_eq!(named(device, "latest"), None);
             // Acknowledged at the leaf, and delivered by it; not yet passed on.
             let id = OutboxId { origin: "leaf01".parse().unwrap(), incarnation: 1, sequence: 1 };
-            let delivery = Delivery { id, offered: Offered::No, again: false };
+            let delivery = Delivery::of(id);
             store_push(device, &app(), &names(&["latest"]), number, Origin::Child(delivery)).await;
             let pushed = Some(digest_of(&manifest(number)));
             assert_eq!(named(device, "latest"), pushed);
@@ -582,7 +582,7 @@ fn f201_what_a_client_has_pushed_again_since_the_deletion_comes_back_from_a_leaf
             device.note_set_back(parted).await.unwrap();
             engine.pull_once().await.unwrap();
             let id = OutboxId { origin: "leaf01".parse().unwrap(), incarnation: 1, sequence: 2 };
-            let delivery = Delivery { id, offered: Offered::Pushed, again: false };
+            let delivery = Delivery { offered: Offered::Pushed, ..Delivery::of(id) };
             store_push(device, &app(), &names(&["latest"]), number, Origin::Child(delivery)).await;
             rest(tree, &engine).await;
             let found = (named(device, "latest"), has(device, number), named(root, "latest"));

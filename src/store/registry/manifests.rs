@@ -368,10 +368,10 @@ fn first_missing(
 #[cfg(test)]
 pub(crate) mod testing {
     use super::*;
-    use crate::store::replica::outbox::{Delivery, Offered, OutboxId};
     use crate::sys::{Spawner, Sys};
     use crate::types::digest::Algorithm;
     use crate::types::media;
+    use crate::types::{Delivery, OutboxId};
 
     pub(in crate::store) fn store() -> Store {
         Store::in_memory(Sys::real(Spawner::new()))
@@ -383,7 +383,7 @@ pub(crate) mod testing {
 
     pub(in crate::store) fn child(sequence: u64) -> Origin {
         let id = OutboxId { origin: "dock01".parse().unwrap(), incarnation: 0, sequence };
-        Origin::Child(Delivery { id, offered: Offered::No, again: false })
+        Origin::Child(Delivery::of(id))
     }
 
     /// An image that names configuration 100 of 20 bytes and layer 101 of 300.

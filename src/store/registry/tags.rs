@@ -216,8 +216,8 @@ mod tests {
     use super::super::manifests::testing::*;
     use super::*;
     use crate::store::replica::node::testing::connected;
-    use crate::store::replica::outbox::{Delivery, Offered};
     use crate::store::{PutManifest, PutOutcome};
+    use crate::types::{Delivery, Offered};
 
     #[test]
     fn f155_tags_are_listed_in_lexical_pages() {

@@ -3,11 +3,12 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::outbox::{Delivery, Origin};
+use super::outbox::Origin;
 use crate::store::rows::manifest::{ManifestRow, manifest_key};
 use crate::store::rows::tag::{TagRow, tag_key};
 use crate::store::rows::{self, Kind, Row, is_default, key, prefix};
 use crate::store::{StoreError, Txn};
+use crate::types::Delivery;
 use crate::types::{Digest, RepositoryName, Tag};
 
 /// Incarnations of one store whose deliveries are remembered, for each repository: of its starts,
@@ -207,14 +208,14 @@ fn begin(
 
 #[cfg(test)]
 mod tests {
-    use super::super::outbox::{Offered, OutboxId};
     use super::*;
     use crate::store::registry::manifests::testing::{digest, push, store};
     use crate::store::{Precondition, Store};
+    use crate::types::OutboxId;
 
     fn child(origin: &str, incarnation: u64, sequence: u64) -> Origin {
         let id = OutboxId { origin: origin.parse().unwrap(), incarnation, sequence };
-        Origin::Child(Delivery { id, offered: Offered::No, again: false })
+        Origin::Child(Delivery::of(id))
     }
 
     /// Delivers that `v1` of `app` names this; what it names afterwards.

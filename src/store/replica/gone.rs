@@ -6,9 +6,10 @@ use std::collections::BTreeSet;
 use std::sync::PoisonError;
 
 use super::inbox::{Position, applied};
-use super::outbox::{Offered, Origin};
+use super::outbox::Origin;
 use crate::store::rows::node::gone_from_key;
 use crate::store::{Store, StoreError, Txn};
+use crate::types::Offered;
 use crate::types::message::Message;
 use crate::types::{Cursor, Digest, RepositoryName, Tag};
 

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::inbox;
 use super::node::ask_for_reconcile;
-use super::outbox::{Offered, OutboxChange, enqueue_offer, may_begin_with_nothing, waits};
+use super::outbox::{OutboxChange, enqueue_offer, may_begin_with_nothing, waits};
 use crate::store::rows::derived::About;
 use crate::store::rows::manifest::{ManifestRow, manifest_key};
 use crate::store::rows::node::{
@@ -14,6 +14,7 @@ use crate::store::rows::node::{
 use crate::store::rows::tag::{TagRow, tag_key};
 use crate::store::rows::{digest_at, name_at};
 use crate::store::{Store, StoreError, Txn};
+use crate::types::Offered;
 use crate::types::{Cursor, Digest, RepositoryName, Tag};
 
 /// Repositories, tags or manifests that one record notes as offered.

@@ -11,12 +11,12 @@ use crate::store::rows::derived::{
 use crate::store::rows::manifest::{ManifestRow, manifest_key};
 use crate::store::rows::node::self_config_key;
 use crate::store::rows::outbox::{LastOutbox, counter_key, entry_key, number_of, remember};
-pub use crate::store::rows::outbox::{Offered, OutboxChange, OutboxEntry, OutboxId};
+pub use crate::store::rows::outbox::{OutboxChange, OutboxEntry};
 use crate::store::rows::refused::{RefusedChange, refused_key};
 use crate::store::rows::{Kind, prefix};
 use crate::store::{Store, StoreError, Txn};
 use crate::types::message::NodeConfig;
-use crate::types::{Digest, RepositoryName, Tag};
+use crate::types::{Delivery, Digest, Offered, OutboxId, RepositoryName, Tag};
 
 /// Who made a change.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -27,17 +27,6 @@ pub enum Origin {
     Child(Delivery),
     /// It came from the parent: it does not go back.
     Parent,
-}
-
-/// A change as a child delivers it.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Delivery {
-    /// Its name.
-    pub id: OutboxId,
-    /// Whether it is an offer: see [`OutboxEntry::offered`].
-    pub offered: Offered,
-    /// It was refused before, here or further up.
-    pub again: bool,
 }
 
 impl Store {

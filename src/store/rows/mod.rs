@@ -162,11 +162,12 @@ pub(in crate::store) fn digest_at(key: &[u8], start: usize) -> Result<Digest, St
 mod tests {
     use super::*;
     use crate::store::registry::manifests::testing::{digest, push, store};
-    use crate::store::replica::outbox::{Offered, OutboxChange, OutboxEntry, OutboxId};
+    use crate::store::replica::outbox::{OutboxChange, OutboxEntry};
     use crate::store::replica::refused::{RefusalState, RefusedChange};
     use crate::store::rows::manifest::ManifestRow;
     use crate::store::rows::tag::TagRow;
     use crate::types::UnixSeconds;
+    use crate::types::{Offered, OutboxId};
 
     /// Lengths of which the start of a row is read as a row.
     fn read_at<R: Row>(row: &R) -> (Vec<usize>, usize) {

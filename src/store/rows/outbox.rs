@@ -1,60 +1,18 @@
 //! The rows of the changes that a node has yet to pass to its parent.
 
 use std::fmt;
-use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
 use super::{Kind, Row, is_default, key};
 use crate::store::{StoreError, rows};
-use crate::types::{ConnectedRegistryName, Digest, RepositoryName, Tag};
+use crate::types::{ConnectedRegistryName, Digest, Offered, OutboxId, RepositoryName, Tag};
 
 /// States of a tag that are remembered because they may be the parent's: one for each attempt,
 /// heard of or not, of a change that was left out since or made one with a later one. Over it: the
 /// later ones are forgotten, and a tag that names one of them is taken for moved by somebody else:
 /// both contents are kept.
 const UNHEARD_MAX: usize = 16;
-
-/// Names a change for ever, so that a replay has no second effect. It never changes once it is
-/// written.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct OutboxId {
-    /// Where the change was first made.
-    pub origin: ConnectedRegistryName,
-    /// Which start of the store there gave the number: random, at each. 0: written before stores
-    /// told.
-    pub incarnation: u64,
-    /// Its number there: counts the changes of the repository since that start, from 1 on.
-    pub sequence: u64,
-}
-
-impl fmt::Display for OutboxId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}", self.origin, self.sequence)
-    }
-}
-
-impl OutboxId {
-    /// Whether this node, `own`, gave the number since it was started: `now` is the incarnation.
-    pub(in crate::store) fn is_of(&self, own: Option<&ConnectedRegistryName>, now: u64) -> bool {
-        own == Some(&self.origin) && self.incarnation == now
-    }
-}
-
-impl FromStr for OutboxId {
-    type Err = ();
-
-    /// What `Display` writes. The incarnation is told apart: a parent that knows of none reads the
-    /// rest.
-    fn from_str(text: &str) -> Result<OutboxId, ()> {
-        let (origin, sequence) = text.split_once(' ').ok_or(())?;
-        Ok(OutboxId {
-            origin: origin.parse().map_err(|_| ())?,
-            incarnation: 0,
-            sequence: sequence.parse().map_err(|_| ())?,
-        })
-    }
-}
 
 /// A change on its way up.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -72,30 +30,6 @@ pub struct OutboxEntry {
     /// Whether it is an offer: nobody makes this change, but the parent, or one further up, lacks
     /// what it had before. What it has by now counts.
     pub offered: Offered,
-}
-
-/// What an offer is of. Part of the on-disk format: never renumber.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Serialize, Deserialize)]
-pub enum Offered {
-    /// It is no offer: somebody has made the change.
-    #[default]
-    No,
-    /// Of what came from the parent, which may have deleted it since.
-    Mirrored,
-    /// Of what a client had pushed here or further below, and the parent had taken.
-    Pushed,
-}
-
-impl Offered {
-    /// The kind of an offer of this node's.
-    pub(in crate::store) fn of(is_from_below: bool) -> Offered {
-        if is_from_below { Offered::Pushed } else { Offered::Mirrored }
-    }
-
-    /// Whether it is one.
-    pub fn is_offer(self) -> bool {
-        self != Offered::No
-    }
 }
 
 /// What is to be repeated at the parent.

@@ -468,7 +468,7 @@ fn put_refusal(store: &Store, manifest: &Digest) -> Vec<u8> {
         repository: name("app"),
         change,
         unheard: Vec::new(),
-        offered: outbox::Offered::No,
+        offered: crate::types::Offered::No,
     };
     let (reason, at) = ("no".to_owned(), UnixSeconds(1));
     let state = refused::RefusalState::Stands;

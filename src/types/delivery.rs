@@ -1,0 +1,192 @@
+//! A change as a connected registry delivers it to its parent: its name, and the header fields that
+//! say so, written and read here.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use super::ConnectedRegistryName;
+
+/// The field that names the change: origin and number.
+const ID: &str = "skerry-outbox-id";
+
+/// The start of the origin that numbered the change, 16 hexadecimal digits. Connected registries of
+/// the first version do not send it.
+const INCARNATION: &str = "skerry-outbox-incarnation";
+
+/// Says that the change was refused before.
+const AGAIN: &str = "skerry-outbox-again";
+
+/// Says that the change is an offer of what the parent, or one further up, lacks: [`PUSHED`] of
+/// what a client had pushed there or further below, anything else of what came from the parent. The
+/// first version sends the same for both.
+const OFFER: &str = "skerry-offer";
+
+/// See [`OFFER`].
+const PUSHED: &str = "pushed";
+
+/// Names a change for ever, so that a replay has no second effect. It never changes once it is
+/// written.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct OutboxId {
+    /// Where the change was first made.
+    pub origin: ConnectedRegistryName,
+    /// Which start of the store there gave the number: random, at each. 0: written before stores
+    /// told.
+    pub incarnation: u64,
+    /// Its number there: counts the changes of the repository since that start, from 1 on.
+    pub sequence: u64,
+}
+
+impl fmt::Display for OutboxId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.origin, self.sequence)
+    }
+}
+
+impl FromStr for OutboxId {
+    type Err = ();
+
+    /// What `Display` writes. The incarnation is told apart: a parent that knows of none reads the
+    /// rest.
+    fn from_str(text: &str) -> Result<OutboxId, ()> {
+        let (origin, sequence) = text.split_once(' ').ok_or(())?;
+        Ok(OutboxId {
+            origin: origin.parse().map_err(|_| ())?,
+            incarnation: 0,
+            sequence: sequence.parse().map_err(|_| ())?,
+        })
+    }
+}
+
+impl OutboxId {
+    /// Whether the node `own` gave the number since it was started: `now` is the incarnation.
+    pub fn is_of(&self, own: Option<&ConnectedRegistryName>, now: u64) -> bool {
+        own == Some(&self.origin) && self.incarnation == now
+    }
+}
+
+/// What an offer is of. Part of the on-disk format: never renumber.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Serialize, Deserialize)]
+pub enum Offered {
+    /// It is no offer: somebody has made the change.
+    #[default]
+    No,
+    /// Of what came from the parent, which may have deleted it since.
+    Mirrored,
+    /// Of what a client had pushed here or further below, and the parent had taken.
+    Pushed,
+}
+
+impl Offered {
+    /// The kind of an offer of this node's.
+    pub fn of(is_from_below: bool) -> Offered {
+        if is_from_below { Offered::Pushed } else { Offered::Mirrored }
+    }
+
+    /// Whether it is one.
+    pub fn is_offer(self) -> bool {
+        self != Offered::No
+    }
+}
+
+/// A change as it is delivered.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Delivery {
+    /// Its name.
+    pub id: OutboxId,
+    /// Whether it is an offer: nobody makes this change.
+    pub offered: Offered,
+    /// It was refused before, here or further up.
+    pub again: bool,
+}
+
+impl Delivery {
+    /// Of a change that somebody made, for the first time.
+    pub fn of(id: OutboxId) -> Delivery {
+        Delivery { id, offered: Offered::No, again: false }
+    }
+
+    /// The header fields that say this.
+    pub fn fields(&self) -> Vec<(&'static str, String)> {
+        let mut fields =
+            vec![(ID, self.id.to_string()), (INCARNATION, format!("{:016x}", self.id.incarnation))];
+        match self.offered {
+            Offered::No => {}
+            Offered::Mirrored => fields.push((OFFER, "1".to_owned())),
+            Offered::Pushed => fields.push((OFFER, PUSHED.to_owned())),
+        }
+        if self.again {
+            fields.push((AGAIN, "1".to_owned()));
+        }
+        fields
+    }
+
+    /// Reads them, each as `field` has it; `None`: the request names no change. The error says what
+    /// a field takes.
+    pub fn read<'a>(
+        field: impl Fn(&'static str) -> Option<&'a str>,
+    ) -> Result<Option<Delivery>, String> {
+        let Some(value) = field(ID) else {
+            return Ok(None);
+        };
+        let id =
+            value.parse().map_err(|()| format!("{ID} takes a connected registry and a number"));
+        let mut delivery = Delivery::of(id?);
+        if let Some(value) = field(INCARNATION) {
+            delivery.id.incarnation = u64::from_str_radix(value, 16).map_err(|_| {
+                format!("{INCARNATION} takes a hexadecimal number of at most 16 digits")
+            })?;
+        }
+        delivery.offered = match field(OFFER) {
+            None => Offered::No,
+            Some(PUSHED) => Offered::Pushed,
+            Some(_) => Offered::Mirrored,
+        };
+        delivery.again = field(AGAIN).is_some();
+        Ok(Some(delivery))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is read from these fields.
+    fn read(fields: &[(&'static str, &str)]) -> Result<Option<Delivery>, String> {
+        Delivery::read(|name| {
+            fields.iter().find(|(other, _)| *other == name).map(|(_, value)| *value)
+        })
+    }
+
+    #[test]
+    fn f130_what_a_delivery_says_is_read() {
+        let id = OutboxId { origin: "crane7".parse().unwrap(), incarnation: 0xaf, sequence: 12 };
+        for offered in [Offered::No, Offered::Mirrored, Offered::Pushed] {
+            for again in [false, true] {
+                let delivery = Delivery { id: id.clone(), offered, again };
+                let fields = delivery.fields();
+                let fields: Vec<_> = fields.iter().map(|(n, value)| (*n, value.as_str())).collect();
+                assert_eq!(read(&fields), Ok(Some(delivery)));
+            }
+        }
+        let first = Delivery::of(OutboxId { incarnation: 0, ..id });
+        assert_eq!(read(&[(ID, "crane7 12")]), Ok(Some(first.clone())), "of the first version");
+        let offer = Delivery { offered: Offered::Mirrored, ..first };
+        assert_eq!(read(&[(ID, "crane7 12"), (OFFER, "else")]), Ok(Some(offer)));
+        assert_eq!(read(&[(INCARNATION, "1")]), Ok(None));
+    }
+
+    #[test]
+    fn f130_a_name_that_is_none_is_refused() {
+        for bad in ["", "x", "-1", "+", "10000000000000000"] {
+            assert!(read(&[(ID, "crane7 12"), (INCARNATION, bad)]).is_err(), "{bad}");
+        }
+        for bad in
+            ["", "crane7", "crane7 x", "crane7 -1", "c 1", "crane7  1", "crane7 1 ", "crane7 1 x"]
+        {
+            assert!(read(&[(ID, bad)]).is_err(), "{bad}");
+        }
+    }
+}
