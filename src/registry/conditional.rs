@@ -57,7 +57,7 @@ pub fn origin(store: &Store, request: &Request, principal: &Principal) -> Result
         return Ok(Origin::Client);
     };
     let delivery = Delivery::read(|name| request.header(name));
-    let Some(delivery) = delivery.map_err(|text| malformed("UNSUPPORTED", text))? else {
+    let Some(mut delivery) = delivery.map_err(|text| malformed("UNSUPPORTED", text))? else {
         return Ok(Origin::Client);
     };
     let from = &delivery.id.origin;
@@ -65,7 +65,14 @@ pub fn origin(store: &Store, request: &Request, principal: &Principal) -> Result
         let text = format!("a change of '{from}', which is not below '{child}'");
         return Err(Refusal::new(409, "DENIED", Reason::OriginNotBelow, text));
     }
-    Ok(Origin::Child(delivery))
+    let mut instead_of = Vec::new();
+    for id in std::mem::take(&mut delivery.instead_of) {
+        // What is below another node since says itself what becomes of its changes.
+        if store.may_deliver(child, &id.origin).map_err(store_refusal)? {
+            instead_of.push(id);
+        }
+    }
+    Ok(Origin::Child(Delivery { instead_of, ..delivery }))
 }
 
 #[cfg(test)]

@@ -241,6 +241,7 @@ mod tests {
                 change,
                 unheard,
                 offered: Offered::No,
+                instead_of: vec![],
             }
         };
         // From 1 to 2; 3 was attempted before; 0 is no tag. The manifest that the parent may yet

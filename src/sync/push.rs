@@ -330,12 +330,10 @@ impl Pusher {
         Ok(())
     }
 
-    /// Whether a change lets a tag name a manifest that was deleted here since.
+    /// Whether a change brings a manifest that was deleted here since.
     fn lost_its_manifest(&self, entry: &OutboxEntry) -> Result<bool, StoreError> {
-        let OutboxChange::Tag { digest: Some(digest), .. } = &entry.change else {
-            return Ok(false);
-        };
-        Ok(self.store.manifest(&entry.repository, digest)?.is_none())
+        let manifest = entry.brings().map(|digest| self.store.manifest(&entry.repository, digest));
+        Ok(matches!(manifest.transpose()?, Some(None)))
     }
 
     /// The parent has had this change, and what it made has changed since: the answer was lost, or
@@ -351,7 +349,8 @@ impl Pusher {
     async fn deliver(&self, number: u64, entry: &OutboxEntry) -> Result<(), SyncError> {
         let repository = &entry.repository;
         let again = self.store.outbox_was_refused(number)?;
-        let delivery = Delivery { id: entry.id.clone(), offered: entry.offered, again };
+        let (id, instead_of) = (entry.id.clone(), entry.instead_of.clone());
+        let delivery = Delivery { id, offered: entry.offered, again, instead_of };
         let delivery = Some(&delivery);
         match &entry.change {
             OutboxChange::Tag { tag, base, digest } => {
@@ -374,8 +373,7 @@ impl Pusher {
                 let reference = Reference::Digest(digest.clone());
                 match self.store.manifest(repository, digest)? {
                     Some(row) => self.put(repository, digest, row, &reference, &change).await,
-                    // Deleted here since: a later change says so.
-                    None => Ok(()),
+                    None => Err(SyncError::Content(format!("{entry} is being deleted here"))),
                 }
             }
             OutboxChange::ManifestDeleted { digest } => {

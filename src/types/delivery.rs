@@ -15,6 +15,14 @@ const ID: &str = "skerry-outbox-id";
 /// the first version do not send it.
 const INCARNATION: &str = "skerry-outbox-incarnation";
 
+/// The names of changes that this one takes the place of, with their incarnations, divided by
+/// commas. Earlier versions neither send nor read it.
+const INSTEAD_OF: &str = "skerry-outbox-instead-of";
+
+/// Changes that one takes the place of, as far as they are remembered. Over it: the first are
+/// forgotten, and take effect when a state in which they wait comes back from a backup or a copy.
+pub const INSTEAD_OF_MAX: usize = 32;
+
 /// Says that the change was refused before.
 const AGAIN: &str = "skerry-outbox-again";
 
@@ -28,7 +36,8 @@ const PUSHED: &str = "pushed";
 
 /// Names a change for ever, so that a replay has no second effect. It never changes once it is
 /// written.
-#[derive(Clone, PartialEq, Eq, Debug)]
+/// Part of the on-disk format.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct OutboxId {
     /// Where the change was first made.
     pub origin: ConnectedRegistryName,
@@ -100,12 +109,15 @@ pub struct Delivery {
     pub offered: Offered,
     /// It was refused before, here or further up.
     pub again: bool,
+    /// Changes of the same repository that this one takes the place of: they were left out on their
+    /// way. They are not to take effect later, from a state of the child that is lost.
+    pub instead_of: Vec<OutboxId>,
 }
 
 impl Delivery {
     /// Of a change that somebody made, for the first time.
     pub fn of(id: OutboxId) -> Delivery {
-        Delivery { id, offered: Offered::No, again: false }
+        Delivery { id, offered: Offered::No, again: false, instead_of: Vec::new() }
     }
 
     /// The header fields that say this.
@@ -119,6 +131,10 @@ impl Delivery {
         }
         if self.again {
             fields.push((AGAIN, "1".to_owned()));
+        }
+        if !self.instead_of.is_empty() {
+            let names = self.instead_of.iter().map(|id| format!("{id} {:x}", id.incarnation));
+            fields.push((INSTEAD_OF, names.collect::<Vec<_>>().join(",")));
         }
         fields
     }
@@ -145,6 +161,16 @@ impl Delivery {
             Some(_) => Offered::Mirrored,
         };
         delivery.again = field(AGAIN).is_some();
+        if let Some(value) = field(INSTEAD_OF) {
+            let names = value.split(',').take(INSTEAD_OF_MAX).map(|name| {
+                let (name, incarnation) = name.rsplit_once(' ').ok_or(())?;
+                let incarnation = u64::from_str_radix(incarnation, 16).map_err(|_| ())?;
+                Ok(OutboxId { incarnation, ..name.parse()? })
+            });
+            delivery.instead_of = names.collect::<Result<_, ()>>().map_err(|()| {
+                format!("{INSTEAD_OF} takes connected registries, each with two numbers")
+            })?;
+        }
         Ok(Some(delivery))
     }
 }
@@ -165,10 +191,13 @@ mod tests {
         let id = OutboxId { origin: "crane7".parse().unwrap(), incarnation: 0xaf, sequence: 12 };
         for offered in [Offered::No, Offered::Mirrored, Offered::Pushed] {
             for again in [false, true] {
-                let delivery = Delivery { id: id.clone(), offered, again };
-                let fields = delivery.fields();
-                let fields: Vec<_> = fields.iter().map(|(n, value)| (*n, value.as_str())).collect();
-                assert_eq!(read(&fields), Ok(Some(delivery)));
+                let other = OutboxId { origin: "dock01".parse().unwrap(), ..id.clone() };
+                for instead_of in [vec![], vec![OutboxId { incarnation: 0, ..id.clone() }, other]] {
+                    let delivery = Delivery { id: id.clone(), offered, again, instead_of };
+                    let fields = delivery.fields();
+                    let fields: Vec<_> = fields.iter().map(|(n, v)| (*n, v.as_str())).collect();
+                    assert_eq!(read(&fields), Ok(Some(delivery)));
+                }
             }
         }
         let first = Delivery::of(OutboxId { incarnation: 0, ..id });
@@ -187,6 +216,7 @@ mod tests {
             ["", "crane7", "crane7 x", "crane7 -1", "c 1", "crane7  1", "crane7 1 ", "crane7 1 x"]
         {
             assert!(read(&[(ID, bad)]).is_err(), "{bad}");
+            assert!(read(&[(ID, "crane7 12"), (INSTEAD_OF, bad)]).is_err(), "{bad}");
         }
     }
 }

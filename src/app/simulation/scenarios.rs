@@ -5,8 +5,8 @@ use crate::gateway::UpstreamError;
 use crate::store::replica::outbox::{OutboxChange, OutboxEntry};
 use crate::store::tree::scope_maps::ScopeMapUpdate;
 use crate::types::Cursor;
+use crate::types::Delivery;
 use crate::types::message::{Batch, Item, Message};
-use crate::types::{Delivery, Offered};
 
 /// Images of the tests, and an index of the first two.
 pub(super) const FIRST: u64 = 0;
@@ -472,11 +472,7 @@ impl World {
                 OutboxChange::Tag { tag, .. } => vec![tag.clone()],
                 _ => Vec::new(),
             };
-            let origin = Origin::Child(Delivery {
-                id: entry.id.clone(),
-                offered: Offered::No,
-                again: false,
-            });
+            let origin = Origin::Child(Delivery::of(entry.id.clone()));
             store_push(&self.root, &app(), &tags, FIRST, origin).await;
             self.device().outbox_done(number).await.unwrap();
         }

@@ -94,6 +94,68 @@ fn f201_a_removal_does_not_go_up_again_with_what_the_parent_lacks() {
     });
 }
 
+/// A push whose manifest was deleted before it went up is left out. The device is then set back to
+/// where it waits, and the manifest is pushed again there: the push that was left out does not go
+/// up after the removals that came after it.
+fn left_out_and_set_back(restored: bool, again: &'static [&'static str]) {
+    in_tree(async |tree, engine| {
+        let (root, device) = (&tree.world.root, &tree.world.device());
+        push(device, &["other"], FIRST).await;
+        push(device, &["v1"], SECOND).await;
+        let second = digest_of(&manifest(SECOND));
+        device.delete_manifest(&app(), &second, &Origin::Client).await.unwrap();
+        let backup = device.rows_of_backup();
+        rest(tree, engine).await;
+        assert_eq!((named(root, "v1"), device.outbox(9).unwrap()), (None, vec![]));
+        if restored {
+            tree.world.restore(backup).await;
+        } else {
+            device.set_back(backup);
+        }
+        let device = &tree.world.device();
+        let engine = tree.start().await;
+        assert_eq!(named(device, "v1"), None, "deleted before the backup");
+        push(device, again, SECOND).await;
+        push(device, &["v2"], THIRD).await;
+        rest(tree, &engine).await;
+        assert_eq!(device.conflicts().unwrap(), []);
+        assert_eq!((named(root, "v1"), named(device, "v1")), (None, None), "it was deleted");
+    });
+}
+
+#[test]
+fn f130_f201_a_deletion_stays_when_a_device_is_restored() {
+    left_out_and_set_back(true, &[]);
+}
+
+#[test]
+fn f130_f201_a_deletion_stays_when_a_disk_is_set_back() {
+    left_out_and_set_back(false, &["x"]);
+}
+
+/// The same, and the tag is pushed again: by the only writer there is.
+#[test]
+fn f130_f201_the_only_writer_has_no_conflict_after_a_restore() {
+    in_tree(async |tree, engine| {
+        let (root, device) = (&tree.world.root, &tree.world.device());
+        push(device, &["other"], FIRST).await;
+        push(device, &["v1"], SECOND).await;
+        let second = digest_of(&manifest(SECOND));
+        device.delete_manifest(&app(), &second, &Origin::Client).await.unwrap();
+        let backup = device.rows_of_backup();
+        rest(tree, engine).await;
+        tree.world.restore(backup).await;
+        let device = &tree.world.device();
+        let engine = tree.start().await;
+        push(device, &[], SECOND).await;
+        push(device, &["v1"], THIRD).await;
+        rest(tree, &engine).await;
+        assert_eq!(device.conflicts().unwrap(), []);
+        let third = Some(digest_of(&manifest(THIRD)));
+        assert_eq!((named(root, "v1"), named(device, "v1")), (third.clone(), third));
+    });
+}
+
 /// The second tag of an image begins where the parent has its content already.
 #[test]
 fn f130_f201_what_is_pushed_to_a_device_that_was_set_back_arrives_under_all_its_tags() {

@@ -120,6 +120,10 @@ fn keep(
     let name = conflict_tag(tag, &entry.id.origin, ours)?;
     let any = Precondition::None;
     tags::switch(txn, repository, &name, ours, &any, &Origin::Client, now)?;
+    if let Some((number, mut ours)) = outbox::of_tag(txn, repository, &name)?.pop() {
+        ours.stands_in(entry.clone());
+        txn.put(entry_key(number), &ours)?;
+    }
     note_conflict(txn, repository, &name, now)?;
     Ok(Some(name))
 }

@@ -8,8 +8,7 @@ use crate::store::rows::manifest::{ManifestRow, manifest_key};
 use crate::store::rows::tag::{TagRow, tag_key};
 use crate::store::rows::{self, Kind, Row, is_default, key, prefix};
 use crate::store::{StoreError, Txn};
-use crate::types::Delivery;
-use crate::types::{Digest, RepositoryName, Tag};
+use crate::types::{Digest, OutboxId, RepositoryName, Tag};
 
 /// Incarnations of one store whose deliveries are remembered, for each repository: of its starts,
 /// those in which it changed the repository. Over it: those of the one that was heard of first are
@@ -113,8 +112,7 @@ pub(in crate::store) enum Effect {
     Manifest(Digest, bool),
 }
 
-fn delivered_key(delivery: &Delivery, repository: &RepositoryName) -> Vec<u8> {
-    let id = &delivery.id;
+fn delivered_key(id: &OutboxId, repository: &RepositoryName) -> Vec<u8> {
     let (origin, incarnation) = (id.origin.as_str().as_bytes(), id.incarnation.to_be_bytes());
     let parts = [origin, repository.as_str().as_bytes(), &incarnation];
     key(Kind::Delivered, if id.incarnation == 0 { &parts[..2] } else { &parts })
@@ -133,7 +131,7 @@ pub(in crate::store) fn is_replay(
     let Origin::Child(delivery) = origin else {
         return Ok(false);
     };
-    let Some(known) = txn.get::<Delivered>(&delivered_key(delivery, repository))? else {
+    let Some(known) = txn.get::<Delivered>(&delivered_key(&delivery.id, repository))? else {
         return Ok(false);
     };
     let number = delivery.id.sequence;
@@ -164,7 +162,8 @@ fn is_so(txn: &Txn<'_>, repository: &RepositoryName, effect: &Effect) -> Result<
     })
 }
 
-/// Records that this delivery takes effect. Call it in the command that has the effect.
+/// Records that this delivery takes effect, and that none of the changes that it takes the place of
+/// is to have one. Call it in the command that has the effect.
 pub(in crate::store) fn record(
     txn: &mut Txn<'_>,
     origin: &Origin,
@@ -173,30 +172,31 @@ pub(in crate::store) fn record(
     let Origin::Child(delivery) = origin else {
         return Ok(());
     };
-    let key = delivered_key(delivery, repository);
+    let mut ids = delivery.instead_of.iter().chain([&delivery.id]);
+    ids.try_for_each(|id| add(txn, id, repository))
+}
+
+fn add(txn: &mut Txn<'_>, id: &OutboxId, repository: &RepositoryName) -> Result<(), StoreError> {
+    let key = delivered_key(id, repository);
     let mut row = match txn.get::<Delivered>(&key)? {
         Some(known) => known,
         None => {
-            let place = begin(txn, delivery, repository)?;
+            let place = begin(txn, id, repository)?;
             let more = DeliveredMore { place, runs: Vec::new() };
             Delivered { last: 0, more: DeliveredEnd { open: Vec::new(), more } }
         }
     };
-    row.add(delivery.id.sequence);
-    txn.put(key, &row)
+    row.add(id.sequence);
+    txn.put_changed(key, &row)
 }
 
 /// Makes room for another incarnation, forgetting the first ones; its place.
-fn begin(
-    txn: &mut Txn<'_>,
-    delivery: &Delivery,
-    repository: &RepositoryName,
-) -> Result<u64, StoreError> {
+fn begin(txn: &mut Txn<'_>, id: &OutboxId, repository: &RepositoryName) -> Result<u64, StoreError> {
     // Changes that were written before stores told are of one incarnation, the first.
-    if delivery.id.incarnation == 0 {
+    if id.incarnation == 0 {
         return Ok(0);
     }
-    let parts = [delivery.id.origin.as_str().as_bytes(), repository.as_str().as_bytes()];
+    let parts = [id.origin.as_str().as_bytes(), repository.as_str().as_bytes()];
     let rows = txn.scan::<Delivered>(&prefix(Kind::Delivered, &parts))?;
     let mut known: Vec<_> = rows.into_iter().map(|(key, row)| (row.more.more.place, key)).collect();
     known.sort();
@@ -211,7 +211,7 @@ mod tests {
     use super::*;
     use crate::store::registry::manifests::testing::{digest, push, store};
     use crate::store::{Precondition, Store};
-    use crate::types::OutboxId;
+    use crate::types::Delivery;
 
     fn child(origin: &str, incarnation: u64, sequence: u64) -> Origin {
         let id = OutboxId { origin: origin.parse().unwrap(), incarnation, sequence };

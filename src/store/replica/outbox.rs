@@ -91,13 +91,23 @@ impl Store {
         .await
     }
 
-    /// Leaves out a change of a tag whose manifest was deleted since, when the tag had moved on
-    /// before: the change after it begins where this one did. `false`: it had not moved on.
+    /// Leaves out a change whose manifest was deleted since: of a tag, when the tag had moved on
+    /// before, so that the change after it begins where this one did; of a manifest pushed by its
+    /// digest, whose removal follows. `false`: the tag had not moved on.
     pub async fn outbox_skip(&self, number: u64) -> Result<bool, StoreError> {
         self.commit(move |txn| {
             let Some(entry) = txn.get::<OutboxEntry>(&entry_key(number))? else {
                 return Ok(true);
             };
+            if let OutboxChange::ManifestAdded { digest } = &entry.change {
+                let about = waiting_about(&entry.repository, About::Deleted(digest));
+                finish(txn, number)?;
+                if let Some((removal, mut last)) = waiting_under(txn, &about)?.pop() {
+                    last.stands_in(entry);
+                    txn.put(entry_key(removal), &last)?;
+                }
+                return Ok(true);
+            }
             let OutboxChange::Tag { tag, base, digest: Some(digest) } = &entry.change else {
                 return Ok(false);
             };
@@ -114,6 +124,7 @@ impl Store {
             }
             begins.clone_from(base);
             next.unheard = entry.attempted();
+            next.stands_in(entry);
             txn.put(entry_key(next_number), &next)?;
             finish(txn, number)?;
             Ok(true)
@@ -322,18 +333,10 @@ pub(in crate::store) fn enqueue_offer(
     change: OutboxChange,
     offered: Offered,
 ) -> Result<(), StoreError> {
-    let added = append(txn, &Origin::Client, repository, change, Vec::new())?;
-    added.map_or(Ok(()), |(number, entry)| mark_offered(txn, number, entry, offered))
-}
-
-/// Makes a change that waits an offer.
-pub(in crate::store) fn mark_offered(
-    txn: &mut Txn<'_>,
-    number: u64,
-    entry: OutboxEntry,
-    offered: Offered,
-) -> Result<(), StoreError> {
-    txn.put(entry_key(number), &OutboxEntry { offered, ..entry })
+    match append(txn, &Origin::Client, repository, change, Vec::new())? {
+        Some((number, entry)) => txn.put(entry_key(number), &OutboxEntry { offered, ..entry }),
+        None => Ok(()),
+    }
 }
 
 /// Whether what a change sets is to be known as pushed here or further below: it is newer than what
@@ -372,11 +375,12 @@ pub(in crate::store) fn append(
         }
     };
     txn.put(counter, &LastOutbox(number))?;
-    let offered = match origin {
-        Origin::Child(delivery) => delivery.offered,
-        Origin::Client | Origin::Parent => Offered::No,
+    let (offered, instead_of) = match origin {
+        Origin::Child(delivery) => (delivery.offered, delivery.instead_of.clone()),
+        Origin::Client | Origin::Parent => (Offered::No, Vec::new()),
     };
-    let entry = OutboxEntry { id, repository: repository.clone(), change, unheard, offered };
+    let repository = repository.clone();
+    let entry = OutboxEntry { id, repository, change, unheard, offered, instead_of };
     txn.put(entry_key(number), &entry)?;
     Ok(Some((number, entry)))
 }

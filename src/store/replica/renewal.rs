@@ -236,40 +236,51 @@ fn renumber(txn: &mut Txn<'_>, waiting: &mut Waiting, number: u64) -> Result<usi
         chain.push(entry);
     }
     let changes = renewed(txn, &chain)?;
-    write(txn, waiting, &chain, changes, refusal)?;
-    Ok(chain.len())
+    let renewed = chain.len();
+    write(txn, waiting, chain, changes, refusal)?;
+    Ok(renewed)
 }
 
 /// Writes what changes of one tag, or a single one, come to. What the parent refused of them, the
-/// first, stays known with the change that brings it.
+/// first, stays known with the change that brings it. Each takes the place of those that brought
+/// the same, the last one that of all the others.
 fn write(
     txn: &mut Txn<'_>,
     waiting: &mut Waiting,
-    chain: &[OutboxEntry],
+    mut chain: Vec<OutboxEntry>,
     changes: Vec<OutboxChange>,
     mut refusal: Option<RefusedChange>,
 ) -> Result<(), StoreError> {
-    let Some(OutboxEntry { repository, .. }) = chain.first() else {
+    let Some(repository) = chain.first().map(|entry| entry.repository.clone()) else {
         return Ok(());
     };
-    let refused = chain.first().and_then(OutboxEntry::brings);
-    for change in changes {
+    let (repository, is_single) = (&repository, chain.len() == 1);
+    let refused = chain.first().and_then(OutboxEntry::brings).cloned();
+    let are_offers = chain.iter().all(|entry| entry.offered.is_offer());
+    // What a client had pushed is among it, or all came from the parent.
+    let offered = chain.iter().map(|entry| entry.offered).max().unwrap_or_default();
+    let unheard = may_be_there(txn, &chain)?;
+    let last = changes.len().saturating_sub(1);
+    for (place, change) in changes.into_iter().enumerate() {
         if !waiting.admit(repository, &change) {
             continue;
         }
         let unheard = match &change {
-            OutboxChange::Tag { .. } => may_be_there(txn, chain)?,
+            OutboxChange::Tag { .. } => unheard.clone(),
             OutboxChange::ManifestAdded { .. } | OutboxChange::ManifestDeleted { .. } => Vec::new(),
         };
         let origin = &Origin::Client;
         let added = outbox::append(txn, origin, repository, change, unheard)?;
-        let Some((number, entry)) = added else { continue };
-        if chain.iter().all(|entry| entry.offered.is_offer()) {
-            // What a client had pushed is among it, or all came from the parent.
-            let offered = chain.iter().map(|entry| entry.offered).max().unwrap_or_default();
-            outbox::mark_offered(txn, number, entry.clone(), offered)?;
+        let Some((number, mut entry)) = added else { continue };
+        if are_offers {
+            entry.offered = offered;
         }
-        if (entry.brings() == refused || chain.len() == 1)
+        let (ours, others): (Vec<_>, Vec<_>) =
+            chain.into_iter().partition(|old| place == last || old.brings() == entry.brings());
+        chain = others;
+        ours.into_iter().for_each(|old| entry.stands_in(old));
+        txn.put(entry_key(number), &entry)?;
+        if (entry.brings() == refused.as_ref() || is_single)
             && let Some(known) = refusal.take()
         {
             let renewed = RefusedChange { entry, state: RefusalState::Retried, ..known };

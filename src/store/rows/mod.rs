@@ -186,6 +186,7 @@ mod tests {
             change,
             unheard: Vec::new(),
             offered: Offered::No,
+            instead_of: vec![],
         };
         let (found, len) = read_at(&entry);
         assert_eq!(found, [len - 2], "an incarnation of two bytes");

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Kind, Row, is_default, key};
 use crate::store::{StoreError, rows};
+use crate::types::delivery::INSTEAD_OF_MAX;
 use crate::types::{ConnectedRegistryName, Digest, Offered, OutboxId, RepositoryName, Tag};
 
 /// States of a tag that are remembered because they may be the parent's: one for each attempt,
@@ -30,6 +31,10 @@ pub struct OutboxEntry {
     /// Whether it is an offer: nobody makes this change, but the parent, or one further up, lacks
     /// what it had before. What it has by now counts.
     pub offered: Offered,
+    /// See [`Delivery::instead_of`].
+    ///
+    /// [`Delivery::instead_of`]: crate::types::Delivery::instead_of
+    pub instead_of: Vec<OutboxId>,
 }
 
 /// What is to be repeated at the parent.
@@ -110,9 +115,17 @@ struct EntryEnd {
 #[derive(Default, PartialEq, Serialize, Deserialize)]
 struct EntryMore {
     unheard: Vec<Option<Digest>>,
-    /// In rows of earlier versions a boolean, which is written alike.
     #[serde(skip_serializing_if = "is_default")]
+    more: EntryLast,
+}
+
+/// What the rows after those did not have.
+#[derive(Default, PartialEq, Serialize, Deserialize)]
+struct EntryLast {
+    /// In rows of earlier versions a boolean, which is written alike.
     offered: Offered,
+    #[serde(skip_serializing_if = "is_default")]
+    instead_of: Vec<OutboxId>,
 }
 
 impl EntryEnd {
@@ -125,7 +138,13 @@ impl EntryEnd {
             return Ok(EntryEnd { incarnation, more: EntryMore::default() });
         }
         let (unheard, left) = postcard::take_from_bytes(left)?;
-        Ok(EntryEnd { incarnation, more: EntryMore { unheard, offered: rows::last(left)? } })
+        if left.is_empty() {
+            let more = EntryMore { unheard, more: EntryLast::default() };
+            return Ok(EntryEnd { incarnation, more });
+        }
+        let (offered, left) = postcard::take_from_bytes(left)?;
+        let more = EntryLast { offered, instead_of: rows::last(left)? };
+        Ok(EntryEnd { incarnation, more: EntryMore { unheard, more } })
     }
 }
 
@@ -140,14 +159,16 @@ impl BareEntry {
     pub(in crate::store) fn with(self, incarnation: u64) -> OutboxEntry {
         let BareEntry { origin, sequence, repository, change } = self;
         let id = OutboxId { origin, incarnation, sequence };
-        OutboxEntry { id, repository, change, unheard: Vec::new(), offered: Offered::No }
+        let offered = Offered::No;
+        OutboxEntry { id, repository, change, unheard: vec![], offered, instead_of: vec![] }
     }
 }
 
 impl From<OutboxEntry> for EntryRow {
     fn from(mut entry: OutboxEntry) -> EntryRow {
-        let unheard = std::mem::take(&mut entry.unheard);
-        let more = EntryMore { unheard, offered: entry.offered };
+        let instead_of = std::mem::take(&mut entry.instead_of);
+        let more = EntryLast { offered: entry.offered, instead_of };
+        let more = EntryMore { unheard: std::mem::take(&mut entry.unheard), more };
         let (entry, incarnation) = BareEntry::of(entry);
         EntryRow { entry, more: EntryEnd { incarnation, more } }
     }
@@ -155,8 +176,9 @@ impl From<OutboxEntry> for EntryRow {
 
 impl From<EntryRow> for OutboxEntry {
     fn from(row: EntryRow) -> OutboxEntry {
-        let EntryEnd { incarnation, more: EntryMore { unheard, offered } } = row.more;
-        OutboxEntry { unheard, offered, ..row.entry.with(incarnation) }
+        let EntryEnd { incarnation, more: EntryMore { unheard, more } } = row.more;
+        let EntryLast { offered, instead_of } = more;
+        OutboxEntry { unheard, offered, instead_of, ..row.entry.with(incarnation) }
     }
 }
 
@@ -197,6 +219,16 @@ impl OutboxEntry {
         attempted
     }
 
+    /// Names this change, and those that it takes the place of, as ones that another takes the
+    /// place of.
+    pub(in crate::store) fn stands_in(&mut self, left_out: OutboxEntry) {
+        let before = std::mem::take(&mut self.instead_of);
+        let names = left_out.instead_of.into_iter().chain([left_out.id]).chain(before);
+        self.instead_of = names.collect();
+        let over = self.instead_of.len().saturating_sub(INSTEAD_OF_MAX);
+        self.instead_of.drain(..over);
+    }
+
     /// The manifest that the change brings up, if any.
     pub fn brings(&self) -> Option<&Digest> {
         match &self.change {
@@ -225,7 +257,14 @@ mod tests {
         let change = OutboxChange::Tag { tag: "v1".parse().unwrap(), base: None, digest };
         let id = OutboxId { origin: "dock01".parse().unwrap(), incarnation: 300, sequence: 7 };
         let repository = "app".parse().unwrap();
-        let plain = OutboxEntry { id, repository, change, unheard: vec![], offered: Offered::No };
+        let plain = OutboxEntry {
+            id: id.clone(),
+            repository,
+            change,
+            unheard: vec![],
+            offered: Offered::No,
+            instead_of: vec![],
+        };
         let mut longest = 0;
         let all = [Offered::No, Offered::Mirrored, Offered::Pushed];
         for (unheard, offered) in
@@ -240,8 +279,11 @@ mod tests {
                 assert_eq!(bytes.last(), Some(&(offered as u8)));
                 // As the version before wrote it.
                 let bare = rows::decode::<OutboxEntry>(&bytes[..bytes.len() - 1]).unwrap();
-                assert_eq!(bare, OutboxEntry { offered: Offered::No, ..entry });
+                assert_eq!(bare, OutboxEntry { offered: Offered::No, ..entry.clone() });
             }
+            let more = OutboxEntry { instead_of: vec![id.clone()], ..entry };
+            let bytes = rows::encode(&more).unwrap();
+            assert_eq!(rows::decode::<OutboxEntry>(&bytes).unwrap(), more);
         }
         assert_eq!(longest, rows::encode(&plain).unwrap().len() + 3);
     }

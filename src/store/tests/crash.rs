@@ -293,6 +293,7 @@ fn message_steps(round: u32, add: &mut impl FnMut(&str, Act)) {
                 change,
                 unheard: Vec::new(),
                 offered: Offered::No,
+                instead_of: vec![],
             };
             let key = rows::key(Kind::Outbox, &[&u64::from(round).to_be_bytes()]);
             block_on(n.store().commit(move |txn| txn.put(key, &entry)))
