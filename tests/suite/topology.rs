@@ -327,6 +327,30 @@ fn replace(root: &Node, middle: &mut Node) {
     middle.start();
 }
 
+/// Symptom: a new device could not take the place of a leaf that had been deleted and created again
+/// while its parent was away: it was a second instance. Cause: the parent kept the instance of the
+/// one that was deleted.
+#[test]
+fn f031_f033_a_leaf_that_is_made_again_while_its_parent_is_away_takes_a_new_device() {
+    let (root, login, gateway) = crate::sync::root_behind(u64::MAX);
+    let (middle, leaf, owner) = two_below(&root, &root.gateway);
+    let proxies = [login, gateway];
+    proxies.iter().for_each(Proxy::cut);
+    let delete = ["connected-registry", "delete", "--name", "tier2", "--cleanup", "--yes"];
+    assert!(root.run(&delete).status.success());
+    drop(leaf);
+    root.connect("tier2", &["--parent", "tier1", "--repository", "app"]);
+    root.link("tier2", &owner.0);
+    let below = connection_below(&root, "tier2", &middle);
+    proxies.iter().for_each(Proxy::pass);
+    let mut fresh = Node::device(&below);
+    fresh.spawn();
+    eventually(SOON * 2, "it is active", || {
+        (fresh.is_ready() && fresh.json(&["status"])["state"] == "Active").then_some(())
+    });
+    eventually(SOON, "v1 at the new device", || pulls(&fresh, &owner, "v1"));
+}
+
 /// Symptom: the root called a leaf that worked Inactive and Offline until its parent was restarted.
 /// Cause: the leaf had been deleted and created again, and to its parent the root knew it already.
 #[test]

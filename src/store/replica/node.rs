@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::gone;
+use crate::store::rows::connected_registry::{activation_key, connected_registry_key, status_key};
 use crate::store::rows::node::{
     Fact, compared_key, debts_key, descendant_key, epoch_key, last_look_key, last_sync_key,
     looked_with_key, reconcile_key, self_config_key, synced_key, version_key,
@@ -118,6 +119,12 @@ impl Store {
         version: String,
     ) -> Result<(), StoreError> {
         self.commit(move |txn| {
+            let known = txn.get::<NodeConfig>(&descendant_key(&config.node.name))?;
+            let is_child = txn.has(&connected_registry_key(&config.node.name))?;
+            // Of a child this node's own desired state has told before.
+            if let Some(known) = known.filter(|_| !is_child) {
+                forget_instance(txn, &known.node, &config.node)?;
+            }
             txn.put_changed(version_key(&config.node.name), &Fact::Version(version))?;
             txn.put_changed(descendant_key(&config.node.name), &config)
         })
@@ -326,6 +333,11 @@ fn materialise(txn: &mut Txn<'_>, config: &NodeConfig) -> Result<(), StoreError>
     replace_all::<Token>(txn, Kind::Token, tokens)?;
     let maps = config.scope_maps.iter().map(|map| (map.name.as_str(), map)).collect();
     replace_all::<ScopeMap>(txn, Kind::ScopeMap, maps)?;
+    for child in &config.children {
+        if let Some(known) = txn.get(&connected_registry_key(&child.name))? {
+            forget_instance(txn, &known, child)?;
+        }
+    }
     let children = config.children.iter().map(|child| (child.name.as_str(), child)).collect();
     replace_all::<ConnectedRegistry>(txn, Kind::ConnectedRegistry, children)
 }
@@ -358,9 +370,23 @@ fn forget_strangers(txn: &mut Txn<'_>, config: &NodeConfig) -> Result<(), StoreE
         if !known.contains(name.as_str()) {
             txn.delete(descendant_key(name))?;
             txn.delete(version_key(name))?;
-            txn.delete(key(Kind::Activation, &[name.as_str().as_bytes()]))?;
-            txn.delete(key(Kind::Status, &[name.as_str().as_bytes()]))?;
+            txn.delete(activation_key(name))?;
+            txn.delete(status_key(name))?;
         }
+    }
+    Ok(())
+}
+
+/// Forgets the instance of a connected registry that was deleted, when one of the same name was
+/// made since.
+fn forget_instance(
+    txn: &mut Txn<'_>,
+    known: &ConnectedRegistry,
+    now: &ConnectedRegistry,
+) -> Result<(), StoreError> {
+    if known.created != now.created {
+        txn.delete(activation_key(&now.name))?;
+        txn.delete(status_key(&now.name))?;
     }
     Ok(())
 }
