@@ -156,6 +156,34 @@ fn f130_f201_the_only_writer_has_no_conflict_after_a_restore() {
     });
 }
 
+/// The parent refused the removal of a manifest after an attempt of which nobody heard. The
+/// manifest is pushed again, so that the removal is void: a tag that began with it may be gone at
+/// the parent.
+#[test]
+fn f130_f204_a_removal_that_is_void_since_may_have_taken_its_tags() {
+    in_tree(async |tree, engine| {
+        let (root, device) = (&tree.world.root, &tree.world.device());
+        push(device, &["v1"], FIRST).await;
+        rest(tree, engine).await;
+        push(device, &["v1"], SECOND).await;
+        let first = digest_of(&manifest(FIRST));
+        device.delete_manifest(&app(), &first, &Origin::Client).await.unwrap();
+        let waiting = device.outbox(9).unwrap();
+        let taken = Origin::Child(Delivery::of(waiting[1].1.id.clone()));
+        root.delete_manifest(&app(), &first, &taken).await.unwrap();
+        for (number, _) in waiting {
+            device.outbox_refused(number, "no".to_owned()).await.unwrap();
+        }
+        push(device, &["v2"], FIRST).await;
+        let engine = tree.start().await;
+        rest(tree, &engine).await;
+        assert_eq!(device.conflicts().unwrap(), []);
+        let wanted = Some(digest_of(&manifest(SECOND)));
+        assert_eq!((named(root, "v1"), named(device, "v1")), (wanted.clone(), wanted));
+        assert_eq!(named(root, "v2"), Some(first));
+    });
+}
+
 /// The second tag of an image begins where the parent has its content already.
 #[test]
 fn f130_f201_what_is_pushed_to_a_device_that_was_set_back_arrives_under_all_its_tags() {

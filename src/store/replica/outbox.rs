@@ -189,7 +189,7 @@ pub(in crate::store) fn is_taken(txn: &mut Txn<'_>, number: u64) -> Result<bool,
         Some(OutboxEntry {
             repository, change: OutboxChange::ManifestDeleted { digest }, ..
         }) => {
-            tags_are_gone(txn, &repository, &digest)?;
+            tags_are_gone(txn, &repository, &digest, true)?;
         }
         // An offer may have been made in vain.
         Some(OutboxEntry {
@@ -206,11 +206,13 @@ pub(in crate::store) fn is_taken(txn: &mut Txn<'_>, number: u64) -> Result<bool,
 }
 
 /// The parent has deleted a manifest for us, with the tags that named it: changes that begin with
-/// it and have waited since before begin with nothing now, or with what an attempt left.
-fn tags_are_gone(
+/// it and have waited since before begin with nothing now, or with what an attempt left. Unless
+/// `certain` it may have done so.
+pub(in crate::store) fn tags_are_gone(
     txn: &mut Txn<'_>,
     repository: &RepositoryName,
     digest: &Digest,
+    certain: bool,
 ) -> Result<(), StoreError> {
     let mut seen = BTreeSet::new();
     // One that was written anew since has a higher number than the removal.
@@ -222,9 +224,10 @@ fn tags_are_gone(
         if !seen.insert(tag.clone()) {
             continue;
         }
-        if base.as_ref() == Some(digest) {
+        let begins = base.as_ref() == Some(digest);
+        if begins && certain {
             *base = None;
-        } else if attempted.iter().any(|state| state.as_ref() == Some(digest)) {
+        } else if begins || attempted.iter().any(|state| state.as_ref() == Some(digest)) {
             remember(&mut entry.unheard, None);
         } else {
             continue;

@@ -307,7 +307,7 @@ fn may_be_there(txn: &Txn<'_>, chain: &[OutboxEntry]) -> Result<Vec<Option<Diges
 /// those of one tag, or a single one. The tag goes at once to where it is now. What it named in
 /// between goes up without it, because clients may have pinned it, and so does what it named when
 /// it was removed: whatever is refused of that holds up no tag.
-fn renewed(txn: &Txn<'_>, chain: &[OutboxEntry]) -> Result<Vec<OutboxChange>, StoreError> {
+fn renewed(txn: &mut Txn<'_>, chain: &[OutboxEntry]) -> Result<Vec<OutboxChange>, StoreError> {
     let Some(OutboxEntry { repository, .. }) = chain.first() else {
         return Ok(Vec::new());
     };
@@ -328,7 +328,12 @@ fn renewed(txn: &Txn<'_>, chain: &[OutboxEntry]) -> Result<Vec<OutboxChange>, St
         }
         [OutboxEntry { change: OutboxChange::ManifestDeleted { digest }, .. }, ..] => {
             let change = OutboxChange::ManifestDeleted { digest: digest.clone() };
-            return Ok(if here(digest)? { Vec::new() } else { vec![change] });
+            if !here(digest)? {
+                return Ok(vec![change]);
+            }
+            // It is void, and the parent may have had it before it refused it.
+            outbox::tags_are_gone(txn, repository, digest, false)?;
+            return Ok(Vec::new());
         }
         [] => return Ok(Vec::new()),
     };
