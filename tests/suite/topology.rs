@@ -332,17 +332,18 @@ fn replace(root: &Node, middle: &mut Node) {
 /// one that was deleted.
 #[test]
 fn f031_f033_a_leaf_that_is_made_again_while_its_parent_is_away_takes_a_new_device() {
-    let (root, login, gateway) = crate::sync::root_behind(u64::MAX);
-    let (middle, leaf, owner) = two_below(&root, &root.gateway);
-    let proxies = [login, gateway];
-    proxies.iter().for_each(Proxy::cut);
+    let root = Node::root();
+    let proxy = Proxy::new(&root.gateway);
+    let (middle, leaf, owner) = two_below(&root, &proxy.address);
+    proxy.refuse("/gateway/", "HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n");
+    proxy.cut();
     let delete = ["connected-registry", "delete", "--name", "tier2", "--cleanup", "--yes"];
     assert!(root.run(&delete).status.success());
     drop(leaf);
     root.connect("tier2", &["--parent", "tier1", "--repository", "app"]);
     root.link("tier2", &owner.0);
     let below = connection_below(&root, "tier2", &middle);
-    proxies.iter().for_each(Proxy::pass);
+    proxy.pass();
     let mut fresh = Node::device(&below);
     fresh.spawn();
     eventually(SOON * 2, "it is active", || {
