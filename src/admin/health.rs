@@ -236,6 +236,11 @@ impl Admin {
         ] {
             sample(name, "counter", help, counter.get());
         }
+        let turn_rows = self.store.sys().spawner.turn_rows();
+        let help = "Most rows of the store that a task read before others went on.";
+        sample("turn_rows_max", "gauge", help, turn_rows);
+        let help = "Most rows that a command of the store read and changed.";
+        sample("command_rows_max", "gauge", help, metrics.command_rows.get());
         let sequence = self.store.sequence();
         sample("store_sequence", "gauge", "Sequence of the last durable record.", sequence);
         let damaged = self.store.damaged_count() as u64;

@@ -20,6 +20,7 @@ use super::journal::checkpoint::{self, Checkpoint};
 use super::journal::segment::{self, Journal, Record};
 use super::recovery::rebuild::rebuild;
 use super::{Shared, StoreError, Txn};
+use crate::sys::turn;
 use crate::types::limits::{
     GROUP_BYTES_MAX, GROUP_COMMANDS_MAX, JOURNAL_RETAIN_BYTES, RECORD_BYTES_MAX,
 };
@@ -222,8 +223,10 @@ impl Writer {
         let mut txn = Txn::over(&*index, &group.overlay);
         let Shared { feed, counts, heard, .. } = &*self.shared;
         txn.live(feed.epoch(), counts.clone(), heard.load(Ordering::Relaxed));
-        let ran = catch_unwind(AssertUnwindSafe(|| command.run(&mut txn)));
+        let (ran, read) = turn::apart(|| catch_unwind(AssertUnwindSafe(|| command.run(&mut txn))));
         let (changes, derived) = txn.into_changes();
+        let rows = read.rows + (changes.len() + derived.len()) as u64;
+        self.shared.sys.metrics.command_rows.note(rows);
         let own = match ran {
             Ok(Ok(())) => self.frame(group, changes, derived),
             Ok(Err(error)) => Err(error),

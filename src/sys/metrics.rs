@@ -18,6 +18,25 @@ impl Counter {
     }
 }
 
+/// The largest of some numbers.
+#[derive(Default, Debug)]
+pub struct Peak(AtomicU64);
+
+impl Peak {
+    /// Notes one of them.
+    pub fn note(&self, n: u64) {
+        // Mostly there is nothing to write, which threads share without a fight.
+        if n > self.get() {
+            self.0.fetch_max(n, Ordering::Relaxed);
+        }
+    }
+
+    /// The largest since the start of the process.
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
 /// Every counter of the process; `admin` prints them.
 #[derive(Default, Debug)]
 pub struct Metrics {
@@ -55,4 +74,6 @@ pub struct Metrics {
     pub sync_bytes_fetched: Counter,
     /// Requests sent to the parent.
     pub sync_requests: Counter,
+    /// Rows that one command of the store read and changed.
+    pub command_rows: Peak,
 }

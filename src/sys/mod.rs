@@ -16,6 +16,7 @@ pub mod owner;
 pub mod rng;
 pub mod signals;
 pub mod spawn;
+pub mod turn;
 
 use std::sync::Arc;
 

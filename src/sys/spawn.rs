@@ -6,18 +6,21 @@ use std::sync::{Arc, OnceLock};
 use smol::lock::Semaphore;
 use smol::{Executor, Task};
 
+use super::metrics::Peak;
+use super::turn;
 use crate::types::limits::BLOCKING_THREADS;
 
 /// Spawns tasks; a clone spawns on the same executor.
 #[derive(Clone)]
 pub struct Spawner {
     executor: Arc<Executor<'static>>,
+    turn_rows: Arc<Peak>,
 }
 
 impl Spawner {
     /// A new executor.
     pub fn new() -> Spawner {
-        Spawner { executor: Arc::new(Executor::new()) }
+        Spawner { executor: Arc::new(Executor::new()), turn_rows: Arc::default() }
     }
 
     /// Runs `future` as a task until it ends or the handle is dropped.
@@ -26,7 +29,13 @@ impl Spawner {
         &self,
         future: impl Future<Output = T> + Send + 'static,
     ) -> Task<T> {
-        self.executor.spawn(future)
+        let turn_rows = self.turn_rows.clone();
+        self.executor.spawn(turn::watched(future, move |work| turn_rows.note(work.rows)))
+    }
+
+    /// The most rows of the store that a task has read in one turn.
+    pub fn turn_rows(&self) -> u64 {
+        self.turn_rows.get()
     }
 
     /// Drives the executor on this thread, and on `threads - 1` more, until `main` ends.
@@ -82,7 +91,10 @@ pub fn limit_blocking_threads(threads: usize) {
 pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     let permits = BLOCKING_PERMITS.get_or_init(|| Semaphore::new(BLOCKING_THREADS));
     let _permit = permits.acquire().await;
-    smol::unblock(work).await
+    let (value, _read) = smol::unblock(move || turn::apart(work)).await;
+    #[cfg(test)]
+    turn::testing::note_job(_read);
+    value
 }
 
 /// Starts work that blocks in the pool at once, whether or not the handle is awaited. Dropping

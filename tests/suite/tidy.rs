@@ -337,6 +337,14 @@ fn files_are_short_plain_text() {
 }
 
 #[test]
+fn f209_every_look_up_of_the_index_is_counted() {
+    let own = |file: &String| file.starts_with("src/store/index/");
+    let mut others = sources().into_iter().filter(|file| !own(file));
+    let escapes = others.find(|file| code(&read(file)).contains("_uncounted"));
+    assert_eq!(escapes, None, "use get and scan, which count what is read");
+}
+
+#[test]
 fn nothing_is_left_for_later() {
     // Written apart, so that this file does not find itself.
     let words = [["TO", "DO"], ["FIX", "ME"], ["XX", "X"]].map(|parts| parts.concat());

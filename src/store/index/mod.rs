@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, RwLock};
 
 use crate::store::StoreError;
+use crate::sys::turn;
 
 /// A row's key and its new content, `None` when it is removed.
 pub type Change = (Vec<u8>, Option<Vec<u8>>);
@@ -19,10 +20,32 @@ pub type KeyValue = (Vec<u8>, Vec<u8>);
 
 /// An ordered map from keys to rows that remembers the last journal sequence applied to it.
 pub trait Index: Send + Sync {
-    /// Looks one key up.
-    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError>;
+    /// Looks one key up. It counts as a row read, see [`turn`].
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        let row = self.get_uncounted(key)?;
+        turn::note(1, key.len() + row.as_ref().map_or(0, Vec::len));
+        Ok(row)
+    }
+
     /// Up to `limit` rows whose keys start with `prefix` and are greater than `after`, in order.
+    /// Each counts as read.
     fn scan(
+        &self,
+        prefix: &[u8],
+        after: Option<&[u8]>,
+        limit: usize,
+    ) -> Result<Vec<KeyValue>, StoreError> {
+        let rows = self.scan_uncounted(prefix, after, limit)?;
+        // One that finds nothing is work too.
+        let bytes = rows.iter().map(|(key, row)| key.len() + row.len()).sum();
+        turn::note(rows.len().max(1), bytes);
+        Ok(rows)
+    }
+
+    /// What [`Index::get`] does, not counted.
+    fn get_uncounted(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError>;
+    /// What [`Index::scan`] does, not counted.
+    fn scan_uncounted(
         &self,
         prefix: &[u8],
         after: Option<&[u8]>,
@@ -71,12 +94,12 @@ pub struct MapIndex(RwLock<Rows>);
 type Rows = (u64, BTreeMap<Vec<u8>, Vec<u8>>);
 
 impl Index for MapIndex {
-    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+    fn get_uncounted(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
         let map = self.0.read().map_err(|_| StoreError::Unavailable)?;
         Ok(map.1.get(key).cloned())
     }
 
-    fn scan(
+    fn scan_uncounted(
         &self,
         prefix: &[u8],
         after: Option<&[u8]>,
@@ -168,11 +191,11 @@ impl NoIndex {
 }
 
 impl Index for NoIndex {
-    fn get(&self, _key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+    fn get_uncounted(&self, _key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
         self.error()
     }
 
-    fn scan(
+    fn scan_uncounted(
         &self,
         _prefix: &[u8],
         _after: Option<&[u8]>,

@@ -161,7 +161,7 @@ fn verify(db: &sled::Db) -> Result<Seal, String> {
 }
 
 impl Index for SledIndex {
-    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+    fn get_uncounted(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
         self.fenced(|| {
             let row = self.db.get(key)?.map(|row| row.to_vec());
             self.note_read(key)?;
@@ -169,7 +169,7 @@ impl Index for SledIndex {
         })
     }
 
-    fn scan(
+    fn scan_uncounted(
         &self,
         prefix: &[u8],
         after: Option<&[u8]>,
