@@ -132,7 +132,7 @@ impl Admin {
         }
         if self.options.role == Role::Root {
             value["gatewayEndpoint"] = self.options.gateway_endpoint.clone().into();
-            value["connectedRegistries"] = self.store.connected_registries()?.len().into();
+            value["connectedRegistries"] = self.store.connected_registries_count().await?.into();
         } else {
             let now = self.store.sys().clock.wall();
             let node = config.as_ref().map(|config| &config.node);

@@ -208,8 +208,8 @@ impl Admin {
     }
 
     /// All, the descendants of one, those directly below the root, or the direct children of one.
-    pub(super) fn registry_list(&self, which: &ListRegistries) -> Result<Value, Fault> {
-        let all = self.all_registries()?;
+    pub(super) async fn registry_list(&self, which: &ListRegistries) -> Result<Value, Fault> {
+        let all = self.all_registries().await?;
         let chosen = match &which.parent {
             Some(parent) if !all.iter().any(|node| node.name == *parent) => {
                 return Err(Fault::not_found(format!(
@@ -222,7 +222,7 @@ impl Admin {
             }
             _ => all,
         };
-        chosen.iter().map(|node| self.print_registry(node)).collect()
+        self.print_all(&chosen, |node| self.print_registry(node)).await
     }
 
     pub(super) fn client_tokens(

@@ -133,7 +133,7 @@ fn a_connected_registry_shows_and_leaves_changes_to_the_root() {
         client_tokens: Vec::new(),
         children: vec![get("ship01")],
         child_tokens: vec![token("ship01")],
-        scope_maps: root.store.scope_maps().unwrap(),
+        scope_maps: smol::block_on(root.store.scope_maps()).unwrap(),
         descendants: Vec::new(),
     };
     smol::block_on(device.store.commit(move |txn| txn.put(self_config_key(), &config))).unwrap();

@@ -145,8 +145,8 @@ impl Admin {
         Ok(self.print_scope_map(&self.scope_map(&which.name)?))
     }
 
-    pub(super) fn scope_map_list(&self, _: Nothing) -> Result<Value, Fault> {
-        Ok(self.all_scope_maps()?.iter().map(|map| self.print_scope_map(map)).collect())
+    pub(super) async fn scope_map_list(&self, _: Nothing) -> Result<Value, Fault> {
+        self.print_all(&self.all_scope_maps().await?, |map| Ok(self.print_scope_map(map))).await
     }
 
     pub(super) async fn token_create(&self, new: CreateToken) -> Result<Value, Fault> {
@@ -204,8 +204,8 @@ impl Admin {
         Ok(self.print_token(&self.token(&which.name)?, &[]))
     }
 
-    pub(super) fn token_list(&self, _: Nothing) -> Result<Value, Fault> {
-        Ok(self.all_tokens()?.iter().map(|token| self.print_token(token, &[])).collect())
+    pub(super) async fn token_list(&self, _: Nothing) -> Result<Value, Fault> {
+        self.print_all(&self.all_tokens().await?, |token| Ok(self.print_token(token, &[]))).await
     }
 
     pub(super) async fn credential_generate(

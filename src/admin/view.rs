@@ -1,9 +1,12 @@
 //! What there is to show: at the root the managed rows, on a connected registry what its parent
 //! sent it.
 
+use serde_json::Value;
+
 use super::Admin;
 use super::fault::Fault;
-use crate::store::StoreError;
+use crate::store::{PAGE_ROWS, StoreError};
+use crate::sys::spawn::yield_now;
 use crate::types::message::NodeConfig;
 use crate::types::token::{ScopeMap, Token};
 use crate::types::{ConnectedRegistry, ConnectedRegistryName, Role, ScopeMapName, TokenName};
@@ -16,17 +19,25 @@ impl Admin {
         }
     }
 
-    pub(super) fn all_scope_maps(&self) -> Result<Vec<ScopeMap>, StoreError> {
+    pub(super) async fn all_scope_maps(&self) -> Result<Vec<ScopeMap>, StoreError> {
         match self.options.role {
-            Role::Root => self.store.scope_maps(),
-            Role::Connected => Ok(self.config()?.map(|c| c.scope_maps).unwrap_or_default()),
+            Role::Root => self.store.scope_maps().await,
+            Role::Connected => self.sent_scope_maps(),
         }
     }
 
-    pub(super) fn all_tokens(&self) -> Result<Vec<Token>, StoreError> {
-        if self.options.role == Role::Root {
-            return self.store.tokens();
+    fn sent_scope_maps(&self) -> Result<Vec<ScopeMap>, StoreError> {
+        Ok(self.config()?.map(|config| config.scope_maps).unwrap_or_default())
+    }
+
+    pub(super) async fn all_tokens(&self) -> Result<Vec<Token>, StoreError> {
+        match self.options.role {
+            Role::Root => self.store.tokens().await,
+            Role::Connected => self.sent_tokens(),
         }
+    }
+
+    fn sent_tokens(&self) -> Result<Vec<Token>, StoreError> {
         let Some(config) = self.config()? else {
             return Ok(Vec::new());
         };
@@ -37,10 +48,14 @@ impl Admin {
         Ok(tokens)
     }
 
-    pub(super) fn all_registries(&self) -> Result<Vec<ConnectedRegistry>, StoreError> {
-        if self.options.role == Role::Root {
-            return self.store.connected_registries();
+    pub(super) async fn all_registries(&self) -> Result<Vec<ConnectedRegistry>, StoreError> {
+        match self.options.role {
+            Role::Root => self.store.connected_registries().await,
+            Role::Connected => self.sent_registries(),
         }
+    }
+
+    fn sent_registries(&self) -> Result<Vec<ConnectedRegistry>, StoreError> {
         let Some(config) = self.config()? else {
             return Ok(Vec::new());
         };
@@ -50,10 +65,26 @@ impl Admin {
         Ok(registries)
     }
 
+    /// Prints resources, a page of them at a time: others go on in between.
+    pub(super) async fn print_all<T>(
+        &self,
+        all: &[T],
+        print: impl Fn(&T) -> Result<Value, Fault>,
+    ) -> Result<Value, Fault> {
+        let mut printed = Vec::with_capacity(all.len());
+        for page in all.chunks(PAGE_ROWS) {
+            for one in page {
+                printed.push(print(one)?);
+            }
+            yield_now().await;
+        }
+        Ok(Value::Array(printed))
+    }
+
     pub(super) fn scope_map(&self, name: &ScopeMapName) -> Result<ScopeMap, Fault> {
         let found = match self.options.role {
             Role::Root => self.store.scope_map(name)?,
-            Role::Connected => self.all_scope_maps()?.into_iter().find(|map| map.name == *name),
+            Role::Connected => self.sent_scope_maps()?.into_iter().find(|map| map.name == *name),
         };
         found.ok_or_else(|| Fault::of(StoreError::NotFound, "scope map", name))
     }
@@ -61,7 +92,7 @@ impl Admin {
     pub(super) fn token(&self, name: &TokenName) -> Result<Token, Fault> {
         let found = match self.options.role {
             Role::Root => self.store.token(name)?,
-            Role::Connected => self.all_tokens()?.into_iter().find(|token| token.name == *name),
+            Role::Connected => self.sent_tokens()?.into_iter().find(|token| token.name == *name),
         };
         found.ok_or_else(|| Fault::of(StoreError::NotFound, "token", name))
     }
@@ -72,7 +103,7 @@ impl Admin {
     ) -> Result<ConnectedRegistry, Fault> {
         let found = match self.options.role {
             Role::Root => self.store.connected_registry(name)?,
-            Role::Connected => self.all_registries()?.into_iter().find(|node| node.name == *name),
+            Role::Connected => self.sent_registries()?.into_iter().find(|node| node.name == *name),
         };
         found.ok_or_else(|| Fault::of(StoreError::NotFound, "connected registry", name))
     }

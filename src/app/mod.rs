@@ -12,6 +12,8 @@ mod sample;
 mod scrub;
 #[cfg(test)]
 mod simulation;
+#[cfg(test)]
+mod turns;
 
 pub use check::check;
 pub use demo::{DemoOptions, demo};

@@ -502,7 +502,7 @@ fn gateway_endpoint(registry: &config::Registry, address: &str) -> String {
 }
 
 /// What the gateway saw of its children, as `admin` asks for it.
-struct Seen(Arc<Contacts>);
+pub(super) struct Seen(pub(super) Arc<Contacts>);
 
 impl Contact for Seen {
     fn state(
@@ -522,8 +522,8 @@ impl Contact for Seen {
 /// Removes what nobody came back for, and keeps the journal for those who follow it.
 async fn housekeeping(store: Store) {
     loop {
-        match store.connected_registries() {
-            Ok(children) => store.retain_for_children(!children.is_empty()),
+        match store.has_connected_registries() {
+            Ok(has_children) => store.retain_for_children(has_children),
             Err(error) => log::warn!("cannot look for children: {error}"),
         }
         sleep(HOUSEKEEPING_PERIOD).await;

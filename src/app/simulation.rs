@@ -659,7 +659,7 @@ async fn run(spawner: Spawner, seed: u64) {
     );
     let lost = told.missing(&manifests(&world.root));
     assert!(lost.is_empty(), "seed {seed}\nnot at the root: {lost:?}\n{log}");
-    assert!(device.conflicts().unwrap().is_empty(), "seed {seed}\n{log}");
+    assert!(device.conflicts(99).unwrap().is_empty(), "seed {seed}\n{log}");
 }
 
 /// Does what the device does until its power fails; `false`: it did.

@@ -6,13 +6,16 @@
 //! desired states of several nodes reach it one after the other, so its versions also tell which of
 //! the listed ones it does not have yet.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::gateway::feed::Scope;
-use crate::store::rows::{Kind, key, prefix};
-use crate::store::{Store, StoreError};
-use crate::sys::spawn::blocking;
+use crate::store::rows::connected_registry::connected_registry_key;
+use crate::store::rows::scope_map::scope_map_key;
+use crate::store::rows::token::token_key;
+use crate::store::rows::{Kind, key};
+use crate::store::{PAGE_ROWS, Store, StoreError};
+use crate::sys::spawn::{blocking, yield_now};
 use crate::types::message::{Descendant, NodeConfig};
 use crate::types::token::{ScopeMap, Token};
 use crate::types::{ConnectedRegistry, ConnectedRegistryName, Role, ScopeMapName, TokenName};
@@ -29,6 +32,20 @@ struct Versions {
     /// The journal sequence that the versions are not older than.
     sequence: u64,
     by_name: BTreeMap<ConnectedRegistryName, String>,
+    children: Children,
+}
+
+/// The nodes directly below each, by name.
+type Children = BTreeMap<ConnectedRegistryName, Vec<ConnectedRegistryName>>;
+
+impl Versions {
+    /// The part of the tree below a node, and it.
+    fn children_below(&self, name: &ConnectedRegistryName) -> Children {
+        let names = below(&self.children, name);
+        let names = names.iter().chain([name]);
+        let entry = |name| self.children.get_key_value(name);
+        names.filter_map(entry).map(|(name, below)| (name.clone(), below.clone())).collect()
+    }
 }
 
 /// A desired state under its version.
@@ -66,17 +83,34 @@ impl Directory {
             let Some(config) = self.store.descendant_config(name)? else {
                 return Ok(None);
             };
-            let version = self.passed_on(&config)?;
+            let version = self.passed_on(&config).await?;
             return Ok(Some(Versioned { config, version }));
         }
-        let versions = self.versions(self.store.sequence()).await?;
-        let (store, name) = (self.store.clone(), name.clone());
-        let registry = self.registry.clone();
-        let config = blocking(move || {
-            let tree = Tree::load(&store, &registry)?;
-            Ok::<_, StoreError>(tree.config(&name, &versions.by_name))
-        });
-        Ok(config.await?.map(versioned))
+        let versions = self.versions(self.store.access_sequence()).await?;
+        let Some(tree) = self.around(name, &versions).await? else { return Ok(None) };
+        Ok(tree.config(name, &versions.by_name).map(versioned))
+    }
+
+    /// What the desired state of one node is made of: no more rows than it has parts.
+    async fn around(
+        &self,
+        name: &ConnectedRegistryName,
+        versions: &Versions,
+    ) -> Result<Option<Tree>, StoreError> {
+        let Some(node) = self.store.connected_registry(name)? else { return Ok(None) };
+        let children = versions.children.get(name).cloned().unwrap_or_default();
+        let keys = children.iter().map(connected_registry_key).collect();
+        let mut nodes = self.store.rows_of::<ConnectedRegistry>(keys).await?;
+        let of_clients = node.client_tokens.clone();
+        nodes.push(node);
+        let of_nodes = nodes.iter().map(|node| &node.sync_token);
+        let keys = of_clients.iter().chain(of_nodes).map(token_key).collect();
+        let tokens = self.store.rows_of::<Token>(keys).await?;
+        let named: BTreeSet<&ScopeMapName> = tokens.iter().map(|token| &token.scope_map).collect();
+        let keys = named.into_iter().map(scope_map_key).collect();
+        let maps = self.store.rows_of::<ScopeMap>(keys).await?;
+        let tree = Tree::of(self.registry.clone(), nodes, tokens, maps);
+        Ok(Some(Tree { children: versions.children_below(name), ..tree }))
     }
 
     /// The version of a node's desired state, not older than the journal's `sequence`.
@@ -87,7 +121,8 @@ impl Directory {
     ) -> Result<Option<String>, StoreError> {
         if self.role == Role::Connected {
             let config = self.store.descendant_config(name)?;
-            return config.map(|config| self.passed_on(&config)).transpose();
+            let Some(config) = config else { return Ok(None) };
+            return self.passed_on(&config).await.map(Some);
         }
         Ok(self.versions(sequence).await?.by_name.get(name).cloned())
     }
@@ -95,13 +130,15 @@ impl Directory {
     /// The version of a desired state as this connected registry passes it on: that of the root
     /// once everything that it lists is here. Before that it is another one, because the child that
     /// it is for asks at once for what is listed, and would not ask again for what it did not get.
-    fn passed_on(&self, config: &NodeConfig) -> Result<String, StoreError> {
-        let mut version = version_of(config);
-        for listed in &config.descendants {
-            if self.store.descendant_version(&listed.name)?.as_ref() != Some(&listed.version) {
-                version = format!("{version}-without-{}", listed.name);
-                break;
+    async fn passed_on(&self, config: &NodeConfig) -> Result<String, StoreError> {
+        let version = version_of(config);
+        for page in config.descendants.chunks(PAGE_ROWS) {
+            for listed in page {
+                if self.store.descendant_version(&listed.name)?.as_ref() != Some(&listed.version) {
+                    return Ok(format!("{version}-without-{}", listed.name));
+                }
             }
+            yield_now().await;
         }
         Ok(version)
     }
@@ -112,14 +149,14 @@ impl Directory {
         if let Some(versions) = cached.filter(|versions| versions.sequence >= sequence) {
             return Ok(versions);
         }
-        let (store, registry) = (self.store.clone(), self.registry.clone());
+        // Taken before the rows are read, so that it never claims too much.
+        let sequence = self.store.sequence();
+        let tree = Tree::load(&self.store, self.registry.clone()).await?;
         let versions = blocking(move || {
-            // Taken before the rows are read, so that it never claims too much.
-            let sequence = store.sequence();
-            let by_name = Tree::load(&store, &registry)?.versions();
-            Ok::<_, StoreError>(Arc::new(Versions { sequence, by_name }))
+            let by_name = tree.versions();
+            Arc::new(Versions { sequence, by_name, children: tree.children })
         });
-        let versions = versions.await?;
+        let versions = versions.await;
         *self.versions.lock().unwrap_or_else(PoisonError::into_inner) = Some(versions.clone());
         Ok(versions)
     }
@@ -141,30 +178,36 @@ fn version_of(config: &NodeConfig) -> String {
 struct Tree {
     registry: String,
     nodes: BTreeMap<ConnectedRegistryName, ConnectedRegistry>,
-    children: BTreeMap<ConnectedRegistryName, Vec<ConnectedRegistryName>>,
+    children: Children,
     tokens: BTreeMap<TokenName, Token>,
     maps: BTreeMap<ScopeMapName, ScopeMap>,
 }
 
 impl Tree {
-    fn load(store: &Store, registry: &str) -> Result<Tree, StoreError> {
-        let start = prefix(Kind::ConnectedRegistry, &[]);
-        let nodes = store.scan::<ConnectedRegistry>(&start, None, usize::MAX)?;
-        let tokens = store.scan::<Token>(&prefix(Kind::Token, &[]), None, usize::MAX)?;
-        let maps = store.scan::<ScopeMap>(&prefix(Kind::ScopeMap, &[]), None, usize::MAX)?;
-        let mut children: BTreeMap<ConnectedRegistryName, Vec<_>> = BTreeMap::new();
-        for (_, node) in &nodes {
+    async fn load(store: &Store, registry: String) -> Result<Tree, StoreError> {
+        let nodes = store.connected_registries().await?;
+        Ok(Tree::of(registry, nodes, store.tokens().await?, store.scope_maps().await?))
+    }
+
+    fn of(
+        registry: String,
+        nodes: Vec<ConnectedRegistry>,
+        tokens: Vec<Token>,
+        maps: Vec<ScopeMap>,
+    ) -> Tree {
+        let mut children = Children::new();
+        for node in &nodes {
             if let Some(parent) = &node.parent {
                 children.entry(parent.clone()).or_default().push(node.name.clone());
             }
         }
-        Ok(Tree {
-            registry: registry.to_owned(),
-            nodes: nodes.into_iter().map(|(_, node)| (node.name.clone(), node)).collect(),
+        Tree {
+            registry,
+            nodes: nodes.into_iter().map(|node| (node.name.clone(), node)).collect(),
             children,
-            tokens: tokens.into_iter().map(|(_, token)| (token.name.clone(), token)).collect(),
-            maps: maps.into_iter().map(|(_, map)| (map.name.clone(), map)).collect(),
-        })
+            tokens: tokens.into_iter().map(|token| (token.name.clone(), token)).collect(),
+            maps: maps.into_iter().map(|map| (map.name.clone(), map)).collect(),
+        }
     }
 
     /// Versions from the leaves up, because each lists those below it.
@@ -173,7 +216,7 @@ impl Tree {
         let mut order: Vec<ConnectedRegistryName> = Vec::new();
         for root in roots {
             order.push(root.name.clone());
-            order.extend(self.below(&root.name));
+            order.extend(below(&self.children, &root.name));
         }
         let mut versions = BTreeMap::new();
         for name in order.into_iter().rev() {
@@ -182,23 +225,6 @@ impl Tree {
             }
         }
         versions
-    }
-
-    /// All descendants, parents before their children. Each has one parent, so that only a circle
-    /// of them, in a damaged store, would come to the first one again.
-    fn below(&self, first: &ConnectedRegistryName) -> Vec<ConnectedRegistryName> {
-        let children_of = |name: &ConnectedRegistryName| {
-            let children = self.children.get(name).into_iter().flatten();
-            children.filter(|child| *child != first).cloned().collect::<Vec<_>>()
-        };
-        let mut found = children_of(first);
-        let mut next = 0;
-        while let Some(name) = found.get(next) {
-            let children = children_of(name);
-            found.extend(children);
-            next += 1;
-        }
-        found
     }
 
     fn config(
@@ -221,7 +247,7 @@ impl Tree {
             .map(|map| (&map.name, map))
             .collect();
         let scope_maps = maps.into_values().cloned().collect();
-        let mut below = self.below(name);
+        let mut below = below(&self.children, name);
         below.sort();
         let descendants = below.into_iter().filter_map(|name| {
             let version = versions.get(&name)?.clone();
@@ -238,6 +264,23 @@ impl Tree {
             descendants: descendants.collect(),
         })
     }
+}
+
+/// All descendants, parents before their children. Each has one parent, so that only a circle of
+/// them, in a damaged store, would come to the first one again.
+fn below(children: &Children, first: &ConnectedRegistryName) -> Vec<ConnectedRegistryName> {
+    let children_of = |name: &ConnectedRegistryName| {
+        let children = children.get(name).into_iter().flatten();
+        children.filter(|child| *child != first).cloned().collect::<Vec<_>>()
+    };
+    let mut found = children_of(first);
+    let mut next = 0;
+    while let Some(name) = found.get(next) {
+        let children = children_of(name);
+        found.extend(children);
+        next += 1;
+    }
+    found
 }
 
 #[cfg(test)]

@@ -141,7 +141,7 @@ impl Gateway {
             Call::Config => self.config(request, &caller).await,
             Call::Status => self.status(request, &caller).await,
             Call::Messages => self.messages(request, &caller).await,
-            Call::Repository(repository) => self.repository(request, &caller, &repository),
+            Call::Repository(name) => self.repository(request, &caller, &name).await,
         };
         reply.map(|reply| reply.to(to))
     }
@@ -372,7 +372,7 @@ impl Gateway {
 
     /// A page of what a repository holds, for a full comparison. A repository that does not exist
     /// yet is empty.
-    fn repository(
+    async fn repository(
         &self,
         request: &Request,
         caller: &Caller,
@@ -391,7 +391,7 @@ impl Gateway {
             if rows.len() == PAGE_MAX { rows.last().map(|(tag, _)| tag.clone()) } else { None };
         let entry = |(tag, row): (Tag, crate::store::TagRow)| TagEntry { tag, digest: row.digest };
         let tags = rows.into_iter().map(entry).collect();
-        let referrers = if next.is_none() { self.referrers(repository)? } else { Vec::new() };
+        let referrers = if next.is_none() { self.referrers(repository).await? } else { vec![] };
         let reply = respond(request, &Listing { at, tags, referrers, next })?;
         let partial = self.store.is_partial(repository).map_err(fault)?;
         // Read after the rows: the listing is not newer than this.
@@ -399,11 +399,17 @@ impl Gateway {
         Ok(if partial { reply.with(PARTIAL, "1".to_owned()) } else { reply })
     }
 
-    fn referrers(&self, repository: &RepositoryName) -> Result<Vec<Digest>, Refusal> {
+    async fn referrers(&self, repository: &RepositoryName) -> Result<Vec<Digest>, Refusal> {
         let start = prefix(Kind::Referrer, &[repository.as_str().as_bytes()]);
-        let rows = self.store.scan::<ReferrerRow>(&start, None, REFERRERS_MAX).map_err(fault)?;
-        let digests = rows.iter().filter_map(|(key, _)| referrer_of_key(key, repository));
-        let mut digests: Vec<Digest> = digests.collect();
+        let mut pages = self.store.pages::<ReferrerRow>(start);
+        let mut digests: Vec<Digest> = Vec::new();
+        while digests.len() < REFERRERS_MAX {
+            let page = pages.next().await.map_err(fault)?;
+            if page.is_empty() {
+                break;
+            }
+            digests.extend(page.iter().filter_map(|(key, _)| referrer_of_key(key, repository)));
+        }
         digests.sort();
         digests.dedup();
         Ok(digests)

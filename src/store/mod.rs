@@ -25,6 +25,7 @@ mod error;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
 mod marks;
+mod paged;
 mod writer;
 
 #[cfg(test)]
@@ -36,6 +37,7 @@ pub use error::StoreError;
 pub use index::IndexKind;
 pub use journal::layout::OpenError;
 pub use journal::txn::Txn;
+pub use paged::{PAGE_ROWS, Pages};
 pub use recovery::found::Recovery;
 pub use registry::manifests::{PutManifest, PutOutcome};
 pub use registry::tags::Precondition;

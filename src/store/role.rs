@@ -446,13 +446,13 @@ mod tests {
             }
             let owner = store.sync_token_owner(&"leaf01-sync".parse().unwrap()).unwrap().unwrap();
             assert_eq!(owner.name.as_str(), "leaf01");
-            assert!(
-                !store.reconcile_due().unwrap() && store.descendant_configs().unwrap().is_empty()
-            );
+            let below = prefix(Kind::NodeConfig, &[]);
+            let below = store.scan::<NodeConfig>(&below, None, 1).unwrap();
+            assert!(!store.reconcile_due().unwrap() && below.is_empty());
 
             store.adopt(Role::Connected).await.unwrap();
             assert_eq!(store.store_role(), Ok(StoreRole::Unprovisioned));
-            assert!(store.tokens().unwrap().is_empty());
+            assert!(store.tokens().await.unwrap().is_empty());
             assert!(store.sync_token_owner(&"leaf01-sync".parse().unwrap()).unwrap().is_none());
         });
     }

@@ -10,6 +10,7 @@ use super::worker::Worker;
 use crate::store::registry::removal::Watch;
 use crate::store::replica::outbox::Origin;
 use crate::store::{Precondition, StoreError};
+use crate::sys::spawn::yield_now;
 use crate::types::limits::PAGE_MAX;
 use crate::types::{Digest, RepositoryName, Tag};
 
@@ -44,7 +45,10 @@ impl Worker {
     }
 
     /// What is here of a repository.
-    pub(super) fn manifests_here(&self, repository: &RepositoryName) -> Result<Here, SyncError> {
+    pub(super) async fn manifests_here(
+        &self,
+        repository: &RepositoryName,
+    ) -> Result<Here, SyncError> {
         let (mut manifests, mut lost) = (BTreeMap::new(), BTreeMap::new());
         let mut last: Option<Digest> = None;
         loop {
@@ -58,6 +62,7 @@ impl Worker {
                 let named: Vec<Digest> = row.named_manifests().cloned().collect();
                 manifests.insert(digest, named);
             }
+            yield_now().await;
         }
         lost.retain(|child, _| !manifests.contains_key(child));
         Ok(Here { manifests, lost })
@@ -69,7 +74,7 @@ impl Worker {
         repository: &RepositoryName,
         here: Here,
     ) -> Result<(), SyncError> {
-        let deleted_here = self.store.outbox_deletions(repository)?;
+        let deleted_here = self.store.outbox_deletions(repository).await?;
         let mut lost: Vec<_> = here.lost.into_iter().collect();
         if lost.len() > ASKED_MAX {
             // All get their turn.

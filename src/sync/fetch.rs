@@ -122,7 +122,7 @@ impl Fetcher {
         // After all that is needed: the same content may be named both ways.
         for _ in 0..MANIFEST_LEVELS_MAX {
             let mut manifests = self.find_optional(repository, &mut closure).await?;
-            manifests.extend(self.lost(repository, &mut closure)?);
+            manifests.extend(self.lost(repository, &mut closure).await?);
             match self.descend(repository, manifests, false, &mut closure).await {
                 Err(error) if error.is_of_item() => left_out(repository, root, &error),
                 done => done?,
@@ -188,14 +188,14 @@ impl Fetcher {
     }
 
     /// What was found to be lost, without what was deleted here: the parent is yet to hear of that.
-    fn lost(
+    async fn lost(
         &self,
         repository: &RepositoryName,
         closure: &mut Closure,
     ) -> Result<Vec<Digest>, SyncError> {
         let mut lost = std::mem::take(&mut closure.lost);
         if !lost.is_empty() {
-            let deleted_here = self.store.outbox_deletions(repository)?;
+            let deleted_here = self.store.outbox_deletions(repository).await?;
             lost.retain(|digest| !deleted_here.contains(digest));
         }
         Ok(lost)

@@ -46,7 +46,7 @@ impl Worker {
         if self.config()?.node.mode == Mode::ReadWrite {
             log::info!("the parent was replaced or restored: it is offered what it lacks");
             // Also where it does not grant that just now.
-            offered = self.repositories_here()?;
+            offered = self.repositories_here().await?;
         }
         self.store.meet_parent(position, start, &offered).await?;
         Ok(position)
@@ -131,7 +131,7 @@ impl Worker {
         tags: &[(Tag, Digest)],
         offer: Offer,
     ) -> Result<(), SyncError> {
-        let here = self.manifests_here(repository)?.manifests.into_keys().collect();
+        let here = self.manifests_here(repository).await?.manifests.into_keys().collect();
         let mut manifests = self.lacked(repository, desired, tags, here).await?;
         if offer == Offer::Made {
             self.store.offer_tags(repository, tags).await?;

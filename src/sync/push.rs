@@ -580,7 +580,7 @@ impl Pusher {
         };
         let repository = &entry.repository;
         let there = self.upstream.tag(repository, &Reference::Tag(tag.clone())).await?;
-        match self.moved(number, entry, there.as_ref())? {
+        match self.moved(number, entry, there.as_ref()).await? {
             Moved::AsWanted => self.done(number, entry).await?,
             Moved::ByUs => {
                 self.store.outbox_begins(number, there).await?;
@@ -593,13 +593,13 @@ impl Pusher {
     }
 
     /// Who has moved the tag of a change that names `there` at the parent.
-    fn moved(
+    async fn moved(
         &self,
         number: u64,
         entry: &OutboxEntry,
         there: Option<&Digest>,
     ) -> Result<Moved, StoreError> {
-        let deleted = self.store.outbox_deletions(&entry.repository)?;
+        let deleted = self.store.outbox_deletions(&entry.repository).await?;
         let lost = self.store.is_offered(&entry.repository)?;
         // Read after that: an offer ends once the change says that the parent may lack the tag.
         let now = self.store.outbox_entry(number)?;

@@ -26,6 +26,9 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// resolved.
 const REFUSED_MAX: usize = 10;
 
+/// Notes of conflicts that are looked through for those: earlier versions left some behind.
+const CONFLICTS_READ_MAX: usize = 256;
+
 /// Damaged content that a report names; the number is told in any case.
 const DAMAGED_SHOWN: usize = 3;
 
@@ -214,7 +217,8 @@ pub fn status_details(
         });
     }
     details.extend(unsent_details(store)?);
-    for (repository, tag, at) in store.conflicts()?.into_iter().take(REFUSED_MAX) {
+    for (repository, tag, at) in store.conflicts(CONFLICTS_READ_MAX)?.into_iter().take(REFUSED_MAX)
+    {
         details.push(StatusDetail {
             kind: DetailCode::TagConflict.kind().to_owned(),
             code: DetailCode::TagConflict.name().to_owned(),

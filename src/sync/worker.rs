@@ -18,6 +18,7 @@ use crate::gateway::wire::Received;
 use crate::gateway::{Upstream, UpstreamError};
 use crate::store::Store;
 use crate::store::replica::inbox::InboxId;
+use crate::sys::spawn::yield_now;
 use crate::types::limits::PAGE_MAX;
 use crate::types::message::{Batch, Message, NodeConfig};
 use crate::types::{Cursor, Digest, Mode, RepositoryName, RepositoryPattern, Tag};
@@ -309,7 +310,7 @@ impl Worker {
         self.state.set(|now| now.syncing = true);
         self.state.publish(&self.store)?;
         let at_parent = self.granted_at_parent(&scope).await?;
-        let here = self.repositories_here()?;
+        let here = self.repositories_here().await?;
         let plan = plan::repositories(&scope, config.node.mode, at_parent, &here);
         self.purge(&plan.purge).await?;
         let strangers = self.store.synced_repositories()?;
@@ -391,7 +392,7 @@ impl Worker {
         Err(UpstreamError::Protocol("the parent's catalog does not end".to_owned()).into())
     }
 
-    pub(super) fn repositories_here(&self) -> Result<BTreeSet<RepositoryName>, SyncError> {
+    pub(super) async fn repositories_here(&self) -> Result<BTreeSet<RepositoryName>, SyncError> {
         let mut names = BTreeSet::new();
         loop {
             let last = names.last().map(RepositoryName::as_str);
@@ -400,6 +401,7 @@ impl Worker {
                 return Ok(names);
             }
             names.extend(page);
+            yield_now().await;
         }
     }
 
@@ -411,17 +413,17 @@ impl Worker {
     ) -> Result<(), SyncError> {
         self.state.debts().begin_compare(repository);
         let before = self.store.outbox_last()?;
-        let waited = self.store.outbox_tags(repository)?;
+        let waited = self.store.outbox_tags(repository).await?;
         let desired = self.listing(repository).await?;
         self.state.note_listed(desired.at);
-        let present = self.present(repository, &desired)?;
+        let present = self.present(repository, &desired).await?;
         // The parent may have heard meanwhile of what a client has changed since, or of what waited
         // before: the listing is older than what is here then, and what counts is what the tag
         // names there now.
         let has_news = self.store.outbox_last()? != before;
         let is_old = |tag: &Tag| has_news || waited.contains(tag);
         let offer = self.offer(repository)?;
-        let withheld = self.store.withheld(repository)?;
+        let withheld = self.store.withheld(repository).await?;
         let (mut pending, mut lacked, mut followed) = (Vec::new(), Vec::new(), Vec::new());
         for step in plan::plan(&desired, &present) {
             match step {
@@ -460,7 +462,7 @@ impl Worker {
             self.offer_withheld(repository, &desired, &lacked, withheld).await?;
         }
         let mut failed = self.fill(repository, &pending).await?;
-        let here = self.manifests_here(repository)?;
+        let here = self.manifests_here(repository).await?;
         if offer == Offer::None && !desired.partial {
             self.drop_deleted(repository, &desired, &here).await?;
         }
@@ -545,7 +547,7 @@ impl Worker {
         Err(SyncError::Content(format!("the listing of {repository} does not end")))
     }
 
-    fn present(
+    async fn present(
         &self,
         repository: &RepositoryName,
         desired: &Desired,
@@ -558,14 +560,18 @@ impl Worker {
                 break;
             }
             present.tags.extend(page.into_iter().map(|(tag, row)| (tag, row.digest)));
+            yield_now().await;
         }
-        for digest in &desired.referrers {
+        for (number, digest) in desired.referrers.iter().enumerate() {
             if self.store.manifest(repository, digest)?.is_some() {
                 present.manifests.insert(digest.clone());
             }
+            if number % PAGE_MAX == PAGE_MAX - 1 {
+                yield_now().await;
+            }
         }
         // Read after the tags: a client that moves one in between makes the step void, or is seen.
-        present.waiting = self.store.outbox_tags(repository)?;
+        present.waiting = self.store.outbox_tags(repository).await?;
         Ok(present)
     }
 

@@ -35,6 +35,12 @@ impl Peak {
     pub fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
+
+    /// Forgets them.
+    #[cfg(test)]
+    pub(crate) fn begin(&self) {
+        self.0.store(0, Ordering::Relaxed);
+    }
 }
 
 /// Every counter of the process; `admin` prints them.

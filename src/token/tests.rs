@@ -574,7 +574,7 @@ fn f074_f077_f162_sync_tokens_act_for_their_own_branch() {
 fn configure(root: &Node, device: &Node, name: &str, clients: &[&str]) {
     let node = root.store.connected_registry(&name.parse().unwrap()).unwrap().unwrap();
     let token = |name: &str| root.store.token(&name.parse().unwrap()).unwrap().unwrap();
-    let all = root.store.connected_registries().unwrap();
+    let all = smol::block_on(root.store.connected_registries()).unwrap();
     let children: Vec<_> =
         all.into_iter().filter(|c| c.parent.as_ref() == Some(&node.name)).collect();
     let mut config = NodeConfig {
@@ -583,7 +583,7 @@ fn configure(root: &Node, device: &Node, name: &str, clients: &[&str]) {
         client_tokens: clients.iter().map(|client| token(client)).collect(),
         child_tokens: children.iter().map(|child| token(child.sync_token.as_str())).collect(),
         children,
-        scope_maps: root.store.scope_maps().unwrap(),
+        scope_maps: smol::block_on(root.store.scope_maps()).unwrap(),
         descendants: Vec::new(),
         node,
     };

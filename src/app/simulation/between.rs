@@ -473,7 +473,7 @@ fn f201_what_is_withheld_is_not_removed_by_what_was_held_back_before() {
         device.reconciled(Cursor { epoch: 7, sequence: 5 }).await.unwrap();
         engine.begin_once().await.unwrap();
         engine.pull_once().await.unwrap();
-        assert!(device.withheld(&app()).unwrap().tags.contains(&names(&["v1"])[0]));
+        assert!(device.withheld(&app()).await.unwrap().tags.contains(&names(&["v1"])[0]));
         assert_eq!(named(device, "v1"), second);
         for _ in 0..9 {
             tree.hands.0.fetch_add(10, Ordering::Relaxed);
@@ -499,7 +499,7 @@ fn f201_a_deletion_at_the_parent_is_not_undone_because_another_tag_was_withheld(
                 device.reconciled(Cursor { epoch: 7, sequence: 5 }).await.unwrap();
                 engine.begin_once().await.unwrap();
                 rest(tree, engine).await;
-                assert!(!device.withheld(&app()).unwrap().is_empty());
+                assert!(!device.withheld(&app()).await.unwrap().is_empty());
                 write_grants(tree, true).await;
             }
             push(device, &["y"], THIRD).await;
@@ -543,7 +543,7 @@ async fn loses(tree: &Tree, engine: &Engine, digest: &Digest) {
     device.reconciled(Cursor { epoch: 7, sequence: 5 }).await.unwrap();
     engine.begin_once().await.unwrap();
     engine.pull_once().await.unwrap();
-    assert!(device.withheld(&app()).unwrap().manifests.contains(digest));
+    assert!(device.withheld(&app()).await.unwrap().manifests.contains(digest));
     assert!(device.manifest(&app(), digest).unwrap().is_some());
 }
 
@@ -561,7 +561,7 @@ fn f201_a_tag_that_the_parent_has_again_is_withheld_no_more() {
             let digest = digest_of(&manifest(again));
             let now = Some(digest.clone());
             assert_eq!((named(root, "v1"), named(device, "v1")), (now.clone(), now));
-            let kept = device.withheld(&app()).unwrap();
+            let kept = device.withheld(&app()).await.unwrap();
             assert!(kept.tags.is_empty() && !kept.manifests.contains(&digest));
             // Long after, it is deleted there.
             root.delete_manifest(&app(), &digest, &Origin::Client).await.unwrap();
@@ -587,7 +587,7 @@ fn f201_a_manifest_that_the_parent_has_again_is_withheld_no_more() {
                 device.request_reconcile().await.unwrap();
             }
             engine.pull_once().await.unwrap();
-            assert!(device.withheld(&app()).unwrap().is_empty());
+            assert!(device.withheld(&app()).await.unwrap().is_empty());
             root.delete_manifest(&app(), &digest, &Origin::Client).await.unwrap();
             engine.pull_once().await.unwrap();
             assert_eq!(device.manifest(&app(), &digest).unwrap(), None);

@@ -118,7 +118,7 @@ fn left_out_and_set_back(restored: bool, again: &'static [&'static str]) {
         push(device, again, SECOND).await;
         push(device, &["v2"], THIRD).await;
         rest(tree, &engine).await;
-        assert_eq!(device.conflicts().unwrap(), []);
+        assert_eq!(device.conflicts(99).unwrap(), []);
         assert_eq!((named(root, "v1"), named(device, "v1")), (None, None), "it was deleted");
     });
 }
@@ -150,7 +150,7 @@ fn f130_f201_the_only_writer_has_no_conflict_after_a_restore() {
         push(device, &[], SECOND).await;
         push(device, &["v1"], THIRD).await;
         rest(tree, &engine).await;
-        assert_eq!(device.conflicts().unwrap(), []);
+        assert_eq!(device.conflicts(99).unwrap(), []);
         let third = Some(digest_of(&manifest(THIRD)));
         assert_eq!((named(root, "v1"), named(device, "v1")), (third.clone(), third));
     });
@@ -207,7 +207,7 @@ fn f130_f201_what_is_pushed_to_a_device_that_was_set_back_arrives_under_all_its_
         for tag in ["v1", "v3", "latest"] {
             assert_eq!((named(root, tag), named(device, tag)), (third.clone(), third.clone()));
         }
-        assert_eq!(device.conflicts().unwrap(), []);
+        assert_eq!(device.conflicts(99).unwrap(), []);
     });
 }
 
@@ -276,7 +276,7 @@ fn f130_f201_a_change_made_again_after_a_set_back_takes_effect_once_more() {
                 (wanted.clone(), wanted),
                 "{what} {restarted}"
             );
-            assert_eq!(device.conflicts().unwrap(), [], "{what} {restarted}");
+            assert_eq!(device.conflicts(99).unwrap(), [], "{what} {restarted}");
         });
     }
 }

@@ -35,21 +35,32 @@ pub trait Index: Send + Sync {
         after: Option<&[u8]>,
         limit: usize,
     ) -> Result<Vec<KeyValue>, StoreError> {
-        let rows = self.scan_uncounted(prefix, after, limit)?;
+        self.page(prefix, after, limit, usize::MAX)
+    }
+
+    /// The same, with no further row when they have `bytes`.
+    fn page(
+        &self,
+        prefix: &[u8],
+        after: Option<&[u8]>,
+        limit: usize,
+        bytes: usize,
+    ) -> Result<Vec<KeyValue>, StoreError> {
+        let rows = self.page_uncounted(prefix, after, limit, bytes)?;
         // One that finds nothing is work too.
-        let bytes = rows.iter().map(|(key, row)| key.len() + row.len()).sum();
-        turn::note(rows.len().max(1), bytes);
+        turn::note(rows.len().max(1), rows.iter().map(len).sum());
         Ok(rows)
     }
 
     /// What [`Index::get`] does, not counted.
     fn get_uncounted(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError>;
-    /// What [`Index::scan`] does, not counted.
-    fn scan_uncounted(
+    /// What [`Index::page`] does, not counted.
+    fn page_uncounted(
         &self,
         prefix: &[u8],
         after: Option<&[u8]>,
         limit: usize,
+        bytes: usize,
     ) -> Result<Vec<KeyValue>, StoreError>;
     /// Applies the changes of all records up to `sequence`, all or nothing. With sequence 0 the
     /// index stays marked as incomplete: it is being filled.
@@ -99,16 +110,25 @@ impl Index for MapIndex {
         Ok(map.1.get(key).cloned())
     }
 
-    fn scan_uncounted(
+    fn page_uncounted(
         &self,
         prefix: &[u8],
         after: Option<&[u8]>,
         limit: usize,
+        bytes: usize,
     ) -> Result<Vec<KeyValue>, StoreError> {
         let map = self.0.read().map_err(|_| StoreError::Unavailable)?;
         let rows = map.1.range::<[u8], _>((lower_bound(prefix, after), Bound::Unbounded));
         let rows = rows.take_while(|(key, _)| key.starts_with(prefix)).take(limit);
-        Ok(rows.map(|(key, row)| (key.clone(), row.clone())).collect())
+        let (mut page, mut read) = (Vec::new(), 0);
+        for (key, row) in rows {
+            page.push((key.clone(), row.clone()));
+            read += key.len() + row.len();
+            if read >= bytes {
+                break;
+            }
+        }
+        Ok(page)
     }
 
     fn apply(&self, sequence: u64, changes: &[Change]) -> Result<(), StoreError> {
@@ -134,6 +154,11 @@ impl Index for MapIndex {
     fn failed(&self) -> bool {
         false
     }
+}
+
+/// Bytes of a row and its key.
+fn len((key, row): &KeyValue) -> usize {
+    key.len() + row.len()
 }
 
 /// Where a scan of `prefix` after `after` starts.
@@ -195,11 +220,12 @@ impl Index for NoIndex {
         self.error()
     }
 
-    fn scan_uncounted(
+    fn page_uncounted(
         &self,
         _prefix: &[u8],
         _after: Option<&[u8]>,
         _limit: usize,
+        _bytes: usize,
     ) -> Result<Vec<KeyValue>, StoreError> {
         self.error()
     }

@@ -169,17 +169,18 @@ impl Index for SledIndex {
         })
     }
 
-    fn scan_uncounted(
+    fn page_uncounted(
         &self,
         prefix: &[u8],
         after: Option<&[u8]>,
         limit: usize,
+        bytes: usize,
     ) -> Result<Vec<KeyValue>, StoreError> {
         self.fenced(|| {
             let from = lower_bound(prefix, after);
-            let mut rows = Vec::new();
+            let (mut rows, mut read) = (Vec::new(), 0);
             for row in self.db.range::<&[u8], _>((from, Bound::Unbounded)) {
-                if rows.len() >= limit {
+                if rows.len() >= limit || read >= bytes {
                     break;
                 }
                 let (key, row) = row?;
@@ -190,6 +191,7 @@ impl Index for SledIndex {
                     break;
                 }
                 if key != SEAL_KEY {
+                    read += key.len() + row.len();
                     rows.push((key.to_vec(), row.to_vec()));
                 }
             }

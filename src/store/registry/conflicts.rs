@@ -17,11 +17,14 @@ use crate::types::{ConnectedRegistryName, Digest, RepositoryName, Tag, UnixSecon
 
 impl Store {
     /// Conflict tags that nobody has dealt with: they still exist. Each with the time at which the
-    /// conflict was found.
-    pub fn conflicts(&self) -> Result<Vec<(RepositoryName, Tag, UnixSeconds)>, StoreError> {
+    /// conflict was found; those of the first `limit` notes.
+    pub fn conflicts(
+        &self,
+        limit: usize,
+    ) -> Result<Vec<(RepositoryName, Tag, UnixSeconds)>, StoreError> {
         let start = prefix(Kind::Node, &[b"conflict"]);
         let mut conflicts = Vec::new();
-        for (row_key, fact) in self.scan::<Fact>(&start, None, usize::MAX)? {
+        for (row_key, fact) in self.scan::<Fact>(&start, None, limit)? {
             let rest = row_key.get(start.len()..).and_then(|rest| std::str::from_utf8(rest).ok());
             let names = rest.and_then(|rest| rest.split_once('\0'));
             let names = names.and_then(|(r, t)| Some((r.parse().ok()?, t.parse().ok()?)));
@@ -189,10 +192,10 @@ mod tests {
             assert_eq!(store.tag(&app, &v1).unwrap(), Some(digest(9)));
             assert!(!store.outbox_holds_tag(&app, &v1).unwrap());
             assert!(store.outbox_holds_tag(&app, &kept).unwrap());
-            assert_eq!(store.conflicts().unwrap().len(), 2);
+            assert_eq!(store.conflicts(99).unwrap().len(), 2);
             let any = Precondition::None;
             store.delete_tag(&app, &kept, any, &Origin::Client).await.unwrap();
-            assert_eq!(store.conflicts().unwrap().len(), 1);
+            assert_eq!(store.conflicts(99).unwrap().len(), 1);
         });
     }
 
@@ -211,8 +214,8 @@ mod tests {
                 let moved = store.outbox(100).unwrap().pop().unwrap().0;
                 store.outbox_conflict(moved, None).await.unwrap().unwrap();
             }
-            assert_eq!((notes(), store.conflicts().unwrap().len()), (4, 4));
-            let (_, tag, _) = store.conflicts().unwrap().remove(0);
+            assert_eq!((notes(), store.conflicts(99).unwrap().len()), (4, 4));
+            let (_, tag, _) = store.conflicts(99).unwrap().remove(0);
             let (client, any) = (Origin::Client, Precondition::None);
             let named = store.delete_tag(&app, &tag, any, &client).await.unwrap();
             assert_eq!(notes(), 3);

@@ -7,9 +7,6 @@ use crate::store::rows::{self, Kind, prefix};
 use crate::store::{ManifestRow, Store, StoreError};
 use crate::types::{Digest, RepositoryName};
 
-/// Rows read at a time.
-const PAGE: usize = 256;
-
 /// A link as it is in the index.
 pub(in crate::store) struct Link {
     pub(in crate::store) key: Vec<u8>,
@@ -49,7 +46,7 @@ impl Store {
             if after.is_some_and(|after| after.first() > start.first()) {
                 continue;
             }
-            let page = self.look_up(|index| index.scan(&start, after, PAGE))?;
+            let page = self.page_of_bytes(&start, after)?;
             if !page.is_empty() {
                 return Ok(page.into_iter().map(|(key, row)| Link { key, row }).collect());
             }
@@ -79,7 +76,7 @@ impl Store {
     ) -> Result<(), StoreError> {
         let mut after: Option<Vec<u8>> = None;
         loop {
-            let page = self.look_up(|index| index.scan(start, after.as_deref(), PAGE))?;
+            let page = self.page_of_bytes(start, after.as_deref())?;
             let Some((last, _)) = page.last() else { return Ok(()) };
             after = Some(last.clone());
             for (key, row) in page {

@@ -98,12 +98,6 @@ impl Store {
         self.get(&descendant_key(name))
     }
 
-    /// Every descendant's desired state that this node has.
-    pub fn descendant_configs(&self) -> Result<Vec<NodeConfig>, StoreError> {
-        let rows = self.scan(&prefix(Kind::NodeConfig, &[]), None, usize::MAX)?;
-        Ok(rows.into_iter().map(|(_, config)| config).collect())
-    }
-
     /// The version under which the parent listed [`Store::descendant_config`] when it was fetched.
     pub fn descendant_version(
         &self,

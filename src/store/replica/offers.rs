@@ -126,13 +126,13 @@ impl Store {
     }
 
     /// What is kept of a repository though the parent lacks it.
-    pub fn withheld(&self, repository: &RepositoryName) -> Result<Withheld, StoreError> {
+    pub async fn withheld(&self, repository: &RepositoryName) -> Result<Withheld, StoreError> {
         let start = withheld_tags(repository);
-        let rows = self.scan::<Fact>(&start, None, usize::MAX)?;
+        let rows = self.pages::<Fact>(start.clone()).all().await?;
         let tags = rows.iter().map(|(key, _)| name_at(key, start.len()));
         let tags = tags.collect::<Result<_, _>>()?;
         let start = withheld_manifests(repository);
-        let rows = self.scan::<Fact>(&start, None, usize::MAX)?;
+        let rows = self.pages::<Fact>(start.clone()).all().await?;
         let manifests = rows.iter().map(|(key, _)| digest_at(key, start.len()));
         Ok(Withheld { tags, manifests: manifests.collect::<Result<_, _>>()? })
     }

@@ -67,9 +67,12 @@ impl Store {
     }
 
     /// Tags of a repository with changes on their way up.
-    pub fn outbox_tags(&self, repository: &RepositoryName) -> Result<BTreeSet<Tag>, StoreError> {
+    pub async fn outbox_tags(
+        &self,
+        repository: &RepositoryName,
+    ) -> Result<BTreeSet<Tag>, StoreError> {
         let start = waiting_tags(repository);
-        let rows = self.scan::<Count>(&start, None, usize::MAX)?;
+        let rows = self.pages::<Count>(start.clone()).all().await?;
         let tag = |key: &[u8]| {
             let name = waiting_name(key, start.len());
             std::str::from_utf8(name.strip_suffix(&[0])?).ok()?.parse().ok()
@@ -163,12 +166,12 @@ impl Store {
 
     /// Manifests of a repository whose removal the parent has not confirmed: it may still have
     /// them, or not.
-    pub fn outbox_deletions(
+    pub async fn outbox_deletions(
         &self,
         repository: &RepositoryName,
     ) -> Result<BTreeSet<Digest>, StoreError> {
         let start = waiting_removals(repository);
-        let rows = self.scan::<Count>(&start, None, usize::MAX)?;
+        let rows = self.pages::<Count>(start.clone()).all().await?;
         let digest = |key: &[u8]| Digest::from_key(waiting_name(key, start.len()));
         Ok(rows.iter().filter_map(|(key, _)| digest(key)).collect())
     }

@@ -244,7 +244,7 @@ fn format_1_is_read() {
     let kinds: BTreeSet<u8> = found.keys().map(|key| key[0]).collect();
     assert_eq!(kinds.len(), 18, "{kinds:?}");
     assert_eq!(store.repositories(None, 10).unwrap().len(), 1);
-    assert_eq!(store.connected_registries().unwrap().len(), 1);
+    assert_eq!(block_on(store.connected_registries()).unwrap().len(), 1);
     put(&store, 1, "goes on").unwrap();
 }
 

@@ -110,9 +110,27 @@ impl Store {
     }
 
     /// Every connected registry of the tree, by name (at the root).
-    pub fn connected_registries(&self) -> Result<Vec<ConnectedRegistry>, StoreError> {
-        let rows = self.scan(&prefix(Kind::ConnectedRegistry, &[]), None, usize::MAX)?;
+    pub async fn connected_registries(&self) -> Result<Vec<ConnectedRegistry>, StoreError> {
+        let rows = self.pages(prefix(Kind::ConnectedRegistry, &[])).all().await?;
         Ok(rows.into_iter().map(|(_, registry)| registry).collect())
+    }
+
+    /// How many there are (at the root).
+    pub async fn connected_registries_count(&self) -> Result<usize, StoreError> {
+        let mut pages = self.pages::<ConnectedRegistry>(prefix(Kind::ConnectedRegistry, &[]));
+        let mut count = 0;
+        loop {
+            match pages.next().await?.len() {
+                0 => return Ok(count),
+                more => count += more,
+            }
+        }
+    }
+
+    /// Whether the tree has any connected registry (at the root).
+    pub fn has_connected_registries(&self) -> Result<bool, StoreError> {
+        let start = prefix(Kind::ConnectedRegistry, &[]);
+        Ok(!self.scan::<ConnectedRegistry>(&start, None, 1)?.is_empty())
     }
 
     /// The connected registry whose sync token this is (at the root).

@@ -26,8 +26,8 @@ impl Store {
     }
 
     /// Every scope map, by name.
-    pub fn scope_maps(&self) -> Result<Vec<ScopeMap>, StoreError> {
-        let rows = self.scan(&prefix(Kind::ScopeMap, &[]), None, usize::MAX)?;
+    pub async fn scope_maps(&self) -> Result<Vec<ScopeMap>, StoreError> {
+        let rows = self.pages(prefix(Kind::ScopeMap, &[])).all().await?;
         Ok(rows.into_iter().map(|(_, map)| map).collect())
     }
 

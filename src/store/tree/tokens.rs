@@ -52,8 +52,8 @@ impl Store {
     }
 
     /// Every token, by name.
-    pub fn tokens(&self) -> Result<Vec<Token>, StoreError> {
-        let rows = self.scan(&prefix(Kind::Token, &[]), None, usize::MAX)?;
+    pub async fn tokens(&self) -> Result<Vec<Token>, StoreError> {
+        let rows = self.pages(prefix(Kind::Token, &[])).all().await?;
         Ok(rows.into_iter().map(|(_, token)| token).collect())
     }
 

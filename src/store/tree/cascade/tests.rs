@@ -101,7 +101,7 @@ async fn step(store: &Store, random: &mut Random) -> Result<(), StoreError> {
 
 /// Every repository grant of a node is covered by its parent's.
 fn check(store: &Store) -> usize {
-    let all = store.connected_registries().unwrap();
+    let all = smol::block_on(store.connected_registries()).unwrap();
     let mut checked = 0;
     for node in &all {
         let Some(parent) = &node.parent else {
@@ -177,7 +177,7 @@ fn f082_parents_that_form_a_circle_are_an_error_and_not_an_endless_walk() {
         let error = store.permissions_update(first.clone(), vec!["b".parse().unwrap()], Vec::new());
         let error = error.await.map(|_| ()).unwrap_err();
         assert!(error.to_string().contains("more than"), "{error}");
-        let all = store.connected_registries().unwrap();
+        let all = smol::block_on(store.connected_registries()).unwrap();
         assert_eq!(descendants_among(&all, &first).len(), 2);
     });
 }
