@@ -45,6 +45,9 @@ const LISTED: usize = 3 * PAGE_MAX;
 /// Rows that a turn of a task, a job, or a command may have to do with, whatever the sets: those of
 /// two pages, and some look-ups.
 const ROWS_MAX: u64 = 2 * PAGE_MAX as u64 + 100;
+/// The same of a command that removes a page of tags: of each the row, the note of a conflict, and
+/// the rows that follow from it.
+const COMMAND_ROWS_MAX: u64 = 10 * PAGE_MAX as u64;
 /// Bytes that a turn of a task or a job may read, whatever the sets.
 const BYTES_MAX: u64 = 1024 * 1024;
 
@@ -167,7 +170,8 @@ async fn fill_root(store: &Store, named: &Digest) {
     fill(
         store,
         (0..MANY).map(|n| {
-            let node = testing::connected_registry(&node_name(n), None);
+            let mut node = testing::connected_registry(&node_name(n), None);
+            node.client_tokens.push("shared".parse().unwrap());
             (connected_registry_key(&node.name), node)
         }),
     )
@@ -271,6 +275,7 @@ impl Node {
             client_tokens: Vec::new(),
             settings: Settings::default(),
         };
+        token(&store, "shared", &[&last]).await;
         let (_, passwords, _) = store.connected_registry_create(new).await.unwrap();
         let child = basic("ship01", passwords[0].value.expose());
         if role == Role::Connected {
@@ -332,7 +337,7 @@ impl Node {
         let line = format!("{what}: turn {}, job {}, command {command} rows", one(turn), one(job));
         println!("{line}");
         let is_over = |work: Work| work.rows > ROWS_MAX || work.bytes > BYTES_MAX;
-        if is_over(turn) || is_over(job) {
+        if is_over(turn) || is_over(job) || command > COMMAND_ROWS_MAX {
             self.found.push(line);
         }
     }
@@ -518,6 +523,7 @@ async fn managing_routes(node: &mut Node) {
     node.admin("token/credential-generate", json!({"name": "my-token", "password1": true})).await;
     node.admin("token/credential-delete", json!({"name": "my-token", "password1": true})).await;
     node.admin("token/delete", json!({"name": "my-token"})).await;
+    node.admin("token/delete", json!({"name": "shared"})).await;
     node.admin("scope-map/delete", json!({"name": "my-map"})).await;
     node.admin(
         "connected-registry/create",

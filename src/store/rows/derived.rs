@@ -13,7 +13,10 @@ use super::outbox::{OutboxChange, OutboxEntry, number_at, number_of};
 use super::tag::TagRow;
 use super::{Kind, Row, decode, encode, key, prefix};
 use crate::store::StoreError;
-use crate::types::{Digest, RepositoryName, Tag};
+use crate::types::token::Token;
+use crate::types::{
+    ConnectedRegistry, ConnectedRegistryName, Digest, RepositoryName, ScopeMapName, Tag, TokenName,
+};
 
 /// The first byte of all keys of derived rows, and of no others, is at least this.
 const FIRST: u8 = 0xf0;
@@ -121,10 +124,31 @@ pub(in crate::store) fn held_key(digest: &[u8]) -> Vec<u8> {
     key(Kind::Held, &[digest])
 }
 
+/// Where the keys start of the nodes directly below a connected registry; the name follows.
+pub(in crate::store) fn below(name: &ConnectedRegistryName) -> Vec<u8> {
+    prefix(Kind::Below, &[name.as_str().as_bytes()])
+}
+
+/// The same of the connected registries that have this client token.
+pub(in crate::store) fn with_client(token: &TokenName) -> Vec<u8> {
+    prefix(Kind::ClientOf, &[token.as_str().as_bytes()])
+}
+
+/// The same of the tokens that use this scope map.
+pub(in crate::store) fn users_of(map: &ScopeMapName) -> Vec<u8> {
+    prefix(Kind::UserOf, &[map.as_str().as_bytes()])
+}
+
 /// Whether rows with this key may count for derived ones.
 pub(in crate::store) fn may_count(key: &[u8]) -> bool {
-    const KINDS: [u8; 4] =
-        [Kind::Blob as u8, Kind::Manifest as u8, Kind::Tag as u8, Kind::Outbox as u8];
+    const KINDS: [u8; 6] = [
+        Kind::Blob as u8,
+        Kind::Manifest as u8,
+        Kind::Tag as u8,
+        Kind::Outbox as u8,
+        Kind::Token as u8,
+        Kind::ConnectedRegistry as u8,
+    ];
     key.first().is_some_and(|kind| KINDS.contains(kind))
 }
 
@@ -174,6 +198,19 @@ fn counted(row_key: &[u8], row: &[u8]) -> Option<Vec<Vec<u8>>> {
     } else if *kind == Kind::Blob as u8 {
         let (_, digest) = place()?;
         Some(vec![held_key(digest)])
+    } else if *kind == Kind::Token as u8 {
+        let token: Token = decode(row).ok()?;
+        Some(vec![key(Kind::UserOf, &[token.scope_map.as_str().as_bytes(), rest])])
+    } else if *kind == Kind::ConnectedRegistry as u8 {
+        let node: ConnectedRegistry = decode(row).ok()?;
+        let clients = node.client_tokens.iter();
+        let mut keys: Vec<_> =
+            clients.map(|token| key(Kind::ClientOf, &[token.as_str().as_bytes(), rest])).collect();
+        keys.sort();
+        keys.dedup();
+        let parent = node.parent.iter();
+        keys.extend(parent.map(|parent| key(Kind::Below, &[parent.as_str().as_bytes(), rest])));
+        Some(keys)
     } else {
         None
     }

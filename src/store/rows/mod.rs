@@ -71,6 +71,12 @@ pub enum Kind {
     Needed = 0xf2,
     /// digest -> how many rows of repositories have this content
     Held = 0xf3,
+    /// connected registry, connected registry -> the second is directly below the first
+    Below = 0xf4,
+    /// token, connected registry -> the token is one of its client tokens
+    ClientOf = 0xf5,
+    /// scope map, token -> the token uses the map
+    UserOf = 0xf6,
 }
 
 /// Joins a kind and parts into a key. Parts that are names hold no zero byte; a part that may

@@ -14,7 +14,7 @@ use crate::store::recovery::apply::apply;
 use crate::store::registry::manifests::testing::child;
 use crate::store::replica::node::testing;
 use crate::store::replica::outbox::Origin;
-use crate::store::rows::connected_registry::StatusRecord;
+use crate::store::rows::connected_registry::{StatusRecord, connected_registry_key};
 use crate::store::rows::derived;
 use crate::types::connected_registry::{ConnectionState, StatusDetail, StatusReport};
 use crate::types::message::NodeConfig;
@@ -210,11 +210,16 @@ fn format_1_is_written_as_ever() {
 fn f211_what_follows_from_the_rows_is_the_same_however_the_index_came_to_them() {
     let (disk, _) = written_today();
     let (store, _) = open_memory(&disk).unwrap();
+    // No row of the first formats has a client token.
+    let mut node = testing::connected_registry("ship02", None);
+    node.client_tokens.push("client01".parse().unwrap());
+    let put = store.commit(move |txn| txn.put(connected_registry_key(&node.name), &node));
+    block_on(put).unwrap();
     let all = |index: &dyn Index| index.scan(&[], None, usize::MAX).unwrap();
     let grown = all(&*store.shared().index());
     let derived = grown.iter().filter(|(key, _)| derived::is_derived(key));
     let kinds: BTreeSet<u8> = derived.map(|(key, _)| key[0]).collect();
-    assert_eq!(kinds.len(), 4, "{kinds:?}");
+    assert_eq!(kinds.len(), 7, "{kinds:?}");
     let mut rows: Vec<Change> =
         store.rows().into_iter().map(|(key, row)| (key, Some(row))).collect();
     for _ in 0..2 {

@@ -162,7 +162,20 @@ pub(in crate::store) fn descendants(
     txn: &Txn<'_>,
     name: &ConnectedRegistryName,
 ) -> Result<Vec<ConnectedRegistry>, StoreError> {
-    Ok(descendants_among(&command::connected_registries(txn)?, name))
+    let (mut list, mut level) = (Vec::new(), vec![name.clone()]);
+    while !level.is_empty() {
+        let mut below = Vec::new();
+        for above in &level {
+            // In a damaged store the parents may form a circle.
+            let children = command::children(txn, above, usize::MAX)?.into_iter();
+            below.extend(children.filter(|child| child != name));
+        }
+        for child in &below {
+            list.extend(command::connected_registry(txn, child)?);
+        }
+        level = below;
+    }
+    Ok(list)
 }
 
 /// The descendants of `name` among `all`, each once, parents before their children.
@@ -245,8 +258,8 @@ pub(super) fn owner(
     txn: &Txn<'_>,
     map: &ScopeMapName,
 ) -> Result<Option<ConnectedRegistry>, StoreError> {
-    for token in command::users_of_map(txn, map)? {
-        if let Some(name) = command::sync_token_of(txn, &token.name)? {
+    for token in command::users_of_map(txn, map, usize::MAX)? {
+        if let Some(name) = command::sync_token_of(txn, &token)? {
             return command::connected_registry(txn, &name);
         }
     }

@@ -1,10 +1,13 @@
 //! The rows of the tree in a command: look-ups, and what every write of a token or a scope map
 //! checks.
 
+use std::str::FromStr;
+
 use crate::store::rows::connected_registry::connected_registry_key;
+use crate::store::rows::derived::{self, Count};
+use crate::store::rows::name_at;
 use crate::store::rows::scope_map::scope_map_key;
 use crate::store::rows::token::{SyncTokenOf, sync_token_key, token_key};
-use crate::store::rows::{Kind, prefix};
 use crate::store::{StoreError, Txn};
 use crate::types::limits::{DESCRIPTION_MAX, SCOPE_MAP_REPOSITORIES_MAX};
 use crate::types::token::{ScopeMap, Token};
@@ -17,11 +20,28 @@ pub(in crate::store) fn connected_registry(
     txn.get(&connected_registry_key(name))
 }
 
-pub(in crate::store) fn connected_registries(
+/// The connected registries directly below one, by name; at most `limit`.
+pub(in crate::store) fn children(
     txn: &Txn<'_>,
-) -> Result<Vec<ConnectedRegistry>, StoreError> {
-    let rows = txn.scan(&prefix(Kind::ConnectedRegistry, &[]))?;
-    Ok(rows.into_iter().map(|(_, registry)| registry).collect())
+    name: &ConnectedRegistryName,
+    limit: usize,
+) -> Result<Vec<ConnectedRegistryName>, StoreError> {
+    named(txn, &derived::below(name), limit)
+}
+
+/// The connected registries that have this client token, by name; at most `limit`.
+pub(in crate::store) fn with_client(
+    txn: &Txn<'_>,
+    token: &TokenName,
+    limit: usize,
+) -> Result<Vec<ConnectedRegistryName>, StoreError> {
+    named(txn, &derived::with_client(token), limit)
+}
+
+/// The names with which derived keys end that start so.
+fn named<N: FromStr>(txn: &Txn<'_>, start: &[u8], limit: usize) -> Result<Vec<N>, StoreError> {
+    let rows = txn.page::<Count>(start, limit)?;
+    rows.iter().map(|(key, _)| name_at(key, start.len())).collect()
 }
 
 /// The connected registry whose sync token this is.
@@ -47,13 +67,13 @@ pub(in crate::store) fn add_token(txn: &mut Txn<'_>, token: &Token) -> Result<()
     txn.put(token_key(&token.name), token)
 }
 
-/// Every token that uses this scope map.
+/// The tokens that use this scope map, by name; at most `limit`.
 pub(in crate::store) fn users_of_map(
     txn: &Txn<'_>,
     map: &ScopeMapName,
-) -> Result<Vec<Token>, StoreError> {
-    let tokens: Vec<(Vec<u8>, Token)> = txn.scan(&prefix(Kind::Token, &[]))?;
-    Ok(tokens.into_iter().map(|(_, t)| t).filter(|t| t.scope_map == *map).collect())
+    limit: usize,
+) -> Result<Vec<TokenName>, StoreError> {
+    named(txn, &derived::users_of(map), limit)
 }
 
 pub(in crate::store) fn scope_map(

@@ -219,11 +219,9 @@ impl Store {
     ) -> Result<Option<(TokenName, ScopeMapName)>, StoreError> {
         self.commit(move |txn| {
             let registry = command::connected_registry(txn, &name)?.ok_or(StoreError::NotFound)?;
-            let all = command::connected_registries(txn)?;
-            if let Some(child) = all.iter().find(|node| node.parent.as_ref() == Some(&name)) {
+            if let Some(child) = command::children(txn, &name, 1)?.first() {
                 return Err(StoreError::Conflict(format!(
-                    "The connected registry '{name}' is the parent of '{}'; delete that first.",
-                    child.name
+                    "The connected registry '{name}' is the parent of '{child}'; delete that first."
                 )));
             }
             let left = match cleanup {
@@ -459,7 +457,7 @@ fn clean_up(txn: &mut Txn<'_>, registry: &ConnectedRegistry) -> Result<(), Store
     }
     let map = cascade::sync_map(txn, registry)?;
     txn.delete(token_key(&registry.sync_token))?;
-    if command::users_of_map(txn, &map.name)?.is_empty() {
+    if command::users_of_map(txn, &map.name, 1)?.is_empty() {
         txn.delete(scope_map_key(&map.name))?;
     }
     Ok(())

@@ -146,12 +146,10 @@ fn adopt_sync_token(
             "The token '{token}' is already the sync token of the connected registry '{owner}'."
         )));
     }
-    let users = command::connected_registries(txn)?;
-    if let Some(user) = users.iter().find(|node| node.client_tokens.contains(&token)) {
+    if let Some(user) = command::with_client(txn, &token, 1)?.first() {
         return Err(StoreError::Conflict(format!(
-            "The token '{token}' is a client token of the connected registry '{}' and cannot be a \
-             sync token too.",
-            user.name
+            "The token '{token}' is a client token of the connected registry '{user}' and cannot \
+             be a sync token too."
         )));
     }
     cascade::refuse_shared_map(txn, &found.scope_map, None)?;

@@ -84,11 +84,10 @@ impl Store {
     pub async fn scope_map_delete(&self, name: ScopeMapName) -> Result<(), StoreError> {
         self.commit(move |txn| {
             command::scope_map(txn, &name)?.ok_or(StoreError::NotFound)?;
-            if let Some(token) = command::users_of_map(txn, &name)?.first() {
+            if let Some(token) = command::users_of_map(txn, &name, 1)?.first() {
                 return Err(StoreError::Conflict(format!(
-                    "The scope map '{name}' is used by the token '{}'. Delete the token or give \
-                     it another scope map first.",
-                    token.name
+                    "The scope map '{name}' is used by the token '{token}'. Delete the token or \
+                     give it another scope map first."
                 )));
             }
             txn.delete(scope_map_key(&name))?;

@@ -14,6 +14,9 @@ use crate::types::{Grant, ScopeMapName, TokenName, UnixSeconds};
 /// What a scope map made for one token is called: the token's name and this.
 const OWN_MAP_SUFFIX: &str = "-scope-map";
 
+/// Lists of client tokens that one record takes a token off.
+const LISTS_AT_ONCE: usize = 256;
+
 /// What a new token may do.
 pub enum TokenGrants {
     /// What an existing scope map says.
@@ -124,27 +127,21 @@ impl Store {
         .await
     }
 
-    /// Deletes a token and takes it off the lists of client tokens. `Conflict` while it is the
-    /// sync token of a connected registry.
+    /// Deletes a token and takes it off the lists of client tokens: off some of very many lists in
+    /// each record, off the last ones in that which removes the token. What a stop leaves is
+    /// removed by the next call. `Conflict` while it is the sync token of a connected registry.
     pub async fn token_delete(&self, name: TokenName) -> Result<(), StoreError> {
-        self.commit(move |txn| {
-            command::token(txn, &name)?.ok_or(StoreError::NotFound)?;
-            if let Some(owner) = command::sync_token_of(txn, &name)? {
-                return Err(StoreError::Conflict(format!(
-                    "The token '{name}' is the sync token of the connected registry '{owner}' and \
-                     cannot be deleted while that exists."
-                )));
+        let mut begun = false;
+        loop {
+            let token = name.clone();
+            match self.commit(move |txn| delete_some(txn, &token)).await {
+                Ok(true) => return Ok(()),
+                Ok(false) => begun = true,
+                // Somebody else deleted it since the first record.
+                Err(StoreError::NotFound) if begun => return Ok(()),
+                Err(error) => return Err(error),
             }
-            for mut registry in command::connected_registries(txn)? {
-                if registry.client_tokens.contains(&name) {
-                    registry.client_tokens.retain(|client| *client != name);
-                    txn.put(connected_registry_key(&registry.name), &registry)?;
-                }
-            }
-            txn.delete(token_key(&name))?;
-            Ok(())
-        })
-        .await
+        }
     }
 
     /// Replaces the passwords in these slots; the others keep working.
@@ -276,4 +273,27 @@ fn own_map(
         }
     }
     Ok(name)
+}
+/// Takes a token off some lists of client tokens, and removes it with the last of them; `false`:
+/// there are more.
+fn delete_some(txn: &mut Txn<'_>, name: &TokenName) -> Result<bool, StoreError> {
+    command::token(txn, name)?.ok_or(StoreError::NotFound)?;
+    if let Some(owner) = command::sync_token_of(txn, name)? {
+        return Err(StoreError::Conflict(format!(
+            "The token '{name}' is the sync token of the connected registry '{owner}' and cannot \
+             be deleted while that exists."
+        )));
+    }
+    let lists = command::with_client(txn, name, LISTS_AT_ONCE + 1)?;
+    for list in lists.iter().take(LISTS_AT_ONCE) {
+        if let Some(mut registry) = command::connected_registry(txn, list)? {
+            registry.client_tokens.retain(|client| client != name);
+            txn.put(connected_registry_key(list), &registry)?;
+        }
+    }
+    let is_last = lists.len() <= LISTS_AT_ONCE;
+    if is_last {
+        txn.delete(token_key(name))?;
+    }
+    Ok(is_last)
 }
