@@ -1,11 +1,12 @@
 //! What a command sees and changes.
 
 use std::collections::BTreeMap;
+use std::ops::Bound;
 use std::sync::Arc;
 
 use crate::store::StoreError;
 use crate::store::counts::Counts;
-use crate::store::index::{Change, Index, KeyValue};
+use crate::store::index::{Change, Index, KeyValue, lower_bound};
 use crate::store::rows::derived::{self, Count};
 use crate::store::rows::{self, Row};
 
@@ -86,20 +87,35 @@ impl<'a> Txn<'a> {
         prefix: &[u8],
         limit: usize,
     ) -> Result<Vec<(Vec<u8>, R)>, StoreError> {
-        let rows = self.rows(prefix, limit)?.into_iter();
+        self.page_after(prefix, None, limit)
+    }
+
+    /// The same of those whose keys are greater than `after`.
+    pub fn page_after<R: Row>(
+        &self,
+        prefix: &[u8],
+        after: Option<&[u8]>,
+        limit: usize,
+    ) -> Result<Vec<(Vec<u8>, R)>, StoreError> {
+        let rows = self.rows(prefix, after, limit)?.into_iter();
         rows.map(|(key, row)| Ok((key, rows::decode(&row)?))).collect()
     }
 
-    fn rows(&self, prefix: &[u8], limit: usize) -> Result<Vec<KeyValue>, StoreError> {
+    fn rows(
+        &self,
+        prefix: &[u8],
+        after: Option<&[u8]>,
+        limit: usize,
+    ) -> Result<Vec<KeyValue>, StoreError> {
         let mut pending: BTreeMap<&[u8], Option<&[u8]>> = BTreeMap::new();
         for changes in self.group.into_iter().chain([&self.own]) {
-            let from = changes.range(prefix.to_vec()..);
+            let from = changes.range::<[u8], _>((lower_bound(prefix, after), Bound::Unbounded));
             let under = from.take_while(|(key, _)| key.starts_with(prefix));
             pending.extend(under.map(|(key, change)| (key.as_slice(), change.as_deref())));
         }
         // Each of them may hide one of the index.
         let read = limit.saturating_add(pending.len());
-        let stored: Vec<KeyValue> = self.index.scan(prefix, None, read)?;
+        let stored: Vec<KeyValue> = self.index.scan(prefix, after, read)?;
         let mut rows: BTreeMap<Vec<u8>, Option<Vec<u8>>> =
             stored.into_iter().map(|(key, row)| (key, Some(row))).collect();
         for (key, change) in pending {
@@ -146,7 +162,7 @@ impl<'a> Txn<'a> {
 
     /// Removes every row whose key starts with `prefix`.
     pub fn clear(&mut self, prefix: &[u8]) -> Result<(), StoreError> {
-        let rows = self.rows(prefix, usize::MAX)?.into_iter();
+        let rows = self.rows(prefix, None, usize::MAX)?.into_iter();
         rows.map(|(key, _)| key).try_for_each(|key| self.delete(key))
     }
 

@@ -5,10 +5,10 @@ use std::collections::BTreeSet;
 
 use super::heard;
 use crate::store::rows::derived::{
-    About, Count, waiting_about, waiting_in, waiting_name, waiting_number, waiting_removals,
-    waiting_tags,
+    About, Count, brought_in, named_by, waiting_about, waiting_in, waiting_name, waiting_number,
+    waiting_removals, waiting_tags,
 };
-use crate::store::rows::manifest::{ManifestRow, manifest_key};
+use crate::store::rows::digest_at;
 use crate::store::rows::node::self_config_key;
 use crate::store::rows::outbox::{LastOutbox, counter_key, entry_key, number_of, remember};
 pub use crate::store::rows::outbox::{OutboxChange, OutboxEntry};
@@ -17,6 +17,12 @@ use crate::store::rows::{Kind, prefix};
 use crate::store::{Store, StoreError, Txn};
 use crate::types::message::NodeConfig;
 use crate::types::{Delivery, Digest, Offered, OutboxId, RepositoryName, Tag};
+
+/// Tags of which one record notes that they are gone at the parent.
+const TAGS_AT_ONCE: usize = 256;
+/// Indexes above a manifest in which is looked for one that is on its way up. Over it: the manifest
+/// counts as brought up with one of them, and stays here as long as any change waits.
+const ABOVE_MAX: usize = 256;
 
 /// Who made a change.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -87,11 +93,35 @@ impl Store {
 
     /// The same, and where the parent's feed was after it; 0: it does not tell.
     pub async fn outbox_delivered(&self, number: u64, heard: u64) -> Result<bool, StoreError> {
-        self.commit(move |txn| {
-            heard::note(txn, heard)?;
-            is_taken(txn, number)
-        })
-        .await
+        self.taken(number, move |txn| heard::note(txn, heard)).await
+    }
+
+    /// Removes a change that the parent has taken, with what else has to be in that record. Of the
+    /// tags that went at the parent with a manifest, very many are noted before, some in each
+    /// record: what a stop leaves is noted when the removal is delivered again.
+    pub(super) async fn taken(
+        &self,
+        number: u64,
+        also: impl Fn(&mut Txn<'_>) -> Result<(), StoreError> + Copy + Send + 'static,
+    ) -> Result<bool, StoreError> {
+        let mut after = None;
+        loop {
+            let from: Option<Vec<u8>> = after.take();
+            let step = self.commit(move |txn| {
+                after_removal(txn, number, from)?.map_or_else(
+                    || {
+                        let was_refused = is_taken(txn, number)?;
+                        also(txn)?;
+                        Ok(Err(was_refused))
+                    },
+                    |more| Ok(Ok(more)),
+                )
+            });
+            match step.await? {
+                Ok(more) => after = Some(more),
+                Err(was_refused) => return Ok(was_refused),
+            }
+        }
     }
 
     /// Leaves out a change whose manifest was deleted since: of a tag, when the tag had moved on
@@ -103,9 +133,11 @@ impl Store {
                 return Ok(true);
             };
             if let OutboxChange::ManifestAdded { digest } = &entry.change {
-                let about = waiting_about(&entry.repository, About::Deleted(digest));
                 finish(txn, number)?;
-                if let Some((removal, mut last)) = waiting_under(txn, &about)?.pop() {
+                let removal = last_about(txn, &entry.repository, About::Deleted(digest))?;
+                if let Some(removal) = removal
+                    && let Some(mut last) = txn.get::<OutboxEntry>(&entry_key(removal))?
+                {
                     last.stands_in(entry);
                     txn.put(entry_key(removal), &last)?;
                 }
@@ -114,8 +146,7 @@ impl Store {
             let OutboxChange::Tag { tag, base, digest: Some(digest) } = &entry.change else {
                 return Ok(false);
             };
-            let waiting = of_tag(txn, &entry.repository, tag)?;
-            let next = waiting.into_iter().find(|(other, _)| *other > number);
+            let next = next_of_tag(txn, &entry.repository, tag, Some(number))?;
             let Some((next_number, mut next)) = next else {
                 return Ok(false);
             };
@@ -185,80 +216,125 @@ pub(in crate::store) fn is_of_this_start(txn: &Txn<'_>, id: &OutboxId) -> Result
 }
 
 /// The parent has taken a change; whether it had refused it before.
-pub(in crate::store) fn is_taken(txn: &mut Txn<'_>, number: u64) -> Result<bool, StoreError> {
+fn is_taken(txn: &mut Txn<'_>, number: u64) -> Result<bool, StoreError> {
     let entry = txn.get::<OutboxEntry>(&entry_key(number))?;
     let was_refused = finish(txn, number)?;
-    match entry {
-        Some(OutboxEntry {
-            repository, change: OutboxChange::ManifestDeleted { digest }, ..
-        }) => {
-            tags_are_gone(txn, &repository, &digest, true)?;
-        }
-        // An offer may have been made in vain.
-        Some(OutboxEntry {
-            repository,
-            change: OutboxChange::Tag { tag, .. },
-            offered: Offered::Mirrored | Offered::Pushed,
-            ..
-        }) => {
-            may_begin_with_nothing(txn, &repository, &tag)?;
-        }
-        _ => {}
+    // An offer may have been made in vain.
+    if let Some(OutboxEntry {
+        repository,
+        change: OutboxChange::Tag { tag, .. },
+        offered: Offered::Mirrored | Offered::Pushed,
+        ..
+    }) = entry
+    {
+        may_begin_with_nothing(txn, &repository, &tag)?;
     }
     Ok(was_refused)
 }
 
-/// The parent has deleted a manifest for us, with the tags that named it: changes that begin with
-/// it and have waited since before begin with nothing now, or with what an attempt left. Unless
-/// `certain` it may have done so.
-pub(in crate::store) fn tags_are_gone(
+/// When the parent has taken the removal of a manifest, with the tags that named it there: changes
+/// of some tags that begin with it, and wait, begin with nothing now, or with what an attempt left.
+/// Returns behind which key there are more of them, `None` when there are none.
+fn after_removal(
+    txn: &mut Txn<'_>,
+    number: u64,
+    after: Option<Vec<u8>>,
+) -> Result<Option<Vec<u8>>, StoreError> {
+    let entry = txn.get::<OutboxEntry>(&entry_key(number))?;
+    let Some(OutboxEntry { repository, change: OutboxChange::ManifestDeleted { digest }, .. }) =
+        entry
+    else {
+        return Ok(None);
+    };
+    tags_without(txn, &repository, &digest, after, true)
+}
+
+/// The parent may have deleted a manifest, with the tags that named it there, before it refused to:
+/// changes that begin with it, and wait, may begin with nothing.
+pub(in crate::store) fn tags_may_be_gone(
     txn: &mut Txn<'_>,
     repository: &RepositoryName,
     digest: &Digest,
+) -> Result<(), StoreError> {
+    let mut after = None;
+    loop {
+        after = tags_without(txn, repository, digest, after, false)?;
+        if after.is_none() {
+            return Ok(());
+        }
+    }
+}
+
+/// The parent, unless `certain` perhaps, has no manifest `digest` any more, nor tags that named it:
+/// notes it of some tags, and returns behind which key there are more.
+fn tags_without(
+    txn: &mut Txn<'_>,
+    repository: &RepositoryName,
+    digest: &Digest,
+    mut after: Option<Vec<u8>>,
+    certain: bool,
+) -> Result<Option<Vec<u8>>, StoreError> {
+    let start = waiting_tags(repository);
+    for _ in 0..TAGS_AT_ONCE {
+        // Of each tag the oldest: one that was written anew has a higher number than the removal.
+        let oldest = txn.page_after::<Count>(&start, after.as_deref(), 1)?.pop();
+        let Some((mut key, _)) = oldest else { return Ok(None) };
+        begin_without(txn, waiting_number(&key)?, digest, certain)?;
+        key.truncate(key.len() - size_of::<u64>());
+        key.extend(u64::MAX.to_be_bytes());
+        after = Some(key);
+    }
+    Ok(after)
+}
+
+fn begin_without(
+    txn: &mut Txn<'_>,
+    number: u64,
+    digest: &Digest,
     certain: bool,
 ) -> Result<(), StoreError> {
-    let mut seen = BTreeSet::new();
-    // One that was written anew since has a higher number than the removal.
-    for (number, mut entry) in waiting(txn, repository)? {
-        let attempted = entry.attempted();
-        let OutboxChange::Tag { tag, base, .. } = &mut entry.change else {
-            continue;
-        };
-        if !seen.insert(tag.clone()) {
-            continue;
-        }
-        let begins = base.as_ref() == Some(digest);
-        if begins && certain {
-            *base = None;
-        } else if begins || attempted.iter().any(|state| state.as_ref() == Some(digest)) {
-            remember(&mut entry.unheard, None);
-        } else {
-            continue;
-        }
-        txn.put(entry_key(number), &entry)?;
+    let Some(mut entry) = txn.get::<OutboxEntry>(&entry_key(number))? else {
+        return Ok(());
+    };
+    let attempted = entry.attempted();
+    let OutboxChange::Tag { base, .. } = &mut entry.change else {
+        return Ok(());
+    };
+    let begins = base.as_ref() == Some(digest);
+    if begins && certain {
+        *base = None;
+    } else if begins || attempted.iter().any(|state| state.as_ref() == Some(digest)) {
+        remember(&mut entry.unheard, None);
+    } else {
+        return Ok(());
     }
-    Ok(())
+    txn.put(entry_key(number), &entry)
 }
 
-/// The changes of a repository that wait, oldest first.
-pub(in crate::store) fn waiting(
+/// The number of the last change of a tag or manifest that waits.
+pub(in crate::store) fn last_about(
     txn: &Txn<'_>,
     repository: &RepositoryName,
-) -> Result<Vec<(u64, OutboxEntry)>, StoreError> {
-    waiting_under(txn, &waiting_in(repository))
+    about: About<'_>,
+) -> Result<Option<u64>, StoreError> {
+    let rows = txn.scan::<Count>(&waiting_about(repository, about))?;
+    rows.last().map(|(key, _)| waiting_number(key)).transpose()
 }
 
-fn waiting_under(txn: &Txn<'_>, start: &[u8]) -> Result<Vec<(u64, OutboxEntry)>, StoreError> {
-    let mut waiting = Vec::new();
-    for (key, _) in txn.scan::<Count>(start)? {
-        let number = waiting_number(&key)?;
-        // Outside of a command it may have been delivered since.
-        if let Some(entry) = txn.get::<OutboxEntry>(&entry_key(number))? {
-            waiting.push((number, entry));
-        }
-    }
-    waiting.sort_by_key(|(number, _)| *number);
-    Ok(waiting)
+/// The first change of a tag that waits behind a number.
+fn next_of_tag(
+    txn: &Txn<'_>,
+    repository: &RepositoryName,
+    tag: &Tag,
+    number: Option<u64>,
+) -> Result<Option<(u64, OutboxEntry)>, StoreError> {
+    let start = waiting_about(repository, About::Tag(tag));
+    let after = number.map(|number| [&start[..], &number.to_be_bytes()].concat());
+    let Some((key, _)) = txn.page_after::<Count>(&start, after.as_deref(), 1)?.pop() else {
+        return Ok(None);
+    };
+    let number = waiting_number(&key)?;
+    Ok(txn.get::<OutboxEntry>(&entry_key(number))?.map(|entry| (number, entry)))
 }
 
 /// The oldest change of a tag that waits.
@@ -267,7 +343,7 @@ pub(in crate::store) fn oldest_of_tag(
     repository: &RepositoryName,
     tag: &Tag,
 ) -> Result<Option<(u64, OutboxEntry)>, StoreError> {
-    Ok(of_tag(txn, repository, tag)?.into_iter().next())
+    next_of_tag(txn, repository, tag, None)
 }
 
 /// The changes of a tag that wait, oldest first.
@@ -276,7 +352,15 @@ pub(in crate::store) fn of_tag(
     repository: &RepositoryName,
     tag: &Tag,
 ) -> Result<Vec<(u64, OutboxEntry)>, StoreError> {
-    waiting_under(txn, &waiting_about(repository, About::Tag(tag)))
+    let mut waiting = Vec::new();
+    for (key, _) in txn.scan::<Count>(&waiting_about(repository, About::Tag(tag)))? {
+        let number = waiting_number(&key)?;
+        // Outside of a command it may have been delivered since.
+        if let Some(entry) = txn.get::<OutboxEntry>(&entry_key(number))? {
+            waiting.push((number, entry));
+        }
+    }
+    Ok(waiting)
 }
 
 /// Whether changes of a tag wait. Notes of the oldest that the parent may have no such tag any
@@ -437,20 +521,28 @@ pub(in crate::store) fn brings(
     repository: &RepositoryName,
     digest: &Digest,
 ) -> Result<bool, StoreError> {
-    let here = waiting(txn, repository)?;
-    let mut level: BTreeSet<Digest> =
-        here.iter().filter_map(|(_, entry)| entry.brings().cloned()).collect();
-    let mut seen = BTreeSet::new();
-    while !level.is_empty() && !level.contains(digest) {
-        let mut below = BTreeSet::new();
-        for above in level {
-            let row = txn.get::<ManifestRow>(&manifest_key(repository, &above))?;
-            below.extend(row.iter().flat_map(ManifestRow::named_manifests).cloned());
-            seen.insert(above);
-        }
-        level = &below - &seen;
+    if !any_waits(txn, repository)? {
+        return Ok(false);
     }
-    Ok(!level.is_empty())
+    let (mut seen, mut next, mut left) = (BTreeSet::new(), vec![digest.clone()], ABOVE_MAX);
+    while let Some(digest) = next.pop() {
+        if !txn.page::<Count>(&brought_in(repository, &digest), 1)?.is_empty() {
+            return Ok(true);
+        }
+        let start = named_by(repository, &digest);
+        let above = txn.page::<Count>(&start, left + 1)?;
+        if above.len() > left {
+            return Ok(true);
+        }
+        left -= above.len();
+        for (key, _) in above {
+            let above = digest_at(&key, start.len())?;
+            if seen.insert(above.clone()) {
+                next.push(above);
+            }
+        }
+    }
+    Ok(false)
 }
 
 #[cfg(test)]

@@ -1,17 +1,18 @@
 //! Changes that go up later than others that were made after them: refused ones that are tried
 //! again, and those whose number is used at the parent. Those of one tag are made one.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use super::node::ask_for_reconcile;
 use super::outbox::{self, Origin, OutboxChange, OutboxEntry};
 use super::refused::{RefusalState, RefusedChange};
+use crate::store::rows::derived::About;
 use crate::store::rows::manifest::{ManifestRow, manifest_key};
 use crate::store::rows::outbox::{entry_key, remember};
 use crate::store::rows::refused::refused_key;
 use crate::store::rows::tag::{TagRow, tag_key};
 use crate::store::{Store, StoreError, Txn};
-use crate::types::{Digest, RepositoryName, Tag};
+use crate::types::{Digest, RepositoryName};
 
 /// Changes after which a record takes no further refusal. A refusal is renewed in one record with
 /// all that waits of its tag, so a record may hold more than that.
@@ -33,20 +34,16 @@ impl Store {
     /// Removes a change that the parent has taken before, since its answer or a state of this store
     /// was lost: what the parent has now may be later, and is compared.
     pub async fn outbox_overtaken(&self, number: u64) -> Result<(), StoreError> {
-        self.commit(move |txn| {
-            outbox::is_taken(txn, number)?;
-            ask_for_reconcile(txn)
-        })
-        .await
+        self.taken(number, ask_for_reconcile).await.map(|_| ())
     }
 
     /// Writes a change, with those of its tag behind it, anew, as what they come to now.
     pub async fn outbox_renumber(&self, number: u64) -> Result<(), StoreError> {
         self.commit(move |txn| {
-            let Some(entry) = txn.get::<OutboxEntry>(&entry_key(number))? else {
-                return Ok(());
-            };
-            renumber_now(txn, number, &entry)
+            if txn.has(&entry_key(number))? {
+                renumber(txn, number)?;
+            }
+            Ok(())
         })
         .await
     }
@@ -70,7 +67,7 @@ impl Store {
                 let OutboxChange::Tag { digest, .. } = &later.change else { continue };
                 let names_that = other > number && *digest == there;
                 if names_that && !outbox::is_of_this_start(txn, &later.id)? {
-                    renumber_now(txn, number, &entry)?;
+                    renumber(txn, number)?;
                     return Ok(true);
                 }
             }
@@ -80,104 +77,38 @@ impl Store {
     }
 }
 
-/// Changes that wait.
-#[derive(Default)]
-struct Waiting {
-    /// Those of tags, in order.
-    tags: BTreeMap<RepositoryName, BTreeMap<Tag, Vec<(u64, OutboxEntry)>>>,
-    /// How many bring a manifest by its digest.
-    added: BTreeMap<(RepositoryName, Digest), usize>,
+/// The changes of the same tag that wait behind one.
+fn behind(
+    txn: &Txn<'_>,
+    number: u64,
+    entry: &OutboxEntry,
+) -> Result<Vec<(u64, OutboxEntry)>, StoreError> {
+    let OutboxChange::Tag { tag, .. } = &entry.change else {
+        return Ok(Vec::new());
+    };
+    let mut chain = outbox::of_tag(txn, &entry.repository, tag)?;
+    chain.retain(|(other, _)| *other > number);
+    Ok(chain)
 }
 
-impl Waiting {
-    /// Those of the repositories of these.
-    fn beside(txn: &Txn<'_>, numbers: &[u64]) -> Result<Waiting, StoreError> {
-        let mut repositories = BTreeSet::new();
-        for number in numbers {
-            if let Some(refusal) = txn.get::<RefusedChange>(&refused_key(*number))? {
-                repositories.insert(refusal.entry.repository);
-            }
-        }
-        let mut entries = Vec::new();
-        for repository in repositories {
-            entries.append(&mut outbox::waiting(txn, &repository)?);
-        }
-        Ok(Waiting::of(entries))
-    }
-
-    /// These, in order.
-    fn of(entries: Vec<(u64, OutboxEntry)>) -> Waiting {
-        let mut waiting = Waiting::default();
-        for (number, entry) in entries {
-            match &entry.change {
-                OutboxChange::Tag { tag, .. } => {
-                    let tags = waiting.tags.entry(entry.repository.clone()).or_default();
-                    tags.entry(tag.clone()).or_default().push((number, entry));
-                }
-                OutboxChange::ManifestAdded { digest } => {
-                    let place = (entry.repository.clone(), digest.clone());
-                    *waiting.added.entry(place).or_default() += 1;
-                }
-                OutboxChange::ManifestDeleted { digest } => {
-                    let place = (entry.repository.clone(), digest.clone());
-                    // What was added before is gone then.
-                    waiting.added.remove(&place);
-                }
-            }
-        }
-        waiting
-    }
-
-    /// Those of the same tag behind a change.
-    fn behind(&self, number: u64, entry: &OutboxEntry) -> Vec<(u64, OutboxEntry)> {
-        let OutboxChange::Tag { tag, .. } = &entry.change else {
-            return Vec::new();
-        };
-        let tags = self.tags.get(&entry.repository);
-        let chain = tags.and_then(|tags| tags.get(tag)).into_iter().flatten();
-        chain.filter(|(other, _)| *other > number).cloned().collect()
-    }
-
-    /// Takes out the one that is renewed, with those of its tag.
-    fn forget(&mut self, entry: &OutboxEntry) {
-        match &entry.change {
-            OutboxChange::Tag { tag, .. } => {
-                self.tags.get_mut(&entry.repository).map(|tags| tags.remove(tag));
-            }
-            OutboxChange::ManifestAdded { digest } => {
-                let place = (entry.repository.clone(), digest.clone());
-                if let Some(count) = self.added.get_mut(&place) {
-                    *count = count.saturating_sub(1);
-                }
-            }
-            OutboxChange::ManifestDeleted { .. } => {}
-        }
-    }
-
-    /// Notes a change that is about to wait; `false`: another one does the same.
-    fn admit(&mut self, repository: &RepositoryName, change: &OutboxChange) -> bool {
-        let OutboxChange::ManifestAdded { digest } = change else {
-            return true;
-        };
-        let count = self.added.entry((repository.clone(), digest.clone())).or_default();
-        if *count == 0 {
-            *count = 1;
-            return true;
-        }
-        false
-    }
-}
-
-/// Writes one change, with those of its tag behind it, anew.
-fn renumber_now(txn: &mut Txn<'_>, number: u64, entry: &OutboxEntry) -> Result<(), StoreError> {
-    let mut waiting = Waiting::of(outbox::waiting(txn, &entry.repository)?);
-    renumber(txn, &mut waiting, number).map(|_| ())
+/// Whether no change that waits does what this one would do: brings a manifest by its digest. What
+/// was added before a removal is gone then.
+fn is_news(
+    txn: &Txn<'_>,
+    repository: &RepositoryName,
+    change: &OutboxChange,
+) -> Result<bool, StoreError> {
+    let OutboxChange::ManifestAdded { digest } = change else {
+        return Ok(true);
+    };
+    let last = |about| outbox::last_about(txn, repository, about);
+    Ok(last(About::Added(digest))? <= last(About::Deleted(digest))?)
 }
 
 /// Renews refused changes until there are enough for one record; returns the rest, and the lowest
 /// number that is not a new one.
 fn renew_some(txn: &mut Txn<'_>, numbers: Vec<u64>) -> Result<(Vec<u64>, Option<u64>), StoreError> {
-    let (mut waiting, mut renewed, mut lowest) = (Waiting::beside(txn, &numbers)?, 0, None);
+    let (mut renewed, mut lowest) = (0, None);
     let mut numbers = numbers.into_iter();
     while renewed < RENEWED_MAX
         && let Some(number) = numbers.next()
@@ -187,7 +118,7 @@ fn renew_some(txn: &mut Txn<'_>, numbers: Vec<u64>) -> Result<(Vec<u64>, Option<
                 lowest = lowest.into_iter().chain([number]).min();
                 1
             }
-            false => renumber(txn, &mut waiting, number)?,
+            false => renumber(txn, number)?,
         };
     }
     Ok((numbers.collect(), lowest))
@@ -216,7 +147,7 @@ fn keeps_number(txn: &mut Txn<'_>, number: u64) -> Result<bool, StoreError> {
 
 /// Writes a change once more, under a new number, with those of its tag that wait behind it made
 /// one, and takes the old ones out. Returns how many there were.
-fn renumber(txn: &mut Txn<'_>, waiting: &mut Waiting, number: u64) -> Result<usize, StoreError> {
+fn renumber(txn: &mut Txn<'_>, number: u64) -> Result<usize, StoreError> {
     let refusal = txn.get::<RefusedChange>(&refused_key(number))?;
     let head = match (txn.get::<OutboxEntry>(&entry_key(number))?, &refusal) {
         (Some(entry), _) => entry,
@@ -227,9 +158,8 @@ fn renumber(txn: &mut Txn<'_>, waiting: &mut Waiting, number: u64) -> Result<usi
             return Ok(1);
         }
     };
-    let behind = waiting.behind(number, &head);
+    let behind = behind(txn, number, &head)?;
     outbox::finish(txn, number)?;
-    waiting.forget(&head);
     let mut chain = vec![head];
     for (old, entry) in behind {
         outbox::finish(txn, old)?;
@@ -237,7 +167,7 @@ fn renumber(txn: &mut Txn<'_>, waiting: &mut Waiting, number: u64) -> Result<usi
     }
     let changes = renewed(txn, &chain)?;
     let renewed = chain.len();
-    write(txn, waiting, chain, changes, refusal)?;
+    write(txn, chain, changes, refusal)?;
     Ok(renewed)
 }
 
@@ -246,7 +176,6 @@ fn renumber(txn: &mut Txn<'_>, waiting: &mut Waiting, number: u64) -> Result<usi
 /// the same, the last one that of all the others.
 fn write(
     txn: &mut Txn<'_>,
-    waiting: &mut Waiting,
     mut chain: Vec<OutboxEntry>,
     changes: Vec<OutboxChange>,
     mut refusal: Option<RefusedChange>,
@@ -262,7 +191,7 @@ fn write(
     let unheard = may_be_there(txn, &chain)?;
     let last = changes.len().saturating_sub(1);
     for (place, change) in changes.into_iter().enumerate() {
-        if !waiting.admit(repository, &change) {
+        if !is_news(txn, repository, &change)? {
             continue;
         }
         let unheard = match &change {
@@ -332,7 +261,7 @@ fn renewed(txn: &mut Txn<'_>, chain: &[OutboxEntry]) -> Result<Vec<OutboxChange>
                 return Ok(vec![change]);
             }
             // It is void, and the parent may have had it before it refused it.
-            outbox::tags_are_gone(txn, repository, digest, false)?;
+            outbox::tags_may_be_gone(txn, repository, digest)?;
             return Ok(Vec::new());
         }
         [] => return Ok(Vec::new()),

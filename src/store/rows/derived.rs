@@ -124,6 +124,16 @@ pub(in crate::store) fn held_key(digest: &[u8]) -> Vec<u8> {
     key(Kind::Held, &[digest])
 }
 
+/// Where the keys start of the changes that wait and bring a manifest; the number follows.
+pub(in crate::store) fn brought_in(repository: &RepositoryName, digest: &Digest) -> Vec<u8> {
+    prefix(Kind::Brought, &[repository.as_str().as_bytes(), &digest.to_key()])
+}
+
+/// The same of the manifests that name one as a manifest; the digest follows.
+pub(in crate::store) fn named_by(repository: &RepositoryName, digest: &Digest) -> Vec<u8> {
+    prefix(Kind::NamedBy, &[repository.as_str().as_bytes(), &digest.to_key()])
+}
+
 /// Where the keys start of the nodes directly below a connected registry; the name follows.
 pub(in crate::store) fn below(name: &ConnectedRegistryName) -> Vec<u8> {
     prefix(Kind::Below, &[name.as_str().as_bytes()])
@@ -180,7 +190,12 @@ fn counted(row_key: &[u8], row: &[u8]) -> Option<Vec<Vec<u8>>> {
         let entry: OutboxEntry = decode(row).ok()?;
         let mut waiting = waiting_about(&entry.repository, About::of(&entry.change));
         waiting.extend(number_of(row_key).ok()?.to_be_bytes());
-        Some(vec![waiting])
+        let brought = entry.brings().map(|digest| {
+            let mut brought = brought_in(&entry.repository, digest);
+            brought.extend(&waiting[waiting.len() - 8..]);
+            brought
+        });
+        Some(std::iter::once(waiting).chain(brought).collect())
     } else if *kind == Kind::Tag as u8 {
         let (repository, tag) = place()?;
         let named = decode::<TagRow>(row).ok()?.digest.to_key();
@@ -191,6 +206,8 @@ fn counted(row_key: &[u8], row: &[u8]) -> Option<Vec<Vec<u8>>> {
         let named = row.named_blobs().chain(row.named_manifests());
         let mut keys: Vec<_> =
             named.map(|named| key(Kind::Needed, &[repository, &named.to_key()])).collect();
+        let above = row.named_manifests();
+        keys.extend(above.map(|named| key(Kind::NamedBy, &[repository, &named.to_key(), digest])));
         keys.sort();
         keys.dedup();
         keys.push(held_key(digest));

@@ -77,6 +77,10 @@ pub enum Kind {
     ClientOf = 0xf5,
     /// scope map, token -> the token uses the map
     UserOf = 0xf6,
+    /// repository, digest, sequence -> a change on its way to the parent brings this manifest
+    Brought = 0xf7,
+    /// repository, digest, digest -> the second manifest names the first as a manifest
+    NamedBy = 0xf8,
 }
 
 /// Joins a kind and parts into a key. Parts that are names hold no zero byte; a part that may

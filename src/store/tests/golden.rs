@@ -15,7 +15,7 @@ use crate::store::registry::manifests::testing::child;
 use crate::store::replica::node::testing;
 use crate::store::replica::outbox::Origin;
 use crate::store::rows::connected_registry::{StatusRecord, connected_registry_key};
-use crate::store::rows::derived;
+use crate::store::rows::{Kind, derived, prefix};
 use crate::types::connected_registry::{ConnectionState, StatusDetail, StatusReport};
 use crate::types::message::NodeConfig;
 use crate::types::token::Token;
@@ -210,16 +210,22 @@ fn format_1_is_written_as_ever() {
 fn f211_what_follows_from_the_rows_is_the_same_however_the_index_came_to_them() {
     let (disk, _) = written_today();
     let (store, _) = open_memory(&disk).unwrap();
-    // No row of the first formats has a client token.
+    // No row of the first formats has a client token, and no manifest is an index.
     let mut node = testing::connected_registry("ship02", None);
     node.client_tokens.push("client01".parse().unwrap());
-    let put = store.commit(move |txn| txn.put(connected_registry_key(&node.name), &node));
+    let mut manifests = store.scan::<ManifestRow>(&prefix(Kind::Manifest, &[]), None, 1).unwrap();
+    let (key, row) = manifests.remove(0);
+    let row = ManifestRow { children: vec![digest_of(b"child")], ..row };
+    let put = store.commit(move |txn| {
+        txn.put(key, &row)?;
+        txn.put(connected_registry_key(&node.name), &node)
+    });
     block_on(put).unwrap();
     let all = |index: &dyn Index| index.scan(&[], None, usize::MAX).unwrap();
     let grown = all(&*store.shared().index());
     let derived = grown.iter().filter(|(key, _)| derived::is_derived(key));
     let kinds: BTreeSet<u8> = derived.map(|(key, _)| key[0]).collect();
-    assert_eq!(kinds.len(), 7, "{kinds:?}");
+    assert_eq!(kinds.len(), 9, "{kinds:?}");
     let mut rows: Vec<Change> =
         store.rows().into_iter().map(|(key, row)| (key, Some(row))).collect();
     for _ in 0..2 {
@@ -256,7 +262,6 @@ fn format_1_is_read() {
 #[test]
 fn what_the_first_builds_wrote_is_read() {
     let (_, expected) = written_today();
-    use rows::Kind;
     let (store, recovery) = open_memory(&place(&golden(FIRST))).unwrap();
     assert!(!recovery.new && recovery.damage.is_empty(), "{recovery}");
     let rows = store.rows();

@@ -9,6 +9,7 @@ mod gc;
 mod golden;
 mod index;
 mod journal;
+mod waiting;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
