@@ -163,7 +163,7 @@ impl Admin {
                 "nextWindowTime": next.map(UnixSeconds::rfc3339),
                 "windowEndTime": end.map(UnixSeconds::rfc3339),
                 "lastSyncTime": view.last_sync.map(UnixSeconds::rfc3339),
-                "repositories": view.synced,
+                "repositories": self.store.synced_repositories().await?,
                 "waitingChanges": print_count(self.store.outbox(COUNTED_MAX)?.len()),
                 "refusedChanges": print_count(self.store.refused_changes(COUNTED_MAX)?.len()),
                 "statusDetails": details.iter().map(print_detail).collect::<Vec<_>>(),

@@ -303,7 +303,8 @@ impl Node {
         };
         match self.store.self_config() {
             Ok(Some(config)) => {
-                format!("{}: {} repositories, {contact}", config.node.name, view.synced.len())
+                let synced = self.store.synced_count().unwrap_or(0);
+                format!("{}: {synced} repositories, {contact}", config.node.name)
             }
             _ => format!("connected registry, {contact}"),
         }

@@ -195,8 +195,11 @@ async fn fill_root(store: &Store, named: &Digest) {
     .await;
 }
 
-/// Many changes that wait for the parent, of one repository.
-async fn fill_outbox(store: &Store, named: &Digest) {
+/// Many repositories that were whole, and many changes of one that wait for the parent.
+async fn fill_below(store: &Store, named: &Digest) {
+    for n in 0..LISTED {
+        store.mark_synced(&format!("r{n:06}").parse().unwrap(), true).await.unwrap();
+    }
     let rows = (1..MANY as u64).map(|n| {
         let origin = "dock01".parse().unwrap();
         let id = OutboxId { origin, incarnation: 1, sequence: n };
@@ -579,7 +582,7 @@ fn f209_no_route_of_a_connected_registry_reads_without_a_bound_in_one_turn() {
         let mut node = Node::new(Role::Connected).await;
         let named = push_named(&mut node).await;
         fill_root(&node.store, &named).await;
-        fill_outbox(&node.store, &named).await;
+        fill_below(&node.store, &named).await;
         registry_routes(&mut node).await;
         token_routes(&mut node).await;
         gateway_routes(&mut node).await;

@@ -23,16 +23,18 @@ impl Registry {
             let message = format!("{what} is not here: {NO_SUCH_CONTENT}");
             return Refusal::new(404, code, Reason::NotFound, message);
         };
-        let partial = match self.store.is_partial(repository) {
-            Ok(partial) => partial,
+        let known = self.store.is_partial(repository);
+        let known = known.and_then(|partial| Ok((partial, self.store.is_synced(repository)?)));
+        let (partial, is_synced) = match known {
+            Ok(known) => known,
             Err(error) => return store_refusal(error),
         };
         let view = self.store.sync_view();
-        let reason = explain(&config, &view, repository);
+        let reason = explain(&config, &view, repository, is_synced);
         let words = match reason {
             Reason::WaitingForWindow => {
                 let next = next_window(&config.node, self.store.sys().clock.wall());
-                let known = match view.synced.contains(repository) {
+                let known = match is_synced {
                     true => as_of(view.last_sync),
                     false => "the repository has not been synced".to_owned(),
                 };
@@ -70,15 +72,20 @@ pub(super) fn in_sync_scope(config: &NodeConfig, repository: &RepositoryName) ->
     })
 }
 
-fn explain(config: &NodeConfig, view: &SyncView, repository: &RepositoryName) -> Reason {
+fn explain(
+    config: &NodeConfig,
+    view: &SyncView,
+    repository: &RepositoryName,
+    is_synced: bool,
+) -> Reason {
     if !in_sync_scope(config, repository) {
         return Reason::NotInSyncScope;
     }
-    let complete = !view.incomplete.contains(repository);
+    let is_incomplete = view.incomplete.contains(repository) || (view.any_incomplete && is_synced);
     if view.waiting_for_window {
         // Also of what is synced: the parent may have more by now.
         Reason::WaitingForWindow
-    } else if complete && (view.synced.contains(repository) || view.compared) {
+    } else if !is_incomplete && (is_synced || view.compared) {
         // What is compared and not synced is under a wildcard, and the parent does not have it.
         Reason::NotFound
     } else {
@@ -142,6 +149,8 @@ fn next_window(node: &ConnectedRegistry, now: Option<UnixSeconds>) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use super::*;
     use crate::types::Mode;
     use crate::types::schedule::Schedule;
@@ -198,13 +207,16 @@ mod tests {
             "gateway/dock01/config/read",
         ]);
         let mut view = SyncView::default();
-        let why = |view: &SyncView, name: &str| explain(&config, view, &name.parse().unwrap());
+        let synced = Cell::new("");
+        let why = |view: &SyncView, name: &str| {
+            explain(&config, view, &name.parse().unwrap(), synced.get() == name)
+        };
         assert_eq!(why(&view, "other"), Reason::NotInSyncScope);
         assert_eq!(why(&view, "meta"), Reason::NotInSyncScope);
         assert_eq!(why(&view, "app/web"), Reason::NotSyncedYet);
         view.waiting_for_window = true;
         assert_eq!(why(&view, "app/web"), Reason::WaitingForWindow);
-        view.synced.insert("app/web".parse().unwrap());
+        synced.set("app/web");
         assert_eq!(why(&view, "app/web"), Reason::WaitingForWindow);
         assert_eq!(why(&view, "app/db"), Reason::WaitingForWindow);
         view.waiting_for_window = false;
@@ -212,6 +224,10 @@ mod tests {
         assert_eq!(why(&view, "app/db"), Reason::NotSyncedYet);
         view.compared = true;
         assert_eq!(why(&view, "app/db"), Reason::NotFound);
+        view.any_incomplete = true;
+        assert_eq!(why(&view, "app/web"), Reason::NotSyncedYet);
+        assert_eq!(why(&view, "app/db"), Reason::NotFound);
+        view.any_incomplete = false;
         view.incomplete.insert("app/web".parse().unwrap());
         assert_eq!(why(&view, "app/web"), Reason::NotSyncedYet);
     }

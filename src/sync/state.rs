@@ -241,7 +241,9 @@ impl State {
         self.changed.store(false, Ordering::Relaxed);
         let now = self.note_contact();
         let stored = stored(store)?;
-        let mut incomplete = self.incomplete().unwrap_or(stored.incomplete);
+        let known = self.incomplete();
+        let any_incomplete = known.is_none() && stored.any_incomplete;
+        let mut incomplete = known.unwrap_or_default();
         incomplete.extend(lock(&self.arriving).iter().cloned());
         let without_space = self.debts().without_room();
         let last_sync = now.last_sync.max(stored.last_sync);
@@ -251,6 +253,7 @@ impl State {
             failure: lock(&self.failure).clone(),
             lost_since: now.lost_since,
             incomplete,
+            any_incomplete,
             without_space,
             problems: self.problems(),
             last_sync,
@@ -271,13 +274,9 @@ pub fn publish_stored(store: &Store) -> Result<(), StoreError> {
 
 /// What earlier syncs left on the disk.
 fn stored(store: &Store) -> Result<SyncView, StoreError> {
-    let synced = store.synced_repositories()?;
-    // Something is missing, and what it is was in the memory of another process.
-    let incomplete = if store.debts_noted()? { synced.clone() } else { BTreeSet::new() };
     let last_sync = store.last_sync()?;
     Ok(SyncView {
-        synced,
-        incomplete,
+        any_incomplete: store.debts_noted()?,
         compared: store.feed_position()?.is_some() && !store.reconcile_due()?,
         last_sync,
         last_contact: store.last_look()?.max(last_sync),
@@ -310,7 +309,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sys::Spawner;
+    use crate::sys::{Spawner, turn};
 
     #[test]
     fn f036_a_disk_problem_is_reported_until_it_is_solved() {
@@ -337,6 +336,27 @@ mod tests {
         }
         state.solved("disk");
         assert_eq!(state.problems().len(), 2, "each that does not fit");
+    }
+
+    /// It is published for each repository that is whole for the first time.
+    #[test]
+    fn f209_publishing_costs_the_same_however_many_repositories_are_whole() {
+        smol::block_on(async {
+            let sys = Sys::real(Spawner::new());
+            let (store, state) = (Store::in_memory(sys.clone()), State::new(&sys));
+            let mut read = Vec::new();
+            for count in [10, 3000] {
+                for number in 0..count {
+                    let name = format!("r{number:05}").parse().unwrap();
+                    store.mark_synced(&name, true).await.unwrap();
+                }
+                store.note_debts(true).await.unwrap();
+                let (published, work) = turn::apart(|| state.publish(&store));
+                published.unwrap();
+                read.push(work.rows);
+            }
+            assert_eq!(read[0], read[1], "rows");
+        });
     }
 
     #[test]

@@ -313,7 +313,7 @@ impl Worker {
         let here = self.repositories_here().await?;
         let plan = plan::repositories(&scope, config.node.mode, at_parent, &here);
         self.purge(&plan.purge).await?;
-        let strangers = self.store.synced_repositories()?;
+        let strangers = self.store.synced_repositories().await?;
         for repository in strangers.iter().filter(|repository| !scope.covers(repository)) {
             self.store.mark_synced(repository, false).await?;
         }
@@ -613,14 +613,17 @@ impl Worker {
 
     /// Says that what these messages tell of is on its way, where nothing was before.
     fn announce(&self, messages: &[(InboxId, Message)], scope: &Scope) -> Result<(), SyncError> {
-        let view = self.store.sync_view();
         let named = messages.iter().filter_map(|(_, message)| match message {
             Message::Tag { repository, digest: Some(_), .. }
             | Message::ManifestAdded { repository, .. } => Some(repository),
             _ => None,
         });
-        let new = named.filter(|name| scope.covers(name) && !view.synced.contains(*name));
-        let new: BTreeSet<RepositoryName> = new.cloned().collect();
+        let mut new: BTreeSet<RepositoryName> = BTreeSet::new();
+        for name in named.filter(|name| scope.covers(name)) {
+            if !self.store.is_synced(name)? {
+                new.insert(name.clone());
+            }
+        }
         if new.is_empty() {
             return Ok(());
         }
@@ -673,7 +676,7 @@ impl Worker {
             _ => return Ok(()),
         };
         // The first push to a repository under a wildcard.
-        if self.store.sync_view().synced.contains(repository) {
+        if self.store.is_synced(repository)? {
             return Ok(());
         }
         self.synced_if_whole(repository).await

@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use super::gone;
 use crate::store::rows::connected_registry::{activation_key, connected_registry_key, status_key};
+use crate::store::rows::derived::{Count, synced_count_key};
 use crate::store::rows::node::{
     Fact, compared_key, debts_key, descendant_key, epoch_key, last_look_key, last_sync_key,
-    looked_with_key, reconcile_key, self_config_key, synced_key, version_key,
+    looked_with_key, reconcile_key, self_config_key, synced, synced_key, version_key,
 };
 use crate::store::rows::{Kind, Row, key, prefix};
 use crate::store::{Store, StoreError, Txn};
@@ -30,8 +31,6 @@ pub struct SyncFailure {
 /// What the sync engine lets others see of itself; in memory only.
 #[derive(Clone, Default)]
 pub struct SyncView {
-    /// Repositories whose content was complete at least once.
-    pub synced: BTreeSet<RepositoryName>,
     /// Whether the engine waits for a window.
     pub waiting_for_window: bool,
     /// How it stands with the parent.
@@ -42,6 +41,9 @@ pub struct SyncView {
     pub lost_since: Option<UnixSeconds>,
     /// Repositories of which something is on its way, or could not be had.
     pub incomplete: BTreeSet<RepositoryName>,
+    /// Something could not be had before the start, and nobody knows any more what: each repository
+    /// that was complete at least once may be one of those.
+    pub any_incomplete: bool,
     /// Those of which something waits for space on the disk here.
     pub without_space: BTreeSet<RepositoryName>,
     /// Whether everything that is granted was compared with the parent: what it had then is known.
@@ -198,11 +200,16 @@ impl Store {
     }
 
     /// Repositories whose content was complete at least once.
-    pub fn synced_repositories(&self) -> Result<BTreeSet<RepositoryName>, StoreError> {
-        let start = prefix(Kind::Node, &[b"synced"]);
-        let rows = self.scan::<Fact>(&start, None, usize::MAX)?;
+    pub async fn synced_repositories(&self) -> Result<BTreeSet<RepositoryName>, StoreError> {
+        let start = synced();
+        let rows = self.pages::<Fact>(start.clone()).all().await?;
         let name = |key: &[u8]| std::str::from_utf8(key.get(start.len()..)?).ok()?.parse().ok();
         Ok(rows.iter().filter_map(|(key, _)| name(key)).collect())
+    }
+
+    /// How many there are.
+    pub fn synced_count(&self) -> Result<u64, StoreError> {
+        Ok(self.get::<Count>(&synced_count_key())?.map_or(0, |count| count.0))
     }
 
     /// Whether the content of a repository was complete at least once.
@@ -568,8 +575,9 @@ mod tests {
                 store.mark_synced(name, true).await.unwrap();
             }
             store.mark_synced(&names[1], false).await.unwrap();
-            let synced: Vec<_> = store.synced_repositories().unwrap().into_iter().collect();
+            let synced: Vec<_> = store.synced_repositories().await.unwrap().into_iter().collect();
             assert_eq!(synced, names[..1]);
+            assert_eq!(store.synced_count(), Ok(1));
         });
     }
 }

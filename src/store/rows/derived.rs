@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::manifest::ManifestRow;
+use super::node::synced;
 use super::outbox::{OutboxChange, OutboxEntry, number_at, number_of};
 use super::tag::TagRow;
 use super::{Kind, Row, decode, encode, key, prefix};
@@ -149,15 +150,21 @@ pub(in crate::store) fn users_of(map: &ScopeMapName) -> Vec<u8> {
     prefix(Kind::UserOf, &[map.as_str().as_bytes()])
 }
 
+/// The key of how many repositories were complete at least once.
+pub(in crate::store) fn synced_count_key() -> Vec<u8> {
+    key(Kind::Synced, &[])
+}
+
 /// Whether rows with this key may count for derived ones.
 pub(in crate::store) fn may_count(key: &[u8]) -> bool {
-    const KINDS: [u8; 6] = [
+    const KINDS: [u8; 7] = [
         Kind::Blob as u8,
         Kind::Manifest as u8,
         Kind::Tag as u8,
         Kind::Outbox as u8,
         Kind::Token as u8,
         Kind::ConnectedRegistry as u8,
+        Kind::Node as u8,
     ];
     key.first().is_some_and(|kind| KINDS.contains(kind))
 }
@@ -228,6 +235,8 @@ fn counted(row_key: &[u8], row: &[u8]) -> Option<Vec<Vec<u8>>> {
         let parent = node.parent.iter();
         keys.extend(parent.map(|parent| key(Kind::Below, &[parent.as_str().as_bytes(), rest])));
         Some(keys)
+    } else if row_key.starts_with(&synced()) {
+        Some(vec![synced_count_key()])
     } else {
         None
     }

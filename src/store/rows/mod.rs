@@ -81,6 +81,8 @@ pub enum Kind {
     Brought = 0xf7,
     /// repository, digest, digest -> the second manifest names the first as a manifest
     NamedBy = 0xf8,
+    /// how many repositories were complete at least once
+    Synced = 0xf9,
 }
 
 /// Joins a kind and parts into a key. Parts that are names hold no zero byte; a part that may

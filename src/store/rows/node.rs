@@ -77,6 +77,11 @@ pub(in crate::store) fn debts_key() -> Vec<u8> {
     key(Kind::Node, &[b"debts"])
 }
 
+/// What the keys of repositories begin with that were complete at least once.
+pub(in crate::store) fn synced() -> Vec<u8> {
+    prefix(Kind::Node, &[b"synced"])
+}
+
 pub(in crate::store) fn synced_key(repository: &RepositoryName) -> Vec<u8> {
     key(Kind::Node, &[b"synced", repository.as_str().as_bytes()])
 }
@@ -86,7 +91,7 @@ pub(in crate::store) fn own_rows() -> Vec<Vec<u8>> {
     let single = [self_config_key(), epoch_key(), reconcile_key(), last_sync_key()];
     let mut starts: Vec<Vec<u8>> = single.into();
     starts.extend([last_look_key(), looked_with_key(), debts_key(), position_key(), pushes_key()]);
-    starts.extend([prefix(Kind::Node, &[b"version"]), prefix(Kind::Node, &[b"synced"])]);
+    starts.extend([prefix(Kind::Node, &[b"version"]), synced()]);
     starts.extend([prefix(Kind::Node, &[b"offer"]), parent_epoch_key(), listed_key()]);
     starts.extend([parent_start_key(), compared_key(), heard_key(), gone_from_key()]);
     starts.push(prefix(Kind::Node, &[b"started-at"]));
