@@ -13,13 +13,12 @@ use crate::http::{ClientBody, ClientRequest, ClientResponse, Method};
 use crate::store::Precondition;
 use crate::store::content::blobs::OpenBlob;
 use crate::types::digest::DOUBT;
-use crate::types::limits::{MANIFEST_BYTES_MAX, REQUEST_DEADLINE, SMALL_BODY_BYTES_MAX};
+use crate::types::limits::{
+    MANIFEST_BYTES_MAX, REQUEST_DEADLINE, SLOWEST_BYTES_PER_S, SMALL_BODY_BYTES_MAX,
+};
 use crate::types::media;
 use crate::types::scope::Access;
 use crate::types::{Delivery, Digest, Reference, RepositoryName};
-
-/// Bytes per second that the slowest link is taken to carry when a deadline for an upload is set.
-const SLOWEST_BYTES_PER_S: u64 = 4 * 1024;
 
 /// Largest body of one request of an upload, bytes. A parent keeps what has arrived when a request
 /// breaks off; where something between holds bodies back until they are whole, this much is lost.

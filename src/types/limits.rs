@@ -95,6 +95,9 @@ pub const BODY_BYTES_PER_S: u64 = 64 * 1024;
 pub const UPLOAD_PACE: Duration = Duration::from_secs(1);
 /// How long a request waits for its part of the memory for bodies. Over it: 503.
 pub const BODY_WAIT_DEADLINE: Duration = Duration::from_secs(10);
+/// Bytes for which a transfer with the parent has one second beyond its deadline: what the slowest
+/// link carries. Over it: the link counts as broken.
+pub const SLOWEST_BYTES_PER_S: u64 = 4 * 1024;
 /// An ordinary request that we send must be answered within this time.
 pub const REQUEST_DEADLINE: Duration = Duration::from_secs(10);
 /// Longest wait of a long poll at the gateway.

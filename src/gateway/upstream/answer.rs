@@ -1,9 +1,12 @@
 //! What an answer of the parent means.
 
+use std::time::Duration;
+
 use super::{ERROR_TEXT_MAX, UpstreamError, digest_header};
 use crate::gateway::wire::{self, BODY_BYTES_MAX, Wire};
-use crate::http::{BodyError, ClientError, ClientRequest, ClientResponse, Method};
-use crate::types::limits::{PROGRESS_DEADLINE, SMALL_BODY_BYTES_MAX};
+use crate::http::{Body, BodyError, ClientError, ClientRequest, ClientResponse, Method};
+use crate::sys::clock::within;
+use crate::types::limits::{PROGRESS_DEADLINE, SLOWEST_BYTES_PER_S, SMALL_BODY_BYTES_MAX};
 use crate::types::refusal::PARTIAL;
 
 #[allow(clippy::needless_pass_by_value, reason = "it ends the error's way, in map_err")]
@@ -28,13 +31,21 @@ pub(super) async fn message<T: Wire>(response: ClientResponse) -> Result<T, Upst
     wire::decode(&body(response, BODY_BYTES_MAX).await?).map_err(protocol)
 }
 
-/// The whole body of an answer, under the progress deadline.
+/// The whole body of an answer. The slowest link that is accepted has the time for its length; one
+/// on which nothing moves ends at the progress deadline of the connection.
 pub(in crate::gateway) async fn body(
-    mut response: ClientResponse,
+    response: ClientResponse,
     max: u64,
 ) -> Result<Vec<u8>, UpstreamError> {
-    let all = crate::sys::clock::within(PROGRESS_DEADLINE, response.body.read_all(max)).await;
-    match all {
+    whole(response.body, max, PROGRESS_DEADLINE).await
+}
+
+/// `patience`: how long an empty body may take.
+async fn whole(mut body: Body, max: u64, patience: Duration) -> Result<Vec<u8>, UpstreamError> {
+    // A body in chunks does not tell its length before.
+    let bytes = body.len().unwrap_or(max).min(max);
+    let deadline = patience + Duration::from_secs(bytes.div_ceil(SLOWEST_BYTES_PER_S));
+    match within(deadline, body.read_all(max)).await {
         Ok(Ok(bytes)) => Ok(bytes),
         Ok(Err(BodyError::Io(error))) => Err(ClientError::Io(error).into()),
         Ok(Err(_)) => Err(protocol("the parent's answer is too large")),
@@ -96,4 +107,47 @@ pub(super) async fn error_text(response: ClientResponse) -> (u16, String) {
     let text: String = visible.take(ERROR_TEXT_MAX).collect();
     let text = text.trim();
     (status, if text.is_empty() { format!("status {status}") } else { text.to_owned() })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::pin::Pin;
+    use std::task::{Context, Poll, ready};
+
+    use smol::future::{FutureExt, pending};
+    use smol::io::AsyncRead;
+
+    use super::*;
+    use crate::sys::clock::sleep;
+
+    /// The bytes of a body, which come when something has happened.
+    struct Late(Pin<Box<dyn Future<Output = ()> + Send + Sync>>, io::Cursor<Vec<u8>>);
+
+    impl AsyncRead for Late {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+            buffer: &mut [u8],
+        ) -> Poll<io::Result<usize>> {
+            if self.1.position() == 0 {
+                ready!(self.0.poll(cx));
+            }
+            Poll::Ready(io::Read::read(&mut self.1, buffer))
+        }
+    }
+
+    #[test]
+    fn f204_an_answer_has_the_time_that_the_slowest_link_needs() {
+        let read = |body| smol::block_on(whole(body, 9 * SLOWEST_BYTES_PER_S, Duration::ZERO));
+        let bytes = vec![7; 8192];
+        for len in [Some(8192), None] {
+            let late = Box::pin(sleep(Duration::from_millis(50)));
+            let body = Body::new(Late(late, io::Cursor::new(bytes.clone())), len);
+            assert_eq!(read(body), Ok(bytes.clone()), "{len:?}");
+        }
+        let never = Late(Box::pin(pending()), io::Cursor::new(vec![7]));
+        let ended = read(Body::new(never, Some(1)));
+        assert!(matches!(ended, Err(UpstreamError::Unreachable(_))), "{ended:?}");
+    }
 }
