@@ -12,7 +12,7 @@ use crate::store::replica::offers;
 use crate::store::replica::outbox::{self, Origin, OutboxChange};
 use crate::store::rows::digest_at;
 use crate::store::rows::link::{BlobLink, blob_key};
-use crate::store::rows::manifest::{ManifestRow, elsewhere, manifest_key};
+use crate::store::rows::manifest::{ManifestRow, elsewhere, manifest_key, once_each};
 use crate::store::rows::referrer::{ReferrerRow, referrer_key};
 use crate::store::rows::untagged::{Untagged, untagged_key};
 use crate::store::rows::{Kind, prefix};
@@ -337,8 +337,8 @@ fn row_of(put: &PutManifest, pushed: UnixSeconds) -> ManifestRow {
             Some(_) => parsed.annotations.clone(),
             None => BTreeMap::new(),
         },
-        blobs: local.map(|descriptor| descriptor.digest.clone()).collect(),
-        children: parsed.children.iter().map(|child| child.digest.clone()).collect(),
+        blobs: once_each(local),
+        children: once_each(parsed.children.iter()),
         content_size: content.fold(0, u64::saturating_add),
         pushed,
         elsewhere: Some(elsewhere),
@@ -472,6 +472,35 @@ mod tests {
             assert_eq!(row.content_size, 1001 + 1002);
             let image = store.manifest(&a, &digest(1)).unwrap().unwrap();
             assert_eq!(image.content_size, 20 + 300);
+        });
+    }
+
+    #[test]
+    fn f209_a_row_has_each_reference_once() {
+        smol::block_on(async {
+            let store = store();
+            let a: RepositoryName = "a".parse().unwrap();
+            store.link_blob(&a, &Lease::unseen(&digest(100)), 2).await.unwrap();
+            store.link_blob(&a, &Lease::unseen(&digest(99)), 2).await.unwrap();
+            let layer = |of, kind| {
+                format!(r#"{{"mediaType":"{kind}","digest":"{}","size":2}}"#, digest(of))
+            };
+            let elsewhere = layer(98, "application/vnd.oci.image.layer.nondistributable.v1.tar");
+            let three = [layer(100, "a/b"), layer(99, "a/b"), elsewhere].join(",");
+            let layers = vec![three; 3_333].join(",");
+            let config = layer(100, "a/b");
+            let text = format!(r#"{{"schemaVersion":2,"config":{config},"layers":[{layers}]}}"#);
+            let image = put(1, media::OCI_MANIFEST, &text, &[]);
+            assert_eq!(store.put_manifest(&a, image).await.unwrap(), PutOutcome::Stored);
+            let index = index_of(&[1, 1, 1]);
+            let index = put(2, media::OCI_INDEX, &index, &[]);
+            assert_eq!(store.put_manifest(&a, index).await.unwrap(), PutOutcome::Stored);
+            let [image, index] =
+                [1, 2].map(|number| store.manifest(&a, &digest(number)).unwrap().unwrap());
+            assert_eq!(image.blobs, [digest(100), digest(99)]);
+            assert_eq!(image.elsewhere, Some(vec![digest(98)]));
+            assert_eq!(image.content_size, 2 * 10_000, "as the manifest says");
+            assert_eq!(index.children, [digest(1)]);
         });
     }
 

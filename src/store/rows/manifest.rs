@@ -1,11 +1,12 @@
 //! The row of a manifest.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
 use super::{Kind, Row, is_default, key};
 use crate::store::rows;
+use crate::types::manifest::Descriptor;
 use crate::types::{Digest, Manifest, RepositoryName, UnixSeconds, media};
 
 /// What is known of a manifest without reading it.
@@ -87,7 +88,15 @@ impl ManifestRow {
 pub(in crate::store) fn elsewhere(parsed: &Manifest) -> Vec<Digest> {
     let blobs = parsed.config.iter().chain(&parsed.layers);
     let external = blobs.filter(|descriptor| descriptor.is_external());
-    external.map(|descriptor| descriptor.digest.clone()).collect()
+    once_each(external)
+}
+
+/// What descriptors name, each digest once, in their order: a manifest may name the same content
+/// any number of times.
+pub(in crate::store) fn once_each<'a>(named: impl Iterator<Item = &'a Descriptor>) -> Vec<Digest> {
+    let mut seen = BTreeSet::new();
+    let first = named.map(|named| &named.digest).filter(|digest| seen.insert(*digest));
+    first.cloned().collect()
 }
 
 /// The key of a manifest.
