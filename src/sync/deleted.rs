@@ -9,9 +9,8 @@ use super::plan::Desired;
 use super::worker::Worker;
 use crate::store::registry::removal::Watch;
 use crate::store::replica::outbox::Origin;
-use crate::store::{Precondition, StoreError};
-use crate::sys::spawn::yield_now;
-use crate::types::limits::PAGE_MAX;
+use crate::store::{Precondition, Store, StoreError};
+use crate::sys::spawn;
 use crate::types::{Digest, RepositoryName, Tag};
 
 /// Manifests that indexes lack, of which the parent is asked in one comparison of a repository
@@ -20,10 +19,48 @@ const ASKED_MAX: usize = 256;
 
 /// The manifests of a repository.
 pub(super) struct Here {
-    /// Each with those that it names.
-    pub(super) manifests: BTreeMap<Digest, Vec<Digest>>,
-    /// Those that indexes need and that are not here, each with one of those indexes.
-    lost: BTreeMap<Digest, Digest>,
+    pub(super) manifests: BTreeSet<Digest>,
+    /// Those of them that others name.
+    named: BTreeSet<Digest>,
+    lost: Lost,
+}
+
+/// Manifests that indexes need and that are not here: as many as are asked for in one comparison.
+struct Lost {
+    /// The place in the order of digests from which they are taken. It differs each time, so that
+    /// all get their turn.
+    from: u64,
+    /// By their distance from there, each with one of those indexes.
+    next: BTreeMap<(u64, Digest), Digest>,
+}
+
+impl Lost {
+    fn note(&mut self, child: Digest, index: &Digest) {
+        let place = child.raw().iter().take(8).fold(0, |all, byte| all << 8 | u64::from(*byte));
+        self.next.insert((place.wrapping_sub(self.from), child), index.clone());
+        if self.next.len() > ASKED_MAX {
+            self.next.pop_last();
+        }
+    }
+}
+
+impl Here {
+    /// Reads the manifests one by one: each names up to 20,000 others. Blocks.
+    fn read(store: &Store, repository: &RepositoryName, from: u64) -> Result<Here, StoreError> {
+        let lost = Lost { from, next: BTreeMap::new() };
+        let manifests = store.manifest_digests(repository)?;
+        let mut here = Here { manifests, named: BTreeSet::new(), lost };
+        store.each_manifest(repository, |digest, row| {
+            let found = row.named_manifests().filter(|named| here.manifests.contains(*named));
+            here.named.extend(found.cloned());
+            for child in row.children {
+                if !here.manifests.contains(&child) {
+                    here.lost.note(child, &digest);
+                }
+            }
+        })?;
+        Ok(here)
+    }
 }
 
 impl Worker {
@@ -37,8 +74,8 @@ impl Worker {
     ) -> Result<(), SyncError> {
         let mut needed: BTreeSet<&Digest> = desired.referrers.iter().collect();
         needed.extend(desired.tags.values());
-        needed.extend(here.manifests.values().flatten());
-        for digest in here.manifests.keys().filter(|digest| !needed.contains(digest)) {
+        needed.extend(&here.named);
+        for digest in here.manifests.iter().filter(|digest| !needed.contains(digest)) {
             self.delete_if_gone(repository, digest).await?;
         }
         Ok(())
@@ -49,23 +86,9 @@ impl Worker {
         &self,
         repository: &RepositoryName,
     ) -> Result<Here, SyncError> {
-        let (mut manifests, mut lost) = (BTreeMap::new(), BTreeMap::new());
-        let mut last: Option<Digest> = None;
-        loop {
-            let page = self.store.manifests(repository, last.as_ref(), PAGE_MAX)?;
-            let Some((end, _)) = page.last() else {
-                break;
-            };
-            last = Some(end.clone());
-            for (digest, row) in page {
-                lost.extend(row.children.iter().map(|child| (child.clone(), digest.clone())));
-                let named: Vec<Digest> = row.named_manifests().cloned().collect();
-                manifests.insert(digest, named);
-            }
-            yield_now().await;
-        }
-        lost.retain(|child, _| !manifests.contains_key(child));
-        Ok(Here { manifests, lost })
+        let (store, repository) = (self.store.clone(), repository.clone());
+        let from = store.sys().rng.number();
+        Ok(spawn::blocking(move || Here::read(&store, &repository, from)).await?)
     }
 
     /// Brings back what was deleted of an index that is here, if the parent has it again.
@@ -75,14 +98,8 @@ impl Worker {
         here: Here,
     ) -> Result<(), SyncError> {
         let deleted_here = self.store.outbox_deletions(repository).await?;
-        let mut lost: Vec<_> = here.lost.into_iter().collect();
-        if lost.len() > ASKED_MAX {
-            // All get their turn.
-            let first = self.store.sys().rng.number() % lost.len() as u64;
-            lost.rotate_left(usize::try_from(first).unwrap_or(0));
-        }
         let mut again = BTreeSet::new();
-        for (child, index) in lost.into_iter().take(ASKED_MAX) {
+        for ((_, child), index) in here.lost.next {
             if deleted_here.contains(&child) || again.contains(&index) {
                 continue;
             }
@@ -204,5 +221,48 @@ impl Worker {
             Err(error) => return Err(error.into()),
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::registry::manifests::testing::{digest, put, store};
+    use crate::types::media;
+
+    #[test]
+    fn f209_of_what_indexes_lack_a_bounded_part_is_remembered_at_a_time() {
+        smol::block_on(async {
+            let (store, app): (_, RepositoryName) = (store(), "app".parse().unwrap());
+            let entry = |digest: &str, urls| {
+                let kind = media::OCI_MANIFEST;
+                format!(r#"{{"mediaType":"{kind}","digest":"{digest}","size":2{urls}}}"#)
+            };
+            let elsewhere = |number: usize| format!("sha256:{number:02x}{number:062x}");
+            let index = async |number: u8, entries: Vec<String>| {
+                let text = format!(
+                    r#"{{"schemaVersion":2,"x":{number},"manifests":[{}]}}"#,
+                    entries.join(",")
+                );
+                let index = put(number, media::OCI_INDEX, &text, &[]);
+                store.put_manifest(&app, index).await.unwrap();
+            };
+            // They may lie elsewhere, and are not here.
+            let far = (0..256).map(|n| entry(&elsewhere(n), r#","urls":["x"]"#)).collect();
+            index(1, far).await;
+            index(2, vec![entry(&digest(1).to_string(), "")]).await;
+            let here = Here::read(&store, &app, 0xff << 56).unwrap();
+            assert_eq!(here.manifests, BTreeSet::from([digest(1), digest(2)]));
+            assert_eq!(here.named, BTreeSet::from([digest(1)]));
+            assert_eq!(here.lost.next.len(), 256);
+            // One more: those go first that come next from the place.
+            index(3, vec![entry(&format!("sha256:7f{}", "f".repeat(62)), r#","urls":["x"]"#)])
+                .await;
+            let here = Here::read(&store, &app, 0x80 << 56).unwrap();
+            let asked: Vec<String> =
+                here.lost.next.keys().map(|(_, child)| child.to_string()).collect();
+            assert_eq!((asked.len(), &asked[0]), (ASKED_MAX, &elsewhere(0x80)));
+            assert_eq!(asked.last(), Some(&elsewhere(0x7f)));
+        });
     }
 }

@@ -131,7 +131,7 @@ impl Worker {
         tags: &[(Tag, Digest)],
         offer: Offer,
     ) -> Result<(), SyncError> {
-        let here = self.manifests_here(repository).await?.manifests.into_keys().collect();
+        let here = self.manifests_here(repository).await?.manifests;
         let mut manifests = self.lacked(repository, desired, tags, here).await?;
         if offer == Offer::Made {
             self.store.offer_tags(repository, tags).await?;

@@ -15,7 +15,7 @@ use crate::store::rows::link::{BlobLink, blob_key};
 use crate::store::rows::manifest::{ManifestRow, elsewhere, manifest_key, once_each};
 use crate::store::rows::referrer::{ReferrerRow, referrer_key};
 use crate::store::rows::untagged::{Untagged, untagged_key};
-use crate::store::rows::{Kind, prefix};
+use crate::store::rows::{self, Kind, prefix};
 use crate::store::{Store, StoreError, Txn};
 use crate::sys::spawn;
 use crate::types::limits::{MANIFEST_LEVELS_MAX, MANIFESTS_BELOW_MAX};
@@ -77,6 +77,33 @@ impl Store {
         let after = after.map(|digest| manifest_key(repository, digest));
         let rows = self.scan::<ManifestRow>(&start, after.as_deref(), limit)?;
         rows.into_iter().map(|(key, row)| Ok((digest_at(&key, start.len())?, row))).collect()
+    }
+
+    /// Calls `each` for every manifest of a repository, in the order of their digests. Blocks.
+    pub fn each_manifest(
+        &self,
+        repository: &RepositoryName,
+        mut each: impl FnMut(Digest, ManifestRow),
+    ) -> Result<(), StoreError> {
+        let start = prefix(Kind::Manifest, &[repository.as_str().as_bytes()]);
+        self.each_row(&start, |key, row| {
+            each(digest_at(&key, start.len())?, rows::decode(row)?);
+            Ok(())
+        })
+    }
+
+    /// The digests of all manifests of a repository. Blocks.
+    pub fn manifest_digests(
+        &self,
+        repository: &RepositoryName,
+    ) -> Result<BTreeSet<Digest>, StoreError> {
+        let start = prefix(Kind::Manifest, &[repository.as_str().as_bytes()]);
+        let mut digests = BTreeSet::new();
+        self.each_row(&start, |key, _| {
+            digests.insert(digest_at(&key, start.len())?);
+            Ok(())
+        })?;
+        Ok(digests)
     }
 
     /// What of a manifest's content is not in the repository: `BlobMissing` or `ChildMissing`.
@@ -373,11 +400,11 @@ pub(crate) mod testing {
     use crate::types::media;
     use crate::types::{Delivery, OutboxId};
 
-    pub(in crate::store) fn store() -> Store {
+    pub(crate) fn store() -> Store {
         Store::in_memory(Sys::real(Spawner::new()))
     }
 
-    pub(in crate::store) fn digest(number: u8) -> Digest {
+    pub(crate) fn digest(number: u8) -> Digest {
         Digest::from_raw(Algorithm::Sha256, &[number; 32]).unwrap()
     }
 
@@ -398,12 +425,7 @@ pub(crate) mod testing {
         put(number, media::OCI_MANIFEST, &text, tags)
     }
 
-    pub(in crate::store) fn put(
-        number: u8,
-        media_type: &str,
-        text: &str,
-        tags: &[&str],
-    ) -> PutManifest {
+    pub(crate) fn put(number: u8, media_type: &str, text: &str, tags: &[&str]) -> PutManifest {
         PutManifest {
             content: Lease::unseen(&digest(number)),
             media_type: media_type.to_owned(),
