@@ -110,12 +110,22 @@ impl Upstream {
         let path = format!("{repository}/manifests/{digest}");
         let scope = repository_scope(repository, false);
         let response = self.content(&scope, Method::Get, &path, accept_manifests).await?;
-        let media_type = response.header("content-type").and_then(media::essence);
-        let untyped = || malformed(protocol("a manifest came without its type"));
-        let media_type = media_type.ok_or_else(untyped)?;
+        let media_type = media_type_of(&response)?;
         let bytes = body(response, MANIFEST_BYTES_MAX).await.map_err(malformed)?;
         self.sys.metrics.sync_bytes_fetched.add(bytes.len() as u64);
         Ok(FetchedManifest { media_type, bytes })
+    }
+
+    /// The type of a manifest that the parent has now, without its bytes.
+    pub async fn manifest_type(
+        &self,
+        repository: &RepositoryName,
+        digest: &Digest,
+    ) -> Result<String, UpstreamError> {
+        let path = format!("{repository}/manifests/{digest}");
+        let scope = repository_scope(repository, false);
+        let response = self.content(&scope, Method::Head, &path, accept_manifests).await?;
+        media_type_of(&response)
     }
 
     /// A blob from `offset` on. The answer is 206 with that range, or 200 with the whole blob.
@@ -363,6 +373,12 @@ impl Change<'_> {
         let fields = self.delivery.map(Delivery::fields).unwrap_or_default();
         fields.into_iter().fold(request, |request, (name, value)| request.with(name, value))
     }
+}
+
+/// Without parameters.
+fn media_type_of(manifest: &ClientResponse) -> Result<String, UpstreamError> {
+    let media_type = manifest.header("content-type").and_then(media::essence);
+    media_type.ok_or_else(|| malformed(protocol("a manifest came without its type")))
 }
 
 fn accept_manifests(request: ClientRequest) -> ClientRequest {

@@ -1,12 +1,14 @@
 //! Content from the parent: a manifest with everything that it needs, each byte once.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use super::closure::{Closure, Named, Part, names};
 use super::error::SyncError;
 use super::strikes::Strikes;
+use crate::gateway::distribution::FetchedManifest;
 use crate::gateway::{Upstream, UpstreamError};
 use crate::http::ClientResponse;
 use crate::store::content::leases::Lease;
@@ -17,7 +19,7 @@ use crate::sys::clock::{sleep, within};
 use crate::types::limits::{
     BUFFER_BYTES, MANIFEST_LEVELS_MAX, MANIFESTS_BELOW_MAX, PROGRESS_DEADLINE,
 };
-use crate::types::manifest::{Descriptor, ManifestKind};
+use crate::types::manifest::Descriptor;
 use crate::types::{Digest, Manifest, RepositoryName, Tag};
 
 /// Blobs fetched at once.
@@ -36,44 +38,6 @@ pub(super) struct Fetcher {
     pub(super) store: Store,
     pub(super) upstream: Arc<Upstream>,
     pub(super) strikes: Arc<Strikes>,
-}
-
-/// A manifest and what is missing of it here. Its manifests are stored, but not yet visible.
-pub(super) struct Closure {
-    root: Digest,
-    /// Children before their parents, so the root is last; empty when all is here.
-    manifests: Vec<Part>,
-    /// Blobs to link, with their lengths; of those not in the store the bytes are missing.
-    blobs: BTreeMap<Digest, u64>,
-    /// The same, of blobs that are left out when they cannot be had.
-    optional: BTreeMap<Digest, u64>,
-    /// What is to be transferred, bytes.
-    pub(super) missing_bytes: u64,
-    /// The largest blob of which something is missing, with its length.
-    largest: Option<(u64, Digest)>,
-    /// What the manifests name without needing it, until the parent is asked for it.
-    named: Vec<Named>,
-    /// Manifests that something needs which was here before: they are left out when they cannot be
-    /// had.
-    lost: Vec<Digest>,
-    /// How much of that the parent was asked for.
-    asked: usize,
-    seen: BTreeSet<Digest>,
-}
-
-/// A manifest of a closure.
-struct Part {
-    digest: Digest,
-    received: Received,
-    /// Whether the root needs it; otherwise it is left out when something of it cannot be had.
-    needed: bool,
-}
-
-/// Content that a manifest names without needing it.
-struct Named {
-    digest: Digest,
-    size: u64,
-    may_be_manifest: bool,
 }
 
 /// What the parent has under a digest.
@@ -106,18 +70,7 @@ impl Fetcher {
         repository: &RepositoryName,
         root: &Digest,
     ) -> Result<Closure, SyncError> {
-        let mut closure = Closure {
-            root: root.clone(),
-            manifests: Vec::new(),
-            blobs: BTreeMap::new(),
-            optional: BTreeMap::new(),
-            missing_bytes: 0,
-            largest: None,
-            named: Vec::new(),
-            lost: Vec::new(),
-            asked: 0,
-            seen: BTreeSet::new(),
-        };
+        let mut closure = Closure::new(root);
         self.descend(repository, vec![root.clone()], true, &mut closure).await?;
         // After all that is needed: the same content may be named both ways.
         for _ in 0..MANIFEST_LEVELS_MAX {
@@ -131,7 +84,6 @@ impl Fetcher {
         // Found from the root down; an index may name a manifest of an upper level again, so
         // children are put in order by need when they are stored.
         closure.manifests.reverse();
-        self.store.keep_fetched(repository, root, closure.manifests.iter().flat_map(Part::names));
         Ok(closure)
     }
 
@@ -144,22 +96,21 @@ impl Fetcher {
         needed: bool,
         closure: &mut Closure,
     ) -> Result<(), SyncError> {
-        let root = closure.root.clone();
+        level.retain(|digest| closure.seen.insert(digest.clone()));
         for _ in 0..MANIFEST_LEVELS_MAX {
             let mut below = Vec::new();
             for digest in level {
-                if !closure.seen.insert(digest.clone()) {
-                    continue;
-                }
                 // A manifest became visible here only when everything that it needs was: what is
                 // missing of it now was deleted since, at the parent too, which may have it again.
                 if let Some(row) = self.store.manifest(repository, &digest)? {
-                    closure.lost.extend(row.children);
+                    closure.note_lost(row.children);
+                    closure.check_size()?;
                     continue;
                 }
                 // One of them is the root.
                 if closure.manifests.len() > MANIFESTS_BELOW_MAX {
-                    return Err(SyncError::Content(format!("{root} needs too many manifests")));
+                    let text = format!("{} needs too many manifests", closure.root);
+                    return Err(SyncError::Content(text));
                 }
                 let received = match self.manifest(repository, &digest).await {
                     Err(error) if !needed && error.is_of_item() => {
@@ -168,23 +119,32 @@ impl Fetcher {
                     }
                     received => received?,
                 };
-                let parsed = &received.parsed;
-                self.note_blobs(repository, parsed, needed, closure).await?;
-                below.extend(parsed.required_manifests().map(|d| d.digest.clone()));
-                let may_be_manifest = parsed.kind != ManifestKind::Image;
-                closure.named.extend(parsed.optional().map(|named| Named {
-                    digest: named.digest.clone(),
-                    size: named.size,
-                    may_be_manifest,
-                }));
-                closure.manifests.push(Part { digest, received, needed });
+                below.extend(self.note(repository, received, needed, closure).await?);
+                closure.check_size()?;
             }
             if below.is_empty() {
                 return Ok(());
             }
             level = below;
         }
-        Err(SyncError::Content(format!("{root} nests indexes too deeply")))
+        Err(SyncError::Content(format!("{} nests indexes too deeply", closure.root)))
+    }
+
+    /// Notes a manifest and what it names; the manifests that it needs and that were not seen.
+    async fn note(
+        &self,
+        repository: &RepositoryName,
+        received: Received,
+        needed: bool,
+        closure: &mut Closure,
+    ) -> Result<Vec<Digest>, SyncError> {
+        let Received { content, media_type, bytes_len, parsed } = received;
+        self.store.keep_fetched(repository, &closure.root, names(content.digest(), &parsed));
+        self.note_blobs(repository, &parsed, needed, closure).await?;
+        closure.note_named(&parsed);
+        closure.manifests.push(Part { content, media_type, bytes_len, needed });
+        let children = parsed.required_manifests().map(|child| &child.digest);
+        Ok(children.filter(|child| closure.seen.insert((*child).clone())).cloned().collect())
     }
 
     /// What was found to be lost, without what was deleted here: the parent is yet to hear of that.
@@ -193,7 +153,7 @@ impl Fetcher {
         repository: &RepositoryName,
         closure: &mut Closure,
     ) -> Result<Vec<Digest>, SyncError> {
-        let mut lost = std::mem::take(&mut closure.lost);
+        let mut lost: Vec<Digest> = std::mem::take(&mut closure.lost).into_iter().collect();
         if !lost.is_empty() {
             let deleted_here = self.store.outbox_deletions(repository).await?;
             lost.retain(|digest| !deleted_here.contains(digest));
@@ -201,15 +161,22 @@ impl Fetcher {
         Ok(lost)
     }
 
-    /// Fetches a manifest and stores its bytes; nothing refers to them yet.
+    /// Fetches a manifest and stores its bytes; nothing refers to them yet. Bytes that are here, as
+    /// of an attempt that was broken off, are not fetched again.
     pub(super) async fn manifest(
         &self,
         repository: &RepositoryName,
         digest: &Digest,
     ) -> Result<Received, SyncError> {
-        self.store.expect_space(0).await?;
-        let fetched = self.upstream.manifest(repository, digest).await;
-        let fetched = self.strikes.judge(digest, 0, fetched.map_err(SyncError::from))?;
+        let fetched = match self.manifest_here(repository, digest).await {
+            Ok(None) => {
+                self.store.expect_space(0).await?;
+                self.upstream.manifest(repository, digest).await.map_err(SyncError::from)
+            }
+            Ok(Some(here)) => Ok(here),
+            Err(error) => Err(error),
+        };
+        let fetched = self.strikes.judge(digest, 0, fetched)?;
         if !digest.is_of(&fetched.bytes) {
             let text = format!("the parent sent other bytes for manifest {digest}");
             return Err(SyncError::Content(text));
@@ -219,6 +186,25 @@ impl Fetcher {
         let bytes_len = fetched.bytes.len() as u64;
         let content = self.store.blob_put(digest, fetched.bytes).await?;
         Ok(Received { content, media_type: fetched.media_type, bytes_len, parsed })
+    }
+
+    /// A manifest whose bytes are in the store. The parent says whether it has it now and of what
+    /// type it is: bytes may be of something that was deleted.
+    async fn manifest_here(
+        &self,
+        repository: &RepositoryName,
+        digest: &Digest,
+    ) -> Result<Option<FetchedManifest>, SyncError> {
+        // What cannot be read is replaced.
+        let Ok(Some(bytes)) = self.store.blob_read(digest).await else {
+            return Ok(None);
+        };
+        match self.upstream.manifest_type(repository, digest).await {
+            Ok(media_type) => Ok(Some(FetchedManifest { media_type, bytes })),
+            // The parent has lost something that the manifest names; the manifest may be had.
+            Err(UpstreamError::Lost(_)) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
     }
 
     async fn note_blobs(
@@ -398,20 +384,15 @@ impl Fetcher {
         let mut refused = 0;
         let mut root_is_new = false;
         while let Some(part) = waiting.pop_front() {
-            let is_root = part.digest == *root;
-            let put = PutManifest {
-                content: part.received.content.clone(),
-                media_type: part.received.media_type.clone(),
-                bytes_len: part.received.bytes_len,
-                parsed: part.received.parsed.clone(),
-                tags: if is_root { tags.to_vec() } else { Vec::new() },
-                precondition: if is_root { precondition.clone() } else { Precondition::None },
-                content_required: true,
-                origin: Origin::Parent,
-            };
-            let stored = match part.needed && !(is_root && tags.is_empty()) {
-                true => self.store.put_manifest(repository, put).await,
-                false => self.store.put_optional_manifest(repository, put).await,
+            let digest = part.content.digest();
+            let is_root = digest == root;
+            let stored = match self.parsed_again(&part).await {
+                Ok(Some(parsed)) => {
+                    let named = is_root.then_some((tags, precondition));
+                    self.put_manifest(repository, &part, parsed, named).await
+                }
+                Ok(None) => Ok(PutOutcome::BlobMissing(digest.clone())),
+                Err(error) => Err(error),
             };
             let missing = match stored {
                 Ok(PutOutcome::Stored | PutOutcome::Replayed) => {
@@ -432,7 +413,7 @@ impl Fetcher {
                     return Err(error.into());
                 }
                 Err(error) => {
-                    left_out(repository, &part.digest, &error.into());
+                    left_out(repository, digest, &error.into());
                     continue;
                 }
             };
@@ -442,10 +423,47 @@ impl Fetcher {
                 return Err(StoreError::Unavailable.into());
             }
             let error = SyncError::Content(format!("it needs {missing}"));
-            left_out(repository, &part.digest, &error);
+            left_out(repository, digest, &error);
             refused = 0;
         }
         Ok(Some(root_is_new))
+    }
+
+    /// `named`: the tags of the root, and what must hold for them.
+    async fn put_manifest(
+        &self,
+        repository: &RepositoryName,
+        part: &Part,
+        parsed: Manifest,
+        named: Option<(&[Tag], &Precondition)>,
+    ) -> Result<PutOutcome, StoreError> {
+        let is_needed = part.needed && !named.is_some_and(|(tags, _)| tags.is_empty());
+        let (tags, precondition) = named.unwrap_or((&[], &Precondition::None));
+        let put = PutManifest {
+            content: part.content.clone(),
+            media_type: part.media_type.clone(),
+            bytes_len: part.bytes_len,
+            parsed,
+            tags: tags.to_vec(),
+            precondition: precondition.clone(),
+            content_required: true,
+            origin: Origin::Parent,
+        };
+        match is_needed {
+            true => self.store.put_manifest(repository, put).await,
+            false => self.store.put_optional_manifest(repository, put).await,
+        }
+    }
+
+    /// A manifest of a closure, from its bytes; `None` when they are gone or damaged since.
+    async fn parsed_again(&self, part: &Part) -> Result<Option<Manifest>, StoreError> {
+        match self.store.blob_read(part.content.digest()).await {
+            Ok(Some(bytes)) => Manifest::parse(Some(&part.media_type), &bytes)
+                .map(Some)
+                .map_err(|error| StoreError::Invalid(error.to_string())),
+            Ok(None) | Err(StoreError::Corrupt(_)) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// Fetches a manifest with all it needs, and lets the tag name it.
@@ -631,22 +649,6 @@ impl Fetcher {
             upload.write(&buffer[skipped..end]).await?;
         }
         Ok(())
-    }
-}
-
-impl Part {
-    /// This manifest and all that it names, whether it is here or not.
-    fn names(&self) -> impl Iterator<Item = Digest> {
-        let parsed = &self.received.parsed;
-        let named = parsed.required_blobs().chain(parsed.required_manifests());
-        let named = named.chain(parsed.optional()).map(|named| &named.digest);
-        named.chain([&self.digest]).cloned()
-    }
-}
-
-impl Closure {
-    fn has_blob(&self, digest: &Digest) -> bool {
-        self.blobs.contains_key(digest) || self.optional.contains_key(digest)
     }
 }
 

@@ -10,6 +10,7 @@ pub mod error;
 pub mod plan;
 pub mod window;
 
+mod closure;
 mod debts;
 mod deleted;
 mod fetch;

@@ -32,6 +32,9 @@ const CHUNK: usize = 100;
 /// Tags whose missing content is compared at once, to fetch the smallest first.
 const WORKING_SET: usize = 16;
 
+/// What is in memory of them, bytes, beside the last one. Over it: these are fetched first.
+const WORKING_SET_BYTES: usize = 8 * 1024 * 1024;
+
 /// An empty stretch of the feed is noted on disk only this often: a poll writes nothing.
 const NOTE_INTERVAL: Duration = Duration::from_secs(3600);
 
@@ -486,11 +489,18 @@ impl Worker {
         pending: &[Wanted],
     ) -> Result<BTreeSet<Item>, SyncError> {
         let mut failed = BTreeSet::new();
-        for set in pending.chunks(WORKING_SET) {
-            let mut work = Vec::new();
-            for wanted in set {
+        let mut pending = pending.iter().peekable();
+        while pending.peek().is_some() {
+            let (mut work, mut held) = (Vec::new(), 0);
+            while work.len() < WORKING_SET
+                && held < WORKING_SET_BYTES
+                && let Some(wanted) = pending.next()
+            {
                 match self.fetcher.resolve(repository, &wanted.1).await {
-                    Ok(closure) => work.push((closure.missing_bytes, (wanted, closure))),
+                    Ok(closure) => {
+                        held += closure.held_bytes();
+                        work.push((closure.missing_bytes, (wanted, closure)));
+                    }
                     Err(error) => failed.extend(self.left_out(repository, wanted, error).await?),
                 }
             }

@@ -30,10 +30,38 @@ pub(crate) fn parent(
 }
 
 /// The same; its tokens are good for so many seconds.
-#[allow(clippy::disallowed_methods, reason = "the far side of a connection is no part of us")]
 pub(crate) fn parent_with_tokens(
     expires_in: u64,
     mut answer: impl FnMut(&str, &str) -> (u16, Vec<u8>) + Send + 'static,
+) -> Upstream {
+    parent_of_types(expires_in, move |_, path, token| {
+        let (status, body) = answer(path, token);
+        (status, "application/json", body)
+    })
+}
+
+/// Manifests and blobs by the text of their digests, with their types.
+pub(crate) type Content = BTreeMap<String, (&'static str, Vec<u8>)>;
+
+/// Has this content in each repository. With the method and the path of each request for it.
+pub(crate) fn parent_of(content: Content) -> (Upstream, Arc<Mutex<Vec<String>>>) {
+    let asked = Arc::new(Mutex::new(Vec::new()));
+    let heard = asked.clone();
+    let upstream = parent_of_types(900, move |method, path, _| {
+        lock(&heard).push(format!("{method} {path}"));
+        let name = path.rsplit('/').next().unwrap();
+        match content.get(name) {
+            Some((media_type, body)) => (200, *media_type, body.clone()),
+            None => (404, "application/json", Vec::new()),
+        }
+    });
+    (upstream, asked)
+}
+
+#[allow(clippy::disallowed_methods, reason = "the far side of a connection is no part of us")]
+fn parent_of_types(
+    expires_in: u64,
+    mut answer: impl FnMut(&str, &str, &str) -> (u16, &'static str, Vec<u8>) + Send + 'static,
 ) -> Upstream {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
@@ -42,19 +70,19 @@ pub(crate) fn parent_with_tokens(
         let mut given = 0;
         for stream in listener.incoming() {
             let mut stream = BufReader::new(stream.unwrap());
-            let (path, authorization) = request(&mut stream);
-            let (status, body) = if let Some(scope) = path.split("&scope=").nth(1) {
+            let (method, path, authorization) = request(&mut stream);
+            let (status, media_type, body) = if let Some(scope) = path.split("&scope=").nth(1) {
                 given += 1;
                 let text = format!("{{\"token\":\"{given} {scope}\",\"expires_in\":{expires_in}}}");
-                (200, text.into_bytes())
+                (200, "application/json", text.into_bytes())
             } else if let Some(token) = authorization.strip_prefix("Bearer ") {
-                answer(&path, token)
+                answer(&method, &path, token)
             } else {
-                (401, Vec::new())
+                (401, "application/json", Vec::new())
             };
             let head = format!(
                 "HTTP/1.1 {status} x\r\ncontent-length: {}\r\nconnection: close\r\n\
-                 www-authenticate: {realm}\r\n\r\n",
+                 content-type: {media_type}\r\nwww-authenticate: {realm}\r\n\r\n",
                 body.len()
             );
             let _ = stream.get_mut().write_all(&[head.as_bytes(), &body].concat());
@@ -63,11 +91,12 @@ pub(crate) fn parent_with_tokens(
     upstream(&address.to_string(), "http", false)
 }
 
-/// Reads a request; its path and its authorization.
-fn request(stream: &mut impl BufRead) -> (String, String) {
+/// Reads a request; its method, its path and its authorization.
+fn request(stream: &mut impl BufRead) -> (String, String, String) {
     let mut line = String::new();
     let _ = stream.read_line(&mut line);
-    let path = line.split(' ').nth(1).unwrap_or_default().to_owned();
+    let mut words = line.split(' ').map(str::to_owned);
+    let (method, path) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
     let (mut authorization, mut len) = (String::new(), 0);
     loop {
         line.clear();
@@ -80,5 +109,5 @@ fn request(stream: &mut impl BufRead) -> (String, String) {
         }
     }
     let _ = std::io::copy(&mut stream.take(len), &mut std::io::sink());
-    (path, authorization)
+    (method, path, authorization)
 }

@@ -114,7 +114,8 @@ pub(in crate::store) fn short(digest: &Digest) -> u64 {
 
 impl Store {
     /// Keeps the content of a manifest that is being fetched, though nothing refers to it yet,
-    /// until the manifest is here or nobody wants it any more. In memory only.
+    /// until the manifest is here or nobody wants it any more; beside what is kept for it already.
+    /// In memory only.
     pub fn keep_fetched(
         &self,
         repository: &RepositoryName,
@@ -188,8 +189,8 @@ impl Leases {
         (!table.held(short(digest), since)).then(remove)
     }
 
-    /// Keeps this content until it is released under the same manifest; it takes the place of what
-    /// was kept under that.
+    /// Keeps this content until it is released under the same manifest, beside what is kept under
+    /// that.
     pub(in crate::store) fn keep(
         &self,
         repository: &RepositoryName,
@@ -197,14 +198,14 @@ impl Leases {
         digests: impl Iterator<Item = Digest>,
     ) {
         let kept = &mut self.table().kept;
-        let key = (repository.clone(), root.clone());
-        kept.remove(&key);
         let digests: BTreeSet<u64> = digests.map(|digest| short(&digest)).collect();
         if kept.uses.len().saturating_add(digests.len()) <= KEPT_MAX {
-            for digest in &digests {
-                *kept.uses.entry(*digest).or_default() += 1;
+            let of_root = kept.roots.entry((repository.clone(), root.clone())).or_default();
+            for digest in digests {
+                if of_root.insert(digest) {
+                    *kept.uses.entry(digest).or_default() += 1;
+                }
             }
-            kept.roots.insert(key, digests);
         }
     }
 
@@ -313,15 +314,15 @@ mod tests {
         leases.forget_before(second(1000));
         let held = |number| leases.held(&digest(number), second(1000));
         assert_eq!([1, 2, 3, 4].map(held), [false, true, true, false]);
-        // Another closure of the same root takes the place of the first one.
-        leases.keep(&app, &digest(1), [digest(5)].into_iter());
-        assert_eq!([2, 3, 5].map(held), [false, true, true]);
-        leases.keep_only(second(999), |_, root| *root == digest(1));
-        assert_eq!([3, 5].map(held), [false, true]);
-        assert!(leases.held(&digest(3), second(999)), "it counts as touched when it is released");
+        // What is found out later of the same root is kept beside that.
+        leases.keep(&app, &digest(1), [digest(5), digest(2)].into_iter());
+        assert_eq!([2, 3, 5].map(held), [true, true, true]);
+        leases.keep_only(second(999), |_, root| *root == digest(4));
+        assert_eq!([2, 3, 5].map(held), [false, true, false]);
+        assert!(leases.held(&digest(2), second(999)), "it counts as touched when it is released");
         let many = (10..).take(KEPT_MAX).map(digest);
         leases.keep(&app, &digest(6), many);
-        assert_eq!([5, 10].map(held), [true, false], "too many to keep");
+        assert_eq!([3, 10].map(held), [true, false], "too many to keep");
     }
 
     #[test]
