@@ -175,6 +175,10 @@ impl Gateway {
         if itself && !activates {
             self.check_instance(request, &node)?;
             self.contacts.touch(name);
+        } else if !itself {
+            // Only the active instance of a node speaks for those below it.
+            let speaker = self.store.node_below(child).map_err(fault)?;
+            self.check_instance(request, &speaker.ok_or_else(|| unknown(child))?)?;
         }
         Ok(Caller { node, itself })
     }
@@ -571,6 +575,8 @@ fn fault(error: StoreError) -> Refusal {
 
 #[cfg(test)]
 mod tests {
+    mod middle;
+
     use super::*;
     use crate::auth::{AuthOptions, keys};
     use crate::http::Body;
