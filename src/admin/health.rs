@@ -113,7 +113,8 @@ impl Admin {
         if let (Some(failure), NodeState::Active) = (failure, &state) {
             value["remedy"] = out_of_contact_remedy(failure).into();
         }
-        if let Some(fault) = self.store.credential_fault() {
+        let fault = self.store.credential_fault();
+        if let Some(fault) = fault.filter(|_| view.contact != ParentContact::InContact) {
             value["reason"] = fault.into();
         }
         self.add_damage(&mut value).await?;

@@ -44,6 +44,8 @@ pub struct AdminOptions {
     pub login_server: String,
     /// What `get-settings` names as the gateway of the root, `host[:port]`.
     pub gateway_endpoint: String,
+    /// Why children do not reach this root there.
+    pub gateway_warning: Option<String>,
     /// `http` or `https`, as devices see that gateway.
     pub scheme: String,
     /// SHA-256 of the certificate that the gateway shows, 64 hex digits, when no public authority

@@ -1,13 +1,12 @@
 //! `connected-registry get-settings`: what a device needs to become this connected registry.
 
-use std::net::IpAddr;
-
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::Admin;
 use super::fault::Fault;
 use crate::types::connection_string::{self, NO_ENDPOINT, NO_PASSWORD, Protocol};
+use crate::types::endpoint::{is_loopback, is_unspecified};
 use crate::types::token::PasswordSlot;
 use crate::types::{ConnectedRegistry, ConnectedRegistryName, Role};
 
@@ -55,21 +54,8 @@ impl Admin {
                     .to_owned(),
             );
         }
-        if let Some((endpoint, _)) = &parent
-            && is_loopback(endpoint)
-        {
-            warnings.push(format!(
-                "Devices on other machines cannot reach {endpoint}: set listen.gateway at a root, \
-                 or listen.login at a connected registry, to an address of the network."
-            ));
-        }
-        if let (None, Some(parent)) = (&parent, &node.parent) {
-            warnings.push(format!(
-                "The parent '{parent}' has not reported its address, so ParentGatewayEndpoint is a \
-                 placeholder, and the protocol a guess: activate '{parent}' first and run this \
-                 again, or set parent.gateway_endpoint at the device."
-            ));
-        }
+        warnings
+            .extend(self.endpoint_warning(&node, parent.as_ref().map(|(endpoint, _)| endpoint)));
         let mut passwords = Vec::new();
         if let Some(slot) = slot {
             let made = self.store.credential_generate(node.sync_token.clone(), &[slot], None).await;
@@ -92,6 +78,36 @@ impl Admin {
         Ok(print(&node, password, &connection_string, &warnings))
     }
 
+    /// Why a device cannot find its parent by the endpoint that it is given.
+    fn endpoint_warning(
+        &self,
+        node: &ConnectedRegistry,
+        endpoint: Option<&String>,
+    ) -> Option<String> {
+        match (endpoint, &node.parent) {
+            (Some(endpoint), _) if is_loopback(endpoint) => Some(format!(
+                "Devices on other machines cannot reach {endpoint}: set listen.gateway at a root, \
+                 or listen.login at a connected registry, to an address of the network."
+            )),
+            (Some(_), None) => {
+                let warning = self.options.gateway_warning.as_ref();
+                warning.map(|warning| format!("The device would not find its parent: {warning}."))
+            }
+            (Some(endpoint), Some(parent)) if is_unspecified(endpoint) => Some(format!(
+                "The parent '{parent}' listens on {endpoint}, an address of no machine: the device \
+                 would connect to itself. Set registry.login_server at '{parent}' to a name or \
+                 address of that machine and the port, restart it and run this again, or set \
+                 parent.gateway_endpoint at the device."
+            )),
+            (None, Some(parent)) => Some(format!(
+                "The parent '{parent}' has not reported its address, so ParentGatewayEndpoint is a \
+                 placeholder, and the protocol a guess: activate '{parent}' first and run this \
+                 again, or set parent.gateway_endpoint at the device."
+            )),
+            _ => None,
+        }
+    }
+
     /// Where a node's parent takes its messages, and how it speaks there; `None` while a parent
     /// that is a connected registry has not reported it, or is not known here.
     pub(super) fn parent_gateway(
@@ -111,16 +127,6 @@ impl Admin {
             (report.login_server, protocol)
         }))
     }
-}
-
-/// Whether `host[:port]` is of this machine alone.
-fn is_loopback(endpoint: &str) -> bool {
-    let host = match endpoint.rsplit_once(':') {
-        Some((host, port)) if port.parse::<u16>().is_ok() => host,
-        _ => endpoint,
-    };
-    let host = host.trim_start_matches('[').trim_end_matches(']');
-    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 fn protocol(text: &str) -> Result<Protocol, Fault> {

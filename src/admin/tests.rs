@@ -52,6 +52,7 @@ fn node_with(role: Role, scheme: &str, ca_fingerprint: Option<String>) -> Node {
         registry_name: "myregistry".into(),
         login_server: "reg.example:5000".into(),
         gateway_endpoint: "reg.site.data.example:5001".into(),
+        gateway_warning: None,
         scheme: scheme.into(),
         ca_fingerprint,
     };

@@ -5,6 +5,7 @@ use std::io::ErrorKind;
 
 use super::identity;
 use super::parent;
+use super::reach;
 use crate::config::{Config, Listener};
 use crate::http::TlsAcceptor;
 use crate::store::journal::layout::Layout;
@@ -51,6 +52,7 @@ pub fn check(config: &Config, running: bool) -> Result<Vec<String>, String> {
         check_address(listener, running)?;
     }
     check_admin_socket(config)?;
+    waits.extend(check_names(config, role, connection.as_ref()));
     if role == Role::Connected && connection.is_none() {
         let fault = config.parent.as_ref().and_then(|parent| parent.unreadable.clone());
         waits.push(fault.map_or_else(
@@ -72,6 +74,19 @@ fn check_parent(sys: &Sys, config: &Config) -> Result<Option<ConnectionString>, 
     let connection = parent::connection(parent).map_err(|error| error.message)?;
     parent::client(sys, parent, &connection).map_err(|error| error.message)?;
     Ok(Some(connection))
+}
+
+/// Where clients, children and this node would be sent to nobody.
+fn check_names(config: &Config, role: Role, connection: Option<&ConnectionString>) -> Vec<String> {
+    let places = |of: &[Listener]| -> Vec<reach::Place> {
+        of.iter().map(|one| (one.address, one.has_tls(&config.tls))).collect()
+    };
+    let (registry, listen) = (&config.registry, &config.listen);
+    let (logins, gateways) = (places(&listen.login), places(&listen.gateway));
+    let mut found = reach::warnings(registry, role, &logins, &gateways);
+    let logins: Vec<_> = logins.into_iter().map(|(address, _)| address).collect();
+    found.extend(connection.and_then(|one| reach::parent_warning(registry, one, &logins)));
+    found
 }
 
 /// An address in use is no fault while the service runs: it is its own.

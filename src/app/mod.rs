@@ -7,6 +7,7 @@ mod identity;
 mod node;
 pub mod offline;
 mod parent;
+mod reach;
 mod router;
 mod sample;
 mod scrub;

@@ -9,7 +9,7 @@ use smol::Task;
 
 use super::parent::{Reread, Uplink};
 use super::router::{Door, Router};
-use super::{garbage, identity, parent, scrub};
+use super::{garbage, identity, parent, reach, scrub};
 use crate::admin::{Admin, AdminOptions, Contact};
 use crate::auth::{Auth, AuthOptions};
 use crate::config::{self, Config, Scheme, Verify};
@@ -99,9 +99,7 @@ impl Node {
             Role::Root => gateways?,
             Role::Connected => Vec::new(),
         };
-        for (listener, has_tls) in logins.iter().chain(&gateways) {
-            warn_of_plain_http(&config, listener, *has_tls);
-        }
+        warn_of_listeners(&config, role, &logins, &gateways);
         let admin_listener = admin_listener(&config)?;
 
         let login = address(&logins);
@@ -109,7 +107,8 @@ impl Node {
         let contacts = Contacts::new(&sys);
         let (reader, tls) = (store.clone(), has_tls(&logins));
         let login_server = login.clone();
-        let uplink = Uplink { store: reader, contacts, login: login_server, tls, reread };
+        let listens = places(&logins).into_iter().map(|(address, _)| address).collect();
+        let uplink = Uplink { store: reader, contacts, login: login_server, listens, tls, reread };
         let engine = match role {
             Role::Root => None,
             Role::Connected => uplink.first_engine(&config)?,
@@ -123,6 +122,9 @@ impl Node {
         }
         // With the name that the parent gave.
         note_role(&store, role).await;
+        if role == Role::Connected {
+            warn_for_children(&config, &store, &logins);
+        }
         let node = Wiring { sys, config, role, store, login, gateway };
         node.serve(logins, gateways, admin_listener, uplink, engine)
     }
@@ -152,7 +154,7 @@ impl Wiring {
         let auth = Auth::new(store.clone(), auth_options(&config, role, &store, &logins)?)?;
         let tls = identity::tls(&sys, &config, &store, &login)?;
         let contacts = uplink.contacts.clone();
-        let options = admin_options(&config, role, &store, &login, &gateway, has_tls(&gateways))?;
+        let options = admin_options(&config, role, &store, &login, &gateway, &gateways)?;
         let router = Arc::new(Router {
             role,
             store: store.clone(),
@@ -400,6 +402,31 @@ fn admin_listener(config: &Config) -> Result<Option<Listener>, StartError> {
     }
 }
 
+/// What is known to be unsafe, or to lead nowhere, of where this node listens and is said to be.
+fn warn_of_listeners(config: &Config, role: Role, logins: &Listeners, gateways: &Listeners) {
+    for (listener, has_tls) in logins.iter().chain(gateways) {
+        warn_of_plain_http(config, listener, *has_tls);
+    }
+    let (logins, gateways) = (places(logins), places(gateways));
+    for warning in reach::warnings(&config.registry, role, &logins, &gateways) {
+        log::warn!("configuration: {warning}");
+    }
+}
+
+/// A device without children may listen as it likes: nobody is sent there.
+fn warn_for_children(config: &Config, store: &Store, logins: &Listeners) {
+    let has_children = store.connected_registries().is_ok_and(|children| !children.is_empty());
+    let warning = reach::children_warning(&config.registry, &places(logins));
+    if let Some(warning) = warning.filter(|_| has_children) {
+        log::warn!("configuration: {warning}");
+    }
+}
+
+fn places(listeners: &Listeners) -> Vec<reach::Place> {
+    let place = |(listener, tls): &(Listener, bool)| Some((listener.local_address()?, *tls));
+    listeners.iter().filter_map(place).collect()
+}
+
 /// Passwords and content go over such a listener for everybody on the way to read.
 fn warn_of_plain_http(config: &Config, listener: &Listener, has_tls: bool) {
     let Some(address) = listener.local_address().filter(|address| !address.ip().is_loopback())
@@ -476,15 +503,17 @@ fn admin_options(
     store: &Store,
     login: &str,
     gateway: &str,
-    tls: bool,
+    gateways: &Listeners,
 ) -> Result<AdminOptions, StartError> {
     let registry = &config.registry;
+    let tls = has_tls(gateways);
     let scheme = registry.public_scheme.unwrap_or(if tls { Scheme::Https } else { Scheme::Http });
     Ok(AdminOptions {
         role,
         registry_name: registry.name.clone(),
         login_server: registry.login_server.clone().unwrap_or_else(|| login.to_owned()),
         gateway_endpoint: gateway_endpoint(registry, gateway),
+        gateway_warning: reach::gateway_warning(registry, &places(gateways)),
         scheme: scheme.name().to_owned(),
         ca_fingerprint: identity::private_ca(config, store)?,
         gc: garbage::options(&config.gc, role),

@@ -1,10 +1,12 @@
 //! The way to the parent, as the configuration describes it.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::identity::{self, PEM_BYTES_MAX};
 use super::node::StartError;
+use super::reach;
 use crate::config::{Config, ConfigError, Parent};
 use crate::gateway::Contacts;
 use crate::http::{Client, ClientOptions};
@@ -30,6 +32,8 @@ pub(super) struct Uplink {
     pub(super) contacts: Arc<Contacts>,
     /// Where clients log in.
     pub(super) login: String,
+    /// Every address that it listens on.
+    pub(super) listens: Vec<SocketAddr>,
     /// Whether that listener has TLS.
     pub(super) tls: bool,
     pub(super) reread: Option<Reread>,
@@ -46,6 +50,11 @@ impl Uplink {
         let store_role = self.store.store_role()?;
         let decided = store_role.decide(config.named_role(), Some(&connection.name));
         decided.map_err(StartError::config)?;
+        let astray = reach::parent_warning(&config.registry, &connection, &self.listens);
+        if let Some(warning) = &astray {
+            log::warn!("{warning}");
+        }
+        self.store.set_credential_fault(astray);
         let sys = self.store.sys();
         let client = client(sys, parent, &connection)?;
         let instance_id = identity::instance_id(&self.store, &connection.name)?;
@@ -87,7 +96,10 @@ impl Uplink {
             sleep(LOOK).await;
             let fault = match self.look().await {
                 Ok(engine) => {
+                    // What is doubtful about it, `status` goes on saying.
+                    let doubt = self.store.credential_fault();
                     self.store.stand(Role::Connected, true);
+                    self.store.set_credential_fault(doubt);
                     log::info!("found the connection string");
                     return engine;
                 }

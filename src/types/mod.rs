@@ -6,6 +6,7 @@ pub mod connection_string;
 pub mod cursor;
 pub mod delivery;
 pub mod digest;
+pub mod endpoint;
 pub mod limits;
 pub mod manifest;
 pub mod media;

@@ -34,6 +34,7 @@ mod large;
 mod logins;
 mod matrix;
 mod mirror;
+mod names;
 mod oci;
 mod owner;
 mod power;

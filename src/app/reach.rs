@@ -1,0 +1,177 @@
+//! Where clients, children and this node itself are sent by what is configured, as far as it is
+//! known to lead nowhere.
+
+use std::net::{IpAddr, SocketAddr};
+
+use crate::config::Registry;
+use crate::sys::net::try_bind;
+use crate::types::Role;
+use crate::types::connection_string::{ConnectionString, Protocol};
+use crate::types::endpoint::{host_and_port, ip, is_unspecified};
+
+/// An address that is listened on, and whether it speaks TLS.
+pub(super) type Place = (SocketAddr, bool);
+
+/// A key that names a server, the listeners behind it, and who is sent there.
+struct Named<'a> {
+    key: &'static str,
+    listen: &'static str,
+    who: &'static str,
+    places: &'a [Place],
+}
+
+/// What is wrong with the names by which clients and children are sent to this node.
+pub(super) fn warnings(
+    registry: &Registry,
+    role: Role,
+    logins: &[Place],
+    gateways: &[Place],
+) -> Vec<String> {
+    let who = match role {
+        Role::Root => "clients",
+        Role::Connected => "clients and children",
+    };
+    let (key, listen) = ("registry.login_server", "listen.login");
+    let login = Named { key, listen, who, places: logins };
+    let login = registry.login_server.as_deref().and_then(|name| login.fault(registry, name));
+    let gateway = match role {
+        Role::Root => gateway_warning(registry, gateways),
+        Role::Connected => None,
+    };
+    login.into_iter().chain(gateway).collect()
+}
+
+/// What is wrong with the address of a root that its children are given.
+pub(super) fn gateway_warning(registry: &Registry, gateways: &[Place]) -> Option<String> {
+    let (key, listen) = ("registry.gateway_server", "listen.gateway");
+    if let Some(name) = &registry.gateway_server {
+        return Named { key, listen, who: "children", places: gateways }.fault(registry, name);
+    }
+    let (address, _) = gateways.first().filter(|_| registry.gateway_host().is_none())?;
+    address.ip().is_unspecified().then(|| of_no_machine(listen, *address, key))
+}
+
+/// What is wrong with the address of a connected registry that its children are given.
+pub(super) fn children_warning(registry: &Registry, logins: &[Place]) -> Option<String> {
+    let (address, _) = logins.first().filter(|_| registry.login_server.is_none())?;
+    let (key, listen) = ("registry.login_server", "listen.login");
+    address.ip().is_unspecified().then(|| of_no_machine(listen, *address, key))
+}
+
+fn of_no_machine(listen: &str, address: SocketAddr, key: &str) -> String {
+    let port = address.port();
+    format!(
+        "{listen} is {address}, an address of no machine: a child that is given it connects to \
+         itself; set {key} to a name or address of this machine and the port, such as \
+         \"registry.example:{port}\""
+    )
+}
+
+impl Named<'_> {
+    fn fault(&self, registry: &Registry, name: &str) -> Option<String> {
+        let Named { key, listen, who, places } = self;
+        let (address, has_tls) = places.first()?;
+        let port = address.port();
+        if is_unspecified(name) {
+            return Some(format!(
+                "{key} \"{name}\" is an address of no machine: {who} that are sent there reach \
+                 themselves; write a name or address of this machine and the port, such as \
+                 \"registry.example:{port}\""
+            ));
+        }
+        let standard = standard_port(*has_tls);
+        let is_served = places.iter().any(|(address, _)| address.port() == standard);
+        // With a public scheme, a proxy takes the port.
+        if host_and_port(name).1.is_some() || is_served || registry.public_scheme.is_some() {
+            return None;
+        }
+        let host = match name.contains(':') && !name.starts_with('[') {
+            true => format!("[{name}]"),
+            false => name.to_owned(),
+        };
+        Some(format!(
+            "{key} \"{name}\" names no port, so {who} are sent to port {standard}, where no \
+             {listen} is: write \"{host}:{port}\", or, when a proxy takes port {standard}, set \
+             registry.public_scheme"
+        ))
+    }
+}
+
+/// The port of a URL that names none.
+fn standard_port(has_tls: bool) -> u16 {
+    if has_tls { 443 } else { 80 }
+}
+
+/// What is wrong with the address of the parent, in the connection string or in its place.
+pub(super) fn parent_warning(
+    registry: &Registry,
+    connection: &ConnectionString,
+    logins: &[SocketAddr],
+) -> Option<String> {
+    const CURE: &str = "take a new connection string from `skerry connected-registry \
+                        get-settings` at the root, when registry.gateway_server is set there (for \
+                        a child of a connected registry, registry.login_server at that one), or \
+                        set parent.gateway_endpoint here";
+    let endpoint = &connection.endpoint;
+    let (host, port) = host_and_port(endpoint);
+    let port = port.unwrap_or_else(|| standard_port(connection.protocol == Protocol::Https));
+    let is_login = |login: &SocketAddr| login.port() == port && leads_to(ip(endpoint), login.ip());
+    let is_name = |name: &String| {
+        let (own, own_port) = host_and_port(name);
+        own.eq_ignore_ascii_case(host) && own_port == Some(port)
+    };
+    if logins.iter().any(is_login) || registry.login_server.as_ref().is_some_and(is_name) {
+        return Some(format!(
+            "the connection string: the address of the parent, {endpoint} is this node itself: \
+             {CURE}"
+        ));
+    }
+    is_unspecified(endpoint).then(|| {
+        format!(
+            "the connection string: the address of the parent, {endpoint} is an address of no \
+             machine, so that this node looks for its parent on its own machine: {CURE}"
+        )
+    })
+}
+
+/// Whether who connects to `to` on this machine reaches a listener on `listener`.
+fn leads_to(to: Option<IpAddr>, listener: IpAddr) -> bool {
+    let Some(to) = to else { return false };
+    if to.is_unspecified() {
+        return listener.is_unspecified() || listener.is_loopback();
+    }
+    let is_own = || to.is_loopback() || try_bind(SocketAddr::new(to, 0)).is_ok();
+    to == listener || listener.is_unspecified() && is_own()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn f068_a_name_without_a_port_is_fine_where_somebody_listens() {
+        let place = |text: &str, tls| -> Place { (text.parse().unwrap(), tls) };
+        let registry = Registry {
+            login_server: Some("reg.example".to_owned()),
+            gateway_server: Some("fd00::1".to_owned()),
+            ..Registry::default()
+        };
+        let (tls, plain) = ([place("0.0.0.0:443", true)], [place("0.0.0.0:80", false)]);
+        for places in [&tls, &plain] {
+            assert_eq!(warnings(&registry, Role::Root, places, places), Vec::<String>::new());
+        }
+        let crossed = [place("0.0.0.0:443", false)];
+        let found = warnings(&registry, Role::Root, &crossed, &crossed);
+        assert!(found[0].contains("port 80, where no listen.login is"), "{found:?}");
+        assert!(found[1].contains("\"[fd00::1]:443\""), "{found:?}");
+        assert_eq!(warnings(&registry, Role::Connected, &crossed, &[]).len(), 1);
+        let everywhere =
+            Registry { login_server: Some("0.0.0.0:5000".to_owned()), ..Registry::default() };
+        let found = warnings(&everywhere, Role::Connected, &tls, &[]);
+        assert!(found[0].contains("reach themselves"), "{found:?}");
+        assert_eq!(children_warning(&everywhere, &tls), None);
+        assert!(children_warning(&Registry::default(), &tls).is_some());
+        let derived = Registry { suffix: Some("example".to_owned()), ..Registry::default() };
+        assert_eq!(gateway_warning(&derived, &tls), None);
+    }
+}

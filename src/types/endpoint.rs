@@ -1,0 +1,57 @@
+//! `host[:port]`, as connection strings, listeners and the names of servers are written.
+
+use std::net::IpAddr;
+
+/// The host, without the brackets of an IPv6 address, and the port where there is one.
+pub fn host_and_port(endpoint: &str) -> (&str, Option<u16>) {
+    let (host, port) = match endpoint.rsplit_once(':') {
+        Some((host, port)) if !host.contains(':') || host.ends_with(']') => {
+            port.parse().map_or((endpoint, None), |port| (host, Some(port)))
+        }
+        _ => (endpoint, None),
+    };
+    (host.trim_start_matches('[').trim_end_matches(']'), port)
+}
+
+/// The address that an endpoint names; `None` of a name.
+pub fn ip(endpoint: &str) -> Option<IpAddr> {
+    host_and_port(endpoint).0.parse::<IpAddr>().ok().map(|ip| ip.to_canonical())
+}
+
+/// Whether an endpoint names `0.0.0.0` or `::`, which is an address to listen on and that of no
+/// machine: who connects to it reaches itself.
+pub fn is_unspecified(endpoint: &str) -> bool {
+    ip(endpoint).is_some_and(|ip| ip.is_unspecified())
+}
+
+/// Whether an endpoint is of this machine alone.
+pub fn is_loopback(endpoint: &str) -> bool {
+    let (host, _) = host_and_port(endpoint);
+    host == "localhost" || ip(endpoint).is_some_and(|ip| ip.is_loopback())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn f069_an_endpoint_has_a_host_and_perhaps_a_port() {
+        for (endpoint, expected) in [
+            ("root.example", ("root.example", None)),
+            ("root.example:5001", ("root.example", Some(5001))),
+            ("192.0.2.1:1", ("192.0.2.1", Some(1))),
+            ("[::1]:5001", ("::1", Some(5001))),
+            ("[::1]", ("::1", None)),
+            ("::1", ("::1", None)),
+            ("root.example:99999", ("root.example:99999", None)),
+        ] {
+            assert_eq!(host_and_port(endpoint), expected, "{endpoint}");
+        }
+        for endpoint in ["0.0.0.0:5000", "0.0.0.0", "[::]:5000", "::", "[::ffff:0.0.0.0]:1"] {
+            assert!(is_unspecified(endpoint) && !is_loopback(endpoint), "{endpoint}");
+        }
+        for endpoint in ["127.0.0.1:5000", "localhost", "[::1]:5000", "::1", "127.1.2.3"] {
+            assert!(is_loopback(endpoint) && !is_unspecified(endpoint), "{endpoint}");
+        }
+    }
+}
