@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use super::Admin;
 use super::fault::Fault;
 use super::print::print_detail;
+use super::summary::summary;
 use super::tokens::Nothing;
 use crate::http::{Method, Reply, Request};
 use crate::store::StoreError;
@@ -90,6 +91,7 @@ impl Admin {
             "version": env!("CARGO_PKG_VERSION"),
             "role": self.options.role.name(),
             "state": state.name(),
+            "summary": self.summary(),
             "registry": self.registry_name(),
             "loginServer": self.options.login_server,
             "ready": self.unready().is_none(),
@@ -171,6 +173,10 @@ impl Admin {
             });
         }
         Ok(value)
+    }
+
+    fn summary(&self) -> String {
+        summary(&self.store, &self.options.login_server, &self.options.gateway_endpoint)
     }
 
     /// What of the content is damaged, where it is needed, and what heals it.

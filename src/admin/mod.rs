@@ -13,8 +13,11 @@ mod print;
 mod registries;
 mod scrub;
 mod settings;
+mod summary;
 mod tokens;
 mod view;
+
+pub use summary::summary;
 
 use std::sync::Arc;
 

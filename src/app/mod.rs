@@ -27,7 +27,7 @@ use smol::future::FutureExt;
 
 use crate::config::Config;
 use crate::sys::clock::sleep;
-use crate::sys::notify::{Notifier, State};
+use crate::sys::notify::{Notifier, PING_PERIOD, State};
 use crate::sys::signals::{Signals, Wish};
 use crate::sys::spawn::{self, Spawner};
 use crate::sys::volatile_kind;
@@ -83,25 +83,36 @@ async fn run(spawner: Spawner, config: Config, reread: Reread) -> ExitCode {
         None => return ExitCode::SUCCESS,
     };
     warn_of_volatile_state(&state_dir);
-    log::info!("ready: {}", node.summary());
-    notifier.tell(&[State::Ready, State::Status(node.summary())]);
-    attend(&node, &notifier, &mut signals).await;
+    let summary = node.summary();
+    log::info!("ready: {summary}");
+    notifier.tell(&[State::Ready, State::Status(summary.clone())]);
+    attend(&node, summary, &notifier, &mut signals).await;
     notifier.tell(&[State::Stopping]);
     log::info!("stopping");
     node.stop().await;
     ExitCode::SUCCESS
 }
 
-/// Feeds the watchdog and follows signals until one asks for a stop.
-async fn attend(node: &Node, notifier: &Notifier, signals: &mut Signals) {
+/// Feeds the watchdog, tells the service manager of changes since what it was `told`, and follows
+/// signals until one asks for a stop.
+async fn attend(node: &Node, mut told: String, notifier: &Notifier, signals: &mut Signals) {
     let feed = async {
-        let Some(period) = notifier.watchdog() else {
+        if !notifier.is_heard() {
             return std::future::pending().await;
-        };
+        }
         loop {
+            sleep(notifier.watchdog().unwrap_or(PING_PERIOD)).await;
             // The store answers before the watchdog is fed: a wedged node is restarted.
-            notifier.tell(&[State::Watchdog, State::Status(node.summary())]);
-            sleep(period).await;
+            let summary = node.summary();
+            let mut states = Vec::new();
+            states.extend(notifier.watchdog().map(|_| State::Watchdog));
+            if summary != told {
+                states.push(State::Status(summary.clone()));
+                told = summary;
+            }
+            if !states.is_empty() {
+                notifier.tell(&states);
+            }
         }
     };
     let follow = async {

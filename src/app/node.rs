@@ -10,7 +10,7 @@ use smol::Task;
 use super::parent::{Reread, Uplink};
 use super::router::{Door, Router};
 use super::{garbage, identity, parent, reach, scrub};
-use crate::admin::{Admin, AdminOptions, Contact};
+use crate::admin::{Admin, AdminOptions, Contact, summary};
 use crate::auth::{Auth, AuthOptions};
 use crate::config::{self, Config, Scheme, Verify};
 use crate::gateway::{Contacts, Gateway, GatewayOptions};
@@ -26,9 +26,8 @@ use crate::sys::net::Listener;
 use crate::sys::spawn::blocking;
 use crate::sys::{Spawner, Sys, SystemDisk};
 use crate::token::Tokens;
-use crate::types::connected_registry::{ConnectionState, ParentContact};
+use crate::types::connected_registry::ConnectionState;
 use crate::types::limits::{ADMIN_BODY_MEMORY_BYTES, ADMIN_CONNECTIONS_MAX};
-use crate::types::schedule::Window;
 use crate::types::{
     ConnectedRegistry, ConnectedRegistryName, NodeState, Role, StoreRole, UnixSeconds,
 };
@@ -62,6 +61,9 @@ pub(super) struct Node {
     pub(super) login: String,
     /// Where children connect, `host:port` as listened on.
     pub(super) gateway: String,
+    /// What clients and children are told to use in their place.
+    login_server: String,
+    gateway_endpoint: String,
     store: Store,
     shutdown: Shutdown,
     /// Listeners; each ends when its connections have.
@@ -155,6 +157,8 @@ impl Wiring {
         let tls = identity::tls(&sys, &config, &store, &login)?;
         let contacts = uplink.contacts.clone();
         let options = admin_options(&config, role, &store, &login, &gateway, &gateways)?;
+        let login_server = options.login_server.clone();
+        let gateway_endpoint = options.gateway_endpoint.clone();
         let router = Arc::new(Router {
             role,
             store: store.clone(),
@@ -206,7 +210,17 @@ impl Wiring {
             background.push(sys.spawner.spawn(run));
         }
         let tls = tls.map(|acceptor| (acceptor, config));
-        Ok(Node { login, gateway, store, shutdown, tasks, background, tls })
+        Ok(Node {
+            login,
+            gateway,
+            login_server,
+            gateway_endpoint,
+            store,
+            shutdown,
+            tasks,
+            background,
+            tls,
+        })
     }
 }
 
@@ -283,41 +297,7 @@ impl Node {
 
     /// One line for people about the state of the node.
     pub(super) fn summary(&self) -> String {
-        let view = self.store.sync_view();
-        let state = match self.store.node_state() {
-            Ok(NodeState::Root) => {
-                return format!("root, clients at {}, children at {}", self.login, self.gateway);
-            }
-            Ok(state) => state,
-            Err(error) => return format!("the store cannot be read: {error}"),
-        };
-        let contact = match state {
-            NodeState::Active => match view.contact {
-                ParentContact::Connecting if self.is_between_windows() => {
-                    ParentContact::WaitingForWindow.name()
-                }
-                ParentContact::Connecting => "connecting to its parent",
-                ParentContact::InContact => "parent in contact",
-                ParentContact::OutOfContact => "parent out of contact",
-                contact => contact.name(),
-            },
-            _ => state.name(),
-        };
-        match self.store.self_config() {
-            Ok(Some(config)) => {
-                let synced = self.store.synced_count().unwrap_or(0);
-                format!("{}: {synced} repositories, {contact}", config.node.name)
-            }
-            _ => format!("connected registry, {contact}"),
-        }
-    }
-
-    /// Whether the schedule keeps this node from calling its parent now.
-    fn is_between_windows(&self) -> bool {
-        let (config, now) = (self.store.self_config(), self.store.sys().clock.wall());
-        let (Ok(Some(config)), Some(now)) = (config, now) else { return false };
-        let window = config.node.schedule.window(config.node.sync_window_s, now);
-        matches!(window, Window::Closed { .. })
+        summary(&self.store, &self.login_server, &self.gateway_endpoint)
     }
 }
 

@@ -8,7 +8,8 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::Duration;
 
-/// How often the watchdog is fed; the unit's `WatchdogSec` is at least three times this.
+/// How often the watchdog is fed, and a changed status told; the unit's `WatchdogSec` is at least
+/// three times this.
 pub const PING_PERIOD: Duration = Duration::from_secs(10);
 
 /// What is told.
@@ -68,6 +69,11 @@ impl Notifier {
         let limit = usec.filter(|_| for_us && to.is_some()).and_then(|usec| usec.parse().ok());
         let watchdog = limit.filter(|usec| *usec > 0).map(Duration::from_micros);
         Notifier { to, watchdog: watchdog.map(|limit| PING_PERIOD.min(limit / 3)) }
+    }
+
+    /// Whether anybody hears what is told.
+    pub fn is_heard(&self) -> bool {
+        self.to.is_some()
     }
 
     /// How often [`State::Watchdog`] is to be sent; `None` when nobody waits for it.

@@ -35,6 +35,7 @@ mod logins;
 mod matrix;
 mod mirror;
 mod names;
+mod notified;
 mod oci;
 mod owner;
 mod power;

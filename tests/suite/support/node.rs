@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::net::TcpListener;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -31,6 +31,7 @@ pub struct Node {
     faketime: Option<String>,
     uid: Option<u32>,
     shipped: Option<PathBuf>,
+    notify: Option<PathBuf>,
     child: Option<Child>,
 }
 
@@ -171,6 +172,7 @@ impl Node {
             faketime: None,
             uid: None,
             shipped: None,
+            notify: None,
             child: None,
         }
     }
@@ -190,6 +192,7 @@ impl Node {
             faketime: None,
             uid: None,
             shipped: None,
+            notify: None,
             child: None,
         }
     }
@@ -274,8 +277,16 @@ impl Node {
         self.uid = Some(uid);
     }
 
+    /// The next starts tell the service manager behind this socket how they are.
+    pub fn notify(&mut self, socket: &Path) {
+        self.notify = Some(socket.to_owned());
+    }
+
     fn command(&self) -> Command {
         let mut command = self.configured();
+        if let Some(socket) = &self.notify {
+            command.env("NOTIFY_SOCKET", socket);
+        }
         if let Some(time) = &self.faketime {
             // Not through the wrapper, which would stay between us and the process to kill.
             command.env("LD_PRELOAD", "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1");
