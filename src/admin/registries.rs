@@ -297,13 +297,10 @@ impl Admin {
     fn schedule(&self, text: &str) -> Result<Schedule, Fault> {
         let schedule: Schedule =
             text.parse().map_err(|error| Fault::invalid(format!("{error}.")))?;
-        if schedule.next_after(self.store.sys().clock.wall_or_floor()).is_none() {
-            return Err(Fault::invalid(format!(
-                "The schedule '{schedule}' has no occurrence in the next eight years, so the \
-                 connected registry would never sync. Name a day that its months have, such as \
-                 '0 0 28 * *'."
-            )));
-        }
+        let (now, never) =
+            (self.store.sys().clock.wall_or_floor(), "the connected registry would never sync");
+        let checked = schedule.check_occurs(now, never);
+        checked.map_err(|error| Fault::invalid(format!("{error}.").replacen("the", "The", 1)))?;
         Ok(schedule)
     }
 }

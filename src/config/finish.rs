@@ -11,6 +11,7 @@ use super::{
     CONNECTION_STRING_CREDENTIAL, ConfigError, LOCAL_DIR, Loaded, Origin, STATE_DIR,
     STATE_DIR_WITHOUT_CONFIG, Source, VENDOR_DIR,
 };
+use crate::sys::clock::EARLIEST_TIME;
 use crate::sys::credentials;
 use crate::types::Role;
 use crate::types::limits::{CONNECTIONS_MAX, MANIFEST_BYTES_MAX, UPLOADS_MAX};
@@ -415,6 +416,8 @@ fn check_ranges(loaded: &Loaded) -> Result<(), ConfigError> {
     if loaded.config.gc.grace > 30 * day {
         return Err(fault(loaded, "gc.grace", "must be at most 30 days"));
     }
+    let occurs = loaded.config.gc.schedule.check_occurs(EARLIEST_TIME, "no garbage is collected");
+    occurs.map_err(|error| fault(loaded, "gc.schedule", error))?;
     if loaded.config.scrub.rate < ByteSize(64 << 10) {
         return Err(fault(loaded, "scrub.rate", "must be at least 64KiB, per second"));
     }

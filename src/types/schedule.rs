@@ -95,6 +95,18 @@ impl Schedule {
         None
     }
 
+    /// Whether it comes to pass at all after `time`; an error says that it does not, and what
+    /// helps. `never`: what would not happen then.
+    pub fn check_occurs(&self, time: UnixSeconds, never: &str) -> Result<(), String> {
+        match self.next_after(time) {
+            Some(_) => Ok(()),
+            None => Err(format!(
+                "the schedule '{self}' has no occurrence in the next eight years, so {never}. Name \
+                 a day that its months have, such as '0 0 28 * *'"
+            )),
+        }
+    }
+
     /// The last occurrence at or before `time`.
     pub fn last_until(&self, time: UnixSeconds) -> Option<UnixSeconds> {
         let last_minute = time.0.min(LAST_TIME) / 60;

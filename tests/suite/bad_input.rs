@@ -234,6 +234,21 @@ fn f143_config_check_passes_beside_the_running_service_and_leaves_nothing() {
     root.start();
 }
 
+/// What the root refuses as a sync schedule, the configuration has no garbage collection by.
+#[test]
+fn f141_a_schedule_that_never_comes_is_refused() {
+    let mut node = new_root();
+    node.add_configuration("[gc]\nschedule = \"0 0 31 2 *\"\n");
+    expect_refusal(
+        &node,
+        &["skerry.toml", "gc.schedule", "in the next eight years", "'0 0 28 * *'"],
+    );
+    let (code, line) = last_line(&node);
+    assert!(code == 78 && line.contains("gc.schedule"), "{line}");
+    node.set_configuration("[gc]\nschedule = \"0 0 29 2 *\"\n");
+    assert_eq!(check(&node).0, 0);
+}
+
 #[test]
 fn f143_config_check_says_what_is_wrong_with_the_state_directory() {
     let node = new_root();
