@@ -34,11 +34,15 @@ pub fn check(config: &Config, running: bool) -> Result<Vec<String>, String> {
         waits.extend(looked.map_err(|error| error.to_string())?);
     }
     let store = role_by_files(&SystemDisk, &config.storage.state_dir).unwrap_or_else(|| {
-        waits.push(
-            "what the store belongs to cannot be seen from here (it has no note of that yet): if \
-             it is that of another role than the configuration names, serve says so"
-                .to_owned(),
-        );
+        // A connected registry that runs has noted what it is: a root, in its first run, has not.
+        let wants_root = connection.is_none() && config.named_role() != Some(Role::Connected);
+        if !(running && wants_root) {
+            waits.push(
+                "what the store belongs to cannot be seen from here (it has no note of that yet): \
+                 if it is that of another role than the configuration names, serve says so"
+                    .to_owned(),
+            );
+        }
         StoreRole::New
     });
     let name = connection.as_ref().map(|connection| &connection.name);

@@ -227,6 +227,7 @@ fn f143_config_check_passes_beside_the_running_service_and_leaves_nothing() {
     root.start();
     let (code, text) = check(&root);
     assert_eq!((code, text.starts_with("ok: ")), (0, true), "{text}");
+    assert!(!text.contains("warning"), "{text}");
     assert!(root.is_ready());
     let before = root.stop();
     assert!(before.success());
