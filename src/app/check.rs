@@ -48,7 +48,7 @@ pub fn check(config: &Config, running: bool) -> Result<Vec<String>, String> {
     let name = connection.as_ref().map(|connection| &connection.name);
     let role = store.decide(config.named_role(), name)?;
     if let Some(identity) = identity::from_files(config)? {
-        TlsAcceptor::new(&sys, &identity).map_err(|error| format!("[tls]: {error}"))?;
+        TlsAcceptor::new(&sys, &identity).map_err(|error| identity::named(config, &error))?;
         waits.extend(identity::warnings(&sys, config, &identity));
     }
     let gateways = config.listen.gateway.iter().filter(|_| role == Role::Root);

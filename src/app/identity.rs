@@ -1,5 +1,8 @@
 //! What a node is known by: its signing key and its certificate, made on the first start.
 
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
 use crate::auth;
 use crate::config::{Config, Listener, TlsMode};
 use crate::http::objections;
@@ -10,7 +13,7 @@ use crate::types::ConnectedRegistryName;
 use crate::types::connected_registry::is_instance_id;
 
 /// Largest PEM file that is read, bytes.
-pub(super) const PEM_BYTES_MAX: u64 = 1024 * 1024;
+const PEM_BYTES_MAX: u64 = 1024 * 1024;
 
 /// The self-signed certificate and its key, in the identity directory.
 const TLS_FILE: &str = "tls.pem";
@@ -75,7 +78,7 @@ pub(super) fn tls(
     let Some(identity) = identity else {
         return Ok(None);
     };
-    let acceptor = TlsAcceptor::new(sys, &identity)?;
+    let acceptor = TlsAcceptor::new(sys, &identity).map_err(|error| named(config, &error))?;
     for warning in warnings(sys, config, &identity) {
         log::warn!("{warning}");
     }
@@ -104,11 +107,34 @@ pub(super) fn from_files(config: &Config) -> Result<Option<ServerTls>, String> {
     let (Some(certificate), Some(key)) = (&config.tls.certificate, &config.tls.private_key) else {
         return Ok(None);
     };
-    let read = |path: &std::path::Path| {
-        let bytes = SystemDisk.read(path, PEM_BYTES_MAX);
-        bytes.map_err(|error| format!("[tls]: {}: {error}", path.display()))
+    let read = |key: &str, path: &Path| {
+        read_pem(&SystemDisk, key, path).map_err(|error| format!("[tls]: {error}"))
     };
-    Ok(Some(server_tls(read(certificate)?, read(key)?)))
+    let certificate = read("tls.certificate", certificate)?;
+    Ok(Some(server_tls(certificate, read("tls.private_key", key)?)))
+}
+
+/// A fault of the certificate or the key, with the files that they came from.
+pub(super) fn named(config: &Config, error: &str) -> String {
+    let path = |path: &Option<PathBuf>| path.as_ref().map(|path| path.display().to_string());
+    match (path(&config.tls.certificate), path(&config.tls.private_key)) {
+        (Some(certificate), Some(key)) => format!(
+            "[tls]: tls.certificate {certificate} and tls.private_key {key} cannot be used: {error}"
+        ),
+        _ => format!("[tls]: {error}"),
+    }
+}
+
+/// The file that a key of the configuration names; the error names both, and what helps.
+pub(super) fn read_pem(disk: &dyn Disk, key: &str, path: &Path) -> Result<Vec<u8>, String> {
+    disk.read(path, PEM_BYTES_MAX).map_err(|error| {
+        let cure = match error.kind() {
+            ErrorKind::NotFound => "put the file there, or correct the path",
+            ErrorKind::PermissionDenied => "let the user that runs skerry read it",
+            _ => "check the file",
+        };
+        format!("{key} {}: {error}; {cure}", path.display())
+    })
 }
 
 /// The fingerprint that devices are told to trust: of a self-signed certificate only. With a

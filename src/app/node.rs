@@ -283,7 +283,7 @@ impl Node {
             let Some(identity) = identity else {
                 return Ok(Vec::new());
             };
-            acceptor.reload(&identity)?;
+            acceptor.reload(&identity).map_err(|error| identity::named(config, &error))?;
             Ok(identity::warnings(self.store.sys(), config, &identity))
         });
         match reloaded {

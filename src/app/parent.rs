@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::identity::{self, PEM_BYTES_MAX};
+use super::identity;
 use super::node::StartError;
 use super::reach;
 use crate::config::{Config, ConfigError, Parent};
@@ -144,13 +144,14 @@ pub(super) fn client(
     parent: &Parent,
     connection: &ConnectionString,
 ) -> Result<Client, StartError> {
-    let ca_pem = parent.ca_file.as_ref().map(|path| {
-        let read = sys.disk.read(path, PEM_BYTES_MAX);
-        read.map_err(|error| format!("parent.ca_file {}: {error}", path.display()))
-    });
+    let ca_pem = parent.ca_file.as_ref();
+    let ca_pem = ca_pem.map(|path| identity::read_pem(&*sys.disk, "parent.ca_file", path));
     let ca_pem = ca_pem.transpose()?;
     let options = ClientOptions { ca_pem, ca_fingerprint: connection.ca_fingerprint.clone() };
-    Ok(Client::new(sys, options).map_err(|error| format!("parent.ca_file: {error}"))?)
+    Ok(Client::new(sys, options).map_err(|error| {
+        let file = parent.ca_file.as_ref().map(|path| format!(" {}", path.display()));
+        format!("parent.ca_file{}: {error}", file.unwrap_or_default())
+    })?)
 }
 
 /// Why the connection string that is there cannot be parsed.

@@ -21,6 +21,7 @@ mod bodies;
 mod bounds;
 mod clients;
 mod conformance;
+mod cures;
 mod damage;
 mod debts;
 mod delivery;

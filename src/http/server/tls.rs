@@ -69,8 +69,7 @@ impl TlsAcceptor {
 
 fn server_config(clock: Arc<dyn Clock>, tls: &ServerTls) -> Result<Arc<ServerConfig>, String> {
     let chain = certificates(&tls.certificate_pem).map_err(|e| format!("certificate: {e}"))?;
-    let key = PrivateKeyDer::from_pem_slice(&tls.key_pem)
-        .map_err(|error| format!("private key: no usable PEM: {error}"))?;
+    let key = private_key(&tls.key_pem)?;
     let provider = provider();
     let builder = ServerConfig::builder_with_details(provider.clone(), Arc::new(TlsTime(clock)))
         .with_safe_default_protocol_versions()
@@ -87,12 +86,34 @@ fn server_config(clock: Arc<dyn Clock>, tls: &ServerTls) -> Result<Arc<ServerCon
     };
     let mut config = builder.with_single_cert(chain, key).map_err(|error| match error {
         rustls::Error::InconsistentKeys(_) => {
-            "the private key does not belong to the certificate".to_owned()
+            "the private key does not belong to the certificate, which must come first in its \
+             file: give the key that it was made with (`openssl x509 -in CERTIFICATE -noout \
+             -pubkey` and `openssl pkey -in KEY -pubout` print the same then)"
+                .to_owned()
         }
         error => format!("certificate and private key: {error}"),
     })?;
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(Arc::new(config))
+}
+
+/// The private key in a PEM text; the error says what helps.
+fn private_key(pem: &[u8]) -> Result<PrivateKeyDer<'static>, String> {
+    let text = String::from_utf8_lossy(pem);
+    if ["BEGIN ENCRYPTED PRIVATE KEY", "Proc-Type: 4,ENCRYPTED"].iter().any(|m| text.contains(m)) {
+        return Err("the private key is encrypted, and nobody is there to type its passphrase: \
+                    decrypt it (`openssl pkey -in KEY -out PLAIN_KEY`), and let nobody but the \
+                    user that runs skerry read that file"
+            .to_owned());
+    }
+    PrivateKeyDer::from_pem_slice(pem).map_err(|error| match error {
+        rustls_pki_types::pem::Error::NoItemsFound => {
+            "the file has no private key in PEM: it needs a block BEGIN PRIVATE KEY, BEGIN RSA \
+             PRIVATE KEY or BEGIN EC PRIVATE KEY"
+                .to_owned()
+        }
+        error => format!("the private key is not valid PEM: {error}"),
+    })
 }
 
 /// SHA-256 of each certificate in a PEM text, lower-case hex, in order: what a client pins.

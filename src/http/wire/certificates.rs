@@ -22,9 +22,9 @@ pub(in crate::http) fn provider() -> Arc<CryptoProvider> {
 pub(in crate::http) fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
     let certificates: Vec<_> = CertificateDer::pem_slice_iter(pem)
         .collect::<Result<_, _>>()
-        .map_err(|error| format!("no usable PEM: {error}"))?;
+        .map_err(|error| format!("not valid PEM: {error}"))?;
     if certificates.is_empty() {
-        return Err("the PEM text holds no certificate".into());
+        return Err("the file has no certificate in PEM: it needs a block BEGIN CERTIFICATE".into());
     }
     Ok(certificates)
 }

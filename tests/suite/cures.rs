@@ -1,0 +1,104 @@
+//! What a node cannot use is named, with what helps.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use crate::support::authority::Authority;
+use crate::support::node::Node;
+use crate::support::{TempDir, eventually, have, skip};
+
+fn new_root() -> Node {
+    let mut node = Node::device("x");
+    node.make_root();
+    node
+}
+
+/// The last line of `config check`, and that of a start; neither passes.
+fn refusals(node: &Node) -> [String; 2] {
+    [node.run_configured(&["config", "check"]), node.run_to_end()].map(|output| {
+        assert!(!output.status.success(), "{output:?}");
+        let text = String::from_utf8(output.stderr).unwrap();
+        text.lines().last().unwrap_or_default().to_owned()
+    })
+}
+
+fn expect(node: &Node, words: &[&str]) {
+    for line in refusals(node) {
+        for word in words {
+            assert!(line.contains(word), "{word}: {line}");
+        }
+    }
+}
+
+/// `[tls]` with these files.
+fn tls(certificate: &Path, key: &Path) -> String {
+    format!(
+        "[tls]\nmode = \"files\"\ncertificate = \"{}\"\nprivate_key = \"{}\"\n",
+        certificate.display(),
+        key.display()
+    )
+}
+
+#[test]
+fn f144_a_key_that_cannot_be_used_is_named_with_its_cure() {
+    let (one, other, dir) = (Authority::new(), Authority::new(), TempDir::new());
+    let mut node = new_root();
+    let (certificate, strange) = (one.certificate(), other.key());
+    node.set_configuration(&tls(&certificate, &strange));
+    let names = [certificate.display().to_string(), strange.display().to_string()];
+    let mismatch = "the private key does not belong to the certificate";
+    expect(&node, &["[tls]", &names[0], &names[1], mismatch, "openssl"]);
+
+    node.set_configuration(&tls(&certificate, &certificate));
+    expect(&node, &["[tls]", &names[0], "has no private key", "BEGIN PRIVATE KEY"]);
+    let missing = dir.join("none.key");
+    node.set_configuration(&tls(&certificate, &missing));
+    expect(&node, &["[tls]", "tls.private_key", &missing.display().to_string(), "put the file"]);
+
+    // A reload names the same.
+    node.set_configuration(&one.section());
+    node.start();
+    fs::copy(other.key(), one.key()).unwrap();
+    node.hang_up();
+    let line = eventually(Duration::from_secs(20), "it says why", || {
+        node.log()
+            .lines()
+            .find(|line| line.contains("the old certificate stays"))
+            .map(str::to_owned)
+    });
+    assert!(line.contains(&one.key().display().to_string()) && line.contains(mismatch), "{line}");
+
+    if !have("openssl") {
+        return skip("needs openssl");
+    }
+    let sealed = dir.join("sealed.key");
+    let mut openssl = Command::new("openssl");
+    openssl.args(["pkey", "-aes256", "-passout", "pass:secret-word", "-in"]).arg(other.key());
+    assert!(openssl.arg("-out").arg(&sealed).output().unwrap().status.success());
+    let mut sealing = new_root();
+    sealing.set_configuration(&tls(&other.certificate(), &sealed));
+    expect(&sealing, &["[tls]", &sealed.display().to_string(), "is encrypted", "openssl pkey"]);
+}
+
+#[test]
+fn f145_an_authority_of_the_parent_that_cannot_be_read_is_named_with_its_cure() {
+    let connection = "ConnectedRegistryName=dock01;SyncTokenName=dock01;SyncTokenPassword=x;\
+                      ParentGatewayEndpoint=127.0.0.1:1;ParentEndpointProtocol=https";
+    let dir = TempDir::new();
+    let mut node = Node::device("x");
+    node.lose_connection_string();
+    let string = dir.join("connection-string");
+    fs::write(&string, connection).unwrap();
+    let ca = dir.join("ca.pem");
+    node.add_configuration(&format!(
+        "[parent]\nconnection_string_file = \"{}\"\nca_file = \"{}\"\n",
+        string.display(),
+        ca.display()
+    ));
+    let name = ca.display().to_string();
+    expect(&node, &["parent.ca_file", &name, "put the file there"]);
+    fs::write(&ca, "no certificate").unwrap();
+    expect(&node, &["parent.ca_file", &name, "BEGIN CERTIFICATE"]);
+}
