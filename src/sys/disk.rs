@@ -310,7 +310,14 @@ impl Disk for SystemDisk {
 
     fn check_writable(&self, directory: &Path) -> io::Result<()> {
         let access = rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK;
-        Ok(rustix::fs::access(directory, access)?)
+        rustix::fs::access(directory, access)?;
+        match of_the_kernel(directory) {
+            Some(kind) => {
+                let text = format!("{} is on {kind}, which takes no files", directory.display());
+                Err(io::Error::new(io::ErrorKind::Unsupported, text))
+            }
+            None => Ok(()),
+        }
     }
 
     fn sync_fs(&self, path: &Path) -> io::Result<()> {
@@ -325,15 +332,31 @@ impl Disk for SystemDisk {
     }
 }
 
+/// The kind of a file system that shows what the kernel knows, where even root makes no files.
+fn of_the_kernel(path: &Path) -> Option<&'static str> {
+    kind_of(
+        path,
+        &[
+            (0x9fa0, "procfs"),
+            (0x6265_6572, "sysfs"),
+            (0x27_e0eb, "cgroupfs"),
+            (0x6367_7270, "cgroup2fs"),
+        ],
+    )
+}
+
 /// The kind of a file system whose content does not outlive the run of the machine or of the
 /// container; `None` for any other, and where that cannot be found out.
 pub fn volatile_kind(path: &Path) -> Option<&'static str> {
-    // The numbers of statfs(2).
-    const KINDS: [(i64, &str); 3] =
-        [(0x0102_1994, "tmpfs"), (0x8584_58f6, "ramfs"), (0x794c_7630, "an overlay")];
+    let kinds = [(0x0102_1994, "tmpfs"), (0x8584_58f6, "ramfs"), (0x794c_7630, "an overlay")];
+    kind_of(path, &kinds)
+}
+
+/// Which of these kinds, by the numbers of statfs(2), a file system is.
+fn kind_of(path: &Path, kinds: &[(i64, &'static str)]) -> Option<&'static str> {
     #[allow(clippy::useless_conversion, reason = "of 32 bits on 32-bit machines")]
     let kind = i64::from(rustix::fs::statfs(path).ok()?.f_type) & 0xffff_ffff;
-    KINDS.into_iter().find(|(number, _)| *number == kind).map(|(_, name)| name)
+    kinds.iter().find(|(number, _)| *number == kind).map(|(_, name)| *name)
 }
 
 /// The permission bits of a file (chmod(2)); `None` where that cannot be found out.

@@ -6,6 +6,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use crate::support::authority::Authority;
+use crate::support::clients::is_root;
 use crate::support::node::Node;
 use crate::support::{TempDir, eventually, have, skip};
 
@@ -101,4 +102,47 @@ fn f145_an_authority_of_the_parent_that_cannot_be_read_is_named_with_its_cure() 
     expect(&node, &["parent.ca_file", &name, "put the file there"]);
     fs::write(&ca, "no certificate").unwrap();
     expect(&node, &["parent.ca_file", &name, "BEGIN CERTIFICATE"]);
+}
+
+#[test]
+fn f143_a_state_directory_that_cannot_be_made_is_refused_alike() {
+    if !is_root() {
+        return skip("needs root");
+    }
+    let mut node = new_root();
+    fs::write(node.dir.join("skerry.toml"), "[registry]\nrole = \"root\"\n").unwrap();
+    node.configure_from(node.dir.join("skerry.toml"));
+    let state = "storage.state_dir=/proc/skerry";
+    let output = node.run_configured(&["--set", state, "config", "check"]);
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(78), "{text}");
+    assert!(text.contains("/proc/skerry") && text.contains("set storage.state_dir"), "{text}");
+}
+
+/// The state is there, and its file system takes no more writes.
+#[test]
+fn f143_a_state_on_a_read_only_file_system_is_refused_alike() {
+    if !is_root() || !have("unshare") || !have("mount") {
+        return skip("needs root, unshare and mount");
+    }
+    let mut node = Node::root();
+    assert!(node.stop().success());
+    let state = node.state().display().to_string();
+    let config = node.dir.join("skerry.toml").display().to_string();
+    let program = crate::support::node::binary();
+    let last = |verbs: &str| {
+        let script = format!(
+            "mount --bind {state} {state} && mount -o remount,bind,ro {state} && \
+             exec {} --config {config} {verbs}",
+            program.display()
+        );
+        let output = Command::new("unshare").args(["-m", "sh", "-c", &script]).output().unwrap();
+        assert!(!output.status.success(), "{output:?}");
+        let text = String::from_utf8(output.stderr).unwrap();
+        text.lines().last().unwrap_or_default().to_owned()
+    };
+    let (check, serve) = (last("config check"), last("serve"));
+    let same = check.strip_prefix("skerry: ").unwrap();
+    assert!(same.contains("Read-only file system") && same.contains("mount"), "{same}");
+    assert!(serve.ends_with(same), "check: {check}\nserve: {serve}");
 }

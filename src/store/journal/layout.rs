@@ -248,6 +248,7 @@ impl Layout {
         if frozen || matches!(format, Format::Newer(_)) {
             return Ok((lock, format));
         }
+        disk.check_writable(&self.root).map_err(|error| self.unusable(&error))?;
         self.make_directories(disk).map_err(|error| self.unusable(&error))?;
         if format == Format::New {
             self.write_format(disk).map_err(|error| self.unusable(&error))?;
@@ -268,6 +269,7 @@ impl Layout {
             return Ok(());
         }
         let parent = self.check_parent(disk)?;
+        disk.check_writable(parent).map_err(failed)?;
         disk.create_dir_all(&self.root).map_err(failed)?;
         disk.sync_dir(parent).map_err(failed)
     }
@@ -429,6 +431,7 @@ impl Layout {
                 "mount its file system for writing, or set storage.state_dir"
             }
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "free some space",
+            io::ErrorKind::Unsupported => "set storage.state_dir to a directory on a disk",
             io::ErrorKind::NotADirectory => "remove the file that stands in its place",
             _ => "check the disk, or set storage.state_dir",
         };
