@@ -9,8 +9,8 @@ use crate::http::objections;
 use crate::http::tls::{self, ServerTls, TlsAcceptor};
 use crate::store::{Store, StoreError};
 use crate::sys::{Disk, Sys, SystemDisk};
-use crate::types::ConnectedRegistryName;
 use crate::types::connected_registry::is_instance_id;
+use crate::types::{ConnectedRegistryName, StoreRole};
 
 /// Largest PEM file that is read, bytes.
 const PEM_BYTES_MAX: u64 = 1024 * 1024;
@@ -167,6 +167,7 @@ fn made(sys: &Sys, config: &Config, store: &Store, login: &str) -> Result<Server
     };
     let both = |pem: &[u8]| server_tls(pem.to_vec(), pem.to_vec());
     let is_valid = |pem: &[u8]| TlsAcceptor::new(sys, &both(pem)).is_ok();
+    let was_there = store.has_identity_file(TLS_FILE).map_err(|error| error.to_string())?;
     let pem = store.valid_identity_file(TLS_FILE, is_valid, make);
     let (pem, was_replaced) =
         pem.map_err(|error| format!("the self-signed certificate: {error}"))?;
@@ -176,6 +177,16 @@ fn made(sys: &Sys, config: &Config, store: &Store, login: &str) -> Result<Server
              damaged and was replaced by a new one: clients that trust the old one must be given \
              this one, and each connected registry below a new connection string (`skerry \
              connected-registry get-settings`)"
+        );
+    }
+    // A new store has nobody yet who could know another one.
+    let is_new = || matches!(store.store_role(), Ok(StoreRole::New));
+    if !was_there && !is_new() {
+        log::warn!(
+            "there was no self-signed certificate (identity/{TLS_FILE} in the state directory), so \
+             a new one was made: clients that trust an earlier one must be given this one, and \
+             each connected registry below a new connection string (`skerry connected-registry \
+             get-settings`)"
         );
     }
     Ok(both(&pem))

@@ -30,6 +30,11 @@ impl Store {
         read_or_create(&*self.shared().disk, &path_of(&self.shared().layout, name)?, make)
     }
 
+    /// Whether there is an identity file of this name. Blocks.
+    pub fn has_identity_file(&self, name: &str) -> Result<bool, StoreError> {
+        Ok(self.shared().disk.exists(&path_of(&self.shared().layout, name)?)?)
+    }
+
     /// Reads an identity file like [`Store::identity_file`]. One that `is_valid` refuses, such as
     /// one that a power cut has emptied, is replaced as if there were none; `true`: it was. An
     /// error of the disk replaces nothing. Blocks.

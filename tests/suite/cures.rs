@@ -146,3 +146,45 @@ fn f143_a_state_on_a_read_only_file_system_is_refused_alike() {
     assert!(same.contains("Read-only file system") && same.contains("mount"), "{same}");
     assert!(serve.ends_with(same), "check: {check}\nserve: {serve}");
 }
+
+#[test]
+fn f211_a_certificate_that_is_gone_is_not_made_anew_in_silence() {
+    let mut root = new_root();
+    root.add_configuration("[tls]\nmode = \"self-signed\"\n");
+    root.start();
+    let told = |root: &Node| root.log().matches("there was no self-signed certificate").count();
+    assert_eq!(told(&root), 0, "of a new store it is the first: {}", root.log());
+    root.json(&["connected-registry", "create", "--name", "dock01", "--repository", "app"]);
+    assert!(root.stop().success());
+    root.start();
+    assert_eq!(told(&root), 0, "{}", root.log());
+    assert!(root.stop().success());
+    fs::remove_file(root.state().join("identity/tls.pem")).unwrap();
+    root.start();
+    assert_eq!(told(&root), 1, "{}", root.log());
+    assert!(root.log().contains("get-settings"), "{}", root.log());
+}
+
+#[test]
+fn f145_a_parent_with_another_certificate_than_the_connection_string_names_is_told() {
+    let mut root = new_root();
+    let authority = Authority::new();
+    let address = root.with_tls(&authority);
+    root.start();
+    let text = format!(
+        "ConnectedRegistryName=dock01;SyncTokenName=dock01;SyncTokenPassword=x;\
+         ParentGatewayEndpoint={address};ParentEndpointProtocol=https;\
+         ParentCaFingerprint=sha256:{}",
+        "ab".repeat(32)
+    );
+    let mut device = Node::device(&text);
+    device.spawn();
+    let reason = eventually(Duration::from_secs(20), "it says why", || {
+        let output = device.run(&["status", "-o", "json"]);
+        let status: serde_json::Value = serde_json::from_slice(&output.stdout).ok()?;
+        status["reason"].as_str().map(str::to_owned)
+    });
+    for part in ["ParentCaFingerprint", "get-settings", "[parent] ca_file"] {
+        assert!(reason.contains(part), "{part}: {reason}");
+    }
+}

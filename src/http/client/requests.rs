@@ -33,15 +33,17 @@ struct Inner {
 
 /// How peers are reached.
 enum Way {
-    Network(TlsConnector),
+    /// With whether a certificate is pinned.
+    Network(TlsConnector, bool),
     Unix(PathBuf),
 }
 
 impl Client {
     /// A client with an empty pool. Fails when the CA certificates cannot be read.
     pub fn new(sys: &Sys, options: ClientOptions) -> Result<Client, String> {
+        let is_pinned = options.ca_fingerprint.is_some();
         let connector = trust::connector(sys.clock.clone(), options)?;
-        Ok(Client::with(sys, Way::Network(connector)))
+        Ok(Client::with(sys, Way::Network(connector, is_pinned)))
     }
 
     /// A client of one unix socket, whatever host its URLs name: `http://localhost/path`.
@@ -128,7 +130,7 @@ impl Client {
                 Ok(stream) => Transport::Plain(stream.map_err(unreachable)?),
                 Err(_) => return Err(ClientError::Timeout),
             },
-            Way::Network(tls) => {
+            Way::Network(tls, is_pinned) => {
                 let dial = net::dial(&target.host, target.port, deadline);
                 let stream = dial.await.map_err(unreachable)?;
                 if target.secure {
@@ -138,7 +140,8 @@ impl Client {
                     match clock::within(left, tls.connect(name, stream)).await {
                         Ok(Ok(stream)) => Transport::Client(Box::new(stream)),
                         Ok(Err(error)) => {
-                            return Err(ClientError::Tls(trust::explain(&target.host, &error)));
+                            let text = trust::explain(&target.host, &error, *is_pinned);
+                            return Err(ClientError::Tls(text));
                         }
                         Err(_) => return Err(ClientError::Timeout),
                     }

@@ -173,11 +173,18 @@ impl ServerCertVerifier for Trust {
     }
 }
 
-/// What is wrong with a handshake, and what helps.
-pub(super) fn explain(host: &str, error: &io::Error) -> String {
+/// What is wrong with a handshake, and what helps; `is_pinned`: the client knows a fingerprint.
+pub(super) fn explain(host: &str, error: &io::Error, is_pinned: bool) -> String {
     let cause = error.get_ref().and_then(|cause| cause.downcast_ref::<Error>());
     let Some(cause) = cause else { return format!("no TLS connection to {host}: {error}") };
     let text = match cause {
+        Error::InvalidCertificate(CertificateError::UnknownIssuer) if is_pinned => {
+            "its certificate is not the one that ParentCaFingerprint in the connection string \
+             names: if the parent has another one now, take a new connection string (`skerry \
+             connected-registry get-settings` at the root), or set `[parent] ca_file` to the \
+             certificate of its authority; otherwise somebody else answers there"
+                .to_owned()
+        }
         Error::InvalidCertificate(CertificateError::UnknownIssuer) => {
             "its certificate comes from an authority that is not trusted here; set `[parent] \
              ca_file` to the certificate of that authority"
