@@ -5,6 +5,7 @@ use serde_json::Value;
 
 use super::Admin;
 use super::fault::Fault;
+use crate::types::UnixSeconds;
 
 /// `scrub`
 #[derive(Deserialize)]
@@ -23,7 +24,9 @@ impl Admin {
         if wanted.start {
             self.store.request_scrub(if wanted.full_speed { 0 } else { self.options.scrub_rate });
         }
-        let mut value = serde_json::to_value(self.store.scrub_report()?).unwrap_or_default();
+        let report = self.store.scrub_report()?;
+        let mut value = serde_json::to_value(report).unwrap_or_default();
+        value["finished"] = report.finished.map(UnixSeconds::rfc3339).into();
         value["waitingToBeHealed"] = self.store.damaged_count().into();
         Ok(value)
     }

@@ -99,7 +99,9 @@ fn connection_string(merge: &mut Merge<'_>) -> Result<(), ConfigError> {
         return oci_parent(merge);
     }
     // Without one the node waits for it, and an activated one serves what it has.
-    let (secret, origin) = match find_connection_string(merge) {
+    let found = find_connection_string(merge);
+    warn_of_two_strings(merge, found.as_ref().ok().and_then(Option::as_ref));
+    let (secret, origin) = match found {
         Ok(Some(found)) => found,
         Ok(None) => return Ok(()),
         Err(cause) => {
@@ -113,6 +115,27 @@ fn connection_string(merge: &mut Merge<'_>) -> Result<(), ConfigError> {
     parent.connection_string_origin = origin.clone();
     merge.origins.insert(KEY, origin);
     Ok(())
+}
+
+/// Says which of the two keys for a connection string counts, where both are set. Neither does
+/// beside a credential, or while the file cannot be read.
+fn warn_of_two_strings(merge: &mut Merge<'_>, found: Option<&(String, Origin)>) {
+    let keys = ["parent.connection_string_file", "parent.connection_string"];
+    let [Some(file_origin), Some(text_origin)] = keys.map(|key| merge.origins.get(key)) else {
+        return;
+    };
+    let parent = merge.config.parent.as_ref();
+    let path = parent.and_then(|parent| parent.connection_string_file.clone());
+    let counts = match (found.map(|(_, origin)| origin), path) {
+        (Some(Origin::Credential(name)), _) => format!("the credential {name} counts"),
+        (Some(Origin::File(from, 1)), Some(path)) if *from == path => format!("{} counts", keys[0]),
+        (Some(_), _) => format!("{} counts, until that file is there", keys[1]),
+        (None, _) => format!("{} counts, and cannot be used", keys[0]),
+    };
+    merge.warnings.push(format!(
+        "{} ({file_origin}) and {} ({text_origin}) are both set: {counts}; remove the other",
+        keys[0], keys[1]
+    ));
 }
 
 /// An error: a place that should have one cannot be read, or is empty.

@@ -188,3 +188,29 @@ fn f145_a_parent_with_another_certificate_than_the_connection_string_names_is_to
         assert!(reason.contains(part), "{part}: {reason}");
     }
 }
+
+#[test]
+fn f166_two_connection_strings_are_told_apart() {
+    let connection = "ConnectedRegistryName=dock01;SyncTokenName=dock01;SyncTokenPassword=secret;\
+                      ParentGatewayEndpoint=127.0.0.1:1;ParentEndpointProtocol=http";
+    let mut node = Node::device(connection);
+    node.add_configuration(&format!("connection_string = \"{connection}\"\n"));
+    let check = |node: &Node| {
+        let output = node.run_configured(&["config", "check"]);
+        assert!(output.status.success(), "{output:?}");
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert!(!text.contains("secret;"), "{text}");
+        let told = text.lines().find(|line| line.contains("are both set"));
+        told.unwrap_or_else(|| panic!("{text}")).to_owned()
+    };
+    let line = check(&node);
+    assert!(line.contains("parent.connection_string_file counts"), "{line}");
+    let file = node.connection_string_file();
+    node.lose_connection_string();
+    node.set_configuration(&format!(
+        "[parent]\nconnection_string_file = \"{}\"\nconnection_string = \"{connection}\"\n",
+        file.display()
+    ));
+    let line = check(&node);
+    assert!(line.contains("parent.connection_string counts"), "{line}");
+}

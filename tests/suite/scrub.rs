@@ -76,7 +76,11 @@ fn f173_a_damaged_blob_of_a_root_is_told_and_taken_back_by_a_push() {
     assert_eq!(ask("HEAD").status, 404);
     assert_eq!(image.push(&root.login, user, "app", "v1").status, 201);
     assert_eq!(ask("GET").body, image.layers[0]);
-    assert_eq!(root.json(&["scrub", "--full-speed"])["waitingToBeHealed"], 0);
+    let report = root.json(&["scrub", "--full-speed"]);
+    assert_eq!(report["waitingToBeHealed"], 0);
+    let finished = report["finished"].as_str().unwrap_or_default();
+    assert!(finished.ends_with('Z') && finished.contains('T'), "{report}");
+    assert_eq!(root.json(&["fsck", "--content"])["content"]["running"], false);
     // A file that was cut is noticed before the first byte is sent.
     std::fs::write(file(&root, &layer), &image.layers[0][..1000]).unwrap();
     assert_eq!(ask("GET").status, 503);

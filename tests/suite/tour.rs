@@ -79,6 +79,10 @@ fn the_tour_of_the_readme_works_as_it_stands() {
     let pulled = fs::read(home.join("pulled/manifest.json")).unwrap();
     assert!(pulled == image.manifest, "{}", told.concat());
     assert!(home.join("device-data").is_dir());
+    for secret in ["my-token", "password", "connection-string"] {
+        let mode = fs::metadata(home.join(secret)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "{secret} has a password in it");
+    }
 }
 
 /// The keys of a parent that is an OCI registry are read, and refused: README says that it is not
