@@ -74,6 +74,10 @@ pub const REPLY_SHARE: (u64, u64) = (1, 8);
 pub const UPLOAD_SHARE: (u64, u64) = (3, 8);
 /// How much of an unread request body is drained to keep a connection, bytes. Over it: close.
 pub const DRAIN_BYTES_MAX: u64 = 64 * 1024;
+/// How much of a request is read and dropped after its answer has gone out and the connection has
+/// ended on our side, bytes: four times the largest manifest. Over it: nothing more is read, and
+/// the connection is reset after [`LINGER_PAUSE`].
+pub const LINGER_BYTES_MAX: u64 = 16 * 1024 * 1024;
 /// Copy buffer for bodies, bytes.
 pub const BUFFER_BYTES: usize = 64 * 1024;
 /// One step of sendfile, bytes, so that competing transfers take turns.
@@ -93,6 +97,16 @@ pub const PROGRESS_DEADLINE: Duration = Duration::from_secs(30);
 pub const LOGIN_BODY_DEADLINE: Duration = Duration::from_secs(10);
 /// Bytes for which the body of a logged-in request has one second beyond that. Over it: 408.
 pub const BODY_BYTES_PER_S: u64 = 64 * 1024;
+/// The rest of a small unread body must be here within this time. Over it: the connection ends.
+pub const DRAIN_DEADLINE: Duration = Duration::from_secs(2);
+/// A client that was answered before it had sent its whole request must send something within this
+/// time, or close. Over it: the connection is reset.
+pub const LINGER_PAUSE: Duration = Duration::from_secs(10);
+/// A client that was answered early must be done within this time: 5 MB at 50 kB/s take 100 s. Over
+/// it, or when another one needs the connection: reset.
+pub const LINGER_DEADLINE: Duration = Duration::from_secs(120);
+/// The same when the server shuts down.
+pub const LINGER_STOP_DEADLINE: Duration = Duration::from_secs(2);
 /// A buffer of an upload must be full within this time. Over it: what has arrived is written, and
 /// the upload gathers no more until it is faster.
 pub const UPLOAD_PACE: Duration = Duration::from_secs(1);

@@ -41,6 +41,7 @@ mod oci;
 mod owner;
 mod power;
 mod quota;
+mod refusals;
 mod repo;
 mod resume;
 mod role;

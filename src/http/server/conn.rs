@@ -10,6 +10,7 @@ use smol::future::FutureExt;
 
 use super::admission::Place;
 use super::exchange::{CONTINUE, RequestBody, Shared};
+use super::linger::linger;
 use super::send;
 use super::service::Service;
 use super::tls::HANDSHAKE_RECORD;
@@ -24,11 +25,9 @@ use crate::sys::clock;
 use crate::types::Refusal;
 use crate::types::limits::{DRAIN_BYTES_MAX, HEAD_BYTES_MAX};
 
-/// What we still read from a client after we have closed our side, bytes: closing a socket with
-/// unread data resets it, and the reset may overtake the reply.
-const LINGER_BYTES_MAX: u64 = 1024 * 1024;
 /// Stack space for bytes that nobody wants.
 const DISCARD_BYTES: usize = 4 * 1024;
+
 /// A connection to a client.
 pub(in crate::http) struct Connection {
     service: Service,
@@ -50,7 +49,7 @@ enum Next {
 enum After {
     Keep,
     Close,
-    /// The client may still be sending: see [`LINGER_BYTES_MAX`].
+    /// The client may still be sending: see [`linger`].
     Linger,
 }
 
@@ -85,15 +84,11 @@ impl Connection {
         if self.place.is_displaced() {
             return;
         }
-        let end = async {
-            if poll_fn(|cx| self.shared.lock().wire.poll_close(cx)).await.is_ok()
-                && after == After::Linger
-            {
-                self.shared.lock().framing = Framing::UntilClose;
-                let _ = self.discard(LINGER_BYTES_MAX).await;
-            }
-        };
-        let _ = clock::within(self.service.deadlines.linger, end).await;
+        if after == After::Linger {
+            return linger(&self.shared, &mut self.place, &self.service).await;
+        }
+        let close = poll_fn(|cx| self.shared.lock().wire.poll_close(cx));
+        let _ = clock::within(self.service.deadlines.drain, close).await;
     }
 
     /// Waits for a head. A connection without a byte of the next one is closed without a word
@@ -206,7 +201,7 @@ impl Connection {
         }
         let drained = unread == Unread::Nothing
             || !close
-                && clock::within(self.service.deadlines.linger, self.discard(DRAIN_BYTES_MAX))
+                && clock::within(self.service.deadlines.drain, self.discard(DRAIN_BYTES_MAX))
                     .await
                     .is_ok_and(|result| result.is_ok())
                 && self.shared.lock().framing.is_over();

@@ -6,10 +6,12 @@ use std::time::Duration;
 
 use smol::future::FutureExt;
 
-use super::admission::Place;
+use super::admission::{Admission, Place};
 use super::conn::Connection;
+use super::exchange::Shared;
+use super::linger::linger;
 use super::permits::Permits;
-use super::prepared::{OVERLOAD, last_words};
+use super::prepared::OVERLOAD;
 use super::service::{Service, Shutdown};
 use super::tls::TlsAcceptor;
 use crate::http::wire::transport::{Transport, Wire};
@@ -18,13 +20,15 @@ use crate::sys::net::{Listener, Stream};
 
 /// Wait after a failed accept, which for want of descriptors would fail again at once.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
-/// Connections over the limit that are told so at the same time. Over it: closed without a word.
+/// Connections over the limit that are told so at the same time. Over it: the one that was told
+/// first is reset, or the new one is closed without a word.
 const REFUSALS_MAX: usize = 64;
+
 /// Serves one listener until shutdown begins and its connections have ended, for at most the
 /// drain deadline; what is left then is cut off. With `tls` every connection speaks TLS.
 pub async fn serve(service: Service, listener: Listener, tls: Option<TlsAcceptor>) {
     let own = Permits::new(usize::MAX);
-    let refusals = Permits::new(REFUSALS_MAX);
+    let refusals = Admission::new(REFUSALS_MAX);
     let cut = Shutdown::new();
     let mut failing = false;
     loop {
@@ -59,11 +63,13 @@ pub async fn serve(service: Service, listener: Listener, tls: Option<TlsAcceptor
                 };
                 spawner.spawn(connection).detach();
             }
-            _ => turn_away(&service, &refusals, stream, tls.is_some()),
+            _ if tls.is_none() => turn_away(&service, refusals.admit(address), stream),
+            // A handshake is what the limit protects from.
+            _ => count_refusal(&service),
         }
     }
     drop(listener);
-    if clock::within(service.deadlines.drain, own.all_returned()).await.is_err() {
+    if clock::within(service.deadlines.stop, own.all_returned()).await.is_err() {
         log::warn!("{} connections did not end in time and were cut off", own.in_use());
         cut.begin();
         own.all_returned().await;
@@ -94,18 +100,23 @@ async fn connection(
     Connection::new(service, transport, peer, place).run().await;
 }
 
-/// Tells a client over the limit to come back, if there is room even for that. A client of a TLS
-/// listener is only closed: a handshake is what the limit protects from.
-fn turn_away(service: &Service, refusals: &Permits, stream: Stream, tls: bool) {
+/// Tells a client over the limit to come back, if there is room even for that.
+fn turn_away(service: &Service, place: Option<Place>, stream: Stream) {
+    count_refusal(service);
+    let Some(mut place) = place else { return };
+    let service = service.clone();
+    let spawner = service.sys.spawner.clone();
+    let farewell = async move {
+        let (clock, limit) = (service.sys.clock.clone(), service.deadlines.linger_pause);
+        let shared = Shared::new(Wire::new(Transport::Plain(stream), clock, limit));
+        if shared.write_all(OVERLOAD).await.is_ok() {
+            linger(&shared, &mut place, &service).await;
+        }
+    };
+    spawner.spawn(farewell).detach();
+}
+
+fn count_refusal(service: &Service) {
     service.sys.metrics.requests.add(1);
     service.sys.metrics.requests_failed.add(1);
-    let Some(permit) = refusals.try_acquire().filter(|_| !tls) else { return };
-    let clock = service.sys.clock.clone();
-    let linger = service.deadlines.linger;
-    let farewell = async move {
-        let mut wire = Wire::new(Transport::Plain(stream), clock, linger);
-        let _ = clock::within(linger, last_words(&mut wire, OVERLOAD)).await;
-        drop(permit);
-    };
-    service.sys.spawner.spawn(farewell).detach();
 }

@@ -3,6 +3,7 @@
 pub(super) mod admission;
 pub(super) mod conn;
 pub(super) mod exchange;
+pub(super) mod linger;
 pub(super) mod listen;
 pub(super) mod permits;
 pub(super) mod prepared;

@@ -1,17 +1,13 @@
 //! Answers that are prepared, to clients that get no connection.
 
 use std::future::poll_fn;
-use std::io;
 use std::pin::Pin;
 use std::task::Poll;
 
 use smol::io::{AsyncRead, AsyncWrite};
 
-use crate::http::wire::transport::Wire;
 use crate::sys::net::Stream;
 
-/// Bytes read from a client that was turned away, so that closing does not reset the answer.
-const TURNED_AWAY_READS_MAX: usize = 16;
 /// To a client over the limit of connections.
 pub(super) const OVERLOAD: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\n\
     content-length: 121\r\ncontent-type: application/json\r\nretry-after: 2\r\n\r\n\
@@ -21,23 +17,6 @@ pub(super) const OVERLOAD: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nconnect
 pub(super) const PLAIN_ON_TLS: &[u8] = b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\n\
     content-type: text/plain\r\ncontent-length: 45\r\n\r\n\
     This port speaks TLS: use https:// instead.\r\n";
-
-/// Writes a prepared answer, closes our side, and waits for the client to close its own.
-pub(super) async fn last_words(wire: &mut Wire, text: &[u8]) -> io::Result<()> {
-    let mut written = 0;
-    while written < text.len() {
-        written += poll_fn(|cx| wire.poll_write_timed(cx, &text[written..])).await?;
-    }
-    poll_fn(|cx| wire.poll_close(cx)).await?;
-    for _ in 0..TURNED_AWAY_READS_MAX {
-        if poll_fn(|cx| wire.poll_fill(cx)).await? == 0 {
-            break;
-        }
-        let count = wire.received().len();
-        wire.consume(count);
-    }
-    Ok(())
-}
 
 /// Writes a prepared answer to a stream that is then dropped, without waiting. What has come is
 /// read, as closing a socket with unread bytes may destroy the answer.

@@ -14,12 +14,12 @@ use crate::http::message::budget::Budget;
 use crate::http::message::reply::Reply;
 use crate::http::message::request::Request;
 use crate::sys::Sys;
-use crate::types::limits::{HEAD_DEADLINE, IDLE_DEADLINE, PROGRESS_DEADLINE};
+use crate::types::limits::{
+    DRAIN_DEADLINE, HEAD_DEADLINE, IDLE_DEADLINE, LINGER_DEADLINE, LINGER_PAUSE, PROGRESS_DEADLINE,
+};
 
-/// How long a client that was refused may take to go away.
-const LINGER_DEADLINE: Duration = Duration::from_secs(2);
 /// How long requests in flight may take to finish once the server shuts down.
-const DRAIN_DEADLINE: Duration = Duration::from_secs(20);
+const STOP_DEADLINE: Duration = Duration::from_secs(20);
 
 /// What answers requests. It never fails: a fault is a reply too.
 pub trait Handler: Send + Sync + 'static {
@@ -39,10 +39,14 @@ pub struct Deadlines {
     pub idle: Duration,
     /// Any progress of a body, in either direction.
     pub progress: Duration,
-    /// The rest of an unread body, and the client's end of a connection that we close.
-    pub linger: Duration,
-    /// Requests in flight when the server shuts down.
+    /// The rest of an unread body, before the connection is used again or closed.
     pub drain: Duration,
+    /// What a client still sends after its answer, on a connection that we close.
+    pub linger: Duration,
+    /// The same, between two of its bytes.
+    pub linger_pause: Duration,
+    /// Requests in flight when the server shuts down.
+    pub stop: Duration,
 }
 
 impl Default for Deadlines {
@@ -51,8 +55,10 @@ impl Default for Deadlines {
             head: HEAD_DEADLINE,
             idle: IDLE_DEADLINE,
             progress: PROGRESS_DEADLINE,
-            linger: LINGER_DEADLINE,
             drain: DRAIN_DEADLINE,
+            linger: LINGER_DEADLINE,
+            linger_pause: LINGER_PAUSE,
+            stop: STOP_DEADLINE,
         }
     }
 }

@@ -158,8 +158,10 @@ pub(super) fn quick() -> Deadlines {
         head: Duration::from_millis(500),
         idle: Duration::from_millis(700),
         progress: Duration::from_millis(500),
-        linger: Duration::from_millis(500),
-        drain: Duration::from_secs(2),
+        drain: Duration::from_millis(500),
+        linger: Duration::from_secs(2),
+        linger_pause: Duration::from_millis(500),
+        stop: Duration::from_secs(2),
     }
 }
 

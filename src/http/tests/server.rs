@@ -383,7 +383,7 @@ fn shutdown_cuts_off_what_never_ends() {
         let listener = Listener::tcp("127.0.0.1:0").unwrap();
         server.port = listener.local_address().unwrap().port();
         server.service.shutdown = Shutdown::new();
-        server.service.deadlines.drain = Duration::from_millis(100);
+        server.service.deadlines.stop = Duration::from_millis(100);
         server.task = Some(sys.spawner.spawn(serve(server.service.clone(), listener, None)));
         let mut busy = server.connect().await;
         busy.write_all(GET.replace("/hello", "/slow").as_bytes()).await.unwrap();
