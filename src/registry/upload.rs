@@ -7,10 +7,10 @@ use super::route::bad_digest;
 use super::{Registry, account, presented};
 use crate::auth::{Authorized, Push};
 use crate::http::{Body, BodyError, Busy, Reply, Request, Reservation};
+use crate::store::StoreError;
 use crate::store::content::damage::FileCheck;
 use crate::store::content::uploads::Upload;
 use crate::store::rows::link::blob_key;
-use crate::store::{Store, StoreError};
 use crate::sys::clock;
 use crate::types::limits::{BUFFER_BYTES, UPLOAD_PACE};
 use crate::types::{Digest, Reason, Refusal, RepositoryName};
@@ -57,15 +57,17 @@ impl Registry {
         {
             return Ok(created(name, &digest));
         }
-        let room = self.room(name, whole.as_ref())?;
-        room.check(request.body.len().unwrap_or(0))?;
         let upload = self.store.upload_start(name, account(&who.principal)).await;
         let mut upload = upload.map_err(start_refusal)?;
         let Some(digest) = whole else {
+            // A repository that is full says so at once.
+            let fits = upload.expect(0).await.map_err(Fault::from);
+            let (upload, ()) = kept(upload, fits).await?;
             return Ok(progress(202, name, upload.id(), upload.offset()));
         };
-        match receive(&mut upload, &mut request.body, None, &room).await {
-            Ok(_held) => self.finish(who, upload, &room, &digest).await,
+        self.spare(&mut upload, name, &digest)?;
+        match receive(&mut upload, &mut request.body, None).await {
+            Ok(_held) => self.finish(who, upload, name, &digest).await,
             Err(Fault::Broken(refusal) | Fault::Refused(refusal)) => {
                 // Nobody learns the id of this upload.
                 remove(upload).await;
@@ -74,18 +76,17 @@ impl Registry {
         }
     }
 
-    /// What an upload to a repository is checked against; content that may be pulled from there
-    /// already, as far as its digest is known, costs nothing more.
-    fn room<'a>(
-        &'a self,
-        name: &'a RepositoryName,
-        digest: Option<&Digest>,
-    ) -> Result<Room<'a>, Refusal> {
-        let is_free = match digest {
-            Some(digest) => self.linked(name, digest)?,
-            None => false,
-        };
-        Ok(Room { store: &self.store, name, is_free })
+    /// Content that may be pulled from a repository already costs nothing more of its quota.
+    fn spare(
+        &self,
+        upload: &mut Upload,
+        name: &RepositoryName,
+        digest: &Digest,
+    ) -> Result<(), Refusal> {
+        if self.store.blob_linked(name, digest).map_err(store_refusal)? {
+            upload.spare_quota();
+        }
+        Ok(())
     }
 
     /// end-11: links a blob of another repository. When it cannot, an upload is started instead,
@@ -128,8 +129,7 @@ impl Registry {
         if let Some(reply) = out_of_order(chunk, &upload, name) {
             return Ok(reply);
         }
-        let room = self.room(name, None)?;
-        let received = receive(&mut upload, &mut request.body, chunk, &room).await;
+        let received = receive(&mut upload, &mut request.body, chunk).await;
         let (mut upload, _held) = kept(upload, received).await?;
         // Written before it is acknowledged: a full disk is told to whom it concerns.
         let written = upload.flush().await.map_err(|error| store_refusal(error).into());
@@ -161,10 +161,10 @@ impl Registry {
         if let Some(reply) = out_of_order(chunk, &upload, name) {
             return Ok(reply);
         }
-        let room = self.room(name, Some(&digest))?;
-        let received = receive(&mut upload, &mut request.body, chunk, &room).await;
+        self.spare(&mut upload, name, &digest)?;
+        let received = receive(&mut upload, &mut request.body, chunk).await;
         let (upload, _held) = kept(upload, received).await?;
-        self.finish(who, upload, &room, &digest).await
+        self.finish(who, upload, name, &digest).await
     }
 
     /// end-14: DELETE.
@@ -182,14 +182,14 @@ impl Registry {
     async fn finish(
         &self,
         _who: &Authorized<Push>,
-        upload: Upload,
-        room: &Room<'_>,
+        mut upload: Upload,
+        name: &RepositoryName,
         digest: &Digest,
     ) -> Result<Reply, Refusal> {
-        // Another upload may have taken the room since the bytes came.
-        let fits = room.check(upload.offset()).map_err(Fault::from);
-        let (upload, ()) = kept(upload, fits).await?;
-        let name = room.name;
+        // The quota may have been another one when the bytes came.
+        let fits = upload.expect(0).await.map_err(Fault::from);
+        let (mut upload, ()) = kept(upload, fits).await?;
+        let _room = upload.take_kept();
         let (lease, size) = upload.finish(digest).await.map_err(|error| match error {
             StoreError::Invalid(_) => {
                 let message = format!("the content does not have the digest {digest}");
@@ -210,28 +210,6 @@ impl Registry {
         let checked = self.store.check_file(blob_key(name, digest), digest, link.size).await;
         Ok(checked.map_err(store_refusal)? == FileCheck::Good)
     }
-
-    fn linked(&self, name: &RepositoryName, digest: &Digest) -> Result<bool, Refusal> {
-        self.store.blob_linked(name, digest).map_err(store_refusal)
-    }
-}
-
-/// What a repository has room for.
-struct Room<'a> {
-    store: &'a Store,
-    name: &'a RepositoryName,
-    /// The repository has the content already.
-    is_free: bool,
-}
-
-impl Room<'_> {
-    /// An upload of so many bytes must fit the quota.
-    fn check(&self, bytes: u64) -> Result<(), Refusal> {
-        if self.is_free {
-            return Ok(());
-        }
-        self.store.check_quota(self.name, bytes).map_err(store_refusal)
-    }
 }
 
 /// Why the body of a request was not taken as a whole.
@@ -248,7 +226,13 @@ impl From<Refusal> for Fault {
     }
 }
 
-/// What becomes of an upload after a fault: where it cannot fit the quota any more it ends, and
+impl From<StoreError> for Fault {
+    fn from(error: StoreError) -> Fault {
+        Fault::Refused(store_refusal(error))
+    }
+}
+
+/// What becomes of an upload after a fault: where it cannot fit the quota or the disk it ends, and
 /// what came of it takes no space; any other chunk that is refused can be sent again.
 async fn kept<T>(upload: Upload, result: Result<T, Fault>) -> Result<(Upload, T), Refusal> {
     let refusal = match result {
@@ -256,14 +240,12 @@ async fn kept<T>(upload: Upload, result: Result<T, Fault>) -> Result<(Upload, T)
         Err(Fault::Broken(refusal)) => return Err(refusal),
         Err(Fault::Refused(refusal)) => refusal,
     };
-    if refusal.reason == Reason::QuotaExceeded {
+    if matches!(refusal.reason, Reason::QuotaExceeded | Reason::DiskReserve) {
         remove(upload).await;
         return Err(refusal);
     }
-    match upload.rewind().await {
-        // The disk had no room for it.
-        Ok(()) | Err(StoreError::NotFound) => {}
-        Err(error) => log::warn!("cannot drop a refused chunk: {error}"),
+    if let Err(error) = upload.rewind().await {
+        log::warn!("cannot drop a refused chunk: {error}");
     }
     Err(refusal)
 }
@@ -274,18 +256,17 @@ async fn remove(upload: Upload) {
     }
 }
 
-/// Appends a body to an upload, one buffer after the other; what the quota has no room for is
-/// refused before it is written. When the body breaks off, what has arrived is kept. While the
-/// buffers fill quickly, and there is memory, the upload gathers them into pieces. What it then
-/// holds is returned, to be kept until it is written.
+/// Appends a body to an upload, one buffer after the other; what the quota or the disk has no room
+/// for is refused before it comes, as far as its length is told. When the body breaks off, what has
+/// arrived is kept. While the buffers fill quickly, and there is memory, the upload gathers them
+/// into pieces. What it then holds is returned, to be kept until it is written.
 async fn receive(
     upload: &mut Upload,
     body: &mut Body,
     chunk: Option<Chunk>,
-    room: &Room<'_>,
 ) -> Result<Gathers, Fault> {
     let mut gathers = Gathers::Nothing;
-    room.check(upload.offset().saturating_add(body.len().unwrap_or(0)))?;
+    upload.expect(body.len().unwrap_or(0)).await?;
     if body.is_empty() {
         check_len(0, chunk)?;
         return Ok(gathers);
@@ -301,8 +282,7 @@ async fn receive(
         if end.is_none() && !buffer.slow && matches!(gathers, Gathers::Nothing) {
             gathers = Gathers::start(upload, body);
         }
-        room.check(upload.offset().saturating_add(buffer.filled as u64))?;
-        upload.write(buffer.bytes()).await.map_err(store_refusal)?;
+        upload.write(buffer.bytes()).await?;
         match end {
             Some(Ok(())) => {
                 check_len(received, chunk)?;
@@ -315,7 +295,7 @@ async fn receive(
             None => {}
         }
         if buffer.slow || matches!(gathers, Gathers::Nothing) {
-            upload.flush().await.map_err(store_refusal)?;
+            upload.flush().await?;
             gathers = Gathers::Nothing;
         }
         (buffer.filled, buffer.slow) = (0, false);

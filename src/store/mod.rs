@@ -31,6 +31,7 @@ mod writer;
 #[cfg(test)]
 mod tests;
 
+use content::admission::Admission;
 pub use content::space::Shortage;
 pub use content::trust::VerifyWhen;
 pub use error::StoreError;
@@ -193,6 +194,7 @@ struct Shared {
     backup: Hold,
     loss: Loss,
     quotas: Vec<(RepositoryPattern, u64)>,
+    admission: Admission,
 }
 
 impl Shared {
@@ -241,6 +243,7 @@ impl Store {
         };
         let mut recovery = recovered.recovery;
         recovery.new = format == Format::New && recovered.end.sequence == 0;
+        let admission = Admission::default();
         let (epoch, uploads, damage) = match frozen {
             // Followers of a store that cannot change have nothing to follow.
             true => (sys.rng.number(), Uploads::default(), Damage::default()),
@@ -249,7 +252,7 @@ impl Store {
                     identity::feed_epoch(&sys, &*disk, &layout, recovered.renew_epoch)
                 })
                 .map_err(OpenError::store(&layout.identity()))?,
-                Uploads::open(&sys, &*disk, &layout)
+                Uploads::open(&sys, &*disk, &layout, &admission)
                     .map_err(OpenError::store(&layout.uploads()))?,
                 Damage::open(&*disk, &layout).map_err(OpenError::store(&layout.quarantine()))?,
             ),
@@ -287,6 +290,7 @@ impl Store {
             backup: Hold::default(),
             loss,
             quotas: options.quotas,
+            admission,
             sys,
             disk: disk.clone(),
             layout: layout.clone(),
@@ -355,6 +359,7 @@ impl Store {
             backup: Hold::default(),
             loss: Loss::default(),
             quotas: Vec::new(),
+            admission: Admission::default(),
             sys,
             disk,
             layout,

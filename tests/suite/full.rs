@@ -1,6 +1,8 @@
 //! The disk is full: pushes are refused in words, all else goes on, and nothing acknowledged is
 //! lost. `SKERRY_LONG=1 cargo test --test suite full -- --nocapture` presses ten times as long.
 
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::time::Duration;
 
 use crate::support::http::{self, Answer, bearer, token};
@@ -342,6 +344,39 @@ fn fill_again_and_again(block_bytes: u32) {
     let (changes, refused) = (ledger.acknowledged(), ledger.refused());
     assert!(changes > rounds && refused > 0, "{changes} acknowledged, {refused} refused");
     eprintln!("{rounds} times full: {changes} acknowledged, {refused} refused, nothing lost");
+}
+
+/// Symptom: a blob of 150 MB was written to a disk of 120 MB until that was full, and then refused.
+#[test]
+fn f210_a_body_that_cannot_fit_is_refused_before_it_comes() {
+    let Some((small, user)) = small_root(BLOCK_BYTES) else { return };
+    let client = Client::new(&small.node, &user);
+    let begun = client.begin();
+    let chunk = image::noise(1, 100_000);
+    assert_eq!(client.send("PATCH", &begun, &chunk).status, 202);
+    let blob = format!("sha256:{:064}", 1);
+    for (line, what) in [
+        (format!("POST /v2/app/blobs/uploads/?digest={blob}"), "a whole blob"),
+        (format!("PATCH {}", client.begin()), "a chunk"),
+        (format!("PUT {}?digest={blob}", client.begin()), "a last chunk"),
+        (format!("PATCH {begun}"), "a chunk of an upload that has bytes"),
+    ] {
+        let (address, bearer) = (&small.node.login, &client.token);
+        let head = format!(
+            "{line} HTTP/1.1\r\nhost: {address}\r\nauthorization: Bearer {bearer}\r\n\
+             content-length: 200000000\r\n\r\n"
+        );
+        // Not a byte of it is sent.
+        let mut stream = TcpStream::connect(address).unwrap();
+        stream.set_read_timeout(Some(SOON)).unwrap();
+        stream.write_all(head.as_bytes()).unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).unwrap();
+        assert_full(&http::parse(&answer, false).unwrap(), what);
+    }
+    let gone = client.send("GET", &begun, b"");
+    assert_eq!(gone.error().0, "BLOB_UPLOAD_UNKNOWN", "what has no room takes none: {gone:?}");
+    assert_eq!(client.push(&Image::new(2, &[9000]), "v1").status, 201);
 }
 
 /// A file system may be out of names for files while it has bytes left.

@@ -79,7 +79,6 @@ fn bytes_in(path: &Path) -> u64 {
 /// content that waits for garbage collection.
 #[test]
 fn f210_a_stream_beyond_the_quota_is_refused_as_it_comes_and_takes_no_space() {
-    const QUOTA: u64 = 1 << 20;
     let mut root = Node::device("x");
     root.make_root();
     root.know_as("quotas = [\"small=1MiB\"]\n");
@@ -107,20 +106,114 @@ fn f210_a_stream_beyond_the_quota_is_refused_as_it_comes_and_takes_no_space() {
     refused(&stream(&root.login, &bearer_token, "POST", &whole, &[], &large), "a whole blob");
     assert_eq!(bytes_in(&root.state().join("uploads")), 0);
     assert_eq!(bytes_in(&root.state().join("blobs")), 0);
+}
 
-    // Each of two fits, both do not: the second is not installed.
-    let blobs = [image::noise(6, 700_000), image::noise(7, 700_000)];
-    let uploads = [begin(), begin()];
-    for (upload, blob) in uploads.iter().zip(&blobs) {
-        assert_eq!(stream(&root.login, &bearer_token, "PATCH", upload, &[], blob).status, 202);
+/// A root with quotas of 1 MiB, and a client of it.
+struct Small {
+    root: Node,
+    token: String,
+}
+
+impl Small {
+    fn start(repositories: &[&str]) -> Small {
+        let mut root = Node::device("x");
+        root.make_root();
+        root.know_as("quotas = [\"small/*=1MiB\"]\n");
+        root.start();
+        let user = root.pusher("owner-token", "*");
+        let scope = |name: &&str| format!("repository:{name}:pull,push");
+        let scopes: Vec<String> = repositories.iter().map(scope).collect();
+        let scopes: Vec<&str> = scopes.iter().map(String::as_str).collect();
+        let token = token(&root.login, &user.0, &user.1, &scopes).unwrap();
+        Small { root, token }
     }
-    let finish = |number: usize| {
-        let target = format!("{}?digest={}", uploads[number], image::digest(&blobs[number]));
-        bearer(&root.login, &bearer_token, "PUT", &target, &[], b"")
-    };
-    assert_eq!(finish(0).status, 201);
-    refused(&finish(1), "the second of two");
-    assert_eq!(bytes_in(&root.state().join("uploads")), 0);
-    let held = bytes_in(&root.state().join("blobs"));
-    assert!(held < QUOTA, "{held} bytes are there");
+
+    fn send(&self, method: &str, target: &str, body: &[u8]) -> Answer {
+        bearer(&self.root.login, &self.token, method, target, &[], body)
+    }
+
+    fn begin(&self, repository: &str) -> String {
+        let begun = self.send("POST", &format!("/v2/{repository}/blobs/uploads/"), b"");
+        begun.header("location").unwrap_or_else(|| panic!("{begun:?}")).to_owned()
+    }
+
+    fn whole(&self, repository: &str, blob: &[u8]) -> Answer {
+        let digest = image::digest(blob);
+        self.send("POST", &format!("/v2/{repository}/blobs/uploads/?digest={digest}"), blob)
+    }
+
+    fn stream(&self, upload: &str, blob: &[u8]) -> Answer {
+        stream(&self.root.login, &self.token, "PATCH", upload, &[], blob)
+    }
+
+    fn finish(&self, upload: &str, blob: &[u8]) -> Answer {
+        self.send("PUT", &format!("{upload}?digest={}", image::digest(blob)), b"")
+    }
+
+    fn bytes(&self, folder: &str) -> u64 {
+        bytes_in(&self.root.state().join(folder))
+    }
+}
+
+fn is_refused(answer: &Answer, what: &str) {
+    assert_eq!(answer.status, 403, "{what}: {answer:?}");
+    assert_eq!(answer.error().1, "quota_exceeded", "{what}");
+}
+
+/// Symptom: two chunked uploads that fitted a quota one by one were both taken whole, and two
+/// whole ones at once were both installed before one of them was refused.
+#[test]
+fn f210_uploads_at_once_share_a_quota_as_their_bytes_come() {
+    const BYTES: usize = 700_000;
+    let small = Small::start(&["small/a", "small/b", "large"]);
+    let blobs = [image::noise(6, BYTES), image::noise(7, BYTES)];
+    let [first, second] = [small.begin("small/a"), small.begin("small/a")];
+    assert_eq!(small.stream(&first, &blobs[0]).status, 202);
+    let refused = small.stream(&second, &blobs[1]);
+    is_refused(&refused, "the second of two");
+    let message = refused.message();
+    assert!(message.contains("1048576") && message.contains("other uploads"), "{message}");
+    assert_eq!(small.send("GET", &second, b"").error().0, "BLOB_UPLOAD_UNKNOWN");
+    is_refused(&small.whole("small/a", &blobs[1]), "a whole blob");
+    assert_eq!(small.whole("large", &blobs[1]).status, 201);
+    let mount = format!("/v2/small/a/blobs/uploads/?mount={}&from=large", image::digest(&blobs[1]));
+    is_refused(&small.send("POST", &mount, b""), "a mount");
+    // Each repository has its own, and what is given up is given back.
+    let other = small.begin("small/b");
+    assert_eq!(small.stream(&other, &blobs[1]).status, 202);
+    assert_eq!(small.send("DELETE", &other, b"").status, 204);
+    let other = small.begin("small/b");
+    assert_eq!(small.stream(&other, &blobs[0]).status, 202);
+    assert_eq!(small.finish(&first, &blobs[0]).status, 201);
+    // What is there already costs nothing more.
+    assert_eq!(small.whole("small/a", &blobs[0]).status, 201);
+    is_refused(&small.whole("small/a", &blobs[1]), "a blob beside it");
+    assert_eq!(small.bytes("blobs"), 2 * BYTES as u64);
+    // An upload that nobody goes on with does not keep the others out for a day.
+    eventually(SOON, "an idle upload makes room", || {
+        Some(small.whole("small/b", &blobs[1])).filter(|answer| answer.status == 201)
+    });
+    assert_eq!(small.send("GET", &other, b"").error().0, "BLOB_UPLOAD_UNKNOWN");
+    assert_eq!(small.bytes("uploads"), 0);
+}
+
+#[test]
+fn f210_of_two_blobs_at_once_that_do_not_fit_one_is_installed() {
+    const ROUNDS: u64 = 20;
+    const BYTES: usize = 700_000;
+    let names: Vec<String> = (0..ROUNDS).map(|round| format!("small/r{round}")).collect();
+    let scopes: Vec<&str> = names.iter().map(String::as_str).collect();
+    let small = Small::start(&scopes);
+    for (round, name) in names.iter().enumerate() {
+        let blobs = [0, 1].map(|blob| image::noise(10 + 2 * round as u64 + blob, BYTES));
+        let mut statuses = std::thread::scope(|scope| {
+            let pushes =
+                blobs.each_ref().map(|blob| scope.spawn(|| small.whole(name, blob).status));
+            pushes.map(|push| push.join().unwrap())
+        });
+        statuses.sort_unstable();
+        assert_eq!(statuses, [201, 403], "round {round}");
+        assert_eq!(small.bytes("blobs"), (round as u64 + 1) * BYTES as u64, "round {round}");
+    }
+    assert_eq!(small.bytes("uploads"), 0);
 }

@@ -1,5 +1,6 @@
 //! The bytes: uploads that become content, what is read, verified, quarantined and removed.
 
+pub mod admission;
 pub mod blobs;
 pub mod damage;
 pub mod leases;
@@ -8,6 +9,9 @@ pub mod scrub;
 pub mod trust;
 pub mod uploads;
 
+mod left;
 mod pieces;
+mod session;
 mod slots;
 pub mod space;
+mod upload;

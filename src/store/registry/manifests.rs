@@ -255,6 +255,11 @@ impl Store {
         if self.is_gone(&put.origin, repository, put.content.digest(), &mut put.tags) {
             return Ok(PutOutcome::Replayed);
         }
+        // Room that an upload keeps is not for a manifest. A delivery may be a replay.
+        let is_new = put.origin == Origin::Client
+            && self.manifest(repository, put.content.digest())?.is_none();
+        let more = if is_new { put.bytes_len } else { 0 };
+        let _kept = self.keep_room(repository, more).await?;
         let repository = repository.clone();
         self.commit(move |txn| {
             if unless_deleted {

@@ -1,5 +1,6 @@
 //! Repositories, and the blobs that may be pulled from each.
 
+use crate::store::content::admission;
 use crate::store::content::blobs::make_named;
 use crate::store::content::leases::Lease;
 use crate::store::replica::unsent::is_unsent;
@@ -73,6 +74,11 @@ impl Store {
         self.shared().touch(digest);
         let (now, quota) = (self.sys().clock.wall_or_floor(), self.quota(repository));
         let (source, target) = (blob_key(from, digest), blob_key(repository, digest));
+        let more = match self.get::<BlobLink>(&target)? {
+            None => self.get::<BlobLink>(&source)?.map_or(0, |link| link.size),
+            Some(_) => 0,
+        };
+        let _kept = self.keep_room(repository, more).await?;
         let repository = repository.clone();
         self.commit(move |txn| {
             let Some(link) = txn.get::<BlobLink>(&source)? else {
@@ -104,15 +110,14 @@ impl Store {
 
     /// What a repository may hold, bytes; `None`: any amount.
     pub(in crate::store) fn quota(&self, repository: &RepositoryName) -> Option<u64> {
-        let quotas = &self.shared().quotas;
-        quotas.iter().find(|(pattern, _)| pattern.covers(repository)).map(|(_, bytes)| *bytes)
+        self.shared().quota(repository)
     }
 
-    /// `Quota` when a repository has no room for so many bytes more: before they are sent.
+    /// `Quota` when a repository has no room for so many bytes more: before they are fetched.
     pub fn check_quota(&self, repository: &RepositoryName, bytes: u64) -> Result<(), StoreError> {
         let Some(quota) = self.quota(repository) else { return Ok(()) };
         let used = self.repository(repository)?.map_or(0, |row| row.bytes);
-        check_quota(repository, used, bytes, Some(quota))
+        admission::check(repository, used, 0, bytes, quota)
     }
 
     /// Whether a blob may be pulled from a repository.
@@ -193,7 +198,9 @@ pub(in crate::store) fn charge(
     let key = repository_key(repository);
     let old = txn.get::<RepositoryRow>(&key)?;
     let mut row = old.unwrap_or(RepositoryRow { created: now, bytes: 0 });
-    check_quota(repository, row.bytes, bytes, quota)?;
+    if let Some(quota) = quota {
+        admission::check(repository, row.bytes, 0, bytes, quota)?;
+    }
     row.bytes = row.bytes.saturating_add(bytes);
     if old != Some(row) {
         txn.put(key, &row)?;
@@ -213,22 +220,6 @@ pub(in crate::store) fn release(
             row.bytes = row.bytes.saturating_sub(bytes);
             txn.put(key, &row)
         }
-        _ => Ok(()),
-    }
-}
-
-fn check_quota(
-    repository: &RepositoryName,
-    used: u64,
-    more: u64,
-    quota: Option<u64>,
-) -> Result<(), StoreError> {
-    match quota {
-        Some(quota) if used.saturating_add(more) > quota => Err(StoreError::Quota(format!(
-            "the repository {repository} holds {used} bytes and may hold {quota}: there is no room \
-             for {more} more; delete tags and manifests and collect garbage, or raise \
-             registry.quotas"
-        ))),
         _ => Ok(()),
     }
 }

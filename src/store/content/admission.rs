@@ -1,0 +1,171 @@
+//! What the quotas of repositories have room for while content comes.
+//!
+//! An upload keeps as much of the quota of its repository as it has bytes, or as it has announced,
+//! until its content is linked or it ends. So content is charged before it is stored, and of two
+//! uploads that do not fit together the bytes that come later are refused. An upload that was given
+//! up makes room, as on a full disk.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::store::rows;
+use crate::store::rows::repository::{RepositoryRow, repository_key};
+use crate::store::{Shared, Store, StoreError};
+use crate::sys::spawn;
+use crate::types::RepositoryName;
+
+/// What is kept of the quota of each repository, bytes.
+#[derive(Clone, Default)]
+pub(in crate::store) struct Admission(Arc<Mutex<BTreeMap<RepositoryName, u64>>>);
+
+/// A part of the quota of a repository that is kept for content which is not linked yet; given back
+/// when dropped.
+pub struct KeptRoom {
+    admission: Admission,
+    repository: RepositoryName,
+    bytes: u64,
+}
+
+impl Admission {
+    /// Nothing yet of the quota of this repository.
+    pub(in crate::store) fn nothing_of(&self, repository: &RepositoryName) -> KeptRoom {
+        KeptRoom { admission: self.clone(), repository: repository.clone(), bytes: 0 }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<RepositoryName, u64>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl KeptRoom {
+    /// How much is kept, bytes.
+    pub(in crate::store) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Keeps so much and no more, whether or not there is room.
+    pub(in crate::store) fn set(&mut self, bytes: u64) {
+        let admission = self.admission.clone();
+        self.change(&mut admission.lock(), bytes);
+    }
+
+    /// Hands it over; nothing is kept here any more.
+    pub(in crate::store) fn take(&mut self) -> KeptRoom {
+        let bytes = std::mem::take(&mut self.bytes);
+        let (admission, repository) = (self.admission.clone(), self.repository.clone());
+        KeptRoom { admission, repository, bytes }
+    }
+
+    fn change(&mut self, all: &mut BTreeMap<RepositoryName, u64>, bytes: u64) {
+        let others = self.others(all);
+        match others + bytes {
+            0 => all.remove(&self.repository),
+            kept => all.insert(self.repository.clone(), kept),
+        };
+        self.bytes = bytes;
+    }
+
+    /// What is kept of the same quota for others.
+    fn others(&self, all: &BTreeMap<RepositoryName, u64>) -> u64 {
+        all.get(&self.repository).map_or(0, |kept| kept.saturating_sub(self.bytes))
+    }
+}
+
+impl Drop for KeptRoom {
+    fn drop(&mut self) {
+        self.set(0);
+    }
+}
+
+impl Shared {
+    /// What a repository may hold, bytes; `None`: any amount.
+    pub(in crate::store) fn quota(&self, repository: &RepositoryName) -> Option<u64> {
+        let quota = self.quotas.iter().find(|(pattern, _)| pattern.covers(repository));
+        quota.map(|(_, bytes)| *bytes)
+    }
+
+    /// Keeps at least so many bytes of a quota, if there is room beside what the repository holds
+    /// and what others keep: `Quota`.
+    pub(in crate::store) fn keep(&self, kept: &mut KeptRoom, bytes: u64) -> Result<(), StoreError> {
+        let Some(quota) = self.quota(&kept.repository) else { return Ok(()) };
+        let admission = kept.admission.clone();
+        let mut all = admission.lock();
+        // Content that was just linked may count twice, and never not at all.
+        let row = self.index().get(&repository_key(&kept.repository))?;
+        let row = row.map(|row| rows::decode::<RepositoryRow>(&row)).transpose()?;
+        let (used, others) = (row.map_or(0, |row| row.bytes), kept.others(&all));
+        check(&kept.repository, used, others, bytes, quota)?;
+        let bytes = bytes.max(kept.bytes);
+        kept.change(&mut all, bytes);
+        Ok(())
+    }
+
+    /// The same after uploads to the repository that were given up have made room, if that helps.
+    /// Blocks.
+    pub(in crate::store) fn keep_in_turn(
+        &self,
+        kept: &mut KeptRoom,
+        bytes: u64,
+    ) -> Result<(), StoreError> {
+        let fits = self.keep(kept, bytes);
+        if !matches!(fits, Err(StoreError::Quota(_))) {
+            return fits;
+        }
+        let given_up = self.uploads.given_up_in(self, &kept.repository);
+        let idle = given_up.iter().fold(0, |sum: u64, upload| sum.saturating_add(upload.kept()));
+        // What cannot fit in any case costs no other upload its bytes.
+        if self.keep(kept, bytes.saturating_sub(idle)).is_err() {
+            return fits;
+        }
+        for upload in given_up {
+            upload.evict(self);
+            if self.keep(kept, bytes).is_ok() {
+                return Ok(());
+            }
+        }
+        fits
+    }
+}
+
+impl Store {
+    /// Keeps room in the quota of a repository for content that is linked next. `Quota` when there
+    /// is none.
+    pub(in crate::store) async fn keep_room(
+        &self,
+        repository: &RepositoryName,
+        bytes: u64,
+    ) -> Result<KeptRoom, StoreError> {
+        let shared = self.shared().clone();
+        let mut kept = shared.admission.nothing_of(repository);
+        match shared.keep(&mut kept, bytes) {
+            Err(StoreError::Quota(_)) => {
+                let keep = move || shared.keep_in_turn(&mut kept, bytes).map(|()| kept);
+                spawn::blocking(keep).await
+            }
+            fits => fits.map(|()| kept),
+        }
+    }
+}
+
+/// `Quota` when a repository that holds `used` bytes, and for which others keep some, may not hold
+/// so many more.
+pub(in crate::store) fn check(
+    repository: &RepositoryName,
+    used: u64,
+    others: u64,
+    more: u64,
+    quota: u64,
+) -> Result<(), StoreError> {
+    if used.saturating_add(others).saturating_add(more) <= quota {
+        return Ok(());
+    }
+    let under_way = match others {
+        0 => String::new(),
+        others => format!(", and {others} are coming in other uploads"),
+    };
+    Err(StoreError::Quota(format!(
+        "the repository {repository} holds {used} bytes and may hold {quota}{under_way}: there is \
+         no room for {more} more; delete tags and manifests and collect garbage, or raise \
+         registry.quotas"
+    )))
+}

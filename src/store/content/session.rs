@@ -1,0 +1,343 @@
+//! One unfinished upload: its file, how far it is, and the hash of what is there.
+//!
+//! Each byte is written once and hashed while it is in memory. A session stays in memory between
+//! requests, so that the next one goes on hashing; after a restart the file is hashed again.
+
+use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use ring::digest::{Context, SHA256, SHA512};
+
+use super::admission::KeptRoom;
+use super::blobs::{hash_file, install};
+use crate::store::{Shared, StoreError};
+use crate::sys::disk::DiskFile;
+use crate::types::digest::Algorithm;
+use crate::types::{Digest, RepositoryName};
+
+/// A fetch is made durable each time it has grown by this, bytes.
+const FETCH_SYNC_BYTES: u64 = 16 * 1024 * 1024;
+
+/// One unfinished upload; lives from its start to its end, across requests.
+pub(in crate::store) struct Session {
+    pub(super) id: String,
+    pub(super) path: PathBuf,
+    /// Where it was started; `None` for a fetch.
+    pub(super) repository: Option<RepositoryName>,
+    /// Who started it; empty for a fetch, and where an earlier version did not note it.
+    pub(super) account: String,
+    /// A request has it.
+    pub(super) held: AtomicBool,
+    /// Pieces to be written, in order.
+    pending: Mutex<VecDeque<Vec<u8>>>,
+    pub(super) progress: Mutex<Progress>,
+    idle: Mutex<Idle>,
+    /// What it keeps of the quota of its repository; `None` for a fetch.
+    kept: Option<Mutex<KeptRoom>>,
+}
+
+/// How long no bytes of a session have come: asking for its state is no progress.
+#[derive(Clone, Copy)]
+pub(super) struct Idle {
+    /// Monotonic time of the last touch or, if that was in an earlier run, of the start.
+    since: Duration,
+    /// What had passed before that.
+    pub(super) before: Duration,
+}
+
+pub(super) struct Progress {
+    /// Open while bytes arrive; also says that `offset` and `hash` are those of the file.
+    pub(super) file: Option<Arc<dyn DiskFile>>,
+    pub(super) loaded: bool,
+    pub(super) offset: u64,
+    synced: u64,
+    pub(super) hash: Context,
+    /// Why pieces were dropped; told to the one who wrote them, or to the next holder.
+    pub(super) error: Option<StoreError>,
+    gone: bool,
+    /// Somebody removes its files, or has.
+    removed: bool,
+    pub(super) spare: Vec<u8>,
+}
+
+impl Session {
+    pub(super) fn new(
+        id: &str,
+        path: PathBuf,
+        repository: Option<RepositoryName>,
+        account: &str,
+        now: Duration,
+        kept: Option<KeptRoom>,
+    ) -> Session {
+        let progress = Progress {
+            file: None,
+            loaded: false,
+            offset: 0,
+            synced: 0,
+            hash: Context::new(&SHA256),
+            error: None,
+            gone: false,
+            removed: false,
+            spare: Vec::new(),
+        };
+        Session {
+            id: id.to_owned(),
+            path,
+            repository,
+            account: account.to_owned(),
+            held: AtomicBool::new(false),
+            pending: Mutex::default(),
+            progress: Mutex::new(progress),
+            idle: Mutex::new(Idle { since: now, before: Duration::ZERO }),
+            kept: kept.map(Mutex::new),
+        }
+    }
+
+    pub(super) fn meta_path(&self) -> PathBuf {
+        self.path.with_extension("meta")
+    }
+
+    pub(super) fn pending(&self) -> MutexGuard<'_, VecDeque<Vec<u8>>> {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn progress(&self) -> MutexGuard<'_, Progress> {
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn idle(&self) -> MutexGuard<'_, Idle> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn keeping(&self) -> Option<MutexGuard<'_, KeptRoom>> {
+        self.kept.as_ref().map(|kept| kept.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// What it keeps of a quota, bytes.
+    pub(in crate::store) fn kept(&self) -> u64 {
+        self.keeping().map_or(0, |kept| kept.bytes())
+    }
+
+    pub(super) fn keep_exactly(&self, bytes: u64) {
+        if let Some(mut kept) = self.keeping() {
+            kept.set(bytes);
+        }
+    }
+
+    pub(super) fn idle_for(&self, now: Duration) -> Duration {
+        let idle = *self.idle();
+        idle.before + now.saturating_sub(idle.since)
+    }
+
+    /// Hashes and writes the pieces that wait. Whoever calls it, they are taken in order; after
+    /// an error they are dropped, so that no gap can arise.
+    pub(super) fn drain(&self, shared: &Shared) -> Result<(), StoreError> {
+        let mut progress = self.progress();
+        let mut result = match &progress.error {
+            Some(error) => Err(error.clone()),
+            None if progress.gone => Err(StoreError::NotFound),
+            None => progress.load(shared, self),
+        };
+        let mut has_come = false;
+        loop {
+            let Some(mut piece) = self.pending().pop_front() else {
+                break;
+            };
+            has_come = true;
+            if result.is_ok() {
+                result = progress.write(shared, self.repository.is_none(), &piece);
+            }
+            piece.clear();
+            progress.spare = piece;
+        }
+        if let Err(error) = &result
+            && !progress.gone
+        {
+            progress.error = Some(error.clone());
+        }
+        let ends = result == Err(StoreError::Full) && self.repository.is_some();
+        drop(progress);
+        if has_come {
+            self.touch(shared);
+        }
+        if ends {
+            // Its bytes would keep others from what it cannot use. A fetch goes on when it fits.
+            log::info!("an upload that the disk has no room for was removed id={}", self.id);
+            self.remove(shared);
+        }
+        result
+    }
+
+    /// What it takes on the disk.
+    pub(super) fn bytes(&self, shared: &Shared) -> u64 {
+        shared.disk.file_len(&self.path).unwrap_or(0)
+    }
+
+    /// Removes it, unless somebody uses it.
+    pub(in crate::store) fn evict(&self, shared: &Shared) {
+        {
+            // Whoever writes its last pieces may be the one who needs the room.
+            let Ok(mut progress) = self.progress.try_lock() else { return };
+            if self.held.swap(true, Ordering::Acquire) {
+                return;
+            }
+            progress.gone = true;
+        }
+        log::info!("an upload that was given up made room on the full disk id={}", self.id);
+        self.remove(shared);
+    }
+
+    /// Writes what waits; until the next request, no file stays open and no memory taken.
+    pub(super) fn rest(&self, shared: &Shared) -> Result<(), StoreError> {
+        let drained = self.drain(shared);
+        let mut progress = self.progress();
+        (progress.file, progress.spare) = (None, Vec::new());
+        drained
+    }
+
+    /// Cuts off what is behind the first bytes, of which the hash is known.
+    pub(super) fn rewind(
+        &self,
+        shared: &Shared,
+        offset: u64,
+        hash: Context,
+    ) -> Result<(), StoreError> {
+        let mut progress = self.progress();
+        self.pending().clear();
+        if progress.gone {
+            return Err(StoreError::NotFound);
+        }
+        progress.load(shared, self)?;
+        let file = progress.file.take().ok_or(StoreError::NotFound)?;
+        // Where it cannot be cut, the file is hashed again.
+        progress.loaded = false;
+        file.set_len(offset)?;
+        (progress.offset, progress.hash, progress.loaded) = (offset, hash, true);
+        progress.synced = progress.synced.min(offset);
+        progress.error = None;
+        drop(progress);
+        self.touch(shared);
+        shared.forget_space();
+        Ok(())
+    }
+
+    /// How much there is. After a restart that is the length of the file: to hash gigabytes first
+    /// would take longer than a client waits.
+    pub(super) fn offset(&self, shared: &Shared) -> Result<u64, StoreError> {
+        let loaded = self.progress().loaded;
+        if loaded {
+            // What went wrong is for the one who writes; the offset is true in any case.
+            let _ = self.drain(shared);
+        }
+        let progress = self.progress();
+        if progress.gone {
+            return Err(StoreError::NotFound);
+        }
+        if progress.loaded || !shared.disk.exists(&self.path)? {
+            return Ok(progress.offset);
+        }
+        Ok(shared.disk.open_rw(&self.path)?.len()?)
+    }
+
+    pub(super) fn touch(&self, shared: &Shared) {
+        *self.idle() = Idle { since: shared.sys.clock.monotonic(), before: Duration::ZERO };
+    }
+
+    /// Checks the digest and gives the content its name.
+    pub(super) fn finish(&self, shared: &Shared, digest: &Digest) -> Result<u64, StoreError> {
+        self.drain(shared)?;
+        let mut progress = self.progress();
+        if progress.gone {
+            return Err(StoreError::NotFound);
+        }
+        progress.load(shared, self)?;
+        let file = progress.file.clone().ok_or(StoreError::NotFound)?;
+        if file.len()? != progress.offset {
+            // Somebody else wrote to the file: all that it has now is checked.
+            progress.loaded = false;
+            progress.load(shared, self)?;
+        }
+        let found = match digest.algorithm() {
+            Algorithm::Sha256 => progress.hash.clone().finish(),
+            Algorithm::Sha512 => hash_file(&*file, Context::new(&SHA512))?.0.finish(),
+        };
+        let len = progress.offset;
+        // An upload that cannot be installed goes too: after a failed sync the disk may lack bytes
+        // that a second sync, which succeeds, does not write again (fsync(2), "EIO").
+        let installed = match found.as_ref() == digest.raw() {
+            true => install(shared, &self.path, &*file, digest, len).map(|()| len),
+            false => Err(StoreError::Invalid(format!(
+                "the {len} bytes received do not have the digest {digest}"
+            ))),
+        };
+        progress.gone = true;
+        drop(progress);
+        self.remove(shared);
+        installed
+    }
+
+    /// Removes what is left of it, once: first on disk, then in memory. The next fetch of the same
+    /// content has the same names, and cannot begin before.
+    pub(super) fn remove(&self, shared: &Shared) {
+        {
+            let mut progress = self.progress();
+            progress.gone = true;
+            progress.file = None;
+            if std::mem::replace(&mut progress.removed, true) {
+                return;
+            }
+        }
+        self.keep_exactly(0);
+        let _ = shared.disk.remove(&self.path);
+        if self.repository.is_some() {
+            let _ = shared.disk.remove(&self.meta_path());
+        }
+        shared.uploads.all().remove(&self.id);
+        shared.forget_space();
+    }
+}
+
+impl Progress {
+    /// Opens the file and, in the first use after a restart, hashes what is there.
+    fn load(&mut self, shared: &Shared, session: &Session) -> Result<(), StoreError> {
+        if self.file.is_none() {
+            let path = &session.path;
+            let exists = shared.disk.exists(path)?;
+            let file = if exists { shared.disk.open_rw(path) } else { shared.disk.create(path) };
+            self.file = Some(file?);
+        }
+        if let Some(file) = self.file.as_ref().filter(|_| !self.loaded) {
+            (self.hash, self.offset) = hash_file(&**file, Context::new(&SHA256))?;
+            self.synced = self.offset;
+            self.loaded = true;
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, shared: &Shared, fetch: bool, piece: &[u8]) -> Result<(), StoreError> {
+        shared.take_space(piece.len() as u64)?;
+        let file = self.file.clone().ok_or(StoreError::NotFound)?;
+        if let Err(error) = file.write_all_at(piece, self.offset) {
+            // Some of the piece may have fitted. It is cut off or, where that fails too, counted:
+            // the file is then hashed again.
+            self.loaded = file.set_len(self.offset).is_ok();
+            return Err(error.into());
+        }
+        self.hash.update(piece);
+        self.offset += piece.len() as u64;
+        if fetch && self.offset - self.synced >= FETCH_SYNC_BYTES {
+            if let Err(error) = file.sync_data() {
+                // Bytes written since the last sync may be lost although the next one succeeds:
+                // they are cut off, and fetched again.
+                self.loaded = false;
+                file.set_len(self.synced)?;
+                return Err(error.into());
+            }
+            self.synced = self.offset;
+        }
+        Ok(())
+    }
+}

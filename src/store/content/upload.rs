@@ -1,0 +1,277 @@
+//! An unfinished upload in the hands of one request.
+//!
+//! Bytes are gathered into pieces that the blocking pool hashes and writes while the next piece is
+//! gathered.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use ring::digest::{Context, SHA256};
+use smol::Task;
+
+use super::admission::KeptRoom;
+use super::leases::Lease;
+use super::session::Session;
+use crate::store::{Shared, StoreError};
+use crate::sys::spawn;
+use crate::types::Digest;
+
+/// An unfinished upload, held by one request at a time. Dropped, it keeps its bytes and can be
+/// taken up again.
+pub struct Upload {
+    shared: Arc<Shared>,
+    session: Arc<Session>,
+    buffer: Vec<u8>,
+    /// How much is gathered, bytes; 0 before the first.
+    piece: usize,
+    offset: u64,
+    /// Where this handle took it up, and the hash of what was there.
+    taken_up: (u64, Context),
+    writing: Option<Task<Result<(), StoreError>>>,
+    failed: Option<StoreError>,
+    /// Its repository has the content already: it costs nothing of the quota.
+    is_free: bool,
+    done: bool,
+}
+
+impl Upload {
+    pub(super) fn hold(shared: &Arc<Shared>, session: Arc<Session>) -> Result<Upload, StoreError> {
+        if session.held.swap(true, Ordering::Acquire) {
+            return Err(StoreError::Conflict("the upload is in use by another request".to_owned()));
+        }
+        let shared = shared.clone();
+        Ok(Upload {
+            shared,
+            session,
+            buffer: Vec::new(),
+            piece: 0,
+            offset: 0,
+            taken_up: (0, Context::new(&SHA256)),
+            writing: None,
+            failed: None,
+            is_free: false,
+            done: false,
+        })
+    }
+
+    /// Brings the session up to date after taking it.
+    pub(super) async fn load(&mut self) -> Result<(), StoreError> {
+        let (shared, session) = (self.shared.clone(), self.session.clone());
+        self.taken_up = spawn::blocking(move || {
+            let drained = session.drain(&shared);
+            let mut progress = session.progress();
+            progress.error = None;
+            drained.map(|()| (progress.offset, progress.hash.clone()))
+        })
+        .await?;
+        self.offset = self.taken_up.0;
+        self.session.keep_exactly(self.offset);
+        Ok(())
+    }
+
+    /// Its id: a UUID, or the digest of a fetch.
+    pub fn id(&self) -> &str {
+        &self.session.id
+    }
+
+    /// Bytes received so far.
+    pub fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    /// The repository has the content already: this upload keeps nothing of the quota.
+    pub fn spare_quota(&mut self) {
+        self.is_free = true;
+        self.session.keep_exactly(0);
+    }
+
+    /// Before so many bytes more come: `Quota` or `Full` when there is no room for them, even after
+    /// uploads that were given up have made room. What they take of the quota is kept for them.
+    pub async fn expect(&mut self, bytes: u64) -> Result<(), StoreError> {
+        if bytes > 0 {
+            let shared = self.shared.clone();
+            spawn::blocking(move || shared.make_room(bytes)).await?;
+        }
+        self.keep(self.offset.saturating_add(bytes)).await
+    }
+
+    async fn keep(&self, bytes: u64) -> Result<(), StoreError> {
+        let fits = match self.session.keeping() {
+            Some(mut kept) if !self.is_free => self.shared.keep(&mut kept, bytes),
+            _ => Ok(()),
+        };
+        if !matches!(fits, Err(StoreError::Quota(_))) {
+            return fits;
+        }
+        let (shared, session) = (self.shared.clone(), self.session.clone());
+        spawn::blocking(move || match session.keeping() {
+            Some(mut kept) => shared.keep_in_turn(&mut kept, bytes),
+            None => Ok(()),
+        })
+        .await
+    }
+
+    /// What it keeps of the quota, to be held until its content is linked.
+    pub fn take_kept(&mut self) -> Option<KeptRoom> {
+        self.session.keeping().map(|mut kept| kept.take())
+    }
+
+    /// How much of what is written may be in memory at once, bytes: one piece that is gathered and
+    /// one on its way to the disk.
+    pub fn memory_bytes(&mut self) -> usize {
+        2 * self.take_piece()
+    }
+
+    fn take_piece(&mut self) -> usize {
+        if self.piece == 0 {
+            self.piece = self.shared.uploads.pieces.take();
+        }
+        self.piece
+    }
+
+    /// Appends bytes: hashed and written once. `Quota` when the repository has no room for them,
+    /// `Full` below the reserve; after an error this handle is of no more use, but the upload can
+    /// be resumed.
+    pub async fn write(&mut self, mut bytes: &[u8]) -> Result<(), StoreError> {
+        if let Some(error) = &self.failed {
+            return Err(error.clone());
+        }
+        let end = self.offset.saturating_add(bytes.len() as u64);
+        if end > self.session.kept() {
+            self.keep(end).await?;
+        }
+        self.take_piece();
+        while !bytes.is_empty() {
+            if self.buffer.capacity() == 0 {
+                self.buffer.reserve_exact(self.piece.min(bytes.len().next_power_of_two()));
+            }
+            let (now, later) = bytes.split_at(bytes.len().min(self.piece - self.buffer.len()));
+            self.buffer.extend_from_slice(now);
+            self.offset += now.len() as u64;
+            bytes = later;
+            if self.buffer.len() >= self.piece {
+                self.settle().await?;
+                self.hand_over();
+                let (shared, session) = (self.shared.clone(), self.session.clone());
+                self.writing = Some(spawn::blocking_task(move || session.drain(&shared)));
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits for the piece that is being written.
+    async fn settle(&mut self) -> Result<(), StoreError> {
+        if let Some(writing) = &mut self.writing {
+            let result = writing.await;
+            self.writing = None;
+            return result.map_err(|error| self.fail(error));
+        }
+        Ok(())
+    }
+
+    /// The writer of the bytes has been told; this handle writes no more.
+    fn fail(&mut self, error: StoreError) -> StoreError {
+        self.session.progress().error = None;
+        self.failed = Some(error.clone());
+        error
+    }
+
+    fn hand_over(&mut self) {
+        if !self.buffer.is_empty() {
+            let spare = self.session.progress.try_lock().map(|mut p| std::mem::take(&mut p.spare));
+            let full = std::mem::replace(&mut self.buffer, spare.unwrap_or_default());
+            self.session.pending().push_back(full);
+        }
+    }
+
+    /// Writes what is in memory; until more comes, the upload takes none.
+    pub async fn flush(&mut self) -> Result<(), StoreError> {
+        self.settle().await?;
+        self.hand_over();
+        self.shared.uploads.pieces.give_back(std::mem::take(&mut self.piece));
+        let (shared, session) = (self.shared.clone(), self.session.clone());
+        let drained = spawn::blocking(move || session.rest(&shared)).await;
+        drained.map_err(|error| self.fail(error))
+    }
+
+    /// Writes what is in memory and lets the upload go; returns the bytes received. Dropping
+    /// does the same without telling whether it worked.
+    pub async fn pause(mut self) -> Result<u64, StoreError> {
+        self.flush().await?;
+        self.let_go();
+        Ok(self.offset)
+    }
+
+    /// Lets the upload go as it was when this handle took it up: what was written since can be
+    /// sent again. `NotFound` when it has ended.
+    pub async fn rewind(mut self) -> Result<(), StoreError> {
+        if let Some(writing) = self.writing.take() {
+            // Whether it was written is all the same.
+            let _ = writing.await;
+        }
+        let (shared, session) = (self.shared.clone(), self.session.clone());
+        let (offset, hash) = self.taken_up.clone();
+        let result = spawn::blocking(move || session.rewind(&shared, offset, hash)).await;
+        self.offset = offset;
+        self.let_go();
+        result
+    }
+
+    /// Another request may take it up.
+    fn let_go(&mut self) {
+        self.done = true;
+        self.keep_what_came();
+        self.session.held.store(false, Ordering::Release);
+    }
+
+    /// What was announced and has not come costs nothing.
+    fn keep_what_came(&self) {
+        let bytes = self.offset.min(self.session.kept());
+        self.session.keep_exactly(bytes);
+    }
+
+    /// Checks the digest and makes the content durable under its name; returns its length, and
+    /// what keeps it until it is linked.
+    /// `Invalid` when the digest differs. After either error, or when the content cannot be made
+    /// durable, the upload is gone; an error of bytes that came before leaves it to be resumed.
+    pub async fn finish(mut self, digest: &Digest) -> Result<(Lease, u64), StoreError> {
+        self.settle().await?;
+        self.hand_over();
+        let (shared, session) = (self.shared.clone(), self.session.clone());
+        let lease = shared.lease(digest);
+        let finish = move || session.finish(&shared, lease.digest()).map(|len| (lease, len));
+        let result = spawn::blocking(finish).await;
+        self.done = matches!(result, Ok(_) | Err(StoreError::Invalid(_)));
+        result.map_err(|error| self.fail(error))
+    }
+
+    /// Removes the upload.
+    pub async fn cancel(mut self) -> Result<(), StoreError> {
+        self.done = true;
+        let (shared, session) = (self.shared.clone(), self.session.clone());
+        spawn::blocking(move || session.remove(&shared)).await;
+        Ok(())
+    }
+}
+
+impl Drop for Upload {
+    fn drop(&mut self) {
+        if let Some(writing) = self.writing.take() {
+            writing.detach();
+        }
+        self.shared.uploads.pieces.give_back(self.piece);
+        if self.done {
+            return;
+        }
+        if self.failed.is_none() {
+            self.hand_over();
+        }
+        self.keep_what_came();
+        let (shared, session) = (self.shared.clone(), self.session.clone());
+        session.held.store(false, Ordering::Release);
+        spawn::blocking_task(move || {
+            let _ = session.rest(&shared);
+        })
+        .detach();
+    }
+}
