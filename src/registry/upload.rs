@@ -316,7 +316,10 @@ impl Gathers {
         let pieces = upload.memory_bytes() as u64;
         let held = body.len().map_or(pieces, |len| pieces.min(len));
         match body.reserve_for_upload(held) {
-            Ok(_memory) => Gathers::Pieces { _memory },
+            Ok(_memory) => {
+                upload.gather();
+                Gathers::Pieces { _memory }
+            }
             Err(Busy) => Gathers::Nothing,
         }
     }

@@ -344,3 +344,41 @@ fn f209_a_budget_that_is_too_small_is_refused() {
     assert_eq!(output.status.code(), Some(78), "{text}");
     assert!(text.contains("limits.body_memory") && text.contains("from 8MiB"), "{text}");
 }
+
+/// Pages of memory that a process has been given so far.
+fn pages_taken(node: &Node) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", node.pid())).unwrap();
+    let (_, fields) = stat.rsplit_once(')').unwrap();
+    fields.split_whitespace().nth(7).unwrap().parse().unwrap()
+}
+
+/// Symptom: a push in chunks of 1 MiB cost half as much CPU again as a whole one, as each chunk
+/// took its memory anew.
+#[test]
+fn f209_a_push_in_chunks_uses_its_memory_again() {
+    const CHUNKS: usize = 64;
+    const CHUNK_BYTES: usize = 1 << 20;
+    let root = Node::root();
+    let user = root.pusher("owner-token", "app");
+    let owner = token(&root.login, &user.0, &user.1, &["repository:app:pull,push"]).unwrap();
+    let send = |method: &str, target: &str, headers: &[(&str, &str)], body: &[u8]| {
+        bearer(&root.login, &owner, method, target, headers, body)
+    };
+    let begun = send("POST", "/v2/app/blobs/uploads/", &[], b"");
+    let upload = begun.header("location").unwrap().to_owned();
+    let blob = noise(1, CHUNKS * CHUNK_BYTES);
+    let mut before = 0;
+    for (number, chunk) in blob.chunks(CHUNK_BYTES).enumerate() {
+        let first = number * CHUNK_BYTES;
+        let range = format!("{first}-{}", first + chunk.len() - 1);
+        assert_eq!(send("PATCH", &upload, &[("content-range", &range)], chunk).status, 202);
+        if number == 0 {
+            before = pages_taken(&root);
+        }
+    }
+    let pages = (pages_taken(&root) - before) / (CHUNKS as u64 - 1);
+    eprintln!("{pages} pages for each chunk");
+    assert!(pages < 16, "{pages} pages of memory for each chunk");
+    let last = format!("{upload}?digest={}", digest(&blob));
+    assert_eq!(send("PUT", &last, &[], b"").status, 201);
+}

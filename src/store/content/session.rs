@@ -151,7 +151,8 @@ impl Session {
                 result = progress.write(shared, self.repository.is_none(), &piece);
             }
             piece.clear();
-            progress.spare = piece;
+            let spare = std::mem::replace(&mut progress.spare, piece);
+            shared.uploads.pieces.keep(&shared.sys, spare);
         }
         if let Err(error) = &result
             && !progress.gone
@@ -190,11 +191,13 @@ impl Session {
         self.remove(shared);
     }
 
-    /// Writes what waits; until the next request, no file stays open and no memory taken.
+    /// Writes what waits; until the next request, no file stays open and no memory taken, but for
+    /// the buffers that all uploads share.
     pub(super) fn rest(&self, shared: &Shared) -> Result<(), StoreError> {
         let drained = self.drain(shared);
         let mut progress = self.progress();
-        (progress.file, progress.spare) = (None, Vec::new());
+        progress.file = None;
+        shared.uploads.pieces.keep(&shared.sys, std::mem::take(&mut progress.spare));
         drained
     }
 

@@ -29,6 +29,10 @@ pub struct Upload {
     taken_up: (u64, Context),
     writing: Option<Task<Result<(), StoreError>>>,
     failed: Option<StoreError>,
+    /// Where what was announced ends, bytes.
+    announced: u64,
+    /// There is memory for pieces until the next flush.
+    gathers: bool,
     /// Its repository has the content already: it costs nothing of the quota.
     is_free: bool,
     done: bool,
@@ -49,6 +53,8 @@ impl Upload {
             taken_up: (0, Context::new(&SHA256)),
             writing: None,
             failed: None,
+            announced: 0,
+            gathers: false,
             is_free: false,
             done: false,
         })
@@ -92,7 +98,8 @@ impl Upload {
             let shared = self.shared.clone();
             spawn::blocking(move || shared.make_room(bytes)).await?;
         }
-        self.keep(self.offset.saturating_add(bytes)).await
+        self.announced = self.offset.saturating_add(bytes);
+        self.keep(self.announced).await
     }
 
     async fn keep(&self, bytes: u64) -> Result<(), StoreError> {
@@ -122,6 +129,11 @@ impl Upload {
         2 * self.take_piece()
     }
 
+    /// There is memory for as much.
+    pub fn gather(&mut self) {
+        self.gathers = true;
+    }
+
     fn take_piece(&mut self) -> usize {
         if self.piece == 0 {
             self.piece = self.shared.uploads.pieces.take();
@@ -142,10 +154,8 @@ impl Upload {
         }
         self.take_piece();
         while !bytes.is_empty() {
-            if self.buffer.capacity() == 0 {
-                self.buffer.reserve_exact(self.piece.min(bytes.len().next_power_of_two()));
-            }
             let (now, later) = bytes.split_at(bytes.len().min(self.piece - self.buffer.len()));
+            self.make_space(now.len());
             self.buffer.extend_from_slice(now);
             self.offset += now.len() as u64;
             bytes = later;
@@ -157,6 +167,34 @@ impl Upload {
             }
         }
         Ok(())
+    }
+
+    /// Makes space for so many bytes more of a piece. Where there is memory for it that is all of
+    /// the piece at once, or all of a small body: to grow step by step would touch twice as much.
+    fn make_space(&mut self, more: usize) {
+        let needed = self.buffer.len() + more;
+        if needed <= self.buffer.capacity() {
+            return;
+        }
+        let left = self.announced.saturating_sub(self.offset).saturating_add(needed as u64);
+        let left = usize::try_from(left).unwrap_or(usize::MAX);
+        let wanted = match self.buffer.is_empty() {
+            _ if !self.gathers => needed.next_power_of_two(),
+            true => left.saturating_sub(more).max(needed),
+            false => self.piece,
+        };
+        let wanted = wanted.min(self.piece);
+        let spare = match wanted == self.piece && self.gathers {
+            true => self.shared.uploads.pieces.spare(),
+            false => None,
+        };
+        match spare.filter(|spare| spare.capacity() == wanted) {
+            Some(mut spare) => {
+                spare.extend_from_slice(&self.buffer);
+                self.buffer = spare;
+            }
+            None => self.buffer.reserve_exact(wanted - self.buffer.len()),
+        }
     }
 
     /// Waits for the piece that is being written.
@@ -188,7 +226,10 @@ impl Upload {
     pub async fn flush(&mut self) -> Result<(), StoreError> {
         self.settle().await?;
         self.hand_over();
-        self.shared.uploads.pieces.give_back(std::mem::take(&mut self.piece));
+        self.gathers = false;
+        let pieces = &self.shared.uploads.pieces;
+        pieces.give_back(std::mem::take(&mut self.piece));
+        pieces.keep(&self.shared.sys, std::mem::take(&mut self.buffer));
         let (shared, session) = (self.shared.clone(), self.session.clone());
         let drained = spawn::blocking(move || session.rest(&shared)).await;
         drained.map_err(|error| self.fail(error))
