@@ -125,7 +125,7 @@ fn put(shared: &Shared, digest: &Digest, bytes: &[u8]) -> Result<(), StoreError>
     if read(shared, digest).is_ok_and(|present| present.is_some()) {
         return Ok(make_named(shared, digest)?);
     }
-    shared.take_space(bytes.len() as u64)?;
+    let _taken = shared.take_space(bytes.len() as u64)?;
     let temporary = shared.layout.uploads().join(format!("{}.put", shared.sys.rng.uuid()));
     let file = shared.disk.create(&temporary)?;
     let written = file.write_all_at(bytes, 0).map_err(StoreError::from);

@@ -321,7 +321,7 @@ impl Progress {
     }
 
     fn write(&mut self, shared: &Shared, fetch: bool, piece: &[u8]) -> Result<(), StoreError> {
-        shared.take_space(piece.len() as u64)?;
+        let _taken = shared.take_space(piece.len() as u64)?;
         let file = self.file.clone().ok_or(StoreError::NotFound)?;
         if let Err(error) = file.write_all_at(piece, self.offset) {
             // Some of the piece may have fitted. It is cut off or, where that fails too, counted:

@@ -1,7 +1,7 @@
 //! Free space: the reserve below which pushes are refused, and the ballast within it.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::store::journal::ballast::give_space;
@@ -17,18 +17,42 @@ const BALLAST_BYTES_MAX: u64 = 4 * 1024 * 1024;
 /// Remembers how much space there was a moment ago.
 pub(in crate::store) struct SpaceCheck {
     reserve: u64,
-    last: Mutex<Option<(Duration, Space)>>,
+    last: Mutex<Look>,
     /// How often something did not fit.
     refusals: AtomicU64,
     /// The ballast has been used and is not back yet.
     ballast_gone: AtomicBool,
 }
 
+#[derive(Default)]
+struct Look {
+    /// When, and the space less what has been taken of it.
+    found: Option<(Duration, Space)>,
+    /// Bytes that were taken and may not be on the disk yet: no look knows of them.
+    taken: u64,
+}
+
+/// Space for bytes that are being written; dropped when they are, or will not be.
+pub(in crate::store) struct TakenSpace<'a> {
+    check: &'a SpaceCheck,
+    bytes: u64,
+}
+
+impl Drop for TakenSpace<'_> {
+    fn drop(&mut self) {
+        self.check.look().taken -= self.bytes;
+    }
+}
+
 impl SpaceCheck {
     /// With the reserve of the configuration, bytes.
     pub(in crate::store) fn new(reserve: u64) -> SpaceCheck {
-        let (last, ballast_gone) = (Mutex::new(None), AtomicBool::new(false));
+        let (last, ballast_gone) = (Mutex::default(), AtomicBool::new(false));
         SpaceCheck { reserve, last, refusals: AtomicU64::new(0), ballast_gone }
+    }
+
+    fn look(&self) -> MutexGuard<'_, Look> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn reserve(&self, space: Space) -> u64 {
@@ -50,7 +74,7 @@ impl Store {
     /// look at the disk.
     pub fn shortage(&self) -> Option<Shortage> {
         let check = &self.shared().space;
-        let (_, space) = (*check.last.lock().unwrap_or_else(PoisonError::into_inner))?;
+        let (_, space) = check.look().found?;
         Some(Shortage { free: space.free, reserve: check.reserve(space) })
     }
 
@@ -110,12 +134,13 @@ impl Store {
 impl Shared {
     fn space_now(&self) -> Result<Space, StoreError> {
         let now = self.sys.clock.monotonic();
-        let mut last = self.space.last.lock().unwrap_or_else(PoisonError::into_inner);
-        match *last {
+        let mut look = self.space.look();
+        match look.found {
             Some((at, space)) if now.saturating_sub(at) < SPACE_AGE_MAX => Ok(space),
             _ => {
-                let space = self.disk.space(self.layout.root())?;
-                *last = Some((now, space));
+                let mut space = self.disk.space(self.layout.root())?;
+                space.free = space.free.saturating_sub(look.taken);
+                look.found = Some((now, space));
                 Ok(space)
             }
         }
@@ -163,18 +188,24 @@ impl Shared {
 
     /// The next look is a new one: space was given back.
     pub(in crate::store) fn forget_space(&self) {
-        *self.space.last.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        self.space.look().found = None;
     }
 
-    /// Counts bytes that are about to be written, so that the reserve holds between two looks;
-    /// `Full` when they would not leave it.
-    pub(in crate::store) fn take_space(&self, bytes: u64) -> Result<(), StoreError> {
-        self.make_room(bytes)?;
-        let mut last = self.space.last.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, space)) = last.as_mut() {
-            space.free = space.free.saturating_sub(bytes);
+    /// Takes the space for bytes that are about to be written, so that the reserve holds however
+    /// many are written at once; `Full` when they would not leave it.
+    pub(in crate::store) fn take_space(&self, bytes: u64) -> Result<TakenSpace<'_>, StoreError> {
+        loop {
+            self.make_room(bytes)?;
+            let mut look = self.space.look();
+            // Where another has taken the room meanwhile, or looks anew, so does this one.
+            if let Some((_, space)) = look.found.as_mut()
+                && space.free >= self.space.reserve(*space).saturating_add(bytes)
+            {
+                space.free -= bytes;
+                look.taken += bytes;
+                return Ok(TakenSpace { check: &self.space, bytes });
+            }
         }
-        Ok(())
     }
 
     /// Sets the ballast aside, if it is not there and space is plenty.

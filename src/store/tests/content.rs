@@ -469,3 +469,28 @@ fn f211_a_fetch_whose_file_cannot_be_read_begins_anew() {
         assert!(matches!(last, Some(Ok(_))), "{last:?}");
     });
 }
+
+/// The free space of a moment ago is shared out once, however many ask for it together.
+#[test]
+fn f210_the_reserve_holds_when_many_uploads_take_space_together() {
+    const TAKEN_BYTES: u64 = 3 << 30;
+    let (disk, clock) = (MemoryDisk::new(), Arc::new(Hands::default()));
+    let sys = Sys { clock, ..sys_on(&disk) };
+    let store = Store::open(sys, options(Path::new("/s"), IndexKind::Map)).unwrap().0;
+    for _ in 0..300 {
+        store.shared().forget_space();
+        let fit = (store.room().unwrap() / TAKEN_BYTES) as usize;
+        let start = std::sync::Barrier::new(16);
+        let taken = std::thread::scope(|scope| {
+            let take = || {
+                start.wait();
+                store.shared().take_space(TAKEN_BYTES).ok()
+            };
+            let takers: Vec<_> = (0..16).map(|_| scope.spawn(take)).collect();
+            let taken: Vec<_> =
+                takers.into_iter().filter_map(|taker| taker.join().unwrap()).collect();
+            taken.len()
+        });
+        assert_eq!(taken, fit);
+    }
+}
