@@ -395,7 +395,7 @@ fn warn_of_listeners(config: &Config, role: Role, logins: &Listeners, gateways: 
 
 /// A device without children may listen as it likes: nobody is sent there.
 fn warn_for_children(config: &Config, store: &Store, logins: &Listeners) {
-    let has_children = store.connected_registries().is_ok_and(|children| !children.is_empty());
+    let has_children = store.has_connected_registries().unwrap_or(false);
     let warning = reach::children_warning(&config.registry, &places(logins));
     if let Some(warning) = warning.filter(|_| has_children) {
         log::warn!("configuration: {warning}");

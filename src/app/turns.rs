@@ -375,6 +375,7 @@ fn router(role: Role, store: &Store, sys: &Sys) -> Router {
         registry_name: "myregistry".into(),
         login_server: HOST.into(),
         gateway_endpoint: "reg.example:5001".into(),
+        gateway_warning: None,
         scheme: "https".into(),
         ca_fingerprint: None,
         gc: GcOptions { grace: Duration::ZERO, untagged: None, dry_run: false },
