@@ -172,8 +172,8 @@ fn renumber(txn: &mut Txn<'_>, number: u64) -> Result<usize, StoreError> {
 }
 
 /// Writes what changes of one tag, or a single one, come to. What the parent refused of them, the
-/// first, stays known with the change that brings it. Each takes the place of those that brought
-/// the same, the last one that of all the others.
+/// first, stays known with the change that brings it. The last takes the place of all that were:
+/// what a tag named in between is not to be known as had before the tag itself.
 fn write(
     txn: &mut Txn<'_>,
     mut chain: Vec<OutboxEntry>,
@@ -204,10 +204,9 @@ fn write(
         if are_offers {
             entry.offered = offered;
         }
-        let (ours, others): (Vec<_>, Vec<_>) =
-            chain.into_iter().partition(|old| place == last || old.brings() == entry.brings());
-        chain = others;
-        ours.into_iter().for_each(|old| entry.stands_in(old));
+        if place == last {
+            std::mem::take(&mut chain).into_iter().for_each(|old| entry.stands_in(old));
+        }
         txn.put(entry_key(number), &entry)?;
         if (entry.brings() == refused.as_ref() || is_single)
             && let Some(known) = refusal.take()

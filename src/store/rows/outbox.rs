@@ -223,8 +223,8 @@ impl OutboxEntry {
     /// place of.
     pub(in crate::store) fn stands_in(&mut self, left_out: OutboxEntry) {
         let before = std::mem::take(&mut self.instead_of);
-        let names = left_out.instead_of.into_iter().chain([left_out.id]).chain(before);
-        self.instead_of = names.collect();
+        let more = left_out.instead_of.into_iter().chain([left_out.id]);
+        self.instead_of = before.into_iter().chain(more).collect();
         let over = self.instead_of.len().saturating_sub(INSTEAD_OF_MAX);
         self.instead_of.drain(..over);
     }
