@@ -193,7 +193,7 @@ fn files(disk: &dyn Disk, layout: &Layout) -> Result<Vec<BackupFile>, StoreError
         }
     }
     for entry in disk.list(&layout.identity())? {
-        if entry.name != FEED_EPOCH && !entry.name.ends_with(".tmp") {
+        if !entry.is_dir && entry.name != FEED_EPOCH && !entry.name.ends_with(".tmp") {
             add(format!("identity/{}", entry.name), &layout.identity().join(&entry.name))?;
         }
     }

@@ -682,7 +682,7 @@ fn files(shared: &Shared, marked: &[u64], part: u64, parts: u64) -> Result<Files
         if !shared.disk.exists(&top)? {
             continue;
         }
-        for fan_out in shared.disk.list(&top)? {
+        for fan_out in shared.disk.list(&top)?.into_iter().filter(|entry| entry.is_dir) {
             let directory = top.join(&fan_out.name);
             for entry in shared.disk.list(&directory)? {
                 let name = format!("{}:{}", algorithm.name(), entry.name);

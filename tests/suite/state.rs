@@ -355,6 +355,34 @@ fn f211_a_damaged_journal_without_an_index_is_cut_when_somebody_says_so() {
     assert_eq!(image::pull(&root.login, user, "app", "latest").unwrap(), late.digest());
 }
 
+/// Symptom: a directory in `quarantine/` or `uploads/` stopped every start, one stray file beside
+/// the blobs every garbage collection. Cause: what lies there was taken for a file of ours.
+#[test]
+fn f211_what_a_person_left_in_the_state_directory_is_left_alone() {
+    let mut root = Node::root();
+    let (user, password) = root.pusher("owner-token", "*");
+    let image = Image::new(71, &[2000]);
+    assert_eq!(image.push(&root.login, (&user, &password), "app", "v1").status, 201);
+    root.stop();
+    let state = root.state();
+    let quarantined = format!("quarantine/{}", image.digest().replace(':', "."));
+    let directories = [&quarantined, "uploads/old", "identity/old"].map(|name| state.join(name));
+    for directory in &directories {
+        fs::create_dir_all(directory).unwrap();
+    }
+    let stray = state.join("blobs/sha256/notes.txt");
+    fs::write(&stray, "x").unwrap();
+    root.start();
+    let backup = state.with_file_name("backup");
+    for command in [&["gc"][..], &["fsck"], &["scrub"], &["backup", backup.to_str().unwrap()]] {
+        let output = root.run(command);
+        assert!(output.status.success(), "{command:?}: {output:?}");
+    }
+    assert!(directories.iter().chain([&stray]).all(|path| path.exists()));
+    let pulled = image::pull(&root.login, (&user, &password), "app", "v1");
+    assert_eq!(pulled.unwrap(), image.digest());
+}
+
 /// Symptom: with an empty instance id (a power cut may leave one) a device started and never synced
 /// again: its parent refused it as malformed, and the remedy was about a connection string.
 #[test]

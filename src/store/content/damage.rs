@@ -92,7 +92,8 @@ impl Damage {
         if !disk.exists(&directory)? {
             return Ok(damage);
         }
-        for entry in disk.list(&directory)? {
+        // Somebody may have put a directory there, to look at something.
+        for entry in disk.list(&directory)?.into_iter().filter(|entry| !entry.is_dir) {
             let path = directory.join(&entry.name);
             let Ok(digest) = entry.name.replacen('.', ":", 1).parse::<Digest>() else { continue };
             if disk.exists(&layout.blob(&digest))? {

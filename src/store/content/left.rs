@@ -24,7 +24,7 @@ pub(super) struct Left {
 /// Finds what there is, and removes what is of no use.
 pub(super) fn find(sys: &Sys, disk: &dyn Disk, layout: &Layout) -> Result<Vec<Left>, StoreError> {
     let mut all = Vec::new();
-    for entry in disk.list(&layout.uploads())? {
+    for entry in disk.list(&layout.uploads())?.into_iter().filter(|entry| !entry.is_dir) {
         let path = layout.uploads().join(&entry.name);
         let mut account = String::new();
         let (id, repository) = match entry.name.split_once('.') {
