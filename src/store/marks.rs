@@ -14,6 +14,10 @@ use crate::types::{Digest, Manifest, media};
 /// Digests, eight bytes each, that a look at the rows holds at once. Over it: the look is repeated
 /// for each part of the digests.
 pub(super) const MARKED_MAX: usize = 262_144;
+
+/// Changes on their way up that are in memory at once: very many may wait.
+const PAGE: usize = 256;
+
 pub(super) fn sorted(mut digests: Vec<u64>) -> Vec<u64> {
     digests.sort_unstable();
     digests.dedup();
@@ -48,12 +52,24 @@ pub(super) fn marked(
         return Ok(None);
     }
     let mut seen = BTreeSet::new();
-    for (_, entry) in store.outbox(usize::MAX)? {
-        pin(store, &entry, &mut seen, &mut marked)?;
+    // Early builds took what was refused out of the outbox; it comes back there behind the others.
+    let mut after = 0;
+    while let page = store.refused_changes_after(after, PAGE)?
+        && let Some((last, _)) = page.last()
+    {
+        after = *last;
+        for (_, refusal) in page {
+            pin(store, &refusal.entry, &mut seen, &mut marked)?;
+        }
     }
-    // Early builds took what was refused out of the outbox.
-    for (_, refusal) in store.refused_changes(usize::MAX)? {
-        pin(store, &refusal.entry, &mut seen, &mut marked)?;
+    let mut after = 0;
+    while let page = store.outbox_after(after, PAGE)?
+        && let Some((last, _)) = page.last()
+    {
+        after = *last;
+        for (_, entry) in page {
+            pin(store, &entry, &mut seen, &mut marked)?;
+        }
     }
     Ok((!marked.full).then(|| sorted(marked.digests)))
 }

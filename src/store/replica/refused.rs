@@ -150,7 +150,8 @@ impl Store {
         self.refused_changes_after(0, limit)
     }
 
-    fn refused_changes_after(
+    /// The same behind a number.
+    pub(in crate::store) fn refused_changes_after(
         &self,
         number: u64,
         limit: usize,

@@ -3,6 +3,7 @@
 use std::sync::atomic::AtomicU64;
 
 use super::*;
+use crate::store::content::leases::short;
 use crate::store::gc::{GcOptions, GcReport};
 use crate::store::registry::manifests::testing::child;
 use crate::store::replica::outbox::Origin;
@@ -495,6 +496,47 @@ fn f206_what_waits_for_the_parent_is_marked_in_parts() {
     assert!(whole.len() > layers.len(), "the manifest and what it names");
     assert!(even.iter().all(|digest| digest % 2 == 0) && odd.iter().all(|digest| digest % 2 == 1));
     assert_eq!(even.len() + odd.len(), whole.len());
+}
+
+/// However many changes wait, no more than a page of them is in memory.
+#[test]
+fn f206_f209_the_last_of_very_many_changes_that_wait_keeps_what_it_brings() {
+    let bench = Bench::new();
+    let store = &bench.store;
+    let layer = blob(store, "app", b"layer");
+    let manifest = image(store, "app", std::slice::from_ref(&layer), &["v1"]).unwrap();
+    let refused = put_refusal(store, &manifest);
+    delete(store, "app", &manifest);
+    let row = store.get::<refused::RefusedChange>(&refused).unwrap().unwrap();
+    let marks = || marks::marked(store, &BTreeMap::new(), 0, 1).unwrap().unwrap();
+    let of = |number: u64, kind| rows::key(kind, &[&number.to_be_bytes()]);
+    for kind in [rows::Kind::DeadLetter, rows::Kind::Outbox] {
+        let (refused, row) = (refused.clone(), row.clone());
+        block_on(store.commit(move |txn| {
+            txn.delete(refused)?;
+            for number in 2..=600_u64 {
+                let digest = match number {
+                    600 => row.entry.brings().cloned().unwrap(),
+                    _ => digest_of(&number.to_be_bytes()),
+                };
+                let change = outbox::OutboxChange::ManifestAdded { digest };
+                let entry = outbox::OutboxEntry { change, ..row.entry.clone() };
+                match kind {
+                    rows::Kind::Outbox => txn.put(of(number, kind), &entry)?,
+                    _ => {
+                        let refusal = refused::RefusedChange { entry, ..row.clone() };
+                        txn.put(of(number, kind), &refusal)?;
+                    }
+                }
+            }
+            Ok(())
+        }))
+        .unwrap();
+        assert!(marks().binary_search(&short(&manifest)).is_ok(), "{kind:?}");
+        let clear = move |txn: &mut Txn<'_>| (2..=600).try_for_each(|n| txn.delete(of(n, kind)));
+        block_on(store.commit(clear)).unwrap();
+        assert!(marks().binary_search(&short(&manifest)).is_err(), "{kind:?}");
+    }
 }
 
 #[test]
