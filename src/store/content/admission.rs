@@ -87,17 +87,29 @@ impl Shared {
     /// Keeps at least so many bytes of a quota, if there is room beside what the repository holds
     /// and what others keep: `Quota`.
     pub(in crate::store) fn keep(&self, kept: &mut KeptRoom, bytes: u64) -> Result<(), StoreError> {
-        let Some(quota) = self.quota(&kept.repository) else { return Ok(()) };
         let admission = kept.admission.clone();
         let mut all = admission.lock();
-        // Content that was just linked may count twice, and never not at all.
-        let row = self.index().get(&repository_key(&kept.repository))?;
-        let row = row.map(|row| rows::decode::<RepositoryRow>(&row)).transpose()?;
-        let (used, others) = (row.map_or(0, |row| row.bytes), kept.others(&all));
-        check(&kept.repository, used, others, bytes, quota)?;
-        let bytes = bytes.max(kept.bytes);
-        kept.change(&mut all, bytes);
+        let others = kept.others(&all);
+        self.check_room(&kept.repository, others, bytes)?;
+        if self.quota(&kept.repository).is_some() {
+            let bytes = bytes.max(kept.bytes);
+            kept.change(&mut all, bytes);
+        }
         Ok(())
+    }
+
+    /// `Quota` when a repository, of whose quota others keep some, has no room for so many bytes.
+    fn check_room(
+        &self,
+        repository: &RepositoryName,
+        others: u64,
+        bytes: u64,
+    ) -> Result<(), StoreError> {
+        let Some(quota) = self.quota(repository) else { return Ok(()) };
+        // Content that was just linked may count twice, and never not at all.
+        let row = self.index().get(&repository_key(repository))?;
+        let row = row.map(|row| rows::decode::<RepositoryRow>(&row)).transpose()?;
+        check(repository, row.map_or(0, |row| row.bytes), others, bytes, quota)
     }
 
     /// The same after uploads to the repository that were given up have made room, if that helps.
@@ -113,8 +125,9 @@ impl Shared {
         }
         let given_up = self.uploads.given_up_in(self, &kept.repository);
         let idle = given_up.iter().fold(0, |sum: u64, upload| sum.saturating_add(upload.kept()));
+        let others = kept.others(&kept.admission.lock());
         // What cannot fit in any case costs no other upload its bytes.
-        if self.keep(kept, bytes.saturating_sub(idle)).is_err() {
+        if self.check_room(&kept.repository, others.saturating_sub(idle), bytes).is_err() {
             return fits;
         }
         for upload in given_up {
@@ -129,7 +142,7 @@ impl Shared {
 
 impl Store {
     /// Keeps room in the quota of a repository for content that is linked next. `Quota` when there
-    /// is none.
+    /// is none. What takes nothing has room also where others keep more than there is.
     pub(in crate::store) async fn keep_room(
         &self,
         repository: &RepositoryName,
@@ -137,6 +150,9 @@ impl Store {
     ) -> Result<KeptRoom, StoreError> {
         let shared = self.shared().clone();
         let mut kept = shared.admission.nothing_of(repository);
+        if bytes == 0 {
+            return Ok(kept);
+        }
         match shared.keep(&mut kept, bytes) {
             Err(StoreError::Quota(_)) => {
                 let keep = move || shared.keep_in_turn(&mut kept, bytes).map(|()| kept);

@@ -236,17 +236,22 @@ impl Uploads {
     /// What makes room on a full disk, in this order, and its bytes: pushes before fetches, which
     /// would be made again, and of each what was left alone for longest.
     pub(in crate::store) fn given_up(&self, shared: &Shared) -> (Vec<Arc<Session>>, u64) {
+        let given_up = self.left_alone(shared, |session| session.bytes(shared) > 0);
+        let bytes = given_up.iter().map(|session| session.bytes(shared)).sum();
+        (given_up, bytes)
+    }
+
+    /// Those of them that nobody has sent anything for long enough, in the same order.
+    fn left_alone(&self, shared: &Shared, of: impl Fn(&Session) -> bool) -> Vec<Arc<Session>> {
         let now = shared.sys.clock.monotonic();
         let all: Vec<Arc<Session>> = self.all().values().cloned().collect();
-        let mut given_up: Vec<(bool, Reverse<Duration>, Arc<Session>)> = all
+        let mut left: Vec<(bool, Reverse<Duration>, Arc<Session>)> = all
             .into_iter()
-            .map(|session| (session.repository.is_none(), session.idle_for(now), session))
-            .filter(|(_, idle, session)| *idle >= GIVEN_UP_AFTER && session.bytes(shared) > 0)
-            .map(|(is_fetch, idle, session)| (is_fetch, Reverse(idle), session))
+            .map(|session| (session.repository.is_none(), Reverse(session.idle_for(now)), session))
+            .filter(|(_, idle, session)| idle.0 >= GIVEN_UP_AFTER && of(session))
             .collect();
-        given_up.sort_by_key(|(is_fetch, idle, _)| (*is_fetch, *idle));
-        let bytes = given_up.iter().map(|(_, _, session)| session.bytes(shared)).sum();
-        (given_up.into_iter().map(|(_, _, session)| session).collect(), bytes)
+        left.sort_by_key(|(is_fetch, idle, _)| (*is_fetch, *idle));
+        left.into_iter().map(|(_, _, session)| session).collect()
     }
 
     /// The pushes to one repository that make room in its quota, the one that was left alone for
@@ -256,12 +261,13 @@ impl Uploads {
         shared: &Shared,
         repository: &RepositoryName,
     ) -> Vec<Arc<Session>> {
-        let (mut given_up, _) = self.given_up(shared);
+        // Whoever asks has its own upload, and has locked what that keeps.
         let makes_room = |session: &Session| {
-            session.repository.as_ref() == Some(repository) && !session.held.load(Ordering::Acquire)
+            session.repository.as_ref() == Some(repository)
+                && !session.held.load(Ordering::Acquire)
+                && session.kept() > 0
         };
-        given_up.retain(|session| makes_room(session));
-        given_up
+        self.left_alone(shared, makes_room)
     }
 
     fn find(&self, repository: &RepositoryName, id: &str) -> Option<Arc<Session>> {

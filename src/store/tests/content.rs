@@ -494,3 +494,45 @@ fn f210_the_reserve_holds_when_many_uploads_take_space_together() {
         assert_eq!(taken, fit);
     }
 }
+
+/// What comes from the parent is charged when it is here, whatever uploads keep of the quota.
+#[test]
+fn f210_what_a_sync_takes_beyond_what_uploads_keep_refuses_nothing_that_fits() {
+    use crate::store::registry::manifests::testing::image;
+    use crate::store::replica::outbox::Origin;
+    block_on(async {
+        let mut found = Vec::new();
+        for (what, synced) in [("fits", 300), ("over", 500)] {
+            let (disk, clock) = (MemoryDisk::new(), Arc::new(Hands::default()));
+            let sys = Sys { clock: clock.clone(), ..sys_on(&disk) };
+            let mut options = options(Path::new("/s"), IndexKind::Map);
+            options.quotas = vec![("app".parse().unwrap(), 1000)];
+            let store = Store::open(sys, options).unwrap().0;
+            let app: RepositoryName = "app".parse().unwrap();
+            // A push that its client gives up.
+            let mut upload = store.upload_start(&app, "somebody").await.unwrap();
+            upload.expect(0).await.unwrap();
+            upload.write(&some_bytes(600)).await.unwrap();
+            upload.pause().await.unwrap();
+            // A sync: the blob is taken, as what uploads keep is nothing to it.
+            let blob = some_bytes(synced);
+            let digest = digest_of(&blob, "sha256");
+            store.check_quota(&app, synced as u64).unwrap();
+            let lease = store.blob_put(&digest, blob).await.unwrap();
+            store.link_blob(&app, &lease, synced as u64).await.unwrap();
+            clock.pass(Duration::from_secs(60));
+            let manifest = image(1, &["v1"]);
+            let manifest = PutManifest {
+                origin: Origin::Parent,
+                content_required: false,
+                bytes_len: 10,
+                ..manifest
+            };
+            let put = store.put_manifest(&app, manifest).await;
+            found.push(format!("{what}: parent's manifest {put:?}"));
+            let mut other = store.upload_start(&app, "another").await.unwrap();
+            found.push(format!("{what}: next push {:?}", other.expect(150).await));
+        }
+        assert!(found.iter().all(|line| line.contains("Ok(")), "{found:#?}");
+    });
+}
