@@ -65,9 +65,7 @@ fn f210_a_client_that_sends_first_and_reads_then_reads_a_refusal() {
     let (root, owner) = root();
     let fields = format!("authorization: Bearer {owner}\r\n");
     let large = noise(1, LARGE_BYTES);
-    // Both uploads that may be open are.
     let begin = |_| bearer(&root.login, &owner, "POST", "/v2/app/blobs/uploads/", &[], b"");
-    assert_eq!((0..2).map(begin).filter(|begun| begun.status == 202).count(), 2);
     for (line, fields, status, what) in [
         ("PUT /v2/app/manifests/v1", fields.as_str(), 413, "a manifest that is too large"),
         ("POST /oauth2/token", LOGIN, 413, "a form that is too large"),
@@ -75,6 +73,10 @@ fn f210_a_client_that_sends_first_and_reads_then_reads_a_refusal() {
         (&whole("small", &large), &fields, 403, "a blob beyond the quota"),
         (&whole("app", &large), &fields, 429, "an upload too many"),
     ] {
+        if status == 429 {
+            // Both uploads that may be open are.
+            assert_eq!((0..2).map(begin).filter(|begun| begun.status == 202).count(), 2);
+        }
         let mut request = Request::begin(&root.login, line, fields, large.len());
         request.send(&large, what);
         let answer = request.answer(what);
