@@ -143,25 +143,28 @@ impl Store {
                 }
                 return Ok(true);
             }
-            let OutboxChange::Tag { tag, base, digest: Some(digest) } = &entry.change else {
+            let Some((next_number, mut next)) = next_beginning(txn, number, &entry)? else {
                 return Ok(false);
             };
-            let next = next_of_tag(txn, &entry.repository, tag, Some(number))?;
-            let Some((next_number, mut next)) = next else {
-                return Ok(false);
-            };
-            let OutboxChange::Tag { base: begins, .. } = &mut next.change else {
-                return Ok(false);
-            };
-            if begins.as_ref() != Some(digest) {
-                return Ok(false);
-            }
-            begins.clone_from(base);
-            next.unheard = entry.attempted();
             next.stands_in(entry);
             txn.put(entry_key(next_number), &next)?;
             finish(txn, number)?;
             Ok(true)
+        })
+        .await
+    }
+
+    /// Has the change of a tag behind one that is to be dropped begin where this one did: whether
+    /// the parent has had this one itself, or another in its place, is not known.
+    pub(super) async fn outbox_begins_before(&self, number: u64) -> Result<(), StoreError> {
+        self.commit(move |txn| {
+            let Some(entry) = txn.get::<OutboxEntry>(&entry_key(number))? else {
+                return Ok(());
+            };
+            match next_beginning(txn, number, &entry)? {
+                Some((next_number, next)) => txn.put(entry_key(next_number), &next),
+                None => Ok(()),
+            }
         })
         .await
     }
@@ -335,6 +338,33 @@ fn next_of_tag(
     };
     let number = waiting_number(&key)?;
     Ok(txn.get::<OutboxEntry>(&entry_key(number))?.map(|entry| (number, entry)))
+}
+
+/// The change of a tag behind one that begins with what this one sets, as it would begin without
+/// this one.
+fn next_beginning(
+    txn: &Txn<'_>,
+    number: u64,
+    entry: &OutboxEntry,
+) -> Result<Option<(u64, OutboxEntry)>, StoreError> {
+    let OutboxChange::Tag { tag, base, digest: Some(digest) } = &entry.change else {
+        return Ok(None);
+    };
+    let next = next_of_tag(txn, &entry.repository, tag, Some(number))?;
+    let Some((next_number, mut next)) = next else {
+        return Ok(None);
+    };
+    let OutboxChange::Tag { base: begins, .. } = &mut next.change else {
+        return Ok(None);
+    };
+    if begins.as_ref() != Some(digest) {
+        return Ok(None);
+    }
+    begins.clone_from(base);
+    let mut unheard = entry.attempted();
+    next.unheard.into_iter().for_each(|state| remember(&mut unheard, state));
+    next.unheard = unheard;
+    Ok(Some((next_number, next)))
 }
 
 /// The oldest change of a tag that waits.

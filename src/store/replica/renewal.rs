@@ -34,6 +34,7 @@ impl Store {
     /// Removes a change that the parent has taken before, since its answer or a state of this store
     /// was lost: what the parent has now may be later, and is compared.
     pub async fn outbox_overtaken(&self, number: u64) -> Result<(), StoreError> {
+        self.outbox_begins_before(number).await?;
         self.taken(number, ask_for_reconcile).await.map(|_| ())
     }
 
@@ -172,8 +173,8 @@ fn renumber(txn: &mut Txn<'_>, number: u64) -> Result<usize, StoreError> {
 }
 
 /// Writes what changes of one tag, or a single one, come to. What the parent refused of them, the
-/// first, stays known with the change that brings it. The last takes the place of all that were:
-/// what a tag named in between is not to be known as had before the tag itself.
+/// first, stays known with the change that brings it. Each takes the place of those that brought
+/// the same, so that these are not known as had before their content is, the last that of the rest.
 fn write(
     txn: &mut Txn<'_>,
     mut chain: Vec<OutboxEntry>,
@@ -204,9 +205,9 @@ fn write(
         if are_offers {
             entry.offered = offered;
         }
-        if place == last {
-            std::mem::take(&mut chain).into_iter().for_each(|old| entry.stands_in(old));
-        }
+        let brings = entry.brings().cloned();
+        let ours = chain.extract_if(.., |old| place == last || old.brings() == brings.as_ref());
+        ours.for_each(|old| entry.stands_in(old));
         txn.put(entry_key(number), &entry)?;
         if (entry.brings() == refused.as_ref() || is_single)
             && let Some(known) = refusal.take()
