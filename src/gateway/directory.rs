@@ -20,6 +20,11 @@ use crate::types::message::{Descendant, NodeConfig};
 use crate::types::token::{ScopeMap, Token};
 use crate::types::{ConnectedRegistry, ConnectedRegistryName, Role, ScopeMapName, TokenName};
 
+/// How often the rows that a desired state is made of are read again because some of them were
+/// changed meanwhile: together they would be a state that there never was. Over it: 503, and the
+/// child asks again.
+const READS_MAX: usize = 16;
+
 /// Answers what is desired of a node.
 pub struct Directory {
     store: Store,
@@ -86,12 +91,22 @@ impl Directory {
             let version = self.passed_on(&config).await?;
             return Ok(Some(Versioned { config, version }));
         }
-        let versions = self.versions(self.store.access_sequence()).await?;
-        let Some(tree) = self.around(name, &versions).await? else { return Ok(None) };
-        Ok(tree.config(name, &versions.by_name).map(versioned))
+        for _ in 0..READS_MAX {
+            let before = self.store.access_sequence();
+            let versions = self.versions(before).await?;
+            let tree = self.around(name, &versions).await?;
+            // What was applied while the rows were read may not be shown yet.
+            self.store.shown(self.store.reached()).await;
+            if self.store.access_sequence() == before {
+                let config = tree.and_then(|tree| tree.config(name, &versions.by_name));
+                return Ok(config.map(versioned));
+            }
+        }
+        Err(StoreError::Unavailable)
     }
 
-    /// What the desired state of one node is made of: no more rows than it has parts.
+    /// What the desired state of one node is made of: no more rows than it has parts, each as it
+    /// was at some time or other.
     async fn around(
         &self,
         name: &ConnectedRegistryName,
@@ -285,6 +300,8 @@ fn below(children: &Children, first: &ConnectedRegistryName) -> Vec<ConnectedReg
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
     use super::*;
     use crate::store::replica::node::testing::{connected_registry, map, token};
     use crate::sys::{Spawner, Sys};
@@ -368,6 +385,52 @@ mod tests {
             let after = versions().await;
             let changed: Vec<bool> = before.iter().zip(&after).map(|(a, b)| a != b).collect();
             assert_eq!(changed, [true, true, true, false]);
+        });
+    }
+
+    /// A client token leaves a scope map, which grants more only while it is away. The rows of a
+    /// desired state that is put together meanwhile are read one after the other.
+    #[test]
+    fn f056_a_desired_state_grants_nothing_that_was_never_granted() {
+        smol::block_on(async {
+            let (store, directory) = tree().await;
+            let wide = ["repositories/of-clients/content/read", "repositories/secret/content/read"];
+            put_map(&store, map("low-map", &wide[..1])).await;
+            let is_over = AtomicBool::new(false);
+            let use_map = async |map: &str| {
+                let mut token = token("client1");
+                token.scope_map = map.parse().unwrap();
+                store.commit(move |txn| txn.put(token_key(&token.name), &token)).await.unwrap();
+            };
+            let change = async {
+                for number in 0..500 {
+                    use_map("low-map").await;
+                    put_map(&store, map("client1-map", &wide)).await;
+                    // Others run, now for a shorter and now for a longer time.
+                    for _ in 0..number % 5 {
+                        blocking(|| ()).await;
+                    }
+                    put_map(&store, map("client1-map", &wide[..1])).await;
+                    use_map("client1-map").await;
+                    blocking(|| ()).await;
+                }
+                is_over.store(true, Ordering::Relaxed);
+            };
+            let read = async {
+                let mut count = 0;
+                while !is_over.load(Ordering::Relaxed) {
+                    let config = match directory.config(&name("middle1")).await {
+                        Err(StoreError::Unavailable) => continue,
+                        found => found.unwrap().unwrap().config,
+                    };
+                    let used = &config.client_tokens[0].scope_map;
+                    let map = config.scope_maps.iter().find(|map| map.name == *used);
+                    assert_eq!(map.map(|map| map.grants.len()), Some(1), "{used} after {count}");
+                    count += 1;
+                }
+                assert!(count > 0);
+            };
+            smol::future::zip(change, read).await;
         });
     }
 

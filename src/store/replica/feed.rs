@@ -16,6 +16,10 @@ use crate::store::{Shared, Store, StoreError};
 use crate::sys::{clock, spawn};
 use crate::types::Cursor;
 
+/// How long a durable record may take to be applied to the index: while that is built again, it is
+/// waited for no longer.
+const SHOWN_WITHIN: Duration = Duration::from_secs(10);
+
 /// Records kept in memory, bytes.
 const RING_BYTES_MAX: usize = 512 * 1024;
 /// What one record costs beyond its rows, bytes.
@@ -199,6 +203,13 @@ impl Store {
         };
         let _ = clock::within(wait, grown).await;
         !self.stopping()
+    }
+
+    /// Waits until the record of this sequence, which is durable, is shown; not for long.
+    pub async fn shown(&self, sequence: u64) {
+        if let Some(before) = sequence.checked_sub(1) {
+            self.wait_after(before, SHOWN_WITHIN).await;
+        }
     }
 
     /// Whether segments are kept for children that follow the feed.
