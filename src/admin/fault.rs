@@ -47,7 +47,9 @@ impl From<StoreError> for Fault {
             StoreError::Conflict(_) | StoreError::OutboxMismatch(_) => {
                 Fault::conflict("Conflict", message)
             }
-            StoreError::Quota(_) => Fault { status: 403, code: "QuotaExceeded", message },
+            StoreError::Quota(_) | StoreError::QuotaKept(_) => {
+                Fault { status: 403, code: "QuotaExceeded", message }
+            }
             StoreError::Full => Fault { status: 507, code: "DiskFull", message },
             StoreError::NewerFormat(_) => Fault { status: 503, code: "ReadOnlyStore", message },
             StoreError::Unavailable | StoreError::Rebuilding(_) => {

@@ -26,6 +26,10 @@ pub fn store_refusal(error: StoreError) -> Refusal {
              is freed",
         ),
         StoreError::Quota(text) => Refusal::new(403, "DENIED", Reason::QuotaExceeded, text),
+        StoreError::QuotaKept(text) => Refusal {
+            retry_after_s: Some(RETRY_AFTER_S),
+            ..Refusal::new(403, "DENIED", Reason::QuotaExceeded, text)
+        },
         StoreError::Unavailable | StoreError::Rebuilding(_) | StoreError::NewerFormat(_) => {
             unavailable(&error.to_string())
         }
@@ -100,6 +104,7 @@ mod tests {
             (StoreError::Invalid("x".to_owned()), 400, Reason::Malformed),
             (StoreError::Full, 507, Reason::DiskReserve),
             (StoreError::Quota("over".to_owned()), 403, Reason::QuotaExceeded),
+            (StoreError::QuotaKept("over".to_owned()), 403, Reason::QuotaExceeded),
             (StoreError::Unavailable, 503, Reason::StoreUnavailable),
             (StoreError::Rebuilding(41), 503, Reason::StoreUnavailable),
             (StoreError::Corrupt("/secret/path".to_owned()), 503, Reason::ContentDamaged),

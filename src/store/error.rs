@@ -19,6 +19,8 @@ pub enum StoreError {
     Full,
     /// The repository would hold more than its quota; the text gives the numbers.
     Quota(String),
+    /// It would not, but for content that comes in other uploads: it may have room soon.
+    QuotaKept(String),
     /// Cannot be done now; try again later.
     Unavailable,
     /// A newer version, which writes this format, wrote the store: nothing is changed, ever.
@@ -41,7 +43,8 @@ impl fmt::Display for StoreError {
             StoreError::Conflict(text)
             | StoreError::Invalid(text)
             | StoreError::OutboxMismatch(text)
-            | StoreError::Quota(text) => f.write_str(text),
+            | StoreError::Quota(text)
+            | StoreError::QuotaKept(text) => f.write_str(text),
             StoreError::Full => f.write_str("the disk is full or below its reserve"),
             StoreError::Unavailable => f.write_str("the store is not available just now"),
             StoreError::NewerFormat(format) => write!(

@@ -1,5 +1,7 @@
 //! Quotas of repositories.
 
+use std::io::Write;
+use std::net::TcpStream;
 use std::path::Path;
 use std::time::Duration;
 
@@ -216,4 +218,46 @@ fn f210_of_two_blobs_at_once_that_do_not_fit_one_is_installed() {
         assert_eq!(small.bytes("blobs"), (round as u64 + 1) * BYTES as u64, "round {round}");
     }
     assert_eq!(small.bytes("uploads"), 0);
+}
+
+/// Symptom: a device's push was set aside for an hour as one over the quota, because an upload that
+/// had broken off kept the room for some seconds more. Cause: both were the same refusal.
+#[test]
+fn f130_f203_a_delivery_waits_for_room_that_another_upload_keeps() {
+    let mut root = Node::device("x");
+    root.make_root();
+    root.know_as("quotas = [\"small=1500KiB\"]\n");
+    root.start();
+    let user = root.pusher("owner-token", "*");
+    let owner = (user.0.as_str(), user.1.as_str());
+    let device = Node::start_device(&root.connect("dock01", &["--repository", "small"]));
+    root.link("dock01", &user.0);
+    let grant = token(&root.login, owner.0, owner.1, &["repository:small:pull,push"]).unwrap();
+    let begun = bearer(&root.login, &grant, "POST", "/v2/small/blobs/uploads/", &[], b"");
+    let place = begun.header("location").unwrap().trim_start_matches("http://").to_owned();
+    let path = &place[place.find("/v2/").unwrap()..];
+    let mut upload = TcpStream::connect(&root.login).unwrap();
+    let head = format!(
+        "PATCH {path} HTTP/1.1\r\nhost: {}\r\nauthorization: Bearer {grant}\r\n\
+         content-length: 1000000\r\n\r\nsome bytes",
+        root.login
+    );
+    upload.write_all(head.as_bytes()).unwrap();
+    eventually(SOON, "it keeps what it has announced", || {
+        let answer = image::push_blob(&root.login, &grant, "small", &vec![1; 700_000]);
+        (answer.status == 403 && answer.header("retry-after").is_some()).then_some(())
+    });
+
+    let image = Image::new(81, &[900_000]);
+    eventually(SOON, "the device takes it", || {
+        (image.push(&device.login, owner, "small", "v1").status == 201).then_some(())
+    });
+    eventually(SOON, "it was tried", || {
+        device.log().contains("retrying a push to the parent repository=small").then_some(())
+    });
+    assert_eq!(device.json(&["status"])["sync"]["refusedChanges"], 0, "{}", device.log());
+    drop(upload);
+    let found =
+        eventually(SOON * 3, "it arrives", || image::pull(&root.login, owner, "small", "v1").ok());
+    assert_eq!(found, image.digest());
 }

@@ -82,11 +82,14 @@ pub(super) async fn check(response: ClientResponse) -> Result<ClientResponse, Up
         return Ok(response);
     }
     let partial = response.header(PARTIAL).is_some();
+    let passes = response.header("retry-after").is_some();
     let named = digest_header(&response, "docker-content-digest");
     let (status, text) = error_text(response).await;
     Err(match status {
         404 if partial => named.map_or(UpstreamError::NotYet(text), UpstreamError::Lost),
         401 => UpstreamError::Forbidden(text),
+        // It has no room while other uploads are under way.
+        403 if passes => UpstreamError::Busy(status, text),
         404 => UpstreamError::NotFound(text),
         409 if text.contains("ACTIVATION_UNKNOWN") => UpstreamError::ActivationUnknown,
         409 if text.contains("_ACTIVATED") => UpstreamError::AlreadyActivated(text),

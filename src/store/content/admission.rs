@@ -120,7 +120,7 @@ impl Shared {
         bytes: u64,
     ) -> Result<(), StoreError> {
         let fits = self.keep(kept, bytes);
-        if !matches!(fits, Err(StoreError::Quota(_))) {
+        if !matches!(fits, Err(StoreError::Quota(_) | StoreError::QuotaKept(_))) {
             return fits;
         }
         let given_up = self.uploads.given_up_in(self, &kept.repository);
@@ -154,7 +154,7 @@ impl Store {
             return Ok(kept);
         }
         match shared.keep(&mut kept, bytes) {
-            Err(StoreError::Quota(_)) => {
+            Err(StoreError::Quota(_) | StoreError::QuotaKept(_)) => {
                 let keep = move || shared.keep_in_turn(&mut kept, bytes).map(|()| kept);
                 spawn::blocking(keep).await
             }
@@ -163,8 +163,8 @@ impl Store {
     }
 }
 
-/// `Quota` when a repository that holds `used` bytes, and for which others keep some, may not hold
-/// so many more.
+/// `Quota` when a repository that holds `used` bytes may not hold so many more, `QuotaKept` when it
+/// may not because of what others keep.
 pub(in crate::store) fn check(
     repository: &RepositoryName,
     used: u64,
@@ -175,13 +175,15 @@ pub(in crate::store) fn check(
     if used.saturating_add(others).saturating_add(more) <= quota {
         return Ok(());
     }
-    let under_way = match others {
-        0 => String::new(),
-        others => format!(", and {others} are coming in other uploads"),
-    };
-    Err(StoreError::Quota(format!(
-        "the repository {repository} holds {used} bytes and may hold {quota}{under_way}: there is \
-         no room for {more} more; delete tags and manifests and collect garbage, or raise \
-         registry.quotas"
-    )))
+    let holds = format!("the repository {repository} holds {used} bytes and may hold {quota}");
+    Err(match used.saturating_add(more) <= quota {
+        true => StoreError::QuotaKept(format!(
+            "{holds}, and {others} are coming in other uploads: there is no room for {more} more \
+             before these are over; try again then, or raise registry.quotas"
+        )),
+        false => StoreError::Quota(format!(
+            "{holds}: there is no room for {more} more; delete tags and manifests and collect \
+             garbage, or raise registry.quotas"
+        )),
+    })
 }

@@ -187,7 +187,7 @@ impl Session {
             }
             progress.gone = true;
         }
-        log::info!("an upload that was given up made room on the full disk id={}", self.id);
+        log::info!("an upload that was given up made room id={}", self.id);
         self.remove(shared);
     }
 

@@ -107,7 +107,7 @@ impl Upload {
             Some(mut kept) if !self.is_free => self.shared.keep(&mut kept, bytes),
             _ => Ok(()),
         };
-        if !matches!(fits, Err(StoreError::Quota(_))) {
+        if !matches!(fits, Err(StoreError::Quota(_) | StoreError::QuotaKept(_))) {
             return fits;
         }
         let (shared, session) = (self.shared.clone(), self.session.clone());
