@@ -96,6 +96,10 @@ pub trait Disk: Send + Sync {
     fn list(&self, path: &Path) -> io::Result<Vec<Entry>>;
     /// Whether a file or directory exists.
     fn exists(&self, path: &Path) -> io::Result<bool>;
+    /// Whether this is a link to a place where nothing is.
+    fn leads_nowhere(&self, _path: &Path) -> bool {
+        false
+    }
     /// Length of a file in bytes.
     fn file_len(&self, path: &Path) -> io::Result<u64>;
     /// When a file was last written; `None` when the file system does not say.
@@ -290,6 +294,10 @@ impl Disk for SystemDisk {
 
     fn exists(&self, path: &Path) -> io::Result<bool> {
         path.try_exists()
+    }
+
+    fn leads_nowhere(&self, path: &Path) -> bool {
+        path.is_symlink() && !path.exists()
     }
 
     fn file_len(&self, path: &Path) -> io::Result<u64> {

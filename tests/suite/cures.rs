@@ -119,6 +119,23 @@ fn f143_a_state_directory_that_cannot_be_made_is_refused_alike() {
     assert!(text.contains("/proc/skerry") && text.contains("set storage.state_dir"), "{text}");
 }
 
+/// As a link onto a data partition does that is not mounted.
+#[test]
+fn f143_a_state_directory_that_links_to_nothing_is_refused_alike() {
+    let node = new_root();
+    let state = node.state();
+    let _ = fs::remove_dir_all(&state);
+    std::os::unix::fs::symlink(node.dir.join("not-mounted/skerry"), &state).unwrap();
+    let check = node.run_configured(&["config", "check"]);
+    let serve = node.run_to_end();
+    for output in [&check, &serve] {
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success(), "{text}");
+        let told = "what it links to does not exist; mount its file system";
+        assert!(text.contains(told), "{text}");
+    }
+}
+
 /// The state is there, and its file system takes no more writes.
 #[test]
 fn f143_a_state_on_a_read_only_file_system_is_refused_alike() {

@@ -280,12 +280,14 @@ impl Layout {
             Some(parent) if !parent.as_os_str().is_empty() => parent,
             _ => Path::new("."),
         };
-        if disk.exists(parent).map_err(|error| self.unusable(&error))? {
+        let leads_nowhere = disk.leads_nowhere(&self.root);
+        if !leads_nowhere && disk.exists(parent).map_err(|error| self.unusable(&error))? {
             return Ok(parent);
         }
+        let missing = if leads_nowhere { Path::new("what it links to") } else { parent };
         Err(OpenError::StateDir {
             path: self.root.clone(),
-            cause: format!("{} does not exist", parent.display()),
+            cause: format!("{} does not exist", missing.display()),
             cure: "mount its file system or create it, or set storage.state_dir",
         })
     }
