@@ -91,9 +91,10 @@ impl Directory {
             let version = self.passed_on(&config).await?;
             return Ok(Some(Versioned { config, version }));
         }
+        let versions = self.versions(self.store.access_sequence()).await?;
         for _ in 0..READS_MAX {
+            // Where the versions are older than this, the child asks again for what they belong to.
             let before = self.store.access_sequence();
-            let versions = self.versions(before).await?;
             let tree = self.around(name, &versions).await?;
             // What was applied while the rows were read may not be shown yet.
             self.store.shown(self.store.reached()).await;
