@@ -340,6 +340,8 @@ fn f031_f033_a_leaf_that_is_made_again_while_its_parent_is_away_takes_a_new_devi
     let delete = ["connected-registry", "delete", "--name", "tier2", "--cleanup", "--yes"];
     assert!(root.run(&delete).status.success());
     drop(leaf);
+    // When it was made is known in seconds.
+    std::thread::sleep(Duration::from_secs(1));
     root.connect("tier2", &["--parent", "tier1", "--repository", "app"]);
     root.link("tier2", &owner.0);
     let below = connection_below(&root, "tier2", &middle);
