@@ -85,7 +85,7 @@ impl Shared {
     }
 
     /// Keeps at least so many bytes of a quota, if there is room beside what the repository holds
-    /// and what others keep: `Quota`.
+    /// and what others keep: otherwise `Quota` or `QuotaKept`.
     pub(in crate::store) fn keep(&self, kept: &mut KeptRoom, bytes: u64) -> Result<(), StoreError> {
         let admission = kept.admission.clone();
         let mut all = admission.lock();
@@ -112,8 +112,8 @@ impl Shared {
         check(repository, row.map_or(0, |row| row.bytes), others, bytes, quota)
     }
 
-    /// The same after uploads to the repository that were given up have made room, if that helps.
-    /// Blocks.
+    /// Keeps room as [`Shared::keep`] does, after uploads to the repository that were given up have
+    /// made some, if that helps. Blocks.
     pub(in crate::store) fn keep_in_turn(
         &self,
         kept: &mut KeptRoom,

@@ -20,6 +20,7 @@ use crate::types::{Delivery, Digest, Offered, OutboxId, RepositoryName, Tag};
 
 /// Tags of which one record notes that they are gone at the parent.
 const TAGS_AT_ONCE: usize = 256;
+
 /// Indexes above a manifest in which is looked for one that is on its way up. Over it: the manifest
 /// counts as brought up with one of them, and stays here as long as any change waits.
 const ABOVE_MAX: usize = 256;

@@ -274,6 +274,7 @@ fn own_map(
     }
     Ok(name)
 }
+
 /// Takes a token off some lists of client tokens, and removes it with the last of them; `false`:
 /// there are more.
 fn delete_some(txn: &mut Txn<'_>, name: &TokenName) -> Result<bool, StoreError> {
