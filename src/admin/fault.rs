@@ -44,9 +44,9 @@ impl From<StoreError> for Fault {
         match error {
             StoreError::NotFound => Fault::not_found("There is no such thing."),
             StoreError::Invalid(_) => Fault::invalid(message),
-            StoreError::Conflict(_) | StoreError::OutboxMismatch(_) => {
-                Fault::conflict("Conflict", message)
-            }
+            StoreError::Conflict(_)
+            | StoreError::OutboxMismatch(_)
+            | StoreError::OutboxReplaced(_) => Fault::conflict("Conflict", message),
             StoreError::Quota(_) | StoreError::QuotaKept(_) => {
                 Fault { status: 403, code: "QuotaExceeded", message }
             }

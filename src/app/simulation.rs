@@ -11,6 +11,7 @@
 mod between;
 mod parent;
 mod proxy;
+mod renewal;
 mod room;
 mod scenarios;
 mod set_back;

@@ -68,8 +68,12 @@ pub enum UpstreamError {
     Lost(Digest),
     /// A tag does not name what it should.
     PreconditionFailed,
-    /// The parent has had the change before, and what it made has changed since.
-    OutboxMismatch,
+    /// The parent has had the change before, or (`replaced`) another in its place, and what that
+    /// made has changed since.
+    OutboxMismatch {
+        /// Whether it was another one.
+        replaced: bool,
+    },
     /// The parent will never accept this.
     Refused(u16, String),
     /// The parent is there but cannot answer now: retry.
@@ -106,7 +110,7 @@ impl fmt::Display for UpstreamError {
             UpstreamError::StartedAnew => f.write_str("the parent was started anew"),
             UpstreamError::Gone => f.write_str("the position in the parent's feed is too old"),
             UpstreamError::PreconditionFailed => f.write_str("the tag was moved at the parent"),
-            UpstreamError::OutboxMismatch => {
+            UpstreamError::OutboxMismatch { .. } => {
                 f.write_str("the parent has had the change before, and counts what came after it")
             }
             UpstreamError::Refused(status, text) | UpstreamError::Busy(status, text) => {

@@ -17,6 +17,9 @@ pub fn store_refusal(error: StoreError) -> Refusal {
         StoreError::OutboxMismatch(text) => {
             Refusal::new(409, "DENIED", Reason::OutboxMismatch, text)
         }
+        StoreError::OutboxReplaced(text) => {
+            Refusal::new(409, "DENIED", Reason::OutboxReplaced, text)
+        }
         StoreError::Invalid(text) => Refusal::new(400, "UNSUPPORTED", Reason::Malformed, text),
         StoreError::Full => Refusal::new(
             507,
@@ -101,6 +104,7 @@ mod tests {
             (StoreError::NotFound, 404, Reason::NotFound),
             (StoreError::Conflict("x".to_owned()), 412, Reason::PreconditionFailed),
             (StoreError::OutboxMismatch("x".to_owned()), 409, Reason::OutboxMismatch),
+            (StoreError::OutboxReplaced("x".to_owned()), 409, Reason::OutboxReplaced),
             (StoreError::Invalid("x".to_owned()), 400, Reason::Malformed),
             (StoreError::Full, 507, Reason::DiskReserve),
             (StoreError::Quota("over".to_owned()), 403, Reason::QuotaExceeded),

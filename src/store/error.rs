@@ -15,6 +15,8 @@ pub enum StoreError {
     Invalid(String),
     /// A child's change has taken effect before, and what it made has changed since.
     OutboxMismatch(String),
+    /// Another of its changes took the place of this one, and is not so any more either.
+    OutboxReplaced(String),
     /// Free space is below the reserve, or the disk is full.
     Full,
     /// The repository would hold more than its quota; the text gives the numbers.
@@ -43,6 +45,7 @@ impl fmt::Display for StoreError {
             StoreError::Conflict(text)
             | StoreError::Invalid(text)
             | StoreError::OutboxMismatch(text)
+            | StoreError::OutboxReplaced(text)
             | StoreError::Quota(text)
             | StoreError::QuotaKept(text) => f.write_str(text),
             StoreError::Full => f.write_str("the disk is full or below its reserve"),

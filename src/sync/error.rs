@@ -111,7 +111,7 @@ impl SyncError {
                 }
                 UpstreamError::Unauthorized(_)
                 | UpstreamError::AlreadyActivated(_)
-                | UpstreamError::OutboxMismatch
+                | UpstreamError::OutboxMismatch { .. }
                 | UpstreamError::ActivationUnknown
                 | UpstreamError::StartedAnew
                 | UpstreamError::Unreachable(_)

@@ -291,8 +291,8 @@ impl Pusher {
                 {
                     return Ok(self.store.outbox_renumber(number).await?);
                 }
-                Err(SyncError::Upstream(UpstreamError::OutboxMismatch)) => {
-                    return self.overtaken(number, &entry).await;
+                Err(SyncError::Upstream(UpstreamError::OutboxMismatch { replaced })) => {
+                    return self.overtaken(number, &entry, replaced).await;
                 }
                 // The content may come back, here or there.
                 Err(error) if error.may_pass() && self.is_tried_at_once(&entry, &error) => {
@@ -338,12 +338,17 @@ impl Pusher {
 
     /// The parent has had this change, and what it made has changed since: the answer was lost, or
     /// this store was restored or set back.
-    async fn overtaken(&self, number: u64, entry: &OutboxEntry) -> Result<(), SyncError> {
+    async fn overtaken(
+        &self,
+        number: u64,
+        entry: &OutboxEntry,
+        replaced: bool,
+    ) -> Result<(), SyncError> {
         log::warn!(
             "{entry} was delivered before, and has changed at the parent since: the parent's state \
              counts"
         );
-        Ok(self.store.outbox_overtaken(number).await?)
+        Ok(self.store.outbox_overtaken(number, replaced).await?)
     }
 
     async fn deliver(&self, number: u64, entry: &OutboxEntry) -> Result<(), SyncError> {

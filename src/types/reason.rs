@@ -43,6 +43,8 @@ pub enum Reason {
     PreconditionFailed,
     /// A child named its change with a number that stands for another one here.
     OutboxMismatch,
+    /// A child names a change that another of its changes took the place of.
+    OutboxReplaced,
     /// A child delivers a change of a connected registry that is not below it here.
     OriginNotBelow,
     /// The method or feature is not offered.
@@ -74,7 +76,7 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason, in the order in which they are documented.
-    pub const ALL: [Reason; 33] = [
+    pub const ALL: [Reason; 34] = [
         Reason::AuthenticationRequired,
         Reason::TokenInvalid,
         Reason::TokenDisabled,
@@ -95,6 +97,7 @@ impl Reason {
         Reason::RangeInvalid,
         Reason::PreconditionFailed,
         Reason::OutboxMismatch,
+        Reason::OutboxReplaced,
         Reason::OriginNotBelow,
         Reason::Unsupported,
         Reason::Throttled,
@@ -133,6 +136,8 @@ impl Reason {
             Reason::RangeInvalid => "range_invalid",
             Reason::PreconditionFailed => "precondition_failed",
             Reason::OutboxMismatch => "outbox_mismatch",
+            // Children of earlier versions look for the word before it.
+            Reason::OutboxReplaced => "outbox_mismatch_replaced",
             Reason::OriginNotBelow => "origin_not_below",
             Reason::Unsupported => "unsupported",
             Reason::Throttled => "throttled",

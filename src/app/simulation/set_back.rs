@@ -184,54 +184,6 @@ fn f130_f204_a_removal_that_is_void_since_may_have_taken_its_tags() {
     });
 }
 
-/// What a tag named at first went up by its digest, and the tag itself not yet, when the device was
-/// set back to where neither had gone up.
-#[test]
-fn f130_f201_a_renewed_tag_that_has_not_gone_up_goes_up_after_a_disk_is_set_back() {
-    in_tree(async |tree, _| {
-        let (root, device) = (&tree.world.root, &tree.world.device());
-        push(device, &["v1"], FIRST).await;
-        push(device, &["v1"], SECOND).await;
-        let snapshot = device.rows_of_backup();
-        let (number, _) = device.outbox(1).unwrap().remove(0);
-        device.outbox_refused(number, "no".to_owned()).await.unwrap();
-        device.outbox_retry(0).await.unwrap();
-        let (_, added) = device.outbox(1).unwrap().remove(0);
-        let instead_of = added.instead_of.clone();
-        let origin = Origin::Child(Delivery { instead_of, ..Delivery::of(added.id) });
-        store_push(root, &app(), &[], FIRST, origin).await;
-        device.set_back(snapshot);
-        let engine = tree.start().await;
-        rest(tree, &engine).await;
-        assert_eq!(device.conflicts(99).unwrap(), []);
-        let second = Some(digest_of(&manifest(SECOND)));
-        assert_eq!((named(root, "v1"), named(device, "v1")), (second.clone(), second));
-    });
-}
-
-/// What a tag named at first was refused again by its digest, and the tag itself went up.
-#[test]
-fn f130_f201_what_was_refused_of_a_renewed_tag_is_not_lost_when_a_disk_is_set_back() {
-    in_tree(async |tree, _| {
-        let (root, device) = (&tree.world.root, &tree.world.device());
-        push(device, &["v1"], FIRST).await;
-        push(device, &["v1"], SECOND).await;
-        let snapshot = device.rows_of_backup();
-        let (number, _) = device.outbox(1).unwrap().remove(0);
-        device.outbox_refused(number, "no".to_owned()).await.unwrap();
-        device.outbox_retry(0).await.unwrap();
-        let (_, moved) = device.outbox(2).unwrap().remove(1);
-        let instead_of = moved.instead_of.clone();
-        let origin = Origin::Child(Delivery { instead_of, ..Delivery::of(moved.id) });
-        store_push(root, &app(), &names(&["v1"]), SECOND, origin).await;
-        device.set_back(snapshot);
-        let engine = tree.start().await;
-        rest(tree, &engine).await;
-        assert_eq!(device.conflicts(99).unwrap(), []);
-        assert!(has(root, FIRST) && has(device, FIRST), "clients may have pinned it");
-    });
-}
-
 /// The second tag of an image begins where the parent has its content already.
 #[test]
 fn f130_f201_what_is_pushed_to_a_device_that_was_set_back_arrives_under_all_its_tags() {

@@ -6,6 +6,7 @@ use super::{ERROR_TEXT_MAX, UpstreamError, digest_header};
 use crate::gateway::wire::{self, BODY_BYTES_MAX, Wire};
 use crate::http::{Body, BodyError, ClientError, ClientRequest, ClientResponse, Method};
 use crate::sys::clock::within;
+use crate::types::Reason;
 use crate::types::limits::{PROGRESS_DEADLINE, SLOWEST_BYTES_PER_S, SMALL_BODY_BYTES_MAX};
 use crate::types::refusal::PARTIAL;
 
@@ -62,7 +63,7 @@ pub(super) fn is_doubtful(error: &UpstreamError) -> bool {
         | UpstreamError::Lost(_)
         | UpstreamError::Gone
         | UpstreamError::PreconditionFailed
-        | UpstreamError::OutboxMismatch
+        | UpstreamError::OutboxMismatch { .. }
         | UpstreamError::AlreadyActivated(_)
         | UpstreamError::ActivationUnknown
         | UpstreamError::Malformed(_) => false,
@@ -93,7 +94,9 @@ pub(super) async fn check(response: ClientResponse) -> Result<ClientResponse, Up
         404 => UpstreamError::NotFound(text),
         409 if text.contains("ACTIVATION_UNKNOWN") => UpstreamError::ActivationUnknown,
         409 if text.contains("_ACTIVATED") => UpstreamError::AlreadyActivated(text),
-        409 if text.contains("outbox_mismatch") => UpstreamError::OutboxMismatch,
+        409 if text.contains(Reason::OutboxMismatch.name()) => {
+            UpstreamError::OutboxMismatch { replaced: text.contains(Reason::OutboxReplaced.name()) }
+        }
         410 => UpstreamError::Gone,
         412 => UpstreamError::PreconditionFailed,
         408 | 429 | 500.. => UpstreamError::Busy(status, text),

@@ -46,11 +46,24 @@ struct DeliveredEnd {
 struct DeliveredMore {
     /// Counts the incarnations of the origin, in the order in which this node heard of them.
     place: u64,
-    /// The numbers of changes that took effect here, as the first and last of each run, in order.
-    /// Empty in rows of earlier versions: all up to the last.
     #[serde(skip_serializing_if = "is_default")]
-    runs: Vec<(u64, u64)>,
+    numbers: Numbers,
 }
+
+/// What the rows after those did not have.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+struct Numbers {
+    /// Of changes that are to have no effect here any more. Empty in rows of earlier versions: all
+    /// up to the last.
+    taken: Runs,
+    /// Those among them that have had none: another change took their place.
+    #[serde(skip_serializing_if = "is_default")]
+    replaced: Runs,
+}
+
+/// Numbers, as the first and last of each run, in order.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+struct Runs(Vec<(u64, u64)>);
 
 impl Row for Delivered {
     const VERSION: u8 = 1;
@@ -65,30 +78,24 @@ impl Row for Delivered {
             return Ok(Delivered { last, more: DeliveredEnd { open, ..DeliveredEnd::default() } });
         }
         let (place, left) = postcard::take_from_bytes(left)?;
-        let more = DeliveredMore { place, runs: rows::last(left)? };
+        if left.is_empty() {
+            let more = DeliveredMore { place, numbers: Numbers::default() };
+            return Ok(Delivered { last, more: DeliveredEnd { open, more } });
+        }
+        let (taken, left) = postcard::take_from_bytes(left)?;
+        let numbers = Numbers { taken, replaced: rows::last(left)? };
+        let more = DeliveredMore { place, numbers };
         Ok(Delivered { last, more: DeliveredEnd { open, more } })
     }
 }
 
-impl Delivered {
-    /// Whether the change with this number took effect.
+impl Runs {
     fn has(&self, number: u64) -> bool {
-        let runs = &self.more.more.runs;
-        let is_in = |(first, last): &(u64, u64)| (*first..=*last).contains(&number);
-        number <= self.last && (runs.is_empty() || runs.iter().any(is_in))
+        self.0.iter().any(|(first, last)| (*first..=*last).contains(&number))
     }
 
-    /// Notes that it does.
     fn add(&mut self, number: u64) {
-        if self.has(number) {
-            return;
-        }
-        let runs = &mut self.more.more.runs;
-        if runs.is_empty() && self.last > 0 {
-            runs.push((0, self.last));
-        }
-        self.last = self.last.max(number);
-        self.more.open.clear();
+        let runs = &mut self.0;
         let place = runs.partition_point(|(first, _)| *first < number);
         runs.insert(place, (number, number));
         runs.dedup_by(|next, run| {
@@ -100,6 +107,36 @@ impl Delivered {
         });
         let over = runs.len().saturating_sub(RUNS_MAX);
         runs.drain(..over);
+    }
+}
+
+impl Delivered {
+    /// Whether the change with this number is to have no effect any more.
+    fn has(&self, number: u64) -> bool {
+        let taken = &self.more.more.numbers.taken;
+        number <= self.last && (taken.0.is_empty() || taken.has(number))
+    }
+
+    /// Whether that is so because another change took its place.
+    fn is_replaced(&self, number: u64) -> bool {
+        self.more.more.numbers.replaced.has(number)
+    }
+
+    /// Notes that the change takes effect, or that another one takes its place.
+    fn add(&mut self, number: u64, is_replaced: bool) {
+        if self.has(number) {
+            return;
+        }
+        let Numbers { taken, replaced } = &mut self.more.more.numbers;
+        if taken.0.is_empty() && self.last > 0 {
+            taken.0.push((0, self.last));
+        }
+        self.last = self.last.max(number);
+        self.more.open.clear();
+        taken.add(number);
+        if is_replaced {
+            replaced.add(number);
+        }
     }
 }
 
@@ -118,10 +155,11 @@ fn delivered_key(id: &OutboxId, repository: &RepositoryName) -> Vec<u8> {
     key(Kind::Delivered, if id.incarnation == 0 { &parts[..2] } else { &parts })
 }
 
-/// Whether this delivery has already taken effect. `OutboxMismatch` when it has, and what it wants
-/// is not so any more: what came after it counts. The removal of a manifest that comes later than
-/// others of its start, and was not refused before, is of a state of the child that is lost: a push
-/// of the manifest may have come after it, so that it takes no effect any more either.
+/// Whether this delivery has already taken effect. When it has, and what it wants is not so any
+/// more, what came after it counts: `OutboxMismatch`, or `OutboxReplaced` when another change took
+/// its place. The removal of a manifest that comes later than others of its start, and was not
+/// refused before, is of a state of the child that is lost: a push of the manifest may have come
+/// after it, so that it takes no effect any more either.
 pub(in crate::store) fn is_replay(
     txn: &Txn<'_>,
     origin: &Origin,
@@ -143,11 +181,17 @@ pub(in crate::store) fn is_replay(
     if is_so(txn, repository, effect)? {
         return Ok(true);
     }
-    Err(StoreError::OutboxMismatch(format!(
-        "change {number} of '{}' in {repository} has had its effect before, or is too late: what \
-         came after it counts",
-        delivery.id.origin
-    )))
+    let origin = &delivery.id.origin;
+    Err(match known.is_replaced(number) {
+        true => StoreError::OutboxReplaced(format!(
+            "another change took the place of change {number} of '{origin}' in {repository}: what \
+             came after it counts"
+        )),
+        false => StoreError::OutboxMismatch(format!(
+            "change {number} of '{origin}' in {repository} has had its effect before, or is too \
+             late: what came after it counts"
+        )),
+    })
 }
 
 fn is_so(txn: &Txn<'_>, repository: &RepositoryName, effect: &Effect) -> Result<bool, StoreError> {
@@ -172,21 +216,26 @@ pub(in crate::store) fn record(
     let Origin::Child(delivery) = origin else {
         return Ok(());
     };
-    let mut ids = delivery.instead_of.iter().chain([&delivery.id]);
-    ids.try_for_each(|id| add(txn, id, repository))
+    delivery.instead_of.iter().try_for_each(|id| add(txn, id, repository, true))?;
+    add(txn, &delivery.id, repository, false)
 }
 
-fn add(txn: &mut Txn<'_>, id: &OutboxId, repository: &RepositoryName) -> Result<(), StoreError> {
+fn add(
+    txn: &mut Txn<'_>,
+    id: &OutboxId,
+    repository: &RepositoryName,
+    is_replaced: bool,
+) -> Result<(), StoreError> {
     let key = delivered_key(id, repository);
     let mut row = match txn.get::<Delivered>(&key)? {
         Some(known) => known,
         None => {
             let place = begin(txn, id, repository)?;
-            let more = DeliveredMore { place, runs: Vec::new() };
+            let more = DeliveredMore { place, numbers: Numbers::default() };
             Delivered { last: 0, more: DeliveredEnd { open: Vec::new(), more } }
         }
     };
-    row.add(id.sequence);
+    row.add(id.sequence, is_replaced);
     txn.put_changed(key, &row)
 }
 
@@ -288,19 +337,24 @@ mod tests {
     fn f130_the_lowest_runs_are_forgotten() {
         let mut row = Delivered::default();
         for number in 1..=200 {
-            row.add(number * 2);
+            row.add(number * 2, number % 2 == 0);
             assert!(row.has(number * 2) && !row.has(number * 2 - 1));
         }
-        assert_eq!(row.more.more.runs.len(), RUNS_MAX);
+        assert_eq!(row.more.more.numbers.taken.0.len(), RUNS_MAX);
         assert!(!row.has(2));
-        row.add(399);
-        assert_eq!(row.more.more.runs.last(), Some(&(398, 400)));
+        row.add(399, false);
+        assert_eq!(row.more.more.numbers.taken.0.last(), Some(&(398, 400)));
+        assert_eq!([398, 399, 400].map(|number| row.is_replaced(number)), [false, false, true]);
         let bytes = rows::encode(&row).unwrap();
         assert_eq!(rows::decode::<Delivered>(&bytes).unwrap(), row);
+        row.more.more.numbers.replaced = Runs::default();
+        let before = rows::encode(&row).unwrap();
+        assert!(bytes.starts_with(&before));
+        assert_eq!(rows::decode::<Delivered>(&before).unwrap(), row);
         // As earlier versions wrote it.
         let mut old = Delivered { last: 7, more: DeliveredEnd::default() };
         assert_eq!(rows::decode::<Delivered>(&rows::encode(&old).unwrap()).unwrap(), old);
-        old.add(9);
+        old.add(9, false);
         assert!(old.has(3) && old.has(7) && !old.has(8) && old.has(9));
     }
 

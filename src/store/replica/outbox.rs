@@ -111,9 +111,8 @@ impl Store {
             let step = self.commit(move |txn| {
                 after_removal(txn, number, from)?.map_or_else(
                     || {
-                        let was_refused = is_taken(txn, number)?;
                         also(txn)?;
-                        Ok(Err(was_refused))
+                        Ok(Err(is_taken(txn, number)?))
                     },
                     |more| Ok(Ok(more)),
                 )
@@ -151,21 +150,6 @@ impl Store {
             txn.put(entry_key(next_number), &next)?;
             finish(txn, number)?;
             Ok(true)
-        })
-        .await
-    }
-
-    /// Has the change of a tag behind one that is to be dropped begin where this one did: whether
-    /// the parent has had this one itself, or another in its place, is not known.
-    pub(super) async fn outbox_begins_before(&self, number: u64) -> Result<(), StoreError> {
-        self.commit(move |txn| {
-            let Some(entry) = txn.get::<OutboxEntry>(&entry_key(number))? else {
-                return Ok(());
-            };
-            match next_beginning(txn, number, &entry)? {
-                Some((next_number, next)) => txn.put(entry_key(next_number), &next),
-                None => Ok(()),
-            }
         })
         .await
     }
@@ -209,6 +193,17 @@ impl Store {
         let rows = self.pages::<Count>(start.clone()).all().await?;
         let digest = |key: &[u8]| Digest::from_key(waiting_name(key, start.len()));
         Ok(rows.iter().filter_map(|(key, _)| digest(key)).collect())
+    }
+}
+
+/// Has the change of a tag behind one that is to be dropped begin where this one did.
+pub(super) fn begin_before(txn: &mut Txn<'_>, number: u64) -> Result<(), StoreError> {
+    let Some(entry) = txn.get::<OutboxEntry>(&entry_key(number))? else {
+        return Ok(());
+    };
+    match next_beginning(txn, number, &entry)? {
+        Some((next_number, next)) => txn.put(entry_key(next_number), &next),
+        None => Ok(()),
     }
 }
 

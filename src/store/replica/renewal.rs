@@ -31,11 +31,18 @@ impl Store {
         Ok(lowest)
     }
 
-    /// Removes a change that the parent has taken before, since its answer or a state of this store
-    /// was lost: what the parent has now may be later, and is compared.
-    pub async fn outbox_overtaken(&self, number: u64) -> Result<(), StoreError> {
-        self.outbox_begins_before(number).await?;
-        self.taken(number, ask_for_reconcile).await.map(|_| ())
+    /// Removes a change that the parent has taken before, or (`replaced`) another in its place,
+    /// since the answer or a state of this store was lost: what the parent has now may be later,
+    /// and is compared. What the parent has had itself somebody has moved since; the change of a
+    /// tag behind one that it has not had begins where that did.
+    pub async fn outbox_overtaken(&self, number: u64, replaced: bool) -> Result<(), StoreError> {
+        let also = move |txn: &mut Txn<'_>| {
+            if replaced {
+                outbox::begin_before(txn, number)?;
+            }
+            ask_for_reconcile(txn)
+        };
+        self.taken(number, also).await.map(|_| ())
     }
 
     /// Writes a change, with those of its tag behind it, anew, as what they come to now.
@@ -92,18 +99,19 @@ fn behind(
     Ok(chain)
 }
 
-/// Whether no change that waits does what this one would do: brings a manifest by its digest. What
-/// was added before a removal is gone then.
-fn is_news(
+/// The number of a change that waits and does what this one would do: brings a manifest by its
+/// digest. What was added before a removal is gone then.
+fn waits_already(
     txn: &Txn<'_>,
     repository: &RepositoryName,
     change: &OutboxChange,
-) -> Result<bool, StoreError> {
+) -> Result<Option<u64>, StoreError> {
     let OutboxChange::ManifestAdded { digest } = change else {
-        return Ok(true);
+        return Ok(None);
     };
     let last = |about| outbox::last_about(txn, repository, about);
-    Ok(last(About::Added(digest))? <= last(About::Deleted(digest))?)
+    let (added, deleted) = (last(About::Added(digest))?, last(About::Deleted(digest))?);
+    Ok(added.filter(|_| added > deleted))
 }
 
 /// Renews refused changes until there are enough for one record; returns the rest, and the lowest
@@ -192,7 +200,11 @@ fn write(
     let unheard = may_be_there(txn, &chain)?;
     let last = changes.len().saturating_sub(1);
     for (place, change) in changes.into_iter().enumerate() {
-        if !is_news(txn, repository, &change)? {
+        if let Some(number) = waits_already(txn, repository, &change)? {
+            if let Some(mut entry) = txn.get::<OutboxEntry>(&entry_key(number))? {
+                take_places(&mut chain, &mut entry, place == last);
+                txn.put_changed(entry_key(number), &entry)?;
+            }
             continue;
         }
         let unheard = match &change {
@@ -205,9 +217,7 @@ fn write(
         if are_offers {
             entry.offered = offered;
         }
-        let brings = entry.brings().cloned();
-        let ours = chain.extract_if(.., |old| place == last || old.brings() == brings.as_ref());
-        ours.for_each(|old| entry.stands_in(old));
+        take_places(&mut chain, &mut entry, place == last);
         txn.put(entry_key(number), &entry)?;
         if (entry.brings() == refused.as_ref() || is_single)
             && let Some(known) = refusal.take()
@@ -217,6 +227,13 @@ fn write(
         }
     }
     Ok(())
+}
+
+/// Has a change take the place of those of a chain that brought the same, or of all that are left.
+fn take_places(chain: &mut Vec<OutboxEntry>, entry: &mut OutboxEntry, all: bool) {
+    let brings = entry.brings().cloned();
+    let ours = chain.extract_if(.., |old| all || old.brings() == brings.as_ref());
+    ours.for_each(|old| entry.stands_in(old));
 }
 
 /// What a tag may name at the parent when these changes of it are left out: of those that this

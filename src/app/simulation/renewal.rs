@@ -1,0 +1,126 @@
+//! Changes that were made one with others, and a device or an answer that is lost after it.
+
+use super::scenarios::{FIRST, SECOND, THIRD, app, has, in_tree, named, names, push, rest};
+use super::*;
+use crate::store::replica::outbox::OutboxEntry;
+use crate::types::Delivery;
+
+/// The origin of a change as it is delivered.
+fn as_delivered(entry: OutboxEntry) -> Origin {
+    Origin::Child(Delivery { instead_of: entry.instead_of, ..Delivery::of(entry.id) })
+}
+
+/// Has the first change that waits refused and tried again.
+async fn renew_first(device: &Store) {
+    let (number, _) = device.outbox(1).unwrap().remove(0);
+    device.outbox_refused(number, "no".to_owned()).await.unwrap();
+    device.outbox_retry(0).await.unwrap();
+}
+
+/// What a tag named at first went up by its digest, and the tag itself not yet, when the device was
+/// set back to where neither had gone up.
+#[test]
+fn f130_f201_a_renewed_tag_that_has_not_gone_up_goes_up_after_a_disk_is_set_back() {
+    in_tree(async |tree, _| {
+        let (root, device) = (&tree.world.root, &tree.world.device());
+        push(device, &["v1"], FIRST).await;
+        push(device, &["v1"], SECOND).await;
+        let snapshot = device.rows_of_backup();
+        let (number, _) = device.outbox(1).unwrap().remove(0);
+        device.outbox_refused(number, "no".to_owned()).await.unwrap();
+        device.outbox_retry(0).await.unwrap();
+        let (_, added) = device.outbox(1).unwrap().remove(0);
+        let instead_of = added.instead_of.clone();
+        let origin = Origin::Child(Delivery { instead_of, ..Delivery::of(added.id) });
+        store_push(root, &app(), &[], FIRST, origin).await;
+        device.set_back(snapshot);
+        let engine = tree.start().await;
+        rest(tree, &engine).await;
+        assert_eq!(device.conflicts(99).unwrap(), []);
+        let second = Some(digest_of(&manifest(SECOND)));
+        assert_eq!((named(root, "v1"), named(device, "v1")), (second.clone(), second));
+    });
+}
+
+/// What a tag named at first was refused again by its digest, and the tag itself went up.
+#[test]
+fn f130_f201_what_was_refused_of_a_renewed_tag_is_not_lost_when_a_disk_is_set_back() {
+    in_tree(async |tree, _| {
+        let (root, device) = (&tree.world.root, &tree.world.device());
+        push(device, &["v1"], FIRST).await;
+        push(device, &["v1"], SECOND).await;
+        let snapshot = device.rows_of_backup();
+        let (number, _) = device.outbox(1).unwrap().remove(0);
+        device.outbox_refused(number, "no".to_owned()).await.unwrap();
+        device.outbox_retry(0).await.unwrap();
+        let (_, moved) = device.outbox(2).unwrap().remove(1);
+        let instead_of = moved.instead_of.clone();
+        let origin = Origin::Child(Delivery { instead_of, ..Delivery::of(moved.id) });
+        store_push(root, &app(), &names(&["v1"]), SECOND, origin).await;
+        device.set_back(snapshot);
+        let engine = tree.start().await;
+        rest(tree, &engine).await;
+        assert_eq!(device.conflicts(99).unwrap(), []);
+        assert!(has(root, FIRST) && has(device, FIRST), "clients may have pinned it");
+    });
+}
+
+/// What a tag named at first was pushed by its digest too, and waits behind the tag's changes.
+#[test]
+fn f130_f201_content_that_went_up_in_another_change_is_not_lost_when_a_disk_is_set_back() {
+    in_tree(async |tree, _| {
+        let (root, device) = (&tree.world.root, &tree.world.device());
+        push(device, &["v1"], FIRST).await;
+        push(device, &["v1"], SECOND).await;
+        let snapshot = device.rows_of_backup();
+        push(device, &[], FIRST).await;
+        renew_first(device).await;
+        let (_, moved) = device.outbox(2).unwrap().remove(1);
+        store_push(root, &app(), &names(&["v1"]), SECOND, as_delivered(moved)).await;
+        device.set_back(snapshot);
+        let engine = tree.start().await;
+        rest(tree, &engine).await;
+        assert_eq!(device.conflicts(99).unwrap(), []);
+        assert!(has(root, FIRST) && has(device, FIRST), "it was acknowledged before the snapshot");
+    });
+}
+
+/// The parent has had a change, the answer was lost, and somebody moved the tag back there: what
+/// waits behind it does not begin with that.
+#[test]
+fn f130_f201_a_tag_that_was_moved_back_at_the_parent_is_a_conflict_when_an_answer_was_lost() {
+    for (was_there, restarts) in [(true, false), (true, true), (false, false), (false, true)] {
+        in_tree(async |tree, engine| {
+            let (root, device) = (&tree.world.root, &tree.world.device());
+            let before = was_there.then(|| digest_of(&manifest(FIRST)));
+            if was_there {
+                push(device, &["v1"], FIRST).await;
+                rest(tree, engine).await;
+            }
+            push(device, &["v1"], SECOND).await;
+            push(device, &["v1"], THIRD).await;
+            let (_, moved) = device.outbox(1).unwrap().remove(0);
+            let v1 = &names(&["v1"]);
+            store_push(root, &app(), v1, SECOND, as_delivered(moved)).await;
+            match was_there {
+                true => push(root, &["v1"], FIRST).await,
+                false => {
+                    let any = Precondition::None;
+                    root.delete_tag(&app(), &v1[0], any, &Origin::Client).await.unwrap();
+                }
+            }
+            let started;
+            let engine = match restarts {
+                true => {
+                    started = tree.start().await;
+                    &started
+                }
+                false => engine,
+            };
+            rest(tree, engine).await;
+            assert_eq!((named(root, "v1"), named(device, "v1")), (before.clone(), before));
+            assert_eq!(device.conflicts(99).unwrap().len(), 1, "{was_there} {restarts}");
+            assert!(has(device, THIRD), "both contents are kept");
+        });
+    }
+}
