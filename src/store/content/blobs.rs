@@ -48,10 +48,13 @@ pub(in crate::store) struct FanOut(Mutex<BTreeSet<PathBuf>>);
 impl Store {
     /// Opens content; `None` when it is not here. Knowing a digest grants nothing: callers look
     /// the link of their repository up first.
-    /// What is doubted is hashed first.
+    /// What is doubted is hashed first. `Corrupt` when it is damaged and has to stay where it is.
     pub async fn blob_open(&self, digest: &Digest) -> Result<Option<OpenBlob>, StoreError> {
-        if self.shared().trust.is_doubted(digest) {
-            self.verify(digest, |_| spawn::yield_now()).await?;
+        if self.shared().trust.is_doubted(digest)
+            && self.verify(digest, |_| spawn::yield_now()).await? == Verdict::Damaged
+            && self.shared().frozen
+        {
+            return Err(StoreError::Corrupt(format!("{digest} has other bytes")));
         }
         let (shared, digest) = (self.shared().clone(), digest.clone());
         spawn::blocking(move || open(&shared, &digest)).await

@@ -88,7 +88,7 @@ pub enum Verdict {
     Good(u64),
     /// It was not, and is out of service now.
     Damaged,
-    /// It is not here.
+    /// It is not here, or other content came in its place meanwhile.
     Gone,
 }
 
@@ -184,6 +184,11 @@ impl Store {
                 Err(error) if is_fault_of_the_medium(&error) => what = error.to_string(),
                 Err(error) => return Err(of_file(digest, &error)),
             }
+        }
+        // It is served to nobody, also if it cannot be taken away.
+        shared.trust.doubt(digest);
+        if shared.frozen {
+            return Ok(Verdict::Damaged);
         }
         let condemning = (shared.clone(), digest.clone());
         let condemned = spawn::blocking(move || {
@@ -307,7 +312,6 @@ impl Shared {
     }
 }
 
-/// Opens content without touching it.
 /// Opens the file of content; `None` when it is not there.
 pub(super) fn open_raw(
     shared: &Shared,

@@ -212,6 +212,48 @@ fn everything_is_hashed_on_the_first_read_when_that_is_wished() {
     assert_eq!(scrub(&store).damaged, 1);
 }
 
+/// The file cannot be taken away, as on a file system that has become read-only.
+#[test]
+fn f173_f211_what_is_found_damaged_is_not_served_if_it_has_to_stay_where_it_is() {
+    let read = |store: &Store, digest: &Digest| {
+        block_on(store.blob_open(digest)).map(|blob| blob.is_some())
+    };
+    let mut failed = 0;
+    for call in 1.. {
+        let disk = MemoryDisk::new();
+        let (store, _) = open_memory(&disk).unwrap();
+        let bad = push(&store, &[2; 600_000]);
+        flip(&disk, &bad);
+        disk.fail_at(disk.calls() + call);
+        let failure = block_on(store.scrub(0)).err();
+        assert!(!matches!(read(&store, &bad), Ok(true)), "{call} {failure:?}");
+        disk.fail_at(u64::MAX);
+        assert!(!matches!(read(&store, &bad), Ok(true)), "{call} {failure:?}");
+        failed += usize::from(failure.is_some());
+        if disk.struck().is_none() {
+            break;
+        }
+    }
+    assert!(failed >= 3, "{failed}");
+    for verify in [VerifyWhen::FirstRead, VerifyWhen::FirstSend] {
+        let disk = MemoryDisk::new();
+        let bad = push(&open_memory(&disk).unwrap().0, &[2; 600_000]);
+        flip(&disk, &bad);
+        let options = options(Path::new("/s"), IndexKind::Map);
+        let options = StoreOptions { verify, frozen: true, ..options };
+        let (store, _) = Store::open(sys_on(&disk), options).unwrap();
+        if verify == VerifyWhen::FirstSend {
+            let open = block_on(store.blob_open(&bad)).unwrap().unwrap();
+            let file = block_on(store.sent_whole(open)).unwrap().unwrap().file;
+            assert!(file.read_exact_at(&mut vec![0; 600_000], 0).is_err());
+        }
+        for _ in 0..2 {
+            assert!(matches!(read(&store, &bad), Err(StoreError::Corrupt(_))), "{verify:?}");
+        }
+        assert!(disk.exists(&place(&bad)).unwrap());
+    }
+}
+
 #[test]
 fn f211_what_is_sent_whole_is_hashed_on_the_way_once() {
     let disk = MemoryDisk::new();
