@@ -106,6 +106,8 @@ impl SyncError {
                 | UpstreamError::Malformed(_)
                 | UpstreamError::PreconditionFailed
                 | UpstreamError::Gone => true,
+                // A quota is one repository's.
+                UpstreamError::Busy(403, _) => true,
                 UpstreamError::Busy(status, text) => {
                     *status >= 500 && !OF_THE_WHOLE.iter().any(|reason| text.contains(reason))
                 }
@@ -124,6 +126,11 @@ impl SyncError {
     /// parent that is not whole yet, or the parent, or a proxy before it, failed at this one.
     pub fn may_pass(&self) -> bool {
         matches!(self, SyncError::Content(_)) || self.is_of_item() && !self.is_local()
+    }
+
+    /// Whether the parent has no room in a quota while other uploads keep it there.
+    pub(super) fn waits_for_quota(&self) -> bool {
+        matches!(self, SyncError::Upstream(UpstreamError::Busy(403, _)))
     }
 
     /// Whether nothing can be done with the parent for now.
@@ -165,6 +172,7 @@ mod tests {
         for (error, of_item) in [
             (busy(503, "content_damaged"), true),
             (busy(502, ""), true),
+            (busy(403, "quota_exceeded"), true),
             (busy(503, "store_unavailable"), false),
             (busy(429, "throttled"), false),
             (busy(408, "timeout"), false),

@@ -33,8 +33,12 @@ const AT_ONCE: usize = 64;
 /// have more room, and tells nobody. What is refused again and again is left out of more rounds.
 const RETRY_REFUSED: Duration = Duration::from_secs(3600);
 
-/// How often in a row a change is tried whose content cannot be read here, of which the parent
-/// cannot tell yet what it has, or which fails there as nothing else does, before the others of its
+/// The time until what was set aside because other uploads keep the parent's quota is tried again.
+const RETRY_QUOTA: Duration = Duration::from_secs(120);
+
+/// How often in a row a change is tried whose content cannot be read here, for which other uploads
+/// keep the quota, of which the parent cannot tell yet what it has, or which fails there as nothing
+/// else does, before the others of its
 /// repository go first: some seconds, in which that may pass. From then on the change waits like
 /// one that the parent refused.
 const UNREADABLE_MAX: u32 = 4;
@@ -70,6 +74,9 @@ pub(super) struct Retries {
     next: Duration,
     /// Attempts since one of them changed.
     round: u64,
+    /// Changes that were set aside because other uploads keep the parent's quota, and when they are
+    /// due, monotonic: [`RETRY_QUOTA`] after the last of them was set aside.
+    of_quota: (BTreeSet<u64>, Duration),
     /// Changes wait because this node is ReadOnly, which was said.
     held_up: bool,
     /// An offer was delivered, and perhaps made in vain: what the parent has counts.
@@ -77,6 +84,14 @@ pub(super) struct Retries {
 }
 
 impl Retries {
+    /// Changes that are to be tried again because other uploads kept the parent's quota.
+    fn quota_is_due(&mut self, now: Duration) -> Vec<u64> {
+        match now >= self.of_quota.1 {
+            true => std::mem::take(&mut self.of_quota.0).into_iter().collect(),
+            false => Vec::new(),
+        }
+    }
+
     /// The parent was away: a quota or another configuration of its own may have changed, which it
     /// tells nobody. A link that breaks again and again is no reason.
     fn session_begins(&mut self, now: Duration) {
@@ -155,6 +170,8 @@ impl Pusher {
     /// Has what the parent refused tried again: at the start, when the desired state is another
     /// one, the parent was started anew or content was healed here, and now and then.
     async fn retry_refused(&self) -> Result<(), SyncError> {
+        let of_quota = self.retries().quota_is_due(self.now());
+        self.store.outbox_renew(of_quota).await?;
         let healed = self.store.sys().metrics.blobs_healed.get();
         let seen = Some((self.store.self_config_version()?, self.upstream.parent_start(), healed));
         let now = self.now();
@@ -304,6 +321,11 @@ impl Pusher {
                     log::error!("cannot push {entry} to the parent, tried again later: {reason}");
                     if matches!(error, SyncError::Content(_)) {
                         self.turns().set_aside(&entry.repository, self.now());
+                    }
+                    if error.waits_for_quota() {
+                        let mut retries = self.retries();
+                        retries.of_quota.0.insert(number);
+                        retries.of_quota.1 = self.now() + RETRY_QUOTA;
                     }
                     return Ok(self.store.outbox_refused(number, reason).await?);
                 }

@@ -220,18 +220,8 @@ fn f210_of_two_blobs_at_once_that_do_not_fit_one_is_installed() {
     assert_eq!(small.bytes("uploads"), 0);
 }
 
-/// Symptom: a device's push was set aside for an hour as one over the quota, because an upload that
-/// had broken off kept the room for some seconds more. Cause: both were the same refusal.
-#[test]
-fn f130_f203_a_delivery_waits_for_room_that_another_upload_keeps() {
-    let mut root = Node::device("x");
-    root.make_root();
-    root.know_as("quotas = [\"small=1500KiB\"]\n");
-    root.start();
-    let user = root.pusher("owner-token", "*");
-    let owner = (user.0.as_str(), user.1.as_str());
-    let device = Node::start_device(&root.connect("dock01", &["--repository", "small"]));
-    root.link("dock01", &user.0);
+/// An upload of 1 MB to `small`, of which some bytes have come.
+fn keeps_room(root: &Node, owner: (&str, &str)) -> TcpStream {
     let grant = token(&root.login, owner.0, owner.1, &["repository:small:pull,push"]).unwrap();
     let begun = bearer(&root.login, &grant, "POST", "/v2/small/blobs/uploads/", &[], b"");
     let place = begun.header("location").unwrap().trim_start_matches("http://").to_owned();
@@ -247,7 +237,22 @@ fn f130_f203_a_delivery_waits_for_room_that_another_upload_keeps() {
         let answer = image::push_blob(&root.login, &grant, "small", &vec![1; 700_000]);
         (answer.status == 403 && answer.header("retry-after").is_some()).then_some(())
     });
+    upload
+}
 
+/// Symptom: a device's push was set aside for an hour as one over the quota, because an upload that
+/// had broken off kept the room for some seconds more. Cause: both were the same refusal.
+#[test]
+fn f130_f203_a_delivery_waits_for_room_that_another_upload_keeps() {
+    let mut root = Node::device("x");
+    root.make_root();
+    root.know_as("quotas = [\"small=1500KiB\"]\n");
+    root.start();
+    let user = root.pusher("owner-token", "*");
+    let owner = (user.0.as_str(), user.1.as_str());
+    let device = Node::start_device(&root.connect("dock01", &["--repository", "small"]));
+    root.link("dock01", &user.0);
+    let upload = keeps_room(&root, owner);
     let image = Image::new(81, &[900_000]);
     eventually(SOON, "the device takes it", || {
         (image.push(&device.login, owner, "small", "v1").status == 201).then_some(())
@@ -260,4 +265,43 @@ fn f130_f203_a_delivery_waits_for_room_that_another_upload_keeps() {
     let found =
         eventually(SOON * 3, "it arrives", || image::pull(&root.login, owner, "small", "v1").ok());
     assert_eq!(found, image.digest());
+}
+
+/// Symptom: one slow upload at the root held up all that a device had to deliver of the repository,
+/// a removal too, and nobody was told. Cause: what waits for room had to go before the rest.
+#[test]
+fn f130_f203_a_slow_upload_in_a_quota_holds_up_one_delivery_only() {
+    let mut root = Node::device("x");
+    root.make_root();
+    root.know_as("quotas = [\"small=1500KiB\"]\n");
+    root.start();
+    let user = root.pusher("owner-token", "*");
+    let owner = (user.0.as_str(), user.1.as_str());
+    let mut device = Node::start_device(&root.connect("dock01", &["--repository", "small"]));
+    root.link("dock01", &user.0);
+    let push = |device: &Node, image: &Image, tag: &str| {
+        eventually(SOON, "the device takes it", || {
+            (image.push(&device.login, owner, "small", tag).status == 201).then_some(())
+        });
+    };
+    push(&device, &Image::new(82, &[100]), "old");
+    eventually(SOON, "it arrives", || image::pull(&root.login, owner, "small", "old").ok());
+    let mut upload = keeps_room(&root, owner);
+    let large = Image::new(83, &[900_000]);
+    push(&device, &large, "v1");
+    push(&device, &Image::new(84, &[200]), "v2");
+    eventually(SOON * 3, "what fits arrives, and the rest is told", || {
+        upload.write_all(b"x").unwrap();
+        std::thread::sleep(Duration::from_millis(200));
+        let details = device.json(&["status"]).to_string();
+        let small = image::pull(&root.login, owner, "small", "v2").is_ok();
+        (small && details.contains("PushRefused") && details.contains("quota")).then_some(())
+    });
+    assert!(image::pull(&root.login, owner, "small", "v1").is_err());
+    drop(upload);
+    device.stop();
+    device.start();
+    let found =
+        eventually(SOON * 3, "it arrives", || image::pull(&root.login, owner, "small", "v1").ok());
+    assert_eq!(found, large.digest());
 }

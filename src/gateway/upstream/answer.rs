@@ -90,7 +90,9 @@ pub(super) async fn check(response: ClientResponse) -> Result<ClientResponse, Up
         404 if partial => named.map_or(UpstreamError::NotYet(text), UpstreamError::Lost),
         401 => UpstreamError::Forbidden(text),
         // It has no room while other uploads are under way.
-        403 if passes => UpstreamError::Busy(status, text),
+        403 if passes && text.contains(Reason::QuotaExceeded.name()) => {
+            UpstreamError::Busy(status, text)
+        }
         404 => UpstreamError::NotFound(text),
         409 if text.contains("ACTIVATION_UNKNOWN") => UpstreamError::ActivationUnknown,
         409 if text.contains("_ACTIVATED") => UpstreamError::AlreadyActivated(text),
