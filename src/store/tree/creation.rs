@@ -39,7 +39,6 @@ pub struct NewConnectedRegistry {
 /// What is made before the command runs, because the writer must not wait for it.
 struct Made {
     fresh: Vec<tokens::Fresh>,
-    generations: [u32; 2],
     created: UnixSeconds,
 }
 
@@ -55,8 +54,7 @@ impl Store {
         let slots: &[PasswordSlot] =
             if new.sync_token.is_none() { &PasswordSlot::ALL } else { &[] };
         let fresh = self.fresh_passwords(slots, created, None)?;
-        let generations = self.first_generations();
-        self.commit(move |txn| create(txn, new, Made { fresh, generations, created })).await
+        self.commit(move |txn| create(txn, new, Made { fresh, created })).await
     }
 }
 
@@ -167,7 +165,7 @@ fn make_sync_token(
     repositories: &[RepositoryPattern],
     made: Made,
 ) -> Result<(TokenName, Vec<NewPassword>), StoreError> {
-    let Made { fresh, generations, created } = made;
+    let Made { fresh, created } = made;
     // A connected registry's name has a form that tokens and scope maps allow too.
     let bad_name = |error: NameError| StoreError::Invalid(error.to_string());
     let token_name: TokenName = name.as_str().parse().map_err(bad_name)?;
@@ -183,7 +181,7 @@ fn make_sync_token(
         enabled: true,
         created,
         passwords: [None, None],
-        generations,
+        generations: [0, 0],
     };
     let passwords = tokens::install(&mut token, fresh);
     command::add_token(txn, &token)?;

@@ -43,17 +43,20 @@ pub fn generate(rng: &dyn Rng) -> Secret {
     Secret::new(text)
 }
 
-/// What is kept of a password.
+/// What is kept of a password. The generation is random: a store that was restored does not give
+/// one again that sessions of a password which it does not know have.
 pub fn verifier(
     rng: &dyn Rng,
     password: &Secret,
-    generation: u32,
     created: UnixSeconds,
     expires: Option<UnixSeconds>,
 ) -> Verifier {
     let mut salt = [0; 16];
     rng.fill(&mut salt);
     let hash = hash(&salt, password.expose());
+    let mut generation = [0; 4];
+    rng.fill(&mut generation);
+    let generation = u32::from_le_bytes(generation);
     Verifier { salt, hash, generation, created, expires }
 }
 
@@ -92,11 +95,11 @@ mod tests {
             assert!(seen.insert(text.to_owned()));
         }
         let password = generate(&rng);
-        let kept = verifier(&rng, &password, 1, UnixSeconds(1), None);
+        let kept = verifier(&rng, &password, UnixSeconds(1), None);
         assert!(matches(&kept, password.expose()));
         assert!(!matches(&kept, &password.expose()[1..]));
         assert!(!matches(&kept, ""));
-        let other = verifier(&rng, &password, 1, UnixSeconds(1), None);
+        let other = verifier(&rng, &password, UnixSeconds(1), None);
         assert!(kept.hash != other.hash, "the salt differs");
     }
 }

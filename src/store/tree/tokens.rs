@@ -68,7 +68,6 @@ impl Store {
         let created = self.sys().clock.wall_or_floor();
         let slots: &[PasswordSlot] = if new.passwords { &PasswordSlot::ALL } else { &[] };
         let fresh = self.fresh_passwords(slots, created, new.expires)?;
-        let generations = self.first_generations();
         let (token, passwords) = self
             .commit(move |txn| {
                 let scope_map = match new.grants {
@@ -81,7 +80,7 @@ impl Store {
                     enabled: new.enabled,
                     created,
                     passwords: [None, None],
-                    generations,
+                    generations: [0, 0],
                 };
                 let passwords = install(&mut token, fresh);
                 command::add_token(txn, &token)?;
@@ -201,32 +200,24 @@ impl Store {
         let rng = &*self.sys().rng;
         let make = |slot: &PasswordSlot| {
             let value = passwords::generate(rng);
-            let verifier = passwords::verifier(rng, &value, 0, created, expires);
+            let verifier = passwords::verifier(rng, &value, created, expires);
             (NewPassword { slot: *slot, value, created, expires }, verifier)
         };
         Ok(slots.iter().map(make).collect())
-    }
-
-    /// Where the generations of a new token's passwords start: at random, so that a session of a
-    /// deleted token does not fit a later one of the same name.
-    pub(in crate::store) fn first_generations(&self) -> [u32; 2] {
-        let mut bytes = [0; 8];
-        self.sys().rng.fill(&mut bytes);
-        let [a, b, c, d, e, f, g, h] = bytes;
-        // Half of the range is left to grow into.
-        [[a, b, c, d], [e, f, g, h]].map(|bytes| u32::from_le_bytes(bytes) / 2)
     }
 }
 
 /// A password and what is to be kept of it.
 pub(in crate::store) type Fresh = (NewPassword, Verifier);
 
-/// Puts new passwords into their slots, each under the slot's next generation.
+/// Puts new passwords into their slots, each under another generation than the one before.
 pub(in crate::store) fn install(token: &mut Token, fresh: Vec<Fresh>) -> Vec<NewPassword> {
     let place = |(password, mut verifier): Fresh| {
         let index = password.slot.index();
-        token.generations[index] = token.generations[index].wrapping_add(1);
-        verifier.generation = token.generations[index];
+        if verifier.generation == token.generations[index] {
+            verifier.generation = verifier.generation.wrapping_add(1);
+        }
+        token.generations[index] = verifier.generation;
         token.passwords[index] = Some(verifier);
         password
     };
