@@ -210,13 +210,13 @@ impl LiveCache {
 }
 
 fn at_root(store: &Store, name: &TokenName) -> Result<Live, Unknown> {
-    let token = store.token(name)?.ok_or(Unknown::Token)?;
+    let (token, map) = store.token_with_map(name)?.ok_or(Unknown::Token)?;
     let link = match store.sync_token_owner(name)? {
         None => Link::Client,
         Some(registry) if registry.parent.is_none() => Link::Child(registry.name),
         Some(_) => Link::Elsewhere,
     };
-    let grants = store.scope_map(&token.scope_map)?.map(|map| map.grants).unwrap_or_default();
+    let grants = map.map(|map| map.grants).unwrap_or_default();
     Ok(Live { token, link, grants, read_only: false, goes_up: None })
 }
 

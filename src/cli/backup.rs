@@ -231,9 +231,10 @@ impl Taking<'_> {
             if !self.disk.exists(&top)? {
                 continue;
             }
-            for fan_out in self.disk.list(&top)? {
+            // What a person left there is neither.
+            for fan_out in self.disk.list(&top)?.into_iter().filter(|entry| entry.is_dir) {
                 let directory = top.join(&fan_out.name);
-                for entry in self.disk.list(&directory)? {
+                for entry in self.disk.list(&directory)?.into_iter().filter(|entry| !entry.is_dir) {
                     let digest = format!("{}:{}", algorithm.name(), entry.name).parse::<Digest>();
                     if digest.is_ok_and(|digest| !wanted.contains(&digest)) {
                         self.disk.remove(&directory.join(&entry.name))?;

@@ -13,7 +13,6 @@ use crate::gateway::feed::Scope;
 use crate::store::rows::connected_registry::connected_registry_key;
 use crate::store::rows::scope_map::scope_map_key;
 use crate::store::rows::token::token_key;
-use crate::store::rows::{Kind, key};
 use crate::store::{PAGE_ROWS, Store, StoreError};
 use crate::sys::spawn::{blocking, yield_now};
 use crate::types::message::{Descendant, NodeConfig};
@@ -69,10 +68,7 @@ impl Directory {
 
     /// What a node below this one mirrors.
     pub fn scope(&self, node: &ConnectedRegistry) -> Result<Scope, StoreError> {
-        let token = key(Kind::Token, &[node.sync_token.as_str().as_bytes()]);
-        if let Some(token) = self.store.get::<Token>(&token)? {
-            let map = key(Kind::ScopeMap, &[token.scope_map.as_str().as_bytes()]);
-            let map = self.store.get::<ScopeMap>(&map)?;
+        if let Some((_, map)) = self.store.token_with_map(&node.sync_token)? {
             return Ok(map.as_ref().map(Scope::of_map).unwrap_or_default());
         }
         let config = self.store.descendant_config(&node.name)?;
@@ -305,6 +301,7 @@ mod tests {
 
     use super::*;
     use crate::store::replica::node::testing::{connected_registry, map, token};
+    use crate::store::rows::{Kind, key};
     use crate::sys::{Spawner, Sys};
 
     fn name(text: &str) -> ConnectedRegistryName {

@@ -58,11 +58,6 @@ pub const SET_BACK: &str = "skerry-set-back";
 /// Journal that one batch of messages is made of, bytes: a batch stays far below the largest body.
 const BATCH_BYTES: usize = 256 * 1024;
 
-/// How long the end of the feed waits for records that are durable to be shown, which takes no time
-/// unless the index is built again. Over it: a child that was told of them takes this node for one
-/// that was set back, and offers it what it lacks.
-const SHOWN_WAIT: Duration = Duration::from_secs(5);
-
 /// No child has seen that the state was set back; behind every place in a feed.
 const NOT_SET_BACK: u64 = u64::MAX;
 
@@ -270,9 +265,7 @@ impl Gateway {
     async fn messages(&self, request: &Request, caller: &Caller) -> Result<Reply, Refusal> {
         let Some(after) = request.query("after") else {
             // A child that has heard of what is not shown yet would take this for a state before.
-            if let Some(before) = self.store.reached().checked_sub(1) {
-                self.store.wait_after(before, SHOWN_WAIT).await;
-            }
+            self.store.shown(self.store.reached()).await;
             let head = self.store.head();
             let end = Batch { from: head, through: head, items: vec![] };
             let reply = respond_batch(request, &end)?;

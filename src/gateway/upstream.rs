@@ -145,6 +145,7 @@ impl From<ClientError> for UpstreamError {
             ClientError::Timeout => {
                 UpstreamError::Unreachable("the parent did not answer in time".to_owned())
             }
+            ClientError::Source(_) => UpstreamError::Malformed(error.to_string()),
             ClientError::Io(error) => {
                 UpstreamError::Unreachable(format!("the connection to the parent broke: {error}"))
             }

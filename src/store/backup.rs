@@ -249,7 +249,9 @@ pub fn restore(sys: &Sys, from: &Path, state_dir: &Path) -> Result<Restored, Ope
     copied.map_err(failed(&target.root().join("blobs")))?;
     restored.missing = missing.len() as u64;
     for directory in [source.identity(), source.journal()] {
-        for entry in disk.list(&directory).map_err(OpenError::io(&directory))? {
+        let entries = disk.list(&directory).map_err(OpenError::io(&directory))?;
+        // A directory there is a person's.
+        for entry in entries.into_iter().filter(|entry| !entry.is_dir) {
             let part = directory.file_name().unwrap_or_default();
             let place = target.root().join(part).join(&entry.name);
             copy(disk, &directory.join(&entry.name), &place, None).map_err(failed(&place))?;

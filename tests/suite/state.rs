@@ -379,6 +379,15 @@ fn f211_what_a_person_left_in_the_state_directory_is_left_alone() {
         assert!(output.status.success(), "{command:?}: {output:?}");
     }
     assert!(directories.iter().chain([&stray]).all(|path| path.exists()));
+    fs::write(backup.join("blobs/sha256/.DS_Store"), "x").unwrap();
+    for part in ["identity/old", "journal/old"] {
+        fs::create_dir_all(backup.join(part)).unwrap();
+    }
+    let output = root.run(&["backup", backup.to_str().unwrap()]);
+    assert!(output.status.success(), "{output:?}");
+    let other = format!("storage.state_dir={}", state.with_file_name("other").display());
+    let output = root.run(&["--set", &other, "restore", backup.to_str().unwrap()]);
+    assert!(output.status.success(), "{output:?}");
     let pulled = image::pull(&root.login, (&user, &password), "app", "v1");
     assert_eq!(pulled.unwrap(), image.digest());
 }

@@ -118,11 +118,11 @@ async fn send_request(
             while offset < end && matches!(sent, Ok(Sent::Whole)) {
                 let left = usize::try_from(end - offset).unwrap_or(usize::MAX);
                 buffer.resize(left.min(BUFFER_BYTES), 0);
-                let count =
-                    read_some(file, &mut buffer, 0, offset).await.map_err(ClientError::Io)?;
+                let read = read_some(file, &mut buffer, 0, offset).await;
+                let count = read.map_err(|error| ClientError::Source(error.to_string()))?;
                 if count == 0 {
-                    let text = "the file is shorter than the body that was announced";
-                    return Err(ClientError::Protocol(text.into()));
+                    let text = "the file is shorter than it was";
+                    return Err(ClientError::Source(text.into()));
                 }
                 offset += count as u64;
                 sent = write(wire, &buffer[..count]).await;

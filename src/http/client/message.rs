@@ -68,6 +68,8 @@ pub enum ClientError {
     Protocol(String),
     /// The connection broke.
     Io(io::Error),
+    /// What was to be sent cannot be read; the text says why.
+    Source(String),
 }
 
 impl fmt::Display for ClientError {
@@ -78,6 +80,9 @@ impl fmt::Display for ClientError {
             ClientError::Timeout => f.write_str("no answer within the deadline"),
             ClientError::Protocol(text) => write!(f, "the peer does not speak HTTP: {text}"),
             ClientError::Io(error) => write!(f, "the connection broke: {error}"),
+            ClientError::Source(text) => {
+                write!(f, "the content that was to be sent cannot be read: {text}")
+            }
         }
     }
 }

@@ -54,6 +54,24 @@ impl Store {
         self.get(&token_key(name))
     }
 
+    /// A token and its scope map as they were at one time.
+    pub fn token_with_map(
+        &self,
+        name: &TokenName,
+    ) -> Result<Option<(Token, Option<ScopeMap>)>, StoreError> {
+        let mut found = self.token(name)?;
+        while let Some(token) = found.take() {
+            let map = self.scope_map(&token.scope_map)?;
+            let now = self.token(name)?;
+            // A map that the token has left may have been granted more since.
+            if now.as_ref() == Some(&token) {
+                return Ok(Some((token, map)));
+            }
+            found = now;
+        }
+        Ok(None)
+    }
+
     /// Every token, by name.
     pub async fn tokens(&self) -> Result<Vec<Token>, StoreError> {
         let rows = self.pages(prefix(Kind::Token, &[])).all().await?;
