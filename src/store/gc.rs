@@ -7,11 +7,12 @@
 //! schedule last let one run is noted, so that one that was missed is made up for after the start.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::candidates::{CANDIDATES_MAX, Found};
 use super::content::leases::short;
 use super::marks::{MARKED_MAX, in_part, marked, sorted};
 use super::registry::removal::remove_untagged;
@@ -29,9 +30,6 @@ use crate::types::connected_registry::ParentContact;
 use crate::types::digest::Algorithm;
 use crate::types::{Digest, Manifest, RepositoryName, UnixSeconds};
 
-/// Unreferenced links, and files, that are remembered between runs. Over it: the rest waits for a
-/// later run.
-const CANDIDATES_MAX: usize = 32_768;
 /// Rows read at a time, and removed in one command.
 const PAGE: usize = 256;
 
@@ -86,29 +84,6 @@ impl Row for Collected {
 
 fn collected_key() -> Vec<u8> {
     key(Kind::Node, &[b"collected"])
-}
-
-/// What earlier runs found unreferenced, with the monotonic time when each was first found so.
-#[derive(Default)]
-pub(in crate::store) struct Candidates(Mutex<Option<Found>>);
-
-#[derive(Default)]
-struct Found {
-    links: BTreeMap<Vec<u8>, Duration>,
-    files: BTreeMap<Digest, Duration>,
-}
-
-/// What one run works with; goes back when the run ends, however it ends.
-struct Taken<'a> {
-    found: Found,
-    home: &'a Candidates,
-}
-
-impl Drop for Taken<'_> {
-    fn drop(&mut self) {
-        let found = std::mem::take(&mut self.found);
-        *self.home.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(found);
-    }
 }
 
 /// One run.
@@ -205,24 +180,6 @@ impl Store {
     /// Whether the sync has fetched what nothing refers to yet, or may have.
     fn sync_under_way(&self) -> Result<bool, StoreError> {
         Ok(self.self_config()?.is_some() && (self.reconcile_due()? || !self.inbox(1)?.is_empty()))
-    }
-}
-
-impl Candidates {
-    /// `None` while another run has them.
-    fn take(&self) -> Option<Taken<'_>> {
-        let found = self.0.lock().unwrap_or_else(PoisonError::into_inner).take()?;
-        Some(Taken { found, home: self })
-    }
-
-    /// Whether a run is under way.
-    pub(in crate::store) fn is_taken(&self) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).is_none()
-    }
-
-    /// With nothing found.
-    pub(in crate::store) fn new() -> Candidates {
-        Candidates(Mutex::new(Some(Found::default())))
     }
 }
 

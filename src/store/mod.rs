@@ -6,6 +6,7 @@
 //! the journal, made durable with one fdatasync, applied to the index, and only then acknowledged.
 
 pub mod backup;
+mod candidates;
 pub mod content;
 pub mod fsck;
 pub mod gc;
@@ -53,6 +54,7 @@ use std::thread::JoinHandle;
 use smol::channel::Sender;
 
 use backup::Hold;
+use candidates::Candidates;
 use content::blobs::{FanOut, Named};
 use content::damage::Damage;
 use content::leases::Leases;
@@ -61,7 +63,6 @@ use content::space::SpaceCheck;
 use content::trust::Trust;
 use content::uploads::Uploads;
 use counts::Counts;
-use gc::Candidates;
 use index::{Index, MapIndex, NoIndex};
 use journal::layout::{Format, Layout};
 use journal::segment::{Journal, Segments};
