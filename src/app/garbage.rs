@@ -16,6 +16,9 @@ const FIRST_LOOK: Duration = Duration::from_secs(10);
 const LOOK_PERIOD: Duration = Duration::from_secs(60);
 /// Between runs while the time is not known.
 const BLIND_PERIOD: Duration = Duration::from_secs(24 * 3600);
+/// How often it is noted since when content that waits has been unreferenced: so much of that time
+/// a power cut may take.
+const NOTE_PERIOD: Duration = Duration::from_secs(600);
 /// Least and longest time between runs that a full disk causes; within these it is the grace:
 /// before that nothing goes that the last run has found. Each run reads all rows.
 const FULL_PAUSE: [Duration; 2] = [Duration::from_secs(5), Duration::from_secs(180)];
@@ -42,6 +45,8 @@ struct Due {
     seen: (u64, u64),
     /// When what waited in the last run for the grace can go, monotonic.
     ripe: Option<Duration>,
+    /// When what is unreferenced was noted last, monotonic.
+    noted_at: Duration,
     /// When a run is due because the disk is full, monotonic: the last one was a moment ago.
     full: Option<Duration>,
 }
@@ -63,6 +68,15 @@ impl Due {
             self.last = self.last.or(self.clock.wall());
         }
         due
+    }
+
+    /// Notes since when content that waits has been unreferenced, for a power cut.
+    async fn note_found(&mut self, store: &Store) {
+        let now = self.clock.monotonic();
+        if self.ripe.is_some() && now.saturating_sub(self.noted_at) >= NOTE_PERIOD {
+            self.noted_at = now;
+            store.note_garbage_soon().await;
+        }
     }
 
     /// Notes when the schedule was followed: not before what waited is gone, so that a run that is
@@ -127,11 +141,13 @@ pub(super) async fn run(store: Store, gc: Gc, role: Role) {
         // What was deleted before the start may make room too.
         seen: (u64::MAX, 0),
         ripe: None,
+        noted_at: Duration::ZERO,
         full: None,
     };
     sleep(FIRST_LOOK).await;
     loop {
         due.note(&store).await;
+        due.note_found(&store).await;
         // Heard of also if it comes while this looks.
         let deleted = store.removals_made();
         let again = due.by_grace();
@@ -145,20 +161,23 @@ pub(super) async fn run(store: Store, gc: Gc, role: Role) {
         let seen = (store.removals(), store.refused_for_space());
         let waits = collect(&store, options).await;
         let now = due.clock.monotonic();
-        due.ended = Some(now);
+        (due.ended, due.noted_at) = (Some(now), now);
         due.ripe = match waits {
             // What only the second run finds has its turn with the schedule.
-            Some(waits) => (waits && !again).then_some(now + options.grace),
-            None => Some(now + FULL_PAUSE[1]),
+            Ok(waits) => waits.filter(|_| !again).map(|waits| now + waits),
+            Err(Failed) => Some(now + FULL_PAUSE[1]),
         };
-        if waits.is_some() {
+        if waits.is_ok() {
             due.seen = seen;
         }
     }
 }
 
-/// One run; whether something waits, for the grace or for the sync. `None`: it failed.
-async fn collect(store: &Store, options: GcOptions) -> Option<bool> {
+/// A collection that failed, which is in the log.
+struct Failed;
+
+/// One run; for how long something waits, for the grace or for the sync.
+async fn collect(store: &Store, options: GcOptions) -> Result<Option<Duration>, Failed> {
     match store.collect_garbage(options).await {
         Ok(report) => {
             if report.waits_for_operator {
@@ -176,11 +195,11 @@ async fn collect(store: &Store, options: GcOptions) -> Option<bool> {
                 report.blobs_waiting,
                 report.blobs_kept
             );
-            Some(report.blobs_waiting > 0 || report.waits_for_sync)
+            Ok(report.ripe.or(report.waits_for_sync.then_some(options.grace)))
         }
         Err(error) => {
             log::warn!("garbage was not collected: {error}");
-            None
+            Err(Failed)
         }
     }
 }

@@ -1,19 +1,54 @@
 //! What collections of garbage have found unreferenced, and since when.
+//!
+//! The times are those that the node was on, over restarts: a device that is on for less than the
+//! grace at a time would never collect anything. They are noted in a file now and then and at a
+//! stop; what a power cut takes of them lets content stay longer. Since when somebody last used
+//! content is noted with them, and what a power cut takes of that is made up for by [`quiet`].
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
+use super::index::sums::hash;
+use super::journal::layout::Layout;
+use super::rows::link::split_key;
+use super::rows::{self, Row};
+use super::{Shared, Store, StoreError};
+use crate::sys::{Disk, spawn};
 use crate::types::Digest;
 
 /// Unreferenced links, and files, that are remembered between runs. Over it: the rest waits for a
 /// later run.
 pub(super) const CANDIDATES_MAX: usize = 32_768;
 
-/// What earlier runs found unreferenced, with the monotonic time when each was first found so.
-#[derive(Default)]
-pub(in crate::store) struct Candidates(Mutex<Option<Found>>);
+/// Links, and files, that are noted. Over it: the time of the rest begins anew with the next start.
+const NOTED_MAX: usize = 4096;
 
+/// Largest note that is read, bytes. Over it: it counts as none.
+const NOTE_BYTES_MAX: u64 = 4 * 1024 * 1024;
+
+/// Bytes of the checksum before a note.
+const SUM_BYTES: usize = 4;
+
+/// How long after a start nothing goes: who pushed before a power cut gets on with it.
+pub(super) fn quiet(grace: Duration) -> Duration {
+    grace / 4
+}
+
+/// What earlier runs found unreferenced.
+#[derive(Default)]
+pub(in crate::store) struct Candidates {
+    found: Mutex<Option<Found>>,
+    /// How long the node was on before this process, as far as that is noted.
+    before: Duration,
+    /// When the process opened the store, monotonic.
+    opened: Duration,
+}
+
+/// With the time for which the node had been on when each was first found.
 #[derive(Default)]
 pub(super) struct Found {
     pub(super) links: BTreeMap<Vec<u8>, Duration>,
@@ -29,24 +64,115 @@ pub(super) struct Taken<'a> {
 impl Drop for Taken<'_> {
     fn drop(&mut self) {
         let found = std::mem::take(&mut self.found);
-        *self.home.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(found);
+        *self.home.found.lock().unwrap_or_else(PoisonError::into_inner) = Some(found);
     }
 }
 
+/// What is in the file, times in seconds.
+#[derive(Default, Serialize, Deserialize)]
+struct Note {
+    on: u64,
+    links: Vec<(Vec<u8>, u64)>,
+    files: Vec<(Digest, u64)>,
+}
+
+impl Row for Note {
+    const VERSION: u8 = 1;
+}
+
 impl Candidates {
+    /// What is noted. A note that cannot be read is as good as none: all times begin anew.
+    pub(in crate::store) fn open(disk: &dyn Disk, layout: &Layout, now: Duration) -> Candidates {
+        let note = disk.read(&path(layout), NOTE_BYTES_MAX).ok().and_then(|bytes| read(&bytes));
+        let note = note.unwrap_or_default();
+        // A time that has not come yet counts as now.
+        let at = |seconds: u64| Duration::from_secs(seconds.min(note.on));
+        let links = note.links.into_iter().map(|(key, since)| (key, at(since))).collect();
+        let files = note.files.into_iter().map(|(digest, since)| (digest, at(since)));
+        let found = Found { links, files: files.collect() };
+        let before = Duration::from_secs(note.on);
+        Candidates { found: Mutex::new(Some(found)), before, opened: now }
+    }
+
     /// `None` while another run has them.
     pub(super) fn take(&self) -> Option<Taken<'_>> {
-        let found = self.0.lock().unwrap_or_else(PoisonError::into_inner).take()?;
+        let found = self.found.lock().unwrap_or_else(PoisonError::into_inner).take()?;
         Some(Taken { found, home: self })
     }
 
     /// Whether a run is under way.
     pub(in crate::store) fn is_taken(&self) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).is_none()
+        self.found.lock().unwrap_or_else(PoisonError::into_inner).is_none()
     }
 
-    /// With nothing found.
-    pub(in crate::store) fn new() -> Candidates {
-        Candidates(Mutex::new(Some(Found::default())))
+    /// How long the store has been open at `now`, monotonic.
+    pub(super) fn up(&self, now: Duration) -> Duration {
+        now.saturating_sub(self.opened)
     }
+
+    /// How long the node had been on at `at`, monotonic.
+    pub(super) fn on(&self, at: Duration) -> Duration {
+        self.before + self.up(at)
+    }
+}
+
+impl Store {
+    /// Notes since when content has been unreferenced and unused. Nothing while a collection is
+    /// under way, which notes it at its end. Blocks.
+    fn note_garbage(&self) -> Result<(), StoreError> {
+        let shared = self.shared();
+        let Some(taken) = shared.garbage.take() else { return Ok(()) };
+        shared.note_found(&taken.found)
+    }
+
+    /// The same, beside what else is done. What is not noted lets content stay longer: a full disk
+    /// stops nothing.
+    pub async fn note_garbage_soon(&self) {
+        let store = self.clone();
+        if let Err(error) = spawn::blocking(move || store.note_garbage()).await {
+            log::debug!("since when content has been unreferenced is not noted: {error}");
+        }
+    }
+}
+
+impl Shared {
+    /// Writes the note, or removes it where there is nothing to note. Blocks.
+    pub(super) fn note_found(&self, found: &Found) -> Result<(), StoreError> {
+        let path = path(&self.layout);
+        if found.links.is_empty() && found.files.is_empty() {
+            return match self.disk.exists(&path)? {
+                true => Ok(self.disk.remove(&path)?),
+                false => Ok(()),
+            };
+        }
+        let used = |digest: &Digest, first: &Duration| {
+            let used = self.leases.last_used(digest, self.sys.clock.monotonic());
+            used.map_or(*first, |at| self.garbage.on(at).max(*first)).as_secs()
+        };
+        let links = found
+            .links
+            .iter()
+            .filter_map(|(key, first)| Some((key.clone(), used(&split_key(key)?.1, first))));
+        let files = found.files.iter();
+        let files = files.map(|(digest, first)| (digest.clone(), used(digest, first)));
+        let note = Note {
+            on: self.garbage.on(self.sys.clock.monotonic()).as_secs(),
+            links: links.take(NOTED_MAX).collect(),
+            files: files.take(NOTED_MAX).collect(),
+        };
+        let body = rows::encode(&note)?;
+        let mut bytes = hash(0, &[&body]).to_le_bytes().to_vec();
+        bytes.extend_from_slice(&body);
+        Ok(self.disk.replace(&path, &bytes)?)
+    }
+}
+
+fn path(layout: &Layout) -> PathBuf {
+    layout.root().join("garbage")
+}
+
+fn read(bytes: &[u8]) -> Option<Note> {
+    let (sum, body) = bytes.split_at_checked(SUM_BYTES)?;
+    let is_whole = hash(0, &[body]).to_le_bytes() == sum;
+    is_whole.then(|| rows::decode(body).ok()).flatten()
 }

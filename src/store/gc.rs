@@ -1,10 +1,11 @@
 //! Garbage collection: content that nothing refers to goes, while pushes and pulls go on.
 //!
-//! A run looks at all rows and files and remembers, in memory, what it finds unreferenced. What
-//! an earlier run of the same process found so too, at least the grace before, is removed, unless
-//! somebody touched it since: rows first, by commands of the writer, then files. So nothing is
-//! ever removed in the first grace after a start, and the wall clock plays no part. When the
-//! schedule last let one run is noted, so that one that was missed is made up for after the start.
+//! A run looks at all rows and files and remembers what it finds unreferenced. What an earlier
+//! run found so too, at least the grace before, is removed, unless somebody touched it since: rows
+//! first, by commands of the writer, then files. The grace counts while the node is on, over
+//! restarts, and nothing is ever removed in the first quarter of it after a start; the wall clock
+//! plays no part. When the schedule last let one run is noted, so that one that was missed is made
+//! up for after the start.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -12,7 +13,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::candidates::{CANDIDATES_MAX, Found};
+use super::candidates::{CANDIDATES_MAX, Found, quiet};
 use super::content::leases::short;
 use super::marks::{MARKED_MAX, in_part, marked, sorted};
 use super::registry::removal::remove_untagged;
@@ -72,6 +73,9 @@ pub struct GcReport {
     pub blobs_kept: u64,
     /// Their length, bytes.
     pub bytes_kept: u64,
+    /// When the first of those that wait for the grace can go, from the start of the run on.
+    #[serde(skip)]
+    pub ripe: Option<Duration>,
 }
 
 /// When the schedule last let garbage be collected, by the wall clock.
@@ -91,7 +95,9 @@ struct Run {
     shared: Arc<Shared>,
     store: Store,
     options: GcOptions,
-    started: Duration,
+    /// How long the node has been on, and the store open.
+    on: Duration,
+    up: Duration,
     /// What was touched from then on is not removed. One moment for the whole run: a link that
     /// is kept because of a touch must keep its file, however slow the run is.
     since: Duration,
@@ -131,10 +137,16 @@ impl Store {
             ..GcReport::default()
         };
         let since = started.saturating_sub(options.grace);
+        let (on, up) = (shared.garbage.on(started), shared.garbage.up(started));
         let store = self.clone();
-        let mut run = Run { shared: shared.clone(), store, options, started, since, report };
+        let mut run = Run { shared: shared.clone(), store, options, on, up, since, report };
         run.collect(&mut taken.found).await?;
-        Ok(run.report)
+        let report = run.report;
+        drop((run, taken));
+        if !options.dry_run {
+            self.note_garbage_soon().await;
+        }
+        Ok(report)
     }
 
     /// Notes when garbage was collected by the schedule. Nothing on a full disk, which has no room
@@ -197,7 +209,14 @@ impl Run {
     }
 
     fn ripe(&self, first_found: Duration) -> bool {
-        first_found < self.started && self.started - first_found >= self.options.grace
+        first_found < self.on && self.waits(first_found).is_zero()
+    }
+
+    /// How much is left of the grace, and of the quiet time after a start.
+    fn waits(&self, first_found: Duration) -> Duration {
+        let grace = self.options.grace;
+        let of_grace = grace.saturating_sub(self.on.saturating_sub(first_found));
+        of_grace.max(quiet(grace).saturating_sub(self.up))
     }
 
     async fn blocking<T: Send + 'static>(
@@ -223,7 +242,7 @@ impl Run {
             after = Some(last.clone());
             for name in names {
                 for (key, digest) in self.blocking(move |store| unused_links(store, &name)).await? {
-                    let first = found.links.get(&key).copied().unwrap_or(self.started);
+                    let first = found.links.get(&key).copied().unwrap_or(self.on);
                     if unused.len() >= CANDIDATES_MAX {
                         break;
                     }
@@ -315,7 +334,7 @@ impl Run {
         found.links = Arc::unwrap_or_clone(unused);
         let mut kept = BTreeMap::new();
         for (digest, bytes) in unreferenced {
-            let first = found.files.get(&digest).copied().unwrap_or(self.started);
+            let first = found.files.get(&digest).copied().unwrap_or(self.on);
             // What a link that stays holds is seen when the file would go; a dry run looks here.
             let is_held = self.options.dry_run && linked.binary_search(&short(&digest)).is_ok();
             let removable = self.ripe(first) && !is_held;
@@ -328,6 +347,10 @@ impl Run {
             } else {
                 self.report.blobs_waiting += 1;
                 self.report.bytes_waiting += bytes;
+                // Who uses what could go now may do so for as long again.
+                let waits = Some(self.waits(first)).filter(|waits| !waits.is_zero());
+                let waits = waits.unwrap_or(self.options.grace);
+                self.report.ripe = Some(self.report.ripe.map_or(waits, |other| other.min(waits)));
             }
             if kept.len() < CANDIDATES_MAX {
                 kept.insert(digest, first);
@@ -692,7 +715,8 @@ mod tests {
                 shared: shared.clone(),
                 store: store.clone(),
                 options: GcOptions { grace: Duration::ZERO, untagged: None, dry_run: false },
-                started: Duration::MAX,
+                on: Duration::MAX,
+                up: Duration::MAX,
                 since: Duration::MAX,
                 report: GcReport::default(),
             };

@@ -282,7 +282,7 @@ impl Store {
             leases: Leases::default(),
             removals: Removals::default(),
             named: Named::default(),
-            garbage: Candidates::new(),
+            garbage: Candidates::open(&*disk, &layout, sys.clock.monotonic()),
             damage,
             trust: Trust::new(options.verify),
             scrub: Scrub::default(),
@@ -351,7 +351,7 @@ impl Store {
             leases: Leases::default(),
             removals: Removals::default(),
             named: Named::default(),
-            garbage: Candidates::new(),
+            garbage: Candidates::open(&*disk, &layout, sys.clock.monotonic()),
             damage: Damage::default(),
             trust: Trust::default(),
             scrub: Scrub::default(),
@@ -484,6 +484,7 @@ impl Store {
         if self.shared().frozen {
             return Ok(());
         }
+        self.note_garbage_soon().await;
         let (reply, answer) = smol::channel::bounded(1);
         queue.send(Message::Close(reply)).await.map_err(|_| StoreError::Unavailable)?;
         answer.recv().await.unwrap_or(Err(StoreError::Unavailable))

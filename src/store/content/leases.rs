@@ -177,6 +177,11 @@ impl Leases {
         self.table().held(short(digest), since)
     }
 
+    /// When somebody last used this: `now` while somebody does; `None`: not that is remembered.
+    pub(in crate::store) fn last_used(&self, digest: &Digest, now: Duration) -> Option<Duration> {
+        self.table().last_used(short(digest), now)
+    }
+
     /// Runs `remove` unless somebody uses this, or touched it at `since` or later. Whoever wants it
     /// meanwhile waits, and then finds it gone.
     pub(in crate::store) fn unless_held<T>(
@@ -270,10 +275,14 @@ impl Table {
     }
 
     fn held(&self, digest: u64, since: Duration) -> bool {
-        let own = self.touched.get(&digest).copied();
-        own.max(self.all).is_some_and(|at| at >= since)
-            || self.held.contains_key(&digest)
-            || self.kept.uses.contains_key(&digest)
+        self.last_used(digest, Duration::MAX).is_some_and(|at| at >= since)
+    }
+
+    fn last_used(&self, digest: u64, now: Duration) -> Option<Duration> {
+        if self.held.contains_key(&digest) || self.kept.uses.contains_key(&digest) {
+            return Some(now);
+        }
+        self.touched.get(&digest).copied().max(self.all)
     }
 }
 

@@ -200,25 +200,61 @@ fn f141_unreferenced_content_goes_after_the_grace_and_the_rest_stays() {
     assert_eq!(bench.disk.list(&Layout::new("/s").uploads()).unwrap(), [], "nothing lies about");
 }
 
+/// A device that is never on for as long as the grace.
 #[test]
-fn nothing_goes_in_the_first_grace_after_a_start() {
-    let disk = MemoryDisk::new();
-    let digest = {
-        let bench = Bench::on(disk.clone());
-        let digest = blob(&bench.store, "app", b"own");
-        bench.hands.pass(2 * HOUR);
-        bench.gc();
-        block_on(bench.store.close()).unwrap();
-        digest
+fn f141_f206_the_grace_counts_over_restarts() {
+    let (disk, minutes) = (MemoryDisk::new(), |count: u64| Duration::from_secs(60 * count));
+    let mut bench = Bench::on(disk.clone());
+    let (used, unused) = (blob(&bench.store, "app", b"used"), blob(&bench.store, "app", b"unused"));
+    let run = |bench: &Bench, at: u64| {
+        bench.hands.seconds.store(60 * at, Ordering::Relaxed);
+        bench.hands.wall.store(4_000_000_000 * (at % 2), Ordering::Relaxed);
+        let report = bench.gc();
+        (report.blobs_removed, report.ripe)
     };
-    let bench = Bench::on(disk);
+    let restart = |bench: &mut Bench| {
+        block_on(bench.store.close()).unwrap();
+        *bench = Bench::new();
+        *bench = Bench::on(disk.clone());
+    };
+    assert_eq!(run(&bench, 30), (0, Some(HOUR)));
+    bench.hands.pass(minutes(10));
+    restart(&mut bench);
+    assert_eq!(run(&bench, 0), (0, Some(minutes(50))));
+    bench.hands.pass(minutes(40));
+    // Whoever asks for it has time to refer to it, also after a stop.
+    assert!(bench.store.blob_link(&name("app"), &used).unwrap().is_some());
+    bench.hands.pass(minutes(9));
+    restart(&mut bench);
+    assert_eq!(run(&bench, 0), (0, Some(minutes(15))), "the first quarter after a start is quiet");
+    assert_eq!(run(&bench, 14), (0, Some(minutes(1))));
+    assert_eq!(run(&bench, 16), (1, Some(minutes(35))));
+    assert!(bench.has(&used) && !bench.has(&unused));
+    // What a power cut takes of the time lets content stay for longer.
+    bench.hands.pass(minutes(10));
+    let cut = Bench::on(bench.disk.after_power_cut());
+    assert_eq!(run(&cut, 0), (0, Some(minutes(35))));
+}
+
+#[test]
+fn f141_a_damaged_note_of_what_is_unreferenced_counts_as_none() {
+    let disk = MemoryDisk::new();
+    let path = Path::new("/s/garbage");
+    let bench = Bench::on(disk.clone());
+    let digest = blob(&bench.store, "app", b"own");
+    bench.gc();
+    block_on(bench.store.close()).unwrap();
+    drop(bench);
+    let mut note = disk.read(path, 1 << 20).unwrap();
+    let last = note.len() - 1;
+    note[last] ^= 1;
+    disk.replace(path, &note).unwrap();
+    let bench = Bench::on(disk.clone());
     bench.hands.pass(2 * HOUR);
-    assert_eq!(bench.gc().blobs_removed, 0, "the mark before the restart does not count");
-    assert!(bench.has(&digest));
-    bench.hands.wall.store(4_000_000_000, Ordering::Relaxed);
-    assert_eq!(bench.gc().blobs_removed, 0, "nor does the wall clock");
+    assert_eq!((bench.gc().blobs_removed, bench.gc().ripe), (0, Some(HOUR)));
     bench.hands.pass(2 * HOUR);
     assert_eq!(bench.gc().blobs_removed, 1);
+    assert!(!bench.has(&digest) && !disk.exists(path).unwrap(), "there is nothing to note");
 }
 
 #[test]
