@@ -11,6 +11,7 @@ use super::node::Seen;
 use super::router::{Door, Router};
 use crate::admin::{Admin, AdminOptions};
 use crate::auth::{Auth, AuthOptions, keys};
+use crate::gateway::wire::{Format, decode_batch};
 use crate::gateway::{Contacts, Gateway, GatewayOptions};
 use crate::http::{Body, Method, Reply, ReplyBody, Request};
 use crate::registry::{Registry, RegistryOptions};
@@ -35,7 +36,7 @@ use crate::sys::{Disk, MemoryDisk, Spawner, Sys};
 use crate::token::Tokens;
 use crate::types::digest::Algorithm;
 use crate::types::limits::{PAGE_MAX, SCOPES_MAX};
-use crate::types::message::{Batch, Descendant, NodeConfig};
+use crate::types::message::{Descendant, NodeConfig};
 use crate::types::{Cursor, Digest, Offered, OutboxId, RepositoryName, Role, UnixSeconds, media};
 
 /// Rows of each large set: more than any bound.
@@ -484,7 +485,7 @@ async fn gateway_routes(node: &mut Node) {
     node.send(&child, Method::Post, &format!("{base}/activation"), form, 200).await;
     node.send(&child, Method::Get, &format!("{base}/config"), NO_BODY, 200).await;
     let end = node.send(&child, Method::Get, &format!("{base}/messages"), NO_BODY, 200).await;
-    let end: Batch = serde_json::from_value(end.json()).unwrap();
+    let end = decode_batch(Format::Json, end.json().to_string().as_bytes()).unwrap().batch;
     for after in [end.through, Cursor { sequence: 0, ..end.through }] {
         let target = format!("{base}/messages?after={after}");
         node.send(&child, Method::Get, &target, NO_BODY, 200).await;

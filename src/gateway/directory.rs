@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::gateway::feed::Scope;
+use crate::gateway::wire::versioned_bytes;
 use crate::store::rows::connected_registry::connected_registry_key;
 use crate::store::rows::scope_map::scope_map_key;
 use crate::store::rows::token::token_key;
@@ -143,7 +144,7 @@ impl Directory {
     /// once everything that it lists is here. Before that it is another one, because the child that
     /// it is for asks at once for what is listed, and would not ask again for what it did not get.
     async fn passed_on(&self, config: &NodeConfig) -> Result<String, StoreError> {
-        let version = version_of(config);
+        let version = version_of(config.clone());
         for page in config.descendants.chunks(PAGE_ROWS) {
             for listed in page {
                 if self.store.descendant_version(&listed.name)?.as_ref() != Some(&listed.version) {
@@ -175,13 +176,13 @@ impl Directory {
 }
 
 fn versioned(config: NodeConfig) -> Versioned {
-    let version = version_of(&config);
+    let version = version_of(config.clone());
     Versioned { config, version }
 }
 
-fn version_of(config: &NodeConfig) -> String {
+fn version_of(config: NodeConfig) -> String {
     // A value without maps or floats always has an encoding; an empty one would only cost a fetch.
-    let bytes = postcard::to_allocvec(config).unwrap_or_default();
+    let bytes = versioned_bytes(config).unwrap_or_default();
     let digest = ring::digest::digest(&ring::digest::SHA256, &bytes);
     data_encoding::HEXLOWER.encode(digest.as_ref())
 }
@@ -233,7 +234,7 @@ impl Tree {
         let mut versions = BTreeMap::new();
         for name in order.into_iter().rev() {
             if let Some(config) = self.config(&name, &versions) {
-                versions.insert(name, version_of(&config));
+                versions.insert(name, version_of(config));
             }
         }
         versions

@@ -5,8 +5,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use serde::Serialize;
-use serde::de::DeserializeOwned;
 use smol::future::FutureExt;
 
 use super::contacts::Contacts;
@@ -14,7 +12,7 @@ use super::directory::Directory;
 use super::feed::{project, referrer_of_key};
 use super::instances::{self, Authority};
 use super::told;
-use super::wire::{self, ActivationAnswer, ActivationRequest, Wire};
+use super::wire::{Format, Wire, WireError, encode_batch};
 use crate::auth::{Auth, Presented, Principal};
 use crate::http::{Account, Method, Reply, Request, Sender};
 use crate::store::rows::referrer::ReferrerRow;
@@ -23,7 +21,9 @@ use crate::store::{Store, StoreError};
 use crate::types::connected_registry::{Activation, StatusReport, is_instance_id};
 use crate::types::cursor::SEQUENCE;
 use crate::types::limits::{PAGE_MAX, POLL_WAIT_MAX, SMALL_BODY_BYTES_MAX};
-use crate::types::message::{Batch, Item, Listing, Message, TagEntry};
+use crate::types::message::{
+    ActivationAnswer, ActivationRequest, Batch, Item, Listing, Message, TagEntry,
+};
 use crate::types::refusal::PARTIAL;
 use crate::types::{
     ConnectedRegistry, ConnectedRegistryName, Cursor, Digest, GatewayAction, Reason, Refusal,
@@ -224,7 +224,7 @@ impl Gateway {
             self.contacts.touch(name);
             log::info!("connected registry {name} is active (version {})", asked.version);
         }
-        respond(request, &ActivationAnswer { activation_epoch: epoch, feed: self.store.head() })
+        respond(request, ActivationAnswer { activation_epoch: epoch, feed: self.store.head() })
     }
 
     async fn config(&self, request: &Request, caller: &Caller) -> Result<Reply, Refusal> {
@@ -236,7 +236,7 @@ impl Gateway {
             self.told.set(name, found.version);
         }
         let is_known = request.header("if-none-match").is_some_and(|value| value == etag);
-        let reply = if is_known { Reply::new(304) } else { respond(request, &found.config)? };
+        let reply = if is_known { Reply::new(304) } else { respond(request, found.config)? };
         let reply = reply.with("etag", etag);
         // A store that remembers nothing more tells of no start.
         match self.note_start().await {
@@ -268,7 +268,7 @@ impl Gateway {
             self.store.shown(self.store.reached()).await;
             let head = self.store.head();
             let end = Batch { from: head, through: head, items: vec![] };
-            let reply = respond_batch(request, &end)?;
+            let reply = respond_batch(request, end)?;
             let known = request.query("start").zip(request.query("sequence"));
             let Some((start, at)) = known.and_then(|(start, at)| Some((start, at.parse().ok()?)))
             else {
@@ -295,7 +295,7 @@ impl Gateway {
             let items = self.next_items(&mut through, caller, &mut projected).await?;
             let remaining = deadline.saturating_sub(clock.monotonic());
             if !items.is_empty() || remaining.is_zero() || self.store.stopping() {
-                let reply = respond_batch(request, &Batch { from, through, items })?;
+                let reply = respond_batch(request, Batch { from, through, items })?;
                 // Several are none that the child can have.
                 let scopes: Vec<String> = projected.into_iter().collect();
                 return Ok(reply.with(PROJECTED, scopes.join(" ")));
@@ -310,7 +310,7 @@ impl Gateway {
             };
             if news.or(hung_up).await {
                 // Nobody reads this.
-                return respond_batch(request, &Batch { from, through, items });
+                return respond_batch(request, Batch { from, through, items });
             }
         }
     }
@@ -389,7 +389,7 @@ impl Gateway {
         let entry = |(tag, row): (Tag, crate::store::TagRow)| TagEntry { tag, digest: row.digest };
         let tags = rows.into_iter().map(entry).collect();
         let referrers = if next.is_none() { self.referrers(repository).await? } else { vec![] };
-        let reply = respond(request, &Listing { at, tags, referrers, next })?;
+        let reply = respond(request, Listing { at, tags, referrers, next })?;
         let partial = self.store.is_partial(repository).map_err(fault)?;
         // Read after the rows: the listing is not newer than this.
         let reply = reply.with(SEQUENCE, self.store.reached().to_string());
@@ -473,43 +473,28 @@ fn route(request: &Request) -> Result<(ConnectedRegistryName, Call), Refusal> {
     Ok((name, call))
 }
 
-fn is_json(request: &Request, header: &str) -> bool {
-    request.header(header).is_some_and(|value| value.contains("application/json"))
-}
-
-async fn read<T: Wire + DeserializeOwned>(
-    request: &mut Request,
-    caller: &Caller,
-) -> Result<T, Refusal> {
-    let json = is_json(request, "content-type");
+async fn read<T: Wire>(request: &mut Request, caller: &Caller) -> Result<T, Refusal> {
+    let format = Format::of(request.header("content-type"));
     let body = request.body.receive(caller.sender(), SMALL_BODY_BYTES_MAX);
     let bytes = body.await.map_err(|error| error.refusal("UNSUPPORTED"))?;
-    if json {
-        return serde_json::from_slice(&bytes).map_err(|error| malformed(&error.to_string()));
-    }
-    wire::decode(&bytes).map_err(|error| malformed(&error.to_string()))
+    T::read(format, &bytes).map_err(|error| malformed(&error.to_string()))
 }
 
-fn respond<T: Wire>(request: &Request, message: &T) -> Result<Reply, Refusal> {
-    respond_with(request, message, wire::encode)
+fn respond<T: Wire>(request: &Request, message: T) -> Result<Reply, Refusal> {
+    respond_with(request, |format| message.write(format))
 }
 
-fn respond_batch(request: &Request, batch: &Batch) -> Result<Reply, Refusal> {
-    respond_with(request, batch, wire::encode_batch)
+fn respond_batch(request: &Request, batch: Batch) -> Result<Reply, Refusal> {
+    respond_with(request, |format| encode_batch(format, batch))
 }
 
-fn respond_with<T: Serialize>(
+fn respond_with(
     request: &Request,
-    message: &T,
-    encode: impl Fn(&T) -> Result<Vec<u8>, wire::WireError>,
+    write: impl FnOnce(Format) -> Result<Vec<u8>, WireError>,
 ) -> Result<Reply, Refusal> {
-    if is_json(request, "accept") {
-        let bytes =
-            serde_json::to_vec(message).map_err(|e| fault(StoreError::Io(e.to_string())))?;
-        return Ok(Reply::bytes(200, "application/json", bytes));
-    }
-    let bytes = encode(message).map_err(|error| fault(StoreError::Io(error.to_string())))?;
-    Ok(Reply::bytes(200, wire::CONTENT_TYPE, bytes))
+    let format = Format::asked(request.header("accept"));
+    let bytes = write(format).map_err(|error| fault(StoreError::Io(error.to_string())))?;
+    Ok(Reply::bytes(200, format.content_type(), bytes))
 }
 
 fn unknown(name: &ConnectedRegistryName) -> Refusal {
@@ -671,7 +656,7 @@ mod tests {
                     login_server: "dock.example:5000".to_owned(),
                     accepted_epoch: None,
                 };
-                let bytes = serde_json::to_vec(&asked).unwrap();
+                let bytes = asked.write(Format::Json).unwrap();
                 let len = Some(bytes.len() as u64);
                 request.body = Body::new(smol::io::Cursor::new(bytes), len);
                 request.host = Some("reg.example:5001".to_owned());

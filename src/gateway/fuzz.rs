@@ -2,34 +2,37 @@
 
 use super::distribution::below_v2;
 use super::upstream::{host, parse_challenge};
-use super::wire::{
-    ActivationAnswer, ActivationRequest, Wire, decode, decode_batch, encode, encode_batch,
-};
+use super::wire::{Format, Wire, decode_batch, encode_batch};
 use crate::http::fuzz::host_of;
 use crate::types::connected_registry::StatusReport;
-use crate::types::message::{Batch, Item, Listing, Message, NodeConfig};
+use crate::types::message::{
+    ActivationAnswer, ActivationRequest, Batch, Item, Listing, Message, NodeConfig,
+};
 use crate::types::{Cursor, Digest};
 
-/// Envelopes of every kind: what is understood is written and understood again.
+/// Messages of every kind, in every form: what is understood is written and understood again.
 pub(crate) fn message(bytes: &[u8]) {
-    again::<NodeConfig>(bytes);
-    again::<Listing>(bytes);
-    again::<ActivationRequest>(bytes);
-    again::<ActivationAnswer>(bytes);
-    again::<StatusReport>(bytes);
-    if let Ok(received) = decode_batch(bytes) {
-        let written = encode_batch(&received.batch).expect("a batch that was read can be sent");
-        let second = decode_batch(&written).expect("a batch that was sent can be read");
-        assert_eq!(second.batch, received.batch);
-        assert!(!second.unknown);
+    for format in [Format::V1, Format::Json] {
+        again::<NodeConfig>(format, bytes);
+        again::<Listing>(format, bytes);
+        again::<ActivationRequest>(format, bytes);
+        again::<ActivationAnswer>(format, bytes);
+        again::<StatusReport>(format, bytes);
+        if let Ok(received) = decode_batch(format, bytes) {
+            let written = encode_batch(format, received.batch.clone());
+            let written = written.expect("a batch that was read can be sent");
+            let second = decode_batch(format, &written).expect("a batch that was sent can be read");
+            assert_eq!(second.batch, received.batch);
+            assert!(!second.unknown);
+        }
     }
 }
 
-fn again<T: Wire>(bytes: &[u8]) {
-    if let Ok(message) = decode::<T>(bytes) {
-        let written = encode(&message).expect("a message that was read can be sent");
-        let second: T = decode(&written).expect("a message that was sent can be read");
-        assert_eq!(encode(&second), Ok(written));
+fn again<T: Wire>(format: Format, bytes: &[u8]) {
+    if let Ok(message) = T::read(format, bytes) {
+        let written = message.write(format).expect("a message that was read can be sent");
+        let second = T::read(format, &written).expect("a message that was sent can be read");
+        assert_eq!(second.write(format), Ok(written));
     }
 }
 
@@ -58,14 +61,16 @@ pub(crate) fn messages() -> Vec<Vec<u8>> {
         accepted_epoch: Some(3),
     };
     let answer = ActivationAnswer { activation_epoch: 3, feed: cursor };
-    [
-        encode_batch(&Batch { from: Cursor::default(), through: cursor, items }),
-        encode(&listing),
-        encode(&request),
-        encode(&answer),
-    ]
-    .map(|written| written.expect("a message can be sent"))
-    .to_vec()
+    let batch = Batch { from: Cursor::default(), through: cursor, items };
+    let written = [Format::V1, Format::Json].map(|format| {
+        [
+            encode_batch(format, batch.clone()),
+            listing.clone().write(format),
+            request.clone().write(format),
+            answer.clone().write(format),
+        ]
+    });
+    written.into_iter().flatten().map(|written| written.expect("a message can be sent")).collect()
 }
 
 /// A `WWW-Authenticate` of the parent, and the place of an upload there. The password goes to

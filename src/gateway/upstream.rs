@@ -4,34 +4,31 @@
 //! which gives tokens and content.
 
 mod answer;
+mod error;
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use answer::{asks_of_manifests, check, error_text, is_doubtful, message};
 pub(super) use answer::{body, malformed, protocol};
+pub use error::UpstreamError;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 
 use super::downstream::{EPOCH, INSTANCE, NOTED, PROJECTED, SET_BACK, START};
-use super::wire::{
-    self, ActivationAnswer, ActivationRequest, BODY_BYTES_MAX, CONTENT_TYPE, Received,
-};
-use crate::http::{Client, ClientBody, ClientError, ClientRequest, ClientResponse, Method};
+use super::wire::{BODY_BYTES_MAX, Format, Received, Wire, decode_batch};
+use crate::http::{Client, ClientBody, ClientRequest, ClientResponse, Method};
 use crate::sys::Sys;
 use crate::types::connected_registry::{Activation, StatusReport};
 use crate::types::connection_string::{ConnectionString, Protocol};
 use crate::types::cursor::SEQUENCE;
 use crate::types::limits::{REQUEST_DEADLINE, SMALL_BODY_BYTES_MAX};
-use crate::types::message::{Listing, NodeConfig};
+use crate::types::message::{ActivationAnswer, ActivationRequest, Listing, NodeConfig};
 use crate::types::refusal::PARTIAL;
 use crate::types::scope::Access;
-use crate::types::{
-    ConnectedRegistryName, Cursor, Digest, GatewayAction, Reason, RepositoryName, Tag,
-};
+use crate::types::{ConnectedRegistryName, Cursor, Digest, GatewayAction, RepositoryName, Tag};
 
 /// A token is renewed this long before it ends.
 const RENEW_BEFORE: Duration = Duration::from_secs(60);
@@ -45,113 +42,6 @@ const REALM_LIFETIME: Duration = Duration::from_secs(600);
 
 /// What an answer says of an error, at most, characters.
 const ERROR_TEXT_MAX: usize = 1000;
-
-/// Why the parent did not do what was asked, by what the caller does next.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum UpstreamError {
-    /// The sync token's password is wrong, or the token is disabled. Retry rarely.
-    Unauthorized(String),
-    /// The sync token works, but does not allow this.
-    Forbidden(String),
-    /// Another instance is active, or this one was deactivated. Retry rarely.
-    AlreadyActivated(String),
-    /// The parent has no record of this instance, as one that was replaced: activate again.
-    ActivationUnknown,
-    /// The position in the feed is unknown or too old: reconcile.
-    Gone,
-    /// There is no such thing at the parent.
-    NotFound(String),
-    /// There is no such thing at the parent, which has not got all of it from its own parent yet:
-    /// this says nothing of a deletion.
-    NotYet(String),
-    /// The parent knows this manifest and has not deleted it, but has lost some of its content.
-    Lost(Digest),
-    /// A tag does not name what it should.
-    PreconditionFailed,
-    /// The parent has had the change before, or (`replaced`) another in its place, and what that
-    /// made has changed since.
-    OutboxMismatch {
-        /// Whether it was another one.
-        replaced: bool,
-    },
-    /// The parent will never accept this.
-    Refused(u16, String),
-    /// The parent is there but cannot answer now: retry.
-    Busy(u16, String),
-    /// No connection, or no answer in time: retry.
-    Unreachable(String),
-    /// The parent does not speak as it should: retry rarely.
-    Protocol(String),
-    /// This one answer is not what it should be; others may be.
-    Malformed(String),
-    /// The parent was started anew since the session began: it may have been restored or replaced.
-    StartedAnew,
-}
-
-impl fmt::Display for UpstreamError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            UpstreamError::Unauthorized(text)
-            | UpstreamError::Forbidden(text)
-            | UpstreamError::AlreadyActivated(text)
-            | UpstreamError::NotFound(text)
-            | UpstreamError::Unreachable(text)
-            | UpstreamError::Protocol(text)
-            | UpstreamError::Malformed(text) => f.write_str(text),
-            UpstreamError::NotYet(text) => {
-                write!(f, "the parent has not got all of it yet: {text}")
-            }
-            UpstreamError::Lost(digest) => {
-                write!(f, "content of {digest} is damaged at the parent")
-            }
-            UpstreamError::ActivationUnknown => {
-                f.write_str("the parent has no record of this instance")
-            }
-            UpstreamError::StartedAnew => f.write_str("the parent was started anew"),
-            UpstreamError::Gone => f.write_str("the position in the parent's feed is too old"),
-            UpstreamError::PreconditionFailed => f.write_str("the tag was moved at the parent"),
-            UpstreamError::OutboxMismatch { .. } => {
-                f.write_str("the parent has had the change before, and counts what came after it")
-            }
-            UpstreamError::Refused(status, text) | UpstreamError::Busy(status, text) => {
-                write!(f, "status {status}: {text}")
-            }
-        }
-    }
-}
-
-impl std::error::Error for UpstreamError {}
-
-impl UpstreamError {
-    /// Whether the parent gives this reason for a refusal.
-    pub fn is_for(&self, reason: Reason) -> bool {
-        let UpstreamError::Refused(_, text) = self else {
-            return false;
-        };
-        text.contains(&format!("\"{}\"", reason.name()))
-    }
-}
-
-impl From<ClientError> for UpstreamError {
-    fn from(error: ClientError) -> UpstreamError {
-        match error {
-            ClientError::Url(text) | ClientError::Protocol(text) => UpstreamError::Protocol(text),
-            ClientError::Connect(text) => UpstreamError::Unreachable(text),
-            ClientError::Tls(text) => {
-                // The text may advise another URL, and a node has a connection string.
-                let key = "(ParentEndpointProtocol in the connection string is https)";
-                UpstreamError::Unreachable(format!("TLS with the parent failed {key}: {text}"))
-            }
-            ClientError::Timeout => {
-                UpstreamError::Unreachable("the parent did not answer in time".to_owned())
-            }
-            ClientError::Source(_) => UpstreamError::Malformed(error.to_string()),
-            ClientError::Io(error) => {
-                UpstreamError::Unreachable(format!("the connection to the parent broke: {error}"))
-            }
-        }
-    }
-}
 
 /// Where tokens and content come from, as the gateway's challenge says.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -269,7 +159,7 @@ impl Upstream {
             login_server: login_server.to_owned(),
             accepted_epoch: None,
         };
-        let answer = self.post_activation(self.name(), &request).await?;
+        let answer = self.post_activation(self.name(), request).await?;
         self.epoch.store(answer.activation_epoch, Ordering::Relaxed);
         Ok(answer)
     }
@@ -286,15 +176,15 @@ impl Upstream {
             login_server: String::new(),
             accepted_epoch: Some(activation.epoch),
         };
-        self.post_activation(name, &request).await.map(|_| ())
+        self.post_activation(name, request).await.map(|_| ())
     }
 
     async fn post_activation(
         &self,
         name: &ConnectedRegistryName,
-        request: &ActivationRequest,
+        request: ActivationRequest,
     ) -> Result<ActivationAnswer, UpstreamError> {
-        let body = wire::encode(request).map_err(protocol)?;
+        let body = request.write(Format::V1).map_err(protocol)?;
         let request = || self.gateway(Method::Post, name, "activation", Some(body.clone()));
         let response = self.send(&gateway_scope(name), request).await?;
         message(response).await
@@ -333,7 +223,7 @@ impl Upstream {
         name: &ConnectedRegistryName,
         report: &StatusReport,
     ) -> Result<(), UpstreamError> {
-        let body = wire::encode(report).map_err(protocol)?;
+        let body = report.clone().write(Format::V1).map_err(protocol)?;
         let request = || self.gateway(Method::Put, name, "status", Some(body.clone()));
         self.send(&gateway_scope(name), request).await.map(|_| ())
     }
@@ -376,7 +266,7 @@ impl Upstream {
         let projected = response.header(PROJECTED).map(str::to_owned);
         let set_back = response.header(SET_BACK).is_some();
         let bytes = body(response, BODY_BYTES_MAX).await?;
-        Ok(Received { projected, set_back, ..wire::decode_batch(&bytes).map_err(protocol)? })
+        Ok(Received { projected, set_back, ..decode_batch(Format::V1, &bytes).map_err(protocol)? })
     }
 
     /// A page of what a repository holds at the parent, and whether the parent itself has not got
@@ -407,10 +297,11 @@ impl Upstream {
         body: Option<Vec<u8>>,
     ) -> ClientRequest {
         let url = format!("{}/gateway/v1/{name}/{call}", self.connection.gateway_url());
-        let mut request = ClientRequest::new(method, url).with("accept", CONTENT_TYPE);
+        let content_type = Format::V1.content_type();
+        let mut request = ClientRequest::new(method, url).with("accept", content_type);
         if let Some(body) = body {
             request.body = ClientBody::Bytes(body);
-            request = request.with("content-type", CONTENT_TYPE);
+            request = request.with("content-type", content_type);
         }
         let request = request.with(INSTANCE, self.instance_id.clone());
         match self.epoch.load(Ordering::Relaxed) {

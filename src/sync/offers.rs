@@ -202,7 +202,7 @@ mod tests {
     use super::super::state::State;
     use super::*;
     use crate::gateway::upstream::testing::parent;
-    use crate::gateway::wire;
+    use crate::gateway::wire::{Format, encode_batch};
     use crate::store::content::leases::Lease;
     use crate::store::replica::node::testing::connected;
     use crate::store::replica::outbox::Origin;
@@ -235,7 +235,7 @@ mod tests {
                 heard.lock().unwrap().push(after);
                 let batch = Batch { from: at(12), through: at(20), items: vec![removal(15, "b")] };
                 if is_there {
-                    (200, wire::encode_batch(&batch).unwrap())
+                    (200, encode_batch(Format::V1, batch).unwrap())
                 } else {
                     (410, Vec::new())
                 }

@@ -41,7 +41,7 @@ pub enum Message {
 }
 
 /// A message and its position in the parent's feed.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Item {
     /// The parent's journal sequence.
     pub sequence: u64,
@@ -50,7 +50,7 @@ pub struct Item {
 }
 
 /// Some messages. An empty batch still advances `through`.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Batch {
     /// The child's position before this batch.
     pub from: Cursor,
@@ -91,7 +91,7 @@ pub struct Descendant {
 }
 
 /// A tag in a repository listing.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct TagEntry {
     /// Which.
     pub tag: Tag,
@@ -100,7 +100,7 @@ pub struct TagEntry {
 }
 
 /// One page of the full listing of a repository, for a reconcile.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Listing {
     /// The feed position that the listing is not older than.
     pub at: Cursor,
@@ -110,4 +110,27 @@ pub struct Listing {
     pub referrers: Vec<Digest>,
     /// Pass as `last` for the next page; `None` on the last one.
     pub next: Option<Tag>,
+}
+
+/// Binds a connected registry to one instance.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ActivationRequest {
+    /// Random, made by the device on its first start.
+    pub instance_id: String,
+    /// Version of the program.
+    pub version: String,
+    /// Where its clients log in.
+    pub login_server: String,
+    /// The epoch under which the direct parent accepted the instance, when that parent reports the
+    /// activation to its own parent; `None` from the instance itself.
+    pub accepted_epoch: Option<u64>,
+}
+
+/// The parent's consent.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ActivationAnswer {
+    /// The epoch of the connected registry; `deactivate` raises it.
+    pub activation_epoch: u64,
+    /// The head of the parent's feed.
+    pub feed: Cursor,
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{ERROR_TEXT_MAX, UpstreamError, digest_header};
-use crate::gateway::wire::{self, BODY_BYTES_MAX, Wire};
+use crate::gateway::wire::{BODY_BYTES_MAX, Format, Wire};
 use crate::http::{Body, BodyError, ClientError, ClientRequest, ClientResponse, Method};
 use crate::sys::clock::within;
 use crate::types::Reason;
@@ -29,7 +29,7 @@ pub(super) fn asks_of_manifests(request: &ClientRequest) -> bool {
 }
 
 pub(super) async fn message<T: Wire>(response: ClientResponse) -> Result<T, UpstreamError> {
-    wire::decode(&body(response, BODY_BYTES_MAX).await?).map_err(protocol)
+    T::read(Format::V1, &body(response, BODY_BYTES_MAX).await?).map_err(protocol)
 }
 
 /// The whole body of an answer. The slowest link that is accepted has the time for its length; one

@@ -35,7 +35,7 @@ fn f032_a_second_middle_does_not_speak_for_those_below() {
                 login_server: String::new(),
                 accepted_epoch: Some(1),
             };
-            let bytes = serde_json::to_vec(&asked).unwrap();
+            let bytes = asked.write(Format::Json).unwrap();
             let len = Some(bytes.len() as u64);
             request.body = Body::new(smol::io::Cursor::new(bytes), len);
             request.host = Some("reg.example:5001".to_owned());

@@ -1,0 +1,113 @@
+//! Why a call to the parent failed.
+
+use std::fmt;
+
+use crate::http::ClientError;
+use crate::types::{Digest, Reason};
+
+/// Why the parent did not do what was asked, by what the caller does next.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum UpstreamError {
+    /// The sync token's password is wrong, or the token is disabled. Retry rarely.
+    Unauthorized(String),
+    /// The sync token works, but does not allow this.
+    Forbidden(String),
+    /// Another instance is active, or this one was deactivated. Retry rarely.
+    AlreadyActivated(String),
+    /// The parent has no record of this instance, as one that was replaced: activate again.
+    ActivationUnknown,
+    /// The position in the feed is unknown or too old: reconcile.
+    Gone,
+    /// There is no such thing at the parent.
+    NotFound(String),
+    /// There is no such thing at the parent, which has not got all of it from its own parent yet:
+    /// this says nothing of a deletion.
+    NotYet(String),
+    /// The parent knows this manifest and has not deleted it, but has lost some of its content.
+    Lost(Digest),
+    /// A tag does not name what it should.
+    PreconditionFailed,
+    /// The parent has had the change before, or (`replaced`) another in its place, and what that
+    /// made has changed since.
+    OutboxMismatch {
+        /// Whether it was another one.
+        replaced: bool,
+    },
+    /// The parent will never accept this.
+    Refused(u16, String),
+    /// The parent is there but cannot answer now: retry.
+    Busy(u16, String),
+    /// No connection, or no answer in time: retry.
+    Unreachable(String),
+    /// The parent does not speak as it should: retry rarely.
+    Protocol(String),
+    /// This one answer is not what it should be; others may be.
+    Malformed(String),
+    /// The parent was started anew since the session began: it may have been restored or replaced.
+    StartedAnew,
+}
+
+impl fmt::Display for UpstreamError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            UpstreamError::Unauthorized(text)
+            | UpstreamError::Forbidden(text)
+            | UpstreamError::AlreadyActivated(text)
+            | UpstreamError::NotFound(text)
+            | UpstreamError::Unreachable(text)
+            | UpstreamError::Protocol(text)
+            | UpstreamError::Malformed(text) => f.write_str(text),
+            UpstreamError::NotYet(text) => {
+                write!(f, "the parent has not got all of it yet: {text}")
+            }
+            UpstreamError::Lost(digest) => {
+                write!(f, "content of {digest} is damaged at the parent")
+            }
+            UpstreamError::ActivationUnknown => {
+                f.write_str("the parent has no record of this instance")
+            }
+            UpstreamError::StartedAnew => f.write_str("the parent was started anew"),
+            UpstreamError::Gone => f.write_str("the position in the parent's feed is too old"),
+            UpstreamError::PreconditionFailed => f.write_str("the tag was moved at the parent"),
+            UpstreamError::OutboxMismatch { .. } => {
+                f.write_str("the parent has had the change before, and counts what came after it")
+            }
+            UpstreamError::Refused(status, text) | UpstreamError::Busy(status, text) => {
+                write!(f, "status {status}: {text}")
+            }
+        }
+    }
+}
+
+impl std::error::Error for UpstreamError {}
+
+impl UpstreamError {
+    /// Whether the parent gives this reason for a refusal.
+    pub fn is_for(&self, reason: Reason) -> bool {
+        let UpstreamError::Refused(_, text) = self else {
+            return false;
+        };
+        text.contains(&format!("\"{}\"", reason.name()))
+    }
+}
+
+impl From<ClientError> for UpstreamError {
+    fn from(error: ClientError) -> UpstreamError {
+        match error {
+            ClientError::Url(text) | ClientError::Protocol(text) => UpstreamError::Protocol(text),
+            ClientError::Connect(text) => UpstreamError::Unreachable(text),
+            ClientError::Tls(text) => {
+                // The text may advise another URL, and a node has a connection string.
+                let key = "(ParentEndpointProtocol in the connection string is https)";
+                UpstreamError::Unreachable(format!("TLS with the parent failed {key}: {text}"))
+            }
+            ClientError::Timeout => {
+                UpstreamError::Unreachable("the parent did not answer in time".to_owned())
+            }
+            ClientError::Source(_) => UpstreamError::Malformed(error.to_string()),
+            ClientError::Io(error) => {
+                UpstreamError::Unreachable(format!("the connection to the parent broke: {error}"))
+            }
+        }
+    }
+}
