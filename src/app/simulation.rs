@@ -16,6 +16,7 @@ mod room;
 mod scenarios;
 mod set_back;
 mod two_writers;
+mod versions;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
@@ -25,6 +26,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use self::parent::{Hook, Parent};
+use self::versions::Versions;
 use crate::auth::{Auth, AuthOptions, keys};
 use crate::gateway::feed::Scope;
 use crate::gateway::{Contacts, Gateway, GatewayOptions};
@@ -159,6 +161,8 @@ struct World {
     refuses: AtomicBool,
     /// The parent was started anew.
     started_anew: AtomicBool,
+    /// Which of the two know what of the gateway's messages.
+    versions: Versions,
     /// Requests to the parent.
     requests: AtomicU64,
     /// The writer makes no change: there is a backup, and it has all that was acknowledged.
@@ -524,6 +528,7 @@ async fn tree(spawner: Spawner, seed: u64) -> Tree {
         fails: Mutex::default(),
         refuses: AtomicBool::new(false),
         started_anew: AtomicBool::new(false),
+        versions: Versions::default(),
         requests: AtomicU64::new(0),
         quiet: AtomicBool::new(false),
         writing: AtomicU64::new(0),

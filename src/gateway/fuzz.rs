@@ -12,7 +12,7 @@ use crate::types::{Cursor, Digest};
 
 /// Messages of every kind, in every form: what is understood is written and understood again.
 pub(crate) fn message(bytes: &[u8]) {
-    for format in [Format::V1, Format::Json] {
+    for format in [Format::V1, Format::V2, Format::Json] {
         again::<NodeConfig>(format, bytes);
         again::<Listing>(format, bytes);
         again::<ActivationRequest>(format, bytes);
@@ -62,7 +62,7 @@ pub(crate) fn messages() -> Vec<Vec<u8>> {
     };
     let answer = ActivationAnswer { activation_epoch: 3, feed: cursor };
     let batch = Batch { from: Cursor::default(), through: cursor, items };
-    let written = [Format::V1, Format::Json].map(|format| {
+    let written = [Format::V1, Format::V2, Format::Json].map(|format| {
         [
             encode_batch(format, batch.clone()),
             listing.clone().write(format),

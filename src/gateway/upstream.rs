@@ -7,11 +7,11 @@ mod answer;
 mod error;
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use answer::{asks_of_manifests, check, error_text, is_doubtful, message};
+use answer::{asks_of_manifests, check, error_text, is_doubtful};
 pub(super) use answer::{body, malformed, protocol};
 pub use error::UpstreamError;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
@@ -80,6 +80,8 @@ pub struct Upstream {
     realm: Mutex<Option<Known>>,
     tokens: Mutex<BTreeMap<String, Bearer>>,
     parent_start: Mutex<Option<String>>,
+    /// The parent has answered in the second version since the session began: it reads that too.
+    reads_v2: AtomicBool,
     /// The highest sequence of the parent's feed that an answer of this session is of.
     heard: Arc<AtomicU64>,
     /// The same of answers about manifests and tags; 0: those tell none.
@@ -98,7 +100,7 @@ impl Upstream {
     ) -> Upstream {
         let (sys, realm, tokens) = (sys.clone(), Mutex::default(), Mutex::default());
         let (epoch, asked) = (AtomicU64::new(0), AtomicU64::new(0));
-        let parent_start = Mutex::default();
+        let (parent_start, reads_v2) = (Mutex::default(), AtomicBool::new(false));
         Upstream {
             sys,
             client,
@@ -109,6 +111,7 @@ impl Upstream {
             realm,
             tokens,
             parent_start,
+            reads_v2,
             heard,
             asked,
         }
@@ -128,6 +131,7 @@ impl Upstream {
     /// only one that is asked or told anything in it.
     pub fn begin_session(&self) {
         *lock(&self.parent_start) = None;
+        self.reads_v2.store(false, Ordering::Relaxed);
         self.heard.store(0, Ordering::Relaxed);
         self.asked.store(0, Ordering::Relaxed);
     }
@@ -184,10 +188,8 @@ impl Upstream {
         name: &ConnectedRegistryName,
         request: ActivationRequest,
     ) -> Result<ActivationAnswer, UpstreamError> {
-        let body = request.write(Format::V1).map_err(protocol)?;
-        let request = || self.gateway(Method::Post, name, "activation", Some(body.clone()));
-        let response = self.send(&gateway_scope(name), request).await?;
-        message(response).await
+        let response = self.tell(Method::Post, name, "activation", request).await?;
+        self.message(response).await
     }
 
     /// The desired state of this node or one below it, with its version; `None` when it is still
@@ -198,7 +200,7 @@ impl Upstream {
         known: Option<&str>,
     ) -> Result<Option<(NodeConfig, String)>, UpstreamError> {
         let request = || {
-            let request = self.gateway(Method::Get, name, "config", None);
+            let request = self.gateway(Method::Get, name, "config");
             match known {
                 Some(version) => request.with("if-none-match", format!("\"{version}\"")),
                 None => request,
@@ -210,7 +212,7 @@ impl Upstream {
             return Ok(None);
         }
         let etag = response.header("etag").map(|etag| etag.trim_matches('"').to_owned());
-        let config: NodeConfig = message(response).await?;
+        let config: NodeConfig = self.message(response).await?;
         if config.node.name != *name {
             return Err(protocol(format!("the parent sent the state of {}", config.node.name)));
         }
@@ -223,9 +225,7 @@ impl Upstream {
         name: &ConnectedRegistryName,
         report: &StatusReport,
     ) -> Result<(), UpstreamError> {
-        let body = report.clone().write(Format::V1).map_err(protocol)?;
-        let request = || self.gateway(Method::Put, name, "status", Some(body.clone()));
-        self.send(&gateway_scope(name), request).await.map(|_| ())
+        self.tell(Method::Put, name, "status", report.clone()).await.map(|_| ())
     }
 
     /// The position in the parent's feed before which nothing needs to be told: a full comparison
@@ -242,7 +242,7 @@ impl Upstream {
             }
             _ => "messages".to_owned(),
         };
-        let request = || self.gateway(Method::Get, self.name(), &call, None);
+        let request = || self.gateway(Method::Get, self.name(), &call);
         let received = self.batch(request).await?;
         let head = received.batch.through;
         // A parent of an earlier version tells no more with its other answers.
@@ -254,7 +254,7 @@ impl Upstream {
     pub async fn messages(&self, after: Cursor, wait: Duration) -> Result<Received, UpstreamError> {
         let call = format!("messages?after={after}&wait={}", wait.as_secs());
         let request = || {
-            let mut request = self.gateway(Method::Get, self.name(), &call, None);
+            let mut request = self.gateway(Method::Get, self.name(), &call);
             request.deadline = wait + REQUEST_DEADLINE;
             request
         };
@@ -265,8 +265,9 @@ impl Upstream {
         let response = self.send(&gateway_scope(self.name()), request).await?;
         let projected = response.header(PROJECTED).map(str::to_owned);
         let set_back = response.header(SET_BACK).is_some();
+        let format = self.format_of(&response);
         let bytes = body(response, BODY_BYTES_MAX).await?;
-        Ok(Received { projected, set_back, ..decode_batch(Format::V1, &bytes).map_err(protocol)? })
+        Ok(Received { projected, set_back, ..decode_batch(format, &bytes).map_err(protocol)? })
     }
 
     /// A page of what a repository holds at the parent, and whether the parent itself has not got
@@ -281,28 +282,55 @@ impl Upstream {
             Some(tag) => format!("repositories/{repository}?last={tag}"),
             None => format!("repositories/{repository}"),
         };
-        let request = || self.gateway(Method::Get, self.name(), &call, None);
+        let request = || self.gateway(Method::Get, self.name(), &call);
         let response = self.send(&gateway_scope(self.name()), request).await?;
         let partial = response.header(PARTIAL).is_some();
-        let listing: Listing = message(response).await.map_err(malformed)?;
+        let listing: Listing = self.message(response).await.map_err(malformed)?;
         self.heard.fetch_max(listing.at.sequence, Ordering::Relaxed);
         Ok((listing, partial))
     }
 
-    fn gateway(
+    /// Tells the parent something, in the second version only if it reads that.
+    async fn tell<T: Wire>(
         &self,
         method: Method,
         name: &ConnectedRegistryName,
         call: &str,
-        body: Option<Vec<u8>>,
-    ) -> ClientRequest {
-        let url = format!("{}/gateway/v1/{name}/{call}", self.connection.gateway_url());
-        let content_type = Format::V1.content_type();
-        let mut request = ClientRequest::new(method, url).with("accept", content_type);
-        if let Some(body) = body {
-            request.body = ClientBody::Bytes(body);
-            request = request.with("content-type", content_type);
+        message: T,
+    ) -> Result<ClientResponse, UpstreamError> {
+        let reads_v2 = self.reads_v2.load(Ordering::Relaxed);
+        let format = if reads_v2 { Format::V2 } else { Format::V1 };
+        let bytes = message.write(format).map_err(protocol)?;
+        let request = || {
+            let request = self.gateway(method, name, call);
+            let mut request = request.with("content-type", format.content_type());
+            request.body = ClientBody::Bytes(bytes.clone());
+            request
+        };
+        let answer = self.send(&gateway_scope(name), request).await;
+        if answer.is_err() {
+            // A parent of an earlier version may have taken the place of the one before.
+            self.reads_v2.store(false, Ordering::Relaxed);
         }
+        answer
+    }
+
+    /// The message in an answer.
+    async fn message<T: Wire>(&self, response: ClientResponse) -> Result<T, UpstreamError> {
+        let format = self.format_of(&response);
+        T::read(format, &body(response, BODY_BYTES_MAX).await?).map_err(protocol)
+    }
+
+    /// In what form an answer is, which is the form that the parent is told things in.
+    fn format_of(&self, response: &ClientResponse) -> Format {
+        let format = Format::of(response.header("content-type"));
+        self.reads_v2.store(format == Format::V2, Ordering::Relaxed);
+        format
+    }
+
+    fn gateway(&self, method: Method, name: &ConnectedRegistryName, call: &str) -> ClientRequest {
+        let url = format!("{}/gateway/v1/{name}/{call}", self.connection.gateway_url());
+        let request = ClientRequest::new(method, url).with("accept", Format::accepted());
         let request = request.with(INSTANCE, self.instance_id.clone());
         match self.epoch.load(Ordering::Relaxed) {
             0 => request,
@@ -430,7 +458,7 @@ impl Upstream {
         {
             return Ok(known.realm.clone());
         }
-        let request = self.gateway(Method::Get, self.name(), "config", None);
+        let request = self.gateway(Method::Get, self.name(), "config");
         self.sys.metrics.sync_requests.add(1);
         let response = self.client.send(request).await?;
         if response.status != 401 {

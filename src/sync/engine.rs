@@ -423,6 +423,11 @@ impl Engine {
         self.healer.heal_known().await
     }
 
+    /// Tells the parent how this node and those below it are.
+    pub(crate) async fn report_once(&self) -> Result<(), SyncError> {
+        self.reporter.report(&mut None).await
+    }
+
     /// Does what is due, and what the parent has told by now.
     pub(crate) async fn pull_once(&self) -> Result<(), SyncError> {
         self.ensure_active().await?;

@@ -79,7 +79,10 @@ impl Reporter {
         }
     }
 
-    async fn report(&self, sent: &mut Option<(StatusReport, Duration)>) -> Result<(), SyncError> {
+    pub(super) async fn report(
+        &self,
+        sent: &mut Option<(StatusReport, Duration)>,
+    ) -> Result<(), SyncError> {
         let now = self.store.sys().clock.monotonic();
         let report = self.own_report()?;
         let due = sent.as_ref().is_none_or(|(last, at)| {

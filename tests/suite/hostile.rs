@@ -293,8 +293,12 @@ fn f195_nonsense_gets_an_error_and_the_process_stays() {
         let (method, call) =
             [("POST", "activation"), ("PUT", "status"), ("POST", "messages")][number % 3];
         let target = format!("/gateway/v1/dock01/{call}");
-        let media_type = ["application/json", "application/vnd.skerry.gateway.v1+postcard"];
-        let headers = [("content-type", media_type[number % 2])];
+        let media_type = [
+            "application/json",
+            "application/vnd.skerry.gateway.v1+postcard",
+            "application/vnd.skerry.gateway.v2+postcard",
+        ];
+        let headers = [("content-type", media_type[number / 3 % 3])];
         let body = faults.spoil(message);
         let answer = bearer(&root.gateway, &sync, method, &target, &headers, &body);
         assert!(answer.status < 500, "{method} {call}: {}", answer.status);

@@ -209,6 +209,7 @@ const FOLDERS: &[(&str, &[Folder])] = &[
             ("client", &["message", "wire"]),
         ],
     ),
+    ("gateway", &[("wire", &[]), ("downstream", &["wire"]), ("upstream", &["wire"])]),
 ];
 
 /// What stands beside those folders: tests, and what they read.

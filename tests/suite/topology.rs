@@ -160,6 +160,59 @@ fn f005_f136_messages_need_the_sync_tokens_gateway_actions() {
     }
 }
 
+/// A child of an earlier version names the first version of messages only.
+#[test]
+fn f202_a_parent_answers_in_the_version_that_is_asked_for_and_reads_the_one_that_is_sent() {
+    const V1: &str = "application/vnd.skerry.gateway.v1+postcard";
+    const V2: &str = "application/vnd.skerry.gateway.v2+postcard";
+    let root = Node::root();
+    let child = root.connect("dock01", &["--repository", "a"]);
+    let password = child.split(';').find_map(|p| p.strip_prefix("SyncTokenPassword=")).unwrap();
+    let scope = "gateway:dock01:config_read,config_write,message_read,message_write";
+    let sync = token(&root.login, &sync_token("dock01"), password, &[scope]).unwrap();
+    let both = format!("{V2}, {V1}");
+    for call in ["config", "messages", "repositories/a"] {
+        let target = format!("/gateway/v1/dock01/{call}");
+        for (accept, expected) in [
+            (&*both, V2),
+            (V2, V2),
+            (V1, V1),
+            ("*/*", V1),
+            ("application/json", "application/json"),
+        ] {
+            let headers = [("accept", accept)];
+            let answer = bearer(&root.gateway, &sync, "GET", &target, &headers, b"");
+            assert_eq!(answer.status, 200, "{call}");
+            assert_eq!(answer.header("content-type"), Some(expected), "{call}, {accept}");
+        }
+    }
+    // A head, with a field that a newer version has; a line, and something else that it has.
+    let text = |text: &str| [&[u8::try_from(text.len()).unwrap()], text.as_bytes()].concat();
+    let head = [&[2], &*text("7.0"), &text("dock:5000"), &[1], &text("Unhealthy"), &[0], b"new"];
+    let detail = [&*text("Disk"), &text("DiskError"), &text("full"), &[9], &text("id"), b"new"];
+    let envelope = |kind: u8, body: &[u8]| {
+        [&[kind, 0, u8::try_from(body.len()).unwrap(), 0, 0, 0], body].concat()
+    };
+    let body =
+        [envelope(56, &head.concat()), envelope(200, b"new"), envelope(57, &detail.concat())];
+    let put = |content_type, body: &[u8]| {
+        let headers = [("content-type", content_type)];
+        bearer(&root.gateway, &sync, "PUT", "/gateway/v1/dock01/status", &headers, body).status
+    };
+    assert_eq!(put(V1, &body.concat()), 400);
+    assert_eq!(put(V2, &body.concat()), 204);
+    let shown = || root.json(&["connected-registry", "show", "--name", "dock01"]);
+    assert_eq!(
+        (&shown()["version"], &shown()["statusDetails"][0]["code"]),
+        (&"7.0".into(), &"DiskError".into())
+    );
+    // A report of the first version, of an instance of an earlier one.
+    let first = [&*text("6.0"), &text("dock:5000"), &[1, 1, 0, 0]].concat();
+    assert_eq!(put(V2, &envelope(20, &first)), 400);
+    assert_eq!(put(V1, &envelope(20, &first)), 204);
+    assert_eq!(shown()["version"], "6.0");
+}
+
 #[test]
 fn f030_first_start_activates_and_is_seen_online() {
     let root = Node::root();

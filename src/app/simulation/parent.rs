@@ -27,7 +27,7 @@ impl Parent {
             return refused;
         }
         match request.path.split('/').nth(1) {
-            Some("gateway") => gateway.handle(request).await,
+            Some("gateway") => self.world.versions.handle(gateway, request).await,
             Some("v2") => self.registry.handle(request).await,
             _ => self.tokens.handle(request).await,
         }

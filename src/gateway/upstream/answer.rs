@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use super::{ERROR_TEXT_MAX, UpstreamError, digest_header};
-use crate::gateway::wire::{BODY_BYTES_MAX, Format, Wire};
 use crate::http::{Body, BodyError, ClientError, ClientRequest, ClientResponse, Method};
 use crate::sys::clock::within;
 use crate::types::Reason;
@@ -26,10 +25,6 @@ pub(in crate::gateway) fn malformed(error: UpstreamError) -> UpstreamError {
 /// Whether the answer is what a tag names, a manifest, or that there is none.
 pub(super) fn asks_of_manifests(request: &ClientRequest) -> bool {
     matches!(request.method, Method::Get | Method::Head) && request.url.contains("/manifests/")
-}
-
-pub(super) async fn message<T: Wire>(response: ClientResponse) -> Result<T, UpstreamError> {
-    T::read(Format::V1, &body(response, BODY_BYTES_MAX).await?).map_err(protocol)
 }
 
 /// The whole body of an answer. The slowest link that is accepted has the time for its length; one

@@ -36,7 +36,7 @@ pub(crate) fn parent_with_tokens(
 ) -> Upstream {
     parent_of_types(expires_in, move |_, path, token| {
         let (status, body) = answer(path, token);
-        (status, "application/json", body)
+        (status, "application/octet-stream", body)
     })
 }
 

@@ -1,4 +1,5 @@
-//! An instance becomes the one of its connected registry.
+//! An instance becomes the one of its connected registry. These messages have no lists, and are the
+//! same in both versions.
 
 use serde::{Deserialize, Serialize};
 
@@ -8,63 +9,64 @@ use crate::types::Cursor;
 use crate::types::message::{ActivationAnswer, ActivationRequest};
 
 #[derive(Serialize, Deserialize)]
-struct RequestV1 {
+struct Request {
     instance_id: String,
     version: String,
     login_server: String,
+    #[serde(default)]
     accepted_epoch: Option<u64>,
 }
 
 #[derive(Serialize, Deserialize)]
-struct AnswerV1 {
+struct Answer {
     activation_epoch: u64,
     feed: Cursor,
 }
 
 impl Wire for ActivationRequest {
     fn write(self, format: Format) -> Result<Vec<u8>, WireError> {
-        format.write(Kind::ActivationRequest, &RequestV1::from(self))
+        format.write(Kind::ActivationRequest, &Request::from(self))
     }
 
     fn read(format: Format, bytes: &[u8]) -> Result<ActivationRequest, WireError> {
-        format.read::<RequestV1>(Kind::ActivationRequest, bytes).map(ActivationRequest::from)
+        format.read::<Request>(Kind::ActivationRequest, bytes).map(ActivationRequest::from)
     }
 }
 
 impl Wire for ActivationAnswer {
     fn write(self, format: Format) -> Result<Vec<u8>, WireError> {
-        format.write(Kind::ActivationAnswer, &AnswerV1::from(self))
+        format.write(Kind::ActivationAnswer, &Answer::from(self))
     }
 
     fn read(format: Format, bytes: &[u8]) -> Result<ActivationAnswer, WireError> {
-        format.read::<AnswerV1>(Kind::ActivationAnswer, bytes).map(ActivationAnswer::from)
+        format.read::<Answer>(Kind::ActivationAnswer, bytes).map(ActivationAnswer::from)
     }
 }
 
-impl From<ActivationRequest> for RequestV1 {
-    fn from(request: ActivationRequest) -> RequestV1 {
+impl From<ActivationRequest> for Request {
+    fn from(request: ActivationRequest) -> Request {
         let ActivationRequest { instance_id, version, login_server, accepted_epoch } = request;
-        RequestV1 { instance_id, version, login_server, accepted_epoch }
+        Request { instance_id, version, login_server, accepted_epoch }
     }
 }
 
-impl From<RequestV1> for ActivationRequest {
-    fn from(request: RequestV1) -> ActivationRequest {
-        let RequestV1 { instance_id, version, login_server, accepted_epoch } = request;
+impl From<Request> for ActivationRequest {
+    fn from(request: Request) -> ActivationRequest {
+        let Request { instance_id, version, login_server, accepted_epoch } = request;
         ActivationRequest { instance_id, version, login_server, accepted_epoch }
     }
 }
 
-impl From<ActivationAnswer> for AnswerV1 {
-    fn from(answer: ActivationAnswer) -> AnswerV1 {
+impl From<ActivationAnswer> for Answer {
+    fn from(answer: ActivationAnswer) -> Answer {
         let ActivationAnswer { activation_epoch, feed } = answer;
-        AnswerV1 { activation_epoch, feed }
+        Answer { activation_epoch, feed }
     }
 }
 
-impl From<AnswerV1> for ActivationAnswer {
-    fn from(answer: AnswerV1) -> ActivationAnswer {
-        let AnswerV1 { activation_epoch, feed } = answer;
+impl From<Answer> for ActivationAnswer {
+    fn from(answer: Answer) -> ActivationAnswer {
+        let Answer { activation_epoch, feed } = answer;
         ActivationAnswer { activation_epoch, feed }
     }
 }

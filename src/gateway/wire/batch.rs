@@ -1,4 +1,4 @@
-//! What happened at a parent: a head, then one envelope for each item.
+//! What happened at a parent: a head, then one envelope for each item, in both versions.
 
 use serde::{Deserialize, Serialize};
 

@@ -2,8 +2,8 @@
 
 use std::fmt;
 
-use serde::Serialize;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, DeserializeSeed, Error, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, forward_to_deserialize_any, ser};
 
 /// Bytes before each postcard body: kind (u16) and length (u32), little-endian.
 const HEAD_BYTES: usize = 6;
@@ -32,6 +32,65 @@ pub(super) enum Kind {
     ActivationAnswer = 19,
     /// What an instance reports of itself.
     StatusReport = 20,
+    /// Begins a desired state in version 2.
+    Desired = 32,
+    /// The node itself.
+    Node = 33,
+    /// The node's own sync token.
+    SyncToken = 34,
+    /// A token that the node's clients may log in with.
+    ClientToken = 35,
+    /// A direct child.
+    Child = 36,
+    /// The sync token of a direct child.
+    ChildToken = 37,
+    /// A scope map that one of these tokens names.
+    ScopeMap = 38,
+    /// A node below, with the version of its desired state.
+    Descendant = 39,
+    /// Begins a listing in version 2.
+    ListingHead = 48,
+    /// A tag.
+    TagEntry = 49,
+    /// A manifest that refers to another one as its subject.
+    ReferrerEntry = 50,
+    /// Begins a status report in version 2.
+    Status = 56,
+    /// A line of a status report.
+    StatusDetail = 57,
+}
+
+impl Kind {
+    const ALL: [Kind; 23] = [
+        Kind::Batch,
+        Kind::Tag,
+        Kind::ManifestAdded,
+        Kind::ManifestDeleted,
+        Kind::ConfigChanged,
+        Kind::NodeConfig,
+        Kind::Listing,
+        Kind::ActivationRequest,
+        Kind::ActivationAnswer,
+        Kind::StatusReport,
+        Kind::Desired,
+        Kind::Node,
+        Kind::SyncToken,
+        Kind::ClientToken,
+        Kind::Child,
+        Kind::ChildToken,
+        Kind::ScopeMap,
+        Kind::Descendant,
+        Kind::ListingHead,
+        Kind::TagEntry,
+        Kind::ReferrerEntry,
+        Kind::Status,
+        Kind::StatusDetail,
+    ];
+
+    /// The kind of this number; `None`: a newer version has it.
+    pub(super) fn of(number: u16) -> Option<Kind> {
+        Kind::ALL.into_iter().find(|kind| *kind as u16 == number)
+    }
 }
 
 /// Why bytes are no message.
@@ -78,12 +137,106 @@ pub(super) fn append<T: Serialize>(
     Ok(())
 }
 
-/// What an envelope holds.
-pub(super) fn body_of<T: DeserializeOwned>(body: &[u8]) -> Result<T, WireError> {
-    // What follows the fields that we know was appended by a newer version.
-    let (value, _rest) =
-        postcard::take_from_bytes(body).map_err(|error| WireError(error.to_string()))?;
-    Ok(value)
+/// What an envelope holds, a struct. What follows the fields that are known was appended by a newer
+/// version. An older one ends before the last: fields with `#[serde(default)]` may be missing.
+pub(super) fn body_of<'de, T: Deserialize<'de>>(body: &'de [u8]) -> Result<T, WireError> {
+    T::deserialize(Fields { rest: body }).map_err(|error| WireError(error.to_string()))
+}
+
+/// The fields of a struct in postcard, which holds neither their number nor their names.
+struct Fields<'de> {
+    rest: &'de [u8],
+}
+
+impl<'de> SeqAccess<'de> for Fields<'de> {
+    type Error = postcard::Error;
+
+    fn next_element_seed<S: DeserializeSeed<'de>>(
+        &mut self,
+        field: S,
+    ) -> Result<Option<S::Value>, postcard::Error> {
+        // No field is written as nothing, so that this is an end.
+        if self.rest.is_empty() {
+            return Ok(None);
+        }
+        let mut postcard = postcard::Deserializer::from_bytes(self.rest);
+        let value = field.deserialize(&mut postcard)?;
+        self.rest = postcard.finalize()?;
+        Ok(Some(value))
+    }
+}
+
+impl<'de> Deserializer<'de> for Fields<'de> {
+    type Error = postcard::Error;
+
+    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, postcard::Error> {
+        visitor.visit_seq(self)
+    }
+
+    fn is_human_readable(&self) -> bool {
+        false
+    }
+
+    forward_to_deserialize_any! {
+        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf option
+        unit unit_struct newtype_struct seq tuple tuple_struct map struct enum identifier
+        ignored_any
+    }
+}
+
+/// A struct inside another one: it has its length before it, so that fields can be appended to
+/// either.
+pub(super) struct Nested<T>(pub(super) T);
+
+impl<T: Serialize> Serialize for Nested<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let bytes = postcard::to_allocvec(&self.0).map_err(ser::Error::custom)?;
+        serializer.serialize_bytes(&bytes)
+    }
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Nested<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Nested<T>, D::Error> {
+        body_of(<&[u8]>::deserialize(deserializer)?).map(Nested).map_err(D::Error::custom)
+    }
+}
+
+/// What begins a message that is divided: each element of its lists has an envelope of its own.
+pub(super) trait Head: Serialize + DeserializeOwned {
+    /// What its envelope says.
+    const KIND: Kind;
+
+    /// Envelopes that follow and belong to it: without their number nobody would see that the last
+    /// ones are missing.
+    fn elements(&self) -> u32;
+}
+
+/// An envelope behind a head. `None`: its kind is not known.
+pub(super) type Element<'a> = (Option<Kind>, &'a [u8]);
+
+/// A divided message: its head, and its elements in order.
+pub(super) fn divided<H: Head>(bytes: &[u8]) -> Result<(H, Vec<Element<'_>>), WireError> {
+    let mut envelopes = envelopes(bytes);
+    let Some((kind, body)) = envelopes.next().transpose()? else {
+        return Err(WireError("there is no envelope".to_owned()));
+    };
+    if kind != H::KIND as u16 {
+        let wanted = H::KIND as u16;
+        return Err(WireError(format!("it begins with kind {kind} in place of {wanted}")));
+    }
+    let head: H = body_of(body)?;
+    let mut elements = Vec::new();
+    for _ in 0..head.elements() {
+        let cut = || WireError("elements are missing at its end".to_owned());
+        let (kind, body) = envelopes.next().ok_or_else(cut)??;
+        elements.push((Kind::of(kind), body));
+    }
+    Ok((head, elements))
+}
+
+/// Of as many elements in all as these lists have.
+pub(super) fn number_of(lists: &[usize]) -> Result<u32, WireError> {
+    u32::try_from(lists.iter().sum::<usize>()).map_err(|_| WireError("too long".to_owned()))
 }
 
 /// The envelopes of a message, each with the number of its kind, which may be unknown here.

@@ -5,8 +5,9 @@ use serde::de::DeserializeOwned;
 
 use super::envelope::{Kind, WireError, first, single};
 
-/// The content type of envelopes.
 const V1: &str = "application/vnd.skerry.gateway.v1+postcard";
+
+const V2: &str = "application/vnd.skerry.gateway.v2+postcard";
 
 const JSON: &str = "application/json";
 
@@ -15,20 +16,35 @@ const JSON: &str = "application/json";
 pub enum Format {
     /// Each message in one envelope, with all its lists.
     V1,
+    /// Each element of a list in an envelope of its own.
+    V2,
     /// For people.
     Json,
 }
 
 impl Format {
-    /// What the answer to a request is to be, by its `accept`.
-    pub fn asked(accept: Option<&str>) -> Format {
-        Format::of(accept)
+    /// What a child accepts, as a header names it. A parent that does not know the second version
+    /// answers in the first, whatever is asked.
+    pub fn accepted() -> String {
+        format!("{V2}, {V1}")
     }
 
-    /// What a body is, by its `content-type`.
+    /// In what form a request is to be answered, by its `accept`.
+    pub fn asked(accept: Option<&str>) -> Format {
+        let accept = accept.unwrap_or_default();
+        if accept.contains(JSON) {
+            return Format::Json;
+        }
+        let is_read = accept.split(',').any(|accepted| is(accepted, V2));
+        if is_read { Format::V2 } else { Format::V1 }
+    }
+
+    /// In what form a body is, by its `content-type`. Whatever is not known is taken for the first
+    /// version, as earlier versions do.
     pub fn of(content_type: Option<&str>) -> Format {
         match content_type {
             Some(text) if text.contains(JSON) => Format::Json,
+            Some(text) if is(text, V2) => Format::V2,
             _ => Format::V1,
         }
     }
@@ -37,6 +53,7 @@ impl Format {
     pub fn content_type(self) -> &'static str {
         match self {
             Format::V1 => V1,
+            Format::V2 => V2,
             Format::Json => JSON,
         }
     }
@@ -44,7 +61,7 @@ impl Format {
     /// A message that is not divided.
     pub(super) fn write<T: Serialize>(self, kind: Kind, message: &T) -> Result<Vec<u8>, WireError> {
         match self {
-            Format::V1 => single(kind, message),
+            Format::V1 | Format::V2 => single(kind, message),
             Format::Json => serde_json::to_vec(message).map_err(|e| WireError(e.to_string())),
         }
     }
@@ -56,8 +73,13 @@ impl Format {
         bytes: &[u8],
     ) -> Result<T, WireError> {
         match self {
-            Format::V1 => first(kind, bytes),
+            Format::V1 | Format::V2 => first(kind, bytes),
             Format::Json => serde_json::from_slice(bytes).map_err(|e| WireError(e.to_string())),
         }
     }
+}
+
+/// Whether a media type is this one, its parameters aside.
+fn is(text: &str, media_type: &str) -> bool {
+    text.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case(media_type)
 }

@@ -4,6 +4,12 @@
 //! appended to a kind that it does know, so that neighbours of adjacent versions understand each
 //! other; an unknown kind among feed items makes the receiver compare everything instead.
 //!
+//! In version 1 a message with lists is one envelope, and nothing can be appended to an element of
+//! a list: its structs are frozen. In version 2 each element has an envelope of its own. A new
+//! field goes to the end of a struct of version 2, with `#[serde(default)]`; a neighbour that asks
+//! for version 1, and an older node between two others, lose it. A child asks for both versions and
+//! reads the one that it gets; it sends version 2 to a parent that has answered in that.
+//!
 //! What travels has types of its own, one file for each noun; none of them is stored, and none is
 //! what the rest of the program reckons with. Names, digests, grants and times travel as they
 //! write themselves.

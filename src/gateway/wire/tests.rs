@@ -1,5 +1,7 @@
 //! Golden bytes, and what neighbours of adjacent versions make of each other's.
 
+mod v2;
+
 use serde::Serialize;
 
 use super::envelope::{Kind, append};
@@ -94,6 +96,32 @@ fn config() -> NodeConfig {
     }
 }
 
+fn listing() -> Listing {
+    Listing {
+        at: Cursor { epoch: 5, sequence: 6 },
+        tags: vec![TagEntry { tag: "v1".parse().unwrap(), digest: digest(1) }],
+        referrers: vec![digest(2)],
+        next: Some("v1".parse().unwrap()),
+    }
+}
+
+fn report() -> StatusReport {
+    StatusReport {
+        version: "1".to_owned(),
+        login_server: "a".to_owned(),
+        tls: true,
+        state: ConnectionState::Unhealthy,
+        details: vec![StatusDetail {
+            kind: "Disk".to_owned(),
+            code: "DiskError".to_owned(),
+            description: "d".to_owned(),
+            timestamp: UnixSeconds(1),
+            correlation_id: "c".to_owned(),
+        }],
+        last_sync: Some(UnixSeconds(2)),
+    }
+}
+
 /// The bytes of version 1: a node of an adjacent version sends and expects exactly these.
 #[test]
 fn f202_golden_bytes() {
@@ -119,30 +147,10 @@ fn f202_golden_bytes() {
     assert_eq!(hex(&request.write(V1).unwrap()), "12000a0000000169013103613a310104");
     let answer = ActivationAnswer { activation_epoch: 1, feed: Cursor { epoch: 5, sequence: 6 } };
     assert_eq!(hex(&answer.write(V1).unwrap()), "130003000000010506");
-    let listing = Listing {
-        at: Cursor { epoch: 5, sequence: 6 },
-        tags: vec![TagEntry { tag: "v1".parse().unwrap(), digest: digest(1) }],
-        referrers: vec![digest(2)],
-        next: Some("v1".parse().unwrap()),
-    };
     let expected = format!("1100{}050601027631{}01{}01027631", "4f000000", key(1), key(2));
-    assert_eq!(hex(&listing.write(V1).unwrap()), expected);
-    let report = StatusReport {
-        version: "1".to_owned(),
-        login_server: "a".to_owned(),
-        tls: true,
-        state: ConnectionState::Unhealthy,
-        details: vec![StatusDetail {
-            kind: "Disk".to_owned(),
-            code: "DiskError".to_owned(),
-            description: "d".to_owned(),
-            timestamp: UnixSeconds(1),
-            correlation_id: "c".to_owned(),
-        }],
-        last_sync: Some(UnixSeconds(2)),
-    };
+    assert_eq!(hex(&listing().write(V1).unwrap()), expected);
     let expected = "140020000000013101610103 01 044469736b 094469736b4572726f72 0164 01 0163 01 02";
-    let got = hex(&report.write(V1).unwrap());
+    let got = hex(&report().write(V1).unwrap());
     assert_eq!(got[12..], expected.replace(' ', "")[12..]);
     let expected = concat!(
         "0a6d797265676973747279 06646f636b3031 00 00 0573796e6331 01 07636c69656e7431",
@@ -220,11 +228,13 @@ fn f202_the_bytes_under_a_version_stay() {
 
 #[test]
 fn messages_round_trip() {
-    for format in [V1, Format::Json] {
+    for format in [V1, Format::V2, Format::Json] {
         let received = decode_batch(format, &encode_batch(format, batch()).unwrap()).unwrap();
         assert_eq!(received, batch().into());
         let read = NodeConfig::read(format, &config().write(format).unwrap()).unwrap();
         assert!(read == config());
+        assert_eq!(Listing::read(format, &listing().write(format).unwrap()), Ok(listing()));
+        assert_eq!(StatusReport::read(format, &report().write(format).unwrap()), Ok(report()));
     }
 }
 
