@@ -53,6 +53,7 @@ impl Admin {
         let answer = json!({
             "id": id,
             "sequence": backup.sequence,
+            "format": backup.format.to_string(),
             "stateDirectory": self.store.state_dir().display().to_string(),
             "files": files.collect::<Vec<_>>(),
         });

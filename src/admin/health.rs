@@ -97,6 +97,7 @@ impl Admin {
             "ready": self.unready().is_none(),
             "readOnly": self.store.read_only(),
             "storeSequence": self.store.sequence(),
+            "storeFormat": self.print_format(),
             "damagedBlobs": self.store.damaged_count(),
             "blobsToVerify": self.store.doubted(),
             "clockTrusted": self.store.sys().clock.wall().is_some(),

@@ -6,6 +6,7 @@
 
 mod also;
 mod backup;
+mod confirm;
 mod fault;
 mod garbage;
 mod health;
@@ -143,6 +144,10 @@ impl Admin {
         match verb {
             "status" => self.status(parse(body)?).await,
             "gc" => self.collect_garbage(parse(body)?).await,
+            "confirm" => {
+                parse::<Nothing>(body)?;
+                self.confirm().await
+            }
             "accept-loss" => {
                 parse::<Nothing>(body)?;
                 self.accept_loss().await

@@ -5,6 +5,7 @@
 mod registries;
 mod tokens;
 
+use std::path::Path;
 use std::sync::Mutex;
 
 use serde_json::{Value, json};
@@ -13,7 +14,8 @@ use super::*;
 use crate::http::Body;
 use crate::http::ReplyBody;
 use crate::store::rows::node::self_config_key;
-use crate::sys::{Spawner, Sys};
+use crate::store::{Formats, IndexKind, StoreOptions};
+use crate::sys::{MemoryDisk, Spawner, Sys};
 use crate::types::message::NodeConfig;
 
 /// Children are in contact when the test says so.
@@ -42,7 +44,10 @@ struct Node {
 }
 
 fn node_with(role: Role, scheme: &str, ca_fingerprint: Option<String>) -> Node {
-    let store = Store::in_memory(Sys::real(Spawner::new()));
+    node_over(Store::in_memory(Sys::real(Spawner::new())), role, scheme, ca_fingerprint)
+}
+
+fn node_over(store: Store, role: Role, scheme: &str, ca_fingerprint: Option<String>) -> Node {
     store.stand(role, true);
     let contact = Arc::new(TestContact::default());
     let options = AdminOptions {
@@ -111,6 +116,29 @@ impl Node {
     fn actions(&self, map: &str) -> Vec<String> {
         let shown = self.ok("scope-map/show", json!({ "name": map }));
         serde_json::from_value(shown["actions"].clone()).unwrap()
+    }
+}
+
+#[test]
+fn p062_status_shows_the_format_and_confirm_lets_it_rise() {
+    let disk = MemoryDisk::new();
+    let open = |formats| {
+        let sys = Sys { disk: Arc::new(disk.clone()), ..Sys::real(Spawner::new()) };
+        let index = IndexKind::Map;
+        let options = StoreOptions { formats, index, ..StoreOptions::new(Path::new("/s")) };
+        Store::open(sys, options).unwrap().0
+    };
+    drop(open(Formats::OURS));
+    let next = Formats { newest: 3, reads_from: 1, readable_from: 2 };
+    let node = node_over(open(next), Role::Connected, "https", None);
+    let waits = json!({
+        "writes": 1, "readableFrom": 1, "awaitsConfirmation": true, "afterConfirmation": 3,
+    });
+    assert_eq!(node.ok("status", json!({}))["storeFormat"], waits);
+    let risen = json!({ "writes": 3, "readableFrom": 2, "awaitsConfirmation": false });
+    for _ in 0..2 {
+        assert_eq!(node.ok("confirm", json!({})), json!({ "storeFormat": risen }));
+        assert_eq!(node.ok("status", json!({}))["storeFormat"], risen);
     }
 }
 

@@ -77,7 +77,7 @@ async fn run(spawner: Spawner, config: Config, reread: Reread) -> ExitCode {
         Some(Ok(node)) => node,
         Some(Err(error)) => {
             log::error!("{}", error.message);
-            // 78: the unit does not start it again until somebody mends the configuration.
+            // 78: the unit does not start it again until somebody mends the cause.
             return if error.is_config { ExitCode::from(EX_CONFIG) } else { ExitCode::FAILURE };
         }
         None => return ExitCode::SUCCESS,

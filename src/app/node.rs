@@ -18,7 +18,7 @@ use crate::http::{Admission, Budget, Deadlines, Service, Shutdown, TlsAcceptor, 
 use crate::registry::{Registry, RegistryOptions};
 use crate::store::recovery::loss::LOSS_REMEDY;
 use crate::store::role::role_by_files;
-use crate::store::{IndexKind, Store, StoreOptions, VerifyWhen};
+use crate::store::{IndexKind, OpenError, Store, StoreOptions, VerifyWhen};
 use crate::sync::Engine;
 use crate::sys::activation::{self, Passed};
 use crate::sys::clock::sleep;
@@ -38,7 +38,7 @@ const HOUSEKEEPING_PERIOD: Duration = Duration::from_secs(3600);
 /// Why a node does not start: one line that names the cause and the cure.
 pub(super) struct StartError {
     pub(super) message: String,
-    /// The configuration is at fault: starting again would not help.
+    /// The configuration is at fault, or the format of the store: starting again would not help.
     pub(super) is_config: bool,
 }
 
@@ -46,6 +46,11 @@ impl StartError {
     /// A fault of the configuration.
     pub(super) fn config(message: String) -> StartError {
         StartError { message, is_config: true }
+    }
+
+    /// The store cannot be opened; one of another format is not opened by another start either.
+    fn store(error: &OpenError) -> StartError {
+        StartError { is_config: error.is_format(), message: error.to_string() }
     }
 }
 
@@ -85,7 +90,8 @@ impl Node {
         // The listeners come first: an occupied port must not touch the state.
         let (logins, gateways) = listeners(&config)?;
         let (seams, options) = (sys.clone(), store_options(&config));
-        let (store, recovery) = blocking(move || Store::open(seams, options)).await?;
+        let opened = blocking(move || Store::open(seams, options)).await;
+        let (store, recovery) = opened.map_err(|error| StartError::store(&error))?;
         let level = if recovery.damage.is_empty() { log::Level::Info } else { log::Level::Warn };
         log::log!(level, "store {}: {recovery}", config.storage.state_dir.display());
         if let Some(loss) = store.loss() {
@@ -93,6 +99,14 @@ impl Node {
         }
         if let Some(cause) = store.read_only_cause() {
             log::error!("{cause}; run the newer version again, or restore a backup");
+        }
+        if let Some(next) = store.format_after_confirmation() {
+            log::info!(
+                "the store stays in format {}, which the version before this one can use, until \
+                 skerry confirm; then it is written in format {}",
+                store.format().writes,
+                next.writes
+            );
         }
         let role = store.store_role()?.decide(config.named_role(), None);
         let role = role.map_err(StartError::config)?;

@@ -12,6 +12,7 @@ use crate::types::{Digest, Role, StoreRole};
 pub use crate::store::backup::Restored;
 pub use crate::store::journal::layout::Layout;
 pub use crate::store::lineage::Lineage;
+pub use crate::store::rows::format::StoreFormat;
 
 /// Opens a store to look at it; the error is a line for people.
 fn look(state_dir: &Path) -> Result<(Store, Recovery), String> {

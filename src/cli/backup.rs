@@ -8,7 +8,7 @@ use ring::digest::Context;
 use serde_json::{Value, json};
 
 use super::{EXIT_FAILED, Failure, Global, admin_client, output};
-use crate::app::offline::{self, Layout, Lineage, Restored};
+use crate::app::offline::{self, Layout, Lineage, Restored, StoreFormat};
 use crate::config::{self, SystemSource};
 use crate::sys::{Disk, SystemDisk};
 use crate::types::Digest;
@@ -152,9 +152,13 @@ impl Taking<'_> {
             self.disk.remove_dir_all(&incoming).map_err(io)?;
             return Err(failure);
         }
-        Layout::new(&incoming).write_format(self.disk).map_err(io)?;
+        let format = begun["format"].as_str().unwrap_or_default().parse::<StoreFormat>();
+        let format = format.map_err(|()| {
+            Failure::new("the node does not name the format of its store; restart it")
+        })?;
+        Layout::new(&incoming).write_format(self.disk, format).map_err(io)?;
         let taken = self.take_content(&incoming, id)?;
-        self.put_in_place(&incoming).map_err(io)?;
+        self.put_in_place(&incoming, format).map_err(io)?;
         Ok(taken)
     }
 
@@ -246,7 +250,7 @@ impl Taking<'_> {
     }
 
     /// The metadata takes the place of an older one. Cut short, it is noticed: the format is gone.
-    fn put_in_place(&self, incoming: &Path) -> std::io::Result<()> {
+    fn put_in_place(&self, incoming: &Path, format: StoreFormat) -> std::io::Result<()> {
         let root = self.target;
         let layout = Layout::new(root);
         if self.disk.exists(&layout.format())? {
@@ -261,7 +265,7 @@ impl Taking<'_> {
             self.disk.rename(&from, &to)?;
         }
         self.disk.sync_dir(root)?;
-        layout.write_format(self.disk)?;
+        layout.write_format(self.disk, format)?;
         self.disk.remove_dir_all(incoming)?;
         self.disk.sync_fs(root)
     }

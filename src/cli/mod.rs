@@ -7,6 +7,7 @@ mod admin_client;
 mod backup;
 mod call;
 mod config;
+mod confirm;
 mod connected_registry;
 mod fsck;
 mod gc;
@@ -101,6 +102,9 @@ enum Command {
     },
     /// Show the state of the running node
     Status,
+    /// Keep this version: let the store rise to its format, which the version before this one may
+    /// be unable to use
+    Confirm,
     /// Remove content that nothing refers to
     Gc {
         /// Remove nothing, only tell what would go
@@ -205,6 +209,7 @@ fn dispatch(cli: &Cli) -> Result<ExitCode, Failure> {
             output::print(&version::text(json)).map(|()| ExitCode::SUCCESS)
         }
         Command::Status => manage(&status::call(), global),
+        Command::Confirm => manage(&confirm::call(), global),
         Command::Gc { dry_run } => manage(&gc::call(*dry_run), global),
         Command::Scrub { full_speed, no_wait } => scrub::run(*full_speed, *no_wait, global),
         Command::Fsck { content } => fsck::run(*content, global),
@@ -245,6 +250,7 @@ mod tests {
             Command::Token(verb) => verb.call(),
             Command::ConnectedRegistry(verb) => verb.call(),
             Command::Status => status::call(),
+            Command::Confirm => confirm::call(),
             Command::Gc { dry_run } => gc::call(dry_run),
             _ => panic!("no management verb: {line}"),
         }
@@ -278,6 +284,7 @@ mod tests {
     fn gc_verb() {
         expect("gc --dry-run -o json", "gc", json!({ "dryRun": true }));
         expect("gc", "gc", json!({}));
+        expect("confirm", "confirm", json!({}));
     }
 
     #[test]

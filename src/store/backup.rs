@@ -15,6 +15,7 @@ use ring::digest::Context;
 use super::identity::{FEED_EPOCH, STORE_ID};
 use super::journal::checkpoint;
 use super::journal::layout::{Layout, OpenError, relative};
+use super::rows::format::StoreFormat;
 use super::{IndexKind, Store, StoreError, StoreOptions};
 use crate::sys::disk::DiskFile;
 use crate::sys::{Disk, Sys, spawn};
@@ -61,6 +62,8 @@ pub struct Backup {
     number: u64,
     /// The last record in it.
     pub sequence: u64,
+    /// What its `format` file says.
+    pub format: StoreFormat,
     /// All files beside content and the format, which is written when the rest is there.
     pub files: Vec<BackupFile>,
 }
@@ -103,7 +106,8 @@ impl Store {
             *hold = (hold.0 + 1, Some(shared.sys.clock.monotonic()));
             hold.0
         };
-        let mut backup = Backup { store: self.clone(), number, sequence: 0, files: Vec::new() };
+        let (store, format) = (self.clone(), self.format());
+        let mut backup = Backup { store, number, sequence: 0, format, files: Vec::new() };
         if shared.garbage.is_taken() {
             let text = "a garbage collection is under way; try again in a moment";
             return Err(StoreError::Conflict(text.to_owned()));
@@ -121,6 +125,8 @@ impl Store {
             match listed.await {
                 Ok((sequence, files)) => {
                     (backup.sequence, backup.files) = (sequence, files);
+                    // After the files: the format may have risen before their last rows.
+                    backup.format = self.format();
                     return Ok(backup);
                 }
                 Err(StoreError::NotFound) => {}
@@ -258,7 +264,7 @@ pub fn restore(sys: &Sys, from: &Path, state_dir: &Path) -> Result<Restored, Ope
         }
     }
     let path = target.root();
-    target.write_format(disk).map_err(OpenError::io(path))?;
+    target.write_format(disk, backup.format()).map_err(OpenError::io(path))?;
     disk.sync_fs(path).map_err(OpenError::io(path))?;
     disk.remove(&target.restoring()).map_err(OpenError::io(path))?;
     disk.sync_dir(path).map_err(OpenError::io(path))?;

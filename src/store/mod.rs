@@ -21,6 +21,7 @@ pub mod role;
 pub mod rows;
 pub mod tree;
 
+mod confirm;
 mod counts;
 mod error;
 #[cfg(any(test, fuzzing))]
@@ -43,6 +44,7 @@ pub use paged::{PAGE_ROWS, Pages};
 pub use recovery::found::Recovery;
 pub use registry::manifests::{PutManifest, PutOutcome};
 pub use registry::tags::Precondition;
+pub use rows::format::{Formats, StoreFormat};
 pub use rows::manifest::ManifestRow;
 pub use rows::tag::TagRow;
 
@@ -55,6 +57,7 @@ use smol::channel::Sender;
 
 use backup::Hold;
 use candidates::Candidates;
+use confirm::Written;
 use content::blobs::{FanOut, Named};
 use content::damage::Damage;
 use content::leases::Leases;
@@ -105,6 +108,8 @@ pub struct StoreOptions {
     pub quotas: Vec<(RepositoryPattern, u64)>,
     /// When content is hashed beside scrubs.
     pub verify: VerifyWhen,
+    /// The formats that this version knows.
+    pub formats: Formats,
     /// Look at what is there and change nothing: a backup, or what `fsck` checks.
     pub frozen: bool,
     /// Give up what follows damage of the journal that nothing makes up for; an error when there is
@@ -130,6 +135,7 @@ impl StoreOptions {
             retain_for_children: false,
             quotas: Vec::new(),
             verify: VerifyWhen::Scrub,
+            formats: Formats::OURS,
             frozen: false,
             cut_journal: false,
             index: IndexKind::Sled { cache: INDEX_CACHE_BYTES },
@@ -192,6 +198,7 @@ struct Shared {
     frozen: bool,
     /// The format, when a newer version wrote the store; it is frozen then.
     newer: Option<u32>,
+    written: Written,
     backup: Hold,
     loss: Loss,
     quotas: Vec<(RepositoryPattern, u64)>,
@@ -230,10 +237,10 @@ impl Store {
     pub fn open(sys: Sys, options: StoreOptions) -> Result<(Store, Recovery), OpenError> {
         let disk = sys.disk.clone();
         let layout = Layout::new(options.state_dir);
-        let (lock, format) = layout.take(&*disk, options.frozen)?;
+        let (lock, format) = layout.take(&*disk, options.formats, options.frozen)?;
         let newer = match format {
-            Format::Newer(format) => Some(format),
-            Format::New | Format::Ours => None,
+            Format::Newer(format) => Some(format.writes),
+            Format::New | Format::Ours(_) => None,
         };
         let frozen = options.frozen || newer.is_some();
         let recovered = match frozen {
@@ -288,6 +295,7 @@ impl Store {
             scrub: Scrub::default(),
             frozen,
             newer,
+            written: Written::new(options.formats, format.stored(options.formats)),
             backup: Hold::default(),
             loss,
             quotas: options.quotas,
@@ -357,6 +365,7 @@ impl Store {
             scrub: Scrub::default(),
             frozen: false,
             newer: None,
+            written: Written::new(Formats::OURS, Formats::OURS.newest()),
             backup: Hold::default(),
             loss: Loss::default(),
             quotas: Vec::new(),

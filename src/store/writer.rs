@@ -221,8 +221,9 @@ impl Writer {
             return;
         }
         let mut txn = Txn::over(&*index, &group.overlay);
-        let Shared { feed, counts, heard, .. } = &*self.shared;
+        let Shared { feed, counts, heard, written, .. } = &*self.shared;
         txn.live(feed.epoch(), counts.clone(), heard.load(Ordering::Relaxed));
+        txn.write_in(written.stored().writes);
         let (ran, read) = turn::apart(|| catch_unwind(AssertUnwindSafe(|| command.run(&mut txn))));
         let (changes, derived) = txn.into_changes();
         let rows = read.rows + (changes.len() + derived.len()) as u64;

@@ -283,13 +283,32 @@ fn p020_a_passed_socket_in_the_place_of_another_address_is_told() {
 }
 
 #[test]
-fn p021_only_the_service_is_enabled() {
+fn p021_only_the_service_and_its_confirmation_are_enabled() {
     let text = read("systemd/system-preset/50-skerry.preset");
     let lines: Vec<&str> = text.lines().filter(|line| !line.starts_with('#')).collect();
-    assert_eq!(lines, ["enable skerry.service", "disable skerry.socket"]);
+    let wanted =
+        ["enable skerry.service", "enable skerry-confirm.service", "disable skerry.socket"];
+    assert_eq!(lines, wanted);
     for unit in units() {
         let name = unit.rsplit('/').next().unwrap();
         assert!(lines.iter().any(|line| line.ends_with(name)), "{name} has no preset");
+    }
+}
+
+/// An update that is rolled back must find the format of its version: the checks of a product are
+/// ordered before `boot-complete.target`.
+#[test]
+fn p062_a_version_is_confirmed_when_the_boot_has_been_found_good() {
+    let unit = Unit::parse(&read("systemd/skerry-confirm.service"));
+    assert_eq!(unit.get("Service.Type"), "oneshot");
+    assert_eq!(unit.get("Service.ExecStart"), "/usr/bin/skerry confirm");
+    assert_eq!(unit.get("Unit.Requires"), "boot-complete.target");
+    assert_eq!(unit.get("Unit.After"), "boot-complete.target skerry.service");
+    // The checks may come after multi-user.target, which must not wait for what waits for them.
+    assert_eq!(unit.get("Unit.DefaultDependencies"), "no");
+    assert_eq!(unit.get("Install.WantedBy"), "multi-user.target");
+    for key in ["Service.User", "Service.Group"] {
+        assert_eq!(unit.get(key), service().get(key), "who may open the admin socket");
     }
 }
 

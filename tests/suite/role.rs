@@ -3,6 +3,8 @@
 use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
+use serde_json::json;
+
 use crate::repo;
 use crate::support::eventually;
 use crate::support::http::{basic, send, token};
@@ -340,7 +342,7 @@ fn p063_a_store_of_a_newer_version_is_served_read_only_and_says_so() {
     root.stop();
     device.stop();
     for node in [&mut root, &mut device] {
-        let format = "skerry store format 7, readable by 1\n";
+        let format = "skerry store format 7, readable from 1\n";
         std::fs::write(node.state().join("format"), format).unwrap();
         node.start();
         let told = |text: &str| text.contains("newer version") && text.contains("read-only");
@@ -362,6 +364,39 @@ fn p063_a_store_of_a_newer_version_is_served_read_only_and_says_so() {
         assert!(refused.status == 503 && told(&text), "{} {text}", refused.status);
     }
     let create = ["token", "create", "--name", "more-token", "--repository", "a", "content/read"];
-    let refused = root.run(&create);
-    assert!(stderr(&refused).contains("newer version"), "{}", stderr(&refused));
+    for refused in [root.run(&create), root.run(&["confirm"])] {
+        assert!(!refused.status.success());
+        assert!(stderr(&refused).contains("newer version"), "{}", stderr(&refused));
+    }
+}
+
+/// After a rollback to a version that is too old: starting it again does not help.
+#[test]
+fn p062_a_store_in_a_format_that_this_version_cannot_read_ends_the_start_for_good() {
+    let mut root = Node::root();
+    root.stop();
+    let format = "skerry store format 7, readable from 2\n";
+    std::fs::write(root.state().join("format"), format).unwrap();
+    for output in [root.run_to_end(), root.run_configured(&["config", "check"])] {
+        let text = stderr(&output);
+        assert_eq!(output.status.code(), Some(78), "{text}");
+        let parts = ["format 7", "knows format 2", "run the newer version", "restore a backup"];
+        assert!(parts.iter().all(|part| text.contains(part)), "{text}");
+    }
+    assert_eq!(std::fs::read_to_string(root.state().join("format")).unwrap(), format);
+}
+
+#[test]
+fn p062_the_format_of_the_store_is_shown_and_confirmed_any_number_of_times() {
+    let (root, _, connection) = root_with_app();
+    let device = Node::start_device(&connection);
+    let format = json!({ "writes": 1, "readableFrom": 1, "awaitsConfirmation": false });
+    for node in [&root, &device] {
+        for _ in 0..2 {
+            assert_eq!(node.json(&["status"])["storeFormat"], format);
+            assert_eq!(node.json(&["confirm"]), json!({ "storeFormat": format }));
+        }
+        let file = std::fs::read_to_string(node.state().join("format")).unwrap();
+        assert_eq!(file, "skerry store format 1\n");
+    }
 }

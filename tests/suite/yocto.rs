@@ -263,7 +263,7 @@ fn p047_the_program_is_a_service_with_a_user() {
     assert_eq!(recipe["REQUIRED_DISTRO_FEATURES"], "systemd");
     // The class enables each unit of a package whose SYSTEMD_AUTO_ENABLE is "enable", and no preset
     // disables it again: the socket, which takes the place of listen.login, is in its own package.
-    assert_eq!(recipe["SYSTEMD_SERVICE:${PN}"], "skerry.service");
+    assert_eq!(recipe["SYSTEMD_SERVICE:${PN}"], "skerry.service skerry-confirm.service");
     assert_eq!(recipe["SYSTEMD_AUTO_ENABLE:${PN}"], "enable");
     assert_eq!(recipe["SYSTEMD_SERVICE:${PN}-socket"], "skerry.socket");
     assert_eq!(recipe["SYSTEMD_AUTO_ENABLE:${PN}-socket"], "disable");
@@ -273,7 +273,7 @@ fn p047_the_program_is_a_service_with_a_user() {
     assert!(!recipe["FILES:${PN}"].contains("/skerry.socket"));
     assert!(!recipe["RRECOMMENDS:${PN}"].contains("socket"));
     let preset = read("systemd/system-preset/50-skerry.preset");
-    assert!(preset.contains("\nenable skerry.service\n"));
+    assert!(preset.contains("\nenable skerry.service\nenable skerry-confirm.service\n"));
     assert!(preset.contains("\ndisable skerry.socket\n"));
 }
 
@@ -284,6 +284,7 @@ fn p048_everything_installed_is_packaged() {
     let packaged = &recipe["FILES:${PN}"];
     for part in [
         "/skerry.service ",
+        "/skerry-confirm.service ",
         "/10-backoff.conf",
         "/50-skerry.preset",
         "/sysusers.d/skerry.conf",

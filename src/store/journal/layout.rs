@@ -5,26 +5,30 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::store::StoreError;
+use crate::store::rows::format::{Access, Formats, StoreFormat};
 use crate::sys::Disk;
 use crate::types::Digest;
 use crate::types::digest::Algorithm;
 
-/// The number in the `format` file that this version writes.
-pub const FORMAT: u32 = 1;
-
-const FORMAT_TEXT: &str = "skerry store format ";
-/// Stands after the number when older versions can read the store: `2, readable by 1`.
-const READABLE_TEXT: &str = ", readable by ";
-
-/// What the `format` file says.
+/// What the state directory says about its format.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(in crate::store) enum Format {
-    /// There is none: the store is new.
+    /// Nothing: the store is new.
     New,
-    /// Ours.
-    Ours,
-    /// A newer one that we can read and must not write.
-    Newer(u32),
+    /// This format, which this version writes.
+    Ours(StoreFormat),
+    /// A newer one, which this version can read and must not write.
+    Newer(StoreFormat),
+}
+
+impl Format {
+    /// The format that a store opened by a version with these formats is in.
+    pub(in crate::store) fn stored(self, formats: Formats) -> StoreFormat {
+        match self {
+            Format::New => formats.newest(),
+            Format::Ours(stored) | Format::Newer(stored) => stored,
+        }
+    }
 }
 
 /// Paths under one state directory.
@@ -50,12 +54,23 @@ pub enum OpenError {
         /// Which.
         path: PathBuf,
     },
-    /// A newer version wrote the store; nothing in it was touched.
+    /// A newer version wrote the store so that this one cannot read it; nothing was changed.
     NewerFormat {
         /// Which state directory.
         path: PathBuf,
-        /// The format found.
-        found: u32,
+        /// The format of the store.
+        found: StoreFormat,
+        /// The newest format that this version knows.
+        known: u32,
+    },
+    /// The store is of a version whose format this one no longer reads; nothing was changed.
+    OlderFormat {
+        /// Which state directory.
+        path: PathBuf,
+        /// The format of the store.
+        found: StoreFormat,
+        /// The formats that this version knows.
+        known: Formats,
     },
     /// The journal is damaged where nothing else can make up for it; nothing was changed.
     Damaged {
@@ -85,11 +100,24 @@ impl fmt::Display for OpenError {
                  set storage.state_dir to another directory",
                 path.display()
             ),
-            OpenError::NewerFormat { path, found } => write!(
+            OpenError::NewerFormat { path, found, known } => write!(
                 f,
-                "the state directory {} has format {found}, this version knows format {FORMAT}; \
-                 nothing was changed: run the newer version, or restore a backup",
-                path.display()
+                "the state directory {} is written in format {}, which only a version that knows \
+                 format {} can read; this version knows none newer than format {known}; nothing \
+                 was changed: run the newer version, or restore a backup that this version made",
+                path.display(),
+                found.writes,
+                found.readable_from
+            ),
+            OpenError::OlderFormat { path, found, known } => write!(
+                f,
+                "the state directory {} is written in format {}, this version reads formats {} \
+                 to {}; nothing was changed: run a version that reads both, and skerry confirm \
+                 with it, before this one",
+                path.display(),
+                found.writes,
+                known.reads_from,
+                known.newest
             ),
             OpenError::Damaged { path, what } => {
                 write!(f, "{} is damaged: {what}; nothing was changed", path.display())
@@ -102,6 +130,12 @@ impl fmt::Display for OpenError {
 impl std::error::Error for OpenError {}
 
 impl OpenError {
+    /// Whether the store is of a format that this version cannot read: starting it again does not
+    /// help.
+    pub fn is_format(&self) -> bool {
+        matches!(self, OpenError::NewerFormat { .. } | OpenError::OlderFormat { .. })
+    }
+
     /// Wraps a fault of the disk at `path`.
     pub(in crate::store) fn io(path: &Path) -> impl Fn(io::Error) -> OpenError + '_ {
         move |error| OpenError::Io { path: path.to_owned(), cause: error.to_string() }
@@ -114,10 +148,10 @@ impl OpenError {
 }
 
 /// What wrote the store is not known, so nothing is guessed.
-fn bad_format(path: PathBuf, fault: &str) -> OpenError {
+fn bad_format(path: PathBuf, fault: &str, formats: Formats) -> OpenError {
     let what = format!(
-        "{fault}; write `{FORMAT_TEXT}{FORMAT}` to it, unless a newer version has used the store: \
-         then run that one"
+        "{fault}; write `{}` to it, unless a newer version has used the store: then run that one",
+        formats.newest()
     );
     OpenError::Damaged { path, what }
 }
@@ -230,11 +264,12 @@ impl Layout {
         self.root.join("restoring")
     }
 
-    /// Takes the directory for this process, checks its format, and makes what is missing, unless
-    /// `frozen`. Returns the guard of the lock, and the format.
+    /// Takes the directory for this process, checks that its format is one of `formats`, and makes
+    /// what is missing, unless `frozen`. Returns the guard of the lock, and the format.
     pub(in crate::store) fn take(
         &self,
         disk: &dyn Disk,
+        formats: Formats,
         frozen: bool,
     ) -> Result<(Box<dyn Send + Sync>, Format), OpenError> {
         if !frozen {
@@ -244,21 +279,21 @@ impl Layout {
             io::ErrorKind::WouldBlock => OpenError::Locked { path: self.root.clone() },
             _ => self.unusable(&error),
         })?;
-        let format = self.check_format(disk)?;
+        let format = self.check_format(disk, formats)?;
         if frozen || matches!(format, Format::Newer(_)) {
             return Ok((lock, format));
         }
         disk.check_writable(&self.root).map_err(|error| self.unusable(&error))?;
         self.make_directories(disk).map_err(|error| self.unusable(&error))?;
         if format == Format::New {
-            self.write_format(disk).map_err(|error| self.unusable(&error))?;
+            self.write_format(disk, formats.newest()).map_err(|error| self.unusable(&error))?;
         }
         Ok((lock, format))
     }
 
-    /// Writes the `format` file: the store is whole.
-    pub fn write_format(&self, disk: &dyn Disk) -> io::Result<()> {
-        disk.replace(&self.format(), format!("{FORMAT_TEXT}{FORMAT}\n").as_bytes())
+    /// Writes the `format` file, durably: the store is whole.
+    pub fn write_format(&self, disk: &dyn Disk, format: StoreFormat) -> io::Result<()> {
+        disk.replace(&self.format(), format!("{format}\n").as_bytes())
     }
 
     /// Makes the state directory, but not its parents: where the disk for the state is not
@@ -299,10 +334,10 @@ impl Layout {
             return disk.check_writable(self.check_parent(disk)?).map_err(failed);
         }
         disk.list(&self.root).map_err(failed)?;
-        match self.check_format(disk)? {
+        match self.check_format(disk, Formats::OURS)? {
             // It is served as it is.
             Format::Newer(_) => Ok(()),
-            Format::New | Format::Ours => disk.check_writable(&self.root).map_err(failed),
+            Format::New | Format::Ours(_) => disk.check_writable(&self.root).map_err(failed),
         }
     }
 
@@ -312,7 +347,7 @@ impl Layout {
         if !disk.exists(&self.root).map_err(|error| self.unusable(&error))? {
             return Ok(());
         }
-        let is_ours = self.check_format(disk)? == Format::Ours;
+        let is_ours = matches!(self.check_format(disk, Formats::OURS)?, Format::Ours(_));
         for directory in [self.identity(), self.journal(), self.index()] {
             self.check_directory(disk, &directory, is_ours)?;
         }
@@ -385,7 +420,7 @@ impl Layout {
     }
 
     /// The format; an error when it is none that we can read.
-    fn check_format(&self, disk: &dyn Disk) -> Result<Format, OpenError> {
+    fn check_format(&self, disk: &dyn Disk, formats: Formats) -> Result<Format, OpenError> {
         let path = self.format();
         let exists = |path: &Path| disk.exists(path).map_err(|error| self.unusable(&error));
         if exists(&self.restoring())? {
@@ -402,24 +437,18 @@ impl Layout {
             if journal.is_empty() {
                 return Ok(Format::New);
             }
-            return Err(bad_format(path, "it is missing"));
+            return Err(bad_format(path, "it is missing", formats));
         }
         let bytes = disk.read(&path, 4096).map_err(|error| self.closed(&path, &error))?;
-        let text = String::from_utf8_lossy(&bytes);
-        let text = text.trim_end().strip_prefix(FORMAT_TEXT).unwrap_or_default();
-        let (number, readable) = match text.split_once(READABLE_TEXT) {
-            Some((number, by)) => (number.parse::<u32>().ok(), by.parse::<u32>().ok()),
-            None => (text.parse().ok(), None),
+        let Ok(found) = String::from_utf8_lossy(&bytes).parse::<StoreFormat>() else {
+            return Err(bad_format(path, "it does not name a format", formats));
         };
-        match number {
-            Some(FORMAT) => Ok(Format::Ours),
-            Some(found) if found > FORMAT && readable.is_some_and(|by| by <= FORMAT) => {
-                Ok(Format::Newer(found))
-            }
-            Some(found) if found > FORMAT => {
-                Err(OpenError::NewerFormat { path: self.root.clone(), found })
-            }
-            _ => Err(bad_format(path, "it does not name a format")),
+        let (path, known) = (self.root.clone(), formats);
+        match formats.access(found) {
+            Access::Write => Ok(Format::Ours(found)),
+            Access::Read => Ok(Format::Newer(found)),
+            Access::TooNew => Err(OpenError::NewerFormat { path, found, known: known.newest }),
+            Access::TooOld => Err(OpenError::OlderFormat { path, found, known }),
         }
     }
 

@@ -8,6 +8,7 @@ use crate::store::StoreError;
 use crate::store::counts::Counts;
 use crate::store::index::{Change, Index, KeyValue, lower_bound};
 use crate::store::rows::derived::{self, Count};
+use crate::store::rows::format::FORMAT;
 use crate::store::rows::{self, Row};
 
 /// A view of the index under the changes that its group has already made, and a place for more.
@@ -18,23 +19,30 @@ pub struct Txn<'a> {
     life: u64,
     counts: Option<Arc<Counts>>,
     heard: u64,
+    format: u32,
 }
 
 impl<'a> Txn<'a> {
     /// A view with no pending changes below it.
     pub fn new(index: &'a dyn Index) -> Txn<'a> {
-        Txn { index, group: None, own: BTreeMap::new(), life: 0, counts: None, heard: 0 }
+        let (own, counts, format) = (BTreeMap::new(), None, FORMAT);
+        Txn { index, group: None, own, life: 0, counts, heard: 0, format }
     }
 
     /// A view over the changes of the commands before it in the same group.
     pub fn over(index: &'a dyn Index, group: &'a BTreeMap<Vec<u8>, Option<Vec<u8>>>) -> Txn<'a> {
-        Txn { index, group: Some(group), own: BTreeMap::new(), life: 0, counts: None, heard: 0 }
+        Txn { group: Some(group), ..Txn::new(index) }
     }
 
     /// Says which life of the store this is, what its changes are counted with, and what was heard
     /// of the parent: see [`Txn::life`], [`Txn::counts`] and [`Txn::heard`].
     pub(in crate::store) fn live(&mut self, life: u64, counts: Arc<Counts>, heard: u64) {
         (self.life, self.counts, self.heard) = (life, Some(counts), heard);
+    }
+
+    /// Says which format of the store rows are written in; else the newest.
+    pub(in crate::store) fn write_in(&mut self, format: u32) {
+        self.format = format;
     }
 
     /// How far the parent's feed was, at most, when it gave the answers that this node has by now;
@@ -127,7 +135,7 @@ impl<'a> Txn<'a> {
 
     /// Writes a row.
     pub fn put<R: Row>(&mut self, key: Vec<u8>, row: &R) -> Result<(), StoreError> {
-        self.change(key, Some(rows::encode(row)?))
+        self.change(key, Some(rows::encode_in(row, self.format)?))
     }
 
     /// Changes a row, and with it those that follow from it.

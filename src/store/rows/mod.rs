@@ -3,6 +3,7 @@
 
 pub mod connected_registry;
 pub mod derived;
+pub mod format;
 pub mod link;
 pub mod manifest;
 pub mod node;
@@ -18,6 +19,7 @@ pub mod untagged;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use self::format::FORMAT;
 use crate::store::StoreError;
 use crate::types::Digest;
 
@@ -107,18 +109,26 @@ pub fn prefix(kind: Kind, parts: &[&[u8]]) -> Vec<u8> {
     prefix
 }
 
-/// A stored type. Rows of version N-1 are read through [`Row::decode_previous`].
+/// A stored type. A field that is appended later needs no new version: see [`last`]. Any other
+/// change does: the row is written in the new version from a format of the store on, and rows of
+/// other versions are read through [`Row::decode_other`].
 pub trait Row: Serialize + DeserializeOwned {
     /// The version that is written.
     const VERSION: u8;
+
+    /// The row as it is written in a store of this format: its version, and what that says. A type
+    /// whose version rose overrides it and writes the version before in formats before.
+    fn write(&self, _format: u32) -> Result<Vec<u8>, postcard::Error> {
+        postcard::to_extend(self, vec![Self::VERSION])
+    }
 
     /// Reads a row of this version. A type whose last field came later overrides it: see [`last`].
     fn read(bytes: &[u8]) -> Result<Self, postcard::Error> {
         postcard::from_bytes(bytes)
     }
 
-    /// Decodes a row of the version before this one.
-    fn decode_previous(version: u8, _bytes: &[u8]) -> Result<Self, StoreError> {
+    /// Decodes a row of another version.
+    fn decode_other(version: u8, _bytes: &[u8]) -> Result<Self, StoreError> {
         Err(StoreError::Corrupt(format!("a row of unknown version {version}")))
     }
 }
@@ -137,9 +147,14 @@ pub(in crate::store) fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }
 
-/// A row as stored.
+/// A row as this version's own stores have it.
 pub fn encode<R: Row>(row: &R) -> Result<Vec<u8>, StoreError> {
-    postcard::to_extend(row, vec![R::VERSION])
+    encode_in(row, FORMAT)
+}
+
+/// A row as a store of this format has it.
+pub fn encode_in<R: Row>(row: &R, format: u32) -> Result<Vec<u8>, StoreError> {
+    row.write(format)
         .map_err(|error| StoreError::Invalid(format!("a row cannot be encoded: {error}")))
 }
 
@@ -148,7 +163,7 @@ pub fn decode<R: Row>(bytes: &[u8]) -> Result<R, StoreError> {
     match bytes.split_first() {
         Some((version, body)) if *version == R::VERSION => R::read(body)
             .map_err(|error| StoreError::Corrupt(format!("a row cannot be decoded: {error}"))),
-        Some((version, body)) => R::decode_previous(*version, body),
+        Some((version, body)) => R::decode_other(*version, body),
         None => Err(StoreError::Corrupt("an empty row".to_owned())),
     }
 }

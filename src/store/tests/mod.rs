@@ -5,6 +5,7 @@ mod content;
 mod corruption;
 mod crash;
 mod damage;
+mod format;
 mod gc;
 mod golden;
 mod index;

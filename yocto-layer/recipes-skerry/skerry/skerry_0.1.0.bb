@@ -19,7 +19,7 @@ export CARGO_PROFILE_RELEASE_STRIP = "false"
 # the class lets it ask for skerry.service too.
 PACKAGES += "${PN}-socket"
 SYSTEMD_PACKAGES = "${PN} ${PN}-socket"
-SYSTEMD_SERVICE:${PN} = "skerry.service"
+SYSTEMD_SERVICE:${PN} = "skerry.service skerry-confirm.service"
 SYSTEMD_AUTO_ENABLE:${PN} = "enable"
 SYSTEMD_SERVICE:${PN}-socket = "skerry.socket"
 SYSTEMD_AUTO_ENABLE:${PN}-socket = "disable"
@@ -32,6 +32,7 @@ USERADD_PARAM:${PN} = "--system --uid 812 --gid skerry --home-dir ${localstatedi
 do_install:append() {
     install -d ${D}${systemd_system_unitdir}/skerry.service.d
     install -m 0644 ${S}/systemd/skerry.service ${D}${systemd_system_unitdir}/
+    install -m 0644 ${S}/systemd/skerry-confirm.service ${D}${systemd_system_unitdir}/
     install -m 0644 ${S}/systemd/skerry.socket ${D}${systemd_system_unitdir}/
     install -m 0644 ${S}/systemd/dropins/backoff.conf \
         ${D}${systemd_system_unitdir}/skerry.service.d/10-backoff.conf
@@ -53,6 +54,7 @@ do_install:append() {
 
 FILES:${PN} += "\
     ${systemd_system_unitdir}/skerry.service \
+    ${systemd_system_unitdir}/skerry-confirm.service \
     ${systemd_system_unitdir}/skerry.service.d/10-backoff.conf \
     ${systemd_unitdir}/system-preset/50-skerry.preset \
     ${nonarch_libdir}/sysusers.d/skerry.conf \

@@ -1,0 +1,9 @@
+//! `skerry confirm`
+
+use super::call::Call;
+use super::output::View;
+
+/// The call that the verb makes.
+pub(super) fn call() -> Call {
+    Call::new("confirm", View::Object)
+}
