@@ -26,7 +26,7 @@ use crate::store::rows::repository::{RepositoryRow, repository_key};
 use crate::store::rows::scope_map::scope_map_key;
 use crate::store::rows::tag::{TagRow, tag_key};
 use crate::store::rows::token::token_key;
-use crate::store::rows::{Kind, Row, key};
+use crate::store::rows::{Kind, Stored, key};
 use crate::store::tree::connected_registries::Settings;
 use crate::store::tree::creation::NewConnectedRegistry;
 use crate::store::tree::tokens::{NewToken, TokenGrants};
@@ -117,7 +117,7 @@ fn basic(name: &str, password: &str) -> String {
 }
 
 /// Writes rows, a page of them in each record.
-async fn fill<R: Row + Send + 'static>(store: &Store, rows: impl Iterator<Item = (Vec<u8>, R)>) {
+async fn fill<R: Stored + Send + 'static>(store: &Store, rows: impl Iterator<Item = (Vec<u8>, R)>) {
     let mut rows = rows.peekable();
     while rows.peek().is_some() {
         let page: Vec<_> = rows.by_ref().take(PAGE_MAX).collect();

@@ -14,7 +14,7 @@ use super::journal::segment::{self, End, PAYLOAD_VERSION, SegmentReader};
 use super::replica::outbox::OutboxEntry;
 use super::replica::refused::RefusedChange;
 use super::rows::connected_registry::StatusRecord;
-use super::rows::{self, Row};
+use super::rows::{self, Stored};
 use super::{IndexKind, ManifestRow, Store, StoreOptions, TagRow};
 use crate::store::rows::link::BlobLink;
 use crate::store::rows::repository::{RepositoryRow, repository_key};
@@ -224,7 +224,7 @@ pub(crate) fn row(bytes: &[u8]) {
     }
 }
 
-fn again<R: Row>(bytes: &[u8]) {
+fn again<R: Stored>(bytes: &[u8]) {
     if let Ok(row) = rows::decode::<R>(bytes) {
         let written = rows::encode(&row).expect("what was read can be written");
         let second: R = rows::decode(&written).expect("what was written can be read");

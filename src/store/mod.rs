@@ -75,7 +75,7 @@ use replica::feed::Feed;
 use replica::gone::Gone;
 use replica::node::SyncView;
 use role::Standing;
-use rows::Row;
+use rows::Stored;
 use writer::{Job, Message, Sizes, Writer};
 
 use crate::sys::{Disk, MemoryDisk, Sys};
@@ -399,14 +399,14 @@ impl Store {
     }
 
     /// Reads one row.
-    pub fn get<R: Row>(&self, key: &[u8]) -> Result<Option<R>, StoreError> {
+    pub fn get<R: Stored>(&self, key: &[u8]) -> Result<Option<R>, StoreError> {
         let row = self.look_up(|index| index.get(key))?;
         row.map(|bytes| rows::decode(&bytes)).transpose()
     }
 
     /// Reads rows whose keys start with `prefix` and are greater than `after`, in key order, at
     /// most `limit`.
-    pub fn scan<R: Row>(
+    pub fn scan<R: Stored>(
         &self,
         prefix: &[u8],
         after: Option<&[u8]>,

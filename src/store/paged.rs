@@ -4,7 +4,7 @@
 use std::marker::PhantomData;
 
 use super::index::KeyValue;
-use super::rows::{self, Row};
+use super::rows::{self, Stored};
 use super::{Store, StoreError};
 use crate::sys::spawn;
 
@@ -23,12 +23,12 @@ pub struct Pages<R> {
 
 impl Store {
     /// All rows whose keys start with `start`.
-    pub fn pages<R: Row + Send + 'static>(&self, start: Vec<u8>) -> Pages<R> {
+    pub fn pages<R: Stored + Send + 'static>(&self, start: Vec<u8>) -> Pages<R> {
         Pages { store: self.clone(), start, after: None, row: PhantomData }
     }
 
     /// The rows with these keys, as far as they are there, in the order of the keys.
-    pub async fn rows_of<R: Row + Send + 'static>(
+    pub async fn rows_of<R: Stored + Send + 'static>(
         &self,
         keys: Vec<Vec<u8>>,
     ) -> Result<Vec<R>, StoreError> {
@@ -54,7 +54,7 @@ impl Store {
     }
 }
 
-impl<R: Row + Send + 'static> Pages<R> {
+impl<R: Stored + Send + 'static> Pages<R> {
     /// The next rows in key order; none when that was the last.
     pub async fn next(&mut self) -> Result<Vec<(Vec<u8>, R)>, StoreError> {
         let (store, start, after) = (self.store.clone(), self.start.clone(), self.after.take());

@@ -81,7 +81,7 @@ pub struct ConnectedRegistry {
 }
 
 /// The instance that serves a connected registry, as its parent knows it.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Activation {
     /// The epoch of the resource at activation.
     pub epoch: u64,

@@ -4,8 +4,6 @@
 use std::fmt;
 use std::str::FromStr;
 
-use serde::{Deserialize, Serialize};
-
 use super::ConnectedRegistryName;
 
 /// The field that names the change: origin and number.
@@ -36,8 +34,7 @@ const PUSHED: &str = "pushed";
 
 /// Names a change for ever, so that a replay has no second effect. It never changes once it is
 /// written.
-/// Part of the on-disk format.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct OutboxId {
     /// Where the change was first made.
     pub origin: ConnectedRegistryName,
@@ -76,8 +73,8 @@ impl OutboxId {
     }
 }
 
-/// What an offer is of. Part of the on-disk format: never renumber.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Serialize, Deserialize)]
+/// What an offer is of.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
 pub enum Offered {
     /// It is no offer: somebody has made the change.
     #[default]

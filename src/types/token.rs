@@ -1,4 +1,4 @@
-//! Tokens and scope maps as they are stored and travel to connected registries.
+//! Tokens and scope maps as they travel to connected registries.
 
 use serde::{Deserialize, Serialize};
 

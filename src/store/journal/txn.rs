@@ -9,7 +9,7 @@ use crate::store::counts::Counts;
 use crate::store::index::{Change, Index, KeyValue, lower_bound};
 use crate::store::rows::derived::{self, Count};
 use crate::store::rows::format::FORMAT;
-use crate::store::rows::{self, Row};
+use crate::store::rows::{self, Stored};
 
 /// A view of the index under the changes that its group has already made, and a place for more.
 pub struct Txn<'a> {
@@ -67,7 +67,7 @@ impl<'a> Txn<'a> {
     }
 
     /// Reads one row.
-    pub fn get<R: Row>(&self, key: &[u8]) -> Result<Option<R>, StoreError> {
+    pub fn get<R: Stored>(&self, key: &[u8]) -> Result<Option<R>, StoreError> {
         self.bytes(key)?.map(|bytes| rows::decode(&bytes)).transpose()
     }
 
@@ -85,12 +85,12 @@ impl<'a> Txn<'a> {
     }
 
     /// Reads every row whose key starts with `prefix`, in key order.
-    pub fn scan<R: Row>(&self, prefix: &[u8]) -> Result<Vec<(Vec<u8>, R)>, StoreError> {
+    pub fn scan<R: Stored>(&self, prefix: &[u8]) -> Result<Vec<(Vec<u8>, R)>, StoreError> {
         self.page(prefix, usize::MAX)
     }
 
     /// The first `limit` of them.
-    pub fn page<R: Row>(
+    pub fn page<R: Stored>(
         &self,
         prefix: &[u8],
         limit: usize,
@@ -99,7 +99,7 @@ impl<'a> Txn<'a> {
     }
 
     /// The same of those whose keys are greater than `after`.
-    pub fn page_after<R: Row>(
+    pub fn page_after<R: Stored>(
         &self,
         prefix: &[u8],
         after: Option<&[u8]>,
@@ -134,8 +134,8 @@ impl<'a> Txn<'a> {
     }
 
     /// Writes a row.
-    pub fn put<R: Row>(&mut self, key: Vec<u8>, row: &R) -> Result<(), StoreError> {
-        self.change(key, Some(rows::encode_in(row, self.format)?))
+    pub fn put<R: Stored>(&mut self, key: Vec<u8>, row: &R) -> Result<(), StoreError> {
+        self.change(key, Some(row.encoded(self.format)?))
     }
 
     /// Changes a row, and with it those that follow from it.
@@ -152,7 +152,7 @@ impl<'a> Txn<'a> {
     }
 
     /// Writes a row unless it is there already as it should be: flash wears.
-    pub fn put_changed<R: Row + PartialEq>(
+    pub fn put_changed<R: Stored + PartialEq>(
         &mut self,
         key: Vec<u8>,
         row: &R,

@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 use std::sync::PoisonError;
 
-use super::inbox::{Position, applied};
+use super::inbox::applied;
 use super::outbox::Origin;
 use crate::store::rows::node::gone_from_key;
 use crate::store::{Store, StoreError, Txn};
@@ -62,12 +62,12 @@ pub(super) fn begin(
     let Some(here) = applied(txn)? else {
         return Ok(None);
     };
-    let noted = txn.get::<Position>(&gone_from_key())?.map(|noted| noted.0);
+    let noted = txn.get::<Cursor>(&gone_from_key())?;
     // A position in the feed of another parent, or of one that was set back, tells nothing.
     let is_before = |from: &Cursor| from.epoch == here.epoch && from.sequence <= here.sequence;
     let known = noted.into_iter().chain(parted).filter(is_before);
     let from = known.min_by_key(|from| from.sequence).unwrap_or(here);
-    txn.put_changed(gone_from_key(), &Position(from))?;
+    txn.put_changed(gone_from_key(), &from)?;
     Ok(Some(from))
 }
 

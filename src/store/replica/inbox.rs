@@ -1,38 +1,14 @@
 //! Messages from the parent: durable before they are applied, together with the position in the
 //! parent's feed, so that a crash between any two steps changes nothing.
 
-use serde::{Deserialize, Serialize};
-
+use crate::store::rows::inbox::item_key;
 use crate::store::rows::node::{
     Fact, compared_key, gone_from_key, listed_key, position_key, reconcile_key,
 };
-use crate::store::rows::{Kind, Row, key, prefix};
+use crate::store::rows::{Kind, prefix};
 use crate::store::{Store, StoreError, Txn};
 use crate::types::Cursor;
 use crate::types::message::{Batch, Item, Message};
-
-/// A message on disk; its sequence is in the key.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-struct InboxRow(Message);
-
-impl Row for InboxRow {
-    const VERSION: u8 = 1;
-}
-
-/// The position in the parent's feed up to which messages were received.
-#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Position(pub(super) Cursor);
-
-impl Row for Position {
-    const VERSION: u8 = 1;
-}
-
-/// Several messages may come from one record: the second number tells them apart.
-fn item_key(sequence: u64, number: u64) -> Vec<u8> {
-    let mut id = sequence.to_be_bytes().to_vec();
-    id.extend_from_slice(&number.to_be_bytes());
-    key(Kind::Inbox, &[&id])
-}
 
 /// Names a received message.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -50,20 +26,20 @@ impl Store {
     /// Up to where the parent's listings of the last full comparison told what messages tell again:
     /// those are older than what is here.
     pub fn listed(&self) -> Result<Option<Cursor>, StoreError> {
-        Ok(self.get::<Position>(&listed_key())?.map(|position| position.0))
+        self.get(&listed_key())
     }
 
     /// Notes that.
     pub async fn note_listed(&self, through: Cursor) -> Result<(), StoreError> {
         self.commit(move |txn| {
-            let before = txn.get::<Position>(&listed_key())?.map(|position| position.0);
+            let before = txn.get::<Cursor>(&listed_key())?;
             let is_past = |before: Cursor| {
                 before.epoch == through.epoch && before.sequence >= through.sequence
             };
             if before.is_some_and(is_past) {
                 return Ok(());
             }
-            txn.put(listed_key(), &Position(through))
+            txn.put(listed_key(), &through)
         })
         .await
     }
@@ -76,7 +52,7 @@ impl Store {
             if txn.get::<Fact>(&reconcile_key())? == Some(Fact::Again) {
                 return Ok(());
             }
-            if txn.get::<Position>(&gone_from_key())?.is_some() {
+            if txn.get::<Cursor>(&gone_from_key())?.is_some() {
                 txn.delete(gone_from_key())?;
             }
             let life = Fact::Epoch(txn.life());
@@ -87,14 +63,14 @@ impl Store {
 
     /// The position up to which messages were received; `None` before the first reconcile.
     pub fn feed_position(&self) -> Result<Option<Cursor>, StoreError> {
-        Ok(self.get::<Position>(&position_key())?.map(|position| position.0))
+        self.get(&position_key())
     }
 
     /// Makes received messages and the new position durable, in one record. `Conflict` when the
     /// batch does not begin at the position: there is a gap, or it came twice.
     pub async fn receive(&self, batch: Batch) -> Result<(), StoreError> {
         self.commit(move |txn| {
-            let position = txn.get::<Position>(&position_key())?.map(|position| position.0);
+            let position = txn.get::<Cursor>(&position_key())?;
             if position != Some(batch.from) {
                 return Err(StoreError::Conflict(format!(
                     "messages start at {}, which is not the position",
@@ -112,10 +88,10 @@ impl Store {
                 }
                 number = if sequence == last { number + 1 } else { 0 };
                 last = sequence;
-                txn.put(item_key(sequence, number), &InboxRow(message))?;
+                txn.put(item_key(sequence, number), &message)?;
             }
             if through != batch.from {
-                txn.put(position_key(), &Position(through))?;
+                txn.put(position_key(), &through)?;
             }
             Ok(())
         })
@@ -124,8 +100,8 @@ impl Store {
 
     /// Received messages that are not applied yet, oldest first, at most `limit`.
     pub fn inbox(&self, limit: usize) -> Result<Vec<(InboxId, Message)>, StoreError> {
-        let rows = self.scan::<InboxRow>(&prefix(Kind::Inbox, &[]), None, limit)?;
-        Ok(rows.into_iter().map(|(key, row)| (InboxId(key), row.0)).collect())
+        let rows = self.scan::<Message>(&prefix(Kind::Inbox, &[]), None, limit)?;
+        Ok(rows.into_iter().map(|(key, row)| (InboxId(key), row)).collect())
     }
 
     /// Removes messages that were applied.
@@ -157,10 +133,10 @@ impl Store {
 /// Up to where messages were not only received but applied too, at least; `None` before the first
 /// reconcile.
 pub(super) fn applied(txn: &Txn<'_>) -> Result<Option<Cursor>, StoreError> {
-    let Some(Position(position)) = txn.get(&position_key())? else {
+    let Some(position) = txn.get::<Cursor>(&position_key())? else {
         return Ok(None);
     };
-    let waiting = txn.page::<InboxRow>(&prefix(Kind::Inbox, &[]), 1)?;
+    let waiting = txn.page::<Message>(&prefix(Kind::Inbox, &[]), 1)?;
     let first = waiting.into_iter().map(|(key, _)| InboxId(key).sequence()).next();
     let before = first.map_or(u64::MAX, |first| first.saturating_sub(1));
     Ok(Some(Cursor { sequence: position.sequence.min(before), ..position }))
@@ -168,10 +144,10 @@ pub(super) fn applied(txn: &Txn<'_>) -> Result<Option<Cursor>, StoreError> {
 
 /// Forgets what was received: the parent's feed is followed from this position on.
 pub(super) fn begin_at(txn: &mut Txn<'_>, position: Cursor) -> Result<(), StoreError> {
-    for (key, _) in txn.scan::<InboxRow>(&prefix(Kind::Inbox, &[]))? {
+    for (key, _) in txn.scan::<Message>(&prefix(Kind::Inbox, &[]))? {
         txn.delete(key)?;
     }
-    txn.put(position_key(), &Position(position))
+    txn.put(position_key(), &position)
 }
 
 #[cfg(test)]

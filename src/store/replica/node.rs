@@ -10,7 +10,7 @@ use crate::store::rows::node::{
     Fact, compared_key, debts_key, descendant_key, epoch_key, last_look_key, last_sync_key,
     looked_with_key, reconcile_key, self_config_key, synced, synced_key, version_key,
 };
-use crate::store::rows::{Kind, Row, key, prefix};
+use crate::store::rows::{Kind, Stored, key, prefix};
 use crate::store::{Store, StoreError, Txn};
 use crate::types::connected_registry::{ParentContact, StatusDetail};
 use crate::types::message::NodeConfig;
@@ -344,7 +344,7 @@ fn materialise(txn: &mut Txn<'_>, config: &NodeConfig) -> Result<(), StoreError>
 }
 
 /// Makes `rows` the only rows of this kind.
-fn replace_all<R: Row + PartialEq>(
+fn replace_all<R: Stored + PartialEq>(
     txn: &mut Txn<'_>,
     kind: Kind,
     rows: Vec<(&str, &R)>,

@@ -1,7 +1,7 @@
 //! Which starts of this node its state remembers, so that a child sees when the state was set back:
 //! by a copy of an older one or a snapshot of the disk, which keep the epoch of the feed.
 
-use super::inbox::{Position, applied};
+use super::inbox::applied;
 use crate::store::rows::node::{Fact, start_key, started_at_key, starts};
 use crate::store::{Store, StoreError};
 use crate::types::Cursor;
@@ -29,7 +29,7 @@ impl Store {
                 txn.delete(oldest)?;
             }
             if let Some(position) = applied(txn)? {
-                txn.put(at, &Position(position))?;
+                txn.put(at, &position)?;
             }
             txn.put(key, &Fact::Epoch(begins))
         })
@@ -68,7 +68,7 @@ impl Store {
         let Some((_, key)) = parted else {
             return Ok(None);
         };
-        Ok(self.get::<Position>(&started_at(&key))?.map(|position| position.0))
+        self.get(&started_at(&key))
     }
 }
 
@@ -137,7 +137,7 @@ mod tests {
                 store.note_start(&format!("s{number}")).await.unwrap();
             }
             let rows = prefix(Kind::Node, &[b"started-at"]);
-            assert_eq!(store.scan::<Position>(&rows, None, usize::MAX).unwrap().len(), STARTS_MAX);
+            assert_eq!(store.scan::<Cursor>(&rows, None, usize::MAX).unwrap().len(), STARTS_MAX);
         });
     }
 }

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use super::outbox;
 use crate::store::rows::derived::Count;
 use crate::store::rows::node::{Fact, offer_key, withheld_manifests, withheld_tags};
-use crate::store::rows::{Kind, Row, name_at, prefix};
+use crate::store::rows::{Kind, Stored, name_at, prefix};
 use crate::store::{Store, StoreError, Txn};
 use crate::types::RepositoryName;
 
@@ -25,7 +25,7 @@ impl Store {
     }
 
     /// The names with which keys go on that start so, each once, at most `limit`.
-    fn first_parts<R: Row>(
+    fn first_parts<R: Stored>(
         &self,
         start: &[u8],
         limit: usize,

@@ -1,9 +1,11 @@
 //! Rows and keys. A key is a kind byte and parts joined by zero bytes; a row is a version byte
-//! and postcard.
+//! and postcard. What the rest of the program works with is one type, and what stands on the disk
+//! is another, so that a field there is not one here by accident.
 
 pub mod connected_registry;
 pub mod derived;
 pub mod format;
+pub mod inbox;
 pub mod link;
 pub mod manifest;
 pub mod node;
@@ -109,9 +111,9 @@ pub fn prefix(kind: Kind, parts: &[&[u8]]) -> Vec<u8> {
     prefix
 }
 
-/// A stored type. A field that is appended later needs no new version: see [`last`]. Any other
-/// change does: the row is written in the new version from a format of the store on, and rows of
-/// other versions are read through [`Row::decode_other`].
+/// What stands on the disk. A field that is appended later needs no new version: see [`last`]. Any
+/// other change does: the row is written in the new version from a format of the store on, and rows
+/// of other versions are read through [`Row::decode_other`].
 pub trait Row: Serialize + DeserializeOwned {
     /// The version that is written.
     const VERSION: u8;
@@ -133,6 +135,48 @@ pub trait Row: Serialize + DeserializeOwned {
     }
 }
 
+/// A value that can be stored: a row, or one that has a row type of its own.
+pub trait Stored: Sized {
+    /// The value as a store of this format has it.
+    fn encoded(&self, format: u32) -> Result<Vec<u8>, StoreError>;
+
+    /// Reads what [`Stored::encoded`] of this version, or of one before it, wrote.
+    fn decoded(bytes: &[u8]) -> Result<Self, StoreError>;
+}
+
+impl<R: Row> Stored for R {
+    fn encoded(&self, format: u32) -> Result<Vec<u8>, StoreError> {
+        self.write(format)
+            .map_err(|error| StoreError::Invalid(format!("a row cannot be encoded: {error}")))
+    }
+
+    fn decoded(bytes: &[u8]) -> Result<R, StoreError> {
+        match bytes.split_first() {
+            Some((version, body)) if *version == R::VERSION => R::read(body)
+                .map_err(|error| StoreError::Corrupt(format!("a row cannot be decoded: {error}"))),
+            Some((version, body)) => R::decode_other(*version, body),
+            None => Err(StoreError::Corrupt("an empty row".to_owned())),
+        }
+    }
+}
+
+/// Says which row a value is stored as: each is made from the other.
+macro_rules! stored_as {
+    ($value:ty, $row:ty) => {
+        impl $crate::store::rows::Stored for $value {
+            fn encoded(&self, format: u32) -> Result<Vec<u8>, $crate::store::StoreError> {
+                <$row>::from(self).encoded(format)
+            }
+
+            fn decoded(bytes: &[u8]) -> Result<$value, $crate::store::StoreError> {
+                <$row>::decoded(bytes).map(<$value>::from)
+            }
+        }
+    };
+}
+
+pub(in crate::store) use stored_as;
+
 /// Reads the last field of a row, from what is left behind the others. Rows of earlier versions end
 /// before it: they have its default. Anything else that is left must be the field.
 pub(in crate::store) fn last<T>(left: &[u8]) -> Result<T, postcard::Error>
@@ -147,25 +191,14 @@ pub(in crate::store) fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }
 
-/// A row as this version's own stores have it.
-pub fn encode<R: Row>(row: &R) -> Result<Vec<u8>, StoreError> {
-    encode_in(row, FORMAT)
-}
-
-/// A row as a store of this format has it.
-pub fn encode_in<R: Row>(row: &R, format: u32) -> Result<Vec<u8>, StoreError> {
-    row.write(format)
-        .map_err(|error| StoreError::Invalid(format!("a row cannot be encoded: {error}")))
+/// A value as this version's own stores have it.
+pub fn encode<S: Stored>(value: &S) -> Result<Vec<u8>, StoreError> {
+    value.encoded(FORMAT)
 }
 
 /// Reads what [`encode`] wrote.
-pub fn decode<R: Row>(bytes: &[u8]) -> Result<R, StoreError> {
-    match bytes.split_first() {
-        Some((version, body)) if *version == R::VERSION => R::read(body)
-            .map_err(|error| StoreError::Corrupt(format!("a row cannot be decoded: {error}"))),
-        Some((version, body)) => R::decode_other(*version, body),
-        None => Err(StoreError::Corrupt("an empty row".to_owned())),
-    }
+pub fn decode<S: Stored>(bytes: &[u8]) -> Result<S, StoreError> {
+    S::decoded(bytes)
 }
 
 /// The name that a key holds from `start` on.
@@ -189,18 +222,42 @@ pub(in crate::store) fn digest_at(key: &[u8], start: usize) -> Result<Digest, St
 mod tests {
     use super::*;
     use crate::store::registry::manifests::testing::{digest, push, store};
+    use crate::store::replica::node::testing;
     use crate::store::replica::outbox::{OutboxChange, OutboxEntry};
     use crate::store::replica::refused::{RefusalState, RefusedChange};
+    use crate::store::rows::connected_registry::StatusRecord;
     use crate::store::rows::manifest::ManifestRow;
     use crate::store::rows::tag::TagRow;
-    use crate::types::UnixSeconds;
-    use crate::types::{Offered, OutboxId};
+    use crate::types::connected_registry::{Activation, StatusReport};
+    use crate::types::message::Message;
+    use crate::types::{Cursor, Offered, OutboxId, UnixSeconds};
 
     /// Lengths of which the start of a row is read as a row.
-    fn read_at<R: Row>(row: &R) -> (Vec<usize>, usize) {
+    fn read_at<S: Stored>(row: &S) -> (Vec<usize>, usize) {
         let bytes = encode(row).unwrap();
-        let reads = |len: &usize| decode::<R>(&bytes[..*len]).is_ok();
+        let reads = |len: &usize| decode::<S>(&bytes[..*len]).is_ok();
         ((0..bytes.len()).filter(reads).collect(), bytes.len())
+    }
+
+    /// What a value is stored as, with a tail that a later version wrote, is read as the value.
+    fn check_appended<S: Stored + PartialEq>(value: &S) {
+        let mut bytes = encode(value).unwrap();
+        bytes.extend([1, 0, 7]);
+        assert!(decode::<S>(&bytes).unwrap() == *value);
+    }
+
+    #[test]
+    fn p062_what_later_versions_append_to_a_row_is_left_out() {
+        let config = testing::config(&["repositories/app/content/read"]);
+        check_appended(&config);
+        check_appended(&config.node);
+        check_appended(&config.sync_token);
+        check_appended(&config.scope_maps[0]);
+        check_appended(&Activation { epoch: 1, instance_id: "i".to_owned(), at: UnixSeconds(2) });
+        let report = StatusReport { version: "1".to_owned(), ..StatusReport::default() };
+        check_appended(&StatusRecord { report, last_contact: UnixSeconds(8) });
+        check_appended(&Message::ConfigChanged { name: config.node.name });
+        check_appended(&Cursor { epoch: 5, sequence: 9 });
     }
 
     #[test]

@@ -2,13 +2,84 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Kind, Row, key, prefix};
-use crate::types::message::NodeConfig;
-use crate::types::{ConnectedRegistryName, RepositoryName, UnixSeconds};
+use super::connected_registry::ConnectedRegistryRow;
+use super::scope_map::ScopeMapRow;
+use super::token::TokenRow;
+use super::{Kind, Row, key, prefix, stored_as};
+use crate::types::message::{Descendant, NodeConfig};
+use crate::types::token::{ScopeMap, Token};
+use crate::types::{ConnectedRegistry, ConnectedRegistryName, RepositoryName, UnixSeconds};
 
-impl Row for NodeConfig {
+/// A [`NodeConfig`]. What an element of a list is to have later goes into a list of its own at the
+/// end.
+#[derive(Serialize, Deserialize)]
+struct NodeConfigRow {
+    registry: String,
+    node: ConnectedRegistryRow,
+    sync_token: TokenRow,
+    client_tokens: Vec<TokenRow>,
+    children: Vec<ConnectedRegistryRow>,
+    child_tokens: Vec<TokenRow>,
+    scope_maps: Vec<ScopeMapRow>,
+    descendants: Vec<DescendantRow>,
+}
+
+/// A [`Descendant`], an element of a list.
+#[derive(Serialize, Deserialize)]
+struct DescendantRow {
+    name: ConnectedRegistryName,
+    version: String,
+}
+
+impl Row for NodeConfigRow {
     const VERSION: u8 = 1;
 }
+
+impl From<&NodeConfig> for NodeConfigRow {
+    fn from(config: &NodeConfig) -> NodeConfigRow {
+        NodeConfigRow {
+            registry: config.registry.clone(),
+            node: (&config.node).into(),
+            sync_token: (&config.sync_token).into(),
+            client_tokens: config.client_tokens.iter().map(TokenRow::from).collect(),
+            children: config.children.iter().map(ConnectedRegistryRow::from).collect(),
+            child_tokens: config.child_tokens.iter().map(TokenRow::from).collect(),
+            scope_maps: config.scope_maps.iter().map(ScopeMapRow::from).collect(),
+            descendants: config.descendants.iter().map(DescendantRow::from).collect(),
+        }
+    }
+}
+
+impl From<NodeConfigRow> for NodeConfig {
+    fn from(row: NodeConfigRow) -> NodeConfig {
+        NodeConfig {
+            registry: row.registry,
+            node: row.node.into(),
+            sync_token: row.sync_token.into(),
+            client_tokens: row.client_tokens.into_iter().map(Token::from).collect(),
+            children: row.children.into_iter().map(ConnectedRegistry::from).collect(),
+            child_tokens: row.child_tokens.into_iter().map(Token::from).collect(),
+            scope_maps: row.scope_maps.into_iter().map(ScopeMap::from).collect(),
+            descendants: row.descendants.into_iter().map(Descendant::from).collect(),
+        }
+    }
+}
+
+impl From<&Descendant> for DescendantRow {
+    fn from(descendant: &Descendant) -> DescendantRow {
+        let Descendant { name, version } = descendant;
+        DescendantRow { name: name.clone(), version: version.clone() }
+    }
+}
+
+impl From<DescendantRow> for Descendant {
+    fn from(row: DescendantRow) -> Descendant {
+        let DescendantRow { name, version } = row;
+        Descendant { name, version }
+    }
+}
+
+stored_as!(NodeConfig, NodeConfigRow);
 
 /// A small fact about this node: a version, a number, a mark.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Kind, Row, is_default, key};
+use super::{Kind, Row, is_default, key, stored_as};
 use crate::store::{StoreError, rows};
 use crate::types::delivery::INSTEAD_OF_MAX;
 use crate::types::{ConnectedRegistryName, Digest, Offered, OutboxId, RepositoryName, Tag};
@@ -16,8 +16,7 @@ use crate::types::{ConnectedRegistryName, Digest, Offered, OutboxId, RepositoryN
 const UNHEARD_MAX: usize = 16;
 
 /// A change on its way up.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(from = "EntryRow", into = "EntryRow")]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct OutboxEntry {
     /// Its name.
     pub id: OutboxId,
@@ -39,7 +38,7 @@ pub struct OutboxEntry {
 
 /// What is to be repeated at the parent.
 #[allow(clippy::large_enum_variant, reason = "names are inline; entries live one at a time")]
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub enum OutboxChange {
     /// A tag was set, or (`None`) removed.
     Tag {
@@ -78,24 +77,25 @@ impl fmt::Display for OutboxEntry {
     }
 }
 
-impl Row for OutboxEntry {
-    const VERSION: u8 = 1;
-
-    fn read(bytes: &[u8]) -> Result<OutboxEntry, postcard::Error> {
-        let (entry, left) = postcard::take_from_bytes(bytes)?;
-        Ok(EntryRow { entry, more: EntryEnd::read(left)? }.into())
-    }
-}
-
 /// An entry as the first rows had it.
 #[derive(Serialize, Deserialize)]
 pub(in crate::store) struct BareEntry {
     origin: ConnectedRegistryName,
     sequence: u64,
     repository: RepositoryName,
-    change: OutboxChange,
+    change: ChangeRow,
 }
 
+/// An [`OutboxChange`]. Never renumber.
+#[allow(clippy::large_enum_variant, reason = "names are inline; rows live one at a time")]
+#[derive(Serialize, Deserialize)]
+enum ChangeRow {
+    Tag { tag: Tag, base: Option<Digest>, digest: Option<Digest> },
+    ManifestAdded { digest: Digest },
+    ManifestDeleted { digest: Digest },
+}
+
+/// An [`OutboxEntry`].
 #[derive(Serialize, Deserialize)]
 struct EntryRow {
     entry: BareEntry,
@@ -123,9 +123,35 @@ struct EntryMore {
 #[derive(Default, PartialEq, Serialize, Deserialize)]
 struct EntryLast {
     /// In rows of earlier versions a boolean, which is written alike.
-    offered: Offered,
+    offered: OfferedRow,
     #[serde(skip_serializing_if = "is_default")]
-    instead_of: Vec<OutboxId>,
+    instead_of: Vec<IdRow>,
+}
+
+/// An [`Offered`]. Never renumber.
+#[derive(Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+enum OfferedRow {
+    #[default]
+    No,
+    Mirrored,
+    Pushed,
+}
+
+/// An [`OutboxId`], an element of a list.
+#[derive(PartialEq, Serialize, Deserialize)]
+struct IdRow {
+    origin: ConnectedRegistryName,
+    incarnation: u64,
+    sequence: u64,
+}
+
+impl Row for EntryRow {
+    const VERSION: u8 = 1;
+
+    fn read(bytes: &[u8]) -> Result<EntryRow, postcard::Error> {
+        let (entry, left) = postcard::take_from_bytes(bytes)?;
+        Ok(EntryRow { entry, more: EntryEnd::read(left)? })
+    }
 }
 
 impl EntryEnd {
@@ -149,36 +175,82 @@ impl EntryEnd {
 }
 
 impl BareEntry {
-    pub(in crate::store) fn of(entry: OutboxEntry) -> (BareEntry, u64) {
-        let OutboxEntry {
-            id: OutboxId { origin, incarnation, sequence }, repository, change, ..
-        } = entry;
-        (BareEntry { origin, sequence, repository, change }, incarnation)
+    /// The entry without what later rows have; the incarnation stands behind it.
+    pub(in crate::store) fn of(entry: &OutboxEntry) -> BareEntry {
+        let OutboxId { origin, sequence, .. } = entry.id.clone();
+        let (repository, change) = (entry.repository.clone(), (&entry.change).into());
+        BareEntry { origin, sequence, repository, change }
     }
 
     pub(in crate::store) fn with(self, incarnation: u64) -> OutboxEntry {
         let BareEntry { origin, sequence, repository, change } = self;
-        let id = OutboxId { origin, incarnation, sequence };
+        let (id, change) = (OutboxId { origin, incarnation, sequence }, change.into());
         let offered = Offered::No;
         OutboxEntry { id, repository, change, unheard: vec![], offered, instead_of: vec![] }
     }
 }
 
-impl From<OutboxEntry> for EntryRow {
-    fn from(mut entry: OutboxEntry) -> EntryRow {
-        let instead_of = std::mem::take(&mut entry.instead_of);
-        let more = EntryLast { offered: entry.offered, instead_of };
-        let more = EntryMore { unheard: std::mem::take(&mut entry.unheard), more };
-        let (entry, incarnation) = BareEntry::of(entry);
-        EntryRow { entry, more: EntryEnd { incarnation, more } }
+impl From<&OutboxEntry> for EntryRow {
+    fn from(entry: &OutboxEntry) -> EntryRow {
+        let offered = match entry.offered {
+            Offered::No => OfferedRow::No,
+            Offered::Mirrored => OfferedRow::Mirrored,
+            Offered::Pushed => OfferedRow::Pushed,
+        };
+        let instead_of = entry.instead_of.iter().map(IdRow::from).collect();
+        let more = EntryLast { offered, instead_of };
+        let more = EntryMore { unheard: entry.unheard.clone(), more };
+        let more = EntryEnd { incarnation: entry.id.incarnation, more };
+        EntryRow { entry: BareEntry::of(entry), more }
     }
 }
 
 impl From<EntryRow> for OutboxEntry {
     fn from(row: EntryRow) -> OutboxEntry {
         let EntryEnd { incarnation, more: EntryMore { unheard, more } } = row.more;
-        let EntryLast { offered, instead_of } = more;
+        let offered = match more.offered {
+            OfferedRow::No => Offered::No,
+            OfferedRow::Mirrored => Offered::Mirrored,
+            OfferedRow::Pushed => Offered::Pushed,
+        };
+        let instead_of = more.instead_of.into_iter().map(OutboxId::from).collect();
         OutboxEntry { unheard, offered, instead_of, ..row.entry.with(incarnation) }
+    }
+}
+
+stored_as!(OutboxEntry, EntryRow);
+
+impl From<&OutboxChange> for ChangeRow {
+    fn from(change: &OutboxChange) -> ChangeRow {
+        match change.clone() {
+            OutboxChange::Tag { tag, base, digest } => ChangeRow::Tag { tag, base, digest },
+            OutboxChange::ManifestAdded { digest } => ChangeRow::ManifestAdded { digest },
+            OutboxChange::ManifestDeleted { digest } => ChangeRow::ManifestDeleted { digest },
+        }
+    }
+}
+
+impl From<ChangeRow> for OutboxChange {
+    fn from(row: ChangeRow) -> OutboxChange {
+        match row {
+            ChangeRow::Tag { tag, base, digest } => OutboxChange::Tag { tag, base, digest },
+            ChangeRow::ManifestAdded { digest } => OutboxChange::ManifestAdded { digest },
+            ChangeRow::ManifestDeleted { digest } => OutboxChange::ManifestDeleted { digest },
+        }
+    }
+}
+
+impl From<&OutboxId> for IdRow {
+    fn from(id: &OutboxId) -> IdRow {
+        let OutboxId { origin, incarnation, sequence } = id.clone();
+        IdRow { origin, incarnation, sequence }
+    }
+}
+
+impl From<IdRow> for OutboxId {
+    fn from(row: IdRow) -> OutboxId {
+        let IdRow { origin, incarnation, sequence } = row;
+        OutboxId { origin, incarnation, sequence }
     }
 }
 

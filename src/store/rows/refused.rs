@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::outbox::{BareEntry, OutboxEntry};
-use super::{Kind, Row, is_default, key};
+use super::{Kind, Row, is_default, key, stored_as};
 use crate::store::rows;
 use crate::types::UnixSeconds;
 
@@ -12,8 +12,7 @@ use crate::types::UnixSeconds;
 const PAUSE_MAX: u64 = 24;
 
 /// That the parent refused a change: the first that waits of its tag.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(from = "RefusedRow", into = "RefusedRow")]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct RefusedChange {
     /// What was to be done.
     pub entry: OutboxEntry,
@@ -49,16 +48,7 @@ impl RefusedChange {
     }
 }
 
-impl Row for RefusedChange {
-    const VERSION: u8 = 1;
-
-    fn read(bytes: &[u8]) -> Result<RefusedChange, postcard::Error> {
-        let ((entry, reason, at), left) = postcard::take_from_bytes(bytes)?;
-        let more = RefusedEnd::read(left)?;
-        Ok(RefusedRow { entry, reason, at, more }.into())
-    }
-}
-
+/// A [`RefusedChange`].
 #[derive(Serialize, Deserialize)]
 struct RefusedRow {
     entry: BareEntry,
@@ -77,6 +67,15 @@ struct RefusedEnd {
     again: u32,
 }
 
+impl Row for RefusedRow {
+    const VERSION: u8 = 1;
+
+    fn read(bytes: &[u8]) -> Result<RefusedRow, postcard::Error> {
+        let ((entry, reason, at), left) = postcard::take_from_bytes(bytes)?;
+        Ok(RefusedRow { entry, reason, at, more: RefusedEnd::read(left)? })
+    }
+}
+
 impl RefusedEnd {
     fn read(left: &[u8]) -> Result<RefusedEnd, postcard::Error> {
         if left.is_empty() {
@@ -87,12 +86,12 @@ impl RefusedEnd {
     }
 }
 
-impl From<RefusedChange> for RefusedRow {
-    fn from(refusal: RefusedChange) -> RefusedRow {
-        let retried = !refusal.stands();
-        let (entry, incarnation) = BareEntry::of(refusal.entry);
+impl From<&RefusedChange> for RefusedRow {
+    fn from(refusal: &RefusedChange) -> RefusedRow {
+        let (retried, incarnation) = (!refusal.stands(), refusal.entry.id.incarnation);
         let more = RefusedEnd { incarnation, retried, again: refusal.again };
-        RefusedRow { entry, reason: refusal.reason, at: refusal.at, more }
+        let entry = BareEntry::of(&refusal.entry);
+        RefusedRow { entry, reason: refusal.reason.clone(), at: refusal.at, more }
     }
 }
 
@@ -104,6 +103,8 @@ impl From<RefusedRow> for RefusedChange {
         RefusedChange { entry, reason, at, state, again: more.again }
     }
 }
+
+stored_as!(RefusedChange, RefusedRow);
 
 pub(in crate::store) fn refused_key(number: u64) -> Vec<u8> {
     key(Kind::DeadLetter, &[&number.to_be_bytes()])

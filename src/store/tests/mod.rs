@@ -23,6 +23,7 @@ use smol::block_on;
 use super::content::leases::Lease;
 use super::journal::{checkpoint, frame};
 use super::replica::{outbox, refused};
+use super::rows::Row;
 use super::rows::link::{BlobLink, Referred, blob_key, split_key};
 use super::rows::manifest::manifest_key;
 use super::rows::untagged::{Untagged, untagged_key};
