@@ -10,12 +10,11 @@ use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
 use super::index::sums::hash;
 use super::journal::layout::Layout;
+use super::rows;
 use super::rows::link::split_key;
-use super::rows::{self, Row};
+use super::rows::upkeep::Note;
 use super::{Shared, Store, StoreError};
 use crate::sys::{Disk, spawn};
 use crate::types::Digest;
@@ -66,18 +65,6 @@ impl Drop for Taken<'_> {
         let found = std::mem::take(&mut self.found);
         *self.home.found.lock().unwrap_or_else(PoisonError::into_inner) = Some(found);
     }
-}
-
-/// What is in the file, times in seconds.
-#[derive(Default, Serialize, Deserialize)]
-struct Note {
-    on: u64,
-    links: Vec<(Vec<u8>, u64)>,
-    files: Vec<(Digest, u64)>,
-}
-
-impl Row for Note {
-    const VERSION: u8 = 1;
 }
 
 impl Candidates {

@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use super::candidates::{CANDIDATES_MAX, Found, quiet};
 use super::content::leases::short;
@@ -24,7 +24,8 @@ use super::rows::link::{BlobLink, repository_of, split_key};
 use super::rows::manifest::{ManifestRow, manifest_key};
 use super::rows::tag::TagRow;
 use super::rows::untagged::{Untagged, untagged_key};
-use super::rows::{self, Kind, Row, key, prefix};
+use super::rows::upkeep::{Collected, collected_key};
+use super::rows::{self, Kind, prefix};
 use super::{Shared, Store, StoreError, Txn};
 use crate::sys::spawn;
 use crate::types::connected_registry::ParentContact;
@@ -76,18 +77,6 @@ pub struct GcReport {
     /// When the first of those that wait for the grace can go, from the start of the run on.
     #[serde(skip)]
     pub ripe: Option<Duration>,
-}
-
-/// When the schedule last let garbage be collected, by the wall clock.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-struct Collected(UnixSeconds);
-
-impl Row for Collected {
-    const VERSION: u8 = 1;
-}
-
-fn collected_key() -> Vec<u8> {
-    key(Kind::Node, &[b"collected"])
 }
 
 /// One run.

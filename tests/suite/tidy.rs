@@ -234,6 +234,26 @@ fn passed_on(module: &str, folders: &[Folder]) -> BTreeMap<String, &'static str>
     names
 }
 
+/// What stands on the disk is found in one place, apart from what the program works with.
+#[test]
+fn every_row_is_a_type_of_its_folder() {
+    let elsewhere = |file: &String| {
+        let is_test = file.contains("/tests/") || file.ends_with("/tests.rs");
+        let is_row = || code(without_tests(&read(file))).contains("impl Row for");
+        !is_test && !file.starts_with("src/store/rows/") && is_row()
+    };
+    let wrong: Vec<String> = sources().into_iter().filter(elsewhere).collect();
+    assert!(wrong.is_empty(), "{wrong:?}");
+    for file in files("src/store/rows") {
+        let text = read(&file);
+        for row in text.split("impl Row for ").skip(1).filter_map(|rest| rest.split(' ').next()) {
+            let is_own =
+                ["struct", "enum"].iter().any(|kind| text.contains(&format!("{kind} {row}")));
+            assert!(is_own, "{file}: {row} is declared elsewhere");
+        }
+    }
+}
+
 #[test]
 fn folders_of_a_module_use_only_what_stands_below_them() {
     let mut wrong = Vec::new();

@@ -9,11 +9,11 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use event_listener::Event;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use super::damage::FileCheck;
 use super::trust::Verdict;
-use crate::store::rows::{Kind, Row, key};
+use crate::store::rows::upkeep::{Progress, progress_key};
 use crate::store::{Shared, Store, StoreError};
 use crate::sys::clock::sleep;
 use crate::sys::spawn;
@@ -47,26 +47,6 @@ pub struct ScrubReport {
     pub missing: u64,
     /// When the last one ended that went over everything.
     pub finished: Option<UnixSeconds>,
-}
-
-/// What is kept of it on disk.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-struct Progress {
-    /// The directory of content that is next.
-    position: u32,
-    /// When the last one ended that went over everything.
-    finished: Option<UnixSeconds>,
-    /// Bytes hashed by this one so far, and by the last one.
-    bytes: u64,
-    bytes_last: u64,
-}
-
-impl Row for Progress {
-    const VERSION: u8 = 1;
-}
-
-fn progress_key() -> Vec<u8> {
-    key(Kind::Node, &[b"scrub"])
 }
 
 /// Whether one is running, and what is wished.

@@ -11,14 +11,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use ring::digest::Context;
-use serde::{Deserialize, Serialize};
 
 use super::damage::Check;
 use super::leases::short;
 use crate::store::error::of_file;
 use crate::store::replica::feed::from_segments;
 use crate::store::rows::link::split_key;
-use crate::store::rows::{self, Kind, Row, key};
+use crate::store::rows::upkeep::{Settled, settled_key};
+use crate::store::rows::{self, Kind};
 use crate::store::{Shared, Store, StoreError};
 use crate::sys::disk::DiskFile;
 use crate::sys::spawn;
@@ -65,20 +65,6 @@ struct Doubts {
     checked: BTreeSet<u64>,
     /// What was hashed lately on somebody's word, and when, monotonic.
     rechecked: BTreeMap<u64, Duration>,
-}
-
-/// Up to which record all content is known to have reached the disk.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-struct Settled {
-    sequence: u64,
-}
-
-impl Row for Settled {
-    const VERSION: u8 = 1;
-}
-
-fn settled_key() -> Vec<u8> {
-    key(Kind::Node, &[b"settled"])
 }
 
 /// What hashing content showed.

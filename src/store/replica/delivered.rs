@@ -1,12 +1,13 @@
 //! Which changes of connected registries below have taken effect here: a delivery whose answer
 //! was lost comes again, and must not have a second effect.
 
-use serde::{Deserialize, Serialize};
-
 use super::outbox::Origin;
+use crate::store::rows::delivered::{
+    Delivered, DeliveredEnd, DeliveredMore, Numbers, Runs, delivered_key,
+};
 use crate::store::rows::manifest::{ManifestRow, manifest_key};
 use crate::store::rows::tag::{TagRow, tag_key};
-use crate::store::rows::{self, Kind, Row, is_default, key, prefix};
+use crate::store::rows::{Kind, prefix};
 use crate::store::{StoreError, Txn};
 use crate::types::{Digest, OutboxId, RepositoryName, Tag};
 
@@ -20,74 +21,6 @@ const INCARNATIONS_MAX: usize = 16;
 /// after the other and leaves out what was refused. Over it: the lowest run is forgotten, and a
 /// replay of it takes effect.
 const RUNS_MAX: usize = 64;
-
-/// What one incarnation of an origin has delivered to one repository. Every start there has an
-/// incarnation of its own, so that no number ever stands for two changes: a store that was made
-/// anew, restored or set back counts over again.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-struct Delivered {
-    /// The highest number of a change that took effect here.
-    last: u64,
-    #[serde(skip_serializing_if = "is_default")]
-    more: DeliveredEnd,
-}
-
-/// What the first rows did not have.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-struct DeliveredEnd {
-    /// Earlier versions kept here what the last numbers stood for.
-    open: Vec<(u64, Effect)>,
-    #[serde(skip_serializing_if = "is_default")]
-    more: DeliveredMore,
-}
-
-/// What the rows after those did not have.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-struct DeliveredMore {
-    /// Counts the incarnations of the origin, in the order in which this node heard of them.
-    place: u64,
-    #[serde(skip_serializing_if = "is_default")]
-    numbers: Numbers,
-}
-
-/// What the rows after those did not have.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-struct Numbers {
-    /// Of changes that are to have no effect here any more. Empty in rows of earlier versions: all
-    /// up to the last.
-    taken: Runs,
-    /// Those among them that have had none: another change took their place.
-    #[serde(skip_serializing_if = "is_default")]
-    replaced: Runs,
-}
-
-/// Numbers, as the first and last of each run, in order.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-struct Runs(Vec<(u64, u64)>);
-
-impl Row for Delivered {
-    const VERSION: u8 = 1;
-
-    fn read(bytes: &[u8]) -> Result<Delivered, postcard::Error> {
-        let (last, left) = postcard::take_from_bytes(bytes)?;
-        if left.is_empty() {
-            return Ok(Delivered { last, more: DeliveredEnd::default() });
-        }
-        let (open, left) = postcard::take_from_bytes(left)?;
-        if left.is_empty() {
-            return Ok(Delivered { last, more: DeliveredEnd { open, ..DeliveredEnd::default() } });
-        }
-        let (place, left) = postcard::take_from_bytes(left)?;
-        if left.is_empty() {
-            let more = DeliveredMore { place, numbers: Numbers::default() };
-            return Ok(Delivered { last, more: DeliveredEnd { open, more } });
-        }
-        let (taken, left) = postcard::take_from_bytes(left)?;
-        let numbers = Numbers { taken, replaced: rows::last(left)? };
-        let more = DeliveredMore { place, numbers };
-        Ok(Delivered { last, more: DeliveredEnd { open, more } })
-    }
-}
 
 impl Runs {
     fn has(&self, number: u64) -> bool {
@@ -141,18 +74,12 @@ impl Delivered {
 }
 
 /// What a delivery wants to be so.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub(in crate::store) enum Effect {
     /// A tag names this, or (`None`) does not exist.
     Tag(Tag, Option<Digest>),
     /// A manifest is here, or not.
     Manifest(Digest, bool),
-}
-
-fn delivered_key(id: &OutboxId, repository: &RepositoryName) -> Vec<u8> {
-    let (origin, incarnation) = (id.origin.as_str().as_bytes(), id.incarnation.to_be_bytes());
-    let parts = [origin, repository.as_str().as_bytes(), &incarnation];
-    key(Kind::Delivered, if id.incarnation == 0 { &parts[..2] } else { &parts })
 }
 
 /// Whether this delivery has already taken effect. When it has, and what it wants is not so any
@@ -259,6 +186,7 @@ fn begin(txn: &mut Txn<'_>, id: &OutboxId, repository: &RepositoryName) -> Resul
 mod tests {
     use super::*;
     use crate::store::registry::manifests::testing::{digest, push, store};
+    use crate::store::rows;
     use crate::store::{Precondition, Store};
     use crate::types::Delivery;
 

@@ -1,10 +1,8 @@
 //! Uploads to the parent that are under way: what a cut or a restart interrupts goes on where the
 //! parent has it.
 
-use serde::{Deserialize, Serialize};
-
-use crate::store::rows::Row;
 use crate::store::rows::node::pushes_key;
+use crate::store::rows::pushes::{Push, Pushes};
 use crate::store::{Store, StoreError};
 use crate::types::{Digest, RepositoryName};
 
@@ -12,22 +10,6 @@ use crate::types::{Digest, RepositoryName};
 const PUSHES_MAX: usize = 16;
 /// Longest location that is remembered, bytes. Over it: the blob is sent from the start.
 const LOCATION_BYTES_MAX: usize = 2048;
-
-/// Uploads under way, oldest first.
-#[derive(Default, Serialize, Deserialize)]
-struct Pushes(Vec<Push>);
-
-#[derive(Serialize, Deserialize)]
-struct Push {
-    repository: RepositoryName,
-    digest: Digest,
-    /// What the parent calls the upload.
-    location: String,
-}
-
-impl Row for Pushes {
-    const VERSION: u8 = 1;
-}
 
 impl Push {
     fn is_of(&self, repository: &RepositoryName, digest: &Digest) -> bool {

@@ -3,6 +3,7 @@
 //! is another, so that a field there is not one here by accident.
 
 pub mod connected_registry;
+pub mod delivered;
 pub mod derived;
 pub mod format;
 pub mod inbox;
@@ -10,6 +11,7 @@ pub mod link;
 pub mod manifest;
 pub mod node;
 pub mod outbox;
+pub mod pushes;
 pub mod referrer;
 pub mod refused;
 pub mod repository;
@@ -17,6 +19,7 @@ pub mod scope_map;
 pub mod tag;
 pub mod token;
 pub mod untagged;
+pub mod upkeep;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;

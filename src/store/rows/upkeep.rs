@@ -1,0 +1,66 @@
+//! The rows of what is done with content from time to time: hashing it, and collecting garbage.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Kind, Row, key};
+use crate::types::{Digest, UnixSeconds};
+
+/// Up to which record all content is known to have reached the disk.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(in crate::store) struct Settled {
+    pub(in crate::store) sequence: u64,
+}
+
+impl Row for Settled {
+    const VERSION: u8 = 1;
+}
+
+pub(in crate::store) fn settled_key() -> Vec<u8> {
+    key(Kind::Node, &[b"settled"])
+}
+
+/// How far the scrub is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub(in crate::store) struct Progress {
+    /// The directory of content that is next.
+    pub(in crate::store) position: u32,
+    /// When the last one ended that went over everything.
+    pub(in crate::store) finished: Option<UnixSeconds>,
+    /// Bytes hashed by this one so far.
+    pub(in crate::store) bytes: u64,
+    /// Bytes hashed by the last one.
+    pub(in crate::store) bytes_last: u64,
+}
+
+impl Row for Progress {
+    const VERSION: u8 = 1;
+}
+
+pub(in crate::store) fn progress_key() -> Vec<u8> {
+    key(Kind::Node, &[b"scrub"])
+}
+
+/// When the schedule last let garbage be collected, by the wall clock.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(in crate::store) struct Collected(pub(in crate::store) UnixSeconds);
+
+impl Row for Collected {
+    const VERSION: u8 = 1;
+}
+
+pub(in crate::store) fn collected_key() -> Vec<u8> {
+    key(Kind::Node, &[b"collected"])
+}
+
+/// What garbage collection has found unreferenced, and after how many seconds for which the node
+/// had been on. It stands in a file of its own.
+#[derive(Default, Serialize, Deserialize)]
+pub(in crate::store) struct Note {
+    pub(in crate::store) on: u64,
+    pub(in crate::store) links: Vec<(Vec<u8>, u64)>,
+    pub(in crate::store) files: Vec<(Digest, u64)>,
+}
+
+impl Row for Note {
+    const VERSION: u8 = 1;
+}
