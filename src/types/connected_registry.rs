@@ -3,13 +3,11 @@
 use std::fmt;
 use std::str::FromStr;
 
-use serde::{Deserialize, Serialize};
-
 use super::schedule::Schedule;
 use super::{ConnectedRegistryName, RepositoryAction, TokenName, UnixSeconds};
 
 /// Whether clients of a connected registry may push.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Mode {
     /// Clients may only pull (old name: mirror).
     ReadOnly,
@@ -54,7 +52,7 @@ impl FromStr for Mode {
 }
 
 /// The resource as managed at the root.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ConnectedRegistry {
     /// Unique in the tree.
     pub name: ConnectedRegistryName,
@@ -100,7 +98,7 @@ pub fn is_instance_id(id: &str) -> bool {
 }
 
 /// What the parent last saw of a connected registry.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum ConnectionState {
     /// Not in contact, or never deployed.
     #[default]
@@ -155,10 +153,9 @@ impl ParentContact {
 }
 
 /// One line of an unhealthy instance's report (ACR.md section 1.4).
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct StatusDetail {
     /// The component, for example `Disk`.
-    #[serde(rename = "type")]
     pub kind: String,
     /// The kind of fault, for example `DiskError`.
     pub code: String,
@@ -167,7 +164,6 @@ pub struct StatusDetail {
     /// When it was seen.
     pub timestamp: UnixSeconds,
     /// Finds the matching line in the device's log.
-    #[serde(rename = "correlationId")]
     pub correlation_id: String,
 }
 
@@ -235,7 +231,7 @@ impl DetailCode {
 }
 
 /// What an instance reports upward.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct StatusReport {
     /// Version of the program.
     pub version: String,

@@ -1,14 +1,12 @@
 //! What travels between a connected registry and its parent: feed items and desired state.
 
-use serde::{Deserialize, Serialize};
-
 use super::connected_registry::ConnectedRegistry;
 use super::token::{ScopeMap, Token};
 use super::{ConnectedRegistryName, Cursor, Digest, RepositoryName, Tag};
 
 /// One change at the parent, projected onto what the child may see. The wire kind of each stands
 /// in `gateway::wire`; a kind that a node does not know makes it reconcile.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Message {
     /// A tag was set, moved or (`None`) removed.
     Tag {
@@ -61,7 +59,7 @@ pub struct Batch {
 }
 
 /// The desired state of one node, as its parent sends it.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct NodeConfig {
     /// The registry's name: what the root is called.
     pub registry: String,
@@ -82,7 +80,7 @@ pub struct NodeConfig {
 }
 
 /// A descendant whose desired state the node can fetch.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Descendant {
     /// Its name.
     pub name: ConnectedRegistryName,

@@ -35,7 +35,7 @@ impl PasswordSlot {
 }
 
 /// What is kept of a password: enough to check it, not to tell it.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Verifier {
     /// Random salt.
     pub salt: [u8; 16],
@@ -50,7 +50,7 @@ pub struct Verifier {
 }
 
 /// A named credential with two passwords.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Token {
     /// Also the user name at login.
     pub name: TokenName,
@@ -67,7 +67,7 @@ pub struct Token {
 }
 
 /// A named list of grants.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ScopeMap {
     /// Its name.
     pub name: ScopeMapName,
