@@ -179,8 +179,10 @@ fn repository(number: u64) -> RepositoryName {
     format!("app{number}").parse().unwrap()
 }
 
+/// One of the images is named by its SHA-512 digest.
 fn digest_of(bytes: &[u8]) -> Digest {
-    let algorithm = Algorithm::Sha256;
+    let is_odd = bytes.ends_with(br#"{"number":"3"}}"#);
+    let algorithm = if is_odd { Algorithm::Sha512 } else { Algorithm::Sha256 };
     Digest::from_raw(algorithm, ring::digest::digest(algorithm.function(), bytes).as_ref()).unwrap()
 }
 

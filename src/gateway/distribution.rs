@@ -12,13 +12,13 @@ use super::upstream::{
 use crate::http::{ClientBody, ClientRequest, ClientResponse, Method};
 use crate::store::Precondition;
 use crate::store::content::blobs::OpenBlob;
-use crate::types::digest::DOUBT;
+use crate::types::digest::{Algorithm, DOUBT};
 use crate::types::limits::{
     MANIFEST_BYTES_MAX, REQUEST_DEADLINE, SLOWEST_BYTES_PER_S, SMALL_BODY_BYTES_MAX,
 };
 use crate::types::media;
 use crate::types::scope::Access;
-use crate::types::{Delivery, Digest, Reference, RepositoryName};
+use crate::types::{Delivery, Digest, Reference, RepositoryName, Tag};
 
 /// Largest body of one request of an upload, bytes. A parent keeps what has arrived when a request
 /// breaks off; where something between holds bodies back until they are whole, this much is lost.
@@ -320,15 +320,15 @@ impl Upstream {
         }
     }
 
-    /// Puts a manifest under a digest or a tag.
+    /// Puts a manifest under its digest, and lets a tag name it, on which the precondition is then.
     pub async fn put_manifest(
         &self,
         repository: &RepositoryName,
-        reference: &Reference,
+        (digest, tag): (&Digest, Option<&Tag>),
         manifest: &FetchedManifest,
         change: &Change<'_>,
     ) -> Result<(), UpstreamError> {
-        let path = format!("{repository}/manifests/{reference}");
+        let path = put_path(repository, digest, tag);
         let with_body = |mut request: ClientRequest| {
             request.body = ClientBody::Bytes(manifest.bytes.clone());
             change.name(request.with("content-type", manifest.media_type.clone()))
@@ -372,6 +372,17 @@ impl Change<'_> {
         };
         let fields = self.delivery.map(Delivery::fields).unwrap_or_default();
         fields.into_iter().fold(request, |request, (name, value)| request.with(name, value))
+    }
+}
+
+/// Where a manifest is put. A parent names what comes under a tag alone by its SHA-256 digest.
+fn put_path(repository: &RepositoryName, digest: &Digest, tag: Option<&Tag>) -> String {
+    match tag {
+        Some(tag) if digest.algorithm() == Algorithm::Sha256 => {
+            format!("{repository}/manifests/{tag}")
+        }
+        Some(tag) => format!("{repository}/manifests/{digest}?tag={tag}"),
+        None => format!("{repository}/manifests/{digest}"),
     }
 }
 

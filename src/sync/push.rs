@@ -386,22 +386,14 @@ impl Pusher {
                     None => Precondition::Absent,
                 };
                 let change = Change { precondition, delivery };
-                let reference = Reference::Tag(tag.clone());
                 match digest {
-                    Some(digest) => match self.store.manifest(repository, digest)? {
-                        Some(row) => self.put(repository, digest, row, &reference, &change).await,
-                        None => Err(SyncError::Content(format!("{entry} is being deleted here"))),
-                    },
-                    None => self.delete(repository, &reference, &change).await,
+                    Some(digest) => self.put(entry, digest, Some(tag), &change).await,
+                    None => self.delete(repository, &Reference::Tag(tag.clone()), &change).await,
                 }
             }
             OutboxChange::ManifestAdded { digest } => {
                 let change = Change { precondition: Precondition::None, delivery };
-                let reference = Reference::Digest(digest.clone());
-                match self.store.manifest(repository, digest)? {
-                    Some(row) => self.put(repository, digest, row, &reference, &change).await,
-                    None => Err(SyncError::Content(format!("{entry} is being deleted here"))),
-                }
+                self.put(entry, digest, None, &change).await
             }
             OutboxChange::ManifestDeleted { digest } => {
                 let change = Change { precondition: Precondition::None, delivery };
@@ -423,25 +415,28 @@ impl Pusher {
         }
     }
 
-    /// Brings a manifest up with all it needs, under a tag or its digest.
+    /// Brings a manifest up with all it needs, and lets the tag, if any, name it.
     async fn put(
         &self,
-        repository: &RepositoryName,
+        entry: &OutboxEntry,
         digest: &Digest,
-        row: ManifestRow,
-        reference: &Reference,
+        tag: Option<&Tag>,
         change: &Change<'_>,
     ) -> Result<(), SyncError> {
-        let to = (repository, reference);
+        let repository = &entry.repository;
+        let Some(row) = self.store.manifest(repository, digest)? else {
+            return Err(SyncError::Content(format!("{entry} is being deleted here")));
+        };
+        let to = (repository, digest, tag);
         let is_there = self.upstream.has_manifest(repository, digest).await?;
         // What it names goes up in no change of its own: nothing comes along with an offer in vain.
         let is_offer = change.delivery.is_some_and(|delivery| delivery.offered.is_offer());
         let goes_first = is_there || is_offer && row.named_manifests().next().is_some();
-        match self.bring(digest, &row, to, change, !goes_first).await {
+        match self.bring(to, &row, change, !goes_first).await {
             // What it needs was there when the parent was asked, and was deleted since; or it is
             // offered, and not in vain.
             Err(SyncError::Upstream(error)) if error.is_for(Reason::ContentMissing) => {
-                self.bring(digest, &row, to, change, true).await
+                self.bring(to, &row, change, true).await
             }
             Ok(()) if !is_there && goes_first => {
                 // What it names without needing it.
@@ -456,9 +451,8 @@ impl Pusher {
 
     async fn bring(
         &self,
-        digest: &Digest,
+        (repository, digest, tag): (&RepositoryName, &Digest, Option<&Tag>),
         row: &ManifestRow,
-        (repository, reference): (&RepositoryName, &Reference),
         change: &Change<'_>,
         with_content: bool,
     ) -> Result<(), SyncError> {
@@ -466,7 +460,7 @@ impl Pusher {
             self.bring_content(repository, digest).await?;
         }
         let manifest = self.read(digest, row.media_type.clone()).await?;
-        Ok(self.upstream.put_manifest(repository, reference, &manifest, change).await?)
+        Ok(self.upstream.put_manifest(repository, (digest, tag), &manifest, change).await?)
     }
 
     /// Brings up the blobs of a manifest and, first, the manifests below it that the parent lacks.
@@ -511,8 +505,8 @@ impl Pusher {
             self.bring_blobs(repository, &digest, &manifest).await?;
             if digest != *root {
                 let change = Change { precondition: Precondition::None, delivery: None };
-                let reference = Reference::Digest(digest);
-                self.upstream.put_manifest(repository, &reference, &manifest, &change).await?;
+                let to = (&digest, None);
+                self.upstream.put_manifest(repository, to, &manifest, &change).await?;
             }
         }
         Ok(())

@@ -26,6 +26,7 @@ mod damage;
 mod debts;
 mod delivery;
 mod demo;
+mod digests;
 mod external;
 mod full;
 mod gc;

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use serde_json::{Value, json};
 
 use crate::support::http::{Answer, bearer, raw, send, stream, token};
-use crate::support::image::{INDEX, Image, MANIFEST, digest, noise, push_blob};
+use crate::support::image::{INDEX, Image, MANIFEST, digest, noise, push_blob, sha512};
 use crate::support::node::Node;
 
 const CODES: [&str; 14] = [
@@ -75,11 +75,6 @@ impl Registry {
     fn push(&self, image: &Image, repository: &str, tag: &str) {
         assert_eq!(image.push_with(&self.node.login, &self.token, repository, tag).status, 201);
     }
-}
-
-fn sha512(bytes: &[u8]) -> String {
-    let hash = ring::digest::digest(&ring::digest::SHA512, bytes);
-    format!("sha512:{}", data_encoding::HEXLOWER.encode(hash.as_ref()))
 }
 
 #[track_caller]

@@ -123,8 +123,8 @@ impl Parent {
 }
 
 fn short_path(path: &str) -> String {
-    match path.split_once("sha256:") {
-        Some((start, hex)) => format!("{start}sha256:{}", &hex[..6]),
+    match path.rsplit_once(':') {
+        Some((start, hex)) => format!("{start}:{}", &hex[..6]),
         None => path.to_owned(),
     }
 }

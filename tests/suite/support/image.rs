@@ -20,6 +20,11 @@ pub fn digest(bytes: &[u8]) -> String {
     format!("sha256:{}", data_encoding::HEXLOWER.encode(hash.as_ref()))
 }
 
+pub fn sha512(bytes: &[u8]) -> String {
+    let hash = ring::digest::digest(&ring::digest::SHA512, bytes);
+    format!("sha512:{}", data_encoding::HEXLOWER.encode(hash.as_ref()))
+}
+
 /// Bytes that no other seed gives and that do not compress.
 pub fn noise(seed: u64, len: usize) -> Vec<u8> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
