@@ -4,6 +4,7 @@ use std::fmt;
 
 use crate::gateway::UpstreamError;
 use crate::store::StoreError;
+use crate::types::Reason;
 
 /// Reasons in an answer that say that the parent cannot answer at all just now.
 const OF_THE_WHOLE: [&str; 2] = ["\"store_unavailable\"", "\"throttled\""];
@@ -126,6 +127,11 @@ impl SyncError {
     /// parent that is not whole yet, or the parent, or a proxy before it, failed at this one.
     pub fn may_pass(&self) -> bool {
         matches!(self, SyncError::Content(_)) || self.is_of_item() && !self.is_local()
+    }
+
+    /// Whether the parent refuses a manifest for want of what that needs.
+    pub(super) fn lacks_content(&self) -> bool {
+        matches!(self, SyncError::Upstream(error) if error.is_for(Reason::ContentMissing))
     }
 
     /// Whether the parent has no room in a quota while other uploads keep it there.

@@ -36,9 +36,9 @@ const RETRY_REFUSED: Duration = Duration::from_secs(3600);
 /// The time until what was set aside because other uploads keep the parent's quota is tried again.
 const RETRY_QUOTA: Duration = Duration::from_secs(120);
 
-/// How often in a row a change is tried whose content cannot be read here, for which other uploads
-/// keep the quota, of which the parent cannot tell yet what it has, or which fails there as nothing
-/// else does, before the others of its
+/// How often in a row a change is tried whose content cannot be read here or did not stay at the
+/// parent until all of it was there, for which other uploads keep the quota, of which the parent
+/// cannot tell yet what it has, or which fails there as nothing else does, before the others of its
 /// repository go first: some seconds, in which that may pass. From then on the change waits like
 /// one that the parent refused.
 const UNREADABLE_MAX: u32 = 4;
@@ -312,14 +312,16 @@ impl Pusher {
                     return self.overtaken(number, &entry, replaced).await;
                 }
                 // The content may come back, here or there.
-                Err(error) if error.may_pass() && self.is_tried_at_once(&entry, &error) => {
+                Err(error)
+                    if self.may_pass(&entry, &error)? && self.is_tried_at_once(&entry, &error) =>
+                {
                     return Err(error);
                 }
                 // Of a conflict the parent's content may not fit here.
                 Err(error) if error.sets_aside() => {
                     let reason = refusal_text(self.upstream.name(), &entry, &error);
                     log::error!("cannot push {entry} to the parent, tried again later: {reason}");
-                    if matches!(error, SyncError::Content(_)) {
+                    if is_of_content(&error) && self.may_pass(&entry, &error)? {
                         self.turns().set_aside(&entry.repository, self.now());
                     }
                     if error.waits_for_quota() {
@@ -335,12 +337,37 @@ impl Pusher {
         Err(UpstreamError::Busy(503, format!("{entry}: the tag is being moved there")).into())
     }
 
+    /// Whether the change may be taken soon. What the parent lacks of it, and was brought, went
+    /// there before the rest had come: a collection took it.
+    fn may_pass(&self, entry: &OutboxEntry, error: &SyncError) -> Result<bool, StoreError> {
+        Ok(error.may_pass() || error.lacks_content() && self.is_whole_here(entry)?)
+    }
+
+    /// Whether all is here that the manifest of a change needs.
+    fn is_whole_here(&self, entry: &OutboxEntry) -> Result<bool, StoreError> {
+        let repository = &entry.repository;
+        let row = entry.brings().map(|digest| self.store.manifest(repository, digest));
+        let Some(row) = row.transpose()?.flatten() else {
+            return Ok(false);
+        };
+        for child in &row.children {
+            if self.store.manifest(repository, child)?.is_none() {
+                return Ok(false);
+            }
+        }
+        for blob in &row.blobs {
+            if !self.store.blob_linked(repository, blob)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     /// Whether the change is not tried in vain for long yet.
     fn is_tried_at_once(&self, entry: &OutboxEntry, error: &SyncError) -> bool {
         let (turns, repository) = (self.turns(), &entry.repository);
-        let is_here = matches!(error, SyncError::Content(_));
         turns.times(repository) < UNREADABLE_MAX
-            && !(is_here && turns.is_impatient(repository, self.now()))
+            && !(is_of_content(error) && turns.is_impatient(repository, self.now()))
     }
 
     /// The parent has a change.
@@ -660,6 +687,12 @@ impl Pusher {
         }
         Ok(())
     }
+}
+
+/// Whether content of a change cannot be read here, or is missing at the parent: many changes may
+/// be without at once.
+fn is_of_content(error: &SyncError) -> bool {
+    matches!(error, SyncError::Content(_)) || error.lacks_content()
 }
 
 /// Content cannot go up before it is here again.

@@ -8,8 +8,9 @@ use super::backoff;
 use crate::sys::Rng;
 use crate::types::RepositoryName;
 
-/// How long a repository, of which a change was set aside because its content cannot be read here,
-/// does not wait for the content of another: many may be without at once.
+/// How long a repository, of which a change was set aside because its content cannot be read here
+/// or does not stay at the parent, does not wait for the content of another: many may be without at
+/// once.
 const IMPATIENT: Duration = Duration::from_secs(600);
 
 /// Repositories whose last push failed, or of which a change was set aside: no more of them than
@@ -39,7 +40,8 @@ impl Turns {
         self.failed.get(repository).map_or(0, |failed| failed.times)
     }
 
-    /// A change was set aside because its content cannot be read here.
+    /// A change was set aside because its content cannot be read here, or does not stay at the
+    /// parent.
     pub(super) fn set_aside(&mut self, repository: &RepositoryName, now: Duration) {
         self.impatient.retain(|_, until| *until > now);
         self.impatient.insert(repository.clone(), now.saturating_add(IMPATIENT));

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::between::{hook, put_without_bytes};
-use super::scenarios::{FIRST, SECOND, THIRD, app, has, in_tree, named, names, push};
+use super::scenarios::{FIRST, SECOND, THIRD, app, has, in_tree, named, names, push, rest};
 use super::*;
 use crate::store::content::leases::Lease;
 use crate::sys::Disk;
@@ -231,5 +231,72 @@ fn f204_many_images_that_are_not_readable_here_hold_up_no_other_for_long() {
             rounds += 1;
             assert!(rounds < 8, "each is waited for");
         }
+    });
+}
+
+/// The parent collects garbage between the content of a push and its manifest, so many times.
+fn collects(world: &World, times: u64) {
+    let left = Arc::new(AtomicU64::new(times));
+    hook(world, move |world, call, status| {
+        let left = left.clone();
+        async move {
+            let is_put = status == 0 && call == "Put /v2/app0/manifests/v1";
+            if is_put && left.load(Ordering::Relaxed) > 0 {
+                left.fetch_sub(1, Ordering::Relaxed);
+                world.root.unlink_blob(&app(), &digest_of(CONFIG)).await.unwrap();
+            }
+            false
+        }
+    });
+}
+
+/// Symptom: an image whose delivery took longer than the grace of the parent's collection was set
+/// aside for an hour at once.
+#[test]
+fn f204_f206_a_push_whose_content_did_not_stay_at_the_parent_is_brought_again_a_few_times() {
+    in_tree(async |tree, engine| {
+        let (root, device) = (&tree.world.root, &tree.world.device());
+        // Each attempt puts the manifest twice, and there are four.
+        collects(&tree.world, 7);
+        push(device, &["v1"], FIRST).await;
+        store_push(device, &repository(1), &names(&["v1"]), FIRST, Origin::Client).await;
+        for _ in 0..4 {
+            engine.push_once().await.unwrap();
+            assert_eq!(root.tags(&repository(1), None, 9).unwrap().len(), 1, "the others go on");
+            assert_eq!(device.refused_changes(9).unwrap(), []);
+            tree.hands.0.fetch_add(15, Ordering::Relaxed);
+        }
+        assert_eq!(named(root, "v1"), Some(digest_of(&manifest(FIRST))));
+        assert_eq!(device.outbox(9).unwrap(), []);
+    });
+}
+
+#[test]
+fn f204_f206_a_push_whose_content_never_stays_at_the_parent_is_set_aside() {
+    in_tree(async |tree, engine| {
+        let (root, device) = (&tree.world.root, &tree.world.device());
+        collects(&tree.world, u64::MAX);
+        push(device, &["v1"], FIRST).await;
+        push(device, &["v2"], SECOND).await;
+        for _ in 0..6 {
+            engine.push_once().await.unwrap();
+            tree.hands.0.fetch_add(15, Ordering::Relaxed);
+        }
+        let refused = device.refused_changes(9).unwrap();
+        assert!(refused[0].1.reason.contains("content_missing"), "{refused:?}");
+        assert_eq!(named(root, "v2"), Some(digest_of(&manifest(SECOND))), "the others go on");
+        // Nothing waits for the next one.
+        push(device, &["v3"], SECOND).await;
+        push(device, &["v1"], THIRD).await;
+        engine.push_once().await.unwrap();
+        assert_eq!(named(root, "v3"), Some(digest_of(&manifest(SECOND))));
+        assert_eq!(named(root, "v1"), None);
+        *tree.world.hook.lock().unwrap() = None;
+        rest(tree, engine).await;
+        assert_eq!(named(root, "v1"), Some(digest_of(&manifest(THIRD))));
+        assert_eq!(
+            (device.outbox(9).unwrap(), device.refused_changes(9).unwrap()),
+            (vec![], vec![])
+        );
     });
 }
