@@ -142,3 +142,50 @@ fn f201_a_restored_root_is_offered_tags_by_the_digests_that_their_pushers_chose(
         assert!(has(node, &user, &pushed));
     }
 }
+
+/// Symptom: the same manifest pushed at the root with another Content-Type was served with that
+/// there, and with the first one by the devices for ever. Cause: what travels is the digest.
+#[test]
+fn f119_f153_a_manifest_has_the_same_type_at_every_node() {
+    let (root, device, user) = pair("ReadWrite");
+    let image = Image::new(2, &[2000]);
+    push(&root, &user, &image, "blobs");
+    let mut silent: serde_json::Value = serde_json::from_slice(&image.manifest).unwrap();
+    silent.as_object_mut().unwrap().remove("mediaType");
+    let silent = silent.to_string();
+    let put = |node: &Node, kind: &str| {
+        let scope = ["repository:app:pull,push"];
+        let bearer_token = token(&node.login, &user.0, &user.1, &scope).unwrap();
+        let (target, typed) = ("/v2/app/manifests/silent", [("content-type", kind)]);
+        bearer(&node.login, &bearer_token, "PUT", target, &typed, silent.as_bytes())
+    };
+    let served = |node: &Node| {
+        let scope = ["repository:app:pull"];
+        let bearer_token = token(&node.login, &user.0, &user.1, &scope).unwrap();
+        let answer =
+            bearer(&node.login, &bearer_token, "GET", "/v2/app/manifests/silent", &[], b"");
+        (answer.status == 200).then(|| answer.header("content-type").unwrap().to_owned())
+    };
+    let arrives = |node: &Node, kind: Option<&str>| {
+        eventually(SOON, &format!("{kind:?}"), || (served(node).as_deref() == kind).then_some(()));
+    };
+    let (docker, unknown) =
+        ("application/vnd.docker.distribution.manifest.v2+json", "application/vnd.example+json");
+    assert_eq!(put(&root, MANIFEST).status, 201);
+    arrives(&device, Some(MANIFEST));
+    for node in [&root, &device] {
+        for (kind, told) in [(docker, "in the field mediaType"), (unknown, "delete it there")] {
+            let refused = put(node, kind);
+            let text = String::from_utf8_lossy(&refused.body).into_owned();
+            assert_eq!((refused.status, refused.error().0.as_str()), (400, "MANIFEST_INVALID"));
+            assert!(text.contains(told) && text.contains(kind), "{text}");
+        }
+        assert_eq!(put(node, MANIFEST).status, 201, "the same once more");
+        assert_eq!(served(node).as_deref(), Some(MANIFEST));
+    }
+    let name = digest(silent.as_bytes());
+    assert_eq!(delete(&root, &user, "app", &name), 202);
+    arrives(&device, None);
+    assert_eq!(put(&device, unknown).status, 201);
+    arrives(&root, Some(unknown));
+}
