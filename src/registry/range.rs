@@ -28,7 +28,7 @@ pub fn wanted(header: Option<&str>, len: u64) -> Wanted {
         return Wanted::Unsatisfiable;
     };
     let (first, last) = match (first, last) {
-        ("", suffix) => match number(suffix) {
+        ("", suffix) => match up_to(suffix) {
             Some(suffix) if suffix > 0 => (len.saturating_sub(suffix), len.saturating_sub(1)),
             _ => return Wanted::Unsatisfiable,
         },
@@ -36,7 +36,7 @@ pub fn wanted(header: Option<&str>, len: u64) -> Wanted {
             Some(first) => (first, len.saturating_sub(1)),
             None => return Wanted::Unsatisfiable,
         },
-        (first, last) => match (number(first), number(last)) {
+        (first, last) => match (number(first), up_to(last)) {
             (Some(first), Some(last)) => (first, last.min(len.saturating_sub(1))),
             _ => return Wanted::Unsatisfiable,
         },
@@ -81,6 +81,13 @@ fn number(text: &str) -> Option<u64> {
     digits.then(|| text.parse().ok()).flatten()
 }
 
+/// The end of a range, which may lie anywhere beyond that of the content.
+fn up_to(text: &str) -> Option<u64> {
+    let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    // Only what is too large is no number then.
+    digits.then(|| text.parse().unwrap_or(u64::MAX))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -98,6 +105,11 @@ mod tests {
             (Some(" bytes = 3-5 "), 10, part(3, 3)),
             (Some("bytes=-3"), 10, part(7, 3)),
             (Some("bytes=-99"), 10, part(0, 10)),
+            (Some("bytes=3-18446744073709551616"), 10, part(3, 7)),
+            (Some("bytes=-18446744073709551616"), 10, part(0, 10)),
+            (Some("bytes=18446744073709551616-"), 10, Wanted::Unsatisfiable),
+            (Some("bytes=3-18446744073709551616x"), 10, Wanted::Unsatisfiable),
+            (Some("bytes=-1"), u64::MAX, part(u64::MAX - 1, 1)),
             (Some("bytes=10-"), 10, Wanted::Unsatisfiable),
             (Some("bytes=10-12"), 10, Wanted::Unsatisfiable),
             (Some("bytes=5-3"), 10, Wanted::Unsatisfiable),

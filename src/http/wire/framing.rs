@@ -164,12 +164,12 @@ fn line(wire: &mut Wire, cx: &mut Context<'_>, max: usize) -> Poll<io::Result<Ve
     }
 }
 
-/// The size before any extension. At least one digit; 16 hold every u64.
+/// The size before any extension. At least one digit; 16 hold every u64. Blanks belong to an
+/// extension (RFC 9112, section 7.1.1): without one, where the size ends is a matter of opinion.
 fn chunk_size(line: &[u8]) -> io::Result<u64> {
     let end = line.iter().position(|byte| !byte.is_ascii_hexdigit()).unwrap_or(line.len());
     let (digits, rest) = line.split_at(end);
-    let rest = rest.trim_ascii_start();
-    if !(rest.is_empty() || rest.starts_with(b";")) {
+    if !(rest.is_empty() || rest.trim_ascii_start().starts_with(b";")) {
         return Err(malformed("a chunk size is not a number"));
     }
     let digits = std::str::from_utf8(digits).map_err(io::Error::other)?;
@@ -214,7 +214,7 @@ mod tests {
 
     #[test]
     fn chunks_may_be_cut_anywhere() {
-        let sent = b"4\r\nWiki\r\n00B;name=\"v\"\r\npedia in 11\r\n0\r\nSum: 1\r\n\r\nGET /";
+        let sent = b"4\r\nWiki\r\n00B ; name=\"v\"\r\npedia in 11\r\n0\r\nSum: 1\r\n\r\nGET /";
         for pieces in Script::cuts(sent) {
             let (body, framing, rest) = read(pieces.clone(), Framing::ChunkSize).unwrap();
             assert_eq!(body, b"Wikipedia in 11", "{pieces:?}");
@@ -233,6 +233,8 @@ mod tests {
             "0x4\r\nabcd\r\n0\r\n\r\n",
             "4\nabcd\r\n0\r\n\r\n",
             "4 5\r\nabcd\r\n0\r\n\r\n",
+            "4 \r\nabcd\r\n0\r\n\r\n",
+            "4\t\r\nabcd\r\n0\r\n\r\n",
             "3\r\nabcd\r\n0\r\n\r\n",
             "11111111111111111\r\nabcd",
             "4;a\rb\r\nabcd\r\n0\r\n\r\n",
