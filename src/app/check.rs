@@ -1,36 +1,88 @@
 //! Tries what `serve` would try, beside a service that may be running: it makes nothing, takes no
 //! lock and keeps no port.
 
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 
 use super::identity;
 use super::parent;
 use super::reach;
-use crate::config::{Config, Listener};
+use crate::config::{Config, ConfigError, Listener};
 use crate::http::TlsAcceptor;
 use crate::store::journal::layout::Layout;
 use crate::store::recovery::recover::check_journal;
 use crate::store::role::role_by_files;
 use crate::sys::net::try_bind;
-use crate::sys::owner::as_owner;
+use crate::sys::owner::{Groups, ServiceUser};
 use crate::sys::{Disk, Spawner, Sys, SystemDisk};
 use crate::types::connection_string::ConnectionString;
 use crate::types::{Role, StoreRole};
 
+/// Reads the configuration as whoever calls this can; with what is wrong with that, for people.
+pub type Reading<'a> = &'a (dyn Fn() -> Result<(Config, Vec<String>), ConfigError> + Sync);
+
 /// What `serve` would fail on, as one line for people; otherwise what it would wait
 /// for, or what clients will refuse. `running`:
-/// the service of this configuration runs, so that its addresses are in use.
-pub fn check(config: &Config, running: bool) -> Result<Vec<String>, String> {
+/// the service of this configuration runs, so that its addresses are in use. `again` is for the
+/// user of the service, when the superuser asks: that user must be able to read it too.
+pub fn check(config: &Config, running: bool, again: Reading<'_>) -> Result<Vec<String>, String> {
+    let service = ServiceUser::of(&config.storage.state_dir);
+    let (role, mut waits) = match service {
+        Some(service) => check_as(service, config, running, again)?,
+        None => check_here(config, running)?,
+    };
+    let gateways = config.listen.gateway.iter().filter(|_| role == Role::Root);
+    let gateways = gateways.map(|listener| ("listen.gateway", listener));
+    let logins = config.listen.login.iter().map(|listener| ("listen.login", listener));
+    for (key, listener) in logins.chain(gateways) {
+        waits.extend(check_address(key, listener, running, service)?);
+    }
+    Ok(waits)
+}
+
+/// What the superuser can use is not what the service can. A fault that is one for that user only
+/// is told as that; when another group would mend it, it may be that its unit gives it this group.
+fn check_as(
+    service: ServiceUser,
+    config: &Config,
+    running: bool,
+    again: Reading<'_>,
+) -> Result<(Role, Vec<String>), String> {
+    let look = || -> Result<(Role, Vec<String>), String> {
+        let (config, doubts) = again().map_err(|error| error.to_string())?;
+        let (role, mut waits) = check_here(&config, running)?;
+        waits.extend(doubts);
+        Ok((role, waits))
+    };
+    let fault = match service.look(Groups::Known, look) {
+        Some(Ok(found)) => return Ok(found),
+        Some(Err(fault)) => fault,
+        None => return check_here(config, running),
+    };
+    check_here(config, running)?;
+    let (user, state_dir) = (service.name(), config.storage.state_dir.display());
+    let who = format!("the user {user}, to whom {state_dir} belongs");
+    match service.look(Groups::Any, look) {
+        Some(Ok((role, mut waits))) => {
+            waits.push(format!(
+                "for {who}, serve fails unless its unit has SupplementaryGroups= with the group of \
+                 the file: {fault}"
+            ));
+            Ok((role, waits))
+        }
+        _ => Err(format!("{fault} (as {who}; the superuser can use it)")),
+    }
+}
+
+/// The same, but for addresses, with the rights of this thread. Also which role the node has.
+fn check_here(config: &Config, running: bool) -> Result<(Role, Vec<String>), String> {
     let sys = Sys::real(Spawner::new());
     let connection = check_parent(&sys, config)?;
     let layout = Layout::new(&config.storage.state_dir);
-    let looked = as_owner(layout.root(), || {
-        layout.check(&*sys.disk).and_then(|()| layout.check_files(&*sys.disk))
-    });
+    let looked = layout.check(&*sys.disk).and_then(|()| layout.check_files(&*sys.disk));
     looked.map_err(|error| error.to_string())?;
     let mut waits = Vec::new();
     if !running {
-        let looked = as_owner(layout.root(), || check_journal(&*sys.disk, &layout));
+        let looked = check_journal(&*sys.disk, &layout);
         waits.extend(looked.map_err(|error| error.to_string())?);
     }
     let store = role_by_files(&SystemDisk, &config.storage.state_dir).unwrap_or_else(|| {
@@ -51,10 +103,6 @@ pub fn check(config: &Config, running: bool) -> Result<Vec<String>, String> {
         TlsAcceptor::new(&sys, &identity).map_err(|error| identity::named(config, &error))?;
         waits.extend(identity::warnings(&sys, config, &identity));
     }
-    let gateways = config.listen.gateway.iter().filter(|_| role == Role::Root);
-    for listener in config.listen.login.iter().chain(gateways) {
-        check_address(listener, running)?;
-    }
     check_admin_socket(config)?;
     waits.extend(check_names(config, role, connection.as_ref()));
     if role == Role::Connected && connection.is_none() {
@@ -68,7 +116,7 @@ pub fn check(config: &Config, running: bool) -> Result<Vec<String>, String> {
             |fault| format!("{fault}: the node waits until it can be read"),
         ));
     }
-    Ok(waits)
+    Ok((role, waits))
 }
 
 fn check_parent(sys: &Sys, config: &Config) -> Result<Option<ConnectionString>, String> {
@@ -93,21 +141,51 @@ fn check_names(config: &Config, role: Role, connection: Option<&ConnectionString
     found
 }
 
-/// An address in use is no fault while the service runs: it is its own.
-fn check_address(listener: &Listener, running: bool) -> Result<(), String> {
-    match try_bind(listener.address) {
-        Err(error) if running && error.kind() == ErrorKind::AddrInUse => Ok(()),
-        result => result.map_err(|error| error.to_string()),
+/// An address in use is no fault while the service runs: it is its own. Nor is one that the user of
+/// the service may not listen on: the service manager may pass its socket.
+fn check_address(
+    key: &str,
+    listener: &Listener,
+    running: bool,
+    service: Option<ServiceUser>,
+) -> Result<Option<String>, String> {
+    let bind = || try_bind(listener.address);
+    let is_forbidden = |bound: &io::Result<()>| {
+        bound.as_ref().is_err_and(|error| error.kind() == ErrorKind::PermissionDenied)
+    };
+    let mine = bind();
+    let is_used = mine.as_ref().is_err_and(|error| error.kind() == ErrorKind::AddrInUse);
+    let theirs = service.and_then(|service| service.look(Groups::Known, bind));
+    let must_be_passed = is_forbidden(theirs.as_ref().unwrap_or(&mine));
+    // Who may not listen there does not learn whether somebody does.
+    if running && (is_used || is_forbidden(&mine)) {
+        return Ok(None);
     }
+    if !must_be_passed {
+        return mine.map(|()| None).map_err(|error| error.to_string());
+    }
+    let of = service.map(|service| format!(" {}", service.name())).unwrap_or_default();
+    let address = listener.address;
+    let now = match is_used {
+        true => "what listens there now must be that socket",
+        false => "such as skerry.socket",
+    };
+    Ok(Some(format!(
+        "{key}: the user{of} may not listen on {address}: serve fails unless the service manager \
+         passes the socket ({now}), or the unit has AmbientCapabilities=CAP_NET_BIND_SERVICE"
+    )))
 }
 
 /// The state directory may not be there yet; any other directory of the socket must be.
 fn check_admin_socket(config: &Config) -> Result<(), String> {
     let socket = &config.listen.admin;
     let directory = socket.parent().filter(|dir| *dir != config.storage.state_dir);
-    let missing = directory.filter(|dir| !SystemDisk.exists(dir).unwrap_or(false));
-    match missing {
-        Some(dir) => Err(format!("listen.admin: {} does not exist", dir.display())),
-        None => Ok(()),
+    let Some(directory) = directory else {
+        return Ok(());
+    };
+    if !SystemDisk.exists(directory).unwrap_or(false) {
+        return Err(format!("listen.admin: {} does not exist", directory.display()));
     }
+    let failed = |error: io::Error| format!("listen.admin: {}: {error}", directory.display());
+    SystemDisk.check_writable(directory).map_err(failed)
 }

@@ -16,7 +16,7 @@ mod simulation;
 #[cfg(test)]
 mod turns;
 
-pub use check::check;
+pub use check::{Reading, check};
 pub use demo::{DemoOptions, demo};
 pub use parent::Reread;
 

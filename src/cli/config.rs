@@ -1,6 +1,8 @@
 //! `skerry config ...`: what is configured, and by whom.
 
-use std::path::PathBuf;
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Subcommand;
@@ -8,7 +10,7 @@ use serde_json::json;
 
 use super::output::{self, Format};
 use super::{EXIT_CONFIG, Failure, Global, admin_client, serve};
-use crate::config::{self, Loaded, MemoryPlan, SystemSource};
+use crate::config::{self, Loaded, MemoryPlan, Source, SystemSource};
 use crate::types::Role;
 
 /// The verbs.
@@ -53,8 +55,58 @@ fn try_here(loaded: &Loaded, global: &Global) -> Result<Vec<String>, Failure> {
     serve::check_parent(loaded)?;
     let given = global.admin_socket.as_deref();
     let socket = admin_client::socket(given, &global.options(), &SystemSource)?;
-    crate::app::check(&loaded.config, admin_client::answers(&socket))
+    let candidate = Candidate::of(global.config.as_deref());
+    let again = || {
+        let read = config::load(&global.options(), &candidate)?;
+        Ok((read.config, candidate.doubt().into_iter().collect()))
+    };
+    crate::app::check(&loaded.config, admin_client::answers(&socket), &again)
         .map_err(|message| Failure { code: EXIT_CONFIG, message })
+}
+
+/// This machine, with the file of `--config` as it could be read at first: whoever else is to read
+/// it may get it in another place.
+struct Candidate {
+    file: Option<(PathBuf, String)>,
+}
+
+impl Candidate {
+    fn of(file: Option<&Path>) -> Candidate {
+        let file =
+            file.and_then(|path| Some((path.to_owned(), SystemSource.read(path).ok().flatten()?)));
+        Candidate { file }
+    }
+
+    /// Why this thread cannot read the file.
+    fn doubt(&self) -> Option<String> {
+        let (path, _) = self.file.as_ref()?;
+        let error = SystemSource.read(path).err()?;
+        Some(format!(
+            "{}: the user of the service cannot read it from here: {error}",
+            path.display()
+        ))
+    }
+}
+
+impl Source for Candidate {
+    fn read(&self, path: &Path) -> io::Result<Option<String>> {
+        match &self.file {
+            Some((file, text)) if file == path => Ok(Some(text.clone())),
+            _ => SystemSource.read(path),
+        }
+    }
+
+    fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
+        SystemSource.list(dir)
+    }
+
+    fn mode(&self, path: &Path) -> Option<u32> {
+        SystemSource.mode(path)
+    }
+
+    fn variables(&self) -> BTreeMap<String, String> {
+        SystemSource.variables()
+    }
 }
 
 fn check(loaded: &Loaded) -> String {

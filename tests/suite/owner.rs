@@ -4,9 +4,10 @@ use std::os::unix::fs::{MetadataExt, chown};
 use std::path::Path;
 use std::process::Output;
 
+use crate::support::authority::Authority;
 use crate::support::image::{self, Image};
 use crate::support::node::Node;
-use crate::support::skip;
+use crate::support::{have, skip};
 
 /// The user of the service, and another one.
 const SERVICE: u32 = 812;
@@ -146,4 +147,96 @@ fn f190_a_file_of_another_user_is_found_by_the_check() {
         }
         chown(&file, Some(SERVICE), Some(SERVICE)).unwrap();
     }
+}
+
+fn reaches(path: &Path, uid: u32, gid: u32, mode: u32) {
+    chown(path, Some(uid), Some(gid)).unwrap();
+    std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
+}
+
+/// Root, who can read everything, asks for the service.
+#[test]
+fn f190_what_only_root_can_use_is_found_by_the_check() {
+    let Some((mut node, _backup, _user)) = stopped() else {
+        return;
+    };
+    let authority = Authority::new();
+    reaches(authority.key().parent().unwrap(), SERVICE, SERVICE, 0o755);
+    node.with_tls(&authority);
+    let key = authority.key();
+    let check = |node: &Node| node.run_configured(&["config", "check"]);
+    reaches(&key, SERVICE, SERVICE, 0o600);
+    let passes = check(&node);
+    assert_eq!(text(&passes), "ExitStatus(unix_wait_status(0))", "all is well");
+    let set_up = || (check(&node), node.run_configured_as(SERVICE, &["config", "check"]));
+    reaches(&key, 0, 0, 0o600);
+    let (by_root, by_service) = set_up();
+    for output in [&by_root, &by_service] {
+        assert_eq!(output.status.code(), Some(78), "{}", text(output));
+        assert!(text(output).contains("tls.private_key"), "{}", text(output));
+    }
+    assert!(text(&by_root).contains("as the user '#812'"), "{}", text(&by_root));
+    // A unit may give its service another group; that of root it does not.
+    reaches(&key, 0, 4711, 0o640);
+    let (by_root, _) = set_up();
+    assert_eq!(by_root.status.code(), Some(0), "{}", text(&by_root));
+    assert!(text(&by_root).contains("SupplementaryGroups="), "{}", text(&by_root));
+    reaches(&key, 0, SERVICE, 0o640);
+    let (by_root, _) = set_up();
+    assert_eq!(text(&by_root), text(&passes));
+    // A file that is checked before it is put in its place.
+    reaches(&node.dir.join("skerry.toml"), 0, 0, 0o600);
+    let (by_root, _) = set_up();
+    assert_eq!(by_root.status.code(), Some(0), "{}", text(&by_root));
+    assert!(text(&by_root).contains("cannot read it from here"), "{}", text(&by_root));
+}
+
+/// `config check` by root where the program is installed as README says, after `changes`.
+fn check_installed(changes: &str) -> Output {
+    let script = format!(
+        "umask 022 && mount -t tmpfs none /etc && mount -t tmpfs none /var/lib && \
+         mkdir -p /etc/skerry/conf.d && cp {}/systemd/skerry.toml /etc/skerry/ && \
+         echo 'skerry:x:812:812::/:/bin/false' > /etc/passwd && \
+         install -d -o 812 -g 812 -m 0700 /var/lib/skerry && cd / && {changes} && \
+         exec {} config check",
+        env!("CARGO_MANIFEST_DIR"),
+        crate::support::node::binary().display()
+    );
+    let (shell, arguments) = ("unshare", ["-mn", "sh", "-c", &script]);
+    std::process::Command::new(shell).args(arguments).output().unwrap()
+}
+
+#[test]
+fn f190_the_check_by_root_knows_what_the_installed_service_can_use() {
+    let may = rustix::process::geteuid().is_root() && ["unshare", "mount"].into_iter().all(have);
+    if !may || check_installed("true").status.code() == Some(126) {
+        return skip("needs root, unshare, mount, and a program that others can run");
+    }
+    let expect = |changes: &str, code: i32, parts: &[&str]| {
+        let output = check_installed(changes);
+        let told = text(&output);
+        assert_eq!(output.status.code(), Some(code), "{changes}: {told}");
+        assert!(parts.iter().all(|part| told.contains(part)), "{changes}: {told}");
+        told
+    };
+    let none = ["no connection string that can be seen from here"];
+    let told = expect("true", 0, &none);
+    assert!(!told.contains("the user"), "{told}");
+
+    let file = "printf '[log]\nlevel=\"warn\"\n' > /etc/skerry/conf.d/x.toml";
+    expect(file, 0, &none);
+    let parts = ["/etc/skerry/conf.d/x.toml", "as the user skerry, to whom /var/lib/skerry"];
+    expect(&format!("{file} && chmod 0600 /etc/skerry/conf.d/x.toml"), 78, &parts);
+
+    let string = "printf '[parent]\nconnection_string_file=\"/etc/skerry/string\"\n' > \
+                  /etc/skerry/conf.d/x.toml && echo 'ConnectedRegistryName=dock01;\
+                  SyncTokenName=dock01;SyncTokenPassword=x;ParentGatewayEndpoint=127.0.0.1:1;\
+                  ParentEndpointProtocol=http' > /etc/skerry/string";
+    expect(&format!("{string} && chmod 0640 /etc/skerry/string"), 0, &["cannot read", "waits"]);
+    let told = expect(&format!("{string} && chown 0:812 /etc/skerry/string"), 0, &[]);
+    assert!(!told.contains("cannot read"), "{told}");
+
+    // skerry.socket passes it, which cannot be seen from here.
+    let port = "printf '[listen]\nlogin=\"0.0.0.0:443\"\n' > /etc/skerry/conf.d/x.toml";
+    expect(port, 0, &["listen.login: the user skerry may not listen on 0.0.0.0:443", "socket"]);
 }
