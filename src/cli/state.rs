@@ -80,7 +80,10 @@ fn adopt(state_dir: &Path, role: Role, yes: bool) -> Result<ExitCode, Failure> {
     let former = offline::adopt(state_dir, role).map_err(Failure::new)?;
     let next = match role {
         Role::Root => "set registry.role = \"root\" and remove [parent] before the next start",
-        Role::Connected => "give it the connection string before or after the next start",
+        Role::Connected => {
+            "set registry.role = \"connected\", where it is \"root\", before the next start, and \
+             give it the connection string before or after that"
+        }
     };
     output::print(&format!(
         "{} was {former} and is {} now; {next}\n",

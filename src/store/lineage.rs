@@ -61,7 +61,9 @@ impl Lineage {
     pub fn check_replaced_by(&self, newer: &Lineage) -> Result<(), String> {
         let kind = |lineage: &Lineage| match lineage.role {
             Some(StoreRole::Root) => Some(Role::Root),
-            Some(StoreRole::Unprovisioned | StoreRole::Connected(_)) => Some(Role::Connected),
+            Some(StoreRole::Unprovisioned | StoreRole::Adopted | StoreRole::Connected(_)) => {
+                Some(Role::Connected)
+            }
             Some(StoreRole::New) | None => None,
         };
         let same = match (&self.store, &newer.store) {

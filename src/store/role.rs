@@ -41,9 +41,15 @@ impl Default for Standing {
 /// What the store in a state directory belongs to, as far as its files tell; looks without taking
 /// the directory. `None`: there is a store without a note of it, and only its rows tell.
 pub fn role_by_files(disk: &dyn Disk, state_dir: &Path) -> Option<StoreRole> {
-    let journal = Layout::new(state_dir).journal();
-    let is_new = || disk.list(&journal).unwrap_or_default().is_empty();
-    noted_role(disk, state_dir).or_else(|| is_new().then_some(StoreRole::New))
+    let layout = Layout::new(state_dir);
+    let is_new = || disk.list(&layout.journal()).unwrap_or_default().is_empty();
+    match noted_role(disk, state_dir) {
+        Some(StoreRole::Unprovisioned) if layout.holds_content(disk).unwrap_or(false) => {
+            Some(StoreRole::Adopted)
+        }
+        None => is_new().then_some(StoreRole::New),
+        noted => noted,
+    }
 }
 
 /// What the identity file in a state directory says.
@@ -59,23 +65,27 @@ impl Store {
         if let Some(config) = self.self_config()? {
             return Ok(StoreRole::Connected(config.node.name));
         }
-        match noted_role(&*self.shared().disk, self.shared().layout.root()) {
-            Some(StoreRole::Root) => return Ok(StoreRole::Root),
-            Some(StoreRole::Unprovisioned | StoreRole::Connected(_)) => {
-                return Ok(StoreRole::Unprovisioned);
-            }
-            Some(StoreRole::New) | None => {}
+        let noted = noted_role(&*self.shared().disk, self.shared().layout.root());
+        if noted == Some(StoreRole::Root) {
+            return Ok(StoreRole::Root);
         }
-        if self.activated_epoch()?.is_some() {
-            return Ok(StoreRole::Unprovisioned);
-        }
+        let is_connected = noted.is_some() || self.activated_epoch()?.is_some();
+        Ok(match (is_connected, self.holds_something()?) {
+            (true, true) => StoreRole::Adopted,
+            (true, false) => StoreRole::Unprovisioned,
+            (false, true) => StoreRole::Root,
+            (false, false) => StoreRole::New,
+        })
+    }
+
+    fn holds_something(&self) -> Result<bool, StoreError> {
         let kinds = [Kind::Token, Kind::ScopeMap, Kind::ConnectedRegistry, Kind::Repository];
         for kind in kinds {
             if self.has_rows(kind)? {
-                return Ok(StoreRole::Root);
+                return Ok(true);
             }
         }
-        Ok(StoreRole::New)
+        Ok(false)
     }
 
     /// Writes down what the store belongs to under this role of its node, so that it stays so
@@ -85,7 +95,9 @@ impl Store {
         let note = match (role, self.store_role()?) {
             // What was noted as a connected registry and serves as a root is one from now on:
             // otherwise a later start takes it for a connected registry and clears its tokens.
-            (Role::Root, StoreRole::Root | StoreRole::Unprovisioned) => StoreRole::Root,
+            (Role::Root, StoreRole::Root | StoreRole::Unprovisioned | StoreRole::Adopted) => {
+                StoreRole::Root
+            }
             (Role::Root, StoreRole::New | StoreRole::Connected(_)) => return Ok(()),
             (Role::Connected, known @ StoreRole::Connected(_)) => known,
             (Role::Connected, _) => StoreRole::Unprovisioned,
@@ -451,7 +463,7 @@ mod tests {
             assert!(!store.reconcile_due().unwrap() && below.is_empty());
 
             store.adopt(Role::Connected).await.unwrap();
-            assert_eq!(store.store_role(), Ok(StoreRole::Unprovisioned));
+            assert_eq!(store.store_role(), Ok(StoreRole::Adopted));
             assert!(store.tokens().await.unwrap().is_empty());
             assert!(store.sync_token_owner(&"leaf01-sync".parse().unwrap()).unwrap().is_none());
         });

@@ -28,8 +28,10 @@ impl Role {
 pub enum StoreRole {
     /// Nobody yet.
     New,
-    /// A connected registry that no parent has accepted yet.
+    /// A connected registry that no parent has accepted yet, and there is nothing in it.
     Unprovisioned,
+    /// The same with something in it: it was adopted.
+    Adopted,
     /// A root.
     Root,
     /// This connected registry.
@@ -40,7 +42,7 @@ impl fmt::Display for StoreRole {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             StoreRole::New => f.write_str("new"),
-            StoreRole::Unprovisioned => f.write_str("connected"),
+            StoreRole::Unprovisioned | StoreRole::Adopted => f.write_str("connected"),
             StoreRole::Root => f.write_str("root"),
             StoreRole::Connected(name) => write!(f, "connected {name}"),
         }
@@ -48,7 +50,7 @@ impl fmt::Display for StoreRole {
 }
 
 impl StoreRole {
-    /// Reads what `Display` writes; `None` for any other text.
+    /// Reads what `Display` writes; `None` for any other text. What is in the store is not there.
     pub fn parse(text: &str) -> Option<StoreRole> {
         match text.trim_end() {
             "root" => Some(StoreRole::Root),
@@ -73,13 +75,16 @@ impl StoreRole {
             (StoreRole::Connected(name), Some(Role::Root), _) => {
                 Err(contradiction(&format!("of connected registry {name}"), "a root", Role::Root))
             }
+            (StoreRole::Adopted, Some(Role::Root), _) => {
+                Err(contradiction("of a connected registry", "a root", Role::Root))
+            }
             (StoreRole::Connected(name), _, Some(other)) if name != other => Err(contradiction(
                 &format!("of connected registry {name}"),
                 &format!("connected registry {other}"),
                 Role::Connected,
             )),
             (StoreRole::Root, ..) => Ok(Role::Root),
-            (StoreRole::Connected(_), ..) => Ok(Role::Connected),
+            (StoreRole::Connected(_) | StoreRole::Adopted, ..) => Ok(Role::Connected),
             (StoreRole::Unprovisioned, named, _) => Ok(named.unwrap_or(Role::Connected)),
             (StoreRole::New, named, _) => Ok(named.unwrap_or(Role::Root)),
         }
@@ -247,6 +252,9 @@ mod tests {
             (&StoreRole::Unprovisioned, None, None, Some(Connected)),
             (&StoreRole::Unprovisioned, Some(Connected), Some(&own), Some(Connected)),
             (&StoreRole::Unprovisioned, Some(Root), None, Some(Root)),
+            (&StoreRole::Adopted, None, None, Some(Connected)),
+            (&StoreRole::Adopted, Some(Connected), Some(&own), Some(Connected)),
+            (&StoreRole::Adopted, Some(Root), None, None),
             (&StoreRole::Root, None, None, Some(Root)),
             (&StoreRole::Root, Some(Root), None, Some(Root)),
             (&StoreRole::Root, Some(Connected), None, None),

@@ -32,6 +32,12 @@ fn stderr(output: &std::process::Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
+fn adopt(node: &Node, role: &str, more: &[&str]) -> std::process::Output {
+    let mut arguments = vec!["state", "adopt", "--role", role];
+    arguments.extend_from_slice(more);
+    node.run_configured(&arguments)
+}
+
 #[test]
 fn f166_an_activated_store_serves_without_its_connection_string() {
     let (root, owner, connection) = root_with_app();
@@ -290,11 +296,6 @@ fn a_role_is_changed_by_an_operator_only() {
     let (mut root, owner, connection) = root_with_app();
     let mut device = Node::start_device(&connection);
     eventually(SOON, "v1 is synced", || pulls(&device, &owner, "v1"));
-    let adopt = |node: &Node, role: &str, more: &[&str]| {
-        let mut arguments = vec!["state", "adopt", "--role", role];
-        arguments.extend_from_slice(more);
-        node.run_configured(&arguments)
-    };
     let running = adopt(&device, "root", &["--yes"]);
     assert!(!running.status.success());
     assert!(stderr(&running).contains("in use by another skerry process"), "{}", stderr(&running));
@@ -323,6 +324,49 @@ fn a_role_is_changed_by_an_operator_only() {
     eventually(SOON, "v1 is there", || pulls(&device, &owner, "v1"));
     assert!(token(&device.login, "second-token", "x", &[]).is_err());
     assert_eq!(device.json(&["status"])["state"], "Active");
+}
+
+/// What a command changed, a configuration that was forgotten does not change back.
+#[test]
+fn f166_an_adopted_store_does_not_take_its_former_role_from_the_configuration() {
+    let (mut node, _, _) = root_with_app();
+    node.stop();
+    let refused = |node: &Node, told: &[&str]| {
+        for output in [node.run_configured(&["config", "check"]), node.run_to_end()] {
+            assert_eq!(output.status.code(), Some(78), "{}", stderr(&output));
+            let text = stderr(&output);
+            assert!(told.iter().all(|part| text.contains(part)), "{text}");
+        }
+    };
+    node.know_as("role = \"root\"");
+    let adopted = adopt(&node, "connected", &["--yes"]);
+    let text = String::from_utf8_lossy(&adopted.stdout).into_owned();
+    assert!(text.contains("registry.role = \"connected\""), "{text}");
+    refused(&node, &["is that of a connected registry", "a root", "adopt --role root"]);
+    node.know_only_as("role = \"connected\"");
+    node.spawn();
+    eventually(SOON, "it answers", || node.run(&["status"]).status.success().then_some(()));
+    assert_eq!(node.json(&["status"])["state"], "Unprovisioned");
+    node.stop();
+    adopt(&node, "root", &["--yes"]);
+    refused(&node, &["is that of a root", "a connected registry", "adopt --role connected"]);
+    node.know_only_as("role = \"root\"");
+    node.start();
+    assert_eq!(node.json(&["status"])["state"], "Root");
+
+    // Nothing is in the store of an image that was started once.
+    let mut device = Node::device("");
+    device.configure_from(repo::path("systemd/skerry.toml"));
+    device.spawn();
+    eventually(SOON, "it answers", || device.run(&["status"]).status.success().then_some(()));
+    device.stop();
+    device.configure_plainly();
+    device.make_root();
+    device.know_as("role = \"root\"");
+    let check = device.run_configured(&["config", "check"]);
+    assert!(check.status.success(), "{}", stderr(&check));
+    device.start();
+    assert_eq!(device.json(&["status"])["state"], "Root");
 }
 
 #[test]
