@@ -10,6 +10,7 @@ mod confirm;
 mod fault;
 mod garbage;
 mod health;
+mod late;
 mod print;
 mod registries;
 mod scrub;
@@ -33,6 +34,7 @@ use crate::store::Store;
 use crate::store::gc::GcOptions;
 use crate::types::connected_registry::ConnectionState;
 use crate::types::limits::SMALL_BODY_BYTES_MAX;
+use crate::types::schedule::Schedule;
 use crate::types::{ConnectedRegistry, ConnectedRegistryName, Role, UnixSeconds};
 
 /// Where the verbs are.
@@ -74,6 +76,9 @@ pub trait Contact: Send + Sync {
 
     /// When a child was last in contact in this process.
     fn last_seen(&self, name: &ConnectedRegistryName) -> Option<UnixSeconds>;
+
+    /// The schedule and its window that a child was last sent by this process.
+    fn told(&self, name: &ConnectedRegistryName) -> Option<(Schedule, Option<u64>)>;
 }
 
 /// Answers management calls; a clone answers alike.

@@ -6,17 +6,16 @@ use serde_json::{Value, json};
 use super::Admin;
 use super::also::{tell_others, warn};
 use super::fault::Fault;
+use super::late::warn_of_late_end;
 use super::print::print_credentials;
 use super::tokens::Named;
 use crate::store::StoreError;
 use crate::store::tree::connected_registries::{ConnectedRegistryUpdate, Settings, descendants_of};
 use crate::store::tree::creation::NewConnectedRegistry;
 use crate::types::limits::CLIENT_TOKENS_MAX;
-use crate::types::schedule::{Schedule, Window};
+use crate::types::schedule::Schedule;
 use crate::types::time::{format_duration, parse_duration_s};
-use crate::types::{
-    ConnectedRegistry, ConnectedRegistryName, Mode, RepositoryPattern, TokenName, UnixSeconds,
-};
+use crate::types::{ConnectedRegistry, ConnectedRegistryName, Mode, RepositoryPattern, TokenName};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
@@ -145,35 +144,9 @@ impl Admin {
         let mut value = self.print_registry(&node)?;
         let window = window_not_given(&node).filter(|_| scheduled);
         let warnings: Vec<String> =
-            window.into_iter().chain(self.heard_late(&before, &node)?).collect();
+            window.into_iter().chain(self.schedule_late(&before, &node)?).collect();
         warn(&mut value, warnings);
         Ok(value)
-    }
-
-    /// When the device of a connected registry learns of another schedule, unless at once: until
-    /// then the one that it has is in force.
-    fn heard_late(
-        &self,
-        before: &ConnectedRegistry,
-        now: &ConnectedRegistry,
-    ) -> Result<Option<String>, Fault> {
-        let same = (&before.schedule, before.sync_window_s) == (&now.schedule, now.sync_window_s);
-        if same || self.store.activation(&now.name)?.is_none() {
-            return Ok(None);
-        }
-        let at = self.store.sys().clock.wall_or_floor();
-        let Window::Closed { next } = before.schedule.window(before.sync_window_s, at) else {
-            return Ok(None);
-        };
-        let next = next.map_or("never again".to_owned(), UnixSeconds::rfc3339);
-        Ok(Some(format!(
-            "The schedule '{}' may be in force at the device of '{name}'. It learns of the new one \
-             when its next window opens ({next}) or at its daily look at the configuration. \
-             Sooner: give it another connection string (skerry connected-registry get-settings \
-             --name {name} --generate-password 2) and restart it.",
-            before.schedule,
-            name = now.name
-        )))
     }
 
     pub(super) async fn registry_delete(&self, which: DeleteRegistry) -> Result<Value, Fault> {
@@ -194,10 +167,13 @@ impl Admin {
         &self,
         which: Named<ConnectedRegistryName>,
     ) -> Result<Value, Fault> {
+        let late = self.late(&self.registry(&which.name)?)?;
         let deactivated = self.store.connected_registry_deactivate(which.name.clone()).await;
         let node = deactivated.map_err(|error| Fault::of(error, KIND, &which.name))?;
         log::info!("deactivated connected registry name={}", which.name);
-        self.print_registry(&node)
+        let mut value = self.print_registry(&node)?;
+        warn_of_late_end(&mut value, late.as_ref());
+        Ok(value)
     }
 
     pub(super) fn registry_show(

@@ -35,6 +35,10 @@ impl Contact for TestContact {
     fn last_seen(&self, _: &ConnectedRegistryName) -> Option<UnixSeconds> {
         None
     }
+
+    fn told(&self, _: &ConnectedRegistryName) -> Option<(Schedule, Option<u64>)> {
+        None
+    }
 }
 
 struct Node {

@@ -1,11 +1,12 @@
 //! `scope-map ...` and `token ...`.
 
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::Admin;
 use super::also::tell_others;
 use super::fault::Fault;
+use super::late::warn_of_late;
 use super::print::print_credentials;
 use crate::store::tree::scope_maps::ScopeMapUpdate;
 use crate::store::tree::tokens::{NewToken, TokenGrants, TokenUpdate};
@@ -190,14 +191,18 @@ impl Admin {
         log::info!("updated token name={} enabled={}", token.name, token.enabled);
         let mut value = self.print_token(&token, &[]);
         tell_others(&mut value, &others);
+        warn_of_late(&mut value, &self.late_for_token(&token.name).await?);
         Ok(value)
     }
 
     pub(super) async fn token_delete(&self, which: Named<TokenName>) -> Result<Value, Fault> {
+        let late = self.late_for_token(&which.name).await?;
         let deleted = self.store.token_delete(which.name.clone()).await;
         deleted.map_err(|error| Fault::of(error, "token", &which.name))?;
         log::info!("deleted token name={}", which.name);
-        Ok(Value::Null)
+        let mut value = json!({});
+        warn_of_late(&mut value, &late);
+        Ok(if late.is_empty() { Value::Null } else { value })
     }
 
     pub(super) fn token_show(&self, which: &Named<TokenName>) -> Result<Value, Fault> {
@@ -220,7 +225,9 @@ impl Admin {
         let made = self.store.credential_generate(which.name.clone(), &slots, expires).await;
         let passwords = made.map_err(|error| Fault::of(error, "token", &which.name))?;
         log::info!("generated passwords token={} count={}", which.name, passwords.len());
-        Ok(print_credentials(which.name.as_str(), &passwords))
+        let mut value = print_credentials(which.name.as_str(), &passwords);
+        warn_of_late(&mut value, &self.late_for_token(&which.name).await?);
+        Ok(value)
     }
 
     pub(super) async fn credential_delete(&self, which: DeleteCredential) -> Result<Value, Fault> {
@@ -228,7 +235,9 @@ impl Admin {
         let deleted = self.store.credential_delete(which.name.clone(), slots).await;
         let token = deleted.map_err(|error| Fault::of(error, "token", &which.name))?;
         log::info!("deleted passwords token={}", which.name);
-        Ok(self.print_token(&token, &[]))
+        let mut value = self.print_token(&token, &[]);
+        warn_of_late(&mut value, &self.late_for_token(&token.name).await?);
+        Ok(value)
     }
 
     fn expiration(

@@ -28,6 +28,7 @@ use crate::sys::{Spawner, Sys, SystemDisk};
 use crate::token::Tokens;
 use crate::types::connected_registry::ConnectionState;
 use crate::types::limits::{ADMIN_BODY_MEMORY_BYTES, ADMIN_CONNECTIONS_MAX};
+use crate::types::schedule::Schedule;
 use crate::types::{
     ConnectedRegistry, ConnectedRegistryName, NodeState, Role, StoreRole, UnixSeconds,
 };
@@ -540,6 +541,10 @@ impl Contact for Seen {
 
     fn last_seen(&self, name: &ConnectedRegistryName) -> Option<UnixSeconds> {
         self.0.last_seen(name)
+    }
+
+    fn told(&self, name: &ConnectedRegistryName) -> Option<(Schedule, Option<u64>)> {
+        self.0.told(name)
     }
 }
 

@@ -11,7 +11,7 @@ use super::scope_map::Grants;
 pub(super) enum Status {
     /// It may.
     Enabled,
-    /// It is refused everywhere at once.
+    /// It is refused here at once, and on each device as soon as that hears of it.
     Disabled,
 }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::sys::Sys;
 use crate::types::connected_registry::ConnectionState;
+use crate::types::schedule::Schedule;
 use crate::types::{ConnectedRegistry, ConnectedRegistryName, UnixSeconds};
 
 /// A continuous child calls at least every [`CALL_INTERVAL`], or has a poll waiting; after this
@@ -22,6 +23,7 @@ const MISSED_OCCURRENCES: usize = 3;
 pub struct Contacts {
     sys: Sys,
     children: Mutex<BTreeMap<ConnectedRegistryName, Contact>>,
+    schedules: Mutex<BTreeMap<ConnectedRegistryName, (Schedule, Option<u64>)>>,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -34,12 +36,24 @@ struct Contact {
 impl Contacts {
     /// Nobody was in contact yet.
     pub fn new(sys: &Sys) -> Arc<Contacts> {
-        Arc::new(Contacts { sys: sys.clone(), children: Mutex::default() })
+        let (children, schedules) = Default::default();
+        Arc::new(Contacts { sys: sys.clone(), children, schedules })
     }
 
     /// Notes a call of the instance that is active; one of another instance is no contact.
     pub fn touch(&self, name: &ConnectedRegistryName) {
         self.update(name, |_| {});
+    }
+
+    /// Notes that a child has what is desired of it: this schedule is in force there from now on.
+    pub fn tell(&self, node: &ConnectedRegistry) {
+        let mut schedules = self.schedules.lock().unwrap_or_else(PoisonError::into_inner);
+        schedules.insert(node.name.clone(), (node.schedule.clone(), node.sync_window_s));
+    }
+
+    /// The schedule and its window that a child was last sent by this process.
+    pub fn told(&self, name: &ConnectedRegistryName) -> Option<(Schedule, Option<u64>)> {
+        self.schedules.lock().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
     }
 
     /// Notes a poll; the child stays in contact until the guard is dropped.

@@ -233,6 +233,7 @@ impl Gateway {
         let found = found.ok_or_else(|| unknown(name))?;
         let etag = format!("\"{}\"", found.version);
         if caller.itself {
+            self.contacts.tell(&found.config.node);
             self.told.set(name, found.version);
         }
         let is_known = request.header("if-none-match").is_some_and(|value| value == etag);

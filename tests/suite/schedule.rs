@@ -187,6 +187,65 @@ fn f114_f213_a_schedule_in_force_is_seen_and_what_leaves_it_is_said() {
     assert!(!told.contains("PT1H"), "the window was given: {told}");
 }
 
+/// Symptom: after a second change of its schedule, the warning named one that the device had never
+/// heard of; and of a token that was disabled meanwhile nothing was said.
+#[test]
+fn f114_f213_what_a_device_outside_its_window_has_not_heard_of_is_said() {
+    let mut root = Node::root();
+    let user = root.pusher("owner-token", "app");
+    let connection = root.connect("dock01", &["--repository", "app"]);
+    root.link("dock01", &user.0);
+    let device = Node::start_device(&connection);
+    let told = |root: &Node, arguments: &[&str]| {
+        let output = root.run(arguments);
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    let schedule = |root: &Node, text: &str| {
+        let update = ["connected-registry", "update", "--name", "dock01", "--sync-schedule", text];
+        told(root, &[&update[..], &["--sync-window", "PT1H"]].concat())
+    };
+    let status = |root: &Node, status: &str| {
+        told(root, &["token", "update", "--name", &user.0, "--status", status])
+    };
+    assert_eq!(status(&root, "disabled"), "", "a continuous device hears at once");
+    assert_eq!(status(&root, "enabled"), "");
+    assert_eq!(schedule(&root, "0 0 29 2 *"), "");
+    let next = eventually(SOON, "the device waits for its window", || {
+        let sync = device.json(&["status"])["sync"].clone();
+        (sync["waitingForWindow"] == true).then_some(())?;
+        sync["nextWindowTime"].as_str().map(str::to_owned)
+    });
+    let expect = |told: String, parts: &[&str]| {
+        assert!(parts.iter().all(|part| told.contains(part)), "{parts:?}: {told}");
+    };
+    // Of whatever is asked for, it goes by what it has.
+    let has = ["'0 0 29 2 *' is in force", next.as_str(), "daily look"];
+    expect(schedule(&root, "0 0 28 2 *"), &has);
+    expect(schedule(&root, "0 0 26 2 *"), &has);
+    expect(schedule(&root, "0 0 27 2 *"), &has);
+    assert_eq!(schedule(&root, "0 0 29 2 *"), "", "it has that");
+    let late = ["'dock01' hears of it when its next window opens", next.as_str(), "daily look"];
+    expect(status(&root, "disabled"), &late);
+    expect(status(&root, "enabled"), &late);
+    let renew = ["token", "credential", "generate", "--name", &user.0, "--password2"];
+    expect(told(&root, &renew), &late);
+    let help = root.run(&["token", "update", "--help"]);
+    let help = String::from_utf8_lossy(&help.stdout).into_owned();
+    assert!(help.contains("as soon as that hears of it") && !help.contains("everywhere"), "{help}");
+
+    // A root that was started since does not know what the device has.
+    assert!(root.stop().success());
+    root.start();
+    let told_then = schedule(&root, "0 0 28 2 *");
+    expect(told_then, &["'0 0 29 2 *', or an earlier one, may be in force", "has not asked"]);
+    expect(status(&root, "disabled"), &["'dock01' hears of it", "with the schedule '0 0 28 2 *'"]);
+    let deactivate = ["connected-registry", "deactivate", "--name", "dock01", "--yes"];
+    expect(told(&root, &deactivate), &["'dock01' hears of this when", "serves what it has"]);
+    let delete = ["token", "delete", "--name", &user.0, "--yes"];
+    assert_eq!(told(&root, &delete), "", "there is no device now");
+}
+
 fn free() -> String {
     format!("127.0.0.1:{}", crate::support::node::free_port())
 }
