@@ -5,12 +5,16 @@ use serde_json::Value;
 use super::Admin;
 use super::also::warn;
 use super::fault::Fault;
+use crate::sys::spawn::yield_now;
 use crate::types::limits::TREE_DEPTH_MAX;
 use crate::types::schedule::Window;
 use crate::types::{ConnectedRegistry, ConnectedRegistryName, TokenName, UnixSeconds};
 
 /// Devices that a warning names. Over it: it says how many more there are.
 const NAMED_MAX: usize = 10;
+
+/// Devices that are looked up in one turn.
+const AT_ONCE: usize = 64;
 
 /// Where and how long a change waits on its way to a device.
 pub(super) struct Late {
@@ -116,8 +120,16 @@ impl Admin {
         let concerned = |node: &&ConnectedRegistry| {
             node.client_tokens.contains(token) || parent == Some(&node.name)
         };
-        let late = all.iter().filter(concerned).filter_map(|node| self.late(node).transpose());
-        late.collect()
+        let (mut late, mut looked) = (Vec::new(), 0_usize);
+        for node in all.iter().filter(concerned) {
+            late.extend(self.late(node)?);
+            looked += 1;
+            // Each takes a row or more, and very many may have the token.
+            if looked.is_multiple_of(AT_ONCE) {
+                yield_now().await;
+            }
+        }
+        Ok(late)
     }
 }
 

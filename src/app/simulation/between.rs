@@ -138,6 +138,11 @@ fn f130_content_that_went_at_the_parent_while_a_push_was_brought_is_brought_agai
             engine.push_once().await.unwrap();
             assert_eq!(tried.load(Ordering::Relaxed), 2);
             assert_eq!(named(root, tag).is_some(), !goes_again);
+            for _ in 0..4 {
+                tree.hands.0.fetch_add(90_000, Ordering::Relaxed);
+                engine.push_once().await.unwrap();
+            }
+            assert_eq!(tried.load(Ordering::Relaxed), if goes_again { 10 } else { 2 });
             let refused = device.refused_changes(9).unwrap();
             assert_eq!(refused.len(), usize::from(goes_again), "{refused:?}");
         });
