@@ -3,7 +3,7 @@
 use super::conditional::{self, client_has, etag};
 use super::error::{damaged, damaged_here, malformed, store_refusal};
 use super::{Registry, sender};
-use crate::auth::{Authorized, Delete, Principal, Pull, Push};
+use crate::auth::{Authorized, Delete, Pull, Push};
 use crate::http::{Method, Reply, ReplyBody, Request};
 use crate::store::content::damage::FileCheck;
 use crate::store::replica::outbox::Origin;
@@ -161,13 +161,7 @@ impl Registry {
         let body = body.map_err(|error| error.refusal("MANIFEST_INVALID"))?;
         // Kept until the answer: the bytes are in memory so long.
         let (bytes, _reservation) = body.into_parts();
-        // A child brings what it has, with the type that it has it with.
-        let from_below = matches!(who.principal, Principal::Child(_));
-        let checked = check_manifest(bytes, content_type, &reference, from_below).await?;
-        let (digest, parsed, bytes) = checked;
-        if !from_below {
-            self.check_type(name, &digest, &parsed)?;
-        }
+        let (digest, parsed, bytes) = check_manifest(bytes, content_type, &reference).await?;
         self.check_named(name, &parsed, &origin).await?;
         let is_delivery = matches!(origin, Origin::Child(_));
         let bytes_len = bytes.len() as u64;
@@ -196,25 +190,6 @@ impl Registry {
             PutOutcome::Stored | PutOutcome::Replayed => Ok(reply),
             missing => Err(refused(missing)),
         }
-    }
-
-    /// Whether a manifest is not here with another type: a digest that stays the same tells no
-    /// other node that its type has changed.
-    fn check_type(
-        &self,
-        name: &RepositoryName,
-        digest: &Digest,
-        parsed: &Manifest,
-    ) -> Result<(), Refusal> {
-        let row = self.store.manifest(name, digest).map_err(store_refusal)?;
-        let Some(other) = row.filter(|row| row.media_type != parsed.media_type) else {
-            return Ok(());
-        };
-        let message = format!(
-            "{name} has this manifest as '{}': delete it there before it is pushed as '{}'",
-            other.media_type, parsed.media_type
-        );
-        Err(malformed("MANIFEST_INVALID", message))
     }
 
     /// Whether a node accepts what a manifest names. Content that is missing is told before bytes
@@ -277,7 +252,6 @@ async fn check_manifest(
     bytes: Vec<u8>,
     content_type: Option<String>,
     reference: &Reference,
-    from_below: bool,
 ) -> Result<(Digest, Manifest, Vec<u8>), Refusal> {
     let expected = match reference {
         Reference::Tag(_) => None,
@@ -285,9 +259,9 @@ async fn check_manifest(
     };
     // Milliseconds of work for a large one, which other requests should not wait for.
     if bytes.len() > BUFFER_BYTES {
-        spawn::blocking(move || check(bytes, content_type.as_deref(), expected, from_below)).await
+        spawn::blocking(move || check(bytes, content_type.as_deref(), expected)).await
     } else {
-        check(bytes, content_type.as_deref(), expected, from_below)
+        check(bytes, content_type.as_deref(), expected)
     }
 }
 
@@ -316,7 +290,6 @@ fn check(
     bytes: Vec<u8>,
     content_type: Option<&str>,
     expected: Option<Digest>,
-    from_below: bool,
 ) -> Result<(Digest, Manifest, Vec<u8>), Refusal> {
     let algorithm = expected.as_ref().map_or(Algorithm::Sha256, Digest::algorithm);
     let digest = digest_of(algorithm, &bytes);
@@ -324,8 +297,7 @@ fn check(
         let message = format!("the manifest has the digest {digest}");
         return Err(Refusal::new(400, "DIGEST_INVALID", Reason::DigestMismatch, message));
     }
-    let parse = if from_below { Manifest::parse } else { Manifest::parse_pushed };
-    let parsed = parse(content_type, &bytes)
+    let parsed = Manifest::parse(content_type, &bytes)
         .map_err(|fault| malformed("MANIFEST_INVALID", fault.to_string()))?;
     if parsed.subject.is_some() && parsed.has_more_annotations {
         let message = format!(
@@ -374,7 +346,7 @@ mod tests {
     fn a_push_by_digest_is_checked() {
         let text = br#"{"schemaVersion":2,"manifests":[]}"#;
         let run = |expected: Option<Digest>| {
-            check(text.to_vec(), Some(media::OCI_INDEX), expected, false).map(|(digest, ..)| digest)
+            check(text.to_vec(), Some(media::OCI_INDEX), expected).map(|(digest, ..)| digest)
         };
         for algorithm in Algorithm::ALL {
             let good = digest_of(algorithm, text);
@@ -383,7 +355,7 @@ mod tests {
             assert_eq!((refusal.status, refusal.code), (400, "DIGEST_INVALID"));
         }
         assert_eq!(run(None).unwrap().algorithm(), Algorithm::Sha256);
-        let refusal = check(b"{".to_vec(), Some(media::OCI_INDEX), None, false).unwrap_err();
+        let refusal = check(b"{".to_vec(), Some(media::OCI_INDEX), None).unwrap_err();
         assert_eq!((refusal.status, refusal.code), (400, "MANIFEST_INVALID"));
     }
 

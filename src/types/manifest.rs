@@ -141,26 +141,6 @@ impl Manifest {
         }
     }
 
-    /// Parses what a client pushes. The same bytes have the same type wherever they are pushed:
-    /// without the field mediaType they are an image or an index of OCI, which their other fields
-    /// tell apart, or JSON of a type that is unknown here.
-    pub fn parse_pushed(
-        content_type: Option<&str>,
-        bytes: &[u8],
-    ) -> Result<Manifest, ManifestError> {
-        let manifest = Manifest::parse(content_type, bytes)?;
-        let says_so = [media::DOCKER_MANIFEST, media::DOCKER_LIST, media::OCI_ARTIFACT];
-        if says_so.contains(&manifest.media_type.as_str())
-            && from_json::<Header>(bytes)?.media_type.is_none()
-        {
-            return Err(error(format!(
-                "a manifest of type '{}' says so in the field mediaType, which is missing",
-                manifest.media_type
-            )));
-        }
-        Ok(manifest)
-    }
-
     /// What must be linked as blobs in the repository before the manifest is accepted. The entries
     /// of an index whose type nobody knows may be blobs, manifests, or absent: the image-spec has
     /// readers pass over them.
@@ -484,31 +464,6 @@ mod tests {
         let manifest = Manifest::parse(Some("application/x.y+json"), text.as_bytes()).unwrap();
         assert_eq!((manifest.layers.len(), manifest.required_blobs().count()), (1, 0));
         assert_eq!(manifest.optional().count(), 1);
-    }
-
-    #[test]
-    fn f153_the_type_of_known_manifests_follows_from_their_bytes() {
-        let config = descriptor("application/x");
-        let image = format!(r#""schemaVersion":2,"config":{config}"#);
-        let (index, artifact) = (r#""schemaVersion":2,"manifests":[]"#, r#""blobs":[]"#);
-        for (kind, fields, may_be_silent) in [
-            (media::OCI_MANIFEST, image.as_str(), true),
-            (media::DOCKER_MANIFEST, &image, false),
-            (media::OCI_INDEX, index, true),
-            (media::DOCKER_LIST, index, false),
-            (media::OCI_ARTIFACT, artifact, false),
-            ("application/x.y", artifact, true),
-        ] {
-            let says_so = format!(r#"{{"mediaType":"{kind}",{fields}}}"#);
-            let says_so = Manifest::parse_pushed(Some(kind), says_so.as_bytes());
-            assert_eq!(says_so.unwrap().media_type, kind);
-            let silent = format!("{{{fields}}}");
-            let result = Manifest::parse_pushed(Some(kind), silent.as_bytes());
-            assert_eq!(result.is_ok(), may_be_silent, "{kind}: {result:?}");
-            if let Err(fault) = result {
-                assert!(fault.0.contains(kind) && fault.0.contains("mediaType"), "{fault}");
-            }
-        }
     }
 
     #[test]
