@@ -16,8 +16,8 @@ const FIRST_LOOK: Duration = Duration::from_secs(10);
 const LOOK_PERIOD: Duration = Duration::from_secs(60);
 /// Between runs while the time is not known.
 const BLIND_PERIOD: Duration = Duration::from_secs(24 * 3600);
-/// How often it is noted since when content that waits has been unreferenced: so much of that time
-/// a power cut may take.
+/// How often it is noted since when content has been unreferenced: so much of that time a power cut
+/// may take.
 const NOTE_PERIOD: Duration = Duration::from_secs(600);
 /// Least and longest time between runs that a full disk causes; within these it is the grace:
 /// before that nothing goes that the last run has found. Each run reads all rows.
@@ -70,10 +70,10 @@ impl Due {
         due
     }
 
-    /// Notes since when content that waits has been unreferenced, for a power cut.
+    /// Notes since when content has been unreferenced, for a power cut.
     async fn note_found(&mut self, store: &Store) {
         let now = self.clock.monotonic();
-        if self.ripe.is_some() && now.saturating_sub(self.noted_at) >= NOTE_PERIOD {
+        if now.saturating_sub(self.noted_at) >= NOTE_PERIOD {
             self.noted_at = now;
             store.note_garbage_soon().await;
         }

@@ -85,8 +85,7 @@ impl Directory {
             let Some(config) = self.store.descendant_config(name)? else {
                 return Ok(None);
             };
-            let version = self.passed_on(&config).await?;
-            return Ok(Some(Versioned { config, version }));
+            return self.passed_on(config).await.map(Some);
         }
         let versions = self.versions(self.store.access_sequence()).await?;
         for _ in 0..READS_MAX {
@@ -135,25 +134,26 @@ impl Directory {
         if self.role == Role::Connected {
             let config = self.store.descendant_config(name)?;
             let Some(config) = config else { return Ok(None) };
-            return self.passed_on(&config).await.map(Some);
+            return Ok(Some(self.passed_on(config).await?.version));
         }
         Ok(self.versions(sequence).await?.by_name.get(name).cloned())
     }
 
-    /// The version of a desired state as this connected registry passes it on: that of the root
+    /// A desired state as this connected registry passes it on. Its version is that of the root
     /// once everything that it lists is here. Before that it is another one, because the child that
     /// it is for asks at once for what is listed, and would not ask again for what it did not get.
-    async fn passed_on(&self, config: &NodeConfig) -> Result<String, StoreError> {
-        let version = version_of(config.clone());
+    async fn passed_on(&self, config: NodeConfig) -> Result<Versioned, StoreError> {
+        let Versioned { config, mut version } = versioned(config);
         for page in config.descendants.chunks(PAGE_ROWS) {
             for listed in page {
                 if self.store.descendant_version(&listed.name)?.as_ref() != Some(&listed.version) {
-                    return Ok(format!("{version}-without-{}", listed.name));
+                    version = format!("{version}-without-{}", listed.name);
+                    return Ok(Versioned { config, version });
                 }
             }
             yield_now().await;
         }
-        Ok(version)
+        Ok(Versioned { config, version })
     }
 
     /// The versions of all nodes, computed at most once for each change, however many ask.
@@ -176,15 +176,10 @@ impl Directory {
 }
 
 fn versioned(config: NodeConfig) -> Versioned {
-    let version = version_of(config.clone());
-    Versioned { config, version }
-}
-
-fn version_of(config: NodeConfig) -> String {
+    let (config, bytes) = versioned_bytes(config);
     // A value without maps or floats always has an encoding; an empty one would only cost a fetch.
-    let bytes = versioned_bytes(config).unwrap_or_default();
-    let digest = ring::digest::digest(&ring::digest::SHA256, &bytes);
-    data_encoding::HEXLOWER.encode(digest.as_ref())
+    let digest = ring::digest::digest(&ring::digest::SHA256, &bytes.unwrap_or_default());
+    Versioned { config, version: data_encoding::HEXLOWER.encode(digest.as_ref()) }
 }
 
 /// All managed rows of the root.
@@ -234,7 +229,7 @@ impl Tree {
         let mut versions = BTreeMap::new();
         for name in order.into_iter().rev() {
             if let Some(config) = self.config(&name, &versions) {
-                versions.insert(name, version_of(config));
+                versions.insert(name, versioned(config).version);
             }
         }
         versions

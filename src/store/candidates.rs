@@ -45,6 +45,8 @@ pub(in crate::store) struct Candidates {
     before: Duration,
     /// When the process opened the store, monotonic.
     opened: Duration,
+    /// One note at a time replaces the file.
+    noting: Mutex<()>,
 }
 
 /// With the time for which the node had been on when each was first found.
@@ -78,7 +80,8 @@ impl Candidates {
         let files = note.files.into_iter().map(|(digest, since)| (digest, at(since)));
         let found = Found { links, files: files.collect() };
         let before = Duration::from_secs(note.on);
-        Candidates { found: Mutex::new(Some(found)), before, opened: now }
+        let (found, noting) = (Mutex::new(Some(found)), Mutex::default());
+        Candidates { found, before, opened: now, noting }
     }
 
     /// `None` while another run has them.
@@ -105,11 +108,27 @@ impl Candidates {
 
 impl Store {
     /// Notes since when content has been unreferenced and unused. Nothing while a collection is
-    /// under way, which notes it at its end. Blocks.
+    /// under way, which notes it at its end; where there is none, a note of before is removed.
+    /// Blocks.
     fn note_garbage(&self) -> Result<(), StoreError> {
         let shared = self.shared();
-        let Some(taken) = shared.garbage.take() else { return Ok(()) };
-        shared.note_found(&taken.found)
+        let _one = shared.garbage.noting.lock().unwrap_or_else(PoisonError::into_inner);
+        let path = path(&shared.layout);
+        match shared.note_of_found() {
+            None => Ok(()),
+            Some(note) if note.links.is_empty() && note.files.is_empty() => {
+                match shared.disk.exists(&path)? {
+                    true => Ok(shared.disk.remove(&path)?),
+                    false => Ok(()),
+                }
+            }
+            Some(note) => {
+                let body = rows::encode(&note)?;
+                let mut bytes = hash(0, &[&body]).to_le_bytes().to_vec();
+                bytes.extend_from_slice(&body);
+                Ok(shared.disk.replace(&path, &bytes)?)
+            }
+        }
     }
 
     /// The same, beside what else is done. What is not noted lets content stay longer: a full disk
@@ -123,34 +142,24 @@ impl Store {
 }
 
 impl Shared {
-    /// Writes the note, or removes it where there is nothing to note. Blocks.
-    pub(super) fn note_found(&self, found: &Found) -> Result<(), StoreError> {
-        let path = path(&self.layout);
-        if found.links.is_empty() && found.files.is_empty() {
-            return match self.disk.exists(&path)? {
-                true => Ok(self.disk.remove(&path)?),
-                false => Ok(()),
-            };
-        }
+    /// What is to be noted; `None` while a collection is under way.
+    fn note_of_found(&self) -> Option<Note> {
+        let found = self.garbage.found.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = found.as_ref()?;
+        let now = self.sys.clock.monotonic();
         let used = |digest: &Digest, first: &Duration| {
-            let used = self.leases.last_used(digest, self.sys.clock.monotonic());
+            let used = self.leases.last_used(digest, now);
             used.map_or(*first, |at| self.garbage.on(at).max(*first)).as_secs()
         };
-        let links = found
-            .links
-            .iter()
-            .filter_map(|(key, first)| Some((key.clone(), used(&split_key(key)?.1, first))));
-        let files = found.files.iter();
-        let files = files.map(|(digest, first)| (digest.clone(), used(digest, first)));
-        let note = Note {
-            on: self.garbage.on(self.sys.clock.monotonic()).as_secs(),
-            links: links.take(NOTED_MAX).collect(),
-            files: files.take(NOTED_MAX).collect(),
+        let link = |(key, first): (&Vec<u8>, &Duration)| {
+            Some((key.clone(), used(&split_key(key)?.1, first)))
         };
-        let body = rows::encode(&note)?;
-        let mut bytes = hash(0, &[&body]).to_le_bytes().to_vec();
-        bytes.extend_from_slice(&body);
-        Ok(self.disk.replace(&path, &bytes)?)
+        let file = |(digest, first): (&Digest, &Duration)| (digest.clone(), used(digest, first));
+        Some(Note {
+            on: self.garbage.on(now).as_secs(),
+            links: found.links.iter().filter_map(link).take(NOTED_MAX).collect(),
+            files: found.files.iter().map(file).take(NOTED_MAX).collect(),
+        })
     }
 }
 

@@ -103,12 +103,11 @@ impl SyncError {
                 | UpstreamError::NotYet(_)
                 | UpstreamError::Lost(_)
                 | UpstreamError::Forbidden(_)
+                | UpstreamError::QuotaKept(_)
                 | UpstreamError::Refused(..)
                 | UpstreamError::Malformed(_)
                 | UpstreamError::PreconditionFailed
                 | UpstreamError::Gone => true,
-                // A quota is one repository's.
-                UpstreamError::Busy(403, _) => true,
                 UpstreamError::Busy(status, text) => {
                     *status >= 500 && !OF_THE_WHOLE.iter().any(|reason| text.contains(reason))
                 }
@@ -136,7 +135,7 @@ impl SyncError {
 
     /// Whether the parent has no room in a quota while other uploads keep it there.
     pub(super) fn waits_for_quota(&self) -> bool {
-        matches!(self, SyncError::Upstream(UpstreamError::Busy(403, _)))
+        matches!(self, SyncError::Upstream(UpstreamError::QuotaKept(_)))
     }
 
     /// Whether nothing can be done with the parent for now.
@@ -178,7 +177,7 @@ mod tests {
         for (error, of_item) in [
             (busy(503, "content_damaged"), true),
             (busy(502, ""), true),
-            (busy(403, "quota_exceeded"), true),
+            (UpstreamError::QuotaKept(text()).into(), true),
             (busy(503, "store_unavailable"), false),
             (busy(429, "throttled"), false),
             (busy(408, "timeout"), false),

@@ -113,6 +113,12 @@ impl Reason {
         Reason::Internal,
     ];
 
+    /// Whether the body of an error names this reason. What a client chose, as a name in the
+    /// message, has no quotes around it there.
+    pub fn is_in(self, body: &str) -> bool {
+        body.contains(&format!("\"{}\"", self.name()))
+    }
+
     /// The word in the `detail` of an OCI error.
     pub fn name(self) -> &'static str {
         match self {
@@ -158,6 +164,20 @@ impl Reason {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_name_that_a_client_chose_is_no_reason() {
+        let body = |name: &str| {
+            let message = format!("another change of {name} came before");
+            serde_json::json!({"errors":[{"code":"DENIED","message":message,
+                "detail":{"reason":"outbox_mismatch"}}]})
+            .to_string()
+        };
+        for name in ["outbox_mismatch_replaced", "\"outbox_mismatch_replaced\""] {
+            assert!(Reason::OutboxMismatch.is_in(&body(name)));
+            assert!(!Reason::OutboxReplaced.is_in(&body(name)));
+        }
+    }
 
     #[test]
     fn f176_the_readme_lists_every_reason_and_no_other() {

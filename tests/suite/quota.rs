@@ -220,6 +220,16 @@ fn f210_of_two_blobs_at_once_that_do_not_fit_one_is_installed() {
     assert_eq!(small.bytes("uploads"), 0);
 }
 
+/// A root where `small` may hold 1500 KiB, and who may push there.
+fn root_with_quota() -> (Node, (String, String)) {
+    let mut root = Node::device("x");
+    root.make_root();
+    root.know_as("quotas = [\"small=1500KiB\"]\n");
+    root.start();
+    let user = root.pusher("owner-token", "*");
+    (root, user)
+}
+
 /// An upload of 1 MB to `small`, of which some bytes have come.
 fn keeps_room(root: &Node, owner: (&str, &str)) -> TcpStream {
     let grant = token(&root.login, owner.0, owner.1, &["repository:small:pull,push"]).unwrap();
@@ -244,11 +254,7 @@ fn keeps_room(root: &Node, owner: (&str, &str)) -> TcpStream {
 /// had broken off kept the room for some seconds more. Cause: both were the same refusal.
 #[test]
 fn f130_f203_a_delivery_waits_for_room_that_another_upload_keeps() {
-    let mut root = Node::device("x");
-    root.make_root();
-    root.know_as("quotas = [\"small=1500KiB\"]\n");
-    root.start();
-    let user = root.pusher("owner-token", "*");
+    let (root, user) = root_with_quota();
     let owner = (user.0.as_str(), user.1.as_str());
     let device = Node::start_device(&root.connect("dock01", &["--repository", "small"]));
     root.link("dock01", &user.0);
@@ -271,11 +277,7 @@ fn f130_f203_a_delivery_waits_for_room_that_another_upload_keeps() {
 /// a removal too, and nobody was told. Cause: what waits for room had to go before the rest.
 #[test]
 fn f130_f203_a_slow_upload_in_a_quota_holds_up_one_delivery_only() {
-    let mut root = Node::device("x");
-    root.make_root();
-    root.know_as("quotas = [\"small=1500KiB\"]\n");
-    root.start();
-    let user = root.pusher("owner-token", "*");
+    let (root, user) = root_with_quota();
     let owner = (user.0.as_str(), user.1.as_str());
     let mut device = Node::start_device(&root.connect("dock01", &["--repository", "small"]));
     root.link("dock01", &user.0);

@@ -65,6 +65,7 @@ pub(super) fn is_doubtful(error: &UpstreamError) -> bool {
         UpstreamError::Refused(status, _) => ![409, 413, 416].contains(status),
         UpstreamError::Unauthorized(_)
         | UpstreamError::Forbidden(_)
+        | UpstreamError::QuotaKept(_)
         | UpstreamError::Busy(..)
         | UpstreamError::Unreachable(_)
         | UpstreamError::StartedAnew
@@ -84,15 +85,15 @@ pub(super) async fn check(response: ClientResponse) -> Result<ClientResponse, Up
     Err(match status {
         404 if partial => named.map_or(UpstreamError::NotYet(text), UpstreamError::Lost),
         401 => UpstreamError::Forbidden(text),
-        // It has no room while other uploads are under way.
-        403 if passes && text.contains(Reason::QuotaExceeded.name()) => {
-            UpstreamError::Busy(status, text)
-        }
+        403 if passes && Reason::QuotaExceeded.is_in(&text) => UpstreamError::QuotaKept(text),
         404 => UpstreamError::NotFound(text),
         409 if text.contains("ACTIVATION_UNKNOWN") => UpstreamError::ActivationUnknown,
         409 if text.contains("_ACTIVATED") => UpstreamError::AlreadyActivated(text),
-        409 if text.contains(Reason::OutboxMismatch.name()) => {
-            UpstreamError::OutboxMismatch { replaced: text.contains(Reason::OutboxReplaced.name()) }
+        409 if Reason::OutboxMismatch.is_in(&text) => {
+            UpstreamError::OutboxMismatch { replaced: false }
+        }
+        409 if Reason::OutboxReplaced.is_in(&text) => {
+            UpstreamError::OutboxMismatch { replaced: true }
         }
         410 => UpstreamError::Gone,
         412 => UpstreamError::PreconditionFailed,

@@ -33,6 +33,8 @@ pub enum UpstreamError {
         /// Whether it was another one.
         replaced: bool,
     },
+    /// The parent has no room in a quota while other uploads keep it there.
+    QuotaKept(String),
     /// The parent will never accept this.
     Refused(u16, String),
     /// The parent is there but cannot answer now: retry.
@@ -72,6 +74,7 @@ impl fmt::Display for UpstreamError {
             UpstreamError::OutboxMismatch { .. } => {
                 f.write_str("the parent has had the change before, and counts what came after it")
             }
+            UpstreamError::QuotaKept(text) => write!(f, "status 403: {text}"),
             UpstreamError::Refused(status, text) | UpstreamError::Busy(status, text) => {
                 write!(f, "status {status}: {text}")
             }
@@ -87,7 +90,7 @@ impl UpstreamError {
         let UpstreamError::Refused(_, text) = self else {
             return false;
         };
-        text.contains(&format!("\"{}\"", reason.name()))
+        reason.is_in(text)
     }
 }
 

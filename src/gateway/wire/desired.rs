@@ -48,8 +48,11 @@ impl Wire for NodeConfig {
 /// What the version of a desired state is a digest over. A node between two others computes it anew
 /// from what it was sent, and so may one of an adjacent version: for a state that has nothing that
 /// is newer these bytes never change.
-pub fn versioned_bytes(config: NodeConfig) -> Result<Vec<u8>, WireError> {
-    postcard::to_allocvec(&ConfigV1::from(config)).map_err(|error| WireError(error.to_string()))
+/// Gives the state back.
+pub fn versioned_bytes(config: NodeConfig) -> (NodeConfig, Result<Vec<u8>, WireError>) {
+    let config = ConfigV1::from(config);
+    let bytes = postcard::to_allocvec(&config).map_err(|error| WireError(error.to_string()));
+    (config.into(), bytes)
 }
 
 impl From<NodeConfig> for ConfigV1 {

@@ -222,7 +222,7 @@ fn golden_json() {
 /// A node between a root and others computes the versions that the root computed.
 #[test]
 fn f202_the_bytes_under_a_version_stay() {
-    let bytes = versioned_bytes(config()).unwrap();
+    let bytes = versioned_bytes(config()).1.unwrap();
     assert_eq!(bytes, config().write(V1).unwrap()[6..]);
 }
 
