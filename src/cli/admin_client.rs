@@ -35,7 +35,9 @@ pub(super) fn socket(
     }
     let service = Path::new(SERVICE_SOCKET);
     let own_unit = source.variables().get("RUNTIME_DIRECTORY").is_some_and(|v| !v.is_empty());
-    if options.file.is_none() && options.set.is_empty() && !own_unit && service.exists() {
+    // Who may not look has no other node to ask either: its configuration is there too.
+    let is_there = service.try_exists().unwrap_or(true);
+    if options.file.is_none() && options.set.is_empty() && !own_unit && is_there {
         return Ok(service.to_owned());
     }
     Ok(config::load(options, source)?.config.listen.admin)

@@ -1,6 +1,7 @@
 //! Reads the layers and merges them, remembering who set what.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -130,14 +131,11 @@ impl<'a> Merge<'a> {
 
     fn read(&self, path: &Path) -> Result<Option<String>, ConfigError> {
         let result = self.source.read(path);
-        result.map_err(|error| ConfigError(format!("{}: cannot read: {error}", path.display())))
+        result.map_err(|error| failed(path, "read", &error))
     }
 
     fn list(&self, dir: &Path) -> Result<Vec<String>, ConfigError> {
-        let mut names = self
-            .source
-            .list(dir)
-            .map_err(|error| ConfigError(format!("{}: cannot list: {error}", dir.display())))?;
+        let mut names = self.source.list(dir).map_err(|error| failed(dir, "list", &error))?;
         names.retain(|name| name.ends_with(".toml") && !name.starts_with('.'));
         if names.len() > FILES_MAX {
             let found = names.len();
@@ -198,6 +196,17 @@ impl<'a> Merge<'a> {
         self.origins.insert(key.path, origin);
         Ok(())
     }
+}
+
+fn failed(path: &Path, what: &str, error: &io::Error) -> ConfigError {
+    let cure = match error.kind() {
+        io::ErrorKind::PermissionDenied => {
+            "; use root or the user that runs the service, who must be able to read it, or, for a \
+             node of your own, --config FILE"
+        }
+        _ => "",
+    };
+    ConfigError(format!("{}: cannot {what}: {error}{cure}", path.display()))
 }
 
 struct FileText<'a> {

@@ -240,3 +240,35 @@ fn f190_the_check_by_root_knows_what_the_installed_service_can_use() {
     let port = "printf '[listen]\nlogin=\"0.0.0.0:443\"\n' > /etc/skerry/conf.d/x.toml";
     expect(port, 0, &["listen.login: the user skerry may not listen on 0.0.0.0:443", "socket"]);
 }
+
+/// `verb` by another user beside the service, which has its directory in `/run`.
+fn beside_the_service(verb: &str) -> Output {
+    let script = format!(
+        "mount -t tmpfs none /run && install -d -o 812 -g 812 -m 0750 /run/skerry && cd / && \
+         exec setpriv --reuid 65534 --regid 65534 --clear-groups {} {verb}",
+        crate::support::node::binary().display()
+    );
+    std::process::Command::new("unshare").args(["-m", "sh", "-c", &script]).output().unwrap()
+}
+
+#[test]
+fn f190_another_user_beside_the_service_is_told_who_may() {
+    let tools = ["unshare", "mount", "setpriv"];
+    let may = rustix::process::geteuid().is_root() && tools.into_iter().all(have);
+    if !may || beside_the_service("version").status.code() != Some(0) {
+        return skip("needs root, unshare, mount, setpriv, and a program that others can run");
+    }
+    for (verb, code, names) in [
+        ("status", 1, "/run/skerry/admin.sock"),
+        ("connected-registry list", 1, "/run/skerry/admin.sock"),
+        ("config check", 78, "/run/skerry/conf.d"),
+        ("serve", 78, "--config FILE"),
+    ] {
+        let output = beside_the_service(verb);
+        let told = text(&output);
+        assert_eq!(output.status.code(), Some(code), "{verb}: {told}");
+        for part in [names, "Permission denied", "use root or the user that runs the"] {
+            assert!(told.contains(part), "{verb}: {part}: {told}");
+        }
+    }
+}
