@@ -706,8 +706,8 @@ fn not_whole(digest: &Digest) -> SyncError {
 /// What an operator reads of a refusal. The answer to a HEAD says no more than its status.
 fn refusal_text(node: &ConnectedRegistryName, entry: &OutboxEntry, error: &SyncError) -> String {
     match error {
-        SyncError::Upstream(UpstreamError::Forbidden(text)) => format!(
-            "{text}: the scope map of the sync token does not grant this in {0}; at the root, \
+        SyncError::Upstream(UpstreamError::Forbidden(_)) => format!(
+            "{error}: the scope map of the sync token does not grant this in {0}; at the root, \
              `skerry connected-registry permissions update --name {node} --add {0}` does",
             entry.repository
         ),

@@ -58,9 +58,9 @@ impl fmt::Display for UpstreamError {
             | UpstreamError::NotFound(text)
             | UpstreamError::Unreachable(text)
             | UpstreamError::Protocol(text)
-            | UpstreamError::Malformed(text) => f.write_str(text),
+            | UpstreamError::Malformed(text) => f.write_str(&words(text)),
             UpstreamError::NotYet(text) => {
-                write!(f, "the parent has not got all of it yet: {text}")
+                write!(f, "the parent has not got all of it yet: {}", words(text))
             }
             UpstreamError::Lost(digest) => {
                 write!(f, "content of {digest} is damaged at the parent")
@@ -76,9 +76,23 @@ impl fmt::Display for UpstreamError {
             }
             UpstreamError::QuotaKept(text) => write!(f, "status 403: {text}"),
             UpstreamError::Refused(status, text) | UpstreamError::Busy(status, text) => {
-                write!(f, "status {status}: {text}")
+                write!(f, "status {status}: {}", words(text))
             }
         }
+    }
+}
+
+/// An error of the parent for people: its message, and its reason as README lists it. The text may
+/// be cut short; what is not of the form of the registry API is shown as it is.
+fn words(text: &str) -> String {
+    let value = |key: &str| {
+        let (_, rest) = text.split_once(&format!("\"{key}\":"))?;
+        serde_json::Deserializer::from_str(rest).into_iter::<String>().next()?.ok()
+    };
+    match (value("message").filter(|_| text.starts_with('{')), value("reason")) {
+        (Some(message), Some(reason)) => format!("{message} ({reason})"),
+        (Some(message), None) => message,
+        (None, _) => text.to_owned(),
     }
 }
 
@@ -111,6 +125,25 @@ impl From<ClientError> for UpstreamError {
             ClientError::Io(error) => {
                 UpstreamError::Unreachable(format!("the connection to the parent broke: {error}"))
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn f212_an_error_is_shown_by_its_message_and_reason() {
+        let whole = r#"{"errors":[{"code":"DENIED","detail":{"reason":"read_only"},
+            "message":"It is \"ReadOnly\"."}]}"#;
+        assert_eq!(words(whole), "It is \"ReadOnly\". (read_only)");
+        let cut = &whole[..whole.len() - 3];
+        assert_eq!(words(cut), words(whole));
+        let other = r#"{"errors":[{"code":"X","message":"No."},{"message":"Nor."}]}"#;
+        assert_eq!(words(other), "No.");
+        for text in ["status 502", "<html>\"message\":\"x\"", "{\"message\":\"x", "{}"] {
+            assert_eq!(words(text), text);
         }
     }
 }
