@@ -28,6 +28,12 @@ const COUNTED_MAX: usize = 1_000;
 /// case.
 const DAMAGED_SHOWN: usize = 10;
 
+/// What is to be done about a connection string that is there and cannot be used.
+const FAULT_REMEDY: &str = "the connection string cannot be used: mend what `reason` names, which \
+                            is noticed by itself, but of the credential skerry.connection-string, \
+                            which needs a restart of the service; a connection string is taken \
+                            from `skerry connected-registry get-settings --name NAME` at the root";
+
 impl Admin {
     /// The answer to a health or metrics request; `None` for any other path.
     pub(super) async fn health(&self, request: &Request) -> Option<Reply> {
@@ -119,6 +125,9 @@ impl Admin {
         let fault = self.store.credential_fault();
         if let Some(fault) = fault.filter(|_| view.contact != ParentContact::InContact) {
             value["reason"] = fault.into();
+            if matches!(state, NodeState::Unprovisioned | NodeState::CredentialMissing) {
+                value["remedy"] = FAULT_REMEDY.into();
+            }
         }
         self.add_damage(&mut value).await?;
         // It stands above what the parent or a connection string may want: no change counts.

@@ -12,10 +12,12 @@ use super::tokens::Named;
 use crate::store::StoreError;
 use crate::store::tree::connected_registries::{ConnectedRegistryUpdate, Settings, descendants_of};
 use crate::store::tree::creation::NewConnectedRegistry;
-use crate::types::limits::CLIENT_TOKENS_MAX;
+use crate::types::limits::{CLIENT_TOKENS_MAX, TREE_DEPTH_MAX};
 use crate::types::schedule::Schedule;
 use crate::types::time::{format_duration, parse_duration_s};
-use crate::types::{ConnectedRegistry, ConnectedRegistryName, Mode, RepositoryPattern, TokenName};
+use crate::types::{
+    ConnectedRegistry, ConnectedRegistryName, Grant, Mode, RepositoryPattern, TokenName,
+};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
@@ -150,6 +152,10 @@ impl Admin {
     }
 
     pub(super) async fn registry_delete(&self, which: DeleteRegistry) -> Result<Value, Fault> {
+        let above = match which.cleanup {
+            true => String::new(),
+            false => self.gateway_commands(&which.name)?,
+        };
         let deleted = self.store.connected_registry_delete(which.name.clone(), which.cleanup).await;
         let left = deleted.map_err(|error| Fault::of(error, KIND, &which.name))?;
         log::info!("deleted connected registry name={} cleanup={}", which.name, which.cleanup);
@@ -157,10 +163,35 @@ impl Admin {
             let text = format!(
                 "The sync token '{token}' and the scope map '{map}' are kept, and the token can \
                  still log in; `--cleanup` deletes them with the connected registry. To delete \
-                 them now: skerry token delete --name {token}; skerry scope-map delete --name {map}"
+                 them now: skerry token delete --name {token}; skerry scope-map delete --name \
+                 {map}{above}"
             );
             json!({ "warnings": [text] })
         }))
+    }
+
+    /// The commands that take the gateway actions of a connected registry, which is to be deleted,
+    /// from the scope maps of those above it, each after a semicolon.
+    fn gateway_commands(&self, name: &ConnectedRegistryName) -> Result<String, Fault> {
+        let mut commands = String::new();
+        let mut above = self.store.connected_registry(name)?.and_then(|node| node.parent);
+        for _ in 0..TREE_DEPTH_MAX {
+            let Some(parent) = above.map(|name| self.registry(&name)).transpose()? else { break };
+            let map = self.store.sync_scope_map(&parent)?;
+            let actions = map.grants.iter().filter_map(|grant| match grant {
+                Grant::Gateway(of, action) if of == name => Some(action.name()),
+                _ => None,
+            });
+            let actions = actions.collect::<Vec<_>>().join(" ");
+            if !actions.is_empty() {
+                commands.push_str(&format!(
+                    "; skerry scope-map update --name {} --remove-gateway {name} {actions}",
+                    map.name
+                ));
+            }
+            above = parent.parent;
+        }
+        Ok(commands)
     }
 
     pub(super) async fn registry_deactivate(

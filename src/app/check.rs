@@ -106,7 +106,13 @@ fn check_here(config: &Config, running: bool) -> Result<(Role, Vec<String>), Str
     check_admin_socket(config)?;
     waits.extend(check_names(config, role, connection.as_ref()));
     if role == Role::Connected && connection.is_none() {
-        let fault = config.parent.as_ref().and_then(|parent| parent.unreadable.clone());
+        let parent = config.parent.as_ref();
+        // It can be used with any, or it keeps the node from using the one that comes.
+        let authority = parent.and_then(|parent| parent::client(&sys, parent, None).err());
+        waits.extend(authority.map(|error| {
+            format!("{}: no connection string can be used before that", error.message)
+        }));
+        let fault = parent.and_then(|parent| parent.unreadable.clone());
         waits.push(fault.map_or_else(
             || {
                 "there is no connection string that can be seen from here (a credential is seen \
@@ -124,7 +130,7 @@ fn check_parent(sys: &Sys, config: &Config) -> Result<Option<ConnectionString>, 
         return Ok(None);
     };
     let connection = parent::connection(parent).map_err(|error| error.message)?;
-    parent::client(sys, parent, &connection).map_err(|error| error.message)?;
+    parent::client(sys, parent, Some(&connection)).map_err(|error| error.message)?;
     Ok(Some(connection))
 }
 
@@ -135,7 +141,11 @@ fn check_names(config: &Config, role: Role, connection: Option<&ConnectionString
     };
     let (registry, listen) = (&config.registry, &config.listen);
     let (logins, gateways) = (places(&listen.login), places(&listen.gateway));
-    let mut found = reach::warnings(registry, role, &logins, &gateways);
+    let served = gateways.iter().filter(|_| role == Role::Root);
+    let served = logins.iter().chain(served).copied();
+    let mut found: Vec<_> =
+        served.filter_map(|place| reach::plain_http_warning(registry, place)).collect();
+    found.extend(reach::warnings(registry, role, &logins, &gateways));
     let logins: Vec<_> = logins.into_iter().map(|(address, _)| address).collect();
     found.extend(connection.and_then(|one| reach::parent_warning(registry, one, &logins)));
     found

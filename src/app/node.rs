@@ -399,10 +399,11 @@ fn admin_listener(config: &Config) -> Result<Option<Listener>, StartError> {
 
 /// What is known to be unsafe, or to lead nowhere, of where this node listens and is said to be.
 fn warn_of_listeners(config: &Config, role: Role, logins: &Listeners, gateways: &Listeners) {
-    for (listener, has_tls) in logins.iter().chain(gateways) {
-        warn_of_plain_http(config, listener, *has_tls);
-    }
     let (logins, gateways) = (places(logins), places(gateways));
+    for place in logins.iter().chain(&gateways) {
+        let warning = reach::plain_http_warning(&config.registry, *place);
+        warning.iter().for_each(|warning| log::warn!("{warning}"));
+    }
     for warning in reach::warnings(&config.registry, role, &logins, &gateways) {
         log::warn!("configuration: {warning}");
     }
@@ -420,21 +421,6 @@ fn warn_for_children(config: &Config, store: &Store, logins: &Listeners) {
 fn places(listeners: &Listeners) -> Vec<reach::Place> {
     let place = |(listener, tls): &(Listener, bool)| Some((listener.local_address()?, *tls));
     listeners.iter().filter_map(place).collect()
-}
-
-/// Passwords and content go over such a listener for everybody on the way to read.
-fn warn_of_plain_http(config: &Config, listener: &Listener, has_tls: bool) {
-    let Some(address) = listener.local_address().filter(|address| !address.ip().is_loopback())
-    else {
-        return;
-    };
-    if !has_tls && config.registry.public_scheme != Some(Scheme::Https) {
-        log::warn!(
-            "{address} speaks plain HTTP beyond this machine: passwords and content can be read \
-             on the way; set tls.mode, or registry.public_scheme = \"https\" when a proxy before \
-             it has TLS"
-        );
-    }
 }
 
 fn address(listeners: &Listeners) -> String {

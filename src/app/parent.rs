@@ -50,13 +50,13 @@ impl Uplink {
         let store_role = self.store.store_role()?;
         let decided = store_role.decide(config.named_role(), Some(&connection.name));
         decided.map_err(StartError::config)?;
+        let sys = self.store.sys();
+        let client = client(sys, parent, Some(&connection))?;
         let astray = reach::parent_warning(&config.registry, &connection, &self.listens);
         if let Some(warning) = &astray {
             log::warn!("{warning}");
         }
         self.store.set_credential_fault(astray);
-        let sys = self.store.sys();
-        let client = client(sys, parent, &connection)?;
         let instance_id = identity::instance_id(&self.store, &connection.name)?;
         let login_server = config.registry.login_server.clone();
         let options = EngineOptions {
@@ -138,16 +138,17 @@ pub(super) fn report_missing(store: &Store, config: &Config) -> Result<(), Start
     Ok(publish_stored(store)?)
 }
 
-/// The client of the parent.
+/// The client of the parent; before there is a connection string it can be tried only.
 pub(super) fn client(
     sys: &Sys,
     parent: &Parent,
-    connection: &ConnectionString,
+    connection: Option<&ConnectionString>,
 ) -> Result<Client, StartError> {
     let ca_pem = parent.ca_file.as_ref();
     let ca_pem = ca_pem.map(|path| identity::read_pem(&*sys.disk, "parent.ca_file", path));
     let ca_pem = ca_pem.transpose()?;
-    let options = ClientOptions { ca_pem, ca_fingerprint: connection.ca_fingerprint.clone() };
+    let ca_fingerprint = connection.and_then(|connection| connection.ca_fingerprint.clone());
+    let options = ClientOptions { ca_pem, ca_fingerprint };
     Ok(Client::new(sys, options).map_err(|error| {
         let file = parent.ca_file.as_ref().map(|path| format!(" {}", path.display()));
         format!("parent.ca_file{}: {error}", file.unwrap_or_default())

@@ -3,7 +3,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use crate::config::Registry;
+use crate::config::{Registry, Scheme};
 use crate::sys::net::try_bind;
 use crate::types::Role;
 use crate::types::connection_string::{ConnectionString, Protocol};
@@ -39,6 +39,18 @@ pub(super) fn warnings(
         Role::Connected => None,
     };
     login.into_iter().chain(gateway).collect()
+}
+
+/// Passwords and content go over such a listener for everybody on the way to read.
+pub(super) fn plain_http_warning(registry: &Registry, (address, tls): Place) -> Option<String> {
+    let is_safe = address.ip().is_loopback() || tls;
+    (!is_safe && registry.public_scheme != Some(Scheme::Https)).then(|| {
+        format!(
+            "{address} speaks plain HTTP beyond this machine: passwords and content can be read \
+             on the way; set tls.mode, or registry.public_scheme = \"https\" when a proxy before \
+             it has TLS"
+        )
+    })
 }
 
 /// What is wrong with the address of a root that its children are given.

@@ -7,9 +7,6 @@ use crate::types::limits;
 /// Version and built-in ceilings, as text or JSON.
 pub(super) fn text(as_json: bool) -> String {
     let version = env!("CARGO_PKG_VERSION");
-    if !as_json {
-        return format!("skerry {version}\n");
-    }
     let value = json!({
         "version": version,
         "arch": std::env::consts::ARCH,
@@ -22,5 +19,10 @@ pub(super) fn text(as_json: bool) -> String {
             "scopeMapRepositories": limits::SCOPE_MAP_REPOSITORIES_MAX,
         },
     });
-    format!("{value:#}\n")
+    if as_json {
+        return format!("{value:#}\n");
+    }
+    let limits = value["limits"].as_object().into_iter().flatten();
+    let limits = limits.map(|(name, limit)| format!("  {name}: {limit}\n"));
+    format!("skerry {version}\nlimits:\n{}", limits.collect::<String>())
 }

@@ -185,7 +185,8 @@ impl NodeState {
                 "this connected registry has not been activated yet: its parent must be \
                  reachable; check ParentGatewayEndpoint in the connection string, the network, the \
                  clock of this node and, if the parent's certificate is of a private authority, \
-                 parent.ca_file; `skerry status` and the log have the error",
+                 parent.ca_file; `skerry status` and the log have the error; what is changed in \
+                 the configuration or the connection string counts when you restart this node",
             ),
             NodeState::Refused(hurdle) => Some(match hurdle.kind {
                 HurdleKind::AlreadyActivated => {

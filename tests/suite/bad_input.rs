@@ -49,6 +49,9 @@ fn f034_a_wrong_sync_password_waits_and_says_so() {
         (status["state"] == "Unauthorized").then_some(status)
     });
     assert!(status["parentSays"].as_str().unwrap().contains("Incorrect Password"), "{status}");
+    for key in ["parentSays", "reason"] {
+        assert!(!status[key].as_str().unwrap().contains(['{', '"']), "no JSON in {key}: {status}");
+    }
     assert!(status["remedy"].as_str().unwrap().contains("--generate-password"), "{status}");
     assert!(device.log().contains("Incorrect Password"), "{}", device.log());
     assert!(!device.log().contains("wrong;"), "no password in the log");
@@ -94,6 +97,43 @@ fn an_unreachable_parent_is_named_and_tried_again() {
     });
     assert_eq!(answer.status, 503);
     assert!(answer.header("retry-after").is_some());
+    // Another string counts after a restart, as those who read only this must know.
+    let status = device.json(&["status"]);
+    assert_eq!(status["state"], "Activating", "{status}");
+    assert!(status["remedy"].as_str().unwrap().contains("restart this node"), "{status}");
+}
+
+/// Symptom: the same error every 5 s without end, and a remedy that told to bring the connection
+/// string that was there.
+#[test]
+fn f166_an_authority_that_cannot_be_read_is_told_once_with_its_remedy() {
+    let root = Node::root();
+    let connection = root.connect("dock01", &["--repository", "a"]);
+    let mut device = Node::device("");
+    let (string, authority) = (device.connection_string_file(), device.dir.join("ca.pem"));
+    device.set_configuration(&format!(
+        "[parent]\nconnection_string_file = {string:?}\nca_file = {authority:?}\n"
+    ));
+    let check = device.run_configured(&["config", "check"]);
+    let told = String::from_utf8_lossy(&check.stderr).into_owned();
+    assert!(check.status.success() && told.contains("parent.ca_file"), "{told}");
+    device.spawn();
+    eventually(SOON, "it answers", || device.run(&["status"]).status.success().then_some(()));
+    std::fs::write(&string, &connection).unwrap();
+    let status = eventually(SOON, "it says what is wrong", || {
+        let status = device.json(&["status"]);
+        status["reason"].as_str()?.contains("parent.ca_file").then_some(status)
+    });
+    let remedy = status["remedy"].as_str().unwrap();
+    assert!(remedy.contains("`reason`") && !remedy.contains("waits for its"), "{status}");
+    // More than two looks later.
+    std::thread::sleep(Duration::from_secs(12));
+    let log = device.log();
+    assert_eq!(log.matches("cannot be used: parent.ca_file").count(), 1, "{log}");
+    std::fs::copy(Authority::new().ca(), &authority).unwrap();
+    eventually(SOON, "it goes on by itself", || {
+        (device.json(&["status"])["state"] == "Active").then_some(())
+    });
 }
 
 #[test]

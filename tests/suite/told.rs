@@ -1,7 +1,7 @@
 //! What a root shows of its devices, and a device of itself, is true.
 
 use crate::support::image::Image;
-use crate::support::node::{Node, sync_token};
+use crate::support::node::{Node, binary, sync_token};
 use crate::support::{clients, eventually, skip};
 use crate::sync::{SOON, pair, pull};
 
@@ -285,8 +285,48 @@ fn plain_http_that_others_can_reach_is_warned_about() {
         root.know_as(line);
         let port = root.login.rsplit_once(':').unwrap().1.to_owned();
         root.login = format!("{host}:{port}");
-        root.start();
         let text = format!("{host}:{port} speaks plain HTTP");
+        let check = root.run_configured(&["config", "check"]);
+        let told = String::from_utf8_lossy(&check.stderr).into_owned();
+        assert_eq!(told.contains(&text), warned, "{told}");
+        root.start();
         assert_eq!(root.log().contains(&text), warned, "{}", root.log());
+    }
+}
+
+#[test]
+fn f026_what_a_deleted_connected_registry_leaves_is_named_whole() {
+    let root = Node::root();
+    root.connect("dock01", &["--repository", "app"]);
+    root.connect("crane7", &["--repository", "app", "--parent", "dock01"]);
+    let left = || {
+        let maps = root.json(&["scope-map", "list"]).to_string();
+        (maps.contains("/crane7/"), maps.contains("gateway/dock01/"))
+    };
+    assert_eq!(left(), (true, true));
+    let output = root.run(&["connected-registry", "delete", "--name", "crane7", "--yes"]);
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    // As an operator would copy them.
+    let (_, commands) = told.trim().split_once("now: ").unwrap();
+    for command in commands.split("; ") {
+        let mut words: Vec<_> = command.split_whitespace().skip(1).collect();
+        words.extend(words.contains(&"delete").then_some("--yes"));
+        let done = root.run(&words);
+        assert!(done.status.success(), "{command}: {done:?}");
+    }
+    assert_eq!(left(), (false, true), "{told}");
+}
+
+#[test]
+fn the_version_comes_with_the_limits() {
+    let output = |arguments: &[&str]| {
+        let output = std::process::Command::new(binary()).args(arguments).output().unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let text = output(&["version"]);
+    assert!(text.starts_with(concat!("skerry ", env!("CARGO_PKG_VERSION"), "\n")), "{text}");
+    let json: serde_json::Value = output(&["version", "-o", "json"]).parse().unwrap();
+    for (name, limit) in json["limits"].as_object().unwrap() {
+        assert!(text.contains(&format!("{name}: {limit}\n")), "{name}: {text}");
     }
 }
