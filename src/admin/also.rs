@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use crate::store::tree::AlsoChanged;
+use crate::store::tree::{AlsoChanged, Others};
 use crate::types::Grant;
 
 /// Repositories that a warning names. Over it: it says how many more there are; the answer has all.
@@ -22,10 +22,10 @@ pub(super) fn warn(value: &mut Value, warnings: Vec<String>) {
 
 /// Tells, in the answer and the log, which scope maps of other connected registries changed too.
 /// What a parent may do at the gateway of a new child goes without saying.
-pub(super) fn tell_others(value: &mut Value, others: &[AlsoChanged]) {
+pub(super) fn tell_others(value: &mut Value, others: &Others) {
     let mut printed: Vec<Value> = Vec::new();
     let mut warnings = Vec::new();
-    for AlsoChanged { connected_registry, scope_map, added, removed } in others {
+    for AlsoChanged { connected_registry, scope_map, added, removed } in &others.changed {
         let [added, removed] = [added, removed].map(|grants| by_repository(grants));
         if added.is_empty() && removed.is_empty() {
             continue;
@@ -50,6 +50,19 @@ pub(super) fn tell_others(value: &mut Value, others: &[AlsoChanged]) {
                 list(&removed)
             ));
         }
+    }
+    if others.more > 0 {
+        warnings.push(format!(
+            "{} more scope maps of connected registries below lost what is not granted above; \
+             `skerry scope-map list` shows what each has.",
+            others.more
+        ));
+    }
+    if let Some(error) = &others.left {
+        warnings.push(format!(
+            "It is not yet taken from all connected registries below: {error}; this node goes on \
+             by itself, also after a restart."
+        ));
     }
     if !printed.is_empty() {
         value["alsoChanged"] = printed.into();

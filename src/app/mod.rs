@@ -15,6 +15,7 @@ mod scrub;
 mod simulation;
 #[cfg(test)]
 mod turns;
+mod withdrawals;
 
 pub use check::{Reading, check};
 pub use demo::{DemoOptions, demo};

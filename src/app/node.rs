@@ -9,7 +9,7 @@ use smol::Task;
 
 use super::parent::{Reread, Uplink};
 use super::router::{Door, Router};
-use super::{garbage, identity, parent, reach, scrub};
+use super::{garbage, identity, parent, reach, scrub, withdrawals};
 use crate::admin::{Admin, AdminOptions, Contact, summary};
 use crate::auth::{Auth, AuthOptions};
 use crate::config::{self, Config, Scheme, Verify};
@@ -216,6 +216,9 @@ impl Wiring {
         let mut background = Vec::new();
         if role == Role::Connected {
             background.push(sys.spawner.spawn(uplink.run(engine)));
+        }
+        if role == Role::Root {
+            background.push(sys.spawner.spawn(withdrawals::run(store.clone())));
         }
         background.push(sys.spawner.spawn(housekeeping(store.clone())));
         background.push(sys.spawner.spawn(scrub::run(store.clone(), config.scrub.clone())));

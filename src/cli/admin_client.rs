@@ -46,9 +46,8 @@ pub(super) fn socket(
 /// Sends `body` to `/admin/v1/<path>` and gives the JSON of the answer, `Null` when it has none.
 pub(super) fn post(socket: &Path, path: &str, body: &Value) -> Result<Value, Failure> {
     let stream = UnixStream::connect(socket).map_err(|error| no_node(socket, &error))?;
-    let answer = exchange(stream, path, &body.to_string()).map_err(|error| {
-        Failure::new(format!("the node at {} gave no answer: {error}", socket.display()))
-    })?;
+    let answer = exchange(stream, path, &body.to_string())
+        .map_err(|error| Failure::new(no_answer(socket, &error)))?;
     let value = match answer.body.as_slice() {
         [] => Value::Null,
         bytes => serde_json::from_slice(bytes)
@@ -135,6 +134,18 @@ fn parse_head(bytes: &[u8]) -> io::Result<Option<(u16, usize, u64)>> {
     let len = len.and_then(|h| std::str::from_utf8(h.value).ok()?.trim().parse().ok());
     let len = len.ok_or_else(|| io::Error::other("a body without a length"))?;
     Ok(Some((response.code.unwrap_or(0), start, len)))
+}
+
+fn no_answer(socket: &Path, error: &io::Error) -> String {
+    let node = socket.display();
+    match error.kind() {
+        io::ErrorKind::TimedOut => format!(
+            "the node at {node} gave no answer within {} s; it may still be at work: what it has \
+             begun it ends. Look at what is there (`show`, `list`) before you repeat the command",
+            DEADLINE.as_secs()
+        ),
+        _ => format!("the node at {node} gave no answer: {error}"),
+    }
 }
 
 fn no_node(socket: &Path, error: &io::Error) -> Failure {
@@ -285,6 +296,14 @@ mod tests {
         let request = String::from_utf8_lossy(&request[..read]).into_owned();
         assert!(request.starts_with("POST /admin/v1/status HTTP/1.1\r\n"), "{request}");
         assert!(request.contains("content-length: 2\r\n"), "{request}");
+    }
+
+    #[test]
+    fn f209_a_command_that_takes_long_is_no_failure_without_a_word() {
+        let text = no_answer(Path::new("/s"), &io::ErrorKind::TimedOut.into());
+        assert!(text.contains("within 30 s") && text.contains("at work"), "{text}");
+        let text = no_answer(Path::new("/s"), &io::ErrorKind::ConnectionReset.into());
+        assert!(!text.contains("at work"), "{text}");
     }
 
     #[test]

@@ -203,6 +203,7 @@ struct Shared {
     loss: Loss,
     quotas: Vec<(RepositoryPattern, u64)>,
     admission: Admission,
+    turns: tree::Turns,
 }
 
 impl Shared {
@@ -300,6 +301,7 @@ impl Store {
             loss,
             quotas: options.quotas,
             admission,
+            turns: tree::Turns::default(),
             sys,
             disk: disk.clone(),
             layout: layout.clone(),
@@ -370,6 +372,7 @@ impl Store {
             loss: Loss::default(),
             quotas: Vec::new(),
             admission: Admission::default(),
+            turns: tree::Turns::default(),
             sys,
             disk,
             layout,

@@ -199,6 +199,7 @@ impl Store {
             Role::Connected => {
                 let managed = [Kind::Token, Kind::ScopeMap, Kind::ConnectedRegistry];
                 let known = [Kind::SyncToken, Kind::Activation, Kind::Status, Kind::Delivered];
+                let known = known.into_iter().chain([Kind::Unsettled]);
                 for kind in managed.into_iter().chain(known) {
                     txn.clear(&prefix(kind, &[]))?;
                 }

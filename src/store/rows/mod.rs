@@ -18,6 +18,7 @@ pub mod repository;
 pub mod scope_map;
 pub mod tag;
 pub mod token;
+pub mod unsettled;
 pub mod untagged;
 pub mod upkeep;
 
@@ -58,6 +59,9 @@ pub enum Kind {
     NodeConfig = 21,
     /// token -> the connected registry whose sync token it is (at the root)
     SyncToken = 22,
+    /// connected registry -> what was taken from it and may not be taken from all nodes below yet
+    /// (at the root)
+    Unsettled = 23,
     /// singletons of this node, by name: feed epoch, cursor, sync state
     Node = 32,
     /// sequence -> received message, not yet applied

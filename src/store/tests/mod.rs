@@ -11,6 +11,7 @@ mod golden;
 mod index;
 mod journal;
 mod waiting;
+mod withdrawal;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -1,10 +1,13 @@
 //! The permission cascade: what a connected registry may mirror, its parent may mirror too.
 //!
-//! What is added to the scope map of a sync token is added to those of all its ancestors; what is
-//! removed is taken from those of all its descendants. Both happen in the record of the change
-//! itself, so that no reader and no crash sees a child that is granted more than its parent.
+//! What is added to the scope map of a sync token is added to those of all its ancestors, in the
+//! record of the change itself. What is removed is taken from those of all its descendants: in
+//! records of their own that follow, because there may be any number (see [`super::withdrawal`]).
+
+use std::collections::BTreeSet;
 
 use super::command;
+use super::granted::{Granted, lacking};
 use crate::store::{StoreError, Txn};
 use crate::types::limits::TREE_DEPTH_MAX;
 use crate::types::token::ScopeMap;
@@ -29,79 +32,41 @@ pub struct AlsoChanged {
     pub removed: Vec<Grant>,
 }
 
-/// The scope maps above and below a connected registry, as they were before a change of its own.
-pub(super) struct Around(Vec<(ConnectedRegistryName, ScopeMap)>);
-
-impl Around {
-    /// As they are now. Without a connected registry there are none.
-    pub(super) fn of(
-        txn: &Txn<'_>,
-        node: Option<&ConnectedRegistry>,
-    ) -> Result<Around, StoreError> {
-        let mut maps = Vec::new();
-        if let Some(node) = node {
-            for other in ancestors(txn, node)?.into_iter().chain(descendants(txn, &node.name)?) {
-                let map = sync_map(txn, &other)?;
-                maps.push((other.name, map));
-            }
-        }
-        Ok(Around(maps))
-    }
-
-    /// What has become of them.
-    pub(super) fn changed(self, txn: &Txn<'_>) -> Result<Vec<AlsoChanged>, StoreError> {
-        let mut changed = Vec::new();
-        for (connected_registry, before) in self.0 {
-            let now = command::scope_map(txn, &before.name)?;
-            let now = now.ok_or_else(|| lost(&connected_registry))?.grants;
-            let lacking = |these: &[Grant], those: &[Grant]| -> Vec<Grant> {
-                these.iter().filter(|grant| !those.contains(grant)).cloned().collect()
-            };
-            let (added, removed) = (lacking(&now, &before.grants), lacking(&before.grants, &now));
-            if !added.is_empty() || !removed.is_empty() {
-                let scope_map = before.name;
-                changed.push(AlsoChanged { connected_registry, scope_map, added, removed });
-            }
-        }
-        Ok(changed)
+impl AlsoChanged {
+    /// What became of a scope map, if anything.
+    pub(super) fn between(
+        connected_registry: ConnectedRegistryName,
+        before: &ScopeMap,
+        now: &ScopeMap,
+    ) -> Option<AlsoChanged> {
+        let added = lacking(&now.grants, &before.grants);
+        let removed = lacking(&before.grants, &now.grants);
+        let scope_map = before.name.clone();
+        let changed = !added.is_empty() || !removed.is_empty();
+        changed.then_some(AlsoChanged { connected_registry, scope_map, added, removed })
     }
 }
 
-/// Restores the rule after a change of this node's sync scope map: up, then down.
-pub(in crate::store) fn settle(
+/// Grants the ancestors of this node what it is granted. Returns their scope maps that changed.
+pub(super) fn settle_above(
     txn: &mut Txn<'_>,
     node: &ConnectedRegistry,
-) -> Result<(), StoreError> {
+) -> Result<Vec<AlsoChanged>, StoreError> {
     let wanted = sync_map(txn, node)?.grants;
+    let mut changed = Vec::new();
     for ancestor in ancestors(txn, node)? {
-        let mut map = sync_map(txn, &ancestor)?;
-        let missing = wanted.iter().filter(|grant| !covered(&map.grants, grant));
-        let missing: Vec<Grant> = missing.cloned().collect();
+        let before = sync_map(txn, &ancestor)?;
+        let granted = Granted::of(&before.grants);
+        let missing: Vec<Grant> =
+            wanted.iter().filter(|grant| !granted.cover(grant)).cloned().collect();
         if !missing.is_empty() {
+            let mut map = before.clone();
             map.grants.extend(missing);
-            command::put_scope_map(txn, map)?;
+            let now = command::put_scope_map(txn, map)?;
+            changed.extend(AlsoChanged::between(ancestor.name, &before, &now));
         }
     }
-    for descendant in descendants(txn, &node.name)? {
-        let Some(parent) = descendant
-            .parent
-            .as_ref()
-            .map(|name| command::connected_registry(txn, name))
-            .transpose()?
-        else {
-            continue;
-        };
-        let above = sync_map(txn, &parent.ok_or_else(|| lost(&descendant.name))?)?;
-        let mut map = sync_map(txn, &descendant)?;
-        let mut kept = intersection(&map.grants, &above.grants);
-        kept.sort();
-        kept.dedup();
-        if kept != map.grants {
-            map.grants = kept;
-            command::put_scope_map(txn, map)?;
-        }
-    }
-    Ok(())
+    Ok(changed)
 }
 
 /// The ReadWrite ancestors of a node that do not write to some of these repositories, with those:
@@ -114,10 +79,9 @@ pub(in crate::store) fn without_write(
     let mut found = Vec::new();
     for ancestor in ancestors(txn, node)? {
         let granted = sync_map(txn, &ancestor)?.grants;
-        let write = |repository: &RepositoryPattern| {
-            Grant::Repository(repository.clone(), RepositoryAction::ContentWrite)
-        };
-        let missing = repositories.iter().filter(|one| !covered(&granted, &write(one)));
+        let granted = Granted::of(&granted);
+        let write = RepositoryAction::ContentWrite;
+        let missing = repositories.iter().filter(|one| !granted.cover_pattern(one, write));
         let missing: Vec<RepositoryPattern> = missing.cloned().collect();
         if ancestor.mode == Mode::ReadWrite && !missing.is_empty() {
             found.push((ancestor.name, missing));
@@ -153,27 +117,6 @@ pub(in crate::store) fn ancestors(
         let parent = command::connected_registry(txn, &name)?.ok_or_else(|| lost(&name))?;
         next = parent.parent.clone();
         list.push(parent);
-    }
-    Ok(list)
-}
-
-/// The descendants of a node, parents before their children.
-pub(in crate::store) fn descendants(
-    txn: &Txn<'_>,
-    name: &ConnectedRegistryName,
-) -> Result<Vec<ConnectedRegistry>, StoreError> {
-    let (mut list, mut level) = (Vec::new(), vec![name.clone()]);
-    while !level.is_empty() {
-        let mut below = Vec::new();
-        for above in &level {
-            // In a damaged store the parents may form a circle.
-            let children = command::children(txn, above, usize::MAX)?.into_iter();
-            below.extend(children.filter(|child| child != name));
-        }
-        for child in &below {
-            list.extend(command::connected_registry(txn, child)?);
-        }
-        level = below;
     }
     Ok(list)
 }
@@ -217,40 +160,12 @@ pub(in crate::store) fn refuse_shared_map(
     }
 }
 
-/// Whether one of `grants` covers `wanted`.
-pub(in crate::store) fn covered(grants: &[Grant], wanted: &Grant) -> bool {
-    grants.iter().any(|grant| match (grant, wanted) {
-        (Grant::Repository(outer, have), Grant::Repository(inner, want)) => {
-            have == want && outer.includes(inner)
-        }
-        _ => grant == wanted,
-    })
-}
-
-/// What a child keeps of its grants under those of its parent. Grants at gateways are its own.
-fn intersection(child: &[Grant], parent: &[Grant]) -> Vec<Grant> {
-    let mut kept = Vec::new();
-    for grant in child {
-        let Grant::Repository(pattern, action) = grant else {
-            kept.push(grant.clone());
-            continue;
-        };
-        if covered(parent, grant) {
-            kept.push(grant.clone());
-            continue;
-        }
-        // Patterns are nested or disjoint: what is left are the parent's that lie inside.
-        kept.extend(
-            parent
-                .iter()
-                .filter(|above| match above {
-                    Grant::Repository(inner, same) => same == action && pattern.includes(inner),
-                    Grant::Gateway(..) => false,
-                })
-                .cloned(),
-        );
-    }
-    kept
+/// Takes every action on these repositories from a sync scope map, as written there.
+pub(super) fn strip(map: &mut ScopeMap, repositories: &BTreeSet<RepositoryPattern>) {
+    map.grants.retain(|grant| match grant {
+        Grant::Repository(pattern, _) => !repositories.contains(pattern),
+        Grant::Gateway(..) => true,
+    });
 }
 
 /// The connected registry whose sync token has this scope map.
@@ -266,7 +181,7 @@ pub(super) fn owner(
     Ok(None)
 }
 
-fn lost(name: &ConnectedRegistryName) -> StoreError {
+pub(super) fn lost(name: &ConnectedRegistryName) -> StoreError {
     StoreError::Corrupt(format!("the parent, sync token or scope map of '{name}' is gone"))
 }
 

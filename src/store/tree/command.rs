@@ -112,8 +112,11 @@ pub(in crate::store) fn put_scope_map(
     }
     map.grants.sort();
     map.grants.dedup();
-    let permissions = map.grants.iter().filter(|g| matches!(g, Grant::Repository(..))).count();
-    if permissions > SCOPE_MAP_REPOSITORIES_MAX {
+    let permissions = permissions_of(&map);
+    // One that has too many already may lose some: what a node keeps when its parent loses a
+    // wildcard can be more patterns than it had.
+    if permissions > SCOPE_MAP_REPOSITORIES_MAX && permissions > stored_permissions(txn, &map.name)?
+    {
         return Err(StoreError::Invalid(format!(
             "The scope map '{}' would hold {permissions} repository permissions; at most \
              {SCOPE_MAP_REPOSITORIES_MAX} are allowed. A wildcard such as 'team/*' covers many \
@@ -123,4 +126,12 @@ pub(in crate::store) fn put_scope_map(
     }
     txn.put(scope_map_key(&map.name), &map)?;
     Ok(map)
+}
+
+fn permissions_of(map: &ScopeMap) -> usize {
+    map.grants.iter().filter(|grant| matches!(grant, Grant::Repository(..))).count()
+}
+
+fn stored_permissions(txn: &Txn<'_>, name: &ScopeMapName) -> Result<usize, StoreError> {
+    Ok(scope_map(txn, name)?.as_ref().map_or(0, permissions_of))
 }

@@ -1,7 +1,10 @@
 //! Connected registries: the tree, managed at the root, and what is known of the instances.
 
-use super::cascade::AlsoChanged;
-use super::{cascade, command};
+use std::collections::BTreeSet;
+
+use super::granted::Granted;
+use super::withdrawal::Others;
+use super::{cascade, command, withdrawal};
 use crate::store::rows::connected_registry::{
     StatusRecord, activation_key, connected_registry_key, status_key,
 };
@@ -196,6 +199,7 @@ impl Store {
         update: ConnectedRegistryUpdate,
     ) -> Result<ConnectedRegistry, StoreError> {
         let (add, remove) = (update.add_client_tokens, update.remove_client_tokens);
+        let remove: BTreeSet<TokenName> = remove.into_iter().collect();
         refuse_ambiguity("client token ids", &add, &remove)?;
         self.commit(move |txn| {
             let mut registry =
@@ -217,7 +221,8 @@ impl Store {
         name: ConnectedRegistryName,
         cleanup: bool,
     ) -> Result<Option<(TokenName, ScopeMapName)>, StoreError> {
-        self.commit(move |txn| {
+        let turn = self.tree_turn().await?;
+        turn.commit(move |txn| {
             let registry = command::connected_registry(txn, &name)?.ok_or(StoreError::NotFound)?;
             if let Some(child) = command::children(txn, &name, 1)?.first() {
                 return Err(StoreError::Conflict(format!(
@@ -262,37 +267,35 @@ impl Store {
     }
 
     /// Adds repositories to a connected registry and all its ancestors, and takes others from it
-    /// and all its descendants. Returns its sync scope map, and the ReadWrite ancestors that
-    /// mirror what was added without writing to it, and the other scope maps that changed.
+    /// and then from all its descendants. Returns its sync scope map, and the ReadWrite ancestors
+    /// that mirror what was added without writing to it, and the other scope maps that changed.
     pub async fn permissions_update(
         &self,
         name: ConnectedRegistryName,
         add: Vec<RepositoryPattern>,
         remove: Vec<RepositoryPattern>,
-    ) -> Result<(ScopeMap, cascade::WithoutWrite, Vec<AlsoChanged>), StoreError> {
+    ) -> Result<(ScopeMap, cascade::WithoutWrite, Others), StoreError> {
         if add.is_empty() && remove.is_empty() {
             return Err(StoreError::Invalid("No repository permissions to update.".to_owned()));
         }
+        let remove: BTreeSet<RepositoryPattern> = remove.into_iter().collect();
         refuse_ambiguity("repository names", &add, &remove)?;
-        self.commit(move |txn| {
+        let turn = self.tree_turn().await?;
+        turn.change(move |txn| {
             let registry = command::connected_registry(txn, &name)?.ok_or(StoreError::NotFound)?;
-            let around = cascade::Around::of(txn, Some(&registry))?;
-            let mut nodes = vec![registry.clone()];
-            if !remove.is_empty() {
-                nodes.extend(cascade::descendants(txn, &name)?);
-            }
-            for node in &nodes {
-                strip(txn, node, &remove)?;
-            }
-            let mut map = cascade::sync_map(txn, &registry)?;
+            let before = cascade::sync_map(txn, &registry)?;
+            let mut map = before.clone();
+            cascade::strip(&mut map, &remove);
             refuse_still_granted(&map, &remove)?;
             map.grants.extend(repository_grants(&add, registry.mode.sync_actions()));
             command::put_scope_map(txn, map)?;
-            cascade::settle(txn, &registry)?;
+            let above = cascade::settle_above(txn, &registry)?;
+            withdrawal::begin(txn, &registry, &before, remove)?;
             let without = cascade::without_write(txn, &registry, &add)?;
-            Ok((cascade::sync_map(txn, &registry)?, without, around.changed(txn)?))
+            Ok(((cascade::sync_map(txn, &registry)?, without), above))
         })
         .await
+        .map(|((map, without), others)| (map, without, others))
     }
 
     /// The scope map of a connected registry's sync token.
@@ -399,10 +402,10 @@ fn check_range(what: &str, seconds: u64, low: u64, high: u64) -> Result<(), Stor
     )))
 }
 
-fn refuse_ambiguity<T: PartialEq + std::fmt::Display>(
+fn refuse_ambiguity<T: Ord + std::fmt::Display>(
     what: &str,
     add: &[T],
-    remove: &[T],
+    remove: &BTreeSet<T>,
 ) -> Result<(), StoreError> {
     let both: Vec<String> =
         add.iter().filter(|item| remove.contains(item)).map(|item| format!("'{item}'")).collect();
@@ -412,37 +415,26 @@ fn refuse_ambiguity<T: PartialEq + std::fmt::Display>(
     Err(StoreError::Invalid(format!("Update ambiguity. Duplicate {what} {}.", both.join(", "))))
 }
 
-/// Takes every action on these repositories from a node's sync scope map, as written there.
-fn strip(
-    txn: &mut Txn<'_>,
-    node: &ConnectedRegistry,
-    repositories: &[RepositoryPattern],
-) -> Result<(), StoreError> {
-    let mut map = cascade::sync_map(txn, node)?;
-    let before = map.grants.len();
-    map.grants.retain(|grant| match grant {
-        Grant::Repository(pattern, _) => !repositories.contains(pattern),
-        Grant::Gateway(..) => true,
-    });
-    if map.grants.len() != before {
-        command::put_scope_map(txn, map)?;
-    }
-    Ok(())
-}
-
 /// A removal must not be without effect because a wildcard covers the repository too.
-fn refuse_still_granted(map: &ScopeMap, removed: &[RepositoryPattern]) -> Result<(), StoreError> {
-    for grant in &map.grants {
-        if let Grant::Repository(pattern, _) = grant
-            && let Some(still) = removed.iter().find(|removed| pattern.includes(removed))
-        {
-            return Err(StoreError::Invalid(format!(
-                "'{still}' would still be granted by '{pattern}'; remove that and add what is to \
-                 stay."
-            )));
-        }
-    }
-    Ok(())
+fn refuse_still_granted(
+    map: &ScopeMap,
+    removed: &BTreeSet<RepositoryPattern>,
+) -> Result<(), StoreError> {
+    let granted = Granted::of(&map.grants);
+    let is_granted = |repository: &&RepositoryPattern| {
+        RepositoryAction::ALL.iter().any(|action| granted.cover_pattern(repository, *action))
+    };
+    let Some(still) = removed.iter().find(is_granted) else {
+        return Ok(());
+    };
+    let by = map.grants.iter().find_map(|grant| match grant {
+        Grant::Repository(pattern, _) if pattern.includes(still) => Some(pattern.to_string()),
+        _ => None,
+    });
+    Err(StoreError::Invalid(format!(
+        "'{still}' would still be granted by '{}'; remove that and add what is to stay.",
+        by.unwrap_or_default()
+    )))
 }
 
 /// Removes the sync token, its scope map and the gateway actions at all ancestors.

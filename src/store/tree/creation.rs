@@ -5,6 +5,7 @@ use super::connected_registries::{
     LOG_LEVELS, Settings, apply, check_client_tokens, gateway_grants, repository_grants,
 };
 use super::passwords::NewPassword;
+use super::withdrawal::Others;
 use super::{cascade, command, tokens};
 use crate::store::rows::connected_registry::connected_registry_key;
 use crate::store::rows::token::{SyncTokenOf, sync_token_key};
@@ -36,6 +37,9 @@ pub struct NewConnectedRegistry {
     pub settings: Settings,
 }
 
+/// A connected registry and the passwords of its sync token.
+type Created = (ConnectedRegistry, Vec<NewPassword>);
+
 /// What is made before the command runs, because the writer must not wait for it.
 struct Made {
     fresh: Vec<tokens::Fresh>,
@@ -49,12 +53,15 @@ impl Store {
     pub async fn connected_registry_create(
         &self,
         new: NewConnectedRegistry,
-    ) -> Result<(ConnectedRegistry, Vec<NewPassword>, Vec<AlsoChanged>), StoreError> {
+    ) -> Result<(ConnectedRegistry, Vec<NewPassword>, Others), StoreError> {
         let created = self.sys().clock.wall_or_floor();
         let slots: &[PasswordSlot] =
             if new.sync_token.is_none() { &PasswordSlot::ALL } else { &[] };
         let fresh = self.fresh_passwords(slots, created, None)?;
-        self.commit(move |txn| create(txn, new, Made { fresh, created })).await
+        let turn = self.tree_turn().await?;
+        let made = Made { fresh, created };
+        let created = turn.change(move |txn| create(txn, new, made)).await;
+        created.map(|((node, passwords), others)| (node, passwords, others))
     }
 }
 
@@ -64,7 +71,7 @@ fn create(
     txn: &mut Txn<'_>,
     new: NewConnectedRegistry,
     made: Made,
-) -> Result<(ConnectedRegistry, Vec<NewPassword>, Vec<AlsoChanged>), StoreError> {
+) -> Result<(Created, Vec<AlsoChanged>), StoreError> {
     if new.sync_token.is_some() != new.repositories.is_empty() {
         return Err(StoreError::Invalid(
             "argument error: either --sync-token or --repository must be provided, but not both."
@@ -99,9 +106,8 @@ fn create(
     };
     apply(&mut registry, new.settings)?;
     txn.put(connected_registry_key(&registry.name), &registry)?;
-    let around = cascade::Around::of(txn, Some(&registry))?;
-    cascade::settle(txn, &registry)?;
-    Ok((registry, passwords, around.changed(txn)?))
+    let above = cascade::settle_above(txn, &registry)?;
+    Ok(((registry, passwords), above))
 }
 
 fn mode_under_parent(txn: &Txn<'_>, new: &NewConnectedRegistry) -> Result<Mode, StoreError> {

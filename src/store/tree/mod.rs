@@ -8,5 +8,8 @@ pub mod tokens;
 
 mod cascade;
 mod command;
+mod granted;
+mod withdrawal;
 
 pub use cascade::AlsoChanged;
+pub use withdrawal::{Others, Turns};

@@ -1,7 +1,9 @@
 //! Scope maps: named lists of grants, managed at the root.
 
-use super::cascade::{self, AlsoChanged};
-use super::command;
+use std::collections::BTreeSet;
+
+use super::withdrawal::Others;
+use super::{cascade, command, withdrawal};
 use crate::store::rows::scope_map::scope_map_key;
 use crate::store::rows::{Kind, prefix};
 use crate::store::{Store, StoreError};
@@ -48,34 +50,38 @@ impl Store {
 
     /// Adds and removes grants and sets the description. What is added to or removed from the
     /// scope map of a sync token is added to its ancestors' or removed from its descendants' maps
-    /// in the same record; returns those too.
+    /// after that; returns those too.
     pub async fn scope_map_update(
         &self,
         name: ScopeMapName,
         update: ScopeMapUpdate,
-    ) -> Result<(ScopeMap, Vec<AlsoChanged>), StoreError> {
+    ) -> Result<(ScopeMap, Others), StoreError> {
         if update.add.is_empty() && update.remove.is_empty() && update.description.is_none() {
             return Err(StoreError::Invalid("No scope map properties to update.".to_owned()));
         }
-        if let Some(both) = update.add.iter().find(|grant| update.remove.contains(grant)) {
+        let remove: BTreeSet<Grant> = update.remove.into_iter().collect();
+        if let Some(both) = update.add.iter().find(|grant| remove.contains(grant)) {
             return Err(StoreError::Invalid(format!(
                 "Update ambiguity. '{both}' is both added and removed."
             )));
         }
-        self.commit(move |txn| {
-            let mut map = command::scope_map(txn, &name)?.ok_or(StoreError::NotFound)?;
+        let turn = self.tree_turn().await?;
+        turn.change(move |txn| {
+            let before = command::scope_map(txn, &name)?.ok_or(StoreError::NotFound)?;
+            let mut map = before.clone();
             if let Some(description) = update.description {
                 map.description = description;
             }
             let owner = cascade::owner(txn, &name)?;
-            let around = cascade::Around::of(txn, owner.as_ref())?;
-            map.grants.retain(|grant| !update.remove.contains(grant));
+            map.grants.retain(|grant| !remove.contains(grant));
             map.grants.extend(update.add);
             let map = command::put_scope_map(txn, map)?;
-            if let Some(owner) = owner {
-                cascade::settle(txn, &owner)?;
-            }
-            Ok((map, around.changed(txn)?))
+            let Some(owner) = owner else {
+                return Ok((map, Vec::new()));
+            };
+            let above = cascade::settle_above(txn, &owner)?;
+            withdrawal::begin(txn, &owner, &before, BTreeSet::new())?;
+            Ok((map, above))
         })
         .await
     }

@@ -1,8 +1,10 @@
 //! Tokens: named credentials with two passwords, managed at the root.
 
-use super::cascade::AlsoChanged;
+use std::collections::BTreeSet;
+
 use super::passwords::{self, NewPassword};
-use super::{cascade, command};
+use super::withdrawal::Others;
+use super::{cascade, command, withdrawal};
 use crate::store::rows::connected_registry::connected_registry_key;
 use crate::store::rows::token::token_key;
 use crate::store::rows::{Kind, prefix};
@@ -114,32 +116,39 @@ impl Store {
         &self,
         name: TokenName,
         update: TokenUpdate,
-    ) -> Result<(Token, Vec<AlsoChanged>), StoreError> {
+    ) -> Result<(Token, Others), StoreError> {
         if update.enabled.is_none() && update.scope_map.is_none() {
             return Err(StoreError::Invalid("No token properties to update.".to_owned()));
         }
-        self.commit(move |txn| {
-            let mut token = command::token(txn, &name)?.ok_or(StoreError::NotFound)?;
-            if let Some(enabled) = update.enabled {
-                token.enabled = enabled;
-            }
-            let Some(map) = update.scope_map else {
+        let Some(map) = update.scope_map else {
+            // A token is disabled at once, whatever else is changed.
+            let set = self.commit(move |txn| {
+                let mut token = command::token(txn, &name)?.ok_or(StoreError::NotFound)?;
+                token.enabled = update.enabled.unwrap_or(token.enabled);
                 txn.put(token_key(&name), &token)?;
-                return Ok((token, Vec::new()));
-            };
+                Ok(token)
+            });
+            return Ok((set.await?, Others::default()));
+        };
+        let turn = self.tree_turn().await?;
+        turn.change(move |txn| {
+            let mut token = command::token(txn, &name)?.ok_or(StoreError::NotFound)?;
+            token.enabled = update.enabled.unwrap_or(token.enabled);
             let owner = command::sync_token_of(txn, &name)?;
             if let Some(owner) = &owner {
                 cascade::refuse_shared_map(txn, &map, Some(owner))?;
             }
             let owner = owner.map(|owner| command::connected_registry(txn, &owner)).transpose()?;
             let owner = owner.flatten();
-            let around = cascade::Around::of(txn, owner.as_ref())?;
+            let before = owner.as_ref().map(|owner| cascade::sync_map(txn, owner)).transpose()?;
             token.scope_map = existing_map(txn, map)?;
             txn.put(token_key(&name), &token)?;
-            if let Some(owner) = owner {
-                cascade::settle(txn, &owner)?;
-            }
-            Ok((token, around.changed(txn)?))
+            let Some((owner, before)) = owner.zip(before) else {
+                return Ok((token, Vec::new()));
+            };
+            let above = cascade::settle_above(txn, &owner)?;
+            withdrawal::begin(txn, &owner, &before, BTreeSet::new())?;
+            Ok((token, above))
         })
         .await
     }

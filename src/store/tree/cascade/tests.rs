@@ -111,7 +111,7 @@ fn check(store: &Store) -> usize {
         let above = store.sync_scope_map(parent).unwrap();
         for grant in store.sync_scope_map(node).unwrap().grants {
             if matches!(grant, Grant::Repository(..)) {
-                assert!(covered(&above.grants, &grant), "{}: {grant}", node.name);
+                assert!(Granted::of(&above.grants).cover(&grant), "{}: {grant}", node.name);
                 checked += 1;
             }
         }
