@@ -15,6 +15,7 @@ mod renewal;
 mod room;
 mod scenarios;
 mod set_back;
+mod too_large;
 mod two_writers;
 mod versions;
 

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use answer::{asks_of_manifests, check, error_text, is_doubtful};
+use answer::{asks_of_manifests, check, error_text, is_doubtful, of_desired_state};
 pub(super) use answer::{body, malformed, protocol};
 pub use error::UpstreamError;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
@@ -212,7 +212,8 @@ impl Upstream {
             return Ok(None);
         }
         let etag = response.header("etag").map(|etag| etag.trim_matches('"').to_owned());
-        let config: NodeConfig = self.message(response).await?;
+        let config: NodeConfig =
+            self.message(response).await.map_err(|error| of_desired_state(name, error))?;
         if config.node.name != *name {
             return Err(protocol(format!("the parent sent the state of {}", config.node.name)));
         }

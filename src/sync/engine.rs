@@ -23,6 +23,7 @@ use crate::sys::clock::{sleep, within};
 use crate::types::NodeState;
 use crate::types::connected_registry::DetailCode;
 use crate::types::connection_string::ConnectionString;
+use crate::types::limits::REQUEST_DEADLINE;
 use crate::types::role::{Hurdle, HurdleKind};
 
 /// The schedule and the clock are looked at this often: either may have been changed.
@@ -197,6 +198,7 @@ impl Engine {
                 state: state.clone(),
                 options: options.clone(),
                 told: Mutex::default(),
+                failed: Mutex::default(),
             },
             store,
             state,
@@ -235,11 +237,20 @@ impl Engine {
             log::warn!("cannot publish sync status: {error}");
         }
         loop {
-            let pause = match self.turn().await {
-                Ok(pause) => pause,
-                Err(error) => self.failed(&error),
-            };
+            let pause = self.try_turn().await;
             sleep(pause).await;
+        }
+    }
+
+    /// A turn, and what is to be done when it failed; returns how long to pause.
+    async fn try_turn(&self) -> Duration {
+        match self.turn().await {
+            Ok(pause) => pause,
+            Err(error) => {
+                let pause = self.failed(&error);
+                self.tell(&error).await;
+                pause
+            }
         }
     }
 
@@ -365,6 +376,21 @@ impl Engine {
         true
     }
 
+    /// Tells the parent what keeps this node from following it, though it can be asked: it would
+    /// take a node that calls for one that is well.
+    async fn tell(&self, error: &SyncError) {
+        let flows = matches!(self.traffic(), Ok(Traffic::Flow(_)));
+        let is_known = self.state.now().failures >= REPORTED_AFTER && !error.ends_session();
+        if !flows || !is_known || !self.active.load(Ordering::Relaxed) {
+            return;
+        }
+        match within(REQUEST_DEADLINE, self.reporter.report_failure()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => log::debug!("cannot tell the parent what is wrong: {error}"),
+            Err(_) => log::debug!("the parent took too long to hear what is wrong"),
+        }
+    }
+
     /// Notes a failure and says how long to wait.
     fn failed(&self, error: &SyncError) -> Duration {
         self.state.set(|now| {
@@ -415,6 +441,11 @@ impl Engine {
         self.ensure_active().await?;
         self.worker.refresh_config().await?;
         self.worker.meet_parent().await.map(|_| ())
+    }
+
+    /// Syncs until that fails.
+    pub(crate) async fn fail_once(&self) {
+        self.try_turn().await;
     }
 
     /// Tries to heal what is known to be damaged.

@@ -40,6 +40,8 @@ pub(super) struct Reporter {
     pub(super) options: EngineOptions,
     /// What the parent knows of the nodes below; told anew after a restart of either.
     pub(super) told: Mutex<BTreeMap<ConnectedRegistryName, Told>>,
+    /// What was told of this node outside a session, since the last one.
+    pub(super) failed: Mutex<Option<StatusReport>>,
 }
 
 #[derive(Clone, Default, PartialEq)]
@@ -60,6 +62,7 @@ impl Reporter {
     /// error only.
     pub(super) async fn report_all(&self) -> Result<Infallible, SyncError> {
         let mut sent = None;
+        *self.failed() = None;
         loop {
             let seen = self.store.sequence();
             match self.report(&mut sent).await {
@@ -77,6 +80,16 @@ impl Reporter {
                 return std::future::pending().await;
             }
         }
+    }
+
+    /// Reports this node alone, once for each state that it is in.
+    pub(super) async fn report_failure(&self) -> Result<(), SyncError> {
+        let report = self.own_report()?;
+        if self.failed().as_ref() != Some(&report) {
+            self.upstream.put_status(self.upstream.name(), &report).await?;
+            *self.failed() = Some(report);
+        }
+        Ok(())
     }
 
     pub(super) async fn report(
@@ -177,6 +190,10 @@ impl Reporter {
             told.report = Some(report);
         }
         Ok(())
+    }
+
+    fn failed(&self) -> MutexGuard<'_, Option<StatusReport>> {
+        self.failed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn told(&self) -> MutexGuard<'_, BTreeMap<ConnectedRegistryName, Told>> {

@@ -123,6 +123,11 @@ impl State {
         }
     }
 
+    /// Forgets the problems whose keys start so, except those of what is still there.
+    pub(super) fn keep_problems(&self, start: &str, is_there: impl Fn(&str) -> bool) {
+        lock(&self.problems).retain(|key, _| key.strip_prefix(start).is_none_or(&is_there));
+    }
+
     /// Notes a fault of the disk here. `shortage`: the figures of a full one.
     pub(super) fn disk_problem(&self, error: &StoreError, shortage: Option<Shortage>) {
         let description = match (error, shortage) {

@@ -19,6 +19,7 @@ use crate::gateway::{Upstream, UpstreamError};
 use crate::store::Store;
 use crate::store::replica::inbox::InboxId;
 use crate::sys::spawn::yield_now;
+use crate::types::connected_registry::DetailCode;
 use crate::types::limits::PAGE_MAX;
 use crate::types::message::{Batch, Message, NodeConfig};
 use crate::types::{Cursor, Digest, Mode, RepositoryName, RepositoryPattern, Tag};
@@ -260,6 +261,7 @@ impl Worker {
             let text = "the connected registry was deactivated".to_owned();
             return Err(UpstreamError::AlreadyActivated(text).into());
         }
+        self.state.keep_problems("desired-", |name| config.lists(name));
         for descendant in &config.descendants {
             let name = &descendant.name;
             if self.store.descendant_version(name)?.as_ref() == Some(&descendant.version) {
@@ -269,11 +271,17 @@ impl Worker {
                 // The parent may have another one than it lists, until it has that one.
                 Ok(Some((config, version))) => {
                     self.store.apply_descendant(config, version).await?;
+                    self.state.solved(&format!("desired-{name}"));
                 }
                 Ok(None) => {}
                 // It was deleted a moment ago, or the parent does not have it yet: either way the
                 // parent has another desired state for this node soon.
                 Err(UpstreamError::NotFound(_) | UpstreamError::Forbidden(_)) => {}
+                // This one cannot be had; this node and the others can do without.
+                Err(UpstreamError::Protocol(text)) => {
+                    let key = format!("desired-{name}");
+                    self.state.problem(&key, DetailCode::SyncFailed, text);
+                }
                 Err(error) => return Err(error.into()),
             }
         }

@@ -135,8 +135,13 @@ pub const GROUP_COMMANDS_MAX: usize = 128;
 pub const GROUP_BYTES_MAX: usize = 1024 * 1024;
 /// Size at which a journal segment is rotated, bytes.
 pub const SEGMENT_BYTES: u64 = 4 * 1024 * 1024;
-/// Largest record in the journal, bytes. Over it: the command is refused.
-pub const RECORD_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Largest record in the journal, bytes: a connected registry writes its desired state in one, as a
+/// whole and in parts. Over it: the command is refused.
+pub const RECORD_BYTES_MAX: usize = 32 * 1024 * 1024;
+/// Largest desired state of a connected registry, bytes: what its parent sends it. It has room for
+/// 400 children with 100 repositories of 44 characters each, or 1,024 with 40. Over it: what would
+/// make it larger is refused at the root.
+pub const DESIRED_STATE_BYTES_MAX: u64 = 15 * 1024 * 1024;
 /// Journal kept for children that follow the feed, bytes.
 pub const JOURNAL_RETAIN_BYTES: u64 = 64 * 1024 * 1024;
 /// Threads of the blocking pool unless configured.

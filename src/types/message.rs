@@ -79,6 +79,13 @@ pub struct NodeConfig {
     pub descendants: Vec<Descendant>,
 }
 
+impl NodeConfig {
+    /// Whether a node of this name is among the descendants.
+    pub fn lists(&self, name: &str) -> bool {
+        self.descendants.iter().any(|descendant| descendant.name.as_str() == name)
+    }
+}
+
 /// A descendant whose desired state the node can fetch.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Descendant {

@@ -3,11 +3,15 @@
 use std::time::Duration;
 
 use super::{ERROR_TEXT_MAX, UpstreamError, digest_header};
+use crate::gateway::wire::BODY_BYTES_MAX;
 use crate::http::{Body, BodyError, ClientError, ClientRequest, ClientResponse, Method};
 use crate::sys::clock::within;
-use crate::types::Reason;
 use crate::types::limits::{PROGRESS_DEADLINE, SLOWEST_BYTES_PER_S, SMALL_BODY_BYTES_MAX};
 use crate::types::refusal::PARTIAL;
+use crate::types::{ConnectedRegistryName, Reason};
+
+/// What an answer over the bound of its body is.
+const TOO_LARGE: &str = "the parent's answer is too large";
 
 #[allow(clippy::needless_pass_by_value, reason = "it ends the error's way, in map_err")]
 pub(in crate::gateway) fn protocol(error: impl ToString) -> UpstreamError {
@@ -27,6 +31,24 @@ pub(super) fn asks_of_manifests(request: &ClientRequest) -> bool {
     matches!(request.method, Method::Get | Method::Head) && request.url.contains("/manifests/")
 }
 
+/// Says of a desired state of this node or one below it that is too large what it is, and what
+/// helps.
+pub(super) fn of_desired_state(
+    name: &ConnectedRegistryName,
+    error: UpstreamError,
+) -> UpstreamError {
+    match error {
+        UpstreamError::Protocol(text) if text == TOO_LARGE => protocol(format!(
+            "the desired state of '{name}' cannot be had, as it has more than {} MiB: at the \
+             root, grant '{name}' and its direct children fewer repositories (a wildcard such as \
+             'team/*' covers many with one), take client tokens off, or put some of the children \
+             under other connected registries",
+            BODY_BYTES_MAX / (1024 * 1024)
+        )),
+        other => other,
+    }
+}
+
 /// The whole body of an answer. The slowest link that is accepted has the time for its length; one
 /// on which nothing moves ends at the progress deadline of the connection.
 pub(in crate::gateway) async fn body(
@@ -44,7 +66,7 @@ async fn whole(mut body: Body, max: u64, patience: Duration) -> Result<Vec<u8>, 
     match within(deadline, body.read_all(max)).await {
         Ok(Ok(bytes)) => Ok(bytes),
         Ok(Err(BodyError::Io(error))) => Err(ClientError::Io(error).into()),
-        Ok(Err(_)) => Err(protocol("the parent's answer is too large")),
+        Ok(Err(_)) => Err(protocol(TOO_LARGE)),
         Err(_) => Err(ClientError::Timeout.into()),
     }
 }

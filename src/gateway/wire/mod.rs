@@ -32,9 +32,11 @@ pub use desired::versioned_bytes;
 pub use envelope::WireError;
 pub use format::Format;
 
-/// Largest answer to a gateway call, bytes: a desired state with 50 client tokens, 500 grants
-/// each, and ten thousand descendants stays below. Over it: the answer is refused.
-pub const BODY_BYTES_MAX: u64 = 8 * 1024 * 1024;
+use crate::types::limits::DESIRED_STATE_BYTES_MAX;
+
+/// Largest answer to a gateway call, bytes: any desired state stays below, as the root bounds it by
+/// the rows that it is made of. Over it: the answer is refused.
+pub const BODY_BYTES_MAX: u64 = DESIRED_STATE_BYTES_MAX + 1024 * 1024;
 
 /// A message between neighbours that is no batch.
 pub trait Wire: Sized {

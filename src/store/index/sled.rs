@@ -17,8 +17,9 @@ use crate::sys::Disk;
 /// The row that describes all others; no other key starts with a zero byte.
 const SEAL_KEY: &[u8] = b"\0seal";
 /// 2: with the rows that follow from others. 3: with a sum of its own. 4: with those rows that
-/// follow from tokens and connected registries, and tell what brings a manifest up.
-const SEAL_VERSION: u8 = 4;
+/// follow from tokens and connected registries, and tell what brings a manifest up. 5: with the
+/// sizes of scope maps.
+const SEAL_VERSION: u8 = 5;
 /// What stands before that sum.
 const SEAL_HEAD_LEN: usize = 25;
 

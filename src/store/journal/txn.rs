@@ -76,7 +76,8 @@ impl<'a> Txn<'a> {
         Ok(self.bytes(key)?.is_some())
     }
 
-    fn bytes(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+    /// A row as it is stored.
+    pub(in crate::store) fn bytes(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
         let pending = self.own.get(key).or_else(|| self.group.and_then(|group| group.get(key)));
         match pending {
             Some(row) => Ok(row.clone()),

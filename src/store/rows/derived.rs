@@ -2,7 +2,7 @@
 //! they cost no byte of the journal and cannot be wrong for longer than an index lives.
 //!
 //! A row of another kind may count for some derived keys, and a derived row says how many rows
-//! count for its key.
+//! count for its key, or how many bytes they have.
 
 use std::collections::BTreeMap;
 
@@ -150,6 +150,11 @@ pub(in crate::store) fn users_of(map: &ScopeMapName) -> Vec<u8> {
     prefix(Kind::UserOf, &[map.as_str().as_bytes()])
 }
 
+/// The key of how many bytes the row of a scope map has.
+pub(in crate::store) fn map_bytes_key(map: &ScopeMapName) -> Vec<u8> {
+    key(Kind::MapBytes, &[map.as_str().as_bytes()])
+}
+
 /// The key of how many repositories were complete at least once.
 pub(in crate::store) fn synced_count_key() -> Vec<u8> {
     key(Kind::Synced, &[])
@@ -157,12 +162,13 @@ pub(in crate::store) fn synced_count_key() -> Vec<u8> {
 
 /// Whether rows with this key may count for derived ones.
 pub(in crate::store) fn may_count(key: &[u8]) -> bool {
-    const KINDS: [u8; 7] = [
+    const KINDS: [u8; 8] = [
         Kind::Blob as u8,
         Kind::Manifest as u8,
         Kind::Tag as u8,
         Kind::Outbox as u8,
         Kind::Token as u8,
+        Kind::ScopeMap as u8,
         Kind::ConnectedRegistry as u8,
         Kind::Node as u8,
     ];
@@ -177,6 +183,15 @@ pub(in crate::store) fn difference(
     new: Option<&[u8]>,
 ) -> BTreeMap<Vec<u8>, i64> {
     let mut changes: BTreeMap<Vec<u8>, i64> = BTreeMap::new();
+    if let Some((kind, name)) = key.split_first()
+        && *kind == Kind::ScopeMap as u8
+    {
+        // It counts with each of its bytes.
+        let [old, new] = [old, new].map(|row| row.map_or(0, |row| row.len() as u64));
+        let by = new.wrapping_sub(old).cast_signed();
+        let sized = super::key(Kind::MapBytes, &[name]);
+        return (by != 0).then_some((sized, by)).into_iter().collect();
+    }
     for (row, by) in [(old, -1), (new, 1)] {
         for derived in row.and_then(|row| counted(key, row)).into_iter().flatten() {
             *changes.entry(derived).or_default() += by;

@@ -94,6 +94,8 @@ pub enum Kind {
     NamedBy = 0xf8,
     /// how many repositories were complete at least once
     Synced = 0xf9,
+    /// scope map -> how many bytes its row has
+    MapBytes = 0xfa,
 }
 
 /// Joins a kind and parts into a key. Parts that are names hold no zero byte; a part that may

@@ -225,7 +225,7 @@ fn f211_what_follows_from_the_rows_is_the_same_however_the_index_came_to_them() 
     let grown = all(&*store.shared().index());
     let derived = grown.iter().filter(|(key, _)| derived::is_derived(key));
     let kinds: BTreeSet<u8> = derived.map(|(key, _)| key[0]).collect();
-    assert_eq!(kinds.len(), 9, "{kinds:?}");
+    assert_eq!(kinds.len(), 10, "{kinds:?}");
     let mut rows: Vec<Change> =
         store.rows().into_iter().map(|(key, row)| (key, Some(row))).collect();
     for _ in 0..2 {

@@ -10,6 +10,7 @@ mod gc;
 mod golden;
 mod index;
 mod journal;
+mod sizes;
 mod waiting;
 mod withdrawal;
 

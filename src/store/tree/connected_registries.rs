@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::granted::Granted;
+use super::sizes::Sizes;
 use super::withdrawal::Others;
 use super::{cascade, command, withdrawal};
 use crate::store::rows::connected_registry::{
@@ -201,7 +202,12 @@ impl Store {
         let (add, remove) = (update.add_client_tokens, update.remove_client_tokens);
         let remove: BTreeSet<TokenName> = remove.into_iter().collect();
         refuse_ambiguity("client token ids", &add, &remove)?;
-        self.commit(move |txn| {
+        let turn = self.tree_turn().await?;
+        let sizes = match add.is_empty() {
+            true => Sizes::default(),
+            false => self.sizes_of_path(&name, None).await?,
+        };
+        let change = move |txn: &mut Txn<'_>| {
             let mut registry =
                 command::connected_registry(txn, &name)?.ok_or(StoreError::NotFound)?;
             let kept = registry.client_tokens.iter().filter(|t| !remove.contains(t)).cloned();
@@ -209,8 +215,8 @@ impl Store {
             apply(&mut registry, update.settings)?;
             txn.put(connected_registry_key(&name), &registry)?;
             Ok(registry)
-        })
-        .await
+        };
+        turn.commit(move |txn| sizes.bound(txn, change)).await
     }
 
     /// Deletes a connected registry without children. Its sync token and scope map stay and are
@@ -281,7 +287,11 @@ impl Store {
         let remove: BTreeSet<RepositoryPattern> = remove.into_iter().collect();
         refuse_ambiguity("repository names", &add, &remove)?;
         let turn = self.tree_turn().await?;
-        turn.change(move |txn| {
+        let sizes = match add.is_empty() {
+            true => Sizes::default(),
+            false => self.sizes_of_path(&name, None).await?,
+        };
+        turn.change(sizes, move |txn| {
             let registry = command::connected_registry(txn, &name)?.ok_or(StoreError::NotFound)?;
             let before = cascade::sync_map(txn, &registry)?;
             let mut map = before.clone();

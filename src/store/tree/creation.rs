@@ -60,7 +60,8 @@ impl Store {
         let fresh = self.fresh_passwords(slots, created, None)?;
         let turn = self.tree_turn().await?;
         let made = Made { fresh, created };
-        let created = turn.change(move |txn| create(txn, new, made)).await;
+        let sizes = self.sizes_of_path(&new.name, new.parent.as_ref()).await?;
+        let created = turn.change(sizes, move |txn| create(txn, new, made)).await;
         created.map(|((node, passwords), others)| (node, passwords, others))
     }
 }

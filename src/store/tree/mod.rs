@@ -9,6 +9,7 @@ pub mod tokens;
 mod cascade;
 mod command;
 mod granted;
+mod sizes;
 mod withdrawal;
 
 pub use cascade::AlsoChanged;

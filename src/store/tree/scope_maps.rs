@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use super::sizes::Sizes;
 use super::withdrawal::Others;
 use super::{cascade, command, withdrawal};
 use crate::store::rows::scope_map::scope_map_key;
@@ -66,7 +67,11 @@ impl Store {
             )));
         }
         let turn = self.tree_turn().await?;
-        turn.change(move |txn| {
+        let sizes = match update.add.is_empty() && update.description.is_none() {
+            true => Sizes::default(),
+            false => self.sizes_of_map(&name).await?,
+        };
+        turn.change(sizes, move |txn| {
             let before = command::scope_map(txn, &name)?.ok_or(StoreError::NotFound)?;
             let mut map = before.clone();
             if let Some(description) = update.description {

@@ -131,7 +131,8 @@ impl Store {
             return Ok((set.await?, Others::default()));
         };
         let turn = self.tree_turn().await?;
-        turn.change(move |txn| {
+        let sizes = self.sizes_of_token(&name).await?;
+        turn.change(sizes, move |txn| {
             let mut token = command::token(txn, &name)?.ok_or(StoreError::NotFound)?;
             token.enabled = update.enabled.unwrap_or(token.enabled);
             let owner = command::sync_token_of(txn, &name)?;

@@ -16,6 +16,7 @@ use smol::lock::{Mutex, MutexGuard};
 use super::cascade::{self, AlsoChanged};
 use super::command;
 use super::granted::{Granted, intersection, lacking};
+use super::sizes::Sizes;
 use crate::store::rows::derived::{self, Count};
 use crate::store::rows::scope_map::scope_map_key;
 use crate::store::rows::unsettled::{Unsettled, unsettled_key};
@@ -130,7 +131,7 @@ impl Store {
     }
 
     /// The names of all nodes below one, parents before their children.
-    async fn names_below(
+    pub(super) async fn names_below(
         &self,
         name: &ConnectedRegistryName,
     ) -> Result<Vec<ConnectedRegistryName>, StoreError> {
@@ -166,10 +167,11 @@ impl Turn<'_> {
     /// command has noted with [`begin`].
     pub(super) async fn change<T: Send + 'static>(
         &self,
+        sizes: Sizes,
         command: impl FnOnce(&mut Txn<'_>) -> Result<Changed<T>, StoreError> + Send + 'static,
     ) -> Result<(T, Others), StoreError> {
         self.open.store(true, Ordering::Relaxed);
-        let (value, above) = self.commit(command).await?;
+        let (value, above) = self.commit(move |txn| sizes.bound(txn, command)).await?;
         let mut others = Others::of(above);
         if let Err(error) = self.settle(&mut others).await {
             log::warn!("a withdrawal is not done below yet, tried again: {error}");
