@@ -5,6 +5,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
+use super::text;
+
 /// The header with which a connected registry says that the bytes that it got of a blob have
 /// another digest.
 pub const DOUBT: &str = "skerry-doubt";
@@ -164,9 +166,14 @@ impl FromStr for Digest {
             }
             _ => return Err(DigestError::Malformed),
         };
-        let raw =
-            data_encoding::HEXLOWER.decode(hex.as_bytes()).map_err(|_| DigestError::Malformed)?;
-        Digest::from_raw(algorithm, &raw).ok_or(DigestError::Malformed)
+        let mut bytes = heapless::Vec::new();
+        if hex.len() != 2 * algorithm.len_bytes()
+            || bytes.resize(algorithm.len_bytes(), 0).is_err()
+            || data_encoding::HEXLOWER.decode_mut(hex.as_bytes(), &mut bytes).is_err()
+        {
+            return Err(DigestError::Malformed);
+        }
+        Ok(Digest { algorithm, bytes })
     }
 }
 
@@ -190,8 +197,7 @@ impl Serialize for Digest {
 impl<'de> Deserialize<'de> for Digest {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Digest, D::Error> {
         if deserializer.is_human_readable() {
-            let text = String::deserialize(deserializer)?;
-            text.parse().map_err(de::Error::custom)
+            text::parse(deserializer)
         } else {
             let key = <&[u8]>::deserialize(deserializer)?;
             Digest::from_key(key).ok_or_else(|| de::Error::custom("malformed digest"))

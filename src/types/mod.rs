@@ -19,6 +19,7 @@ pub mod role;
 pub mod schedule;
 pub mod scope;
 pub mod secret;
+mod text;
 pub mod time;
 pub mod token;
 

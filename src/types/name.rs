@@ -3,10 +3,10 @@
 use std::fmt;
 use std::str::FromStr;
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::Digest;
 use super::limits::{NAME_MAX, NAME_MIN, REPOSITORY_NAME_MAX, TAG_MAX};
+use super::{Digest, text};
 
 /// Why a text is no valid name; prints the rule that it breaks.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -26,7 +26,10 @@ impl fmt::Display for NameError {
 impl std::error::Error for NameError {}
 
 macro_rules! bounded_name {
-    ($(#[$doc:meta])* $name:ident, $max:expr, $kind:literal, $rule:literal, $canonical:expr) => {
+    (
+        $(#[$doc:meta])* $name:ident, $max:expr, $kind:literal, $rule:literal,
+        $is_valid:expr, $fold:expr
+    ) => {
         $(#[$doc])*
         #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub struct $name(heapless::String<{ $max }>);
@@ -42,10 +45,12 @@ macro_rules! bounded_name {
             type Err = NameError;
 
             fn from_str(text: &str) -> Result<Self, NameError> {
-                let error = NameError { kind: $kind, rule: $rule };
-                let canonical: Option<String> = $canonical(text);
-                let text = canonical.ok_or(error.clone())?;
-                heapless::String::try_from(text.as_str()).map($name).map_err(|_| error)
+                let is_valid: fn(&str) -> bool = $is_valid;
+                let fold: fn(&mut str) = $fold;
+                let name = heapless::String::try_from(text).ok().filter(|_| is_valid(text));
+                let mut name = name.ok_or(NameError { kind: $kind, rule: $rule })?;
+                fold(&mut name);
+                Ok($name(name))
             }
         }
 
@@ -69,8 +74,7 @@ macro_rules! bounded_name {
 
         impl<'de> Deserialize<'de> for $name {
             fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                let text = String::deserialize(deserializer)?;
-                text.parse().map_err(de::Error::custom)
+                text::parse(deserializer)
             }
         }
     };
@@ -83,7 +87,8 @@ bounded_name!(
     "repository",
     "lower-case letters and digits, single separators . _ __ - between them, parts joined by /, \
      at most 255 characters",
-    |text: &str| is_repository_name(text).then(|| text.to_owned())
+    is_repository_name,
+    |_| ()
 );
 
 bounded_name!(
@@ -92,7 +97,8 @@ bounded_name!(
     TAG_MAX,
     "tag",
     "a letter, digit or underscore, then at most 127 letters, digits, '.', '_' or '-'",
-    |text: &str| is_tag(text).then(|| text.to_owned())
+    is_tag,
+    |_| ()
 );
 
 bounded_name!(
@@ -101,7 +107,8 @@ bounded_name!(
     NAME_MAX,
     "token",
     "5 to 50 letters, digits or '-'",
-    |text: &str| has_form(text, b"-").then(|| text.to_ascii_lowercase())
+    |text| has_form(text, b"-"),
+    str::make_ascii_lowercase
 );
 
 bounded_name!(
@@ -110,7 +117,8 @@ bounded_name!(
     NAME_MAX,
     "scope map",
     "5 to 50 letters, digits, '-' or '_'",
-    |text: &str| has_form(text, b"-_").then(|| text.to_ascii_lowercase())
+    |text| has_form(text, b"-_"),
+    str::make_ascii_lowercase
 );
 
 bounded_name!(
@@ -119,10 +127,8 @@ bounded_name!(
     NAME_MAX,
     "connected registry",
     "5 to 50 letters or digits, the first a letter",
-    |text: &str| {
-        let first = text.bytes().next().is_some_and(|b| b.is_ascii_alphabetic());
-        (first && has_form(text, b"")).then(|| text.to_ascii_lowercase())
-    }
+    |text| text.starts_with(|first: char| first.is_ascii_alphabetic()) && has_form(text, b""),
+    str::make_ascii_lowercase
 );
 
 fn has_form(text: &str, extra: &[u8]) -> bool {

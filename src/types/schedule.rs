@@ -5,9 +5,9 @@ use std::str::FromStr;
 
 use jiff::SignedDuration;
 use jiff::civil::Date;
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::UnixSeconds;
+use super::{UnixSeconds, text};
 
 /// Shortest sync window, seconds (ACR: PT1H).
 pub const SYNC_WINDOW_S_MIN: u64 = 3600;
@@ -273,8 +273,7 @@ impl Serialize for Schedule {
 
 impl<'de> Deserialize<'de> for Schedule {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Schedule, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        text.parse().map_err(de::Error::custom)
+        text::parse(deserializer)
     }
 }
 

@@ -31,7 +31,7 @@ pub(super) struct Pieces {
 
 #[derive(Default)]
 struct Spare {
-    buffers: Vec<Vec<u8>>,
+    buffers: heapless::Vec<Vec<u8>, SPARE_MAX>,
     /// How often one was put here or taken.
     uses: u64,
     /// A task gives them back when their time is over.
@@ -66,10 +66,9 @@ impl Pieces {
     pub(super) fn keep(&self, sys: &Sys, mut buffer: Vec<u8>) {
         buffer.clear();
         let mut spare = lock(&self.spare);
-        if buffer.capacity() != PIECE_BYTES || spare.buffers.len() >= SPARE_MAX {
+        if buffer.capacity() != PIECE_BYTES || spare.buffers.push(buffer).is_err() {
             return;
         }
-        spare.buffers.push(buffer);
         spare.uses += 1;
         if !mem::replace(&mut spare.is_watched, true) {
             sys.spawner.spawn(give_back_unused(self.spare.clone())).detach();
@@ -83,7 +82,7 @@ async fn give_back_unused(spare: Arc<Mutex<Spare>>) {
         {
             let mut spare = lock(&spare);
             if uses == Some(spare.uses) {
-                (spare.buffers, spare.is_watched) = (Vec::new(), false);
+                (spare.buffers, spare.is_watched) = (heapless::Vec::new(), false);
                 return;
             }
             uses = Some(spare.uses);
