@@ -314,7 +314,7 @@ impl World {
             store_push(store, &repository(0), &[], number, Origin::Client).await;
         }
         for (number, _) in self.device().outbox(9).unwrap() {
-            self.device().outbox_done(number).await.unwrap();
+            self.device().outbox_delivered(number, 0).await.unwrap();
         }
     }
 

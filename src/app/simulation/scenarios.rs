@@ -476,7 +476,7 @@ impl World {
             };
             let origin = Origin::Child(Delivery::of(entry.id.clone()));
             store_push(&self.root, &app(), &tags, FIRST, origin).await;
-            self.device().outbox_done(number).await.unwrap();
+            self.device().outbox_delivered(number, 0).await.unwrap();
         }
     }
 }

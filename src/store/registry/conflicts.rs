@@ -223,7 +223,7 @@ mod tests {
             store.delete_manifest(&app, &next.unwrap(), &client).await.unwrap();
             assert_eq!(notes(), 2);
             for (number, _) in store.outbox(100).unwrap() {
-                store.outbox_done(number).await.unwrap();
+                store.outbox_delivered(number, 0).await.unwrap();
             }
             store.delete_repository(&app).await.unwrap();
             assert_eq!(notes(), 0);

@@ -306,7 +306,7 @@ mod tests {
                 assert!(matches!(deleted, Err(StoreError::Conflict(_))), "{deleted:?}");
                 assert_eq!(store.tags(&app, None, 9).unwrap().len(), 2);
                 assert!(store.is_synced(&app).unwrap());
-                store.outbox_done(number).await.unwrap();
+                store.outbox_delivered(number, 0).await.unwrap();
             }
             store.delete_repository(&app).await.unwrap();
             assert_eq!(store.repositories(None, 9).unwrap(), []);

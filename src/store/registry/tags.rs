@@ -353,7 +353,7 @@ mod tests {
                     (3, offer(4, Offered::Pushed), (true, true)),
                 ] {
                     for (waiting, _) in store.outbox(9).unwrap() {
-                        store.outbox_done(waiting).await.unwrap();
+                        store.outbox_delivered(waiting, 0).await.unwrap();
                     }
                     let what = format!("{number} {origin:?}");
                     let put = PutManifest { origin, ..image(number, &["v1"]) };

@@ -316,7 +316,7 @@ mod tests {
             push(&store, "app", 2, &["moved"]).await;
             let delivered = store.outbox(usize::MAX).unwrap();
             for (number, _) in &delivered {
-                store.outbox_done(*number).await.unwrap();
+                store.outbox_delivered(*number, 0).await.unwrap();
             }
             push(&store, "app", 2, &["t000"]).await;
             let rows = store.tags(&app, None, usize::MAX).unwrap().into_iter();

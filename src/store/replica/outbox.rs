@@ -87,12 +87,8 @@ impl Store {
         Ok(rows.iter().filter_map(|(key, _)| tag(key)).collect())
     }
 
-    /// Removes a change that the parent has taken; whether the parent had refused it before.
-    pub async fn outbox_done(&self, number: u64) -> Result<bool, StoreError> {
-        self.outbox_delivered(number, 0).await
-    }
-
-    /// The same, and where the parent's feed was after it; 0: it does not tell.
+    /// Removes a change that the parent has taken, and notes where the parent's feed was after it;
+    /// 0: it does not tell. Whether the parent had refused the change before.
     pub async fn outbox_delivered(&self, number: u64, heard: u64) -> Result<bool, StoreError> {
         self.taken(number, move |txn| heard::note(txn, heard)).await
     }
@@ -602,7 +598,7 @@ mod tests {
             assert!(store.outbox_holds_tag(&app, &v1).unwrap());
             for _ in 0..2 {
                 let (number, _) = store.outbox(1).unwrap().remove(0);
-                store.outbox_done(number).await.unwrap();
+                store.outbox_delivered(number, 0).await.unwrap();
             }
             assert!(!store.outbox_holds_tag(&app, &v1).unwrap());
         });
@@ -636,7 +632,7 @@ mod tests {
                 }
                 let entries = store.outbox(100).unwrap();
                 let first = entries.iter().find(|(_, entry)| entry.repository.as_str() == name);
-                store.outbox_done(first.unwrap().0).await.unwrap();
+                store.outbox_delivered(first.unwrap().0, 0).await.unwrap();
             }
             let app = "app".parse().unwrap();
             store.delete_manifest(&app, &digest(1), &Origin::Client).await.unwrap();
@@ -644,7 +640,7 @@ mod tests {
             let deletion = entries
                 .iter()
                 .find(|(_, entry)| matches!(entry.change, OutboxChange::ManifestDeleted { .. }));
-            store.outbox_done(deletion.unwrap().0).await.unwrap();
+            store.outbox_delivered(deletion.unwrap().0, 0).await.unwrap();
             let bases = |name: &str| -> Vec<Option<Digest>> {
                 let entries = store.outbox(100).unwrap().into_iter();
                 let of = entries.filter(|(_, entry)| entry.repository.as_str() == name);
@@ -695,7 +691,7 @@ mod tests {
             let (lab, _) = number("lab").await.unwrap();
             assert_eq!(store.outbox_after(lab - 1, 1).unwrap()[0].0, lab);
             assert_eq!(number("other").await, None);
-            store.outbox_done(lab).await.unwrap();
+            store.outbox_delivered(lab, 0).await.unwrap();
             assert_ne!(number("lab").await.map(|(number, _)| number), Some(lab));
         });
     }
@@ -747,7 +743,7 @@ mod tests {
             is_void(store.delete_manifest(&app, &digest(1), parent).await);
             store.set_tag(&app, &v2, &digest(1), any(), parent).await.unwrap();
             for (number, _) in store.outbox(9).unwrap() {
-                store.outbox_done(number).await.unwrap();
+                store.outbox_delivered(number, 0).await.unwrap();
             }
             // Nor does it bring back what is being removed.
             store.delete_manifest(&app, &digest(2), &Origin::Client).await.unwrap();
@@ -755,7 +751,7 @@ mod tests {
             is_void(store.set_tag(&app, &v2, &digest(2), any(), parent).await);
             store.set_tag(&app, &v2, &digest(1), any(), parent).await.unwrap();
             for (removal, _) in store.outbox(9).unwrap() {
-                store.outbox_done(removal).await.unwrap();
+                store.outbox_delivered(removal, 0).await.unwrap();
             }
             store.delete_manifest(&app, &digest(1), parent).await.unwrap();
             assert_eq!(store.tags(&app, None, 9).unwrap(), []);

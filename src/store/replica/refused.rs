@@ -280,7 +280,7 @@ mod tests {
             assert!(store.refused().await.unwrap().numbers.is_empty());
             store.outbox_refused(last + 1, "still".to_owned()).await.unwrap();
             assert_eq!(store.refused_changes(1).unwrap()[0].1.at, refusals[0].1.at);
-            store.outbox_done(last + 1).await.unwrap();
+            store.outbox_delivered(last + 1, 0).await.unwrap();
             assert_eq!(store.refused_changes(10).unwrap(), []);
             store.outbox_renumber(last + 2).await.unwrap();
             assert_eq!(waiting(&store).last(), Some(&(last + 3, "v1".to_owned(), 0, 2)));
@@ -391,7 +391,7 @@ mod tests {
             };
             push(&store, "app", 1, &["v2", "v3"]).await;
             for (number, _) in store.outbox(9).unwrap() {
-                store.outbox_done(number).await.unwrap();
+                store.outbox_delivered(number, 0).await.unwrap();
             }
             // New, and removed; known to the parent, moved, removed, and set again; moved and back.
             push(&store, "app", 2, &["v1", "v2", "v3"]).await;
@@ -457,7 +457,7 @@ mod tests {
             push(&store, "app", 1, &["v1", "v2"]).await;
             let (app, v2) = ("app".parse().unwrap(), "v2".parse().unwrap());
             for (number, entry) in store.outbox(9).unwrap() {
-                store.outbox_done(number).await.unwrap();
+                store.outbox_delivered(number, 0).await.unwrap();
                 let (reason, at) = ("no".to_owned(), UnixSeconds(1));
                 let refusal =
                     RefusedChange { entry, reason, at, state: RefusalState::Stands, again: 0 };

@@ -92,7 +92,7 @@ mod tests {
             assert_eq!(store.unsent(2).unwrap().len(), 2);
             for (number, entry) in store.outbox(99).unwrap() {
                 if entry.repository.as_str() != "a-b" {
-                    store.outbox_done(number).await.unwrap();
+                    store.outbox_delivered(number, 0).await.unwrap();
                 } else {
                     store.outbox_refused(number, "no".to_owned()).await.unwrap();
                 }

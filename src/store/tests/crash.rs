@@ -301,7 +301,7 @@ fn message_steps(round: u32, add: &mut impl FnMut(&str, Act)) {
     );
     add(
         "taken by the parent",
-        Box::new(move |n| block_on(n.store().outbox_done(u64::from(round))).map(|_| ())),
+        Box::new(move |n| block_on(n.store().outbox_delivered(u64::from(round), 0)).map(|_| ())),
     );
 }
 

@@ -95,7 +95,7 @@ fn f209_the_writer_does_not_read_all_that_waits_for_one_change() {
         let removal = OutboxChange::ManifestDeleted { digest: digest(1) };
         let entries = store.outbox(100).unwrap().into_iter();
         let (removal, _) = entries.rev().find(|(_, entry)| deleted(entry) == removal).unwrap();
-        measured(&store, "removal", &mut found, store.outbox_done(removal)).await;
+        measured(&store, "removal", &mut found, store.outbox_delivered(removal, 0)).await;
         let base = |number: u64| match store.outbox_entry(number + (1 << 20)).unwrap() {
             Some(OutboxEntry { change: OutboxChange::Tag { base, .. }, .. }) => base,
             other => panic!("{other:?}"),

@@ -167,19 +167,6 @@ impl Store {
         self.get(&status_key(name))
     }
 
-    /// Records which instance serves a connected registry. `NotFound` when it is not in the tree.
-    pub async fn record_activation(
-        &self,
-        name: ConnectedRegistryName,
-        activation: Activation,
-    ) -> Result<(), StoreError> {
-        self.commit(move |txn| {
-            require_known(txn, &name)?;
-            txn.put(activation_key(&name), &activation)
-        })
-        .await
-    }
-
     /// Records what an instance reports. `NotFound` when it is not in the tree.
     pub async fn record_status(
         &self,
@@ -477,4 +464,21 @@ fn require_known(txn: &Txn<'_>, name: &ConnectedRegistryName) -> Result<(), Stor
             || config.descendants.iter().any(|descendant| descendant.name == *name)
     });
     if known { Ok(()) } else { Err(StoreError::NotFound) }
+}
+
+/// For tests of what follows an activation.
+#[cfg(test)]
+impl Store {
+    /// Records which instance serves a connected registry. `NotFound` when it is not in the tree.
+    pub(crate) async fn record_activation(
+        &self,
+        name: ConnectedRegistryName,
+        activation: Activation,
+    ) -> Result<(), StoreError> {
+        self.commit(move |txn| {
+            require_known(txn, &name)?;
+            txn.put(activation_key(&name), &activation)
+        })
+        .await
+    }
 }
