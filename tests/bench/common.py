@@ -1,6 +1,8 @@
 """What the benches share: the program under test, a client, and how a process is measured."""
 
 import base64
+import collections
+import contextlib
 import hashlib
 import http.client
 import json
@@ -97,6 +99,20 @@ def cpu_seconds(pid):
         fields = Path(f"/proc/{one}/stat").read_text().rsplit(")", 1)[1].split()
         total += int(fields[11]) + int(fields[12])
     return total / TICK
+
+
+def thread_seconds(pid):
+    """CPU seconds by the names of threads, without their numbers. What ended is not among them."""
+    total = collections.Counter()
+    for one in pids(pid):
+        for task in Path(f"/proc/{one}/task").iterdir():
+            try:
+                name, fields = task.joinpath("stat").read_text().split("(", 1)[1].rsplit(")", 1)
+            except OSError:
+                continue
+            fields = fields.split()
+            total[name.rstrip("-0123456789")] += (int(fields[11]) + int(fields[12])) / TICK
+    return total
 
 
 def rss_kib(pid, field="VmRSS"):
@@ -260,6 +276,11 @@ state_dir = "{self.state}"
         self.headers = {"authorization": "Bearer " + json.loads(data)["access_token"]}
         return self.headers
 
+    def content(self, name):
+        """The file of content, by its digest."""
+        algorithm, digits = name.split(":")
+        return self.state / "blobs" / algorithm / digits[:2] / digits
+
     def metric(self, name):
         _, text = request(self.plain, "GET", "/metrics")
         return int(re.search(rf"^skerry_{name} (\d+)", text.decode(), re.M)[1])
@@ -289,6 +310,43 @@ def keep(path, results):
         path.write_text(json.dumps({"machine": machine(), "results": results}, indent=1) + "\n")
 
 
-def scratch():
-    """A directory for one run, removed at its end."""
-    return tempfile.TemporaryDirectory(prefix="skerry-bench-", ignore_cleanup_errors=True)
+@contextlib.contextmanager
+def scratch(mib=65536):
+    """The disk of one run, removed at its end."""
+    with tempfile.TemporaryDirectory(prefix="skerry-bench-", ignore_cleanup_errors=True) as name:
+        disk = Disk(Path(name), mib)
+        try:
+            yield disk
+        finally:
+            disk.close()
+
+
+class Disk:
+    """An ext4 of its own with a journal, as a device has it, on a loop device, mounted; or, without
+    root, just the directory. Only what is used of `mib` takes room."""
+
+    def __init__(self, directory, mib):
+        self.at, self.stat = directory / "disk", None
+        self.at.mkdir()
+        if os.geteuid():
+            return
+        image = directory / "image"
+        with open(image, "wb") as file:
+            file.truncate(mib << 20)
+        # Tables are written now, not in the background while something is measured.
+        subprocess.run(["mkfs.ext4", "-q", "-N", "524288", "-J", "size=64",
+                        "-E", "lazy_itable_init=0,lazy_journal_init=0", image], check=True)
+        subprocess.run(["mount", "-o", "loop", image, self.at], check=True)
+        device = os.path.basename(subprocess.run(
+            ["findmnt", "-n", "-o", "SOURCE", self.at], check=True, capture_output=True,
+            text=True).stdout.strip())
+        self.stat = Path(f"/sys/block/{device}/stat")
+
+    def written(self):
+        """Bytes written to the device so far; `None` if there is none to count at."""
+        os.sync()
+        return self.stat and int(self.stat.read_text().split()[6]) * 512
+
+    def close(self):
+        if self.stat:
+            subprocess.run(["umount", self.at], check=True)
