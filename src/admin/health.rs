@@ -256,6 +256,9 @@ impl Admin {
         let turn_rows = self.store.sys().spawner.turn_rows();
         let help = "Most rows of the store that a task read before others went on.";
         sample("turn_rows_max", "gauge", help, turn_rows);
+        let turn_cpu_us = self.store.sys().spawner.turn_cpu_us();
+        let help = "Most processor time that a task needed before others went on.";
+        sample("turn_cpu_microseconds_max", "gauge", help, turn_cpu_us);
         let help = "Most rows that a command of the store read and changed.";
         sample("command_rows_max", "gauge", help, metrics.command_rows.get());
         let sequence = self.store.sequence();

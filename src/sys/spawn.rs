@@ -14,13 +14,20 @@ use crate::types::limits::BLOCKING_THREADS;
 #[derive(Clone)]
 pub struct Spawner {
     executor: Arc<Executor<'static>>,
-    turn_rows: Arc<Peak>,
+    turns: Arc<Turns>,
+}
+
+/// The longest turns of tasks.
+#[derive(Default)]
+struct Turns {
+    rows: Peak,
+    cpu_us: Peak,
 }
 
 impl Spawner {
     /// A new executor.
     pub fn new() -> Spawner {
-        Spawner { executor: Arc::new(Executor::new()), turn_rows: Arc::default() }
+        Spawner { executor: Arc::new(Executor::new()), turns: Arc::default() }
     }
 
     /// Runs `future` as a task until it ends or the handle is dropped.
@@ -29,13 +36,22 @@ impl Spawner {
         &self,
         future: impl Future<Output = T> + Send + 'static,
     ) -> Task<T> {
-        let turn_rows = self.turn_rows.clone();
-        self.executor.spawn(turn::watched(future, move |work| turn_rows.note(work.rows)))
+        let turns = self.turns.clone();
+        self.executor.spawn(turn::watched(future, move |work, ran| {
+            turns.rows.note(work.rows);
+            turns.cpu_us.note(u64::try_from(ran.as_micros()).unwrap_or(u64::MAX));
+        }))
     }
 
     /// The most rows of the store that a task has read in one turn.
     pub fn turn_rows(&self) -> u64 {
-        self.turn_rows.get()
+        self.turns.rows.get()
+    }
+
+    /// The most processor time that a task has needed in one turn, microseconds, to a millisecond:
+    /// so long the other tasks of its thread had to wait.
+    pub fn turn_cpu_us(&self) -> u64 {
+        self.turns.cpu_us.get()
     }
 
     /// Drives the executor on this thread, and on `threads - 1` more, until `main` ends.

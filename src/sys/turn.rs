@@ -1,13 +1,18 @@
-//! Rows and bytes that a thread reads of the store before it lets others go on.
+//! Rows and bytes that a thread reads of the store, and the processor time that it needs, before it
+//! lets others go on.
 //!
-//! They are counted always, in two cells of the thread: it costs a few instructions for each row,
-//! tests look at the same code that devices run, and a device tells of a loop that no test knew.
+//! They are counted always, in cells of the thread: it costs a few instructions for each row and a
+//! look at a clock for each turn. Tests look at the same code that devices run, and a device tells
+//! of a loop that no test knew.
 
 use std::cell::Cell;
 use std::future::{Future, poll_fn};
 use std::ops::AddAssign;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
+
+use rustix::time::{ClockId, clock_gettime};
 
 /// How much was read.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
@@ -33,9 +38,15 @@ impl AddAssign for Work {
     }
 }
 
+/// Turns that are shorter than this together are not told apart: a look at the clock of a thread
+/// costs a hundredth of a small request.
+const GRAIN: Duration = Duration::from_millis(1);
+
 thread_local! {
     /// What this thread has read since its turn began.
     static DONE: Cell<Work> = const { Cell::new(Work { rows: 0, bytes: 0 }) };
+    /// When the processor time of this thread was last looked at, and what it was.
+    static RAN: Cell<Option<(Duration, Duration)>> = const { Cell::new(None) };
 }
 
 /// Counts rows that this thread has read.
@@ -53,17 +64,35 @@ pub fn apart<T>(run: impl FnOnce() -> T) -> (T, Work) {
     (value, DONE.replace(around))
 }
 
+fn read(clock: ClockId) -> Duration {
+    // Neither clock is ever below zero.
+    Duration::try_from(clock_gettime(clock)).unwrap_or_default()
+}
+
+/// The processor time that this thread needed for the turn that ends now, and for what it did in
+/// [`GRAIN`] before that; zero when it was less.
+fn ran() -> Duration {
+    let now = read(ClockId::Monotonic);
+    let last = RAN.get();
+    if last.is_some_and(|(looked, _)| now.saturating_sub(looked) < GRAIN) {
+        return Duration::ZERO;
+    }
+    let ran = read(ClockId::ThreadCPUTime);
+    RAN.set(Some((now, ran)));
+    last.map_or(Duration::ZERO, |(_, before)| ran.saturating_sub(before))
+}
+
 /// A task each of whose turns, from when the executor takes it up until it waits or yields, is
-/// given to `each`.
+/// given to `each`, with the processor time that it needed.
 pub fn watched<F: Future + Send + 'static>(
     future: F,
-    each: impl Fn(Work) + Send + 'static,
+    each: impl Fn(Work, Duration) + Send + 'static,
 ) -> impl Future<Output = F::Output> + Send + 'static {
     // The task has the future in one place, which a future around a future would not.
     let mut future: Pin<Box<F>> = Box::pin(future);
     poll_fn(move |context: &mut Context<'_>| -> Poll<F::Output> {
         let (poll, work) = apart(|| future.as_mut().poll(context));
-        each(work);
+        each(work, ran());
         poll
     })
 }
@@ -101,6 +130,24 @@ pub(crate) mod testing {
         });
         let value = value.await;
         (value, Longest { turn, job: JOB.take() })
+    }
+
+    #[test]
+    fn f209_a_device_tells_the_longest_time_that_a_task_kept_the_others_waiting() {
+        let longest = |busy: Duration| {
+            let spawner = crate::sys::Spawner::new();
+            let task = spawner.spawn(async move {
+                crate::sys::spawn::yield_now().await;
+                let until = read(ClockId::ThreadCPUTime) + busy;
+                while read(ClockId::ThreadCPUTime) < until {}
+                crate::sys::clock::sleep(4 * GRAIN).await;
+            });
+            spawner.run(1, task);
+            spawner.turn_cpu_us()
+        };
+        let busy = 30 * GRAIN;
+        assert!(longest(Duration::ZERO) < longest(busy));
+        assert!(u128::from(longest(busy)) >= busy.as_micros());
     }
 
     #[test]
