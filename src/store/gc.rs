@@ -15,22 +15,21 @@ use serde::Serialize;
 
 use super::candidates::{CANDIDATES_MAX, Found, quiet};
 use super::content::leases::short;
-use super::marks::{MARKED_MAX, in_part, marked, sorted};
+use super::marks::{in_part, marked, sorted};
 use super::registry::removal::remove_untagged;
 use super::registry::repositories;
 use super::replica::outbox::{self, Origin, OutboxChange};
 use super::rows::derived::{Count, held_key, named_in, needed_key};
 use super::rows::link::{BlobLink, repository_of, split_key};
 use super::rows::manifest::{ManifestRow, manifest_key};
-use super::rows::tag::TagRow;
 use super::rows::untagged::{Untagged, untagged_key};
 use super::rows::upkeep::{Collected, collected_key};
-use super::rows::{self, Kind, prefix};
+use super::rows::{Kind, prefix};
+use super::unreferenced::{files, kept, look_for_tags, notes_of_nothing, unused_links};
 use super::{Shared, Store, StoreError, Txn};
 use crate::sys::spawn;
 use crate::types::connected_registry::ParentContact;
-use crate::types::digest::Algorithm;
-use crate::types::{Digest, Manifest, RepositoryName, UnixSeconds};
+use crate::types::{Digest, RepositoryName, UnixSeconds};
 
 /// Rows read at a time, and removed in one command.
 const PAGE: usize = 256;
@@ -230,7 +229,7 @@ impl Run {
             let Some(last) = names.last() else { break };
             after = Some(last.clone());
             for name in names {
-                for (key, digest) in self.blocking(move |store| unused_links(store, &name)).await? {
+                for (key, digest) in unused_links(&self.store, &name).await? {
                     let first = found.links.get(&key).copied().unwrap_or(self.on);
                     if unused.len() >= CANDIDATES_MAX {
                         break;
@@ -301,26 +300,21 @@ impl Run {
         let linked: Vec<u64> =
             linked.filter_map(|key| split_key(key)).map(|(_, digest)| short(&digest)).collect();
         let linked = sorted(linked);
-        let unused: Arc<BTreeMap<Vec<u8>, Duration>> = Arc::new(std::mem::take(&mut found.links));
         let (mut unreferenced, mut kept_files) = (BTreeMap::new(), (0, 0));
         let (mut part, mut parts) = (0, 1);
         while part < parts {
-            let links = unused.clone();
-            let marked = self.blocking(move |store| marked(store, &links, part, parts)).await?;
-            let Some(marked) = marked else {
+            let Some(marked) = marked(&self.store, &found.links, part, parts).await? else {
                 // Too many digests: in smaller parts, from the start.
                 (part, parts) = (0, parts * 2);
                 (unreferenced, kept_files) = (BTreeMap::new(), (0, 0));
                 continue;
             };
-            let shared = self.shared.clone();
-            let files = self.blocking(move |_| files(&shared, &marked, part, parts)).await?;
+            let files = files(&self.store, marked, part, parts).await?;
             kept_files = (kept_files.0 + files.kept, kept_files.1 + files.bytes_kept);
             unreferenced.extend(files.unreferenced);
             part += 1;
         }
         (self.report.blobs_kept, self.report.bytes_kept) = kept_files;
-        found.links = Arc::unwrap_or_clone(unused);
         let mut kept = BTreeMap::new();
         for (digest, bytes) in unreferenced {
             let first = found.files.get(&digest).copied().unwrap_or(self.on);
@@ -386,9 +380,8 @@ impl Run {
     /// have been.
     async fn remove_untagged(&mut self, retention: Duration) -> Result<(), StoreError> {
         if !self.options.dry_run {
-            self.forget_notes(self.blocking(notes_of_nothing).await?).await?;
+            self.forget_notes_of_nothing().await?;
         }
-        let now = self.shared.sys.clock.wall_or_floor();
         let mut after: Option<RepositoryName> = None;
         loop {
             let from = after.clone();
@@ -399,23 +392,62 @@ impl Run {
             let Some(last) = names.last() else { return Ok(()) };
             after = Some(last.clone());
             for name in names {
-                let repository = name.clone();
-                let looked = self.blocking(move |store| look_for_tags(store, &repository)).await?;
+                self.report.manifests_removed += self.remove_untagged_of(&name, retention).await?;
+            }
+        }
+    }
+
+    /// How many it removed of a repository, or with a dry run would have.
+    async fn remove_untagged_of(
+        &self,
+        name: &RepositoryName,
+        retention: Duration,
+    ) -> Result<u64, StoreError> {
+        let now = self.shared.sys.clock.wall_or_floor();
+        let (mut part, mut parts, mut removed) = (0, 1, 0);
+        while part < parts {
+            let Some(kept) = kept(&self.store, name, part, parts).await? else {
+                // Too many digests: in smaller parts. What went is not met again.
+                (part, parts) = (0, parts * 2);
+                removed = if self.options.dry_run { 0 } else { removed };
+                continue;
+            };
+            let kept = Arc::new(kept);
+            let start = prefix(Kind::Manifest, &[name.as_str().as_bytes()]);
+            let mut manifests = self.store.pages::<ManifestRow>(start);
+            loop {
+                let (kept, repository) = (kept.clone(), name.clone());
+                let look = manifests.work(move |store, page| {
+                    look_for_tags(store, &repository, page, |digest| {
+                        in_part(digest, part, parts).then(|| kept.binary_search(&digest).is_ok())
+                    })
+                });
+                let Some(looked) = look.await? else { break };
                 if !self.options.dry_run {
                     self.forget_notes(looked.kept_again).await?;
                 }
                 for (digest, since) in looked.untagged {
                     let due = since.is_some_and(|at| now.since(at) >= retention.as_secs());
-                    if due && (self.options.dry_run || self.remove_manifest(&name, &digest).await?)
-                    {
-                        self.report.manifests_removed += 1;
+                    if due && (self.options.dry_run || self.remove_manifest(name, &digest).await?) {
+                        removed += 1;
                     } else if since.is_none() && !self.options.dry_run {
                         let name = name.clone();
                         self.store.commit(move |txn| note(txn, &name, &digest, now)).await?;
                     }
                 }
             }
+            part += 1;
         }
+        Ok(removed)
+    }
+
+    /// Deletes notes about manifests that are gone: earlier versions left them behind.
+    async fn forget_notes_of_nothing(&self) -> Result<(), StoreError> {
+        let mut notes = self.store.keys(prefix(Kind::Untagged, &[]));
+        while let Some(gone) = notes.work(notes_of_nothing).await? {
+            self.forget_notes(gone).await?;
+        }
+        Ok(())
     }
 
     /// Deletes these notes. When what one is about has just become untagged again, its time
@@ -495,185 +527,6 @@ fn note(
         Some(_) => txn.put(untagged_key(repository, digest), &Untagged(now)),
         None => Ok(()),
     }
-}
-
-/// Notes about manifests that are gone: earlier versions left them behind.
-fn notes_of_nothing(store: &Store) -> Result<Vec<Vec<u8>>, StoreError> {
-    let mut notes = Vec::new();
-    store.each_row(&prefix(Kind::Untagged, &[]), |key, _| {
-        let (Some(name), Some((_, digest))) = (repository_of(&key), split_key(&key)) else {
-            return Ok(());
-        };
-        if notes.len() < CANDIDATES_MAX && store.manifest(&name, &digest)?.is_none() {
-            notes.push(key);
-        }
-        Ok(())
-    })?;
-    Ok(notes)
-}
-
-/// Links of a repository that none of its manifests names. None as long as it cannot be known what
-/// one of them names.
-fn unused_links(
-    store: &Store,
-    repository: &RepositoryName,
-) -> Result<Vec<(Vec<u8>, Digest)>, StoreError> {
-    let name = repository.as_str().as_bytes();
-    let mut used = Vec::new();
-    let (mut unknown, mut learned) = (None, Vec::new());
-    store.each_row(&prefix(Kind::Manifest, &[name]), |key, row| {
-        let mut row = rows::decode::<ManifestRow>(row)?;
-        if row.elsewhere.is_none()
-            && let Some((_, digest)) = split_key(&key)
-        {
-            row.elsewhere = read_elsewhere(store, &digest, &row.media_type)?;
-            match &row.elsewhere {
-                Some(found) => learned.push((key, found.clone())),
-                None => unknown = Some(digest),
-            }
-            if learned.len() >= PAGE {
-                note_elsewhere(store, std::mem::take(&mut learned))?;
-            }
-        }
-        used.extend(row.named_blobs().map(short));
-        if used.len() > MARKED_MAX {
-            used = sorted(std::mem::take(&mut used));
-        }
-        Ok(())
-    })?;
-    note_elsewhere(store, learned)?;
-    if let Some(digest) = unknown {
-        log::warn!(
-            "no layer of {repository} is collected: manifest {digest} cannot be read and may name \
-             it; push it again or delete it"
-        );
-        return Ok(Vec::new());
-    }
-    let used = sorted(used);
-    let mut unused = Vec::new();
-    store.each_row(&prefix(Kind::Blob, &[name]), |key, _| {
-        if let Some((_, digest)) = split_key(&key)
-            && used.binary_search(&short(&digest)).is_err()
-            && unused.len() < CANDIDATES_MAX
-        {
-            unused.push((key, digest));
-        }
-        Ok(())
-    })?;
-    Ok(unused)
-}
-
-/// What a manifest names that lies elsewhere, for a row of an earlier version that does not say;
-/// `None` when the manifest cannot be read.
-fn read_elsewhere(
-    store: &Store,
-    digest: &Digest,
-    media_type: &str,
-) -> Result<Option<Vec<Digest>>, StoreError> {
-    match super::content::blobs::read(store.shared(), digest) {
-        Ok(Some(bytes)) => {
-            let parsed = Manifest::parse(Some(media_type), &bytes).ok();
-            Ok(parsed.map(|parsed| rows::manifest::elsewhere(&parsed)))
-        }
-        Ok(None) | Err(StoreError::Corrupt(_) | StoreError::Invalid(_)) => Ok(None),
-        Err(error) => Err(error),
-    }
-}
-
-/// Lets the rows of these manifests say what lies elsewhere.
-fn note_elsewhere(store: &Store, learned: Vec<(Vec<u8>, Vec<Digest>)>) -> Result<(), StoreError> {
-    if learned.is_empty() {
-        return Ok(());
-    }
-    smol::block_on(store.commit(move |txn| {
-        for (key, elsewhere) in learned {
-            if let Some(row) = txn.get::<ManifestRow>(&key)? {
-                txn.put(key, &ManifestRow { elsewhere: Some(elsewhere), ..row })?;
-            }
-        }
-        Ok(())
-    }))
-}
-
-/// What a look at the manifests of a repository found.
-#[derive(Default)]
-struct Looked {
-    /// Those that no tag, index or subject keeps, with since when, if a run has seen it before.
-    untagged: Vec<(Digest, Option<UnixSeconds>)>,
-    /// Keys of the notes about those that something keeps again.
-    kept_again: Vec<Vec<u8>>,
-}
-
-fn look_for_tags(store: &Store, repository: &RepositoryName) -> Result<Looked, StoreError> {
-    let name = repository.as_str().as_bytes();
-    let mut kept = Vec::new();
-    store.each_row(&prefix(Kind::Tag, &[name]), |_, row| {
-        kept.push(short(&rows::decode::<TagRow>(row)?.digest));
-        Ok(())
-    })?;
-    store.each_row(&prefix(Kind::Manifest, &[name]), |_, row| {
-        kept.extend(rows::decode::<ManifestRow>(row)?.named_manifests().map(short));
-        Ok(())
-    })?;
-    let kept = sorted(kept);
-    let mut looked = Looked::default();
-    store.each_row(&prefix(Kind::Manifest, &[name]), |key, row| {
-        let Some((_, digest)) = split_key(&key) else { return Ok(()) };
-        let subject = rows::decode::<ManifestRow>(row)?.subject;
-        let refers = match subject {
-            Some(subject) => store.manifest(repository, &subject)?.is_some(),
-            None => false,
-        };
-        let key = untagged_key(repository, &digest);
-        let since = store.get::<Untagged>(&key)?.map(|row| row.0);
-        if !refers && kept.binary_search(&short(&digest)).is_err() {
-            looked.untagged.push((digest, since));
-        } else if since.is_some() {
-            looked.kept_again.push(key);
-        }
-        Ok(())
-    })?;
-    Ok(looked)
-}
-
-/// The files of one part of all digests.
-#[derive(Default)]
-struct Files {
-    kept: u64,
-    bytes_kept: u64,
-    unreferenced: Vec<(Digest, u64)>,
-}
-
-fn files(shared: &Shared, marked: &[u64], part: u64, parts: u64) -> Result<Files, StoreError> {
-    let mut files = Files::default();
-    for algorithm in Algorithm::ALL {
-        let top = shared.layout.blobs(algorithm);
-        if !shared.disk.exists(&top)? {
-            continue;
-        }
-        for fan_out in shared.disk.list(&top)?.into_iter().filter(|entry| entry.is_dir) {
-            let directory = top.join(&fan_out.name);
-            for entry in shared.disk.list(&directory)? {
-                let name = format!("{}:{}", algorithm.name(), entry.name);
-                let Ok(digest) = name.parse::<Digest>() else { continue };
-                if !in_part(short(&digest), part, parts) {
-                    continue;
-                }
-                let bytes = match shared.disk.file_len(&directory.join(&entry.name)) {
-                    Ok(bytes) => bytes,
-                    Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
-                    Err(error) => return Err(error.into()),
-                };
-                if marked.binary_search(&short(&digest)).is_ok() {
-                    files.kept += 1;
-                    files.bytes_kept += bytes;
-                } else if files.unreferenced.len() < CANDIDATES_MAX {
-                    files.unreferenced.push((digest, bytes));
-                }
-            }
-        }
-    }
-    Ok(files)
 }
 
 #[cfg(test)]

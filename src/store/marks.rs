@@ -8,10 +8,11 @@ use super::replica::outbox::{OutboxChange, OutboxEntry};
 use super::rows::link::split_key;
 use super::rows::{Kind, prefix};
 use super::{Store, StoreError};
+use crate::sys::spawn;
 use crate::types::manifest::ManifestKind;
 use crate::types::{Digest, Manifest, media};
 
-/// Digests, eight bytes each, that a look at the rows holds at once. Over it: the look is repeated
+/// Digests, eight bytes each, that a look at rows holds at once. Over it: the look is repeated
 /// for each part of the digests.
 pub(super) const MARKED_MAX: usize = 262_144;
 
@@ -30,52 +31,72 @@ pub(super) fn in_part(digest: u64, part: u64, parts: u64) -> bool {
 }
 
 /// The digests that rows refer to, of one part; `None` when they are too many.
-pub(super) fn marked(
+pub(super) async fn marked(
     store: &Store,
     unused: &BTreeMap<Vec<u8>, Duration>,
     part: u64,
     parts: u64,
 ) -> Result<Option<Vec<u64>>, StoreError> {
-    let mut marked = Marks { digests: Vec::new(), part, parts, full: false };
+    let mut marks = Marks::new(part, parts);
     for kind in [Kind::Blob, Kind::Manifest] {
-        store.each_row(&prefix(kind, &[]), |key, _| {
-            if !marked.full
-                && !unused.contains_key(&key)
-                && let Some((_, digest)) = split_key(&key)
-            {
-                marked.add(&digest);
+        let mut keys = store.keys(prefix(kind, &[]));
+        while let page = keys.next_keys().await?
+            && !page.is_empty()
+        {
+            let used = page.iter().filter(|key| !unused.contains_key(*key));
+            used.filter_map(|key| split_key(key)).for_each(|(_, digest)| marks.add(&digest));
+            if marks.full {
+                return Ok(None);
             }
-            Ok(())
-        })?;
+        }
     }
-    if marked.full {
-        return Ok(None);
-    }
-    let mut seen = BTreeSet::new();
+    let mut pins = Pins { marks, seen: BTreeSet::new() };
     // Early builds took what was refused out of the outbox; it comes back there behind the others.
-    let mut after = 0;
-    while let page = store.refused_changes_after(after, PAGE)?
-        && let Some((last, _)) = page.last()
-    {
-        after = *last;
-        for (_, refusal) in page {
-            pin(store, &refusal.entry, &mut seen, &mut marked)?;
-        }
+    let mut after = Some(0);
+    while let Some(from) = after {
+        (pins, after) = pins
+            .some(store, move |store| {
+                let page = store.refused_changes_after(from, PAGE)?.into_iter();
+                Ok(page.map(|(number, refusal)| (number, refusal.entry)).collect())
+            })
+            .await?;
     }
-    let mut after = 0;
-    while let page = store.outbox_after(after, PAGE)?
-        && let Some((last, _)) = page.last()
-    {
-        after = *last;
-        for (_, entry) in page {
-            pin(store, &entry, &mut seen, &mut marked)?;
-        }
+    let mut after = Some(0);
+    while let Some(from) = after {
+        (pins, after) = pins.some(store, move |store| store.outbox_after(from, PAGE)).await?;
     }
-    Ok((!marked.full).then(|| sorted(marked.digests)))
+    Ok(pins.marks.all())
+}
+
+/// What changes on their way up bring along.
+struct Pins {
+    marks: Marks,
+    /// Manifests that were read for it.
+    seen: BTreeSet<Digest>,
+}
+
+impl Pins {
+    /// Adds what some changes bring along; with the number of the last, if there was one.
+    async fn some(
+        mut self,
+        store: &Store,
+        read: impl FnOnce(&Store) -> Result<Vec<(u64, OutboxEntry)>, StoreError> + Send + 'static,
+    ) -> Result<(Pins, Option<u64>), StoreError> {
+        let store = store.clone();
+        spawn::blocking(move || {
+            let page = read(&store)?;
+            for (_, entry) in &page {
+                pin(&store, entry, &mut self.seen, &mut self.marks)?;
+            }
+            let last = page.last().map(|(number, _)| *number);
+            Ok((self, last))
+        })
+        .await
+    }
 }
 
 /// The digests that a look at one part of them has marked.
-struct Marks {
+pub(super) struct Marks {
     digests: Vec<u64>,
     part: u64,
     parts: u64,
@@ -84,7 +105,17 @@ struct Marks {
 }
 
 impl Marks {
-    fn add(&mut self, digest: &Digest) {
+    /// Of this part of all digests; none yet.
+    pub(super) fn new(part: u64, parts: u64) -> Marks {
+        Marks { digests: Vec::new(), part, parts, full: false }
+    }
+
+    /// Those that were added, in order; `None` when they were too many.
+    pub(super) fn all(self) -> Option<Vec<u64>> {
+        (!self.full).then(|| sorted(self.digests))
+    }
+
+    pub(super) fn add(&mut self, digest: &Digest) {
         let digest = short(digest);
         if self.full || !in_part(digest, self.part, self.parts) {
             return;

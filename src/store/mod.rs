@@ -28,6 +28,7 @@ mod error;
 pub(crate) mod fuzz;
 mod marks;
 mod paged;
+mod unreferenced;
 mod writer;
 
 #[cfg(test)]

@@ -27,6 +27,11 @@ impl Store {
         Pages { store: self.clone(), start, after: None, row: PhantomData }
     }
 
+    /// The keys of those rows.
+    pub(in crate::store) fn keys(&self, start: Vec<u8>) -> Pages<()> {
+        Pages { store: self.clone(), start, after: None, row: PhantomData }
+    }
+
     /// The rows with these keys, as far as they are there, in the order of the keys.
     pub async fn rows_of<R: Stored + Send + 'static>(
         &self,
@@ -54,17 +59,39 @@ impl Store {
     }
 }
 
+impl<R> Pages<R> {
+    /// Reads the next rows in key order, and does what is to be done with them in the same job. No
+    /// rows when that was the last.
+    pub(in crate::store) async fn work<T: Send + 'static>(
+        &mut self,
+        work: impl FnOnce(&Store, Vec<KeyValue>) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let (store, start, after) = (self.store.clone(), self.start.clone(), self.after.take());
+        let job = move || -> Result<_, StoreError> {
+            let page = store.page_of_bytes(&start, after.as_deref())?;
+            let last = page.last().map(|(key, _)| key.clone());
+            Ok((work(&store, page)?, last))
+        };
+        let (done, last) = spawn::blocking(job).await?;
+        self.after = last;
+        Ok(done)
+    }
+}
+
+impl Pages<()> {
+    /// The next keys, in order; none when that was the last.
+    pub async fn next_keys(&mut self) -> Result<Vec<Vec<u8>>, StoreError> {
+        self.work(|_, page| Ok(page.into_iter().map(|(key, _)| key).collect())).await
+    }
+}
+
 impl<R: Stored + Send + 'static> Pages<R> {
     /// The next rows in key order; none when that was the last.
     pub async fn next(&mut self) -> Result<Vec<(Vec<u8>, R)>, StoreError> {
-        let (store, start, after) = (self.store.clone(), self.start.clone(), self.after.take());
-        let read = move || -> Result<Vec<(Vec<u8>, R)>, StoreError> {
-            let page = store.page_of_bytes(&start, after.as_deref())?.into_iter();
-            page.map(|(key, row)| Ok((key, rows::decode(&row)?))).collect()
-        };
-        let page = spawn::blocking(read).await?;
-        self.after = page.last().map(|(key, _)| key.clone());
-        Ok(page)
+        self.work(|_, page| {
+            page.into_iter().map(|(key, row)| Ok((key, rows::decode(&row)?))).collect()
+        })
+        .await
     }
 
     /// All that are left. For rows that one answer is made of.

@@ -298,17 +298,14 @@ impl Store {
         if damaged.is_empty() {
             return Ok(damaged);
         }
-        let store = self.clone();
-        spawn::blocking(move || {
-            store.each_link(|link| {
-                if let Some(repositories) = damaged.get_mut(&link.digest()?) {
-                    repositories.insert(link.repository()?);
-                }
-                Ok(())
-            })?;
-            Ok(damaged)
+        self.each_link(|link| {
+            if let Some(repositories) = damaged.get_mut(&link.digest()?) {
+                repositories.insert(link.repository()?);
+            }
+            Ok(())
         })
-        .await
+        .await?;
+        Ok(damaged)
     }
 
     /// How much content is damaged.
@@ -424,30 +421,31 @@ impl Store {
         &self,
         digest: &Digest,
     ) -> Result<Vec<(RepositoryName, Referred)>, StoreError> {
-        let (store, digest) = (self.clone(), digest.clone());
-        spawn::blocking(move || {
-            let mut found = Vec::new();
-            store.each_link(|link| {
-                if link.digest()? == digest {
-                    found.push((link.repository()?, link.referred()?));
-                }
-                Ok(())
-            })?;
-            Ok(found)
+        let mut found = Vec::new();
+        self.each_link(|link| {
+            if link.digest()? == *digest {
+                found.push((link.repository()?, link.referred()?));
+            }
+            Ok(())
         })
-        .await
+        .await?;
+        Ok(found)
     }
 
-    /// Forgets damaged content that no repository refers to any more. Blocks.
-    pub(in crate::store) fn forget_unreferred_damage(&self) -> Result<(), StoreError> {
+    /// Forgets damaged content that no repository refers to any more.
+    pub(in crate::store) async fn forget_unreferred_damage(&self) -> Result<(), StoreError> {
         let mut unreferred = self.shared().damage.state().known.clone();
-        if !unreferred.is_empty() {
-            self.each_content(|digest| {
-                unreferred.remove(digest);
-                Ok(())
-            })?;
+        if unreferred.is_empty() {
+            return Ok(());
         }
-        unreferred.iter().try_for_each(|digest| self.shared().forget_damage(digest))
+        self.each_link(|link| {
+            unreferred.remove(&link.digest()?);
+            Ok(())
+        })
+        .await?;
+        let shared = self.shared().clone();
+        let forget = move || unreferred.iter().try_for_each(|digest| shared.forget_damage(digest));
+        spawn::blocking(forget).await
     }
 }
 

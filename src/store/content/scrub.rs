@@ -176,8 +176,7 @@ impl Store {
             }
         }
         self.find_missing().await?;
-        let store = self.clone();
-        spawn::blocking(move || store.forget_unreferred_damage()).await?;
+        self.forget_unreferred_damage().await?;
         // It does not count as one when not everything could be looked at.
         let finished = if failed.is_some() { progress.finished } else { shared.sys.clock.wall() };
         progress = Progress { position: 0, finished, bytes: 0, bytes_last: progress.bytes };

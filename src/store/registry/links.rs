@@ -5,6 +5,7 @@ use crate::store::rows::link::split_key;
 use crate::store::rows::link::{Referred, repository_of};
 use crate::store::rows::{self, Kind, prefix};
 use crate::store::{ManifestRow, Store, StoreError};
+use crate::sys::spawn;
 use crate::types::{Digest, RepositoryName};
 
 /// A link as it is in the index.
@@ -54,18 +55,20 @@ impl Store {
         Ok(Vec::new())
     }
 
-    /// Calls `each` for every link, in the order of [`Store::links`]. Blocks.
-    pub(in crate::store) fn each_link(
+    /// Calls `each` for every link, in the order of [`Store::links`], a page at a time: others go
+    /// on in between.
+    pub(in crate::store) async fn each_link(
         &self,
         mut each: impl FnMut(&Link) -> Result<(), StoreError>,
     ) -> Result<(), StoreError> {
-        let mut page = self.links(None)?;
-        while let Some(last) = page.last() {
-            let after = last.key.clone();
+        let mut after: Option<Vec<u8>> = None;
+        loop {
+            let store = self.clone();
+            let page = spawn::blocking(move || store.links(after.as_deref())).await?;
+            let Some(last) = page.last() else { return Ok(()) };
+            after = Some(last.key.clone());
             page.iter().try_for_each(&mut each)?;
-            page = self.links(Some(&after))?;
         }
-        Ok(())
     }
 
     /// Calls `each` for every row whose key starts with `start`, in key order. Blocks.
@@ -91,6 +94,12 @@ impl Store {
         &self,
         mut each: impl FnMut(&Digest) -> Result<(), StoreError>,
     ) -> Result<(), StoreError> {
-        self.each_link(|link| each(&link.digest()?))
+        let mut page = self.links(None)?;
+        while let Some(last) = page.last() {
+            let after = last.key.clone();
+            page.iter().try_for_each(|link| each(&link.digest()?))?;
+            page = self.links(Some(&after))?;
+        }
+        Ok(())
     }
 }

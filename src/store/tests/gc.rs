@@ -5,8 +5,10 @@ use std::sync::atomic::AtomicU64;
 use super::*;
 use crate::store::content::leases::short;
 use crate::store::gc::{GcOptions, GcReport};
+use crate::store::paged::PAGE_ROWS;
 use crate::store::registry::manifests::testing::child;
 use crate::store::replica::outbox::Origin;
+use crate::sys::turn::testing::measure;
 use crate::types::digest::Algorithm;
 use crate::types::{Manifest, Tag, UnixSeconds, media};
 
@@ -527,7 +529,8 @@ fn f206_what_waits_for_the_parent_is_marked_in_parts() {
     delete(store, "app", &manifest);
     let links = store.look_up(|index| index.scan(&[rows::Kind::Blob as u8], None, 100)).unwrap();
     let unused = links.into_iter().map(|(key, _)| (key, Duration::ZERO)).collect();
-    let marked = |part, parts| marks::marked(store, &unused, part, parts).unwrap().unwrap();
+    let marked =
+        |part, parts| block_on(marks::marked(store, &unused, part, parts)).unwrap().unwrap();
     let (whole, even, odd) = (marked(0, 1), marked(0, 2), marked(1, 2));
     assert!(whole.len() > layers.len(), "the manifest and what it names");
     assert!(even.iter().all(|digest| digest % 2 == 0) && odd.iter().all(|digest| digest % 2 == 1));
@@ -544,7 +547,7 @@ fn f206_f209_the_last_of_very_many_changes_that_wait_keeps_what_it_brings() {
     let refused = put_refusal(store, &manifest);
     delete(store, "app", &manifest);
     let row = store.get::<refused::RefusedChange>(&refused).unwrap().unwrap();
-    let marks = || marks::marked(store, &BTreeMap::new(), 0, 1).unwrap().unwrap();
+    let marks = || block_on(marks::marked(store, &BTreeMap::new(), 0, 1)).unwrap().unwrap();
     let of = |number: u64, kind| rows::key(kind, &[&number.to_be_bytes()]);
     for kind in [rows::Kind::DeadLetter, rows::Kind::Outbox] {
         let (refused, row) = (refused.clone(), row.clone());
@@ -573,6 +576,37 @@ fn f206_f209_the_last_of_very_many_changes_that_wait_keeps_what_it_brings() {
         block_on(store.commit(clear)).unwrap();
         assert!(marks().binary_search(&short(&manifest)).is_err(), "{kind:?}");
     }
+}
+
+/// Symptom: a collection held a thread of the pool until it had read all manifests of a repository,
+/// all links and all files.
+#[test]
+fn f209_a_collection_reads_a_page_at_a_time() {
+    let bench = Bench::new();
+    let store = &bench.store;
+    let layer = blob(store, "app", b"layer");
+    let manifest = image(store, "app", std::slice::from_ref(&layer), &["v1"]).unwrap();
+    let app = name("app");
+    let row = store.manifest(&app, &manifest).unwrap().unwrap();
+    for page in 0..4_u64 {
+        let (app, row) = (app.clone(), row.clone());
+        let put = store.commit(move |txn| {
+            for number in 0..PAGE_ROWS as u64 {
+                let digest = digest_of(&[page, number].map(u64::to_be_bytes).concat());
+                txn.put(manifest_key(&app, &digest), &row)?;
+                txn.put(blob_key(&app, &digest), &BlobLink { size: 1 })?;
+                txn.put(untagged_key(&app, &digest), &Untagged(UnixSeconds(1)))?;
+            }
+            Ok(())
+        });
+        block_on(put).unwrap();
+    }
+    let policy = GcOptions { untagged: Some(HOUR), dry_run: true, ..OPTIONS };
+    let (report, longest) = block_on(measure(store.collect_garbage(policy)));
+    assert!(report.unwrap().dry_run);
+    // Of each manifest its row, that of its subject and its note.
+    assert!(longest.job.rows <= 3 * PAGE_ROWS as u64, "{longest:?}");
+    assert!(longest.turn.rows <= PAGE_ROWS as u64, "{longest:?}");
 }
 
 #[test]
