@@ -42,6 +42,7 @@ mod oci;
 mod owner;
 mod power;
 mod quota;
+mod random_damage;
 mod refusals;
 mod repo;
 mod resume;
