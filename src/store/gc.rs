@@ -360,7 +360,7 @@ impl Run {
             let aside = shared.layout.uploads().join(format!("{}.put", shared.sys.rng.uuid()));
             let path = shared.layout.blob(&digest);
             let moved = shared.leases.unless_held(&digest, since, || {
-                shared.named.remove(&digest);
+                shared.unname(&digest);
                 shared.disk.rename(&path, &aside)
             });
             match moved {

@@ -62,6 +62,7 @@ use confirm::Written;
 use content::blobs::{FanOut, Named};
 use content::damage::Damage;
 use content::leases::Leases;
+use content::opened::Opened;
 use content::scrub::Scrub;
 use content::space::SpaceCheck;
 use content::trust::Trust;
@@ -191,6 +192,7 @@ struct Shared {
     leases: Leases,
     removals: Removals,
     named: Named,
+    opened: Opened,
     garbage: Candidates,
     damage: Damage,
     trust: Trust,
@@ -291,6 +293,7 @@ impl Store {
             leases: Leases::default(),
             removals: Removals::default(),
             named: Named::default(),
+            opened: Opened::default(),
             garbage: Candidates::open(&*disk, &layout, sys.clock.monotonic()),
             damage,
             trust: Trust::new(options.verify),
@@ -362,6 +365,7 @@ impl Store {
             leases: Leases::default(),
             removals: Removals::default(),
             named: Named::default(),
+            opened: Opened::default(),
             garbage: Candidates::open(&*disk, &layout, sys.clock.monotonic()),
             damage: Damage::default(),
             trust: Trust::default(),

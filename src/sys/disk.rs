@@ -3,7 +3,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, IoSliceMut};
 use std::num::NonZeroU64;
-use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
@@ -26,6 +26,10 @@ pub trait DiskFile: Send + Sync {
     fn len(&self) -> io::Result<u64>;
     /// Reserves space for the first `len` bytes, so that writing them cannot fill the disk.
     fn allocate(&self, len: u64) -> io::Result<()>;
+    /// Whether the file still has a name.
+    fn is_named(&self) -> io::Result<bool> {
+        Ok(true)
+    }
     /// The real file behind this one, for sendfile; `None` on a simulated disk.
     fn as_file(&self) -> Option<&File>;
     /// Whether the byte at `offset` is in memory, so that reading it says nothing of the disk.
@@ -183,6 +187,10 @@ impl DiskFile for SystemFile {
 
     fn allocate(&self, len: u64) -> io::Result<()> {
         Ok(rustix::fs::fallocate(&self.0, rustix::fs::FallocateFlags::empty(), 0, len)?)
+    }
+
+    fn is_named(&self) -> io::Result<bool> {
+        Ok(self.0.metadata()?.nlink() > 0)
     }
 
     fn as_file(&self) -> Option<&File> {

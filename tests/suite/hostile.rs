@@ -50,6 +50,69 @@ fn f191_memory_stays_under_the_ceiling_with_everything_at_once() {
     }
 }
 
+/// Symptom: each of the many requests that one pull of containerd makes for parts of a layer had a
+/// descriptor of its own.
+#[test]
+fn f216_many_requests_for_parts_of_one_blob_read_one_open_file() {
+    const PARTS: usize = 100;
+    let root = Node::root_with(
+        "[limits]\nmemory = \"64MiB\"\nbody_memory = \"16MiB\"\nconnections = 128\n",
+    );
+    let user = root.pusher("owner-token", "app");
+    let image = Image::new(1, &[24 << 20]);
+    assert_eq!(image.push(&root.login, (&user.0, &user.1), "app", "v1").status, 201);
+    let reader = token(&root.login, &user.0, &user.1, &["repository:app:pull"]).unwrap();
+    let layer = &image.layers[0];
+    let file = root.blob_file(layer);
+    let descriptors = || {
+        let open = std::fs::read_dir(format!("/proc/{}/fd", root.pid())).unwrap();
+        open.filter(|entry| {
+            let path = entry.as_ref().ok().and_then(|entry| std::fs::read_link(entry.path()).ok());
+            path.is_some_and(|path| path == file)
+        })
+        .count()
+    };
+    let ask = |part: usize| {
+        let mut stream = TcpStream::connect(&root.login).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        let head = format!(
+            "GET /v2/app/blobs/{} HTTP/1.1\r\nhost: {}\r\nauthorization: Bearer {reader}\r\n\
+             range: bytes={part}-\r\nconnection: close\r\n\r\n",
+            digest(layer),
+            root.login
+        );
+        stream.write_all(head.as_bytes()).unwrap();
+        let mut first = [0; 12];
+        stream.read_exact(&mut first).unwrap();
+        assert_eq!(&first, b"HTTP/1.1 206");
+        stream
+    };
+    let parts: Vec<TcpStream> = (0..PARTS).map(ask).collect();
+    // All of them are under way: much less than a layer fits between here and there.
+    assert_eq!(descriptors(), 1);
+    for (part, mut stream) in parts.into_iter().enumerate() {
+        let mut rest = Vec::new();
+        stream.read_to_end(&mut rest).unwrap();
+        assert!(rest.ends_with(&layer[part..]), "part {part}");
+    }
+    eventually(SOON, "the file is closed", || (descriptors() == 0).then_some(()));
+    let peak = root.peak_rss_kib();
+    eprintln!("{PARTS} parts at once: {peak} KiB at most");
+    assert!(peak < CEILING_KIB, "{peak} KiB");
+    // What replaces a file is what the next one reads.
+    let mut held = ask(0);
+    std::fs::remove_file(&file).unwrap();
+    let target = format!("/v2/app/blobs/{}", digest(layer));
+    let missing = bearer(&root.login, &reader, "GET", &target, &[], b"");
+    assert_eq!(missing.status, 503, "{:?}", missing.headers);
+    let pusher = token(&root.login, &user.0, &user.1, &["repository:app:pull,push"]).unwrap();
+    assert_eq!(push_blob(&root.login, &pusher, "app", layer).status, 201);
+    assert_eq!(bearer(&root.login, &reader, "GET", &target, &[], b"").body, *layer);
+    let mut rest = Vec::new();
+    held.read_to_end(&mut rest).unwrap();
+    assert!(rest.ends_with(layer));
+}
+
 /// Each tag is long, so that what is kept in memory of all of them shows.
 #[test]
 fn f209_a_manifest_with_many_tags_is_deleted_within_the_memory() {

@@ -87,12 +87,19 @@ impl Store {
 
 fn open(shared: &Arc<Shared>, digest: &Digest) -> Result<Option<OpenBlob>, StoreError> {
     let lease = shared.lease(digest);
-    let Some(file) = open_file(shared, digest)? else {
-        return Ok(None);
+    let file = match shared.opened.get(digest) {
+        Ok(file) => file,
+        Err(moment) => {
+            let Some(file) = open_file(shared, digest)? else {
+                return Ok(None);
+            };
+            let file = Arc::new(Guarded::new(shared, digest, file));
+            shared.opened.keep(digest, &file, moment);
+            file
+        }
     };
-    let file = Guarded::new(shared, digest, file);
     let len = file.len().map_err(|error| of_file(digest, &error))?;
-    Ok(Some(OpenBlob { file: Arc::new(file), len, lease }))
+    Ok(Some(OpenBlob { file, len, lease }))
 }
 
 fn open_file(shared: &Shared, digest: &Digest) -> Result<Option<Arc<dyn DiskFile>>, StoreError> {
@@ -161,6 +168,7 @@ pub(in crate::store) fn install(
     let directory = path.parent().unwrap_or(Path::new("."));
     shared.fan_out.make(shared, directory)?;
     shared.damage.replace(digest, || shared.disk.rename(from, &path))?;
+    shared.opened.forget(digest);
     shared.disk.sync_dir(directory)?;
     shared.named.insert(digest);
     shared.trust.arrived(digest, bytes);
@@ -178,6 +186,14 @@ pub(in crate::store) fn make_named(shared: &Shared, digest: &Digest) -> io::Resu
     Ok(())
 }
 
+impl Shared {
+    /// The name of content is about to go.
+    pub(in crate::store) fn unname(&self, digest: &Digest) {
+        self.named.remove(digest);
+        self.opened.forget(digest);
+    }
+}
+
 impl Named {
     /// Whether the name is known to be durable.
     pub(in crate::store) fn contains(&self, digest: &Digest) -> bool {
@@ -192,8 +208,8 @@ impl Named {
         digests.insert(short(digest));
     }
 
-    /// The name is about to go.
-    pub(in crate::store) fn remove(&self, digest: &Digest) {
+    /// The name goes.
+    fn remove(&self, digest: &Digest) {
         self.digests().remove(&short(digest));
     }
 

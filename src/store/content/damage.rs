@@ -156,7 +156,7 @@ impl Shared {
             if state.checks.get(&check.id).is_none_or(|(_, replaced)| *replaced) {
                 return Ok(false);
             }
-            self.named.remove(digest);
+            self.unname(digest);
             match self.disk.rename(&from, &to) {
                 Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
@@ -468,7 +468,7 @@ impl Guarded {
         Guarded { shared: shared.clone(), digest: digest.clone(), file, seen }
     }
 
-    fn in_service(&self) -> bool {
+    pub(super) fn in_service(&self) -> bool {
         let now = self.shared.damage.condemned.load(Ordering::Acquire);
         let seen = self.seen.load(Ordering::Relaxed);
         if seen == now {
@@ -517,6 +517,10 @@ impl DiskFile for Guarded {
 
     fn allocate(&self, _len: u64) -> io::Result<()> {
         Err(not_here())
+    }
+
+    fn is_named(&self) -> io::Result<bool> {
+        self.file.is_named()
     }
 
     fn as_file(&self) -> Option<&File> {

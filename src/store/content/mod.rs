@@ -4,6 +4,7 @@ pub mod admission;
 pub mod blobs;
 pub mod damage;
 pub mod leases;
+pub mod opened;
 pub mod proof;
 pub mod scrub;
 pub mod trust;
