@@ -1,5 +1,7 @@
 //! Which devices hear of a change later than at once, because their sync windows are closed.
 
+use std::collections::BTreeSet;
+
 use serde_json::Value;
 
 use super::Admin;
@@ -114,15 +116,13 @@ impl Admin {
     /// The devices that go by a token and hear of a change of it later than at once: those whose
     /// clients have it, and the parent of one that syncs with it.
     pub(super) async fn late_for_token(&self, token: &TokenName) -> Result<Vec<Late>, Fault> {
-        let all = self.all_registries().await?;
-        let of_sync = all.iter().find(|node| node.sync_token == *token);
-        let parent = of_sync.and_then(|node| node.parent.as_ref());
-        let concerned = |node: &&ConnectedRegistry| {
-            node.client_tokens.contains(token) || parent == Some(&node.name)
-        };
+        let with_client = self.store.with_client_token(token).await?;
+        let of_sync = self.store.sync_token_owner(token)?.and_then(|node| node.parent);
         let (mut late, mut looked) = (Vec::new(), 0_usize);
-        for node in all.iter().filter(concerned) {
-            late.extend(self.late(node)?);
+        for name in with_client.into_iter().chain(of_sync).collect::<BTreeSet<_>>() {
+            if let Some(node) = self.store.connected_registry(&name)? {
+                late.extend(self.late(&node)?);
+            }
             looked += 1;
             // Each takes a row or more, and very many may have the token.
             if looked.is_multiple_of(AT_ONCE) {

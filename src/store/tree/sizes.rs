@@ -128,7 +128,7 @@ impl Store {
         let users: Vec<TokenName> = self.names(derived::users_of(map)).await?;
         let (mut sizes, mut nodes) = (Sizes::default(), BTreeSet::new());
         for token in users {
-            nodes.extend(self.names(derived::with_client(&token)).await?);
+            nodes.extend(self.with_client_token(&token).await?);
             let owner = self.sync_token_owner(&token)?;
             if let Some(owner) = owner {
                 sizes.0.extend(self.sizes_of_path(&owner.name, None).await?.0);
@@ -145,7 +145,7 @@ impl Store {
             Some(owner) => self.sizes_of_path(&owner.name, None).await?,
             None => Sizes::default(),
         };
-        let nodes: Vec<ConnectedRegistryName> = self.names(derived::with_client(token)).await?;
+        let nodes = self.with_client_token(token).await?;
         sizes.0.push((Part::Token(token.clone()), self.sizes_of(nodes).await?));
         Ok(sizes)
     }
@@ -160,6 +160,14 @@ impl Store {
             sizes.push((name, bytes));
         }
         Ok(sizes)
+    }
+
+    /// The connected registries whose clients have this token.
+    pub async fn with_client_token(
+        &self,
+        token: &TokenName,
+    ) -> Result<Vec<ConnectedRegistryName>, StoreError> {
+        self.names(derived::with_client(token)).await
     }
 
     /// All names with which derived keys end that start so.
