@@ -78,9 +78,12 @@ fn check_here(config: &Config, running: bool) -> Result<(Role, Vec<String>), Str
     let sys = Sys::real(Spawner::new());
     let connection = check_parent(&sys, config)?;
     let layout = Layout::new(&config.storage.state_dir);
-    let looked = layout.check(&*sys.disk).and_then(|()| layout.check_files(&*sys.disk));
-    looked.map_err(|error| error.to_string())?;
-    let mut waits = Vec::new();
+    let looked = layout.check(&*sys.disk).and_then(|newer| {
+        layout.check_files(&*sys.disk)?;
+        Ok(newer)
+    });
+    let newer = looked.map_err(|error| error.to_string())?;
+    let mut waits: Vec<String> = newer.map(|cause| cause.to_string()).into_iter().collect();
     if !running {
         let looked = check_journal(&*sys.disk, &layout);
         waits.extend(looked.map_err(|error| error.to_string())?);
@@ -178,7 +181,7 @@ fn check_address(
     let address = listener.address;
     let now = match is_used {
         true => "what listens there now must be that socket",
-        false => "such as skerry.socket",
+        false => "such as skerry.socket, enabled and started while skerry.service is stopped",
     };
     Ok(Some(format!(
         "{key}: the user{of} may not listen on {address}: serve fails unless the service manager \

@@ -14,6 +14,9 @@ pub use crate::store::journal::layout::Layout;
 pub use crate::store::lineage::Lineage;
 pub use crate::store::rows::format::StoreFormat;
 
+/// Changes on their way up that are counted.
+pub const WAITING_MAX: usize = 1000;
+
 /// Opens a store to look at it; the error is a line for people.
 fn look(state_dir: &Path) -> Result<(Store, Recovery), String> {
     let options =
@@ -80,13 +83,25 @@ pub fn cut_journal(state_dir: &Path) -> Result<Recovery, String> {
     let options = StoreOptions { cut_journal: true, ..StoreOptions::new(state_dir) };
     let opened = Store::open(Sys::real(Spawner::new()), options);
     let (store, recovery) = opened.map_err(|error| error.to_string())?;
+    if let Some(cause) = store.read_only_cause() {
+        return Err(format!("{cause}; nothing was cut off"));
+    }
     let closed = smol::block_on(store.close());
     closed.map(|()| recovery).map_err(|error| error.to_string())
 }
 
+/// How many changes in `state_dir` have not reached the parent, at most [`WAITING_MAX`]. The error
+/// is a line for people.
+pub fn waiting(state_dir: &Path) -> Result<usize, String> {
+    let (store, _) = look(state_dir)?;
+    let waiting = store.outbox(WAITING_MAX).map_err(|error| error.to_string())?;
+    Ok(waiting.len())
+}
+
 /// Makes the store in `state_dir` that of a node of another role, and leaves it to its owner;
-/// returns what it was. The error is a line for people. No other thread may run yet.
-pub fn adopt(state_dir: &Path, role: Role) -> Result<StoreRole, String> {
+/// returns what it was, and whether anything was to be done. The error is a line for people. No
+/// other thread may run yet.
+pub fn adopt(state_dir: &Path, role: Role) -> Result<(StoreRole, bool), String> {
     let sys = Sys::real(Spawner::new());
     // A new one would be made where a name was misspelt.
     if !sys.disk.exists(state_dir).map_err(|error| format!("{}: {error}", state_dir.display()))? {
@@ -98,9 +113,16 @@ pub fn adopt(state_dir: &Path, role: Role) -> Result<StoreRole, String> {
     let failed = |error: StoreError| format!("the role cannot be changed: {error}");
     smol::block_on(async {
         let former = store.store_role().map_err(failed)?;
-        store.adopt(role).await.map_err(failed)?;
+        let is_other = match &former {
+            StoreRole::Root => role != Role::Root,
+            StoreRole::Unprovisioned | StoreRole::Adopted => role != Role::Connected,
+            StoreRole::Connected(_) | StoreRole::New => true,
+        };
+        if is_other {
+            store.adopt(role).await.map_err(failed)?;
+        }
         store.close().await.map_err(failed)?;
-        Ok(former)
+        Ok((former, is_other))
     })
 }
 

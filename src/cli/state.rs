@@ -15,8 +15,9 @@ use crate::types::Role;
 #[derive(Subcommand)]
 pub(super) enum Verb {
     /// Make the state directory that of a node of another role; the node must be stopped. Take a
-    /// backup first: changes that have not reached the former parent are dropped, and a connected
-    /// registry holds afterwards what its new parent has
+    /// backup first: content stays, and a ReadWrite connected registry offers its new parent what
+    /// that lacks, but deletions that have not reached the former parent are dropped, and a
+    /// ReadOnly connected registry holds afterwards what its new parent has
     Adopt {
         /// What the node is to be
         #[arg(long)]
@@ -68,16 +69,28 @@ pub(super) fn run(verb: &Verb, global: &Global) -> Result<ExitCode, Failure> {
 }
 
 fn adopt(state_dir: &Path, role: Role, yes: bool) -> Result<ExitCode, Failure> {
+    // What keeps it from being opened is told when it is to be changed.
+    let waiting = match offline::waiting(state_dir).unwrap_or_default() {
+        0 => String::new(),
+        count => unsent(count, role),
+    };
     let question = format!(
         "The state directory {} becomes that of a {} node, which cannot be undone without a \
-         backup. Is there a backup, and shall it be done?",
+         backup.{waiting} Is there a backup, and shall it be done?",
         state_dir.display(),
         role.name()
     );
     if !yes && !output::confirm(&question)? {
         return Err(Failure::new("nothing was changed"));
     }
-    let former = offline::adopt(state_dir, role).map_err(Failure::new)?;
+    let (former, is_other) = offline::adopt(state_dir, role).map_err(Failure::new)?;
+    if !is_other {
+        output::print(&format!(
+            "{} is {former} already; nothing was changed\n",
+            state_dir.display()
+        ))?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let next = match role {
         Role::Root => "set registry.role = \"root\" and remove [parent] before the next start",
         Role::Connected => {
@@ -91,6 +104,20 @@ fn adopt(state_dir: &Path, role: Role, yes: bool) -> Result<ExitCode, Failure> {
         role.name()
     ))?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// What becomes of changes that have not reached the former parent.
+fn unsent(count: usize, role: Role) -> String {
+    let more = if count < offline::WAITING_MAX { "" } else { " or more" };
+    let then = match role {
+        Role::Root => "they stay here and do not go up any more",
+        Role::Connected => {
+            "what was pushed is offered to the new parent if this is a ReadWrite connected \
+             registry there, and goes if it is a ReadOnly one; what was deleted comes back if that \
+             parent has it"
+        }
+    };
+    format!(" Changes that have not reached its parent: {count}{more}; {then}.")
 }
 
 fn cut_journal(state_dir: &Path, yes: bool) -> Result<ExitCode, Failure> {

@@ -96,6 +96,9 @@ impl Store {
     /// Collects garbage. `Conflict` while another run is under way.
     pub async fn collect_garbage(&self, options: GcOptions) -> Result<GcReport, StoreError> {
         let shared = self.shared().clone();
+        if !options.dry_run {
+            shared.check_frozen()?;
+        }
         let mut taken = shared.garbage.take().ok_or_else(|| {
             StoreError::Conflict("a garbage collection is under way already".to_owned())
         })?;

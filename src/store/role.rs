@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use super::identity::FEED_EPOCH;
 use super::journal::layout::Layout;
 use super::rows::connected_registry::connected_registry_key;
-use super::rows::node::{own_rows, self_config_key};
+use super::rows::node::{Fact, own_rows, parent_epoch_key, self_config_key};
 use super::rows::scope_map::scope_map_key;
 use super::rows::token::{SyncTokenOf, sync_token_key, token_key};
 use super::rows::{Kind, prefix};
@@ -179,8 +179,10 @@ impl Store {
 
     /// Makes this the store of a node of another role; content stays. As a root it keeps the
     /// tokens, scope maps and connected registries that its parent sent; as a connected registry it
-    /// has none until its parent accepts it. Changes on their way to the former parent are dropped.
+    /// has none until its parent accepts it. That parent is offered what it lacks, which may be
+    /// nowhere else. Changes on their way to the former parent are dropped.
     pub async fn adopt(&self, role: Role) -> Result<(), StoreError> {
+        self.shared().check_frozen()?;
         // Whoever followed the store compares everything with what it is now.
         let epoch = format!("{:016x}\n", self.sys().rng.number());
         self.replace_identity_file(FEED_EPOCH, epoch.as_bytes())?;
@@ -203,7 +205,9 @@ impl Store {
                 for kind in managed.into_iter().chain(known) {
                     txn.clear(&prefix(kind, &[]))?;
                 }
-                forget_parent(txn)
+                forget_parent(txn)?;
+                // Whoever becomes its parent is not the one that has had what is here.
+                txn.put(parent_epoch_key(), &Fact::Epoch(NO_EPOCH))
             }
         })
         .await?;
@@ -217,6 +221,9 @@ impl Store {
         Ok(!self.look_up(|index| index.scan(&prefix(kind, &[]), None, 1))?.is_empty())
     }
 }
+
+/// The epoch of no feed: those are random.
+const NO_EPOCH: u64 = 0;
 
 /// The tree below becomes a tree of its own.
 fn become_root(txn: &mut Txn<'_>) -> Result<(), StoreError> {

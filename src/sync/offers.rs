@@ -44,7 +44,7 @@ impl Worker {
         }
         let mut offered = BTreeSet::new();
         if self.config()?.node.mode == Mode::ReadWrite {
-            log::info!("the parent was replaced or restored: it is offered what it lacks");
+            log::info!("the parent is another one or was set back: it is offered what it lacks");
             // Also where it does not grant that just now.
             offered = self.repositories_here().await?;
         }

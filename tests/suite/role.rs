@@ -351,6 +351,12 @@ fn f166_an_adopted_store_does_not_take_its_former_role_from_the_configuration() 
     adopt(&node, "root", &["--yes"]);
     refused(&node, &["is that of a root", "a connected registry", "adopt --role connected"]);
     node.know_only_as("role = \"root\"");
+    let epoch = || std::fs::read_to_string(node.state().join("identity/feed-epoch")).unwrap();
+    let before = epoch();
+    let again = adopt(&node, "root", &["--yes"]);
+    let text = String::from_utf8_lossy(&again.stdout).into_owned();
+    assert!(again.status.success() && text.contains("already; nothing was changed"), "{text}");
+    assert_eq!(epoch(), before, "its children compare nothing anew");
     node.start();
     assert_eq!(node.json(&["status"])["state"], "Root");
 
@@ -408,10 +414,24 @@ fn p063_a_store_of_a_newer_version_is_served_read_only_and_says_so() {
         assert!(refused.status == 503 && told(&text), "{} {text}", refused.status);
     }
     let create = ["token", "create", "--name", "more-token", "--repository", "a", "content/read"];
-    for refused in [root.run(&create), root.run(&["confirm"])] {
+    for refused in [root.run(&create), root.run(&["confirm"]), root.run(&["gc"])] {
         assert!(!refused.status.success());
         assert!(stderr(&refused).contains("newer version"), "{}", stderr(&refused));
     }
+    // Verbs for a node that is stopped leave it as it is too.
+    root.stop();
+    let epoch = || std::fs::read_to_string(root.state().join("identity/feed-epoch")).unwrap();
+    let before = epoch();
+    let cut = root.run_configured(&["state", "cut-journal", "--yes"]);
+    for refused in [adopt(&root, "connected", &["--yes"]), cut] {
+        assert!(!refused.status.success());
+        assert!(stderr(&refused).contains("newer version"), "{}", stderr(&refused));
+    }
+    assert_eq!(epoch(), before);
+    let checked = root.run_configured(&["config", "check"]);
+    let text = [&checked.stdout[..], &checked.stderr].concat();
+    let text = String::from_utf8_lossy(&text).into_owned();
+    assert!(checked.status.success() && text.contains("read-only"), "{text}");
 }
 
 /// After a rollback to a version that is too old: starting it again does not help.
@@ -443,4 +463,45 @@ fn p062_the_format_of_the_store_is_shown_and_confirmed_any_number_of_times() {
         let file = std::fs::read_to_string(node.state().join("format")).unwrap();
         assert_eq!(file, "skerry store format 1\n");
     }
+}
+
+/// Symptom: a device that got the connection string of another connected registry, and was adopted
+/// as its log said, deleted what it had not delivered yet: it was nowhere else.
+#[test]
+fn f166_f130_what_had_not_reached_the_former_parent_is_offered_to_the_next_one() {
+    let mut root = Node::root();
+    let owner = root.pusher("owner-token", "app");
+    let user = (owner.0.as_str(), owner.1.as_str());
+    let images: Vec<Image> = (0..4).map(|seed| Image::new(seed, &[40_000])).collect();
+    let push = |node: &Node, number: usize, tag: &str| {
+        assert_eq!(images[number].push(&node.login, user, "app", tag).status, 201);
+    };
+    push(&root, 0, "v0");
+    let [first, second] = ["leaf01", "leaf02"].map(|name| {
+        let connection = root.connect(name, &["--repository", "app", "--mode", "ReadWrite"]);
+        root.link(name, user.0);
+        connection
+    });
+    let mut device = Node::start_device(&first);
+    eventually(SOON, "v0 is synced", || pulls(&device, &owner, "v0"));
+    root.kill();
+    push(&device, 1, "v1");
+    push(&device, 2, "v2");
+    push(&device, 3, "v2");
+    device.stop();
+    device.provision(&second);
+    let refused = device.run_to_end();
+    assert!(stderr(&refused).contains("state adopt --role connected"), "{}", stderr(&refused));
+    let asked = stderr(&adopt(&device, "connected", &[]));
+    assert!(asked.contains("not reached its parent: 3;"), "{asked}");
+    assert!(adopt(&device, "connected", &["--yes"]).status.success());
+    root.start();
+    device.start();
+    for (number, tag) in [(1, "v1"), (3, "v2")] {
+        let digest = images[number].digest();
+        eventually(SOON, tag, || pulls(&root, &owner, tag).filter(|found| *found == digest));
+        assert_eq!(pulls(&device, &owner, tag), Some(digest));
+    }
+    let untagged = images[2].digest();
+    eventually(SOON, "what v2 was before", || pulls(&root, &owner, &untagged));
 }

@@ -327,17 +327,20 @@ impl Layout {
         })
     }
 
-    /// Whether the directory can be used, or made: neither makes nor takes it.
-    pub fn check(&self, disk: &dyn Disk) -> Result<(), OpenError> {
+    /// Whether the directory can be used, or made: neither makes nor takes it. Why the store in it
+    /// would be served read-only, if it would.
+    pub fn check(&self, disk: &dyn Disk) -> Result<Option<StoreError>, OpenError> {
         let failed = |error: io::Error| self.unusable(&error);
         if !disk.exists(&self.root).map_err(failed)? {
-            return disk.check_writable(self.check_parent(disk)?).map_err(failed);
+            let checked = disk.check_writable(self.check_parent(disk)?);
+            return checked.map(|()| None).map_err(failed);
         }
         disk.list(&self.root).map_err(failed)?;
         match self.check_format(disk, Formats::OURS)? {
-            // It is served as it is.
-            Format::Newer(_) => Ok(()),
-            Format::New | Format::Ours(_) => disk.check_writable(&self.root).map_err(failed),
+            Format::Newer(format) => Ok(Some(StoreError::NewerFormat(format.writes))),
+            Format::New | Format::Ours(_) => {
+                disk.check_writable(&self.root).map(|()| None).map_err(failed)
+            }
         }
     }
 
