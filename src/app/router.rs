@@ -66,11 +66,14 @@ impl Router {
 
     /// A connected registry without a desired state serves status and health only.
     fn unprovisioned(&self) -> Reply {
+        // Whoever asks is not whom the remedy is for: a child would take it for its own.
         let state = self.store.node_state();
-        let remedy = state.as_ref().ok().and_then(NodeState::remedy);
-        let text = remedy.unwrap_or("this node cannot serve just now");
-        let mut refusal =
-            Refusal::new(503, "TOOMANYREQUESTS", Reason::StoreUnavailable, text.to_owned());
+        let state = state.as_ref().map_or("unknown", NodeState::name);
+        let text = format!(
+            "the connected registry at this address cannot serve yet: its state is {state}, and \
+             `skerry status` there says what is to be done"
+        );
+        let mut refusal = Refusal::new(503, "TOOMANYREQUESTS", Reason::StoreUnavailable, text);
         refusal.retry_after_s = Some(RETRY_AFTER_S);
         refusal.into()
     }
