@@ -169,7 +169,8 @@ fn cure(error: &io::Error) -> String {
         }
         io::ErrorKind::PermissionDenied => {
             "not permitted; use a port above 1023, grant CAP_NET_BIND_SERVICE, or let the service \
-             manager pass the socket"
+             manager pass the socket (systemctl enable --now skerry.socket while skerry.service is \
+             stopped)"
                 .into()
         }
         io::ErrorKind::AddrNotAvailable => {
