@@ -114,7 +114,9 @@ fn table(columns: &[Column], rows: &[Value]) -> String {
     let body = rows.iter().map(|row| cells(columns, row));
     let all: Vec<Vec<String>> = std::iter::once(head).chain(body).collect();
     let width = |column: usize| all.iter().map(|row| row[column].chars().count()).max();
-    let widths: Vec<usize> = (0..columns.len()).map(|c| width(c).unwrap_or(0)).collect();
+    // A wider one cannot be formatted.
+    let width = |column: usize| width(column).unwrap_or(0).min(usize::from(u16::MAX));
+    let widths: Vec<usize> = (0..columns.len()).map(width).collect();
     let line = |row: &Vec<String>| {
         let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}"));
         cells.collect::<Vec<_>>().join("  ").trim_end().to_owned() + "\n"

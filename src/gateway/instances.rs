@@ -53,7 +53,7 @@ pub(super) async fn record_status(
     name: &ConnectedRegistryName,
     report: StatusReport,
 ) -> Result<(), StoreError> {
-    let clock = &store.sys().clock;
+    let (clock, report) = (&store.sys().clock, report.bounded());
     let (key, now, last_contact) = (status_key(name), clock.wall(), clock.wall_or_floor());
     store
         .commit(move |txn| {

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use super::limits::{REPORT_BYTES_MAX, REPORT_DETAILS_MAX, REPORT_TEXT_BYTES_MAX};
 use super::schedule::Schedule;
 use super::{ConnectedRegistryName, RepositoryAction, TokenName, UnixSeconds};
 
@@ -247,9 +248,65 @@ pub struct StatusReport {
     pub last_sync: Option<UnixSeconds>,
 }
 
+impl StatusReport {
+    /// The same within [`REPORT_DETAILS_MAX`] and what belongs to it: a device may say anything,
+    /// and the reports of very many are shown together.
+    #[must_use]
+    pub fn bounded(mut self) -> StatusReport {
+        clip(&mut self.version);
+        clip(&mut self.login_server);
+        let mut bytes = 0;
+        self.details.truncate(REPORT_DETAILS_MAX);
+        for detail in &mut self.details {
+            let texts = [&mut detail.kind, &mut detail.code, &mut detail.correlation_id];
+            texts.into_iter().chain([&mut detail.description]).for_each(clip);
+        }
+        self.details.retain(|detail| {
+            let texts = [&detail.kind, &detail.code, &detail.correlation_id, &detail.description];
+            bytes += texts.iter().map(|text| text.len()).sum::<usize>();
+            bytes <= REPORT_BYTES_MAX
+        });
+        self
+    }
+}
+
+/// Leaves out what follows [`REPORT_TEXT_BYTES_MAX`].
+fn clip(text: &mut String) {
+    if text.len() > REPORT_TEXT_BYTES_MAX {
+        let starts = |at: &usize| text.is_char_boundary(*at);
+        let end = (0..=REPORT_TEXT_BYTES_MAX).rev().find(starts).unwrap_or(0);
+        text.truncate(end);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn f209_of_a_report_a_bounded_part_is_kept() {
+        let long = "\u{e4}".repeat(1_000_000);
+        let detail = |text: &str| StatusDetail {
+            kind: text.to_owned(),
+            code: text.to_owned(),
+            description: text.to_owned(),
+            timestamp: UnixSeconds(1),
+            correlation_id: text.to_owned(),
+        };
+        let report = |details| StatusReport {
+            version: long.clone(),
+            login_server: long.clone(),
+            details,
+            ..StatusReport::default()
+        };
+        let kept = report(vec![detail(&long); 100]).bounded();
+        assert_eq!(kept.version.len(), REPORT_TEXT_BYTES_MAX);
+        assert_eq!(kept.login_server.len(), REPORT_TEXT_BYTES_MAX);
+        assert_eq!(kept.details.len(), REPORT_BYTES_MAX / REPORT_TEXT_BYTES_MAX / 4);
+        let small = report(vec![detail("a"); 100]).bounded();
+        assert_eq!(small.details.len(), REPORT_DETAILS_MAX);
+        assert_eq!(small.clone().bounded(), small);
+    }
 
     #[test]
     fn f212_every_status_detail_is_explained() {

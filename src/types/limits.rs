@@ -142,6 +142,13 @@ pub const RECORD_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// 400 children with 100 repositories of 44 characters each, or 1,024 with 40. Over it: what would
 /// make it larger is refused at the root.
 pub const DESIRED_STATE_BYTES_MAX: u64 = 15 * 1024 * 1024;
+/// What is kept of a status report of a node below: so many details, so much of each text, and so
+/// much of all of them, bytes. Over it: the rest is left out, the node's own status has it.
+pub const REPORT_DETAILS_MAX: usize = 64;
+/// See [`REPORT_DETAILS_MAX`].
+pub const REPORT_TEXT_BYTES_MAX: usize = 2048;
+/// See [`REPORT_DETAILS_MAX`].
+pub const REPORT_BYTES_MAX: usize = 32 * 1024;
 /// Journal kept for children that follow the feed, bytes.
 pub const JOURNAL_RETAIN_BYTES: u64 = 64 * 1024 * 1024;
 /// Threads of the blocking pool unless configured.
