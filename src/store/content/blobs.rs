@@ -90,10 +90,10 @@ fn open(shared: &Arc<Shared>, digest: &Digest) -> Result<Option<OpenBlob>, Store
     let file = match shared.opened.get(digest) {
         Ok(file) => file,
         Err(moment) => {
-            let Some(file) = open_file(shared, digest)? else {
+            let Some(file) = Guarded::open(shared, digest, || open_file(shared, digest))? else {
                 return Ok(None);
             };
-            let file = Arc::new(Guarded::new(shared, digest, file));
+            let file = Arc::new(file);
             shared.opened.keep(digest, &file, moment);
             file
         }

@@ -459,13 +459,17 @@ pub(in crate::store) struct Guarded {
 }
 
 impl Guarded {
-    pub(in crate::store) fn new(
+    /// The file of content, as `open` finds it; what is condemned from the look for it on is not
+    /// read.
+    pub(in crate::store) fn open(
         shared: &Arc<Shared>,
         digest: &Digest,
-        file: Arc<dyn DiskFile>,
-    ) -> Guarded {
+        open: impl FnOnce() -> Result<Option<Arc<dyn DiskFile>>, StoreError>,
+    ) -> Result<Option<Guarded>, StoreError> {
         let seen = AtomicU64::new(shared.damage.condemned.load(Ordering::Acquire));
-        Guarded { shared: shared.clone(), digest: digest.clone(), file, seen }
+        let found = open()?;
+        let guard = |file| Guarded { shared: shared.clone(), digest: digest.clone(), file, seen };
+        Ok(found.map(guard))
     }
 
     pub(super) fn in_service(&self) -> bool {
