@@ -156,3 +156,65 @@ fn deliver(store: &Store, children: usize) {
     block_on(below.apply_config(parts.clone(), "v1".to_owned())).unwrap();
     block_on(below.apply_descendant(parts, "v1".to_owned())).unwrap();
 }
+
+/// Symptom: each client token that left a scope map which others still used was taken to make room
+/// for the one that it came to, until nothing reached the node any more.
+#[test]
+fn f035_f209_a_scope_map_that_several_tokens_use_counts_once() {
+    let (store, _) = open_memory(&MemoryDisk::new()).unwrap();
+    token(&store, "client1", "map-shared", grants("b"));
+    token(&store, "client2", "map-small", vec!["repositories/app/content/read".parse().unwrap()]);
+    token(&store, "client3", "map-alone", grants("c"));
+    let shared = || TokenGrants::Map("map-shared".parse().unwrap());
+    let (enabled, passwords, expires) = (true, false, None);
+    let name = "client4".parse().unwrap();
+    let second = NewToken { name, grants: shared(), enabled, passwords, expires };
+    block_on(store.token_create(second)).unwrap();
+    create(&store, "middle", None, long("a"), &["client1", "client2", "client4"]).unwrap();
+    // Large ones, and small ones into what is left.
+    let mut children = 0;
+    for repositories in [100, 10] {
+        let more = |number: &u32| {
+            let name = format!("leaf{number:03}");
+            let repositories = long("a")[..repositories].to_vec();
+            create(&store, &name, Some("middle"), repositories, &[]).is_ok()
+        };
+        children = (children..).find(|number| !more(number)).unwrap();
+    }
+    let to = |map: &str| TokenUpdate { enabled: None, scope_map: Some(map.parse().unwrap()) };
+    let update = |token: &str, map: &str| store.token_update(token.parse().unwrap(), to(map));
+    refused(&store, update("client1", "map-alone"));
+    // What is there already is there once.
+    let before = size(&store, "middle");
+    block_on(update("client2", "map-shared")).unwrap();
+    assert!(size(&store, "middle") < before);
+}
+
+/// Symptom: what was left of a wildcard in the scope maps of very many children was more than can
+/// be delivered, and no later withdrawal reached their parent.
+#[test]
+fn f082_f209_what_is_left_of_wildcards_can_be_delivered() {
+    let (store, _) = open_memory(&MemoryDisk::new()).unwrap();
+    let pattern = |text: &str| -> RepositoryPattern { text.parse().unwrap() };
+    let all = [vec![pattern("*")], long("t")[1..].to_vec()].concat();
+    create(&store, "middle", None, all, &[]).unwrap();
+    let names: Vec<String> = (0..130).map(|child| format!("leaf{child:03}")).collect();
+    for name in &names {
+        create(&store, name, Some("middle"), vec![pattern("t/*")], &[]).unwrap();
+    }
+    let remove = store.permissions_update(node("middle"), Vec::new(), vec![pattern("*")]);
+    let (_, _, others) = block_on(remove).unwrap();
+    let bytes = size(&store, "middle");
+    assert!((DESIRED_STATE_BYTES_MAX * 9 / 10..=DESIRED_STATE_BYTES_MAX).contains(&bytes));
+    // The first ones have each of the repositories, the others none of them, and it is told.
+    assert_eq!(others.changed.len() + others.more, names.len());
+    let of_repositories = |name: &String| {
+        let child = store.connected_registry(&node(name)).unwrap().unwrap();
+        let grants = store.sync_scope_map(&child).unwrap().grants;
+        grants.iter().filter(|grant| matches!(grant, Grant::Repository(..))).count()
+    };
+    let left: Vec<usize> = names.iter().map(of_repositories).collect();
+    let (cut, gone): (Vec<&usize>, Vec<&usize>) = left.iter().partition(|count| **count > 0);
+    assert!(cut.len() > 50 && gone.len() > 5, "{left:?}");
+    assert!(cut.iter().all(|count| **count % 99 == 0), "{left:?}");
+}

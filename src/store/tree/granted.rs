@@ -116,6 +116,12 @@ pub(super) fn intersection(child: &[Grant], parent: &Granted<'_>) -> Vec<Grant> 
     kept.into_iter().cloned().collect()
 }
 
+/// What a child keeps of its grants when no part of one is kept.
+pub(super) fn covered(child: &[Grant], parent: &Granted<'_>) -> Vec<Grant> {
+    let is_kept = |grant: &&Grant| matches!(grant, Grant::Gateway(..)) || parent.cover(grant);
+    child.iter().filter(is_kept).cloned().collect()
+}
+
 /// Those of `these` that are not among `those`.
 pub(super) fn lacking(these: &[Grant], those: &[Grant]) -> Vec<Grant> {
     let those: BTreeSet<&Grant> = those.iter().collect();

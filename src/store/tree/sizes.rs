@@ -96,8 +96,9 @@ enum Part {
     Path,
     /// The scope map of client tokens.
     Map(ScopeMapName),
-    /// The scope map that a client token uses.
-    Token(TokenName),
+    /// The scope map that a client token uses; and, for each node, those that it has with its other
+    /// tokens, which come there once.
+    Token(TokenName, Vec<BTreeSet<ScopeMapName>>),
 }
 
 /// Desired states that a command may make larger, and how large they are before it.
@@ -139,15 +140,40 @@ impl Store {
         Ok(sizes)
     }
 
-    /// Those that another scope map for this token may make larger.
-    pub(super) async fn sizes_of_token(&self, token: &TokenName) -> Result<Sizes, StoreError> {
+    /// Those that this scope map for this token may make larger.
+    pub(super) async fn sizes_of_token(
+        &self,
+        token: &TokenName,
+        map: &ScopeMapName,
+    ) -> Result<Sizes, StoreError> {
         let mut sizes = match self.sync_token_owner(token)? {
             Some(owner) => self.sizes_of_path(&owner.name, None).await?,
             None => Sizes::default(),
         };
         let nodes = self.with_client_token(token).await?;
-        sizes.0.push((Part::Token(token.clone()), self.sizes_of(nodes).await?));
+        let mut others = Vec::new();
+        for node in &nodes {
+            others.push(self.maps_of_others(node, token, map).await?);
+        }
+        sizes.0.push((Part::Token(token.clone(), others), self.sizes_of(nodes).await?));
         Ok(sizes)
+    }
+
+    /// Which of the scope map of a token and of this one a node has with its other tokens too.
+    async fn maps_of_others(
+        &self,
+        node: &ConnectedRegistryName,
+        token: &TokenName,
+        map: &ScopeMapName,
+    ) -> Result<BTreeSet<ScopeMapName>, StoreError> {
+        let Some(node) = self.connected_registry(node)? else {
+            return Ok(BTreeSet::new());
+        };
+        let own = self.token(token)?.map(|token| token.scope_map);
+        let others = node.client_tokens.iter().chain([&node.sync_token]);
+        let keys = others.filter(|other| *other != token).map(token_key).collect();
+        let maps = self.rows_of::<Token>(keys).await?.into_iter().map(|other| other.scope_map);
+        Ok(maps.filter(|other| other == map || own.as_ref() == Some(other)).collect())
     }
 
     async fn sizes_of(
@@ -232,9 +258,14 @@ impl Sizes {
             match part {
                 Part::Path => measure_path(txn, nodes, &mut all)?,
                 Part::Map(map) => all.extend(vec![txn.map(map)?; nodes.len()]),
-                Part::Token(token) => {
-                    let map = txn.token(token)?.1.map(|map| txn.map(&map)).transpose()?;
-                    all.extend(vec![map.unwrap_or(0); nodes.len()]);
+                Part::Token(token, others) => {
+                    let Some(map) = txn.token(token)?.1 else {
+                        all.extend(vec![0; nodes.len()]);
+                        continue;
+                    };
+                    let bytes = txn.map(&map)?;
+                    let once = |maps: &BTreeSet<_>| if maps.contains(&map) { 0 } else { bytes };
+                    all.extend(others.iter().map(once));
                 }
             }
         }

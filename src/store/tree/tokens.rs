@@ -131,7 +131,7 @@ impl Store {
             return Ok((set.await?, Others::default()));
         };
         let turn = self.tree_turn().await?;
-        let sizes = self.sizes_of_token(&name).await?;
+        let sizes = self.sizes_of_token(&name, &map).await?;
         turn.change(sizes, move |txn| {
             let mut token = command::token(txn, &name)?.ok_or(StoreError::NotFound)?;
             token.enabled = update.enabled.unwrap_or(token.enabled);

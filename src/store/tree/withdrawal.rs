@@ -5,8 +5,12 @@
 //! those below are yet to lose it, and records of a bounded size follow, parents before their
 //! children. The last one removes the note. Until then nobody else changes the tree; pushes and
 //! everything else go on in between. After a stop the node takes the rest up when it starts.
+//!
+//! What is left of a wildcard is each of the repositories in it that the parent still has. Where
+//! they would make a desired state larger than it may be, the wildcard goes as a whole: a
+//! withdrawal is never refused, and one that could not be delivered would be none.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -15,13 +19,14 @@ use smol::lock::{Mutex, MutexGuard};
 
 use super::cascade::{self, AlsoChanged};
 use super::command;
-use super::granted::{Granted, intersection, lacking};
+use super::granted::{Granted, covered, intersection, lacking};
 use super::sizes::Sizes;
 use crate::store::rows::derived::{self, Count};
 use crate::store::rows::scope_map::scope_map_key;
 use crate::store::rows::unsettled::{Unsettled, unsettled_key};
-use crate::store::rows::{Kind, name_at, prefix};
+use crate::store::rows::{self, Kind, name_at, prefix};
 use crate::store::{Store, StoreError, Txn};
+use crate::types::limits::DESIRED_STATE_BYTES_MAX;
 use crate::types::token::ScopeMap;
 use crate::types::{ConnectedRegistry, ConnectedRegistryName, Grant, RepositoryPattern};
 
@@ -205,22 +210,27 @@ impl Turn<'_> {
     async fn settle_below(&self, note: Unsettled, others: &mut Others) -> Result<(), StoreError> {
         let names = Arc::new(self.store.names_below(&note.above).await?);
         let removed: Arc<BTreeSet<_>> = Arc::new(note.repositories.into_iter().collect());
-        let mut at = 0;
+        let (mut at, mut room) = (0, Room::new());
         loop {
             let (all, removed, above) = (names.clone(), removed.clone(), note.above.clone());
             let some = self.commit(move |txn| {
                 let rest = &all[at..];
-                let (done, changed) = settle_some(txn, rest, &removed)?;
-                if done == rest.len() {
+                let settled = settle_some(txn, rest, &removed, room)?;
+                if settled.done == rest.len() {
                     txn.delete(unsettled_key(&above))?;
                 }
-                Ok((done, changed))
+                Ok(settled)
             });
-            let (done, changed) = some.await?;
-            others.add(changed);
-            at += done;
+            let settled = some.await?;
+            others.add(settled.changed);
+            at += settled.done;
             if at == names.len() {
                 return Ok(());
+            }
+            room = settled.room;
+            for name in settled.wanted {
+                let bytes = self.store.desired_state_bytes(&name).await?;
+                room.insert(name, DESIRED_STATE_BYTES_MAX.saturating_sub(bytes));
             }
         }
     }
@@ -244,54 +254,87 @@ pub(super) fn begin(
     txn.put(unsettled_key(&node.name), &note)
 }
 
+/// By how many bytes desired states may grow yet, of those that were asked for.
+type Room = HashMap<ConnectedRegistryName, u64>;
+
+/// What became of some nodes.
+struct Settled {
+    /// How many they are.
+    done: usize,
+    changed: Vec<AlsoChanged>,
+    room: Room,
+    /// Whose room has to be known before the next one is settled.
+    wanted: Vec<ConnectedRegistryName>,
+}
+
 /// Takes from the first of these nodes what their parents are not granted, and what is removed.
-/// Returns from how many.
 fn settle_some(
     txn: &mut Txn<'_>,
     names: &[ConnectedRegistryName],
     removed: &BTreeSet<RepositoryPattern>,
-) -> Result<(usize, Vec<AlsoChanged>), StoreError> {
-    let (mut done, mut grants, mut changed) = (0, 0, Vec::new());
+    room: Room,
+) -> Result<Settled, StoreError> {
+    let mut settled = Settled { done: 0, changed: Vec::new(), room, wanted: Vec::new() };
+    let mut grants = 0;
     for name in names.iter().take(NODES_AT_ONCE) {
-        done += 1;
-        match settle_one(txn, name, removed) {
-            Ok((looked_at, one)) => {
-                grants += looked_at;
-                changed.extend(one);
-            }
+        match settle_one(txn, name, removed, &mut settled) {
+            Ok(looked_at) => grants += looked_at,
             // Nothing is granted to it by what is gone, and the others lose what they have to.
             Err(StoreError::Corrupt(what)) => log::error!("{what}"),
             Err(error) => return Err(error),
         }
+        if !settled.wanted.is_empty() {
+            break;
+        }
+        settled.done += 1;
         if grants >= GRANTS_AT_ONCE {
             break;
         }
     }
-    Ok((done, changed))
+    Ok(settled)
 }
 
-/// The grants that it looked at, and what became of them.
+/// The grants that it looked at. Does nothing when the room of somebody has to be known first.
 fn settle_one(
     txn: &mut Txn<'_>,
     name: &ConnectedRegistryName,
     removed: &BTreeSet<RepositoryPattern>,
-) -> Result<(usize, Option<AlsoChanged>), StoreError> {
+    settled: &mut Settled,
+) -> Result<usize, StoreError> {
     let Some(node) = command::connected_registry(txn, name)? else {
-        return Ok((0, None));
+        return Ok(0);
     };
     let Some(parent) = &node.parent else {
-        return Ok((0, None));
+        return Ok(0);
     };
     let parent = command::connected_registry(txn, parent)?.ok_or_else(|| cascade::lost(name))?;
     let above = cascade::sync_map(txn, &parent)?;
     let before = cascade::sync_map(txn, &node)?;
-    let mut now = before.clone();
-    cascade::strip(&mut now, removed);
-    now.grants = intersection(&now.grants, &Granted::of(&above.grants));
+    let above = Granted::of(&above.grants);
+    let mut stripped = before.clone();
+    cascade::strip(&mut stripped, removed);
+    let mut now = ScopeMap { grants: intersection(&stripped.grants, &above), ..stripped.clone() };
+    let growth = rows::encode(&now)?.len().saturating_sub(rows::encode(&before)?.len()) as u64;
+    if growth > 0 {
+        let concerned = [&node.name, &parent.name];
+        let unknown = concerned.into_iter().filter(|name| !settled.room.contains_key(*name));
+        settled.wanted = unknown.cloned().collect();
+        if !settled.wanted.is_empty() {
+            return Ok(0);
+        }
+        let fits = concerned.into_iter().all(|name| settled.room[name] >= growth);
+        if !fits {
+            now.grants = covered(&stripped.grants, &above);
+        }
+        for name in concerned.into_iter().filter(|_| fits) {
+            settled.room.entry(name.clone()).and_modify(|room| *room = room.saturating_sub(growth));
+        }
+    }
     let changed = AlsoChanged::between(node.name, &before, &now);
     if changed.is_some() {
         // Not refused, however many patterns are left of a wildcard: something is withdrawn.
         txn.put(scope_map_key(&now.name), &now)?;
     }
-    Ok((before.grants.len(), changed))
+    settled.changed.extend(changed);
+    Ok(before.grants.len())
 }
