@@ -14,7 +14,7 @@ use rustls::{
 };
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
-use crate::http::wire::certificates::{TlsTime, provider, roots, sha256};
+use crate::http::wire::certificates::{TlsTime, is_of_authority, provider, roots, sha256};
 use crate::sys::Clock;
 
 /// Sessions kept for resumption: few peers, so few.
@@ -199,6 +199,11 @@ pub(super) fn explain(host: &str, error: &io::Error, is_pinned: bool) -> String 
         Error::InvalidCertificate(
             CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. },
         ) => format!("its certificate is not valid yet, or our clock is behind ({cause})"),
+        cause if is_of_authority(cause) => {
+            "its certificate is that of an authority (CA:TRUE), which cannot be a server's: make \
+             one there with basicConstraints = CA:FALSE, or let that authority sign it"
+                .to_owned()
+        }
         Error::InvalidMessage(_) => "it does not speak TLS on this port; try http://".to_owned(),
         cause => cause.to_string(),
     };

@@ -38,6 +38,18 @@ pub(in crate::http) fn roots(pem: &[u8]) -> Result<RootCertStore, String> {
     Ok(roots)
 }
 
+/// Whether a certificate is refused as a server's because it is that of an authority.
+pub(in crate::http) fn is_of_authority(error: &rustls::Error) -> bool {
+    use rustls::{CertificateError, Error};
+    match error {
+        // rustls has no word of its own for this one.
+        Error::InvalidCertificate(CertificateError::Other(cause)) => {
+            format!("{cause:?}").contains("CaUsedAsEndEntity")
+        }
+        _ => false,
+    }
+}
+
 /// SHA-256 of a certificate, DER.
 pub(in crate::http) fn sha256(der: &[u8]) -> [u8; 32] {
     let mut hash = [0; 32];

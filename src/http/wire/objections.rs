@@ -8,7 +8,7 @@ use rustls::server::ParsedCertificate;
 use rustls::{CertificateError, Error, RootCertStore};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
-use super::certificates::{certificates, provider};
+use super::certificates::{certificates, is_of_authority, provider};
 use crate::types::UnixSeconds;
 
 /// Why clients will refuse this certificate, each reason as a clause after its path. Dates count
@@ -16,12 +16,12 @@ use crate::types::UnixSeconds;
 pub fn objections(pem: &[u8], now: Option<UnixSeconds>, names: &[(&str, String)]) -> Vec<String> {
     // What cannot be read at all is an error elsewhere.
     let chain = certificates(pem).unwrap_or_default();
-    let dates = chain.iter().enumerate().filter_map(|(number, der)| {
-        let fault = date_fault(der, now?)?;
-        Some(match number {
-            0 => fault,
-            number => format!("{fault} (certificate {} of its chain)", number + 1),
-        })
+    let dates = chain.iter().enumerate().filter_map(|(number, der)| match number {
+        0 => fault(der, now?, true),
+        number => {
+            let fault = fault(der, now?, false)?;
+            Some(format!("{fault} (certificate {} of its chain)", number + 1))
+        }
     });
     let names = names.iter().filter(|(_, host)| chain.first().is_some_and(|d| !covers(d, host)));
     let names = names.map(|(key, host)| {
@@ -30,7 +30,8 @@ pub fn objections(pem: &[u8], now: Option<UnixSeconds>, names: &[(&str, String)]
     dates.chain(names).collect()
 }
 
-fn date_fault(der: &CertificateDer<'_>, now: UnixSeconds) -> Option<String> {
+/// What is wrong with the dates of a certificate, or with its kind if it is the server's own.
+fn fault(der: &CertificateDer<'_>, now: UnixSeconds, is_own: bool) -> Option<String> {
     let certificate = ParsedCertificate::try_from(der).ok()?;
     let time = UnixTime::since_unix_epoch(Duration::from_secs(now.0));
     // Dates are looked at before any issuer, of which there is none here.
@@ -51,6 +52,11 @@ fn date_fault(der: &CertificateDer<'_>, now: UnixSeconds) -> Option<String> {
             let begin = day(not_before);
             Some(format!("is not valid before {begin}: clients refuse it until then"))
         }
+        error if is_own && is_of_authority(&error) => Some(
+            "is that of an authority (CA:TRUE): connected registries refuse it as a server's; make \
+             one with basicConstraints = CA:FALSE, or let this one sign it"
+                .to_owned(),
+        ),
         _ => None,
     }
 }
@@ -67,7 +73,7 @@ fn covers(der: &CertificateDer<'_>, host: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use rcgen::{CertificateParams, KeyPair};
+    use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair};
 
     use super::*;
 
@@ -92,5 +98,20 @@ mod tests {
         let early = "is not valid before 2020-01-01T00:00:00Z: clients refuse it until then";
         assert_eq!(of("2019-01-01T00:00:00Z", "reg.example"), [early]);
         assert_eq!(of("2019-01-01T00:00:00Z", "10.0.0.1").len(), 2);
+    }
+
+    /// Symptom: curl and skopeo took what openssl makes by default, and no connected registry did.
+    #[test]
+    fn f143_a_certificate_of_an_authority_is_named_as_what_it_is() {
+        let mut params = CertificateParams::new(vec!["reg.example".to_owned()]).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let authority = params.self_signed(&KeyPair::generate().unwrap()).unwrap().pem();
+        params.is_ca = IsCa::ExplicitNoCa;
+        let server = params.self_signed(&KeyPair::generate().unwrap()).unwrap().pem();
+        let now = UnixSeconds::parse_rfc3339("2026-01-01T00:00:00Z");
+        let of = |pem: &str| objections(pem.as_bytes(), now, &[]);
+        assert!(of(&authority)[0].contains("CA:FALSE"), "{:?}", of(&authority));
+        // In a chain it is what it has to be.
+        assert_eq!(of(&(server + &authority)), [""; 0]);
     }
 }
