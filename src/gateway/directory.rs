@@ -31,6 +31,8 @@ pub struct Directory {
     role: Role,
     registry: String,
     versions: Mutex<Option<Arc<Versions>>>,
+    /// Held by whoever computes versions: children that ask meanwhile wait for those.
+    loading: smol::lock::Mutex<()>,
 }
 
 struct Versions {
@@ -64,7 +66,8 @@ pub struct Versioned {
 impl Directory {
     /// A directory of the nodes below this one; `registry` is the name of the root.
     pub fn new(store: Store, role: Role, registry: String) -> Directory {
-        Directory { store, role, registry, versions: Mutex::default() }
+        let (versions, loading) = (Mutex::default(), smol::lock::Mutex::default());
+        Directory { store, role, registry, versions, loading }
     }
 
     /// What a node below this one mirrors.
@@ -156,10 +159,14 @@ impl Directory {
         Ok(Versioned { config, version })
     }
 
-    /// The versions of all nodes, computed at most once for each change, however many ask.
+    /// The versions of all nodes. However many ask, one computes them at a time, because the whole
+    /// tree is in memory for that; those who waited take its answer, or one of them is the next.
     async fn versions(&self, sequence: u64) -> Result<Arc<Versions>, StoreError> {
-        let cached = self.versions.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        if let Some(versions) = cached.filter(|versions| versions.sequence >= sequence) {
+        if let Some(versions) = self.versions_since(sequence) {
+            return Ok(versions);
+        }
+        let _alone = self.loading.lock().await;
+        if let Some(versions) = self.versions_since(sequence) {
             return Ok(versions);
         }
         // Taken before the rows are read, so that it never claims too much.
@@ -172,6 +179,11 @@ impl Directory {
         let versions = versions.await;
         *self.versions.lock().unwrap_or_else(PoisonError::into_inner) = Some(versions.clone());
         Ok(versions)
+    }
+
+    fn versions_since(&self, sequence: u64) -> Option<Arc<Versions>> {
+        let known = self.versions.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        known.filter(|versions| versions.sequence >= sequence)
     }
 }
 
@@ -426,6 +438,25 @@ mod tests {
             };
             smol::future::zip(change, read).await;
         });
+    }
+
+    #[test]
+    fn f209_versions_are_computed_once_however_many_ask() {
+        let (store, directory) = smol::block_on(tree());
+        let executor = smol::LocalExecutor::new();
+        let (sequence, directory) = (store.sequence(), &directory);
+        let asked: Vec<_> = (0..50)
+            .map(|_| executor.spawn(async move { directory.versions(sequence).await.unwrap() }))
+            .collect();
+        let answers = smol::block_on(executor.run(async {
+            let mut answers = Vec::new();
+            for answer in asked {
+                answers.push(answer.await);
+            }
+            answers
+        }));
+        let computed: BTreeSet<_> = answers.iter().map(Arc::as_ptr).collect();
+        assert_eq!(computed.len(), 1);
     }
 
     #[test]
