@@ -123,7 +123,9 @@ fn keep(
     let name = conflict_tag(tag, &entry.id.origin, ours)?;
     let any = Precondition::None;
     tags::switch(txn, repository, &name, ours, &any, &Origin::Client, now)?;
-    if let Some((number, mut ours)) = outbox::of_tag(txn, repository, &name)?.pop() {
+    if let Some(number) = outbox::last_about(txn, repository, About::Tag(&name))?
+        && let Some(mut ours) = txn.get::<OutboxEntry>(&entry_key(number))?
+    {
         ours.stands_in(entry.clone());
         txn.put(entry_key(number), &ours)?;
     }

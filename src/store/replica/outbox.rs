@@ -16,7 +16,9 @@ use crate::store::rows::refused::{RefusedChange, refused_key};
 use crate::store::rows::{Kind, prefix};
 use crate::store::{Store, StoreError, Txn};
 use crate::types::message::NodeConfig;
-use crate::types::{Delivery, Digest, Offered, OutboxId, RepositoryName, Tag};
+use crate::types::{
+    ConnectedRegistryName, Delivery, Digest, Offered, OutboxId, RepositoryName, Tag,
+};
 
 /// Tags of which one record notes that they are gone at the parent.
 const TAGS_AT_ONCE: usize = 256;
@@ -203,11 +205,21 @@ pub(super) fn begin_before(txn: &mut Txn<'_>, number: u64) -> Result<(), StoreEr
     }
 }
 
-/// Whether this node gave a change its number since it was started: where it is not, the parent may
-/// have had the change, in a state of this store that is lost.
-pub(in crate::store) fn is_of_this_start(txn: &Txn<'_>, id: &OutboxId) -> Result<bool, StoreError> {
-    let own = txn.get::<NodeConfig>(&self_config_key())?.map(|config| config.node.name);
-    Ok(txn.counts().is_some_and(|counts| id.is_of(own.as_ref(), counts.incarnation())))
+/// The name of this node, which is in the names of its changes; `None`: its changes go nowhere.
+pub(in crate::store) fn own_name(
+    txn: &Txn<'_>,
+) -> Result<Option<ConnectedRegistryName>, StoreError> {
+    Ok(txn.get::<NodeConfig>(&self_config_key())?.map(|config| config.node.name))
+}
+
+/// Whether this node, `own`, gave a change its number since it was started: where it is not, the
+/// parent may have had the change, in a state of this store that is lost. Asked in a command only.
+pub(in crate::store) fn is_of_this_start(
+    txn: &Txn<'_>,
+    own: Option<&ConnectedRegistryName>,
+    id: &OutboxId,
+) -> bool {
+    txn.counts().is_some_and(|counts| id.is_of(own, counts.incarnation()))
 }
 
 /// The parent has taken a change; whether it had refused it before.
@@ -368,16 +380,19 @@ pub(in crate::store) fn oldest_of_tag(
     next_of_tag(txn, repository, tag, None)
 }
 
-/// The changes of a tag that wait, oldest first.
-pub(in crate::store) fn of_tag(
+/// Changes of a tag that wait behind a number, oldest first, at most `limit`.
+pub(in crate::store) fn of_tag_behind(
     txn: &Txn<'_>,
     repository: &RepositoryName,
     tag: &Tag,
+    number: u64,
+    limit: usize,
 ) -> Result<Vec<(u64, OutboxEntry)>, StoreError> {
+    let start = waiting_about(repository, About::Tag(tag));
+    let after = [&start[..], &number.to_be_bytes()].concat();
     let mut waiting = Vec::new();
-    for (key, _) in txn.scan::<Count>(&waiting_about(repository, About::Tag(tag)))? {
+    for (key, _) in txn.page_after::<Count>(&start, Some(&after), limit)? {
         let number = waiting_number(&key)?;
-        // Outside of a command it may have been delivered since.
         if let Some(entry) = txn.get::<OutboxEntry>(&entry_key(number))? {
             waiting.push((number, entry));
         }
@@ -435,7 +450,7 @@ pub(in crate::store) fn enqueue(
     repository: &RepositoryName,
     change: OutboxChange,
 ) -> Result<(), StoreError> {
-    append(txn, origin, repository, change, Vec::new()).map(|_| ())
+    append(txn, origin, repository, change).map(|_| ())
 }
 
 /// The same for an offer of this node's.
@@ -445,7 +460,7 @@ pub(in crate::store) fn enqueue_offer(
     change: OutboxChange,
     offered: Offered,
 ) -> Result<(), StoreError> {
-    match append(txn, &Origin::Client, repository, change, Vec::new())? {
+    match append(txn, &Origin::Client, repository, change)? {
         Some((number, entry)) => txn.put(entry_key(number), &OutboxEntry { offered, ..entry }),
         None => Ok(()),
     }
@@ -463,38 +478,48 @@ pub(in crate::store) fn is_from_below(txn: &Txn<'_>, origin: &Origin) -> Result<
 }
 
 /// The same as [`enqueue`]; the entry with its number.
-pub(in crate::store) fn append(
+fn append(
     txn: &mut Txn<'_>,
     origin: &Origin,
     repository: &RepositoryName,
     change: OutboxChange,
-    unheard: Vec<Option<Digest>>,
 ) -> Result<Option<(u64, OutboxEntry)>, StoreError> {
-    let Some(config) = txn.get::<NodeConfig>(&self_config_key())? else {
+    let (Some(own), false) = (own_name(txn)?, *origin == Origin::Parent) else {
         return Ok(None);
     };
-    let counter = counter_key();
-    let last = txn.get::<LastOutbox>(&counter)?.map_or(0, |last| last.0);
-    let used_up = || StoreError::Invalid("the numbers of changes are used up".to_owned());
-    let number = last.checked_add(1).ok_or_else(used_up)?;
     let id = match origin {
-        Origin::Parent => return Ok(None),
         Origin::Child(delivery) if !goes_on_as_ours(delivery, &change) => delivery.id.clone(),
-        Origin::Client | Origin::Child(_) => {
-            let counts = txn.counts().ok_or(StoreError::Unavailable)?;
-            let (incarnation, sequence) = counts.next(repository);
-            OutboxId { origin: config.node.name, incarnation, sequence }
-        }
+        Origin::Client | Origin::Child(_) | Origin::Parent => next_id(txn, own, repository)?,
     };
-    txn.put(counter, &LastOutbox(number))?;
     let (offered, instead_of) = match origin {
         Origin::Child(delivery) => (delivery.offered, delivery.instead_of.clone()),
         Origin::Client | Origin::Parent => (Offered::No, Vec::new()),
     };
-    let repository = repository.clone();
+    let (repository, unheard) = (repository.clone(), Vec::new());
     let entry = OutboxEntry { id, repository, change, unheard, offered, instead_of };
+    let number = next_number(txn)?;
     txn.put(entry_key(number), &entry)?;
     Ok(Some((number, entry)))
+}
+
+/// The next of the names that this node, `own`, gives its changes.
+pub(in crate::store) fn next_id(
+    txn: &Txn<'_>,
+    own: ConnectedRegistryName,
+    repository: &RepositoryName,
+) -> Result<OutboxId, StoreError> {
+    let counts = txn.counts().ok_or(StoreError::Unavailable)?;
+    let (incarnation, sequence) = counts.next(repository);
+    Ok(OutboxId { origin: own, incarnation, sequence })
+}
+
+/// The next local number of a change; it is used from then on.
+pub(in crate::store) fn next_number(txn: &mut Txn<'_>) -> Result<u64, StoreError> {
+    let last = txn.get::<LastOutbox>(&counter_key())?.map_or(0, |last| last.0);
+    let used_up = || StoreError::Invalid("the numbers of changes are used up".to_owned());
+    let number = last.checked_add(1).ok_or_else(used_up)?;
+    txn.put(counter_key(), &LastOutbox(number))?;
+    Ok(number)
 }
 
 /// Whether a child removes a manifest later than others of its changes went up: under that name

@@ -1,10 +1,10 @@
 //! Changes that go up later than others that were made after them: refused ones that are tried
 //! again, and those whose number is used at the parent. Those of one tag are made one.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::node::ask_for_reconcile;
-use super::outbox::{self, Origin, OutboxChange, OutboxEntry};
+use super::outbox::{self, OutboxChange, OutboxEntry};
 use super::refused::{RefusalState, RefusedChange};
 use crate::store::rows::derived::About;
 use crate::store::rows::manifest::{ManifestRow, manifest_key};
@@ -12,17 +12,21 @@ use crate::store::rows::outbox::{entry_key, remember};
 use crate::store::rows::refused::refused_key;
 use crate::store::rows::tag::{TagRow, tag_key};
 use crate::store::{Store, StoreError, Txn};
-use crate::types::{Digest, RepositoryName};
+use crate::types::{Digest, Offered, RepositoryName};
 
 /// Changes after which a record takes no further refusal. A refusal is renewed in one record with
-/// all that waits of its tag, so a record may hold more than that.
-const RENEWED_MAX: usize = 1024;
+/// what waits of its tag, so a record may hold [`CHAIN_MAX`] more.
+const RENEWED_MAX: usize = 256;
+
+/// Changes of a tag that are made one with the one before them in one record. Over it: those in the
+/// middle leave the tag's chain before, so many in each record.
+const CHAIN_MAX: usize = 64;
 
 impl Store {
     /// Has these refused changes tried again, each with what waits of its tag. Returns the lowest
     /// number that is not a new one: what has it must go up before later changes of its tag.
-    pub async fn outbox_renew(&self, mut numbers: Vec<u64>) -> Result<Option<u64>, StoreError> {
-        let mut lowest = None;
+    pub async fn outbox_renew(&self, numbers: Vec<u64>) -> Result<Option<u64>, StoreError> {
+        let (mut lowest, mut numbers) = (None, VecDeque::from(numbers));
         while !numbers.is_empty() {
             let (left, kept) = self.commit(move |txn| renew_some(txn, numbers)).await?;
             numbers = left;
@@ -47,13 +51,12 @@ impl Store {
 
     /// Writes a change, with those of its tag behind it, anew, as what they come to now.
     pub async fn outbox_renumber(&self, number: u64) -> Result<(), StoreError> {
-        self.commit(move |txn| {
-            if txn.has(&entry_key(number))? {
-                renumber(txn, number)?;
-            }
-            Ok(())
-        })
-        .await
+        let step = move |txn: &mut Txn<'_>| match txn.has(&entry_key(number))? {
+            true => renumber(txn, number),
+            false => Ok(Renumbered::One(0)),
+        };
+        while let Renumbered::Shortened = self.commit(step).await? {}
+        Ok(())
     }
 
     /// Makes a change of a tag one with those behind it, when one of these, which was not made
@@ -64,39 +67,60 @@ impl Store {
         number: u64,
         there: Option<Digest>,
     ) -> Result<bool, StoreError> {
-        self.commit(move |txn| {
-            let Some(entry) = txn.get::<OutboxEntry>(&entry_key(number))? else {
-                return Ok(false);
-            };
-            let OutboxChange::Tag { tag, .. } = &entry.change else {
-                return Ok(false);
-            };
-            for (other, later) in outbox::of_tag(txn, &entry.repository, tag)? {
-                let OutboxChange::Tag { digest, .. } = &later.change else { continue };
-                let names_that = other > number && *digest == there;
-                if names_that && !outbox::is_of_this_start(txn, &later.id)? {
-                    renumber(txn, number)?;
-                    return Ok(true);
-                }
+        let passed = self.was_passed(number, there).await?;
+        if passed {
+            self.outbox_renumber(number).await?;
+        }
+        Ok(passed)
+    }
+
+    async fn was_passed(&self, number: u64, there: Option<Digest>) -> Result<bool, StoreError> {
+        let mut after = Some(number);
+        while let Some(behind) = after {
+            let there = there.clone();
+            let step = self.commit(move |txn| passed(txn, number, behind, &there));
+            match step.await? {
+                None => return Ok(true),
+                Some(next) => after = next,
             }
-            Ok(false)
-        })
-        .await
+        }
+        Ok(false)
     }
 }
 
-/// The changes of the same tag that wait behind one.
+/// Looks at the changes of a tag behind `after`: `None` when one, which was not made since the
+/// start, lets the tag name `there`; otherwise behind which to go on, `None` where there are no
+/// more.
+fn passed(
+    txn: &Txn<'_>,
+    number: u64,
+    after: u64,
+    there: &Option<Digest>,
+) -> Result<Option<Option<u64>>, StoreError> {
+    let Some(entry) = txn.get::<OutboxEntry>(&entry_key(number))? else { return Ok(Some(None)) };
+    let own = outbox::own_name(txn)?;
+    let page = behind(txn, after, &entry, CHAIN_MAX)?;
+    let mut is_passed = false;
+    for (_, later) in &page {
+        let OutboxChange::Tag { digest, .. } = &later.change else { continue };
+        is_passed |= digest == there && !outbox::is_of_this_start(txn, own.as_ref(), &later.id);
+    }
+    Ok((!is_passed).then(|| page.last().map(|(number, _)| *number)))
+}
+
+/// The first changes of the same tag that wait behind one, at most `limit`.
 fn behind(
     txn: &Txn<'_>,
     number: u64,
     entry: &OutboxEntry,
+    limit: usize,
 ) -> Result<Vec<(u64, OutboxEntry)>, StoreError> {
-    let OutboxChange::Tag { tag, .. } = &entry.change else {
-        return Ok(Vec::new());
-    };
-    let mut chain = outbox::of_tag(txn, &entry.repository, tag)?;
-    chain.retain(|(other, _)| *other > number);
-    Ok(chain)
+    match &entry.change {
+        OutboxChange::Tag { tag, .. } => {
+            outbox::of_tag_behind(txn, &entry.repository, tag, number, limit)
+        }
+        OutboxChange::ManifestAdded { .. } | OutboxChange::ManifestDeleted { .. } => Ok(Vec::new()),
+    }
 }
 
 /// The number of a change that waits and does what this one would do: brings a manifest by its
@@ -116,21 +140,28 @@ fn waits_already(
 
 /// Renews refused changes until there are enough for one record; returns the rest, and the lowest
 /// number that is not a new one.
-fn renew_some(txn: &mut Txn<'_>, numbers: Vec<u64>) -> Result<(Vec<u64>, Option<u64>), StoreError> {
+fn renew_some(
+    txn: &mut Txn<'_>,
+    mut numbers: VecDeque<u64>,
+) -> Result<(VecDeque<u64>, Option<u64>), StoreError> {
     let (mut renewed, mut lowest) = (0, None);
-    let mut numbers = numbers.into_iter();
     while renewed < RENEWED_MAX
-        && let Some(number) = numbers.next()
+        && let Some(number) = numbers.pop_front()
     {
-        renewed += match keeps_number(txn, number)? {
-            true => {
-                lowest = lowest.into_iter().chain([number]).min();
-                1
+        if keeps_number(txn, number)? {
+            lowest = lowest.into_iter().chain([number]).min();
+            renewed += 1;
+            continue;
+        }
+        match renumber(txn, number)? {
+            Renumbered::One(changes) => renewed += changes,
+            Renumbered::Shortened => {
+                numbers.push_front(number);
+                break;
             }
-            false => renumber(txn, number)?,
-        };
+        }
     }
-    Ok((numbers.collect(), lowest))
+    Ok((numbers, lowest))
 }
 
 /// Has the refused removal of a manifest tried under its own name: the parent may have had it
@@ -146,7 +177,7 @@ fn keeps_number(txn: &mut Txn<'_>, number: u64) -> Result<bool, StoreError> {
     let OutboxChange::ManifestDeleted { digest } = &entry.change else {
         return Ok(false);
     };
-    if txn.get::<ManifestRow>(&manifest_key(&entry.repository, digest))?.is_some() {
+    if is_here(txn, &entry.repository, digest)? {
         return Ok(false);
     }
     let retried = RefusedChange { state: RefusalState::Retried, ..refusal };
@@ -154,9 +185,17 @@ fn keeps_number(txn: &mut Txn<'_>, number: u64) -> Result<bool, StoreError> {
     Ok(true)
 }
 
+/// What has become of a change and those of its tag that wait behind it.
+enum Renumbered {
+    /// They were made one, so many.
+    One(usize),
+    /// There are too many for one record: [`CHAIN_MAX`] of them have left the chain.
+    Shortened,
+}
+
 /// Writes a change once more, under a new number, with those of its tag that wait behind it made
-/// one, and takes the old ones out. Returns how many there were.
-fn renumber(txn: &mut Txn<'_>, number: u64) -> Result<usize, StoreError> {
+/// one, and takes the old ones out.
+fn renumber(txn: &mut Txn<'_>, number: u64) -> Result<Renumbered, StoreError> {
     let refusal = txn.get::<RefusedChange>(&refused_key(number))?;
     let head = match (txn.get::<OutboxEntry>(&entry_key(number))?, &refusal) {
         (Some(entry), _) => entry,
@@ -164,87 +203,165 @@ fn renumber(txn: &mut Txn<'_>, number: u64) -> Result<usize, StoreError> {
         (None, Some(refusal)) if still_stands(txn, &refusal.entry)? => refusal.entry.clone(),
         (None, _) => {
             txn.delete(refused_key(number))?;
-            return Ok(1);
+            return Ok(Renumbered::One(1));
         }
     };
-    let behind = behind(txn, number, &head)?;
-    outbox::finish(txn, number)?;
-    let mut chain = vec![head];
+    let mut behind = behind(txn, number, &head, CHAIN_MAX + 1)?;
+    if behind.len() > CHAIN_MAX {
+        shorten(txn, behind)?;
+        return Ok(Renumbered::Shortened);
+    }
+    behind.insert(0, (number, head));
+    let mut chain = Vec::new();
     for (old, entry) in behind {
         outbox::finish(txn, old)?;
         chain.push(entry);
     }
     let changes = renewed(txn, &chain)?;
     let renewed = chain.len();
-    write(txn, chain, changes, refusal)?;
-    Ok(renewed)
+    write(txn, &mut Places::of(chain), changes, refusal)?;
+    Ok(Renumbered::One(renewed))
+}
+
+/// Leaves all but the last of these changes of one tag out of its chain: the last begins where the
+/// first did, and what they brought goes up by its digest. Another one stands before them.
+fn shorten(txn: &mut Txn<'_>, mut chain: Vec<(u64, OutboxEntry)>) -> Result<(), StoreError> {
+    let Some((last_number, mut last)) = chain.pop() else { return Ok(()) };
+    let mut left_out = Vec::new();
+    for (number, entry) in chain {
+        outbox::finish(txn, number)?;
+        left_out.push(entry);
+    }
+    if let Some(OutboxChange::Tag { base: begins, .. }) = left_out.first().map(|e| &e.change)
+        && let OutboxChange::Tag { base, .. } = &mut last.change
+    {
+        base.clone_from(begins);
+    }
+    let mut unheard = may_be_there(txn, left_out.iter(), false)?;
+    last.unheard.into_iter().for_each(|state| remember(&mut unheard, state));
+    last.unheard = unheard;
+    let added = added(txn, &left_out, last.brings())?;
+    let mut left_out = Places::of(left_out);
+    write(txn, &mut left_out, added, None)?;
+    left_out.give_all(&mut last);
+    txn.put(entry_key(last_number), &last)
+}
+
+/// The changes of one tag, or a single one, whose places others take.
+struct Places {
+    chain: Vec<Option<OutboxEntry>>,
+    /// By what they bring.
+    bring: BTreeMap<Digest, Vec<usize>>,
+}
+
+impl Places {
+    fn of(chain: Vec<OutboxEntry>) -> Places {
+        let mut bring: BTreeMap<Digest, Vec<usize>> = BTreeMap::new();
+        for (place, entry) in chain.iter().enumerate() {
+            if let Some(digest) = entry.brings() {
+                bring.entry(digest.clone()).or_default().push(place);
+            }
+        }
+        Places { chain: chain.into_iter().map(Some).collect(), bring }
+    }
+
+    fn all(&self) -> impl Iterator<Item = &OutboxEntry> {
+        self.chain.iter().flatten()
+    }
+
+    /// Has a change take the place of those that brought the same.
+    fn give(&mut self, entry: &mut OutboxEntry) {
+        let places = entry.brings().and_then(|digest| self.bring.remove(digest));
+        let ours =
+            places.into_iter().flatten().filter_map(|place| self.chain.get_mut(place)?.take());
+        ours.for_each(|old| entry.stands_in(old));
+    }
+
+    /// Has a change take the place of all that are left.
+    fn give_all(&mut self, entry: &mut OutboxEntry) {
+        self.bring.clear();
+        self.chain.drain(..).flatten().for_each(|old| entry.stands_in(old));
+    }
 }
 
 /// Writes what changes of one tag, or a single one, come to. What the parent refused of them, the
 /// first, stays known with the change that brings it. Each takes the place of those that brought
-/// the same, so that these are not known as had before their content is, the last that of the rest.
+/// the same, so that these are not known as had before their content is, that of the tag the place
+/// of the rest.
 fn write(
     txn: &mut Txn<'_>,
-    mut chain: Vec<OutboxEntry>,
+    chain: &mut Places,
     changes: Vec<OutboxChange>,
     mut refusal: Option<RefusedChange>,
 ) -> Result<(), StoreError> {
-    let Some(repository) = chain.first().map(|entry| entry.repository.clone()) else {
+    let (Some(first), Some(own)) = (chain.all().next(), outbox::own_name(txn)?) else {
         return Ok(());
     };
-    let (repository, is_single) = (&repository, chain.len() == 1);
-    let refused = chain.first().and_then(OutboxEntry::brings).cloned();
-    let are_offers = chain.iter().all(|entry| entry.offered.is_offer());
+    let (repository, refused) = (first.repository.clone(), first.brings().cloned());
+    let is_single = chain.all().count() == 1;
     // What a client had pushed is among it, or all came from the parent.
-    let offered = chain.iter().map(|entry| entry.offered).max().unwrap_or_default();
-    let unheard = may_be_there(txn, &chain)?;
-    let last = changes.len().saturating_sub(1);
-    for (place, change) in changes.into_iter().enumerate() {
-        if let Some(number) = waits_already(txn, repository, &change)? {
+    let offered = match chain.all().all(|entry| entry.offered.is_offer()) {
+        true => chain.all().map(|entry| entry.offered).max().unwrap_or_default(),
+        false => Offered::No,
+    };
+    let mut states = may_be_there(txn, chain.all(), true)?;
+    for change in changes {
+        if let Some(number) = waits_already(txn, &repository, &change)? {
             if let Some(mut entry) = txn.get::<OutboxEntry>(&entry_key(number))? {
-                take_places(&mut chain, &mut entry, place == last);
+                chain.give(&mut entry);
                 txn.put_changed(entry_key(number), &entry)?;
+                if entry.brings() == refused.as_ref() && !txn.has(&refused_key(number))? {
+                    stays_known(txn, number, entry, refusal.take())?;
+                }
             }
             continue;
         }
-        let unheard = match &change {
-            OutboxChange::Tag { .. } => unheard.clone(),
-            OutboxChange::ManifestAdded { .. } | OutboxChange::ManifestDeleted { .. } => Vec::new(),
-        };
-        let origin = &Origin::Client;
-        let added = outbox::append(txn, origin, repository, change, unheard)?;
-        let Some((number, mut entry)) = added else { continue };
-        if are_offers {
-            entry.offered = offered;
+        let is_of_tag = matches!(change, OutboxChange::Tag { .. });
+        let unheard = if is_of_tag { std::mem::take(&mut states) } else { Vec::new() };
+        let (number, id) =
+            (outbox::next_number(txn)?, outbox::next_id(txn, own.clone(), &repository)?);
+        let (repository, instead_of) = (repository.clone(), Vec::new());
+        let mut entry = OutboxEntry { id, repository, change, unheard, offered, instead_of };
+        match is_of_tag || is_single {
+            true => chain.give_all(&mut entry),
+            false => chain.give(&mut entry),
         }
-        take_places(&mut chain, &mut entry, place == last);
         txn.put(entry_key(number), &entry)?;
-        if (entry.brings() == refused.as_ref() || is_single)
-            && let Some(known) = refusal.take()
-        {
-            let renewed = RefusedChange { entry, state: RefusalState::Retried, ..known };
-            txn.put(refused_key(number), &renewed)?;
+        if entry.brings() == refused.as_ref() || is_single {
+            stays_known(txn, number, entry, refusal.take())?;
         }
     }
     Ok(())
 }
 
-/// Has a change take the place of those of a chain that brought the same, or of all that are left.
-fn take_places(chain: &mut Vec<OutboxEntry>, entry: &mut OutboxEntry, all: bool) {
-    let brings = entry.brings().cloned();
-    let ours = chain.extract_if(.., |old| all || old.brings() == brings.as_ref());
-    ours.for_each(|old| entry.stands_in(old));
+/// Lets what was refused be known with the change that brings it now.
+fn stays_known(
+    txn: &mut Txn<'_>,
+    number: u64,
+    entry: OutboxEntry,
+    refusal: Option<RefusedChange>,
+) -> Result<(), StoreError> {
+    let Some(known) = refusal else { return Ok(()) };
+    txn.put(refused_key(number), &RefusedChange { entry, state: RefusalState::Retried, ..known })
 }
 
 /// What a tag may name at the parent when these changes of it are left out: of those that this
-/// start numbered only the first may have been attempted, of the others, that came from below or
-/// with a copy, each may have been delivered.
-fn may_be_there(txn: &Txn<'_>, chain: &[OutboxEntry]) -> Result<Vec<Option<Digest>>, StoreError> {
-    let mut states = Vec::new();
-    for (place, entry) in chain.iter().enumerate() {
-        if place == 0 || !outbox::is_of_this_start(txn, &entry.id)? {
-            entry.attempted().into_iter().for_each(|state| remember(&mut states, state));
-        }
+/// start numbered none has been attempted, but perhaps (`first_too`) the first; of the others, that
+/// came from below or with a copy, each may have been delivered.
+fn may_be_there<'a>(
+    txn: &Txn<'_>,
+    chain: impl Iterator<Item = &'a OutboxEntry>,
+    first_too: bool,
+) -> Result<Vec<Option<Digest>>, StoreError> {
+    let (own, mut states) = (outbox::own_name(txn)?, Vec::new());
+    for (place, entry) in chain.enumerate() {
+        let is_first = first_too && place == 0;
+        let attempted = match is_first || !outbox::is_of_this_start(txn, own.as_ref(), &entry.id) {
+            true => entry.attempted(),
+            // Of those that were left out before it.
+            false => entry.unheard.clone(),
+        };
+        attempted.into_iter().for_each(|state| remember(&mut states, state));
     }
     Ok(states)
 }
@@ -257,9 +374,7 @@ fn renewed(txn: &mut Txn<'_>, chain: &[OutboxEntry]) -> Result<Vec<OutboxChange>
     let Some(OutboxEntry { repository, .. }) = chain.first() else {
         return Ok(Vec::new());
     };
-    let here = |digest: &Digest| {
-        Ok::<_, StoreError>(txn.get::<ManifestRow>(&manifest_key(repository, digest))?.is_some())
-    };
+    let here = |digest: &Digest| is_here(txn, repository, digest);
     let (tag, base, wanted) = match chain {
         [OutboxEntry { change: OutboxChange::Tag { tag, base, .. }, .. }, ..] => {
             match chain.last().and_then(OutboxEntry::brings) {
@@ -283,15 +398,36 @@ fn renewed(txn: &mut Txn<'_>, chain: &[OutboxEntry]) -> Result<Vec<OutboxChange>
         }
         [] => return Ok(Vec::new()),
     };
-    let (mut changes, mut seen) = (Vec::new(), BTreeSet::new());
-    for digest in chain.iter().filter_map(OutboxEntry::brings) {
-        if Some(digest) != wanted && seen.insert(digest) && here(digest)? {
-            changes.push(OutboxChange::ManifestAdded { digest: digest.clone() });
-        }
-    }
+    let mut changes = added(txn, chain, wanted)?;
     let (base, digest) = (base.clone(), wanted.cloned());
     changes.push(OutboxChange::Tag { tag: tag.clone(), base, digest });
     Ok(changes)
+}
+
+/// What brings up by their digests the manifests that a tag named in between and that are here
+/// still, but the one that another change brings.
+fn added(
+    txn: &Txn<'_>,
+    chain: &[OutboxEntry],
+    but: Option<&Digest>,
+) -> Result<Vec<OutboxChange>, StoreError> {
+    let (mut changes, mut seen) = (Vec::new(), BTreeSet::new());
+    for entry in chain {
+        let Some(digest) = entry.brings().filter(|digest| Some(*digest) != but) else { continue };
+        if seen.insert(digest) && is_here(txn, &entry.repository, digest)? {
+            changes.push(OutboxChange::ManifestAdded { digest: digest.clone() });
+        }
+    }
+    Ok(changes)
+}
+
+fn is_here(
+    txn: &Txn<'_>,
+    repository: &RepositoryName,
+    digest: &Digest,
+) -> Result<bool, StoreError> {
+    // A row that cannot be read is no row that is gone.
+    Ok(txn.get::<ManifestRow>(&manifest_key(repository, digest))?.is_some())
 }
 
 /// Whether a change is still what this node shows.

@@ -1,14 +1,17 @@
 //! What the writer reads and changes in one command while very many changes wait for the parent.
 
+use std::collections::BTreeSet;
 use std::fmt::Debug;
 use std::future::Future;
 
 use super::*;
 use crate::store::registry::manifests::testing::{digest, image, push};
 use crate::store::replica::node::testing::connected;
-use crate::store::replica::outbox::{Origin, OutboxChange, OutboxEntry};
+use crate::store::replica::outbox::{Origin, OutboxChange, OutboxEntry, enqueue};
+use crate::store::rows::manifest::manifest_key;
 use crate::store::rows::outbox::entry_key;
 use crate::sys::turn::testing::measure;
+use crate::types::digest::Algorithm;
 use crate::types::limits::PAGE_MAX;
 use crate::types::{Digest, Offered, OutboxId, RepositoryName, Tag};
 
@@ -113,5 +116,64 @@ fn f209_the_writer_does_not_read_all_that_waits_for_one_change() {
         let skipped = store.outbox_skip((1 << 20) + 7);
         measured(&store, "skip", &mut found, skipped).await;
         assert_eq!(found, Vec::<String>::new());
+    });
+}
+
+/// A tag that moved thousands of times while its first change was refused.
+#[test]
+fn f209_a_long_chain_of_a_tag_is_renewed_in_small_commands() {
+    const MOVES: u64 = 2000;
+    block_on(async {
+        let store = connected().await;
+        let (app, mut found) = (app(), Vec::new());
+        push(&store, "app", 1, &[]).await;
+        let row = store.manifest(&app, &digest(1)).unwrap().unwrap();
+        let moved = |number: u64| {
+            let mut raw = [7; 32];
+            // Some contents come again.
+            raw[..8].copy_from_slice(&(number % 1500).to_be_bytes());
+            Digest::from_raw(Algorithm::Sha256, &raw).unwrap()
+        };
+        for from in (0..MOVES).step_by(500) {
+            let (app, row) = (app.clone(), row.clone());
+            let put = store.commit(move |txn| {
+                (from..from + 500).try_for_each(|number| {
+                    txn.put(manifest_key(&app, &moved(number)), &row)?;
+                    let base = number.checked_sub(1).map(moved);
+                    let (tag, digest) = (tag(1), Some(moved(number)));
+                    let change = OutboxChange::Tag { tag, base, digest };
+                    enqueue(txn, &Origin::Client, &app, change)
+                })
+            });
+            put.await.unwrap();
+        }
+        let (first, _) = store.outbox(2).unwrap().remove(1);
+        let (third, _) = store.outbox(4).unwrap().remove(3);
+        // It came from another start, which may have delivered it.
+        let older = store.outbox_entry(third).unwrap().unwrap();
+        let id = OutboxId { incarnation: older.id.incarnation.wrapping_add(1), ..older.id };
+        let older = OutboxEntry { id, ..older };
+        store.commit(move |txn| txn.put(entry_key(third), &older)).await.unwrap();
+        store.outbox_refused(first, "no".to_owned()).await.unwrap();
+        let renewed = store.outbox_renew(vec![first]);
+        measured(&store, "renew", &mut found, renewed).await;
+        assert_eq!(found, Vec::<String>::new());
+
+        let waiting = store.outbox(usize::MAX).unwrap();
+        let mut added = BTreeSet::new();
+        for (_, entry) in &waiting[1..waiting.len() - 1] {
+            let OutboxChange::ManifestAdded { digest } = &entry.change else { panic!("{entry}") };
+            assert!(added.insert(digest.clone()), "{entry}");
+        }
+        let (_, last) = waiting.last().unwrap();
+        let digest = Some(moved(MOVES - 1));
+        assert_eq!(last.change, OutboxChange::Tag { tag: tag(1), base: None, digest });
+        assert_eq!(last.unheard, [Some(moved(0)), Some(moved(2))]);
+        let all: BTreeSet<Digest> = (0..MOVES).map(moved).collect();
+        let brought = waiting[1..].iter().filter_map(|(_, entry)| entry.brings().cloned());
+        assert_eq!(brought.collect::<BTreeSet<_>>(), all);
+        let refusals = store.refused_changes(9).unwrap();
+        let refused: Vec<_> = refusals.iter().map(|(_, refusal)| refusal.entry.brings()).collect();
+        assert_eq!(refused, [Some(&moved(0))]);
     });
 }
