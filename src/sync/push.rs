@@ -497,24 +497,22 @@ impl Pusher {
         root: &Digest,
     ) -> Result<(), SyncError> {
         // How deep each lies at most, below the root: an index may name a manifest of an upper
-        // level again.
-        let (mut depths, mut rows) = (BTreeMap::new(), BTreeMap::new());
+        // level again. Rows are read when it is their turn: some are large.
+        let (mut depths, mut left_out) = (BTreeMap::new(), BTreeSet::new());
         let mut level = BTreeSet::from([root.clone()]);
         for depth in 0..MANIFEST_LEVELS_MAX {
             let mut below = BTreeSet::new();
             for digest in level {
-                let is_new = !rows.contains_key(&digest);
-                if is_new
-                    && digest != *root
-                    && self.upstream.has_manifest(repository, &digest).await?
+                let is_new = !depths.contains_key(&digest) && digest != *root;
+                if left_out.contains(&digest)
+                    || is_new && self.upstream.has_manifest(repository, &digest).await?
                 {
+                    left_out.insert(digest);
                     continue;
                 }
-                if is_new && let Some(row) = self.store.manifest(repository, &digest)? {
-                    rows.insert(digest.clone(), row);
-                }
                 // Left out on purpose, or lying elsewhere: the parent decides.
-                let Some(row) = rows.get(&digest) else {
+                let Some(row) = self.store.manifest(repository, &digest)? else {
+                    left_out.insert(digest);
                     continue;
                 };
                 below.extend(row.named_manifests().cloned());
@@ -525,7 +523,7 @@ impl Pusher {
         let mut order: Vec<_> = depths.into_iter().map(|(digest, depth)| (depth, digest)).collect();
         order.sort();
         for (_, digest) in order.into_iter().rev() {
-            let Some(row) = rows.remove(&digest) else {
+            let Some(row) = self.store.manifest(repository, &digest)? else {
                 continue;
             };
             let manifest = self.read(&digest, row.media_type).await?;
