@@ -19,7 +19,7 @@ use super::marks::{in_part, marked, sorted};
 use super::registry::removal::remove_untagged;
 use super::registry::repositories;
 use super::replica::outbox::{self, Origin, OutboxChange};
-use super::rows::derived::{Count, held_key, named_in, needed_key};
+use super::rows::derived::{Count, named_in, needed_key};
 use super::rows::link::{BlobLink, repository_of, split_key};
 use super::rows::manifest::{ManifestRow, manifest_key};
 use super::rows::untagged::{Untagged, untagged_key};
@@ -348,35 +348,10 @@ impl Run {
 
     /// Whether the file went, or with a dry run would have gone.
     async fn remove_file(&self, digest: &Digest) -> Result<bool, StoreError> {
-        let (shared, since) = (self.shared.clone(), self.since);
-        if self.options.dry_run {
-            return Ok(!shared.leases.held(digest, since));
+        match self.options.dry_run {
+            true => Ok(!self.shared.leases.held(digest, self.since)),
+            false => self.store.remove_content(digest, self.since).await,
         }
-        let digest = digest.clone();
-        // On the writer: a command that refers to the content was noted before, or comes after
-        // and finds the file gone. The length of the file must not hold others up, so it is moved
-        // away first.
-        let moved = self.store.commit(move |txn| {
-            if txn.get::<Count>(&held_key(&digest.to_key()))?.is_some() {
-                return Ok(None);
-            }
-            let aside = shared.layout.uploads().join(format!("{}.put", shared.sys.rng.uuid()));
-            let path = shared.layout.blob(&digest);
-            let moved = shared.leases.unless_held(&digest, since, || {
-                shared.unname(&digest);
-                shared.disk.rename(&path, &aside)
-            });
-            match moved {
-                None => Ok(None),
-                Some(Ok(())) => Ok(Some(aside)),
-                Some(Err(error)) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-                Some(Err(error)) => Err(error.into()),
-            }
-        });
-        let Some(aside) = moved.await? else { return Ok(false) };
-        let shared = self.shared.clone();
-        self.blocking(move |_| Ok(shared.disk.remove(&aside)?)).await?;
-        Ok(true)
     }
 
     /// Removes manifests that have been without a tag for long, and remembers since when others

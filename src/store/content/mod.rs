@@ -6,6 +6,7 @@ pub mod damage;
 pub mod leases;
 pub mod opened;
 pub mod proof;
+pub mod removal;
 pub mod scrub;
 pub mod trust;
 pub mod uploads;

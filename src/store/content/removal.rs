@@ -1,0 +1,45 @@
+//! The removal of content that nothing refers to.
+
+use std::io;
+use std::time::Duration;
+
+use crate::store::rows::derived::{Count, held_key};
+use crate::store::{Store, StoreError};
+use crate::sys::spawn;
+use crate::types::Digest;
+
+impl Store {
+    /// Removes a file of content, unless a row refers to it or somebody has touched it since the
+    /// monotonic time `since`. Whether it went.
+    pub async fn remove_content(
+        &self,
+        digest: &Digest,
+        since: Duration,
+    ) -> Result<bool, StoreError> {
+        let (shared, digest) = (self.shared().clone(), digest.clone());
+        // On the writer: a command that refers to the content was noted before, or comes after
+        // and finds the file gone. The length of the file must not hold others up, so it is moved
+        // away first.
+        let moved = self.commit(move |txn| {
+            if txn.get::<Count>(&held_key(&digest.to_key()))?.is_some() {
+                return Ok(None);
+            }
+            let aside = shared.layout.uploads().join(format!("{}.put", shared.sys.rng.uuid()));
+            let path = shared.layout.blob(&digest);
+            let moved = shared.leases.unless_held(&digest, since, || {
+                shared.unname(&digest);
+                shared.disk.rename(&path, &aside)
+            });
+            match moved {
+                None => Ok(None),
+                Some(Ok(())) => Ok(Some(aside)),
+                Some(Err(error)) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+                Some(Err(error)) => Err(error.into()),
+            }
+        });
+        let Some(aside) = moved.await? else { return Ok(false) };
+        let shared = self.shared().clone();
+        spawn::blocking(move || shared.disk.remove(&aside)).await?;
+        Ok(true)
+    }
+}
