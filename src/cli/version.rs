@@ -16,7 +16,7 @@ pub(super) fn text(as_json: bool) -> String {
             "manifestBytes": limits::MANIFEST_BYTES_MAX,
             "headBytes": limits::HEAD_BYTES_MAX,
             "clientTokens": limits::CLIENT_TOKENS_MAX,
-            "scopeMapRepositories": limits::SCOPE_MAP_REPOSITORIES_MAX,
+            "scopeMapPermissions": limits::SCOPE_MAP_PERMISSIONS_MAX,
         },
     });
     if as_json {

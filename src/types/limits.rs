@@ -20,7 +20,7 @@ pub const CLIENT_TOKENS_MAX: usize = 50;
 /// stored all the same is damage.
 pub const TREE_DEPTH_MAX: usize = 64;
 /// Repository permissions in one scope map (ACR). Over it: 400.
-pub const SCOPE_MAP_REPOSITORIES_MAX: usize = 500;
+pub const SCOPE_MAP_PERMISSIONS_MAX: usize = 500;
 
 /// Largest manifest, bytes; the spec asks for at least 4 MiB. Over it: 413.
 pub const MANIFEST_BYTES_MAX: u64 = 4 * 1024 * 1024;

@@ -160,8 +160,9 @@ fn read_v2(head: HeadV2, elements: Vec<Element<'_>>) -> Result<NodeConfig, WireE
             Some(Kind::Node) => node = Some(body_of::<ConnectedRegistryV2>(body)?.try_into()?),
             Some(Kind::SyncToken) => sync_token = Some(token(body)?),
             Some(Kind::ClientToken) => client_tokens.push(token(body)?),
+            // In a mode of a newer version it cannot be served from here.
             Some(Kind::Child) => {
-                children.push(body_of::<ConnectedRegistryV2>(body)?.try_into()?);
+                children.extend(body_of::<ConnectedRegistryV2>(body)?.try_into().ok());
             }
             Some(Kind::ChildToken) => child_tokens.push(token(body)?),
             Some(Kind::ScopeMap) => scope_maps.push(body_of::<ScopeMapV2>(body)?.into()),

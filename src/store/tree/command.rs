@@ -9,7 +9,7 @@ use crate::store::rows::name_at;
 use crate::store::rows::scope_map::scope_map_key;
 use crate::store::rows::token::{SyncTokenOf, sync_token_key, token_key};
 use crate::store::{StoreError, Txn};
-use crate::types::limits::{DESCRIPTION_MAX, SCOPE_MAP_REPOSITORIES_MAX};
+use crate::types::limits::{DESCRIPTION_MAX, SCOPE_MAP_PERMISSIONS_MAX};
 use crate::types::token::{ScopeMap, Token};
 use crate::types::{ConnectedRegistry, ConnectedRegistryName, Grant, ScopeMapName, TokenName};
 
@@ -115,11 +115,11 @@ pub(in crate::store) fn put_scope_map(
     let permissions = permissions_of(&map);
     // One that has too many already may lose some: what a node keeps when its parent loses a
     // wildcard can be more patterns than it had.
-    if permissions > SCOPE_MAP_REPOSITORIES_MAX && permissions > stored_permissions(txn, &map.name)?
+    if permissions > SCOPE_MAP_PERMISSIONS_MAX && permissions > stored_permissions(txn, &map.name)?
     {
         return Err(StoreError::Invalid(format!(
             "The scope map '{}' would hold {permissions} repository permissions; at most \
-             {SCOPE_MAP_REPOSITORIES_MAX} are allowed. A wildcard such as 'team/*' covers many \
+             {SCOPE_MAP_PERMISSIONS_MAX} are allowed. A wildcard such as 'team/*' covers many \
              repositories with one.",
             map.name
         )));

@@ -2,7 +2,7 @@
 
 use super::super::envelope::single;
 use super::*;
-use crate::types::limits::{CLIENT_TOKENS_MAX, PAGE_MAX, SCOPE_MAP_REPOSITORIES_MAX, TAG_MAX};
+use crate::types::limits::{CLIENT_TOKENS_MAX, PAGE_MAX, SCOPE_MAP_PERMISSIONS_MAX, TAG_MAX};
 
 const V2: Format = Format::V2;
 
@@ -194,6 +194,12 @@ fn f202_words_of_a_newer_version_do_what_they_can_here() {
     envelopes[1] = envelope(33, &envelopes[1][12..].replace("08526561644f6e6c79", "0446617374"));
     let error = NodeConfig::read(V2, &bytes(&envelopes)).err().unwrap();
     assert!(error.to_string().contains("invalid mode 'Fast'"), "{error}");
+    // That of a child: the others are served.
+    let mut envelopes = config_envelopes();
+    let child = envelopes[1][12..].replace("08526561644f6e6c79", "0446617374");
+    envelopes[0] = envelope(32, "06 0a6d797265676973747279");
+    envelopes.insert(4, envelope(36, &child));
+    assert!(NodeConfig::read(V2, &bytes(&envelopes)).unwrap() == config());
 }
 
 #[test]
@@ -222,7 +228,7 @@ fn f202_the_largest_messages_are_not_too_large() {
     let map = |number: usize| ScopeMap {
         name: format!("map-{number}").parse().unwrap(),
         description: "d".repeat(256),
-        grants: (0..SCOPE_MAP_REPOSITORIES_MAX)
+        grants: (0..SCOPE_MAP_PERMISSIONS_MAX)
             .map(|number| format!("repositories/{}/content/read", long(number)).parse().unwrap())
             .collect(),
         created: UnixSeconds(8),
