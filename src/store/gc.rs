@@ -109,16 +109,14 @@ impl Store {
         let full = spawn::blocking(move || store.below_reserve()).await;
         // On a full disk what the sync has fetched so far may go: it would not get on either.
         let held_back = self.sync_under_way()? && !full;
-        if full {
-            shared.leases.release_all();
-            if !options.dry_run {
-                let shared = shared.clone();
-                let _ = spawn::blocking(move || shared.make_room(0)).await;
-            }
-        }
         // What a lost record named would be garbage, and is all that is left of it.
         let is_lost = self.loss().is_some();
         let dry_run = options.dry_run || held_back || is_lost;
+        if full && !dry_run {
+            shared.leases.release_all();
+            let shared = shared.clone();
+            let _ = spawn::blocking(move || shared.make_room(0)).await;
+        }
         let options = GcOptions { dry_run, ..options };
         let started = shared.sys.clock.monotonic();
         let report = GcReport {
@@ -318,13 +316,27 @@ impl Run {
             part += 1;
         }
         (self.report.blobs_kept, self.report.bytes_kept) = kept_files;
+        // Of the files that the disk does not let go, how many, and why the first.
+        let mut stuck = (0_u64, None);
         let mut kept = BTreeMap::new();
         for (digest, bytes) in unreferenced {
             let first = found.files.get(&digest).copied().unwrap_or(self.on);
             // What a link that stays holds is seen when the file would go; a dry run looks here.
             let is_held = self.options.dry_run && linked.binary_search(&short(&digest)).is_ok();
             let removable = self.ripe(first) && !is_held;
-            if removable && self.remove_file(&digest).await? {
+            let went = match removable {
+                true => self.remove_file(&digest).await,
+                false => Ok(false),
+            };
+            let went = match went {
+                Err(StoreError::Unreadable(error)) => {
+                    stuck.0 += 1;
+                    stuck.1.get_or_insert(error);
+                    false
+                }
+                went => went?,
+            };
+            if went {
                 self.report.blobs_removed += 1;
                 self.report.bytes_removed += bytes;
                 if !self.options.dry_run {
@@ -341,6 +353,9 @@ impl Run {
             if kept.len() < CANDIDATES_MAX {
                 kept.insert(digest, first);
             }
+        }
+        if let (count, Some(first)) = stuck {
+            log::error!("garbage stays, and is tried again files={count}: {first}");
         }
         found.files = kept;
         Ok(())

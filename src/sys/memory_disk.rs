@@ -28,6 +28,8 @@ struct State {
     read_only: bool,
     /// Files that cannot be read.
     unreadable: BTreeSet<PathBuf>,
+    /// Files that keep their names.
+    stuck: BTreeSet<PathBuf>,
     /// Calls so far that change something.
     calls: u64,
     crash_at: Option<u64>,
@@ -190,6 +192,11 @@ impl MemoryDisk {
     /// Makes reading a file that is opened as `path` fail as a worn disk does.
     pub fn fail_reads(&self, path: &Path) {
         hold(&self.0).unreadable.insert(path.to_owned());
+    }
+
+    /// Makes renaming a file fail, as for one that is immutable.
+    pub fn fail_renames(&self, path: &Path) {
+        hold(&self.0).stuck.insert(path.to_owned());
     }
 
     /// Lets the next `count` calls of `sync_data` succeed and fails those after them.
@@ -377,6 +384,9 @@ impl Disk for MemoryDisk {
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         self.step("rename", to, || {})?;
         let mut state = self.state();
+        if state.stuck.contains(from) {
+            return Err(io::ErrorKind::PermissionDenied.into());
+        }
         let content = state.files.remove(from).ok_or(io::ErrorKind::NotFound)?;
         state.files.insert(to.to_owned(), content);
         Ok(())

@@ -1,6 +1,7 @@
 //! The removal of content that nothing refers to.
 
 use std::io;
+use std::path::Path;
 use std::time::Duration;
 
 use crate::store::rows::derived::{Count, held_key};
@@ -10,7 +11,7 @@ use crate::types::Digest;
 
 impl Store {
     /// Removes a file of content, unless a row refers to it or somebody has touched it since the
-    /// monotonic time `since`. Whether it went.
+    /// monotonic time `since`. Whether it went; `Unreadable`: the disk does not let this one go.
     pub async fn remove_content(
         &self,
         digest: &Digest,
@@ -34,12 +35,17 @@ impl Store {
                 None => Ok(None),
                 Some(Ok(())) => Ok(Some(aside)),
                 Some(Err(error)) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-                Some(Err(error)) => Err(error.into()),
+                Some(Err(error)) => Err(stays(&path, &error)),
             }
         });
         let Some(aside) = moved.await? else { return Ok(false) };
         let shared = self.shared().clone();
-        spawn::blocking(move || shared.disk.remove(&aside)).await?;
+        spawn::blocking(move || shared.disk.remove(&aside).map_err(|error| stays(&aside, &error)))
+            .await?;
         Ok(true)
     }
+}
+
+fn stays(path: &Path, error: &io::Error) -> StoreError {
+    StoreError::Unreadable(format!("{} cannot be removed: {error}", path.display()))
 }

@@ -202,6 +202,19 @@ fn f141_unreferenced_content_goes_after_the_grace_and_the_rest_stays() {
     assert_eq!(bench.disk.list(&Layout::new("/s").uploads()).unwrap(), [], "nothing lies about");
 }
 
+#[test]
+fn f141_a_file_that_the_disk_does_not_let_go_keeps_no_other_one() {
+    let bench = Bench::new();
+    let store = &bench.store;
+    let digests = [b"a", b"b", b"c"].map(|bytes| blob(store, "app", bytes));
+    for digest in &digests[..2] {
+        bench.disk.fail_renames(&Layout::new("/s").blob(digest));
+    }
+    let report = bench.gc_twice();
+    assert_eq!((report.blobs_removed, report.blobs_waiting), (1, 2), "{report:?}");
+    assert!(bench.has(&digests[0]) && bench.has(&digests[1]) && !bench.has(&digests[2]));
+}
+
 /// A device that is never on for as long as the grace.
 #[test]
 fn f141_f206_the_grace_counts_over_restarts() {
