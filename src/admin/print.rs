@@ -117,7 +117,7 @@ impl Admin {
     fn instance(&self, node: &ConnectedRegistry) -> Result<Instance, Fault> {
         let own = match self.options.role {
             Role::Root => None,
-            Role::Connected => self.store.self_config()?.map(|config| config.node.name),
+            Role::Connected => self.store.self_node()?.map(|node| node.name),
         };
         if own.as_ref() == Some(&node.name) {
             return self.own_instance(node);

@@ -13,7 +13,6 @@ use serde_json::{Value, json};
 use super::*;
 use crate::http::Body;
 use crate::http::ReplyBody;
-use crate::store::rows::node::self_config_key;
 use crate::store::{Formats, IndexKind, StoreOptions};
 use crate::sys::{MemoryDisk, Spawner, Sys};
 use crate::types::message::NodeConfig;
@@ -169,7 +168,7 @@ fn a_connected_registry_shows_and_leaves_changes_to_the_root() {
         scope_maps: smol::block_on(root.store.scope_maps()).unwrap(),
         descendants: Vec::new(),
     };
-    smol::block_on(device.store.commit(move |txn| txn.put(self_config_key(), &config))).unwrap();
+    smol::block_on(device.store.apply_config(config, "v1".to_owned())).unwrap();
     for (verb, body) in [
         ("token/create", json!({ "name": "my-token", "scopeMap": "dock01" })),
         ("connected-registry/get-settings", json!({ "name": "ship01" })),

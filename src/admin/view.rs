@@ -19,33 +19,31 @@ impl Admin {
         }
     }
 
-    pub(super) async fn all_scope_maps(&self) -> Result<Vec<ScopeMap>, StoreError> {
-        match self.options.role {
-            Role::Root => self.store.scope_maps().await,
-            Role::Connected => self.sent_scope_maps(),
-        }
+    /// Whether the rows are of this node: those of an adopted store are of its former tree.
+    fn has_rows(&self) -> Result<bool, StoreError> {
+        Ok(self.options.role == Role::Root || self.config()?.is_some())
     }
 
-    fn sent_scope_maps(&self) -> Result<Vec<ScopeMap>, StoreError> {
-        Ok(self.config()?.map(|config| config.scope_maps).unwrap_or_default())
+    pub(super) async fn all_scope_maps(&self) -> Result<Vec<ScopeMap>, StoreError> {
+        match self.has_rows()? {
+            true => self.store.scope_maps().await,
+            false => Ok(Vec::new()),
+        }
     }
 
     pub(super) async fn all_tokens(&self) -> Result<Vec<Token>, StoreError> {
-        match self.options.role {
-            Role::Root => self.store.tokens().await,
-            Role::Connected => self.sent_tokens(),
-        }
-    }
-
-    fn sent_tokens(&self) -> Result<Vec<Token>, StoreError> {
-        let Some(config) = self.config()? else {
+        if !self.has_rows()? {
             return Ok(Vec::new());
-        };
-        let mut tokens = config.client_tokens;
-        tokens.extend(config.child_tokens);
-        tokens.push(config.sync_token);
+        }
+        let mut tokens = self.store.tokens().await?;
+        tokens.extend(self.own_sync_token()?);
         tokens.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(tokens)
+    }
+
+    /// With which a connected registry logs in at its parent: nobody logs in with it here.
+    fn own_sync_token(&self) -> Result<Option<Token>, StoreError> {
+        Ok(self.config()?.map(|config| config.sync_token))
     }
 
     pub(super) async fn all_registries(&self) -> Result<Vec<ConnectedRegistry>, StoreError> {
@@ -82,17 +80,15 @@ impl Admin {
     }
 
     pub(super) fn scope_map(&self, name: &ScopeMapName) -> Result<ScopeMap, Fault> {
-        let found = match self.options.role {
-            Role::Root => self.store.scope_map(name)?,
-            Role::Connected => self.sent_scope_maps()?.into_iter().find(|map| map.name == *name),
-        };
+        let found = if self.has_rows()? { self.store.scope_map(name)? } else { None };
         found.ok_or_else(|| Fault::of(StoreError::NotFound, "scope map", name))
     }
 
     pub(super) fn token(&self, name: &TokenName) -> Result<Token, Fault> {
-        let found = match self.options.role {
-            Role::Root => self.store.token(name)?,
-            Role::Connected => self.sent_tokens()?.into_iter().find(|token| token.name == *name),
+        let found = if self.has_rows()? { self.store.token(name)? } else { None };
+        let found = match found {
+            Some(token) => Some(token),
+            None => self.own_sync_token()?.filter(|token| token.name == *name),
         };
         found.ok_or_else(|| Fault::of(StoreError::NotFound, "token", name))
     }

@@ -198,7 +198,7 @@ impl LiveCache {
                     None => Arc::new(store.self_config()?.ok_or(Unknown::NotActivated)?),
                 };
                 cache.config = Some(config.clone());
-                below_root(&config, name)?
+                below_root(store, &config, name)?
             }
         });
         if cache.tokens.len() >= LIVE_MAX {
@@ -221,16 +221,15 @@ fn at_root(store: &Store, name: &TokenName) -> Result<Live, Unknown> {
 }
 
 /// A connected registry accepts the client tokens that it is given, and its children.
-fn below_root(config: &Arc<NodeConfig>, name: &TokenName) -> Result<Live, Unknown> {
+fn below_root(store: &Store, config: &Arc<NodeConfig>, name: &TokenName) -> Result<Live, Unknown> {
     let child = config.children.iter().find(|child| child.sync_token == *name);
-    let (link, tokens) = match child {
-        Some(child) => (Link::Child(child.name.clone()), &config.child_tokens),
-        None if config.node.client_tokens.contains(name) => (Link::Client, &config.client_tokens),
+    let link = match child {
+        Some(child) => Link::Child(child.name.clone()),
+        None if config.node.client_tokens.contains(name) => Link::Client,
         None => return Err(Unknown::Token),
     };
-    let token = tokens.iter().find(|token| token.name == *name).ok_or(Unknown::Token)?.clone();
-    let map = config.scope_maps.iter().find(|map| map.name == token.scope_map);
-    let grants = map.map(|map| map.grants.clone()).unwrap_or_default();
+    let (token, map) = store.token_with_map(name)?.ok_or(Unknown::Token)?;
+    let grants = map.map(|map| map.grants).unwrap_or_default();
     let read_only = config.node.mode == Mode::ReadOnly;
     let goes_up = (!read_only && link == Link::Client).then(|| config.clone());
     Ok(Live { token, link, grants, read_only, goes_up })

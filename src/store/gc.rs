@@ -180,7 +180,7 @@ impl Store {
 
     /// Whether the sync has fetched what nothing refers to yet, or may have.
     fn sync_under_way(&self) -> Result<bool, StoreError> {
-        Ok(self.self_config()?.is_some() && (self.reconcile_due()? || !self.inbox(1)?.is_empty()))
+        Ok(self.self_node()?.is_some() && (self.reconcile_due()? || !self.inbox(1)?.is_empty()))
     }
 }
 

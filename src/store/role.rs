@@ -6,8 +6,9 @@ use std::sync::atomic::Ordering;
 
 use super::identity::FEED_EPOCH;
 use super::journal::layout::Layout;
+use super::replica::node::own_config;
 use super::rows::connected_registry::connected_registry_key;
-use super::rows::node::{Fact, own_rows, parent_epoch_key, self_config_key};
+use super::rows::node::{Fact, own_rows, parent_epoch_key};
 use super::rows::scope_map::scope_map_key;
 use super::rows::token::{SyncTokenOf, sync_token_key, token_key};
 use super::rows::{Kind, prefix};
@@ -62,8 +63,8 @@ pub(super) fn noted_role(disk: &dyn Disk, state_dir: &Path) -> Option<StoreRole>
 impl Store {
     /// What this store belongs to. A store of an older version has no note of it: its rows tell.
     pub fn store_role(&self) -> Result<StoreRole, StoreError> {
-        if let Some(config) = self.self_config()? {
-            return Ok(StoreRole::Connected(config.node.name));
+        if let Some(node) = self.self_node()? {
+            return Ok(StoreRole::Connected(node.name));
         }
         let noted = noted_role(&*self.shared().disk, self.shared().layout.root());
         if noted == Some(StoreRole::Root) {
@@ -158,7 +159,7 @@ impl Store {
         if role == Role::Root {
             return Ok(NodeState::Root);
         }
-        let is_activated = self.self_config()?.is_some();
+        let is_activated = self.self_node()?.is_some();
         Ok(match (hurdle, is_activated, has_credential) {
             (Some(hurdle), _, true) => NodeState::Refused(hurdle),
             (_, true, true) => NodeState::Active,
@@ -171,7 +172,7 @@ impl Store {
     /// Whether a connected registry has a desired state to serve by. Once true, always true.
     pub fn is_provisioned(&self) -> bool {
         let cell = &self.inner.provisioned;
-        if !cell.load(Ordering::Relaxed) && matches!(self.self_config(), Ok(Some(_))) {
+        if !cell.load(Ordering::Relaxed) && matches!(self.self_node(), Ok(Some(_))) {
             cell.store(true, Ordering::Relaxed);
         }
         cell.load(Ordering::Relaxed)
@@ -227,7 +228,7 @@ const NO_EPOCH: u64 = 0;
 
 /// The tree below becomes a tree of its own.
 fn become_root(txn: &mut Txn<'_>) -> Result<(), StoreError> {
-    if let Some(own) = txn.get::<NodeConfig>(&self_config_key())? {
+    if let Some(own) = own_config(txn)? {
         let below = txn.scan::<NodeConfig>(&prefix(Kind::NodeConfig, &[]))?;
         for (_, config) in below {
             put_token(txn, &config.sync_token)?;

@@ -213,7 +213,7 @@ impl Engine {
     /// state. Does nothing on a node that has one already; such a node serves without its parent.
     pub async fn activate(&self) -> Result<(), ActivationError> {
         self.state.publish(&self.store).map_err(ActivationError::Store)?;
-        if self.store.self_config().map_err(ActivationError::Store)?.is_some() {
+        if self.store.self_node().map_err(ActivationError::Store)?.is_some() {
             return Ok(());
         }
         if let Err(error) = self.ensure_active().await {

@@ -150,7 +150,7 @@ impl Pusher {
     }
 
     fn is_read_write(&self) -> Result<bool, StoreError> {
-        Ok(self.store.self_config()?.is_some_and(|c| c.node.mode == Mode::ReadWrite))
+        Ok(self.store.self_node()?.is_some_and(|node| node.mode == Mode::ReadWrite))
     }
 
     fn now(&self) -> Duration {

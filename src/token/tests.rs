@@ -12,7 +12,6 @@ use crate::auth::{
 };
 use crate::http::Body;
 use crate::http::ReplyBody;
-use crate::store::rows::node::self_config_key;
 use crate::store::tree::connected_registries::Settings;
 use crate::store::tree::creation::NewConnectedRegistry;
 use crate::store::tree::scope_maps::ScopeMapUpdate;
@@ -588,7 +587,7 @@ fn configure(root: &Node, device: &Node, name: &str, clients: &[&str]) {
         node,
     };
     config.node.client_tokens = clients.iter().map(|client| client.parse().unwrap()).collect();
-    smol::block_on(device.store.commit(move |txn| txn.put(self_config_key(), &config))).unwrap();
+    smol::block_on(device.store.apply_config(config, "v1".to_owned())).unwrap();
 }
 
 #[test]
@@ -620,7 +619,7 @@ fn f039_f043_f045_f075_f163_a_connected_registry_accepts_its_own() {
 
     let mut config = device.store.self_config().unwrap().unwrap();
     config.node.mode = Mode::ReadOnly;
-    smol::block_on(device.store.commit(move |txn| txn.put(self_config_key(), &config))).unwrap();
+    smol::block_on(device.store.apply_config(config, "v1".to_owned())).unwrap();
     let again = device.bearer("listed", &listed, "repository:a:pull,push,delete");
     assert_eq!(claims(&again)["access"][0]["actions"], serde_json::json!(["pull"]));
     for bearer in [&bearer, &again] {

@@ -11,6 +11,9 @@ use crate::store::rows::derived::{self, Count};
 use crate::store::rows::format::FORMAT;
 use crate::store::rows::{self, Stored};
 
+/// Rows of which the keys are wanted that are in memory at once.
+const ROWS_AT_ONCE: usize = 64;
+
 /// A view of the index under the changes that its group has already made, and a place for more.
 pub struct Txn<'a> {
     index: &'a dyn Index,
@@ -108,6 +111,18 @@ impl<'a> Txn<'a> {
     ) -> Result<Vec<(Vec<u8>, R)>, StoreError> {
         let rows = self.rows(prefix, after, limit)?.into_iter();
         rows.map(|(key, row)| Ok((key, rows::decode(&row)?))).collect()
+    }
+
+    /// The keys that start with `prefix`, in order; few of the rows are in memory at a time.
+    pub fn keys(&self, prefix: &[u8]) -> Result<Vec<Vec<u8>>, StoreError> {
+        let mut keys: Vec<Vec<u8>> = Vec::new();
+        loop {
+            let page = self.rows(prefix, keys.last().map(Vec::as_slice), ROWS_AT_ONCE)?;
+            if page.is_empty() {
+                return Ok(keys);
+            }
+            keys.extend(page.into_iter().map(|(key, _)| key));
+        }
     }
 
     fn rows(

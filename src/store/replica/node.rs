@@ -10,7 +10,7 @@ use crate::store::rows::node::{
     Fact, compared_key, debts_key, descendant_key, epoch_key, last_look_key, last_sync_key,
     looked_with_key, reconcile_key, self_config_key, synced, synced_key, version_key,
 };
-use crate::store::rows::{Kind, Stored, key, prefix};
+use crate::store::rows::{self, Kind, Stored, key, name_at, prefix};
 use crate::store::{Store, StoreError, Txn};
 use crate::types::connected_registry::{ParentContact, StatusDetail};
 use crate::types::message::NodeConfig;
@@ -57,17 +57,24 @@ pub struct SyncView {
 }
 
 impl Store {
-    /// The desired state that the parent sent last; `None` on the root and before activation.
+    /// The desired state that the parent sent last; `None` on the root and before activation. The
+    /// tokens of the children, and the scope maps that only these have, are left out: they are rows
+    /// like those of the root.
     pub fn self_config(&self) -> Result<Option<NodeConfig>, StoreError> {
-        self.get(&self_config_key())
+        self.look_up(|index| own_config(&Txn::new(index)))
+    }
+
+    /// The connected registry that this node is, by the same.
+    pub fn self_node(&self) -> Result<Option<ConnectedRegistry>, StoreError> {
+        self.look_up(|index| own_node(&Txn::new(index)))
     }
 
     /// The version under which the parent sent [`Store::self_config`].
     pub fn self_config_version(&self) -> Result<Option<String>, StoreError> {
-        let Some(config) = self.self_config()? else {
-            return Ok(None);
-        };
-        self.version(&config.node.name)
+        match self.self_node()? {
+            Some(node) => self.version(&node.name),
+            None => Ok(None),
+        }
     }
 
     /// Takes over the desired state of this node, all in one record: the tokens, scope maps and
@@ -80,7 +87,7 @@ impl Store {
         version: String,
     ) -> Result<(), StoreError> {
         self.commit(move |txn| {
-            let old = txn.get::<NodeConfig>(&self_config_key())?;
+            let old = own_config(txn)?;
             if old.as_ref().map(granted) != Some(granted(&config)) {
                 ask_for_reconcile(txn)?;
             }
@@ -328,6 +335,16 @@ fn granted(config: &NodeConfig) -> Vec<Grant> {
     grants
 }
 
+/// See [`Store::self_config`].
+pub(in crate::store) fn own_config(txn: &Txn<'_>) -> Result<Option<NodeConfig>, StoreError> {
+    txn.bytes(&self_config_key())?.map(|row| rows::node::own_config(&row)).transpose()
+}
+
+/// See [`Store::self_node`].
+pub(in crate::store) fn own_node(txn: &Txn<'_>) -> Result<Option<ConnectedRegistry>, StoreError> {
+    txn.bytes(&self_config_key())?.map(|row| rows::node::own_node(&row)).transpose()
+}
+
 fn materialise(txn: &mut Txn<'_>, config: &NodeConfig) -> Result<(), StoreError> {
     let tokens = config.client_tokens.iter().chain(&config.child_tokens);
     let tokens = tokens.map(|token| (token.name.as_str(), token)).collect();
@@ -355,7 +372,7 @@ fn replace_all<R: Stored + PartialEq>(
         txn.put_changed(row_key.clone(), row)?;
         wanted.insert(row_key);
     }
-    for (row_key, _) in txn.scan::<R>(&prefix(kind, &[]))? {
+    for row_key in txn.keys(&prefix(kind, &[]))? {
         if !wanted.contains(&row_key) {
             txn.delete(row_key)?;
         }
@@ -366,13 +383,14 @@ fn replace_all<R: Stored + PartialEq>(
 /// Forgets what was known of nodes that are not descendants any more.
 fn forget_strangers(txn: &mut Txn<'_>, config: &NodeConfig) -> Result<(), StoreError> {
     let known: BTreeSet<&str> = config.descendants.iter().map(|d| d.name.as_str()).collect();
-    for (_, stranger) in txn.scan::<NodeConfig>(&prefix(Kind::NodeConfig, &[]))? {
-        let name = &stranger.node.name;
+    let start = prefix(Kind::NodeConfig, &[]);
+    for row_key in txn.keys(&start)? {
+        let name: ConnectedRegistryName = name_at(&row_key, start.len())?;
         if !known.contains(name.as_str()) {
-            txn.delete(descendant_key(name))?;
-            txn.delete(version_key(name))?;
-            txn.delete(activation_key(name))?;
-            txn.delete(status_key(name))?;
+            txn.delete(row_key)?;
+            txn.delete(version_key(&name))?;
+            txn.delete(activation_key(&name))?;
+            txn.delete(status_key(&name))?;
         }
     }
     Ok(())
@@ -508,6 +526,23 @@ mod tests {
             assert_eq!(maps.len(), 1);
             assert_eq!(maps[0].1.name.as_str(), "dock01-sync-map");
             assert_eq!(store.self_config_version().unwrap().as_deref(), Some("v2"));
+        });
+    }
+
+    #[test]
+    fn f209_what_a_node_reads_of_itself_holds_nothing_that_only_its_children_need() {
+        smol::block_on(async {
+            let store = Store::in_memory(Sys::real(Spawner::new()));
+            let sent = config(&[APP]);
+            store.apply_config(sent.clone(), "v1".to_owned()).await.unwrap();
+            let own = store.self_config().unwrap().unwrap();
+            let left_out = own.scope_maps.iter().map(|map| map.name.as_str());
+            assert_eq!(left_out.collect::<Vec<_>>(), ["client01-map", "dock01-sync-map"]);
+            let rest = NodeConfig { child_tokens: Vec::new(), ..sent.clone() };
+            assert!(own == NodeConfig { scope_maps: own.scope_maps.clone(), ..rest });
+            assert!(store.self_node().unwrap() == Some(sent.node));
+            let (token, map) = store.token_with_map(&sent.child_tokens[0].name).unwrap().unwrap();
+            assert!(token == sent.child_tokens[0] && map.as_ref() == Some(&sent.scope_maps[2]));
         });
     }
 

@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 
 use super::heard;
+use super::node::own_node;
 use crate::store::rows::derived::{
     About, Count, brought_in, named_by, waiting_about, waiting_in, waiting_name, waiting_number,
     waiting_removals, waiting_tags,
@@ -15,7 +16,6 @@ pub use crate::store::rows::outbox::{OutboxChange, OutboxEntry};
 use crate::store::rows::refused::{RefusedChange, refused_key};
 use crate::store::rows::{Kind, prefix};
 use crate::store::{Store, StoreError, Txn};
-use crate::types::message::NodeConfig;
 use crate::types::{
     ConnectedRegistryName, Delivery, Digest, Offered, OutboxId, RepositoryName, Tag,
 };
@@ -209,7 +209,7 @@ pub(super) fn begin_before(txn: &mut Txn<'_>, number: u64) -> Result<(), StoreEr
 pub(in crate::store) fn own_name(
     txn: &Txn<'_>,
 ) -> Result<Option<ConnectedRegistryName>, StoreError> {
-    Ok(txn.get::<NodeConfig>(&self_config_key())?.map(|config| config.node.name))
+    Ok(own_node(txn)?.map(|node| node.name))
 }
 
 /// Whether this node, `own`, gave a change its number since it was started: where it is not, the

@@ -1,11 +1,13 @@
 //! The rows of a node about itself: its desired state, and small facts, each under its name.
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::connected_registry::ConnectedRegistryRow;
 use super::scope_map::ScopeMapRow;
 use super::token::TokenRow;
 use super::{Kind, Row, key, prefix, stored_as};
+use crate::store::StoreError;
 use crate::types::message::{Descendant, NodeConfig};
 use crate::types::token::{ScopeMap, Token};
 use crate::types::{ConnectedRegistry, ConnectedRegistryName, RepositoryName, UnixSeconds};
@@ -80,6 +82,76 @@ impl From<DescendantRow> for Descendant {
 }
 
 stored_as!(NodeConfig, NodeConfigRow);
+
+/// Reads of the row of this node's own desired state all but the tokens of its children and the
+/// scope maps that only these have, which are rows of their own: it is read at each step of the
+/// sync, and must not take more memory the more children there are.
+pub(in crate::store) fn own_config(row: &[u8]) -> Result<NodeConfig, StoreError> {
+    begins(row, |left| {
+        let (registry, left) = postcard::take_from_bytes(left)?;
+        let (node, left) = postcard::take_from_bytes::<ConnectedRegistryRow>(left)?;
+        let (sync_token, left) = postcard::take_from_bytes::<TokenRow>(left)?;
+        let (client_tokens, left) = postcard::take_from_bytes::<Vec<TokenRow>>(left)?;
+        let (children, left) = postcard::take_from_bytes::<Vec<ConnectedRegistryRow>>(left)?;
+        let sync_token = Token::from(sync_token);
+        let client_tokens: Vec<Token> = client_tokens.into_iter().map(Token::from).collect();
+        let left = each::<TokenRow>(left, drop)?;
+        let mut scope_maps = Vec::new();
+        let left = each::<ScopeMapRow>(left, |map| {
+            let map = ScopeMap::from(map);
+            let mut own = client_tokens.iter().chain([&sync_token]);
+            if own.any(|token| token.scope_map == map.name) {
+                scope_maps.push(map);
+            }
+        })?;
+        let (descendants, _) = postcard::take_from_bytes::<Vec<DescendantRow>>(left)?;
+        Ok(NodeConfig {
+            registry,
+            node: node.into(),
+            sync_token,
+            client_tokens,
+            children: children.into_iter().map(ConnectedRegistry::from).collect(),
+            child_tokens: Vec::new(),
+            scope_maps,
+            descendants: descendants.into_iter().map(Descendant::from).collect(),
+        })
+    })
+}
+
+/// Reads of the same row which connected registry this node is.
+pub(in crate::store) fn own_node(row: &[u8]) -> Result<ConnectedRegistry, StoreError> {
+    begins(row, |left| {
+        let (_, left) = postcard::take_from_bytes::<String>(left)?;
+        let (node, _) = postcard::take_from_bytes::<ConnectedRegistryRow>(left)?;
+        Ok(node.into())
+    })
+}
+
+/// Reads a part of a [`NodeConfigRow`], from its first field on.
+fn begins<T>(
+    row: &[u8],
+    read: impl FnOnce(&[u8]) -> Result<T, postcard::Error>,
+) -> Result<T, StoreError> {
+    match row.split_first() {
+        Some((&NodeConfigRow::VERSION, body)) => read(body)
+            .map_err(|error| StoreError::Corrupt(format!("a row cannot be decoded: {error}"))),
+        _ => Err(StoreError::Corrupt("a desired state of unknown version".to_owned())),
+    }
+}
+
+/// Reads the elements of a list one after the other; returns what follows the list.
+fn each<T: DeserializeOwned>(
+    list: &[u8],
+    mut element: impl FnMut(T),
+) -> Result<&[u8], postcard::Error> {
+    let (count, mut left) = postcard::take_from_bytes::<u64>(list)?;
+    for _ in 0..count {
+        let (one, behind) = postcard::take_from_bytes(left)?;
+        element(one);
+        left = behind;
+    }
+    Ok(left)
+}
 
 /// A small fact about this node: a version, a number, a mark.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]

@@ -6,17 +6,16 @@ use super::granted::Granted;
 use super::sizes::Sizes;
 use super::withdrawal::Others;
 use super::{cascade, command, withdrawal};
+use crate::store::replica::node::own_config;
 use crate::store::rows::connected_registry::{
     StatusRecord, activation_key, connected_registry_key, status_key,
 };
-use crate::store::rows::node::self_config_key;
 use crate::store::rows::scope_map::scope_map_key;
 use crate::store::rows::token::{SyncTokenOf, sync_token_key, token_key};
 use crate::store::rows::{Kind, prefix};
 use crate::store::{Store, StoreError, Txn};
 use crate::types::connected_registry::{Activation, ConnectedRegistry};
 use crate::types::limits::{CLIENT_TOKENS_MAX, TREE_DEPTH_MAX};
-use crate::types::message::NodeConfig;
 use crate::types::schedule::{
     MESSAGE_TTL_S_MAX, MESSAGE_TTL_S_MIN, SYNC_WINDOW_S_MAX, SYNC_WINDOW_S_MIN, Schedule,
 };
@@ -457,8 +456,7 @@ fn require_known(txn: &Txn<'_>, name: &ConnectedRegistryName) -> Result<(), Stor
     if command::connected_registry(txn, name)?.is_some() {
         return Ok(());
     }
-    let config: Option<NodeConfig> = txn.get(&self_config_key())?;
-    let known = config.is_some_and(|config| {
+    let known = own_config(txn)?.is_some_and(|config| {
         config.node.name == *name
             || config.children.iter().any(|child| child.name == *name)
             || config.descendants.iter().any(|descendant| descendant.name == *name)
