@@ -213,8 +213,9 @@ def push_blob(port, headers, data, repository="bench"):
 class Skerry:
     """A root under test in a directory of its own."""
 
-    def __init__(self, directory, certificate=None, extra=""):
-        self.name, self.directory, self.certificate = "skerry", directory, certificate
+    def __init__(self, directory, certificate=None, extra="", program=None, name="skerry"):
+        self.name, self.directory, self.certificate = name, directory, certificate
+        self.program = program or binary()
         self.plain, self.tls = free_port(), free_port()
         self.state = directory / "skerry"
         self.process = None
@@ -246,7 +247,7 @@ state_dir = "{self.state}"
             manager.settimeout(300)
             begun = time.monotonic()
             self.process = subprocess.Popen(
-                [binary(), "--config", self.config, "serve"], stdout=log, stderr=log,
+                [self.program, "--config", self.config, "serve"], stdout=log, stderr=log,
                 # As systemd/skerry.service does.
                 env={**os.environ, "NOTIFY_SOCKET": str(told), "MALLOC_ARENA_MAX": "1"})
             while b"READY=1" not in manager.recv(4096):
@@ -265,7 +266,7 @@ state_dir = "{self.state}"
     def login(self):
         """Makes a token that may push and pull `bench`; its headers are for every request."""
         made = subprocess.run(
-            [binary(), "--admin-socket", self.directory / "admin.sock", "-o", "json", "token",
+            [self.program, "--admin-socket", self.directory / "admin.sock", "-o", "json", "token",
              "create", "--name", "bench-token", "--repository", "bench", "content/read",
              "content/write", "metadata/read"], check=True, capture_output=True, text=True)
         password = json.loads(made.stdout)["credentials"]["passwords"][0]["value"]
