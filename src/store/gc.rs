@@ -25,7 +25,7 @@ use super::rows::manifest::{ManifestRow, manifest_key};
 use super::rows::untagged::{Untagged, untagged_key};
 use super::rows::upkeep::{Collected, collected_key};
 use super::rows::{Kind, prefix};
-use super::unreferenced::{files, kept, look_for_tags, notes_of_nothing, unused_links};
+use super::unreferenced::{Stuck, files, kept, look_for_tags, notes_of_nothing, unused_links};
 use super::{Shared, Store, StoreError, Txn};
 use crate::sys::spawn;
 use crate::types::connected_registry::ParentContact;
@@ -302,22 +302,21 @@ impl Run {
             linked.filter_map(|key| split_key(key)).map(|(_, digest)| short(&digest)).collect();
         let linked = sorted(linked);
         let (mut unreferenced, mut kept_files) = (BTreeMap::new(), (0, 0));
-        let (mut part, mut parts) = (0, 1);
+        let (mut part, mut parts, mut stuck) = (0, 1, Stuck::default());
         while part < parts {
             let Some(marked) = marked(&self.store, &found.links, part, parts).await? else {
                 // Too many digests: in smaller parts, from the start.
-                (part, parts) = (0, parts * 2);
+                (part, parts, stuck) = (0, parts * 2, Stuck::default());
                 (unreferenced, kept_files) = (BTreeMap::new(), (0, 0));
                 continue;
             };
             let files = files(&self.store, marked, part, parts).await?;
+            stuck.add_all(files.stuck);
             kept_files = (kept_files.0 + files.kept, kept_files.1 + files.bytes_kept);
             unreferenced.extend(files.unreferenced);
             part += 1;
         }
         (self.report.blobs_kept, self.report.bytes_kept) = kept_files;
-        // Of the files that the disk does not let go, how many, and why the first.
-        let mut stuck = (0_u64, None);
         let mut kept = BTreeMap::new();
         for (digest, bytes) in unreferenced {
             let first = found.files.get(&digest).copied().unwrap_or(self.on);
@@ -330,8 +329,7 @@ impl Run {
             };
             let went = match went {
                 Err(StoreError::Unreadable(error)) => {
-                    stuck.0 += 1;
-                    stuck.1.get_or_insert(error);
+                    stuck.add(error);
                     false
                 }
                 went => went?,
@@ -354,9 +352,7 @@ impl Run {
                 kept.insert(digest, first);
             }
         }
-        if let (count, Some(first)) = stuck {
-            log::error!("garbage stays, and is tried again files={count}: {first}");
-        }
+        stuck.log();
         found.files = kept;
         Ok(())
     }

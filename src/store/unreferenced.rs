@@ -145,7 +145,7 @@ pub(super) async fn files(
                 let is_marked = |digest| {
                     in_part(digest, part, parts).then(|| marked.binary_search(&digest).is_ok())
                 };
-                look_at_files(&shared, algorithm, &directory, is_marked, &mut files)?;
+                look_at_files(&shared, algorithm, &directory, is_marked, &mut files);
                 Ok(files)
             })
             .await?;
@@ -210,7 +210,10 @@ fn read_elsewhere(
             let parsed = Manifest::parse(Some(media_type), &bytes).ok();
             Ok(parsed.map(|parsed| rows::manifest::elsewhere(&parsed)))
         }
-        Ok(None) | Err(StoreError::Corrupt(_) | StoreError::Invalid(_)) => Ok(None),
+        Ok(None)
+        | Err(StoreError::Corrupt(_) | StoreError::Invalid(_) | StoreError::Unreadable(_)) => {
+            Ok(None)
+        }
         Err(error) => Err(error),
     }
 }
@@ -269,24 +272,61 @@ pub(super) struct Files {
     pub(super) kept: u64,
     pub(super) bytes_kept: u64,
     pub(super) unreferenced: Vec<(Digest, u64)>,
+    pub(super) stuck: Stuck,
 }
 
-/// Adds the files of one directory.
+/// Files that the disk neither shows nor lets go: they stay.
+#[derive(Default)]
+pub(super) struct Stuck {
+    count: u64,
+    first: Option<String>,
+}
+
+impl Stuck {
+    pub(super) fn add(&mut self, error: String) {
+        self.count += 1;
+        self.first.get_or_insert(error);
+    }
+
+    pub(super) fn add_all(&mut self, more: Stuck) {
+        self.count += more.count;
+        self.first = self.first.take().or(more.first);
+    }
+
+    pub(super) fn log(&self) {
+        if let Some(first) = &self.first {
+            log::error!(
+                "the disk fails at files of content, which stay files={}: {first}",
+                self.count
+            );
+        }
+    }
+}
+
+/// Adds the files of one directory. What the disk does not show is not removed, and keeps no other
+/// one.
 fn look_at_files(
     shared: &Shared,
     algorithm: Algorithm,
     directory: &Path,
     marked: impl Fn(u64) -> Option<bool>,
     files: &mut Files,
-) -> Result<(), StoreError> {
-    for entry in shared.disk.list(directory)? {
+) {
+    let entries = shared.disk.list(directory).unwrap_or_else(|error| {
+        files.stuck.add(format!("{}: {error}", directory.display()));
+        Vec::new()
+    });
+    for entry in entries {
         let name = format!("{}:{}", algorithm.name(), entry.name);
         let Ok(digest) = name.parse::<Digest>() else { continue };
         let Some(is_marked) = marked(short(&digest)) else { continue };
         let bytes = match shared.disk.file_len(&directory.join(&entry.name)) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
-            Err(error) => return Err(error.into()),
+            Err(error) => {
+                files.stuck.add(format!("{}: {error}", directory.join(&entry.name).display()));
+                continue;
+            }
         };
         if is_marked {
             files.kept += 1;
@@ -295,5 +335,4 @@ fn look_at_files(
             files.unreferenced.push((digest, bytes));
         }
     }
-    Ok(())
 }

@@ -29,7 +29,9 @@ struct State {
     /// Files that cannot be read.
     unreadable: BTreeSet<PathBuf>,
     /// Files that keep their names.
-    stuck: BTreeSet<PathBuf>,
+    immutable: BTreeSet<PathBuf>,
+    /// Files that cannot even be looked at.
+    hidden: BTreeSet<PathBuf>,
     /// Calls so far that change something.
     calls: u64,
     crash_at: Option<u64>,
@@ -194,9 +196,15 @@ impl MemoryDisk {
         hold(&self.0).unreadable.insert(path.to_owned());
     }
 
-    /// Makes renaming a file fail, as for one that is immutable.
+    /// Makes renaming and removing a file fail.
     pub fn fail_renames(&self, path: &Path) {
-        hold(&self.0).stuck.insert(path.to_owned());
+        hold(&self.0).immutable.insert(path.to_owned());
+    }
+
+    /// Makes every call about a file fail, as on a damaged file system.
+    pub fn hide(&self, path: &Path) {
+        self.fail_renames(path);
+        hold(&self.0).hidden.insert(path.to_owned());
     }
 
     /// Lets the next `count` calls of `sync_data` succeed and fails those after them.
@@ -231,6 +239,13 @@ impl MemoryDisk {
 }
 
 impl State {
+    fn may_rename(&self, path: &Path) -> io::Result<()> {
+        match self.immutable.contains(path) {
+            true => Err(io::ErrorKind::PermissionDenied.into()),
+            false => Ok(()),
+        }
+    }
+
     fn wreck(&self) -> Wreck {
         let copy =
             |(path, content): (&PathBuf, &Arc<Content>)| (path.clone(), hold(&content.0).clone());
@@ -357,7 +372,12 @@ impl DiskFile for MemoryFile {
 impl Disk for MemoryDisk {
     fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
         self.alive()?;
-        let content = self.state().files.get(path).cloned().ok_or(io::ErrorKind::NotFound)?;
+        let state = self.state();
+        if state.hidden.contains(path) {
+            return Err(io::Error::from_raw_os_error(5));
+        }
+        let content = state.files.get(path).cloned().ok_or(io::ErrorKind::NotFound)?;
+        drop(state);
         Ok(self.file(path, content))
     }
 
@@ -384,9 +404,7 @@ impl Disk for MemoryDisk {
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         self.step("rename", to, || {})?;
         let mut state = self.state();
-        if state.stuck.contains(from) {
-            return Err(io::ErrorKind::PermissionDenied.into());
-        }
+        state.may_rename(from)?;
         let content = state.files.remove(from).ok_or(io::ErrorKind::NotFound)?;
         state.files.insert(to.to_owned(), content);
         Ok(())
@@ -395,6 +413,7 @@ impl Disk for MemoryDisk {
     fn remove(&self, path: &Path) -> io::Result<()> {
         self.step("unlink", path, || {})?;
         let mut state = self.state();
+        state.may_rename(path)?;
         // The bad sectors are another file's then.
         state.unreadable.remove(path);
         let removed = state.files.remove(path);

@@ -96,13 +96,16 @@ impl Damage {
         for entry in disk.list(&directory)?.into_iter().filter(|entry| !entry.is_dir) {
             let path = directory.join(&entry.name);
             let Ok(digest) = entry.name.replacen('.', ":", 1).parse::<Digest>() else { continue };
-            if disk.exists(&layout.blob(&digest))? {
+            // A damaged file system may neither show nor remove one: the others are no worse.
+            if disk.exists(&layout.blob(&digest)).unwrap_or(false) {
                 // It came again just before the stop.
-                disk.remove(&path)?;
+                if let Err(error) = disk.remove(&path) {
+                    log::warn!("{} cannot be removed: {error}", path.display());
+                }
                 continue;
             }
             let mut state = damage.state();
-            state.bytes += disk.file_len(&path)?;
+            state.bytes += disk.file_len(&path).unwrap_or(0);
             if state.known.len() < DAMAGED_MAX {
                 state.known.insert(digest);
             }

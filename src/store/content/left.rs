@@ -25,44 +25,57 @@ pub(super) struct Left {
 pub(super) fn find(sys: &Sys, disk: &dyn Disk, layout: &Layout) -> Result<Vec<Left>, StoreError> {
     let mut all = Vec::new();
     for entry in disk.list(&layout.uploads())?.into_iter().filter(|entry| !entry.is_dir) {
-        let path = layout.uploads().join(&entry.name);
-        let mut account = String::new();
-        let (id, repository) = match entry.name.split_once('.') {
-            Some((uuid, "meta")) => {
-                if !disk.exists(&layout.uploads().join(uuid))? {
-                    disk.remove(&path)?;
-                }
-                continue;
-            }
-            Some((_, "put")) => {
-                disk.remove(&path)?;
-                continue;
-            }
-            Some((algorithm, hex)) => (format!("{algorithm}:{hex}"), None),
-            None => {
-                let meta = disk.read(&path.with_extension("meta"), 4096);
-                let meta = meta.ok().and_then(|meta| String::from_utf8(meta).ok());
-                let meta = meta.unwrap_or_default();
-                // Earlier versions wrote no account.
-                let (name, sender) = meta.split_once('\n').unwrap_or((&meta, ""));
-                let repository: Option<RepositoryName> = name.parse().ok();
-                sender.clone_into(&mut account);
-                if repository.is_none() {
-                    disk.remove(&path)?;
-                    continue;
-                }
-                (entry.name.clone(), repository)
-            }
-        };
-        if repository.is_none() && id.parse::<Digest>().is_err() {
-            continue;
+        match look_at(sys, disk, layout, &entry.name) {
+            Ok(left) => all.extend(left),
+            // A damaged file system may neither show nor remove one: the others are no worse.
+            Err(error) => log::warn!("unfinished content {} stays: {error}", entry.name),
         }
-        let idle = match (sys.clock.wall(), disk.modified(&path)?) {
-            (Some(wall), Some(modified)) => Duration::from_secs(wall.since(modified)),
-            _ => Duration::ZERO,
-        };
-        let bytes = disk.file_len(&path).unwrap_or(0);
-        all.push(Left { id, path, repository, account, idle, bytes });
     }
     Ok(all)
+}
+
+fn look_at(
+    sys: &Sys,
+    disk: &dyn Disk,
+    layout: &Layout,
+    name: &str,
+) -> Result<Option<Left>, StoreError> {
+    let path = layout.uploads().join(name);
+    let mut account = String::new();
+    let (id, repository) = match name.split_once('.') {
+        Some((uuid, "meta")) => {
+            if !disk.exists(&layout.uploads().join(uuid))? {
+                disk.remove(&path)?;
+            }
+            return Ok(None);
+        }
+        Some((_, "put")) => {
+            disk.remove(&path)?;
+            return Ok(None);
+        }
+        Some((algorithm, hex)) => (format!("{algorithm}:{hex}"), None),
+        None => {
+            let meta = disk.read(&path.with_extension("meta"), 4096);
+            let meta = meta.ok().and_then(|meta| String::from_utf8(meta).ok());
+            let meta = meta.unwrap_or_default();
+            // Earlier versions wrote no account.
+            let (repository, sender) = meta.split_once('\n').unwrap_or((&meta, ""));
+            let repository: Option<RepositoryName> = repository.parse().ok();
+            sender.clone_into(&mut account);
+            if repository.is_none() {
+                disk.remove(&path)?;
+                return Ok(None);
+            }
+            (name.to_owned(), repository)
+        }
+    };
+    if repository.is_none() && id.parse::<Digest>().is_err() {
+        return Ok(None);
+    }
+    let idle = match (sys.clock.wall(), disk.modified(&path)?) {
+        (Some(wall), Some(modified)) => Duration::from_secs(wall.since(modified)),
+        _ => Duration::ZERO,
+    };
+    let bytes = disk.file_len(&path).unwrap_or(0);
+    Ok(Some(Left { id, path, repository, account, idle, bytes }))
 }

@@ -4,6 +4,7 @@
 //! It reads at a limited rate and goes on where it stopped after a restart. When it has been over
 //! all files it looks whether each file is there that a repository refers to.
 
+use std::fmt::Display;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -175,7 +176,7 @@ impl Store {
                 self.note(progress).await;
             }
         }
-        self.find_missing().await?;
+        self.find_missing(&mut failed).await?;
         self.forget_unreferred_damage().await?;
         // It does not count as one when not everything could be looked at.
         let finished = if failed.is_some() { progress.finished } else { shared.sys.clock.wall() };
@@ -197,12 +198,16 @@ impl Store {
     ) -> Result<(), StoreError> {
         let shared = self.shared().clone();
         let position = progress.position;
-        for digest in spawn::blocking(move || directory(&shared, position)).await? {
+        let found = spawn::blocking(move || directory(&shared, position)).await;
+        let found = found.unwrap_or_else(|error| {
+            note_failed(failed, &format!("directory {position} of content"), error);
+            Vec::new()
+        });
+        for digest in found {
             let verdict = match self.verify(&digest, |bytes| pace.read(bytes)).await {
                 Ok(verdict) => verdict,
                 Err(error) => {
-                    log::warn!("{digest} cannot be checked: {error}");
-                    failed.get_or_insert(error);
+                    note_failed(failed, &digest, error);
                     continue;
                 }
             };
@@ -233,14 +238,20 @@ impl Store {
     }
 
     /// Looks whether each file is there, with the right length, that a repository refers to.
-    async fn find_missing(&self) -> Result<(), StoreError> {
+    async fn find_missing(&self, failed: &mut Option<StoreError>) -> Result<(), StoreError> {
         let mut after: Option<Vec<u8>> = None;
         loop {
             let (store, from) = (self.clone(), after.take());
             let page = move || find_missing_page(&store, from.as_deref());
             let (last, wrong) = spawn::blocking(page).await?;
             for (link, digest, len) in wrong {
-                let found = self.check_file(link, &digest, len).await?;
+                let found = match self.check_file(link, &digest, len).await {
+                    Ok(found) => found,
+                    Err(error) => {
+                        note_failed(failed, &digest, error);
+                        continue;
+                    }
+                };
                 let mut report = self.shared().scrub.report();
                 report.damaged += u64::from(found == FileCheck::OtherLength);
                 report.missing += u64::from(found == FileCheck::Missing);
@@ -252,6 +263,12 @@ impl Store {
             spawn::yield_now().await;
         }
     }
+}
+
+/// What cannot be looked at keeps nothing else from it; with the first error the scrub ends.
+fn note_failed(failed: &mut Option<StoreError>, what: &dyn Display, error: StoreError) {
+    log::warn!("{what} cannot be checked: {error}");
+    failed.get_or_insert(error);
 }
 
 /// The content of one directory of the fan-out.
@@ -277,7 +294,7 @@ fn find_missing_page(store: &Store, after: Option<&[u8]>) -> Result<Page, StoreE
         let (digest, len) = (link.digest()?, link.referred()?.len());
         match shared.disk.file_len(&shared.layout.blob(&digest)) {
             Ok(found) if found == len => {}
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
+            // What cannot be looked at is found out there.
             _ => wrong.push((link.key.clone(), digest, len)),
         }
     }

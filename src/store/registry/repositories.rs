@@ -71,11 +71,11 @@ impl Store {
         repository: &RepositoryName,
         digest: &Digest,
     ) -> Result<bool, StoreError> {
-        self.shared().touch(digest);
+        let Some(link) = self.blob_link(from, digest)? else { return Ok(false) };
         let (now, quota) = (self.sys().clock.wall_or_floor(), self.quota(repository));
         let (source, target) = (blob_key(from, digest), blob_key(repository, digest));
         let more = match self.get::<BlobLink>(&target)? {
-            None => self.get::<BlobLink>(&source)?.map_or(0, |link| link.size),
+            None => link.size,
             Some(_) => 0,
         };
         let _kept = self.keep_room(repository, more).await?;
@@ -135,8 +135,13 @@ impl Store {
         repository: &RepositoryName,
         digest: &Digest,
     ) -> Result<Option<BlobLink>, StoreError> {
+        let key = blob_key(repository, digest);
+        if self.get::<BlobLink>(&key)?.is_none() {
+            // Who asks for what is not here has nothing to do with content.
+            return Ok(None);
+        }
         self.shared().touch(digest);
-        self.get::<BlobLink>(&blob_key(repository, digest))
+        self.get::<BlobLink>(&key)
     }
 
     /// Removes a repository with its tags, manifests and links, a bounded number in each record:

@@ -207,12 +207,55 @@ fn f141_a_file_that_the_disk_does_not_let_go_keeps_no_other_one() {
     let bench = Bench::new();
     let store = &bench.store;
     let digests = [b"a", b"b", b"c"].map(|bytes| blob(store, "app", bytes));
-    for digest in &digests[..2] {
-        bench.disk.fail_renames(&Layout::new("/s").blob(digest));
-    }
+    let path = |number: usize| Layout::new("/s").blob(&digests[number]);
+    bench.disk.fail_renames(&path(0));
+    bench.disk.hide(&path(1));
     let report = bench.gc_twice();
-    assert_eq!((report.blobs_removed, report.blobs_waiting), (1, 2), "{report:?}");
+    assert_eq!((report.blobs_removed, report.blobs_waiting), (1, 1), "{report:?}");
     assert!(bench.has(&digests[0]) && bench.has(&digests[1]) && !bench.has(&digests[2]));
+}
+
+/// Who may read a repository asked for very many things that are not there, and no collection
+/// removed anything for a while, again and again.
+#[test]
+fn f209_who_asks_for_what_is_not_here_keeps_no_garbage() {
+    let bench = Bench::new();
+    let store = &bench.store;
+    let layer = blob(store, "app", b"layer");
+    assert_eq!(bench.gc().blobs_waiting, 1);
+    bench.hands.pass(2 * HOUR);
+    let (app, mut raw) = (name("app"), [7; 32]);
+    for number in 0..70_000_u32 {
+        raw[..4].copy_from_slice(&number.to_be_bytes());
+        let digest = Digest::from_raw(Algorithm::Sha256, &raw).unwrap();
+        assert!(!store.blob_linked(&app, &digest).unwrap());
+    }
+    assert_eq!(bench.gc().blobs_removed, 1);
+    assert!(!bench.has(&layer));
+}
+
+/// After an unclean stop on a damaged file system.
+#[test]
+fn f211_files_that_the_disk_does_not_show_keep_no_node_from_its_start() {
+    let bench = Bench::new();
+    let layer = blob(&bench.store, "app", b"layer");
+    let layout = Layout::new("/s");
+    bench.disk.create_dir_all(&layout.quarantine()).unwrap();
+    let uuid = "0b4b3a1e-0000-4000-8000-000000000000";
+    for path in [
+        layout.uploads().join(uuid),
+        layout.uploads().join(format!("{uuid}.meta")),
+        layout.uploads().join(format!("{uuid}.put")),
+        layout.quarantined(&layer),
+        layout.quarantined(&digest_of(b"other")),
+    ] {
+        bench.disk.create(&path).unwrap();
+        bench.disk.hide(&path);
+    }
+    let Bench { store, disk, .. } = bench;
+    drop(store);
+    let bench = Bench::on(disk);
+    assert!(block_on(bench.store.blob_open(&layer)).unwrap().is_some());
 }
 
 /// A device that is never on for as long as the grace.
