@@ -133,9 +133,13 @@ impl SyncError {
         matches!(self, SyncError::Upstream(error) if error.is_for(Reason::ContentMissing))
     }
 
-    /// Whether the parent has no room in a quota while other uploads keep it there.
-    pub(super) fn waits_for_quota(&self) -> bool {
-        matches!(self, SyncError::Upstream(UpstreamError::QuotaKept(_)))
+    /// Whether the parent may have room for it soon: its disk is full, or other uploads keep the
+    /// room of a quota.
+    pub(super) fn waits_for_room(&self) -> bool {
+        matches!(
+            self,
+            SyncError::Upstream(UpstreamError::QuotaKept(_) | UpstreamError::Busy(507, _))
+        )
     }
 
     /// Whether nothing can be done with the parent for now.

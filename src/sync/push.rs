@@ -33,8 +33,9 @@ const AT_ONCE: usize = 64;
 /// have more room, and tells nobody. What is refused again and again is left out of more rounds.
 const RETRY_REFUSED: Duration = Duration::from_secs(3600);
 
-/// The time until what was set aside because other uploads keep the parent's quota is tried again.
-const RETRY_QUOTA: Duration = Duration::from_secs(120);
+/// The time until what was set aside because the parent's disk is full, or other uploads keep the
+/// room of a quota there, is tried again.
+const RETRY_ROOM: Duration = Duration::from_secs(120);
 
 /// How often in a row a change is tried whose content cannot be read here or did not stay at the
 /// parent until all of it was there, for which other uploads keep the quota, of which the parent
@@ -74,9 +75,9 @@ pub(super) struct Retries {
     next: Duration,
     /// Attempts since one of them changed.
     round: u64,
-    /// Changes that were set aside because other uploads keep the parent's quota, and when they are
-    /// due, monotonic: [`RETRY_QUOTA`] after the last of them was set aside.
-    of_quota: (BTreeSet<u64>, Duration),
+    /// Changes that were set aside because the parent had no room just then, and when they are due,
+    /// monotonic: [`RETRY_ROOM`] after the first of them was set aside.
+    of_room: (BTreeSet<u64>, Duration),
     /// Changes wait because this node is ReadOnly, which was said.
     held_up: bool,
     /// An offer was delivered, and perhaps made in vain: what the parent has counts.
@@ -84,10 +85,10 @@ pub(super) struct Retries {
 }
 
 impl Retries {
-    /// Changes that are to be tried again because other uploads kept the parent's quota.
-    fn quota_is_due(&mut self, now: Duration) -> Vec<u64> {
-        match now >= self.of_quota.1 {
-            true => std::mem::take(&mut self.of_quota.0).into_iter().collect(),
+    /// Changes that are to be tried again because the parent may have room now.
+    fn due_for_room(&self, now: Duration) -> Vec<u64> {
+        match now >= self.of_room.1 {
+            true => self.of_room.0.iter().copied().collect(),
             false => Vec::new(),
         }
     }
@@ -170,8 +171,10 @@ impl Pusher {
     /// Has what the parent refused tried again: at the start, when the desired state is another
     /// one, the parent was started anew or content was healed here, and now and then.
     async fn retry_refused(&self) -> Result<(), SyncError> {
-        let of_quota = self.retries().quota_is_due(self.now());
-        self.store.outbox_renew(of_quota).await?;
+        let of_room = self.retries().due_for_room(self.now());
+        self.store.outbox_renew(of_room.clone()).await?;
+        // Only now: an attempt that failed halfway is repeated.
+        self.retries().of_room.0.retain(|number| !of_room.contains(number));
         let healed = self.store.sys().metrics.blobs_healed.get();
         let seen = Some((self.store.self_config_version()?, self.upstream.parent_start(), healed));
         let now = self.now();
@@ -184,7 +187,6 @@ impl Pusher {
             }
         };
         self.store.outbox_retry(round).await?;
-        // Only now: an attempt that failed halfway is repeated.
         let mut retries = self.retries();
         (retries.seen, retries.round, retries.next) = (seen, round, now + RETRY_REFUSED);
         Ok(())
@@ -324,10 +326,12 @@ impl Pusher {
                     if is_of_content(&error) && self.may_pass(&entry, &error)? {
                         self.turns().set_aside(&entry.repository, self.now());
                     }
-                    if error.waits_for_quota() {
+                    if error.waits_for_room() {
                         let mut retries = self.retries();
-                        retries.of_quota.0.insert(number);
-                        retries.of_quota.1 = self.now() + RETRY_QUOTA;
+                        if retries.of_room.0.is_empty() {
+                            retries.of_room.1 = self.now() + RETRY_ROOM;
+                        }
+                        retries.of_room.0.insert(number);
                     }
                     return Ok(self.store.outbox_refused(number, reason).await?);
                 }
