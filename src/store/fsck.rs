@@ -77,7 +77,8 @@ impl Store {
         let (disk, layout) = (&*self.shared().disk, &self.shared().layout);
         let entries = disk.list(&layout.journal())?;
         let given_up = given_up(disk, layout, &entries);
-        let last = self.shared().segments.list().last().copied();
+        // What is being appended meanwhile comes behind this.
+        let acknowledged = self.sequence();
         for entry in entries {
             let number =
                 |end| entry.name.strip_suffix(end).and_then(|n: &str| n.parse::<u64>().ok());
@@ -87,12 +88,12 @@ impl Store {
                 }
                 report.checkpoints += 1;
                 read_checkpoint(disk, layout, sequence).err()
-            } else if let Some(first) = number(".log").filter(|first| Some(*first) != last) {
-                if first <= given_up {
+            } else if let Some(first) = number(".log") {
+                if first <= given_up || first > acknowledged {
                     continue;
                 }
                 report.segments += 1;
-                read_segment(disk, layout, first, &mut report.records).err()
+                read_segment(disk, layout, first, acknowledged, &mut report.records).err()
             } else {
                 None
             };
@@ -201,10 +202,14 @@ fn read_segment(
     disk: &dyn Disk,
     layout: &Layout,
     first: u64,
+    acknowledged: u64,
     records: &mut u64,
 ) -> Result<(), FrameFault> {
-    let mut segment = SegmentReader::open(disk, layout, first)?;
-    while segment.next_record()?.is_some() {
+    let (mut segment, mut read) = (SegmentReader::open(disk, layout, first)?, 0);
+    while read < acknowledged
+        && let Some(record) = segment.next_record()?
+    {
+        read = record.sequence;
         *records += 1;
     }
     Ok(())

@@ -28,6 +28,30 @@ fn what_was_acknowledged_survives_a_power_cut_at_any_time() {
     put(&store, 1, "again").unwrap();
 }
 
+/// Of a node that was never started again that is the whole journal.
+#[test]
+fn f116_fsck_reads_the_segment_that_is_being_written() {
+    let disk = MemoryDisk::new();
+    let (store, _) = open_memory(&disk).unwrap();
+    for number in 1..=3 {
+        put(&store, number, "row").unwrap();
+    }
+    let fsck = || block_on(store.fsck(false)).unwrap();
+    let report = fsck();
+    assert_eq!((report.segments, report.records, report.problems), (1, 3, 0), "{report:?}");
+    let path = segment_path("/s", 1);
+    let mut bytes = content(&disk, &path);
+    // What comes behind the last record that was acknowledged may be half written.
+    let whole = bytes.len();
+    bytes.extend([7; 20]);
+    overwrite(&disk, &path, &bytes);
+    assert_eq!(fsck().problems, 0);
+    bytes[whole - 20] ^= 1;
+    overwrite(&disk, &path, &bytes);
+    let report = fsck();
+    assert_eq!((report.records, report.problems), (2, 1), "{report:?}");
+}
+
 #[test]
 fn a_start_without_changes_writes_no_journal() {
     let disk = MemoryDisk::new();
