@@ -240,6 +240,9 @@ fn shorten(txn: &mut Txn<'_>, mut chain: Vec<(u64, OutboxEntry)>) -> Result<(), 
     let mut unheard = may_be_there(txn, left_out.iter(), false)?;
     last.unheard.into_iter().for_each(|state| remember(&mut unheard, state));
     last.unheard = unheard;
+    if left_out.iter().any(|entry| !entry.offered.is_offer()) {
+        last.offered = Offered::No;
+    }
     let added = added(txn, &left_out, last.brings())?;
     let mut left_out = Places::of(left_out);
     write(txn, &mut left_out, added, None)?;
