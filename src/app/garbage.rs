@@ -56,7 +56,8 @@ impl Due {
     fn by_schedule(&mut self) -> bool {
         let due = match (self.clock.wall(), self.last) {
             (Some(now), Some(last)) => {
-                // A clock that went back makes nothing due.
+                // A clock that went back makes nothing due. One that was ahead is believed no more.
+                let last = *self.last.insert(last.min(now));
                 self.gc.schedule.last_until(now).is_some_and(|occurrence| occurrence > last)
             }
             _ => self.clock.monotonic().saturating_sub(self.last_at) >= BLIND_PERIOD,
@@ -201,5 +202,49 @@ async fn collect(store: &Store, options: GcOptions) -> Result<Option<Duration>, 
             log::warn!("garbage was not collected: {error}");
             Err(Failed)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use super::*;
+
+    struct Wall(AtomicU64);
+
+    impl Clock for Wall {
+        fn wall(&self) -> Option<UnixSeconds> {
+            Some(UnixSeconds(self.0.load(Ordering::Relaxed)))
+        }
+
+        fn monotonic(&self) -> Duration {
+            Duration::ZERO
+        }
+    }
+
+    /// A device was on once with a clock that was years ahead, and noted that it collected then.
+    #[test]
+    fn f141_a_run_in_the_future_was_at_a_time_that_was_not_this_one() {
+        let clock = Arc::new(Wall(AtomicU64::new(1_800_000_000)));
+        let gc = Gc { schedule: "0 * * * *".parse().unwrap(), ..Gc::default() };
+        let mut due = Due {
+            gc,
+            clock: clock.clone(),
+            last: Some(UnixSeconds(2_000_000_000)),
+            last_at: Duration::ZERO,
+            is_noted: true,
+            ended: None,
+            seen: (0, 0),
+            ripe: None,
+            noted_at: Duration::ZERO,
+            full: None,
+        };
+        assert!(!due.by_schedule(), "as if the last were now");
+        clock.0.fetch_add(3600, Ordering::Relaxed);
+        assert!(due.by_schedule());
+        assert!(!due.by_schedule());
+        clock.0.fetch_sub(1800, Ordering::Relaxed);
+        assert!(!due.by_schedule(), "the clock went back");
     }
 }

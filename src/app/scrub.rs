@@ -9,7 +9,7 @@ use crate::types::UnixSeconds;
 
 /// How often it is looked whether one is due: the wall clock may jump.
 const LOOK_PERIOD: Duration = Duration::from_secs(60);
-/// A scrub that failed is not tried again before.
+/// A scrub that failed is not tried again before; one that fails again, after twice the time.
 const RETRY_PERIOD: Duration = Duration::from_secs(600);
 /// How often it is looked whether content came and then no more.
 const SETTLE_PERIOD: Duration = Duration::from_secs(10);
@@ -23,7 +23,7 @@ pub(super) async fn run(store: Store, options: Scrub) {
         log::warn!("content that came before the unclean stop could not be checked: {error}");
     }
     let clock = store.sys().clock.clone();
-    let started = clock.monotonic();
+    let (started, mut pause) = (clock.monotonic(), RETRY_PERIOD);
     loop {
         let asked = within(LOOK_PERIOD, store.scrub_requested()).await.is_ok();
         let up = clock.monotonic().saturating_sub(started);
@@ -41,9 +41,13 @@ pub(super) async fn run(store: Store, options: Scrub) {
             ),
             Err(error) => {
                 log::warn!("the scrub stopped and will go on later: {error}");
-                sleep(RETRY_PERIOD).await;
+                // Who asks for one does not wait.
+                let _ = within(pause, store.scrub_requested()).await;
+                pause = (pause * 2).min(RETRY_PERIOD.max(options.max_age / 2));
+                continue;
             }
         }
+        pause = RETRY_PERIOD;
     }
 }
 
@@ -54,8 +58,11 @@ fn is_due(store: &Store, options: &Scrub, now: Option<UnixSeconds>, up: Duration
     let period = options.max_age / 2;
     interrupted
         || match (finished, now) {
-            (Some(finished), Some(now)) => now.since(finished) >= period.as_secs(),
-            // A first one, or no clock: the time since the start is all there is.
+            (Some(finished), Some(now)) if finished <= now => {
+                now.since(finished) >= period.as_secs()
+            }
+            // A first one, or no clock, or one that was ahead: the time since the start is all
+            // there is.
             _ => up >= period.min(Duration::from_secs(3600)),
         }
 }

@@ -116,6 +116,8 @@ fn is_on_schedule(
     if node.schedule.is_continuous() {
         return false;
     }
+    // A contact in the future was at a time that was not this one.
+    let last = last.filter(|last| now.is_some_and(|now| *last <= now));
     let (Some(last), Some(mut at)) = (last, now) else {
         return false;
     };
@@ -194,6 +196,7 @@ mod tests {
             assert_eq!(is_on_schedule(&node, at(last), now), good, "{last}");
         }
         assert!(!is_on_schedule(&node, None, now));
+        assert!(!is_on_schedule(&node, at("2036-11-21T12:00:01Z"), now));
         assert!(!is_on_schedule(&node, at("2026-11-21T12:00:01Z"), None));
         node.schedule = "* * * * *".parse().unwrap();
         assert!(!is_on_schedule(&node, now, now));

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::store::StoreError;
 use crate::store::journal::layout::Layout;
+use crate::sys::clock::EARLIEST_TIME;
 use crate::sys::{Disk, Sys};
 use crate::types::{Digest, RepositoryName};
 
@@ -73,7 +74,10 @@ fn look_at(
         return Ok(None);
     }
     let idle = match (sys.clock.wall(), disk.modified(&path)?) {
-        (Some(wall), Some(modified)) => Duration::from_secs(wall.since(modified)),
+        // Earlier than that, the clock was wrong.
+        (Some(wall), Some(modified)) if modified >= EARLIEST_TIME => {
+            Duration::from_secs(wall.since(modified))
+        }
         _ => Duration::ZERO,
     };
     let bytes = disk.file_len(&path).unwrap_or(0);
