@@ -18,7 +18,8 @@ const ASK_PERIOD: Duration = Duration::from_millis(300);
 pub(super) fn run(full_speed: bool, no_wait: bool, global: &Global) -> Result<ExitCode, Failure> {
     let report = follow(full_speed, no_wait, global)?;
     output::answer(View::Object, report.clone(), global.output)?;
-    Ok(if complain_of(&report) { ExitCode::from(EXIT_FAILED) } else { ExitCode::SUCCESS })
+    let failed = complain_of(&report) | !no_wait && is_unfinished(&report);
+    Ok(if failed { ExitCode::from(EXIT_FAILED) } else { ExitCode::SUCCESS })
 }
 
 /// The same, but returns what it found.
@@ -41,6 +42,17 @@ pub(super) fn follow(full_speed: bool, no_wait: bool, global: &Global) -> Result
         let _ = writeln!(std::io::stderr());
     }
     Ok(answer)
+}
+
+/// Says that not everything was looked at, if that is so.
+pub(super) fn is_unfinished(report: &Value) -> bool {
+    let unfinished = report["percent"].as_u64() != Some(100);
+    if unfinished {
+        output::complain(
+            "not everything could be checked; the log of the node names what, and why",
+        );
+    }
+    unfinished
 }
 
 /// Says how much is damaged, if anything is.
