@@ -12,9 +12,9 @@ use std::time::Duration;
 
 use super::index::sums::hash;
 use super::journal::layout::Layout;
-use super::rows;
 use super::rows::link::split_key;
 use super::rows::upkeep::Note;
+use super::rows::{self, Kind};
 use super::{Shared, Store, StoreError};
 use crate::sys::{Disk, spawn};
 use crate::types::Digest;
@@ -116,7 +116,12 @@ impl Store {
         let path = path(&shared.layout);
         match shared.note_of_found() {
             None => Ok(()),
-            Some(note) if note.links.is_empty() && note.files.is_empty() => {
+            Some(note)
+                if note.links.is_empty()
+                    && note.files.is_empty()
+                    // Their time counts from how long the node was on.
+                    && !self.has_rows(Kind::Untagged)? =>
+            {
                 match shared.disk.exists(&path)? {
                     true => Ok(shared.disk.remove(&path)?),
                     false => Ok(()),

@@ -2,10 +2,10 @@
 //!
 //! A run looks at all rows and files and remembers what it finds unreferenced. What an earlier
 //! run found so too, at least the grace before, is removed, unless somebody touched it since: rows
-//! first, by commands of the writer, then files. The grace counts while the node is on, over
-//! restarts, and nothing is ever removed in the first quarter of it after a start; the wall clock
-//! plays no part. When the schedule last let one run is noted, so that one that was missed is made
-//! up for after the start.
+//! first, by commands of the writer, then files. The grace, and the retention of manifests without
+//! a tag, count while the node is on, over restarts; the wall clock plays no part. No link and no
+//! file goes in the first quarter of the grace after a start. When the schedule last let one run is
+//! noted, so that one that was missed is made up for after the start.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -392,7 +392,8 @@ impl Run {
         name: &RepositoryName,
         retention: Duration,
     ) -> Result<u64, StoreError> {
-        let now = self.shared.sys.clock.wall_or_floor();
+        let since = self.shared.sys.clock.wall_or_floor();
+        let now = Untagged { since, on: self.on.as_secs() };
         let (mut part, mut parts, mut removed) = (0, 1, 0);
         while part < parts {
             let Some(kept) = kept(&self.store, name, part, parts).await? else {
@@ -415,11 +416,13 @@ impl Run {
                 if !self.options.dry_run {
                     self.forget_notes(looked.kept_again).await?;
                 }
-                for (digest, since) in looked.untagged {
-                    let due = since.is_some_and(|at| now.since(at) >= retention.as_secs());
+                for (digest, noted) in looked.untagged {
+                    // A time that has not come yet counts as now: the count began anew.
+                    let noted = noted.filter(|on| (1..=now.on).contains(on));
+                    let due = noted.is_some_and(|on| now.on - on >= retention.as_secs());
                     if due && (self.options.dry_run || self.remove_manifest(name, &digest).await?) {
                         removed += 1;
-                    } else if since.is_none() && !self.options.dry_run {
+                    } else if noted.is_none() && !self.options.dry_run {
                         let name = name.clone();
                         self.store.commit(move |txn| note(txn, &name, &digest, now)).await?;
                     }
@@ -510,10 +513,10 @@ fn note(
     txn: &mut Txn<'_>,
     repository: &RepositoryName,
     digest: &Digest,
-    now: UnixSeconds,
+    now: Untagged,
 ) -> Result<(), StoreError> {
     match txn.get::<ManifestRow>(&manifest_key(repository, digest))? {
-        Some(_) => txn.put(untagged_key(repository, digest), &Untagged(now)),
+        Some(_) => txn.put(untagged_key(repository, digest), &now),
         None => Ok(()),
     }
 }

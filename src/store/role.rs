@@ -218,7 +218,7 @@ impl Store {
         }
     }
 
-    fn has_rows(&self, kind: Kind) -> Result<bool, StoreError> {
+    pub(super) fn has_rows(&self, kind: Kind) -> Result<bool, StoreError> {
         Ok(!self.look_up(|index| index.scan(&prefix(kind, &[]), None, 1))?.is_empty())
     }
 }

@@ -18,7 +18,7 @@ use super::rows::{self, Kind, prefix};
 use super::{Shared, Store, StoreError};
 use crate::sys::spawn;
 use crate::types::digest::Algorithm;
-use crate::types::{Digest, Manifest, RepositoryName, UnixSeconds};
+use crate::types::{Digest, Manifest, RepositoryName};
 
 async fn blocking<T: Send + 'static>(
     store: &Store,
@@ -230,7 +230,7 @@ enum Used {
 #[derive(Default)]
 pub(super) struct Looked {
     /// Those that no tag, index or subject keeps, with since when, if a run has seen it before.
-    pub(super) untagged: Vec<(Digest, Option<UnixSeconds>)>,
+    pub(super) untagged: Vec<(Digest, Option<u64>)>,
     /// Keys of the notes about those that something keeps again.
     pub(super) kept_again: Vec<Vec<u8>>,
 }
@@ -256,10 +256,10 @@ pub(super) fn look_for_tags(
             None => false,
         };
         let key = untagged_key(repository, &digest);
-        let since = store.get::<Untagged>(&key)?.map(|row| row.0);
+        let noted = store.get::<Untagged>(&key)?.map(|row| row.on);
         if !refers && !is_kept {
-            looked.untagged.push((digest, since));
-        } else if since.is_some() {
+            looked.untagged.push((digest, noted));
+        } else if noted.is_some() {
             looked.kept_again.push(key);
         }
     }

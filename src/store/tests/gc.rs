@@ -651,7 +651,7 @@ fn f209_a_collection_reads_a_page_at_a_time() {
                 let digest = digest_of(&[page, number].map(u64::to_be_bytes).concat());
                 txn.put(manifest_key(&app, &digest), &row)?;
                 txn.put(blob_key(&app, &digest), &BlobLink { size: 1 })?;
-                txn.put(untagged_key(&app, &digest), &Untagged(UnixSeconds(1)))?;
+                txn.put(untagged_key(&app, &digest), &Untagged { since: UnixSeconds(1), on: 1 })?;
             }
             Ok(())
         });
@@ -697,6 +697,40 @@ fn manifests_without_a_tag_go_when_the_policy_says_so() {
     assert!(rows_of_kind(store, rows::Kind::Untagged) == 0, "the note goes with the manifest");
 }
 
+/// A root without a clock, to which the time came: the months from the earliest time on counted.
+#[test]
+fn f141_retention_counts_the_time_that_the_node_is_on() {
+    let bench = Bench::new();
+    let store = &bench.store;
+    let layer = blob(store, "app", b"layer");
+    image(store, "app", std::slice::from_ref(&layer), &[]).unwrap();
+    let policy = GcOptions { untagged: Some(24 * HOUR), ..OPTIONS };
+    let gc = |store: &Store| block_on(store.collect_garbage(policy)).unwrap().manifests_removed;
+    bench.hands.pass(HOUR);
+    assert_eq!(gc(store), 0);
+    bench.hands.wall.store(400 * 86_400, Ordering::Relaxed);
+    bench.hands.pass(12 * HOUR);
+    assert_eq!(gc(store), 0, "the clock jumped");
+    // Over a restart.
+    let Bench { store, disk, .. } = bench;
+    block_on(store.close()).unwrap();
+    drop(store);
+    let bench = Bench::on(disk);
+    bench.hands.pass(11 * HOUR);
+    assert_eq!(gc(&bench.store), 0);
+    bench.hands.pass(2 * HOUR);
+    assert_eq!(gc(&bench.store), 1);
+    // What an earlier version noted has no such time: it begins now.
+    let tag = image(&bench.store, "app", &[layer.clone(), layer], &[]).unwrap();
+    let key = untagged_key(&name("app"), &tag);
+    let noted = Untagged { since: UnixSeconds(1), on: 0 };
+    block_on(bench.store.commit(move |txn| txn.put(key, &noted))).unwrap();
+    bench.hands.pass(25 * HOUR);
+    assert_eq!(gc(&bench.store), 0);
+    bench.hands.pass(24 * HOUR);
+    assert_eq!(gc(&bench.store), 1);
+}
+
 #[test]
 fn f206_since_when_a_manifest_has_no_tag_goes_with_the_manifest() {
     let bench = Bench::new();
@@ -727,7 +761,7 @@ fn f206_since_when_a_manifest_has_no_tag_goes_with_the_manifest() {
     // An earlier version left such a note behind.
     let loose = digest_of(b"never pushed");
     let key = untagged_key(&name("app"), &loose);
-    let note = Untagged(UnixSeconds(1));
+    let note = Untagged { since: UnixSeconds(1), on: 1 };
     block_on(store.commit(move |txn| txn.put(key, &note))).unwrap();
     gc();
     assert_eq!(rows_of_kind(store, rows::Kind::Untagged), 0, "a note of nothing");
@@ -747,7 +781,7 @@ fn f141_a_dry_run_writes_nothing() {
         let (app, tag) = (name("app"), format!("v{n}").parse().unwrap());
         block_on(store.set_tag(&app, &tag, digest, Precondition::None, &Origin::Client)).unwrap();
     }
-    let note = Untagged(UnixSeconds(1));
+    let note = Untagged { since: UnixSeconds(1), on: 1 };
     let key = untagged_key(&name("app"), &digest_of(b"never pushed"));
     block_on(store.commit(move |txn| txn.put(key, &note))).unwrap();
     let state = || (store.sequence(), rows_of_kind(store, rows::Kind::Untagged));
