@@ -59,7 +59,7 @@ use smol::channel::Sender;
 use backup::Hold;
 use candidates::Candidates;
 use confirm::Written;
-use content::blobs::{FanOut, Named};
+use content::arrival::{FanOut, Named};
 use content::damage::Damage;
 use content::leases::Leases;
 use content::opened::Opened;

@@ -1,15 +1,12 @@
-//! Content: layers, configs and manifests, named by digest, immutable. A name appears only when
-//! the content under it is complete and durable.
+//! Content: layers, configs and manifests, named by digest, immutable.
 
-use std::collections::BTreeSet;
-use std::io;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use ring::digest::Context;
 
+use super::arrival::{install, make_named};
 use super::damage::Guarded;
-use super::leases::{Lease, short};
+use super::leases::Lease;
 use super::trust::{Verdict, is_fault_of_the_medium, open_raw};
 use crate::store::error::of_file;
 use crate::store::{Shared, Store, StoreError};
@@ -31,19 +28,6 @@ pub struct OpenBlob {
 
 /// What of a file is in memory while it is hashed, bytes.
 const HASH_STEP_BYTES: usize = 128 * 1024;
-/// Digests that are remembered as durably named. Over it: all are forgotten, and their directories
-/// synced once more.
-const NAMED_MAX: usize = 65_536;
-
-/// Content whose name is known to be durable, by the first eight bytes of the digest. A file that
-/// is there may have got its name from somebody who still waits for the sync, or whose sync failed:
-/// nothing may refer to it before.
-#[derive(Default)]
-pub(in crate::store) struct Named(Mutex<BTreeSet<u64>>);
-
-/// Directories of content whose own name is durable.
-#[derive(Default)]
-pub(in crate::store) struct FanOut(Mutex<BTreeSet<PathBuf>>);
 
 impl Store {
     /// Opens content; `None` when it is not here. Knowing a digest grants nothing: callers look
@@ -145,95 +129,6 @@ fn put(shared: &Shared, digest: &Digest, bytes: &[u8]) -> Result<(), StoreError>
         let _ = shared.disk.remove(&temporary);
     }
     stored
-}
-
-/// Makes a complete file, of whose first `hashed` bytes the digest was checked, durable and gives
-/// it its name. It replaces what is there: that may have been damaged since it came. A file of
-/// another length is refused: it has bytes that nobody checked.
-pub(in crate::store) fn install(
-    shared: &Shared,
-    from: &Path,
-    file: &dyn DiskFile,
-    digest: &Digest,
-    hashed: u64,
-) -> Result<(), StoreError> {
-    let bytes = file.len()?;
-    if bytes != hashed {
-        let text = format!("{digest} was checked over {hashed} bytes, but its file has {bytes}");
-        return Err(StoreError::Io(text));
-    }
-    shared.touch(digest);
-    file.sync_data()?;
-    let path = shared.layout.blob(digest);
-    let directory = path.parent().unwrap_or(Path::new("."));
-    shared.fan_out.make(shared, directory)?;
-    shared.damage.replace(digest, || shared.disk.rename(from, &path))?;
-    shared.opened.forget(digest);
-    shared.disk.sync_dir(directory)?;
-    shared.named.insert(digest);
-    shared.trust.arrived(digest, bytes);
-    shared.sys.metrics.blob_bytes.add(bytes);
-    shared.healed(digest)
-}
-
-/// Makes the name of content that is there durable, unless it is known to be.
-pub(in crate::store) fn make_named(shared: &Shared, digest: &Digest) -> io::Result<()> {
-    if !shared.named.contains(digest) {
-        let path = shared.layout.blob(digest);
-        shared.disk.sync_dir(path.parent().unwrap_or(Path::new(".")))?;
-        shared.named.insert(digest);
-    }
-    Ok(())
-}
-
-impl Shared {
-    /// The name of content is about to go.
-    pub(in crate::store) fn unname(&self, digest: &Digest) {
-        self.named.remove(digest);
-        self.opened.forget(digest);
-    }
-}
-
-impl Named {
-    /// Whether the name is known to be durable.
-    pub(in crate::store) fn contains(&self, digest: &Digest) -> bool {
-        self.digests().contains(&short(digest))
-    }
-
-    fn insert(&self, digest: &Digest) {
-        let mut digests = self.digests();
-        if digests.len() >= NAMED_MAX {
-            digests.clear();
-        }
-        digests.insert(short(digest));
-    }
-
-    /// The name goes.
-    fn remove(&self, digest: &Digest) {
-        self.digests().remove(&short(digest));
-    }
-
-    fn digests(&self) -> MutexGuard<'_, BTreeSet<u64>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl FanOut {
-    /// Makes sure that a directory of content exists, durably. One that was made shortly before a
-    /// power cut may be there and still not be durable, so the first use in each run syncs too.
-    fn make(&self, shared: &Shared, directory: &Path) -> io::Result<()> {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.contains(directory) {
-            return Ok(());
-        }
-        shared.disk.create_dir_all(directory)?;
-        // blobs/sha256/ab: each of the two levels is a name in the one above.
-        for parent in directory.ancestors().skip(1).take(2) {
-            shared.disk.sync_dir(parent)?;
-        }
-        known.insert(directory.to_owned());
-        Ok(())
-    }
 }
 
 /// Hashes a whole file; also returns its length.

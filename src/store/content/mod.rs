@@ -1,6 +1,7 @@
 //! The bytes: uploads that become content, what is read, verified, quarantined and removed.
 
 pub mod admission;
+pub mod arrival;
 pub mod blobs;
 pub mod damage;
 pub mod leases;

@@ -12,7 +12,8 @@ use std::time::Duration;
 use ring::digest::{Context, SHA256, SHA512};
 
 use super::admission::KeptRoom;
-use super::blobs::{hash_file, install};
+use super::arrival::install;
+use super::blobs::hash_file;
 use crate::store::{Shared, StoreError};
 use crate::sys::disk::DiskFile;
 use crate::types::digest::Algorithm;

@@ -1,7 +1,7 @@
 //! Repositories, and the blobs that may be pulled from each.
 
 use crate::store::content::admission;
-use crate::store::content::blobs::make_named;
+use crate::store::content::arrival::make_named;
 use crate::store::content::leases::Lease;
 use crate::store::replica::unsent::is_unsent;
 use crate::store::rows::link::{BlobLink, blob_key};
