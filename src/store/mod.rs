@@ -66,6 +66,7 @@ use content::opened::Opened;
 use content::scrub::Scrub;
 use content::space::SpaceCheck;
 use content::trust::Trust;
+use content::unreadable::Unreadable;
 use content::uploads::Uploads;
 use counts::Counts;
 use index::{Index, MapIndex, NoIndex};
@@ -193,6 +194,7 @@ struct Shared {
     removals: Removals,
     named: Named,
     opened: Opened,
+    unreadable: Unreadable,
     garbage: Candidates,
     damage: Damage,
     trust: Trust,
@@ -294,6 +296,7 @@ impl Store {
             removals: Removals::default(),
             named: Named::default(),
             opened: Opened::default(),
+            unreadable: Unreadable::default(),
             garbage: Candidates::open(&*disk, &layout, sys.clock.monotonic()),
             damage,
             trust: Trust::new(options.verify),
@@ -366,6 +369,7 @@ impl Store {
             removals: Removals::default(),
             named: Named::default(),
             opened: Opened::default(),
+            unreadable: Unreadable::default(),
             garbage: Candidates::open(&*disk, &layout, sys.clock.monotonic()),
             damage: Damage::default(),
             trust: Trust::default(),

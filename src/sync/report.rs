@@ -259,6 +259,18 @@ pub fn status_details(
             correlation_id: "records-lost".to_owned(),
         });
     }
+    if let Some((text, timestamp)) = store.unreadable_content() {
+        details.push(StatusDetail {
+            kind: DetailCode::DiskError.kind().to_owned(),
+            code: DetailCode::DiskError.name().to_owned(),
+            description: format!(
+                "{text}; it is not served, other content is: give the file back to the user that \
+                 runs skerry (chown, chmod u+rw), or check the disk"
+            ),
+            timestamp,
+            correlation_id: "unreadable-content".to_owned(),
+        });
+    }
     let damaged = store.damaged(DAMAGED_SHOWN);
     if let Some(first) = damaged.first() {
         details.push(StatusDetail {

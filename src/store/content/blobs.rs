@@ -41,7 +41,8 @@ impl Store {
             return Err(StoreError::Corrupt(format!("{digest} has other bytes")));
         }
         let (shared, digest) = (self.shared().clone(), digest.clone());
-        spawn::blocking(move || open(&shared, &digest)).await
+        let opened = spawn::blocking(move || open(&shared, &digest)).await;
+        opened.inspect_err(|error| self.shared().note_unreadable(error))
     }
 
     /// Reads small content whole and checks its digest: manifests. `Corrupt` when it differs: it
@@ -57,7 +58,7 @@ impl Store {
                 Verdict::Damaged | Verdict::Gone => bytes,
             };
         }
-        bytes
+        bytes.inspect_err(|error| self.shared().note_unreadable(error))
     }
 
     /// Stores small content durably: manifests. The caller has checked the digest. `Full` below

@@ -10,6 +10,7 @@ pub mod proof;
 pub mod removal;
 pub mod scrub;
 pub mod trust;
+pub mod unreadable;
 pub mod uploads;
 
 mod left;

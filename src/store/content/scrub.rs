@@ -200,14 +200,14 @@ impl Store {
         let position = progress.position;
         let found = spawn::blocking(move || directory(&shared, position)).await;
         let found = found.unwrap_or_else(|error| {
-            note_failed(failed, &format!("directory {position} of content"), error);
+            self.note_failed(failed, &format!("directory {position} of content"), error);
             Vec::new()
         });
         for digest in found {
             let verdict = match self.verify(&digest, |bytes| pace.read(bytes)).await {
                 Ok(verdict) => verdict,
                 Err(error) => {
-                    note_failed(failed, &digest, error);
+                    self.note_failed(failed, &digest, error);
                     continue;
                 }
             };
@@ -223,6 +223,13 @@ impl Store {
             }
         }
         Ok(())
+    }
+
+    /// What cannot be looked at keeps nothing else from it; with the first error the scrub ends.
+    fn note_failed(&self, failed: &mut Option<StoreError>, what: &dyn Display, error: StoreError) {
+        log::warn!("{what} cannot be checked: {error}");
+        self.shared().note_unreadable(&error);
+        failed.get_or_insert(error);
     }
 
     /// Where to go on after a restart; a store that cannot be written, or is full, is scrubbed all
@@ -248,7 +255,7 @@ impl Store {
                 let found = match self.check_file(link, &digest, len).await {
                     Ok(found) => found,
                     Err(error) => {
-                        note_failed(failed, &digest, error);
+                        self.note_failed(failed, &digest, error);
                         continue;
                     }
                 };
@@ -263,12 +270,6 @@ impl Store {
             spawn::yield_now().await;
         }
     }
-}
-
-/// What cannot be looked at keeps nothing else from it; with the first error the scrub ends.
-fn note_failed(failed: &mut Option<StoreError>, what: &dyn Display, error: StoreError) {
-    log::warn!("{what} cannot be checked: {error}");
-    failed.get_or_insert(error);
 }
 
 /// The content of one directory of the fan-out.

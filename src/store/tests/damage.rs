@@ -120,6 +120,25 @@ fn a_damaged_manifest_is_taken_out_of_service_by_the_first_read() {
     assert_eq!(block_on(store.blob_read(&digest)), Ok(Some(bytes)));
 }
 
+/// Its owner was wrong: each pull was 503, and status, scrub and readiness said nothing.
+#[test]
+fn f211_content_that_cannot_be_opened_is_told_and_not_condemned() {
+    let disk = MemoryDisk::new();
+    let (store, _) = open_memory(&disk).unwrap();
+    let [hidden, other] = ["hidden", "other"].map(|text| digest_of(text.as_bytes()));
+    for (digest, text) in [(&hidden, "hidden"), (&other, "other")] {
+        block_on(store.blob_put(digest, text.into())).unwrap();
+    }
+    disk.hide(&place(&hidden));
+    assert_eq!(store.unreadable_content(), None);
+    assert!(matches!(block_on(store.blob_open(&hidden)), Err(StoreError::Unreadable(_))));
+    let (told, _) = store.unreadable_content().unwrap();
+    assert!(told.contains(&hidden.to_string()), "{told}");
+    assert!(matches!(block_on(store.scrub(0)), Err(StoreError::Unreadable(_))));
+    assert_eq!(store.damaged_count(), 0);
+    assert_eq!(get(&store, &other), Some(b"other".to_vec()));
+}
+
 #[test]
 fn files_that_are_missing_cut_or_unreadable_are_found() {
     let disk = MemoryDisk::new();
