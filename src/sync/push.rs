@@ -206,7 +206,6 @@ impl Pusher {
                     overtaken.push(refused);
                 }
             }
-            // With these behind it, no tag's keeps its number.
             self.store.outbox_renew(overtaken).await?;
             for (number, entry) in changes {
                 after = number;
@@ -221,12 +220,7 @@ impl Pusher {
                     return Ok(());
                 }
                 delivered += 1;
-                let renewed = self.attempt(number, entry, refused).await?;
-                if let Some(before) = renewed.filter(|renewed| *renewed <= number) {
-                    // Later changes of its tag must not overtake it.
-                    after = before.saturating_sub(1);
-                    break;
-                }
+                self.attempt(number, entry, refused).await?;
             }
             // Any number may be held up.
             spawn::yield_now().await;
@@ -250,19 +244,19 @@ impl Pusher {
     }
 
     /// Delivers one change. When it fails, its repository waits; the error is one that ends the
-    /// session. Returns the lowest number that is to be tried again because of it.
+    /// session.
     async fn attempt(
         &self,
         number: u64,
         entry: OutboxEntry,
         refused: &mut Refused,
-    ) -> Result<Option<u64>, SyncError> {
+    ) -> Result<(), SyncError> {
         let repository = &entry.repository;
         let Err(error) = self.settle(number, &entry).await else {
             self.turns().worked(repository);
             if let Some(refusal) = self.store.outbox_refusal(number)? {
                 refused.add(number, refusal);
-                return Ok(None);
+                return Ok(());
             }
             let completed = refused.completed_by(&entry, &self.store)?;
             return Ok(self.store.outbox_renew(completed).await?);
@@ -273,7 +267,7 @@ impl Pusher {
             return Err(error);
         }
         log::warn!("retrying a push to the parent repository={repository}: {error}");
-        Ok(None)
+        Ok(())
     }
 
     /// Delivers one change and takes it out of the outbox, or notes that it was refused.

@@ -23,16 +23,13 @@ const RENEWED_MAX: usize = 256;
 const CHAIN_MAX: usize = 64;
 
 impl Store {
-    /// Has these refused changes tried again, each with what waits of its tag. Returns the lowest
-    /// number that is not a new one: what has it must go up before later changes of its tag.
-    pub async fn outbox_renew(&self, numbers: Vec<u64>) -> Result<Option<u64>, StoreError> {
-        let (mut lowest, mut numbers) = (None, VecDeque::from(numbers));
+    /// Has these refused changes tried again, each with what waits of its tag.
+    pub async fn outbox_renew(&self, numbers: Vec<u64>) -> Result<(), StoreError> {
+        let mut numbers = VecDeque::from(numbers);
         while !numbers.is_empty() {
-            let (left, kept) = self.commit(move |txn| renew_some(txn, numbers)).await?;
-            numbers = left;
-            lowest = lowest.into_iter().chain(kept).min();
+            numbers = self.commit(move |txn| renew_some(txn, numbers)).await?;
         }
-        Ok(lowest)
+        Ok(())
     }
 
     /// Removes a change that the parent has taken before, or (`replaced`) another in its place,
@@ -138,18 +135,13 @@ fn waits_already(
     Ok(added.filter(|_| added > deleted))
 }
 
-/// Renews refused changes until there are enough for one record; returns the rest, and the lowest
-/// number that is not a new one.
-fn renew_some(
-    txn: &mut Txn<'_>,
-    mut numbers: VecDeque<u64>,
-) -> Result<(VecDeque<u64>, Option<u64>), StoreError> {
-    let (mut renewed, mut lowest) = (0, None);
+/// Renews refused changes until there are enough for one record; returns the rest.
+fn renew_some(txn: &mut Txn<'_>, mut numbers: VecDeque<u64>) -> Result<VecDeque<u64>, StoreError> {
+    let mut renewed = 0;
     while renewed < RENEWED_MAX
         && let Some(number) = numbers.pop_front()
     {
         if keeps_number(txn, number)? {
-            lowest = lowest.into_iter().chain([number]).min();
             renewed += 1;
             continue;
         }
@@ -161,7 +153,7 @@ fn renew_some(
             }
         }
     }
-    Ok((numbers, lowest))
+    Ok(numbers)
 }
 
 /// Has the refused removal of a manifest tried under its own name: the parent may have had it
