@@ -18,8 +18,8 @@ const ASK_PERIOD: Duration = Duration::from_millis(300);
 pub(super) fn run(full_speed: bool, no_wait: bool, global: &Global) -> Result<ExitCode, Failure> {
     let report = follow(full_speed, no_wait, global)?;
     output::answer(View::Object, report.clone(), global.output)?;
-    let failed = complain_of(&report) | !no_wait && is_unfinished(&report);
-    Ok(if failed { ExitCode::from(EXIT_FAILED) } else { ExitCode::SUCCESS })
+    let (damaged, unfinished) = (complain_of(&report), !no_wait && is_unfinished(&report));
+    Ok(if damaged || unfinished { ExitCode::from(EXIT_FAILED) } else { ExitCode::SUCCESS })
 }
 
 /// The same, but returns what it found.
