@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 
 use super::identity::FEED_EPOCH;
 use super::journal::layout::Layout;
-use super::replica::node::own_config;
+use super::replica::own::own_config;
 use super::rows::connected_registry::connected_registry_key;
 use super::rows::node::{Fact, own_rows, parent_epoch_key};
 use super::rows::scope_map::scope_map_key;

@@ -7,6 +7,7 @@ pub mod inbox;
 pub mod node;
 pub mod offers;
 pub mod outbox;
+pub mod own;
 pub mod pushes;
 pub mod refused;
 pub mod renewal;

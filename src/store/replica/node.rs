@@ -4,13 +4,14 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::gone;
+use super::own::{own_config, own_node};
 use crate::store::rows::connected_registry::{activation_key, connected_registry_key, status_key};
 use crate::store::rows::derived::{Count, synced_count_key};
 use crate::store::rows::node::{
     Fact, compared_key, debts_key, descendant_key, epoch_key, last_look_key, last_sync_key,
     looked_with_key, reconcile_key, self_config_key, synced, synced_key, version_key,
 };
-use crate::store::rows::{self, Kind, Stored, key, name_at, prefix};
+use crate::store::rows::{Kind, Stored, key, name_at, prefix};
 use crate::store::{Store, StoreError, Txn};
 use crate::types::connected_registry::{ParentContact, StatusDetail};
 use crate::types::message::NodeConfig;
@@ -333,16 +334,6 @@ fn granted(config: &NodeConfig) -> Vec<Grant> {
         grants.filter(|grant| matches!(grant, Grant::Repository(..))).cloned().collect();
     grants.sort();
     grants
-}
-
-/// See [`Store::self_config`].
-pub(in crate::store) fn own_config(txn: &Txn<'_>) -> Result<Option<NodeConfig>, StoreError> {
-    txn.bytes(&self_config_key())?.map(|row| rows::node::own_config(&row)).transpose()
-}
-
-/// See [`Store::self_node`].
-pub(in crate::store) fn own_node(txn: &Txn<'_>) -> Result<Option<ConnectedRegistry>, StoreError> {
-    txn.bytes(&self_config_key())?.map(|row| rows::node::own_node(&row)).transpose()
 }
 
 fn materialise(txn: &mut Txn<'_>, config: &NodeConfig) -> Result<(), StoreError> {

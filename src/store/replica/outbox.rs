@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use super::heard;
-use super::node::own_node;
+use super::own::own_node;
 use crate::store::rows::derived::{
     About, Count, brought_in, named_by, waiting_about, waiting_in, waiting_name, waiting_number,
     waiting_removals, waiting_tags,

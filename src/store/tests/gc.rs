@@ -41,6 +41,8 @@ impl Clock for Hands {
     }
 }
 
+mod faults;
+
 struct Bench {
     store: Store,
     hands: Arc<Hands>,
@@ -213,49 +215,6 @@ fn f141_a_file_that_the_disk_does_not_let_go_keeps_no_other_one() {
     let report = bench.gc_twice();
     assert_eq!((report.blobs_removed, report.blobs_waiting), (1, 1), "{report:?}");
     assert!(bench.has(&digests[0]) && bench.has(&digests[1]) && !bench.has(&digests[2]));
-}
-
-/// Who may read a repository asked for very many things that are not there, and no collection
-/// removed anything for a while, again and again.
-#[test]
-fn f209_who_asks_for_what_is_not_here_keeps_no_garbage() {
-    let bench = Bench::new();
-    let store = &bench.store;
-    let layer = blob(store, "app", b"layer");
-    assert_eq!(bench.gc().blobs_waiting, 1);
-    bench.hands.pass(2 * HOUR);
-    let (app, mut raw) = (name("app"), [7; 32]);
-    for number in 0..70_000_u32 {
-        raw[..4].copy_from_slice(&number.to_be_bytes());
-        let digest = Digest::from_raw(Algorithm::Sha256, &raw).unwrap();
-        assert!(!store.blob_linked(&app, &digest).unwrap());
-    }
-    assert_eq!(bench.gc().blobs_removed, 1);
-    assert!(!bench.has(&layer));
-}
-
-/// After an unclean stop on a damaged file system.
-#[test]
-fn f211_files_that_the_disk_does_not_show_keep_no_node_from_its_start() {
-    let bench = Bench::new();
-    let layer = blob(&bench.store, "app", b"layer");
-    let layout = Layout::new("/s");
-    bench.disk.create_dir_all(&layout.quarantine()).unwrap();
-    let uuid = "0b4b3a1e-0000-4000-8000-000000000000";
-    for path in [
-        layout.uploads().join(uuid),
-        layout.uploads().join(format!("{uuid}.meta")),
-        layout.uploads().join(format!("{uuid}.put")),
-        layout.quarantined(&layer),
-        layout.quarantined(&digest_of(b"other")),
-    ] {
-        bench.disk.create(&path).unwrap();
-        bench.disk.hide(&path);
-    }
-    let Bench { store, disk, .. } = bench;
-    drop(store);
-    let bench = Bench::on(disk);
-    assert!(block_on(bench.store.blob_open(&layer)).unwrap().is_some());
 }
 
 /// A device that is never on for as long as the grace.
@@ -695,40 +654,6 @@ fn manifests_without_a_tag_go_when_the_policy_says_so() {
     assert!(store.manifest(&app, &tagged).unwrap().is_some());
     assert!(store.manifest(&app, &loose).unwrap().is_none());
     assert!(rows_of_kind(store, rows::Kind::Untagged) == 0, "the note goes with the manifest");
-}
-
-/// A root without a clock, to which the time came: the months from the earliest time on counted.
-#[test]
-fn f141_retention_counts_the_time_that_the_node_is_on() {
-    let bench = Bench::new();
-    let store = &bench.store;
-    let layer = blob(store, "app", b"layer");
-    image(store, "app", std::slice::from_ref(&layer), &[]).unwrap();
-    let policy = GcOptions { untagged: Some(24 * HOUR), ..OPTIONS };
-    let gc = |store: &Store| block_on(store.collect_garbage(policy)).unwrap().manifests_removed;
-    bench.hands.pass(HOUR);
-    assert_eq!(gc(store), 0);
-    bench.hands.wall.store(400 * 86_400, Ordering::Relaxed);
-    bench.hands.pass(12 * HOUR);
-    assert_eq!(gc(store), 0, "the clock jumped");
-    // Over a restart.
-    let Bench { store, disk, .. } = bench;
-    block_on(store.close()).unwrap();
-    drop(store);
-    let bench = Bench::on(disk);
-    bench.hands.pass(11 * HOUR);
-    assert_eq!(gc(&bench.store), 0);
-    bench.hands.pass(2 * HOUR);
-    assert_eq!(gc(&bench.store), 1);
-    // What an earlier version noted has no such time: it begins now.
-    let tag = image(&bench.store, "app", &[layer.clone(), layer], &[]).unwrap();
-    let key = untagged_key(&name("app"), &tag);
-    let noted = Untagged { since: UnixSeconds(1), on: 0 };
-    block_on(bench.store.commit(move |txn| txn.put(key, &noted))).unwrap();
-    bench.hands.pass(25 * HOUR);
-    assert_eq!(gc(&bench.store), 0);
-    bench.hands.pass(24 * HOUR);
-    assert_eq!(gc(&bench.store), 1);
 }
 
 #[test]

@@ -6,7 +6,7 @@ use super::granted::Granted;
 use super::sizes::Sizes;
 use super::withdrawal::Others;
 use super::{cascade, command, withdrawal};
-use crate::store::replica::node::own_config;
+use crate::store::replica::own::own_config;
 use crate::store::rows::connected_registry::{
     StatusRecord, activation_key, connected_registry_key, status_key,
 };
