@@ -21,7 +21,7 @@ impl Admin {
 
     /// Whether the rows are of this node: those of an adopted store are of its former tree.
     fn has_rows(&self) -> Result<bool, StoreError> {
-        Ok(self.options.role == Role::Root || self.config()?.is_some())
+        Ok(self.options.role == Role::Root || self.store.self_node()?.is_some())
     }
 
     pub(super) async fn all_scope_maps(&self) -> Result<Vec<ScopeMap>, StoreError> {

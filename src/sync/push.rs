@@ -508,6 +508,10 @@ impl Pusher {
                     left_out.insert(digest);
                     continue;
                 }
+                if !is_new {
+                    // Each level may name all of them again.
+                    spawn::yield_now().await;
+                }
                 // Left out on purpose, or lying elsewhere: the parent decides.
                 let Some(row) = self.store.manifest(repository, &digest)? else {
                     left_out.insert(digest);

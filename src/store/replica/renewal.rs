@@ -12,7 +12,7 @@ use crate::store::rows::outbox::{entry_key, remember};
 use crate::store::rows::refused::refused_key;
 use crate::store::rows::tag::{TagRow, tag_key};
 use crate::store::{Store, StoreError, Txn};
-use crate::types::{Digest, Offered, RepositoryName};
+use crate::types::{ConnectedRegistryName, Digest, Offered, RepositoryName};
 
 /// Changes after which a record takes no further refusal. A refusal is renewed in one record with
 /// what waits of its tag, so a record may hold [`CHAIN_MAX`] more.
@@ -72,37 +72,44 @@ impl Store {
     }
 
     async fn was_passed(&self, number: u64, there: Option<Digest>) -> Result<bool, StoreError> {
-        let mut after = Some(number);
-        while let Some(behind) = after {
+        let mut after = number;
+        loop {
             let there = there.clone();
-            let step = self.commit(move |txn| passed(txn, number, behind, &there));
-            match step.await? {
-                None => return Ok(true),
-                Some(next) => after = next,
+            match self.commit(move |txn| passed(txn, number, after, &there)).await? {
+                Passed::Yes => return Ok(true),
+                Passed::NotUntil(last) => after = last,
+                Passed::No => return Ok(false),
             }
         }
-        Ok(false)
     }
 }
 
-/// Looks at the changes of a tag behind `after`: `None` when one, which was not made since the
-/// start, lets the tag name `there`; otherwise behind which to go on, `None` where there are no
-/// more.
+/// Whether a change of a tag behind another one lets it name what it names at the parent.
+enum Passed {
+    Yes,
+    /// None up to this one does; there may be more.
+    NotUntil(u64),
+    No,
+}
+
+/// Looks at some changes of a tag behind `after` for one that lets the tag name `there` and was not
+/// made since the start.
 fn passed(
     txn: &Txn<'_>,
     number: u64,
     after: u64,
     there: &Option<Digest>,
-) -> Result<Option<Option<u64>>, StoreError> {
-    let Some(entry) = txn.get::<OutboxEntry>(&entry_key(number))? else { return Ok(Some(None)) };
+) -> Result<Passed, StoreError> {
+    let Some(entry) = txn.get::<OutboxEntry>(&entry_key(number))? else { return Ok(Passed::No) };
     let own = outbox::own_name(txn)?;
     let page = behind(txn, after, &entry, CHAIN_MAX)?;
-    let mut is_passed = false;
     for (_, later) in &page {
         let OutboxChange::Tag { digest, .. } = &later.change else { continue };
-        is_passed |= digest == there && !outbox::is_of_this_start(txn, own.as_ref(), &later.id);
+        if digest == there && !outbox::is_of_this_start(txn, own.as_ref(), &later.id) {
+            return Ok(Passed::Yes);
+        }
     }
-    Ok((!is_passed).then(|| page.last().map(|(number, _)| *number)))
+    Ok(page.last().map_or(Passed::No, |(last, _)| Passed::NotUntil(*last)))
 }
 
 /// The first changes of the same tag that wait behind one, at most `limit`.
@@ -210,8 +217,9 @@ fn renumber(txn: &mut Txn<'_>, number: u64) -> Result<Renumbered, StoreError> {
         chain.push(entry);
     }
     let changes = renewed(txn, &chain)?;
-    let renewed = chain.len();
-    write(txn, &mut Places::of(chain), changes, refusal)?;
+    let (own, renewed) = (own_of(txn)?, chain.len());
+    let unheard = may_be_there(txn, &own, &chain, true);
+    write(txn, &own, &mut Places::of(chain), changes, unheard, refusal)?;
     Ok(Renumbered::One(renewed))
 }
 
@@ -229,7 +237,8 @@ fn shorten(txn: &mut Txn<'_>, mut chain: Vec<(u64, OutboxEntry)>) -> Result<(), 
     {
         base.clone_from(begins);
     }
-    let mut unheard = may_be_there(txn, left_out.iter(), false)?;
+    let own = own_of(txn)?;
+    let mut unheard = may_be_there(txn, &own, &left_out, false);
     last.unheard.into_iter().for_each(|state| remember(&mut unheard, state));
     last.unheard = unheard;
     if left_out.iter().any(|entry| !entry.offered.is_offer()) {
@@ -237,7 +246,7 @@ fn shorten(txn: &mut Txn<'_>, mut chain: Vec<(u64, OutboxEntry)>) -> Result<(), 
     }
     let added = added(txn, &left_out, last.brings())?;
     let mut left_out = Places::of(left_out);
-    write(txn, &mut left_out, added, None)?;
+    write(txn, &own, &mut left_out, added, Vec::new(), None)?;
     left_out.give_all(&mut last);
     txn.put(entry_key(last_number), &last)
 }
@@ -282,16 +291,16 @@ impl Places {
 /// Writes what changes of one tag, or a single one, come to. What the parent refused of them, the
 /// first, stays known with the change that brings it. Each takes the place of those that brought
 /// the same, so that these are not known as had before their content is, that of the tag the place
-/// of the rest.
+/// of the rest; the tag may name at the parent what is `unheard`.
 fn write(
     txn: &mut Txn<'_>,
+    own: &ConnectedRegistryName,
     chain: &mut Places,
     changes: Vec<OutboxChange>,
+    mut unheard: Vec<Option<Digest>>,
     mut refusal: Option<RefusedChange>,
 ) -> Result<(), StoreError> {
-    let (Some(first), Some(own)) = (chain.all().next(), outbox::own_name(txn)?) else {
-        return Ok(());
-    };
+    let Some(first) = chain.all().next() else { return Ok(()) };
     let (repository, refused) = (first.repository.clone(), first.brings().cloned());
     let is_single = chain.all().count() == 1;
     // What a client had pushed is among it, or all came from the parent.
@@ -299,7 +308,6 @@ fn write(
         true => chain.all().map(|entry| entry.offered).max().unwrap_or_default(),
         false => Offered::No,
     };
-    let mut states = may_be_there(txn, chain.all(), true)?;
     for change in changes {
         if let Some(number) = waits_already(txn, &repository, &change)? {
             if let Some(mut entry) = txn.get::<OutboxEntry>(&entry_key(number))? {
@@ -312,7 +320,7 @@ fn write(
             continue;
         }
         let is_of_tag = matches!(change, OutboxChange::Tag { .. });
-        let unheard = if is_of_tag { std::mem::take(&mut states) } else { Vec::new() };
+        let unheard = if is_of_tag { std::mem::take(&mut unheard) } else { Vec::new() };
         let (number, id) =
             (outbox::next_number(txn)?, outbox::next_id(txn, own.clone(), &repository)?);
         let (repository, instead_of) = (repository.clone(), Vec::new());
@@ -343,22 +351,29 @@ fn stays_known(
 /// What a tag may name at the parent when these changes of it are left out: of those that this
 /// start numbered none has been attempted, but perhaps (`first_too`) the first; of the others, that
 /// came from below or with a copy, each may have been delivered.
-fn may_be_there<'a>(
+fn may_be_there(
     txn: &Txn<'_>,
-    chain: impl Iterator<Item = &'a OutboxEntry>,
+    own: &ConnectedRegistryName,
+    chain: &[OutboxEntry],
     first_too: bool,
-) -> Result<Vec<Option<Digest>>, StoreError> {
-    let (own, mut states) = (outbox::own_name(txn)?, Vec::new());
-    for (place, entry) in chain.enumerate() {
+) -> Vec<Option<Digest>> {
+    let mut states = Vec::new();
+    for (place, entry) in chain.iter().enumerate() {
         let is_first = first_too && place == 0;
-        let attempted = match is_first || !outbox::is_of_this_start(txn, own.as_ref(), &entry.id) {
+        let attempted = match is_first || !outbox::is_of_this_start(txn, Some(own), &entry.id) {
             true => entry.attempted(),
             // Of those that were left out before it.
             false => entry.unheard.clone(),
         };
         attempted.into_iter().for_each(|state| remember(&mut states, state));
     }
-    Ok(states)
+    states
+}
+
+/// The name of this node. A node without one has no parent that changes could be written for: the
+/// command ends, and those that wait stay as they are.
+fn own_of(txn: &Txn<'_>) -> Result<ConnectedRegistryName, StoreError> {
+    outbox::own_name(txn)?.ok_or(StoreError::Unavailable)
 }
 
 /// What changes that wait come to when they go up later than others that were made after them:
