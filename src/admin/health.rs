@@ -10,6 +10,7 @@ use super::tokens::Nothing;
 use crate::http::{Method, Reply, Request};
 use crate::store::StoreError;
 use crate::store::content::space::Hindrance;
+use crate::store::content::unreadable::UNREADABLE_REMEDY;
 use crate::store::recovery::loss::{LOSS_REASON, LOSS_REMEDY};
 use crate::store::replica::node::SyncFailure;
 use crate::sync::status_details;
@@ -130,6 +131,10 @@ impl Admin {
             }
         }
         self.add_damage(&mut value).await?;
+        if let Some((text, _)) = self.store.unreadable_content() {
+            add(&mut value["reason"], &text);
+            add(&mut value["remedy"], UNREADABLE_REMEDY);
+        }
         // It stands above what the parent or a connection string may want: no change counts.
         if let Some((cause, remedy)) = self.unwritable().await {
             value["reason"] = cause.into();

@@ -20,14 +20,15 @@ pub(super) fn run(content: bool, global: &Global) -> Result<ExitCode, Failure> {
     // First: what it finds is out of service then, and a problem of what needs it.
     let scrubbed = content.then(|| scrub::follow(true, false, global)).transpose()?;
     let mut report = admin_client::post(&socket, "fsck", &json!({}))?;
-    let mut damaged = false;
+    let (mut damaged, mut unfinished) = (false, false);
     if let Some(scrubbed) = scrubbed {
         damaged = scrub::complain_of(&scrubbed);
+        unfinished = scrub::is_unfinished(&scrubbed);
         report["blobsHashed"] = scrubbed["blobsChecked"].clone();
         report["content"] = scrubbed;
     }
     let told = tell(report, global)?;
-    Ok(if damaged { ExitCode::from(EXIT_FAILED) } else { told })
+    Ok(if damaged || unfinished { ExitCode::from(EXIT_FAILED) } else { told })
 }
 
 fn check(content: bool, global: &Global) -> Result<Value, Failure> {

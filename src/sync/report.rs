@@ -11,6 +11,7 @@ use super::state::State;
 use crate::gateway::contacts::CALL_INTERVAL;
 use crate::gateway::feed::Scope;
 use crate::gateway::{Upstream, UpstreamError};
+use crate::store::content::unreadable::UNREADABLE_REMEDY;
 use crate::store::recovery::loss::{LOSS_REASON, LOSS_REMEDY};
 use crate::store::{Store, StoreError};
 use crate::sys::clock::sleep;
@@ -263,10 +264,7 @@ pub fn status_details(
         details.push(StatusDetail {
             kind: DetailCode::DiskError.kind().to_owned(),
             code: DetailCode::DiskError.name().to_owned(),
-            description: format!(
-                "{text}; it is not served, other content is: give the file back to the user that \
-                 runs skerry (chown, chmod u+rw), or check the disk"
-            ),
+            description: format!("{text}; it is not served, other content is: {UNREADABLE_REMEDY}"),
             timestamp,
             correlation_id: "unreadable-content".to_owned(),
         });

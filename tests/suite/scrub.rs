@@ -55,6 +55,37 @@ fn f173_a_device_heals_itself_from_its_parent() {
     assert_eq!(device.json(&["status"])["damagedBlobs"], 1);
 }
 
+/// A file that cannot be opened: `scrub` ended as if all were well, `status` said nothing, and the
+/// next scrub waited ten minutes.
+#[test]
+fn f173_f211_a_scrub_that_cannot_check_everything_says_so_and_the_next_begins_at_once() {
+    let root = Node::root();
+    let user = root.pusher("pusher-one", "app");
+    let image = Image::new(42, &[50_000]);
+    assert_eq!(image.push(&root.login, (&user.0, &user.1), "app", "v1").status, 201);
+    let layer = image::digest(&image.layers[0]);
+    let path = file(&root, &layer);
+    let aside = path.with_extension("aside");
+    std::fs::rename(&path, &aside).unwrap();
+    std::os::unix::fs::symlink(&path, &path).unwrap();
+    for command in [["scrub", "--full-speed"], ["fsck", "--content"]] {
+        let output = root.run(&command);
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert!(text.contains("not everything could be checked"), "{output:?}");
+    }
+    let status = root.json(&["status"]);
+    assert!(status["reason"].as_str().unwrap().contains(&layer), "{status}");
+    assert!(status["remedy"].as_str().unwrap().contains("chown"), "{status}");
+    assert_eq!(status["damagedBlobs"], 0);
+    std::fs::rename(&aside, &path).unwrap();
+    for command in [["scrub", "--full-speed"], ["fsck", "--content"]] {
+        let output = root.run(&command);
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+    }
+    assert!(root.json(&["status"])["reason"].is_null());
+}
+
 #[test]
 fn f173_a_damaged_blob_of_a_root_is_told_and_taken_back_by_a_push() {
     let root = Node::root();

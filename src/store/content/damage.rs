@@ -409,13 +409,17 @@ impl Store {
                 let is_new = shared.note_missing(digest, &check)?;
                 Ok(if is_new { FileCheck::Missing } else { FileCheck::Known })
             }
-            Err(error) => match of_file(digest, &error) {
-                StoreError::Unreadable(text) => {
-                    log::error!("the disk failed: {text}");
-                    Ok(FileCheck::Unreadable)
+            Err(error) => {
+                let error = of_file(digest, &error);
+                shared.note_unreadable(&error);
+                match error {
+                    StoreError::Unreadable(text) => {
+                        log::error!("the disk failed: {text}");
+                        Ok(FileCheck::Unreadable)
+                    }
+                    error => Err(error),
                 }
-                error => Err(error),
-            },
+            }
         }
     }
 

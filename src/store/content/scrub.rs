@@ -185,6 +185,7 @@ impl Store {
         if let Some(error) = failed {
             return Err(error);
         }
+        shared.unreadable.forget();
         shared.scrub.report().percent = 100;
         drop(running);
         self.scrub_report()

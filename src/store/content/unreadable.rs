@@ -10,6 +10,10 @@ use crate::types::UnixSeconds;
 /// How long it is told after it was met last.
 const TOLD_FOR: Duration = Duration::from_secs(3600);
 
+/// What an operator does about it.
+pub const UNREADABLE_REMEDY: &str =
+    "give the file back to the user that runs skerry (chown, chmod u+rw), or check the disk";
+
 /// What was met last, within [`TOLD_FOR`].
 #[derive(Default)]
 pub(in crate::store) struct Unreadable(Mutex<Option<Met>>);
@@ -33,6 +37,11 @@ impl Shared {
 }
 
 impl Unreadable {
+    /// All content was read.
+    pub(in crate::store) fn forget(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
     fn lately(&self, now: Duration) -> MutexGuard<'_, Option<Met>> {
         let mut met = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         met.take_if(|met| now.saturating_sub(met.at) >= TOLD_FOR);
