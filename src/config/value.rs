@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use jiff::{Span, SpanRelativeTo, SpanRound, Unit};
 use log::LevelFilter;
 use toml::de::DeValue;
 
@@ -278,14 +279,18 @@ impl Setting for ByteSize {
 
 impl Setting for Duration {
     fn read(value: &Value) -> Result<Duration, String> {
-        const WANTED: &str = "a time such as \"75m\", \"3h\" or \"PT75M\"";
-        let duration: jiff::SignedDuration = value.parse(WANTED)?;
+        const WANTED: &str = "a time such as \"75m\", \"3h\", \"7d\" or \"PT75M\"";
+        let span: Span = value.parse(WANTED)?;
+        // The length of a month or a year is not known without a date.
+        let duration = span.to_duration(SpanRelativeTo::days_are_24_hours());
+        let duration = duration.map_err(|_| format!("must be {WANTED}, in weeks at most"))?;
         Duration::try_from(duration).map_err(|_| format!("must be {WANTED}, not negative"))
     }
 
     fn show(&self) -> Option<String> {
-        let duration = jiff::SignedDuration::try_from(*self).ok()?;
-        quoted(format_args!("{duration:#}"))
+        let in_days = SpanRound::new().largest(Unit::Day).days_are_24_hours();
+        let span = Span::try_from(*self).and_then(|span| span.round(in_days)).ok()?;
+        quoted(format_args!("{span:#}"))
     }
 }
 
@@ -448,9 +453,15 @@ mod tests {
         assert_eq!(read("75m"), Ok(Duration::from_secs(4500)));
         assert_eq!(read("PT75M"), Ok(Duration::from_secs(4500)));
         assert_eq!(read("1h 30m"), Ok(Duration::from_secs(5400)));
+        assert_eq!(read("7d"), Ok(Duration::from_secs(604_800)));
+        assert_eq!(read("2w 1d"), Ok(Duration::from_secs(1_296_000)));
         assert!(read("-1h").is_err() && read("soon").is_err() && read("75").is_err());
-        let shown = Duration::from_secs(4500).show().unwrap();
-        assert_eq!(read(shown.trim_matches('"')), Ok(Duration::from_secs(4500)));
+        assert!(read("1 month").unwrap_err().contains("weeks"));
+        for (seconds, as_shown) in [(4500, "\"1h 15m\""), (604_800, "\"7d\"")] {
+            let shown = Duration::from_secs(seconds).show().unwrap();
+            assert_eq!(shown, as_shown);
+            assert_eq!(read(shown.trim_matches('"')), Ok(Duration::from_secs(seconds)));
+        }
     }
 
     #[test]

@@ -218,8 +218,8 @@ pub fn status_details(
             code: DetailCode::PushRefused.name().to_owned(),
             description: format!(
                 "cannot push {} to the parent: {}; it stays here and is tried again when the \
-                 configuration changes, when this node or its parent is restarted, after an hour, \
-                 and less often after that",
+                 configuration changes, when this node or its parent is restarted, by itself \
+                 after an hour at the latest, and less often after that",
                 refusal.entry, refusal.reason
             ),
             timestamp: refusal.at,
