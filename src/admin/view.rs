@@ -37,7 +37,7 @@ impl Admin {
         }
         let mut tokens = self.store.tokens().await?;
         tokens.extend(self.own_sync_token()?);
-        tokens.sort_by(|a, b| a.name.cmp(&b.name));
+        tokens.sort_unstable_by(|a, b| a.name.cmp(&b.name));
         Ok(tokens)
     }
 
@@ -59,7 +59,7 @@ impl Admin {
         };
         let mut registries = config.children;
         registries.push(config.node);
-        registries.sort_by(|a, b| a.name.cmp(&b.name));
+        registries.sort_unstable_by(|a, b| a.name.cmp(&b.name));
         Ok(registries)
     }
 

@@ -144,7 +144,7 @@ impl<'a> Merge<'a> {
                 dir.display()
             )));
         }
-        names.sort();
+        names.sort_unstable();
         Ok(names)
     }
 

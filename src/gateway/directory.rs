@@ -268,7 +268,7 @@ impl Tree {
             .collect();
         let scope_maps = maps.into_values().cloned().collect();
         let mut below = below(&self.children, name);
-        below.sort();
+        below.sort_unstable();
         let descendants = below.into_iter().filter_map(|name| {
             let version = versions.get(&name)?.clone();
             Some(Descendant { name, version })

@@ -408,7 +408,7 @@ impl Gateway {
             }
             digests.extend(page.iter().filter_map(|(key, _)| referrer_of_key(key, repository)));
         }
-        digests.sort();
+        digests.sort_unstable();
         digests.dedup();
         Ok(digests)
     }

@@ -51,7 +51,7 @@ impl Scope {
     /// Tells these repositories from others, in few characters.
     pub fn fingerprint(&self) -> String {
         let mut names: Vec<String> = self.patterns.iter().map(ToString::to_string).collect();
-        names.sort();
+        names.sort_unstable();
         let hash = ring::digest::digest(&ring::digest::SHA256, names.join(" ").as_bytes());
         data_encoding::HEXLOWER.encode(hash.as_ref().get(..FINGERPRINT_BYTES).unwrap_or_default())
     }

@@ -79,8 +79,9 @@ use replica::gone::Gone;
 use replica::node::SyncView;
 use role::Standing;
 use rows::Stored;
-use writer::{Job, Message, Sizes, Writer};
+use writer::{Command, Message, Run, Sizes, Writer};
 
+use crate::sys::outcome::Outcome;
 use crate::sys::{Disk, MemoryDisk, Sys};
 use crate::types::limits::{SEGMENT_BYTES, UPLOADS_MAX, WRITER_QUEUE_MAX};
 use crate::types::{Digest, RepositoryPattern};
@@ -452,15 +453,23 @@ impl Store {
         &self,
         command: impl FnOnce(&mut Txn<'_>) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
+        let outcome = Outcome::new();
+        let left = outcome.clone();
+        let run = move |txn: &mut Txn<'_>| command(txn).map(|value| left.leave(value));
+        self.run(Box::new(run)).await?;
+        outcome.take().ok_or(StoreError::Unavailable)
+    }
+
+    async fn run(&self, run: Run) -> Result<(), StoreError> {
         self.shared().check_frozen()?;
-        let (job, answer) = Job::new(command);
+        let (command, answer) = Command::new(run);
         match &self.inner.engine {
             Engine::Memory(writer) => {
                 let mut writer = writer.lock().unwrap_or_else(PoisonError::into_inner);
-                writer.group(Box::new(job), || None);
+                writer.group(command, &mut || None);
             }
             Engine::Thread { queue, .. } => {
-                let message = Message::Command(Box::new(job));
+                let message = Message::Command(command);
                 queue.send(message).await.map_err(|_| StoreError::Unavailable)?;
             }
         }

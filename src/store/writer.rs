@@ -31,54 +31,27 @@ const HEAL_PAUSE: Duration = Duration::from_secs(30);
 /// What the writer is asked to do.
 pub(super) enum Message {
     /// Runs a command.
-    Command(Box<dyn Command>),
+    Command(Command),
     /// Looks after the index, which failed.
     Heal,
     /// Stops in good order.
     Close(Sender<Result<(), StoreError>>),
 }
 
-/// A closure of any result type, and whom to tell.
-pub(super) trait Command: Send {
-    /// Runs the closure and keeps its value.
-    fn run(&mut self, txn: &mut Txn<'_>) -> Result<(), StoreError>;
-    /// Answers, once.
-    fn answer(&mut self, outcome: Result<(), StoreError>);
+/// What a command does; what it finds out it leaves elsewhere.
+pub(super) type Run = Box<dyn FnOnce(&mut Txn<'_>) -> Result<(), StoreError> + Send>;
+
+/// A command, and whom to tell how it ended.
+pub(super) struct Command {
+    run: Run,
+    reply: Sender<Result<(), StoreError>>,
 }
 
-pub(super) struct Job<T, F> {
-    closure: Option<F>,
-    value: Option<T>,
-    reply: Sender<Result<T, StoreError>>,
-}
-
-impl<T, F> Job<T, F>
-where
-    T: Send,
-    F: FnOnce(&mut Txn<'_>) -> Result<T, StoreError> + Send,
-{
-    /// The job, and where its answer arrives.
-    pub(super) fn new(closure: F) -> (Job<T, F>, Receiver<Result<T, StoreError>>) {
+impl Command {
+    /// The command, and where its answer arrives.
+    pub(super) fn new(run: Run) -> (Command, Receiver<Result<(), StoreError>>) {
         let (reply, answer) = smol::channel::bounded(1);
-        (Job { closure: Some(closure), value: None, reply }, answer)
-    }
-}
-
-impl<T, F> Command for Job<T, F>
-where
-    T: Send,
-    F: FnOnce(&mut Txn<'_>) -> Result<T, StoreError> + Send,
-{
-    fn run(&mut self, txn: &mut Txn<'_>) -> Result<(), StoreError> {
-        let closure = self.closure.take().ok_or(StoreError::Unavailable)?;
-        self.value = Some(closure(txn)?);
-        Ok(())
-    }
-
-    fn answer(&mut self, outcome: Result<(), StoreError>) {
-        let value = outcome.and_then(|()| self.value.take().ok_or(StoreError::Unavailable));
-        // Whoever asked may be gone; the channel holds one answer and gets one.
-        let _ = self.reply.try_send(value);
+        (Command { run, reply }, answer)
     }
 }
 
@@ -120,7 +93,7 @@ struct Group {
     records: Vec<(u64, Vec<Change>)>,
     payloads: Vec<Vec<u8>>,
     bytes: usize,
-    answers: Vec<(Box<dyn Command>, Result<(), StoreError>)>,
+    answers: Vec<(Sender<Result<(), StoreError>>, Result<(), StoreError>)>,
 }
 
 impl Writer {
@@ -161,7 +134,7 @@ impl Writer {
         while let Some(message) = held.take().or_else(|| queue.recv_blocking().ok()) {
             match message {
                 Message::Command(first) => {
-                    self.group(first, || match queue.try_recv() {
+                    self.group(first, &mut || match queue.try_recv() {
                         Ok(Message::Command(command)) => Some(command),
                         Ok(other) => {
                             held = Some(other);
@@ -182,11 +155,7 @@ impl Writer {
     }
 
     /// Runs `first` and what `more` yields as one group.
-    pub(super) fn group(
-        &mut self,
-        first: Box<dyn Command>,
-        mut more: impl FnMut() -> Option<Box<dyn Command>>,
-    ) {
+    pub(super) fn group(&mut self, first: Command, more: &mut dyn FnMut() -> Option<Command>) {
         if self.shared.index().failed() {
             self.heal();
         }
@@ -209,22 +178,23 @@ impl Writer {
             }
             self.shared.feed.publish(std::mem::take(&mut group.records));
         }
-        for (mut command, own) in group.answers {
-            command.answer(outcome.clone().and(own));
+        for (reply, own) in group.answers {
+            // Whoever asked may be gone; the channel holds one answer and gets one.
+            let _ = reply.try_send(outcome.clone().and(own));
         }
     }
 
-    fn run_command(&mut self, group: &mut Group, mut command: Box<dyn Command>) {
+    fn run_command(&mut self, group: &mut Group, Command { run, reply }: Command) {
         let index = self.shared.index();
         if index.failed() || self.journal.as_ref().is_some_and(Journal::poisoned) {
-            group.answers.push((command, Err(StoreError::Unavailable)));
+            group.answers.push((reply, Err(StoreError::Unavailable)));
             return;
         }
         let mut txn = Txn::over(&*index, &group.overlay);
         let Shared { feed, counts, heard, written, .. } = &*self.shared;
         txn.live(feed.epoch(), counts.clone(), heard.load(Ordering::Relaxed));
         txn.write_in(written.stored().writes);
-        let (ran, read) = turn::apart(|| catch_unwind(AssertUnwindSafe(|| command.run(&mut txn))));
+        let (ran, read) = turn::apart(|| catch_unwind(AssertUnwindSafe(|| run(&mut txn))));
         let (changes, derived) = txn.into_changes();
         let rows = read.rows + (changes.len() + derived.len()) as u64;
         self.shared.sys.metrics.command_rows.note(rows);
@@ -237,7 +207,7 @@ impl Writer {
                 Err(StoreError::Io("a command panicked".to_owned()))
             }
         };
-        group.answers.push((command, own));
+        group.answers.push((reply, own));
     }
 
     fn frame(

@@ -523,7 +523,7 @@ impl Pusher {
             level = below;
         }
         let mut order: Vec<_> = depths.into_iter().map(|(digest, depth)| (depth, digest)).collect();
-        order.sort();
+        order.sort_unstable();
         for (_, digest) in order.into_iter().rev() {
             let Some(row) = self.store.manifest(repository, &digest)? else {
                 continue;

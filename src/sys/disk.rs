@@ -296,7 +296,7 @@ impl Disk for SystemDisk {
             let name = entry.file_name().to_string_lossy().into_owned();
             entries.push(Entry { name, is_dir: entry.file_type()?.is_dir() });
         }
-        entries.sort();
+        entries.sort_unstable();
         Ok(entries)
     }
 

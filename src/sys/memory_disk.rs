@@ -468,7 +468,7 @@ impl Disk for MemoryDisk {
         let files = state.files.keys().filter_map(|file| entry(file, false));
         let directories = state.directories.iter().filter_map(|child| entry(child, true));
         let mut entries: Vec<Entry> = files.chain(directories).collect();
-        entries.sort();
+        entries.sort_unstable();
         Ok(entries)
     }
 

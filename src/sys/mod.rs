@@ -12,6 +12,7 @@ pub mod memory_disk;
 pub mod metrics;
 pub mod net;
 pub mod notify;
+pub mod outcome;
 pub mod owner;
 pub mod rng;
 pub mod signals;

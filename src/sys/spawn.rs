@@ -7,6 +7,7 @@ use smol::lock::Semaphore;
 use smol::{Executor, Task};
 
 use super::metrics::Peak;
+use super::outcome::Outcome;
 use super::turn;
 use crate::types::limits::BLOCKING_THREADS;
 
@@ -37,7 +38,7 @@ impl Spawner {
         future: impl Future<Output = T> + Send + 'static,
     ) -> Task<T> {
         let turns = self.turns.clone();
-        self.executor.spawn(turn::watched(future, move |work, ran| {
+        self.executor.spawn(turn::watched(Box::pin(future), move |work, ran| {
             turns.rows.note(work.rows);
             turns.cpu_us.note(u64::try_from(ran.as_micros()).unwrap_or(u64::MAX));
         }))
@@ -103,14 +104,20 @@ pub fn limit_blocking_threads(threads: usize) {
 }
 
 /// Runs work that blocks in the bounded pool.
-#[allow(clippy::disallowed_methods, reason = "this is the seam")]
 pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    let outcome = Outcome::new();
+    let left = outcome.clone();
+    in_pool(Box::new(move || left.leave(work()))).await;
+    outcome.take().unwrap_or_else(|| unreachable!("a job that panicked does not end"))
+}
+
+#[allow(clippy::disallowed_methods, reason = "this is the seam")]
+async fn in_pool(work: Box<dyn FnOnce() + Send>) {
     let permits = BLOCKING_PERMITS.get_or_init(|| Semaphore::new(BLOCKING_THREADS));
     let _permit = permits.acquire().await;
-    let (value, _read) = smol::unblock(move || turn::apart(work)).await;
+    let ((), _read) = smol::unblock(move || turn::apart(work)).await;
     #[cfg(test)]
     turn::testing::note_job(_read);
-    value
 }
 
 /// Starts work that blocks in the pool at once, whether or not the handle is awaited. Dropping

@@ -84,13 +84,11 @@ fn ran() -> Duration {
 
 /// A task each of whose turns, from when the executor takes it up until it waits or yields, is
 /// given to `each`, with the processor time that it needed.
-pub fn watched<F: Future + Send + 'static>(
-    future: F,
+pub fn watched<T: 'static>(
+    mut future: Pin<Box<dyn Future<Output = T> + Send>>,
     each: impl Fn(Work, Duration) + Send + 'static,
-) -> impl Future<Output = F::Output> + Send + 'static {
-    // The task has the future in one place, which a future around a future would not.
-    let mut future: Pin<Box<F>> = Box::pin(future);
-    poll_fn(move |context: &mut Context<'_>| -> Poll<F::Output> {
+) -> impl Future<Output = T> + Send + 'static {
+    poll_fn(move |context: &mut Context<'_>| -> Poll<T> {
         let (poll, work) = apart(|| future.as_mut().poll(context));
         each(work, ran());
         poll

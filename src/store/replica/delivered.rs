@@ -175,7 +175,7 @@ fn begin(txn: &mut Txn<'_>, id: &OutboxId, repository: &RepositoryName) -> Resul
     let parts = [id.origin.as_str().as_bytes(), repository.as_str().as_bytes()];
     let rows = txn.scan::<Delivered>(&prefix(Kind::Delivered, &parts))?;
     let mut known: Vec<_> = rows.into_iter().map(|(key, row)| (row.more.more.place, key)).collect();
-    known.sort();
+    known.sort_unstable();
     let next = known.last().map_or(0, |(place, _)| place.saturating_add(1));
     let over = (known.len() + 1).saturating_sub(INCARNATIONS_MAX);
     known.into_iter().take(over).try_for_each(|(_, key)| txn.delete(key))?;

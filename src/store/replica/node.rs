@@ -332,7 +332,7 @@ fn granted(config: &NodeConfig) -> Vec<Grant> {
     let grants = map.into_iter().flat_map(|map| &map.grants);
     let mut grants: Vec<Grant> =
         grants.filter(|grant| matches!(grant, Grant::Repository(..))).cloned().collect();
-    grants.sort();
+    grants.sort_unstable();
     grants
 }
 

@@ -445,7 +445,7 @@ mod tests {
                     change => assert!(matches!(change, OutboxChange::Tag { .. }), "{change:?}"),
                 }
             }
-            added.sort();
+            added.sort_unstable();
             assert_eq!(added, [digest(1), digest(2), digest(3)]);
         });
     }

@@ -22,7 +22,7 @@ impl Store {
             }
             let mut known: Vec<(u64, Vec<u8>)> =
                 txn.scan::<Fact>(&starts())?.into_iter().filter_map(begin_of).collect();
-            known.sort();
+            known.sort_unstable();
             let over = (known.len() + 1).saturating_sub(STARTS_MAX);
             for (_, oldest) in known.into_iter().take(over) {
                 txn.delete(started_at(&oldest))?;

@@ -230,7 +230,7 @@ fn counted(row_key: &[u8], row: &[u8]) -> Option<Vec<Vec<u8>>> {
             named.map(|named| key(Kind::Needed, &[repository, &named.to_key()])).collect();
         let above = row.named_manifests();
         keys.extend(above.map(|named| key(Kind::NamedBy, &[repository, &named.to_key(), digest])));
-        keys.sort();
+        keys.sort_unstable();
         keys.dedup();
         keys.push(held_key(digest));
         Some(keys)
@@ -245,7 +245,7 @@ fn counted(row_key: &[u8], row: &[u8]) -> Option<Vec<Vec<u8>>> {
         let clients = node.client_tokens.iter();
         let mut keys: Vec<_> =
             clients.map(|token| key(Kind::ClientOf, &[token.as_str().as_bytes(), rest])).collect();
-        keys.sort();
+        keys.sort_unstable();
         keys.dedup();
         let parent = node.parent.iter();
         keys.extend(parent.map(|parent| key(Kind::Below, &[parent.as_str().as_bytes(), rest])));

@@ -110,7 +110,7 @@ pub(in crate::store) fn put_scope_map(
             "The description has {characters} characters; at most {DESCRIPTION_MAX} are allowed."
         )));
     }
-    map.grants.sort();
+    map.grants.sort_unstable();
     map.grants.dedup();
     let permissions = permissions_of(&map);
     // One that has too many already may lose some: what a node keeps when its parent loses a

@@ -328,7 +328,7 @@ pub(in crate::store) fn check_client_tokens(
     txn: &Txn<'_>,
     mut list: Vec<TokenName>,
 ) -> Result<Vec<TokenName>, StoreError> {
-    list.sort();
+    list.sort_unstable();
     list.dedup();
     if list.len() > CLIENT_TOKENS_MAX {
         return Err(StoreError::Invalid(format!(

@@ -166,10 +166,10 @@ mod tests {
                 let other = RepositoryAction::ContentWrite;
                 assert!(!granted.cover_pattern(&wanted, other));
                 let mut inside: Vec<_> = granted.inside(&wanted, action).collect();
-                inside.sort();
+                inside.sort_unstable();
                 let mut expected: Vec<_> =
                     these.iter().filter(|inner| includes(&grant, inner)).collect();
-                expected.sort();
+                expected.sort_unstable();
                 assert_eq!(inside, expected, "{these:?} {grant}");
                 assert_eq!(granted.inside(&wanted, other).count(), 0);
             }

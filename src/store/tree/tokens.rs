@@ -275,7 +275,7 @@ fn own_map(
             NAME_MAX - OWN_MAP_SUFFIX.len()
         ))
     })?;
-    grants.sort();
+    grants.sort_unstable();
     grants.dedup();
     match command::scope_map(txn, &name)? {
         Some(map) if map.grants == grants => {}
