@@ -302,7 +302,7 @@ impl Gateway {
                 return Ok(reply.with(PROJECTED, scopes.join(" ")));
             }
             let news = async {
-                self.store.wait_after(through.sequence, remaining).await;
+                self.store.news_after(through.sequence, remaining).await;
                 false
             };
             let hung_up = async {

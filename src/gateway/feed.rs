@@ -1,7 +1,7 @@
 //! Journal records, projected onto what one child may see. Raw records never leave the node.
 
 use crate::store::index::Change;
-use crate::store::rows::{self, Kind};
+use crate::store::rows::{self, CONTENT, Kind, MANAGEMENT, is_of};
 use crate::store::{StoreError, TagRow};
 use crate::types::message::{Message, NodeConfig};
 use crate::types::token::ScopeMap;
@@ -73,20 +73,12 @@ pub struct Projection {
 
 /// Projects the changes of one record.
 pub fn project(changes: &[Change], scope: &Scope) -> Result<Projection, StoreError> {
-    const MANAGEMENT: [u8; 4] = [
-        Kind::Token as u8,
-        Kind::ScopeMap as u8,
-        Kind::ConnectedRegistry as u8,
-        Kind::NodeConfig as u8,
-    ];
     let mut projection = Projection::default();
     for (key, row) in changes {
-        let Some((kind, rest)) = key.split_first() else {
-            continue;
-        };
-        if MANAGEMENT.contains(kind) {
+        if is_of(&MANAGEMENT, key) {
             projection.management = true;
-        } else if let Some(message) = content_message(*kind, rest, row.as_deref())?
+        } else if is_of(&CONTENT, key)
+            && let Some(message) = content_message(key, row.as_deref())?
             && scope.covers(repository_of(&message))
         {
             projection.messages.push(message);
@@ -105,17 +97,11 @@ fn repository_of(message: &Message) -> &RepositoryName {
     }
 }
 
-fn content_message(
-    kind: u8,
-    key: &[u8],
-    row: Option<&[u8]>,
-) -> Result<Option<Message>, StoreError> {
+fn content_message(key: &[u8], row: Option<&[u8]>) -> Result<Option<Message>, StoreError> {
     const TAG: u8 = Kind::Tag as u8;
     const MANIFEST: u8 = Kind::Manifest as u8;
     const REFERRER: u8 = Kind::Referrer as u8;
-    if ![TAG, MANIFEST, REFERRER].contains(&kind) {
-        return Ok(None);
-    }
+    let Some((&kind, key)) = key.split_first() else { return Ok(None) };
     let damaged = || StoreError::Corrupt("a key of content is malformed".to_owned());
     let zero = key.iter().position(|byte| *byte == 0).ok_or_else(damaged)?;
     let repository: RepositoryName = text(&key[..zero]).ok_or_else(damaged)?;

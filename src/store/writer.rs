@@ -38,18 +38,21 @@ pub(super) enum Message {
     Close(Sender<Result<(), StoreError>>),
 }
 
-/// What a command does; what it finds out it leaves elsewhere.
-pub(super) type Run = Box<dyn FnOnce(&mut Txn<'_>) -> Result<(), StoreError> + Send>;
+/// How a command ended; what it found out it leaves elsewhere.
+type Ended = Result<(), StoreError>;
+
+/// What a command does.
+pub(super) type Run = Box<dyn FnOnce(&mut Txn<'_>) -> Ended + Send>;
 
 /// A command, and whom to tell how it ended.
 pub(super) struct Command {
     run: Run,
-    reply: Sender<Result<(), StoreError>>,
+    reply: Sender<Ended>,
 }
 
 impl Command {
     /// The command, and where its answer arrives.
-    pub(super) fn new(run: Run) -> (Command, Receiver<Result<(), StoreError>>) {
+    pub(super) fn new(run: Run) -> (Command, Receiver<Ended>) {
         let (reply, answer) = smol::channel::bounded(1);
         (Command { run, reply }, answer)
     }
@@ -93,7 +96,7 @@ struct Group {
     records: Vec<(u64, Vec<Change>)>,
     payloads: Vec<Vec<u8>>,
     bytes: usize,
-    answers: Vec<(Sender<Result<(), StoreError>>, Result<(), StoreError>)>,
+    answers: Vec<(Sender<Ended>, Ended)>,
 }
 
 impl Writer {

@@ -12,6 +12,7 @@ use crate::store::index::Change;
 use crate::store::journal::frame::FrameFault;
 use crate::store::journal::segment::SegmentReader;
 use crate::store::rows::node::is_about_access;
+use crate::store::rows::{CONTENT, MANAGEMENT, is_of};
 use crate::store::{Shared, Store, StoreError};
 use crate::sys::{clock, spawn};
 use crate::types::Cursor;
@@ -40,7 +41,11 @@ pub(in crate::store) struct Feed {
     reached: AtomicU64,
     /// The last of them that changed who may do what.
     access: AtomicU64,
+    /// The last of them that children may be told something of.
+    told: AtomicU64,
     changed: Event,
+    /// There is something for children.
+    news: Event,
     /// The node is about to stop: nobody waits any more.
     stopping: AtomicBool,
     ring: Mutex<Ring>,
@@ -66,7 +71,9 @@ impl Feed {
             published: AtomicU64::new(published),
             reached: AtomicU64::new(published),
             access: AtomicU64::new(published),
+            told: AtomicU64::new(published),
             changed: Event::new(),
+            news: Event::new(),
             stopping: AtomicBool::new(false),
             ring: Mutex::default(),
             ring_bytes_max: if limited { RING_BYTES_MAX } else { usize::MAX },
@@ -106,6 +113,9 @@ impl Feed {
         if records.iter().flat_map(|(_, changes)| changes).any(|(key, _)| is_about_access(key)) {
             self.access.store(last, Ordering::Release);
         }
+        let for_children = |key: &[u8]| is_of(&CONTENT, key) || is_of(&MANAGEMENT, key);
+        let news =
+            records.iter().flat_map(|(_, changes)| changes).any(|(key, _)| for_children(key));
         if let Ok(mut ring) = self.ring.lock() {
             for (sequence, changes) in records {
                 ring.bytes += size(&changes);
@@ -120,6 +130,10 @@ impl Feed {
         }
         self.published.store(last, Ordering::Release);
         self.changed.notify(usize::MAX);
+        if news {
+            self.told.store(last, Ordering::Release);
+            self.news.notify(usize::MAX);
+        }
     }
 
     /// Records after `sequence` from memory; `None` when they are not all there.
@@ -176,11 +190,13 @@ impl Store {
         Ok(Records { through: Cursor { sequence: last, ..head }, records })
     }
 
-    /// Ends every [`Store::wait_after`], now and later: the node is about to stop.
+    /// Ends every [`Store::wait_after`] and [`Store::news_after`], now and later: the node is about
+    /// to stop.
     pub fn stop_waiting(&self) {
         let feed = &self.shared().feed;
         feed.stopping.store(true, Ordering::Release);
         feed.changed.notify(usize::MAX);
+        feed.news.notify(usize::MAX);
     }
 
     /// Whether [`Store::stop_waiting`] was called.
@@ -192,10 +208,28 @@ impl Store {
     /// to stop, and nobody should wait again.
     pub async fn wait_after(&self, sequence: u64, wait: Duration) -> bool {
         let feed = &self.shared().feed;
+        self.wait_for(&feed.changed, &feed.published, sequence, wait).await
+    }
+
+    /// The same, until there is one that children may be told something of: very many may wait for
+    /// it, and a push is more records than one.
+    pub async fn news_after(&self, sequence: u64, wait: Duration) -> bool {
+        let feed = &self.shared().feed;
+        self.wait_for(&feed.news, &feed.told, sequence, wait).await
+    }
+
+    async fn wait_for(
+        &self,
+        event: &Event,
+        last: &AtomicU64,
+        sequence: u64,
+        wait: Duration,
+    ) -> bool {
+        let is_over = || last.load(Ordering::Acquire) > sequence || self.stopping();
         let grown = async {
-            while feed.published() <= sequence && !self.stopping() {
-                let listener = feed.changed.listen();
-                if feed.published() > sequence || self.stopping() {
+            while !is_over() {
+                let listener = event.listen();
+                if is_over() {
                     break;
                 }
                 listener.await;

@@ -98,6 +98,19 @@ pub enum Kind {
     MapBytes = 0xfa,
 }
 
+/// Rows whose changes children are told of as changes of content.
+pub const CONTENT: [Kind; 3] = [Kind::Tag, Kind::Manifest, Kind::Referrer];
+
+/// Rows that desired states are made of.
+pub const MANAGEMENT: [Kind; 4] =
+    [Kind::Token, Kind::ScopeMap, Kind::ConnectedRegistry, Kind::NodeConfig];
+
+/// Whether the row of this key is of one of these kinds.
+pub fn is_of(kinds: &[Kind], row_key: &[u8]) -> bool {
+    let first = row_key.first().copied();
+    kinds.iter().any(|kind| first == Some(*kind as u8))
+}
+
 /// Joins a kind and parts into a key. Parts that are names hold no zero byte; a part that may
 /// (a digest, a number) stands last or has a fixed length.
 pub fn key(kind: Kind, parts: &[&[u8]]) -> Vec<u8> {

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::connected_registry::ConnectedRegistryRow;
 use super::scope_map::ScopeMapRow;
 use super::token::TokenRow;
-use super::{Kind, Row, key, prefix, stored_as};
+use super::{Kind, Row, is_of, key, prefix, stored_as};
 use crate::store::StoreError;
 use crate::types::message::{Descendant, NodeConfig};
 use crate::types::token::{ScopeMap, Token};
@@ -184,8 +184,7 @@ pub fn self_config_key() -> Vec<u8> {
 pub(in crate::store) fn is_about_access(row_key: &[u8]) -> bool {
     const KINDS: [Kind; 4] =
         [Kind::Token, Kind::ScopeMap, Kind::ConnectedRegistry, Kind::SyncToken];
-    let first = row_key.first().copied();
-    KINDS.iter().any(|kind| first == Some(*kind as u8)) || row_key == self_config_key()
+    is_of(&KINDS, row_key) || row_key == self_config_key()
 }
 
 pub(in crate::store) fn descendant_key(name: &ConnectedRegistryName) -> Vec<u8> {

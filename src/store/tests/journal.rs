@@ -3,6 +3,7 @@
 use super::*;
 use crate::store::journal::segment as log;
 use crate::store::replica::feed::from_segments;
+use crate::store::rows::Kind;
 use crate::sys::memory_disk::Survivors;
 
 #[test]
@@ -26,6 +27,20 @@ fn what_was_acknowledged_survives_a_power_cut_at_any_time() {
     assert!(recovery.clean && !recovery.new, "{recovery}");
     assert_eq!(rows(&store), expected);
     put(&store, 1, "again").unwrap();
+}
+
+/// A push is a record for each layer, and a scrub notes how far it is: all of them woke all polls.
+#[test]
+fn f209_only_what_children_are_told_of_wakes_their_polls() {
+    let store = Store::in_memory(Sys::real(Spawner::new()));
+    for kind in [Kind::Blob, Kind::Untagged, Kind::Inbox, Kind::Tag, Kind::Token] {
+        let mut polls = std::pin::pin!(store.news_after(store.sequence(), Duration::from_secs(60)));
+        assert_eq!(block_on(smol::future::poll_once(polls.as_mut())), None);
+        let key = rows::key(kind, &[b"app", b"v1"]);
+        block_on(store.commit(move |txn| txn.delete(key))).unwrap();
+        let woken = block_on(smol::future::poll_once(polls.as_mut())).is_some();
+        assert_eq!(woken, [Kind::Tag, Kind::Token].contains(&kind), "{kind:?}");
+    }
 }
 
 /// Of a node that was never started again that is the whole journal.
