@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use super::jwt::{Claims, Session};
 use crate::store::{Store, StoreError};
 use crate::types::message::NodeConfig;
-use crate::types::token::{PasswordSlot, Token};
+use crate::types::token::{PasswordSlot, Token, grants};
 use crate::types::{
     ConnectedRegistryName, GatewayAction, Grant, Mode, Reason, RepositoryAction, RepositoryName,
     RepositoryPattern, Role, TokenName, UnixSeconds,
@@ -99,9 +99,7 @@ impl Live {
         let Some(config) = self.goes_up.as_ref().filter(|_| writes) else {
             return true;
         };
-        let own = &config.sync_token.scope_map;
-        let mut maps = config.scope_maps.iter().filter(|map| map.name == *own);
-        maps.any(|map| grants(&map.grants, repository, action))
+        config.own_map().is_some_and(|map| grants(&map.grants, repository, action))
     }
 
     /// Whether the scope map grants the action on everything that `wanted` covers.
@@ -233,13 +231,6 @@ fn below_root(store: &Store, config: &Arc<NodeConfig>, name: &TokenName) -> Resu
     let read_only = config.node.mode == Mode::ReadOnly;
     let goes_up = (!read_only && link == Link::Client).then(|| config.clone());
     Ok(Live { token, link, grants, read_only, goes_up })
-}
-
-fn grants(grants: &[Grant], repository: &RepositoryName, action: RepositoryAction) -> bool {
-    grants.iter().any(|grant| match grant {
-        Grant::Repository(pattern, have) => *have == action && pattern.covers(repository),
-        Grant::Gateway(..) => false,
-    })
 }
 
 /// Access tokens whose signature was verified, by the hash of their text. A signature never turns

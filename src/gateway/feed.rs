@@ -28,18 +28,16 @@ impl Scope {
 
     /// The repositories that this desired state lets its node mirror.
     pub fn of_config(config: &NodeConfig) -> Scope {
-        let map = config.scope_maps.iter().find(|map| map.name == config.sync_token.scope_map);
-        map.map(Scope::of_map).unwrap_or_default()
+        config.own_map().map(Scope::of_map).unwrap_or_default()
     }
 
     /// The repositories that this desired state lets its node push to.
     pub fn of_writes(config: &NodeConfig) -> Scope {
-        let map = config.scope_maps.iter().find(|map| map.name == config.sync_token.scope_map);
         let pattern = |grant: &Grant| match grant {
             Grant::Repository(pattern, RepositoryAction::ContentWrite) => Some(pattern.clone()),
             _ => None,
         };
-        let grants = map.map(|map| map.grants.as_slice()).unwrap_or_default();
+        let grants = config.own_map().map(|map| map.grants.as_slice()).unwrap_or_default();
         Scope { patterns: grants.iter().filter_map(pattern).collect() }
     }
 

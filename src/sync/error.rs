@@ -142,6 +142,11 @@ impl SyncError {
         )
     }
 
+    /// Whether the parent says that this node may not do this.
+    pub(super) fn is_about_rights(&self) -> bool {
+        matches!(self, SyncError::Upstream(UpstreamError::Forbidden(_)))
+    }
+
     /// Whether nothing can be done with the parent for now.
     pub fn ends_session(&self) -> bool {
         let SyncError::Upstream(error) = self else {

@@ -19,8 +19,11 @@ use crate::store::replica::refused::Refused;
 use crate::store::{ManifestRow, Precondition, Store, StoreError};
 use crate::sys::spawn;
 use crate::types::limits::{MANIFEST_LEVELS_MAX, PAGE_MAX};
+use crate::types::message::NodeConfig;
+use crate::types::token::grants;
 use crate::types::{
-    ConnectedRegistryName, Delivery, Digest, Manifest, Mode, Reason, Reference, RepositoryName, Tag,
+    ConnectedRegistryName, Delivery, Digest, Manifest, Mode, Reason, Reference, RepositoryAction,
+    RepositoryName, Tag,
 };
 
 /// How long to wait for a change at most before looking again.
@@ -33,9 +36,13 @@ const AT_ONCE: usize = 64;
 /// have more room, and tells nobody. What is refused again and again is left out of more rounds.
 const RETRY_REFUSED: Duration = Duration::from_secs(3600);
 
-/// The time until what was set aside because the parent's disk is full, or other uploads keep the
-/// room of a quota there, is tried again.
-const RETRY_ROOM: Duration = Duration::from_secs(120);
+/// The time until what may be taken soon is tried again: the parent's disk is full, or other
+/// uploads keep the room of a quota there, or it does not grant what the desired state of this node
+/// grants. It doubles, up to [`RETRY_REFUSED`], until something works or there is other news.
+const RETRY_SOON: Duration = Duration::from_secs(120);
+
+/// Changes that are tried again so soon. Over it: the rest waits for [`RETRY_REFUSED`].
+const SOON_MAX: usize = 1024;
 
 /// How often in a row a change is tried whose content cannot be read here or did not stay at the
 /// parent until all of it was there, for which other uploads keep the quota, of which the parent
@@ -75,24 +82,47 @@ pub(super) struct Retries {
     next: Duration,
     /// Attempts since one of them changed.
     round: u64,
-    /// Changes that were set aside because the parent had no room just then, and when they are due,
-    /// monotonic: [`RETRY_ROOM`] after the first of them was set aside.
-    of_room: (BTreeSet<u64>, Duration),
+    /// Changes that were set aside and may be taken soon.
+    soon: Soon,
     /// Changes wait because this node is ReadOnly, which was said.
     held_up: bool,
     /// An offer was delivered, and perhaps made in vain: what the parent has counts.
     offered: bool,
 }
 
-impl Retries {
-    /// Changes that are to be tried again because the parent may have room now.
-    fn due_for_room(&self, now: Duration) -> Vec<u64> {
-        match now >= self.of_room.1 {
-            true => self.of_room.0.iter().copied().collect(),
-            false => Vec::new(),
+/// Changes that the parent may take soon.
+#[derive(Default)]
+struct Soon {
+    numbers: BTreeSet<u64>,
+    /// When they are tried, monotonic.
+    due: Duration,
+    /// From when the first was set aside to then; below [`RETRY_SOON`] that counts.
+    pause: Duration,
+}
+
+impl Soon {
+    fn due(&self, now: Duration) -> Vec<u64> {
+        let due = self.numbers.iter().copied();
+        if now >= self.due { due.collect() } else { Vec::new() }
+    }
+
+    fn add(&mut self, number: u64, now: Duration) {
+        if self.numbers.is_empty() {
+            let pause = self.pause.max(RETRY_SOON);
+            (self.due, self.pause) = (now + pause, RETRY_REFUSED.min(pause * 2));
+        }
+        if self.numbers.len() < SOON_MAX {
+            self.numbers.insert(number);
         }
     }
 
+    /// Something is otherwise than it was.
+    fn hope(&mut self) {
+        self.pause = Duration::ZERO;
+    }
+}
+
+impl Retries {
     /// The parent was away: a quota or another configuration of its own may have changed, which it
     /// tells nobody. A link that breaks again and again is no reason.
     fn session_begins(&mut self, now: Duration) {
@@ -171,10 +201,10 @@ impl Pusher {
     /// Has what the parent refused tried again: at the start, when the desired state is another
     /// one, the parent was started anew or content was healed here, and now and then.
     async fn retry_refused(&self) -> Result<(), SyncError> {
-        let of_room = self.retries().due_for_room(self.now());
-        self.store.outbox_renew(of_room.clone()).await?;
+        let soon = self.retries().soon.due(self.now());
+        self.store.outbox_renew(soon.clone()).await?;
         // Only now: an attempt that failed halfway is repeated.
-        self.retries().of_room.0.retain(|number| !of_room.contains(number));
+        self.retries().soon.numbers.retain(|number| !soon.contains(number));
         let healed = self.store.sys().metrics.blobs_healed.get();
         let seen = Some((self.store.self_config_version()?, self.upstream.parent_start(), healed));
         let now = self.now();
@@ -188,6 +218,9 @@ impl Pusher {
         };
         self.store.outbox_retry(round).await?;
         let mut retries = self.retries();
+        if round == 0 {
+            retries.soon.hope();
+        }
         (retries.seen, retries.round, retries.next) = (seen, round, now + RETRY_REFUSED);
         Ok(())
     }
@@ -320,12 +353,11 @@ impl Pusher {
                     if is_of_content(&error) && self.may_pass(&entry, &error)? {
                         self.turns().set_aside(&entry.repository, self.now());
                     }
-                    if error.waits_for_room() {
-                        let mut retries = self.retries();
-                        if retries.of_room.0.is_empty() {
-                            retries.of_room.1 = self.now() + RETRY_ROOM;
-                        }
-                        retries.of_room.0.insert(number);
+                    if error.waits_for_room()
+                        || error.is_about_rights() && self.is_granted(&entry)?
+                    {
+                        let now = self.now();
+                        self.retries().soon.add(number, now);
                     }
                     return Ok(self.store.outbox_refused(number, reason).await?);
                 }
@@ -339,6 +371,20 @@ impl Pusher {
     /// there before the rest had come: a collection took it.
     fn may_pass(&self, entry: &OutboxEntry, error: &SyncError) -> Result<bool, StoreError> {
         Ok(error.may_pass() || error.lacks_content() && self.is_whole_here(entry)?)
+    }
+
+    /// Whether the desired state of this node grants a change. Where the parent refuses it all the
+    /// same, the grant was taken away, perhaps to be given back before this node hears of it.
+    fn is_granted(&self, entry: &OutboxEntry) -> Result<bool, StoreError> {
+        let action = match &entry.change {
+            OutboxChange::Tag { digest: Some(_), .. } | OutboxChange::ManifestAdded { .. } => {
+                RepositoryAction::ContentWrite
+            }
+            _ => RepositoryAction::ContentDelete,
+        };
+        let config = self.store.self_config()?;
+        let map = config.as_ref().and_then(NodeConfig::own_map);
+        Ok(map.is_some_and(|map| grants(&map.grants, &entry.repository, action)))
     }
 
     /// Whether all is here that the manifest of a change needs.
@@ -372,6 +418,7 @@ impl Pusher {
     async fn done(&self, number: u64, entry: &OutboxEntry) -> Result<(), SyncError> {
         self.retries().offered |= entry.offered.is_offer();
         if self.store.outbox_delivered(number, self.upstream.heard()).await? {
+            self.retries().soon.hope();
             log::info!("delivered what the parent had refused: {entry}");
         }
         Ok(())

@@ -80,6 +80,11 @@ pub struct NodeConfig {
 }
 
 impl NodeConfig {
+    /// What the node may mirror, and push to.
+    pub fn own_map(&self) -> Option<&ScopeMap> {
+        self.scope_maps.iter().find(|map| map.name == self.sync_token.scope_map)
+    }
+
     /// Whether a node of this name is among the descendants.
     pub fn lists(&self, name: &str) -> bool {
         self.descendants.iter().any(|descendant| descendant.name.as_str() == name)

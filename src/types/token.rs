@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Grant, ScopeMapName, TokenName, UnixSeconds};
+use super::{Grant, RepositoryAction, RepositoryName, ScopeMapName, TokenName, UnixSeconds};
 
 /// Which of a token's two passwords.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
@@ -77,4 +77,12 @@ pub struct ScopeMap {
     pub grants: Vec<Grant>,
     /// When it was made.
     pub created: UnixSeconds,
+}
+
+/// Whether one of these grants the action on a repository.
+pub fn grants(grants: &[Grant], repository: &RepositoryName, action: RepositoryAction) -> bool {
+    grants.iter().any(|grant| match grant {
+        Grant::Repository(pattern, have) => *have == action && pattern.covers(repository),
+        Grant::Gateway(..) => false,
+    })
 }

@@ -116,3 +116,35 @@ fn f130_f201_a_tag_that_was_moved_back_at_the_parent_is_a_conflict_when_an_answe
         });
     }
 }
+
+/// The grant was taken away and given back while the device delivered: the desired state that it
+/// then found was the one that it had, and what was refused meanwhile waited for an hour.
+#[test]
+fn f130_a_grant_that_was_away_between_two_looks_costs_no_hour() {
+    in_tree(async |tree, engine| {
+        let (root, device, world) = (&tree.world.root, &tree.world.device(), &tree.world);
+        let minutes = |minutes| tree.hands.0.fetch_add(60 * minutes, Ordering::Relaxed);
+        push(device, &["v1"], FIRST).await;
+        grant(root, &app(), false).await;
+        engine.push_once().await.unwrap();
+        assert_eq!(device.refused_changes(9).unwrap().len(), 1);
+        grant(root, &app(), true).await;
+        engine.push_once().await.unwrap();
+        assert_eq!(named(root, "v1"), None);
+        minutes(2);
+        engine.push_once().await.unwrap();
+        assert_eq!(named(root, "v1"), named(device, "v1"));
+        // What the device knows not to be granted is not asked for so often.
+        grant(root, &app(), false).await;
+        engine.pull_once().await.unwrap();
+        push(device, &["v2"], SECOND).await;
+        engine.push_once().await.unwrap();
+        assert_eq!(device.refused_changes(9).unwrap().len(), 1);
+        let before = world.requests.load(Ordering::Relaxed);
+        for _ in 0..10 {
+            minutes(2);
+            engine.push_once().await.unwrap();
+        }
+        assert_eq!(world.requests.load(Ordering::Relaxed), before);
+    });
+}
