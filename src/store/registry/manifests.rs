@@ -14,7 +14,6 @@ use crate::store::rows::digest_at;
 use crate::store::rows::link::{BlobLink, blob_key};
 use crate::store::rows::manifest::{ManifestRow, elsewhere, manifest_key, once_each};
 use crate::store::rows::referrer::{ReferrerRow, referrer_key};
-use crate::store::rows::untagged::{Untagged, untagged_key};
 use crate::store::rows::{self, Kind, prefix};
 use crate::store::{Store, StoreError, Txn};
 use crate::sys::spawn;
@@ -313,9 +312,7 @@ fn add(
         }
         txn.put(row_key, &row)?;
     }
-    if old.is_none() {
-        forget_untagged(txn, repository, put.content.digest())?;
-    }
+    tags::forget_untagged(txn, repository, put.content.digest())?;
     if put.origin == Origin::Parent {
         offers::is_at_parent(txn, repository, None, put.content.digest())?;
     }
@@ -338,19 +335,6 @@ fn add(
     }
     delivered::record(txn, &put.origin, repository)?;
     Ok(PutOutcome::Stored)
-}
-
-/// Forgets since when a manifest has no tag: it is about to go, or has just come.
-pub(in crate::store) fn forget_untagged(
-    txn: &mut Txn<'_>,
-    repository: &RepositoryName,
-    digest: &Digest,
-) -> Result<(), StoreError> {
-    let key = untagged_key(repository, digest);
-    if txn.get::<Untagged>(&key)?.is_some() {
-        txn.delete(key)?;
-    }
-    Ok(())
 }
 
 fn row_of(put: &PutManifest, pushed: UnixSeconds) -> ManifestRow {

@@ -11,7 +11,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use event_listener::{Event, EventListener};
 
-use super::manifests::forget_untagged;
 use super::{repositories, tags};
 use crate::store::index::Change;
 use crate::store::replica::delivered::{self, Effect};
@@ -352,7 +351,7 @@ pub(in crate::store) fn remove_untagged(
     if let Some(subject) = &row.subject {
         txn.delete(referrer_key(repository, subject, digest))?;
     }
-    forget_untagged(txn, repository, digest)?;
+    tags::forget_untagged(txn, repository, digest)?;
     txn.delete(key)?;
     repositories::release(txn, repository, row.size)?;
     Ok(true)

@@ -8,6 +8,7 @@ use crate::store::rows::manifest::{ManifestRow, manifest_key};
 use crate::store::rows::name_at;
 use crate::store::rows::node::Fact;
 use crate::store::rows::tag::{TagRow, conflict_key, tag_key};
+use crate::store::rows::untagged::{Untagged, untagged_key};
 use crate::store::rows::{Kind, key, prefix};
 use crate::store::{Store, StoreError, Txn};
 use crate::types::{Digest, RepositoryName, Tag, UnixSeconds};
@@ -208,7 +209,21 @@ pub(in crate::store) fn switch(
         }
     };
     txn.put_changed(key, &row)?;
+    forget_untagged(txn, repository, digest)?;
     outbox::enqueue(txn, origin, repository, change)
+}
+
+/// Forgets since when a manifest has no tag: one names it now, it was pushed again, or it goes.
+pub(in crate::store) fn forget_untagged(
+    txn: &mut Txn<'_>,
+    repository: &RepositoryName,
+    digest: &Digest,
+) -> Result<(), StoreError> {
+    let key = untagged_key(repository, digest);
+    if txn.get::<Untagged>(&key)?.is_some() {
+        txn.delete(key)?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]
