@@ -8,8 +8,10 @@ use serde_json::{Value, json};
 use super::Admin;
 use super::fault::Fault;
 use crate::http::{Reply, ReplyBody};
+use crate::store::StoreError;
 use crate::store::backup::{Backup, BackupFile};
 use crate::store::content::trust::Verdict;
+use crate::store::content::unreadable::UNREADABLE_REMEDY;
 use crate::sys::spawn;
 use crate::types::Digest;
 
@@ -80,10 +82,16 @@ impl Admin {
         let (id, piece) = path.split_once('/').ok_or_else(nothing)?;
         let backup = self.backups.find(id)?;
         let file = if let Ok(digest) = piece.parse::<Digest>() {
-            backup.content(&digest).await?.ok_or_else(|| {
-                let remedy = self.damage_remedy();
-                Fault::not_found(format!("{digest} is damaged or missing here: {remedy}."))
-            })?
+            match backup.content(&digest).await {
+                // The backup goes on without it, as without what is damaged.
+                Err(StoreError::Unreadable(text)) => {
+                    return Err(Fault::not_found(format!("{text}: {UNREADABLE_REMEDY}.")));
+                }
+                content => content?.ok_or_else(|| {
+                    let remedy = self.damage_remedy();
+                    Fault::not_found(format!("{digest} is damaged or missing here: {remedy}."))
+                })?,
+            }
         } else {
             backup.keep();
             let number: usize = piece.parse().map_err(|_| nothing())?;

@@ -42,7 +42,10 @@ pub fn store_refusal(error: StoreError) -> Refusal {
         }
         StoreError::Unreadable(text) => {
             log::error!("the disk failed: {text}");
-            damaged()
+            not_served(
+                "a file of this content cannot be read or written here: see the status of this \
+                 registry",
+            )
         }
         StoreError::Io(text) => {
             log::error!("the disk failed: {text}");
@@ -60,7 +63,10 @@ pub fn unavailable(message: &str) -> Refusal {
 
 /// Content that is known here but cannot be given.
 pub fn damaged() -> Refusal {
-    let message = "the stored content is damaged and not served until it is healed";
+    not_served("the stored content is damaged and not served until it is healed")
+}
+
+fn not_served(message: &str) -> Refusal {
     let mut refusal = Refusal::new(503, "TOOMANYREQUESTS", Reason::ContentDamaged, message);
     refusal.retry_after_s = Some(RETRY_AFTER_S);
     refusal

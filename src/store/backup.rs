@@ -27,6 +27,8 @@ use crate::types::digest::Algorithm;
 const MARKS_MAX: usize = 512;
 /// A backup that nobody goes on with for this long does not hold the garbage collection up.
 const HOLD_MAX: Duration = Duration::from_secs(600);
+/// Files of a backup that a restore names because they cannot be read.
+const NAMED_MAX: usize = 10;
 /// Copied at a time, bytes.
 const COPY_BYTES: usize = 256 * 1024;
 
@@ -207,7 +209,7 @@ fn files(disk: &dyn Disk, layout: &Layout) -> Result<Vec<BackupFile>, StoreError
 }
 
 /// What a restore did.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Restored {
     /// The last record in it.
     pub sequence: u64,
@@ -215,8 +217,10 @@ pub struct Restored {
     pub blobs: u64,
     /// Its length, bytes.
     pub bytes: u64,
-    /// Content that is referred to and is not in the backup, or damaged there.
+    /// Content that is referred to and is not in the backup, or damaged or unreadable there.
     pub missing: u64,
+    /// Why some of it, at most [`NAMED_MAX`], cannot be read, for people.
+    pub unreadable: Vec<String>,
 }
 
 /// Makes a state directory from a backup. The directory must be empty, or hold a restore that was
@@ -246,6 +250,12 @@ pub fn restore(sys: &Sys, from: &Path, state_dir: &Path) -> Result<Restored, Ope
                 restored.bytes += bytes;
             }
             Err(StoreError::NotFound | StoreError::Corrupt(_)) => {
+                missing.insert(digest.clone());
+            }
+            Err(StoreError::Unreadable(text)) => {
+                if restored.unreadable.len() < NAMED_MAX {
+                    restored.unreadable.push(text);
+                }
                 missing.insert(digest.clone());
             }
             Err(error) => return Err(error),
@@ -302,19 +312,22 @@ fn prepare(disk: &dyn Disk, target: &Layout) -> Result<Box<dyn Send + Sync>, Ope
 }
 
 /// Copies a file; a name never stands for bytes that are not durable. `NotFound` when there is
-/// none, `Corrupt` when its bytes do not have the digest.
+/// none, `Corrupt` when its bytes do not have the digest, `Unreadable` when it cannot be read.
 fn copy(
     disk: &dyn Disk,
     from: &Path,
     to: &Path,
     digest: Option<&Digest>,
 ) -> Result<u64, StoreError> {
+    let unreadable = |error: &std::io::Error| {
+        StoreError::Unreadable(format!("{} cannot be read: {error}", from.display()))
+    };
     let source = match disk.open(from) {
         Ok(source) => source,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             return Err(StoreError::NotFound);
         }
-        Err(error) => return Err(error.into()),
+        Err(error) => return Err(unreadable(&error)),
     };
     let parent = to.parent().unwrap_or(Path::new("."));
     disk.create_dir_all(parent)?;
@@ -326,7 +339,8 @@ fn copy(
     let mut buffer = vec![0; COPY_BYTES];
     let mut offset = 0;
     loop {
-        let read = source.read_at(&mut buffer, offset)?;
+        let read = source.read_at(&mut buffer, offset).map_err(|error| unreadable(&error));
+        let read = read.inspect_err(|_| drop(disk.remove(&temporary)))?;
         if read == 0 {
             break;
         }

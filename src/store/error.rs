@@ -2,8 +2,6 @@
 
 use std::fmt;
 
-use crate::types::Digest;
-
 /// Why the store did not do what was asked.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum StoreError {
@@ -31,8 +29,8 @@ pub enum StoreError {
     Rebuilding(u8),
     /// Stored bytes failed their check; the text says where.
     Corrupt(String),
-    /// One file of content cannot be opened or read, and all others perhaps can; the text is for
-    /// the log.
+    /// One file of content cannot be opened, read, written or removed, and all others perhaps can;
+    /// the text is for the log.
     Unreadable(String),
     /// The disk failed; the text is for the log.
     Io(String),
@@ -69,19 +67,17 @@ impl std::error::Error for StoreError {}
 
 impl From<std::io::Error> for StoreError {
     fn from(error: std::io::Error) -> StoreError {
-        match error.kind() {
-            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => StoreError::Full,
-            _ => StoreError::Io(error.to_string()),
+        match StoreError::is_full(&error) {
+            true => StoreError::Full,
+            false => StoreError::Io(error.to_string()),
         }
     }
 }
 
-/// A fault of opening or reading the file of this content.
-pub(in crate::store) fn of_file(digest: &Digest, error: &std::io::Error) -> StoreError {
-    let text = format!("the file of content {digest} cannot be read: {error}");
-    match error.raw_os_error() {
-        // EMFILE, ENFILE, ENOMEM: no other file can be opened just now either.
-        Some(24 | 23 | 12) => StoreError::Io(text),
-        _ => StoreError::Unreadable(text),
+impl StoreError {
+    /// Whether the disk says that it has no space.
+    pub(in crate::store) fn is_full(error: &std::io::Error) -> bool {
+        use std::io::ErrorKind::{QuotaExceeded, StorageFull};
+        matches!(error.kind(), StorageFull | QuotaExceeded)
     }
 }

@@ -207,6 +207,12 @@ impl MemoryDisk {
         hold(&self.0).hidden.insert(path.to_owned());
     }
 
+    /// Undoes [`MemoryDisk::hide`].
+    pub fn show(&self, path: &Path) {
+        hold(&self.0).immutable.remove(path);
+        hold(&self.0).hidden.remove(path);
+    }
+
     /// Lets the next `count` calls of `sync_data` succeed and fails those after them.
     pub fn fail_syncs_after(&self, count: u32) {
         hold(&self.0).syncs_until_failure = Some(count);

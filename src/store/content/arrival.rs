@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::leases::short;
+use super::unreadable::Step;
 use crate::store::{Shared, StoreError};
 use crate::sys::disk::DiskFile;
 use crate::types::Digest;
@@ -41,17 +42,25 @@ pub(in crate::store) fn install(
         return Err(StoreError::Io(text));
     }
     shared.touch(digest);
+    name(shared, from, file, digest)
+        .map_err(|error| shared.file_fault(digest, Step::Write, &error))?;
+    shared.named.insert(digest);
+    shared.trust.arrived(digest, bytes);
+    shared.unreadable.worked(digest, Step::Write);
+    shared.sys.metrics.blob_bytes.add(bytes);
+    shared.healed(digest);
+    Ok(())
+}
+
+/// Makes the bytes durable, then the name.
+fn name(shared: &Shared, from: &Path, file: &dyn DiskFile, digest: &Digest) -> io::Result<()> {
     file.sync_data()?;
     let path = shared.layout.blob(digest);
     let directory = path.parent().unwrap_or(Path::new("."));
     shared.fan_out.make(shared, directory)?;
     shared.damage.replace(digest, || shared.disk.rename(from, &path))?;
     shared.opened.forget(digest);
-    shared.disk.sync_dir(directory)?;
-    shared.named.insert(digest);
-    shared.trust.arrived(digest, bytes);
-    shared.sys.metrics.blob_bytes.add(bytes);
-    shared.healed(digest)
+    shared.disk.sync_dir(directory)
 }
 
 /// Makes the name of content that is there durable, unless it is known to be.

@@ -1,5 +1,6 @@
 //! Content: layers, configs and manifests, named by digest, immutable.
 
+use std::io;
 use std::sync::Arc;
 
 use ring::digest::Context;
@@ -8,7 +9,7 @@ use super::arrival::{install, make_named};
 use super::damage::Guarded;
 use super::leases::Lease;
 use super::trust::{Verdict, is_fault_of_the_medium, open_raw};
-use crate::store::error::of_file;
+use super::unreadable::Step;
 use crate::store::{Shared, Store, StoreError};
 use crate::sys::disk::DiskFile;
 use crate::sys::spawn;
@@ -41,8 +42,7 @@ impl Store {
             return Err(StoreError::Corrupt(format!("{digest} has other bytes")));
         }
         let (shared, digest) = (self.shared().clone(), digest.clone());
-        let opened = spawn::blocking(move || open(&shared, &digest)).await;
-        opened.inspect_err(|error| self.shared().note_unreadable(error))
+        spawn::blocking(move || open(&shared, &digest)).await
     }
 
     /// Reads small content whole and checks its digest: manifests. `Corrupt` when it differs: it
@@ -58,7 +58,7 @@ impl Store {
                 Verdict::Damaged | Verdict::Gone => bytes,
             };
         }
-        bytes.inspect_err(|error| self.shared().note_unreadable(error))
+        bytes
     }
 
     /// Stores small content durably: manifests. The caller has checked the digest. `Full` below
@@ -83,12 +83,16 @@ fn open(shared: &Arc<Shared>, digest: &Digest) -> Result<Option<OpenBlob>, Store
             file
         }
     };
-    let len = file.len().map_err(|error| of_file(digest, &error))?;
+    let len = file.len().map_err(|error| shared.file_fault(digest, Step::Read, &error))?;
     Ok(Some(OpenBlob { file, len, lease }))
 }
 
 fn open_file(shared: &Shared, digest: &Digest) -> Result<Option<Arc<dyn DiskFile>>, StoreError> {
     shared.touch(digest);
+    // As if it had been moved away.
+    if shared.damage.is_in_place(digest) {
+        return Ok(None);
+    }
     open_raw(shared, digest)
 }
 
@@ -99,7 +103,8 @@ pub(in crate::store) fn read(
     let Some(file) = open_file(shared, digest)? else {
         return Ok(None);
     };
-    let bytes_len = file.len().map_err(|error| of_file(digest, &error))?;
+    let fault = |error: &io::Error| shared.file_fault(digest, Step::Read, error);
+    let bytes_len = file.len().map_err(|error| fault(&error))?;
     let len = usize::try_from(bytes_len).ok().filter(|_| bytes_len <= MANIFEST_BYTES_MAX);
     let Some(len) = len else {
         let text = format!("{digest} has {bytes_len} bytes, more than any manifest");
@@ -108,11 +113,12 @@ pub(in crate::store) fn read(
     let mut bytes = vec![0; len];
     file.read_exact_at(&mut bytes, 0).map_err(|error| match is_fault_of_the_medium(&error) {
         true => StoreError::Corrupt(format!("the content of {digest} cannot be read: {error}")),
-        false => of_file(digest, &error),
+        false => fault(&error),
     })?;
     if !digest.is_of(&bytes) {
         return Err(StoreError::Corrupt(format!("the content of {digest} has another digest")));
     }
+    shared.unreadable.worked(digest, Step::Read);
     Ok(Some(bytes))
 }
 

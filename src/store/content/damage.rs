@@ -8,12 +8,13 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs::File;
 use std::io;
 use std::ops::Bound;
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use event_listener::{Event, EventListener};
 
-use crate::store::error::of_file;
+use super::unreadable::Step;
 use crate::store::journal::layout::Layout;
 use crate::store::rows::link::Referred;
 use crate::store::{Shared, Store, StoreError};
@@ -44,6 +45,8 @@ pub(in crate::store) struct Damage {
 #[derive(Default)]
 struct State {
     known: BTreeSet<Digest>,
+    /// What could not be moved away: its file is as good as none.
+    in_place: BTreeSet<Digest>,
     /// When somebody first asked since when there is something.
     since: Option<UnixSeconds>,
     /// Bytes in quarantine.
@@ -53,6 +56,13 @@ struct State {
     next_check: u64,
     /// The latest condemnations, with their numbers.
     history: VecDeque<(u64, Digest)>,
+}
+
+impl State {
+    /// Remembers damage; whether that is new.
+    fn know(&mut self, digest: &Digest) -> bool {
+        self.known.len() < DAMAGED_MAX && self.known.insert(digest.clone())
+    }
 }
 
 /// A check under way: content that is installed meanwhile is not condemned for what was there
@@ -106,9 +116,7 @@ impl Damage {
             }
             let mut state = damage.state();
             state.bytes += disk.file_len(&path).unwrap_or(0);
-            if state.known.len() < DAMAGED_MAX {
-                state.known.insert(digest);
-            }
+            state.know(&digest);
         }
         Ok(damage)
     }
@@ -125,10 +133,16 @@ impl Damage {
     ) -> io::Result<()> {
         let mut state = self.state();
         rename()?;
+        state.in_place.remove(digest);
         for (checked, replaced) in state.checks.values_mut() {
             *replaced |= checked == digest;
         }
         Ok(())
+    }
+
+    /// Whether the file of this content is there, and damaged.
+    pub(super) fn is_in_place(&self, digest: &Digest) -> bool {
+        self.state().in_place.contains(digest)
     }
 
     /// Whether this content was condemned after the `opened`-th condemnation.
@@ -153,36 +167,63 @@ impl Shared {
         }
         let from = self.layout.blob(digest);
         let to = self.layout.quarantined(digest);
-        self.make_quarantine()?;
-        {
-            let mut state = self.damage.state();
-            if state.checks.get(&check.id).is_none_or(|(_, replaced)| *replaced) {
-                return Ok(false);
+        let ready = self.make_quarantine();
+        let mut state = self.damage.state();
+        if state.checks.get(&check.id).is_none_or(|(_, replaced)| *replaced) {
+            return Ok(false);
+        }
+        self.unname(digest);
+        let moved = ready.and_then(|()| match self.disk.rename(&from, &to) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            renamed => renamed.map(|()| true),
+        });
+        match &moved {
+            Ok(false) => return Ok(false),
+            Ok(true) => {
+                state.in_place.remove(digest);
+                self.keep_in_quarantine(&mut state, &to);
             }
-            self.unname(digest);
-            match self.disk.rename(&from, &to) {
-                Ok(()) => {}
-                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
-                Err(error) => return Err(error.into()),
+            Err(error) if state.in_place.len() >= DAMAGED_MAX => {
+                return Err(self.file_fault(digest, Step::Write, error));
             }
-            let number = self.damage.condemned.fetch_add(1, Ordering::Release) + 1;
-            state.history.push_back((number, digest.clone()));
-            if state.history.len() > HISTORY_MAX {
-                state.history.pop_front();
-            }
-            state.bytes += self.disk.file_len(&to).unwrap_or(0);
-            if state.bytes > QUARANTINE_BYTES_MAX || self.check_space().is_err() {
-                let file = self.disk.open_rw(&to)?;
-                state.bytes -= file.len()?;
-                file.set_len(0)?;
+            Err(_) => {
+                state.in_place.insert(digest.clone());
             }
         }
+        let number = self.damage.condemned.fetch_add(1, Ordering::Release) + 1;
+        state.history.push_back((number, digest.clone()));
+        if state.history.len() > HISTORY_MAX {
+            state.history.pop_front();
+        }
+        // Together with the move: good content that comes after it finds what it mends.
+        let is_new = state.know(digest);
+        drop(state);
         // The name goes for good before the new one comes: after a power cut content is missing
         // rather than in two places.
-        self.disk.sync_dir(from.parent().unwrap_or(self.layout.root()))?;
-        self.disk.sync_dir(&self.layout.quarantine())?;
-        self.note_damage(digest, what);
+        let quarantine = self.layout.quarantine();
+        let synced = moved.and_then(|_| {
+            self.disk.sync_dir(from.parent().unwrap_or(self.layout.root()))?;
+            self.disk.sync_dir(&quarantine)
+        });
+        if let Err(error) = synced {
+            log::warn!("{} cannot be moved to {}: {error}", from.display(), quarantine.display());
+        }
+        if is_new {
+            self.tell_damage(digest, what);
+        }
         Ok(true)
+    }
+
+    /// Keeps what quarantined files take up within its bound. One that cannot be cut counts whole.
+    fn keep_in_quarantine(&self, state: &mut State, path: &Path) {
+        let bytes = self.disk.file_len(path).unwrap_or(0);
+        state.bytes += bytes;
+        if state.bytes > QUARANTINE_BYTES_MAX || self.check_space().is_err() {
+            match self.disk.open_rw(path).and_then(|file| file.set_len(0)) {
+                Ok(()) => state.bytes -= bytes,
+                Err(error) => log::warn!("{} cannot be cut: {error}", path.display()),
+            }
+        }
     }
 
     /// Notes that content, which `check` did not find, is not there although a repository refers to
@@ -195,20 +236,26 @@ impl Shared {
         if self.frozen || self.damage.state().known.contains(digest) {
             return Ok(false);
         }
-        self.make_quarantine()?;
-        {
-            let state = self.damage.state();
-            if state.checks.get(&check.id).is_none_or(|(_, replaced)| *replaced) {
-                return Ok(false);
-            }
-            match self.disk.create(&self.layout.quarantined(digest)) {
-                Ok(_) => self.disk.sync_dir(&self.layout.quarantine())?,
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-                Err(error) => return Err(error.into()),
-            }
+        let made = self.make_quarantine();
+        let mut state = self.damage.state();
+        if state.checks.get(&check.id).is_none_or(|(_, replaced)| *replaced) {
+            return Ok(false);
         }
-        self.note_damage(digest, "its file is missing");
-        Ok(true)
+        let noted = made.and_then(|()| match self.disk.create(&self.layout.quarantined(digest)) {
+            Ok(_) => self.disk.sync_dir(&self.layout.quarantine()),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            Err(error) => Err(error),
+        });
+        if let Err(error) = noted {
+            // The next start does not know it, and finds it again.
+            log::warn!("it cannot be noted on the disk that {digest} is missing: {error}");
+        }
+        let is_new = state.know(digest);
+        drop(state);
+        if is_new {
+            self.tell_damage(digest, "its file is missing");
+        }
+        Ok(is_new)
     }
 
     fn make_quarantine(&self) -> io::Result<()> {
@@ -220,44 +267,38 @@ impl Shared {
         Ok(())
     }
 
-    fn note_damage(&self, digest: &Digest, what: &str) {
+    fn tell_damage(&self, digest: &Digest, what: &str) {
         log::error!(
             "content {digest} is damaged: {what}; it is not served until it comes again, by a push \
              or, at a connected registry, from the parent"
         );
         self.sys.metrics.blobs_damaged.add(1);
-        let mut state = self.damage.state();
-        if state.known.len() < DAMAGED_MAX {
-            state.known.insert(digest.clone());
-        }
-        drop(state);
         self.damage.announce();
     }
 
     /// Good content is in its place, durably.
-    pub(in crate::store) fn healed(&self, digest: &Digest) -> Result<(), StoreError> {
+    pub(in crate::store) fn healed(&self, digest: &Digest) {
         if self.damage.state().known.contains(digest) {
-            self.forget_damage(digest)?;
+            self.forget_damage(digest);
             log::info!("content {digest} is whole again");
             self.sys.metrics.blobs_healed.add(1);
         }
-        Ok(())
     }
 
-    /// Nothing has to be brought back any more.
-    fn forget_damage(&self, digest: &Digest) -> Result<(), StoreError> {
+    /// Nothing has to be brought back any more. A quarantined file that stays does no harm: the
+    /// next start sees that good content is there.
+    fn forget_damage(&self, digest: &Digest) {
         let path = self.layout.quarantined(digest);
         let mut state = self.damage.state();
         let bytes = self.disk.file_len(&path).unwrap_or(0);
         match self.disk.remove(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
-            _ => {}
+            Ok(()) => state.bytes = state.bytes.saturating_sub(bytes),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => log::warn!("{} cannot be removed: {error}", path.display()),
         }
-        state.bytes = state.bytes.saturating_sub(bytes);
         state.known.remove(digest);
         drop(state);
         self.damage.announce();
-        Ok(())
     }
 }
 
@@ -391,6 +432,9 @@ impl Store {
         len: u64,
     ) -> Result<FileCheck, StoreError> {
         let shared = self.shared();
+        if shared.damage.is_in_place(digest) {
+            return Ok(FileCheck::Known);
+        }
         let check = Check::begin(shared, digest);
         // Opened, so that whoever only asks for it hears the same as who reads it.
         let opened = shared.disk.open(&shared.layout.blob(digest));
@@ -409,17 +453,13 @@ impl Store {
                 let is_new = shared.note_missing(digest, &check)?;
                 Ok(if is_new { FileCheck::Missing } else { FileCheck::Known })
             }
-            Err(error) => {
-                let error = of_file(digest, &error);
-                shared.note_unreadable(&error);
-                match error {
-                    StoreError::Unreadable(text) => {
-                        log::error!("the disk failed: {text}");
-                        Ok(FileCheck::Unreadable)
-                    }
-                    error => Err(error),
+            Err(error) => match shared.file_fault(digest, Step::Open, &error) {
+                StoreError::Unreadable(text) => {
+                    log::error!("the disk failed: {text}");
+                    Ok(FileCheck::Unreadable)
                 }
-            }
+                error => Err(error),
+            },
         }
     }
 
@@ -451,8 +491,9 @@ impl Store {
         })
         .await?;
         let shared = self.shared().clone();
-        let forget = move || unreferred.iter().try_for_each(|digest| shared.forget_damage(digest));
-        spawn::blocking(forget).await
+        spawn::blocking(move || unreferred.iter().for_each(|digest| shared.forget_damage(digest)))
+            .await;
+        Ok(())
     }
 }
 

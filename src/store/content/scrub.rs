@@ -229,7 +229,6 @@ impl Store {
     /// What cannot be looked at keeps nothing else from it; with the first error the scrub ends.
     fn note_failed(&self, failed: &mut Option<StoreError>, what: &dyn Display, error: StoreError) {
         log::warn!("{what} cannot be checked: {error}");
-        self.shared().note_unreadable(&error);
         failed.get_or_insert(error);
     }
 

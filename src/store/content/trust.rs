@@ -14,7 +14,7 @@ use ring::digest::Context;
 
 use super::damage::Check;
 use super::leases::short;
-use crate::store::error::of_file;
+use super::unreadable::Step;
 use crate::store::replica::feed::from_segments;
 use crate::store::rows::link::split_key;
 use crate::store::rows::upkeep::{Settled, settled_key};
@@ -164,14 +164,15 @@ impl Store {
             match hash(&file, digest, &mut pause).await {
                 Ok((true, len)) => {
                     shared.trust.believe(digest);
+                    shared.unreadable.worked(digest, Step::Read);
                     return Ok(Verdict::Good(len));
                 }
                 Ok((false, len)) => what = format!("its {len} bytes have another digest"),
                 Err(error) if is_fault_of_the_medium(&error) => what = error.to_string(),
-                Err(error) => return Err(of_file(digest, &error)),
+                Err(error) => return Err(shared.file_fault(digest, Step::Read, &error)),
             }
         }
-        // It is served to nobody, also if it cannot be taken away.
+        // It is served to nobody until it is taken away.
         shared.trust.doubt(digest);
         if shared.frozen {
             return Ok(Verdict::Damaged);
@@ -206,21 +207,6 @@ impl Store {
             }
         };
         sys.spawner.spawn(task).detach();
-    }
-
-    /// Whether content has its digest; `None` when it is not here. Changes nothing.
-    pub(in crate::store) async fn is_whole(
-        &self,
-        digest: &Digest,
-    ) -> Result<Option<bool>, StoreError> {
-        let opening = (self.shared().clone(), digest.clone());
-        let opened = spawn::blocking(move || open_raw(&opening.0, &opening.1)).await?;
-        let Some(file) = opened else { return Ok(None) };
-        match hash(&file, digest, &mut |_| spawn::yield_now()).await {
-            Ok((good, _)) => Ok(Some(good)),
-            Err(error) if is_fault_of_the_medium(&error) => Ok(Some(false)),
-            Err(error) => Err(of_file(digest, &error)),
-        }
     }
 
     /// Hashes what is doubted. What cannot be hashed now stays doubted, and is when somebody asks
@@ -304,9 +290,12 @@ pub(super) fn open_raw(
     digest: &Digest,
 ) -> Result<Option<Arc<dyn DiskFile>>, StoreError> {
     match shared.disk.open(&shared.layout.blob(digest)) {
-        Ok(file) => Ok(Some(file)),
+        Ok(file) => {
+            shared.unreadable.worked(digest, Step::Open);
+            Ok(Some(file))
+        }
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(of_file(digest, &error)),
+        Err(error) => Err(shared.file_fault(digest, Step::Open, &error)),
     }
 }
 

@@ -1,59 +1,141 @@
-//! Content whose file cannot be opened or read though the disk works otherwise: its owner or mode
-//! is wrong, or the file system is damaged there. It is not condemned, since its bytes may be good.
+//! Content whose file cannot be opened, read or written though the disk works otherwise: its owner
+//! or mode, or that of its directory, is wrong, or the file system is damaged there. It is not
+//! condemned, since its bytes may be good.
 
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use crate::store::journal::layout::relative;
 use crate::store::{Shared, Store, StoreError};
-use crate::types::UnixSeconds;
+use crate::types::{Digest, UnixSeconds};
 
-/// How long it is told after it was met last.
-const TOLD_FOR: Duration = Duration::from_secs(3600);
+/// How long it is told after it was met last: what waits for it is tried once a day at least.
+const TOLD_FOR: Duration = Duration::from_secs(25 * 3600);
+/// Files that are remembered. Over it: the rest is told when one of these is well again.
+const REMEMBERED_MAX: usize = 64;
 
 /// What an operator does about it.
-pub const UNREADABLE_REMEDY: &str =
-    "give the file back to the user that runs skerry (chown, chmod u+rw), or check the disk";
+pub const UNREADABLE_REMEDY: &str = "give it and its directory back to the user that runs \
+                                     skerry (chown, chmod u+rwX), or check the disk";
 
-/// What was met last, within [`TOLD_FOR`].
+/// What is done with a file of content.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(in crate::store) enum Step {
+    Open,
+    Read,
+    /// It comes, and gets its name.
+    Write,
+}
+
+impl Step {
+    fn done(self) -> &'static str {
+        match self {
+            Step::Open => "opened",
+            Step::Read => "read",
+            Step::Write => "written",
+        }
+    }
+}
+
+/// The files that failed, each with the step that did.
 #[derive(Default)]
-pub(in crate::store) struct Unreadable(Mutex<Option<Met>>);
+pub(in crate::store) struct Unreadable {
+    files: Mutex<Files>,
+    /// Whether there are any: every request asks.
+    any: AtomicBool,
+}
+
+#[derive(Default)]
+struct Files {
+    met: BTreeMap<Digest, Met>,
+    /// When there was first one.
+    since: Option<UnixSeconds>,
+}
 
 struct Met {
+    step: Step,
     text: String,
-    since: UnixSeconds,
     /// When it was met last, monotonic.
     at: Duration,
 }
 
 impl Shared {
-    /// Remembers an error if it is one of a file of content.
-    pub(in crate::store) fn note_unreadable(&self, error: &StoreError) {
-        let StoreError::Unreadable(text) = error else { return };
+    /// What a fault of the file of this content is; it is remembered if other files may work.
+    pub(in crate::store) fn file_fault(
+        &self,
+        digest: &Digest,
+        step: Step,
+        error: &io::Error,
+    ) -> StoreError {
+        let text = format!("the file {} cannot be {}: {error}", relative(digest), step.done());
+        match error.raw_os_error() {
+            // EMFILE, ENFILE, ENOMEM, EROFS: no other file can be opened, or written, either.
+            Some(24 | 23 | 12 | 30) => return StoreError::Io(text),
+            _ if StoreError::is_full(error) => return StoreError::Full,
+            _ => {}
+        }
         let at = self.sys.clock.monotonic();
-        let mut met = self.unreadable.lately(at);
-        let since = met.take().map_or(self.sys.clock.wall_or_floor(), |met| met.since);
-        *met = Some(Met { text: text.clone(), since, at });
+        let mut files = self.unreadable.lately(at);
+        files.since.get_or_insert(self.sys.clock.wall_or_floor());
+        if files.met.len() < REMEMBERED_MAX || files.met.contains_key(digest) {
+            files.met.insert(digest.clone(), Met { step, text: text.clone(), at });
+            self.unreadable.any.store(true, Ordering::Release);
+        }
+        StoreError::Unreadable(text)
     }
 }
 
 impl Unreadable {
-    /// All content was read.
-    pub(in crate::store) fn forget(&self) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    /// A step worked that failed once, perhaps. What was written whole is well in all of them.
+    pub(in crate::store) fn worked(&self, digest: &Digest, step: Step) {
+        if self.any.load(Ordering::Acquire) {
+            let mut files = self.files();
+            if files.met.get(digest).is_some_and(|met| met.step == step || step == Step::Write) {
+                files.met.remove(digest);
+            }
+            self.settle(&mut files);
+        }
     }
 
-    fn lately(&self, now: Duration) -> MutexGuard<'_, Option<Met>> {
-        let mut met = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        met.take_if(|met| now.saturating_sub(met.at) >= TOLD_FOR);
-        met
+    /// All content was read.
+    pub(in crate::store) fn forget(&self) {
+        let mut files = self.files();
+        files.met.retain(|_, met| met.step == Step::Write);
+        self.settle(&mut files);
+    }
+
+    fn settle(&self, files: &mut Files) {
+        if files.met.is_empty() {
+            files.since = None;
+            self.any.store(false, Ordering::Release);
+        }
+    }
+
+    fn lately(&self, now: Duration) -> MutexGuard<'_, Files> {
+        let mut files = self.files();
+        files.met.retain(|_, met| now.saturating_sub(met.at) < TOLD_FOR);
+        self.settle(&mut files);
+        files
+    }
+
+    fn files(&self) -> MutexGuard<'_, Files> {
+        self.files.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Store {
-    /// A file of content that could not be opened or read lately, if there is one, and since when
-    /// there are such files.
+    /// A file of content that could not be opened, read or written lately, if there is one, how
+    /// many more there are, and since when there are such files.
     pub fn unreadable_content(&self) -> Option<(String, UnixSeconds)> {
-        let met = self.shared().unreadable.lately(self.sys().clock.monotonic());
-        met.as_ref().map(|met| (met.text.clone(), met.since))
+        let files = self.shared().unreadable.lately(self.sys().clock.monotonic());
+        let text = files.met.values().next()?.text.clone();
+        let text = match files.met.len() - 1 {
+            0 => text,
+            more => format!("{text} (and {more} more)"),
+        };
+        Some((text, files.since.unwrap_or_default()))
     }
 }

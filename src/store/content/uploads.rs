@@ -72,7 +72,8 @@ impl Store {
     }
 
     /// The partial fetch of a blob, created or taken up where it stopped; its id is the digest.
-    /// What cannot be read of it is fetched again. `Conflict` while another holds it.
+    /// What cannot be read of it is fetched again. `Conflict` while another holds it; `Unreadable`
+    /// when its file is of no use and cannot be removed.
     pub async fn fetch_resume(&self, digest: &Digest) -> Result<Upload, StoreError> {
         let mut upload = self.fetch_hold(digest)?;
         match upload.load().await {
@@ -80,7 +81,14 @@ impl Store {
                 log::warn!("a partial fetch cannot be read, it begins anew id={digest}: {error}");
                 upload.cancel().await?;
                 upload = self.fetch_hold(digest)?;
-                upload.load().await?;
+                let again = upload.load().await;
+                let path = fetch_path(&self.shared().layout, digest);
+                // Where it cannot be removed either, other fetches may work.
+                let is_stuck = self.shared().disk.exists(&path).unwrap_or(true);
+                again.map_err(|error| match error {
+                    StoreError::Io(text) if is_stuck => StoreError::Unreadable(text),
+                    error => error,
+                })?;
             }
             loaded => loaded?,
         }

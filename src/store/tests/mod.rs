@@ -11,6 +11,7 @@ mod golden;
 mod index;
 mod journal;
 mod sizes;
+mod stuck;
 mod waiting;
 mod withdrawal;
 
