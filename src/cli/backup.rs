@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::{EXIT_FAILED, Failure, Global, admin_client, output};
 use crate::app::offline::{self, Layout, Lineage, Restored, StoreFormat};
-use crate::config::{self, SystemSource};
+use crate::config::SystemSource;
 use crate::sys::{Disk, SystemDisk};
 use crate::types::Digest;
 use crate::types::digest::Algorithm;
@@ -55,7 +55,7 @@ pub(super) fn backup(
 
 /// Makes the configured state directory from a backup.
 pub(super) fn restore(directory: &Path, global: &Global) -> Result<ExitCode, Failure> {
-    let state_dir = config::load(&global.options(), &SystemSource)?.config.storage.state_dir;
+    let state_dir = global.state_dir()?;
     let restored = offline::restore(directory, &state_dir).map_err(Failure::new)?;
     let Restored { sequence, blobs, bytes, missing, unreadable } = restored;
     output::print(&format!(

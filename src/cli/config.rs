@@ -44,7 +44,7 @@ pub(super) fn run(verb: &Verb, global: &Global) -> Result<ExitCode, Failure> {
         Verb::Explain => explain_text(&loaded),
     };
     output::print(&text)?;
-    for warning in loaded.warnings.iter().chain(&waits) {
+    for warning in loaded.warnings.iter().chain(&loaded.unmanaged_state_dir()).chain(&waits) {
         output::complain(&format!("warning: {warning}"));
     }
     Ok(ExitCode::SUCCESS)

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::output::{self, View};
 use super::{EXIT_FAILED, Failure, Global, admin_client, scrub};
 use crate::app::offline;
-use crate::config::{self, SystemSource};
+use crate::config::SystemSource;
 
 /// Checks the store of the node that runs, or, when none runs, the configured state directory,
 /// which is not changed.
@@ -32,7 +32,7 @@ pub(super) fn run(content: bool, global: &Global) -> Result<ExitCode, Failure> {
 }
 
 fn check(content: bool, global: &Global) -> Result<Value, Failure> {
-    let state_dir = config::load(&global.options(), &SystemSource)?.config.storage.state_dir;
+    let state_dir = global.state_dir()?;
     let (mut report, recovery) = offline::fsck(&state_dir, content).map_err(Failure::new)?;
     report.problems += recovery.damage.len() as u64;
     report.found.extend(recovery.damage);

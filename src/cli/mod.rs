@@ -88,6 +88,16 @@ impl Global {
     fn options(&self) -> Options {
         Options { file: self.config.clone(), set: self.set.clone(), board: None }
     }
+
+    /// The state directory of verbs that work on it without a node; tells when a service would not
+    /// start there.
+    fn state_dir(&self) -> Result<PathBuf, Failure> {
+        let loaded = crate::config::load(&self.options(), &SystemSource)?;
+        if let Some(warning) = loaded.unmanaged_state_dir() {
+            output::complain(&format!("warning: {warning}"));
+        }
+        Ok(loaded.config.storage.state_dir)
+    }
 }
 
 #[derive(Subcommand)]

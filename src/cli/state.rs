@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::{Failure, Global, admin_client, output};
 use crate::app::offline;
-use crate::config::{self, SystemSource};
+use crate::config::SystemSource;
 use crate::types::Role;
 
 /// The verbs.
@@ -54,16 +54,14 @@ pub(super) enum RoleArgument {
 
 /// Runs a verb.
 pub(super) fn run(verb: &Verb, global: &Global) -> Result<ExitCode, Failure> {
-    let state_dir = || {
-        let loaded = config::load(&global.options(), &SystemSource)?;
-        Ok::<_, Failure>(loaded.config.storage.state_dir)
-    };
     match verb {
-        Verb::Adopt { role: RoleArgument::Root, yes } => adopt(&state_dir()?, Role::Root, *yes),
-        Verb::Adopt { role: RoleArgument::Connected, yes } => {
-            adopt(&state_dir()?, Role::Connected, *yes)
+        Verb::Adopt { role: RoleArgument::Root, yes } => {
+            adopt(&global.state_dir()?, Role::Root, *yes)
         }
-        Verb::CutJournal { yes } => cut_journal(&state_dir()?, *yes),
+        Verb::Adopt { role: RoleArgument::Connected, yes } => {
+            adopt(&global.state_dir()?, Role::Connected, *yes)
+        }
+        Verb::CutJournal { yes } => cut_journal(&global.state_dir()?, *yes),
         Verb::AcceptLoss { yes } => accept_loss(*yes, global),
     }
 }

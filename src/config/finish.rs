@@ -8,8 +8,8 @@ use super::model::{Config, Parent, ParentKind, RoleSetting, Secret, TlsMode};
 use super::plan::MemoryPlan;
 use super::value::ByteSize;
 use super::{
-    CONNECTION_STRING_CREDENTIAL, ConfigError, LOCAL_DIR, Loaded, Origin, STATE_DIR,
-    STATE_DIR_WITHOUT_CONFIG, Source, VENDOR_DIR,
+    BOARD_FILE, CONNECTION_STRING_CREDENTIAL, ConfigError, LOCAL_DIR, Loaded, MAIN_FILE, Origin,
+    RUNTIME_DIR, STATE_DIR, STATE_DIR_WITHOUT_CONFIG, Source, VENDOR_DIR,
 };
 use crate::sys::clock::EARLIEST_TIME;
 use crate::sys::credentials;
@@ -27,7 +27,7 @@ const SOCKET_PATH_MAX: usize = 107;
 pub(super) fn finish(mut merge: Merge<'_>) -> Result<Loaded, ConfigError> {
     connection_string(&mut merge)?;
     gateway_endpoint(&mut merge)?;
-    state_dir(&mut merge);
+    state_dir(&mut merge)?;
     admin_socket(&mut merge)?;
     certificate_volume(&mut merge)?;
     let Merge { config, origins, mut warnings, source, .. } = merge;
@@ -226,8 +226,10 @@ fn gateway_endpoint(merge: &mut Merge<'_>) -> Result<(), ConfigError> {
     Ok(())
 }
 
-/// A flag, what the service manager made, a key, Azure's variable, then the default.
-fn state_dir(merge: &mut Merge<'_>) {
+/// A flag, what the service manager made, a key, Azure's variable, then the default. A key that
+/// names another directory than the service manager made is refused: the verbs that are run from a
+/// shell, `restore` among them, follow the key.
+fn state_dir(merge: &mut Merge<'_>) -> Result<(), ConfigError> {
     const KEY: &str = "storage.state_dir";
     let variable = |name: &str| merge.variables.get(name).filter(|value| !value.is_empty());
     // systemd joins several directories with colons; the first is ours.
@@ -236,10 +238,20 @@ fn state_dir(merge: &mut Merge<'_>) {
     let volume = variable("ACR_REGISTRY_DATA_VOLUME").map(PathBuf::from);
     let environment = |name: &str| Some(Origin::Environment(name.to_owned()));
     let origin = merge.origins.get(KEY);
+    let written = &merge.config.storage.state_dir;
     let (path, origin) = match (origin, managed, volume) {
-        (Some(Origin::Flag), _, _) => return,
+        (Some(Origin::Flag), _, _) => return Ok(()),
+        (Some(origin), Some(path), _) if path != *written => {
+            let message = format!(
+                "is {}, but the service manager gives this service {} ($STATE_DIRECTORY); {}",
+                written.display(),
+                path.display(),
+                managed_cure(written, &path)
+            );
+            return Err(ConfigError::at(origin, KEY, message));
+        }
         (_, Some(path), _) => (path, environment("STATE_DIRECTORY")),
-        (Some(_), None, _) => return,
+        (Some(_), None, _) => return Ok(()),
         (None, None, Some(path)) => (path, environment("ACR_REGISTRY_DATA_VOLUME")),
         (None, None, None) if merge.has_files => (PathBuf::from(STATE_DIR), None),
         (None, None, None) => (PathBuf::from(STATE_DIR_WITHOUT_CONFIG), None),
@@ -248,6 +260,38 @@ fn state_dir(merge: &mut Merge<'_>) {
     if let Some(origin) = origin {
         merge.origins.insert(KEY, origin);
     }
+    Ok(())
+}
+
+/// How the state of a service of systemd comes to be elsewhere than its unit says.
+fn managed_cure(written: &Path, managed: &Path) -> String {
+    let (written, managed) = (written.display(), managed.display());
+    format!(
+        "remove the key and mount the disk for the state at {managed}, or, in a drop-in of the \
+         unit, write StateDirectory= without a value and ReadWritePaths={written}, which must \
+         belong to the user of the service"
+    )
+}
+
+/// Why a service may not start with the state directory that verbs use from a shell. A file of
+/// `--config` is one that the shipped unit does not read.
+pub(super) fn unmanaged_state_dir(loaded: &Loaded) -> Option<String> {
+    let origin = loaded.origin("storage.state_dir");
+    let Origin::File(file, _) = origin else {
+        return None;
+    };
+    let places = [BOARD_FILE, VENDOR_DIR, MAIN_FILE, LOCAL_DIR, RUNTIME_DIR];
+    let is_read = places.iter().any(|place| file.starts_with(place));
+    let (written, managed) = (&loaded.config.storage.state_dir, Path::new(STATE_DIR));
+    (is_read && written != managed).then(|| {
+        format!(
+            "storage.state_dir ({origin}) is {}, where a service does not start (exit code 78) \
+             whose unit has StateDirectory=, as skerry.service has it for {}; {}",
+            written.display(),
+            managed.display(),
+            managed_cure(written, managed)
+        )
+    })
 }
 
 fn admin_socket(merge: &mut Merge<'_>) -> Result<(), ConfigError> {

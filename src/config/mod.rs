@@ -135,6 +135,11 @@ impl Loaded {
     pub fn origin(&self, key: &str) -> &Origin {
         self.origins.get(key).unwrap_or(&Origin::BuiltIn)
     }
+
+    /// What whoever uses the state directory from a shell is told: that a service may not.
+    pub fn unmanaged_state_dir(&self) -> Option<String> {
+        finish::unmanaged_state_dir(self)
+    }
 }
 
 /// Reads and merges every layer. Errors are for people, one line; the process exits with 78.

@@ -213,7 +213,7 @@ impl Listener {
 /// `[storage]`: where the state is.
 #[derive(Clone)]
 pub struct Storage {
-    /// Directory of all state. `$STATE_DIRECTORY` wins over this key. Default:
+    /// Directory of all state; another than `$STATE_DIRECTORY` is refused. Default:
     /// `/var/lib/skerry`, or `./skerry-data` when there is no configuration file.
     pub state_dir: PathBuf,
     /// Free space, bytes, below which pushes are refused; never more than 5 % of the file

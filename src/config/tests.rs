@@ -285,22 +285,52 @@ fn variables_of_azures_runtime_are_honoured() {
 }
 
 #[test]
-fn p010_directories_of_the_service_manager_win_over_keys() {
+fn p010_directories_of_the_service_manager_are_used() {
     let text = "[storage]\nstate_dir = \"/data/key\"\n";
-    let source = MapSource::default()
-        .file(MAIN_FILE, text)
-        .variable("ACR_REGISTRY_DATA_VOLUME", "/var/acr/data");
-    let config = load(&Options::default(), &source).unwrap().config;
-    assert_eq!(config.storage.state_dir, Path::new("/data/key"));
-    let managed = source
-        .variable("STATE_DIRECTORY", "/var/lib/skerry:/other")
-        .variable("RUNTIME_DIRECTORY", "/run/skerry");
-    let config = load(&Options::default(), &managed).unwrap().config;
+    let source = MapSource::default().variable("ACR_REGISTRY_DATA_VOLUME", "/var/acr/data");
+    let written = source.clone().file(MAIN_FILE, text);
+    let loaded = load(&Options::default(), &written).unwrap();
+    assert_eq!(loaded.config.storage.state_dir, Path::new("/data/key"));
+    let managed = |source: MapSource| {
+        source
+            .variable("STATE_DIRECTORY", "/var/lib/skerry:/other")
+            .variable("RUNTIME_DIRECTORY", "/run/skerry")
+    };
+    let config = load(&Options::default(), &managed(source)).unwrap().config;
     assert_eq!(config.storage.state_dir, Path::new("/var/lib/skerry"));
     assert_eq!(config.listen.admin, Path::new("/run/skerry/admin.sock"));
     let flag = Options { set: vec!["storage.state_dir=/flag".to_owned()], ..Options::default() };
-    let config = load(&flag, &managed).unwrap().config;
+    let config = load(&flag, &managed(written)).unwrap().config;
     assert_eq!(config.storage.state_dir, Path::new("/flag"));
+}
+
+/// Symptom: the service used /var/lib/skerry without a word, and `skerry restore` the key.
+#[test]
+fn p010_a_state_directory_that_the_service_would_not_use_is_refused_and_told() {
+    let written = |path: &str| {
+        let text = format!("[storage]\nstate_dir = \"{path}\"\n");
+        MapSource::default().file("/etc/skerry/conf.d/20.toml", &text)
+    };
+    let managed = |path| written(path).variable("STATE_DIRECTORY", "/var/lib/skerry");
+    let told = |source: &MapSource, options: &Options| {
+        load(options, source).unwrap().unmanaged_state_dir()
+    };
+    let none = Options::default();
+    let error = error_of(load(&none, &managed("/srv/reg")));
+    let wanted = "/etc/skerry/conf.d/20.toml:2: storage.state_dir: is /srv/reg, but the service \
+                  manager gives this service /var/lib/skerry ($STATE_DIRECTORY); remove the key";
+    assert!(error.starts_with(wanted), "{error}");
+    assert!(error.contains("ReadWritePaths=/srv/reg"), "{error}");
+    assert_eq!(told(&managed("/var/lib/skerry/"), &none), None);
+
+    // From a shell.
+    let warning = told(&written("/srv/reg"), &none).unwrap();
+    assert!(warning.contains("/etc/skerry/conf.d/20.toml:2) is /srv/reg"), "{warning}");
+    assert!(warning.contains("exit code 78") && warning.contains("remove the key"), "{warning}");
+    assert_eq!(told(&written("/var/lib/skerry"), &none), None);
+    assert_eq!(told(&MapSource::default(), &none), None);
+    let own = MapSource::default().file("/tmp/a.toml", "[storage]\nstate_dir = \"/srv/reg\"\n");
+    assert_eq!(told(&own, &with_file("/tmp/a.toml")), None);
 }
 
 #[test]

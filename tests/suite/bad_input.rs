@@ -1,13 +1,14 @@
 //! Bad input gets one clear line that names the cause and the cure.
 
 use std::net::TcpListener;
+use std::process::Command;
 use std::time::Duration;
 
 use crate::support::authority::Authority;
 use crate::support::eventually;
 use crate::support::http::{bearer, raw, send, token};
 use crate::support::image::{Image, MANIFEST, digest, push_blob};
-use crate::support::node::{Node, free_port, sync_token};
+use crate::support::node::{Node, binary, free_port, sync_token};
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -156,6 +157,23 @@ fn an_unusable_state_directory_is_named() {
     assert_ne!(code, 0);
     assert!(line.contains(&node.state().display().to_string()), "{line}");
     assert!(line.contains("remove the file"), "{line}");
+}
+
+/// Symptom: the service went on in the directory of its unit without a word.
+#[test]
+fn p010_a_state_directory_that_the_service_manager_does_not_give_is_refused() {
+    let mut node = Node::device("x");
+    node.make_root();
+    assert_eq!(check(&node).0, 0, "from a shell it is used");
+    let mut serve = Command::new(binary());
+    serve.arg("--config").arg(node.dir.join("skerry.toml")).arg("serve");
+    let output = serve.env("STATE_DIRECTORY", "/var/lib/skerry").output().unwrap();
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(78), "{text}");
+    let written = node.state().display().to_string();
+    for part in [written.as_str(), "/var/lib/skerry", "remove the key", "StateDirectory="] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
 }
 
 #[test]
