@@ -104,8 +104,9 @@ fn check_here(config: &Config, running: bool) -> Result<(Role, Vec<String>), Str
     let role = store.decide(config.named_role(), name)?;
     if let Some(identity) = identity::from_files(config)? {
         TlsAcceptor::new(&sys, &identity).map_err(|error| identity::named(config, &error))?;
-        waits.extend(identity::warnings(&sys, config, &identity));
+        waits.extend(identity::warnings(&sys, config, &identity.certificate_pem));
     }
+    waits.extend(identity::self_signed_warnings(&sys, config));
     check_admin_socket(config)?;
     waits.extend(check_names(config, role, connection.as_ref()));
     if role == Role::Connected && connection.is_none() {

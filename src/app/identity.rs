@@ -1,22 +1,33 @@
 //! What a node is known by: its signing key and its certificate, made on the first start.
 
 use std::io::ErrorKind;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use crate::auth;
 use crate::config::{Config, Listener, TlsMode};
 use crate::http::objections;
 use crate::http::tls::{self, ServerTls, TlsAcceptor};
+use crate::store::journal::layout::Layout;
 use crate::store::{Store, StoreError};
 use crate::sys::{Disk, Sys, SystemDisk};
 use crate::types::connected_registry::is_instance_id;
-use crate::types::{ConnectedRegistryName, StoreRole};
+use crate::types::{ConnectedRegistryName, Role, StoreRole};
 
 /// Largest PEM file that is read, bytes.
 const PEM_BYTES_MAX: u64 = 1024 * 1024;
 
 /// The self-signed certificate and its key, in the identity directory.
 const TLS_FILE: &str = "tls.pem";
+
+/// The same, for people.
+const SELF_SIGNED_PLACE: &str = "identity/tls.pem in the state directory";
+
+/// How one comes to be for what is configured now. It is not made by itself: who trusts the former
+/// one would refuse this node.
+const MAKE_ANOTHER: &str = "; to have another one made, remove that file and restart: clients that \
+                            trust it must be given the new one, and each connected registry below \
+                            a new connection string (`skerry connected-registry get-settings`)";
 
 /// What the parent knows this instance of a connected registry by, in the identity directory.
 const INSTANCE_FILE: &str = "instance-id";
@@ -63,43 +74,104 @@ pub(super) fn instance_id(
     Ok(text(&id))
 }
 
-/// The acceptor of the listeners with TLS; `None` when it is off.
+/// The acceptor of the listeners with TLS, at these addresses; `None` when it is off.
 pub(super) fn tls(
     sys: &Sys,
     config: &Config,
     store: &Store,
-    login: &str,
+    addresses: &[SocketAddr],
 ) -> Result<Option<TlsAcceptor>, String> {
     let identity = match config.tls.mode {
         TlsMode::Off => return Ok(None),
         TlsMode::Files => from_files(config)?,
-        TlsMode::SelfSigned => Some(made(sys, config, store, login)?),
+        TlsMode::SelfSigned => Some(made(sys, config, store, addresses)?),
     };
     let Some(identity) = identity else {
         return Ok(None);
     };
     let acceptor = TlsAcceptor::new(sys, &identity).map_err(|error| named(config, &error))?;
-    for warning in warnings(sys, config, &identity) {
+    for warning in warnings(sys, config, &identity.certificate_pem) {
         log::warn!("{warning}");
     }
     Ok(Some(acceptor))
 }
 
-/// What clients will refuse about a certificate that can be used.
-pub(super) fn warnings(sys: &Sys, config: &Config, identity: &ServerTls) -> Vec<String> {
-    let has_tls = |of: &[Listener]| of.iter().any(|listener| listener.has_tls(&config.tls));
-    let (registry, listen) = (&config.registry, &config.listen);
-    let login = registry.login_server.clone().filter(|_| has_tls(&listen.login));
-    let gateway = registry.gateway_server.clone().filter(|_| has_tls(&listen.gateway));
-    let names = [("registry.login_server", login), ("registry.gateway_server", gateway)];
-    let names: Vec<_> =
-        names.into_iter().filter_map(|(key, name)| Some((key, host(&name?)))).collect();
-    let certificate = match &config.tls.certificate {
-        Some(path) => format!("the certificate {}", path.display()),
-        None => "the self-signed certificate (identity/tls.pem in the state directory)".to_owned(),
+/// What clients will refuse about a certificate that can be used, or that is to be made.
+pub(super) fn warnings(sys: &Sys, config: &Config, pem: &[u8]) -> Vec<String> {
+    let is_self_signed = config.tls.mode == TlsMode::SelfSigned;
+    let (certificate, cure) = match &config.tls.certificate {
+        Some(path) if !is_self_signed => (format!("the certificate {}", path.display()), ""),
+        _ => (format!("the self-signed certificate ({SELF_SIGNED_PLACE})"), MAKE_ANOTHER),
     };
-    let objections = objections(&identity.certificate_pem, sys.clock.wall(), &names);
-    objections.iter().map(|objection| format!("[tls]: {certificate} {objection}")).collect()
+    let objections = objections(pem, sys.clock.wall(), &used_names(config));
+    let objections = objections.iter();
+    let objections = objections.map(|objection| format!("[tls]: {certificate} {objection}{cure}"));
+    nameless(config).into_iter().chain(objections).collect()
+}
+
+/// The same before a start: of a self-signed certificate that is in the state directory, or of that
+/// which will be made.
+pub(super) fn self_signed_warnings(sys: &Sys, config: &Config) -> Vec<String> {
+    if config.tls.mode != TlsMode::SelfSigned {
+        return Vec::new();
+    }
+    let path = Layout::new(&config.storage.state_dir).identity().join(TLS_FILE);
+    let pem = sys.disk.read(&path, PEM_BYTES_MAX).unwrap_or_default();
+    warnings(sys, config, &pem)
+}
+
+/// The hosts that clients and children are known to use over TLS, each with the key that says so.
+fn used_names(config: &Config) -> Vec<(&'static str, String)> {
+    let (registry, listen) = (&config.registry, &config.listen);
+    let has_tls = |of: &[Listener]| of.iter().any(|listener| listener.has_tls(&config.tls));
+    let mut names = Vec::new();
+    if let Some(name) = registry.login_server.as_ref().filter(|_| has_tls(&listen.login)) {
+        names.push(("registry.login_server", host(name)));
+    } else if config.tls.mode == TlsMode::SelfSigned {
+        // Clients may use another name of this machine, which only its owner knows: a certificate
+        // of an authority is for that.
+        names.extend(addresses_of(config, &listen.login).map(|ip| ("listen.login", ip)));
+    }
+    // It has no effect on a connected registry, whose children use its login server.
+    if config.named_role() == Some(Role::Connected) || !has_tls(&listen.gateway) {
+        return names;
+    }
+    match (&registry.gateway_server, registry.gateway_host()) {
+        (Some(name), _) => names.push(("registry.gateway_server", host(name))),
+        (None, Some(name)) => names.push(("registry.suffix", name)),
+        (None, None) => {
+            let first = listen.gateway.get(..1).unwrap_or_default();
+            names.extend(addresses_of(config, first).map(|ip| ("listen.gateway", ip)));
+        }
+    }
+    names
+}
+
+/// The addresses of the network that these listeners have with TLS.
+fn addresses_of<'a>(config: &'a Config, of: &'a [Listener]) -> impl Iterator<Item = String> + 'a {
+    let addresses = of.iter().filter(|listener| listener.has_tls(&config.tls));
+    let addresses = addresses.map(|listener| listener.address.ip());
+    addresses.filter(|ip| !ip.is_loopback() && !ip.is_unspecified()).map(|ip| ip.to_string())
+}
+
+/// Why clients on other machines will refuse the self-signed certificate by any name: there is none
+/// to put into it.
+fn nameless(config: &Config) -> Option<String> {
+    let (registry, listen) = (&config.registry, &config.listen);
+    let is_named = registry.login_server.is_some() || !used_names(config).is_empty();
+    if config.tls.mode != TlsMode::SelfSigned || is_named {
+        return None;
+    }
+    let everywhere =
+        |one: &&Listener| one.has_tls(&config.tls) && one.address.ip().is_unspecified();
+    let address = listen.login.iter().find(everywhere)?.address;
+    Some(format!(
+        "[tls]: listen.login is {address} and registry.login_server is not set, so the self-signed \
+         certificate is for localhost only: clients on other machines refuse it; set \
+         registry.login_server to the name or address that they use, such as \
+         \"registry.example:{}\"",
+        address.port()
+    ))
 }
 
 /// The configured certificate and key; `None` in another mode.
@@ -150,19 +222,14 @@ pub(super) fn private_ca(config: &Config, store: &Store) -> Result<Option<String
 
 /// A self-signed identity for the names that clients use, kept in the state directory. A damaged
 /// one is replaced: without its key nobody can go on with it.
-fn made(sys: &Sys, config: &Config, store: &Store, login: &str) -> Result<ServerTls, String> {
-    let mut names = vec!["localhost".to_owned(), "127.0.0.1".to_owned(), "::1".to_owned()];
-    let registry = &config.registry;
-    let derived = registry.gateway_host();
-    let configured = [&registry.login_server, &registry.gateway_server, &derived];
-    for name in configured.into_iter().flatten().map(String::as_str).chain([login]) {
-        let name = host(name);
-        if !names.contains(&name) && name != "0.0.0.0" && name != "::" {
-            names.insert(0, name);
-        }
-    }
+fn made(
+    sys: &Sys,
+    config: &Config,
+    store: &Store,
+    addresses: &[SocketAddr],
+) -> Result<ServerTls, String> {
     let make = || {
-        let identity = tls::self_signed(&names)?;
+        let identity = tls::self_signed(&names(config, addresses))?;
         Ok((identity.certificate_pem + &identity.key_pem).into_bytes())
     };
     let both = |pem: &[u8]| server_tls(pem.to_vec(), pem.to_vec());
@@ -192,6 +259,22 @@ fn made(sys: &Sys, config: &Config, store: &Store, login: &str) -> Result<Server
     Ok(both(&pem))
 }
 
+/// Whatever clients and children may use, as far as it is configured or listened on.
+fn names(config: &Config, addresses: &[SocketAddr]) -> Vec<String> {
+    let mut names = vec!["localhost".to_owned(), "127.0.0.1".to_owned(), "::1".to_owned()];
+    let registry = &config.registry;
+    let derived = registry.gateway_host();
+    let configured = [&registry.login_server, &registry.gateway_server, &derived];
+    let configured = configured.into_iter().flatten().map(|name| host(name));
+    let listened = addresses.iter().map(|address| address.ip().to_string());
+    for name in configured.chain(listened) {
+        if !names.contains(&name) && name != "0.0.0.0" && name != "::" {
+            names.insert(0, name);
+        }
+    }
+    names
+}
+
 /// The host of `host[:port]`.
 fn host(address: &str) -> String {
     let end = address.rfind(':').filter(|at| !address[*at..].contains(']'));
@@ -201,4 +284,60 @@ fn host(address: &str) -> String {
 
 fn server_tls(certificate_pem: Vec<u8>, key_pem: Vec<u8>) -> ServerTls {
     ServerTls { certificate_pem, key_pem, client_ca_pem: None }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{MAIN_FILE, MapSource, Options, load};
+    use crate::sys::Spawner;
+
+    fn config(text: &str) -> Config {
+        let text = format!("[tls]\nmode = \"self-signed\"\n{text}");
+        load(&Options::default(), &MapSource::default().file(MAIN_FILE, &text)).unwrap().config
+    }
+
+    fn warned(text: &str, pem: &str) -> Vec<String> {
+        warnings(&Sys::real(Spawner::new()), &config(text), pem.as_bytes())
+    }
+
+    /// Symptom: a device was sent to an address that the certificate of its parent was not for.
+    #[test]
+    fn f145_a_self_signed_certificate_is_for_whatever_children_are_sent_to() {
+        let listen = "[listen]\nlogin = \"0.0.0.0:5000\"\ngateway = \"10.99.20.1:22501\"\n";
+        let addresses = ["0.0.0.0:5000", "10.99.20.1:22501", "[fd00::1]:1"];
+        let names = names(&config(listen), &addresses.map(|text| text.parse().unwrap()));
+        assert_eq!(names, ["fd00::1", "10.99.20.1", "localhost", "127.0.0.1", "::1"]);
+        let made = tls::self_signed(&names).unwrap().certificate_pem;
+        assert_eq!(warned(listen, &made), [""; 0]);
+        // That of an earlier version.
+        let made = tls::self_signed(&["localhost".to_owned()]).unwrap().certificate_pem;
+        let told = warned(listen, &made);
+        assert_eq!(told.len(), 1, "{told:?}");
+        for part in ["is not for 10.99.20.1 (listen.gateway)", "remove that file", "get-settings"] {
+            assert!(told[0].contains(part), "{part}: {told:?}");
+        }
+        let suffix = "[registry]\nsuffix = \"example\"\n";
+        let told = warned(suffix, &made);
+        assert!(told[0].contains("skerry.local.data.example (registry.suffix)"), "{told:?}");
+        assert_eq!(warned("", &made), [""; 0]);
+    }
+
+    /// Symptom: nothing said so, neither `config check` nor the log.
+    #[test]
+    fn f145_a_self_signed_certificate_without_a_name_of_the_network_is_told() {
+        let everywhere = "[listen]\nlogin = \"0.0.0.0:5000\"\n";
+        // There is none before the first start.
+        let told = warned(everywhere, "");
+        assert_eq!(told.len(), 1, "{told:?}");
+        assert!(told[0].contains("listen.login is 0.0.0.0:5000"), "{told:?}");
+        assert!(told[0].contains("\"registry.example:5000\""), "{told:?}");
+        for name in ["login_server", "gateway_server"] {
+            let text = format!("{everywhere}[registry]\n{name} = \"reg.example:5000\"\n");
+            assert_eq!(warned(&text, ""), [""; 0], "{name}");
+        }
+        assert_eq!(warned("[listen]\nlogin = \"10.0.0.1:5000\"\n", ""), [""; 0]);
+        let plain = "[listen]\nlogin = {address = \"0.0.0.0:5000\", tls = false}\n";
+        assert_eq!(warned(plain, ""), [""; 0]);
+    }
 }

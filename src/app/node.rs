@@ -169,7 +169,9 @@ impl Wiring {
     ) -> Result<Node, StartError> {
         let Wiring { sys, config, role, store, login, gateway } = self;
         let auth = Auth::new(store.clone(), auth_options(&config, role, &store, &logins)?)?;
-        let tls = identity::tls(&sys, &config, &store, &login)?;
+        let addresses: Vec<_> =
+            places(&logins).into_iter().chain(places(&gateways)).map(|(at, _)| at).collect();
+        let tls = identity::tls(&sys, &config, &store, &addresses)?;
         let contacts = uplink.contacts.clone();
         let options = admin_options(&config, role, &store, &login, &gateway, &gateways)?;
         let login_server = options.login_server.clone();
@@ -302,7 +304,7 @@ impl Node {
                 return Ok(Vec::new());
             };
             acceptor.reload(&identity).map_err(|error| identity::named(config, &error))?;
-            Ok(identity::warnings(self.store.sys(), config, &identity))
+            Ok(identity::warnings(self.store.sys(), config, &identity.certificate_pem))
         });
         match reloaded {
             Ok(warnings) => {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::support::authority::Authority;
 use crate::support::clients::is_root;
-use crate::support::node::Node;
+use crate::support::node::{Node, free_port};
 use crate::support::{TempDir, eventually, have, skip};
 
 fn new_root() -> Node {
@@ -180,6 +180,43 @@ fn f211_a_certificate_that_is_gone_is_not_made_anew_in_silence() {
     root.start();
     assert_eq!(told(&root), 1, "{}", root.log());
     assert!(root.log().contains("get-settings"), "{}", root.log());
+}
+
+/// Symptom: the certificate was not for the address that the device was given, which went on
+/// activating for ever; and `config check` said nothing of a certificate that was there.
+#[test]
+fn f145_a_device_trusts_the_self_signed_certificate_of_the_address_that_it_is_given() {
+    let mut root = new_root();
+    root.gateway = format!("127.0.0.2:{}", free_port());
+    root.encrypt_gateway();
+    root.add_configuration("[tls]\nmode = \"self-signed\"\n");
+    root.start();
+    let connection = root.connect("dock01", &["--repository", "app"]);
+    assert!(connection.contains("ParentCaFingerprint=sha256:"), "no password here");
+    let device = Node::start_device(&connection);
+    eventually(Duration::from_secs(20), "it is active", || {
+        (device.json(&["status"])["state"] == "Active").then_some(())
+    });
+    assert!(root.stop().success());
+
+    root.know_as("gateway_server = \"root.example:5001\"");
+    let check = |root: &Node| {
+        let output = root.run_configured(&["config", "check"]);
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let told = check(&root);
+    root.start();
+    for text in [told, root.log()] {
+        let line = text.lines().find(|line| line.contains("is not for root.example"));
+        let line = line.unwrap_or_default();
+        assert!(line.contains("(registry.gateway_server)"), "{text}");
+        assert!(line.contains("identity/tls.pem") && line.contains("remove that file"), "{text}");
+    }
+    assert!(root.stop().success());
+    fs::remove_file(root.state().join("identity/tls.pem")).unwrap();
+    root.start();
+    assert!(!check(&root).contains("is not for"), "{}", root.log());
 }
 
 #[test]

@@ -25,6 +25,7 @@ pub struct Node {
     pub gateway: String,
     names: Option<(String, String)>,
     tls: Option<String>,
+    encrypts_gateway: bool,
     registry: String,
     extra: String,
     parent: Option<String>,
@@ -97,6 +98,11 @@ impl Node {
         address
     }
 
+    /// Lets the gateway speak TLS from the next start on, with what the configuration says.
+    pub fn encrypt_gateway(&mut self) {
+        self.encrypts_gateway = true;
+    }
+
     /// Takes the connection string and the section `[parent]` from the next start.
     pub fn lose_connection_string(&mut self) {
         self.parent = Some(String::new());
@@ -166,6 +172,7 @@ impl Node {
             gateway: format!("127.0.0.1:{gateway}"),
             names: None,
             tls: None,
+            encrypts_gateway: false,
             registry: String::new(),
             extra: extra.to_owned(),
             parent: None,
@@ -186,6 +193,7 @@ impl Node {
             gateway: login,
             names: None,
             tls: None,
+            encrypts_gateway: false,
             registry: String::new(),
             extra: String::new(),
             parent: Some(connection_string.to_owned()),
@@ -237,9 +245,10 @@ impl Node {
                     text.push_str(&format!("gateway_server = \"{gateway}\"\n"));
                 }
                 text.push_str(&format!(
-                    "[listen]\nlogin = {}\ngateway = {{ address = \"{}\", tls = false }}\n",
+                    "[listen]\nlogin = {}\ngateway = {{ address = \"{}\", tls = {} }}\n",
                     self.logins(),
-                    self.gateway
+                    self.gateway,
+                    self.encrypts_gateway
                 ));
             }
             Some(connection_string) if connection_string.is_empty() => {
