@@ -16,6 +16,7 @@ use crate::store::replica::node::SyncFailure;
 use crate::sync::status_details;
 use crate::sys::spawn;
 use crate::types::connected_registry::ParentContact;
+use crate::types::connection_string::FINGERPRINT_PREFIX;
 use crate::types::schedule::Window;
 use crate::types::time::format_duration;
 use crate::types::{NodeState, Role, UnixSeconds};
@@ -109,6 +110,9 @@ impl Admin {
             "blobsToVerify": self.store.doubted(),
             "clockTrusted": self.store.sys().clock.wall().is_some(),
         });
+        if let Some(hex) = &self.options.ca_fingerprint {
+            value["caFingerprint"] = format!("{FINGERPRINT_PREFIX}{hex}").into();
+        }
         if let Some(remedy) = state.remedy() {
             value["remedy"] = remedy.into();
         }

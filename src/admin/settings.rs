@@ -66,6 +66,7 @@ impl Admin {
         // The root's certificate is its own to vouch for; a parent below it has another.
         let pin = self.options.ca_fingerprint.as_deref();
         let pin = pin.filter(|_| node.parent.is_none() && protocol == Protocol::Https);
+        warnings.extend(unknown_certificate(&node, parent.as_ref().map(|(_, known)| *known)));
         let endpoint = parent.as_ref().map_or(NO_ENDPOINT, |(endpoint, _)| endpoint);
         let connection_string = connection_string::format(
             node.name.as_str(),
@@ -127,6 +128,17 @@ impl Admin {
             (report.login_server, protocol)
         }))
     }
+}
+
+/// Only a connected registry itself knows whether its certificate is self-signed, and which.
+fn unknown_certificate(node: &ConnectedRegistry, known: Option<Protocol>) -> Option<String> {
+    let parent = node.parent.as_ref().filter(|_| known == Some(Protocol::Https))?;
+    Some(format!(
+        "The certificate of the parent '{parent}' is not known here, and the device must trust it. \
+         When it is self-signed, append to the connection string ;ParentCaFingerprint= and the \
+         caFingerprint that `skerry status` shows at '{parent}'; when a private authority signed \
+         it, set parent.ca_file at the device to the certificate of that authority."
+    ))
 }
 
 fn protocol(text: &str) -> Result<Protocol, Fault> {

@@ -26,8 +26,13 @@ const SELF_SIGNED_PLACE: &str = "identity/tls.pem in the state directory";
 /// How one comes to be for what is configured now. It is not made by itself: who trusts the former
 /// one would refuse this node.
 const MAKE_ANOTHER: &str = "; to have another one made, remove that file and restart: clients that \
-                            trust it must be given the new one, and each connected registry below \
-                            a new connection string (`skerry connected-registry get-settings`)";
+                            trust it must be given the new one, and ";
+
+/// What connected registries below need of another certificate.
+const NEW_STRINGS: &str = "each connected registry below a connection string with the new \
+                           fingerprint (`skerry connected-registry get-settings` at the root; \
+                           below a connected registry, ParentCaFingerprint= is the caFingerprint \
+                           that `skerry status` shows there)";
 
 /// What the parent knows this instance of a connected registry by, in the identity directory.
 const INSTANCE_FILE: &str = "instance-id";
@@ -100,8 +105,13 @@ pub(super) fn tls(
 pub(super) fn warnings(sys: &Sys, config: &Config, pem: &[u8]) -> Vec<String> {
     let is_self_signed = config.tls.mode == TlsMode::SelfSigned;
     let (certificate, cure) = match &config.tls.certificate {
-        Some(path) if !is_self_signed => (format!("the certificate {}", path.display()), ""),
-        _ => (format!("the self-signed certificate ({SELF_SIGNED_PLACE})"), MAKE_ANOTHER),
+        Some(path) if !is_self_signed => {
+            (format!("the certificate {}", path.display()), String::new())
+        }
+        _ => (
+            format!("the self-signed certificate ({SELF_SIGNED_PLACE})"),
+            format!("{MAKE_ANOTHER}{NEW_STRINGS}"),
+        ),
     };
     let objections = objections(pem, sys.clock.wall(), &used_names(config));
     let objections = objections.iter();
@@ -242,8 +252,7 @@ fn made(
         log::error!(
             "the self-signed certificate (identity/{TLS_FILE} in the state directory) is empty or \
              damaged and was replaced by a new one: clients that trust the old one must be given \
-             this one, and each connected registry below a new connection string (`skerry \
-             connected-registry get-settings`)"
+             this one, and {NEW_STRINGS}"
         );
     }
     // A new store has nobody yet who could know another one.
@@ -252,8 +261,7 @@ fn made(
         log::warn!(
             "there was no self-signed certificate (identity/{TLS_FILE} in the state directory), so \
              a new one was made: clients that trust an earlier one must be given this one, and \
-             each connected registry below a new connection string (`skerry connected-registry \
-             get-settings`)"
+             {NEW_STRINGS}"
         );
     }
     Ok(both(&pem))

@@ -23,7 +23,7 @@ const KEYS: [&str; 5] = [
 const FINGERPRINT_KEY: &str = "ParentCaFingerprint";
 
 /// What follows `ParentCaFingerprint=`, before the digits.
-const FINGERPRINT_PREFIX: &str = "sha256:";
+pub const FINGERPRINT_PREFIX: &str = "sha256:";
 
 /// Stands for the address of a parent that has not reported one.
 pub const NO_ENDPOINT: &str = "<parent gateway endpoint>";

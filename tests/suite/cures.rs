@@ -197,6 +197,8 @@ fn f145_a_device_trusts_the_self_signed_certificate_of_the_address_that_it_is_gi
     eventually(Duration::from_secs(20), "it is active", || {
         (device.json(&["status"])["state"] == "Active").then_some(())
     });
+    let shown = root.json(&["status"])["caFingerprint"].as_str().unwrap().to_owned();
+    assert!(connection.ends_with(&shown), "{shown}");
     assert!(root.stop().success());
 
     root.know_as("gateway_server = \"root.example:5001\"");

@@ -381,6 +381,25 @@ fn f067_f068_f069_get_settings() {
         assert_eq!(text.contains("cannot reach"), warned, "{login}: {text}");
     }
 
+    // Symptom: the device did not trust a self-signed connected registry, and nothing said why.
+    assert!(!warnings("dock.lan:8080").contains("caFingerprint"));
+    let report =
+        StatusReport { login_server: "dock.lan:8080".into(), tls: true, ..StatusReport::default() };
+    let status = StatusRecord { report, last_contact: UnixSeconds(9) };
+    smol::block_on(node.store.record_status("dock01".parse().unwrap(), status)).unwrap();
+    let body = json!({ "name": "ship01", "generatePassword": 1 });
+    let settings = node.ok("connected-registry/get-settings", body);
+    let told = settings["warnings"].to_string();
+    assert!(told.contains("caFingerprint that `skerry status` shows at 'dock01'"), "{told}");
+    // What a self-signed node shows can be appended as it is.
+    let shown = node.ok("status", json!({}));
+    let [text, fingerprint] =
+        [&settings["ACR_REGISTRY_CONNECTION_STRING"], &shown["caFingerprint"]]
+            .map(|value| value.as_str().unwrap());
+    let text = format!("{text};ParentCaFingerprint={fingerprint}");
+    let parsed = ConnectionString::parse(&text, |_| None).unwrap();
+    assert_eq!(parsed.ca_fingerprint, Some("ab".repeat(32)));
+
     let plain = node_with(Role::Root, "http", None);
     plain.ok("connected-registry/create", json!({ "name": "dock01", "repository": ["a"] }));
     let settings = plain.ok("connected-registry/get-settings", json!({ "name": "dock01" }));
