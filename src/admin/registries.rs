@@ -12,11 +12,13 @@ use super::tokens::Named;
 use crate::store::StoreError;
 use crate::store::tree::connected_registries::{ConnectedRegistryUpdate, Settings, descendants_of};
 use crate::store::tree::creation::NewConnectedRegistry;
+use crate::store::tree::{AlsoChanged, Others};
 use crate::types::limits::{CLIENT_TOKENS_MAX, TREE_DEPTH_MAX};
 use crate::types::schedule::Schedule;
 use crate::types::time::{format_duration, parse_duration_s};
 use crate::types::{
-    ConnectedRegistry, ConnectedRegistryName, Grant, Mode, RepositoryPattern, TokenName,
+    ConnectedRegistry, ConnectedRegistryName, Grant, Mode, RepositoryAction, RepositoryPattern,
+    TokenName,
 };
 
 #[derive(Deserialize)]
@@ -120,7 +122,11 @@ impl Admin {
                 node.name, node.mode
             )
         });
-        let warnings: Vec<String> = mode.into_iter().chain(window_not_given(&node)).collect();
+        let warnings: Vec<String> = mode
+            .into_iter()
+            .chain(window_not_given(&node))
+            .chain(self.mirrors_only(&others)?)
+            .collect();
         warn(&mut value, warnings);
         tell_others(&mut value, &others);
         Ok(value)
@@ -260,17 +266,35 @@ impl Admin {
             updated.map_err(|error| Fault::of(error, KIND, &name))?;
         log::info!("updated permissions connected_registry={name}");
         let mut value = self.print_scope_map(&map);
-        let text = |(ancestor, repositories): &(ConnectedRegistryName, Vec<_>)| {
-            let list = repositories.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
-            format!(
-                "'{ancestor}' is ReadWrite and mirrors {list} now, but may not write there: it \
-                 refuses pushes to it. To allow them: skerry connected-registry permissions update \
-                 --name {ancestor} --add {list}"
-            )
-        };
+        let text = |(ancestor, repositories): &(_, Vec<_>)| refuses_pushes(ancestor, repositories);
         warn(&mut value, without_write.iter().map(text).collect());
         tell_others(&mut value, &others);
         Ok(value)
+    }
+
+    /// Of the ReadWrite ancestors of a new connected registry, those that were given repositories
+    /// to mirror for it and may not write there.
+    fn mirrors_only(&self, others: &Others) -> Result<Vec<String>, Fault> {
+        let mut warnings = Vec::new();
+        for AlsoChanged { connected_registry, added, .. } in &others.changed {
+            let ancestor = self.registry(connected_registry)?;
+            if ancestor.mode != Mode::ReadWrite {
+                continue;
+            }
+            let grants = self.store.sync_scope_map(&ancestor)?.grants;
+            let may_write = |pattern: &RepositoryPattern| {
+                grants.contains(&Grant::Repository(pattern.clone(), RepositoryAction::ContentWrite))
+            };
+            let mirrored = added.iter().filter_map(|grant| match grant {
+                Grant::Repository(pattern, RepositoryAction::ContentRead) => Some(pattern.clone()),
+                _ => None,
+            });
+            let mirrored: Vec<_> = mirrored.filter(|pattern| !may_write(pattern)).collect();
+            if !mirrored.is_empty() {
+                warnings.push(refuses_pushes(connected_registry, &mirrored));
+            }
+        }
+        Ok(warnings)
     }
 
     /// A name that nobody has is not found. The command itself refuses too many of them, and what
@@ -310,6 +334,17 @@ impl Admin {
         checked.map_err(|error| Fault::invalid(format!("{error}.").replacen("the", "The", 1)))?;
         Ok(schedule)
     }
+}
+
+/// What it means for a ReadWrite connected registry that it mirrors these repositories for another
+/// one only.
+fn refuses_pushes(ancestor: &ConnectedRegistryName, repositories: &[RepositoryPattern]) -> String {
+    let list = repositories.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
+    format!(
+        "'{ancestor}' is ReadWrite and mirrors {list} now, but may not write there: it refuses \
+         pushes to it. To allow them: skerry connected-registry permissions update --name \
+         {ancestor} --add {list}"
+    )
 }
 
 /// What the window of a schedule is for which none was given.

@@ -239,6 +239,36 @@ fn f026_what_a_deleted_connected_registry_left_is_named_when_it_is_in_the_way() 
     node.ok("connected-registry/create", create());
 }
 
+/// Symptom: `create` did not say what `permissions update` says.
+#[test]
+fn f079_a_parent_that_only_mirrors_for_a_new_child_is_told() {
+    let node = root();
+    let create = |name: &str, parent: Option<&str>, mode: &str| {
+        let body =
+            json!({ "name": name, "parent": parent, "mode": mode, "repository": ["team/*"] });
+        node.ok("connected-registry/create", body)["warnings"].to_string()
+    };
+    let mid = json!({ "name": "mid01", "mode": "ReadWrite", "repository": ["app"] });
+    node.ok("connected-registry/create", mid);
+    let told = create("leaf01", Some("mid01"), "ReadOnly");
+    let wanted = "'mid01' is ReadWrite and mirrors team/* now, but may not write there: it refuses \
+                  pushes to it. To allow them: skerry connected-registry permissions update \
+                  --name mid01 --add team/*";
+    assert!(told.contains(wanted), "{told}");
+    let add = json!({ "name": "mid01", "add": ["team/*"] });
+    node.ok("connected-registry/permissions-update", add);
+    assert!(!create("leaf02", Some("mid01"), "ReadOnly").contains("refuses pushes"));
+    let other = create("mid02", None, "ReadOnly");
+    assert!(!other.contains("refuses pushes"), "{other}");
+    let below = json!({ "name": "leaf03", "parent": "mid02", "repository": ["new"] });
+    let told = node.ok("connected-registry/create", below)["warnings"].to_string();
+    assert!(!told.contains("refuses pushes"), "a ReadOnly node takes no pushes: {told}");
+    let below = json!({ "name": "leaf04", "parent": "mid01", "mode": "ReadWrite",
+                        "repository": ["new"] });
+    let told = node.ok("connected-registry/create", below)["warnings"].to_string();
+    assert!(!told.contains("refuses pushes"), "it may write there too: {told}");
+}
+
 #[test]
 fn f078_f079_f080_f081_permissions_cascade() {
     let node = root();
