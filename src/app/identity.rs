@@ -12,7 +12,7 @@ use crate::store::journal::layout::Layout;
 use crate::store::{Store, StoreError};
 use crate::sys::{Disk, Sys, SystemDisk};
 use crate::types::connected_registry::is_instance_id;
-use crate::types::{ConnectedRegistryName, Role, StoreRole};
+use crate::types::{ConnectedRegistryName, Role};
 
 /// Largest PEM file that is read, bytes.
 const PEM_BYTES_MAX: u64 = 1024 * 1024;
@@ -79,17 +79,19 @@ pub(super) fn instance_id(
     Ok(text(&id))
 }
 
-/// The acceptor of the listeners with TLS, at these addresses; `None` when it is off.
+/// The acceptor of the listeners with TLS, at these addresses; `None` when it is off. Of a store
+/// that `is_new` nobody knows another certificate.
 pub(super) fn tls(
     sys: &Sys,
     config: &Config,
     store: &Store,
     addresses: &[SocketAddr],
+    is_new: bool,
 ) -> Result<Option<TlsAcceptor>, String> {
     let identity = match config.tls.mode {
         TlsMode::Off => return Ok(None),
         TlsMode::Files => from_files(config)?,
-        TlsMode::SelfSigned => Some(made(sys, config, store, addresses)?),
+        TlsMode::SelfSigned => Some(made(sys, config, store, addresses, is_new)?),
     };
     let Some(identity) = identity else {
         return Ok(None);
@@ -237,6 +239,7 @@ fn made(
     config: &Config,
     store: &Store,
     addresses: &[SocketAddr],
+    is_new: bool,
 ) -> Result<ServerTls, String> {
     let make = || {
         let identity = tls::self_signed(&names(config, addresses))?;
@@ -255,9 +258,7 @@ fn made(
              this one, and {NEW_STRINGS}"
         );
     }
-    // A new store has nobody yet who could know another one.
-    let is_new = || matches!(store.store_role(), Ok(StoreRole::New));
-    if !was_there && !is_new() {
+    if !was_there && !is_new {
         log::warn!(
             "there was no self-signed certificate (identity/{TLS_FILE} in the state directory), so \
              a new one was made: clients that trust an earlier one must be given this one, and \

@@ -109,8 +109,8 @@ impl Node {
                 next.writes
             );
         }
-        let role = store.store_role()?.decide(config.named_role(), None);
-        let role = role.map_err(StartError::config)?;
+        let found = store.store_role()?;
+        let role = found.decide(config.named_role(), None).map_err(StartError::config)?;
         store.stand(role, config.reachable_parent().is_some());
         let gateways = match role {
             Role::Root => gateways?,
@@ -142,7 +142,8 @@ impl Node {
         if role == Role::Connected {
             warn_for_children(&config, &store, &logins);
         }
-        let node = Wiring { sys, config, role, store, login, gateway };
+        let is_new = found == StoreRole::New;
+        let node = Wiring { sys, config, role, is_new, store, login, gateway };
         node.serve(logins, gateways, admin_listener, uplink, engine)
     }
 }
@@ -152,6 +153,8 @@ struct Wiring {
     sys: Sys,
     config: Config,
     role: Role,
+    /// Whether the store belonged to nobody before this start.
+    is_new: bool,
     store: Store,
     login: String,
     gateway: String,
@@ -167,11 +170,11 @@ impl Wiring {
         uplink: Uplink,
         engine: Option<Engine>,
     ) -> Result<Node, StartError> {
-        let Wiring { sys, config, role, store, login, gateway } = self;
+        let Wiring { sys, config, role, is_new, store, login, gateway } = self;
         let auth = Auth::new(store.clone(), auth_options(&config, role, &store, &logins)?)?;
         let addresses: Vec<_> =
             places(&logins).into_iter().chain(places(&gateways)).map(|(at, _)| at).collect();
-        let tls = identity::tls(&sys, &config, &store, &addresses)?;
+        let tls = identity::tls(&sys, &config, &store, &addresses, is_new)?;
         let contacts = uplink.contacts.clone();
         let options = admin_options(&config, role, &store, &login, &gateway, &gateways)?;
         let login_server = options.login_server.clone();

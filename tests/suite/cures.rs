@@ -221,6 +221,26 @@ fn f145_a_device_trusts_the_self_signed_certificate_of_the_address_that_it_is_gi
     assert!(!check(&root).contains("is not for"), "{}", root.log());
 }
 
+/// Symptom: of a device that had never run, its first certificate was told as a second one.
+#[test]
+fn f211_the_first_certificate_of_a_new_device_is_no_other_one() {
+    let mut device = Node::device("x");
+    device.lose_connection_string();
+    device.add_configuration("[registry]\nrole = \"connected\"\n");
+    device.add_configuration("[tls]\nmode = \"self-signed\"\n");
+    let count = |node: &Node, text: &str| node.log().matches(text).count();
+    for (starts, told) in [(1, 0), (2, 1)] {
+        device.spawn();
+        eventually(Duration::from_secs(20), "it serves", || {
+            (count(&device, "ready: ") == starts).then_some(())
+        });
+        let log = device.log();
+        assert_eq!(count(&device, "there was no self-signed certificate"), told, "{log}");
+        assert!(device.stop().success());
+        fs::remove_file(device.state().join("identity/tls.pem")).unwrap();
+    }
+}
+
 #[test]
 fn f145_a_parent_with_another_certificate_than_the_connection_string_names_is_told() {
     let mut root = new_root();
