@@ -74,8 +74,13 @@ pub trait Contact: Send + Sync {
         stored: Option<UnixSeconds>,
     ) -> ConnectionState;
 
-    /// When a child was last in contact in this process.
-    fn last_seen(&self, name: &ConnectedRegistryName) -> Option<UnixSeconds>;
+    /// When a child was last in contact. `stored` is the last contact known from before this
+    /// process.
+    fn last_seen(
+        &self,
+        name: &ConnectedRegistryName,
+        stored: Option<UnixSeconds>,
+    ) -> Option<UnixSeconds>;
 
     /// The schedule and its window that a child was last sent by this process.
     fn told(&self, name: &ConnectedRegistryName) -> Option<(Schedule, Option<u64>)>;

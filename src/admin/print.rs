@@ -139,7 +139,7 @@ impl Admin {
             true if self.hears_of(node)? => reported,
             true => ConnectionState::Offline,
         };
-        let last_contact = self.contact.last_seen(&node.name).max(stored);
+        let last_contact = self.contact.last_seen(&node.name, stored);
         Ok(Instance { active, state, last_contact, report })
     }
 

@@ -31,8 +31,12 @@ impl Contact for TestContact {
         if *self.0.lock().unwrap() { reported } else { ConnectionState::Offline }
     }
 
-    fn last_seen(&self, _: &ConnectedRegistryName) -> Option<UnixSeconds> {
-        None
+    fn last_seen(
+        &self,
+        _: &ConnectedRegistryName,
+        stored: Option<UnixSeconds>,
+    ) -> Option<UnixSeconds> {
+        stored
     }
 
     fn told(&self, _: &ConnectedRegistryName) -> Option<(Schedule, Option<u64>)> {

@@ -533,8 +533,12 @@ impl Contact for Seen {
         self.0.state(node, reported, stored)
     }
 
-    fn last_seen(&self, name: &ConnectedRegistryName) -> Option<UnixSeconds> {
-        self.0.last_seen(name)
+    fn last_seen(
+        &self,
+        name: &ConnectedRegistryName,
+        stored: Option<UnixSeconds>,
+    ) -> Option<UnixSeconds> {
+        self.0.last_seen(name, stored)
     }
 
     fn told(&self, name: &ConnectedRegistryName) -> Option<(Schedule, Option<u64>)> {

@@ -62,11 +62,19 @@ impl Contacts {
         PollGuard { contacts: self.clone(), name: name.clone() }
     }
 
-    /// When the child was last in contact: now, while a poll waits.
-    pub fn last_seen(&self, name: &ConnectedRegistryName) -> Option<UnixSeconds> {
-        let contact = self.lock().get(name).copied()?;
+    /// When the child was last in contact: now, while a poll waits. `stored` is the last contact
+    /// known from before this process, if any.
+    pub fn last_seen(
+        &self,
+        name: &ConnectedRegistryName,
+        stored: Option<UnixSeconds>,
+    ) -> Option<UnixSeconds> {
+        let contact = self.lock().get(name).copied();
         let now = self.sys.clock.wall();
-        if contact.polls > 0 { now.or(contact.wall) } else { contact.wall }
+        match contact {
+            Some(contact) if contact.polls > 0 && now.is_some() => now,
+            contact => later_contact(contact, stored, now),
+        }
     }
 
     /// What to call the child's state: its own word while it is in contact, Offline otherwise.
@@ -81,8 +89,8 @@ impl Contacts {
         let recent = contact.is_some_and(|contact| {
             contact.polls > 0 || self.sys.clock.monotonic().saturating_sub(contact.at) < ONLINE_FOR
         });
-        let last = contact.and_then(|contact| contact.wall).max(stored);
-        if !recent && !is_on_schedule(node, last, self.sys.clock.wall()) {
+        let now = self.sys.clock.wall();
+        if !recent && !is_on_schedule(node, later_contact(contact, stored, now), now) {
             return ConnectionState::Offline;
         }
         match reported {
@@ -107,6 +115,17 @@ impl Contacts {
     }
 }
 
+/// The later of what this process saw and what is stored. One in the future is of a clock that was
+/// ahead once, and hides no right one.
+fn later_contact(
+    contact: Option<Contact>,
+    stored: Option<UnixSeconds>,
+    now: Option<UnixSeconds>,
+) -> Option<UnixSeconds> {
+    let seen = contact.and_then(|contact| contact.wall);
+    [seen, stored].into_iter().flatten().filter(|at| at.is_past(now)).max()
+}
+
 /// Whether a scheduled node was in contact since the third last occurrence.
 fn is_on_schedule(
     node: &ConnectedRegistry,
@@ -116,8 +135,7 @@ fn is_on_schedule(
     if node.schedule.is_continuous() {
         return false;
     }
-    // A contact in the future was at a time that was not this one.
-    let last = last.filter(|last| now.is_some_and(|now| *last <= now));
+    let last = last.filter(|last| last.is_past(now));
     let (Some(last), Some(mut at)) = (last, now) else {
         return false;
     };
@@ -152,6 +170,7 @@ mod tests {
     use super::*;
     use crate::store::replica::node::testing::connected_registry;
     use crate::sys::Spawner;
+    use crate::sys::clock::Clock;
 
     fn at(text: &str) -> Option<UnixSeconds> {
         Some(UnixSeconds::parse_rfc3339(text).unwrap())
@@ -168,7 +187,7 @@ mod tests {
         assert_eq!(state(ConnectionState::Unhealthy), ConnectionState::Unhealthy);
         drop(poll);
         assert_eq!(state(ConnectionState::Online), ConnectionState::Online);
-        assert!(contacts.last_seen(&node.name).is_some());
+        assert!(contacts.last_seen(&node.name, None).is_some());
     }
 
     #[test]
@@ -181,6 +200,49 @@ mod tests {
         assert_eq!(state(ConnectionState::Unhealthy), ConnectionState::Unhealthy);
         contacts.touch(&node.name);
         assert_eq!(state(ConnectionState::Syncing), ConnectionState::Syncing);
+    }
+
+    /// A clock that stands where it is put.
+    struct Hands(Mutex<(Duration, UnixSeconds)>);
+
+    impl Clock for Hands {
+        fn wall(&self) -> Option<UnixSeconds> {
+            Some(self.0.lock().unwrap().1)
+        }
+
+        fn monotonic(&self) -> Duration {
+            self.0.lock().unwrap().0
+        }
+    }
+
+    /// Symptom: a scheduled device was Offline until it reported something else, and its last
+    /// activity was in 2036, though it had called at each window. Cause: a contact from when the
+    /// clock was ahead once hid the right one.
+    #[test]
+    fn f212_a_contact_in_the_future_hides_no_right_one() {
+        let now = at("2026-11-21T12:00:00Z").unwrap();
+        let hands = Arc::new(Hands(Mutex::new((Duration::ZERO, now))));
+        let contacts = Contacts::new(&Sys { clock: hands.clone(), ..Sys::real(Spawner::new()) });
+        let mut node = connected_registry("dock01", None);
+        node.schedule = "0 12 * * *".parse().unwrap();
+        let ahead = at("2036-11-21T12:00:00Z");
+        let view = |stored| {
+            let state = contacts.state(&node, ConnectionState::Online, stored);
+            (state, contacts.last_seen(&node.name, stored))
+        };
+        assert_eq!(view(ahead), (ConnectionState::Offline, None));
+        contacts.touch(&node.name);
+        *hands.0.lock().unwrap() = (2 * ONLINE_FOR, now.plus(90));
+        assert_eq!(view(ahead), (ConnectionState::Online, Some(now)));
+        assert_eq!(view(at("2026-11-20T12:00:00Z")), (ConnectionState::Online, Some(now)));
+        // Its own word from when the clock was ahead counts no more.
+        *hands.0.lock().unwrap() = (2 * ONLINE_FOR, now.plus(10 * 365 * 86_400));
+        contacts.touch(&node.name);
+        *hands.0.lock().unwrap() = (4 * ONLINE_FOR, now);
+        assert_eq!(view(None), (ConnectionState::Offline, None));
+        assert_eq!(view(Some(now)), (ConnectionState::Online, Some(now)));
+        // A clock that was put right by a moment makes nothing unknown.
+        assert_eq!(view(Some(now.plus(30))), (ConnectionState::Online, Some(now.plus(30))));
     }
 
     #[test]

@@ -669,7 +669,8 @@ mod tests {
                     request.headers.push((name.to_owned(), value.to_owned()));
                 }
                 let refused = gateway.answer(&mut request).await.err();
-                (refused.map(|refusal| refusal.reason), gateway.contacts.last_seen(&name).is_some())
+                let is_seen = gateway.contacts.last_seen(&name, None).is_some();
+                (refused.map(|refusal| refusal.reason), is_seen)
             };
             let refused = (Some(Reason::AlreadyActivated), false);
             assert_eq!(ask(Method::Post, "activation", "two").await, refused);

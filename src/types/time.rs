@@ -5,6 +5,9 @@ use std::fmt;
 use jiff::{Span, SpanRelativeTo, SpanRound, Unit};
 use serde::{Deserialize, Serialize};
 
+/// By how much a clock that is right may be put back, seconds.
+const CLOCK_LEEWAY_S: u64 = 60;
+
 /// Seconds since 1970-01-01T00:00:00Z.
 #[derive(
     Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize,
@@ -20,6 +23,12 @@ impl UnixSeconds {
     /// Seconds from `earlier` to this time; zero when `earlier` is later.
     pub fn since(self, earlier: UnixSeconds) -> u64 {
         self.0.saturating_sub(earlier.0)
+    }
+
+    /// Whether this time can have been, at `now`: one further ahead than clocks differ was told by
+    /// a clock that was wrong, and counts as unknown. While the present time is unknown, any can.
+    pub fn is_past(self, now: Option<UnixSeconds>) -> bool {
+        now.is_none_or(|now| self.since(now) <= CLOCK_LEEWAY_S)
     }
 
     /// RFC 3339 in UTC, as the management API prints times.
