@@ -343,6 +343,29 @@ mod tests {
         assert_eq!(state.problems().len(), 2, "each that does not fit");
     }
 
+    /// Symptom: a device whose clock had been ahead once said `lastSyncTime: 2029` for three years.
+    /// Cause: the last sync never ran backwards.
+    #[test]
+    fn f212_a_last_sync_in_the_future_gives_way_to_the_next() {
+        smol::block_on(async {
+            let sys = Sys::real(Spawner::new());
+            let (store, state) = (Store::in_memory(sys.clone()), State::new(&sys));
+            let now = sys.clock.wall().unwrap();
+            let ahead = now.plus(3 * 365 * 86_400);
+            store.record_sync(ahead).await.unwrap();
+            store.record_look(ahead, "f".to_owned()).await.unwrap();
+            state.publish(&store).unwrap();
+            assert_eq!((store.sync_view().last_sync, store.sync_view().last_contact), (None, None));
+            state.set(|state| (state.last_sync, state.looked) = (Some(now), Some(now)));
+            state.publish(&store).unwrap();
+            let view = store.sync_view();
+            assert_eq!((view.last_sync, view.last_contact), (Some(now), Some(now)));
+            assert_eq!(store.last_sync(), Ok(None), "the next sync is noted");
+            store.record_sync(now).await.unwrap();
+            assert_eq!(store.last_sync(), Ok(Some(now)));
+        });
+    }
+
     /// It is published for each repository that is whole for the first time.
     #[test]
     fn f209_publishing_costs_the_same_however_many_repositories_are_whole() {

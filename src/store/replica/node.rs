@@ -261,10 +261,7 @@ impl Store {
 
     /// When a sync last ended well.
     pub fn last_sync(&self) -> Result<Option<UnixSeconds>, StoreError> {
-        match self.get(&last_sync_key())? {
-            Some(Fact::At(at)) => Ok(Some(at)),
-            _ => Ok(None),
-        }
+        self.time(&last_sync_key())
     }
 
     /// Notes that a sync ended well.
@@ -274,10 +271,7 @@ impl Store {
 
     /// When the parent was last asked for the desired state, to about a day.
     pub fn last_look(&self) -> Result<Option<UnixSeconds>, StoreError> {
-        match self.get(&last_look_key())? {
-            Some(Fact::At(at)) => Ok(Some(at)),
-            _ => Ok(None),
-        }
+        self.time(&last_look_key())
     }
 
     /// Which connection string it was asked with: its fingerprint.
@@ -307,6 +301,14 @@ impl Store {
     /// The state that the sync engine published last.
     pub fn sync_view(&self) -> Arc<SyncView> {
         self.inner.sync_view.lock().map(|cell| cell.clone()).unwrap_or_default()
+    }
+
+    /// A time that was noted. One in the future is of a clock that was ahead once: nobody knows it.
+    fn time(&self, key: &[u8]) -> Result<Option<UnixSeconds>, StoreError> {
+        match self.get(key)? {
+            Some(Fact::At(at)) => Ok(Some(at).filter(|at| at.is_past(self.sys().clock.wall()))),
+            _ => Ok(None),
+        }
     }
 
     fn version(&self, name: &ConnectedRegistryName) -> Result<Option<String>, StoreError> {
