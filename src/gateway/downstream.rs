@@ -210,10 +210,10 @@ impl Gateway {
         let name = &caller.node.name;
         let at = self.store.sys().clock.wall_or_floor();
         let activation = Activation { epoch, instance_id: asked.instance_id, at };
-        let granted = caller.node.activation_epoch;
         let authority = if caller.itself { Authority::Here } else { Authority::Below };
-        match instances::activate(&self.store, name, activation, granted, authority).await {
+        match instances::activate(&self.store, caller.node.clone(), activation, authority).await {
             Ok(()) => {}
+            Err(StoreError::NotFound) => return Err(unknown(name)),
             Err(StoreError::Conflict(_)) => {
                 log::warn!("refused a second instance of connected registry {name}");
                 return Err(already_activated());
@@ -257,8 +257,11 @@ impl Gateway {
 
     async fn status(&self, request: &mut Request, caller: &Caller) -> Result<Reply, Refusal> {
         let report: StatusReport = read(request, caller).await?;
-        instances::record_status(&self.store, &caller.node.name, report).await.map_err(fault)?;
-        Ok(Reply::new(204))
+        match instances::record_status(&self.store, caller.node.clone(), report).await {
+            Ok(()) => Ok(Reply::new(204)),
+            Err(StoreError::NotFound) => Err(unknown(caller.name())),
+            Err(error) => Err(fault(error)),
+        }
     }
 
     /// The next messages after the position in `after`, or, without one, the position to start

@@ -1,9 +1,10 @@
 //! The instances behind connected registries, as their parents record them.
 
 use crate::store::rows::connected_registry::{StatusRecord, activation_key, status_key};
+use crate::store::tree::told::require_below;
 use crate::store::{Store, StoreError};
 use crate::types::connected_registry::{Activation, StatusReport};
-use crate::types::{ConnectedRegistryName, UnixSeconds};
+use crate::types::{ConnectedRegistry, UnixSeconds};
 
 /// Who says that an instance is active.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -14,21 +15,22 @@ pub(super) enum Authority {
     Below,
 }
 
-/// Records an activation durably, of a connected registry whose epoch is `granted` here. `Conflict`
-/// when another instance holds it, or what a node below tells is older than what is known.
+/// Records an activation durably, of a connected registry that was granted its epoch here.
+/// `NotFound` when it was deleted since it was looked up, `Conflict` when another instance holds
+/// it, or what a node below tells is older than what is known.
 ///
 /// An instance that is recorded under a later epoch than is granted holds it too: the one above
 /// was restored from a backup since. The same instance then goes on under what is granted.
 pub(super) async fn activate(
     store: &Store,
-    name: &ConnectedRegistryName,
+    node: ConnectedRegistry,
     new: Activation,
-    granted: u64,
     authority: Authority,
 ) -> Result<(), StoreError> {
-    let key = activation_key(name);
+    let (key, granted) = (activation_key(&node.name), node.activation_epoch);
     store
         .commit(move |txn| {
+            require_below(txn, &node)?;
             if let Some(old) = txn.get::<Activation>(&key)? {
                 let same = old.instance_id == new.instance_id;
                 if old.epoch == new.epoch && same {
@@ -47,16 +49,18 @@ pub(super) async fn activate(
         .await
 }
 
-/// Records a status report durably, unless it says what the last one said.
+/// Records a status report durably, unless it says what the last one said. `NotFound` when the
+/// connected registry was deleted since it was looked up.
 pub(super) async fn record_status(
     store: &Store,
-    name: &ConnectedRegistryName,
+    node: ConnectedRegistry,
     report: StatusReport,
 ) -> Result<(), StoreError> {
     let (clock, report) = (&store.sys().clock, report.bounded());
-    let (key, now, last_contact) = (status_key(name), clock.wall(), clock.wall_or_floor());
+    let (key, now, last_contact) = (status_key(&node.name), clock.wall(), clock.wall_or_floor());
     store
         .commit(move |txn| {
+            require_below(txn, &node)?;
             let old = txn.get::<StatusRecord>(&key)?.map(|record| record.report);
             let known = old.as_ref().and_then(|report| report.last_sync);
             let last_sync = later_sync(known, report.last_sync, now);
@@ -85,6 +89,9 @@ fn later_sync(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::Txn;
+    use crate::store::replica::node::testing::{config, connected_registry};
+    use crate::store::rows::connected_registry::connected_registry_key;
     use crate::sys::{Spawner, Sys};
 
     #[test]
@@ -107,7 +114,7 @@ mod tests {
     fn f031_f032_f201_who_may_be_recorded_as_active() {
         use Authority::{Below, Here};
         smol::block_on(async {
-            let name: ConnectedRegistryName = "dock01".parse().unwrap();
+            let node = connected_registry("dock01", None);
             let instance = |(epoch, id): (u64, &str)| Activation {
                 epoch,
                 instance_id: id.to_owned(),
@@ -130,15 +137,58 @@ mod tests {
                 ((2, "a"), (1, "a"), 2, Below, false),
             ] {
                 let store = Store::in_memory(Sys::real(Spawner::new()));
-                activate(&store, &name, instance(old), old.0, Here).await.unwrap();
+                add(&store, &node).await;
+                let granted_at =
+                    |epoch| ConnectedRegistry { activation_epoch: epoch, ..node.clone() };
+                activate(&store, granted_at(old.0), instance(old), Here).await.unwrap();
                 // A restart of the same device is no second activation, and writes nothing.
                 let before = store.sequence();
-                activate(&store, &name, instance(old), old.0, Here).await.unwrap();
+                activate(&store, granted_at(old.0), instance(old), Here).await.unwrap();
                 assert_eq!(store.sequence(), before);
-                let result = activate(&store, &name, instance(new), granted, authority).await;
+                let result = activate(&store, granted_at(granted), instance(new), authority).await;
                 assert_eq!(result.is_ok(), expected, "{old:?} {new:?} {granted}");
-                let now = store.activation(&name).unwrap();
+                let now = store.activation(&node.name).unwrap();
                 assert_eq!(now, Some(instance(if expected { new } else { old })));
+            }
+        });
+    }
+
+    async fn add(store: &Store, node: &ConnectedRegistry) {
+        let node = node.clone();
+        let put = move |txn: &mut Txn<'_>| txn.put(connected_registry_key(&node.name), &node);
+        store.commit(put).await.unwrap();
+    }
+
+    /// Symptom: a new device met another instance, of a connected registry that had been deleted
+    /// and created again. Cause: an activation that arrived while it was deleted was recorded.
+    #[test]
+    fn f031_f033_an_instance_of_one_that_was_deleted_is_not_recorded() {
+        smol::block_on(async {
+            let root = Store::in_memory(Sys::real(Spawner::new()));
+            let middle = Store::in_memory(Sys::real(Spawner::new()));
+            let deep = connected_registry("cell03", Some("child01"));
+            add(&root, &deep).await;
+            let mut desired = config(&[]);
+            desired.node = deep.clone();
+            middle.apply_descendant(desired, "v1".to_owned()).await.unwrap();
+            let again = ConnectedRegistry { created: deep.created.plus(1), ..deep.clone() };
+            let gone = connected_registry("cell04", Some("child01"));
+            for store in [&root, &middle] {
+                for (node, expected) in [
+                    (&deep, Ok(())),
+                    (&again, Err(StoreError::NotFound)),
+                    (&gone, Err(StoreError::NotFound)),
+                ] {
+                    let (instance_id, at) = ("a".to_owned(), UnixSeconds(1));
+                    let activation = Activation { epoch: 0, instance_id, at };
+                    let activated =
+                        activate(store, node.clone(), activation, Authority::Below).await;
+                    assert_eq!(activated, expected, "{node:?}");
+                    let report = StatusReport::default();
+                    assert_eq!(record_status(store, node.clone(), report).await, expected);
+                }
+                assert_eq!(store.activation(&gone.name), Ok(None));
+                assert_eq!(store.status(&gone.name), Ok(None));
             }
         });
     }

@@ -1,9 +1,9 @@
-//! What a node is, by the row of its own desired state.
+//! What a node and those below it are, by the rows of their desired states.
 
-use crate::store::rows::node::self_config_key;
+use crate::store::rows::node::{descendant_key, self_config_key};
 use crate::store::{StoreError, Txn, rows};
-use crate::types::ConnectedRegistry;
 use crate::types::message::NodeConfig;
+use crate::types::{ConnectedRegistry, ConnectedRegistryName};
 
 /// See [`Store::self_config`].
 pub(in crate::store) fn own_config(txn: &Txn<'_>) -> Result<Option<NodeConfig>, StoreError> {
@@ -13,4 +13,12 @@ pub(in crate::store) fn own_config(txn: &Txn<'_>) -> Result<Option<NodeConfig>, 
 /// See [`Store::self_node`].
 pub(in crate::store) fn own_node(txn: &Txn<'_>) -> Result<Option<ConnectedRegistry>, StoreError> {
     txn.bytes(&self_config_key())?.map(|row| rows::node::own_node(&row)).transpose()
+}
+
+/// The connected registry of a desired state that this node passes on to it.
+pub(in crate::store) fn sent_node(
+    txn: &Txn<'_>,
+    name: &ConnectedRegistryName,
+) -> Result<Option<ConnectedRegistry>, StoreError> {
+    txn.bytes(&descendant_key(name))?.map(|row| rows::node::own_node(&row)).transpose()
 }

@@ -5,8 +5,7 @@ use std::collections::BTreeSet;
 use super::granted::Granted;
 use super::sizes::Sizes;
 use super::withdrawal::Others;
-use super::{cascade, command, withdrawal};
-use crate::store::replica::own::own_config;
+use super::{cascade, command, told, withdrawal};
 use crate::store::rows::connected_registry::{
     StatusRecord, activation_key, connected_registry_key, status_key,
 };
@@ -72,10 +71,7 @@ impl Store {
         &self,
         name: &ConnectedRegistryName,
     ) -> Result<Option<ConnectedRegistry>, StoreError> {
-        if let Some(node) = self.connected_registry(name)? {
-            return Ok(Some(node));
-        }
-        Ok(self.descendant_config(name)?.map(|config| config.node))
+        self.look_up(|index| told::node_below(&Txn::new(index), name))
     }
 
     /// Whether `upper` is on the way from `lower` to the root.
@@ -164,19 +160,6 @@ impl Store {
     /// The last status report of a connected registry, as recorded here.
     pub fn status(&self, name: &ConnectedRegistryName) -> Result<Option<StatusRecord>, StoreError> {
         self.get(&status_key(name))
-    }
-
-    /// Records what an instance reports. `NotFound` when it is not in the tree.
-    pub async fn record_status(
-        &self,
-        name: ConnectedRegistryName,
-        status: StatusRecord,
-    ) -> Result<(), StoreError> {
-        self.commit(move |txn| {
-            require_known(txn, &name)?;
-            txn.put(status_key(&name), &status)
-        })
-        .await
     }
 
     /// Changes client tokens and settings.
@@ -451,32 +434,22 @@ fn clean_up(txn: &mut Txn<'_>, registry: &ConnectedRegistry) -> Result<(), Store
     Ok(())
 }
 
-/// At the root a row says that a connected registry exists, elsewhere the own desired state does.
-fn require_known(txn: &Txn<'_>, name: &ConnectedRegistryName) -> Result<(), StoreError> {
-    if command::connected_registry(txn, name)?.is_some() {
-        return Ok(());
-    }
-    let known = own_config(txn)?.is_some_and(|config| {
-        config.node.name == *name
-            || config.children.iter().any(|child| child.name == *name)
-            || config.descendants.iter().any(|descendant| descendant.name == *name)
-    });
-    if known { Ok(()) } else { Err(StoreError::NotFound) }
-}
-
-/// For tests of what follows an activation.
+/// For tests of what follows an activation or a report: the row as it is given.
 #[cfg(test)]
 impl Store {
-    /// Records which instance serves a connected registry. `NotFound` when it is not in the tree.
     pub(crate) async fn record_activation(
         &self,
         name: ConnectedRegistryName,
         activation: Activation,
     ) -> Result<(), StoreError> {
-        self.commit(move |txn| {
-            require_known(txn, &name)?;
-            txn.put(activation_key(&name), &activation)
-        })
-        .await
+        self.commit(move |txn| txn.put(activation_key(&name), &activation)).await
+    }
+
+    pub(crate) async fn record_status(
+        &self,
+        name: ConnectedRegistryName,
+        status: StatusRecord,
+    ) -> Result<(), StoreError> {
+        self.commit(move |txn| txn.put(status_key(&name), &status)).await
     }
 }

@@ -5,6 +5,7 @@ pub mod creation;
 pub mod passwords;
 pub mod scope_maps;
 pub mod tokens;
+pub mod told;
 
 mod cascade;
 mod command;
