@@ -126,6 +126,10 @@ impl Admin {
         // A later one than is known here: this registry was restored from a backup since.
         let active = activation.as_ref().is_some_and(|a| a.epoch >= node.activation_epoch);
         let status = self.store.status(&node.name)?;
+        let counts = match &status {
+            Some(status) => self.store.still_counts(node, status)?,
+            None => true,
+        };
         let stored = status.as_ref().map(|status| status.last_contact);
         let seen = stored.or(activation.map(|activation| activation.at)).filter(|_| active);
         let report = status.map(|status| status.report);
@@ -136,8 +140,13 @@ impl Admin {
             false => ConnectionState::Offline,
             // Only its own parent talks to a node; what is known of others is what was reported.
             true if node.parent == own => self.contact.state(node, reported, seen),
-            true if self.hears_of(node)? => reported,
-            true => ConnectionState::Offline,
+            true if !self.hears_of(node)? => ConnectionState::Offline,
+            // The node above is another one since, to which this one may not have had a window to
+            // report in.
+            true if !counts && reported != ConnectionState::Offline => {
+                self.contact.state(node, reported, seen)
+            }
+            true => reported,
         };
         let last_contact = self.contact.last_seen(&node.name, stored);
         Ok(Instance { active, state, last_contact, report })

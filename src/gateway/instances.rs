@@ -1,7 +1,7 @@
 //! The instances behind connected registries, as their parents record them.
 
 use crate::store::rows::connected_registry::{StatusRecord, activation_key, status_key};
-use crate::store::tree::told::require_below;
+use crate::store::tree::told::{counts, require_below, speaks_since};
 use crate::store::{Store, StoreError};
 use crate::types::connected_registry::{Activation, StatusReport};
 use crate::types::{ConnectedRegistry, UnixSeconds};
@@ -57,17 +57,24 @@ pub(super) async fn record_status(
     report: StatusReport,
 ) -> Result<(), StoreError> {
     let (clock, report) = (&store.sys().clock, report.bounded());
-    let (key, now, last_contact) = (status_key(&node.name), clock.wall(), clock.wall_or_floor());
+    let (key, now, at) = (status_key(&node.name), clock.wall(), clock.wall_or_floor());
     store
         .commit(move |txn| {
             require_below(txn, &node)?;
-            let old = txn.get::<StatusRecord>(&key)?.map(|record| record.report);
-            let known = old.as_ref().and_then(|report| report.last_sync);
+            let since = speaks_since(txn, &node, now)?;
+            let old = txn.get::<StatusRecord>(&key)?;
+            let known = old.as_ref().and_then(|old| old.report.last_sync);
             let last_sync = later_sync(known, report.last_sync, now);
             let report = StatusReport { last_sync, ..report };
-            if old.as_ref() == Some(&report) {
+            // The same word of another instance above counts where that of the one before does not.
+            let stands = |old: &StatusRecord| {
+                old.last_contact.is_past(now) && counts(old.last_contact, since)
+            };
+            if old.is_some_and(|old| old.report == report && stands(&old)) {
                 return Ok(());
             }
+            // While the time is unknown, it is later than that which is known of the one above.
+            let last_contact = since.map_or(at, |since| at.max(since));
             txn.put(key, &StatusRecord { report, last_contact })
         })
         .await
@@ -189,6 +196,40 @@ mod tests {
                 }
                 assert_eq!(store.activation(&gone.name), Ok(None));
                 assert_eq!(store.status(&gone.name), Ok(None));
+            }
+        });
+    }
+
+    /// The same report is news when another instance makes it, and when the one before was noted
+    /// while the clock was ahead.
+    #[test]
+    fn f035_f212_a_report_that_does_not_count_is_replaced_by_the_same() {
+        smol::block_on(async {
+            let store = Store::in_memory(Sys::real(Spawner::new()));
+            let now = store.sys().clock.wall_or_floor();
+            let deep = connected_registry("cell03", Some("line02"));
+            add(&store, &deep).await;
+            let line = || "line02".parse().unwrap();
+            for (active, told, is_news) in [
+                (None, now.0 - 100, false),
+                (Some(now.0 - 200), now.0 - 100, false),
+                (Some(now.0 - 50), now.0 - 100, true),
+                (None, now.0 + 100_000, true),
+                // The clock was ahead when the one above was activated.
+                (Some(now.0 + 100_000), now.0 - 100, false),
+            ] {
+                let report = StatusReport::default();
+                let last_contact = UnixSeconds(told);
+                let status = StatusRecord { report: report.clone(), last_contact };
+                store.record_status(deep.name.clone(), status).await.unwrap();
+                if let Some(at) = active {
+                    let instance_id = "a".to_owned();
+                    let activation = Activation { epoch: 0, instance_id, at: UnixSeconds(at) };
+                    store.record_activation(line(), activation).await.unwrap();
+                }
+                record_status(&store, deep.clone(), report).await.unwrap();
+                let noted = store.status(&deep.name).unwrap().unwrap().last_contact;
+                assert_eq!(noted >= now && noted <= now.plus(60), is_news, "{active:?} {told}");
             }
         });
     }

@@ -55,6 +55,9 @@ pub(super) struct Told {
     created: Option<UnixSeconds>,
     activation: Option<(u64, String)>,
     report: Option<StatusReport>,
+    /// Which instance of the node above it the parent knew of when it was told that report: of
+    /// another one it has to hear it anew.
+    under: Option<(u64, String)>,
 }
 
 impl Reporter {
@@ -140,12 +143,13 @@ impl Reporter {
         self.told().retain(|name, told| below.contains(name) && told.parent == parent);
         for descendant in &config.descendants {
             let name = &descendant.name;
-            let created = self.store.node_below(name)?.map(|node| node.created);
+            let node = self.store.node_below(name)?;
+            let created = node.as_ref().map(|node| node.created);
             let known = self.told().get(name).filter(|told| told.created == created).cloned();
             let known =
                 known.unwrap_or(Told { created, parent: parent.clone(), ..Told::default() });
             let mut told = known.clone();
-            let result = self.pass_on_one(name, &mut told).await;
+            let result = self.pass_on_one(name, node.as_ref(), &mut told).await;
             if told != known {
                 self.told().insert(name.clone(), told);
             }
@@ -165,6 +169,7 @@ impl Reporter {
     async fn pass_on_one(
         &self,
         name: &ConnectedRegistryName,
+        node: Option<&ConnectedRegistry>,
         told: &mut Told,
     ) -> Result<(), SyncError> {
         if let Some(activation) = self.store.activation(name)? {
@@ -177,6 +182,13 @@ impl Reporter {
         let Some(record) = self.store.status(name)? else {
             return Ok(());
         };
+        if let Some(node) = node
+            && !self.store.still_counts(node, &record)?
+        {
+            return Ok(());
+        }
+        let above = node.and_then(|node| node.parent.as_ref());
+        let under = above.and_then(|above| self.told().get(above)?.activation.clone());
         let mut report = record.report;
         // Of a direct child this node knows itself whether it is in contact.
         if let Some(child) = self.store.connected_registry(name)? {
@@ -186,9 +198,9 @@ impl Reporter {
                 false => ConnectionState::Offline,
             };
         }
-        if told.report.as_ref() != Some(&report) {
+        if told.report.as_ref() != Some(&report) || told.under != under {
             self.upstream.put_status(name, &report).await?;
-            told.report = Some(report);
+            (told.report, told.under) = (Some(report), under);
         }
         Ok(())
     }

@@ -460,6 +460,28 @@ fn f033_f121_a_replaced_middle_device_gets_its_children_back() {
     eventually(SOON, "a push of the leaf climbs again", || pulls(&root, &owner, "v3"));
 }
 
+/// Symptom: the root showed a dead leaf as Online for ever, after its parent had been replaced.
+/// Cause: what the device before had reported of the leaf still counted.
+#[test]
+fn f033_f035_f121_a_leaf_that_died_before_its_parent_was_replaced_is_offline() {
+    let (root, mut middle, mut leaf, _) = three_tiers();
+    let state = |name: &str| {
+        let shown = root.json(&["connected-registry", "show", "--name", name]);
+        shown["connectionState"].as_str().unwrap().to_owned()
+    };
+    let both = || [state("tier1"), state("tier2")];
+    eventually(SOON * 2, "the root sees both", || (both() == ["Online"; 2]).then_some(()));
+    leaf.kill();
+    replace(&root, &mut middle);
+    eventually(SOON, "the root sees the new middle", || (state("tier1") == "Online").then_some(()));
+    std::thread::sleep(Duration::from_secs(3));
+    assert_eq!(both(), ["Online", "Offline"]);
+    leaf.start();
+    eventually(SOON * 2, "the root sees the leaf again", || {
+        (both() == ["Online"; 2]).then_some(())
+    });
+}
+
 #[test]
 fn f033_f121_a_parent_that_fills_up_empties_no_child() {
     let root = Node::root();

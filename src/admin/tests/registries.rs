@@ -514,3 +514,63 @@ fn f035_below_a_node_that_is_out_of_contact_nobody_is_online() {
         }
     }
 }
+
+/// Symptom: the root showed a dead leaf as Online for ever. Cause: the node above it had been
+/// replaced, and what the one before had reported of the leaf still counted.
+#[test]
+fn f033_f035_what_another_instance_above_reported_counts_no_more() {
+    let node = root();
+    *node.contact.0.lock().unwrap() = true;
+    let above = [("site01", None), ("line02", Some("site01")), ("cell03", Some("line02"))];
+    for (name, parent) in above {
+        let create = json!({ "name": name, "parent": parent, "repository": ["a"] });
+        node.ok("connected-registry/create", create);
+    }
+    let update = |name: &str, schedule: &str| {
+        let schedule = json!({ "name": name, "syncSchedule": schedule, "syncWindow": "PT1H" });
+        node.ok("connected-registry/update", schedule)
+    };
+    let (online, offline) = (ConnectionState::Online, ConnectionState::Offline);
+    let start = EARLIEST_TIME.0;
+    for (activated, told, reported, expected) in [
+        // All of them are as they were; a restart of one with its store activates none.
+        ([1, 1, 1], [9, 9], online, ["Online", "Online"]),
+        ([1, 1, 1], [9, 9], offline, ["Online", "Offline"]),
+        // The one above the last was replaced, and has not heard of that.
+        ([1, 12, 1], [13, 9], online, ["Online", "Offline"]),
+        // It has by now.
+        ([1, 12, 1], [13, 14], online, ["Online", "Online"]),
+        // The first was replaced: who is below the second is told by that, which was not, as soon
+        // as it is in contact.
+        ([12, 1, 1], [9, 9], online, ["Offline", "Offline"]),
+        ([12, 1, 1], [13, 9], online, ["Online", "Online"]),
+    ] {
+        for (number, (name, _)) in above.into_iter().enumerate() {
+            let name = || name.parse::<ConnectedRegistryName>().unwrap();
+            let at = UnixSeconds(start + activated[number]);
+            let activation = Activation { epoch: 1, instance_id: "i".into(), at };
+            smol::block_on(node.store.record_activation(name(), activation)).unwrap();
+            let state = if number == 2 { reported } else { online };
+            let report = StatusReport { state, ..StatusReport::default() };
+            let told = if number == 0 { 9 } else { told[number - 1] };
+            let status = StatusRecord { report, last_contact: UnixSeconds(start + told) };
+            smol::block_on(node.store.record_status(name(), status)).unwrap();
+        }
+        let shown = |name: &str| {
+            let shown = node.ok("connected-registry/show", json!({ "name": name }));
+            shown["connectionState"].as_str().unwrap().to_owned()
+        };
+        let found = [shown("line02"), shown("cell03")];
+        assert_eq!(found, expected, "{activated:?} {told:?} {reported:?}");
+    }
+    // One with a schedule had no window in which the new one could hear of it.
+    let replaced = Activation { epoch: 1, instance_id: "j".into(), at: UnixSeconds(start + 20) };
+    smol::block_on(node.store.record_activation("line02".parse().unwrap(), replaced)).unwrap();
+    let shown = || {
+        let shown = node.ok("connected-registry/show", json!({ "name": "cell03" }));
+        shown["connectionState"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(shown(), "Offline");
+    update("cell03", "0 12 * * *");
+    assert_eq!(shown(), "Online");
+}

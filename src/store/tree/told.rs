@@ -1,9 +1,44 @@
-//! The nodes below this one, as commands look for them.
+//! What nodes tell of those below them, and whether that still counts.
 
 use super::command;
 use crate::store::replica::own::sent_node;
-use crate::store::{StoreError, Txn};
-use crate::types::{ConnectedRegistry, ConnectedRegistryName};
+use crate::store::rows::connected_registry::{StatusRecord, activation_key};
+use crate::store::{Store, StoreError, Txn};
+use crate::types::connected_registry::Activation;
+use crate::types::{ConnectedRegistry, ConnectedRegistryName, UnixSeconds};
+
+impl Store {
+    /// Whether what is recorded of a node was told since the instance that stands above it is the
+    /// one that is active: another one, which took its place, need not have heard of the node.
+    pub fn still_counts(
+        &self,
+        node: &ConnectedRegistry,
+        status: &StatusRecord,
+    ) -> Result<bool, StoreError> {
+        let now = self.sys().clock.wall();
+        let since = self.look_up(|index| speaks_since(&Txn::new(index), node, now))?;
+        Ok(counts(status.last_contact, since))
+    }
+}
+
+/// Since when the instance above a node has been the active one. `None`: it is this node, or
+/// nobody knows.
+pub fn speaks_since(
+    txn: &Txn<'_>,
+    node: &ConnectedRegistry,
+    now: Option<UnixSeconds>,
+) -> Result<Option<UnixSeconds>, StoreError> {
+    let Some(parent) = &node.parent else {
+        return Ok(None);
+    };
+    let activation = txn.get::<Activation>(&activation_key(parent))?;
+    Ok(activation.map(|activation| activation.at).filter(|at| at.is_past(now)))
+}
+
+/// Whether what was told then was told by the instance that speaks since then.
+pub fn counts(told: UnixSeconds, since: Option<UnixSeconds>) -> bool {
+    since.is_none_or(|since| told >= since)
+}
 
 /// The resource of a node below this one: at its parent a row says what it is, and further up, but
 /// for the root, the desired state that is passed on.
