@@ -61,7 +61,7 @@ impl Admin {
 
     /// Why the node cannot serve clients just now.
     fn unready(&self) -> Option<&'static str> {
-        match (self.store.self_config(), self.store.node_state()) {
+        match (self.store.self_node(), self.store.node_state()) {
             (Err(_), _) | (_, Err(_)) => Some("the store cannot be read"),
             (Ok(Some(_)), _) | (_, Ok(NodeState::Root)) => None,
             (Ok(None), Ok(state)) => Some(state.remedy().unwrap_or("it is being activated")),

@@ -195,8 +195,8 @@ impl Admin {
 
     /// The root's name, as the node's desired state says or the configuration.
     fn registry_name(&self) -> String {
-        match self.store.self_config() {
-            Ok(Some(config)) => config.registry,
+        match self.store.self_registry() {
+            Ok(Some(registry)) => registry,
             _ => self.options.registry_name.clone(),
         }
     }

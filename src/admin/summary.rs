@@ -26,10 +26,10 @@ pub fn summary(store: &Store, login: &str, gateway: &str) -> String {
         },
         _ => state.name(),
     };
-    match store.self_config() {
-        Ok(Some(config)) => {
+    match store.self_node() {
+        Ok(Some(node)) => {
             let synced = store.synced_count().unwrap_or(0);
-            format!("{}: {synced} repositories, {contact}", config.node.name)
+            format!("{}: {synced} repositories, {contact}", node.name)
         }
         _ => format!("connected registry, {contact}"),
     }
@@ -37,8 +37,8 @@ pub fn summary(store: &Store, login: &str, gateway: &str) -> String {
 
 /// Whether the schedule keeps this node from calling its parent now.
 fn is_between_windows(store: &Store) -> bool {
-    let (config, now) = (store.self_config(), store.sys().clock.wall());
-    let (Ok(Some(config)), Some(now)) = (config, now) else { return false };
-    let window = config.node.schedule.window(config.node.sync_window_s, now);
+    let (node, now) = (store.self_node(), store.sys().clock.wall());
+    let (Ok(Some(node)), Some(now)) = (node, now) else { return false };
+    let window = node.schedule.window(node.sync_window_s, now);
     matches!(window, Window::Closed { .. })
 }

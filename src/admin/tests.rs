@@ -13,7 +13,11 @@ use serde_json::{Value, json};
 use super::*;
 use crate::http::Body;
 use crate::http::ReplyBody;
+use crate::store::replica::node::testing::connected_registry;
+use crate::store::rows::node::self_config_key;
+use crate::store::rows::node::testing::beginning;
 use crate::store::{Formats, IndexKind, StoreOptions};
+use crate::sync::status_details;
 use crate::sys::{MemoryDisk, Spawner, Sys};
 use crate::types::message::NodeConfig;
 
@@ -229,4 +233,19 @@ fn health_metrics_and_designed_refusals() {
             "{path} {status}"
         );
     }
+}
+
+/// A desired state may have 15 MiB, and these are asked for every few seconds.
+#[test]
+fn f209_what_a_node_is_is_told_without_reading_all_that_is_desired() {
+    let device = node_with(Role::Connected, "https", None);
+    let node = connected_registry("dock01", None);
+    let row = beginning("harbour", &node);
+    smol::block_on(device.store.commit(move |txn| txn.put(self_config_key(), &row))).unwrap();
+    assert!(device.store.self_config().is_err(), "the rest cannot be read");
+    assert_eq!(device.request(Method::Get, "/readyz", "", false).0.status, 200);
+    assert!(summary(&device.store, "", "").starts_with("dock01: "));
+    assert_eq!(device.admin.registry_name(), "harbour");
+    assert_eq!(device.store.may_deliver(&"child01".parse().unwrap(), &node.name), Ok(false));
+    assert_eq!(status_details(&device.store, Vec::new()), Ok(Vec::new()));
 }

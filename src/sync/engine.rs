@@ -299,13 +299,13 @@ impl Engine {
     }
 
     fn traffic(&self) -> Result<Traffic, StoreError> {
-        let Some(config) = self.store.self_config()? else {
+        let Some(node) = self.store.self_node()? else {
             return Ok(Traffic::Flow(None));
         };
         let clock = &self.store.sys().clock;
         let probed = *self.probed.lock().unwrap_or_else(PoisonError::into_inner);
         let since_probe = probed.map(|at| clock.monotonic().saturating_sub(at));
-        let (node, now) = (&config.node, clock.wall());
+        let now = clock.wall();
         // Another connection string is an operator's word that there is news: a look with the one
         // before does not count. A look in the future was at a time that was not this one.
         let same = self.store.looked_with()? == Some(self.upstream.fingerprint());

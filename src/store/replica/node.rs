@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::gone;
-use super::own::{own_config, own_node};
+use super::own::{own_config, own_node, own_registry};
 use crate::store::rows::connected_registry::{activation_key, connected_registry_key, status_key};
 use crate::store::rows::derived::{Count, synced_count_key};
 use crate::store::rows::node::{
@@ -68,6 +68,11 @@ impl Store {
     /// The connected registry that this node is, by the same.
     pub fn self_node(&self) -> Result<Option<ConnectedRegistry>, StoreError> {
         self.look_up(|index| own_node(&Txn::new(index)))
+    }
+
+    /// What the root is called, by the same.
+    pub fn self_registry(&self) -> Result<Option<String>, StoreError> {
+        self.look_up(|index| own_registry(&Txn::new(index)))
     }
 
     /// The version under which the parent sent [`Store::self_config`].

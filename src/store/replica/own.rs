@@ -10,6 +10,11 @@ pub(in crate::store) fn own_config(txn: &Txn<'_>) -> Result<Option<NodeConfig>, 
     txn.bytes(&self_config_key())?.map(|row| rows::node::own_config(&row)).transpose()
 }
 
+/// See [`Store::self_registry`].
+pub(in crate::store) fn own_registry(txn: &Txn<'_>) -> Result<Option<String>, StoreError> {
+    txn.bytes(&self_config_key())?.map(|row| rows::node::own_registry(&row)).transpose()
+}
+
 /// See [`Store::self_node`].
 pub(in crate::store) fn own_node(txn: &Txn<'_>) -> Result<Option<ConnectedRegistry>, StoreError> {
     txn.bytes(&self_config_key())?.map(|row| rows::node::own_node(&row)).transpose()

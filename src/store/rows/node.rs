@@ -127,6 +127,11 @@ pub(in crate::store) fn own_node(row: &[u8]) -> Result<ConnectedRegistry, StoreE
     })
 }
 
+/// Reads of the same row what the root is called.
+pub(in crate::store) fn own_registry(row: &[u8]) -> Result<String, StoreError> {
+    begins(row, |left| Ok(postcard::take_from_bytes::<String>(left)?.0))
+}
+
 /// Reads a part of a [`NodeConfigRow`], from its first field on.
 fn begins<T>(
     row: &[u8],
@@ -301,4 +306,24 @@ pub(in crate::store) fn pushes_key() -> Vec<u8> {
 
 pub(in crate::store) fn offer_key(repository: &RepositoryName) -> Vec<u8> {
     key(Kind::Node, &[b"offer", repository.as_str().as_bytes()])
+}
+
+#[cfg(test)]
+pub(crate) mod testing {
+    use super::*;
+
+    /// How a [`NodeConfigRow`] begins: of such a row only what the node itself is can be read.
+    #[derive(Serialize, Deserialize)]
+    pub(crate) struct Beginning {
+        registry: String,
+        node: ConnectedRegistryRow,
+    }
+
+    impl Row for Beginning {
+        const VERSION: u8 = NodeConfigRow::VERSION;
+    }
+
+    pub(crate) fn beginning(registry: &str, node: &ConnectedRegistry) -> Beginning {
+        Beginning { registry: registry.to_owned(), node: node.into() }
+    }
 }

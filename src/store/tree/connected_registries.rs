@@ -101,7 +101,7 @@ impl Store {
         child: &ConnectedRegistryName,
         origin: &ConnectedRegistryName,
     ) -> Result<bool, StoreError> {
-        if self.self_config()?.is_some_and(|config| config.node.name == *origin) {
+        if self.self_node()?.is_some_and(|node| node.name == *origin) {
             return Ok(false);
         }
         let known = self.node_below(origin)?.is_some();
