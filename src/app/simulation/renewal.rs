@@ -123,7 +123,7 @@ fn f130_f201_a_tag_that_was_moved_back_at_the_parent_is_a_conflict_when_an_answe
 fn f130_a_grant_that_was_away_between_two_looks_costs_no_hour() {
     in_tree(async |tree, engine| {
         let (root, device, world) = (&tree.world.root, &tree.world.device(), &tree.world);
-        let minutes = |minutes| tree.hands.0.fetch_add(60 * minutes, Ordering::Relaxed);
+        let minutes = |minutes: u64| tree.hands.0.fetch_add(60 * minutes, Ordering::Relaxed);
         push(device, &["v1"], FIRST).await;
         grant(root, &app(), false).await;
         engine.push_once().await.unwrap();
