@@ -131,22 +131,51 @@ impl<'a> Txn<'a> {
         after: Option<&[u8]>,
         limit: usize,
     ) -> Result<Vec<KeyValue>, StoreError> {
-        let mut pending: BTreeMap<&[u8], Option<&[u8]>> = BTreeMap::new();
+        let (mut rows, mut after, mut read) = (Vec::new(), after.map(<[u8]>::to_vec), limit);
+        loop {
+            let (page, until) = self.merged(prefix, after.as_deref(), read)?;
+            rows.extend(page);
+            if until.is_none() || rows.len() >= limit {
+                rows.truncate(limit);
+                return Ok(rows);
+            }
+            // What was deleted hides rows of the index, maybe many.
+            (after, read) = (until, read.max(ROWS_AT_ONCE));
+        }
+    }
+
+    /// The rows up to a key, which is `None` when they are all; of the index and of the changes
+    /// over it no more than `read` each are looked at.
+    fn merged(
+        &self,
+        prefix: &[u8],
+        after: Option<&[u8]>,
+        read: usize,
+    ) -> Result<(Vec<KeyValue>, Option<Vec<u8>>), StoreError> {
+        let stored = self.index.scan(prefix, after, read)?;
+        // Behind the last row that was looked at there may be more.
+        let mut until = stored.last().filter(|_| stored.len() >= read).map(|(key, _)| key.clone());
+        let mut rows: BTreeMap<Vec<u8>, Option<Vec<u8>>> =
+            stored.into_iter().map(|(key, row)| (key, Some(row))).collect();
         for changes in self.group.into_iter().chain([&self.own]) {
             let from = changes.range::<[u8], _>((lower_bound(prefix, after), Bound::Unbounded));
             let under = from.take_while(|(key, _)| key.starts_with(prefix));
-            pending.extend(under.map(|(key, change)| (key.as_slice(), change.as_deref())));
+            for (seen, (key, change)) in under.enumerate() {
+                if until.as_ref().is_some_and(|until| key > until) {
+                    break;
+                }
+                rows.insert(key.clone(), change.clone());
+                if seen + 1 >= read {
+                    until = Some(key.clone());
+                    break;
+                }
+            }
         }
-        // Each of them may hide one of the index.
-        let read = limit.saturating_add(pending.len());
-        let stored: Vec<KeyValue> = self.index.scan(prefix, after, read)?;
-        let mut rows: BTreeMap<Vec<u8>, Option<Vec<u8>>> =
-            stored.into_iter().map(|(key, row)| (key, Some(row))).collect();
-        for (key, change) in pending {
-            rows.insert(key.to_owned(), change.map(<[u8]>::to_owned));
+        if let Some(until) = &until {
+            rows.retain(|key, _| key <= until);
         }
         let rows = rows.into_iter().filter_map(|(key, row)| row.map(|row| (key, row)));
-        Ok(rows.take(limit).collect())
+        Ok((rows.collect(), until))
     }
 
     /// Writes a row.
@@ -193,5 +222,67 @@ impl<'a> Txn<'a> {
     /// What the command changed, in key order, and what follows from it.
     pub fn into_changes(self) -> (Vec<Change>, Vec<Change>) {
         self.own.into_iter().partition(|(key, _)| !derived::is_derived(key))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::index::MapIndex;
+    use crate::sys::turn;
+
+    type Changes = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
+
+    fn row_key(number: u32) -> Vec<u8> {
+        format!("row-{number:06}").into_bytes()
+    }
+
+    fn index(numbers: impl Iterator<Item = u32>) -> MapIndex {
+        let index = MapIndex::default();
+        let rows = numbers.map(|number| (row_key(number), Some(vec![1]))).collect::<Vec<_>>();
+        index.apply(1, &rows).unwrap();
+        index
+    }
+
+    /// The keys of 1,600 scope maps that were all changed took 25,699 rows.
+    #[test]
+    fn f212_keys_are_read_once_however_many_rows_the_command_has_changed() {
+        for (row, left) in [(Some(vec![2]), 1600), (None, 0)] {
+            let index = index(0..1600);
+            let mut txn = Txn::new(&index);
+            txn.own = (0..1600).map(|number| (row_key(number), row.clone())).collect();
+            let (keys, work) = turn::apart(|| txn.keys(b"row-").unwrap());
+            assert_eq!(keys.len(), left);
+            assert!(work.rows < 1700, "{work:?}");
+        }
+        let index = index(0..0);
+        let mut txn = Txn::new(&index);
+        txn.own = (0..1600).map(|number| (row_key(number), Some(vec![2]))).collect();
+        assert_eq!(txn.keys(b"row-").unwrap().len(), 1600);
+    }
+
+    #[test]
+    fn f212_pages_are_those_of_the_rows_as_the_changes_leave_them() {
+        let index = index((0..400).filter(|number| number % 2 == 0));
+        let change = |number: u32, by: u32| (number % by != 0).then(|| vec![by as u8]);
+        let some = |by: u32| (0..400).filter(move |number| number % by < 2);
+        let group: Changes = some(5).map(|number| (row_key(number), change(number, 10))).collect();
+        let mut txn = Txn::over(&index, &group);
+        // A long stretch is deleted, and another is new.
+        txn.own = some(7).map(|number| (row_key(number), change(number, 3))).collect();
+        txn.own.extend((100..190).map(|number| (row_key(number), None)));
+        txn.own.extend((200..290).map(|number| (row_key(number), Some(vec![9]))));
+        txn.own.insert(b"roz".to_vec(), Some(vec![9]));
+        let there = |key: Vec<u8>| txn.bytes(&key).unwrap().map(|row| (key, row));
+        let all: Vec<KeyValue> = (0..400).map(row_key).filter_map(there).collect();
+        assert_eq!(txn.rows(b"row-", None, usize::MAX), Ok(all.clone()));
+        assert_eq!(txn.keys(b"row-").unwrap().len(), all.len());
+        for from in (0..400).step_by(9).map(row_key) {
+            let rest: Vec<KeyValue> = all.iter().filter(|(key, _)| *key > from).cloned().collect();
+            for limit in [0, 1, 2, 63, 64, 65, 399, usize::MAX] {
+                let wanted = rest.iter().take(limit).cloned().collect();
+                assert_eq!(txn.rows(b"row-", Some(&from), limit), Ok(wanted), "{limit}");
+            }
+        }
     }
 }
