@@ -30,6 +30,54 @@ pub(super) fn options(gc: &Gc, role: Role) -> GcOptions {
     GcOptions { grace: gc.grace, untagged, dry_run: false }
 }
 
+/// The pause between runs that a full disk causes.
+fn full_pause(grace: Duration) -> Duration {
+    grace.clamp(FULL_PAUSE[0], FULL_PAUSE[1])
+}
+
+/// Why a run takes place.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Why {
+    /// The schedule says so, or something was deleted while space is needed. What it finds has one
+    /// more run when that can go.
+    Called,
+    /// What had to wait in an earlier run can go. All that the last one found that was called is
+    /// ripe at `all`, monotonic.
+    Ripe { all: Duration },
+}
+
+/// A run that ended.
+struct Ended {
+    why: Why,
+    /// When, monotonic.
+    began: Duration,
+    at: Duration,
+    /// For how long from then on the first of what it left has to wait, if it left something.
+    waits: Result<Option<Duration>, Failed>,
+    /// Whether the space of that is needed.
+    needs_space: bool,
+}
+
+impl Ended {
+    /// When one more run is due after it, monotonic, and why.
+    fn one_more(&self, grace: Duration) -> Option<(Duration, Why)> {
+        let waits = match self.waits {
+            // It is made up for as what it was.
+            Err(Failed) => return Some((self.at + FULL_PAUSE[1], self.why)),
+            Ok(waits) => waits?,
+        };
+        let (all, waits) = match self.why {
+            Why::Called => (self.began + grace, waits),
+            Why::Ripe { all } if self.needs_space || self.began < all => {
+                (all, waits.max(full_pause(grace)))
+            }
+            // What only this one found has its turn with the schedule.
+            Why::Ripe { .. } => return None,
+        };
+        Some((self.at + waits, Why::Ripe { all }))
+    }
+}
+
 /// When runs are due.
 struct Due {
     gc: Gc,
@@ -43,8 +91,8 @@ struct Due {
     ended: Option<Duration>,
     /// What was deleted before that began, and how often something had not fitted.
     seen: (u64, u64),
-    /// When what waited in the last run for the grace can go, monotonic.
-    ripe: Option<Duration>,
+    /// When one more run is due after the last one, monotonic, and why.
+    one_more: Option<(Duration, Why)>,
     /// When what is unreferenced was noted last, monotonic.
     noted_at: Duration,
     /// When a run is due because the disk is full, monotonic: the last one was a moment ago.
@@ -83,7 +131,7 @@ impl Due {
     /// Notes when the schedule was followed: not before what waited is gone, so that a run that is
     /// cut short is made up for too. A store that has nothing stays so.
     async fn note(&mut self, store: &Store) {
-        if self.is_noted || self.ripe.is_some() || store.sequence() == 0 {
+        if self.is_noted || self.one_more.is_some() || store.sequence() == 0 {
             return;
         }
         let Some(last) = self.last else { return };
@@ -93,26 +141,32 @@ impl Due {
         }
     }
 
-    /// Whether the grace of what waited has passed.
-    fn by_grace(&self) -> bool {
-        self.ripe.is_some_and(|ripe| ripe <= self.clock.monotonic())
+    /// Why a run is due now, if one is. One that is due for both has one more after it.
+    async fn why(&mut self, store: &Store) -> Option<Why> {
+        if self.by_schedule() || self.by_full_disk(store).await {
+            return Some(Why::Called);
+        }
+        let now = self.clock.monotonic();
+        self.one_more.filter(|(at, _)| *at <= now).map(|(_, why)| why)
+    }
+
+    /// Whether the disk is below its reserve, or had no space for something since the last run.
+    async fn needs_space(&self, store: &Store) -> bool {
+        let (_, refused) = self.seen;
+        let looking = store.clone();
+        spawn::blocking(move || looking.below_reserve()).await
+            || store.refused_for_space() != refused
     }
 
     /// Whether something was deleted since the last run on a disk that is below its reserve, or
     /// has no space for something that came since.
     async fn by_full_disk(&mut self, store: &Store) -> bool {
         self.full = None;
-        let (removals, refused) = self.seen;
-        if store.removals() == removals {
+        let (removals, _) = self.seen;
+        if store.removals() == removals || !self.needs_space(store).await {
             return false;
         }
-        let looking = store.clone();
-        let is_below = spawn::blocking(move || looking.below_reserve()).await;
-        if !is_below && store.refused_for_space() == refused {
-            return false;
-        }
-        let pause = self.gc.grace.clamp(FULL_PAUSE[0], FULL_PAUSE[1]);
-        let now = self.clock.monotonic();
+        let (now, pause) = (self.clock.monotonic(), full_pause(self.gc.grace));
         self.full = self.ended.map(|ended| ended + pause).filter(|at| *at > now);
         self.full.is_none()
     }
@@ -120,7 +174,7 @@ impl Due {
     /// How long to wait before it is looked again.
     fn pause(&self) -> Duration {
         let now = self.clock.monotonic();
-        let next = self.ripe.into_iter().chain(self.full).min();
+        let next = self.one_more.map(|(at, _)| at).into_iter().chain(self.full).min();
         next.map_or(LOOK_PERIOD, |next| next.saturating_sub(now).min(LOOK_PERIOD))
     }
 }
@@ -141,34 +195,33 @@ pub(super) async fn run(store: Store, gc: Gc, role: Role) {
         ended: None,
         // What was deleted before the start may make room too.
         seen: (u64::MAX, 0),
-        ripe: None,
+        one_more: None,
         noted_at: Duration::ZERO,
         full: None,
     };
     sleep(FIRST_LOOK).await;
     loop {
-        due.note(&store).await;
         due.note_found(&store).await;
         // Heard of also if it comes while this looks.
         let deleted = store.removals_made();
-        let again = due.by_grace();
-        if !due.by_schedule() && !again && !due.by_full_disk(&store).await {
+        let Some(why) = due.why(&store).await else {
+            due.note(&store).await;
             if within(due.pause(), deleted).await.is_ok() {
                 // Many deletions in a row are collected together.
                 sleep(FULL_PAUSE[0]).await;
             }
             continue;
-        }
-        let seen = (store.removals(), store.refused_for_space());
-        let waits = collect(&store, options).await;
-        let now = due.clock.monotonic();
-        (due.ended, due.noted_at) = (Some(now), now);
-        due.ripe = match waits {
-            // What only the second run finds has its turn with the schedule.
-            Ok(waits) => waits.filter(|_| !again).map(|waits| now + waits),
-            Err(Failed) => Some(now + FULL_PAUSE[1]),
         };
-        if waits.is_ok() {
+        let seen = (store.removals(), store.refused_for_space());
+        let began = due.clock.monotonic();
+        let waits = collect(&store, options).await;
+        let at = due.clock.monotonic();
+        (due.ended, due.noted_at) = (Some(at), at);
+        // Before an operator has agreed to a loss no run makes space.
+        let needs_space = store.loss().is_none() && due.needs_space(&store).await;
+        let ended = Ended { why, began, at, waits, needs_space };
+        due.one_more = ended.one_more(due.gc.grace);
+        if ended.waits.is_ok() {
             due.seen = seen;
         }
     }
@@ -210,41 +263,120 @@ mod tests {
     use std::sync::atomic::{AtomicU64, Ordering};
 
     use super::*;
+    use crate::store::content::leases::Lease;
+    use crate::sys::memory_disk::MemoryDisk;
+    use crate::sys::{Spawner, Sys};
 
-    struct Wall(AtomicU64);
+    /// The wall clock, and the monotonic one in seconds.
+    struct Hands(AtomicU64, AtomicU64);
 
-    impl Clock for Wall {
+    impl Clock for Hands {
         fn wall(&self) -> Option<UnixSeconds> {
             Some(UnixSeconds(self.0.load(Ordering::Relaxed)))
         }
 
         fn monotonic(&self) -> Duration {
-            Duration::ZERO
+            Duration::from_secs(self.1.load(Ordering::Relaxed))
         }
+    }
+
+    fn hands() -> Arc<Hands> {
+        Arc::new(Hands(AtomicU64::new(1_800_000_000), AtomicU64::new(1000)))
+    }
+
+    fn due(clock: &Arc<Hands>, noted: Option<u64>) -> Due {
+        Due {
+            gc: Gc { schedule: "0 * * * *".parse().unwrap(), ..Gc::default() },
+            clock: clock.clone(),
+            last: noted.map(UnixSeconds),
+            last_at: Duration::ZERO,
+            is_noted: noted.is_some(),
+            ended: None,
+            seen: (0, 0),
+            one_more: None,
+            noted_at: Duration::ZERO,
+            full: None,
+        }
+    }
+
+    fn store(disk: &MemoryDisk, clock: &Arc<Hands>) -> Store {
+        let sys = Sys { clock: clock.clone(), ..Sys::real(Spawner::new()) };
+        Store::in_memory_on(sys, disk.clone())
+    }
+
+    /// Something is deleted.
+    async fn delete(store: &Store) {
+        let (app, digest) = ("app".parse().unwrap(), crate::app::sample::digest(b"1"));
+        store.link_blob(&app, &Lease::unseen(&digest), 1).await.unwrap();
+        store.unlink_blob(&app, &digest).await.unwrap();
     }
 
     /// A device was on once with a clock that was years ahead, and noted that it collected then.
     #[test]
     fn f141_a_run_in_the_future_was_at_a_time_that_was_not_this_one() {
-        let clock = Arc::new(Wall(AtomicU64::new(1_800_000_000)));
-        let gc = Gc { schedule: "0 * * * *".parse().unwrap(), ..Gc::default() };
-        let mut due = Due {
-            gc,
-            clock: clock.clone(),
-            last: Some(UnixSeconds(2_000_000_000)),
-            last_at: Duration::ZERO,
-            is_noted: true,
-            ended: None,
-            seen: (0, 0),
-            ripe: None,
-            noted_at: Duration::ZERO,
-            full: None,
-        };
+        let clock = hands();
+        let mut due = due(&clock, Some(2_000_000_000));
         assert!(!due.by_schedule(), "as if the last were now");
         clock.0.fetch_add(3600, Ordering::Relaxed);
         assert!(due.by_schedule());
         assert!(!due.by_schedule());
         clock.0.fetch_sub(1800, Ordering::Relaxed);
         assert!(!due.by_schedule(), "the clock went back");
+    }
+
+    /// The disk stayed full: what had become garbage before a run for another cause, which did not
+    /// remove it yet, had no further run.
+    #[test]
+    fn f212_each_run_that_leaves_something_while_space_is_needed_has_one_more() {
+        let s = Duration::from_secs;
+        let (called, ripe) = (Why::Called, |all| Why::Ripe { all: s(all) });
+        // A run from 1000 s to 1010 s: why, how it ended, whether space is needed; the grace; when
+        // the next is due, and why.
+        for (why, waits, needs_space, grace, wanted) in [
+            (called, Ok(None), false, 60, None),
+            (called, Ok(None), true, 60, None),
+            (called, Ok(Some(60)), false, 60, Some((1070, ripe(1060)))),
+            (called, Ok(Some(60)), true, 60, Some((1070, ripe(1060)))),
+            (called, Ok(Some(1)), true, 1, Some((1011, ripe(1001)))),
+            // An earlier run had found the first of it.
+            (called, Ok(Some(20)), false, 60, Some((1030, ripe(1060)))),
+            (called, Err(Failed), false, 60, Some((1190, called))),
+            (called, Err(Failed), true, 60, Some((1190, called))),
+            (ripe(1000), Ok(None), true, 60, None),
+            (ripe(1000), Ok(Some(60)), false, 60, None),
+            (ripe(1000), Ok(Some(60)), true, 60, Some((1070, ripe(1000)))),
+            // Not without a pause, also when something is in use for very long.
+            (ripe(1000), Ok(Some(1)), true, 1, Some((1015, ripe(1000)))),
+            (ripe(1000), Ok(Some(1)), true, 3600, Some((1190, ripe(1000)))),
+            (ripe(1000), Ok(Some(3600)), true, 3600, Some((4610, ripe(1000)))),
+            // Not all is ripe that the run found that was called.
+            (ripe(1040), Ok(Some(60)), false, 60, Some((1070, ripe(1040)))),
+            (ripe(1000), Err(Failed), false, 60, Some((1190, ripe(1000)))),
+        ] {
+            let what = format!("{why:?} {:?} {needs_space} {grace}", waits.is_ok());
+            let waits = waits.map(|waits: Option<u64>| waits.map(s));
+            let ended = Ended { why, began: s(1000), at: s(1010), waits, needs_space };
+            let wanted = wanted.map(|(at, why)| (s(at), why));
+            assert_eq!(ended.one_more(s(grace)), wanted, "{what}");
+        }
+    }
+
+    /// It counted as the second of the run before: what it found was to wait for the schedule.
+    #[test]
+    fn f212_a_run_that_is_due_for_deletions_and_for_what_waited_has_one_more() {
+        smol::block_on(async {
+            let (clock, disk) = (hands(), MemoryDisk::new());
+            let store = store(&disk, &clock);
+            let mut due = due(&clock, Some(1_800_000_000));
+            let now = clock.monotonic();
+            (due.gc.grace, due.ended) = (FULL_PAUSE[0], Some(now));
+            due.seen = (store.removals(), store.refused_for_space());
+            due.one_more = Some((now + FULL_PAUSE[0], Why::Ripe { all: now }));
+            delete(&store).await;
+            disk.set_full(true);
+            assert_eq!(due.why(&store).await, None);
+            clock.1.fetch_add(5, Ordering::Relaxed);
+            assert_eq!(due.why(&store).await, Some(Why::Called));
+        });
     }
 }
