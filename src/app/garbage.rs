@@ -104,7 +104,9 @@ impl Due {
     fn by_schedule(&mut self) -> bool {
         let due = match (self.clock.wall(), self.last) {
             (Some(now), Some(last)) => {
-                // A clock that went back makes nothing due. One that was ahead is believed no more.
+                // A clock that went back makes nothing due. One that was ahead is believed no more,
+                // also after the next start.
+                self.is_noted &= last <= now;
                 let last = *self.last.insert(last.min(now));
                 self.gc.schedule.last_until(now).is_some_and(|occurrence| occurrence > last)
             }
@@ -136,7 +138,7 @@ impl Due {
         }
         let Some(last) = self.last else { return };
         match store.note_collection(last).await {
-            Ok(()) => self.is_noted = true,
+            Ok(is_noted) => self.is_noted = is_noted,
             Err(error) => log::debug!("that garbage was collected is not noted: {error}"),
         }
     }
@@ -322,6 +324,25 @@ mod tests {
         assert!(!due.by_schedule());
         clock.0.fetch_sub(1800, Ordering::Relaxed);
         assert!(!due.by_schedule(), "the clock went back");
+    }
+
+    /// It stayed on the disk, and each start began with it: no run that was missed was made up for.
+    #[test]
+    fn f212_a_note_of_a_run_in_the_future_is_replaced() {
+        smol::block_on(async {
+            let (clock, disk) = (hands(), MemoryDisk::new());
+            let store = store(&disk, &clock);
+            store.note_collection(UnixSeconds(2_000_000_000)).await.unwrap();
+            let mut due = due(&clock, Some(2_000_000_000));
+            assert!(!due.by_schedule());
+            // A full disk has no room for notes: it comes when there is.
+            disk.set_full(true);
+            due.note(&store).await;
+            disk.set_full(false);
+            clock.1.fetch_add(60, Ordering::Relaxed);
+            due.note(&store).await;
+            assert_eq!(store.last_collection(), Ok(Some(UnixSeconds(1_800_000_000))));
+        });
     }
 
     /// The disk stayed full: what had become garbage before a run for another cause, which did not

@@ -138,14 +138,15 @@ impl Store {
         Ok(report)
     }
 
-    /// Notes when garbage was collected by the schedule. Nothing on a full disk, which has no room
-    /// for notes: the next run comes too early then.
-    pub async fn note_collection(&self, now: UnixSeconds) -> Result<(), StoreError> {
+    /// Notes when garbage was collected by the schedule; `false` on a full disk, which has no room
+    /// for notes.
+    pub async fn note_collection(&self, now: UnixSeconds) -> Result<bool, StoreError> {
         let store = self.clone();
-        match spawn::blocking(move || store.below_reserve()).await {
-            true => Ok(()),
-            false => self.commit(move |txn| txn.put(collected_key(), &Collected(now))).await,
+        if spawn::blocking(move || store.below_reserve()).await {
+            return Ok(false);
         }
+        self.commit(move |txn| txn.put(collected_key(), &Collected(now))).await?;
+        Ok(true)
     }
 
     /// When that was last noted; `None`: never.
