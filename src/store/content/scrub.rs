@@ -61,6 +61,28 @@ pub(in crate::store) struct Scrub {
     rate: AtomicU64,
     wished: Event,
     report: Mutex<ScrubReport>,
+    own: Mutex<Own>,
+}
+
+/// What this process knows of its own scrubs, also where nothing can be noted.
+#[derive(Clone, Copy, Default)]
+struct Own {
+    progress: Option<Progress>,
+    /// When the last one ended that went over everything, monotonic.
+    ended: Option<Duration>,
+}
+
+/// What is known of the scrubs so far.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct LastScrub {
+    /// When the last one ended that went over everything, by the wall clock, if that was known.
+    pub finished: Option<UnixSeconds>,
+    /// When the last one of this process ended that did, monotonic.
+    pub ended: Option<Duration>,
+    /// Whether one stopped half-way.
+    pub interrupted: bool,
+    /// How many bytes the last one hashed.
+    pub bytes: u64,
 }
 
 impl Scrub {
@@ -72,6 +94,10 @@ impl Scrub {
 
     fn report(&self) -> MutexGuard<'_, ScrubReport> {
         self.report.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn own(&self) -> MutexGuard<'_, Own> {
+        self.own.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -137,18 +163,30 @@ impl Store {
 
     /// What the scrub that runs, or ran last, found.
     pub fn scrub_report(&self) -> Result<ScrubReport, StoreError> {
-        let noted = self.get::<Progress>(&progress_key())?.unwrap_or_default();
+        let finished = self.progress()?.finished;
         let report = *self.shared().scrub.report();
         let requested = self.shared().scrub.requested.load(Ordering::Acquire);
         let running = report.running || requested;
-        Ok(ScrubReport { finished: noted.finished, running, ..report })
+        Ok(ScrubReport { finished, running, ..report })
     }
 
-    /// When the last one ended that went over everything, if one did; whether one stopped
-    /// half-way; and how many bytes the last one hashed.
-    pub fn last_scrub(&self) -> Result<(Option<UnixSeconds>, bool, u64), StoreError> {
-        let noted = self.get::<Progress>(&progress_key())?.unwrap_or_default();
-        Ok((noted.finished, noted.position > 0, noted.bytes_last))
+    /// What is known of the scrubs so far.
+    pub fn last_scrub(&self) -> Result<LastScrub, StoreError> {
+        let progress = self.progress()?;
+        Ok(LastScrub {
+            finished: progress.finished,
+            ended: self.shared().scrub.own().ended,
+            interrupted: progress.position > 0,
+            bytes: progress.bytes_last,
+        })
+    }
+
+    /// How far the scrub is: by what this process knows, or an earlier one has noted.
+    fn progress(&self) -> Result<Progress, StoreError> {
+        match self.shared().scrub.own().progress {
+            Some(progress) => Ok(progress),
+            None => Ok(self.get::<Progress>(&progress_key())?.unwrap_or_default()),
+        }
     }
 
     /// Hashes all content from where the last scrub stopped, at `rate` bytes per second, 0 for no
@@ -163,7 +201,7 @@ impl Store {
         let wished = shared.scrub.wished_rate.lock().unwrap_or_else(PoisonError::into_inner).take();
         shared.scrub.rate.store(wished.unwrap_or(rate), Ordering::Relaxed);
         *shared.scrub.report() = ScrubReport { running: true, ..ScrubReport::default() };
-        let mut progress = self.get::<Progress>(&progress_key())?.unwrap_or_default();
+        let mut progress = self.progress()?;
         let pace = Pace { shared: &shared, due: Mutex::default() };
         let mut noted = progress.bytes;
         let mut failed = None;
@@ -180,11 +218,13 @@ impl Store {
         self.forget_unreferred_damage().await?;
         // It does not count as one when not everything could be looked at.
         let finished = if failed.is_some() { progress.finished } else { shared.sys.clock.wall() };
-        progress = Progress { position: 0, finished, bytes: 0, bytes_last: progress.bytes };
+        let bytes_last = progress.bytes;
+        progress = Progress { finished, bytes_last, ..Progress::default() };
         self.note(progress).await;
         if let Some(error) = failed {
             return Err(error);
         }
+        shared.scrub.own().ended = Some(shared.sys.clock.monotonic());
         shared.unreadable.forget();
         shared.scrub.report().percent = 100;
         drop(running);
@@ -235,6 +275,7 @@ impl Store {
     /// Where to go on after a restart; a store that cannot be written, or is full, is scrubbed all
     /// the same.
     async fn note(&self, progress: Progress) {
+        self.shared().scrub.own().progress = Some(progress);
         let store = self.clone();
         if spawn::blocking(move || store.below_reserve()).await {
             return;

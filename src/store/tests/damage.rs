@@ -3,9 +3,10 @@
 use super::gc::{digest_of, name};
 use super::*;
 use crate::store::content::damage::Check;
-use crate::store::content::scrub::ScrubReport;
+use crate::store::content::scrub::{LastScrub, ScrubReport};
 use crate::store::content::trust::Verdict;
 use crate::store::replica::outbox::Origin;
+use crate::store::rows::upkeep::{Progress, progress_key};
 use crate::types::{Manifest, media};
 
 /// Stores content and links it, as a push does.
@@ -327,13 +328,32 @@ fn a_scrub_goes_on_after_a_restart_where_it_was() {
     assert!(!store.scrub_report().unwrap().running);
     store.request_scrub(0);
     assert!(store.scrub_report().unwrap().running, "it is about to run");
-    assert_eq!(store.last_scrub(), Ok((None, false, 0)));
+    assert_eq!(store.last_scrub(), Ok(LastScrub::default()));
     let report = scrub(&store);
     assert_eq!((report.blobs_checked, report.running), (40, false));
-    assert_eq!(
-        store.last_scrub().map(|(at, half, bytes)| (at.is_some(), half, bytes)),
-        Ok((true, false, 80_000))
-    );
+    let last = store.last_scrub().unwrap();
+    assert_eq!((last.finished.is_some(), last.interrupted, last.bytes), (true, false, 80_000));
+    assert!(last.ended.is_some());
+}
+
+/// Nothing was known of a scrub that could not be noted: the next began at once, and where one had
+/// been interrupted it went over the same part again and again.
+#[test]
+fn f212_a_scrub_that_cannot_be_noted_ended_all_the_same() {
+    let disk = MemoryDisk::new();
+    let (store, _) = open_memory(&disk).unwrap();
+    push(&store, &[1; 2000]);
+    let halfway = Progress { position: 511, ..Progress::default() };
+    block_on(store.commit(move |txn| txn.put(progress_key(), &halfway))).unwrap();
+    drop(store);
+    disk.set_full(true);
+    let options = options(Path::new("/s"), IndexKind::Map);
+    let (store, _) = Store::open(sys_on(&disk), options).unwrap();
+    assert!(store.last_scrub().unwrap().interrupted);
+    scrub(&store);
+    let last = store.last_scrub().unwrap();
+    assert!(last.ended.is_some() && !last.interrupted, "{last:?}");
+    assert_eq!(scrub(&store).blobs_checked, 1);
 }
 
 /// A look that began before the content came says nothing of what is there now.
