@@ -209,6 +209,7 @@ impl Store {
             shared.scrub.report().percent = progress.position * 100 / POSITIONS;
             self.scrub_directory(&pace, &mut progress, &mut failed).await?;
             progress.position += 1;
+            progress.failed |= failed.is_some();
             if progress.bytes - noted >= NOTE_BYTES {
                 noted = progress.bytes;
                 self.note(progress).await;
@@ -216,6 +217,10 @@ impl Store {
         }
         self.find_missing(&mut failed).await?;
         self.forget_unreferred_damage().await?;
+        if progress.failed {
+            let text = "something could not be checked before this scrub was interrupted";
+            failed.get_or_insert_with(|| StoreError::Unreadable(text.to_owned()));
+        }
         // It does not count as one when not everything could be looked at.
         let finished = if failed.is_some() { progress.finished } else { shared.sys.clock.wall() };
         let bytes_last = progress.bytes;
@@ -300,6 +305,10 @@ impl Store {
                         continue;
                     }
                 };
+                if found == FileCheck::Unreadable {
+                    let text = format!("the file of {digest} cannot be opened");
+                    failed.get_or_insert(StoreError::Unreadable(text));
+                }
                 let mut report = self.shared().scrub.report();
                 report.damaged += u64::from(found == FileCheck::OtherLength);
                 report.missing += u64::from(found == FileCheck::Missing);

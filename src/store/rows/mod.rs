@@ -250,6 +250,7 @@ mod tests {
     use crate::store::rows::connected_registry::StatusRecord;
     use crate::store::rows::manifest::ManifestRow;
     use crate::store::rows::tag::TagRow;
+    use crate::store::rows::upkeep::Progress;
     use crate::types::connected_registry::{Activation, StatusReport};
     use crate::types::message::Message;
     use crate::types::{Cursor, Offered, OutboxId, UnixSeconds};
@@ -314,6 +315,9 @@ mod tests {
         assert_eq!(found, [len - last.len() - 1, len - 1]);
         let tag = store.tag_row(&"app".parse().unwrap(), &"v1".parse().unwrap()).unwrap().unwrap();
         assert_eq!(read_at(&tag).0, [0; 0]);
+        let progress = Progress { failed: true, ..Progress::default() };
+        let (found, len) = read_at(&progress);
+        assert_eq!(found, [len - 1]);
         let (found, len) = read_at(&TagRow { from_below: true, ..tag });
         assert_eq!(found, [len - 1]);
     }

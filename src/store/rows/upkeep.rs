@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Kind, Row, key};
+use super::{Kind, Row, is_default, key};
+use crate::store::rows;
 use crate::types::{Digest, UnixSeconds};
 
 /// Up to which record all content is known to have reached the disk.
@@ -30,10 +31,18 @@ pub(in crate::store) struct Progress {
     pub(in crate::store) bytes: u64,
     /// Bytes hashed by the last one.
     pub(in crate::store) bytes_last: u64,
+    /// Whether something could not be checked by this one so far.
+    #[serde(skip_serializing_if = "is_default")]
+    pub(in crate::store) failed: bool,
 }
 
 impl Row for Progress {
     const VERSION: u8 = 1;
+
+    fn read(bytes: &[u8]) -> Result<Progress, postcard::Error> {
+        let ((position, finished, bytes, bytes_last), left) = postcard::take_from_bytes(bytes)?;
+        Ok(Progress { position, finished, bytes, bytes_last, failed: rows::last(left)? })
+    }
 }
 
 pub(in crate::store) fn progress_key() -> Vec<u8> {

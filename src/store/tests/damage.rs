@@ -356,6 +356,39 @@ fn f212_a_scrub_that_cannot_be_noted_ended_all_the_same() {
     assert_eq!(scrub(&store).blobs_checked, 1);
 }
 
+/// What an earlier process could not check was forgotten, and what was told of it deleted.
+#[test]
+fn f212_a_scrub_that_goes_on_does_not_count_when_not_all_was_checked() {
+    let disk = MemoryDisk::new();
+    let (store, _) = open_memory(&disk).unwrap();
+    let hidden = push(&store, &[1; 2000]);
+    let begin = |failed| {
+        let halfway = Progress { position: 512, failed, ..Progress::default() };
+        block_on(store.commit(move |txn| txn.put(progress_key(), &halfway))).unwrap();
+    };
+    let told = |store: &Store| store.unreadable_content().is_some();
+    let mut seen = Vec::new();
+    for (is_hidden, failed) in [(false, true), (true, false), (false, false)] {
+        begin(failed);
+        let disk = disk.after_power_cut();
+        let (store, _) = open_memory(&disk).unwrap();
+        if is_hidden {
+            disk.hide(&place(&hidden));
+        }
+        store.shared().note_unreadable(&StoreError::Unreadable("met before".to_owned()));
+        let result = block_on(store.scrub(0));
+        let last = store.last_scrub().unwrap();
+        assert!(!last.interrupted);
+        seen.push((result.is_ok(), last.ended.is_some(), last.finished.is_some(), told(&store)));
+        if failed {
+            scrub(&store);
+            assert!(!told(&store), "the next one has checked all");
+        }
+    }
+    let unfinished = (false, false, false, true);
+    assert_eq!(seen, [unfinished, unfinished, (true, true, true, false)]);
+}
+
 /// A look that began before the content came says nothing of what is there now.
 #[test]
 fn f211_content_that_comes_during_a_look_is_not_reported_missing() {
