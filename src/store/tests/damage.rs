@@ -5,6 +5,7 @@ use super::*;
 use crate::store::content::damage::Check;
 use crate::store::content::scrub::{LastScrub, ScrubReport};
 use crate::store::content::trust::Verdict;
+use crate::store::content::unreadable::Step;
 use crate::store::replica::outbox::Origin;
 use crate::store::rows::upkeep::{Progress, progress_key};
 use crate::types::{Manifest, media};
@@ -375,7 +376,8 @@ fn f212_a_scrub_that_goes_on_does_not_count_when_not_all_was_checked() {
         if is_hidden {
             disk.hide(&place(&hidden));
         }
-        store.shared().note_unreadable(&StoreError::Unreadable("met before".to_owned()));
+        let met = std::io::Error::other("met before");
+        store.shared().file_fault(&digest_of(b"gone"), Step::Read, &met);
         let result = block_on(store.scrub(0));
         let last = store.last_scrub().unwrap();
         assert!(!last.interrupted);
