@@ -530,7 +530,7 @@ fn f143_config_check_tries_the_addresses() {
 #[test]
 fn f014_a_complaint_is_written_at_once() {
     let (ours, theirs) = std::os::unix::net::UnixDatagram::pair().unwrap();
-    let mut command = std::process::Command::new(crate::support::node::binary());
+    let mut command = Command::new(binary());
     command.args(["--admin-socket", "/nonexistent/admin.sock", "status"]);
     command.stderr(std::os::fd::OwnedFd::from(theirs));
     assert!(!command.status().unwrap().success());
