@@ -57,17 +57,16 @@ pub(super) fn backup(
 pub(super) fn restore(directory: &Path, global: &Global) -> Result<ExitCode, Failure> {
     let state_dir = global.state_dir()?;
     let restored = offline::restore(directory, &state_dir).map_err(Failure::new)?;
-    let Restored { sequence, blobs, bytes, missing, unreadable } = restored;
+    let Restored { sequence, blobs, bytes, missing } = restored;
     output::print(&format!(
         "restored sequence {sequence} to {}: {blobs} objects with {bytes} bytes; children compare \
          everything when the node is started\n",
         state_dir.display()
     ))?;
-    unreadable.iter().for_each(|text| output::complain(text));
     if missing > 0 {
         output::complain(&format!(
-            "{missing} objects are not in the backup, or damaged or unreadable there: they are not \
-             served until they are pushed again or come from the parent"
+            "{missing} objects are not in the backup, or damaged there: they are not served until \
+             they are pushed again or come from the parent"
         ));
         return Ok(ExitCode::from(EXIT_FAILED));
     }

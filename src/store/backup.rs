@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use ring::digest::Context;
 
+use super::content::trust::is_fault_of_the_medium;
 use super::identity::{FEED_EPOCH, STORE_ID};
 use super::journal::checkpoint;
 use super::journal::layout::{Layout, OpenError, relative};
@@ -27,8 +28,6 @@ use crate::types::digest::Algorithm;
 const MARKS_MAX: usize = 512;
 /// A backup that nobody goes on with for this long does not hold the garbage collection up.
 const HOLD_MAX: Duration = Duration::from_secs(600);
-/// Files of a backup that a restore names because they cannot be read.
-const NAMED_MAX: usize = 10;
 /// Copied at a time, bytes.
 const COPY_BYTES: usize = 256 * 1024;
 
@@ -209,7 +208,7 @@ fn files(disk: &dyn Disk, layout: &Layout) -> Result<Vec<BackupFile>, StoreError
 }
 
 /// What a restore did.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Restored {
     /// The last record in it.
     pub sequence: u64,
@@ -217,10 +216,8 @@ pub struct Restored {
     pub blobs: u64,
     /// Its length, bytes.
     pub bytes: u64,
-    /// Content that is referred to and is not in the backup, or damaged or unreadable there.
+    /// Content that is referred to and is not in the backup, or damaged there.
     pub missing: u64,
-    /// Why some of it, at most [`NAMED_MAX`], cannot be read, for people.
-    pub unreadable: Vec<String>,
 }
 
 /// Makes a state directory from a backup. The directory must be empty, or hold a restore that was
@@ -250,12 +247,6 @@ pub fn restore(sys: &Sys, from: &Path, state_dir: &Path) -> Result<Restored, Ope
                 restored.bytes += bytes;
             }
             Err(StoreError::NotFound | StoreError::Corrupt(_)) => {
-                missing.insert(digest.clone());
-            }
-            Err(StoreError::Unreadable(text)) => {
-                if restored.unreadable.len() < NAMED_MAX {
-                    restored.unreadable.push(text);
-                }
                 missing.insert(digest.clone());
             }
             Err(error) => return Err(error),
@@ -312,7 +303,8 @@ fn prepare(disk: &dyn Disk, target: &Layout) -> Result<Box<dyn Send + Sync>, Ope
 }
 
 /// Copies a file; a name never stands for bytes that are not durable. `NotFound` when there is
-/// none, `Corrupt` when its bytes do not have the digest, `Unreadable` when it cannot be read.
+/// none, `Corrupt` when its bytes do not have the digest or the medium has lost them, `Unreadable`
+/// when it cannot be read for a cause that can be cured.
 fn copy(
     disk: &dyn Disk,
     from: &Path,
@@ -320,7 +312,11 @@ fn copy(
     digest: Option<&Digest>,
 ) -> Result<u64, StoreError> {
     let unreadable = |error: &std::io::Error| {
-        StoreError::Unreadable(format!("{} cannot be read: {error}", from.display()))
+        let text = format!("{} cannot be read: {error}", from.display());
+        match is_fault_of_the_medium(error) {
+            true => StoreError::Corrupt(text),
+            false => StoreError::Unreadable(text),
+        }
     };
     let source = match disk.open(from) {
         Ok(source) => source,

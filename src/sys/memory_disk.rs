@@ -196,7 +196,7 @@ impl MemoryDisk {
         hold(&self.0).unreadable.insert(path.to_owned());
     }
 
-    /// Makes renaming and removing a file fail.
+    /// Makes renaming, replacing and removing a file fail.
     pub fn fail_renames(&self, path: &Path) {
         hold(&self.0).immutable.insert(path.to_owned());
     }
@@ -411,6 +411,7 @@ impl Disk for MemoryDisk {
         self.step("rename", to, || {})?;
         let mut state = self.state();
         state.may_rename(from)?;
+        state.may_rename(to)?;
         let content = state.files.remove(from).ok_or(io::ErrorKind::NotFound)?;
         state.files.insert(to.to_owned(), content);
         Ok(())

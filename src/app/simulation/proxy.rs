@@ -6,7 +6,7 @@ use super::*;
 /// Seconds after which what the parent refused is tried again.
 const HOUR: u64 = 3600;
 /// The same of what its disk had no space for.
-const MINUTES: u64 = 120;
+const MINUTES: u64 = 240;
 
 /// A proxy gives up on one image each time; what else waits of its repository is not of it.
 #[test]

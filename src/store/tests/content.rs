@@ -162,7 +162,7 @@ fn f210_an_upload_whose_sync_failed_is_not_finished_by_another_sync() {
         let id = upload.id().to_owned();
         upload.write(&bytes).await.unwrap();
         disk.fail_syncs_after(0);
-        assert!(matches!(upload.finish(&digest).await, Err(StoreError::Io(_))));
+        assert!(matches!(upload.finish(&digest).await, Err(StoreError::Unreadable(_))));
         disk.fail_syncs_after(u32::MAX);
         let again = store.upload_resume(&repository(), &id).await.map(|_| ());
         assert_eq!(again, Err(StoreError::NotFound));
@@ -192,7 +192,7 @@ fn f211_a_fetch_that_is_gone_takes_nothing_from_its_successor() {
         assert_eq!(given_up.len(), 1);
         let fetch = store.fetch_resume(&digest).await.unwrap();
         disk.fail_syncs_after(0);
-        assert!(matches!(fetch.finish(&digest).await, Err(StoreError::Io(_))));
+        assert!(matches!(fetch.finish(&digest).await, Err(StoreError::Unreadable(_))));
         disk.fail_syncs_after(u32::MAX);
 
         let mut successor = store.fetch_resume(&digest).await.unwrap();

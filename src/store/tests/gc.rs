@@ -706,9 +706,12 @@ fn f141_a_dry_run_writes_nothing() {
         let (app, tag) = (name("app"), format!("v{n}").parse().unwrap());
         block_on(store.set_tag(&app, &tag, digest, Precondition::None, &Origin::Client)).unwrap();
     }
+    // As an earlier version left them.
     let note = Untagged { since: UnixSeconds(1), on: 1 };
-    let key = untagged_key(&name("app"), &digest_of(b"never pushed"));
-    block_on(store.commit(move |txn| txn.put(key, &note))).unwrap();
+    for digest in loose.into_iter().chain([digest_of(b"never pushed")]) {
+        let key = untagged_key(&name("app"), &digest);
+        block_on(store.commit(move |txn| txn.put(key, &note))).unwrap();
+    }
     let state = || (store.sequence(), rows_of_kind(store, rows::Kind::Untagged));
     let (before, notes) = state();
     assert_eq!(notes, 4);

@@ -253,21 +253,21 @@ fn f141_the_retention_begins_anew_with_a_tag_or_a_push_that_no_collection_saw() 
     let gc = || block_on(store.collect_garbage(policy)).unwrap().manifests_removed;
     block_on(store.blob_put(&digest, text.as_bytes().to_vec())).unwrap();
     put();
-    let nearly_over = || {
-        for _ in 0..7 {
+    let nearly_over = |days| {
+        for _ in 0..days {
             hands.pass(24 * HOUR);
             assert_eq!(gc(), 0);
         }
         hands.pass(22 * HOUR);
     };
-    nearly_over();
+    nearly_over(7);
     let (tag, origin): (Tag, _) = ("latest".parse().unwrap(), Origin::Client);
     block_on(store.set_tag(&app, &tag, &digest, Precondition::None, &origin)).unwrap();
     hands.pass(HOUR);
     block_on(store.delete_tag(&app, &tag, Precondition::None, &origin)).unwrap();
     hands.pass(HOUR);
     assert_eq!(gc(), 0, "two hours after it lost its tag");
-    nearly_over();
+    nearly_over(6);
     put();
     hands.pass(2 * HOUR);
     assert_eq!(gc(), 0, "two hours after it was pushed");
