@@ -133,13 +133,10 @@ impl SyncError {
         matches!(self, SyncError::Upstream(error) if error.is_for(Reason::ContentMissing))
     }
 
-    /// Whether the parent may have room for it soon: its disk is full, or other uploads keep the
-    /// room of a quota.
-    pub(super) fn waits_for_room(&self) -> bool {
-        matches!(
-            self,
-            SyncError::Upstream(UpstreamError::QuotaKept(_) | UpstreamError::Busy(507, _))
-        )
+    /// Whether the parent, or a proxy before it, failed at this one, or has no room for it: its
+    /// disk is full, or other uploads keep the room of a quota.
+    pub(super) fn is_of_the_parent(&self) -> bool {
+        matches!(self, SyncError::Upstream(UpstreamError::QuotaKept(_) | UpstreamError::Busy(..)))
     }
 
     /// Whether the parent says that this node may not do this.

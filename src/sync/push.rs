@@ -36,9 +36,10 @@ const AT_ONCE: usize = 64;
 /// have more room, and tells nobody. What is refused again and again is left out of more rounds.
 const RETRY_REFUSED: Duration = Duration::from_secs(3600);
 
-/// The time until what may be taken soon is tried again: the parent's disk is full, or other
-/// uploads keep the room of a quota there, or it does not grant what the desired state of this node
-/// grants. It doubles, up to [`RETRY_REFUSED`], until something works or there is other news.
+/// The time until what may be taken soon is tried again: the parent's disk is full or failed at
+/// this, or other uploads keep the room of a quota there, or it does not grant what the desired
+/// state of this node grants. It doubles, up to [`RETRY_REFUSED`], until something works or there
+/// is other news.
 const RETRY_SOON: Duration = Duration::from_secs(120);
 
 /// Changes that are tried again so soon. Over it: the rest waits for [`RETRY_REFUSED`].
@@ -116,6 +117,11 @@ impl Soon {
         }
     }
 
+    /// How long it is until they are due, if there are any.
+    fn next(&self, now: Duration) -> Option<Duration> {
+        (!self.numbers.is_empty()).then(|| self.due.saturating_sub(now))
+    }
+
     /// Something is otherwise than it was.
     fn hope(&mut self) {
         self.pause = Duration::ZERO;
@@ -165,7 +171,9 @@ impl Pusher {
         if std::mem::take(&mut self.retries().offered) {
             self.store.request_reconcile().await?;
         }
-        Ok(self.turns().next(self.now()).unwrap_or(LOOK_AGAIN).min(LOOK_AGAIN))
+        let (now, soon) = (self.now(), self.retries().soon.next(self.now()));
+        let next = self.turns().next(now).into_iter().chain(soon).min();
+        Ok(next.unwrap_or(LOOK_AGAIN).min(LOOK_AGAIN))
     }
 
     /// Says once that a ReadOnly node has what it took before it was one.
@@ -353,7 +361,7 @@ impl Pusher {
                     if is_of_content(&error) && self.may_pass(&entry, &error)? {
                         self.turns().set_aside(&entry.repository, self.now());
                     }
-                    if error.waits_for_room()
+                    if error.is_of_the_parent()
                         || error.is_about_rights() && self.is_granted(&entry)?
                     {
                         let now = self.now();

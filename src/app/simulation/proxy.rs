@@ -5,7 +5,7 @@ use super::*;
 
 /// Seconds after which what the parent refused is tried again.
 const HOUR: u64 = 3600;
-/// The same of what its disk had no space for.
+/// The same of what failed there, or what its disk had no space for.
 const MINUTES: u64 = 240;
 
 /// A proxy gives up on one image each time; what else waits of its repository is not of it.
@@ -30,7 +30,7 @@ fn f204_a_push_that_fails_each_time_does_not_hold_up_the_other_tags_of_its_repos
             }
             // It is shown, and goes up when it can.
             *tree.world.fails.lock().unwrap() = None;
-            let later = if status == 507 { MINUTES } else { HOUR };
+            let later = if status == 413 { HOUR } else { MINUTES };
             tree.hands.0.fetch_add(later, Ordering::Relaxed);
             engine.push_once().await.unwrap();
             assert_eq!(named(root, "large"), named(device, "large"), "{status}");
