@@ -347,6 +347,19 @@ fn f078_f079_f080_f081_permissions_cascade() {
     assert_eq!(status, 409);
 }
 
+/// A root on the default address and a gateway of the network: its devices could not log in.
+#[test]
+fn f069_a_device_that_could_not_log_in_at_its_parent_is_told() {
+    let mut node = root();
+    node.ok("connected-registry/create", json!({ "name": "dock01", "repository": ["a"] }));
+    let get = |node: &Node| node.ok("connected-registry/get-settings", json!({ "name": "dock01" }));
+    assert!(get(&node)["warnings"].is_null(), "{}", get(&node));
+    let options = std::sync::Arc::get_mut(&mut node.admin.options).unwrap();
+    options.login_server = "127.0.0.1:5000".into();
+    let told = get(&node)["warnings"][0].as_str().unwrap().to_owned();
+    assert!(told.contains("127.0.0.1:5000") && told.contains("listen.login"), "{told}");
+}
+
 #[test]
 fn f067_f068_f069_get_settings() {
     let node = node_with(Role::Root, "https", Some("ab".repeat(32)));
