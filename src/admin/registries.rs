@@ -125,7 +125,8 @@ impl Admin {
         let warnings: Vec<String> = mode
             .into_iter()
             .chain(window_not_given(&node))
-            .chain(self.mirrors_only(&others)?)
+            // It was created, whatever can be told of it.
+            .chain(self.mirrors_only(&others).unwrap_or_default())
             .collect();
         warn(&mut value, warnings);
         tell_others(&mut value, &others);

@@ -191,6 +191,10 @@ pub(super) fn from_files(config: &Config) -> Result<Option<ServerTls>, String> {
     let (Some(certificate), Some(key)) = (&config.tls.certificate, &config.tls.private_key) else {
         return Ok(None);
     };
+    // Those of another layer of the configuration may be there too.
+    if config.tls.mode != TlsMode::Files {
+        return Ok(None);
+    }
     let read = |key: &str, path: &Path| {
         read_pem(&SystemDisk, key, path).map_err(|error| format!("[tls]: {error}"))
     };

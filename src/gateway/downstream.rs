@@ -18,6 +18,7 @@ use crate::http::{Account, Method, Reply, Request, Sender};
 use crate::store::rows::referrer::ReferrerRow;
 use crate::store::rows::{Kind, prefix};
 use crate::store::{Store, StoreError};
+use crate::sys::spawn::yield_now;
 use crate::types::connected_registry::{Activation, StatusReport, is_instance_id};
 use crate::types::cursor::SEQUENCE;
 use crate::types::limits::{PAGE_MAX, POLL_WAIT_MAX, SMALL_BODY_BYTES_MAX};
@@ -303,6 +304,11 @@ impl Gateway {
                 // Several are none that the child can have.
                 let scopes: Vec<String> = projected.into_iter().collect();
                 return Ok(reply.with(PROJECTED, scopes.join(" ")));
+            }
+            // A long stretch may have nothing for children: it is not waited for at its end only.
+            if through.sequence < self.store.head().sequence {
+                yield_now().await;
+                continue;
             }
             let news = async {
                 self.store.news_after(through.sequence, remaining).await;

@@ -1,7 +1,7 @@
 //! The instances behind connected registries, as their parents record them.
 
 use crate::store::rows::connected_registry::{StatusRecord, activation_key, status_key};
-use crate::store::tree::told::{counts, require_below, speaks_since};
+use crate::store::tree::told::{counts, require_below, speaks_since, told_at};
 use crate::store::{Store, StoreError};
 use crate::types::connected_registry::{Activation, StatusReport};
 use crate::types::{ConnectedRegistry, UnixSeconds};
@@ -73,8 +73,7 @@ pub(super) async fn record_status(
             if old.is_some_and(|old| old.report == report && stands(&old)) {
                 return Ok(());
             }
-            // While the time is unknown, it is later than that which is known of the one above.
-            let last_contact = since.map_or(at, |since| at.max(since));
+            let last_contact = told_at(at, since);
             txn.put(key, &StatusRecord { report, last_contact })
         })
         .await

@@ -84,8 +84,10 @@ impl Healer {
             };
             match healed {
                 Ok(()) => return Ok(()),
-                // Another repository may have it.
-                Err(error) if error.is_of_item() => last = Some(error),
+                // Another repository may have it; what fails here fails for each.
+                Err(error) if error.is_of_item() && !matches!(error, SyncError::Store(_)) => {
+                    last = Some(error);
+                }
                 Err(error) => return Err(error),
             }
         }

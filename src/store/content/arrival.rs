@@ -26,12 +26,10 @@ pub(in crate::store) struct Named(Mutex<BTreeSet<u64>>);
 #[derive(Default)]
 pub(in crate::store) struct FanOut(Mutex<BTreeSet<PathBuf>>);
 
-/// Makes a complete file, of whose first `hashed` bytes the digest was checked, durable and gives
-/// it its name. It replaces what is there: that may have been damaged since it came. A file of
+/// Makes a complete file durable, of whose first `hashed` bytes the digest was checked. A file of
 /// another length is refused: it has bytes that nobody checked.
-pub(in crate::store) fn install(
+pub(in crate::store) fn make_durable(
     shared: &Shared,
-    from: &Path,
     file: &dyn DiskFile,
     digest: &Digest,
     hashed: u64,
@@ -42,8 +40,17 @@ pub(in crate::store) fn install(
         return Err(StoreError::Io(text));
     }
     shared.touch(digest);
-    name(shared, from, file, digest)
-        .map_err(|error| shared.file_fault(digest, Step::Write, &error))?;
+    file.sync_data().map_err(|error| shared.file_fault(digest, Step::Write, &error))
+}
+
+/// Gives such a file its name. It replaces what is there: that may have been damaged since it came.
+pub(in crate::store) fn install(
+    shared: &Shared,
+    from: &Path,
+    digest: &Digest,
+    bytes: u64,
+) -> Result<(), StoreError> {
+    name(shared, from, digest).map_err(|error| shared.file_fault(digest, Step::Write, &error))?;
     shared.named.insert(digest);
     shared.trust.arrived(digest, bytes);
     shared.unreadable.worked(digest, Step::Write);
@@ -52,9 +59,7 @@ pub(in crate::store) fn install(
     Ok(())
 }
 
-/// Makes the bytes durable, then the name.
-fn name(shared: &Shared, from: &Path, file: &dyn DiskFile, digest: &Digest) -> io::Result<()> {
-    file.sync_data()?;
+fn name(shared: &Shared, from: &Path, digest: &Digest) -> io::Result<()> {
     let path = shared.layout.blob(digest);
     let directory = path.parent().unwrap_or(Path::new("."));
     shared.fan_out.make(shared, directory)?;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use ring::digest::Context;
 
-use super::arrival::{install, make_named};
+use super::arrival::{install, make_durable, make_named};
 use super::damage::Guarded;
 use super::leases::Lease;
 use super::trust::{Verdict, is_fault_of_the_medium, open_raw};
@@ -90,7 +90,7 @@ fn open(shared: &Arc<Shared>, digest: &Digest) -> Result<Option<OpenBlob>, Store
 fn open_file(shared: &Shared, digest: &Digest) -> Result<Option<Arc<dyn DiskFile>>, StoreError> {
     shared.touch(digest);
     // As if it had been moved away.
-    if shared.damage.is_in_place(digest) {
+    if shared.damage.is_stuck(digest) {
         return Ok(None);
     }
     open_raw(shared, digest)
@@ -124,14 +124,17 @@ pub(in crate::store) fn read(
 
 fn put(shared: &Shared, digest: &Digest, bytes: &[u8]) -> Result<(), StoreError> {
     if read(shared, digest).is_ok_and(|present| present.is_some()) {
-        return Ok(make_named(shared, digest)?);
+        make_named(shared, digest)?;
+        shared.healed(digest);
+        return Ok(());
     }
     let _taken = shared.take_space(bytes.len() as u64)?;
     let temporary = shared.layout.uploads().join(format!("{}.put", shared.sys.rng.uuid()));
     let file = shared.disk.create(&temporary)?;
     let written = file.write_all_at(bytes, 0).map_err(StoreError::from);
     let hashed = bytes.len() as u64;
-    let stored = written.and_then(|()| install(shared, &temporary, &*file, digest, hashed));
+    let durable = written.and_then(|()| make_durable(shared, &*file, digest, hashed));
+    let stored = durable.and_then(|()| install(shared, &temporary, digest, hashed));
     if stored.is_err() {
         let _ = shared.disk.remove(&temporary);
     }

@@ -9,7 +9,7 @@ use std::fs::File;
 use std::io;
 use std::ops::Bound;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use event_listener::{Event, EventListener};
@@ -37,6 +37,8 @@ const MANIFESTS_MAX: usize = 1024;
 #[derive(Default)]
 pub(in crate::store) struct Damage {
     state: Mutex<State>,
+    /// Whether something is stuck: every open asks, and the state is held over calls of the disk.
+    any_stuck: AtomicBool,
     /// Number of condemnations so far.
     condemned: AtomicU64,
     changed: Event,
@@ -46,7 +48,7 @@ pub(in crate::store) struct Damage {
 struct State {
     known: BTreeSet<Digest>,
     /// What could not be moved away: its file is as good as none.
-    in_place: BTreeSet<Digest>,
+    stuck: BTreeSet<Digest>,
     /// When somebody first asked since when there is something.
     since: Option<UnixSeconds>,
     /// Bytes in quarantine.
@@ -59,9 +61,12 @@ struct State {
 }
 
 impl State {
-    /// Remembers damage; whether that is new.
+    /// Remembers damage; whether that is new. What there is no room for is new each time.
     fn know(&mut self, digest: &Digest) -> bool {
-        self.known.len() < DAMAGED_MAX && self.known.insert(digest.clone())
+        match self.known.len() < DAMAGED_MAX {
+            true => self.known.insert(digest.clone()),
+            false => !self.known.contains(digest),
+        }
     }
 }
 
@@ -133,7 +138,7 @@ impl Damage {
     ) -> io::Result<()> {
         let mut state = self.state();
         rename()?;
-        state.in_place.remove(digest);
+        self.no_longer_stuck(&mut state, digest);
         for (checked, replaced) in state.checks.values_mut() {
             *replaced |= checked == digest;
         }
@@ -141,8 +146,13 @@ impl Damage {
     }
 
     /// Whether the file of this content is there, and damaged.
-    pub(super) fn is_in_place(&self, digest: &Digest) -> bool {
-        self.state().in_place.contains(digest)
+    pub(super) fn is_stuck(&self, digest: &Digest) -> bool {
+        self.any_stuck.load(Ordering::Acquire) && self.state().stuck.contains(digest)
+    }
+
+    fn no_longer_stuck(&self, state: &mut State, digest: &Digest) {
+        state.stuck.remove(digest);
+        self.any_stuck.store(!state.stuck.is_empty(), Ordering::Release);
     }
 
     /// Whether this content was condemned after the `opened`-th condemnation.
@@ -180,14 +190,15 @@ impl Shared {
         match &moved {
             Ok(false) => return Ok(false),
             Ok(true) => {
-                state.in_place.remove(digest);
+                self.damage.no_longer_stuck(&mut state, digest);
                 self.keep_in_quarantine(&mut state, &to);
             }
-            Err(error) if state.in_place.len() >= DAMAGED_MAX => {
+            Err(error) if state.stuck.len() >= DAMAGED_MAX => {
                 return Err(self.file_fault(digest, Step::Write, error));
             }
             Err(_) => {
-                state.in_place.insert(digest.clone());
+                state.stuck.insert(digest.clone());
+                self.damage.any_stuck.store(true, Ordering::Release);
             }
         }
         let number = self.damage.condemned.fetch_add(1, Ordering::Release) + 1;
@@ -274,6 +285,14 @@ impl Shared {
         );
         self.sys.metrics.blobs_damaged.add(1);
         self.damage.announce();
+    }
+
+    /// The file of content was read, and is good: whoever has mended it.
+    pub(in crate::store) fn is_good(&self, digest: &Digest) {
+        if self.damage.is_stuck(digest) {
+            self.damage.no_longer_stuck(&mut self.damage.state(), digest);
+        }
+        self.healed(digest);
     }
 
     /// Good content is in its place, durably.
@@ -432,7 +451,7 @@ impl Store {
         len: u64,
     ) -> Result<FileCheck, StoreError> {
         let shared = self.shared();
-        if shared.damage.is_in_place(digest) {
+        if shared.damage.is_stuck(digest) {
             return Ok(FileCheck::Known);
         }
         let check = Check::begin(shared, digest);

@@ -183,7 +183,8 @@ impl Store {
 
     /// How far the scrub is: by what this process knows, or an earlier one has noted.
     fn progress(&self) -> Result<Progress, StoreError> {
-        match self.shared().scrub.own().progress {
+        let known = self.shared().scrub.own().progress;
+        match known {
             Some(progress) => Ok(progress),
             None => Ok(self.get::<Progress>(&progress_key())?.unwrap_or_default()),
         }

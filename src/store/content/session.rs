@@ -12,7 +12,7 @@ use std::time::Duration;
 use ring::digest::{Context, SHA256, SHA512};
 
 use super::admission::KeptRoom;
-use super::arrival::install;
+use super::arrival::{install, make_durable};
 use super::blobs::hash_file;
 use crate::store::{Shared, StoreError};
 use crate::sys::disk::DiskFile;
@@ -269,14 +269,21 @@ impl Session {
             Algorithm::Sha512 => hash_file(&*file, Context::new(&SHA512))?.0.finish(),
         };
         let len = progress.offset;
-        // An upload that cannot be installed goes too: after a failed sync the disk may lack bytes
-        // that a second sync, which succeeds, does not write again (fsync(2), "EIO").
-        let installed = match found.as_ref() == digest.raw() {
-            true => install(shared, &self.path, &*file, digest, len).map(|()| len),
+        // An upload that cannot be made durable goes too: after a failed sync the disk may lack
+        // bytes that a second sync, which succeeds, does not write again (fsync(2), "EIO").
+        let durable = match found.as_ref() == digest.raw() {
+            true => make_durable(shared, &*file, digest, len),
             false => Err(StoreError::Invalid(format!(
                 "the {len} bytes received do not have the digest {digest}"
             ))),
         };
+        let is_whole = durable.is_ok();
+        let installed = durable.and_then(|()| install(shared, &self.path, digest, len));
+        let installed = installed.map(|()| len);
+        // A fetch that only got no name has come: it is not fetched again.
+        if is_whole && installed.is_err() && self.repository.is_none() {
+            return installed;
+        }
         progress.gone = true;
         drop(progress);
         self.remove(shared);

@@ -165,6 +165,8 @@ impl Store {
                 Ok((true, len)) => {
                     shared.trust.believe(digest);
                     shared.unreadable.worked(digest, Step::Read);
+                    let (shared, digest) = (shared.clone(), digest.clone());
+                    spawn::blocking(move || shared.is_good(&digest)).await;
                     return Ok(Verdict::Good(len));
                 }
                 Ok((false, len)) => what = format!("its {len} bytes have another digest"),
@@ -172,7 +174,7 @@ impl Store {
                 Err(error) => return Err(shared.file_fault(digest, Step::Read, &error)),
             }
         }
-        // It is served to nobody until it is taken away.
+        // It is served to nobody until that is known.
         shared.trust.doubt(digest);
         if shared.frozen {
             return Ok(Verdict::Damaged);

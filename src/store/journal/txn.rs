@@ -264,7 +264,8 @@ mod tests {
     #[test]
     fn f212_pages_are_those_of_the_rows_as_the_changes_leave_them() {
         let index = index((0..400).filter(|number| number % 2 == 0));
-        let change = |number: u32, by: u32| (number % by != 0).then(|| vec![by as u8]);
+        let change =
+            |number: u32, by: u8| (!number.is_multiple_of(u32::from(by))).then(|| vec![by]);
         let some = |by: u32| (0..400).filter(move |number| number % by < 2);
         let group: Changes = some(5).map(|number| (row_key(number), change(number, 10))).collect();
         let mut txn = Txn::over(&index, &group);

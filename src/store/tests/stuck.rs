@@ -8,7 +8,6 @@ use super::*;
 use crate::store::content::trust::VerifyWhen;
 use crate::store::gc::GcOptions;
 use crate::store::replica::outbox::Origin;
-use crate::sync::SyncError;
 use crate::sys::Disk;
 use crate::sys::disk::{DiskFile, Entry, Space};
 use crate::types::{Manifest, Tag, UnixSeconds, media};
@@ -52,7 +51,7 @@ fn f211_damage_that_cannot_be_moved_away_is_damage_all_the_same() {
     }
     let again = || block_on(store.blob_put(&bad, b"bad".to_vec())).map(|_| ());
     let error = again().unwrap_err();
-    assert!(SyncError::from(error.clone()).sets_aside(), "{error:?}");
+    assert!(matches!(error, StoreError::Unreadable(_)), "{error:?}");
     assert!(store.unreadable_content().unwrap().0.contains("cannot be written"));
     disk.show(&place(&bad));
     again().unwrap();
@@ -72,6 +71,43 @@ fn f211_a_quarantined_file_that_cannot_be_removed_keeps_nothing_from_being_whole
     block_on(store.blob_put(&bad, b"bad".to_vec())).unwrap();
     assert_eq!((is_here(&store, &bad), store.damaged_count()), (true, 0));
     assert!(block_on(store.scrub(0)).unwrap().finished.is_some());
+}
+
+/// It was fetched again and again, once for each repository that refers to it.
+#[test]
+fn f204_a_fetch_that_only_gets_no_name_is_not_fetched_again() {
+    let disk = MemoryDisk::new();
+    let (store, _) = open_memory(&disk).unwrap();
+    let digest = digest_of(b"blob");
+    disk.fail_renames(&place(&digest));
+    let mut fetch = block_on(store.fetch_resume(&digest)).unwrap();
+    block_on(fetch.write(b"blob")).unwrap();
+    for _ in 0..2 {
+        let error = block_on(fetch.finish(&digest)).map(|_| ()).unwrap_err();
+        assert!(matches!(error, StoreError::Unreadable(_)), "{error:?}");
+        fetch = block_on(store.fetch_resume(&digest)).unwrap();
+        assert_eq!(fetch.offset(), 4);
+    }
+    disk.show(&place(&digest));
+    assert_eq!(block_on(fetch.finish(&digest)).map(|(_, len)| len), Ok(4));
+    assert!(is_here(&store, &digest));
+}
+
+/// An operator had copied the good file back: it was out of service until a restart.
+#[test]
+fn f211_content_that_was_mended_by_hand_is_whole() {
+    let disk = MemoryDisk::new();
+    let (store, _) = open_memory(&disk).unwrap();
+    let [stuck, lost] = ["stuck", "lost"].map(|text| put_blob(&store, text));
+    flip(&disk, &stuck);
+    disk.fail_renames(&place(&stuck));
+    disk.remove(&place(&lost)).unwrap();
+    let report = block_on(store.scrub(0)).unwrap();
+    assert_eq!((report.damaged, report.missing, store.damaged_count()), (1, 1, 2));
+    flip(&disk, &stuck);
+    disk.replace(&place(&lost), b"lost").unwrap();
+    assert_eq!(block_on(store.scrub(0)).unwrap().damaged, 0);
+    assert_eq!((store.damaged_count(), is_here(&store, &stuck)), (0, true));
 }
 
 /// The remedy had worked, and the node was Unhealthy for another hour.
@@ -124,7 +160,7 @@ fn f204_a_partial_fetch_that_is_stuck_is_a_fault_of_its_item() {
     }
     let (store, _) = open_memory(&disk).unwrap();
     let error = block_on(store.fetch_resume(&digest)).map(|_| ()).unwrap_err();
-    assert!(SyncError::from(error.clone()).sets_aside(), "{error:?}");
+    assert!(matches!(error, StoreError::Unreadable(_)), "{error:?}");
 }
 
 /// The check ended at the first such file, without a report; without a look at the content it
@@ -217,7 +253,7 @@ fn f211_good_bytes_that_come_while_damage_is_moved_away_end_it() {
     let (again, digest) = (store.clone(), bad.clone());
     *hooked.1.lock().unwrap() = Some(Box::new(move || {
         let push = move || drop(block_on(again.blob_put(&digest, b"bad".to_vec())).unwrap());
-        std::thread::spawn(push).join().unwrap();
+        Spawner::new().thread("push", push).unwrap().join().unwrap();
     }));
     assert_eq!(block_on(store.scrub(0)).unwrap().damaged, 1);
     assert!(hooked.1.lock().unwrap().is_none());

@@ -35,9 +35,16 @@ pub fn speaks_since(
     Ok(activation.map(|activation| activation.at).filter(|at| at.is_past(now)))
 }
 
-/// Whether what was told then was told by the instance that speaks since then.
+/// Whether what was told then was told by the instance that speaks since then. Of the same second
+/// it was told by the one before: see [`told_at`].
 pub fn counts(told: UnixSeconds, since: Option<UnixSeconds>) -> bool {
-    since.is_none_or(|since| told >= since)
+    since.is_none_or(|since| told > since)
+}
+
+/// When something counts as told that is told now, by the instance that speaks since then: after
+/// that in any case, also in the same second, and while the time is unknown.
+pub fn told_at(now: UnixSeconds, since: Option<UnixSeconds>) -> UnixSeconds {
+    since.map_or(now, |since| now.max(since.plus(1)))
 }
 
 /// The resource of a node below this one: at its parent a row says what it is, and further up, but
