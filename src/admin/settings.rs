@@ -90,15 +90,15 @@ impl Admin {
                 "Devices on other machines cannot reach {endpoint}: set listen.gateway at a root, \
                  or listen.login at a connected registry, to an address of the network."
             )),
-            (Some(endpoint), None) if is_loopback(&self.options.login_server) => Some(format!(
-                "Devices on other machines find {endpoint}, and not {}, where they get their \
-                 tokens and content: set listen.login to an address of the network too.",
-                self.options.login_server
-            )),
-            (Some(_), None) => {
-                let warning = self.options.gateway_warning.as_ref();
-                warning.map(|warning| format!("The device would not find its parent: {warning}."))
-            }
+            (Some(endpoint), None) => match &self.options.gateway_warning {
+                Some(warning) => Some(format!("The device would not find its parent: {warning}.")),
+                None if is_loopback(&self.options.login_server) => Some(format!(
+                    "Devices on other machines find {endpoint}, and not {}, where they get their \
+                     tokens and content: set listen.login to an address of the network too.",
+                    self.options.login_server
+                )),
+                None => None,
+            },
             (Some(endpoint), Some(parent)) if is_unspecified(endpoint) => Some(format!(
                 "The parent '{parent}' listens on {endpoint}, an address of no machine: the device \
                  would connect to itself. Set registry.login_server at '{parent}' to a name or \

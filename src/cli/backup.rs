@@ -66,7 +66,8 @@ pub(super) fn restore(directory: &Path, global: &Global) -> Result<ExitCode, Fai
     if missing > 0 {
         output::complain(&format!(
             "{missing} objects are not in the backup, or damaged there: they are not served until \
-             they are pushed again or come from the parent"
+             they are pushed again or come from the parent; `skerry status` names them once the \
+             node is started"
         ));
         return Ok(ExitCode::from(EXIT_FAILED));
     }

@@ -255,6 +255,15 @@ pub fn restore(sys: &Sys, from: &Path, state_dir: &Path) -> Result<Restored, Ope
     });
     copied.map_err(failed(&target.root().join("blobs")))?;
     restored.missing = missing.len() as u64;
+    // As damage is noted: the node that is started there tells of it, and brings it back if it can.
+    let quarantine = target.quarantine();
+    if !missing.is_empty() {
+        disk.create_dir_all(&quarantine).map_err(OpenError::io(&quarantine))?;
+    }
+    for digest in &missing {
+        let place = target.quarantined(digest);
+        disk.replace(&place, b"").map_err(OpenError::io(&place))?;
+    }
     for directory in [source.identity(), source.journal()] {
         let entries = disk.list(&directory).map_err(OpenError::io(&directory))?;
         // A directory there is a person's.

@@ -289,8 +289,16 @@ impl Shared {
 
     /// The file of content was read, and is good: whoever has mended it.
     pub(in crate::store) fn is_good(&self, digest: &Digest) {
-        if self.damage.is_stuck(digest) {
-            self.damage.no_longer_stuck(&mut self.damage.state(), digest);
+        {
+            let mut state = self.damage.state();
+            if !state.known.contains(digest) && !state.stuck.contains(digest) {
+                return;
+            }
+            // Another look at it may have moved it away meanwhile.
+            if !self.disk.exists(&self.layout.blob(digest)).unwrap_or(false) {
+                return;
+            }
+            self.damage.no_longer_stuck(&mut state, digest);
         }
         self.healed(digest);
     }
