@@ -122,7 +122,8 @@ impl Soon {
         (!self.numbers.is_empty()).then(|| self.due.saturating_sub(now))
     }
 
-    /// Something is otherwise than it was.
+    /// The parent or the desired state has changed, or what was refused went up: the pause begins
+    /// anew.
     fn hope(&mut self) {
         self.pause = Duration::ZERO;
     }

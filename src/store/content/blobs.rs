@@ -89,7 +89,7 @@ fn open(shared: &Arc<Shared>, digest: &Digest) -> Result<Option<OpenBlob>, Store
 
 fn open_file(shared: &Shared, digest: &Digest) -> Result<Option<Arc<dyn DiskFile>>, StoreError> {
     shared.touch(digest);
-    // As if it had been moved away.
+    // A damaged file that cannot be moved away counts as moved away.
     if shared.damage.is_stuck(digest) {
         return Ok(None);
     }

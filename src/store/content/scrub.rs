@@ -272,7 +272,8 @@ impl Store {
         Ok(())
     }
 
-    /// What cannot be looked at keeps nothing else from it; with the first error the scrub ends.
+    /// What cannot be looked at keeps nothing else from it; the scrub answers with the first error
+    /// when it ends.
     fn note_failed(&self, failed: &mut Option<StoreError>, what: &dyn Display, error: StoreError) {
         log::warn!("{what} cannot be checked: {error}");
         failed.get_or_insert(error);

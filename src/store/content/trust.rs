@@ -174,7 +174,7 @@ impl Store {
                 Err(error) => return Err(shared.file_fault(digest, Step::Read, &error)),
             }
         }
-        // It is served to nobody until that is known.
+        // Damaged content is served to nobody, also before it is known as such.
         shared.trust.doubt(digest);
         if shared.frozen {
             return Ok(Verdict::Damaged);
