@@ -20,6 +20,7 @@ mod push;
 mod repay;
 mod report;
 mod room;
+mod soon;
 mod state;
 mod strikes;
 mod tags;

@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::error::SyncError;
 use super::fetch::Fetcher;
 use super::plan::{Moved, moved};
+use super::soon::{RETRY_REFUSED, Soon};
 use super::turns::Turns;
 use super::upload::{Content, Uploader};
 use crate::gateway::distribution::{Change, FetchedManifest};
@@ -31,19 +32,6 @@ const LOOK_AGAIN: Duration = Duration::from_secs(60);
 
 /// Changes that are read at once.
 const AT_ONCE: usize = 64;
-
-/// The time from one round to the next in which what the parent refused is tried again: it may
-/// have more room, and tells nobody. What is refused again and again is left out of more rounds.
-const RETRY_REFUSED: Duration = Duration::from_secs(3600);
-
-/// The time until what may be taken soon is tried again: the parent's disk is full or failed at
-/// this, or other uploads keep the room of a quota there, or it does not grant what the desired
-/// state of this node grants. It doubles, up to [`RETRY_REFUSED`], until something works or there
-/// is other news.
-const RETRY_SOON: Duration = Duration::from_secs(120);
-
-/// Changes that are tried again so soon. Over it: the rest waits for [`RETRY_REFUSED`].
-const SOON_MAX: usize = 1024;
 
 /// How often in a row a change is tried whose content cannot be read here or did not stay at the
 /// parent until all of it was there, for which other uploads keep the quota, of which the parent
@@ -89,44 +77,6 @@ pub(super) struct Retries {
     held_up: bool,
     /// An offer was delivered, and perhaps made in vain: what the parent has counts.
     offered: bool,
-}
-
-/// Changes that the parent may take soon.
-#[derive(Default)]
-struct Soon {
-    numbers: BTreeSet<u64>,
-    /// When they are tried, monotonic.
-    due: Duration,
-    /// From when the first was set aside to then; below [`RETRY_SOON`] that counts.
-    pause: Duration,
-}
-
-impl Soon {
-    fn due(&self, now: Duration) -> Vec<u64> {
-        let due = self.numbers.iter().copied();
-        if now >= self.due { due.collect() } else { Vec::new() }
-    }
-
-    fn add(&mut self, number: u64, now: Duration) {
-        if self.numbers.is_empty() {
-            let pause = self.pause.max(RETRY_SOON);
-            (self.due, self.pause) = (now + pause, RETRY_REFUSED.min(pause * 2));
-        }
-        if self.numbers.len() < SOON_MAX {
-            self.numbers.insert(number);
-        }
-    }
-
-    /// How long it is until they are due, if there are any.
-    fn next(&self, now: Duration) -> Option<Duration> {
-        (!self.numbers.is_empty()).then(|| self.due.saturating_sub(now))
-    }
-
-    /// The parent or the desired state has changed, or what was refused went up: the pause begins
-    /// anew.
-    fn hope(&mut self) {
-        self.pause = Duration::ZERO;
-    }
 }
 
 impl Retries {

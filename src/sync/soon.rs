@@ -1,0 +1,92 @@
+//! Changes that the parent did not take, and may take soon.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+/// The time from one round to the next in which what the parent refused is tried again: it may
+/// have more room, and tells nobody. What is refused again and again is left out of more rounds.
+pub(super) const RETRY_REFUSED: Duration = Duration::from_secs(3600);
+
+/// The time until what may be taken soon is tried again: the parent's disk is full or failed at
+/// this, or other uploads keep the room of a quota there, or it does not grant what the desired
+/// state of this node grants. It doubles, up to [`RETRY_REFUSED`], until something works or there
+/// is other news.
+const RETRY_SOON: Duration = Duration::from_secs(120);
+
+/// Changes that are tried again so soon. Over it: the rest waits for [`RETRY_REFUSED`].
+const SOON_MAX: usize = 1024;
+
+/// Changes that the parent may take soon.
+#[derive(Default)]
+pub(super) struct Soon {
+    pub(super) numbers: BTreeSet<u64>,
+    /// When they are tried, monotonic.
+    due: Duration,
+    /// From when the first was set aside to then; below [`RETRY_SOON`] that counts.
+    pause: Duration,
+}
+
+impl Soon {
+    pub(super) fn due(&self, now: Duration) -> Vec<u64> {
+        let due = self.numbers.iter().copied();
+        if now >= self.due { due.collect() } else { Vec::new() }
+    }
+
+    pub(super) fn add(&mut self, number: u64, now: Duration) {
+        if self.numbers.is_empty() {
+            let pause = self.pause.max(RETRY_SOON);
+            (self.due, self.pause) = (now + pause, RETRY_REFUSED.min(pause * 2));
+        }
+        if self.numbers.len() < SOON_MAX {
+            self.numbers.insert(number);
+        }
+    }
+
+    /// How long it is until they are due, if there are any.
+    pub(super) fn next(&self, now: Duration) -> Option<Duration> {
+        (!self.numbers.is_empty()).then(|| self.due.saturating_sub(now))
+    }
+
+    /// The parent or the desired state has changed, or what was refused went up: the pause begins
+    /// anew.
+    pub(super) fn hope(&mut self) {
+        self.pause = Duration::ZERO;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn f127_f204_the_pause_doubles_up_to_an_hour_until_there_is_hope() {
+        let mut soon = Soon::default();
+        let mut now = at(5);
+        for pause in [120, 240, 480, 960, 1920, 3600, 3600, 120] {
+            // The last one after something worked.
+            if pause == 120 {
+                soon.hope();
+            }
+            assert_eq!(soon.next(now), None);
+            soon.add(7, now);
+            // One that comes later does not put off the first, nor double the pause.
+            soon.add(8, now + at(60));
+            assert_eq!(soon.next(now), Some(at(pause)));
+            assert_eq!(soon.due(now + at(pause - 1)), [0; 0]);
+            now += at(pause);
+            assert_eq!(soon.due(now), [7, 8]);
+            soon.numbers.clear();
+        }
+    }
+
+    #[test]
+    fn f204_what_is_tried_soon_has_a_bound() {
+        let mut soon = Soon::default();
+        (0..=SOON_MAX as u64).for_each(|number| soon.add(number, at(0)));
+        assert_eq!(soon.due(at(120)).len(), SOON_MAX);
+    }
+}
