@@ -353,4 +353,11 @@ mod tests {
         let plain = "[listen]\nlogin = {address = \"0.0.0.0:5000\", tls = false}\n";
         assert_eq!(warned(plain, ""), [""; 0]);
     }
+
+    /// Symptom: SIGHUP put files of another layer in the place of a self-signed certificate.
+    #[test]
+    fn f145_files_of_another_layer_are_no_certificate_of_a_self_signed_node() {
+        let files = "certificate = \"/none.pem\"\nprivate_key = \"/none.key\"\n";
+        assert_eq!(from_files(&config(files)).map(|read| read.is_some()), Ok(false));
+    }
 }
