@@ -187,7 +187,9 @@ pub(super) fn explain(host: &str, error: &io::Error, is_pinned: bool) -> String 
         }
         Error::InvalidCertificate(CertificateError::UnknownIssuer) => {
             "its certificate comes from an authority that is not trusted here; set `[parent] \
-             ca_file` to the certificate of that authority"
+             ca_file` to the certificate of that authority, or, if the parent made it itself, \
+             append ;ParentCaFingerprint= and the caFingerprint that `skerry status` shows there \
+             to the connection string"
                 .to_owned()
         }
         Error::InvalidCertificate(
