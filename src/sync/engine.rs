@@ -120,6 +120,16 @@ fn is_denial(error: &SyncError) -> bool {
     matches!(error, UpstreamError::Forbidden(_) | UpstreamError::NotFound(_))
 }
 
+/// Whether the parent has looked at who asks. After an outage the pauses start anew then: the
+/// parent is back, and it may hear of this node in a moment. One that is overloaded does not
+/// answer so.
+fn is_about_this_node(error: &SyncError) -> bool {
+    let unknown = SyncError::from(UpstreamError::ActivationUnknown);
+    is_denial(error)
+        || *error == unknown
+        || matches!(error, SyncError::Upstream(UpstreamError::Unauthorized(_)))
+}
+
 /// What kind of refusal an error is; `None` for what passes by itself. Once this instance is
 /// active, only the loss of that is one, or a denial that lasts: a parent that takes the place of
 /// another, or has not heard of this node yet, answers the first ones of `denials` in a row.
@@ -270,11 +280,7 @@ impl Engine {
                 *self.probed.lock().unwrap_or_else(PoisonError::into_inner) = Some(now);
                 log::info!("looking at the configuration outside a sync window");
                 self.upstream.begin_session();
-                let look = async {
-                    self.ensure_active().await?;
-                    self.worker.refresh_config().await
-                };
-                match within(LOOK_MAX, look).await {
+                match within(LOOK_MAX, self.greet()).await {
                     Ok(looked) => {
                         looked?;
                         self.store.set_hurdle(None);
@@ -334,12 +340,28 @@ impl Engine {
     /// Pulls, pushes and reports side by side until one of them fails.
     async fn session(&self) -> Result<Infallible, SyncError> {
         self.upstream.begin_session();
-        self.ensure_active().await?;
-        self.worker.refresh_config().await?;
+        self.greet().await?;
         self.worker.meet_parent().await?;
         let pushes = smol::future::or(self.pusher.deliver_all(), self.reporter.report_all());
         let pulls = smol::future::or(self.worker.follow(), self.healer.heal_all());
         smol::future::or(pulls, pushes).await
+    }
+
+    /// Activates this instance where that is due, and asks for the desired state. A parent that
+    /// knows of no activation has taken the place of the one that did: this instance activates
+    /// again at once, since waiting would help nobody.
+    async fn greet(&self) -> Result<(), SyncError> {
+        let was_active = self.active.load(Ordering::Relaxed);
+        self.ensure_active().await?;
+        match self.worker.refresh_config().await {
+            Err(SyncError::Upstream(UpstreamError::ActivationUnknown)) if was_active => {
+                log::info!("the parent knows of no activation of this node: it is asked for again");
+                self.active.store(false, Ordering::Relaxed);
+                self.ensure_active().await?;
+                self.worker.refresh_config().await
+            }
+            result => result,
+        }
     }
 
     async fn ensure_active(&self) -> Result<(), SyncError> {
@@ -393,8 +415,10 @@ impl Engine {
 
     /// Notes a failure and says how long to wait.
     fn failed(&self, error: &SyncError) -> Duration {
+        let is_found = is_about_this_node(error) && self.state.was_unreachable();
         self.state.set(|now| {
-            now.failures = now.failures.saturating_add(1);
+            let before = if is_found { 0 } else { now.failures };
+            now.failures = before.saturating_add(1);
             let denied = is_denial(error) && !now.online;
             now.denials = if denied { now.denials.saturating_add(1) } else { 0 };
             // What fails on the disk here says nothing of the parent.
@@ -438,8 +462,7 @@ impl Engine {
     /// What comes first.
     pub(crate) async fn begin_once(&self) -> Result<(), SyncError> {
         self.upstream.begin_session();
-        self.ensure_active().await?;
-        self.worker.refresh_config().await?;
+        self.greet().await?;
         self.worker.meet_parent().await.map(|_| ())
     }
 
@@ -507,6 +530,32 @@ mod tests {
         for (error, online) in [(full, true), (UpstreamError::Gone.into(), false)] {
             engine.failed(&error);
             assert_eq!(engine.state.now().online, online, "{error}");
+        }
+    }
+
+    #[test]
+    fn f121_f127_a_parent_that_is_back_is_not_kept_waiting_for_the_outage_before() {
+        let engine = engine(&Store::in_memory(Sys::real(Spawner::new())));
+        let away = SyncError::from(UpstreamError::Unreachable("no route".to_owned()));
+        let shortest = Duration::from_secs(1);
+        for (answer, starts_anew) in [
+            (UpstreamError::Forbidden("x".to_owned()), true),
+            (UpstreamError::NotFound("x".to_owned()), true),
+            (UpstreamError::Unauthorized("x".to_owned()), true),
+            (UpstreamError::ActivationUnknown, true),
+            (UpstreamError::Busy(503, "x".to_owned()), false),
+            (UpstreamError::Protocol("x".to_owned()), false),
+        ] {
+            for _ in 0..8 {
+                engine.failed(&away);
+            }
+            let answer = SyncError::from(answer);
+            assert_eq!(engine.failed(&answer) <= shortest, starts_anew, "{answer}");
+            // The same answer again and again is waited for as ever.
+            for _ in 0..6 {
+                engine.failed(&answer);
+            }
+            assert!(engine.failed(&answer) > shortest * 10, "{answer}");
         }
     }
 

@@ -105,6 +105,31 @@ impl State {
         });
     }
 
+    /// Notes that the messages are applied, and what was due is compared.
+    pub(super) fn succeeded(&self) {
+        self.solved("session");
+        let before = {
+            let mut now = lock(&self.now);
+            now.syncing = false;
+            std::mem::take(&mut now.failures)
+        };
+        if before > 0 {
+            let left = match self.debts().is_empty() {
+                true => "up to date",
+                false => "up to date but for what the status names",
+            };
+            log::info!(
+                "the sync works again: in contact with the parent, {left} (failures in a row \
+                 before: {before})"
+            );
+        }
+    }
+
+    /// Whether the parent did not answer the last attempt.
+    pub(super) fn was_unreachable(&self) -> bool {
+        lock(&self.failure).as_ref().is_some_and(|failure| failure.unreachable)
+    }
+
     /// Notes a problem under a key; the first sighting gives it its time and its correlation id,
     /// which is logged.
     pub(super) fn problem(&self, key: &str, code: DetailCode, description: String) {

@@ -193,19 +193,8 @@ impl Worker {
     /// and is tried again by itself.
     async fn finished(&self) -> Result<(), SyncError> {
         self.note_space();
-        self.state.solved("session");
         self.state.set_arriving(BTreeSet::new());
-        let failures = self.state.now().failures;
-        if failures > 0 {
-            log::info!(
-                "the sync works again: in contact with the parent and up to date (failures in a \
-                 row before: {failures})"
-            );
-        }
-        self.state.set(|now| {
-            now.failures = 0;
-            now.syncing = false;
-        });
+        self.state.succeeded();
         self.store.keep_fetched_for(|name, root| self.state.debts().may_fetch(name, root));
         if self.state.debts().is_empty() {
             self.store.note_debts(false).await?;

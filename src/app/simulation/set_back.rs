@@ -4,6 +4,7 @@ use super::between::hook;
 use super::scenarios::{FIRST, SECOND, THIRD, app, has, in_tree, named, names, push, rest};
 use super::*;
 use crate::store::replica::gone::Gone;
+use crate::store::rows::connected_registry::activation_key;
 use crate::store::tree::scope_maps::ScopeMapUpdate;
 use crate::types::Cursor;
 use crate::types::message::Message;
@@ -722,5 +723,20 @@ fn f201_a_leaf_says_which_of_its_offers_a_client_had_pushed() {
             let there = [FIRST, SECOND, THIRD].map(|number| has(store, number));
             assert_eq!(there, [false, true, true], "the last by its digest");
         }
+    });
+}
+
+/// It waited as long as an outage before had made it wait, or, outside its windows, for the next
+/// look at its configuration.
+#[test]
+fn f033_f121_a_replaced_parent_has_its_child_back_with_the_first_call() {
+    in_tree(async |tree, engine| {
+        let (root, device) = (&tree.world.root, &tree.world.device());
+        engine.begin_once().await.unwrap();
+        let name = device.self_config().unwrap().unwrap().node.name;
+        let key = activation_key(&name);
+        root.commit(move |txn| txn.delete(key)).await.unwrap();
+        engine.begin_once().await.unwrap();
+        assert!(root.activation(&name).unwrap().is_some());
     });
 }
