@@ -564,6 +564,7 @@ fn fault(error: StoreError) -> Refusal {
 #[cfg(test)]
 mod tests {
     mod middle;
+    mod poll;
 
     use super::*;
     use crate::auth::{AuthOptions, keys};
