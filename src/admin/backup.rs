@@ -63,9 +63,13 @@ impl Admin {
         Ok(answer)
     }
 
-    pub(super) fn backup_end(&self, wanted: &End) -> Result<Value, Fault> {
-        self.backups.find(&wanted.id)?;
+    pub(super) async fn backup_end(&self, wanted: &End) -> Result<Value, Fault> {
+        let backup = self.backups.find(&wanted.id)?;
         self.backups.set(None);
+        // The backup is as good as it is without that.
+        if let Err(error) = backup.note_missing().await {
+            log::warn!("what a backup found missing is not noted as damage: {error}");
+        }
         Ok(Value::Null)
     }
 

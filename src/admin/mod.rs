@@ -163,7 +163,7 @@ impl Admin {
                 self.accept_loss().await
             }
             "backup/begin" => self.backup_begin().await,
-            "backup/end" => self.backup_end(&parse(body)?),
+            "backup/end" => self.backup_end(&parse(body)?).await,
             "backup/verify" => self.backup_verify(&parse(body)?).await,
             "fsck" => Ok(serde_json::to_value(self.store.fsck(false).await?).unwrap_or_default()),
             "scrub" => self.scrub(&parse(body)?),

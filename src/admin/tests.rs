@@ -13,12 +13,15 @@ use serde_json::{Value, json};
 use super::*;
 use crate::http::Body;
 use crate::http::ReplyBody;
+use crate::store::journal::layout::Layout;
 use crate::store::replica::node::testing::connected_registry;
 use crate::store::rows::node::self_config_key;
 use crate::store::rows::node::testing::beginning;
 use crate::store::{Formats, IndexKind, StoreOptions};
 use crate::sync::status_details;
-use crate::sys::{MemoryDisk, Spawner, Sys};
+use crate::sys::{Disk, MemoryDisk, Spawner, Sys};
+use crate::types::Digest;
+use crate::types::digest::Algorithm;
 use crate::types::message::NodeConfig;
 
 /// Children are in contact when the test says so; of what is further below, no continuous one is
@@ -153,6 +156,37 @@ fn p062_status_shows_the_format_and_confirm_lets_it_rise() {
         assert_eq!(node.ok("confirm", json!({})), json!({ "storeFormat": risen }));
         assert_eq!(node.ok("status", json!({}))["storeFormat"], risen);
     }
+}
+
+/// A backup went on without it, and neither `status` nor what heals heard of it.
+#[test]
+fn f201_what_a_backup_finds_missing_is_told_as_damage() {
+    let disk = MemoryDisk::new();
+    let sys = Sys { disk: Arc::new(disk.clone()), ..Sys::real(Spawner::new()) };
+    let options = StoreOptions { index: IndexKind::Map, ..StoreOptions::new(Path::new("/s")) };
+    let node = node_over(Store::open(sys, options).unwrap().0, Role::Root, "https", None);
+    let push = |text: &str| {
+        let hash = ring::digest::digest(&ring::digest::SHA256, text.as_bytes());
+        let digest = Digest::from_raw(Algorithm::Sha256, hash.as_ref()).unwrap();
+        smol::block_on(async {
+            let lease = node.store.blob_put(&digest, text.into()).await.unwrap();
+            let len = text.len() as u64;
+            node.store.link_blob(&"app".parse().unwrap(), &lease, len).await.unwrap();
+        });
+        digest
+    };
+    let [lost, whole] = ["lost", "whole"].map(push);
+    disk.remove(&Layout::new("/s").blob(&lost)).unwrap();
+    let nowhere = format!("sha256:{}", "0".repeat(64)).parse().unwrap();
+    let begun = node.ok("backup/begin", json!({}));
+    for (digest, status) in [(&lost, 404), (&whole, 200), (&nowhere, 404)] {
+        let path = format!("/admin/v1/backup/{}/{digest}", begun["id"].as_str().unwrap());
+        assert_eq!(node.request(Method::Get, &path, "", true).0.status, status);
+    }
+    node.ok("backup/end", json!({ "id": begun["id"] }));
+    let told = node.ok("status", json!({}));
+    let found = json!([{ "digest": lost, "repositories": ["app"] }]);
+    assert_eq!(told["damagedContent"], found, "{told}");
 }
 
 #[test]

@@ -1,13 +1,13 @@
 //! What is done with a state directory or a backup that no node runs on.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use crate::store::fsck::FsckReport;
 use crate::store::recovery::found::Recovery;
 use crate::store::{IndexKind, Store, StoreError, StoreOptions, backup};
 use crate::sys::{Spawner, Sys, owner};
-use crate::types::{Digest, Role, StoreRole};
+use crate::types::{Digest, RepositoryName, Role, StoreRole};
 
 pub use crate::store::backup::Restored;
 pub use crate::store::journal::layout::Layout;
@@ -28,11 +28,27 @@ fn look(state_dir: &Path) -> Result<(Store, Recovery), String> {
 pub fn contents(state_dir: &Path) -> Result<BTreeSet<Digest>, String> {
     let (store, _) = look(state_dir)?;
     let mut digests = BTreeSet::new();
-    let listed = store.each_content(|digest| {
+    let listed = store.each_content(|_, digest| {
         digests.insert(digest.clone());
         Ok(())
     });
     listed.map(|()| digests).map_err(|error| error.to_string())
+}
+
+/// Which repositories in `state_dir` refer to each of these digests.
+pub fn referring<'a>(
+    state_dir: &Path,
+    digests: impl Iterator<Item = &'a Digest>,
+) -> Result<BTreeMap<Digest, BTreeSet<RepositoryName>>, String> {
+    let (store, _) = look(state_dir)?;
+    let mut found: BTreeMap<_, _> = digests.map(|d| (d.clone(), BTreeSet::new())).collect();
+    let listed = store.each_content(|repository, digest| {
+        if let Some(repositories) = found.get_mut(digest) {
+            repositories.insert(repository.clone());
+        }
+        Ok(())
+    });
+    listed.map(|()| found).map_err(|error| error.to_string())
 }
 
 /// Makes `state_dir` from a backup, with the owner of the directory, or of that above it; the error

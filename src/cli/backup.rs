@@ -1,6 +1,6 @@
 //! `skerry backup` and `skerry restore`
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -11,11 +11,13 @@ use super::{EXIT_FAILED, Failure, Global, admin_client, output};
 use crate::app::offline::{self, Layout, Lineage, Restored, StoreFormat};
 use crate::config::SystemSource;
 use crate::sys::{Disk, SystemDisk};
-use crate::types::Digest;
 use crate::types::digest::Algorithm;
+use crate::types::{Digest, RepositoryName};
 
 /// Where the metadata of a backup is until it is whole.
 const INCOMING: &str = "incoming";
+/// Missing objects that are named, and repositories that are named for each.
+const NAMED_MAX: usize = 10;
 /// Its directories.
 const PARTS: [&str; 2] = ["journal", "identity"];
 
@@ -57,12 +59,18 @@ pub(super) fn backup(
 pub(super) fn restore(directory: &Path, global: &Global) -> Result<ExitCode, Failure> {
     let state_dir = global.state_dir()?;
     let restored = offline::restore(directory, &state_dir).map_err(Failure::new)?;
-    let Restored { sequence, blobs, bytes, missing } = restored;
+    let Restored { sequence, blobs, bytes, missing, named } = restored;
     output::print(&format!(
         "restored sequence {sequence} to {}: {blobs} objects with {bytes} bytes; children compare \
          everything when the node is started\n",
         state_dir.display()
     ))?;
+    for (digest, repositories) in &named {
+        output::complain(&format!(
+            "{digest} is not in the backup, or damaged there; it is needed by {}",
+            some(repositories)
+        ));
+    }
     if missing > 0 {
         output::complain(&format!(
             "{missing} objects are not in the backup, or damaged there: they are not served until \
@@ -72,6 +80,16 @@ pub(super) fn restore(directory: &Path, global: &Global) -> Result<ExitCode, Fai
         return Ok(ExitCode::from(EXIT_FAILED));
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The first of these names, and how many more there are.
+fn some(repositories: &BTreeSet<RepositoryName>) -> String {
+    let named: Vec<_> = repositories.iter().take(NAMED_MAX).map(RepositoryName::as_str).collect();
+    let text = named.join(", ");
+    match repositories.len() - named.len() {
+        0 => text,
+        more => format!("{text} and {more} more"),
+    }
 }
 
 /// A backup being taken.
@@ -187,6 +205,8 @@ impl Taking<'_> {
         let wanted = offline::contents(incoming).map_err(Failure::new)?;
         let layout = Layout::new(self.target);
         let mut taken = Taken::default();
+        // What the node says of some of the missing objects.
+        let mut missing = BTreeMap::new();
         for digest in &wanted {
             let place = layout.blob(digest);
             let here = self.disk.exists(&place).map_err(|error| disk_failure(&place, &error))?;
@@ -201,9 +221,18 @@ impl Taking<'_> {
                 }
                 Err(failure) if failure.code == super::EXIT_NOT_FOUND => {
                     taken.missing += 1;
-                    output::complain(&failure.message);
+                    if missing.len() < NAMED_MAX {
+                        missing.insert(digest.clone(), failure.message);
+                    }
                 }
                 Err(failure) => return Err(failure),
+            }
+        }
+        if !missing.is_empty() {
+            let referring = offline::referring(incoming, missing.keys()).map_err(Failure::new)?;
+            for (digest, said) in &missing {
+                let who = referring.get(digest).map(some).unwrap_or_default();
+                output::complain(&format!("{said} {digest} is needed by {who}."));
             }
         }
         self.prune(&wanted).map_err(|error| disk_failure(self.target, &error))?;

@@ -5,7 +5,8 @@
 //! garbage collection waits, so that what the records refer to stays. A restored store has a new
 //! feed epoch: whoever followed it compares everything.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::mem::take;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -20,14 +21,19 @@ use super::rows::format::StoreFormat;
 use super::{IndexKind, Store, StoreError, StoreOptions};
 use crate::sys::disk::DiskFile;
 use crate::sys::{Disk, Sys, spawn};
-use crate::types::Digest;
 use crate::types::digest::Algorithm;
+use crate::types::{Digest, RepositoryName};
 
 /// Backups that a store knows of, 17 bytes each. Over it: one to a directory that holds an older
 /// one needs `--replace`.
 const MARKS_MAX: usize = 512;
 /// A backup that nobody goes on with for this long does not hold the garbage collection up.
 const HOLD_MAX: Duration = Duration::from_secs(600);
+/// Content that a backup did not find and that is noted when it ends. Over it: the next scrub finds
+/// the rest.
+const MISSING_MAX: usize = 4096;
+/// Missing content that a restore names.
+const NAMED_MAX: usize = 10;
 /// Copied at a time, bytes.
 const COPY_BYTES: usize = 256 * 1024;
 
@@ -67,6 +73,8 @@ pub struct Backup {
     pub format: StoreFormat,
     /// All files beside content and the format, which is written when the rest is there.
     pub files: Vec<BackupFile>,
+    /// The content that was not found.
+    missing: Mutex<BTreeSet<Digest>>,
 }
 
 impl Drop for Backup {
@@ -83,8 +91,43 @@ impl Backup {
     pub async fn content(&self, digest: &Digest) -> Result<Option<BackupFile>, StoreError> {
         self.keep();
         let open = self.store.blob_open(digest).await?;
+        if open.is_none() {
+            let mut missing = self.missing();
+            if missing.len() < MISSING_MAX {
+                missing.insert(digest.clone());
+            }
+        }
         let name = relative(digest);
         Ok(open.map(|blob| BackupFile { name, len: blob.len, file: blob.file }))
+    }
+
+    /// Notes as damage what was not found although a repository refers to it; reads all links if
+    /// there is something.
+    pub async fn note_missing(&self) -> Result<(), StoreError> {
+        let missing = take(&mut *self.missing());
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let mut links = BTreeMap::new();
+        self.store
+            .each_link(|link| {
+                let digest = link.digest()?;
+                if missing.contains(&digest) {
+                    links.insert(digest, (link.key.clone(), link.referred()?.len()));
+                }
+                Ok(())
+            })
+            .await?;
+        let mut result = Ok(());
+        for (digest, (link, len)) in links {
+            let checked = self.store.check_file(link, &digest, len).await;
+            result = result.and(checked.map(|_| ()));
+        }
+        result
+    }
+
+    fn missing(&self) -> MutexGuard<'_, BTreeSet<Digest>> {
+        self.missing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Says that the backup makes progress.
@@ -108,7 +151,14 @@ impl Store {
             hold.0
         };
         let (store, format) = (self.clone(), self.format());
-        let mut backup = Backup { store, number, sequence: 0, format, files: Vec::new() };
+        let mut backup = Backup {
+            store,
+            number,
+            sequence: 0,
+            format,
+            files: Vec::new(),
+            missing: Mutex::default(),
+        };
         if shared.garbage.is_taken() {
             let text = "a garbage collection is under way; try again in a moment";
             return Err(StoreError::Conflict(text.to_owned()));
@@ -208,7 +258,7 @@ fn files(disk: &dyn Disk, layout: &Layout) -> Result<Vec<BackupFile>, StoreError
 }
 
 /// What a restore did.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Restored {
     /// The last record in it.
     pub sequence: u64,
@@ -218,6 +268,8 @@ pub struct Restored {
     pub bytes: u64,
     /// Content that is referred to and is not in the backup, or damaged there.
     pub missing: u64,
+    /// Some of that content, each with the repositories that refer to it.
+    pub named: BTreeMap<Digest, BTreeSet<RepositoryName>>,
 }
 
 /// Makes a state directory from a backup. The directory must be empty, or hold a restore that was
@@ -236,8 +288,11 @@ pub fn restore(sys: &Sys, from: &Path, state_dir: &Path) -> Result<Restored, Ope
     };
     // Several repositories may refer to one.
     let mut missing = BTreeSet::new();
-    let copied = backup.each_content(|digest| {
+    let copied = backup.each_content(|repository, digest| {
         let place = target.blob(digest);
+        if let Some(repositories) = restored.named.get_mut(digest) {
+            repositories.insert(repository.clone());
+        }
         if missing.contains(digest) || disk.exists(&place)? {
             return Ok(());
         }
@@ -248,6 +303,10 @@ pub fn restore(sys: &Sys, from: &Path, state_dir: &Path) -> Result<Restored, Ope
             }
             Err(StoreError::NotFound | StoreError::Corrupt(_)) => {
                 missing.insert(digest.clone());
+                if restored.named.len() < NAMED_MAX {
+                    let repositories = BTreeSet::from([repository.clone()]);
+                    restored.named.insert(digest.clone(), repositories);
+                }
             }
             Err(error) => return Err(error),
         }

@@ -300,7 +300,8 @@ fn f201_a_backup_goes_on_without_content_that_turns_out_to_be_damaged() {
         let says = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(1), "{output:?}");
         assert!(String::from_utf8_lossy(&output.stdout).contains("backup of sequence"), "{says}");
-        assert!(says.contains(&image::digest(&bad.layers[0])), "{says}");
+        let named = format!("{} is needed by app.", image::digest(&bad.layers[0]));
+        assert!(says.contains(&named), "{says}");
         assert!(says.contains("1 objects are damaged or missing"), "{says}");
     }
     assert_eq!(root.json(&["status"])["damagedBlobs"], 1);

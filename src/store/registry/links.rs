@@ -92,12 +92,12 @@ impl Store {
     /// order. Blocks.
     pub fn each_content(
         &self,
-        mut each: impl FnMut(&Digest) -> Result<(), StoreError>,
+        mut each: impl FnMut(&RepositoryName, &Digest) -> Result<(), StoreError>,
     ) -> Result<(), StoreError> {
         let mut page = self.links(None)?;
         while let Some(last) = page.last() {
             let after = last.key.clone();
-            page.iter().try_for_each(|link| each(&link.digest()?))?;
+            page.iter().try_for_each(|link| each(&link.repository()?, &link.digest()?))?;
             page = self.links(Some(&after))?;
         }
         Ok(())

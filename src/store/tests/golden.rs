@@ -378,7 +378,9 @@ fn f201_a_backup_is_restored_with_a_new_epoch_and_an_unfinished_restore_is_notic
 
     // What is damaged in the backup is not restored, and is told.
     overwrite(&disk, &Path::new("/b").join(&piece.name), b"some confetti");
-    assert_eq!(restore("/q").unwrap().missing, 1);
+    let restored = restore("/q").unwrap();
+    let named = BTreeMap::from([(digest.clone(), BTreeSet::from(["app".parse().unwrap()]))]);
+    assert_eq!((restored.missing, restored.named), (1, named));
     let (store, _) = open("/q").unwrap();
     let report = block_on(store.fsck(true)).unwrap();
     assert_eq!((report.problems, store.damaged(9)), (1, vec![digest]), "{report:?}");
