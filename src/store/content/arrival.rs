@@ -68,6 +68,27 @@ fn name(shared: &Shared, from: &Path, digest: &Digest) -> io::Result<()> {
     shared.disk.sync_dir(directory)
 }
 
+/// Whether content whose write failed could be written now. The content itself is not at hand: a
+/// small file beside its place stands for it.
+pub(super) fn can_be_written(shared: &Shared, digest: &Digest) -> io::Result<bool> {
+    let path = shared.layout.blob(digest);
+    if shared.disk.exists(&path)? {
+        // Either the content is here and nobody waits for its write, or a damaged file is in its
+        // way.
+        return Ok(!shared.damage.is_stuck(digest));
+    }
+    let directory = path.parent().unwrap_or(Path::new("."));
+    shared.fan_out.make(shared, directory)?;
+    let probe = path.with_extension("tmp");
+    // A stop may have left one.
+    let _ = shared.disk.remove(&probe);
+    let file = shared.disk.create(&probe)?;
+    let written = file.write_all_at(b"probe", 0).and_then(|()| file.sync_data());
+    shared.disk.remove(&probe)?;
+    shared.disk.sync_dir(directory)?;
+    written.map(|()| true)
+}
+
 /// Makes the name of content that is there durable, unless it is known to be.
 pub(in crate::store) fn make_named(shared: &Shared, digest: &Digest) -> io::Result<()> {
     if !shared.named.contains(digest) {

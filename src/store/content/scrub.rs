@@ -12,8 +12,10 @@ use std::time::Duration;
 use event_listener::Event;
 use serde::Serialize;
 
+use super::arrival::can_be_written;
 use super::damage::FileCheck;
 use super::trust::Verdict;
+use super::unreadable::Step;
 use crate::store::rows::upkeep::{Progress, progress_key};
 use crate::store::{Shared, Store, StoreError};
 use crate::sys::clock::sleep;
@@ -232,6 +234,8 @@ impl Store {
         }
         shared.scrub.own().ended = Some(shared.sys.clock.monotonic());
         shared.unreadable.forget();
+        let probing = shared.clone();
+        spawn::blocking(move || forget_unwritten(&probing)).await;
         shared.scrub.report().percent = 100;
         drop(running);
         self.scrub_report()
@@ -320,6 +324,17 @@ impl Store {
             }
             after = last;
             spawn::yield_now().await;
+        }
+    }
+}
+
+/// Forgets the failed writes that would not fail any more.
+fn forget_unwritten(shared: &Shared) {
+    for digest in shared.unreadable.unwritten() {
+        match can_be_written(shared, &digest) {
+            Ok(true) => shared.unreadable.worked(&digest, Step::Write),
+            Ok(false) => {}
+            Err(error) => log::warn!("{digest} still cannot be written: {error}"),
         }
     }
 }

@@ -100,11 +100,19 @@ impl Unreadable {
         }
     }
 
-    /// All content was read.
+    /// All content was read. What could not be written stays, since reading does not show whether
+    /// it can be written now.
     pub(in crate::store) fn forget(&self) {
         let mut files = self.files();
         files.met.retain(|_, met| met.step == Step::Write);
         self.settle(&mut files);
+    }
+
+    /// The content that could not be written lately.
+    pub(super) fn unwritten(&self) -> Vec<Digest> {
+        let files = self.files();
+        let failed = files.met.iter().filter(|(_, met)| met.step == Step::Write);
+        failed.map(|(digest, _)| digest.clone()).collect()
     }
 
     fn settle(&self, files: &mut Files) {

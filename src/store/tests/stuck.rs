@@ -128,6 +128,42 @@ fn f212_what_cannot_be_opened_is_told_until_it_can_be() {
     }
 }
 
+/// A push that nobody repeated left the node Unhealthy for a day.
+#[test]
+fn f212_a_failed_write_is_told_until_a_scrub_finds_that_it_would_work() {
+    let disk = MemoryDisk::new();
+    let (store, _) = open_memory(&disk).unwrap();
+    let told_after_scrub = || {
+        block_on(store.scrub(0)).unwrap();
+        store.unreadable_content().is_some()
+    };
+    let push = |digest: &Digest, text: &str| {
+        let pushed = block_on(store.blob_put(digest, text.into())).map(|_| ());
+        assert!(matches!(pushed, Err(StoreError::Unreadable(_))), "{pushed:?}");
+    };
+    let new = digest_of(b"new");
+    disk.fail_renames(&place(&new));
+    push(&new, "new");
+    disk.show(&place(&new));
+    // The directory takes no file yet.
+    let probe = place(&new).with_extension("tmp");
+    disk.create(&probe).unwrap();
+    disk.fail_renames(&probe);
+    assert!(told_after_scrub());
+    disk.show(&probe);
+    assert!(!told_after_scrub());
+    assert_eq!(disk.list(place(&new).parent().unwrap()).unwrap(), []);
+    // What cannot be moved away is in the way of a push.
+    let bad = put_blob(&store, "bad");
+    flip(&disk, &bad);
+    disk.fail_renames(&place(&bad));
+    block_on(store.scrub(0)).unwrap();
+    push(&bad, "bad");
+    assert!(told_after_scrub());
+    disk.show(&place(&bad));
+    assert!(!told_after_scrub());
+}
+
 /// As after a power cut: what is doubted is hashed before it is opened for somebody.
 #[test]
 fn f212_what_is_doubted_and_cannot_be_opened_is_told() {
