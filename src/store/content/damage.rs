@@ -150,9 +150,11 @@ impl Damage {
         self.any_stuck.load(Ordering::Acquire) && self.state().stuck.contains(digest)
     }
 
-    fn no_longer_stuck(&self, state: &mut State, digest: &Digest) {
-        state.stuck.remove(digest);
+    /// Notes that the damaged file is not in the way any more; whether it was.
+    fn no_longer_stuck(&self, state: &mut State, digest: &Digest) -> bool {
+        let was_stuck = state.stuck.remove(digest);
         self.any_stuck.store(!state.stuck.is_empty(), Ordering::Release);
+        was_stuck
     }
 
     /// Whether this content was condemned after the `opened`-th condemnation.
@@ -187,10 +189,11 @@ impl Shared {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
             renamed => renamed.map(|()| true),
         });
+        let mut came_loose = false;
         match &moved {
             Ok(false) => return Ok(false),
             Ok(true) => {
-                self.damage.no_longer_stuck(&mut state, digest);
+                came_loose = self.damage.no_longer_stuck(&mut state, digest);
                 self.keep_in_quarantine(&mut state, &to);
             }
             Err(error) if state.stuck.len() >= DAMAGED_MAX => {
@@ -221,6 +224,9 @@ impl Shared {
         }
         if is_new {
             self.tell_damage(digest, what);
+        } else if came_loose {
+            // Good bytes of it could not come before, and can now.
+            self.damage.announce();
         }
         Ok(true)
     }

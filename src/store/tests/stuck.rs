@@ -164,6 +164,25 @@ fn f212_a_failed_write_is_told_until_a_scrub_finds_that_it_would_work() {
     assert!(!told_after_scrub());
 }
 
+/// The cause was gone, and a device waited for minutes before it fetched the content again.
+#[test]
+fn f204_stuck_damage_that_can_be_moved_away_again_wakes_who_heals() {
+    let disk = MemoryDisk::new();
+    let (store, _) = open_memory(&disk).unwrap();
+    let bad = put_blob(&store, "bad");
+    flip(&disk, &bad);
+    disk.fail_renames(&place(&bad));
+    let scrub_is_heard = || {
+        let changes = store.damage_changes();
+        assert_eq!(block_on(store.scrub(0)).unwrap().damaged, 1);
+        block_on(smol::future::poll_once(changes)).is_some()
+    };
+    assert_eq!([scrub_is_heard(), scrub_is_heard()], [true, false]);
+    disk.show(&place(&bad));
+    assert!(scrub_is_heard());
+    assert_eq!(store.damaged(9), [bad]);
+}
+
 /// As after a power cut: what is doubted is hashed before it is opened for somebody.
 #[test]
 fn f212_what_is_doubted_and_cannot_be_opened_is_told() {
