@@ -336,7 +336,7 @@ impl Shared {
 }
 
 /// What a look at the file of content showed, see [`Store::check_file`].
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub enum FileCheck {
     /// It is there, with the length that the link notes.
     Good,
@@ -346,8 +346,8 @@ pub enum FileCheck {
     Missing,
     /// It cannot be served, which is known, or it came a moment ago.
     Known,
-    /// It cannot be opened; it stays where it is.
-    Unreadable,
+    /// It cannot be opened, as the text says; it stays where it is.
+    Unreadable(String),
     /// Nothing has to be there: the link is gone.
     Unlinked,
 }
@@ -489,7 +489,7 @@ impl Store {
             Err(error) => match shared.file_fault(digest, Step::Open, &error) {
                 StoreError::Unreadable(text) => {
                     log::error!("the disk failed: {text}");
-                    Ok(FileCheck::Unreadable)
+                    Ok(FileCheck::Unreadable(text))
                 }
                 error => Err(error),
             },

@@ -311,13 +311,15 @@ impl Store {
                         continue;
                     }
                 };
-                if found == FileCheck::Unreadable {
-                    let text = format!("the file of {digest} cannot be opened");
-                    failed.get_or_insert(StoreError::Unreadable(text));
-                }
                 let mut report = self.shared().scrub.report();
-                report.damaged += u64::from(found == FileCheck::OtherLength);
-                report.missing += u64::from(found == FileCheck::Missing);
+                match found {
+                    FileCheck::OtherLength => report.damaged += 1,
+                    FileCheck::Missing => report.missing += 1,
+                    FileCheck::Unreadable(text) => {
+                        failed.get_or_insert(StoreError::Unreadable(text));
+                    }
+                    FileCheck::Good | FileCheck::Known | FileCheck::Unlinked => {}
+                }
             }
             if last.is_none() {
                 return Ok(());
