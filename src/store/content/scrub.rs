@@ -302,7 +302,10 @@ impl Store {
         loop {
             let (store, from) = (self.clone(), after.take());
             let page = move || find_missing_page(&store, from.as_deref());
-            let (last, wrong) = spawn::blocking(page).await?;
+            let (last, wrong, damaged_rows) = spawn::blocking(page).await?;
+            for error in damaged_rows {
+                self.note_failed(failed, &"a link", error);
+            }
             for (link, digest, len) in wrong {
                 let found = match self.check_file(link, &digest, len).await {
                     Ok(found) => found,
@@ -352,21 +355,28 @@ fn directory(shared: &Shared, position: u32) -> Result<Vec<Digest>, StoreError> 
     Ok(shared.disk.list(&path)?.iter().filter_map(|entry| digest(&entry.name)).collect())
 }
 
-/// The last key of a page of links, if there are any; and the links whose file is missing or has
-/// another length than the right one.
-type Page = (Option<Vec<u8>>, Vec<(Vec<u8>, Digest, u64)>);
+/// The last key of a page of links, if there are any; the links whose file is missing or has
+/// another length than the right one; and what is wrong with rows that cannot be decoded.
+type Page = (Option<Vec<u8>>, Vec<(Vec<u8>, Digest, u64)>, Vec<StoreError>);
 
 fn find_missing_page(store: &Store, after: Option<&[u8]>) -> Result<Page, StoreError> {
     let shared = store.shared();
     let page = store.links(after)?;
-    let mut wrong = Vec::new();
+    let (mut wrong, mut damaged_rows) = (Vec::new(), Vec::new());
     for link in &page {
-        let (digest, len) = (link.digest()?, link.referred()?.len());
+        let decoded = link.digest().and_then(|digest| Ok((digest, link.referred()?.len())));
+        let (digest, len) = match decoded {
+            Ok(decoded) => decoded,
+            Err(error) => {
+                damaged_rows.push(error);
+                continue;
+            }
+        };
         match shared.disk.file_len(&shared.layout.blob(&digest)) {
             Ok(found) if found == len => {}
             // What cannot be looked at is found out there.
             _ => wrong.push((link.key.clone(), digest, len)),
         }
     }
-    Ok((page.last().map(|link| link.key.clone()), wrong))
+    Ok((page.last().map(|link| link.key.clone()), wrong, damaged_rows))
 }

@@ -8,6 +8,7 @@ use super::*;
 use crate::store::content::trust::VerifyWhen;
 use crate::store::gc::GcOptions;
 use crate::store::replica::outbox::Origin;
+use crate::store::rows::link::BlobLink;
 use crate::sys::Disk;
 use crate::sys::disk::{DiskFile, Entry, Space};
 use crate::types::{Manifest, Tag, UnixSeconds, media};
@@ -162,6 +163,19 @@ fn f212_a_failed_write_is_told_until_a_scrub_finds_that_it_would_work() {
     assert!(told_after_scrub());
     disk.show(&place(&bad));
     assert!(!told_after_scrub());
+}
+
+/// A single row ended the look at all that came after it.
+#[test]
+fn f204_a_link_that_cannot_be_decoded_keeps_nothing_else_from_a_scrub() {
+    let disk = MemoryDisk::new();
+    let (store, _) = open_memory(&disk).unwrap();
+    let lost = put_blob(&store, "lost");
+    let nothing = rows::key(rows::Kind::Blob, &[b"aaa"]);
+    block_on(store.commit(move |txn| txn.put(nothing, &BlobLink { size: 1 }))).unwrap();
+    disk.remove(&place(&lost)).unwrap();
+    assert!(matches!(block_on(store.scrub(0)), Err(StoreError::Corrupt(_))));
+    assert_eq!(store.damaged(9), [lost]);
 }
 
 /// The cause was gone, and a device waited for minutes before it fetched the content again.
