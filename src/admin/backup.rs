@@ -47,6 +47,11 @@ impl Backups {
     }
 }
 
+/// What cannot be read is left out of a backup.
+fn unreadable(text: &str) -> Fault {
+    Fault::not_found(format!("{text}: {UNREADABLE_REMEDY}."))
+}
+
 impl Admin {
     pub(super) async fn backup_begin(&self) -> Result<Value, Fault> {
         let backup = self.store.begin_backup().await?;
@@ -76,8 +81,10 @@ impl Admin {
     /// Content came with another digest: it is hashed here, and taken out of service when it is
     /// damaged.
     pub(super) async fn backup_verify(&self, wanted: &Verify) -> Result<Value, Fault> {
-        let verdict = self.store.verify(&wanted.digest, |_| spawn::yield_now()).await?;
-        Ok(json!({ "good": matches!(verdict, Verdict::Good(_)) }))
+        match self.store.verify(&wanted.digest, |_| spawn::yield_now()).await {
+            Err(StoreError::Unreadable(text)) => Err(unreadable(&text)),
+            verdict => Ok(json!({ "good": matches!(verdict?, Verdict::Good(_)) })),
+        }
     }
 
     /// `GET /admin/v1/backup/<id>/<number of a file, or a digest>`
@@ -88,18 +95,17 @@ impl Admin {
         let file = if let Ok(digest) = piece.parse::<Digest>() {
             match backup.content(&digest).await {
                 // The backup goes on without it, as without what is damaged.
-                Err(StoreError::Unreadable(text)) => {
-                    return Err(Fault::not_found(format!("{text}: {UNREADABLE_REMEDY}.")));
-                }
+                Err(StoreError::Unreadable(text)) => return Err(unreadable(&text)),
                 content => content?.ok_or_else(|| {
                     let remedy = self.damage_remedy();
                     Fault::not_found(format!("{digest} is damaged or missing here: {remedy}."))
                 })?,
             }
         } else {
-            backup.keep();
             let number: usize = piece.parse().map_err(|_| nothing())?;
-            backup.files.get(number).cloned().ok_or_else(nothing)?
+            let file = backup.files.get(number).cloned().ok_or_else(nothing)?;
+            backup.keep(file.len);
+            file
         };
         let BackupFile { file, len, .. } = file;
         let mut reply = Reply::new(200).with("content-type", "application/octet-stream");

@@ -25,11 +25,11 @@ fn look(state_dir: &Path) -> Result<(Store, Recovery), String> {
 }
 
 /// The digests of all content that the repositories in `state_dir` refer to.
-pub fn contents(state_dir: &Path) -> Result<BTreeSet<Digest>, String> {
+pub fn contents(state_dir: &Path) -> Result<BTreeMap<Digest, Option<u64>>, String> {
     let (store, _) = look(state_dir)?;
-    let mut digests = BTreeSet::new();
-    let listed = store.each_content(|_, digest| {
-        digests.insert(digest.clone());
+    let mut digests = BTreeMap::new();
+    let listed = store.each_content(|_, digest, len| {
+        digests.insert(digest.clone(), len);
         Ok(())
     });
     listed.map(|()| digests).map_err(|error| error.to_string())
@@ -42,7 +42,7 @@ pub fn referring<'a>(
 ) -> Result<BTreeMap<Digest, BTreeSet<RepositoryName>>, String> {
     let (store, _) = look(state_dir)?;
     let mut found: BTreeMap<_, _> = digests.map(|d| (d.clone(), BTreeSet::new())).collect();
-    let listed = store.each_content(|repository, digest| {
+    let listed = store.each_content(|repository, digest, _| {
         if let Some(repositories) = found.get_mut(digest) {
             repositories.insert(repository.clone());
         }

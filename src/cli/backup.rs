@@ -16,6 +16,8 @@ use crate::types::{Digest, RepositoryName};
 
 /// Where the metadata of a backup is until it is whole.
 const INCOMING: &str = "incoming";
+/// Read at a time to be hashed, bytes.
+const READ_BYTES: usize = 256 * 1024;
 /// Missing objects that are named, and repositories that are named for each.
 const NAMED_MAX: usize = 10;
 /// Its directories.
@@ -23,32 +25,39 @@ const PARTS: [&str; 2] = ["journal", "identity"];
 
 /// Copies everything of a running node to a directory. One that holds an older backup gets what is
 /// new, and loses what is not referred to any more; with `replace` also where that is of another
-/// store.
+/// store. With `verify` what is there is hashed, and what is damaged taken again.
 pub(super) fn backup(
     directory: &Path,
     replace: bool,
+    verify: bool,
     global: &Global,
 ) -> Result<ExitCode, Failure> {
     let socket =
         admin_client::socket(global.admin_socket.as_deref(), &global.options(), &SystemSource)?;
-    let taking = Taking { disk: &SystemDisk, target: directory, replace, socket: &socket };
+    let taking = Taking { disk: &SystemDisk, target: directory, replace, verify, socket: &socket };
     taking.check_directory().map_err(|error| disk_failure(directory, &error))?;
     let begun = admin_client::post(&socket, "backup/begin", &json!({}))?;
     let id = begun["id"].as_str().unwrap_or_default().to_owned();
     let taken = taking.take(&begun, &id);
     // Also when it failed: the node need not wait.
     let ended = admin_client::post(&socket, "backup/end", &json!({ "id": id }));
-    let Taken { content, new, bytes, missing } = taken?;
+    let Taken { content, new, again, bytes, missing } = taken?;
     ended?;
     output::print(&format!(
-        "backup of sequence {} in {}: {content} objects, {new} new ones with {bytes} bytes\n",
+        "backup of sequence {} in {}: {content} objects, {new} new ones with {bytes} \
+         bytes{again}\n",
         begun["sequence"],
-        directory.display()
+        directory.display(),
+        again = match again {
+            0 => String::new(),
+            again => format!("; {again} of them were here and damaged"),
+        }
     ))?;
     if missing > 0 {
         output::complain(&format!(
-            "{missing} objects are damaged or missing at the node and are not in the backup; back \
-             up again when they are whole: `skerry status` says what brings them back"
+            "{} damaged or missing at the node, or cannot be read there, and not in the backup; \
+             back up again when that is mended: `skerry status` says what helps",
+            objects_are(missing)
         ));
         return Ok(ExitCode::from(EXIT_FAILED));
     }
@@ -82,6 +91,10 @@ pub(super) fn restore(directory: &Path, global: &Global) -> Result<ExitCode, Fai
     Ok(ExitCode::SUCCESS)
 }
 
+fn objects_are(count: u64) -> String {
+    if count == 1 { "1 object is".to_owned() } else { format!("{count} objects are") }
+}
+
 /// The first of these names, and how many more there are.
 fn some(repositories: &BTreeSet<RepositoryName>) -> String {
     let named: Vec<_> = repositories.iter().take(NAMED_MAX).map(RepositoryName::as_str).collect();
@@ -98,6 +111,8 @@ struct Taking<'a> {
     target: &'a Path,
     /// Whatever backup is there.
     replace: bool,
+    /// What is there is hashed.
+    verify: bool,
     socket: &'a Path,
 }
 
@@ -106,6 +121,8 @@ struct Taking<'a> {
 struct Taken {
     content: u64,
     new: u64,
+    /// New ones in the place of damaged files.
+    again: u64,
     bytes: u64,
     missing: u64,
 }
@@ -200,23 +217,45 @@ impl Taking<'_> {
         self.disk.list(path).is_ok()
     }
 
-    /// Downloads the content that the metadata refers to and that is not here yet.
+    /// Whether a file of the backup is what it has to be: its length, and with `verify` its bytes.
+    fn is_whole(&self, place: &Path, digest: &Digest, len: Option<u64>) -> std::io::Result<bool> {
+        let file = self.disk.open(place)?;
+        let found = file.len()?;
+        if !self.verify || len.is_some_and(|len| len != found) {
+            return Ok(len.is_none_or(|len| len == found));
+        }
+        let mut hash = Context::new(digest.algorithm().function());
+        let (mut buffer, mut offset) = (vec![0; READ_BYTES], 0);
+        loop {
+            let read = file.read_at(&mut buffer, offset)?;
+            if read == 0 {
+                return Ok(hash.finish().as_ref() == digest.raw());
+            }
+            hash.update(&buffer[..read]);
+            offset += read as u64;
+        }
+    }
+
+    /// Downloads the content that the metadata refers to and that is not here yet, or not whole.
     fn take_content(&self, incoming: &Path, id: &str) -> Result<Taken, Failure> {
         let wanted = offline::contents(incoming).map_err(Failure::new)?;
         let layout = Layout::new(self.target);
         let mut taken = Taken::default();
         // What the node says of some of the missing objects.
         let mut missing = BTreeMap::new();
-        for digest in &wanted {
+        for (digest, len) in &wanted {
             let place = layout.blob(digest);
             let here = self.disk.exists(&place).map_err(|error| disk_failure(&place, &error))?;
-            taken.content += 1;
-            if here {
+            // One that cannot be read is not whole either: it is replaced, or named.
+            if here && self.is_whole(&place, digest, *len).unwrap_or(false) {
+                taken.content += 1;
                 continue;
             }
             match self.download_content(id, digest, &place) {
                 Ok(bytes) => {
+                    taken.content += 1;
                     taken.new += 1;
+                    taken.again += u64::from(here);
                     taken.bytes += bytes;
                 }
                 Err(failure) if failure.code == super::EXIT_NOT_FOUND => {
@@ -249,6 +288,8 @@ impl Taking<'_> {
                 let wanted = json!({ "digest": digest });
                 match admin_client::post(self.socket, "backup/verify", &wanted) {
                     Ok(_) => self.download(&path, place, Some(digest)),
+                    // The node cannot read it, and says why.
+                    Err(cause) if cause.code == super::EXIT_NOT_FOUND => Err(cause),
                     // The first one says more.
                     Err(_) => Err(failure),
                 }
@@ -258,7 +299,7 @@ impl Taking<'_> {
     }
 
     /// Removes content that no record of the backup refers to.
-    fn prune(&self, wanted: &BTreeSet<Digest>) -> std::io::Result<()> {
+    fn prune(&self, wanted: &BTreeMap<Digest, Option<u64>>) -> std::io::Result<()> {
         let layout = Layout::new(self.target);
         for algorithm in Algorithm::ALL {
             let top = layout.blobs(algorithm);
@@ -270,7 +311,7 @@ impl Taking<'_> {
                 let directory = top.join(&fan_out.name);
                 for entry in self.disk.list(&directory)?.into_iter().filter(|entry| !entry.is_dir) {
                     let digest = format!("{}:{}", algorithm.name(), entry.name).parse::<Digest>();
-                    if digest.is_ok_and(|digest| !wanted.contains(&digest)) {
+                    if digest.is_ok_and(|digest| !wanted.contains_key(&digest)) {
                         self.disk.remove(&directory.join(&entry.name))?;
                     }
                 }
@@ -311,16 +352,19 @@ impl Taking<'_> {
         let file = self.disk.create(&temporary).map_err(io)?;
         let algorithm = digest.map_or(Algorithm::Sha256, Digest::algorithm);
         let mut hash = Context::new(algorithm.function());
-        let mut offset = 0;
+        let (mut offset, mut unwritten) = (0, None);
         let downloaded = admin_client::get(self.socket, path, &mut |bytes| {
             hash.update(bytes);
-            file.write_all_at(bytes, offset)?;
+            file.write_all_at(bytes, offset).inspect_err(|error| {
+                unwritten = Some(disk_failure(&temporary, error));
+            })?;
             offset += bytes.len() as u64;
             Ok(())
         });
         if let Err(failure) = downloaded {
             let _ = self.disk.remove(&temporary);
-            return Err(failure);
+            // What the disk here does not take is no fault of the node.
+            return Err(unwritten.unwrap_or(failure));
         }
         if digest.is_some_and(|digest| hash.finish().as_ref() != digest.raw()) {
             let _ = self.disk.remove(&temporary);

@@ -143,6 +143,9 @@ enum Command {
         /// Also replace the backup of another store, or of a later state of this one
         #[arg(long)]
         replace: bool,
+        /// Also hash what the directory has already, and take again what is damaged there
+        #[arg(long)]
+        verify: bool,
     },
     /// Make the state directory, which must be empty, from a backup
     Restore {
@@ -223,7 +226,9 @@ fn dispatch(cli: &Cli) -> Result<ExitCode, Failure> {
         Command::Gc { dry_run } => manage(&gc::call(*dry_run), global),
         Command::Scrub { full_speed, no_wait } => scrub::run(*full_speed, *no_wait, global),
         Command::Fsck { content } => fsck::run(*content, global),
-        Command::Backup { directory, replace } => backup::backup(directory, *replace, global),
+        Command::Backup { directory, replace, verify } => {
+            backup::backup(directory, *replace, *verify, global)
+        }
         Command::Restore { directory } => backup::restore(directory, global),
         Command::ScopeMap(verb) => manage(&verb.call(), global),
         Command::Token(verb) => manage(&verb.call(), global),

@@ -89,8 +89,9 @@ impl Drop for Backup {
 impl Backup {
     /// Content; says that the backup makes progress. `None` when it is not here, or damaged.
     pub async fn content(&self, digest: &Digest) -> Result<Option<BackupFile>, StoreError> {
-        self.keep();
+        self.keep(0);
         let open = self.store.blob_open(digest).await?;
+        self.keep(open.as_ref().map_or(0, |blob| blob.len));
         if open.is_none() {
             let mut missing = self.missing();
             if missing.len() < MISSING_MAX {
@@ -130,12 +131,13 @@ impl Backup {
         self.missing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Says that the backup makes progress.
-    pub fn keep(&self) {
-        let now = self.store.sys().clock.monotonic();
+    /// Says that the backup makes progress, and that a piece of so many bytes is on its way: a
+    /// slow disk has a second for each MiB of it.
+    pub fn keep(&self, bytes: u64) {
+        let until = self.store.sys().clock.monotonic() + Duration::from_secs(bytes >> 20);
         let mut hold = self.store.shared().backup.state();
         if hold.0 == self.number {
-            hold.1 = Some(now);
+            hold.1 = hold.1.max(Some(until));
         }
     }
 }
@@ -288,7 +290,7 @@ pub fn restore(sys: &Sys, from: &Path, state_dir: &Path) -> Result<Restored, Ope
     };
     // Several repositories may refer to one.
     let mut missing = BTreeSet::new();
-    let copied = backup.each_content(|repository, digest| {
+    let copied = backup.each_content(|repository, digest, _| {
         let place = target.blob(digest);
         if let Some(repositories) = restored.named.get_mut(digest) {
             repositories.insert(repository.clone());

@@ -302,7 +302,7 @@ fn f201_a_backup_goes_on_without_content_that_turns_out_to_be_damaged() {
         assert!(String::from_utf8_lossy(&output.stdout).contains("backup of sequence"), "{says}");
         let named = format!("{} is needed by app.", image::digest(&bad.layers[0]));
         assert!(says.contains(&named), "{says}");
-        assert!(says.contains("1 objects are damaged or missing"), "{says}");
+        assert!(says.contains("1 object is damaged or missing"), "{says}");
     }
     assert_eq!(root.json(&["status"])["damagedBlobs"], 1);
     let copied = |layer: &[u8]| {
@@ -314,6 +314,57 @@ fn f201_a_backup_goes_on_without_content_that_turns_out_to_be_damaged() {
     assert_eq!(bad.push(&root.login, user, "app", "bad").status, 201);
     assert!(backup().status.success());
     assert!(copied(&bad.layers[0]));
+}
+
+/// Symptom: what was damaged in the backup stayed so, and each later backup succeeded.
+#[test]
+fn f201_what_is_damaged_in_a_backup_is_taken_again() {
+    let root = Node::root();
+    let user = root.pusher("pusher-one", "app");
+    let image = Image::new(99, &[20_000, 30_000]);
+    assert_eq!(image.push(&root.login, (&user.0, &user.1), "app", "v1").status, 201);
+    let directory = root.dir.join("backup");
+    let backup = |options: &[&str]| {
+        let output = root.run(&[&["backup", directory.to_str().unwrap()], options].concat());
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    backup(&[]);
+    let [cut, flipped] = [0, 1].map(|layer| {
+        directory.join(root.blob_file(&image.layers[layer]).strip_prefix(root.state()).unwrap())
+    });
+    std::fs::write(&cut, b"").unwrap();
+    std::fs::write(&flipped, vec![7; image.layers[1].len()]).unwrap();
+    let said = backup(&[]);
+    assert!(said.contains(" 1 new ones") && said.contains("1 of them were here"), "{said}");
+    assert_eq!(std::fs::read(&cut).unwrap(), image.layers[0]);
+    assert_ne!(std::fs::read(&flipped).unwrap(), image.layers[1], "of the right length");
+    let said = backup(&["--verify"]);
+    assert!(said.contains(" 1 new ones") && said.contains("1 of them were here"), "{said}");
+    assert_eq!(std::fs::read(&flipped).unwrap(), image.layers[1]);
+    let said = backup(&["--verify"]);
+    assert!(said.contains(" 0 new ones") && !said.contains("of them"), "{said}");
+}
+
+/// Symptom: each file that opens and cannot be read ended one backup after the other.
+#[test]
+fn f201_a_backup_goes_on_without_what_opens_and_cannot_be_read() {
+    let root = Node::root();
+    let user = root.pusher("pusher-one", "app");
+    let image = Image::new(100, &[20_000, 30_000]);
+    assert_eq!(image.push(&root.login, (&user.0, &user.1), "app", "v1").status, 201);
+    for layer in &image.layers {
+        std::fs::remove_file(root.blob_file(layer)).unwrap();
+        std::fs::create_dir(root.blob_file(layer)).unwrap();
+    }
+    let directory = root.dir.join("backup");
+    let output = root.run(&["backup", directory.to_str().unwrap()]);
+    let says = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(directory.join("format").exists(), "{says}");
+    for part in ["2 objects are damaged or missing", "cannot be read", "chown", "needed by app"] {
+        assert!(says.contains(part), "no `{part}` in: {says}");
+    }
 }
 
 #[test]

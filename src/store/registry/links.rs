@@ -89,15 +89,18 @@ impl Store {
     }
 
     /// All content that repositories refer to, each digest once per repository and use, in no
-    /// order. Blocks.
+    /// order, with its length, bytes; `None` where that cannot be read. Blocks.
     pub fn each_content(
         &self,
-        mut each: impl FnMut(&RepositoryName, &Digest) -> Result<(), StoreError>,
+        mut each: impl FnMut(&RepositoryName, &Digest, Option<u64>) -> Result<(), StoreError>,
     ) -> Result<(), StoreError> {
         let mut page = self.links(None)?;
         while let Some(last) = page.last() {
             let after = last.key.clone();
-            page.iter().try_for_each(|link| each(&link.repository()?, &link.digest()?))?;
+            page.iter().try_for_each(|link| {
+                let len = link.referred().ok().map(|referred| referred.len());
+                each(&link.repository()?, &link.digest()?, len)
+            })?;
             page = self.links(Some(&after))?;
         }
         Ok(())
