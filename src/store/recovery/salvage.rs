@@ -160,17 +160,20 @@ pub(in crate::store) fn cut_off(
     let rows = rows.map_err(failed)?;
     // Followers may know what is lost: its sequences are not used again.
     let end = End { sequence: damage.last_seen.max(whole + 1), ..End::default() };
-    let checkpoint = write_out(&**disk, layout, &*rows, end).map_err(failed)?;
-    drop(rows);
-    let index = rebuild(disk, layout, kind, &[checkpoint], &[], end.sequence, &built);
-    let firsts = keep_before(&**disk, layout, firsts, end.sequence)?;
-    recovery.damage.push(format!(
-        "{}: {}; cut off: the changes from sequence {} to {} are lost, children reconcile",
+    let loss = format!(
+        "{}: {}; cut off: the changes from sequence {} to {} are lost",
         damage.path.display(),
         damage.what,
         whole + 1,
         end.sequence
-    ));
+    );
+    // Before the cut: what only lost changes named must not be garbage for a moment.
+    note(&**disk, layout, &loss).map_err(failed)?;
+    let checkpoint = write_out(&**disk, layout, &*rows, end).map_err(failed)?;
+    drop(rows);
+    let index = rebuild(disk, layout, kind, &[checkpoint], &[], end.sequence, &built);
+    let firsts = keep_before(&**disk, layout, firsts, end.sequence)?;
+    recovery.damage.push(format!("{loss}, children reconcile"));
     recovery.sequence = end.sequence;
     Ok(Recovered {
         recovery,
