@@ -72,6 +72,7 @@ use counts::Counts;
 use index::{Index, MapIndex, NoIndex};
 use journal::layout::{Format, Layout};
 use journal::segment::{Journal, Segments};
+use journal::unmade::Unmade;
 use recovery::loss::Loss;
 use registry::removal::Removals;
 use replica::feed::Feed;
@@ -185,6 +186,7 @@ struct Shared {
     heard: Arc<AtomicU64>,
     gone: Mutex<Gone>,
     segments: Segments,
+    unmade: Unmade,
     uploads: Uploads,
     uploads_max: usize,
     fan_out: FanOut,
@@ -279,6 +281,7 @@ impl Store {
         let since = sys.clock.wall_or_floor();
         let loss = Loss::open(&*disk, &layout, since).map_err(OpenError::io(layout.root()))?;
         let segments = Segments::new(recovered.firsts);
+        let unmade = Unmade::default();
         let shared = Arc::new(Shared {
             feed: Feed::new(epoch, recovered.end.sequence, true),
             counts: Arc::new(Counts::new(sys.rng.number())),
@@ -287,6 +290,7 @@ impl Store {
             index: RwLock::new(recovered.index),
             healing: AtomicBool::new(false),
             segments: segments.clone(),
+            unmade: unmade.clone(),
             uploads,
             uploads_max: options.uploads,
             fan_out: FanOut::default(),
@@ -321,7 +325,8 @@ impl Store {
                 shared.scrub.request();
             }
         }
-        let journal = Journal::new(disk, layout.clone(), segments, recovered.end, recovery.clean);
+        let (end, clean) = (recovered.end, recovery.clean);
+        let journal = Journal::new(disk, layout.clone(), segments, end, clean, unmade);
         let writer = Writer::new(
             shared.clone(),
             Some(journal),
@@ -360,6 +365,7 @@ impl Store {
             index: RwLock::new(Arc::new(MapIndex::default())),
             healing: AtomicBool::new(false),
             segments: Segments::default(),
+            unmade: Unmade::default(),
             uploads: Uploads::default(),
             uploads_max: UPLOADS_MAX,
             fan_out: FanOut::default(),

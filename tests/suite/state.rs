@@ -7,7 +7,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use crate::support::eventually;
-use crate::support::http::{bearer, token};
+use crate::support::http::{bearer, send, token};
 use crate::support::image::{self, Image};
 use crate::support::node::Node;
 use crate::sync::{SOON, pair, pull};
@@ -341,6 +341,9 @@ fn f211_a_damaged_journal_without_an_index_is_cut_when_somebody_says_so() {
     assert!(output.status.success(), "{output:?}");
     root.start();
     assert_eq!(root.json(&["fsck"])["problems"], 0);
+    // Content that only the lost changes named is no garbage until somebody agrees.
+    let told = root.json(&["status"]);
+    assert!(told["lostRecords"].as_str().unwrap().contains("cut off"), "{told}");
     assert_eq!(image::pull(&root.login, user, "app", "early").unwrap(), early.digest());
     assert_eq!(image::pull(&root.login, user, "app", "latest").unwrap_err().status, 404);
     assert_eq!(late.push(&root.login, user, "app", "latest").status, 201);
@@ -353,6 +356,36 @@ fn f211_a_damaged_journal_without_an_index_is_cut_when_somebody_says_so() {
     assert_eq!(output.status.code(), Some(1), "{output:?}");
     root.start();
     assert_eq!(image::pull(&root.login, user, "app", "latest").unwrap(), late.digest());
+}
+
+/// Symptom: each push failed, and neither `status`, `/readyz` nor the log named the directory.
+#[test]
+fn f211_f212_a_directory_that_takes_no_file_is_named_until_it_does() {
+    let root = Node::root();
+    let (user, password) = root.pusher("owner-token", "*");
+    let login = root.login.clone();
+    let push = |seed: u64| {
+        let image = Image::new(seed, &[100_000]);
+        image.push(&login, (&user, &password), "app", "v1").status
+    };
+    let ready =
+        || String::from_utf8(send(&login, "GET", "/readyz", &[], b"").unwrap().body).unwrap();
+    assert_eq!((push(72), ready().as_str()), (201, "ready\n"));
+    let (directory, aside) = (root.state().join("uploads"), root.state().join("aside"));
+    fs::rename(&directory, &aside).unwrap();
+    fs::write(&directory, b"").unwrap();
+    assert_eq!(push(73), 503);
+    let told = root.json(&["status"]);
+    let reason = format!("no file can be made in {}: ", directory.display());
+    assert!(told["reason"].as_str().unwrap().contains(&reason), "{told}");
+    assert!(told["remedy"].as_str().unwrap().contains("chown"), "{told}");
+    assert!(ready().starts_with("ready, but ") && ready().contains(&reason), "{}", ready());
+    assert!(root.log().contains(&reason), "{}", root.log());
+    fs::remove_file(&directory).unwrap();
+    fs::rename(&aside, &directory).unwrap();
+    // By itself, and not with the next push only.
+    assert_eq!(ready(), "ready\n");
+    assert_eq!(push(74), 201);
 }
 
 /// Symptom: a directory in `quarantine/` or `uploads/` stopped every start, one stray file beside

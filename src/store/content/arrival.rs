@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::leases::short;
 use super::unreadable::Step;
@@ -25,6 +25,11 @@ pub(in crate::store) struct Named(Mutex<BTreeSet<u64>>);
 /// Directories of content whose own name is durable.
 #[derive(Default)]
 pub(in crate::store) struct FanOut(Mutex<BTreeSet<PathBuf>>);
+
+/// Creates a file for content that comes.
+pub(super) fn create(shared: &Shared, path: &Path) -> Result<Arc<dyn DiskFile>, StoreError> {
+    shared.unmade.note(path, shared.disk.create(path))
+}
 
 /// Makes a complete file durable, of whose first `hashed` bytes the digest was checked. A file of
 /// another length is refused: it has bytes that nobody checked.

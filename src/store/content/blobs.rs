@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use ring::digest::Context;
 
-use super::arrival::{install, make_durable, make_named};
+use super::arrival::{create, install, make_durable, make_named};
 use super::damage::Guarded;
 use super::leases::Lease;
 use super::trust::{Verdict, is_fault_of_the_medium, open_raw};
@@ -130,7 +130,7 @@ fn put(shared: &Shared, digest: &Digest, bytes: &[u8]) -> Result<(), StoreError>
     }
     let _taken = shared.take_space(bytes.len() as u64)?;
     let temporary = shared.layout.uploads().join(format!("{}.put", shared.sys.rng.uuid()));
-    let file = shared.disk.create(&temporary)?;
+    let file = create(shared, &temporary)?;
     let written = file.write_all_at(bytes, 0).map_err(StoreError::from);
     let hashed = bytes.len() as u64;
     let durable = written.and_then(|()| make_durable(shared, &*file, digest, hashed));

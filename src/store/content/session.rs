@@ -12,7 +12,7 @@ use std::time::Duration;
 use ring::digest::{Context, SHA256, SHA512};
 
 use super::admission::KeptRoom;
-use super::arrival::{install, make_durable};
+use super::arrival::{create, install, make_durable};
 use super::blobs::hash_file;
 use crate::store::{Shared, StoreError};
 use crate::sys::disk::DiskFile;
@@ -317,8 +317,8 @@ impl Progress {
         if self.file.is_none() {
             let path = &session.path;
             let exists = shared.disk.exists(path)?;
-            let file = if exists { shared.disk.open_rw(path) } else { shared.disk.create(path) };
-            self.file = Some(file?);
+            self.file =
+                Some(if exists { shared.disk.open_rw(path)? } else { create(shared, path)? });
         }
         if let Some(file) = self.file.as_ref().filter(|_| !self.loaded) {
             (self.hash, self.offset) = hash_file(&**file, Context::new(&SHA256))?;

@@ -111,22 +111,25 @@ impl Store {
 }
 
 /// Why the file system takes no pushes.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Hindrance {
     /// It is mounted read-only.
     ReadOnly,
     /// Free space is below the reserve.
     Full,
+    /// No file can be made in a directory of the state, as the error says.
+    NoFile(StoreError),
 }
 
 impl Store {
-    /// Why pushes are refused just now, as far as the file system tells. Changes nothing. Blocks.
+    /// Why pushes are refused just now, as far as the file system tells. Where no file could be
+    /// made last, that is tried again. Blocks.
     pub fn hindrance(&self) -> Result<Option<Hindrance>, StoreError> {
         let space = self.shared().space_now()?;
         Ok(match space {
             Space { read_only: true, .. } => Some(Hindrance::ReadOnly),
             _ if space.free < self.shared().space.reserve(space) => Some(Hindrance::Full),
-            _ => None,
+            _ => self.shared().unmade.fault(&*self.shared().disk).map(Hindrance::NoFile),
         })
     }
 }

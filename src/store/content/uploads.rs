@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::admission::Admission;
+use super::arrival::create;
 use super::left::{self, Left};
 use super::pieces::Pieces;
 use super::session::Session;
@@ -150,9 +151,9 @@ fn start(
     }
     let upload = Upload::hold(shared, session.clone())?;
     // Not synced: an upload that is gone after a power cut is one that the client starts again.
-    let named = shared.disk.create(&session.meta_path()).and_then(|meta| {
+    let named = create(shared, &session.meta_path()).and_then(|meta| {
         meta.write_all_at(format!("{name}\n{account}").as_bytes(), 0)?;
-        shared.disk.create(&session.path)
+        create(shared, &session.path)
     });
     match named {
         Ok(file) => {
@@ -161,7 +162,7 @@ fn start(
         }
         Err(error) => {
             session.remove(shared);
-            return Err(error.into());
+            return Err(error);
         }
     }
     Ok(upload)

@@ -8,3 +8,4 @@ pub mod txn;
 
 pub(super) mod ballast;
 pub(super) mod reached;
+pub(super) mod unmade;

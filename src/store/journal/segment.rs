@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::frame::{self, FrameFault, FrameKind, FrameReader};
 use super::layout::Layout;
 use super::reached::Reached;
+use super::unmade::Unmade;
 use crate::store::StoreError;
 use crate::store::index::Change;
 use crate::sys::Disk;
@@ -108,6 +109,7 @@ pub struct Journal {
     clean: bool,
     poisoned: bool,
     reached: Reached,
+    unmade: Unmade,
 }
 
 struct OpenSegment {
@@ -118,15 +120,16 @@ struct OpenSegment {
 
 impl Journal {
     /// Continues after `end`, in a new segment; `clean`: what is there ends with a clean stop.
-    pub fn new(
+    pub(in crate::store) fn new(
         disk: Arc<dyn Disk>,
         layout: Layout,
         segments: Segments,
         end: End,
         clean: bool,
+        unmade: Unmade,
     ) -> Journal {
         let reached = Reached::new(disk.clone(), layout.clone());
-        Journal { disk, layout, segments, open: None, end, clean, poisoned: false, reached }
+        Journal { disk, layout, segments, open: None, end, clean, poisoned: false, reached, unmade }
     }
 
     /// Where it ends; everything up to here is durable.
@@ -230,7 +233,8 @@ impl Journal {
             }
             _ => Err(error),
         });
-        self.open = Some(OpenSegment { file: made?, seed, previous: self.end });
+        let file = self.unmade.note(&path, made)?;
+        self.open = Some(OpenSegment { file, seed, previous: self.end });
         let result = self.write(&bytes, 0).and_then(|()| {
             self.disk.sync_dir(&self.layout.journal()).map_err(|error| {
                 self.poisoned = true;

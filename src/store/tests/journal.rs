@@ -1,6 +1,7 @@
 //! The journal, checkpoints, groups and the feed.
 
 use super::*;
+use crate::store::content::space::Hindrance;
 use crate::store::journal::segment as log;
 use crate::store::replica::feed::from_segments;
 use crate::store::rows::Kind;
@@ -615,6 +616,20 @@ fn f211_what_a_journal_lost_of_what_it_had_reached_is_told_wherever_it_ends() {
     assert!(open_memory(&disk).unwrap().0.loss().unwrap().contains("after 4 "));
 }
 
+/// Each change failed, and the node said that all is well.
+#[test]
+fn f211_f212_a_journal_that_gets_no_segment_is_told_until_it_does() {
+    let disk = MemoryDisk::new();
+    let (store, _) = open_memory(&disk).unwrap();
+    disk.remove_dir_all(Path::new("/s/journal")).unwrap();
+    let failed = put(&store, 1, "one").unwrap_err();
+    assert!(failed.to_string().contains("no file can be made in /s/journal: "), "{failed}");
+    assert_eq!(store.hindrance(), Ok(Some(Hindrance::NoFile(failed))));
+    disk.create_dir_all(Path::new("/s/journal")).unwrap();
+    assert_eq!(store.hindrance(), Ok(None));
+    put(&store, 1, "one").unwrap();
+}
+
 /// The damage is before the end that is lost too.
 #[test]
 fn f211_a_journal_that_is_cut_off_is_cut_up_to_what_it_had_reached() {
@@ -635,8 +650,11 @@ fn f211_a_journal_that_is_cut_off_is_cut_up_to_what_it_had_reached() {
     assert!(error.contains("up to sequence 3") && error.contains("at least up to 9"), "{error}");
     let cut = StoreOptions { cut_journal: true, ..options(Path::new("/s"), IndexKind::Map) };
     let (store, recovery) = Store::open(sys_on(&disk), cut).unwrap();
-    assert_eq!((store.sequence(), store.loss()), (9, None), "{recovery}");
+    assert_eq!(store.sequence(), 9, "{recovery}");
     assert_eq!(rows(&store).len(), 3);
+    // What only the lost changes named stays until somebody agrees to that too.
+    let loss = store.loss().unwrap();
+    assert!(loss.contains("changes from sequence 4 to 9 are lost"), "{loss}");
 }
 
 /// What is remembered of logins outlives a push, and no change of what a login stands on.
