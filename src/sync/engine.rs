@@ -417,7 +417,9 @@ impl Engine {
     fn failed(&self, error: &SyncError) -> Duration {
         let is_found = is_about_this_node(error) && self.state.was_unreachable();
         self.state.set(|now| {
-            let before = if is_found { 0 } else { now.failures };
+            // Once: behind a proxy one of two parents may be away for long.
+            let before = if is_found && !now.found { 0 } else { now.failures };
+            now.found |= is_found;
             now.failures = before.saturating_add(1);
             let denied = is_denial(error) && !now.online;
             now.denials = if denied { now.denials.saturating_add(1) } else { 0 };
@@ -546,14 +548,16 @@ mod tests {
             (UpstreamError::Busy(503, "x".to_owned()), false),
             (UpstreamError::Protocol("x".to_owned()), false),
         ] {
+            engine.state.succeeded();
             for _ in 0..8 {
                 engine.failed(&away);
             }
             let answer = SyncError::from(answer);
             assert_eq!(engine.failed(&answer) <= shortest, starts_anew, "{answer}");
-            // The same answer again and again is waited for as ever.
-            for _ in 0..6 {
+            // The same answer again and again, or in turn with none, is waited for as ever.
+            for _ in 0..3 {
                 engine.failed(&answer);
+                engine.failed(&away);
             }
             assert!(engine.failed(&answer) > shortest * 10, "{answer}");
         }

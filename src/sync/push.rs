@@ -178,7 +178,7 @@ impl Pusher {
         self.store.outbox_retry(round).await?;
         let mut retries = self.retries();
         if round == 0 {
-            retries.soon.hope();
+            retries.soon.begin_anew();
         }
         (retries.seen, retries.round, retries.next) = (seen, round, now + RETRY_REFUSED);
         Ok(())
@@ -377,7 +377,8 @@ impl Pusher {
     async fn done(&self, number: u64, entry: &OutboxEntry) -> Result<(), SyncError> {
         self.retries().offered |= entry.offered.is_offer();
         if self.store.outbox_delivered(number, self.upstream.heard()).await? {
-            self.retries().soon.hope();
+            let now = self.now();
+            self.retries().soon.hope(now);
             log::info!("delivered what the parent had refused: {entry}");
         }
         Ok(())

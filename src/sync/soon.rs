@@ -47,10 +47,15 @@ impl Soon {
         (!self.numbers.is_empty()).then(|| self.due.saturating_sub(now))
     }
 
-    /// The parent or the desired state has changed, or what was refused went up: the pause begins
-    /// anew.
-    pub(super) fn hope(&mut self) {
+    /// What was refused went up: the pause begins anew, also for what is set aside already.
+    pub(super) fn hope(&mut self, now: Duration) {
         self.pause = Duration::ZERO;
+        self.due = self.due.min(now + RETRY_SOON);
+    }
+
+    /// The parent or the desired state has changed, and all changes are tried now.
+    pub(super) fn begin_anew(&mut self) {
+        *self = Soon::default();
     }
 }
 
@@ -69,7 +74,7 @@ mod tests {
         for pause in [120, 240, 480, 960, 1920, 3600, 3600, 120] {
             // The last one after something worked.
             if pause == 120 {
-                soon.hope();
+                soon.hope(now);
             }
             assert_eq!(soon.next(now), None);
             soon.add(7, now);
@@ -81,6 +86,18 @@ mod tests {
             assert_eq!(soon.due(now), [7, 8]);
             soon.numbers.clear();
         }
+    }
+
+    /// What was set aside before waited for an hour all the same.
+    #[test]
+    fn f127_f204_there_is_hope_for_what_is_set_aside_already() {
+        let mut soon = Soon { pause: at(3600), ..Soon::default() };
+        soon.add(7, at(0));
+        soon.hope(at(60));
+        assert_eq!((soon.due(at(179)), soon.due(at(180))), (vec![], vec![7]));
+        soon.begin_anew();
+        soon.add(9, at(60));
+        assert_eq!((soon.due(at(179)), soon.due(at(180))), (vec![], vec![9]));
     }
 
     #[test]

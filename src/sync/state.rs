@@ -49,6 +49,8 @@ pub(super) struct Now {
     pub(super) polling: bool,
     /// Failures in a row.
     pub(super) failures: u32,
+    /// The parent was found again after an outage, and failures counted anew, since the last sync.
+    pub(super) found: bool,
     /// Failures in a row of which each was that the parent knows no such connected registry, or
     /// denies it its configuration, before anything else was asked.
     pub(super) denials: u32,
@@ -111,6 +113,7 @@ impl State {
         let before = {
             let mut now = lock(&self.now);
             now.syncing = false;
+            now.found = false;
             std::mem::take(&mut now.failures)
         };
         if before > 0 {
