@@ -255,6 +255,8 @@ impl Run {
         if !self.options.dry_run {
             unused.retain(|key, _| !gone.contains(key));
         }
+        // Their files may be in use elsewhere, and wait for nothing.
+        unused.values().for_each(|first| self.note_wait(*first));
         found.links = unused;
         Ok(gone)
     }
@@ -344,10 +346,7 @@ impl Run {
             } else {
                 self.report.blobs_waiting += 1;
                 self.report.bytes_waiting += bytes;
-                // Who uses what could go now may do so for as long again.
-                let waits = Some(self.waits(first)).filter(|waits| !waits.is_zero());
-                let waits = waits.unwrap_or(self.options.grace);
-                self.report.ripe = Some(self.report.ripe.map_or(waits, |other| other.min(waits)));
+                self.note_wait(first);
             }
             if kept.len() < CANDIDATES_MAX {
                 kept.insert(digest, first);
@@ -356,6 +355,14 @@ impl Run {
         stuck.log();
         found.files = kept;
         Ok(())
+    }
+
+    /// Something stays that was first found then: another run may remove it.
+    fn note_wait(&mut self, first_found: Duration) {
+        // Who uses what could go now may do so for as long again.
+        let waits = Some(self.waits(first_found)).filter(|waits| !waits.is_zero());
+        let waits = waits.unwrap_or(self.options.grace);
+        self.report.ripe = Some(self.report.ripe.map_or(waits, |other| other.min(waits)));
     }
 
     /// Whether the file went, or with a dry run would have gone.

@@ -150,8 +150,11 @@ fn pin(
         marked.add(&digest);
         let bytes = match super::content::blobs::read(store.shared(), &digest) {
             Ok(Some(bytes)) => bytes,
-            // What is not here, or is damaged, brings nothing along.
-            Ok(None) | Err(StoreError::Corrupt(_) | StoreError::Invalid(_)) => continue,
+            // What is not here, is damaged or cannot be read brings nothing along.
+            Ok(None)
+            | Err(StoreError::Corrupt(_) | StoreError::Invalid(_) | StoreError::Unreadable(_)) => {
+                continue;
+            }
             Err(error) => return Err(error),
         };
         // Its row, which knew the type, is gone: whatever it may be.

@@ -180,8 +180,9 @@ pub(super) fn explain(host: &str, error: &io::Error, is_pinned: bool) -> String 
     let text = match cause {
         Error::InvalidCertificate(CertificateError::UnknownIssuer) if is_pinned => {
             "its certificate is not the one that ParentCaFingerprint in the connection string \
-             names: if the parent has another one now, take a new connection string (`skerry \
-             connected-registry get-settings` at the root), or set `[parent] ca_file` to the \
+             names: if the parent has another one now, write the caFingerprint that `skerry \
+             status` shows there into the connection string (of a root, `skerry \
+             connected-registry get-settings` prints it), or set `[parent] ca_file` to the \
              certificate of its authority; otherwise somebody else answers there"
                 .to_owned()
         }
