@@ -43,7 +43,11 @@ struct State {
     struck: Option<(&'static str, PathBuf)>,
     /// What is left since the power went.
     wreck: Option<Wreck>,
+    watcher: Option<Watcher>,
 }
+
+/// Is called in each read and write of a file, with which of them it is, the path and the bytes.
+type Watcher = Arc<dyn Fn(&'static str, &Path, usize) + Send + Sync>;
 
 /// Files and directories at the moment the power went.
 #[derive(Clone)]
@@ -235,6 +239,18 @@ impl MemoryDisk {
         hold(&self.0).read_only = read_only;
     }
 
+    /// Calls `watcher` in each read and write of a file, on the thread that does it.
+    pub fn watch(&self, watcher: impl Fn(&'static str, &Path, usize) + Send + Sync + 'static) {
+        hold(&self.0).watcher = Some(Arc::new(watcher));
+    }
+
+    fn note(&self, what: &'static str, path: &Path, bytes: usize) {
+        let watcher = self.state().watcher.clone();
+        if let Some(watcher) = watcher {
+            watcher(what, path, bytes);
+        }
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         hold(&self.0)
     }
@@ -304,10 +320,13 @@ impl DiskFile for MemoryFile {
         let rest = slice_from(&bytes.now, offset);
         let len = rest.len().min(buffer.len());
         buffer[..len].copy_from_slice(&rest[..len]);
+        drop(bytes);
+        self.disk.note("read", &self.path, len);
         Ok(len)
     }
 
     fn write_all_at(&self, new: &[u8], offset: u64) -> io::Result<()> {
+        self.disk.note("write", &self.path, new.len());
         let full = self.disk.state().full.load(Ordering::Relaxed);
         let start = usize::try_from(offset).map_err(io::Error::other)?;
         let flips = self.disk.state().flips;

@@ -1,9 +1,8 @@
 //! Tasks on the executor, and the bounded pool for work that blocks.
 
 use std::future::Future;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use smol::lock::Semaphore;
 use smol::{Executor, Task};
 
 use super::metrics::Peak;
@@ -94,16 +93,80 @@ impl Default for Spawner {
     }
 }
 
-/// Jobs of the pool at once; more wait their turn.
-static BLOCKING_PERMITS: OnceLock<Semaphore> = OnceLock::new();
+/// The pool for work that blocks. A job has its place in it until it ends, whoever waits for it or
+/// does not; those that found no place begin in the order in which they came.
+///
+/// A job must not wait for another one: those that hold all places could wait for each other.
+struct Pool {
+    jobs: Executor<'static>,
+    threads: usize,
+    load: Mutex<Load>,
+}
+
+#[derive(Default)]
+struct Load {
+    /// Threads that run jobs.
+    running: usize,
+    /// Jobs that no thread has taken, also those that were cancelled before they began.
+    waiting: usize,
+}
+
+static POOL: OnceLock<Pool> = OnceLock::new();
 
 /// Bounds the pool for work that blocks; without this call the bound is
 /// [`BLOCKING_THREADS`]. Only the first call counts.
 pub fn limit_blocking_threads(threads: usize) {
-    let _ = BLOCKING_PERMITS.set(Semaphore::new(threads));
+    let _ = POOL.set(Pool::new(threads));
 }
 
-/// Runs work that blocks in the bounded pool.
+impl Pool {
+    fn new(threads: usize) -> Pool {
+        Pool { jobs: Executor::new(), threads, load: Mutex::default() }
+    }
+
+    #[allow(clippy::disallowed_methods, reason = "this is the seam")]
+    fn start<T: Send + 'static>(
+        &'static self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Task<T> {
+        let job = self.jobs.spawn(async move { work() });
+        if self.needs_thread() {
+            let run = || {
+                while self.takes_job() {
+                    self.jobs.try_tick();
+                }
+            };
+            smol::unblock(run).detach();
+        }
+        job
+    }
+
+    /// A job came; whether one more thread is to run jobs.
+    fn needs_thread(&self) -> bool {
+        let mut load = self.load();
+        load.waiting += 1;
+        let is_free = load.running < self.threads;
+        load.running += usize::from(is_free);
+        is_free
+    }
+
+    /// Whether a thread has a job to run; without one it ends.
+    fn takes_job(&self) -> bool {
+        let mut load = self.load();
+        let takes = load.waiting > 0;
+        match takes {
+            true => load.waiting -= 1,
+            false => load.running -= 1,
+        }
+        takes
+    }
+
+    fn load(&self) -> MutexGuard<'_, Load> {
+        self.load.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Runs work that blocks in the bounded pool. Dropping the future cancels work that has not begun.
 pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     let outcome = Outcome::new();
     let left = outcome.clone();
@@ -111,24 +174,51 @@ pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'stat
     outcome.take().unwrap_or_else(|| unreachable!("a job that panicked does not end"))
 }
 
-#[allow(clippy::disallowed_methods, reason = "this is the seam")]
 async fn in_pool(work: Box<dyn FnOnce() + Send>) {
-    let permits = BLOCKING_PERMITS.get_or_init(|| Semaphore::new(BLOCKING_THREADS));
-    let _permit = permits.acquire().await;
-    let ((), _read) = smol::unblock(move || turn::apart(work)).await;
+    let ((), _read) = blocking_task(move || turn::apart(work)).await;
     #[cfg(test)]
     turn::testing::note_job(_read);
 }
 
-/// Starts work that blocks in the pool at once, whether or not the handle is awaited. Dropping
-/// the handle cancels work that has not begun; detach it to let it run.
-#[allow(clippy::disallowed_methods, reason = "this is the seam")]
+/// Starts work that blocks in the bounded pool as soon as there is a place, whether or not the
+/// handle is awaited. Dropping the handle cancels work that has not begun; detach it to let it run.
 #[must_use = "dropping the handle cancels the work"]
 pub fn blocking_task<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Task<T> {
-    smol::unblock(work)
+    POOL.get_or_init(|| Pool::new(BLOCKING_THREADS)).start(work)
 }
 
 /// Lets other tasks run.
 pub async fn yield_now() {
     smol::future::yield_now().await;
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    /// A request that ended gave its place in the pool to the next one, and its job went on.
+    #[test]
+    fn f211_a_job_that_nobody_waits_for_any_more_counts_until_it_ends() {
+        let (running, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let (open, gate) = smol::channel::bounded::<()>(1);
+        smol::block_on(async {
+            for _ in 0..5 * BLOCKING_THREADS {
+                let (running, most, gate) = (running.clone(), most.clone(), gate.clone());
+                let work = move || {
+                    most.fetch_max(1 + running.fetch_add(1, Ordering::SeqCst), Ordering::SeqCst);
+                    let _ = gate.recv_blocking();
+                    running.fetch_sub(1, Ordering::SeqCst);
+                };
+                let mut job = pin!(blocking(work));
+                let _ = smol::future::poll_once(&mut job).await;
+                (0..1000).for_each(|_| std::thread::yield_now());
+            }
+            drop(open);
+            blocking(|| ()).await;
+        });
+        assert!((1..=BLOCKING_THREADS).contains(&most.load(Ordering::SeqCst)), "{most:?}");
+    }
 }

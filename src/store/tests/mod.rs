@@ -12,6 +12,7 @@ mod index;
 mod journal;
 mod sizes;
 mod stuck;
+mod threads;
 mod waiting;
 mod withdrawal;
 
