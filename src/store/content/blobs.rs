@@ -3,8 +3,6 @@
 use std::io;
 use std::sync::Arc;
 
-use ring::digest::Context;
-
 use super::arrival::{create, install, make_durable, make_named};
 use super::damage::Guarded;
 use super::leases::Lease;
@@ -26,9 +24,6 @@ pub struct OpenBlob {
     /// Keeps it.
     pub lease: Lease,
 }
-
-/// What of a file is in memory while it is hashed, bytes.
-const HASH_STEP_BYTES: usize = 128 * 1024;
 
 impl Store {
     /// Opens content; `None` when it is not here. Knowing a digest grants nothing: callers look
@@ -139,21 +134,4 @@ fn put(shared: &Shared, digest: &Digest, bytes: &[u8]) -> Result<(), StoreError>
         let _ = shared.disk.remove(&temporary);
     }
     stored
-}
-
-/// Hashes a whole file; also returns its length.
-pub(super) fn hash_file(
-    file: &dyn DiskFile,
-    mut hash: Context,
-) -> Result<(Context, u64), StoreError> {
-    let mut buffer = vec![0; HASH_STEP_BYTES];
-    let mut offset = 0;
-    loop {
-        let read = file.read_at(&mut buffer, offset)?;
-        if read == 0 {
-            return Ok((hash, offset));
-        }
-        hash.update(&buffer[..read]);
-        offset += read as u64;
-    }
 }

@@ -13,6 +13,7 @@ pub mod trust;
 pub mod unreadable;
 pub mod uploads;
 
+mod hashing;
 mod left;
 mod pieces;
 mod session;

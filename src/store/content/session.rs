@@ -1,7 +1,8 @@
 //! One unfinished upload: its file, how far it is, and the hash of what is there.
 //!
 //! Each byte is written once and hashed while it is in memory. A session stays in memory between
-//! requests, so that the next one goes on hashing; after a restart the file is hashed again.
+//! requests, so that the next one goes on hashing; after a restart the file is hashed again, in
+//! steps and without locking the session.
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
@@ -9,18 +10,21 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use ring::digest::{Context, SHA256, SHA512};
+use ring::digest::{Context, SHA256};
 
 use super::admission::KeptRoom;
 use super::arrival::{create, install, make_durable};
-use super::blobs::hash_file;
+use super::hashing::hash_file;
 use crate::store::{Shared, StoreError};
 use crate::sys::disk::DiskFile;
+use crate::sys::spawn;
 use crate::types::digest::Algorithm;
 use crate::types::{Digest, RepositoryName};
 
 /// A fetch is made durable each time it has grown by this, bytes.
 const FETCH_SYNC_BYTES: u64 = 16 * 1024 * 1024;
+/// How often a file is hashed to which somebody else writes meanwhile.
+const HASHED_AT_MOST: usize = 3;
 
 /// One unfinished upload; lives from its start to its end, across requests.
 pub(in crate::store) struct Session {
@@ -50,8 +54,9 @@ pub(super) struct Idle {
 }
 
 pub(super) struct Progress {
-    /// Open while bytes arrive; also says that `offset` and `hash` are those of the file.
+    /// Open while bytes arrive.
     pub(super) file: Option<Arc<dyn DiskFile>>,
+    /// `offset` and `hash` are those of the file.
     pub(super) loaded: bool,
     pub(super) offset: u64,
     synced: u64,
@@ -133,6 +138,54 @@ impl Session {
         idle.before + now.saturating_sub(idle.since)
     }
 
+    /// Hashes what the file has, unless that is known. Only the holder of the session may call it:
+    /// nobody else writes to it or removes it meanwhile. When the future is dropped, nothing has
+    /// changed, and the next holder begins again.
+    pub(super) async fn load(self: &Arc<Session>, shared: &Arc<Shared>) -> Result<(), StoreError> {
+        for _ in 0..HASHED_AT_MOST {
+            let (session, opening) = (self.clone(), shared.clone());
+            let (file, is_loaded) = spawn::blocking(move || session.opened(&opening)).await?;
+            if is_loaded {
+                return Ok(());
+            }
+            let (hash, len) = hash_whole(&file, Algorithm::Sha256).await?;
+            let session = self.clone();
+            let loaded = spawn::blocking(move || session.loaded(&*file, hash, len));
+            if loaded.await? {
+                return Ok(());
+            }
+        }
+        Err(self.is_written_to())
+    }
+
+    fn opened(&self, shared: &Shared) -> Result<(Arc<dyn DiskFile>, bool), StoreError> {
+        let mut progress = self.progress();
+        if progress.gone {
+            return Err(StoreError::NotFound);
+        }
+        Ok((progress.open(shared, self)?, progress.loaded))
+    }
+
+    /// The first `len` bytes of the file were hashed. `false` when it has another length: somebody
+    /// else wrote to it.
+    fn loaded(&self, file: &dyn DiskFile, hash: Context, len: u64) -> Result<bool, StoreError> {
+        let mut progress = self.progress();
+        if progress.loaded {
+            // Its holder has gone, and the next one was sooner.
+            return Ok(true);
+        }
+        if file.len()? != len {
+            return Ok(false);
+        }
+        (progress.hash, progress.offset, progress.synced) = (hash, len, len);
+        progress.loaded = true;
+        Ok(true)
+    }
+
+    fn is_written_to(&self) -> StoreError {
+        StoreError::Conflict(format!("somebody else writes to the upload {}", self.id))
+    }
+
     /// Hashes and writes the pieces that wait. Whoever calls it, they are taken in order; after
     /// an error they are dropped, so that no gap can arise.
     pub(super) fn drain(&self, shared: &Shared) -> Result<(), StoreError> {
@@ -140,7 +193,7 @@ impl Session {
         let mut result = match &progress.error {
             Some(error) => Err(error.clone()),
             None if progress.gone => Err(StoreError::NotFound),
-            None => progress.load(shared, self),
+            None => Ok(()),
         };
         let mut has_come = false;
         loop {
@@ -149,7 +202,7 @@ impl Session {
             };
             has_come = true;
             if result.is_ok() {
-                result = progress.write(shared, self.repository.is_none(), &piece);
+                result = progress.write(shared, self, &piece);
             }
             piece.clear();
             let spare = std::mem::replace(&mut progress.spare, piece);
@@ -214,8 +267,8 @@ impl Session {
         if progress.gone {
             return Err(StoreError::NotFound);
         }
-        progress.load(shared, self)?;
-        let file = progress.file.take().ok_or(StoreError::NotFound)?;
+        let file = progress.open(shared, self)?;
+        progress.file = None;
         // Where it cannot be cut, the file is hashed again.
         progress.loaded = false;
         file.set_len(offset)?;
@@ -250,24 +303,58 @@ impl Session {
         *self.idle() = Idle { since: shared.sys.clock.monotonic(), before: Duration::ZERO };
     }
 
-    /// Checks the digest and gives the content its name.
-    pub(super) fn finish(&self, shared: &Shared, digest: &Digest) -> Result<u64, StoreError> {
+    /// Checks the digest and gives the content its name; returns its length. Only the holder of the
+    /// session may call it. The file is hashed before where its hash is not known.
+    pub(super) async fn finish(
+        self: &Arc<Session>,
+        shared: &Arc<Shared>,
+        digest: &Digest,
+    ) -> Result<u64, StoreError> {
+        let mut sha512 = None;
+        for _ in 0..HASHED_AT_MOST {
+            let (session, shared_too, digest) = (self.clone(), shared.clone(), digest.clone());
+            let algorithm = digest.algorithm();
+            let finish = move || session.finish_hashed(&shared_too, &digest, sha512);
+            if let Some(len) = spawn::blocking(finish).await? {
+                return Ok(len);
+            }
+            self.load(shared).await?;
+            sha512 = match algorithm {
+                Algorithm::Sha256 => None,
+                Algorithm::Sha512 => {
+                    let (session, shared) = (self.clone(), shared.clone());
+                    let (file, _) = spawn::blocking(move || session.opened(&shared)).await?;
+                    Some(hash_whole(&file, algorithm).await?)
+                }
+            };
+        }
+        Err(self.is_written_to())
+    }
+
+    /// See [`Session::finish`]. `None` when the file has to be hashed first.
+    fn finish_hashed(
+        &self,
+        shared: &Shared,
+        digest: &Digest,
+        sha512: Option<(Context, u64)>,
+    ) -> Result<Option<u64>, StoreError> {
         self.drain(shared)?;
         let mut progress = self.progress();
         if progress.gone {
             return Err(StoreError::NotFound);
         }
-        progress.load(shared, self)?;
-        let file = progress.file.clone().ok_or(StoreError::NotFound)?;
-        if file.len()? != progress.offset {
-            // Somebody else wrote to the file: all that it has now is checked.
-            progress.loaded = false;
-            progress.load(shared, self)?;
-        }
-        let found = match digest.algorithm() {
-            Algorithm::Sha256 => progress.hash.clone().finish(),
-            Algorithm::Sha512 => hash_file(&*file, Context::new(&SHA512))?.0.finish(),
+        let file = progress.open(shared, self)?;
+        // Where somebody else wrote to the file, all that it has now is checked.
+        progress.loaded &= file.len()? == progress.offset;
+        let hash = match digest.algorithm() {
+            Algorithm::Sha256 => Some((progress.hash.clone(), progress.offset)),
+            Algorithm::Sha512 => sha512,
         };
+        let hash = hash.filter(|(_, hashed)| progress.loaded && *hashed == progress.offset);
+        let Some((hash, _)) = hash else {
+            return Ok(None);
+        };
+        let found = hash.finish();
         let len = progress.offset;
         // An upload that cannot be made durable goes too: after a failed sync the disk may lack
         // bytes that a second sync, which succeeds, does not write again (fsync(2), "EIO").
@@ -279,7 +366,7 @@ impl Session {
         };
         let is_whole = durable.is_ok();
         let installed = durable.and_then(|()| install(shared, &self.path, digest, len));
-        let installed = installed.map(|()| len);
+        let installed = installed.map(|()| Some(len));
         // A fetch that only got no name has come: it is not fetched again.
         if is_whole && installed.is_err() && self.repository.is_none() {
             return installed;
@@ -312,25 +399,33 @@ impl Session {
 }
 
 impl Progress {
-    /// Opens the file and, in the first use after a restart, hashes what is there.
-    fn load(&mut self, shared: &Shared, session: &Session) -> Result<(), StoreError> {
-        if self.file.is_none() {
-            let path = &session.path;
-            let exists = shared.disk.exists(path)?;
-            self.file =
-                Some(if exists { shared.disk.open_rw(path)? } else { create(shared, path)? });
+    fn open(
+        &mut self,
+        shared: &Shared,
+        session: &Session,
+    ) -> Result<Arc<dyn DiskFile>, StoreError> {
+        if let Some(file) = &self.file {
+            return Ok(file.clone());
         }
-        if let Some(file) = self.file.as_ref().filter(|_| !self.loaded) {
-            (self.hash, self.offset) = hash_file(&**file, Context::new(&SHA256))?;
-            self.synced = self.offset;
-            self.loaded = true;
-        }
-        Ok(())
+        let path = &session.path;
+        let exists = shared.disk.exists(path)?;
+        let file = if exists { shared.disk.open_rw(path)? } else { create(shared, path)? };
+        self.file = Some(file.clone());
+        Ok(file)
     }
 
-    fn write(&mut self, shared: &Shared, fetch: bool, piece: &[u8]) -> Result<(), StoreError> {
+    fn write(
+        &mut self,
+        shared: &Shared,
+        session: &Session,
+        piece: &[u8],
+    ) -> Result<(), StoreError> {
+        if !self.loaded {
+            // Whoever holds the session has loaded it, and writes no more after an error.
+            return Err(StoreError::Io(format!("the upload {} is not hashed", session.id)));
+        }
         let _taken = shared.take_space(piece.len() as u64)?;
-        let file = self.file.clone().ok_or(StoreError::NotFound)?;
+        let file = self.open(shared, session)?;
         if let Err(error) = file.write_all_at(piece, self.offset) {
             // Some of the piece may have fitted. It is cut off or, where that fails too, counted:
             // the file is then hashed again.
@@ -339,7 +434,7 @@ impl Progress {
         }
         self.hash.update(piece);
         self.offset += piece.len() as u64;
-        if fetch && self.offset - self.synced >= FETCH_SYNC_BYTES {
+        if session.repository.is_none() && self.offset - self.synced >= FETCH_SYNC_BYTES {
             if let Err(error) = file.sync_data() {
                 // Bytes written since the last sync may be lost although the next one succeeds:
                 // they are cut off, and fetched again.
@@ -351,4 +446,12 @@ impl Progress {
         }
         Ok(())
     }
+}
+
+async fn hash_whole(
+    file: &Arc<dyn DiskFile>,
+    algorithm: Algorithm,
+) -> Result<(Context, u64), StoreError> {
+    let context = Context::new(algorithm.function());
+    Ok(hash_file(file, context, &mut |_| spawn::yield_now()).await?)
 }

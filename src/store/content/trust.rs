@@ -13,6 +13,7 @@ use std::time::Duration;
 use ring::digest::Context;
 
 use super::damage::Check;
+use super::hashing::hash_file;
 use super::leases::short;
 use super::unreadable::Step;
 use crate::store::replica::feed::from_segments;
@@ -28,8 +29,6 @@ use crate::types::Digest;
 const SUSPECTS_MAX: usize = 16_384;
 /// Content that was hashed since the start, eight bytes each. Over it: it is hashed again.
 const CHECKED_MAX: usize = 65_536;
-/// Read from disk at a time, bytes.
-const STEP_BYTES: usize = 256 * 1024;
 /// Content that is hashed on somebody's word at most once in this time.
 const RECHECK_PAUSE: Duration = Duration::from_secs(300);
 /// Content hashed on somebody's word in [`RECHECK_PAUSE`]. Over it: further words are not heeded;
@@ -313,30 +312,7 @@ async fn hash<F: Future<Output = ()>>(
     digest: &Digest,
     pause: &mut impl FnMut(u64) -> F,
 ) -> io::Result<(bool, u64)> {
-    let mut context = Context::new(digest.algorithm().function());
-    let mut offset = 0;
-    let mut buffer = vec![0; STEP_BYTES];
-    loop {
-        let file = file.clone();
-        let step = move || {
-            let cached = file.is_cached(offset);
-            let read = file.read_at(&mut buffer, offset);
-            if let Ok(read) = read {
-                context.update(&buffer[..read]);
-            }
-            if !cached {
-                // Nobody asked for it: others need the memory.
-                file.forget_cached(offset, STEP_BYTES as u64);
-            }
-            (context, buffer, read)
-        };
-        let (context_back, buffer_back, read) = spawn::blocking(step).await;
-        (context, buffer) = (context_back, buffer_back);
-        let read = read? as u64;
-        if read == 0 {
-            return Ok((context.finish().as_ref() == digest.raw(), offset));
-        }
-        offset += read;
-        pause(read).await;
-    }
+    let context = Context::new(digest.algorithm().function());
+    let (context, len) = hash_file(file, context, pause).await?;
+    Ok((context.finish().as_ref() == digest.raw(), len))
 }

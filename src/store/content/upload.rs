@@ -62,14 +62,20 @@ impl Upload {
 
     /// Brings the session up to date after taking it.
     pub(super) async fn load(&mut self) -> Result<(), StoreError> {
-        let (shared, session) = (self.shared.clone(), self.session.clone());
-        self.taken_up = spawn::blocking(move || {
-            let drained = session.drain(&shared);
-            let mut progress = session.progress();
-            progress.error = None;
-            drained.map(|()| (progress.offset, progress.hash.clone()))
-        })
-        .await?;
+        self.taken_up = loop {
+            let (shared, session) = (self.shared.clone(), self.session.clone());
+            let drain = move || {
+                let drained = session.drain(&shared);
+                let mut progress = session.progress();
+                progress.error = None;
+                let known = progress.loaded.then(|| (progress.offset, progress.hash.clone()));
+                drained.map(|()| known)
+            };
+            match spawn::blocking(drain).await? {
+                Some(known) => break known,
+                None => self.session.load(&self.shared).await?,
+            }
+        };
         self.offset = self.taken_up.0;
         self.session.keep_exactly(self.offset);
         Ok(())
@@ -278,10 +284,9 @@ impl Upload {
     pub async fn finish(mut self, digest: &Digest) -> Result<(Lease, u64), StoreError> {
         self.settle().await?;
         self.hand_over();
-        let (shared, session) = (self.shared.clone(), self.session.clone());
-        let lease = shared.lease(digest);
-        let finish = move || session.finish(&shared, lease.digest()).map(|len| (lease, len));
-        let result = spawn::blocking(finish).await;
+        let lease = self.shared.lease(digest);
+        let result = self.session.finish(&self.shared, digest).await;
+        let result = result.map(|len| (lease, len));
         self.done = matches!(result, Ok(_) | Err(StoreError::Invalid(_)));
         result.map_err(|error| self.fail(error))
     }

@@ -1,0 +1,47 @@
+//! Hashing a file, without keeping a thread from others until its end.
+
+use std::io;
+use std::sync::Arc;
+
+use ring::digest::Context;
+
+use crate::sys::disk::DiskFile;
+use crate::sys::spawn;
+
+/// In memory while a file is hashed, and hashed in one job on the blocking pool, bytes: what else
+/// waits for the pool has its turn between two of them.
+pub(super) const STEP_BYTES: usize = 256 * 1024;
+
+/// Hashes a file from its start up to its end; also returns how many bytes it has. Each step of
+/// [`STEP_BYTES`] is followed by `pause` with the number of bytes read.
+pub(super) async fn hash_file<F: Future<Output = ()>>(
+    file: &Arc<dyn DiskFile>,
+    mut context: Context,
+    pause: &mut impl FnMut(u64) -> F,
+) -> io::Result<(Context, u64)> {
+    let mut offset = 0;
+    let mut buffer = vec![0; STEP_BYTES];
+    loop {
+        let file = file.clone();
+        let step = move || {
+            let cached = file.is_cached(offset);
+            let read = file.read_at(&mut buffer, offset);
+            if let Ok(read) = read {
+                context.update(&buffer[..read]);
+            }
+            if !cached {
+                // Nobody asked for it: others need the memory.
+                file.forget_cached(offset, STEP_BYTES as u64);
+            }
+            (context, buffer, read)
+        };
+        let (context_back, buffer_back, read) = spawn::blocking(step).await;
+        (context, buffer) = (context_back, buffer_back);
+        let read = read? as u64;
+        if read == 0 {
+            return Ok((context, offset));
+        }
+        offset += read;
+        pause(read).await;
+    }
+}
