@@ -1,6 +1,7 @@
 //! Tasks on the executor, and the bounded pool for work that blocks.
 
 use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use smol::{Executor, Task};
@@ -111,12 +112,24 @@ struct Load {
     waiting: usize,
 }
 
-static POOL: OnceLock<Pool> = OnceLock::new();
+/// Which threads do work that blocks; there are as many of each kind.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Threads {
+    /// Those for all that somebody waits for.
+    Common,
+    /// Those that write what comes of uploads: a card that stalls writes keeps no pull waiting.
+    Uploads,
+}
 
-/// Bounds the pool for work that blocks; without this call the bound is
+static COMMON: OnceLock<Pool> = OnceLock::new();
+static UPLOADS: OnceLock<Pool> = OnceLock::new();
+
+/// Bounds the threads of each kind for work that blocks; without this call the bound is
 /// [`BLOCKING_THREADS`]. Only the first call counts.
 pub fn limit_blocking_threads(threads: usize) {
-    let _ = POOL.set(Pool::new(threads));
+    for pool in [&COMMON, &UPLOADS] {
+        let _ = pool.set(Pool::new(threads));
+    }
 }
 
 impl Pool {
@@ -133,7 +146,8 @@ impl Pool {
         if self.needs_thread() {
             let run = || {
                 while self.takes_job() {
-                    self.jobs.try_tick();
+                    // Who waits for a job that panicked panics too; its place is free again.
+                    let _ = catch_unwind(AssertUnwindSafe(|| self.jobs.try_tick()));
                 }
             };
             smol::unblock(run).detach();
@@ -166,7 +180,7 @@ impl Pool {
     }
 }
 
-/// Runs work that blocks in the bounded pool. Dropping the future cancels work that has not begun.
+/// Runs work that blocks in the common pool. Dropping the future cancels work that has not begun.
 pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     let outcome = Outcome::new();
     let left = outcome.clone();
@@ -175,16 +189,23 @@ pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'stat
 }
 
 async fn in_pool(work: Box<dyn FnOnce() + Send>) {
-    let ((), _read) = blocking_task(move || turn::apart(work)).await;
+    let ((), _read) = blocking_task(Threads::Common, move || turn::apart(work)).await;
     #[cfg(test)]
     turn::testing::note_job(_read);
 }
 
-/// Starts work that blocks in the bounded pool as soon as there is a place, whether or not the
-/// handle is awaited. Dropping the handle cancels work that has not begun; detach it to let it run.
+/// Starts work that blocks as soon as one of these threads is free, whether or not the handle is
+/// awaited. Dropping the handle cancels work that has not begun; detach it to let it run.
 #[must_use = "dropping the handle cancels the work"]
-pub fn blocking_task<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Task<T> {
-    POOL.get_or_init(|| Pool::new(BLOCKING_THREADS)).start(work)
+pub fn blocking_task<T: Send + 'static>(
+    threads: Threads,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Task<T> {
+    let pool = match threads {
+        Threads::Common => &COMMON,
+        Threads::Uploads => &UPLOADS,
+    };
+    pool.get_or_init(|| Pool::new(BLOCKING_THREADS)).start(work)
 }
 
 /// Lets other tasks run.
@@ -197,7 +218,22 @@ mod tests {
     use std::pin::pin;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
+    use smol::future::FutureExt;
+
     use super::*;
+
+    /// Else the pool would be a place smaller after each.
+    #[test]
+    fn f209_a_job_that_panics_leaves_its_place() {
+        smol::block_on(async {
+            for _ in 0..2 * BLOCKING_THREADS {
+                let job =
+                    AssertUnwindSafe(blocking_task(Threads::Uploads, || panic!("on purpose")));
+                assert!(job.catch_unwind().await.is_err());
+            }
+            assert_eq!(blocking_task(Threads::Uploads, || 7).await, 7);
+        });
+    }
 
     /// A request that ended gave its place in the pool to the next one, and its job went on.
     #[test]

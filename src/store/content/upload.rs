@@ -13,7 +13,7 @@ use super::admission::KeptRoom;
 use super::leases::Lease;
 use super::session::Session;
 use crate::store::{Shared, StoreError};
-use crate::sys::spawn;
+use crate::sys::spawn::{self, Threads};
 use crate::types::Digest;
 
 /// An unfinished upload, held by one request at a time. Dropped, it keeps its bytes and can be
@@ -169,7 +169,8 @@ impl Upload {
                 self.settle().await?;
                 self.hand_over();
                 let (shared, session) = (self.shared.clone(), self.session.clone());
-                self.writing = Some(spawn::blocking_task(move || session.drain(&shared)));
+                let write = move || session.drain(&shared);
+                self.writing = Some(spawn::blocking_task(Threads::Uploads, write));
             }
         }
         Ok(())
@@ -315,9 +316,9 @@ impl Drop for Upload {
         self.keep_what_came();
         let (shared, session) = (self.shared.clone(), self.session.clone());
         session.held.store(false, Ordering::Release);
-        spawn::blocking_task(move || {
+        let rest = move || {
             let _ = session.rest(&shared);
-        })
-        .detach();
+        };
+        spawn::blocking_task(Threads::Uploads, rest).detach();
     }
 }

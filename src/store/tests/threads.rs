@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::*;
-use crate::sys::spawn;
+use crate::sys::spawn::{self, Threads};
 use crate::types::digest::Algorithm;
 use crate::types::limits::BLOCKING_THREADS;
 
@@ -61,7 +61,7 @@ async fn hash_large(finish: bool) {
         if before < LARGE_BYTES / 3 && before + bytes >= LARGE_BYTES / 3 {
             let (read, came) = (read.clone(), came.clone());
             let other = move || came.try_send(read.load(Ordering::SeqCst)).unwrap();
-            spawn::blocking_task(other).detach();
+            spawn::blocking_task(Threads::Common, other).detach();
         }
     });
     let digest = digest_of(Algorithm::Sha512, &bytes);
