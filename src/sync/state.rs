@@ -117,7 +117,8 @@ impl State {
             std::mem::take(&mut now.failures)
         };
         if before > 0 {
-            let left = match self.debts().is_empty() {
+            let is_whole = self.debts().is_empty();
+            let left = match is_whole {
                 true => "up to date",
                 false => "up to date but for what the status names",
             };

@@ -41,7 +41,7 @@ impl Unmade {
     /// Tries again to make a file where that failed last; the first error. Blocks.
     pub(in crate::store) fn fault(&self, disk: &dyn Disk) -> Option<StoreError> {
         let failed = self.directories().clone();
-        let faults = failed.iter().filter_map(|directory| {
+        let mut faults = failed.iter().filter_map(|directory| {
             let probe = directory.join(PROBE);
             // A stop may have left one.
             let _ = disk.remove(&probe);
@@ -49,7 +49,7 @@ impl Unmade {
             let _ = disk.remove(&probe);
             made.err()
         });
-        faults.filter(|fault| *fault != StoreError::Full).next()
+        faults.find(|fault| *fault != StoreError::Full)
     }
 
     fn directories(&self) -> MutexGuard<'_, BTreeSet<PathBuf>> {

@@ -98,7 +98,7 @@ impl Store {
         while let Some(last) = page.last() {
             let after = last.key.clone();
             page.iter().try_for_each(|link| {
-                let len = link.referred().ok().map(|referred| referred.len());
+                let len = link.referred().ok().map(Referred::len);
                 each(&link.repository()?, &link.digest()?, len)
             })?;
             page = self.links(Some(&after))?;
