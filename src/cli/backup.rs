@@ -95,6 +95,27 @@ fn objects_are(count: u64) -> String {
     if count == 1 { "1 object is".to_owned() } else { format!("{count} objects are") }
 }
 
+/// Whether a file of the backup has this length, if that is known.
+fn has_length(disk: &dyn Disk, place: &Path, len: Option<u64>) -> std::io::Result<bool> {
+    let found = disk.open(place)?.len()?;
+    Ok(len.is_none_or(|len| len == found))
+}
+
+/// Whether a file of the backup has these bytes.
+fn is_whole(disk: &dyn Disk, place: &Path, digest: &Digest) -> std::io::Result<bool> {
+    let file = disk.open(place)?;
+    let mut hash = Context::new(digest.algorithm().function());
+    let (mut buffer, mut offset) = (vec![0; READ_BYTES], 0);
+    loop {
+        let read = file.read_at(&mut buffer, offset)?;
+        if read == 0 {
+            return Ok(hash.finish().as_ref() == digest.raw());
+        }
+        hash.update(&buffer[..read]);
+        offset += read as u64;
+    }
+}
+
 /// The first of these names, and how many more there are.
 fn some(repositories: &BTreeSet<RepositoryName>) -> String {
     let named: Vec<_> = repositories.iter().take(NAMED_MAX).map(RepositoryName::as_str).collect();
@@ -217,25 +238,6 @@ impl Taking<'_> {
         self.disk.list(path).is_ok()
     }
 
-    /// Whether a file of the backup is what it has to be: its length, and with `verify` its bytes.
-    fn is_whole(&self, place: &Path, digest: &Digest, len: Option<u64>) -> std::io::Result<bool> {
-        let file = self.disk.open(place)?;
-        let found = file.len()?;
-        if !self.verify || len.is_some_and(|len| len != found) {
-            return Ok(len.is_none_or(|len| len == found));
-        }
-        let mut hash = Context::new(digest.algorithm().function());
-        let (mut buffer, mut offset) = (vec![0; READ_BYTES], 0);
-        loop {
-            let read = file.read_at(&mut buffer, offset)?;
-            if read == 0 {
-                return Ok(hash.finish().as_ref() == digest.raw());
-            }
-            hash.update(&buffer[..read]);
-            offset += read as u64;
-        }
-    }
-
     /// Downloads the content that the metadata refers to and that is not here yet, or not whole.
     fn take_content(&self, incoming: &Path, id: &str) -> Result<Taken, Failure> {
         let wanted = offline::contents(incoming).map_err(Failure::new)?;
@@ -243,28 +245,24 @@ impl Taking<'_> {
         let mut taken = Taken::default();
         // What the node says of some of the missing objects.
         let mut missing = BTreeMap::new();
+        // What has to be hashed comes last: garbage collection does not wait for ever, and what is
+        // new must be here before.
+        let mut here_before = Vec::new();
         for (digest, len) in &wanted {
             let place = layout.blob(digest);
             let here = self.disk.exists(&place).map_err(|error| disk_failure(&place, &error))?;
             // One that cannot be read is not whole either: it is replaced, or named.
-            if here && self.is_whole(&place, digest, *len).unwrap_or(false) {
-                taken.content += 1;
-                continue;
+            if here && has_length(self.disk, &place, *len).unwrap_or(false) {
+                here_before.push(digest);
+            } else {
+                self.take_object(id, digest, here, &mut taken, &mut missing)?;
             }
-            match self.download_content(id, digest, &place) {
-                Ok(bytes) => {
-                    taken.content += 1;
-                    taken.new += 1;
-                    taken.again += u64::from(here);
-                    taken.bytes += bytes;
-                }
-                Err(failure) if failure.code == super::EXIT_NOT_FOUND => {
-                    taken.missing += 1;
-                    if missing.len() < NAMED_MAX {
-                        missing.insert(digest.clone(), failure.message);
-                    }
-                }
-                Err(failure) => return Err(failure),
+        }
+        for digest in here_before {
+            match !self.verify || is_whole(self.disk, &layout.blob(digest), digest).unwrap_or(false)
+            {
+                true => taken.content += 1,
+                false => self.take_object(id, digest, true, &mut taken, &mut missing)?,
             }
         }
         if !missing.is_empty() {
@@ -276,6 +274,33 @@ impl Taking<'_> {
         }
         self.prune(&wanted).map_err(|error| disk_failure(self.target, &error))?;
         Ok(taken)
+    }
+
+    /// Downloads an object, or notes that the node does not have it.
+    fn take_object(
+        &self,
+        id: &str,
+        digest: &Digest,
+        again: bool,
+        taken: &mut Taken,
+        missing: &mut BTreeMap<Digest, String>,
+    ) -> Result<(), Failure> {
+        match self.download_content(id, digest, &Layout::new(self.target).blob(digest)) {
+            Ok(bytes) => {
+                taken.content += 1;
+                taken.new += 1;
+                taken.again += u64::from(again);
+                taken.bytes += bytes;
+            }
+            Err(failure) if failure.code == super::EXIT_NOT_FOUND => {
+                taken.missing += 1;
+                if missing.len() < NAMED_MAX {
+                    missing.insert(digest.clone(), failure.message);
+                }
+            }
+            Err(failure) => return Err(failure),
+        }
+        Ok(())
     }
 
     /// Downloads content. Where that fails, by its digest above all, the node looks at what it has:

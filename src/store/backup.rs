@@ -29,6 +29,8 @@ use crate::types::{Digest, RepositoryName};
 const MARKS_MAX: usize = 512;
 /// A backup that nobody goes on with for this long does not hold the garbage collection up.
 const HOLD_MAX: Duration = Duration::from_secs(600);
+/// What one large object has beside that. Over it, garbage collection may go on.
+const PIECE_MAX: Duration = Duration::from_secs(3600);
 /// Content that a backup did not find and that is noted when it ends. Over it: the next scrub finds
 /// the rest.
 const MISSING_MAX: usize = 4096;
@@ -132,9 +134,10 @@ impl Backup {
     }
 
     /// Says that the backup makes progress, and that a piece of so many bytes is on its way: a
-    /// slow disk has a second for each MiB of it.
+    /// slow disk has a second for each MiB of it, up to [`PIECE_MAX`].
     pub fn keep(&self, bytes: u64) {
-        let until = self.store.sys().clock.monotonic() + Duration::from_secs(bytes >> 20);
+        let piece = Duration::from_secs(bytes >> 20).min(PIECE_MAX);
+        let until = self.store.sys().clock.monotonic() + piece;
         let mut hold = self.store.shared().backup.state();
         if hold.0 == self.number {
             hold.1 = hold.1.max(Some(until));
