@@ -182,14 +182,22 @@ impl Pool {
 
 /// Runs work that blocks in the common pool. Dropping the future cancels work that has not begun.
 pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    blocking_in(Threads::Common, work).await
+}
+
+/// The same on these threads.
+pub async fn blocking_in<T: Send + 'static>(
+    threads: Threads,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> T {
     let outcome = Outcome::new();
     let left = outcome.clone();
-    in_pool(Box::new(move || left.leave(work()))).await;
+    in_pool(threads, Box::new(move || left.leave(work()))).await;
     outcome.take().unwrap_or_else(|| unreachable!("a job that panicked does not end"))
 }
 
-async fn in_pool(work: Box<dyn FnOnce() + Send>) {
-    let ((), _read) = blocking_task(Threads::Common, move || turn::apart(work)).await;
+async fn in_pool(threads: Threads, work: Box<dyn FnOnce() + Send>) {
+    let ((), _read) = blocking_task(threads, move || turn::apart(work)).await;
     #[cfg(test)]
     turn::testing::note_job(_read);
 }

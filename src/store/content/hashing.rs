@@ -20,10 +20,11 @@ pub(super) async fn hash_file<F: Future<Output = ()>>(
     pause: &mut impl FnMut(u64) -> F,
 ) -> io::Result<(Context, u64)> {
     let mut offset = 0;
-    let mut buffer = vec![0; STEP_BYTES];
     loop {
         let file = file.clone();
         let step = move || {
+            // In the job: of very many files that are hashed, few are in memory at once.
+            let mut buffer = vec![0; STEP_BYTES];
             let cached = file.is_cached(offset);
             let read = file.read_at(&mut buffer, offset);
             if let Ok(read) = read {
@@ -33,10 +34,10 @@ pub(super) async fn hash_file<F: Future<Output = ()>>(
                 // Nobody asked for it: others need the memory.
                 file.forget_cached(offset, STEP_BYTES as u64);
             }
-            (context, buffer, read)
+            (context, read)
         };
-        let (context_back, buffer_back, read) = spawn::blocking(step).await;
-        (context, buffer) = (context_back, buffer_back);
+        let (context_back, read) = spawn::blocking(step).await;
+        context = context_back;
         let read = read? as u64;
         if read == 0 {
             return Ok((context, offset));

@@ -5,6 +5,7 @@
 //! steps and without locking the session.
 
 use std::collections::VecDeque;
+use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,7 +18,7 @@ use super::arrival::{create, install, make_durable};
 use super::hashing::hash_file;
 use crate::store::{Shared, StoreError};
 use crate::sys::disk::DiskFile;
-use crate::sys::spawn;
+use crate::sys::spawn::{self, Threads};
 use crate::types::digest::Algorithm;
 use crate::types::{Digest, RepositoryName};
 
@@ -144,14 +145,15 @@ impl Session {
     pub(super) async fn load(self: &Arc<Session>, shared: &Arc<Shared>) -> Result<(), StoreError> {
         for _ in 0..HASHED_AT_MOST {
             let (session, opening) = (self.clone(), shared.clone());
-            let (file, is_loaded) = spawn::blocking(move || session.opened(&opening)).await?;
+            let open = move || session.opened(&opening);
+            let (file, is_loaded) = spawn::blocking_in(Threads::Uploads, open).await?;
             if is_loaded {
                 return Ok(());
             }
             let (hash, len) = hash_whole(&file, Algorithm::Sha256).await?;
             let session = self.clone();
-            let loaded = spawn::blocking(move || session.loaded(&*file, hash, len));
-            if loaded.await? {
+            let loaded = move || session.loaded(&*file, hash, len);
+            if spawn::blocking_in(Threads::Uploads, loaded).await? {
                 return Ok(());
             }
         }
@@ -315,7 +317,7 @@ impl Session {
             let (session, shared_too, digest) = (self.clone(), shared.clone(), digest.clone());
             let algorithm = digest.algorithm();
             let finish = move || session.finish_hashed(&shared_too, &digest, sha512);
-            if let Some(len) = spawn::blocking(finish).await? {
+            if let Some(len) = spawn::blocking_in(Threads::Uploads, finish).await? {
                 return Ok(len);
             }
             self.load(shared).await?;
@@ -323,7 +325,8 @@ impl Session {
                 Algorithm::Sha256 => None,
                 Algorithm::Sha512 => {
                     let (session, shared) = (self.clone(), shared.clone());
-                    let (file, _) = spawn::blocking(move || session.opened(&shared)).await?;
+                    let open = move || session.opened(&shared);
+                    let (file, _) = spawn::blocking_in(Threads::Uploads, open).await?;
                     Some(hash_whole(&file, algorithm).await?)
                 }
             };
@@ -399,7 +402,9 @@ impl Session {
 }
 
 impl Progress {
-    fn open(
+    /// Opens the file. Where it is not as long as it was when it was closed, somebody else has
+    /// removed or changed it: it is hashed again.
+    pub(super) fn open(
         &mut self,
         shared: &Shared,
         session: &Session,
@@ -408,8 +413,11 @@ impl Progress {
             return Ok(file.clone());
         }
         let path = &session.path;
-        let exists = shared.disk.exists(path)?;
-        let file = if exists { shared.disk.open_rw(path)? } else { create(shared, path)? };
+        let file = match shared.disk.open_rw(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => create(shared, path)?,
+            opened => shared.unmade.note(path, opened)?,
+        };
+        self.loaded &= file.len()? == self.offset;
         self.file = Some(file.clone());
         Ok(file)
     }
@@ -420,12 +428,12 @@ impl Progress {
         session: &Session,
         piece: &[u8],
     ) -> Result<(), StoreError> {
+        let file = self.open(shared, session)?;
         if !self.loaded {
             // Whoever holds the session has loaded it, and writes no more after an error.
             return Err(StoreError::Io(format!("the upload {} is not hashed", session.id)));
         }
         let _taken = shared.take_space(piece.len() as u64)?;
-        let file = self.open(shared, session)?;
         if let Err(error) = file.write_all_at(piece, self.offset) {
             // Some of the piece may have fitted. It is cut off or, where that fails too, counted:
             // the file is then hashed again.

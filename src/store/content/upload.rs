@@ -68,10 +68,12 @@ impl Upload {
                 let drained = session.drain(&shared);
                 let mut progress = session.progress();
                 progress.error = None;
+                drained?;
+                progress.open(&shared, &session)?;
                 let known = progress.loaded.then(|| (progress.offset, progress.hash.clone()));
-                drained.map(|()| known)
+                Ok::<_, StoreError>(known)
             };
-            match spawn::blocking(drain).await? {
+            match spawn::blocking_in(Threads::Uploads, drain).await? {
                 Some(known) => break known,
                 None => self.session.load(&self.shared).await?,
             }
@@ -238,7 +240,8 @@ impl Upload {
         pieces.give_back(std::mem::take(&mut self.piece));
         pieces.keep(&self.shared.sys, std::mem::take(&mut self.buffer));
         let (shared, session) = (self.shared.clone(), self.session.clone());
-        let drained = spawn::blocking(move || session.rest(&shared)).await;
+        let rest = move || session.rest(&shared);
+        let drained = spawn::blocking_in(Threads::Uploads, rest).await;
         drained.map_err(|error| self.fail(error))
     }
 
@@ -259,7 +262,8 @@ impl Upload {
         }
         let (shared, session) = (self.shared.clone(), self.session.clone());
         let (offset, hash) = self.taken_up.clone();
-        let result = spawn::blocking(move || session.rewind(&shared, offset, hash)).await;
+        let rewind = move || session.rewind(&shared, offset, hash);
+        let result = spawn::blocking_in(Threads::Uploads, rewind).await;
         self.offset = offset;
         self.let_go();
         result
@@ -294,9 +298,10 @@ impl Upload {
 
     /// Removes the upload.
     pub async fn cancel(mut self) -> Result<(), StoreError> {
-        self.done = true;
         let (shared, session) = (self.shared.clone(), self.session.clone());
-        spawn::blocking(move || session.remove(&shared)).await;
+        spawn::blocking_in(Threads::Uploads, move || session.remove(&shared)).await;
+        // Only now: who does not wait for it gives the session up like any other.
+        self.done = true;
         Ok(())
     }
 }

@@ -16,7 +16,8 @@ use super::slots::{self, Slot};
 pub use super::upload::Upload;
 use crate::store::journal::layout::Layout;
 use crate::store::{Shared, Store, StoreError};
-use crate::sys::{Disk, Sys, spawn};
+use crate::sys::spawn::{self, Threads};
+use crate::sys::{Disk, Sys};
 use crate::types::limits::UPLOAD_TTL;
 use crate::types::{Digest, RepositoryName};
 
@@ -69,7 +70,7 @@ impl Store {
     ) -> Result<u64, StoreError> {
         let session = self.shared().uploads.find(repository, id).ok_or(StoreError::NotFound)?;
         let shared = self.shared().clone();
-        spawn::blocking(move || session.offset(&shared)).await
+        spawn::blocking_in(Threads::Uploads, move || session.offset(&shared)).await
     }
 
     /// The partial fetch of a blob, created or taken up where it stopped; its id is the digest.

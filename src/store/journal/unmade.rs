@@ -45,7 +45,12 @@ impl Unmade {
             let probe = directory.join(PROBE);
             // A stop may have left one.
             let _ = disk.remove(&probe);
-            let made = self.note(&probe, disk.create(&probe));
+            let made = match disk.create(&probe) {
+                // By another look that is under way.
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+                made => made.map(drop),
+            };
+            let made = self.note(&probe, made);
             let _ = disk.remove(&probe);
             made.err()
         });

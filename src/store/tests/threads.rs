@@ -177,3 +177,46 @@ fn f211_uploads_at_once_take_no_more_threads_than_there_are() {
         assert!((1..=BLOCKING_THREADS).contains(&most), "{most} jobs at once");
     });
 }
+
+/// What was missing was zeros in the content, which was acknowledged.
+#[test]
+fn f211_an_upload_whose_file_is_gone_or_cut_between_two_requests_has_what_is_there() {
+    for len in [None, Some(0), Some(3)] {
+        block_on(async {
+            let disk = MemoryDisk::new();
+            let (store, _) = open_memory(&disk).unwrap();
+            let id = start(&store, b"something").await;
+            let path = Layout::new("/s").uploads().join(&id);
+            match len {
+                Some(len) => disk.open_rw(&path).unwrap().set_len(len).unwrap(),
+                None => disk.remove(&path).unwrap(),
+            }
+            let mut upload = store.upload_resume(&repository(), &id).await.unwrap();
+            assert_eq!(upload.offset(), len.unwrap_or(0));
+            upload.write(b" else").await.unwrap();
+            let digest = digest_of(Algorithm::Sha256, b"something else");
+            let finished = upload.finish(&digest).await.map(drop);
+            assert!(matches!(finished, Err(StoreError::Invalid(_))), "{finished:?}");
+        });
+    }
+}
+
+/// It was held for ever, and whoever wanted the content waited for it without end.
+#[test]
+fn f204_a_fetch_whose_removal_nobody_waits_for_can_be_taken_up_again() {
+    block_on(async {
+        let disk = MemoryDisk::new();
+        let (store, _) = open_memory(&disk).unwrap();
+        let digest = digest_of(Algorithm::Sha256, b"content");
+        let fetch = store.fetch_resume(&digest).await.unwrap();
+        let (open, gate) = smol::channel::bounded::<()>(1);
+        for _ in 0..BLOCKING_THREADS {
+            let gate = gate.clone();
+            let stalled = move || gate.recv_blocking().is_err();
+            spawn::blocking_task(Threads::Uploads, stalled).detach();
+        }
+        assert!(smol::future::poll_once(Box::pin(fetch.cancel())).await.is_none());
+        drop(open);
+        assert!(store.fetch_resume(&digest).await.is_ok());
+    });
+}
