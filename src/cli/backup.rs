@@ -82,9 +82,9 @@ pub(super) fn restore(directory: &Path, global: &Global) -> Result<ExitCode, Fai
     }
     if missing > 0 {
         output::complain(&format!(
-            "{missing} objects are not in the backup, or damaged there: they are not served until \
-             they are pushed again or come from the parent; `skerry status` names them once the \
-             node is started"
+            "{} not in the backup, or damaged there: not served until pushed again or fetched from \
+             the parent; `skerry status` names what is missing once the node is started",
+            objects_are(missing)
         ));
         return Ok(ExitCode::from(EXIT_FAILED));
     }

@@ -399,8 +399,8 @@ pub struct Limits {
     pub body_memory: ByteSize,
     /// Open uploads. Default: 1000.
     pub uploads: usize,
-    /// Threads for work that blocks, 1 to 64, and as many again that write what comes of uploads.
-    /// Default: 8.
+    /// Threads for work that blocks, 1 to 64; three of eight write what comes of uploads. Default:
+    /// 8.
     pub blocking_threads: usize,
     /// Cache of the index, bytes, 1 MiB to 1 GiB. Default: 4 MiB.
     pub index_cache: ByteSize,

@@ -36,7 +36,7 @@ impl MemoryPlan {
     pub fn of(config: &Config) -> MemoryPlan {
         let Limits { connections, body_memory, blocking_threads, index_cache, .. } = config.limits;
         let threads = (config.listen.threads as u64)
-            .saturating_add((blocking_threads as u64).saturating_mul(2))
+            .saturating_add(blocking_threads as u64)
             .saturating_add(OTHER_THREADS);
         MemoryPlan {
             fixed: FIXED_BYTES,

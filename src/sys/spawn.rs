@@ -112,23 +112,42 @@ struct Load {
     waiting: usize,
 }
 
-/// Which threads do work that blocks; there are as many of each kind.
+/// Which threads do work that blocks.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Threads {
     /// Those for all that somebody waits for.
     Common,
-    /// Those that write what comes of uploads: a card that stalls writes keeps no pull waiting.
+    /// Those that write what comes of uploads, three of eight: a card that stalls their writes
+    /// keeps few pulls waiting.
     Uploads,
 }
 
 static COMMON: OnceLock<Pool> = OnceLock::new();
 static UPLOADS: OnceLock<Pool> = OnceLock::new();
 
-/// Bounds the threads of each kind for work that blocks; without this call the bound is
-/// [`BLOCKING_THREADS`]. Only the first call counts.
+/// Bounds the threads for work that blocks, at least one of each kind; without this call the bound
+/// is [`BLOCKING_THREADS`]. Only the first call counts.
 pub fn limit_blocking_threads(threads: usize) {
-    for pool in [&COMMON, &UPLOADS] {
-        let _ = pool.set(Pool::new(threads));
+    let _ = COMMON.set(Pool::new(Threads::Common.share(threads)));
+    let _ = UPLOADS.set(Pool::new(Threads::Uploads.share(threads)));
+}
+
+impl Threads {
+    /// How many of all threads are of this kind.
+    fn share(self, threads: usize) -> usize {
+        let uploads = (threads * 3 / 8).max(1);
+        match self {
+            Threads::Common => threads.saturating_sub(uploads).max(1),
+            Threads::Uploads => uploads,
+        }
+    }
+
+    fn pool(self) -> &'static Pool {
+        let pool = match self {
+            Threads::Common => &COMMON,
+            Threads::Uploads => &UPLOADS,
+        };
+        pool.get_or_init(|| Pool::new(self.share(BLOCKING_THREADS)))
     }
 }
 
@@ -209,11 +228,7 @@ pub fn blocking_task<T: Send + 'static>(
     threads: Threads,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Task<T> {
-    let pool = match threads {
-        Threads::Common => &COMMON,
-        Threads::Uploads => &UPLOADS,
-    };
-    pool.get_or_init(|| Pool::new(BLOCKING_THREADS)).start(work)
+    threads.pool().start(work)
 }
 
 /// Lets other tasks run.

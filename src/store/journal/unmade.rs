@@ -14,7 +14,14 @@ const PROBE: &str = "probe.tmp";
 
 /// The directories in which the last file could not be made; a clone knows the same.
 #[derive(Clone, Default)]
-pub(in crate::store) struct Unmade(Arc<Mutex<BTreeSet<PathBuf>>>);
+pub(in crate::store) struct Unmade(Arc<State>);
+
+#[derive(Default)]
+struct State {
+    directories: Mutex<BTreeSet<PathBuf>>,
+    /// Held during a look: two would take each other's probe for a fault.
+    look: Mutex<()>,
+}
 
 impl Unmade {
     /// Notes whether the file at `path` could be made. A full disk is told elsewhere.
@@ -40,17 +47,16 @@ impl Unmade {
 
     /// Tries again to make a file where that failed last; the first error. Blocks.
     pub(in crate::store) fn fault(&self, disk: &dyn Disk) -> Option<StoreError> {
+        let _one = self.0.look.lock().unwrap_or_else(PoisonError::into_inner);
         let failed = self.directories().clone();
         let mut faults = failed.iter().filter_map(|directory| {
             let probe = directory.join(PROBE);
             // A stop may have left one.
-            let _ = disk.remove(&probe);
-            let made = match disk.create(&probe) {
-                // By another look that is under way.
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-                made => made.map(drop),
-            };
-            let made = self.note(&probe, made);
+            let gone = disk.remove(&probe).or_else(|error| match error.kind() {
+                io::ErrorKind::NotFound => Ok(()),
+                _ => Err(error),
+            });
+            let made = self.note(&probe, gone.and_then(|()| disk.create(&probe)));
             let _ = disk.remove(&probe);
             made.err()
         });
@@ -58,7 +64,7 @@ impl Unmade {
     }
 
     fn directories(&self) -> MutexGuard<'_, BTreeSet<PathBuf>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.directories.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
