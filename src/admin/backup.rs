@@ -71,7 +71,7 @@ impl Admin {
     pub(super) async fn backup_end(&self, wanted: &End) -> Result<Value, Fault> {
         let backup = self.backups.find(&wanted.id)?;
         self.backups.set(None);
-        // The backup is as good as it is without that.
+        // A backup is no worse when the node cannot note what it lacks.
         if let Err(error) = backup.note_missing().await {
             log::warn!("what a backup found missing is not noted as damage: {error}");
         }

@@ -87,7 +87,7 @@ impl Admin {
                 "check the disk, mount it for writing, then start the service again",
             )),
             Ok(Some(Hindrance::NoFile(fault))) => {
-                Some((format!("{fault}: what needs one is refused"), UNREADABLE_REMEDY))
+                Some((format!("{fault}: what has to write there is refused"), UNREADABLE_REMEDY))
             }
             Err(error) => Some((format!("the disk cannot be asked: {error}"), "check the disk")),
         }

@@ -24,7 +24,8 @@ fn look(state_dir: &Path) -> Result<(Store, Recovery), String> {
     Store::open(Sys::real(Spawner::new()), options).map_err(|error| error.to_string())
 }
 
-/// The digests of all content that the repositories in `state_dir` refer to.
+/// The digests of all content that the repositories in `state_dir` refer to, each with its length,
+/// bytes, where a row tells that.
 pub fn contents(state_dir: &Path) -> Result<BTreeMap<Digest, Option<u64>>, String> {
     let (store, _) = look(state_dir)?;
     let mut digests = BTreeMap::new();

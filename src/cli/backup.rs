@@ -245,13 +245,13 @@ impl Taking<'_> {
         let mut taken = Taken::default();
         // What the node says of some of the missing objects.
         let mut missing = BTreeMap::new();
-        // What has to be hashed comes last: garbage collection does not wait for ever, and what is
-        // new must be here before.
+        // Files that are here are hashed last: the node holds off garbage collection for a while
+        // only, and new objects must have come by then.
         let mut here_before = Vec::new();
         for (digest, len) in &wanted {
             let place = layout.blob(digest);
             let here = self.disk.exists(&place).map_err(|error| disk_failure(&place, &error))?;
-            // One that cannot be read is not whole either: it is replaced, or named.
+            // A file that cannot be read is replaced like one that is damaged.
             if here && has_length(self.disk, &place, *len).unwrap_or(false) {
                 here_before.push(digest);
             } else {

@@ -623,6 +623,15 @@ mod tests {
         (store, gateway, format!("Basic {basic}"))
     }
 
+    /// Makes the instance `one` that of `dock01`.
+    async fn activate(store: &Store) -> ConnectedRegistryName {
+        let name: ConnectedRegistryName = "dock01".parse().unwrap();
+        let epoch = store.connected_registry(&name).unwrap().unwrap().activation_epoch;
+        let activation = Activation { epoch, instance_id: "one".into(), at: UnixSeconds(1) };
+        store.record_activation(name.clone(), activation).await.unwrap();
+        name
+    }
+
     #[test]
     fn f031_f033_who_asks_must_be_the_instance_that_is_active_now() {
         smol::block_on(async {
@@ -655,10 +664,7 @@ mod tests {
     fn f034_f212_a_refused_instance_is_no_contact() {
         smol::block_on(async {
             let (store, gateway, authorization) = root().await;
-            let name: ConnectedRegistryName = "dock01".parse().unwrap();
-            let epoch = store.connected_registry(&name).unwrap().unwrap().activation_epoch;
-            let activation = Activation { epoch, instance_id: "one".into(), at: UnixSeconds(1) };
-            store.record_activation(name.clone(), activation).await.unwrap();
+            let name = activate(&store).await;
             let ask = async |method, call: &str, instance: &str| {
                 let mut request = request(method, &format!("/gateway/v1/dock01/{call}"));
                 let asked = ActivationRequest {
@@ -694,10 +700,8 @@ mod tests {
         smol::block_on(async {
             let (store, gateway, authorization) = root().await;
             store.stand(Role::Connected, true);
-            let (name, app) = ("dock01".parse().unwrap(), "app".parse().unwrap());
-            let epoch = store.connected_registry(&name).unwrap().unwrap().activation_epoch;
-            let activation = Activation { epoch, instance_id: "one".into(), at: UnixSeconds(1) };
-            store.record_activation(name, activation).await.unwrap();
+            activate(&store).await;
+            let app = "app".parse().unwrap();
             let compare = async || {
                 store.mark_synced(&app, true).await.unwrap();
                 store.note_compared().await.unwrap();

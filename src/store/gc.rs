@@ -255,7 +255,7 @@ impl Run {
         if !self.options.dry_run {
             unused.retain(|key, _| !gone.contains(key));
         }
-        // Their files may be in use elsewhere, and wait for nothing.
+        // A file that another repository uses waits for nothing, but its link here does.
         unused.values().for_each(|first| self.note_wait(*first));
         found.links = unused;
         Ok(gone)

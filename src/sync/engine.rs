@@ -417,7 +417,7 @@ impl Engine {
     fn failed(&self, error: &SyncError) -> Duration {
         let is_found = is_about_this_node(error) && self.state.was_unreachable();
         self.state.set(|now| {
-            // Once: behind a proxy one of two parents may be away for long.
+            // Only once in an outage: behind a proxy, one of two parents may stay away.
             let before = if is_found && !now.found { 0 } else { now.failures };
             now.found |= is_found;
             now.failures = before.saturating_add(1);

@@ -115,7 +115,7 @@ struct Load {
 /// Which threads do work that blocks.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Threads {
-    /// Those for all that somebody waits for.
+    /// Those for all other work.
     Common,
     /// Those that write what comes of uploads, three of eight: a card that stalls their writes
     /// keeps few pulls waiting.
@@ -165,7 +165,7 @@ impl Pool {
         if self.needs_thread() {
             let run = || {
                 while self.takes_job() {
-                    // Who waits for a job that panicked panics too; its place is free again.
+                    // A panic reaches whoever waits for the job; this thread takes the next one.
                     let _ = catch_unwind(AssertUnwindSafe(|| self.jobs.try_tick()));
                 }
             };

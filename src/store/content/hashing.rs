@@ -8,9 +8,9 @@ use ring::digest::Context;
 use crate::sys::disk::DiskFile;
 use crate::sys::spawn;
 
-/// In memory while a file is hashed, and hashed in one job on the blocking pool, bytes: what else
-/// waits for the pool has its turn between two of them.
-pub(super) const STEP_BYTES: usize = 256 * 1024;
+/// What one job of the blocking pool reads into memory and hashes, bytes: other jobs have their
+/// turn between two of them.
+const STEP_BYTES: usize = 256 * 1024;
 
 /// Hashes a file from its start up to its end; also returns how many bytes it has. Each step of
 /// [`STEP_BYTES`] is followed by `pause` with the number of bytes read.
@@ -23,7 +23,7 @@ pub(super) async fn hash_file<F: Future<Output = ()>>(
     loop {
         let file = file.clone();
         let step = move || {
-            // In the job: of very many files that are hashed, few are in memory at once.
+            // The buffer lives in the job: of many files that are hashed, only a few have one.
             let mut buffer = vec![0; STEP_BYTES];
             let cached = file.is_cached(offset);
             let read = file.read_at(&mut buffer, offset);
@@ -31,7 +31,7 @@ pub(super) async fn hash_file<F: Future<Output = ()>>(
                 context.update(&buffer[..read]);
             }
             if !cached {
-                // Nobody asked for it: others need the memory.
+                // Nobody asked for this part of the file: other files need the page cache.
                 file.forget_cached(offset, STEP_BYTES as u64);
             }
             (context, read)

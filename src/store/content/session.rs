@@ -173,7 +173,7 @@ impl Session {
     fn loaded(&self, file: &dyn DiskFile, hash: Context, len: u64) -> Result<bool, StoreError> {
         let mut progress = self.progress();
         if progress.loaded {
-            // Its holder has gone, and the next one was sooner.
+            // The next holder has hashed the file meanwhile.
             return Ok(true);
         }
         if file.len()? != len {
@@ -347,7 +347,7 @@ impl Session {
             return Err(StoreError::NotFound);
         }
         let file = progress.open(shared, self)?;
-        // Where somebody else wrote to the file, all that it has now is checked.
+        // A file to which somebody else wrote is hashed again.
         progress.loaded &= file.len()? == progress.offset;
         let hash = match digest.algorithm() {
             Algorithm::Sha256 => Some((progress.hash.clone(), progress.offset)),

@@ -140,7 +140,7 @@ impl Trust {
 
 impl Store {
     /// Hashes content and takes it out of service when it is not what its name says. Each step of
-    /// `STEP_BYTES` is followed by `pause` with the number of bytes read.
+    /// some bytes is followed by `pause` with the number of bytes read.
     pub async fn verify<F: Future<Output = ()>>(
         &self,
         digest: &Digest,

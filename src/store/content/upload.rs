@@ -300,7 +300,7 @@ impl Upload {
     pub async fn cancel(mut self) -> Result<(), StoreError> {
         let (shared, session) = (self.shared.clone(), self.session.clone());
         spawn::blocking_in(Threads::Uploads, move || session.remove(&shared)).await;
-        // Only now: who does not wait for it gives the session up like any other.
+        // A caller that drops this future before leaves the session free for the next one.
         self.done = true;
         Ok(())
     }

@@ -10,10 +10,7 @@ use crate::store::rows::{self, Kind};
 fn f116_f209_a_backlog_without_news_is_passed_in_one_poll() {
     smol::block_on(async {
         let (store, gateway, authorization) = root().await;
-        let name: ConnectedRegistryName = "dock01".parse().unwrap();
-        let epoch = store.connected_registry(&name).unwrap().unwrap().activation_epoch;
-        let activation = Activation { epoch, instance_id: "one".into(), at: UnixSeconds(1) };
-        store.record_activation(name, activation).await.unwrap();
+        activate(&store).await;
         let from = store.head();
         for _ in 0..4 {
             let removed = (0..BATCH_BYTES / 100).map(|number| format!("{number:0100}"));
