@@ -13,13 +13,13 @@ use std::time::Duration;
 
 use ring::digest::Context;
 
-use super::content::trust::is_fault_of_the_medium;
 use super::identity::{FEED_EPOCH, STORE_ID};
 use super::journal::checkpoint;
 use super::journal::layout::{Layout, OpenError, relative};
+use super::journal::segment::{self, End};
 use super::rows::format::StoreFormat;
 use super::{IndexKind, Store, StoreError, StoreOptions};
-use crate::sys::disk::DiskFile;
+use crate::sys::disk::{DiskFile, Entry};
 use crate::sys::{Disk, Sys, spawn};
 use crate::types::digest::Algorithm;
 use crate::types::{Digest, RepositoryName};
@@ -36,6 +36,8 @@ const PIECE_MAX: Duration = Duration::from_secs(3600);
 const MISSING_MAX: usize = 4096;
 /// Missing content that a restore names.
 const NAMED_MAX: usize = 10;
+/// How often the journal's files are listed: one may go meanwhile, or be damaged.
+const LISTS_MAX: usize = 3;
 /// Copied at a time, bytes.
 const COPY_BYTES: usize = 256 * 1024;
 
@@ -170,13 +172,14 @@ impl Store {
         }
         let shared = shared.clone();
         self.note_backup().await;
-        // A segment may go while the list is made: once more then.
-        for _ in 0..3 {
+        let mut result = Err(StoreError::Unavailable);
+        for _ in 0..LISTS_MAX {
             let listing = shared.clone();
             let listed = spawn::blocking(move || {
                 // What is durable now is in the files that are there now, or were a moment ago.
                 let sequence = listing.feed.published();
-                files(&*listing.disk, &listing.layout).map(|files| (sequence, files))
+                let files = files(&*listing.disk, &listing.layout, sequence)?;
+                Ok::<_, StoreError>((sequence, files))
             });
             match listed.await {
                 Ok((sequence, files)) => {
@@ -185,11 +188,16 @@ impl Store {
                     backup.format = self.format();
                     return Ok(backup);
                 }
-                Err(StoreError::NotFound) => {}
-                Err(error) => return Err(error),
+                Err(StoreError::Corrupt(what)) => {
+                    log::error!("a backup cannot use {what}");
+                    result = Err(StoreError::Corrupt(what));
+                    self.renew_checkpoint().await?;
+                }
+                // A segment may go while the list is made.
+                Err(error) => result = Err(error),
             }
         }
-        Err(StoreError::Unavailable)
+        result
     }
 
     /// Notes in the file that tells backups of this store from others that there is one more: a
@@ -230,31 +238,40 @@ impl Store {
     }
 }
 
-/// The journal and the identity, held open.
-fn files(disk: &dyn Disk, layout: &Layout) -> Result<Vec<BackupFile>, StoreError> {
-    let mut files = Vec::new();
-    let mut add = |name: String, path: &Path| match disk.open(path) {
-        Ok(file) => {
-            files.push(BackupFile { name, len: file.len()?, file });
-            Ok(())
-        }
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Err(StoreError::NotFound),
-        Err(error) => Err(error.into()),
+/// The journal and the identity, held open. `Corrupt` when what the journal says up to `through`
+/// cannot be read from them.
+fn files(disk: &dyn Disk, layout: &Layout, through: u64) -> Result<Vec<BackupFile>, StoreError> {
+    let failed = |path: &Path| {
+        let path = path.display().to_string();
+        move |error: std::io::Error| StoreError::Io(format!("{path}: {error}"))
     };
-    let entries = disk.list(&layout.journal())?;
-    let number = |name: &str, end: &str| name.strip_suffix(end).and_then(|n| n.parse::<u64>().ok());
-    let checkpoints = entries.iter().filter_map(|entry| number(&entry.name, ".ckpt"));
-    let whole = |sequence: &u64| checkpoint::inspect(disk, layout, *sequence).is_ok();
-    let base = checkpoints.filter(whole).max();
-    if let Some(base) = base {
-        add(format!("journal/{base:020}.ckpt"), &layout.checkpoint(base))?;
+    let mut files = Vec::new();
+    let mut add = |name: String, path: &Path| {
+        let file = disk.open(path).map_err(failed(path))?;
+        files.push(BackupFile { name, len: file.len().map_err(failed(path))?, file });
+        Ok::<(), StoreError>(())
+    };
+    let entries = disk.list(&layout.journal()).map_err(failed(&layout.journal()))?;
+    let numbers = |end: &str| {
+        let number = |entry: &Entry| entry.name.strip_suffix(end)?.parse::<u64>().ok();
+        let mut numbers: Vec<u64> = entries.iter().filter_map(number).collect();
+        numbers.sort_unstable();
+        numbers
+    };
+    let checkpoints = numbers(".ckpt").into_iter().rev();
+    let base =
+        checkpoints.map(|number| checkpoint::verify(disk, layout, number)).find_map(Result::ok);
+    let from = base.map_or(End::default(), |base| base.end);
+    let firsts: Vec<u64> = numbers(".log").into_iter().filter(|n| *n > from.sequence).collect();
+    segment::replay(disk, layout, &firsts, from, through, &mut |_| Ok(()))?;
+    if from.sequence > 0 {
+        let name = format!("journal/{:020}.ckpt", from.sequence);
+        add(name, &layout.checkpoint(from.sequence))?;
     }
-    for first in entries.iter().filter_map(|entry| number(&entry.name, ".log")) {
-        if base.is_none_or(|base| first > base) {
-            add(format!("journal/{first:020}.log"), &layout.segment(first))?;
-        }
+    for first in firsts {
+        add(format!("journal/{first:020}.log"), &layout.segment(first))?;
     }
-    for entry in disk.list(&layout.identity())? {
+    for entry in disk.list(&layout.identity()).map_err(failed(&layout.identity()))? {
         if !entry.is_dir && entry.name != FEED_EPOCH && !entry.name.ends_with(".tmp") {
             add(format!("identity/{}", entry.name), &layout.identity().join(&entry.name))?;
         }
@@ -386,7 +403,7 @@ fn copy(
 ) -> Result<u64, StoreError> {
     let unreadable = |error: &std::io::Error| {
         let text = format!("{} cannot be read: {error}", from.display());
-        match is_fault_of_the_medium(error) {
+        match StoreError::is_fault_of_the_medium(error) {
             true => StoreError::Corrupt(text),
             false => StoreError::Unreadable(text),
         }

@@ -80,4 +80,10 @@ impl StoreError {
         use std::io::ErrorKind::{QuotaExceeded, StorageFull};
         matches!(error.kind(), StorageFull | QuotaExceeded)
     }
+
+    /// Whether the disk cannot read what it holds; other errors pass.
+    pub(in crate::store) fn is_fault_of_the_medium(error: &std::io::Error) -> bool {
+        // EIO; EUCLEAN and EBADMSG are how file systems say that their own checks failed.
+        matches!(error.raw_os_error(), Some(5 | 117 | 74))
+    }
 }

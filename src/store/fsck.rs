@@ -1,9 +1,11 @@
 //! Looks over a store: the journal, the checkpoints, and the file of every link.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 
 use super::content::trust::Verdict;
-use super::journal::checkpoint::{self, Rows};
+use super::journal::checkpoint;
 use super::journal::frame::FrameFault;
 use super::journal::layout::{Layout, relative};
 use super::journal::segment::SegmentReader;
@@ -50,13 +52,7 @@ impl Store {
     /// right length, that a repository refers to; with `content` also hashes each. Changes nothing
     /// on a frozen store; on a running one what is damaged is taken out of service.
     pub async fn fsck(&self, content: bool) -> Result<FsckReport, StoreError> {
-        let store = self.clone();
-        let mut report = spawn::blocking(move || {
-            let mut report = FsckReport::default();
-            store.check_journal(&mut report)?;
-            Ok::<FsckReport, StoreError>(report)
-        })
-        .await?;
+        let mut report = self.check_journal().await?;
         let mut after: Option<Vec<u8>> = None;
         loop {
             let (store, from) = (self.clone(), after.take());
@@ -73,12 +69,34 @@ impl Store {
         }
     }
 
-    fn check_journal(&self, report: &mut FsckReport) -> Result<(), StoreError> {
+    /// Reads the journal and the checkpoints. On a running store a new checkpoint is made in place
+    /// of what a start would need and could not use, while the index has all of it.
+    pub(in crate::store) async fn check_journal(&self) -> Result<FsckReport, StoreError> {
+        let store = self.clone();
+        let (mut report, faults) = spawn::blocking(move || store.read_journal()).await?;
+        let mut makes_up = "another checkpoint, the index or the parent makes up for it";
+        if faults.iter().any(|fault| fault.is_needed) && !self.shared().frozen {
+            match self.renew_checkpoint().await {
+                Ok(()) => makes_up = "a new checkpoint takes its place",
+                Err(error) => {
+                    report.problem(format!("no checkpoint can be made: {error}"));
+                }
+            }
+        }
+        for JournalFault { name, at, .. } in faults {
+            report.problem(format!("journal/{name} is damaged at byte {at}; {makes_up}"));
+        }
+        Ok(report)
+    }
+
+    fn read_journal(&self) -> Result<(FsckReport, Vec<JournalFault>), StoreError> {
+        let mut report = FsckReport::default();
         let (disk, layout) = (&*self.shared().disk, &self.shared().layout);
         let entries = disk.list(&layout.journal())?;
         let given_up = given_up(disk, layout, &entries);
         // What is being appended meanwhile comes behind this.
         let acknowledged = self.sequence();
+        let (mut faults, mut base, mut segments) = (Vec::new(), 0, BTreeMap::new());
         for entry in entries {
             let number =
                 |end| entry.name.strip_suffix(end).and_then(|n: &str| n.parse::<u64>().ok());
@@ -87,31 +105,35 @@ impl Store {
                     continue;
                 }
                 report.checkpoints += 1;
-                read_checkpoint(disk, layout, sequence).err()
+                let read = checkpoint::verify(disk, layout, sequence);
+                read.map(|whole| base = base.max(whole.end.sequence)).err()
             } else if let Some(first) = number(".log") {
                 if first <= given_up || first > acknowledged {
                     continue;
                 }
                 report.segments += 1;
+                segments.insert(entry.name.clone(), first);
                 read_segment(disk, layout, first, acknowledged, &mut report.records).err()
             } else {
                 None
             };
+            let name = entry.name;
             match fault {
                 // It was removed meanwhile, as nobody needs it any more.
                 Some(FrameFault::Io(error)) if error.kind() == std::io::ErrorKind::NotFound => {}
                 Some(FrameFault::Io(error)) => {
-                    report.problem(format!("journal/{} cannot be read: {error}", entry.name));
+                    report.problem(format!("journal/{name} cannot be read: {error}"));
                 }
-                Some(FrameFault::Bad(at)) => report.problem(format!(
-                    "journal/{} is damaged at byte {at}; another checkpoint, the index or the \
-                     parent make up for it",
-                    entry.name
-                )),
+                Some(FrameFault::Bad(at)) => {
+                    faults.push(JournalFault { name, at, is_needed: true });
+                }
                 None => {}
             }
         }
-        Ok(())
+        for fault in &mut faults {
+            fault.is_needed = segments.get(&fault.name).is_none_or(|first| *first > base);
+        }
+        Ok((report, faults))
     }
 
     fn check_links(&self, after: Option<&[u8]>) -> Result<Page, StoreError> {
@@ -189,6 +211,15 @@ fn given_up(disk: &dyn Disk, layout: &Layout, entries: &[Entry]) -> u64 {
     made.map(|checkpoint| checkpoint.end.sequence).max().unwrap_or(0)
 }
 
+/// A damaged file of the journal.
+struct JournalFault {
+    name: String,
+    /// Where, bytes.
+    at: u64,
+    /// A checkpoint, or a segment after the last one that is whole.
+    is_needed: bool,
+}
+
 /// Some links that were looked at.
 #[derive(Default)]
 struct Page {
@@ -196,12 +227,6 @@ struct Page {
     /// Those whose files can be opened.
     digests: Vec<Digest>,
     problems: Vec<String>,
-}
-
-fn read_checkpoint(disk: &dyn Disk, layout: &Layout, sequence: u64) -> Result<(), FrameFault> {
-    let mut rows = Rows::open(disk, layout, sequence)?;
-    while rows.next_row()?.is_some() {}
-    Ok(())
 }
 
 fn read_segment(

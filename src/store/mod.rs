@@ -511,6 +511,18 @@ impl Store {
         self.shared().check_frozen().err().or(failed)
     }
 
+    /// Makes a checkpoint in place of a damaged journal, so that neither a start nor a backup
+    /// depends on what is damaged.
+    pub(in crate::store) async fn renew_checkpoint(&self) -> Result<(), StoreError> {
+        let Engine::Thread { queue, .. } = &self.inner.engine else {
+            return Ok(());
+        };
+        self.shared().check_frozen()?;
+        let (reply, answer) = smol::channel::bounded(1);
+        queue.send(Message::Renew(reply)).await.map_err(|_| StoreError::Unavailable)?;
+        answer.recv().await.unwrap_or(Err(StoreError::Unavailable))
+    }
+
     /// Stops in good order: the next start finds a footer and a written index.
     /// Commands that wait are run first, later ones get `Unavailable`; look-ups go on.
     pub async fn close(&self) -> Result<(), StoreError> {

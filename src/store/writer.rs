@@ -19,6 +19,7 @@ use super::index::{Built, Change, NoIndex};
 use super::journal::checkpoint::{self, Checkpoint};
 use super::journal::segment::{self, Journal, Record};
 use super::recovery::rebuild::rebuild;
+use super::recovery::salvage::write_out;
 use super::{Shared, StoreError, Txn};
 use crate::sys::turn;
 use crate::types::limits::{
@@ -34,6 +35,8 @@ pub(super) enum Message {
     Command(Command),
     /// Looks after the index, which failed.
     Heal,
+    /// Makes a checkpoint in place of a damaged journal.
+    Renew(Sender<Result<(), StoreError>>),
     /// Stops in good order.
     Close(Sender<Result<(), StoreError>>),
 }
@@ -148,6 +151,9 @@ impl Writer {
                     self.maintain();
                 }
                 Message::Heal => self.heal(),
+                Message::Renew(reply) => {
+                    let _ = reply.try_send(self.renew());
+                }
                 Message::Close(reply) => {
                     let _ = reply.try_send(self.close());
                     break;
@@ -359,13 +365,51 @@ impl Writer {
                 self.bytes_since -= running.bytes_since;
                 self.keep(checkpoint);
             }
+            Some(Err(StoreError::Corrupt(_))) => {
+                if let Err(error) = self.renew() {
+                    log::error!("no checkpoint, tried again later: {error}");
+                }
+            }
             Some(Err(error)) => log::warn!("no checkpoint, tried again later: {error}"),
             None => log::error!("the checkpoint's thread panicked"),
         }
     }
 
+    /// Makes a checkpoint from what is whole, now: nobody shall depend on what is damaged.
+    fn renew(&mut self) -> Result<(), StoreError> {
+        self.wait_for_checkpoint();
+        let Some(journal) = &mut self.journal else {
+            return Ok(());
+        };
+        journal.close_segment(false)?;
+        let end = journal.end();
+        let (disk, layout) = (&*self.shared.disk, &self.shared.layout);
+        let is_whole = |c: &Checkpoint| checkpoint::verify(disk, layout, c.end.sequence).is_ok();
+        self.checkpoints.retain(is_whole);
+        let made = self.checkpoint(end)?;
+        (self.bytes_since, self.bytes_since_try) = (0, 0);
+        self.keep(made);
+        log::warn!("a checkpoint was made in place of a damaged journal sequence={}", end.sequence);
+        Ok(())
+    }
+
+    /// The checkpoint at the end of the journal. Where that is damaged, the index is all there is:
+    /// a start would take it too.
+    fn checkpoint(&self, end: segment::End) -> Result<Checkpoint, StoreError> {
+        let (shared, firsts) = (&self.shared, self.shared.segments.list());
+        let made = make_checkpoint(shared, &self.checkpoints, &firsts, end, self.sizes.merge_bytes);
+        let index = shared.index();
+        match made {
+            Err(StoreError::Corrupt(_)) if !index.failed() && index.applied() == end.sequence => {
+                write_out(&*shared.disk, &shared.layout, &*index, end)
+            }
+            made => made,
+        }
+    }
+
     fn keep(&mut self, checkpoint: Checkpoint) {
         self.shared.sys.metrics.checkpoint_bytes.add(checkpoint.bytes);
+        self.checkpoints.retain(|older| older.end.sequence < checkpoint.end.sequence);
         self.checkpoints.push(checkpoint);
         let drop = self.checkpoints.len().saturating_sub(2);
         self.checkpoints.drain(..drop);
@@ -417,9 +461,7 @@ impl Writer {
         journal.close_segment(true)?;
         let end = journal.end();
         if self.bytes_since >= self.checkpoint_bytes() {
-            let firsts = self.shared.segments.list();
-            let part = self.sizes.merge_bytes;
-            let made = make_checkpoint(&self.shared, &self.checkpoints, &firsts, end, part)?;
+            let made = self.checkpoint(end)?;
             self.keep(made);
         }
         let seed = self.seed();

@@ -287,8 +287,8 @@ pub fn status_details(
             kind: DetailCode::ContentDamaged.kind().to_owned(),
             code: DetailCode::ContentDamaged.name().to_owned(),
             description: format!(
-                "{} stored objects are damaged or missing and not served, among them {}",
-                store.damaged_count(),
+                "{} damaged or missing and not served, among them {}",
+                objects_are(store.damaged_count()),
                 damaged.iter().map(Digest::to_string).collect::<Vec<_>>().join(", ")
             ),
             timestamp: store.damaged_since(),
@@ -296,6 +296,10 @@ pub fn status_details(
         });
     }
     Ok(details)
+}
+
+fn objects_are(count: usize) -> String {
+    if count == 1 { "1 stored object is".to_owned() } else { format!("{count} stored objects are") }
 }
 
 /// The command that creates a connected registry again as it is, but ReadWrite.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::arrival::{create, install, make_durable, make_named};
 use super::damage::Guarded;
 use super::leases::Lease;
-use super::trust::{Verdict, is_fault_of_the_medium, open_raw};
+use super::trust::{Verdict, open_raw};
 use super::unreadable::Step;
 use crate::store::{Shared, Store, StoreError};
 use crate::sys::disk::DiskFile;
@@ -106,7 +106,9 @@ pub(in crate::store) fn read(
         return Err(StoreError::Invalid(text));
     };
     let mut bytes = vec![0; len];
-    file.read_exact_at(&mut bytes, 0).map_err(|error| match is_fault_of_the_medium(&error) {
+    file.read_exact_at(&mut bytes, 0).map_err(|error| match StoreError::is_fault_of_the_medium(
+        &error,
+    ) {
         true => StoreError::Corrupt(format!("the content of {digest} cannot be read: {error}")),
         false => fault(&error),
     })?;

@@ -2,7 +2,8 @@
 //! damaged, so that rot is found while a good copy can still be had.
 //!
 //! It reads at a limited rate and goes on where it stopped after a restart. When it has been over
-//! all files it looks whether each file is there that a repository refers to.
+//! all files it reads the journal, and looks whether each file is there that a repository refers
+//! to.
 
 use std::fmt::Display;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -218,6 +219,7 @@ impl Store {
                 self.note(progress).await;
             }
         }
+        self.check_metadata(&mut failed).await;
         self.find_missing(&mut failed).await?;
         self.forget_unreferred_damage().await?;
         if progress.failed {
@@ -274,6 +276,14 @@ impl Store {
             }
         }
         Ok(())
+    }
+
+    /// Rot in the journal is found while the index has all that it says.
+    async fn check_metadata(&self, failed: &mut Option<StoreError>) {
+        match self.check_journal().await {
+            Ok(report) => report.found.iter().for_each(|text| log::error!("{text}")),
+            Err(error) => self.note_failed(failed, &"the journal", error),
+        }
     }
 
     /// What cannot be looked at keeps nothing else from it; the scrub answers with the first error

@@ -169,7 +169,9 @@ impl Store {
                     return Ok(Verdict::Good(len));
                 }
                 Ok((false, len)) => what = format!("its {len} bytes have another digest"),
-                Err(error) if is_fault_of_the_medium(&error) => what = error.to_string(),
+                Err(error) if StoreError::is_fault_of_the_medium(&error) => {
+                    what = error.to_string();
+                }
                 Err(error) => return Err(shared.file_fault(digest, Step::Read, &error)),
             }
         }
@@ -298,12 +300,6 @@ pub(super) fn open_raw(
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(shared.file_fault(digest, Step::Open, &error)),
     }
-}
-
-/// Whether the disk cannot read what it holds; other errors pass.
-pub(in crate::store) fn is_fault_of_the_medium(error: &io::Error) -> bool {
-    // EIO; EUCLEAN and EBADMSG are how file systems say that their own checks failed.
-    matches!(error.raw_os_error(), Some(5 | 117 | 74))
 }
 
 /// Whether the bytes have the digest, and how many they are.

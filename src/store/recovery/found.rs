@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use crate::store::StoreError;
 use crate::store::index::Index;
 use crate::store::journal::checkpoint::{self, Checkpoint};
 use crate::store::journal::frame::FrameFault;
@@ -91,11 +92,7 @@ impl Found {
             } else if let Some(sequence) = number(entry.name.strip_suffix(".ckpt")) {
                 match checkpoint::inspect(disk, layout, sequence) {
                     Ok(checkpoint) => found.checkpoints.push(checkpoint),
-                    Err(FrameFault::Io(error)) => return Err(failed(error)),
-                    Err(FrameFault::Bad(at)) => found.damage.push(format!(
-                        "checkpoint {sequence} is damaged at byte {at}; the one before it and \
-                         the journal make up for it, nothing is lost"
-                    )),
+                    Err(fault) => found.damage.push(damage(&entry.name, fault).map_err(&failed)?),
                 }
             } else if entry.name.ends_with(".tmp") && !frozen {
                 disk.remove(&directory.join(entry.name)).map_err(&failed)?;
@@ -105,4 +102,41 @@ impl Found {
         found.checkpoints.sort_unstable_by_key(|checkpoint| checkpoint.end.sequence);
         Ok(found)
     }
+
+    /// The last checkpoint, which the records after it continue.
+    pub(in crate::store) fn base(&self) -> Option<Checkpoint> {
+        self.checkpoints.last().copied()
+    }
+
+    /// Reads the last checkpoint to its end, since its rows will be needed, and gives it up where
+    /// it is damaged; then the one before it, and so on.
+    pub(in crate::store) fn read_base(
+        &mut self,
+        disk: &dyn Disk,
+        layout: &Layout,
+    ) -> Result<(), OpenError> {
+        while let Some(base) = self.base() {
+            let Err(fault) = checkpoint::verify(disk, layout, base.end.sequence) else {
+                break;
+            };
+            let path = layout.checkpoint(base.end.sequence);
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            self.damage.push(damage(&name, fault).map_err(OpenError::io(&path))?);
+            self.checkpoints.pop();
+        }
+        Ok(())
+    }
+}
+
+/// What is wrong with a checkpoint that stays as it is; an error when that may be gone at the next
+/// start.
+fn damage(name: &str, fault: FrameFault) -> std::io::Result<String> {
+    let what = match fault {
+        FrameFault::Bad(at) => format!("is damaged at byte {at}"),
+        FrameFault::Io(error) if StoreError::is_fault_of_the_medium(&error) => {
+            format!("cannot be read: {error}")
+        }
+        FrameFault::Io(error) => return Err(error),
+    };
+    Ok(format!("checkpoint journal/{name} {what}; what is before it is read in its place"))
 }

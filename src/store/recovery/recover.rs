@@ -16,7 +16,6 @@ use super::salvage::{Damage, cut_off, last_sequence_seen, salvage};
 use crate::store::StoreError;
 use crate::store::index::{Built, Index, IndexKind, MapIndex};
 use crate::store::journal::ballast::in_any_space;
-use crate::store::journal::checkpoint::Checkpoint;
 use crate::store::journal::frame::FrameFault;
 use crate::store::journal::layout::{Layout, OpenError};
 use crate::store::journal::reached;
@@ -73,18 +72,21 @@ fn recover_up_to(
     reached: u64,
 ) -> Result<Recovered, OpenError> {
     let mut found = Found::list(&**disk, layout, false)?;
-    let base = found.checkpoints.last().copied();
-    let walk = walk(&**disk, layout, &found.firsts, base)?;
-    let mut recovery =
-        Recovery { damage: std::mem::take(&mut found.damage), ..Recovery::default() };
-    // One that is made for nothing would look like one that can make up for the damage.
-    let is_in_vain = walk.damage.is_some()
-        && !disk.exists(&layout.index()).map_err(OpenError::io(layout.root()))?;
+    let exists = disk.exists(&layout.index()).map_err(OpenError::io(layout.root()))?;
     let index = match kind {
-        IndexKind::Sled { .. } if is_in_vain => Err("there is none".to_owned()),
+        // One that is made for nothing would look like one that can make up for damage.
+        IndexKind::Sled { .. } if !exists => Err("there is none".to_owned()),
         IndexKind::Sled { cache } => open_sled(disk, layout, cache),
         IndexKind::Map => Ok(Arc::new(MapIndex::default()) as Arc<dyn Index>),
     };
+    let known = index.as_ref().map_or(0, |index| index.applied());
+    // Where the index goes on from the last checkpoint, none of its rows are needed.
+    if found.base().is_some_and(|base| known < base.end.sequence) {
+        found.read_base(&**disk, layout)?;
+    }
+    let walk = walk(&**disk, layout, &found)?;
+    let mut recovery =
+        Recovery { damage: std::mem::take(&mut found.damage), ..Recovery::default() };
     if let Some(mut damage) = walk.damage {
         damage.end_missing |= reached > damage.last_seen;
         let (whole, lost) = (walk.end.sequence, damage.last_seen.max(reached));
@@ -99,7 +101,6 @@ fn recover_up_to(
             salvaged => salvaged,
         };
     }
-    let known = index.as_ref().map_or(0, |index| index.applied());
     check_not_lost(&**disk, layout, walk.end.sequence.max(known))?;
     if cut {
         return Err(OpenError::StateDir {
@@ -180,7 +181,7 @@ impl State<'_> {
         recovery: &mut Recovery,
     ) -> Result<Arc<dyn Index>, OpenError> {
         let Found { firsts, checkpoints, .. } = self.found;
-        let base = checkpoints.last().copied();
+        let base = self.found.base();
         let from = base.map_or(0, |base| base.end.sequence);
         let usable = index.and_then(|index| match index.applied() {
             0 if self.kind == IndexKind::Map || self.end == 0 => Ok(index),
@@ -206,7 +207,8 @@ impl State<'_> {
                 path: self.layout.journal(),
                 what: format!("the index cannot be built from it ({why}): {error}"),
             });
-            recovery.index_rebuilt = Some(why);
+            // A new store has nothing to build it from.
+            recovery.index_rebuilt = (self.end > 0).then_some(why);
             index
         })
     }
@@ -222,8 +224,8 @@ pub(in crate::store) fn look(
         check_not_lost(&**disk, layout, 0)?;
     }
     let mut found = Found::list(&**disk, layout, true)?;
-    let base = found.checkpoints.last().copied();
-    let walk = walk(&**disk, layout, &found.firsts, base)?;
+    found.read_base(&**disk, layout)?;
+    let walk = walk(&**disk, layout, &found)?;
     if let Some(Damage { path, what, .. }) = walk.damage {
         return Err(OpenError::Damaged { path, what });
     }
@@ -257,12 +259,16 @@ pub(in crate::store) fn look(
 /// Returns what only the index can make up for: a start sees whether it does.
 pub fn check_journal(disk: &dyn Disk, layout: &Layout) -> Result<Option<String>, OpenError> {
     let exists = |path: &Path| disk.exists(path).map_err(OpenError::io(path));
+    let has_index = exists(&layout.index())?;
     let checked = match exists(&layout.journal())? {
         // A start makes an empty one.
         false => check_not_lost(disk, layout, 0),
         true => {
-            let found = Found::list(disk, layout, true)?;
-            let walk = walk(disk, layout, &found.firsts, found.checkpoints.last().copied())?;
+            let mut found = Found::list(disk, layout, true)?;
+            if !has_index {
+                found.read_base(disk, layout)?;
+            }
+            let walk = walk(disk, layout, &found)?;
             match walk.damage {
                 None => check_not_lost(disk, layout, walk.end.sequence),
                 Some(Damage { path, what, last_seen, .. }) => {
@@ -273,7 +279,7 @@ pub fn check_journal(disk: &dyn Disk, layout: &Layout) -> Result<Option<String>,
         }
     };
     match checked {
-        Err(error) if exists(&layout.index())? => {
+        Err(error) if has_index => {
             Ok(Some(format!("unless the index makes up for it, serve fails: {error}")))
         }
         checked => checked.map(|()| None),
@@ -284,7 +290,7 @@ pub fn check_journal(disk: &dyn Disk, layout: &Layout) -> Result<Option<String>,
 /// changes nothing.
 pub(in crate::store) fn last_sequence(disk: &dyn Disk, layout: &Layout) -> Result<u64, OpenError> {
     let found = Found::list(disk, layout, true)?;
-    Ok(walk(disk, layout, &found.firsts, found.checkpoints.last().copied())?.end.sequence)
+    Ok(walk(disk, layout, &found)?.end.sequence)
 }
 
 /// What reading all records after the last checkpoint showed.
@@ -300,13 +306,9 @@ struct Walk {
     damage: Option<Damage>,
 }
 
-fn walk(
-    disk: &dyn Disk,
-    layout: &Layout,
-    firsts: &[u64],
-    base: Option<Checkpoint>,
-) -> Result<Walk, OpenError> {
-    let end = base.map_or(End::default(), |base| base.end);
+fn walk(disk: &dyn Disk, layout: &Layout, found: &Found) -> Result<Walk, OpenError> {
+    let firsts = &found.firsts;
+    let end = found.base().map_or(End::default(), |base| base.end);
     let mut walk = Walk {
         end,
         clean: true,
@@ -328,6 +330,8 @@ fn walk(
                 SegmentFault::Io(error) => return Err(OpenError::io(&path)(error)),
                 SegmentFault::Damaged(what) => what,
             };
+            // Where a checkpoint was given up, that may be why.
+            let what = [&[what], &found.damage[..]].concat().join("; ");
             let (last_seen, end_missing) = last_sequence_seen(disk, layout, &firsts[position..])
                 .map_err(OpenError::io(&path))?;
             walk.damage = Some(Damage { path, what, last_seen, end_missing });

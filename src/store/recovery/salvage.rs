@@ -186,8 +186,8 @@ pub(in crate::store) fn cut_off(
     })
 }
 
-/// Writes all rows of the index as a checkpoint.
-fn write_out(
+/// Writes all rows of the index, which is at `end`, as a checkpoint.
+pub(in crate::store) fn write_out(
     disk: &dyn Disk,
     layout: &Layout,
     index: &dyn Index,

@@ -1,6 +1,7 @@
 //! Tests of the store as a whole: on a disk in memory that knows what a power cut leaves, and on
 //! real directories with sled.
 
+mod checkpoints;
 mod content;
 mod corruption;
 mod crash;

@@ -1,0 +1,147 @@
+//! Checkpoints that are damaged where their ends do not show it.
+
+use super::*;
+use crate::store::recovery::recover::check_journal;
+
+const JOURNAL: &str = "/s/journal";
+
+/// A store that has had two checkpoints, and what is in it.
+fn with_checkpoints(disk: &MemoryDisk) -> Model {
+    let (store, _) = open_small(disk);
+    let expected = churn(&store, 0, 800);
+    block_on(store.close()).unwrap();
+    assert_eq!(files(disk, ".ckpt").len(), 2);
+    expected
+}
+
+/// The files of the journal with this ending, in order.
+fn files(disk: &MemoryDisk, end: &str) -> Vec<PathBuf> {
+    let entries = disk.list(Path::new(JOURNAL)).unwrap();
+    let names = entries.into_iter().map(|entry| entry.name).filter(|name| name.ends_with(end));
+    let mut names: Vec<String> = names.collect();
+    names.sort();
+    names.iter().map(|name| Path::new(JOURNAL).join(name)).collect()
+}
+
+fn number(path: &Path) -> u64 {
+    path.file_stem().unwrap().to_str().unwrap().parse().unwrap()
+}
+
+fn damage(disk: &MemoryDisk, path: &Path) {
+    let mut bytes = content(disk, path);
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    overwrite(disk, path, &bytes);
+}
+
+/// A segment after the last checkpoint but one, and before the last.
+fn segment_between(disk: &MemoryDisk) -> PathBuf {
+    let checkpoints: Vec<u64> = files(disk, ".ckpt").iter().map(|path| number(path)).collect();
+    let between = |path: &PathBuf| (checkpoints[0] + 1..checkpoints[1]).contains(&number(path));
+    let segments: Vec<PathBuf> = files(disk, ".log").into_iter().filter(between).collect();
+    segments[segments.len() / 2].clone()
+}
+
+#[test]
+fn f211_where_no_checkpoint_and_no_index_is_whole_the_way_out_is_named_and_leads_out() {
+    let disk = MemoryDisk::new();
+    with_checkpoints(&disk);
+    let (newest, segment) = (files(&disk, ".ckpt").pop().unwrap(), segment_between(&disk));
+    damage(&disk, &newest);
+    damage(&disk, &segment);
+    let checked = check_journal(&disk, &Layout::new("/s")).map(|_| ()).unwrap_err().to_string();
+    let refused = open_memory(&disk).map(|_| ()).unwrap_err().to_string();
+    for text in [checked, refused] {
+        let names = |path: &Path| text.contains(path.file_name().unwrap().to_str().unwrap());
+        assert!(names(&newest) && names(&segment), "{text}");
+        assert!(text.contains("skerry state cut-journal"), "{text}");
+    }
+    let cut = StoreOptions { cut_journal: true, ..options(Path::new("/s"), IndexKind::Map) };
+    let (store, recovery) = Store::open(sys_on(&disk), cut).unwrap();
+    assert!(store.loss().unwrap().contains("are lost"), "{recovery}");
+    assert!(!rows(&store).is_empty());
+    put(&store, 1, "life goes on").unwrap();
+}
+
+#[test]
+fn f211_a_checkpoint_that_the_medium_has_lost_is_replaced_by_the_one_before() {
+    let disk = MemoryDisk::new();
+    let expected = with_checkpoints(&disk);
+    disk.fail_reads(&files(&disk, ".ckpt").pop().unwrap());
+    let (store, recovery) = open_memory(&disk).unwrap();
+    assert_eq!(rows(&store), expected);
+    assert!(recovery.to_string().contains("cannot be read"), "{recovery}");
+}
+
+/// What is whole at the end of a run is damaged while the node runs on.
+fn f201_backup_of(harm: impl Fn(&MemoryDisk)) {
+    let disk = MemoryDisk::new();
+    let expected = with_checkpoints(&disk);
+    let (store, _) = open_small(&disk);
+    harm(&disk);
+    let backup = block_on(store.begin_backup()).unwrap();
+    let copy = MemoryDisk::new();
+    for directory in ["/b/journal", "/b/identity"] {
+        copy.create_dir_all(Path::new(directory)).unwrap();
+    }
+    for file in &backup.files {
+        let mut bytes = vec![0; usize::try_from(file.len).unwrap()];
+        file.file.read_exact_at(&mut bytes, 0).unwrap();
+        copy.create(&Path::new("/b").join(&file.name)).unwrap().write_all_at(&bytes, 0).unwrap();
+    }
+    Layout::new("/b").write_format(&copy, backup.format).unwrap();
+    drop(backup);
+    backup::restore(&sys_on(&copy), Path::new("/b"), Path::new("/s")).unwrap();
+    let (restored, recovery) = open_memory(&copy).unwrap();
+    assert!(recovery.damage.is_empty(), "{recovery}");
+    assert_eq!(rows(&restored), expected);
+    // Nor does the next start depend on what is damaged.
+    put(&store, 1, "life goes on").unwrap();
+    let expected = rows(&store);
+    drop(store);
+    assert_eq!(rows(&open_small(&disk).0), expected);
+}
+
+#[test]
+fn f201_a_backup_does_without_a_checkpoint_that_is_damaged_in_its_middle() {
+    f201_backup_of(|disk| damage(disk, &files(disk, ".ckpt")[1]));
+}
+
+#[test]
+fn f201_a_backup_of_a_journal_of_which_the_index_is_the_last_copy_is_whole() {
+    f201_backup_of(|disk| {
+        files(disk, ".ckpt").iter().for_each(|path| damage(disk, path));
+    });
+    f201_backup_of(|disk| {
+        damage(disk, &files(disk, ".ckpt")[1]);
+        damage(disk, &segment_between(disk));
+    });
+    f201_backup_of(|disk| {
+        let last = number(&files(disk, ".ckpt")[1]);
+        let after = |path: &PathBuf| number(path) > last;
+        damage(disk, files(disk, ".log").iter().find(|path| after(path)).unwrap());
+    });
+}
+
+#[test]
+fn f116_f211_what_rots_in_the_journal_is_made_up_for_by_the_scrub_and_by_fsck() {
+    for is_scrub in [true, false] {
+        let disk = MemoryDisk::new();
+        let expected = with_checkpoints(&disk);
+        let (store, _) = open_small(&disk);
+        files(&disk, ".ckpt").iter().for_each(|path| damage(&disk, path));
+        if is_scrub {
+            block_on(store.scrub(0)).unwrap();
+        } else {
+            let report = block_on(store.fsck(false)).unwrap();
+            assert_eq!(report.problems, 2, "{report:?}");
+            assert!(report.found[0].contains("a new checkpoint takes its place"), "{report:?}");
+        }
+        let report = block_on(store.fsck(false)).unwrap();
+        assert_eq!((report.problems, report.checkpoints), (0, 1), "{report:?}");
+        drop(store);
+        let (store, recovery) = open_memory(&disk.after_power_cut()).unwrap();
+        assert!(recovery.damage.is_empty(), "{recovery}");
+        assert_eq!(rows(&store), expected);
+    }
+}
