@@ -1,4 +1,5 @@
-//! The removal of content that nothing refers to.
+//! The removal of content that nothing refers to. The one other way out of the place where content
+//! lies is that of damaged content, into quarantine (`damage.rs`).
 
 use std::io;
 use std::path::Path;
