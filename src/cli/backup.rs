@@ -214,8 +214,11 @@ impl Taking<'_> {
             Failure::new("the node does not name the format of its store; restart it")
         })?;
         Layout::new(&incoming).write_format(self.disk, format).map_err(io)?;
-        let taken = self.take_content(&incoming, id)?;
+        let wanted = offline::contents(&incoming).map_err(Failure::new)?;
+        let taken = self.take_content(&incoming, id, &wanted)?;
         self.put_in_place(&incoming, format).map_err(io)?;
+        // Not before: until then it is the older backup that is there.
+        self.prune(&wanted).map_err(io)?;
         Ok(taken)
     }
 
@@ -239,8 +242,12 @@ impl Taking<'_> {
     }
 
     /// Downloads the content that the metadata refers to and that is not here yet, or not whole.
-    fn take_content(&self, incoming: &Path, id: &str) -> Result<Taken, Failure> {
-        let wanted = offline::contents(incoming).map_err(Failure::new)?;
+    fn take_content(
+        &self,
+        incoming: &Path,
+        id: &str,
+        wanted: &BTreeMap<Digest, Option<u64>>,
+    ) -> Result<Taken, Failure> {
         let layout = Layout::new(self.target);
         let mut taken = Taken::default();
         // What the node says of some of the missing objects.
@@ -248,7 +255,7 @@ impl Taking<'_> {
         // Files that are here are hashed last: the node holds off garbage collection for a while
         // only, and new objects must have come by then.
         let mut here_before = Vec::new();
-        for (digest, len) in &wanted {
+        for (digest, len) in wanted {
             let place = layout.blob(digest);
             let here = self.disk.exists(&place).map_err(|error| disk_failure(&place, &error))?;
             // A file that cannot be read is replaced like one that is damaged.
@@ -272,7 +279,6 @@ impl Taking<'_> {
                 output::complain(&format!("{said} {digest} is needed by {who}."));
             }
         }
-        self.prune(&wanted).map_err(|error| disk_failure(self.target, &error))?;
         Ok(taken)
     }
 

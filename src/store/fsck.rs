@@ -1,18 +1,15 @@
 //! Looks over a store: the journal, the checkpoints, and the file of every link.
 
-use std::collections::BTreeMap;
-
 use serde::Serialize;
 
 use super::content::trust::Verdict;
-use super::journal::checkpoint;
-use super::journal::frame::FrameFault;
-use super::journal::layout::{Layout, relative};
-use super::journal::segment::SegmentReader;
+use super::journal::checkpoint::{self, Checkpoint};
+use super::journal::layout::relative;
+use super::journal::segment::{self, End};
 use super::{Store, StoreError};
 use crate::store::rows::link::Referred;
 use crate::sys::disk::Entry;
-use crate::sys::{Disk, spawn};
+use crate::sys::spawn;
 use crate::types::Digest;
 
 /// Problems that are listed; all are counted.
@@ -69,71 +66,87 @@ impl Store {
         }
     }
 
-    /// Reads the journal and the checkpoints. On a running store a new checkpoint is made in place
-    /// of what a start would need and could not use, while the index has all of it.
+    /// Reads the checkpoints and, from the first of them that is whole, the journal. On a running
+    /// store a new checkpoint is made in place of what a start could not use, while the index has
+    /// all of it.
     pub(in crate::store) async fn check_journal(&self) -> Result<FsckReport, StoreError> {
+        let (mut report, mut damaged) = (FsckReport::default(), Vec::new());
         let store = self.clone();
-        let (mut report, faults) = spawn::blocking(move || store.read_journal()).await?;
-        let mut makes_up = "another checkpoint, the index or the parent makes up for it";
-        if faults.iter().any(|fault| fault.is_needed) && !self.shared().frozen {
-            match self.renew_checkpoint().await {
-                Ok(()) => makes_up = "a new checkpoint takes its place",
-                Err(error) => {
-                    report.problem(format!("no checkpoint can be made: {error}"));
-                }
+        let checkpoints = spawn::blocking(move || store.checkpoints_in_use()).await?;
+        let mut base = None;
+        for sequence in checkpoints {
+            // One at a time: other work has its turn in between.
+            let store = self.clone();
+            match spawn::blocking(move || store.read_checkpoint(sequence)).await {
+                Ok(None) => continue,
+                Ok(Some(whole)) => base = base.or(Some(whole.end)),
+                Err(StoreError::Corrupt(what)) => damaged.push(what),
+                Err(error) => report.problem(error.to_string()),
+            }
+            report.checkpoints += 1;
+        }
+        // Without a checkpoint that is whole, they continue nothing.
+        if base.is_some() || damaged.is_empty() {
+            let (store, from) = (self.clone(), base.unwrap_or_default());
+            let read = spawn::blocking(move || store.read_segments(from)).await;
+            (report.segments, report.records) = (read.0, read.1);
+            match read.2 {
+                Ok(()) => {}
+                Err(StoreError::Corrupt(what)) => damaged.push(what),
+                Err(error) => report.problem(error.to_string()),
             }
         }
-        for JournalFault { name, at, .. } in faults {
-            report.problem(format!("journal/{name} is damaged at byte {at}; {makes_up}"));
+        let mut makes_up = "another checkpoint, the index or the parent makes up for it";
+        if !damaged.is_empty() && !self.shared().frozen {
+            match self.renew_checkpoint().await {
+                Ok(()) => makes_up = "a new checkpoint takes its place",
+                Err(error) => report.problem(format!("no checkpoint can be made: {error}")),
+            }
         }
+        damaged.into_iter().for_each(|what| report.problem(format!("{what}; {makes_up}")));
         Ok(report)
     }
 
-    fn read_journal(&self) -> Result<(FsckReport, Vec<JournalFault>), StoreError> {
-        let mut report = FsckReport::default();
+    /// The sequences of the checkpoints that a start may read, the oldest first: from the last one
+    /// on that was made in place of a damaged journal, which such a one follows no end of. What is
+    /// before it goes in time.
+    fn checkpoints_in_use(&self) -> Result<Vec<u64>, StoreError> {
         let (disk, layout) = (&*self.shared().disk, &self.shared().layout);
+        let number = |entry: Entry| entry.name.strip_suffix(".ckpt")?.parse::<u64>().ok();
         let entries = disk.list(&layout.journal())?;
-        let given_up = given_up(disk, layout, &entries);
+        let mut all: Vec<u64> = entries.into_iter().filter_map(number).collect();
+        all.sort_unstable();
+        let is_first = |sequence: &u64| {
+            checkpoint::inspect(disk, layout, *sequence).is_ok_and(|whole| whole.end.len == 0)
+        };
+        let first = all.iter().rposition(is_first).unwrap_or(0);
+        Ok(all.split_off(first.min(all.len())))
+    }
+
+    /// `None` for one that was removed meanwhile, as nobody needs it any more.
+    fn read_checkpoint(&self, sequence: u64) -> Result<Option<Checkpoint>, StoreError> {
+        let (disk, layout) = (&*self.shared().disk, &self.shared().layout);
+        let path = layout.checkpoint(sequence);
+        match checkpoint::verify(disk, layout, sequence) {
+            Err(_) if !disk.exists(&path)? => Ok(None),
+            read => read.map(Some).map_err(|fault| fault.of_file(&path)),
+        }
+    }
+
+    /// Reads what the journal says after `from`: so many segments and records, and whether all is
+    /// there.
+    fn read_segments(&self, from: End) -> (u64, u64, Result<(), StoreError>) {
+        let (disk, layout) = (&*self.shared().disk, &self.shared().layout);
         // What is being appended meanwhile comes behind this.
         let acknowledged = self.sequence();
-        let (mut faults, mut base, mut segments) = (Vec::new(), 0, BTreeMap::new());
-        for entry in entries {
-            let number =
-                |end| entry.name.strip_suffix(end).and_then(|n: &str| n.parse::<u64>().ok());
-            let fault = if let Some(sequence) = number(".ckpt") {
-                if sequence < given_up {
-                    continue;
-                }
-                report.checkpoints += 1;
-                let read = checkpoint::verify(disk, layout, sequence);
-                read.map(|whole| base = base.max(whole.end.sequence)).err()
-            } else if let Some(first) = number(".log") {
-                if first <= given_up || first > acknowledged {
-                    continue;
-                }
-                report.segments += 1;
-                segments.insert(entry.name.clone(), first);
-                read_segment(disk, layout, first, acknowledged, &mut report.records).err()
-            } else {
-                None
-            };
-            let name = entry.name;
-            match fault {
-                // It was removed meanwhile, as nobody needs it any more.
-                Some(FrameFault::Io(error)) if error.kind() == std::io::ErrorKind::NotFound => {}
-                Some(FrameFault::Io(error)) => {
-                    report.problem(format!("journal/{name} cannot be read: {error}"));
-                }
-                Some(FrameFault::Bad(at)) => {
-                    faults.push(JournalFault { name, at, is_needed: true });
-                }
-                None => {}
-            }
-        }
-        for fault in &mut faults {
-            fault.is_needed = segments.get(&fault.name).is_none_or(|first| *first > base);
-        }
-        Ok((report, faults))
+        let mut firsts = self.shared().segments.list();
+        firsts.retain(|first| (from.sequence + 1..=acknowledged).contains(first));
+        let mut records = 0;
+        let read = segment::replay(disk, layout, &firsts, from, acknowledged, &mut |_| {
+            records += 1;
+            Ok(())
+        });
+        (firsts.len() as u64, records, read)
     }
 
     fn check_links(&self, after: Option<&[u8]>) -> Result<Page, StoreError> {
@@ -202,24 +215,6 @@ impl Store {
     }
 }
 
-/// The sequence of the last checkpoint that was made in place of a damaged journal, which such a
-/// one follows no end of: nobody reads what is before it any more, and it goes in time.
-fn given_up(disk: &dyn Disk, layout: &Layout, entries: &[Entry]) -> u64 {
-    let sequences = entries.iter().filter_map(|e| e.name.strip_suffix(".ckpt")?.parse().ok());
-    let whole = sequences.filter_map(|sequence| checkpoint::inspect(disk, layout, sequence).ok());
-    let made = whole.filter(|checkpoint| checkpoint.end.len == 0);
-    made.map(|checkpoint| checkpoint.end.sequence).max().unwrap_or(0)
-}
-
-/// A damaged file of the journal.
-struct JournalFault {
-    name: String,
-    /// Where, bytes.
-    at: u64,
-    /// A checkpoint, or a segment after the last one that is whole.
-    is_needed: bool,
-}
-
 /// Some links that were looked at.
 #[derive(Default)]
 struct Page {
@@ -227,21 +222,4 @@ struct Page {
     /// Those whose files can be opened.
     digests: Vec<Digest>,
     problems: Vec<String>,
-}
-
-fn read_segment(
-    disk: &dyn Disk,
-    layout: &Layout,
-    first: u64,
-    acknowledged: u64,
-    records: &mut u64,
-) -> Result<(), FrameFault> {
-    let (mut segment, mut read) = (SegmentReader::open(disk, layout, first)?, 0);
-    while read < acknowledged
-        && let Some(record) = segment.next_record()?
-    {
-        read = record.sequence;
-        *records += 1;
-    }
-    Ok(())
 }

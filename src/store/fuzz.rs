@@ -53,7 +53,7 @@ fn read_segment(layout: &Layout, first: u64, bytes: &[u8]) {
                 segment.damage_is_proven().expect("a disk in memory can be read");
                 break;
             }
-            Err(FrameFault::Io(error)) => panic!("{error}"),
+            Err(FrameFault::Io(error) | FrameFault::Lost(error)) => panic!("{error}"),
         }
     }
     let mut segment = SegmentReader::open(&disk, layout, first).expect("it was opened before");

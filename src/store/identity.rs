@@ -62,18 +62,10 @@ impl Store {
     }
 }
 
-/// The epoch of the feed, made when there is none, and made anew on `renew`.
-pub(super) fn feed_epoch(
-    sys: &Sys,
-    disk: &dyn Disk,
-    layout: &Layout,
-    renew: bool,
-) -> Result<u64, StoreError> {
+/// The epoch of the feed, made when there is none.
+pub(super) fn feed_epoch(sys: &Sys, disk: &dyn Disk, layout: &Layout) -> Result<u64, StoreError> {
     let path = path_of(layout, FEED_EPOCH)?;
     let make = || Ok(format!("{:016x}\n", sys.rng.number()).into_bytes());
-    if renew {
-        disk.replace(&path, &make().map_err(StoreError::Invalid)?)?;
-    }
     let parse = |bytes: Vec<u8>| {
         let text = String::from_utf8(bytes).ok()?;
         u64::from_str_radix(text.trim_end(), 16).ok()
@@ -85,6 +77,17 @@ pub(super) fn feed_epoch(
     let bytes = make().map_err(StoreError::Invalid)?;
     disk.replace(&path, &bytes)?;
     parse(bytes).ok_or(StoreError::Unavailable)
+}
+
+/// Ends the epoch of the feed: records that followers have seen may be gone. Durable before
+/// anything is changed that depends on it, so that a start that is cut short ends it too.
+pub(super) fn end_feed_epoch(disk: &dyn Disk, layout: &Layout) -> Result<(), StoreError> {
+    let path = path_of(layout, FEED_EPOCH)?;
+    if disk.exists(&path)? {
+        disk.remove(&path)?;
+        disk.sync_dir(&layout.identity())?;
+    }
+    Ok(())
 }
 
 fn path_of(layout: &Layout, name: &str) -> Result<PathBuf, StoreError> {
@@ -100,10 +103,14 @@ fn read_or_create(
     path: &Path,
     make: impl FnOnce() -> Result<Vec<u8>, String>,
 ) -> Result<Vec<u8>, StoreError> {
-    if disk.exists(path)? {
-        return Ok(disk.read(path, IDENTITY_BYTES_MAX)?);
+    let failed = |error| match StoreError::from(error) {
+        StoreError::Io(text) => StoreError::Io(format!("{}: {text}", path.display())),
+        other => other,
+    };
+    if disk.exists(path).map_err(failed)? {
+        return disk.read(path, IDENTITY_BYTES_MAX).map_err(failed);
     }
     let bytes = make().map_err(StoreError::Invalid)?;
-    disk.replace(path, &bytes)?;
+    disk.replace(path, &bytes).map_err(failed)?;
     Ok(bytes)
 }

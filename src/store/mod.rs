@@ -266,7 +266,7 @@ impl Store {
             true => (sys.rng.number(), Uploads::default(), Damage::default()),
             false => (
                 journal::ballast::in_any_space(&*disk, &layout, || {
-                    identity::feed_epoch(&sys, &*disk, &layout, recovered.renew_epoch)
+                    identity::feed_epoch(&sys, &*disk, &layout)
                 })
                 .map_err(OpenError::store(&layout.identity()))?,
                 Uploads::open(&sys, &*disk, &layout, &admission)
@@ -321,7 +321,8 @@ impl Store {
         if !frozen {
             shared.keep_ballast();
             content::uploads::sweep(&shared);
-            if !recovery.clean && !shared.doubt_unsettled().unwrap_or(false) {
+            let is_doubted = !recovery.clean && !shared.doubt_unsettled().unwrap_or(false);
+            if is_doubted || shared.damage.is_unread {
                 shared.scrub.request();
             }
         }

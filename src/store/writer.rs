@@ -394,14 +394,16 @@ impl Writer {
     }
 
     /// The checkpoint at the end of the journal. Where that is damaged, the index is all there is:
-    /// a start would take it too.
-    fn checkpoint(&self, end: segment::End) -> Result<Checkpoint, StoreError> {
+    /// a start would take it too. No older one leads there then.
+    fn checkpoint(&mut self, end: segment::End) -> Result<Checkpoint, StoreError> {
         let (shared, firsts) = (&self.shared, self.shared.segments.list());
         let made = make_checkpoint(shared, &self.checkpoints, &firsts, end, self.sizes.merge_bytes);
         let index = shared.index();
         match made {
             Err(StoreError::Corrupt(_)) if !index.failed() && index.applied() == end.sequence => {
-                write_out(&*shared.disk, &shared.layout, &*index, end)
+                let made = write_out(&*shared.disk, &shared.layout, &*index, end)?;
+                self.checkpoints.clear();
+                Ok(made)
             }
             made => made,
         }
@@ -438,14 +440,19 @@ impl Writer {
         let firsts = self.shared.segments.list();
         // Newest first, so that what children may still ask for stays without a gap.
         for pair in firsts.windows(2).rev() {
-            let len = disk.file_len(&layout.segment(pair[0]))?;
+            let path = layout.segment(pair[0]);
+            // One that is missing needs no more than to be forgotten.
+            let is_there = disk.exists(&path)?;
+            let len = if is_there { disk.file_len(&path)? } else { 0 };
             if pair[1] > older.end.sequence + 1 || len <= budget {
                 budget = budget.saturating_sub(len);
                 continue;
             }
             budget = 0;
             self.shared.segments.change(|firsts| firsts.retain(|first| *first != pair[0]));
-            disk.remove(&layout.segment(pair[0]))?;
+            if is_there {
+                disk.remove(&path)?;
+            }
         }
         disk.sync_dir(&layout.journal())?;
         Ok(())
@@ -461,8 +468,10 @@ impl Writer {
         journal.close_segment(true)?;
         let end = journal.end();
         if self.bytes_since >= self.checkpoint_bytes() {
-            let made = self.checkpoint(end)?;
-            self.keep(made);
+            match self.checkpoint(end) {
+                Ok(made) => self.keep(made),
+                Err(error) => log::warn!("no checkpoint, tried again after the start: {error}"),
+            }
         }
         let seed = self.seed();
         if let Some(journal) = &mut self.journal {

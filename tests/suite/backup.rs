@@ -4,10 +4,10 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use crate::support::eventually;
 use crate::support::http::{bearer, token};
 use crate::support::image::{self, Image};
 use crate::support::node::Node;
+use crate::support::{eventually, skip};
 use crate::sync::{SOON, pair, pull};
 use crate::topology::three_tiers;
 
@@ -344,6 +344,50 @@ fn f201_what_is_damaged_in_a_backup_is_taken_again() {
     assert_eq!(std::fs::read(&flipped).unwrap(), image.layers[1]);
     let said = backup(&["--verify"]);
     assert!(said.contains(" 0 new ones") && !said.contains("of them"), "{said}");
+}
+
+/// Symptom: content that only the older backup needed was gone before the newer one was there.
+#[test]
+fn f201_a_backup_that_is_cut_short_leaves_the_one_before_whole() {
+    let mut root = Node::root();
+    let user = root.pusher("pusher-one", "app");
+    let user = (user.0.as_str(), user.1.as_str());
+    let [old, new] = [94, 95].map(|seed| Image::new(seed, &[20_000]));
+    assert_eq!(old.push(&root.login, user, "app", "v1").status, 201);
+    let directory = root.dir.join("backup");
+    let target = directory.to_str().unwrap().to_owned();
+    assert!(root.run(&["backup", &target]).status.success());
+    let scope = "repository:app:pull,push,delete";
+    let bearer_token = token(&root.login, user.0, user.1, &[scope]).unwrap();
+    let manifest = format!("/v2/app/manifests/{}", old.digest());
+    let deleted = bearer(&root.login, &bearer_token, "DELETE", &manifest, &[], b"");
+    assert_eq!(deleted.status, 202, "{deleted:?}");
+    assert_eq!(new.push(&root.login, user, "app", "v2").status, 201);
+    // The content has come then, and what was there before cannot be replaced.
+    let attributes = |flag: &str| {
+        let format = directory.join("format");
+        std::process::Command::new("chattr").arg(flag).arg(format).status()
+    };
+    if !attributes("+i").is_ok_and(|status| status.success()) {
+        return skip("files that cannot be removed (chattr +i)");
+    }
+    let failed = root.run(&["backup", &target]);
+    assert!(attributes("-i").unwrap().success());
+    assert!(!failed.status.success(), "{failed:?}");
+    let restored = |state: &str| {
+        let state = root.dir.join(state);
+        let set = format!("storage.state_dir={}", state.display());
+        let output = root.run(&["--set", &set, "restore", &target]);
+        let holds = |image: &Image| {
+            let layer = root.blob_file(&image.layers[0]);
+            state.join(layer.strip_prefix(root.state()).unwrap()).exists()
+        };
+        (output.status.success(), holds(&old), holds(&new))
+    };
+    assert_eq!(restored("before"), (true, true, false));
+    assert!(root.run(&["backup", &target]).status.success());
+    assert!(restored("after").0);
+    root.stop();
 }
 
 /// Symptom: each file that opens and cannot be read ended one backup after the other.

@@ -519,3 +519,41 @@ fn f212_f036_a_miss_on_a_device_whose_disk_is_full_says_so() {
     let answer = pull(&small.node, &user, "big/one", "v3").unwrap_err();
     assert_eq!(answer.error().1, "not_found", "what is complete is missed as before: {answer:?}");
 }
+
+/// Symptom: the index was called damaged or gone, and the command that was named in its place gave
+/// up half of what was acknowledged. Cause: sled does not open on a full disk.
+#[test]
+fn f211_a_damaged_journal_on_a_full_disk_costs_nothing() {
+    for has_ballast in [true, false] {
+        let Some((mut small, _)) = small_root(BLOCK_BYTES) else { return };
+        let names: Vec<String> = (0..40).map(|number| format!("map-{number:03}")).collect();
+        for name in &names {
+            let create = ["scope-map", "create", "--name", name, "--repository", "app"];
+            let made = small.node.run(&[&create[..], &["content/read"]].concat());
+            assert!(made.status.success(), "{made:?}");
+        }
+        small.node.stop();
+        let segment = small.node.state().join("journal").join(format!("{:020}.log", 1));
+        let mut bytes = std::fs::read(&segment).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        std::fs::write(&segment, bytes).unwrap();
+        if !has_ballast {
+            std::fs::remove_file(small.node.state().join("ballast")).unwrap();
+        }
+        small.disk.fill();
+        if !has_ballast {
+            for command in [&["state", "cut-journal", "--yes"][..], &["serve"]] {
+                let refused = small.node.run_configured(command);
+                let why = String::from_utf8_lossy(&refused.stderr).into_owned();
+                assert!(!refused.status.success() && why.contains("free some space"), "{why}");
+            }
+            small.disk.free();
+        }
+        small.node.start();
+        let maps = small.node.json(&["scope-map", "list"]);
+        let has = |name: &&String| maps.as_array().unwrap().iter().any(|map| map["name"] == **name);
+        assert_eq!(names.iter().filter(has).count(), names.len(), "{}", small.node.log());
+        assert!(small.node.log().contains("nothing is lost"), "{}", small.node.log());
+    }
+}

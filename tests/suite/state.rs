@@ -388,6 +388,32 @@ fn f211_f212_a_directory_that_takes_no_file_is_named_until_it_does() {
     assert_eq!(push(74), 201);
 }
 
+/// Symptom: each start failed, named no cure, and `config check` saw nothing.
+#[test]
+fn f211_a_quarantine_that_cannot_be_read_stops_nothing() {
+    let mut root = Node::root();
+    let (user, password) = root.pusher("owner-token", "*");
+    let image = Image::new(75, &[20_000]);
+    assert_eq!(image.push(&root.login, (&user, &password), "app", "v1").status, 201);
+    let layer = root.blob_file(&image.layers[0]);
+    fs::write(&layer, vec![7; image.layers[0].len()]).unwrap();
+    let scrubbed = root.run(&["scrub", "--full-speed"]);
+    assert!(!scrubbed.status.success(), "{scrubbed:?}");
+    root.stop();
+    // Root may list every directory: something else stands in its place.
+    let quarantine = root.state().join("quarantine");
+    fs::remove_dir_all(&quarantine).unwrap();
+    fs::write(&quarantine, b"").unwrap();
+    let checked = root.run_configured(&["config", "check"]);
+    let why = String::from_utf8_lossy(&checked.stderr).into_owned();
+    assert!(!checked.status.success() && why.contains("quarantine"), "{why}");
+    root.start();
+    assert!(root.log().contains("what is known to be damaged cannot be read"), "{}", root.log());
+    eventually(SOON, "what is damaged is known again", || {
+        (root.json(&["status"])["damagedBlobs"] == 1).then_some(())
+    });
+}
+
 /// Symptom: a directory in `quarantine/` or `uploads/` stopped every start, one stray file beside
 /// the blobs every garbage collection. Cause: what lies there was taken for a file of ours.
 #[test]

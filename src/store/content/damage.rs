@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use event_listener::{Event, EventListener};
 
-use super::unreadable::Step;
+use super::unreadable::{Step, UNREADABLE_REMEDY};
 use crate::store::journal::layout::Layout;
 use crate::store::rows::link::Referred;
 use crate::store::{Shared, Store, StoreError};
@@ -42,6 +42,8 @@ pub(in crate::store) struct Damage {
     /// Number of condemnations so far.
     condemned: AtomicU64,
     changed: Event,
+    /// What earlier runs found is not known.
+    pub(in crate::store) is_unread: bool,
 }
 
 #[derive(Default)]
@@ -107,8 +109,19 @@ impl Damage {
         if !disk.exists(&directory)? {
             return Ok(damage);
         }
+        let entries = match disk.list(&directory) {
+            Ok(entries) => entries,
+            Err(error) => {
+                let directory = directory.display();
+                log::error!(
+                    "what is known to be damaged cannot be read from {directory}: {error}: \
+                     {UNREADABLE_REMEDY}; it is looked for again now"
+                );
+                return Ok(Damage { is_unread: true, ..damage });
+            }
+        };
         // Somebody may have put a directory there, to look at something.
-        for entry in disk.list(&directory)?.into_iter().filter(|entry| !entry.is_dir) {
+        for entry in entries.into_iter().filter(|entry| !entry.is_dir) {
             let path = directory.join(&entry.name);
             let Ok(digest) = entry.name.replacen('.', ":", 1).parse::<Digest>() else { continue };
             // A damaged file system may neither show nor remove one: the others are no worse.

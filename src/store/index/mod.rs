@@ -5,6 +5,7 @@ pub mod sled;
 pub(super) mod sums;
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::ops::Bound;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, RwLock};
@@ -67,10 +68,39 @@ pub trait Index: Send + Sync {
     fn apply(&self, sequence: u64, changes: &[Change]) -> Result<(), StoreError>;
     /// The last sequence applied.
     fn applied(&self) -> u64;
+    /// How many rows there are and what they add up to, where that is kept beside them.
+    fn totals(&self) -> Option<(u64, u64)> {
+        None
+    }
     /// Writes out what is cached, so that the next start has less to do.
     fn flush(&self) -> Result<(), StoreError>;
     /// Whether it has failed and must be built again.
     fn failed(&self) -> bool;
+}
+
+/// Why an index on disk cannot be used.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum IndexFault {
+    /// There is none, or it is not whole.
+    Damaged(String),
+    /// It may be whole, and the disk has no space for its work.
+    Full(String),
+    /// It may be whole, and this process may not read or write it.
+    Denied(String),
+}
+
+impl IndexFault {
+    /// Whether it may be used once somebody has seen to the cause.
+    pub fn may_be_whole(&self) -> bool {
+        !matches!(self, IndexFault::Damaged(_))
+    }
+}
+
+impl fmt::Display for IndexFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (IndexFault::Damaged(text) | IndexFault::Full(text) | IndexFault::Denied(text)) = self;
+        f.write_str(text)
+    }
 }
 
 /// What answers look-ups.

@@ -10,7 +10,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::{Change, Index, KeyValue, lower_bound, row_hash, sums};
+use super::{Change, Index, IndexFault, KeyValue, lower_bound, row_hash, sums};
 use crate::store::StoreError;
 use crate::sys::Disk;
 
@@ -23,6 +23,8 @@ const SEAL_VERSION: u8 = 5;
 /// What stands before that sum.
 const SEAL_HEAD_LEN: usize = 25;
 
+/// With less free space sled may not open, bytes.
+const SPACE_MIN: u64 = 256 * 1024;
 /// An index with fewer rows stays in memory as a whole and costs no more than this does, rows.
 const ROWS_IN_MEMORY: u64 = 32_768;
 /// A page has this many rows at least, unless rows were removed.
@@ -76,16 +78,24 @@ pub struct SledIndex {
 
 impl SledIndex {
     /// Opens the index in `path`, creating an empty one, and reads all of it to see whether it is
-    /// whole. sled keeps `cache` bytes of its pages in memory. The error says what is wrong.
-    pub fn open(disk: Arc<dyn Disk>, path: &Path, cache: u64) -> Result<SledIndex, String> {
+    /// whole. sled keeps `cache` bytes of its pages in memory.
+    pub fn open(disk: Arc<dyn Disk>, path: &Path, cache: u64) -> Result<SledIndex, IndexFault> {
         remove_unfinished_snapshots(&*disk, path);
         let opened = catch_unwind(AssertUnwindSafe(|| {
             let config = sled::Config::new().path(path).cache_capacity(cache).flush_every_ms(None);
-            let db = config.open().map_err(|error| error.to_string())?;
-            let seal = verify(&db)?;
+            let db = config.open().map_err(fault)?;
+            let seal = verify(&db).map_err(IndexFault::Damaged)?;
             Ok((db, seal))
         }));
-        let (db, seal) = opened.unwrap_or_else(|_| Err("sled panicked".to_owned()))?;
+        let opened =
+            opened.unwrap_or_else(|_| Err(IndexFault::Damaged("sled panicked".to_owned())));
+        let (db, seal) = opened.map_err(|fault| match fault {
+            // sled needs some to open, and says nothing that tells.
+            IndexFault::Damaged(what) if is_full(&*disk, path) => {
+                IndexFault::Full(format!("the disk is full ({what})"))
+            }
+            fault => fault,
+        })?;
         Ok(SledIndex {
             db,
             disk,
@@ -115,6 +125,24 @@ impl SledIndex {
         }
         Err(StoreError::Unavailable)
     }
+}
+
+/// What keeps sled from opening.
+fn fault(error: sled::Error) -> IndexFault {
+    use std::io::ErrorKind::{PermissionDenied, ReadOnlyFilesystem};
+    let text = error.to_string();
+    match error {
+        sled::Error::Io(error) if StoreError::is_full(&error) => IndexFault::Full(text),
+        sled::Error::Io(error) if matches!(error.kind(), PermissionDenied | ReadOnlyFilesystem) => {
+            IndexFault::Denied(text)
+        }
+        _ => IndexFault::Damaged(text),
+    }
+}
+
+/// Whether a failure of sled may be one of space.
+pub(in crate::store) fn is_full(disk: &dyn Disk, path: &Path) -> bool {
+    disk.space(path).is_ok_and(|space| space.free < SPACE_MIN)
 }
 
 /// A snapshot that a kill left half-written keeps sled from opening.
@@ -236,6 +264,11 @@ impl Index for SledIndex {
         self.seal.lock().unwrap_or_else(PoisonError::into_inner).applied
     }
 
+    fn totals(&self) -> Option<(u64, u64)> {
+        let seal = self.seal.lock().unwrap_or_else(PoisonError::into_inner);
+        Some((seal.count, seal.sum))
+    }
+
     fn flush(&self) -> Result<(), StoreError> {
         self.fenced(|| self.db.flush())?;
         // sled's own flush starts the writing and no more.
@@ -260,12 +293,13 @@ mod tests {
 
     /// A process that another test forks in this moment holds the lock until it runs.
     fn open_at(path: &Path) -> Result<SledIndex, String> {
+        let open = || SledIndex::open(Arc::new(SystemDisk), path, 1 << 20);
         let is_locked = |opened: &Result<_, String>| {
             opened.as_ref().is_err_and(|error| error.contains("could not acquire lock"))
         };
         let tries = std::iter::repeat_with(|| {
             std::thread::yield_now();
-            SledIndex::open(Arc::new(SystemDisk), path, 1 << 20)
+            open().map_err(|fault| fault.to_string())
         });
         tries.take(10_000).find(|opened| !is_locked(opened)).expect("it is locked")
     }

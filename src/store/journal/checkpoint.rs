@@ -1,7 +1,9 @@
 //! Checkpoints: all rows at one sequence, in key order. A checkpoint is made from the one before
-//! and the segments after it, never from the index, so that damage there cannot get in here.
+//! and the segments after it, so that damage of the index cannot get in here; from the index only
+//! where those are damaged themselves.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -67,7 +69,11 @@ pub struct Rows {
 impl Rows {
     /// Opens the checkpoint at `sequence`.
     pub fn open(disk: &dyn Disk, layout: &Layout, sequence: u64) -> Result<Rows, FrameFault> {
-        let file = disk.open(&layout.checkpoint(sequence))?;
+        Rows::open_at(disk, &layout.checkpoint(sequence), sequence)
+    }
+
+    fn open_at(disk: &dyn Disk, path: &Path, sequence: u64) -> Result<Rows, FrameFault> {
+        let file = disk.open(path)?;
         let mut frames = FrameReader::new(file, 0, 0);
         let bad = FrameFault::Bad(0);
         let Some(head) = frames.next_frame()? else {
@@ -131,10 +137,14 @@ impl Rows {
 
 /// Reads a whole checkpoint; an error unless every byte of it is as it was written.
 pub fn verify(disk: &dyn Disk, layout: &Layout, sequence: u64) -> Result<Checkpoint, FrameFault> {
-    let mut rows = Rows::open(disk, layout, sequence)?;
+    verify_at(disk, &layout.checkpoint(sequence), sequence)
+}
+
+fn verify_at(disk: &dyn Disk, path: &Path, sequence: u64) -> Result<Checkpoint, FrameFault> {
+    let mut rows = Rows::open_at(disk, path, sequence)?;
     while rows.next_row()?.is_some() {}
     let bytes = rows.frames.offset();
-    if disk.file_len(&layout.checkpoint(sequence))? != bytes {
+    if disk.file_len(path)? != bytes {
         return Err(FrameFault::Bad(bytes));
     }
     Ok(Checkpoint { end: rows.end, bytes })
@@ -227,16 +237,15 @@ impl<'a> Writer<'a> {
         // What is read back shall come from the disk.
         self.file.forget_cached(0, 0);
         let path = self.layout.checkpoint(self.end.sequence);
-        self.disk.rename(&path.with_extension("tmp"), &path)?;
+        let temporary = path.with_extension("tmp");
+        // One of the same name, which may be whole, stays until then.
+        let checkpoint = verify_at(self.disk, &temporary, self.end.sequence).map_err(|fault| {
+            let _ = self.disk.remove(&temporary);
+            fault.of_file(&temporary)
+        })?;
+        self.disk.rename(&temporary, &path)?;
         self.disk.sync_dir(&self.layout.journal())?;
-        match verify(self.disk, self.layout, self.end.sequence) {
-            Ok(checkpoint) => Ok(checkpoint),
-            Err(fault) => {
-                self.disk.remove(&path)?;
-                self.disk.sync_dir(&self.layout.journal())?;
-                Err(StoreError::Corrupt(format!("{}: read back {fault:?}", path.display())))
-            }
-        }
+        Ok(checkpoint)
     }
 }
 
@@ -252,13 +261,7 @@ pub fn merge(
 ) -> Result<Checkpoint, StoreError> {
     let mut writer = Writer::new(disk, layout, end)?;
     let from = base.map_or(End::default(), |base| base.end);
-    let fault = |fault| match fault {
-        FrameFault::Io(error) => StoreError::from(error),
-        FrameFault::Bad(at) => {
-            let path = layout.checkpoint(from.sequence);
-            StoreError::Corrupt(format!("{} at {at}", path.display()))
-        }
-    };
+    let fault = |fault: FrameFault| fault.of_file(&layout.checkpoint(from.sequence));
     let mut rows = match base {
         Some(base) => Some(Rows::open(disk, layout, base.end.sequence).map_err(fault)?),
         None => None,

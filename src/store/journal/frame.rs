@@ -18,8 +18,10 @@
 //! segment, so that neither old bytes of the disk nor a row that imitates a frame pass for one.
 
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 
+use crate::store::StoreError;
 use crate::store::index::sums::{Sums, hash};
 use crate::sys::disk::DiskFile;
 use crate::types::limits::RECORD_BYTES_MAX;
@@ -135,15 +137,43 @@ fn parse_head(bytes: &[u8]) -> Option<Head> {
 /// Why the next frame cannot be read.
 #[derive(Debug)]
 pub enum FrameFault {
-    /// The disk failed.
+    /// The disk failed, and may not the next time.
     Io(io::Error),
+    /// The medium says that it has lost what was there.
+    Lost(io::Error),
     /// There is no valid frame at this offset.
     Bad(u64),
 }
 
 impl From<io::Error> for FrameFault {
     fn from(error: io::Error) -> FrameFault {
-        FrameFault::Io(error)
+        match StoreError::is_fault_of_the_medium(&error) {
+            true => FrameFault::Lost(error),
+            false => FrameFault::Io(error),
+        }
+    }
+}
+
+impl FrameFault {
+    /// What is wrong with a file of which others may have a copy; an error when that may pass.
+    pub(in crate::store) fn damage(self) -> io::Result<String> {
+        match self {
+            FrameFault::Bad(at) => Ok(format!("is damaged at byte {at}")),
+            FrameFault::Lost(error) => Ok(format!("cannot be read: {error}")),
+            FrameFault::Io(error) if error.kind() == io::ErrorKind::NotFound => {
+                Ok("is missing".to_owned())
+            }
+            FrameFault::Io(error) => Err(error),
+        }
+    }
+
+    /// The error of who reads this file: `Corrupt` where it is damaged.
+    pub(in crate::store) fn of_file(self, path: &Path) -> StoreError {
+        let path = path.display();
+        match self.damage() {
+            Ok(what) => StoreError::Corrupt(format!("{path} {what}")),
+            Err(error) => StoreError::Io(format!("{path}: {error}")),
+        }
     }
 }
 

@@ -354,7 +354,7 @@ impl Layout {
         for directory in [self.identity(), self.journal(), self.index()] {
             self.check_directory(disk, &directory, is_ours)?;
         }
-        for directory in [self.uploads(), self.root.join("blobs")] {
+        for directory in [self.uploads(), self.root.join("blobs"), self.quarantine()] {
             if is_ours && disk.exists(&directory).map_err(|error| self.unusable(&error))? {
                 disk.check_writable(&directory).map_err(|error| self.closed(&directory, &error))?;
             }

@@ -389,23 +389,23 @@ impl SegmentReader {
     }
 
     /// Hands on every whole record from here, whatever stands between them: its sequence and,
-    /// where it can be read, itself. Returns where the last whole frame ends, bytes.
+    /// where it can be read, itself. Returns where the last whole frame ends, bytes; what the
+    /// medium has lost may follow.
     pub fn each_whole(
         &mut self,
         each: &mut dyn FnMut(u64, Option<Record>) -> Result<(), StoreError>,
     ) -> Result<u64, StoreError> {
         let mut end = self.end.len;
-        let io = |fault| match fault {
-            FrameFault::Io(error) => StoreError::from(error),
-            FrameFault::Bad(_) => StoreError::Unavailable,
-        };
         loop {
             let head = match self.frames.next_frame() {
-                Err(FrameFault::Bad(_)) => self.frames.skip_damage().map_err(io)?,
-                result => result.map_err(io)?,
+                Err(FrameFault::Bad(_)) => self.frames.skip_damage(),
+                result => result,
             };
-            let Some(head) = head else {
-                return Ok(end);
+            let head = match head {
+                Ok(Some(head)) => head,
+                Ok(None) | Err(FrameFault::Lost(_)) => return Ok(end),
+                Err(FrameFault::Io(error)) => return Err(error.into()),
+                Err(FrameFault::Bad(_)) => return Err(StoreError::Unavailable),
             };
             end = self.frames.offset();
             if head.kind == FrameKind::Record {
@@ -469,10 +469,7 @@ pub fn replay(
             continue;
         }
         let path = layout.segment(*first);
-        let fault = |fault| match fault {
-            FrameFault::Io(error) => StoreError::from(error),
-            FrameFault::Bad(at) => StoreError::Corrupt(format!("{} at {at}", path.display())),
-        };
+        let fault = |fault: FrameFault| fault.of_file(&path);
         let mut segment = SegmentReader::open(disk, layout, *first).map_err(fault)?;
         if segment.previous() != end {
             let text = format!("{} does not follow sequence {}", path.display(), end.sequence);

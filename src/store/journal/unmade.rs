@@ -86,8 +86,10 @@ mod tests {
         disk.create_dir_all(Path::new("/s/journal")).unwrap();
         assert!(fault().unwrap().contains("no file can be made in /s/uploads: "));
         disk.create_dir_all(Path::new("/s/uploads")).unwrap();
-        // Without a look in between.
-        assert_eq!((make(first), fault()), (Ok(()), None));
+        // Without a look in between; after it there is nothing to look at.
+        assert_eq!(make(first), Ok(()));
+        assert!(unmade.directories().is_empty());
+        assert_eq!(fault(), None);
         assert_eq!(disk.list(Path::new("/s/journal")).unwrap(), []);
     }
 }

@@ -3,7 +3,6 @@
 use std::fmt;
 use std::sync::Arc;
 
-use crate::store::StoreError;
 use crate::store::index::Index;
 use crate::store::journal::checkpoint::{self, Checkpoint};
 use crate::store::journal::frame::FrameFault;
@@ -65,8 +64,6 @@ pub(in crate::store) struct Recovered {
     /// Bytes in the journal after the last checkpoint.
     pub(in crate::store) bytes_since: u64,
     pub(in crate::store) index: Arc<dyn Index>,
-    /// Records that followers have seen may be gone.
-    pub(in crate::store) renew_epoch: bool,
 }
 
 /// What the journal directory holds.
@@ -128,15 +125,8 @@ impl Found {
     }
 }
 
-/// What is wrong with a checkpoint that stays as it is; an error when that may be gone at the next
-/// start.
+/// What is wrong with a checkpoint; an error when that may be gone at the next start.
 fn damage(name: &str, fault: FrameFault) -> std::io::Result<String> {
-    let what = match fault {
-        FrameFault::Bad(at) => format!("is damaged at byte {at}"),
-        FrameFault::Io(error) if StoreError::is_fault_of_the_medium(&error) => {
-            format!("cannot be read: {error}")
-        }
-        FrameFault::Io(error) => return Err(error),
-    };
+    let what = fault.damage()?;
     Ok(format!("checkpoint journal/{name} {what}; what is before it is read in its place"))
 }

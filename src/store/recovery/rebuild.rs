@@ -1,12 +1,12 @@
 //! Filling an index from a checkpoint and the journal.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use super::apply::apply;
 use crate::store::StoreError;
 use crate::store::index::sled::SledIndex;
-use crate::store::index::{Built, Change, Index, IndexKind, MapIndex};
+use crate::store::index::{Built, Change, Index, IndexFault, IndexKind, MapIndex};
+use crate::store::journal::ballast::give_space;
 use crate::store::journal::checkpoint::{Checkpoint, Rows};
 use crate::store::journal::frame::FrameFault;
 use crate::store::journal::layout::Layout;
@@ -17,15 +17,19 @@ use crate::sys::Disk;
 /// the copies when the batch ends: 256 KiB cost a node of 10,000 manifests 15 MiB for good.
 const REBUILD_BATCH_BYTES: usize = 16 * 1024;
 
-/// Opens the index on disk with a page cache of `cache` bytes; the error says what is wrong with
-/// it.
+/// Opens the index on disk with a page cache of `cache` bytes; on a full disk once more, in the
+/// space that is set aside.
 pub(in crate::store) fn open_sled(
     disk: &Arc<dyn Disk>,
     layout: &Layout,
     cache: u64,
-) -> Result<Arc<dyn Index>, String> {
-    let path = layout.index();
-    Ok(Arc::new(SledIndex::open(disk.clone(), &path, cache)?))
+) -> Result<Arc<dyn Index>, IndexFault> {
+    let open = || SledIndex::open(disk.clone(), &layout.index(), cache);
+    let opened = match open() {
+        Err(IndexFault::Full(_)) if give_space(&**disk, layout) => open(),
+        opened => opened,
+    };
+    Ok(Arc::new(opened?))
 }
 
 /// Puts the index aside and builds a new one from a checkpoint and the records after it: the
@@ -115,7 +119,7 @@ pub(in crate::store) fn fill(
 ) -> Result<(), StoreError> {
     if let Some(base) = base {
         let path = layout.checkpoint(base.end.sequence);
-        let fault = |fault| checkpoint_fault(&path, fault);
+        let fault = |fault: FrameFault| fault.of_file(&path);
         let mut rows = Rows::open(disk, layout, base.end.sequence).map_err(fault)?;
         let mut batch: Vec<Change> = Vec::new();
         let mut bytes = 0;
@@ -167,11 +171,4 @@ pub(in crate::store) fn catch_up(
         Ok(())
     })?;
     apply(index, last, batch)
-}
-
-fn checkpoint_fault(path: &Path, fault: FrameFault) -> StoreError {
-    match fault {
-        FrameFault::Io(error) => error.into(),
-        FrameFault::Bad(at) => StoreError::Corrupt(format!("{} at {at}", path.display())),
-    }
 }

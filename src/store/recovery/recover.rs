@@ -14,13 +14,18 @@ use super::loss::note;
 use super::rebuild::{catch_up, fill, open_sled, rebuild};
 use super::salvage::{Damage, cut_off, last_sequence_seen, salvage};
 use crate::store::StoreError;
-use crate::store::index::{Built, Index, IndexKind, MapIndex};
+use crate::store::identity::end_feed_epoch;
+use crate::store::index::{Built, Index, IndexFault, IndexKind, MapIndex};
 use crate::store::journal::ballast::in_any_space;
 use crate::store::journal::frame::FrameFault;
 use crate::store::journal::layout::{Layout, OpenError};
 use crate::store::journal::reached;
 use crate::store::journal::segment::{self, End, SEGMENT_HEADER_BYTES_MAX, SegmentReader};
 use crate::sys::Disk;
+
+/// What a person does about a segment that the medium has lost.
+const IF_IT_STAYS_SO: &str = "if that stays so: skerry state cut-journal takes the index in its \
+                              place or, where that does not have all of it, tells what is lost";
 
 /// Finds out what is there, mends what can be mended, and opens the index.
 pub(in crate::store) fn recover(
@@ -34,8 +39,8 @@ pub(in crate::store) fn recover(
     if let Some(loss) = lost_end(recovered.end.sequence, reached) {
         note(&**disk, layout, &loss).map_err(OpenError::store(layout.root()))?;
         recovered.recovery.clean = false;
+        end_feed_epoch(&**disk, layout).map_err(OpenError::store(layout.root()))?;
         recovered.recovery.damage.push(format!("{loss}; children reconcile"));
-        recovered.renew_epoch = true;
     }
     Ok(recovered)
 }
@@ -75,7 +80,7 @@ fn recover_up_to(
     let exists = disk.exists(&layout.index()).map_err(OpenError::io(layout.root()))?;
     let index = match kind {
         // One that is made for nothing would look like one that can make up for damage.
-        IndexKind::Sled { .. } if !exists => Err("there is none".to_owned()),
+        IndexKind::Sled { .. } if !exists => Err(IndexFault::Damaged("there is none".to_owned())),
         IndexKind::Sled { cache } => open_sled(disk, layout, cache),
         IndexKind::Map => Ok(Arc::new(MapIndex::default()) as Arc<dyn Index>),
     };
@@ -84,13 +89,28 @@ fn recover_up_to(
     if found.base().is_some_and(|base| known < base.end.sequence) {
         found.read_base(&**disk, layout)?;
     }
-    let walk = walk(&**disk, layout, &found)?;
+    let walk = walk(&**disk, layout, &found, cut)?;
     let mut recovery =
         Recovery { damage: std::mem::take(&mut found.damage), ..Recovery::default() };
     if let Some(mut damage) = walk.damage {
         damage.end_missing |= reached > damage.last_seen;
         let (whole, lost) = (walk.end.sequence, damage.last_seen.max(reached));
-        return match salvage(disk, layout, &found, &damage, index.ok(), recovery.clone()) {
+        if let Err(fault) = &index
+            && fault.may_be_whole()
+        {
+            return Err(OpenError::StateDir {
+                path: layout.root().to_owned(),
+                cause: format!(
+                    "{} is damaged: {}; the index, which may make up for it, cannot be opened: \
+                     {fault}",
+                    damage.path.display(),
+                    damage.what
+                ),
+                cure: "free some space there, or give the service its rights back, and start the \
+                       node again; nothing was changed",
+            });
+        }
+        return match salvage(disk, layout, &found, &damage, index, recovery.clone()) {
             Err(OpenError::Damaged { .. }) if cut && whole > 0 => {
                 damage.last_seen = lost;
                 cut_off(disk, layout, kind, &found, &damage, whole, recovery)
@@ -118,7 +138,7 @@ fn recover_up_to(
             last_seen: walk.end.sequence,
             end_missing: true,
         };
-        return salvage(disk, layout, &found, &lost, Some(index.clone()), recovery);
+        return salvage(disk, layout, &found, &lost, Ok(index.clone()), recovery);
     }
     let end = settle(&**disk, layout, &mut found.firsts, &walk)?;
     (recovery.clean, recovery.tail_cut_bytes) = (walk.clean, walk.cut_bytes);
@@ -132,7 +152,6 @@ fn recover_up_to(
         checkpoints: found.checkpoints,
         bytes_since: walk.bytes,
         index,
-        renew_epoch: false,
     })
 }
 
@@ -177,12 +196,13 @@ impl State<'_> {
     /// Applies what the index does not know yet, or builds a new one.
     fn bring_up(
         &self,
-        index: Result<Arc<dyn Index>, String>,
+        index: Result<Arc<dyn Index>, IndexFault>,
         recovery: &mut Recovery,
     ) -> Result<Arc<dyn Index>, OpenError> {
         let Found { firsts, checkpoints, .. } = self.found;
         let base = self.found.base();
         let from = base.map_or(0, |base| base.end.sequence);
+        let index = index.map_err(|fault| fault.to_string());
         let usable = index.and_then(|index| match index.applied() {
             0 if self.kind == IndexKind::Map || self.end == 0 => Ok(index),
             0 => Err("there is none".to_owned()),
@@ -225,8 +245,13 @@ pub(in crate::store) fn look(
     }
     let mut found = Found::list(&**disk, layout, true)?;
     found.read_base(&**disk, layout)?;
-    let walk = walk(&**disk, layout, &found)?;
-    if let Some(Damage { path, what, .. }) = walk.damage {
+    let walk = walk(&**disk, layout, &found, false)?;
+    if let Some(Damage { path, what, last_seen, .. }) = walk.damage {
+        let unless = match exists(&layout.index())? {
+            true => "a start makes up for it where the index has all of it, and otherwise: ",
+            false => "",
+        };
+        let what = format!("{what}; {unless}{}", way_out(walk.end.sequence, last_seen));
         return Err(OpenError::Damaged { path, what });
     }
     check_not_lost(&**disk, layout, walk.end.sequence)?;
@@ -251,7 +276,6 @@ pub(in crate::store) fn look(
         checkpoints: found.checkpoints,
         bytes_since: walk.bytes,
         index,
-        renew_epoch: false,
     })
 }
 
@@ -268,7 +292,7 @@ pub fn check_journal(disk: &dyn Disk, layout: &Layout) -> Result<Option<String>,
             if !has_index {
                 found.read_base(disk, layout)?;
             }
-            let walk = walk(disk, layout, &found)?;
+            let walk = walk(disk, layout, &found, false)?;
             match walk.damage {
                 None => check_not_lost(disk, layout, walk.end.sequence),
                 Some(Damage { path, what, last_seen, .. }) => {
@@ -290,7 +314,7 @@ pub fn check_journal(disk: &dyn Disk, layout: &Layout) -> Result<Option<String>,
 /// changes nothing.
 pub(in crate::store) fn last_sequence(disk: &dyn Disk, layout: &Layout) -> Result<u64, OpenError> {
     let found = Found::list(disk, layout, true)?;
-    Ok(walk(disk, layout, &found)?.end.sequence)
+    Ok(walk(disk, layout, &found, false)?.end.sequence)
 }
 
 /// What reading all records after the last checkpoint showed.
@@ -306,7 +330,9 @@ struct Walk {
     damage: Option<Damage>,
 }
 
-fn walk(disk: &dyn Disk, layout: &Layout, found: &Found) -> Result<Walk, OpenError> {
+/// What the medium says it has lost it may have again at another start: it counts as damage where
+/// somebody has `agreed` that what cannot be read is lost.
+fn walk(disk: &dyn Disk, layout: &Layout, found: &Found, agreed: bool) -> Result<Walk, OpenError> {
     let firsts = &found.firsts;
     let end = found.base().map_or(End::default(), |base| base.end);
     let mut walk = Walk {
@@ -328,6 +354,11 @@ fn walk(disk: &dyn Disk, layout: &Layout, found: &Found) -> Result<Walk, OpenErr
         if let Err(fault) = walk_segment(disk, layout, *first, is_last, &mut walk) {
             let what = match fault {
                 SegmentFault::Io(error) => return Err(OpenError::io(&path)(error)),
+                SegmentFault::Lost(error) if !agreed => {
+                    let cause = format!("{error}; {IF_IT_STAYS_SO}");
+                    return Err(OpenError::Io { path, cause });
+                }
+                SegmentFault::Lost(error) => format!("it cannot be read: {error}"),
                 SegmentFault::Damaged(what) => what,
             };
             // Where a checkpoint was given up, that may be why.
@@ -343,6 +374,7 @@ fn walk(disk: &dyn Disk, layout: &Layout, found: &Found) -> Result<Walk, OpenErr
 
 enum SegmentFault {
     Io(std::io::Error),
+    Lost(std::io::Error),
     Damaged(String),
 }
 
@@ -363,6 +395,7 @@ fn walk_segment(
     let mut segment = match SegmentReader::open(disk, layout, first) {
         Ok(segment) => segment,
         Err(FrameFault::Io(error)) => return Err(error.into()),
+        Err(FrameFault::Lost(error)) => return Err(SegmentFault::Lost(error)),
         Err(FrameFault::Bad(_)) if is_last && len <= SEGMENT_HEADER_BYTES_MAX => {
             walk.clean = false;
             walk.cut_bytes = len;
@@ -386,10 +419,15 @@ fn walk_segment(
             Ok(Some(_)) => {}
             Ok(None) => break,
             Err(FrameFault::Io(error)) => return Err(error.into()),
+            Err(FrameFault::Lost(error)) => {
+                walk.end = segment.end();
+                return Err(SegmentFault::Lost(error));
+            }
             Err(FrameFault::Bad(at)) => {
                 let proven = !is_last
                     || segment.damage_is_proven().map_err(|fault| match fault {
                         FrameFault::Io(error) => SegmentFault::Io(error),
+                        FrameFault::Lost(error) => SegmentFault::Lost(error),
                         FrameFault::Bad(_) => SegmentFault::Damaged(String::new()),
                     })?;
                 if proven {

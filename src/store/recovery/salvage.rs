@@ -7,7 +7,10 @@ use super::found::{Found, Recovered, Recovery};
 use super::loss::note;
 use super::rebuild::rebuild;
 use crate::store::StoreError;
-use crate::store::index::{Built, Index, IndexKind};
+use crate::store::identity::end_feed_epoch;
+use crate::store::index::sled::is_full;
+use crate::store::index::{Built, Index, IndexFault, IndexKind, row_hash};
+use crate::store::journal::ballast::in_any_space;
 use crate::store::journal::checkpoint::{self, Checkpoint};
 use crate::store::journal::layout::{Layout, OpenError};
 use crate::store::journal::segment::{End, Record, SegmentReader};
@@ -74,14 +77,33 @@ pub(in crate::store) fn salvage(
     layout: &Layout,
     found: &Found,
     damage: &Damage,
-    index: Option<Arc<dyn Index>>,
+    index: Result<Arc<dyn Index>, IndexFault>,
     mut recovery: Recovery,
 ) -> Result<Recovered, OpenError> {
-    let failed = |what: String| OpenError::Damaged { path: damage.path.clone(), what };
-    let lost = |why: &str| failed(format!("{}; {why}", damage.what));
+    let lost = |why: &str| OpenError::Damaged {
+        path: damage.path.clone(),
+        what: format!("{}; {why}", damage.what),
+    };
     let index =
-        index.ok_or_else(|| lost("the index cannot make up for it: it is damaged too, or gone"))?;
+        index.map_err(|fault| lost(&format!("the index cannot make up for it: {fault}")))?;
     let from = index.applied();
+    // The index is whole: what keeps it from taking their place can be mended.
+    let unsaved = |error: StoreError| OpenError::StateDir {
+        path: layout.root().to_owned(),
+        cause: format!(
+            "{} is damaged: {}; the index makes up for it, but cannot be saved in its place: \
+             {error}",
+            damage.path.display(),
+            damage.what
+        ),
+        cure: "mend that (free some space, above all), and start the node again; nothing is lost",
+    };
+    let failed = |error: StoreError| match error {
+        StoreError::Full | StoreError::Io(_) => unsaved(error),
+        // sled does not say why it fails.
+        error if is_full(&**disk, layout.root()) => unsaved(error),
+        error => lost(&format!("the index cannot make up for it: {error}")),
+    };
     each_whole(&**disk, layout, &found.firsts, &mut |sequence, record| {
         if let Some(record) = record.filter(|record| record.sequence == sequence)
             && sequence.checked_sub(1) == Some(index.applied())
@@ -90,39 +112,30 @@ pub(in crate::store) fn salvage(
         }
         Ok(())
     })
-    .map_err(|error| lost(&error.to_string()))?;
+    .map_err(failed)?;
     let sequence = index.applied();
     if sequence < damage.last_seen || sequence == 0 {
         return Err(lost(&format!("the index ends at sequence {sequence}, before it")));
     }
     let end = End { sequence, ..End::default() };
     let what = format!("{}: {}", damage.path.display(), damage.what);
-    let unsaved =
-        |error: String| failed(format!("the index cannot be saved in its place: {error}"));
     recovery.damage.push(if damage.end_missing || from > damage.last_seen {
         let cost = format!(
             "{what}; the index goes on to sequence {sequence}: what was changed after that may be \
              lost, also where it was acknowledged"
         );
-        note(&**disk, layout, &cost).map_err(|error| unsaved(error.to_string()))?;
+        note(&**disk, layout, &cost).map_err(failed)?;
         format!("{cost}; children reconcile")
     } else {
         format!("{what}; the index had all of it, nothing is lost, children reconcile")
     });
-    let checkpoint =
-        write_out(&**disk, layout, &*index, end).map_err(|error| unsaved(error.to_string()))?;
+    end_feed_epoch(&**disk, layout).map_err(failed)?;
+    let write = || write_out(&**disk, layout, &*index, end);
+    let checkpoint = in_any_space(&**disk, layout, write).map_err(failed)?;
     recovery.sequence = sequence;
     recovery.records_replayed = sequence - from;
     let firsts = keep_before(&**disk, layout, &found.firsts, sequence)?;
-    Ok(Recovered {
-        recovery,
-        end,
-        firsts,
-        checkpoints: vec![checkpoint],
-        bytes_since: 0,
-        index,
-        renew_epoch: true,
-    })
+    Ok(Recovered { recovery, end, firsts, checkpoints: vec![checkpoint], bytes_since: 0, index })
 }
 
 /// Removes segments that begin after a new checkpoint: nothing before it can be relied on, and
@@ -169,7 +182,9 @@ pub(in crate::store) fn cut_off(
     );
     // Before the cut: what only lost changes named must not be garbage for a moment.
     note(&**disk, layout, &loss).map_err(failed)?;
-    let checkpoint = write_out(&**disk, layout, &*rows, end).map_err(failed)?;
+    end_feed_epoch(&**disk, layout).map_err(failed)?;
+    let write = || write_out(&**disk, layout, &*rows, end);
+    let checkpoint = in_any_space(&**disk, layout, write).map_err(failed)?;
     drop(rows);
     let index = rebuild(disk, layout, kind, &[checkpoint], &[], end.sequence, &built);
     let firsts = keep_before(&**disk, layout, firsts, end.sequence)?;
@@ -182,7 +197,6 @@ pub(in crate::store) fn cut_off(
         checkpoints: vec![checkpoint],
         bytes_since: 0,
         index: index.map_err(failed)?,
-        renew_epoch: true,
     })
 }
 
@@ -195,12 +209,18 @@ pub(in crate::store) fn write_out(
 ) -> Result<Checkpoint, StoreError> {
     let mut writer = checkpoint::Writer::new(disk, layout, end)?;
     let mut after: Option<Vec<u8>> = None;
+    let (mut count, mut sum) = (0, 0_u64);
     loop {
         let rows = index.scan(b"", after.as_deref(), SALVAGE_ROWS)?;
         let Some((last, _)) = rows.last() else {
-            return writer.finish();
+            return match index.totals().is_none_or(|totals| totals == (count, sum)) {
+                true => writer.finish(),
+                false => Err(StoreError::Corrupt("the index has lost rows".to_owned())),
+            };
         };
         after = Some(last.clone());
+        count += rows.len() as u64;
+        sum = rows.iter().fold(sum, |sum, (key, row)| sum.wrapping_add(row_hash(key, row)));
         for (key, row) in rows.into_iter().filter(|(key, _)| !derived::is_derived(key)) {
             writer.row(key, row)?;
         }

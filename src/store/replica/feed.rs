@@ -268,7 +268,7 @@ pub(in crate::store) fn from_segments(
         // A segment that is gone or damaged is too old: the follower reconciles.
         let fault = |fault| match fault {
             FrameFault::Io(error) if error.kind() != std::io::ErrorKind::NotFound => error.into(),
-            _ => StoreError::NotFound,
+            FrameFault::Io(_) | FrameFault::Lost(_) | FrameFault::Bad(_) => StoreError::NotFound,
         };
         let mut segment =
             SegmentReader::open(&*shared.disk, &shared.layout, *first).map_err(fault)?;

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::store::recovery::recover::check_journal;
+use crate::sys::memory_disk::Survivors;
 
 const JOURNAL: &str = "/s/journal";
 
@@ -144,4 +145,110 @@ fn f116_f211_what_rots_in_the_journal_is_made_up_for_by_the_scrub_and_by_fsck() 
         assert!(recovery.damage.is_empty(), "{recovery}");
         assert_eq!(rows(&store), expected);
     }
+}
+
+/// Symptom: no checkpoint was made any more, and neither fsck nor the scrub made one.
+#[test]
+fn f116_f211_what_the_medium_loses_of_the_journal_is_made_up_for_while_the_node_runs() {
+    f201_backup_of(|disk| disk.fail_reads(&files(disk, ".ckpt")[1]));
+    let after_the_last = |disk: &MemoryDisk| {
+        let last = number(&files(disk, ".ckpt")[1]);
+        files(disk, ".log").into_iter().find(|path| number(path) > last).unwrap()
+    };
+    f201_backup_of(|disk| disk.fail_reads(&after_the_last(disk)));
+    let disk = MemoryDisk::new();
+    with_checkpoints(&disk);
+    let (store, _) = open_small(&disk);
+    let lost = files(&disk, ".ckpt").pop().unwrap();
+    disk.fail_reads(&lost);
+    let report = block_on(store.fsck(false)).unwrap();
+    assert_eq!(report.problems, 1, "{report:?}");
+    assert!(report.found[0].contains("a new checkpoint takes its place"), "{report:?}");
+    assert!(!disk.exists(&lost).unwrap());
+    // Without anybody who looks.
+    let lost = files(&disk, ".ckpt").pop().unwrap();
+    disk.fail_reads(&lost);
+    churn(&store, 800, 1600);
+    block_on(store.close()).unwrap();
+    assert!(!disk.exists(&lost).unwrap());
+}
+
+/// Symptom: fsck saw no problem, each backup failed, and what was pushed from then on was lost with
+/// the index.
+#[test]
+fn f116_f201_f211_a_segment_that_is_gone_is_made_up_for_while_the_node_runs() {
+    let remove = |path: &Path, disk: &MemoryDisk| disk.remove(path).unwrap();
+    f201_backup_of(|disk| {
+        damage(disk, &files(disk, ".ckpt")[1]);
+        remove(&segment_between(disk), disk);
+    });
+    f201_backup_of(|disk| remove(files(disk, ".log").last().unwrap(), disk));
+    let disk = MemoryDisk::new();
+    let (store, _) = open_small(&disk);
+    let mut expected = churn(&store, 0, 30);
+    for name in ["the last", "the only one"] {
+        remove(files(&disk, ".log").last().unwrap(), &disk);
+        let report = block_on(store.fsck(false)).unwrap();
+        assert_eq!(report.problems, 1, "{name}: {report:?}");
+        assert!(report.found[0].contains("is missing; a new checkpoint"), "{name}: {report:?}");
+        assert_eq!(block_on(store.fsck(false)).unwrap().problems, 0, "{name}");
+        assert_eq!(rows(&open_memory(&disk.after_power_cut()).unwrap().0), expected, "{name}");
+        expected = churn(&store, 30, 60);
+    }
+    // What is gone is forgotten too: what nobody needs goes on to be removed.
+    churn(&store, 60, 900);
+    block_on(store.close()).unwrap();
+    assert_eq!(files(&disk, ".ckpt").len(), 2);
+    assert!(store.shared().segments.list().len() < 20, "{:?}", store.shared().segments.list());
+}
+
+/// It may have it again at the next start: nothing is given up unless somebody says so.
+#[test]
+fn f211_a_segment_that_the_medium_has_lost_is_given_up_when_somebody_says_so() {
+    let disk = MemoryDisk::new();
+    with_checkpoints(&disk);
+    let segment = files(&disk, ".log").pop().unwrap();
+    disk.fail_reads(&segment);
+    let before = disk.calls();
+    let refused = open_memory(&disk).map(|_| ()).unwrap_err().to_string();
+    assert!(refused.contains("if that stays so: skerry state cut-journal"), "{refused}");
+    assert_eq!(disk.calls(), before, "something was changed");
+    let cut = StoreOptions { cut_journal: true, ..options(Path::new("/s"), IndexKind::Map) };
+    let (store, recovery) = Store::open(sys_on(&disk), cut).unwrap();
+    assert!(store.loss().unwrap().contains("it cannot be read"), "{recovery}");
+    put(&store, 1, "life goes on").unwrap();
+}
+
+#[test]
+fn f204_a_cut_that_is_cut_short_still_ends_the_epoch() {
+    let disk = MemoryDisk::new();
+    let (store, _) = open_memory(&disk).unwrap();
+    let (epoch, path) = (store.head().epoch, segment_path("/s", 1));
+    let mut ends = Vec::new();
+    for number in 0..4 {
+        put(&store, number, "text").unwrap();
+        ends.push(content(&disk, &path).len());
+    }
+    drop(store);
+    let mut bytes = content(&disk, &path);
+    bytes[ends[1] + 40] ^= 1;
+    overwrite(&disk, &path, &bytes);
+    let cut = |disk: &MemoryDisk| {
+        let cut = StoreOptions { cut_journal: true, ..options(Path::new("/s"), IndexKind::Map) };
+        Store::open(sys_on(disk), cut)
+    };
+    let mut was_cut = 0;
+    for call in 1..60 {
+        for survivors in [Survivors::Everything, Survivors::Synced] {
+            let disk = disk.after_crash(Survivors::Everything);
+            disk.crash_at(call);
+            let _ = cut(&disk);
+            let disk = disk.after_crash(survivors);
+            was_cut += u32::from(open_memory(&disk).is_ok());
+            let (store, _) = open_memory(&disk).or_else(|_| cut(&disk)).unwrap();
+            assert!(store.loss().is_some(), "call {call} {survivors:?}");
+            assert_ne!(store.head().epoch, epoch, "call {call} {survivors:?}");
+        }
+    }
+    assert!((10..100).contains(&was_cut), "{was_cut}");
 }
