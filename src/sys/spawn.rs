@@ -77,7 +77,7 @@ impl Spawner {
         })
     }
 
-    /// Runs a dedicated thread, for the one writer.
+    /// Runs a dedicated thread: the writer, a checkpoint, the end of an index.
     #[allow(clippy::disallowed_methods, reason = "this is the seam")]
     pub fn thread(
         &self,
