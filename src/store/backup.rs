@@ -241,17 +241,13 @@ impl Store {
 /// The journal and the identity, held open. `Corrupt` when what the journal says up to `through`
 /// cannot be read from them.
 fn files(disk: &dyn Disk, layout: &Layout, through: u64) -> Result<Vec<BackupFile>, StoreError> {
-    let failed = |path: &Path| {
-        let path = path.display().to_string();
-        move |error: std::io::Error| StoreError::Io(format!("{path}: {error}"))
-    };
     let mut files = Vec::new();
     let mut add = |name: String, path: &Path| {
-        let file = disk.open(path).map_err(failed(path))?;
-        files.push(BackupFile { name, len: file.len().map_err(failed(path))?, file });
+        let file = disk.open(path).map_err(StoreError::at(path))?;
+        files.push(BackupFile { name, len: file.len().map_err(StoreError::at(path))?, file });
         Ok::<(), StoreError>(())
     };
-    let entries = disk.list(&layout.journal()).map_err(failed(&layout.journal()))?;
+    let entries = disk.list(&layout.journal()).map_err(StoreError::at(&layout.journal()))?;
     let numbers = |end: &str| {
         let number = |entry: &Entry| entry.name.strip_suffix(end)?.parse::<u64>().ok();
         let mut numbers: Vec<u64> = entries.iter().filter_map(number).collect();
@@ -271,7 +267,7 @@ fn files(disk: &dyn Disk, layout: &Layout, through: u64) -> Result<Vec<BackupFil
     for first in firsts {
         add(format!("journal/{first:020}.log"), &layout.segment(first))?;
     }
-    for entry in disk.list(&layout.identity()).map_err(failed(&layout.identity()))? {
+    for entry in disk.list(&layout.identity()).map_err(StoreError::at(&layout.identity()))? {
         if !entry.is_dir && entry.name != FEED_EPOCH && !entry.name.ends_with(".tmp") {
             add(format!("identity/{}", entry.name), &layout.identity().join(&entry.name))?;
         }

@@ -1,6 +1,7 @@
 //! Faults of the store, named by what the caller does next.
 
 use std::fmt;
+use std::path::Path;
 
 /// Why the store did not do what was asked.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -75,6 +76,14 @@ impl From<std::io::Error> for StoreError {
 }
 
 impl StoreError {
+    /// What a fault of the disk at this path is to the store.
+    pub(in crate::store) fn at(path: &Path) -> impl Fn(std::io::Error) -> StoreError {
+        |error| match StoreError::from(error) {
+            StoreError::Io(text) => StoreError::Io(format!("{}: {text}", path.display())),
+            other => other,
+        }
+    }
+
     /// Whether the disk says that it has no space.
     pub(in crate::store) fn is_full(error: &std::io::Error) -> bool {
         use std::io::ErrorKind::{QuotaExceeded, StorageFull};

@@ -103,12 +103,9 @@ fn read_or_create(
     path: &Path,
     make: impl FnOnce() -> Result<Vec<u8>, String>,
 ) -> Result<Vec<u8>, StoreError> {
-    let failed = |error| match StoreError::from(error) {
-        StoreError::Io(text) => StoreError::Io(format!("{}: {text}", path.display())),
-        other => other,
-    };
-    if disk.exists(path).map_err(failed)? {
-        return disk.read(path, IDENTITY_BYTES_MAX).map_err(failed);
+    let failed = StoreError::at(path);
+    if disk.exists(path).map_err(&failed)? {
+        return disk.read(path, IDENTITY_BYTES_MAX).map_err(&failed);
     }
     let bytes = make().map_err(StoreError::Invalid)?;
     disk.replace(path, &bytes).map_err(failed)?;

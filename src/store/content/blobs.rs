@@ -106,11 +106,12 @@ pub(in crate::store) fn read(
         return Err(StoreError::Invalid(text));
     };
     let mut bytes = vec![0; len];
-    file.read_exact_at(&mut bytes, 0).map_err(|error| match StoreError::is_fault_of_the_medium(
-        &error,
-    ) {
-        true => StoreError::Corrupt(format!("the content of {digest} cannot be read: {error}")),
-        false => fault(&error),
+    file.read_exact_at(&mut bytes, 0).map_err(|error| {
+        if StoreError::is_fault_of_the_medium(&error) {
+            StoreError::Corrupt(format!("the content of {digest} cannot be read: {error}"))
+        } else {
+            fault(&error)
+        }
     })?;
     if !digest.is_of(&bytes) {
         return Err(StoreError::Corrupt(format!("the content of {digest} has another digest")));

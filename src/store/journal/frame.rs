@@ -169,10 +169,9 @@ impl FrameFault {
 
     /// The error of who reads this file: `Corrupt` where it is damaged.
     pub(in crate::store) fn of_file(self, path: &Path) -> StoreError {
-        let path = path.display();
         match self.damage() {
-            Ok(what) => StoreError::Corrupt(format!("{path} {what}")),
-            Err(error) => StoreError::Io(format!("{path}: {error}")),
+            Ok(what) => StoreError::Corrupt(format!("{} {what}", path.display())),
+            Err(error) => StoreError::at(path)(error),
         }
     }
 }

@@ -57,8 +57,7 @@ fn f211_where_no_checkpoint_and_no_index_is_whole_the_way_out_is_named_and_leads
         assert!(names(&newest) && names(&segment), "{text}");
         assert!(text.contains("skerry state cut-journal"), "{text}");
     }
-    let cut = StoreOptions { cut_journal: true, ..options(Path::new("/s"), IndexKind::Map) };
-    let (store, recovery) = Store::open(sys_on(&disk), cut).unwrap();
+    let (store, recovery) = open_cut(&disk).unwrap();
     assert!(store.loss().unwrap().contains("are lost"), "{recovery}");
     assert!(!rows(&store).is_empty());
     put(&store, 1, "life goes on").unwrap();
@@ -213,8 +212,7 @@ fn f211_a_segment_that_the_medium_has_lost_is_given_up_when_somebody_says_so() {
     let refused = open_memory(&disk).map(|_| ()).unwrap_err().to_string();
     assert!(refused.contains("if that stays so: skerry state cut-journal"), "{refused}");
     assert_eq!(disk.calls(), before, "something was changed");
-    let cut = StoreOptions { cut_journal: true, ..options(Path::new("/s"), IndexKind::Map) };
-    let (store, recovery) = Store::open(sys_on(&disk), cut).unwrap();
+    let (store, recovery) = open_cut(&disk).unwrap();
     assert!(store.loss().unwrap().contains("it cannot be read"), "{recovery}");
     put(&store, 1, "life goes on").unwrap();
 }
@@ -233,19 +231,15 @@ fn f204_a_cut_that_is_cut_short_still_ends_the_epoch() {
     let mut bytes = content(&disk, &path);
     bytes[ends[1] + 40] ^= 1;
     overwrite(&disk, &path, &bytes);
-    let cut = |disk: &MemoryDisk| {
-        let cut = StoreOptions { cut_journal: true, ..options(Path::new("/s"), IndexKind::Map) };
-        Store::open(sys_on(disk), cut)
-    };
     let mut was_cut = 0;
     for call in 1..60 {
         for survivors in [Survivors::Everything, Survivors::Synced] {
             let disk = disk.after_crash(Survivors::Everything);
             disk.crash_at(call);
-            let _ = cut(&disk);
+            let _ = open_cut(&disk);
             let disk = disk.after_crash(survivors);
             was_cut += u32::from(open_memory(&disk).is_ok());
-            let (store, _) = open_memory(&disk).or_else(|_| cut(&disk)).unwrap();
+            let (store, _) = open_memory(&disk).or_else(|_| open_cut(&disk)).unwrap();
             assert!(store.loss().is_some(), "call {call} {survivors:?}");
             assert_ne!(store.head().epoch, epoch, "call {call} {survivors:?}");
         }

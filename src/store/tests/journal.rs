@@ -538,8 +538,7 @@ fn f201_what_a_cut_journal_lost_is_not_told_to_children_as_deleted() {
     bytes[len - 40] ^= 1;
     overwrite(&disk, &segment, &bytes);
     assert!(matches!(open_memory(&disk), Err(OpenError::Damaged { .. })));
-    let cut = StoreOptions { cut_journal: true, ..options(Path::new("/s"), IndexKind::Map) };
-    let (store, recovery) = Store::open(sys_on(&disk), cut).unwrap();
+    let (store, recovery) = open_cut(&disk).unwrap();
     assert!(recovery.sequence > kept);
     block_on(store.close()).unwrap();
     drop(store);
@@ -647,8 +646,7 @@ fn f211_a_journal_that_is_cut_off_is_cut_up_to_what_it_had_reached() {
     overwrite(&disk, &path, &bytes);
     let error = open_memory(&disk).map(|_| ()).unwrap_err().to_string();
     assert!(error.contains("up to sequence 3") && error.contains("at least up to 9"), "{error}");
-    let cut = StoreOptions { cut_journal: true, ..options(Path::new("/s"), IndexKind::Map) };
-    let (store, recovery) = Store::open(sys_on(&disk), cut).unwrap();
+    let (store, recovery) = open_cut(&disk).unwrap();
     assert_eq!(store.sequence(), 9, "{recovery}");
     assert_eq!(rows(&store).len(), 3);
     // What only the lost changes named stays until somebody agrees to that too.

@@ -85,6 +85,12 @@ fn open_memory(disk: &MemoryDisk) -> Result<(Store, Recovery), OpenError> {
     Store::open(sys_on(disk), options(Path::new("/s"), IndexKind::Map))
 }
 
+/// As `skerry state cut-journal` does.
+fn open_cut(disk: &MemoryDisk) -> Result<(Store, Recovery), OpenError> {
+    let cut = StoreOptions { cut_journal: true, ..options(Path::new("/s"), IndexKind::Map) };
+    Store::open(sys_on(disk), cut)
+}
+
 /// With segments and checkpoints so small that some arise.
 fn open_small(disk: &MemoryDisk) -> (Store, Recovery) {
     let mut options = options(Path::new("/s"), IndexKind::Map);
