@@ -218,7 +218,13 @@ impl Taking<'_> {
         let taken = self.take_content(&incoming, id, &wanted)?;
         self.put_in_place(&incoming, format).map_err(io)?;
         // Not before: until then it is the older backup that is there.
-        self.prune(&wanted).map_err(io)?;
+        if let Err(error) = self.prune(&wanted) {
+            output::complain(&format!(
+                "the backup is whole; what it does not need any more is not all removed from {}: \
+                 {error}",
+                self.target.display()
+            ));
+        }
         Ok(taken)
     }
 

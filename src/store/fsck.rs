@@ -66,7 +66,7 @@ impl Store {
         }
     }
 
-    /// Reads the checkpoints and, from the first of them that is whole, the journal. On a running
+    /// Reads the checkpoints and, from the last of them that is whole, the journal. On a running
     /// store a new checkpoint is made in place of what a start could not use, while the index has
     /// all of it.
     pub(in crate::store) async fn check_journal(&self) -> Result<FsckReport, StoreError> {
@@ -82,7 +82,8 @@ impl Store {
             let store = self.clone();
             match spawn::blocking(move || store.read_checkpoint(sequence)).await {
                 Ok(None) => continue,
-                Ok(Some(whole)) => base = base.or(Some(whole.end)),
+                // What is before an older one may go at any time.
+                Ok(Some(whole)) => base = Some(whole.end),
                 Err(StoreError::Corrupt(what)) => damaged.push(what),
                 Err(error) => report.problem(error.to_string()),
             }

@@ -384,8 +384,11 @@ impl Writer {
         journal.close_segment(false)?;
         let end = journal.end();
         let (disk, layout) = (&*self.shared.disk, &self.shared.layout);
-        let is_whole = |c: &Checkpoint| checkpoint::verify(disk, layout, c.end.sequence).is_ok();
-        self.checkpoints.retain(is_whole);
+        // What cannot be read just now is no damage.
+        self.checkpoints.retain(|c| match checkpoint::verify(disk, layout, c.end.sequence) {
+            Ok(_) => true,
+            Err(fault) => fault.damage().is_err(),
+        });
         let made = self.checkpoint(end)?;
         (self.bytes_since, self.bytes_since_try) = (0, 0);
         self.keep(made);
@@ -498,10 +501,6 @@ fn make_checkpoint(
             Err(StoreError::Corrupt(what)) => log::error!("a checkpoint cannot use {what}"),
             _ => break,
         }
-    }
-    if result.is_err() {
-        let temporary = shared.layout.checkpoint(end.sequence).with_extension("tmp");
-        let _ = shared.disk.remove(&temporary);
     }
     result
 }

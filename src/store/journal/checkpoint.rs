@@ -169,6 +169,17 @@ pub struct Writer<'a> {
     sum: u64,
     block: Vec<KeyValue>,
     block_bytes: usize,
+    is_named: bool,
+}
+
+/// What is not finished only takes space, which may be why.
+impl Drop for Writer<'_> {
+    fn drop(&mut self) {
+        if !self.is_named {
+            let temporary = self.layout.checkpoint(self.end.sequence).with_extension("tmp");
+            let _ = self.disk.remove(&temporary);
+        }
+    }
 }
 
 impl<'a> Writer<'a> {
@@ -190,6 +201,7 @@ impl<'a> Writer<'a> {
             sum: 0,
             block: Vec::new(),
             block_bytes: 0,
+            is_named: false,
         };
         writer.frame(FrameKind::CheckpointHeader, &segment::payload(&Header { end })?)?;
         Ok(writer)
@@ -239,11 +251,10 @@ impl<'a> Writer<'a> {
         let path = self.layout.checkpoint(self.end.sequence);
         let temporary = path.with_extension("tmp");
         // One of the same name, which may be whole, stays until then.
-        let checkpoint = verify_at(self.disk, &temporary, self.end.sequence).map_err(|fault| {
-            let _ = self.disk.remove(&temporary);
-            fault.of_file(&temporary)
-        })?;
+        let checkpoint = verify_at(self.disk, &temporary, self.end.sequence)
+            .map_err(|fault| fault.of_file(&temporary))?;
         self.disk.rename(&temporary, &path)?;
+        self.is_named = true;
         self.disk.sync_dir(&self.layout.journal())?;
         Ok(checkpoint)
     }

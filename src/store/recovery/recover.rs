@@ -424,6 +424,7 @@ fn walk_segment(
                 return Err(SegmentFault::Lost(error));
             }
             Err(FrameFault::Bad(at)) => {
+                walk.end = segment.end();
                 let proven = !is_last
                     || segment.damage_is_proven().map_err(|fault| match fault {
                         FrameFault::Io(error) => SegmentFault::Io(error),
@@ -431,7 +432,6 @@ fn walk_segment(
                         FrameFault::Bad(_) => SegmentFault::Damaged(String::new()),
                     })?;
                 if proven {
-                    walk.end = segment.end();
                     let after = segment.end().sequence;
                     let what = format!("byte {at}, after the record of sequence {after}");
                     return Err(SegmentFault::Damaged(what));

@@ -43,8 +43,13 @@ fn each_whole(
     let mut end_seen = false;
     for first in firsts {
         end_seen = false;
-        let Ok(mut segment) = SegmentReader::open(disk, layout, *first) else {
-            continue;
+        let mut segment = match SegmentReader::open(disk, layout, *first) {
+            Ok(segment) => segment,
+            // What cannot be opened just now is no damage.
+            Err(fault) => {
+                fault.damage()?;
+                continue;
+            }
         };
         end_seen = segment.each_whole(each)? == disk.file_len(&layout.segment(*first))?;
     }
@@ -91,12 +96,12 @@ pub(in crate::store) fn salvage(
     let unsaved = |error: StoreError| OpenError::StateDir {
         path: layout.root().to_owned(),
         cause: format!(
-            "{} is damaged: {}; the index makes up for it, but cannot be saved in its place: \
-             {error}",
+            "{} is damaged: {}; the index may make up for it, and cannot take its place: {error}",
             damage.path.display(),
             damage.what
         ),
-        cure: "mend that (free some space, above all), and start the node again; nothing is lost",
+        cure: "mend that (free some space, above all), and start the node again; nothing was \
+               given up",
     };
     let failed = |error: StoreError| match error {
         StoreError::Full | StoreError::Io(_) => unsaved(error),

@@ -146,6 +146,21 @@ fn f116_f211_what_rots_in_the_journal_is_made_up_for_by_the_scrub_and_by_fsck() 
     }
 }
 
+/// Symptom: fsck told of damage that was none. Cause: what it read on from went meanwhile.
+#[test]
+fn f116_fsck_reads_no_segment_that_may_go_meanwhile() {
+    let disk = MemoryDisk::new();
+    with_checkpoints(&disk);
+    let (store, _) = open_small(&disk);
+    let last = number(&files(&disk, ".ckpt")[1]);
+    // As the next checkpoint has them removed.
+    store.shared().segments.change(|firsts| firsts.retain(|first| *first > last));
+    let old = files(&disk, ".log").into_iter().filter(|path| number(path) <= last);
+    old.for_each(|path| disk.remove(&path).unwrap());
+    let report = block_on(store.fsck(false)).unwrap();
+    assert_eq!((report.problems, report.checkpoints), (0, 2), "{report:?}");
+}
+
 /// Symptom: no checkpoint was made any more, and neither fsck nor the scrub made one.
 #[test]
 fn f116_f211_what_the_medium_loses_of_the_journal_is_made_up_for_while_the_node_runs() {
