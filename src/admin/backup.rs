@@ -62,6 +62,7 @@ impl Admin {
             "sequence": backup.sequence,
             "format": backup.format.to_string(),
             "stateDirectory": self.store.state_dir().display().to_string(),
+            "lostRecords": self.store.loss(),
             "files": files.collect::<Vec<_>>(),
         });
         self.backups.set(Some((id, Arc::new(backup))));

@@ -189,6 +189,27 @@ fn f201_what_a_backup_finds_missing_is_told_as_damage() {
     assert_eq!(told["damagedContent"], found, "{told}");
 }
 
+/// Symptom: another password of a sync token cut its device off, and nobody was told.
+#[test]
+fn f067_another_password_of_a_sync_token_names_the_device_that_goes_by_it() {
+    let root = root();
+    let create = json!({ "name": "dock01", "repository": ["a"] });
+    let made = root.ok("connected-registry/create", create);
+    let sync_token = made["syncToken"]["name"].as_str().unwrap().to_owned();
+    root.ok("token/create", json!({ "name": "client01", "repository": [["a", "content/read"]] }));
+    let generate = |name: &str| {
+        let wanted = json!({ "name": name, "password1": true });
+        let made = root.ok("token/credential-generate", wanted);
+        made["warnings"].to_string()
+    };
+    for name in [&sync_token, "client01"] {
+        generate(name);
+    }
+    let told = generate(&sync_token);
+    assert!(told.contains("The device of 'dock01'") && told.contains("get-settings"), "{told}");
+    assert!(!generate("client01").contains("device"));
+}
+
 #[test]
 fn a_connected_registry_shows_and_leaves_changes_to_the_root() {
     let root = root();

@@ -4,7 +4,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::Admin;
-use super::also::tell_others;
+use super::also::{tell_others, warn};
 use super::fault::Fault;
 use super::late::warn_of_late;
 use super::print::print_credentials;
@@ -222,11 +222,23 @@ impl Admin {
             slots = PasswordSlot::ALL.to_vec();
         }
         let expires = self.expiration(which.expiration.as_deref(), which.expiration_in_days)?;
+        let before = self.token(&which.name)?.passwords;
         let made = self.store.credential_generate(which.name.clone(), &slots, expires).await;
         let passwords = made.map_err(|error| Fault::of(error, "token", &which.name))?;
         log::info!("generated passwords token={} count={}", which.name, passwords.len());
         let mut value = print_credentials(which.name.as_str(), &passwords);
         warn_of_late(&mut value, &self.late_for_token(&which.name).await?);
+        if slots.iter().any(|slot| before[slot.index()].is_some())
+            && let Some(node) = self.store.sync_token_owner(&which.name)?
+        {
+            let text = format!(
+                "The device of '{0}' goes by this token: with the password that was replaced it is \
+                 refused until it has another connection string (skerry connected-registry \
+                 get-settings --name {0} --generate-password 1, or 2).",
+                node.name
+            );
+            warn(&mut value, vec![text]);
+        }
         Ok(value)
     }
 

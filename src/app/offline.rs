@@ -9,9 +9,10 @@ use crate::store::{IndexKind, Store, StoreError, StoreOptions, backup};
 use crate::sys::{Spawner, Sys, owner};
 use crate::types::{Digest, RepositoryName, Role, StoreRole};
 
-pub use crate::store::backup::Restored;
+pub use crate::store::backup::{Restored, note_end};
 pub use crate::store::journal::layout::Layout;
 pub use crate::store::lineage::Lineage;
+pub use crate::store::recovery::loss::LOSS_REMEDY;
 pub use crate::store::rows::format::StoreFormat;
 
 /// Changes on their way up that are counted.
@@ -24,10 +25,20 @@ fn look(state_dir: &Path) -> Result<(Store, Recovery), String> {
     Store::open(Sys::real(Spawner::new()), options).map_err(|error| error.to_string())
 }
 
-/// The digests of all content that the repositories in `state_dir` refer to, each with its length,
+/// Opens a backup that a node has just sent; the error is a line for people.
+fn open_backup(directory: &Path) -> Result<Store, String> {
+    let opened = backup::open(&Sys::real(Spawner::new()), directory);
+    let (store, _, lost) = opened.map_err(|error| error.to_string())?;
+    match lost {
+        Some(lost) => Err(format!("not all records came from the node: {lost}; try again")),
+        None => Ok(store),
+    }
+}
+
+/// The digests of all content that the repositories in a new backup refer to, each with its length,
 /// bytes, where a row tells that.
-pub fn contents(state_dir: &Path) -> Result<BTreeMap<Digest, Option<u64>>, String> {
-    let (store, _) = look(state_dir)?;
+pub fn contents(backup: &Path) -> Result<BTreeMap<Digest, Option<u64>>, String> {
+    let store = open_backup(backup)?;
     let mut digests = BTreeMap::new();
     let listed = store.each_content(|_, digest, len| {
         digests.insert(digest.clone(), len);
@@ -36,12 +47,12 @@ pub fn contents(state_dir: &Path) -> Result<BTreeMap<Digest, Option<u64>>, Strin
     listed.map(|()| digests).map_err(|error| error.to_string())
 }
 
-/// Which repositories in `state_dir` refer to each of these digests.
+/// Which repositories in a new backup refer to each of these digests.
 pub fn referring<'a>(
-    state_dir: &Path,
+    backup: &Path,
     digests: impl Iterator<Item = &'a Digest>,
 ) -> Result<BTreeMap<Digest, BTreeSet<RepositoryName>>, String> {
-    let (store, _) = look(state_dir)?;
+    let store = open_backup(backup)?;
     let mut found: BTreeMap<_, _> = digests.map(|d| (d.clone(), BTreeSet::new())).collect();
     let listed = store.each_content(|repository, digest, _| {
         if let Some(repositories) = found.get_mut(digest) {
@@ -93,9 +104,9 @@ fn resolved(path: &Path) -> PathBuf {
     real.unwrap_or(whole)
 }
 
-/// Gives up what follows damage of the journal in `state_dir`; returns what was found and lost. The
-/// error is a line for people. No other thread may run yet.
-pub fn cut_journal(state_dir: &Path) -> Result<Recovery, String> {
+/// Gives up what follows damage of the journal in `state_dir`; returns what was found and lost, and
+/// whether a loss is to be agreed to. The error is a line for people. No other thread may run yet.
+pub fn cut_journal(state_dir: &Path) -> Result<(Recovery, bool), String> {
     owner::become_owner(state_dir, "state cut-journal")?;
     let options = StoreOptions { cut_journal: true, ..StoreOptions::new(state_dir) };
     let opened = Store::open(Sys::real(Spawner::new()), options);
@@ -104,7 +115,7 @@ pub fn cut_journal(state_dir: &Path) -> Result<Recovery, String> {
         return Err(format!("{cause}; nothing was cut off"));
     }
     let closed = smol::block_on(store.close());
-    closed.map(|()| recovery).map_err(|error| error.to_string())
+    closed.map(|()| (recovery, store.loss().is_some())).map_err(|error| error.to_string())
 }
 
 /// How many changes in `state_dir` have not reached the parent, at most [`WAITING_MAX`]. The error

@@ -151,6 +151,10 @@ fn no_answer(socket: &Path, error: &io::Error) -> String {
 fn no_node(socket: &Path, error: &io::Error) -> Failure {
     let cure = match error.kind() {
         io::ErrorKind::PermissionDenied => "use root or the user that runs the node",
+        io::ErrorKind::NotFound => {
+            "start one with 'skerry serve' (one that runs has lost its socket: restart it), or \
+             name its socket with --admin-socket"
+        }
         _ => "start one with 'skerry serve', or name its socket with --admin-socket",
     };
     Failure::new(format!("no node answers at {}: {error}; {cure}", socket.display()))

@@ -22,6 +22,8 @@ const READ_BYTES: usize = 256 * 1024;
 const NAMED_MAX: usize = 10;
 /// Its directories.
 const PARTS: [&str; 2] = ["journal", "identity"];
+/// Its files: where the journal ends, and what may have been lost before; the second need not be.
+const NOTES: [&str; 2] = ["journal-end", "lost-records"];
 
 /// Copies everything of a running node to a directory. One that holds an older backup gets what is
 /// new, and loses what is not referred to any more; with `replace` also where that is of another
@@ -59,16 +61,22 @@ pub(super) fn backup(
              back up again when that is mended: `skerry status` says what helps",
             objects_are(missing)
         ));
-        return Ok(ExitCode::from(EXIT_FAILED));
     }
-    Ok(ExitCode::SUCCESS)
+    let loss = begun["lostRecords"].as_str();
+    if let Some(loss) = loss {
+        output::complain(&format!(
+            "the node lacks records, and so does the backup: {loss}; {}",
+            offline::LOSS_REMEDY
+        ));
+    }
+    Ok(exit_code(missing > 0 || loss.is_some()))
 }
 
 /// Makes the configured state directory from a backup.
 pub(super) fn restore(directory: &Path, global: &Global) -> Result<ExitCode, Failure> {
     let state_dir = global.state_dir()?;
     let restored = offline::restore(directory, &state_dir).map_err(Failure::new)?;
-    let Restored { sequence, blobs, bytes, missing, named } = restored;
+    let Restored { sequence, blobs, bytes, missing, named, lost } = restored;
     output::print(&format!(
         "restored sequence {sequence} to {}: {blobs} objects with {bytes} bytes; children compare \
          everything when the node is started\n",
@@ -86,9 +94,18 @@ pub(super) fn restore(directory: &Path, global: &Global) -> Result<ExitCode, Fai
              the parent; `skerry status` names what is missing once the node is started",
             objects_are(missing)
         ));
-        return Ok(ExitCode::from(EXIT_FAILED));
     }
-    Ok(ExitCode::SUCCESS)
+    if let Some(lost) = &lost {
+        output::complain(&format!(
+            "the backup lacks records: {lost}; once the node is started, {}",
+            offline::LOSS_REMEDY
+        ));
+    }
+    Ok(exit_code(missing > 0 || lost.is_some()))
+}
+
+fn exit_code(is_incomplete: bool) -> ExitCode {
+    if is_incomplete { ExitCode::from(EXIT_FAILED) } else { ExitCode::SUCCESS }
 }
 
 fn objects_are(count: u64) -> String {
@@ -166,7 +183,8 @@ impl Taking<'_> {
             return Err(std::io::Error::other(text));
         }
         let known = |name: &str| {
-            ["format", "journal", "identity", "blobs", INCOMING, "lost+found"].contains(&name)
+            let other = ["format", "blobs", INCOMING, "lost+found"];
+            other.contains(&name) || PARTS.contains(&name) || NOTES.contains(&name)
         };
         match entries.iter().find(|entry| !known(&entry.name)) {
             Some(entry) => Err(std::io::Error::other(format!(
@@ -209,6 +227,8 @@ impl Taking<'_> {
             self.disk.remove_dir_all(&incoming).map_err(io)?;
             return Err(failure);
         }
+        let sequence = begun["sequence"].as_u64().unwrap_or_default();
+        offline::note_end(self.disk, &incoming, sequence).map_err(io)?;
         let format = begun["format"].as_str().unwrap_or_default().parse::<StoreFormat>();
         let format = format.map_err(|()| {
             Failure::new("the node does not name the format of its store; restart it")
@@ -371,6 +391,15 @@ impl Taking<'_> {
                 self.disk.remove_dir_all(&to)?;
             }
             self.disk.rename(&from, &to)?;
+        }
+        for note in NOTES {
+            let (from, to) = (incoming.join(note), root.join(note));
+            if self.disk.exists(&to)? {
+                self.disk.remove(&to)?;
+            }
+            if self.disk.exists(&from)? {
+                self.disk.rename(&from, &to)?;
+            }
         }
         self.disk.sync_dir(root)?;
         layout.write_format(self.disk, format)?;

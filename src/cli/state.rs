@@ -126,16 +126,22 @@ fn cut_journal(state_dir: &Path, yes: bool) -> Result<ExitCode, Failure> {
     if !yes && !output::confirm(&question)? {
         return Err(Failure::new("nothing was changed"));
     }
-    let recovery = offline::cut_journal(state_dir).map_err(Failure::new)?;
-    output::print(&format!("{}\n", recovery.damage.join("\n")))?;
+    let (recovery, is_lost) = offline::cut_journal(state_dir).map_err(Failure::new)?;
+    let next = match is_lost {
+        true => format!("start the node; {}\n", offline::LOSS_REMEDY),
+        false => String::new(),
+    };
+    output::print(&format!("{}\n{next}", recovery.damage.join("\n")))?;
     Ok(ExitCode::SUCCESS)
 }
 
 fn accept_loss(yes: bool, global: &Global) -> Result<ExitCode, Failure> {
     let socket =
         admin_client::socket(global.admin_socket.as_deref(), &global.options(), &SystemSource)?;
-    let question = "Content that only lost records named becomes garbage and is removed. Has what \
-                    is missing been pushed again, or can it be spared?";
+    let question = "Content that only lost records named becomes garbage and is removed. What was \
+                    good before is good again: earlier passwords, disabled tokens, withdrawn \
+                    permissions. Has what is missing been pushed and changed again, or can it be \
+                    spared?";
     if !yes && !output::confirm(question)? {
         return Err(Failure::new("nothing was changed"));
     }

@@ -443,9 +443,16 @@ fn check_names(loaded: &Loaded) -> Result<(), ConfigError> {
     }
     let suffix = registry.suffix.as_ref().map(|suffix| ("registry.suffix", suffix));
     for (key, text) in [("registry.region", &registry.region)].into_iter().chain(suffix) {
-        let is_host = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'.';
-        if text.is_empty() || !text.bytes().all(is_host) {
-            return Err(fault(loaded, key, "must be part of a host name"));
+        // RFC 1123, section 2.1.
+        let is_label = |label: &str| {
+            (1..=63).contains(&label.len())
+                && !label.starts_with('-')
+                && !label.ends_with('-')
+                && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+        };
+        if !text.split('.').all(is_label) {
+            let message = "must be part of a host name, such as \"reg.example\"";
+            return Err(fault(loaded, key, message));
         }
     }
     let servers = [

@@ -220,6 +220,19 @@ fn f166_the_configuration_may_name_the_role() {
 }
 
 #[test]
+fn f003_parts_of_the_gateways_host_name_are_checked() {
+    for (key, good) in [("suffix", "reg.example"), ("region", "west-1")] {
+        let with = |value: &str| main_file(&format!("[registry]\n{key} = \"{value}\"\n"));
+        assert!(with(good).is_ok());
+        let long = "a".repeat(64);
+        for bad in ["", "a..b", ".a", "a.", "-a", "a-.b", "a_b", "a/b", &long] {
+            let error = error_of(with(bad));
+            assert!(error.contains(&format!(":2: registry.{key}: must be part of")), "{error}");
+        }
+    }
+}
+
+#[test]
 fn secrets_are_not_explained() {
     let text = format!("[parent]\nconnection_string = \"{STRING}\"\n");
     let loaded = main_file(&text).unwrap();

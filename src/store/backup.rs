@@ -1,9 +1,9 @@
 //! Backups: a directory that looks like a state directory, taken while the node runs.
 //!
-//! A backup is the last checkpoint, the segments after it up to the last durable record, the
-//! identity, and the content. The journal's files are held open, so that nothing has to stop; the
-//! garbage collection waits, so that what the records refer to stays. A restored store has a new
-//! feed epoch: whoever followed it compares everything.
+//! A backup is the last checkpoint, the segments after it up to the last durable record, which it
+//! names, the identity, what may have been lost before, and the content. The journal's files are
+//! held open, so that nothing has to stop; the garbage collection waits, so that what the records
+//! refer to stays. A restored store has a new feed epoch: whoever followed it compares everything.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::mem::take;
@@ -16,7 +16,9 @@ use ring::digest::Context;
 use super::identity::{FEED_EPOCH, STORE_ID};
 use super::journal::checkpoint;
 use super::journal::layout::{Layout, OpenError, relative};
+use super::journal::reached;
 use super::journal::segment::{self, End};
+use super::recovery::{loss, recover};
 use super::rows::format::StoreFormat;
 use super::{IndexKind, Store, StoreError, StoreOptions};
 use crate::sys::disk::{DiskFile, Entry};
@@ -38,6 +40,8 @@ const MISSING_MAX: usize = 4096;
 const NAMED_MAX: usize = 10;
 /// How often the journal's files are listed: one may go meanwhile, or be damaged.
 const LISTS_MAX: usize = 3;
+/// The file that says what may have been lost before.
+const LOSS: &str = "lost-records";
 /// Copied at a time, bytes.
 const COPY_BYTES: usize = 256 * 1024;
 
@@ -267,6 +271,9 @@ fn files(disk: &dyn Disk, layout: &Layout, through: u64) -> Result<Vec<BackupFil
     for first in firsts {
         add(format!("journal/{first:020}.log"), &layout.segment(first))?;
     }
+    if disk.exists(&layout.loss())? {
+        add(LOSS.to_owned(), &layout.loss())?;
+    }
     for entry in disk.list(&layout.identity()).map_err(StoreError::at(&layout.identity()))? {
         if !entry.is_dir && entry.name != FEED_EPOCH && !entry.name.ends_with(".tmp") {
             add(format!("identity/{}", entry.name), &layout.identity().join(&entry.name))?;
@@ -288,6 +295,24 @@ pub struct Restored {
     pub missing: u64,
     /// Some of that content, each with the repositories that refer to it.
     pub named: BTreeMap<Digest, BTreeSet<RepositoryName>>,
+    /// The records that the backup has lost, and those that may have been lost before it.
+    pub lost: Option<String>,
+}
+
+/// Notes in the directory of a backup which record is the last one in it.
+pub fn note_end(disk: &dyn Disk, directory: &Path, sequence: u64) -> std::io::Result<()> {
+    reached::replace(disk, &Layout::new(directory), sequence)
+}
+
+/// Opens a backup to read it; also returns its last record, and what it lacks of its own end.
+pub fn open(sys: &Sys, directory: &Path) -> Result<(Store, u64, Option<String>), OpenError> {
+    let layout = Layout::new(directory);
+    let options =
+        StoreOptions { frozen: true, index: IndexKind::Map, ..StoreOptions::new(directory) };
+    // Reads and checks all of its metadata.
+    let (store, recovery) = Store::open(sys.clone(), options).map_err(OpenError::of_backup)?;
+    let lost = recover::lost_end(recovery.sequence, reached::read(&*sys.disk, &layout));
+    Ok((store, recovery.sequence, lost))
 }
 
 /// Makes a state directory from a backup. The directory must be empty, or hold a restore that was
@@ -295,11 +320,20 @@ pub struct Restored {
 pub fn restore(sys: &Sys, from: &Path, state_dir: &Path) -> Result<Restored, OpenError> {
     let disk = &*sys.disk;
     let (source, target) = (Layout::new(from), Layout::new(state_dir));
-    let options = StoreOptions { frozen: true, index: IndexKind::Map, ..StoreOptions::new(from) };
-    // Reads and checks all of its metadata.
-    let (backup, recovery) = Store::open(sys.clone(), options)?;
+    let (backup, sequence, lost) = open(sys, from)?;
+    for part in [source.identity(), source.journal()] {
+        if !disk.exists(&part).map_err(OpenError::io(&part))? {
+            return Err(OpenError::Backup { path: part, cause: "it is missing".to_owned() });
+        }
+    }
+    let before = loss::read(disk, &source).map_err(OpenError::io(&source.loss()))?;
+    let lost: Vec<_> = before.into_iter().chain(lost).collect();
     let lock = prepare(disk, &target)?;
-    let mut restored = Restored { sequence: recovery.sequence, ..Restored::default() };
+    let mut restored = Restored {
+        sequence,
+        lost: (!lost.is_empty()).then(|| lost.join("; ")),
+        ..Restored::default()
+    };
     let failed = |path: &Path| {
         let path = path.to_owned();
         move |error: StoreError| OpenError::Io { path, cause: error.to_string() }
@@ -350,6 +384,13 @@ pub fn restore(sys: &Sys, from: &Path, state_dir: &Path) -> Result<Restored, Ope
             copy(disk, &directory.join(&entry.name), &place, None).map_err(failed(&place))?;
         }
     }
+    // The node that is started there compares the two with the journal, and tells.
+    for (from, place) in [(source.reached(), target.reached()), (source.loss(), target.loss())] {
+        match copy(disk, &from, &place, None) {
+            Ok(_) | Err(StoreError::NotFound) => {}
+            Err(error) => return Err(failed(&place)(error)),
+        }
+    }
     let path = target.root();
     target.write_format(disk, backup.format()).map_err(OpenError::io(path))?;
     disk.sync_fs(path).map_err(OpenError::io(path))?;
@@ -378,6 +419,11 @@ fn prepare(disk: &dyn Disk, target: &Layout) -> Result<Box<dyn Send + Sync>, Ope
         disk.replace(&target.restoring(), b"a restore is under way\n").map_err(&io)?;
     }
     // Of an unfinished one only content is kept, which is checked by its name.
+    for path in [target.reached(), target.loss()] {
+        if disk.exists(&path).map_err(&io)? {
+            disk.remove(&path).map_err(&io)?;
+        }
+    }
     for path in [target.journal(), target.identity()] {
         if disk.exists(&path).map_err(&io)? {
             disk.remove_dir_all(&path).map_err(&io)?;

@@ -90,6 +90,24 @@ pub(super) fn end_feed_epoch(disk: &dyn Disk, layout: &Layout) -> Result<(), Sto
     Ok(())
 }
 
+/// Forgets the backups that there are of this store. Durable like the end of the feed epoch.
+pub(super) fn forget_backups(disk: &dyn Disk, layout: &Layout) -> Result<(), StoreError> {
+    let path = path_of(layout, STORE_ID)?;
+    if !disk.exists(&path)? {
+        return Ok(());
+    }
+    // One that cannot be read must not end a start: there is a new one then, which knows of none.
+    let marks = match disk.read(&path, IDENTITY_BYTES_MAX) {
+        Ok(marks) => marks,
+        Err(_) => return Ok(disk.remove(&path)?),
+    };
+    let own = marks.split_inclusive(|byte| *byte == b'\n').next().unwrap_or_default();
+    match own.len() == marks.len() {
+        true => Ok(()),
+        false => Ok(disk.replace(&path, own)?),
+    }
+}
+
 fn path_of(layout: &Layout, name: &str) -> Result<PathBuf, StoreError> {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
     if name.is_empty() || name.starts_with('.') || !name.bytes().all(plain) {

@@ -79,8 +79,8 @@ impl Lineage {
         let is_known = self.backups.last().is_none_or(|mark| newer.backups.contains(mark));
         match (self.sequence, newer.sequence) {
             _ if !is_known => Err(format!(
-                "it holds a backup of a later state of this store, which was set back since, or \
-                 restored from another backup: {self}; this is {newer}"
+                "it holds a backup of another state of this store, which has lost records since, \
+                 was set back, or restored from another backup: {self}; this is {newer}"
             )),
             (Some(old), Some(new)) if new < old => Err(format!(
                 "it holds a backup of a later state of this store: {self}; this is {newer}"
@@ -153,7 +153,7 @@ mod tests {
         let old = backups(&["1", "2"], 10);
         assert_eq!(old.check_replaced_by(&backups(&["1", "2", "3"], 11)), Ok(()));
         let why = old.check_replaced_by(&backups(&["1", "4"], 99)).unwrap_err();
-        assert!(why.contains("a later state") && why.contains("set back"), "{why}");
+        assert!(why.contains("has lost records") && why.contains("set back"), "{why}");
         // Of an earlier version, without a mark.
         let old = lineage(None, 1, "connected", 10);
         let named = lineage(Some("a"), 1, "connected dock01", 11);

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use crate::state::{last_segment, remove_index};
 use crate::support::http::{bearer, token};
 use crate::support::image::{self, Image};
 use crate::support::node::Node;
@@ -259,7 +260,7 @@ fn f201_a_backup_takes_the_place_of_an_older_one_of_the_same_store_only() {
     for seed in 0..4 {
         let refused = backup(&root);
         assert_eq!(refused.status.code(), Some(1), "{refused:?}");
-        assert!(says(&refused).contains("a later state"), "{}", says(&refused));
+        assert!(says(&refused).contains("set back"), "{}", says(&refused));
         push(&root, 200 + seed, &format!("again{seed}"));
     }
     // Somebody may want it all the same.
@@ -555,6 +556,170 @@ fn f097_f201_a_session_of_a_password_that_is_lost_stays_refused() {
     assert_eq!(status(&root), 401);
     generate(&root);
     assert_eq!(status(&root), 401);
+}
+
+/// What a restore into a new directory said, and the directory.
+fn restored(root: &Node, backups: &Path, to: &str) -> (Option<i32>, String) {
+    let state = format!("storage.state_dir={}", root.dir.join(to).display());
+    let output = root.run(&["--set", &state, "restore", backups.to_str().unwrap()]);
+    let says = [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap());
+    (output.status.code(), says.concat())
+}
+
+/// Symptom: a backup whose journal had lost its end was restored with exit code 0 and without a
+/// word, and the devices deleted what it lacked. Cause: nothing in a backup said where it ends.
+#[test]
+fn f201_f211_a_backup_whose_journal_lost_its_end_is_told_when_it_is_restored() {
+    let mut root = Node::root();
+    let user = root.pusher("pusher-one", "app");
+    let user = (user.0.as_str(), user.1.as_str());
+    for seed in 0..4 {
+        let image = Image::new(500 + seed, &[9_000]);
+        assert_eq!(image.push(&root.login, user, "app", &format!("t{seed}")).status, 201);
+        if seed == 1 {
+            // Another segment begins.
+            root.kill();
+            root.start();
+        }
+    }
+    let backups = root.dir.join("backup");
+    let backup = || root.run(&["backup", backups.to_str().unwrap()]);
+    assert!(backup().status.success());
+    let (code, says) = restored(&root, &backups, "whole");
+    assert_eq!(code, Some(0), "{says}");
+    let segment = last_segment(&backups);
+    let whole = std::fs::read(&segment).unwrap();
+    for harm in ["cut", "removed"] {
+        match harm {
+            "cut" => std::fs::write(&segment, &whole[..whole.len() / 2]).unwrap(),
+            _ => std::fs::remove_file(&segment).unwrap(),
+        }
+        let (code, says) = restored(&root, &backups, harm);
+        assert_eq!(code, Some(1), "{harm}: {says}");
+        for part in ["are lost", "restored sequence", "push again", "accept-loss"] {
+            assert!(says.contains(part), "{harm}: no `{part}` in: {says}");
+        }
+    }
+    // A backup into the same directory mends it.
+    assert!(backup().status.success());
+    std::fs::write(&segment, &whole[..whole.len() / 2]).unwrap();
+    // The node that is started there tells, and so do its backups and what is restored from them.
+    root.kill();
+    std::fs::rename(root.state(), root.dir.join("lost")).unwrap();
+    std::fs::rename(root.dir.join("cut"), root.state()).unwrap();
+    root.start();
+    let told = root.json(&["status"])["lostRecords"].clone();
+    let told = told.as_str().unwrap_or_else(|| panic!("nobody is told"));
+    let other = root.dir.join("other");
+    let output = root.run(&["backup", other.to_str().unwrap()]);
+    let says = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{says}");
+    assert!(says.contains(told) && says.contains("accept-loss"), "{says}");
+    let (code, says) = restored(&root, &other, "again");
+    assert_eq!(code, Some(1), "{says}");
+    assert!(says.contains(told), "{says}");
+    root.kill();
+    std::fs::rename(root.state(), root.dir.join("first")).unwrap();
+    std::fs::rename(root.dir.join("again"), root.state()).unwrap();
+    root.start();
+    assert_eq!(root.json(&["status"])["lostRecords"], told);
+}
+
+/// Symptom: the first backup after a loss took the place of the last one that had what was lost.
+#[test]
+fn f201_f211_a_backup_from_before_a_loss_is_not_replaced_by_one_that_lacks_it() {
+    for is_cut in [false, true] {
+        let mut root = Node::root();
+        let user = root.pusher("pusher-one", "app");
+        let user = (user.0.as_str(), user.1.as_str());
+        let push = |root: &Node, seed: u64| {
+            let image = Image::new(seed, &[9_000]);
+            assert_eq!(image.push(&root.login, user, "app", &format!("t{seed}")).status, 201);
+        };
+        (0..3).for_each(|number| push(&root, 520 + number));
+        let backups = root.dir.join("backup");
+        let backup = |root: &Node, options: &[&str]| {
+            let output = root.run(&[&["backup", backups.to_str().unwrap()], options].concat());
+            (output.status.code(), String::from_utf8(output.stderr).unwrap())
+        };
+        assert_eq!(backup(&root, &[]), (Some(0), String::new()));
+        root.kill();
+        remove_index(&root);
+        let segment = last_segment(&root.state());
+        let mut bytes = std::fs::read(&segment).unwrap();
+        let at = bytes.len() - 1500;
+        if is_cut {
+            bytes[at] ^= 1;
+            std::fs::write(&segment, bytes).unwrap();
+            let cut = root.run_configured(&["state", "cut-journal", "--yes"]);
+            assert!(cut.status.success(), "{cut:?}");
+            let says = String::from_utf8(cut.stdout).unwrap();
+            assert!(says.contains("password") && says.contains("accept-loss"), "{says}");
+        } else {
+            std::fs::write(&segment, &bytes[..at]).unwrap();
+        }
+        root.start();
+        assert!(root.json(&["status"])["remedy"].as_str().unwrap().contains("password"));
+        // Also once the store has gone on further than the backup.
+        for number in 0..4 {
+            let (code, says) = backup(&root, &[]);
+            assert_eq!(code, Some(1), "{says}");
+            for part in ["is left as it was", "has lost records", "--replace"] {
+                assert!(says.contains(part), "no `{part}` in: {says}");
+            }
+            push(&root, 530 + number);
+        }
+        let accepted = root.run(&["state", "accept-loss", "--yes"]);
+        assert!(accepted.status.success(), "{accepted:?}");
+        assert_eq!(backup(&root, &[]).0, Some(1), "it has what nobody has restored");
+        let (code, says) = restored(&root, &backups, "restored");
+        assert_eq!(code, Some(0), "{says}");
+        assert_eq!(backup(&root, &["--replace"]).0, Some(0));
+        assert_eq!(backup(&root, &[]).0, Some(0));
+    }
+}
+
+/// Symptom: a damaged backup was refused with the cures of a state directory: to move content away,
+/// or to cut the journal of the configured directory. Followed, they made an empty registry.
+#[test]
+fn f201_a_damaged_backup_names_what_helps_a_backup() {
+    let root = Node::root();
+    let user = root.pusher("pusher-one", "app");
+    let image = Image::new(540, &[9_000]);
+    assert_eq!(image.push(&root.login, (&user.0, &user.1), "app", "v1").status, 201);
+    let backups = root.dir.join("backup");
+    let journal = backups.join("journal");
+    let flip = || {
+        let segment = last_segment(&backups);
+        let mut bytes = std::fs::read(&segment).unwrap();
+        let at = bytes.len() / 2;
+        bytes[at] ^= 1;
+        std::fs::write(&segment, bytes).unwrap();
+    };
+    let empty = || {
+        std::fs::remove_dir_all(&journal).unwrap();
+        std::fs::create_dir(&journal).unwrap();
+    };
+    let remove = || std::fs::remove_dir_all(&journal).unwrap();
+    let nameless = || std::fs::remove_dir_all(backups.join("identity")).unwrap();
+    let harms: [(&str, &dyn Fn()); 4] =
+        [("flip", &flip), ("empty", &empty), ("remove", &remove), ("nameless", &nameless)];
+    for (name, harm) in harms {
+        assert!(root.run(&["backup", backups.to_str().unwrap()]).status.success(), "{name}");
+        harm();
+        let (code, says) = restored(&root, &backups, name);
+        assert_eq!(code, Some(1), "{name}: {says}");
+        for part in ["back up again into the same directory", "another backup"] {
+            assert!(says.contains(part), "{name}: no `{part}` in: {says}");
+        }
+        for part in ["cut-journal", "move", "start the node"] {
+            assert!(!says.contains(part), "{name}: `{part}` in: {says}");
+        }
+        assert!(!root.dir.join(name).join("format").exists());
+    }
+    assert!(root.run(&["backup", backups.to_str().unwrap()]).status.success());
+    let (code, says) = restored(&root, &backups, "mended");
+    assert_eq!(code, Some(0), "{says}");
 }
 
 /// Has a backup take the place of the state of a root, which is kept under another name.

@@ -19,7 +19,7 @@ fn refusal(node: &Node) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-fn remove_index(node: &Node) {
+pub fn remove_index(node: &Node) {
     fs::remove_dir_all(node.state().join("index")).unwrap();
 }
 
@@ -90,9 +90,9 @@ fn f211_content_is_kept_when_only_an_empty_journal_is_left() {
     }
 }
 
-/// The newest segment of the journal.
-fn last_segment(node: &Node) -> std::path::PathBuf {
-    let entries = fs::read_dir(node.state().join("journal")).unwrap();
+/// The newest segment of the journal in a state directory or backup.
+pub fn last_segment(state: &Path) -> std::path::PathBuf {
+    let entries = fs::read_dir(state.join("journal")).unwrap();
     let mut paths: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
     paths.sort();
     paths.pop().unwrap()
@@ -114,7 +114,7 @@ fn f211_a_loss_of_records_is_told_and_nothing_is_removed_until_somebody_agrees()
     assert_eq!(bearer(&root.login, &deleter, "DELETE", &path, &[], b"").status, 202);
     // A torn append was never acknowledged: it alarms nobody.
     root.kill();
-    let segment = last_segment(&root);
+    let segment = last_segment(&root.state());
     let whole = fs::read(&segment).unwrap();
     fs::write(&segment, [&whole[..], &[0xa5; 700]].concat()).unwrap();
     root.start();
@@ -125,7 +125,7 @@ fn f211_a_loss_of_records_is_told_and_nothing_is_removed_until_somebody_agrees()
         assert_eq!(kept.push(&root.login, user, "app", &format!("t{number}")).status, 201);
     }
     root.kill();
-    fs::remove_file(last_segment(&root)).unwrap();
+    fs::remove_file(last_segment(&root.state())).unwrap();
     for _ in 0..2 {
         root.start();
         let status = root.json(&["status"]);
@@ -182,7 +182,7 @@ fn f211_a_lost_end_of_the_journal_is_told_also_when_the_index_is_lost_with_it() 
             fs::remove_dir_all(root.state()).unwrap();
             copy(&base, &root.state());
             remove_index(&root);
-            harm_end(&last_segment(&root), harm);
+            harm_end(&last_segment(&root.state()), harm);
             let before = root.log().len();
             root.start();
             let log = root.log()[before..].to_owned();
@@ -312,7 +312,7 @@ fn f211_a_damaged_journal_without_an_index_is_cut_when_somebody_says_so() {
     let user = (user.0.as_str(), user.1.as_str());
     let [early, late] = [4, 5].map(|seed| Image::new(seed, &[20_000]));
     assert_eq!(early.push(&root.login, user, "app", "early").status, 201);
-    let segment = last_segment(&root);
+    let segment = last_segment(&root.state());
     let kept = fs::metadata(&segment).unwrap().len();
     for tag in ["late", "later", "latest"] {
         assert_eq!(late.push(&root.login, user, "app", tag).status, 201);
@@ -522,7 +522,7 @@ fn f211_a_loss_at_a_device_is_told_at_its_root_and_beside_what_else_is_wrong() {
     }
     device.kill();
     remove_index(&device);
-    harm_end(&last_segment(&device), "cut");
+    harm_end(&last_segment(&device.state()), "cut");
     device.start();
     let at_root = |root: &Node| {
         let shown = root.json(&["connected-registry", "show", "--name", "dock01"]);

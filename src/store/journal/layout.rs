@@ -76,8 +76,24 @@ pub enum OpenError {
     Damaged {
         /// The file.
         path: PathBuf,
-        /// What is wrong in it, and what it cost.
+        /// What is wrong in it.
         what: String,
+        /// What to do about it.
+        cure: String,
+    },
+    /// The medium does not give a part of the journal back.
+    Lost {
+        /// The file.
+        path: PathBuf,
+        /// What the medium says.
+        cause: String,
+    },
+    /// A backup cannot be restored; nothing was changed.
+    Backup {
+        /// What is wrong in it: a file, or a directory.
+        path: PathBuf,
+        /// Why.
+        cause: String,
     },
     /// The disk failed.
     Io {
@@ -119,9 +135,22 @@ impl fmt::Display for OpenError {
                 known.reads_from,
                 known.newest
             ),
-            OpenError::Damaged { path, what } => {
-                write!(f, "{} is damaged: {what}; nothing was changed", path.display())
+            OpenError::Damaged { path, what, cure } => {
+                write!(f, "{} is damaged: {what}; {cure}; nothing was changed", path.display())
             }
+            OpenError::Lost { path, cause } => write!(
+                f,
+                "{}: {cause}; if that stays so: skerry state cut-journal takes the index in its \
+                 place or, where that does not have all of it, tells what is lost",
+                path.display()
+            ),
+            OpenError::Backup { path, cause } => write!(
+                f,
+                "the backup cannot be used: {}: {cause}; where the node that it is of still has \
+                 everything, back up again into the same directory, which mends it; otherwise \
+                 restore another backup; nothing was changed",
+                path.display()
+            ),
             OpenError::Io { path, cause } => write!(f, "{}: {cause}", path.display()),
         }
     }
@@ -134,6 +163,16 @@ impl OpenError {
     /// help.
     pub fn is_format(&self) -> bool {
         matches!(self, OpenError::NewerFormat { .. } | OpenError::OlderFormat { .. })
+    }
+
+    /// The same in a backup: what mends a state directory makes a worse backup.
+    pub(in crate::store) fn of_backup(self) -> OpenError {
+        match self {
+            OpenError::StateDir { path, cause, .. }
+            | OpenError::Damaged { path, what: cause, .. }
+            | OpenError::Lost { path, cause } => OpenError::Backup { path, cause },
+            other => other,
+        }
     }
 
     /// Wraps a fault of the disk at `path`.
@@ -149,11 +188,11 @@ impl OpenError {
 
 /// What wrote the store is not known, so nothing is guessed.
 fn bad_format(path: PathBuf, fault: &str, formats: Formats) -> OpenError {
-    let what = format!(
-        "{fault}; write `{}` to it, unless a newer version has used the store: then run that one",
+    let cure = format!(
+        "write `{}` to it, unless a newer version has used the store: then run that one",
         formats.newest()
     );
-    OpenError::Damaged { path, what }
+    OpenError::Damaged { path, what: fault.to_owned(), cure }
 }
 
 /// Where content is below a state directory.

@@ -4,6 +4,7 @@
 use std::io;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use crate::store::identity::{end_feed_epoch, forget_backups};
 use crate::store::journal::ballast::in_any_space;
 use crate::store::journal::layout::Layout;
 use crate::store::{Store, StoreError};
@@ -13,8 +14,10 @@ use crate::types::UnixSeconds;
 /// What a loss means for the node.
 pub const LOSS_REASON: &str = "records may have been lost: no garbage is collected";
 /// What a person does about a loss.
-pub const LOSS_REMEDY: &str = "compare with what was pushed last, push again what is missing, or \
-                               restore a backup; then run skerry state accept-loss";
+pub const LOSS_REMEDY: &str = "compare with what was done last: push again what is missing, and \
+                               repeat deletions, new passwords, disabled tokens and withdrawn \
+                               permissions (what was good before is good again), or restore a \
+                               backup; then run skerry state accept-loss";
 
 /// The largest note of losses, bytes. Over it: the first half stays, what follows gives way to the
 /// last loss, and of a longer file no more is read.
@@ -30,8 +33,16 @@ pub(in crate::store) struct Loss {
     since: UnixSeconds,
 }
 
-/// Notes durably what may be lost now, beside what an operator has not agreed to yet.
-pub(super) fn note(disk: &dyn Disk, layout: &Layout, text: &str) -> Result<(), StoreError> {
+/// Notes durably what may be lost now. Followers of the feed compare everything, and backups from
+/// before are not known any more: they may have what is lost.
+pub(super) fn begin(disk: &dyn Disk, layout: &Layout, text: &str) -> Result<(), StoreError> {
+    note(disk, layout, text)?;
+    end_feed_epoch(disk, layout)?;
+    in_any_space(disk, layout, || forget_backups(disk, layout))
+}
+
+/// Beside what an operator has not agreed to yet.
+fn note(disk: &dyn Disk, layout: &Layout, text: &str) -> Result<(), StoreError> {
     const HALF: usize = NOTE_BYTES_MAX / 2 - LEFT_OUT.len();
     let text = start(text, HALF);
     let all = match read(disk, layout)? {
@@ -52,7 +63,8 @@ fn start(text: &str, bytes_max: usize) -> &str {
     &text[..ends.take_while(|end| *end <= bytes_max).last().unwrap_or(0)]
 }
 
-fn read(disk: &dyn Disk, layout: &Layout) -> io::Result<Option<String>> {
+/// What is noted in a state directory or a backup.
+pub(in crate::store) fn read(disk: &dyn Disk, layout: &Layout) -> io::Result<Option<String>> {
     if !disk.exists(&layout.loss())? {
         return Ok(None);
     }

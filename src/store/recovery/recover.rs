@@ -10,11 +10,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::found::{Found, Recovered, Recovery};
-use super::loss::note;
+use super::loss;
 use super::rebuild::{catch_up, fill, open_sled, rebuild};
 use super::salvage::{Damage, cut_off, last_sequence_seen, salvage};
 use crate::store::StoreError;
-use crate::store::identity::end_feed_epoch;
 use crate::store::index::{Built, Index, IndexFault, IndexKind, MapIndex};
 use crate::store::journal::ballast::in_any_space;
 use crate::store::journal::frame::FrameFault;
@@ -22,10 +21,6 @@ use crate::store::journal::layout::{Layout, OpenError};
 use crate::store::journal::reached;
 use crate::store::journal::segment::{self, End, SEGMENT_HEADER_BYTES_MAX, SegmentReader};
 use crate::sys::Disk;
-
-/// What a person does about a segment that the medium has lost.
-const IF_IT_STAYS_SO: &str = "if that stays so: skerry state cut-journal takes the index in its \
-                              place or, where that does not have all of it, tells what is lost";
 
 /// Finds out what is there, mends what can be mended, and opens the index.
 pub(in crate::store) fn recover(
@@ -37,9 +32,8 @@ pub(in crate::store) fn recover(
     let reached = reached::read(&**disk, layout);
     let mut recovered = recover_up_to(disk, layout, kind, cut, reached)?;
     if let Some(loss) = lost_end(recovered.end.sequence, reached) {
-        note(&**disk, layout, &loss).map_err(OpenError::store(layout.root()))?;
+        loss::begin(&**disk, layout, &loss).map_err(OpenError::store(layout.root()))?;
         recovered.recovery.clean = false;
-        end_feed_epoch(&**disk, layout).map_err(OpenError::store(layout.root()))?;
         recovered.recovery.damage.push(format!("{loss}; children reconcile"));
     }
     Ok(recovered)
@@ -59,7 +53,7 @@ pub(in crate::store) fn end_of_loss(
 }
 
 /// What is missing of a journal that has reached a later sequence, for people.
-fn lost_end(end: u64, reached: u64) -> Option<String> {
+pub(in crate::store) fn lost_end(end: u64, reached: u64) -> Option<String> {
     (reached > end).then(|| {
         format!(
             "the journal had reached sequence {reached}, and what is left of it and of the index \
@@ -115,10 +109,7 @@ fn recover_up_to(
                 damage.last_seen = lost;
                 cut_off(disk, layout, kind, &found, &damage, whole, recovery)
             }
-            Err(OpenError::Damaged { path, what }) => {
-                Err(OpenError::Damaged { path, what: format!("{what}; {}", way_out(whole, lost)) })
-            }
-            salvaged => salvaged,
+            salvaged => salvaged.map_err(|error| with_way_out(error, whole, lost)),
         };
     }
     check_not_lost(&**disk, layout, walk.end.sequence.max(known))?;
@@ -138,7 +129,9 @@ fn recover_up_to(
             last_seen: walk.end.sequence,
             end_missing: true,
         };
-        return salvage(disk, layout, &found, &lost, Ok(index.clone()), recovery);
+        let (whole, last) = (walk.end.sequence, index.applied());
+        return salvage(disk, layout, &found, &lost, Ok(index.clone()), recovery)
+            .map_err(|error| with_way_out(error, whole, last));
     }
     let end = settle(&**disk, layout, &mut found.firsts, &walk)?;
     (recovery.clean, recovery.tail_cut_bytes) = (walk.clean, walk.cut_bytes);
@@ -153,6 +146,16 @@ fn recover_up_to(
         bytes_since: walk.bytes,
         index,
     })
+}
+
+/// Damage that nothing makes up for, with what a person can do about it.
+fn with_way_out(error: OpenError, whole: u64, last: u64) -> OpenError {
+    match error {
+        OpenError::Damaged { path, what, .. } => {
+            OpenError::Damaged { path, what, cure: way_out(whole, last) }
+        }
+        error => error,
+    }
 }
 
 /// What a person can do about damage that nothing makes up for: records up to `whole` can be read,
@@ -226,6 +229,7 @@ impl State<'_> {
             let index = index.map_err(|error| OpenError::Damaged {
                 path: self.layout.journal(),
                 what: format!("the index cannot be built from it ({why}): {error}"),
+                cure: "free some space there, if it is full, and start the node again".to_owned(),
             });
             // A new store has nothing to build it from.
             recovery.index_rebuilt = (self.end > 0).then_some(why);
@@ -251,8 +255,8 @@ pub(in crate::store) fn look(
             true => "a start makes up for it where the index has all of it, and otherwise: ",
             false => "",
         };
-        let what = format!("{what}; {unless}{}", way_out(walk.end.sequence, last_seen));
-        return Err(OpenError::Damaged { path, what });
+        let cure = format!("{unless}{}", way_out(walk.end.sequence, last_seen));
+        return Err(OpenError::Damaged { path, what, cure });
     }
     check_not_lost(&**disk, layout, walk.end.sequence)?;
     let mut recovery = Recovery {
@@ -296,8 +300,8 @@ pub fn check_journal(disk: &dyn Disk, layout: &Layout) -> Result<Option<String>,
             match walk.damage {
                 None => check_not_lost(disk, layout, walk.end.sequence),
                 Some(Damage { path, what, last_seen, .. }) => {
-                    let what = format!("{what}; {}", way_out(walk.end.sequence, last_seen));
-                    Err(OpenError::Damaged { path, what })
+                    let cure = way_out(walk.end.sequence, last_seen);
+                    Err(OpenError::Damaged { path, what, cure })
                 }
             }
         }
@@ -355,8 +359,7 @@ fn walk(disk: &dyn Disk, layout: &Layout, found: &Found, agreed: bool) -> Result
             let what = match fault {
                 SegmentFault::Io(error) => return Err(OpenError::io(&path)(error)),
                 SegmentFault::Lost(error) if !agreed => {
-                    let cause = format!("{error}; {IF_IT_STAYS_SO}");
-                    return Err(OpenError::Io { path, cause });
+                    return Err(OpenError::Lost { path, cause: error.to_string() });
                 }
                 SegmentFault::Lost(error) => format!("it cannot be read: {error}"),
                 SegmentFault::Damaged(what) => what,

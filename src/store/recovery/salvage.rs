@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::apply::apply;
 use super::found::{Found, Recovered, Recovery};
-use super::loss::note;
+use super::loss;
 use super::rebuild::rebuild;
 use crate::store::StoreError;
 use crate::store::identity::end_feed_epoch;
@@ -88,6 +88,8 @@ pub(in crate::store) fn salvage(
     let lost = |why: &str| OpenError::Damaged {
         path: damage.path.clone(),
         what: format!("{}; {why}", damage.what),
+        // The caller knows what is whole before it.
+        cure: String::new(),
     };
     let index =
         index.map_err(|fault| lost(&format!("the index cannot make up for it: {fault}")))?;
@@ -129,7 +131,7 @@ pub(in crate::store) fn salvage(
             "{what}; the index goes on to sequence {sequence}: what was changed after that may be \
              lost, also where it was acknowledged"
         );
-        note(&**disk, layout, &cost).map_err(failed)?;
+        loss::begin(&**disk, layout, &cost).map_err(failed)?;
         format!("{cost}; children reconcile")
     } else {
         format!("{what}; the index had all of it, nothing is lost, children reconcile")
@@ -171,6 +173,7 @@ pub(in crate::store) fn cut_off(
     let failed = |what: StoreError| OpenError::Damaged {
         path: damage.path.clone(),
         what: format!("what is before it cannot be kept: {what}"),
+        cure: "free some space there, if it is full, and try again".to_owned(),
     };
     let built = Built::default();
     let (checkpoints, firsts) = (&found.checkpoints, &found.firsts);
@@ -186,8 +189,7 @@ pub(in crate::store) fn cut_off(
         end.sequence
     );
     // Before the cut: what only lost changes named must not be garbage for a moment.
-    note(&**disk, layout, &loss).map_err(failed)?;
-    end_feed_epoch(&**disk, layout).map_err(failed)?;
+    loss::begin(&**disk, layout, &loss).map_err(failed)?;
     let write = || write_out(&**disk, layout, &*rows, end);
     let checkpoint = in_any_space(&**disk, layout, write).map_err(failed)?;
     drop(rows);
