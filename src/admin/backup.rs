@@ -42,7 +42,12 @@ impl Backups {
         let cell = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match &*cell {
             Some((own, backup)) if own == id => Ok(backup.clone()),
-            _ => Err(Fault::not_found("This backup has ended, or another one took its place.")),
+            // Not as what is missing: a backup goes on without that.
+            _ => {
+                let text = "This backup has ended: another one began, or the node was restarted. \
+                            Run it again.";
+                Err(Fault::conflict("BackupEnded", text))
+            }
         }
     }
 }
@@ -62,7 +67,8 @@ impl Admin {
             "sequence": backup.sequence,
             "format": backup.format.to_string(),
             "stateDirectory": self.store.state_dir().display().to_string(),
-            "lostRecords": self.store.loss(),
+            "end": backup.end,
+            "lostRecords": backup.lost,
             "files": files.collect::<Vec<_>>(),
         });
         self.backups.set(Some((id, Arc::new(backup))));

@@ -158,13 +158,18 @@ fn p062_status_shows_the_format_and_confirm_lets_it_rise() {
     }
 }
 
-/// A backup went on without it, and neither `status` nor what heals heard of it.
-#[test]
-fn f201_what_a_backup_finds_missing_is_told_as_damage() {
+/// A root whose store has a journal, in memory.
+fn node_with_journal() -> (Node, MemoryDisk) {
     let disk = MemoryDisk::new();
     let sys = Sys { disk: Arc::new(disk.clone()), ..Sys::real(Spawner::new()) };
     let options = StoreOptions { index: IndexKind::Map, ..StoreOptions::new(Path::new("/s")) };
-    let node = node_over(Store::open(sys, options).unwrap().0, Role::Root, "https", None);
+    (node_over(Store::open(sys, options).unwrap().0, Role::Root, "https", None), disk)
+}
+
+/// A backup went on without it, and neither `status` nor what heals heard of it.
+#[test]
+fn f201_what_a_backup_finds_missing_is_told_as_damage() {
+    let (node, disk) = node_with_journal();
     let push = |text: &str| {
         let hash = ring::digest::digest(&ring::digest::SHA256, text.as_bytes());
         let digest = Digest::from_raw(Algorithm::Sha256, hash.as_ref()).unwrap();
@@ -187,6 +192,20 @@ fn f201_what_a_backup_finds_missing_is_told_as_damage() {
     let told = node.ok("status", json!({}));
     let found = json!([{ "digest": lost, "repositories": ["app"] }]);
     assert_eq!(told["damagedContent"], found, "{told}");
+}
+
+/// Symptom: a backup that another one had ended took the place of a whole one, with a part of the
+/// content. Cause: what came no more was told like what is missing.
+#[test]
+fn f201_a_backup_that_has_ended_hears_so() {
+    let (node, _disk) = node_with_journal();
+    let begun = node.ok("backup/begin", json!({}));
+    node.ok("backup/begin", json!({}));
+    for piece in [format!("sha256:{}", "0".repeat(64)), "0".to_owned()] {
+        let path = format!("/admin/v1/backup/{}/{piece}", begun["id"].as_str().unwrap());
+        let (reply, _) = node.request(Method::Get, &path, "", true);
+        assert_eq!(reply.status, 409);
+    }
 }
 
 /// Symptom: another password of a sync token cut its device off, and nobody was told.

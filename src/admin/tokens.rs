@@ -223,14 +223,17 @@ impl Admin {
         }
         let expires = self.expiration(which.expiration.as_deref(), which.expiration_in_days)?;
         let before = self.token(&which.name)?.passwords;
+        let is_replaced = slots.iter().any(|slot| before[slot.index()].is_some());
+        let cut_off = match is_replaced {
+            true => self.store.sync_token_owner(&which.name)?,
+            false => None,
+        };
         let made = self.store.credential_generate(which.name.clone(), &slots, expires).await;
         let passwords = made.map_err(|error| Fault::of(error, "token", &which.name))?;
         log::info!("generated passwords token={} count={}", which.name, passwords.len());
         let mut value = print_credentials(which.name.as_str(), &passwords);
         warn_of_late(&mut value, &self.late_for_token(&which.name).await?);
-        if slots.iter().any(|slot| before[slot.index()].is_some())
-            && let Some(node) = self.store.sync_token_owner(&which.name)?
-        {
+        if let Some(node) = cut_off {
             let text = format!(
                 "The device of '{0}' goes by this token: with the password that was replaced it is \
                  refused until it has another connection string (skerry connected-registry \

@@ -9,8 +9,8 @@ use crate::store::{IndexKind, Store, StoreError, StoreOptions, backup};
 use crate::sys::{Spawner, Sys, owner};
 use crate::types::{Digest, RepositoryName, Role, StoreRole};
 
-pub use crate::store::backup::{Restored, note_end};
-pub use crate::store::journal::layout::Layout;
+pub use crate::store::backup::{Restored, seal};
+pub use crate::store::journal::layout::{IDENTITY_SUMS, JOURNAL_END, LOST_RECORDS, Layout};
 pub use crate::store::lineage::Lineage;
 pub use crate::store::recovery::loss::LOSS_REMEDY;
 pub use crate::store::rows::format::StoreFormat;
@@ -28,8 +28,8 @@ fn look(state_dir: &Path) -> Result<(Store, Recovery), String> {
 /// Opens a backup that a node has just sent; the error is a line for people.
 fn open_backup(directory: &Path) -> Result<Store, String> {
     let opened = backup::open(&Sys::real(Spawner::new()), directory);
-    let (store, _, lost) = opened.map_err(|error| error.to_string())?;
-    match lost {
+    let (store, recovery) = opened.map_err(|error| error.to_string())?;
+    match recovery.lost {
         Some(lost) => Err(format!("not all records came from the node: {lost}; try again")),
         None => Ok(store),
     }

@@ -22,8 +22,8 @@ const READ_BYTES: usize = 256 * 1024;
 const NAMED_MAX: usize = 10;
 /// Its directories.
 const PARTS: [&str; 2] = ["journal", "identity"];
-/// Its files: where the journal ends, and what may have been lost before; the second need not be.
-const NOTES: [&str; 2] = ["journal-end", "lost-records"];
+/// Its files beside `format`; not every backup has all.
+const NOTES: [&str; 3] = [offline::JOURNAL_END, offline::LOST_RECORDS, offline::IDENTITY_SUMS];
 
 /// Copies everything of a running node to a directory. One that holds an older backup gets what is
 /// new, and loses what is not referred to any more; with `replace` also where that is of another
@@ -38,9 +38,12 @@ pub(super) fn backup(
         admin_client::socket(global.admin_socket.as_deref(), &global.options(), &SystemSource)?;
     let taking = Taking { disk: &SystemDisk, target: directory, replace, verify, socket: &socket };
     taking.check_directory().map_err(|error| disk_failure(directory, &error))?;
+    // Before the node is asked: that would end the other one.
+    let mut lock = taking.lock()?;
     let begun = admin_client::post(&socket, "backup/begin", &json!({}))?;
     let id = begun["id"].as_str().unwrap_or_default().to_owned();
-    let taken = taking.take(&begun, &id);
+    let taken = taking.take(&begun, &id, &mut lock);
+    drop(lock);
     // Also when it failed: the node need not wait.
     let ended = admin_client::post(&socket, "backup/end", &json!({ "id": id }));
     let Taken { content, new, again, bytes, missing } = taken?;
@@ -76,10 +79,12 @@ pub(super) fn backup(
 pub(super) fn restore(directory: &Path, global: &Global) -> Result<ExitCode, Failure> {
     let state_dir = global.state_dir()?;
     let restored = offline::restore(directory, &state_dir).map_err(Failure::new)?;
-    let Restored { sequence, blobs, bytes, missing, named, lost } = restored;
+    let Restored { sequence, blobs, bytes, missing, named, lost, changed } = restored;
     output::print(&format!(
         "restored sequence {sequence} to {}: {blobs} objects with {bytes} bytes; children compare \
-         everything when the node is started\n",
+         everything when the node is started\n\
+         At a root, repeat what was changed since that backup: new passwords, disabled tokens, \
+         withdrawn permissions and deactivations are undone\n",
         state_dir.display()
     ))?;
     for (digest, repositories) in &named {
@@ -101,7 +106,13 @@ pub(super) fn restore(directory: &Path, global: &Global) -> Result<ExitCode, Fai
             offline::LOSS_REMEDY
         ));
     }
-    Ok(exit_code(missing > 0 || lost.is_some()))
+    for name in &changed {
+        output::complain(&format!(
+            "identity/{name} is missing or damaged in the backup: the node that is started there \
+             makes another, as README says; restore another backup if there is one"
+        ));
+    }
+    Ok(exit_code(missing > 0 || lost.is_some() || !changed.is_empty()))
 }
 
 fn exit_code(is_incomplete: bool) -> ExitCode {
@@ -183,7 +194,8 @@ impl Taking<'_> {
             return Err(std::io::Error::other(text));
         }
         let known = |name: &str| {
-            let other = ["format", "blobs", INCOMING, "lost+found"];
+            // The second one an earlier version left when it was killed.
+            let other = ["format", "format.tmp", "blobs", INCOMING, "lost+found"];
             other.contains(&name) || PARTS.contains(&name) || NOTES.contains(&name)
         };
         match entries.iter().find(|entry| !known(&entry.name)) {
@@ -195,7 +207,30 @@ impl Taking<'_> {
         }
     }
 
-    fn take(&self, begun: &Value, id: &str) -> Result<Taken, Failure> {
+    /// Keeps other backups and restores out of the directory, once it is there. Where the file
+    /// system has no locks (NFS), it does without.
+    fn lock(&self) -> Result<Option<Box<dyn Send + Sync>>, Failure> {
+        if !self.disk.exists(self.target).map_err(|error| disk_failure(self.target, &error))? {
+            return Ok(None);
+        }
+        match self.disk.lock_dir(self.target) {
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                Err(Failure::new(format!(
+                    "another backup to {0}, or a restore from it, is under way; wait until that \
+                     has ended, or name another directory",
+                    self.target.display()
+                )))
+            }
+            lock => Ok(lock.ok()),
+        }
+    }
+
+    fn take(
+        &self,
+        begun: &Value,
+        id: &str,
+        lock: &mut Option<Box<dyn Send + Sync>>,
+    ) -> Result<Taken, Failure> {
         let incoming = self.target.join(INCOMING);
         let io = |error: std::io::Error| disk_failure(self.target, &error);
         let state = Path::new(begun["stateDirectory"].as_str().unwrap_or("/"));
@@ -207,10 +242,13 @@ impl Taking<'_> {
                 state.display()
             )));
         }
+        self.disk.create_dir_all(self.target).map_err(io)?;
+        if lock.is_none() {
+            *lock = self.lock()?;
+        }
         if self.disk.exists(&incoming).map_err(io)? {
             self.disk.remove_dir_all(&incoming).map_err(io)?;
         }
-        self.disk.create_dir_all(self.target).map_err(io)?;
         for part in PARTS {
             self.disk.create_dir_all(&incoming.join(part)).map_err(io)?;
         }
@@ -227,16 +265,16 @@ impl Taking<'_> {
             self.disk.remove_dir_all(&incoming).map_err(io)?;
             return Err(failure);
         }
-        let sequence = begun["sequence"].as_u64().unwrap_or_default();
-        offline::note_end(self.disk, &incoming, sequence).map_err(io)?;
         let format = begun["format"].as_str().unwrap_or_default().parse::<StoreFormat>();
-        let format = format.map_err(|()| {
-            Failure::new("the node does not name the format of its store; restart it")
-        })?;
+        let (Some(end), Ok(format)) = (begun["end"].as_u64(), format) else {
+            let text = "the node does not name the format and the end of its store; restart it";
+            return Err(Failure::new(text));
+        };
+        offline::seal(self.disk, &incoming, end).map_err(io)?;
         Layout::new(&incoming).write_format(self.disk, format).map_err(io)?;
         let wanted = offline::contents(&incoming).map_err(Failure::new)?;
         let taken = self.take_content(&incoming, id, &wanted)?;
-        self.put_in_place(&incoming, format).map_err(io)?;
+        self.put_in_place(&incoming).map_err(io)?;
         // Not before: until then it is the older backup that is there.
         if let Err(error) = self.prune(&wanted) {
             output::complain(&format!(
@@ -250,8 +288,16 @@ impl Taking<'_> {
 
     /// A root that came up empty, or a wrong directory, must not cost the backup that is there.
     fn check_lineage(&self, incoming: &Path) -> Result<(), Failure> {
-        let [old, new] = [self.target, incoming].map(|path| Lineage::of(self.disk, path));
-        let (Some(old), Some(new), false) = (old, new, self.replace) else {
+        if self.replace {
+            return Ok(());
+        }
+        let look = |path: &Path| {
+            Lineage::of(self.disk, path).map_err(|error| {
+                let text = format!("{error}; say --replace if the backup that is there may go");
+                disk_failure(path, &std::io::Error::other(text))
+            })
+        };
+        let (Some(old), Some(new)) = (look(self.target)?, look(incoming)?) else {
             return Ok(());
         };
         old.check_replaced_by(&new).map_err(|why| {
@@ -378,11 +424,11 @@ impl Taking<'_> {
     }
 
     /// The metadata takes the place of an older one. Cut short, it is noticed: the format is gone.
-    fn put_in_place(&self, incoming: &Path, format: StoreFormat) -> std::io::Result<()> {
+    fn put_in_place(&self, incoming: &Path) -> std::io::Result<()> {
         let root = self.target;
-        let layout = Layout::new(root);
-        if self.disk.exists(&layout.format())? {
-            self.disk.remove(&layout.format())?;
+        let format = Layout::new(root).format();
+        if self.disk.exists(&format)? {
+            self.disk.remove(&format)?;
             self.disk.sync_dir(root)?;
         }
         for part in PARTS {
@@ -401,10 +447,11 @@ impl Taking<'_> {
                 self.disk.rename(&from, &to)?;
             }
         }
+        // Last: it says that all of the rest is there.
+        self.disk.sync_fs(root)?;
+        self.disk.rename(&Layout::new(incoming).format(), &format)?;
         self.disk.sync_dir(root)?;
-        layout.write_format(self.disk, format)?;
-        self.disk.remove_dir_all(incoming)?;
-        self.disk.sync_fs(root)
+        self.disk.remove_dir_all(incoming)
     }
 
     /// Downloads one piece; its bytes are durable before its name is there. One with a digest is

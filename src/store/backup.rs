@@ -13,12 +13,14 @@ use std::time::Duration;
 
 use ring::digest::Context;
 
-use super::identity::{FEED_EPOCH, STORE_ID};
+use super::identity::{FEED_EPOCH, IDENTITY_BYTES_MAX, STORE_ID};
+use super::index::sums::hash;
 use super::journal::checkpoint;
-use super::journal::layout::{Layout, OpenError, relative};
+use super::journal::layout::{LOST_RECORDS, Layout, OpenError, relative};
 use super::journal::reached;
 use super::journal::segment::{self, End};
-use super::recovery::{loss, recover};
+use super::recovery::found::Recovery;
+use super::recovery::loss;
 use super::rows::format::StoreFormat;
 use super::{IndexKind, Store, StoreError, StoreOptions};
 use crate::sys::disk::{DiskFile, Entry};
@@ -40,8 +42,6 @@ const MISSING_MAX: usize = 4096;
 const NAMED_MAX: usize = 10;
 /// How often the journal's files are listed: one may go meanwhile, or be damaged.
 const LISTS_MAX: usize = 3;
-/// The file that says what may have been lost before.
-const LOSS: &str = "lost-records";
 /// Copied at a time, bytes.
 const COPY_BYTES: usize = 256 * 1024;
 
@@ -77,6 +77,11 @@ pub struct Backup {
     number: u64,
     /// The last record in it.
     pub sequence: u64,
+    /// The last record that the journal is known to have had. Later than that where the journal
+    /// of a store that is only looked at has lost its end.
+    pub end: u64,
+    /// What may have been lost before.
+    pub lost: Option<String>,
     /// What its `format` file says.
     pub format: StoreFormat,
     /// All files beside content and the format, which is written when the rest is there.
@@ -166,6 +171,8 @@ impl Store {
             store,
             number,
             sequence: 0,
+            end: 0,
+            lost: self.loss(),
             format,
             files: Vec::new(),
             missing: Mutex::default(),
@@ -181,13 +188,14 @@ impl Store {
             let listing = shared.clone();
             let listed = spawn::blocking(move || {
                 // What is durable now is in the files that are there now, or were a moment ago.
+                let reached = reached::read(&*listing.disk, &listing.layout);
                 let sequence = listing.feed.published();
                 let files = files(&*listing.disk, &listing.layout, sequence)?;
-                Ok::<_, StoreError>((sequence, files))
+                Ok::<_, StoreError>((sequence, reached.max(sequence), files))
             });
             match listed.await {
-                Ok((sequence, files)) => {
-                    (backup.sequence, backup.files) = (sequence, files);
+                Ok((sequence, end, files)) => {
+                    (backup.sequence, backup.end, backup.files) = (sequence, end, files);
                     // After the files: the format may have risen before their last rows.
                     backup.format = self.format();
                     return Ok(backup);
@@ -208,6 +216,10 @@ impl Store {
     /// state from before, to which the store may be set back, does not know of it. A full disk must
     /// not keep a backup from being made: without the file other ones are compared.
     async fn note_backup(&self) {
+        // A store that nothing may be changed in keeps its last mark.
+        if self.shared().frozen {
+            return;
+        }
         let store = self.clone();
         let noted = spawn::blocking(move || {
             let rng = store.sys().rng.clone();
@@ -272,7 +284,7 @@ fn files(disk: &dyn Disk, layout: &Layout, through: u64) -> Result<Vec<BackupFil
         add(format!("journal/{first:020}.log"), &layout.segment(first))?;
     }
     if disk.exists(&layout.loss())? {
-        add(LOSS.to_owned(), &layout.loss())?;
+        add(LOST_RECORDS.to_owned(), &layout.loss())?;
     }
     for entry in disk.list(&layout.identity()).map_err(StoreError::at(&layout.identity()))? {
         if !entry.is_dir && entry.name != FEED_EPOCH && !entry.name.ends_with(".tmp") {
@@ -297,22 +309,55 @@ pub struct Restored {
     pub named: BTreeMap<Digest, BTreeSet<RepositoryName>>,
     /// The records that the backup has lost, and those that may have been lost before it.
     pub lost: Option<String>,
+    /// Files of the identity that are not what they were when the backup was made.
+    pub changed: Vec<String>,
 }
 
-/// Notes in the directory of a backup which record is the last one in it.
-pub fn note_end(disk: &dyn Disk, directory: &Path, sequence: u64) -> std::io::Result<()> {
-    reached::replace(disk, &Layout::new(directory), sequence)
+/// Notes in the directory of a backup which record is the last one, and what the identity is.
+pub fn seal(disk: &dyn Disk, directory: &Path, end: u64) -> std::io::Result<()> {
+    let layout = Layout::new(directory);
+    let mut sums = String::new();
+    for entry in disk.list(&layout.identity())? {
+        let bytes = disk.read(&layout.identity().join(&entry.name), IDENTITY_BYTES_MAX)?;
+        sums.push_str(&sum_of(&bytes, &entry.name));
+        sums.push('\n');
+    }
+    disk.replace(&layout.identity_sums(), sums.as_bytes())?;
+    reached::replace(disk, &layout, end)
 }
 
-/// Opens a backup to read it; also returns its last record, and what it lacks of its own end.
-pub fn open(sys: &Sys, directory: &Path) -> Result<(Store, u64, Option<String>), OpenError> {
+/// A line of the sums: the CRC of a file, and its name.
+fn sum_of(bytes: &[u8], name: &str) -> String {
+    format!("{:08x} {name}", hash(0, &[bytes]))
+}
+
+/// The files of the identity that are not what a backup has noted of them. Backups of earlier
+/// versions have no note.
+fn changed_identity(disk: &dyn Disk, layout: &Layout) -> Vec<String> {
+    let sums = disk.read(&layout.identity_sums(), IDENTITY_BYTES_MAX).unwrap_or_default();
+    let sums = String::from_utf8_lossy(&sums);
+    let names = sums.lines().filter_map(|line| {
+        let (_, name) = line.split_once(' ')?;
+        let found = disk.read(&layout.identity().join(name), IDENTITY_BYTES_MAX);
+        let is_same = found.is_ok_and(|bytes| sum_of(&bytes, name) == line);
+        (!is_same).then(|| name.to_owned())
+    });
+    names.collect()
+}
+
+/// Opens a backup to read it; also returns its last record, and what it has lost of its own end.
+pub fn open(sys: &Sys, directory: &Path) -> Result<(Store, Recovery), OpenError> {
     let layout = Layout::new(directory);
     let options =
         StoreOptions { frozen: true, index: IndexKind::Map, ..StoreOptions::new(directory) };
+    for part in [layout.journal(), layout.identity()] {
+        if !sys.disk.exists(&part).map_err(OpenError::io(&part))? {
+            return Err(OpenError::Backup { path: part, cause: "it is missing".to_owned() });
+        }
+    }
     // Reads and checks all of its metadata.
     let (store, recovery) = Store::open(sys.clone(), options).map_err(OpenError::of_backup)?;
-    let lost = recover::lost_end(recovery.sequence, reached::read(&*sys.disk, &layout));
-    Ok((store, recovery.sequence, lost))
+    Ok((store, recovery))
 }
 
 /// Makes a state directory from a backup. The directory must be empty, or hold a restore that was
@@ -320,18 +365,13 @@ pub fn open(sys: &Sys, directory: &Path) -> Result<(Store, u64, Option<String>),
 pub fn restore(sys: &Sys, from: &Path, state_dir: &Path) -> Result<Restored, OpenError> {
     let disk = &*sys.disk;
     let (source, target) = (Layout::new(from), Layout::new(state_dir));
-    let (backup, sequence, lost) = open(sys, from)?;
-    for part in [source.identity(), source.journal()] {
-        if !disk.exists(&part).map_err(OpenError::io(&part))? {
-            return Err(OpenError::Backup { path: part, cause: "it is missing".to_owned() });
-        }
-    }
+    let (backup, recovery) = open(sys, from)?;
     let before = loss::read(disk, &source).map_err(OpenError::io(&source.loss()))?;
-    let lost: Vec<_> = before.into_iter().chain(lost).collect();
     let lock = prepare(disk, &target)?;
     let mut restored = Restored {
-        sequence,
-        lost: (!lost.is_empty()).then(|| lost.join("; ")),
+        sequence: recovery.sequence,
+        lost: backup.loss(),
+        changed: changed_identity(disk, &source),
         ..Restored::default()
     };
     let failed = |path: &Path| {
@@ -384,13 +424,12 @@ pub fn restore(sys: &Sys, from: &Path, state_dir: &Path) -> Result<Restored, Ope
             copy(disk, &directory.join(&entry.name), &place, None).map_err(failed(&place))?;
         }
     }
-    // The node that is started there compares the two with the journal, and tells.
-    for (from, place) in [(source.reached(), target.reached()), (source.loss(), target.loss())] {
-        match copy(disk, &from, &place, None) {
-            Ok(_) | Err(StoreError::NotFound) => {}
-            Err(error) => return Err(failed(&place)(error)),
-        }
+    // The node that is started there tells of a loss before the backup, and of one of its end.
+    if let Some(before) = before {
+        loss::write(disk, &target, &before).map_err(OpenError::io(&target.loss()))?;
     }
+    let end = reached::read(disk, &source);
+    reached::replace(disk, &target, end).map_err(OpenError::io(&target.reached()))?;
     let path = target.root();
     target.write_format(disk, backup.format()).map_err(OpenError::io(path))?;
     disk.sync_fs(path).map_err(OpenError::io(path))?;

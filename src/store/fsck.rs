@@ -15,6 +15,9 @@ use crate::types::Digest;
 /// Problems that are listed; all are counted.
 const LISTED_MAX: usize = 100;
 
+/// How often the journal is read where parts of it go meanwhile.
+const LISTS_MAX: usize = 3;
+
 /// What was looked at, and what is wrong.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -70,20 +73,41 @@ impl Store {
     /// store a new checkpoint is made in place of what a start could not use, while the index has
     /// all of it.
     pub(in crate::store) async fn check_journal(&self) -> Result<FsckReport, StoreError> {
-        let (mut report, mut damaged) = (FsckReport::default(), Vec::new());
         if matches!(self.inner.engine, Engine::Memory(_)) {
-            return Ok(report);
+            return Ok(FsckReport::default());
         }
+        let mut read = self.read_journal().await?;
+        for _ in 1..LISTS_MAX {
+            // What a newer checkpoint has made superfluous goes at any time.
+            if read.damaged.is_empty() || !self.is_pruned(read.base).await? {
+                break;
+            }
+            read = self.read_journal().await?;
+        }
+        let JournalRead { mut report, damaged, .. } = read;
+        let mut makes_up = "another checkpoint, the index or the parent makes up for it";
+        if !damaged.is_empty() && !self.shared().frozen {
+            match self.renew_checkpoint().await {
+                Ok(()) => makes_up = "a new checkpoint takes its place",
+                Err(error) => report.problem(format!("no checkpoint can be made: {error}")),
+            }
+        }
+        damaged.into_iter().for_each(|what| report.problem(format!("{what}; {makes_up}")));
+        Ok(report)
+    }
+
+    /// Reads each checkpoint, and the segments after the first of them that is whole: those between
+    /// two are what makes up for the second.
+    async fn read_journal(&self) -> Result<JournalRead, StoreError> {
+        let JournalRead { mut report, mut damaged, mut base } = JournalRead::default();
         let store = self.clone();
         let checkpoints = spawn::blocking(move || store.checkpoints_in_use()).await?;
-        let mut base = None;
         for sequence in checkpoints {
             // One at a time: other work has its turn in between.
             let store = self.clone();
             match spawn::blocking(move || store.read_checkpoint(sequence)).await {
                 Ok(None) => continue,
-                // What is before an older one may go at any time.
-                Ok(Some(whole)) => base = Some(whole.end),
+                Ok(Some(whole)) => base = base.or(Some(whole.end)),
                 Err(StoreError::Corrupt(what)) => damaged.push(what),
                 Err(error) => report.problem(error.to_string()),
             }
@@ -100,15 +124,20 @@ impl Store {
                 Err(error) => report.problem(error.to_string()),
             }
         }
-        let mut makes_up = "another checkpoint, the index or the parent makes up for it";
-        if !damaged.is_empty() && !self.shared().frozen {
-            match self.renew_checkpoint().await {
-                Ok(()) => makes_up = "a new checkpoint takes its place",
-                Err(error) => report.problem(format!("no checkpoint can be made: {error}")),
+        Ok(JournalRead { report, damaged, base })
+    }
+
+    /// Whether nobody needs the checkpoint any more that the segments were read from.
+    async fn is_pruned(&self, base: Option<End>) -> Result<bool, StoreError> {
+        let store = self.clone();
+        spawn::blocking(move || {
+            let (disk, layout) = (&*store.shared().disk, &store.shared().layout);
+            match base {
+                Some(end) => Ok(!disk.exists(&layout.checkpoint(end.sequence))?),
+                None => Ok(!store.checkpoints_in_use()?.is_empty()),
             }
-        }
-        damaged.into_iter().for_each(|what| report.problem(format!("{what}; {makes_up}")));
-        Ok(report)
+        })
+        .await
     }
 
     /// The sequences of the checkpoints that a start may read, the oldest first: from the last one
@@ -155,7 +184,7 @@ impl Store {
 
     fn check_links(&self, after: Option<&[u8]>) -> Result<Page, StoreError> {
         let shared = self.shared();
-        let mut page = Page::default();
+        let (mut page, mut noted) = (Page::default(), Ok(()));
         for link in self.links(after)? {
             page.last = Some(link.key.clone());
             let (name, digest) = match (link.repository(), link.digest()) {
@@ -172,6 +201,13 @@ impl Store {
             let found = shared.disk.open(&place).and_then(|file| file.len());
             if found.is_ok() {
                 page.digests.push(digest.clone());
+            }
+            if let Ok(len) = len
+                && !shared.frozen
+                && !found.as_ref().is_ok_and(|found| *found == len)
+            {
+                // As a scrub does: it goes out of service, is told, and comes back where it can.
+                noted = noted.and(self.check_file_now(&link.key, &digest, len).map(|_| ()));
             }
             match (len, found) {
                 (Err(error), _) => page.problems.push(format!("{name}: {digest}: {error}")),
@@ -191,6 +227,9 @@ impl Store {
                     }
                 }
             }
+        }
+        if let Err(error) = noted {
+            log::warn!("damage that fsck found is not noted: {error}");
         }
         Ok(page)
     }
@@ -217,6 +256,15 @@ impl Store {
         }
         Ok(())
     }
+}
+
+/// What reading the journal showed.
+#[derive(Default)]
+struct JournalRead {
+    report: FsckReport,
+    damaged: Vec<String>,
+    /// The end of the checkpoint that the segments were read from.
+    base: Option<End>,
 }
 
 /// Some links that were looked at.

@@ -7,7 +7,7 @@ use super::{Store, StoreError};
 use crate::sys::{Disk, Sys};
 
 /// Largest identity file, bytes.
-const IDENTITY_BYTES_MAX: u64 = 64 * 1024;
+pub(super) const IDENTITY_BYTES_MAX: u64 = 64 * 1024;
 
 pub(super) const FEED_EPOCH: &str = "feed-epoch";
 /// Names the store in its backups: made by the first one, and kept by a restore. A line for the
@@ -90,16 +90,19 @@ pub(super) fn end_feed_epoch(disk: &dyn Disk, layout: &Layout) -> Result<(), Sto
     Ok(())
 }
 
-/// Forgets the backups that there are of this store. Durable like the end of the feed epoch.
+/// Forgets the backups that there are of this store.
 pub(super) fn forget_backups(disk: &dyn Disk, layout: &Layout) -> Result<(), StoreError> {
     let path = path_of(layout, STORE_ID)?;
     if !disk.exists(&path)? {
         return Ok(());
     }
-    // One that cannot be read must not end a start: there is a new one then, which knows of none.
     let marks = match disk.read(&path, IDENTITY_BYTES_MAX) {
-        Ok(marks) => marks,
-        Err(_) => return Ok(disk.remove(&path)?),
+        // Must not end a start: there is a new one then, which knows of none.
+        Err(error) if StoreError::is_fault_of_the_medium(&error) => {
+            disk.remove(&path)?;
+            return Ok(disk.sync_dir(&layout.identity())?);
+        }
+        marks => marks.map_err(StoreError::at(&path))?,
     };
     let own = marks.split_inclusive(|byte| *byte == b'\n').next().unwrap_or_default();
     match own.len() == marks.len() {

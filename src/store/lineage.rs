@@ -1,8 +1,8 @@
 //! Which store a state directory or a backup is of, so that a backup takes the place only of an
 //! older one of the same store.
 
-use std::fmt;
 use std::path::Path;
+use std::{fmt, io};
 
 use ring::digest::{SHA256, digest};
 
@@ -37,24 +37,28 @@ pub struct Lineage {
 
 impl Lineage {
     /// Looks at a state directory or a backup that nothing is written to meanwhile; `None` where
-    /// there is neither.
-    pub fn of(disk: &dyn Disk, directory: &Path) -> Option<Lineage> {
+    /// there is neither. An error where something is there, and cannot be read.
+    pub fn of(disk: &dyn Disk, directory: &Path) -> io::Result<Option<Lineage>> {
         let layout = Layout::new(directory);
-        if disk.list(&layout.identity()).unwrap_or_default().is_empty() {
-            return None;
+        if !disk.exists(&layout.identity())? || disk.list(&layout.identity())?.is_empty() {
+            return Ok(None);
         }
-        let read = |name: &str| disk.read(&layout.identity().join(name), COMPARED_BYTES_MAX).ok();
+        let path = |name: &str| layout.identity().join(name);
+        let read = |name: &str| disk.read(&path(name), COMPARED_BYTES_MAX).ok();
         let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).trim_end().to_owned();
-        let mark = read(STORE_ID).map(text).unwrap_or_default();
+        let mark = match disk.exists(&path(STORE_ID))? {
+            true => text(disk.read(&path(STORE_ID), COMPARED_BYTES_MAX)?),
+            false => String::new(),
+        };
         let mut lines = mark.lines().map(str::to_owned);
-        Some(Lineage {
+        Ok(Some(Lineage {
             store: lines.next(),
             backups: lines.collect(),
             instance: read(INSTANCE_ID).map(text),
             key: read(SIGNING_KEY).map(|key| digest(&SHA256, &key).as_ref().to_vec()),
             role: noted_role(disk, directory),
             sequence: last_sequence(disk, &layout).ok(),
-        })
+        }))
     }
 
     /// Whether a backup of `newer` may take the place of this one; the error is for people.
@@ -80,7 +84,8 @@ impl Lineage {
         match (self.sequence, newer.sequence) {
             _ if !is_known => Err(format!(
                 "it holds a backup of another state of this store, which has lost records since, \
-                 was set back, or restored from another backup: {self}; this is {newer}"
+                 was set back, restored from another backup, or backed up very often to other \
+                 directories: {self}; this is {newer}"
             )),
             (Some(old), Some(new)) if new < old => Err(format!(
                 "it holds a backup of a later state of this store: {self}; this is {newer}"

@@ -279,7 +279,8 @@ impl Store {
                 .map_err(OpenError::store(layout.root()))?;
         }
         let since = sys.clock.wall_or_floor();
-        let loss = Loss::open(&*disk, &layout, since).map_err(OpenError::io(layout.root()))?;
+        let loss = Loss::open(&*disk, &layout, recovery.lost.clone(), since)
+            .map_err(OpenError::io(&layout.loss()))?;
         let segments = Segments::new(recovered.firsts);
         let unmade = Unmade::default();
         let shared = Arc::new(Shared {

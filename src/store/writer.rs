@@ -397,14 +397,16 @@ impl Writer {
     }
 
     /// The checkpoint at the end of the journal. Where that is damaged, the index is all there is:
-    /// a start would take it too.
-    fn checkpoint(&self, end: segment::End) -> Result<Checkpoint, StoreError> {
+    /// a start would take it too. No older one leads there then.
+    fn checkpoint(&mut self, end: segment::End) -> Result<Checkpoint, StoreError> {
         let (shared, firsts) = (&self.shared, self.shared.segments.list());
         let made = make_checkpoint(shared, &self.checkpoints, &firsts, end, self.sizes.merge_bytes);
         let index = shared.index();
         match made {
             Err(StoreError::Corrupt(_)) if !index.failed() && index.applied() == end.sequence => {
-                write_out(&*shared.disk, &shared.layout, &*index, end)
+                let made = write_out(&*shared.disk, &shared.layout, &*index, end)?;
+                self.checkpoints.clear();
+                Ok(made)
             }
             made => made,
         }

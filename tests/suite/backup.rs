@@ -82,6 +82,7 @@ fn f201_a_root_is_restored_from_a_backup_and_its_children_converge() {
     let output = root.run(&["fsck"]);
     assert_eq!(output.status.code(), Some(1), "{output:?}");
     assert!(String::from_utf8_lossy(&output.stderr).contains(hex), "{output:?}");
+    assert_eq!(root.json(&["status"])["damagedBlobs"], 1, "fsck tells what is missing");
     let scope = token(&root.login, owner.0, owner.1, &["repository:app:pull"]).unwrap();
     let path = format!("/v2/app/blobs/{layer}");
     assert_eq!(bearer(&root.login, &scope, "GET", &path, &[], b"").status, 503);
@@ -717,9 +718,51 @@ fn f201_a_damaged_backup_names_what_helps_a_backup() {
         }
         assert!(!root.dir.join(name).join("format").exists());
     }
-    assert!(root.run(&["backup", backups.to_str().unwrap()]).status.success());
+    for (harm, file) in [("lost", "token-signing"), ("flipped", "store-id")] {
+        assert!(root.run(&["backup", backups.to_str().unwrap(), "--replace"]).status.success());
+        let path = backups.join("identity").join(file);
+        let mut bytes = std::fs::read(&path).unwrap();
+        bytes[5] ^= 1;
+        match harm {
+            "lost" => std::fs::remove_file(&path).unwrap(),
+            _ => std::fs::write(&path, bytes).unwrap(),
+        }
+        let (code, says) = restored(&root, &backups, harm);
+        assert_eq!(code, Some(1), "{says}");
+        assert!(says.contains(&format!("identity/{file} is missing or damaged")), "{says}");
+    }
+    assert!(root.run(&["backup", backups.to_str().unwrap(), "--replace"]).status.success());
     let (code, says) = restored(&root, &backups, "mended");
     assert_eq!(code, Some(0), "{says}");
+}
+
+/// Symptom: of two backups into one directory, the first removed what the second had made, and a
+/// restore took the journal of a backup that was made meanwhile, without its content.
+#[test]
+fn f201_backups_at_the_same_time_leave_each_other_whole() {
+    let root = Node::root();
+    let user = root.pusher("pusher-one", "app");
+    let image = Image::new(550, &[20_000]);
+    assert_eq!(image.push(&root.login, (&user.0, &user.1), "app", "v1").status, 201);
+    let backups = root.dir.join("backup");
+    let target = backups.to_str().unwrap();
+    assert!(root.run(&["backup", target]).status.success());
+    // As a backup or a restore has it.
+    let held = std::fs::File::open(&backups).unwrap();
+    held.try_lock().unwrap();
+    for (command, told) in [("backup", "another backup to"), ("restore", "in use by another")] {
+        let state = format!("storage.state_dir={}", root.dir.join("new").display());
+        let arguments = ["--set", &state, command, target];
+        let output = match command {
+            "backup" => root.run(&arguments[2..]),
+            _ => root.run(&arguments),
+        };
+        let says = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{says}");
+        assert!(says.contains(told), "{says}");
+    }
+    drop(held);
+    assert!(root.run(&["backup", target]).status.success());
 }
 
 /// Has a backup take the place of the state of a root, which is kept under another name.

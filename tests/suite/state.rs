@@ -6,10 +6,10 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use crate::support::eventually;
 use crate::support::http::{bearer, send, token};
 use crate::support::image::{self, Image};
 use crate::support::node::Node;
+use crate::support::{eventually, skip};
 use crate::sync::{SOON, pair, pull};
 
 /// What a start says that fails.
@@ -193,6 +193,43 @@ fn f211_a_lost_end_of_the_journal_is_told_also_when_the_index_is_lost_with_it() 
             root.kill();
         }
     }
+}
+
+/// Symptom: the index, which had all of a journal that had lost its end, was put aside as damaged,
+/// and the changes were told as lost. Cause: it could not be opened just then.
+#[test]
+fn f211_an_index_that_cannot_be_opened_is_kept_where_the_journal_lost_its_end() {
+    let mut root = Node::root();
+    let user = root.pusher("pusher-one", "app");
+    let user = (user.0.as_str(), user.1.as_str());
+    let image = Image::new(12, &[9_000]);
+    for tag in ["t1", "t2", "t3", "last"] {
+        assert_eq!(image.push(&root.login, user, "app", tag).status, 201);
+    }
+    root.stop();
+    let segment = last_segment(&root.state());
+    let whole = fs::read(&segment).unwrap();
+    fs::write(&segment, &whole[..whole.len() / 2]).unwrap();
+    let attributes = |flag: &str| {
+        let file = root.state().join("index/db");
+        Command::new("chattr").arg(flag).arg(file).status()
+    };
+    if !attributes("+i").is_ok_and(|status| status.success()) {
+        return skip("files that cannot be written (chattr +i)");
+    }
+    let refused = [&["state", "cut-journal", "--yes"][..], &["serve"]]
+        .map(|command| root.run_configured(command));
+    assert!(attributes("-i").unwrap().success());
+    for refused in refused {
+        let why = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert!(!refused.status.success(), "{why}");
+        for part in ["it ends at sequence", "cannot be opened", "nothing was changed"] {
+            assert!(why.contains(part), "no `{part}` in: {why}");
+        }
+    }
+    root.start();
+    assert_eq!(image::pull(&root.login, user, "app", "last").unwrap(), image.digest());
+    assert!(root.json(&["status"])["lostRecords"].as_str().unwrap().contains("may be lost"));
 }
 
 fn copy(from: &Path, to: &Path) {

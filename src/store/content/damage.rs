@@ -471,7 +471,8 @@ impl Store {
         spawn::blocking(move || store.check_file_now(&link, &digest, len)).await
     }
 
-    fn check_file_now(
+    /// The same from a thread that may block.
+    pub(in crate::store) fn check_file_now(
         &self,
         link: &[u8],
         digest: &Digest,

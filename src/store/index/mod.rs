@@ -85,7 +85,7 @@ pub enum IndexFault {
     Damaged(String),
     /// It may be whole, and the disk has no space for its work.
     Full(String),
-    /// It may be whole, and this process may not read or write it.
+    /// It may be whole, and this process may not read or write it, or has no file handles for it.
     Denied(String),
 }
 

@@ -136,6 +136,10 @@ fn fault(error: sled::Error) -> IndexFault {
         sled::Error::Io(error) if matches!(error.kind(), PermissionDenied | ReadOnlyFilesystem) => {
             IndexFault::Denied(text)
         }
+        // No file handles or no memory just now: ENOMEM, ENFILE, EMFILE.
+        sled::Error::Io(error) if matches!(error.raw_os_error(), Some(12 | 23 | 24)) => {
+            IndexFault::Denied(text)
+        }
         _ => IndexFault::Damaged(text),
     }
 }

@@ -10,6 +10,13 @@ use crate::sys::Disk;
 use crate::types::Digest;
 use crate::types::digest::Algorithm;
 
+/// The file with the last sequence that the journal has reached.
+pub const JOURNAL_END: &str = "journal-end";
+/// The file that is there while records may have been lost.
+pub const LOST_RECORDS: &str = "lost-records";
+/// The file of a backup that says what its identity was.
+pub const IDENTITY_SUMS: &str = "identity-sums";
+
 /// What the state directory says about its format.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(in crate::store) enum Format {
@@ -168,9 +175,9 @@ impl OpenError {
     /// The same in a backup: what mends a state directory makes a worse backup.
     pub(in crate::store) fn of_backup(self) -> OpenError {
         match self {
-            OpenError::StateDir { path, cause, .. }
-            | OpenError::Damaged { path, what: cause, .. }
-            | OpenError::Lost { path, cause } => OpenError::Backup { path, cause },
+            OpenError::Damaged { path, what: cause, .. } | OpenError::Lost { path, cause } => {
+                OpenError::Backup { path, cause }
+            }
             other => other,
         }
     }
@@ -285,12 +292,17 @@ impl Layout {
 
     /// The last sequence that the journal has reached.
     pub(in crate::store) fn reached(&self) -> PathBuf {
-        self.root.join("journal-end")
+        self.root.join(JOURNAL_END)
     }
 
     /// There while records may have been lost and no operator has agreed to it.
     pub(in crate::store) fn loss(&self) -> PathBuf {
-        self.root.join("lost-records")
+        self.root.join(LOST_RECORDS)
+    }
+
+    /// What the files of [`Layout::identity`] were when the backup was made; in a backup only.
+    pub(in crate::store) fn identity_sums(&self) -> PathBuf {
+        self.root.join(IDENTITY_SUMS)
     }
 
     /// Space kept for the journal on a full disk.
@@ -314,10 +326,15 @@ impl Layout {
         if !frozen {
             self.make_root(disk)?;
         }
-        let lock = disk.lock_dir(&self.root).map_err(|error| match error.kind() {
-            io::ErrorKind::WouldBlock => OpenError::Locked { path: self.root.clone() },
-            _ => self.unusable(&error),
-        })?;
+        let lock = match disk.lock_dir(&self.root) {
+            Ok(lock) => lock,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                return Err(OpenError::Locked { path: self.root.clone() });
+            }
+            // A file system without locks (NFS) is good enough for a backup that is looked at.
+            Err(_) if frozen && disk.exists(&self.root).unwrap_or(false) => Box::new(()),
+            Err(error) => return Err(self.unusable(&error)),
+        };
         let format = self.check_format(disk, formats)?;
         if frozen || matches!(format, Format::Newer(_)) {
             return Ok((lock, format));

@@ -29,6 +29,8 @@ pub struct Recovery {
     pub index_rebuilt: Option<String>,
     /// What was damaged, and what it cost.
     pub damage: Vec<String>,
+    /// What a journal that is only looked at has lost of its end.
+    pub lost: Option<String>,
 }
 
 impl fmt::Display for Recovery {

@@ -37,8 +37,10 @@ pub(in crate::store) struct Loss {
 /// before are not known any more: they may have what is lost.
 pub(super) fn begin(disk: &dyn Disk, layout: &Layout, text: &str) -> Result<(), StoreError> {
     note(disk, layout, text)?;
-    end_feed_epoch(disk, layout)?;
-    in_any_space(disk, layout, || forget_backups(disk, layout))
+    in_any_space(disk, layout, || {
+        end_feed_epoch(disk, layout)?;
+        forget_backups(disk, layout)
+    })
 }
 
 /// Beside what an operator has not agreed to yet.
@@ -54,7 +56,12 @@ fn note(disk: &dyn Disk, layout: &Layout, text: &str) -> Result<(), StoreError> 
         }
         Some(noted) => format!("{}{LEFT_OUT}{text}", start(&noted, HALF)),
     };
-    in_any_space(disk, layout, || Ok(disk.replace(&layout.loss(), format!("{all}\n").as_bytes())?))
+    in_any_space(disk, layout, || Ok(write(disk, layout, &all)?))
+}
+
+/// Durably notes what may have been lost, in place of what was noted before.
+pub(in crate::store) fn write(disk: &dyn Disk, layout: &Layout, text: &str) -> io::Result<()> {
+    disk.replace(&layout.loss(), format!("{text}\n").as_bytes())
 }
 
 /// The characters at the start of a text that are not longer together, bytes.
@@ -63,26 +70,35 @@ fn start(text: &str, bytes_max: usize) -> &str {
     &text[..ends.take_while(|end| *end <= bytes_max).last().unwrap_or(0)]
 }
 
-/// What is noted in a state directory or a backup.
+/// What is noted in a state directory or a backup. A note that cannot be read is one of a loss too.
 pub(in crate::store) fn read(disk: &dyn Disk, layout: &Layout) -> io::Result<Option<String>> {
-    if !disk.exists(&layout.loss())? {
+    let path = layout.loss();
+    if !disk.exists(&path)? {
         return Ok(None);
     }
-    let file = disk.open(&layout.loss())?;
-    let len = usize::try_from(file.len()?).unwrap_or(NOTE_BYTES_MAX);
-    let mut bytes = vec![0; len.min(NOTE_BYTES_MAX)];
-    file.read_exact_at(&mut bytes, 0)?;
-    Ok(Some(String::from_utf8_lossy(&bytes).trim_end().to_owned()))
+    let read = || {
+        let file = disk.open(&path)?;
+        let len = usize::try_from(file.len()?).unwrap_or(NOTE_BYTES_MAX);
+        let mut bytes = vec![0; len.min(NOTE_BYTES_MAX)];
+        file.read_exact_at(&mut bytes, 0)?;
+        Ok::<_, io::Error>(String::from_utf8_lossy(&bytes).trim_end().to_owned())
+    };
+    Ok(Some(read().unwrap_or_else(|error| {
+        format!("records may be lost, and {} cannot be read: {error}", path.display())
+    })))
 }
 
 impl Loss {
-    /// What is noted in a state directory, as of `since`.
+    /// What is noted in a state directory, and what was `found` and cannot be noted, as of `since`.
     pub(in crate::store) fn open(
         disk: &dyn Disk,
         layout: &Layout,
+        found: Option<String>,
         since: UnixSeconds,
     ) -> io::Result<Loss> {
-        Ok(Loss { text: Mutex::new(read(disk, layout)?), since })
+        let all: Vec<_> = read(disk, layout)?.into_iter().chain(found).collect();
+        let text = (!all.is_empty()).then(|| all.join("; "));
+        Ok(Loss { text: Mutex::new(text), since })
     }
 
     fn cell(&self) -> MutexGuard<'_, Option<String>> {
@@ -131,7 +147,8 @@ mod tests {
         let disk = MemoryDisk::new();
         disk.create_dir_all(Path::new("/s")).unwrap();
         let layout = Layout::new("/s");
-        let noted = || Loss::open(&disk, &layout, UnixSeconds(1)).unwrap().cell().clone().unwrap();
+        let noted =
+            || Loss::open(&disk, &layout, None, UnixSeconds(1)).unwrap().cell().clone().unwrap();
         note(&disk, &layout, "the first").unwrap();
         for _ in 0..3 {
             note(&disk, &layout, "a second").unwrap();

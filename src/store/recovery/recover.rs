@@ -53,7 +53,7 @@ pub(in crate::store) fn end_of_loss(
 }
 
 /// What is missing of a journal that has reached a later sequence, for people.
-pub(in crate::store) fn lost_end(end: u64, reached: u64) -> Option<String> {
+fn lost_end(end: u64, reached: u64) -> Option<String> {
     (reached > end).then(|| {
         format!(
             "the journal had reached sequence {reached}, and what is left of it and of the index \
@@ -83,15 +83,23 @@ fn recover_up_to(
     if found.base().is_some_and(|base| known < base.end.sequence) {
         found.read_base(&**disk, layout)?;
     }
-    let walk = walk(&**disk, layout, &found, cut)?;
+    let mut walk = walk(&**disk, layout, &found, cut)?;
     let mut recovery =
         Recovery { damage: std::mem::take(&mut found.damage), ..Recovery::default() };
-    if let Some(mut damage) = walk.damage {
+    let whole = walk.end.sequence;
+    let may_be_whole = index.as_ref().err().filter(|fault| fault.may_be_whole());
+    // What the journal lacks, the index may have.
+    let is_short = known > whole || (reached > whole && may_be_whole.is_some());
+    let short = || Damage {
+        path: layout.journal(),
+        what: format!("it ends at sequence {whole}"),
+        last_seen: whole,
+        end_missing: true,
+    };
+    if let Some(mut damage) = walk.damage.take().or_else(|| is_short.then(short)) {
         damage.end_missing |= reached > damage.last_seen;
-        let (whole, lost) = (walk.end.sequence, damage.last_seen.max(reached));
-        if let Err(fault) = &index
-            && fault.may_be_whole()
-        {
+        let last = damage.last_seen.max(reached).max(known);
+        if let Some(fault) = may_be_whole {
             return Err(OpenError::StateDir {
                 path: layout.root().to_owned(),
                 cause: format!(
@@ -106,32 +114,22 @@ fn recover_up_to(
         }
         return match salvage(disk, layout, &found, &damage, index, recovery.clone()) {
             Err(OpenError::Damaged { .. }) if cut && whole > 0 => {
-                damage.last_seen = lost;
+                damage.last_seen = last;
                 cut_off(disk, layout, kind, &found, &damage, whole, recovery)
             }
-            salvaged => salvaged.map_err(|error| with_way_out(error, whole, lost)),
+            Err(OpenError::Damaged { path, what, .. }) => {
+                Err(OpenError::Damaged { path, what, cure: way_out(whole, last) })
+            }
+            salvaged => salvaged,
         };
     }
-    check_not_lost(&**disk, layout, walk.end.sequence.max(known))?;
+    check_not_lost(&**disk, layout, whole)?;
     if cut {
         return Err(OpenError::StateDir {
             path: layout.root().to_owned(),
             cause: "its journal is not damaged".to_owned(),
             cure: "there is nothing to cut off: start the node",
         });
-    }
-    if let Ok(index) = &index
-        && index.applied() > walk.end.sequence
-    {
-        let lost = Damage {
-            path: layout.journal(),
-            what: format!("it ends at sequence {}", walk.end.sequence),
-            last_seen: walk.end.sequence,
-            end_missing: true,
-        };
-        let (whole, last) = (walk.end.sequence, index.applied());
-        return salvage(disk, layout, &found, &lost, Ok(index.clone()), recovery)
-            .map_err(|error| with_way_out(error, whole, last));
     }
     let end = settle(&**disk, layout, &mut found.firsts, &walk)?;
     (recovery.clean, recovery.tail_cut_bytes) = (walk.clean, walk.cut_bytes);
@@ -146,16 +144,6 @@ fn recover_up_to(
         bytes_since: walk.bytes,
         index,
     })
-}
-
-/// Damage that nothing makes up for, with what a person can do about it.
-fn with_way_out(error: OpenError, whole: u64, last: u64) -> OpenError {
-    match error {
-        OpenError::Damaged { path, what, .. } => {
-            OpenError::Damaged { path, what, cure: way_out(whole, last) }
-        }
-        error => error,
-    }
 }
 
 /// What a person can do about damage that nothing makes up for: records up to `whole` can be read,
@@ -178,11 +166,12 @@ fn check_not_lost(disk: &dyn Disk, layout: &Layout, known: u64) -> Result<(), Op
     if known > 0 || !layout.holds_content(disk).map_err(OpenError::io(layout.root()))? {
         return Ok(());
     }
-    Err(OpenError::StateDir {
+    Err(OpenError::Damaged {
         path: layout.root().to_owned(),
-        cause: "there is content in blobs/, but no record in journal/ says whose it is".to_owned(),
+        what: "there is content in blobs/, but no record in journal/ says whose it is".to_owned(),
         cure: "move it away and restore a backup (skerry restore); or, to begin anew without what \
-               the registry held, move blobs/ and journal-end away",
+               the registry held, move blobs/ and journal-end away"
+            .to_owned(),
     })
 }
 
@@ -229,7 +218,9 @@ impl State<'_> {
             let index = index.map_err(|error| OpenError::Damaged {
                 path: self.layout.journal(),
                 what: format!("the index cannot be built from it ({why}): {error}"),
-                cure: "free some space there, if it is full, and start the node again".to_owned(),
+                cure: "start the node again; if it stays so, move the state directory away and \
+                       restore a backup (skerry restore)"
+                    .to_owned(),
             });
             // A new store has nothing to build it from.
             recovery.index_rebuilt = (self.end > 0).then_some(why);
@@ -267,8 +258,8 @@ pub(in crate::store) fn look(
         damage: std::mem::take(&mut found.damage),
         ..Recovery::default()
     };
-    let reached = reached::read(&**disk, layout);
-    if let Some(loss) = lost_end(walk.end.sequence, reached) {
+    recovery.lost = lost_end(walk.end.sequence, reached::read(&**disk, layout));
+    if let Some(loss) = &recovery.lost {
         recovery.damage.push(format!("unless the index makes up for it: {loss}"));
     }
     let state = State { disk, layout, kind: IndexKind::Map, found: &found, end: walk.end.sequence };

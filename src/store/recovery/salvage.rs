@@ -7,7 +7,6 @@ use super::found::{Found, Recovered, Recovery};
 use super::loss;
 use super::rebuild::rebuild;
 use crate::store::StoreError;
-use crate::store::identity::end_feed_epoch;
 use crate::store::index::sled::is_full;
 use crate::store::index::{Built, Index, IndexFault, IndexKind, row_hash};
 use crate::store::journal::ballast::in_any_space;
@@ -134,9 +133,12 @@ pub(in crate::store) fn salvage(
         loss::begin(&**disk, layout, &cost).map_err(failed)?;
         format!("{cost}; children reconcile")
     } else {
-        format!("{what}; the index had all of it, nothing is lost, children reconcile")
+        // The feed goes on: to followers a new epoch is another node, which they offer what it has
+        // deleted.
+        format!(
+            "{what}; the index had all of it, nothing is lost, children that were behind reconcile"
+        )
     });
-    end_feed_epoch(&**disk, layout).map_err(failed)?;
     let write = || write_out(&**disk, layout, &*index, end);
     let checkpoint = in_any_space(&**disk, layout, write).map_err(failed)?;
     recovery.sequence = sequence;
@@ -170,10 +172,13 @@ pub(in crate::store) fn cut_off(
     whole: u64,
     mut recovery: Recovery,
 ) -> Result<Recovered, OpenError> {
-    let failed = |what: StoreError| OpenError::Damaged {
-        path: damage.path.clone(),
-        what: format!("what is before it cannot be kept: {what}"),
-        cure: "free some space there, if it is full, and try again".to_owned(),
+    let failed = |what: StoreError| OpenError::StateDir {
+        path: layout.root().to_owned(),
+        cause: format!(
+            "what is before the damage in {} cannot be kept: {what}",
+            damage.path.display()
+        ),
+        cure: "free some space there, if it is full, and try again",
     };
     let built = Built::default();
     let (checkpoints, firsts) = (&found.checkpoints, &found.firsts);

@@ -149,16 +149,50 @@ fn f116_f211_what_rots_in_the_journal_is_made_up_for_by_the_scrub_and_by_fsck() 
 /// Symptom: fsck told of damage that was none. Cause: what it read on from went meanwhile.
 #[test]
 fn f116_fsck_reads_no_segment_that_may_go_meanwhile() {
+    // As the next checkpoint has them removed, before each step of fsck.
+    let prune = |store: &Store, disk: &MemoryDisk| {
+        let [first, last] = files(disk, ".ckpt").try_into().unwrap();
+        disk.remove(&first).unwrap();
+        let last = number(&last);
+        store.shared().segments.change(|firsts| firsts.retain(|first| *first > last));
+        let old = files(disk, ".log").into_iter().filter(|path| number(path) <= last);
+        old.for_each(|path| disk.remove(&path).unwrap());
+    };
+    for step in 0.. {
+        let disk = MemoryDisk::new();
+        with_checkpoints(&disk);
+        let (store, _) = open_small(&disk);
+        let mut fsck = Box::pin(store.fsck(false));
+        let mut steps = 0;
+        let report = block_on(std::future::poll_fn(|context| {
+            if steps == step {
+                prune(&store, &disk);
+            }
+            steps += 1;
+            fsck.as_mut().poll(context)
+        }));
+        let report = report.unwrap();
+        if steps <= step {
+            assert!(step > 3, "{step}: fsck has fewer steps than that");
+            break;
+        }
+        assert_eq!(report.problems, 0, "{step}: {report:?}");
+        assert_eq!(files(&disk, ".ckpt").len(), 1, "{step}: a checkpoint was made");
+    }
+}
+
+/// Symptom: no scrub read what makes up for the last checkpoint, and once that was damaged too, no
+/// start was possible.
+#[test]
+fn f116_fsck_reads_the_segments_between_the_checkpoints() {
     let disk = MemoryDisk::new();
     with_checkpoints(&disk);
     let (store, _) = open_small(&disk);
-    let last = number(&files(&disk, ".ckpt")[1]);
-    // As the next checkpoint has them removed.
-    store.shared().segments.change(|firsts| firsts.retain(|first| *first > last));
-    let old = files(&disk, ".log").into_iter().filter(|path| number(path) <= last);
-    old.for_each(|path| disk.remove(&path).unwrap());
+    damage(&disk, &segment_between(&disk));
     let report = block_on(store.fsck(false)).unwrap();
-    assert_eq!((report.problems, report.checkpoints), (0, 2), "{report:?}");
+    assert_eq!(report.problems, 1, "{report:?}");
+    assert!(report.found[0].contains("a new checkpoint takes its place"), "{report:?}");
+    assert_eq!(block_on(store.fsck(false)).unwrap().problems, 0);
 }
 
 /// Symptom: no checkpoint was made any more, and neither fsck nor the scrub made one.

@@ -577,7 +577,12 @@ fn f211_what_a_journal_lost_of_what_it_had_reached_is_told_wherever_it_ends() {
             let rest = if zeros { whole.len() - len } else { 0 };
             overwrite(&disk, &path, &[&whole[..len], &vec![0; rest]].concat());
             let frozen = StoreOptions { frozen: true, ..options(Path::new("/s"), IndexKind::Map) };
-            let (_, looked) = Store::open(sys_on(&disk), frozen).unwrap();
+            let (store, looked) = Store::open(sys_on(&disk), frozen).unwrap();
+            assert!(store.loss().unwrap().contains("are lost"), "{looked}");
+            // A backup of it says so too.
+            let backup = block_on(store.begin_backup()).unwrap();
+            assert!((backup.end, backup.lost.is_some()) == (4, true), "{looked}");
+            drop((backup, store));
             assert!(looked.damage.iter().any(|what| what.contains("are lost")), "{looked}");
             let (store, recovery) = open_memory(&disk).unwrap();
             let kept = ends.iter().filter(|end| **end <= len).count() as u64 - 1;
