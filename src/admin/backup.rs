@@ -69,6 +69,7 @@ impl Admin {
             "stateDirectory": self.store.state_dir().display().to_string(),
             "end": backup.end,
             "lostRecords": backup.lost,
+            "lossRemedy": self.store.loss_remedy(),
             "files": files.collect::<Vec<_>>(),
         });
         self.backups.set(Some((id, Arc::new(backup))));

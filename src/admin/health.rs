@@ -11,7 +11,7 @@ use crate::http::{Method, Reply, Request};
 use crate::store::StoreError;
 use crate::store::content::space::Hindrance;
 use crate::store::content::unreadable::UNREADABLE_REMEDY;
-use crate::store::recovery::loss::{LOSS_REASON, LOSS_REMEDY};
+use crate::store::recovery::loss::LOSS_REASON;
 use crate::store::replica::node::SyncFailure;
 use crate::sync::status_details;
 use crate::sys::spawn;
@@ -150,7 +150,8 @@ impl Admin {
         if let Some(loss) = self.store.loss() {
             value["lostRecords"] = loss.into();
             add(&mut value["reason"], LOSS_REASON);
-            add(&mut value["remedy"], &format!("for the lost records: {LOSS_REMEDY}"));
+            let remedy = self.store.loss_remedy();
+            add(&mut value["remedy"], &format!("for the lost records: {remedy}"));
         }
         if let NodeState::Refused(hurdle) = state {
             value["parentSays"] = hurdle.text.into();

@@ -16,7 +16,6 @@ use crate::config::{self, Config, Scheme, Verify};
 use crate::gateway::{Contacts, Gateway, GatewayOptions};
 use crate::http::{Admission, Budget, Deadlines, Service, Shutdown, TlsAcceptor, serve};
 use crate::registry::{Registry, RegistryOptions};
-use crate::store::recovery::loss::LOSS_REMEDY;
 use crate::store::role::role_by_files;
 use crate::store::{IndexKind, OpenError, Store, StoreOptions, VerifyWhen};
 use crate::sync::Engine;
@@ -96,7 +95,8 @@ impl Node {
         let level = if recovery.damage.is_empty() { log::Level::Info } else { log::Level::Warn };
         log::log!(level, "store {}: {recovery}", config.storage.state_dir.display());
         if let Some(loss) = store.loss() {
-            log::error!("{loss}; {LOSS_REMEDY}; no garbage is collected until then");
+            let remedy = store.loss_remedy();
+            log::error!("{loss}; {remedy}; no garbage is collected until then");
         }
         if let Some(cause) = store.read_only_cause() {
             log::error!("{cause}; run the newer version again, or restore a backup");

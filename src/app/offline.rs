@@ -25,20 +25,15 @@ fn look(state_dir: &Path) -> Result<(Store, Recovery), String> {
     Store::open(Sys::real(Spawner::new()), options).map_err(|error| error.to_string())
 }
 
-/// Opens a backup that a node has just sent; the error is a line for people.
-fn open_backup(directory: &Path) -> Result<Store, String> {
-    let opened = backup::open(&Sys::real(Spawner::new()), directory);
+/// The digests of all content that the repositories in a new backup, which is to go up to
+/// `sequence`, refer to, each with its length, bytes, where a row tells that.
+pub fn contents(backup: &Path, sequence: u64) -> Result<BTreeMap<Digest, Option<u64>>, String> {
+    let opened = backup::open(&Sys::real(Spawner::new()), backup);
     let (store, recovery) = opened.map_err(|error| error.to_string())?;
-    match recovery.lost {
-        Some(lost) => Err(format!("not all records came from the node: {lost}; try again")),
-        None => Ok(store),
+    if recovery.sequence < sequence {
+        let text = "the records that came from the node end at sequence";
+        return Err(format!("{text} {}, not {sequence}; try again", recovery.sequence));
     }
-}
-
-/// The digests of all content that the repositories in a new backup refer to, each with its length,
-/// bytes, where a row tells that.
-pub fn contents(backup: &Path) -> Result<BTreeMap<Digest, Option<u64>>, String> {
-    let store = open_backup(backup)?;
     let mut digests = BTreeMap::new();
     let listed = store.each_content(|_, digest, len| {
         digests.insert(digest.clone(), len);
@@ -52,7 +47,8 @@ pub fn referring<'a>(
     backup: &Path,
     digests: impl Iterator<Item = &'a Digest>,
 ) -> Result<BTreeMap<Digest, BTreeSet<RepositoryName>>, String> {
-    let store = open_backup(backup)?;
+    let opened = backup::open(&Sys::real(Spawner::new()), backup);
+    let (store, _) = opened.map_err(|error| error.to_string())?;
     let mut found: BTreeMap<_, _> = digests.map(|d| (d.clone(), BTreeSet::new())).collect();
     let listed = store.each_content(|repository, digest, _| {
         if let Some(repositories) = found.get_mut(digest) {

@@ -43,7 +43,6 @@ pub(super) fn backup(
     let begun = admin_client::post(&socket, "backup/begin", &json!({}))?;
     let id = begun["id"].as_str().unwrap_or_default().to_owned();
     let taken = taking.take(&begun, &id, &mut lock);
-    drop(lock);
     // Also when it failed: the node need not wait.
     let ended = admin_client::post(&socket, "backup/end", &json!({ "id": id }));
     let Taken { content, new, again, bytes, missing } = taken?;
@@ -69,7 +68,7 @@ pub(super) fn backup(
     if let Some(loss) = loss {
         output::complain(&format!(
             "the node lacks records, and so does the backup: {loss}; {}",
-            offline::LOSS_REMEDY
+            begun["lossRemedy"].as_str().unwrap_or_default()
         ));
     }
     Ok(exit_code(missing > 0 || loss.is_some()))
@@ -272,7 +271,8 @@ impl Taking<'_> {
         };
         offline::seal(self.disk, &incoming, end).map_err(io)?;
         Layout::new(&incoming).write_format(self.disk, format).map_err(io)?;
-        let wanted = offline::contents(&incoming).map_err(Failure::new)?;
+        let sequence = begun["sequence"].as_u64().unwrap_or_default();
+        let wanted = offline::contents(&incoming, sequence).map_err(Failure::new)?;
         let taken = self.take_content(&incoming, id, &wanted)?;
         self.put_in_place(&incoming).map_err(io)?;
         // Not before: until then it is the older backup that is there.
@@ -447,6 +447,7 @@ impl Taking<'_> {
                 self.disk.rename(&from, &to)?;
             }
         }
+        let _ = self.disk.remove(&format.with_extension("tmp"));
         // Last: it says that all of the rest is there.
         self.disk.sync_fs(root)?;
         self.disk.rename(&Layout::new(incoming).format(), &format)?;

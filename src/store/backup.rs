@@ -309,7 +309,8 @@ pub struct Restored {
     pub named: BTreeMap<Digest, BTreeSet<RepositoryName>>,
     /// The records that the backup has lost, and those that may have been lost before it.
     pub lost: Option<String>,
-    /// Files of the identity that are not what they were when the backup was made.
+    /// Files of the identity that are not what they were when the backup was made, or cannot be
+    /// read.
     pub changed: Vec<String>,
 }
 
@@ -421,7 +422,16 @@ pub fn restore(sys: &Sys, from: &Path, state_dir: &Path) -> Result<Restored, Ope
         for entry in entries.into_iter().filter(|entry| !entry.is_dir) {
             let part = directory.file_name().unwrap_or_default();
             let place = target.root().join(part).join(&entry.name);
-            copy(disk, &directory.join(&entry.name), &place, None).map_err(failed(&place))?;
+            match copy(disk, &directory.join(&entry.name), &place, None) {
+                Ok(_) => {}
+                // The node makes another, as where it is missing.
+                Err(StoreError::Corrupt(_)) if directory == source.identity() => {
+                    if !restored.changed.contains(&entry.name) {
+                        restored.changed.push(entry.name);
+                    }
+                }
+                Err(error) => return Err(failed(&place)(error)),
+            }
         }
     }
     // The node that is started there tells of a loss before the backup, and of one of its end.

@@ -69,7 +69,7 @@ impl Store {
         }
     }
 
-    /// Reads the checkpoints and, from the last of them that is whole, the journal. On a running
+    /// Reads the checkpoints and, from the first of them that is whole, the journal. On a running
     /// store a new checkpoint is made in place of what a start could not use, while the index has
     /// all of it.
     pub(in crate::store) async fn check_journal(&self) -> Result<FsckReport, StoreError> {

@@ -85,9 +85,9 @@ pub(super) fn end_feed_epoch(disk: &dyn Disk, layout: &Layout) -> Result<(), Sto
     let path = path_of(layout, FEED_EPOCH)?;
     if disk.exists(&path)? {
         disk.remove(&path)?;
-        disk.sync_dir(&layout.identity())?;
     }
-    Ok(())
+    // Also of a start before this one, whose removal may not be durable.
+    Ok(disk.sync_dir(&layout.identity())?)
 }
 
 /// Forgets the backups that there are of this store.

@@ -384,9 +384,17 @@ impl Writer {
         journal.close_segment(false)?;
         let end = journal.end();
         let (disk, layout) = (&*self.shared.disk, &self.shared.layout);
-        // What cannot be read just now is no damage.
+        let firsts = self.shared.segments.list();
+        // One from which the journal cannot be read on is of no use any more, and keeps what is
+        // damaged after it. What cannot be read just now is no damage.
         self.checkpoints.retain(|c| match checkpoint::verify(disk, layout, c.end.sequence) {
-            Ok(_) => true,
+            Ok(whole) => {
+                let after: Vec<u64> =
+                    firsts.iter().copied().filter(|first| *first > whole.end.sequence).collect();
+                let read =
+                    segment::replay(disk, layout, &after, whole.end, end.sequence, &mut |_| Ok(()));
+                !matches!(read, Err(StoreError::Corrupt(_)))
+            }
             Err(fault) => fault.damage().is_err(),
         });
         let made = self.checkpoint(end)?;

@@ -12,7 +12,7 @@ use crate::gateway::contacts::CALL_INTERVAL;
 use crate::gateway::feed::Scope;
 use crate::gateway::{Upstream, UpstreamError};
 use crate::store::content::unreadable::UNREADABLE_REMEDY;
-use crate::store::recovery::loss::{LOSS_REASON, LOSS_REMEDY};
+use crate::store::recovery::loss::LOSS_REASON;
 use crate::store::{Store, StoreError};
 use crate::sys::clock::sleep;
 use crate::types::connected_registry::{ConnectionState, DetailCode, StatusDetail, StatusReport};
@@ -267,7 +267,7 @@ pub fn status_details(
         details.push(StatusDetail {
             kind: DetailCode::RecordsLost.kind().to_owned(),
             code: DetailCode::RecordsLost.name().to_owned(),
-            description: format!("{loss}; {LOSS_REASON}; at this node: {LOSS_REMEDY}"),
+            description: format!("{loss}; {LOSS_REASON}; at this node: {}", store.loss_remedy()),
             timestamp: store.loss_since(),
             correlation_id: "records-lost".to_owned(),
         });

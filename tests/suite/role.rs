@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use crate::repo;
+use crate::state::last_segment;
 use crate::support::eventually;
 use crate::support::http::{basic, send, token};
 use crate::support::image::{self, Image};
@@ -432,6 +433,22 @@ fn p063_a_store_of_a_newer_version_is_served_read_only_and_says_so() {
     let text = [&checked.stdout[..], &checked.stderr].concat();
     let text = String::from_utf8_lossy(&text).into_owned();
     assert!(checked.status.success() && text.contains("read-only"), "{text}");
+    // A backup of it has what can be read, and says what is missing.
+    let segment = last_segment(&root.state());
+    let whole = std::fs::read(&segment).unwrap();
+    std::fs::write(&segment, &whole[..whole.len() / 2]).unwrap();
+    root.start();
+    let told = |text: &str| text.contains("unless the index has them") && text.contains("version");
+    let status = root.json(&["status"]).to_string();
+    assert!(told(&status) && !status.contains("accept-loss"), "{status}");
+    let backup = root.dir.join("backup");
+    let output = root.run(&["backup", backup.to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(told(&stderr(&output)), "{output:?}");
+    let state = format!("storage.state_dir={}", root.dir.join("restored").display());
+    let restored = root.run(&["--set", &state, "restore", backup.to_str().unwrap()]);
+    assert_eq!(restored.status.code(), Some(1), "{restored:?}");
+    assert!(stderr(&restored).contains("are lost"), "{restored:?}");
 }
 
 /// After a rollback to a version that is too old: starting it again does not help.

@@ -19,6 +19,10 @@ pub const LOSS_REMEDY: &str = "compare with what was done last: push again what 
                                permissions (what was good before is good again), or restore a \
                                backup; then run skerry state accept-loss";
 
+/// The same where nothing may be changed, and the index was not asked.
+const FROZEN_REMEDY: &str = "run the version that wrote the store: it finds out what the index \
+                             has, and says what to do";
+
 /// The largest note of losses, bytes. Over it: the first half stays, what follows gives way to the
 /// last loss, and of a longer file no more is read.
 const NOTE_BYTES_MAX: usize = 4096;
@@ -111,6 +115,11 @@ impl Store {
     /// collection removes nothing.
     pub fn loss(&self) -> Option<String> {
         self.shared().loss.cell().clone()
+    }
+
+    /// What a person does about it.
+    pub fn loss_remedy(&self) -> &'static str {
+        if self.shared().frozen { FROZEN_REMEDY } else { LOSS_REMEDY }
     }
 
     /// When this process found that out; the wall clock may have been wrong then.

@@ -258,9 +258,18 @@ pub(in crate::store) fn look(
         damage: std::mem::take(&mut found.damage),
         ..Recovery::default()
     };
-    recovery.lost = lost_end(walk.end.sequence, reached::read(&**disk, layout));
-    if let Some(loss) = &recovery.lost {
-        recovery.damage.push(format!("unless the index makes up for it: {loss}"));
+    let (end, reached) = (walk.end.sequence, reached::read(&**disk, layout));
+    if reached > end {
+        let unless = match exists(&layout.index())? {
+            true => ", unless the index has them",
+            false => "",
+        };
+        let loss = format!(
+            "the journal had reached sequence {reached}, and what is left of it ends at {end}: the \
+             changes after {end} are lost{unless}"
+        );
+        recovery.damage.push(loss.clone());
+        recovery.lost = Some(loss);
     }
     let state = State { disk, layout, kind: IndexKind::Map, found: &found, end: walk.end.sequence };
     let index = state.bring_up(Ok(Arc::new(MapIndex::default())), &mut recovery)?;

@@ -185,14 +185,19 @@ fn f116_fsck_reads_no_segment_that_may_go_meanwhile() {
 /// start was possible.
 #[test]
 fn f116_fsck_reads_the_segments_between_the_checkpoints() {
-    let disk = MemoryDisk::new();
-    with_checkpoints(&disk);
-    let (store, _) = open_small(&disk);
-    damage(&disk, &segment_between(&disk));
-    let report = block_on(store.fsck(false)).unwrap();
-    assert_eq!(report.problems, 1, "{report:?}");
-    assert!(report.found[0].contains("a new checkpoint takes its place"), "{report:?}");
-    assert_eq!(block_on(store.fsck(false)).unwrap().problems, 0);
+    for is_at_the_end in [false, true] {
+        let disk = MemoryDisk::new();
+        with_checkpoints(&disk);
+        let (store, _) = open_small(&disk);
+        if is_at_the_end {
+            block_on(store.renew_checkpoint()).unwrap();
+        }
+        damage(&disk, &segment_between(&disk));
+        let report = block_on(store.fsck(false)).unwrap();
+        assert_eq!(report.problems, 1, "{report:?}");
+        assert!(report.found[0].contains("a new checkpoint takes its place"), "{report:?}");
+        assert_eq!(block_on(store.fsck(false)).unwrap().problems, 0);
+    }
 }
 
 /// Symptom: no checkpoint was made any more, and neither fsck nor the scrub made one.
