@@ -1,7 +1,9 @@
 //! Files that make this node itself: keys, instance id, feed epoch.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
+use super::index::sums::hash;
 use super::journal::layout::Layout;
 use super::{Store, StoreError};
 use crate::sys::{Disk, Sys};
@@ -62,32 +64,63 @@ impl Store {
     }
 }
 
-/// The epoch of the feed, made when there is none.
+/// The epoch of the feed, made when there is none. A child takes a parent with another epoch for
+/// another parent, and offers it what it has deleted: so the epoch lies in two files, each with its
+/// CRC, and one makes up for the other.
 pub(super) fn feed_epoch(sys: &Sys, disk: &dyn Disk, layout: &Layout) -> Result<u64, StoreError> {
-    let path = path_of(layout, FEED_EPOCH)?;
-    let make = || Ok(format!("{:016x}\n", sys.rng.number()).into_bytes());
-    let parse = |bytes: Vec<u8>| {
-        let text = String::from_utf8(bytes).ok()?;
-        u64::from_str_radix(text.trim_end(), 16).ok()
-    };
-    if let Some(epoch) = parse(read_or_create(disk, &path, make)?) {
-        return Ok(epoch);
+    let paths = [path_of(layout, FEED_EPOCH)?, layout.feed_epoch_copy()];
+    let [own, copy] = [epoch_in(disk, &paths[0])?, epoch_in(disk, &paths[1])?];
+    let epoch = own.or(copy).unwrap_or_else(|| sys.rng.number());
+    let text = epoch_text(epoch);
+    if own.is_none() {
+        if copy.is_some() {
+            log::warn!("{} was damaged or missing, and is made anew", paths[0].display());
+        } else if disk.exists(&paths[0])? || disk.exists(&paths[1])? {
+            log::warn!("the feed has a new epoch, as the old one is damaged: children reconcile");
+        }
+        disk.replace(&paths[0], text.as_bytes())?;
     }
-    // An unreadable epoch is as good as none: followers reconcile.
-    let bytes = make().map_err(StoreError::Invalid)?;
-    disk.replace(&path, &bytes)?;
-    parse(bytes).ok_or(StoreError::Unavailable)
+    if copy != Some(epoch)
+        && let Err(error) = disk.replace(&paths[1], text.as_bytes())
+    {
+        log::warn!("{} cannot be written: {error}", paths[1].display());
+    }
+    Ok(epoch)
+}
+
+fn epoch_text(epoch: u64) -> String {
+    let number = format!("{epoch:016x}");
+    format!("{number} {:08x}\n", hash(0, &[number.as_bytes()]))
+}
+
+/// What a file says of the epoch; `None` where there is none, or a damaged one. An error that may
+/// pass is not taken for damage.
+fn epoch_in(disk: &dyn Disk, path: &Path) -> Result<Option<u64>, StoreError> {
+    let bytes = match disk.read(path, IDENTITY_BYTES_MAX) {
+        Ok(bytes) => bytes,
+        Err(error) if StoreError::is_fault_of_the_medium(&error) => return Ok(None),
+        Err(error) => match error.kind() {
+            ErrorKind::NotFound | ErrorKind::FileTooLarge => return Ok(None),
+            _ => return Err(StoreError::at(path)(error)),
+        },
+    };
+    let text = String::from_utf8(bytes).unwrap_or_default();
+    let number = text.get(..16).and_then(|digits| u64::from_str_radix(digits, 16).ok());
+    // Without a CRC it is of an earlier version.
+    Ok(number.filter(|epoch| text == epoch_text(*epoch) || text == format!("{epoch:016x}\n")))
 }
 
 /// Ends the epoch of the feed: records that followers have seen may be gone. Durable before
 /// anything is changed that depends on it, so that a start that is cut short ends it too.
 pub(super) fn end_feed_epoch(disk: &dyn Disk, layout: &Layout) -> Result<(), StoreError> {
-    let path = path_of(layout, FEED_EPOCH)?;
-    if disk.exists(&path)? {
-        disk.remove(&path)?;
+    for path in [layout.feed_epoch_copy(), path_of(layout, FEED_EPOCH)?] {
+        if disk.exists(&path)? {
+            disk.remove(&path)?;
+        }
+        // Also of a start before this one, whose removal may not be durable.
+        disk.sync_dir(path.parent().unwrap_or(layout.root()))?;
     }
-    // Also of a start before this one, whose removal may not be durable.
-    Ok(disk.sync_dir(&layout.identity())?)
+    Ok(())
 }
 
 /// Forgets the backups that there are of this store.
@@ -131,4 +164,51 @@ fn read_or_create(
     let bytes = make().map_err(StoreError::Invalid)?;
     disk.replace(path, &bytes).map_err(failed)?;
     Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::{MemoryDisk, Spawner};
+
+    /// Symptom: one flipped bit in the file gave a parent another epoch, without a word, and what
+    /// it had deleted came back with each child that had not heard of it.
+    #[test]
+    fn f201_f211_damage_of_one_file_does_not_change_the_epoch() {
+        let disk = MemoryDisk::new();
+        let sys = Sys::real(Spawner::new());
+        let layout = Layout::new("/s");
+        disk.create_dir_all(&layout.identity()).unwrap();
+        let epoch = || feed_epoch(&sys, &disk, &layout).unwrap();
+        let first = epoch();
+        let paths = [layout.identity().join(FEED_EPOCH), layout.feed_epoch_copy()];
+        let whole = disk.read(&paths[0], 64).unwrap();
+        for path in &paths {
+            for bit in 0..whole.len() * 8 {
+                let mut bytes = whole.clone();
+                bytes[bit / 8] ^= 1 << (bit % 8);
+                disk.replace(path, &bytes).unwrap();
+                assert_eq!(epoch(), first, "bit {bit}");
+                assert_eq!(disk.read(path, 64).unwrap(), whole, "it is mended");
+            }
+            for len in 0..whole.len() {
+                disk.replace(path, &whole[..len]).unwrap();
+                assert_eq!(epoch(), first, "{len} bytes");
+            }
+            disk.remove(path).unwrap();
+            assert_eq!(epoch(), first);
+        }
+        // Of an earlier version.
+        disk.remove(&paths[1]).unwrap();
+        disk.replace(&paths[0], b"00000000000000ab\n").unwrap();
+        assert_eq!([epoch(), epoch()], [0xab; 2]);
+        disk.remove(&paths[0]).unwrap();
+        assert_eq!(epoch(), 0xab);
+        disk.fail_reads(&paths[0]);
+        assert_eq!(epoch(), 0xab);
+        // An end is one, whichever removal a power cut leaves.
+        end_feed_epoch(&disk, &layout).unwrap();
+        let disk = disk.after_power_cut();
+        assert_ne!(feed_epoch(&sys, &disk, &layout).unwrap(), 0xab);
+    }
 }

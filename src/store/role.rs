@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 
-use super::identity::FEED_EPOCH;
+use super::identity::{end_feed_epoch, feed_epoch};
 use super::journal::layout::Layout;
 use super::replica::own::own_config;
 use super::rows::connected_registry::connected_registry_key;
@@ -185,8 +185,9 @@ impl Store {
     pub async fn adopt(&self, role: Role) -> Result<(), StoreError> {
         self.shared().check_frozen()?;
         // Whoever followed the store compares everything with what it is now.
-        let epoch = format!("{:016x}\n", self.sys().rng.number());
-        self.replace_identity_file(FEED_EPOCH, epoch.as_bytes())?;
+        let (disk, layout) = (&*self.shared().disk, &self.shared().layout);
+        end_feed_epoch(disk, layout)?;
+        feed_epoch(self.sys(), disk, layout)?;
         let note = match role {
             Role::Root => StoreRole::Root,
             Role::Connected => StoreRole::Unprovisioned,

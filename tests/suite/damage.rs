@@ -137,6 +137,7 @@ fn f201_f211_a_deletion_is_not_undone_because_the_journal_was_damaged_before_it(
         }
         let old = last_segment(&root.state());
         root.stop();
+        std::fs::write(root.state().join("identity/feed-epoch"), "damaged").unwrap();
         let mut bytes = std::fs::read(&old).unwrap();
         let at = bytes.len() * quarter / 4;
         bytes[at] ^= 1;

@@ -578,7 +578,9 @@ fn f211_a_loss_at_a_device_is_told_at_its_root_and_beside_what_else_is_wrong() {
     root.kill();
     device.kill();
     // As a node that was set back: it compares everything.
-    fs::remove_file(device.state().join("identity/feed-epoch")).unwrap();
+    for file in ["identity/feed-epoch", "feed-epoch"] {
+        fs::remove_file(device.state().join(file)).unwrap();
+    }
     device.start();
     let status = eventually(SOON * 2, "it says that its parent is away", || {
         let status = device.json(&["status"]);

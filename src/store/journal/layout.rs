@@ -305,6 +305,11 @@ impl Layout {
         self.root.join(IDENTITY_SUMS)
     }
 
+    /// A second copy of the epoch of the feed, which is not of the identity that a backup takes.
+    pub(in crate::store) fn feed_epoch_copy(&self) -> PathBuf {
+        self.root.join("feed-epoch")
+    }
+
     /// Space kept for the journal on a full disk.
     pub fn ballast(&self) -> PathBuf {
         self.root.join("ballast")
