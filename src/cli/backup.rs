@@ -108,7 +108,7 @@ pub(super) fn restore(directory: &Path, global: &Global) -> Result<ExitCode, Fai
     for name in &changed {
         output::complain(&format!(
             "identity/{name} is missing or damaged in the backup: the node that is started there \
-             makes another, as README says; restore another backup if there is one"
+             makes another where it can; restore another backup if there is one"
         ));
     }
     Ok(exit_code(missing > 0 || lost.is_some() || !changed.is_empty()))
@@ -265,13 +265,13 @@ impl Taking<'_> {
             return Err(failure);
         }
         let format = begun["format"].as_str().unwrap_or_default().parse::<StoreFormat>();
-        let (Some(end), Ok(format)) = (begun["end"].as_u64(), format) else {
+        let numbers = (begun["sequence"].as_u64(), begun["end"].as_u64());
+        let ((Some(sequence), Some(end)), Ok(format)) = (numbers, format) else {
             let text = "the node does not name the format and the end of its store; restart it";
             return Err(Failure::new(text));
         };
         offline::seal(self.disk, &incoming, end).map_err(io)?;
         Layout::new(&incoming).write_format(self.disk, format).map_err(io)?;
-        let sequence = begun["sequence"].as_u64().unwrap_or_default();
         let wanted = offline::contents(&incoming, sequence).map_err(Failure::new)?;
         let taken = self.take_content(&incoming, id, &wanted)?;
         self.put_in_place(&incoming).map_err(io)?;

@@ -420,6 +420,10 @@ pub fn restore(sys: &Sys, from: &Path, state_dir: &Path) -> Result<Restored, Ope
         let entries = disk.list(&directory).map_err(OpenError::io(&directory))?;
         // A directory there is a person's.
         for entry in entries.into_iter().filter(|entry| !entry.is_dir) {
+            // Of a stopped state that was copied: what is restored has a new one.
+            if entry.name == FEED_EPOCH {
+                continue;
+            }
             let part = directory.file_name().unwrap_or_default();
             let place = target.root().join(part).join(&entry.name);
             match copy(disk, &directory.join(&entry.name), &place, None) {

@@ -68,24 +68,46 @@ impl Store {
 /// another parent, and offers it what it has deleted: so the epoch lies in two files, each with its
 /// CRC, and one makes up for the other.
 pub(super) fn feed_epoch(sys: &Sys, disk: &dyn Disk, layout: &Layout) -> Result<u64, StoreError> {
-    let paths = [path_of(layout, FEED_EPOCH)?, layout.feed_epoch_copy()];
-    let [own, copy] = [epoch_in(disk, &paths[0])?, epoch_in(disk, &paths[1])?];
-    let epoch = own.or(copy).unwrap_or_else(|| sys.rng.number());
+    let (path, copy_path) = (path_of(layout, FEED_EPOCH)?, layout.feed_epoch_copy());
+    let own = epoch_in(disk, &path)?;
+    // What the copy cannot tell just now matters only where it is needed.
+    let copy = match own {
+        Some(_) => epoch_in(disk, &copy_path).unwrap_or(None),
+        None => epoch_in(disk, &copy_path)?,
+    };
+    let known = own.or(copy);
+    let epoch = known.map_or_else(|| sys.rng.number(), |known| known.epoch);
+    let whole = Some(Epoch { epoch, has_sum: true });
     let text = epoch_text(epoch);
-    if own.is_none() {
-        if copy.is_some() {
-            log::warn!("{} was damaged or missing, and is made anew", paths[0].display());
-        } else if disk.exists(&paths[0])? || disk.exists(&paths[1])? {
-            log::warn!("the feed has a new epoch, as the old one is damaged: children reconcile");
-        }
-        disk.replace(&paths[0], text.as_bytes())?;
+    if own.is_none() && (disk.exists(&path)? || copy.is_some()) {
+        let what = match known {
+            Some(_) => "is made anew",
+            None => "says nothing any more: the feed has a new epoch, and children reconcile",
+        };
+        log::warn!("{} was damaged or missing, and {what}", path.display());
     }
-    if copy != Some(epoch)
-        && let Err(error) = disk.replace(&paths[1], text.as_bytes())
-    {
-        log::warn!("{} cannot be written: {error}", paths[1].display());
+    for (found, path) in [(copy, &copy_path), (own, &path)] {
+        if found == whole {
+            continue;
+        }
+        match disk.replace(path, text.as_bytes()) {
+            // Nothing else says what the epoch is.
+            Err(error) if known.is_none() && *path == layout.identity().join(FEED_EPOCH) => {
+                return Err(StoreError::at(path)(error));
+            }
+            Err(error) => log::warn!("{} cannot be written: {error}", path.display()),
+            Ok(()) => {}
+        }
     }
     Ok(epoch)
+}
+
+/// What a file says of the epoch of the feed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Epoch {
+    epoch: u64,
+    /// Files of earlier versions have no CRC.
+    has_sum: bool,
 }
 
 fn epoch_text(epoch: u64) -> String {
@@ -95,7 +117,7 @@ fn epoch_text(epoch: u64) -> String {
 
 /// What a file says of the epoch; `None` where there is none, or a damaged one. An error that may
 /// pass is not taken for damage.
-fn epoch_in(disk: &dyn Disk, path: &Path) -> Result<Option<u64>, StoreError> {
+fn epoch_in(disk: &dyn Disk, path: &Path) -> Result<Option<Epoch>, StoreError> {
     let bytes = match disk.read(path, IDENTITY_BYTES_MAX) {
         Ok(bytes) => bytes,
         Err(error) if StoreError::is_fault_of_the_medium(&error) => return Ok(None),
@@ -106,8 +128,8 @@ fn epoch_in(disk: &dyn Disk, path: &Path) -> Result<Option<u64>, StoreError> {
     };
     let text = String::from_utf8(bytes).unwrap_or_default();
     let number = text.get(..16).and_then(|digits| u64::from_str_radix(digits, 16).ok());
-    // Without a CRC it is of an earlier version.
-    Ok(number.filter(|epoch| text == epoch_text(*epoch) || text == format!("{epoch:016x}\n")))
+    let found = number.map(|epoch| Epoch { epoch, has_sum: text == epoch_text(epoch) });
+    Ok(found.filter(|found| found.has_sum || text == format!("{:016x}\n", found.epoch)))
 }
 
 /// Ends the epoch of the feed: records that followers have seen may be gone. Durable before
@@ -202,11 +224,12 @@ mod tests {
         disk.remove(&paths[1]).unwrap();
         disk.replace(&paths[0], b"00000000000000ab\n").unwrap();
         assert_eq!([epoch(), epoch()], [0xab; 2]);
+        assert_eq!(disk.read(&paths[0], 64).unwrap().len(), whole.len(), "it has a CRC now");
         disk.remove(&paths[0]).unwrap();
         assert_eq!(epoch(), 0xab);
         disk.fail_reads(&paths[0]);
         assert_eq!(epoch(), 0xab);
-        // An end is one, whichever removal a power cut leaves.
+        // An end is durable.
         end_feed_epoch(&disk, &layout).unwrap();
         let disk = disk.after_power_cut();
         assert_ne!(feed_epoch(&sys, &disk, &layout).unwrap(), 0xab);

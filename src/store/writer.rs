@@ -386,8 +386,8 @@ impl Writer {
         let (disk, layout) = (&*self.shared.disk, &self.shared.layout);
         let firsts = self.shared.segments.list();
         // One from which the journal cannot be read on is of no use any more, and keeps what is
-        // damaged after it. What cannot be read just now is no damage.
-        self.checkpoints.retain(|c| match checkpoint::verify(disk, layout, c.end.sequence) {
+        // damaged after it. What cannot be opened just now is no damage.
+        let is_of_use = |c: &Checkpoint| match checkpoint::verify(disk, layout, c.end.sequence) {
             Ok(whole) => {
                 let after: Vec<u64> =
                     firsts.iter().copied().filter(|first| *first > whole.end.sequence).collect();
@@ -396,8 +396,17 @@ impl Writer {
                 !matches!(read, Err(StoreError::Corrupt(_)))
             }
             Err(fault) => fault.damage().is_err(),
-        });
-        let made = self.checkpoint(end)?;
+        };
+        let kept = self.checkpoints.iter().copied().filter(is_of_use).collect();
+        let before = std::mem::replace(&mut self.checkpoints, kept);
+        let made = match self.checkpoint(end) {
+            Ok(made) => made,
+            Err(error) => {
+                // The fault may pass.
+                self.checkpoints = before;
+                return Err(error);
+            }
+        };
         (self.bytes_since, self.bytes_since_try) = (0, 0);
         self.keep(made);
         log::warn!("a checkpoint was made in place of a damaged journal sequence={}", end.sequence);
