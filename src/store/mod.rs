@@ -266,10 +266,6 @@ impl Store {
             true => (sys.rng.number(), Uploads::default(), Damage::default()),
             false => (
                 journal::ballast::in_any_space(&*disk, &layout, || {
-                    // A store that begins anew gives its sequences again.
-                    if recovered.end.sequence == 0 {
-                        identity::end_feed_epoch(&*disk, &layout)?;
-                    }
                     identity::feed_epoch(&sys, &*disk, &layout)
                 })
                 .map_err(OpenError::store(&layout.identity()))?,
