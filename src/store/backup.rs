@@ -41,7 +41,7 @@ const MISSING_MAX: usize = 4096;
 /// Missing content that a restore names.
 const NAMED_MAX: usize = 10;
 /// How often the journal's files are listed: one may go meanwhile, or be damaged.
-const LISTS_MAX: usize = 3;
+pub(super) const LISTS_MAX: usize = 3;
 /// Copied at a time, bytes.
 const COPY_BYTES: usize = 256 * 1024;
 
@@ -346,7 +346,7 @@ fn changed_identity(disk: &dyn Disk, layout: &Layout) -> Vec<String> {
     names.collect()
 }
 
-/// Opens a backup to read it; also returns its last record, and what it has lost of its own end.
+/// Opens a backup to read it; the recovery says what the backup has lost of its own end.
 pub fn open(sys: &Sys, directory: &Path) -> Result<(Store, Recovery), OpenError> {
     let layout = Layout::new(directory);
     let options =
@@ -357,8 +357,7 @@ pub fn open(sys: &Sys, directory: &Path) -> Result<(Store, Recovery), OpenError>
         }
     }
     // Reads and checks all of its metadata.
-    let (store, recovery) = Store::open(sys.clone(), options).map_err(OpenError::of_backup)?;
-    Ok((store, recovery))
+    Store::open(sys.clone(), options).map_err(OpenError::of_backup)
 }
 
 /// Makes a state directory from a backup. The directory must be empty, or hold a restore that was

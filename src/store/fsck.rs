@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use super::backup::LISTS_MAX;
 use super::content::trust::Verdict;
 use super::journal::checkpoint::{self, Checkpoint};
 use super::journal::layout::relative;
@@ -14,9 +15,6 @@ use crate::types::Digest;
 
 /// Problems that are listed; all are counted.
 const LISTED_MAX: usize = 100;
-
-/// How often the journal is read where parts of it go meanwhile.
-const LISTS_MAX: usize = 3;
 
 /// What was looked at, and what is wrong.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize)]

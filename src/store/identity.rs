@@ -86,17 +86,18 @@ pub(super) fn feed_epoch(sys: &Sys, disk: &dyn Disk, layout: &Layout) -> Result<
         };
         log::warn!("{} was damaged or missing, and {what}", path.display());
     }
-    for (found, path) in [(copy, &copy_path), (own, &path)] {
-        if found == whole {
-            continue;
-        }
-        match disk.replace(path, text.as_bytes()) {
-            // Nothing else says what the epoch is.
-            Err(error) if known.is_none() && *path == layout.identity().join(FEED_EPOCH) => {
-                return Err(StoreError::at(path)(error));
-            }
-            Err(error) => log::warn!("{} cannot be written: {error}", path.display()),
+    let put = |path: &Path| disk.replace(path, text.as_bytes()).map_err(StoreError::at(path));
+    if copy != whole
+        && let Err(error) = put(&copy_path)
+    {
+        log::warn!("the copy of the feed's epoch cannot be written: {error}");
+    }
+    if own != whole {
+        match put(&path) {
             Ok(()) => {}
+            // No file has told what the epoch is.
+            Err(error) if known.is_none() => return Err(error),
+            Err(error) => log::warn!("the feed's epoch cannot be written: {error}"),
         }
     }
     Ok(epoch)

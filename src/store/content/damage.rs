@@ -471,7 +471,7 @@ impl Store {
         spawn::blocking(move || store.check_file_now(&link, &digest, len)).await
     }
 
-    /// The same from a thread that may block.
+    /// [`Store::check_file`] for a thread that may block.
     pub(in crate::store) fn check_file_now(
         &self,
         link: &[u8],

@@ -172,7 +172,7 @@ pub struct Writer<'a> {
     is_named: bool,
 }
 
-/// What is not finished only takes space, which may be why.
+/// A checkpoint that is not finished only takes space, the lack of which may have ended it.
 impl Drop for Writer<'_> {
     fn drop(&mut self) {
         if !self.is_named {

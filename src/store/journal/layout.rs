@@ -172,7 +172,7 @@ impl OpenError {
         matches!(self, OpenError::NewerFormat { .. } | OpenError::OlderFormat { .. })
     }
 
-    /// The same in a backup: what mends a state directory makes a worse backup.
+    /// The same fault of a backup: the cures of a state directory would make the backup worse.
     pub(in crate::store) fn of_backup(self) -> OpenError {
         match self {
             OpenError::Damaged { path, what: cause, .. } | OpenError::Lost { path, cause } => {
@@ -300,7 +300,7 @@ impl Layout {
         self.root.join(LOST_RECORDS)
     }
 
-    /// A second copy of that, which goes with the identity into a backup.
+    /// A second copy of [`Layout::loss`], which goes with the identity into a backup.
     pub(in crate::store) fn loss_copy(&self) -> PathBuf {
         self.identity().join(LOST_RECORDS)
     }
@@ -310,7 +310,7 @@ impl Layout {
         self.root.join(IDENTITY_SUMS)
     }
 
-    /// A second copy of the epoch of the feed, which is not of the identity that a backup takes.
+    /// A second copy of the epoch of the feed, outside of the identity, which a backup takes.
     pub(in crate::store) fn feed_epoch_copy(&self) -> PathBuf {
         self.root.join("feed-epoch")
     }

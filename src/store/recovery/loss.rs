@@ -20,7 +20,7 @@ pub const LOSS_REMEDY: &str = "compare with what was done last: push again what 
                                permissions (what was good before is good again), or restore a \
                                backup; then run skerry state accept-loss";
 
-/// The same where nothing may be changed, and the index was not asked.
+/// What a person does about a loss in a store that is only looked at: nobody has asked its index.
 const FROZEN_REMEDY: &str = "run the version that wrote the store: it finds out what the index \
                              has, and says what to do";
 
@@ -48,7 +48,7 @@ pub(super) fn begin(disk: &dyn Disk, layout: &Layout, text: &str) -> Result<(), 
     })
 }
 
-/// Beside what an operator has not agreed to yet.
+/// Notes durably what may be lost, beside the losses that an operator has not agreed to yet.
 fn note(disk: &dyn Disk, layout: &Layout, text: &str) -> Result<(), StoreError> {
     const HALF: usize = NOTE_BYTES_MAX / 2 - LEFT_OUT.len();
     let text = start(text, HALF);

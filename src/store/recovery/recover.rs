@@ -31,7 +31,7 @@ pub(in crate::store) fn recover(
 ) -> Result<Recovered, OpenError> {
     let reached = reached::read(&**disk, layout);
     let mut recovered = recover_up_to(disk, layout, kind, cut, reached)?;
-    if let Some(loss) = lost_end(recovered.end.sequence, reached) {
+    if let Some(loss) = lost_end(recovered.end.sequence, reached, InIndex::No) {
         loss::begin(&**disk, layout, &loss).map_err(OpenError::store(layout.root()))?;
         recovered.recovery.clean = false;
         recovered.recovery.damage.push(format!("{loss}; children reconcile"));
@@ -52,12 +52,28 @@ pub(in crate::store) fn end_of_loss(
     in_any_space(disk, layout, || Ok(reached::replace(disk, layout, end)?))
 }
 
+/// Whether the index may have what the journal has lost.
+#[derive(Clone, Copy)]
+enum InIndex {
+    /// The index was asked, and has not.
+    No,
+    /// There is no index.
+    None,
+    /// Nobody has asked the index.
+    Unknown,
+}
+
 /// What is missing of a journal that has reached a later sequence, for people.
-fn lost_end(end: u64, reached: u64) -> Option<String> {
+fn lost_end(end: u64, reached: u64, in_index: InIndex) -> Option<String> {
+    let (index, unless) = match in_index {
+        InIndex::No => (" and of the index", ""),
+        InIndex::None => ("", ""),
+        InIndex::Unknown => ("", ", unless the index has them"),
+    };
     (reached > end).then(|| {
         format!(
-            "the journal had reached sequence {reached}, and what is left of it and of the index \
-             ends at {end}: the changes after {end} are lost, also where they were acknowledged"
+            "the journal had reached sequence {reached}, and what is left of it{index} ends at \
+             {end}: the changes after {end} are lost, also where they were acknowledged{unless}"
         )
     })
 }
@@ -161,7 +177,7 @@ fn way_out(whole: u64, last: u64) -> String {
 }
 
 /// A store of which only the content is left is not a new one: the content would be garbage to it.
-/// `known` is the last sequence in checkpoint, journal or index: an empty segment says nothing.
+/// `known` is the last sequence in checkpoint or journal: an empty segment says nothing.
 fn check_not_lost(disk: &dyn Disk, layout: &Layout, known: u64) -> Result<(), OpenError> {
     if known > 0 || !layout.holds_content(disk).map_err(OpenError::io(layout.root()))? {
         return Ok(());
@@ -258,19 +274,12 @@ pub(in crate::store) fn look(
         damage: std::mem::take(&mut found.damage),
         ..Recovery::default()
     };
-    let (end, reached) = (walk.end.sequence, reached::read(&**disk, layout));
-    if reached > end {
-        let unless = match exists(&layout.index())? {
-            true => ", unless the index has them",
-            false => "",
-        };
-        let loss = format!(
-            "the journal had reached sequence {reached}, and what is left of it ends at {end}: the \
-             changes after {end} are lost{unless}"
-        );
-        recovery.damage.push(loss.clone());
-        recovery.lost = Some(loss);
-    }
+    let in_index = match exists(&layout.index())? {
+        true => InIndex::Unknown,
+        false => InIndex::None,
+    };
+    recovery.lost = lost_end(walk.end.sequence, reached::read(&**disk, layout), in_index);
+    recovery.damage.extend(recovery.lost.clone());
     let state = State { disk, layout, kind: IndexKind::Map, found: &found, end: walk.end.sequence };
     let index = state.bring_up(Ok(Arc::new(MapIndex::default())), &mut recovery)?;
     Ok(Recovered {
