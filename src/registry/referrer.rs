@@ -283,7 +283,8 @@ mod tests {
                     break;
                 }
             }
-            let steps = (1..=10).map(|step| step * STEP as u16).chain([1000]);
+            let step = u16::try_from(STEP).unwrap();
+            let steps = (1..=10).map(|number| number * step).chain([1000]);
             assert_eq!(looked_at, steps.map(digest).collect::<Vec<_>>());
             assert_eq!(page(&store, &name, Some("a/none"), None).await, (Vec::new(), None));
         });
