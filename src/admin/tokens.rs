@@ -186,12 +186,13 @@ impl Admin {
         self.token(&change.name)?;
         let map = change.scope_map.map(|map| self.scope_map(&map)).transpose()?;
         let update = TokenUpdate { enabled, scope_map: map.map(|map| map.name) };
+        let late = self.late_for_token(&change.name).await?;
         let updated = self.store.token_update(change.name.clone(), update).await;
         let (token, others) = updated.map_err(|error| Fault::of(error, "token", &change.name))?;
         log::info!("updated token name={} enabled={}", token.name, token.enabled);
         let mut value = self.print_token(&token, &[]);
         tell_others(&mut value, &others);
-        warn_of_late(&mut value, &self.late_for_token(&token.name).await?);
+        warn_of_late(&mut value, &late);
         Ok(value)
     }
 
@@ -228,11 +229,13 @@ impl Admin {
             true => self.store.sync_token_owner(&which.name)?,
             false => None,
         };
+        // Nothing may fail behind the change: the passwords are shown once.
+        let late = self.late_for_token(&which.name).await?;
         let made = self.store.credential_generate(which.name.clone(), &slots, expires).await;
         let passwords = made.map_err(|error| Fault::of(error, "token", &which.name))?;
         log::info!("generated passwords token={} count={}", which.name, passwords.len());
         let mut value = print_credentials(which.name.as_str(), &passwords);
-        warn_of_late(&mut value, &self.late_for_token(&which.name).await?);
+        warn_of_late(&mut value, &late);
         if let Some(node) = cut_off {
             let text = format!(
                 "The device of '{0}' goes by this token: with the password that was replaced it is \
@@ -247,11 +250,12 @@ impl Admin {
 
     pub(super) async fn credential_delete(&self, which: DeleteCredential) -> Result<Value, Fault> {
         let slots = slots(which.password1, which.password2);
+        let late = self.late_for_token(&which.name).await?;
         let deleted = self.store.credential_delete(which.name.clone(), slots).await;
         let token = deleted.map_err(|error| Fault::of(error, "token", &which.name))?;
         log::info!("deleted passwords token={}", which.name);
         let mut value = self.print_token(&token, &[]);
-        warn_of_late(&mut value, &self.late_for_token(&token.name).await?);
+        warn_of_late(&mut value, &late);
         Ok(value)
     }
 
