@@ -325,12 +325,13 @@ impl Debts {
     }
 
     /// Whether a full reconcile is due now, because there are more items than are remembered.
-    pub(super) fn compare(&mut self, now: Duration) -> bool {
-        let is_due = self.rest_may_fit() || self.owed.is_over(now) || self.held.is_over(now);
-        if is_due {
-            (self.owed.overflow, self.held.overflow) = (None, None);
-        }
-        is_due
+    pub(super) fn is_compare_due(&self, now: Duration) -> bool {
+        self.rest_may_fit() || self.owed.is_over(now) || self.held.is_over(now)
+    }
+
+    /// A full reconcile is requested: it finds what is not remembered.
+    pub(super) fn forget_overflow(&mut self) {
+        (self.owed.overflow, self.held.overflow) = (None, None);
     }
 
     /// The first debts as a report lists them.
@@ -479,14 +480,15 @@ mod tests {
         owe(&mut debts, &beyond, now);
         let beyond = BTreeSet::from([beyond.repository]);
         assert!(debts.repositories().is_superset(&beyond));
-        assert!(debts.without_room().is_superset(&beyond) && !debts.compare(now));
+        assert!(debts.without_room().is_superset(&beyond) && !debts.is_compare_due(now));
         for number in 0..OWED_MAX {
             assert_ne!(debts.next(now), Some(Duration::ZERO));
             let Owed { repository, item, .. } = without_room(&format!("t{number}"), 5);
             debts.paid(&repository, &item);
         }
         assert_eq!(debts.next(now), Some(Duration::ZERO));
-        assert!(debts.compare(now));
+        assert!(debts.is_compare_due(now));
+        debts.forget_overflow();
         debts.begin_compare(beyond.first().unwrap());
         assert!(debts.is_empty() && debts.without_room().is_empty());
     }
@@ -507,7 +509,7 @@ mod tests {
         assert!(!debts.held.rows.contains_key(&owed("app", "t1").key()));
         debts.hold_back(app.clone(), owed("app", "t1").item, now, &SystemRng::new());
         assert!(!debts.owes(&app), "a change of ours came in between");
-        assert!(debts.compare(now + COMPARE_AFTER));
+        assert!(debts.is_compare_due(now + COMPARE_AFTER));
     }
 
     #[test]
@@ -521,8 +523,9 @@ mod tests {
         assert!(!debts.is_empty(), "one is known to be owed, not which");
         assert!(debts.owes(&"app".parse().unwrap()), "it may be of any repository");
         assert_eq!(debts.next(now), Some(COMPARE_AFTER));
-        assert!(!debts.compare(now));
-        assert!(debts.compare(now + COMPARE_AFTER));
+        assert!(!debts.is_compare_due(now));
+        assert!(debts.is_compare_due(now + COMPARE_AFTER) && !debts.is_empty());
+        debts.forget_overflow();
         assert!(debts.is_empty() && !debts.owes(&"app".parse().unwrap()));
     }
 }

@@ -112,8 +112,11 @@ impl Worker {
     /// Retries the debts that are due.
     pub(super) async fn repay(&self) -> Result<(), SyncError> {
         let now = self.store.sys().clock.monotonic();
-        if self.state.debts().compare(now) {
-            return Ok(self.store.request_reconcile().await?);
+        if self.state.debts().is_compare_due(now) {
+            // What is not remembered is forgotten only where the comparison is sure to come.
+            self.store.request_reconcile().await?;
+            self.state.debts().forget_overflow();
+            return Ok(());
         }
         let due = self.state.debts().due(now, AT_ONCE);
         if due.is_empty() {
