@@ -73,7 +73,7 @@ use index::{Index, MapIndex, NoIndex};
 use journal::layout::{Format, Layout};
 use journal::segment::{Journal, Segments};
 use journal::unmade::Unmade;
-use recovery::loss::Loss;
+use recovery::loss::{self, Loss};
 use registry::removal::Removals;
 use replica::feed::Feed;
 use replica::gone::Gone;
@@ -277,6 +277,7 @@ impl Store {
         if !frozen {
             recovery::recover::end_of_loss(&*disk, &layout, recovered.end.sequence)
                 .map_err(OpenError::store(layout.root()))?;
+            loss::mend(&*disk, &layout).map_err(OpenError::io(&layout.loss()))?;
         }
         let since = sys.clock.wall_or_floor();
         let loss = Loss::open(&*disk, &layout, recovery.lost.clone(), since)

@@ -2,7 +2,7 @@
 //! named is without a row now: until then it is not garbage.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::store::identity::{end_feed_epoch, forget_backups};
@@ -54,8 +54,8 @@ fn note(disk: &dyn Disk, layout: &Layout, text: &str) -> Result<(), StoreError> 
     let text = start(text, HALF);
     let all = match read(disk, layout)? {
         None => text.to_owned(),
-        // By a start that failed behind it and is repeated now.
-        Some(noted) if noted.contains(text) => return Ok(()),
+        // By a start that failed behind it, or between the two files, and is repeated now.
+        Some(noted) if noted.contains(text) => noted,
         Some(noted) if noted.len() + text.len() + LEFT_OUT.len() < NOTE_BYTES_MAX => {
             format!("{noted}; {text}")
         }
@@ -64,11 +64,31 @@ fn note(disk: &dyn Disk, layout: &Layout, text: &str) -> Result<(), StoreError> 
     in_any_space(disk, layout, || Ok(write(disk, layout, &all)?))
 }
 
+/// The two files of the note: either tells of a loss.
+fn files(layout: &Layout) -> [PathBuf; 2] {
+    [layout.loss(), layout.loss_copy()]
+}
+
 /// Durably notes what may have been lost, in place of what was noted before: twice, as the loss of
 /// the note would make garbage of what only lost records named.
 pub(in crate::store) fn write(disk: &dyn Disk, layout: &Layout, text: &str) -> io::Result<()> {
-    for path in [layout.loss(), layout.loss_copy()] {
+    for path in files(layout) {
         disk.replace(&path, format!("{text}\n").as_bytes())?;
+    }
+    Ok(())
+}
+
+/// Where one of the two files does not have what is noted, since it was damaged or removed, or an
+/// earlier version wrote only one, both get it.
+pub(in crate::store) fn mend(disk: &dyn Disk, layout: &Layout) -> io::Result<()> {
+    let Some(noted) = read(disk, layout)? else { return Ok(()) };
+    let has_it = |path: &PathBuf| read_note(disk, path).is_ok_and(|text| text == noted);
+    if files(layout).iter().all(has_it) {
+        return Ok(());
+    }
+    let mended = in_any_space(disk, layout, || Ok(write(disk, layout, &noted)?));
+    if let Err(error) = mended {
+        log::warn!("the two notes of lost records cannot be written: {error}");
     }
     Ok(())
 }
@@ -82,7 +102,7 @@ fn start(text: &str, bytes_max: usize) -> &str {
 /// What is noted in a state directory or a backup. A note that cannot be read is one of a loss too.
 pub(in crate::store) fn read(disk: &dyn Disk, layout: &Layout) -> io::Result<Option<String>> {
     let mut noted = None;
-    for path in [layout.loss(), layout.loss_copy()] {
+    for path in files(layout) {
         if !disk.exists(&path)? {
             continue;
         }
@@ -149,11 +169,15 @@ impl Store {
         shared.check_frozen()?;
         let mut cell = shared.loss.cell();
         let text = cell.clone().ok_or(StoreError::NotFound)?;
-        for path in [shared.layout.loss_copy(), shared.layout.loss()] {
-            match shared.disk.remove(&path) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
-                _ => shared.disk.sync_dir(path.parent().unwrap_or(shared.layout.root()))?,
-            }
+        let is_there = |result: io::Result<()>| match result {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            result => result,
+        };
+        for path in files(&shared.layout).into_iter().rev() {
+            is_there(shared.disk.remove(&path))?;
+            // The directory may have been removed too.
+            let directory = path.parent().unwrap_or(shared.layout.root());
+            is_there(shared.disk.sync_dir(directory))?;
         }
         *cell = None;
         shared.damage.announce();
@@ -201,22 +225,40 @@ mod tests {
         assert!(noted().ends_with("; one more"));
     }
 
+    fn empty(disk: &MemoryDisk, path: &Path) {
+        disk.replace(path, b"").unwrap();
+    }
+
     /// Symptom: with the one note of a loss gone, the next collection removed what it had kept.
     #[test]
     fn f211_a_loss_is_known_while_one_of_its_notes_is_there() {
         let layout = Layout::new("/s");
-        for path in [layout.loss(), layout.loss_copy()] {
+        for path in files(&layout) {
             let disk = MemoryDisk::new();
             disk.create_dir_all(&layout.identity()).unwrap();
             note(&disk, &layout, "all of it").unwrap();
             let noted = || read(&disk, &layout).unwrap().unwrap();
+            // The next start has both again, and so has one that is repeated.
+            let mendings: [fn(&MemoryDisk, &Layout); 2] = [
+                |disk, layout| mend(disk, layout).unwrap(),
+                |disk, layout| note(disk, layout, "all of it").unwrap(),
+            ];
+            for mending in mendings {
+                for harm in [|disk: &MemoryDisk, path: &Path| disk.remove(path).unwrap(), empty] {
+                    harm(&disk, &path);
+                    mending(&disk, &layout);
+                    assert_eq!(disk.read(&path, 64).unwrap(), b"all of it\n");
+                }
+            }
             disk.replace(&path, b"").unwrap();
             assert_eq!(noted(), "all of it");
             disk.remove(&path).unwrap();
             assert_eq!(noted(), "all of it");
-            for path in [layout.loss(), layout.loss_copy()] {
-                disk.replace(&path, b"").unwrap();
+            for path in files(&layout) {
+                empty(&disk, &path);
             }
+            assert!(noted().starts_with("records may be lost"));
+            mend(&disk, &layout).unwrap();
             assert!(noted().starts_with("records may be lost"));
         }
     }
