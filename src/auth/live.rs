@@ -35,9 +35,9 @@ pub(super) struct Live {
     grants: Vec<Grant>,
     /// Whether this node takes no writes from clients.
     read_only: bool,
-    /// The desired state of a ReadWrite connected registry that a client writes to: what is written
-    /// here has to go up.
-    goes_up: Option<Arc<NodeConfig>>,
+    /// The desired states of a ReadWrite connected registry that a client writes to: what is
+    /// written here has to go up, and each of them has to allow it.
+    goes_up: Vec<Arc<NodeConfig>>,
 }
 
 /// Why a session is over.
@@ -96,10 +96,10 @@ impl Live {
     pub(super) fn may_go_up(&self, repository: &RepositoryName, action: RepositoryAction) -> bool {
         let writes =
             matches!(action, RepositoryAction::ContentWrite | RepositoryAction::ContentDelete);
-        let Some(config) = self.goes_up.as_ref().filter(|_| writes) else {
-            return true;
+        let allows = |config: &Arc<NodeConfig>| {
+            config.own_map().is_some_and(|map| grants(&map.grants, repository, action))
         };
-        config.own_map().is_some_and(|map| grants(&map.grants, repository, action))
+        !writes || self.goes_up.iter().all(allows)
     }
 
     /// Whether the scope map grants the action on everything that `wanted` covers.
@@ -127,6 +127,33 @@ impl Live {
         })
     }
 
+    /// What a desired state leaves of it that is newer and not on disk: what that takes away
+    /// counts, what it grants does not.
+    fn within(self, newer: &Arc<NodeConfig>) -> Result<Live, Unknown> {
+        let Live { mut token, link, grants, read_only, mut goes_up } = self;
+        let mut tokens = newer.client_tokens.iter().chain(&newer.child_tokens);
+        let left = tokens.find(|other| other.name == token.name);
+        let left = left.filter(|_| link_in(newer, &token.name).as_ref() == Some(&link));
+        let left = left.ok_or(Unknown::Token)?;
+        token.enabled &= left.enabled;
+        for (own, left) in token.passwords.iter_mut().zip(&left.passwords) {
+            if own != left {
+                *own = None;
+            }
+        }
+        let map = newer.scope_maps.iter().find(|map| map.name == left.scope_map);
+        let left = map.map_or(&[][..], |map| &map.grants);
+        // Of two patterns one includes the other, or they have nothing in common.
+        let of_own = grants.iter().filter(|own| left.iter().any(|left| includes(left, own)));
+        let of_left = left.iter().filter(|left| grants.iter().any(|own| includes(own, left)));
+        let both = of_own.chain(of_left).cloned().collect();
+        if !goes_up.is_empty() {
+            goes_up.push(newer.clone());
+        }
+        let read_only = read_only || newer.node.mode == Mode::ReadOnly;
+        Ok(Live { token, link, grants: both, read_only, goes_up })
+    }
+
     /// Whether this is the sync token of a child whose scope map grants the gateway action: for
     /// its own gateway, or for that of a descendant whose messages it carries.
     pub(super) fn grants_gateway(
@@ -142,15 +169,26 @@ impl Live {
     }
 }
 
+/// Whether one grant allows all that another does.
+fn includes(grant: &Grant, other: &Grant) -> bool {
+    match (grant, other) {
+        (Grant::Repository(pattern, action), Grant::Repository(other, asked)) => {
+            action == asked && pattern.includes(other)
+        }
+        (grant, other) => grant == other,
+    }
+}
+
 /// Tokens as read at one [`Store::access_sequence`], which every change of what a [`Live`] is made
-/// of raises, so an entry is right as long as it is the same. It is read before the rows: an entry
-/// may be newer than its number, never older.
+/// of raises, and with one [`Store::received_config`], so an entry is right as long as they are the
+/// same. They are read before the rows: an entry may be newer than they are, never older.
 #[derive(Default)]
 pub(super) struct LiveCache(Mutex<AtSequence>);
 
 #[derive(Default)]
 struct AtSequence {
     sequence: u64,
+    received: Option<Arc<NodeConfig>>,
     config: Option<Arc<NodeConfig>>,
     tokens: BTreeMap<TokenName, Arc<Live>>,
 }
@@ -181,9 +219,13 @@ impl LiveCache {
         name: &TokenName,
     ) -> Result<Arc<Live>, Unknown> {
         let mut cache = self.0.lock().map_err(|_| StoreError::Unavailable)?;
-        let sequence = store.access_sequence();
-        if cache.sequence != sequence {
-            *cache = AtSequence { sequence, ..AtSequence::default() };
+        let (sequence, received) = (store.access_sequence(), store.received_config());
+        let is_same = match (&cache.received, &received) {
+            (Some(before), Some(received)) => Arc::ptr_eq(before, received),
+            (before, received) => before.is_none() && received.is_none(),
+        };
+        if cache.sequence != sequence || !is_same {
+            *cache = AtSequence { sequence, received, ..AtSequence::default() };
         }
         if let Some(live) = cache.tokens.get(name) {
             return Ok(live.clone());
@@ -196,7 +238,11 @@ impl LiveCache {
                     None => Arc::new(store.self_config()?.ok_or(Unknown::NotActivated)?),
                 };
                 cache.config = Some(config.clone());
-                below_root(store, &config, name)?
+                let live = below_root(store, &config, name)?;
+                match &cache.received {
+                    Some(received) => live.within(received)?,
+                    None => live,
+                }
             }
         });
         if cache.tokens.len() >= LIVE_MAX {
@@ -215,21 +261,25 @@ fn at_root(store: &Store, name: &TokenName) -> Result<Live, Unknown> {
         Some(_) => Link::Elsewhere,
     };
     let grants = map.map(|map| map.grants).unwrap_or_default();
-    Ok(Live { token, link, grants, read_only: false, goes_up: None })
+    Ok(Live { token, link, grants, read_only: false, goes_up: Vec::new() })
+}
+
+/// What a desired state says that a token is at its node.
+fn link_in(config: &NodeConfig, name: &TokenName) -> Option<Link> {
+    match config.children.iter().find(|child| child.sync_token == *name) {
+        Some(child) => Some(Link::Child(child.name.clone())),
+        None => config.node.client_tokens.contains(name).then_some(Link::Client),
+    }
 }
 
 /// A connected registry accepts the client tokens that it is given, and its children.
 fn below_root(store: &Store, config: &Arc<NodeConfig>, name: &TokenName) -> Result<Live, Unknown> {
-    let child = config.children.iter().find(|child| child.sync_token == *name);
-    let link = match child {
-        Some(child) => Link::Child(child.name.clone()),
-        None if config.node.client_tokens.contains(name) => Link::Client,
-        None => return Err(Unknown::Token),
-    };
+    let link = link_in(config, name).ok_or(Unknown::Token)?;
     let (token, map) = store.token_with_map(name)?.ok_or(Unknown::Token)?;
     let grants = map.map(|map| map.grants).unwrap_or_default();
     let read_only = config.node.mode == Mode::ReadOnly;
     let goes_up = (!read_only && link == Link::Client).then(|| config.clone());
+    let goes_up = goes_up.into_iter().collect();
     Ok(Live { token, link, grants, read_only, goes_up })
 }
 

@@ -233,14 +233,23 @@ impl Worker {
         }
     }
 
-    /// Fetches the desired states that changed: this node's and those of its descendants. Each is
-    /// durable before it takes effect.
+    /// Fetches the desired states that changed: this node's and those of its descendants. What one
+    /// grants is durable before it takes effect; what this node's own takes away counts at once.
     pub(super) async fn refresh_config(&self) -> Result<(), SyncError> {
         let known = self.store.self_config_version()?;
         let name = self.upstream.name();
-        if let Some((config, version)) = self.upstream.config(name, known.as_deref()).await? {
-            log::info!("configuration updated from parent");
-            self.store.apply_config(config, version).await?;
+        match self.upstream.config(name, known.as_deref()).await? {
+            Some((config, version)) => {
+                let applied = self.store.apply_config(config, version).await;
+                applied.inspect_err(|error| {
+                    log::warn!(
+                        "the configuration from the parent cannot be written: only what it takes \
+                         away counts, until this node stops: {error}"
+                    );
+                })?;
+                log::info!("configuration updated from parent");
+            }
+            None => self.store.config_is_current(),
         }
         self.note_look().await?;
         let Some(config) = self.store.self_config()? else {

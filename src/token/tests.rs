@@ -1,5 +1,6 @@
 //! The token endpoints over a store in memory, as clients use them.
 
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -16,8 +17,9 @@ use crate::store::tree::connected_registries::Settings;
 use crate::store::tree::creation::NewConnectedRegistry;
 use crate::store::tree::scope_maps::ScopeMapUpdate;
 use crate::store::tree::tokens::{NewToken, TokenGrants, TokenUpdate};
+use crate::store::{IndexKind, StoreError, StoreOptions};
 use crate::sys::clock::EARLIEST_TIME;
-use crate::sys::{Clock, Spawner, Sys};
+use crate::sys::{Clock, MemoryDisk, Spawner, Sys};
 use crate::types::message::NodeConfig;
 use crate::types::token::PasswordSlot;
 use crate::types::{GatewayAction, Mode, Role, UnixSeconds};
@@ -46,9 +48,13 @@ const START: UnixSeconds = UnixSeconds(EARLIEST_TIME.0 + 1000);
 const HOST: &str = "reg.example:5000";
 
 fn node(role: Role, login_server: Option<&str>) -> Node {
+    node_with(role, login_server, Store::in_memory)
+}
+
+fn node_with(role: Role, login_server: Option<&str>, open: impl FnOnce(Sys) -> Store) -> Node {
     let clock = Arc::new(TestClock(Mutex::new((Some(START), Duration::ZERO))));
     let sys = Sys { clock: clock.clone(), ..Sys::real(Spawner::new()) };
-    let store = Store::in_memory(sys);
+    let store = open(sys);
     let options = AuthOptions {
         role,
         registry_name: "myregistry".into(),
@@ -571,9 +577,18 @@ fn f074_f077_f162_sync_tokens_act_for_their_own_branch() {
 
 /// Gives a connected registry the desired state that its parent would send.
 fn configure(root: &Node, device: &Node, name: &str, clients: &[&str]) {
+    smol::block_on(send_to(root, device, name, clients)).unwrap();
+}
+
+async fn send_to(
+    root: &Node,
+    device: &Node,
+    name: &str,
+    clients: &[&str],
+) -> Result<(), StoreError> {
     let node = root.store.connected_registry(&name.parse().unwrap()).unwrap().unwrap();
     let token = |name: &str| root.store.token(&name.parse().unwrap()).unwrap().unwrap();
-    let all = smol::block_on(root.store.connected_registries()).unwrap();
+    let all = root.store.connected_registries().await.unwrap();
     let children: Vec<_> =
         all.into_iter().filter(|c| c.parent.as_ref() == Some(&node.name)).collect();
     let mut config = NodeConfig {
@@ -582,12 +597,76 @@ fn configure(root: &Node, device: &Node, name: &str, clients: &[&str]) {
         client_tokens: clients.iter().map(|client| token(client)).collect(),
         child_tokens: children.iter().map(|child| token(child.sync_token.as_str())).collect(),
         children,
-        scope_maps: smol::block_on(root.store.scope_maps()).unwrap(),
+        scope_maps: root.store.scope_maps().await.unwrap(),
         descendants: Vec::new(),
         node,
     };
     config.node.client_tokens = clients.iter().map(|client| client.parse().unwrap()).collect();
-    smol::block_on(device.store.apply_config(config, "v1".to_owned())).unwrap();
+    device.store.apply_config(config, "v1".to_owned()).await
+}
+
+/// Symptom: a device whose disk was full or read-only heard that a token was disabled, and went on
+/// letting it in.
+#[test]
+fn f182_f210_what_a_device_hears_and_cannot_write_takes_rights_away_and_gives_none() {
+    let root = node(Role::Root, None);
+    let disk = MemoryDisk::new();
+    let device = node_with(Role::Connected, None, |sys| {
+        let sys = Sys { disk: Arc::new(disk.clone()), ..sys };
+        let options = StoreOptions { index: IndexKind::Map, ..StoreOptions::new(Path::new("/s")) };
+        Store::open(sys, options).unwrap().0
+    });
+    let reads = |repository: &str| format!("repositories/{repository}/content/read");
+    let names = ["keeper", "disabled", "unlinked", "replaced", "narrowed"];
+    let grants = [reads("a/*"), reads("b")];
+    let passwords = names.map(|name| root.token(name, &grants.each_ref().map(|g| &**g), None));
+    root.child("dock01", None, &["a/one", "a/two", "b", "c"]);
+    let ship = root.child("ship01", Some("dock01"), &["c"]);
+    configure(&root, &device, "dock01", &names);
+    let scopes = ["a/one", "a/two", "b", "c"].map(|name| format!("repository:{name}:pull"));
+    let bearers: Vec<String> = names
+        .iter()
+        .zip(&passwords)
+        .map(|(name, [password, _])| device.bearer(name, password, &scopes.join(" ")))
+        .collect();
+    let child = device.bearer("ship01-sync", &ship, "repository:c:pull");
+    let refusals = |repository: &str| {
+        let repository = repository.parse().unwrap();
+        let who = bearers.iter().chain([&child]);
+        let asked = who.map(|who| device.auth.repository::<Pull>(&presenting(who), &repository));
+        asked.map(|asked| asked.err().map(|refusal| refusal.reason)).collect::<Vec<_>>()
+    };
+    let not_granted = Some(Reason::NotInScopeMap);
+    let of_child = [None, None, None, None, None, not_granted];
+    assert_eq!(["a/one", "a/two", "b"].map(refusals), [(); 3].map(|()| of_child.to_vec()));
+
+    let store = &root.store;
+    let update = |name: &str, add: &[String], remove: &[String]| {
+        let parse = |list: &[String]| list.iter().map(|grant| grant.parse().unwrap()).collect();
+        let update = ScopeMapUpdate { add: parse(add), remove: parse(remove), description: None };
+        let map = format!("{name}-scope-map").parse().unwrap();
+        smol::block_on(store.scope_map_update(map, update)).unwrap();
+    };
+    let off = || TokenUpdate { enabled: Some(false), scope_map: None };
+    smol::block_on(store.token_update("disabled".parse().unwrap(), off())).unwrap();
+    let first = [PasswordSlot::One];
+    smol::block_on(store.credential_generate("replaced".parse().unwrap(), &first, None)).unwrap();
+    update("narrowed", &[reads("a/one"), reads("c")], &[reads("a/*")]);
+    update("keeper", &[reads("c")], &[]);
+    smol::block_on(store.token_update("ship01-sync".parse().unwrap(), off())).unwrap();
+    disk.fail_syncs_after(0);
+    let left = ["keeper", "disabled", "replaced", "narrowed"];
+    smol::block_on(send_to(&root, &device, "dock01", &left)).unwrap_err();
+    let (ended, replaced) = (Some(Reason::TokenDisabled), Some(Reason::PasswordRevoked));
+    let expected = [None, ended, ended, replaced, None, ended];
+    assert_eq!([refusals("a/one"), refusals("b")], [expected.to_vec(), expected.to_vec()]);
+    assert_eq!(refusals("a/two")[4], not_granted, "what is left is what both grant");
+    assert_eq!([refusals("c")[0], refusals("c")[4]], [not_granted; 2], "nothing new is granted");
+    let login = |number: usize| device.get(names[number], &passwords[number][0], "").0.status;
+    assert_eq!([0, 1, 2, 3, 4].map(login), [200, 401, 401, 401, 200]);
+    // The parent says that what is on disk is right after all.
+    device.store.config_is_current();
+    assert_eq!(refusals("a/one"), of_child);
 }
 
 #[test]

@@ -520,6 +520,38 @@ fn f212_f036_a_miss_on_a_device_whose_disk_is_full_says_so() {
     assert_eq!(answer.error().1, "not_found", "what is complete is missed as before: {answer:?}");
 }
 
+/// Symptom: the device heard of it, its log said so, and the token went on working until the disk
+/// took its journal again.
+#[test]
+fn f182_f210_a_token_that_is_disabled_is_refused_where_nothing_can_be_written() {
+    let root = Node::root();
+    let user = root.pusher("owner-token", "*");
+    let pulling = root.token("pull-token", &[("app", &["content/read"])]);
+    let image = Image::new(7, &[40_000]);
+    assert_eq!(image.push(&root.login, (&user.0, &user.1), "app", "v1").status, 201);
+    let connection = root.connect("dock01", &["--repository", "app", "--mode", "ReadOnly"]);
+    root.link("dock01", &user.0);
+    root.link("dock01", &pulling.0);
+    let Some(mut small) = small(Node::device(&connection), BLOCK_BYTES) else { return };
+    small.node.start();
+    let device = &small.node;
+    let pulled = |who| pull(device, who, "app", "v1").map_err(|answer| answer.status);
+    eventually(SOON, "the first sync", || pulled(&pulling).ok());
+    let scope = ["repository:app:pull"];
+    let bearer_token = token(&device.login, &pulling.0, &pulling.1, &scope).unwrap();
+    if !small.disk.fail() {
+        return skip("the file system of the test does not become read-only by itself");
+    }
+    root.json(&["token", "update", "--name", &pulling.0, "--status", "disabled"]);
+    eventually(SOON, "the token is refused", || {
+        (token(&device.login, &pulling.0, &pulling.1, &scope).is_err()).then_some(())
+    });
+    let answer = bearer(&device.login, &bearer_token, "GET", "/v2/app/manifests/v1", &[], b"");
+    assert_eq!((answer.status, answer.error().1.as_str()), (401, "token_disabled"));
+    assert!(pulled(&user).is_ok(), "others are let in as before");
+    assert!(device.log().contains("only what it takes away counts"), "{}", device.log());
+}
+
 /// Symptom: the index was called damaged or gone, and the command that was named in its place gave
 /// up half of what was acknowledged. Cause: sled does not open on a full disk.
 #[test]

@@ -9,6 +9,7 @@ pub mod offers;
 pub mod outbox;
 pub mod own;
 pub mod pushes;
+pub mod received;
 pub mod refused;
 pub mod renewal;
 pub mod starts;

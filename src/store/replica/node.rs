@@ -86,12 +86,15 @@ impl Store {
     /// Takes over the desired state of this node, all in one record: the tokens, scope maps and
     /// children that it lists become rows like those of the root, so that logins are answered from
     /// this disk, and what it does not list any more goes. When the granted repositories have
-    /// changed, a reconcile becomes due.
+    /// changed, a reconcile becomes due. What it takes away counts before, and also where the disk
+    /// takes nothing: see [`Store::received_config`].
     pub async fn apply_config(
         &self,
         config: NodeConfig,
         version: String,
     ) -> Result<(), StoreError> {
+        let config = Arc::new(config);
+        self.shared().received.set(Some(config.clone()));
         self.commit(move |txn| {
             let old = own_config(txn)?;
             if old.as_ref().map(granted) != Some(granted(&config)) {
@@ -100,9 +103,11 @@ impl Store {
             materialise(txn, &config)?;
             forget_strangers(txn, &config)?;
             txn.put_changed(version_key(&config.node.name), &Fact::Version(version))?;
-            txn.put_changed(self_config_key(), &config)
+            txn.put_changed(self_config_key(), &*config)
         })
-        .await
+        .await?;
+        self.shared().received.set(None);
+        Ok(())
     }
 
     /// The desired state of a descendant, as this node passes it on.

@@ -80,6 +80,13 @@ impl SmallDisk {
         stat.f_bavail * stat.f_frsize
     }
 
+    /// Lets nothing be written any more, as ext4 does after an error of the medium; `false` where
+    /// it is another file system.
+    pub fn fail(&self) -> bool {
+        let mut mount = Command::new("mount");
+        run(mount.args(["-o", "remount,abort"]).arg(&self.path)).is_ok()
+    }
+
     /// Gives back what was taken.
     pub fn free(&self) {
         let _ = std::fs::remove_file(self.path.join("filler"));
