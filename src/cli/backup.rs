@@ -82,8 +82,8 @@ pub(super) fn restore(directory: &Path, global: &Global) -> Result<ExitCode, Fai
     output::print(&format!(
         "restored sequence {sequence} to {}: {blobs} objects with {bytes} bytes; children compare \
          everything when the node is started\n\
-         At a root, repeat what was changed since that backup: new passwords, disabled tokens, \
-         withdrawn permissions and deactivations are undone\n",
+         At a root, repeat what was changed since that backup: deletions, new passwords, disabled \
+         tokens, withdrawn permissions and deactivations are undone\n",
         state_dir.display()
     ))?;
     for (digest, repositories) in &named {

@@ -75,13 +75,13 @@ impl Registry {
             let last = offset + len - 1;
             reply = reply.with("content-range", format!("bytes {offset}-{last}/{}", blob.len));
         }
-        let is_whole = len == blob.len && request.method == Method::Get;
-        let blob = match is_whole {
-            true => {
-                self.store.sent_whole(blob).await.map_err(store_refusal)?.ok_or_else(damaged)?
-            }
-            false => blob,
+        let is_whole = len == blob.len;
+        let blob = match request.method {
+            Method::Get if is_whole => self.store.sent_whole(blob).await,
+            Method::Get => self.store.sent_in_part(blob).await,
+            _ => Ok(Some(blob)),
         };
+        let blob = blob.map_err(store_refusal)?.ok_or_else(damaged)?;
         reply.body = ReplyBody::File { file: blob.file, offset, len };
         Ok(reply)
     }

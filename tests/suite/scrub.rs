@@ -86,6 +86,33 @@ fn f173_f211_a_scrub_that_cannot_check_everything_says_so_and_the_next_begins_at
     assert!(root.json(&["status"])["reason"].is_null());
 }
 
+/// Symptom: a client that asks for parts got wrong bytes until somebody asked for all of it.
+#[test]
+fn f173_f211_damage_is_found_soon_after_a_part_was_sent() {
+    let mut root = Node::root();
+    let user = root.pusher("pusher-one", "app");
+    let image = Image::new(43, &[300_000, 20_000]);
+    assert_eq!(image.push(&root.login, (&user.0, &user.1), "app", "v1").status, 201);
+    let layers: Vec<String> = image.layers.iter().map(|layer| image::digest(layer)).collect();
+    root.kill();
+    layers.iter().for_each(|layer| flip_a_bit(&root, layer));
+    root.start();
+    let bearer_token = token(&root.login, &user.0, &user.1, &["repository:app:pull"]).unwrap();
+    let ask = |layer: &str| {
+        let path = format!("/v2/app/blobs/{layer}");
+        bearer(&root.login, &bearer_token, "GET", &path, &[("range", "bytes=5-99")], b"")
+    };
+    let damaged = (503, "content_damaged".to_owned());
+    let answer = ask(&layers[1]);
+    assert_eq!((answer.status, answer.error().1), damaged, "what is short is hashed first");
+    ask(&layers[0]);
+    eventually(Duration::from_secs(20), "the long one is out of service", || {
+        Some(ask(&layers[0])).filter(|answer| answer.status != 206)
+    });
+    assert_eq!((ask(&layers[0]).status, ask(&layers[0]).error().1), damaged);
+    assert_eq!(root.json(&["status"])["damagedBlobs"], 2);
+}
+
 #[test]
 fn f173_a_damaged_blob_of_a_root_is_told_and_taken_back_by_a_push() {
     let root = Node::root();

@@ -29,8 +29,7 @@ impl Store {
             return Ok(Some(blob));
         }
         if blob.len <= FIRST_BYTES_MAX {
-            let verdict = self.verify(digest, |_| spawn::yield_now()).await?;
-            return Ok(matches!(verdict, Verdict::Good(_)).then_some(blob));
+            return self.proven(blob).await;
         }
         let state = Some((Context::new(digest.algorithm().function()), 0));
         let proof = Proof {
@@ -41,6 +40,25 @@ impl Store {
             state: Mutex::new(state),
         };
         Ok(Some(OpenBlob { file: Arc::new(proof), ..blob }))
+    }
+
+    /// The content for somebody who sends a part of it, of which nobody can tell whether it is
+    /// right. Unless all of it was hashed since the start of the process, that is done beside: what
+    /// is damaged is sent for a moment, and not until the next scrub. `None` when it is damaged.
+    pub async fn sent_in_part(&self, blob: OpenBlob) -> Result<Option<OpenBlob>, StoreError> {
+        let digest = blob.lease.digest();
+        if self.shared().trust.is_unproven(digest) {
+            if blob.len <= FIRST_BYTES_MAX {
+                return self.proven(blob).await;
+            }
+            self.prove_beside(digest);
+        }
+        Ok(Some(blob))
+    }
+
+    async fn proven(&self, blob: OpenBlob) -> Result<Option<OpenBlob>, StoreError> {
+        let verdict = self.verify(blob.lease.digest(), |_| spawn::yield_now()).await?;
+        Ok(matches!(verdict, Verdict::Good(_)).then_some(blob))
     }
 }
 

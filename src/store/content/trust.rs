@@ -34,6 +34,8 @@ const RECHECK_PAUSE: Duration = Duration::from_secs(300);
 /// Content hashed on somebody's word in [`RECHECK_PAUSE`]. Over it: further words are not heeded;
 /// who fetches the content again and still finds it wrong says so again.
 const RECHECKS_MAX: usize = 16;
+/// Content of which parts were sent and that waits to be hashed. Over it: the next part asks again.
+const TO_PROVE_MAX: usize = 256;
 /// Journal read at a time, bytes.
 const JOURNAL_BYTES: usize = 1024 * 1024;
 
@@ -64,6 +66,10 @@ struct Doubts {
     checked: BTreeSet<u64>,
     /// What was hashed lately on somebody's word, and when, monotonic.
     rechecked: BTreeMap<u64, Duration>,
+    /// Content of which parts were sent.
+    to_prove: BTreeSet<Digest>,
+    /// Whether it is being hashed, one after the other.
+    is_proving: bool,
 }
 
 /// What hashing content showed.
@@ -123,6 +129,23 @@ impl Trust {
         }
         rechecked.insert(short(digest), now);
         true
+    }
+
+    /// Notes content that is to be hashed beside; whether somebody has to begin with it.
+    fn begins_proving(&self, digest: &Digest) -> bool {
+        let mut doubts = self.doubts();
+        if doubts.to_prove.len() < TO_PROVE_MAX {
+            doubts.to_prove.insert(digest.clone());
+        }
+        !std::mem::replace(&mut doubts.is_proving, true)
+    }
+
+    /// What is to be hashed next; with `None` the hashing ends.
+    fn next_to_prove(&self) -> Option<Digest> {
+        let mut doubts = self.doubts();
+        let next = doubts.to_prove.pop_first();
+        doubts.is_proving = next.is_some();
+        next
     }
 
     /// Whether it has to be hashed before it is served.
@@ -210,6 +233,25 @@ impl Store {
             }
         };
         sys.spawner.spawn(task).detach();
+    }
+
+    /// Hashes content beside what else is done with it, after what waits for that already.
+    pub(super) fn prove_beside(&self, digest: &Digest) {
+        if !self.shared().trust.begins_proving(digest) {
+            return;
+        }
+        let store = self.clone();
+        let task = async move {
+            while let Some(digest) = store.shared().trust.next_to_prove() {
+                if !store.shared().trust.is_unproven(&digest) {
+                    continue;
+                }
+                if let Err(error) = store.verify(&digest, |_| spawn::yield_now()).await {
+                    log::warn!("{digest}, of which a part was sent, could not be hashed: {error}");
+                }
+            }
+        };
+        self.sys().spawner.spawn(task).detach();
     }
 
     /// Hashes what is doubted. What cannot be hashed now stays doubted, and is when somebody asks
