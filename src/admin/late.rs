@@ -134,7 +134,15 @@ impl Admin {
 }
 
 /// Warns that a change of a token is in force here, and not yet there.
-pub(super) fn warn_of_late(value: &mut Value, late: &[Late]) {
+pub(super) fn warn_of_late(value: &mut Value, late: &Result<Vec<Late>, Fault>) {
+    let late = match late {
+        Ok(late) => late,
+        // That does not keep anybody from taking rights away.
+        Err(fault) => {
+            let text = format!("Which devices hear of this later is not known: {}", fault.message);
+            return warn(value, vec![text]);
+        }
+    };
     let named = late.iter().take(NAMED_MAX);
     let mut devices: Vec<_> =
         named.map(|late| format!("'{}' hears of it {}", late.name, late.when())).collect();

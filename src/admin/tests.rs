@@ -252,7 +252,7 @@ fn a_connected_registry_shows_and_leaves_changes_to_the_root() {
         scope_maps: smol::block_on(root.store.scope_maps()).unwrap(),
         descendants: Vec::new(),
     };
-    smol::block_on(device.store.apply_config(config, "v1".to_owned())).unwrap();
+    smol::block_on(device.store.receive_config(config, "v1".to_owned())).unwrap();
     for (verb, body) in [
         ("token/create", json!({ "name": "my-token", "scopeMap": "dock01" })),
         ("connected-registry/get-settings", json!({ "name": "ship01" })),

@@ -241,7 +241,7 @@ async fn stand_below(store: &Store, grants: &[String]) {
         ..testing::config(&[])
     };
     let [mut below, ship] = [config.clone(), config.clone()];
-    store.apply_config(config, "v1".to_owned()).await.unwrap();
+    store.receive_config(config, "v1".to_owned()).await.unwrap();
     (below.node, below.sync_token) = (ship.children[0].clone(), ship.child_tokens[0].clone());
     (below.children, below.child_tokens) = (Vec::new(), Vec::new());
     let listed = |n| Descendant { name: node_name(n).parse().unwrap(), version: "v1".to_owned() };

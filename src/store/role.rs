@@ -301,7 +301,7 @@ mod tests {
             assert_eq!(store.store_role(), Ok(StoreRole::New), "an empty root may become another");
             store.note_role(Role::Connected).unwrap();
             assert_eq!(store.store_role(), Ok(StoreRole::Unprovisioned));
-            store.apply_config(config(&[APP]), "v1".to_owned()).await.unwrap();
+            store.receive_config(config(&[APP]), "v1".to_owned()).await.unwrap();
             let device = StoreRole::Connected("dock01".parse().unwrap());
             assert_eq!(store.store_role(), Ok(device.clone()));
             store.note_role(Role::Connected).unwrap();
@@ -318,7 +318,7 @@ mod tests {
             assert_eq!(by_files(), Some(StoreRole::New));
             // As a store of an earlier version is: there is no note.
             let store = open(&disk);
-            store.apply_config(config(&[APP]), "v1".to_owned()).await.unwrap();
+            store.receive_config(config(&[APP]), "v1".to_owned()).await.unwrap();
             assert_eq!(by_files(), None);
             store.note_role(Role::Connected).unwrap();
             assert_eq!(by_files(), Some(StoreRole::Connected("dock01".parse().unwrap())));
@@ -354,7 +354,7 @@ mod tests {
         let disk = MemoryDisk::new();
         let store = open(&disk);
         store.note_role(Role::Connected).unwrap();
-        store.apply_config(config(&[APP]), "v1".to_owned()).await.unwrap();
+        store.receive_config(config(&[APP]), "v1".to_owned()).await.unwrap();
         store.note_role(Role::Connected).unwrap();
         disk.crash_at(disk.calls() + call);
         let adopted = store.adopt(Role::Root).await;
@@ -391,7 +391,7 @@ mod tests {
     fn an_adopted_store_keeps_nothing_of_its_former_place() {
         smol::block_on(async {
             let store = store();
-            store.apply_config(config(&[APP]), "v1".to_owned()).await.unwrap();
+            store.receive_config(config(&[APP]), "v1".to_owned()).await.unwrap();
             store.note_debts(true).await.unwrap();
             store.record_look(crate::types::UnixSeconds(8), "f".to_owned()).await.unwrap();
             store.adopt(Role::Root).await.unwrap();
@@ -428,7 +428,7 @@ mod tests {
             assert!(!store.set_hurdle(Some(hurdle)));
             assert_eq!(state(), "Unauthorized");
             assert!(store.set_hurdle(None));
-            store.apply_config(config(&[APP]), "v1".to_owned()).await.unwrap();
+            store.receive_config(config(&[APP]), "v1".to_owned()).await.unwrap();
             assert_eq!((state(), store.is_provisioned()), ("Active", true));
             store.stand(Role::Connected, false);
             assert_eq!(state(), "CredentialMissing");
@@ -439,7 +439,7 @@ mod tests {
     fn a_device_that_becomes_a_root_keeps_its_tree() {
         smol::block_on(async {
             let store = store();
-            store.apply_config(config(&[APP]), "v1".to_owned()).await.unwrap();
+            store.receive_config(config(&[APP]), "v1".to_owned()).await.unwrap();
             let mut below = config(&[APP]);
             below.node =
                 crate::store::replica::node::testing::connected_registry("leaf01", Some("child01"));

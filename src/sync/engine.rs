@@ -266,6 +266,10 @@ impl Engine {
 
     /// One stretch of syncing or waiting; returns how long to pause.
     async fn turn(&self) -> Result<Duration, SyncError> {
+        // The disk may take it by now, and the parent may be out of reach.
+        if let Err(error) = self.store.write_received().await {
+            log::debug!("the configuration cannot be written yet: {error}");
+        }
         let traffic = self.traffic()?;
         let waits = !matches!(traffic, Traffic::Flow(_));
         self.state.set(|now| now.waiting_for_window = waits);
@@ -370,7 +374,12 @@ impl Engine {
         }
         let (version, login_server) = (&self.options.version, &self.options.login_server);
         let answer = self.upstream.activate(version, login_server).await?;
-        self.store.record_activated(answer.activation_epoch).await?;
+        if let Err(error) = self.store.record_activated(answer.activation_epoch).await {
+            // Nothing can be written: what the desired state takes away counts all the same.
+            let heard = self.worker.refresh_config().await;
+            log::debug!("the configuration was asked for: {heard:?}");
+            return Err(error.into());
+        }
         self.active.store(true, Ordering::Relaxed);
         self.store.set_hurdle(None);
         log::info!("active as connected registry {}", self.upstream.name());
@@ -519,7 +528,7 @@ mod tests {
         smol::block_on(async {
             let store = Store::in_memory(Sys::real(Spawner::new()));
             let desired = config(&["repositories/app/content/read"]);
-            store.apply_config(desired, "v1".to_owned()).await.unwrap();
+            store.receive_config(desired, "v1".to_owned()).await.unwrap();
             assert_eq!(engine(&store).activate().await, Ok(()));
         });
     }

@@ -240,13 +240,7 @@ impl Worker {
         let name = self.upstream.name();
         match self.upstream.config(name, known.as_deref()).await? {
             Some((config, version)) => {
-                let applied = self.store.apply_config(config, version).await;
-                applied.inspect_err(|error| {
-                    log::warn!(
-                        "the configuration from the parent cannot be written: only what it takes \
-                         away counts, until this node stops: {error}"
-                    );
-                })?;
+                self.store.receive_config(config, version).await?;
                 log::info!("configuration updated from parent");
             }
             None => self.store.config_is_current(),

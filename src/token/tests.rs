@@ -602,7 +602,7 @@ async fn send_to(
         node,
     };
     config.node.client_tokens = clients.iter().map(|client| client.parse().unwrap()).collect();
-    device.store.apply_config(config, "v1".to_owned()).await
+    device.store.receive_config(config, "v1".to_owned()).await
 }
 
 /// Symptom: a device whose disk was full or read-only heard that a token was disabled, and went on
@@ -698,7 +698,7 @@ fn f039_f043_f045_f075_f163_a_connected_registry_accepts_its_own() {
 
     let mut config = device.store.self_config().unwrap().unwrap();
     config.node.mode = Mode::ReadOnly;
-    smol::block_on(device.store.apply_config(config, "v1".to_owned())).unwrap();
+    smol::block_on(device.store.receive_config(config, "v1".to_owned())).unwrap();
     let again = device.bearer("listed", &listed, "repository:a:pull,push,delete");
     assert_eq!(claims(&again)["access"][0]["actions"], serde_json::json!(["pull"]));
     for bearer in [&bearer, &again] {

@@ -451,6 +451,26 @@ fn p063_a_store_of_a_newer_version_is_served_read_only_and_says_so() {
     assert!(stderr(&restored).contains("are lost"), "{restored:?}");
 }
 
+/// Symptom: a device that could note nothing, not even that it was activated as before, never asked
+/// for its configuration, and a token that was disabled went on working.
+#[test]
+fn p063_f182_a_device_that_only_reads_its_store_hears_that_a_token_is_disabled() {
+    let (root, owner, connection) = root_with_app();
+    let mut device = Node::start_device(&connection);
+    eventually(SOON, "v1 is synced", || pulls(&device, &owner, "v1"));
+    device.stop();
+    let format = "skerry store format 7, readable from 1\n";
+    std::fs::write(device.state().join("format"), format).unwrap();
+    device.start();
+    assert!(pulls(&device, &owner, "v1").is_some(), "{}", device.log());
+    root.json(&["token", "update", "--name", &owner.0, "--status", "disabled"]);
+    eventually(SOON * 4, "the token is refused", || {
+        pulls(&device, &owner, "v1").is_none().then_some(())
+    });
+    let refused = token(&device.login, &owner.0, &owner.1, &[]).unwrap_err();
+    assert_eq!((refused.status, refused.error().1.as_str()), (401, "token_disabled"));
+}
+
 /// After a rollback to a version that is too old: starting it again does not help.
 #[test]
 fn p062_a_store_in_a_format_that_this_version_cannot_read_ends_the_start_for_good() {

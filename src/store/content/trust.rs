@@ -235,7 +235,7 @@ impl Store {
         sys.spawner.spawn(task).detach();
     }
 
-    /// Hashes content beside what else is done with it, after what waits for that already.
+    /// Hashes content beside what else is done with it, one after the other.
     pub(super) fn prove_beside(&self, digest: &Digest) {
         if !self.shared().trust.begins_proving(digest) {
             return;

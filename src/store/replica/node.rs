@@ -86,15 +86,12 @@ impl Store {
     /// Takes over the desired state of this node, all in one record: the tokens, scope maps and
     /// children that it lists become rows like those of the root, so that logins are answered from
     /// this disk, and what it does not list any more goes. When the granted repositories have
-    /// changed, a reconcile becomes due. What it takes away counts before, and also where the disk
-    /// takes nothing: see [`Store::received_config`].
-    pub async fn apply_config(
+    /// changed, a reconcile becomes due.
+    pub(super) async fn apply_config(
         &self,
-        config: NodeConfig,
+        config: Arc<NodeConfig>,
         version: String,
     ) -> Result<(), StoreError> {
-        let config = Arc::new(config);
-        self.shared().received.set(Some(config.clone()));
         self.commit(move |txn| {
             let old = own_config(txn)?;
             if old.as_ref().map(granted) != Some(granted(&config)) {
@@ -105,9 +102,7 @@ impl Store {
             txn.put_changed(version_key(&config.node.name), &Fact::Version(version))?;
             txn.put_changed(self_config_key(), &*config)
         })
-        .await?;
-        self.shared().received.set(None);
-        Ok(())
+        .await
     }
 
     /// The desired state of a descendant, as this node passes it on.
@@ -153,8 +148,12 @@ impl Store {
         }
     }
 
-    /// Remembers the activation epoch.
+    /// Remembers the activation epoch. Where that is the one before, nothing is written, so that a
+    /// node whose disk takes nothing gets on to its desired state.
     pub async fn record_activated(&self, epoch: u64) -> Result<(), StoreError> {
+        if self.activated_epoch()? == Some(epoch) {
+            return Ok(());
+        }
         self.commit(move |txn| txn.put_changed(epoch_key(), &Fact::Epoch(epoch))).await
     }
 
@@ -462,7 +461,7 @@ pub(crate) mod testing {
     pub(crate) async fn connected() -> Store {
         let store = crate::store::registry::manifests::testing::store();
         let config = config(&["repositories/*/content/read"]);
-        store.apply_config(config, "v1".to_owned()).await.unwrap();
+        store.receive_config(config, "v1".to_owned()).await.unwrap();
         store
     }
 
@@ -504,7 +503,7 @@ mod tests {
         smol::block_on(async {
             let store = Store::in_memory(Sys::real(Spawner::new()));
             let first = config(&[APP]);
-            store.apply_config(first.clone(), "v1".to_owned()).await.unwrap();
+            store.receive_config(first.clone(), "v1".to_owned()).await.unwrap();
             let token_key = |name: &str| key(Kind::Token, &[name.as_bytes()]);
             assert!(store.get::<Token>(&token_key("client01")).unwrap().is_some());
             assert!(store.get::<Token>(&token_key("child01-sync")).unwrap().is_some());
@@ -520,7 +519,7 @@ mod tests {
             second.child_tokens.clear();
             second.scope_maps.retain(|map| map.name == second.sync_token.scope_map);
             second.descendants.clear();
-            store.apply_config(second, "v2".to_owned()).await.unwrap();
+            store.receive_config(second, "v2".to_owned()).await.unwrap();
             assert!(store.get::<Token>(&token_key("client01")).unwrap().is_none());
             assert!(store.get::<Token>(&token_key("child01-sync")).unwrap().is_none());
             assert!(store.descendant_config(&child.node.name).unwrap().is_none());
@@ -537,7 +536,7 @@ mod tests {
         smol::block_on(async {
             let store = Store::in_memory(Sys::real(Spawner::new()));
             let sent = config(&[APP]);
-            store.apply_config(sent.clone(), "v1".to_owned()).await.unwrap();
+            store.receive_config(sent.clone(), "v1".to_owned()).await.unwrap();
             let own = store.self_config().unwrap().unwrap();
             let left_out = own.scope_maps.iter().map(|map| map.name.as_str());
             assert_eq!(left_out.collect::<Vec<_>>(), ["client01-map", "dock01-sync-map"]);
@@ -553,9 +552,9 @@ mod tests {
     fn the_same_desired_state_writes_nothing() {
         smol::block_on(async {
             let store = Store::in_memory(Sys::real(Spawner::new()));
-            store.apply_config(config(&[APP]), "v1".to_owned()).await.unwrap();
+            store.receive_config(config(&[APP]), "v1".to_owned()).await.unwrap();
             let before = store.sequence();
-            store.apply_config(config(&[APP]), "v1".to_owned()).await.unwrap();
+            store.receive_config(config(&[APP]), "v1".to_owned()).await.unwrap();
             assert_eq!(store.sequence(), before);
         });
     }
@@ -564,7 +563,7 @@ mod tests {
     fn f118_a_change_of_scope_makes_a_reconcile_due() {
         smol::block_on(async {
             let store = Store::in_memory(Sys::real(Spawner::new()));
-            store.apply_config(config(&[APP]), "v1".to_owned()).await.unwrap();
+            store.receive_config(config(&[APP]), "v1".to_owned()).await.unwrap();
             // One that is asked for while another one is under way is due after it.
             for expected in [true, false] {
                 store.begin_reconcile().await.unwrap();
@@ -577,10 +576,10 @@ mod tests {
             }
             let mut renamed = config(&[APP]);
             renamed.node.log_level = "Debug".to_owned();
-            store.apply_config(renamed, "v2".to_owned()).await.unwrap();
+            store.receive_config(renamed, "v2".to_owned()).await.unwrap();
             assert!(!store.reconcile_due().unwrap());
             let wider = config(&[APP, "repositories/tools/content/read"]);
-            store.apply_config(wider, "v3".to_owned()).await.unwrap();
+            store.receive_config(wider, "v3".to_owned()).await.unwrap();
             assert!(store.reconcile_due().unwrap());
         });
     }

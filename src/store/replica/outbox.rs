@@ -685,7 +685,7 @@ mod tests {
         smol::block_on(async {
             let store = store();
             let config = config(&["repositories/*/content/read"]);
-            store.apply_config(config, "v1".to_owned()).await.unwrap();
+            store.receive_config(config, "v1".to_owned()).await.unwrap();
             let last = LastOutbox(u64::MAX);
             store.commit(move |txn| txn.put(counter_key(), &last)).await.unwrap();
             let app = "app".parse().unwrap();

@@ -127,7 +127,7 @@ fn extras(store: &Store) {
         store.collect_garbage(policy).await.unwrap();
         let desired = config(&["repositories/app/content/read"]);
         let below = desired.descendants[0].clone();
-        store.apply_config(desired.clone(), "v1".to_owned()).await.unwrap();
+        store.receive_config(desired.clone(), "v1".to_owned()).await.unwrap();
         let below = NodeConfig { node: connected_registry(below.name.as_str(), None), ..desired };
         store.apply_descendant(below, "v2".to_owned()).await.unwrap();
         store.delete_manifest(&app, &digest_of(text.as_bytes()), &Origin::Client).await.unwrap();

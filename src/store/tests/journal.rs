@@ -516,7 +516,7 @@ fn f201_what_a_cut_journal_lost_is_not_told_to_children_as_deleted() {
         let put = PutManifest { origin: Origin::Parent, ..image(number, &[tag]) };
         assert_eq!(block_on(store.put_manifest(&app, put)), Ok(PutOutcome::Stored));
     };
-    block_on(store.apply_config(config(&["repositories/*/content/read"]), "v1".to_owned()))
+    block_on(store.receive_config(config(&["repositories/*/content/read"]), "v1".to_owned()))
         .unwrap();
     block_on(store.begin_reconcile()).unwrap();
     put(1, "v1");

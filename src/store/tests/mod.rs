@@ -93,8 +93,12 @@ fn open_cut(disk: &MemoryDisk) -> Result<(Store, Recovery), OpenError> {
 
 /// With segments and checkpoints so small that some arise.
 fn open_small(disk: &MemoryDisk) -> (Store, Recovery) {
+    open_small_with(disk, 5000)
+}
+
+fn open_small_with(disk: &MemoryDisk, checkpoint_bytes_min: u64) -> (Store, Recovery) {
     let mut options = options(Path::new("/s"), IndexKind::Map);
-    (options.segment_bytes, options.checkpoint_bytes_min) = (2000, 5000);
+    (options.segment_bytes, options.checkpoint_bytes_min) = (2000, checkpoint_bytes_min);
     options.merge_bytes = 1500;
     Store::open(sys_on(disk), options).unwrap()
 }
