@@ -50,7 +50,7 @@ fn damage(disk: &MemoryDisk, path: &Path) {
 /// A segment after the last checkpoint but one, and before the last.
 fn segment_between(disk: &MemoryDisk) -> PathBuf {
     let checkpoints: Vec<u64> = files(disk, ".ckpt").iter().map(|path| number(path)).collect();
-    let between = |path: &PathBuf| (checkpoints[0] + 1..checkpoints[1]).contains(&number(path));
+    let between = |path: &PathBuf| (checkpoints[0] + 1..=checkpoints[1]).contains(&number(path));
     let segments: Vec<PathBuf> = files(disk, ".log").into_iter().filter(between).collect();
     segments[segments.len() / 2].clone()
 }
