@@ -246,11 +246,11 @@ async fn stand_below(store: &Store, grants: &[String]) {
     (below.children, below.child_tokens) = (Vec::new(), Vec::new());
     let listed = |n| Descendant { name: node_name(n).parse().unwrap(), version: "v1".to_owned() };
     below.descendants = (0..LISTED).map(listed).collect();
-    store.apply_descendant(below.clone(), "v1".to_owned()).await.unwrap();
+    store.receive_descendant(below.clone(), "v1".to_owned()).await.unwrap();
     for listed in &below.descendants {
         let mut config = testing::config(&[]);
         config.node = testing::connected_registry(listed.name.as_str(), Some("ship01"));
-        store.apply_descendant(config, listed.version.clone()).await.unwrap();
+        store.receive_descendant(config, listed.version.clone()).await.unwrap();
     }
 }
 

@@ -180,8 +180,8 @@ fn includes(grant: &Grant, other: &Grant) -> bool {
 }
 
 /// Tokens as read at one [`Store::access_sequence`], which every change of what a [`Live`] is made
-/// of raises, and with one [`Store::received_config`], so an entry is right as long as they are the
-/// same. They are read before the rows: an entry may be newer than they are, never older.
+/// of raises, and with one [`Store::unwritten_config`], so an entry is right as long as they are
+/// the same. They are read before the rows: an entry may be newer than they are, never older.
 #[derive(Default)]
 pub(super) struct LiveCache(Mutex<AtSequence>);
 
@@ -219,7 +219,7 @@ impl LiveCache {
         name: &TokenName,
     ) -> Result<Arc<Live>, Unknown> {
         let mut cache = self.0.lock().map_err(|_| StoreError::Unavailable)?;
-        let (sequence, received) = (store.access_sequence(), store.received_config());
+        let (sequence, received) = (store.access_sequence(), store.unwritten_config());
         let is_same = match (&cache.received, &received) {
             (Some(before), Some(received)) => Arc::ptr_eq(before, received),
             (before, received) => before.is_none() && received.is_none(),

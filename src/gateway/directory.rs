@@ -468,7 +468,7 @@ mod tests {
             let below = Directory::new(store.clone(), Role::Connected, "myregistry".to_owned());
             for text in ["upper1", "middle1", "lower1"] {
                 let at_root = directory.config(&name(text)).await.unwrap().unwrap();
-                store.apply_descendant(at_root.config.clone(), at_root.version).await.unwrap();
+                store.receive_descendant(at_root.config.clone(), at_root.version).await.unwrap();
                 for directory in [&directory, &below] {
                     let scope = directory.scope(&at_root.config.node).unwrap();
                     let patterns: Vec<String> =
@@ -495,12 +495,12 @@ mod tests {
                 version
             };
             let middle = directory.config(&name("middle1")).await.unwrap().unwrap();
-            store.apply_descendant(middle.config, middle.version.clone()).await.unwrap();
+            store.receive_descendant(middle.config, middle.version.clone()).await.unwrap();
             let without = told().await;
             let lower = directory.config(&name("lower1")).await.unwrap().unwrap();
-            store.apply_descendant(lower.config.clone(), "older".to_owned()).await.unwrap();
+            store.receive_descendant(lower.config.clone(), "older".to_owned()).await.unwrap();
             assert_eq!(told().await, without);
-            store.apply_descendant(lower.config, lower.version).await.unwrap();
+            store.receive_descendant(lower.config, lower.version).await.unwrap();
             assert_ne!(without, middle.version);
             assert_eq!(told().await, middle.version);
         });

@@ -56,6 +56,10 @@ pub const PROJECTED: &str = "skerry-projected";
 /// knows it to have been: its state was set back since.
 pub const SET_BACK: &str = "skerry-set-back";
 
+/// The header of messages in which a node says which desired state it has for the child and could
+/// not write: its feed does not tell of that.
+pub const DESIRED: &str = "skerry-desired";
+
 /// Journal that one batch of messages is made of, bytes: a batch stays far below the largest body.
 const BATCH_BYTES: usize = 256 * 1024;
 
@@ -296,11 +300,20 @@ impl Gateway {
         let clock = &self.store.sys().clock;
         let deadline = clock.monotonic() + wait;
         let (mut through, mut projected) = (from, BTreeSet::new());
+        let unwritten = || self.store.unwritten_below(caller.name()).map(|(_, version)| version);
+        let unwritten_before = unwritten();
         loop {
+            let next_unwritten = self.store.next_unwritten();
+            let unwritten = unwritten();
             let items = self.next_items(&mut through, caller, &mut projected).await?;
             let remaining = deadline.saturating_sub(clock.monotonic());
-            if !items.is_empty() || remaining.is_zero() || self.store.stopping() {
-                let reply = respond_batch(request, Batch { from, through, items })?;
+            let is_over = remaining.is_zero() || self.store.stopping();
+            if !items.is_empty() || is_over || unwritten != unwritten_before {
+                let mut reply = respond_batch(request, Batch { from, through, items })?;
+                if unwritten.is_some() {
+                    let version = self.directory.version(caller.name(), 0).await.map_err(fault)?;
+                    reply = reply.with(DESIRED, version.unwrap_or_default());
+                }
                 // Several are none that the child can have.
                 let scopes: Vec<String> = projected.into_iter().collect();
                 return Ok(reply.with(PROJECTED, scopes.join(" ")));
@@ -314,11 +327,15 @@ impl Gateway {
                 self.store.news_after(through.sequence, remaining).await;
                 false
             };
+            let heard = async {
+                next_unwritten.await;
+                false
+            };
             let hung_up = async {
                 request.body.gone().await;
                 true
             };
-            if news.or(hung_up).await {
+            if news.or(heard).or(hung_up).await {
                 // Nobody reads this.
                 return respond_batch(request, Batch { from, through, items });
             }

@@ -176,7 +176,7 @@ mod tests {
             add(&root, &deep).await;
             let mut desired = config(&[]);
             desired.node = deep.clone();
-            middle.apply_descendant(desired, "v1".to_owned()).await.unwrap();
+            middle.receive_descendant(desired, "v1".to_owned()).await.unwrap();
             let again = ConnectedRegistry { created: deep.created.plus(1), ..deep.clone() };
             let gone = connected_registry("cell04", Some("child01"));
             for store in [&root, &middle] {

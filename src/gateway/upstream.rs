@@ -17,7 +17,7 @@ pub use error::UpstreamError;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 
-use super::downstream::{EPOCH, INSTANCE, NOTED, PROJECTED, SET_BACK, START};
+use super::downstream::{DESIRED, EPOCH, INSTANCE, NOTED, PROJECTED, SET_BACK, START};
 use super::wire::{BODY_BYTES_MAX, Format, Received, Wire, decode_batch};
 use crate::http::{Client, ClientBody, ClientRequest, ClientResponse, Method};
 use crate::sys::Sys;
@@ -266,9 +266,15 @@ impl Upstream {
         let response = self.send(&gateway_scope(self.name()), request).await?;
         let projected = response.header(PROJECTED).map(str::to_owned);
         let set_back = response.header(SET_BACK).is_some();
+        let desired = response.header(DESIRED).map(str::to_owned);
         let format = self.format_of(&response);
         let bytes = body(response, BODY_BYTES_MAX).await?;
-        Ok(Received { projected, set_back, ..decode_batch(format, &bytes).map_err(protocol)? })
+        Ok(Received {
+            projected,
+            set_back,
+            desired,
+            ..decode_batch(format, &bytes).map_err(protocol)?
+        })
     }
 
     /// A page of what a repository holds at the parent, and whether the parent itself has not got

@@ -78,7 +78,7 @@ use registry::removal::Removals;
 use replica::feed::Feed;
 use replica::gone::Gone;
 use replica::node::SyncView;
-use replica::received::Received;
+use replica::unwritten::Unwritten;
 use role::Standing;
 use rows::Stored;
 use writer::{Command, Message, Run, Sizes, Writer};
@@ -185,7 +185,7 @@ struct Shared {
     counts: Arc<Counts>,
     /// See [`Store::hearing`].
     heard: Arc<AtomicU64>,
-    received: Received,
+    unwritten: Unwritten,
     gone: Mutex<Gone>,
     segments: Segments,
     unmade: Unmade,
@@ -290,7 +290,7 @@ impl Store {
             feed: Feed::new(epoch, recovered.end.sequence, true),
             counts: Arc::new(Counts::new(sys.rng.number())),
             heard: Arc::default(),
-            received: Received::default(),
+            unwritten: Unwritten::default(),
             gone: Mutex::default(),
             index: RwLock::new(recovered.index),
             healing: AtomicBool::new(false),
@@ -367,7 +367,7 @@ impl Store {
             feed: Feed::new(epoch, 0, false),
             counts: Arc::new(Counts::new(sys.rng.number())),
             heard: Arc::default(),
-            received: Received::default(),
+            unwritten: Unwritten::default(),
             gone: Mutex::default(),
             index: RwLock::new(Arc::new(MapIndex::default())),
             healing: AtomicBool::new(false),

@@ -446,7 +446,7 @@ mod tests {
             below.sync_token = token("leaf01-sync");
             below.client_tokens = vec![token("client02")];
             below.scope_maps = vec![map("leaf01-sync-map", &[APP]), map("client02-map", &[APP])];
-            store.apply_descendant(below, "v2".to_owned()).await.unwrap();
+            store.receive_descendant(below, "v2".to_owned()).await.unwrap();
             store.record_activated(7).await.unwrap();
             store.record_sync(crate::types::UnixSeconds(8)).await.unwrap();
             let lab = "lab".parse().unwrap();

@@ -13,6 +13,7 @@ pub mod window;
 mod closure;
 mod debts;
 mod deleted;
+mod desired;
 mod fetch;
 mod heal;
 mod offers;

@@ -12,14 +12,12 @@ use super::offers::Offer;
 use super::plan::{self, Desired, Present, Step};
 use super::room;
 use super::state::State;
-use super::window::LOOK_INTERVAL;
 use crate::gateway::feed::Scope;
 use crate::gateway::wire::Received;
 use crate::gateway::{Upstream, UpstreamError};
 use crate::store::Store;
 use crate::store::replica::inbox::InboxId;
 use crate::sys::spawn::yield_now;
-use crate::types::connected_registry::DetailCode;
 use crate::types::limits::PAGE_MAX;
 use crate::types::message::{Batch, Message, NodeConfig};
 use crate::types::{Cursor, Digest, Mode, RepositoryName, RepositoryPattern, Tag};
@@ -82,6 +80,11 @@ impl Worker {
                 self.refresh_config().await?;
                 position = self.up_to_date().await?;
                 continue;
+            }
+            if let Some(version) = &received.desired
+                && self.store.self_config_version()?.as_ref() != Some(version)
+            {
+                self.refresh_config().await?;
             }
             let batch = received.batch;
             position = batch.through;
@@ -231,69 +234,6 @@ impl Worker {
             }
             self.apply(messages).await?;
         }
-    }
-
-    /// Fetches the desired states that changed: this node's and those of its descendants. What one
-    /// grants is durable before it takes effect; what this node's own takes away counts at once.
-    pub(super) async fn refresh_config(&self) -> Result<(), SyncError> {
-        let known = self.store.self_config_version()?;
-        let name = self.upstream.name();
-        match self.upstream.config(name, known.as_deref()).await? {
-            Some((config, version)) => {
-                self.store.receive_config(config, version).await?;
-                log::info!("configuration updated from parent");
-            }
-            None => self.store.config_is_current(),
-        }
-        self.note_look().await?;
-        let Some(config) = self.store.self_config()? else {
-            return Ok(());
-        };
-        if self.store.activated_epoch()?.is_some_and(|epoch| epoch < config.node.activation_epoch) {
-            let text = "the connected registry was deactivated".to_owned();
-            return Err(UpstreamError::AlreadyActivated(text).into());
-        }
-        self.state.keep_problems("desired-", |name| config.lists(name));
-        for descendant in &config.descendants {
-            let name = &descendant.name;
-            if self.store.descendant_version(name)?.as_ref() == Some(&descendant.version) {
-                continue;
-            }
-            match self.upstream.config(name, None).await {
-                // The parent may have another one than it lists, until it has that one.
-                Ok(Some((config, version))) => {
-                    self.store.apply_descendant(config, version).await?;
-                    self.state.solved(&format!("desired-{name}"));
-                }
-                Ok(None) => {}
-                // It was deleted a moment ago, or the parent does not have it yet: either way the
-                // parent has another desired state for this node soon.
-                Err(UpstreamError::NotFound(_) | UpstreamError::Forbidden(_)) => {}
-                // This one cannot be had; this node and the others can do without.
-                Err(UpstreamError::Protocol(text)) => {
-                    let key = format!("desired-{name}");
-                    self.state.problem(&key, DetailCode::SyncFailed, text);
-                }
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Ok(())
-    }
-
-    /// Remembers that the parent was asked, and with which connection string; on disk once a day.
-    async fn note_look(&self) -> Result<(), SyncError> {
-        let Some(now) = self.store.sys().clock.wall() else {
-            return Ok(());
-        };
-        self.state.set(|state| state.looked = Some(now));
-        let noted = self.store.last_look()?.filter(|noted| *noted <= now);
-        let with = self.upstream.fingerprint();
-        if noted.is_none_or(|noted| now.since(noted) >= LOOK_INTERVAL.as_secs())
-            || self.store.looked_with()?.as_ref() != Some(&with)
-        {
-            self.store.record_look(now, with).await?;
-        }
-        Ok(())
     }
 
     /// Compares everything that is granted with the parent.
@@ -768,7 +708,8 @@ mod tests {
             ] {
                 let worker = worker().await;
                 let batch = batch(from, through);
-                let received = Received { batch, unknown, projected: None, set_back: false };
+                let received =
+                    Received { batch, unknown, projected: None, set_back: false, desired: None };
                 let done = worker.can_follow(POSITION, &received).await;
                 assert_eq!(done, Ok(follows), "{from} {through}");
                 assert_eq!(worker.store.reconcile_due().unwrap(), !follows, "{from} {through}");

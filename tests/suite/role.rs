@@ -11,6 +11,7 @@ use crate::support::eventually;
 use crate::support::http::{basic, send, token};
 use crate::support::image::{self, Image};
 use crate::support::node::{Node, sync_token};
+use crate::topology::connection_below;
 
 const SOON: Duration = Duration::from_secs(30);
 
@@ -469,6 +470,35 @@ fn p063_f182_a_device_that_only_reads_its_store_hears_that_a_token_is_disabled()
     });
     let refused = token(&device.login, &owner.0, &owner.1, &[]).unwrap_err();
     assert_eq!((refused.status, refused.error().1.as_str()), (401, "token_disabled"));
+}
+
+/// Symptom: below a node that could write nothing, a token that was disabled went on working, and
+/// what it pushed went up once the node could write again.
+#[test]
+fn p063_f182_what_a_node_cannot_write_is_passed_on_to_the_nodes_below() {
+    let (root, owner, connection) = root_with_app();
+    root.connect("dock02", &["--parent", "dock01", "--repository", "app"]);
+    root.link("dock02", &owner.0);
+    let mut middle = Node::start_device(&connection);
+    let below = connection_below(&root, "dock02", &middle);
+    let leaf = Node::start_device(&below);
+    eventually(SOON, "v1 is at the leaf", || pulls(&leaf, &owner, "v1"));
+    middle.stop();
+    let format = "skerry store format 7, readable from 1\n";
+    std::fs::write(middle.state().join("format"), format).unwrap();
+    middle.start();
+    eventually(SOON, "the leaf has found the middle again", || {
+        (leaf.json(&["status"])["sync"]["parentOnline"] == true).then_some(())
+    });
+    root.json(&["token", "update", "--name", &owner.0, "--status", "disabled"]);
+    for node in [&middle, &leaf] {
+        eventually(SOON * 5, "the token is refused", || {
+            let refused = token(&node.login, &owner.0, &owner.1, &[]).err()?;
+            (refused.error().1 == "token_disabled").then_some(())
+        });
+    }
+    root.json(&["token", "update", "--name", &owner.0, "--status", "enabled"]);
+    eventually(SOON * 5, "the parent has changed its mind", || pulls(&leaf, &owner, "v1"));
 }
 
 /// After a rollback to a version that is too old: starting it again does not help.

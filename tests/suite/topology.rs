@@ -324,7 +324,7 @@ fn f004_f006_f121_three_levels_each_talking_to_its_parent_only() {
 }
 
 /// The connection string of a child of `parent`.
-fn connection_below(root: &Node, name: &str, parent: &Node) -> String {
+pub fn connection_below(root: &Node, name: &str, parent: &Node) -> String {
     let settings = root.json(&[
         "connected-registry",
         "get-settings",

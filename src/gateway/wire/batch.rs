@@ -48,11 +48,14 @@ pub struct Received {
     pub projected: Option<String>,
     /// The parent has never been where this node knows it to have been.
     pub set_back: bool,
+    /// The version of the desired state that the parent has for this node and could not write, so
+    /// that no message tells of it.
+    pub desired: Option<String>,
 }
 
 impl From<Batch> for Received {
     fn from(batch: Batch) -> Received {
-        Received { batch, unknown: false, projected: None, set_back: false }
+        Received { batch, unknown: false, projected: None, set_back: false, desired: None }
     }
 }
 

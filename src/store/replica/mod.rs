@@ -9,10 +9,10 @@ pub mod offers;
 pub mod outbox;
 pub mod own;
 pub mod pushes;
-pub mod received;
 pub mod refused;
 pub mod renewal;
 pub mod starts;
 pub mod unsent;
+pub mod unwritten;
 
 pub(super) mod delivered;

@@ -110,7 +110,10 @@ impl Store {
         &self,
         name: &ConnectedRegistryName,
     ) -> Result<Option<NodeConfig>, StoreError> {
-        self.get(&descendant_key(name))
+        match self.unwritten_below(name) {
+            Some((config, _)) => Ok(Some(NodeConfig::clone(&config))),
+            None => self.get(&descendant_key(name)),
+        }
     }
 
     /// The version under which the parent listed [`Store::descendant_config`] when it was fetched.
@@ -118,13 +121,16 @@ impl Store {
         &self,
         name: &ConnectedRegistryName,
     ) -> Result<Option<String>, StoreError> {
-        self.version(name)
+        match self.unwritten_below(name) {
+            Some((_, version)) => Ok(Some(version)),
+            None => self.version(name),
+        }
     }
 
     /// Stores the desired state of a descendant.
-    pub async fn apply_descendant(
+    pub(super) async fn apply_descendant(
         &self,
-        config: NodeConfig,
+        config: Arc<NodeConfig>,
         version: String,
     ) -> Result<(), StoreError> {
         self.commit(move |txn| {
@@ -135,7 +141,7 @@ impl Store {
                 forget_instance(txn, &known.node, &config.node)?;
             }
             txn.put_changed(version_key(&config.node.name), &Fact::Version(version))?;
-            txn.put_changed(descendant_key(&config.node.name), &config)
+            txn.put_changed(descendant_key(&config.node.name), &*config)
         })
         .await
     }
@@ -510,7 +516,7 @@ mod tests {
             assert!(store.reconcile_due().unwrap());
             let mut child = config(&[APP]);
             child.node = connected_registry("child01", Some("dock01"));
-            store.apply_descendant(child.clone(), "v7".to_owned()).await.unwrap();
+            store.receive_descendant(child.clone(), "v7".to_owned()).await.unwrap();
             assert_eq!(store.self_config_version().unwrap().as_deref(), Some("v1"));
 
             let mut second = first.clone();

@@ -129,7 +129,7 @@ fn extras(store: &Store) {
         let below = desired.descendants[0].clone();
         store.receive_config(desired.clone(), "v1".to_owned()).await.unwrap();
         let below = NodeConfig { node: connected_registry(below.name.as_str(), None), ..desired };
-        store.apply_descendant(below, "v2".to_owned()).await.unwrap();
+        store.receive_descendant(below, "v2".to_owned()).await.unwrap();
         store.delete_manifest(&app, &digest_of(text.as_bytes()), &Origin::Client).await.unwrap();
         store.put_manifest(&app, put(&text, Origin::Client)).await.unwrap();
         let (number, _) = store.outbox(1).unwrap()[0].clone();

@@ -154,7 +154,7 @@ fn deliver(store: &Store, children: usize) {
     assert!(encoded <= said && said < encoded + encoded / 50, "{encoded} {said}");
     let (below, _) = open_memory(&MemoryDisk::new()).unwrap();
     block_on(below.receive_config(parts.clone(), "v1".to_owned())).unwrap();
-    block_on(below.apply_descendant(parts, "v1".to_owned())).unwrap();
+    block_on(below.receive_descendant(parts, "v1".to_owned())).unwrap();
 }
 
 /// Symptom: each client token that left a scope map which others still used was taken to make room
