@@ -188,7 +188,7 @@ pub(super) struct LiveCache(Mutex<AtSequence>);
 #[derive(Default)]
 struct AtSequence {
     sequence: u64,
-    received: Option<Arc<NodeConfig>>,
+    unwritten: Option<Arc<NodeConfig>>,
     config: Option<Arc<NodeConfig>>,
     tokens: BTreeMap<TokenName, Arc<Live>>,
 }
@@ -219,13 +219,14 @@ impl LiveCache {
         name: &TokenName,
     ) -> Result<Arc<Live>, Unknown> {
         let mut cache = self.0.lock().map_err(|_| StoreError::Unavailable)?;
-        let (sequence, received) = (store.access_sequence(), store.unwritten_config());
-        let is_same = match (&cache.received, &received) {
-            (Some(before), Some(received)) => Arc::ptr_eq(before, received),
-            (before, received) => before.is_none() && received.is_none(),
+        let sequence = store.access_sequence();
+        let unwritten = store.unwritten_config().map(|(config, _)| config);
+        let is_same = match (&cache.unwritten, &unwritten) {
+            (Some(before), Some(now)) => Arc::ptr_eq(before, now),
+            (before, now) => before.is_none() && now.is_none(),
         };
         if cache.sequence != sequence || !is_same {
-            *cache = AtSequence { sequence, received, ..AtSequence::default() };
+            *cache = AtSequence { sequence, unwritten, ..AtSequence::default() };
         }
         if let Some(live) = cache.tokens.get(name) {
             return Ok(live.clone());
@@ -239,8 +240,8 @@ impl LiveCache {
                 };
                 cache.config = Some(config.clone());
                 let live = below_root(store, &config, name)?;
-                match &cache.received {
-                    Some(received) => live.within(received)?,
+                match &cache.unwritten {
+                    Some(unwritten) => live.within(unwritten)?,
                     None => live,
                 }
             }

@@ -300,11 +300,10 @@ impl Gateway {
         let clock = &self.store.sys().clock;
         let deadline = clock.monotonic() + wait;
         let (mut through, mut projected) = (from, BTreeSet::new());
-        let unwritten = || self.store.unwritten_below(caller.name()).map(|(_, version)| version);
-        let unwritten_before = unwritten();
+        let unwritten_before = self.store.unwritten_version(caller.name());
         loop {
             let next_unwritten = self.store.next_unwritten();
-            let unwritten = unwritten();
+            let unwritten = self.store.unwritten_version(caller.name());
             let items = self.next_items(&mut through, caller, &mut projected).await?;
             let remaining = deadline.saturating_sub(clock.monotonic());
             let is_over = remaining.is_zero() || self.store.stopping();

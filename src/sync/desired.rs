@@ -1,5 +1,7 @@
 //! What the parent desires of this node and of those below it.
 
+use std::sync::Arc;
+
 use super::error::SyncError;
 use super::window::LOOK_INTERVAL;
 use super::worker::Worker;
@@ -12,9 +14,8 @@ impl Worker {
     /// grants is durable before it takes effect; what this node's own takes away counts at once,
     /// and what cannot be written is passed on to the nodes below all the same.
     pub(super) async fn refresh_config(&self) -> Result<(), SyncError> {
-        let unwritten = self.store.unwritten_version();
-        let known = match &unwritten {
-            Some(version) => Some(version.clone()),
+        let known = match self.store.unwritten_config() {
+            Some((_, version)) => Some(version),
             None => self.store.self_config_version()?,
         };
         let name = self.upstream.name();
@@ -28,29 +29,35 @@ impl Worker {
             }
             None => self.store.write_received().await,
         };
-        if let Err(error) = written {
-            if let Some(config) = self.store.unwritten_config() {
-                self.refresh_descendants(&config).await?;
-            }
-            return Err(error.into());
-        }
-        self.note_look().await?;
-        let Some(config) = self.store.self_config()? else {
-            return Ok(());
+        let looked = match &written {
+            Ok(()) => self.note_look().await,
+            Err(_) => Ok(()),
+        };
+        let config = match self.store.unwritten_config() {
+            Some((config, _)) => Some(config),
+            None => self.store.self_config()?.map(Arc::new),
+        };
+        let Some(config) = config else {
+            written?;
+            return looked;
         };
         if self.store.activated_epoch()?.is_some_and(|epoch| epoch < config.node.activation_epoch) {
             let text = "the connected registry was deactivated".to_owned();
             return Err(UpstreamError::AlreadyActivated(text).into());
         }
         self.state.keep_problems("desired-", |name| config.lists(name));
-        self.refresh_descendants(&config).await
+        self.refresh_descendants(&config).await?;
+        written?;
+        looked
     }
 
     async fn refresh_descendants(&self, config: &NodeConfig) -> Result<(), SyncError> {
         let mut written = Ok(());
         for descendant in &config.descendants {
             let name = &descendant.name;
-            if self.store.descendant_version(name)?.as_ref() == Some(&descendant.version) {
+            if self.store.descendant_version(name)?.as_ref() == Some(&descendant.version)
+                || self.store.is_passed_over(name, &descendant.version)
+            {
                 continue;
             }
             match self.upstream.config(name, None).await {

@@ -110,8 +110,8 @@ impl Store {
         &self,
         name: &ConnectedRegistryName,
     ) -> Result<Option<NodeConfig>, StoreError> {
-        match self.unwritten_below(name) {
-            Some((config, _)) => Ok(Some(NodeConfig::clone(&config))),
+        match self.unwritten_below(name)? {
+            Some((config, _)) => Ok(Some(config)),
             None => self.get(&descendant_key(name)),
         }
     }
@@ -121,8 +121,8 @@ impl Store {
         &self,
         name: &ConnectedRegistryName,
     ) -> Result<Option<String>, StoreError> {
-        match self.unwritten_below(name) {
-            Some((_, version)) => Ok(Some(version)),
+        match self.unwritten_version(name) {
+            Some(version) => Ok(Some(version)),
             None => self.version(name),
         }
     }
@@ -130,7 +130,7 @@ impl Store {
     /// Stores the desired state of a descendant.
     pub(super) async fn apply_descendant(
         &self,
-        config: Arc<NodeConfig>,
+        config: NodeConfig,
         version: String,
     ) -> Result<(), StoreError> {
         self.commit(move |txn| {
@@ -141,7 +141,7 @@ impl Store {
                 forget_instance(txn, &known.node, &config.node)?;
             }
             txn.put_changed(version_key(&config.node.name), &Fact::Version(version))?;
-            txn.put_changed(descendant_key(&config.node.name), &*config)
+            txn.put_changed(descendant_key(&config.node.name), &config)
         })
         .await
     }

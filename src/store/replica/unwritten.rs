@@ -1,12 +1,12 @@
 //! Desired states that this node has heard of, its own and those of the nodes below it, until they
 //! are on disk.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use event_listener::{Event, EventListener};
 
-use crate::store::rows::encode;
+use crate::store::rows::{decode, encode};
 use crate::store::{Store, StoreError};
 use crate::types::ConnectedRegistryName;
 use crate::types::message::NodeConfig;
@@ -25,20 +25,46 @@ pub(in crate::store) struct Unwritten {
 
 #[derive(Default)]
 struct States {
-    own: Option<Heard>,
-    below: BTreeMap<ConnectedRegistryName, Heard>,
+    own: Option<(Arc<NodeConfig>, String)>,
+    below: BTreeMap<ConnectedRegistryName, Encoded>,
+    /// The versions of those that there was no room for.
+    passed_over: BTreeMap<ConnectedRegistryName, String>,
 }
 
-#[derive(Clone)]
-struct Heard {
-    config: Arc<NodeConfig>,
+/// The desired state of a node below, as it would be written.
+#[derive(Clone, PartialEq, Eq)]
+struct Encoded {
+    bytes: Arc<Vec<u8>>,
     version: String,
-    bytes: usize,
 }
 
 impl Unwritten {
     fn states(&self) -> MutexGuard<'_, States> {
         self.states.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl States {
+    /// Remembers the desired state of a node below; whether it is another one than before.
+    fn remember(&mut self, name: &ConnectedRegistryName, state: &Encoded) -> bool {
+        let others = self.below.iter().filter(|(other, _)| *other != name);
+        let bytes: usize = others.map(|(_, other)| other.bytes.len()).sum();
+        if bytes + state.bytes.len() > BELOW_BYTES_MAX {
+            // The one before stays: it is newer than what is on disk.
+            self.passed_over.insert(name.clone(), state.version.clone());
+            return false;
+        }
+        self.passed_over.remove(name);
+        let before = self.below.insert(name.clone(), state.clone());
+        before.is_none_or(|before| before.version != state.version)
+    }
+
+    /// The disk takes what is written: this one is on it.
+    fn is_written(&mut self, name: &ConnectedRegistryName, state: &Encoded) {
+        if self.below.get(name) == Some(state) {
+            self.below.remove(name);
+        }
+        self.passed_over.clear();
     }
 }
 
@@ -51,12 +77,14 @@ impl Store {
         config: NodeConfig,
         version: String,
     ) -> Result<(), StoreError> {
+        let config = Arc::new(config);
         let is_news = {
+            let listed: BTreeSet<_> = config.descendants.iter().map(|node| &node.name).collect();
             let mut states = self.shared().unwritten.states();
-            states.below.retain(|name, _| config.lists(name.as_str()));
-            let heard = Heard { config: Arc::new(config), version, bytes: 0 };
-            let before = states.own.replace(heard.clone());
-            before.is_none_or(|before| before.version != heard.version)
+            states.below.retain(|name, _| listed.contains(name));
+            states.passed_over.retain(|name, _| listed.contains(name));
+            let before = states.own.replace((config.clone(), version.clone()));
+            before.is_none_or(|(_, before)| before != version)
         };
         let written = self.write_own().await;
         if let Err(error) = &written
@@ -77,77 +105,119 @@ impl Store {
         config: NodeConfig,
         version: String,
     ) -> Result<(), StoreError> {
-        let (name, config) = (config.node.name.clone(), Arc::new(config));
-        let written = self.apply_descendant(config.clone(), version.clone()).await;
+        let name = config.node.name.clone();
+        let state = Encoded { bytes: Arc::new(encode(&config)?), version };
         let unwritten = &self.shared().unwritten;
-        let before = unwritten.states().below.remove(&name);
-        if written.is_err() {
-            let bytes = encode(&*config)?.len();
-            let mut states = unwritten.states();
-            let all: usize = states.below.values().map(|heard| heard.bytes).sum();
-            if all + bytes <= BELOW_BYTES_MAX {
-                let is_news = before.is_none_or(|before| before.version != version);
-                states.below.insert(name, Heard { config, version, bytes });
-                drop(states);
-                if is_news {
-                    unwritten.changed.notify(usize::MAX);
-                }
-            } else {
-                log::warn!("the configuration of {name} cannot be written and is not passed on");
+        let is_news = unwritten.states().remember(&name, &state);
+        let written = self.apply_descendant(config, state.version.clone()).await;
+        match &written {
+            Ok(()) => unwritten.states().is_written(&name, &state),
+            Err(_) if is_news => {
+                unwritten.changed.notify(usize::MAX);
             }
+            Err(_) => {}
         }
         written
     }
 
-    /// Writes what was received and could not be written before, if there is something.
+    /// Writes what was received and could not be written before, if there is something. What there
+    /// was no room for is asked for again, one at a time until the disk takes it. An error is the
+    /// first one: each is tried.
     pub async fn write_received(&self) -> Result<(), StoreError> {
-        self.write_own().await?;
-        let below: Vec<_> = self.shared().unwritten.states().below.values().cloned().collect();
-        for Heard { config, version, .. } in below {
-            self.apply_descendant(config.clone(), version).await?;
-            let mut states = self.shared().unwritten.states();
-            let now = states.below.get(&config.node.name);
-            if now.is_some_and(|now| Arc::ptr_eq(&now.config, &config)) {
-                states.below.remove(&config.node.name);
+        let mut written = self.write_own().await;
+        let below: Vec<_> = {
+            let states = self.shared().unwritten.states();
+            states.below.iter().map(|(name, state)| (name.clone(), state.clone())).collect()
+        };
+        for (name, state) in below {
+            let applied = async {
+                let config = decode::<NodeConfig>(&state.bytes)?;
+                self.apply_descendant(config, state.version.clone()).await
+            };
+            match applied.await {
+                Ok(()) => self.shared().unwritten.states().is_written(&name, &state),
+                Err(error) => written = written.and(Err(error)),
             }
         }
-        Ok(())
+        if written.is_ok() {
+            self.shared().unwritten.states().passed_over.pop_first();
+        }
+        written
     }
 
     async fn write_own(&self) -> Result<(), StoreError> {
-        let Some(heard) = self.shared().unwritten.states().own.clone() else {
+        let Some((config, version)) = self.shared().unwritten.states().own.clone() else {
             return Ok(());
         };
-        self.apply_config(heard.config.clone(), heard.version).await?;
+        self.apply_config(config.clone(), version).await?;
         let mut states = self.shared().unwritten.states();
-        if states.own.as_ref().is_some_and(|now| Arc::ptr_eq(&now.config, &heard.config)) {
+        if states.own.as_ref().is_some_and(|(now, _)| Arc::ptr_eq(now, &config)) {
             states.own = None;
         }
+        states.passed_over.clear();
         Ok(())
     }
 
-    /// The desired state that this node has heard of and that is not on disk: it is being written,
-    /// or the disk takes nothing. What it takes away counts; what it grants does not yet.
-    pub fn unwritten_config(&self) -> Option<Arc<NodeConfig>> {
-        self.shared().unwritten.states().own.as_ref().map(|heard| heard.config.clone())
-    }
-
-    /// The version of that.
-    pub fn unwritten_version(&self) -> Option<String> {
-        self.shared().unwritten.states().own.as_ref().map(|heard| heard.version.clone())
+    /// The desired state that this node has heard of and that is not on disk, and its version: it
+    /// is being written, or the disk takes nothing. What it takes away counts; what it grants does
+    /// not yet.
+    pub fn unwritten_config(&self) -> Option<(Arc<NodeConfig>, String)> {
+        self.shared().unwritten.states().own.clone()
     }
 
     /// The desired state of a node below that could not be written, and its version.
-    pub fn unwritten_below(
+    pub(super) fn unwritten_below(
         &self,
         name: &ConnectedRegistryName,
-    ) -> Option<(Arc<NodeConfig>, String)> {
+    ) -> Result<Option<(NodeConfig, String)>, StoreError> {
+        let state = self.shared().unwritten.states().below.get(name).cloned();
+        state.map(|state| Ok((decode(&state.bytes)?, state.version))).transpose()
+    }
+
+    /// The version of that.
+    pub fn unwritten_version(&self, name: &ConnectedRegistryName) -> Option<String> {
         let states = self.shared().unwritten.states();
-        states.below.get(name).map(|heard| (heard.config.clone(), heard.version.clone()))
+        states.below.get(name).map(|state| state.version.clone())
+    }
+
+    /// Whether there was no room for this version while it cannot be written.
+    pub fn is_passed_over(&self, name: &ConnectedRegistryName, version: &str) -> bool {
+        let states = self.shared().unwritten.states();
+        states.passed_over.get(name).is_some_and(|over| over == version)
     }
 
     /// Waits for the next one that cannot be written, from now on.
     pub fn next_unwritten(&self) -> EventListener {
         self.shared().unwritten.changed.listen()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What there is no room for is not fetched again and again, and what was there before stays.
+    #[test]
+    fn f209_f210_states_of_nodes_below_have_a_bound_in_memory() {
+        let mut states = States::default();
+        let [one, two] = ["node1", "node2"].map(|name| name.parse().unwrap());
+        let state = |bytes: usize, version: &str| Encoded {
+            bytes: Arc::new(vec![0; bytes]),
+            version: version.to_owned(),
+        };
+        let half = BELOW_BYTES_MAX / 2;
+        assert!(states.remember(&one, &state(half, "v1")));
+        assert!(!states.remember(&one, &state(half, "v1")), "nobody is woken for the same");
+        assert!(states.remember(&two, &state(half, "v1")));
+        assert!(!states.remember(&two, &state(half + 1, "v2")));
+        assert!(states.below[&two] == state(half, "v1") && states.passed_over[&two] == "v2");
+        assert!(states.remember(&two, &state(half - 1, "v3")));
+        assert!(states.passed_over.is_empty());
+        assert!(!states.remember(&one, &state(half + 2, "v2")));
+        // Another one came while this one was written.
+        states.is_written(&two, &state(half, "v1"));
+        assert!(states.below.len() == 2 && states.passed_over.is_empty());
+        states.is_written(&two, &state(half - 1, "v3"));
+        assert_eq!(states.below.len(), 1);
     }
 }
