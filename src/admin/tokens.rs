@@ -227,7 +227,10 @@ impl Admin {
         let is_replaced = slots.iter().any(|slot| before[slot.index()].is_some());
         let cut_off = match is_replaced {
             // What cannot be read keeps nobody from replacing a password.
-            true => self.store.sync_token_owner(&which.name).unwrap_or(None),
+            true => self.store.sync_token_owner(&which.name).unwrap_or_else(|error| {
+                log::warn!("whether token {} is that of a device: {error}", which.name);
+                None
+            }),
             false => None,
         };
         // Looked up before: the passwords are shown once.

@@ -55,9 +55,7 @@ impl Worker {
         let mut written = Ok(());
         for descendant in &config.descendants {
             let name = &descendant.name;
-            if self.store.descendant_version(name)?.as_ref() == Some(&descendant.version)
-                || self.store.is_passed_over(name, &descendant.version)
-            {
+            if self.store.knows_descendant(name, &descendant.version)? {
                 continue;
             }
             match self.upstream.config(name, None).await {

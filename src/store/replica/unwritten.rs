@@ -26,9 +26,18 @@ pub(in crate::store) struct Unwritten {
 #[derive(Default)]
 struct States {
     own: Option<(Arc<NodeConfig>, String)>,
-    below: BTreeMap<ConnectedRegistryName, Encoded>,
+    below: BTreeMap<ConnectedRegistryName, Below>,
     /// The versions of those that there was no room for.
     passed_over: BTreeMap<ConnectedRegistryName, String>,
+}
+
+/// What is known of a node below.
+struct Below {
+    newest: Encoded,
+    /// What could not be written, and is passed on all the same: this one, or the one before while
+    /// this one is being written. Until writing fails, nothing is passed on that a power cut could
+    /// take from this node and not from those below it.
+    shown: Option<Encoded>,
 }
 
 /// The desired state of a node below, as it would be written.
@@ -45,23 +54,39 @@ impl Unwritten {
 }
 
 impl States {
-    /// Remembers the desired state of a node below; whether it is another one than before.
-    fn remember(&mut self, name: &ConnectedRegistryName, state: &Encoded) -> bool {
+    /// What is passed on to a node below, where that is not on disk.
+    fn shown(&self, name: &ConnectedRegistryName) -> Option<&Encoded> {
+        self.below.get(name).and_then(|below| below.shown.as_ref())
+    }
+
+    /// Remembers the desired state of a node below, which is about to be written, if there is room.
+    fn remember(&mut self, name: &ConnectedRegistryName, state: &Encoded) {
         let others = self.below.iter().filter(|(other, _)| *other != name);
-        let bytes: usize = others.map(|(_, other)| other.bytes.len()).sum();
+        let bytes: usize = others.map(|(_, other)| other.newest.bytes.len()).sum();
         if bytes + state.bytes.len() > BELOW_BYTES_MAX {
             // The one before stays: it is newer than what is on disk.
             self.passed_over.insert(name.clone(), state.version.clone());
-            return false;
+            return;
         }
         self.passed_over.remove(name);
-        let before = self.below.insert(name.clone(), state.clone());
+        let before = self.below.remove(name);
+        let shown = before.and_then(|before| before.shown);
+        self.below.insert(name.clone(), Below { newest: state.clone(), shown });
+    }
+
+    /// The disk took nothing: this one is passed on from memory. Whether it is another one than
+    /// was passed on before, so that somebody is to be woken.
+    fn show(&mut self, name: &ConnectedRegistryName, state: &Encoded) -> bool {
+        let Some(below) = self.below.get_mut(name).filter(|below| below.newest == *state) else {
+            return false;
+        };
+        let before = below.shown.replace(state.clone());
         before.is_none_or(|before| before.version != state.version)
     }
 
-    /// The disk takes what is written: this one is on it.
-    fn is_written(&mut self, name: &ConnectedRegistryName, state: &Encoded) {
-        if self.below.get(name) == Some(state) {
+    /// The disk takes what is written, and this one is on it.
+    fn forget(&mut self, name: &ConnectedRegistryName, state: &Encoded) {
+        if self.below.get(name).is_some_and(|below| below.newest == *state) {
             self.below.remove(name);
         }
         self.passed_over.clear();
@@ -108,11 +133,11 @@ impl Store {
         let name = config.node.name.clone();
         let state = Encoded { bytes: Arc::new(encode(&config)?), version };
         let unwritten = &self.shared().unwritten;
-        let is_news = unwritten.states().remember(&name, &state);
+        unwritten.states().remember(&name, &state);
         let written = self.apply_descendant(config, state.version.clone()).await;
         match &written {
-            Ok(()) => unwritten.states().is_written(&name, &state),
-            Err(_) if is_news => {
+            Ok(()) => unwritten.states().forget(&name, &state),
+            Err(_) if unwritten.states().show(&name, &state) => {
                 unwritten.changed.notify(usize::MAX);
             }
             Err(_) => {}
@@ -122,20 +147,24 @@ impl Store {
 
     /// Writes what was received and could not be written before, if there is something. What there
     /// was no room for is asked for again, one at a time until the disk takes it. An error is the
-    /// first one: each is tried.
+    /// first one: each is tried, unless the disk takes nothing.
     pub async fn write_received(&self) -> Result<(), StoreError> {
         let mut written = self.write_own().await;
         let below: Vec<_> = {
             let states = self.shared().unwritten.states();
-            states.below.iter().map(|(name, state)| (name.clone(), state.clone())).collect()
+            states.below.iter().map(|(name, below)| (name.clone(), below.newest.clone())).collect()
         };
         for (name, state) in below {
+            use StoreError::{Io, NewerFormat, Unavailable};
+            if matches!(written, Err(Io(_) | NewerFormat(_) | Unavailable)) {
+                break;
+            }
             let applied = async {
                 let config = decode::<NodeConfig>(&state.bytes)?;
                 self.apply_descendant(config, state.version.clone()).await
             };
             match applied.await {
-                Ok(()) => self.shared().unwritten.states().is_written(&name, &state),
+                Ok(()) => self.shared().unwritten.states().forget(&name, &state),
                 Err(error) => written = written.and(Err(error)),
             }
         }
@@ -170,20 +199,25 @@ impl Store {
         &self,
         name: &ConnectedRegistryName,
     ) -> Result<Option<(NodeConfig, String)>, StoreError> {
-        let state = self.shared().unwritten.states().below.get(name).cloned();
+        let state = self.shared().unwritten.states().shown(name).cloned();
         state.map(|state| Ok((decode(&state.bytes)?, state.version))).transpose()
     }
 
     /// The version of that.
     pub fn unwritten_version(&self, name: &ConnectedRegistryName) -> Option<String> {
-        let states = self.shared().unwritten.states();
-        states.below.get(name).map(|state| state.version.clone())
+        self.shared().unwritten.states().shown(name).map(|state| state.version.clone())
     }
 
-    /// Whether there was no room for this version while it cannot be written.
-    pub fn is_passed_over(&self, name: &ConnectedRegistryName, version: &str) -> bool {
-        let states = self.shared().unwritten.states();
-        states.passed_over.get(name).is_some_and(|over| over == version)
+    /// Whether this version of the desired state of a node below is here, or was and had no room
+    /// while it cannot be written: it is not asked for again.
+    pub fn knows_descendant(
+        &self,
+        name: &ConnectedRegistryName,
+        version: &str,
+    ) -> Result<bool, StoreError> {
+        let over = self.shared().unwritten.states().passed_over.get(name).cloned();
+        Ok(over.as_deref() == Some(version)
+            || self.descendant_version(name)?.as_deref() == Some(version))
     }
 
     /// Waits for the next one that cannot be written, from now on.
@@ -206,18 +240,27 @@ mod tests {
             version: version.to_owned(),
         };
         let half = BELOW_BYTES_MAX / 2;
-        assert!(states.remember(&one, &state(half, "v1")));
-        assert!(!states.remember(&one, &state(half, "v1")), "nobody is woken for the same");
-        assert!(states.remember(&two, &state(half, "v1")));
-        assert!(!states.remember(&two, &state(half + 1, "v2")));
-        assert!(states.below[&two] == state(half, "v1") && states.passed_over[&two] == "v2");
-        assert!(states.remember(&two, &state(half - 1, "v3")));
+        let first = state(half, "v1");
+        for name in [&one, &two] {
+            states.remember(name, &first);
+        }
+        assert!(states.shown(&one).is_none(), "it may be written yet");
+        assert!(states.show(&one, &first) && states.show(&two, &first));
+        assert!(!states.show(&one, &first), "nobody is woken for the same");
+        states.remember(&two, &state(half + 1, "v2"));
+        assert!(!states.show(&two, &state(half + 1, "v2")));
+        assert!(states.shown(&two) == Some(&first) && states.passed_over[&two] == "v2");
+        let third = state(half - 1, "v3");
+        states.remember(&two, &third);
         assert!(states.passed_over.is_empty());
-        assert!(!states.remember(&one, &state(half + 2, "v2")));
+        assert!(states.shown(&two) == Some(&first), "the one before, until it is known");
+        assert!(states.show(&two, &third) && states.shown(&two) == Some(&third));
+        states.remember(&one, &state(half + 2, "v2"));
+        assert_eq!(states.passed_over[&one], "v2");
         // Another one came while this one was written.
-        states.is_written(&two, &state(half, "v1"));
+        states.forget(&two, &first);
         assert!(states.below.len() == 2 && states.passed_over.is_empty());
-        states.is_written(&two, &state(half - 1, "v3"));
-        assert_eq!(states.below.len(), 1);
+        states.forget(&two, &third);
+        assert!(states.shown(&two).is_none() && states.below.len() == 1);
     }
 }
