@@ -280,7 +280,7 @@ fn settle_some(
         match settle_one(txn, name, removed, &mut settled) {
             Ok(looked_at) => grants += looked_at,
             // Nothing is granted to it by what is gone, and the others lose what they have to.
-            Err(StoreError::Corrupt(what)) => log::error!("{what}"),
+            Err(StoreError::Corrupt(what)) => log::error!("connected registry {name}: {what}"),
             Err(error) => return Err(error),
         }
         if !settled.wanted.is_empty() {
