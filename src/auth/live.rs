@@ -220,7 +220,7 @@ impl LiveCache {
     ) -> Result<Arc<Live>, Unknown> {
         let mut cache = self.0.lock().map_err(|_| StoreError::Unavailable)?;
         let sequence = store.access_sequence();
-        let unwritten = store.unwritten_config().map(|(config, _)| config);
+        let unwritten = store.unwritten_config();
         let is_same = match (&cache.unwritten, &unwritten) {
             (Some(before), Some(now)) => Arc::ptr_eq(before, now),
             (before, now) => before.is_none() && now.is_none(),

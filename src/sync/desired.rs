@@ -1,7 +1,5 @@
 //! What the parent desires of this node and of those below it.
 
-use std::sync::Arc;
-
 use super::error::SyncError;
 use super::window::LOOK_INTERVAL;
 use super::worker::Worker;
@@ -14,10 +12,7 @@ impl Worker {
     /// grants is durable before it takes effect; what this node's own takes away counts at once,
     /// and what cannot be written is passed on to the nodes below all the same.
     pub(super) async fn refresh_config(&self) -> Result<(), SyncError> {
-        let known = match self.store.unwritten_config() {
-            Some((_, version)) => Some(version),
-            None => self.store.self_config_version()?,
-        };
+        let known = self.store.newest_config_version()?;
         let name = self.upstream.name();
         let written = match self.upstream.config(name, known.as_deref()).await? {
             Some((config, version)) => {
@@ -33,11 +28,7 @@ impl Worker {
             Ok(()) => self.note_look().await,
             Err(_) => Ok(()),
         };
-        let config = match self.store.unwritten_config() {
-            Some((config, _)) => Some(config),
-            None => self.store.self_config()?.map(Arc::new),
-        };
-        let Some(config) = config else {
+        let Some(config) = self.store.newest_config()? else {
             written?;
             return looked;
         };

@@ -82,7 +82,7 @@ impl Worker {
                 continue;
             }
             if let Some(version) = &received.desired
-                && self.store.self_config_version()?.as_ref() != Some(version)
+                && self.store.newest_config_version()?.as_ref() != Some(version)
             {
                 self.refresh_config().await?;
             }

@@ -111,7 +111,7 @@ impl Store {
         name: &ConnectedRegistryName,
     ) -> Result<Option<NodeConfig>, StoreError> {
         match self.unwritten_below(name)? {
-            Some((config, _)) => Ok(Some(config)),
+            Some(config) => Ok(Some(config)),
             None => self.get(&descendant_key(name)),
         }
     }

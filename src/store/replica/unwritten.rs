@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use event_listener::{Event, EventListener};
 
@@ -15,11 +16,14 @@ use crate::types::message::NodeConfig;
 /// as they would be written. Over it: a node below hears of its own once the disk takes it.
 const BELOW_BYTES_MAX: usize = 4 * 1024 * 1024;
 
-/// What could not be written yet.
+/// How long one that there was no room for is not fetched again, unless the disk takes another.
+const PASSED_OVER: Duration = Duration::from_secs(3600);
+
+/// What could not be written yet. One worker receives and writes, one state after the other.
 #[derive(Default)]
 pub(in crate::store) struct Unwritten {
     states: Mutex<States>,
-    /// One of a node below came.
+    /// One of a node below may be passed on.
     changed: Event,
 }
 
@@ -27,24 +31,18 @@ pub(in crate::store) struct Unwritten {
 struct States {
     own: Option<(Arc<NodeConfig>, String)>,
     below: BTreeMap<ConnectedRegistryName, Below>,
-    /// The versions of those that there was no room for.
-    passed_over: BTreeMap<ConnectedRegistryName, String>,
-}
-
-/// What is known of a node below.
-struct Below {
-    newest: Encoded,
-    /// What could not be written, and is passed on all the same: this one, or the one before while
-    /// this one is being written. Until writing fails, nothing is passed on that a power cut could
-    /// take from this node and not from those below it.
-    shown: Option<Encoded>,
+    /// The versions of those that there was no room for, and until when they are not fetched.
+    passed_over: BTreeMap<ConnectedRegistryName, (String, Duration)>,
 }
 
 /// The desired state of a node below, as it would be written.
-#[derive(Clone, PartialEq, Eq)]
-struct Encoded {
+struct Below {
     bytes: Arc<Vec<u8>>,
     version: String,
+    activation_epoch: u64,
+    /// It is passed on all the same. Until writing has failed, nothing is that a power cut could
+    /// take from this node and not from those below it.
+    is_shown: bool,
 }
 
 impl Unwritten {
@@ -55,40 +53,28 @@ impl Unwritten {
 
 impl States {
     /// What is passed on to a node below, where that is not on disk.
-    fn shown(&self, name: &ConnectedRegistryName) -> Option<&Encoded> {
-        self.below.get(name).and_then(|below| below.shown.as_ref())
+    fn shown(&self, name: &ConnectedRegistryName) -> Option<&Below> {
+        self.below.get(name).filter(|state| state.is_shown)
     }
 
     /// Remembers the desired state of a node below, which is about to be written, if there is room.
-    fn remember(&mut self, name: &ConnectedRegistryName, state: &Encoded) {
+    fn remember(&mut self, name: &ConnectedRegistryName, state: Below, now: Duration) {
         let others = self.below.iter().filter(|(other, _)| *other != name);
-        let bytes: usize = others.map(|(_, other)| other.newest.bytes.len()).sum();
+        let bytes: usize = others.map(|(_, other)| other.bytes.len()).sum();
         if bytes + state.bytes.len() > BELOW_BYTES_MAX {
             // The one before stays: it is newer than what is on disk.
-            self.passed_over.insert(name.clone(), state.version.clone());
+            self.passed_over.insert(name.clone(), (state.version, now + PASSED_OVER));
             return;
         }
         self.passed_over.remove(name);
-        let before = self.below.remove(name);
-        let shown = before.and_then(|before| before.shown);
-        self.below.insert(name.clone(), Below { newest: state.clone(), shown });
+        // Where the one before could not be written, its successor is passed on in its place.
+        let is_shown = self.shown(name).is_some();
+        self.below.insert(name.clone(), Below { is_shown, ..state });
     }
 
-    /// The disk took nothing: this one is passed on from memory. Whether it is another one than
-    /// was passed on before, so that somebody is to be woken.
-    fn show(&mut self, name: &ConnectedRegistryName, state: &Encoded) -> bool {
-        let Some(below) = self.below.get_mut(name).filter(|below| below.newest == *state) else {
-            return false;
-        };
-        let before = below.shown.replace(state.clone());
-        before.is_none_or(|before| before.version != state.version)
-    }
-
-    /// The disk takes what is written, and this one is on it.
-    fn forget(&mut self, name: &ConnectedRegistryName, state: &Encoded) {
-        if self.below.get(name).is_some_and(|below| below.newest == *state) {
-            self.below.remove(name);
-        }
+    /// The disk takes what is written, and the newest state of this node is on it.
+    fn forget(&mut self, name: &ConnectedRegistryName) {
+        self.below.remove(name);
         self.passed_over.clear();
     }
 }
@@ -96,7 +82,7 @@ impl States {
 impl Store {
     /// Takes over the desired state of this node, which the parent sent as `version`. What it takes
     /// away counts at once, also where the disk takes nothing; what it grants counts once it is
-    /// durable.
+    /// durable. Writes what was received and could not be written before, too.
     pub async fn receive_config(
         &self,
         config: NodeConfig,
@@ -120,7 +106,8 @@ impl Store {
                  until this node stops, what it grants does not: {error}"
             );
         }
-        written
+        written?;
+        self.write_received().await
     }
 
     /// Takes over the desired state of a node below this one. What cannot be written is passed on
@@ -131,45 +118,59 @@ impl Store {
         version: String,
     ) -> Result<(), StoreError> {
         let name = config.node.name.clone();
-        let state = Encoded { bytes: Arc::new(encode(&config)?), version };
-        let unwritten = &self.shared().unwritten;
-        unwritten.states().remember(&name, &state);
-        let written = self.apply_descendant(config, state.version.clone()).await;
+        let state = Below {
+            bytes: Arc::new(encode(&config)?),
+            version: version.clone(),
+            activation_epoch: config.node.activation_epoch,
+            is_shown: false,
+        };
+        let now = self.sys().clock.monotonic();
+        self.shared().unwritten.states().remember(&name, state, now);
+        let written = self.apply_descendant(config, version).await;
         match &written {
-            Ok(()) => unwritten.states().forget(&name, &state),
-            Err(_) if unwritten.states().show(&name, &state) => {
-                unwritten.changed.notify(usize::MAX);
-            }
-            Err(_) => {}
+            Ok(()) => self.shared().unwritten.states().forget(&name),
+            Err(_) => self.show_below(),
         }
         written
     }
 
-    /// Writes what was received and could not be written before, if there is something. What there
-    /// was no room for is asked for again, one at a time until the disk takes it. An error is the
-    /// first one: each is tried, unless the disk takes nothing.
+    /// Passes on from memory what is there: the disk does not take it.
+    fn show_below(&self) {
+        let unwritten = &self.shared().unwritten;
+        let mut states = unwritten.states();
+        states.below.values_mut().for_each(|state| state.is_shown = true);
+        drop(states);
+        unwritten.changed.notify(usize::MAX);
+    }
+
+    /// Writes what was received and could not be written before, if there is something. An error is
+    /// the first one: each is tried, unless the disk takes nothing.
     pub async fn write_received(&self) -> Result<(), StoreError> {
         let mut written = self.write_own().await;
         let below: Vec<_> = {
             let states = self.shared().unwritten.states();
-            states.below.iter().map(|(name, below)| (name.clone(), below.newest.clone())).collect()
+            let of = |(name, state): (&ConnectedRegistryName, &Below)| {
+                (name.clone(), state.bytes.clone(), state.version.clone())
+            };
+            states.below.iter().map(of).collect()
         };
-        for (name, state) in below {
+        if !below.is_empty() {
+            // Writing them failed, or was given up.
+            self.show_below();
+        }
+        for (name, bytes, version) in below {
             use StoreError::{Io, NewerFormat, Unavailable};
             if matches!(written, Err(Io(_) | NewerFormat(_) | Unavailable)) {
                 break;
             }
             let applied = async {
-                let config = decode::<NodeConfig>(&state.bytes)?;
-                self.apply_descendant(config, state.version.clone()).await
+                let config = decode::<NodeConfig>(&bytes)?;
+                self.apply_descendant(config, version).await
             };
             match applied.await {
-                Ok(()) => self.shared().unwritten.states().forget(&name, &state),
+                Ok(()) => self.shared().unwritten.states().forget(&name),
                 Err(error) => written = written.and(Err(error)),
             }
-        }
-        if written.is_ok() {
-            self.shared().unwritten.states().passed_over.pop_first();
         }
         written
     }
@@ -190,17 +191,39 @@ impl Store {
     /// The desired state that this node has heard of and that is not on disk, and its version: it
     /// is being written, or the disk takes nothing. What it takes away counts; what it grants does
     /// not yet.
-    pub fn unwritten_config(&self) -> Option<(Arc<NodeConfig>, String)> {
-        self.shared().unwritten.states().own.clone()
+    pub fn unwritten_config(&self) -> Option<Arc<NodeConfig>> {
+        self.shared().unwritten.states().own.as_ref().map(|(config, _)| config.clone())
     }
 
-    /// The desired state of a node below that could not be written, and its version.
+    /// The newest desired state that this node has heard of, on disk or not.
+    pub fn newest_config(&self) -> Result<Option<Arc<NodeConfig>>, StoreError> {
+        match self.unwritten_config() {
+            Some(config) => Ok(Some(config)),
+            None => Ok(self.self_config()?.map(Arc::new)),
+        }
+    }
+
+    /// The version of that.
+    pub fn newest_config_version(&self) -> Result<Option<String>, StoreError> {
+        let version = {
+            let states = self.shared().unwritten.states();
+            states.own.as_ref().map(|(_, version)| version.clone())
+        };
+        match version {
+            Some(version) => Ok(Some(version)),
+            None => self.self_config_version(),
+        }
+    }
+
+    /// The desired state of a node below that could not be written.
     pub(super) fn unwritten_below(
         &self,
         name: &ConnectedRegistryName,
-    ) -> Result<Option<(NodeConfig, String)>, StoreError> {
-        let state = self.shared().unwritten.states().shown(name).cloned();
-        state.map(|state| Ok((decode(&state.bytes)?, state.version))).transpose()
+    ) -> Result<Option<NodeConfig>, StoreError> {
+        let states = self.shared().unwritten.states();
+        let bytes = states.shown(name).map(|state| state.bytes.clone());
+        drop(states);
+        bytes.map(|bytes| decode(&bytes)).transpose()
     }
 
     /// The version of that.
@@ -208,16 +231,30 @@ impl Store {
         self.shared().unwritten.states().shown(name).map(|state| state.version.clone())
     }
 
-    /// Whether this version of the desired state of a node below is here, or was and had no room
-    /// while it cannot be written: it is not asked for again.
+    /// The activation epoch that a node below is granted by what could not be written.
+    pub(in crate::store) fn unwritten_epoch(&self, name: &ConnectedRegistryName) -> Option<u64> {
+        let states = self.shared().unwritten.states();
+        let of_own = states.own.as_ref().and_then(|(config, _)| {
+            let child = config.children.iter().find(|child| child.name == *name)?;
+            Some(child.activation_epoch)
+        });
+        of_own.max(states.below.get(name).map(|state| state.activation_epoch))
+    }
+
+    /// Whether this version of the desired state of a node below is here, or there was no room for
+    /// it a moment ago: it is not asked for again.
     pub fn knows_descendant(
         &self,
         name: &ConnectedRegistryName,
         version: &str,
     ) -> Result<bool, StoreError> {
-        let over = self.shared().unwritten.states().passed_over.get(name).cloned();
-        Ok(over.as_deref() == Some(version)
-            || self.descendant_version(name)?.as_deref() == Some(version))
+        let now = self.sys().clock.monotonic();
+        let is_passed_over = {
+            let states = self.shared().unwritten.states();
+            let over = states.passed_over.get(name);
+            over.is_some_and(|(over, until)| over == version && now < *until)
+        };
+        Ok(is_passed_over || self.descendant_version(name)?.as_deref() == Some(version))
     }
 
     /// Waits for the next one that cannot be written, from now on.
@@ -228,39 +265,79 @@ impl Store {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
+    use smol::block_on;
+
     use super::*;
+    use crate::store::replica::node::testing;
+    use crate::store::{IndexKind, StoreOptions};
+    use crate::sys::{MemoryDisk, Spawner, Sys};
+
+    /// Symptom: below a node whose disk was full a connected registry that was deactivated was
+    /// refused to the new device, and both heard that the other one was active.
+    #[test]
+    fn f032_f182_what_cannot_be_written_deactivates_too() {
+        let disk = MemoryDisk::new();
+        let sys = Sys { disk: Arc::new(disk.clone()), ..Sys::real(Spawner::new()) };
+        let options = StoreOptions { index: IndexKind::Map, ..StoreOptions::new(Path::new("/s")) };
+        let (store, _) = Store::open(sys, options).unwrap();
+        let mut own = testing::config(&["repositories/app/content/read"]);
+        let child = own.children[0].name.clone();
+        let lower = testing::connected_registry("lower1", Some(child.as_str()));
+        let mut below = NodeConfig { node: lower.clone(), ..own.clone() };
+        own.descendants[0].name = lower.name.clone();
+        block_on(store.receive_config(own.clone(), "v1".to_owned())).unwrap();
+        block_on(store.receive_descendant(below.clone(), "v1".to_owned())).unwrap();
+        let epoch =
+            |name| store.node_below(name).unwrap().map(|node| node.activation_epoch).unwrap();
+        let before = [&child, &lower.name].map(epoch);
+        disk.fail_syncs_after(0);
+        own.children[0].activation_epoch += 1;
+        below.node.activation_epoch += 1;
+        block_on(store.receive_config(own, "v2".to_owned())).unwrap_err();
+        assert_eq!(epoch(&child), before[0] + 1);
+        block_on(store.receive_descendant(below, "v2".to_owned())).unwrap_err();
+        assert_eq!(epoch(&lower.name), before[1] + 1);
+    }
+
+    #[test]
+    fn f182_a_state_whose_writing_was_given_up_is_passed_on_too() {
+        let store = Store::in_memory(Sys::real(Spawner::new()));
+        let name: ConnectedRegistryName = "node1".parse().unwrap();
+        store.shared().unwritten.states().remember(&name, state(9, "v1"), Duration::ZERO);
+        assert!(store.unwritten_version(&name).is_none());
+        block_on(store.write_received()).unwrap_err();
+        assert_eq!(store.unwritten_version(&name).unwrap(), "v1");
+    }
+
+    fn state(bytes: usize, version: &str) -> Below {
+        let (bytes, version) = (Arc::new(vec![0; bytes]), version.to_owned());
+        Below { bytes, version, activation_epoch: 1, is_shown: false }
+    }
 
     /// What there is no room for is not fetched again and again, and what was there before stays.
     #[test]
     fn f209_f210_states_of_nodes_below_have_a_bound_in_memory() {
         let mut states = States::default();
         let [one, two] = ["node1", "node2"].map(|name| name.parse().unwrap());
-        let state = |bytes: usize, version: &str| Encoded {
-            bytes: Arc::new(vec![0; bytes]),
-            version: version.to_owned(),
-        };
         let half = BELOW_BYTES_MAX / 2;
-        let first = state(half, "v1");
+        let now = Duration::from_secs(5);
         for name in [&one, &two] {
-            states.remember(name, &first);
+            states.remember(name, state(half, "v1"), now);
+            assert!(states.shown(name).is_none(), "it may be written yet");
         }
-        assert!(states.shown(&one).is_none(), "it may be written yet");
-        assert!(states.show(&one, &first) && states.show(&two, &first));
-        assert!(!states.show(&one, &first), "nobody is woken for the same");
-        states.remember(&two, &state(half + 1, "v2"));
-        assert!(!states.show(&two, &state(half + 1, "v2")));
-        assert!(states.shown(&two) == Some(&first) && states.passed_over[&two] == "v2");
-        let third = state(half - 1, "v3");
-        states.remember(&two, &third);
+        let version = |states: &States, name| states.shown(name).map(|state| state.version.clone());
+        states.below.values_mut().for_each(|state| state.is_shown = true);
+        states.remember(&two, state(half + 1, "v2"), now);
+        assert_eq!(version(&states, &two).unwrap(), "v1");
+        assert_eq!(states.passed_over[&two], ("v2".to_owned(), now + PASSED_OVER));
+        states.remember(&two, state(half, "v3"), now);
         assert!(states.passed_over.is_empty());
-        assert!(states.shown(&two) == Some(&first), "the one before, until it is known");
-        assert!(states.show(&two, &third) && states.shown(&two) == Some(&third));
-        states.remember(&one, &state(half + 2, "v2"));
-        assert_eq!(states.passed_over[&one], "v2");
-        // Another one came while this one was written.
-        states.forget(&two, &first);
-        assert!(states.below.len() == 2 && states.passed_over.is_empty());
-        states.forget(&two, &third);
-        assert!(states.shown(&two).is_none() && states.below.len() == 1);
+        assert_eq!(version(&states, &two).unwrap(), "v3", "it takes the place of one that was");
+        // There was no room for the one that is written at last.
+        states.remember(&one, state(half + 1, "v2"), now);
+        states.forget(&one);
+        assert!(states.below.len() == 1 && states.passed_over.is_empty());
     }
 }

@@ -66,12 +66,17 @@ impl Store {
         self.get(&connected_registry_key(name))
     }
 
-    /// The resource of a node below this one.
+    /// The resource of a node below this one. A deactivation that could not be written counts.
     pub fn node_below(
         &self,
         name: &ConnectedRegistryName,
     ) -> Result<Option<ConnectedRegistry>, StoreError> {
-        self.look_up(|index| told::node_below(&Txn::new(index), name))
+        let Some(node) = self.look_up(|index| told::node_below(&Txn::new(index), name))? else {
+            return Ok(None);
+        };
+        let granted = self.unwritten_epoch(name).unwrap_or_default();
+        let activation_epoch = node.activation_epoch.max(granted);
+        Ok(Some(ConnectedRegistry { activation_epoch, ..node }))
     }
 
     /// Whether `upper` is on the way from `lower` to the root.
