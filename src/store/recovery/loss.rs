@@ -167,19 +167,18 @@ impl Store {
     pub fn accept_loss(&self) -> Result<String, StoreError> {
         let shared = self.shared();
         shared.check_frozen()?;
-        let mut cell = shared.loss.cell();
-        let text = cell.clone().ok_or(StoreError::NotFound)?;
-        let is_there = |result: io::Result<()>| match result {
+        let text = self.loss().ok_or(StoreError::NotFound)?;
+        let unless_gone = |result: io::Result<()>| match result {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             result => result,
         };
         for path in files(&shared.layout).into_iter().rev() {
-            is_there(shared.disk.remove(&path))?;
+            unless_gone(shared.disk.remove(&path))?;
             // The directory may have been removed too.
             let directory = path.parent().unwrap_or(shared.layout.root());
-            is_there(shared.disk.sync_dir(directory))?;
+            unless_gone(shared.disk.sync_dir(directory))?;
         }
-        *cell = None;
+        *shared.loss.cell() = None;
         shared.damage.announce();
         Ok(text)
     }
