@@ -44,6 +44,8 @@ pub const EPOCH: &str = "skerry-activation-epoch";
 /// The header of a desired state in which a node says which start of it this is. A request that
 /// names one is meant for no other.
 pub const START: &str = "skerry-start";
+/// What time it is, seconds since 1970, where this node knows: for a child that does not.
+pub const TIME: &str = "skerry-time";
 
 /// How the name of a start begins that its node remembers.
 pub const NOTED: char = 'n';
@@ -243,7 +245,10 @@ impl Gateway {
         }
         let is_known = request.header("if-none-match").is_some_and(|value| value == etag);
         let reply = if is_known { Reply::new(304) } else { respond(request, found.config)? };
-        let reply = reply.with("etag", etag);
+        let mut reply = reply.with("etag", etag);
+        if let Some(now) = self.store.sys().clock.wall() {
+            reply = reply.with(TIME, now.0.to_string());
+        }
         // A store that remembers nothing more tells of no start.
         match self.note_start().await {
             Ok(()) => Ok(reply.with(START, self.start.clone())),

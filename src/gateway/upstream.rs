@@ -17,7 +17,7 @@ pub use error::UpstreamError;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 
-use super::downstream::{DESIRED, EPOCH, INSTANCE, NOTED, PROJECTED, SET_BACK, START};
+use super::downstream::{DESIRED, EPOCH, INSTANCE, NOTED, PROJECTED, SET_BACK, START, TIME};
 use super::wire::{BODY_BYTES_MAX, Format, Received, Wire, decode_batch};
 use crate::http::{Client, ClientBody, ClientRequest, ClientResponse, Method};
 use crate::sys::Sys;
@@ -28,7 +28,9 @@ use crate::types::limits::{REQUEST_DEADLINE, SMALL_BODY_BYTES_MAX};
 use crate::types::message::{ActivationAnswer, ActivationRequest, Listing, NodeConfig};
 use crate::types::refusal::PARTIAL;
 use crate::types::scope::Access;
-use crate::types::{ConnectedRegistryName, Cursor, Digest, GatewayAction, RepositoryName, Tag};
+use crate::types::{
+    ConnectedRegistryName, Cursor, Digest, GatewayAction, RepositoryName, Tag, UnixSeconds,
+};
 
 /// A token is renewed this long before it ends.
 const RENEW_BEFORE: Duration = Duration::from_secs(60);
@@ -208,6 +210,9 @@ impl Upstream {
         };
         let response = self.send(&gateway_scope(name), request).await?;
         *lock(&self.parent_start) = response.header(START).map(str::to_owned);
+        if let Some(now) = response.header(TIME).and_then(|text| text.parse().ok()) {
+            self.hear_time(UnixSeconds(now));
+        }
         if response.status == 304 {
             return Ok(None);
         }
@@ -218,6 +223,16 @@ impl Upstream {
             return Err(protocol(format!("the parent sent the state of {}", config.node.name)));
         }
         Ok(Some((config, etag.unwrap_or_default())))
+    }
+
+    /// A device without a battery goes by the time of its parent until it is told by the network.
+    fn hear_time(&self, now: UnixSeconds) {
+        let clock = &self.sys.clock;
+        let is_first = clock.wall().is_none();
+        clock.hear(now);
+        if is_first {
+            log::info!("the clock of this machine is not set: the parent says {}", now.rfc3339());
+        }
     }
 
     /// Reports the state of this node or of one below it.

@@ -26,6 +26,11 @@ use crate::types::connection_string::ConnectionString;
 use crate::types::limits::REQUEST_DEADLINE;
 use crate::types::role::{Hurdle, HurdleKind};
 
+/// Why a schedule opens no window.
+const NO_TIME: &str = "the clock of this machine is not set, and the parent has not said what time \
+    it is: no sync window opens. Set the clock (NTP); the parent is asked once an hour and at a \
+    start";
+
 /// The schedule and the clock are looked at this often: either may have been changed.
 const LOOK: Duration = Duration::from_secs(10);
 
@@ -276,6 +281,12 @@ impl Engine {
         match traffic {
             Traffic::Wait(time) => {
                 self.state.set(|now| now.online = false);
+                match self.store.sys().clock.wall() {
+                    Some(_) => self.state.solved("clock"),
+                    None => {
+                        self.state.problem("clock", DetailCode::SyncFailed, NO_TIME.to_owned());
+                    }
+                }
                 self.state.publish(&self.store)?;
                 Ok(time.min(LOOK))
             }
@@ -296,6 +307,7 @@ impl Engine {
                 Ok(Duration::ZERO)
             }
             Traffic::Flow(_) => {
+                self.state.solved("clock");
                 let work = async { self.session().await.map(|never| match never {}) };
                 let end = async { Ok(self.window_end().await) };
                 let result = smol::future::or(work, end).await;

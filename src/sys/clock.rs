@@ -1,6 +1,7 @@
 //! Time. Wall time may be unknown: a device without a battery starts in 1970.
 
 use std::future::Future;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::types::UnixSeconds;
@@ -12,6 +13,15 @@ pub const EARLIEST_TIME: UnixSeconds = UnixSeconds(1_767_225_600);
 pub trait Clock: Send + Sync {
     /// Wall time; `None` while it is not to be trusted.
     fn wall(&self) -> Option<UnixSeconds>;
+
+    /// Whether this machine knows the time by itself.
+    fn is_set(&self) -> bool {
+        self.wall().is_some()
+    }
+
+    /// Somebody who is trusted says what time it is: that is [`Clock::wall`] from now on, while
+    /// this machine does not know it by itself.
+    fn hear(&self, _now: UnixSeconds) {}
 
     /// Time since some moment in this boot; never goes back, never jumps.
     fn monotonic(&self) -> Duration;
@@ -25,13 +35,15 @@ pub trait Clock: Send + Sync {
 /// The system's clocks.
 pub struct SystemClock {
     started: Instant,
+    /// What the time was at the start by what was heard last; 0: nothing was.
+    heard: AtomicU64,
 }
 
 impl SystemClock {
     /// Starts the monotonic clock at zero.
     #[allow(clippy::disallowed_methods, reason = "this is the seam")]
     pub fn new() -> SystemClock {
-        SystemClock { started: Instant::now() }
+        SystemClock { started: Instant::now(), heard: AtomicU64::new(0) }
     }
 }
 
@@ -41,12 +53,31 @@ impl Default for SystemClock {
     }
 }
 
+/// The time by the clock of this machine, unless that cannot be.
+#[allow(clippy::disallowed_methods, reason = "this is the seam")]
+fn system_time() -> Option<UnixSeconds> {
+    let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).ok()?;
+    let now = UnixSeconds(since_1970.as_secs());
+    (now >= EARLIEST_TIME).then_some(now)
+}
+
 impl Clock for SystemClock {
-    #[allow(clippy::disallowed_methods, reason = "this is the seam")]
     fn wall(&self) -> Option<UnixSeconds> {
-        let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).ok()?;
-        let now = UnixSeconds(since_1970.as_secs());
-        (now >= EARLIEST_TIME).then_some(now)
+        system_time().or_else(|| match self.heard.load(Ordering::Relaxed) {
+            0 => None,
+            at_start => Some(UnixSeconds(at_start).plus(self.monotonic().as_secs())),
+        })
+    }
+
+    fn is_set(&self) -> bool {
+        system_time().is_some()
+    }
+
+    fn hear(&self, now: UnixSeconds) {
+        if now >= EARLIEST_TIME {
+            let at_start = now.0.saturating_sub(self.monotonic().as_secs());
+            self.heard.store(at_start, Ordering::Relaxed);
+        }
     }
 
     fn monotonic(&self) -> Duration {

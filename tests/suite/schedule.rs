@@ -67,6 +67,48 @@ fn f111_f115_f116_a_schedule_set_at_the_root_holds_at_the_device() {
     eventually(SOON, "v2 inside the window", || pull(&device, &user, "app", "v2").ok());
 }
 
+/// Symptom: a device without a clock, started again, synced nothing under any schedule, and nothing
+/// said why.
+#[test]
+fn f177_a_device_without_a_clock_goes_by_the_time_of_its_parent() {
+    if let Some(program) = clients::missing(&["faketime"]) {
+        return skip(&format!("{program} is not installed"));
+    }
+    let mut root = Node::root();
+    let user = root.pusher("owner-token", "app");
+    let credentials = (user.0.as_str(), user.1.as_str());
+    let push = |root: &Node, seed: u64, tag: &str| {
+        let image = Image::new(seed, &[10_000]);
+        assert_eq!(image.push(&root.login, credentials, "app", tag).status, 201);
+    };
+    push(&root, 1, "v1");
+    // One window opens as the other ends.
+    let always = ["--sync-schedule", "0 * * * *", "--sync-window", "PT1H"];
+    let connection = root.connect("dock01", &[&["--repository", "app"][..], &always].concat());
+    root.link("dock01", &user.0);
+    let mut device = Node::start_device(&connection);
+    eventually(SOON, "v1", || pull(&device, &user, "app", "v1").ok());
+    device.kill();
+    push(&root, 2, "v2");
+    device.set_clock(Some("@1970-01-01 00:00:00"));
+    device.start();
+    eventually(SOON, "v2 by the time of the parent", || pull(&device, &user, "app", "v2").ok());
+    assert!(device.log().contains("the parent says 20"), "{}", device.log());
+    assert_eq!(device.json(&["status"])["clockTrusted"], true);
+
+    // Nobody knows the time.
+    device.kill();
+    root.kill();
+    root.set_clock(Some("@1970-01-01 00:00:00"));
+    root.start();
+    device.start();
+    let description = eventually(SOON, "it is told", || {
+        let details = device.json(&["status"])["sync"]["statusDetails"].clone();
+        details[0]["description"].as_str().map(str::to_owned)
+    });
+    assert!(description.contains("no sync window opens. Set the clock"), "{description}");
+}
+
 /// Symptom: a device with a window once a year, or with a schedule that never fires, could not be
 /// told of another one. Cause: outside its windows it called nobody.
 #[test]

@@ -141,7 +141,7 @@ impl ServerCertVerifier for Trust {
                 Err(Error::InvalidCertificate(CertificateError::NotValidYetContext {
                     not_before,
                     ..
-                })) if self.clock.wall().is_none() && not_before > now => now = not_before,
+                })) if !self.clock.is_set() && not_before > now => now = not_before,
                 result => return result,
             }
         }

@@ -12,6 +12,7 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, UnixTime};
 
 use crate::sys::Clock;
+use crate::sys::clock::EARLIEST_TIME;
 
 /// The cryptography of every TLS connection, chosen here and nowhere by default.
 pub(in crate::http) fn provider() -> Arc<CryptoProvider> {
@@ -57,7 +58,8 @@ pub(in crate::http) fn sha256(der: &[u8]) -> [u8; 32] {
     hash
 }
 
-/// The wall clock as TLS sees it; the earliest possible time while it is unknown.
+/// The wall clock as TLS sees it: of this machine, or else the earliest possible time. What a
+/// parent has said must not keep a device from hearing of a better time.
 pub(in crate::http) struct TlsTime(pub(in crate::http) Arc<dyn Clock>);
 
 impl fmt::Debug for TlsTime {
@@ -68,6 +70,7 @@ impl fmt::Debug for TlsTime {
 
 impl TimeProvider for TlsTime {
     fn current_time(&self) -> Option<UnixTime> {
-        Some(UnixTime::since_unix_epoch(Duration::from_secs(self.0.wall_or_floor().0)))
+        let now = if self.0.is_set() { self.0.wall_or_floor() } else { EARLIEST_TIME };
+        Some(UnixTime::since_unix_epoch(Duration::from_secs(now.0)))
     }
 }
