@@ -5,6 +5,7 @@
 //! everything: its file mode is the lock.
 
 mod also;
+mod audit;
 mod backup;
 mod confirm;
 mod fault;
@@ -33,6 +34,7 @@ use crate::http::{Account, Method, Reply, Request, Sender};
 use crate::store::Store;
 use crate::store::gc::GcOptions;
 use crate::types::connected_registry::ConnectionState;
+use crate::types::deed::Deed;
 use crate::types::limits::SMALL_BODY_BYTES_MAX;
 use crate::types::schedule::Schedule;
 use crate::types::{ConnectedRegistry, ConnectedRegistryName, Role, UnixSeconds};
@@ -93,12 +95,19 @@ pub struct Admin {
     options: Arc<AdminOptions>,
     contact: Arc<dyn Contact>,
     backups: Arc<backup::Backups>,
+    refused: Arc<audit::Refused>,
 }
 
 impl Admin {
     /// Manages what is in `store`.
     pub fn new(store: Store, options: AdminOptions, contact: Arc<dyn Contact>) -> Admin {
-        Admin { store, options: Arc::new(options), contact, backups: Arc::default() }
+        Admin {
+            store,
+            options: Arc::new(options),
+            contact,
+            backups: Arc::default(),
+            refused: Arc::default(),
+        }
     }
 
     /// Answers `/healthz`, `/readyz` and `/metrics`, and with `management` (the admin socket)
@@ -137,7 +146,19 @@ impl Admin {
             });
         }
         let body = read_body(request).await?;
-        if self.options.role == Role::Connected && changes(verb) {
+        if !changes(verb) {
+            return self.dispatch(verb, body).await;
+        }
+        let deed = audit::deed(verb, request.peer, &body, self.store.sys().clock.wall_or_floor());
+        let done = self.change(verb, body, &deed).await;
+        if let Err(fault) = &done {
+            self.refused.note(deed, fault);
+        }
+        done
+    }
+
+    async fn change(&self, verb: &str, body: Value, deed: &Deed) -> Result<Value, Fault> {
+        if self.options.role == Role::Connected {
             return Err(Fault::conflict(
                 "ManagedAtRoot",
                 format!(
@@ -147,12 +168,17 @@ impl Admin {
                 ),
             ));
         }
-        self.dispatch(verb, body).await
+        let doing = Admin { store: self.store.doing(deed.clone()), ..self.clone() };
+        doing.dispatch(verb, body).await
     }
 
     async fn dispatch(&self, verb: &str, body: Value) -> Result<Value, Fault> {
         match verb {
             "status" => self.status(parse(body)?).await,
+            "audit" => {
+                parse::<Nothing>(body)?;
+                self.audit().await
+            }
             "gc" => self.collect_garbage(parse(body)?).await,
             "confirm" => {
                 parse::<Nothing>(body)?;

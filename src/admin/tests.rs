@@ -19,9 +19,11 @@ use crate::store::rows::node::self_config_key;
 use crate::store::rows::node::testing::beginning;
 use crate::store::{Formats, IndexKind, StoreOptions};
 use crate::sync::status_details;
+use crate::sys::net::Peer;
 use crate::sys::{Disk, MemoryDisk, Spawner, Sys};
 use crate::types::Digest;
 use crate::types::digest::Algorithm;
+use crate::types::limits::NAME_MAX;
 use crate::types::message::NodeConfig;
 
 /// Children are in contact when the test says so; of what is further below, no continuous one is
@@ -95,7 +97,7 @@ impl Node {
             query: Vec::new(),
             headers: Vec::new(),
             host: None,
-            peer: None,
+            peer: Peer::Local(Some(1000)),
             secure: false,
             body: Body::new(smol::io::Cursor::new(bytes), len),
         };
@@ -133,6 +135,45 @@ impl Node {
         let shown = self.ok("scope-map/show", json!({ "name": map }));
         serde_json::from_value(shown["actions"].clone()).unwrap()
     }
+}
+
+#[test]
+fn who_changed_what_and_who_was_refused_is_in_the_audit() {
+    let node = root();
+    let create = json!({ "name": "my-map", "repository": [["app", "content/read"]] });
+    node.ok("scope-map/create", create.clone());
+    node.ok("scope-map/show", json!({ "name": "my-map" }));
+    node.refused("scope-map/create", create);
+    let made = node.ok("token/create", json!({ "name": "my-token", "scopeMap": "my-map" }));
+    node.ok("token/credential-generate", json!({ "name": "my-token", "password1": true }));
+    node.ok("token/delete", json!({ "name": "my-token" }));
+    node.refused("token/delete", json!({ "name": "x".repeat(1000) }));
+    let audit = node.ok("audit", json!({}));
+    let told: Vec<String> = audit
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|entry| {
+            let text = |field: &str| entry[field].as_str().unwrap().to_owned();
+            assert_eq!(text("actor"), "uid 1000");
+            assert!(text("subject").len() <= NAME_MAX);
+            format!("{} {} {}", text("action"), text("subject"), text("outcome"))
+        })
+        .collect();
+    let mut expected = vec![
+        "scope-map create my-map Succeeded".to_owned(),
+        "token create my-token Succeeded".to_owned(),
+        "token credential-generate my-token Succeeded".to_owned(),
+        "token delete my-token Succeeded".to_owned(),
+        "scope-map create my-map Conflict".to_owned(),
+        format!("token delete {} InvalidArgument", "x".repeat(NAME_MAX)),
+    ];
+    let mut sorted = told.clone();
+    sorted.sort();
+    expected.sort();
+    assert_eq!(sorted, expected);
+    let secret = made["credentials"]["passwords"][0]["value"].as_str().unwrap();
+    assert!(!audit.to_string().contains(secret));
 }
 
 #[test]

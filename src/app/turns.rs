@@ -30,6 +30,7 @@ use crate::store::rows::{Kind, Stored, key};
 use crate::store::tree::connected_registries::Settings;
 use crate::store::tree::creation::NewConnectedRegistry;
 use crate::store::tree::tokens::{NewToken, TokenGrants};
+use crate::sys::net::Peer;
 use crate::sys::turn::Work;
 use crate::sys::turn::testing::{Longest, measure};
 use crate::sys::{Disk, MemoryDisk, Spawner, Sys};
@@ -313,7 +314,7 @@ impl Node {
             query: pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),
             headers,
             host: Some(HOST.to_owned()),
-            peer: Some("10.0.0.9:4711".parse().unwrap()),
+            peer: Peer::Address("10.0.0.9:4711".parse().unwrap()),
             secure: false,
             body: Body::new(smol::io::Cursor::new(body.to_vec()), Some(body.len() as u64)),
         };

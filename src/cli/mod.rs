@@ -4,6 +4,7 @@
 //! are taken and ignored, because a node manages exactly one registry.
 
 mod admin_client;
+mod audit;
 mod backup;
 mod call;
 mod config;
@@ -112,6 +113,8 @@ enum Command {
     },
     /// Show the state of the running node
     Status,
+    /// Show who changed what is managed at this root, and who was refused it
+    Audit,
     /// Keep this version: let the store rise to its format, which the version before this one may
     /// be unable to use
     Confirm,
@@ -222,6 +225,7 @@ fn dispatch(cli: &Cli) -> Result<ExitCode, Failure> {
             output::print(&version::text(json)).map(|()| ExitCode::SUCCESS)
         }
         Command::Status => manage(&status::call(), global),
+        Command::Audit => manage(&audit::call(), global),
         Command::Confirm => manage(&confirm::call(), global),
         Command::Gc { dry_run } => manage(&gc::call(*dry_run), global),
         Command::Scrub { full_speed, no_wait } => scrub::run(*full_speed, *no_wait, global),

@@ -33,6 +33,8 @@ pub(super) enum View {
     Tokens,
     /// A table.
     ConnectedRegistries,
+    /// A table.
+    Audit,
 }
 
 /// A column: its head and where its value is, the first that exists.
@@ -59,6 +61,13 @@ impl View {
                 ("PARENT", &["/parent/id", "/parent/name"]),
                 ("LOGIN SERVER", &["/loginServer/host"]),
                 ("LAST SYNC (UTC)", &["/lastSyncTime", "/parent/syncProperties/lastSyncTime"]),
+            ],
+            View::Audit => &[
+                ("TIME (UTC)", &["/time"]),
+                ("ACTOR", &["/actor"]),
+                ("ACTION", &["/action"]),
+                ("SUBJECT", &["/subject"]),
+                ("OUTCOME", &["/outcome"]),
             ],
             View::Object | View::Credentials | View::Settings => &[],
         }

@@ -160,7 +160,7 @@ impl Gateway {
             authorization: request.header("authorization"),
             host: request.host.as_deref(),
             secure: request.secure,
-            peer: request.peer.map(|peer| peer.ip()),
+            peer: request.peer.ip(),
         };
         let authorized = self.auth.gateway(&presented, name, action)?;
         let node = self.store.node_below(name).map_err(fault)?.ok_or_else(|| unknown(name))?;
@@ -592,6 +592,7 @@ mod tests {
     use crate::http::Body;
     use crate::store::tree::connected_registries::Settings;
     use crate::store::tree::creation::NewConnectedRegistry;
+    use crate::sys::net::Peer;
     use crate::sys::{Spawner, Sys};
     use crate::types::UnixSeconds;
 
@@ -602,7 +603,7 @@ mod tests {
             query: vec![],
             headers: vec![],
             host: None,
-            peer: None,
+            peer: Peer::Local(None),
             secure: false,
             body: Body::empty(),
         }

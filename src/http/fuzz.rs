@@ -17,6 +17,7 @@ use super::wire::transport::{Transport, Wire};
 use super::{
     Admission, Budget, ClientRequest, Deadlines, Handler, Reply, Request, Service, Shutdown,
 };
+use crate::sys::net::Peer;
 use crate::sys::{Spawner, Sys};
 use crate::types::limits::{PROGRESS_DEADLINE, SMALL_BODY_BYTES_MAX};
 use http_types::Method;
@@ -260,7 +261,9 @@ fn serve(pieces: Vec<Vec<u8>>) -> (Vec<Seen>, Vec<String>) {
     };
     let place = service.admission.admit(None).expect("the only connection");
     let (script, written) = Script::new(pieces);
-    let mut run = Box::pin(Connection::new(&service, Transport::Script(script), None, place).run());
+    let mut run = Box::pin(
+        Connection::new(&service, Transport::Script(script), Peer::Local(None), place).run(),
+    );
     smol::block_on(poll_fn(|cx| run.as_mut().poll(cx)));
     let written = written.lock().unwrap_or_else(PoisonError::into_inner).clone();
     let text = String::from_utf8_lossy(&written);

@@ -78,6 +78,7 @@ pub fn origin(store: &Store, request: &Request, principal: &Principal) -> Result
 #[cfg(test)]
 pub(super) mod testing {
     use crate::http::{Body, Method, Request};
+    use crate::sys::net::Peer;
 
     /// A request with these header fields.
     pub(in super::super) fn request(method: Method, headers: &[(&str, &str)]) -> Request {
@@ -88,7 +89,7 @@ pub(super) mod testing {
             query: Vec::new(),
             headers: headers.collect(),
             host: None,
-            peer: None,
+            peer: Peer::Local(None),
             secure: false,
             body: Body::empty(),
         }

@@ -85,6 +85,7 @@ use writer::{Command, Message, Run, Sizes, Writer};
 
 use crate::sys::outcome::Outcome;
 use crate::sys::{Disk, MemoryDisk, Sys};
+use crate::types::deed::Deed;
 use crate::types::limits::{SEGMENT_BYTES, UPLOADS_MAX, WRITER_QUEUE_MAX};
 use crate::types::{Digest, RepositoryPattern};
 
@@ -156,6 +157,8 @@ impl StoreOptions {
 #[derive(Clone)]
 pub struct Store {
     inner: Arc<Inner>,
+    /// What this handle is used for, where that is to be known later.
+    deed: Option<Arc<Deed>>,
 }
 
 struct Inner {
@@ -412,7 +415,7 @@ impl Store {
     fn over(engine: Engine, shared: Arc<Shared>, lock: Option<Box<dyn Send + Sync>>) -> Store {
         let (sync_view, standing, provisioned) = Default::default();
         let inner = Inner { engine, shared, sync_view, standing, provisioned, _lock: lock };
-        Store { inner: Arc::new(inner) }
+        Store { inner: Arc::new(inner), deed: None }
     }
 
     /// The seams that the store was opened with.

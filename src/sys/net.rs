@@ -1,7 +1,8 @@
 //! Sockets: listeners, inherited or our own, and connections to peers.
 
+use std::fmt;
 use std::io::{self, IoSlice};
-use std::net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -36,6 +37,36 @@ enum Inner {
 struct SocketFile {
     path: PathBuf,
     inode: (u64, u64),
+}
+
+/// Who is at the other end of a connection.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Peer {
+    /// Over TCP.
+    Address(SocketAddr),
+    /// A process of this machine, and the user as which it opened the unix socket; `None` where the
+    /// kernel does not say.
+    Local(Option<u32>),
+}
+
+impl Peer {
+    /// Its address; `None` on this machine.
+    pub fn ip(self) -> Option<IpAddr> {
+        match self {
+            Peer::Address(address) => Some(address.ip()),
+            Peer::Local(_) => None,
+        }
+    }
+}
+
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Peer::Address(address) => address.fmt(f),
+            Peer::Local(Some(user)) => write!(f, "uid {user}"),
+            Peer::Local(None) => f.write_str("local"),
+        }
+    }
 }
 
 /// A connection without TLS.
@@ -94,18 +125,20 @@ impl Listener {
         }
     }
 
-    /// Waits for a connection. The peer's address is `None` on a unix socket.
-    pub async fn accept(&self) -> io::Result<(Stream, Option<SocketAddr>)> {
+    /// Waits for a connection.
+    pub async fn accept(&self) -> io::Result<(Stream, Peer)> {
         match &self.inner {
             Inner::Tcp(listener) => {
                 let (stream, peer) = listener.accept().await?;
                 // A v4 peer on a v6 socket is known by its v4 address in every log and limit.
                 let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
-                Ok((Stream::Tcp(stream), Some(peer)))
+                Ok((Stream::Tcp(stream), Peer::Address(peer)))
             }
             Inner::Unix { listener, .. } => {
                 let (stream, _) = listener.accept().await?;
-                Ok((Stream::Unix(stream), None))
+                let peer = rustix::net::sockopt::socket_peercred(stream.get_ref());
+                let user = peer.ok().map(|peer| peer.uid.as_raw());
+                Ok((Stream::Unix(stream), Peer::Local(user)))
             }
         }
     }
@@ -380,7 +413,7 @@ mod tests {
             let port = listener.local_address().unwrap().port();
             let _client = dial("127.0.0.1", port, Duration::from_secs(5)).await.unwrap();
             let (_, peer) = listener.accept().await.unwrap();
-            assert!(peer.unwrap().is_ipv4());
+            assert!(peer.ip().unwrap().is_ipv4());
         });
     }
 

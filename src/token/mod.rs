@@ -168,7 +168,7 @@ fn presented(request: &Request) -> Presented<'_> {
         authorization: request.header("authorization"),
         host: request.host.as_deref(),
         secure: request.secure,
-        peer: request.peer.map(|peer| peer.ip()),
+        peer: request.peer.ip(),
     }
 }
 

@@ -19,6 +19,7 @@ use crate::store::tree::scope_maps::ScopeMapUpdate;
 use crate::store::tree::tokens::{NewToken, TokenGrants, TokenUpdate};
 use crate::store::{IndexKind, StoreError, StoreOptions};
 use crate::sys::clock::EARLIEST_TIME;
+use crate::sys::net::Peer;
 use crate::sys::{Clock, MemoryDisk, Spawner, Sys};
 use crate::types::message::NodeConfig;
 use crate::types::token::PasswordSlot;
@@ -132,7 +133,7 @@ impl Node {
             query: query.split('&').filter(|p| !p.is_empty()).map(decode).collect(),
             headers,
             host: Some(HOST.to_owned()),
-            peer: Some("10.0.0.9:4711".parse().unwrap()),
+            peer: Peer::Address("10.0.0.9:4711".parse().unwrap()),
             secure: false,
             body: Body::new(smol::io::Cursor::new(bytes), len),
         };

@@ -14,6 +14,10 @@ pub const NAME_MIN: usize = 5;
 pub const NAME_MAX: usize = 50;
 /// Longest description of a scope map, characters (ACR). Over it: 400.
 pub const DESCRIPTION_MAX: usize = 256;
+/// Changes that the audit keeps. Over it: the oldest goes.
+pub const DEEDS_MAX: u64 = 1000;
+/// Refused changes that it keeps, in memory. Over it: the oldest goes.
+pub const REFUSED_DEEDS_MAX: usize = 100;
 /// Client tokens that one connected registry accepts (ACR, 05/2025). Over it: 400.
 pub const CLIENT_TOKENS_MAX: usize = 50;
 /// Levels of connected registries below the root. Over it: 400; a longer chain of parents that is

@@ -4,6 +4,7 @@ pub mod action;
 pub mod connected_registry;
 pub mod connection_string;
 pub mod cursor;
+pub mod deed;
 pub mod delivery;
 pub mod digest;
 pub mod endpoint;

@@ -341,3 +341,31 @@ fn f082_a_command_names_the_other_scope_maps_that_it_changes() {
     let removed = root.run(&[&permissions[..], &["--remove", "nogrant/*"]].concat());
     says(&removed, &["scope map 'other'", "lost nogrant/* ("]);
 }
+
+/// Who changed what outlives a kill, and what was refused is told until the next start.
+#[test]
+fn the_audit_names_the_user_the_change_and_its_outcome() {
+    let mut root = Node::root();
+    let user = root.pusher("owner-token", "app");
+    assert!(!root.run(&["token", "delete", "--name", "nobody-there", "--yes"]).status.success());
+    let told = |root: &Node| {
+        let audit = root.json(&["audit"]);
+        let entry = |entry: &serde_json::Value| {
+            let text = |field: &str| entry[field].as_str().unwrap().to_owned();
+            assert_eq!(text("actor"), format!("uid {}", rustix::process::geteuid().as_raw()));
+            assert!(text("time").ends_with('Z'));
+            format!("{} {} {}", text("action"), text("subject"), text("outcome"))
+        };
+        audit.as_array().unwrap().iter().map(entry).collect::<Vec<_>>()
+    };
+    let mut expected = told(&root);
+    assert_eq!(expected.pop().unwrap(), "token delete nobody-there NotFound");
+    assert!(expected.iter().any(|entry| entry == "token create owner-token Succeeded"));
+    root.kill();
+    root.start();
+    assert_eq!(told(&root), expected);
+    let output = root.run(&["audit", "--output", "table"]);
+    let table = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(table.starts_with("TIME (UTC)") && table.contains("token create"), "{table}");
+    assert!(!table.contains(&user.1) && !root.json(&["audit"]).to_string().contains(&user.1));
+}

@@ -1,8 +1,7 @@
 //! A request as handlers see it: checked, and decoded once.
 
-use std::net::SocketAddr;
-
 use super::body::Body;
+use crate::sys::net::Peer;
 
 pub use http_types::Method;
 
@@ -18,8 +17,8 @@ pub struct Request {
     pub headers: Vec<(String, String)>,
     /// The `Host` as sent, checked to be `host` or `host:port`.
     pub host: Option<String>,
-    /// Who asks; `None` on the admin socket.
-    pub peer: Option<SocketAddr>,
+    /// Who asks.
+    pub peer: Peer,
     /// Whether the connection has TLS.
     pub secure: bool,
     /// What follows the head.

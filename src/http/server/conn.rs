@@ -2,7 +2,6 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 
 use http_types::Method;
@@ -22,6 +21,7 @@ use crate::http::wire::framing::Framing;
 use crate::http::wire::head::{self, Head};
 use crate::http::wire::transport::{Transport, Wire};
 use crate::sys::clock;
+use crate::sys::net::Peer;
 use crate::types::Refusal;
 use crate::types::limits::{DRAIN_BYTES_MAX, HEAD_BYTES_MAX};
 
@@ -32,7 +32,7 @@ const DISCARD_BYTES: usize = 4 * 1024;
 pub(in crate::http) struct Connection {
     service: Service,
     shared: Shared,
-    peer: Option<SocketAddr>,
+    peer: Peer,
     place: Place,
     secure: bool,
 }
@@ -58,7 +58,7 @@ impl Connection {
     pub(in crate::http) fn new(
         service: &Service,
         transport: Transport,
-        peer: Option<SocketAddr>,
+        peer: Peer,
         place: Place,
     ) -> Self {
         let secure = matches!(transport, Transport::Server(_));
@@ -340,17 +340,16 @@ impl Connection {
             _ => {}
         }
         let took_ms = sys.clock.monotonic().saturating_sub(started).as_millis();
-        let peer = || self.peer.map_or_else(|| "local".to_owned(), |peer| peer.to_string());
         match sent {
             Ok(bytes) => {
                 sys.metrics.bytes_sent.add(*bytes);
-                log::debug!("{} {label} {status} bytes={bytes} ms={took_ms}", peer());
+                log::debug!("{} {label} {status} bytes={bytes} ms={took_ms}", self.peer);
             }
             Err(error) if error.kind() == send::STORAGE_FAULT => {
-                log::error!("{} {label} {status} cut off: {error}", peer());
+                log::error!("{} {label} {status} cut off: {error}", self.peer);
             }
             Err(error) => {
-                log::debug!("{} {label} {status} cut off: {error} ms={took_ms}", peer());
+                log::debug!("{} {label} {status} cut off: {error} ms={took_ms}", self.peer);
             }
         }
     }

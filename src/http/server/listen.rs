@@ -1,7 +1,6 @@
 //! Listeners to connections: admission, refusals under overload, and an orderly end.
 
 use std::io;
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use smol::future::FutureExt;
@@ -16,7 +15,7 @@ use super::service::{Service, Shutdown};
 use super::tls::TlsAcceptor;
 use crate::http::wire::transport::{Transport, Wire};
 use crate::sys::clock;
-use crate::sys::net::{Listener, Stream};
+use crate::sys::net::{Listener, Peer, Stream};
 
 /// Wait after a failed accept, which for want of descriptors would fail again at once.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
@@ -52,7 +51,7 @@ pub async fn serve(service: Service, listener: Listener, tls: Option<TlsAcceptor
         };
         failing = false;
         let (stream, peer) = accepted;
-        let address = peer.map(|peer| peer.ip());
+        let address = peer.ip();
         match (service.admission.admit(address), own.try_acquire()) {
             (Some(place), Some(counted)) => {
                 let (service, tls, cut) = (service.clone(), tls.clone(), cut.clone());
@@ -79,7 +78,7 @@ pub async fn serve(service: Service, listener: Listener, tls: Option<TlsAcceptor
 async fn connection(
     service: &Service,
     stream: Stream,
-    peer: Option<SocketAddr>,
+    peer: Peer,
     place: Place,
     tls: Option<TlsAcceptor>,
 ) {
@@ -88,11 +87,11 @@ async fn connection(
         Some(tls) => match clock::within(service.deadlines.head, tls.accept(stream)).await {
             Ok(Ok(stream)) => Transport::Server(Box::new(stream)),
             Ok(Err(error)) => {
-                log::debug!("{peer:?} no TLS connection: {error}");
+                log::debug!("{peer} no TLS connection: {error}");
                 return;
             }
             Err(_) => {
-                log::debug!("{peer:?} no TLS connection: the handshake came too slowly");
+                log::debug!("{peer} no TLS connection: the handshake came too slowly");
                 return;
             }
         },

@@ -4,6 +4,7 @@ use super::*;
 use crate::http::server::conn::Connection;
 use crate::http::wire::script::Script;
 use crate::http::wire::transport::Transport;
+use crate::sys::net::Peer;
 
 const GET: &str = "GET /hello HTTP/1.1\r\nHost: a\r\n\r\n";
 const LAST: &str = "GET /hello HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
@@ -418,7 +419,7 @@ fn a_stream_may_be_cut_anywhere() {
             let (script, written) = Script::new(pieces.clone());
             let transport = Transport::Script(script);
             let place = server.service.admission.admit(None).unwrap();
-            Connection::new(&server.service, transport, None, place).run().await;
+            Connection::new(&server.service, transport, Peer::Local(None), place).run().await;
             let text = String::from_utf8(written.lock().unwrap().clone()).unwrap();
             assert_eq!(count(&text, "HTTP/1.1 200 OK"), 3, "{pieces:?}: {text}");
             assert_eq!(count(&text, "HTTP/1.1 "), 4, "{pieces:?}: {text}");
@@ -438,7 +439,7 @@ fn empty_lines_before_a_request_may_be_cut_anywhere() {
             let (script, written) = Script::new(pieces.clone());
             let transport = Transport::Script(script);
             let place = server.service.admission.admit(None).unwrap();
-            Connection::new(&server.service, transport, None, place).run().await;
+            Connection::new(&server.service, transport, Peer::Local(None), place).run().await;
             let text = String::from_utf8(written.lock().unwrap().clone()).unwrap();
             assert!(text.starts_with("HTTP/1.1 200 OK"), "{pieces:?}: {text}");
         }
@@ -452,7 +453,8 @@ fn a_connection_costs_little_memory() {
         let (script, _) = Script::new([]);
         let transport = Transport::Script(script);
         let place = server.service.admission.admit(None).unwrap();
-        let connection = Connection::new(&server.service, transport, None, place).run();
+        let connection =
+            Connection::new(&server.service, transport, Peer::Local(None), place).run();
         let size = size_of_val(&connection);
         assert!(size <= 6 * 1024, "{size}");
     });

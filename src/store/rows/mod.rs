@@ -3,6 +3,7 @@
 //! is another, so that a field there is not one here by accident.
 
 pub mod connected_registry;
+pub mod deed;
 pub mod delivered;
 pub mod derived;
 pub mod format;
@@ -62,6 +63,8 @@ pub enum Kind {
     /// connected registry -> what was taken from it and may not be taken from all nodes below yet
     /// (at the root)
     Unsettled = 23,
+    /// number -> a change of what is managed, and who made it (at the root)
+    Deed = 24,
     /// singletons of this node, by name: feed epoch, cursor, sync state
     Node = 32,
     /// sequence -> received message, not yet applied

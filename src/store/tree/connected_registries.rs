@@ -190,7 +190,7 @@ impl Store {
             txn.put(connected_registry_key(&name), &registry)?;
             Ok(registry)
         };
-        turn.commit(move |txn| sizes.bound(txn, change)).await
+        turn.act(move |txn| sizes.bound(txn, change)).await
     }
 
     /// Deletes a connected registry without children. Its sync token and scope map stay and are
@@ -202,7 +202,7 @@ impl Store {
         cleanup: bool,
     ) -> Result<Option<(TokenName, ScopeMapName)>, StoreError> {
         let turn = self.tree_turn().await?;
-        turn.commit(move |txn| {
+        turn.act(move |txn| {
             let registry = command::connected_registry(txn, &name)?.ok_or(StoreError::NotFound)?;
             if let Some(child) = command::children(txn, &name, 1)?.first() {
                 return Err(StoreError::Conflict(format!(
@@ -233,7 +233,7 @@ impl Store {
         name: ConnectedRegistryName,
     ) -> Result<ConnectedRegistry, StoreError> {
         let now = self.sys().clock.wall_or_floor().0;
-        self.commit(move |txn| {
+        self.act(move |txn| {
             let mut registry =
                 command::connected_registry(txn, &name)?.ok_or(StoreError::NotFound)?;
             let reported = txn.get::<Activation>(&activation_key(&name))?;

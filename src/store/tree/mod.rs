@@ -2,6 +2,7 @@
 
 pub mod connected_registries;
 pub mod creation;
+pub mod deeds;
 pub mod passwords;
 pub mod scope_maps;
 pub mod tokens;

@@ -42,7 +42,7 @@ impl Store {
         grants: Vec<Grant>,
     ) -> Result<ScopeMap, StoreError> {
         let created = self.sys().clock.wall_or_floor();
-        self.commit(move |txn| {
+        self.act(move |txn| {
             let map = ScopeMap { name, description, grants, created };
             command::add_scope_map(txn, map)
         })
@@ -93,7 +93,7 @@ impl Store {
 
     /// Deletes a scope map. `Conflict` while a token uses it.
     pub async fn scope_map_delete(&self, name: ScopeMapName) -> Result<(), StoreError> {
-        self.commit(move |txn| {
+        self.act(move |txn| {
             command::scope_map(txn, &name)?.ok_or(StoreError::NotFound)?;
             if let Some(token) = command::users_of_map(txn, &name, 1)?.first() {
                 return Err(StoreError::Conflict(format!(

@@ -89,7 +89,7 @@ impl Store {
         let slots: &[PasswordSlot] = if new.passwords { &PasswordSlot::ALL } else { &[] };
         let fresh = self.fresh_passwords(slots, created, new.expires)?;
         let (token, passwords) = self
-            .commit(move |txn| {
+            .act(move |txn| {
                 let scope_map = match new.grants {
                     TokenGrants::Map(map) => existing_map(txn, map)?,
                     TokenGrants::Own(grants) => own_map(txn, &new.name, grants, created)?,
@@ -122,7 +122,7 @@ impl Store {
         }
         let Some(map) = update.scope_map else {
             // A token is disabled at once, whatever else is changed.
-            let set = self.commit(move |txn| {
+            let set = self.act(move |txn| {
                 let mut token = command::token(txn, &name)?.ok_or(StoreError::NotFound)?;
                 token.enabled = update.enabled.unwrap_or(token.enabled);
                 txn.put(token_key(&name), &token)?;
@@ -161,7 +161,12 @@ impl Store {
         let mut begun = false;
         loop {
             let token = name.clone();
-            match self.commit(move |txn| delete_some(txn, &token)).await {
+            let some = move |txn: &mut Txn<'_>| delete_some(txn, &token);
+            let deleted = match begun {
+                true => self.commit(some).await,
+                false => self.act(some).await,
+            };
+            match deleted {
                 Ok(true) => return Ok(()),
                 Ok(false) => begun = true,
                 // Somebody else deleted it since the first record.
@@ -180,7 +185,7 @@ impl Store {
     ) -> Result<Vec<NewPassword>, StoreError> {
         let created = self.sys().clock.wall_or_floor();
         let fresh = self.fresh_passwords(slots, created, expires)?;
-        self.commit(move |txn| {
+        self.act(move |txn| {
             let mut token = command::token(txn, &name)?.ok_or(StoreError::NotFound)?;
             let passwords = install(&mut token, fresh);
             txn.put(token_key(&name), &token)?;
@@ -198,7 +203,7 @@ impl Store {
         if slots.is_empty() {
             return Err(StoreError::Invalid("No credentials to delete.".to_owned()));
         }
-        self.commit(move |txn| {
+        self.act(move |txn| {
             let mut token = command::token(txn, &name)?.ok_or(StoreError::NotFound)?;
             for slot in slots {
                 if token.passwords[slot.index()].take().is_none() {

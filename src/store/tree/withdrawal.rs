@@ -176,7 +176,7 @@ impl Turn<'_> {
         command: impl FnOnce(&mut Txn<'_>) -> Result<Changed<T>, StoreError> + Send + 'static,
     ) -> Result<(T, Others), StoreError> {
         self.open.store(true, Ordering::Relaxed);
-        let (value, above) = self.commit(move |txn| sizes.bound(txn, command)).await?;
+        let (value, above) = self.act(move |txn| sizes.bound(txn, command)).await?;
         let mut others = Others::of(above);
         if let Err(error) = self.settle(&mut others).await {
             log::warn!("a withdrawal is not done below yet, tried again: {error}");
@@ -185,8 +185,16 @@ impl Turn<'_> {
         Ok((value, others))
     }
 
+    /// Runs a command that is the deed of whoever has the turn.
+    pub(super) async fn act<T: Send + 'static>(
+        &self,
+        command: impl FnOnce(&mut Txn<'_>) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        self.store.act(command).await
+    }
+
     /// Runs a command.
-    pub(super) async fn commit<T: Send + 'static>(
+    async fn commit<T: Send + 'static>(
         &self,
         command: impl FnOnce(&mut Txn<'_>) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
