@@ -82,8 +82,9 @@ pub(super) fn restore(directory: &Path, global: &Global) -> Result<ExitCode, Fai
     output::print(&format!(
         "restored sequence {sequence} to {}: {blobs} objects with {bytes} bytes; children compare \
          everything when the node is started\n\
-         At a root, repeat what was changed since that backup: deletions, new passwords, disabled \
-         tokens, withdrawn permissions and deactivations are undone\n",
+         What was changed since that backup is undone: a device hears it again from its parent; at \
+         a root, repeat deletions, new passwords, disabled tokens, withdrawn permissions and \
+         deactivations\n",
         state_dir.display()
     ))?;
     for (digest, repositories) in &named {

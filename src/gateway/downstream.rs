@@ -145,7 +145,8 @@ impl Gateway {
             Call::Messages => self.messages(request, &caller).await,
             Call::Repository(name) => self.repository(request, &caller, &name).await,
         };
-        reply.map(|reply| reply.to(to))
+        let now = self.store.sys().clock.wall().map(|now| now.0.to_string());
+        reply.map(|reply| now.into_iter().fold(reply.to(to), |reply, now| reply.with(TIME, now)))
     }
 
     /// Who asks must be the connected registry itself or stand above it, with a scope map that
@@ -245,10 +246,7 @@ impl Gateway {
         }
         let is_known = request.header("if-none-match").is_some_and(|value| value == etag);
         let reply = if is_known { Reply::new(304) } else { respond(request, found.config)? };
-        let mut reply = reply.with("etag", etag);
-        if let Some(now) = self.store.sys().clock.wall() {
-            reply = reply.with(TIME, now.0.to_string());
-        }
+        let reply = reply.with("etag", etag);
         // A store that remembers nothing more tells of no start.
         match self.note_start().await {
             Ok(()) => Ok(reply.with(START, self.start.clone())),

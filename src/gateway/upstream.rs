@@ -210,9 +210,6 @@ impl Upstream {
         };
         let response = self.send(&gateway_scope(name), request).await?;
         *lock(&self.parent_start) = response.header(START).map(str::to_owned);
-        if let Some(now) = response.header(TIME).and_then(|text| text.parse().ok()) {
-            self.hear_time(UnixSeconds(now));
-        }
         if response.status == 304 {
             return Ok(None);
         }
@@ -226,11 +223,13 @@ impl Upstream {
     }
 
     /// A device without a battery goes by the time of its parent until it is told by the network.
-    fn hear_time(&self, now: UnixSeconds) {
-        let clock = &self.sys.clock;
-        let is_first = clock.wall().is_none();
+    fn hear_time(&self, response: &ClientResponse) {
+        let Some(now) = response.header(TIME).and_then(|text| text.parse().ok()) else { return };
+        let (clock, now) = (&self.sys.clock, UnixSeconds(now));
+        let before = clock.wall();
         clock.hear(now);
-        if is_first {
+        let is_right = |at: UnixSeconds| at.is_past(Some(now)) && now.is_past(Some(at));
+        if !clock.is_set() && clock.wall().is_some() && !before.is_some_and(is_right) {
             log::info!("the clock of this machine is not set: the parent says {}", now.rfc3339());
         }
     }
@@ -409,6 +408,7 @@ impl Upstream {
             self.forget_realm();
         }
         let response = result?;
+        self.hear_time(&response);
         let answers = response.header(START);
         if meant.as_deref().zip(answers).is_some_and(|(meant, answers)| meant != answers) {
             return Err(UpstreamError::StartedAnew);

@@ -83,8 +83,8 @@ impl Registry {
         name: &RepositoryName,
         digest: &Digest,
     ) -> Result<(), Refusal> {
-        if self.store.blob_linked(name, digest).map_err(store_refusal)? {
-            upload.spare_quota();
+        if let Some(link) = self.store.blob_link(name, digest).map_err(store_refusal)? {
+            upload.spare_quota(link.size);
         }
         Ok(())
     }

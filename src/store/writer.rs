@@ -264,12 +264,28 @@ impl Writer {
                 Ok(())
             }
             Err(error) => {
-                if journal.poisoned() && !self.shared.read_only.swap(true, Ordering::Relaxed) {
-                    log::error!("the journal cannot be written, changes are refused: {error}");
-                }
+                self.tell_if_poisoned(&error);
                 Err(error)
             }
         }
+    }
+
+    /// After an error of the journal: one that takes nothing more is told of, once.
+    fn tell_if_poisoned(&self, error: &StoreError) {
+        let is_poisoned = self.journal.as_ref().is_some_and(Journal::poisoned);
+        if is_poisoned && !self.shared.read_only.swap(true, Ordering::Relaxed) {
+            log::error!("the journal cannot be written, changes are refused: {error}");
+        }
+    }
+
+    /// Closes the segment; what comes next is written to another one. Where there is no journal
+    /// there is nothing to close.
+    fn close_segment(&mut self, stop: bool) -> Result<(), StoreError> {
+        let closed = self.journal.as_mut().map_or(Ok(()), |journal| journal.close_segment(stop));
+        if let Err(error) = &closed {
+            self.tell_if_poisoned(error);
+        }
+        closed
     }
 
     /// What the CRC of the next segment starts from.
@@ -319,21 +335,23 @@ impl Writer {
             self.wait_for_checkpoint();
         }
         let due = self.checkpoint_bytes();
-        let Some(journal) = &mut self.journal else {
+        let Some(len) = self.journal.as_ref().map(Journal::segment_len) else {
             return;
         };
-        if journal.segment_len() >= self.sizes.segment_bytes {
+        if len >= self.sizes.segment_bytes {
             // On a full disk the segment just grows on.
-            let _ = journal.close_segment(false);
+            let _ = self.close_segment(false);
         }
         if self.running.is_some() || self.bytes_since_try < due {
             return;
         }
         self.bytes_since_try = 0;
-        if journal.close_segment(false).is_err() {
+        if self.close_segment(false).is_err() {
             return;
         }
-        let end = journal.end();
+        let Some(end) = self.journal.as_ref().map(Journal::end) else {
+            return;
+        };
         let (shared, checkpoints) = (self.shared.clone(), self.checkpoints.clone());
         let (firsts, part) = (self.shared.segments.list(), self.sizes.merge_bytes);
         let result = Arc::new(Mutex::new(None));
@@ -378,11 +396,10 @@ impl Writer {
     /// Makes a checkpoint from what is whole, now: nobody shall depend on what is damaged.
     fn renew(&mut self) -> Result<(), StoreError> {
         self.wait_for_checkpoint();
-        let Some(journal) = &mut self.journal else {
+        self.close_segment(false)?;
+        let Some(end) = self.journal.as_ref().map(Journal::end) else {
             return Ok(());
         };
-        journal.close_segment(false)?;
-        let end = journal.end();
         let (disk, layout) = (&*self.shared.disk, &self.shared.layout);
         let firsts = self.shared.segments.list();
         // One from which the journal cannot be read on is of no use any more, and keeps what is
@@ -482,11 +499,10 @@ impl Writer {
     /// that a device that is switched off every day does not write all its metadata every day.
     fn close(&mut self) -> Result<(), StoreError> {
         self.wait_for_checkpoint();
-        let Some(journal) = &mut self.journal else {
+        self.close_segment(true)?;
+        let Some(end) = self.journal.as_ref().map(Journal::end) else {
             return Ok(());
         };
-        journal.close_segment(true)?;
-        let end = journal.end();
         if self.bytes_since >= self.checkpoint_bytes() {
             match self.checkpoint(end) {
                 Ok(made) => self.keep(made),

@@ -1,5 +1,7 @@
 //! What the parent desires of this node and of those below it.
 
+use std::time::Duration;
+
 use super::error::SyncError;
 use super::window::LOOK_INTERVAL;
 use super::worker::Worker;
@@ -7,7 +9,24 @@ use crate::gateway::UpstreamError;
 use crate::types::connected_registry::DetailCode;
 use crate::types::message::NodeConfig;
 
+/// How the keys of problems begin that are about desired states which cannot be had.
+const MISSING: &str = "desired-";
+
+/// How long one that cannot be had is not asked for again.
+const AGAIN: Duration = Duration::from_secs(300);
+
 impl Worker {
+    /// Asks once more for the desired states that could not be had, if it is time to; `asked` is
+    /// when that was done last, monotonic.
+    pub(super) async fn refresh_missing(&self, asked: &mut Duration) -> Result<(), SyncError> {
+        let now = self.store.sys().clock.monotonic();
+        if now.saturating_sub(*asked) >= AGAIN && self.state.has_problem(MISSING) {
+            *asked = now;
+            self.refresh_config().await?;
+        }
+        Ok(())
+    }
+
     /// Fetches the desired states that changed: this node's and those of its descendants. What one
     /// grants is durable before it takes effect; what this node's own takes away counts at once,
     /// and what cannot be written is passed on to the nodes below all the same.
@@ -36,7 +55,7 @@ impl Worker {
             let text = "the connected registry was deactivated".to_owned();
             return Err(UpstreamError::AlreadyActivated(text).into());
         }
-        self.state.keep_problems("desired-", |name| config.lists(name));
+        self.state.keep_problems(MISSING, |name| config.lists(name));
         self.refresh_descendants(&config).await?;
         written?;
         looked
@@ -49,21 +68,22 @@ impl Worker {
             if self.store.knows_descendant(name, &descendant.version)? {
                 continue;
             }
+            let problem = format!("{MISSING}{name}");
             match self.upstream.config(name, None).await {
                 // The parent may have another one than it lists, until it has that one.
                 Ok(Some((config, version))) => {
                     let one = self.store.receive_descendant(config, version).await;
                     written = written.and(one);
-                    self.state.solved(&format!("desired-{name}"));
+                    self.state.solved(&problem);
                 }
                 Ok(None) => {}
                 // It was deleted a moment ago, or the parent does not have it yet: either way the
                 // parent has another desired state for this node soon.
                 Err(UpstreamError::NotFound(_) | UpstreamError::Forbidden(_)) => {}
-                // This one cannot be had; this node and the others can do without.
-                Err(UpstreamError::Protocol(text)) => {
-                    let key = format!("desired-{name}");
-                    self.state.problem(&key, DetailCode::SyncFailed, text);
+                // This one cannot be had; this node and the others can do without. It is asked for
+                // again after a while.
+                Err(UpstreamError::Protocol(text) | UpstreamError::Busy(_, text)) => {
+                    self.state.problem(&problem, DetailCode::SyncFailed, text);
                 }
                 Err(error) => return Err(error.into()),
             }

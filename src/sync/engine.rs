@@ -14,7 +14,7 @@ use super::push::Pusher;
 use super::report::Reporter;
 use super::state::State;
 use super::upload::Uploader;
-use super::window::{Traffic, traffic};
+use super::window::{LOOK_INTERVAL, PROBE_INTERVAL, Traffic, traffic};
 use super::worker::Worker;
 use crate::gateway::{Contacts, Upstream, UpstreamError};
 use crate::http::Client;
@@ -334,7 +334,9 @@ impl Engine {
         let looked = self.state.now().looked.max(self.store.last_look()?);
         let looked = looked.filter(|_| same).zip(now).filter(|(at, now)| at <= now);
         let since_look = looked.map(|(at, now)| Duration::from_secs(now.since(at)));
-        Ok(traffic(&node.schedule, node.sync_window_s, now, since_probe, since_look))
+        // The parent's time is asked for often: it may have been wrong.
+        let each = if clock.is_set() { LOOK_INTERVAL } else { PROBE_INTERVAL };
+        Ok(traffic(&node.schedule, node.sync_window_s, now, since_probe, since_look, each))
     }
 
     /// Returns when no traffic may flow any more. What is in flight is dropped then; it is taken

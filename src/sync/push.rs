@@ -75,8 +75,6 @@ pub(super) struct Retries {
     soon: Soon,
     /// Changes wait because this node is ReadOnly, which was said.
     held_up: bool,
-    /// An offer was delivered, and perhaps made in vain: what the parent has counts.
-    offered: bool,
 }
 
 impl Retries {
@@ -119,8 +117,8 @@ impl Pusher {
         let mut refused = self.store.refused().await?;
         self.deliver_new(&mut refused).await?;
         self.try_again(&mut refused).await?;
-        if std::mem::take(&mut self.retries().offered) {
-            self.store.request_reconcile().await?;
+        if self.store.has_offered()? {
+            self.store.compare_offered().await?;
         }
         let (now, soon) = (self.now(), self.retries().soon.next(self.now()));
         let next = self.turns().next(now).into_iter().chain(soon).min();
@@ -375,7 +373,6 @@ impl Pusher {
 
     /// The parent has a change.
     async fn done(&self, number: u64, entry: &OutboxEntry) -> Result<(), SyncError> {
-        self.retries().offered |= entry.offered.is_offer();
         if self.store.outbox_delivered(number, self.upstream.heard()).await? {
             let now = self.now();
             self.retries().soon.hope(now);

@@ -141,6 +141,7 @@ impl Reporter {
         let below: BTreeSet<_> = config.descendants.iter().map(|below| &below.name).collect();
         let parent = (self.store.parent_epoch()?, self.upstream.parent_start());
         self.told().retain(|name, told| below.contains(name) && told.parent == parent);
+        let mut refused = None;
         for descendant in &config.descendants {
             let name = &descendant.name;
             let node = self.store.node_below(name)?;
@@ -160,10 +161,14 @@ impl Reporter {
                 )) => {}
                 // The parent knows better: a newer epoch, which will come down.
                 Err(SyncError::Upstream(UpstreamError::AlreadyActivated(_))) => {}
+                // Of this one it takes nothing, of others it may.
+                Err(SyncError::Upstream(
+                    error @ (UpstreamError::Refused(..) | UpstreamError::Busy(..)),
+                )) => refused = refused.or(Some(error)),
                 other => other?,
             }
         }
-        Ok(())
+        refused.map_or(Ok(()), |error| Err(error.into()))
     }
 
     async fn pass_on_one(

@@ -170,6 +170,11 @@ impl State {
         self.problem("disk", DetailCode::DiskError, description);
     }
 
+    /// Whether there is a problem whose key starts so.
+    pub(super) fn has_problem(&self, start: &str) -> bool {
+        lock(&self.problems).keys().any(|key| key.starts_with(start))
+    }
+
     /// Forgets the problem of this key.
     pub(super) fn solved(&self, key: &str) {
         lock(&self.problems).remove(key);

@@ -26,13 +26,15 @@ pub enum Traffic {
 }
 
 /// Decides by the schedule of the last known desired state. `since_probe` is the time since the
-/// last call outside a window, `since_look` since the last one that brought the configuration.
+/// last call outside a window, `since_look` since the last one that brought the configuration,
+/// which is asked for each `look_interval`.
 pub fn traffic(
     schedule: &Schedule,
     window_s: Option<u64>,
     now: Option<UnixSeconds>,
     since_probe: Option<Duration>,
     since_look: Option<Duration>,
+    look_interval: Duration,
 ) -> Traffic {
     if schedule.is_continuous() {
         return Traffic::Flow(None);
@@ -45,7 +47,7 @@ pub fn traffic(
     let Some(now) = now else {
         return wait_or_look(probe);
     };
-    let look = left(since_look, LOOK_INTERVAL).max(probe);
+    let look = left(since_look, look_interval).max(probe);
     match schedule.window(window_s, now) {
         Window::Always => Traffic::Flow(None),
         Window::Open { until } => Traffic::Flow(Some(Duration::from_secs(until.since(now)))),
@@ -64,6 +66,16 @@ fn wait_or_look(wait: Duration) -> Traffic {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn traffic(
+        schedule: &Schedule,
+        window_s: Option<u64>,
+        now: Option<UnixSeconds>,
+        since_probe: Option<Duration>,
+        since_look: Option<Duration>,
+    ) -> Traffic {
+        super::traffic(schedule, window_s, now, since_probe, since_look, LOOK_INTERVAL)
+    }
 
     fn at(text: &str) -> Option<UnixSeconds> {
         Some(UnixSeconds::parse_rfc3339(text).unwrap())
@@ -118,6 +130,13 @@ mod tests {
         let minutes = |n: u64| Duration::from_secs(n * 60);
         assert_eq!(traffic(&noon, None, None, Some(minutes(10)), None), Traffic::Wait(minutes(50)));
         assert_eq!(traffic(&noon, None, None, Some(minutes(60)), None), Traffic::ConfigOnly);
+        // By the time that the parent said, which may have been wrong.
+        let now = at("2026-11-21T11:00:00Z");
+        for (since, expected) in [(20, Traffic::Wait(minutes(40))), (60, Traffic::ConfigOnly)] {
+            let looked = Some(minutes(since));
+            let decided = super::traffic(&noon, None, now, None, looked, PROBE_INTERVAL);
+            assert_eq!(decided, expected);
+        }
         let always = Schedule::continuous();
         assert_eq!(traffic(&always, None, None, None, None), Traffic::Flow(None));
         assert_eq!(

@@ -25,6 +25,10 @@ use crate::types::{Cursor, Digest, Mode, RepositoryName, RepositoryPattern, Tag}
 /// How long a poll waits at the parent.
 const POLL_WAIT: Duration = Duration::from_secs(60);
 
+/// The same while this node does not know the time: the parent may hear of it, and says it with its
+/// next answer.
+const TIMELESS_WAIT: Duration = Duration::from_secs(10);
+
 /// Messages applied between two notes of progress.
 const CHUNK: usize = 100;
 
@@ -58,7 +62,9 @@ impl Worker {
         let mut position = self.up_to_date().await?;
         let clock = &self.store.sys().clock;
         let mut noted = clock.monotonic();
+        let mut asked = noted;
         loop {
+            self.refresh_missing(&mut asked).await?;
             let polled = async { Some(self.poll(position, self.patience()).await) };
             let Some(received) = smol::future::or(polled, self.comparison_due()).await else {
                 position = self.up_to_date().await?;
@@ -156,8 +162,13 @@ impl Worker {
     /// How long nothing is due.
     fn patience(&self) -> Duration {
         let debts = self.state.debts();
-        let longest = if debts.without_room().is_empty() { POLL_WAIT } else { room::LOOK };
-        let next = debts.next(self.store.sys().clock.monotonic());
+        let clock = &self.store.sys().clock;
+        let longest = match (debts.without_room().is_empty(), clock.wall()) {
+            (false, _) => room::LOOK,
+            (true, None) => TIMELESS_WAIT,
+            (true, Some(_)) => POLL_WAIT,
+        };
+        let next = debts.next(clock.monotonic());
         next.map_or(longest, |next| next.min(longest))
     }
 

@@ -197,7 +197,8 @@ impl NodeState {
                 }
                 HurdleKind::Deactivated => {
                     "this connected registry was deactivated at the root: restart this instance \
-                     to activate it again, or remove it if another one takes its place"
+                     to activate it again, or remove it if another one takes its place: pushes \
+                     that wait here (`waitingChanges`) reach the parent only after that restart"
                 }
                 HurdleKind::Unauthorized => {
                     "the parent does not accept the sync token: enable it at the root, or give \

@@ -190,6 +190,9 @@ fn f210_uploads_at_once_share_a_quota_as_their_bytes_come() {
     // What is there already costs nothing more.
     assert_eq!(small.whole("small/a", &blobs[0]).status, 201);
     is_refused(&small.whole("small/a", &blobs[1]), "a blob beside it");
+    // More than that cannot be it.
+    let path = format!("/v2/small/a/blobs/uploads/?digest={}", image::digest(&blobs[0]));
+    is_refused(&small.send("POST", &path, &blobs.concat()), "what begins like it");
     assert_eq!(small.bytes("blobs"), 2 * BYTES as u64);
     // An upload that nobody goes on with does not keep the others out for a day.
     eventually(SOON, "an idle upload makes room", || {

@@ -7,6 +7,7 @@ use crate::support::node::Node;
 use crate::support::proxy::Proxy;
 use crate::support::{clients, eventually, skip};
 use crate::sync::{SOON, pull};
+use crate::topology::connection_below;
 
 #[test]
 fn f111_f115_f116_a_schedule_set_at_the_root_holds_at_the_device() {
@@ -107,6 +108,37 @@ fn f177_a_device_without_a_clock_goes_by_the_time_of_its_parent() {
         details[0]["description"].as_str().map(str::to_owned)
     });
     assert!(description.contains("no sync window opens. Set the clock"), "{description}");
+}
+
+/// Symptom: after a power cut of a site, a device below another one never heard the time, which
+/// that one heard a little later, and took passwords that had expired.
+#[test]
+fn f177_a_device_hears_the_time_that_its_parent_hears_later() {
+    if let Some(program) = clients::missing(&["faketime"]) {
+        return skip(&format!("{program} is not installed"));
+    }
+    let mut root = Node::root();
+    let connection = root.connect("dock01", &["--repository", "app"]);
+    root.connect("dock02", &["--parent", "dock01", "--repository", "app"]);
+    let mut middle = Node::start_device(&connection);
+    let below = connection_below(&root, "dock02", &middle);
+    let mut leaf = Node::start_device(&below);
+    let in_contact =
+        |node: &Node| (node.json(&["status"])["sync"]["parentOnline"] == true).then_some(());
+    eventually(SOON, "all are in contact", || in_contact(&leaf));
+    root.kill();
+    middle.kill();
+    leaf.kill();
+    for node in [&mut middle, &mut leaf] {
+        node.set_clock(Some("@1970-01-01 00:00:00"));
+        node.start();
+    }
+    eventually(SOON, "the leaf is in contact", || in_contact(&leaf));
+    assert_eq!(leaf.json(&["status"])["clockTrusted"], false);
+    root.start();
+    eventually(SOON * 5, "the leaf hears the time", || {
+        (leaf.json(&["status"])["clockTrusted"] == true).then_some(())
+    });
 }
 
 /// Symptom: a device with a window once a year, or with a schedule that never fires, could not be

@@ -33,8 +33,8 @@ pub struct Upload {
     announced: u64,
     /// There is memory for pieces until the next flush.
     gathers: bool,
-    /// Its repository has the content already: it costs nothing of the quota.
-    is_free: bool,
+    /// So many bytes are in its repository already, and cost nothing of the quota.
+    spared: u64,
     done: bool,
 }
 
@@ -55,7 +55,7 @@ impl Upload {
             failed: None,
             announced: 0,
             gathers: false,
-            is_free: false,
+            spared: 0,
             done: false,
         })
     }
@@ -93,10 +93,13 @@ impl Upload {
         self.offset
     }
 
-    /// The repository has the content already: this upload keeps nothing of the quota.
-    pub fn spare_quota(&mut self) {
-        self.is_free = true;
-        self.session.keep_exactly(0);
+    /// The repository has the content already, which is so long: this upload keeps nothing of the
+    /// quota, unless more comes.
+    pub fn spare_quota(&mut self, len: u64) {
+        self.spared = len;
+        if self.offset <= len {
+            self.session.keep_exactly(0);
+        }
     }
 
     /// Before so many bytes more come: `Quota` or `Full` when there is no room for them, even after
@@ -112,7 +115,7 @@ impl Upload {
 
     async fn keep(&self, bytes: u64) -> Result<(), StoreError> {
         let fits = match self.session.keeping() {
-            Some(mut kept) if !self.is_free => self.shared.keep(&mut kept, bytes),
+            Some(mut kept) if bytes > self.spared => self.shared.keep(&mut kept, bytes),
             _ => Ok(()),
         };
         if !matches!(fits, Err(StoreError::Quota(_) | StoreError::QuotaKept(_))) {

@@ -111,6 +111,10 @@ pub enum OpenError {
     },
 }
 
+/// What helps where another user, often root, has used the directory.
+const CHOWN: &str =
+    "give every file in the state directory to the user that runs skerry (chown -R)";
+
 impl fmt::Display for OpenError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -184,7 +188,13 @@ impl OpenError {
 
     /// Wraps a fault of the disk at `path`.
     pub(in crate::store) fn io(path: &Path) -> impl Fn(io::Error) -> OpenError + '_ {
-        move |error| OpenError::Io { path: path.to_owned(), cause: error.to_string() }
+        move |error| {
+            let cause = match error.kind() {
+                io::ErrorKind::PermissionDenied => format!("{error}; {CHOWN}"),
+                _ => error.to_string(),
+            };
+            OpenError::Io { path: path.to_owned(), cause }
+        }
     }
 
     /// The same of a fault that the store has named.
@@ -469,9 +479,7 @@ impl Layout {
             path: self.root.clone(),
             cause: format!("{} cannot be opened: {error}", path.display()),
             cure: match error.kind() {
-                io::ErrorKind::PermissionDenied => {
-                    "give every file in it to the user that runs skerry (chown -R)"
-                }
+                io::ErrorKind::PermissionDenied => CHOWN,
                 _ => "check the disk",
             },
         }

@@ -9,7 +9,7 @@ use crate::store::rows::connected_registry::{activation_key, connected_registry_
 use crate::store::rows::derived::{Count, synced_count_key};
 use crate::store::rows::node::{
     Fact, compared_key, debts_key, descendant_key, epoch_key, last_look_key, last_sync_key,
-    looked_with_key, reconcile_key, self_config_key, synced, synced_key, version_key,
+    looked_with_key, offered_key, reconcile_key, self_config_key, synced, synced_key, version_key,
 };
 use crate::store::rows::{Kind, Stored, key, name_at, prefix};
 use crate::store::{Store, StoreError, Txn};
@@ -200,6 +200,20 @@ impl Store {
     /// Makes a full comparison due: a gap in the feed, an unknown message, a resync.
     pub async fn request_reconcile(&self) -> Result<(), StoreError> {
         self.commit(ask_for_reconcile).await
+    }
+
+    /// Whether changes were offered, perhaps in vain, since [`Store::compare_offered`].
+    pub fn has_offered(&self) -> Result<bool, StoreError> {
+        Ok(self.get::<Fact>(&offered_key())?.is_some())
+    }
+
+    /// The offers have been made: a full comparison becomes due.
+    pub async fn compare_offered(&self) -> Result<(), StoreError> {
+        self.commit(|txn| {
+            txn.delete(offered_key())?;
+            ask_for_reconcile(txn)
+        })
+        .await
     }
 
     /// Whether something that the parent has could not be had; the engine knows what.

@@ -333,6 +333,15 @@ mod tests {
             assert_eq!(waiting[0].1.unheard, [None]);
             let added = OutboxChange::ManifestAdded { digest: digest(1) };
             assert_eq!(waiting.iter().filter(|(_, entry)| entry.change == added).count(), 1);
+
+            // An offer may have been made in vain, which is known after a power cut too.
+            for (is_offer, expected) in [(false, false), (true, true)] {
+                let some = waiting.iter().find(|(_, entry)| entry.offered.is_offer() == is_offer);
+                store.outbox_delivered(some.unwrap().0, 0).await.unwrap();
+                assert_eq!(store.has_offered().unwrap(), expected);
+            }
+            store.compare_offered().await.unwrap();
+            assert!(store.reconcile_due().unwrap() && !store.has_offered().unwrap());
         });
     }
 }

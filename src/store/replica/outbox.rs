@@ -10,7 +10,7 @@ use crate::store::rows::derived::{
     waiting_removals, waiting_tags,
 };
 use crate::store::rows::digest_at;
-use crate::store::rows::node::self_config_key;
+use crate::store::rows::node::{Fact, offered_key, self_config_key};
 use crate::store::rows::outbox::{LastOutbox, counter_key, entry_key, number_of, remember};
 pub use crate::store::rows::outbox::{OutboxChange, OutboxEntry};
 use crate::store::rows::refused::{RefusedChange, refused_key};
@@ -226,7 +226,10 @@ pub(in crate::store) fn is_of_this_start(
 fn is_taken(txn: &mut Txn<'_>, number: u64) -> Result<bool, StoreError> {
     let entry = txn.get::<OutboxEntry>(&entry_key(number))?;
     let was_refused = finish(txn, number)?;
-    // An offer may have been made in vain.
+    // An offer may have been made in vain: everything is compared once all have been made.
+    if entry.as_ref().is_some_and(|entry| entry.offered.is_offer()) {
+        txn.put_changed(offered_key(), &Fact::Mark)?;
+    }
     if let Some(OutboxEntry {
         repository,
         change: OutboxChange::Tag { tag, .. },

@@ -200,6 +200,12 @@ pub(in crate::store) fn version_key(name: &ConnectedRegistryName) -> Vec<u8> {
     key(Kind::Node, &[b"version", name.as_str().as_bytes()])
 }
 
+/// The key of the mark that changes were offered, perhaps in vain, since the last comparison that
+/// was asked for.
+pub(in crate::store) fn offered_key() -> Vec<u8> {
+    key(Kind::Node, &[b"offered"])
+}
+
 pub(in crate::store) fn epoch_key() -> Vec<u8> {
     key(Kind::Node, &[b"activated"])
 }

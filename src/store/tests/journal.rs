@@ -236,6 +236,20 @@ fn a_failed_sync_acknowledges_nothing_and_ends_all_writing() {
     assert_eq!(rows(&open_memory(&disk.after_power_cut()).unwrap().0).len(), 1);
 }
 
+/// Symptom: a journal that failed as a segment was closed refused everything, and neither status
+/// nor log nor readiness said so.
+#[test]
+fn f210_a_journal_that_fails_as_a_segment_is_closed_is_told_of() {
+    // Of these syncs some are of records, and some of what closes a segment behind them.
+    for syncs in 0..40 {
+        let disk = MemoryDisk::new();
+        let (store, _) = open_small(&disk);
+        disk.fail_syncs_after(syncs);
+        let refused = (0..).find_map(|number| put(&store, number, &"x".repeat(100)).err());
+        assert!(store.read_only(), "after {syncs} syncs: {refused:?}");
+    }
+}
+
 const READ_ONLY_CHILD: &str = "SKERRY_TEST_READ_ONLY_CHILD";
 
 /// The body of the process that [`a_journal_that_fails_is_told_of_once`] reads the log of.
