@@ -43,12 +43,18 @@ pub(super) fn deed(verb: &str, peer: Peer, body: &Value, at: UnixSeconds) -> Dee
 
 impl Admin {
     pub(super) async fn audit(&self) -> Result<Value, Fault> {
-        let done = self.store.deeds().await?.into_iter().map(|deed| (deed, None));
+        let done = self.store.deeds().await?;
         let refused = self.refused.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let refused = refused.into_iter().map(|(deed, code)| (deed, Some(code)));
-        let mut all: Vec<_> = done.chain(refused).collect();
+        let mut refused = refused.into_iter().map(|(deed, code)| (deed, Some(code))).peekable();
+        let mut all = Vec::new();
         // Those that were done keep their order, whatever the clock did.
-        all.sort_by_key(|(deed, _)| deed.at);
+        for deed in done {
+            while let Some(earlier) = refused.next_if(|(refused, _)| refused.at < deed.at) {
+                all.push(earlier);
+            }
+            all.push((deed, None));
+        }
+        all.extend(refused);
         let print = |(deed, code): (Deed, Option<String>)| {
             json!({
                 "time": deed.at.rfc3339(),

@@ -571,9 +571,11 @@ fn malformed(text: &str) -> Refusal {
 #[allow(clippy::needless_pass_by_value, reason = "it ends the error's way, in map_err")]
 fn fault(error: StoreError) -> Refusal {
     log::warn!("the gateway cannot answer: {error}");
-    let full = error == StoreError::Full;
-    let (status, reason) =
-        if full { (507, Reason::DiskReserve) } else { (503, Reason::StoreUnavailable) };
+    let (status, reason) = match error {
+        StoreError::Full => (507, Reason::DiskReserve),
+        StoreError::Corrupt(_) => (500, Reason::ContentDamaged),
+        _ => (503, Reason::StoreUnavailable),
+    };
     let mut refusal =
         Refusal::new(status, "UNKNOWN", reason, "The gateway cannot answer just now.");
     refusal.retry_after_s = Some(5);

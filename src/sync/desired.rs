@@ -12,16 +12,41 @@ use crate::types::message::NodeConfig;
 /// How the keys of problems begin that are about desired states which cannot be had.
 const MISSING: &str = "desired-";
 
-/// How long one that cannot be had is not asked for again.
-const AGAIN: Duration = Duration::from_secs(300);
+/// When those are asked for again that could not be had: the pause doubles from the first to the
+/// longest.
+const AGAIN: Duration = Duration::from_secs(5);
+const AGAIN_MAX: Duration = Duration::from_secs(300);
+
+/// When the desired states of nodes below are asked for again that could not be had.
+#[derive(Default)]
+pub(super) struct Missing {
+    /// Monotonic; `None`: none is missing.
+    due: Option<Duration>,
+    pause: Duration,
+}
+
+impl Missing {
+    /// What came of asking for them.
+    fn note(&mut self, is_missing: bool, now: Duration) {
+        if !is_missing {
+            *self = Missing::default();
+            return;
+        }
+        self.pause = (self.pause * 2).clamp(AGAIN, AGAIN_MAX);
+        self.due = Some(now + self.pause);
+    }
+
+    /// How long it is until they are asked for, if there are any.
+    pub(super) fn next(&self, now: Duration) -> Option<Duration> {
+        self.due.map(|due| due.saturating_sub(now))
+    }
+}
 
 impl Worker {
-    /// Asks once more for the desired states that could not be had, if it is time to; `asked` is
-    /// when that was done last, monotonic.
-    pub(super) async fn refresh_missing(&self, asked: &mut Duration) -> Result<(), SyncError> {
-        let now = self.store.sys().clock.monotonic();
-        if now.saturating_sub(*asked) >= AGAIN && self.state.has_problem(MISSING) {
-            *asked = now;
+    /// Asks once more for the desired states that could not be had, if it is time to.
+    pub(super) async fn refresh_missing(&self) -> Result<(), SyncError> {
+        let next = self.state.missing().next(self.store.sys().clock.monotonic());
+        if next.is_some_and(|next| next.is_zero()) {
             self.refresh_config().await?;
         }
         Ok(())
@@ -62,13 +87,14 @@ impl Worker {
     }
 
     async fn refresh_descendants(&self, config: &NodeConfig) -> Result<(), SyncError> {
-        let mut written = Ok(());
+        let (mut written, mut is_missing) = (Ok(()), false);
         for descendant in &config.descendants {
             let name = &descendant.name;
-            if self.store.knows_descendant(name, &descendant.version)? {
+            let problem = format!("{MISSING}{name}");
+            if self.store.descendant_version(name)?.as_ref() == Some(&descendant.version) {
+                self.state.solved(&problem);
                 continue;
             }
-            let problem = format!("{MISSING}{name}");
             match self.upstream.config(name, None).await {
                 // The parent may have another one than it lists, until it has that one.
                 Ok(Some((config, version))) => {
@@ -79,15 +105,21 @@ impl Worker {
                 Ok(None) => {}
                 // It was deleted a moment ago, or the parent does not have it yet: either way the
                 // parent has another desired state for this node soon.
-                Err(UpstreamError::NotFound(_) | UpstreamError::Forbidden(_)) => {}
-                // This one cannot be had; this node and the others can do without. It is asked for
-                // again after a while.
-                Err(UpstreamError::Protocol(text) | UpstreamError::Busy(_, text)) => {
+                Err(UpstreamError::NotFound(_) | UpstreamError::Forbidden(_)) => is_missing = true,
+                Err(error) => {
+                    let is_garbage = matches!(error, UpstreamError::Protocol(_));
+                    let error = SyncError::from(error);
+                    if !is_garbage && !error.is_of_item() {
+                        return Err(error);
+                    }
+                    // This one cannot be had; this node and the others can do without.
+                    is_missing = true;
+                    let text = format!("the desired state of {name} cannot be had: {error}");
                     self.state.problem(&problem, DetailCode::SyncFailed, text);
                 }
-                Err(error) => return Err(error.into()),
             }
         }
+        self.state.missing().note(is_missing, self.store.sys().clock.monotonic());
         Ok(written?)
     }
 
@@ -105,5 +137,24 @@ impl Worker {
             self.store.record_look(now, with).await?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn f204_what_is_missing_is_asked_for_soon_and_then_less_often() {
+        let (mut missing, mut now) = (Missing::default(), Duration::from_secs(9));
+        assert_eq!(missing.next(now), None);
+        for pause in [5, 10, 20, 40, 80, 160, 300, 300] {
+            missing.note(true, now);
+            assert_eq!(missing.next(now), Some(Duration::from_secs(pause)));
+            now += Duration::from_secs(pause);
+            assert_eq!(missing.next(now), Some(Duration::ZERO));
+        }
+        missing.note(false, now);
+        assert_eq!(missing.next(now), None);
     }
 }

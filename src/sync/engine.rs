@@ -297,6 +297,11 @@ impl Engine {
                 self.upstream.begin_session();
                 match within(LOOK_MAX, self.greet()).await {
                     Ok(looked) => {
+                        // A parent that was away has not said what time it is, and a window may
+                        // be open.
+                        if looked.is_err() && self.store.sys().clock.wall().is_none() {
+                            *self.probed.lock().unwrap_or_else(PoisonError::into_inner) = None;
+                        }
                         looked?;
                         self.store.set_hurdle(None);
                         self.state.set_failure(None);

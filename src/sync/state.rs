@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::debts::{Debts, Item, Owed};
+use super::desired::Missing;
 use super::error::{SyncError, mib};
 use crate::gateway::UpstreamError;
 use crate::store::replica::node::{SyncFailure, SyncView};
@@ -21,6 +22,7 @@ pub(super) struct State {
     sys: Sys,
     now: Mutex<Now>,
     problems: Mutex<BTreeMap<String, StatusDetail>>,
+    missing: Mutex<Missing>,
     debts: Mutex<Debts>,
     /// Repositories of messages that are received and not applied yet.
     arriving: Mutex<BTreeSet<RepositoryName>>,
@@ -81,6 +83,7 @@ impl State {
             sys: sys.clone(),
             now: Mutex::default(),
             problems: Mutex::default(),
+            missing: Mutex::default(),
             debts: Mutex::default(),
             arriving: Mutex::default(),
             kept: Mutex::default(),
@@ -170,9 +173,9 @@ impl State {
         self.problem("disk", DetailCode::DiskError, description);
     }
 
-    /// Whether there is a problem whose key starts so.
-    pub(super) fn has_problem(&self, start: &str) -> bool {
-        lock(&self.problems).keys().any(|key| key.starts_with(start))
+    /// When missing desired states are asked for again.
+    pub(super) fn missing(&self) -> MutexGuard<'_, Missing> {
+        lock(&self.missing)
     }
 
     /// Forgets the problem of this key.

@@ -62,9 +62,8 @@ impl Worker {
         let mut position = self.up_to_date().await?;
         let clock = &self.store.sys().clock;
         let mut noted = clock.monotonic();
-        let mut asked = noted;
         loop {
-            self.refresh_missing(&mut asked).await?;
+            self.refresh_missing().await?;
             let polled = async { Some(self.poll(position, self.patience()).await) };
             let Some(received) = smol::future::or(polled, self.comparison_due()).await else {
                 position = self.up_to_date().await?;
@@ -168,7 +167,8 @@ impl Worker {
             (true, None) => TIMELESS_WAIT,
             (true, Some(_)) => POLL_WAIT,
         };
-        let next = debts.next(clock.monotonic());
+        let now = clock.monotonic();
+        let next = debts.next(now).into_iter().chain(self.state.missing().next(now)).min();
         next.map_or(longest, |next| next.min(longest))
     }
 

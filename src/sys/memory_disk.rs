@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io;
+use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -68,6 +69,26 @@ pub enum Survivors {
     /// All names, but of each file by chance the synced bytes, all, the first so many, or zeros in
     /// place of those that were not synced, as file systems do that allocate late.
     Torn(u64),
+}
+
+/// The files in a directory. What is below one follows it in the order of paths.
+fn files_in<'a, T>(
+    files: &'a BTreeMap<PathBuf, T>,
+    directory: &'a Path,
+) -> impl Iterator<Item = (&'a PathBuf, &'a T)> {
+    let below = files.range::<Path, _>((Bound::Included(directory), Bound::Unbounded));
+    let below = below.take_while(move |(file, _)| file.starts_with(directory));
+    below.filter(move |(file, _)| file.parent() == Some(directory))
+}
+
+/// The directories in one.
+fn directories_in<'a>(
+    directories: &'a BTreeSet<PathBuf>,
+    directory: &'a Path,
+) -> impl Iterator<Item = &'a PathBuf> {
+    let below = directories.range::<Path, _>((Bound::Included(directory), Bound::Unbounded));
+    let below = below.take_while(move |child| child.starts_with(directory));
+    below.filter(move |child| child.parent() == Some(directory))
 }
 
 struct Content(Mutex<Bytes>);
@@ -470,13 +491,17 @@ impl Disk for MemoryDisk {
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
         self.step("fsync directory", path, || {})?;
         let mut state = self.state();
-        let here = |entry: &Path| entry.parent() == Some(path);
-        state.durable.retain(|file, _| !here(file));
-        let files: Vec<_> = state.files.iter().filter(|(file, _)| here(file)).collect();
-        let files: Vec<_> = files.into_iter().map(|(p, c)| (p.clone(), c.clone())).collect();
+        let gone: Vec<PathBuf> = files_in(&state.durable, path).map(|(p, _)| p.clone()).collect();
+        gone.iter().for_each(|file| drop(state.durable.remove(file)));
+        let files: Vec<_> =
+            files_in(&state.files, path).map(|(p, c)| (p.clone(), c.clone())).collect();
         state.durable.extend(files);
-        let directories: Vec<_> = state.directories.iter().filter(|d| here(d)).cloned().collect();
-        state.durable_directories.retain(|directory| !here(directory));
+        let gone: Vec<PathBuf> =
+            directories_in(&state.durable_directories, path).cloned().collect();
+        for directory in gone {
+            state.durable_directories.remove(&directory);
+        }
+        let directories: Vec<PathBuf> = directories_in(&state.directories, path).cloned().collect();
         state.durable_directories.extend(directories);
         state.alive()
     }
@@ -489,10 +514,11 @@ impl Disk for MemoryDisk {
         }
         let entry = |child: &Path, is_dir| {
             let name = child.file_name()?.to_string_lossy().into_owned();
-            (child.parent() == Some(path)).then_some(Entry { name, is_dir })
+            Some(Entry { name, is_dir })
         };
-        let files = state.files.keys().filter_map(|file| entry(file, false));
-        let directories = state.directories.iter().filter_map(|child| entry(child, true));
+        let files = files_in(&state.files, path).filter_map(|(file, _)| entry(file, false));
+        let directories =
+            directories_in(&state.directories, path).filter_map(|child| entry(child, true));
         let mut entries: Vec<Entry> = files.chain(directories).collect();
         entries.sort_unstable();
         Ok(entries)

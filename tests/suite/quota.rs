@@ -152,6 +152,19 @@ impl Small {
         self.send("PUT", &format!("{upload}?digest={}", image::digest(blob)), b"")
     }
 
+    /// Sends half of the last chunk of an upload, and hangs up.
+    fn break_off(&self, upload: &str, blob: &[u8]) {
+        let mut stream = TcpStream::connect(&self.root.login).unwrap();
+        let (digest, token, len) = (image::digest(blob), &self.token, blob.len());
+        let host = &self.root.login;
+        let head = format!(
+            "PUT {upload}?digest={digest} HTTP/1.1\r\nhost: {host}\r\n\
+             authorization: Bearer {token}\r\ncontent-length: {len}\r\n\r\n"
+        );
+        stream.write_all(head.as_bytes()).unwrap();
+        stream.write_all(&blob[..len / 2]).unwrap();
+    }
+
     fn bytes(&self, folder: &str) -> u64 {
         bytes_in(&self.root.state().join(folder))
     }
@@ -193,6 +206,13 @@ fn f210_uploads_at_once_share_a_quota_as_their_bytes_come() {
     // More than that cannot be it.
     let path = format!("/v2/small/a/blobs/uploads/?digest={}", image::digest(&blobs[0]));
     is_refused(&small.send("POST", &path, &blobs.concat()), "what begins like it");
+    // What breaks off on its way leaves nothing that no quota counts.
+    let begun = small.begin("small/a");
+    small.break_off(&begun, &blobs[0]);
+    eventually(SOON, "it is gone", || {
+        let left = small.send("GET", &begun, b"");
+        (left.status == 404).then_some(())
+    });
     assert_eq!(small.bytes("blobs"), 2 * BYTES as u64);
     // An upload that nobody goes on with does not keep the others out for a day.
     eventually(SOON, "an idle upload makes room", || {

@@ -60,7 +60,10 @@ fn f211_whatever_is_damaged_no_wrong_byte_is_served_and_no_loss_is_silent() {
                 let left = if way_out(&root, &backup, &context) { &lefts[0] } else { left };
                 root.start();
                 let told = audit(&root, user, left, &context);
-                assert_eq!(told, "nothing lost", "{context}: after the way out");
+                // A file of content may be damaged too, and that has no other way out.
+                let of_content = what.iter().any(|damage| damage.starts_with("blobs/"));
+                let is_right = told == "nothing lost" || of_content && told == "damage told";
+                assert!(is_right, "{context}: {told} after the way out");
                 "started by the way out"
             }
         };

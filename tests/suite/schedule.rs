@@ -108,6 +108,19 @@ fn f177_a_device_without_a_clock_goes_by_the_time_of_its_parent() {
         details[0]["description"].as_str().map(str::to_owned)
     });
     assert!(description.contains("no sync window opens. Set the clock"), "{description}");
+
+    // A parent that comes up later than its device.
+    device.kill();
+    root.kill();
+    device.start();
+    eventually(SOON, "the first call has failed", || {
+        device.log().contains("tried again").then_some(())
+    });
+    root.set_clock(None);
+    root.start();
+    eventually(SOON * 2, "the next call brings the time", || {
+        (device.json(&["status"])["clockTrusted"] == true).then_some(())
+    });
 }
 
 /// Symptom: after a power cut of a site, a device below another one never heard the time, which

@@ -94,7 +94,7 @@ impl Upload {
     }
 
     /// The repository has the content already, which is so long: this upload keeps nothing of the
-    /// quota, unless more comes.
+    /// quota, unless more comes, and is removed when nobody holds it any more.
     pub fn spare_quota(&mut self, len: u64) {
         self.spared = len;
         if self.offset <= len {
@@ -318,11 +318,17 @@ impl Drop for Upload {
         if self.done {
             return;
         }
+        let (shared, session) = (self.shared.clone(), self.session.clone());
+        if self.spared > 0 {
+            // What came is here already, and no quota counts it.
+            let remove = move || session.remove(&shared);
+            spawn::blocking_task(Threads::Uploads, remove).detach();
+            return;
+        }
         if self.failed.is_none() {
             self.hand_over();
         }
         self.keep_what_came();
-        let (shared, session) = (self.shared.clone(), self.session.clone());
         session.held.store(false, Ordering::Release);
         let rest = move || {
             let _ = session.rest(&shared);

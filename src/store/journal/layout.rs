@@ -112,8 +112,7 @@ pub enum OpenError {
 }
 
 /// What helps where another user, often root, has used the directory.
-const CHOWN: &str =
-    "give every file in the state directory to the user that runs skerry (chown -R)";
+const CHOWN: &str = "give every file there to the user that runs skerry (chown -R)";
 
 impl fmt::Display for OpenError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

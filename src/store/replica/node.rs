@@ -134,7 +134,11 @@ impl Store {
         version: String,
     ) -> Result<(), StoreError> {
         self.commit(move |txn| {
-            let known = txn.get::<NodeConfig>(&descendant_key(&config.node.name))?;
+            // What cannot be read is about to be replaced.
+            let known = match txn.get::<NodeConfig>(&descendant_key(&config.node.name)) {
+                Err(StoreError::Corrupt(_)) => None,
+                known => known?,
+            };
             let is_child = txn.has(&connected_registry_key(&config.node.name))?;
             // Of a child this node's own desired state has told before.
             if let Some(known) = known.filter(|_| !is_child) {

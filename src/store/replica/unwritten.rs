@@ -3,7 +3,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use event_listener::{Event, EventListener};
 
@@ -13,11 +12,9 @@ use crate::types::ConnectedRegistryName;
 use crate::types::message::NodeConfig;
 
 /// Desired states of nodes below this one that are remembered where the disk takes nothing, bytes
-/// as they would be written. Over it: a node below hears of its own once the disk takes it.
+/// as they would be written. Over it: a node below hears of its own once the disk takes it, for
+/// which it is fetched again.
 const BELOW_BYTES_MAX: usize = 4 * 1024 * 1024;
-
-/// How long one that there was no room for is not fetched again, unless the disk takes another.
-const PASSED_OVER: Duration = Duration::from_secs(3600);
 
 /// What could not be written yet. One worker receives and writes, one state after the other.
 #[derive(Default)]
@@ -31,8 +28,6 @@ pub(in crate::store) struct Unwritten {
 struct States {
     own: Option<(Arc<NodeConfig>, String)>,
     below: BTreeMap<ConnectedRegistryName, Below>,
-    /// The versions of those that there was no room for, and until when they are not fetched.
-    passed_over: BTreeMap<ConnectedRegistryName, (String, Duration)>,
 }
 
 /// The desired state of a node below, as it would be written.
@@ -58,24 +53,16 @@ impl States {
     }
 
     /// Remembers the desired state of a node below, which is about to be written, if there is room.
-    fn remember(&mut self, name: &ConnectedRegistryName, state: Below, now: Duration) {
+    fn remember(&mut self, name: &ConnectedRegistryName, state: Below) {
         let others = self.below.iter().filter(|(other, _)| *other != name);
         let bytes: usize = others.map(|(_, other)| other.bytes.len()).sum();
         if bytes + state.bytes.len() > BELOW_BYTES_MAX {
             // The one before stays: it is newer than what is on disk.
-            self.passed_over.insert(name.clone(), (state.version, now + PASSED_OVER));
             return;
         }
-        self.passed_over.remove(name);
         // Where the one before could not be written, its successor is passed on in its place.
         let is_shown = self.shown(name).is_some();
         self.below.insert(name.clone(), Below { is_shown, ..state });
-    }
-
-    /// The disk takes what is written, and the newest state of this node is on it.
-    fn forget(&mut self, name: &ConnectedRegistryName) {
-        self.below.remove(name);
-        self.passed_over.clear();
     }
 }
 
@@ -93,7 +80,6 @@ impl Store {
             let listed: BTreeSet<_> = config.descendants.iter().map(|node| &node.name).collect();
             let mut states = self.shared().unwritten.states();
             states.below.retain(|name, _| listed.contains(name));
-            states.passed_over.retain(|name, _| listed.contains(name));
             let before = states.own.replace((config.clone(), version.clone()));
             before.is_none_or(|(_, before)| before != version)
         };
@@ -124,11 +110,11 @@ impl Store {
             activation_epoch: config.node.activation_epoch,
             is_shown: false,
         };
-        let now = self.sys().clock.monotonic();
-        self.shared().unwritten.states().remember(&name, state, now);
+        self.shared().unwritten.states().remember(&name, state);
         let written = self.apply_descendant(config, version).await;
         match &written {
-            Ok(()) => self.shared().unwritten.states().forget(&name),
+            // Whatever is in memory is not newer.
+            Ok(()) => drop(self.shared().unwritten.states().below.remove(&name)),
             Err(_) => self.show_below(),
         }
         written
@@ -168,7 +154,7 @@ impl Store {
                 self.apply_descendant(config, version).await
             };
             match applied.await {
-                Ok(()) => self.shared().unwritten.states().forget(&name),
+                Ok(()) => drop(self.shared().unwritten.states().below.remove(&name)),
                 Err(error) => written = written.and(Err(error)),
             }
         }
@@ -184,7 +170,6 @@ impl Store {
         if states.own.as_ref().is_some_and(|(now, _)| Arc::ptr_eq(now, &config)) {
             states.own = None;
         }
-        states.passed_over.clear();
         Ok(())
     }
 
@@ -241,22 +226,6 @@ impl Store {
         of_own.max(states.below.get(name).map(|state| state.activation_epoch))
     }
 
-    /// Whether this version of the desired state of a node below is here, or there was no room for
-    /// it a moment ago: it is not asked for again.
-    pub fn knows_descendant(
-        &self,
-        name: &ConnectedRegistryName,
-        version: &str,
-    ) -> Result<bool, StoreError> {
-        let now = self.sys().clock.monotonic();
-        let is_passed_over = {
-            let states = self.shared().unwritten.states();
-            let over = states.passed_over.get(name);
-            over.is_some_and(|(over, until)| over == version && now < *until)
-        };
-        Ok(is_passed_over || self.descendant_version(name)?.as_deref() == Some(version))
-    }
-
     /// Waits for the next one that cannot be written, from now on.
     pub fn next_unwritten(&self) -> EventListener {
         self.shared().unwritten.changed.listen()
@@ -305,7 +274,7 @@ mod tests {
     fn f182_a_state_whose_writing_was_given_up_is_passed_on_too() {
         let store = Store::in_memory(Sys::real(Spawner::new()));
         let name: ConnectedRegistryName = "node1".parse().unwrap();
-        store.shared().unwritten.states().remember(&name, state(9, "v1"), Duration::ZERO);
+        store.shared().unwritten.states().remember(&name, state(9, "v1"));
         assert!(store.unwritten_version(&name).is_none());
         block_on(store.write_received()).unwrap_err();
         assert_eq!(store.unwritten_version(&name).unwrap(), "v1");
@@ -316,28 +285,20 @@ mod tests {
         Below { bytes, version, activation_epoch: 1, is_shown: false }
     }
 
-    /// What there is no room for is not fetched again and again, and what was there before stays.
     #[test]
     fn f209_f210_states_of_nodes_below_have_a_bound_in_memory() {
         let mut states = States::default();
         let [one, two] = ["node1", "node2"].map(|name| name.parse().unwrap());
         let half = BELOW_BYTES_MAX / 2;
-        let now = Duration::from_secs(5);
         for name in [&one, &two] {
-            states.remember(name, state(half, "v1"), now);
+            states.remember(name, state(half, "v1"));
             assert!(states.shown(name).is_none(), "it may be written yet");
         }
         let version = |states: &States, name| states.shown(name).map(|state| state.version.clone());
         states.below.values_mut().for_each(|state| state.is_shown = true);
-        states.remember(&two, state(half + 1, "v2"), now);
-        assert_eq!(version(&states, &two).unwrap(), "v1");
-        assert_eq!(states.passed_over[&two], ("v2".to_owned(), now + PASSED_OVER));
-        states.remember(&two, state(half, "v3"), now);
-        assert!(states.passed_over.is_empty());
+        states.remember(&two, state(half + 1, "v2"));
+        assert_eq!(version(&states, &two).unwrap(), "v1", "what was there before stays");
+        states.remember(&two, state(half, "v3"));
         assert_eq!(version(&states, &two).unwrap(), "v3", "it takes the place of one that was");
-        // There was no room for the one that is written at last.
-        states.remember(&one, state(half + 1, "v2"), now);
-        states.forget(&one);
-        assert!(states.below.len() == 1 && states.passed_over.is_empty());
     }
 }

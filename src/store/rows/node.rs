@@ -247,6 +247,7 @@ pub(in crate::store) fn own_rows() -> Vec<Vec<u8>> {
     starts.extend([prefix(Kind::Node, &[b"version"]), synced()]);
     starts.extend([prefix(Kind::Node, &[b"offer"]), parent_epoch_key(), listed_key()]);
     starts.extend([parent_start_key(), compared_key(), heard_key(), gone_from_key()]);
+    starts.push(offered_key());
     starts.push(prefix(Kind::Node, &[b"started-at"]));
     starts.push(prefix(Kind::Node, &[b"withheld-tag"]));
     starts.push(prefix(Kind::Node, &[b"withheld-manifest"]));

@@ -71,10 +71,11 @@ impl Store {
         &self,
         name: &ConnectedRegistryName,
     ) -> Result<Option<ConnectedRegistry>, StoreError> {
+        // Looked at first: it may be written meanwhile.
+        let granted = self.unwritten_epoch(name).unwrap_or_default();
         let Some(node) = self.look_up(|index| told::node_below(&Txn::new(index), name))? else {
             return Ok(None);
         };
-        let granted = self.unwritten_epoch(name).unwrap_or_default();
         let activation_epoch = node.activation_epoch.max(granted);
         Ok(Some(ConnectedRegistry { activation_epoch, ..node }))
     }

@@ -27,7 +27,7 @@ impl Store {
         let deed = self.deed.clone();
         self.commit(move |txn| {
             let value = command(txn)?;
-            // What was so already is not done once more.
+            // A command that writes nothing has done nothing.
             if let Some(deed) = deed
                 && txn.has_changed()
             {

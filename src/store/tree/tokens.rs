@@ -125,7 +125,7 @@ impl Store {
             let set = self.act(move |txn| {
                 let mut token = command::token(txn, &name)?.ok_or(StoreError::NotFound)?;
                 token.enabled = update.enabled.unwrap_or(token.enabled);
-                txn.put(token_key(&name), &token)?;
+                txn.put_changed(token_key(&name), &token)?;
                 Ok(token)
             });
             return Ok((set.await?, Others::default()));
