@@ -36,6 +36,10 @@ impl Missing {
         self.due = Some(now + self.pause);
     }
 
+    fn is_any(&self) -> bool {
+        self.due.is_some()
+    }
+
     /// How long it is until they are asked for, if there are any.
     pub(super) fn next(&self, now: Duration) -> Option<Duration> {
         self.due.map(|due| due.saturating_sub(now))
@@ -68,22 +72,23 @@ impl Worker {
             }
             None => self.store.write_received().await,
         };
-        let looked = match &written {
-            Ok(()) => self.note_look().await,
-            Err(_) => Ok(()),
-        };
         let Some(config) = self.store.newest_config()? else {
             written?;
-            return looked;
+            return self.note_look().await;
         };
         if self.store.activated_epoch()?.is_some_and(|epoch| epoch < config.node.activation_epoch) {
+            if written.is_ok() {
+                self.note_look().await?;
+            }
             let text = "the connected registry was deactivated".to_owned();
             return Err(UpstreamError::AlreadyActivated(text).into());
         }
         self.state.keep_problems(MISSING, |name| config.lists(name));
         self.refresh_descendants(&config).await?;
         written?;
-        looked
+        // A look that was cut short is no look: the nodes below wait for the rest.
+        let is_whole = !self.state.missing().is_any();
+        if is_whole { self.note_look().await } else { Ok(()) }
     }
 
     async fn refresh_descendants(&self, config: &NodeConfig) -> Result<(), SyncError> {

@@ -206,7 +206,14 @@ fn f210_uploads_at_once_share_a_quota_as_their_bytes_come() {
     // More than that cannot be it.
     let path = format!("/v2/small/a/blobs/uploads/?digest={}", image::digest(&blobs[0]));
     is_refused(&small.send("POST", &path, &blobs.concat()), "what begins like it");
-    // What breaks off on its way leaves nothing that no quota counts.
+    // What is refused, or breaks off on its way, leaves nothing that no quota counts.
+    let begun = small.begin("small/a");
+    assert_eq!(small.stream(&begun, &blobs[1][..100_000]).status, 202);
+    let target = format!("{begun}?digest={}", image::digest(&blobs[0]));
+    let range = [("content-range", "100000-100009")];
+    let refused = stream(&small.root.login, &small.token, "PUT", &target, &range, b"x");
+    assert_eq!(refused.status, 400, "{refused:?}");
+    assert_eq!(small.send("GET", &begun, b"").status, 404);
     let begun = small.begin("small/a");
     small.break_off(&begun, &blobs[0]);
     eventually(SOON, "it is gone", || {

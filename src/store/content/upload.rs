@@ -257,8 +257,11 @@ impl Upload {
     }
 
     /// Lets the upload go as it was when this handle took it up: what was written since can be
-    /// sent again. `NotFound` when it has ended.
+    /// sent again. `NotFound` when it has ended. One whose content is here already is removed.
     pub async fn rewind(mut self) -> Result<(), StoreError> {
+        if self.spared > 0 {
+            return self.cancel().await;
+        }
         if let Some(writing) = self.writing.take() {
             // Whether it was written is all the same.
             let _ = writing.await;

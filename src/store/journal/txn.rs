@@ -196,16 +196,18 @@ impl<'a> Txn<'a> {
         Ok(())
     }
 
-    /// Writes a row unless it is there already as it should be: flash wears.
+    /// Writes a row unless it is there already as it should be: flash wears. One that cannot be
+    /// read is replaced.
     pub fn put_changed<R: Stored + PartialEq>(
         &mut self,
         key: Vec<u8>,
         row: &R,
     ) -> Result<(), StoreError> {
-        if self.get::<R>(&key)?.as_ref() == Some(row) {
-            return Ok(());
+        match self.get::<R>(&key) {
+            Ok(Some(there)) if there == *row => Ok(()),
+            Ok(_) | Err(StoreError::Corrupt(_)) => self.put(key, row),
+            Err(error) => Err(error),
         }
-        self.put(key, row)
     }
 
     /// Removes a row, if it is there.

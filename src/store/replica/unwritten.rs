@@ -240,6 +240,7 @@ mod tests {
 
     use super::*;
     use crate::store::replica::node::testing;
+    use crate::store::rows::node::{Fact, descendant_key};
     use crate::store::{IndexKind, StoreOptions};
     use crate::sys::{MemoryDisk, Spawner, Sys};
 
@@ -268,6 +269,19 @@ mod tests {
         assert_eq!(epoch(&child), before[0] + 1);
         block_on(store.receive_descendant(below, "v2".to_owned())).unwrap_err();
         assert_eq!(epoch(&lower.name), before[1] + 1);
+    }
+
+    #[test]
+    fn f211_a_state_that_cannot_be_read_is_replaced() {
+        let store = Store::in_memory(Sys::real(Spawner::new()));
+        let own = testing::config(&["repositories/app/content/read"]);
+        let node = testing::connected_registry("lower1", None);
+        let below = NodeConfig { node: node.clone(), ..own };
+        let key = descendant_key(&node.name);
+        block_on(store.commit(move |txn| txn.put(key, &Fact::Mark))).unwrap();
+        assert!(store.descendant_config(&node.name).is_err());
+        block_on(store.receive_descendant(below.clone(), "v1".to_owned())).unwrap();
+        assert!(store.descendant_config(&node.name).unwrap() == Some(below));
     }
 
     #[test]
