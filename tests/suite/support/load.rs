@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard};
+use std::time::{Duration, Instant};
 
 use super::http::{Answer, bearer, send, token};
 use super::image::{self, Image, MANIFEST};
@@ -16,6 +17,8 @@ const TAGS: u64 = 3;
 const LAYERS: &[usize] = &[3000, 70_000];
 /// Images that each client pushes again and again, also after it has deleted them.
 const REPEATED: u64 = 3;
+const SOON: Duration = Duration::from_secs(30);
+const PAUSE: Duration = Duration::from_millis(50);
 
 #[derive(Default)]
 pub struct Ledger(Mutex<Book>);
@@ -201,7 +204,8 @@ struct Auditor<'a> {
 
 impl Auditor<'_> {
     fn get(&self, target: &str) -> Answer {
-        bearer(self.address, self.token, "GET", target, &[("accept", MANIFEST)], b"")
+        let ask = || bearer(self.address, self.token, "GET", target, &[("accept", MANIFEST)], b"");
+        again_while_unavailable(ask, |answer| Some(answer))
     }
 
     fn manifest(&mut self, reference: &str) -> Option<Vec<u8>> {
@@ -226,12 +230,28 @@ impl Auditor<'_> {
             self.lost.push(format!("tag {name}: {was:?}, under way {meant:?}, found {found:?}"));
         }
         // What a tag names is whole, acknowledged or not.
+        let pull = || image::pull_with(self.address, self.token, REPOSITORY, name);
         if found.is_some()
-            && let Err(answer) = image::pull_with(self.address, self.token, REPOSITORY, name)
+            && let Err(answer) = again_while_unavailable(pull, |pulled| pulled.as_ref().err())
         {
             self.lost.push(format!("content of tag {name}: {answer:?}"));
         }
         *tag = Tag { acknowledged: found, under_way: None };
+    }
+}
+
+/// Asks again as a client does that hears 503 with `Retry-After`: an index that failed on a full
+/// disk is built again in milliseconds, and nothing is lost by it. After `SOON` the answer stands.
+fn again_while_unavailable<T>(ask: impl Fn() -> T, answer: impl Fn(&T) -> Option<&Answer>) -> T {
+    let begun = Instant::now();
+    loop {
+        let asked = ask();
+        let is_unavailable = answer(&asked)
+            .is_some_and(|answer| answer.status == 503 && answer.header("retry-after").is_some());
+        if !is_unavailable || begun.elapsed() > SOON {
+            return asked;
+        }
+        std::thread::sleep(PAUSE);
     }
 }
 
