@@ -19,6 +19,8 @@ pub struct MemoryDisk(Arc<Mutex<State>>);
 struct State {
     files: BTreeMap<PathBuf, Arc<Content>>,
     durable: BTreeMap<PathBuf, Arc<Content>>,
+    /// Names that came or went since their directory was synced.
+    changed: BTreeSet<PathBuf>,
     directories: BTreeSet<PathBuf>,
     durable_directories: BTreeSet<PathBuf>,
     locked: BTreeSet<PathBuf>,
@@ -81,12 +83,12 @@ fn files_in<'a, T>(
     below.filter(move |(file, _)| file.parent() == Some(directory))
 }
 
-/// The directories in one.
-fn directories_in<'a>(
-    directories: &'a BTreeSet<PathBuf>,
+/// The paths, of those, in a directory.
+fn paths_in<'a>(
+    paths: &'a BTreeSet<PathBuf>,
     directory: &'a Path,
 ) -> impl Iterator<Item = &'a PathBuf> {
-    let below = directories.range::<Path, _>((Bound::Included(directory), Bound::Unbounded));
+    let below = paths.range::<Path, _>((Bound::Included(directory), Bound::Unbounded));
     let below = below.take_while(move |child| child.starts_with(directory));
     below.filter(move |child| child.parent() == Some(directory))
 }
@@ -443,6 +445,7 @@ impl Disk for MemoryDisk {
         }
         let content = Arc::new(Content(Mutex::default()));
         state.files.insert(path.to_owned(), content.clone());
+        state.changed.insert(path.to_owned());
         drop(state);
         Ok(self.file(path, content))
     }
@@ -454,6 +457,7 @@ impl Disk for MemoryDisk {
         state.may_rename(to)?;
         let content = state.files.remove(from).ok_or(io::ErrorKind::NotFound)?;
         state.files.insert(to.to_owned(), content);
+        state.changed.extend([from.to_owned(), to.to_owned()]);
         Ok(())
     }
 
@@ -464,6 +468,7 @@ impl Disk for MemoryDisk {
         // The bad sectors are another file's then.
         state.unreadable.remove(path);
         let removed = state.files.remove(path);
+        state.changed.insert(path.to_owned());
         if removed.is_some() && state.filled_by.as_deref() == Some(path) {
             state.full.store(false, Ordering::Relaxed);
         }
@@ -476,7 +481,9 @@ impl Disk for MemoryDisk {
         if !state.directories.contains(path) {
             return Err(io::ErrorKind::NotFound.into());
         }
-        state.files.retain(|file, _| !file.starts_with(path));
+        let State { files, changed, .. } = &mut *state;
+        let gone = files.extract_if(.., |file, _| file.starts_with(path));
+        changed.extend(gone.map(|(file, _)| file));
         state.directories.retain(|directory| !directory.starts_with(path));
         Ok(())
     }
@@ -491,17 +498,19 @@ impl Disk for MemoryDisk {
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
         self.step("fsync directory", path, || {})?;
         let mut state = self.state();
-        let gone: Vec<PathBuf> = files_in(&state.durable, path).map(|(p, _)| p.clone()).collect();
-        gone.iter().for_each(|file| drop(state.durable.remove(file)));
-        let files: Vec<_> =
-            files_in(&state.files, path).map(|(p, c)| (p.clone(), c.clone())).collect();
-        state.durable.extend(files);
-        let gone: Vec<PathBuf> =
-            directories_in(&state.durable_directories, path).cloned().collect();
+        let changed: Vec<PathBuf> = paths_in(&state.changed, path).cloned().collect();
+        for name in changed {
+            state.changed.remove(&name);
+            match state.files.get(&name).cloned() {
+                Some(content) => drop(state.durable.insert(name, content)),
+                None => drop(state.durable.remove(&name)),
+            }
+        }
+        let gone: Vec<PathBuf> = paths_in(&state.durable_directories, path).cloned().collect();
         for directory in gone {
             state.durable_directories.remove(&directory);
         }
-        let directories: Vec<PathBuf> = directories_in(&state.directories, path).cloned().collect();
+        let directories: Vec<PathBuf> = paths_in(&state.directories, path).cloned().collect();
         state.durable_directories.extend(directories);
         state.alive()
     }
@@ -517,8 +526,7 @@ impl Disk for MemoryDisk {
             Some(Entry { name, is_dir })
         };
         let files = files_in(&state.files, path).filter_map(|(file, _)| entry(file, false));
-        let directories =
-            directories_in(&state.directories, path).filter_map(|child| entry(child, true));
+        let directories = paths_in(&state.directories, path).filter_map(|child| entry(child, true));
         let mut entries: Vec<Entry> = files.chain(directories).collect();
         entries.sort_unstable();
         Ok(entries)
@@ -560,6 +568,7 @@ impl Disk for MemoryDisk {
             bytes.durable = bytes.now.clone();
         }
         state.durable = state.files.clone();
+        state.changed.clear();
         state.durable_directories = state.directories.clone();
         state.alive()
     }
