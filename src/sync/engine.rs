@@ -28,8 +28,8 @@ use crate::types::role::{Hurdle, HurdleKind};
 
 /// Why a schedule opens no window.
 const NO_TIME: &str = "the clock of this machine is not set, and the parent has not said what time \
-    it is: no sync window opens. Set the clock (NTP); the parent is asked once an hour and at a \
-    start";
+    it is: no sync window opens. Set the clock (NTP); the parent is asked at a start, once an \
+    hour, and within minutes after a call that failed";
 
 /// The schedule and the clock are looked at this often: either may have been changed.
 const LOOK: Duration = Duration::from_secs(10);

@@ -94,7 +94,7 @@ impl Upload {
     }
 
     /// The repository has the content already, which is so long: this upload keeps nothing of the
-    /// quota, unless more comes, and is removed when nobody holds it any more.
+    /// quota, unless more comes, and ends with the request that holds it.
     pub fn spare_quota(&mut self, len: u64) {
         self.spared = len;
         if self.offset <= len {
@@ -111,6 +111,12 @@ impl Upload {
         }
         self.announced = self.offset.saturating_add(bytes);
         self.keep(self.announced).await
+    }
+
+    /// Whether it ends with the request that holds it: what came is in the repository already, and
+    /// no quota counts it.
+    fn is_spared(&self) -> bool {
+        self.spared > 0
     }
 
     async fn keep(&self, bytes: u64) -> Result<(), StoreError> {
@@ -257,9 +263,9 @@ impl Upload {
     }
 
     /// Lets the upload go as it was when this handle took it up: what was written since can be
-    /// sent again. `NotFound` when it has ended. One whose content is here already is removed.
+    /// sent again. `NotFound` when it has ended. A spared one ends here.
     pub async fn rewind(mut self) -> Result<(), StoreError> {
-        if self.spared > 0 {
+        if self.is_spared() {
             return self.cancel().await;
         }
         if let Some(writing) = self.writing.take() {
@@ -322,8 +328,7 @@ impl Drop for Upload {
             return;
         }
         let (shared, session) = (self.shared.clone(), self.session.clone());
-        if self.spared > 0 {
-            // What came is here already, and no quota counts it.
+        if self.is_spared() {
             let remove = move || session.remove(&shared);
             spawn::blocking_task(Threads::Uploads, remove).detach();
             return;

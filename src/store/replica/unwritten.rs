@@ -173,8 +173,8 @@ impl Store {
         Ok(())
     }
 
-    /// The desired state that this node has heard of and that is not on disk, and its version: it
-    /// is being written, or the disk takes nothing. What it takes away counts; what it grants does
+    /// The desired state that this node has heard of and that is not on disk: it is being
+    /// written, or the disk takes nothing. What it takes away counts; what it grants does
     /// not yet.
     pub fn unwritten_config(&self) -> Option<Arc<NodeConfig>> {
         self.shared().unwritten.states().own.as_ref().map(|(config, _)| config.clone())

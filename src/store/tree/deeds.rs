@@ -8,7 +8,7 @@ use crate::types::limits::DEEDS_MAX;
 
 impl Store {
     /// A handle on the same store with which this is done: the change that it makes is written
-    /// together with it. The time of the deed is that of the change.
+    /// together with it. The time of the deed is when its command came.
     pub fn doing(&self, deed: Deed) -> Store {
         Store { deed: Some(deed.into()), ..self.clone() }
     }
