@@ -12,10 +12,12 @@ use crate::gateway::distribution::FetchedManifest;
 use crate::gateway::{Upstream, UpstreamError};
 use crate::http::ClientResponse;
 use crate::store::content::leases::Lease;
+use crate::store::content::trust::Verdict;
 use crate::store::content::uploads::Upload;
 use crate::store::replica::outbox::Origin;
 use crate::store::{Precondition, PutManifest, PutOutcome, Store, StoreError};
 use crate::sys::clock::{sleep, within};
+use crate::sys::spawn::yield_now;
 use crate::types::limits::{
     BUFFER_BYTES, MANIFEST_LEVELS_MAX, MANIFESTS_BELOW_MAX, PROGRESS_DEADLINE,
 };
@@ -541,11 +543,14 @@ impl Fetcher {
     ) -> Result<(), SyncError> {
         let lease = loop {
             if let Some(open) = self.store.blob_open(digest).await? {
-                if open.len != size {
-                    let text = format!("{digest} has {} bytes, not {size} as named", open.len);
+                if open.len == size {
+                    break open.lease;
+                }
+                // The file was cut, or the manifest that the parent has names a wrong length.
+                if let Verdict::Good(len) = self.store.verify(digest, |_| yield_now()).await? {
+                    let text = format!("{digest} has {len} bytes, not {size} as named");
                     return Err(SyncError::Content(text));
                 }
-                break open.lease;
             }
             match self.store.fetch_resume(digest).await {
                 Ok(upload) => break self.transfer(repository, digest, size, upload).await?,

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use crate::delivery::permissions;
 use crate::support::clients::{must, skopeo};
 use crate::support::http::{bearer, send, token};
 use crate::support::image::{self, Image};
@@ -198,6 +199,29 @@ fn f211_a_device_fetches_again_what_is_missing() {
         assert_eq!(pulled, image.digest());
         assert!(file(&device, &missing).exists());
     }
+}
+
+/// Symptom: "has 100 bytes, not 40000 as named", every quarter of an hour, until a scrub came by.
+#[test]
+fn f211_a_cut_file_keeps_no_other_repository_from_being_synced() {
+    let (root, mut device, user) = pair("ReadOnly");
+    let layer = Image::new(1, &[40_000]).layers.remove(0);
+    device.kill();
+    let path = file(&device, &image::digest(&layer));
+    std::fs::write(&path, &layer[..100]).unwrap();
+    let other = Image::of("arm64", "with the same layer", vec![layer]);
+    let owner = (user.0.as_str(), user.1.as_str());
+    assert_eq!(other.push(&root.login, owner, "other", "v2").status, 201);
+    permissions(&root, &["--add", "other"]);
+    device.start();
+    let target = format!("/v2/other/manifests/{}", other.digest());
+    // Nobody asks for the layer in the meantime.
+    eventually(Duration::from_secs(20), "the other image is here", || {
+        let token = token(&device.login, owner.0, owner.1, &["repository:other:pull"]).ok()?;
+        let answer = bearer(&device.login, &token, "GET", &target, &[], b"");
+        (answer.status == 200).then_some(())
+    });
+    assert_eq!(image::pull(&device.login, owner, "other", "v2").unwrap(), other.digest());
 }
 
 /// No request of a push is answered as if content were there that is not: the client brings it.
