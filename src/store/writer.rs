@@ -239,7 +239,8 @@ impl Writer {
             group.bytes += payload.len();
             group.payloads.push(payload);
         }
-        self.shared.leases.note(&record.changes, self.shared.sys.clock.monotonic());
+        let noted = record.changes.iter().chain(&derived);
+        self.shared.leases.note(noted, self.shared.sys.clock.monotonic());
         self.shared.removals.note(&record.changes);
         group.overlay.extend(record.changes.iter().cloned().chain(derived));
         group.records.push((sequence, std::mem::take(&mut record.changes)));
@@ -499,7 +500,12 @@ impl Writer {
     /// that a device that is switched off every day does not write all its metadata every day.
     fn close(&mut self) -> Result<(), StoreError> {
         self.wait_for_checkpoint();
-        self.close_segment(true)?;
+        // The next start goes on with what this one has not hashed.
+        let is_clean = !self.shared.trust.has_doubts();
+        if !is_clean {
+            log::info!("what an unclean stop left is not all hashed: the next start goes on");
+        }
+        self.close_segment(is_clean)?;
         let Some(end) = self.journal.as_ref().map(Journal::end) else {
             return Ok(());
         };
@@ -510,7 +516,7 @@ impl Writer {
             }
         }
         let seed = self.seed();
-        if let Some(journal) = &mut self.journal {
+        if let Some(journal) = self.journal.as_mut().filter(|_| is_clean) {
             journal.mark_clean(seed)?;
         }
         self.shared.index().flush()

@@ -482,8 +482,9 @@ impl Disk for MemoryDisk {
             return Err(io::ErrorKind::NotFound.into());
         }
         let State { files, changed, .. } = &mut *state;
-        let gone = files.extract_if(.., |file, _| file.starts_with(path));
-        changed.extend(gone.map(|(file, _)| file));
+        let gone = files.keys().filter(|file| file.starts_with(path));
+        changed.extend(gone.cloned());
+        files.retain(|file, _| !file.starts_with(path));
         state.directories.retain(|directory| !directory.starts_with(path));
         Ok(())
     }

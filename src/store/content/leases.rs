@@ -143,18 +143,31 @@ impl Leases {
         self.table().touch(short(digest), now);
     }
 
-    /// Remembers what a command that is about to be acknowledged refers to.
-    pub(in crate::store) fn note(&self, changes: &[Change], now: Duration) {
+    /// Remembers what a command that is about to be acknowledged refers to, and, by the derived
+    /// rows that go with it, to what nothing refers any more: the grace begins then.
+    pub(in crate::store) fn note<'a>(
+        &self,
+        changes: impl IntoIterator<Item = &'a Change>,
+        now: Duration,
+    ) {
         let mut table = self.table();
         for (key, row) in changes {
-            let Some(row) = row else { continue };
-            match key.first() {
-                Some(kind) if *kind == Kind::Blob as u8 => {
+            let kind = key.first().copied();
+            let Some(row) = row else {
+                if [Kind::Manifest as u8, Kind::Needed as u8].map(Some).contains(&kind)
+                    && let Some((_, digest)) = split_key(key)
+                {
+                    table.touch(short(&digest), now);
+                }
+                continue;
+            };
+            match kind {
+                Some(kind) if kind == Kind::Blob as u8 => {
                     if let Some((_, digest)) = split_key(key) {
                         table.touch(short(&digest), now);
                     }
                 }
-                Some(kind) if *kind == Kind::Manifest as u8 => {
+                Some(kind) if kind == Kind::Manifest as u8 => {
                     let own = split_key(key).map(|(_, digest)| digest);
                     let row = rows::decode::<ManifestRow>(row).ok();
                     let named = row.iter().flat_map(|row| row.named_blobs().chain(&row.children));
@@ -162,7 +175,7 @@ impl Leases {
                         table.touch(short(digest), now);
                     }
                 }
-                Some(kind) if *kind == Kind::Tag as u8 => {
+                Some(kind) if kind == Kind::Tag as u8 => {
                     if let Ok(tag) = rows::decode::<TagRow>(row) {
                         table.touch(short(&tag.digest), now);
                     }

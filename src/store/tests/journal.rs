@@ -211,7 +211,7 @@ fn of_two_compare_and_swaps_in_one_group_one_wins() {
         smol::future::zip(swap("b"), read),
     );
     let opener = async {
-        sys::clock::sleep(Duration::from_millis(100)).await;
+        sleep(Duration::from_millis(100)).await;
         go.send(()).await.unwrap();
     };
     let (((_, (first, broken)), (second, read)), ()) = block_on(smol::future::zip(all, opener));

@@ -78,3 +78,23 @@ fn f141_retention_counts_the_time_that_the_node_is_on() {
     bench.hands.pass(24 * HOUR);
     assert_eq!(gc(&bench.store), 1);
 }
+
+/// Symptom: a layer that a run met while it was pushed went with the run after its manifest was
+/// deleted, a minute later.
+#[test]
+fn f206_the_grace_begins_when_the_last_that_named_content_goes() {
+    let bench = Bench::new();
+    let store = &bench.store;
+    let layer = blob(store, "app", b"layer");
+    bench.gc();
+    let digest = image(store, "app", std::slice::from_ref(&layer), &["v1"]).unwrap();
+    bench.hands.pass(14 * HOUR);
+    block_on(store.delete_manifest(&name("app"), &digest, &Origin::Client)).unwrap();
+    bench.hands.pass(HOUR / 2);
+    let report = bench.gc();
+    assert_eq!((report.links_removed, report.blobs_removed), (0, 0), "half of the grace");
+    bench.hands.pass(HOUR);
+    let report = bench.gc();
+    assert_eq!((report.links_removed, report.blobs_removed), (1, 2));
+    assert!(!bench.has(&layer));
+}
