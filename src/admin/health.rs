@@ -9,7 +9,7 @@ use super::summary::summary;
 use super::tokens::Nothing;
 use crate::http::{Method, Reply, Request};
 use crate::store::StoreError;
-use crate::store::content::space::Hindrance;
+use crate::store::content::space::{FULL_REMEDY, Hindrance};
 use crate::store::content::unreadable::UNREADABLE_REMEDY;
 use crate::store::recovery::loss::LOSS_REASON;
 use crate::store::replica::node::SyncFailure;
@@ -78,8 +78,7 @@ impl Admin {
             Ok(None) => None,
             Ok(Some(Hindrance::Full)) => Some((
                 "the disk is full or below its reserve: pushes are refused".to_owned(),
-                "free some space, or delete manifests: unless gc.enabled is false, garbage \
-                 collection then begins by itself and gives their space back after gc.grace",
+                FULL_REMEDY,
             )),
             Ok(Some(Hindrance::ReadOnly)) => Some((
                 "the file system of the state directory is mounted read-only: changes are refused"

@@ -32,6 +32,11 @@ use crate::types::{
     ConnectedRegistry, ConnectedRegistryName, NodeState, Role, StoreRole, UnixSeconds,
 };
 
+/// How often free space is looked at.
+const SPACE_PERIOD: Duration = Duration::from_secs(5);
+/// For how long after a push was refused for want of space the disk counts as full that has little
+/// beside its reserve.
+const REFUSED_LATELY: Duration = Duration::from_secs(60);
 /// How often unfinished uploads are looked through.
 const HOUSEKEEPING_PERIOD: Duration = Duration::from_secs(3600);
 
@@ -226,6 +231,7 @@ impl Wiring {
             background.push(sys.spawner.spawn(withdrawals::run(store.clone())));
         }
         background.push(sys.spawner.spawn(housekeeping(store.clone())));
+        background.push(sys.spawner.spawn(look_at_space(store.clone())));
         background.push(sys.spawner.spawn(scrub::run(store.clone(), config.scrub.clone())));
         background.push(sys.spawner.spawn(scrub::settle(store.clone())));
         if config.gc.enabled {
@@ -543,6 +549,21 @@ impl Contact for Seen {
 
     fn told(&self, name: &ConnectedRegistryName) -> Option<(Schedule, Option<u64>)> {
         self.0.told(name)
+    }
+}
+
+/// Tells when the disk has no space for pushes, and when it has again.
+async fn look_at_space(store: Store) {
+    let (mut refused, mut last) = (store.refused_for_space(), None);
+    loop {
+        let (seen, now) = (store.refused_for_space(), store.sys().clock.monotonic());
+        if seen != refused {
+            (refused, last) = (seen, Some(now));
+        }
+        let is_lately = last.is_some_and(|at| now.saturating_sub(at) < REFUSED_LATELY);
+        let looking = store.clone();
+        blocking(move || looking.look_at_space(is_lately)).await;
+        sleep(SPACE_PERIOD).await;
     }
 }
 

@@ -43,16 +43,17 @@ impl Router {
     }
 
     async fn answer(&self, door: Door, request: &mut Request) -> Reply {
-        let first = request.path.trim_start_matches('/').split('/').next().unwrap_or_default();
-        let has_gateway = door == Door::Gateway || self.role == Role::Connected;
-        let serves = self.role == Role::Root || self.store.is_provisioned();
         if let Some(refused) = self.gateway.refuse_earlier(request) {
             return refused;
         }
+        let first = request.path.trim_start_matches('/').split('/').next().unwrap_or_default();
+        if door == Door::Admin || matches!(first, "healthz" | "readyz" | "metrics") {
+            return self.admin.handle(request, door == Door::Admin).await;
+        }
+        self.store.wait_for_index().await;
+        let has_gateway = door == Door::Gateway || self.role == Role::Connected;
+        let serves = self.role == Role::Root || self.store.is_provisioned();
         match (door, first) {
-            (Door::Admin, _) | (_, "healthz" | "readyz" | "metrics") => {
-                self.admin.handle(request, door == Door::Admin).await
-            }
             _ if !serves => self.unprovisioned(),
             (_, "gateway") if has_gateway => self.gateway.handle(request).await,
             (Door::Login, "v2") => self.registry.handle(request).await,

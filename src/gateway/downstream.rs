@@ -289,7 +289,7 @@ impl Gateway {
             if self.store.has_been_at(start, at).map_err(fault)? {
                 return Ok(reply);
             }
-            self.was_set_back(start).await.map_err(fault)?;
+            self.was_set_back(caller, start).await.map_err(fault)?;
             return Ok(reply.with(SET_BACK, "1".to_owned()));
         };
         let from: Cursor = after.parse().map_err(|()| malformed("'after' is no position"))?;
@@ -345,13 +345,13 @@ impl Gateway {
     }
 
     /// A node that has a parent compares with it before its children offer it anything: once in
-    /// each start, since no state is set back while its node runs, and again for a child that knows
-    /// of a state which it parted from still earlier.
-    async fn was_set_back(&self, start: &str) -> Result<(), StoreError> {
+    /// each start, and again for a child that knows of a state which it parted from still earlier.
+    async fn was_set_back(&self, caller: &Caller, start: &str) -> Result<(), StoreError> {
         let parted = self.store.parted_at(start)?;
         let at = parted.map_or(NOT_SET_BACK - 1, |parted| parted.sequence);
         if at < self.set_back.load(Ordering::Relaxed) {
-            log::warn!("a child knows of a later state of this node, which was set back");
+            let child = caller.name();
+            log::warn!("{child} knows a later state: set back, or {child} had another parent");
             self.store.note_set_back(parted).await?;
             self.set_back.fetch_min(at, Ordering::Relaxed);
         }

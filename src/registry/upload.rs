@@ -65,7 +65,7 @@ impl Registry {
             let (upload, ()) = kept(upload, fits).await?;
             return Ok(progress(202, name, upload.id(), upload.offset()));
         };
-        self.spare(&mut upload, name, &digest)?;
+        self.spare(&mut upload, name, &digest).await?;
         match receive(&mut upload, &mut request.body, None).await {
             Ok(_held) => self.finish(who, upload, name, &digest).await,
             Err(Fault::Broken(refusal) | Fault::Refused(refusal)) => {
@@ -76,15 +76,15 @@ impl Registry {
         }
     }
 
-    /// Content that may be pulled from a repository already costs nothing more of its quota.
-    fn spare(
+    /// Content that can be pulled from a repository already costs nothing more of its quota.
+    async fn spare(
         &self,
         upload: &mut Upload,
         name: &RepositoryName,
         digest: &Digest,
     ) -> Result<(), Refusal> {
-        if let Some(link) = self.store.blob_link(name, digest).map_err(store_refusal)? {
-            upload.spare_quota(link.size);
+        if let Some(len) = self.len(name, digest).await? {
+            upload.spare_quota(len);
         }
         Ok(())
     }
@@ -161,7 +161,7 @@ impl Registry {
         if let Some(reply) = out_of_order(chunk, &upload, name) {
             return Ok(reply);
         }
-        self.spare(&mut upload, name, &digest)?;
+        self.spare(&mut upload, name, &digest).await?;
         let received = receive(&mut upload, &mut request.body, chunk).await;
         let (upload, _held) = kept(upload, received).await?;
         self.finish(who, upload, name, &digest).await
@@ -204,11 +204,17 @@ impl Registry {
 
     /// Whether a blob can be pulled from a repository.
     async fn has(&self, name: &RepositoryName, digest: &Digest) -> Result<bool, Refusal> {
+        Ok(self.len(name, digest).await?.is_some())
+    }
+
+    /// The length of a blob that can be pulled from a repository, bytes.
+    async fn len(&self, name: &RepositoryName, digest: &Digest) -> Result<Option<u64>, Refusal> {
         let Some(link) = self.store.blob_link(name, digest).map_err(store_refusal)? else {
-            return Ok(false);
+            return Ok(None);
         };
         let checked = self.store.check_file(blob_key(name, digest), digest, link.size).await;
-        Ok(checked.map_err(store_refusal)? == FileCheck::Good)
+        let is_good = checked.map_err(store_refusal)? == FileCheck::Good;
+        Ok(is_good.then_some(link.size))
     }
 }
 

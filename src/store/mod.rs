@@ -53,6 +53,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use smol::channel::Sender;
 
@@ -83,6 +84,7 @@ use role::Standing;
 use rows::Stored;
 use writer::{Command, Message, Run, Sizes, Writer};
 
+use crate::sys::clock::sleep;
 use crate::sys::outcome::Outcome;
 use crate::sys::{Disk, MemoryDisk, Sys};
 use crate::types::deed::Deed;
@@ -91,6 +93,11 @@ use crate::types::{Digest, RepositoryPattern};
 
 /// A checkpoint is not worth its writes before the journal has grown by this, bytes.
 const CHECKPOINT_BYTES_MIN: u64 = 4 * 1024 * 1024;
+/// How long a request waits for an index that is built again: that of 10,000 manifests takes half
+/// a second. Over it: 503 with how far it is.
+const INDEX_WAIT: Duration = Duration::from_secs(2);
+/// How often it looks.
+const INDEX_LOOK: Duration = Duration::from_millis(10);
 /// Changed rows that a checkpoint holds in memory at once unless told otherwise, bytes.
 const MERGE_BYTES: usize = 4 * 1024 * 1024;
 
@@ -330,6 +337,10 @@ impl Store {
             shared.keep_ballast();
             content::uploads::sweep(&shared);
             let is_doubted = !recovery.clean && !shared.doubt_unsettled().unwrap_or(false);
+            if is_doubted {
+                shared.trust.doubt_all();
+                shared.scrub.begin_anew();
+            }
             if is_doubted || shared.damage.is_unread {
                 shared.scrub.request();
             }
@@ -460,6 +471,22 @@ impl Store {
             let _ = queue.try_send(Message::Heal);
         }
         answer
+    }
+
+    /// Waits while an index that failed is built again, [`INDEX_WAIT`] at most: what comes
+    /// meanwhile is answered late instead of refused.
+    pub async fn wait_for_index(&self) {
+        let begun = self.sys().clock.monotonic();
+        let look = |index: &dyn Index| match index.failed() {
+            true => Err(StoreError::Unavailable),
+            false => Ok(()),
+        };
+        while self.look_up(look).is_err()
+            && self.shared().healing.load(Ordering::Relaxed)
+            && self.sys().clock.monotonic().saturating_sub(begun) < INDEX_WAIT
+        {
+            sleep(INDEX_LOOK).await;
+        }
     }
 
     /// Runs a command on the writer and returns when what it changed is durable and visible. If

@@ -1,5 +1,6 @@
 //! The engine: activates this node at its parent, and syncs when the schedule allows it.
 
+use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -39,6 +40,9 @@ const LOOK_MAX: Duration = Duration::from_secs(60);
 
 /// Failures in a row that have nothing to do with the link before they are reported.
 const REPORTED_AFTER: u32 = 3;
+
+/// Causes of one outage that the log has. Over it: the others are for the debug level.
+const CAUSES_MAX: usize = 8;
 
 /// What the engine tells the parent of this node, and what it needs to know.
 #[derive(Clone)]
@@ -175,6 +179,8 @@ pub struct Engine {
     active: AtomicBool,
     /// Monotonic time of the last call outside a window.
     probed: Mutex<Option<Duration>>,
+    /// What the log says of the outage that lasts.
+    causes: Mutex<BTreeSet<String>>,
 }
 
 impl Engine {
@@ -221,6 +227,7 @@ impl Engine {
             options,
             active: AtomicBool::new(false),
             probed: Mutex::default(),
+            causes: Mutex::default(),
         }
     }
 
@@ -441,6 +448,16 @@ impl Engine {
         }
     }
 
+    /// Whether this is the first failure since the parent answered, or has another cause than all
+    /// before it: the first one is often only how the parent went away.
+    fn is_new(&self, error: &SyncError, failures: u32) -> bool {
+        let mut causes = self.causes.lock().unwrap_or_else(PoisonError::into_inner);
+        if failures == 1 {
+            causes.clear();
+        }
+        causes.len() < CAUSES_MAX && causes.insert(error.to_string())
+    }
+
     /// Notes a failure and says how long to wait.
     fn failed(&self, error: &SyncError) -> Duration {
         let is_found = is_about_this_node(error) && self.state.was_unreachable();
@@ -471,7 +488,7 @@ impl Engine {
         let failures = self.state.now().failures;
         if self.note_refusal(error) {
             log::debug!("the parent refuses this instance, {failures} failures in a row");
-        } else if failures == 1 {
+        } else if self.is_new(error, failures) {
             log::warn!("the sync stopped and will be tried again: {error}");
         } else {
             log::debug!("the sync failed {failures} times in a row: {error}");

@@ -5,6 +5,7 @@ use std::fmt;
 use crate::gateway::UpstreamError;
 use crate::store::StoreError;
 use crate::types::Reason;
+use crate::types::text::mib;
 
 /// Reasons in an answer that say that the parent cannot answer at all just now.
 const OF_THE_WHOLE: [&str; 2] = ["\"store_unavailable\"", "\"throttled\""];
@@ -35,12 +36,6 @@ impl fmt::Display for SyncError {
             }
         }
     }
-}
-
-/// A size for people, rounded up: what is needed is not shown as less.
-pub(super) fn mib(bytes: u64) -> String {
-    let tenths = bytes.saturating_mul(10).div_ceil(1 << 20);
-    format!("{}.{} MiB", tenths / 10, tenths % 10)
 }
 
 impl std::error::Error for SyncError {}

@@ -277,6 +277,16 @@ pub fn status_details(
             correlation_id: "records-lost".to_owned(),
         });
     }
+    let is_known = details.iter().any(|detail| detail.code == DetailCode::DiskError.name());
+    if let Some((description, timestamp)) = store.short_of_space().filter(|_| !is_known) {
+        details.push(StatusDetail {
+            kind: DetailCode::DiskError.kind().to_owned(),
+            code: DetailCode::DiskError.name().to_owned(),
+            description,
+            timestamp,
+            correlation_id: "disk-full".to_owned(),
+        });
+    }
     if let Some((text, timestamp)) = store.unreadable_content() {
         details.push(StatusDetail {
             kind: DetailCode::DiskError.kind().to_owned(),

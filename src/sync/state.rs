@@ -6,12 +6,13 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::debts::{Debts, Item, Owed};
 use super::desired::Missing;
-use super::error::{SyncError, mib};
+use super::error::SyncError;
 use crate::gateway::UpstreamError;
 use crate::store::replica::node::{SyncFailure, SyncView};
 use crate::store::{Shortage, Store, StoreError};
 use crate::sys::Sys;
 use crate::types::connected_registry::{DetailCode, ParentContact, StatusDetail};
+use crate::types::text::mib;
 use crate::types::{Cursor, RepositoryName, UnixSeconds};
 
 /// Problems of each kind that a status report lists. Over it: the rest is in the log.

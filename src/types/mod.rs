@@ -20,7 +20,7 @@ pub mod role;
 pub mod schedule;
 pub mod scope;
 pub mod secret;
-mod text;
+pub mod text;
 pub mod time;
 pub mod token;
 

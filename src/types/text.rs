@@ -1,10 +1,17 @@
-//! Values that are written as texts: read where the text lies, without a copy of it.
+//! Values that are written as texts: read where the text lies, without a copy of it; and sizes as
+//! people read them.
 
 use std::fmt;
 use std::marker::PhantomData;
 use std::str::FromStr;
 
 use serde::{Deserializer, de};
+
+/// A size for people, rounded up: what is needed is not shown as less.
+pub fn mib(bytes: u64) -> String {
+    let tenths = bytes.saturating_mul(10).div_ceil(1 << 20);
+    format!("{}.{} MiB", tenths / 10, tenths % 10)
+}
 
 /// Reads a value from its text.
 pub(super) fn parse<'de, D, T>(deserializer: D) -> Result<T, D::Error>

@@ -469,6 +469,10 @@ fn f036_f037_a_device_whose_disk_is_full_says_so_and_recovers() {
 
     // Somebody else takes the space, and gives it back.
     small.disk.fill();
+    // Nobody pushes, and the parent has nothing new.
+    assert_eq!(wait_for("Unhealthy")["statusDetails"][0]["code"], "DiskError");
+    let log = small.node.log();
+    assert!(log.contains("warn  pushes are refused, the disk is full"), "{log}");
     let late = Image::new(3, &[500_000]);
     push(&late, "app", "late");
     assert_eq!(wait_for("Unhealthy")["statusDetails"][0]["code"], "DiskError");
@@ -476,6 +480,7 @@ fn f036_f037_a_device_whose_disk_is_full_says_so_and_recovers() {
     small.disk.free();
     eventually(SOON, "late arrives", || pull(&small.node, &user, "app", "late").ok());
     wait_for("Online");
+    assert!(small.node.log().contains("the disk has space for pushes again"));
 }
 
 #[test]

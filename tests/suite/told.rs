@@ -1,5 +1,8 @@
 //! What a root shows of its devices, and a device of itself, is true.
 
+use std::io::Write;
+use std::net::TcpListener;
+
 use crate::support::image::Image;
 use crate::support::node::{Node, binary, sync_token};
 use crate::support::{clients, eventually, skip};
@@ -176,14 +179,24 @@ fn f212_a_device_tells_of_its_waiting_and_refused_pushes() {
     assert!(table.contains("PushRefused") && table.contains("quota_exceeded"), "{table}");
 }
 
-/// Symptom: the log said that the sync stopped, and never that it works again.
+/// Symptom: the log said that the sync stopped, and never that it works again; and of an outage it
+/// told the first cause only, which may be no more than how the parent went away.
 #[test]
-fn f212_the_log_says_that_the_sync_works_again() {
+fn f212_the_log_says_why_the_sync_stopped_and_that_it_works_again() {
     let (mut root, device, _user) = pair("ReadOnly");
     let says = |text: &str| device.log().contains(text).then_some(());
     assert_eq!(says("the sync works again"), None, "{}", device.log());
     root.kill();
     eventually(SOON, "it says that it stopped", || says("the sync stopped"));
+    let another = TcpListener::bind(&root.gateway).unwrap();
+    let (mut call, _) = another.accept().unwrap();
+    call.write_all(b"HTTP/1.1 502 Bad Gateway\r\ncontent-length: 0\r\n\r\n").unwrap();
+    drop((call, another));
+    eventually(SOON, "it says what is wrong now", || {
+        let log = device.log();
+        let mut causes = log.lines().filter(|line| line.contains("the sync stopped"));
+        causes.any(|line| line.contains("502")).then_some(())
+    });
     root.start();
     eventually(SOON * 3, "it says that it works again", || says("the sync works again"));
 }

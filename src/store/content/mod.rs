@@ -14,6 +14,7 @@ pub mod unreadable;
 pub mod uploads;
 
 mod hashing;
+mod hashings;
 mod left;
 mod pieces;
 mod session;

@@ -8,9 +8,14 @@ use crate::store::journal::ballast::give_space;
 use crate::store::{Shared, Store, StoreError};
 use crate::sys::disk::Space;
 use crate::sys::spawn;
+use crate::types::UnixSeconds;
+use crate::types::text::mib;
 
 /// How long a look at the free space is good for.
 const SPACE_AGE_MAX: Duration = Duration::from_secs(1);
+/// What to do about a full disk.
+pub const FULL_REMEDY: &str = "free some space, or delete manifests: unless gc.enabled is false, \
+    garbage collection then begins by itself and gives their space back after gc.grace";
 /// What is set aside for the journal on a full disk, bytes; never more than half the reserve.
 const BALLAST_BYTES_MAX: u64 = 4 * 1024 * 1024;
 
@@ -22,6 +27,8 @@ pub(in crate::store) struct SpaceCheck {
     refusals: AtomicU64,
     /// The ballast has been used and is not back yet.
     ballast_gone: AtomicBool,
+    /// Since when pushes do not fit, as [`Store::look_at_space`] has found.
+    short_since: Mutex<Option<UnixSeconds>>,
 }
 
 #[derive(Default)]
@@ -48,7 +55,8 @@ impl SpaceCheck {
     /// With the reserve of the configuration, bytes.
     pub(in crate::store) fn new(reserve: u64) -> SpaceCheck {
         let (last, ballast_gone) = (Mutex::default(), AtomicBool::new(false));
-        SpaceCheck { reserve, last, refusals: AtomicU64::new(0), ballast_gone }
+        let short_since = Mutex::default();
+        SpaceCheck { reserve, last, refusals: AtomicU64::new(0), ballast_gone, short_since }
     }
 
     fn look(&self) -> MutexGuard<'_, Look> {
@@ -86,6 +94,42 @@ impl Store {
     /// Whether free space is below the reserve. Blocks.
     pub fn below_reserve(&self) -> bool {
         self.shared().leaves_reserve(0) == Err(StoreError::Full)
+    }
+
+    /// Looks whether pushes fit, and logs once that they do not, and once that they do again.
+    /// `has_refused`: some did not lately. Blocks.
+    pub fn look_at_space(&self, has_refused: bool) {
+        let has_little = |Shortage { free, reserve }: Shortage| free < reserve.saturating_mul(2);
+        let is_short =
+            self.below_reserve() || has_refused && self.shortage().is_some_and(has_little);
+        let check = &self.shared().space;
+        let mut since = check.short_since.lock().unwrap_or_else(PoisonError::into_inner);
+        match (*since, is_short) {
+            (None, true) => {
+                *since = Some(self.sys().clock.wall_or_floor());
+                drop(since);
+                log::warn!("{}", self.shortage_text());
+            }
+            (Some(_), false) => {
+                *since = None;
+                log::info!("the disk has space for pushes again");
+            }
+            _ => {}
+        }
+    }
+
+    /// That pushes do not fit, and since when.
+    pub fn short_of_space(&self) -> Option<(String, UnixSeconds)> {
+        let since = self.shared().space.short_since.lock().unwrap_or_else(PoisonError::into_inner);
+        let since = (*since)?;
+        Some((self.shortage_text(), since))
+    }
+
+    fn shortage_text(&self) -> String {
+        let figures = self.shortage().map_or(String::new(), |Shortage { free, reserve }| {
+            format!(": {} free, the reserve is {} (storage.reserve)", mib(free), mib(reserve))
+        });
+        format!("pushes are refused, {}{figures}; {FULL_REMEDY}", StoreError::Full)
     }
 
     /// How often since the start content did not fit, whether or not the reserve is in use.

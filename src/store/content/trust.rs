@@ -2,7 +2,8 @@
 //!
 //! A disk may acknowledge a sync and still lose what was written when the power goes. So after an
 //! unclean stop everything that came since the last record of [`Store::settle`] is hashed again:
-//! what is asked for first comes first, the rest in the background.
+//! what is asked for first comes first, the rest in the background. Until that is done nothing is
+//! settled, and no stop is a clean one: the next start goes on with it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -14,6 +15,8 @@ use ring::digest::Context;
 
 use super::damage::Check;
 use super::hashing::hash_file;
+pub use super::hashings::Verdict;
+use super::hashings::{Hashings, Turn};
 use super::leases::short;
 use super::unreadable::Step;
 use crate::store::replica::feed::from_segments;
@@ -58,11 +61,14 @@ pub(in crate::store) struct Trust {
     doubts: Mutex<Doubts>,
     /// Bytes of content that came since the last settling.
     unsettled: AtomicU64,
+    hashings: Hashings,
 }
 
 #[derive(Default)]
 struct Doubts {
     suspects: BTreeSet<Digest>,
+    /// Everything is doubtful, until a scrub has been over it.
+    all: bool,
     checked: BTreeSet<u64>,
     /// What was hashed lately on somebody's word, and when, monotonic.
     rechecked: BTreeMap<u64, Duration>,
@@ -70,17 +76,6 @@ struct Doubts {
     to_prove: BTreeSet<Digest>,
     /// Whether it is being hashed, one after the other.
     is_proving: bool,
-}
-
-/// What hashing content showed.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Verdict {
-    /// It is what its name says; so many bytes.
-    Good(u64),
-    /// It was not, and is out of service now.
-    Damaged,
-    /// It is not here, or other content came in its place meanwhile.
-    Gone,
 }
 
 impl Trust {
@@ -100,6 +95,22 @@ impl Trust {
             doubts.suspects.insert(digest.clone());
         }
         doubts.checked.remove(&short(digest));
+    }
+
+    /// Lets a scrub, which is due then, go over everything.
+    pub(in crate::store) fn doubt_all(&self) {
+        self.doubts().all = true;
+    }
+
+    /// A scrub has been over everything since the start.
+    pub(in crate::store) fn believe_all(&self) {
+        self.doubts().all = false;
+    }
+
+    /// Whether what an unclean stop left is not all hashed yet.
+    pub(in crate::store) fn has_doubts(&self) -> bool {
+        let doubts = self.doubts();
+        doubts.all || !doubts.suspects.is_empty()
     }
 
     /// Content came, whole.
@@ -163,8 +174,39 @@ impl Trust {
 
 impl Store {
     /// Hashes content and takes it out of service when it is not what its name says. Each step of
-    /// some bytes is followed by `pause` with the number of bytes read.
+    /// some bytes is followed by `pause` with the number of bytes read, unless somebody waits for
+    /// this: each file is hashed once at a time, for all who ask meanwhile.
     pub async fn verify<F: Future<Output = ()>>(
+        &self,
+        digest: &Digest,
+        mut pause: impl FnMut(u64) -> F,
+    ) -> Result<Verdict, StoreError> {
+        loop {
+            match self.shared().trust.hashings.begin(digest) {
+                Turn::Own(own) => {
+                    let pause = |bytes| {
+                        let pause = (!own.is_awaited()).then(|| pause(bytes));
+                        async move {
+                            match pause {
+                                Some(pause) => pause.await,
+                                None => spawn::yield_now().await,
+                            }
+                        }
+                    };
+                    let verdict = self.hash_and_judge(digest, pause).await;
+                    own.end(verdict.clone());
+                    return verdict;
+                }
+                Turn::Another(hashing) => {
+                    if let Some(verdict) = hashing.ended().await {
+                        return verdict;
+                    }
+                }
+            }
+        }
+    }
+
+    async fn hash_and_judge<F: Future<Output = ()>>(
         &self,
         digest: &Digest,
         mut pause: impl FnMut(u64) -> F,
@@ -282,7 +324,8 @@ impl Store {
         let shared = self.shared().clone();
         let bytes = shared.trust.unsettled.load(Ordering::Relaxed);
         let sequence = shared.feed.published();
-        if bytes == 0 || self.read_only() {
+        // No sync brings back what an unclean stop may have taken.
+        if bytes == 0 || self.read_only() || shared.trust.has_doubts() {
             return Ok(());
         }
         let syncing = shared.clone();

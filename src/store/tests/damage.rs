@@ -1,6 +1,8 @@
 //! Content that rots, is lost, or may not have reached the disk.
 
 use super::gc::{digest_of, name};
+use std::sync::atomic::AtomicUsize;
+
 use super::*;
 use crate::store::content::damage::Check;
 use crate::store::content::scrub::{LastScrub, ScrubReport};
@@ -8,6 +10,7 @@ use crate::store::content::trust::Verdict;
 use crate::store::content::unreadable::Step;
 use crate::store::replica::outbox::Origin;
 use crate::store::rows::upkeep::{Progress, progress_key};
+use crate::sys::spawn;
 use crate::types::{Manifest, media};
 
 /// Stores content and links it, as a push does.
@@ -213,6 +216,73 @@ fn f116_what_came_before_an_unclean_stop_is_hashed_before_it_is_served() {
     drop(store);
     let (store, recovery) = open_memory(&disk).unwrap();
     assert_eq!((recovery.clean, store.doubted()), (true, 0));
+}
+
+/// Symptom: a clean stop, or a settling, before that was done, and what was left was believed.
+#[test]
+fn f116_what_an_unclean_stop_left_is_doubted_until_it_was_hashed() {
+    let disk = MemoryDisk::new();
+    let (store, _) = open_memory(&disk).unwrap();
+    let bad = push(&store, &[2; 5000]);
+    drop(store);
+    let disk = disk.after_power_cut();
+    overwrite(&disk, &place(&bad), &[0; 5000]);
+    let (store, _) = open_memory(&disk).unwrap();
+    assert_eq!(store.doubted(), 1);
+    block_on(store.close()).unwrap();
+    drop(store);
+    let (store, _) = open_memory(&disk).unwrap();
+    assert_eq!(store.doubted(), 1, "after a clean stop");
+    push(&store, &[3; 5000]);
+    block_on(store.settle()).unwrap();
+    drop(store);
+    let disk = disk.after_power_cut();
+    let (store, _) = open_memory(&disk).unwrap();
+    assert_eq!(store.doubted(), 2, "after a settling");
+    assert_eq!(get(&store, &bad), None);
+    block_on(store.verify_doubted()).unwrap();
+    block_on(store.settle()).unwrap();
+    block_on(store.close()).unwrap();
+    drop(store);
+    let (store, recovery) = open_memory(&disk).unwrap();
+    assert_eq!((recovery.clean, store.doubted()), (true, 0));
+}
+
+/// Symptom: each of those who asked for doubted content hashed all of it.
+#[test]
+fn f209_who_asks_for_content_that_is_hashed_waits_for_that() {
+    const LEN: usize = 1 << 20;
+    let disk = MemoryDisk::new();
+    let (store, _) = open_memory(&disk).unwrap();
+    let (digest, bad) = (push(&store, &[1; LEN]), push(&store, &[2; LEN]));
+    flip(&disk, &bad);
+    let read = Arc::new(AtomicUsize::new(0));
+    let counted = read.clone();
+    disk.watch(move |what, _, bytes| {
+        if what == "read" {
+            counted.fetch_add(bytes, Ordering::Relaxed);
+        }
+    });
+    for (digest, wanted, times) in
+        [(&digest, Verdict::Good(LEN as u64), 1), (&bad, Verdict::Damaged, 2)]
+    {
+        read.store(0, Ordering::Relaxed);
+        let ask = || store.verify(digest, |_| spawn::yield_now());
+        let executor = smol::LocalExecutor::new();
+        let mut given_up = Box::pin(ask());
+        assert!(block_on(smol::future::poll_once(&mut given_up)).is_none());
+        let asked: Vec<_> = (0..16).map(|_| executor.spawn(ask())).collect();
+        block_on(executor.run(async {
+            spawn::yield_now().await;
+            // Whose turn it was goes away; another one takes over.
+            drop(given_up);
+            for asked in asked {
+                assert_eq!(asked.await, Ok(wanted));
+            }
+        }));
+        let read = read.load(Ordering::Relaxed);
+        assert!(read <= (times + 1) * LEN, "{read} bytes read for {digest}");
+    }
 }
 
 #[test]

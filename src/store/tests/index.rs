@@ -161,6 +161,19 @@ fn one_look_at_an_index_that_failed_is_enough_to_have_it_built_again() {
     assert_eq!(rows(&store), expected);
 }
 
+/// Symptom: on a full disk, where the index fails now and then, pulls had 503 for milliseconds.
+#[test]
+fn f211_a_request_waits_while_an_index_that_failed_is_built_again() {
+    let dir = TempDir::new("store-heal-wait");
+    let (store, _) = open_sled(&dir);
+    churn(&store, 0, 100);
+    for _ in 0..20 {
+        store.shared().set_index(Arc::new(NoIndex::default()));
+        block_on(store.wait_for_index());
+        store.get::<Text>(&key(1)).unwrap();
+    }
+}
+
 #[test]
 fn damage_that_the_index_makes_up_for_costs_nothing() {
     let dir = TempDir::new("store-salvage");
