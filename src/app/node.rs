@@ -36,7 +36,7 @@ use crate::types::{
 const SPACE_PERIOD: Duration = Duration::from_secs(5);
 /// For how long after a push was refused for want of space the disk counts as full that has little
 /// beside its reserve.
-const REFUSED_LATELY: Duration = Duration::from_secs(60);
+const REFUSED_LATELY: Duration = Duration::from_secs(600);
 /// How often unfinished uploads are looked through.
 const HOUSEKEEPING_PERIOD: Duration = Duration::from_secs(3600);
 

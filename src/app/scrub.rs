@@ -20,15 +20,18 @@ const SETTLE_BYTES: u64 = 64 * 1024 * 1024;
 /// Scrubs when it is due, and when it is asked for.
 pub(super) async fn run(store: Store, options: Scrub) {
     // What may not have reached the disk before an unclean stop comes first.
-    if let Err(error) = store.verify_doubted().await {
-        log::warn!("content that came before the unclean stop could not be checked: {error}");
-    }
+    prove(&store).await;
     let clock = store.sys().clock.clone();
     let (started, mut pause) = (clock.monotonic(), RETRY_PERIOD);
+    let mut proved = started;
     let period = options.max_age / 2;
     loop {
         let asked = within(LOOK_PERIOD, store.scrub_requested()).await.is_ok();
         let (wall, now) = (clock.wall(), clock.monotonic());
+        if store.has_unproven() && now.saturating_sub(proved) >= RETRY_PERIOD {
+            prove(&store).await;
+            proved = clock.monotonic();
+        }
         let up = now.saturating_sub(started);
         let last = store.last_scrub().ok().filter(|_| options.enabled);
         let due = last.is_some_and(|last| is_due(&last, period, wall, now, up));
@@ -52,6 +55,13 @@ pub(super) async fn run(store: Store, options: Scrub) {
             }
         }
         pause = RETRY_PERIOD;
+    }
+}
+
+/// Hashes what came before an unclean stop.
+async fn prove(store: &Store) {
+    if let Err(error) = store.verify_doubted().await {
+        log::warn!("content that came before an unclean stop could not be checked: {error}");
     }
 }
 
@@ -91,7 +101,7 @@ pub(super) async fn settle(store: Store) {
     loop {
         sleep(SETTLE_PERIOD).await;
         let unsettled = store.unsettled();
-        let due = unsettled > 0 && (unsettled == before || unsettled >= SETTLE_BYTES);
+        let due = unsettled == before || unsettled >= SETTLE_BYTES;
         if due && let Err(error) = store.settle().await {
             log::debug!("what came lately is not settled yet: {error}");
         }

@@ -65,8 +65,11 @@ impl Registry {
             let (upload, ()) = kept(upload, fits).await?;
             return Ok(progress(202, name, upload.id(), upload.offset()));
         };
-        self.spare(&mut upload, name, &digest).await?;
-        match receive(&mut upload, &mut request.body, None).await {
+        let received = match self.spare(&mut upload, name, &digest).await {
+            Ok(()) => receive(&mut upload, &mut request.body, None).await,
+            Err(refusal) => Err(Fault::Refused(refusal)),
+        };
+        match received {
             Ok(_held) => self.finish(who, upload, name, &digest).await,
             Err(Fault::Broken(refusal) | Fault::Refused(refusal)) => {
                 // Nobody learns the id of this upload.

@@ -336,12 +336,8 @@ impl Store {
         if !frozen {
             shared.keep_ballast();
             content::uploads::sweep(&shared);
-            let is_doubted = !recovery.clean && !shared.doubt_unsettled().unwrap_or(false);
-            if is_doubted {
-                shared.trust.doubt_all();
-                shared.scrub.begin_anew();
-            }
-            if is_doubted || shared.damage.is_unread {
+            shared.doubt_unproven(recovery.clean);
+            if shared.damage.is_unread {
                 shared.scrub.request();
             }
         }
@@ -477,15 +473,14 @@ impl Store {
     /// meanwhile is answered late instead of refused.
     pub async fn wait_for_index(&self) {
         let begun = self.sys().clock.monotonic();
-        let look = |index: &dyn Index| match index.failed() {
-            true => Err(StoreError::Unavailable),
-            false => Ok(()),
-        };
-        while self.look_up(look).is_err()
-            && self.shared().healing.load(Ordering::Relaxed)
-            && self.sys().clock.monotonic().saturating_sub(begun) < INDEX_WAIT
-        {
+        while self.shared().index().failed() {
+            let _ = self.look_up(|index| index.get(b""));
             sleep(INDEX_LOOK).await;
+            let is_late = self.sys().clock.monotonic().saturating_sub(begun) >= INDEX_WAIT;
+            // One that cannot be built just now is tried again much later.
+            if is_late || !self.shared().healing.load(Ordering::Relaxed) {
+                return;
+            }
         }
     }
 
@@ -570,6 +565,9 @@ impl Store {
             return Ok(());
         }
         self.note_garbage_soon().await;
+        if let Err(error) = self.note_unproven().await {
+            log::warn!("what is to be hashed after the next start is not noted: {error}");
+        }
         let (reply, answer) = smol::channel::bounded(1);
         queue.send(Message::Close(reply)).await.map_err(|_| StoreError::Unavailable)?;
         answer.recv().await.unwrap_or(Err(StoreError::Unavailable))

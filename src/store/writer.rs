@@ -500,12 +500,7 @@ impl Writer {
     /// that a device that is switched off every day does not write all its metadata every day.
     fn close(&mut self) -> Result<(), StoreError> {
         self.wait_for_checkpoint();
-        // The next start goes on with what this one has not hashed.
-        let is_clean = !self.shared.trust.has_doubts();
-        if !is_clean {
-            log::info!("what an unclean stop left is not all hashed: the next start goes on");
-        }
-        self.close_segment(is_clean)?;
+        self.close_segment(true)?;
         let Some(end) = self.journal.as_ref().map(Journal::end) else {
             return Ok(());
         };
@@ -516,7 +511,7 @@ impl Writer {
             }
         }
         let seed = self.seed();
-        if let Some(journal) = self.journal.as_mut().filter(|_| is_clean) {
+        if let Some(journal) = &mut self.journal {
             journal.mark_clean(seed)?;
         }
         self.shared.index().flush()

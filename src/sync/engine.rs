@@ -486,9 +486,10 @@ impl Engine {
             self.active.store(false, Ordering::Relaxed);
         }
         let failures = self.state.now().failures;
+        let is_new = self.is_new(error, failures);
         if self.note_refusal(error) {
             log::debug!("the parent refuses this instance, {failures} failures in a row");
-        } else if self.is_new(error, failures) {
+        } else if is_new {
             log::warn!("the sync stopped and will be tried again: {error}");
         } else {
             log::debug!("the sync failed {failures} times in a row: {error}");

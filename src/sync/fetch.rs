@@ -541,15 +541,24 @@ impl Fetcher {
         digest: &Digest,
         size: u64,
     ) -> Result<(), SyncError> {
+        let mut is_again = false;
         let lease = loop {
             if let Some(open) = self.store.blob_open(digest).await? {
                 if open.len == size {
                     break open.lease;
                 }
                 // The file was cut, or the manifest that the parent has names a wrong length.
-                if let Verdict::Good(len) = self.store.verify(digest, |_| yield_now()).await? {
-                    let text = format!("{digest} has {len} bytes, not {size} as named");
-                    return Err(SyncError::Content(text));
+                match self.store.verify(digest, |_| yield_now()).await? {
+                    // It has come anew meanwhile.
+                    Verdict::Good(len) if len == size && !is_again => {
+                        is_again = true;
+                        continue;
+                    }
+                    Verdict::Good(len) => {
+                        let text = format!("{digest} has {len} bytes, not {size} as named");
+                        return Err(SyncError::Content(text));
+                    }
+                    Verdict::Damaged | Verdict::Gone => {}
                 }
             }
             match self.store.fetch_resume(digest).await {

@@ -472,7 +472,7 @@ fn f036_f037_a_device_whose_disk_is_full_says_so_and_recovers() {
     // Nobody pushes, and the parent has nothing new.
     assert_eq!(wait_for("Unhealthy")["statusDetails"][0]["code"], "DiskError");
     let log = small.node.log();
-    assert!(log.contains("warn  pushes are refused, the disk is full"), "{log}");
+    assert!(log.contains("free: pushes are refused, the disk is full"), "{log}");
     let late = Image::new(3, &[500_000]);
     push(&late, "app", "late");
     assert_eq!(wait_for("Unhealthy")["statusDetails"][0]["code"], "DiskError");

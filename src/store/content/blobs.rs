@@ -23,6 +23,9 @@ pub struct OpenBlob {
     pub len: u64,
     /// Keeps it.
     pub lease: Lease,
+    /// The content was hashed since the start before this file was opened: so this one was, or one
+    /// that came later. What is known of the content now may be true of a file in its place.
+    pub(super) is_proven: bool,
 }
 
 impl Store {
@@ -67,6 +70,7 @@ impl Store {
 
 fn open(shared: &Arc<Shared>, digest: &Digest) -> Result<Option<OpenBlob>, StoreError> {
     let lease = shared.lease(digest);
+    let is_proven = !shared.trust.is_unproven(digest);
     let file = match shared.opened.get(digest) {
         Ok(file) => file,
         Err(moment) => {
@@ -79,7 +83,7 @@ fn open(shared: &Arc<Shared>, digest: &Digest) -> Result<Option<OpenBlob>, Store
         }
     };
     let len = file.len().map_err(|error| shared.file_fault(digest, Step::Read, &error))?;
-    Ok(Some(OpenBlob { file, len, lease }))
+    Ok(Some(OpenBlob { file, len, lease, is_proven }))
 }
 
 fn open_file(shared: &Shared, digest: &Digest) -> Result<Option<Arc<dyn DiskFile>>, StoreError> {

@@ -460,13 +460,17 @@ impl Store {
     }
 
     /// Looks at the file of content that a link refers to, by the key of the link and the length
-    /// that it notes. A file of another length, and one that is missing, is taken out of service.
+    /// that it notes. A file of another length, and one that is missing, is taken out of service;
+    /// what is doubted is hashed first.
     pub async fn check_file(
         &self,
         link: Vec<u8>,
         digest: &Digest,
         len: u64,
     ) -> Result<FileCheck, StoreError> {
+        if self.shared().trust.is_doubted(digest) {
+            self.verify(digest, |_| spawn::yield_now()).await?;
+        }
         let (store, digest) = (self.clone(), digest.clone());
         spawn::blocking(move || store.check_file_now(&link, &digest, len)).await
     }

@@ -25,11 +25,11 @@ impl Store {
     /// damaged.
     pub async fn sent_whole(&self, blob: OpenBlob) -> Result<Option<OpenBlob>, StoreError> {
         let (shared, digest) = (self.shared(), blob.lease.digest());
-        if !shared.trust.is_unproven(digest) {
+        if blob.is_proven {
             return Ok(Some(blob));
         }
         if blob.len <= FIRST_BYTES_MAX {
-            return self.proven(blob).await;
+            return self.proven(digest).await;
         }
         let state = Some((Context::new(digest.algorithm().function()), 0));
         let proof = Proof {
@@ -47,22 +47,26 @@ impl Store {
     /// is damaged is sent for a moment, and not until the next scrub. `None` when it is damaged.
     pub async fn sent_in_part(&self, blob: OpenBlob) -> Result<Option<OpenBlob>, StoreError> {
         let digest = blob.lease.digest();
-        if self.shared().trust.is_unproven(digest) {
+        if !blob.is_proven {
             if blob.len <= FIRST_BYTES_MAX {
-                return self.proven(blob).await;
+                return self.proven(digest).await;
             }
             self.prove_beside(digest);
         }
         Ok(Some(blob))
     }
 
-    async fn proven(&self, blob: OpenBlob) -> Result<Option<OpenBlob>, StoreError> {
-        let verdict = self.verify(blob.lease.digest(), |_| spawn::yield_now()).await?;
-        Ok(matches!(verdict, Verdict::Good(_)).then_some(blob))
+    async fn proven(&self, digest: &Digest) -> Result<Option<OpenBlob>, StoreError> {
+        match self.verify(digest, |_| spawn::yield_now()).await? {
+            // Another file may have been hashed than the one that was open before.
+            Verdict::Good(_) => self.blob_open(digest).await,
+            Verdict::Damaged | Verdict::Gone => Ok(None),
+        }
     }
 }
 
-/// A file of content that is read once, from the start to the end.
+/// A file of content that is read once, from the start to the end. It is hashed to its end whatever
+/// becomes known of the content meanwhile: that may be of another file, which a push has put there.
 struct Proof {
     shared: Arc<Shared>,
     digest: Digest,
@@ -76,9 +80,9 @@ impl Proof {
     /// These bytes were read at `offset`. Fails with the last of them when the digest is another.
     fn hash(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        // Somebody else may have hashed it meanwhile; what is not read in order proves nothing.
-        let hashed = state.take().filter(|(_, hashed)| *hashed == offset);
-        let Some((mut context, hashed)) = hashed.filter(|_| self.is_unproven()) else {
+        // What is not read in order proves nothing.
+        let Some((mut context, hashed)) = state.take().filter(|(_, hashed)| *hashed == offset)
+        else {
             return Ok(());
         };
         context.update(bytes);
@@ -92,10 +96,6 @@ impl Proof {
             return Err(io::Error::other(format!("{} has another digest", self.digest)));
         }
         Ok(())
-    }
-
-    fn is_unproven(&self) -> bool {
-        self.shared.trust.is_unproven(&self.digest)
     }
 }
 
@@ -128,7 +128,7 @@ impl DiskFile for Proof {
 
     /// The system would send it unseen.
     fn as_file(&self) -> Option<&File> {
-        self.file.as_file().filter(|_| !self.is_unproven())
+        None
     }
 
     fn bring_in(&self, offset: u64, len: u64) -> io::Result<()> {

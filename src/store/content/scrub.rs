@@ -58,8 +58,6 @@ pub struct ScrubReport {
 pub(in crate::store) struct Scrub {
     running: AtomicBool,
     requested: AtomicBool,
-    /// The next one begins with the first file, wherever the last one stopped.
-    anew: AtomicBool,
     /// The rate that was asked for, bytes per second; 0: no limit.
     wished_rate: Mutex<Option<u64>>,
     /// The rate of the one that runs.
@@ -95,11 +93,6 @@ impl Scrub {
     pub(in crate::store) fn request(&self) {
         self.requested.store(true, Ordering::Release);
         self.wished.notify(usize::MAX);
-    }
-
-    /// Lets the next one begin with the first file.
-    pub(in crate::store) fn begin_anew(&self) {
-        self.anew.store(true, Ordering::Relaxed);
     }
 
     fn report(&self) -> MutexGuard<'_, ScrubReport> {
@@ -213,9 +206,10 @@ impl Store {
         shared.scrub.rate.store(wished.unwrap_or(rate), Ordering::Relaxed);
         *shared.scrub.report() = ScrubReport { running: true, ..ScrubReport::default() };
         let mut progress = self.progress()?;
-        if shared.scrub.anew.swap(false, Ordering::Relaxed) {
+        if shared.trust.begin_pass() {
             let Progress { finished, bytes_last, .. } = progress;
             progress = Progress { finished, bytes_last, ..Progress::default() };
+            self.note(progress).await;
         }
         let pace = Pace { shared: &shared, due: Mutex::default() };
         let mut noted = progress.bytes;
@@ -229,6 +223,10 @@ impl Store {
                 noted = progress.bytes;
                 self.note(progress).await;
             }
+        }
+        shared.trust.end_pass();
+        if let Err(error) = self.note_unproven().await {
+            log::debug!("that all content was hashed is not noted: {error}");
         }
         self.check_metadata(&mut failed).await;
         self.find_missing(&mut failed).await?;
@@ -246,7 +244,6 @@ impl Store {
             return Err(error);
         }
         shared.scrub.own().ended = Some(shared.sys.clock.monotonic());
-        shared.trust.believe_all();
         shared.unreadable.forget();
         let probing = shared.clone();
         spawn::blocking(move || forget_unwritten(&probing)).await;

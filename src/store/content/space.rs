@@ -99,16 +99,21 @@ impl Store {
     /// Looks whether pushes fit, and logs once that they do not, and once that they do again.
     /// `has_refused`: some did not lately. Blocks.
     pub fn look_at_space(&self, has_refused: bool) {
-        let has_little = |Shortage { free, reserve }: Shortage| free < reserve.saturating_mul(2);
-        let is_short =
-            self.below_reserve() || has_refused && self.shortage().is_some_and(has_little);
+        let is_short = match self.shared().check_space() {
+            Err(StoreError::Full) => true,
+            // Just above the reserve what is larger than the rest is refused.
+            Ok(()) => has_refused && self.shortage().is_some_and(|s| s.free / 2 < s.reserve),
+            // That the disk cannot be asked says nothing of its space.
+            Err(_) => return,
+        };
         let check = &self.shared().space;
         let mut since = check.short_since.lock().unwrap_or_else(PoisonError::into_inner);
         match (*since, is_short) {
             (None, true) => {
                 *since = Some(self.sys().clock.wall_or_floor());
                 drop(since);
-                log::warn!("{}", self.shortage_text());
+                let free = self.shortage().map_or(0, |shortage| shortage.free);
+                log::warn!("{} free: {}", mib(free), self.shortage_text());
             }
             (Some(_), false) => {
                 *since = None;
@@ -125,11 +130,13 @@ impl Store {
         Some((self.shortage_text(), since))
     }
 
+    /// The same from look to look, so that it is no news each time.
     fn shortage_text(&self) -> String {
-        let figures = self.shortage().map_or(String::new(), |Shortage { free, reserve }| {
-            format!(": {} free, the reserve is {} (storage.reserve)", mib(free), mib(reserve))
-        });
-        format!("pushes are refused, {}{figures}; {FULL_REMEDY}", StoreError::Full)
+        let reserve = mib(self.shortage().map_or(0, |shortage| shortage.reserve));
+        format!(
+            "pushes are refused, the disk is full or below its reserve of {reserve} \
+             (storage.reserve); {FULL_REMEDY}"
+        )
     }
 
     /// How often since the start content did not fit, whether or not the reserve is in use.

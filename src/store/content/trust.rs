@@ -2,8 +2,8 @@
 //!
 //! A disk may acknowledge a sync and still lose what was written when the power goes. So after an
 //! unclean stop everything that came since the last record of [`Store::settle`] is hashed again:
-//! what is asked for first comes first, the rest in the background. Until that is done nothing is
-//! settled, and no stop is a clean one: the next start goes on with it.
+//! what is asked for first comes first, the rest in the background. What is not hashed when content
+//! is settled, or the node stops, is noted, and the next start goes on with it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -21,9 +21,9 @@ use super::leases::short;
 use super::unreadable::Step;
 use crate::store::replica::feed::from_segments;
 use crate::store::rows::link::split_key;
-use crate::store::rows::upkeep::{Settled, settled_key};
-use crate::store::rows::{self, Kind};
-use crate::store::{Shared, Store, StoreError};
+use crate::store::rows::upkeep::{Pass, Settled, Unproven, settled_key, unproven_key};
+use crate::store::rows::{self, Kind, Stored};
+use crate::store::{Shared, Store, StoreError, Txn};
 use crate::sys::disk::DiskFile;
 use crate::sys::spawn;
 use crate::types::Digest;
@@ -39,6 +39,9 @@ const RECHECK_PAUSE: Duration = Duration::from_secs(300);
 const RECHECKS_MAX: usize = 16;
 /// Content of which parts were sent and that waits to be hashed. Over it: the next part asks again.
 const TO_PROVE_MAX: usize = 256;
+/// Records that bring no content and still are not settled. Over it: they are, so that the journal
+/// has what came since for as long as it may be asked for.
+const UNSETTLED_RECORDS_MAX: u64 = 4096;
 /// Journal read at a time, bytes.
 const JOURNAL_BYTES: usize = 1024 * 1024;
 
@@ -67,8 +70,8 @@ pub(in crate::store) struct Trust {
 #[derive(Default)]
 struct Doubts {
     suspects: BTreeSet<Digest>,
-    /// Everything is doubtful, until a scrub has been over it.
-    all: bool,
+    /// What unclean stops left doubtful.
+    unproven: Unproven,
     checked: BTreeSet<u64>,
     /// What was hashed lately on somebody's word, and when, monotonic.
     rechecked: BTreeMap<u64, Duration>,
@@ -97,20 +100,28 @@ impl Trust {
         doubts.checked.remove(&short(digest));
     }
 
-    /// Lets a scrub, which is due then, go over everything.
-    pub(in crate::store) fn doubt_all(&self) {
-        self.doubts().all = true;
+    /// What unclean stops left and is not all hashed yet.
+    pub(in crate::store) fn unproven(&self) -> Unproven {
+        self.doubts().unproven
     }
 
-    /// A scrub has been over everything since the start.
-    pub(in crate::store) fn believe_all(&self) {
-        self.doubts().all = false;
+    pub(in crate::store) fn set_unproven(&self, unproven: Unproven) {
+        self.doubts().unproven = unproven;
     }
 
-    /// Whether what an unclean stop left is not all hashed yet.
-    pub(in crate::store) fn has_doubts(&self) -> bool {
-        let doubts = self.doubts();
-        doubts.all || !doubts.suspects.is_empty()
+    /// A scrub begins; whether it has to begin with the first file.
+    pub(super) fn begin_pass(&self) -> bool {
+        let pass = &mut self.doubts().unproven.all;
+        let is_due = *pass == Pass::Due;
+        if is_due {
+            *pass = Pass::UnderWay;
+        }
+        is_due
+    }
+
+    /// It has been over everything. What it could not read is not served either.
+    pub(super) fn end_pass(&self) {
+        self.doubts().unproven.all = Pass::Done;
     }
 
     /// Content came, whole.
@@ -305,7 +316,31 @@ impl Store {
             let verdict = self.verify(digest, |_| spawn::yield_now()).await;
             result = result.and(verdict.map(|_| ()));
         }
-        result
+        result?;
+        let Unproven { all, .. } = self.shared().trust.unproven();
+        self.shared().trust.set_unproven(Unproven { all, ..Unproven::default() });
+        self.note_unproven().await
+    }
+
+    /// Up to which record all content has reached the disk.
+    fn settled(&self) -> Result<u64, StoreError> {
+        Ok(self.get::<Settled>(&settled_key())?.map_or(0, |settled| settled.sequence))
+    }
+
+    /// Notes what unclean stops left and is not all hashed yet.
+    pub(in crate::store) async fn note_unproven(&self) -> Result<(), StoreError> {
+        let unproven = self.shared().trust.unproven();
+        let noted = self.get::<Unproven>(&unproven_key())?.unwrap_or_default();
+        match noted == unproven {
+            true => Ok(()),
+            false => self.commit(move |txn| put_unproven(txn, unproven)).await,
+        }
+    }
+
+    /// Whether content of before an unclean stop waits to be hashed by [`Store::verify_doubted`].
+    pub fn has_unproven(&self) -> bool {
+        let unproven = self.shared().trust.unproven();
+        unproven.after < unproven.through
     }
 
     /// How much content waits to be hashed.
@@ -324,8 +359,9 @@ impl Store {
         let shared = self.shared().clone();
         let bytes = shared.trust.unsettled.load(Ordering::Relaxed);
         let sequence = shared.feed.published();
-        // No sync brings back what an unclean stop may have taken.
-        if bytes == 0 || self.read_only() || shared.trust.has_doubts() {
+        // The journal goes away in time, and with it what a later start would read.
+        let is_behind = sequence.saturating_sub(self.settled()?) > UNSETTLED_RECORDS_MAX;
+        if (bytes == 0 && !is_behind) || self.read_only() {
             return Ok(());
         }
         let syncing = shared.clone();
@@ -335,20 +371,53 @@ impl Store {
             Ok::<(), StoreError>(syncing.disk.sync_fs(syncing.layout.root())?)
         })
         .await?;
-        self.commit(move |txn| txn.put(settled_key(), &Settled { sequence })).await?;
+        // No sync brings back what an unclean stop has taken.
+        let unproven = shared.trust.unproven();
+        self.commit(move |txn| {
+            txn.put(settled_key(), &Settled { sequence })?;
+            put_unproven(txn, unproven)
+        })
+        .await?;
         shared.trust.unsettled.fetch_sub(bytes, Ordering::Relaxed);
         Ok(())
     }
 }
 
 impl Shared {
-    /// After an unclean stop: doubts what came since the last settling. `false` when that cannot
-    /// be told any more.
-    pub(in crate::store) fn doubt_unsettled(&self) -> Result<bool, StoreError> {
-        let settled = self.index().get(&settled_key())?;
-        let settled = settled.map(|row| rows::decode::<Settled>(&row)).transpose()?;
-        let through = self.feed.published();
-        let mut after = settled.map_or(0, |settled| settled.sequence);
+    fn row<R: Stored>(&self, key: &[u8]) -> Result<Option<R>, StoreError> {
+        self.index().get(key)?.map(|row| rows::decode(&row)).transpose()
+    }
+
+    /// At a start: doubts what earlier unclean stops left, and, when the last one `is_clean` not,
+    /// what came since the last settling. What cannot be told any more may be everything.
+    pub(in crate::store) fn doubt_unproven(&self, is_clean: bool) {
+        let unproven = self.find_unproven(is_clean).unwrap_or_else(|error| {
+            log::warn!("what came before an unclean stop cannot be told: all is hashed: {error}");
+            Unproven { all: Pass::Due, ..Unproven::default() }
+        });
+        self.trust.set_unproven(unproven);
+        if unproven.all != Pass::Done {
+            self.scrub.request();
+        }
+    }
+
+    fn find_unproven(&self, is_clean: bool) -> Result<Unproven, StoreError> {
+        let mut unproven: Unproven = self.row(&unproven_key())?.unwrap_or_default();
+        if !is_clean {
+            let settled = self.row::<Settled>(&settled_key())?;
+            let settled = settled.map_or(0, |settled| settled.sequence);
+            let is_any = unproven.after < unproven.through;
+            let before = if is_any { unproven.after } else { settled };
+            (unproven.after, unproven.through) = (settled.min(before), self.feed.published());
+        }
+        if !self.doubt_content_of(unproven.after, unproven.through)? {
+            unproven = Unproven { all: Pass::Due, ..Unproven::default() };
+        }
+        Ok(unproven)
+    }
+
+    /// Doubts the content that these records brought. `false` when that cannot be told any more.
+    fn doubt_content_of(&self, mut after: u64, through: u64) -> Result<bool, StoreError> {
         while after < through {
             let records = match from_segments(self, after, through, JOURNAL_BYTES) {
                 Ok(records) => records,
@@ -369,6 +438,13 @@ impl Shared {
             }
         }
         Ok(self.trust.doubts().suspects.len() < SUSPECTS_MAX)
+    }
+}
+
+fn put_unproven(txn: &mut Txn<'_>, unproven: Unproven) -> Result<(), StoreError> {
+    match unproven.is_any() {
+        true => txn.put_changed(unproven_key(), &unproven),
+        false => txn.delete(unproven_key()),
     }
 }
 

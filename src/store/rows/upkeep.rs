@@ -20,6 +20,43 @@ pub(in crate::store) fn settled_key() -> Vec<u8> {
     key(Kind::Node, &[b"settled"])
 }
 
+/// What unclean stops may have taken and is not all hashed yet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub(in crate::store) struct Unproven {
+    /// The content that the records after this one brought,
+    pub(in crate::store) after: u64,
+    /// up to this one; not above the other: none.
+    pub(in crate::store) through: u64,
+    /// All content, beside that.
+    pub(in crate::store) all: Pass,
+}
+
+/// How far the scrub is that goes over what is doubtful.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub(in crate::store) enum Pass {
+    /// None is needed.
+    #[default]
+    Done,
+    /// It begins with the first file.
+    Due,
+    /// It goes on where the scrub is.
+    UnderWay,
+}
+
+impl Unproven {
+    pub(in crate::store) fn is_any(&self) -> bool {
+        self.after < self.through || self.all != Pass::Done
+    }
+}
+
+impl Row for Unproven {
+    const VERSION: u8 = 1;
+}
+
+pub(in crate::store) fn unproven_key() -> Vec<u8> {
+    key(Kind::Node, &[b"unproven"])
+}
+
 /// How far the scrub is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub(in crate::store) struct Progress {

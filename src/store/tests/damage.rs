@@ -9,7 +9,7 @@ use crate::store::content::scrub::{LastScrub, ScrubReport};
 use crate::store::content::trust::Verdict;
 use crate::store::content::unreadable::Step;
 use crate::store::replica::outbox::Origin;
-use crate::store::rows::upkeep::{Progress, progress_key};
+use crate::store::rows::upkeep::{Pass, Progress, Unproven, progress_key};
 use crate::sys::spawn;
 use crate::types::{Manifest, media};
 
@@ -246,6 +246,70 @@ fn f116_what_an_unclean_stop_left_is_doubted_until_it_was_hashed() {
     drop(store);
     let (store, recovery) = open_memory(&disk).unwrap();
     assert_eq!((recovery.clean, store.doubted()), (true, 0));
+}
+
+/// Where it cannot be told any more what came before an unclean stop, all is hashed, over restarts.
+#[test]
+fn f116_a_scrub_of_everything_that_is_doubtful_goes_on_after_a_restart() {
+    let disk = MemoryDisk::new();
+    let (store, _) = open_memory(&disk).unwrap();
+    let digests: Vec<Digest> = (0..9).map(|n| push(&store, &[n; 5000])).collect();
+    let unproven = Unproven { all: Pass::Due, ..Unproven::default() };
+    store.shared().trust.set_unproven(unproven);
+    block_on(store.close()).unwrap();
+    drop(store);
+    let (store, _) = open_memory(&disk).unwrap();
+    assert_eq!(store.shared().trust.unproven(), unproven);
+    assert!(store.scrub_report().unwrap().running, "it is asked for");
+    // The first position that an earlier scrub has noted does not count.
+    let progress = Progress { position: 511, ..Progress::default() };
+    block_on(store.commit(move |txn| txn.put(progress_key(), &progress))).unwrap();
+    // One that is not ended goes on.
+    let stopped = smol::future::poll_once(store.scrub(1));
+    assert!(block_on(stopped).is_none());
+    block_on(store.close()).unwrap();
+    drop(store);
+    let (store, _) = open_memory(&disk).unwrap();
+    assert_eq!(store.shared().trust.unproven().all, Pass::UnderWay);
+    disk.hide(&place(&digests[0]));
+    block_on(store.scrub(0)).unwrap_err();
+    assert!(!store.shared().trust.unproven().is_any(), "what cannot be read is not served");
+    block_on(store.close()).unwrap();
+    drop(store);
+    let (store, _) = open_memory(&disk).unwrap();
+    assert!(!store.shared().trust.unproven().is_any());
+}
+
+/// Symptom: damaged content arrived whole where somebody pushed the same content meanwhile.
+#[test]
+fn f211_content_that_is_being_sent_is_hashed_to_its_end_also_when_it_comes_anew() {
+    let disk = MemoryDisk::new();
+    let bytes = vec![7; 200_000];
+    let mut options = options(Path::new("/s"), IndexKind::Map);
+    options.verify = VerifyWhen::FirstSend;
+    let open = || Store::open(sys_on(&disk), options.clone()).unwrap().0;
+    let store = open();
+    let digest = push(&store, &bytes);
+    block_on(store.close()).unwrap();
+    drop(store);
+    for is_begun in [true, false] {
+        flip(&disk, &digest);
+        let store = open();
+        let blob = block_on(store.blob_open(&digest)).unwrap().unwrap();
+        let whole = |blob| block_on(store.sent_whole(blob)).unwrap().unwrap().file;
+        let begun = is_begun.then(|| whole(blob.clone()));
+        let mut buffer = vec![0; 50_000];
+        if let Some(begun) = &begun {
+            begun.read_exact_at(&mut buffer, 0).unwrap();
+        }
+        push(&store, &bytes);
+        let file = begun.unwrap_or_else(|| whole(blob));
+        let rest = if is_begun { 50_000 } else { 0 };
+        let mut places = (rest..200_000).step_by(50_000);
+        let read = places.try_for_each(|at| file.read_exact_at(&mut buffer, at));
+        assert!(read.is_err(), "begun: {is_begun}");
+        block_on(store.close()).unwrap();
+    }
 }
 
 /// Symptom: each of those who asked for doubted content hashed all of it.
