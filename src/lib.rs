@@ -14,6 +14,7 @@
 //! - [`auth`]: who may do what.
 //! - [`registry`], [`token`], [`gateway`]: the three protocols.
 //! - [`sync`]: drives a connected registry to the state its parent grants.
+//! - [`manage`]: the rules of management, once.
 //! - [`admin`]: management over the admin socket, health and metrics.
 //! - [`app`]: wires it all in one function.
 //! - [`cli`]: parses the command line and calls `app` or the admin socket.
@@ -33,6 +34,8 @@ pub mod registry;
 pub mod token;
 
 pub mod sync;
+
+pub mod manage;
 
 pub mod admin;
 

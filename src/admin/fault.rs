@@ -1,9 +1,10 @@
 //! Errors of the management interface: `{"error":{"code","message"}}`.
 
 use crate::http::Reply;
+use crate::manage::{Error, Kind};
 use crate::store::StoreError;
 
-/// Why a command was not done.
+/// Why a call was not answered as it was meant.
 #[derive(Debug)]
 pub(super) struct Fault {
     /// HTTP status.
@@ -15,51 +16,45 @@ pub(super) struct Fault {
 }
 
 impl Fault {
-    pub(super) fn invalid(message: impl Into<String>) -> Fault {
-        Fault { status: 400, code: "InvalidArgument", message: message.into() }
-    }
-
     pub(super) fn not_found(message: impl Into<String>) -> Fault {
-        Fault { status: 404, code: "NotFound", message: message.into() }
+        Error::not_found(message).into()
     }
 
     pub(super) fn conflict(code: &'static str, message: impl Into<String>) -> Fault {
         Fault { status: 409, code, message: message.into() }
     }
+}
 
-    /// The fault behind a store error; `kind` and `name` say what was not found.
-    pub(super) fn of(error: StoreError, kind: &str, name: &dyn std::fmt::Display) -> Fault {
-        match error {
-            StoreError::NotFound => {
-                Fault::not_found(format!("The {kind} '{name}' could not be found."))
-            }
-            other => Fault::from(other),
-        }
+/// The word for what is to be thought of a command.
+pub(super) fn code(kind: Kind) -> &'static str {
+    meaning(kind).1
+}
+
+/// The HTTP status and the word.
+fn meaning(kind: Kind) -> (u16, &'static str) {
+    match kind {
+        Kind::Invalid => (400, "InvalidArgument"),
+        Kind::NotFound => (404, "NotFound"),
+        Kind::Conflict => (409, "Conflict"),
+        Kind::ManagedAtRoot => (409, "ManagedAtRoot"),
+        Kind::QuotaExceeded => (403, "QuotaExceeded"),
+        Kind::DiskFull => (507, "DiskFull"),
+        Kind::ReadOnlyStore => (503, "ReadOnlyStore"),
+        Kind::Unavailable => (503, "Unavailable"),
+        Kind::Failed => (500, "StoreError"),
+    }
+}
+
+impl From<Error> for Fault {
+    fn from(error: Error) -> Fault {
+        let (status, code) = meaning(error.kind);
+        Fault { status, code, message: error.to_string() }
     }
 }
 
 impl From<StoreError> for Fault {
     fn from(error: StoreError) -> Fault {
-        let message = error.to_string();
-        match error {
-            StoreError::NotFound => Fault::not_found("There is no such thing."),
-            StoreError::Invalid(_) => Fault::invalid(message),
-            StoreError::Conflict(_)
-            | StoreError::OutboxMismatch(_)
-            | StoreError::OutboxReplaced(_) => Fault::conflict("Conflict", message),
-            StoreError::Quota(_) | StoreError::QuotaKept(_) => {
-                Fault { status: 403, code: "QuotaExceeded", message }
-            }
-            StoreError::Full => Fault { status: 507, code: "DiskFull", message },
-            StoreError::NewerFormat(_) => Fault { status: 503, code: "ReadOnlyStore", message },
-            StoreError::Unavailable | StoreError::Rebuilding(_) => {
-                Fault { status: 503, code: "Unavailable", message }
-            }
-            StoreError::Corrupt(_) | StoreError::Unreadable(_) | StoreError::Io(_) => {
-                log::error!("a management command failed: {message}");
-                Fault { status: 500, code: "StoreError", message }
-            }
-        }
+        Error::from(error).into()
     }
 }
 

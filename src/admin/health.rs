@@ -99,11 +99,11 @@ impl Admin {
         let state = self.store.node_state()?;
         let mut value = json!({
             "version": env!("CARGO_PKG_VERSION"),
-            "role": self.options.role.name(),
+            "role": self.manage.options().role.name(),
             "state": state.name(),
             "summary": self.summary(),
-            "registry": self.registry_name(),
-            "loginServer": self.options.login_server,
+            "registry": self.manage.registry_name(),
+            "loginServer": self.manage.options().login_server,
             "ready": self.unready().is_none(),
             "readOnly": self.store.read_only(),
             "storeSequence": self.store.sequence(),
@@ -112,7 +112,7 @@ impl Admin {
             "blobsToVerify": self.store.doubted(),
             "clockTrusted": self.store.sys().clock.wall().is_some(),
         });
-        if let Some(hex) = &self.options.ca_fingerprint {
+        if let Some(hex) = &self.manage.options().ca_fingerprint {
             value["caFingerprint"] = format!("{FINGERPRINT_PREFIX}{hex}").into();
         }
         if let Some(remedy) = state.remedy() {
@@ -155,8 +155,8 @@ impl Admin {
         if let NodeState::Refused(hurdle) = state {
             value["parentSays"] = hurdle.text.into();
         }
-        if self.options.role == Role::Root {
-            value["gatewayEndpoint"] = self.options.gateway_endpoint.clone().into();
+        if self.manage.options().role == Role::Root {
+            value["gatewayEndpoint"] = self.manage.options().gateway_endpoint.clone().into();
             value["connectedRegistries"] = self.store.connected_registries_count().await?.into();
         } else {
             let now = self.store.sys().clock.wall();
@@ -198,7 +198,11 @@ impl Admin {
     }
 
     fn summary(&self) -> String {
-        summary(&self.store, &self.options.login_server, &self.options.gateway_endpoint)
+        summary(
+            &self.store,
+            &self.manage.options().login_server,
+            &self.manage.options().gateway_endpoint,
+        )
     }
 
     /// What of the content is damaged, where it is needed, and what heals it.
@@ -221,7 +225,7 @@ impl Admin {
 
     /// What brings damaged content back.
     pub(super) fn damage_remedy(&self) -> &'static str {
-        match self.options.role {
+        match self.manage.options().role {
             Role::Root => "push the images again that need it, which replaces what is damaged",
             Role::Connected => {
                 "it is fetched again from the parent as soon as that has it and can be reached; \

@@ -11,14 +11,12 @@ mod confirm;
 mod fault;
 mod garbage;
 mod health;
-mod late;
 mod print;
 mod registries;
 mod scrub;
 mod settings;
 mod summary;
 mod tokens;
-mod view;
 
 pub use summary::summary;
 
@@ -31,83 +29,35 @@ use tokens::Nothing;
 
 use crate::http::BodyError;
 use crate::http::{Account, Method, Reply, Request, Sender};
+use crate::manage::{Asked, Changes, Error, Manage};
 use crate::store::Store;
 use crate::store::gc::GcOptions;
-use crate::types::connected_registry::ConnectionState;
-use crate::types::deed::Deed;
 use crate::types::limits::SMALL_BODY_BYTES_MAX;
-use crate::types::schedule::Schedule;
-use crate::types::{ConnectedRegistry, ConnectedRegistryName, Role, UnixSeconds};
 
 /// Where the verbs are.
 const PREFIX: &str = "/admin/v1/";
 
-/// What the management interface tells of the node.
+/// What the management interface does beside management.
 pub struct AdminOptions {
-    /// What the node is.
-    pub role: Role,
-    /// The root's name; on a connected registry the name in its desired state comes first.
-    pub registry_name: String,
-    /// Where clients log in, `host[:port]`.
-    pub login_server: String,
-    /// What `get-settings` names as the gateway of the root, `host[:port]`.
-    pub gateway_endpoint: String,
-    /// Why children do not reach this root there.
-    pub gateway_warning: Option<String>,
-    /// `http` or `https`, as devices see that gateway.
-    pub scheme: String,
-    /// SHA-256 of the certificate that the gateway shows, 64 hex digits, when no public authority
-    /// vouches for it: devices are told to trust it.
-    pub ca_fingerprint: Option<String>,
     /// What `gc` may remove.
     pub gc: GcOptions,
     /// What a scrub may read, bytes per second.
     pub scrub_rate: u64,
 }
 
-/// Who was in contact when; only the gateway knows, because a poll writes nothing.
-pub trait Contact: Send + Sync {
-    /// What to call a child's state: its own word while it is in contact, Offline otherwise.
-    /// `stored` is the last contact known from before this process.
-    fn state(
-        &self,
-        node: &ConnectedRegistry,
-        reported: ConnectionState,
-        stored: Option<UnixSeconds>,
-    ) -> ConnectionState;
-
-    /// When a child was last in contact. `stored` is the last contact known from before this
-    /// process.
-    fn last_seen(
-        &self,
-        name: &ConnectedRegistryName,
-        stored: Option<UnixSeconds>,
-    ) -> Option<UnixSeconds>;
-
-    /// The schedule and its window that a child was last sent by this process.
-    fn told(&self, name: &ConnectedRegistryName) -> Option<(Schedule, Option<u64>)>;
-}
-
 /// Answers management calls; a clone answers alike.
 #[derive(Clone)]
 pub struct Admin {
     store: Store,
+    manage: Manage,
     options: Arc<AdminOptions>,
-    contact: Arc<dyn Contact>,
     backups: Arc<backup::Backups>,
-    refused: Arc<audit::Refused>,
 }
 
 impl Admin {
-    /// Manages what is in `store`.
-    pub fn new(store: Store, options: AdminOptions, contact: Arc<dyn Contact>) -> Admin {
-        Admin {
-            store,
-            options: Arc::new(options),
-            contact,
-            backups: Arc::default(),
-            refused: Arc::default(),
-        }
+    /// Answers for `store`, which `manage` manages.
+    pub fn new(store: Store, manage: Manage, options: AdminOptions) -> Admin {
+        Admin { store, manage, options: Arc::new(options), backups: Arc::default() }
     }
 
     /// Answers `/healthz`, `/readyz` and `/metrics`, and with `management` (the admin socket)
@@ -149,36 +99,18 @@ impl Admin {
         if !changes(verb) {
             return self.dispatch(verb, body).await;
         }
-        let deed = audit::deed(verb, request.peer, &body, self.store.sys().clock.wall_or_floor());
-        let done = self.change(verb, body, &deed).await;
-        if let Err(fault) = &done {
-            self.refused.note(deed, fault);
-        }
-        done
-    }
-
-    async fn change(&self, verb: &str, body: Value, deed: &Deed) -> Result<Value, Fault> {
-        if self.options.role == Role::Connected {
-            return Err(Fault::conflict(
-                "ManagedAtRoot",
-                format!(
-                    "This node is a connected registry and takes its settings from its parent. \
-                     Run the command at the root of its tree, the registry '{}'.",
-                    self.registry_name()
-                ),
-            ));
-        }
-        let doing = Admin { store: self.store.doing(deed.clone()), ..self.clone() };
-        doing.dispatch(verb, body).await
+        let asked = Asked {
+            actor: request.peer.to_string(),
+            action: verb.replace('/', " "),
+            subject: body["name"].as_str().unwrap_or_default().to_owned(),
+        };
+        let change = |changes| async move { self.change(&changes, verb, body).await };
+        Ok(self.manage.change(asked, change).await?)
     }
 
     async fn dispatch(&self, verb: &str, body: Value) -> Result<Value, Fault> {
         match verb {
             "status" => self.status(parse(body)?).await,
-            "audit" => {
-                parse::<Nothing>(body)?;
-                self.audit().await
-            }
             "gc" => self.collect_garbage(parse(body)?).await,
             "confirm" => {
                 parse::<Nothing>(body)?;
@@ -193,39 +125,54 @@ impl Admin {
             "backup/verify" => self.backup_verify(&parse(body)?).await,
             "fsck" => Ok(serde_json::to_value(self.store.fsck(false).await?).unwrap_or_default()),
             "scrub" => self.scrub(&parse(body)?),
-            "scope-map/create" => self.scope_map_create(parse(body)?).await,
-            "scope-map/update" => self.scope_map_update(parse(body)?).await,
-            "scope-map/delete" => self.scope_map_delete(parse(body)?).await,
-            "scope-map/show" => self.scope_map_show(&parse(body)?),
-            "scope-map/list" => self.scope_map_list(parse(body)?).await,
-            "token/create" => self.token_create(parse(body)?).await,
-            "token/update" => self.token_update(parse(body)?).await,
-            "token/delete" => self.token_delete(parse(body)?).await,
-            "token/show" => self.token_show(&parse(body)?),
-            "token/list" => self.token_list(parse(body)?).await,
-            "token/credential-generate" => self.credential_generate(parse(body)?).await,
-            "token/credential-delete" => self.credential_delete(parse(body)?).await,
-            "connected-registry/create" => self.registry_create(parse(body)?).await,
-            "connected-registry/update" => self.registry_update(parse(body)?).await,
-            "connected-registry/delete" => self.registry_delete(parse(body)?).await,
-            "connected-registry/deactivate" => self.registry_deactivate(parse(body)?).await,
-            "connected-registry/show" => self.registry_show(&parse(body)?),
-            "connected-registry/list" => self.registry_list(&parse(body)?).await,
-            "connected-registry/list-client-tokens" => self.client_tokens(&parse(body)?),
-            "connected-registry/get-settings" => self.get_settings(parse(body)?).await,
-            "connected-registry/permissions-show" => self.permissions_show(&parse(body)?),
-            "connected-registry/permissions-update" => self.permissions_update(parse(body)?).await,
-            _ => Err(Fault::not_found(format!("There is no command '{verb}'."))),
+            _ => Ok(self.show(verb, body).await?),
         }
     }
 
-    /// The root's name, as the node's desired state says or the configuration.
-    fn registry_name(&self) -> String {
-        match self.store.self_registry() {
-            Ok(Some(registry)) => registry,
-            _ => self.options.registry_name.clone(),
+    async fn show(&self, verb: &str, body: Value) -> Result<Value, Error> {
+        match verb {
+            "audit" => self.audit(parse(body)?).await,
+            "scope-map/show" => self.scope_map_show(&parse(body)?),
+            "scope-map/list" => self.scope_map_list(parse(body)?).await,
+            "token/show" => self.token_show(&parse(body)?),
+            "token/list" => self.token_list(parse(body)?).await,
+            "connected-registry/show" => self.registry_show(&parse(body)?),
+            "connected-registry/list" => self.registry_list(&parse(body)?).await,
+            "connected-registry/list-client-tokens" => self.client_tokens(&parse(body)?),
+            "connected-registry/permissions-show" => self.permissions_show(&parse(body)?),
+            _ => Err(no_command(verb)),
         }
     }
+
+    async fn change(&self, changes: &Changes, verb: &str, body: Value) -> Result<Value, Error> {
+        match verb {
+            "scope-map/create" => self.scope_map_create(changes, parse(body)?).await,
+            "scope-map/update" => self.scope_map_update(changes, parse(body)?).await,
+            "scope-map/delete" => tokens::scope_map_delete(changes, parse(body)?).await,
+            "token/create" => self.token_create(changes, parse(body)?).await,
+            "token/update" => self.token_update(changes, parse(body)?).await,
+            "token/delete" => tokens::token_delete(changes, parse(body)?).await,
+            "token/credential-generate" => tokens::credential_generate(changes, parse(body)?).await,
+            "token/credential-delete" => self.credential_delete(changes, parse(body)?).await,
+            "connected-registry/create" => self.registry_create(changes, parse(body)?).await,
+            "connected-registry/update" => self.registry_update(changes, parse(body)?).await,
+            "connected-registry/delete" => registries::registry_delete(changes, parse(body)?).await,
+            "connected-registry/deactivate" => {
+                self.registry_deactivate(changes, parse(body)?).await
+            }
+            "connected-registry/get-settings" => {
+                settings::get_settings(changes, parse(body)?).await
+            }
+            "connected-registry/permissions-update" => {
+                self.permissions_update(changes, parse(body)?).await
+            }
+            _ => Err(no_command(verb)),
+        }
+    }
+}
+
+fn no_command(verb: &str) -> Error {
+    Error::not_found(format!("There is no command '{verb}'."))
 }
 
 /// Whether a verb changes something, so that it is the root's.
@@ -264,18 +211,21 @@ async fn read_body(request: &mut Request) -> Result<Value, Fault> {
             code: "TooManyRequests",
             message: "Other requests take all memory for bodies; try again soon.".into(),
         },
-        BodyError::Io(_) => Fault::invalid("The body ended early."),
+        BodyError::Io(_) => Error::invalid("The body ended early.").into(),
     })?;
     if bytes.iter().all(u8::is_ascii_whitespace) {
         return Ok(json!({}));
     }
     let value: Value = serde_json::from_slice(&bytes)
-        .map_err(|error| Fault::invalid(format!("The body is no JSON: {error}.")))?;
-    if value.is_object() { Ok(value) } else { Err(Fault::invalid("The body is no JSON object.")) }
+        .map_err(|error| Error::invalid(format!("The body is no JSON: {error}.")))?;
+    match value.is_object() {
+        true => Ok(value),
+        false => Err(Error::invalid("The body is no JSON object.").into()),
+    }
 }
 
-fn parse<T: DeserializeOwned>(body: Value) -> Result<T, Fault> {
-    serde_json::from_value(body).map_err(|error| Fault::invalid(format!("{error}.")))
+fn parse<T: DeserializeOwned>(body: Value) -> Result<T, Error> {
+    serde_json::from_value(body).map_err(|error| Error::invalid(format!("{error}.")))
 }
 
 #[cfg(test)]

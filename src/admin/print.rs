@@ -3,15 +3,15 @@
 use serde_json::{Value, json};
 
 use super::Admin;
-use super::fault::Fault;
+use crate::manage::Error;
+use crate::manage::instance::Instance;
+use crate::store::PAGE_ROWS;
 use crate::store::tree::passwords::NewPassword;
-use crate::sync::status_details;
-use crate::types::connected_registry::{
-    ConnectionState, ParentContact, StatusDetail, StatusReport,
-};
+use crate::sys::spawn::yield_now;
+use crate::types::connected_registry::StatusDetail;
 use crate::types::time::format_duration;
 use crate::types::token::{PasswordSlot, ScopeMap, Token};
-use crate::types::{ConnectedRegistry, Role, UnixSeconds};
+use crate::types::{ConnectedRegistry, UnixSeconds};
 
 /// The type of a registry's resources, before their own part.
 const PROVIDER: &str = "Microsoft.ContainerRegistry/registries";
@@ -26,7 +26,7 @@ impl Admin {
         format!(
             "/subscriptions/{SUBSCRIPTION}/resourceGroups/{RESOURCE_GROUP}/providers/{PROVIDER}/\
              {}/{collection}/{name}",
-            self.registry_name()
+            self.manage.registry_name()
         )
     }
 
@@ -39,6 +39,22 @@ impl Admin {
             "resourceGroup": RESOURCE_GROUP,
             "type": format!("{PROVIDER}/{collection}"),
         })
+    }
+
+    /// Prints resources, a page of them at a time: others go on in between.
+    pub(super) async fn print_all<T>(
+        &self,
+        all: &[T],
+        print: impl Fn(&T) -> Result<Value, Error>,
+    ) -> Result<Value, Error> {
+        let mut printed = Vec::with_capacity(all.len());
+        for page in all.chunks(PAGE_ROWS) {
+            for one in page {
+                printed.push(print(one)?);
+            }
+            yield_now().await;
+        }
+        Ok(Value::Array(printed))
     }
 
     pub(super) fn print_scope_map(&self, map: &ScopeMap) -> Value {
@@ -71,8 +87,8 @@ impl Admin {
         value
     }
 
-    pub(super) fn print_registry(&self, node: &ConnectedRegistry) -> Result<Value, Fault> {
-        let Instance { active, state, last_contact, report } = self.instance(node)?;
+    pub(super) fn print_registry(&self, node: &ConnectedRegistry) -> Result<Value, Error> {
+        let Instance { active, state, last_contact, report } = self.manage.instance(node)?;
         let mut value = self.resource("connectedRegistries", node.name.as_str());
         value["activation"] = json!({ "status": if active { "Active" } else { "Inactive" } });
         value["clientTokenIds"] = node.client_tokens.iter().map(|t| self.id("tokens", t)).collect();
@@ -96,9 +112,9 @@ impl Admin {
         &self,
         node: &ConnectedRegistry,
         last_sync: Option<UnixSeconds>,
-    ) -> Result<Value, Fault> {
+    ) -> Result<Value, Error> {
         let parent = node.parent.as_ref().map(|name| self.id("connectedRegistries", name));
-        let gateway = self.parent_gateway(node)?.map(|(endpoint, _)| endpoint);
+        let gateway = self.manage.parent_gateway(node)?.map(|(endpoint, _)| endpoint);
         Ok(json!({
             "id": parent,
             "syncProperties": {
@@ -111,91 +127,6 @@ impl Admin {
             },
         }))
     }
-
-    /// What is known of the instance behind a connected registry. One that was never activated, was
-    /// deactivated, or whose sync token is disabled, counts as Offline whatever it reported before.
-    fn instance(&self, node: &ConnectedRegistry) -> Result<Instance, Fault> {
-        let own = match self.options.role {
-            Role::Root => None,
-            Role::Connected => self.store.self_node()?.map(|node| node.name),
-        };
-        if own.as_ref() == Some(&node.name) {
-            return self.own_instance(node);
-        }
-        let activation = self.store.activation(&node.name)?;
-        // A later one than is known here: this registry was restored from a backup since.
-        let active = activation.as_ref().is_some_and(|a| a.epoch >= node.activation_epoch);
-        let status = self.store.status(&node.name)?;
-        let counts = match &status {
-            Some(status) => self.store.still_counts(node, status)?,
-            None => true,
-        };
-        let stored = status.as_ref().map(|status| status.last_contact);
-        let seen = stored.or(activation.map(|activation| activation.at)).filter(|_| active);
-        let report = status.map(|status| status.report);
-        let reported = report.as_ref().map(|report| report.state).unwrap_or_default();
-        // One with a schedule may not have had a window to report in.
-        let heard = report.is_some() || !node.schedule.is_continuous();
-        let state = match active && heard && self.store.is_admitted(node)? {
-            false => ConnectionState::Offline,
-            // Only its own parent talks to a node; what is known of others is what was reported.
-            true if node.parent == own => self.contact.state(node, reported, seen),
-            true if !self.hears_of(node)? => ConnectionState::Offline,
-            // The node above is another one since, to which this one may not have had a window to
-            // report in.
-            true if !counts && reported != ConnectionState::Offline => {
-                self.contact.state(node, reported, seen)
-            }
-            true => reported,
-        };
-        let last_contact = self.contact.last_seen(&node.name, stored);
-        Ok(Instance { active, state, last_contact, report })
-    }
-
-    /// Whether the nodes on the way to this one are in contact, so that what they reported of it
-    /// counts. In a damaged store the parents may form a circle.
-    fn hears_of(&self, node: &ConnectedRegistry) -> Result<bool, Fault> {
-        let Some(parent) = &node.parent else {
-            return Ok(true);
-        };
-        if self.store.is_ancestor(&node.name, &node.name)? {
-            return Ok(false);
-        }
-        Ok(self.instance(&self.registry(parent)?)?.state != ConnectionState::Offline)
-    }
-
-    /// This node itself.
-    fn own_instance(&self, node: &ConnectedRegistry) -> Result<Instance, Fault> {
-        let view = self.store.sync_view();
-        let epoch = self.store.activated_epoch()?;
-        let active = epoch.is_some_and(|epoch| epoch >= node.activation_epoch);
-        let details = status_details(&self.store, view.problems.clone())?;
-        let reported = match details.is_empty() {
-            true => ConnectionState::Online,
-            false => ConnectionState::Unhealthy,
-        };
-        let state = match (active, view.contact) {
-            (false, _) => ConnectionState::Offline,
-            (true, ParentContact::InContact) => reported,
-            // Between windows it is not Offline, unless it missed too many.
-            (true, _) => self.contact.state(node, reported, view.last_contact),
-        };
-        let report = StatusReport {
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            details,
-            last_sync: view.last_sync,
-            ..StatusReport::default()
-        };
-        Ok(Instance { active, state, last_contact: view.last_contact, report: Some(report) })
-    }
-}
-
-/// The instance behind a connected registry.
-struct Instance {
-    active: bool,
-    state: ConnectionState,
-    last_contact: Option<UnixSeconds>,
-    report: Option<StatusReport>,
 }
 
 /// The user name and passwords that were just made: the only time that they are shown.

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::http::Body;
 use crate::http::ReplyBody;
+use crate::manage::{self, Contact};
 use crate::store::journal::layout::Layout;
 use crate::store::replica::node::testing::connected_registry;
 use crate::store::rows::node::self_config_key;
@@ -21,10 +22,13 @@ use crate::store::{Formats, IndexKind, StoreOptions};
 use crate::sync::status_details;
 use crate::sys::net::Peer;
 use crate::sys::{Disk, MemoryDisk, Spawner, Sys};
-use crate::types::Digest;
+use crate::types::connected_registry::ConnectionState;
+use crate::types::connection_string::Protocol;
 use crate::types::digest::Algorithm;
 use crate::types::limits::NAME_MAX;
 use crate::types::message::NodeConfig;
+use crate::types::schedule::Schedule;
+use crate::types::{ConnectedRegistry, ConnectedRegistryName, Digest, Role, UnixSeconds};
 
 /// Children are in contact when the test says so; of what is further below, no continuous one is
 /// heard of, and each other one had no window yet.
@@ -66,20 +70,30 @@ fn node_with(role: Role, scheme: &str, ca_fingerprint: Option<String>) -> Node {
 }
 
 fn node_over(store: Store, role: Role, scheme: &str, ca_fingerprint: Option<String>) -> Node {
-    store.stand(role, true);
-    let contact = Arc::new(TestContact::default());
-    let options = AdminOptions {
-        scrub_rate: 1 << 20,
-        gc: GcOptions { grace: std::time::Duration::ZERO, untagged: None, dry_run: false },
+    node_of(store, options(role, scheme, ca_fingerprint))
+}
+
+fn options(role: Role, scheme: &str, ca_fingerprint: Option<String>) -> manage::Options {
+    manage::Options {
         role,
         registry_name: "myregistry".into(),
         login_server: "reg.example:5000".into(),
         gateway_endpoint: "reg.site.data.example:5001".into(),
         gateway_warning: None,
-        scheme: scheme.into(),
+        protocol: if scheme == "https" { Protocol::Https } else { Protocol::Http },
         ca_fingerprint,
+    }
+}
+
+fn node_of(store: Store, options: manage::Options) -> Node {
+    store.stand(options.role, true);
+    let contact = Arc::new(TestContact::default());
+    let manage = Manage::new(store.clone(), options, contact.clone());
+    let options = AdminOptions {
+        scrub_rate: 1 << 20,
+        gc: GcOptions { grace: std::time::Duration::ZERO, untagged: None, dry_run: false },
     };
-    let admin = Admin::new(store.clone(), options, contact.clone());
+    let admin = Admin::new(store.clone(), manage, options);
     Node { store, admin, contact }
 }
 
@@ -360,7 +374,7 @@ fn f209_what_a_node_is_is_told_without_reading_all_that_is_desired() {
     assert!(device.store.self_config().is_err(), "the rest cannot be read");
     assert_eq!(device.request(Method::Get, "/readyz", "", false).0.status, 200);
     assert!(summary(&device.store, "", "").starts_with("dock01: "));
-    assert_eq!(device.admin.registry_name(), "harbour");
+    assert_eq!(device.admin.manage.registry_name(), "harbour");
     assert_eq!(device.store.may_deliver(&"child01".parse().unwrap(), &node.name), Ok(false));
     assert_eq!(status_details(&device.store, Vec::new()), Ok(Vec::new()));
 }

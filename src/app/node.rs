@@ -10,11 +10,12 @@ use smol::Task;
 use super::parent::{Reread, Uplink};
 use super::router::{Door, Router};
 use super::{garbage, identity, parent, reach, scrub, withdrawals};
-use crate::admin::{Admin, AdminOptions, Contact, summary};
+use crate::admin::{Admin, AdminOptions, summary};
 use crate::auth::{Auth, AuthOptions};
 use crate::config::{self, Config, Scheme, Verify};
 use crate::gateway::{Contacts, Gateway, GatewayOptions};
 use crate::http::{Admission, Budget, Deadlines, Service, Shutdown, TlsAcceptor, serve};
+use crate::manage::{self, Contact, Manage};
 use crate::registry::{Registry, RegistryOptions};
 use crate::store::role::role_by_files;
 use crate::store::{IndexKind, OpenError, Store, StoreOptions, VerifyWhen};
@@ -26,6 +27,7 @@ use crate::sys::spawn::blocking;
 use crate::sys::{Spawner, Sys, SystemDisk};
 use crate::token::Tokens;
 use crate::types::connected_registry::ConnectionState;
+use crate::types::connection_string::Protocol;
 use crate::types::limits::{ADMIN_BODY_MEMORY_BYTES, ADMIN_CONNECTIONS_MAX};
 use crate::types::schedule::Schedule;
 use crate::types::{
@@ -181,16 +183,18 @@ impl Wiring {
             places(&logins).into_iter().chain(places(&gateways)).map(|(at, _)| at).collect();
         let tls = identity::tls(&sys, &config, &store, &addresses, is_new)?;
         let contacts = uplink.contacts.clone();
-        let options = admin_options(&config, role, &store, &login, &gateway, &gateways)?;
+        let options = manage_options(&config, role, &store, &login, &gateway, &gateways)?;
         let login_server = options.login_server.clone();
         let gateway_endpoint = options.gateway_endpoint.clone();
+        let manage = Manage::new(store.clone(), options, Arc::new(Seen(contacts.clone())));
+        let options = admin_options(&config, role);
         let router = Arc::new(Router {
             role,
             store: store.clone(),
             registry: Registry::new(store.clone(), auth.clone(), registry_options(&config, role)),
             tokens: Tokens::new(&store, auth.clone()),
             gateway: gateway_api(&config, role, &store, &auth, &contacts),
-            admin: Admin::new(store.clone(), options, Arc::new(Seen(contacts))),
+            admin: Admin::new(store.clone(), manage, options),
         });
         let admission = Admission::new(config.limits.connections);
         // Clients, however many, do not keep the operator out.
@@ -492,28 +496,33 @@ fn gateway_api(
 }
 
 /// What `get-settings` tells devices of this root, and `show` of its children.
-fn admin_options(
+fn manage_options(
     config: &Config,
     role: Role,
     store: &Store,
     login: &str,
     gateway: &str,
     gateways: &Listeners,
-) -> Result<AdminOptions, StartError> {
+) -> Result<manage::Options, StartError> {
     let registry = &config.registry;
     let tls = has_tls(gateways);
     let scheme = registry.public_scheme.unwrap_or(if tls { Scheme::Https } else { Scheme::Http });
-    Ok(AdminOptions {
+    Ok(manage::Options {
         role,
         registry_name: registry.name.clone(),
         login_server: registry.login_server.clone().unwrap_or_else(|| login.to_owned()),
         gateway_endpoint: gateway_endpoint(registry, gateway),
         gateway_warning: reach::gateway_warning(registry, &places(gateways)),
-        scheme: scheme.name().to_owned(),
+        protocol: match scheme {
+            Scheme::Http => Protocol::Http,
+            Scheme::Https => Protocol::Https,
+        },
         ca_fingerprint: identity::private_ca(config, store)?,
-        gc: garbage::options(&config.gc, role),
-        scrub_rate: config.scrub.rate.0,
     })
+}
+
+fn admin_options(config: &Config, role: Role) -> AdminOptions {
+    AdminOptions { gc: garbage::options(&config.gc, role), scrub_rate: config.scrub.rate.0 }
 }
 
 /// How devices reach the gateway that listens on `address`.
@@ -526,7 +535,7 @@ fn gateway_endpoint(registry: &config::Registry, address: &str) -> String {
     }
 }
 
-/// What the gateway saw of its children, as `admin` asks for it.
+/// What the gateway saw of its children, as `manage` asks for it.
 pub(super) struct Seen(pub(super) Arc<Contacts>);
 
 impl Contact for Seen {

@@ -14,6 +14,7 @@ use crate::auth::{Auth, AuthOptions, keys};
 use crate::gateway::wire::{Format, decode_batch};
 use crate::gateway::{Contacts, Gateway, GatewayOptions};
 use crate::http::{Body, Method, Reply, ReplyBody, Request};
+use crate::manage::{self, Manage};
 use crate::registry::{Registry, RegistryOptions};
 use crate::store::Store;
 use crate::store::gc::GcOptions;
@@ -35,6 +36,7 @@ use crate::sys::turn::Work;
 use crate::sys::turn::testing::{Longest, measure};
 use crate::sys::{Disk, MemoryDisk, Spawner, Sys};
 use crate::token::Tokens;
+use crate::types::connection_string::Protocol;
 use crate::types::digest::Algorithm;
 use crate::types::limits::{PAGE_MAX, SCOPES_MAX};
 use crate::types::message::{Descendant, NodeConfig};
@@ -372,14 +374,17 @@ fn router(role: Role, store: &Store, sys: &Sys) -> Router {
     let gateway = Gateway::new(store.clone(), auth.clone(), options);
     let options = RegistryOptions { role, namespaces: Vec::new(), login_server: None };
     let registry = Registry::new(store.clone(), auth.clone(), options);
-    let options = AdminOptions {
+    let options = manage::Options {
         role,
         registry_name: "myregistry".into(),
         login_server: HOST.into(),
         gateway_endpoint: "reg.example:5001".into(),
         gateway_warning: None,
-        scheme: "https".into(),
+        protocol: Protocol::Https,
         ca_fingerprint: None,
+    };
+    let manage = Manage::new(store.clone(), options, Arc::new(Seen(contacts)));
+    let options = AdminOptions {
         gc: GcOptions { grace: Duration::ZERO, untagged: None, dry_run: false },
         scrub_rate: 1 << 20,
     };
@@ -389,7 +394,7 @@ fn router(role: Role, store: &Store, sys: &Sys) -> Router {
         registry,
         tokens: Tokens::new(store, auth),
         gateway,
-        admin: Admin::new(store.clone(), options, Arc::new(Seen(contacts))),
+        admin: Admin::new(store.clone(), manage, options),
     }
 }
 

@@ -21,8 +21,15 @@ const EDGES: &[(&str, &[&str])] = &[
     ("token", &["auth", "store", "http"]),
     ("gateway", &["auth", "store", "http"]),
     ("sync", &["gateway", "store", "http"]),
-    ("admin", &["sync", "gateway", "store", "auth", "http"]),
-    ("app", &["config", "store", "http", "auth", "registry", "token", "gateway", "sync", "admin"]),
+    ("manage", &["sync", "gateway", "store", "auth"]),
+    ("admin", &["manage", "sync", "gateway", "store", "auth", "http"]),
+    (
+        "app",
+        &[
+            "config", "store", "http", "auth", "registry", "token", "gateway", "sync", "manage",
+            "admin",
+        ],
+    ),
     ("cli", &["app", "config"]),
     ("fuzz", &["config", "store", "http", "registry", "token", "gateway"]),
 ];

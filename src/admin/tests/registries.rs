@@ -2,7 +2,8 @@
 
 use serde_json::{Value, json};
 
-use super::{Node, node_with, root};
+use super::{Node, node_of, node_with, options, root};
+use crate::manage::Options;
 use crate::store::rows::connected_registry::StatusRecord;
 use crate::store::tree::passwords;
 use crate::sys::clock::EARLIEST_TIME;
@@ -350,12 +351,13 @@ fn f078_f079_f080_f081_permissions_cascade() {
 /// A root on the default address and a gateway of the network: its devices could not log in.
 #[test]
 fn f069_a_device_that_could_not_log_in_at_its_parent_is_told() {
-    let mut node = root();
+    let node = root();
     node.ok("connected-registry/create", json!({ "name": "dock01", "repository": ["a"] }));
     let get = |node: &Node| node.ok("connected-registry/get-settings", json!({ "name": "dock01" }));
     assert!(get(&node)["warnings"].is_null(), "{}", get(&node));
-    let options = std::sync::Arc::get_mut(&mut node.admin.options).unwrap();
-    options.login_server = "127.0.0.1:5000".into();
+    let login_server = "127.0.0.1:5000".into();
+    let options = Options { login_server, ..options(Role::Root, "https", None) };
+    let node = node_of(node.store, options);
     let told = get(&node)["warnings"][0].as_str().unwrap().to_owned();
     assert!(told.contains("127.0.0.1:5000") && told.contains("listen.login"), "{told}");
 }

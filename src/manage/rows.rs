@@ -1,17 +1,13 @@
 //! What there is to show: at the root the managed rows, on a connected registry what its parent
 //! sent it.
 
-use serde_json::Value;
-
-use super::Admin;
-use super::fault::Fault;
-use crate::store::{PAGE_ROWS, StoreError};
-use crate::sys::spawn::yield_now;
+use super::{Error, Manage, Noun};
+use crate::store::StoreError;
 use crate::types::message::NodeConfig;
 use crate::types::token::{ScopeMap, Token};
 use crate::types::{ConnectedRegistry, ConnectedRegistryName, Role, ScopeMapName, TokenName};
 
-impl Admin {
+impl Manage {
     fn config(&self) -> Result<Option<NodeConfig>, StoreError> {
         match self.options.role {
             Role::Root => Ok(None),
@@ -24,14 +20,16 @@ impl Admin {
         Ok(self.options.role == Role::Root || self.store.self_node()?.is_some())
     }
 
-    pub(super) async fn all_scope_maps(&self) -> Result<Vec<ScopeMap>, StoreError> {
+    /// Every scope map, by name.
+    pub async fn scope_maps(&self) -> Result<Vec<ScopeMap>, Error> {
         match self.has_rows()? {
-            true => self.store.scope_maps().await,
+            true => Ok(self.store.scope_maps().await?),
             false => Ok(Vec::new()),
         }
     }
 
-    pub(super) async fn all_tokens(&self) -> Result<Vec<Token>, StoreError> {
+    /// Every token, by name.
+    pub async fn tokens(&self) -> Result<Vec<Token>, Error> {
         if !self.has_rows()? {
             return Ok(Vec::new());
         }
@@ -46,7 +44,9 @@ impl Admin {
         Ok(self.config()?.map(|config| config.sync_token))
     }
 
-    pub(super) async fn all_registries(&self) -> Result<Vec<ConnectedRegistry>, StoreError> {
+    pub(super) async fn all_connected_registries(
+        &self,
+    ) -> Result<Vec<ConnectedRegistry>, StoreError> {
         match self.options.role {
             Role::Root => self.store.connected_registries().await,
             Role::Connected => self.sent_registries(),
@@ -63,44 +63,31 @@ impl Admin {
         Ok(registries)
     }
 
-    /// Prints resources, a page of them at a time: others go on in between.
-    pub(super) async fn print_all<T>(
-        &self,
-        all: &[T],
-        print: impl Fn(&T) -> Result<Value, Fault>,
-    ) -> Result<Value, Fault> {
-        let mut printed = Vec::with_capacity(all.len());
-        for page in all.chunks(PAGE_ROWS) {
-            for one in page {
-                printed.push(print(one)?);
-            }
-            yield_now().await;
-        }
-        Ok(Value::Array(printed))
-    }
-
-    pub(super) fn scope_map(&self, name: &ScopeMapName) -> Result<ScopeMap, Fault> {
+    /// One scope map.
+    pub fn scope_map(&self, name: &ScopeMapName) -> Result<ScopeMap, Error> {
         let found = if self.has_rows()? { self.store.scope_map(name)? } else { None };
-        found.ok_or_else(|| Fault::of(StoreError::NotFound, "scope map", name))
+        found.ok_or_else(|| Error::missing(Noun::ScopeMap, name))
     }
 
-    pub(super) fn token(&self, name: &TokenName) -> Result<Token, Fault> {
+    /// One token.
+    pub fn token(&self, name: &TokenName) -> Result<Token, Error> {
         let found = if self.has_rows()? { self.store.token(name)? } else { None };
         let found = match found {
             Some(token) => Some(token),
             None => self.own_sync_token()?.filter(|token| token.name == *name),
         };
-        found.ok_or_else(|| Fault::of(StoreError::NotFound, "token", name))
+        found.ok_or_else(|| Error::missing(Noun::Token, name))
     }
 
-    pub(super) fn registry(
+    /// One connected registry.
+    pub fn connected_registry(
         &self,
         name: &ConnectedRegistryName,
-    ) -> Result<ConnectedRegistry, Fault> {
+    ) -> Result<ConnectedRegistry, Error> {
         let found = match self.options.role {
             Role::Root => self.store.connected_registry(name)?,
             Role::Connected => self.sent_registries()?.into_iter().find(|node| node.name == *name),
         };
-        found.ok_or_else(|| Fault::of(StoreError::NotFound, "connected registry", name))
+        found.ok_or_else(|| Error::missing(Noun::ConnectedRegistry, name))
     }
 }

@@ -1,0 +1,207 @@
+//! Connected registries: the tree below the root.
+
+use super::{Changed, Changes, Error, Manage, Noun, Warning};
+use crate::store::tree::connected_registries::{ConnectedRegistryUpdate, descendants_of};
+use crate::store::tree::passwords::NewPassword;
+use crate::types::limits::{CLIENT_TOKENS_MAX, TREE_DEPTH_MAX};
+use crate::types::token::Token;
+use crate::types::{
+    ConnectedRegistry, ConnectedRegistryName, GatewayAction, Grant, ScopeMapName, TokenName,
+};
+
+pub use crate::store::tree::connected_registries::Settings;
+pub use crate::store::tree::creation::NewConnectedRegistry;
+
+/// A change of a connected registry; its mode, parent and sync token never change.
+pub struct ConnectedRegistryChange {
+    /// Which.
+    pub name: ConnectedRegistryName,
+    /// Client tokens to add.
+    pub add_client_tokens: Vec<TokenName>,
+    /// Client tokens to remove.
+    pub remove_client_tokens: Vec<TokenName>,
+    /// What is given replaces what is there.
+    pub settings: Settings,
+}
+
+/// A connected registry that was made, and the passwords of a sync token that was made with it: the
+/// only time that they are shown.
+pub struct MadeConnectedRegistry {
+    /// The connected registry.
+    pub node: ConnectedRegistry,
+    /// The passwords of its sync token.
+    pub passwords: Vec<NewPassword>,
+}
+
+impl Manage {
+    /// All, the descendants of one, those directly below the root, or the direct children of one.
+    pub async fn connected_registries(
+        &self,
+        parent: Option<&ConnectedRegistryName>,
+        no_children: bool,
+    ) -> Result<Vec<ConnectedRegistry>, Error> {
+        let all = self.all_connected_registries().await?;
+        Ok(match parent {
+            Some(parent) if !all.iter().any(|node| node.name == *parent) => {
+                return Err(Error {
+                    cause: format!("Parent connected registry '{parent}' doesn't exist."),
+                    ..Error::missing_as(Noun::ConnectedRegistry, "parent", parent)
+                });
+            }
+            Some(parent) if !no_children => descendants_of(&all, parent),
+            parent if no_children => {
+                all.into_iter().filter(|node| node.parent.as_ref() == parent).collect()
+            }
+            _ => all,
+        })
+    }
+
+    /// The tokens that clients of a connected registry may log in with.
+    pub fn client_tokens(&self, name: &ConnectedRegistryName) -> Result<Vec<Token>, Error> {
+        let node = self.connected_registry(name)?;
+        node.client_tokens.iter().map(|name| self.token(name)).collect()
+    }
+
+    /// A name that nobody has is not found. The command itself refuses too many of them, and what
+    /// goes meanwhile.
+    fn require_tokens(&self, part: &'static str, names: &[TokenName]) -> Result<(), Error> {
+        let names = if names.len() > CLIENT_TOKENS_MAX { &[] } else { names };
+        for name in names {
+            if self.store.token(name)?.is_none() {
+                return Err(Error::missing_as(Noun::Token, part, name));
+            }
+        }
+        Ok(())
+    }
+
+    /// A schedule comes to pass.
+    fn require_occurrence(&self, settings: &Settings) -> Result<(), Error> {
+        let Some(schedule) = &settings.schedule else { return Ok(()) };
+        let (now, never) =
+            (self.store.sys().clock.wall_or_floor(), "the connected registry would never sync");
+        let checked = schedule.check_occurs(now, never);
+        let text = |error| format!("{error}.").replacen("the", "The", 1);
+        checked.map_err(|error| Error::invalid(text(error)).at("sync schedule"))
+    }
+
+    /// The gateway actions on a connected registry, which is to be deleted, in the scope maps of
+    /// those above it.
+    fn gateway_grants(
+        &self,
+        name: &ConnectedRegistryName,
+    ) -> Result<Vec<(ScopeMapName, Vec<GatewayAction>)>, Error> {
+        let mut all = Vec::new();
+        let mut above = self.store.connected_registry(name)?.and_then(|node| node.parent);
+        for _ in 0..TREE_DEPTH_MAX {
+            let Some(parent) = above.map(|name| self.connected_registry(&name)).transpose()? else {
+                break;
+            };
+            let map = self.store.sync_scope_map(&parent)?;
+            let actions = map.grants.iter().filter_map(|grant| match grant {
+                Grant::Gateway(of, action) if of == name => Some(*action),
+                _ => None,
+            });
+            let actions: Vec<_> = actions.collect();
+            if !actions.is_empty() {
+                all.push((map.name, actions));
+            }
+            above = parent.parent;
+        }
+        Ok(all)
+    }
+}
+
+impl Changes {
+    /// Creates a connected registry.
+    pub async fn connected_registry_create(
+        &self,
+        new: NewConnectedRegistry,
+    ) -> Result<Changed<MadeConnectedRegistry>, Error> {
+        let manage = &self.manage;
+        manage.require_occurrence(&new.settings)?;
+        if let Some(parent) = &new.parent
+            && manage.store.connected_registry(parent)?.is_none()
+        {
+            let part = "parent connected registry";
+            return Err(Error::missing_as(Noun::ConnectedRegistry, part, parent));
+        }
+        manage.require_tokens("sync token", new.sync_token.as_slice())?;
+        manage.require_tokens("client token", &new.client_tokens)?;
+        let mode_given = new.mode.is_some();
+        let (node, passwords, others) = manage.store.connected_registry_create(new).await?;
+        log::info!("created connected registry name={} mode={}", node.name, node.mode);
+        let chosen =
+            (!mode_given).then(|| Warning::ModeChosen { name: node.name.clone(), mode: node.mode });
+        let warnings: Vec<Warning> = chosen
+            .into_iter()
+            .chain(window_chosen(&node))
+            // It was created, whatever can be told of it.
+            .chain(manage.mirrors_only(&others).unwrap_or_default())
+            .collect();
+        let made = MadeConnectedRegistry { node, passwords };
+        Ok(Changed::of(made).warn(warnings).with_others(others))
+    }
+
+    /// Changes the client tokens and settings of a connected registry.
+    pub async fn connected_registry_update(
+        &self,
+        change: ConnectedRegistryChange,
+    ) -> Result<Changed<ConnectedRegistry>, Error> {
+        let manage = &self.manage;
+        let ConnectedRegistryChange { name, add_client_tokens, remove_client_tokens, settings } =
+            change;
+        manage.require_tokens("client token", &add_client_tokens)?;
+        manage.require_occurrence(&settings)?;
+        let scheduled = settings.schedule.is_some();
+        let before = manage.connected_registry(&name)?;
+        let update = ConnectedRegistryUpdate { add_client_tokens, remove_client_tokens, settings };
+        let updated = manage.store.connected_registry_update(name.clone(), update).await;
+        let node = updated.map_err(Error::of(Noun::ConnectedRegistry, &name))?;
+        log::info!("updated connected registry name={}", node.name);
+        let window = window_chosen(&node).filter(|_| scheduled);
+        let late = manage.schedule_late(&before, &node)?;
+        Ok(Changed::of(node).warn(window).warn(late))
+    }
+
+    /// Deletes a connected registry without children; with `cleanup` also its sync token, the scope
+    /// map of that, and its gateway actions above.
+    pub async fn connected_registry_delete(
+        &self,
+        name: ConnectedRegistryName,
+        cleanup: bool,
+    ) -> Result<Changed<()>, Error> {
+        let above = match cleanup {
+            true => Vec::new(),
+            false => self.manage.gateway_grants(&name)?,
+        };
+        let deleted = self.manage.store.connected_registry_delete(name.clone(), cleanup).await;
+        let left = deleted.map_err(Error::of(Noun::ConnectedRegistry, &name))?;
+        log::info!("deleted connected registry name={name} cleanup={cleanup}");
+        let kept = left.map(|(token, scope_map)| Warning::SyncTokenKept {
+            connected_registry: name,
+            token,
+            scope_map,
+            above,
+        });
+        Ok(Changed::of(()).warn(kept))
+    }
+
+    /// Lets another instance activate as this connected registry.
+    pub async fn connected_registry_deactivate(
+        &self,
+        name: ConnectedRegistryName,
+    ) -> Result<Changed<ConnectedRegistry>, Error> {
+        let late = self.manage.late(&self.manage.connected_registry(&name)?)?;
+        let deactivated = self.manage.store.connected_registry_deactivate(name.clone()).await;
+        let node = deactivated.map_err(Error::of(Noun::ConnectedRegistry, &name))?;
+        log::info!("deactivated connected registry name={name}");
+        Ok(Changed::of(node).warn(late.map(Warning::EndHeardLate)))
+    }
+}
+
+/// What the window of a schedule is for which none was given.
+fn window_chosen(node: &ConnectedRegistry) -> Option<Warning> {
+    let window_s = node.schedule.window_s(node.sync_window_s)?;
+    let name = node.name.clone();
+    node.sync_window_s.is_none().then_some(Warning::WindowChosen { name, window_s })
+}

@@ -1,0 +1,59 @@
+//! Scope maps: named lists of grants.
+
+use super::{Changed, Changes, Error, Noun};
+use crate::store::tree::scope_maps::ScopeMapUpdate;
+use crate::types::token::ScopeMap;
+use crate::types::{Grant, ScopeMapName};
+
+/// A scope map to make.
+pub struct NewScopeMap {
+    /// Its name.
+    pub name: ScopeMapName,
+    /// For people.
+    pub description: String,
+    /// What it grants.
+    pub grants: Vec<Grant>,
+}
+
+/// A change of a scope map.
+pub struct ScopeMapChange {
+    /// Which.
+    pub name: ScopeMapName,
+    /// The new description.
+    pub description: Option<String>,
+    /// Grants to add.
+    pub add: Vec<Grant>,
+    /// Grants to remove.
+    pub remove: Vec<Grant>,
+}
+
+impl Changes {
+    /// Creates a scope map.
+    pub async fn scope_map_create(&self, new: NewScopeMap) -> Result<Changed<ScopeMap>, Error> {
+        let NewScopeMap { name, description, grants } = new;
+        let map = self.manage.store.scope_map_create(name, description, grants).await?;
+        log::info!("created scope map name={}", map.name);
+        Ok(Changed::of(map))
+    }
+
+    /// Changes a scope map, and those above and below that must follow that of a sync token.
+    pub async fn scope_map_update(
+        &self,
+        change: ScopeMapChange,
+    ) -> Result<Changed<ScopeMap>, Error> {
+        let ScopeMapChange { name, description, add, remove } = change;
+        let update = ScopeMapUpdate { description, add, remove };
+        let updated = self.manage.store.scope_map_update(name.clone(), update).await;
+        let (map, others) = updated.map_err(Error::of(Noun::ScopeMap, &name))?;
+        log::info!("updated scope map name={name}");
+        Ok(Changed::of(map).with_others(others))
+    }
+
+    /// Deletes a scope map that no token uses.
+    pub async fn scope_map_delete(&self, name: ScopeMapName) -> Result<Changed<()>, Error> {
+        let deleted = self.manage.store.scope_map_delete(name.clone()).await;
+        deleted.map_err(Error::of(Noun::ScopeMap, &name))?;
+        log::info!("deleted scope map name={name}");
+        Ok(Changed::of(()))
+    }
+}
