@@ -4,9 +4,9 @@ use serde_json::{Value, json};
 
 use super::Admin;
 use crate::manage::Error;
+use crate::manage::credential::NewPassword;
 use crate::manage::instance::Instance;
 use crate::store::PAGE_ROWS;
-use crate::store::tree::passwords::NewPassword;
 use crate::sys::spawn::yield_now;
 use crate::types::connected_registry::StatusDetail;
 use crate::types::time::format_duration;

@@ -1,9 +1,10 @@
 //! Credentials: the two passwords of a token.
 
 use super::{Changed, Changes, Error, Manage, Noun, Warning};
-use crate::store::tree::passwords::NewPassword;
 use crate::types::token::{PasswordSlot, Token};
 use crate::types::{TokenName, UnixSeconds};
+
+pub use crate::store::tree::passwords::NewPassword;
 
 /// When a password expires.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

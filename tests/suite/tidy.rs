@@ -189,6 +189,15 @@ fn modules_use_only_what_stands_below_them() {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
+/// The rules of management stand once: a front end has no way around them.
+#[test]
+fn front_ends_change_the_tree_through_manage() {
+    let is_front_end = |file: &String| file.starts_with("src/admin/") && !file.contains("/tests");
+    let around = |file: &String| code(without_tests(&read(file))).contains("store::tree");
+    let wrong: Vec<String> = sources().into_iter().filter(is_front_end).filter(around).collect();
+    assert!(wrong.is_empty(), "{wrong:?}");
+}
+
 /// A folder of a module, and which of those listed before it may be used there.
 type Folder = (&'static str, &'static [&'static str]);
 
