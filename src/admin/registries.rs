@@ -13,7 +13,7 @@ use crate::manage::connected_registry::{
 use crate::manage::permission::PermissionsChange;
 use crate::manage::{Changes, Error};
 use crate::types::time::parse_duration_s;
-use crate::types::{ConnectedRegistryName, Mode, RepositoryPattern, TokenName};
+use crate::types::{Change, ConnectedRegistryName, Mode, RepositoryPattern, TokenName};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
@@ -116,8 +116,8 @@ impl Admin {
             change.log_level,
         )?;
         let UpdateRegistry { name, add_client_tokens, remove_client_tokens, .. } = change;
-        let change =
-            ConnectedRegistryChange { name, add_client_tokens, remove_client_tokens, settings };
+        let client_tokens = Change::Delta { add: add_client_tokens, remove: remove_client_tokens };
+        let change = ConnectedRegistryChange { name, client_tokens, settings };
         let changed = changes.connected_registry_update(change).await?;
         Ok(tell(self.print_registry(&changed.resource)?, &changed))
     }

@@ -11,7 +11,9 @@ use crate::manage::scope_map::{NewScopeMap, ScopeMapChange};
 use crate::manage::token::{NewToken, TokenChange, TokenGrants};
 use crate::manage::{Changes, Error};
 use crate::types::token::PasswordSlot;
-use crate::types::{GatewayAction, Grant, RepositoryAction, ScopeMapName, TokenName, UnixSeconds};
+use crate::types::{
+    Change, GatewayAction, Grant, RepositoryAction, ScopeMapName, TokenName, UnixSeconds,
+};
 
 /// `[resource, action, action...]` as after `--repository` and `--gateway`.
 type Rules = Vec<Vec<String>>;
@@ -128,7 +130,8 @@ impl Admin {
         let add = grants(&change.add_repository, &change.add_gateway)?;
         let remove = grants(&change.remove_repository, &change.remove_gateway)?;
         let UpdateScopeMap { name, description, .. } = change;
-        let change = ScopeMapChange { name, description, add, remove };
+        let grants = Change::Delta { add, remove };
+        let change = ScopeMapChange { name, description, grants };
         let changed = changes.scope_map_update(change).await?;
         Ok(tell(self.print_scope_map(&changed.resource), &changed))
     }
@@ -195,8 +198,9 @@ impl Admin {
         changes: &Changes,
         which: DeleteCredential,
     ) -> Result<Value, Error> {
-        let slots = slots(which.password1, which.password2);
-        let changed = changes.credential_delete(which.name, slots).await?;
+        let remove = slots(which.password1, which.password2);
+        let gone = Change::Delta { add: Vec::new(), remove };
+        let changed = changes.credential_delete(which.name, gone).await?;
         Ok(tell(self.print_token(&changed.resource, &[]), &changed))
     }
 }

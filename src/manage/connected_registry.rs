@@ -6,7 +6,7 @@ use crate::store::tree::passwords::NewPassword;
 use crate::types::limits::{CLIENT_TOKENS_MAX, TREE_DEPTH_MAX};
 use crate::types::token::Token;
 use crate::types::{
-    ConnectedRegistry, ConnectedRegistryName, GatewayAction, Grant, ScopeMapName, TokenName,
+    Change, ConnectedRegistry, ConnectedRegistryName, GatewayAction, Grant, ScopeMapName, TokenName,
 };
 
 pub use crate::store::tree::connected_registries::Settings;
@@ -16,10 +16,8 @@ pub use crate::store::tree::creation::NewConnectedRegistry;
 pub struct ConnectedRegistryChange {
     /// Which.
     pub name: ConnectedRegistryName,
-    /// Client tokens to add.
-    pub add_client_tokens: Vec<TokenName>,
-    /// Client tokens to remove.
-    pub remove_client_tokens: Vec<TokenName>,
+    /// The tokens that its clients may log in with.
+    pub client_tokens: Change<TokenName>,
     /// What is given replaces what is there.
     pub settings: Settings,
 }
@@ -148,13 +146,12 @@ impl Changes {
         change: ConnectedRegistryChange,
     ) -> Result<Changed<ConnectedRegistry>, Error> {
         let manage = &self.manage;
-        let ConnectedRegistryChange { name, add_client_tokens, remove_client_tokens, settings } =
-            change;
-        manage.require_tokens("client token", &add_client_tokens)?;
+        let ConnectedRegistryChange { name, client_tokens, settings } = change;
+        manage.require_tokens("client token", client_tokens.wanted())?;
         manage.require_occurrence(&settings)?;
         let scheduled = settings.schedule.is_some();
         let before = manage.connected_registry(&name)?;
-        let update = ConnectedRegistryUpdate { add_client_tokens, remove_client_tokens, settings };
+        let update = ConnectedRegistryUpdate { client_tokens, settings };
         let updated = manage.store.connected_registry_update(name.clone(), update).await;
         let node = updated.map_err(Error::of(Noun::ConnectedRegistry, &name))?;
         log::info!("updated connected registry name={}", node.name);

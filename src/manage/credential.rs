@@ -2,7 +2,7 @@
 
 use super::{Changed, Changes, Error, Manage, Noun, Warning};
 use crate::types::token::{PasswordSlot, Token};
-use crate::types::{TokenName, UnixSeconds};
+use crate::types::{Change, TokenName, UnixSeconds};
 
 pub use crate::store::tree::passwords::NewPassword;
 
@@ -58,11 +58,11 @@ impl Changes {
         Ok(Changed::of(passwords).with_late(late).warn(cut_off))
     }
 
-    /// Removes passwords.
+    /// Removes passwords; those that are named, to go or to stay, must be there.
     pub async fn credential_delete(
         &self,
         name: TokenName,
-        slots: Vec<PasswordSlot>,
+        slots: Change<PasswordSlot>,
     ) -> Result<Changed<Token>, Error> {
         let late = self.manage.late_for_token(&name).await;
         let deleted = self.manage.store.credential_delete(name.clone(), slots).await;

@@ -190,3 +190,6 @@ impl<T> Changed<T> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

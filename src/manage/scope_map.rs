@@ -3,7 +3,7 @@
 use super::{Changed, Changes, Error, Noun};
 use crate::store::tree::scope_maps::ScopeMapUpdate;
 use crate::types::token::ScopeMap;
-use crate::types::{Grant, ScopeMapName};
+use crate::types::{Change, Grant, ScopeMapName};
 
 /// A scope map to make.
 pub struct NewScopeMap {
@@ -21,10 +21,8 @@ pub struct ScopeMapChange {
     pub name: ScopeMapName,
     /// The new description.
     pub description: Option<String>,
-    /// Grants to add.
-    pub add: Vec<Grant>,
-    /// Grants to remove.
-    pub remove: Vec<Grant>,
+    /// What it grants.
+    pub grants: Change<Grant>,
 }
 
 impl Changes {
@@ -41,8 +39,8 @@ impl Changes {
         &self,
         change: ScopeMapChange,
     ) -> Result<Changed<ScopeMap>, Error> {
-        let ScopeMapChange { name, description, add, remove } = change;
-        let update = ScopeMapUpdate { description, add, remove };
+        let ScopeMapChange { name, description, grants } = change;
+        let update = ScopeMapUpdate { description, grants };
         let updated = self.manage.store.scope_map_update(name.clone(), update).await;
         let (map, others) = updated.map_err(Error::of(Noun::ScopeMap, &name))?;
         log::info!("updated scope map name={name}");

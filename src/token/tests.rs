@@ -23,7 +23,7 @@ use crate::sys::net::Peer;
 use crate::sys::{Clock, MemoryDisk, Spawner, Sys};
 use crate::types::message::NodeConfig;
 use crate::types::token::PasswordSlot;
-use crate::types::{GatewayAction, Mode, Role, UnixSeconds};
+use crate::types::{Change, GatewayAction, Mode, Role, UnixSeconds};
 
 /// A clock that tests set.
 struct TestClock(Mutex<(Option<UnixSeconds>, Duration)>);
@@ -525,7 +525,8 @@ fn f182_changes_take_effect_at_the_next_request() {
     assert_eq!(reasons(), [None, None]);
     let rescope = |add: &[&str], remove: &[&str]| {
         let parse = |list: &[&str]| list.iter().map(|g| g.parse().unwrap()).collect();
-        let update = ScopeMapUpdate { add: parse(add), remove: parse(remove), description: None };
+        let grants = Change::Delta { add: parse(add), remove: parse(remove) };
+        let update = ScopeMapUpdate { grants, description: None };
         let map = "my-token-scope-map".parse().unwrap();
         smol::block_on(node.store.scope_map_update(map, update)).unwrap();
     };
@@ -538,7 +539,8 @@ fn f182_changes_take_effect_at_the_next_request() {
     assert_eq!(reasons(), [None, Some(Reason::PasswordRevoked)]);
     assert_eq!(node.get("my-token", &second, "").0.status, 401);
     assert_eq!(node.get("my-token", fresh[0].value.expose(), "").0.status, 200);
-    smol::block_on(node.store.credential_delete(name(), vec![PasswordSlot::One])).unwrap();
+    let gone = Change::Delta { add: Vec::new(), remove: vec![PasswordSlot::One] };
+    smol::block_on(node.store.credential_delete(name(), gone)).unwrap();
     assert_eq!(reasons(), [Some(Reason::PasswordRevoked); 2]);
     smol::block_on(node.store.token_delete(name())).unwrap();
     assert_eq!(reasons(), [Some(Reason::TokenDisabled); 2]);
@@ -645,7 +647,8 @@ fn f182_f210_what_a_device_hears_and_cannot_write_takes_rights_away_and_gives_no
     let of_children = vec![store.token(&"ship01-sync".parse().unwrap()).unwrap().unwrap()];
     let update = |name: &str, add: &[String], remove: &[String]| {
         let parse = |list: &[String]| list.iter().map(|grant| grant.parse().unwrap()).collect();
-        let update = ScopeMapUpdate { add: parse(add), remove: parse(remove), description: None };
+        let grants = Change::Delta { add: parse(add), remove: parse(remove) };
+        let update = ScopeMapUpdate { grants, description: None };
         let map = format!("{name}-scope-map").parse().unwrap();
         smol::block_on(store.scope_map_update(map, update)).unwrap();
     };

@@ -1,6 +1,7 @@
 //! Domain values. A constructor is the only validation: what exists here is valid.
 
 pub mod action;
+pub mod change;
 pub mod connected_registry;
 pub mod connection_string;
 pub mod cursor;
@@ -25,6 +26,7 @@ pub mod time;
 pub mod token;
 
 pub use action::{GatewayAction, Grant, RepositoryAction, RepositoryPattern};
+pub use change::Change;
 pub use connected_registry::{ConnectedRegistry, Mode};
 pub use cursor::Cursor;
 pub use delivery::{Delivery, Offered, OutboxId};

@@ -8,8 +8,7 @@ use crate::gateway::UpstreamError;
 use crate::store::content::leases::Lease;
 use crate::store::tree::scope_maps::ScopeMapUpdate;
 use crate::sys::clock::within;
-use crate::types::Cursor;
-use crate::types::{Delivery, Offered, OutboxId};
+use crate::types::{Change, Cursor, Delivery, Offered, OutboxId};
 
 /// From now on this happens when a request comes, and when its answer goes.
 pub(super) fn hook<F>(
@@ -64,7 +63,7 @@ async fn write_grants(tree: &Tree, add: bool) {
         .map(|action| format!("repositories/{}/{action}", app()).parse().unwrap());
     let (add, remove) =
         if add { (grants.to_vec(), Vec::new()) } else { (Vec::new(), grants.to_vec()) };
-    let update = ScopeMapUpdate { add, remove, description: None };
+    let update = ScopeMapUpdate { grants: Change::Delta { add, remove }, description: None };
     tree.world.root.scope_map_update(map, update).await.unwrap();
 }
 

@@ -4,9 +4,9 @@ use super::*;
 use crate::gateway::UpstreamError;
 use crate::store::replica::outbox::{OutboxChange, OutboxEntry};
 use crate::store::tree::scope_maps::ScopeMapUpdate;
-use crate::types::Cursor;
 use crate::types::Delivery;
 use crate::types::message::{Batch, Item, Message};
+use crate::types::{Change, Cursor};
 
 /// Images of the tests, and an index of the first two.
 pub(super) const FIRST: u64 = 0;
@@ -653,7 +653,8 @@ fn f201_what_a_replaced_parent_lacks_stays_where_it_may_not_be_pushed() {
                 .map(|action| format!("repositories/{}/{action}", app()).parse().unwrap());
             let (add, remove) =
                 if add { (grants.to_vec(), Vec::new()) } else { (Vec::new(), grants.to_vec()) };
-            root.scope_map_update(map.clone(), ScopeMapUpdate { add, remove, description: None })
+            let grants = Change::Delta { add, remove };
+            root.scope_map_update(map.clone(), ScopeMapUpdate { grants, description: None })
         };
         write(false).await.unwrap();
         engine.begin_once().await.unwrap();

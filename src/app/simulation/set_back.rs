@@ -6,9 +6,8 @@ use super::*;
 use crate::store::replica::gone::Gone;
 use crate::store::rows::connected_registry::activation_key;
 use crate::store::tree::scope_maps::ScopeMapUpdate;
-use crate::types::Cursor;
 use crate::types::message::Message;
-use crate::types::{Delivery, Offered, OutboxId};
+use crate::types::{Change, Cursor, Delivery, Offered, OutboxId};
 
 async fn delete(store: &Store, tag: &str) {
     let tag = &names(&[tag])[0];
@@ -597,7 +596,8 @@ fn f201_f118_a_read_only_device_with_something_to_offer_goes_on_following_its_pa
         let map = device.self_config().unwrap().unwrap().sync_token.scope_map;
         let grant = |action| format!("repositories/{}/content/{action}", app()).parse().unwrap();
         let add = ["write", "delete"].map(grant).to_vec();
-        let update = ScopeMapUpdate { add, remove: vec![], description: None };
+        let update =
+            ScopeMapUpdate { grants: Change::Delta { add, remove: vec![] }, description: None };
         root.scope_map_update(map, update).await.unwrap();
         engine.pull_once().await.unwrap();
         let position = device.feed_position().unwrap().unwrap();

@@ -8,7 +8,8 @@ use crate::store::tree::tokens::{NewToken, TokenGrants, TokenUpdate};
 use crate::types::limits::DESIRED_STATE_BYTES_MAX;
 use crate::types::message::{Descendant, NodeConfig};
 use crate::types::{
-    ConnectedRegistryName, Grant, RepositoryAction, RepositoryPattern, ScopeMapName, TokenName,
+    Change, ConnectedRegistryName, Grant, RepositoryAction, RepositoryPattern, ScopeMapName,
+    TokenName,
 };
 
 fn node(name: &str) -> ConnectedRegistryName {
@@ -96,14 +97,18 @@ fn f035_f209_what_makes_a_desired_state_undeliverable_is_refused() {
     deliver(&store, children);
     // Other ways to the same.
     let client = |name: &str| vec![name.parse::<TokenName>().unwrap()];
-    let linked =
-        ConnectedRegistryUpdate { add_client_tokens: client("client2"), ..Default::default() };
-    refused(&store, store.connected_registry_update(node("middle"), linked));
+    let linked = || ConnectedRegistryUpdate {
+        client_tokens: Change::Delta { add: client("client2"), remove: Vec::new() },
+        ..Default::default()
+    };
+    refused(&store, store.connected_registry_update(node("middle"), linked()));
     let map = |name: &str| name.parse::<ScopeMapName>().unwrap();
-    let wider = ScopeMapUpdate { add: grants("large"), ..Default::default() };
-    let wider = wider.add.into_iter().skip(1).collect();
-    let wider = ScopeMapUpdate { add: wider, ..Default::default() };
-    refused(&store, store.scope_map_update(map("map-small"), wider));
+    let wider: Vec<_> = grants("large").into_iter().skip(1).collect();
+    for grants in [Change::Delta { add: wider.clone(), remove: Vec::new() }, Change::Replace(wider)]
+    {
+        let wider = ScopeMapUpdate { grants, description: None };
+        refused(&store, store.scope_map_update(map("map-small"), wider));
+    }
     let large = TokenUpdate { enabled: None, scope_map: Some(map("map-large")) };
     refused(&store, store.token_update("client1".parse().unwrap(), large));
     // What is elsewhere is as before, and so is what makes it smaller.
@@ -115,9 +120,7 @@ fn f035_f209_what_makes_a_desired_state_undeliverable_is_refused() {
     assert!(size(&store, "middle") < kept);
     block_on(store.permissions_update(node("middle"), Vec::new(), removed)).unwrap();
     assert!(size(&store, "middle") < kept * 6 / 10);
-    let linked =
-        ConnectedRegistryUpdate { add_client_tokens: client("client2"), ..Default::default() };
-    block_on(store.connected_registry_update(node("middle"), linked)).unwrap();
+    block_on(store.connected_registry_update(node("middle"), linked())).unwrap();
 }
 
 /// The largest desired state fits in the record of the node that takes it, and is no larger than

@@ -8,7 +8,7 @@ use crate::store::tree::creation::NewConnectedRegistry;
 use crate::store::tree::scope_maps::ScopeMapUpdate;
 use crate::sys::memory_disk::Survivors;
 use crate::sys::spawn::yield_now;
-use crate::types::{ConnectedRegistryName, Grant, RepositoryAction, RepositoryPattern};
+use crate::types::{Change, ConnectedRegistryName, Grant, RepositoryAction, RepositoryPattern};
 
 /// Nodes of the wide tree below the one that loses something.
 const WIDE: usize = 60;
@@ -243,7 +243,8 @@ fn f080_a_withdrawal_is_not_refused_because_of_what_stays() {
     let remove = RepositoryAction::ALL
         .iter()
         .map(|action| format!("repositories/b/*/{}", action.name()).parse().unwrap());
-    let update = ScopeMapUpdate { remove: remove.collect(), ..Default::default() };
+    let grants = Change::Delta { add: Vec::new(), remove: remove.collect() };
+    let update = ScopeMapUpdate { grants, description: None };
     block_on(store.scope_map_update("middle".parse().unwrap(), update)).unwrap();
     for name in one.iter().chain(&two) {
         assert!(has(&store, "leaf001", name), "{name}");

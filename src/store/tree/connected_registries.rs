@@ -21,8 +21,8 @@ use crate::types::schedule::{
 use crate::types::time::format_duration;
 use crate::types::token::ScopeMap;
 use crate::types::{
-    ConnectedRegistryName, GatewayAction, Grant, RepositoryAction, RepositoryPattern, ScopeMapName,
-    TokenName,
+    Change, ConnectedRegistryName, GatewayAction, Grant, RepositoryAction, RepositoryPattern,
+    ScopeMapName, TokenName,
 };
 
 /// What `logLevel` may be (as in the management API), the default first.
@@ -49,10 +49,8 @@ pub struct Settings {
 /// A change of a connected registry; its mode, parent and sync token never change.
 #[derive(Default)]
 pub struct ConnectedRegistryUpdate {
-    /// Client tokens to add.
-    pub add_client_tokens: Vec<TokenName>,
-    /// Client tokens to remove.
-    pub remove_client_tokens: Vec<TokenName>,
+    /// The tokens that its clients may log in with.
+    pub client_tokens: Change<TokenName>,
     /// What is given replaces what is there.
     pub settings: Settings,
 }
@@ -174,20 +172,19 @@ impl Store {
         name: ConnectedRegistryName,
         update: ConnectedRegistryUpdate,
     ) -> Result<ConnectedRegistry, StoreError> {
-        let (add, remove) = (update.add_client_tokens, update.remove_client_tokens);
-        let remove: BTreeSet<TokenName> = remove.into_iter().collect();
-        refuse_ambiguity("client token ids", &add, &remove)?;
+        let ConnectedRegistryUpdate { client_tokens, settings } = update;
+        refuse_ambiguity("client token ids", client_tokens.ambiguous())?;
         let turn = self.tree_turn().await?;
-        let sizes = match add.is_empty() {
+        let sizes = match client_tokens.wanted().is_empty() {
             true => Sizes::default(),
             false => self.sizes_of_path(&name, None).await?,
         };
         let change = move |txn: &mut Txn<'_>| {
             let mut registry =
                 command::connected_registry(txn, &name)?.ok_or(StoreError::NotFound)?;
-            let kept = registry.client_tokens.iter().filter(|t| !remove.contains(t)).cloned();
-            registry.client_tokens = check_client_tokens(txn, kept.chain(add.clone()).collect())?;
-            apply(&mut registry, update.settings)?;
+            let tokens = client_tokens.apply(registry.client_tokens);
+            registry.client_tokens = check_client_tokens(txn, tokens)?;
+            apply(&mut registry, settings)?;
             txn.put(connected_registry_key(&name), &registry)?;
             Ok(registry)
         };
@@ -260,7 +257,8 @@ impl Store {
             return Err(StoreError::Invalid("No repository permissions to update.".to_owned()));
         }
         let remove: BTreeSet<RepositoryPattern> = remove.into_iter().collect();
-        refuse_ambiguity("repository names", &add, &remove)?;
+        let both = add.iter().filter(|one| remove.contains(one));
+        refuse_ambiguity("repository names", both)?;
         let turn = self.tree_turn().await?;
         let sizes = match add.is_empty() {
             true => Sizes::default(),
@@ -387,13 +385,11 @@ fn check_range(what: &str, seconds: u64, low: u64, high: u64) -> Result<(), Stor
     )))
 }
 
-fn refuse_ambiguity<T: Ord + std::fmt::Display>(
+fn refuse_ambiguity(
     what: &str,
-    add: &[T],
-    remove: &BTreeSet<T>,
+    both: impl Iterator<Item = impl std::fmt::Display>,
 ) -> Result<(), StoreError> {
-    let both: Vec<String> =
-        add.iter().filter(|item| remove.contains(item)).map(|item| format!("'{item}'")).collect();
+    let both: Vec<String> = both.map(|item| format!("'{item}'")).collect();
     if both.is_empty() {
         return Ok(());
     }

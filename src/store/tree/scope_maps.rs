@@ -9,17 +9,15 @@ use crate::store::rows::scope_map::scope_map_key;
 use crate::store::rows::{Kind, prefix};
 use crate::store::{Store, StoreError};
 use crate::types::token::ScopeMap;
-use crate::types::{Grant, ScopeMapName};
+use crate::types::{Change, Grant, ScopeMapName};
 
 /// A change of a scope map.
 #[derive(Default)]
 pub struct ScopeMapUpdate {
     /// The new description.
     pub description: Option<String>,
-    /// Grants to add.
-    pub add: Vec<Grant>,
-    /// Grants to remove.
-    pub remove: Vec<Grant>,
+    /// What it grants.
+    pub grants: Change<Grant>,
 }
 
 impl Store {
@@ -49,7 +47,7 @@ impl Store {
         .await
     }
 
-    /// Adds and removes grants and sets the description. What is added to or removed from the
+    /// Changes the grants and sets the description. What is added to or removed from the
     /// scope map of a sync token is added to its ancestors' or removed from its descendants' maps
     /// after that; returns those too.
     pub async fn scope_map_update(
@@ -57,29 +55,28 @@ impl Store {
         name: ScopeMapName,
         update: ScopeMapUpdate,
     ) -> Result<(ScopeMap, Others), StoreError> {
-        if update.add.is_empty() && update.remove.is_empty() && update.description.is_none() {
+        let ScopeMapUpdate { description, grants } = update;
+        if grants.is_empty() && description.is_none() {
             return Err(StoreError::Invalid("No scope map properties to update.".to_owned()));
         }
-        let remove: BTreeSet<Grant> = update.remove.into_iter().collect();
-        if let Some(both) = update.add.iter().find(|grant| remove.contains(grant)) {
+        if let Some(both) = grants.ambiguous().next() {
             return Err(StoreError::Invalid(format!(
                 "Update ambiguity. '{both}' is both added and removed."
             )));
         }
         let turn = self.tree_turn().await?;
-        let sizes = match update.add.is_empty() && update.description.is_none() {
+        let sizes = match grants.wanted().is_empty() && description.is_none() {
             true => Sizes::default(),
             false => self.sizes_of_map(&name).await?,
         };
         turn.change(sizes, move |txn| {
             let before = command::scope_map(txn, &name)?.ok_or(StoreError::NotFound)?;
             let mut map = before.clone();
-            if let Some(description) = update.description {
+            if let Some(description) = description {
                 map.description = description;
             }
             let owner = cascade::owner(txn, &name)?;
-            map.grants.retain(|grant| !remove.contains(grant));
-            map.grants.extend(update.add);
+            map.grants = grants.apply(map.grants);
             let map = command::put_scope_map(txn, map)?;
             let Some(owner) = owner else {
                 return Ok((map, Vec::new()));

@@ -11,7 +11,7 @@ use crate::store::rows::{Kind, prefix};
 use crate::store::{Store, StoreError, Txn};
 use crate::types::limits::NAME_MAX;
 use crate::types::token::{PasswordSlot, ScopeMap, Token, Verifier};
-use crate::types::{Grant, ScopeMapName, TokenName, UnixSeconds};
+use crate::types::{Change, Grant, ScopeMapName, TokenName, UnixSeconds};
 
 /// What a scope map made for one token is called: the token's name and this.
 const OWN_MAP_SUFFIX: &str = "-scope-map";
@@ -194,26 +194,31 @@ impl Store {
         .await
     }
 
-    /// Removes the passwords in these slots. `Invalid` when one is not there.
+    /// Removes passwords. `Invalid` when one that is named, to go or to stay, is not there: none is
+    /// made by this.
     pub async fn credential_delete(
         &self,
         name: TokenName,
-        slots: Vec<PasswordSlot>,
+        slots: Change<PasswordSlot>,
     ) -> Result<Token, StoreError> {
         if slots.is_empty() {
             return Err(StoreError::Invalid("No credentials to delete.".to_owned()));
         }
         self.act(move |txn| {
             let mut token = command::token(txn, &name)?.ok_or(StoreError::NotFound)?;
-            for slot in slots {
-                if token.passwords[slot.index()].take().is_none() {
-                    return Err(StoreError::Invalid(format!(
-                        "The token '{name}' has no {}.",
-                        slot.name()
-                    )));
-                }
+            let is_there = |slot: &PasswordSlot| token.passwords[slot.index()].is_some();
+            if let Some(slot) = slots.named().find(|slot| !is_there(slot)) {
+                return Err(StoreError::Invalid(format!(
+                    "The token '{name}' has no {}.",
+                    slot.name()
+                )));
             }
-            txn.put(token_key(&name), &token)?;
+            let there = PasswordSlot::ALL.into_iter().filter(is_there).collect();
+            let kept = slots.apply(there);
+            for slot in PasswordSlot::ALL.into_iter().filter(|slot| !kept.contains(slot)) {
+                token.passwords[slot.index()] = None;
+            }
+            txn.put_changed(token_key(&name), &token)?;
             Ok(token)
         })
         .await

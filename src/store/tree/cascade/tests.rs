@@ -9,7 +9,7 @@ use crate::store::tree::scope_maps::ScopeMapUpdate;
 use crate::store::tree::tokens::{NewToken, TokenGrants, TokenUpdate};
 use crate::sys::{Spawner, Sys};
 use crate::types::limits::TREE_DEPTH_MAX;
-use crate::types::{Mode, RepositoryAction, RepositoryPattern};
+use crate::types::{Change, Mode, RepositoryAction, RepositoryPattern};
 
 /// Commands per tree.
 const STEPS: usize = 150;
@@ -85,8 +85,11 @@ async fn step(store: &Store, random: &mut Random) -> Result<(), StoreError> {
         }
         6 | 7 => {
             let map = random.pick(&[name.as_str(), "spare-map-1", "spare-map-2"]).parse().unwrap();
-            let update =
-                ScopeMapUpdate { add: random.grants(), remove: random.grants(), description: None };
+            let grants = match random.below(4) {
+                0 => Change::Replace(random.grants()),
+                _ => Change::Delta { add: random.grants(), remove: random.grants() },
+            };
+            let update = ScopeMapUpdate { grants, description: None };
             store.scope_map_update(map, update).await.map(|_| ())
         }
         8 => {
