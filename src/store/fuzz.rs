@@ -200,6 +200,8 @@ fn open_again(files: &[(PathBuf, Vec<u8>)]) {
     let changed = content(&store);
     assert_eq!(changed.0, found.0 + 1);
     drop(same(&disk.after_power_cut(), &changed, "changed, after a power cut"));
+    // What is doubted would be noted by the stop.
+    block_on(store.verify_doubted()).expect("what is doubted can be hashed");
     block_on(store.close()).expect("what opens can be closed");
     drop(store);
     drop(same(&disk, &changed, "changed and closed"));

@@ -444,7 +444,8 @@ impl Shared {
 fn put_unproven(txn: &mut Txn<'_>, unproven: Unproven) -> Result<(), StoreError> {
     match unproven.is_any() {
         true => txn.put_changed(unproven_key(), &unproven),
-        false => txn.delete(unproven_key()),
+        false if txn.has(&unproven_key())? => txn.delete(unproven_key()),
+        false => Ok(()),
     }
 }
 

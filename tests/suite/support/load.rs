@@ -240,14 +240,15 @@ impl Auditor<'_> {
     }
 }
 
-/// Asks again as a client does that hears 503 with `Retry-After`: an index that failed on a full
-/// disk is built again in milliseconds, and nothing is lost by it. After `SOON` the answer stands.
+/// Asks again as a client does that hears that the store is not available just now: an index that
+/// failed on a full disk is built again in milliseconds, and nothing is lost by it. After `SOON`
+/// the answer stands.
 fn again_while_unavailable<T>(ask: impl Fn() -> T, answer: impl Fn(&T) -> Option<&Answer>) -> T {
     let begun = Instant::now();
     loop {
         let asked = ask();
         let is_unavailable = answer(&asked)
-            .is_some_and(|answer| answer.status == 503 && answer.header("retry-after").is_some());
+            .is_some_and(|answer| answer.status == 503 && answer.error().1 == "store_unavailable");
         if !is_unavailable || begun.elapsed() > SOON {
             return asked;
         }
