@@ -239,8 +239,10 @@ fn f031_f212_a_device_that_was_deleted_at_the_root_says_so_until_it_is_created_a
     let token = sync_token("dock01");
     let create = ["connected-registry", "create", "--name", "dock01", "--sync-token", &token];
     root.json(&[&create[..], &["--client-tokens", &owner.0]].concat());
-    let status = comes_to(&device, "Active");
-    assert_eq!(status["remedy"], serde_json::Value::Null, "{status}");
+    eventually(SOON * 2, "the device is active and nothing is to be done", || {
+        let status = device.json(&["status"]);
+        (status["state"] == "Active" && status["remedy"].is_null()).then_some(())
+    });
     let second = Image::new(2, &[30_000]);
     assert_eq!(second.push(&root.login, (&owner.0, &owner.1), "app", "v2").status, 201);
     eventually(SOON, "v2 is synced", || pulls(&device, &owner, "v2"));
