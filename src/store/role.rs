@@ -29,13 +29,28 @@ pub(super) struct Standing {
     role: Role,
     has_credential: bool,
     hurdle: Option<Hurdle>,
+    /// Whether the hurdle is why the sync fails now. One that is not is no news when it comes
+    /// again.
+    is_hindered: bool,
     credential_fault: Option<String>,
 }
 
 impl Default for Standing {
     fn default() -> Standing {
-        let (hurdle, credential_fault) = (None, None);
-        Standing { role: Role::Root, has_credential: false, hurdle, credential_fault }
+        Standing {
+            role: Role::Root,
+            has_credential: false,
+            hurdle: None,
+            is_hindered: false,
+            credential_fault: None,
+        }
+    }
+}
+
+impl Standing {
+    /// What the parent refuses, if that is why the sync fails now.
+    fn hindrance(&self) -> Option<Hurdle> {
+        self.hurdle.clone().filter(|_| self.is_hindered)
     }
 }
 
@@ -138,15 +153,23 @@ impl Store {
     pub fn set_hurdle(&self, hurdle: Option<Hurdle>) -> bool {
         let mut standing = self.inner.standing.lock().unwrap_or_else(PoisonError::into_inner);
         let is_news = standing.hurdle != hurdle;
+        standing.is_hindered = hurdle.is_some();
         standing.hurdle = hurdle;
         is_news
+    }
+
+    /// Notes that the sync fails for another cause than what the parent refused before: it could
+    /// not be asked, or answered something else.
+    pub fn pass_over_hurdle(&self) {
+        let mut standing = self.inner.standing.lock().unwrap_or_else(PoisonError::into_inner);
+        standing.is_hindered = false;
     }
 
     /// The state of a node that its parent refuses; `None` when it does not. Costs no look at the
     /// rows.
     pub fn refused_state(&self) -> Option<NodeState> {
         let standing = self.inner.standing.lock().unwrap_or_else(PoisonError::into_inner);
-        let hurdle = standing.hurdle.clone().filter(|_| standing.has_credential);
+        let hurdle = standing.hindrance().filter(|_| standing.has_credential);
         hurdle.map(NodeState::Refused)
     }
 
@@ -154,7 +177,7 @@ impl Store {
     pub fn node_state(&self) -> Result<NodeState, StoreError> {
         let (role, has_credential, hurdle) = {
             let standing = self.inner.standing.lock().unwrap_or_else(PoisonError::into_inner);
-            (standing.role, standing.has_credential, standing.hurdle.clone())
+            (standing.role, standing.has_credential, standing.hindrance())
         };
         if role == Role::Root {
             return Ok(NodeState::Root);
@@ -425,7 +448,11 @@ mod tests {
             let kind = crate::types::role::HurdleKind::Unauthorized;
             let hurdle = Hurdle { kind, text: "no".to_owned() };
             assert!(store.set_hurdle(Some(hurdle.clone())));
-            assert!(!store.set_hurdle(Some(hurdle)));
+            assert!(!store.set_hurdle(Some(hurdle.clone())));
+            assert_eq!(state(), "Unauthorized");
+            store.pass_over_hurdle();
+            assert_eq!((state(), store.refused_state()), ("Activating", None));
+            assert!(!store.set_hurdle(Some(hurdle)), "it was told before");
             assert_eq!(state(), "Unauthorized");
             assert!(store.set_hurdle(None));
             store.receive_config(config(&[APP]), "v1".to_owned()).await.unwrap();

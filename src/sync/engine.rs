@@ -143,18 +143,27 @@ fn is_about_this_node(error: &SyncError) -> bool {
 /// active, only the loss of that is one, or a denial that lasts: a parent that takes the place of
 /// another, or has not heard of this node yet, answers the first ones of `denials` in a row.
 fn refusal_kind(error: &SyncError, active: bool, denials: u32) -> Option<HurdleKind> {
-    if active && is_denial(error) {
-        return (denials >= REPORTED_AFTER).then_some(HurdleKind::Unknown);
-    }
+    let is_denial = is_denial(error);
     let SyncError::Upstream(error) = error else {
         return None;
     };
+    let is_foreign = error.is_foreign();
+    if active && is_denial {
+        let kind = if is_foreign { HurdleKind::NotAGateway } else { HurdleKind::Unknown };
+        return (denials >= REPORTED_AFTER).then_some(kind);
+    }
     match error {
         UpstreamError::AlreadyActivated(text) if text.contains("ALREADY_ACTIVATED") => {
             Some(HurdleKind::AlreadyActivated)
         }
         UpstreamError::AlreadyActivated(_) => Some(HurdleKind::Deactivated),
+        UpstreamError::Unauthorized(_) if is_foreign => Some(HurdleKind::NotAGateway),
         UpstreamError::Unauthorized(_) => Some(HurdleKind::Unauthorized),
+        UpstreamError::Forbidden(_) | UpstreamError::NotFound(_) | UpstreamError::Refused(..)
+            if !active && is_foreign =>
+        {
+            Some(HurdleKind::NotAGateway)
+        }
         UpstreamError::Forbidden(_) | UpstreamError::NotFound(_) | UpstreamError::Refused(..)
             if !active =>
         {
@@ -418,6 +427,10 @@ impl Engine {
     fn note_refusal(&self, error: &SyncError) -> bool {
         let active = self.active.load(Ordering::Relaxed);
         let Some(kind) = refusal_kind(error, active, self.state.now().denials) else {
+            // What fails on the disk here says nothing of the parent.
+            if matches!(error, SyncError::Upstream(_)) {
+                self.store.pass_over_hurdle();
+            }
             return false;
         };
         let hurdle = Hurdle { kind, text: error.to_string() };
@@ -476,18 +489,20 @@ impl Engine {
             self.state.disk_problem(error, self.store.shortage());
         }
         let is_link = matches!(error, SyncError::Upstream(UpstreamError::Unreachable(_)));
-        if self.state.now().failures >= REPORTED_AFTER && !is_link {
+        let failures = self.state.now().failures;
+        let is_reported = failures >= REPORTED_AFTER && !is_link;
+        if is_reported || self.state.has_problem("session") {
             self.state.problem("session", DetailCode::SyncFailed, error.to_string());
         }
+        let is_refused = self.note_refusal(error);
         if let Err(error) = self.state.publish(&self.store) {
             log::warn!("cannot publish sync status: {error}");
         }
         if *error == UpstreamError::ActivationUnknown.into() {
             self.active.store(false, Ordering::Relaxed);
         }
-        let failures = self.state.now().failures;
         let is_new = self.is_new(error, failures);
-        if self.note_refusal(error) {
+        if is_refused {
             log::debug!("the parent refuses this instance, {failures} failures in a row");
         } else if is_new {
             log::warn!("the sync stopped and will be tried again: {error}");
@@ -543,6 +558,8 @@ mod tests {
     use crate::http::ClientOptions;
     use crate::store::replica::node::testing::config;
     use crate::sys::{Spawner, Sys};
+    use crate::types::Role;
+    use crate::types::connected_registry::StatusDetail;
 
     fn engine(store: &Store) -> Engine {
         let text = "ConnectedRegistryName=dock01;SyncTokenName=sync01;SyncTokenPassword=x;\
@@ -623,7 +640,8 @@ mod tests {
     #[test]
     fn f031_f034_only_what_needs_somebody_is_a_refusal() {
         use UpstreamError::*;
-        let text = || "x".to_owned();
+        let text = || r#"{"errors":[]}"#.to_owned();
+        let foreign = || "<html>".to_owned();
         let already = || AlreadyActivated("ALREADY_ACTIVATED".to_owned());
         let few = REPORTED_AFTER - 1;
         for (error, active, denials, wanted) in [
@@ -635,6 +653,13 @@ mod tests {
             (NotFound(text()), false, 0, Some(HurdleKind::ActivationRefused)),
             (NotFound(text()), true, few, None),
             (NotFound(text()), true, REPORTED_AFTER, Some(HurdleKind::Unknown)),
+            (Unauthorized(foreign()), true, 0, Some(HurdleKind::NotAGateway)),
+            (Unauthorized(foreign()), false, 0, Some(HurdleKind::NotAGateway)),
+            (NotFound(foreign()), false, 0, Some(HurdleKind::NotAGateway)),
+            (NotFound(foreign()), true, few, None),
+            (NotFound(foreign()), true, REPORTED_AFTER, Some(HurdleKind::NotAGateway)),
+            (Refused(405, foreign()), false, 0, Some(HurdleKind::NotAGateway)),
+            (Refused(405, text()), false, 0, Some(HurdleKind::ActivationRefused)),
             (Protocol(text()), false, 0, Some(HurdleKind::NotAGateway)),
             (Protocol(text()), true, REPORTED_AFTER, None),
             (Forbidden(text()), false, 0, Some(HurdleKind::ActivationRefused)),
@@ -668,6 +693,42 @@ mod tests {
         assert!(!is_told(&[&away, &away, &denied, &denied, &away, &denied], false));
         assert!(is_told(&[&denied, &denied], false));
         assert!(!is_told(&[&denied, &denied, &denied, &denied], true), "of something else");
+    }
+
+    /// Symptom: `Unauthorized` and its remedy for as long as the parent, which had refused the
+    /// sync token once, could not be reached. Cause: only an acceptance replaced a refusal.
+    #[test]
+    fn f034_f212_what_is_told_is_why_the_sync_fails_now() {
+        let store = Store::in_memory(Sys::real(Spawner::new()));
+        store.stand(Role::Connected, true);
+        let engine = engine(&store);
+        engine.active.store(true, Ordering::Relaxed);
+        let refused = UpstreamError::Unauthorized(r#"{"errors":[]}"#.to_owned()).into();
+        let away: SyncError = UpstreamError::Unreachable("no route".to_owned()).into();
+        let full = StoreError::Full.into();
+        let told = |error: &SyncError| {
+            engine.failed(error);
+            let session =
+                engine.state.problems().into_iter().find(|told| told.code == "SyncFailed");
+            (store.refused_state().map(|state| state.name()), session.map(|told| told.description))
+        };
+        let says = |error: &SyncError| Some(error.to_string());
+        for _ in 0..REPORTED_AFTER {
+            assert_eq!(told(&away), (None, None), "that is not a problem of this node");
+        }
+        // The parent is found again: the failures are counted anew.
+        for _ in 1..REPORTED_AFTER {
+            assert_eq!(told(&refused), (Some("Unauthorized"), None));
+        }
+        assert_eq!(told(&refused), (Some("Unauthorized"), says(&refused)));
+        assert_eq!(told(&full), (Some("Unauthorized"), says(&full)), "the disk here");
+        let first = engine.state.problems();
+        assert_eq!(told(&away), (None, says(&away)));
+        assert_eq!(told(&refused), (Some("Unauthorized"), says(&refused)));
+        let ids = |details: &[_]| -> Vec<String> {
+            details.iter().map(|told: &StatusDetail| told.correlation_id.clone()).collect()
+        };
+        assert_eq!(ids(&engine.state.problems()), ids(&first), "it is the same problem");
     }
 
     #[test]

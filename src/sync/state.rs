@@ -156,6 +156,11 @@ impl State {
         }
     }
 
+    /// Whether the problem of this key is noted.
+    pub(super) fn has_problem(&self, key: &str) -> bool {
+        lock(&self.problems).contains_key(key)
+    }
+
     /// Forgets the problems whose keys start so, except those of what is still there.
     pub(super) fn keep_problems(&self, start: &str, is_there: impl Fn(&str) -> bool) {
         lock(&self.problems).retain(|key, _| key.strip_prefix(start).is_none_or(&is_there));

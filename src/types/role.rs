@@ -121,7 +121,7 @@ pub enum HurdleKind {
     /// The parent does not know this connected registry, which was active, or denies it its
     /// configuration.
     Unknown,
-    /// What answers an activation is not a gateway.
+    /// What answers is not a gateway.
     NotAGateway,
     /// Any other refusal of an activation.
     ActivationRefused,
@@ -159,7 +159,8 @@ impl NodeState {
                 HurdleKind::Deactivated => "Deactivated",
                 HurdleKind::Unauthorized => "Unauthorized",
                 HurdleKind::Unknown => "UnknownToParent",
-                HurdleKind::NotAGateway | HurdleKind::ActivationRefused => "ActivationRefused",
+                HurdleKind::NotAGateway => "NotAGateway",
+                HurdleKind::ActivationRefused => "ActivationRefused",
             },
         }
     }

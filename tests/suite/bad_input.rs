@@ -483,7 +483,7 @@ fn f034_f036_status_says_why_the_parent_is_not_reached() {
         assert!(last["remedy"].as_str().unwrap_or_default().contains(remedy), "{last}");
     };
     let login = with(&root.gateway, &root.login);
-    says(&login, "ActivationRefused", "is no gateway", "ParentGatewayEndpoint");
+    says(&login, "NotAGateway", "is no gateway", "ParentGatewayEndpoint");
     let secure = with("Protocol=http", "Protocol=https");
     says(&secure, "Activating", "does not speak TLS", "ParentGatewayEndpoint");
 

@@ -234,7 +234,7 @@ fn f212_a_miss_without_contact_says_as_of_when() {
 /// Symptom: "the parent cannot be reached" of a parent that answers, and refuses.
 #[test]
 fn f212_a_miss_says_that_the_parent_refuses_this_node() {
-    let (root, device, user) = pair("ReadOnly");
+    let (mut root, device, user) = pair("ReadOnly");
     root.json(&["token", "update", "--name", &sync_token("dock01"), "--status", "disabled"]);
     eventually(SOON * 2, "the device hears of it", || {
         (device.json(&["status"])["state"] == "Unauthorized").then_some(())
@@ -244,6 +244,19 @@ fn f212_a_miss_says_that_the_parent_refuses_this_node() {
         let refused = says.ends_with(", and the parent refuses this node (Unauthorized)");
         assert!(refused || !says.contains("cannot be reached"), "{says}");
         refused.then_some(())
+    });
+    root.kill();
+    eventually(SOON * 2, "what was refused before is not why the sync fails now", || {
+        let status = device.json(&["status"]);
+        (status["state"] == "Active").then(|| {
+            let remedy = status["remedy"].as_str().unwrap_or_default();
+            assert!(remedy.contains("check that the parent runs"), "{status}");
+            assert!(
+                status["reason"].as_str().unwrap_or_default().contains("127.0.0.1"),
+                "{status}"
+            );
+            assert_eq!(status["parentSays"], serde_json::Value::Null, "{status}");
+        })
     });
 }
 

@@ -99,6 +99,18 @@ fn words(text: &str) -> String {
 impl std::error::Error for UpstreamError {}
 
 impl UpstreamError {
+    /// Whether something that does not speak the registry API says no: what answers is not the
+    /// parent. For answers that may have a body, so not to HEAD.
+    pub fn is_foreign(&self) -> bool {
+        match self {
+            UpstreamError::Unauthorized(text)
+            | UpstreamError::Forbidden(text)
+            | UpstreamError::NotFound(text) => !text.starts_with('{'),
+            UpstreamError::Refused(_, text) => !text.starts_with('{'),
+            _ => false,
+        }
+    }
+
     /// Whether the parent gives this reason for a refusal.
     pub fn is_for(&self, reason: Reason) -> bool {
         let UpstreamError::Refused(_, text) = self else {
