@@ -13,7 +13,9 @@ use crate::manage::connected_registry::{
 use crate::manage::permission::PermissionsChange;
 use crate::manage::{Changes, Error};
 use crate::types::time::parse_duration_s;
-use crate::types::{Change, ConnectedRegistryName, Mode, RepositoryPattern, TokenName};
+use crate::types::{
+    Change, ConnectedRegistry, ConnectedRegistryName, Mode, RepositoryPattern, TokenName,
+};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
@@ -96,7 +98,7 @@ impl Admin {
         };
         let made = changes.connected_registry_create(new).await?;
         let MadeConnectedRegistry { node, passwords } = &made.resource;
-        let mut value = self.print_registry(node)?;
+        let mut value = self.print_changed(node);
         if !passwords.is_empty() {
             let credentials = print_credentials(node.sync_token.as_str(), passwords);
             value["syncToken"] = json!({ "name": node.sync_token, "credentials": credentials });
@@ -119,7 +121,7 @@ impl Admin {
         let client_tokens = Change::Delta { add: add_client_tokens, remove: remove_client_tokens };
         let change = ConnectedRegistryChange { name, client_tokens, settings };
         let changed = changes.connected_registry_update(change).await?;
-        Ok(tell(self.print_registry(&changed.resource)?, &changed))
+        Ok(tell(self.print_changed(&changed.resource), &changed))
     }
 
     pub(super) async fn registry_deactivate(
@@ -128,7 +130,15 @@ impl Admin {
         which: Named<ConnectedRegistryName>,
     ) -> Result<Value, Error> {
         let changed = changes.connected_registry_deactivate(which.name).await?;
-        Ok(tell(self.print_registry(&changed.resource)?, &changed))
+        Ok(tell(self.print_changed(&changed.resource), &changed))
+    }
+
+    /// A connected registry after a change, which was made whatever can be read of it.
+    fn print_changed(&self, node: &ConnectedRegistry) -> Value {
+        self.print_registry(node).unwrap_or_else(|error| {
+            log::warn!("connected registry '{}' cannot be shown: {error}", node.name);
+            json!({ "name": node.name })
+        })
     }
 
     pub(super) fn registry_show(

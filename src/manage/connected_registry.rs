@@ -156,8 +156,8 @@ impl Changes {
         let node = updated.map_err(Error::of(Noun::ConnectedRegistry, &name))?;
         log::info!("updated connected registry name={}", node.name);
         let window = window_chosen(&node).filter(|_| scheduled);
-        let late = manage.schedule_late(&before, &node)?;
-        Ok(Changed::of(node).warn(window).warn(late))
+        let late = manage.schedule_late(&before, &node);
+        Ok(Changed::of(node).warn(window).warn(if_known(late)))
     }
 
     /// Deletes a connected registry without children; with `cleanup` also its sync token, the scope
@@ -169,7 +169,8 @@ impl Changes {
     ) -> Result<Changed<()>, Error> {
         let above = match cleanup {
             true => Vec::new(),
-            false => self.manage.gateway_grants(&name)?,
+            // Where a row of an ancestor is damaged, what is left there is not known.
+            false => self.manage.gateway_grants(&name).unwrap_or_default(),
         };
         let deleted = self.manage.store.connected_registry_delete(name.clone(), cleanup).await;
         let left = deleted.map_err(Error::of(Noun::ConnectedRegistry, &name))?;
@@ -188,12 +189,19 @@ impl Changes {
         &self,
         name: ConnectedRegistryName,
     ) -> Result<Changed<ConnectedRegistry>, Error> {
-        let late = self.manage.late(&self.manage.connected_registry(&name)?)?;
+        let before = self.manage.connected_registry(&name);
+        let late = before.and_then(|node| self.manage.late(&node));
         let deactivated = self.manage.store.connected_registry_deactivate(name.clone()).await;
         let node = deactivated.map_err(Error::of(Noun::ConnectedRegistry, &name))?;
         log::info!("deactivated connected registry name={name}");
-        Ok(Changed::of(node).warn(late.map(Warning::EndHeardLate)))
+        let late = late.map(|late| late.map(Warning::EndHeardLate));
+        Ok(Changed::of(node).warn(if_known(late)))
     }
+}
+
+/// What is told of a change that was made; that it is not known refuses nothing.
+fn if_known(late: Result<Option<Warning>, Error>) -> Option<Warning> {
+    late.unwrap_or_else(|error| Some(Warning::HeardLateUnknown(error)))
 }
 
 /// What the window of a schedule is for which none was given.

@@ -558,18 +558,28 @@ impl Store {
     /// Stops in good order: the next start finds a footer and a written index.
     /// Commands that wait are run first, later ones get `Unavailable`; look-ups go on.
     pub async fn close(&self) -> Result<(), StoreError> {
-        let Engine::Thread { queue, .. } = &self.inner.engine else {
-            return Ok(());
-        };
-        if self.shared().frozen {
+        if matches!(self.inner.engine, Engine::Memory(_)) || self.shared().frozen {
             return Ok(());
         }
         self.note_garbage_soon().await;
-        if let Err(error) = self.note_unproven().await {
-            log::warn!("what is to be hashed after the next start is not noted: {error}");
+        let noted = self.note_unproven().await;
+        if let Err(error) = &noted {
+            log::warn!(
+                "what is to be hashed after the next start is not noted, so that start hashes \
+                 more: {error}"
+            );
         }
+        self.end(noted.is_ok()).await
+    }
+
+    /// Ends the writer; unless `in_order`, the next start takes it for an unclean stop.
+    async fn end(&self, in_order: bool) -> Result<(), StoreError> {
+        let Engine::Thread { queue, .. } = &self.inner.engine else {
+            return Ok(());
+        };
         let (reply, answer) = smol::channel::bounded(1);
-        queue.send(Message::Close(reply)).await.map_err(|_| StoreError::Unavailable)?;
+        let message = Message::Close(reply, in_order);
+        queue.send(message).await.map_err(|_| StoreError::Unavailable)?;
         answer.recv().await.unwrap_or(Err(StoreError::Unavailable))
     }
 }

@@ -38,7 +38,7 @@ pub(super) enum Message {
     /// Makes a checkpoint in place of a damaged journal.
     Renew(Sender<Result<(), StoreError>>),
     /// Stops in good order.
-    Close(Sender<Result<(), StoreError>>),
+    Close(Sender<Result<(), StoreError>>, bool),
 }
 
 /// How a command ended; what it found out it leaves elsewhere.
@@ -154,8 +154,8 @@ impl Writer {
                 Message::Renew(reply) => {
                     let _ = reply.try_send(self.renew());
                 }
-                Message::Close(reply) => {
-                    let _ = reply.try_send(self.close());
+                Message::Close(reply, in_order) => {
+                    let _ = reply.try_send(if in_order { self.close() } else { Ok(()) });
                     break;
                 }
             }

@@ -293,10 +293,12 @@ impl Engine {
         }
         let traffic = self.traffic()?;
         let waits = !matches!(traffic, Traffic::Flow(_));
-        self.state.set(|now| now.waiting_for_window = waits);
+        self.state.set(|now| {
+            now.waiting_for_window = waits;
+            now.online &= !waits;
+        });
         match traffic {
             Traffic::Wait(time) => {
-                self.state.set(|now| now.online = false);
                 match self.store.sys().clock.wall() {
                     Some(_) => self.state.solved("clock"),
                     None => {
@@ -311,20 +313,17 @@ impl Engine {
                 *self.probed.lock().unwrap_or_else(PoisonError::into_inner) = Some(now);
                 log::info!("looking at the configuration outside a sync window");
                 self.upstream.begin_session();
-                match within(LOOK_MAX, self.greet()).await {
-                    Ok(looked) => {
-                        // A parent that was away has not said what time it is, and a window may
-                        // be open.
-                        if looked.is_err() && self.store.sys().clock.wall().is_none() {
-                            *self.probed.lock().unwrap_or_else(PoisonError::into_inner) = None;
-                        }
-                        looked?;
-                        self.store.set_hurdle(None);
-                        self.state.set_failure(None);
-                        self.state.set(|now| now.denials = 0);
-                    }
-                    Err(_) => log::warn!("the parent took too long to tell the configuration"),
+                let looked = within(LOOK_MAX, self.greet()).await.unwrap_or_else(|_| {
+                    let text = "the parent took too long to tell the configuration".to_owned();
+                    Err(UpstreamError::Unreachable(text).into())
+                });
+                // A parent that was away has not said what time it is, and a window may be open.
+                if looked.is_err() && self.store.sys().clock.wall().is_none() {
+                    *self.probed.lock().unwrap_or_else(PoisonError::into_inner) = None;
                 }
+                looked?;
+                self.store.set_hurdle(None);
+                self.state.let_in();
                 Ok(Duration::ZERO)
             }
             Traffic::Flow(_) => {
@@ -478,11 +477,13 @@ impl Engine {
             // Only once in an outage: behind a proxy, one of two parents may stay away.
             let before = if is_found && !now.found { 0 } else { now.failures };
             now.found |= is_found;
+            // What fails on the disk here says nothing of the parent.
+            let is_upstream = matches!(error, SyncError::Upstream(_));
+            now.at_the_door = is_upstream && !now.online;
             now.failures = before.saturating_add(1);
             let denied = is_denial(error) && !now.online;
             now.denials = if denied { now.denials.saturating_add(1) } else { 0 };
-            // What fails on the disk here says nothing of the parent.
-            now.online &= !matches!(error, SyncError::Upstream(_));
+            now.online &= !is_upstream;
         });
         self.state.set_failure(Some(error));
         if let SyncError::Store(error) = error {
@@ -729,6 +730,24 @@ mod tests {
             details.iter().map(|told: &StatusDetail| told.correlation_id.clone()).collect()
         };
         assert_eq!(ids(&engine.state.problems()), ids(&first), "it is the same problem");
+    }
+
+    /// Symptom: between two windows `SyncFailed` for days after the parent had let the node in.
+    #[test]
+    fn f036_what_failed_at_the_door_is_over_when_the_parent_opens() {
+        let engine = engine(&Store::in_memory(Sys::real(Spawner::new())));
+        let wrong = UpstreamError::Protocol("nonsense".to_owned()).into();
+        for (online, is_over) in [(false, true), (true, false)] {
+            engine.state.succeeded();
+            for _ in 0..REPORTED_AFTER {
+                engine.state.set(|now| now.online = online);
+                engine.failed(&wrong);
+            }
+            assert!(engine.state.has_problem("session"));
+            engine.state.let_in();
+            assert_eq!(!engine.state.has_problem("session"), is_over, "online: {online}");
+            assert_eq!(engine.state.now().failures == 0, is_over, "online: {online}");
+        }
     }
 
     #[test]

@@ -57,6 +57,8 @@ pub(super) struct Now {
     /// Failures in a row of which each was that the parent knows no such connected registry, or
     /// denies it its configuration, before anything else was asked.
     pub(super) denials: u32,
+    /// The last failure came before the parent had let this node in.
+    pub(super) at_the_door: bool,
     /// Since when the attempts fail, if they do.
     lost_since: Option<UnixSeconds>,
     /// Items in a row that the parent answered with a server error.
@@ -109,6 +111,23 @@ impl State {
             text: error.to_string(),
             unreachable: matches!(error, SyncError::Upstream(UpstreamError::Unreachable(_))),
         });
+    }
+
+    /// Notes that the parent has let this node in outside a window: nothing more is tried then.
+    pub(super) fn let_in(&self) {
+        self.set_failure(None);
+        let was_at_the_door = {
+            let mut now = lock(&self.now);
+            now.denials = 0;
+            std::mem::take(&mut now.at_the_door)
+        };
+        if was_at_the_door {
+            self.solved("session");
+            self.set(|now| {
+                now.failures = 0;
+                now.found = false;
+            });
+        }
     }
 
     /// Notes that the messages are applied, and what was due is compared.

@@ -468,11 +468,20 @@ impl Store {
         digest: &Digest,
         len: u64,
     ) -> Result<FileCheck, StoreError> {
+        let mut unread = None;
         if self.shared().trust.is_doubted(digest) {
-            self.verify(digest, |_| spawn::yield_now()).await?;
+            match self.verify(digest, |_| spawn::yield_now()).await {
+                // Who brings it again replaces a file that cannot be opened.
+                Err(error @ StoreError::Unreadable(_)) => unread = Some(error),
+                verdict => drop(verdict?),
+            }
         }
         let (store, digest) = (self.clone(), digest.clone());
-        spawn::blocking(move || store.check_file_now(&link, &digest, len)).await
+        let check = spawn::blocking(move || store.check_file_now(&link, &digest, len)).await?;
+        match (check, unread) {
+            (FileCheck::Good, Some(error)) => Err(error),
+            (check, _) => Ok(check),
+        }
     }
 
     /// [`Store::check_file`] for a thread that may block.

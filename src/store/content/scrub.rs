@@ -206,10 +206,13 @@ impl Store {
         shared.scrub.rate.store(wished.unwrap_or(rate), Ordering::Relaxed);
         *shared.scrub.report() = ScrubReport { running: true, ..ScrubReport::default() };
         let mut progress = self.progress()?;
-        if shared.trust.begin_pass() {
+        if shared.trust.is_pass_due() {
             let Progress { finished, bytes_last, .. } = progress;
             progress = Progress { finished, bytes_last, ..Progress::default() };
-            self.note(progress).await;
+            // Where that is not noted, a pass that breaks off begins anew.
+            if self.note(progress).await {
+                shared.trust.begin_pass();
+            }
         }
         let pace = Pace { shared: &shared, due: Mutex::default() };
         let mut noted = progress.bytes;
@@ -303,16 +306,18 @@ impl Store {
     }
 
     /// Where to go on after a restart; a store that cannot be written, or is full, is scrubbed all
-    /// the same.
-    async fn note(&self, progress: Progress) {
+    /// the same. Returns whether it is noted.
+    async fn note(&self, progress: Progress) -> bool {
         self.shared().scrub.own().progress = Some(progress);
         let store = self.clone();
         if spawn::blocking(move || store.below_reserve()).await {
-            return;
+            return false;
         }
-        if let Err(error) = self.commit(move |txn| txn.put(progress_key(), &progress)).await {
+        let noted = self.commit(move |txn| txn.put(progress_key(), &progress)).await;
+        if let Err(error) = &noted {
             log::debug!("the progress of the scrub is not noted: {error}");
         }
+        noted.is_ok()
     }
 
     /// Looks whether each file is there, with the right length, that a repository refers to.

@@ -109,14 +109,14 @@ impl Trust {
         self.doubts().unproven = unproven;
     }
 
-    /// A scrub begins; whether it has to begin with the first file.
-    pub(super) fn begin_pass(&self) -> bool {
-        let pass = &mut self.doubts().unproven.all;
-        let is_due = *pass == Pass::Due;
-        if is_due {
-            *pass = Pass::UnderWay;
-        }
-        is_due
+    /// Whether the next scrub has to begin with the first file.
+    pub(super) fn is_pass_due(&self) -> bool {
+        self.unproven().all == Pass::Due
+    }
+
+    /// A scrub has begun with the first file, and after a restart it goes on where it was.
+    pub(super) fn begin_pass(&self) {
+        self.doubts().unproven.all = Pass::UnderWay;
     }
 
     /// It has been over everything. What it could not read is not served either.
@@ -140,6 +140,13 @@ impl Trust {
             }
             doubts.checked.insert(short(digest));
         }
+    }
+
+    /// It is not here: there is nothing to doubt, and what comes in its place is not hashed yet.
+    fn is_gone(&self, digest: &Digest) {
+        let mut doubts = self.doubts();
+        doubts.suspects.remove(digest);
+        doubts.checked.remove(&short(digest));
     }
 
     /// Whether it is to be hashed now on somebody's word.
@@ -230,7 +237,7 @@ impl Store {
             let opening = (shared.clone(), digest.clone());
             let opened = spawn::blocking(move || open_raw(&opening.0, &opening.1)).await?;
             let Some(file) = opened else {
-                shared.trust.believe(digest);
+                shared.trust.is_gone(digest);
                 return Ok(Verdict::Gone);
             };
             if attempt > 0 {
@@ -262,8 +269,7 @@ impl Store {
             shared.condemn(&digest, &check, &what)
         });
         let condemned = condemned.await?;
-        // Of what is not here nothing has to be doubted.
-        shared.trust.believe(digest);
+        shared.trust.is_gone(digest);
         Ok(if condemned { Verdict::Damaged } else { Verdict::Gone })
     }
 

@@ -248,6 +248,21 @@ fn f116_what_an_unclean_stop_left_is_doubted_until_it_was_hashed() {
     assert_eq!((recovery.clean, store.doubted()), (true, 0));
 }
 
+/// Symptom: a stop while the index was built again forgot it.
+#[test]
+fn f116_a_stop_that_cannot_note_what_is_doubted_is_an_unclean_one() {
+    let disk = MemoryDisk::new();
+    let (store, _) = open_memory(&disk).unwrap();
+    push(&store, &[2; 5000]);
+    drop(store);
+    let disk = disk.after_power_cut();
+    let (store, _) = open_memory(&disk).unwrap();
+    block_on(store.end(false)).unwrap();
+    drop(store);
+    let (store, recovery) = open_memory(&disk).unwrap();
+    assert_eq!((recovery.clean, store.doubted()), (false, 1));
+}
+
 /// Where it cannot be told any more what came before an unclean stop, all is hashed, over restarts.
 #[test]
 fn f116_a_scrub_of_everything_that_is_doubtful_goes_on_after_a_restart() {
@@ -264,9 +279,24 @@ fn f116_a_scrub_of_everything_that_is_doubtful_goes_on_after_a_restart() {
     // The first position that an earlier scrub has noted does not count.
     let progress = Progress { position: 511, ..Progress::default() };
     block_on(store.commit(move |txn| txn.put(progress_key(), &progress))).unwrap();
+    let broken_off = || {
+        let scrub = async { Some(store.scrub(1).await) };
+        let end =
+            async { spawn::blocking(|| std::thread::sleep(Duration::from_millis(100))).await };
+        assert_eq!(
+            block_on(smol::future::or(scrub, async {
+                end.await;
+                None
+            })),
+            None
+        );
+        store.shared().trust.unproven().all
+    };
+    disk.set_full(true);
+    assert_eq!(broken_off(), Pass::Due, "where it is to go on is not noted");
+    disk.set_full(false);
     // One that is not ended goes on.
-    let stopped = smol::future::poll_once(store.scrub(1));
-    assert!(block_on(stopped).is_none());
+    assert_eq!(broken_off(), Pass::UnderWay);
     block_on(store.close()).unwrap();
     drop(store);
     let (store, _) = open_memory(&disk).unwrap();

@@ -5,6 +5,7 @@ use std::io;
 
 use super::gc::{HOUR, Hands, OPTIONS, digest_of, name};
 use super::*;
+use crate::store::content::damage::FileCheck;
 use crate::store::content::trust::VerifyWhen;
 use crate::store::gc::GcOptions;
 use crate::store::replica::outbox::Origin;
@@ -211,6 +212,9 @@ fn f212_what_is_doubted_and_cannot_be_opened_is_told() {
     disk.hide(&place(&a));
     assert!(matches!(block_on(store.blob_open(&a)), Err(StoreError::Unreadable(_))));
     assert!(store.unreadable_content().is_some());
+    // Symptom: 503 for HEAD and every push of it. Who looks brings it again, which replaces it.
+    let check = block_on(store.check_file(Vec::new(), &a, 1));
+    assert!(matches!(check, Ok(FileCheck::Unreadable(_))), "{check:?}");
 }
 
 /// Every session with the parent ended with it.
