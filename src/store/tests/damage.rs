@@ -282,7 +282,7 @@ fn f116_a_scrub_of_everything_that_is_doubtful_goes_on_after_a_restart() {
     let broken_off = || {
         let scrub = async { Some(store.scrub(1).await) };
         let end = async {
-            crate::sys::clock::sleep(Duration::from_millis(100)).await;
+            sleep(Duration::from_millis(100)).await;
             None
         };
         assert_eq!(block_on(smol::future::or(scrub, end)), None);
