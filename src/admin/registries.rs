@@ -133,7 +133,8 @@ impl Admin {
         Ok(tell(self.print_changed(&changed.resource), &changed))
     }
 
-    /// A connected registry after a change, which was made whatever can be read of it.
+    /// A connected registry after a change. The change was made: one that cannot be shown whole is
+    /// named, and is no refusal.
     fn print_changed(&self, node: &ConnectedRegistry) -> Value {
         self.print_registry(node).unwrap_or_else(|error| {
             log::warn!("connected registry '{}' cannot be shown: {error}", node.name);

@@ -169,8 +169,11 @@ impl Changes {
     ) -> Result<Changed<()>, Error> {
         let above = match cleanup {
             true => Vec::new(),
-            // Where a row of an ancestor is damaged, what is left there is not known.
-            false => self.manage.gateway_grants(&name).unwrap_or_default(),
+            // A damaged row of an ancestor keeps nobody from deleting.
+            false => self.manage.gateway_grants(&name).unwrap_or_else(|error| {
+                log::warn!("the gateway actions on '{name}' above it cannot be told: {error}");
+                Vec::new()
+            }),
         };
         let deleted = self.manage.store.connected_registry_delete(name.clone(), cleanup).await;
         let left = deleted.map_err(Error::of(Noun::ConnectedRegistry, &name))?;
@@ -199,7 +202,8 @@ impl Changes {
     }
 }
 
-/// What is told of a change that was made; that it is not known refuses nothing.
+/// The warning about who hears late of a change that was made; where that is not known, the
+/// warning says so.
 fn if_known(late: Result<Option<Warning>, Error>) -> Option<Warning> {
     late.unwrap_or_else(|error| Some(Warning::HeardLateUnknown(error)))
 }

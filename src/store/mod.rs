@@ -558,7 +558,10 @@ impl Store {
     /// Stops in good order: the next start finds a footer and a written index.
     /// Commands that wait are run first, later ones get `Unavailable`; look-ups go on.
     pub async fn close(&self) -> Result<(), StoreError> {
-        if matches!(self.inner.engine, Engine::Memory(_)) || self.shared().frozen {
+        let Engine::Thread { queue, .. } = &self.inner.engine else {
+            return Ok(());
+        };
+        if self.shared().frozen {
             return Ok(());
         }
         self.note_garbage_soon().await;
@@ -569,16 +572,8 @@ impl Store {
                  more: {error}"
             );
         }
-        self.end(noted.is_ok()).await
-    }
-
-    /// Ends the writer; unless `in_order`, the next start takes it for an unclean stop.
-    async fn end(&self, in_order: bool) -> Result<(), StoreError> {
-        let Engine::Thread { queue, .. } = &self.inner.engine else {
-            return Ok(());
-        };
         let (reply, answer) = smol::channel::bounded(1);
-        let message = Message::Close(reply, in_order);
+        let message = Message::Close(reply, noted.is_ok());
         queue.send(message).await.map_err(|_| StoreError::Unavailable)?;
         answer.recv().await.unwrap_or(Err(StoreError::Unavailable))
     }

@@ -37,7 +37,7 @@ pub(super) enum Message {
     Heal,
     /// Makes a checkpoint in place of a damaged journal.
     Renew(Sender<Result<(), StoreError>>),
-    /// Stops in good order.
+    /// Stops: in good order, or (`false`) so that the next start takes it for an unclean stop.
     Close(Sender<Result<(), StoreError>>, bool),
 }
 

@@ -143,33 +143,27 @@ fn is_about_this_node(error: &SyncError) -> bool {
 /// active, only the loss of that is one, or a denial that lasts: a parent that takes the place of
 /// another, or has not heard of this node yet, answers the first ones of `denials` in a row.
 fn refusal_kind(error: &SyncError, active: bool, denials: u32) -> Option<HurdleKind> {
-    let is_denial = is_denial(error);
+    if active && is_denial(error) && denials < REPORTED_AFTER {
+        return None;
+    }
     let SyncError::Upstream(error) = error else {
         return None;
     };
-    let is_foreign = error.is_foreign();
-    if active && is_denial {
-        let kind = if is_foreign { HurdleKind::NotAGateway } else { HurdleKind::Unknown };
-        return (denials >= REPORTED_AFTER).then_some(kind);
-    }
     match error {
         UpstreamError::AlreadyActivated(text) if text.contains("ALREADY_ACTIVATED") => {
             Some(HurdleKind::AlreadyActivated)
         }
         UpstreamError::AlreadyActivated(_) => Some(HurdleKind::Deactivated),
-        UpstreamError::Unauthorized(_) if is_foreign => Some(HurdleKind::NotAGateway),
+        UpstreamError::Protocol(_) | UpstreamError::Refused(..) if active => None,
+        UpstreamError::Protocol(_) => Some(HurdleKind::NotAGateway),
+        error if error.is_foreign() => Some(HurdleKind::NotAGateway),
         UpstreamError::Unauthorized(_) => Some(HurdleKind::Unauthorized),
-        UpstreamError::Forbidden(_) | UpstreamError::NotFound(_) | UpstreamError::Refused(..)
-            if !active && is_foreign =>
-        {
-            Some(HurdleKind::NotAGateway)
+        UpstreamError::Forbidden(_) | UpstreamError::NotFound(_) if active => {
+            Some(HurdleKind::Unknown)
         }
-        UpstreamError::Forbidden(_) | UpstreamError::NotFound(_) | UpstreamError::Refused(..)
-            if !active =>
-        {
+        UpstreamError::Forbidden(_) | UpstreamError::NotFound(_) | UpstreamError::Refused(..) => {
             Some(HurdleKind::ActivationRefused)
         }
-        UpstreamError::Protocol(_) if !active => Some(HurdleKind::NotAGateway),
         _ => None,
     }
 }

@@ -119,14 +119,13 @@ impl State {
         let was_at_the_door = {
             let mut now = lock(&self.now);
             now.denials = 0;
+            if now.at_the_door {
+                (now.failures, now.found) = (0, false);
+            }
             std::mem::take(&mut now.at_the_door)
         };
         if was_at_the_door {
             self.solved("session");
-            self.set(|now| {
-                now.failures = 0;
-                now.found = false;
-            });
         }
     }
 

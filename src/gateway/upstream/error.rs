@@ -105,8 +105,8 @@ impl UpstreamError {
         match self {
             UpstreamError::Unauthorized(text)
             | UpstreamError::Forbidden(text)
-            | UpstreamError::NotFound(text) => !text.starts_with('{'),
-            UpstreamError::Refused(_, text) => !text.starts_with('{'),
+            | UpstreamError::NotFound(text)
+            | UpstreamError::Refused(_, text) => !text.starts_with('{'),
             _ => false,
         }
     }

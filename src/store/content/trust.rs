@@ -142,8 +142,9 @@ impl Trust {
         }
     }
 
-    /// It is not here: there is nothing to doubt, and what comes in its place is not hashed yet.
-    fn is_gone(&self, digest: &Digest) {
+    /// There is no such content here: nothing is to be doubted, and a file that is put there is not
+    /// hashed yet.
+    fn note_gone(&self, digest: &Digest) {
         let mut doubts = self.doubts();
         doubts.suspects.remove(digest);
         doubts.checked.remove(&short(digest));
@@ -237,7 +238,7 @@ impl Store {
             let opening = (shared.clone(), digest.clone());
             let opened = spawn::blocking(move || open_raw(&opening.0, &opening.1)).await?;
             let Some(file) = opened else {
-                shared.trust.is_gone(digest);
+                shared.trust.note_gone(digest);
                 return Ok(Verdict::Gone);
             };
             if attempt > 0 {
@@ -269,7 +270,7 @@ impl Store {
             shared.condemn(&digest, &check, &what)
         });
         let condemned = condemned.await?;
-        shared.trust.is_gone(digest);
+        shared.trust.note_gone(digest);
         Ok(if condemned { Verdict::Damaged } else { Verdict::Gone })
     }
 

@@ -248,7 +248,7 @@ fn f116_what_an_unclean_stop_left_is_doubted_until_it_was_hashed() {
     assert_eq!((recovery.clean, store.doubted()), (true, 0));
 }
 
-/// Symptom: a stop while the index was built again forgot it.
+/// Symptom: content was believed that was doubted before a stop which could not note that.
 #[test]
 fn f116_a_stop_that_cannot_note_what_is_doubted_is_an_unclean_one() {
     let disk = MemoryDisk::new();
@@ -257,7 +257,15 @@ fn f116_a_stop_that_cannot_note_what_is_doubted_is_an_unclean_one() {
     drop(store);
     let disk = disk.after_power_cut();
     let (store, _) = open_memory(&disk).unwrap();
-    block_on(store.end(false)).unwrap();
+    // The disk is full for the note only.
+    let (watched, journal) = (disk.clone(), Layout::new("/s").journal());
+    let writes = AtomicUsize::new(0);
+    disk.watch(move |what, path, _| {
+        if what == "write" && path.starts_with(&journal) {
+            watched.set_full(writes.fetch_add(1, Ordering::Relaxed) == 0);
+        }
+    });
+    block_on(store.close()).unwrap();
     drop(store);
     let (store, recovery) = open_memory(&disk).unwrap();
     assert_eq!((recovery.clean, store.doubted()), (false, 1));
