@@ -212,10 +212,13 @@ impl NodeState {
                 }
                 HurdleKind::Unknown => {
                     "the parent does not know this connected registry, or its sync token may not \
-                     read its configuration: it may have been deleted at the root; create it \
-                     again there with the same sync token (`skerry connected-registry create \
-                     --name NAME --sync-token TOKEN ...`), or give this node another connection \
-                     string and restart it; until then it serves what it has and goes on trying"
+                     read its configuration. Where `skerry connected-registry show --name NAME` at \
+                     the root knows it, its sync scope map lacks gateway actions: `skerry \
+                     scope-map update --name MAP --add-gateway NAME config/read config/write \
+                     message/read message/write`. Where it was deleted, create it again with the \
+                     same sync token (`skerry connected-registry create --name NAME --sync-token \
+                     TOKEN ...`), or give this node another connection string and restart it. \
+                     Until then it serves what it has and goes on trying"
                 }
                 HurdleKind::NotAGateway => {
                     "what answers at the parent's address is not a gateway: check host, port and \

@@ -13,7 +13,7 @@ use crate::types::limits::TREE_DEPTH_MAX;
 use crate::types::token::ScopeMap;
 use crate::types::{
     ConnectedRegistry, ConnectedRegistryName, Grant, Mode, RepositoryAction, RepositoryPattern,
-    ScopeMapName,
+    ScopeMapName, TokenName,
 };
 
 /// ReadWrite connected registries, each with repositories that it may not write to.
@@ -143,21 +143,61 @@ pub(in crate::store) fn descendants_among(
     list
 }
 
-/// A scope map belongs to at most one sync token: otherwise a change below one node would reach
-/// into another branch of the tree.
-pub(in crate::store) fn refuse_shared_map(
+/// A sync token has its scope map for itself. What is granted below its connected registry is
+/// granted in it too: a client's token beside it would be granted that, and with another sync token
+/// a change would reach into another branch of the tree. `Conflict` where another token uses it.
+pub(super) fn refuse_shared_map(
     txn: &Txn<'_>,
     map: &ScopeMapName,
-    except: Option<&ConnectedRegistryName>,
+    sync_token: &TokenName,
 ) -> Result<(), StoreError> {
-    match owner(txn, map)? {
-        Some(owner) if Some(&owner.name) != except => Err(StoreError::Conflict(format!(
-            "The scope map '{map}' is already that of the connected registry '{}'; give the sync \
-             token one of its own.",
-            owner.name
+    let users = command::users_of_map(txn, map, 2)?;
+    match users.iter().find(|user| *user != sync_token) {
+        Some(user) => Err(StoreError::Conflict(format!(
+            "The scope map '{map}' is used by the token '{user}' too, which would be granted \
+             whatever is granted to the connected registry and below it. Give the sync token \
+             '{sync_token}' a scope map of its own: skerry scope-map create; skerry token update \
+             --name {sync_token} --scope-map NAME"
         ))),
-        _ => Ok(()),
+        None => Ok(()),
     }
+}
+
+/// The same from the other side: `Conflict` where the scope map is that of a sync token.
+pub(super) fn refuse_sync_map(txn: &Txn<'_>, map: &ScopeMapName) -> Result<(), StoreError> {
+    match owner(txn, map)? {
+        Some(owner) => Err(StoreError::Conflict(format!(
+            "The scope map '{map}' is that of the sync token '{}' of the connected registry '{}': \
+             whatever is granted to that and below it would be granted to this token too. Give \
+             this one a scope map of its own.",
+            owner.sync_token, owner.name
+        ))),
+        None => Ok(()),
+    }
+}
+
+/// A connected registry and those below it sync by the gateway actions in its sync scope map:
+/// `Conflict` where one of a connected registry that is there was taken out.
+pub(super) fn refuse_cut_off(
+    txn: &Txn<'_>,
+    owner: &ConnectedRegistry,
+    before: &ScopeMap,
+    now: &ScopeMap,
+) -> Result<(), StoreError> {
+    for grant in lacking(&before.grants, &now.grants) {
+        let Grant::Gateway(name, _) = &grant else { continue };
+        let Some(node) = command::connected_registry(txn, name)? else { continue };
+        let mut path = ancestors(txn, &node)?.into_iter().map(|ancestor| ancestor.name);
+        if node.name == owner.name || path.any(|name| name == owner.name) {
+            return Err(StoreError::Conflict(format!(
+                "The connected registry '{name}' cannot sync without '{grant}'. To shut it out: \
+                 skerry token update --name {} --status disabled; to be rid of it: skerry \
+                 connected-registry delete --name {name}",
+                node.sync_token
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// Takes every action on these repositories from a sync scope map, as written there.

@@ -157,7 +157,7 @@ fn adopt_sync_token(
              be a sync token too."
         )));
     }
-    cascade::refuse_shared_map(txn, &found.scope_map, None)?;
+    cascade::refuse_shared_map(txn, &found.scope_map, &token)?;
     let mut map = command::scope_map(txn, &found.scope_map)?.ok_or(StoreError::NotFound)?;
     map.grants.extend(gateway_grants(name));
     command::put_scope_map(txn, map)?;

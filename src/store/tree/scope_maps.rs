@@ -81,6 +81,7 @@ impl Store {
             let Some(owner) = owner else {
                 return Ok((map, Vec::new()));
             };
+            cascade::refuse_cut_off(txn, &owner, &before, &map)?;
             let above = cascade::settle_above(txn, &owner)?;
             withdrawal::begin(txn, &owner, &before, BTreeSet::new())?;
             Ok((map, above))

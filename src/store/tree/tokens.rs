@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use super::connected_registries::gateway_grants;
 use super::passwords::{self, NewPassword};
 use super::withdrawal::Others;
 use super::{cascade, command, withdrawal};
@@ -11,7 +12,7 @@ use crate::store::rows::{Kind, prefix};
 use crate::store::{Store, StoreError, Txn};
 use crate::types::limits::NAME_MAX;
 use crate::types::token::{PasswordSlot, ScopeMap, Token, Verifier};
-use crate::types::{Change, Grant, ScopeMapName, TokenName, UnixSeconds};
+use crate::types::{Change, ConnectedRegistryName, Grant, ScopeMapName, TokenName, UnixSeconds};
 
 /// What a scope map made for one token is called: the token's name and this.
 const OWN_MAP_SUFFIX: &str = "-scope-map";
@@ -94,6 +95,7 @@ impl Store {
                     TokenGrants::Map(map) => existing_map(txn, map)?,
                     TokenGrants::Own(grants) => own_map(txn, &new.name, grants, created)?,
                 };
+                cascade::refuse_sync_map(txn, &scope_map)?;
                 let mut token = Token {
                     name: new.name,
                     scope_map,
@@ -110,8 +112,8 @@ impl Store {
         Ok((token, passwords))
     }
 
-    /// Enables or disables a token or gives it another scope map; returns the scope maps that
-    /// changed with it too.
+    /// Enables or disables a token or gives it another scope map, which it shares with no sync
+    /// token; returns the scope maps that changed with it too.
     pub async fn token_update(
         &self,
         name: TokenName,
@@ -135,18 +137,23 @@ impl Store {
         turn.change(sizes, move |txn| {
             let mut token = command::token(txn, &name)?.ok_or(StoreError::NotFound)?;
             token.enabled = update.enabled.unwrap_or(token.enabled);
-            let owner = command::sync_token_of(txn, &name)?;
-            if let Some(owner) = &owner {
-                cascade::refuse_shared_map(txn, &map, Some(owner))?;
-            }
-            let owner = owner.map(|owner| command::connected_registry(txn, &owner)).transpose()?;
-            let owner = owner.flatten();
-            let before = owner.as_ref().map(|owner| cascade::sync_map(txn, owner)).transpose()?;
+            let is_another = token.scope_map != map;
             token.scope_map = existing_map(txn, map)?;
-            txn.put(token_key(&name), &token)?;
-            let Some((owner, before)) = owner.zip(before) else {
+            let owner = command::sync_token_of(txn, &name)?;
+            let owner = owner.map(|owner| command::connected_registry(txn, &owner)).transpose()?;
+            let Some(owner) = owner.flatten() else {
+                if is_another {
+                    cascade::refuse_sync_map(txn, &token.scope_map)?;
+                }
+                txn.put(token_key(&name), &token)?;
                 return Ok((token, Vec::new()));
             };
+            let before = cascade::sync_map(txn, &owner)?;
+            if is_another {
+                cascade::refuse_shared_map(txn, &token.scope_map, &name)?;
+                keep_gateway_actions(txn, &token.scope_map, &owner.name, &before)?;
+            }
+            txn.put(token_key(&name), &token)?;
             let above = cascade::settle_above(txn, &owner)?;
             withdrawal::begin(txn, &owner, &before, BTreeSet::new())?;
             Ok((token, above))
@@ -267,6 +274,21 @@ fn existing_map(txn: &Txn<'_>, map: ScopeMapName) -> Result<ScopeMapName, StoreE
         Some(_) => Ok(map),
         None => Err(StoreError::Invalid(format!("The scope map '{map}' could not be found."))),
     }
+}
+
+/// Gives another sync scope map the gateway actions by which the connected registry and those
+/// below it sync.
+fn keep_gateway_actions(
+    txn: &mut Txn<'_>,
+    map: &ScopeMapName,
+    owner: &ConnectedRegistryName,
+    before: &ScopeMap,
+) -> Result<(), StoreError> {
+    let mut map = command::scope_map(txn, map)?.ok_or(StoreError::NotFound)?;
+    let kept = before.grants.iter().filter(|grant| matches!(grant, Grant::Gateway(..)));
+    map.grants.extend(kept.cloned().chain(gateway_grants(owner)));
+    command::put_scope_map(txn, map)?;
+    Ok(())
 }
 
 /// Makes the scope map `<token>-scope-map`. One that is there already with the same grants, left

@@ -9,7 +9,7 @@ use crate::store::tree::scope_maps::ScopeMapUpdate;
 use crate::store::tree::tokens::{NewToken, TokenGrants, TokenUpdate};
 use crate::sys::{Spawner, Sys};
 use crate::types::limits::TREE_DEPTH_MAX;
-use crate::types::{Change, Mode, RepositoryAction, RepositoryPattern};
+use crate::types::{Change, GatewayAction, Mode, RepositoryAction, RepositoryPattern};
 
 /// Commands per tree.
 const STEPS: usize = 150;
@@ -51,6 +51,15 @@ impl Random {
         grants
     }
 
+    /// Gateway actions of some node, or none.
+    fn gateway(&mut self) -> Vec<Grant> {
+        let name = self.node();
+        GatewayAction::ALL[self.below(4)..]
+            .iter()
+            .map(|at| Grant::Gateway(name.clone(), *at))
+            .collect()
+    }
+
     fn node(&mut self) -> ConnectedRegistryName {
         self.pick(&NODES).parse().unwrap()
     }
@@ -59,7 +68,7 @@ impl Random {
 /// One random command. Refusals are fine: many make no sense in the tree as it is.
 async fn step(store: &Store, random: &mut Random) -> Result<(), StoreError> {
     let name = random.node();
-    match random.below(10) {
+    match random.below(11) {
         0..=2 => {
             let sync_token = (random.below(3) == 0).then(|| "spare-token".parse().unwrap());
             let repositories = match sync_token {
@@ -85,8 +94,15 @@ async fn step(store: &Store, random: &mut Random) -> Result<(), StoreError> {
         }
         6 | 7 => {
             let map = random.pick(&[name.as_str(), "spare-map-1", "spare-map-2"]).parse().unwrap();
-            let grants = match random.below(4) {
+            let grants = match random.below(6) {
                 0 => Change::Replace(random.grants()),
+                1 => {
+                    let is_kept = |grant: &Grant| matches!(grant, Grant::Gateway(..));
+                    let before = store.scope_map(&map)?.map_or(Vec::new(), |map| map.grants);
+                    let kept = before.into_iter().filter(is_kept);
+                    Change::Replace(random.grants().into_iter().chain(kept).collect())
+                }
+                2 => Change::Delta { add: Vec::new(), remove: random.gateway() },
                 _ => Change::Delta { add: random.grants(), remove: random.grants() },
             };
             let update = ScopeMapUpdate { grants, description: None };
@@ -94,19 +110,49 @@ async fn step(store: &Store, random: &mut Random) -> Result<(), StoreError> {
         }
         8 => {
             let map = random.pick(&[name.as_str(), "spare-map-1", "spare-map-2"]).parse().unwrap();
-            let token = random.pick(&[name.as_str(), "spare-token"]).parse().unwrap();
+            let tokens = [name.as_str(), "spare-token", "client-token"];
+            let token = random.pick(&tokens).parse().unwrap();
             let update = TokenUpdate { enabled: None, scope_map: Some(map) };
             store.token_update(token, update).await.map(|_| ())
+        }
+        9 => {
+            let map = random.pick(&[name.as_str(), "spare-map-1", "spare-map-2"]);
+            let token = token_of(["client-token", "client-token-2"][random.below(2)], map);
+            store.token_create(token).await.map(|_| ())
         }
         _ => store.connected_registry_delete(name, random.below(2) == 0).await.map(|_| ()),
     }
 }
 
-/// Every repository grant of a node is covered by its parent's.
+/// A token without passwords that has a scope map which is there.
+fn token_of(name: &str, map: &str) -> NewToken {
+    NewToken {
+        name: name.parse().unwrap(),
+        grants: TokenGrants::Map(map.parse().unwrap()),
+        enabled: true,
+        passwords: false,
+        expires: None,
+    }
+}
+
+/// Every repository grant of a node is covered by its parent's; its sync token has its scope map
+/// for itself, with the gateway actions of the node and of all below it.
 fn check(store: &Store) -> usize {
     let all = smol::block_on(store.connected_registries()).unwrap();
+    let tokens = smol::block_on(store.tokens()).unwrap();
     let mut checked = 0;
     for node in &all {
+        let map = store.sync_scope_map(node).unwrap();
+        let users = tokens.iter().filter(|token| token.scope_map == map.name);
+        assert_eq!(users.count(), 1, "{} of {}", map.name, node.name);
+        let granted = Granted::of(&map.grants);
+        let below = descendants_among(&all, &node.name).into_iter().map(|below| below.name);
+        for name in below.chain([node.name.clone()]) {
+            for action in GatewayAction::ALL {
+                let wanted = Grant::Gateway(name.clone(), action);
+                assert!(granted.cover(&wanted), "{}: {wanted}", node.name);
+            }
+        }
         let Some(parent) = &node.parent else {
             continue;
         };
@@ -134,14 +180,10 @@ fn f082_a_child_is_never_granted_more_than_its_parent() {
                 let (name, text) = (map.parse().unwrap(), String::new());
                 store.scope_map_create(name, text, vec![grant]).await.unwrap();
             }
-            let new = NewToken {
-                name: "spare-token".parse().unwrap(),
-                grants: TokenGrants::Map("spare-map-1".parse().unwrap()),
-                enabled: true,
-                passwords: false,
-                expires: None,
-            };
-            store.token_create(new).await.unwrap();
+            for token in ["spare-token", "client-token"] {
+                let map = ["spare-map-1", "spare-map-2"][random.below(2)];
+                store.token_create(token_of(token, map)).await.unwrap();
+            }
             for _ in 0..STEPS {
                 let before = store.sequence();
                 if step(&store, &mut random).await.is_err() {
@@ -152,6 +194,60 @@ fn f082_a_child_is_never_granted_more_than_its_parent() {
         });
     }
     assert!(checked > 1000, "the trees grew: {checked}");
+}
+
+/// Symptom: the map of a client's token was given to a sync token, whose device was then unknown to
+/// its parent; and what was granted to a device below was granted to that client.
+#[test]
+fn f082_who_shares_or_empties_a_sync_scope_map_is_told_why_not() {
+    smol::block_on(async {
+        let store = Store::in_memory(Sys::real(Spawner::new()));
+        let grant = "repositories/b/content/read".parse().unwrap();
+        let (name, text) = ("users-map".parse().unwrap(), String::new());
+        store.scope_map_create(name, text, vec![grant]).await.unwrap();
+        store.token_create(token_of("user-token", "users-map")).await.unwrap();
+        let mut parent = None;
+        for name in &NODES[..2] {
+            let name: ConnectedRegistryName = name.parse().unwrap();
+            let new = NewConnectedRegistry {
+                name: name.clone(),
+                mode: None,
+                parent: parent.replace(name),
+                repositories: vec!["a".parse().unwrap()],
+                sync_token: None,
+                client_tokens: Vec::new(),
+                settings: Settings::default(),
+            };
+            store.connected_registry_create(new).await.unwrap();
+        }
+        let update = async |token: &str, map: &str| {
+            let update = TokenUpdate { enabled: None, scope_map: Some(map.parse().unwrap()) };
+            store.token_update(token.parse().unwrap(), update).await.map(drop)
+        };
+        let remove = async |grant: &str| {
+            let remove = vec![grant.parse().unwrap()];
+            let grants = Change::Delta { add: Vec::new(), remove };
+            let update = ScopeMapUpdate { grants, description: None };
+            store.scope_map_update("node01".parse().unwrap(), update).await.map(drop)
+        };
+        let refused = [
+            (update("node01", "users-map").await, "used by the token 'user-token' too"),
+            (update("user-token", "node01").await, "that of the sync token 'node01'"),
+            (
+                store.token_create(token_of("other-token", "node02")).await.map(drop),
+                "that of the sync token 'node02' of the connected registry 'node02'",
+            ),
+            (remove("gateway/node01/config/read").await, "cannot sync without 'gateway/node01"),
+            (remove("gateway/node02/message/write").await, "delete --name node02"),
+        ];
+        for (result, told) in refused {
+            let error = result.unwrap_err();
+            assert!(matches!(error, StoreError::Conflict(_)), "{error}");
+            assert!(error.to_string().contains(told), "{error}");
+        }
+        remove("repositories/a/content/read").await.unwrap();
+        update("user-token", "users-map").await.unwrap();
+    });
 }
 
 /// Rows that no command writes: a damaged store must not stop the node.
