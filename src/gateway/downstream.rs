@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use smol::future::FutureExt;
 
+use super::call::{Call, DESIRED, EPOCH, INSTANCE, NOTED, PROJECTED, SET_BACK, START, TIME, route};
 use super::contacts::Contacts;
 use super::directory::Directory;
 use super::feed::{project, referrer_of_key};
@@ -14,7 +15,7 @@ use super::instances::{self, Authority};
 use super::told;
 use super::wire::{Format, Wire, WireError, encode_batch};
 use crate::auth::{Auth, Presented, Principal};
-use crate::http::{Account, Method, Reply, Request, Sender};
+use crate::http::{Account, Reply, Request, Sender};
 use crate::store::rows::referrer::ReferrerRow;
 use crate::store::rows::{Kind, prefix};
 use crate::store::{Store, StoreError};
@@ -30,37 +31,6 @@ use crate::types::{
     ConnectedRegistry, ConnectedRegistryName, Cursor, Digest, GatewayAction, Reason, Refusal,
     RepositoryName, Role, Tag,
 };
-
-/// Where the gateway's paths begin.
-pub const PREFIX: &str = "/gateway/v1/";
-
-/// The header in which an instance names itself, so that a copy of its disk is found out.
-pub const INSTANCE: &str = "skerry-instance";
-
-/// The header in which an instance that was activated names the epoch of that: a parent without a
-/// record of the instance sees whether it was deactivated since.
-pub const EPOCH: &str = "skerry-activation-epoch";
-
-/// The header of a desired state in which a node says which start of it this is. A request that
-/// names one is meant for no other.
-pub const START: &str = "skerry-start";
-/// What time it is, seconds since 1970, where this node knows: for a child that does not.
-pub const TIME: &str = "skerry-time";
-
-/// How the name of a start begins that its node remembers.
-pub const NOTED: char = 'n';
-
-/// The header of messages in which a node says for which repositories it has looked: those that it
-/// took the child to mirror then.
-pub const PROJECTED: &str = "skerry-projected";
-
-/// The header of the end of the feed in which a node says that it has never been where the child
-/// knows it to have been: its state was set back since.
-pub const SET_BACK: &str = "skerry-set-back";
-
-/// The header of messages in which a node says which desired state it has for the child and could
-/// not write: its feed does not tell of that.
-pub const DESIRED: &str = "skerry-desired";
 
 /// Journal that one batch of messages is made of, bytes: a batch stays far below the largest body.
 const BATCH_BYTES: usize = 256 * 1024;
@@ -126,7 +96,7 @@ impl Gateway {
         Some(Reply::from(refusal).with(START, self.start.clone()))
     }
 
-    /// Answers one request below [`PREFIX`].
+    /// Answers one request below `/gateway/v1/`.
     pub async fn handle(&self, request: &mut Request) -> Reply {
         match self.answer(request).await {
             Ok(reply) => reply,
@@ -135,7 +105,7 @@ impl Gateway {
     }
 
     async fn answer(&self, request: &mut Request) -> Result<Reply, Refusal> {
-        let (name, call) = route(request)?;
+        let (name, call) = route(request.method, &request.path)?;
         let caller = self.admit(request, &name, call.action())?;
         let to = caller.sender();
         let reply = match call {
@@ -459,49 +429,6 @@ impl Caller {
     }
 }
 
-/// One of the gateway's calls.
-#[allow(clippy::large_enum_variant, reason = "names are inline; there is one for each request")]
-#[derive(PartialEq, Eq, Debug)]
-enum Call {
-    Activation,
-    Config,
-    Status,
-    Messages,
-    Repository(RepositoryName),
-}
-
-impl Call {
-    fn action(&self) -> GatewayAction {
-        match self {
-            Call::Activation | Call::Status => GatewayAction::ConfigWrite,
-            Call::Config => GatewayAction::ConfigRead,
-            Call::Messages | Call::Repository(_) => GatewayAction::MessageRead,
-        }
-    }
-}
-
-fn route(request: &Request) -> Result<(ConnectedRegistryName, Call), Refusal> {
-    let absent = || Refusal::new(404, "UNSUPPORTED", Reason::NotFound, "There is no such call.");
-    let path = request.path.strip_prefix(PREFIX).ok_or_else(absent)?;
-    let (name, call) = path.split_once('/').ok_or_else(absent)?;
-    let name = name.parse().map_err(|_| absent())?;
-    let (call, method) = match call {
-        "activation" => (Call::Activation, Method::Post),
-        "config" => (Call::Config, Method::Get),
-        "status" => (Call::Status, Method::Put),
-        "messages" => (Call::Messages, Method::Get),
-        _ => {
-            let repository = call.strip_prefix("repositories/").ok_or_else(absent)?;
-            (Call::Repository(repository.parse().map_err(|_| absent())?), Method::Get)
-        }
-    };
-    if request.method != method {
-        let message = format!("This call takes {method}.");
-        return Err(Refusal::new(405, "UNSUPPORTED", Reason::Unsupported, message));
-    }
-    Ok((name, call))
-}
-
 async fn read<T: Wire>(request: &mut Request, caller: &Caller) -> Result<T, Refusal> {
     let format = Format::of(request.header("content-type"));
     let body = request.body.receive(caller.sender(), SMALL_BODY_BYTES_MAX);
@@ -589,7 +516,7 @@ mod tests {
 
     use super::*;
     use crate::auth::{AuthOptions, keys};
-    use crate::http::Body;
+    use crate::http::{Body, Method};
     use crate::store::tree::connected_registries::Settings;
     use crate::store::tree::creation::NewConnectedRegistry;
     use crate::sys::net::Peer;
@@ -764,37 +691,6 @@ mod tests {
         #[allow(dead_code, reason = "compiling it is the test")]
         fn check(gateway: &Gateway, request: &mut Request) {
             is_send(gateway.handle(request));
-        }
-    }
-
-    #[test]
-    fn calls_are_found() {
-        let found =
-            |method, path: &str| route(&request(method, path)).map_err(|refusal| refusal.status);
-        let dock: ConnectedRegistryName = "dock01".parse().unwrap();
-        for (method, path, call) in [
-            (Method::Post, "/gateway/v1/Dock01/activation", Call::Activation),
-            (Method::Get, "/gateway/v1/dock01/config", Call::Config),
-            (Method::Put, "/gateway/v1/dock01/status", Call::Status),
-            (Method::Get, "/gateway/v1/dock01/messages", Call::Messages),
-            (
-                Method::Get,
-                "/gateway/v1/dock01/repositories/a/b",
-                Call::Repository("a/b".parse().unwrap()),
-            ),
-        ] {
-            assert_eq!(found(method, path), Ok((dock.clone(), call)), "{path}");
-        }
-        for (method, path, status) in [
-            (Method::Get, "/gateway/v1/dock01/activation", 405),
-            (Method::Post, "/gateway/v1/dock01/messages", 405),
-            (Method::Get, "/gateway/v1/dock01", 404),
-            (Method::Get, "/gateway/v1/x/config", 404),
-            (Method::Get, "/gateway/v1/dock01/config/", 404),
-            (Method::Get, "/gateway/v1/dock01/repositories/A", 404),
-            (Method::Get, "/gateway/v2/dock01/config", 404),
-        ] {
-            assert_eq!(found(method, path), Err(status), "{path}");
         }
     }
 }

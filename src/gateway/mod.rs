@@ -1,5 +1,6 @@
 //! The gateway: messages between a connected registry and its parent, over HTTP.
 //!
+//! - `call`: the calls and their words.
 //! - [`wire`]: the bytes of messages.
 //! - [`downstream`]: what a parent answers; the root and every connected registry are parents.
 //! - [`upstream`]: what a child asks, with [`distribution`] for content.
@@ -15,6 +16,7 @@ pub mod feed;
 pub mod upstream;
 pub mod wire;
 
+mod call;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
 mod instances;

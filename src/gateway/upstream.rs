@@ -17,7 +17,7 @@ pub use error::UpstreamError;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 
-use super::downstream::{DESIRED, EPOCH, INSTANCE, NOTED, PROJECTED, SET_BACK, START, TIME};
+use super::call::{DESIRED, EPOCH, INSTANCE, NOTED, PROJECTED, SET_BACK, START, TIME};
 use super::wire::{BODY_BYTES_MAX, Format, Received, Wire, decode_batch};
 use crate::http::{Client, ClientBody, ClientRequest, ClientResponse, Method};
 use crate::sys::Sys;
