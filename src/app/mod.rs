@@ -23,6 +23,7 @@ pub use parent::Reread;
 
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use smol::future::FutureExt;
 
@@ -36,6 +37,10 @@ use node::Node;
 
 /// Exit code for a configuration that cannot work (sysexits.h).
 const EX_CONFIG: u8 = 78;
+
+/// How long a start asks for more time. One that takes longer hangs, and is ended by the service
+/// manager.
+const START_MAX: Duration = Duration::from_secs(3600);
 
 /// Runs a node until it is told to stop; the exit code says how it went. A node without a
 /// connection string looks for one with `reread`.
@@ -74,7 +79,7 @@ async fn run(spawner: Spawner, config: Config, reread: Reread) -> ExitCode {
         while matches!(signals.next().await, Ok(Wish::Hangup)) {}
         None
     };
-    let node = match start.or(interrupted).await {
+    let node = match start.or(interrupted).or(ask_for_time(&notifier)).await {
         Some(Ok(node)) => node,
         Some(Err(error)) => {
             log::error!("{}", error.message);
@@ -92,6 +97,18 @@ async fn run(spawner: Spawner, config: Config, reread: Reread) -> ExitCode {
     log::info!("stopping");
     node.stop().await;
     ExitCode::SUCCESS
+}
+
+/// A start may have to build a large index again on a slow disk, or to wait for its parent: without
+/// more time the service manager would end it, and the next one would begin at the same place.
+async fn ask_for_time<T>(notifier: &Notifier) -> T {
+    let mut waited = Duration::ZERO;
+    while waited < START_MAX && notifier.is_heard() {
+        notifier.tell(&[State::ExtendTimeout(3 * PING_PERIOD)]);
+        sleep(PING_PERIOD).await;
+        waited += PING_PERIOD;
+    }
+    std::future::pending().await
 }
 
 /// Feeds the watchdog, tells the service manager of changes since what it was `told`, and follows

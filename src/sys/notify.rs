@@ -23,7 +23,7 @@ pub enum State {
     Stopping,
     /// The node is alive.
     Watchdog,
-    /// Start or stop needs this much more time.
+    /// The start needs this much more time from now on.
     ExtendTimeout(Duration),
 }
 

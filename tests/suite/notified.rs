@@ -55,3 +55,23 @@ fn f212_the_service_manager_hears_of_each_change_of_the_state() {
     assert!(root.stop().success());
     assert_eq!(device.json(&["status"])["summary"], told("parent out of contact"));
 }
+
+/// A start that the service manager ends would begin at the same place again.
+#[test]
+fn f212_a_start_asks_the_service_manager_for_time() {
+    let dir = TempDir::new();
+    let socket = dir.join("notify");
+    let manager = UnixDatagram::bind(&socket).unwrap();
+    manager.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    let mut root = Node::device("");
+    root.make_root();
+    root.notify(&socket);
+    root.spawn();
+    let mut next = || {
+        let mut buffer = [0; 4096];
+        let read = manager.recv(&mut buffer).unwrap();
+        String::from_utf8_lossy(&buffer[..read]).into_owned()
+    };
+    assert_eq!(next(), "EXTEND_TIMEOUT_USEC=30000000");
+    assert!(next().starts_with("READY=1\n"));
+}
