@@ -67,7 +67,7 @@ fn f212_a_start_asks_the_service_manager_for_time() {
     root.make_root();
     root.notify(&socket);
     root.spawn();
-    let mut next = || {
+    let next = || {
         let mut buffer = [0; 4096];
         let read = manager.recv(&mut buffer).unwrap();
         String::from_utf8_lossy(&buffer[..read]).into_owned()
