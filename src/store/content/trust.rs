@@ -109,6 +109,12 @@ impl Trust {
         self.doubts().unproven = unproven;
     }
 
+    /// What the records brought that unclean stops left doubtful has been hashed.
+    fn prove_range(&self) {
+        let unproven = &mut self.doubts().unproven;
+        (unproven.after, unproven.through) = (0, 0);
+    }
+
     /// Whether the next scrub has to begin with the first file.
     pub(super) fn is_pass_due(&self) -> bool {
         self.unproven().all == Pass::Due
@@ -324,8 +330,7 @@ impl Store {
             result = result.and(verdict.map(|_| ()));
         }
         result?;
-        let Unproven { all, .. } = self.shared().trust.unproven();
-        self.shared().trust.set_unproven(Unproven { all, ..Unproven::default() });
+        self.shared().trust.prove_range();
         self.note_unproven().await
     }
 
@@ -346,8 +351,7 @@ impl Store {
 
     /// Whether content of before an unclean stop waits to be hashed by [`Store::verify_doubted`].
     pub fn has_unproven(&self) -> bool {
-        let unproven = self.shared().trust.unproven();
-        unproven.after < unproven.through
+        self.shared().trust.unproven().has_range()
     }
 
     /// How much content waits to be hashed.
@@ -413,8 +417,7 @@ impl Shared {
         if !is_clean {
             let settled = self.row::<Settled>(&settled_key())?;
             let settled = settled.map_or(0, |settled| settled.sequence);
-            let is_any = unproven.after < unproven.through;
-            let before = if is_any { unproven.after } else { settled };
+            let before = if unproven.has_range() { unproven.after } else { settled };
             (unproven.after, unproven.through) = (settled.min(before), self.feed.published());
         }
         if !self.doubt_content_of(unproven.after, unproven.through)? {

@@ -45,7 +45,12 @@ pub(in crate::store) enum Pass {
 
 impl Unproven {
     pub(in crate::store) fn is_any(&self) -> bool {
-        self.after < self.through || self.all != Pass::Done
+        self.has_range() || self.all != Pass::Done
+    }
+
+    /// Whether it is content that some records brought.
+    pub(in crate::store) fn has_range(&self) -> bool {
+        self.after < self.through
     }
 }
 
