@@ -13,6 +13,8 @@ const REPOSITORY: &str = "app";
 const CLIENTS: u64 = 3;
 /// Tags of each client.
 const TAGS: u64 = 3;
+/// Steps of a client in one round, each with a seed of its own.
+const STEPS_MAX: u64 = 1_000_000;
 /// Sizes of the layers of an image.
 const LAYERS: &[usize] = &[3000, 70_000];
 /// Images that each client pushes again and again, also after it has deleted them.
@@ -114,7 +116,7 @@ impl Ledger {
                     authorization: &authorization,
                     name: format!("p{number}"),
                     repeated: u64::MAX / 2000 - number * REPEATED,
-                    seed: (round * CLIENTS + number) * 1000,
+                    seed: (round * CLIENTS + number) * STEPS_MAX,
                     refusals,
                     stop: &stop,
                 };
