@@ -555,7 +555,8 @@ impl Store {
         answer.recv().await.unwrap_or(Err(StoreError::Unavailable))
     }
 
-    /// Stops in good order: the next start finds a footer and a written index.
+    /// Stops in good order: the next start finds a footer and a written index. Where it cannot be
+    /// noted what is doubted, that start takes the stop for an unclean one.
     /// Commands that wait are run first, later ones get `Unavailable`; look-ups go on.
     pub async fn close(&self) -> Result<(), StoreError> {
         let Engine::Thread { queue, .. } = &self.inner.engine else {

@@ -227,7 +227,10 @@ impl Store {
                 self.note(progress).await;
             }
         }
-        shared.trust.end_pass();
+        // What could not be looked at is served as soon as it can be: it is doubted until then.
+        if failed.is_none() && !progress.failed {
+            shared.trust.end_pass();
+        }
         if let Err(error) = self.note_unproven().await {
             log::debug!("that all content was hashed is not noted: {error}");
         }

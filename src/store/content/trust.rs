@@ -125,7 +125,7 @@ impl Trust {
         self.doubts().unproven.all = Pass::UnderWay;
     }
 
-    /// It has been over everything. What it could not read is not served either.
+    /// It has been over everything.
     pub(super) fn end_pass(&self) {
         self.doubts().unproven.all = Pass::Done;
     }
