@@ -495,7 +495,7 @@ impl Upstream {
         }
         let challenge = response.header("www-authenticate").unwrap_or_default();
         let realm = parse_challenge(challenge)
-            .ok_or_else(|| protocol("the gateway's challenge names no realm"))?;
+            .ok_or_else(|| protocol("what answers asks for a login and names no token server"))?;
         if !self.accepts(&realm.origin) {
             return Err(protocol(format!(
                 "the gateway names {} as its login server, which is neither on its host nor \

@@ -139,11 +139,25 @@ fn is_about_this_node(error: &SyncError) -> bool {
         || matches!(error, SyncError::Upstream(UpstreamError::Unauthorized(_)))
 }
 
+/// Whether what answers does not speak as a gateway does.
+fn is_no_gateway(error: &SyncError) -> bool {
+    let SyncError::Upstream(error) = error else {
+        return false;
+    };
+    match error {
+        UpstreamError::Protocol(_) => true,
+        UpstreamError::Refused(..) => error.is_foreign(),
+        _ => false,
+    }
+}
+
 /// What kind of refusal an error is; `None` for what passes by itself. Once this instance is
 /// active, only the loss of that is one, or a denial that lasts: a parent that takes the place of
-/// another, or has not heard of this node yet, answers the first ones of `denials` in a row.
+/// another, or has not heard of this node yet, answers the first ones of `denials` in a row. So
+/// does a portal on the way.
 fn refusal_kind(error: &SyncError, active: bool, denials: u32) -> Option<HurdleKind> {
-    if active && is_denial(error) && denials < REPORTED_AFTER {
+    let may_pass = is_denial(error) || is_no_gateway(error);
+    if active && may_pass && denials < REPORTED_AFTER {
         return None;
     }
     let SyncError::Upstream(error) = error else {
@@ -154,9 +168,9 @@ fn refusal_kind(error: &SyncError, active: bool, denials: u32) -> Option<HurdleK
             Some(HurdleKind::AlreadyActivated)
         }
         UpstreamError::AlreadyActivated(_) => Some(HurdleKind::Deactivated),
-        UpstreamError::Protocol(_) | UpstreamError::Refused(..) if active => None,
         UpstreamError::Protocol(_) => Some(HurdleKind::NotAGateway),
         error if error.is_foreign() => Some(HurdleKind::NotAGateway),
+        UpstreamError::Refused(..) if active => None,
         UpstreamError::Unauthorized(_) => Some(HurdleKind::Unauthorized),
         UpstreamError::Forbidden(_) | UpstreamError::NotFound(_) if active => {
             Some(HurdleKind::Unknown)
@@ -316,8 +330,9 @@ impl Engine {
                     *self.probed.lock().unwrap_or_else(PoisonError::into_inner) = None;
                 }
                 looked?;
-                self.store.set_hurdle(None);
-                self.state.let_in();
+                if self.state.let_in() {
+                    self.store.set_hurdle(None);
+                }
                 Ok(Duration::ZERO)
             }
             Traffic::Flow(_) => {
@@ -383,6 +398,7 @@ impl Engine {
     /// knows of no activation has taken the place of the one that did: this instance activates
     /// again at once, since waiting would help nobody.
     async fn greet(&self) -> Result<(), SyncError> {
+        self.state.set(|now| now.let_in = false);
         let was_active = self.active.load(Ordering::Relaxed);
         self.ensure_active().await?;
         match self.worker.refresh_config().await {
@@ -390,10 +406,12 @@ impl Engine {
                 log::info!("the parent knows of no activation of this node: it is asked for again");
                 self.active.store(false, Ordering::Relaxed);
                 self.ensure_active().await?;
-                self.worker.refresh_config().await
+                self.worker.refresh_config().await?;
             }
-            result => result,
+            result => result?,
         }
+        self.state.set(|now| now.let_in = true);
+        Ok(())
     }
 
     async fn ensure_active(&self) -> Result<(), SyncError> {
@@ -473,9 +491,10 @@ impl Engine {
             now.found |= is_found;
             // What fails on the disk here says nothing of the parent.
             let is_upstream = matches!(error, SyncError::Upstream(_));
-            now.at_the_door = is_upstream && !now.online;
+            now.failed_inside |= now.let_in;
             now.failures = before.saturating_add(1);
-            let denied = is_denial(error) && !now.online;
+            let is_denied = is_denial(error) && !now.online;
+            let denied = is_denied || (is_no_gateway(error) && !now.let_in);
             now.denials = if denied { now.denials.saturating_add(1) } else { 0 };
             now.online &= !is_upstream;
         });
@@ -654,9 +673,13 @@ mod tests {
             (NotFound(foreign()), true, few, None),
             (NotFound(foreign()), true, REPORTED_AFTER, Some(HurdleKind::NotAGateway)),
             (Refused(405, foreign()), false, 0, Some(HurdleKind::NotAGateway)),
+            (Refused(405, foreign()), true, few, None),
+            (Refused(405, foreign()), true, REPORTED_AFTER, Some(HurdleKind::NotAGateway)),
             (Refused(405, text()), false, 0, Some(HurdleKind::ActivationRefused)),
+            (Refused(405, text()), true, REPORTED_AFTER, None),
             (Protocol(text()), false, 0, Some(HurdleKind::NotAGateway)),
-            (Protocol(text()), true, REPORTED_AFTER, None),
+            (Protocol(text()), true, few, None),
+            (Protocol(text()), true, REPORTED_AFTER, Some(HurdleKind::NotAGateway)),
             (Forbidden(text()), false, 0, Some(HurdleKind::ActivationRefused)),
             (Forbidden(text()), true, few, None),
             (Forbidden(text()), true, REPORTED_AFTER, Some(HurdleKind::Unknown)),
@@ -730,18 +753,54 @@ mod tests {
     #[test]
     fn f036_what_failed_at_the_door_is_over_when_the_parent_opens() {
         let engine = engine(&Store::in_memory(Sys::real(Spawner::new())));
-        let wrong = UpstreamError::Protocol("nonsense".to_owned()).into();
-        for (online, is_over) in [(false, true), (true, false)] {
+        let wrong: SyncError = UpstreamError::Protocol("nonsense".to_owned()).into();
+        let denied: SyncError = UpstreamError::Forbidden("not your messages".to_owned()).into();
+        let away: SyncError = UpstreamError::Unreachable("no route".to_owned()).into();
+        let disk: SyncError = StoreError::Io("EIO".to_owned()).into();
+        let (door, inside) = (false, true);
+        for (failures, is_over) in [
+            ([(&wrong, door), (&wrong, door), (&wrong, door)], true),
+            ([(&wrong, door), (&wrong, door), (&disk, door)], true),
+            ([(&wrong, inside), (&wrong, inside), (&wrong, inside)], false),
+            ([(&denied, inside), (&denied, inside), (&denied, inside)], false),
+            ([(&wrong, inside), (&wrong, inside), (&wrong, door)], false),
+            ([(&wrong, door), (&wrong, door), (&disk, inside)], false),
+        ] {
             engine.state.succeeded();
-            for _ in 0..REPORTED_AFTER {
-                engine.state.set(|now| now.online = online);
-                engine.failed(&wrong);
+            for (error, let_in) in failures {
+                engine.state.set(|now| now.let_in = let_in);
+                engine.failed(error);
             }
-            assert!(engine.state.has_problem("session"));
-            engine.state.let_in();
-            assert_eq!(!engine.state.has_problem("session"), is_over, "online: {online}");
-            assert_eq!(engine.state.now().failures == 0, is_over, "online: {online}");
+            assert!(engine.state.has_problem("session"), "{failures:?}");
+            engine.state.set(|now| now.let_in = false);
+            engine.failed(&away);
+            assert_eq!(engine.state.let_in(), is_over, "{failures:?}");
+            assert_eq!(!engine.state.has_problem("session"), is_over, "{failures:?}");
+            assert_eq!(engine.state.now().failures == 0, is_over, "{failures:?}");
         }
+    }
+
+    /// Symptom: `Active`, and a remedy that sends somebody to the parent, for as long as a portal
+    /// answered in its place.
+    #[test]
+    fn f031_f212_a_portal_that_stays_is_not_a_gateway() {
+        let store = Store::in_memory(Sys::real(Spawner::new()));
+        store.stand(Role::Connected, true);
+        let engine = engine(&store);
+        engine.active.store(true, Ordering::Relaxed);
+        let portal: SyncError = UpstreamError::Protocol("cut short".to_owned()).into();
+        let told = |let_in| {
+            engine.state.set(|now| now.let_in = let_in);
+            engine.failed(&portal);
+            store.refused_state().map(|state| state.name())
+        };
+        for _ in 0..REPORTED_AFTER * 2 {
+            assert_eq!(told(true), None, "a gateway let this node in");
+        }
+        for _ in 1..REPORTED_AFTER {
+            assert_eq!(told(false), None);
+        }
+        assert_eq!(told(false), Some("NotAGateway"));
     }
 
     #[test]

@@ -54,11 +54,13 @@ pub(super) struct Now {
     pub(super) failures: u32,
     /// The parent was found again after an outage, and failures counted anew, since the last sync.
     pub(super) found: bool,
-    /// Failures in a row of which each was that the parent knows no such connected registry, or
-    /// denies it its configuration, before anything else was asked.
+    /// Failures in a row of which each was that the parent knows no such connected registry, denies
+    /// it its configuration, or is no gateway; before this node followed it.
     pub(super) denials: u32,
-    /// The last failure came before the parent had let this node in.
-    pub(super) at_the_door: bool,
+    /// The parent has let this node in for the session that runs, or ran last.
+    pub(super) let_in: bool,
+    /// One of these failures came after that.
+    pub(super) failed_inside: bool,
     /// Since when the attempts fail, if they do.
     lost_since: Option<UnixSeconds>,
     /// Items in a row that the parent answered with a server error.
@@ -114,19 +116,19 @@ impl State {
     }
 
     /// Notes that the parent has let this node in outside a window: nothing more is tried then.
-    pub(super) fn let_in(&self) {
-        self.set_failure(None);
-        let was_at_the_door = {
+    /// Whether that is all that had failed; what failed inside is not tried anew by it.
+    pub(super) fn let_in(&self) -> bool {
+        {
             let mut now = lock(&self.now);
-            now.denials = 0;
-            if now.at_the_door {
-                (now.failures, now.found) = (0, false);
+            now.let_in = true;
+            if now.failed_inside {
+                return false;
             }
-            std::mem::take(&mut now.at_the_door)
-        };
-        if was_at_the_door {
-            self.solved("session");
+            (now.failures, now.denials, now.found) = (0, 0, false);
         }
+        self.set_failure(None);
+        self.solved("session");
+        true
     }
 
     /// Notes that the messages are applied, and what was due is compared.
@@ -136,6 +138,7 @@ impl State {
             let mut now = lock(&self.now);
             now.syncing = false;
             now.found = false;
+            now.failed_inside = false;
             std::mem::take(&mut now.failures)
         };
         if before > 0 {
