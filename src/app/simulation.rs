@@ -502,7 +502,7 @@ async fn tree(spawner: Spawner, seed: u64) -> Tree {
         client_tokens: Vec::new(),
         settings: Settings::default(),
     };
-    let (_, passwords, _) = root.connected_registry_create(new).await.unwrap();
+    let passwords = root.connected_registry_create(new).await.unwrap().0.passwords;
     let listener = Listener::tcp("127.0.0.1:0").unwrap();
     let address = listener.local_address().unwrap();
     let auth_options = AuthOptions {

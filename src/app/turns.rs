@@ -283,7 +283,7 @@ impl Node {
             settings: Settings::default(),
         };
         token(&store, "shared", &[&last]).await;
-        let (_, passwords, _) = store.connected_registry_create(new).await.unwrap();
+        let passwords = store.connected_registry_create(new).await.unwrap().0.passwords;
         let child = basic("ship01", passwords[0].value.expose());
         if role == Role::Connected {
             stand_below(&store, &all).await;

@@ -549,7 +549,7 @@ mod tests {
             client_tokens: Vec::new(),
             settings: Settings::default(),
         };
-        let (_, passwords, _) = store.connected_registry_create(new).await.unwrap();
+        let passwords = store.connected_registry_create(new).await.unwrap().0.passwords;
         let user = format!("dock01:{}", passwords[0].value.expose());
         let options = AuthOptions {
             role: Role::Root,

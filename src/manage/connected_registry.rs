@@ -1,5 +1,6 @@
 //! Connected registries: the tree below the root.
 
+use super::permission::refuse_pushes;
 use super::{Changed, Changes, Error, Manage, Noun, Warning};
 use crate::store::tree::connected_registries::{ConnectedRegistryUpdate, descendants_of};
 use crate::store::tree::passwords::NewPassword;
@@ -10,6 +11,7 @@ use crate::types::{
 };
 
 pub use crate::store::tree::connected_registries::Settings;
+use crate::store::tree::creation::Created;
 pub use crate::store::tree::creation::NewConnectedRegistry;
 
 /// A change of a connected registry; its mode, parent and sync token never change.
@@ -126,15 +128,15 @@ impl Changes {
         manage.require_tokens("sync token", new.sync_token.as_slice())?;
         manage.require_tokens("client token", &new.client_tokens)?;
         let mode_given = new.mode.is_some();
-        let (node, passwords, others) = manage.store.connected_registry_create(new).await?;
+        let (created, others) = manage.store.connected_registry_create(new).await?;
+        let Created { node, passwords, without_write } = created;
         log::info!("created connected registry name={} mode={}", node.name, node.mode);
         let chosen =
             (!mode_given).then(|| Warning::ModeChosen { name: node.name.clone(), mode: node.mode });
         let warnings: Vec<Warning> = chosen
             .into_iter()
             .chain(window_chosen(&node))
-            // It was created, whatever can be told of it.
-            .chain(manage.mirrors_only(&others).unwrap_or_default())
+            .chain(refuse_pushes(without_write))
             .collect();
         let made = MadeConnectedRegistry { node, passwords };
         Ok(Changed::of(made).warn(warnings).with_others(others))

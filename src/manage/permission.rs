@@ -1,9 +1,9 @@
 //! Permissions: the repositories that a connected registry may mirror.
 
 use super::{Changed, Changes, Error, Manage, Noun, Warning};
-use crate::store::tree::{AlsoChanged, Others};
+use crate::store::tree::WithoutWrite;
 use crate::types::token::ScopeMap;
-use crate::types::{ConnectedRegistryName, Grant, Mode, RepositoryAction, RepositoryPattern};
+use crate::types::{ConnectedRegistryName, RepositoryPattern};
 
 /// A change of what a connected registry may mirror.
 pub struct PermissionsChange {
@@ -21,31 +21,12 @@ impl Manage {
         let token = self.token(&self.connected_registry(name)?.sync_token)?;
         self.scope_map(&token.scope_map)
     }
+}
 
-    /// Of the ReadWrite ancestors of a new connected registry, those that were given repositories
-    /// to mirror for it and may not write there.
-    pub(super) fn mirrors_only(&self, others: &Others) -> Result<Vec<Warning>, Error> {
-        let mut warnings = Vec::new();
-        for AlsoChanged { connected_registry, added, .. } in &others.changed {
-            let ancestor = self.connected_registry(connected_registry)?;
-            if ancestor.mode != Mode::ReadWrite {
-                continue;
-            }
-            let grants = self.store.sync_scope_map(&ancestor)?.grants;
-            let may_write = |pattern: &RepositoryPattern| {
-                grants.contains(&Grant::Repository(pattern.clone(), RepositoryAction::ContentWrite))
-            };
-            let mirrored = added.iter().filter_map(|grant| match grant {
-                Grant::Repository(pattern, RepositoryAction::ContentRead) => Some(pattern.clone()),
-                _ => None,
-            });
-            let repositories: Vec<_> = mirrored.filter(|pattern| !may_write(pattern)).collect();
-            if !repositories.is_empty() {
-                warnings.push(Warning::RefusesPushes { ancestor: ancestor.name, repositories });
-            }
-        }
-        Ok(warnings)
-    }
+/// That ancestors take no pushes to what they mirror now.
+pub(super) fn refuse_pushes(without_write: WithoutWrite) -> impl Iterator<Item = Warning> {
+    let warning = |(ancestor, repositories)| Warning::RefusesPushes { ancestor, repositories };
+    without_write.into_iter().map(warning)
 }
 
 impl Changes {
@@ -60,9 +41,6 @@ impl Changes {
         let (map, without_write, others) =
             updated.map_err(Error::of(Noun::ConnectedRegistry, &name))?;
         log::info!("updated permissions connected_registry={name}");
-        let refuse = without_write
-            .into_iter()
-            .map(|(ancestor, repositories)| Warning::RefusesPushes { ancestor, repositories });
-        Ok(Changed::of(map).warn(refuse).with_others(others))
+        Ok(Changed::of(map).warn(refuse_pushes(without_write)).with_others(others))
     }
 }

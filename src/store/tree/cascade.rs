@@ -17,7 +17,7 @@ use crate::types::{
 };
 
 /// ReadWrite connected registries, each with repositories that it may not write to.
-pub(super) type WithoutWrite = Vec<(ConnectedRegistryName, Vec<RepositoryPattern>)>;
+pub type WithoutWrite = Vec<(ConnectedRegistryName, Vec<RepositoryPattern>)>;
 
 /// A scope map that changed because that of a connected registry above or below did.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -60,6 +60,8 @@ pub(super) fn settle_above(
         let missing: Vec<Grant> =
             wanted.iter().filter(|grant| !granted.cover(grant)).cloned().collect();
         if !missing.is_empty() {
+            // A store of an older version may have one that is shared.
+            refuse_shared_map(txn, &before.name, &ancestor.sync_token)?;
             let mut map = before.clone();
             map.grants.extend(missing);
             let now = command::put_scope_map(txn, map)?;
@@ -163,14 +165,18 @@ pub(super) fn refuse_shared_map(
     }
 }
 
-/// The same from the other side: `Conflict` where the scope map is that of a sync token.
+/// What [`refuse_shared_map`] says, for a client's token that is to have the scope map: `Conflict`
+/// where that of a sync token is meant. Such a token is the only one with its map, so that no more
+/// users are looked at.
 pub(super) fn refuse_sync_map(txn: &Txn<'_>, map: &ScopeMapName) -> Result<(), StoreError> {
-    match owner(txn, map)? {
+    let [user] = &command::users_of_map(txn, map, 2)?[..] else {
+        return Ok(());
+    };
+    match command::sync_token_of(txn, user)? {
         Some(owner) => Err(StoreError::Conflict(format!(
-            "The scope map '{map}' is that of the sync token '{}' of the connected registry '{}': \
-             whatever is granted to that and below it would be granted to this token too. Give \
-             this one a scope map of its own.",
-            owner.sync_token, owner.name
+            "The scope map '{map}' is that of the sync token '{user}' of the connected registry \
+             '{owner}': whatever is granted to that and below it would be granted to this token \
+             too. Give this one a scope map of its own."
         ))),
         None => Ok(()),
     }
@@ -186,8 +192,10 @@ pub(super) fn refuse_cut_off(
 ) -> Result<(), StoreError> {
     for grant in lacking(&before.grants, &now.grants) {
         let Grant::Gateway(name, _) = &grant else { continue };
-        let Some(node) = command::connected_registry(txn, name)? else { continue };
-        let mut path = ancestors(txn, &node)?.into_iter().map(|ancestor| ancestor.name);
+        // A damaged row keeps nobody from withdrawing something.
+        let Ok(Some(node)) = command::connected_registry(txn, name) else { continue };
+        let Ok(path) = ancestors(txn, &node) else { continue };
+        let mut path = path.into_iter().map(|ancestor| ancestor.name);
         if node.name == owner.name || path.any(|name| name == owner.name) {
             return Err(StoreError::Conflict(format!(
                 "The connected registry '{name}' cannot sync without '{grant}'. To shut it out: \
@@ -206,19 +214,6 @@ pub(super) fn strip(map: &mut ScopeMap, repositories: &BTreeSet<RepositoryPatter
         Grant::Repository(pattern, _) => !repositories.contains(pattern),
         Grant::Gateway(..) => true,
     });
-}
-
-/// The connected registry whose sync token has this scope map.
-pub(super) fn owner(
-    txn: &Txn<'_>,
-    map: &ScopeMapName,
-) -> Result<Option<ConnectedRegistry>, StoreError> {
-    for token in command::users_of_map(txn, map, usize::MAX)? {
-        if let Some(name) = command::sync_token_of(txn, &token)? {
-            return command::connected_registry(txn, &name);
-        }
-    }
-    Ok(None)
 }
 
 pub(super) fn lost(name: &ConnectedRegistryName) -> StoreError {

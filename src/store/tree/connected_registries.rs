@@ -270,6 +270,9 @@ impl Store {
             let mut map = before.clone();
             cascade::strip(&mut map, &remove);
             refuse_still_granted(&map, &remove)?;
+            if !add.is_empty() {
+                cascade::refuse_shared_map(txn, &map.name, &registry.sync_token)?;
+            }
             map.grants.extend(repository_grants(&add, registry.mode.sync_actions()));
             command::put_scope_map(txn, map)?;
             let above = cascade::settle_above(txn, &registry)?;

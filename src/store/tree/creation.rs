@@ -16,7 +16,8 @@ use crate::types::name::NameError;
 use crate::types::schedule::{MESSAGE_TTL_S_DEFAULT, Schedule};
 use crate::types::token::{PasswordSlot, ScopeMap, Token};
 use crate::types::{
-    ConnectedRegistryName, RepositoryPattern, ScopeMapName, TokenName, UnixSeconds,
+    ConnectedRegistryName, Grant, RepositoryAction, RepositoryPattern, ScopeMapName, TokenName,
+    UnixSeconds,
 };
 
 /// A connected registry to make.
@@ -37,8 +38,15 @@ pub struct NewConnectedRegistry {
     pub settings: Settings,
 }
 
-/// A connected registry and the passwords of its sync token.
-type Created = (ConnectedRegistry, Vec<NewPassword>);
+/// A connected registry that was created.
+pub struct Created {
+    /// It.
+    pub node: ConnectedRegistry,
+    /// The passwords of its sync token, if that was made with it.
+    pub passwords: Vec<NewPassword>,
+    /// The ReadWrite ancestors that mirror what it mirrors without writing to it.
+    pub without_write: cascade::WithoutWrite,
+}
 
 /// What is made before the command runs, because the writer must not wait for it.
 struct Made {
@@ -53,7 +61,7 @@ impl Store {
     pub async fn connected_registry_create(
         &self,
         new: NewConnectedRegistry,
-    ) -> Result<(ConnectedRegistry, Vec<NewPassword>, Others), StoreError> {
+    ) -> Result<(Created, Others), StoreError> {
         let created = self.sys().clock.wall_or_floor();
         let slots: &[PasswordSlot] =
             if new.sync_token.is_none() { &PasswordSlot::ALL } else { &[] };
@@ -61,8 +69,7 @@ impl Store {
         let turn = self.tree_turn().await?;
         let made = Made { fresh, created };
         let sizes = self.sizes_of_path(&new.name, new.parent.as_ref()).await?;
-        let created = turn.change(sizes, move |txn| create(txn, new, made)).await;
-        created.map(|((node, passwords), others)| (node, passwords, others))
+        turn.change(sizes, move |txn| create(txn, new, made)).await
     }
 }
 
@@ -108,7 +115,15 @@ fn create(
     apply(&mut registry, new.settings)?;
     txn.put(connected_registry_key(&registry.name), &registry)?;
     let above = cascade::settle_above(txn, &registry)?;
-    Ok(((registry, passwords), above))
+    let mirrored = cascade::sync_map(txn, &registry)?.grants.into_iter();
+    let mirrored: Vec<_> = mirrored
+        .filter_map(|grant| match grant {
+            Grant::Repository(pattern, RepositoryAction::ContentRead) => Some(pattern),
+            _ => None,
+        })
+        .collect();
+    let without_write = cascade::without_write(txn, &registry, &mirrored)?;
+    Ok((Created { node: registry, passwords, without_write }, above))
 }
 
 fn mode_under_parent(txn: &Txn<'_>, new: &NewConnectedRegistry) -> Result<Mode, StoreError> {

@@ -14,5 +14,5 @@ mod granted;
 mod sizes;
 mod withdrawal;
 
-pub use cascade::AlsoChanged;
+pub use cascade::{AlsoChanged, WithoutWrite};
 pub use withdrawal::{Others, Turns};

@@ -2,14 +2,19 @@
 
 use std::collections::BTreeSet;
 
+use super::granted::lacking;
 use super::sizes::Sizes;
 use super::withdrawal::Others;
 use super::{cascade, command, withdrawal};
 use crate::store::rows::scope_map::scope_map_key;
 use crate::store::rows::{Kind, prefix};
 use crate::store::{Store, StoreError};
+use crate::sys::spawn::yield_now;
 use crate::types::token::ScopeMap;
-use crate::types::{Change, Grant, ScopeMapName};
+use crate::types::{Change, ConnectedRegistry, Grant, ScopeMapName};
+
+/// Tokens that are looked up in one turn.
+const AT_ONCE: usize = 64;
 
 /// A change of a scope map.
 #[derive(Default)]
@@ -69,24 +74,45 @@ impl Store {
             true => Sizes::default(),
             false => self.sizes_of_map(&name).await?,
         };
+        // Nobody but who has the turn gives a sync token its scope map.
+        let owner = self.owner_of_map(&name).await?;
         turn.change(sizes, move |txn| {
             let before = command::scope_map(txn, &name)?.ok_or(StoreError::NotFound)?;
             let mut map = before.clone();
             if let Some(description) = description {
                 map.description = description;
             }
-            let owner = cascade::owner(txn, &name)?;
             map.grants = grants.apply(map.grants);
             let map = command::put_scope_map(txn, map)?;
             let Some(owner) = owner else {
                 return Ok((map, Vec::new()));
             };
             cascade::refuse_cut_off(txn, &owner, &before, &map)?;
+            if !lacking(&map.grants, &before.grants).is_empty() {
+                cascade::refuse_shared_map(txn, &map.name, &owner.sync_token)?;
+            }
             let above = cascade::settle_above(txn, &owner)?;
             withdrawal::begin(txn, &owner, &before, BTreeSet::new())?;
             Ok((map, above))
         })
         .await
+    }
+
+    /// The connected registry whose sync token has this scope map; for whoever has the turn to
+    /// change the tree. Any number of tokens of clients may have one.
+    async fn owner_of_map(
+        &self,
+        map: &ScopeMapName,
+    ) -> Result<Option<ConnectedRegistry>, StoreError> {
+        for (number, token) in self.users_of_map(map).await?.iter().enumerate() {
+            if let Some(owner) = self.sync_token_owner(token)? {
+                return Ok(Some(owner));
+            }
+            if number % AT_ONCE == AT_ONCE - 1 {
+                yield_now().await;
+            }
+        }
+        Ok(None)
     }
 
     /// Deletes a scope map. `Conflict` while a token uses it.

@@ -126,7 +126,7 @@ impl Store {
 
     /// Those that a change of this scope map may make larger.
     pub(super) async fn sizes_of_map(&self, map: &ScopeMapName) -> Result<Sizes, StoreError> {
-        let users: Vec<TokenName> = self.names(derived::users_of(map)).await?;
+        let users = self.users_of_map(map).await?;
         let (mut sizes, mut nodes) = (Sizes::default(), BTreeSet::new());
         for token in users {
             nodes.extend(self.with_client_token(&token).await?);
@@ -194,6 +194,14 @@ impl Store {
         token: &TokenName,
     ) -> Result<Vec<ConnectedRegistryName>, StoreError> {
         self.names(derived::with_client(token)).await
+    }
+
+    /// The tokens that use this scope map, by name.
+    pub(super) async fn users_of_map(
+        &self,
+        map: &ScopeMapName,
+    ) -> Result<Vec<TokenName>, StoreError> {
+        self.names(derived::users_of(map)).await
     }
 
     /// All names with which derived keys end that start so.

@@ -151,7 +151,7 @@ impl Store {
             let before = cascade::sync_map(txn, &owner)?;
             if is_another {
                 cascade::refuse_shared_map(txn, &token.scope_map, &name)?;
-                keep_gateway_actions(txn, &token.scope_map, &owner.name, &before)?;
+                give_gateway_actions(txn, &token.scope_map, &owner.name, &before)?;
             }
             txn.put(token_key(&name), &token)?;
             let above = cascade::settle_above(txn, &owner)?;
@@ -278,7 +278,7 @@ fn existing_map(txn: &Txn<'_>, map: ScopeMapName) -> Result<ScopeMapName, StoreE
 
 /// Gives another sync scope map the gateway actions by which the connected registry and those
 /// below it sync.
-fn keep_gateway_actions(
+fn give_gateway_actions(
     txn: &mut Txn<'_>,
     map: &ScopeMapName,
     owner: &ConnectedRegistryName,

@@ -15,8 +15,8 @@ fn f032_a_second_middle_does_not_speak_for_those_below() {
             client_tokens: Vec::new(),
             settings: Settings::default(),
         };
-        let (_, passwords, _) =
-            store.connected_registry_create(new("middle1", None)).await.unwrap();
+        let (middle, _) = store.connected_registry_create(new("middle1", None)).await.unwrap();
+        let passwords = middle.passwords;
         store.connected_registry_create(new("leaf01", Some("middle1"))).await.unwrap();
         let user = format!("middle1:{}", passwords[0].value.expose());
         let basic = format!("Basic {}", data_encoding::BASE64.encode(user.as_bytes()));

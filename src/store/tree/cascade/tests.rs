@@ -3,6 +3,7 @@
 use super::*;
 use crate::store::Store;
 use crate::store::rows::connected_registry::connected_registry_key;
+use crate::store::rows::token::token_key;
 use crate::store::tree::connected_registries::Settings;
 use crate::store::tree::creation::NewConnectedRegistry;
 use crate::store::tree::scope_maps::ScopeMapUpdate;
@@ -247,6 +248,64 @@ fn f082_who_shares_or_empties_a_sync_scope_map_is_told_why_not() {
         }
         remove("repositories/a/content/read").await.unwrap();
         update("user-token", "users-map").await.unwrap();
+    });
+}
+
+/// Symptom: a client pulled what was granted to a device below, in a store where an older version
+/// had let its token share the scope map of a sync token.
+#[test]
+fn f082_a_sync_scope_map_that_is_shared_does_not_grow() {
+    smol::block_on(async {
+        let store = Store::in_memory(Sys::real(Spawner::new()));
+        let create = async |name: &str, parent: Option<&str>, repository: &str| {
+            let new = NewConnectedRegistry {
+                name: name.parse().unwrap(),
+                mode: None,
+                parent: parent.map(|parent| parent.parse().unwrap()),
+                repositories: vec![repository.parse().unwrap()],
+                sync_token: None,
+                client_tokens: Vec::new(),
+                settings: Settings::default(),
+            };
+            store.connected_registry_create(new).await.map(drop)
+        };
+        create("node01", None, "a").await.unwrap();
+        create("node02", Some("node01"), "a").await.unwrap();
+        let mut old = store.token(&"node01".parse().unwrap()).unwrap().unwrap();
+        old.name = "client-token".parse().unwrap();
+        store.commit(move |txn| txn.put(token_key(&old.name), &old)).await.unwrap();
+        let secret = || vec!["secret".parse().unwrap()];
+        let (above, below) = (|| "node01".parse().unwrap(), || "node02".parse().unwrap());
+        let update = async |grants| {
+            let update = ScopeMapUpdate { grants, description: None };
+            store.scope_map_update("node01".parse().unwrap(), update).await.map(drop)
+        };
+        let grant = || vec!["repositories/secret/content/read".parse().unwrap()];
+        for result in [
+            create("node03", Some("node01"), "secret").await,
+            create("node03", Some("node02"), "a").await,
+            store.permissions_update(above(), secret(), vec![]).await.map(drop),
+            store.permissions_update(below(), secret(), vec![]).await.map(drop),
+            update(Change::Delta { add: grant(), remove: vec![] }).await,
+        ] {
+            let text = result.unwrap_err().to_string();
+            assert!(text.contains("used by the token 'client-token' too"), "{text}");
+        }
+        // What is there can be withdrawn, also from the nodes below.
+        let remove = vec!["repositories/a/content/read".parse().unwrap()];
+        update(Change::Delta { add: vec![], remove }).await.unwrap();
+        let reads = |name: &str| {
+            let map = store.scope_map(&name.parse().unwrap()).unwrap().unwrap();
+            map.grants.contains(&"repositories/a/content/read".parse().unwrap())
+        };
+        assert_eq!((reads("node01"), reads("node02")), (false, false));
+        // The cure that is named.
+        let name = || "own-map".parse().unwrap();
+        store.scope_map_create(name(), String::new(), grant()).await.unwrap();
+        let update = TokenUpdate { enabled: None, scope_map: Some(name()) };
+        store.token_update("node01".parse().unwrap(), update).await.unwrap();
+        create("node03", Some("node02"), "secret").await.unwrap();
+        assert!(check(&store) > 0);
     });
 }
 
