@@ -12,6 +12,7 @@ use super::error::SyncError;
 use super::fetch::Fetcher;
 use super::heal::Healer;
 use super::push::Pusher;
+use super::refusal::{REPORTED_AFTER, is_about_this_node, is_denial, is_no_gateway, refusal_kind};
 use super::report::Reporter;
 use super::state::State;
 use super::upload::Uploader;
@@ -37,9 +38,6 @@ const LOOK: Duration = Duration::from_secs(10);
 
 /// How long a look at the configuration outside a window may take. Over it: the next one.
 const LOOK_MAX: Duration = Duration::from_secs(60);
-
-/// Failures in a row that have nothing to do with the link before they are reported.
-const REPORTED_AFTER: u32 = 3;
 
 /// Causes of one outage that the log has. Over it: the others are for the debug level.
 const CAUSES_MAX: usize = 8;
@@ -116,68 +114,6 @@ fn status_of(error: &SyncError) -> Option<u16> {
         UpstreamError::NotFound(_) => Some(404),
         UpstreamError::AlreadyActivated(_) => Some(409),
         UpstreamError::Refused(status, _) => Some(*status),
-        _ => None,
-    }
-}
-
-/// Whether the parent says that it knows no such connected registry, or that this one may not do
-/// what it asks for.
-fn is_denial(error: &SyncError) -> bool {
-    let SyncError::Upstream(error) = error else {
-        return false;
-    };
-    matches!(error, UpstreamError::Forbidden(_) | UpstreamError::NotFound(_))
-}
-
-/// Whether the parent has looked at who asks. After an outage the pauses start anew then: the
-/// parent is back, and it may hear of this node in a moment. One that is overloaded does not
-/// answer so.
-fn is_about_this_node(error: &SyncError) -> bool {
-    let unknown = SyncError::from(UpstreamError::ActivationUnknown);
-    is_denial(error)
-        || *error == unknown
-        || matches!(error, SyncError::Upstream(UpstreamError::Unauthorized(_)))
-}
-
-/// Whether what answers does not speak as a gateway does.
-fn is_no_gateway(error: &SyncError) -> bool {
-    let SyncError::Upstream(error) = error else {
-        return false;
-    };
-    match error {
-        UpstreamError::Protocol(_) => true,
-        UpstreamError::Refused(..) => error.is_foreign(),
-        _ => false,
-    }
-}
-
-/// What kind of refusal an error is; `None` for what passes by itself. Once this instance is
-/// active, only the loss of that is one, or a denial that lasts: a parent that takes the place of
-/// another, or has not heard of this node yet, answers the first ones of `denials` in a row. So
-/// does a portal on the way.
-fn refusal_kind(error: &SyncError, active: bool, denials: u32) -> Option<HurdleKind> {
-    let may_pass = is_denial(error) || is_no_gateway(error);
-    if active && may_pass && denials < REPORTED_AFTER {
-        return None;
-    }
-    let SyncError::Upstream(error) = error else {
-        return None;
-    };
-    match error {
-        UpstreamError::AlreadyActivated(text) if text.contains("ALREADY_ACTIVATED") => {
-            Some(HurdleKind::AlreadyActivated)
-        }
-        UpstreamError::AlreadyActivated(_) => Some(HurdleKind::Deactivated),
-        UpstreamError::Protocol(_) => Some(HurdleKind::NotAGateway),
-        error if error.is_foreign() => Some(HurdleKind::NotAGateway),
-        UpstreamError::Refused(..) if active => None,
-        UpstreamError::Unauthorized(_) => Some(HurdleKind::Unauthorized),
-        UpstreamError::Forbidden(_) | UpstreamError::NotFound(_) if active => {
-            Some(HurdleKind::Unknown)
-        }
-        UpstreamError::Forbidden(_) | UpstreamError::NotFound(_) | UpstreamError::Refused(..) => {
-            Some(HurdleKind::ActivationRefused)
-        }
         _ => None,
     }
 }
@@ -649,48 +585,6 @@ mod tests {
         assert!(shown.ends_with("status: 401, Response: Incorrect Password"), "{shown}");
         let error = SyncError::from(UpstreamError::Unreachable("no route".to_owned()));
         assert!(matches!(ActivationError::from(error), ActivationError::Unreachable(_)));
-    }
-
-    #[test]
-    fn f031_f034_only_what_needs_somebody_is_a_refusal() {
-        use UpstreamError::*;
-        let text = || r#"{"errors":[]}"#.to_owned();
-        let foreign = || "<html>".to_owned();
-        let already = || AlreadyActivated("ALREADY_ACTIVATED".to_owned());
-        let few = REPORTED_AFTER - 1;
-        for (error, active, denials, wanted) in [
-            (already(), false, 0, Some(HurdleKind::AlreadyActivated)),
-            (already(), true, 0, Some(HurdleKind::AlreadyActivated)),
-            (AlreadyActivated(text()), true, 0, Some(HurdleKind::Deactivated)),
-            (Unauthorized(text()), false, 0, Some(HurdleKind::Unauthorized)),
-            (Unauthorized(text()), true, 0, Some(HurdleKind::Unauthorized)),
-            (NotFound(text()), false, 0, Some(HurdleKind::ActivationRefused)),
-            (NotFound(text()), true, few, None),
-            (NotFound(text()), true, REPORTED_AFTER, Some(HurdleKind::Unknown)),
-            (Unauthorized(foreign()), true, 0, Some(HurdleKind::NotAGateway)),
-            (Unauthorized(foreign()), false, 0, Some(HurdleKind::NotAGateway)),
-            (NotFound(foreign()), false, 0, Some(HurdleKind::NotAGateway)),
-            (NotFound(foreign()), true, few, None),
-            (NotFound(foreign()), true, REPORTED_AFTER, Some(HurdleKind::NotAGateway)),
-            (Refused(405, foreign()), false, 0, Some(HurdleKind::NotAGateway)),
-            (Refused(405, foreign()), true, few, None),
-            (Refused(405, foreign()), true, REPORTED_AFTER, Some(HurdleKind::NotAGateway)),
-            (Refused(405, text()), false, 0, Some(HurdleKind::ActivationRefused)),
-            (Refused(405, text()), true, REPORTED_AFTER, None),
-            (Protocol(text()), false, 0, Some(HurdleKind::NotAGateway)),
-            (Protocol(text()), true, few, None),
-            (Protocol(text()), true, REPORTED_AFTER, Some(HurdleKind::NotAGateway)),
-            (Forbidden(text()), false, 0, Some(HurdleKind::ActivationRefused)),
-            (Forbidden(text()), true, few, None),
-            (Forbidden(text()), true, REPORTED_AFTER, Some(HurdleKind::Unknown)),
-            (Unreachable(text()), false, REPORTED_AFTER, None),
-            (Busy(503, text()), false, REPORTED_AFTER, None),
-            (Busy(503, text()), true, REPORTED_AFTER, None),
-        ] {
-            let kind = refusal_kind(&error.clone().into(), active, denials);
-            assert_eq!(kind, wanted, "{error:?} {active} {denials}");
-        }
-        assert_eq!(refusal_kind(&StoreError::Full.into(), false, 0), None);
     }
 
     /// In a tree a parent may not have heard of its child yet: that passes by itself.

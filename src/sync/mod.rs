@@ -18,6 +18,7 @@ mod fetch;
 mod heal;
 mod offers;
 mod push;
+mod refusal;
 mod repay;
 mod report;
 mod room;
