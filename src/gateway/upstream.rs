@@ -281,7 +281,7 @@ impl Upstream {
         let projected = response.header(PROJECTED).map(str::to_owned);
         let set_back = response.header(SET_BACK).is_some();
         let desired = response.header(DESIRED).map(str::to_owned);
-        let format = self.format_of(&response);
+        let format = self.format_of(&response)?;
         let bytes = body(response, BODY_BYTES_MAX).await?;
         Ok(Received {
             projected,
@@ -338,15 +338,20 @@ impl Upstream {
 
     /// The message in an answer.
     async fn message<T: Wire>(&self, response: ClientResponse) -> Result<T, UpstreamError> {
-        let format = self.format_of(&response);
+        let format = self.format_of(&response)?;
         T::read(format, &body(response, BODY_BYTES_MAX).await?).map_err(protocol)
     }
 
     /// In what form an answer is, which is the form that the parent is told things in.
-    fn format_of(&self, response: &ClientResponse) -> Format {
-        let format = Format::of(response.header("content-type"));
+    fn format_of(&self, response: &ClientResponse) -> Result<Format, UpstreamError> {
+        let content_type = response.header("content-type");
+        if let Some(text) = content_type.filter(|text| text.starts_with("text/")) {
+            let text = format!("what answers is no gateway: it answered with {text}");
+            return Err(UpstreamError::NoGateway(text));
+        }
+        let format = Format::of(content_type);
         self.reads_v2.store(format == Format::V2, Ordering::Relaxed);
-        format
+        Ok(format)
     }
 
     fn gateway(&self, method: Method, name: &ConnectedRegistryName, call: &str) -> ClientRequest {
@@ -486,16 +491,18 @@ impl Upstream {
         if response.status != 401 {
             let (status, text) = error_text(response).await;
             return Err(match status {
-                429 | 500.. => UpstreamError::Busy(status, text),
-                _ => protocol(format!(
+                408 | 429 | 500.. => UpstreamError::Busy(status, text),
+                _ => UpstreamError::NoGateway(format!(
                     "{} is no gateway: it answered {status} instead of asking for a login",
                     self.connection.endpoint
                 )),
             });
         }
         let challenge = response.header("www-authenticate").unwrap_or_default();
-        let realm = parse_challenge(challenge)
-            .ok_or_else(|| protocol("what answers asks for a login and names no token server"))?;
+        let realm = parse_challenge(challenge).ok_or_else(|| {
+            let text = "what answers asks for a login and names no token server";
+            UpstreamError::NoGateway(text.to_owned())
+        })?;
         if !self.accepts(&realm.origin) {
             return Err(protocol(format!(
                 "the gateway names {} as its login server, which is neither on its host nor \

@@ -14,7 +14,7 @@ use super::heal::Healer;
 use super::push::Pusher;
 use super::refusal::{REPORTED_AFTER, is_about_this_node, is_denial, is_no_gateway, refusal_kind};
 use super::report::Reporter;
-use super::state::State;
+use super::state::{DOOR, SESSION, State};
 use super::upload::Uploader;
 use super::window::{LOOK_INTERVAL, PROBE_INTERVAL, Traffic, traffic};
 use super::worker::Worker;
@@ -231,6 +231,7 @@ impl Engine {
 
     /// One stretch of syncing or waiting; returns how long to pause.
     async fn turn(&self) -> Result<Duration, SyncError> {
+        self.state.set(|now| now.inside = false);
         // The disk may take it by now, and the parent may be out of reach.
         if let Err(error) = self.store.write_received().await {
             log::debug!("the configuration cannot be written yet: {error}");
@@ -266,7 +267,7 @@ impl Engine {
                     *self.probed.lock().unwrap_or_else(PoisonError::into_inner) = None;
                 }
                 looked?;
-                if self.state.let_in() {
+                if self.state.looked() {
                     self.store.set_hurdle(None);
                 }
                 Ok(Duration::ZERO)
@@ -334,7 +335,6 @@ impl Engine {
     /// knows of no activation has taken the place of the one that did: this instance activates
     /// again at once, since waiting would help nobody.
     async fn greet(&self) -> Result<(), SyncError> {
-        self.state.set(|now| now.let_in = false);
         let was_active = self.active.load(Ordering::Relaxed);
         self.ensure_active().await?;
         match self.worker.refresh_config().await {
@@ -346,7 +346,7 @@ impl Engine {
             }
             result => result?,
         }
-        self.state.set(|now| now.let_in = true);
+        self.state.let_in();
         Ok(())
     }
 
@@ -427,10 +427,10 @@ impl Engine {
             now.found |= is_found;
             // What fails on the disk here says nothing of the parent.
             let is_upstream = matches!(error, SyncError::Upstream(_));
-            now.failed_inside |= now.let_in;
+            now.failed_inside = now.inside;
             now.failures = before.saturating_add(1);
             let is_denied = is_denial(error) && !now.online;
-            let denied = is_denied || (is_no_gateway(error) && !now.let_in);
+            let denied = is_denied || (is_no_gateway(error) && !now.inside);
             now.denials = if denied { now.denials.saturating_add(1) } else { 0 };
             now.online &= !is_upstream;
         });
@@ -441,8 +441,9 @@ impl Engine {
         let is_link = matches!(error, SyncError::Upstream(UpstreamError::Unreachable(_)));
         let failures = self.state.now().failures;
         let is_reported = failures >= REPORTED_AFTER && !is_link;
-        if is_reported || self.state.has_problem("session") {
-            self.state.problem("session", DetailCode::SyncFailed, error.to_string());
+        let place = if self.state.now().inside { SESSION } else { DOOR };
+        if is_reported || self.state.has_problem(place) {
+            self.state.problem(place, DetailCode::SyncFailed, error.to_string());
         }
         let is_refused = self.note_refusal(error);
         if let Err(error) = self.state.publish(&self.store) {
@@ -652,25 +653,33 @@ mod tests {
         let away: SyncError = UpstreamError::Unreachable("no route".to_owned()).into();
         let disk: SyncError = StoreError::Io("EIO".to_owned()).into();
         let (door, inside) = (false, true);
-        for (failures, is_over) in [
-            ([(&wrong, door), (&wrong, door), (&wrong, door)], true),
-            ([(&wrong, door), (&wrong, door), (&disk, door)], true),
-            ([(&wrong, inside), (&wrong, inside), (&wrong, inside)], false),
-            ([(&denied, inside), (&denied, inside), (&denied, inside)], false),
-            ([(&wrong, inside), (&wrong, inside), (&wrong, door)], false),
-            ([(&wrong, door), (&wrong, door), (&disk, inside)], false),
+        for (failures, left) in [
+            ([(&wrong, door), (&wrong, door), (&wrong, door)], None),
+            ([(&wrong, door), (&wrong, door), (&disk, door)], None),
+            ([(&wrong, inside), (&wrong, inside), (&wrong, door)], None),
+            ([(&away, inside), (&wrong, door), (&wrong, door)], None),
+            ([(&wrong, inside), (&wrong, inside), (&wrong, inside)], Some(&wrong)),
+            ([(&denied, inside), (&denied, inside), (&denied, inside)], Some(&denied)),
+            ([(&wrong, door), (&wrong, door), (&disk, inside)], Some(&disk)),
         ] {
             engine.state.succeeded();
-            for (error, let_in) in failures {
-                engine.state.set(|now| now.let_in = let_in);
+            for (error, inside) in failures {
+                engine.state.set(|now| now.inside = inside);
                 engine.failed(error);
             }
-            assert!(engine.state.has_problem("session"), "{failures:?}");
-            engine.state.set(|now| now.let_in = false);
+            let last_inside = failures[2].1;
+            assert!(engine.state.has_problem(if last_inside { SESSION } else { DOOR }));
+            assert_eq!(engine.state.looked(), !last_inside, "{failures:?}");
+            engine.state.set(|now| now.inside = false);
             engine.failed(&away);
-            assert_eq!(engine.state.let_in(), is_over, "{failures:?}");
-            assert_eq!(!engine.state.has_problem("session"), is_over, "{failures:?}");
-            assert_eq!(engine.state.now().failures == 0, is_over, "{failures:?}");
+            engine.state.let_in();
+            assert!(engine.state.looked(), "{failures:?}");
+            let told = |code: &str| {
+                let problems = engine.state.problems().into_iter();
+                problems.filter(|told| told.code == code).map(|told| told.description).next()
+            };
+            assert_eq!(told("SyncFailed"), left.map(ToString::to_string), "{failures:?}");
+            assert_eq!(engine.state.now().failures, 0, "{failures:?}");
         }
     }
 
@@ -682,9 +691,9 @@ mod tests {
         store.stand(Role::Connected, true);
         let engine = engine(&store);
         engine.active.store(true, Ordering::Relaxed);
-        let portal: SyncError = UpstreamError::Protocol("cut short".to_owned()).into();
-        let told = |let_in| {
-            engine.state.set(|now| now.let_in = let_in);
+        let portal: SyncError = UpstreamError::NoGateway("text/html".to_owned()).into();
+        let told = |inside| {
+            engine.state.set(|now| now.inside = inside);
             engine.failed(&portal);
             store.refused_state().map(|state| state.name())
         };

@@ -112,7 +112,8 @@ impl SyncError {
                 | UpstreamError::ActivationUnknown
                 | UpstreamError::StartedAnew
                 | UpstreamError::Unreachable(_)
-                | UpstreamError::Protocol(_) => false,
+                | UpstreamError::Protocol(_)
+                | UpstreamError::NoGateway(_) => false,
             },
         }
     }

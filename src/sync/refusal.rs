@@ -33,7 +33,7 @@ pub(super) fn is_no_gateway(error: &SyncError) -> bool {
         return false;
     };
     match error {
-        UpstreamError::Protocol(_) => true,
+        UpstreamError::NoGateway(_) => true,
         UpstreamError::Refused(..) => error.is_foreign(),
         _ => false,
     }
@@ -56,7 +56,8 @@ pub(super) fn refusal_kind(error: &SyncError, active: bool, denials: u32) -> Opt
             Some(HurdleKind::AlreadyActivated)
         }
         UpstreamError::AlreadyActivated(_) => Some(HurdleKind::Deactivated),
-        UpstreamError::Protocol(_) => Some(HurdleKind::NotAGateway),
+        UpstreamError::NoGateway(_) => Some(HurdleKind::NotAGateway),
+        UpstreamError::Protocol(_) => (!active).then_some(HurdleKind::NotAGateway),
         error if error.is_foreign() => Some(HurdleKind::NotAGateway),
         UpstreamError::Refused(..) if active => None,
         UpstreamError::Unauthorized(_) => Some(HurdleKind::Unauthorized),
@@ -102,8 +103,10 @@ mod tests {
             (Refused(405, text()), false, 0, Some(HurdleKind::ActivationRefused)),
             (Refused(405, text()), true, REPORTED_AFTER, None),
             (Protocol(text()), false, 0, Some(HurdleKind::NotAGateway)),
-            (Protocol(text()), true, few, None),
-            (Protocol(text()), true, REPORTED_AFTER, Some(HurdleKind::NotAGateway)),
+            (Protocol(text()), true, REPORTED_AFTER, None),
+            (NoGateway(text()), false, 0, Some(HurdleKind::NotAGateway)),
+            (NoGateway(text()), true, few, None),
+            (NoGateway(text()), true, REPORTED_AFTER, Some(HurdleKind::NotAGateway)),
             (Forbidden(text()), false, 0, Some(HurdleKind::ActivationRefused)),
             (Forbidden(text()), true, few, None),
             (Forbidden(text()), true, REPORTED_AFTER, Some(HurdleKind::Unknown)),

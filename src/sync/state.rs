@@ -17,6 +17,10 @@ use crate::types::{Cursor, RepositoryName, UnixSeconds};
 
 /// Problems of each kind that a status report lists. Over it: the rest is in the log.
 const PROBLEMS_MAX: usize = 20;
+/// The problem that the parent does not let this node in.
+pub(super) const DOOR: &str = "door";
+/// The problem that what comes after that fails.
+pub(super) const SESSION: &str = "session";
 
 /// Shared by the parts of the engine.
 pub(super) struct State {
@@ -57,9 +61,9 @@ pub(super) struct Now {
     /// Failures in a row of which each was that the parent knows no such connected registry, denies
     /// it its configuration, or is no gateway; before this node followed it.
     pub(super) denials: u32,
-    /// The parent has let this node in for the session that runs, or ran last.
-    pub(super) let_in: bool,
-    /// One of these failures came after that.
+    /// The parent has let this node in for the session that runs.
+    pub(super) inside: bool,
+    /// The last failure came after that.
     pub(super) failed_inside: bool,
     /// Since when the attempts fail, if they do.
     lost_since: Option<UnixSeconds>,
@@ -115,25 +119,29 @@ impl State {
         });
     }
 
-    /// Notes that the parent has let this node in outside a window: nothing more is tried then.
-    /// Whether that is all that had failed; what failed inside is not tried anew by it.
-    pub(super) fn let_in(&self) -> bool {
+    /// Notes that the parent has let this node in: what failed at the door is over.
+    pub(super) fn let_in(&self) {
+        self.set(|now| now.inside = true);
+        self.solved(DOOR);
+    }
+
+    /// Notes that this was all that is done outside a window. Whether all that had failed last is
+    /// over with it: what failed inside is not tried anew.
+    pub(super) fn looked(&self) -> bool {
         {
             let mut now = lock(&self.now);
-            now.let_in = true;
             if now.failed_inside {
                 return false;
             }
             (now.failures, now.denials, now.found) = (0, 0, false);
         }
         self.set_failure(None);
-        self.solved("session");
         true
     }
 
     /// Notes that the messages are applied, and what was due is compared.
     pub(super) fn succeeded(&self) {
-        self.solved("session");
+        self.solved(SESSION);
         let before = {
             let mut now = lock(&self.now);
             now.syncing = false;

@@ -39,7 +39,9 @@ impl Strikes {
                 Ok(value)
             }
             Err(SyncError::Upstream(
-                error @ (UpstreamError::Unreachable(_) | UpstreamError::Protocol(_)),
+                error @ (UpstreamError::Unreachable(_)
+                | UpstreamError::Protocol(_)
+                | UpstreamError::NoGateway(_)),
             )) => {
                 if strikes.len() >= STRIKES_MAX && !strikes.contains_key(digest) {
                     strikes.clear();

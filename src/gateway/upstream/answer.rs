@@ -91,6 +91,7 @@ pub(super) fn is_doubtful(error: &UpstreamError) -> bool {
         | UpstreamError::Busy(..)
         | UpstreamError::Unreachable(_)
         | UpstreamError::StartedAnew
+        | UpstreamError::NoGateway(_)
         | UpstreamError::Protocol(_) => true,
     }
 }

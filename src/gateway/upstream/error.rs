@@ -43,6 +43,8 @@ pub enum UpstreamError {
     Unreachable(String),
     /// The parent does not speak as it should: retry rarely.
     Protocol(String),
+    /// What answers in the parent's place is not a gateway: retry rarely.
+    NoGateway(String),
     /// This one answer is not what it should be; others may be.
     Malformed(String),
     /// The parent was started anew since the session began: it may have been restored or replaced.
@@ -58,6 +60,7 @@ impl fmt::Display for UpstreamError {
             | UpstreamError::NotFound(text)
             | UpstreamError::Unreachable(text)
             | UpstreamError::Protocol(text)
+            | UpstreamError::NoGateway(text)
             | UpstreamError::Malformed(text) => f.write_str(&words(text)),
             UpstreamError::NotYet(text) => {
                 write!(f, "the parent has not got all of it yet: {}", words(text))

@@ -157,9 +157,9 @@ pub(super) fn refuse_shared_map(
     match users.iter().find(|user| *user != sync_token) {
         Some(user) => Err(StoreError::Conflict(format!(
             "The scope map '{map}' is used by the token '{user}' too, which would be granted \
-             whatever is granted to the connected registry and below it. Give the sync token \
-             '{sync_token}' a scope map of its own: skerry scope-map create; skerry token update \
-             --name {sync_token} --scope-map NAME"
+             whatever is granted to the connected registry and below it. Give '{user}' another \
+             one: skerry token update --name {user} --scope-map NAME; or the sync token \
+             '{sync_token}', with all that the nodes below are to keep"
         ))),
         None => Ok(()),
     }
