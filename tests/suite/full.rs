@@ -24,6 +24,7 @@ const BLOCK_BYTES: u32 = 4096;
 const SMALL_BLOCK_BYTES: u32 = 1024;
 /// Garbage goes at once, and only when it is asked for.
 const GC: &str = "[gc]\nenabled = false\ngrace = \"1s\"\n";
+const GRACE: Duration = Duration::from_secs(1);
 /// Garbage goes by itself.
 const OWN_GC: &str = "[gc]\ngrace = \"1s\"\n";
 
@@ -309,7 +310,7 @@ fn f210_a_disk_of_small_blocks_that_fills_again_and_again_loses_nothing_acknowle
 fn fill_again_and_again(block_bytes: u32) {
     let Some((mut small, user)) = small_root(block_bytes) else { return };
     let rounds = if std::env::var_os("SKERRY_LONG").is_some() { 100 } else { 10 };
-    let ledger = Ledger::default();
+    let ledger = Ledger::with_grace(GRACE);
     let user = (user.0.as_str(), user.1.as_str());
     for round in 0..rounds {
         ledger.press(&small.node.login, user, round, &[507, 503], || {

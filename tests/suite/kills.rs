@@ -10,6 +10,7 @@ use crate::support::node::{self, Node};
 
 /// What a garbage collection may remove, and when; one runs after the other.
 const GC: &str = "[gc]\nenabled = false\ngrace = \"1s\"\n";
+const GRACE: Duration = Duration::from_secs(1);
 /// Every so many rounds one is long enough for a garbage collection to remove something.
 const LONG_ROUND: u64 = 10;
 
@@ -19,12 +20,13 @@ fn f116_f130_f141_f206_killed_while_it_collects_garbage_nothing_acknowledged_is_
     let mut root = Node::root_with(GC);
     let user = root.pusher("owner-token", "app");
     let user = (user.0.as_str(), user.1.as_str());
-    let (ledger, mut removed) = (Ledger::default(), 0);
+    let (ledger, mut removed) = (Ledger::with_grace(GRACE), 0);
     for round in 0..rounds {
         let (address, before) = (root.login.clone(), ledger.acknowledged());
         let (socket, dead) = (root.socket(), AtomicBool::new(false));
         std::thread::scope(|scope| {
             let collector = scope.spawn(|| collect_until(&dead, &socket));
+            let end = End(&dead);
             ledger.load(&address, user, round, || {
                 // Each round dies at another moment of a push, of a checkpoint, of a rotation.
                 let long = round % LONG_ROUND == LONG_ROUND - 1;
@@ -40,7 +42,7 @@ fn f116_f130_f141_f206_killed_while_it_collects_garbage_nothing_acknowledged_is_
                 }
                 root.kill();
             });
-            dead.store(true, Ordering::Relaxed);
+            drop(end);
             removed += collector.join().unwrap();
         });
         root.start();
@@ -56,6 +58,15 @@ fn f116_f130_f141_f206_killed_while_it_collects_garbage_nothing_acknowledged_is_
         "{rounds} kills, {changes} acknowledged changes, {tags} tags, {removed} blobs removed as \
          garbage, nothing lost"
     );
+}
+
+/// Ends the collector, also when the test fails.
+struct End<'a>(&'a AtomicBool);
+
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 /// Collects garbage over and over; how many blobs went.

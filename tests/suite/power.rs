@@ -17,6 +17,8 @@ use crate::support::{eventually, skip};
 const CHANGES_MAX: u64 = 2000;
 /// Starting and stopping take fewer.
 const EDGE_CHANGES_MAX: u64 = 40;
+/// The default of `gc.grace`.
+const GRACE: Duration = Duration::from_secs(3600);
 const SOON: Duration = Duration::from_secs(120);
 /// Then the power fails anyway.
 const LIMIT: Duration = Duration::from_secs(3);
@@ -62,7 +64,7 @@ impl Rig {
             }
         };
         node.start();
-        let (user, ledger) = Default::default();
+        let (user, ledger) = (Default::default(), Ledger::with_grace(GRACE));
         Some(Rig { disk, node, user, ledger, dice: Dice::new(1), cuts: 0 })
     }
 

@@ -100,6 +100,11 @@ impl Image {
         self
     }
 
+    pub fn has_external_layer(&self) -> bool {
+        let manifest: serde_json::Value = serde_json::from_slice(&self.manifest).unwrap();
+        manifest["layers"][0]["urls"].is_array()
+    }
+
     pub fn digest(&self) -> String {
         digest(&self.manifest)
     }

@@ -22,17 +22,17 @@ const REPEATED: u64 = 3;
 const SOON: Duration = Duration::from_secs(30);
 const PAUSE: Duration = Duration::from_millis(50);
 
-#[derive(Default)]
 pub struct Ledger(Mutex<Book>);
 
-#[derive(Default)]
 struct Book {
+    /// What nothing refers to may be collected as garbage after so long.
+    grace: Duration,
     tags: BTreeMap<String, Tag>,
     images: BTreeMap<String, Entry>,
     /// Manifests whose deletion was acknowledged.
     deleted: BTreeSet<String>,
-    /// Blobs and manifests that were acknowledged since the last audit.
-    fresh: BTreeSet<String>,
+    /// Blobs and manifests that were acknowledged since the last audit, and when their push began.
+    fresh: BTreeMap<String, Instant>,
     acknowledged: u64,
     refused: u64,
 }
@@ -46,7 +46,11 @@ struct Tag {
 
 struct Entry {
     manifest: Vec<u8>,
+    /// What must be there with it.
     blobs: Vec<String>,
+    /// An external layer, until the manifest is acknowledged. It may be garbage before: then the
+    /// manifest is accepted without it.
+    external: Option<String>,
     state: State,
 }
 
@@ -75,6 +79,19 @@ pub enum Audit {
 }
 
 impl Ledger {
+    /// A book of a node with this `gc.grace`.
+    pub fn with_grace(grace: Duration) -> Ledger {
+        Ledger(Mutex::new(Book {
+            grace,
+            tags: BTreeMap::new(),
+            images: BTreeMap::new(),
+            deleted: BTreeSet::new(),
+            fresh: BTreeMap::new(),
+            acknowledged: 0,
+            refused: 0,
+        }))
+    }
+
     /// How many pushes, moves and deletes were acknowledged.
     pub fn acknowledged(&self) -> u64 {
         self.hold().acknowledged
@@ -136,8 +153,20 @@ impl Ledger {
         };
         let mut auditor = Auditor { address, token: &token, lost: Vec::new() };
         let mut book = self.hold();
-        for (name, tag) in &mut book.tags {
-            auditor.tag(name, tag);
+        book.forget_garbage();
+        let Book { grace, tags, images, fresh, .. } = &mut *book;
+        for (name, tag) in tags {
+            let Some(found) = auditor.tag(name, tag) else { continue };
+            match images.get_mut(&found) {
+                Some(entry) => {
+                    if entry.state == State::Pushing {
+                        entry.arrive(fresh, *grace);
+                    }
+                    // What a tag names is whole, acknowledged or not.
+                    entry.blobs.iter().for_each(|blob| auditor.blob(blob));
+                }
+                None => auditor.lost.push(format!("the image {found} of tag {name}")),
+            }
         }
         for digest in &book.deleted {
             if auditor.manifest(digest).is_some() {
@@ -152,7 +181,7 @@ impl Ledger {
         let mut deleted = Vec::new();
         for (digest, entry) in &mut book.images {
             let found = match entry.state {
-                State::There if !read_all && !fresh.contains(digest) => continue,
+                State::There if !read_all && !fresh.contains_key(digest) => continue,
                 State::Pushing => continue,
                 State::There | State::Deleting => auditor.manifest(digest),
             };
@@ -165,7 +194,7 @@ impl Ledger {
         let blobs = book.images.values().filter(|entry| entry.state == State::There);
         let blobs: BTreeSet<&String> = blobs.flat_map(|entry| &entry.blobs).collect();
         let manifests = &book.images;
-        let alone = fresh.iter().filter(|digest| !manifests.contains_key(*digest));
+        let alone = fresh.keys().filter(|digest| !manifests.contains_key(*digest));
         for digest in blobs.iter().copied().filter(|_| read_all).chain(alone) {
             auditor.blob(digest);
         }
@@ -198,6 +227,27 @@ impl Ledger {
     }
 }
 
+impl Entry {
+    /// Its manifest is there, and refers to its content from now on.
+    fn arrive(&mut self, fresh: &BTreeMap<String, Instant>, grace: Duration) {
+        self.state = State::There;
+        let is_young = |begun: &Instant| begun.elapsed() < grace;
+        let external = self.external.take();
+        self.blobs.extend(external.filter(|blob| fresh.get(blob).is_some_and(is_young)));
+    }
+}
+
+impl Book {
+    /// What nothing refers to and may have been collected is not looked for.
+    fn forget_garbage(&mut self) {
+        let (grace, images) = (self.grace, &self.images);
+        let there = |entry: &&Entry| entry.state != State::Pushing;
+        let there = images.values().filter(there).flat_map(|entry| &entry.blobs);
+        let there: BTreeSet<&String> = images.keys().chain(there).collect();
+        self.fresh.retain(|digest, begun| there.contains(digest) || begun.elapsed() < grace);
+    }
+}
+
 struct Auditor<'a> {
     address: &'a str,
     token: &'a str,
@@ -207,7 +257,7 @@ struct Auditor<'a> {
 impl Auditor<'_> {
     fn get(&self, target: &str) -> Answer {
         let ask = || bearer(self.address, self.token, "GET", target, &[("accept", MANIFEST)], b"");
-        again_while_unavailable(ask, |answer| Some(answer))
+        again_while_unavailable(ask)
     }
 
     fn manifest(&mut self, reference: &str) -> Option<Vec<u8>> {
@@ -221,38 +271,32 @@ impl Auditor<'_> {
     fn blob(&mut self, digest: &str) {
         let answer = self.get(&format!("/v2/{REPOSITORY}/blobs/{digest}"));
         if answer.status != 200 || image::digest(&answer.body) != digest {
-            self.lost.push(format!("blob {digest}: {}", answer.status));
+            self.lost.push(format!("blob {digest}: {answer:?}"));
         }
     }
 
-    fn tag(&mut self, name: &str, tag: &mut Tag) {
+    /// The image that the tag names.
+    fn tag(&mut self, name: &str, tag: &mut Tag) -> Option<String> {
         let found = self.manifest(name).map(|manifest| image::digest(&manifest));
         if found != tag.acknowledged && Some(&found) != tag.under_way.as_ref() {
             let (was, meant) = (&tag.acknowledged, &tag.under_way);
             self.lost.push(format!("tag {name}: {was:?}, under way {meant:?}, found {found:?}"));
         }
-        // What a tag names is whole, acknowledged or not.
-        let pull = || image::pull_with(self.address, self.token, REPOSITORY, name);
-        if found.is_some()
-            && let Err(answer) = again_while_unavailable(pull, |pulled| pulled.as_ref().err())
-        {
-            self.lost.push(format!("content of tag {name}: {answer:?}"));
-        }
-        *tag = Tag { acknowledged: found, under_way: None };
+        *tag = Tag { acknowledged: found.clone(), under_way: None };
+        found
     }
 }
 
 /// Asks again as a client does that hears that the store is not available just now: an index that
 /// failed on a full disk is built again in milliseconds, and nothing is lost by it. After `SOON`
 /// the answer stands.
-fn again_while_unavailable<T>(ask: impl Fn() -> T, answer: impl Fn(&T) -> Option<&Answer>) -> T {
+fn again_while_unavailable(ask: impl Fn() -> Answer) -> Answer {
     let begun = Instant::now();
     loop {
-        let asked = ask();
-        let is_unavailable = answer(&asked)
-            .is_some_and(|answer| answer.status == 503 && answer.error().1 == "store_unavailable");
+        let answer = ask();
+        let is_unavailable = answer.status == 503 && answer.error().1 == "store_unavailable";
         if !is_unavailable || begun.elapsed() > SOON {
-            return asked;
+            return answer;
         }
         std::thread::sleep(PAUSE);
     }
@@ -281,6 +325,8 @@ impl Client<'_> {
             match self.carry_out(&tag, &step) {
                 Ok((status, wanted)) if status == wanted => self.acknowledge(&tag, step),
                 Ok((status, _)) if self.refusals.contains(&status) => self.give_up(&step),
+                // Its layers were garbage before their manifest came.
+                Ok((400, _)) if self.may_be_garbage(&step) => self.give_up(&step),
                 Err(_) if self.refusals.is_empty() => return,
                 other => panic!("{tag}, step {number}: {other:?}"),
             }
@@ -315,10 +361,11 @@ impl Client<'_> {
         let mut book = self.book.lock().unwrap();
         let under_way = match step {
             Step::Push(image) => {
-                let blobs = image.blobs().map(|blob| image::digest(blob)).collect();
+                let mut blobs: Vec<String> = image.blobs().map(|b| image::digest(b)).collect();
+                let external = image.has_external_layer().then(|| blobs.remove(0));
                 let manifest = image.manifest.clone();
                 book.deleted.remove(&image.digest());
-                let pushing = Entry { manifest, blobs, state: State::Pushing };
+                let pushing = Entry { manifest, blobs, external, state: State::Pushing };
                 // A push of what is there changes nothing of it.
                 book.images.entry(image.digest()).or_insert(pushing);
                 Some(image.digest())
@@ -350,11 +397,12 @@ impl Client<'_> {
             Step::DeleteImage(digest) => return delete(digest),
             Step::Push(image) => {
                 for blob in image.blobs() {
+                    let begun = Instant::now();
                     let status = self.push_blob(blob)?;
                     if status != 201 {
                         return Ok((status, 201));
                     }
-                    self.book.lock().unwrap().fresh.insert(image::digest(blob));
+                    self.book.lock().unwrap().fresh.insert(image::digest(blob), begun);
                 }
                 image.manifest.clone()
             }
@@ -371,8 +419,9 @@ impl Client<'_> {
         let acknowledged = match step {
             Step::Push(image) => {
                 let digest = image.digest();
-                book.images.get_mut(&digest).unwrap().state = State::There;
-                book.fresh.insert(digest.clone());
+                let Book { grace, images, fresh, .. } = &mut *book;
+                images.get_mut(&digest).unwrap().arrive(fresh, *grace);
+                fresh.insert(digest.clone(), Instant::now());
                 Some(digest)
             }
             Step::Move(digest) => Some(digest),
@@ -412,6 +461,17 @@ impl Client<'_> {
         for tag in book.tags.iter_mut().filter(|(name, _)| name.starts_with(&self.name)) {
             tag.1.under_way = None;
         }
+    }
+
+    /// Whether content of a push may have been collected before its manifest came.
+    fn may_be_garbage(&self, step: &Step) -> bool {
+        let Step::Push(image) = step else { return false };
+        let book = self.book.lock().unwrap();
+        let is_young = |blob: &Vec<u8>| {
+            let begun = book.fresh.get(&image::digest(blob));
+            begun.is_some_and(|begun| begun.elapsed() < book.grace)
+        };
+        !image.blobs().all(is_young)
     }
 
     fn push_blob(&self, blob: &[u8]) -> std::io::Result<u16> {
