@@ -3,6 +3,7 @@
 use super::permission::refuse_pushes;
 use super::{Changed, Changes, Error, Manage, Noun, Warning};
 use crate::store::tree::connected_registries::{ConnectedRegistryUpdate, descendants_of};
+use crate::store::tree::creation::Created;
 use crate::store::tree::passwords::NewPassword;
 use crate::types::limits::{CLIENT_TOKENS_MAX, TREE_DEPTH_MAX};
 use crate::types::token::Token;
@@ -11,7 +12,6 @@ use crate::types::{
 };
 
 pub use crate::store::tree::connected_registries::Settings;
-use crate::store::tree::creation::Created;
 pub use crate::store::tree::creation::NewConnectedRegistry;
 
 /// A change of a connected registry; its mode, parent and sync token never change.

@@ -1,10 +1,19 @@
 //! What the service manager is told.
 
 use std::os::unix::net::UnixDatagram;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use crate::support::TempDir;
 use crate::support::node::Node;
+
+/// A service manager's socket; one read waits so long.
+fn manager(dir: &TempDir, patience: Duration) -> (PathBuf, UnixDatagram) {
+    let path = dir.join("notify");
+    let socket = UnixDatagram::bind(&path).unwrap();
+    socket.set_read_timeout(Some(patience)).unwrap();
+    (path, socket)
+}
 
 /// The next status that is told, within half a minute.
 fn next_status(manager: &UnixDatagram) -> Option<String> {
@@ -25,9 +34,7 @@ fn f212_the_service_manager_hears_of_each_change_of_the_state() {
     let mut root = Node::root();
     let string = root.connect("dock01", &["--repository", "app"]);
     let dir = TempDir::new();
-    let socket = dir.join("notify");
-    let manager = UnixDatagram::bind(&socket).unwrap();
-    manager.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+    let (socket, manager) = manager(&dir, Duration::from_secs(1));
     let mut device = Node::device("x");
     device.lose_connection_string();
     device.add_configuration(&format!(
@@ -60,9 +67,7 @@ fn f212_the_service_manager_hears_of_each_change_of_the_state() {
 #[test]
 fn f212_a_start_asks_the_service_manager_for_time() {
     let dir = TempDir::new();
-    let socket = dir.join("notify");
-    let manager = UnixDatagram::bind(&socket).unwrap();
-    manager.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    let (socket, manager) = manager(&dir, Duration::from_secs(30));
     let mut root = Node::device("");
     root.make_root();
     root.notify(&socket);

@@ -227,7 +227,7 @@ impl Store {
                 self.note(progress).await;
             }
         }
-        // What could not be looked at is served as soon as it can be: it is doubted until then.
+        // What could not be looked at stays unproven: the next pass hashes all of it again.
         if failed.is_none() && !progress.failed {
             shared.trust.end_pass();
         }

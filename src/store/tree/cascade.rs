@@ -79,13 +79,14 @@ pub(in crate::store) fn without_write(
     repositories: &[RepositoryPattern],
 ) -> Result<WithoutWrite, StoreError> {
     let mut found = Vec::new();
-    for ancestor in ancestors(txn, node)? {
+    let path = ancestors(txn, node)?;
+    for ancestor in path.into_iter().filter(|ancestor| ancestor.mode == Mode::ReadWrite) {
         let granted = sync_map(txn, &ancestor)?.grants;
         let granted = Granted::of(&granted);
         let write = RepositoryAction::ContentWrite;
         let missing = repositories.iter().filter(|one| !granted.cover_pattern(one, write));
         let missing: Vec<RepositoryPattern> = missing.cloned().collect();
-        if ancestor.mode == Mode::ReadWrite && !missing.is_empty() {
+        if !missing.is_empty() {
             found.push((ancestor.name, missing));
         }
     }
@@ -166,8 +167,8 @@ pub(super) fn refuse_shared_map(
 }
 
 /// What [`refuse_shared_map`] says, for a client's token that is to have the scope map: `Conflict`
-/// where that of a sync token is meant. Such a token is the only one with its map, so that no more
-/// users are looked at.
+/// where that of a sync token is meant. Such a token is the only one with its map; in a store of an
+/// older version it may not be, and one more is let be, for such a map does not grow.
 pub(super) fn refuse_sync_map(txn: &Txn<'_>, map: &ScopeMapName) -> Result<(), StoreError> {
     let [user] = &command::users_of_map(txn, map, 2)?[..] else {
         return Ok(());
@@ -192,9 +193,17 @@ pub(super) fn refuse_cut_off(
 ) -> Result<(), StoreError> {
     for grant in lacking(&before.grants, &now.grants) {
         let Grant::Gateway(name, _) = &grant else { continue };
-        // A damaged row keeps nobody from withdrawing something.
-        let Ok(Some(node)) = command::connected_registry(txn, name) else { continue };
-        let Ok(path) = ancestors(txn, &node) else { continue };
+        let path = match command::connected_registry(txn, name) {
+            Ok(Some(node)) => ancestors(txn, &node).map(|path| (node, path)),
+            Ok(None) => continue,
+            Err(error) => Err(error),
+        };
+        let (node, path) = match path {
+            Ok(found) => found,
+            // A damaged row keeps nobody from withdrawing something.
+            Err(StoreError::Corrupt(_)) => continue,
+            Err(error) => return Err(error),
+        };
         let mut path = path.into_iter().map(|ancestor| ancestor.name);
         if node.name == owner.name || path.any(|name| name == owner.name) {
             return Err(StoreError::Conflict(format!(

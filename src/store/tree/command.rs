@@ -52,6 +52,14 @@ pub(in crate::store) fn sync_token_of(
     Ok(txn.get::<SyncTokenOf>(&sync_token_key(token))?.map(|owner| owner.0))
 }
 
+/// Whether the connected registry is there, with this sync token.
+pub(in crate::store) fn is_sync_token_of(
+    txn: &Txn<'_>,
+    owner: &ConnectedRegistry,
+) -> Result<bool, StoreError> {
+    Ok(sync_token_of(txn, &owner.sync_token)?.as_ref() == Some(&owner.name))
+}
+
 pub(in crate::store) fn token(
     txn: &Txn<'_>,
     name: &TokenName,

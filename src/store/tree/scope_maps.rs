@@ -84,8 +84,10 @@ impl Store {
             }
             map.grants = grants.apply(map.grants);
             let map = command::put_scope_map(txn, map)?;
-            let Some(owner) = owner else {
-                return Ok((map, Vec::new()));
+            // A deletion that nobody waits for any more goes before this change.
+            let owner = match owner {
+                Some(owner) if command::is_sync_token_of(txn, &owner)? => owner,
+                _ => return Ok((map, Vec::new())),
             };
             cascade::refuse_cut_off(txn, &owner, &before, &map)?;
             if !lacking(&map.grants, &before.grants).is_empty() {
