@@ -345,10 +345,7 @@ impl Upstream {
     /// In what form an answer is, which is the form that the parent is told things in.
     fn format_of(&self, response: &ClientResponse) -> Result<Format, UpstreamError> {
         let content_type = response.header("content-type");
-        if let Some(text) = content_type.filter(|text| text.starts_with("text/")) {
-            let text = format!("what answers is no gateway: it answered with {text}");
-            return Err(UpstreamError::NoGateway(text));
-        }
+        UpstreamError::refuse_text(content_type)?;
         let format = Format::of(content_type);
         self.reads_v2.store(format == Format::V2, Ordering::Relaxed);
         Ok(format)
@@ -490,13 +487,7 @@ impl Upstream {
         let response = self.client.send(request).await?;
         if response.status != 401 {
             let (status, text) = error_text(response).await;
-            return Err(match status {
-                408 | 429 | 500.. => UpstreamError::Busy(status, text),
-                _ => UpstreamError::NoGateway(format!(
-                    "{} is no gateway: it answered {status} instead of asking for a login",
-                    self.connection.endpoint
-                )),
-            });
+            return Err(UpstreamError::instead_of_login(status, text, &self.connection.endpoint));
         }
         let challenge = response.header("www-authenticate").unwrap_or_default();
         let realm = parse_challenge(challenge).ok_or_else(|| {

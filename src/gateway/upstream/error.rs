@@ -114,6 +114,26 @@ impl UpstreamError {
         }
     }
 
+    /// What it says that `endpoint` answered so, where a gateway asks for a login.
+    pub(super) fn instead_of_login(status: u16, text: String, endpoint: &str) -> UpstreamError {
+        match status {
+            408 | 429 | 500.. => UpstreamError::Busy(status, text),
+            _ => UpstreamError::NoGateway(format!(
+                "{endpoint} is no gateway: it answered {status} instead of asking for a login"
+            )),
+        }
+    }
+
+    /// `NoGateway` for what people read: no gateway answers a call with that.
+    pub(super) fn refuse_text(content_type: Option<&str>) -> Result<(), UpstreamError> {
+        match content_type {
+            Some(text) if text.starts_with("text/") => Err(UpstreamError::NoGateway(format!(
+                "what answers is no gateway: it answered with {text}"
+            ))),
+            _ => Ok(()),
+        }
+    }
+
     /// Whether the parent gives this reason for a refusal.
     pub fn is_for(&self, reason: Reason) -> bool {
         let UpstreamError::Refused(_, text) = self else {
@@ -147,6 +167,26 @@ impl From<ClientError> for UpstreamError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn f031_f212_what_answers_in_a_gateways_place_is_told_from_one_that_is_busy() {
+        for (status, is_busy) in
+            [(200, false), (302, false), (403, false), (404, false), (407, false), (408, true)]
+                .into_iter()
+                .chain([(429, true), (499, false), (500, true), (503, true), (511, true)])
+        {
+            match UpstreamError::instead_of_login(status, "<html>".to_owned(), "p:443") {
+                UpstreamError::Busy(told, _) => assert!(is_busy && told == status, "{status}"),
+                UpstreamError::NoGateway(text) => {
+                    assert!(!is_busy && text.contains(&format!("answered {status}")), "{text}");
+                }
+                other => panic!("{status}: {other:?}"),
+            }
+        }
+        let none = |content_type| UpstreamError::refuse_text(content_type).is_ok();
+        assert!(none(None) && none(Some("application/octet-stream")));
+        assert!(!none(Some("text/html")) && !none(Some("text/plain; charset=utf-8")));
+    }
 
     #[test]
     fn f212_an_error_is_shown_by_its_message_and_reason() {
