@@ -127,9 +127,10 @@ impl UpstreamError {
     /// `NoGateway` for what people read: no gateway answers a call with that.
     pub(super) fn refuse_text(content_type: Option<&str>) -> Result<(), UpstreamError> {
         match content_type {
-            Some(text) if text.starts_with("text/") => Err(UpstreamError::NoGateway(format!(
-                "what answers is no gateway: it answered with {text}"
-            ))),
+            Some(text) if text.to_ascii_lowercase().starts_with("text/") => {
+                let text = format!("what answers is no gateway: it answered with {text}");
+                Err(UpstreamError::NoGateway(text))
+            }
             _ => Ok(()),
         }
     }
@@ -185,7 +186,7 @@ mod tests {
         }
         let none = |content_type| UpstreamError::refuse_text(content_type).is_ok();
         assert!(none(None) && none(Some("application/octet-stream")));
-        assert!(!none(Some("text/html")) && !none(Some("text/plain; charset=utf-8")));
+        assert!(!none(Some("Text/HTML")) && !none(Some("text/plain; charset=utf-8")));
     }
 
     #[test]
