@@ -72,6 +72,18 @@ pub enum ClientError {
     Source(String),
 }
 
+impl ClientError {
+    /// The same of an address that somebody else, `from`, redirected to.
+    pub(super) fn after_redirect(self, from: &str) -> ClientError {
+        let say = |text| format!("{from} redirects elsewhere, and there: {text}");
+        match self {
+            ClientError::Connect(text) => ClientError::Connect(say(text)),
+            ClientError::Tls(text) => ClientError::Tls(say(text)),
+            error => error,
+        }
+    }
+}
+
 impl fmt::Display for ClientError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

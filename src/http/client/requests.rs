@@ -64,8 +64,13 @@ impl Client {
     pub async fn send(&self, request: ClientRequest) -> Result<ClientResponse, ClientError> {
         let mut target = Target::parse(&request.url)?;
         let mut headers = request.headers.clone();
+        let mut asked: Option<String> = None;
         for _ in 0..=REDIRECTS_MAX {
-            let answer = self.send_once(&target, &request, &headers).await?;
+            let answer = self.send_once(&target, &request, &headers).await;
+            let answer = answer.map_err(|error| match &asked {
+                Some(peer) => error.after_redirect(peer),
+                None => error,
+            })?;
             let response = ClientResponse {
                 status: answer.status,
                 headers: answer.headers,
@@ -89,6 +94,7 @@ impl Client {
             // Read to its end, a short body leaves the connection usable.
             let rest = body.read_all(DRAIN_BYTES_MAX);
             let _ = clock::within(request.deadline, rest).await;
+            asked.get_or_insert(format!("{}:{}", target.host, target.port));
             target = next;
         }
         Err(ClientError::Protocol(format!("more than {REDIRECTS_MAX} redirects")))

@@ -233,6 +233,9 @@ fn redirects_are_followed_with_care() {
         let there = format!("/redirect?to={}", url(other.port, &format!("/redirect?to={back}")));
         let (_, text, _) = send(&there).await.unwrap();
         assert!(text.starts_with("-|"), "{text}");
+        let error = send("/redirect?to=http://127.0.0.1:1/").await.unwrap_err().to_string();
+        let from = format!("127.0.0.1:{} redirects elsewhere, and there: ", server.port);
+        assert!(error.contains(&from) && error.contains("refused"), "{error}");
         let error = send("/redirect?to=ftp://a/b").await.unwrap_err();
         assert!(matches!(error, ClientError::Url(_)));
         let listener = scripted_loop(&sys);
