@@ -125,18 +125,17 @@ impl State {
         self.solved(DOOR);
     }
 
-    /// Notes that this was all that is done outside a window. Whether all that had failed last is
-    /// over with it: what failed inside is not tried anew.
-    pub(super) fn looked(&self) -> bool {
+    /// Notes that this was all that is done outside a window: what failed at the door is over, and
+    /// what failed inside is not tried anew.
+    pub(super) fn looked(&self) {
         {
             let mut now = lock(&self.now);
             if now.failed_inside {
-                return false;
+                return;
             }
             (now.failures, now.denials, now.found) = (0, 0, false);
         }
         self.set_failure(None);
-        true
     }
 
     /// Notes that the messages are applied, and what was due is compared.
