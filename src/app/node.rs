@@ -11,7 +11,7 @@ use super::parent::{Reread, Uplink};
 use super::router::{Door, Router};
 use super::{garbage, identity, parent, reach, scrub, withdrawals};
 use crate::admin::{Admin, AdminOptions, summary};
-use crate::auth::{Auth, AuthOptions};
+use crate::auth::{Auth, AuthOptions, LoginListener};
 use crate::config::{self, Config, Scheme, Verify};
 use crate::gateway::{Contacts, Gateway, GatewayOptions};
 use crate::http::{Admission, Budget, Deadlines, Service, Shutdown, TlsAcceptor, serve};
@@ -456,13 +456,15 @@ fn auth_options(
     store: &Store,
     logins: &Listeners,
 ) -> Result<AuthOptions, StartError> {
-    let port = logins.first().and_then(|(listener, _)| listener.local_address()).map(|a| a.port());
+    let login = |(listener, tls): &(Listener, bool)| {
+        Some(LoginListener { port: listener.local_address()?.port(), tls: *tls })
+    };
     Ok(AuthOptions {
         role,
         registry_name: config.registry.name.clone(),
         login_server: config.registry.login_server.clone(),
         public_scheme: config.registry.public_scheme.map(|scheme| scheme.name().to_owned()),
-        login_port: port,
+        logins: logins.iter().filter_map(login).collect(),
         access_lifetime: config.tokens.access_lifetime,
         refresh_lifetime: config.tokens.refresh_lifetime,
         identity: identity::signing(store)?,

@@ -28,7 +28,7 @@ use std::time::Duration;
 
 use self::parent::{Hook, Parent};
 use self::versions::Versions;
-use crate::auth::{Auth, AuthOptions, keys};
+use crate::auth::{Auth, AuthOptions, LoginListener, keys};
 use crate::gateway::feed::Scope;
 use crate::gateway::{Contacts, Gateway, GatewayOptions};
 use crate::http::{
@@ -510,7 +510,7 @@ async fn tree(spawner: Spawner, seed: u64) -> Tree {
         registry_name: "myregistry".into(),
         login_server: None,
         public_scheme: None,
-        login_port: Some(address.port()),
+        logins: vec![LoginListener { port: address.port(), tls: false }],
         access_lifetime: Duration::from_secs(1 << 30),
         refresh_lifetime: Duration::from_secs(600),
         identity: keys::make().unwrap(),

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::node::Seen;
 use super::router::{Door, Router};
 use crate::admin::{Admin, AdminOptions};
-use crate::auth::{Auth, AuthOptions, keys};
+use crate::auth::{Auth, AuthOptions, LoginListener, keys};
 use crate::gateway::wire::{Format, decode_batch};
 use crate::gateway::{Contacts, Gateway, GatewayOptions};
 use crate::http::{Body, Method, Reply, ReplyBody, Request};
@@ -362,7 +362,7 @@ fn router(role: Role, store: &Store, sys: &Sys) -> Router {
         registry_name: "myregistry".into(),
         login_server: None,
         public_scheme: None,
-        login_port: Some(5000),
+        logins: vec![LoginListener { port: 5000, tls: false }],
         access_lifetime: Duration::from_secs(600),
         refresh_lifetime: Duration::from_secs(600),
         identity: keys::make().unwrap(),

@@ -33,13 +33,20 @@ impl Auth {
         Challenge { scheme, service: self.service(presented), scope: None }
     }
 
-    /// At the gateway the realm is the login server, which may listen on another port.
+    /// At the gateway the realm is the login server, which may listen on another port, and with TLS
+    /// where the gateway has none.
     pub(super) fn gateway_challenge<'a>(&'a self, presented: &Presented<'_>) -> Challenge<'a> {
         let mut challenge = self.challenge(presented);
-        if let (None, Some(_), Some(port)) =
-            (&self.inner.login_server, presented.host, self.inner.login_port)
-        {
-            challenge.service = with_port(&challenge.service, port);
+        let logins = &self.inner.logins;
+        let alike = logins.iter().find(|login| login.tls == presented.secure);
+        let Some(login) = alike.or(logins.first()) else {
+            return challenge;
+        };
+        if self.inner.public_scheme.is_none() {
+            challenge.scheme = if login.tls { "https" } else { "http" };
+        }
+        if self.inner.login_server.is_none() && presented.host.is_some() {
+            challenge.service = with_port(&challenge.service, login.port);
         }
         challenge
     }

@@ -117,15 +117,24 @@ pub struct AuthOptions {
     pub login_server: Option<String>,
     /// `http` or `https` as clients see it, behind a proxy that ends TLS.
     pub public_scheme: Option<String>,
-    /// The port of the login listener. The root's gateway listens on another one: with no login
-    /// server set, its challenges name its own host with this port. Elsewhere it is not used.
-    pub login_port: Option<u16>,
+    /// Where the login server listens. The root's gateway listens elsewhere: its challenges name
+    /// one of these, with its own host when no login server is set. Elsewhere they are not used.
+    pub logins: Vec<LoginListener>,
     /// How long an access token lives at most; usually 75 minutes (as ACR's does).
     pub access_lifetime: Duration,
     /// How long a refresh token lives at most; usually 3 hours.
     pub refresh_lifetime: Duration,
     /// Signs access tokens.
     pub identity: Identity,
+}
+
+/// A listener of the login server.
+#[derive(Clone, Copy, Debug)]
+pub struct LoginListener {
+    /// Its port.
+    pub port: u16,
+    /// Whether it speaks TLS.
+    pub tls: bool,
 }
 
 /// Decides on every request; cheap to clone.
@@ -140,7 +149,7 @@ struct Inner {
     registry_name: String,
     login_server: Option<String>,
     public_scheme: Option<String>,
-    login_port: Option<u16>,
+    logins: Vec<LoginListener>,
     access_lifetime: Duration,
     refresh_lifetime: Duration,
     signer: Signer,
@@ -160,12 +169,13 @@ struct Sender {
 impl Auth {
     /// Fails when the identity cannot be used; the text says why.
     pub fn new(store: Store, options: AuthOptions) -> Result<Auth, String> {
+        let is_root = options.role == Role::Root;
         let inner = Inner {
             role: options.role,
             registry_name: options.registry_name,
             login_server: options.login_server.map(|server| server.to_ascii_lowercase()),
             public_scheme: options.public_scheme,
-            login_port: options.login_port.filter(|_| options.role == Role::Root),
+            logins: if is_root { options.logins } else { Vec::new() },
             access_lifetime: options.access_lifetime,
             refresh_lifetime: options.refresh_lifetime,
             signer: Signer::new(&options.identity)?,

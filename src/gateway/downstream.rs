@@ -515,7 +515,7 @@ mod tests {
     mod poll;
 
     use super::*;
-    use crate::auth::{AuthOptions, keys};
+    use crate::auth::{AuthOptions, LoginListener, keys};
     use crate::http::{Body, Method};
     use crate::store::tree::connected_registries::Settings;
     use crate::store::tree::creation::NewConnectedRegistry;
@@ -556,7 +556,7 @@ mod tests {
             registry_name: "myregistry".into(),
             login_server: None,
             public_scheme: None,
-            login_port: Some(5000),
+            logins: vec![LoginListener { port: 5000, tls: false }],
             access_lifetime: Duration::from_secs(600),
             refresh_lifetime: Duration::from_secs(600),
             identity: keys::make().unwrap(),

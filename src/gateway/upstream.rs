@@ -494,12 +494,10 @@ impl Upstream {
             let text = "what answers asks for a login and names no token server";
             UpstreamError::NoGateway(text.to_owned())
         })?;
-        if !self.accepts(&realm.origin) {
-            return Err(protocol(format!(
-                "the gateway names {} as its login server, which is neither on its host nor \
-                 certified by a configured CA",
-                realm.origin
-            )));
+        if let Some(why) = self.distrusts(&realm.origin) {
+            let origin = &realm.origin;
+            let text = format!("the gateway names {origin} as its login server, which {why}");
+            return Err(protocol(text));
         }
         let known = Known { realm: realm.clone(), until: now + REALM_LIFETIME };
         let old = lock(&self.realm).replace(known);
@@ -511,16 +509,17 @@ impl Upstream {
         Ok(realm)
     }
 
-    /// The password goes to the gateway's host, or to whom a configured private CA certifies; and
-    /// never without TLS when the gateway has it.
-    fn accepts(&self, origin: &str) -> bool {
+    /// Why the password does not go there: it goes to the gateway's host, or to whom a configured
+    /// private CA certifies; and never without TLS when the gateway has it.
+    fn distrusts(&self, origin: &str) -> Option<&'static str> {
         let secure = origin.starts_with("https://");
         if self.connection.protocol == Protocol::Https && !secure {
-            return false;
+            return Some("has no TLS, while the gateway has it: no password is sent there");
         }
         let authority = origin.split_once("://").map_or("", |(_, authority)| authority);
-        host(authority).eq_ignore_ascii_case(host(&self.connection.endpoint))
-            || (secure && self.private_ca)
+        let known = host(authority).eq_ignore_ascii_case(host(&self.connection.endpoint))
+            || (secure && self.private_ca);
+        (!known).then_some("is neither on its host nor certified by a configured CA")
     }
 }
 
@@ -723,7 +722,7 @@ mod tests {
             ("reg.example", "http", false, "http://reg.example.evil", false),
         ] {
             let upstream = upstream(endpoint, protocol, ca);
-            assert_eq!(upstream.accepts(origin), accepted, "{endpoint} {origin}");
+            assert_eq!(upstream.distrusts(origin).is_none(), accepted, "{endpoint} {origin}");
         }
     }
 

@@ -9,7 +9,8 @@ use serde_json::Value;
 
 use super::*;
 use crate::auth::{
-    AuthOptions, Authorized, Catalog, Delete, NULL_USER, Principal, Pull, Push, ReadMetadata, keys,
+    AuthOptions, Authorized, Catalog, Delete, LoginListener, NULL_USER, Principal, Pull, Push,
+    ReadMetadata, keys,
 };
 use crate::http::Body;
 use crate::http::ReplyBody;
@@ -53,6 +54,15 @@ fn node(role: Role, login_server: Option<&str>) -> Node {
 }
 
 fn node_with(role: Role, login_server: Option<&str>, open: impl FnOnce(Sys) -> Store) -> Node {
+    node_of(role, login_server, vec![LoginListener { port: 5000, tls: true }], open)
+}
+
+fn node_of(
+    role: Role,
+    login_server: Option<&str>,
+    logins: Vec<LoginListener>,
+    open: impl FnOnce(Sys) -> Store,
+) -> Node {
     let clock = Arc::new(TestClock(Mutex::new((Some(START), Duration::ZERO))));
     let sys = Sys { clock: clock.clone(), ..Sys::real(Spawner::new()) };
     let store = open(sys);
@@ -61,7 +71,7 @@ fn node_with(role: Role, login_server: Option<&str>, open: impl FnOnce(Sys) -> S
         registry_name: "myregistry".into(),
         login_server: login_server.map(str::to_owned),
         public_scheme: None,
-        login_port: (role == Role::Root).then_some(5000),
+        logins,
         access_lifetime: Duration::from_secs(75 * 60),
         refresh_lifetime: Duration::from_secs(3 * 3600),
         identity: keys::make().unwrap(),
@@ -212,6 +222,31 @@ fn f084_f085_challenges_have_the_form_that_clients_parse() {
         gateway.unwrap(),
         format!(r#"Bearer realm="https://{HOST}/oauth2/token",service="{HOST}",scope="{wanted}""#)
     );
+}
+
+/// Symptom: a root whose gateway has TLS and whose login server has none named that with https:
+/// no device became active.
+#[test]
+fn f031_f186_the_gateway_names_a_login_server_as_it_listens() {
+    let [plain, secure] =
+        [(5000, false), (5443, true)].map(|(port, tls)| LoginListener { port, tls });
+    for (logins, at_gateway, realm) in [
+        (vec![plain], false, "http://reg.example:5000"),
+        (vec![plain], true, "http://reg.example:5000"),
+        (vec![secure], true, "https://reg.example:5443"),
+        (vec![secure], false, "https://reg.example:5443"),
+        (vec![plain, secure], true, "https://reg.example:5443"),
+        (vec![secure, plain], false, "http://reg.example:5000"),
+    ] {
+        let node = node_of(Role::Root, None, logins.clone(), Store::in_memory);
+        let (host, secure) = (Some("reg.example:5001"), at_gateway);
+        let presented = Presented { authorization: None, host, secure, peer: None };
+        let name = "dock01".parse().unwrap();
+        let refusal = refused(node.auth.gateway(&presented, &name, GatewayAction::ConfigRead));
+        let challenge = refusal.challenge.unwrap();
+        let wanted = format!("Bearer realm=\"{realm}/oauth2/token\",");
+        assert!(challenge.starts_with(&wanted), "{logins:?} {at_gateway}: {challenge}");
+    }
 }
 
 #[test]
