@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::granted::Granted;
+use super::granted::{Granted, lacking};
 use super::sizes::Sizes;
 use super::withdrawal::Others;
 use super::{cascade, command, told, withdrawal};
@@ -270,10 +270,10 @@ impl Store {
             let mut map = before.clone();
             cascade::strip(&mut map, &remove);
             refuse_still_granted(&map, &remove)?;
-            if !add.is_empty() {
+            map.grants.extend(repository_grants(&add, registry.mode.sync_actions()));
+            if !lacking(&map.grants, &before.grants).is_empty() {
                 cascade::refuse_shared_map(txn, &map.name, &registry.sync_token)?;
             }
-            map.grants.extend(repository_grants(&add, registry.mode.sync_actions()));
             command::put_scope_map(txn, map)?;
             let above = cascade::settle_above(txn, &registry)?;
             withdrawal::begin(txn, &registry, &before, remove)?;
