@@ -456,15 +456,18 @@ fn auth_options(
     store: &Store,
     logins: &Listeners,
 ) -> Result<AuthOptions, StartError> {
-    let login = |(listener, tls): &(Listener, bool)| {
-        Some(LoginListener { port: listener.local_address()?.port(), tls: *tls })
-    };
+    let mut logins = places(logins);
+    // Children on other machines do not reach those of this one.
+    if logins.iter().any(|(address, _)| !address.ip().is_loopback()) {
+        logins.retain(|(address, _)| !address.ip().is_loopback());
+    }
+    let login = |(address, tls): reach::Place| LoginListener { port: address.port(), tls };
     Ok(AuthOptions {
         role,
         registry_name: config.registry.name.clone(),
         login_server: config.registry.login_server.clone(),
         public_scheme: config.registry.public_scheme.map(|scheme| scheme.name().to_owned()),
-        logins: logins.iter().filter_map(login).collect(),
+        logins: logins.into_iter().map(login).collect(),
         access_lifetime: config.tokens.access_lifetime,
         refresh_lifetime: config.tokens.refresh_lifetime,
         identity: identity::signing(store)?,

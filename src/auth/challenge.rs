@@ -42,10 +42,13 @@ impl Auth {
         let Some(login) = alike.or(logins.first()) else {
             return challenge;
         };
+        let is_named = self.inner.login_server.is_some();
         if self.inner.public_scheme.is_none() {
-            challenge.scheme = if login.tls { "https" } else { "http" };
+            // A name may be that of a proxy that ends TLS for the login server alone.
+            let tls = login.tls || (is_named && presented.secure);
+            challenge.scheme = if tls { "https" } else { "http" };
         }
-        if self.inner.login_server.is_none() && presented.host.is_some() {
+        if !is_named && presented.host.is_some() {
             challenge.service = with_port(&challenge.service, login.port);
         }
         challenge

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::layers::Merge;
-use super::model::{Config, Listener, Parent, ParentKind, RoleSetting, Secret, TlsMode};
+use super::model::{Config, Listener, Parent, ParentKind, RoleSetting, Scheme, Secret, TlsMode};
 use super::plan::MemoryPlan;
 use super::value::ByteSize;
 use super::{
@@ -425,8 +425,14 @@ fn login_without_tls(loaded: &Loaded, warnings: &mut Vec<String>) {
     let Config { listen, tls, registry, .. } = &loaded.config;
     let all_secure = |listeners: &[Listener]| listeners.iter().all(|one| one.has_tls(tls));
     let any_secure = listen.login.iter().any(|one| one.has_tls(tls));
-    let is_root = loaded.config.named_role() != Some(Role::Connected);
-    if is_root && !any_secure && all_secure(&listen.gateway) && registry.public_scheme.is_none() {
+    let has_gateway = match loaded.config.named_role() {
+        Some(role) => role == Role::Root,
+        None => loaded.origins.contains_key("listen.gateway"),
+    };
+    // Another name, or https in front, is that of a proxy.
+    let has_proxy =
+        registry.login_server.is_some() || registry.public_scheme == Some(Scheme::Https);
+    if has_gateway && !has_proxy && !any_secure && all_secure(&listen.gateway) {
         let origin = loaded.origin("listen.login");
         warnings.push(format!(
             "listen.login has no TLS and listen.gateway has: no connected registry can be a child \

@@ -359,9 +359,12 @@ fn listeners_and_their_tls() {
         let warnings = main_file(&text).unwrap().warnings;
         warnings.iter().any(|told| told.contains("no connected registry can be a child"))
     };
-    assert!(warned("") && warned("gateway = \"[::1]:81\"\n"));
+    assert!(warned("gateway = \"[::1]:81\"\n") && warned("[registry]\nrole = \"root\"\n"));
+    assert!(!warned(""), "the store says whether it is a root");
+    assert!(warned("[registry]\nrole = \"root\"\npublic_scheme = \"http\"\n"));
+    assert!(!warned("[registry]\nrole = \"root\"\nlogin_server = \"login.example\"\n"));
     assert!(!warned("gateway = {address = \"[::1]:81\", tls = false}\n"));
-    assert!(!warned("[registry]\npublic_scheme = \"https\"\n"));
+    assert!(!warned("[registry]\nrole = \"root\"\npublic_scheme = \"https\"\n"));
     assert!(!warned("[registry]\nrole = \"connected\"\n"));
     let error = error_of(main_file("[listen]\nlogin = {address = \"[::1]:1\", tls = true}\n"));
     assert!(error.contains(":2: listen.login: tls = true needs tls.mode"), "{error}");

@@ -333,7 +333,9 @@ impl Upstream {
             // A parent of an earlier version may have taken the place of the one before.
             self.reads_v2.store(false, Ordering::Relaxed);
         }
-        answer
+        let answer = answer?;
+        UpstreamError::refuse_text(answer.header("content-type"))?;
+        Ok(answer)
     }
 
     /// The message in an answer.

@@ -230,15 +230,19 @@ fn f084_f085_challenges_have_the_form_that_clients_parse() {
 fn f031_f186_the_gateway_names_a_login_server_as_it_listens() {
     let [plain, secure] =
         [(5000, false), (5443, true)].map(|(port, tls)| LoginListener { port, tls });
-    for (logins, at_gateway, realm) in [
-        (vec![plain], false, "http://reg.example:5000"),
-        (vec![plain], true, "http://reg.example:5000"),
-        (vec![secure], true, "https://reg.example:5443"),
-        (vec![secure], false, "https://reg.example:5443"),
-        (vec![plain, secure], true, "https://reg.example:5443"),
-        (vec![secure, plain], false, "http://reg.example:5000"),
+    let named = Some("login.example");
+    for (login_server, logins, at_gateway, realm) in [
+        (None, vec![plain], false, "http://reg.example:5000"),
+        (None, vec![plain], true, "http://reg.example:5000"),
+        (None, vec![secure], true, "https://reg.example:5443"),
+        (None, vec![secure], false, "https://reg.example:5443"),
+        (None, vec![plain, secure], true, "https://reg.example:5443"),
+        (None, vec![secure, plain], false, "http://reg.example:5000"),
+        (named, vec![plain], false, "http://login.example"),
+        (named, vec![plain], true, "https://login.example"),
+        (named, vec![secure], false, "https://login.example"),
     ] {
-        let node = node_of(Role::Root, None, logins.clone(), Store::in_memory);
+        let node = node_of(Role::Root, login_server, logins.clone(), Store::in_memory);
         let (host, secure) = (Some("reg.example:5001"), at_gateway);
         let presented = Presented { authorization: None, host, secure, peer: None };
         let name = "dock01".parse().unwrap();
