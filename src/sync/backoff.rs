@@ -27,8 +27,17 @@ pub fn item_delay(failures: u32, rng: &dyn Rng) -> Duration {
     jittered(ITEM_FIRST, ITEM_LONGEST, failures, rng)
 }
 
+/// The longest that [`delay`] answers.
+pub fn longest(failures: u32) -> Duration {
+    whole(FIRST, LONGEST, failures)
+}
+
+fn whole(first: Duration, longest: Duration, failures: u32) -> Duration {
+    first.saturating_mul(1 << failures.saturating_sub(1).min(16)).min(longest)
+}
+
 fn jittered(first: Duration, longest: Duration, failures: u32, rng: &dyn Rng) -> Duration {
-    let whole = first.saturating_mul(1 << failures.saturating_sub(1).min(16)).min(longest);
+    let whole = whole(first, longest, failures);
     let half_ms = u64::try_from(whole.as_millis() / 2).unwrap_or(0);
     Duration::from_millis(half_ms + rng.number() % (half_ms + 1))
 }

@@ -421,9 +421,10 @@ impl Engine {
     /// Notes a failure and says how long to wait.
     fn failed(&self, error: &SyncError) -> Duration {
         let is_found = is_about_this_node(error) && self.state.was_unreachable();
+        let before = self.state.failures_before();
         self.state.set(|now| {
             // Only once in an outage: behind a proxy, one of two parents may stay away.
-            let before = if is_found && !now.found { 0 } else { now.failures };
+            let before = if is_found && !now.found { 0 } else { before };
             now.found |= is_found;
             // What fails on the disk here says nothing of the parent.
             let is_upstream = matches!(error, SyncError::Upstream(_));
@@ -642,6 +643,22 @@ mod tests {
             details.iter().map(|told: &StatusDetail| told.correlation_id.clone()).collect()
         };
         assert_eq!(ids(&engine.state.problems()), ids(&first), "it is the same problem");
+    }
+
+    /// Symptom: "the sync works again" each second, and a call to the parent, while what came after
+    /// it failed each time. Cause: each success counted the failures anew.
+    #[test]
+    fn f036_f212_a_success_that_does_not_last_is_none() {
+        let engine = engine(&Store::in_memory(Sys::real(Spawner::new())));
+        let cut: SyncError = UpstreamError::Unreachable("unexpected end of file".to_owned()).into();
+        for failures in 1..5 {
+            engine.failed(&cut);
+            assert_eq!(engine.state.now().failures, failures);
+            engine.state.succeeded();
+        }
+        let (_, at) = engine.state.now().recovered.unwrap();
+        let before = |pause| engine.state.now().failures_before(at + Duration::from_secs(pause));
+        assert_eq!((before(7), before(8)), (4, 0), "the pause after four is eight seconds");
     }
 
     /// Symptom: between two windows `SyncFailed` for days after the parent had let the node in.

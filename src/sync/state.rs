@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
+use super::backoff;
 use super::debts::{Debts, Item, Owed};
 use super::desired::Missing;
 use super::error::SyncError;
@@ -56,6 +58,8 @@ pub(super) struct Now {
     pub(super) polling: bool,
     /// Failures in a row.
     pub(super) failures: u32,
+    /// Failures in a row before the last that ended, and when that was, monotonic.
+    pub(super) recovered: Option<(u32, Duration)>,
     /// The parent was found again after an outage, and failures counted anew, since the last sync.
     pub(super) found: bool,
     /// Failures in a row of which each was that the parent knows no such connected registry, denies
@@ -76,6 +80,18 @@ pub(super) struct Now {
 }
 
 impl Now {
+    /// Failures in a row before one at this time, monotonic. A success that did not last as long as
+    /// the pause before it was none: what fails each time after it would be tried each second.
+    pub(super) fn failures_before(&self, time: Duration) -> u32 {
+        let relapsed = self
+            .recovered
+            .filter(|(failures, at)| time.saturating_sub(*at) < backoff::longest(*failures));
+        match (self.failures, relapsed) {
+            (0, Some((failures, _))) => failures,
+            (failures, _) => failures,
+        }
+    }
+
     fn contact(&self) -> ParentContact {
         match (self.online, self.waiting_for_window, self.failures) {
             (true, _, _) => ParentContact::InContact,
@@ -146,7 +162,11 @@ impl State {
             now.syncing = false;
             now.found = false;
             now.failed_inside = false;
-            std::mem::take(&mut now.failures)
+            let before = std::mem::take(&mut now.failures);
+            if before > 0 {
+                now.recovered = Some((before, self.sys.clock.monotonic()));
+            }
+            before
         };
         if before > 0 {
             let is_whole = self.debts().is_empty();
@@ -159,6 +179,11 @@ impl State {
                  before: {before})"
             );
         }
+    }
+
+    /// Failures in a row before one that comes now.
+    pub(super) fn failures_before(&self) -> u32 {
+        self.now().failures_before(self.sys.clock.monotonic())
     }
 
     /// Whether the parent did not answer the last attempt.
@@ -205,6 +230,14 @@ impl State {
             _ => return,
         };
         self.problem("disk", DetailCode::DiskError, description);
+    }
+
+    /// Notes that nothing can be written, unless it is known why the disk failed.
+    pub(super) fn stays_unwritten(&self, cause: &StoreError) {
+        if *cause == StoreError::Unavailable && !self.has_problem("disk") {
+            let text = "the disk failed and changes are refused until the next start";
+            self.problem("disk", DetailCode::DiskError, text.to_owned());
+        }
     }
 
     /// When missing desired states are asked for again.

@@ -206,8 +206,14 @@ impl Worker {
     /// The messages are applied, and what was due is compared. What is owed or held back is left,
     /// and is tried again by itself.
     async fn finished(&self) -> Result<(), SyncError> {
-        self.note_space();
         self.state.set_arriving(BTreeSet::new());
+        if let Some(cause) = self.store.read_only_cause() {
+            // What was told is applied, and nothing more can be: the failures go on being counted.
+            self.state.set(|now| now.syncing = false);
+            self.state.stays_unwritten(&cause);
+            return Ok(self.state.publish(&self.store)?);
+        }
+        self.note_space();
         self.state.succeeded();
         self.store.keep_fetched_for(|name, root| self.state.debts().may_fetch(name, root));
         if self.state.debts().is_empty() {

@@ -223,9 +223,9 @@ impl NodeState {
                 HurdleKind::NotAGateway => {
                     "what answers at the parent's address is not a gateway: check host, port and \
                      protocol (ParentGatewayEndpoint and ParentEndpointProtocol in the connection \
-                     string, or parent.gateway_endpoint); a root has its gateway and its login \
-                     server on ports of their own; this node goes on trying, and takes a changed \
-                     configuration when it is restarted"
+                     string, or parent.gateway_endpoint), and the login server that it names \
+                     (listen.login there); a root has both on ports of their own; this node goes \
+                     on trying, and takes a changed configuration when it is restarted"
                 }
                 HurdleKind::ActivationRefused => {
                     "the parent refuses the activation: check at the root that the connected \

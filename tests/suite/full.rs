@@ -557,6 +557,36 @@ fn f182_f210_a_token_that_is_disabled_is_refused_where_nothing_can_be_written() 
     assert!(device.log().contains("what it takes away counts"), "{}", device.log());
 }
 
+/// Symptom: "the sync works again" each second, and nothing at the root, for as long as the parent
+/// had news and the disk took none.
+#[test]
+fn f036_f212_a_device_that_can_write_nothing_does_not_call_its_sync_well() {
+    let root = Node::root();
+    let user = root.pusher("owner-token", "*");
+    let push = |seed: u64, tag: &str| {
+        let image = Image::new(seed, &[40_000]);
+        assert_eq!(image.push(&root.login, (&user.0, &user.1), "app", tag).status, 201);
+    };
+    push(7, "v1");
+    let connection = root.connect("dock01", &["--repository", "app", "--mode", "ReadOnly"]);
+    root.link("dock01", &user.0);
+    let Some(mut small) = small(Node::device(&connection), BLOCK_BYTES) else { return };
+    small.node.start();
+    eventually(SOON, "the first sync", || pull(&small.node, &user, "app", "v1").ok());
+    if !small.disk.fail() {
+        return skip("the file system of the test does not become read-only by itself");
+    }
+    push(8, "v2");
+    eventually(SOON, "the root is told", || {
+        let shown = root.json(&["connected-registry", "show", "--name", "dock01"]);
+        let details = shown["statusDetails"].as_array().unwrap().clone();
+        details.iter().any(|detail| detail["code"] == "DiskError").then_some(())
+    });
+    let log = small.node.log();
+    assert!(log.contains("the sync stopped") && !log.contains("the sync works again"), "{log}");
+    assert!(pull(&small.node, &user, "app", "v1").is_ok(), "what is here is served");
+}
+
 /// Symptom: the index was called damaged or gone, and the command that was named in its place gave
 /// up half of what was acknowledged. Cause: sled does not open on a full disk.
 #[test]
