@@ -421,10 +421,10 @@ impl Engine {
     /// Notes a failure and says how long to wait.
     fn failed(&self, error: &SyncError) -> Duration {
         let is_found = is_about_this_node(error) && self.state.was_unreachable();
-        let before = self.state.failures_before();
+        let time = self.store.sys().clock.monotonic();
         self.state.set(|now| {
             // Only once in an outage: behind a proxy, one of two parents may stay away.
-            let before = if is_found && !now.found { 0 } else { before };
+            let before = if is_found && !now.found { 0 } else { now.failures_before(time) };
             now.found |= is_found;
             // What fails on the disk here says nothing of the parent.
             let is_upstream = matches!(error, SyncError::Upstream(_));

@@ -83,12 +83,13 @@ impl Now {
     /// Failures in a row before one at this time, monotonic. A success that did not last as long as
     /// the pause before it was none: what fails each time after it would be tried each second.
     pub(super) fn failures_before(&self, time: Duration) -> u32 {
-        let relapsed = self
-            .recovered
-            .filter(|(failures, at)| time.saturating_sub(*at) < backoff::longest(*failures));
-        match (self.failures, relapsed) {
-            (0, Some((failures, _))) => failures,
-            (failures, _) => failures,
+        match self.recovered {
+            Some((failures, at))
+                if self.failures == 0 && time.saturating_sub(at) < backoff::longest(failures) =>
+            {
+                failures
+            }
+            _ => self.failures,
         }
     }
 
@@ -179,11 +180,6 @@ impl State {
                  before: {before})"
             );
         }
-    }
-
-    /// Failures in a row before one that comes now.
-    pub(super) fn failures_before(&self) -> u32 {
-        self.now().failures_before(self.sys.clock.monotonic())
     }
 
     /// Whether the parent did not answer the last attempt.

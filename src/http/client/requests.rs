@@ -94,7 +94,7 @@ impl Client {
             // Read to its end, a short body leaves the connection usable.
             let rest = body.read_all(DRAIN_BYTES_MAX);
             let _ = clock::within(request.deadline, rest).await;
-            asked.get_or_insert(format!("{}:{}", target.host, target.port));
+            asked.get_or_insert_with(|| format!("{}:{}", target.host, target.port));
             target = next;
         }
         Err(ClientError::Protocol(format!("more than {REDIRECTS_MAX} redirects")))
