@@ -1,6 +1,5 @@
 //! The engine: activates this node at its parent, and syncs when the schedule allows it.
 
-use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,13 +7,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::backoff;
+use super::contact::Failed;
 use super::error::SyncError;
 use super::fetch::Fetcher;
 use super::heal::Healer;
 use super::push::Pusher;
-use super::refusal::{REPORTED_AFTER, is_about_this_node, is_denial, is_no_gateway, refusal_kind};
+use super::refusal::{REPORTED_AFTER, refusal_kind};
 use super::report::Reporter;
-use super::state::{DOOR, SESSION, State};
+use super::state::State;
 use super::upload::Uploader;
 use super::window::{LOOK_INTERVAL, PROBE_INTERVAL, Traffic, traffic};
 use super::worker::Worker;
@@ -38,9 +38,6 @@ const LOOK: Duration = Duration::from_secs(10);
 
 /// How long a look at the configuration outside a window may take. Over it: the next one.
 const LOOK_MAX: Duration = Duration::from_secs(60);
-
-/// Causes of one outage that the log has. Over it: the others are for the debug level.
-const CAUSES_MAX: usize = 8;
 
 /// What the engine tells the parent of this node, and what it needs to know.
 #[derive(Clone)]
@@ -132,8 +129,6 @@ pub struct Engine {
     active: AtomicBool,
     /// Monotonic time of the last call outside a window.
     probed: Mutex<Option<Duration>>,
-    /// What the log says of the outage that lasts.
-    causes: Mutex<BTreeSet<String>>,
 }
 
 impl Engine {
@@ -180,7 +175,6 @@ impl Engine {
             options,
             active: AtomicBool::new(false),
             probed: Mutex::default(),
-            causes: Mutex::default(),
         }
     }
 
@@ -192,8 +186,8 @@ impl Engine {
             return Ok(());
         }
         if let Err(error) = self.ensure_active().await {
-            self.note_refusal(&error);
-            self.state.set_failure(Some(&error));
+            self.note_refusal(&error, 0);
+            self.state.contact().failed_to_begin(&error);
             self.state.publish(&self.store).map_err(ActivationError::Store)?;
             return Err(error.into());
         }
@@ -231,17 +225,14 @@ impl Engine {
 
     /// One stretch of syncing or waiting; returns how long to pause.
     async fn turn(&self) -> Result<Duration, SyncError> {
-        self.state.set(|now| now.inside = false);
+        self.state.contact().begin();
         // The disk may take it by now, and the parent may be out of reach.
         if let Err(error) = self.store.write_received().await {
             log::debug!("the configuration cannot be written yet: {error}");
         }
         let traffic = self.traffic()?;
         let waits = !matches!(traffic, Traffic::Flow(_));
-        self.state.set(|now| {
-            now.waiting_for_window = waits;
-            now.online &= !waits;
-        });
+        self.state.contact().wait(waits);
         match traffic {
             Traffic::Wait(time) => {
                 match self.store.sys().clock.wall() {
@@ -269,7 +260,7 @@ impl Engine {
                 looked?;
                 // The parent refuses this node no more, whatever fails inside.
                 self.store.set_hurdle(None);
-                self.state.looked();
+                self.state.contact().looked();
                 Ok(Duration::ZERO)
             }
             Traffic::Flow(_) => {
@@ -371,9 +362,9 @@ impl Engine {
     /// Lets status, health and, once, the log say what somebody has to do about a refusal; returns
     /// whether the error is one. The cure may be under way: in a tree the parent may only not have
     /// heard of it yet.
-    fn note_refusal(&self, error: &SyncError) -> bool {
+    fn note_refusal(&self, error: &SyncError, denials: u32) -> bool {
         let active = self.active.load(Ordering::Relaxed);
-        let Some(kind) = refusal_kind(error, active, self.state.now().denials) else {
+        let Some(kind) = refusal_kind(error, active, denials) else {
             // What fails on the disk here says nothing of the parent.
             if matches!(error, SyncError::Upstream(_)) {
                 self.store.pass_over_hurdle();
@@ -397,7 +388,7 @@ impl Engine {
     /// take a node that calls for one that is well.
     async fn tell(&self, error: &SyncError) {
         let flows = matches!(self.traffic(), Ok(Traffic::Flow(_)));
-        let is_known = self.state.now().failures >= REPORTED_AFTER && !error.ends_session();
+        let is_known = self.state.contact().failures() >= REPORTED_AFTER && !error.ends_session();
         if !flows || !is_known || !self.active.load(Ordering::Relaxed) {
             return;
         }
@@ -408,52 +399,25 @@ impl Engine {
         }
     }
 
-    /// Whether this is the first failure since the parent answered, or has another cause than all
-    /// before it: the first one is often only how the parent went away.
-    fn is_new(&self, error: &SyncError, failures: u32) -> bool {
-        let mut causes = self.causes.lock().unwrap_or_else(PoisonError::into_inner);
-        if failures == 1 {
-            causes.clear();
-        }
-        causes.len() < CAUSES_MAX && causes.insert(error.to_string())
-    }
-
     /// Notes a failure and says how long to wait.
     fn failed(&self, error: &SyncError) -> Duration {
-        let is_found = is_about_this_node(error) && self.state.was_unreachable();
         let time = self.store.sys().clock.monotonic();
-        self.state.set(|now| {
-            // Only once in an outage: behind a proxy, one of two parents may stay away.
-            let before = if is_found && !now.found { 0 } else { now.failures_before(time) };
-            now.found |= is_found;
-            // What fails on the disk here says nothing of the parent.
-            let is_upstream = matches!(error, SyncError::Upstream(_));
-            now.failed_inside = now.inside;
-            now.failures = before.saturating_add(1);
-            let is_denied = is_denial(error) && !now.online;
-            let denied = is_denied || (is_no_gateway(error) && !now.inside);
-            now.denials = if denied { now.denials.saturating_add(1) } else { 0 };
-            now.online &= !is_upstream;
-        });
-        self.state.set_failure(Some(error));
+        let Failed { failures, denials, place, is_new } = self.state.contact().failed(error, time);
         if let SyncError::Store(error) = error {
             self.state.disk_problem(error, self.store.shortage());
         }
         let is_link = matches!(error, SyncError::Upstream(UpstreamError::Unreachable(_)));
-        let failures = self.state.now().failures;
         let is_reported = failures >= REPORTED_AFTER && !is_link;
-        let place = if self.state.now().inside { SESSION } else { DOOR };
-        if is_reported || self.state.has_problem(place) {
-            self.state.problem(place, DetailCode::SyncFailed, error.to_string());
+        if is_reported || self.state.has_problem(place.problem()) {
+            self.state.problem(place.problem(), DetailCode::SyncFailed, error.to_string());
         }
-        let is_refused = self.note_refusal(error);
+        let is_refused = self.note_refusal(error, denials);
         if let Err(error) = self.state.publish(&self.store) {
             log::warn!("cannot publish sync status: {error}");
         }
         if *error == UpstreamError::ActivationUnknown.into() {
             self.active.store(false, Ordering::Relaxed);
         }
-        let is_new = self.is_new(error, failures);
         if is_refused {
             log::debug!("the parent refuses this instance, {failures} failures in a row");
         } else if is_new {
@@ -506,12 +470,13 @@ impl Engine {
 
 #[cfg(test)]
 mod tests {
+    use super::super::contact::Place;
     use super::*;
     use crate::http::ClientOptions;
     use crate::store::replica::node::testing::config;
     use crate::sys::{Spawner, Sys};
     use crate::types::Role;
-    use crate::types::connected_registry::StatusDetail;
+    use crate::types::connected_registry::{ParentContact, StatusDetail};
 
     fn engine(store: &Store) -> Engine {
         let text = "ConnectedRegistryName=dock01;SyncTokenName=sync01;SyncTokenPassword=x;\
@@ -529,6 +494,15 @@ mod tests {
         Engine::new(store.clone(), client, connection.unwrap_or_else(|e| panic!("{e}")), options)
     }
 
+    /// A turn fails there.
+    fn fails(engine: &Engine, error: &SyncError, place: Place) {
+        engine.state.contact().begin();
+        if place == Place::Inside {
+            engine.state.contact().let_in();
+        }
+        engine.failed(error);
+    }
+
     #[test]
     fn f129_a_node_that_was_activated_starts_without_its_parent() {
         smol::block_on(async {
@@ -542,11 +516,12 @@ mod tests {
     #[test]
     fn f212_a_fault_of_the_disk_here_is_not_one_of_the_parent() {
         let engine = engine(&Store::in_memory(Sys::real(Spawner::new())));
-        engine.state.set(|now| now.online = true);
+        engine.state.contact().follow();
         let full = SyncError::from(StoreError::Full);
         for (error, online) in [(full, true), (UpstreamError::Gone.into(), false)] {
             engine.failed(&error);
-            assert_eq!(engine.state.now().online, online, "{error}");
+            let contact = engine.state.contact().parent();
+            assert_eq!(contact == ParentContact::InContact, online, "{error}");
         }
     }
 
@@ -599,7 +574,9 @@ mod tests {
         let away: SyncError = UpstreamError::Unreachable("no route".to_owned()).into();
         let is_told = |errors: &[&SyncError], online: bool| {
             for error in errors {
-                engine.state.set(|now| now.online = online);
+                if online {
+                    engine.state.contact().follow();
+                }
                 engine.failed(error);
             }
             store.set_hurdle(None)
@@ -645,22 +622,6 @@ mod tests {
         assert_eq!(ids(&engine.state.problems()), ids(&first), "it is the same problem");
     }
 
-    /// Symptom: "the sync works again" each second, and a call to the parent, while what came after
-    /// it failed each time. Cause: each success counted the failures anew.
-    #[test]
-    fn f036_f212_a_success_that_does_not_last_is_none() {
-        let engine = engine(&Store::in_memory(Sys::real(Spawner::new())));
-        let cut: SyncError = UpstreamError::Unreachable("unexpected end of file".to_owned()).into();
-        for failures in 1..5 {
-            engine.failed(&cut);
-            assert_eq!(engine.state.now().failures, failures);
-            engine.state.succeeded();
-        }
-        let (_, at) = engine.state.now().recovered.unwrap();
-        let before = |pause| engine.state.now().failures_before(at + Duration::from_secs(pause));
-        assert_eq!((before(7), before(8)), (4, 0), "the pause after four is eight seconds");
-    }
-
     /// Symptom: between two windows `SyncFailed` for days after the parent had let the node in.
     #[test]
     fn f036_what_failed_at_the_door_is_over_when_the_parent_opens() {
@@ -669,7 +630,7 @@ mod tests {
         let denied: SyncError = UpstreamError::Forbidden("not your messages".to_owned()).into();
         let away: SyncError = UpstreamError::Unreachable("no route".to_owned()).into();
         let disk: SyncError = StoreError::Io("EIO".to_owned()).into();
-        let (door, inside) = (false, true);
+        let (door, inside) = (Place::Door, Place::Inside);
         for (failures, left) in [
             ([(&wrong, door), (&wrong, door), (&wrong, door)], None),
             ([(&wrong, door), (&wrong, door), (&disk, door)], None),
@@ -680,24 +641,23 @@ mod tests {
             ([(&wrong, door), (&wrong, door), (&disk, inside)], Some(&disk)),
         ] {
             engine.state.succeeded();
-            for (error, inside) in failures {
-                engine.state.set(|now| now.inside = inside);
-                engine.failed(error);
+            for (error, place) in failures {
+                fails(&engine, error, place);
             }
-            let last_inside = failures[2].1;
-            assert!(engine.state.has_problem(if last_inside { SESSION } else { DOOR }));
-            engine.state.looked();
-            assert_eq!(engine.state.now().failures == 0, !last_inside, "{failures:?}");
-            engine.state.set(|now| now.inside = false);
-            engine.failed(&away);
+            let last = failures[2].1;
+            assert!(engine.state.has_problem(last.problem()));
+            engine.state.contact().looked();
+            let failures_left = engine.state.contact().failures();
+            assert_eq!(failures_left == 0, last == door, "{failures:?}");
+            fails(&engine, &away, door);
             engine.state.let_in();
-            engine.state.looked();
+            engine.state.contact().looked();
             let told = |code: &str| {
                 let problems = engine.state.problems().into_iter();
                 problems.filter(|told| told.code == code).map(|told| told.description).next()
             };
             assert_eq!(told("SyncFailed"), left.map(ToString::to_string), "{failures:?}");
-            assert_eq!(engine.state.now().failures, 0, "{failures:?}");
+            assert_eq!(engine.state.contact().failures(), 0, "{failures:?}");
         }
     }
 
@@ -710,18 +670,17 @@ mod tests {
         let engine = engine(&store);
         engine.active.store(true, Ordering::Relaxed);
         let portal: SyncError = UpstreamError::NoGateway("text/html".to_owned()).into();
-        let told = |inside| {
-            engine.state.set(|now| now.inside = inside);
-            engine.failed(&portal);
+        let told = |place| {
+            fails(&engine, &portal, place);
             store.refused_state().map(|state| state.name())
         };
         for _ in 0..REPORTED_AFTER * 2 {
-            assert_eq!(told(true), None, "a gateway let this node in");
+            assert_eq!(told(Place::Inside), None, "a gateway let this node in");
         }
         for _ in 1..REPORTED_AFTER {
-            assert_eq!(told(false), None);
+            assert_eq!(told(Place::Door), None);
         }
-        assert_eq!(told(false), Some("NotAGateway"));
+        assert_eq!(told(Place::Door), Some("NotAGateway"));
     }
 
     #[test]

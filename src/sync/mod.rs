@@ -1,8 +1,9 @@
 //! Drives a connected registry to the state that its parent grants.
 //!
-//! [`plan`] and [`window`] decide and are pure; the rest carries out. The full comparison with the
-//! parent is the primary path; messages only make it fast. Every step can be stopped at any
-//! point, by the end of a window, a lost connection or a power cut, and taken up again.
+//! [`plan`], [`window`] and `contact` decide and are pure; the rest carries out. The full
+//! comparison with the parent is the primary path; messages only make it fast. Every step can be
+//! stopped at any point, by the end of a window, a lost connection or a power cut, and taken up
+//! again.
 
 pub mod backoff;
 pub mod engine;
@@ -11,6 +12,7 @@ pub mod plan;
 pub mod window;
 
 mod closure;
+mod contact;
 mod debts;
 mod deleted;
 mod desired;

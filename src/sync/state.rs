@@ -3,14 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
-use super::backoff;
+use super::contact::{Contact, Place};
 use super::debts::{Debts, Item, Owed};
 use super::desired::Missing;
-use super::error::SyncError;
-use crate::gateway::UpstreamError;
-use crate::store::replica::node::{SyncFailure, SyncView};
+use crate::store::replica::node::SyncView;
 use crate::store::{Shortage, Store, StoreError};
 use crate::sys::Sys;
 use crate::types::connected_registry::{DetailCode, ParentContact, StatusDetail};
@@ -19,15 +16,12 @@ use crate::types::{Cursor, RepositoryName, UnixSeconds};
 
 /// Problems of each kind that a status report lists. Over it: the rest is in the log.
 const PROBLEMS_MAX: usize = 20;
-/// The problem that the parent does not let this node in.
-pub(super) const DOOR: &str = "door";
-/// The problem that what comes after that fails.
-pub(super) const SESSION: &str = "session";
 
 /// Shared by the parts of the engine.
 pub(super) struct State {
     sys: Sys,
     now: Mutex<Now>,
+    contact: Mutex<Contact>,
     problems: Mutex<BTreeMap<String, StatusDetail>>,
     missing: Mutex<Missing>,
     debts: Mutex<Debts>,
@@ -39,8 +33,6 @@ pub(super) struct State {
     projected: Mutex<Option<String>>,
     /// The latest of the listings of the full comparison that is under way.
     listed: Mutex<Option<Cursor>>,
-    /// Why the last attempt failed, until one succeeds.
-    failure: Mutex<Option<SyncFailure>>,
     /// Something is missing, or not any more, since others were last shown.
     changed: AtomicBool,
 }
@@ -48,29 +40,10 @@ pub(super) struct State {
 /// What the engine is doing.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Now {
-    /// The parent answered the last call.
-    pub(super) online: bool,
     /// A full comparison is running.
     pub(super) syncing: bool,
-    /// No window is open.
-    pub(super) waiting_for_window: bool,
     /// A poll waits at the parent.
     pub(super) polling: bool,
-    /// Failures in a row.
-    pub(super) failures: u32,
-    /// Failures in a row before the last that ended, and when that was, monotonic.
-    pub(super) recovered: Option<(u32, Duration)>,
-    /// The parent was found again after an outage, and failures counted anew, since the last sync.
-    pub(super) found: bool,
-    /// Failures in a row of which each was that the parent knows no such connected registry, denies
-    /// it its configuration, or is no gateway; before this node followed it.
-    pub(super) denials: u32,
-    /// The parent has let this node in for the session that runs.
-    pub(super) inside: bool,
-    /// The last failure came after that.
-    pub(super) failed_inside: bool,
-    /// Since when the attempts fail, if they do.
-    lost_since: Option<UnixSeconds>,
     /// Items in a row that the parent answered with a server error.
     pub(super) faults: u32,
     /// When the parent was last asked for the desired state, in this process.
@@ -79,35 +52,12 @@ pub(super) struct Now {
     pub(super) last_sync: Option<UnixSeconds>,
 }
 
-impl Now {
-    /// Failures in a row before one at this time, monotonic. A success that did not last as long as
-    /// the pause before it was none: what fails each time after it would be tried each second.
-    pub(super) fn failures_before(&self, time: Duration) -> u32 {
-        match self.recovered {
-            Some((failures, at))
-                if self.failures == 0 && time.saturating_sub(at) < backoff::longest(failures) =>
-            {
-                failures
-            }
-            _ => self.failures,
-        }
-    }
-
-    fn contact(&self) -> ParentContact {
-        match (self.online, self.waiting_for_window, self.failures) {
-            (true, _, _) => ParentContact::InContact,
-            (false, true, _) => ParentContact::WaitingForWindow,
-            (false, false, 0) => ParentContact::Connecting,
-            (false, false, _) => ParentContact::OutOfContact,
-        }
-    }
-}
-
 impl State {
     pub(super) fn new(sys: &Sys) -> State {
         State {
             sys: sys.clone(),
             now: Mutex::default(),
+            contact: Mutex::default(),
             problems: Mutex::default(),
             missing: Mutex::default(),
             debts: Mutex::default(),
@@ -115,7 +65,6 @@ impl State {
             kept: Mutex::default(),
             projected: Mutex::default(),
             listed: Mutex::default(),
-            failure: Mutex::default(),
             changed: AtomicBool::new(false),
         }
     }
@@ -128,47 +77,22 @@ impl State {
         change(&mut lock(&self.now));
     }
 
-    /// Notes why an attempt failed; `None`: the parent has let this node in.
-    pub(super) fn set_failure(&self, error: Option<&SyncError>) {
-        *lock(&self.failure) = error.map(|error| SyncFailure {
-            text: error.to_string(),
-            unreachable: matches!(error, SyncError::Upstream(UpstreamError::Unreachable(_))),
-        });
+    /// How it stands with the parent.
+    pub(super) fn contact(&self) -> MutexGuard<'_, Contact> {
+        lock(&self.contact)
     }
 
     /// Notes that the parent has let this node in: what failed at the door is over.
     pub(super) fn let_in(&self) {
-        self.set(|now| now.inside = true);
-        self.solved(DOOR);
-    }
-
-    /// Notes that this was all that is done outside a window: what failed at the door is over, and
-    /// what failed inside is not tried anew.
-    pub(super) fn looked(&self) {
-        {
-            let mut now = lock(&self.now);
-            if now.failed_inside {
-                return;
-            }
-            (now.failures, now.denials, now.found) = (0, 0, false);
-        }
-        self.set_failure(None);
+        self.contact().let_in();
+        self.solved(Place::Door.problem());
     }
 
     /// Notes that the messages are applied, and what was due is compared.
     pub(super) fn succeeded(&self) {
-        self.solved(SESSION);
-        let before = {
-            let mut now = lock(&self.now);
-            now.syncing = false;
-            now.found = false;
-            now.failed_inside = false;
-            let before = std::mem::take(&mut now.failures);
-            if before > 0 {
-                now.recovered = Some((before, self.sys.clock.monotonic()));
-            }
-            before
-        };
+        self.solved(Place::Inside.problem());
+        self.set(|now| now.syncing = false);
+        let before = self.contact().succeeded(self.sys.clock.monotonic());
         if before > 0 {
             let is_whole = self.debts().is_empty();
             let left = match is_whole {
@@ -180,11 +104,6 @@ impl State {
                  before: {before})"
             );
         }
-    }
-
-    /// Whether the parent did not answer the last attempt.
-    pub(super) fn was_unreachable(&self) -> bool {
-        lock(&self.failure).as_ref().is_some_and(|failure| failure.unreachable)
     }
 
     /// Notes a problem under a key; the first sighting gives it its time and its correlation id,
@@ -326,16 +245,6 @@ impl State {
         (!debts.is_empty()).then(|| debts.repositories())
     }
 
-    /// Remembers since when the attempts fail.
-    fn note_contact(&self) -> Now {
-        let at = self.sys.clock.wall();
-        self.set(|now| {
-            let lost = now.contact() == ParentContact::OutOfContact;
-            now.lost_since = now.lost_since.or(at).filter(|_| lost);
-        });
-        self.now()
-    }
-
     /// Lets others see what is missing, if that has changed.
     pub(super) fn publish_changes(&self, store: &Store) -> Result<(), StoreError> {
         if self.changed.load(Ordering::Relaxed) { self.publish(store) } else { Ok(()) }
@@ -344,23 +253,26 @@ impl State {
     /// Lets others see what the engine does.
     pub(super) fn publish(&self, store: &Store) -> Result<(), StoreError> {
         self.changed.store(false, Ordering::Relaxed);
-        let now = self.note_contact();
         let stored = stored(store)?;
         let known = self.incomplete();
         let any_incomplete = known.is_none() && stored.any_incomplete;
         let mut incomplete = known.unwrap_or_default();
         incomplete.extend(lock(&self.arriving).iter().cloned());
         let without_space = self.debts().without_room();
+        let now = self.now();
         let last_sync = now.last_sync.max(stored.last_sync);
+        let (problems, wall) = (self.problems(), self.sys.clock.wall());
+        let mut contact = self.contact();
+        contact.note_lost(wall);
         store.publish_sync(SyncView {
-            waiting_for_window: now.waiting_for_window,
-            contact: now.contact(),
-            failure: lock(&self.failure).clone(),
-            lost_since: now.lost_since,
+            waiting_for_window: contact.waiting_for_window(),
+            contact: contact.parent(),
+            failure: contact.failure().cloned(),
+            lost_since: contact.lost_since(),
             incomplete,
             any_incomplete,
             without_space,
-            problems: self.problems(),
+            problems,
             last_sync,
             last_contact: now.looked.max(stored.last_contact).max(last_sync),
             ..stored

@@ -191,8 +191,7 @@ impl Worker {
     /// The parent has let this node in.
     async fn begin(&self) -> Result<(), SyncError> {
         self.store.set_hurdle(None);
-        self.state.set(|now| (now.online, now.denials) = (true, 0));
-        self.state.set_failure(None);
+        self.state.contact().follow();
         self.state.publish(&self.store)?;
         if self.store.debts_noted()? && self.state.debts().is_empty() {
             log::info!(

@@ -407,6 +407,27 @@ fn nothing_is_left_for_later() {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
+/// A mutant whose place is gone breaks nothing, and one whose test is gone shows nothing; running
+/// all of them takes hours.
+#[test]
+fn every_mutant_breaks_one_place_that_a_test_is_named_for() {
+    let suite = files("tests/suite").into_iter().filter(|file| file.ends_with(".rs"));
+    let sources = sources().into_iter().chain(suite);
+    let tests: String = sources.map(|file| read(&file)).collect();
+    let mut wrong = Vec::new();
+    for block in read("tests/mutants.txt").split("\n\n") {
+        let mut lines = block.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
+        let (Some(head), Some(file)) = (lines.next(), lines.next()) else { continue };
+        let old: Vec<&str> = lines.filter_map(|line| line.strip_prefix('-')).collect();
+        let test = head.rsplit("::").next().unwrap_or_default();
+        let places = read(file.trim()).matches(&old.join("\n")).count();
+        if old.is_empty() || places != 1 || !tests.contains(&format!("fn {test}()")) {
+            wrong.push(format!("{head}: in {file} {places} times"));
+        }
+    }
+    assert_eq!(wrong, [""; 0]);
+}
+
 #[test]
 fn every_limit_is_used() {
     let limits = read("src/types/limits.rs");
