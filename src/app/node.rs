@@ -11,7 +11,7 @@ use super::parent::{Reread, Uplink};
 use super::router::{Door, Router};
 use super::{garbage, identity, parent, reach, scrub, withdrawals};
 use crate::admin::{Admin, AdminOptions, summary};
-use crate::auth::{Auth, AuthOptions, LoginListener};
+use crate::auth::{Auth, AuthOptions};
 use crate::config::{self, Config, Scheme, Verify};
 use crate::gateway::{Contacts, Gateway, GatewayOptions};
 use crate::http::{Admission, Budget, Deadlines, Service, Shutdown, TlsAcceptor, serve};
@@ -456,18 +456,10 @@ fn auth_options(
     store: &Store,
     logins: &Listeners,
 ) -> Result<AuthOptions, StartError> {
-    let mut logins = places(logins);
-    // Children on other machines do not reach those of this one.
-    if logins.iter().any(|(address, _)| !address.ip().is_loopback()) {
-        logins.retain(|(address, _)| !address.ip().is_loopback());
-    }
-    let login = |(address, tls): reach::Place| LoginListener { port: address.port(), tls };
     Ok(AuthOptions {
         role,
         registry_name: config.registry.name.clone(),
-        login_server: config.registry.login_server.clone(),
-        public_scheme: config.registry.public_scheme.map(|scheme| scheme.name().to_owned()),
-        logins: logins.into_iter().map(login).collect(),
+        login_server: reach::login_server(&config.registry, &places(logins)),
         access_lifetime: config.tokens.access_lifetime,
         refresh_lifetime: config.tokens.refresh_lifetime,
         identity: identity::signing(store)?,

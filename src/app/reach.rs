@@ -3,11 +3,12 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use crate::auth::{LoginListener, LoginServer};
 use crate::config::{Registry, Scheme};
 use crate::sys::net::try_bind;
 use crate::types::Role;
 use crate::types::connection_string::{ConnectionString, Protocol};
-use crate::types::endpoint::{host_and_port, ip, is_unspecified};
+use crate::types::endpoint::{host_and_port, ip, is_unspecified, standard_port};
 
 /// An address that is listened on, and whether it speaks TLS.
 pub(super) type Place = (SocketAddr, bool);
@@ -38,7 +39,35 @@ pub(super) fn warnings(
         Role::Root => gateway_warning(registry, gateways),
         Role::Connected => None,
     };
-    login.into_iter().chain(gateway).collect()
+    let plain = (role == Role::Root).then(|| login_without_tls(registry, logins, gateways));
+    login.into_iter().chain(gateway).chain(plain.flatten()).collect()
+}
+
+/// The login server of this configuration.
+pub(super) fn login_server(registry: &Registry, logins: &[Place]) -> LoginServer {
+    let listener = |&(address, tls): &Place| LoginListener { address, tls };
+    LoginServer {
+        name: registry.login_server.clone(),
+        public_scheme: registry.public_scheme.map(|scheme| scheme.name().to_owned()),
+        listeners: logins.iter().map(listener).collect(),
+    }
+}
+
+/// A connected registry sends its password to the login server, and not without TLS where the
+/// gateway has it.
+fn login_without_tls(registry: &Registry, logins: &[Place], gateways: &[Place]) -> Option<String> {
+    let server = login_server(registry, logins);
+    let is_refused = |&(address, tls): &Place| {
+        let host = (!address.ip().is_unspecified()).then(|| address.to_string());
+        tls && !server.given(host.as_deref(), true).tls
+    };
+    (!gateways.is_empty() && gateways.iter().all(is_refused)).then(|| {
+        "connected registries are sent to a listen.login without TLS, and listen.gateway has it: \
+         none can be a child of this one, for none sends its password without TLS then; give one \
+         address of listen.login TLS, or set registry.public_scheme = \"https\" where a proxy ends \
+         it"
+        .to_owned()
+    })
 }
 
 /// Passwords and content go over such a listener for everybody on the way to read.
@@ -107,11 +136,6 @@ impl Named<'_> {
              registry.public_scheme"
         ))
     }
-}
-
-/// The port of a URL that names none.
-fn standard_port(has_tls: bool) -> u16 {
-    if has_tls { 443 } else { 80 }
 }
 
 /// What is wrong with the address of the parent, in the connection string or in its place.
@@ -185,5 +209,32 @@ mod tests {
         assert!(children_warning(&Registry::default(), &tls).is_some());
         let derived = Registry { suffix: Some("example".to_owned()), ..Registry::default() };
         assert_eq!(gateway_warning(&derived, &tls), None);
+    }
+
+    /// Symptom: no device became active below a root whose gateway has TLS and whose login server
+    /// has none, and nothing told why; the same again where the login server had a name.
+    #[test]
+    fn f031_f186_a_login_server_without_tls_below_a_gateway_that_has_it_is_told() {
+        let place = |text: &str, tls| -> Place { (text.parse().unwrap(), tls) };
+        let (plain, secure) = (place("10.0.0.1:5000", false), place("10.0.0.1:5443", true));
+        let gateways = |tls| [place("10.0.0.1:5001", tls)];
+        let (none, both) = (Registry::default(), [plain, secure]);
+        let named = |name: &str| Registry { login_server: Some(name.to_owned()), ..none.clone() };
+        let public = |scheme| Registry { public_scheme: Some(scheme), ..none.clone() };
+        for (registry, role, logins, has_tls, expected) in [
+            (&none, Role::Root, &[plain][..], true, true),
+            (&none, Role::Connected, &[plain], true, false),
+            (&none, Role::Root, &[plain], false, false),
+            (&none, Role::Root, &both, true, false),
+            (&named("login.example"), Role::Root, &[plain], true, false),
+            (&named("login.example:5000"), Role::Root, &[plain], true, true),
+            (&named("login.example:5443"), Role::Root, &both, true, false),
+            (&public(Scheme::Http), Role::Root, &[plain], true, true),
+            (&public(Scheme::Https), Role::Root, &[plain], true, false),
+        ] {
+            let told = warnings(registry, role, logins, &gateways(has_tls));
+            let is_told = told.iter().any(|told| told.contains("none can be a child of this one"));
+            assert_eq!(is_told, expected, "{:?} {logins:?} {has_tls}", registry.login_server);
+        }
     }
 }

@@ -28,7 +28,7 @@ use std::time::Duration;
 
 use self::parent::{Hook, Parent};
 use self::versions::Versions;
-use crate::auth::{Auth, AuthOptions, LoginListener, keys};
+use crate::auth::{Auth, AuthOptions, LoginListener, LoginServer, keys};
 use crate::gateway::feed::Scope;
 use crate::gateway::{Contacts, Gateway, GatewayOptions};
 use crate::http::{
@@ -508,9 +508,10 @@ async fn tree(spawner: Spawner, seed: u64) -> Tree {
     let auth_options = AuthOptions {
         role: Role::Root,
         registry_name: "myregistry".into(),
-        login_server: None,
-        public_scheme: None,
-        logins: vec![LoginListener { port: address.port(), tls: false }],
+        login_server: LoginServer {
+            listeners: vec![LoginListener { address, tls: false }],
+            ..LoginServer::default()
+        },
         access_lifetime: Duration::from_secs(1 << 30),
         refresh_lifetime: Duration::from_secs(600),
         identity: keys::make().unwrap(),

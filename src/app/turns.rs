@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::node::Seen;
 use super::router::{Door, Router};
 use crate::admin::{Admin, AdminOptions};
-use crate::auth::{Auth, AuthOptions, LoginListener, keys};
+use crate::auth::{Auth, AuthOptions, LoginListener, LoginServer, keys};
 use crate::gateway::wire::{Format, decode_batch};
 use crate::gateway::{Contacts, Gateway, GatewayOptions};
 use crate::http::{Body, Method, Reply, ReplyBody, Request};
@@ -360,9 +360,10 @@ fn router(role: Role, store: &Store, sys: &Sys) -> Router {
     let options = AuthOptions {
         role,
         registry_name: "myregistry".into(),
-        login_server: None,
-        public_scheme: None,
-        logins: vec![LoginListener { port: 5000, tls: false }],
+        login_server: LoginServer {
+            listeners: vec![LoginListener { address: ([0, 0, 0, 0], 5000).into(), tls: false }],
+            ..LoginServer::default()
+        },
         access_lifetime: Duration::from_secs(600),
         refresh_lifetime: Duration::from_secs(600),
         identity: keys::make().unwrap(),

@@ -3,7 +3,7 @@
 
 use super::{Auth, Presented};
 use crate::types::scope::Access;
-use crate::types::{Reason, Refusal};
+use crate::types::{Reason, Refusal, Role};
 
 /// The makings of a `WWW-Authenticate` header.
 pub(super) struct Challenge<'a> {
@@ -17,7 +17,7 @@ impl Auth {
     /// The service that a request at the login server is for, which is the audience of tokens
     /// issued and accepted there.
     pub(super) fn service(&self, presented: &Presented<'_>) -> String {
-        match (&self.inner.login_server, presented.host) {
+        match (&self.inner.login_server.name, presented.host) {
             (Some(server), _) => server.clone(),
             (None, Some(host)) => host.to_ascii_lowercase(),
             (None, None) => self.inner.registry_name.clone(),
@@ -25,7 +25,7 @@ impl Auth {
     }
 
     pub(super) fn challenge<'a>(&'a self, presented: &Presented<'_>) -> Challenge<'a> {
-        let scheme = match &self.inner.public_scheme {
+        let scheme = match &self.inner.login_server.public_scheme {
             Some(scheme) => scheme.as_str(),
             None if presented.secure => "https",
             None => "http",
@@ -33,25 +33,18 @@ impl Auth {
         Challenge { scheme, service: self.service(presented), scope: None }
     }
 
-    /// At the gateway the realm is the login server, which may listen on another port, and with TLS
-    /// where the gateway has none.
+    /// At the root's gateway the realm is the login server, which listens elsewhere.
     pub(super) fn gateway_challenge<'a>(&'a self, presented: &Presented<'_>) -> Challenge<'a> {
-        let mut challenge = self.challenge(presented);
-        let logins = &self.inner.logins;
-        let alike = logins.iter().find(|login| login.tls == presented.secure);
-        let Some(login) = alike.or(logins.first()) else {
+        let challenge = self.challenge(presented);
+        if self.inner.role != Role::Root {
             return challenge;
+        }
+        let given = self.inner.login_server.given(presented.host, presented.secure);
+        let service = match given.port.filter(|_| presented.host.is_some()) {
+            Some(port) => with_port(&challenge.service, port),
+            None => challenge.service,
         };
-        let is_named = self.inner.login_server.is_some();
-        if self.inner.public_scheme.is_none() {
-            // A name may be that of a proxy that ends TLS for the login server alone.
-            let tls = login.tls || (is_named && presented.secure);
-            challenge.scheme = if tls { "https" } else { "http" };
-        }
-        if !is_named && presented.host.is_some() {
-            challenge.service = with_port(&challenge.service, login.port);
-        }
-        challenge
+        Challenge { scheme: if given.tls { "https" } else { "http" }, service, scope: None }
     }
 }
 

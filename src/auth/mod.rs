@@ -11,6 +11,7 @@ mod jwt;
 pub mod keys;
 mod live;
 mod login;
+mod login_server;
 mod seal;
 mod throttle;
 
@@ -19,6 +20,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use login::{Issued, Login, NULL_USER};
+pub use login_server::{LoginListener, LoginServer};
 
 use challenge::Challenge;
 use jwt::{Claims, Signer};
@@ -113,28 +115,14 @@ pub struct AuthOptions {
     pub role: Role,
     /// The service in challenges and tokens when a request has no `Host` either.
     pub registry_name: String,
-    /// `host[:port]` of the login server; unset: any `Host` is accepted and taken.
-    pub login_server: Option<String>,
-    /// `http` or `https` as clients see it, behind a proxy that ends TLS.
-    pub public_scheme: Option<String>,
-    /// Where the login server listens. The root's gateway listens elsewhere: its challenges name
-    /// one of these, with its own host when no login server is set. Elsewhere they are not used.
-    pub logins: Vec<LoginListener>,
+    /// The login server.
+    pub login_server: LoginServer,
     /// How long an access token lives at most; usually 75 minutes (as ACR's does).
     pub access_lifetime: Duration,
     /// How long a refresh token lives at most; usually 3 hours.
     pub refresh_lifetime: Duration,
     /// Signs access tokens.
     pub identity: Identity,
-}
-
-/// A listener of the login server.
-#[derive(Clone, Copy, Debug)]
-pub struct LoginListener {
-    /// Its port.
-    pub port: u16,
-    /// Whether it speaks TLS.
-    pub tls: bool,
 }
 
 /// Decides on every request; cheap to clone.
@@ -147,9 +135,7 @@ pub struct Auth {
 struct Inner {
     role: Role,
     registry_name: String,
-    login_server: Option<String>,
-    public_scheme: Option<String>,
-    logins: Vec<LoginListener>,
+    login_server: LoginServer,
     access_lifetime: Duration,
     refresh_lifetime: Duration,
     signer: Signer,
@@ -169,13 +155,12 @@ struct Sender {
 impl Auth {
     /// Fails when the identity cannot be used; the text says why.
     pub fn new(store: Store, options: AuthOptions) -> Result<Auth, String> {
-        let is_root = options.role == Role::Root;
+        let LoginServer { name, public_scheme, listeners } = options.login_server;
+        let name = name.map(|name| name.to_ascii_lowercase());
         let inner = Inner {
             role: options.role,
             registry_name: options.registry_name,
-            login_server: options.login_server.map(|server| server.to_ascii_lowercase()),
-            public_scheme: options.public_scheme,
-            logins: if is_root { options.logins } else { Vec::new() },
+            login_server: LoginServer { name, public_scheme, listeners },
             access_lifetime: options.access_lifetime,
             refresh_lifetime: options.refresh_lifetime,
             signer: Signer::new(&options.identity)?,

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::layers::Merge;
-use super::model::{Config, Listener, Parent, ParentKind, RoleSetting, Scheme, Secret, TlsMode};
+use super::model::{Config, Parent, ParentKind, RoleSetting, Secret, TlsMode};
 use super::plan::MemoryPlan;
 use super::value::ByteSize;
 use super::{
@@ -37,7 +37,6 @@ pub(super) fn finish(mut merge: Merge<'_>) -> Result<Loaded, ConfigError> {
     check_names(&loaded)?;
     check_addresses(&loaded)?;
     idle_certificate(&loaded, &mut warnings);
-    login_without_tls(&loaded, &mut warnings);
     warnings.extend(exposed_secrets(&loaded, source));
     check_ranges(&loaded)?;
     check_memory(&loaded)?;
@@ -416,29 +415,6 @@ fn idle_certificate(loaded: &Loaded, warnings: &mut Vec<String>) {
         if let Some(origin) = loaded.origins.get(key) {
             warnings.push(format!("{key} has no effect without tls.mode = \"files\" ({origin})"));
         }
-    }
-}
-
-/// A connected registry sends its password to the login server, and not without TLS where the
-/// gateway has it.
-fn login_without_tls(loaded: &Loaded, warnings: &mut Vec<String>) {
-    let Config { listen, tls, registry, .. } = &loaded.config;
-    let all_secure = |listeners: &[Listener]| listeners.iter().all(|one| one.has_tls(tls));
-    let any_secure = listen.login.iter().any(|one| one.has_tls(tls));
-    let has_gateway = match loaded.config.named_role() {
-        Some(role) => role == Role::Root,
-        None => loaded.origins.contains_key("listen.gateway"),
-    };
-    // Another name, or https in front, is that of a proxy.
-    let has_proxy =
-        registry.login_server.is_some() || registry.public_scheme == Some(Scheme::Https);
-    if has_gateway && !has_proxy && !any_secure && all_secure(&listen.gateway) {
-        let origin = loaded.origin("listen.login");
-        warnings.push(format!(
-            "listen.login has no TLS and listen.gateway has: no connected registry can be a child \
-             of this one, for none sends its password without TLS then; give one address of \
-             listen.login TLS, or set registry.public_scheme where a proxy ends it ({origin})"
-        ));
     }
 }
 

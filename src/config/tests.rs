@@ -353,19 +353,6 @@ fn listeners_and_their_tls() {
     let config = main_file(text).unwrap().config;
     let secure: Vec<bool> = config.listen.login.iter().map(|l| l.has_tls(&config.tls)).collect();
     assert_eq!(secure, [true, true, false]);
-    let warned = |rest: &str| {
-        let login = "login = {address = \"[::1]:80\", tls = false}";
-        let text = format!("[tls]\nmode = \"self-signed\"\n[listen]\n{login}\n{rest}");
-        let warnings = main_file(&text).unwrap().warnings;
-        warnings.iter().any(|told| told.contains("no connected registry can be a child"))
-    };
-    assert!(warned("gateway = \"[::1]:81\"\n") && warned("[registry]\nrole = \"root\"\n"));
-    assert!(!warned(""), "the store says whether it is a root");
-    assert!(warned("[registry]\nrole = \"root\"\npublic_scheme = \"http\"\n"));
-    assert!(!warned("[registry]\nrole = \"root\"\nlogin_server = \"login.example\"\n"));
-    assert!(!warned("gateway = {address = \"[::1]:81\", tls = false}\n"));
-    assert!(!warned("[registry]\nrole = \"root\"\npublic_scheme = \"https\"\n"));
-    assert!(!warned("[registry]\nrole = \"connected\"\n"));
     let error = error_of(main_file("[listen]\nlogin = {address = \"[::1]:1\", tls = true}\n"));
     assert!(error.contains(":2: listen.login: tls = true needs tls.mode"), "{error}");
     let error = error_of(main_file("[tls]\nmode = \"files\"\ncertificate = \"/c\"\n"));

@@ -515,7 +515,7 @@ mod tests {
     mod poll;
 
     use super::*;
-    use crate::auth::{AuthOptions, LoginListener, keys};
+    use crate::auth::{AuthOptions, LoginListener, LoginServer, keys};
     use crate::http::{Body, Method};
     use crate::store::tree::connected_registries::Settings;
     use crate::store::tree::creation::NewConnectedRegistry;
@@ -554,9 +554,10 @@ mod tests {
         let options = AuthOptions {
             role: Role::Root,
             registry_name: "myregistry".into(),
-            login_server: None,
-            public_scheme: None,
-            logins: vec![LoginListener { port: 5000, tls: false }],
+            login_server: LoginServer {
+                listeners: vec![LoginListener { address: ([0, 0, 0, 0], 5000).into(), tls: false }],
+                ..LoginServer::default()
+            },
             access_lifetime: Duration::from_secs(600),
             refresh_lifetime: Duration::from_secs(600),
             identity: keys::make().unwrap(),

@@ -9,8 +9,8 @@ use serde_json::Value;
 
 use super::*;
 use crate::auth::{
-    AuthOptions, Authorized, Catalog, Delete, LoginListener, NULL_USER, Principal, Pull, Push,
-    ReadMetadata, keys,
+    AuthOptions, Authorized, Catalog, Delete, LoginListener, LoginServer, NULL_USER, Principal,
+    Pull, Push, ReadMetadata, keys,
 };
 use crate::http::Body;
 use crate::http::ReplyBody;
@@ -54,13 +54,18 @@ fn node(role: Role, login_server: Option<&str>) -> Node {
 }
 
 fn node_with(role: Role, login_server: Option<&str>, open: impl FnOnce(Sys) -> Store) -> Node {
-    node_of(role, login_server, vec![LoginListener { port: 5000, tls: true }], open)
+    node_of(role, login_server, vec![listener(5000, true)], open)
+}
+
+/// Of every address.
+fn listener(port: u16, tls: bool) -> LoginListener {
+    LoginListener { address: ([0, 0, 0, 0], port).into(), tls }
 }
 
 fn node_of(
     role: Role,
     login_server: Option<&str>,
-    logins: Vec<LoginListener>,
+    listeners: Vec<LoginListener>,
     open: impl FnOnce(Sys) -> Store,
 ) -> Node {
     let clock = Arc::new(TestClock(Mutex::new((Some(START), Duration::ZERO))));
@@ -69,9 +74,11 @@ fn node_of(
     let options = AuthOptions {
         role,
         registry_name: "myregistry".into(),
-        login_server: login_server.map(str::to_owned),
-        public_scheme: None,
-        logins,
+        login_server: LoginServer {
+            name: login_server.map(str::to_owned),
+            public_scheme: None,
+            listeners,
+        },
         access_lifetime: Duration::from_secs(75 * 60),
         refresh_lifetime: Duration::from_secs(3 * 3600),
         identity: keys::make().unwrap(),
@@ -228,8 +235,7 @@ fn f084_f085_challenges_have_the_form_that_clients_parse() {
 /// no device became active.
 #[test]
 fn f031_f186_the_gateway_names_a_login_server_as_it_listens() {
-    let [plain, secure] =
-        [(5000, false), (5443, true)].map(|(port, tls)| LoginListener { port, tls });
+    let [plain, secure] = [(5000, false), (5443, true)].map(|(port, tls)| listener(port, tls));
     let named = Some("login.example");
     for (login_server, logins, at_gateway, realm) in [
         (None, vec![plain], false, "http://reg.example:5000"),

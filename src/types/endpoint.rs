@@ -30,6 +30,11 @@ pub fn is_loopback(endpoint: &str) -> bool {
     host == "localhost" || ip(endpoint).is_some_and(|ip| ip.is_loopback())
 }
 
+/// The port of a URL that names none.
+pub fn standard_port(has_tls: bool) -> u16 {
+    if has_tls { 443 } else { 80 }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
