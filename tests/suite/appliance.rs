@@ -307,8 +307,14 @@ fn p062_a_version_is_confirmed_when_the_boot_has_been_found_good() {
     // The checks may come after multi-user.target, which must not wait for what waits for them.
     assert_eq!(unit.get("Unit.DefaultDependencies"), "no");
     assert_eq!(unit.get("Install.WantedBy"), "multi-user.target", "once for each boot");
-    // Not with Requisite=, which would cancel it when the first start of the service fails.
-    assert_eq!(unit.get("Unit.ConditionDirectoryNotEmpty"), "/var/lib/skerry");
+    // Not with Requisite=, which would cancel it when the first start of the service fails, and
+    // wherever the state is.
+    for key in unit.0.keys() {
+        let is_condition = key.starts_with("Unit.Condition") || key.starts_with("Unit.Assert");
+        assert!(!is_condition && key != "Unit.Requisite", "{key}");
+    }
+    let guard = Unit::parse(&read("systemd/dropins/data-confirm.conf"));
+    assert_eq!(guard.get("Unit.ConditionPathIsMountPoint"), skerry::config::STATE_DIR);
     for key in ["Service.User", "Service.Group"] {
         assert_eq!(unit.get(key), service().get(key), "who may open the admin socket");
     }

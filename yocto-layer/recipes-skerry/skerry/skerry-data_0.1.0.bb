@@ -21,12 +21,15 @@ do_install() {
     # Where the partition is mounted: a root file system that is read-only must have the place.
     install -d ${D}/data
 
-    install -d ${D}${systemd_system_unitdir}/skerry.service.d
+    install -d ${D}${systemd_system_unitdir}/skerry.service.d \
+        ${D}${systemd_system_unitdir}/skerry-confirm.service.d
     install -m 0644 ${S}/systemd/data/data.mount ${D}${systemd_system_unitdir}/
     install -m 0644 ${S}/systemd/data/var-lib-skerry.mount ${D}${systemd_system_unitdir}/
     install -m 0644 ${S}/systemd/data/etc-skerry-conf.d.mount ${D}${systemd_system_unitdir}/
     install -m 0644 ${S}/systemd/dropins/data.conf \
         ${D}${systemd_system_unitdir}/skerry.service.d/20-data.conf
+    install -m 0644 ${S}/systemd/dropins/data-confirm.conf \
+        ${D}${systemd_system_unitdir}/skerry-confirm.service.d/20-data.conf
 
     # Vendor's settings are looked for there, whatever libdir is.
     install -d ${D}${nonarch_libdir}/skerry/conf.d ${D}${nonarch_libdir}/tmpfiles.d
@@ -39,6 +42,7 @@ FILES:${PN} += "\
     ${nonarch_libdir}/skerry/conf.d/50-data.toml \
     ${nonarch_libdir}/tmpfiles.d/skerry-data.conf \
     ${systemd_system_unitdir}/skerry.service.d/20-data.conf \
+    ${systemd_system_unitdir}/skerry-confirm.service.d/20-data.conf \
 "
 
 # systemd-fsck does nothing without them.
