@@ -47,9 +47,10 @@ pub(super) struct Contact {
     failed_at: Place,
     /// Failures in a row.
     failures: u32,
-    /// Failures in a row before the last that ended, and when that was, monotonic.
-    recovered: Option<(u32, Duration)>,
-    /// The parent was found again after an outage, and failures counted anew, since the last sync.
+    /// Failures in a row before a success that is not known to last yet, and when that was,
+    /// monotonic.
+    trial: Option<(u32, Duration)>,
+    /// The parent was found again in this outage, and failures counted anew.
     found: bool,
     /// Failures in a row of which each was that the parent knows no such connected registry, denies
     /// it its configuration, or is no gateway; before this node followed it.
@@ -70,8 +71,8 @@ pub(super) struct Failed {
     /// Of them, those at the end that were denials.
     pub(super) denials: u32,
     pub(super) place: Place,
-    /// It is the first since the parent answered, or has another cause than all before it: the
-    /// first one is often only how the parent went away.
+    /// It is the first of an outage, or has another cause than all before it: the first one is often
+    /// only how the parent went away.
     pub(super) is_new: bool,
 }
 
@@ -103,28 +104,55 @@ impl Contact {
     /// inside is not tried anew.
     pub(super) fn looked(&mut self) {
         if self.failed_at == Place::Door {
-            (self.failures, self.denials, self.found) = (0, 0, false);
+            (self.failures, self.denials) = (0, 0);
             self.failure = None;
+            self.is_over();
         }
     }
 
-    /// The messages are applied, and what was due is compared. Returns the failures before.
-    pub(super) fn succeeded(&mut self, time: Duration) -> u32 {
-        self.found = false;
+    /// The messages are applied, and what was due is compared.
+    pub(super) fn succeeded(&mut self, time: Duration) {
         self.failed_at = Place::Door;
         let before = std::mem::take(&mut self.failures);
         if before > 0 {
-            self.recovered = Some((before, time));
+            self.trial = Some((before, time));
         }
-        before
+    }
+
+    /// Whether a success has lasted by now, for as long as the pause before it; returns the failures
+    /// before. One that does not was none: what fails each time after it would be tried, and told,
+    /// each second.
+    pub(super) fn lasts(&mut self, time: Duration) -> Option<u32> {
+        let (before, _) = self.trial.filter(|_| self.lasts_in(time) == Some(Duration::ZERO))?;
+        self.is_over();
+        Some(before)
+    }
+
+    /// When it will have lasted; `None`: nothing is on trial.
+    pub(super) fn lasts_in(&self, time: Duration) -> Option<Duration> {
+        let (before, at) = self.trial?;
+        Some(backoff::longest(before).saturating_sub(time.saturating_sub(at)))
+    }
+
+    /// Whether all that failed is known to be over.
+    pub(super) fn is_well(&self) -> bool {
+        self.failures == 0 && self.trial.is_none()
+    }
+
+    fn is_over(&mut self) {
+        self.trial = None;
+        self.found = false;
+        self.causes.clear();
     }
 
     /// A turn has failed.
     pub(super) fn failed(&mut self, error: &SyncError, time: Duration) -> Failed {
+        self.lasts(time);
         let was_unreachable = self.failure.as_ref().is_some_and(|failure| failure.unreachable);
         let is_found = is_about_this_node(error) && was_unreachable;
         // Only once in an outage: behind a proxy, one of two parents may stay away.
-        let before = if is_found && !self.found { 0 } else { self.failures_before(time) };
+        let before = self.trial.take().map_or(self.failures, |(before, _)| before);
+        let before = if is_found && !self.found { 0 } else { before };
         self.found |= is_found;
         self.failed_at = self.place;
         self.failures = before.saturating_add(1);
@@ -134,7 +162,7 @@ impl Contact {
         // What fails on the disk here says nothing of the parent.
         self.online &= !matches!(error, SyncError::Upstream(_));
         self.failed_to_begin(error);
-        let is_new = self.is_new(error);
+        let is_new = self.causes.len() < CAUSES_MAX && self.causes.insert(error.to_string());
         let Contact { failures, denials, place, .. } = *self;
         Failed { failures, denials, place, is_new }
     }
@@ -145,26 +173,6 @@ impl Contact {
             text: error.to_string(),
             unreachable: matches!(error, SyncError::Upstream(UpstreamError::Unreachable(_))),
         });
-    }
-
-    /// Failures in a row before one at this time, monotonic. A success that did not last as long as
-    /// the pause before it was none: what fails each time after it would be tried each second.
-    fn failures_before(&self, time: Duration) -> u32 {
-        match self.recovered {
-            Some((failures, at))
-                if self.failures == 0 && time.saturating_sub(at) < backoff::longest(failures) =>
-            {
-                failures
-            }
-            _ => self.failures,
-        }
-    }
-
-    fn is_new(&mut self, error: &SyncError) -> bool {
-        if self.failures == 1 {
-            self.causes.clear();
-        }
-        self.causes.len() < CAUSES_MAX && self.causes.insert(error.to_string())
     }
 
     /// Remembers since when the attempts fail. `at`: what time it is, if that is known.
@@ -202,9 +210,142 @@ impl Contact {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::StoreError;
 
-    /// Symptom: "the sync works again" each second, and a call to the parent, while what came after
-    /// it failed each time. Cause: each success counted the failures anew.
+    /// What a turn does, after which it fails if there is an error.
+    #[derive(Clone, Copy, Debug)]
+    enum Turn {
+        /// It fails at the door.
+        Door(usize),
+        /// It is let in, and fails there.
+        Inside(usize),
+        /// It succeeds, and then something fails at once.
+        Short(usize),
+        /// It succeeds, and then something fails after two minutes.
+        Long(usize),
+        /// It looks at the configuration outside a window.
+        Look,
+    }
+
+    fn errors() -> [SyncError; 4] {
+        [
+            UpstreamError::Unreachable("no route".to_owned()).into(),
+            UpstreamError::Forbidden("no".to_owned()).into(),
+            UpstreamError::Protocol("nonsense".to_owned()).into(),
+            StoreError::Unavailable.into(),
+        ]
+    }
+
+    fn turns() -> Vec<Turn> {
+        let kinds = [Turn::Door, Turn::Inside, Turn::Short, Turn::Long];
+        let each = |kind: fn(usize) -> Turn| (0..errors().len()).map(kind);
+        kinds.into_iter().flat_map(each).chain([Turn::Look]).collect()
+    }
+
+    /// What was seen of a series of turns.
+    struct Seen {
+        contact: Contact,
+        at: Duration,
+        errors: [SyncError; 4],
+        /// Failures in a row, as they should be counted.
+        failures: u32,
+        /// The parent was found again in this outage.
+        found: bool,
+        /// The log said last that the sync stopped.
+        is_told: bool,
+    }
+
+    impl Seen {
+        fn new() -> Seen {
+            let (contact, at) = (Contact::default(), Duration::from_secs(1000));
+            let is_told = false;
+            Seen { contact, at, errors: errors(), failures: 0, found: false, is_told }
+        }
+
+        fn succeed(&mut self, goes_on_for: Duration) {
+            self.contact.let_in();
+            self.contact.follow();
+            self.contact.succeeded(self.at);
+            assert!(self.contact.parent() == ParentContact::InContact);
+            assert_eq!(self.contact.lasts(self.at), None, "it is not told before it has lasted");
+            self.at += goes_on_for;
+            let told = self.contact.lasts(self.at);
+            if goes_on_for >= backoff::LONGEST {
+                assert_eq!(told, (self.failures > 0).then_some(self.failures));
+                assert!(self.contact.is_well());
+                (self.failures, self.found, self.is_told) = (0, false, false);
+            } else {
+                assert!(told.is_none() || self.failures == 1, "{told:?} {}", self.failures);
+                assert_eq!(self.contact.is_well(), self.failures == 0);
+            }
+        }
+
+        fn fail(&mut self, error: usize) {
+            let was_unreachable = self.contact.failure.as_ref().is_some_and(|one| one.unreachable);
+            let failed = self.contact.failed(&self.errors[error], self.at);
+            let is_found = was_unreachable && error == 1;
+            self.failures = if is_found && !self.found { 1 } else { self.failures + 1 };
+            self.found |= is_found;
+            assert_eq!(
+                failed.failures, self.failures,
+                "each counts, but for one news in an outage"
+            );
+            assert_eq!(self.contact.parent() == ParentContact::InContact, self.follows(error));
+            self.is_told |= failed.is_new;
+            assert!(self.is_told, "the log does not say that it works");
+            self.at += backoff::longest(failed.failures);
+        }
+
+        /// What fails on the disk here says nothing of the parent.
+        fn follows(&self, error: usize) -> bool {
+            error == 3 && self.contact.online
+        }
+
+        fn turn(&mut self, turn: Turn) {
+            self.contact.begin();
+            self.contact.wait(matches!(turn, Turn::Look));
+            match turn {
+                Turn::Door(_) => {}
+                Turn::Inside(_) => self.contact.let_in(),
+                Turn::Short(_) => self.succeed(Duration::from_millis(10)),
+                Turn::Long(_) => self.succeed(Duration::from_secs(120)),
+                Turn::Look => {
+                    self.contact.let_in();
+                    let is_over = self.contact.failed_at == Place::Door;
+                    self.contact.looked();
+                    if is_over {
+                        (self.failures, self.found, self.is_told) = (0, false, false);
+                    }
+                    assert_eq!(self.contact.failures(), self.failures);
+                }
+            }
+            if let Turn::Door(error)
+            | Turn::Inside(error)
+            | Turn::Short(error)
+            | Turn::Long(error) = turn
+            {
+                self.fail(error);
+            }
+        }
+    }
+
+    /// Symptoms: "the sync works again" each second, and a call to the parent, while what came after
+    /// it failed each time; the same as the last word of the log while the parent was away. Cause:
+    /// each success ended the outage.
+    #[test]
+    fn f036_f212_whatever_happens_tries_become_rarer_and_the_log_stays_true() {
+        let turns = turns();
+        let count = turns.len();
+        for series in 0..count.pow(4) {
+            let mut seen = Seen::new();
+            let mut left = series;
+            for _ in 0..4 {
+                seen.turn(turns[left % count]);
+                left /= count;
+            }
+        }
+    }
+
     #[test]
     fn f036_f212_a_success_that_does_not_last_is_none() {
         let cut: SyncError = UpstreamError::Unreachable("unexpected end of file".to_owned()).into();
@@ -215,6 +356,7 @@ mod tests {
                 assert_eq!(contact.failed(&cut, at).failures, failures);
                 contact.succeeded(at);
             }
+            assert_eq!(contact.lasts_in(at), Some(Duration::from_secs(8)));
             at += Duration::from_secs(pause);
             let failures = contact.failed(&cut, at).failures;
             assert_eq!(failures, next, "the pause after four is eight seconds");

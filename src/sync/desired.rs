@@ -10,7 +10,7 @@ use crate::types::connected_registry::DetailCode;
 use crate::types::message::NodeConfig;
 
 /// How the keys of problems begin that are about desired states which cannot be had.
-const MISSING: &str = "desired-";
+pub(super) const MISSING: &str = "desired-";
 
 /// When those are asked for again that could not be had: the pause doubles from the first to the
 /// longest.

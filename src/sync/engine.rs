@@ -152,7 +152,11 @@ impl Engine {
                 fetcher: fetcher.clone(),
                 state: state.clone(),
             },
-            healer: Healer { store: store.clone(), fetcher: fetcher.clone() },
+            healer: Healer {
+                store: store.clone(),
+                fetcher: fetcher.clone(),
+                told: Mutex::default(),
+            },
             pusher: Pusher {
                 store: store.clone(),
                 upstream: upstream.clone(),
@@ -527,7 +531,6 @@ mod tests {
 
     #[test]
     fn f121_f127_a_parent_that_is_back_is_not_kept_waiting_for_the_outage_before() {
-        let engine = engine(&Store::in_memory(Sys::real(Spawner::new())));
         let away = SyncError::from(UpstreamError::Unreachable("no route".to_owned()));
         let shortest = Duration::from_secs(1);
         for (answer, starts_anew) in [
@@ -538,7 +541,7 @@ mod tests {
             (UpstreamError::Busy(503, "x".to_owned()), false),
             (UpstreamError::Protocol("x".to_owned()), false),
         ] {
-            engine.state.succeeded();
+            let engine = engine(&Store::in_memory(Sys::real(Spawner::new())));
             for _ in 0..8 {
                 engine.failed(&away);
             }
@@ -625,7 +628,6 @@ mod tests {
     /// Symptom: between two windows `SyncFailed` for days after the parent had let the node in.
     #[test]
     fn f036_what_failed_at_the_door_is_over_when_the_parent_opens() {
-        let engine = engine(&Store::in_memory(Sys::real(Spawner::new())));
         let wrong: SyncError = UpstreamError::Protocol("nonsense".to_owned()).into();
         let denied: SyncError = UpstreamError::Forbidden("not your messages".to_owned()).into();
         let away: SyncError = UpstreamError::Unreachable("no route".to_owned()).into();
@@ -640,7 +642,7 @@ mod tests {
             ([(&denied, inside), (&denied, inside), (&denied, inside)], Some(&denied)),
             ([(&wrong, door), (&wrong, door), (&disk, inside)], Some(&disk)),
         ] {
-            engine.state.succeeded();
+            let engine = engine(&Store::in_memory(Sys::real(Spawner::new())));
             for (error, place) in failures {
                 fails(&engine, error, place);
             }

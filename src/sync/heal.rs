@@ -1,7 +1,11 @@
 //! Brings damaged content back from the parent.
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+
+use log::Level;
 
 use super::backoff;
 use super::error::SyncError;
@@ -17,10 +21,16 @@ const BATCH: usize = 64;
 /// What could not be brought back is tried again after this time.
 const RETRY: Duration = Duration::from_secs(300);
 
+/// Damaged content of which the log says why it cannot be healed. Over it: the rest is for the
+/// debug level, and `status` tells how much is damaged.
+const TOLD_MAX: usize = 256;
+
 /// Heals what a scrub or a read found damaged.
 pub(super) struct Healer {
     pub(super) store: Store,
     pub(super) fetcher: Fetcher,
+    /// Why content cannot be healed, as the log has it.
+    pub(super) told: Mutex<BTreeMap<Digest, String>>,
 }
 
 impl Healer {
@@ -56,12 +66,15 @@ impl Healer {
         loop {
             let Err(error) = self.heal(digest).await else {
                 *refused = 0;
+                self.told().remove(digest);
                 return Ok(());
             };
             if !is_of_one(&error) && !is_busy(&error) {
                 return Err(error);
             }
-            log::warn!("{digest} cannot be healed just now: {error}");
+            let text = format!("{digest} cannot be healed just now: {error}");
+            let level = if self.is_news(digest, &text) { Level::Warn } else { Level::Debug };
+            log::log!(level, "{text}");
             if is_busy(&error) {
                 *refused = refused.saturating_add(1);
                 sleep(backoff::delay(*refused, &*self.store.sys().rng)).await;
@@ -70,6 +83,22 @@ impl Healer {
                 return Ok(());
             }
         }
+    }
+
+    /// Whether the log does not say this of the content already: it is tried again for ever.
+    fn is_news(&self, digest: &Digest, text: &str) -> bool {
+        let mut told = self.told();
+        if told.get(digest).is_some_and(|known| known == text)
+            || (told.len() >= TOLD_MAX && !told.contains_key(digest))
+        {
+            return false;
+        }
+        told.insert(digest.clone(), text.to_owned());
+        true
+    }
+
+    fn told(&self) -> MutexGuard<'_, BTreeMap<Digest, String>> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Fetches content anew, from any repository that refers to it.

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use super::state::SPACE;
 use super::worker::Worker;
 use crate::store::StoreError;
 use crate::sys::spawn;
@@ -24,7 +25,7 @@ impl Worker {
     /// Reports a full disk as long as something does not fit.
     pub(super) fn note_space(&self) {
         if self.state.debts().without_room().is_empty() {
-            self.state.solved("disk");
+            self.state.solved(SPACE);
         } else {
             self.state.disk_problem(&StoreError::Full, self.store.shortage());
         }

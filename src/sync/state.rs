@@ -6,7 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::contact::{Contact, Place};
 use super::debts::{Debts, Item, Owed};
-use super::desired::Missing;
+use super::desired::{MISSING, Missing};
 use crate::store::replica::node::SyncView;
 use crate::store::{Shortage, Store, StoreError};
 use crate::sys::Sys;
@@ -14,8 +14,14 @@ use crate::types::connected_registry::{DetailCode, ParentContact, StatusDetail};
 use crate::types::text::mib;
 use crate::types::{Cursor, RepositoryName, UnixSeconds};
 
-/// Problems of each kind that a status report lists. Over it: the rest is in the log.
+/// Nodes below with a problem, and items that are missing, that a status report lists. Over it: the
+/// rest is in the log, or on its debug level.
 const PROBLEMS_MAX: usize = 20;
+
+/// The problem that content does not fit.
+pub(super) const SPACE: &str = "space";
+/// The problem that the disk fails.
+pub(super) const DISK: &str = "disk";
 
 /// Shared by the parts of the engine.
 pub(super) struct State {
@@ -88,12 +94,20 @@ impl State {
         self.solved(Place::Door.problem());
     }
 
-    /// Notes that the messages are applied, and what was due is compared.
+    /// Notes that the messages are applied, and what was due is compared; what failed before is over
+    /// when that lasts.
     pub(super) fn succeeded(&self) {
-        self.solved(Place::Inside.problem());
         self.set(|now| now.syncing = false);
-        let before = self.contact().succeeded(self.sys.clock.monotonic());
-        if before > 0 {
+        let time = self.sys.clock.monotonic();
+        let (before, is_well) = {
+            let mut contact = self.contact();
+            contact.succeeded(time);
+            (contact.lasts(time), contact.is_well())
+        };
+        if is_well {
+            self.solved(Place::Inside.problem());
+        }
+        if let Some(before) = before {
             let is_whole = self.debts().is_empty();
             let left = match is_whole {
                 true => "up to date",
@@ -114,14 +128,17 @@ impl State {
             known.description = description;
             return;
         }
+        let others = problems.keys().filter(|key| key.starts_with(MISSING)).count();
+        if key.starts_with(MISSING) && others >= PROBLEMS_MAX {
+            log::debug!("{}: {description}", code.name());
+            return;
+        }
         let correlation_id = self.sys.rng.uuid();
         log::warn!("{}: {description} (correlation id {correlation_id})", code.name());
-        if problems.len() < PROBLEMS_MAX {
-            let timestamp = self.sys.clock.wall_or_floor();
-            let (kind, code) = (code.kind().to_owned(), code.name().to_owned());
-            let detail = StatusDetail { kind, code, description, timestamp, correlation_id };
-            problems.insert(key.to_owned(), detail);
-        }
+        let timestamp = self.sys.clock.wall_or_floor();
+        let (kind, code) = (code.kind().to_owned(), code.name().to_owned());
+        let detail = StatusDetail { kind, code, description, timestamp, correlation_id };
+        problems.insert(key.to_owned(), detail);
     }
 
     /// Whether the problem of this key is noted.
@@ -136,22 +153,30 @@ impl State {
 
     /// Notes a fault of the disk here. `shortage`: the figures of a full one.
     pub(super) fn disk_problem(&self, error: &StoreError, shortage: Option<Shortage>) {
-        let description = match (error, shortage) {
+        let (key, description) = match (error, shortage) {
             (StoreError::Full, Some(shortage)) => {
-                disk_full(error, shortage, self.debts().missing_bytes())
+                (SPACE, disk_full(error, shortage, self.debts().missing_bytes()))
             }
-            (StoreError::Full | StoreError::Io(_), _) => error.to_string(),
-            (StoreError::Unreadable(_) | StoreError::Corrupt(_), _) => error.to_string(),
+            (StoreError::Full, None) => (SPACE, error.to_string()),
+            (StoreError::Io(_) | StoreError::Unreadable(_) | StoreError::Corrupt(_), _) => {
+                (DISK, error.to_string())
+            }
             _ => return,
         };
-        self.problem("disk", DetailCode::DiskError, description);
+        self.problem(key, DetailCode::DiskError, description);
     }
 
-    /// Notes that nothing can be written, unless it is known why the disk failed.
+    /// Notes that nothing can be written, though the parent is followed: unless it is known why the
+    /// disk failed, that too.
     pub(super) fn stays_unwritten(&self, cause: &StoreError) {
-        if *cause == StoreError::Unavailable && !self.has_problem("disk") {
+        if *cause == StoreError::Unavailable && !self.has_problem(DISK) {
             let text = "the disk failed and changes are refused until the next start";
-            self.problem("disk", DetailCode::DiskError, text.to_owned());
+            self.problem(DISK, DetailCode::DiskError, text.to_owned());
+        }
+        // It may tell of the link, which works.
+        let session = Place::Inside.problem();
+        if self.has_problem(session) {
+            self.problem(session, DetailCode::SyncFailed, cause.to_string());
         }
     }
 
@@ -351,7 +376,7 @@ mod tests {
         for figure in ["1.0 MiB free", "64.0 MiB (storage.reserve)", "5.1 MiB for the content"] {
             assert!(text.contains(figure), "{figure}: {text}");
         }
-        state.solved("disk");
+        state.solved(SPACE);
         assert_eq!(state.problems().len(), 2, "each that does not fit");
     }
 

@@ -11,7 +11,7 @@ use super::fetch::Fetcher;
 use super::offers::Offer;
 use super::plan::{self, Desired, Present, Step};
 use super::room;
-use super::state::State;
+use super::state::{DISK, State};
 use crate::gateway::feed::Scope;
 use crate::gateway::wire::Received;
 use crate::gateway::{Upstream, UpstreamError};
@@ -168,7 +168,9 @@ impl Worker {
             (true, Some(_)) => POLL_WAIT,
         };
         let now = clock.monotonic();
-        let next = debts.next(now).into_iter().chain(self.state.missing().next(now)).min();
+        let lasts = self.state.contact().lasts_in(now);
+        let next = [debts.next(now), self.state.missing().next(now), lasts];
+        let next = next.into_iter().flatten().min();
         next.map_or(longest, |next| next.min(longest))
     }
 
@@ -209,10 +211,12 @@ impl Worker {
         if let Some(cause) = self.store.read_only_cause() {
             // What was told is applied, and nothing more can be: the failures go on being counted.
             self.state.set(|now| now.syncing = false);
+            self.note_space();
             self.state.stays_unwritten(&cause);
             return Ok(self.state.publish(&self.store)?);
         }
         self.note_space();
+        self.state.solved(DISK);
         self.state.succeeded();
         self.store.keep_fetched_for(|name, root| self.state.debts().may_fetch(name, root));
         if self.state.debts().is_empty() {
