@@ -71,8 +71,8 @@ pub(super) struct Failed {
     /// Of them, those at the end that were denials.
     pub(super) denials: u32,
     pub(super) place: Place,
-    /// It is the first of an outage, or has another cause than all before it: the first one is often
-    /// only how the parent went away.
+    /// It is the first of an outage, or has another cause than all before it: the first one is
+    /// often only how the parent went away.
     pub(super) is_new: bool,
 }
 
@@ -119,9 +119,9 @@ impl Contact {
         }
     }
 
-    /// Whether a success has lasted by now, for as long as the pause before it; returns the failures
-    /// before. One that does not was none: what fails each time after it would be tried, and told,
-    /// each second.
+    /// Whether a success has lasted by now, for as long as the pause before it; returns the
+    /// failures before. One that does not was none: what fails each time after it would be tried,
+    /// and told, each second.
     pub(super) fn lasts(&mut self, time: Duration) -> Option<u32> {
         let (before, _) = self.trial.filter(|_| self.lasts_in(time) == Some(Duration::ZERO))?;
         self.is_over();
@@ -329,9 +329,9 @@ mod tests {
         }
     }
 
-    /// Symptoms: "the sync works again" each second, and a call to the parent, while what came after
-    /// it failed each time; the same as the last word of the log while the parent was away. Cause:
-    /// each success ended the outage.
+    /// Symptoms: "the sync works again" each second, and a call to the parent, while what came
+    /// after it failed each time; the same as the last word of the log while the parent was away.
+    /// Cause: each success ended the outage.
     #[test]
     fn f036_f212_whatever_happens_tries_become_rarer_and_the_log_stays_true() {
         let turns = turns();

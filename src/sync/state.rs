@@ -94,8 +94,8 @@ impl State {
         self.solved(Place::Door.problem());
     }
 
-    /// Notes that the messages are applied, and what was due is compared; what failed before is over
-    /// when that lasts.
+    /// Notes that the messages are applied, and what was due is compared; what failed before is
+    /// over when that lasts.
     pub(super) fn succeeded(&self) {
         self.set(|now| now.syncing = false);
         let time = self.sys.clock.monotonic();
