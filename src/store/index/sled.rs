@@ -7,30 +7,41 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::{Change, Index, IndexFault, KeyValue, lower_bound, row_hash, sums};
 use crate::store::StoreError;
 use crate::sys::Disk;
 
-/// The row that describes all others; no other key starts with a zero byte.
+/// The row that describes all others. Only this key and those of parts start with a zero byte.
 const SEAL_KEY: &[u8] = b"\0seal";
+/// How the keys of the further parts of long rows begin.
+const PART_KEY: &[u8] = b"\0part";
+/// Where all other keys begin.
+const FIRST_KEY: &[u8] = b"\x01";
+/// What of a row stands together, bytes; a longer one has further parts, up to the first that is
+/// shorter than this. sled keeps 256 pages at least, and one of a long row is as long.
+const PART_LEN: usize = 16 * 1024;
 /// 2: with the rows that follow from others. 3: with a sum of its own. 4: with those rows that
 /// follow from tokens and connected registries, and tell what brings a manifest up. 5: with the
-/// sizes of scope maps.
-const SEAL_VERSION: u8 = 5;
+/// sizes of scope maps. 6: with long rows in parts.
+const SEAL_VERSION: u8 = 6;
 /// What stands before that sum.
 const SEAL_HEAD_LEN: usize = 25;
 
 /// With less free space sled may not open, bytes.
 const SPACE_MIN: u64 = 256 * 1024;
-/// An index with fewer rows stays in memory as a whole and costs no more than this does, rows.
-const ROWS_IN_MEMORY: u64 = 32_768;
-/// A page has this many rows at least, unless rows were removed.
-const ROWS_OF_PAGE: usize = 8;
-/// How often a page that was read counts as read, see [`note_again`].
-const NOTES: usize = 4;
+/// An index that weighs less stays in memory as a whole, bytes.
+const BYTES_IN_MEMORY: u64 = 8 * 1024 * 1024;
+/// A row in memory weighs this at least, bytes.
+const ROW_WEIGHT_MIN: usize = 256;
+/// What is read with one row: a page, which has eight rows at least unless rows were removed.
+const PAGE_WEIGHT_MIN: usize = 8 * ROW_WEIGHT_MIN;
+/// For so many bytes a page that was read counts as read once, see [`Reads`].
+const NOTE_BYTES: usize = 512;
+/// More reads of one page than this let no more pages go.
+const NOTES_MAX: usize = 64;
 
 /// What all rows come to; written in the same batch as every change.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -71,8 +82,8 @@ pub struct SledIndex {
     disk: Arc<dyn Disk>,
     file: std::path::PathBuf,
     seal: Mutex<Seal>,
-    /// Whether there are more than `ROWS_IN_MEMORY`.
-    is_large: AtomicBool,
+    /// What all rows weigh, bytes.
+    weight: AtomicU64,
     failed: AtomicBool,
 }
 
@@ -84,12 +95,12 @@ impl SledIndex {
         let opened = catch_unwind(AssertUnwindSafe(|| {
             let config = sled::Config::new().path(path).cache_capacity(cache).flush_every_ms(None);
             let db = config.open().map_err(fault)?;
-            let seal = verify(&db).map_err(IndexFault::Damaged)?;
-            Ok((db, seal))
+            let (seal, weight) = verify(&db).map_err(IndexFault::Damaged)?;
+            Ok((db, seal, weight))
         }));
         let opened =
             opened.unwrap_or_else(|_| Err(IndexFault::Damaged("sled panicked".to_owned())));
-        let (db, seal) = opened.map_err(|fault| match fault {
+        let (db, seal, weight) = opened.map_err(|fault| match fault {
             // sled needs some to open, and says nothing that tells.
             IndexFault::Damaged(what) if is_full(&*disk, path) => {
                 IndexFault::Full(format!("the disk is full ({what})"))
@@ -101,13 +112,23 @@ impl SledIndex {
             disk,
             file: path.join("db"),
             seal: Mutex::new(seal),
-            is_large: AtomicBool::new(seal.count > ROWS_IN_MEMORY),
+            weight: AtomicU64::new(weight),
             failed: AtomicBool::new(false),
         })
     }
 
-    fn note_read(&self, key: &[u8]) -> sled::Result<()> {
-        if self.is_large.load(Ordering::Relaxed) { note_again(&self.db, key) } else { Ok(()) }
+    /// Reads of an index that may not stay in memory as a whole.
+    fn reads(&self) -> Option<Reads<'_>> {
+        let is_large = self.weight.load(Ordering::Relaxed) > BYTES_IN_MEMORY;
+        is_large.then(|| Reads::new(&self.db))
+    }
+
+    fn read(&self, key: &[u8], reads: &mut Option<Reads<'_>>) -> sled::Result<Option<Vec<u8>>> {
+        let first = self.db.get(key)?;
+        if let Some(reads) = reads {
+            reads.note(key, first.as_ref().map_or(0, |row| row.len()).max(PAGE_WEIGHT_MIN))?;
+        }
+        first.map(|row| whole(&self.db, key, &row, reads)).transpose()
     }
 
     /// Runs a call into sled; an error or a panic marks the index as failed.
@@ -158,31 +179,100 @@ fn remove_unfinished_snapshots(disk: &dyn Disk, path: &Path) {
     }
 }
 
-/// sled keeps 256 lists of the pages that were read, and looks whether pages have to go when 64
-/// entries of a list have come together: without more entries up to 16,384 pages stay in memory,
-/// whatever the size of the cache.
-fn note_again(db: &sled::Db, key: &[u8]) -> sled::Result<()> {
-    (1..NOTES).try_for_each(|_| db.contains_key(key).map(|_| ()))
+/// What a row weighs in memory, bytes.
+fn weight(key: &[u8], row: &[u8]) -> usize {
+    (key.len() + row.len()).max(ROW_WEIGHT_MIN)
 }
 
-fn verify(db: &sled::Db) -> Result<Seal, String> {
+/// sled keeps 256 lists of the pages that were read, and looks whether pages have to go when 64
+/// entries of a list have come together: without more entries up to 16,384 pages stay in memory,
+/// whatever the size of the cache and of the pages. So a page counts as read for each few bytes.
+struct Reads<'a> {
+    db: &'a sled::Db,
+    /// Bytes that no entry stands for yet.
+    left: usize,
+}
+
+impl Reads<'_> {
+    fn new(db: &sled::Db) -> Reads<'_> {
+        Reads { db, left: 0 }
+    }
+
+    /// Notes that something of this weight was read with this key.
+    fn note(&mut self, key: &[u8], weight: usize) -> sled::Result<()> {
+        self.left += weight;
+        let notes = self.left / NOTE_BYTES;
+        self.left %= NOTE_BYTES;
+        (0..notes.min(NOTES_MAX)).try_for_each(|_| self.db.contains_key(key).map(|_| ()))
+    }
+}
+
+fn part_key(key: &[u8], number: u32) -> Vec<u8> {
+    [PART_KEY, key, &number.to_be_bytes()].concat()
+}
+
+/// How many further parts a row of this length has.
+fn parts(len: usize) -> u32 {
+    u32::try_from(len / PART_LEN).unwrap_or(u32::MAX)
+}
+
+/// A row whose first part is this.
+fn whole(
+    db: &sled::Db,
+    key: &[u8],
+    first: &[u8],
+    reads: &mut Option<Reads<'_>>,
+) -> sled::Result<Vec<u8>> {
+    let (mut row, mut last, mut number) = (first.to_vec(), first.len(), 0);
+    while last == PART_LEN {
+        number += 1;
+        let key = part_key(key, number);
+        let lost = || sled::Error::ReportableBug("a part of a row is gone".to_owned());
+        let part = db.get(&key)?.ok_or_else(lost)?;
+        if let Some(reads) = reads {
+            reads.note(&key, part.len())?;
+        }
+        last = part.len();
+        row.extend_from_slice(&part);
+    }
+    Ok(row)
+}
+
+/// The seal, and what all rows weigh.
+fn verify(db: &sled::Db) -> Result<(Seal, u64), String> {
+    let text = |error: sled::Error| error.to_string();
     let mut found = Seal::default();
+    let (mut total, mut reads, mut further) = (0, None, 0);
     let mut written = None;
-    for (number, row) in db.iter().enumerate() {
-        let (key, row) = row.map_err(|error| error.to_string())?;
-        if number as u64 > ROWS_IN_MEMORY && number % ROWS_OF_PAGE == 0 {
-            note_again(db, &key).map_err(|error| error.to_string())?;
+    for row in db.iter() {
+        let (key, row) = row.map_err(text)?;
+        let weight = weight(&key, &row);
+        total += weight as u64;
+        if total > BYTES_IN_MEMORY {
+            reads.get_or_insert_with(|| Reads::new(db)).note(&key, weight).map_err(text)?;
         }
         if key == SEAL_KEY {
             written =
                 Some(Seal::from_bytes(&row).ok_or("its seal is damaged or of another version")?);
             continue;
         }
+        if key.starts_with(PART_KEY) {
+            further += 1;
+            continue;
+        }
+        let row = whole(db, &key, &row, &mut reads).map_err(text)?;
+        further -= i64::from(parts(row.len()));
         found.count += 1;
         found.sum = found.sum.wrapping_add(row_hash(&key, &row));
     }
+    if further != 0 {
+        return Err("it has parts of rows that are not there".to_owned());
+    }
     let Some(written) = written else {
-        return if found.count == 0 { Ok(found) } else { Err("its seal is missing".to_owned()) };
+        return match found.count {
+            0 => Ok((found, total)),
+            _ => Err("its seal is missing".to_owned()),
+        };
     };
     found.applied = written.applied;
     if found != written {
@@ -191,16 +281,12 @@ fn verify(db: &sled::Db) -> Result<Seal, String> {
     if found.applied == 0 && found.count > 0 {
         return Err("it was not filled to the end".to_owned());
     }
-    Ok(found)
+    Ok((found, total))
 }
 
 impl Index for SledIndex {
     fn get_uncounted(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
-        self.fenced(|| {
-            let row = self.db.get(key)?.map(|row| row.to_vec());
-            self.note_read(key)?;
-            Ok(row)
-        })
+        self.fenced(|| self.read(key, &mut self.reads()))
     }
 
     fn page_uncounted(
@@ -211,23 +297,27 @@ impl Index for SledIndex {
         bytes: usize,
     ) -> Result<Vec<KeyValue>, StoreError> {
         self.fenced(|| {
-            let from = lower_bound(prefix, after);
+            let from = match lower_bound(prefix, after) {
+                Bound::Included([]) => Bound::Included(FIRST_KEY),
+                from => from,
+            };
             let (mut rows, mut read) = (Vec::new(), 0);
+            let mut reads = self.reads();
             for row in self.db.range::<&[u8], _>((from, Bound::Unbounded)) {
                 if rows.len() >= limit || read >= bytes {
                     break;
                 }
                 let (key, row) = row?;
-                if rows.len() % ROWS_OF_PAGE == 0 {
-                    self.note_read(&key)?;
+                if let Some(reads) = &mut reads {
+                    let page = if rows.is_empty() { PAGE_WEIGHT_MIN } else { 0 };
+                    reads.note(&key, weight(&key, &row).max(page))?;
                 }
                 if !key.starts_with(prefix) {
                     break;
                 }
-                if key != SEAL_KEY {
-                    read += key.len() + row.len();
-                    rows.push((key.to_vec(), row.to_vec()));
-                }
+                let row = whole(&self.db, &key, &row, &mut reads)?;
+                read += key.len() + row.len();
+                rows.push((key.to_vec(), row));
             }
             Ok(rows)
         })
@@ -238,28 +328,44 @@ impl Index for SledIndex {
         // The last change of each key counts.
         let last: BTreeMap<&[u8], Option<&[u8]>> =
             changes.iter().map(|(key, row)| (key.as_slice(), row.as_deref())).collect();
-        let next = self.fenced(|| {
+        let (next, all) = self.fenced(|| {
+            let mut reads = self.reads();
+            let mut all = self.weight.load(Ordering::Relaxed);
             let mut next = Seal { applied: sequence, ..*seal };
             let mut batch = sled::Batch::default();
             for (key, row) in last {
-                if let Some(old) = self.db.get(key)? {
+                let old = self.read(key, &mut reads)?;
+                if let Some(old) = &old {
+                    all = all.saturating_sub(weight(key, old) as u64);
                     next.count = next.count.wrapping_sub(1);
-                    next.sum = next.sum.wrapping_sub(row_hash(key, &old));
+                    next.sum = next.sum.wrapping_sub(row_hash(key, old));
                 }
+                let before = old.map_or(0, |old| parts(old.len()));
+                let after = row.map_or(0, |row| parts(row.len()));
                 match row {
                     Some(row) => {
+                        all += weight(key, row) as u64;
                         next.count = next.count.wrapping_add(1);
                         next.sum = next.sum.wrapping_add(row_hash(key, row));
-                        batch.insert(key, row);
+                        let (first, further) = row.split_at(row.len().min(PART_LEN));
+                        batch.insert(key, first);
+                        for number in 1..=after {
+                            let at = (number as usize - 1) * PART_LEN;
+                            let part = &further[at..further.len().min(at + PART_LEN)];
+                            batch.insert(part_key(key, number), part);
+                        }
                     }
                     None => batch.remove(key),
+                }
+                for number in after + 1..=before {
+                    batch.remove(part_key(key, number));
                 }
             }
             batch.insert(SEAL_KEY, next.to_bytes());
             self.db.apply_batch(batch)?;
-            Ok(next)
+            Ok((next, all))
         })?;
-        self.is_large.store(next.count > ROWS_IN_MEMORY, Ordering::Relaxed);
+        self.weight.store(all, Ordering::Relaxed);
         *seal = next;
         Ok(())
     }
@@ -339,6 +445,51 @@ mod tests {
         std::fs::remove_dir_all(&path).unwrap();
         open().unwrap().apply(0, &[change("a", Some("1"))]).unwrap();
         assert!(open().err().unwrap().contains("filled"));
+    }
+
+    /// Symptom: some hundred long rows filled the memory of a device, of which it was out at its
+    /// next start. Cause: sled keeps 256 pages whatever its cache is, and each had a whole row.
+    #[test]
+    fn f209_long_rows_are_kept_in_parts_and_none_of_them_is_lost_unnoticed() {
+        let dir = TempDir::new("sled-parts");
+        let path = dir.path().join("index");
+        let open = || open_at(&path);
+        let row = |len: usize| -> Vec<u8> { (0..=250).cycle().take(len).collect() };
+        let put = |key: &str, len: usize| (key.as_bytes().to_vec(), Some(row(len)));
+        let lens = [0, 1, PART_LEN - 1, PART_LEN, PART_LEN + 1, 2 * PART_LEN, 5 * PART_LEN + 7];
+        let index = open().unwrap();
+        let mut sequence = 0;
+        for before in lens {
+            for after in lens {
+                sequence += 2;
+                index.apply(sequence - 1, &[put("a", before), put("b", after)]).unwrap();
+                index.apply(sequence, &[put("a", after), put("b", before)]).unwrap();
+                assert!(index.get(b"a").unwrap() == Some(row(after)), "{before} {after}");
+                let [a, b] = [("a", after), ("b", before)]
+                    .map(|(key, len)| (key.as_bytes().to_vec(), row(len)));
+                assert!(index.scan(b"", None, 10).unwrap() == [a, b], "{before} {after}");
+                let longest = index.db.iter().map(|row| row.unwrap().1.len()).max();
+                assert!(longest <= Some(PART_LEN));
+            }
+        }
+        let totals = index.totals();
+        drop(index);
+        let index = open().unwrap();
+        assert_eq!(index.totals(), totals);
+        let (last, stray) = (part_key(b"b", parts(lens[6])), part_key(b"c", 1));
+        let part = index.db.remove(&last).unwrap().unwrap();
+        assert!(index.get(b"b").is_err(), "it is built again");
+        drop(index);
+        assert!(open().err().unwrap().contains("part of a row is gone"));
+        let db = sled::open(&path).unwrap();
+        db.insert(&last, part).unwrap();
+        db.insert(&stray, b"x").unwrap();
+        drop(db);
+        assert!(open().err().unwrap().contains("parts of rows that are not there"));
+        sled::open(&path).unwrap().remove(&stray).unwrap();
+        let index = open().unwrap();
+        index.apply(sequence + 1, &[change("a", None), change("b", None)]).unwrap();
+        assert_eq!(index.db.len(), 1, "the seal");
     }
 
     /// With a number that is too high, changes that it has not got would not be made up for.
