@@ -8,8 +8,6 @@ use super::print::print_detail;
 use super::summary::summary;
 use super::tokens::Nothing;
 use crate::http::{Method, Reply, Request};
-use crate::store::StoreError;
-use crate::store::content::space::{FULL_REMEDY, Hindrance};
 use crate::store::content::unreadable::UNREADABLE_REMEDY;
 use crate::store::recovery::loss::LOSS_REASON;
 use crate::store::replica::node::SyncFailure;
@@ -70,26 +68,9 @@ impl Admin {
 
     /// Why the store takes no changes or no pushes just now, and what is to be done about it.
     async fn unwritable(&self) -> Option<(String, &'static str)> {
-        if let Some(cause) = self.store.read_only_cause() {
-            return Some((read_only(&cause), read_only_remedy(&cause)));
-        }
         let store = self.store.clone();
-        match spawn::blocking(move || store.hindrance()).await {
-            Ok(None) => None,
-            Ok(Some(Hindrance::Full)) => Some((
-                "the disk is full or below its reserve: pushes are refused".to_owned(),
-                FULL_REMEDY,
-            )),
-            Ok(Some(Hindrance::ReadOnly)) => Some((
-                "the file system of the state directory is mounted read-only: changes are refused"
-                    .to_owned(),
-                "check the disk, mount it for writing, then start the service again",
-            )),
-            Ok(Some(Hindrance::NoFile(fault))) => {
-                Some((format!("{fault}: what has to write there is refused"), UNREADABLE_REMEDY))
-            }
-            Err(error) => Some((format!("the disk cannot be asked: {error}"), "check the disk")),
-        }
+        let found = spawn::blocking(move || store.hindrance()).await?;
+        Some((found.cause(), found.remedy()))
     }
 
     /// What the node is and how it does.
@@ -299,14 +280,6 @@ fn add(field: &mut Value, text: &str) {
     };
 }
 
-/// Why the store takes no changes, for people.
-fn read_only(cause: &StoreError) -> String {
-    match cause {
-        StoreError::NewerFormat(_) => cause.to_string(),
-        _ => "the store is read-only since the disk failed; the log says how".to_owned(),
-    }
-}
-
 /// What is to be done on an active node that gets nothing from its parent.
 fn out_of_contact_remedy(failure: &SyncFailure) -> &'static str {
     match failure.unreachable {
@@ -319,15 +292,6 @@ fn out_of_contact_remedy(failure: &SyncFailure) -> &'static str {
             "this node serves what it has and goes on trying to sync: check the parent for this \
              reason; the log has what came before"
         }
-    }
-}
-
-fn read_only_remedy(cause: &StoreError) -> &'static str {
-    match cause {
-        StoreError::NewerFormat(_) => {
-            "run the newer version again, or restore a backup that this version made"
-        }
-        _ => "check the disk, then start the service again",
     }
 }
 

@@ -18,6 +18,7 @@ use super::state::State;
 use super::upload::Uploader;
 use super::window::{LOOK_INTERVAL, PROBE_INTERVAL, Traffic, traffic};
 use super::worker::Worker;
+use crate::gateway::contacts::CALL_INTERVAL;
 use crate::gateway::{Contacts, Upstream, UpstreamError};
 use crate::http::Client;
 use crate::store::{Store, StoreError};
@@ -35,6 +36,10 @@ const NO_TIME: &str = "the clock of this machine is not set, and the parent has 
 
 /// The schedule and the clock are looked at this often: either may have been changed.
 const LOOK: Duration = Duration::from_secs(10);
+
+/// Longest pause of a node whose disk keeps it from following its parent: it is shown as offline
+/// after three quarters of a minute without a call.
+const QUIET_MAX: Duration = CALL_INTERVAL.saturating_mul(2);
 
 /// How long a look at the configuration outside a window may take. Over it: the next one.
 const LOOK_MAX: Duration = Duration::from_secs(60);
@@ -429,7 +434,9 @@ impl Engine {
         } else {
             log::debug!("the sync failed {failures} times in a row: {error}");
         }
-        backoff::delay(failures, &*self.store.sys().rng)
+        let delay = backoff::delay(failures, &*self.store.sys().rng);
+        // The parent would take a node for offline that is quiet for longer.
+        if matches!(error, SyncError::Store(_)) { delay.min(QUIET_MAX) } else { delay }
     }
 }
 

@@ -236,7 +236,7 @@ pub fn status_details(
             description: format!(
                 "cannot push {} to the parent: {}; it stays here and is tried again when the \
                  configuration changes, when this node or its parent is restarted, by itself \
-                 after an hour at the latest, and less often after that",
+                 within an hour, and less often the longer it is refused",
                 refusal.entry, refusal.reason
             ),
             timestamp: refusal.at,
@@ -278,13 +278,13 @@ pub fn status_details(
         });
     }
     let is_known = details.iter().any(|detail| detail.code == DetailCode::DiskError.name());
-    if let Some((description, timestamp)) = store.short_of_space().filter(|_| !is_known) {
+    if let Some((description, timestamp)) = store.unwritable().filter(|_| !is_known) {
         details.push(StatusDetail {
             kind: DetailCode::DiskError.kind().to_owned(),
             code: DetailCode::DiskError.name().to_owned(),
             description,
             timestamp,
-            correlation_id: "disk-full".to_owned(),
+            correlation_id: "disk-takes-no-pushes".to_owned(),
         });
     }
     if let Some((text, timestamp)) = store.unreadable_content() {

@@ -166,13 +166,8 @@ impl State {
         self.problem(key, DetailCode::DiskError, description);
     }
 
-    /// Notes that nothing can be written, though the parent is followed: unless it is known why the
-    /// disk failed, that too.
+    /// Notes that nothing can be written, though the parent is followed.
     pub(super) fn stays_unwritten(&self, cause: &StoreError) {
-        if *cause == StoreError::Unavailable && !self.has_problem(DISK) {
-            let text = "the disk failed and changes are refused until the next start";
-            self.problem(DISK, DetailCode::DiskError, text.to_owned());
-        }
         // It may tell of the link, which works.
         let session = Place::Inside.problem();
         if self.has_problem(session) {

@@ -557,8 +557,8 @@ fn f182_f210_a_token_that_is_disabled_is_refused_where_nothing_can_be_written() 
     assert!(device.log().contains("what it takes away counts"), "{}", device.log());
 }
 
-/// Symptom: "the sync works again" each second, and nothing at the root, for as long as the parent
-/// had news and the disk took none.
+/// Symptoms: "the sync works again" each second, and nothing at the root, for as long as the parent
+/// had news and the disk took none; nothing at the root while it had no news.
 #[test]
 fn f036_f212_a_device_that_can_write_nothing_does_not_call_its_sync_well() {
     let root = Node::root();
@@ -568,7 +568,7 @@ fn f036_f212_a_device_that_can_write_nothing_does_not_call_its_sync_well() {
         assert_eq!(image.push(&root.login, (&user.0, &user.1), "app", tag).status, 201);
     };
     push(7, "v1");
-    let connection = root.connect("dock01", &["--repository", "app", "--mode", "ReadOnly"]);
+    let connection = root.connect("dock01", &["--repository", "app", "--mode", "ReadWrite"]);
     root.link("dock01", &user.0);
     let Some(mut small) = small(Node::device(&connection), BLOCK_BYTES) else { return };
     small.node.start();
@@ -576,11 +576,17 @@ fn f036_f212_a_device_that_can_write_nothing_does_not_call_its_sync_well() {
     if !small.disk.fail() {
         return skip("the file system of the test does not become read-only by itself");
     }
-    push(8, "v2");
-    eventually(SOON, "the root is told", || {
+    let image = Image::new(9, &[40_000]);
+    let refused = image.push(&small.node.login, (&user.0, &user.1), "app", "refused");
+    assert_eq!(refused.status, 503);
+    eventually(SOON, "the root is told, though it has no news", || {
         let shown = root.json(&["connected-registry", "show", "--name", "dock01"]);
         let details = shown["statusDetails"].as_array().unwrap().clone();
         details.iter().any(|detail| detail["code"] == "DiskError").then_some(())
+    });
+    push(8, "v2");
+    eventually(SOON, "it meets the disk", || {
+        small.node.log().contains("the sync stopped").then_some(())
     });
     let log = small.node.log();
     assert!(log.contains("the sync stopped") && !log.contains("the sync works again"), "{log}");

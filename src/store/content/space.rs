@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use super::unreadable::UNREADABLE_REMEDY;
 use crate::store::journal::ballast::give_space;
 use crate::store::{Shared, Store, StoreError};
 use crate::sys::disk::Space;
@@ -27,8 +28,16 @@ pub(in crate::store) struct SpaceCheck {
     refusals: AtomicU64,
     /// The ballast has been used and is not back yet.
     ballast_gone: AtomicBool,
-    /// Since when pushes do not fit, as [`Store::look_at_space`] has found.
-    short_since: Mutex<Option<UnixSeconds>>,
+    /// What keeps pushes out, as [`Store::look_at_space`] has found.
+    told: Mutex<Option<Told>>,
+}
+
+/// What keeps pushes out.
+struct Told {
+    text: String,
+    since: UnixSeconds,
+    /// It is only that there is no space.
+    is_short: bool,
 }
 
 #[derive(Default)]
@@ -55,8 +64,8 @@ impl SpaceCheck {
     /// With the reserve of the configuration, bytes.
     pub(in crate::store) fn new(reserve: u64) -> SpaceCheck {
         let (last, ballast_gone) = (Mutex::default(), AtomicBool::new(false));
-        let short_since = Mutex::default();
-        SpaceCheck { reserve, last, refusals: AtomicU64::new(0), ballast_gone, short_since }
+        let told = Mutex::default();
+        SpaceCheck { reserve, last, refusals: AtomicU64::new(0), ballast_gone, told }
     }
 
     fn look(&self) -> MutexGuard<'_, Look> {
@@ -96,38 +105,46 @@ impl Store {
         self.shared().leaves_reserve(0) == Err(StoreError::Full)
     }
 
-    /// Looks whether pushes fit, and logs once that they do not, and once that they do again.
-    /// `has_refused`: some did not lately. Blocks.
+    /// Looks whether pushes can be taken, and logs once that they cannot, and once that they can
+    /// again. `has_refused`: some did not fit lately. Blocks.
     pub fn look_at_space(&self, has_refused: bool) {
-        let is_short = match self.shared().check_space() {
-            Err(StoreError::Full) => true,
-            // Just above the reserve what is larger than the rest is refused.
-            Ok(()) => has_refused && self.shortage().is_some_and(|s| s.free / 2 < s.reserve),
+        let text = match self.hindrance() {
             // That the disk cannot be asked says nothing of its space.
-            Err(_) => return,
+            Some(Hindrance::Unasked(_)) => return,
+            Some(Hindrance::Full) => Some((self.shortage_text(), true)),
+            // Just above the reserve what is larger than the rest is refused.
+            None if has_refused && self.shortage().is_some_and(|s| s.free / 2 < s.reserve) => {
+                Some((self.shortage_text(), true))
+            }
+            // No fault of the disk.
+            None | Some(Hindrance::Refused(StoreError::NewerFormat(_))) => None,
+            Some(other) => Some((format!("{}; {}", other.cause(), other.remedy()), false)),
         };
-        let check = &self.shared().space;
-        let mut since = check.short_since.lock().unwrap_or_else(PoisonError::into_inner);
-        match (*since, is_short) {
-            (None, true) => {
-                *since = Some(self.sys().clock.wall_or_floor());
-                drop(since);
-                let free = self.shortage().map_or(0, |shortage| shortage.free);
-                log::warn!("{} free: {}", mib(free), self.shortage_text());
+        let mut told = self.told();
+        match (&mut *told, text) {
+            (Some(told), Some((text, is_short))) => (told.text, told.is_short) = (text, is_short),
+            (None, Some((text, is_short))) => {
+                let free = self.shortage().filter(|_| is_short);
+                let free = free.map_or(String::new(), |one| format!("{} free: ", mib(one.free)));
+                log::warn!("{free}{text}");
+                *told = Some(Told { text, since: self.sys().clock.wall_or_floor(), is_short });
             }
-            (Some(_), false) => {
-                *since = None;
-                log::info!("the disk has space for pushes again");
+            (Some(before), None) => {
+                let what = if before.is_short { "has space for" } else { "takes" };
+                log::info!("the disk {what} pushes again");
+                *told = None;
             }
-            _ => {}
+            (None, None) => {}
         }
     }
 
-    /// That pushes do not fit, and since when.
-    pub fn short_of_space(&self) -> Option<(String, UnixSeconds)> {
-        let since = self.shared().space.short_since.lock().unwrap_or_else(PoisonError::into_inner);
-        let since = (*since)?;
-        Some((self.shortage_text(), since))
+    /// What keeps pushes out, and since when.
+    pub fn unwritable(&self) -> Option<(String, UnixSeconds)> {
+        self.told().as_ref().map(|told| (told.text.clone(), told.since))
+    }
+
+    fn told(&self) -> MutexGuard<'_, Option<Told>> {
+        self.shared().space.told.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The same from look to look, so that it is no news each time.
@@ -161,27 +178,70 @@ impl Store {
     }
 }
 
-/// Why the file system takes no pushes.
+/// Why the store takes no pushes.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Hindrance {
-    /// It is mounted read-only.
+    /// No change is taken, as the error says: the disk failed, or a newer version wrote the store.
+    Refused(StoreError),
+    /// The file system is mounted read-only.
     ReadOnly,
     /// Free space is below the reserve.
     Full,
     /// No file can be made in a directory of the state, as the error says.
     NoFile(StoreError),
+    /// The file system does not say how it is.
+    Unasked(StoreError),
+}
+
+impl Hindrance {
+    /// What it is, for people.
+    pub fn cause(&self) -> String {
+        match self {
+            Hindrance::Refused(cause @ StoreError::NewerFormat(_)) => cause.to_string(),
+            Hindrance::Refused(_) => {
+                "the store is read-only since the disk failed; the log says how".to_owned()
+            }
+            Hindrance::ReadOnly => {
+                "the file system of the state directory is mounted read-only: changes are refused"
+                    .to_owned()
+            }
+            Hindrance::Full => {
+                "the disk is full or below its reserve: pushes are refused".to_owned()
+            }
+            Hindrance::NoFile(fault) => format!("{fault}: what has to write there is refused"),
+            Hindrance::Unasked(error) => format!("the disk cannot be asked: {error}"),
+        }
+    }
+
+    /// What is to be done about it.
+    pub fn remedy(&self) -> &'static str {
+        match self {
+            Hindrance::Refused(StoreError::NewerFormat(_)) => {
+                "run the newer version again, or restore a backup that this version made"
+            }
+            Hindrance::Refused(_) => "check the disk, then start the service again",
+            Hindrance::ReadOnly => {
+                "check the disk, mount it for writing, then start the service again"
+            }
+            Hindrance::Full => FULL_REMEDY,
+            Hindrance::NoFile(_) => UNREADABLE_REMEDY,
+            Hindrance::Unasked(_) => "check the disk",
+        }
+    }
 }
 
 impl Store {
-    /// Why pushes are refused just now, as far as the file system tells. Where no file could be
-    /// made last, that is tried again. Blocks.
-    pub fn hindrance(&self) -> Result<Option<Hindrance>, StoreError> {
-        let space = self.shared().space_now()?;
-        Ok(match space {
-            Space { read_only: true, .. } => Some(Hindrance::ReadOnly),
-            _ if space.free < self.shared().space.reserve(space) => Some(Hindrance::Full),
-            _ => self.shared().unmade.fault(&*self.shared().disk).map(Hindrance::NoFile),
-        })
+    /// Why pushes are refused just now. Where no file could be made is tried again. Blocks.
+    pub fn hindrance(&self) -> Option<Hindrance> {
+        if let Some(cause) = self.read_only_cause() {
+            return Some(Hindrance::Refused(cause));
+        }
+        match self.shared().space_now() {
+            Err(error) => Some(Hindrance::Unasked(error)),
+            Ok(Space { read_only: true, .. }) => Some(Hindrance::ReadOnly),
+            Ok(space) if space.free < self.shared().space.reserve(space) => Some(Hindrance::Full),
+            Ok(_) => self.shared().unmade.fault(&*self.shared().disk).map(Hindrance::NoFile),
+        }
     }
 }
 

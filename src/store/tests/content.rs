@@ -439,10 +439,10 @@ fn f211_nothing_is_written_behind_a_piece_that_was_lost() {
 fn f211_a_file_system_that_cannot_be_written_is_noticed_before_anything_fails() {
     let disk = MemoryDisk::new();
     let (store, _) = open_memory(&disk).unwrap();
-    assert_eq!(store.hindrance(), Ok(None));
+    assert_eq!(store.hindrance(), None);
     store.shared().forget_space();
     disk.set_read_only(true);
-    assert_eq!(store.hindrance(), Ok(Some(Hindrance::ReadOnly)));
+    assert_eq!(store.hindrance(), Some(Hindrance::ReadOnly));
 }
 
 /// One bad sector in what was fetched of one blob ends every session of the sync.
