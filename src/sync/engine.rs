@@ -483,6 +483,7 @@ impl Engine {
 mod tests {
     use super::super::contact::Place;
     use super::*;
+    use crate::gateway::contacts::ONLINE_FOR;
     use crate::http::ClientOptions;
     use crate::store::replica::node::testing::config;
     use crate::sys::{Spawner, Sys};
@@ -534,6 +535,18 @@ mod tests {
             let contact = engine.state.contact().parent();
             assert_eq!(contact == ParentContact::InContact, online, "{error}");
         }
+    }
+
+    /// Symptom: a device whose disk took nothing was shown as offline in turn with unhealthy.
+    #[test]
+    fn f036_f127_a_node_that_cannot_follow_its_parent_calls_it_often_enough_to_be_seen() {
+        let engine = engine(&Store::in_memory(Sys::real(Spawner::new())));
+        let disk: SyncError = StoreError::Unavailable.into();
+        let longest = (0..20).map(|_| engine.failed(&disk)).max();
+        assert!(longest <= Some(QUIET_MAX) && QUIET_MAX < ONLINE_FOR, "{longest:?}");
+        let busy = UpstreamError::Busy(503, "x".to_owned()).into();
+        let longest = (0..20).map(|_| engine.failed(&busy)).max();
+        assert!(longest > Some(QUIET_MAX), "a parent that is overloaded is spared");
     }
 
     #[test]

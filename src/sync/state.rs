@@ -419,6 +419,20 @@ mod tests {
         });
     }
 
+    /// Symptom: a middle with 20 nodes below it whose desired states could not be had told nobody
+    /// of its own disk.
+    #[test]
+    fn f036_a_problem_of_this_node_is_not_crowded_out() {
+        let state = State::new(&Sys::real(Spawner::new()));
+        for number in 0..2 * PROBLEMS_MAX {
+            let key = format!("{MISSING}{number}");
+            state.problem(&key, DetailCode::SyncFailed, "gone".to_owned());
+        }
+        assert_eq!(state.problems().len(), PROBLEMS_MAX);
+        state.disk_problem(&StoreError::Io("EIO".to_owned()), None);
+        assert!(state.problems().iter().any(|told| told.code == "DiskError"));
+    }
+
     #[test]
     fn problems_are_bounded() {
         let state = State::new(&Sys::real(Spawner::new()));
