@@ -1,5 +1,6 @@
 //! What depends on more than one key: where secrets come from, derived paths, and checks.
 
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -418,21 +419,39 @@ fn idle_certificate(loaded: &Loaded, warnings: &mut Vec<String>) {
     }
 }
 
-/// Two listeners of one address: the second would find the first one there.
+/// Two listeners of one address, or of one that the other includes: the second would find the first
+/// one there.
 fn check_addresses(loaded: &Loaded) -> Result<(), ConfigError> {
     let Config { listen, .. } = &loaded.config;
-    let connected = loaded.config.named_role() == Some(Role::Connected);
-    let gateways = listen.gateway.iter().filter(|_| !connected);
+    // Only a root has one of its own, and whether this is one may be for the store to say.
+    let has_gateway = match loaded.config.named_role() {
+        Some(role) => role == Role::Root,
+        None => loaded.origins.contains_key("listen.gateway"),
+    };
+    let gateways = listen.gateway.iter().filter(|_| has_gateway);
     let mut seen = Vec::new();
     let logins = listen.login.iter().map(|one| ("listen.login", one));
     for (key, one) in logins.chain(gateways.map(|one| ("listen.gateway", one))) {
-        if one.address.port() != 0 && seen.contains(&one.address) {
-            let message = format!("{} is used twice; give each listener its own", one.address);
+        let address = one.address;
+        if let Some(other) = seen.iter().find(|other| overlap(**other, address)) {
+            let message = match *other == address {
+                true => format!("{address} is used twice; give each listener its own"),
+                false => format!("{address} and {other} overlap; give each listener its own"),
+            };
             return Err(fault(loaded, key, message));
         }
         seen.push(one.address);
     }
     Ok(())
+}
+
+/// Whether both cannot be listened on. `[::]` takes IPv4 too (ipv6(7), IPV6_V6ONLY unset).
+fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
+    let includes = |all: IpAddr, other: IpAddr| {
+        all == other || all.is_unspecified() && (all.is_ipv6() || other.is_ipv4())
+    };
+    let (a, b) = (one.ip(), other.ip());
+    one.port() != 0 && one.port() == other.port() && (includes(a, b) || includes(b, a))
 }
 
 fn check_names(loaded: &Loaded) -> Result<(), ConfigError> {

@@ -409,6 +409,20 @@ fn each_listener_has_an_address_of_its_own() {
     let other = "login = \"127.0.0.1:7000\"\ngateway = \"127.0.0.1:7001\"";
     assert!(listen(other).is_ok());
     assert!(listen("login = \"127.0.0.1:0\"\ngateway = \"127.0.0.1:0\"").is_ok());
+    for (one, other, fails) in [
+        ("0.0.0.0", "127.0.0.1", true),
+        ("127.0.0.1", "0.0.0.0", true),
+        ("[::]", "0.0.0.0", true),
+        ("[::]", "127.0.0.1", true),
+        ("[::1]", "[::]", true),
+        ("0.0.0.0", "[::1]", false),
+        ("127.0.0.1", "127.0.0.2", false),
+    ] {
+        let found = listen(&format!("login = [\"{one}:7000\", \"{other}:7000\"]"));
+        assert_eq!(found.is_err(), fails, "{one} {other}");
+        let told = format!("listen.login: {other}:7000 and {one}:7000 overlap");
+        assert!(!fails || error_of(found).contains(&told));
+    }
 }
 
 #[test]
