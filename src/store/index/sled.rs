@@ -8,7 +8,7 @@ use std::ops::Bound;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use super::{Change, Index, IndexFault, KeyValue, lower_bound, row_hash, sums};
 use crate::store::StoreError;
@@ -84,6 +84,8 @@ pub struct SledIndex {
     seal: Mutex<Seal>,
     /// What all rows weigh, bytes.
     weight: AtomicU64,
+    /// Held while a row in parts is read, and while one changes: sled reads each part alone.
+    parts: RwLock<()>,
     failed: AtomicBool,
 }
 
@@ -113,6 +115,7 @@ impl SledIndex {
             file: path.join("db"),
             seal: Mutex::new(seal),
             weight: AtomicU64::new(weight),
+            parts: RwLock::default(),
             failed: AtomicBool::new(false),
         })
     }
@@ -128,6 +131,20 @@ impl SledIndex {
         if let Some(reads) = reads {
             reads.note(key, first.as_ref().map_or(0, |row| row.len()).max(PAGE_WEIGHT_MIN))?;
         }
+        match first {
+            Some(row) if row.len() == PART_LEN => self.read_parts(key, reads),
+            first => Ok(first.map(|row| row.to_vec())),
+        }
+    }
+
+    /// A row in parts, as it is between two changes; it may not be one any more, or be gone.
+    fn read_parts(
+        &self,
+        key: &[u8],
+        reads: &mut Option<Reads<'_>>,
+    ) -> sled::Result<Option<Vec<u8>>> {
+        let _unchanged = self.parts.read().unwrap_or_else(PoisonError::into_inner);
+        let first = self.db.get(key)?;
         first.map(|row| whole(&self.db, key, &row, reads)).transpose()
     }
 
@@ -315,7 +332,12 @@ impl Index for SledIndex {
                 if !key.starts_with(prefix) {
                     break;
                 }
-                let row = whole(&self.db, &key, &row, &mut reads)?;
+                let row = match row.len() {
+                    PART_LEN => self.read_parts(&key, &mut reads)?,
+                    _ => Some(row.to_vec()),
+                };
+                // It was removed meanwhile.
+                let Some(row) = row else { continue };
                 read += key.len() + row.len();
                 rows.push((key.to_vec(), row));
             }
@@ -331,6 +353,7 @@ impl Index for SledIndex {
         let (next, all) = self.fenced(|| {
             let mut reads = self.reads();
             let mut all = self.weight.load(Ordering::Relaxed);
+            let mut has_parts = false;
             let mut next = Seal { applied: sequence, ..*seal };
             let mut batch = sled::Batch::default();
             for (key, row) in last {
@@ -342,6 +365,7 @@ impl Index for SledIndex {
                 }
                 let before = old.map_or(0, |old| parts(old.len()));
                 let after = row.map_or(0, |row| parts(row.len()));
+                has_parts |= before > 0 || after > 0;
                 match row {
                     Some(row) => {
                         all += weight(key, row) as u64;
@@ -362,6 +386,8 @@ impl Index for SledIndex {
                 }
             }
             batch.insert(SEAL_KEY, next.to_bytes());
+            let _changing =
+                has_parts.then(|| self.parts.write().unwrap_or_else(PoisonError::into_inner));
             self.db.apply_batch(batch)?;
             Ok((next, all))
         })?;
@@ -490,6 +516,41 @@ mod tests {
         let index = open().unwrap();
         index.apply(sequence + 1, &[change("a", None), change("b", None)]).unwrap();
         assert_eq!(index.db.len(), 1, "the seal");
+    }
+
+    /// Symptom: a long manifest that was deleted while it was pulled had the index built again, and
+    /// a scope map that was changed was answered as a mix of two. Cause: each part was read alone.
+    #[test]
+    fn f209_a_long_row_that_changes_is_read_as_it_was_or_as_it_is() {
+        let dir = TempDir::new("sled-torn");
+        let index = open_at(&dir.path().join("index")).unwrap();
+        let lens = [3 * PART_LEN + 1, 3 * PART_LEN + 1, PART_LEN - 1, 2 * PART_LEN, PART_LEN];
+        let rows: Vec<Option<Vec<u8>>> =
+            (0..).zip(lens).map(|(byte, len)| Some(vec![byte; len])).chain([None]).collect();
+        let is_done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let readers: Vec<_> = (0..2)
+                .map(|number| {
+                    let (index, rows, is_done) = (&index, &rows, &is_done);
+                    scope.spawn(move || {
+                        while !is_done.load(Ordering::Relaxed) {
+                            let found = match number {
+                                0 => index.get(b"a").unwrap(),
+                                _ => index.scan(b"a", None, 9).unwrap().pop().map(|row| row.1),
+                            };
+                            assert!(rows.contains(&found), "{:?}", found.map(|row| row.len()));
+                        }
+                    })
+                })
+                .collect();
+            for sequence in 1..3000 {
+                let row = rows[usize::try_from(sequence).unwrap() % rows.len()].clone();
+                index.apply(sequence, &[(b"a".to_vec(), row)]).unwrap();
+            }
+            is_done.store(true, Ordering::Relaxed);
+            readers.into_iter().for_each(|reader| reader.join().unwrap());
+        });
+        assert!(!index.failed());
     }
 
     /// With a number that is too high, changes that it has not got would not be made up for.
