@@ -101,12 +101,22 @@ impl Contact {
     }
 
     /// That was all that is done outside a window: what failed at the door is over, and what failed
-    /// inside is not tried anew.
-    pub(super) fn looked(&mut self) {
-        if self.failed_at == Place::Door {
-            (self.failures, self.denials) = (0, 0);
-            self.failure = None;
-            self.is_over();
+    /// inside is not tried anew. Returns the failures that are over.
+    pub(super) fn looked(&mut self) -> u32 {
+        if self.failed_at == Place::Inside {
+            return 0;
+        }
+        self.denials = 0;
+        self.failure = None;
+        self.found = false;
+        self.causes.clear();
+        std::mem::take(&mut self.failures)
+    }
+
+    /// What succeeded is none while nothing can be written.
+    pub(super) fn fails_on(&mut self) {
+        if let Some((before, _)) = self.trial.take() {
+            self.failures = before;
         }
     }
 
@@ -124,7 +134,9 @@ impl Contact {
     /// and told, each second.
     pub(super) fn lasts(&mut self, time: Duration) -> Option<u32> {
         let (before, _) = self.trial.filter(|_| self.lasts_in(time) == Some(Duration::ZERO))?;
-        self.is_over();
+        self.trial = None;
+        self.found = false;
+        self.causes.clear();
         Some(before)
     }
 
@@ -139,15 +151,8 @@ impl Contact {
         self.failures == 0 && self.trial.is_none()
     }
 
-    fn is_over(&mut self) {
-        self.trial = None;
-        self.found = false;
-        self.causes.clear();
-    }
-
-    /// A turn has failed.
-    pub(super) fn failed(&mut self, error: &SyncError, time: Duration) -> Failed {
-        self.lasts(time);
+    /// A turn has failed, and no success before it had lasted.
+    pub(super) fn failed(&mut self, error: &SyncError) -> Failed {
         let was_unreachable = self.failure.as_ref().is_some_and(|failure| failure.unreachable);
         let is_found = is_about_this_node(error) && was_unreachable;
         // Only once in an outage: behind a proxy, one of two parents may stay away.
@@ -282,7 +287,7 @@ mod tests {
 
         fn fail(&mut self, error: usize) {
             let was_unreachable = self.contact.failure.as_ref().is_some_and(|one| one.unreachable);
-            let failed = self.contact.failed(&self.errors[error], self.at);
+            let failed = self.contact.failed(&self.errors[error]);
             let is_found = was_unreachable && error == 1;
             self.failures = if is_found && !self.found { 1 } else { self.failures + 1 };
             self.found |= is_found;
@@ -312,7 +317,8 @@ mod tests {
                 Turn::Look => {
                     self.contact.let_in();
                     let is_over = self.contact.failed_at == Place::Door;
-                    self.contact.looked();
+                    let over = self.contact.looked();
+                    assert_eq!(over, if is_over { self.failures } else { 0 });
                     if is_over {
                         (self.failures, self.found, self.is_told) = (0, false, false);
                     }
@@ -353,12 +359,13 @@ mod tests {
             let mut contact = Contact::default();
             let mut at = Duration::from_secs(100);
             for failures in 1..5 {
-                assert_eq!(contact.failed(&cut, at).failures, failures);
+                assert_eq!(contact.failed(&cut).failures, failures);
                 contact.succeeded(at);
             }
             assert_eq!(contact.lasts_in(at), Some(Duration::from_secs(8)));
             at += Duration::from_secs(pause);
-            let failures = contact.failed(&cut, at).failures;
+            contact.lasts(at);
+            let failures = contact.failed(&cut).failures;
             assert_eq!(failures, next, "the pause after four is eight seconds");
         }
     }

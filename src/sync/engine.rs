@@ -244,6 +244,7 @@ impl Engine {
         self.state.contact().wait(waits);
         match traffic {
             Traffic::Wait(time) => {
+                self.state.settle();
                 match self.store.sys().clock.wall() {
                     Some(_) => self.state.solved("clock"),
                     None => {
@@ -269,7 +270,7 @@ impl Engine {
                 looked?;
                 // The parent refuses this node no more, whatever fails inside.
                 self.store.set_hurdle(None);
-                self.state.contact().looked();
+                self.state.looked();
                 Ok(Duration::ZERO)
             }
             Traffic::Flow(_) => {
@@ -410,8 +411,8 @@ impl Engine {
 
     /// Notes a failure and says how long to wait.
     fn failed(&self, error: &SyncError) -> Duration {
-        let time = self.store.sys().clock.monotonic();
-        let Failed { failures, denials, place, is_new } = self.state.contact().failed(error, time);
+        self.state.settle();
+        let Failed { failures, denials, place, is_new } = self.state.contact().failed(error);
         if let SyncError::Store(error) = error {
             self.state.disk_problem(error, self.store.shortage());
         }

@@ -48,13 +48,17 @@ impl Healer {
     /// parent as a whole.
     pub(super) async fn heal_known(&self) -> Result<(), SyncError> {
         let (mut after, mut refused) = (None, 0);
+        let mut known = self.told().clone();
         loop {
             let damaged = self.store.damaged_after(after.as_ref(), BATCH);
             let Some(last) = damaged.last() else {
+                // They are not damaged any more.
+                self.told().retain(|digest, _| !known.contains_key(digest));
                 return Ok(());
             };
             after = Some(last.clone());
             for digest in &damaged {
+                known.remove(digest);
                 self.heal_patiently(digest, &mut refused).await?;
             }
         }

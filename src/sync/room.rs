@@ -24,9 +24,11 @@ impl Worker {
 
     /// Reports a full disk as long as something does not fit.
     pub(super) fn note_space(&self) {
-        if self.state.debts().without_room().is_empty() {
+        let is_missing = !self.state.debts().without_room().is_empty();
+        if !is_missing && self.state.contact().is_well() {
             self.state.solved(SPACE);
-        } else {
+        }
+        if is_missing {
             self.state.disk_problem(&StoreError::Full, self.store.shortage());
         }
     }

@@ -21,7 +21,7 @@ const PROBLEMS_MAX: usize = 20;
 /// The problem that content does not fit.
 pub(super) const SPACE: &str = "space";
 /// The problem that the disk fails.
-pub(super) const DISK: &str = "disk";
+const DISK: &str = "disk";
 
 /// Shared by the parts of the engine.
 pub(super) struct State {
@@ -99,13 +99,23 @@ impl State {
     pub(super) fn succeeded(&self) {
         self.set(|now| now.syncing = false);
         let time = self.sys.clock.monotonic();
-        let (before, is_well) = {
-            let mut contact = self.contact();
-            contact.succeeded(time);
-            (contact.lasts(time), contact.is_well())
-        };
-        if is_well {
-            self.solved(Place::Inside.problem());
+        self.contact().succeeded(time);
+        self.settle();
+        if self.contact().is_well() {
+            self.is_over();
+        }
+    }
+
+    fn is_over(&self) {
+        self.solved(Place::Inside.problem());
+        self.solved(DISK);
+    }
+
+    /// Notes that what failed is over, if a success has lasted by now.
+    pub(super) fn settle(&self) {
+        let before = self.contact().lasts(self.sys.clock.monotonic());
+        if before.is_some() {
+            self.is_over();
         }
         if let Some(before) = before {
             let is_whole = self.debts().is_empty();
@@ -117,6 +127,14 @@ impl State {
                 "the sync works again: in contact with the parent, {left} (failures in a row \
                  before: {before})"
             );
+        }
+    }
+
+    /// Notes that this was all that is done outside a window.
+    pub(super) fn looked(&self) {
+        let before = self.contact().looked();
+        if before > 0 {
+            log::info!("the parent answers again (failures in a row before: {before})");
         }
     }
 

@@ -11,7 +11,7 @@ use super::fetch::Fetcher;
 use super::offers::Offer;
 use super::plan::{self, Desired, Present, Step};
 use super::room;
-use super::state::{DISK, State};
+use super::state::State;
 use crate::gateway::feed::Scope;
 use crate::gateway::wire::Received;
 use crate::gateway::{Upstream, UpstreamError};
@@ -211,13 +211,13 @@ impl Worker {
         if let Some(cause) = self.store.read_only_cause() {
             // What was told is applied, and nothing more can be: the failures go on being counted.
             self.state.set(|now| now.syncing = false);
+            self.state.contact().fails_on();
             self.note_space();
             self.state.stays_unwritten(&cause);
             return Ok(self.state.publish(&self.store)?);
         }
-        self.note_space();
-        self.state.solved(DISK);
         self.state.succeeded();
+        self.note_space();
         self.store.keep_fetched_for(|name, root| self.state.debts().may_fetch(name, root));
         if self.state.debts().is_empty() {
             self.store.note_debts(false).await?;
