@@ -66,10 +66,12 @@ impl LoginServer {
     }
 }
 
-/// Whether a name is of this listener, as far as its port tells.
+/// Whether a name is of this listener, as far as its port tells. Others than those on this machine
+/// reach one on loopback through a proxy only.
 fn is_named(name: &str, listener: &LoginListener) -> bool {
     let port = host_and_port(name).1.unwrap_or(standard_port(listener.tls));
-    listener.address.port() == port
+    let is_reached = !listener.address.ip().is_loopback() || is_loopback(name);
+    listener.address.port() == port && is_reached
 }
 
 /// Whether who connects to this host reaches what listens there; a name is one of the network.
@@ -136,6 +138,9 @@ mod tests {
             ("root.example", &tls, false, true),
             ("root.example", &[("0.0.0.0:80", false)], true, false),
             ("root.example", &[("0.0.0.0:443", true)], false, true),
+            ("root.example:5000", &[("127.0.0.1:5000", false)], true, true),
+            ("127.0.0.1:5000", &[("127.0.0.1:5000", false)], true, false),
+            ("localhost:5000", &[("127.0.0.1:5000", false)], true, false),
         ] {
             let given = server(Some(name), listeners).given(Some("10.0.0.1:5001"), secure);
             assert_eq!(given, Given { tls: expected, port: None }, "{name} {listeners:?} {secure}");

@@ -498,7 +498,10 @@ fn malformed(text: &str) -> Refusal {
 #[allow(clippy::needless_pass_by_value, reason = "it ends the error's way, in map_err")]
 fn fault(error: StoreError) -> Refusal {
     // Why nothing can be written is in the log once, and each child calls every few seconds.
-    let is_known = matches!(error, StoreError::Unavailable | StoreError::NewerFormat(_));
+    let is_known = matches!(
+        error,
+        StoreError::Unavailable | StoreError::NewerFormat(_) | StoreError::Rebuilding(_)
+    );
     let level = if is_known { log::Level::Debug } else { log::Level::Warn };
     log::log!(level, "the gateway cannot answer: {error}");
     let (status, reason) = match error {

@@ -108,6 +108,8 @@ impl Store {
     /// Looks whether pushes can be taken, and logs once that they cannot, and once that they can
     /// again. `has_refused`: some did not fit lately. Blocks.
     pub fn look_at_space(&self, has_refused: bool) {
+        // It is made again where it has been used and there is space.
+        let _ = self.shared().check_space();
         let text = match self.hindrance() {
             // That the disk cannot be asked says nothing of its space.
             Some(Hindrance::Unasked(_)) => return,
@@ -122,8 +124,13 @@ impl Store {
         };
         let mut told = self.told();
         match (&mut *told, text) {
-            (Some(told), Some((text, is_short))) => (told.text, told.is_short) = (text, is_short),
-            (None, Some((text, is_short))) => {
+            // The figures of one that is short are no news.
+            (Some(told), Some((text, is_short)))
+                if told.is_short == is_short && (is_short || told.text == text) =>
+            {
+                told.text = text;
+            }
+            (_, Some((text, is_short))) => {
                 let free = self.shortage().filter(|_| is_short);
                 let free = free.map_or(String::new(), |one| format!("{} free: ", mib(one.free)));
                 log::warn!("{free}{text}");
