@@ -129,7 +129,9 @@ impl Node {
         let login = address(&logins);
         let gateway = if role == Role::Root { address(&gateways) } else { login.clone() };
         let contacts = Contacts::new(&sys);
-        let (reader, tls) = (store.clone(), has_tls(&logins));
+        let (name, scheme) = (&config.registry.login_server, config.registry.public_scheme);
+        let scheme = scheme.unwrap_or_else(|| reach::scheme(name.as_deref(), &places(&logins)));
+        let (reader, tls) = (store.clone(), scheme == Scheme::Https);
         let login_server = login.clone();
         let listens = places(&logins).into_iter().map(|(address, _)| address).collect();
         let uplink = Uplink { store: reader, contacts, login: login_server, listens, tls, reread };
@@ -446,10 +448,6 @@ fn address(listeners: &Listeners) -> String {
     first.map(|address| address.to_string()).unwrap_or_default()
 }
 
-fn has_tls(listeners: &Listeners) -> bool {
-    listeners.first().is_some_and(|(_, tls)| *tls)
-}
-
 fn auth_options(
     config: &Config,
     role: Role,
@@ -502,8 +500,8 @@ fn manage_options(
     gateways: &Listeners,
 ) -> Result<manage::Options, StartError> {
     let registry = &config.registry;
-    let tls = has_tls(gateways);
-    let scheme = registry.public_scheme.unwrap_or(if tls { Scheme::Https } else { Scheme::Http });
+    let listened = || reach::scheme(registry.gateway_server.as_deref(), &places(gateways));
+    let scheme = registry.public_scheme.unwrap_or_else(listened);
     Ok(manage::Options {
         role,
         registry_name: registry.name.clone(),

@@ -53,6 +53,15 @@ pub(super) fn login_server(registry: &Registry, logins: &[Place]) -> LoginServer
     }
 }
 
+/// What is spoken where a name leads, or at the first listener where there is none.
+pub(super) fn scheme(name: Option<&str>, places: &[Place]) -> Scheme {
+    let first = places.first().is_some_and(|(_, tls)| *tls);
+    let registry = Registry { login_server: name.map(str::to_owned), ..Registry::default() };
+    let named = || login_server(&registry, places).given(None, first).tls;
+    let tls = if name.is_some() { named() } else { first };
+    if tls { Scheme::Https } else { Scheme::Http }
+}
+
 /// A connected registry sends its password to the login server, and not without TLS where the
 /// gateway has it.
 fn login_without_tls(registry: &Registry, logins: &[Place], gateways: &[Place]) -> Option<String> {
@@ -209,6 +218,23 @@ mod tests {
         assert!(children_warning(&Registry::default(), &tls).is_some());
         let derived = Registry { suffix: Some("example".to_owned()), ..Registry::default() };
         assert_eq!(gateway_warning(&derived, &tls), None);
+    }
+
+    /// Symptom: a child was given the address of the second listener and the protocol of the first.
+    #[test]
+    fn f031_f069_the_protocol_is_that_of_the_listener_which_the_name_leads_to() {
+        let place = |text: &str, tls| -> Place { (text.parse().unwrap(), tls) };
+        let (plain, secure) = (place("127.0.0.1:5000", false), place("192.0.2.2:5443", true));
+        for (name, places, expected) in [
+            (None, [plain, secure], Scheme::Http),
+            (None, [secure, plain], Scheme::Https),
+            (Some("192.0.2.2:5443"), [plain, secure], Scheme::Https),
+            (Some("root.example:5443"), [plain, secure], Scheme::Https),
+            (Some("127.0.0.1:5000"), [secure, plain], Scheme::Http),
+            (Some("proxy.example:8443"), [secure, plain], Scheme::Https),
+        ] {
+            assert!(scheme(name, &places) == expected, "{name:?} {places:?}");
+        }
     }
 
     /// Symptom: no device became active below a root whose gateway has TLS and whose login server

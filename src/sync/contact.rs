@@ -164,7 +164,8 @@ impl Contact {
         let is_denied = is_denial(error) && !self.online;
         let is_denied = is_denied || (is_no_gateway(error) && self.place == Place::Door);
         self.denials = if is_denied { self.denials.saturating_add(1) } else { 0 };
-        // What fails on the disk here says nothing of the parent.
+        // What fails on the disk here says nothing of the parent, which may have let this node in.
+        self.online |= self.place == Place::Inside;
         self.online &= !matches!(error, SyncError::Upstream(_));
         self.failed_to_begin(error);
         let is_new = self.causes.len() < CAUSES_MAX && self.causes.insert(error.to_string());
@@ -197,6 +198,10 @@ impl Contact {
 
     pub(super) fn waiting_for_window(&self) -> bool {
         self.waiting_for_window
+    }
+
+    pub(super) fn place(&self) -> Place {
+        self.place
     }
 
     pub(super) fn failures(&self) -> u32 {
@@ -303,7 +308,7 @@ mod tests {
 
         /// What fails on the disk here says nothing of the parent.
         fn follows(&self, error: usize) -> bool {
-            error == 3 && self.contact.online
+            error == 3 && (self.contact.online || self.contact.place == Place::Inside)
         }
 
         fn turn(&mut self, turn: Turn) {

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::backoff;
-use super::contact::Failed;
+use super::contact::{Failed, Place};
 use super::error::SyncError;
 use super::fetch::Fetcher;
 use super::heal::Healer;
@@ -37,8 +37,8 @@ const NO_TIME: &str = "the clock of this machine is not set, and the parent has 
 /// The schedule and the clock are looked at this often: either may have been changed.
 const LOOK: Duration = Duration::from_secs(10);
 
-/// Longest pause of a node whose disk keeps it from following its parent: it is shown as offline
-/// after three quarters of a minute without a call.
+/// Longest pause of a node that its own disk, or the login server alone, keeps from following its
+/// parent: it is shown as offline after three quarters of a minute without a call.
 const QUIET_MAX: Duration = CALL_INTERVAL.saturating_mul(2);
 
 /// How long a look at the configuration outside a window may take. Over it: the next one.
@@ -398,7 +398,12 @@ impl Engine {
     /// take a node that calls for one that is well.
     async fn tell(&self, error: &SyncError) {
         let flows = matches!(self.traffic(), Ok(Traffic::Flow(_)));
-        let is_known = self.state.contact().failures() >= REPORTED_AFTER && !error.ends_session();
+        let (failures, place) = {
+            let contact = self.state.contact();
+            (contact.failures(), contact.place())
+        };
+        let is_away = error.ends_session() && (place == Place::Door || !is_unreachable(error));
+        let is_known = failures >= REPORTED_AFTER && !is_away;
         if !flows || !is_known || !self.active.load(Ordering::Relaxed) {
             return;
         }
@@ -416,7 +421,8 @@ impl Engine {
         if let SyncError::Store(error) = error {
             self.state.disk_problem(error, self.store.shortage());
         }
-        let is_link = matches!(error, SyncError::Upstream(UpstreamError::Unreachable(_)));
+        // A parent that lets this node in each time is there: its login server may not be.
+        let is_link = is_unreachable(error) && place == Place::Door;
         let is_reported = failures >= REPORTED_AFTER && !is_link;
         if is_reported || self.state.has_problem(place.problem()) {
             self.state.problem(place.problem(), DetailCode::SyncFailed, error.to_string());
@@ -437,8 +443,13 @@ impl Engine {
         }
         let delay = backoff::delay(failures, &*self.store.sys().rng);
         // The parent would take a node for offline that is quiet for longer.
-        if matches!(error, SyncError::Store(_)) { delay.min(QUIET_MAX) } else { delay }
+        let is_seen = is_unreachable(error) && place == Place::Inside;
+        if is_seen || matches!(error, SyncError::Store(_)) { delay.min(QUIET_MAX) } else { delay }
     }
+}
+
+fn is_unreachable(error: &SyncError) -> bool {
+    matches!(error, SyncError::Upstream(UpstreamError::Unreachable(_)))
 }
 
 /// Steps of a session, for a test that decides what happens between them.
@@ -482,7 +493,6 @@ impl Engine {
 
 #[cfg(test)]
 mod tests {
-    use super::super::contact::Place;
     use super::*;
     use crate::gateway::contacts::ONLINE_FOR;
     use crate::http::ClientOptions;
@@ -508,12 +518,12 @@ mod tests {
     }
 
     /// A turn fails there.
-    fn fails(engine: &Engine, error: &SyncError, place: Place) {
+    fn fails(engine: &Engine, error: &SyncError, place: Place) -> Duration {
         engine.state.contact().begin();
         if place == Place::Inside {
             engine.state.contact().let_in();
         }
-        engine.failed(error);
+        engine.failed(error)
     }
 
     #[test]
@@ -545,6 +555,15 @@ mod tests {
         let disk: SyncError = StoreError::Unavailable.into();
         let longest = (0..20).map(|_| engine.failed(&disk)).max();
         assert!(longest <= Some(QUIET_MAX) && QUIET_MAX < ONLINE_FOR, "{longest:?}");
+        let cut: SyncError = UpstreamError::Unreachable("unexpected end of file".to_owned()).into();
+        let engine = self::engine(&Store::in_memory(Sys::real(Spawner::new())));
+        for place in [Place::Inside, Place::Door] {
+            let longest = (0..20).map(|_| fails(&engine, &cut, place)).max();
+            assert_eq!(longest <= Some(QUIET_MAX), place == Place::Inside, "{longest:?}");
+            let is_told = engine.state.has_problem(Place::Inside.problem());
+            assert!(is_told, "the gateway answers, and the login server does not");
+            assert!(!engine.state.has_problem(Place::Door.problem()), "the link is no problem");
+        }
         let busy = UpstreamError::Busy(503, "x".to_owned()).into();
         let longest = (0..20).map(|_| engine.failed(&busy)).max();
         assert!(longest > Some(QUIET_MAX), "a parent that is overloaded is spared");
