@@ -12,6 +12,7 @@ use super::upstream::{
 use crate::http::{ClientBody, ClientRequest, ClientResponse, Method};
 use crate::store::Precondition;
 use crate::store::content::blobs::OpenBlob;
+use crate::types::cursor::SEQUENCE;
 use crate::types::digest::{Algorithm, DOUBT};
 use crate::types::limits::{
     MANIFEST_BYTES_MAX, REQUEST_DEADLINE, SLOWEST_BYTES_PER_S, SMALL_BODY_BYTES_MAX,
@@ -334,10 +335,12 @@ impl Upstream {
             change.name(request.with("content-type", manifest.media_type.clone()))
         };
         let scope = repository_scope(repository, true);
-        self.content(&scope, Method::Put, &path, with_body).await.map(|_| ())
+        let response = self.content(&scope, Method::Put, &path, with_body).await?;
+        let named = digest_header(&response, "docker-content-digest");
+        confirmed(&response, response.status == 201 && named.as_ref() == Some(digest))
     }
 
-    /// Deletes a manifest, or removes a tag.
+    /// Deletes a manifest, or removes a tag. `NotFound`: there is none.
     pub async fn delete(
         &self,
         repository: &RepositoryName,
@@ -347,7 +350,13 @@ impl Upstream {
         let path = format!("{repository}/manifests/{reference}");
         let scope = repository_scope(repository, true);
         let named = |request| change.name(request);
-        self.content(&scope, Method::Delete, &path, named).await.map(|_| ())
+        let response = match self.content(&scope, Method::Delete, &path, named).await {
+            Err(error @ UpstreamError::NotFound(_)) if error.is_foreign() => {
+                return Err(unconfirmed(404));
+            }
+            response => response?,
+        };
+        confirmed(&response, response.status == 202 && response.header(SEQUENCE).is_some())
     }
 
     async fn content(
@@ -360,6 +369,17 @@ impl Upstream {
         let url = format!("{}/v2/{path}", self.login_server().await?);
         self.send(scope, || finish(ClientRequest::new(method, url.clone()))).await
     }
+}
+
+/// Whether the parent has said that it made a change. What is on the way in its place, such as the
+/// portal of a hotel, may say yes to everything.
+fn confirmed(response: &ClientResponse, is_said: bool) -> Result<(), UpstreamError> {
+    if is_said { Ok(()) } else { Err(unconfirmed(response.status)) }
+}
+
+fn unconfirmed(status: u16) -> UpstreamError {
+    let text = "what answers is not the parent: to a change it answered";
+    UpstreamError::NoGateway(format!("{text} {status}, and does not say what it did"))
 }
 
 impl Change<'_> {
@@ -422,6 +442,7 @@ pub(super) fn below_v2(location: &str) -> Option<&str> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::upstream::testing::parent;
     use super::*;
 
     #[test]
@@ -436,6 +457,33 @@ mod tests {
             ("", None),
         ] {
             assert_eq!(received(range), expected, "{range}");
+        }
+    }
+
+    /// Symptom: a push at a device was taken for delivered, and removed at the next comparison, and
+    /// a deletion was undone. Cause: any yes counted, also that of a portal in the parent's place.
+    #[test]
+    fn f206_f212_a_change_is_delivered_when_the_parent_says_so() {
+        let (repository, digest) =
+            ("app".parse().unwrap(), crate::store::registry::manifests::testing::digest(1));
+        let change = Change { precondition: Precondition::None, delivery: None };
+        for status in [200, 201, 202, 204, 206, 304, 404] {
+            for body in ["<html>", "", "{}"] {
+                let upstream = parent(move |_, _| (status, body.as_bytes().to_vec()));
+                let media_type = "application/vnd.oci.image.manifest.v1+json".to_owned();
+                let manifest = FetchedManifest { media_type, bytes: b"{}".to_vec() };
+                let tag: Tag = "v1".parse().unwrap();
+                let told = smol::block_on(async {
+                    let to = (&digest, Some(&tag));
+                    let put = upstream.put_manifest(&repository, to, &manifest, &change).await;
+                    let reference = Reference::Tag(tag.clone());
+                    (put, upstream.delete(&repository, &reference, &change).await)
+                });
+                assert!(told.0.is_err(), "{status} {body}: {told:?}");
+                let is_gone = matches!(told.1, Err(UpstreamError::NotFound(_)));
+                assert_eq!(is_gone, status == 404 && body == "{}", "{status} {body}: {told:?}");
+                assert!(told.1.is_err());
+            }
         }
     }
 
