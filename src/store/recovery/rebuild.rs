@@ -17,6 +17,12 @@ use crate::sys::Disk;
 /// the copies when the batch ends: 256 KiB cost a node of 10,000 manifests 15 MiB for good.
 const REBUILD_BATCH_BYTES: usize = 16 * 1024;
 
+/// With less free space, bytes, a broken index is not put aside for a later look.
+const ASIDE_SPACE_MIN: u64 = 64 * 1024 * 1024;
+/// With less, none is made on disk: sled begins with segments of half a MiB, and where the disk is
+/// full some of its calls never come back.
+const SLED_SPACE_MIN: u64 = 4 * 1024 * 1024;
+
 /// Opens the index on disk with a page cache of `cache` bytes; on a full disk once more, in the
 /// space that is set aside.
 pub(in crate::store) fn open_sled(
@@ -45,7 +51,8 @@ pub(in crate::store) fn rebuild(
 ) -> Result<Arc<dyn Index>, StoreError> {
     let mut result = Err(StoreError::Unavailable);
     let mut kind = kind;
-    let mut keep = true;
+    let free = || disk.space(layout.root()).map_or(u64::MAX, |space| space.free);
+    let mut keep = free() >= ASIDE_SPACE_MIN;
     let mut bases: Vec<Option<Checkpoint>> = checkpoints.iter().rev().copied().map(Some).collect();
     bases.push(None);
     for base in bases {
@@ -57,7 +64,12 @@ pub(in crate::store) fn rebuild(
                         log::warn!("the old index cannot be put aside: {error}");
                     }
                     keep = false;
-                    match open_sled(disk, layout, cache) {
+                    let opened = if free() < SLED_SPACE_MIN {
+                        Err(IndexFault::Full("the disk is full".to_owned()))
+                    } else {
+                        open_sled(disk, layout, cache)
+                    };
+                    match opened {
                         Ok(index) => index,
                         Err(why) => {
                             log::warn!("the index is kept in memory until the next start: {why}");
@@ -171,4 +183,27 @@ pub(in crate::store) fn catch_up(
         Ok(())
     })?;
     apply(index, last, batch)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::MemoryDisk;
+
+    /// Symptom: a node whose index had failed on a full disk answered nothing any more, and did not
+    /// stop. Cause: sled was opened anew there, and did not come back.
+    #[test]
+    fn f211_on_a_full_disk_an_index_is_built_in_memory() {
+        let memory = MemoryDisk::new();
+        memory.create_dir_all(std::path::Path::new("/s/index")).unwrap();
+        memory.set_full(true);
+        let disk: Arc<dyn Disk> = Arc::new(memory);
+        let layout = Layout::new(std::path::Path::new("/s"));
+        let kind = IndexKind::Sled { cache: 1 << 20 };
+        let index = rebuild(&disk, &layout, kind, &[], &[], 0, &Built::default()).unwrap();
+        index.apply(1, &[(b"a".to_vec(), Some(b"1".to_vec()))]).unwrap();
+        assert_eq!(index.get(b"a"), Ok(Some(b"1".to_vec())));
+        assert!(!std::path::Path::new("/s").exists(), "nothing is made on the disk");
+        assert!(!disk.exists(&layout.index()).unwrap(), "it only took space");
+    }
 }
