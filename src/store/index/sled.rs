@@ -38,6 +38,8 @@ const BYTES_IN_MEMORY: u64 = 8 * 1024 * 1024;
 const ROW_WEIGHT_MIN: usize = 256;
 /// What is read with one row: a page, which has eight rows at least unless rows were removed.
 const PAGE_WEIGHT_MIN: usize = 8 * ROW_WEIGHT_MIN;
+/// Changes that sled is given at a time, bytes; the records of nearly all images are shorter.
+const BATCH_WEIGHT: usize = 128 * 1024;
 /// For so many bytes a page that was read counts as read once, see [`Reads`].
 const NOTE_BYTES: usize = 512;
 /// More reads of one page than this let no more pages go.
@@ -84,8 +86,8 @@ pub struct SledIndex {
     seal: Mutex<Seal>,
     /// What all rows weigh, bytes.
     weight: AtomicU64,
-    /// Held while a row in parts is read, and while one changes: sled reads each part alone.
-    parts: RwLock<()>,
+    /// Held for each look and for each record: sled takes one key, or one batch, at a time.
+    record: RwLock<()>,
     failed: AtomicBool,
 }
 
@@ -115,7 +117,7 @@ impl SledIndex {
             file: path.join("db"),
             seal: Mutex::new(seal),
             weight: AtomicU64::new(weight),
-            parts: RwLock::default(),
+            record: RwLock::default(),
             failed: AtomicBool::new(false),
         })
     }
@@ -131,20 +133,6 @@ impl SledIndex {
         if let Some(reads) = reads {
             reads.note(key, first.as_ref().map_or(0, |row| row.len()).max(PAGE_WEIGHT_MIN))?;
         }
-        match first {
-            Some(row) if row.len() == PART_LEN => self.read_parts(key, reads),
-            first => Ok(first.map(|row| row.to_vec())),
-        }
-    }
-
-    /// A row in parts, as it is between two changes; it may not be one any more, or be gone.
-    fn read_parts(
-        &self,
-        key: &[u8],
-        reads: &mut Option<Reads<'_>>,
-    ) -> sled::Result<Option<Vec<u8>>> {
-        let _unchanged = self.parts.read().unwrap_or_else(PoisonError::into_inner);
-        let first = self.db.get(key)?;
         first.map(|row| whole(&self.db, key, &row, reads)).transpose()
     }
 
@@ -221,6 +209,36 @@ impl Reads<'_> {
         let notes = self.left / NOTE_BYTES;
         self.left %= NOTE_BYTES;
         (0..notes.min(NOTES_MAX)).try_for_each(|_| self.db.contains_key(key).map(|_| ()))
+    }
+}
+
+/// The changes of a record. sled copies a page for each row of a batch, and frees the copies when
+/// the batch has ended: a record of 20,000 rows took 80 MiB.
+#[derive(Default)]
+struct Batches {
+    full: Vec<sled::Batch>,
+    last: sled::Batch,
+    /// Weight of the last.
+    weight: usize,
+}
+
+impl Batches {
+    fn insert(&mut self, key: &[u8], row: &[u8]) {
+        self.last.insert(key, row);
+        self.grow(weight(key, row));
+    }
+
+    fn remove(&mut self, key: &[u8]) {
+        self.last.remove(key);
+        self.grow(weight(key, &[]));
+    }
+
+    fn grow(&mut self, weight: usize) {
+        self.weight += weight;
+        if self.weight > BATCH_WEIGHT {
+            self.full.push(std::mem::take(&mut self.last));
+            self.weight = 0;
+        }
     }
 }
 
@@ -303,7 +321,10 @@ fn verify(db: &sled::Db) -> Result<(Seal, u64), String> {
 
 impl Index for SledIndex {
     fn get_uncounted(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
-        self.fenced(|| self.read(key, &mut self.reads()))
+        self.fenced(|| {
+            let _between_records = self.record.read().unwrap_or_else(PoisonError::into_inner);
+            self.read(key, &mut self.reads())
+        })
     }
 
     fn page_uncounted(
@@ -314,6 +335,7 @@ impl Index for SledIndex {
         bytes: usize,
     ) -> Result<Vec<KeyValue>, StoreError> {
         self.fenced(|| {
+            let _between_records = self.record.read().unwrap_or_else(PoisonError::into_inner);
             let from = match lower_bound(prefix, after) {
                 Bound::Included([]) => Bound::Included(FIRST_KEY),
                 from => from,
@@ -332,12 +354,7 @@ impl Index for SledIndex {
                 if !key.starts_with(prefix) {
                     break;
                 }
-                let row = match row.len() {
-                    PART_LEN => self.read_parts(&key, &mut reads)?,
-                    _ => Some(row.to_vec()),
-                };
-                // It was removed meanwhile.
-                let Some(row) = row else { continue };
+                let row = whole(&self.db, &key, &row, &mut reads)?;
                 read += key.len() + row.len();
                 rows.push((key.to_vec(), row));
             }
@@ -353,9 +370,8 @@ impl Index for SledIndex {
         let (next, all) = self.fenced(|| {
             let mut reads = self.reads();
             let mut all = self.weight.load(Ordering::Relaxed);
-            let mut has_parts = false;
             let mut next = Seal { applied: sequence, ..*seal };
-            let mut batch = sled::Batch::default();
+            let mut batches = Batches::default();
             for (key, row) in last {
                 let old = self.read(key, &mut reads)?;
                 if let Some(old) = &old {
@@ -365,30 +381,31 @@ impl Index for SledIndex {
                 }
                 let before = old.map_or(0, |old| parts(old.len()));
                 let after = row.map_or(0, |row| parts(row.len()));
-                has_parts |= before > 0 || after > 0;
                 match row {
                     Some(row) => {
                         all += weight(key, row) as u64;
                         next.count = next.count.wrapping_add(1);
                         next.sum = next.sum.wrapping_add(row_hash(key, row));
                         let (first, further) = row.split_at(row.len().min(PART_LEN));
-                        batch.insert(key, first);
+                        batches.insert(key, first);
                         for number in 1..=after {
                             let at = (number as usize - 1) * PART_LEN;
                             let part = &further[at..further.len().min(at + PART_LEN)];
-                            batch.insert(part_key(key, number), part);
+                            batches.insert(&part_key(key, number), part);
                         }
                     }
-                    None => batch.remove(key),
+                    None => batches.remove(key),
                 }
                 for number in after + 1..=before {
-                    batch.remove(part_key(key, number));
+                    batches.remove(&part_key(key, number));
                 }
             }
-            batch.insert(SEAL_KEY, next.to_bytes());
-            let _changing =
-                has_parts.then(|| self.parts.write().unwrap_or_else(PoisonError::into_inner));
-            self.db.apply_batch(batch)?;
+            // The last: until it is there, a start finds that the rows are not whole.
+            batches.last.insert(SEAL_KEY, next.to_bytes());
+            let _changing = self.record.write().unwrap_or_else(PoisonError::into_inner);
+            for batch in batches.full.into_iter().chain([batches.last]) {
+                self.db.apply_batch(batch)?;
+            }
             Ok((next, all))
         })?;
         self.weight.store(all, Ordering::Relaxed);
@@ -551,6 +568,44 @@ mod tests {
             readers.into_iter().for_each(|reader| reader.join().unwrap());
         });
         assert!(!index.failed());
+    }
+
+    /// Symptom: two pushes of manifests with 9,900 references had a device out of memory. Cause:
+    /// what sled copies for a batch is freed when it ends, and a record was one.
+    #[test]
+    fn f209_a_long_record_is_given_in_batches_and_seen_as_one() {
+        let dir = TempDir::new("sled-batches");
+        let path = dir.path().join("index");
+        let index = open_at(&path).unwrap();
+        let mut batches = Batches::default();
+        for number in 0..4 * BATCH_WEIGHT / ROW_WEIGHT_MIN {
+            batches.insert(&number.to_be_bytes(), b"");
+        }
+        assert_eq!(batches.full.len(), 3, "each has one more than fits");
+        let is_done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let reader = scope.spawn(|| {
+                let mut seen = 0;
+                while !is_done.load(Ordering::Relaxed) {
+                    let rows = index.scan(b"r", None, usize::MAX).unwrap();
+                    assert!(rows.iter().all(|row| row.1 == rows[0].1), "rows of two records");
+                    seen += 1;
+                }
+                seen
+            });
+            for sequence in 1..40_u64 {
+                let row = |number| {
+                    (format!("r{number:04}").into_bytes(), Some(sequence.to_be_bytes().to_vec()))
+                };
+                let rows: Vec<Change> = (0..1500).map(row).collect();
+                index.apply(sequence, &rows).unwrap();
+            }
+            is_done.store(true, Ordering::Relaxed);
+            assert!(reader.join().unwrap() > 0);
+        });
+        let totals = index.totals();
+        drop(index);
+        assert_eq!(open_at(&path).unwrap().totals(), totals);
     }
 
     /// With a number that is too high, changes that it has not got would not be made up for.
