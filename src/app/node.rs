@@ -12,7 +12,7 @@ use super::router::{Door, Router};
 use super::{garbage, identity, parent, reach, scrub, withdrawals};
 use crate::admin::{Admin, AdminOptions, summary};
 use crate::auth::{Auth, AuthOptions};
-use crate::config::{self, Config, Scheme, Verify};
+use crate::config::{self, Config, Verify};
 use crate::gateway::{Contacts, Gateway, GatewayOptions};
 use crate::http::{Admission, Budget, Deadlines, Service, Shutdown, TlsAcceptor, serve};
 use crate::manage::{self, Contact, Manage};
@@ -129,9 +129,9 @@ impl Node {
         let login = address(&logins);
         let gateway = if role == Role::Root { address(&gateways) } else { login.clone() };
         let contacts = Contacts::new(&sys);
-        let (name, scheme) = (&config.registry.login_server, config.registry.public_scheme);
-        let scheme = scheme.unwrap_or_else(|| reach::scheme(name.as_deref(), &places(&logins)));
-        let (reader, tls) = (store.clone(), scheme == Scheme::Https);
+        let name = config.registry.login_server.as_deref();
+        let tls = reach::has_tls(&config.registry, name, &places(&logins));
+        let reader = store.clone();
         let login_server = login.clone();
         let listens = places(&logins).into_iter().map(|(address, _)| address).collect();
         let uplink = Uplink { store: reader, contacts, login: login_server, listens, tls, reread };
@@ -500,18 +500,15 @@ fn manage_options(
     gateways: &Listeners,
 ) -> Result<manage::Options, StartError> {
     let registry = &config.registry;
-    let listened = || reach::scheme(registry.gateway_server.as_deref(), &places(gateways));
-    let scheme = registry.public_scheme.unwrap_or_else(listened);
+    let name = registry.gateway_server.as_deref();
+    let tls = reach::has_tls(registry, name, &places(gateways));
     Ok(manage::Options {
         role,
         registry_name: registry.name.clone(),
         login_server: registry.login_server.clone().unwrap_or_else(|| login.to_owned()),
         gateway_endpoint: gateway_endpoint(registry, gateway),
         gateway_warning: reach::gateway_warning(registry, &places(gateways)),
-        protocol: match scheme {
-            Scheme::Http => Protocol::Http,
-            Scheme::Https => Protocol::Https,
-        },
+        protocol: if tls { Protocol::Https } else { Protocol::Http },
         ca_fingerprint: identity::private_ca(config, store)?,
     })
 }

@@ -45,21 +45,24 @@ pub(super) fn warnings(
 
 /// The login server of this configuration.
 pub(super) fn login_server(registry: &Registry, logins: &[Place]) -> LoginServer {
+    server(registry, registry.login_server.as_deref(), logins)
+}
+
+fn server(registry: &Registry, name: Option<&str>, places: &[Place]) -> LoginServer {
     let listener = |&(address, tls): &Place| LoginListener { address, tls };
     LoginServer {
-        name: registry.login_server.clone(),
+        name: name.map(str::to_owned),
         public_scheme: registry.public_scheme.map(|scheme| scheme.name().to_owned()),
-        listeners: logins.iter().map(listener).collect(),
+        listeners: places.iter().map(listener).collect(),
     }
 }
 
-/// What is spoken where a name leads, or at the first listener where there is none.
-pub(super) fn scheme(name: Option<&str>, places: &[Place]) -> Scheme {
+/// Whether those find TLS who are sent to this name, or to the first listener where there is none.
+pub(super) fn has_tls(registry: &Registry, name: Option<&str>, places: &[Place]) -> bool {
     let first = places.first().is_some_and(|(_, tls)| *tls);
-    let registry = Registry { login_server: name.map(str::to_owned), ..Registry::default() };
-    let named = || login_server(&registry, places).given(None, first).tls;
-    let tls = if name.is_some() { named() } else { first };
-    if tls { Scheme::Https } else { Scheme::Http }
+    // Without a name they are given the address of the first.
+    let places = if name.is_some() { places } else { &places[..places.len().min(1)] };
+    server(registry, name, places).given(None, first).tls
 }
 
 /// A connected registry sends its password to the login server, and not without TLS where the
@@ -233,7 +236,9 @@ mod tests {
             (Some("127.0.0.1:5000"), [secure, plain], Scheme::Http),
             (Some("proxy.example:8443"), [secure, plain], Scheme::Https),
         ] {
-            assert!(scheme(name, &places) == expected, "{name:?} {places:?}");
+            let registry = Registry::default();
+            let found = has_tls(&registry, name, &places);
+            assert_eq!(found, expected == Scheme::Https, "{name:?} {places:?}");
         }
     }
 

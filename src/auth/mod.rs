@@ -155,12 +155,14 @@ struct Sender {
 impl Auth {
     /// Fails when the identity cannot be used; the text says why.
     pub fn new(store: Store, options: AuthOptions) -> Result<Auth, String> {
-        let LoginServer { name, public_scheme, listeners } = options.login_server;
-        let name = name.map(|name| name.to_ascii_lowercase());
+        let mut login_server = options.login_server;
+        if let Some(name) = &mut login_server.name {
+            name.make_ascii_lowercase();
+        }
         let inner = Inner {
             role: options.role,
             registry_name: options.registry_name,
-            login_server: LoginServer { name, public_scheme, listeners },
+            login_server,
             access_lifetime: options.access_lifetime,
             refresh_lifetime: options.refresh_lifetime,
             signer: Signer::new(&options.identity)?,

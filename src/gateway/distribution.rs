@@ -444,6 +444,7 @@ pub(super) fn below_v2(location: &str) -> Option<&str> {
 mod tests {
     use super::super::upstream::testing::parent;
     use super::*;
+    use crate::store::registry::manifests::testing::digest;
 
     #[test]
     fn f170_a_parent_says_how_much_it_has() {
@@ -464,8 +465,7 @@ mod tests {
     /// a deletion was undone. Cause: any yes counted, also that of a portal in the parent's place.
     #[test]
     fn f206_f212_a_change_is_delivered_when_the_parent_says_so() {
-        let (repository, digest) =
-            ("app".parse().unwrap(), crate::store::registry::manifests::testing::digest(1));
+        let (repository, digest) = ("app".parse().unwrap(), digest(1));
         let change = Change { precondition: Precondition::None, delivery: None };
         for status in [200, 201, 202, 204, 206, 304, 404] {
             for body in ["<html>", "", "{}"] {

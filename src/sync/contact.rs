@@ -5,8 +5,7 @@ use std::time::Duration;
 
 use super::backoff;
 use super::error::SyncError;
-use super::refusal::{is_about_this_node, is_denial, is_no_gateway};
-use crate::gateway::UpstreamError;
+use super::refusal::{is_about_this_node, is_denial, is_no_gateway, is_unreachable};
 use crate::store::replica::node::SyncFailure;
 use crate::types::UnixSeconds;
 use crate::types::connected_registry::ParentContact;
@@ -167,18 +166,16 @@ impl Contact {
         // What fails on the disk here says nothing of the parent, which may have let this node in.
         self.online |= self.place == Place::Inside;
         self.online &= !matches!(error, SyncError::Upstream(_));
-        self.failed_to_begin(error);
+        self.set_failure(error);
         let is_new = self.causes.len() < CAUSES_MAX && self.causes.insert(error.to_string());
         let Contact { failures, denials, place, .. } = *self;
         Failed { failures, denials, place, is_new }
     }
 
-    /// The first contact has failed.
-    pub(super) fn failed_to_begin(&mut self, error: &SyncError) {
-        self.failure = Some(SyncFailure {
-            text: error.to_string(),
-            unreachable: matches!(error, SyncError::Upstream(UpstreamError::Unreachable(_))),
-        });
+    /// Remembers why the last attempt failed.
+    pub(super) fn set_failure(&mut self, error: &SyncError) {
+        let (text, unreachable) = (error.to_string(), is_unreachable(error));
+        self.failure = Some(SyncFailure { text, unreachable });
     }
 
     /// Remembers since when the attempts fail. `at`: what time it is, if that is known.
@@ -220,6 +217,7 @@ impl Contact {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::gateway::UpstreamError;
     use crate::store::StoreError;
 
     /// What a turn does, after which it fails if there is an error.

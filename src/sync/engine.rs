@@ -12,7 +12,7 @@ use super::error::SyncError;
 use super::fetch::Fetcher;
 use super::heal::Healer;
 use super::push::Pusher;
-use super::refusal::{REPORTED_AFTER, refusal_kind};
+use super::refusal::{REPORTED_AFTER, is_unreachable, refusal_kind};
 use super::report::Reporter;
 use super::state::State;
 use super::upload::Uploader;
@@ -196,7 +196,7 @@ impl Engine {
         }
         if let Err(error) = self.ensure_active().await {
             self.note_refusal(&error, 0);
-            self.state.contact().failed_to_begin(&error);
+            self.state.contact().set_failure(&error);
             self.state.publish(&self.store).map_err(ActivationError::Store)?;
             return Err(error.into());
         }
@@ -446,10 +446,6 @@ impl Engine {
         let is_seen = is_unreachable(error) && place == Place::Inside;
         if is_seen || matches!(error, SyncError::Store(_)) { delay.min(QUIET_MAX) } else { delay }
     }
-}
-
-fn is_unreachable(error: &SyncError) -> bool {
-    matches!(error, SyncError::Upstream(UpstreamError::Unreachable(_)))
 }
 
 /// Steps of a session, for a test that decides what happens between them.

@@ -52,7 +52,7 @@ impl Healer {
         loop {
             let damaged = self.store.damaged_after(after.as_ref(), BATCH);
             let Some(last) = damaged.last() else {
-                // They are not damaged any more.
+                // What is left of the known is not damaged any more.
                 self.told().retain(|digest, _| !known.contains_key(digest));
                 return Ok(());
             };

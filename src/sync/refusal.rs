@@ -17,6 +17,11 @@ pub(super) fn is_denial(error: &SyncError) -> bool {
     matches!(error, UpstreamError::Forbidden(_) | UpstreamError::NotFound(_))
 }
 
+/// Whether nobody answered, or not to the end.
+pub(super) fn is_unreachable(error: &SyncError) -> bool {
+    matches!(error, SyncError::Upstream(UpstreamError::Unreachable(_)))
+}
+
 /// Whether the parent has looked at who asks. After an outage the pauses start anew then: the
 /// parent is back, and it may hear of this node in a moment. One that is overloaded does not
 /// answer so.

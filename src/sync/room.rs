@@ -25,11 +25,10 @@ impl Worker {
     /// Reports a full disk as long as something does not fit.
     pub(super) fn note_space(&self) {
         let is_missing = !self.state.debts().without_room().is_empty();
-        if !is_missing && self.state.contact().is_well() {
-            self.state.solved(SPACE);
-        }
         if is_missing {
             self.state.disk_problem(&StoreError::Full, self.store.shortage());
+        } else if self.state.contact().is_well() {
+            self.state.solved(SPACE);
         }
     }
 }

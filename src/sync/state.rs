@@ -114,10 +114,8 @@ impl State {
     /// Notes that what failed is over, if a success has lasted by now.
     pub(super) fn settle(&self) {
         let before = self.contact().lasts(self.sys.clock.monotonic());
-        if before.is_some() {
-            self.is_over();
-        }
         if let Some(before) = before {
+            self.is_over();
             let is_whole = self.debts().is_empty();
             let left = match is_whole {
                 true => "up to date",
@@ -146,8 +144,8 @@ impl State {
             known.description = description;
             return;
         }
-        let others = problems.keys().filter(|key| key.starts_with(MISSING)).count();
-        if key.starts_with(MISSING) && others >= PROBLEMS_MAX {
+        let others = || problems.keys().filter(|key| key.starts_with(MISSING)).count();
+        if key.starts_with(MISSING) && others() >= PROBLEMS_MAX {
             log::debug!("{}: {description}", code.name());
             return;
         }

@@ -108,7 +108,7 @@ impl Store {
     /// Looks whether pushes can be taken, and logs once that they cannot, and once that they can
     /// again. `has_refused`: some did not fit lately. Blocks.
     pub fn look_at_space(&self, has_refused: bool) {
-        // It is made again where it has been used and there is space.
+        // The ballast is made again where it has been used and there is space.
         let _ = self.shared().check_space();
         let text = match self.hindrance() {
             // That the disk cannot be asked says nothing of its space.
@@ -238,7 +238,8 @@ impl Hindrance {
 }
 
 impl Store {
-    /// Why pushes are refused just now. Where no file could be made is tried again. Blocks.
+    /// Why pushes are refused just now. Where no file could be made last, that is tried again.
+    /// Blocks.
     pub fn hindrance(&self) -> Option<Hindrance> {
         if let Some(cause) = self.read_only_cause() {
             return Some(Hindrance::Refused(cause));
