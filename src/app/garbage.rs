@@ -152,11 +152,11 @@ impl Due {
         self.one_more.filter(|(at, _)| *at <= now).map(|(_, why)| why)
     }
 
-    /// Whether the disk is below its reserve, or had no space for something since the last run.
+    /// Whether content finds no room, or did not fit the disk since the last run.
     async fn needs_space(&self, store: &Store) -> bool {
         let (_, refused) = self.seen;
         let looking = store.clone();
-        spawn::blocking(move || looking.below_reserve()).await
+        spawn::blocking(move || looking.is_out_of_room()).await
             || store.refused_for_space() != refused
     }
 

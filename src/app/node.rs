@@ -12,7 +12,7 @@ use super::router::{Door, Router};
 use super::{garbage, identity, parent, reach, scrub, withdrawals};
 use crate::admin::{Admin, AdminOptions, summary};
 use crate::auth::{Auth, AuthOptions};
-use crate::config::{self, Config, Verify};
+use crate::config::{self, Config, MemoryPlan, Verify};
 use crate::gateway::{Contacts, Gateway, GatewayOptions};
 use crate::http::{Admission, Budget, Deadlines, Service, Shutdown, TlsAcceptor, serve};
 use crate::manage::{self, Contact, Manage};
@@ -21,6 +21,7 @@ use crate::store::role::role_by_files;
 use crate::store::{IndexKind, OpenError, Store, StoreOptions, VerifyWhen};
 use crate::sync::Engine;
 use crate::sys::activation::{self, Passed};
+use crate::sys::cgroup::memory_max;
 use crate::sys::clock::sleep;
 use crate::sys::net::Listener;
 use crate::sys::spawn::blocking;
@@ -263,6 +264,7 @@ fn store_options(config: &Config) -> StoreOptions {
     let quotas = config.registry.quotas.iter();
     StoreOptions {
         reserve: config.storage.reserve.0,
+        rows_max: MemoryPlan::index_rows(config, memory_max()),
         uploads: config.limits.uploads,
         quotas: quotas.map(|quota| (quota.repositories.clone(), quota.size.0)).collect(),
         verify: match config.storage.verify {

@@ -548,11 +548,12 @@ fn check_memory(loaded: &Loaded) -> Result<(), ConfigError> {
         "limits.memory",
         format_args!(
             "{memory} is less than the {} MiB that the limits may need ({} MiB at rest, {} MiB \
-             index cache, {} MiB connections, {} MiB bodies, {} MiB threads); lower \
-             limits.connections or limits.body_memory",
+             index cache, {} MiB rows of the index, {} MiB connections, {} MiB bodies, {} MiB \
+             threads); lower limits.connections or limits.body_memory",
             mib(plan.total()),
             mib(plan.fixed),
             mib(plan.cache),
+            mib(plan.rows),
             mib(plan.connections),
             mib(plan.bodies),
             mib(plan.threads),

@@ -13,6 +13,10 @@ const SESSION_BYTES: u64 = 48 * 1024;
 pub const PER_CONNECTION_BYTES: u64 = (HEAD_BYTES_MAX + BUFFER_BYTES) as u64 + SESSION_BYTES;
 /// The part of a thread's stack that is ever touched, and its allocator arena, bytes.
 pub const PER_THREAD_BYTES: u64 = 256 * 1024;
+/// What the index keeps in memory for each of its rows, bytes: sled's table of its pages, measured.
+const ROW_BYTES: u64 = 64;
+/// Rows for which there is room in any case.
+const ROWS_MIN: u64 = 64 * 1024;
 /// Threads beside executor and blocking pool: main, reactor, writer and the index's own.
 const OTHER_THREADS: u64 = 12;
 
@@ -23,6 +27,8 @@ pub struct MemoryPlan {
     pub fixed: u64,
     /// Cache of the index.
     pub cache: u64,
+    /// The fewest rows of the index; more may take what the other uses leave.
+    pub rows: u64,
     /// All connections at their worst.
     pub connections: u64,
     /// Bodies of requests, and replies of more than one buffer.
@@ -41,6 +47,7 @@ impl MemoryPlan {
         MemoryPlan {
             fixed: FIXED_BYTES,
             cache: index_cache.0,
+            rows: ROWS_MIN * ROW_BYTES,
             connections: (connections.saturating_add(ADMIN_CONNECTIONS_MAX) as u64)
                 .saturating_mul(PER_CONNECTION_BYTES),
             bodies: body_memory.0.saturating_add(ADMIN_BODY_MEMORY_BYTES),
@@ -50,12 +57,40 @@ impl MemoryPlan {
 
     /// All of it.
     pub fn total(&self) -> u64 {
-        let parts = [self.fixed, self.cache, self.connections, self.bodies, self.threads];
+        let MemoryPlan { fixed, cache, rows, connections, bodies, threads } = *self;
+        let parts = [fixed, cache, rows, connections, bodies, threads];
         parts.iter().fold(0, |sum, part| sum.saturating_add(*part))
+    }
+
+    /// With how many rows the index takes no more content. `allowed`: what the system lets the
+    /// process have where the configuration does not say, bytes.
+    pub fn index_rows(config: &Config, allowed: Option<u64>) -> u64 {
+        let Some(memory) = config.limits.memory.map(|memory| memory.0).or(allowed) else {
+            return u64::MAX;
+        };
+        ROWS_MIN + memory.saturating_sub(MemoryPlan::of(config).total()) / ROW_BYTES
     }
 
     /// Threads of the process under this configuration.
     pub fn threads(config: &Config) -> u64 {
         MemoryPlan::of(config).threads / PER_THREAD_BYTES
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::value::ByteSize;
+
+    #[test]
+    fn f209_the_rows_of_the_index_have_what_the_limits_leave() {
+        const MIB: u64 = 1 << 20;
+        let mut config = Config::default();
+        let total = MemoryPlan::of(&config).total();
+        assert_eq!(MemoryPlan::index_rows(&config, None), u64::MAX);
+        assert_eq!(MemoryPlan::index_rows(&config, Some(total + MIB)), ROWS_MIN + MIB / ROW_BYTES);
+        assert_eq!(MemoryPlan::index_rows(&config, Some(0)), ROWS_MIN);
+        config.limits.memory = Some(ByteSize(total));
+        assert_eq!(MemoryPlan::index_rows(&config, Some(total + MIB)), ROWS_MIN);
     }
 }

@@ -506,6 +506,7 @@ fn fault(error: StoreError) -> Refusal {
     log::log!(level, "the gateway cannot answer: {error}");
     let (status, reason) = match error {
         StoreError::Full => (507, Reason::DiskReserve),
+        StoreError::IndexFull => (507, Reason::IndexFull),
         StoreError::Corrupt(_) => (500, Reason::ContentDamaged),
         _ => (503, Reason::StoreUnavailable),
     };

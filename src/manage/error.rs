@@ -146,7 +146,7 @@ impl From<StoreError> for Error {
             | StoreError::OutboxMismatch(_)
             | StoreError::OutboxReplaced(_) => Kind::Conflict,
             StoreError::Quota(_) | StoreError::QuotaKept(_) => Kind::QuotaExceeded,
-            StoreError::Full => Kind::DiskFull,
+            StoreError::Full | StoreError::IndexFull => Kind::DiskFull,
             StoreError::NewerFormat(_) => Kind::ReadOnlyStore,
             StoreError::Unavailable | StoreError::Rebuilding(_) => Kind::Unavailable,
             StoreError::Corrupt(_) | StoreError::Unreadable(_) | StoreError::Io(_) => {

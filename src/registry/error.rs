@@ -28,6 +28,13 @@ pub fn store_refusal(error: StoreError) -> Refusal {
             "this registry's disk is full or below its reserve; it takes pushes again when space \
              is freed",
         ),
+        StoreError::IndexFull => Refusal::new(
+            507,
+            "DENIED",
+            Reason::IndexFull,
+            "this registry has no memory to keep track of more content; it takes pushes again when \
+             manifests are deleted",
+        ),
         StoreError::Quota(text) => Refusal::new(403, "DENIED", Reason::QuotaExceeded, text),
         StoreError::QuotaKept(text) => Refusal {
             retry_after_s: Some(RETRY_AFTER_S),
@@ -113,6 +120,7 @@ mod tests {
             (StoreError::OutboxReplaced("x".to_owned()), 409, Reason::OutboxReplaced),
             (StoreError::Invalid("x".to_owned()), 400, Reason::Malformed),
             (StoreError::Full, 507, Reason::DiskReserve),
+            (StoreError::IndexFull, 507, Reason::IndexFull),
             (StoreError::Quota("over".to_owned()), 403, Reason::QuotaExceeded),
             (StoreError::QuotaKept("over".to_owned()), 403, Reason::QuotaExceeded),
             (StoreError::Unavailable, 503, Reason::StoreUnavailable),

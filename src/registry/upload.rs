@@ -241,15 +241,16 @@ impl From<StoreError> for Fault {
     }
 }
 
-/// What becomes of an upload after a fault: where it cannot fit the quota or the disk it ends, and
-/// what came of it takes no space; any other chunk that is refused can be sent again.
+/// What becomes of an upload after a fault: where it cannot fit the quota, the disk or the index it
+/// ends, and what came of it takes no space; any other chunk that is refused can be sent again.
 async fn kept<T>(upload: Upload, result: Result<T, Fault>) -> Result<(Upload, T), Refusal> {
     let refusal = match result {
         Ok(value) => return Ok((upload, value)),
         Err(Fault::Broken(refusal)) => return Err(refusal),
         Err(Fault::Refused(refusal)) => refusal,
     };
-    if matches!(refusal.reason, Reason::QuotaExceeded | Reason::DiskReserve) {
+    use Reason::{DiskReserve, IndexFull, QuotaExceeded};
+    if matches!(refusal.reason, QuotaExceeded | DiskReserve | IndexFull) {
         remove(upload).await;
         return Err(refusal);
     }

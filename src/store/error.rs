@@ -18,6 +18,8 @@ pub enum StoreError {
     OutboxReplaced(String),
     /// Free space is below the reserve, or the disk is full.
     Full,
+    /// The index has as many rows as memory is meant for.
+    IndexFull,
     /// The repository would hold more than its quota; the text gives the numbers.
     Quota(String),
     /// It would not, but for content that comes in other uploads: it may have room soon.
@@ -48,6 +50,9 @@ impl fmt::Display for StoreError {
             | StoreError::Quota(text)
             | StoreError::QuotaKept(text) => f.write_str(text),
             StoreError::Full => f.write_str("the disk is full or below its reserve"),
+            StoreError::IndexFull => {
+                f.write_str("the index has as many rows as limits.memory has room for")
+            }
             StoreError::Unavailable => f.write_str("the store is not available just now"),
             StoreError::NewerFormat(format) => write!(
                 f,

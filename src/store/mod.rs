@@ -114,6 +114,8 @@ pub struct StoreOptions {
     pub state_dir: PathBuf,
     /// Free space below which pushes are refused, bytes; never more than 5 % of the file system.
     pub reserve: u64,
+    /// Rows of the index with which no content is taken any more: memory is kept for each.
+    pub rows_max: u64,
     /// Most unfinished pushes; over it a start is `Unavailable`.
     pub uploads: usize,
     /// Whether segments are kept for children that follow the feed.
@@ -145,6 +147,7 @@ impl StoreOptions {
         StoreOptions {
             state_dir: state_dir.to_owned(),
             reserve: RESERVE_BYTES,
+            rows_max: u64::MAX,
             uploads: UPLOADS_MAX,
             retain_for_children: false,
             quotas: Vec::new(),
@@ -309,7 +312,7 @@ impl Store {
             uploads,
             uploads_max: options.uploads,
             fan_out: FanOut::default(),
-            space: SpaceCheck::new(options.reserve),
+            space: SpaceCheck::new(options.reserve, options.rows_max),
             retain: AtomicBool::new(options.retain_for_children),
             read_only: AtomicBool::new(false),
             leases: Leases::default(),
@@ -386,7 +389,7 @@ impl Store {
             uploads: Uploads::default(),
             uploads_max: UPLOADS_MAX,
             fan_out: FanOut::default(),
-            space: SpaceCheck::new(RESERVE_BYTES),
+            space: SpaceCheck::new(RESERVE_BYTES, u64::MAX),
             retain: AtomicBool::new(false),
             read_only: AtomicBool::new(false),
             leases: Leases::default(),

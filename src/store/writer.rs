@@ -202,6 +202,7 @@ impl Writer {
         let mut txn = Txn::over(&*index, &group.overlay);
         let Shared { feed, counts, heard, written, .. } = &*self.shared;
         txn.live(feed.epoch(), counts.clone(), heard.load(Ordering::Relaxed));
+        txn.bound_rows(self.shared.space.rows_max);
         txn.write_in(written.stored().writes);
         let (ran, read) = turn::apart(|| catch_unwind(AssertUnwindSafe(|| run(&mut txn))));
         let (changes, derived) = txn.into_changes();

@@ -79,7 +79,16 @@ impl SyncError {
 
     /// Whether an item is set aside because of this, and everything else goes on.
     pub fn sets_aside(&self) -> bool {
-        self.is_of_item() || matches!(self, SyncError::NoRoom(_))
+        self.is_of_item() || self.lacks_room().is_some()
+    }
+
+    /// How many bytes of an item are missing for which there is no room here; 0: not known.
+    pub(super) fn lacks_room(&self) -> Option<u64> {
+        match self {
+            SyncError::NoRoom(bytes) => Some(*bytes),
+            SyncError::Store(StoreError::IndexFull) => Some(0),
+            _ => None,
+        }
     }
 
     /// Whether only the item that was to be fetched is at fault, here or at the parent. What
@@ -195,6 +204,7 @@ mod tests {
             (StoreError::Quota(text()).into(), true),
             (StoreError::Unreadable(text()).into(), true),
             (StoreError::Full.into(), false),
+            (StoreError::IndexFull.into(), false),
             (StoreError::Io(text()).into(), false),
             (SyncError::Content(text()), true),
             (SyncError::NoRoom(9), false),
@@ -202,7 +212,7 @@ mod tests {
             assert_eq!(error.is_of_item(), of_item, "{error:?}");
             // Nothing else of a repository waits for either.
             assert!(of_item || !error.is_local() && !error.may_pass(), "{error:?}");
-            let is_room = matches!(error, SyncError::NoRoom(_));
+            let is_room = error.lacks_room().is_some();
             assert_eq!(error.sets_aside(), of_item || is_room, "{error:?}");
         }
     }

@@ -45,10 +45,7 @@ impl Worker {
         digest: Option<&Digest>,
         error: &SyncError,
     ) -> Result<bool, SyncError> {
-        let no_room = match error {
-            SyncError::NoRoom(bytes) => Some(*bytes),
-            _ => None,
-        };
+        let no_room = error.lacks_room();
         // What does not fit is not asked for: there may be much of it, and a message tells of what
         // is not wanted any more.
         if no_room.is_none() && !self.is_wanted(repository, &item, digest).await? {

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use super::state::SPACE;
 use super::worker::Worker;
-use crate::store::StoreError;
 use crate::sys::spawn;
 
 /// Free space is looked at this often while something does not fit.
@@ -26,7 +25,7 @@ impl Worker {
     pub(super) fn note_space(&self) {
         let is_missing = !self.state.debts().without_room().is_empty();
         if is_missing {
-            self.state.disk_problem(&StoreError::Full, self.store.shortage());
+            self.state.disk_problem(&self.store.no_room(), self.store.shortage());
         } else if self.state.contact().is_well() {
             self.state.solved(SPACE);
         }

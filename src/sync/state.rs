@@ -173,7 +173,7 @@ impl State {
             (StoreError::Full, Some(shortage)) => {
                 (SPACE, disk_full(error, shortage, self.debts().missing_bytes()))
             }
-            (StoreError::Full, None) => (SPACE, error.to_string()),
+            (StoreError::Full | StoreError::IndexFull, _) => (SPACE, error.to_string()),
             (StoreError::Io(_) | StoreError::Unreadable(_) | StoreError::Corrupt(_), _) => {
                 (DISK, error.to_string())
             }

@@ -4,6 +4,7 @@
 //! clippy forbids the direct ways round them elsewhere.
 
 pub mod activation;
+pub mod cgroup;
 pub mod clock;
 pub mod credentials;
 pub mod disk;

@@ -53,6 +53,8 @@ pub enum Reason {
     Throttled,
     /// Free space is below the reserve.
     DiskReserve,
+    /// The index has as many rows as memory is meant for.
+    IndexFull,
     /// The repository would hold more than its quota.
     QuotaExceeded,
     /// The store cannot take or answer anything just now; Retry-After says when.
@@ -76,7 +78,7 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason, in the order in which they are documented.
-    pub const ALL: [Reason; 34] = [
+    pub const ALL: [Reason; 35] = [
         Reason::AuthenticationRequired,
         Reason::TokenInvalid,
         Reason::TokenDisabled,
@@ -102,6 +104,7 @@ impl Reason {
         Reason::Unsupported,
         Reason::Throttled,
         Reason::DiskReserve,
+        Reason::IndexFull,
         Reason::QuotaExceeded,
         Reason::StoreUnavailable,
         Reason::ContentDamaged,
@@ -148,6 +151,7 @@ impl Reason {
             Reason::Unsupported => "unsupported",
             Reason::Throttled => "throttled",
             Reason::DiskReserve => "disk_reserve",
+            Reason::IndexFull => "index_full",
             Reason::QuotaExceeded => "quota_exceeded",
             Reason::StoreUnavailable => "store_unavailable",
             Reason::ContentDamaged => "content_damaged",

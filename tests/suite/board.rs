@@ -59,7 +59,7 @@ fn p026_base_and_board_merge() {
         );
         assert_eq!(
             merged,
-            "threads 1 reserve 64MiB memory 96MiB connections 384 bodies 16MiB uploads 64 \
+            "threads 1 reserve 64MiB memory 96MiB connections 256 bodies 16MiB uploads 64 \
              blocking 8 cache 4MiB",
             "{board}"
         );

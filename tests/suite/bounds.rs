@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::external::{App, UNKNOWN, descriptor};
 use crate::support::eventually;
-use crate::support::http::token;
+use crate::support::http::{send, token};
 use crate::support::image::{INDEX, Image, MANIFEST, digest, noise};
 use crate::support::node::Node;
 use crate::sync::SOON;
@@ -148,4 +148,70 @@ fn f154_annotations_that_a_listing_of_referrers_could_not_have_are_refused() {
     // What no listing has may be of any length.
     let alone = artifact(json!({"long": "x".repeat(100_000)}), false);
     assert_eq!(app.put(&digest(&alone), MANIFEST, &alone).status, 201);
+}
+
+/// Symptom: pushes of manifests with thousands of layers filled the memory of a node, which was out
+/// of it at each start from then on. Cause: the index keeps some for each of its rows, and their
+/// number had no bound.
+#[test]
+fn f209_a_device_takes_no_more_references_than_its_memory_is_meant_for() {
+    let root = Node::root();
+    let user = root.pusher("owner-token", "*");
+    let connection = root.connect("dock01", &["--repository", "app"]);
+    root.link("dock01", &user.0);
+    let app = App::at(&root, &user);
+    app.push(b"{}");
+    let empty = descriptor("application/vnd.oci.empty.v1+json", b"{}");
+    let large = |number: usize| {
+        let layers: Vec<Value> = (0..9_990)
+            .map(|layer| {
+                json!({"mediaType": LAYER, "size": 9, "urls": ["https://x.example/"],
+                    "digest": format!("sha256:{number:032x}{layer:032x}")})
+            })
+            .collect();
+        let manifest = json!({"schemaVersion": 2, "mediaType": MANIFEST, "config": empty,
+            "layers": layers});
+        manifest.to_string().into_bytes()
+    };
+    let manifests: Vec<Vec<u8>> = (0..9).map(large).collect();
+    for (number, manifest) in manifests.iter().enumerate() {
+        assert_eq!(app.put(&format!("v{number}"), MANIFEST, manifest).status, 201);
+    }
+    let mut device = Node::device(&connection);
+    let limits = "[limits]\nconnections = 8\nbody_memory = \"16MiB\"\nmemory = \"49MiB\"\n";
+    device.add_configuration(limits);
+    device.start();
+    // What was asked for first is there, and what does not fit is told and waits.
+    let told = |device: &Node| {
+        let status = device.json(&["status"]);
+        Some(status["reason"].as_str()?.to_owned()).filter(|why| why.contains("limits.memory"))
+    };
+    let here = |device: &Node| {
+        let app = App::at(device, &user);
+        (0..manifests.len())
+            .filter(|n| app.get("manifests", &format!("v{n}")).status == 200)
+            .count()
+    };
+    eventually(SOON, "the index is full", || told(&device));
+    let before = here(&device);
+    assert!((6..9).contains(&before), "{before} of 9 came");
+    let image = Image::new(1, &[5000]);
+    let pushed = image.push(&device.login, (&user.0, &user.1), "app", "here");
+    let full = ("DENIED".to_owned(), "index_full".to_owned());
+    assert_eq!((pushed.status, pushed.error()), (507, full), "{pushed:?}");
+    let ready = send(&device.login, "GET", "/readyz", &[], b"").unwrap();
+    let text = String::from_utf8_lossy(&ready.body).into_owned();
+    assert!(ready.status == 200 && text.contains("limits.memory"), "{text}");
+    // So does one that was killed, and all comes when there is room.
+    device.kill();
+    device.start();
+    eventually(SOON, "the index is full", || told(&device));
+    assert_eq!(here(&device), before);
+    for manifest in &manifests[..4] {
+        assert_eq!(app.delete("manifests", &digest(manifest)).status, 202);
+    }
+    eventually(SOON, "the rest comes", || (here(&device) == 5).then_some(()));
+    eventually(SOON, "all is well", || told(&device).is_none().then_some(()));
+    let pushed = image.push(&device.login, (&user.0, &user.1), "app", "here");
+    assert_eq!(pushed.status, 201, "{pushed:?}");
 }

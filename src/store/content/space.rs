@@ -17,12 +17,17 @@ const SPACE_AGE_MAX: Duration = Duration::from_secs(1);
 /// What to do about a full disk.
 pub const FULL_REMEDY: &str = "free some space, or delete manifests: unless gc.enabled is false, \
     garbage collection then begins by itself and gives their space back after gc.grace";
+/// What to do about an index that has no room for more.
+const INDEX_REMEDY: &str = "delete manifests (one with thousands of layers has as many rows), or \
+    raise limits.memory, and with it MemoryMax of the service";
 /// What is set aside for the journal on a full disk, bytes; never more than half the reserve.
 const BALLAST_BYTES_MAX: u64 = 4 * 1024 * 1024;
 
 /// Remembers how much space there was a moment ago.
 pub(in crate::store) struct SpaceCheck {
     reserve: u64,
+    /// Rows of the index with which no content is taken any more.
+    pub(in crate::store) rows_max: u64,
     last: Mutex<Look>,
     /// How often something did not fit.
     refusals: AtomicU64,
@@ -61,11 +66,11 @@ impl Drop for TakenSpace<'_> {
 }
 
 impl SpaceCheck {
-    /// With the reserve of the configuration, bytes.
-    pub(in crate::store) fn new(reserve: u64) -> SpaceCheck {
+    /// With the reserve of the configuration, bytes, and most rows of the index.
+    pub(in crate::store) fn new(reserve: u64, rows_max: u64) -> SpaceCheck {
         let (last, ballast_gone) = (Mutex::default(), AtomicBool::new(false));
         let told = Mutex::default();
-        SpaceCheck { reserve, last, refusals: AtomicU64::new(0), ballast_gone, told }
+        SpaceCheck { reserve, rows_max, last, refusals: AtomicU64::new(0), ballast_gone, told }
     }
 
     fn look(&self) -> MutexGuard<'_, Look> {
@@ -169,17 +174,27 @@ impl Store {
     }
 
     /// `Full`, before the first of so many bytes of content comes, when they would not fit, even
-    /// after uploads that were given up have made room.
+    /// after uploads that were given up have made room; `IndexFull` when no content is taken.
     pub async fn expect_space(&self, bytes: u64) -> Result<(), StoreError> {
         let shared = self.shared().clone();
-        spawn::blocking(move || shared.make_room(bytes)).await
+        spawn::blocking(move || shared.expect_rows().and_then(|()| shared.make_room(bytes))).await
+    }
+
+    /// What there is none of for content that found no room: `Full` or `IndexFull`.
+    pub fn no_room(&self) -> StoreError {
+        self.shared().expect_rows().err().unwrap_or(StoreError::Full)
+    }
+
+    /// Whether content finds no room. Blocks.
+    pub fn is_out_of_room(&self) -> bool {
+        self.no_room() == StoreError::IndexFull || self.below_reserve()
     }
 
     /// How much is free beside the reserve, bytes; `None` below it, and when nothing can be
     /// written. Blocks.
     pub fn room(&self) -> Option<u64> {
         let shared = self.shared();
-        shared.leaves_reserve(0).ok()?;
+        shared.expect_rows().and_then(|()| shared.leaves_reserve(0)).ok()?;
         let space = shared.space_now().ok()?;
         space.free.checked_sub(shared.space.reserve(space))
     }
@@ -194,6 +209,8 @@ pub enum Hindrance {
     ReadOnly,
     /// Free space is below the reserve.
     Full,
+    /// The index has as many rows as there may be.
+    IndexFull,
     /// No file can be made in a directory of the state, as the error says.
     NoFile(StoreError),
     /// The file system does not say how it is.
@@ -215,6 +232,7 @@ impl Hindrance {
             Hindrance::Full => {
                 "the disk is full or below its reserve: pushes are refused".to_owned()
             }
+            Hindrance::IndexFull => format!("{}: pushes are refused", StoreError::IndexFull),
             Hindrance::NoFile(fault) => format!("{fault}: what has to write there is refused"),
             Hindrance::Unasked(error) => format!("the disk cannot be asked: {error}"),
         }
@@ -231,6 +249,7 @@ impl Hindrance {
                 "check the disk, mount it for writing, then start the service again"
             }
             Hindrance::Full => FULL_REMEDY,
+            Hindrance::IndexFull => INDEX_REMEDY,
             Hindrance::NoFile(_) => UNREADABLE_REMEDY,
             Hindrance::Unasked(_) => "check the disk",
         }
@@ -248,6 +267,7 @@ impl Store {
             Err(error) => Some(Hindrance::Unasked(error)),
             Ok(Space { read_only: true, .. }) => Some(Hindrance::ReadOnly),
             Ok(space) if space.free < self.shared().space.reserve(space) => Some(Hindrance::Full),
+            Ok(_) if self.shared().expect_rows().is_err() => Some(Hindrance::IndexFull),
             Ok(_) => self.shared().unmade.fault(&*self.shared().disk).map(Hindrance::NoFile),
         }
     }
@@ -265,6 +285,14 @@ impl Shared {
                 look.found = Some((now, space));
                 Ok(space)
             }
+        }
+    }
+
+    /// `IndexFull` when no content is taken that needs more rows.
+    pub(in crate::store) fn expect_rows(&self) -> Result<(), StoreError> {
+        match self.index().rows() < self.space.rows_max {
+            true => Ok(()),
+            false => Err(StoreError::IndexFull),
         }
     }
 

@@ -137,6 +137,7 @@ fn start(
     repository: &RepositoryName,
     account: &str,
 ) -> Result<Upload, StoreError> {
+    shared.expect_rows()?;
     shared.make_room(0)?;
     let id = shared.sys.rng.uuid();
     let path = shared.layout.uploads().join(&id);

@@ -68,6 +68,8 @@ pub trait Index: Send + Sync {
     fn apply(&self, sequence: u64, changes: &[Change]) -> Result<(), StoreError>;
     /// The last sequence applied.
     fn applied(&self) -> u64;
+    /// How many rows it keeps track of in memory.
+    fn rows(&self) -> u64;
     /// How many rows there are and what they add up to, where that is kept beside them.
     fn totals(&self) -> Option<(u64, u64)> {
         None
@@ -177,6 +179,10 @@ impl Index for MapIndex {
         self.0.read().map(|map| map.0).unwrap_or(0)
     }
 
+    fn rows(&self) -> u64 {
+        self.0.read().map_or(0, |map| map.1.len() as u64)
+    }
+
     fn flush(&self) -> Result<(), StoreError> {
         Ok(())
     }
@@ -265,6 +271,10 @@ impl Index for NoIndex {
     }
 
     fn applied(&self) -> u64 {
+        0
+    }
+
+    fn rows(&self) -> u64 {
         0
     }
 

@@ -87,6 +87,8 @@ pub struct SledIndex {
     seal: Mutex<Seal>,
     /// What all rows weigh, bytes.
     weight: AtomicU64,
+    /// How many rows sled has of them: a part is one.
+    rows: AtomicU64,
     /// Held for each look and for each record, so that a look sees whole records: sled itself
     /// locks one key, or one batch, at a time.
     record: RwLock<()>,
@@ -101,12 +103,12 @@ impl SledIndex {
         let opened = catch_unwind(AssertUnwindSafe(|| {
             let config = sled::Config::new().path(path).cache_capacity(cache).flush_every_ms(None);
             let db = config.open().map_err(fault)?;
-            let (seal, weight) = verify(&db).map_err(IndexFault::Damaged)?;
-            Ok((db, seal, weight))
+            let found = verify(&db).map_err(IndexFault::Damaged)?;
+            Ok((db, found))
         }));
         let opened =
             opened.unwrap_or_else(|_| Err(IndexFault::Damaged("sled panicked".to_owned())));
-        let (db, seal, weight) = opened.map_err(|fault| match fault {
+        let (db, Found { seal, weight, rows }) = opened.map_err(|fault| match fault {
             // sled needs some to open, and says nothing that tells.
             IndexFault::Damaged(what) if is_full(&*disk, path) => {
                 IndexFault::Full(format!("the disk is full ({what})"))
@@ -119,6 +121,7 @@ impl SledIndex {
             file: path.join("db"),
             seal: Mutex::new(seal),
             weight: AtomicU64::new(weight),
+            rows: AtomicU64::new(rows),
             record: RwLock::default(),
             failed: AtomicBool::new(false),
         })
@@ -275,11 +278,18 @@ fn whole(
     Ok(row)
 }
 
-/// The seal, and what all rows weigh.
-fn verify(db: &sled::Db) -> Result<(Seal, u64), String> {
+/// What an index has.
+struct Found {
+    seal: Seal,
+    weight: u64,
+    rows: u64,
+}
+
+/// Reads all of it.
+fn verify(db: &sled::Db) -> Result<Found, String> {
     let text = |error: sled::Error| error.to_string();
     let mut found = Seal::default();
-    let (mut total, mut reads, mut further) = (0, None, 0);
+    let (mut total, mut rows, mut reads, mut further) = (0, 0, None, 0);
     let mut written = None;
     for row in db.iter() {
         let (key, row) = row.map_err(text)?;
@@ -293,6 +303,7 @@ fn verify(db: &sled::Db) -> Result<(Seal, u64), String> {
                 Some(Seal::from_bytes(&row).ok_or("its seal is damaged or of another version")?);
             continue;
         }
+        rows += 1;
         if key.starts_with(PART_KEY) {
             further += 1;
             continue;
@@ -312,7 +323,7 @@ fn verify(db: &sled::Db) -> Result<(Seal, u64), String> {
     }
     let Some(written) = written else {
         return match found.count {
-            0 => Ok((found, total)),
+            0 => Ok(Found { seal: found, weight: total, rows }),
             _ => Err("its seal is missing".to_owned()),
         };
     };
@@ -323,7 +334,7 @@ fn verify(db: &sled::Db) -> Result<(Seal, u64), String> {
     if found.applied == 0 && found.count > 0 {
         return Err("it was not filled to the end".to_owned());
     }
-    Ok((found, total))
+    Ok(Found { seal: found, weight: total, rows })
 }
 
 impl Index for SledIndex {
@@ -374,15 +385,17 @@ impl Index for SledIndex {
         // The last change of each key counts.
         let last: BTreeMap<&[u8], Option<&[u8]>> =
             changes.iter().map(|(key, row)| (key.as_slice(), row.as_deref())).collect();
-        let (next, all) = self.fenced(|| {
+        let (next, all, rows) = self.fenced(|| {
             let mut reads = self.reads();
             let mut all = self.weight.load(Ordering::Relaxed);
+            let mut rows = self.rows.load(Ordering::Relaxed);
             let mut next = Seal { applied: sequence, ..*seal };
             let mut batches = Batches::default();
             for (key, row) in last {
                 let old = self.read(key, &mut reads)?;
                 if let Some(old) = &old {
                     all = all.saturating_sub(weight(key, old) as u64);
+                    rows = rows.saturating_sub(1 + u64::from(parts(old.len())));
                     next.count = next.count.wrapping_sub(1);
                     next.sum = next.sum.wrapping_sub(row_hash(key, old));
                 }
@@ -391,6 +404,7 @@ impl Index for SledIndex {
                 match row {
                     Some(row) => {
                         all += weight(key, row) as u64;
+                        rows += 1 + u64::from(after);
                         next.count = next.count.wrapping_add(1);
                         next.sum = next.sum.wrapping_add(row_hash(key, row));
                         let (first, further) = row.split_at(row.len().min(PART_LEN));
@@ -413,15 +427,20 @@ impl Index for SledIndex {
             for batch in batches.full.into_iter().chain([batches.last]) {
                 self.db.apply_batch(batch)?;
             }
-            Ok((next, all))
+            Ok((next, all, rows))
         })?;
         self.weight.store(all, Ordering::Relaxed);
+        self.rows.store(rows, Ordering::Relaxed);
         *seal = next;
         Ok(())
     }
 
     fn applied(&self) -> u64 {
         self.seal.lock().unwrap_or_else(PoisonError::into_inner).applied
+    }
+
+    fn rows(&self) -> u64 {
+        self.rows.load(Ordering::Relaxed)
     }
 
     fn totals(&self) -> Option<(u64, u64)> {
@@ -520,12 +539,13 @@ mod tests {
                 assert!(index.scan(b"", None, 10).unwrap() == [a, b], "{before} {after}");
                 let longest = index.db.iter().map(|row| row.unwrap().1.len()).max();
                 assert!(longest <= Some(PART_LEN));
+                assert_eq!(index.rows() + 1, index.db.len() as u64, "the seal is not counted");
             }
         }
-        let totals = index.totals();
+        let (totals, rows) = (index.totals(), index.rows());
         drop(index);
         let index = open().unwrap();
-        assert_eq!(index.totals(), totals);
+        assert_eq!((index.totals(), index.rows()), (totals, rows));
         let (last, stray) = (part_key(b"b", parts(lens[6])), part_key(b"c", 1));
         let part = index.db.remove(&last).unwrap().unwrap();
         assert!(index.get(b"b").is_err(), "it is built again");

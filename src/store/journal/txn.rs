@@ -22,6 +22,7 @@ pub struct Txn<'a> {
     life: u64,
     counts: Option<Arc<Counts>>,
     heard: u64,
+    rows_max: u64,
     format: u32,
 }
 
@@ -29,7 +30,7 @@ impl<'a> Txn<'a> {
     /// A view with no pending changes below it.
     pub fn new(index: &'a dyn Index) -> Txn<'a> {
         let (own, counts, format) = (BTreeMap::new(), None, FORMAT);
-        Txn { index, group: None, own, life: 0, counts, heard: 0, format }
+        Txn { index, group: None, own, life: 0, counts, heard: 0, rows_max: u64::MAX, format }
     }
 
     /// A view over the changes of the commands before it in the same group.
@@ -41,6 +42,16 @@ impl<'a> Txn<'a> {
     /// of the parent: see [`Txn::life`], [`Txn::counts`] and [`Txn::heard`].
     pub(in crate::store) fn live(&mut self, life: u64, counts: Arc<Counts>, heard: u64) {
         (self.life, self.counts, self.heard) = (life, Some(counts), heard);
+    }
+
+    /// Says how many rows the index may have, see [`Txn::expect_rows`].
+    pub(in crate::store) fn bound_rows(&mut self, rows_max: u64) {
+        self.rows_max = rows_max;
+    }
+
+    /// `IndexFull` when content that needs rows of its own finds no room for them.
+    pub(in crate::store) fn expect_rows(&self) -> Result<(), StoreError> {
+        if self.index.rows() < self.rows_max { Ok(()) } else { Err(StoreError::IndexFull) }
     }
 
     /// Says which format of the store rows are written in; else the newest.

@@ -307,6 +307,7 @@ fn add(
     row.from_below =
         old.as_ref().is_some_and(|row| row.from_below) || outbox::is_from_below(txn, &put.origin)?;
     if old.as_ref() != Some(&row) {
+        txn.expect_rows()?;
         if let Some(subject) = &row.subject {
             txn.put(referrer_key(repository, subject, put.content.digest()), &ReferrerRow)?;
         }

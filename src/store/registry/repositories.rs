@@ -54,6 +54,7 @@ impl Store {
         self.commit(move |txn| {
             let (link, old) = (BlobLink { size }, txn.get::<BlobLink>(&key)?);
             if old != Some(link) {
+                txn.expect_rows()?;
                 release(txn, &repository, old.map_or(0, |old| old.size))?;
                 charge(txn, &repository, now, size, quota)?;
                 txn.put(key, &link)?;
@@ -85,6 +86,7 @@ impl Store {
                 return Ok(false);
             };
             if txn.get::<BlobLink>(&target)?.is_none() {
+                txn.expect_rows()?;
                 charge(txn, &repository, now, link.size, quota)?;
                 txn.put(target, &link)?;
             }

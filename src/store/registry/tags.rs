@@ -186,6 +186,10 @@ pub(in crate::store) fn switch(
 ) -> Result<(), StoreError> {
     let key = tag_key(repository, tag);
     let old = txn.get::<TagRow>(&key)?;
+    // A client's change may be one more that waits for the parent.
+    if old.is_none() || *origin == Origin::Client {
+        txn.expect_rows()?;
+    }
     let current = old.as_ref().map(|row| &row.digest);
     let same = current == Some(digest);
     let pushed = outbox::is_from_below(txn, origin)?;

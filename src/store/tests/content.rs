@@ -3,6 +3,10 @@
 use super::gc::Hands;
 use super::*;
 use crate::store::content::space::Hindrance;
+use crate::store::registry::manifests::PutManifest;
+use crate::store::registry::manifests::testing::{digest, image, push};
+use crate::store::replica::outbox::Origin;
+use crate::types::Tag;
 
 fn repository() -> RepositoryName {
     "library/alpine".parse().unwrap()
@@ -534,5 +538,61 @@ fn f210_what_a_sync_takes_beyond_what_uploads_keep_refuses_nothing_that_fits() {
             found.push(format!("{what}: next push {:?}", other.expect(150).await));
         }
         assert!(found.iter().all(|line| line.contains("Ok(")), "{found:#?}");
+    });
+}
+
+/// Symptom: some hundred manifests with thousands of layers each took more memory at a start than
+/// the service may have. Cause: sled keeps some of it for each row, and their number had no bound.
+#[test]
+fn f209_an_index_with_all_the_rows_that_memory_is_meant_for_takes_no_more_content() {
+    block_on(async {
+        let disk = MemoryDisk::new();
+        let (store, _) = open_memory(&disk).unwrap();
+        let name: RepositoryName = "app".parse().unwrap();
+        push(&store, "app", 1, &["v1"]).await;
+        push(&store, "app", 2, &["v2"]).await;
+        let rows = store.shared().index().rows();
+        drop(store);
+        let bounded = |rows_max| {
+            let options = options(Path::new("/s"), IndexKind::Map);
+            Store::open(sys_on(&disk), StoreOptions { rows_max, ..options }).unwrap().0
+        };
+        let store = bounded(rows + 1);
+        assert_eq!((store.hindrance(), store.is_out_of_room()), (None, false));
+        assert!(store.room().is_some() && store.expect_space(9).await.is_ok());
+        // The last that fits may have more rows than are left.
+        store.put_manifest(&name, image(3, &["v3"])).await.unwrap();
+        assert_eq!((store.hindrance(), store.room()), (Some(Hindrance::IndexFull), None));
+        assert!(store.is_out_of_room());
+        let full = StoreError::IndexFull;
+        assert_eq!(store.expect_space(9).await, Err(full.clone()));
+        assert_eq!(store.upload_start(&name, "").await.err(), Some(full.clone()));
+        let blob = Lease::unseen(&digest(102));
+        assert_eq!(store.link_blob(&name, &blob, 9).await, Err(full.clone()));
+        let other: RepositoryName = "other".parse().unwrap();
+        assert_eq!(store.mount_blob(&name, &other, &digest(100)).await, Err(full.clone()));
+        for put in [image(4, &[]), image(3, &["v4"]), image(2, &["v3"])] {
+            assert_eq!(store.put_manifest(&name, put).await, Err(full.clone()));
+        }
+        let tag = |text: &str| text.parse::<Tag>().unwrap();
+        let set = async |text: &str| {
+            let (tag, any) = (tag(text), Precondition::None);
+            store.set_tag(&name, &tag, &digest(1), any, &Origin::Parent).await
+        };
+        assert_eq!(set("v5").await, Err(full.clone()));
+        // What takes no further row goes on, and what there is stays.
+        assert_eq!(set("v3").await, Ok(()));
+        let moved = PutManifest { origin: Origin::Parent, ..image(3, &["v2"]) };
+        store.put_manifest(&name, moved).await.unwrap();
+        store.look_at_space(false);
+        let (text, _) = store.unwritable().unwrap();
+        assert!(text.contains("limits.memory") && text.contains("delete manifests"), "{text}");
+        for number in [1, 2] {
+            store.delete_manifest(&name, &digest(number), &Origin::Client).await.unwrap();
+        }
+        assert_eq!(store.hindrance(), None);
+        store.look_at_space(false);
+        assert_eq!(store.unwritable(), None);
+        store.put_manifest(&name, image(4, &["v4"])).await.unwrap();
     });
 }
