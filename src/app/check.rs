@@ -30,6 +30,7 @@ pub fn check(config: &Config, running: bool, again: Reading<'_>) -> Result<Vec<S
         Some(service) => check_as(service, config, running, again)?,
         None => check_here(config, running)?,
     };
+    config.check_addresses(role)?;
     let gateways = config.listen.gateway.iter().filter(|_| role == Role::Root);
     let gateways = gateways.map(|listener| ("listen.gateway", listener));
     let logins = config.listen.login.iter().map(|listener| ("listen.login", listener));

@@ -119,6 +119,7 @@ impl Node {
         }
         let found = store.store_role()?;
         let role = found.decide(config.named_role(), None).map_err(StartError::config)?;
+        config.check_addresses(role).map_err(StartError::config)?;
         store.stand(role, config.reachable_parent().is_some());
         let gateways = match role {
             Role::Root => gateways?,

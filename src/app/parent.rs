@@ -1,6 +1,7 @@
 //! The way to the parent, as the configuration describes it.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,9 +13,9 @@ use crate::gateway::Contacts;
 use crate::http::{Client, ClientOptions};
 use crate::store::Store;
 use crate::sync::{ActivationError, Engine, EngineOptions, publish_stored};
-use crate::sys::Sys;
 use crate::sys::clock::sleep;
 use crate::sys::spawn::blocking;
+use crate::sys::{Disk, Sys};
 use crate::types::Role;
 use crate::types::connection_string::ConnectionString;
 
@@ -47,6 +48,9 @@ impl Uplink {
             return Ok(None);
         };
         let connection = connection(parent)?;
+        if let Some(file) = &parent.connection_string_file {
+            keep(&*self.store.sys().disk, file);
+        }
         let store_role = self.store.store_role()?;
         let decided = store_role.decide(config.named_role(), Some(&connection.name));
         decided.map_err(StartError::config)?;
@@ -124,6 +128,19 @@ impl Uplink {
             engine.ok_or_else(|| config.parent.and_then(|parent| parent.unreadable))
         };
         blocking(look).await
+    }
+}
+
+/// The connection string is shown once, and its file may have come a moment ago: a power cut is not
+/// to empty it after this node was activated with it.
+fn keep(disk: &dyn Disk, file: &Path) {
+    let keep = || {
+        disk.open(file)?.sync_data()?;
+        let dir = file.parent().filter(|dir| !dir.as_os_str().is_empty());
+        disk.sync_dir(dir.unwrap_or(Path::new(".")))
+    };
+    if let Err(error) = keep() {
+        log::debug!("{}: not known to be on the disk: {error}", file.display());
     }
 }
 

@@ -1,6 +1,6 @@
 //! Which login server a child is sent to.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
 use crate::types::endpoint::{host_and_port, ip, is_loopback, standard_port};
 
@@ -38,7 +38,10 @@ impl LoginServer {
     /// is a choice, to what has TLS as the gateway has it. `None`: it named no host.
     pub fn given(&self, host: Option<&str>, secure: bool) -> Given {
         let listener = match &self.name {
-            Some(name) => self.pick(secure, |one| is_named(name, one)),
+            // A name may be of another machine that passes on what comes for this one.
+            Some(name) => self
+                .pick(secure, |one| is_named(name, one) && is_at(name, one))
+                .or_else(|| self.pick(secure, |one| is_named(name, one))),
             None => self.reached(host, secure),
         };
         let tls = match (&self.public_scheme, listener) {
@@ -54,7 +57,7 @@ impl LoginServer {
     /// The listener that whoever reached the gateway by this host reaches too; without one, the
     /// host is perhaps another name of this machine.
     fn reached(&self, host: Option<&str>, secure: bool) -> Option<LoginListener> {
-        self.pick(secure, |one| leads_to(host, one.address.ip().to_canonical()))
+        self.pick(secure, |one| is_at(host.unwrap_or_default(), one))
             .or_else(|| self.pick(secure, |one| !one.address.ip().is_loopback()))
             .or_else(|| self.pick(secure, |_| true))
     }
@@ -74,9 +77,9 @@ fn is_named(name: &str, listener: &LoginListener) -> bool {
     listener.address.port() == port && is_reached
 }
 
-/// Whether who connects to this host reaches what listens there; a name is one of the network.
-fn leads_to(host: Option<&str>, listener: IpAddr) -> bool {
-    let host = host.unwrap_or_default();
+/// Whether who connects to this host reaches that listener; a name is one of the network.
+fn is_at(host: &str, listener: &LoginListener) -> bool {
+    let listener = listener.address.ip().to_canonical();
     if listener.is_loopback() {
         return is_loopback(host) && ip(host).is_none_or(|ip| ip == listener);
     }
@@ -141,9 +144,17 @@ mod tests {
             ("root.example:5000", &[("127.0.0.1:5000", false)], true, true),
             ("127.0.0.1:5000", &[("127.0.0.1:5000", false)], true, false),
             ("localhost:5000", &[("127.0.0.1:5000", false)], true, false),
+            ("192.0.2.9:5000", &[("192.0.2.2:5000", false)], true, false),
         ] {
             let given = server(Some(name), listeners).given(Some("10.0.0.1:5001"), secure);
             assert_eq!(given, Given { tls: expected, port: None }, "{name} {listeners:?} {secure}");
+        }
+        let (one, other) = (("10.9.0.1:5000", false), ("192.0.2.2:5000", true));
+        for (name, tls) in [("10.9.0.1:5000", false), ("192.0.2.2:5000", true)] {
+            for listeners in [[one, other], [other, one]] {
+                let given = server(Some(name), &listeners).given(None, !tls);
+                assert_eq!(given, Given { tls, port: None }, "{name} {listeners:?}");
+            }
         }
         for scheme in ["http", "https"] {
             let public_scheme = Some(scheme.to_owned());

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::layers::Merge;
-use super::model::{Config, Parent, ParentKind, RoleSetting, Secret, TlsMode};
+use super::model::{Config, Listen, Parent, ParentKind, RoleSetting, Secret, TlsMode};
 use super::plan::MemoryPlan;
 use super::value::ByteSize;
 use super::{
@@ -422,13 +422,27 @@ fn idle_certificate(loaded: &Loaded, warnings: &mut Vec<String>) {
 /// Two listeners of one address, or of one that the other includes: the second would find the first
 /// one there.
 fn check_addresses(loaded: &Loaded) -> Result<(), ConfigError> {
-    let Config { listen, .. } = &loaded.config;
-    // Only a root has one of its own, and whether this is one may be for the store to say.
-    let has_gateway = match loaded.config.named_role() {
-        Some(role) => role == Role::Root,
-        None => loaded.origins.contains_key("listen.gateway"),
+    // Whether this is a root may be for the store to say, see [`Config::check_addresses`].
+    let role = match loaded.config.named_role() {
+        None if loaded.origins.contains_key("listen.gateway") => Role::Root,
+        named => named.unwrap_or(Role::Connected),
     };
-    let gateways = listen.gateway.iter().filter(|_| has_gateway);
+    let found = overlapping(&loaded.config.listen, role);
+    found.map_or(Ok(()), |(key, message)| Err(fault(loaded, key, message)))
+}
+
+impl Config {
+    /// Tells of addresses of which a node in this role cannot listen on both, with their key.
+    pub fn check_addresses(&self, role: Role) -> Result<(), String> {
+        let found = overlapping(&self.listen, role);
+        found.map_or(Ok(()), |(key, message)| Err(format!("{key}: {message}")))
+    }
+}
+
+/// Addresses of a node in this role that take each other's place, and the key of the second. Only a
+/// root has a gateway of its own.
+fn overlapping(listen: &Listen, role: Role) -> Option<(&'static str, String)> {
+    let gateways = listen.gateway.iter().filter(|_| role == Role::Root);
     let mut seen = Vec::new();
     let logins = listen.login.iter().map(|one| ("listen.login", one));
     for (key, one) in logins.chain(gateways.map(|one| ("listen.gateway", one))) {
@@ -438,11 +452,11 @@ fn check_addresses(loaded: &Loaded) -> Result<(), ConfigError> {
                 true => format!("{address} is used twice; give each listener its own"),
                 false => format!("{address} and {other} overlap; give each listener its own"),
             };
-            return Err(fault(loaded, key, message));
+            return Some((key, message));
         }
         seen.push(one.address);
     }
-    Ok(())
+    None
 }
 
 /// Whether both cannot be listened on. `[::]` takes IPv4 too (ipv6(7), IPV6_V6ONLY unset).
@@ -450,8 +464,16 @@ fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
     let includes = |all: IpAddr, other: IpAddr| {
         all == other || all.is_unspecified() && (all.is_ipv6() || other.is_ipv4())
     };
-    let (a, b) = (one.ip(), other.ip());
-    one.port() != 0 && one.port() == other.port() && (includes(a, b) || includes(b, a))
+    let (a, b) = (one.ip().to_canonical(), other.ip().to_canonical());
+    let scope = |address: SocketAddr| match address {
+        SocketAddr::V6(v6) => v6.scope_id(),
+        SocketAddr::V4(_) => 0,
+    };
+    // An address of one link is another one on each.
+    let (on, over) = (scope(one), scope(other));
+    let is_elsewhere = on != 0 && over != 0 && on != over;
+    let is_one = includes(a, b) || includes(b, a);
+    one.port() != 0 && one.port() == other.port() && is_one && !is_elsewhere
 }
 
 fn check_names(loaded: &Loaded) -> Result<(), ConfigError> {

@@ -417,6 +417,9 @@ fn each_listener_has_an_address_of_its_own() {
         ("[::1]", "[::]", true),
         ("0.0.0.0", "[::1]", false),
         ("127.0.0.1", "127.0.0.2", false),
+        ("127.0.0.1", "[::ffff:127.0.0.1]", true),
+        ("[fe80::1%2]", "[fe80::1%3]", false),
+        ("[fe80::1%2]", "[fe80::1]", true),
     ] {
         let found = listen(&format!("login = [\"{one}:7000\", \"{other}:7000\"]"));
         assert_eq!(found.is_err(), fails, "{one} {other}");

@@ -304,11 +304,7 @@ impl Writer {
         }
         self.shared.sys.metrics.index_rebuilds.add(1);
         let built = Arc::new(Built::default());
-        let old = self.shared.set_index(Arc::new(NoIndex { built: Some(built.clone()) }));
-        // A damaged sled may panic or hang while it closes.
-        let _ = self.shared.sys.spawner.thread("skerry-index-end", move || {
-            let _ = catch_unwind(AssertUnwindSafe(|| drop(old)));
-        });
+        drop(self.shared.set_index(Arc::new(NoIndex { built: Some(built.clone()) })));
         let firsts = self.shared.segments.list();
         let (disk, layout) = (&self.shared.disk, &self.shared.layout);
         let sequence = self.journal.as_ref().map_or(0, |journal| journal.end().sequence);

@@ -42,7 +42,7 @@ pub(super) struct Contact {
     waiting_for_window: bool,
     /// How far the turn that runs has come.
     place: Place,
-    /// How far the one had come that failed last, unless one has succeeded since.
+    /// How far the one had come that failed last.
     failed_at: Place,
     /// Failures in a row.
     failures: u32,
@@ -102,7 +102,7 @@ impl Contact {
     /// That was all that is done outside a window: what failed at the door is over, and what failed
     /// inside is not tried anew. Returns the failures that are over.
     pub(super) fn looked(&mut self) -> u32 {
-        if self.failed_at == Place::Inside {
+        if self.failures > 0 && self.failed_at == Place::Inside {
             return 0;
         }
         self.denials = 0;
@@ -121,7 +121,6 @@ impl Contact {
 
     /// The messages are applied, and what was due is compared.
     pub(super) fn succeeded(&mut self, time: Duration) {
-        self.failed_at = Place::Door;
         let before = std::mem::take(&mut self.failures);
         if before > 0 {
             self.trial = Some((before, time));
@@ -319,7 +318,8 @@ mod tests {
                 Turn::Long(_) => self.succeed(Duration::from_secs(120)),
                 Turn::Look => {
                     self.contact.let_in();
-                    let is_over = self.contact.failed_at == Place::Door;
+                    let is_over =
+                        self.contact.failed_at == Place::Door || self.contact.failures == 0;
                     let over = self.contact.looked();
                     assert_eq!(over, if is_over { self.failures } else { 0 });
                     if is_over {

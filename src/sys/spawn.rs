@@ -77,15 +77,23 @@ impl Spawner {
         })
     }
 
-    /// Runs a dedicated thread: the writer, a checkpoint, the end of an index.
-    #[allow(clippy::disallowed_methods, reason = "this is the seam")]
+    /// Runs a dedicated thread: the writer, a checkpoint.
     pub fn thread(
         &self,
         name: &str,
         body: impl FnOnce() + Send + 'static,
     ) -> std::io::Result<std::thread::JoinHandle<()>> {
-        std::thread::Builder::new().name(name.to_owned()).spawn(body)
+        thread(name, body)
     }
+}
+
+/// Starts a thread.
+#[allow(clippy::disallowed_methods, reason = "this is the seam")]
+pub fn thread(
+    name: &str,
+    body: impl FnOnce() + Send + 'static,
+) -> std::io::Result<std::thread::JoinHandle<()>> {
+    std::thread::Builder::new().name(name.to_owned()).spawn(body)
 }
 
 impl Default for Spawner {

@@ -122,6 +122,11 @@ impl Reason {
         body.contains(&format!("\"{}\"", self.name()))
     }
 
+    /// Whether the body of an error is of a registry that says why.
+    pub fn any_is_in(body: &str) -> bool {
+        Reason::ALL.into_iter().any(|reason| reason.is_in(body))
+    }
+
     /// The word in the `detail` of an OCI error.
     pub fn name(self) -> &'static str {
         match self {

@@ -8,11 +8,13 @@ use std::ops::Bound;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, mpsc};
+use std::time::Duration;
 
 use super::{Change, Index, IndexFault, KeyValue, lower_bound, row_hash, sums};
 use crate::store::StoreError;
 use crate::sys::Disk;
+use crate::sys::spawn::thread;
 
 /// The row that describes all others. Only this key and those of parts start with a zero byte.
 const SEAL_KEY: &[u8] = b"\0seal";
@@ -41,6 +43,8 @@ const ROW_WEIGHT_MIN: usize = 256;
 const PAGE_WEIGHT_MIN: usize = 8 * ROW_WEIGHT_MIN;
 /// Changes that sled is given at a time, bytes: 512 short rows.
 const BATCH_WEIGHT: usize = 128 * 1024;
+/// How long sled may take to close.
+const CLOSE_MAX: Duration = Duration::from_secs(5);
 /// For so many bytes a page that was read counts as read once, see [`Reads`].
 const NOTE_BYTES: usize = 512;
 /// More reads of one page than this let no more pages go.
@@ -79,9 +83,39 @@ impl Seal {
     }
 }
 
+/// sled, while it is open.
+struct Opened {
+    /// `None` once it is being closed.
+    db: Option<sled::Db>,
+}
+
+impl Opened {
+    fn db(&self) -> sled::Result<&sled::Db> {
+        let closed = || sled::Error::ReportableBug("it is closed".to_owned());
+        self.db.as_ref().ok_or_else(closed)
+    }
+}
+
+/// sled may panic while it closes, and where the disk is full or it is damaged it may never come
+/// back from that.
+impl Drop for Opened {
+    fn drop(&mut self) {
+        let (Some(db), (done, is_done)) = (self.db.take(), mpsc::channel::<()>()) else { return };
+        let close = move || {
+            let _ = catch_unwind(AssertUnwindSafe(|| drop(db)));
+            drop(done);
+        };
+        if thread("skerry-index-end", close).is_ok()
+            && is_done.recv_timeout(CLOSE_MAX) == Err(mpsc::RecvTimeoutError::Timeout)
+        {
+            log::warn!("the index does not come to its end, and is left to itself");
+        }
+    }
+}
+
 /// sled as an [`Index`].
 pub struct SledIndex {
-    db: sled::Db,
+    opened: Opened,
     disk: Arc<dyn Disk>,
     file: std::path::PathBuf,
     seal: Mutex<Seal>,
@@ -102,13 +136,16 @@ impl SledIndex {
         remove_unfinished_snapshots(&*disk, path);
         let opened = catch_unwind(AssertUnwindSafe(|| {
             let config = sled::Config::new().path(path).cache_capacity(cache).flush_every_ms(None);
-            let db = config.open().map_err(fault)?;
-            let found = verify(&db).map_err(IndexFault::Damaged)?;
-            Ok((db, found))
+            let opened = Opened { db: Some(config.open().map_err(fault)?) };
+            let found = opened
+                .db()
+                .map_err(fault)
+                .and_then(|db| verify(db).map_err(IndexFault::Damaged))?;
+            Ok((opened, found))
         }));
         let opened =
             opened.unwrap_or_else(|_| Err(IndexFault::Damaged("sled panicked".to_owned())));
-        let (db, Found { seal, weight, rows }) = opened.map_err(|fault| match fault {
+        let (opened, Found { seal, weight, rows }) = opened.map_err(|fault| match fault {
             // sled needs some to open, and says nothing that tells.
             IndexFault::Damaged(what) if is_full(&*disk, path) => {
                 IndexFault::Full(format!("the disk is full ({what})"))
@@ -116,7 +153,7 @@ impl SledIndex {
             fault => fault,
         })?;
         Ok(SledIndex {
-            db,
+            opened,
             disk,
             file: path.join("db"),
             seal: Mutex::new(seal),
@@ -128,25 +165,24 @@ impl SledIndex {
     }
 
     /// Reads of an index that may not stay in memory as a whole.
-    fn reads(&self) -> Option<Reads<'_>> {
+    fn reads<'a>(&self, db: &'a sled::Db) -> Option<Reads<'a>> {
         let is_large = self.weight.load(Ordering::Relaxed) > BYTES_IN_MEMORY;
-        is_large.then(|| Reads::new(&self.db))
+        is_large.then(|| Reads::new(db))
     }
 
-    fn read(&self, key: &[u8], reads: &mut Option<Reads<'_>>) -> sled::Result<Option<Vec<u8>>> {
-        let first = self.db.get(key)?;
-        if let Some(reads) = reads {
-            reads.note(key, first.as_ref().map_or(0, |row| row.len()).max(PAGE_WEIGHT_MIN))?;
-        }
-        first.map(|row| whole(&self.db, key, &row, reads)).transpose()
+    /// Runs a call that reads, between records.
+    fn look<T>(&self, call: impl FnOnce(&sled::Db) -> sled::Result<T>) -> Result<T, StoreError> {
+        let _between_records = self.record.read().unwrap_or_else(PoisonError::into_inner);
+        self.fenced(call)
     }
 
     /// Runs a call into sled; an error or a panic marks the index as failed.
-    fn fenced<T>(&self, call: impl FnOnce() -> sled::Result<T>) -> Result<T, StoreError> {
+    fn fenced<T>(&self, call: impl FnOnce(&sled::Db) -> sled::Result<T>) -> Result<T, StoreError> {
         if self.failed() {
             return Err(StoreError::Unavailable);
         }
-        let what = match catch_unwind(AssertUnwindSafe(call)) {
+        let call = AssertUnwindSafe(|| self.opened.db().and_then(call));
+        let what = match catch_unwind(call) {
             Ok(Ok(value)) => return Ok(value),
             Ok(Err(error)) => error.to_string(),
             Err(_) => "sled panicked".to_owned(),
@@ -256,6 +292,15 @@ fn parts(len: usize) -> u32 {
     u32::try_from(len / PART_LEN).unwrap_or(u32::MAX)
 }
 
+/// A row of this key.
+fn read(db: &sled::Db, key: &[u8], reads: &mut Option<Reads<'_>>) -> sled::Result<Option<Vec<u8>>> {
+    let first = db.get(key)?;
+    if let Some(reads) = reads {
+        reads.note(key, first.as_ref().map_or(0, |row| row.len()).max(PAGE_WEIGHT_MIN))?;
+    }
+    first.map(|row| whole(db, key, &row, reads)).transpose()
+}
+
 /// A row whose first part is this.
 fn whole(
     db: &sled::Db,
@@ -339,10 +384,7 @@ fn verify(db: &sled::Db) -> Result<Found, String> {
 
 impl Index for SledIndex {
     fn get_uncounted(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
-        self.fenced(|| {
-            let _between_records = self.record.read().unwrap_or_else(PoisonError::into_inner);
-            self.read(key, &mut self.reads())
-        })
+        self.look(|db| read(db, key, &mut self.reads(db)))
     }
 
     fn page_uncounted(
@@ -352,15 +394,14 @@ impl Index for SledIndex {
         limit: usize,
         bytes: usize,
     ) -> Result<Vec<KeyValue>, StoreError> {
-        self.fenced(|| {
-            let _between_records = self.record.read().unwrap_or_else(PoisonError::into_inner);
+        self.look(|db| {
             let from = match lower_bound(prefix, after) {
                 Bound::Included([]) => Bound::Included(FIRST_KEY),
                 from => from,
             };
             let (mut rows, mut read) = (Vec::new(), 0);
-            let mut reads = self.reads();
-            for row in self.db.range::<&[u8], _>((from, Bound::Unbounded)) {
+            let mut reads = self.reads(db);
+            for row in db.range::<&[u8], _>((from, Bound::Unbounded)) {
                 if rows.len() >= limit || read >= bytes {
                     break;
                 }
@@ -372,7 +413,7 @@ impl Index for SledIndex {
                 if !key.starts_with(prefix) {
                     break;
                 }
-                let row = whole(&self.db, &key, &row, &mut reads)?;
+                let row = whole(db, &key, &row, &mut reads)?;
                 read += key.len() + row.len();
                 rows.push((key.to_vec(), row));
             }
@@ -385,14 +426,16 @@ impl Index for SledIndex {
         // The last change of each key counts.
         let last: BTreeMap<&[u8], Option<&[u8]>> =
             changes.iter().map(|(key, row)| (key.as_slice(), row.as_deref())).collect();
-        let (next, all, rows) = self.fenced(|| {
-            let mut reads = self.reads();
+        // Where the record breaks off, nobody looks before it is known.
+        let mut changing = None;
+        let (next, all, rows) = self.fenced(|db| {
+            let mut reads = self.reads(db);
             let mut all = self.weight.load(Ordering::Relaxed);
             let mut rows = self.rows.load(Ordering::Relaxed);
             let mut next = Seal { applied: sequence, ..*seal };
             let mut batches = Batches::default();
             for (key, row) in last {
-                let old = self.read(key, &mut reads)?;
+                let old = read(db, key, &mut reads)?;
                 if let Some(old) = &old {
                     all = all.saturating_sub(weight(key, old) as u64);
                     rows = rows.saturating_sub(1 + u64::from(parts(old.len())));
@@ -423,12 +466,13 @@ impl Index for SledIndex {
             }
             // The last: until it is there, a start finds that the rows are not whole.
             batches.last.insert(SEAL_KEY, next.to_bytes());
-            let _changing = self.record.write().unwrap_or_else(PoisonError::into_inner);
+            changing = Some(self.record.write().unwrap_or_else(PoisonError::into_inner));
             for batch in batches.full.into_iter().chain([batches.last]) {
-                self.db.apply_batch(batch)?;
+                db.apply_batch(batch)?;
             }
             Ok((next, all, rows))
         })?;
+        drop(changing);
         self.weight.store(all, Ordering::Relaxed);
         self.rows.store(rows, Ordering::Relaxed);
         *seal = next;
@@ -449,7 +493,7 @@ impl Index for SledIndex {
     }
 
     fn flush(&self) -> Result<(), StoreError> {
-        self.fenced(|| self.db.flush())?;
+        self.fenced(|db| db.flush())?;
         // sled's own flush starts the writing and no more.
         Ok(self.disk.open(&self.file)?.sync_data()?)
     }
@@ -508,7 +552,7 @@ mod tests {
         let open = || open_at(&path);
         let index = open().unwrap();
         index.apply(7, &[change("a", Some("1")), change("b", Some("2"))]).unwrap();
-        index.db.remove("a").unwrap();
+        index.opened.db().unwrap().remove("a").unwrap();
         drop(index);
         assert!(open().err().unwrap().contains("rows"));
         std::fs::remove_dir_all(&path).unwrap();
@@ -537,9 +581,14 @@ mod tests {
                 let [a, b] = [("a", after), ("b", before)]
                     .map(|(key, len)| (key.as_bytes().to_vec(), row(len)));
                 assert!(index.scan(b"", None, 10).unwrap() == [a, b], "{before} {after}");
-                let longest = index.db.iter().map(|row| row.unwrap().1.len()).max();
+                let longest =
+                    index.opened.db().unwrap().iter().map(|row| row.unwrap().1.len()).max();
                 assert!(longest <= Some(PART_LEN));
-                assert_eq!(index.rows() + 1, index.db.len() as u64, "the seal is not counted");
+                assert_eq!(
+                    index.rows() + 1,
+                    index.opened.db().unwrap().len() as u64,
+                    "the seal is not counted"
+                );
             }
         }
         let (totals, rows) = (index.totals(), index.rows());
@@ -547,7 +596,7 @@ mod tests {
         let index = open().unwrap();
         assert_eq!((index.totals(), index.rows()), (totals, rows));
         let (last, stray) = (part_key(b"b", parts(lens[6])), part_key(b"c", 1));
-        let part = index.db.remove(&last).unwrap().unwrap();
+        let part = index.opened.db().unwrap().remove(&last).unwrap().unwrap();
         assert!(index.get(b"b").is_err(), "it is built again");
         drop(index);
         assert!(open().err().unwrap().contains("part of a row is gone"));
@@ -559,7 +608,7 @@ mod tests {
         sled::open(&path).unwrap().remove(&stray).unwrap();
         let index = open().unwrap();
         index.apply(sequence + 1, &[change("a", None), change("b", None)]).unwrap();
-        assert_eq!(index.db.len(), 1, "the seal");
+        assert_eq!(index.opened.db().unwrap().len(), 1, "the seal");
     }
 
     /// Symptom: a long manifest that was deleted while it was pulled had the index built again, and
@@ -640,12 +689,12 @@ mod tests {
         let open = || open_at(&path);
         open().unwrap().apply(7, &[change("a", Some("1"))]).unwrap();
         let index = open().unwrap();
-        let seal = index.db.get(SEAL_KEY).unwrap().unwrap().to_vec();
+        let seal = index.opened.db().unwrap().get(SEAL_KEY).unwrap().unwrap().to_vec();
         drop(index);
         for at in 0..seal.len() {
             let mut changed = seal.clone();
             changed[at] ^= 1 << (at % 8);
-            open().unwrap().db.insert(SEAL_KEY, changed).unwrap();
+            open().unwrap().opened.db().unwrap().insert(SEAL_KEY, changed).unwrap();
             assert!(open().err().unwrap_or_default().contains("seal is damaged"), "byte {at}");
             std::fs::remove_dir_all(&path).unwrap();
             open().unwrap().apply(7, &[change("a", Some("1"))]).unwrap();

@@ -1,5 +1,6 @@
 //! Filling an index from a checkpoint and the journal.
 
+use std::fmt::Display;
 use std::sync::Arc;
 
 use super::apply::apply;
@@ -19,8 +20,8 @@ const REBUILD_BATCH_BYTES: usize = 16 * 1024;
 
 /// With less free space, bytes, a broken index is not put aside for a later look.
 const ASIDE_SPACE_MIN: u64 = 64 * 1024 * 1024;
-/// With less, none is made on disk: sled begins with segments of half a MiB, and where the disk is
-/// full some of its calls never come back.
+/// With less than this beside what the index is built from, none is made on disk: sled begins with
+/// segments of half a MiB, and where the disk is full some of its calls never come back.
 const SLED_SPACE_MIN: u64 = 4 * 1024 * 1024;
 
 /// Opens the index on disk with a page cache of `cache` bytes; on a full disk once more, in the
@@ -38,8 +39,9 @@ pub(in crate::store) fn open_sled(
     Ok(Arc::new(opened?))
 }
 
-/// Puts the index aside and builds a new one from a checkpoint and the records after it: the
-/// last checkpoint that is whole. Where sled cannot be used, a map in memory takes its place.
+/// Puts the index aside, or removes it where space is short, and builds a new one from a checkpoint
+/// and the records after it: the last checkpoint that is whole. Where sled cannot be used, a map in
+/// memory takes its place.
 pub(in crate::store) fn rebuild(
     disk: &Arc<dyn Disk>,
     layout: &Layout,
@@ -56,6 +58,10 @@ pub(in crate::store) fn rebuild(
     let mut bases: Vec<Option<Checkpoint>> = checkpoints.iter().rev().copied().map(Some).collect();
     bases.push(None);
     for base in bases {
+        let after = base.map_or(0, |base| base.end.sequence);
+        let segments = firsts.iter().filter(|first| **first > after);
+        let lengths = segments.map(|first| disk.file_len(&layout.segment(*first)).unwrap_or(0));
+        let total = base.map_or(0, |base| base.bytes) + lengths.sum::<u64>();
         loop {
             let index: Arc<dyn Index> = match kind {
                 IndexKind::Map => Arc::new(MapIndex::default()),
@@ -64,30 +70,28 @@ pub(in crate::store) fn rebuild(
                         log::warn!("the old index cannot be put aside: {error}");
                     }
                     keep = false;
-                    let opened = if free() < SLED_SPACE_MIN {
-                        Err(IndexFault::Full("the disk is full".to_owned()))
-                    } else {
-                        open_sled(disk, layout, cache)
+                    let is_tight = || free() < SLED_SPACE_MIN.saturating_add(total);
+                    while is_tight() && give_space(&**disk, layout) {}
+                    let opened = match is_tight() {
+                        true => Err(IndexFault::Full("the disk is full".to_owned())),
+                        false => open_sled(disk, layout, cache),
                     };
                     match opened {
                         Ok(index) => index,
                         Err(why) => {
-                            log::warn!("the index is kept in memory until the next start: {why}");
-                            // On a full disk what there is of it only takes space.
-                            let _ = disk.remove_dir_all(&layout.index());
-                            kind = IndexKind::Map;
+                            kind = in_memory(&**disk, layout, &why);
                             continue;
                         }
                     }
                 }
             };
-            let after = base.map_or(0, |base| base.end.sequence);
-            let segments = firsts.iter().filter(|first| **first > after);
-            let lengths = segments.map(|first| disk.file_len(&layout.segment(*first)).unwrap_or(0));
-            built.begin(base.map_or(0, |base| base.bytes) + lengths.sum::<u64>());
+            built.begin(total);
             match fill(&**disk, layout, &*index, base, firsts, through, built) {
                 Ok(()) => return Ok(index),
-                Err(_) if index.failed() => kind = IndexKind::Map,
+                Err(_) if index.failed() => {
+                    drop(index);
+                    kind = in_memory(&**disk, layout, &"the new one failed too");
+                }
                 Err(error) => {
                     log::error!("the index cannot be built from a checkpoint: {error}");
                     result = Err(error);
@@ -97,6 +101,13 @@ pub(in crate::store) fn rebuild(
         }
     }
     result
+}
+
+/// The index is made in memory; on a full disk what there is of the other only takes space.
+fn in_memory(disk: &dyn Disk, layout: &Layout, why: &dyn Display) -> IndexKind {
+    log::warn!("the index is kept in memory until the next start: {why}");
+    let _ = disk.remove_dir_all(&layout.index());
+    IndexKind::Map
 }
 
 /// Renames the index for a later look at it, at most one; or removes it.
