@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::external::{App, UNKNOWN, descriptor};
+use crate::external::{App, UNKNOWN, descriptor, elsewhere};
 use crate::support::eventually;
 use crate::support::http::{send, token};
 use crate::support::image::{INDEX, Image, MANIFEST, digest, noise};
@@ -161,19 +161,7 @@ fn f209_a_device_takes_no_more_references_than_its_memory_is_meant_for() {
     root.link("dock01", &user.0);
     let app = App::at(&root, &user);
     app.push(b"{}");
-    let empty = descriptor("application/vnd.oci.empty.v1+json", b"{}");
-    let large = |number: usize| {
-        let layers: Vec<Value> = (0..9_990)
-            .map(|layer| {
-                json!({"mediaType": LAYER, "size": 9, "urls": ["https://x.example/"],
-                    "digest": format!("sha256:{number:032x}{layer:032x}")})
-            })
-            .collect();
-        let manifest = json!({"schemaVersion": 2, "mediaType": MANIFEST, "config": empty,
-            "layers": layers});
-        manifest.to_string().into_bytes()
-    };
-    let manifests: Vec<Vec<u8>> = (0..9).map(large).collect();
+    let manifests: Vec<Vec<u8>> = (0..9).map(|number| elsewhere(number, 9_990)).collect();
     for (number, manifest) in manifests.iter().enumerate() {
         assert_eq!(app.put(&format!("v{number}"), MANIFEST, manifest).status, 201);
     }

@@ -45,6 +45,20 @@ impl<'a> App<'a> {
     }
 }
 
+/// A manifest with so many layers that are elsewhere; its configuration is `{}`.
+pub fn elsewhere(number: usize, layers: usize) -> Vec<u8> {
+    let layer = |layer: usize| {
+        let digest = format!("sha256:{number:032x}{layer:032x}");
+        json!({"mediaType": "application/vnd.oci.image.layer.v1.tar", "size": 9, "digest": digest,
+            "urls": ["https://layers.example.com/a"]})
+    };
+    let layers: Vec<serde_json::Value> = (0..layers).map(layer).collect();
+    let config = descriptor("application/vnd.oci.empty.v1+json", b"{}");
+    let manifest = json!({"schemaVersion": 2, "mediaType": MANIFEST, "config": config,
+        "layers": layers});
+    manifest.to_string().into_bytes()
+}
+
 pub fn descriptor(media_type: &str, bytes: &[u8]) -> serde_json::Value {
     json!({"mediaType": media_type, "digest": digest(bytes), "size": bytes.len()})
 }

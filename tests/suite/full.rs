@@ -5,6 +5,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
+use crate::external::{App, elsewhere};
 use crate::support::http::{self, Answer, bearer, token};
 use crate::support::image::{self, Image, MANIFEST};
 use crate::support::load::{Audit, Ledger};
@@ -631,4 +632,40 @@ fn f211_a_damaged_journal_on_a_full_disk_costs_nothing() {
         let told = if is_cut { "may be lost" } else { "nothing is lost" };
         assert!(small.node.log().contains(told), "{}", small.node.log());
     }
+}
+
+/// Symptoms: of the starts of a node whose index had to be built with less space than that needs,
+/// one in six did not come to its end, and those that did left no space for pushes. Cause: sled,
+/// which had failed there, does not always come back from being closed, and what there was of the
+/// new index stayed.
+#[test]
+fn f211_a_start_that_has_no_space_for_the_whole_index_ends_and_leaves_what_there_was() {
+    let Some((mut small, user)) = small_root(BLOCK_BYTES) else { return };
+    {
+        let app = App::at(&small.node, &user);
+        app.push(b"{}");
+        for number in 0..24 {
+            let put = app.put(&format!("v{number}"), MANIFEST, &elsewhere(number, 2000));
+            assert_eq!(put.status, 201, "{put:?}");
+        }
+    }
+    let index = small.node.state().join("index");
+    for (round, free_kib) in
+        [6000, 7000, 8000, 9000, 6500, 7500, 8500, 5500].into_iter().enumerate()
+    {
+        small.node.kill();
+        std::fs::remove_dir_all(&index).unwrap_or_default();
+        small.disk.fill_but(free_kib);
+        small.node.start();
+        let free = small.disk.free_bytes();
+        assert!(free > (free_kib - 1000) * 1024, "of {free_kib} KiB {free} bytes are left");
+        let app = App::at(&small.node, &user);
+        let last = format!("v{}", 23 - round);
+        assert_eq!(app.get("manifests", &last).body, elsewhere(23 - round, 2000));
+        assert_eq!(app.put(&format!("again{round}"), MANIFEST, &elsewhere(0, 2000)).status, 201);
+        small.disk.free();
+    }
+    small.node.kill();
+    small.node.start();
+    assert!(index.exists(), "there is space again");
 }

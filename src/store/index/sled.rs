@@ -16,6 +16,8 @@ use crate::store::StoreError;
 use crate::sys::Disk;
 use crate::sys::spawn::thread;
 
+/// Where sled has its pages.
+pub(in crate::store) const FILE: &str = "db";
 /// The row that describes all others. Only this key and those of parts start with a zero byte.
 const SEAL_KEY: &[u8] = b"\0seal";
 /// How the keys of the further parts of long rows begin.
@@ -155,7 +157,7 @@ impl SledIndex {
         Ok(SledIndex {
             opened,
             disk,
-            file: path.join("db"),
+            file: path.join(FILE),
             seal: Mutex::new(seal),
             weight: AtomicU64::new(weight),
             rows: AtomicU64::new(rows),

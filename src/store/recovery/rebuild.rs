@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::apply::apply;
 use crate::store::StoreError;
-use crate::store::index::sled::SledIndex;
+use crate::store::index::sled::{self, SledIndex};
 use crate::store::index::{Built, Change, Index, IndexFault, IndexKind, MapIndex};
 use crate::store::journal::ballast::give_space;
 use crate::store::journal::checkpoint::{Checkpoint, Rows};
@@ -103,9 +103,11 @@ pub(in crate::store) fn rebuild(
     result
 }
 
-/// The index is made in memory; on a full disk what there is of the other only takes space.
+/// The index is made in memory; on a full disk what there is of the other only takes space, also
+/// while sled, which may not have come to its end, has it open.
 fn in_memory(disk: &dyn Disk, layout: &Layout, why: &dyn Display) -> IndexKind {
     log::warn!("the index is kept in memory until the next start: {why}");
+    let _ = disk.open_rw(&layout.index().join(sled::FILE)).and_then(|file| file.set_len(0));
     let _ = disk.remove_dir_all(&layout.index());
     IndexKind::Map
 }
