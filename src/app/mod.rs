@@ -86,7 +86,10 @@ async fn run(spawner: Spawner, config: Config, reread: Reread) -> ExitCode {
             // 78: the unit does not start it again until somebody mends the cause.
             return if error.is_config { ExitCode::from(EX_CONFIG) } else { ExitCode::FAILURE };
         }
-        None => return ExitCode::SUCCESS,
+        None => {
+            log::info!("stopped before it was ready");
+            return ExitCode::SUCCESS;
+        }
     };
     warn_of_volatile_state(&state_dir);
     let summary = node.summary();

@@ -17,6 +17,9 @@ pub const LOST_RECORDS: &str = "lost-records";
 /// The file of a backup that says what its identity was.
 pub const IDENTITY_SUMS: &str = "identity-sums";
 
+/// With less free space no store is begun, bytes: its format, identity and first segment.
+const NEW_SPACE_MIN: u64 = 64 * 1024;
+
 /// What the state directory says about its format.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(in crate::store) enum Format {
@@ -198,7 +201,13 @@ impl OpenError {
 
     /// The same of a fault that the store has named.
     pub(in crate::store) fn store(path: &Path) -> impl Fn(StoreError) -> OpenError + '_ {
-        move |error| OpenError::Io { path: path.to_owned(), cause: error.to_string() }
+        move |error| {
+            let cause = match error {
+                StoreError::Full => format!("{error}; free some space"),
+                other => other.to_string(),
+            };
+            OpenError::Io { path: path.to_owned(), cause }
+        }
     }
 }
 
@@ -407,16 +416,27 @@ impl Layout {
     pub fn check(&self, disk: &dyn Disk) -> Result<Option<StoreError>, OpenError> {
         let failed = |error: io::Error| self.unusable(&error);
         if !disk.exists(&self.root).map_err(failed)? {
-            let checked = disk.check_writable(self.check_parent(disk)?);
-            return checked.map(|()| None).map_err(failed);
+            let parent = self.check_parent(disk)?;
+            disk.check_writable(parent).map_err(failed)?;
+            return self.check_space(disk, parent);
         }
         disk.list(&self.root).map_err(failed)?;
-        match self.check_format(disk, Formats::OURS)? {
-            Format::Newer(format) => Ok(Some(StoreError::NewerFormat(format.writes))),
-            Format::New | Format::Ours(_) => {
-                disk.check_writable(&self.root).map(|()| None).map_err(failed)
-            }
+        let format = self.check_format(disk, Formats::OURS)?;
+        if let Format::Newer(format) = format {
+            return Ok(Some(StoreError::NewerFormat(format.writes)));
         }
+        disk.check_writable(&self.root).map_err(failed)?;
+        match format {
+            Format::New => self.check_space(disk, &self.root),
+            Format::Newer(_) | Format::Ours(_) => Ok(None),
+        }
+    }
+
+    /// Whether a new store can be made.
+    fn check_space(&self, disk: &dyn Disk, at: &Path) -> Result<Option<StoreError>, OpenError> {
+        let space = disk.space(at).map_err(|error| self.unusable(&error))?;
+        let full = || self.unusable(&io::ErrorKind::StorageFull.into());
+        if space.free < NEW_SPACE_MIN { Err(full()) } else { Ok(None) }
     }
 
     /// Whether what a start opens can be opened: the format, the identity, the journal, the index,

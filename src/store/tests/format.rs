@@ -233,3 +233,19 @@ fn p062_a_backup_and_a_restore_keep_the_format() {
     backup::restore(&sys, Path::new("/s"), Path::new("/after")).unwrap();
     assert_eq!(format_of("/after/format"), newer, "the rows of a newer version are its own");
 }
+
+/// Symptom: `config check` said ok on a full file system, where the first start failed.
+#[test]
+fn f143_a_new_store_needs_space_and_one_that_is_there_does_not() {
+    let disk = MemoryDisk::new();
+    let layout = Layout::new("/s");
+    let check = || layout.check(&disk).map_err(|error| error.to_string());
+    assert_eq!(check(), Ok(None));
+    disk.set_full(true);
+    let text = check().unwrap_err();
+    assert!(text.contains("free some space"), "{text}");
+    disk.set_full(false);
+    drop(open_memory(&disk).unwrap());
+    disk.set_full(true);
+    assert_eq!(check(), Ok(None));
+}
