@@ -29,6 +29,7 @@ use crate::sys::{Spawner, Sys, SystemDisk};
 use crate::token::Tokens;
 use crate::types::connected_registry::ConnectionState;
 use crate::types::connection_string::Protocol;
+use crate::types::endpoint::answers_at;
 use crate::types::limits::{ADMIN_BODY_MEMORY_BYTES, ADMIN_CONNECTIONS_MAX};
 use crate::types::schedule::Schedule;
 use crate::types::{
@@ -390,8 +391,7 @@ fn listen(
 fn warn_of_unserved(name: &str, wanted: &[config::Listener], passed: &[(Listener, bool)]) {
     let places: Vec<_> = passed.iter().filter_map(|(one, _)| one.local_address()).collect();
     let covers = |place: &SocketAddr, address: SocketAddr| {
-        let is_everywhere = place.ip().is_unspecified();
-        place.port() == address.port() && (is_everywhere || place.ip() == address.ip())
+        place.port() == address.port() && answers_at(place.ip(), address.ip())
     };
     let shown: Vec<_> = places.iter().map(ToString::to_string).collect();
     for address in wanted.iter().map(|one| one.address) {

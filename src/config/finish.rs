@@ -1,6 +1,6 @@
 //! What depends on more than one key: where secrets come from, derived paths, and checks.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -15,6 +15,7 @@ use super::{
 use crate::sys::clock::EARLIEST_TIME;
 use crate::sys::credentials;
 use crate::types::Role;
+use crate::types::endpoint::answers_at;
 use crate::types::limits::{CONNECTIONS_MAX, MANIFEST_BYTES_MAX, UPLOADS_MAX};
 
 /// Threads of executor or blocking pool.
@@ -459,12 +460,8 @@ fn overlapping(listen: &Listen, role: Role) -> Option<(&'static str, String)> {
     None
 }
 
-/// Whether both cannot be listened on. `[::]` takes IPv4 too (ipv6(7), IPV6_V6ONLY unset).
+/// Whether both cannot be listened on.
 fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
-    let includes = |all: IpAddr, other: IpAddr| {
-        all == other || all.is_unspecified() && (all.is_ipv6() || other.is_ipv4())
-    };
-    let (a, b) = (one.ip().to_canonical(), other.ip().to_canonical());
     let scope = |address: SocketAddr| match address {
         SocketAddr::V6(v6) => v6.scope_id(),
         SocketAddr::V4(_) => 0,
@@ -472,7 +469,8 @@ fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
     // An address of one link is another one on each.
     let (on, over) = (scope(one), scope(other));
     let is_elsewhere = on != 0 && over != 0 && on != over;
-    let is_one = includes(a, b) || includes(b, a);
+    let (a, b) = (one.ip(), other.ip());
+    let is_one = answers_at(a, b) || answers_at(b, a);
     one.port() != 0 && one.port() == other.port() && is_one && !is_elsewhere
 }
 

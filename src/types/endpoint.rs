@@ -30,6 +30,13 @@ pub fn is_loopback(endpoint: &str) -> bool {
     host == "localhost" || ip(endpoint).is_some_and(|ip| ip.is_loopback())
 }
 
+/// Whether what listens on one address answers at the other. `[::]` takes IPv4 too (ipv6(7),
+/// IPV6_V6ONLY unset).
+pub fn answers_at(listener: IpAddr, address: IpAddr) -> bool {
+    let (listener, address) = (listener.to_canonical(), address.to_canonical());
+    listener == address || listener.is_unspecified() && (listener.is_ipv6() || address.is_ipv4())
+}
+
 /// The port of a URL that names none.
 pub fn standard_port(has_tls: bool) -> u16 {
     if has_tls { 443 } else { 80 }
@@ -54,6 +61,19 @@ mod tests {
         }
         for endpoint in ["0.0.0.0:5000", "0.0.0.0", "[::]:5000", "::", "[::ffff:0.0.0.0]:1"] {
             assert!(is_unspecified(endpoint) && !is_loopback(endpoint), "{endpoint}");
+        }
+        for (listener, address, answers) in [
+            ("127.0.0.1", "127.0.0.1", true),
+            ("127.0.0.1", "127.0.0.2", false),
+            ("0.0.0.0", "127.0.0.2", true),
+            ("0.0.0.0", "::1", false),
+            ("::", "127.0.0.2", true),
+            ("::", "::1", true),
+            ("::1", "::", false),
+            ("::ffff:127.0.0.1", "127.0.0.1", true),
+        ] {
+            let [one, other] = [listener, address].map(|text| text.parse().unwrap());
+            assert_eq!(answers_at(one, other), answers, "{listener} {address}");
         }
         for endpoint in ["127.0.0.1:5000", "localhost", "[::1]:5000", "::1", "127.1.2.3"] {
             assert!(is_loopback(endpoint) && !is_unspecified(endpoint), "{endpoint}");
