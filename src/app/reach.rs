@@ -8,7 +8,7 @@ use crate::config::{Registry, Scheme};
 use crate::sys::net::try_bind;
 use crate::types::Role;
 use crate::types::connection_string::{ConnectionString, Protocol};
-use crate::types::endpoint::{host_and_port, ip, is_unspecified, standard_port};
+use crate::types::endpoint::{self, host_and_port, ip, is_unspecified, standard_port};
 
 /// An address that is listened on, and whether it speaks TLS.
 pub(super) type Place = (SocketAddr, bool);
@@ -40,7 +40,11 @@ pub(super) fn warnings(
         Role::Connected => None,
     };
     let plain = (role == Role::Root).then(|| login_without_tls(registry, logins, gateways));
-    login.into_iter().chain(gateway).chain(plain.flatten()).collect()
+    let elsewhere = match role {
+        Role::Root => plain_elsewhere(registry, logins, gateways),
+        Role::Connected => None,
+    };
+    login.into_iter().chain(gateway).chain(plain.flatten()).chain(elsewhere).collect()
 }
 
 /// The login server of this configuration.
@@ -79,6 +83,27 @@ fn login_without_tls(registry: &Registry, logins: &[Place], gateways: &[Place]) 
          address of listen.login TLS, or set registry.public_scheme = \"https\" where a proxy ends \
          it"
         .to_owned()
+    })
+}
+
+/// Without TLS a connected registry sends its password to the host of the gateway only.
+fn plain_elsewhere(registry: &Registry, logins: &[Place], gateways: &[Place]) -> Option<String> {
+    let login = registry.login_server.as_deref()?;
+    let first = gateways.first().filter(|(address, _)| !address.ip().is_unspecified());
+    let gateway = registry.gateway_server.clone().or_else(|| registry.gateway_host());
+    let gateway = gateway.or_else(|| first.map(|(address, _)| address.to_string()))?;
+    let named = registry.gateway_server.as_deref();
+    let is_plain = !has_tls(registry, named, gateways) && !has_tls(registry, Some(login), logins);
+    let host = |endpoint: &str| {
+        let (host, _) = host_and_port(endpoint);
+        ip(endpoint).map_or_else(|| host.to_ascii_lowercase(), |ip| ip.to_string())
+    };
+    (is_plain && host(login) != host(&gateway)).then(|| {
+        format!(
+            "connected registries that are given {gateway} are sent to the login server {login}, \
+             which is under another host: without TLS none sends its password there; name both by \
+             one host (registry.gateway_server, registry.login_server), or give both TLS"
+        )
     })
 }
 
@@ -132,19 +157,20 @@ impl Named<'_> {
                  \"registry.example:{port}\""
             ));
         }
+        if let Some(fault) = endpoint::fault(name) {
+            return Some(format!(
+                "{key} \"{name}\" {fault}: {who} that are sent there reach nobody"
+            ));
+        }
         let standard = standard_port(*has_tls);
         let is_served = places.iter().any(|(address, _)| address.port() == standard);
         // With a public scheme, a proxy takes the port.
         if host_and_port(name).1.is_some() || is_served || registry.public_scheme.is_some() {
             return None;
         }
-        let host = match name.contains(':') && !name.starts_with('[') {
-            true => format!("[{name}]"),
-            false => name.to_owned(),
-        };
         Some(format!(
             "{key} \"{name}\" names no port, so {who} are sent to port {standard}, where no \
-             {listen} is: write \"{host}:{port}\", or, when a proxy takes port {standard}, set \
+             {listen} is: write \"{name}:{port}\", or, when a proxy takes port {standard}, set \
              registry.public_scheme"
         ))
     }
@@ -200,8 +226,8 @@ mod tests {
     fn f068_a_name_without_a_port_is_fine_where_somebody_listens() {
         let place = |text: &str, tls| -> Place { (text.parse().unwrap(), tls) };
         let registry = Registry {
-            login_server: Some("reg.example".to_owned()),
-            gateway_server: Some("fd00::1".to_owned()),
+            login_server: Some("[fd00::1]".to_owned()),
+            gateway_server: Some("[fd00::1]".to_owned()),
             ..Registry::default()
         };
         let (tls, plain) = ([place("0.0.0.0:443", true)], [place("0.0.0.0:80", false)]);
@@ -213,6 +239,9 @@ mod tests {
         assert!(found[0].contains("port 80, where no listen.login is"), "{found:?}");
         assert!(found[1].contains("\"[fd00::1]:443\""), "{found:?}");
         assert_eq!(warnings(&registry, Role::Connected, &crossed, &[]).len(), 1);
+        let unclear = Registry { gateway_server: Some("fd00::1".to_owned()), ..registry.clone() };
+        let found = warnings(&unclear, Role::Root, &tls, &tls);
+        assert!(found[0].contains("without brackets"), "{found:?}");
         let everywhere =
             Registry { login_server: Some("0.0.0.0:5000".to_owned()), ..Registry::default() };
         let found = warnings(&everywhere, Role::Connected, &tls, &[]);
@@ -266,6 +295,32 @@ mod tests {
             let told = warnings(registry, role, logins, &gateways(has_tls));
             let is_told = told.iter().any(|told| told.contains("none can be a child of this one"));
             assert_eq!(is_told, expected, "{:?} {logins:?} {has_tls}", registry.login_server);
+        }
+    }
+
+    /// Symptom: no device became active below a root whose gateway and login server had different
+    /// hosts, and nothing told why.
+    #[test]
+    fn f031_f186_a_login_server_without_tls_under_another_host_is_told() {
+        let place = |text: &str, tls| -> Place { (text.parse().unwrap(), tls) };
+        let named = |login: &str, gateway: Option<&str>| Registry {
+            login_server: Some(login.to_owned()),
+            gateway_server: gateway.map(str::to_owned),
+            ..Registry::default()
+        };
+        for (login, gateway, tls, expected) in [
+            ("localhost:5000", None, false, true),
+            ("127.0.0.1:5000", None, false, false),
+            ("127.0.0.1:5000", None, true, false),
+            ("root.example:5000", Some("ROOT.example:5001"), false, false),
+            ("[FD00::1]:5000", Some("[fd00:0::1]:5001"), false, false),
+            ("root.example:5000", Some("127.0.0.1:5001"), false, true),
+        ] {
+            let (logins, gateways) =
+                ([place("127.0.0.1:5000", tls)], [place("127.0.0.1:5001", tls)]);
+            let told = warnings(&named(login, gateway), Role::Root, &logins, &gateways);
+            let is_told = told.iter().any(|told| told.contains("under another host"));
+            assert_eq!(is_told, expected, "{login} {gateway:?} {tls}: {told:?}");
         }
     }
 }

@@ -15,7 +15,7 @@ use super::{
 use crate::sys::clock::EARLIEST_TIME;
 use crate::sys::credentials;
 use crate::types::Role;
-use crate::types::endpoint::answers_at;
+use crate::types::endpoint::{self, answers_at};
 use crate::types::limits::{CONNECTIONS_MAX, MANIFEST_BYTES_MAX, UPLOADS_MAX};
 
 /// Threads of executor or blocking pool.
@@ -221,9 +221,9 @@ fn gateway_endpoint(merge: &mut Merge<'_>) -> Result<(), ConfigError> {
         merge.origins.insert(KEY, Origin::Environment(NAME.to_owned()));
     }
     let endpoint = merge.config.parent.as_ref().and_then(|p| p.gateway_endpoint.as_deref());
-    if endpoint.is_some_and(|text| text.is_empty() || text.contains(['/', ';', ' '])) {
+    if let Some((endpoint, fault)) = endpoint.and_then(|one| Some((one, endpoint::fault(one)?))) {
         let origin = merge.origins.get(KEY).unwrap_or(&Origin::BuiltIn);
-        return Err(ConfigError::at(origin, KEY, "must be a host with or without a port"));
+        return Err(ConfigError::at(origin, KEY, format!("\"{endpoint}\" {fault}")));
     }
     Ok(())
 }
@@ -424,10 +424,7 @@ fn idle_certificate(loaded: &Loaded, warnings: &mut Vec<String>) {
 /// one there.
 fn check_addresses(loaded: &Loaded) -> Result<(), ConfigError> {
     // Whether this is a root may be for the store to say, see [`Config::check_addresses`].
-    let role = match loaded.config.named_role() {
-        None if loaded.origins.contains_key("listen.gateway") => Role::Root,
-        named => named.unwrap_or(Role::Connected),
-    };
+    let role = loaded.config.named_role().unwrap_or(Role::Connected);
     let found = overlapping(&loaded.config.listen, role);
     found.map_or(Ok(()), |(key, message)| Err(fault(loaded, key, message)))
 }
@@ -568,12 +565,11 @@ fn check_memory(loaded: &Loaded) -> Result<(), ConfigError> {
         "limits.memory",
         format_args!(
             "{memory} is less than the {} MiB that the limits may need ({} MiB at rest, {} MiB \
-             index cache, {} MiB rows of the index, {} MiB connections, {} MiB bodies, {} MiB \
-             threads); lower limits.connections or limits.body_memory",
+             index cache, {} MiB connections, {} MiB bodies, {} MiB threads); lower \
+             limits.connections or limits.body_memory",
             mib(plan.total()),
             mib(plan.fixed),
             mib(plan.cache),
-            mib(plan.rows),
             mib(plan.connections),
             mib(plan.bodies),
             mib(plan.threads),

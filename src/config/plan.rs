@@ -5,7 +5,8 @@ use crate::types::limits::{
     ADMIN_BODY_MEMORY_BYTES, ADMIN_CONNECTIONS_MAX, BUFFER_BYTES, HEAD_BYTES_MAX,
 };
 
-/// Program, allocator and index at rest, bytes: measured on a node with 10,000 manifests.
+/// Program, allocator and index at rest, bytes: measured on a node with 10,000 manifests, which
+/// have more than [`ROWS_MIN`] rows.
 pub const FIXED_BYTES: u64 = 16 * 1024 * 1024;
 /// Task, TLS session and its record buffers of one connection, bytes.
 const SESSION_BYTES: u64 = 48 * 1024;
@@ -27,8 +28,6 @@ pub struct MemoryPlan {
     pub fixed: u64,
     /// Cache of the index.
     pub cache: u64,
-    /// The fewest rows of the index; more may take what the other uses leave.
-    pub rows: u64,
     /// All connections at their worst.
     pub connections: u64,
     /// Bodies of requests, and replies of more than one buffer.
@@ -47,7 +46,6 @@ impl MemoryPlan {
         MemoryPlan {
             fixed: FIXED_BYTES,
             cache: index_cache.0,
-            rows: ROWS_MIN * ROW_BYTES,
             connections: (connections.saturating_add(ADMIN_CONNECTIONS_MAX) as u64)
                 .saturating_mul(PER_CONNECTION_BYTES),
             bodies: body_memory.0.saturating_add(ADMIN_BODY_MEMORY_BYTES),
@@ -57,8 +55,7 @@ impl MemoryPlan {
 
     /// All of it.
     pub fn total(&self) -> u64 {
-        let MemoryPlan { fixed, cache, rows, connections, bodies, threads } = *self;
-        let parts = [fixed, cache, rows, connections, bodies, threads];
+        let parts = [self.fixed, self.cache, self.connections, self.bodies, self.threads];
         parts.iter().fold(0, |sum, part| sum.saturating_add(*part))
     }
 

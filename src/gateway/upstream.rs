@@ -19,7 +19,7 @@ use serde::Deserialize;
 
 use super::call::{DESIRED, EPOCH, INSTANCE, NOTED, PROJECTED, SET_BACK, START, TIME};
 use super::wire::{BODY_BYTES_MAX, Format, Received, Wire, decode_batch};
-use crate::http::{Client, ClientBody, ClientRequest, ClientResponse, Method};
+use crate::http::{Client, ClientBody, ClientRequest, ClientResponse, Method, host_of};
 use crate::sys::Sys;
 use crate::types::connected_registry::{Activation, StatusReport};
 use crate::types::connection_string::{ConnectionString, Protocol};
@@ -518,9 +518,8 @@ impl Upstream {
         if self.connection.protocol == Protocol::Https && !secure {
             return Some("has no TLS, while the gateway has it: no password is sent there");
         }
-        let authority = origin.split_once("://").map_or("", |(_, authority)| authority);
-        let known = host(authority).eq_ignore_ascii_case(host(&self.connection.endpoint))
-            || (secure && self.private_ca);
+        let host = host_of(&self.connection.gateway_url());
+        let known = host.is_some() && host == host_of(origin) || (secure && self.private_ca);
         (!known).then_some("is neither on its host nor certified by a configured CA")
     }
 }
@@ -568,14 +567,6 @@ pub(super) fn parse_challenge(text: &str) -> Option<Realm> {
     let known = ["http", "https"].contains(&scheme) && !url.contains('?');
     let origin = format!("{scheme}://{authority}");
     known.then(|| Realm { origin, service: service.unwrap_or_default(), url })
-}
-
-/// `host` of `host[:port]`; an IPv6 address stands in brackets.
-pub(super) fn host(authority: &str) -> &str {
-    match authority.rsplit_once(':') {
-        Some((host, port)) if port.bytes().all(|b| b.is_ascii_digit()) => host,
-        _ => authority,
-    }
 }
 
 /// What is not reserved in a URL (RFC 3986, section 2.3).
@@ -722,6 +713,10 @@ mod tests {
             ("reg.example:5001", "http", true, "http://other.example", false),
             ("[::1]:5001", "http", false, "http://[::1]:5000", true),
             ("reg.example", "http", false, "http://reg.example.evil", false),
+            ("[FD00:9:0::1]:5001", "http", false, "http://[fd00:9::1]:5000", true),
+            ("[::ffff:10.9.0.1]:5001", "http", false, "http://[::ffff:a09:1]:5000", true),
+            ("[::ffff:10.9.0.1]:5001", "http", false, "http://10.9.0.1:5000", true),
+            ("10.9.0.1:5001", "http", false, "http://10.9.0.2:5000", false),
         ] {
             let upstream = upstream(endpoint, protocol, ca);
             assert_eq!(upstream.distrusts(origin).is_none(), accepted, "{endpoint} {origin}");

@@ -273,11 +273,6 @@ fn serve(pieces: Vec<Vec<u8>>) -> (Vec<Seen>, Vec<String>) {
     (witness.seen().clone(), answers.collect())
 }
 
-/// The host that the client would call for a URL.
-pub(crate) fn host_of(url: &str) -> Option<String> {
-    Target::parse(url).ok().map(|target| target.host)
-}
-
 /// A URL, and on the next line a `Location` that answers it: no more than one request goes out
 /// for each, to the host that the URL names.
 pub(crate) fn location(bytes: &[u8]) {

@@ -23,6 +23,7 @@ mod tests;
 pub use client::message::{ClientBody, ClientError, ClientRequest, ClientResponse};
 pub use client::requests::Client;
 pub use client::trust::ClientOptions;
+pub use client::url::host_of;
 pub use message::body::{Body, BodyError, Whole};
 pub use message::budget::{Budget, Busy, Reservation};
 pub use message::percent::form_fields;

@@ -17,6 +17,10 @@ use crate::types::limits::{
 };
 use crate::types::{Digest, Manifest, Reason, Reference, Refusal, RepositoryName, Tag};
 
+/// Larger ones are parsed and stored one at a time, bytes: in memory they, and the rows of what
+/// they name, are some times that.
+const LARGE_MANIFEST_BYTES: usize = 256 * 1024;
+
 impl Registry {
     /// end-3: GET and HEAD. A HEAD reads no file, but what is known to be lost is not there for who
     /// may bring it: a client that finds a manifest sends none of its content. Of an index that
@@ -161,6 +165,8 @@ impl Registry {
         let body = body.map_err(|error| error.refusal("MANIFEST_INVALID"))?;
         // Kept until the answer: the bytes are in memory so long.
         let (bytes, _reservation) = body.into_parts();
+        let is_large = bytes.len() > LARGE_MANIFEST_BYTES;
+        let _turn = if is_large { Some(self.large.lock().await) } else { None };
         let (digest, parsed, bytes) = check_manifest(bytes, content_type, &reference).await?;
         self.check_named(name, &parsed, &origin).await?;
         let is_delivery = matches!(origin, Origin::Child(_));

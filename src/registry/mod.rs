@@ -56,6 +56,8 @@ pub struct Registry {
     options: RegistryOptions,
     cache: Cache,
     config: Mutex<Option<(u64, Option<Arc<NodeConfig>>)>>,
+    /// Whose large manifest is parsed and stored now.
+    large: smol::lock::Mutex<()>,
 }
 
 impl Registry {
@@ -67,6 +69,7 @@ impl Registry {
             options,
             cache: Cache::new(MANIFEST_CACHE_BYTES_MAX),
             config: Mutex::new(None),
+            large: smol::lock::Mutex::default(),
         }
     }
 

@@ -360,6 +360,7 @@ impl Fetcher {
         let Some((size, digest)) = &closure.largest else {
             return Ok(());
         };
+        self.store.expect_rows()?;
         let fits = self.store.expect_space(closure.missing_bytes).await;
         if fits == Err(StoreError::Full) {
             // A manifest may name any length.

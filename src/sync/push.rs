@@ -311,6 +311,7 @@ impl Pusher {
                         self.turns().set_aside(&entry.repository, self.now());
                     }
                     if error.is_of_the_parent()
+                        || error.lacks_room().is_some()
                         || error.is_about_rights() && self.is_granted(&entry)?
                     {
                         let now = self.now();

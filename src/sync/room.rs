@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::state::SPACE;
 use super::worker::Worker;
+use crate::store::{Shortage, StoreError};
 use crate::sys::spawn;
 
 /// Free space is looked at this often while something does not fit.
@@ -23,9 +24,19 @@ impl Worker {
 
     /// Reports a full disk as long as something does not fit.
     pub(super) fn note_space(&self) {
-        let is_missing = !self.state.debts().without_room().is_empty();
+        let (is_missing, bytes) = {
+            let debts = self.state.debts();
+            (!debts.without_room().is_empty(), debts.missing_bytes())
+        };
+        let shortage = self.store.shortage();
+        let fits = |Shortage { free, reserve }| free >= reserve.saturating_add(bytes);
         if is_missing {
-            self.state.disk_problem(&self.store.no_room(), self.store.shortage());
+            match self.store.expect_rows() {
+                Err(full) => self.state.disk_problem(&full, None),
+                // It comes with the next look: why it did not is still the last word.
+                Ok(()) if shortage.is_some_and(fits) => {}
+                Ok(()) => self.state.disk_problem(&StoreError::Full, shortage),
+            }
         } else if self.state.contact().is_well() {
             self.state.solved(SPACE);
         }

@@ -173,7 +173,15 @@ impl State {
             (StoreError::Full, Some(shortage)) => {
                 (SPACE, disk_full(error, shortage, self.debts().missing_bytes()))
             }
-            (StoreError::Full | StoreError::IndexFull, _) => (SPACE, error.to_string()),
+            (StoreError::Full, None) => (SPACE, error.to_string()),
+            (StoreError::IndexFull, _) => (
+                SPACE,
+                format!(
+                    "{error}: delete manifests at the parent (one with thousands of layers has as \
+                     many rows), or raise limits.memory here, and with it MemoryMax of the \
+                     service: what does not fit comes by itself then"
+                ),
+            ),
             (StoreError::Io(_) | StoreError::Unreadable(_) | StoreError::Corrupt(_), _) => {
                 (DISK, error.to_string())
             }

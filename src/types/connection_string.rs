@@ -3,6 +3,7 @@
 
 use std::fmt;
 
+use super::endpoint;
 use super::name::NameError;
 use super::secret::Secret;
 use super::{ConnectedRegistryName, TokenName};
@@ -249,11 +250,10 @@ fn resolve(
             }
         }
     };
-    let allowed = |b: u8| b.is_ascii_alphanumeric() || b".-:[]_".contains(&b);
-    if resolved.is_empty() || !resolved.bytes().all(allowed) {
-        return Err(error("ParentGatewayEndpoint is not of the form host or host:port"));
+    match endpoint::fault(&resolved) {
+        Some(fault) => Err(error(format!("ParentGatewayEndpoint {fault}"))),
+        None => Ok(resolved),
     }
-    Ok(resolved)
 }
 
 fn fingerprint(text: &str) -> Result<String, ConnectionStringError> {

@@ -1,6 +1,6 @@
 //! `host[:port]`, as connection strings, listeners and the names of servers are written.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 /// The host, without the brackets of an IPv6 address, and the port where there is one.
 pub fn host_and_port(endpoint: &str) -> (&str, Option<u16>) {
@@ -11,6 +11,31 @@ pub fn host_and_port(endpoint: &str) -> (&str, Option<u16>) {
         _ => (endpoint, None),
     };
     (host.trim_start_matches('[').trim_end_matches(']'), port)
+}
+
+/// What is wrong with an endpoint, after its name: nobody can be called at it.
+pub fn fault(endpoint: &str) -> Option<&'static str> {
+    const PORT: &str = "has no port from 1 to 65535 after its host";
+    let is_port = |text: &str| text.parse::<u16>().is_ok_and(|port| port > 0);
+    if let Some(rest) = endpoint.strip_prefix('[') {
+        let Some((address, port)) = rest.split_once(']') else {
+            return Some("has a bracket that is not closed");
+        };
+        if address.parse::<Ipv6Addr>().is_err() {
+            return Some("has brackets around what is no IPv6 address, or one of a single link");
+        }
+        let fits = port.is_empty() || port.strip_prefix(':').is_some_and(is_port);
+        return (!fits).then_some(PORT);
+    }
+    if endpoint.parse::<Ipv6Addr>().is_ok() {
+        return Some("is an IPv6 address without brackets: write [2001:db8::1]:5001, for instance");
+    }
+    let (host, port) = endpoint.split_once(':').unwrap_or((endpoint, "443"));
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b".-_".contains(&byte);
+    if host.is_empty() || !host.bytes().all(is_plain) {
+        return Some("is not of the form host or host:port");
+    }
+    (!is_port(port)).then_some(PORT)
 }
 
 /// The address that an endpoint names; `None` of a name.
@@ -61,6 +86,26 @@ mod tests {
         }
         for endpoint in ["0.0.0.0:5000", "0.0.0.0", "[::]:5000", "::", "[::ffff:0.0.0.0]:1"] {
             assert!(is_unspecified(endpoint) && !is_loopback(endpoint), "{endpoint}");
+        }
+        for good in ["root", "root.example:1", "10.0.0.1:65535", "[FD00::1]", "[::ffff:10.0.0.1]:7"]
+        {
+            assert_eq!(fault(good), None, "{good}");
+        }
+        for (bad, why) in [
+            ("", "form"),
+            ("user@host:1", "form"),
+            (":5001", "form"),
+            ("fd00::1:5001", "without brackets"),
+            ("::1", "without brackets"),
+            ("[::1", "not closed"),
+            ("[fe80::1%2]:5001", "single link"),
+            ("[root]", "no IPv6"),
+            ("[::1]5001", "port"),
+            ("root:", "port"),
+            ("root:0", "port"),
+            ("127.0.0.1:99999", "port"),
+        ] {
+            assert!(fault(bad).is_some_and(|fault| fault.contains(why)), "{bad}: {:?}", fault(bad));
         }
         for (listener, address, answers) in [
             ("127.0.0.1", "127.0.0.1", true),

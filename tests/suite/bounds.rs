@@ -203,3 +203,31 @@ fn f209_a_device_takes_no_more_references_than_its_memory_is_meant_for() {
     let pushed = image.push(&device.login, (&user.0, &user.1), "app", "here");
     assert_eq!(pushed.status, 201, "{pushed:?}");
 }
+
+/// Symptom: ten accounts that pushed manifests of thousands of layers at once had a node use more
+/// memory than its service may have. Cause: each was parsed, and its rows were made, beside the
+/// others.
+#[test]
+fn f209_large_manifests_of_many_accounts_are_stored_one_at_a_time() {
+    const PUSHERS: usize = 10;
+    let root = Node::root_with("[limits]\nbody_memory = \"16MiB\"\n");
+    let user = root.pusher("owner-token", "*");
+    let app = App::at(&root, &user);
+    app.push(b"{}");
+    let before = root.peak_rss_kib();
+    std::thread::scope(|scope| {
+        for pusher in 0..PUSHERS {
+            let app = &app;
+            scope.spawn(move || {
+                let manifest = elsewhere(pusher, 9_990);
+                for _ in 0..3 {
+                    let put = app.put(&format!("v{pusher}"), MANIFEST, &manifest);
+                    assert_eq!(put.status, 201, "{put:?}");
+                }
+            });
+        }
+    });
+    let more = root.peak_rss_kib() - before;
+    eprintln!("{more} KiB more at most");
+    assert!(more < 64 * 1024, "{more} KiB more");
+}

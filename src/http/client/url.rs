@@ -1,5 +1,7 @@
 //! Where a request goes.
 
+use std::net::IpAddr;
+
 use http_types::Url;
 
 use super::message::ClientError;
@@ -56,6 +58,13 @@ impl Target {
     pub(super) fn peer(&self) -> String {
         format!("{}://{}:{}", self.url.scheme(), self.host, self.port)
     }
+}
+
+/// The host of a URL as it is connected to, however it is written; `None` where there is none.
+pub fn host_of(url: &str) -> Option<String> {
+    let host = Target::parse(url).ok()?.host;
+    let address = host.parse::<IpAddr>().map(|address| address.to_canonical().to_string());
+    Some(address.unwrap_or(host))
 }
 
 /// Whether the host that a URL names, or a reference that may leave it out, needs no decoding. The

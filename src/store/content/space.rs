@@ -174,20 +174,21 @@ impl Store {
     }
 
     /// `Full`, before the first of so many bytes of content comes, when they would not fit, even
-    /// after uploads that were given up have made room; `IndexFull` when no content is taken.
+    /// after uploads that were given up have made room.
     pub async fn expect_space(&self, bytes: u64) -> Result<(), StoreError> {
         let shared = self.shared().clone();
-        spawn::blocking(move || shared.expect_rows().and_then(|()| shared.make_room(bytes))).await
+        spawn::blocking(move || shared.make_room(bytes)).await
     }
 
-    /// What there is none of for content that found no room: `Full` or `IndexFull`.
-    pub fn no_room(&self) -> StoreError {
-        self.shared().expect_rows().err().unwrap_or(StoreError::Full)
+    /// `IndexFull` when no content is taken that needs rows of its own. What takes the place of
+    /// damaged content needs none.
+    pub fn expect_rows(&self) -> Result<(), StoreError> {
+        self.shared().expect_rows()
     }
 
     /// Whether content finds no room. Blocks.
     pub fn is_out_of_room(&self) -> bool {
-        self.no_room() == StoreError::IndexFull || self.below_reserve()
+        self.expect_rows().is_err() || self.below_reserve()
     }
 
     /// How much is free beside the reserve, bytes; `None` below it, and when nothing can be
