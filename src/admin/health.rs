@@ -89,6 +89,8 @@ impl Admin {
             "readOnly": self.store.read_only(),
             "storeSequence": self.store.sequence(),
             "storeFormat": self.print_format(),
+            "indexRows": self.store.index_rows().0,
+            "indexRowsMax": self.store.index_rows().1,
             "damagedBlobs": self.store.damaged_count(),
             "blobsToVerify": self.store.doubted(),
             "clockTrusted": self.store.sys().clock.wall().is_some(),

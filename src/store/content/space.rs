@@ -180,6 +180,13 @@ impl Store {
         spawn::blocking(move || shared.make_room(bytes)).await
     }
 
+    /// How many rows the index has, and with how many no content is taken any more, if there is
+    /// such a number.
+    pub fn index_rows(&self) -> (u64, Option<u64>) {
+        let max = Some(self.shared().space.rows_max).filter(|max| *max < u64::MAX);
+        (self.shared().index().rows(), max)
+    }
+
     /// `IndexFull` when no content is taken that needs rows of its own. What takes the place of
     /// damaged content needs none.
     pub fn expect_rows(&self) -> Result<(), StoreError> {
