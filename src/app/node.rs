@@ -359,7 +359,10 @@ fn listeners(config: &Config) -> Result<(Listeners, Result<Listeners, StartError
     }
     // Of a store without a note only its rows tell: its gateway is asked for when it is open.
     match (gateways, role_by_files(&SystemDisk, &config.storage.state_dir)) {
-        (Err(error), Some(StoreRole::New | StoreRole::Root)) => Err(error),
+        (Err(error), Some(StoreRole::New | StoreRole::Root)) => {
+            // What is in the way may be the listener above.
+            Err(config.check_addresses(Role::Root).err().map_or(error, StartError::config))
+        }
         (gateways, _) => Ok((logins, gateways)),
     }
 }

@@ -351,7 +351,7 @@ impl Upstream {
         let scope = repository_scope(repository, true);
         let named = |request| change.name(request);
         let response = match self.content(&scope, Method::Delete, &path, named).await {
-            Err(UpstreamError::NotFound(text)) if !Reason::any_is_in(&text) => {
+            Err(UpstreamError::NotFound(text)) if !Reason::is_given_in(&text) => {
                 return Err(unconfirmed(404));
             }
             response => response?,
@@ -469,7 +469,8 @@ mod tests {
         let (repository, digest) = ("app".parse().unwrap(), digest(1));
         let change = Change { precondition: Precondition::None, delivery: None };
         for status in [200, 201, 202, 204, 206, 304, 404] {
-            for body in ["<html>", "", "{}", r#"{"message":"no route"}"#, OURS] {
+            let foreign = [r#"{"error":"not_found"}"#, r#"{"errors":[{"code":"not_found"}]}"#];
+            for body in ["<html>", "", "{}", OURS].into_iter().chain(foreign) {
                 let upstream = parent(move |_, _| (status, body.as_bytes().to_vec()));
                 let media_type = "application/vnd.oci.image.manifest.v1+json".to_owned();
                 let manifest = FetchedManifest { media_type, bytes: b"{}".to_vec() };

@@ -17,8 +17,8 @@ pub fn memory_max() -> Option<u64> {
 fn least(cgroups: &str, read: impl Fn(&Path) -> Option<String>) -> Option<u64> {
     let mut found = None;
     for line in cgroups.lines() {
-        let (_, line) = line.split_once(':')?;
-        let (controllers, path) = line.split_once(':')?;
+        let mut fields = line.splitn(3, ':').skip(1);
+        let (Some(controllers), Some(path)) = (fields.next(), fields.next()) else { continue };
         let (root, file) = match controllers {
             "" => ("/sys/fs/cgroup", "memory.max"),
             v1 if v1.split(',').any(|one| one == "memory") => {

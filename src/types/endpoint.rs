@@ -1,6 +1,6 @@
 //! `host[:port]`, as connection strings, listeners and the names of servers are written.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// The host, without the brackets of an IPv6 address, and the port where there is one.
 pub fn host_and_port(endpoint: &str) -> (&str, Option<u16>) {
@@ -16,7 +16,8 @@ pub fn host_and_port(endpoint: &str) -> (&str, Option<u16>) {
 /// What is wrong with an endpoint, after its name: nobody can be called at it.
 pub fn fault(endpoint: &str) -> Option<&'static str> {
     const PORT: &str = "has no port from 1 to 65535 after its host";
-    let is_port = |text: &str| text.parse::<u16>().is_ok_and(|port| port > 0);
+    let is_number = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
+    let is_port = |text: &str| is_number(text) && text.parse::<u16>().is_ok_and(|port| port > 0);
     if let Some(rest) = endpoint.strip_prefix('[') {
         let Some((address, port)) = rest.split_once(']') else {
             return Some("has a bracket that is not closed");
@@ -34,6 +35,11 @@ pub fn fault(endpoint: &str) -> Option<&'static str> {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b".-_".contains(&byte);
     if host.is_empty() || !host.bytes().all(is_plain) {
         return Some("is not of the form host or host:port");
+    }
+    if host.split('.').filter(|label| is_number(label)).count() == 4
+        && host.parse::<Ipv4Addr>().is_err()
+    {
+        return Some("has four numbers that are no IPv4 address");
     }
     (!is_port(port)).then_some(PORT)
 }
@@ -104,6 +110,8 @@ mod tests {
             ("root:", "port"),
             ("root:0", "port"),
             ("127.0.0.1:99999", "port"),
+            ("root:+5001", "port"),
+            ("999.1.1.1:5001", "IPv4"),
         ] {
             assert!(fault(bad).is_some_and(|fault| fault.contains(why)), "{bad}: {:?}", fault(bad));
         }

@@ -122,9 +122,17 @@ impl Reason {
         body.contains(&format!("\"{}\"", self.name()))
     }
 
-    /// Whether the body of an error is of a registry that says why.
-    pub fn any_is_in(body: &str) -> bool {
-        Reason::ALL.into_iter().any(|reason| reason.is_in(body))
+    /// Whether the body of an error, which may be cut short, is one of ours: an OCI error that says
+    /// why. Others too say words such as `not_found`.
+    pub fn is_given_in(body: &str) -> bool {
+        let is_named = |reason: Reason, detail: &str| {
+            detail.contains(&format!("\"reason\":\"{}\"", reason.name()))
+        };
+        let detail = body.strip_prefix("{\"errors\":[{\"code\":\"").and_then(|rest| {
+            let (_, detail) = rest.split_once("\"detail\":{")?;
+            Some(detail)
+        });
+        detail.is_some_and(|detail| Reason::ALL.into_iter().any(|one| is_named(one, detail)))
     }
 
     /// The word in the `detail` of an OCI error.

@@ -524,6 +524,15 @@ fn f143_config_check_tries_the_addresses() {
     expect_refusal(&occupied, &[&occupied.gateway, "another program listens there"]);
     drop(stranger);
     assert_eq!(check(&occupied).0, 0);
+    // Whose role the store says, which is new: check and serve say the same.
+    let mut twice = new_root();
+    twice.gateway = twice.login.clone();
+    assert!(!twice.configuration().contains("role"), "{}", twice.configuration());
+    expect_refusal(&twice, &[&twice.login, "used twice"]);
+    let served = twice.run_to_end();
+    let text = String::from_utf8_lossy(&served.stderr);
+    assert_eq!(served.status.code(), Some(78), "{text}");
+    assert!(text.contains("used twice"), "{text}");
 }
 
 /// Symptom: in a journal that others write to, a line was torn after its first word.

@@ -18,8 +18,9 @@ const SPACE_AGE_MAX: Duration = Duration::from_secs(1);
 pub const FULL_REMEDY: &str = "free some space, or delete manifests: unless gc.enabled is false, \
     garbage collection then begins by itself and gives their space back after gc.grace";
 /// What to do about an index that has no room for more.
-const INDEX_REMEDY: &str = "delete manifests (one with thousands of layers has as many rows), or \
-    raise limits.memory, and with it MemoryMax of the service";
+const INDEX_REMEDY: &str = "delete manifests (one with thousands of layers has as many rows), \
+    collect what nothing names with `skerry gc`, or raise limits.memory, and with it MemoryMax of \
+    the service";
 /// What is set aside for the journal on a full disk, bytes; never more than half the reserve.
 const BALLAST_BYTES_MAX: u64 = 4 * 1024 * 1024;
 
