@@ -1,5 +1,7 @@
 //! Manifests: served byte for byte as they came, pushed whole, deleted with their tags.
 
+use smol::lock::MutexGuard;
+
 use super::conditional::{self, client_has, etag};
 use super::error::{damaged, damaged_here, malformed, store_refusal};
 use super::{Registry, sender};
@@ -17,9 +19,8 @@ use crate::types::limits::{
 };
 use crate::types::{Digest, Manifest, Reason, Reference, Refusal, RepositoryName, Tag};
 
-/// Larger ones are parsed and stored one at a time, bytes: in memory they, and the rows of what
-/// they name, are some times that.
-const LARGE_MANIFEST_BYTES: usize = 256 * 1024;
+/// Larger manifests are parsed, and stored, one at a time, bytes.
+const LARGE_MANIFEST_BYTES: usize = 64 * 1024;
 
 impl Registry {
     /// end-3: GET and HEAD. A HEAD reads no file, but what is known to be lost is not there for who
@@ -161,13 +162,16 @@ impl Registry {
         if matches!(origin, Origin::Child(_)) && tags.len() > 1 {
             return Err(malformed("UNSUPPORTED", "a named change sets one tag"));
         }
-        let body = request.body.receive(sender(&who.principal), MANIFEST_BYTES_MAX).await;
+        let from = sender(&who.principal);
+        let body = request.body.receive_to_parse(from, MANIFEST_BYTES_MAX).await;
         let body = body.map_err(|error| error.refusal("MANIFEST_INVALID"))?;
-        // Kept until the answer: the bytes are in memory so long.
+        // Kept until the answer: the bytes, and what they are parsed into, are in memory so long.
         let (bytes, _reservation) = body.into_parts();
         let is_large = bytes.len() > LARGE_MANIFEST_BYTES;
-        let _turn = if is_large { Some(self.large.lock().await) } else { None };
+        let turn = self.turn(is_large).await;
         let (digest, parsed, bytes) = check_manifest(bytes, content_type, &reference).await?;
+        // What it names may have to be read, which can take long.
+        drop(turn);
         self.check_named(name, &parsed, &origin).await?;
         let is_delivery = matches!(origin, Origin::Child(_));
         let bytes_len = bytes.len() as u64;
@@ -191,11 +195,18 @@ impl Registry {
             content_required: true,
             origin,
         };
+        let _turn = self.turn(is_large).await;
         match self.store.put_manifest(name, put).await.map_err(store_refusal)? {
             PutOutcome::Stored | PutOutcome::Replayed if is_delivery => Ok(self.delivered(reply)),
             PutOutcome::Stored | PutOutcome::Replayed => Ok(reply),
             missing => Err(refused(missing)),
         }
+    }
+
+    /// The turn of a large manifest to be parsed or stored: what comes of it meanwhile is in memory
+    /// once.
+    async fn turn(&self, is_large: bool) -> Option<MutexGuard<'_, ()>> {
+        if is_large { Some(self.large.lock().await) } else { None }
     }
 
     /// Whether a node accepts what a manifest names. Content that is missing is told before bytes

@@ -56,7 +56,7 @@ pub struct Registry {
     options: RegistryOptions,
     cache: Cache,
     config: Mutex<Option<(u64, Option<Arc<NodeConfig>>)>>,
-    /// Whose large manifest is parsed and stored now.
+    /// Whose large manifest is parsed, or stored, now.
     large: smol::lock::Mutex<()>,
 }
 

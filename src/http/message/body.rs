@@ -16,6 +16,9 @@ use crate::types::{Reason, Refusal};
 
 /// Seconds after which a client may try again to send a body for which there was no memory.
 const BUSY_RETRY_AFTER_S: u64 = 5;
+/// What a body that is parsed takes in memory, as a multiple of its length: a manifest with
+/// thousands of short layers, its rows and their way into the index.
+const PARSED_TIMES: u64 = 8;
 
 /// Why a body cannot be had whole.
 #[derive(Debug)]
@@ -151,12 +154,26 @@ impl Body {
     /// Every handler that takes a whole body takes it here. Its length, when chunked the most that
     /// it may have, is reserved before the first byte is read.
     pub async fn receive(&mut self, from: Sender, max: u64) -> Result<Whole, BodyError> {
+        self.receive_for(from, max, 1).await
+    }
+
+    /// The same for a body that is parsed into what takes some times its length.
+    pub async fn receive_to_parse(&mut self, from: Sender, max: u64) -> Result<Whole, BodyError> {
+        self.receive_for(from, max, PARSED_TIMES).await
+    }
+
+    async fn receive_for(
+        &mut self,
+        from: Sender,
+        max: u64,
+        times: u64,
+    ) -> Result<Whole, BodyError> {
         let max = from.bytes_max(max);
         let most = self.len.unwrap_or(max);
         if most > max {
             return Err(BodyError::TooLarge(max));
         }
-        let reservation = self.reserve(from, most).await?;
+        let reservation = self.reserve(from, most.saturating_mul(times)).await?;
         let bytes = clock::within(from.deadline(most), self.read_all(max)).await;
         Ok(Whole { bytes: bytes.unwrap_or(Err(BodyError::TooSlow))?, reservation })
     }
