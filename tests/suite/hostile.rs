@@ -134,7 +134,8 @@ fn f209_a_manifest_with_many_tags_is_deleted_within_the_memory() {
     }
     let before = root.peak_rss_kib();
     assert_eq!(bearer(&root.login, &owner, "DELETE", &path, &[], b"").status, 202);
-    let more = root.peak_rss_kib() - before;
+    // The kernel's count of the peak is not exact, and may seem to fall.
+    let more = root.peak_rss_kib().saturating_sub(before);
     eprintln!("{} tags: {before} KiB before, {more} KiB more", PUSHES * 64);
     assert!(more < 16 * 1024, "{more} KiB more than {before} KiB");
     let listed = bearer(&root.login, &owner, "GET", "/v2/app/tags/list", &[], b"");

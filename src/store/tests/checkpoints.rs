@@ -170,7 +170,8 @@ fn f116_fsck_reads_no_segment_that_may_go_meanwhile() {
         let old = files(disk, ".log").into_iter().filter(|path| number(path) <= last);
         old.for_each(|path| disk.remove(&path).unwrap());
     };
-    for step in 0.. {
+    let (mut step, mut short) = (0, 0);
+    loop {
         let disk = MemoryDisk::new();
         with_checkpoints(&disk);
         let (store, _) = open_small(&disk);
@@ -186,11 +187,16 @@ fn f116_fsck_reads_no_segment_that_may_go_meanwhile() {
         let report = report.unwrap();
         if steps <= step {
             // How many there are depends on how soon each look is done.
-            assert!(step > 1, "{step}: fsck has fewer steps than that");
-            break;
+            if step > 1 {
+                break;
+            }
+            short += 1;
+            assert!(short < 100, "{step}: fsck has fewer steps than that");
+            continue;
         }
         assert_eq!(report.problems, 0, "{step}: {report:?}");
         assert_eq!(files(&disk, ".ckpt").len(), 1, "{step}: a checkpoint was made");
+        step += 1;
     }
 }
 
