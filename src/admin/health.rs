@@ -78,6 +78,7 @@ impl Admin {
         let config = self.store.self_config()?;
         let view = self.store.sync_view();
         let state = self.store.node_state()?;
+        let (rows, rows_max) = self.store.index_rows();
         let mut value = json!({
             "version": env!("CARGO_PKG_VERSION"),
             "role": self.manage.options().role.name(),
@@ -89,8 +90,8 @@ impl Admin {
             "readOnly": self.store.read_only(),
             "storeSequence": self.store.sequence(),
             "storeFormat": self.print_format(),
-            "indexRows": self.store.index_rows().0,
-            "indexRowsMax": self.store.index_rows().1,
+            "indexRows": rows,
+            "indexRowsMax": rows_max,
             "damagedBlobs": self.store.damaged_count(),
             "blobsToVerify": self.store.doubted(),
             "clockTrusted": self.store.sys().clock.wall().is_some(),

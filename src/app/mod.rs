@@ -87,7 +87,7 @@ async fn run(spawner: Spawner, config: Config, reread: Reread) -> ExitCode {
             return if error.is_config { ExitCode::from(EX_CONFIG) } else { ExitCode::FAILURE };
         }
         None => {
-            log::info!("stopped before it was ready");
+            log::info!("the node was stopped before it was ready");
             return ExitCode::SUCCESS;
         }
     };

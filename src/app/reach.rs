@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use crate::auth::{LoginListener, LoginServer};
 use crate::config::{Registry, Scheme};
+use crate::http::host_of;
 use crate::sys::net::try_bind;
 use crate::types::Role;
 use crate::types::connection_string::{ConnectionString, Protocol};
@@ -35,16 +36,15 @@ pub(super) fn warnings(
     let (key, listen) = ("registry.login_server", "listen.login");
     let login = Named { key, listen, who, places: logins };
     let login = registry.login_server.as_deref().and_then(|name| login.fault(registry, name));
-    let gateway = match role {
-        Role::Root => gateway_warning(registry, gateways),
-        Role::Connected => None,
+    let of_gateway = match role {
+        Role::Root => [
+            gateway_warning(registry, gateways),
+            login_without_tls(registry, logins, gateways),
+            plain_elsewhere(registry, logins, gateways),
+        ],
+        Role::Connected => [None, None, None],
     };
-    let plain = (role == Role::Root).then(|| login_without_tls(registry, logins, gateways));
-    let elsewhere = match role {
-        Role::Root => plain_elsewhere(registry, logins, gateways),
-        Role::Connected => None,
-    };
-    login.into_iter().chain(gateway).chain(plain.flatten()).chain(elsewhere).collect()
+    login.into_iter().chain(of_gateway.into_iter().flatten()).collect()
 }
 
 /// The login server of this configuration.
@@ -94,10 +94,7 @@ fn plain_elsewhere(registry: &Registry, logins: &[Place], gateways: &[Place]) ->
     let gateway = gateway.or_else(|| first.map(|(address, _)| address.to_string()))?;
     let named = registry.gateway_server.as_deref();
     let is_plain = !has_tls(registry, named, gateways) && !has_tls(registry, Some(login), logins);
-    let host = |endpoint: &str| {
-        let (host, _) = host_and_port(endpoint);
-        ip(endpoint).map_or_else(|| host.to_ascii_lowercase(), |ip| ip.to_string())
-    };
+    let host = |endpoint: &str| host_of(&format!("http://{endpoint}"));
     (is_plain && host(login) != host(&gateway)).then(|| {
         format!(
             "connected registries that are given {gateway} are sent to the login server {login}, \

@@ -463,9 +463,9 @@ fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
         SocketAddr::V6(v6) => v6.scope_id(),
         SocketAddr::V4(_) => 0,
     };
-    // An address of one link is another one on each.
-    let (on, over) = (scope(one), scope(other));
-    let is_elsewhere = on != 0 && over != 0 && on != over;
+    // An address of one link stands for another machine on each link.
+    let (link, other_link) = (scope(one), scope(other));
+    let is_elsewhere = link != 0 && other_link != 0 && link != other_link;
     let (a, b) = (one.ip(), other.ip());
     let is_one = answers_at(a, b) || answers_at(b, a);
     one.port() != 0 && one.port() == other.port() && is_one && !is_elsewhere

@@ -33,7 +33,8 @@ impl Worker {
         if is_missing {
             match self.store.expect_rows() {
                 Err(full) => self.state.disk_problem(&full, None),
-                // It comes with the next look: why it did not is still the last word.
+                // There is room again, and the next look takes what is missing: until then the
+                // cause stays as it was told.
                 Ok(()) if shortage.is_some_and(fits) => {}
                 Ok(()) => self.state.disk_problem(&StoreError::Full, shortage),
             }

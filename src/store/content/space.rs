@@ -5,6 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::unreadable::UNREADABLE_REMEDY;
+use crate::store::index::expect_rows;
 use crate::store::journal::ballast::give_space;
 use crate::store::{Shared, Store, StoreError};
 use crate::sys::disk::Space;
@@ -299,10 +300,7 @@ impl Shared {
 
     /// `IndexFull` when no content is taken that needs more rows.
     pub(in crate::store) fn expect_rows(&self) -> Result<(), StoreError> {
-        match self.index().rows() < self.space.rows_max {
-            true => Ok(()),
-            false => Err(StoreError::IndexFull),
-        }
+        expect_rows(&*self.index(), self.space.rows_max)
     }
 
     /// `Full` when free space is below the reserve.

@@ -192,6 +192,11 @@ impl Index for MapIndex {
     }
 }
 
+/// `IndexFull` when an index has no room for content that needs rows of its own.
+pub(in crate::store) fn expect_rows(index: &dyn Index, rows_max: u64) -> Result<(), StoreError> {
+    if index.rows() < rows_max { Ok(()) } else { Err(StoreError::IndexFull) }
+}
+
 /// Bytes of a row and its key.
 fn len((key, row): &KeyValue) -> usize {
     key.len() + row.len()

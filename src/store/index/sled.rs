@@ -110,7 +110,9 @@ impl Drop for Opened {
         if thread("skerry-index-end", close).is_ok()
             && is_done.recv_timeout(CLOSE_MAX) == Err(mpsc::RecvTimeoutError::Timeout)
         {
-            log::warn!("the index does not come to its end, and is left to itself");
+            log::warn!(
+                "the index has not closed within {CLOSE_MAX:?}: nobody waits for it any more"
+            );
         }
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::store::StoreError;
 use crate::store::counts::Counts;
-use crate::store::index::{Change, Index, KeyValue, lower_bound};
+use crate::store::index::{Change, Index, KeyValue, expect_rows, lower_bound};
 use crate::store::rows::derived::{self, Count};
 use crate::store::rows::format::FORMAT;
 use crate::store::rows::{self, Stored};
@@ -51,7 +51,7 @@ impl<'a> Txn<'a> {
 
     /// `IndexFull` when content that needs rows of its own finds no room for them.
     pub(in crate::store) fn expect_rows(&self) -> Result<(), StoreError> {
-        if self.index.rows() < self.rows_max { Ok(()) } else { Err(StoreError::IndexFull) }
+        expect_rows(self.index, self.rows_max)
     }
 
     /// Says which format of the store rows are written in; else the newest.

@@ -103,8 +103,8 @@ pub(in crate::store) fn rebuild(
     result
 }
 
-/// The index is made in memory; on a full disk what there is of the other only takes space, also
-/// while sled, which may not have come to its end, has it open.
+/// The next index is made in memory. What there is of the one on disk only takes space then, which
+/// comes back although sled, which may not have closed, still has the file open.
 fn in_memory(disk: &dyn Disk, layout: &Layout, why: &dyn Display) -> IndexKind {
     log::warn!("the index is kept in memory until the next start: {why}");
     let _ = disk.open_rw(&layout.index().join(sled::FILE)).and_then(|file| file.set_len(0));

@@ -186,7 +186,7 @@ pub(in crate::store) fn switch(
 ) -> Result<(), StoreError> {
     let key = tag_key(repository, tag);
     let old = txn.get::<TagRow>(&key)?;
-    // A client's change may be one more that waits for the parent.
+    // A client's change may need a row in which it waits for the parent.
     if old.is_none() || *origin == Origin::Client {
         txn.expect_rows()?;
     }
