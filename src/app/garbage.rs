@@ -78,6 +78,27 @@ impl Ended {
     }
 }
 
+/// What a run that begins may find something for, each counted since the start.
+#[derive(Clone, Copy)]
+struct Seen {
+    /// What was deleted.
+    removals: u64,
+    /// Links to blobs that were made: what a push that was given up leaves is garbage too.
+    links: u64,
+    /// How often something had not fitted.
+    refused: u64,
+}
+
+impl Seen {
+    fn now(store: &Store) -> Seen {
+        Seen {
+            removals: store.removals(),
+            links: store.links_made(),
+            refused: store.refused_for_space(),
+        }
+    }
+}
+
 /// When runs are due.
 struct Due {
     gc: Gc,
@@ -89,8 +110,8 @@ struct Due {
     is_noted: bool,
     /// The end of the last run for any cause, monotonic.
     ended: Option<Duration>,
-    /// What was deleted before that began, and how often something had not fitted.
-    seen: (u64, u64),
+    /// What had happened before that began.
+    seen: Seen,
     /// When one more run is due after the last one, monotonic, and why.
     one_more: Option<(Duration, Why)>,
     /// When what is unreferenced was noted last, monotonic.
@@ -154,18 +175,18 @@ impl Due {
 
     /// Whether content finds no room, or did not fit the disk since the last run.
     async fn needs_space(&self, store: &Store) -> bool {
-        let (_, refused) = self.seen;
         let looking = store.clone();
         spawn::blocking(move || looking.is_out_of_room()).await
-            || store.refused_for_space() != refused
+            || store.refused_for_space() != self.seen.refused
     }
 
-    /// Whether something was deleted since the last run on a disk that is below its reserve, or
-    /// has no space for something that came since.
+    /// Whether something was deleted since the last run, or came that may be garbage, where content
+    /// finds no room, or did not fit since.
     async fn by_full_disk(&mut self, store: &Store) -> bool {
         self.full = None;
-        let (removals, _) = self.seen;
-        if store.removals() == removals || !self.needs_space(store).await {
+        let (removals, links) = (store.removals(), store.links_made());
+        let is_news = removals != self.seen.removals || links != self.seen.links;
+        if !is_news || !self.needs_space(store).await {
             return false;
         }
         let (now, pause) = (self.clock.monotonic(), full_pause(self.gc.grace));
@@ -196,7 +217,7 @@ pub(super) async fn run(store: Store, gc: Gc, role: Role) {
         clock,
         ended: None,
         // What was deleted before the start may make room too.
-        seen: (u64::MAX, 0),
+        seen: Seen { removals: u64::MAX, links: 0, refused: 0 },
         one_more: None,
         noted_at: Duration::ZERO,
         full: None,
@@ -214,7 +235,7 @@ pub(super) async fn run(store: Store, gc: Gc, role: Role) {
             }
             continue;
         };
-        let seen = (store.removals(), store.refused_for_space());
+        let seen = Seen::now(&store);
         let began = due.clock.monotonic();
         let waits = collect(&store, options).await;
         let at = due.clock.monotonic();
@@ -294,7 +315,7 @@ mod tests {
             last_at: Duration::ZERO,
             is_noted: noted.is_some(),
             ended: None,
-            seen: (0, 0),
+            seen: Seen { removals: 0, links: 0, refused: 0 },
             one_more: None,
             noted_at: Duration::ZERO,
             full: None,
@@ -391,13 +412,32 @@ mod tests {
             let mut due = due(&clock, Some(1_800_000_000));
             let now = clock.monotonic();
             (due.gc.grace, due.ended) = (FULL_PAUSE[0], Some(now));
-            due.seen = (store.removals(), store.refused_for_space());
+            due.seen = Seen::now(&store);
             due.one_more = Some((now + FULL_PAUSE[0], Why::Ripe { all: now }));
             delete(&store).await;
             disk.set_full(true);
             assert_eq!(due.why(&store).await, None);
             clock.1.fetch_add(5, Ordering::Relaxed);
             assert_eq!(due.why(&store).await, Some(Why::Called));
+        });
+    }
+
+    /// Blobs that no manifest came for filled a disk, or the index: nothing was deleted, so no run
+    /// came before that of the schedule, and there is no manifest to delete.
+    #[test]
+    fn f212_what_was_pushed_since_the_last_run_is_looked_at_when_nothing_finds_room() {
+        smol::block_on(async {
+            let (clock, disk) = (hands(), MemoryDisk::new());
+            let store = store(&disk, &clock);
+            let mut due = due(&clock, Some(1_800_000_000));
+            let (app, digest) = ("app".parse().unwrap(), crate::app::sample::digest(b"1"));
+            store.link_blob(&app, &Lease::unseen(&digest), 1).await.unwrap();
+            assert_eq!(due.why(&store).await, None, "there is room");
+            disk.set_full(true);
+            clock.1.fetch_add(60, Ordering::Relaxed);
+            assert_eq!(due.why(&store).await, Some(Why::Called));
+            due.seen = Seen::now(&store);
+            assert_eq!(due.why(&store).await, None, "nothing has come since");
         });
     }
 }

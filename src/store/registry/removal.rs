@@ -41,6 +41,8 @@ pub(in crate::store) struct Removals {
     table: Mutex<Table>,
     /// Manifests, and links to blobs, that were deleted since the start.
     made: AtomicU64,
+    /// Links to blobs that were made since the start.
+    links: AtomicU64,
     more: Event,
 }
 
@@ -71,6 +73,10 @@ impl Removals {
             self.made.fetch_add(removals, Ordering::Relaxed);
             self.more.notify(usize::MAX);
         }
+        let is_link =
+            |(key, row): &&Change| row.is_some() && key.first() == Some(&(Kind::Blob as u8));
+        let links = changes.iter().filter(is_link).count() as u64;
+        self.links.fetch_add(links, Ordering::Relaxed);
         let mut table = self.table();
         if table.watched.is_empty() {
             return;
@@ -176,7 +182,12 @@ impl Store {
         self.shared().removals.made.load(Ordering::Relaxed)
     }
 
-    /// Hears when there are more of them from now on.
+    /// How many links to blobs were made since the start: a push that was given up leaves them.
+    pub fn links_made(&self) -> u64 {
+        self.shared().removals.links.load(Ordering::Relaxed)
+    }
+
+    /// Hears when there are more removals from now on.
     pub fn removals_made(&self) -> EventListener {
         self.shared().removals.more.listen()
     }
