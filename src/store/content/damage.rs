@@ -158,6 +158,11 @@ impl Damage {
         Ok(())
     }
 
+    /// Whether damaged content is known of.
+    pub(super) fn is_any(&self) -> bool {
+        !self.state().known.is_empty()
+    }
+
     /// Whether the file of this content is there, and damaged.
     pub(super) fn is_stuck(&self, digest: &Digest) -> bool {
         self.any_stuck.load(Ordering::Acquire) && self.state().stuck.contains(digest)
@@ -411,7 +416,7 @@ impl Store {
         manifest: &Digest,
         entries_too: bool,
     ) -> Result<bool, StoreError> {
-        if self.shared().damage.state().known.is_empty() {
+        if !self.shared().damage.is_any() {
             return Ok(false);
         }
         let (store, repository, manifest) = (self.clone(), repository.clone(), manifest.clone());

@@ -3,6 +3,8 @@
 use super::gc::Hands;
 use super::*;
 use crate::store::content::space::Hindrance;
+use crate::store::content::trust::Verdict;
+use crate::store::journal::layout::Layout;
 use crate::store::registry::manifests::PutManifest;
 use crate::store::registry::manifests::testing::{digest, image, push};
 use crate::store::replica::outbox::Origin;
@@ -20,6 +22,16 @@ fn digest_of(bytes: &[u8], name: &str) -> Digest {
 
 fn some_bytes(len: usize) -> Vec<u8> {
     (0..len).map(|at| u8::try_from(at * 7 % 251).unwrap()).collect()
+}
+
+/// Pushes a blob.
+async fn stored(store: &Store, repository: &RepositoryName, bytes: &[u8]) -> Digest {
+    let digest = digest_of(bytes, "sha256");
+    let mut upload = store.upload_start(repository, "").await.unwrap();
+    upload.write(bytes).await.unwrap();
+    let (lease, len) = upload.finish(&digest).await.unwrap();
+    store.link_blob(repository, &lease, len).await.unwrap();
+    digest
 }
 
 async fn read_blob(store: &Store, digest: &Digest) -> Option<Vec<u8>> {
@@ -551,6 +563,7 @@ fn f209_an_index_with_all_the_rows_that_memory_is_meant_for_takes_no_more_conten
         let name: RepositoryName = "app".parse().unwrap();
         push(&store, "app", 1, &["v1"]).await;
         push(&store, "app", 2, &["v2"]).await;
+        let bad = stored(&store, &name, b"bad").await;
         let rows = store.shared().index().rows();
         drop(store);
         let bounded = |rows_max| {
@@ -570,6 +583,12 @@ fn f209_an_index_with_all_the_rows_that_memory_is_meant_for_takes_no_more_conten
         assert_eq!(store.upload_start(&name, "").await.err(), Some(full.clone()));
         let blob = Lease::unseen(&digest(102));
         assert_eq!(store.link_blob(&name, &blob, 9).await, Err(full.clone()));
+        // What takes the place of damaged content has its rows.
+        overwrite(&disk, &Layout::new("/s").blob(&bad), b"bed");
+        let verdict = store.verify(&bad, |_| std::future::ready(())).await.unwrap();
+        assert_eq!(verdict, Verdict::Damaged);
+        assert_eq!(stored(&store, &name, b"bad").await, bad);
+        assert_eq!(store.upload_start(&name, "").await.err(), Some(full.clone()));
         let other: RepositoryName = "other".parse().unwrap();
         assert_eq!(store.mount_blob(&name, &other, &digest(100)).await, Err(full.clone()));
         for put in [image(4, &[]), image(3, &["v4"]), image(2, &["v3"])] {
