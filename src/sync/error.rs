@@ -144,6 +144,13 @@ impl SyncError {
         matches!(self, SyncError::Upstream(UpstreamError::QuotaKept(_) | UpstreamError::Busy(..)))
     }
 
+    /// Whether the parent says that it has no room: on its disk, in its index, or in a quota of
+    /// which other uploads keep some.
+    pub(super) fn finds_no_room_there(&self) -> bool {
+        let SyncError::Upstream(error) = self else { return false };
+        matches!(error, UpstreamError::QuotaKept(_) | UpstreamError::Busy(507, _))
+    }
+
     /// Whether the parent says that this node may not do this.
     pub(super) fn is_about_rights(&self) -> bool {
         matches!(self, SyncError::Upstream(UpstreamError::Forbidden(_)))

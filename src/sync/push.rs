@@ -307,7 +307,7 @@ impl Pusher {
                 Err(error) if error.sets_aside() => {
                     let reason = refusal_text(self.upstream.name(), &entry, &error);
                     log::error!("cannot push {entry} to the parent, tried again later: {reason}");
-                    if is_of_content(&error) && self.may_pass(&entry, &error)? {
+                    if meets_many(&error) && self.may_pass(&entry, &error)? {
                         self.turns().set_aside(&entry.repository, self.now());
                     }
                     if error.is_of_the_parent()
@@ -369,7 +369,7 @@ impl Pusher {
     fn is_tried_at_once(&self, entry: &OutboxEntry, error: &SyncError) -> bool {
         let (turns, repository) = (self.turns(), &entry.repository);
         turns.times(repository) < UNREADABLE_MAX
-            && !(is_of_content(error) && turns.is_impatient(repository, self.now()))
+            && !(meets_many(error) && turns.is_impatient(repository, self.now()))
     }
 
     /// The parent has a change.
@@ -694,10 +694,10 @@ impl Pusher {
     }
 }
 
-/// Whether content of a change cannot be read here, or is missing at the parent: many changes may
-/// be without at once.
-fn is_of_content(error: &SyncError) -> bool {
-    matches!(error, SyncError::Content(_)) || error.lacks_content()
+/// Whether many changes of a repository may meet this at once: content cannot be read here, or is
+/// missing at the parent, or finds no room there.
+fn meets_many(error: &SyncError) -> bool {
+    matches!(error, SyncError::Content(_)) || error.lacks_content() || error.finds_no_room_there()
 }
 
 /// Content cannot go up before it is here again.

@@ -8,9 +8,9 @@ use super::backoff;
 use crate::sys::Rng;
 use crate::types::RepositoryName;
 
-/// How long a repository, of which a change was set aside because its content cannot be read here
-/// or does not stay at the parent, does not wait for the content of another: many may be without at
-/// once.
+/// How long a repository, of which a change was set aside for what many may meet at once, does not
+/// wait for another that meets it: its content cannot be read here, does not stay at the parent, or
+/// finds no room there.
 const IMPATIENT: Duration = Duration::from_secs(600);
 
 /// Repositories whose last push failed, or of which a change was set aside: no more of them than
@@ -40,14 +40,13 @@ impl Turns {
         self.failed.get(repository).map_or(0, |failed| failed.times)
     }
 
-    /// A change was set aside because its content cannot be read here, or does not stay at the
-    /// parent.
+    /// A change was set aside for what many may meet at once.
     pub(super) fn set_aside(&mut self, repository: &RepositoryName, now: Duration) {
         self.impatient.retain(|_, until| *until > now);
         self.impatient.insert(repository.clone(), now.saturating_add(IMPATIENT));
     }
 
-    /// Whether no content is waited for, because a change was set aside a while ago.
+    /// Whether that is waited for no more, because a change was set aside for it a while ago.
     pub(super) fn is_impatient(&self, repository: &RepositoryName, now: Duration) -> bool {
         self.impatient.get(repository).is_some_and(|until| *until > now)
     }

@@ -226,6 +226,59 @@ fn f204_f130_a_push_over_the_parents_quota_stays_and_goes_up_when_there_is_room(
     assert!(!log.contains("was moved at the parent too"), "{log}");
 }
 
+/// Symptom: while the parent had no room each push of a repository was tried for ten seconds, and
+/// what was deleted after them, which makes room, waited for all of them.
+#[test]
+fn f204_f130_pushes_that_find_no_room_at_the_parent_hold_up_no_deletion_one_by_one() {
+    const PUSHES: u64 = 5;
+    let mut root = Node::device("x");
+    root.make_root();
+    root.know_as("quotas = [\"app=200KiB\"]\n");
+    root.start();
+    let user = root.pusher("owner-token", "*");
+    let device = device(&root, &user);
+    let small = vec![("small".to_owned(), push(&device, &user, 1, "app", "small"))];
+    arrive(&root, &user, "app", &small);
+    // Somebody's upload that goes on keeps what is left of the quota.
+    let access = token(&root.login, &user.0, &user.1, &["repository:app:*"]).unwrap();
+    let ask = |method: &str, target: &str, body: &[u8]| {
+        bearer(&root.login, &access, method, target, &[], body)
+    };
+    let started = ask("POST", "/v2/app/blobs/uploads/", b"");
+    let upload = started.header("location").unwrap().to_owned();
+    assert_eq!(ask("PATCH", &upload, &[7; 190_000]).status, 202);
+    let ended = AtomicBool::new(false);
+    let pushes: Vec<_> = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let begun = Instant::now();
+            while !ended.load(Ordering::Relaxed) && begun.elapsed() < 2 * SOON {
+                ask("PATCH", &upload, b"7");
+                std::thread::sleep(Duration::from_millis(500));
+            }
+        });
+        let pushes = (0..PUSHES).map(|seed| {
+            let (image, tag) = (Image::new(10 + seed, &[20_000]), format!("v{seed}"));
+            let answer = image.push(&device.login, (&user.0, &user.1), "app", &tag);
+            (tag, image.digest(), answer.status)
+        });
+        let pushes = pushes.collect();
+        assert_eq!(delete(&device, &user, "app", "small"), 202);
+        eventually(SOON, "the deletion arrives", || pull(&root, &user, "app", "small").err());
+        ended.store(true, Ordering::Relaxed);
+        pushes
+    });
+    assert!(pushes.iter().all(|(_, _, status)| *status == 201), "{pushes:?}");
+    let log = device.log();
+    let tries = log.matches("retrying a push to the parent repository=app").count();
+    assert!((1..=4).contains(&tries), "{tries} tries in vain at once: {log}");
+    // All arrive when there is room.
+    assert_eq!(ask("DELETE", &upload, b"").status, 204);
+    let pushes: Vec<_> = pushes.into_iter().map(|(tag, digest, _)| (tag, digest)).collect();
+    root.kill();
+    root.start();
+    arrive(&root, &user, "app", &pushes);
+}
+
 #[test]
 fn f204_f130_a_push_that_the_grant_forbids_stays_and_goes_up_when_it_allows_it() {
     let mut root = Node::root();
