@@ -79,12 +79,14 @@ impl Ended {
 }
 
 /// What a run that begins may find something for, each counted since the start.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 struct Seen {
     /// What was deleted.
     removals: u64,
-    /// Links to blobs that were made: what a push that was given up leaves is garbage too.
+    /// Links to blobs that were made, and bytes of content that came: what a push that was given up
+    /// leaves is garbage too.
     links: u64,
+    bytes: u64,
     /// How often something had not fitted.
     refused: u64,
 }
@@ -94,6 +96,7 @@ impl Seen {
         Seen {
             removals: store.removals(),
             links: store.links_made(),
+            bytes: store.sys().metrics.blob_bytes.get(),
             refused: store.refused_for_space(),
         }
     }
@@ -184,9 +187,8 @@ impl Due {
     /// finds no room, or did not fit since.
     async fn by_full_disk(&mut self, store: &Store) -> bool {
         self.full = None;
-        let (removals, links) = (store.removals(), store.links_made());
-        let is_news = removals != self.seen.removals || links != self.seen.links;
-        if !is_news || !self.needs_space(store).await {
+        let now = Seen { refused: self.seen.refused, ..Seen::now(store) };
+        if now == self.seen || !self.needs_space(store).await {
             return false;
         }
         let (now, pause) = (self.clock.monotonic(), full_pause(self.gc.grace));
@@ -217,7 +219,7 @@ pub(super) async fn run(store: Store, gc: Gc, role: Role) {
         clock,
         ended: None,
         // What was deleted before the start may make room too.
-        seen: Seen { removals: u64::MAX, links: 0, refused: 0 },
+        seen: Seen { removals: u64::MAX, links: 0, bytes: 0, refused: 0 },
         one_more: None,
         noted_at: Duration::ZERO,
         full: None,
@@ -315,7 +317,7 @@ mod tests {
             last_at: Duration::ZERO,
             is_noted: noted.is_some(),
             ended: None,
-            seen: Seen { removals: 0, links: 0, refused: 0 },
+            seen: Seen { removals: 0, links: 0, bytes: 0, refused: 0 },
             one_more: None,
             noted_at: Duration::ZERO,
             full: None,

@@ -175,6 +175,9 @@ impl Registry {
         self.check_named(name, &parsed, &origin).await?;
         let is_delivery = matches!(origin, Origin::Child(_));
         let bytes_len = bytes.len() as u64;
+        if !is_delivery {
+            self.check_room(name, &digest, bytes_len).map_err(store_refusal)?;
+        }
         let content = self.store.blob_put(&digest, bytes).await.map_err(store_refusal)?;
         let mut reply = Reply::new(201)
             .with("location", format!("/v2/{name}/manifests/{digest}"))
@@ -196,11 +199,30 @@ impl Registry {
             origin,
         };
         let _turn = self.turn(is_large).await;
-        match self.store.put_manifest(name, put).await.map_err(store_refusal)? {
+        let outcome = self.store.put_manifest(name, put).await;
+        if outcome != Ok(PutOutcome::Stored) {
+            self.store.take_back(&digest).await;
+        }
+        match outcome.map_err(store_refusal)? {
             PutOutcome::Stored | PutOutcome::Replayed if is_delivery => Ok(self.delivered(reply)),
             PutOutcome::Stored | PutOutcome::Replayed => Ok(reply),
             missing => Err(refused(missing)),
         }
+    }
+
+    /// Whether there is room for a manifest, unless it is here: bytes are not written in vain. The
+    /// command that stores it decides.
+    fn check_room(
+        &self,
+        name: &RepositoryName,
+        digest: &Digest,
+        bytes: u64,
+    ) -> Result<(), StoreError> {
+        if self.store.manifest(name, digest)?.is_none() {
+            self.store.check_quota(name, bytes)?;
+            self.store.expect_rows()?;
+        }
+        Ok(())
     }
 
     /// The turn of a large manifest to be parsed or stored: what comes of it meanwhile is in memory

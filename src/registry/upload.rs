@@ -87,7 +87,7 @@ impl Registry {
         digest: &Digest,
     ) -> Result<(), Refusal> {
         if let Some(len) = self.len(name, digest).await? {
-            upload.spare_quota(len);
+            upload.spare_quota(digest, len);
         }
         Ok(())
     }
@@ -201,7 +201,12 @@ impl Registry {
             error => store_refusal(error),
         })?;
         // The content is durable; only now can it be asked for.
-        self.store.link_blob(name, &lease, size).await.map_err(store_refusal)?;
+        let linked = self.store.link_blob(name, &lease, size).await;
+        if linked.is_err() {
+            drop(lease);
+            self.store.take_back(digest).await;
+        }
+        linked.map_err(store_refusal)?;
         Ok(created(name, digest))
     }
 

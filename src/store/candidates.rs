@@ -6,22 +6,27 @@
 //! content is noted with them, and what a power cut takes of that is made up for by [`quiet`].
 
 use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hasher as _};
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use super::content::leases::short;
 use super::index::sums::hash;
 use super::journal::layout::Layout;
-use super::rows::link::split_key;
-use super::rows::upkeep::Note;
+use super::rows::upkeep::{LinkId, Note};
 use super::rows::{self, Kind};
 use super::{Shared, Store, StoreError};
 use crate::sys::{Disk, spawn};
 use crate::types::Digest;
 
-/// Unreferenced links, and files, that are remembered between runs. Over it: the rest waits for a
-/// later run.
+/// Unreferenced links, and files, that are remembered between runs, some 50 and 100 bytes each.
+/// Over it: the rest waits for a later run.
 pub(super) const CANDIDATES_MAX: usize = 32_768;
+
+/// Links of one repository that are remembered: those of others find places too, however often its
+/// clients use what nothing names there.
+pub(super) const LINKS_OF_ONE_MAX: usize = CANDIDATES_MAX / 4;
 
 /// Links, and files, that are noted. Over it: the time of the rest begins anew with the next start.
 const NOTED_MAX: usize = 4096;
@@ -52,8 +57,17 @@ pub(in crate::store) struct Candidates {
 /// With the time for which the node had been on when each was first found.
 #[derive(Default)]
 pub(super) struct Found {
-    pub(super) links: BTreeMap<Vec<u8>, Duration>,
+    pub(super) links: BTreeMap<LinkId, Duration>,
     pub(super) files: BTreeMap<Digest, Duration>,
+}
+
+impl LinkId {
+    pub(super) fn of(key: &[u8], digest: &Digest) -> LinkId {
+        // Another release of the standard library may hash otherwise: the time then begins anew.
+        let mut hasher = DefaultHasher::new();
+        hasher.write(key);
+        LinkId { digest: short(digest), key: hasher.finish() }
+    }
 }
 
 /// What one run works with; goes back when the run ends, however it ends.
@@ -152,17 +166,16 @@ impl Shared {
         let found = self.garbage.found.lock().unwrap_or_else(PoisonError::into_inner);
         let found = found.as_ref()?;
         let now = self.sys.clock.monotonic();
-        let used = |digest: &Digest, first: &Duration| {
+        let used = |digest: u64, first: &Duration| {
             let used = self.leases.last_used(digest, now);
             used.map_or(*first, |at| self.garbage.on(at).max(*first)).as_secs()
         };
-        let link = |(key, first): (&Vec<u8>, &Duration)| {
-            Some((key.clone(), used(&split_key(key)?.1, first)))
-        };
-        let file = |(digest, first): (&Digest, &Duration)| (digest.clone(), used(digest, first));
+        let link = |(link, first): (&LinkId, &Duration)| (*link, used(link.digest, first));
+        let file =
+            |(digest, first): (&Digest, &Duration)| (digest.clone(), used(short(digest), first));
         Some(Note {
             on: self.garbage.on(now).as_secs(),
-            links: found.links.iter().filter_map(link).take(NOTED_MAX).collect(),
+            links: found.links.iter().map(link).take(NOTED_MAX).collect(),
             files: found.files.iter().map(file).take(NOTED_MAX).collect(),
         })
     }

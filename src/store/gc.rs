@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::candidates::{CANDIDATES_MAX, Found, quiet};
+use super::candidates::{CANDIDATES_MAX, Found, LINKS_OF_ONE_MAX, quiet};
 use super::content::leases::short;
 use super::marks::{in_part, marked, sorted};
 use super::registry::removal::remove_untagged;
@@ -23,9 +23,9 @@ use super::rows::derived::{Count, named_in, needed_key};
 use super::rows::link::{BlobLink, repository_of, split_key};
 use super::rows::manifest::{ManifestRow, manifest_key};
 use super::rows::untagged::{Untagged, untagged_key};
-use super::rows::upkeep::{Collected, collected_key};
+use super::rows::upkeep::{Collected, LinkId, collected_key};
 use super::rows::{Kind, prefix};
-use super::unreferenced::{Stuck, files, kept, look_for_tags, notes_of_nothing, unused_links};
+use super::unreferenced::{Stuck, Used, files, kept, look_for_tags, notes_of_nothing, used};
 use super::{Shared, Store, StoreError, Txn};
 use crate::sys::spawn;
 use crate::types::connected_registry::ParentContact;
@@ -76,6 +76,40 @@ pub struct GcReport {
     /// When the first of those that wait for the grace can go, from the start of the run on.
     #[serde(skip)]
     pub ripe: Option<Duration>,
+}
+
+/// Links that no manifest of their repository uses, as a run finds them.
+#[derive(Default)]
+struct Links {
+    /// Those that stay, with when they were first found; in a dry run all.
+    unused: BTreeMap<LinkId, Duration>,
+    /// Those that would have gone in a dry run.
+    gone: BTreeSet<LinkId>,
+    /// How many of the repository that is looked at are remembered.
+    of_one: usize,
+    /// How many are not.
+    beyond: u64,
+}
+
+impl Links {
+    fn find(&mut self, link: LinkId, first: Duration) {
+        match self.unused.len() < CANDIDATES_MAX && self.of_one < LINKS_OF_ONE_MAX {
+            true => {
+                self.unused.insert(link, first);
+                self.of_one += 1;
+            }
+            false => self.beyond += 1,
+        }
+    }
+
+    fn remove(&mut self, link: &LinkId, dry_run: bool) {
+        if dry_run {
+            // As many as are remembered: the figures are those of a run.
+            self.gone.extend(Some(*link).filter(|link| self.unused.contains_key(link)));
+        } else if self.unused.remove(link).is_some() {
+            self.of_one -= 1;
+        }
+    }
 }
 
 /// One run.
@@ -217,10 +251,9 @@ impl Run {
         spawn::blocking(move || work(&store)).await
     }
 
-    /// Removes links that no manifest of their repository uses; returns the keys of those removed.
-    async fn remove_links(&mut self, found: &mut Found) -> Result<BTreeSet<Vec<u8>>, StoreError> {
-        let mut unused = BTreeMap::new();
-        let mut ripe: Vec<(Vec<u8>, Digest)> = Vec::new();
+    /// Removes links that no manifest of their repository uses; returns those removed, in a dry run.
+    async fn remove_links(&mut self, found: &mut Found) -> Result<BTreeSet<LinkId>, StoreError> {
+        let mut links = Links::default();
         let mut after: Option<RepositoryName> = None;
         loop {
             let from = after.clone();
@@ -231,44 +264,91 @@ impl Run {
             let Some(last) = names.last() else { break };
             after = Some(last.clone());
             for name in names {
-                for (key, digest) in unused_links(&self.store, &name).await? {
-                    let first = found.links.get(&key).copied().unwrap_or(self.on);
-                    if unused.len() >= CANDIDATES_MAX {
-                        break;
-                    }
-                    if self.ripe(first) {
-                        ripe.push((key.clone(), digest));
-                    }
-                    unused.insert(key, first);
-                }
+                links.of_one = 0;
+                self.report.links_removed += self.remove_links_of(&name, found, &mut links).await?;
             }
         }
-        let mut gone = BTreeSet::new();
-        for batch in ripe.chunks(PAGE) {
-            let removed = match self.options.dry_run {
-                true => self.removable(batch),
-                false => self.unlink(batch.to_vec()).await?,
-            };
-            gone.extend(removed);
-        }
-        self.report.links_removed += gone.len() as u64;
-        if !self.options.dry_run {
-            unused.retain(|key, _| !gone.contains(key));
+        if links.beyond > 0 {
+            log::info!(
+                "garbage: the grace of {} links that nothing names begins with a later run, which \
+                 is more than are remembered at once",
+                links.beyond
+            );
         }
         // A file that another repository uses waits for nothing, but its link here does.
-        unused.values().for_each(|first| self.note_wait(*first));
-        found.links = unused;
-        Ok(gone)
+        let waiting = links.unused.iter().filter(|(link, _)| !links.gone.contains(*link));
+        waiting.for_each(|(_, first)| self.note_wait(*first));
+        found.links = links.unused;
+        Ok(links.gone)
     }
 
-    /// The keys of the links that would go now.
-    fn removable(&self, links: &[(Vec<u8>, Digest)]) -> Vec<Vec<u8>> {
+    /// How many it removed of a repository, or with a dry run would have.
+    async fn remove_links_of(
+        &self,
+        name: &RepositoryName,
+        found: &Found,
+        links: &mut Links,
+    ) -> Result<u64, StoreError> {
+        let (mut part, mut parts, mut removed) = (0, 1, 0);
+        while part < parts {
+            let used = match used(&self.store, name, part, parts).await? {
+                Used::Digests(used) => used,
+                Used::TooMany => {
+                    // In smaller parts. What went is not met again, and what stays is found again.
+                    (part, parts, links.of_one) = (0, parts * 2, 0);
+                    removed = if self.options.dry_run { 0 } else { removed };
+                    continue;
+                }
+                Used::Unknown(manifest) => {
+                    log::warn!(
+                        "no layer of {name} is collected: manifest {manifest} cannot be read and \
+                         may name it; push it again or delete it"
+                    );
+                    break;
+                }
+            };
+            let mut keys = self.store.keys(prefix(Kind::Blob, &[name.as_str().as_bytes()]));
+            while let page = keys.next_keys().await?
+                && !page.is_empty()
+            {
+                let mut ripe = Vec::new();
+                for key in page {
+                    let Some((_, digest)) = split_key(&key) else { continue };
+                    let number = short(&digest);
+                    if !in_part(number, part, parts) || used.binary_search(&number).is_ok() {
+                        continue;
+                    }
+                    let link = LinkId::of(&key, &digest);
+                    let first = found.links.get(&link).copied().unwrap_or(self.on);
+                    links.find(link, first);
+                    if self.ripe(first) {
+                        ripe.push((key, digest));
+                    }
+                }
+                let went = match self.options.dry_run {
+                    true => self.removable(&ripe),
+                    false => self.unlink(ripe).await?,
+                };
+                removed += went.len() as u64;
+                went.iter().for_each(|link| links.remove(link, self.options.dry_run));
+            }
+            part += 1;
+        }
+        Ok(removed)
+    }
+
+    /// The links that would go now.
+    fn removable(&self, links: &[(Vec<u8>, Digest)]) -> Vec<LinkId> {
         let free = |digest: &Digest| !self.shared.leases.held(digest, self.since);
-        links.iter().filter(|(_, digest)| free(digest)).map(|(key, _)| key.clone()).collect()
+        let free = links.iter().filter(|(_, digest)| free(digest));
+        free.map(|(key, digest)| LinkId::of(key, digest)).collect()
     }
 
-    /// The keys of the links that went.
-    async fn unlink(&self, links: Vec<(Vec<u8>, Digest)>) -> Result<Vec<Vec<u8>>, StoreError> {
+    /// The links that went.
+    async fn unlink(&self, links: Vec<(Vec<u8>, Digest)>) -> Result<Vec<LinkId>, StoreError> {
+        if links.is_empty() {
+            return Ok(Vec::new());
+        }
         let (shared, since) = (self.shared.clone(), self.since);
         self.store
             .commit(move |txn| {
@@ -285,8 +365,8 @@ impl Run {
                         continue;
                     }
                     repositories::release(txn, &name, link.size)?;
-                    txn.delete(key.clone())?;
-                    removed.push(key);
+                    removed.push(LinkId::of(&key, &digest));
+                    txn.delete(key)?;
                 }
                 Ok(removed)
             })
@@ -298,12 +378,10 @@ impl Run {
     async fn remove_files(
         &mut self,
         found: &mut Found,
-        gone: &BTreeSet<Vec<u8>>,
+        gone: &BTreeSet<LinkId>,
     ) -> Result<(), StoreError> {
-        let linked = found.links.keys().filter(|key| !gone.contains(*key));
-        let linked: Vec<u64> =
-            linked.filter_map(|key| split_key(key)).map(|(_, digest)| short(&digest)).collect();
-        let linked = sorted(linked);
+        let linked = found.links.keys().filter(|link| !gone.contains(*link));
+        let linked = sorted(linked.map(|link| link.digest).collect());
         let (mut unreferenced, mut kept_files) = (BTreeMap::new(), (0, 0));
         let (mut part, mut parts, mut stuck) = (0, 1, Stuck::default());
         while part < parts {
@@ -316,7 +394,8 @@ impl Run {
             let files = files(&self.store, marked, part, parts).await?;
             stuck.add_all(files.stuck);
             kept_files = (kept_files.0 + files.kept, kept_files.1 + files.bytes_kept);
-            unreferenced.extend(files.unreferenced);
+            let room = CANDIDATES_MAX.saturating_sub(unreferenced.len());
+            unreferenced.extend(files.unreferenced.into_iter().take(room));
             part += 1;
         }
         (self.report.blobs_kept, self.report.bytes_kept) = kept_files;
@@ -572,7 +651,8 @@ mod tests {
             for number in [3, 2, 1] {
                 store.delete_manifest(&app, &digest(number), &Origin::Client).await.unwrap();
             }
-            assert_eq!(run.unlink(vec![link.clone()]).await, Ok(vec![link.0]));
+            let id = LinkId::of(&link.0, &link.1);
+            assert_eq!(run.unlink(vec![link]).await, Ok(vec![id]));
             let again = store.put_manifest(&app, image(1, &[])).await;
             assert_eq!(again, Ok(PutOutcome::BlobMissing(digest(100))));
         });

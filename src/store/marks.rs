@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::content::leases::short;
 use super::replica::outbox::{OutboxChange, OutboxEntry};
 use super::rows::link::split_key;
+use super::rows::upkeep::LinkId;
 use super::rows::{Kind, prefix};
 use super::{Store, StoreError};
 use crate::sys::spawn;
@@ -33,7 +34,7 @@ pub(super) fn in_part(digest: u64, part: u64, parts: u64) -> bool {
 /// The digests that rows refer to, of one part; `None` when they are too many.
 pub(super) async fn marked(
     store: &Store,
-    unused: &BTreeMap<Vec<u8>, Duration>,
+    unused: &BTreeMap<LinkId, Duration>,
     part: u64,
     parts: u64,
 ) -> Result<Option<Vec<u64>>, StoreError> {
@@ -43,8 +44,12 @@ pub(super) async fn marked(
         while let page = keys.next_keys().await?
             && !page.is_empty()
         {
-            let used = page.iter().filter(|key| !unused.contains_key(*key));
-            used.filter_map(|key| split_key(key)).for_each(|(_, digest)| marks.add(&digest));
+            for key in page {
+                let Some((_, digest)) = split_key(&key) else { continue };
+                if unused.is_empty() || !unused.contains_key(&LinkId::of(&key, &digest)) {
+                    marks.add(&digest);
+                }
+            }
             if marks.full {
                 return Ok(None);
             }

@@ -28,49 +28,8 @@ async fn blocking<T: Send + 'static>(
     spawn::blocking(move || work(&store)).await
 }
 
-/// Links of a repository that none of its manifests names. None as long as it cannot be known
-/// what one of them names.
-pub(super) async fn unused_links(
-    store: &Store,
-    name: &RepositoryName,
-) -> Result<Vec<(Vec<u8>, Digest)>, StoreError> {
-    let (mut part, mut parts, mut unused) = (0, 1, Vec::new());
-    while part < parts {
-        let used = match used(store, name, part, parts).await? {
-            Used::Digests(used) => used,
-            Used::TooMany => {
-                (part, parts, unused) = (0, parts * 2, Vec::new());
-                continue;
-            }
-            Used::Unknown(manifest) => {
-                log::warn!(
-                    "no layer of {name} is collected: manifest {manifest} cannot be read and \
-                     may name it; push it again or delete it"
-                );
-                return Ok(Vec::new());
-            }
-        };
-        let mut links = store.keys(prefix(Kind::Blob, &[name.as_str().as_bytes()]));
-        while let page = links.next_keys().await?
-            && !page.is_empty()
-        {
-            for key in page {
-                if let Some((_, digest)) = split_key(&key)
-                    && in_part(short(&digest), part, parts)
-                    && used.binary_search(&short(&digest)).is_err()
-                    && unused.len() < CANDIDATES_MAX
-                {
-                    unused.push((key, digest));
-                }
-            }
-        }
-        part += 1;
-    }
-    Ok(unused)
-}
-
 /// The blobs that the manifests of a repository name, of one part of all digests.
-async fn used(
+pub(super) async fn used(
     store: &Store,
     name: &RepositoryName,
     part: u64,
@@ -219,7 +178,7 @@ fn read_elsewhere(
 }
 
 /// What the manifests of a repository use.
-enum Used {
+pub(super) enum Used {
     Digests(Vec<u64>),
     TooMany,
     /// It cannot be known what this manifest names.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::support::eventually;
 use crate::support::http::{Answer, bearer, stream, token};
-use crate::support::image::{self, Image};
+use crate::support::image::{self, INDEX, Image};
 use crate::support::node::Node;
 use crate::sync::SOON;
 
@@ -75,6 +75,42 @@ fn bytes_in(path: &Path) -> u64 {
             false => entry.metadata().map_or(0, |data| data.len()),
         })
         .sum()
+}
+
+/// Symptom: an account with a quota of 1 MiB filled a disk in seconds, and nothing collected it.
+/// Cause: a manifest was stored before the quota, the tag and the index were asked, and stayed.
+#[test]
+fn f210_a_manifest_that_is_refused_leaves_nothing_behind() {
+    let mut root = Node::device("x");
+    root.make_root();
+    root.know_as("quotas = [\"small=100KiB\"]\n");
+    root.start();
+    let user = root.pusher("owner-token", "*");
+    let scopes = ["repository:small:*", "repository:large:*"];
+    let access = token(&root.login, &user.0, &user.1, &scopes).unwrap();
+    let put = |target: &str, seed: u64, len: usize, headers: &[(&str, &str)]| {
+        let note = "x".repeat(len);
+        let text = format!(
+            r#"{{"schemaVersion":2,"mediaType":"{INDEX}","manifests":[],
+                "annotations":{{"seed":"{seed}","note":"{note}"}}}}"#
+        );
+        let typed = [&[("content-type", INDEX)], headers].concat();
+        let answer = bearer(&root.login, &access, "PUT", target, &typed, text.as_bytes());
+        (answer.status, image::digest(text.as_bytes()))
+    };
+    assert_eq!(put("/v2/large/manifests/v1", 0, 10, &[]).0, 201);
+    let before = bytes_in(&root.state().join("blobs"));
+    for seed in 1..6 {
+        assert_eq!(put("/v2/small/manifests/v1", seed, 200_000, &[]).0, 403);
+        let only = [("if-none-match", "*")];
+        assert_eq!(put("/v2/large/manifests/v1", seed, 200_000, &only).0, 412);
+    }
+    assert_eq!(bytes_in(&root.state().join("blobs")), before);
+    // What another repository has stays.
+    let (status, digest) = put("/v2/large/manifests/v2", 9, 200_000, &[]);
+    assert_eq!((status, put("/v2/small/manifests/v1", 9, 200_000, &[]).0), (201, 403));
+    let path = format!("/v2/large/manifests/{digest}");
+    assert_eq!(bearer(&root.login, &access, "GET", &path, &[], b"").status, 200);
 }
 
 /// What cannot fit is refused while it comes, and takes no space: neither as an upload nor as
@@ -278,6 +314,33 @@ fn keeps_room(root: &Node, owner: (&str, &str)) -> TcpStream {
         (answer.status == 403 && answer.header("retry-after").is_some()).then_some(())
     });
     upload
+}
+
+/// Symptom: a client with a quota of 10 MiB filled a disk for as long as it liked. Cause: no quota
+/// counted what came of content that its repository had already, on however many connections.
+#[test]
+fn f210_content_that_is_there_already_comes_once_at_a_time_beside_the_quota() {
+    let (root, user) = root_with_quota();
+    let grant = token(&root.login, &user.0, &user.1, &["repository:small:pull,push"]).unwrap();
+    let blob = vec![3; 1_000_000];
+    assert_eq!(image::push_blob(&root.login, &grant, "small", &blob).status, 201);
+    let path = format!("/v2/small/blobs/uploads/?digest={}", image::digest(&blob));
+    let again = || bearer(&root.login, &grant, "POST", &path, &[], &blob);
+    assert_eq!(again().status, 201, "it costs nothing more");
+    let mut first = TcpStream::connect(&root.login).unwrap();
+    let head = format!(
+        "POST {path} HTTP/1.1\r\nhost: {}\r\nauthorization: Bearer {grant}\r\n\
+         content-length: 1000000\r\n\r\nsome bytes",
+        root.login
+    );
+    first.write_all(head.as_bytes()).unwrap();
+    let second = eventually(SOON, "the first has begun", || {
+        let answer = again();
+        (answer.status != 201).then_some(answer)
+    });
+    assert_eq!((second.status, second.error().1.as_str()), (403, "quota_exceeded"), "{second:?}");
+    drop(first);
+    eventually(SOON, "the first has ended", || (again().status == 201).then_some(()));
 }
 
 /// Symptom: a device's push was set aside for an hour as one over the quota, because an upload that

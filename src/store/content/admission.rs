@@ -5,14 +5,14 @@
 //! uploads that do not fit together the bytes that come later are refused. An upload that was given
 //! up makes room, as on a full disk.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::store::rows;
 use crate::store::rows::repository::{RepositoryRow, repository_key};
 use crate::store::{Shared, Store, StoreError};
 use crate::sys::spawn;
-use crate::types::RepositoryName;
+use crate::types::{Digest, RepositoryName};
 
 /// What is kept of the quota of each repository, bytes.
 #[derive(Clone, Default)]
@@ -24,6 +24,44 @@ pub struct KeptRoom {
     admission: Admission,
     repository: RepositoryName,
     bytes: u64,
+}
+
+/// What uploads bring of content that their repositories have already: no quota counts it.
+#[derive(Default)]
+pub(super) struct SparedContent(Mutex<BTreeSet<(RepositoryName, Digest)>>);
+
+/// One upload brings such content; at a time no other one of the same repository is spared for it.
+pub(super) struct Spared {
+    shared: Arc<Shared>,
+    content: (RepositoryName, Digest),
+    /// Its length, bytes.
+    pub(super) len: u64,
+}
+
+impl Spared {
+    /// `None` while another upload is spared for it.
+    pub(super) fn of(
+        shared: &Arc<Shared>,
+        repository: RepositoryName,
+        digest: &Digest,
+        len: u64,
+    ) -> Option<Spared> {
+        let content = (repository, digest.clone());
+        let is_first = shared.uploads.spared.lock().insert(content.clone());
+        is_first.then(|| Spared { shared: shared.clone(), content, len })
+    }
+}
+
+impl Drop for Spared {
+    fn drop(&mut self) {
+        self.shared.uploads.spared.lock().remove(&self.content);
+    }
+}
+
+impl SparedContent {
+    fn lock(&self) -> MutexGuard<'_, BTreeSet<(RepositoryName, Digest)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Admission {

@@ -190,9 +190,10 @@ impl Leases {
         self.table().held(short(digest), since)
     }
 
-    /// When somebody last used this: `now` while somebody does; `None`: not that is remembered.
-    pub(in crate::store) fn last_used(&self, digest: &Digest, now: Duration) -> Option<Duration> {
-        self.table().last_used(short(digest), now)
+    /// When somebody last used this, by [`short`]: `now` while somebody does; `None`: not that is
+    /// remembered.
+    pub(in crate::store) fn last_used(&self, digest: u64, now: Duration) -> Option<Duration> {
+        self.table().last_used(digest, now)
     }
 
     /// Runs `remove` unless somebody uses this, or touched it at `since` or later. Whoever wants it

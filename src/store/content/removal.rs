@@ -11,6 +11,15 @@ use crate::sys::spawn;
 use crate::types::Digest;
 
 impl Store {
+    /// Removes content that came for a row which was refused, unless a row refers to it or somebody
+    /// else uses it: nothing counts it, and a client could fill a disk with it. Nobody waits for
+    /// content without a link. Where that fails it waits for a collection.
+    pub async fn take_back(&self, digest: &Digest) {
+        if let Err(error) = self.remove_content(digest, Duration::MAX).await {
+            log::debug!("content that was refused stays until it is collected: {error}");
+        }
+    }
+
     /// Removes a file of content, unless a row refers to it or somebody has touched it since the
     /// monotonic time `since`. Whether it went; `Unreadable`: the disk does not let this one go.
     pub async fn remove_content(

@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 use ring::digest::{Context, SHA256};
 use smol::Task;
 
-use super::admission::KeptRoom;
+use super::admission::{KeptRoom, Spared};
 use super::leases::Lease;
 use super::session::Session;
 use crate::store::{Shared, StoreError};
@@ -33,8 +33,8 @@ pub struct Upload {
     announced: u64,
     /// There is memory for pieces until the next flush.
     gathers: bool,
-    /// So many bytes are in its repository already, and cost nothing of the quota.
-    spared: u64,
+    /// What is in its repository already costs nothing of the quota.
+    spared: Option<Spared>,
     done: bool,
 }
 
@@ -55,7 +55,7 @@ impl Upload {
             failed: None,
             announced: 0,
             gathers: false,
-            spared: 0,
+            spared: None,
             done: false,
         })
     }
@@ -94,12 +94,17 @@ impl Upload {
     }
 
     /// The repository has the content already, which is so long: this upload keeps nothing of the
-    /// quota, unless more comes, and ends with the request that holds it.
-    pub fn spare_quota(&mut self, len: u64) {
-        self.spared = len;
-        if self.offset <= len {
+    /// quota, unless more comes, and ends with the request that holds it. Not where another one is
+    /// spared for the same: what came of it many times over would count nowhere.
+    pub fn spare_quota(&mut self, digest: &Digest, len: u64) {
+        self.spared = self.spared.take().or_else(|| self.spare(digest, len));
+        if self.is_spared() && self.offset <= len {
             self.session.keep_exactly(0);
         }
+    }
+
+    fn spare(&self, digest: &Digest, len: u64) -> Option<Spared> {
+        Spared::of(&self.shared, self.session.repository.clone()?, digest, len)
     }
 
     /// Before so many bytes more come: `Quota` or `Full` when there is no room for them, even after
@@ -116,12 +121,14 @@ impl Upload {
     /// Whether it ends with the request that holds it: what came is in the repository already, and
     /// no quota counts it.
     fn is_spared(&self) -> bool {
-        self.spared > 0
+        self.spared.is_some()
     }
 
     async fn keep(&self, bytes: u64) -> Result<(), StoreError> {
         let fits = match self.session.keeping() {
-            Some(mut kept) if bytes > self.spared => self.shared.keep(&mut kept, bytes),
+            Some(mut kept) if bytes > self.spared.as_ref().map_or(0, |spared| spared.len) => {
+                self.shared.keep(&mut kept, bytes)
+            }
             _ => Ok(()),
         };
         if !matches!(fits, Err(StoreError::Quota(_) | StoreError::QuotaKept(_))) {

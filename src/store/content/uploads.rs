@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use super::admission::Admission;
+use super::admission::{Admission, SparedContent};
 use super::arrival::create;
 use super::left::{self, Left};
 use super::pieces::Pieces;
@@ -33,6 +33,7 @@ const GIVEN_UP_AFTER: Duration = Duration::from_secs(5);
 pub(in crate::store) struct Uploads {
     sessions: Mutex<BTreeMap<String, Arc<Session>>>,
     pub(super) pieces: Pieces,
+    pub(super) spared: SparedContent,
 }
 
 impl Store {

@@ -103,15 +103,25 @@ pub(in crate::store) fn collected_key() -> Vec<u8> {
     key(Kind::Node, &[b"collected"])
 }
 
+/// A link to a blob, by numbers: its key can be as long as the name of a repository. Two that share
+/// them count as found at the same time; each is looked at by its key before it goes.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+pub(in crate::store) struct LinkId {
+    /// The first eight bytes of the digest.
+    pub(in crate::store) digest: u64,
+    /// A hash of the key.
+    pub(in crate::store) key: u64,
+}
+
 /// What garbage collection has found unreferenced, and after how many seconds for which the node
 /// had been on. It stands in a file of its own.
 #[derive(Default, Serialize, Deserialize)]
 pub(in crate::store) struct Note {
     pub(in crate::store) on: u64,
-    pub(in crate::store) links: Vec<(Vec<u8>, u64)>,
+    pub(in crate::store) links: Vec<(LinkId, u64)>,
     pub(in crate::store) files: Vec<(Digest, u64)>,
 }
 
 impl Row for Note {
-    const VERSION: u8 = 1;
+    const VERSION: u8 = 2;
 }

@@ -8,6 +8,7 @@ use crate::store::gc::{GcOptions, GcReport};
 use crate::store::paged::PAGE_ROWS;
 use crate::store::registry::manifests::testing::child;
 use crate::store::replica::outbox::Origin;
+use crate::store::rows::upkeep::LinkId;
 use crate::sys::turn::testing::measure;
 use crate::types::digest::Algorithm;
 use crate::types::{Manifest, Tag, UnixSeconds, media};
@@ -543,7 +544,8 @@ fn f206_what_waits_for_the_parent_is_marked_in_parts() {
     put_refusal(store, &manifest);
     delete(store, "app", &manifest);
     let links = store.look_up(|index| index.scan(&[rows::Kind::Blob as u8], None, 100)).unwrap();
-    let unused = links.into_iter().map(|(key, _)| (key, Duration::ZERO)).collect();
+    let id = |key: &[u8]| LinkId::of(key, &split_key(key).unwrap().1);
+    let unused = links.into_iter().map(|(key, _)| (id(&key), Duration::ZERO)).collect();
     let marked =
         |part, parts| block_on(marks::marked(store, &unused, part, parts)).unwrap().unwrap();
     let (whole, even, odd) = (marked(0, 1), marked(0, 2), marked(1, 2));

@@ -98,3 +98,62 @@ fn f206_the_grace_begins_when_the_last_that_named_content_goes() {
     assert_eq!((report.links_removed, report.blobs_removed), (1, 2));
     assert!(!bench.has(&layer));
 }
+
+/// Links blobs to a repository, of which one is there.
+fn link(store: &Store, repository: &str, count: u64) -> Vec<Digest> {
+    let digest = |number: u64| digest_of(&number.to_be_bytes());
+    let digests: Vec<Digest> = (0..count).map(digest).collect();
+    for page in digests.chunks(1000) {
+        let (app, page) = (name(repository), page.to_vec());
+        let put = store.commit(move |txn| {
+            let mut keys = page.iter().map(|digest| blob_key(&app, digest));
+            keys.try_for_each(|key| txn.put(key, &BlobLink { size: 0 }))
+        });
+        block_on(put).unwrap();
+    }
+    digests.into_iter().chain([blob(store, repository, b"first")]).collect()
+}
+
+/// Symptom: a collection took 40 MiB where thousands of blobs had been pushed to a repository of a
+/// long name, and no manifest after them: the node was killed. Cause: what was found was kept, and
+/// noted, by its whole key, several times.
+#[test]
+fn f209_links_are_collected_by_number_and_as_many_as_there_are() {
+    const LINKS: u64 = 33_000;
+    let bench = Bench::new();
+    let store = &bench.store;
+    let first = format!("{}/a", "a".repeat(240));
+    link(store, &first, LINKS);
+    link(store, "b", 1000);
+    bench.hands.pass(2 * HOUR);
+    assert_eq!(bench.gc().links_removed, 0);
+    let note = bench.disk.file_len(&Path::new("/s").join("garbage")).unwrap();
+    assert!((4096 * 9..4096 * 40).contains(&note), "{note} bytes");
+    // Those of one repository leave room for those of another; what could not be remembered has
+    // one more grace.
+    let share = 8192;
+    for removed in [share + 1001, share, share, share, LINKS + 1 - 4 * share] {
+        bench.hands.pass(2 * HOUR);
+        let dry = block_on(store.collect_garbage(GcOptions { dry_run: true, ..OPTIONS })).unwrap();
+        assert_eq!((dry.links_removed, bench.gc().links_removed), (removed, removed));
+    }
+    assert_eq!(rows_of_kind(store, rows::Kind::Blob), 0);
+}
+
+/// Symptom: a repository of which much was in use again and again, and nothing named it, kept the
+/// links of all others from being collected. Cause: it had all places for what is remembered.
+#[test]
+fn f141_what_is_in_use_of_one_repository_does_not_keep_the_garbage_of_another() {
+    let bench = Bench::new();
+    let store = &bench.store;
+    let used = link(store, "a", 33_000);
+    let unused = blob(store, "b", b"unused");
+    for removed in [0, 1] {
+        bench.hands.pass(2 * HOUR);
+        for digest in &used {
+            assert!(store.blob_linked(&name("a"), digest).unwrap());
+        }
+        assert_eq!(bench.gc().links_removed, removed);
+    }
+    assert!(!bench.has(&unused));
+}
