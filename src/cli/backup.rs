@@ -84,7 +84,8 @@ pub(super) fn restore(directory: &Path, global: &Global) -> Result<ExitCode, Fai
          everything when the node is started\n\
          What was changed since that backup is undone: a device hears it again from its parent; at \
          a root, repeat deletions, new passwords, disabled tokens, withdrawn permissions and \
-         deactivations\n",
+         deactivations; a device that took another one's place since is AlreadyActivated: delete \
+         its connected registry and create it again with the same --sync-token\n",
         state_dir.display()
     ))?;
     for (digest, repositories) in &named {

@@ -62,6 +62,16 @@ impl Manage {
         node.client_tokens.iter().map(|name| self.token(name)).collect()
     }
 
+    /// Whether others are below the device of one, and speak TLS with it, as far as that is known.
+    async fn is_trusted_below(&self, name: &ConnectedRegistryName) -> Result<bool, Error> {
+        let status = self.store.status(name)?;
+        if status.is_some_and(|status| !status.report.tls) {
+            return Ok(false);
+        }
+        let all = self.all_connected_registries().await?;
+        Ok(all.iter().any(|node| node.parent.as_ref() == Some(name)))
+    }
+
     /// A name that nobody has is not found. The command itself refuses too many of them, and what
     /// goes meanwhile.
     fn require_tokens(&self, part: &'static str, names: &[TokenName]) -> Result<(), Error> {
@@ -159,7 +169,12 @@ impl Changes {
         log::info!("updated connected registry name={}", node.name);
         let window = window_chosen(&node).filter(|_| scheduled);
         let late = manage.schedule_late(&before, &node);
-        Ok(Changed::of(node).warn(window).warn(if_known(late)))
+        let clients_late = match before.client_tokens == node.client_tokens {
+            true => Ok(None),
+            false => manage.late(&before),
+        };
+        let clients_late = clients_late.map(|late| late.into_iter().collect());
+        Ok(Changed::of(node).warn(window).warn(if_known(late)).with_late(clients_late))
     }
 
     /// Deletes a connected registry without children; with `cleanup` also its sync token, the scope
@@ -177,6 +192,8 @@ impl Changes {
                 Vec::new()
             }),
         };
+        let before = self.manage.connected_registry(&name);
+        let late = before.and_then(|node| self.manage.late(&node));
         let deleted = self.manage.store.connected_registry_delete(name.clone(), cleanup).await;
         let left = deleted.map_err(Error::of(Noun::ConnectedRegistry, &name))?;
         log::info!("deleted connected registry name={name} cleanup={cleanup}");
@@ -186,7 +203,8 @@ impl Changes {
             scope_map,
             above,
         });
-        Ok(Changed::of(()).warn(kept))
+        let late = late.map(|late| late.map(Warning::EndHeardLate));
+        Ok(Changed::of(()).warn(kept).warn(if_known(late)))
     }
 
     /// Lets another instance activate as this connected registry.
@@ -200,13 +218,21 @@ impl Changes {
         let node = deactivated.map_err(Error::of(Noun::ConnectedRegistry, &name))?;
         log::info!("deactivated connected registry name={name}");
         let late = late.map(|late| late.map(Warning::EndHeardLate));
-        Ok(Changed::of(node).warn(if_known(late)))
+        let pinned = match self.manage.is_trusted_below(&name).await {
+            Ok(true) => Some(Warning::ChildrenTrustCertificate(name)),
+            Ok(false) => None,
+            Err(error) => {
+                log::warn!("whether '{name}' has others below it cannot be told: {error}");
+                None
+            }
+        };
+        Ok(Changed::of(node).warn(if_known(late)).warn(pinned))
     }
 }
 
 /// The warning about who hears late of a change that was made; where that is not known, the
 /// warning says so.
-fn if_known(late: Result<Option<Warning>, Error>) -> Option<Warning> {
+pub(super) fn if_known(late: Result<Option<Warning>, Error>) -> Option<Warning> {
     late.unwrap_or_else(|error| Some(Warning::HeardLateUnknown(error)))
 }
 

@@ -1,12 +1,14 @@
 //! Which devices hear of a change later than at once, because their sync windows are closed.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Error, Manage, Warning};
 use crate::sys::spawn::yield_now;
 use crate::types::limits::TREE_DEPTH_MAX;
 use crate::types::schedule::Window;
-use crate::types::{ConnectedRegistry, ConnectedRegistryName, TokenName, UnixSeconds};
+use crate::types::{
+    ConnectedRegistry, ConnectedRegistryName, ScopeMapName, TokenName, UnixSeconds,
+};
 
 /// Devices that are looked up in one turn.
 const AT_ONCE: usize = 64;
@@ -72,6 +74,13 @@ impl Manage {
         Ok(late)
     }
 
+    /// When the parent of a device hears of its new password, unless at once.
+    pub(super) fn parent_late(&self, node: &ConnectedRegistry) -> Result<Option<Warning>, Error> {
+        let Some(parent) = &node.parent else { return Ok(None) };
+        let late = self.late(&self.connected_registry(parent)?)?;
+        Ok(late.map(Warning::PasswordHeardLate))
+    }
+
     /// When the device of a connected registry learns of another schedule, unless at once: until
     /// then the one that it has heard of is in force.
     pub(super) fn schedule_late(
@@ -108,5 +117,24 @@ impl Manage {
             }
         }
         Ok(late)
+    }
+
+    /// The devices that hear later than at once of a change of scope maps: those that go by a token
+    /// with one, and those that sync with one.
+    pub(super) async fn late_for_maps(
+        &self,
+        maps: &BTreeSet<ScopeMapName>,
+    ) -> Result<Vec<Late>, Error> {
+        let mut late = BTreeMap::new();
+        for token in self.store.tokens().await? {
+            if !maps.contains(&token.scope_map) {
+                continue;
+            }
+            let owner = self.store.sync_token_owner(&token.name)?;
+            let own = owner.map(|node| self.late(&node)).transpose()?.flatten();
+            let all = self.late_for_token(&token.name).await?.into_iter().chain(own);
+            late.extend(all.map(|late| (late.name.clone(), late)));
+        }
+        Ok(late.into_values().collect())
     }
 }

@@ -1,6 +1,6 @@
 //! What a command did beside what it was asked for: scope maps of other connected registries.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::Warning;
 use crate::store::tree::{AlsoChanged, Others};
@@ -48,6 +48,12 @@ pub(super) fn tell(others: Others) -> (Vec<OtherChanged>, Vec<Warning>) {
     }
     warnings.extend(others.left.map(Warning::StillLosing));
     (changed, warnings)
+}
+
+/// The scope maps that a command changed: the one that was named, and others.
+pub(super) fn all_changed(named: &ScopeMapName, others: &Others) -> BTreeSet<ScopeMapName> {
+    let others = others.changed.iter().map(|other| other.scope_map.clone());
+    others.chain([named.clone()]).collect()
 }
 
 fn by_repository(grants: &[Grant]) -> Actions {

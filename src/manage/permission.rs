@@ -1,5 +1,6 @@
 //! Permissions: the repositories that a connected registry may mirror.
 
+use super::other::all_changed;
 use super::{Changed, Changes, Error, Manage, Noun, Warning};
 use crate::store::tree::WithoutWrite;
 use crate::types::token::ScopeMap;
@@ -41,6 +42,8 @@ impl Changes {
         let (map, without_write, others) =
             updated.map_err(Error::of(Noun::ConnectedRegistry, &name))?;
         log::info!("updated permissions connected_registry={name}");
-        Ok(Changed::of(map).warn(refuse_pushes(without_write)).with_others(others))
+        let late = self.manage.late_for_maps(&all_changed(&map.name, &others)).await;
+        let changed = Changed::of(map).warn(refuse_pushes(without_write));
+        Ok(changed.with_others(others).with_late(late))
     }
 }

@@ -1,5 +1,6 @@
 //! Scope maps: named lists of grants.
 
+use super::other::all_changed;
 use super::{Changed, Changes, Error, Noun};
 use crate::store::tree::scope_maps::ScopeMapUpdate;
 use crate::types::token::ScopeMap;
@@ -40,11 +41,16 @@ impl Changes {
         change: ScopeMapChange,
     ) -> Result<Changed<ScopeMap>, Error> {
         let ScopeMapChange { name, description, grants } = change;
+        let changes_grants = !grants.is_empty();
         let update = ScopeMapUpdate { description, grants };
         let updated = self.manage.store.scope_map_update(name.clone(), update).await;
         let (map, others) = updated.map_err(Error::of(Noun::ScopeMap, &name))?;
         log::info!("updated scope map name={name}");
-        Ok(Changed::of(map).with_others(others))
+        let late = match changes_grants {
+            true => self.manage.late_for_maps(&all_changed(&name, &others)).await,
+            false => Ok(Vec::new()),
+        };
+        Ok(Changed::of(map).with_others(others).with_late(late))
     }
 
     /// Deletes a scope map that no token uses.

@@ -1,5 +1,6 @@
 //! Settings: what a device needs to become a connected registry.
 
+use super::connected_registry::if_known;
 use super::{Changed, Changes, Error, Manage, Noun, Warning};
 use crate::types::connection_string::{self, NO_ENDPOINT, NO_PASSWORD, Protocol};
 use crate::types::endpoint::{is_loopback, is_unspecified};
@@ -53,6 +54,7 @@ impl Changes {
             let made = manage.store.credential_generate(token.clone(), &[slot], None).await;
             passwords = made.map_err(Error::of(Noun::Token, token))?;
             log::info!("generated {} token={token}", slot.name());
+            warnings.extend(if_known(manage.parent_late(&node)));
         }
         let password = passwords.pop().map(|made| made.value);
         let password = password.unwrap_or_else(|| Secret::new(NO_PASSWORD));

@@ -48,6 +48,10 @@ pub enum Warning {
     HeardLateUnknown(Error),
     /// A device that hears later that it was deactivated.
     EndHeardLate(Late),
+    /// The parent of a device hears later of its new password.
+    PasswordHeardLate(Late),
+    /// Those below the device of this one may trust its certificate alone.
+    ChildrenTrustCertificate(ConnectedRegistryName),
     /// A device that hears of another schedule later.
     ScheduleHeardLate {
         /// When.
@@ -153,9 +157,10 @@ impl fmt::Display for Warning {
             Warning::HeardLate(late) => write!(
                 f,
                 "Not every device goes by this yet: {}, or at the daily look at the \
-                 configuration. Until then the token is there what it was. Sooner: give a device \
-                 another connection string (skerry connected-registry get-settings --name NAME \
-                 --generate-password 2) and restart it.",
+                 configuration. Until then all is there as it was. Sooner: make a new connection \
+                 string for a device, and first for each one above it that is outside its window \
+                 (skerry connected-registry get-settings --name NAME --generate-password 2), and \
+                 restart them with these, from above to below.",
                 devices(late)
             ),
             Warning::HeardLateUnknown(error) => {
@@ -164,9 +169,25 @@ impl fmt::Display for Warning {
             Warning::EndHeardLate(late) => write!(
                 f,
                 "The device of '{}' hears of this {} or at its daily look at the configuration. \
-                 Until then it does not say so, and serves what it has.",
+                 Until then it does not say so, and serves what it has. Tokens that are disabled \
+                 or deleted meanwhile stay good there until it is active again.",
                 late.name,
                 late.when()
+            ),
+            Warning::PasswordHeardLate(late) => write!(
+                f,
+                "The parent '{0}' hears of this password {1} or at its daily look at the \
+                 configuration, and refuses it until then. Sooner: make a new connection string \
+                 for '{0}' too (skerry connected-registry get-settings --name {0} \
+                 --generate-password 2), and restart it with that first.",
+                late.name,
+                late.when()
+            ),
+            Warning::ChildrenTrustCertificate(name) => write!(
+                f,
+                "If the certificate of '{name}' is self-signed, those below it trust that one \
+                 alone: give the device that takes its place the other's identity/tls.pem, or \
+                 them new connection strings."
             ),
             Warning::ScheduleHeardLate { late, told, stored } => {
                 let Late { name, .. } = late;
@@ -185,8 +206,10 @@ impl fmt::Display for Warning {
                 write!(
                     f,
                     " It learns of the new one {} or at its daily look at the configuration. \
-                     Sooner: give it another connection string (skerry connected-registry \
-                     get-settings --name {name} --generate-password 2) and restart it.",
+                     Sooner: make a new connection string for it, and first for each one above it \
+                     that is outside its window (skerry connected-registry get-settings --name \
+                     {name} --generate-password 2), and restart them with these, from above to \
+                     below.",
                     late.when()
                 )
             }

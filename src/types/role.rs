@@ -194,18 +194,27 @@ impl NodeState {
                     "another instance serves this connected registry: remove that instance, or \
                      run `skerry connected-registry deactivate --name NAME` at the root; this \
                      node goes on trying, but if it was active before, it is `Deactivated` then: \
-                     restart it"
+                     restart it. Where that instance is gone, or the root was restored from \
+                     before this one took its place, the root alone can help: `skerry \
+                     connected-registry delete --name NAME` (after those below it) and `create \
+                     --name NAME --sync-token TOKEN ...`; this node then activates by itself"
                 }
                 HurdleKind::Deactivated => {
                     "this connected registry was deactivated at the root: restart this instance \
                      to activate it again, or remove it if another one takes its place: pushes \
-                     that wait here (`waitingChanges`) reach the parent only after that restart"
+                     that wait here (`waitingChanges`) reach the parent only after that restart. \
+                     Where nobody can restart it: delete the connected registry at the root and \
+                     create it again with the same sync token (`skerry connected-registry create \
+                     --name NAME --sync-token TOKEN ...`)"
                 }
                 HurdleKind::Unauthorized => {
                     "the parent does not accept the sync token: enable it at the root, or give \
                      this node a new connection string from `skerry connected-registry \
                      get-settings --name NAME --generate-password 1` and restart it; if the \
-                     connected registry was deleted at the root, create it again there first; \
+                     connected registry was deleted at the root, create it again there first; if \
+                     this node is below one that is outside its sync window, that one has not \
+                     heard of a new password yet: wait for its window, or give it a new \
+                     connection string too and restart it first; \
                      until then this node serves what it has and goes on trying, outside a sync \
                      window once an hour at most; a restart with a new connection string tries \
                      at once"

@@ -317,6 +317,20 @@ fn f114_f213_what_a_device_outside_its_window_has_not_heard_of_is_said() {
     expect(status(&root, "enabled"), &late);
     let renew = ["token", "credential", "generate", "--name", &user.0, "--password2"];
     expect(told(&root, &renew), &late);
+    // So does what changes a scope map, the permissions, or who may log in there.
+    let map = root.json(&["token", "show", "--name", &user.0])["scopeMapId"].clone();
+    let map = map.as_str().and_then(|id| id.rsplit('/').next()).unwrap().to_owned();
+    let grants = |verb| ["scope-map", "update", "--name", &map, verb, "app", "content/delete"];
+    expect(told(&root, &grants("--remove-repository")), &late);
+    expect(told(&root, &grants("--add-repository")), &late);
+    let describe = ["scope-map", "update", "--name", &map, "--description", "of the owner"];
+    assert_eq!(told(&root, &describe), "");
+    let permit = ["connected-registry", "permissions", "update", "--name", "dock01", "--add", "b"];
+    expect(told(&root, &permit), &late);
+    let clients =
+        |verb| ["connected-registry", "update", "--name", "dock01", verb, user.0.as_str()];
+    expect(told(&root, &clients("--remove-client-tokens")), &late);
+    expect(told(&root, &clients("--add-client-tokens")), &late);
     let help = root.run(&["token", "update", "--help"]);
     let help = String::from_utf8_lossy(&help.stdout).into_owned();
     assert!(help.contains("as soon as that hears of it") && !help.contains("everywhere"), "{help}");

@@ -589,3 +589,55 @@ fn f033_f035_what_another_instance_above_reported_counts_no_more() {
     update("cell03", "0 12 * * *");
     assert_eq!(shown(), "Online");
 }
+
+/// Symptom: a device took the place of one with others below it, which had no contact from then on,
+/// and nothing said so: its certificate was another one.
+#[test]
+fn f033_f211_who_deactivates_hears_that_those_below_may_trust_one_certificate() {
+    let node = root();
+    for (name, parent) in [("dock01", None), ("line02", Some("dock01"))] {
+        let create = json!({ "name": name, "parent": parent, "repository": ["a"] });
+        node.ok("connected-registry/create", create);
+    }
+    let warned = |name: &str, tls: bool| {
+        let report = StatusReport { tls, ..StatusReport::default() };
+        let status = StatusRecord { report, last_contact: UnixSeconds(1_800_000_000) };
+        smol::block_on(node.store.record_status(name.parse().unwrap(), status)).unwrap();
+        let shown = node.ok("connected-registry/deactivate", json!({ "name": name }));
+        shown["warnings"].to_string().contains("identity/tls.pem")
+    };
+    assert!(warned("dock01", true) && !warned("dock01", false) && !warned("line02", true));
+}
+
+/// Symptom: of what was taken from a device and from those below it, only the first was told when
+/// it hears of that; of a new password below a parent outside its window, and of a deletion,
+/// nobody.
+#[test]
+fn f114_f213_who_hears_late_is_told_also_below_and_above() {
+    let node = root();
+    let tree = [("dock01", None), ("line02", Some("dock01")), ("cell03", Some("line02"))];
+    for (name, parent) in tree {
+        let create = json!({ "name": name, "parent": parent, "repository": ["a", "b"] });
+        node.ok("connected-registry/create", create);
+        let at = UnixSeconds(EARLIEST_TIME.0);
+        let activation = Activation { epoch: 1, instance_id: "i".into(), at };
+        smol::block_on(node.store.record_activation(name.parse().unwrap(), activation)).unwrap();
+    }
+    let schedule = json!({ "name": "line02", "syncSchedule": "0 0 29 2 *", "syncWindow": "PT1H" });
+    node.ok("connected-registry/update", schedule);
+    let told = |verb: &str, body: Value| node.ok(verb, body)["warnings"].to_string();
+    let permissions = told(
+        "connected-registry/permissions-update",
+        json!({ "name": "dock01", "add": [], "remove": ["b"] }),
+    );
+    assert!(permissions.contains("'line02' hears of it"), "{permissions}");
+    let settings = |name: &str| {
+        told("connected-registry/get-settings", json!({ "name": name, "generatePassword": 1 }))
+    };
+    let below = settings("cell03");
+    assert!(below.contains("The parent 'line02' hears of this password"), "{below}");
+    assert!(!settings("line02").contains("hears of this password"));
+    let delete = json!({ "name": "cell03", "cleanup": true });
+    let deleted = told("connected-registry/delete", delete);
+    assert!(deleted.contains("'cell03' hears of this"), "{deleted}");
+}
