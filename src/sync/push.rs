@@ -376,7 +376,12 @@ impl Pusher {
     async fn done(&self, number: u64, entry: &OutboxEntry) -> Result<(), SyncError> {
         if self.store.outbox_delivered(number, self.upstream.heard()).await? {
             let now = self.now();
-            self.retries().soon.hope(now);
+            let mut retries = self.retries();
+            if retries.soon.hope(now) {
+                // All that was refused is tried again.
+                retries.seen = None;
+            }
+            drop(retries);
             log::info!("delivered what the parent had refused: {entry}");
         }
         Ok(())
