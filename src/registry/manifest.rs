@@ -10,7 +10,7 @@ use crate::http::{Method, Reply, ReplyBody, Request};
 use crate::store::content::damage::FileCheck;
 use crate::store::replica::outbox::Origin;
 use crate::store::rows::manifest::manifest_key;
-use crate::store::{PutManifest, PutOutcome, StoreError};
+use crate::store::{Precondition, PutManifest, PutOutcome, StoreError};
 use crate::sys::spawn;
 use crate::types::cursor::SEQUENCE;
 use crate::types::digest::Algorithm;
@@ -176,7 +176,8 @@ impl Registry {
         let is_delivery = matches!(origin, Origin::Child(_));
         let bytes_len = bytes.len() as u64;
         if !is_delivery {
-            self.check_room(name, &digest, bytes_len).map_err(store_refusal)?;
+            let tags = (&tags[..], &precondition);
+            self.check_before(name, &digest, bytes_len, tags).map_err(store_refusal)?;
         }
         let content = self.store.blob_put(&digest, bytes).await.map_err(store_refusal)?;
         let mut reply = Reply::new(201)
@@ -210,14 +211,18 @@ impl Registry {
         }
     }
 
-    /// Whether there is room for a manifest, unless it is here: bytes are not written in vain. The
-    /// command that stores it decides.
-    fn check_room(
+    /// Whether the tags are what they must be, and there is room for a manifest that is not here:
+    /// bytes are not written in vain. The command that stores it decides.
+    fn check_before(
         &self,
         name: &RepositoryName,
         digest: &Digest,
         bytes: u64,
+        (tags, precondition): (&[Tag], &Precondition),
     ) -> Result<(), StoreError> {
+        for tag in tags {
+            self.store.check_tag(name, tag, precondition)?;
+        }
         if self.store.manifest(name, digest)?.is_none() {
             self.store.check_quota(name, bytes)?;
             self.store.expect_rows()?;
@@ -275,7 +280,13 @@ impl Registry {
                 let precondition = conditional::precondition(request)?;
                 self.store.delete_tag(name, tag, precondition, &origin).await.map(|_| ())
             }
-            Reference::Digest(digest) => self.store.delete_manifest(name, digest, &origin).await,
+            Reference::Digest(digest) => {
+                let deleted = self.store.delete_manifest(name, digest, &origin).await;
+                if deleted.is_ok() {
+                    self.give_back(name, digest).await;
+                }
+                deleted
+            }
         };
         match result {
             Ok(()) if matches!(origin, Origin::Child(_)) => Ok(self.delivered(Reply::new(202))),

@@ -100,6 +100,10 @@ impl Registry {
         name: &RepositoryName,
         digest: &Digest,
     ) -> Result<bool, Refusal> {
+        // Who asks for what is not there has nothing to do with content.
+        if self.store.blob_link(from, digest).map_err(store_refusal)?.is_none() {
+            return Ok(false);
+        }
         match self.store.blob_open(digest).await {
             Ok(Some(_)) if self.has(from, digest).await? => {}
             Ok(_) | Err(StoreError::Corrupt(_) | StoreError::Unreadable(_)) => return Ok(false),

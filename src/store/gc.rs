@@ -92,8 +92,11 @@ struct Links {
 }
 
 impl Links {
-    fn find(&mut self, link: LinkId, first: Duration) {
-        match self.unused.len() < CANDIDATES_MAX && self.of_one < LINKS_OF_ONE_MAX {
+    /// One that somebody used within the grace has a place in the first half: its time begins
+    /// anew, and those that nobody uses could go.
+    fn find(&mut self, link: LinkId, first: Duration, is_in_use: bool) {
+        let places = if is_in_use { CANDIDATES_MAX / 2 } else { CANDIDATES_MAX };
+        match self.unused.len() < places && self.of_one < LINKS_OF_ONE_MAX {
             true => {
                 self.unused.insert(link, first);
                 self.of_one += 1;
@@ -107,7 +110,7 @@ impl Links {
             // As many as are remembered: the figures are those of a run.
             self.gone.extend(Some(*link).filter(|link| self.unused.contains_key(link)));
         } else if self.unused.remove(link).is_some() {
-            self.of_one -= 1;
+            self.of_one = self.of_one.saturating_sub(1);
         }
     }
 }
@@ -251,7 +254,8 @@ impl Run {
         spawn::blocking(move || work(&store)).await
     }
 
-    /// Removes links that no manifest of their repository uses; returns those removed, in a dry run.
+    /// Removes links that no manifest of their repository uses; returns those that a dry run would
+    /// have removed.
     async fn remove_links(&mut self, found: &mut Found) -> Result<BTreeSet<LinkId>, StoreError> {
         let mut links = Links::default();
         let mut after: Option<RepositoryName> = None;
@@ -320,7 +324,7 @@ impl Run {
                     }
                     let link = LinkId::of(&key, &digest);
                     let first = found.links.get(&link).copied().unwrap_or(self.on);
-                    links.find(link, first);
+                    links.find(link, first, self.shared.leases.held(&digest, self.since));
                     if self.ripe(first) {
                         ripe.push((key, digest));
                     }

@@ -106,6 +106,16 @@ fn f210_a_manifest_that_is_refused_leaves_nothing_behind() {
         assert_eq!(put("/v2/large/manifests/v1", seed, 200_000, &only).0, 412);
     }
     assert_eq!(bytes_in(&root.state().join("blobs")), before);
+    // Nor does what is deleted again.
+    let small = image::digest(b"small");
+    let blob = format!("/v2/small/blobs/{small}");
+    assert_eq!(image::push_blob(&root.login, &access, "small", b"small").status, 201);
+    assert_eq!(bearer(&root.login, &access, "DELETE", &blob, &[], b"").status, 202);
+    let (status, digest) = put("/v2/small/manifests/v1", 7, 50_000, &[]);
+    let manifest = format!("/v2/small/manifests/{digest}");
+    let deleted = bearer(&root.login, &access, "DELETE", &manifest, &[], b"");
+    assert_eq!((status, deleted.status), (201, 202));
+    assert_eq!(bytes_in(&root.state().join("blobs")), before);
     // What another repository has stays.
     let (status, digest) = put("/v2/large/manifests/v2", 9, 200_000, &[]);
     assert_eq!((status, put("/v2/small/manifests/v1", 9, 200_000, &[]).0), (201, 403));

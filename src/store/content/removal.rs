@@ -11,17 +11,22 @@ use crate::sys::spawn;
 use crate::types::Digest;
 
 impl Store {
-    /// Removes content that came for a row which was refused, unless a row refers to it or somebody
-    /// else uses it: nothing counts it, and a client could fill a disk with it. Nobody waits for
-    /// content without a link. Where that fails it waits for a collection.
+    /// Removes content that came for a row which was refused, or whose row was deleted, unless a
+    /// row refers to it or somebody else uses it: nothing counts it, and a client could fill a disk
+    /// with it. Nobody waits for content without a link. Where that fails, or records may have been
+    /// lost, it waits for a collection.
     pub async fn take_back(&self, digest: &Digest) {
+        if self.loss().is_some() {
+            return;
+        }
         if let Err(error) = self.remove_content(digest, Duration::MAX).await {
             log::debug!("content that was refused stays until it is collected: {error}");
         }
     }
 
-    /// Removes a file of content, unless a row refers to it or somebody has touched it since the
-    /// monotonic time `since`. Whether it went; `Unreadable`: the disk does not let this one go.
+    /// Removes a file of content, unless a row refers to it, somebody has touched it since the
+    /// monotonic time `since`, or a backup is under way, whose records may refer to it. Whether it
+    /// went; `Unreadable`: the disk does not let this one go.
     pub async fn remove_content(
         &self,
         digest: &Digest,
@@ -32,7 +37,8 @@ impl Store {
         // and finds the file gone. The length of the file must not hold others up, so it is moved
         // away first.
         let moved = self.commit(move |txn| {
-            if txn.get::<Count>(&held_key(&digest.to_key()))?.is_some() {
+            let is_backed_up = shared.backup.is_held(shared.sys.clock.monotonic());
+            if is_backed_up || txn.get::<Count>(&held_key(&digest.to_key()))?.is_some() {
                 return Ok(None);
             }
             let aside = shared.layout.uploads().join(format!("{}.put", shared.sys.rng.uuid()));

@@ -16,6 +16,7 @@ use ring::digest::{Context, SHA256};
 use super::admission::KeptRoom;
 use super::arrival::{create, install, make_durable};
 use super::hashing::hash_file;
+use super::leases::Lease;
 use crate::store::{Shared, StoreError};
 use crate::sys::disk::DiskFile;
 use crate::sys::spawn::{self, Threads};
@@ -311,14 +312,14 @@ impl Session {
         self: &Arc<Session>,
         shared: &Arc<Shared>,
         digest: &Digest,
-    ) -> Result<u64, StoreError> {
+    ) -> Result<(Lease, u64), StoreError> {
         let mut sha512 = None;
         for _ in 0..HASHED_AT_MOST {
             let (session, shared_too, digest) = (self.clone(), shared.clone(), digest.clone());
             let algorithm = digest.algorithm();
             let finish = move || session.finish_hashed(&shared_too, &digest, sha512);
-            if let Some(len) = spawn::blocking_in(Threads::Uploads, finish).await? {
-                return Ok(len);
+            if let Some(finished) = spawn::blocking_in(Threads::Uploads, finish).await? {
+                return Ok(finished);
             }
             self.load(shared).await?;
             sha512 = match algorithm {
@@ -337,10 +338,10 @@ impl Session {
     /// See [`Session::finish`]. `None` when the file has to be hashed first.
     fn finish_hashed(
         &self,
-        shared: &Shared,
+        shared: &Arc<Shared>,
         digest: &Digest,
         sha512: Option<(Context, u64)>,
-    ) -> Result<Option<u64>, StoreError> {
+    ) -> Result<Option<(Lease, u64)>, StoreError> {
         self.drain(shared)?;
         let mut progress = self.progress();
         if progress.gone {
@@ -362,14 +363,20 @@ impl Session {
         // An upload that cannot be made durable goes too: after a failed sync the disk may lack
         // bytes that a second sync, which succeeds, does not write again (fsync(2), "EIO").
         let durable = match found.as_ref() == digest.raw() {
-            true => make_durable(shared, &*file, digest, len),
+            true => {
+                // Not before: who names content that it does not have keeps none.
+                let lease = shared.lease(digest);
+                make_durable(shared, &*file, digest, len).map(|()| lease)
+            }
             false => Err(StoreError::Invalid(format!(
                 "the {len} bytes received do not have the digest {digest}"
             ))),
         };
         let is_whole = durable.is_ok();
-        let installed = durable.and_then(|()| install(shared, &self.path, digest, len));
-        let installed = installed.map(|()| Some(len));
+        let installed = durable.and_then(|lease| {
+            install(shared, &self.path, digest, len)?;
+            Ok(Some((lease, len)))
+        });
         // A fetch that only got no name has come: it is not fetched again.
         if is_whole && installed.is_err() && self.repository.is_none() {
             return installed;

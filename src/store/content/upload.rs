@@ -16,6 +16,10 @@ use crate::store::{Shared, StoreError};
 use crate::sys::spawn::{self, Threads};
 use crate::types::Digest;
 
+/// Why an upload of what is there already has to wait for its turn.
+const BEING_BROUGHT: &str = "another upload brings this content, which the repository has already; \
+                             beside that one there is no room for it: try again when it is over";
+
 /// An unfinished upload, held by one request at a time. Dropped, it keeps its bytes and can be
 /// taken up again.
 pub struct Upload {
@@ -35,6 +39,8 @@ pub struct Upload {
     gathers: bool,
     /// What is in its repository already costs nothing of the quota.
     spared: Option<Spared>,
+    /// Another upload is spared for the same content.
+    waits_for_spared: bool,
     done: bool,
 }
 
@@ -56,6 +62,7 @@ impl Upload {
             announced: 0,
             gathers: false,
             spared: None,
+            waits_for_spared: false,
             done: false,
         })
     }
@@ -98,6 +105,7 @@ impl Upload {
     /// spared for the same: what came of it many times over would count nowhere.
     pub fn spare_quota(&mut self, digest: &Digest, len: u64) {
         self.spared = self.spared.take().or_else(|| self.spare(digest, len));
+        self.waits_for_spared = !self.is_spared();
         if self.is_spared() && self.offset <= len {
             self.session.keep_exactly(0);
         }
@@ -135,11 +143,16 @@ impl Upload {
             return fits;
         }
         let (shared, session) = (self.shared.clone(), self.session.clone());
-        spawn::blocking(move || match session.keeping() {
+        let fits = spawn::blocking(move || match session.keeping() {
             Some(mut kept) => shared.keep_in_turn(&mut kept, bytes),
             None => Ok(()),
-        })
-        .await
+        });
+        match fits.await {
+            Err(StoreError::Quota(_)) if self.waits_for_spared => {
+                Err(StoreError::QuotaKept(BEING_BROUGHT.to_owned()))
+            }
+            fits => fits,
+        }
     }
 
     /// What it keeps of the quota, to be held until its content is linked.
@@ -308,9 +321,7 @@ impl Upload {
     pub async fn finish(mut self, digest: &Digest) -> Result<(Lease, u64), StoreError> {
         self.settle().await?;
         self.hand_over();
-        let lease = self.shared.lease(digest);
         let result = self.session.finish(&self.shared, digest).await;
-        let result = result.map(|len| (lease, len));
         self.done = matches!(result, Ok(_) | Err(StoreError::Invalid(_)));
         result.map_err(|error| self.fail(error))
     }

@@ -115,6 +115,11 @@ impl Store {
         self.shared().quota(repository)
     }
 
+    /// Whether there is a bound of what a repository may hold.
+    pub fn has_quota(&self, repository: &RepositoryName) -> bool {
+        self.quota(repository).is_some()
+    }
+
     /// `Quota` when a repository has no room for so many bytes more: before they are fetched.
     pub fn check_quota(&self, repository: &RepositoryName, bytes: u64) -> Result<(), StoreError> {
         let Some(quota) = self.quota(repository) else { return Ok(()) };

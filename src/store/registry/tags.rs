@@ -64,6 +64,16 @@ impl Store {
         Ok(self.tag_row(repository, tag)?.map(|row| row.digest))
     }
 
+    /// `Conflict` unless a tag names what it must.
+    pub fn check_tag(
+        &self,
+        repository: &RepositoryName,
+        tag: &Tag,
+        precondition: &Precondition,
+    ) -> Result<(), StoreError> {
+        precondition.check(tag, self.tag(repository, tag)?.as_ref())
+    }
+
     /// A tag with its times.
     pub fn tag_row(
         &self,

@@ -157,3 +157,40 @@ fn f141_what_is_in_use_of_one_repository_does_not_keep_the_garbage_of_another() 
     }
     assert!(!bench.has(&unused));
 }
+
+/// Symptom: a client kept each collection from removing anything, and what was refused from going,
+/// by uploads of nothing under the names of other content. Cause: each counted as a use of that.
+#[test]
+fn f209_f210_who_names_content_that_it_does_not_have_keeps_none() {
+    let bench = Bench::new();
+    let store = &bench.store;
+    let (refused, app) = (digest_of(b"refused"), name("app"));
+    let lease = block_on(store.blob_put(&refused, b"refused".to_vec())).unwrap();
+    let upload = block_on(store.upload_start(&app, "")).unwrap();
+    assert!(matches!(block_on(upload.finish(&refused)), Err(StoreError::Invalid(_))));
+    let other = digest_of(b"other");
+    let upload = block_on(store.upload_start(&app, "")).unwrap();
+    assert!(matches!(block_on(upload.finish(&other)), Err(StoreError::Invalid(_))));
+    assert_eq!(store.shared().leases.last_used(short(&other), HOUR), None);
+    block_on(store.take_back(&refused));
+    assert!(bench.has(&refused), "it is still being put");
+    drop(lease);
+    block_on(store.take_back(&refused));
+    assert!(!bench.has(&refused));
+}
+
+/// Symptom: a backup was not whole, and what it named was nowhere after a restore. Cause: a push
+/// that was refused took content along that had been deleted since the backup began.
+#[test]
+fn f201_what_is_refused_takes_nothing_from_under_a_backup() {
+    let bench = Bench::new();
+    let store = &bench.store;
+    let layer = blob(store, "app", b"layer");
+    let backup = block_on(store.begin_backup()).unwrap();
+    block_on(store.unlink_blob(&name("app"), &layer)).unwrap();
+    block_on(store.take_back(&layer));
+    assert!(bench.has(&layer));
+    drop(backup);
+    block_on(store.take_back(&layer));
+    assert!(!bench.has(&layer));
+}
