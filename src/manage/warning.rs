@@ -170,7 +170,7 @@ impl fmt::Display for Warning {
                 f,
                 "The device of '{}' hears of this {} or at its daily look at the configuration. \
                  Until then it does not say so, and serves what it has. Tokens that are disabled \
-                 or deleted meanwhile stay good there until it is active again.",
+                 or deleted meanwhile stay good there unless it is activated again.",
                 late.name,
                 late.when()
             ),

@@ -94,22 +94,11 @@ impl Registry {
         digest: &Digest,
     ) -> Result<Reply, Refusal> {
         match self.store.unlink_blob(name, digest).await {
-            Ok(()) => {
-                self.give_back(name, digest).await;
-                Ok(Reply::new(202))
-            }
+            Ok(()) => Ok(Reply::new(202)),
             Err(StoreError::NotFound) => {
                 Err(self.miss("BLOB_UNKNOWN", name, format_args!("blob {digest}")))
             }
             Err(error) => Err(store_refusal(error)),
-        }
-    }
-
-    /// What a quota counts no more goes at once: a client that pushes and deletes in turn would
-    /// fill the disk. Elsewhere a collection takes it.
-    pub(super) async fn give_back(&self, name: &RepositoryName, digest: &Digest) {
-        if self.store.has_quota(name) {
-            self.store.take_back(digest).await;
         }
     }
 }

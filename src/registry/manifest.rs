@@ -201,7 +201,7 @@ impl Registry {
         };
         let _turn = self.turn(is_large).await;
         let outcome = self.store.put_manifest(name, put).await;
-        if outcome != Ok(PutOutcome::Stored) {
+        if !matches!(outcome, Ok(PutOutcome::Stored | PutOutcome::Replayed)) {
             self.store.take_back(&digest).await;
         }
         match outcome.map_err(store_refusal)? {
@@ -280,13 +280,7 @@ impl Registry {
                 let precondition = conditional::precondition(request)?;
                 self.store.delete_tag(name, tag, precondition, &origin).await.map(|_| ())
             }
-            Reference::Digest(digest) => {
-                let deleted = self.store.delete_manifest(name, digest, &origin).await;
-                if deleted.is_ok() {
-                    self.give_back(name, digest).await;
-                }
-                deleted
-            }
+            Reference::Digest(digest) => self.store.delete_manifest(name, digest, &origin).await,
         };
         match result {
             Ok(()) if matches!(origin, Origin::Child(_)) => Ok(self.delivered(Reply::new(202))),

@@ -27,6 +27,8 @@ pub(super) struct Soon {
     pause: Duration,
     /// There were more than [`SOON_MAX`].
     more: bool,
+    /// When that was last told, monotonic.
+    told: Option<Duration>,
 }
 
 impl Soon {
@@ -52,17 +54,22 @@ impl Soon {
     }
 
     /// What was refused went up: the pause begins anew, also for what is set aside already. Whether
-    /// there is more of that than is tried soon.
+    /// there is more of that than is tried soon; now and then.
     #[must_use]
     pub(super) fn hope(&mut self, now: Duration) -> bool {
         self.pause = Duration::ZERO;
         self.due = self.due.min(now + RETRY_SOON);
-        std::mem::take(&mut self.more)
+        let is_told = self.told.is_some_and(|told| now.saturating_sub(told) < RETRY_SOON);
+        let more = self.more && !is_told;
+        if more {
+            (self.more, self.told) = (false, Some(now));
+        }
+        more
     }
 
     /// The parent or the desired state has changed, and all changes are tried now.
     pub(super) fn begin_anew(&mut self) {
-        *self = Soon::default();
+        *self = Soon { told: self.told, ..Soon::default() };
     }
 }
 
@@ -124,5 +131,9 @@ mod tests {
         soon.add(SOON_MAX as u64, at(1));
         assert_eq!(soon.numbers.len(), SOON_MAX);
         assert_eq!((soon.hope(at(2)), soon.hope(at(3))), (true, false));
+        // Not each time: a parent may have room for one after the other.
+        soon.begin_anew();
+        (0..=SOON_MAX as u64).for_each(|number| soon.add(number, at(4)));
+        assert_eq!([5, 121, 122, 123].map(|now| soon.hope(at(now))), [false, false, true, false]);
     }
 }

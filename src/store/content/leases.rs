@@ -6,6 +6,7 @@ use std::fmt::{self, Debug};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use super::touched::Touched;
 use crate::store::index::Change;
 use crate::store::rows::link::split_key;
 use crate::store::rows::manifest::ManifestRow;
@@ -13,9 +14,6 @@ use crate::store::rows::tag::TagRow;
 use crate::store::rows::{self, Kind};
 use crate::store::{Shared, Store};
 use crate::types::{Digest, RepositoryName};
-
-/// Digests that are remembered. Over it: all content counts as touched now.
-const LEASES_MAX: usize = 65_536;
 
 /// Digests that fetches under way keep. Over it: what a further one fetches is kept for as long as
 /// anything else that was touched.
@@ -28,9 +26,7 @@ pub(in crate::store) struct Leases(Mutex<Table>);
 
 #[derive(Default)]
 struct Table {
-    touched: BTreeMap<u64, Duration>,
-    /// When everything was touched, because the table was full.
-    all: Option<Duration>,
+    touched: Touched,
     /// How many use it now, at most one for each request and task.
     held: BTreeMap<u64, usize>,
     /// What is fetched for a manifest of a repository and may take longer than any time that a
@@ -250,9 +246,7 @@ impl Leases {
 
     /// Forgets what was last touched before `since`.
     pub(in crate::store) fn forget_before(&self, since: Duration) {
-        let mut table = self.table();
-        table.touched.retain(|_, at| *at >= since);
-        table.all = table.all.filter(|at| *at >= since);
+        self.table().touched.forget_before(since);
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
@@ -262,11 +256,7 @@ impl Leases {
 
 impl Table {
     fn touch(&mut self, digest: u64, now: Duration) {
-        if self.touched.len() >= LEASES_MAX && !self.touched.contains_key(&digest) {
-            self.touched.clear();
-            self.all = Some(now);
-        }
-        self.touched.insert(digest, now);
+        self.touched.touch(digest, now);
     }
 
     /// Keeps what is fetched for this manifest no longer than anything else that is touched `now`.
@@ -296,7 +286,7 @@ impl Table {
         if self.held.contains_key(&digest) || self.kept.uses.contains_key(&digest) {
             return Some(now);
         }
-        self.touched.get(&digest).copied().max(self.all)
+        self.touched.last(digest)
     }
 }
 
@@ -346,19 +336,5 @@ mod tests {
         let many = (10..).take(KEPT_MAX).map(digest);
         leases.keep(&app, &digest(6), many);
         assert_eq!([3, 10].map(held), [true, false], "too many to keep");
-    }
-
-    #[test]
-    fn a_full_table_keeps_everything() {
-        let (leases, second) = (Leases::default(), Duration::from_secs);
-        for number in 0..u32::try_from(LEASES_MAX).unwrap() {
-            leases.touch(&digest(number), second(1));
-        }
-        assert!(!leases.held(&digest(u32::MAX), second(1)));
-        leases.touch(&digest(u32::MAX), second(2));
-        assert!(leases.held(&digest(5), second(2)) && leases.held(&digest(6), second(2)));
-        assert!(!leases.held(&digest(5), second(3)));
-        leases.forget_before(second(3));
-        assert!(!leases.held(&digest(u32::MAX), second(2)));
     }
 }

@@ -20,4 +20,5 @@ mod pieces;
 mod session;
 mod slots;
 pub mod space;
+mod touched;
 mod upload;

@@ -5,10 +5,10 @@ use std::io;
 use std::path::Path;
 use std::time::Duration;
 
-use crate::store::rows::derived::{Count, held_key};
+use crate::store::rows::derived::held_key;
 use crate::store::{Store, StoreError};
 use crate::sys::spawn;
-use crate::types::Digest;
+use crate::types::{Digest, RepositoryName};
 
 impl Store {
     /// Removes content that came for a row which was refused, or whose row was deleted, unless a
@@ -21,6 +21,16 @@ impl Store {
         }
         if let Err(error) = self.remove_content(digest, Duration::MAX).await {
             log::debug!("content that was refused stays until it is collected: {error}");
+        }
+    }
+
+    /// What a quota counts no more goes at once, as what was refused does: a client that pushes and
+    /// deletes in turn would fill the disk. Elsewhere, and where changes wait for the parent, which
+    /// may bring it along, a collection takes it.
+    pub(in crate::store) async fn give_back(&self, repository: &RepositoryName, digest: &Digest) {
+        let nothing_waits = self.outbox(1).is_ok_and(|waiting| waiting.is_empty());
+        if nothing_waits && self.quota(repository).is_some() {
+            self.take_back(digest).await;
         }
     }
 
@@ -37,8 +47,9 @@ impl Store {
         // and finds the file gone. The length of the file must not hold others up, so it is moved
         // away first.
         let moved = self.commit(move |txn| {
-            let is_backed_up = shared.backup.is_held(shared.sys.clock.monotonic());
-            if is_backed_up || txn.get::<Count>(&held_key(&digest.to_key()))?.is_some() {
+            let (held, now) = (held_key(&digest.to_key()), shared.sys.clock.monotonic());
+            // What is deleted in the same group of commands may be there again after a stop.
+            if shared.backup.is_held(now) || txn.has(&held)? || txn.has_durable(&held)? {
                 return Ok(None);
             }
             let aside = shared.layout.uploads().join(format!("{}.put", shared.sys.rng.uuid()));

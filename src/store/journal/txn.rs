@@ -90,6 +90,11 @@ impl<'a> Txn<'a> {
         Ok(self.bytes(key)?.is_some())
     }
 
+    /// Whether there is a row that is durable, whatever this group of commands makes of it.
+    pub(in crate::store) fn has_durable(&self, key: &[u8]) -> Result<bool, StoreError> {
+        Ok(self.index.get(key)?.is_some())
+    }
+
     /// A row as it is stored.
     pub(in crate::store) fn bytes(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
         let pending = self.own.get(key).or_else(|| self.group.and_then(|group| group.get(key)));

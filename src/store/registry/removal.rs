@@ -216,6 +216,8 @@ impl Store {
         let mut removal = Removal { store: self, origin, watch, announced: false };
         for _ in 0..RECORDS_MAX {
             if removal.step().await? == Step::Done {
+                let Removal { watch: Watch { repository, digest, .. }, .. } = &removal;
+                self.give_back(repository, digest).await;
                 return Ok(());
             }
         }

@@ -101,23 +101,20 @@ impl Store {
         repository: &RepositoryName,
         digest: &Digest,
     ) -> Result<(), StoreError> {
-        let (repository, key) = (repository.clone(), blob_key(repository, digest));
-        self.commit(move |txn| {
+        let (name, key) = (repository.clone(), blob_key(repository, digest));
+        let unlinked = self.commit(move |txn| {
             let link = txn.get::<BlobLink>(&key)?.ok_or(StoreError::NotFound)?;
             txn.delete(key)?;
-            release(txn, &repository, link.size)
-        })
-        .await
+            release(txn, &name, link.size)
+        });
+        unlinked.await?;
+        self.give_back(repository, digest).await;
+        Ok(())
     }
 
     /// What a repository may hold, bytes; `None`: any amount.
     pub(in crate::store) fn quota(&self, repository: &RepositoryName) -> Option<u64> {
         self.shared().quota(repository)
-    }
-
-    /// Whether there is a bound of what a repository may hold.
-    pub fn has_quota(&self, repository: &RepositoryName) -> bool {
-        self.quota(repository).is_some()
     }
 
     /// `Quota` when a repository has no room for so many bytes more: before they are fetched.

@@ -194,3 +194,33 @@ fn f201_what_is_refused_takes_nothing_from_under_a_backup() {
     block_on(store.take_back(&layer));
     assert!(!bench.has(&layer));
 }
+
+/// Symptom: an image whose deletion was answered with 507 was listed, and its manifest gone. Cause:
+/// a push of the same that was refused took its file, by a deletion that was not durable yet.
+#[test]
+fn f211_a_deletion_that_is_not_durable_takes_no_content_along() {
+    let bench = Bench::new();
+    let (store, app) = (&bench.store, name("app"));
+    let layer = blob(store, "app", b"layer");
+    let (release, wait) = std::sync::mpsc::channel::<()>();
+    let outcome = std::thread::scope(|scope| {
+        // The writer is busy, so that those that follow are written together.
+        scope.spawn(|| {
+            block_on(store.commit(move |_| {
+                wait.recv().unwrap();
+                Ok(())
+            }))
+        });
+        let both = scope.spawn(|| {
+            let (deleted, taken) = (store.unlink_blob(&app, &layer), store.take_back(&layer));
+            block_on(smol::future::zip(deleted, taken)).0
+        });
+        block_on(crate::sys::clock::sleep(Duration::from_millis(200)));
+        release.send(()).unwrap();
+        both.join().unwrap()
+    });
+    assert_eq!(outcome, Ok(()));
+    assert!(bench.has(&layer), "a failed write, or a power cut, could have undone the deletion");
+    block_on(store.take_back(&layer));
+    assert!(!bench.has(&layer));
+}
