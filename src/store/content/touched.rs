@@ -9,7 +9,8 @@ use std::time::Duration;
 /// Digests of which it is known exactly, some 35 bytes each. Over it: they go into a filter.
 const EXACT_MAX: usize = 32_768;
 
-/// Filters, 64 KiB each. Over it: all content counts as touched when the last one in the oldest was.
+/// Filters, 64 KiB each. Over it: all content counts as touched when the last one in the oldest
+/// was.
 const FILTERS_MAX: usize = 16;
 
 /// Bits of a filter, a power of two: with 16 for each digest one of 1,700 others is taken for one

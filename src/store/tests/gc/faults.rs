@@ -215,7 +215,7 @@ fn f211_a_deletion_that_is_not_durable_takes_no_content_along() {
             let (deleted, taken) = (store.unlink_blob(&app, &layer), store.take_back(&layer));
             block_on(smol::future::zip(deleted, taken)).0
         });
-        block_on(crate::sys::clock::sleep(Duration::from_millis(200)));
+        block_on(sleep(Duration::from_millis(200)));
         release.send(()).unwrap();
         both.join().unwrap()
     });
