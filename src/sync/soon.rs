@@ -54,7 +54,8 @@ impl Soon {
     }
 
     /// What was refused went up: the pause begins anew, also for what is set aside already. Whether
-    /// there is more of that than is tried soon; now and then.
+    /// more is set aside than is tried soon, told once in [`RETRY_SOON`] at most: a parent may have
+    /// room for one change after the other.
     #[must_use]
     pub(super) fn hope(&mut self, now: Duration) -> bool {
         self.pause = Duration::ZERO;

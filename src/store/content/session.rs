@@ -364,7 +364,8 @@ impl Session {
         // bytes that a second sync, which succeeds, does not write again (fsync(2), "EIO").
         let durable = match found.as_ref() == digest.raw() {
             true => {
-                // Not before: who names content that it does not have keeps none.
+                // The lease is taken no earlier: an upload of other bytes keeps nothing of the
+                // content that it names.
                 let lease = shared.lease(digest);
                 make_durable(shared, &*file, digest, len).map(|()| lease)
             }

@@ -138,7 +138,8 @@ fn start(
     repository: &RepositoryName,
     account: &str,
 ) -> Result<Upload, StoreError> {
-    // What takes the place of damaged content needs no rows. Which it is, its end tells.
+    // What takes the place of damaged content needs no rows, and only the digest at the end of an
+    // upload tells whether it does.
     if !shared.damage.is_any() {
         shared.expect_rows()?;
     }
