@@ -277,6 +277,52 @@ fn p047_the_program_is_a_service_with_a_user() {
     assert!(preset.contains("\ndisable skerry.socket\n"));
 }
 
+/// Symptom: the unit of a product that decides in another way whether an update is good was enabled
+/// in its image. Cause: the class enables what the recipe names, and presets only enable.
+#[test]
+fn p047_a_product_decides_in_another_way_whether_an_update_is_good() {
+    const LINE: &str = "\n      SYSTEMD_SERVICE:${PN}:remove = \"skerry-confirm.service\"\n";
+    const PRESET: &str = "\n      disable skerry-confirm.service\n";
+    let readme = read("yocto-layer/README.md");
+    assert!(readme.contains(LINE) && readme.contains(PRESET));
+    let recipe = bitbake(&read(PROGRAM));
+    for (removed, preset) in [("", ""), ("skerry-confirm.service", PRESET)] {
+        let units = recipe["SYSTEMD_SERVICE:${PN}"].split(' ').filter(|unit| *unit != removed);
+        let units: Vec<&str> = units.collect();
+        let root = TempDir::new();
+        let (folder, presets) = ("usr/lib/systemd/system", "usr/lib/systemd/system-preset");
+        let write = |folder: &str, name: &str, text: &str| {
+            fs::create_dir_all(root.join(folder)).unwrap();
+            fs::write(root.join(folder).join(name), text).unwrap();
+        };
+        for unit in ["skerry.service", "skerry-confirm.service"] {
+            write(folder, unit, &read(&format!("systemd/{unit}")));
+        }
+        write(presets, "10-acme.preset", preset);
+        write(presets, "50-skerry.preset", &read("systemd/system-preset/50-skerry.preset"));
+        let own: String = units.iter().map(|unit| format!("enable {unit}\n")).collect();
+        write(presets, "98-skerry.preset", &own);
+        write("etc", "machine-id", "");
+        // The postinst of systemd.bbclass, and what rootfs-postcommands.bbclass does after it.
+        let steps = [
+            [vec!["enable"], units.clone()].concat(),
+            vec!["--preset-mode=enable-only", "preset-all"],
+        ];
+        for step in steps {
+            let mut command = Command::new("systemctl");
+            command.arg(format!("--root={}", root.path().display())).args(&step);
+            match command.output() {
+                Ok(output) => assert!(output.status.success(), "{step:?}: {output:?}"),
+                Err(error) => return skip(&format!("no systemctl: {error}")),
+            }
+        }
+        let link = |wanted: &str| root.join("etc/systemd/system").join(wanted).symlink_metadata();
+        assert!(link("multi-user.target.wants/skerry.service").is_ok());
+        let confirms = link("multi-user.target.wants/skerry-confirm.service").is_ok();
+        assert_eq!(confirms, removed.is_empty());
+    }
+}
+
 #[test]
 fn p048_everything_installed_is_packaged() {
     let text = read(PROGRAM);
