@@ -10,6 +10,8 @@ use serde_json::{Value, json};
 use super::{EXIT_FAILED, Failure, Global, admin_client, output};
 use crate::app::offline::{self, Layout, Lineage, Restored, StoreFormat};
 use crate::config::SystemSource;
+use crate::sys::signals::Signals;
+use crate::sys::spawn::thread;
 use crate::sys::{Disk, SystemDisk};
 use crate::types::digest::Algorithm;
 use crate::types::{Digest, RepositoryName};
@@ -40,8 +42,10 @@ pub(super) fn backup(
     taking.check_directory().map_err(|error| disk_failure(directory, &error))?;
     // Before the node is asked: that would end the other one.
     let mut lock = taking.lock()?;
+    let signals = Signals::new().map_err(|error| no_signals(&error))?;
     let begun = admin_client::post(&socket, "backup/begin", &json!({}))?;
     let id = begun["id"].as_str().unwrap_or_default().to_owned();
+    end_when_stopped(signals, &socket, &id).map_err(|error| no_signals(&error))?;
     let taken = taking.take(&begun, &id, &mut lock);
     // Also when it failed: the node need not wait.
     let ended = admin_client::post(&socket, "backup/end", &json!({ "id": id }));
@@ -72,6 +76,23 @@ pub(super) fn backup(
         ));
     }
     Ok(exit_code(missing > 0 || loss.is_some()))
+}
+
+/// Ends the backup at the node when this command is stopped: what is deleted there waits for it.
+fn end_when_stopped(mut signals: Signals, socket: &Path, id: &str) -> std::io::Result<()> {
+    let (socket, end) = (socket.to_owned(), json!({ "id": id }));
+    let wait = move || {
+        if smol::block_on(signals.next()).is_ok() {
+            let _ = admin_client::post(&socket, "backup/end", &end);
+            output::complain("stopped: what is there is no whole backup; run this again");
+            std::process::exit(i32::from(EXIT_FAILED));
+        }
+    };
+    thread("skerry-backup-stop", wait).map(|_| ())
+}
+
+fn no_signals(error: &std::io::Error) -> Failure {
+    Failure::new(format!("cannot catch signals: {error}"))
 }
 
 /// Makes the configured state directory from a backup.

@@ -1,10 +1,13 @@
 //! Garbage collection of a running node.
 
+use std::process::{Command, Stdio};
 use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::support::http::{bearer, token};
 use crate::support::image::{self, Image};
-use crate::support::node::Node;
+use crate::support::node::{Node, binary};
 use crate::support::{clients, eventually, skip};
 
 #[test]
@@ -102,4 +105,32 @@ fn f206_a_collection_that_was_missed_is_made_up_for_after_the_start() {
     eventually(Duration::from_secs(60), "the garbage goes", || {
         root.log().contains(removed).then_some(())
     });
+}
+
+/// Symptom: after a backup that was stopped with Ctrl-C no garbage was collected, and nothing that
+/// was deleted gave its space back, for ten minutes and more, because of a backup that was not.
+#[test]
+fn f141_f201_a_backup_that_is_stopped_holds_no_collection_up() {
+    let root = Node::root();
+    let user = root.pusher("token-one", "app");
+    let token = token(&root.login, &user.0, &user.1, &["repository:app:pull,push"]).unwrap();
+    for number in 0..300_u32 {
+        let blob = [&number.to_be_bytes()[..], &[7; 2000]].concat();
+        assert_eq!(image::push_blob(&root.login, &token, "app", &blob).status, 201);
+    }
+    let target = root.dir.join("backup");
+    let mut backup = Command::new(binary());
+    backup.arg("--admin-socket").arg(root.socket()).arg("backup").arg(&target);
+    let backup = backup.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    eventually(Duration::from_secs(20), "it has begun", || {
+        target.join("incoming").exists().then_some(())
+    });
+    root.freeze();
+    let pid = Pid::from_raw(i32::try_from(backup.id()).unwrap()).unwrap();
+    kill_process(pid, Signal::TERM).unwrap();
+    root.thaw();
+    let output = backup.wait_with_output().unwrap();
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert_eq!((output.status.code(), told.contains("no whole backup")), (Some(1), true), "{told}");
+    root.json(&["gc"]);
 }
