@@ -102,9 +102,10 @@ impl Admin {
         if let Some(remedy) = state.remedy() {
             value["remedy"] = remedy.into();
         }
-        let failure = match (&state, view.contact) {
-            (NodeState::Activating | NodeState::Refused(_), _)
-            | (NodeState::Active, ParentContact::OutOfContact) => view.failure.as_ref(),
+        let is_out = [ParentContact::OutOfContact, ParentContact::WaitingForWindow];
+        let failure = match &state {
+            NodeState::Activating | NodeState::Refused(_) => view.failure.as_ref(),
+            NodeState::Active if is_out.contains(&view.contact) => view.failure.as_ref(),
             _ => None,
         };
         if let Some(failure) = failure {

@@ -204,8 +204,9 @@ impl Contact {
         self.failures
     }
 
+    /// Why the last attempt failed; between windows only if none succeeded since.
     pub(super) fn failure(&self) -> Option<&SyncFailure> {
-        self.failure.as_ref()
+        self.failure.as_ref().filter(|_| self.failures > 0 || !self.waiting_for_window)
     }
 
     pub(super) fn lost_since(&self) -> Option<UnixSeconds> {

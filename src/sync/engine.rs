@@ -16,7 +16,7 @@ use super::refusal::{REPORTED_AFTER, is_unreachable, refusal_kind};
 use super::report::Reporter;
 use super::state::State;
 use super::upload::Uploader;
-use super::window::{LOOK_INTERVAL, PROBE_INTERVAL, Traffic, traffic};
+use super::window::{Calls, LOOK_INTERVAL, NEWS_INTERVAL, PROBE_INTERVAL, Traffic, traffic};
 use super::worker::Worker;
 use crate::gateway::contacts::CALL_INTERVAL;
 use crate::gateway::{Contacts, Upstream, UpstreamError};
@@ -226,6 +226,11 @@ impl Engine {
             Ok(pause) => pause,
             Err(error) => {
                 let pause = self.failed(&error);
+                if self.store.refused_state().is_some()
+                    && let Err(error) = self.void_look().await
+                {
+                    log::debug!("the refusal is not noted: {error}");
+                }
                 self.tell(&error).await;
                 pause
             }
@@ -297,13 +302,27 @@ impl Engine {
         let now = clock.wall();
         // Another connection string is an operator's word that there is news: a look with the one
         // before does not count. A look in the future was at a time that was not this one.
-        let same = self.store.looked_with()? == Some(self.upstream.fingerprint());
+        let (with, own) = (self.store.looked_with()?, self.upstream.fingerprint());
+        let same = with.as_ref() == Some(&own);
+        let is_news = !same && with != Some(refused(&own));
         let looked = self.state.now().looked.max(self.store.last_look()?);
         let looked = looked.filter(|_| same).zip(now).filter(|(at, now)| at <= now);
         let since_look = looked.map(|(at, now)| Duration::from_secs(now.since(at)));
         // The parent's time is asked for often: it may have been wrong.
-        let each = if clock.is_set() { LOOK_INTERVAL } else { PROBE_INTERVAL };
-        Ok(traffic(&node.schedule, node.sync_window_s, now, since_probe, since_look, each))
+        let look_interval = if clock.is_set() { LOOK_INTERVAL } else { PROBE_INTERVAL };
+        let probe_interval = if is_news { NEWS_INTERVAL } else { PROBE_INTERVAL };
+        let calls = Calls { since_probe, probe_interval, since_look, look_interval };
+        Ok(traffic(&node.schedule, node.sync_window_s, now, calls))
+    }
+
+    /// What was heard before the parent refused this node does not count: a restart looks again,
+    /// and tells the refusal again.
+    async fn void_look(&self) -> Result<(), StoreError> {
+        let own = self.upstream.fingerprint();
+        match (self.store.looked_with()? == Some(own.clone()), self.store.last_look()?) {
+            (true, Some(at)) => self.store.record_look(at, refused(&own)).await,
+            _ => Ok(()),
+        }
     }
 
     /// Returns when no traffic may flow any more. What is in flight is dropped then; it is taken
@@ -446,6 +465,11 @@ impl Engine {
         let is_seen = is_unreachable(error) && place == Place::Inside;
         if is_seen || matches!(error, SyncError::Store(_)) { delay.min(QUIET_MAX) } else { delay }
     }
+}
+
+/// A connection string that the parent refuses now, by its fingerprint.
+fn refused(fingerprint: &str) -> String {
+    format!("{fingerprint} refused")
 }
 
 /// Steps of a session, for a test that decides what happens between them.

@@ -10,6 +10,10 @@ use crate::types::schedule::{Schedule, Window};
 /// device without a battery could never sync else.
 pub const PROBE_INTERVAL: Duration = Duration::from_secs(3600);
 
+/// With a connection string that the parent has not answered yet it is called this often: an
+/// operator waits for what that brings.
+pub const NEWS_INTERVAL: Duration = Duration::from_secs(120);
+
 /// The configuration is looked at this often even when no window opens: otherwise a device whose
 /// next window is far away could not be told of another schedule.
 pub const LOOK_INTERVAL: Duration = Duration::from_secs(86_400);
@@ -25,16 +29,25 @@ pub enum Traffic {
     Wait(Duration),
 }
 
-/// Decides by the schedule of the last known desired state. `since_probe` is the time since the
-/// last call outside a window, `since_look` since the last one that brought the configuration,
-/// which is asked for each `look_interval`.
+/// Calls outside windows, for the configuration only.
+#[derive(Clone, Copy, Debug)]
+pub struct Calls {
+    /// The time since the last one.
+    pub since_probe: Option<Duration>,
+    /// One that failed is repeated after this, and none is made sooner.
+    pub probe_interval: Duration,
+    /// The time since the last one that brought the configuration.
+    pub since_look: Option<Duration>,
+    /// How often that is asked for.
+    pub look_interval: Duration,
+}
+
+/// Decides by the schedule of the last known desired state.
 pub fn traffic(
     schedule: &Schedule,
     window_s: Option<u64>,
     now: Option<UnixSeconds>,
-    since_probe: Option<Duration>,
-    since_look: Option<Duration>,
-    look_interval: Duration,
+    calls: Calls,
 ) -> Traffic {
     if schedule.is_continuous() {
         return Traffic::Flow(None);
@@ -42,12 +55,11 @@ pub fn traffic(
     let left = |since: Option<Duration>, interval: Duration| {
         since.map_or(Duration::ZERO, |since| interval.saturating_sub(since))
     };
-    // One that failed is not repeated at once.
-    let probe = left(since_probe, PROBE_INTERVAL);
+    let probe = left(calls.since_probe, calls.probe_interval);
     let Some(now) = now else {
         return wait_or_look(probe);
     };
-    let look = left(since_look, look_interval).max(probe);
+    let look = left(calls.since_look, calls.look_interval).max(probe);
     match schedule.window(window_s, now) {
         Window::Always => Traffic::Flow(None),
         Window::Open { until } => Traffic::Flow(Some(Duration::from_secs(until.since(now)))),
@@ -74,7 +86,12 @@ mod tests {
         since_probe: Option<Duration>,
         since_look: Option<Duration>,
     ) -> Traffic {
-        super::traffic(schedule, window_s, now, since_probe, since_look, LOOK_INTERVAL)
+        super::traffic(schedule, window_s, now, calls(since_probe, since_look))
+    }
+
+    fn calls(since_probe: Option<Duration>, since_look: Option<Duration>) -> Calls {
+        let (probe_interval, look_interval) = (PROBE_INTERVAL, LOOK_INTERVAL);
+        Calls { since_probe, probe_interval, since_look, look_interval }
     }
 
     fn at(text: &str) -> Option<UnixSeconds> {
@@ -123,6 +140,23 @@ mod tests {
         assert_eq!(inside, Traffic::Flow(Some(hours(1) / 2)));
     }
 
+    /// Symptom: a new connection string, which was to make a device hear sooner that a token is
+    /// disabled, was tried again after an hour because the parent had been away for a moment.
+    #[test]
+    fn f213_a_new_connection_string_is_tried_again_soon() {
+        let (noon, now) = ("0 12 * * *".parse().unwrap(), at("2026-11-21T14:00:00Z"));
+        let second = |n: u64| Duration::from_secs(n);
+        for (now, since, expected) in [
+            (now, 30, Traffic::Wait(NEWS_INTERVAL - second(30))),
+            (None, 30, Traffic::Wait(NEWS_INTERVAL - second(30))),
+            (now, 120, Traffic::ConfigOnly),
+        ] {
+            let probed = calls(Some(second(since)), None);
+            let calls = Calls { probe_interval: NEWS_INTERVAL, ..probed };
+            assert_eq!(super::traffic(&noon, None, now, calls), expected, "{now:?} {since}");
+        }
+    }
+
     #[test]
     fn f177_an_unknown_clock_allows_one_call_an_hour() {
         let noon: Schedule = "0 12 * * *".parse().unwrap();
@@ -134,7 +168,8 @@ mod tests {
         let now = at("2026-11-21T11:00:00Z");
         for (since, expected) in [(20, Traffic::Wait(minutes(40))), (60, Traffic::ConfigOnly)] {
             let looked = Some(minutes(since));
-            let decided = super::traffic(&noon, None, now, None, looked, PROBE_INTERVAL);
+            let calls = Calls { look_interval: PROBE_INTERVAL, ..calls(None, looked) };
+            let decided = super::traffic(&noon, None, now, calls);
             assert_eq!(decided, expected);
         }
         let always = Schedule::continuous();

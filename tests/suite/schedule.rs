@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::support::image::Image;
-use crate::support::node::Node;
+use crate::support::node::{Node, free_port, sync_token};
 use crate::support::proxy::Proxy;
 use crate::support::{clients, eventually, skip};
 use crate::sync::{SOON, pull};
@@ -224,6 +224,48 @@ fn f213_a_device_with_another_connection_string_asks_at_once() {
     assert_eq!(Image::new(2, &[10_000]).push(&root.login, credentials, "app", "v2").status, 201);
     device.start();
     eventually(SOON, "v2 in continuous mode", || pull(&device, &user, "app", "v2").ok());
+}
+
+/// Symptom: a device that its parent refuses was `Active` after a restart, waiting for its window;
+/// and one with a new connection string, whose parent was away, gave no reason.
+#[test]
+fn f031_f213_a_restart_outside_the_window_tells_what_is_wrong() {
+    let root = Node::root();
+    let connection = root.connect("dock01", &["--repository", "app"]);
+    let mut device = Node::start_device(&connection);
+    let far = ["connected-registry", "update", "--name", "dock01", "--sync-schedule", "0 0 29 2 *"];
+    assert!(root.run(&far).status.success(), "the next leap day");
+    eventually(SOON, "the device hears of it", || {
+        device.log().contains("the sync window has ended").then_some(())
+    });
+    // Another string than the root has, and so an operator's word.
+    let other = root.run(&["token", "credential", "generate", "--name", &sync_token("dock01")]);
+    assert!(other.status.success(), "{other:?}");
+    let wrong = connection.replace("SyncTokenPassword=", "SyncTokenPassword=x");
+    device.stop();
+    device.provision(&wrong);
+    for start in 0..2 {
+        device.start();
+        eventually(SOON, "the refusal is told", || {
+            (device.json(&["status"])["state"] == "Unauthorized").then_some(start)
+        });
+        device.stop();
+    }
+    let nobody = format!("ParentGatewayEndpoint=127.0.0.1:{}", free_port());
+    let parts =
+        connection.split(';').map(|part| match part.starts_with("ParentGatewayEndpoint=") {
+            true => &nobody,
+            false => part,
+        });
+    device.provision(&parts.collect::<Vec<_>>().join(";"));
+    device.start();
+    let status = eventually(SOON, "the reason is told", || {
+        Some(device.json(&["status"])).filter(|status| !status["reason"].is_null())
+    });
+    assert_eq!(status["state"], "Active", "{status}");
+    let (reason, remedy) = (&status["reason"], &status["remedy"]);
+    assert!(reason.as_str().unwrap().contains("cannot connect"), "{reason}");
+    assert!(remedy.as_str().unwrap().contains("goes on trying"), "{remedy}");
 }
 
 /// Symptom: nobody could see when the window of a device opens and how long it is, nor why another
