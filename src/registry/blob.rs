@@ -86,7 +86,8 @@ impl Registry {
         Ok(reply)
     }
 
-    /// end-10: DELETE of a blob: it can no longer be pulled from this repository.
+    /// end-10: DELETE of a blob: it can no longer be pulled from this repository. One that a
+    /// manifest there names stays, since an image that is listed can be pulled.
     pub(super) async fn blob_delete(
         &self,
         _who: &Authorized<Delete>,
@@ -97,6 +98,9 @@ impl Registry {
             Ok(()) => Ok(Reply::new(202)),
             Err(StoreError::NotFound) => {
                 Err(self.miss("BLOB_UNKNOWN", name, format_args!("blob {digest}")))
+            }
+            Err(StoreError::Conflict(text)) => {
+                Err(Refusal::new(409, "DENIED", Reason::StillNeeded, text))
             }
             Err(error) => Err(store_refusal(error)),
         }

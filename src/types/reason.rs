@@ -33,6 +33,8 @@ pub enum Reason {
     DigestMismatch,
     /// A manifest names content that is not there.
     ContentMissing,
+    /// Manifests of the repository name the blob that is to be deleted.
+    StillNeeded,
     /// A chunk is not the next one.
     OutOfOrder,
     /// Larger than a limit of this node.
@@ -78,7 +80,7 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason, in the order in which they are documented.
-    pub const ALL: [Reason; 35] = [
+    pub const ALL: [Reason; 36] = [
         Reason::AuthenticationRequired,
         Reason::TokenInvalid,
         Reason::TokenDisabled,
@@ -94,6 +96,7 @@ impl Reason {
         Reason::Malformed,
         Reason::DigestMismatch,
         Reason::ContentMissing,
+        Reason::StillNeeded,
         Reason::OutOfOrder,
         Reason::TooLarge,
         Reason::RangeInvalid,
@@ -153,6 +156,7 @@ impl Reason {
             Reason::Malformed => "malformed",
             Reason::DigestMismatch => "digest_mismatch",
             Reason::ContentMissing => "content_missing",
+            Reason::StillNeeded => "still_needed",
             Reason::OutOfOrder => "out_of_order",
             Reason::TooLarge => "too_large",
             Reason::RangeInvalid => "range_invalid",

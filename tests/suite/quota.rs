@@ -326,6 +326,108 @@ fn keeps_room(root: &Node, owner: (&str, &str)) -> TcpStream {
     upload
 }
 
+/// A manifest that has room when it comes, and none when it is stored: another upload keeps it.
+#[test]
+fn f210_a_manifest_that_finds_no_room_in_the_end_leaves_nothing_behind() {
+    let (root, user) = root_with_quota();
+    let _upload = keeps_room(&root, (&user.0, &user.1));
+    let before = bytes_in(&root.state().join("blobs"));
+    let scopes = ["repository:small:*", "repository:large:*"];
+    let access = token(&root.login, &user.0, &user.1, &scopes).unwrap();
+    let note = "x".repeat(700_000);
+    let text = format!(
+        r#"{{"schemaVersion":2,"mediaType":"{INDEX}","manifests":[],
+            "annotations":{{"a":"{note}"}}}}"#
+    );
+    let put = |target: &str| {
+        let typed = [("content-type", INDEX)];
+        bearer(&root.login, &access, "PUT", target, &typed, text.as_bytes())
+    };
+    is_refused(&put("/v2/small/manifests/v1"), "beside the upload");
+    assert_eq!(bytes_in(&root.state().join("blobs")), before);
+    assert_eq!(put("/v2/large/manifests/v1").status, 201);
+    is_refused(&put("/v2/small/manifests/v1"), "beside the upload");
+    assert_eq!(bytes_in(&root.state().join("blobs")), before + text.len() as u64);
+}
+
+/// Symptom: who pushed and deleted manifests in turn at a ReadWrite device filled its disk, and so
+/// did who did it with blobs while any change waited. Cause: the deletion itself was a change that
+/// waits for the parent, and with one nothing went at once.
+#[test]
+fn f210_what_is_deleted_at_a_readwrite_device_goes_at_once_whatever_waits() {
+    let (mut root, user) = root_with_quota();
+    let mut device = Node::device(&root.connect("dock01", &["--repository", "small", "large"]));
+    device.add_configuration("[registry]\nquotas = [\"small=1500KiB\"]\n");
+    device.start();
+    root.link("dock01", &user.0);
+    let scopes = ["repository:small:*", "repository:large:*"];
+    let access = eventually(SOON, "the device knows the account", || {
+        token(&device.login, &user.0, &user.1, &scopes).ok()
+    });
+    let send = |method: &str, target: &str, body: &[u8]| {
+        bearer(&device.login, &access, method, target, &[("content-type", INDEX)], body).status
+    };
+    let text = |seed: &str| {
+        let note = "x".repeat(300_000);
+        format!(
+            r#"{{"schemaVersion":2,"mediaType":"{INDEX}","manifests":[],
+                "annotations":{{"seed":"{seed}","note":"{note}"}}}}"#
+        )
+    };
+    let bytes = || bytes_in(&device.state().join("blobs"));
+    let churn = |seed: &str| {
+        let text = text(seed);
+        let by_digest = format!("/v2/small/manifests/{}", image::digest(text.as_bytes()));
+        assert_eq!(send("PUT", "/v2/small/manifests/v1", text.as_bytes()), 201);
+        assert_eq!(send("DELETE", &by_digest, b""), 202);
+        let blob = seed.as_bytes();
+        assert_eq!(image::push_blob(&device.login, &access, "small", blob).status, 201);
+        let blob = format!("/v2/small/blobs/{}", image::digest(blob));
+        assert_eq!(send("DELETE", &blob, b""), 202);
+    };
+    let before = bytes();
+    churn("the parent is there");
+    assert_eq!(bytes(), before);
+    root.stop();
+    assert_eq!(send("PUT", "/v2/large/manifests/v1", text("waits").as_bytes()), 201);
+    let before = bytes();
+    churn("the parent is away");
+    assert_eq!(bytes(), before);
+    root.start();
+    let owner = (user.0.as_str(), user.1.as_str());
+    let wanted = image::digest(text("waits").as_bytes());
+    eventually(SOON * 3, "what waited arrives", || {
+        let access = token(&root.login, owner.0, owner.1, &scopes).ok()?;
+        let target = format!("/v2/large/manifests/{wanted}");
+        let answer = bearer(&root.login, &access, "GET", &target, &[], b"");
+        (answer.status == 200).then_some(())
+    });
+    let waiting = || device.json(&["status"])["sync"]["waitingChanges"].clone();
+    eventually(SOON * 3, "nothing waits", || (waiting() == 0).then_some(()));
+}
+
+/// Symptom: an image that was listed could not be pulled, and its layer counted in no quota. Cause:
+/// a blob could be deleted from under the manifests that name it.
+#[test]
+fn f210_a_blob_that_a_manifest_names_is_not_deleted() {
+    let (root, user) = root_with_quota();
+    let owner = (user.0.as_str(), user.1.as_str());
+    let access = token(&root.login, owner.0, owner.1, &["repository:small:*"]).unwrap();
+    let image = Image::new(91, &[10_000]);
+    assert_eq!(image.push(&root.login, owner, "small", "v1").status, 201);
+    let delete = |kind: &str, digest: &str| {
+        let path = format!("/v2/small/{kind}/{digest}");
+        bearer(&root.login, &access, "DELETE", &path, &[], b"")
+    };
+    let layer = image::digest(&image.layers[0]);
+    let refused = delete("blobs", &layer);
+    assert_eq!((refused.status, refused.error().1.as_str()), (409, "still_needed"), "{refused:?}");
+    assert_eq!(image::pull(&root.login, owner, "small", "v1").unwrap(), image.digest());
+    assert_eq!(delete("manifests", &image.digest()).status, 202);
+    assert_eq!(delete("blobs", &layer).status, 202);
+    assert_eq!(delete("blobs", &layer).status, 404);
+}
+
 /// Symptom: a client with a quota of 10 MiB filled a disk for as long as it liked. Cause: no quota
 /// counted what came of content that its repository had already, on however many connections.
 #[test]

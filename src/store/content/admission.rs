@@ -220,8 +220,8 @@ pub(in crate::store) fn check(
              before these are over; try again then, or raise registry.quotas"
         )),
         false => StoreError::Quota(format!(
-            "{holds}: there is no room for {more} more; delete tags and manifests and collect \
-             garbage, or raise registry.quotas"
+            "{holds}: there is no room for {more} more; delete manifests, whose layers go when \
+             garbage is collected, gc.grace after, or raise registry.quotas"
         )),
     })
 }

@@ -25,11 +25,10 @@ impl Store {
     }
 
     /// What a quota counts no more goes at once, as what was refused does: a client that pushes and
-    /// deletes in turn would fill the disk. Elsewhere, and where changes wait for the parent, which
-    /// may bring it along, a collection takes it.
+    /// deletes in turn would fill the disk. Elsewhere a collection takes it. A change that waits
+    /// for the parent brings nothing without a row.
     pub(in crate::store) async fn give_back(&self, repository: &RepositoryName, digest: &Digest) {
-        let nothing_waits = self.outbox(1).is_ok_and(|waiting| waiting.is_empty());
-        if nothing_waits && self.quota(repository).is_some() {
+        if self.quota(repository).is_some() {
             self.take_back(digest).await;
         }
     }

@@ -4,6 +4,7 @@ use crate::store::content::admission;
 use crate::store::content::arrival::make_named;
 use crate::store::content::leases::Lease;
 use crate::store::replica::unsent::is_unsent;
+use crate::store::rows::derived::{Count, needed_key};
 use crate::store::rows::link::{BlobLink, blob_key};
 use crate::store::rows::repository::{RepositoryRow, repository_key};
 use crate::store::rows::tag::conflicts_of;
@@ -95,15 +96,23 @@ impl Store {
         .await
     }
 
-    /// Ends that a blob can be pulled from a repository. `NotFound` when it could not.
+    /// Ends that a blob can be pulled from a repository. `NotFound` when it could not, `Conflict`
+    /// when manifests there name it.
     pub async fn unlink_blob(
         &self,
         repository: &RepositoryName,
         digest: &Digest,
     ) -> Result<(), StoreError> {
         let (name, key) = (repository.clone(), blob_key(repository, digest));
+        let needed = needed_key(repository, digest);
         let unlinked = self.commit(move |txn| {
             let link = txn.get::<BlobLink>(&key)?.ok_or(StoreError::NotFound)?;
+            if let Some(Count(manifests)) = txn.get::<Count>(&needed)? {
+                return Err(StoreError::Conflict(format!(
+                    "{manifests} manifests of {name} name this blob, and could not be pulled \
+                     without it: delete them first"
+                )));
+            }
             txn.delete(key)?;
             release(txn, &name, link.size)
         });
