@@ -21,12 +21,8 @@ use crate::sys::{Disk, spawn};
 use crate::types::Digest;
 
 /// Unreferenced links, and files, that are remembered between runs, some 50 and 100 bytes each.
-/// Over it: the rest waits for a later run.
+/// Over it: the rest waits for a later run, or a link until the node has been on for the grace.
 pub(super) const CANDIDATES_MAX: usize = 32_768;
-
-/// Links of one repository that are remembered: those of others find places too, however often its
-/// clients use what nothing names there.
-pub(super) const LINKS_OF_ONE_MAX: usize = CANDIDATES_MAX / 4;
 
 /// Links, and files, that are noted. Over it: the time of the rest begins anew with the next start.
 const NOTED_MAX: usize = 4096;

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::candidates::{CANDIDATES_MAX, Found, LINKS_OF_ONE_MAX, quiet};
+use super::candidates::{CANDIDATES_MAX, Found, quiet};
 use super::content::leases::short;
 use super::marks::{in_part, marked, sorted};
 use super::registry::removal::remove_untagged;
@@ -85,32 +85,26 @@ struct Links {
     unused: BTreeMap<LinkId, Duration>,
     /// Those that would have gone in a dry run.
     gone: BTreeSet<LinkId>,
-    /// How many of the repository that is looked at are remembered.
-    of_one: usize,
-    /// How many are not.
+    /// How many are not remembered.
     beyond: u64,
 }
 
 impl Links {
-    /// One that somebody used within the grace has a place in the first half: its time begins
-    /// anew, and those that nobody uses could go.
-    fn find(&mut self, link: LinkId, first: Duration, is_in_use: bool) {
-        let places = if is_in_use { CANDIDATES_MAX / 2 } else { CANDIDATES_MAX };
-        match self.unused.len() < places && self.of_one < LINKS_OF_ONE_MAX {
-            true => {
-                self.unused.insert(link, first);
-                self.of_one += 1;
-            }
-            false => self.beyond += 1,
+    /// Whether there was a place for it.
+    fn find(&mut self, link: LinkId, first: Duration) -> bool {
+        let has_place = self.unused.len() < CANDIDATES_MAX;
+        if has_place {
+            self.unused.insert(link, first);
         }
+        has_place
     }
 
     fn remove(&mut self, link: &LinkId, dry_run: bool) {
         if dry_run {
             // As many as are remembered: the figures are those of a run.
             self.gone.extend(Some(*link).filter(|link| self.unused.contains_key(link)));
-        } else if self.unused.remove(link).is_some() {
-            self.of_one = self.of_one.saturating_sub(1);
+        } else {
+            self.unused.remove(link);
         }
     }
 }
@@ -140,7 +134,9 @@ impl Store {
             StoreError::Conflict("a garbage collection is under way already".to_owned())
         })?;
         if shared.backup.is_held(shared.sys.clock.monotonic()) {
-            return Err(StoreError::Conflict("a backup is under way".to_owned()));
+            let text = "a backup is under way: try again when it has ended, which is ten minutes \
+                        after one that was broken off";
+            return Err(StoreError::Conflict(text.to_owned()));
         }
         let store = self.clone();
         let full = spawn::blocking(move || store.below_reserve()).await;
@@ -268,7 +264,6 @@ impl Run {
             let Some(last) = names.last() else { break };
             after = Some(last.clone());
             for name in names {
-                links.of_one = 0;
                 self.report.links_removed += self.remove_links_of(&name, found, &mut links).await?;
             }
         }
@@ -293,13 +288,16 @@ impl Run {
         found: &Found,
         links: &mut Links,
     ) -> Result<u64, StoreError> {
+        // Every use, and every deletion of what named it, is remembered for as long: a link without
+        // either has waited, and those that are used in turn keep no other by their places.
+        let knows_all_uses = self.up >= self.options.grace;
         let (mut part, mut parts, mut removed) = (0, 1, 0);
         while part < parts {
             let used = match used(&self.store, name, part, parts).await? {
                 Used::Digests(used) => used,
                 Used::TooMany => {
                     // In smaller parts. What went is not met again, and what stays is found again.
-                    (part, parts, links.of_one) = (0, parts * 2, 0);
+                    (part, parts) = (0, parts * 2);
                     removed = if self.options.dry_run { 0 } else { removed };
                     continue;
                 }
@@ -324,9 +322,11 @@ impl Run {
                     }
                     let link = LinkId::of(&key, &digest);
                     let first = found.links.get(&link).copied().unwrap_or(self.on);
-                    links.find(link, first, self.shared.leases.held(&digest, self.since));
-                    if self.ripe(first) {
+                    let has_place = links.find(link, first);
+                    if self.ripe(first) || !has_place && knows_all_uses {
                         ripe.push((key, digest));
+                    } else if !has_place {
+                        links.beyond += 1;
                     }
                 }
                 let went = match self.options.dry_run {

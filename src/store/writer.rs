@@ -20,8 +20,12 @@ use super::journal::checkpoint::{self, Checkpoint};
 use super::journal::segment::{self, Journal, Record};
 use super::recovery::rebuild::rebuild;
 use super::recovery::salvage::write_out;
+use super::rows::Kind;
+use super::rows::derived::held_key;
+use super::rows::link::split_key;
 use super::{Shared, StoreError, Txn};
 use crate::sys::turn;
+use crate::types::Digest;
 use crate::types::limits::{
     GROUP_BYTES_MAX, GROUP_COMMANDS_MAX, JOURNAL_RETAIN_BYTES, RECORD_BYTES_MAX,
 };
@@ -240,10 +244,16 @@ impl Writer {
             group.bytes += payload.len();
             group.payloads.push(payload);
         }
-        let noted = record.changes.iter().chain(&derived);
-        self.shared.leases.note(noted, self.shared.sys.clock.monotonic());
+        let now = self.shared.sys.clock.monotonic();
+        self.shared.leases.note(&record.changes, now);
         self.shared.removals.note(&record.changes);
+        let unneeded = derived.iter().filter_map(no_longer_needed).collect::<Vec<_>>();
         group.overlay.extend(record.changes.iter().cloned().chain(derived));
+        let (index, leases) = (self.shared.index(), &self.shared.leases);
+        let txn = Txn::over(&*index, &group.overlay);
+        // The grace begins when the last that named content goes; what is not here has none.
+        let is_here = |digest: &&Digest| txn.has(&held_key(&digest.to_key())).unwrap_or(true);
+        unneeded.iter().filter(is_here).for_each(|digest| leases.touch(digest, now));
         group.records.push((sequence, std::mem::take(&mut record.changes)));
         Ok(())
     }
@@ -534,4 +544,11 @@ fn make_checkpoint(
         }
     }
     result
+}
+
+/// What the last row that named it has gone of, by the row that counts those.
+fn no_longer_needed((key, row): &Change) -> Option<Digest> {
+    let is_gone = row.is_none() && key.first() == Some(&(Kind::Needed as u8));
+    let (_, digest) = split_key(key).filter(|_| is_gone)?;
+    Some(digest)
 }

@@ -139,8 +139,7 @@ impl Leases {
         self.table().touch(short(digest), now);
     }
 
-    /// Remembers what a command that is about to be acknowledged refers to, and, by the derived
-    /// rows that go with it, to what nothing refers any more: the grace begins then.
+    /// Remembers what a command that is about to be acknowledged refers to.
     pub(in crate::store) fn note<'a>(
         &self,
         changes: impl IntoIterator<Item = &'a Change>,
@@ -150,7 +149,7 @@ impl Leases {
         for (key, row) in changes {
             let kind = key.first().copied();
             let Some(row) = row else {
-                if [Kind::Manifest as u8, Kind::Needed as u8].map(Some).contains(&kind)
+                if kind == Some(Kind::Manifest as u8)
                     && let Some((_, digest)) = split_key(key)
                 {
                     table.touch(short(&digest), now);
@@ -166,7 +165,8 @@ impl Leases {
                 Some(kind) if kind == Kind::Manifest as u8 => {
                     let own = split_key(key).map(|(_, digest)| digest);
                     let row = rows::decode::<ManifestRow>(row).ok();
-                    let named = row.iter().flat_map(|row| row.named_blobs().chain(&row.children));
+                    // What lies elsewhere need not be here.
+                    let named = row.iter().flat_map(|row| row.blobs.iter().chain(&row.children));
                     for digest in own.iter().chain(named) {
                         table.touch(short(digest), now);
                     }
