@@ -19,10 +19,10 @@ use crate::types::Digest;
 #[derive(Default)]
 pub(super) struct Backups(Mutex<Option<(String, Arc<Backup>)>>);
 
-/// `backup/end`
+/// `backup/keep`, `backup/end`
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub(super) struct End {
+pub(super) struct Named {
     id: String,
 }
 
@@ -76,7 +76,13 @@ impl Admin {
         Ok(answer)
     }
 
-    pub(super) async fn backup_end(&self, wanted: &End) -> Result<Value, Fault> {
+    /// Somebody goes on with it.
+    pub(super) fn backup_keep(&self, wanted: &Named) -> Result<Value, Fault> {
+        self.backups.find(&wanted.id)?.keep();
+        Ok(Value::Null)
+    }
+
+    pub(super) async fn backup_end(&self, wanted: &Named) -> Result<Value, Fault> {
         let backup = self.backups.find(&wanted.id)?;
         self.backups.set(None);
         // A backup is no worse when the node cannot note what it lacks.
@@ -111,9 +117,7 @@ impl Admin {
             }
         } else {
             let number: usize = piece.parse().map_err(|_| nothing())?;
-            let file = backup.files.get(number).cloned().ok_or_else(nothing)?;
-            backup.keep(file.len);
-            file
+            backup.files.get(number).cloned().ok_or_else(nothing)?
         };
         let BackupFile { file, len, .. } = file;
         let mut reply = Reply::new(200).with("content-type", "application/octet-stream");

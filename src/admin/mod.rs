@@ -121,6 +121,7 @@ impl Admin {
                 self.accept_loss().await
             }
             "backup/begin" => self.backup_begin().await,
+            "backup/keep" => self.backup_keep(&parse(body)?),
             "backup/end" => self.backup_end(&parse(body)?).await,
             "backup/verify" => self.backup_verify(&parse(body)?).await,
             "fsck" => Ok(serde_json::to_value(self.store.fsck(false).await?).unwrap_or_default()),

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use ring::digest::Context;
 use serde_json::{Value, json};
@@ -10,7 +11,7 @@ use serde_json::{Value, json};
 use super::{EXIT_FAILED, Failure, Global, admin_client, output};
 use crate::app::offline::{self, Layout, Lineage, Restored, StoreFormat};
 use crate::config::SystemSource;
-use crate::sys::signals::Signals;
+use crate::sys::clock::sleep;
 use crate::sys::spawn::thread;
 use crate::sys::{Disk, SystemDisk};
 use crate::types::digest::Algorithm;
@@ -22,6 +23,8 @@ const INCOMING: &str = "incoming";
 const READ_BYTES: usize = 256 * 1024;
 /// Missing objects that are named, and repositories that are named for each.
 const NAMED_MAX: usize = 10;
+/// The node is told this often that a backup goes on.
+const KEEP_PERIOD: Duration = Duration::from_secs(10);
 /// Its directories.
 const PARTS: [&str; 2] = ["journal", "identity"];
 /// Its files beside `format`; not every backup has all.
@@ -42,11 +45,9 @@ pub(super) fn backup(
     taking.check_directory().map_err(|error| disk_failure(directory, &error))?;
     // Before the node is asked: that would end the other one.
     let mut lock = taking.lock()?;
-    let signals = Signals::new().map_err(|error| no_signals(&error))?;
     let begun = admin_client::post(&socket, "backup/begin", &json!({}))?;
     let id = begun["id"].as_str().unwrap_or_default().to_owned();
-    end_when_stopped(signals, &socket, &id).map_err(|error| no_signals(&error))?;
-    let taken = taking.take(&begun, &id, &mut lock);
+    let taken = keep(&socket, &id).and_then(|()| taking.take(&begun, &id, &mut lock));
     // Also when it failed: the node need not wait.
     let ended = admin_client::post(&socket, "backup/end", &json!({ "id": id }));
     let Taken { content, new, again, bytes, missing } = taken?;
@@ -78,21 +79,17 @@ pub(super) fn backup(
     Ok(exit_code(missing > 0 || loss.is_some()))
 }
 
-/// Ends the backup at the node when this command is stopped: what is deleted there waits for it.
-fn end_when_stopped(mut signals: Signals, socket: &Path, id: &str) -> std::io::Result<()> {
-    let (socket, end) = (socket.to_owned(), json!({ "id": id }));
-    let wait = move || {
-        if smol::block_on(signals.next()).is_ok() {
-            let _ = admin_client::post(&socket, "backup/end", &end);
-            output::complain("stopped: what is there is no whole backup; run this again");
-            std::process::exit(i32::from(EXIT_FAILED));
+/// Tells the node, for as long as this command runs, that the backup goes on: nothing that is
+/// deleted there goes meanwhile.
+fn keep(socket: &Path, id: &str) -> Result<(), Failure> {
+    let (socket, id) = (socket.to_owned(), json!({ "id": id }));
+    let keep = move || {
+        while admin_client::post(&socket, "backup/keep", &id).is_ok() {
+            smol::block_on(sleep(KEEP_PERIOD));
         }
     };
-    thread("skerry-backup-stop", wait).map(|_| ())
-}
-
-fn no_signals(error: &std::io::Error) -> Failure {
-    Failure::new(format!("cannot catch signals: {error}"))
+    let thread = thread("skerry-backup-keep", keep);
+    thread.map(|_| ()).map_err(|error| Failure::new(format!("cannot start a thread: {error}")))
 }
 
 /// Makes the configured state directory from a backup.

@@ -146,8 +146,10 @@ impl Upstream {
 
     /// Tells this connection string from others, without telling what is in it.
     pub fn fingerprint(&self) -> String {
-        let ConnectionString { name, sync_token, password, endpoint, .. } = &self.connection;
-        let text = format!("{name} {sync_token} {} {endpoint}", password.expose());
+        let ConnectionString { name, sync_token, password, endpoint, protocol, ca_fingerprint } =
+            &self.connection;
+        let (password, authority) = (password.expose(), ca_fingerprint.as_deref());
+        let text = format!("{name} {sync_token} {password} {endpoint} {protocol:?} {authority:?}");
         let hash = ring::digest::digest(&ring::digest::SHA256, text.as_bytes());
         data_encoding::HEXLOWER.encode(hash.as_ref())
     }

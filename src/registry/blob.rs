@@ -100,7 +100,8 @@ impl Registry {
                 Err(self.miss("BLOB_UNKNOWN", name, format_args!("blob {digest}")))
             }
             Err(StoreError::Conflict(text)) => {
-                Err(Refusal::new(409, "DENIED", Reason::StillNeeded, text))
+                let refusal = Refusal::new(405, "DENIED", Reason::StillNeeded, text);
+                Ok(Reply::from(refusal).with("allow", "GET, HEAD"))
             }
             Err(error) => Err(store_refusal(error)),
         }

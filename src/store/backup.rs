@@ -31,10 +31,9 @@ use crate::types::{Digest, RepositoryName};
 /// Backups that a store knows of, 17 bytes each. Over it: one to a directory that holds an older
 /// one needs `--replace`.
 const MARKS_MAX: usize = 512;
-/// A backup that nobody goes on with for this long does not hold the garbage collection up.
-const HOLD_MAX: Duration = Duration::from_secs(600);
-/// What one large object has beside that. Over it, garbage collection may go on.
-const PIECE_MAX: Duration = Duration::from_secs(3600);
+/// A backup of which nobody says for this long that it goes on does not hold the garbage collection
+/// up.
+const HOLD_MAX: Duration = Duration::from_secs(60);
 /// Content that a backup did not find and that is noted when it ends. Over it: the next scrub finds
 /// the rest.
 const MISSING_MAX: usize = 4096;
@@ -45,7 +44,7 @@ pub(super) const LISTS_MAX: usize = 3;
 /// Copied at a time, bytes.
 const COPY_BYTES: usize = 256 * 1024;
 
-/// The number of the backup under way, and when it last made progress.
+/// The number of the backup under way, and when somebody last said that it goes on.
 #[derive(Default)]
 pub(super) struct Hold(Mutex<(u64, Option<Duration>)>);
 
@@ -100,11 +99,9 @@ impl Drop for Backup {
 }
 
 impl Backup {
-    /// Content; says that the backup makes progress. `None` when it is not here, or damaged.
+    /// Content. `None` when it is not here, or damaged.
     pub async fn content(&self, digest: &Digest) -> Result<Option<BackupFile>, StoreError> {
-        self.keep(0);
         let open = self.store.blob_open(digest).await?;
-        self.keep(open.as_ref().map_or(0, |blob| blob.len));
         if open.is_none() {
             let mut missing = self.missing();
             if missing.len() < MISSING_MAX {
@@ -144,14 +141,11 @@ impl Backup {
         self.missing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Says that the backup makes progress, and that a piece of so many bytes is on its way: a
-    /// slow disk has a second for each MiB of it, up to [`PIECE_MAX`].
-    pub fn keep(&self, bytes: u64) {
-        let piece = Duration::from_secs(bytes >> 20).min(PIECE_MAX);
-        let until = self.store.sys().clock.monotonic() + piece;
+    /// Says that the backup goes on.
+    pub fn keep(&self) {
         let mut hold = self.store.shared().backup.state();
         if hold.0 == self.number {
-            hold.1 = hold.1.max(Some(until));
+            hold.1 = Some(self.store.sys().clock.monotonic());
         }
     }
 }

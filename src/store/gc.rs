@@ -134,7 +134,7 @@ impl Store {
             StoreError::Conflict("a garbage collection is under way already".to_owned())
         })?;
         if shared.backup.is_held(shared.sys.clock.monotonic()) {
-            let text = "a backup is under way: try again when it has ended, which is ten minutes \
+            let text = "a backup is under way: try again when it has ended, which is a minute \
                         after one that was broken off";
             return Err(StoreError::Conflict(text.to_owned()));
         }

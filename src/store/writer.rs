@@ -245,15 +245,15 @@ impl Writer {
             group.payloads.push(payload);
         }
         let now = self.shared.sys.clock.monotonic();
-        self.shared.leases.note(&record.changes, now);
+        let mut perhaps_here = self.shared.leases.note(&record.changes, now);
         self.shared.removals.note(&record.changes);
-        let unneeded = derived.iter().filter_map(no_longer_needed).collect::<Vec<_>>();
+        perhaps_here.extend(derived.iter().filter_map(no_longer_needed));
         group.overlay.extend(record.changes.iter().cloned().chain(derived));
         let (index, leases) = (self.shared.index(), &self.shared.leases);
         let txn = Txn::over(&*index, &group.overlay);
         // The grace begins when the last that named content goes; what is not here has none.
         let is_here = |digest: &&Digest| txn.has(&held_key(&digest.to_key())).unwrap_or(true);
-        unneeded.iter().filter(is_here).for_each(|digest| leases.touch(digest, now));
+        perhaps_here.iter().filter(is_here).for_each(|digest| leases.touch(digest, now));
         group.records.push((sequence, std::mem::take(&mut record.changes)));
         Ok(())
     }

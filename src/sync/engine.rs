@@ -16,7 +16,9 @@ use super::refusal::{REPORTED_AFTER, is_unreachable, refusal_kind};
 use super::report::Reporter;
 use super::state::State;
 use super::upload::Uploader;
-use super::window::{Calls, LOOK_INTERVAL, NEWS_INTERVAL, PROBE_INTERVAL, Traffic, traffic};
+use super::window::{
+    Calls, LOOK_INTERVAL, NEWS_INTERVAL, NEWS_TRIES, PROBE_INTERVAL, Traffic, traffic,
+};
 use super::worker::Worker;
 use crate::gateway::contacts::CALL_INTERVAL;
 use crate::gateway::{Contacts, Upstream, UpstreamError};
@@ -304,7 +306,12 @@ impl Engine {
         // before does not count. A look in the future was at a time that was not this one.
         let (with, own) = (self.store.looked_with()?, self.upstream.fingerprint());
         let same = with.as_ref() == Some(&own);
-        let is_news = !same && with != Some(refused(&own));
+        let is_unheard = {
+            let contact = self.state.contact();
+            let is_away = contact.failure().is_some_and(|failure| failure.unreachable);
+            is_away && contact.failures() <= NEWS_TRIES
+        };
+        let is_news = is_unheard && with.is_some_and(|with| with != own);
         let looked = self.state.now().looked.max(self.store.last_look()?);
         let looked = looked.filter(|_| same).zip(now).filter(|(at, now)| at <= now);
         let since_look = looked.map(|(at, now)| Duration::from_secs(now.since(at)));
@@ -316,12 +323,11 @@ impl Engine {
     }
 
     /// What was heard before the parent refused this node does not count: a restart looks again,
-    /// and tells the refusal again.
+    /// with whichever connection string, and tells the refusal again.
     async fn void_look(&self) -> Result<(), StoreError> {
-        let own = self.upstream.fingerprint();
-        match (self.store.looked_with()? == Some(own.clone()), self.store.last_look()?) {
-            (true, Some(at)) => self.store.record_look(at, refused(&own)).await,
-            _ => Ok(()),
+        match self.store.looked_with()? {
+            Some(_) => self.store.forget_look().await,
+            None => Ok(()),
         }
     }
 
@@ -465,11 +471,6 @@ impl Engine {
         let is_seen = is_unreachable(error) && place == Place::Inside;
         if is_seen || matches!(error, SyncError::Store(_)) { delay.min(QUIET_MAX) } else { delay }
     }
-}
-
-/// A connection string that the parent refuses now, by its fingerprint.
-fn refused(fingerprint: &str) -> String {
-    format!("{fingerprint} refused")
 }
 
 /// Steps of a session, for a test that decides what happens between them.

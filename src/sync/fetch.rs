@@ -15,6 +15,7 @@ use crate::store::content::leases::Lease;
 use crate::store::content::trust::Verdict;
 use crate::store::content::uploads::Upload;
 use crate::store::replica::outbox::Origin;
+use crate::store::rows::manifest::ManifestRow;
 use crate::store::{Precondition, PutManifest, PutOutcome, Store, StoreError};
 use crate::sys::clock::{sleep, within};
 use crate::sys::spawn::yield_now;
@@ -105,6 +106,7 @@ impl Fetcher {
                 // A manifest became visible here only when everything that it needs was: what is
                 // missing of it now was deleted since, at the parent too, which may have it again.
                 if let Some(row) = self.store.manifest(repository, &digest)? {
+                    self.note_elsewhere(repository, &digest, &row, closure).await?;
                     closure.note_lost(row.children);
                     closure.check_size()?;
                     continue;
@@ -147,6 +149,29 @@ impl Fetcher {
         closure.manifests.push(Part { content, media_type, bytes_len, needed });
         let children = parsed.required_manifests().map(|child| &child.digest);
         Ok(children.filter(|child| closure.seen.insert((*child).clone())).cloned().collect())
+    }
+
+    /// Notes what a manifest names that may lie elsewhere, if some of it is not here: the parent
+    /// may have it by now.
+    async fn note_elsewhere(
+        &self,
+        repository: &RepositoryName,
+        digest: &Digest,
+        row: &ManifestRow,
+        closure: &mut Closure,
+    ) -> Result<(), SyncError> {
+        for blob in row.elsewhere.iter().flatten() {
+            if self.store.blob_linked(repository, blob)? {
+                continue;
+            }
+            if let Ok(Some(bytes)) = self.store.blob_read(digest).await
+                && let Ok(parsed) = Manifest::parse(Some(&row.media_type), &bytes)
+            {
+                closure.note_named(&parsed);
+            }
+            break;
+        }
+        Ok(())
     }
 
     /// What was found to be lost, without what was deleted here: the parent is yet to hear of that.

@@ -33,6 +33,10 @@ const LOOK_AGAIN: Duration = Duration::from_secs(60);
 /// Changes that are read at once.
 const AT_ONCE: usize = 64;
 
+/// Of a change that the parent refuses because it lacks what was deleted here.
+const NOT_WHOLE: &str = "; that is not here either: push it here again, or delete here, by its \
+                         digest, the manifest that names it";
+
 /// How often in a row a change is tried whose content cannot be read here or did not stay at the
 /// parent until all of it was there, for which other uploads keep the quota, of which the parent
 /// cannot tell yet what it has, or which fails there as nothing else does, before the others of its
@@ -287,6 +291,8 @@ impl Pusher {
             };
             match delivered {
                 Ok(()) => return self.done(number, &entry).await,
+                // It was deleted between the look at its row and the reading of its bytes.
+                Err(SyncError::Content(_)) if self.lost_its_manifest(&entry)? => continue,
                 // A leaf that is below another node now: what it has handed in goes on as ours.
                 Err(SyncError::Upstream(error))
                     if entry.id.origin != *self.upstream.name()
@@ -305,7 +311,10 @@ impl Pusher {
                 }
                 // Of a conflict the parent's content may not fit here.
                 Err(error) if error.sets_aside() => {
-                    let reason = refusal_text(self.upstream.name(), &entry, &error);
+                    let mut reason = refusal_text(self.upstream.name(), &entry, &error);
+                    if error.lacks_content() && !self.is_whole_here(&entry)? {
+                        reason.push_str(NOT_WHOLE);
+                    }
                     log::error!("cannot push {entry} to the parent, tried again later: {reason}");
                     if meets_many(&error) && self.may_pass(&entry, &error)? {
                         self.turns().set_aside(&entry.repository, self.now());

@@ -10,9 +10,12 @@ use crate::types::schedule::{Schedule, Window};
 /// device without a battery could never sync else.
 pub const PROBE_INTERVAL: Duration = Duration::from_secs(3600);
 
-/// With a connection string that the parent has not answered yet it is called this often: an
-/// operator waits for what that brings.
+/// With another connection string, a parent that is away is called this often: an operator waits
+/// for what that brings.
 pub const NEWS_INTERVAL: Duration = Duration::from_secs(120);
+
+/// So many times in a row. Over it: as rarely as otherwise.
+pub const NEWS_TRIES: u32 = 30;
 
 /// The configuration is looked at this often even when no window opens: otherwise a device whose
 /// next window is far away could not be told of another schedule.

@@ -209,6 +209,36 @@ fn f206_content_that_may_lie_elsewhere_is_kept_and_travels_down_and_up() {
     }
 }
 
+/// Symptom: a layer that came to the root after its image was at no device, whatever was done with
+/// the image. Cause: an image that is here was not looked at again.
+#[test]
+fn f206_what_comes_to_the_parent_later_is_fetched_when_the_image_is_heard_of_again() {
+    let root = Node::root();
+    let user = root.pusher("owner-token", "app");
+    let connection = root.connect("dock01", &["--repository", "app"]);
+    root.link("dock01", &user.0);
+    let at_root = App::at(&root, &user);
+    let External { blobs, image, absent, .. } = External::new(3);
+    blobs.iter().for_each(|blob| at_root.push(blob));
+    assert_eq!(at_root.put("v1", MANIFEST, &image).status, 201);
+    let device = Node::start_device(&connection);
+    let at_device = eventually(SOON, "a login at the device", || {
+        let token = token(&device.login, &user.0, &user.1, &["repository:app:pull"]).ok()?;
+        Some(App { node: &device, token })
+    });
+    let sees = |tag: &str| {
+        eventually(SOON, "the image at the device", || {
+            (at_device.get("manifests", tag).status == 200).then_some(())
+        });
+    };
+    sees("v1");
+    assert_eq!(at_device.get("blobs", &digest(&absent)).status, 404);
+    at_root.push(&absent);
+    assert_eq!(at_root.put("v2", MANIFEST, &image).status, 201);
+    sees("v2");
+    assert_eq!(at_device.get("blobs", &digest(&absent)).body, absent);
+}
+
 /// Symptom: a tag never came, and of one kind of answer nothing came any more, because the parent
 /// could not hand out a layer that nobody needs.
 #[test]

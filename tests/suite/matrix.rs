@@ -429,7 +429,11 @@ fn f100_f186_oras_and_a_helm_chart() {
         assert!(must(&mut oras(&["repo", "ls", door.address])).contains("oras"));
         fails(&mut oras(&["manifest", "fetch", &door.image("oras", "none")]), &NOT_THERE);
         must(&mut oras(&["manifest", "delete", "-f", &v1]));
+        // The images of the index are still there.
         let blob = format!("{repository}@{}", digest(&bench.image.layers[1]));
+        fails(&mut oras(&["blob", "delete", "-f", &blob]), &["name this blob"]);
+        must(&mut oras(&["manifest", "delete", "-f", &chart]));
+        let blob = format!("{}@{}", chart.trim_end_matches(":0.1.0"), digest(&noise(3, 5000)));
         must(&mut oras(&["blob", "delete", "-f", &blob]));
         let done = [
             "login",

@@ -243,8 +243,9 @@ fn f031_f213_a_restart_outside_the_window_tells_what_is_wrong() {
     assert!(other.status.success(), "{other:?}");
     let wrong = connection.replace("SyncTokenPassword=", "SyncTokenPassword=x");
     device.stop();
-    device.provision(&wrong);
-    for start in 0..2 {
+    // The one from before is refused too, now that the other token has a new password.
+    for (start, string) in [&wrong, &wrong, &connection].into_iter().enumerate() {
+        device.provision(string);
         device.start();
         eventually(SOON, "the refusal is told", || {
             (device.json(&["status"])["state"] == "Unauthorized").then_some(start)
@@ -390,5 +391,5 @@ fn f114_f213_what_a_device_outside_its_window_has_not_heard_of_is_said() {
 }
 
 fn free() -> String {
-    format!("127.0.0.1:{}", crate::support::node::free_port())
+    format!("127.0.0.1:{}", free_port())
 }

@@ -221,7 +221,7 @@ pub(in crate::store) fn check(
         )),
         false => StoreError::Quota(format!(
             "{holds}: there is no room for {more} more; delete manifests, whose layers go when \
-             garbage is collected, gc.grace after, or raise registry.quotas"
+             garbage is collected, or raise registry.quotas"
         )),
     })
 }

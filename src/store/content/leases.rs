@@ -139,13 +139,10 @@ impl Leases {
         self.table().touch(short(digest), now);
     }
 
-    /// Remembers what a command that is about to be acknowledged refers to.
-    pub(in crate::store) fn note<'a>(
-        &self,
-        changes: impl IntoIterator<Item = &'a Change>,
-        now: Duration,
-    ) {
-        let mut table = self.table();
+    /// Remembers what a command that is about to be acknowledged refers to. Returns what it names
+    /// that lies elsewhere: only where it is here too it is to be touched.
+    pub(in crate::store) fn note(&self, changes: &[Change], now: Duration) -> Vec<Digest> {
+        let (mut table, mut elsewhere) = (self.table(), Vec::new());
         for (key, row) in changes {
             let kind = key.first().copied();
             let Some(row) = row else {
@@ -165,11 +162,11 @@ impl Leases {
                 Some(kind) if kind == Kind::Manifest as u8 => {
                     let own = split_key(key).map(|(_, digest)| digest);
                     let row = rows::decode::<ManifestRow>(row).ok();
-                    // What lies elsewhere need not be here.
                     let named = row.iter().flat_map(|row| row.blobs.iter().chain(&row.children));
                     for digest in own.iter().chain(named) {
                         table.touch(short(digest), now);
                     }
+                    elsewhere.extend(row.and_then(|row| row.elsewhere).into_iter().flatten());
                 }
                 Some(kind) if kind == Kind::Tag as u8 => {
                     if let Ok(tag) = rows::decode::<TagRow>(row) {
@@ -179,6 +176,7 @@ impl Leases {
                 _ => {}
             }
         }
+        elsewhere
     }
 
     /// Whether somebody uses this, or touched it at `since` or later.

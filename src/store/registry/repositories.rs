@@ -3,9 +3,11 @@
 use crate::store::content::admission;
 use crate::store::content::arrival::make_named;
 use crate::store::content::leases::Lease;
+use crate::store::paged::PAGE_ROWS;
 use crate::store::replica::unsent::is_unsent;
 use crate::store::rows::derived::{Count, needed_key};
-use crate::store::rows::link::{BlobLink, blob_key};
+use crate::store::rows::link::{BlobLink, blob_key, split_key};
+use crate::store::rows::manifest::ManifestRow;
 use crate::store::rows::repository::{RepositoryRow, repository_key};
 use crate::store::rows::tag::conflicts_of;
 use crate::store::rows::{Kind, key, name_at, prefix};
@@ -15,6 +17,12 @@ use crate::types::{Digest, RepositoryName, UnixSeconds};
 
 /// Rows of a repository that one record removes.
 const PAGE: usize = 1000;
+
+/// Manifests that are named as what needs a blob.
+const NAMED_MAX: usize = 3;
+
+/// Manifests in which is looked for those.
+const LOOKED_THROUGH_MAX: usize = 10_240;
 
 impl Store {
     /// Names of repositories greater than `after`, in order, at most `limit`.
@@ -108,17 +116,44 @@ impl Store {
         let unlinked = self.commit(move |txn| {
             let link = txn.get::<BlobLink>(&key)?.ok_or(StoreError::NotFound)?;
             if let Some(Count(manifests)) = txn.get::<Count>(&needed)? {
-                return Err(StoreError::Conflict(format!(
-                    "{manifests} manifests of {name} name this blob, and could not be pulled \
-                     without it: delete them first"
-                )));
+                return Ok(Some(manifests));
             }
             txn.delete(key)?;
-            release(txn, &name, link.size)
+            release(txn, &name, link.size)?;
+            Ok(None)
         });
-        unlinked.await?;
+        if let Some(manifests) = unlinked.await? {
+            let some = self.naming(repository, digest).await?;
+            let some: Vec<String> = some.iter().map(ToString::to_string).collect();
+            return Err(StoreError::Conflict(format!(
+                "manifests of {repository} name this blob ({manifests} of them; {}): delete those \
+                 first",
+                if some.is_empty() { "not the first ones".to_owned() } else { some.join(", ") }
+            )));
+        }
         self.give_back(repository, digest).await;
         Ok(())
+    }
+
+    /// Some manifests of a repository that name a blob, of the first [`LOOKED_THROUGH_MAX`].
+    async fn naming(
+        &self,
+        repository: &RepositoryName,
+        blob: &Digest,
+    ) -> Result<Vec<Digest>, StoreError> {
+        let start = prefix(Kind::Manifest, &[repository.as_str().as_bytes()]);
+        let (mut manifests, mut found, mut left) = (self.pages(start), Vec::new(), NAMED_MAX);
+        for _ in 0..LOOKED_THROUGH_MAX / PAGE_ROWS {
+            let page: Vec<(Vec<u8>, ManifestRow)> = manifests.next().await?;
+            if page.is_empty() || left == 0 {
+                break;
+            }
+            let naming = page.iter().filter(|(_, row)| row.named_blobs().any(|one| one == blob));
+            let naming = naming.filter_map(|(key, _)| split_key(key)).map(|(_, digest)| digest);
+            found.extend(naming.take(left));
+            left = NAMED_MAX - found.len();
+        }
+        Ok(found)
     }
 
     /// What a repository may hold, bytes; `None`: any amount.

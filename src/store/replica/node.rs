@@ -324,6 +324,12 @@ impl Store {
         .await
     }
 
+    /// Notes that what was heard does not count any more: with no connection string.
+    pub async fn forget_look(&self) -> Result<(), StoreError> {
+        let none = Fact::Version(String::new());
+        self.commit(move |txn| txn.put_changed(looked_with_key(), &none)).await
+    }
+
     /// Publishes the state of the sync engine.
     pub fn publish_sync(&self, view: SyncView) {
         if let Ok(mut cell) = self.inner.sync_view.lock() {
