@@ -290,7 +290,8 @@ fn out_of_contact_remedy(failure: &SyncFailure) -> &'static str {
         true => {
             "this node serves what it has and goes on trying to reach its parent: check that the \
              parent runs, its address in the connection string, the network, its certificate \
-             (parent.ca_file, if it is of a private authority) and the clocks of both"
+             (parent.ca_file, if it is of a private authority) and the clocks of both; another \
+             connection string counts after a restart"
         }
         false => {
             "this node serves what it has and goes on trying to sync: check the parent for this \

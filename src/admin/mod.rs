@@ -181,6 +181,7 @@ fn changes(verb: &str) -> bool {
     let action = verb.rsplit('/').next().unwrap_or_default();
     let reads = [
         "begin",
+        "keep",
         "end",
         "verify",
         "status",

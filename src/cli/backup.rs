@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use ring::digest::Context;
@@ -25,6 +26,11 @@ const READ_BYTES: usize = 256 * 1024;
 const NAMED_MAX: usize = 10;
 /// The node is told this often that a backup goes on.
 const KEEP_PERIOD: Duration = Duration::from_secs(10);
+/// A backup that moves nothing for this long, as to a file server that is gone, keeps nothing at
+/// the node.
+const STILL_MAX: Duration = Duration::from_secs(3600);
+/// Pieces that were written or read so far.
+static MOVED: AtomicU64 = AtomicU64::new(0);
 /// Its directories.
 const PARTS: [&str; 2] = ["journal", "identity"];
 /// Its files beside `format`; not every backup has all.
@@ -84,7 +90,15 @@ pub(super) fn backup(
 fn keep(socket: &Path, id: &str) -> Result<(), Failure> {
     let (socket, id) = (socket.to_owned(), json!({ "id": id }));
     let keep = move || {
-        while admin_client::post(&socket, "backup/keep", &id).is_ok() {
+        let (mut seen, mut still) = (0, Duration::ZERO);
+        loop {
+            let moved = MOVED.load(Ordering::Relaxed);
+            still = if moved == seen { still + KEEP_PERIOD } else { Duration::ZERO };
+            seen = moved;
+            if still <= STILL_MAX {
+                // What ended meanwhile is told where the next piece is asked for.
+                let _ = admin_client::post(&socket, "backup/keep", &id);
+            }
             smol::block_on(sleep(KEEP_PERIOD));
         }
     };
@@ -160,6 +174,7 @@ fn is_whole(disk: &dyn Disk, place: &Path, digest: &Digest) -> std::io::Result<b
         }
         hash.update(&buffer[..read]);
         offset += read as u64;
+        MOVED.fetch_add(1, Ordering::Relaxed);
     }
 }
 
@@ -493,6 +508,7 @@ impl Taking<'_> {
                 unwritten = Some(disk_failure(&temporary, error));
             })?;
             offset += bytes.len() as u64;
+            MOVED.fetch_add(1, Ordering::Relaxed);
             Ok(())
         });
         if let Err(failure) = downloaded {

@@ -150,8 +150,12 @@ impl Engine {
         let (id, private_ca) = (options.instance_id.clone(), options.private_ca);
         let upstream = Upstream::new(&sys, client, connection, id, private_ca, store.hearing());
         let (upstream, state) = (Arc::new(upstream), Arc::new(State::new(&sys)));
-        let fetcher =
-            Fetcher { store: store.clone(), upstream: upstream.clone(), strikes: Arc::default() };
+        let fetcher = Fetcher {
+            store: store.clone(),
+            upstream: upstream.clone(),
+            strikes: Arc::default(),
+            again: Arc::default(),
+        };
         Engine {
             worker: Worker {
                 store: store.clone(),
@@ -326,8 +330,8 @@ impl Engine {
     /// with whichever connection string, and tells the refusal again.
     async fn void_look(&self) -> Result<(), StoreError> {
         match self.store.looked_with()? {
-            Some(_) => self.store.forget_look().await,
-            None => Ok(()),
+            Some(with) if !with.is_empty() => self.store.forget_look().await,
+            _ => Ok(()),
         }
     }
 

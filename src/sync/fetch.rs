@@ -5,6 +5,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use super::again::Again;
 use super::closure::{Closure, Named, Part, names};
 use super::error::SyncError;
 use super::strikes::Strikes;
@@ -15,7 +16,6 @@ use crate::store::content::leases::Lease;
 use crate::store::content::trust::Verdict;
 use crate::store::content::uploads::Upload;
 use crate::store::replica::outbox::Origin;
-use crate::store::rows::manifest::ManifestRow;
 use crate::store::{Precondition, PutManifest, PutOutcome, Store, StoreError};
 use crate::sys::clock::{sleep, within};
 use crate::sys::spawn::yield_now;
@@ -41,6 +41,7 @@ pub(super) struct Fetcher {
     pub(super) store: Store,
     pub(super) upstream: Arc<Upstream>,
     pub(super) strikes: Arc<Strikes>,
+    pub(super) again: Arc<Again>,
 }
 
 /// What the parent has under a digest.
@@ -106,7 +107,6 @@ impl Fetcher {
                 // A manifest became visible here only when everything that it needs was: what is
                 // missing of it now was deleted since, at the parent too, which may have it again.
                 if let Some(row) = self.store.manifest(repository, &digest)? {
-                    self.note_elsewhere(repository, &digest, &row, closure).await?;
                     closure.note_lost(row.children);
                     closure.check_size()?;
                     continue;
@@ -149,29 +149,6 @@ impl Fetcher {
         closure.manifests.push(Part { content, media_type, bytes_len, needed });
         let children = parsed.required_manifests().map(|child| &child.digest);
         Ok(children.filter(|child| closure.seen.insert((*child).clone())).cloned().collect())
-    }
-
-    /// Notes what a manifest names that may lie elsewhere, if some of it is not here: the parent
-    /// may have it by now.
-    async fn note_elsewhere(
-        &self,
-        repository: &RepositoryName,
-        digest: &Digest,
-        row: &ManifestRow,
-        closure: &mut Closure,
-    ) -> Result<(), SyncError> {
-        for blob in row.elsewhere.iter().flatten() {
-            if self.store.blob_linked(repository, blob)? {
-                continue;
-            }
-            if let Ok(Some(bytes)) = self.store.blob_read(digest).await
-                && let Ok(parsed) = Manifest::parse(Some(&row.media_type), &bytes)
-            {
-                closure.note_named(&parsed);
-            }
-            break;
-        }
-        Ok(())
     }
 
     /// What was found to be lost, without what was deleted here: the parent is yet to hear of that.
@@ -268,7 +245,7 @@ impl Fetcher {
 
     /// Asks the parent for what the manifests so far name without needing it: notes the blobs that
     /// it has, and returns the manifests.
-    async fn find_optional(
+    pub(super) async fn find_optional(
         &self,
         repository: &RepositoryName,
         closure: &mut Closure,
@@ -502,12 +479,21 @@ impl Fetcher {
         tag: Option<(&Tag, Option<Digest>)>,
     ) -> Result<bool, SyncError> {
         let closure = self.resolve(repository, digest).await?;
-        self.complete(repository, closure, tag).await
+        let was_here = closure.manifests.is_empty();
+        let done = self.complete(repository, closure, tag).await?;
+        let now = self.store.sys().clock.monotonic();
+        if was_here && self.again.may_ask(repository, digest, now) {
+            // Nothing needs it, so nothing waits for it.
+            if let Err(error) = self.look_elsewhere(repository, digest).await {
+                left_out(repository, digest, &error);
+            }
+        }
+        Ok(done)
     }
 
     /// A few at a time; those that are not `needed` are left out when they cannot be had. The tasks
     /// end with this call, also when it is dropped at a window's end.
-    async fn blobs(
+    pub(super) async fn blobs(
         &self,
         repository: &RepositoryName,
         blobs: BTreeMap<Digest, u64>,

@@ -11,6 +11,7 @@ pub mod error;
 pub mod plan;
 pub mod window;
 
+mod again;
 mod closure;
 mod contact;
 mod debts;

@@ -689,6 +689,7 @@ mod tests {
                 store: store.clone(),
                 upstream: upstream.clone(),
                 strikes: Arc::default(),
+                again: Arc::default(),
             },
             store,
             upstream,

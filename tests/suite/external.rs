@@ -235,8 +235,11 @@ fn f206_what_comes_to_the_parent_later_is_fetched_when_the_image_is_heard_of_aga
     assert_eq!(at_device.get("blobs", &digest(&absent)).status, 404);
     at_root.push(&absent);
     assert_eq!(at_root.put("v2", MANIFEST, &image).status, 201);
+    eventually(SOON, "the layer at the device", || {
+        let blob = at_device.get("blobs", &digest(&absent));
+        (blob.status == 200 && blob.body == absent).then_some(())
+    });
     sees("v2");
-    assert_eq!(at_device.get("blobs", &digest(&absent)).body, absent);
 }
 
 /// Symptom: a tag never came, and of one kind of answer nothing came any more, because the parent

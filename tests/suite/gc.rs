@@ -1,6 +1,11 @@
 //! Garbage collection of a running node.
 
+use std::io::{Read as _, Write as _};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crate::support::http::{bearer, token};
@@ -131,4 +136,66 @@ fn f141_f201_a_backup_that_is_broken_off_holds_no_collection_up_for_long() {
     eventually(Duration::from_secs(90), "it is over", || {
         root.run(&["gc"]).status.success().then_some(())
     });
+}
+
+/// A request with its body.
+fn whole_request(client: &mut UnixStream) -> Vec<u8> {
+    let (mut request, mut piece) = (Vec::new(), [0; 4096]);
+    loop {
+        let read = client.read(&mut piece).unwrap();
+        request.extend_from_slice(&piece[..read]);
+        let text = String::from_utf8_lossy(&request);
+        let Some((head, body)) = text.split_once("\r\n\r\n") else { continue };
+        let len = head.lines().find_map(|line| line.strip_prefix("content-length: "));
+        if body.len() >= len.map_or(0, |len| len.parse().unwrap()) {
+            return request;
+        }
+    }
+}
+
+/// Stands between the command line and a node, and counts how often the node is told that a backup
+/// goes on, and takes it so. What a backup asks for first comes late.
+fn slow_socket(root: &Node) -> (PathBuf, Arc<AtomicUsize>) {
+    let (path, node) = (root.dir.join("slow.sock"), root.socket());
+    let (listener, kept) = (UnixListener::bind(&path).unwrap(), Arc::new(AtomicUsize::new(0)));
+    let counted = kept.clone();
+    std::thread::spawn(move || {
+        let mut is_first = true;
+        for client in listener.incoming() {
+            let (mut client, node) = (client.unwrap(), node.clone());
+            let request = whole_request(&mut client);
+            let head = String::from_utf8_lossy(&request).into_owned();
+            let is_late = is_first && head.starts_with("GET ");
+            is_first &= !is_late;
+            let counted = counted.clone();
+            std::thread::spawn(move || {
+                if is_late {
+                    std::thread::sleep(Duration::from_secs(12));
+                }
+                let mut node = UnixStream::connect(&node).unwrap();
+                node.write_all(&request).unwrap();
+                let mut answer = Vec::new();
+                node.read_to_end(&mut answer).unwrap();
+                if head.contains("/backup/keep ") && answer.starts_with(b"HTTP/1.1 200 ") {
+                    counted.fetch_add(1, Ordering::Relaxed);
+                }
+                // Whoever asked may be gone.
+                let _ = client.write_all(&answer);
+            });
+        }
+    });
+    (path, kept)
+}
+
+/// Symptom: of a backup that took more than a minute what was deleted meanwhile was lost. Cause:
+/// the node was not told that it goes on.
+#[test]
+fn f201_the_node_hears_for_as_long_as_a_backup_takes_that_it_goes_on() {
+    let root = Node::root();
+    let (socket, kept) = slow_socket(&root);
+    let mut backup = Command::new(binary());
+    backup.arg("--admin-socket").arg(socket).arg("backup").arg(root.dir.join("backup"));
+    let output = backup.output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    assert!(kept.load(Ordering::Relaxed) >= 2, "{kept:?}");
 }

@@ -3,7 +3,6 @@
 use crate::store::content::admission;
 use crate::store::content::arrival::make_named;
 use crate::store::content::leases::Lease;
-use crate::store::paged::PAGE_ROWS;
 use crate::store::replica::unsent::is_unsent;
 use crate::store::rows::derived::{Count, needed_key};
 use crate::store::rows::link::{BlobLink, blob_key, split_key};
@@ -21,8 +20,8 @@ const PAGE: usize = 1000;
 /// Manifests that are named as what needs a blob.
 const NAMED_MAX: usize = 3;
 
-/// Manifests in which is looked for those.
-const LOOKED_THROUGH_MAX: usize = 10_240;
+/// Pages of manifests in which is looked for those.
+const PAGES_LOOKED_THROUGH: usize = 40;
 
 impl Store {
     /// Names of repositories greater than `after`, in order, at most `limit`.
@@ -135,7 +134,8 @@ impl Store {
         Ok(())
     }
 
-    /// Some manifests of a repository that name a blob, of the first [`LOOKED_THROUGH_MAX`].
+    /// Some manifests of a repository that name a blob, of the first [`PAGES_LOOKED_THROUGH`]
+    /// pages.
     async fn naming(
         &self,
         repository: &RepositoryName,
@@ -143,15 +143,18 @@ impl Store {
     ) -> Result<Vec<Digest>, StoreError> {
         let start = prefix(Kind::Manifest, &[repository.as_str().as_bytes()]);
         let (mut manifests, mut found, mut left) = (self.pages(start), Vec::new(), NAMED_MAX);
-        for _ in 0..LOOKED_THROUGH_MAX / PAGE_ROWS {
+        for _ in 0..PAGES_LOOKED_THROUGH {
             let page: Vec<(Vec<u8>, ManifestRow)> = manifests.next().await?;
-            if page.is_empty() || left == 0 {
+            if page.is_empty() {
                 break;
             }
             let naming = page.iter().filter(|(_, row)| row.named_blobs().any(|one| one == blob));
             let naming = naming.filter_map(|(key, _)| split_key(key)).map(|(_, digest)| digest);
             found.extend(naming.take(left));
             left = NAMED_MAX - found.len();
+            if left == 0 {
+                break;
+            }
         }
         Ok(found)
     }

@@ -231,6 +231,20 @@ fn f201_what_is_refused_takes_nothing_from_under_a_backup() {
     assert!(!bench.has(&layer));
 }
 
+#[test]
+fn f201_a_backup_holds_collections_for_as_long_as_it_is_said_to_go_on() {
+    let bench = Bench::new();
+    let (second, backup) = (Duration::from_secs(1), block_on(bench.store.begin_backup()).unwrap());
+    let gc = || block_on(bench.store.collect_garbage(OPTIONS)).map(|_| ());
+    for _ in 0..4 {
+        bench.hands.pass(50 * second);
+        assert!(matches!(gc(), Err(StoreError::Conflict(_))));
+        backup.keep();
+    }
+    bench.hands.pass(61 * second);
+    assert_eq!(gc(), Ok(()));
+}
+
 /// Symptom: an image whose deletion was answered with 507 was listed, and its manifest gone. Cause:
 /// a push of the same that was refused took its file, by a deletion that was not durable yet.
 #[test]
