@@ -38,14 +38,15 @@ impl Backups {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = backup;
     }
 
+    /// Whoever asks for it goes on with it.
     fn find(&self, id: &str) -> Result<Arc<Backup>, Fault> {
         let cell = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match &*cell {
-            Some((own, backup)) if own == id => Ok(backup.clone()),
+            Some((own, backup)) if own == id && backup.keep() => Ok(backup.clone()),
             // Not as what is missing: a backup goes on without that.
             _ => {
-                let text = "This backup has ended: another one began, or the node was restarted. \
-                            Run it again.";
+                let text = "This backup has ended: another one began, nobody went on with it for a \
+                            minute, or the node was restarted. Run it again.";
                 Err(Fault::conflict("BackupEnded", text))
             }
         }
@@ -78,8 +79,7 @@ impl Admin {
 
     /// Somebody goes on with it.
     pub(super) fn backup_keep(&self, wanted: &Named) -> Result<Value, Fault> {
-        self.backups.find(&wanted.id)?.keep();
-        Ok(Value::Null)
+        self.backups.find(&wanted.id).map(|_| Value::Null)
     }
 
     pub(super) async fn backup_end(&self, wanted: &Named) -> Result<Value, Fault> {

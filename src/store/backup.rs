@@ -141,12 +141,17 @@ impl Backup {
         self.missing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Says that the backup goes on.
-    pub fn keep(&self) {
+    /// Says that the backup goes on. `false`: another one began, or nobody said so for too long,
+    /// and what its records name may have gone since.
+    pub fn keep(&self) -> bool {
+        let now = self.store.sys().clock.monotonic();
         let mut hold = self.store.shared().backup.state();
-        if hold.0 == self.number {
-            hold.1 = Some(self.store.sys().clock.monotonic());
+        let last = hold.1.filter(|last| now.saturating_sub(*last) < HOLD_MAX);
+        let goes_on = hold.0 == self.number && last.is_some();
+        if goes_on {
+            hold.1 = Some(now);
         }
+        goes_on
     }
 }
 

@@ -30,7 +30,7 @@ const PARALLEL_BLOBS: usize = 4;
 
 /// Content that one tag may name without needing it and that the parent is asked for. Over it: the
 /// rest is left out, which is no fault.
-const OPTIONAL_MAX: usize = 256;
+pub(super) const OPTIONAL_MAX: usize = 256;
 
 /// How long to wait for another fetch of the same blob before looking again.
 const SAME_BLOB_WAIT: Duration = Duration::from_millis(200);
@@ -161,6 +161,8 @@ impl Fetcher {
         if !lost.is_empty() {
             let deleted_here = self.store.outbox_deletions(repository).await?;
             lost.retain(|digest| !deleted_here.contains(digest));
+            let now = self.store.sys().clock.monotonic();
+            lost.retain(|digest| self.again.may_ask(repository, digest, now));
         }
         Ok(lost)
     }
@@ -245,7 +247,7 @@ impl Fetcher {
 
     /// Asks the parent for what the manifests so far name without needing it: notes the blobs that
     /// it has, and returns the manifests.
-    pub(super) async fn find_optional(
+    async fn find_optional(
         &self,
         repository: &RepositoryName,
         closure: &mut Closure,
@@ -479,16 +481,10 @@ impl Fetcher {
         tag: Option<(&Tag, Option<Digest>)>,
     ) -> Result<bool, SyncError> {
         let closure = self.resolve(repository, digest).await?;
-        let was_here = closure.manifests.is_empty();
-        let done = self.complete(repository, closure, tag).await?;
-        let now = self.store.sys().clock.monotonic();
-        if was_here && self.again.may_ask(repository, digest, now) {
-            // Nothing needs it, so nothing waits for it.
-            if let Err(error) = self.look_elsewhere(repository, digest).await {
-                left_out(repository, digest, &error);
-            }
+        if closure.manifests.is_empty() {
+            self.look_elsewhere(repository, digest).await?;
         }
-        Ok(done)
+        self.complete(repository, closure, tag).await
     }
 
     /// A few at a time; those that are not `needed` are left out when they cannot be had. The tasks
@@ -679,7 +675,7 @@ impl Fetcher {
 }
 
 /// Says that content which nothing needs is not fetched, so that it stops nothing else.
-fn left_out(repository: &RepositoryName, digest: &Digest, error: &SyncError) {
+pub(super) fn left_out(repository: &RepositoryName, digest: &Digest, error: &SyncError) {
     let reason = error.to_string();
     log::warn!(
         "skipped optional content repository={repository} digest={digest} reason={reason:?}"

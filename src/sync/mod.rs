@@ -17,6 +17,7 @@ mod contact;
 mod debts;
 mod deleted;
 mod desired;
+mod elsewhere;
 mod fetch;
 mod heal;
 mod offers;

@@ -239,10 +239,12 @@ fn f201_a_backup_holds_collections_for_as_long_as_it_is_said_to_go_on() {
     for _ in 0..4 {
         bench.hands.pass(50 * second);
         assert!(matches!(gc(), Err(StoreError::Conflict(_))));
-        backup.keep();
+        assert!(backup.keep());
     }
     bench.hands.pass(61 * second);
     assert_eq!(gc(), Ok(()));
+    // What its records name may have gone.
+    assert!(!backup.keep() && gc().is_ok());
 }
 
 /// Symptom: an image whose deletion was answered with 507 was listed, and its manifest gone. Cause:
