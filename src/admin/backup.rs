@@ -34,15 +34,19 @@ pub(super) struct Verify {
 }
 
 impl Backups {
+    fn named(&self, id: &str) -> Option<Arc<Backup>> {
+        let cell = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        cell.as_ref().filter(|(own, _)| own == id).map(|(_, backup)| backup.clone())
+    }
+
     fn set(&self, backup: Option<(String, Arc<Backup>)>) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = backup;
     }
 
     /// Whoever asks for it goes on with it.
     fn find(&self, id: &str) -> Result<Arc<Backup>, Fault> {
-        let cell = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        match &*cell {
-            Some((own, backup)) if own == id && backup.keep() => Ok(backup.clone()),
+        match self.named(id) {
+            Some(backup) if backup.keep() => Ok(backup),
             // Not as what is missing: a backup goes on without that.
             _ => {
                 let text = "This backup has ended: another one began, nobody went on with it for a \
@@ -83,7 +87,9 @@ impl Admin {
     }
 
     pub(super) async fn backup_end(&self, wanted: &Named) -> Result<Value, Fault> {
-        let backup = self.backups.find(&wanted.id)?;
+        // What was asked for has come, however long nobody went on with it since.
+        let backup = self.backups.named(&wanted.id);
+        let backup = backup.map_or_else(|| self.backups.find(&wanted.id), Ok)?;
         self.backups.set(None);
         // A backup is no worse when the node cannot note what it lacks.
         if let Err(error) = backup.note_missing().await {

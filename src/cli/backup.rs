@@ -159,6 +159,7 @@ fn objects_are(count: u64) -> String {
 /// Whether a file of the backup has this length, if that is known.
 fn has_length(disk: &dyn Disk, place: &Path, len: Option<u64>) -> std::io::Result<bool> {
     let found = disk.open(place)?.len()?;
+    MOVED.fetch_add(1, Ordering::Relaxed);
     Ok(len.is_none_or(|len| len == found))
 }
 

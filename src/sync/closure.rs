@@ -221,7 +221,7 @@ mod tests {
     async fn fetcher_of(content: Content) -> (Fetcher, Arc<Mutex<Vec<String>>>) {
         let (upstream, asked) = parent_of(content);
         let (store, upstream) = (connected().await, Arc::new(upstream));
-        (Fetcher { store, upstream, strikes: Arc::default(), again: Arc::default() }, asked)
+        (Fetcher { store, upstream, strikes: Arc::default(), absent: Arc::default() }, asked)
     }
 
     #[test]

@@ -104,7 +104,10 @@ impl Worker {
                 continue;
             }
             match self.upstream.keeps_manifest(repository, &child).await.map_err(SyncError::from) {
-                Ok(true) => drop(again.insert(index)),
+                Ok(true) => {
+                    self.fetcher.absent.forget(repository, &child);
+                    again.insert(index);
+                }
                 Ok(false) => {}
                 Err(error) if error.is_of_item() => {}
                 Err(error) => return Err(error),

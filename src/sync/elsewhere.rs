@@ -1,7 +1,6 @@
 //! Layers that may lie elsewhere and come to the parent after their image.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use super::error::SyncError;
 use super::fetch::{Fetcher, OPTIONAL_MAX, left_out};
@@ -17,20 +16,12 @@ impl Fetcher {
         repository: &RepositoryName,
         image: &Digest,
     ) -> Result<(), SyncError> {
-        let now = self.store.sys().clock.monotonic();
-        if !self.again.may_ask(repository, image, now) {
-            return Ok(());
-        }
-        match self.bring_elsewhere(repository, image, now).await {
-            Err(error) if error.ends_session() => {
-                self.again.forget();
-                Err(error)
-            }
-            Err(error) => {
+        match self.bring_elsewhere(repository, image).await {
+            Err(error) if !error.ends_session() => {
                 left_out(repository, image, &error);
                 Ok(())
             }
-            Ok(()) => Ok(()),
+            brought => brought,
         }
     }
 
@@ -38,22 +29,25 @@ impl Fetcher {
         &self,
         repository: &RepositoryName,
         image: &Digest,
-        now: Duration,
     ) -> Result<(), SyncError> {
         let (store, name, root) = (self.store.clone(), repository.clone(), image.clone());
         let missing =
             spawn::blocking(move || store.missing_elsewhere(&name, &root, OPTIONAL_MAX)).await?;
         let mut there = BTreeMap::new();
         for digest in missing {
-            if !self.again.may_ask(repository, &digest, now) {
+            let now = self.store.sys().clock.monotonic();
+            if !self.absent.is_worth_asking(repository, &digest, now) {
                 continue;
             }
             match self.upstream.blob_len(repository, &digest).await.map_err(SyncError::from) {
                 Ok(Some(len)) => {
                     there.insert(digest, len);
                 }
-                Ok(None) => {}
-                Err(error) if error.is_of_item() => left_out(repository, &digest, &error),
+                Ok(None) => self.absent.note(repository, &digest, now),
+                Err(error) if error.is_of_item() => {
+                    self.absent.note(repository, &digest, now);
+                    left_out(repository, &digest, &error);
+                }
                 Err(error) => return Err(error),
             }
         }

@@ -154,7 +154,7 @@ impl Engine {
             store: store.clone(),
             upstream: upstream.clone(),
             strikes: Arc::default(),
-            again: Arc::default(),
+            absent: Arc::default(),
         };
         Engine {
             worker: Worker {

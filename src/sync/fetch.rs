@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use super::again::Again;
+use super::absent::Absent;
 use super::closure::{Closure, Named, Part, names};
 use super::error::SyncError;
 use super::strikes::Strikes;
@@ -41,7 +41,7 @@ pub(super) struct Fetcher {
     pub(super) store: Store,
     pub(super) upstream: Arc<Upstream>,
     pub(super) strikes: Arc<Strikes>,
-    pub(super) again: Arc<Again>,
+    pub(super) absent: Arc<Absent>,
 }
 
 /// What the parent has under a digest.
@@ -118,6 +118,8 @@ impl Fetcher {
                 }
                 let received = match self.manifest(repository, &digest).await {
                     Err(error) if !needed && error.is_of_item() => {
+                        let now = self.store.sys().clock.monotonic();
+                        self.absent.note(repository, &digest, now);
                         left_out(repository, &digest, &error);
                         continue;
                     }
@@ -157,14 +159,26 @@ impl Fetcher {
         repository: &RepositoryName,
         closure: &mut Closure,
     ) -> Result<Vec<Digest>, SyncError> {
-        let mut lost: Vec<Digest> = std::mem::take(&mut closure.lost).into_iter().collect();
-        if !lost.is_empty() {
-            let deleted_here = self.store.outbox_deletions(repository).await?;
-            lost.retain(|digest| !deleted_here.contains(digest));
-            let now = self.store.sys().clock.monotonic();
-            lost.retain(|digest| self.again.may_ask(repository, digest, now));
+        let (lost, mut wanted) = (std::mem::take(&mut closure.lost), Vec::new());
+        if lost.is_empty() {
+            return Ok(wanted);
         }
-        Ok(lost)
+        let deleted_here = self.store.outbox_deletions(repository).await?;
+        let now = self.store.sys().clock.monotonic();
+        for digest in lost {
+            // Of what is here something may be lost further down.
+            let is_here = self.store.manifest(repository, &digest)?.is_some();
+            let may_be_there = || {
+                closure.asked < OPTIONAL_MAX
+                    && self.absent.is_worth_asking(repository, &digest, now)
+            };
+            if deleted_here.contains(&digest) || !is_here && !may_be_there() {
+                continue;
+            }
+            closure.asked += usize::from(!is_here);
+            wanted.push(digest);
+        }
+        Ok(wanted)
     }
 
     /// Fetches a manifest and stores its bytes; nothing refers to them yet. Bytes that are here, as

@@ -11,7 +11,7 @@ pub mod error;
 pub mod plan;
 pub mod window;
 
-mod again;
+mod absent;
 mod closure;
 mod contact;
 mod debts;

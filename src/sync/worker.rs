@@ -689,7 +689,7 @@ mod tests {
                 store: store.clone(),
                 upstream: upstream.clone(),
                 strikes: Arc::default(),
-                again: Arc::default(),
+                absent: Arc::default(),
             },
             store,
             upstream,
