@@ -288,8 +288,9 @@ impl Run {
         found: &Found,
         links: &mut Links,
     ) -> Result<u64, StoreError> {
-        // Every use, and every deletion of what named it, is remembered for as long: a link without
-        // either has waited, and those that are used in turn keep no other by their places.
+        // A node that has been on for the grace remembers every use of a link within it, and every
+        // deletion of the last manifest that named it: a link of which it remembers neither has
+        // waited, whether it found a place or not.
         let knows_all_uses = self.up >= self.options.grace;
         let (mut part, mut parts, mut removed) = (0, 1, 0);
         while part < parts {

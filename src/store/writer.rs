@@ -251,7 +251,8 @@ impl Writer {
         group.overlay.extend(record.changes.iter().cloned().chain(derived));
         let (index, leases) = (self.shared.index(), &self.shared.leases);
         let txn = Txn::over(&*index, &group.overlay);
-        // The grace begins when the last that named content goes; what is not here has none.
+        // The grace of content begins when the last manifest that named it goes. A layer that lies
+        // elsewhere and is not here needs no grace, and takes no place among what was touched.
         let is_here = |digest: &&Digest| txn.has(&held_key(&digest.to_key())).unwrap_or(true);
         perhaps_here.iter().filter(is_here).for_each(|digest| leases.touch(digest, now));
         group.records.push((sequence, std::mem::take(&mut record.changes)));
@@ -546,7 +547,8 @@ fn make_checkpoint(
     result
 }
 
-/// What the last row that named it has gone of, by the row that counts those.
+/// The content that no manifest of a repository names any more, if this is the change of the row
+/// that counts them.
 fn no_longer_needed((key, row): &Change) -> Option<Digest> {
     let is_gone = row.is_none() && key.first() == Some(&(Kind::Needed as u8));
     let (_, digest) = split_key(key).filter(|_| is_gone)?;

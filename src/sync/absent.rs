@@ -1,5 +1,6 @@
-//! What the parent did not have lately of what is asked for though nothing needs it: who sets many
-//! tags for one image must not have each of them ask for all that it names and nobody has.
+//! Digests that the parent said it does not have, of content that an image names without needing
+//! it. A device remembers them for a while: otherwise each of many tags for one image would have it
+//! ask for all of them again.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -17,7 +18,7 @@ const DIGESTS_MAX: usize = 256;
 /// Repositories of which some are remembered. Over it: what is known of another one is forgotten.
 const REPOSITORIES_MAX: usize = 64;
 
-/// When the parent said so last.
+/// When the parent last said so, by repository and digest.
 #[derive(Default)]
 pub(super) struct Absent(Mutex<BTreeMap<RepositoryName, BTreeMap<Digest, Duration>>>);
 

@@ -139,8 +139,8 @@ impl Leases {
         self.table().touch(short(digest), now);
     }
 
-    /// Remembers what a command that is about to be acknowledged refers to. Returns what it names
-    /// that lies elsewhere: only where it is here too it is to be touched.
+    /// Remembers what a command that is about to be acknowledged refers to. Returns the
+    /// layers that it names and that may lie elsewhere: the caller touches those that are here.
     pub(in crate::store) fn note(&self, changes: &[Change], now: Duration) -> Vec<Digest> {
         let (mut table, mut elsewhere) = (self.table(), Vec::new());
         for (key, row) in changes {

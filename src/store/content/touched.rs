@@ -56,8 +56,8 @@ impl Touched {
         known.or_else(|| filtered().map(|filter| filter.until))
     }
 
-    /// Those that were filled in the shortest time: of the others it is known as well as before
-    /// when they were touched, and all of them come to be of the same length in time.
+    /// Joins the two neighbours that were filled in the shortest time together, so that all filters
+    /// come to stand for about the same length of time.
     fn join_two(&mut self) {
         let span = |later: &usize| {
             self.filters[*later].until.saturating_sub(self.filters[*later - 1].from)

@@ -324,7 +324,8 @@ impl Store {
         .await
     }
 
-    /// Notes that what was heard does not count any more: with no connection string.
+    /// Notes that the last look at the configuration does not count any more, as one with another
+    /// connection string than any that there is.
     pub async fn forget_look(&self) -> Result<(), StoreError> {
         let none = Fact::Version(String::new());
         self.commit(move |txn| txn.put_changed(looked_with_key(), &none)).await
