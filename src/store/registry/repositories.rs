@@ -124,10 +124,13 @@ impl Store {
         if let Some(manifests) = unlinked.await? {
             let some = self.naming(repository, digest).await?;
             let some: Vec<String> = some.iter().map(ToString::to_string).collect();
+            let which = match some.len() {
+                0 => String::new(),
+                _ => format!(", such as {}", some.join(", ")),
+            };
             return Err(StoreError::Conflict(format!(
-                "manifests of {repository} name this blob ({manifests} of them; {}): delete those \
-                 first",
-                if some.is_empty() { "not the first ones".to_owned() } else { some.join(", ") }
+                "manifests of {repository} name this blob ({manifests} in all{which}): delete those \
+                 first"
             )));
         }
         self.give_back(repository, digest).await;
