@@ -6,12 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::error::SyncError;
 use crate::store::content::leases::Lease;
 use crate::types::limits::CLOSURE_BYTES_MAX;
-use crate::types::manifest::ManifestKind;
 use crate::types::{Digest, Manifest};
-
-/// Content that is named without being needed and is remembered for one tag. Over it: the rest is
-/// left out, which is no fault.
-const NAMED_MAX: usize = 4096;
 
 /// An entry of an ordered set or map takes this many times its own size at most: a node has room
 /// for more entries than it has.
@@ -24,19 +19,10 @@ pub(super) struct Closure {
     pub(super) manifests: Vec<Part>,
     /// Blobs to link, with their lengths; of those not in the store the bytes are missing.
     pub(super) blobs: BTreeMap<Digest, u64>,
-    /// The same, of blobs that are left out when they cannot be had.
-    pub(super) optional: BTreeMap<Digest, u64>,
     /// What is to be transferred, bytes.
     pub(super) missing_bytes: u64,
     /// The largest blob of which something is missing, with its length.
     pub(super) largest: Option<(u64, Digest)>,
-    /// What the manifests name without needing it, until the parent is asked for it.
-    pub(super) named: BTreeSet<Named>,
-    /// Manifests that something needs which was here before: they are left out when they cannot be
-    /// had.
-    pub(super) lost: BTreeSet<Digest>,
-    /// How much of that the parent was asked for.
-    pub(super) asked: usize,
     /// Manifests that were looked at, or are to be.
     pub(super) seen: BTreeSet<Digest>,
 }
@@ -46,16 +32,6 @@ pub(super) struct Part {
     pub(super) content: Lease,
     pub(super) media_type: String,
     pub(super) bytes_len: u64,
-    /// Whether the root needs it; otherwise it is left out when something of it cannot be had.
-    pub(super) needed: bool,
-}
-
-/// Content that a manifest names without needing it.
-#[derive(PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Named {
-    pub(super) digest: Digest,
-    pub(super) size: u64,
-    pub(super) may_be_manifest: bool,
 }
 
 impl Closure {
@@ -65,50 +41,16 @@ impl Closure {
             root: root.clone(),
             manifests: Vec::new(),
             blobs: BTreeMap::new(),
-            optional: BTreeMap::new(),
             missing_bytes: 0,
             largest: None,
-            named: BTreeSet::new(),
-            lost: BTreeSet::new(),
-            asked: 0,
             seen: BTreeSet::new(),
         }
     }
 
-    pub(super) fn has_blob(&self, digest: &Digest) -> bool {
-        self.blobs.contains_key(digest) || self.optional.contains_key(digest)
-    }
-
-    /// Remembers what a manifest names without needing it.
-    pub(super) fn note_named(&mut self, parsed: &Manifest) {
-        let may_be_manifest = parsed.kind != ManifestKind::Image;
-        for named in parsed.optional() {
-            if self.named.len() >= NAMED_MAX {
-                log::warn!(
-                    "{} names more than {NAMED_MAX} layers that may lie elsewhere; the rest is not \
-                     fetched",
-                    self.root
-                );
-                return;
-            }
-            let (digest, size) = (named.digest.clone(), named.size);
-            self.named.insert(Named { digest, size, may_be_manifest });
-        }
-    }
-
-    /// Remembers manifests that something needs which is here.
-    pub(super) fn note_lost(&mut self, children: Vec<Digest>) {
-        let unseen = children.into_iter().filter(|digest| !self.seen.contains(digest));
-        self.lost.extend(unseen);
-    }
-
     /// The most memory that this may take, bytes.
     pub(super) fn held_bytes(&self) -> usize {
-        let blobs = self.blobs.len() + self.optional.len();
-        let digests = self.seen.len() + self.lost.len();
-        let in_trees = blobs * size_of::<(Digest, u64)>()
-            + digests * size_of::<Digest>()
-            + self.named.len() * size_of::<Named>();
+        let in_trees =
+            self.blobs.len() * size_of::<(Digest, u64)>() + self.seen.len() * size_of::<Digest>();
         let parts = self.manifests.iter().map(|part| size_of::<Part>() + part.media_type.len());
         in_trees * TREE_FACTOR + parts.sum::<usize>()
     }
@@ -123,7 +65,7 @@ impl Closure {
              several",
             self.root,
             self.manifests.len(),
-            self.blobs.len() + self.optional.len()
+            self.blobs.len()
         )))
     }
 }
@@ -162,30 +104,9 @@ mod tests {
         let most = CLOSURE_BYTES_MAX / (size_of::<(Digest, u64)>() * TREE_FACTOR);
         closure.blobs.extend((0..most).map(|number| (digest(number), 1)));
         assert_eq!(closure.check_size(), Ok(()));
-        closure.note_lost(vec![digest(1), digest(2)]);
+        closure.seen.extend([digest(1), digest(2)]);
         let Err(SyncError::Content(text)) = closure.check_size() else { panic!("no error") };
         assert!(text.contains(&format!("(0 and {most} so far)")), "{text}");
-    }
-
-    #[test]
-    fn f209_what_nothing_needs_is_left_out_over_a_bound() {
-        let layers: Vec<String> = (0..=NAMED_MAX)
-            .map(|number| {
-                format!(
-                    r#"{{"mediaType":"a/b","digest":"{}","size":2,"urls":["x"]}}"#,
-                    digest(number)
-                )
-            })
-            .collect();
-        let text = format!(
-            r#"{{"schemaVersion":2,"config":{},"layers":[{}]}}"#,
-            layers[0],
-            layers.join(",")
-        );
-        let parsed = Manifest::parse(Some(media::OCI_MANIFEST), text.as_bytes());
-        let mut closure = Closure::new(&digest(0));
-        closure.note_named(&parsed.unwrap());
-        assert_eq!((closure.named.len(), closure.check_size()), (NAMED_MAX, Ok(())));
     }
 
     fn digest_of(text: &str) -> Digest {
@@ -221,7 +142,7 @@ mod tests {
     async fn fetcher_of(content: Content) -> (Fetcher, Arc<Mutex<Vec<String>>>) {
         let (upstream, asked) = parent_of(content);
         let (store, upstream) = (connected().await, Arc::new(upstream));
-        (Fetcher { store, upstream, strikes: Arc::default(), absent: Arc::default() }, asked)
+        (Fetcher { store, upstream, strikes: Arc::default(), lacking: Arc::default() }, asked)
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Follows what the parent has deleted. What a change of this node holds back is tried again now
 //! and then, until the parent has answered that change.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use super::debts::Item;
 use super::error::SyncError;
@@ -13,53 +13,22 @@ use crate::store::{Precondition, Store, StoreError};
 use crate::sys::spawn;
 use crate::types::{Digest, RepositoryName, Tag};
 
-/// Manifests that indexes lack, of which the parent is asked in one comparison of a repository
-/// whether it has them again. Over it: others in the next one.
-const ASKED_MAX: usize = 256;
-
 /// The manifests of a repository.
 pub(super) struct Here {
     pub(super) manifests: BTreeSet<Digest>,
     /// Those of them that others name.
     named: BTreeSet<Digest>,
-    lost: Lost,
-}
-
-/// Manifests that indexes need and that are not here: as many as are asked for in one comparison.
-struct Lost {
-    /// The place in the order of digests from which they are taken. It differs each time, so that
-    /// all get their turn.
-    from: u64,
-    /// By their distance from there, each with one of those indexes.
-    next: BTreeMap<(u64, Digest), Digest>,
-}
-
-impl Lost {
-    fn note(&mut self, child: Digest, index: &Digest) {
-        let place = child.raw().iter().take(8).fold(0, |all, byte| all << 8 | u64::from(*byte));
-        self.next.insert((place.wrapping_sub(self.from), child), index.clone());
-        if self.next.len() > ASKED_MAX {
-            self.next.pop_last();
-        }
-    }
 }
 
 impl Here {
     /// Reads the manifests one by one: each names up to 20,000 others. Blocks.
-    fn read(store: &Store, repository: &RepositoryName, from: u64) -> Result<Here, StoreError> {
-        let lost = Lost { from, next: BTreeMap::new() };
+    fn read(store: &Store, repository: &RepositoryName) -> Result<Here, StoreError> {
         let manifests = store.manifest_digests(repository)?;
-        let mut here = Here { manifests, named: BTreeSet::new(), lost };
-        store.each_manifest(repository, |digest, row| {
-            let found = row.named_manifests().filter(|named| here.manifests.contains(*named));
-            here.named.extend(found.cloned());
-            for child in row.children {
-                if !here.manifests.contains(&child) {
-                    here.lost.note(child, &digest);
-                }
-            }
+        let mut named = BTreeSet::new();
+        store.each_manifest(repository, |_, row| {
+            named.extend(row.named_manifests().filter(|named| manifests.contains(*named)).cloned());
         })?;
-        Ok(here)
+        Ok(Here { manifests, named })
     }
 }
 
@@ -87,37 +56,7 @@ impl Worker {
         repository: &RepositoryName,
     ) -> Result<Here, SyncError> {
         let (store, repository) = (self.store.clone(), repository.clone());
-        let from = store.sys().rng.number();
-        Ok(spawn::blocking(move || Here::read(&store, &repository, from)).await?)
-    }
-
-    /// Brings back what was deleted of an index that is here, if the parent has it again.
-    pub(super) async fn bring_back(
-        &self,
-        repository: &RepositoryName,
-        here: Here,
-    ) -> Result<(), SyncError> {
-        let deleted_here = self.store.outbox_deletions(repository).await?;
-        let mut again = BTreeSet::new();
-        for ((_, child), index) in here.lost.next {
-            if deleted_here.contains(&child) || again.contains(&index) {
-                continue;
-            }
-            match self.upstream.keeps_manifest(repository, &child).await.map_err(SyncError::from) {
-                Ok(true) => {
-                    self.fetcher.absent.forget(repository, &child);
-                    again.insert(index);
-                }
-                Ok(false) => {}
-                Err(error) if error.is_of_item() => {}
-                Err(error) => return Err(error),
-            }
-        }
-        for index in again {
-            let result = self.fetcher.obtain(repository, &index, None).await.map(|_| ());
-            self.settle(repository, Item::Manifest(index.clone()), Some(&index), result).await?;
-        }
-        Ok(())
+        Ok(spawn::blocking(move || Here::read(&store, &repository)).await?)
     }
 
     /// Removes repositories that are not granted any more, unless they have something that the
@@ -224,48 +163,5 @@ impl Worker {
             Err(error) => return Err(error.into()),
         }
         Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::store::registry::manifests::testing::{digest, put, store};
-    use crate::types::media;
-
-    #[test]
-    fn f209_of_what_indexes_lack_a_bounded_part_is_remembered_at_a_time() {
-        smol::block_on(async {
-            let (store, app): (_, RepositoryName) = (store(), "app".parse().unwrap());
-            let entry = |digest: &str, urls| {
-                let kind = media::OCI_MANIFEST;
-                format!(r#"{{"mediaType":"{kind}","digest":"{digest}","size":2{urls}}}"#)
-            };
-            let elsewhere = |number: usize| format!("sha256:{number:02x}{number:062x}");
-            let index = async |number: u8, entries: Vec<String>| {
-                let text = format!(
-                    r#"{{"schemaVersion":2,"x":{number},"manifests":[{}]}}"#,
-                    entries.join(",")
-                );
-                let index = put(number, media::OCI_INDEX, &text, &[]);
-                store.put_manifest(&app, index).await.unwrap();
-            };
-            // They may lie elsewhere, and are not here.
-            let far = (0..256).map(|n| entry(&elsewhere(n), r#","urls":["x"]"#)).collect();
-            index(1, far).await;
-            index(2, vec![entry(&digest(1).to_string(), "")]).await;
-            let here = Here::read(&store, &app, 0xff << 56).unwrap();
-            assert_eq!(here.manifests, BTreeSet::from([digest(1), digest(2)]));
-            assert_eq!(here.named, BTreeSet::from([digest(1)]));
-            assert_eq!(here.lost.next.len(), 256);
-            // One more: those go first that come next from the place.
-            index(3, vec![entry(&format!("sha256:7f{}", "f".repeat(62)), r#","urls":["x"]"#)])
-                .await;
-            let here = Here::read(&store, &app, 0x80 << 56).unwrap();
-            let asked: Vec<String> =
-                here.lost.next.keys().map(|(_, child)| child.to_string()).collect();
-            assert_eq!((asked.len(), &asked[0]), (ASKED_MAX, &elsewhere(0x80)));
-            assert_eq!(asked.last(), Some(&elsewhere(0x7f)));
-        });
     }
 }

@@ -11,6 +11,7 @@ use super::contact::{Failed, Place};
 use super::error::SyncError;
 use super::fetch::Fetcher;
 use super::heal::Healer;
+use super::lacking::{Lacking, Seeker};
 use super::push::Pusher;
 use super::refusal::{REPORTED_AFTER, is_unreachable, refusal_kind};
 use super::report::Reporter;
@@ -130,6 +131,7 @@ pub struct Engine {
     worker: Worker,
     pusher: Pusher,
     healer: Healer,
+    seeker: Seeker,
     reporter: Reporter,
     options: EngineOptions,
     /// Whether the parent accepted this instance since the start of the process.
@@ -150,11 +152,12 @@ impl Engine {
         let (id, private_ca) = (options.instance_id.clone(), options.private_ca);
         let upstream = Upstream::new(&sys, client, connection, id, private_ca, store.hearing());
         let (upstream, state) = (Arc::new(upstream), Arc::new(State::new(&sys)));
+        let lacking = Arc::new(Lacking::default());
         let fetcher = Fetcher {
             store: store.clone(),
             upstream: upstream.clone(),
             strikes: Arc::default(),
-            absent: Arc::default(),
+            lacking: lacking.clone(),
         };
         Engine {
             worker: Worker {
@@ -168,6 +171,7 @@ impl Engine {
                 fetcher: fetcher.clone(),
                 told: Mutex::default(),
             },
+            seeker: Seeker { fetcher: fetcher.clone(), lacking },
             pusher: Pusher {
                 store: store.clone(),
                 upstream: upstream.clone(),
@@ -357,7 +361,8 @@ impl Engine {
         self.greet().await?;
         self.worker.meet_parent().await?;
         let pushes = smol::future::or(self.pusher.deliver_all(), self.reporter.report_all());
-        let pulls = smol::future::or(self.worker.follow(), self.healer.heal_all());
+        let mends = smol::future::or(self.healer.heal_all(), self.seeker.seek_all());
+        let pulls = smol::future::or(self.worker.follow(), mends);
         smol::future::or(pulls, pushes).await
     }
 
@@ -509,10 +514,11 @@ impl Engine {
         self.reporter.report(&mut None).await
     }
 
-    /// Does what is due, and what the parent has told by now.
+    /// Does what is due, and what the parent has told by now, and asks for what is lacking.
     pub(crate) async fn pull_once(&self) -> Result<(), SyncError> {
         self.ensure_active().await?;
-        self.worker.follow_once().await
+        self.worker.follow_once().await?;
+        self.seeker.seek_once().await
     }
 }
 

@@ -5,9 +5,9 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use super::absent::Absent;
-use super::closure::{Closure, Named, Part, names};
+use super::closure::{Closure, Part, names};
 use super::error::SyncError;
+use super::lacking::Lacking;
 use super::strikes::Strikes;
 use crate::gateway::distribution::FetchedManifest;
 use crate::gateway::{Upstream, UpstreamError};
@@ -18,7 +18,7 @@ use crate::store::content::uploads::Upload;
 use crate::store::replica::outbox::Origin;
 use crate::store::{Precondition, PutManifest, PutOutcome, Store, StoreError};
 use crate::sys::clock::{sleep, within};
-use crate::sys::spawn::yield_now;
+use crate::sys::spawn::{self, yield_now};
 use crate::types::limits::{
     BUFFER_BYTES, MANIFEST_LEVELS_MAX, MANIFESTS_BELOW_MAX, PROGRESS_DEADLINE,
 };
@@ -27,10 +27,6 @@ use crate::types::{Digest, Manifest, RepositoryName, Tag};
 
 /// Blobs fetched at once.
 const PARALLEL_BLOBS: usize = 4;
-
-/// Content that one tag may name without needing it and that the parent is asked for. Over it: the
-/// rest is left out, which is no fault.
-pub(super) const OPTIONAL_MAX: usize = 256;
 
 /// How long to wait for another fetch of the same blob before looking again.
 const SAME_BLOB_WAIT: Duration = Duration::from_millis(200);
@@ -41,14 +37,7 @@ pub(super) struct Fetcher {
     pub(super) store: Store,
     pub(super) upstream: Arc<Upstream>,
     pub(super) strikes: Arc<Strikes>,
-    pub(super) absent: Arc<Absent>,
-}
-
-/// What the parent has under a digest.
-enum AtParent {
-    Manifest,
-    /// A blob of so many bytes.
-    Blob(u64),
+    pub(super) lacking: Arc<Lacking>,
 }
 
 pub(super) struct Received {
@@ -75,40 +64,27 @@ impl Fetcher {
         root: &Digest,
     ) -> Result<Closure, SyncError> {
         let mut closure = Closure::new(root);
-        self.descend(repository, vec![root.clone()], true, &mut closure).await?;
-        // After all that is needed: the same content may be named both ways.
-        for _ in 0..MANIFEST_LEVELS_MAX {
-            let mut manifests = self.find_optional(repository, &mut closure).await?;
-            manifests.extend(self.lost(repository, &mut closure).await?);
-            match self.descend(repository, manifests, false, &mut closure).await {
-                Err(error) if error.is_of_item() => left_out(repository, root, &error),
-                done => done?,
-            }
-        }
+        self.descend(repository, &mut closure).await?;
         // Found from the root down; an index may name a manifest of an upper level again, so
         // children are put in order by need when they are stored.
         closure.manifests.reverse();
         Ok(closure)
     }
 
-    /// Fetches these manifests and those that they need. Those that are not `needed` are left out
-    /// when they cannot be had.
+    /// Fetches the root and the manifests that it needs.
     async fn descend(
         &self,
         repository: &RepositoryName,
-        mut level: Vec<Digest>,
-        needed: bool,
         closure: &mut Closure,
     ) -> Result<(), SyncError> {
-        level.retain(|digest| closure.seen.insert(digest.clone()));
+        let mut level = vec![closure.root.clone()];
+        closure.seen.extend(level.iter().cloned());
         for _ in 0..MANIFEST_LEVELS_MAX {
             let mut below = Vec::new();
             for digest in level {
                 // A manifest became visible here only when everything that it needs was: what is
                 // missing of it now was deleted since, at the parent too, which may have it again.
-                if let Some(row) = self.store.manifest(repository, &digest)? {
-                    closure.note_lost(row.children);
-                    closure.check_size()?;
+                if self.store.manifest(repository, &digest)?.is_some() {
                     continue;
                 }
                 // One of them is the root.
@@ -116,16 +92,8 @@ impl Fetcher {
                     let text = format!("{} needs too many manifests", closure.root);
                     return Err(SyncError::Content(text));
                 }
-                let received = match self.manifest(repository, &digest).await {
-                    Err(error) if !needed && error.is_of_item() => {
-                        let now = self.store.sys().clock.monotonic();
-                        self.absent.note(repository, &digest, now);
-                        left_out(repository, &digest, &error);
-                        continue;
-                    }
-                    received => received?,
-                };
-                below.extend(self.note(repository, received, needed, closure).await?);
+                let received = self.manifest(repository, &digest).await?;
+                below.extend(self.note(repository, received, closure).await?);
                 closure.check_size()?;
             }
             if below.is_empty() {
@@ -141,44 +109,14 @@ impl Fetcher {
         &self,
         repository: &RepositoryName,
         received: Received,
-        needed: bool,
         closure: &mut Closure,
     ) -> Result<Vec<Digest>, SyncError> {
         let Received { content, media_type, bytes_len, parsed } = received;
         self.store.keep_fetched(repository, &closure.root, names(content.digest(), &parsed));
-        self.note_blobs(repository, &parsed, needed, closure).await?;
-        closure.note_named(&parsed);
-        closure.manifests.push(Part { content, media_type, bytes_len, needed });
+        self.note_blobs(repository, &parsed, closure).await?;
+        closure.manifests.push(Part { content, media_type, bytes_len });
         let children = parsed.required_manifests().map(|child| &child.digest);
         Ok(children.filter(|child| closure.seen.insert((*child).clone())).cloned().collect())
-    }
-
-    /// What was found to be lost, without what was deleted here: the parent is yet to hear of that.
-    async fn lost(
-        &self,
-        repository: &RepositoryName,
-        closure: &mut Closure,
-    ) -> Result<Vec<Digest>, SyncError> {
-        let (lost, mut wanted) = (std::mem::take(&mut closure.lost), Vec::new());
-        if lost.is_empty() {
-            return Ok(wanted);
-        }
-        let deleted_here = self.store.outbox_deletions(repository).await?;
-        let now = self.store.sys().clock.monotonic();
-        for digest in lost {
-            // Of what is here something may be lost further down.
-            let is_here = self.store.manifest(repository, &digest)?.is_some();
-            let may_be_there = || {
-                closure.asked < OPTIONAL_MAX
-                    && self.absent.is_worth_asking(repository, &digest, now)
-            };
-            if deleted_here.contains(&digest) || !is_here && !may_be_there() {
-                continue;
-            }
-            closure.asked += usize::from(!is_here);
-            wanted.push(digest);
-        }
-        Ok(wanted)
     }
 
     /// Fetches a manifest and stores its bytes; nothing refers to them yet. Bytes that are here, as
@@ -231,88 +169,20 @@ impl Fetcher {
         &self,
         repository: &RepositoryName,
         parsed: &Manifest,
-        needed: bool,
         closure: &mut Closure,
     ) -> Result<(), SyncError> {
-        for Descriptor { digest, size, .. } in parsed.required_blobs() {
-            if !closure.has_blob(digest) && !self.store.blob_linked(repository, digest)? {
-                self.note_blob(digest, *size, needed, closure).await?;
-            }
-        }
-        Ok(())
-    }
-
-    async fn note_blob(
-        &self,
-        digest: &Digest,
-        size: u64,
-        needed: bool,
-        closure: &mut Closure,
-    ) -> Result<(), SyncError> {
-        if self.store.blob_open(digest).await?.is_none() {
-            let missing = size.saturating_sub(self.store.fetched_so_far(digest).await);
-            closure.missing_bytes = closure.missing_bytes.saturating_add(missing);
-            closure.largest = closure.largest.take().max(Some((size, digest.clone())));
-        }
-        let blobs = if needed { &mut closure.blobs } else { &mut closure.optional };
-        blobs.insert(digest.clone(), size);
-        Ok(())
-    }
-
-    /// Asks the parent for what the manifests so far name without needing it: notes the blobs that
-    /// it has, and returns the manifests.
-    async fn find_optional(
-        &self,
-        repository: &RepositoryName,
-        closure: &mut Closure,
-    ) -> Result<Vec<Digest>, SyncError> {
-        let mut manifests = Vec::new();
-        for Named { digest, size, may_be_manifest } in std::mem::take(&mut closure.named) {
-            if closure.has_blob(&digest)
-                || self.store.blob_linked(repository, &digest)?
-                || self.store.manifest(repository, &digest)?.is_some()
-            {
+        for &Descriptor { ref digest, size, .. } in parsed.required_blobs() {
+            if closure.blobs.contains_key(digest) || self.store.blob_linked(repository, digest)? {
                 continue;
             }
-            if closure.asked >= OPTIONAL_MAX {
-                log::warn!(
-                    "{} in {repository} names more than {OPTIONAL_MAX} layers that may lie \
-                     elsewhere; the rest is not fetched",
-                    closure.root
-                );
-                break;
+            if self.store.blob_open(digest).await?.is_none() {
+                let missing = size.saturating_sub(self.store.fetched_so_far(digest).await);
+                closure.missing_bytes = closure.missing_bytes.saturating_add(missing);
+                closure.largest = closure.largest.take().max(Some((size, digest.clone())));
             }
-            closure.asked += 1;
-            match self.at_parent(repository, &digest, may_be_manifest).await {
-                Ok(Some(AtParent::Manifest)) => manifests.push(digest),
-                Ok(Some(AtParent::Blob(len))) if len == size => {
-                    self.note_blob(&digest, size, false, closure).await?;
-                }
-                Ok(Some(AtParent::Blob(len))) => {
-                    log::warn!("{digest} has {len} bytes at the parent, not {size} as named");
-                }
-                Ok(None) => {}
-                Err(error) if error.is_of_item() => left_out(repository, &digest, &error),
-                Err(error) => return Err(error),
-            }
+            closure.blobs.insert(digest.clone(), size);
         }
-        Ok(manifests)
-    }
-
-    async fn at_parent(
-        &self,
-        repository: &RepositoryName,
-        digest: &Digest,
-        may_be_manifest: bool,
-    ) -> Result<Option<AtParent>, SyncError> {
-        if may_be_manifest {
-            match self.upstream.keeps_manifest(repository, digest).await {
-                Ok(true) => return Ok(Some(AtParent::Manifest)),
-                Ok(false) | Err(UpstreamError::NotYet(_)) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Ok(self.upstream.blob_len(repository, digest).await?.map(AtParent::Blob))
+        Ok(())
     }
 
     /// Fetches what is missing, makes it visible, and lets the tag, if any, name it: that is the
@@ -329,6 +199,10 @@ impl Fetcher {
         let result = self.bring(repository, closure, tag).await;
         let result = result.map_err(|error| error.with_needed(missing))?;
         self.store.release_fetched(repository, &root);
+        let (store, name) = (self.store.clone(), repository.clone());
+        if spawn::blocking(move || store.lacks(&name, &root)).await? {
+            self.lacking.note(repository, self.store.sys().clock.monotonic());
+        }
         Ok(result)
     }
 
@@ -341,8 +215,7 @@ impl Fetcher {
         let coming = closure.blobs.values().fold(0, |sum: u64, size| sum.saturating_add(*size));
         self.store.check_quota(repository, coming)?;
         self.check_room(repository, &closure).await?;
-        self.blobs(repository, closure.blobs, true).await?;
-        self.blobs(repository, closure.optional, false).await?;
+        self.blobs(repository, closure.blobs).await?;
         let (tags, precondition) = match tag {
             Some((tag, Some(base))) => (vec![tag.clone()], Precondition::Is(base)),
             Some((tag, None)) => (vec![tag.clone()], Precondition::Absent),
@@ -427,25 +300,12 @@ impl Fetcher {
                     continue;
                 }
                 Ok(PutOutcome::ChildMissing(missing) | PutOutcome::BlobMissing(missing)) => missing,
-                Err(StoreError::Conflict(_)) if part.needed => return Ok(None),
-                // It was deleted here meanwhile, which the parent is yet to hear.
-                Err(StoreError::Conflict(_)) => continue,
-                Err(error) if part.needed || !SyncError::from(error.clone()).is_of_item() => {
-                    return Err(error.into());
-                }
-                Err(error) => {
-                    left_out(repository, digest, &error.into());
-                    continue;
-                }
+                Err(StoreError::Conflict(_)) => return Ok(None),
+                Err(error) => return Err(error.into()),
             };
-            if part.needed {
-                // It was here a moment ago: the next attempt fetches it again.
-                log::warn!("{missing} vanished from {repository} during a sync");
-                return Err(StoreError::Unavailable.into());
-            }
-            let error = SyncError::Content(format!("it needs {missing}"));
-            left_out(repository, digest, &error);
-            refused = 0;
+            // It was here a moment ago: the next attempt fetches it again.
+            log::warn!("{missing} vanished from {repository} during a sync");
+            return Err(StoreError::Unavailable.into());
         }
         Ok(Some(root_is_new))
     }
@@ -458,7 +318,7 @@ impl Fetcher {
         parsed: Manifest,
         named: Option<(&[Tag], &Precondition)>,
     ) -> Result<PutOutcome, StoreError> {
-        let is_needed = part.needed && !named.is_some_and(|(tags, _)| tags.is_empty());
+        let is_needed = !named.is_some_and(|(tags, _)| tags.is_empty());
         let (tags, precondition) = named.unwrap_or((&[], &Precondition::None));
         let put = PutManifest {
             content: part.content.clone(),
@@ -495,19 +355,14 @@ impl Fetcher {
         tag: Option<(&Tag, Option<Digest>)>,
     ) -> Result<bool, SyncError> {
         let closure = self.resolve(repository, digest).await?;
-        if closure.manifests.is_empty() {
-            self.look_elsewhere(repository, digest).await?;
-        }
         self.complete(repository, closure, tag).await
     }
 
-    /// A few at a time; those that are not `needed` are left out when they cannot be had. The tasks
-    /// end with this call, also when it is dropped at a window's end.
-    pub(super) async fn blobs(
+    /// A few at a time. The tasks end with this call, also when it is dropped at a window's end.
+    async fn blobs(
         &self,
         repository: &RepositoryName,
         blobs: BTreeMap<Digest, u64>,
-        needed: bool,
     ) -> Result<(), SyncError> {
         let count = blobs.len().min(PARALLEL_BLOBS);
         let queue: Arc<Mutex<VecDeque<(Digest, u64)>>> =
@@ -522,11 +377,7 @@ impl Fetcher {
                         let Some((digest, size)) = next else {
                             return Ok::<(), SyncError>(());
                         };
-                        if needed {
-                            this.blob(&repository, &digest, size).await?;
-                        } else {
-                            this.optional_blob(&repository, &digest, size).await?;
-                        }
+                        this.blob(&repository, &digest, size).await?;
                     }
                 })
             })
@@ -535,25 +386,6 @@ impl Fetcher {
             worker.await?;
         }
         Ok(())
-    }
-
-    async fn optional_blob(
-        &self,
-        repository: &RepositoryName,
-        digest: &Digest,
-        size: u64,
-    ) -> Result<(), SyncError> {
-        let fetched = match self.store.check_quota(repository, size) {
-            Ok(()) => self.blob(repository, digest, size).await,
-            Err(error) => Err(error.into()),
-        };
-        match fetched {
-            Err(error) if error.is_of_item() => {
-                left_out(repository, digest, &error);
-                Ok(())
-            }
-            fetched => fetched,
-        }
     }
 
     /// Brings one blob here, from where an earlier attempt stopped, and links it.

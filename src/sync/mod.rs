@@ -11,15 +11,14 @@ pub mod error;
 pub mod plan;
 pub mod window;
 
-mod absent;
 mod closure;
 mod contact;
 mod debts;
 mod deleted;
 mod desired;
-mod elsewhere;
 mod fetch;
 mod heal;
+mod lacking;
 mod offers;
 mod push;
 mod refusal;

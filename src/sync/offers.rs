@@ -250,7 +250,7 @@ mod tests {
                 store: store.clone(),
                 upstream: upstream.clone(),
                 strikes: Arc::default(),
-                absent: Arc::default(),
+                lacking: Arc::default(),
             };
             let state = Arc::new(State::new(store.sys()));
             let worker = Worker { store: store.clone(), upstream, fetcher, state };

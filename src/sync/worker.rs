@@ -438,7 +438,7 @@ impl Worker {
             failed.extend(followed.into_iter().filter(|item| debts.is_owed(repository, item)));
             debts.compared(repository, &failed);
         }
-        self.bring_back(repository, here).await
+        Ok(())
     }
 
     /// Fetches manifests and lets tags name them. An item that cannot be fetched is set aside:
@@ -689,7 +689,7 @@ mod tests {
                 store: store.clone(),
                 upstream: upstream.clone(),
                 strikes: Arc::default(),
-                absent: Arc::default(),
+                lacking: Arc::default(),
             },
             store,
             upstream,

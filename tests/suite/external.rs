@@ -5,12 +5,14 @@ use serde_json::json;
 
 use crate::support::eventually;
 use crate::support::http::{Answer, bearer, token};
-use crate::support::image::{INDEX, Image, MANIFEST, digest, noise, push_blob};
+use crate::support::image::{self, INDEX, Image, MANIFEST, digest, noise, push_blob};
 use crate::support::node::Node;
 use crate::sync::{SOON, root_behind};
 
 /// A type that no registry knows.
 pub const UNKNOWN: &str = "application/vnd.example.model.v1+json";
+
+const WRITES: &[&str] = &["content/read", "content/write"];
 
 /// A node and a token that may do everything in `app` there.
 pub struct App<'a> {
@@ -196,6 +198,11 @@ fn f206_content_that_may_lie_elsewhere_is_kept_and_travels_down_and_up() {
     eventually(SOON, "the index at the device", || {
         (at_device.get("manifests", "down").status == 200).then_some(())
     });
+    eventually(SOON, "what may lie elsewhere at the device", || {
+        let named = down.blobs.iter().map(|blob| ("blobs", digest(blob)));
+        let mut named = named.chain([("manifests", digest(&down.model))]);
+        named.all(|(kind, digest)| at_device.get(kind, &digest).status == 200).then_some(())
+    });
     down.assert_at(&at_device, "at the device");
     let up = External::new(2);
     up.push(&at_device, "up");
@@ -212,7 +219,7 @@ fn f206_content_that_may_lie_elsewhere_is_kept_and_travels_down_and_up() {
 /// Symptom: a layer that came to the root after its image was at no device, whatever was done with
 /// the image. Cause: an image that is here was not looked at again.
 #[test]
-fn f206_what_comes_to_the_parent_later_is_fetched_when_the_image_is_heard_of_again() {
+fn f206_what_comes_to_the_parent_later_is_fetched_without_a_word_of_anybody() {
     let root = Node::root();
     let user = root.pusher("owner-token", "app");
     let connection = root.connect("dock01", &["--repository", "app"]);
@@ -222,24 +229,54 @@ fn f206_what_comes_to_the_parent_later_is_fetched_when_the_image_is_heard_of_aga
     blobs.iter().for_each(|blob| at_root.push(blob));
     assert_eq!(at_root.put("v1", MANIFEST, &image).status, 201);
     let device = Node::start_device(&connection);
-    let at_device = eventually(SOON, "a login at the device", || {
-        let token = token(&device.login, &user.0, &user.1, &["repository:app:pull"]).ok()?;
-        Some(App { node: &device, token })
-    });
-    let sees = |tag: &str| {
-        eventually(SOON, "the image at the device", || {
-            (at_device.get("manifests", tag).status == 200).then_some(())
-        });
-    };
-    sees("v1");
+    let at_device = seen(&device, &user, "v1");
     assert_eq!(at_device.get("blobs", &digest(&absent)).status, 404);
     at_root.push(&absent);
-    assert_eq!(at_root.put("v2", MANIFEST, &image).status, 201);
-    eventually(SOON, "the layer at the device", || {
+    eventually(SOON * 3, "the layer at the device", || {
         let blob = at_device.get("blobs", &digest(&absent));
         (blob.status == 200 && blob.body == absent).then_some(())
     });
-    sees("v2");
+}
+
+/// The device, once it has the tag.
+fn seen<'a>(device: &'a Node, user: &(String, String), tag: &str) -> App<'a> {
+    eventually(SOON, "the image at the device", || {
+        let token = token(&device.login, &user.0, &user.1, &["repository:app:pull"]).ok()?;
+        let app = App { node: device, token };
+        (app.get("manifests", tag).status == 200).then_some(app)
+    })
+}
+
+/// Symptom: one account that pushed images of 256 layers that were nowhere kept all else of a device
+/// waiting, a token that was disabled and another repository too, 15 s for each image, or for ever
+/// where the link broke now and then. Cause: a tag waited until each had been asked for.
+#[test]
+fn f206_f209_nothing_waits_for_what_may_lie_elsewhere() {
+    let (root, login, _gateway) = root_behind(u64::MAX);
+    let user = root.token("owner-token", &["app", "other"].map(|name| (name, WRITES)));
+    let connection = root.connect("dock01", &["--repository", "app", "other"]);
+    root.link("dock01", &user.0);
+    let at_root = App::at(&root, &user);
+    let External { blobs, image, absent, .. } = External::new(4);
+    blobs.iter().for_each(|blob| at_root.push(blob));
+    login.hold(&format!("HEAD /v2/app/blobs/{}", digest(&absent)));
+    let device = Node::start_device(&connection);
+    assert_eq!(at_root.put("v1", MANIFEST, &image).status, 201);
+    let at_device = seen(&device, &user, "v1");
+    let other = Image::new(5, &[2000]);
+    assert_eq!(other.push(&root.login, (&user.0, &user.1), "other", "v1").status, 201);
+    eventually(SOON, "the other image at the device", || {
+        image::pull(&device.login, (&user.0, &user.1), "other", "v1").ok()
+    });
+    at_root.push(&absent);
+    eventually(SOON, "it is not waited for", || {
+        device.log().contains("what images of app lack").then_some(())
+    });
+    assert!(!device.log().contains("the sync stopped"), "{}", device.log());
+    login.pass();
+    eventually(SOON * 3, "it comes", || {
+        (at_device.get("blobs", &digest(&absent)).body == absent).then_some(())
+    });
 }
 
 /// Symptom: a tag never came, and of one kind of answer nothing came any more, because the parent

@@ -1,7 +1,7 @@
 //! What names content: repositories, manifests, tags, referrers and links.
 
 pub mod conflicts;
-pub mod elsewhere;
+pub mod lacking;
 pub mod links;
 pub mod manifests;
 pub mod referrers;

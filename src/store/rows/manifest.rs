@@ -74,12 +74,16 @@ impl ManifestRow {
         self.blobs.iter().chain(self.elsewhere.iter().flatten())
     }
 
+    /// Whether everything that it names is a blob.
+    pub fn is_image(&self) -> bool {
+        [media::OCI_MANIFEST, media::DOCKER_MANIFEST, media::OCI_ARTIFACT]
+            .contains(&self.media_type.as_str())
+    }
+
     /// Everything that it names as a manifest, or may name as one: an entry of an index whose type
     /// nobody knows may be either.
     pub fn named_manifests(&self) -> impl Iterator<Item = &Digest> {
-        let is_image = [media::OCI_MANIFEST, media::DOCKER_MANIFEST, media::OCI_ARTIFACT]
-            .contains(&self.media_type.as_str());
-        let blobs = (!is_image).then(|| self.named_blobs());
+        let blobs = (!self.is_image()).then(|| self.named_blobs());
         self.children.iter().chain(blobs.into_iter().flatten())
     }
 }

@@ -14,6 +14,8 @@ struct Counts {
     open: Mutex<Vec<TcpStream>>,
     /// What no request may contain, and the answer to it before the connection is cut.
     gate: Mutex<Option<(String, String)>>,
+    /// What is sent to the parent after this waits.
+    held: Mutex<Option<String>>,
     /// Requests that contain this go through, and their answers do not come back.
     lost: Mutex<Option<String>>,
 }
@@ -71,8 +73,14 @@ impl Proxy {
         *self.counts.lost.lock().unwrap() = Some(request.to_owned());
     }
 
-    /// Refuses nothing any more.
+    /// From now on nothing of requests that contain this goes through, and nobody says so.
+    pub fn hold(&self, request: &str) {
+        *self.counts.held.lock().unwrap() = Some(request.to_owned());
+    }
+
+    /// Refuses and holds nothing any more.
     pub fn pass(&self) {
+        *self.counts.held.lock().unwrap() = None;
         *self.counts.lost.lock().unwrap() = None;
         *self.counts.gate.lock().unwrap() = None;
     }
@@ -126,6 +134,9 @@ fn pump(
             {
                 let _ = from.write_all(answer.as_bytes());
                 break;
+            }
+            while counts.held.lock().unwrap().as_deref().is_some_and(has) {
+                std::thread::sleep(Duration::from_millis(20));
             }
             std::thread::sleep(Duration::from_micros(read as u64 * 1_000_000 / rate));
             if to.write_all(&buffer[..read]).is_err() {
