@@ -19,6 +19,8 @@ const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
 const ANSWER_HEAD_BYTES_MAX: usize = 64 * 1024;
 /// Header fields of an answer.
 const HEADERS_MAX: usize = 32;
+/// What a backup that was broken off leaves is used by the next one.
+const BACKUP_AGAIN: &str = "once the node answers, run the backup again";
 /// Where the service of this machine has its socket.
 const SERVICE_SOCKET: &str = "/run/skerry/admin.sock";
 
@@ -47,7 +49,7 @@ pub(super) fn socket(
 pub(super) fn post(socket: &Path, path: &str, body: &Value) -> Result<Value, Failure> {
     let stream = UnixStream::connect(socket).map_err(|error| no_node(socket, &error))?;
     let answer = exchange(stream, path, &body.to_string())
-        .map_err(|error| Failure::new(no_answer(socket, &error)))?;
+        .map_err(|error| Failure::new(no_answer(socket, path, &error)))?;
     let value = match answer.body.as_slice() {
         [] => Value::Null,
         bytes => serde_json::from_slice(bytes)
@@ -72,7 +74,8 @@ pub(super) fn get(
 ) -> Result<(), Failure> {
     let stream = UnixStream::connect(socket).map_err(|error| no_node(socket, &error))?;
     let answer = download(stream, path, sink).map_err(|error| {
-        Failure::new(format!("{path} did not come whole from {}: {error}", socket.display()))
+        let node = socket.display();
+        Failure::new(format!("{path} did not come whole from {node}: {error}; {BACKUP_AGAIN}"))
     })?;
     if answer.status == 200 {
         return Ok(());
@@ -95,7 +98,7 @@ fn download(
     let mut received = Vec::new();
     let mut buffer = vec![0; 64 * 1024];
     let (status, start, mut left) = loop {
-        let read = stream.read(&mut buffer)?;
+        let read = read(&mut stream, &mut buffer)?;
         if read == 0 || received.len() > ANSWER_HEAD_BYTES_MAX {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
@@ -111,7 +114,7 @@ fn download(
         body.clear();
     }
     while left > 0 {
-        let read = stream.read(&mut buffer)?;
+        let read = read(&mut stream, &mut buffer)?;
         if read == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
@@ -136,9 +139,25 @@ fn parse_head(bytes: &[u8]) -> io::Result<Option<(u16, usize, u64)>> {
     Ok(Some((response.code.unwrap_or(0), start, len)))
 }
 
-fn no_answer(socket: &Path, error: &io::Error) -> String {
+/// Reads what has come. A program that is stopped and goes on has lost nothing by that.
+fn read(stream: &mut UnixStream, buffer: &mut [u8]) -> io::Result<usize> {
+    loop {
+        match stream.read(buffer) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            read => return read,
+        }
+    }
+}
+
+fn no_answer(socket: &Path, path: &str, error: &io::Error) -> String {
     let node = socket.display();
     match error.kind() {
+        _ if path.starts_with("backup/") => {
+            format!("the node at {node} gave no answer: {error}; {BACKUP_AGAIN}")
+        }
         io::ErrorKind::TimedOut => format!(
             "the node at {node} gave no answer within {} s; it may still be at work: what it has \
              begun it ends. Look at what is there (`show`, `list`) before you repeat the command",
@@ -197,14 +216,7 @@ fn exchange(mut stream: UnixStream, path: &str, body: &str) -> io::Result<Answer
         let left = DEADLINE.checked_sub(clock.monotonic()).filter(|left| !left.is_zero());
         let left = left.ok_or_else(|| io::Error::from(io::ErrorKind::TimedOut))?;
         stream.set_read_timeout(Some(left))?;
-        let read = match stream.read(&mut buffer) {
-            Ok(read) => read,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                return Err(io::ErrorKind::TimedOut.into());
-            }
-            Err(error) => return Err(error),
-        };
+        let read = read(&mut stream, &mut buffer)?;
         received.extend_from_slice(&buffer[..read]);
         if let Some(answer) = parse(&received, read == 0)? {
             return Ok(answer);
@@ -304,10 +316,12 @@ mod tests {
 
     #[test]
     fn f209_a_command_that_takes_long_is_no_failure_without_a_word() {
-        let text = no_answer(Path::new("/s"), &io::ErrorKind::TimedOut.into());
+        let text = no_answer(Path::new("/s"), "gc", &io::ErrorKind::TimedOut.into());
         assert!(text.contains("within 30 s") && text.contains("at work"), "{text}");
-        let text = no_answer(Path::new("/s"), &io::ErrorKind::ConnectionReset.into());
+        let text = no_answer(Path::new("/s"), "gc", &io::ErrorKind::ConnectionReset.into());
         assert!(!text.contains("at work"), "{text}");
+        let text = no_answer(Path::new("/s"), "backup/end", &io::ErrorKind::TimedOut.into());
+        assert!(text.ends_with(BACKUP_AGAIN), "{text}");
     }
 
     #[test]

@@ -295,6 +295,15 @@ fn p021_only_the_service_and_its_confirmation_are_enabled() {
     }
 }
 
+/// Symptom: a device that no client could reach until it was rebooted. Cause: a client that tried
+/// again while the data partition could not be mounted had systemd give the socket up, and nothing
+/// started it again when the service could start.
+#[test]
+fn p020_the_service_starts_its_socket_where_that_is_enabled() {
+    let text = read("systemd/skerry.socket");
+    assert!(text.lines().any(|line| line == "WantedBy=sockets.target skerry.service"), "{text}");
+}
+
 /// An update that is rolled back must find the format of its version: the checks of a product are
 /// ordered before `boot-complete.target`.
 #[test]
