@@ -157,7 +157,12 @@ impl Worker {
             return Ok(());
         }
         match self.store.delete_watched(watch, &Origin::Parent).await {
-            Ok(()) | Err(StoreError::NotFound) => self.state.paid(repository, &item),
+            Ok(()) => {
+                // An index may name it, and the parent may have it again.
+                self.fetcher.lacking.note(repository, self.store.sys().clock.monotonic());
+                self.state.paid(repository, &item);
+            }
+            Err(StoreError::NotFound) => self.state.paid(repository, &item),
             // A client has pushed it again, or something that needs it.
             Err(StoreError::Conflict(_)) => self.state.hold_back(repository, item),
             Err(error) => return Err(error.into()),

@@ -518,7 +518,14 @@ impl Engine {
     pub(crate) async fn pull_once(&self) -> Result<(), SyncError> {
         self.ensure_active().await?;
         self.worker.follow_once().await?;
-        self.seeker.seek_once().await
+        for _ in 0..crate::types::limits::MANIFEST_LEVELS_MAX {
+            self.seeker.seek_once().await?;
+            if !self.worker.bring_found().await? {
+                break;
+            }
+            while self.worker.bring_found().await? {}
+        }
+        Ok(())
     }
 }
 

@@ -1,6 +1,7 @@
 //! What images here name without needing it, and lack: the parent may have it by now. It is asked
-//! for beside everything else, a repository at a time, so that nothing waits for it but what is of
-//! its own kind and repository.
+//! for beside everything else, a repository at a time, so that nothing waits for what is nowhere.
+//! What the parent has is fetched where all else is, between one message and the next: no deletion
+//! and no withdrawn grant is undone by it.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -14,6 +15,7 @@ use smol::future::or;
 use super::error::SyncError;
 use super::fetch::{Fetcher, left_out};
 use super::refusal::is_unreachable;
+use super::worker::Worker;
 use crate::gateway::UpstreamError;
 use crate::gateway::feed::Scope;
 use crate::store::StoreError;
@@ -34,23 +36,42 @@ const PAUSES: [Duration; 3] =
 /// From the end of a round through all repositories to the next.
 const ROUND: Duration = Duration::from_secs(3600);
 
-/// Repositories that are remembered. Over it: what is news waits for the round.
+/// Repositories that are remembered. Over it: a round comes soon, for what is news of another one.
 const REPOSITORIES_MAX: usize = 1024;
 
-/// Which repositories lack something, and when they are looked at.
+/// What the parent has and is yet to be fetched. Over it: it is asked for again.
+const FOUND_MAX: usize = 1024;
+
+/// What is fetched before new messages get their turn.
+const FETCHED_AT_ONCE: usize = 64;
+
+/// Which repositories lack something and when they are looked at, and what was found.
 #[derive(Default)]
 pub(super) struct Lacking {
     table: Mutex<Table>,
     changed: Event,
+    arrived: Event,
 }
 
 #[derive(Default)]
 struct Table {
     repositories: BTreeMap<RepositoryName, Turn>,
-    /// When a round may begin or go on, monotonic.
-    round: Duration,
-    /// The last repository of the round that is under way.
+    round: Round,
+    found: BTreeMap<(RepositoryName, Digest), AtParent>,
+}
+
+#[derive(Default)]
+struct Round {
+    /// When it may begin or go on, monotonic.
+    due: Duration,
+    /// The last repository of the one that is under way.
     after: Option<RepositoryName>,
+    /// Whether it goes before repositories that are due: each has every other turn.
+    is_next: bool,
+    /// Whether there was one: what the first finds may have been news before a restart.
+    was_one: bool,
+    /// Whether something that is not remembered waits for the next.
+    is_wanted: bool,
 }
 
 struct Turn {
@@ -63,6 +84,26 @@ struct Turn {
     is_under_way: bool,
 }
 
+/// How a look ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Looked {
+    /// Nothing is lacking.
+    Whole,
+    Lacks,
+    /// More is lacking than is asked for at a time, and some of it is to be had.
+    More,
+    /// The parent did not answer, or something failed here.
+    Failed,
+}
+
+/// What the parent has under a digest.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum AtParent {
+    Manifest,
+    /// A blob of so many bytes.
+    Blob(u64),
+}
+
 impl Table {
     /// An image of this repository lacks something.
     fn note(&mut self, repository: &RepositoryName, now: Duration) {
@@ -72,42 +113,69 @@ impl Table {
         } else if self.repositories.len() < REPOSITORIES_MAX {
             let turn = Turn { tries: 0, due: Some(now), earliest: now, is_under_way: false };
             self.repositories.insert(repository.clone(), turn);
+        } else if self.round.after.is_some() {
+            self.round.is_wanted = true;
+        } else {
+            self.round.due = self.round.due.min(now.saturating_add(PAUSES[0]));
         }
     }
 
-    /// A repository that is due.
+    /// The repository that is due for the longest time.
     fn take(&mut self, now: Duration) -> Option<RepositoryName> {
         self.repositories
             .retain(|_, turn| turn.is_under_way || turn.due.is_some() || turn.earliest > now);
-        let mut turns = self.repositories.iter_mut();
-        let is_due = |turn: &Turn| !turn.is_under_way && turn.due.is_some_and(|due| due <= now);
-        let (repository, turn) = turns.find(|(_, turn)| is_due(turn))?;
+        let waiting = self.repositories.iter_mut().filter(|(_, turn)| !turn.is_under_way);
+        let due = waiting.filter_map(|(name, turn)| Some((turn.due?, name, turn)));
+        let (due, repository, turn) = due.min_by_key(|(due, ..)| *due)?;
+        if due > now {
+            return None;
+        }
         (turn.is_under_way, turn.due) = (true, None);
         Some(repository.clone())
     }
 
     /// The next repository of a round, unless it is looked at already.
     fn take_next(&mut self, repository: RepositoryName, now: Duration) -> Option<RepositoryName> {
-        self.after = Some(repository.clone());
-        let none = Turn { tries: PAUSES.len(), due: None, earliest: now, is_under_way: false };
+        self.round.after = Some(repository.clone());
+        let tries = if self.round.was_one { PAUSES.len() } else { 0 };
+        let none = Turn { tries, due: None, earliest: now, is_under_way: false };
         let turn = self.repositories.entry(repository.clone()).or_insert(none);
-        (!std::mem::replace(&mut turn.is_under_way, true)).then_some(repository)
+        if turn.is_under_way {
+            return None;
+        }
+        (turn.is_under_way, turn.due) = (true, None);
+        Some(repository)
+    }
+
+    fn end_round(&mut self, now: Duration) {
+        let pause = if self.round.is_wanted { PAUSES[0] } else { ROUND };
+        self.round = Round { due: now.saturating_add(pause), was_one: true, ..Round::default() };
     }
 
     /// A look has ended. There may have been news meanwhile.
-    fn done(&mut self, repository: &RepositoryName, lacks: bool, now: Duration) {
+    fn done(&mut self, repository: &RepositoryName, looked: Looked, now: Duration) {
         let Some(turn) = self.repositories.get_mut(repository) else { return };
+        let pause = match looked {
+            _ if turn.due.is_some() => Some(PAUSES[0]),
+            Looked::Whole => None,
+            Looked::Lacks => PAUSES.get(turn.tries).copied(),
+            Looked::More => Some(PAUSES[0]),
+            Looked::Failed => Some(PAUSES[1]),
+        };
+        turn.tries = match looked {
+            Looked::More => 0,
+            Looked::Failed => turn.tries,
+            Looked::Whole | Looked::Lacks => turn.tries.saturating_add(1),
+        };
         turn.earliest = now.saturating_add(PAUSES[0]);
-        let pause = PAUSES.get(turn.tries).filter(|_| lacks || turn.due.is_some());
-        turn.due = pause.map(|pause| now.saturating_add(*pause));
-        turn.tries = turn.tries.saturating_add(1);
+        turn.due = pause.map(|pause| now.saturating_add(pause));
         turn.is_under_way = false;
     }
 
     /// When there is something to do next.
     fn next(&self) -> Duration {
         let waiting = self.repositories.values().filter(|turn| !turn.is_under_way);
-        waiting.filter_map(|turn| turn.due).fold(self.round, Duration::min)
+        waiting.filter_map(|turn| turn.due).fold(self.round.due, Duration::min)
     }
 }
 
@@ -118,21 +186,36 @@ impl Lacking {
         self.changed.notify(usize::MAX);
     }
 
-    fn listen(&self) -> EventListener {
-        self.changed.listen()
+    /// Whether something waits to be fetched.
+    pub(super) fn has_found(&self) -> bool {
+        !self.table().found.is_empty()
+    }
+
+    /// Done when something more is found from now on.
+    pub(super) fn arrives(&self) -> EventListener {
+        self.arrived.listen()
+    }
+
+    fn is_found(&self, repository: &RepositoryName, digest: &Digest) -> bool {
+        self.table().found.contains_key(&(repository.clone(), digest.clone()))
+    }
+
+    /// `false` when there is no room for it.
+    fn find(&self, repository: &RepositoryName, digest: Digest, what: AtParent) -> bool {
+        let mut table = self.table();
+        if table.found.len() >= FOUND_MAX {
+            return false;
+        }
+        table.found.insert((repository.clone(), digest), what);
+        drop(table);
+        self.arrived.notify(usize::MAX);
+        true
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
         // A panic elsewhere leaves whole entries behind.
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// What the parent has under a digest.
-enum AtParent {
-    Manifest,
-    /// A blob of so many bytes.
-    Blob(u64),
 }
 
 /// Asks for what is lacking.
@@ -155,7 +238,7 @@ impl Seeker {
 
     async fn seek(&self) -> Result<Infallible, SyncError> {
         loop {
-            let changed = self.lacking.listen();
+            let changed = self.lacking.changed.listen();
             if !self.seek_next().await? {
                 let next = self.lacking.table().next();
                 let _ = within(next.saturating_sub(self.now()), changed).await;
@@ -167,93 +250,77 @@ impl Seeker {
     async fn seek_next(&self) -> Result<bool, SyncError> {
         let Some(repository) = self.take()? else { return Ok(false) };
         let looked = self.look(&repository).await;
-        let lacks = *looked.as_ref().unwrap_or(&true);
-        self.lacking.table().done(&repository, lacks, self.now());
+        let how = *looked.as_ref().unwrap_or(&Looked::Failed);
+        self.lacking.table().done(&repository, how, self.now());
         looked.map(|_| true)
     }
 
     fn take(&self) -> Result<Option<RepositoryName>, StoreError> {
         let (now, mut table) = (self.now(), self.lacking.table());
-        loop {
-            if let Some(repository) = table.take(now) {
-                return Ok(Some(repository));
-            }
-            if now < table.round {
-                return Ok(None);
-            }
-            let after = table.after.as_ref().map(RepositoryName::as_str);
+        if !table.round.is_next
+            && let Some(repository) = table.take(now)
+        {
+            table.round.is_next = true;
+            return Ok(Some(repository));
+        }
+        table.round.is_next = false;
+        while now >= table.round.due {
+            let after = table.round.after.as_ref().map(RepositoryName::as_str);
             let Some(next) = self.fetcher.store.repositories(after, 1)?.pop() else {
-                (table.round, table.after) = (now.saturating_add(ROUND), None);
-                return Ok(None);
+                table.end_round(now);
+                break;
             };
             if let Some(repository) = table.take_next(next, now) {
                 return Ok(Some(repository));
             }
         }
+        Ok(table.take(now))
     }
 
-    /// Asks for what a repository lacks and fetches what the parent has of it; whether anything is
-    /// lacking then. An error concerns this node: whether the link is broken shows elsewhere, and
-    /// one answer that does not come stops nothing else.
-    async fn look(&self, repository: &RepositoryName) -> Result<bool, SyncError> {
-        let (level, error) = match self.bring(repository).await {
+    /// Asks for what a repository lacks. An error concerns this node: whether the link is broken
+    /// shows elsewhere, and one answer that does not come stops nothing else.
+    async fn look(&self, repository: &RepositoryName) -> Result<Looked, SyncError> {
+        let (level, error) = match self.ask(repository).await {
             Err(error) if is_unreachable(&error) => (Level::Debug, error),
             Err(error) if !error.ends_session() => (Level::Warn, error),
             looked => return looked,
         };
         log::log!(level, "what images of {repository} lack cannot be asked for: {error}");
-        Ok(true)
+        Ok(Looked::Failed)
     }
 
-    async fn bring(&self, repository: &RepositoryName) -> Result<bool, SyncError> {
+    async fn ask(&self, repository: &RepositoryName) -> Result<Looked, SyncError> {
         let store = &self.fetcher.store;
         let config = store.self_config()?;
         if !config.is_some_and(|config| Scope::of_config(&config).covers(repository)) {
-            return Ok(false);
+            return Ok(Looked::Whole);
         }
         let from = store.sys().rng.number();
         let (reading, name) = (store.clone(), repository.clone());
         let lacking = spawn::blocking(move || reading.lacking(&name, from, ASKED_MAX)).await?;
         if lacking.is_empty() {
-            return Ok(false);
+            return Ok(Looked::Whole);
         }
+        let is_cut = lacking.len() >= ASKED_MAX;
+        // One that gets no answer is not always before the same others.
+        let mut lacking: Vec<_> = lacking.into_iter().collect();
+        let first = usize::try_from(from).unwrap_or(0) % lacking.len();
+        lacking.rotate_left(first);
         // The parent is yet to hear of those.
         let deleted_here = store.outbox_deletions(repository).await?;
-        let mut lacks = false;
+        let mut has_found = false;
         for (digest, named) in lacking {
-            if deleted_here.contains(&digest) {
+            if deleted_here.contains(&digest) || self.lacking.is_found(repository, &digest) {
                 continue;
             }
-            match self.bring_one(repository, &digest, named).await {
-                Ok(is_here) => lacks |= !is_here,
-                Err(error) if error.is_of_item() => {
-                    left_out(repository, &digest, &error);
-                    lacks = true;
-                }
+            match self.at_parent(repository, &digest, named).await {
+                Ok(None) => {}
+                Ok(Some(what)) => has_found |= self.lacking.find(repository, digest, what),
+                Err(error) if error.is_of_item() => left_out(repository, &digest, &error),
                 Err(error) => return Err(error),
             }
         }
-        Ok(lacks)
-    }
-
-    /// `false` when the parent does not have it.
-    async fn bring_one(
-        &self,
-        repository: &RepositoryName,
-        digest: &Digest,
-        named: Named,
-    ) -> Result<bool, SyncError> {
-        match self.at_parent(repository, digest, named).await? {
-            Some(AtParent::Manifest) => {
-                self.fetcher.obtain(repository, digest, None).await?;
-            }
-            Some(AtParent::Blob(len)) => {
-                self.fetcher.store.check_quota(repository, len)?;
-                self.fetcher.blob(repository, digest, len).await?;
-            }
-            None => return Ok(false),
-        }
-        Ok(true)
+        Ok(if is_cut && has_found { Looked::More } else { Looked::Lacks })
     }
 
     async fn at_parent(
@@ -281,6 +348,56 @@ impl Seeker {
     }
 }
 
+impl Worker {
+    /// Fetches some of what the parent was found to have. What cannot be had is left out; an error
+    /// ends the session. `false` when there was nothing.
+    pub(super) async fn bring_found(&self) -> Result<bool, SyncError> {
+        let lacking = &self.fetcher.lacking;
+        let found: Vec<_> = {
+            let table = lacking.table();
+            table
+                .found
+                .iter()
+                .take(FETCHED_AT_ONCE)
+                .map(|(key, what)| (key.clone(), *what))
+                .collect()
+        };
+        for (key, what) in &found {
+            let (repository, digest) = key;
+            let brought = self.bring_one(repository, digest, *what).await;
+            // The next session goes on with what a broken link has cut, and with nothing else that
+            // ended one.
+            if !brought.as_ref().is_err_and(is_unreachable) {
+                lacking.table().found.remove(key);
+            }
+            match brought {
+                Err(error) if error.sets_aside() => left_out(repository, digest, &error),
+                brought => brought?,
+            }
+        }
+        Ok(!found.is_empty())
+    }
+
+    async fn bring_one(
+        &self,
+        repository: &RepositoryName,
+        digest: &Digest,
+        what: AtParent,
+    ) -> Result<(), SyncError> {
+        let is_wanted = Scope::of_config(&self.config()?).covers(repository)
+            && self.store.is_named(repository, digest)?;
+        match what {
+            _ if !is_wanted => Ok(()),
+            AtParent::Manifest => self.bring_manifest(repository, digest).await,
+            AtParent::Blob(len) => {
+                self.store.check_quota(repository, len)?;
+                let brought = self.fetcher.blob(repository, digest, len).await;
+                brought.map_err(|error| error.with_needed(len))
+            }
+        }
+    }
+}
+
 /// For a test that decides what happens when.
 #[cfg(test)]
 impl Seeker {
@@ -305,11 +422,11 @@ mod tests {
     /// of each image before the next thing was done.
     #[test]
     fn f206_f209_what_is_lacking_is_asked_for_again_and_again_but_not_often() {
-        let (mut table, app) =
-            (Table { round: at(3600), ..Table::default() }, "app".parse().unwrap());
-        let (note, app) = (Table::note, &app);
+        let (mut table, app) = (Table::default(), "app".parse().unwrap());
+        table.end_round(at(0));
+        let app = &app;
         assert_eq!(table.take(at(0)), None);
-        note(&mut table, app, at(1));
+        table.note(app, at(1));
         assert_eq!(table.take(at(1)).as_ref(), Some(app));
         assert_eq!((table.take(at(1)), table.next()), (None, at(3600)), "it is under way");
         for (now, next) in [(2, Some(17)), (17, Some(77)), (77, Some(677)), (677, None)] {
@@ -317,37 +434,81 @@ mod tests {
                 assert_eq!((table.next(), table.take(at(now - 1))), (at(now), None));
                 assert_eq!(table.take(at(now)).as_ref(), Some(app));
             }
-            table.done(app, true, at(now));
+            table.done(app, Looked::Lacks, at(now));
             assert_eq!(table.next(), next.map_or(at(3600), at));
         }
         // News brings the next look forward, not nearer than the shortest pause.
-        note(&mut table, app, at(680));
+        table.note(app, at(680));
         assert_eq!((table.next(), table.take(at(691))), (at(692), None));
         assert_eq!(table.take(at(692)).as_ref(), Some(app));
-        note(&mut table, app, at(693));
+        table.note(app, at(693));
         assert_eq!(table.take(at(693)), None);
-        table.done(app, false, at(694));
+        table.done(app, Looked::Whole, at(694));
         assert_eq!(table.next(), at(709), "there was news while it was under way");
         assert_eq!(table.take(at(709)).as_ref(), Some(app));
-        table.done(app, false, at(710));
-        note(&mut table, app, at(711));
+        table.done(app, Looked::Whole, at(710));
+        table.note(app, at(711));
         assert_eq!(table.next(), at(725));
         assert_eq!(table.take(at(725)).as_ref(), Some(app));
-        table.done(app, false, at(726));
+        table.done(app, Looked::Whole, at(726));
         assert_eq!((table.take(at(740)), table.repositories.len()), (None, 1));
         assert_eq!((table.take(at(741)), table.repositories.len()), (None, 0), "it is forgotten");
     }
 
+    /// Symptom: of 300 layers that the parent had all along 256 came, and the rest an hour later.
+    /// Cause: a look that found all it had asked for was the last.
     #[test]
-    fn f206_f209_a_round_comes_by_each_repository_once_and_the_table_has_a_bound() {
+    fn f206_more_than_is_asked_for_at_a_time_is_asked_for_soon_and_no_answer_is_no_try() {
+        let (mut table, app) = (Table::default(), "app".parse().unwrap());
+        table.end_round(at(0));
+        table.note(&app, at(0));
+        let mut now = 0;
+        for (looked, next) in [
+            (Looked::More, 15),
+            (Looked::More, 30),
+            (Looked::Failed, 90),
+            (Looked::Failed, 150),
+            (Looked::Lacks, 165),
+            (Looked::Lacks, 225),
+        ] {
+            assert_eq!(table.take(at(now)).as_ref(), Some(&app));
+            table.done(&app, looked, at(now));
+            assert_eq!(table.next(), at(next), "{looked:?}");
+            now = next;
+        }
+    }
+
+    /// Symptom: who had eight repositories whose names came first, or 1,024 of any name, kept what
+    /// came late to others away for minutes or an hour.
+    #[test]
+    fn f206_f209_who_is_due_longest_goes_first_and_a_round_comes_by_each_repository() {
         let name = |number: usize| format!("r{number:04}").parse::<RepositoryName>().unwrap();
         let mut table = Table::default();
-        assert_eq!(table.take_next(name(1), at(5)), Some(name(1)));
-        assert_eq!(table.take_next(name(1), at(5)), None, "it is under way");
-        table.done(&name(1), true, at(6));
-        assert_eq!(table.repositories[&name(1)].due, None, "until the next round or news");
-        (0..=REPOSITORIES_MAX).for_each(|number| table.note(&name(number), at(7)));
+        table.end_round(at(0));
+        table.note(&name(9), at(1));
+        table.note(&name(1), at(2));
+        assert_eq!([table.take(at(3)), table.take(at(3))], [Some(name(9)), Some(name(1))]);
+        table.done(&name(1), Looked::Lacks, at(6));
+        assert_eq!(table.take_next(name(9), at(7)), None, "it is under way");
+        assert_eq!(table.take_next(name(1), at(7)), Some(name(1)));
+        table.done(&name(1), Looked::Whole, at(8));
+        assert_eq!(table.repositories[&name(1)].due, None);
+        assert_eq!(table.take_next(name(2), at(9)), Some(name(2)));
+        table.done(&name(2), Looked::Lacks, at(9));
+        assert_eq!(table.repositories[&name(2)].due, None, "until the next round or news");
+        (0..REPOSITORIES_MAX + 7).for_each(|number| table.note(&name(number), at(10)));
         assert_eq!(table.repositories.len(), REPOSITORIES_MAX);
-        assert_eq!(table.repositories[&name(1)].due, Some(at(21)));
+        assert!(table.round.is_wanted, "one is under way, and may have passed it");
+        table.end_round(at(11));
+        assert_eq!(table.round.due, at(26));
+        table.end_round(at(27));
+        assert_eq!(table.round.due, at(3627));
+        table.note(&name(5000), at(30));
+        assert_eq!(table.round.due, at(45), "none is under way");
+        // What the first round after a start finds may be new.
+        let mut table = Table::default();
+        assert_eq!(table.take_next(name(1), at(0)), Some(name(1)));
+        table.done(&name(1), Looked::Lacks, at(1));
+        assert_eq!(table.repositories[&name(1)].due, Some(at(16)));
     }
 }

@@ -160,7 +160,7 @@ impl Worker {
     }
 
     /// Fetches a manifest that the parent has now.
-    async fn bring_manifest(
+    pub(super) async fn bring_manifest(
         &self,
         repository: &RepositoryName,
         digest: &Digest,

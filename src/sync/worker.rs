@@ -64,9 +64,17 @@ impl Worker {
         let mut noted = clock.monotonic();
         loop {
             self.refresh_missing().await?;
+            let arrives = self.fetcher.lacking.arrives();
+            let found = async {
+                arrives.await;
+                self.state.set(|now| now.polling = false);
+                None
+            };
             let polled = async { Some(self.poll(position, self.patience()).await) };
-            let Some(received) = smol::future::or(polled, self.comparison_due()).await else {
-                position = self.up_to_date().await?;
+            let Some(received) =
+                smol::future::or(polled, smol::future::or(self.comparison_due(), found)).await
+            else {
+                position = further(position, self.up_to_date().await?);
                 continue;
             };
             let received = match received {
@@ -102,11 +110,7 @@ impl Worker {
             }
             self.look_for_room().await;
             if !is_empty || self.patience().is_zero() {
-                let reached = self.up_to_date().await?;
-                // An empty stretch is not on disk yet.
-                if reached.epoch != position.epoch || reached.sequence > position.sequence {
-                    position = reached;
-                }
+                position = further(position, self.up_to_date().await?);
             }
         }
     }
@@ -160,6 +164,9 @@ impl Worker {
 
     /// How long nothing is due.
     fn patience(&self) -> Duration {
+        if self.fetcher.lacking.has_found() {
+            return Duration::ZERO;
+        }
         let debts = self.state.debts();
         let clock = &self.store.sys().clock;
         let longest = match (debts.without_room().is_empty(), clock.wall()) {
@@ -247,6 +254,7 @@ impl Worker {
             let messages = self.store.inbox(CHUNK)?;
             if messages.is_empty() {
                 self.repay().await?;
+                self.bring_found().await?;
                 if self.store.reconcile_due()? {
                     continue;
                 }
@@ -651,6 +659,12 @@ impl Worker {
         }
         self.synced_if_whole(repository).await
     }
+}
+
+/// The position to poll from: an empty stretch is not on disk yet.
+fn further(polled: Cursor, on_disk: Cursor) -> Cursor {
+    let is_new = on_disk.epoch != polled.epoch || on_disk.sequence > polled.sequence;
+    if is_new { on_disk } else { polled }
 }
 
 /// Whether a later message says where the same tag is, so that the content between need not be

@@ -238,6 +238,37 @@ fn f206_what_comes_to_the_parent_later_is_fetched_without_a_word_of_anybody() {
     });
 }
 
+/// Symptom: of 300 layers that the root had all along 256 came, and the others an hour later.
+#[test]
+fn f206_more_layers_than_are_asked_for_at_a_time_come_soon() {
+    let root = Node::root();
+    let user = root.pusher("owner-token", "app");
+    let connection = root.connect("dock01", &["--repository", "app"]);
+    root.link("dock01", &user.0);
+    let at_root = App::at(&root, &user);
+    let layers: Vec<Vec<u8>> = (0..300).map(|number| noise(5000 + number, 64)).collect();
+    let named = layers.iter().map(|layer| {
+        let mut named = descriptor("application/vnd.oci.image.layer.v1.tar", layer);
+        named["urls"] = json!(["https://layers.example.com/a"]);
+        named
+    });
+    let image = json!({"schemaVersion": 2, "mediaType": MANIFEST,
+        "config": descriptor("application/vnd.oci.empty.v1+json", b"{}"),
+        "layers": named.collect::<Vec<_>>()});
+    at_root.push(b"{}");
+    layers.iter().for_each(|layer| at_root.push(layer));
+    let pushed = at_root.put("v1", MANIFEST, image.to_string().as_bytes());
+    assert_eq!(pushed.status, 201, "{pushed:?}");
+    let device = Node::start_device(&connection);
+    let at_device = seen(&device, &user, "v1");
+    let mut left = layers.iter().peekable();
+    eventually(SOON * 3, "all layers", || {
+        while left.next_if(|layer| at_device.get("blobs", &digest(layer)).status == 200).is_some() {
+        }
+        left.peek().is_none().then_some(())
+    });
+}
+
 /// The device, once it has the tag.
 fn seen<'a>(device: &'a Node, user: &(String, String), tag: &str) -> App<'a> {
     eventually(SOON, "the image at the device", || {

@@ -255,19 +255,22 @@ fn f211_a_deletion_that_is_not_durable_takes_no_content_along() {
     let (store, app) = (&bench.store, name("app"));
     let layer = blob(store, "app", b"layer");
     let (release, wait) = std::sync::mpsc::channel::<()>();
+    let (begin, is_busy) = std::sync::mpsc::channel::<()>();
     let outcome = std::thread::scope(|scope| {
         // The writer is busy, so that those that follow are written together.
         scope.spawn(|| {
             block_on(store.commit(move |_| {
+                begin.send(()).unwrap();
                 wait.recv().unwrap();
                 Ok(())
             }))
         });
+        is_busy.recv().unwrap();
         let both = scope.spawn(|| {
             let (deleted, taken) = (store.unlink_blob(&app, &layer), store.take_back(&layer));
             block_on(smol::future::zip(deleted, taken)).0
         });
-        block_on(sleep(Duration::from_millis(200)));
+        block_on(sleep(Duration::from_secs(1)));
         release.send(()).unwrap();
         both.join().unwrap()
     });
