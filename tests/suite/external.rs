@@ -278,9 +278,9 @@ fn seen<'a>(device: &'a Node, user: &(String, String), tag: &str) -> App<'a> {
     })
 }
 
-/// Symptom: one account that pushed images of 256 layers that were nowhere kept all else of a device
-/// waiting, a token that was disabled and another repository too, 15 s for each image, or for ever
-/// where the link broke now and then. Cause: a tag waited until each had been asked for.
+/// Symptom: one account that pushed images of 256 layers that were nowhere kept all else of a
+/// device waiting, a token that was disabled and another repository too, 15 s for each image, or
+/// for ever where the link broke now and then. Cause: a tag waited until each had been asked for.
 #[test]
 fn f206_f209_nothing_waits_for_what_may_lie_elsewhere() {
     let (root, login, _gateway) = root_behind(u64::MAX);

@@ -129,8 +129,8 @@ impl Store {
                 _ => format!(", such as {}", some.join(", ")),
             };
             return Err(StoreError::Conflict(format!(
-                "manifests of {repository} name this blob ({manifests} in all{which}): delete those \
-                 first"
+                "manifests of {repository} name this blob ({manifests} in all{which}): delete \
+                 those first"
             )));
         }
         self.give_back(repository, digest).await;
