@@ -520,14 +520,6 @@ impl Fetcher {
     }
 }
 
-/// Says that content which nothing needs is not fetched, so that it stops nothing else.
-pub(super) fn left_out(repository: &RepositoryName, digest: &Digest, error: &SyncError) {
-    let reason = error.to_string();
-    log::warn!(
-        "skipped optional content repository={repository} digest={digest} reason={reason:?}"
-    );
-}
-
 fn other_length(digest: &Digest, len: &dyn fmt::Display, size: u64) -> SyncError {
     SyncError::Content(format!("{digest} has {len} bytes at the parent, not {size} as named"))
 }

@@ -5,22 +5,23 @@
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
+use std::ops::Bound;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use event_listener::{Event, EventListener};
+use event_listener::Event;
 use log::Level;
 use smol::future::or;
 
 use super::error::SyncError;
-use super::fetch::{Fetcher, left_out};
+use super::fetch::Fetcher;
 use super::refusal::is_unreachable;
 use super::worker::Worker;
 use crate::gateway::UpstreamError;
 use crate::gateway::feed::Scope;
 use crate::store::StoreError;
 use crate::store::registry::lacking::Named;
-use crate::sys::clock::within;
+use crate::sys::clock::{sleep, within};
 use crate::sys::spawn;
 use crate::types::{Digest, RepositoryName};
 
@@ -36,7 +37,8 @@ const PAUSES: [Duration; 3] =
 /// From the end of a round through all repositories to the next.
 const ROUND: Duration = Duration::from_secs(3600);
 
-/// Repositories that are remembered. Over it: a round comes soon, for what is news of another one.
+/// Repositories that are remembered. Over it: a round comes within the last of [`PAUSES`], for what
+/// is news of another one.
 const REPOSITORIES_MAX: usize = 1024;
 
 /// What the parent has and is yet to be fetched. Over it: it is asked for again.
@@ -44,6 +46,10 @@ const FOUND_MAX: usize = 1024;
 
 /// What is fetched before new messages get their turn.
 const FETCHED_AT_ONCE: usize = 64;
+
+/// For so long a poll of the parent is not broken off for what was found: otherwise one find after
+/// the other would keep its answer away.
+const POLL_MIN: Duration = Duration::from_secs(5);
 
 /// Which repositories lack something and when they are looked at, and what was found.
 #[derive(Default)]
@@ -58,6 +64,8 @@ struct Table {
     repositories: BTreeMap<RepositoryName, Turn>,
     round: Round,
     found: BTreeMap<(RepositoryName, Digest), AtParent>,
+    /// The last of that which was fetched: all get their turn.
+    fetched: Option<(RepositoryName, Digest)>,
 }
 
 #[derive(Default)]
@@ -82,6 +90,8 @@ struct Turn {
     /// When the next may be.
     earliest: Duration,
     is_under_way: bool,
+    /// Whether something has come since the last look.
+    has_come: bool,
 }
 
 /// How a look ended.
@@ -90,7 +100,7 @@ enum Looked {
     /// Nothing is lacking.
     Whole,
     Lacks,
-    /// More is lacking than is asked for at a time, and some of it is to be had.
+    /// More is lacking than is asked for at a time.
     More,
     /// The parent did not answer, or something failed here.
     Failed,
@@ -104,6 +114,12 @@ pub(super) enum AtParent {
     Blob(u64),
 }
 
+impl Turn {
+    fn new(tries: usize, now: Duration) -> Turn {
+        Turn { tries, due: None, earliest: now, is_under_way: false, has_come: false }
+    }
+}
+
 impl Table {
     /// An image of this repository lacks something.
     fn note(&mut self, repository: &RepositoryName, now: Duration) {
@@ -111,12 +127,12 @@ impl Table {
             turn.tries = 0;
             turn.due = turn.due.into_iter().chain([turn.earliest]).min();
         } else if self.repositories.len() < REPOSITORIES_MAX {
-            let turn = Turn { tries: 0, due: Some(now), earliest: now, is_under_way: false };
+            let turn = Turn { due: Some(now), ..Turn::new(0, now) };
             self.repositories.insert(repository.clone(), turn);
         } else if self.round.after.is_some() {
             self.round.is_wanted = true;
         } else {
-            self.round.due = self.round.due.min(now.saturating_add(PAUSES[0]));
+            self.round.due = self.round.due.min(now.saturating_add(PAUSES[2]));
         }
     }
 
@@ -138,7 +154,7 @@ impl Table {
     fn take_next(&mut self, repository: RepositoryName, now: Duration) -> Option<RepositoryName> {
         self.round.after = Some(repository.clone());
         let tries = if self.round.was_one { PAUSES.len() } else { 0 };
-        let none = Turn { tries, due: None, earliest: now, is_under_way: false };
+        let none = Turn::new(tries, now);
         let turn = self.repositories.entry(repository.clone()).or_insert(none);
         if turn.is_under_way {
             return None;
@@ -148,28 +164,40 @@ impl Table {
     }
 
     fn end_round(&mut self, now: Duration) {
-        let pause = if self.round.is_wanted { PAUSES[0] } else { ROUND };
+        let pause = if self.round.is_wanted { PAUSES[2] } else { ROUND };
         self.round = Round { due: now.saturating_add(pause), was_one: true, ..Round::default() };
     }
 
     /// A look has ended. There may have been news meanwhile.
     fn done(&mut self, repository: &RepositoryName, looked: Looked, now: Duration) {
+        let is_full = self.repositories.len() > REPOSITORIES_MAX;
         let Some(turn) = self.repositories.get_mut(repository) else { return };
+        // What comes makes room for more to be asked for.
+        let goes_on = std::mem::take(&mut turn.has_come) && looked == Looked::More;
+        if goes_on {
+            turn.tries = 0;
+        }
         let pause = match looked {
-            _ if turn.due.is_some() => Some(PAUSES[0]),
+            _ if turn.due.is_some() || goes_on => Some(PAUSES[0]),
             Looked::Whole => None,
-            Looked::Lacks => PAUSES.get(turn.tries).copied(),
-            Looked::More => Some(PAUSES[0]),
+            Looked::Lacks | Looked::More => PAUSES.get(turn.tries).copied(),
             Looked::Failed => Some(PAUSES[1]),
         };
-        turn.tries = match looked {
-            Looked::More => 0,
-            Looked::Failed => turn.tries,
-            Looked::Whole | Looked::Lacks => turn.tries.saturating_add(1),
-        };
+        turn.tries = turn.tries.saturating_add(usize::from(looked != Looked::Failed));
         turn.earliest = now.saturating_add(PAUSES[0]);
         turn.due = pause.map(|pause| now.saturating_add(pause));
         turn.is_under_way = false;
+        if is_full {
+            self.repositories.remove(repository);
+            self.round.is_wanted = true;
+        }
+    }
+
+    /// The next of what was found.
+    fn next_found(&self) -> Option<((RepositoryName, Digest), AtParent)> {
+        let after = self.fetched.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
+        let next = self.found.range((after, Bound::Unbounded)).next();
+        next.or_else(|| self.found.first_key_value()).map(|(key, what)| (key.clone(), *what))
     }
 
     /// When there is something to do next.
@@ -191,9 +219,26 @@ impl Lacking {
         !self.table().found.is_empty()
     }
 
-    /// Done when something more is found from now on.
-    pub(super) fn arrives(&self) -> EventListener {
-        self.arrived.listen()
+    /// Ends when something is found and a poll that began now has had its time.
+    pub(super) async fn arrives(&self) {
+        sleep(POLL_MIN).await;
+        loop {
+            let arrived = self.arrived.listen();
+            if self.has_found() {
+                return;
+            }
+            arrived.await;
+        }
+    }
+
+    /// Something that was found is here (`has_come`), or is left for another look.
+    fn fetched(&self, key: (RepositoryName, Digest), has_come: bool) {
+        let mut table = self.table();
+        if let Some(turn) = table.repositories.get_mut(&key.0) {
+            turn.has_come |= has_come;
+        }
+        table.found.remove(&key);
+        table.fetched = Some(key);
     }
 
     fn is_found(&self, repository: &RepositoryName, digest: &Digest) -> bool {
@@ -201,12 +246,12 @@ impl Lacking {
     }
 
     /// `false` when there is no room for it.
-    fn find(&self, repository: &RepositoryName, digest: Digest, what: AtParent) -> bool {
+    fn find(&self, repository: &RepositoryName, digest: &Digest, what: AtParent) -> bool {
         let mut table = self.table();
         if table.found.len() >= FOUND_MAX {
             return false;
         }
-        table.found.insert((repository.clone(), digest), what);
+        table.found.insert((repository.clone(), digest.clone()), what);
         drop(table);
         self.arrived.notify(usize::MAX);
         true
@@ -295,6 +340,9 @@ impl Seeker {
         if !config.is_some_and(|config| Scope::of_config(&config).covers(repository)) {
             return Ok(Looked::Whole);
         }
+        if store.read_only_cause().is_some() {
+            return Ok(Looked::Failed);
+        }
         let from = store.sys().rng.number();
         let (reading, name) = (store.clone(), repository.clone());
         let lacking = spawn::blocking(move || reading.lacking(&name, from, ASKED_MAX)).await?;
@@ -308,19 +356,21 @@ impl Seeker {
         lacking.rotate_left(first);
         // The parent is yet to hear of those.
         let deleted_here = store.outbox_deletions(repository).await?;
-        let mut has_found = false;
+        let mut left_out = LeftOut::default();
         for (digest, named) in lacking {
             if deleted_here.contains(&digest) || self.lacking.is_found(repository, &digest) {
                 continue;
             }
             match self.at_parent(repository, &digest, named).await {
                 Ok(None) => {}
-                Ok(Some(what)) => has_found |= self.lacking.find(repository, digest, what),
-                Err(error) if error.is_of_item() => left_out(repository, &digest, &error),
+                Ok(Some(what)) if self.lacking.find(repository, &digest, what) => {}
+                Ok(Some(_)) => return Ok(Looked::Failed),
+                Err(error) if error.is_of_item() => left_out.note(repository, &digest, &error),
                 Err(error) => return Err(error),
             }
         }
-        Ok(if is_cut && has_found { Looked::More } else { Looked::Lacks })
+        left_out.tell();
+        Ok(if is_cut { Looked::More } else { Looked::Lacks })
     }
 
     async fn at_parent(
@@ -352,30 +402,29 @@ impl Worker {
     /// Fetches some of what the parent was found to have. What cannot be had is left out; an error
     /// ends the session. `false` when there was nothing.
     pub(super) async fn bring_found(&self) -> Result<bool, SyncError> {
-        let lacking = &self.fetcher.lacking;
-        let found: Vec<_> = {
-            let table = lacking.table();
-            table
-                .found
-                .iter()
-                .take(FETCHED_AT_ONCE)
-                .map(|(key, what)| (key.clone(), *what))
-                .collect()
-        };
-        for (key, what) in &found {
-            let (repository, digest) = key;
-            let brought = self.bring_one(repository, digest, *what).await;
-            // The next session goes on with what a broken link has cut, and with nothing else that
-            // ended one.
-            if !brought.as_ref().is_err_and(is_unreachable) {
-                lacking.table().found.remove(key);
+        let (lacking, mut left_out) = (&self.fetcher.lacking, LeftOut::default());
+        let (mut has_found, mut result) = (false, Ok(()));
+        for _ in 0..FETCHED_AT_ONCE {
+            let next = lacking.table().next_found();
+            let Some(((repository, digest), what)) = next else { break };
+            has_found = true;
+            let brought = self.bring_one(&repository, &digest, what).await;
+            lacking.fetched((repository.clone(), digest.clone()), brought.is_ok());
+            let Err(error) = brought else { continue };
+            if is_unreachable(&error) {
+                // A poll finds out whether it is the link, or this content alone.
+                left_out.note(&repository, &digest, &error);
+                lacking.note(&repository, self.store.sys().clock.monotonic());
+                break;
             }
-            match brought {
-                Err(error) if error.sets_aside() => left_out(repository, digest, &error),
-                brought => brought?,
+            if !error.sets_aside() {
+                result = Err(error);
+                break;
             }
+            left_out.note(&repository, &digest, &error);
         }
-        Ok(!found.is_empty())
+        left_out.tell();
+        result.map(|()| has_found)
     }
 
     async fn bring_one(
@@ -398,6 +447,32 @@ impl Worker {
     }
 }
 
+/// Content that nothing needs and that cannot be had: the log has one line for all of it.
+#[derive(Default)]
+struct LeftOut {
+    first: Option<String>,
+    more: usize,
+}
+
+impl LeftOut {
+    fn note(&mut self, repository: &RepositoryName, digest: &Digest, error: &SyncError) {
+        match self.first {
+            Some(_) => self.more += 1,
+            None => {
+                let reason = error.to_string();
+                let first = format!("repository={repository} digest={digest} reason={reason:?}");
+                self.first = Some(first);
+            }
+        }
+    }
+
+    fn tell(self) {
+        if let LeftOut { first: Some(first), more } = self {
+            log::warn!("skipped optional content {first} more={more}");
+        }
+    }
+}
+
 /// For a test that decides what happens when.
 #[cfg(test)]
 impl Seeker {
@@ -412,6 +487,7 @@ impl Seeker {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::types::digest::Algorithm;
 
     const fn at(seconds: u64) -> Duration {
         Duration::from_secs(seconds)
@@ -463,15 +539,17 @@ mod tests {
         table.end_round(at(0));
         table.note(&app, at(0));
         let mut now = 0;
-        for (looked, next) in [
-            (Looked::More, 15),
-            (Looked::More, 30),
-            (Looked::Failed, 90),
-            (Looked::Failed, 150),
-            (Looked::Lacks, 165),
-            (Looked::Lacks, 225),
+        for (looked, comes, next) in [
+            (Looked::More, true, 15),
+            (Looked::More, true, 30),
+            (Looked::More, true, 45),
+            (Looked::Failed, false, 105),
+            (Looked::Failed, false, 165),
+            (Looked::More, false, 225),
+            (Looked::More, false, 825),
         ] {
             assert_eq!(table.take(at(now)).as_ref(), Some(&app));
+            table.repositories.get_mut(&app).unwrap().has_come = comes;
             table.done(&app, looked, at(now));
             assert_eq!(table.next(), at(next), "{looked:?}");
             now = next;
@@ -500,15 +578,35 @@ mod tests {
         assert_eq!(table.repositories.len(), REPOSITORIES_MAX);
         assert!(table.round.is_wanted, "one is under way, and may have passed it");
         table.end_round(at(11));
-        assert_eq!(table.round.due, at(26));
+        assert_eq!(table.round.due, at(611));
         table.end_round(at(27));
         assert_eq!(table.round.due, at(3627));
         table.note(&name(5000), at(30));
-        assert_eq!(table.round.due, at(45), "none is under way");
+        assert_eq!(table.round.due, at(630), "none is under way");
+        assert_eq!(table.take_next(name(6000), at(31)), Some(name(6000)));
+        table.done(&name(6000), Looked::Lacks, at(31));
+        assert_eq!(table.repositories.len(), REPOSITORIES_MAX, "it is not remembered");
         // What the first round after a start finds may be new.
         let mut table = Table::default();
         assert_eq!(table.take_next(name(1), at(0)), Some(name(1)));
         table.done(&name(1), Looked::Lacks, at(1));
         assert_eq!(table.repositories[&name(1)].due, Some(at(16)));
+    }
+
+    /// Symptom: what some repositories lacked was fetched and never that of others, whose names
+    /// come later.
+    #[test]
+    fn f206_what_is_found_is_fetched_in_turn() {
+        let key = |number: u8| {
+            let digest = Digest::from_raw(Algorithm::Sha256, &[number; 32]).unwrap();
+            ("app".parse::<RepositoryName>().unwrap(), digest)
+        };
+        let mut table = Table::default();
+        assert_eq!(table.next_found(), None);
+        table.found.extend([2, 4].map(|number| (key(number), AtParent::Manifest)));
+        for (fetched, next) in [(1, 2), (2, 4), (3, 4), (4, 2)] {
+            table.fetched = Some(key(fetched));
+            assert_eq!(table.next_found(), Some((key(next), AtParent::Manifest)), "{fetched}");
+        }
     }
 }

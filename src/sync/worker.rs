@@ -64,9 +64,8 @@ impl Worker {
         let mut noted = clock.monotonic();
         loop {
             self.refresh_missing().await?;
-            let arrives = self.fetcher.lacking.arrives();
             let found = async {
-                arrives.await;
+                self.fetcher.lacking.arrives().await;
                 self.state.set(|now| now.polling = false);
                 None
             };
@@ -164,7 +163,7 @@ impl Worker {
 
     /// How long nothing is due.
     fn patience(&self) -> Duration {
-        if self.fetcher.lacking.has_found() {
+        if self.fetcher.lacking.has_found() && self.store.read_only_cause().is_none() {
             return Duration::ZERO;
         }
         let debts = self.state.debts();
@@ -254,7 +253,9 @@ impl Worker {
             let messages = self.store.inbox(CHUNK)?;
             if messages.is_empty() {
                 self.repay().await?;
-                self.bring_found().await?;
+                if self.store.read_only_cause().is_none() {
+                    self.bring_found().await?;
+                }
                 if self.store.reconcile_due()? {
                     continue;
                 }
