@@ -9,7 +9,7 @@ use std::ops::Bound;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use event_listener::Event;
+use event_listener::{Event, EventListener};
 use log::Level;
 use smol::future::or;
 
@@ -44,12 +44,18 @@ const REPOSITORIES_MAX: usize = 1024;
 /// What the parent has and is yet to be fetched. Over it: it is asked for again.
 const FOUND_MAX: usize = 1024;
 
-/// What is fetched before new messages get their turn.
-const FETCHED_AT_ONCE: usize = 64;
+/// After this time of fetching new messages get their turn.
+const FETCH_TIME: Duration = Duration::from_secs(10);
 
-/// For so long a poll of the parent is not broken off for what was found: otherwise one find after
-/// the other would keep its answer away.
-const POLL_MIN: Duration = Duration::from_secs(5);
+/// So long one blob, or one image, is fetched at a time. Over it: it goes on where it was, after
+/// new messages and what else was found.
+const BLOB_TIME: Duration = Duration::from_secs(30);
+
+/// The same of a manifest, whose bytes come as a whole: 4 MiB at 35 KB/s.
+const MANIFEST_TIME: Duration = Duration::from_secs(120);
+
+/// The pause after a link broke at what was fetched. It doubles up to the second of [`PAUSES`].
+const CUT_PAUSE: Duration = Duration::from_secs(5);
 
 /// Which repositories lack something and when they are looked at, and what was found.
 #[derive(Default)]
@@ -66,6 +72,10 @@ struct Table {
     found: BTreeMap<(RepositoryName, Digest), AtParent>,
     /// The last of that which was fetched: all get their turn.
     fetched: Option<(RepositoryName, Digest)>,
+    /// How often a link broke since something came.
+    cuts: u32,
+    /// Until when nothing is fetched, monotonic.
+    paused: Duration,
 }
 
 #[derive(Default)]
@@ -90,8 +100,6 @@ struct Turn {
     /// When the next may be.
     earliest: Duration,
     is_under_way: bool,
-    /// Whether something has come since the last look.
-    has_come: bool,
 }
 
 /// How a look ended.
@@ -99,11 +107,22 @@ struct Turn {
 enum Looked {
     /// Nothing is lacking.
     Whole,
+    /// Something is, or not all was looked at.
     Lacks,
-    /// More is lacking than is asked for at a time.
-    More,
     /// The parent did not answer, or something failed here.
     Failed,
+}
+
+/// How fetching something ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Fetched {
+    Here,
+    /// It cannot be had, or nothing names it any more.
+    LeftOut,
+    /// Its time is over: it goes on in its next turn.
+    GoesOn,
+    /// The link broke: a poll finds out whether it does at this content only.
+    Cut,
 }
 
 /// What the parent has under a digest.
@@ -116,7 +135,7 @@ pub(super) enum AtParent {
 
 impl Turn {
     fn new(tries: usize, now: Duration) -> Turn {
-        Turn { tries, due: None, earliest: now, is_under_way: false, has_come: false }
+        Turn { tries, due: None, earliest: now, is_under_way: false }
     }
 }
 
@@ -172,24 +191,41 @@ impl Table {
     fn done(&mut self, repository: &RepositoryName, looked: Looked, now: Duration) {
         let is_full = self.repositories.len() > REPOSITORIES_MAX;
         let Some(turn) = self.repositories.get_mut(repository) else { return };
-        // What comes makes room for more to be asked for.
-        let goes_on = std::mem::take(&mut turn.has_come) && looked == Looked::More;
-        if goes_on {
-            turn.tries = 0;
-        }
         let pause = match looked {
-            _ if turn.due.is_some() || goes_on => Some(PAUSES[0]),
+            _ if turn.due.is_some() => Some(PAUSES[0]),
             Looked::Whole => None,
-            Looked::Lacks | Looked::More => PAUSES.get(turn.tries).copied(),
+            Looked::Lacks => PAUSES.get(turn.tries).copied(),
             Looked::Failed => Some(PAUSES[1]),
         };
         turn.tries = turn.tries.saturating_add(usize::from(looked != Looked::Failed));
         turn.earliest = now.saturating_add(PAUSES[0]);
         turn.due = pause.map(|pause| now.saturating_add(pause));
         turn.is_under_way = false;
-        if is_full {
+        if looked == Looked::Whole && turn.due.is_none() {
+            self.repositories.remove(repository);
+        } else if is_full {
             self.repositories.remove(repository);
             self.round.is_wanted = true;
+        }
+    }
+
+    /// Something that was found has had its turn.
+    fn fetched(&mut self, key: &(RepositoryName, Digest), how: Fetched, now: Duration) {
+        self.fetched = Some(key.clone());
+        match how {
+            Fetched::Here => {
+                self.cuts = 0;
+                // There is room to ask for more.
+                self.note(&key.0, now);
+            }
+            Fetched::LeftOut | Fetched::GoesOn => {}
+            Fetched::Cut => {
+                let pause = CUT_PAUSE.saturating_mul(1 << self.cuts.min(8)).min(PAUSES[1]);
+                (self.cuts, self.paused) = (self.cuts.saturating_add(1), now.saturating_add(pause));
+            }
+        }
+        if matches!(how, Fetched::Here | Fetched::LeftOut) {
+            self.found.remove(key);
         }
     }
 
@@ -214,47 +250,28 @@ impl Lacking {
         self.changed.notify(usize::MAX);
     }
 
-    /// Whether something waits to be fetched.
-    pub(super) fn has_found(&self) -> bool {
-        !self.table().found.is_empty()
+    /// Whether something waits to be fetched at `now`, monotonic.
+    pub(super) fn has_found(&self, now: Duration) -> bool {
+        let table = self.table();
+        !table.found.is_empty() && now >= table.paused
     }
 
-    /// Ends when something is found and a poll that began now has had its time.
-    pub(super) async fn arrives(&self) {
-        sleep(POLL_MIN).await;
-        loop {
-            let arrived = self.arrived.listen();
-            if self.has_found() {
-                return;
-            }
-            arrived.await;
-        }
+    /// Ends when something more is found.
+    pub(super) fn arrives(&self) -> EventListener {
+        self.arrived.listen()
     }
 
-    /// Something that was found is here (`has_come`), or is left for another look.
-    fn fetched(&self, key: (RepositoryName, Digest), has_come: bool) {
-        let mut table = self.table();
-        if let Some(turn) = table.repositories.get_mut(&key.0) {
-            turn.has_come |= has_come;
-        }
-        table.found.remove(&key);
-        table.fetched = Some(key);
+    fn is_full(&self) -> bool {
+        self.table().found.len() >= FOUND_MAX
     }
 
     fn is_found(&self, repository: &RepositoryName, digest: &Digest) -> bool {
         self.table().found.contains_key(&(repository.clone(), digest.clone()))
     }
 
-    /// `false` when there is no room for it.
-    fn find(&self, repository: &RepositoryName, digest: &Digest, what: AtParent) -> bool {
-        let mut table = self.table();
-        if table.found.len() >= FOUND_MAX {
-            return false;
-        }
-        table.found.insert((repository.clone(), digest.clone()), what);
-        drop(table);
+    fn find(&self, repository: &RepositoryName, digest: &Digest, what: AtParent) {
+        self.table().found.insert((repository.clone(), digest.clone()), what);
         self.arrived.notify(usize::MAX);
-        true
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
@@ -284,7 +301,9 @@ impl Seeker {
     async fn seek(&self) -> Result<Infallible, SyncError> {
         loop {
             let changed = self.lacking.changed.listen();
-            if !self.seek_next().await? {
+            if self.fetcher.store.read_only_cause().is_some() {
+                sleep(PAUSES[1]).await;
+            } else if !self.seek_next().await? {
                 let next = self.lacking.table().next();
                 let _ = within(next.saturating_sub(self.now()), changed).await;
             }
@@ -297,6 +316,7 @@ impl Seeker {
         let looked = self.look(&repository).await;
         let how = *looked.as_ref().unwrap_or(&Looked::Failed);
         self.lacking.table().done(&repository, how, self.now());
+        self.lacking.changed.notify(usize::MAX);
         looked.map(|_| true)
     }
 
@@ -340,16 +360,13 @@ impl Seeker {
         if !config.is_some_and(|config| Scope::of_config(&config).covers(repository)) {
             return Ok(Looked::Whole);
         }
-        if store.read_only_cause().is_some() {
-            return Ok(Looked::Failed);
-        }
         let from = store.sys().rng.number();
         let (reading, name) = (store.clone(), repository.clone());
-        let lacking = spawn::blocking(move || reading.lacking(&name, from, ASKED_MAX)).await?;
+        let (lacking, is_all) =
+            spawn::blocking(move || reading.lacking(&name, from, ASKED_MAX)).await?;
         if lacking.is_empty() {
-            return Ok(Looked::Whole);
+            return Ok(if is_all { Looked::Whole } else { Looked::Lacks });
         }
-        let is_cut = lacking.len() >= ASKED_MAX;
         // One that gets no answer is not always before the same others.
         let mut lacking: Vec<_> = lacking.into_iter().collect();
         let first = usize::try_from(from).unwrap_or(0) % lacking.len();
@@ -361,16 +378,21 @@ impl Seeker {
             if deleted_here.contains(&digest) || self.lacking.is_found(repository, &digest) {
                 continue;
             }
+            if self.lacking.is_full() {
+                left_out.tell();
+                return Ok(Looked::Failed);
+            }
             match self.at_parent(repository, &digest, named).await {
                 Ok(None) => {}
-                Ok(Some(what)) if self.lacking.find(repository, &digest, what) => {}
-                Ok(Some(_)) => return Ok(Looked::Failed),
-                Err(error) if error.is_of_item() => left_out.note(repository, &digest, &error),
+                Ok(Some(what)) => self.lacking.find(repository, &digest, what),
+                Err(error) if error.is_of_item() => {
+                    left_out.note(&(repository.clone(), digest), &error);
+                }
                 Err(error) => return Err(error),
             }
         }
         left_out.tell();
-        Ok(if is_cut { Looked::More } else { Looked::Lacks })
+        Ok(Looked::Lacks)
     }
 
     async fn at_parent(
@@ -403,46 +425,58 @@ impl Worker {
     /// ends the session. `false` when there was nothing.
     pub(super) async fn bring_found(&self) -> Result<bool, SyncError> {
         let (lacking, mut left_out) = (&self.fetcher.lacking, LeftOut::default());
+        let now = || self.store.sys().clock.monotonic();
+        let end = now().saturating_add(FETCH_TIME);
         let (mut has_found, mut result) = (false, Ok(()));
-        for _ in 0..FETCHED_AT_ONCE {
+        while now() < end && result.is_ok() {
             let next = lacking.table().next_found();
-            let Some(((repository, digest), what)) = next else { break };
+            let Some((key, what)) = next else { break };
             has_found = true;
-            let brought = self.bring_one(&repository, &digest, what).await;
-            lacking.fetched((repository.clone(), digest.clone()), brought.is_ok());
-            let Err(error) = brought else { continue };
-            if is_unreachable(&error) {
-                // A poll finds out whether it is the link, or this content alone.
-                left_out.note(&repository, &digest, &error);
-                lacking.note(&repository, self.store.sys().clock.monotonic());
+            let how = match self.bring_one(&key, what).await {
+                Ok(how) => how,
+                Err(error) => {
+                    left_out.note(&key, &error);
+                    let is_cut = is_unreachable(&error);
+                    if !is_cut && !error.sets_aside() {
+                        result = Err(error);
+                    }
+                    if is_cut { Fetched::Cut } else { Fetched::LeftOut }
+                }
+            };
+            lacking.table().fetched(&key, how, now());
+            if matches!(how, Fetched::Cut | Fetched::GoesOn) {
                 break;
             }
-            if !error.sets_aside() {
-                result = Err(error);
-                break;
-            }
-            left_out.note(&repository, &digest, &error);
         }
         left_out.tell();
+        lacking.changed.notify(usize::MAX);
         result.map(|()| has_found)
     }
 
     async fn bring_one(
         &self,
-        repository: &RepositoryName,
-        digest: &Digest,
+        (repository, digest): &(RepositoryName, Digest),
         what: AtParent,
-    ) -> Result<(), SyncError> {
+    ) -> Result<Fetched, SyncError> {
         let is_wanted = Scope::of_config(&self.config()?).covers(repository)
             && self.store.is_named(repository, digest)?;
-        match what {
-            _ if !is_wanted => Ok(()),
-            AtParent::Manifest => self.bring_manifest(repository, digest).await,
+        if !is_wanted {
+            return Ok(Fetched::LeftOut);
+        }
+        let brought = match what {
+            AtParent::Manifest => {
+                within(MANIFEST_TIME, self.bring_manifest(repository, digest)).await
+            }
             AtParent::Blob(len) => {
                 self.store.check_quota(repository, len)?;
-                let brought = self.fetcher.blob(repository, digest, len).await;
-                brought.map_err(|error| error.with_needed(len))
+                let brought = within(BLOB_TIME, self.fetcher.blob(repository, digest, len)).await;
+                brought.map(|brought| brought.map_err(|error| error.with_needed(len)))
             }
+        };
+        match brought {
+            Ok(brought) => brought.map(|()| Fetched::Here),
+            // What has come is kept.
+            Err(_) => Ok(Fetched::GoesOn),
         }
     }
 }
@@ -455,7 +489,7 @@ struct LeftOut {
 }
 
 impl LeftOut {
-    fn note(&mut self, repository: &RepositoryName, digest: &Digest, error: &SyncError) {
+    fn note(&mut self, (repository, digest): &(RepositoryName, Digest), error: &SyncError) {
         match self.first {
             Some(_) => self.more += 1,
             None => {
@@ -493,6 +527,11 @@ mod tests {
         Duration::from_secs(seconds)
     }
 
+    fn key(number: u8) -> (RepositoryName, Digest) {
+        let digest = Digest::from_raw(Algorithm::Sha256, &[number; 32]).unwrap();
+        ("app".parse().unwrap(), digest)
+    }
+
     /// Symptom: one account that pushed images of 256 layers that were nowhere kept everything
     /// else of a device waiting, 15 s for each of them. Cause: the parent was asked for each layer
     /// of each image before the next thing was done.
@@ -523,12 +562,7 @@ mod tests {
         assert_eq!(table.next(), at(709), "there was news while it was under way");
         assert_eq!(table.take(at(709)).as_ref(), Some(app));
         table.done(app, Looked::Whole, at(710));
-        table.note(app, at(711));
-        assert_eq!(table.next(), at(725));
-        assert_eq!(table.take(at(725)).as_ref(), Some(app));
-        table.done(app, Looked::Whole, at(726));
-        assert_eq!((table.take(at(740)), table.repositories.len()), (None, 1));
-        assert_eq!((table.take(at(741)), table.repositories.len()), (None, 0), "it is forgotten");
+        assert_eq!((table.take(at(710)), table.repositories.len()), (None, 0), "it is forgotten");
     }
 
     /// Symptom: of 300 layers that the parent had all along 256 came, and the rest an hour later.
@@ -539,18 +573,19 @@ mod tests {
         table.end_round(at(0));
         table.note(&app, at(0));
         let mut now = 0;
-        for (looked, comes, next) in [
-            (Looked::More, true, 15),
-            (Looked::More, true, 30),
-            (Looked::More, true, 45),
-            (Looked::Failed, false, 105),
-            (Looked::Failed, false, 165),
-            (Looked::More, false, 225),
-            (Looked::More, false, 825),
+        for (looked, how, next) in [
+            (Looked::Lacks, Fetched::Here, 15),
+            (Looked::Lacks, Fetched::Here, 30),
+            (Looked::Lacks, Fetched::GoesOn, 45),
+            (Looked::Failed, Fetched::LeftOut, 105),
+            (Looked::Failed, Fetched::Cut, 165),
+            (Looked::Lacks, Fetched::LeftOut, 225),
+            (Looked::Lacks, Fetched::LeftOut, 825),
+            (Looked::Lacks, Fetched::Here, 840),
         ] {
             assert_eq!(table.take(at(now)).as_ref(), Some(&app));
-            table.repositories.get_mut(&app).unwrap().has_come = comes;
             table.done(&app, looked, at(now));
+            table.fetched(&key(1), how, at(now));
             assert_eq!(table.next(), at(next), "{looked:?}");
             now = next;
         }
@@ -597,16 +632,21 @@ mod tests {
     /// come later.
     #[test]
     fn f206_what_is_found_is_fetched_in_turn() {
-        let key = |number: u8| {
-            let digest = Digest::from_raw(Algorithm::Sha256, &[number; 32]).unwrap();
-            ("app".parse::<RepositoryName>().unwrap(), digest)
-        };
         let mut table = Table::default();
         assert_eq!(table.next_found(), None);
         table.found.extend([2, 4].map(|number| (key(number), AtParent::Manifest)));
         for (fetched, next) in [(1, 2), (2, 4), (3, 4), (4, 2)] {
-            table.fetched = Some(key(fetched));
+            table.fetched(&key(fetched), Fetched::GoesOn, at(1));
             assert_eq!(table.next_found(), Some((key(next), AtParent::Manifest)), "{fetched}");
         }
+        table.fetched(&key(4), Fetched::LeftOut, at(1));
+        assert_eq!(table.next_found(), Some((key(2), AtParent::Manifest)), "the other is gone");
+        for (now, paused) in [(10, 15), (20, 30), (40, 60), (70, 110), (200, 260), (300, 360)] {
+            table.fetched(&key(2), Fetched::Cut, at(now));
+            assert_eq!(table.paused, at(paused), "it doubles up to a minute");
+        }
+        assert!(table.next_found().is_some(), "it goes on");
+        table.fetched(&key(2), Fetched::Here, at(400));
+        assert_eq!((table.cuts, table.next_found()), (0, None));
     }
 }

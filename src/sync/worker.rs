@@ -62,17 +62,31 @@ impl Worker {
         let mut position = self.up_to_date().await?;
         let clock = &self.store.sys().clock;
         let mut noted = clock.monotonic();
+        let (mut has_polled, mut was_broken_off) = (false, false);
         loop {
             self.refresh_missing().await?;
+            // Messages come first, of a session too.
+            if has_polled && self.has_found() {
+                self.bring_found().await?;
+            }
+            let arrives = self.fetcher.lacking.arrives();
+            // After a poll that was broken off comes a short one that is not: one find after the
+            // other would keep the answers away.
+            let is_short = was_broken_off || self.has_found();
             let found = async {
-                self.fetcher.lacking.arrives().await;
+                if is_short {
+                    return std::future::pending().await;
+                }
+                arrives.await;
                 self.state.set(|now| now.polling = false);
                 None
             };
-            let polled = async { Some(self.poll(position, self.patience()).await) };
-            let Some(received) =
-                smol::future::or(polled, smol::future::or(self.comparison_due(), found)).await
-            else {
+            let patience = if is_short { Duration::ZERO } else { self.patience() };
+            let polled = async { Some(self.poll(position, patience).await) };
+            let woken = smol::future::or(self.comparison_due(), found);
+            let received = smol::future::or(polled, woken).await;
+            (has_polled, was_broken_off) = (true, received.is_none());
+            let Some(received) = received else {
                 position = further(position, self.up_to_date().await?);
                 continue;
             };
@@ -161,11 +175,14 @@ impl Worker {
         Ok(())
     }
 
+    /// Whether something that images lack can be fetched now.
+    fn has_found(&self) -> bool {
+        let now = self.store.sys().clock.monotonic();
+        self.store.read_only_cause().is_none() && self.fetcher.lacking.has_found(now)
+    }
+
     /// How long nothing is due.
     fn patience(&self) -> Duration {
-        if self.fetcher.lacking.has_found() && self.store.read_only_cause().is_none() {
-            return Duration::ZERO;
-        }
         let debts = self.state.debts();
         let clock = &self.store.sys().clock;
         let longest = match (debts.without_room().is_empty(), clock.wall()) {
@@ -253,9 +270,6 @@ impl Worker {
             let messages = self.store.inbox(CHUNK)?;
             if messages.is_empty() {
                 self.repay().await?;
-                if self.store.read_only_cause().is_none() {
-                    self.bring_found().await?;
-                }
                 if self.store.reconcile_due()? {
                     continue;
                 }

@@ -62,14 +62,14 @@ impl Store {
         Ok(false)
     }
 
-    /// What manifests of a repository lack that they may be without; at most `limit`. Those come
-    /// first whose digest begins with `from` or is greater. Blocks.
+    /// What manifests of a repository lack that they may be without, at most `limit`, and whether
+    /// that is all. Those come first whose digest begins with `from` or is greater. Blocks.
     pub fn lacking(
         &self,
         repository: &RepositoryName,
         from: u64,
         limit: usize,
-    ) -> Result<BTreeMap<Digest, Named>, StoreError> {
+    ) -> Result<(BTreeMap<Digest, Named>, bool), StoreError> {
         let start = prefix(Kind::Manifest, &[repository.as_str().as_bytes()]);
         let mut raw = [0; 32];
         raw[..8].copy_from_slice(&from.to_be_bytes());
@@ -80,14 +80,14 @@ impl Store {
         loop {
             let page = self.page_of_bytes(&start, after.as_deref())?;
             match page.last() {
-                None if is_again => return Ok(found),
+                None if is_again => return Ok((found, true)),
                 None => is_again = true,
                 Some(_) => {}
             }
             after = page.last().map(|(key, _)| key.clone());
             for (key, row) in page {
                 if is_again && key > middle {
-                    return Ok(found);
+                    return Ok((found, true));
                 }
                 // Of one manifest too those come first that follow on a place that differs.
                 let mut names: Vec<_> = may_lack(rows::decode(&row)?).collect();
@@ -95,7 +95,7 @@ impl Store {
                 names.rotate_left(first.unwrap_or(0));
                 for (name, named) in names {
                     if found.len() >= limit || looked >= LOOKED_FOR_MAX {
-                        return Ok(found);
+                        return Ok((found, false));
                     }
                     looked += 1;
                     if self.look_for(repository, &name, named)?.is_none() {
@@ -135,6 +135,8 @@ impl Store {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::Named;
     use crate::store::PutOutcome;
     use crate::store::content::leases::Lease;
@@ -190,10 +192,15 @@ mod tests {
                 })
                 .collect();
             for from in [0, 3 << 56 | u64::MAX >> 8, u64::MAX] {
-                assert_eq!(store.lacking(&app, from, 256).unwrap(), wanted, "{from}");
+                let found = store.lacking(&app, from, 256).unwrap();
+                assert_eq!(found, (BTreeMap::clone(&wanted), true), "{from}");
             }
             // Those behind the place come first.
-            let first = |from| store.lacking(&app, from, 1).unwrap().pop_first().unwrap().0;
+            let first = |from| {
+                let (mut found, is_all) = store.lacking(&app, from, 1).unwrap();
+                assert!(!is_all);
+                found.pop_first().unwrap().0
+            };
             let place = |number| u64::from_be_bytes(digest(number).raw()[..8].try_into().unwrap());
             assert!((200..210).map(digest).any(|layer| layer == first(place(1) - 1)));
             assert_eq!(first(place(4) - 1), digest(210));
