@@ -44,15 +44,9 @@ const REPOSITORIES_MAX: usize = 1024;
 /// What the parent has and is yet to be fetched. Over it: it is asked for again.
 const FOUND_MAX: usize = 1024;
 
-/// After this time of fetching new messages get their turn.
+/// After this time nothing more is begun to be fetched before new messages get their turn. What was
+/// begun is brought to its end: one that waits for its next turn would lose its space to another.
 const FETCH_TIME: Duration = Duration::from_secs(10);
-
-/// So long one blob, or one image, is fetched at a time. Over it: it goes on where it was, after
-/// new messages and what else was found.
-const BLOB_TIME: Duration = Duration::from_secs(30);
-
-/// The same of a manifest, whose bytes come as a whole: 4 MiB at 35 KB/s.
-const MANIFEST_TIME: Duration = Duration::from_secs(120);
 
 /// The pause after a link broke at what was fetched. It doubles up to the second of [`PAUSES`].
 const CUT_PAUSE: Duration = Duration::from_secs(5);
@@ -119,8 +113,6 @@ enum Fetched {
     Here,
     /// It cannot be had, or nothing names it any more.
     LeftOut,
-    /// Its time is over: it goes on in its next turn.
-    GoesOn,
     /// The link broke: a poll finds out whether it does at this content only.
     Cut,
 }
@@ -211,21 +203,22 @@ impl Table {
 
     /// Something that was found has had its turn.
     fn fetched(&mut self, key: &(RepositoryName, Digest), how: Fetched, now: Duration) {
-        self.fetched = Some(key.clone());
         match how {
             Fetched::Here => {
                 self.cuts = 0;
                 // There is room to ask for more.
                 self.note(&key.0, now);
             }
-            Fetched::LeftOut | Fetched::GoesOn => {}
+            Fetched::LeftOut => {}
             Fetched::Cut => {
                 let pause = CUT_PAUSE.saturating_mul(1 << self.cuts.min(8)).min(PAUSES[1]);
                 (self.cuts, self.paused) = (self.cuts.saturating_add(1), now.saturating_add(pause));
             }
         }
-        if matches!(how, Fetched::Here | Fetched::LeftOut) {
+        // What was cut goes on where it was before anything else.
+        if how != Fetched::Cut {
             self.found.remove(key);
+            self.fetched = Some(key.clone());
         }
     }
 
@@ -254,6 +247,13 @@ impl Lacking {
     pub(super) fn has_found(&self, now: Duration) -> bool {
         let table = self.table();
         !table.found.is_empty() && now >= table.paused
+    }
+
+    /// How long what was found waits after a link broke.
+    pub(super) fn pause(&self, now: Duration) -> Option<Duration> {
+        let table = self.table();
+        let is_paused = !table.found.is_empty() && table.paused > now;
+        is_paused.then(|| table.paused.saturating_sub(now))
     }
 
     /// Ends when something more is found.
@@ -388,7 +388,10 @@ impl Seeker {
                 Err(error) if error.is_of_item() => {
                     left_out.note(&(repository.clone(), digest), &error);
                 }
-                Err(error) => return Err(error),
+                Err(error) => {
+                    left_out.tell();
+                    return Err(error);
+                }
             }
         }
         left_out.tell();
@@ -444,7 +447,7 @@ impl Worker {
                 }
             };
             lacking.table().fetched(&key, how, now());
-            if matches!(how, Fetched::Cut | Fetched::GoesOn) {
+            if how == Fetched::Cut {
                 break;
             }
         }
@@ -463,21 +466,15 @@ impl Worker {
         if !is_wanted {
             return Ok(Fetched::LeftOut);
         }
-        let brought = match what {
-            AtParent::Manifest => {
-                within(MANIFEST_TIME, self.bring_manifest(repository, digest)).await
-            }
+        match what {
+            AtParent::Manifest => self.bring_manifest(repository, digest).await?,
             AtParent::Blob(len) => {
                 self.store.check_quota(repository, len)?;
-                let brought = within(BLOB_TIME, self.fetcher.blob(repository, digest, len)).await;
-                brought.map(|brought| brought.map_err(|error| error.with_needed(len)))
+                let brought = self.fetcher.blob(repository, digest, len).await;
+                brought.map_err(|error| error.with_needed(len))?;
             }
-        };
-        match brought {
-            Ok(brought) => brought.map(|()| Fetched::Here),
-            // What has come is kept.
-            Err(_) => Ok(Fetched::GoesOn),
         }
+        Ok(Fetched::Here)
     }
 }
 
@@ -576,7 +573,7 @@ mod tests {
         for (looked, how, next) in [
             (Looked::Lacks, Fetched::Here, 15),
             (Looked::Lacks, Fetched::Here, 30),
-            (Looked::Lacks, Fetched::GoesOn, 45),
+            (Looked::Lacks, Fetched::LeftOut, 45),
             (Looked::Failed, Fetched::LeftOut, 105),
             (Looked::Failed, Fetched::Cut, 165),
             (Looked::Lacks, Fetched::LeftOut, 225),
@@ -636,7 +633,7 @@ mod tests {
         assert_eq!(table.next_found(), None);
         table.found.extend([2, 4].map(|number| (key(number), AtParent::Manifest)));
         for (fetched, next) in [(1, 2), (2, 4), (3, 4), (4, 2)] {
-            table.fetched(&key(fetched), Fetched::GoesOn, at(1));
+            table.fetched = Some(key(fetched));
             assert_eq!(table.next_found(), Some((key(next), AtParent::Manifest)), "{fetched}");
         }
         table.fetched(&key(4), Fetched::LeftOut, at(1));

@@ -85,7 +85,8 @@ impl Worker {
             let polled = async { Some(self.poll(position, patience).await) };
             let woken = smol::future::or(self.comparison_due(), found);
             let received = smol::future::or(polled, woken).await;
-            (has_polled, was_broken_off) = (true, received.is_none());
+            was_broken_off = received.is_none();
+            has_polled |= !was_broken_off;
             let Some(received) = received else {
                 position = further(position, self.up_to_date().await?);
                 continue;
@@ -192,7 +193,8 @@ impl Worker {
         };
         let now = clock.monotonic();
         let lasts = self.state.contact().lasts_in(now);
-        let next = [debts.next(now), self.state.missing().next(now), lasts];
+        let paused = self.fetcher.lacking.pause(now);
+        let next = [debts.next(now), self.state.missing().next(now), lasts, paused];
         let next = next.into_iter().flatten().min();
         next.map_or(longest, |next| next.min(longest))
     }
