@@ -41,7 +41,7 @@ const ROUND: Duration = Duration::from_secs(3600);
 /// is news of another one.
 const REPOSITORIES_MAX: usize = 1024;
 
-/// What the parent has and is yet to be fetched. Over it: it is asked for again.
+/// What the parent has and is yet to be fetched. Over it: a look ends and begins anew in a minute.
 const FOUND_MAX: usize = 1024;
 
 /// After this time nothing more is begun to be fetched before new messages get their turn. What was
@@ -367,7 +367,7 @@ impl Seeker {
         if lacking.is_empty() {
             return Ok(if is_all { Looked::Whole } else { Looked::Lacks });
         }
-        // One that gets no answer is not always before the same others.
+        // A question that gets no answer ends the look, and is not always before the same others.
         let mut lacking: Vec<_> = lacking.into_iter().collect();
         let first = usize::try_from(from).unwrap_or(0) % lacking.len();
         lacking.rotate_left(first);

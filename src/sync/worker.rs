@@ -65,7 +65,7 @@ impl Worker {
         let (mut has_polled, mut was_broken_off) = (false, false);
         loop {
             self.refresh_missing().await?;
-            // Messages come first, of a session too.
+            // The messages that a session begins with come before what images lack.
             if has_polled && self.has_found() {
                 self.bring_found().await?;
             }

@@ -89,7 +89,7 @@ impl Store {
                 if is_again && key > middle {
                     return Ok((found, true));
                 }
-                // Of one manifest too those come first that follow on a place that differs.
+                // A manifest may lack more than is asked for: its names too begin at another place.
                 let mut names: Vec<_> = may_lack(rows::decode(&row)?).collect();
                 let first = usize::try_from(from).unwrap_or(0).checked_rem(names.len());
                 names.rotate_left(first.unwrap_or(0));
