@@ -30,16 +30,15 @@ pub(super) fn tell(others: Others) -> (Vec<OtherChanged>, Vec<Warning>) {
         if added.is_empty() && removed.is_empty() {
             continue;
         }
-        let of = || (scope_map.clone(), connected_registry.clone());
-        if !added.is_empty() {
-            let (scope_map, connected_registry) = of();
-            let actions = added.clone();
+        let (map, registry) = (scope_map.clone(), connected_registry.clone());
+        if removed.is_empty() {
+            let (scope_map, connected_registry, actions) = (map, registry, added.clone());
             warnings.push(Warning::GrantedAbove { scope_map, connected_registry, actions });
-        }
-        if !removed.is_empty() {
-            let (scope_map, connected_registry) = of();
-            let actions = removed.clone();
-            warnings.push(Warning::LostBelow { scope_map, connected_registry, actions });
+        } else {
+            // What is added beside that is the rest of a wildcard.
+            let (scope_map, connected_registry) = (map, registry);
+            let (actions, kept) = (removed.clone(), added.clone());
+            warnings.push(Warning::LostBelow { scope_map, connected_registry, actions, kept });
         }
         changed.push(OtherChanged { connected_registry, scope_map, added, removed });
     }

@@ -37,6 +37,8 @@ pub enum Warning {
         connected_registry: ConnectedRegistryName,
         /// What it lost.
         actions: Actions,
+        /// What of that it has still: the rest of a wildcard.
+        kept: Actions,
     },
     /// So many more scope maps below lost something.
     MoreLostBelow(usize),
@@ -137,13 +139,21 @@ impl fmt::Display for Warning {
                  given {} too: a parent is granted what is granted below it.",
                 list(actions)
             ),
-            Warning::LostBelow { scope_map, connected_registry, actions } => write!(
-                f,
-                "The scope map '{scope_map}' of connected registry '{connected_registry}' lost {} \
-                 too: nothing is granted below that is not granted above. Adding it above again \
-                 does not give it back there.",
-                list(actions)
-            ),
+            Warning::LostBelow { scope_map, connected_registry, actions, kept } => {
+                let kept = match kept.is_empty() {
+                    true => String::new(),
+                    false => format!(", and keeps {} of it", list(kept)),
+                };
+                write!(
+                    f,
+                    "The scope map '{scope_map}' of connected registry '{connected_registry}' lost \
+                     {} too{kept}: what is taken above is taken from all below. Adding it above \
+                     again does not give it back there; what is granted above can be added with \
+                     `skerry connected-registry permissions update --name {connected_registry} \
+                     --add`.",
+                    list(actions)
+                )
+            }
             Warning::MoreLostBelow(more) => write!(
                 f,
                 "{more} more scope maps of connected registries below lost what is not granted \
