@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::error::SyncError;
+use crate::store::Wanted;
 use crate::store::content::leases::Lease;
 use crate::types::limits::CLOSURE_BYTES_MAX;
 use crate::types::{Digest, Manifest};
@@ -15,6 +16,10 @@ const TREE_FACTOR: usize = 2;
 /// A manifest and what is missing of it here. Its manifests are stored, but not yet visible.
 pub(super) struct Closure {
     pub(super) root: Digest,
+    /// [`Store::deletions`](crate::store::Store::deletions) before the parent was asked for it.
+    pub(super) since: u64,
+    /// What it is fetched for, unless a tag shall name it.
+    pub(super) wanted: Wanted,
     /// Children before their parents, so the root is last; empty when all is here.
     pub(super) manifests: Vec<Part>,
     /// Blobs to link, with their lengths; of those not in the store the bytes are missing.
@@ -36,9 +41,11 @@ pub(super) struct Part {
 
 impl Closure {
     /// Nothing is known yet.
-    pub(super) fn new(root: &Digest) -> Closure {
+    pub(super) fn new(root: &Digest, since: u64) -> Closure {
         Closure {
             root: root.clone(),
+            since,
+            wanted: Wanted::Told,
             manifests: Vec::new(),
             blobs: BTreeMap::new(),
             missing_bytes: 0,
@@ -100,7 +107,7 @@ mod tests {
 
     #[test]
     fn f209_what_is_known_of_one_tag_is_bounded_in_bytes() {
-        let mut closure = Closure::new(&digest(0));
+        let mut closure = Closure::new(&digest(0), 0);
         let most = CLOSURE_BYTES_MAX / (size_of::<(Digest, u64)>() * TREE_FACTOR);
         closure.blobs.extend((0..most).map(|number| (digest(number), 1)));
         assert_eq!(closure.check_size(), Ok(()));

@@ -1,11 +1,16 @@
 //! What the parent desires of this node and of those below it.
 
+use std::convert::Infallible;
 use std::time::Duration;
 
+use smol::channel::Receiver;
+
 use super::error::SyncError;
+use super::refusal::is_unreachable;
 use super::window::LOOK_INTERVAL;
 use super::worker::Worker;
 use crate::gateway::UpstreamError;
+use crate::sys::clock::within;
 use crate::types::connected_registry::DetailCode;
 use crate::types::message::NodeConfig;
 
@@ -16,6 +21,9 @@ pub(super) const MISSING: &str = "desired-";
 /// longest.
 const AGAIN: Duration = Duration::from_secs(5);
 const AGAIN_MAX: Duration = Duration::from_secs(300);
+
+/// How often the parent is asked for the desired state while no poll can tell that it changed.
+const HEAR: Duration = Duration::from_secs(5);
 
 /// When the desired states of nodes below are asked for again that could not be had.
 #[derive(Default)]
@@ -56,10 +64,25 @@ impl Worker {
         Ok(())
     }
 
+    /// Asks for the desired state now and then until `done` is closed, and is not left in the middle
+    /// of it. An error says that the parent has nothing more for this node: whether the link is
+    /// broken shows where content comes.
+    pub(super) async fn hear_until(&self, done: Receiver<Infallible>) -> Result<(), SyncError> {
+        while within(HEAR, done.recv()).await.is_err() {
+            match self.refresh_config().await {
+                Err(error) if error.ends_session() && !is_unreachable(&error) => return Err(error),
+                Err(error) => log::debug!("the configuration cannot be asked for: {error}"),
+                Ok(()) => {}
+            }
+        }
+        Ok(())
+    }
+
     /// Fetches the desired states that changed: this node's and those of its descendants. What one
     /// grants is durable before it takes effect; what this node's own takes away counts at once,
     /// and what cannot be written is passed on to the nodes below all the same.
     pub(super) async fn refresh_config(&self) -> Result<(), SyncError> {
+        let _refreshing = self.refreshing.lock().await;
         let known = self.store.newest_config_version()?;
         let name = self.upstream.name();
         let written = match self.upstream.config(name, known.as_deref()).await? {

@@ -11,7 +11,7 @@ use super::contact::{Failed, Place};
 use super::error::SyncError;
 use super::fetch::Fetcher;
 use super::heal::Healer;
-use super::lacking::{Lacking, Seeker};
+use super::lacking::Seeker;
 use super::push::Pusher;
 use super::refusal::{REPORTED_AFTER, is_unreachable, refusal_kind};
 use super::report::Reporter;
@@ -152,12 +152,11 @@ impl Engine {
         let (id, private_ca) = (options.instance_id.clone(), options.private_ca);
         let upstream = Upstream::new(&sys, client, connection, id, private_ca, store.hearing());
         let (upstream, state) = (Arc::new(upstream), Arc::new(State::new(&sys)));
-        let lacking = Arc::new(Lacking::default());
         let fetcher = Fetcher {
             store: store.clone(),
             upstream: upstream.clone(),
             strikes: Arc::default(),
-            lacking: lacking.clone(),
+            lacking: Arc::default(),
         };
         Engine {
             worker: Worker {
@@ -165,13 +164,14 @@ impl Engine {
                 upstream: upstream.clone(),
                 fetcher: fetcher.clone(),
                 state: state.clone(),
+                refreshing: smol::lock::Mutex::default(),
             },
             healer: Healer {
                 store: store.clone(),
                 fetcher: fetcher.clone(),
                 told: Mutex::default(),
             },
-            seeker: Seeker { fetcher: fetcher.clone(), lacking },
+            seeker: Seeker::new(fetcher.clone()),
             pusher: Pusher {
                 store: store.clone(),
                 upstream: upstream.clone(),
@@ -518,14 +518,7 @@ impl Engine {
     pub(crate) async fn pull_once(&self) -> Result<(), SyncError> {
         self.ensure_active().await?;
         self.worker.follow_once().await?;
-        for _ in 0..crate::types::limits::MANIFEST_LEVELS_MAX {
-            self.seeker.seek_once().await?;
-            if !self.worker.bring_found().await? {
-                break;
-            }
-            while self.worker.bring_found().await? {}
-        }
-        Ok(())
+        self.seeker.seek_once().await
     }
 }
 

@@ -16,14 +16,14 @@ use crate::store::content::leases::Lease;
 use crate::store::content::trust::Verdict;
 use crate::store::content::uploads::Upload;
 use crate::store::replica::outbox::Origin;
-use crate::store::{Precondition, PutManifest, PutOutcome, Store, StoreError};
+use crate::store::{Asked, Precondition, PutManifest, PutOutcome, Store, StoreError, Wanted};
 use crate::sys::clock::{sleep, within};
 use crate::sys::spawn::{self, yield_now};
 use crate::types::limits::{
     BUFFER_BYTES, MANIFEST_LEVELS_MAX, MANIFESTS_BELOW_MAX, PROGRESS_DEADLINE,
 };
 use crate::types::manifest::Descriptor;
-use crate::types::{Digest, Manifest, RepositoryName, Tag};
+use crate::types::{Cursor, Digest, Manifest, Mode, RepositoryName, Tag};
 
 /// Blobs fetched at once.
 const PARALLEL_BLOBS: usize = 4;
@@ -49,7 +49,8 @@ pub(super) struct Received {
 
 impl Fetcher {
     /// Fetches a manifest and the manifests below it, and finds out which blobs are missing.
-    /// `NoRoom` where that needs fetching and the disk is below its reserve.
+    /// `NoRoom` where that needs fetching and the disk is below its reserve. What is deleted here
+    /// from now on is not brought back by it.
     pub(super) async fn resolve(
         &self,
         repository: &RepositoryName,
@@ -63,7 +64,7 @@ impl Fetcher {
         repository: &RepositoryName,
         root: &Digest,
     ) -> Result<Closure, SyncError> {
-        let mut closure = Closure::new(root);
+        let mut closure = Closure::new(root, self.store.deletions());
         self.descend(repository, &mut closure).await?;
         // Found from the root down; an index may name a manifest of an upper level again, so
         // children are put in order by need when they are stored.
@@ -222,8 +223,10 @@ impl Fetcher {
             None => (Vec::new(), Precondition::None),
         };
         let (root, parts) = (closure.root, closure.manifests);
+        let wanted = if tags.is_empty() { closure.wanted } else { Wanted::Needed };
+        let asked = Asked { since: closure.since, wanted };
         let Some(root_is_new) =
-            self.put_manifests(repository, &root, parts, &tags, &precondition).await?
+            self.put_manifests(repository, &root, parts, &tags, &precondition, asked).await?
         else {
             return Ok(false);
         };
@@ -265,7 +268,8 @@ impl Fetcher {
     }
 
     /// Makes manifests visible, each after those that it needs; the tags name the root. Whether the
-    /// root was among them; `None` when a tag does not name its base any more.
+    /// root was among them; `None` when a tag does not name its base any more, or one of them was
+    /// deleted since they were asked for.
     async fn put_manifests(
         &self,
         repository: &RepositoryName,
@@ -273,6 +277,7 @@ impl Fetcher {
         parts: Vec<Part>,
         tags: &[Tag],
         precondition: &Precondition,
+        asked: Asked,
     ) -> Result<Option<bool>, SyncError> {
         let mut waiting: VecDeque<Part> = parts.into();
         let mut refused = 0;
@@ -283,7 +288,9 @@ impl Fetcher {
             let stored = match self.parsed_again(&part).await {
                 Ok(Some(parsed)) => {
                     let named = is_root.then_some((tags, precondition));
-                    self.put_manifest(repository, &part, parsed, named).await
+                    let wanted = if is_root { asked.wanted } else { Wanted::Needed };
+                    let asked = Asked { wanted, ..asked };
+                    self.put_manifest(repository, &part, parsed, named, asked).await
                 }
                 Ok(None) => Ok(PutOutcome::BlobMissing(digest.clone())),
                 Err(error) => Err(error),
@@ -317,8 +324,8 @@ impl Fetcher {
         part: &Part,
         parsed: Manifest,
         named: Option<(&[Tag], &Precondition)>,
+        asked: Asked,
     ) -> Result<PutOutcome, StoreError> {
-        let is_needed = !named.is_some_and(|(tags, _)| tags.is_empty());
         let (tags, precondition) = named.unwrap_or((&[], &Precondition::None));
         let put = PutManifest {
             content: part.content.clone(),
@@ -330,10 +337,7 @@ impl Fetcher {
             content_required: true,
             origin: Origin::Parent,
         };
-        match is_needed {
-            true => self.store.put_manifest(repository, put).await,
-            false => self.store.put_optional_manifest(repository, put).await,
-        }
+        self.store.put_fetched(repository, put, asked).await
     }
 
     /// A manifest of a closure, from its bytes; `None` when they are gone or damaged since.
@@ -345,6 +349,23 @@ impl Fetcher {
             Ok(None) | Err(StoreError::Corrupt(_)) => Ok(None),
             Err(error) => Err(error),
         }
+    }
+
+    /// Notes how far the parent's feed is, after the parent was asked what it has and before this
+    /// node acts on the answer: no message up to there undoes what the answer has brought.
+    pub(super) async fn note_asked(&self) -> Result<(), SyncError> {
+        // A ReadWrite node asks about every message.
+        let config = self.store.self_config()?;
+        if config.is_none_or(|config| config.node.mode != Mode::ReadOnly) {
+            return Ok(());
+        }
+        // The answer has told, and the epoch is that of this session.
+        let told = self.store.parent_epoch()?.zip(self.upstream.asked());
+        let position = match told {
+            Some((epoch, sequence)) => Cursor { epoch, sequence },
+            None => self.upstream.feed_head(None).await?.0,
+        };
+        Ok(self.store.note_listed(position).await?)
     }
 
     /// Fetches a manifest with all it needs, and lets the tag name it.
@@ -395,11 +416,22 @@ impl Fetcher {
         digest: &Digest,
         size: u64,
     ) -> Result<(), SyncError> {
+        let lease = self.blob_content(repository, digest, size).await?;
+        Ok(self.store.link_blob(repository, &lease, size).await?)
+    }
+
+    /// The same without linking it.
+    pub(super) async fn blob_content(
+        &self,
+        repository: &RepositoryName,
+        digest: &Digest,
+        size: u64,
+    ) -> Result<Lease, SyncError> {
         let mut is_again = false;
-        let lease = loop {
+        loop {
             if let Some(open) = self.store.blob_open(digest).await? {
                 if open.len == size {
-                    break open.lease;
+                    return Ok(open.lease);
                 }
                 // The file was cut, or the manifest that the parent has names a wrong length.
                 match self.store.verify(digest, |_| yield_now()).await? {
@@ -416,13 +448,12 @@ impl Fetcher {
                 }
             }
             match self.store.fetch_resume(digest).await {
-                Ok(upload) => break self.transfer(repository, digest, size, upload).await?,
+                Ok(upload) => return self.transfer(repository, digest, size, upload).await,
                 // Another tag needs the same blob and is fetching it.
                 Err(StoreError::Conflict(_)) => sleep(SAME_BLOB_WAIT).await,
                 Err(error) => return Err(error.into()),
             }
-        };
-        Ok(self.store.link_blob(repository, &lease, size).await?)
+        }
     }
 
     async fn transfer(

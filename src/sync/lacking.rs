@@ -1,26 +1,25 @@
 //! What images here name without needing it, and lack: the parent may have it by now. It is asked
-//! for beside everything else, a repository at a time, so that nothing waits for what is nowhere.
-//! What the parent has is fetched where all else is, between one message and the next: no deletion
-//! and no withdrawn grant is undone by it.
+//! for and fetched beside everything else, a repository at a time, so that nothing waits for it but
+//! what is of its own kind. What is deleted meanwhile is not brought back: see
+//! [`Store::put_fetched`](crate::store::Store::put_fetched).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::convert::Infallible;
-use std::ops::Bound;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use event_listener::{Event, EventListener};
+use event_listener::Event;
 use log::Level;
 use smol::future::or;
+use smol::lock::Semaphore;
 
 use super::error::SyncError;
 use super::fetch::Fetcher;
 use super::refusal::is_unreachable;
-use super::worker::Worker;
 use crate::gateway::UpstreamError;
 use crate::gateway::feed::Scope;
-use crate::store::StoreError;
 use crate::store::registry::lacking::Named;
+use crate::store::{StoreError, Wanted};
 use crate::sys::clock::{sleep, within};
 use crate::sys::spawn;
 use crate::types::{Digest, RepositoryName};
@@ -37,39 +36,38 @@ const PAUSES: [Duration; 3] =
 /// From the end of a round through all repositories to the next.
 const ROUND: Duration = Duration::from_secs(3600);
 
-/// Repositories that are remembered. Over it: a round comes within the last of [`PAUSES`], for what
-/// is news of another one.
+/// Repositories that are remembered. Over it: news takes the place of one that was looked at, which
+/// waits for a round that comes within the last of [`PAUSES`].
 const REPOSITORIES_MAX: usize = 1024;
 
-/// What the parent has and is yet to be fetched. Over it: a look ends and begins anew in a minute.
-const FOUND_MAX: usize = 1024;
+/// What is fetched during a look, bytes. What is larger is fetched one after the other.
+const SMALL_MAX: u64 = 1024 * 1024;
 
-/// After this time nothing more is begun to be fetched before new messages get their turn. What was
-/// begun is brought to its end: one that waits for its next turn would lose its space to another.
-const FETCH_TIME: Duration = Duration::from_secs(10);
+/// Looks that fetch at once: the link is for what is needed.
+const FETCHING_MAX: usize = 2;
 
-/// The pause after a link broke at what was fetched. It doubles up to the second of [`PAUSES`].
+/// A look that has fetched for so long ends, and goes on when others have had their turn.
+const FETCH_TIME: Duration = Duration::from_secs(5);
+
+/// What is large and waits, of a repository. Over it: it is found again.
+const LARGE_MAX: usize = 16;
+
+/// The pause after a link broke at what is large.
 const CUT_PAUSE: Duration = Duration::from_secs(5);
 
-/// Which repositories lack something and when they are looked at, and what was found.
+/// Which repositories lack something and when they are looked at, and what is large of it.
 #[derive(Default)]
 pub(super) struct Lacking {
     table: Mutex<Table>,
     changed: Event,
-    arrived: Event,
 }
 
 #[derive(Default)]
 struct Table {
     repositories: BTreeMap<RepositoryName, Turn>,
     round: Round,
-    found: BTreeMap<(RepositoryName, Digest), AtParent>,
-    /// The last of that which was fetched: all get their turn.
-    fetched: Option<(RepositoryName, Digest)>,
-    /// How often a link broke since something came.
-    cuts: u32,
-    /// Until when nothing is fetched, monotonic.
-    paused: Duration,
+    /// What the parent has and is to be fetched; the repositories take turns.
+    large: VecDeque<(RepositoryName, VecDeque<(Digest, AtParent)>)>,
 }
 
 #[derive(Default)]
@@ -78,8 +76,6 @@ struct Round {
     due: Duration,
     /// The last repository of the one that is under way.
     after: Option<RepositoryName>,
-    /// Whether it goes before repositories that are due: each has every other turn.
-    is_next: bool,
     /// Whether there was one: what the first finds may have been news before a restart.
     was_one: bool,
     /// Whether something that is not remembered waits for the next.
@@ -101,34 +97,30 @@ struct Turn {
 enum Looked {
     /// Nothing is lacking.
     Whole,
-    /// Something is, or not all was looked at.
-    Lacks,
+    /// Something is, or not all was looked at; and whether something came.
+    Lacks { came: bool },
+    /// Something came, and others wait for their turn.
+    More,
     /// The parent did not answer, or something failed here.
     Failed,
 }
 
-/// How fetching something ended.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Fetched {
-    Here,
-    /// It cannot be had, or nothing names it any more.
-    LeftOut,
-    /// The link broke: a poll finds out whether it does at this content only.
-    Cut,
-}
-
 /// What the parent has under a digest.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum AtParent {
+enum AtParent {
     Manifest,
     /// A blob of so many bytes.
     Blob(u64),
 }
 
-impl Turn {
-    fn new(tries: usize, now: Duration) -> Turn {
-        Turn { tries, due: None, earliest: now, is_under_way: false }
-    }
+/// What became of something that is lacking.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Fetched {
+    Here,
+    /// The parent does not have it, or nothing here names it any more.
+    Nothing,
+    /// It is larger than what may be fetched now.
+    Large(AtParent),
 }
 
 impl Table {
@@ -137,13 +129,54 @@ impl Table {
         if let Some(turn) = self.repositories.get_mut(repository) {
             turn.tries = 0;
             turn.due = turn.due.into_iter().chain([turn.earliest]).min();
-        } else if self.repositories.len() < REPOSITORIES_MAX {
-            let turn = Turn { due: Some(now), ..Turn::new(0, now) };
-            self.repositories.insert(repository.clone(), turn);
-        } else if self.round.after.is_some() {
+            return;
+        }
+        if self.is_full() {
+            self.want_round(now);
+            let looked_at = |turn: &Turn| !turn.is_under_way && turn.tries > 0;
+            let others = self.repositories.iter().filter(|(_, turn)| looked_at(turn));
+            let oldest = others.max_by_key(|(_, turn)| turn.tries).map(|(name, _)| name.clone());
+            let Some(oldest) = oldest else { return };
+            self.repositories.remove(&oldest);
+        }
+        self.add(repository.clone(), 0, now);
+    }
+
+    fn add(&mut self, repository: RepositoryName, tries: usize, now: Duration) {
+        let turn = Turn { tries, due: Some(now), earliest: now, is_under_way: false };
+        self.repositories.insert(repository, turn);
+    }
+
+    fn is_full(&self) -> bool {
+        self.repositories.len() >= REPOSITORIES_MAX
+    }
+
+    /// Something that is not remembered waits for a round.
+    fn want_round(&mut self, now: Duration) {
+        if self.round.after.is_some() {
             self.round.is_wanted = true;
         } else {
             self.round.due = self.round.due.min(now.saturating_add(PAUSES[2]));
+        }
+    }
+
+    /// Whether the next repository of a round is to be remembered.
+    fn wants_next(&self, now: Duration) -> bool {
+        now >= self.round.due && !self.is_full()
+    }
+
+    /// The next repository of a round; `None`: there are no more.
+    fn go_round(&mut self, next: Option<RepositoryName>, now: Duration) {
+        let Some(next) = next else {
+            let pause = if self.round.is_wanted { PAUSES[2] } else { ROUND };
+            self.round =
+                Round { due: now.saturating_add(pause), was_one: true, ..Round::default() };
+            return;
+        };
+        self.round.after = Some(next.clone());
+        if !self.repositories.contains_key(&next) {
+            let tries = if self.round.was_one { PAUSES.len() } else { 0 };
+            self.add(next, tries, now);
         }
     }
 
@@ -161,78 +194,67 @@ impl Table {
         Some(repository.clone())
     }
 
-    /// The next repository of a round, unless it is looked at already.
-    fn take_next(&mut self, repository: RepositoryName, now: Duration) -> Option<RepositoryName> {
-        self.round.after = Some(repository.clone());
-        let tries = if self.round.was_one { PAUSES.len() } else { 0 };
-        let none = Turn::new(tries, now);
-        let turn = self.repositories.entry(repository.clone()).or_insert(none);
-        if turn.is_under_way {
-            return None;
-        }
-        (turn.is_under_way, turn.due) = (true, None);
-        Some(repository)
-    }
-
-    fn end_round(&mut self, now: Duration) {
-        let pause = if self.round.is_wanted { PAUSES[2] } else { ROUND };
-        self.round = Round { due: now.saturating_add(pause), was_one: true, ..Round::default() };
-    }
-
     /// A look has ended. There may have been news meanwhile.
     fn done(&mut self, repository: &RepositoryName, looked: Looked, now: Duration) {
-        let is_full = self.repositories.len() > REPOSITORIES_MAX;
         let Some(turn) = self.repositories.get_mut(repository) else { return };
+        if matches!(looked, Looked::More | Looked::Lacks { came: true }) {
+            turn.tries = 0;
+        }
         let pause = match looked {
+            Looked::More => Some(Duration::ZERO),
             _ if turn.due.is_some() => Some(PAUSES[0]),
             Looked::Whole => None,
-            Looked::Lacks => PAUSES.get(turn.tries).copied(),
+            Looked::Lacks { .. } => PAUSES.get(turn.tries).copied(),
             Looked::Failed => Some(PAUSES[1]),
         };
         turn.tries = turn.tries.saturating_add(usize::from(looked != Looked::Failed));
-        turn.earliest = now.saturating_add(PAUSES[0]);
+        turn.earliest = now.saturating_add(pause.unwrap_or(PAUSES[0]).min(PAUSES[0]));
         turn.due = pause.map(|pause| now.saturating_add(pause));
         turn.is_under_way = false;
         if looked == Looked::Whole && turn.due.is_none() {
             self.repositories.remove(repository);
-        } else if is_full {
-            self.repositories.remove(repository);
-            self.round.is_wanted = true;
         }
     }
 
-    /// Something that was found has had its turn.
-    fn fetched(&mut self, key: &(RepositoryName, Digest), how: Fetched, now: Duration) {
-        match how {
-            Fetched::Here => {
-                self.cuts = 0;
-                // There is room to ask for more.
-                self.note(&key.0, now);
-            }
-            Fetched::LeftOut => {}
-            Fetched::Cut => {
-                let pause = CUT_PAUSE.saturating_mul(1 << self.cuts.min(8)).min(PAUSES[1]);
-                (self.cuts, self.paused) = (self.cuts.saturating_add(1), now.saturating_add(pause));
-            }
-        }
-        // What was cut goes on where it was before anything else.
-        if how != Fetched::Cut {
-            self.found.remove(key);
-            self.fetched = Some(key.clone());
-        }
-    }
-
-    /// The next of what was found.
-    fn next_found(&self) -> Option<((RepositoryName, Digest), AtParent)> {
-        let after = self.fetched.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
-        let next = self.found.range((after, Bound::Unbounded)).next();
-        next.or_else(|| self.found.first_key_value()).map(|(key, what)| (key.clone(), *what))
-    }
-
-    /// When there is something to do next.
+    /// When a look is due next.
     fn next(&self) -> Duration {
         let waiting = self.repositories.values().filter(|turn| !turn.is_under_way);
-        waiting.filter_map(|turn| turn.due).fold(self.round.due, Duration::min)
+        let round = if self.is_full() { Duration::MAX } else { self.round.due };
+        waiting.filter_map(|turn| turn.due).fold(round, Duration::min)
+    }
+
+    fn is_large(&self, repository: &RepositoryName, digest: &Digest) -> bool {
+        let mut all = self.large.iter().filter(|(name, _)| name == repository);
+        all.any(|(_, items)| items.iter().any(|(large, _)| large == digest))
+    }
+
+    fn add_large(&mut self, repository: &RepositoryName, item: (Digest, AtParent)) {
+        if let Some((_, items)) = self.large.iter_mut().find(|(name, _)| name == repository) {
+            if items.len() < LARGE_MAX {
+                items.push_back(item);
+            }
+        } else if self.large.len() < REPOSITORIES_MAX {
+            self.large.push_back((repository.clone(), VecDeque::from([item])));
+        }
+    }
+
+    fn next_large(&self) -> Option<(RepositoryName, Digest, AtParent)> {
+        let (repository, items) = self.large.front()?;
+        items.front().map(|(digest, what)| (repository.clone(), digest.clone(), *what))
+    }
+
+    /// The next of what is large has had its turn: those of other repositories come before it and
+    /// what is left of its own.
+    fn end_large(&mut self, came: bool, is_again: bool, now: Duration) {
+        let Some((repository, mut items)) = self.large.pop_front() else { return };
+        let item = items.pop_front();
+        items.extend(item.filter(|_| is_again));
+        if !items.is_empty() {
+            self.large.push_back((repository, items));
+        } else if came {
+            // There is room for what was not remembered.
+            self.note(&repository, now);
+        }
     }
 }
 
@@ -243,35 +265,9 @@ impl Lacking {
         self.changed.notify(usize::MAX);
     }
 
-    /// Whether something waits to be fetched at `now`, monotonic.
-    pub(super) fn has_found(&self, now: Duration) -> bool {
-        let table = self.table();
-        !table.found.is_empty() && now >= table.paused
-    }
-
-    /// How long what was found waits after a link broke.
-    pub(super) fn pause(&self, now: Duration) -> Option<Duration> {
-        let table = self.table();
-        let is_paused = !table.found.is_empty() && table.paused > now;
-        is_paused.then(|| table.paused.saturating_sub(now))
-    }
-
-    /// Ends when something more is found.
-    pub(super) fn arrives(&self) -> EventListener {
-        self.arrived.listen()
-    }
-
-    fn is_full(&self) -> bool {
-        self.table().found.len() >= FOUND_MAX
-    }
-
-    fn is_found(&self, repository: &RepositoryName, digest: &Digest) -> bool {
-        self.table().found.contains_key(&(repository.clone(), digest.clone()))
-    }
-
-    fn find(&self, repository: &RepositoryName, digest: &Digest, what: AtParent) {
-        self.table().found.insert((repository.clone(), digest.clone()), what);
-        self.arrived.notify(usize::MAX);
+    /// Whether this is large and waits, or is being fetched.
+    pub(super) fn is_large(&self, repository: &RepositoryName, digest: &Digest) -> bool {
+        self.table().is_large(repository, digest)
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
@@ -280,31 +276,36 @@ impl Lacking {
     }
 }
 
-/// Asks for what is lacking.
+/// Asks for what is lacking, and fetches it.
 pub(super) struct Seeker {
-    pub(super) fetcher: Fetcher,
-    pub(super) lacking: Arc<Lacking>,
+    fetcher: Fetcher,
+    fetching: Semaphore,
 }
 
 impl Seeker {
+    pub(super) fn new(fetcher: Fetcher) -> Seeker {
+        Seeker { fetcher, fetching: Semaphore::new(FETCHING_MAX) }
+    }
+
     /// Looks at each repository when it is due, four at a time; ends with an error that concerns
     /// this node only.
     pub(super) async fn seek_all(&self) -> Result<Infallible, SyncError> {
-        for turn in self.lacking.table().repositories.values_mut() {
+        for turn in self.lacking().table().repositories.values_mut() {
             if std::mem::take(&mut turn.is_under_way) {
                 turn.due = Some(turn.earliest);
             }
         }
-        or(or(self.seek(), self.seek()), or(self.seek(), self.seek())).await
+        let looks = or(or(self.seek(), self.seek()), or(self.seek(), self.seek()));
+        or(looks, self.bring_large()).await
     }
 
     async fn seek(&self) -> Result<Infallible, SyncError> {
         loop {
-            let changed = self.lacking.changed.listen();
+            let changed = self.lacking().changed.listen();
             if self.fetcher.store.read_only_cause().is_some() {
                 sleep(PAUSES[1]).await;
             } else if !self.seek_next().await? {
-                let next = self.lacking.table().next();
+                let next = self.lacking().table().next();
                 let _ = within(next.saturating_sub(self.now()), changed).await;
             }
         }
@@ -313,89 +314,92 @@ impl Seeker {
     /// `false` when nothing is due.
     async fn seek_next(&self) -> Result<bool, SyncError> {
         let Some(repository) = self.take()? else { return Ok(false) };
-        let looked = self.look(&repository).await;
-        let how = *looked.as_ref().unwrap_or(&Looked::Failed);
-        self.lacking.table().done(&repository, how, self.now());
-        self.lacking.changed.notify(usize::MAX);
-        looked.map(|_| true)
+        let looked = match self.look(&repository).await {
+            Ok(looked) => looked,
+            Err(error) => {
+                self.lacking().table().done(&repository, Looked::Failed, self.now());
+                tell(&repository, error)?;
+                return Ok(true);
+            }
+        };
+        self.lacking().table().done(&repository, looked, self.now());
+        self.lacking().changed.notify(usize::MAX);
+        Ok(true)
     }
 
     fn take(&self) -> Result<Option<RepositoryName>, StoreError> {
-        let (now, mut table) = (self.now(), self.lacking.table());
-        if !table.round.is_next
-            && let Some(repository) = table.take(now)
-        {
-            table.round.is_next = true;
-            return Ok(Some(repository));
-        }
-        table.round.is_next = false;
-        while now >= table.round.due {
+        let (now, mut table) = (self.now(), self.lacking().table());
+        if table.wants_next(now) {
             let after = table.round.after.as_ref().map(RepositoryName::as_str);
-            let Some(next) = self.fetcher.store.repositories(after, 1)?.pop() else {
-                table.end_round(now);
-                break;
-            };
-            if let Some(repository) = table.take_next(next, now) {
-                return Ok(Some(repository));
-            }
+            let next = self.fetcher.store.repositories(after, 1)?.pop();
+            table.go_round(next, now);
         }
         Ok(table.take(now))
     }
 
-    /// Asks for what a repository lacks. An error concerns this node: whether the link is broken
-    /// shows elsewhere, and one answer that does not come stops nothing else.
+    /// Asks for what a repository lacks, and fetches what of it is small.
     async fn look(&self, repository: &RepositoryName) -> Result<Looked, SyncError> {
-        let (level, error) = match self.ask(repository).await {
-            Err(error) if is_unreachable(&error) => (Level::Debug, error),
-            Err(error) if !error.ends_session() => (Level::Warn, error),
-            looked => return looked,
-        };
-        log::log!(level, "what images of {repository} lack cannot be asked for: {error}");
-        Ok(Looked::Failed)
-    }
-
-    async fn ask(&self, repository: &RepositoryName) -> Result<Looked, SyncError> {
-        let store = &self.fetcher.store;
-        let config = store.self_config()?;
-        if !config.is_some_and(|config| Scope::of_config(&config).covers(repository)) {
+        if !self.is_granted(repository)? {
             return Ok(Looked::Whole);
         }
+        let store = &self.fetcher.store;
         let from = store.sys().rng.number();
         let (reading, name) = (store.clone(), repository.clone());
         let (lacking, is_all) =
             spawn::blocking(move || reading.lacking(&name, from, ASKED_MAX)).await?;
-        if lacking.is_empty() {
-            return Ok(if is_all { Looked::Whole } else { Looked::Lacks });
+        if lacking.is_empty() && is_all {
+            return Ok(Looked::Whole);
         }
         // A question that gets no answer ends the look, and is not always before the same others.
         let mut lacking: Vec<_> = lacking.into_iter().collect();
-        let first = usize::try_from(from).unwrap_or(0) % lacking.len();
-        lacking.rotate_left(first);
+        let first = usize::try_from(from).unwrap_or(0).checked_rem(lacking.len());
+        lacking.rotate_left(first.unwrap_or(0));
         // The parent is yet to hear of those.
         let deleted_here = store.outbox_deletions(repository).await?;
-        let mut left_out = LeftOut::default();
+        let (mut left_out, mut came, mut spent) = (LeftOut::default(), false, Duration::ZERO);
         for (digest, named) in lacking {
-            if deleted_here.contains(&digest) || self.lacking.is_found(repository, &digest) {
+            if self.lacking().is_large(repository, &digest) || deleted_here.contains(&digest) {
                 continue;
             }
-            if self.lacking.is_full() {
-                left_out.tell();
-                return Ok(Looked::Failed);
-            }
-            match self.at_parent(repository, &digest, named).await {
-                Ok(None) => {}
-                Ok(Some(what)) => self.lacking.find(repository, &digest, what),
-                Err(error) if error.is_of_item() => {
-                    left_out.note(&(repository.clone(), digest), &error);
+            match self.ask(repository, &digest, named, &mut spent).await {
+                Ok(Fetched::Here) => came = true,
+                Ok(Fetched::Nothing) => {}
+                Ok(Fetched::Large(what)) => {
+                    self.lacking().table().add_large(repository, (digest, what));
+                    self.lacking().changed.notify(usize::MAX);
                 }
+                Err(error) if error.sets_aside() => left_out.note(repository, &digest, &error),
                 Err(error) => {
                     left_out.tell();
                     return Err(error);
                 }
             }
+            if came && spent > FETCH_TIME {
+                left_out.tell();
+                return Ok(Looked::More);
+            }
         }
         left_out.tell();
-        Ok(Looked::Lacks)
+        Ok(Looked::Lacks { came })
+    }
+
+    /// Asks for one of what is lacking, and fetches it if it is small; `spent` grows by what that
+    /// takes.
+    async fn ask(
+        &self,
+        repository: &RepositoryName,
+        digest: &Digest,
+        named: Named,
+        spent: &mut Duration,
+    ) -> Result<Fetched, SyncError> {
+        let Some(what) = self.at_parent(repository, digest, named).await? else {
+            return Ok(Fetched::Nothing);
+        };
+        let _fetching = self.fetching.acquire().await;
+        let begun = self.now();
+        let fetched = self.fetch(repository, digest, what, SMALL_MAX).await;
+        *spent += self.now().saturating_sub(begun);
+        fetched
     }
 
     async fn at_parent(
@@ -418,64 +422,115 @@ impl Seeker {
         Ok(upstream.blob_len(repository, digest).await?.map(AtParent::Blob))
     }
 
+    /// Fetches what the parent has, unless more than `most` bytes of it are missing.
+    async fn fetch(
+        &self,
+        repository: &RepositoryName,
+        digest: &Digest,
+        what: AtParent,
+        most: u64,
+    ) -> Result<Fetched, SyncError> {
+        let (fetcher, store) = (&self.fetcher, &self.fetcher.store);
+        match what {
+            AtParent::Manifest => {
+                let mut closure = fetcher.resolve(repository, digest).await?;
+                if closure.missing_bytes > most {
+                    return Ok(Fetched::Large(what));
+                }
+                closure.wanted = Wanted::Named;
+                fetcher.note_asked().await?;
+                let is_here = fetcher.complete(repository, closure, None).await?;
+                Ok(if is_here { Fetched::Here } else { Fetched::Nothing })
+            }
+            AtParent::Blob(len) => {
+                store.check_quota(repository, len)?;
+                let missing = len.saturating_sub(store.fetched_so_far(digest).await);
+                let fits = store.expect_space(missing).await.map_err(SyncError::from);
+                fits.map_err(|error| error.with_needed(missing))?;
+                if missing > most {
+                    return Ok(Fetched::Large(what));
+                }
+                let content = fetcher.blob_content(repository, digest, len).await;
+                let content = content.map_err(|error| error.with_needed(missing))?;
+                match store.link_named_blob(repository, &content, len).await {
+                    Ok(()) => Ok(Fetched::Here),
+                    Err(StoreError::Conflict(_)) => Ok(Fetched::Nothing),
+                    Err(error) => Err(error.into()),
+                }
+            }
+        }
+    }
+
+    /// Fetches what is large, one after the other.
+    async fn bring_large(&self) -> Result<Infallible, SyncError> {
+        loop {
+            let changed = self.lacking().changed.listen();
+            if self.fetcher.store.read_only_cause().is_some() {
+                sleep(PAUSES[1]).await;
+            } else {
+                match self.bring_next_large().await? {
+                    None => changed.await,
+                    Some(pause) => sleep(pause).await,
+                }
+            }
+        }
+    }
+
+    /// Fetches the next of what is large. The pause after it; `None` when there was nothing.
+    async fn bring_next_large(&self) -> Result<Option<Duration>, SyncError> {
+        let next = self.lacking().table().next_large();
+        let Some((repository, digest, what)) = next else { return Ok(None) };
+        let wanted = async {
+            let is_wanted = self.is_granted(&repository)?
+                && self.fetcher.store.is_named(&repository, &digest)?;
+            match is_wanted {
+                true => self.fetch(&repository, &digest, what, u64::MAX).await,
+                false => Ok(Fetched::Nothing),
+            }
+        };
+        let fetched = wanted.await;
+        let (came, is_again) = match &fetched {
+            Ok(fetched) => (*fetched == Fetched::Here, false),
+            Err(error) => (false, !error.sets_aside()),
+        };
+        self.lacking().table().end_large(came, is_again, self.now());
+        self.lacking().changed.notify(usize::MAX);
+        let Err(error) = fetched else { return Ok(Some(Duration::ZERO)) };
+        if error.sets_aside() {
+            let mut left_out = LeftOut::default();
+            left_out.note(&repository, &digest, &error);
+            left_out.tell();
+            return Ok(Some(Duration::ZERO));
+        }
+        let pause = if is_unreachable(&error) { CUT_PAUSE } else { PAUSES[1] };
+        tell(&repository, error)?;
+        Ok(Some(pause))
+    }
+
+    fn is_granted(&self, repository: &RepositoryName) -> Result<bool, StoreError> {
+        let config = self.fetcher.store.self_config()?;
+        Ok(config.is_some_and(|config| Scope::of_config(&config).covers(repository)))
+    }
+
+    fn lacking(&self) -> &Lacking {
+        &self.fetcher.lacking
+    }
+
     fn now(&self) -> Duration {
         self.fetcher.store.sys().clock.monotonic()
     }
 }
 
-impl Worker {
-    /// Fetches some of what the parent was found to have. What cannot be had is left out; an error
-    /// ends the session. `false` when there was nothing.
-    pub(super) async fn bring_found(&self) -> Result<bool, SyncError> {
-        let (lacking, mut left_out) = (&self.fetcher.lacking, LeftOut::default());
-        let now = || self.store.sys().clock.monotonic();
-        let end = now().saturating_add(FETCH_TIME);
-        let (mut has_found, mut result) = (false, Ok(()));
-        while now() < end && result.is_ok() {
-            let next = lacking.table().next_found();
-            let Some((key, what)) = next else { break };
-            has_found = true;
-            let how = match self.bring_one(&key, what).await {
-                Ok(how) => how,
-                Err(error) => {
-                    left_out.note(&key, &error);
-                    let is_cut = is_unreachable(&error);
-                    if !is_cut && !error.sets_aside() {
-                        result = Err(error);
-                    }
-                    if is_cut { Fetched::Cut } else { Fetched::LeftOut }
-                }
-            };
-            lacking.table().fetched(&key, how, now());
-            if how == Fetched::Cut {
-                break;
-            }
-        }
-        left_out.tell();
-        lacking.changed.notify(usize::MAX);
-        result.map(|()| has_found)
-    }
-
-    async fn bring_one(
-        &self,
-        (repository, digest): &(RepositoryName, Digest),
-        what: AtParent,
-    ) -> Result<Fetched, SyncError> {
-        let is_wanted = Scope::of_config(&self.config()?).covers(repository)
-            && self.store.is_named(repository, digest)?;
-        if !is_wanted {
-            return Ok(Fetched::LeftOut);
-        }
-        match what {
-            AtParent::Manifest => self.bring_manifest(repository, digest).await?,
-            AtParent::Blob(len) => {
-                self.store.check_quota(repository, len)?;
-                let brought = self.fetcher.blob(repository, digest, len).await;
-                brought.map_err(|error| error.with_needed(len))?;
-            }
-        }
-        Ok(Fetched::Here)
-    }
+/// Tells of an error, and returns it when it concerns this node: whether the link is broken shows
+/// elsewhere, and one answer that does not come stops nothing else.
+fn tell(repository: &RepositoryName, error: SyncError) -> Result<(), SyncError> {
+    let level = match is_unreachable(&error) {
+        true => Level::Debug,
+        false if error.ends_session() => return Err(error),
+        false => Level::Warn,
+    };
+    log::log!(level, "what images of {repository} lack cannot be had: {error}");
+    Ok(())
 }
 
 /// Content that nothing needs and that cannot be had: the log has one line for all of it.
@@ -486,7 +541,7 @@ struct LeftOut {
 }
 
 impl LeftOut {
-    fn note(&mut self, (repository, digest): &(RepositoryName, Digest), error: &SyncError) {
+    fn note(&mut self, repository: &RepositoryName, digest: &Digest, error: &SyncError) {
         match self.first {
             Some(_) => self.more += 1,
             None => {
@@ -507,11 +562,18 @@ impl LeftOut {
 /// For a test that decides what happens when.
 #[cfg(test)]
 impl Seeker {
-    /// Looks at all repositories once, whenever they are due.
+    /// Looks at all repositories, whenever they are due, and fetches what is large, until nothing
+    /// more comes.
     pub(super) async fn seek_once(&self) -> Result<(), SyncError> {
-        *self.lacking.table() = Table::default();
-        while self.seek_next().await? {}
-        Ok(())
+        loop {
+            let before = self.fetcher.store.sequence();
+            *self.lacking().table() = Table::default();
+            while self.seek_next().await? {}
+            while self.bring_next_large().await?.is_some() {}
+            if self.fetcher.store.sequence() == before {
+                return Ok(());
+            }
+        }
     }
 }
 
@@ -520,13 +582,22 @@ mod tests {
     use super::*;
     use crate::types::digest::Algorithm;
 
+    const LACKS: Looked = Looked::Lacks { came: false };
+    const CAME: Looked = Looked::Lacks { came: true };
+
     const fn at(seconds: u64) -> Duration {
         Duration::from_secs(seconds)
     }
 
-    fn key(number: u8) -> (RepositoryName, Digest) {
-        let digest = Digest::from_raw(Algorithm::Sha256, &[number; 32]).unwrap();
-        ("app".parse().unwrap(), digest)
+    fn name(number: usize) -> RepositoryName {
+        format!("r{number:04}").parse().unwrap()
+    }
+
+    /// One whose next round is in an hour.
+    fn table() -> Table {
+        let mut table = Table::default();
+        table.go_round(None, at(0));
+        table
     }
 
     /// Symptom: one account that pushed images of 256 layers that were nowhere kept everything
@@ -534,9 +605,7 @@ mod tests {
     /// of each image before the next thing was done.
     #[test]
     fn f206_f209_what_is_lacking_is_asked_for_again_and_again_but_not_often() {
-        let (mut table, app) = (Table::default(), "app".parse().unwrap());
-        table.end_round(at(0));
-        let app = &app;
+        let (mut table, app) = (table(), &name(1));
         assert_eq!(table.take(at(0)), None);
         table.note(app, at(1));
         assert_eq!(table.take(at(1)).as_ref(), Some(app));
@@ -546,7 +615,7 @@ mod tests {
                 assert_eq!((table.next(), table.take(at(now - 1))), (at(now), None));
                 assert_eq!(table.take(at(now)).as_ref(), Some(app));
             }
-            table.done(app, Looked::Lacks, at(now));
+            table.done(app, LACKS, at(now));
             assert_eq!(table.next(), next.map_or(at(3600), at));
         }
         // News brings the next look forward, not nearer than the shortest pause.
@@ -566,23 +635,21 @@ mod tests {
     /// Cause: a look that found all it had asked for was the last.
     #[test]
     fn f206_more_than_is_asked_for_at_a_time_is_asked_for_soon_and_no_answer_is_no_try() {
-        let (mut table, app) = (Table::default(), "app".parse().unwrap());
-        table.end_round(at(0));
+        let (mut table, app) = (table(), name(1));
         table.note(&app, at(0));
         let mut now = 0;
-        for (looked, how, next) in [
-            (Looked::Lacks, Fetched::Here, 15),
-            (Looked::Lacks, Fetched::Here, 30),
-            (Looked::Lacks, Fetched::LeftOut, 45),
-            (Looked::Failed, Fetched::LeftOut, 105),
-            (Looked::Failed, Fetched::Cut, 165),
-            (Looked::Lacks, Fetched::LeftOut, 225),
-            (Looked::Lacks, Fetched::LeftOut, 825),
-            (Looked::Lacks, Fetched::Here, 840),
+        for (looked, next) in [
+            (CAME, 15),
+            (CAME, 30),
+            (LACKS, 90),
+            (Looked::Failed, 150),
+            (Looked::More, 150),
+            (LACKS, 210),
+            (Looked::Failed, 270),
+            (LACKS, 870),
         ] {
             assert_eq!(table.take(at(now)).as_ref(), Some(&app));
             table.done(&app, looked, at(now));
-            table.fetched(&key(1), how, at(now));
             assert_eq!(table.next(), at(next), "{looked:?}");
             now = next;
         }
@@ -592,58 +659,101 @@ mod tests {
     /// came late to others away for minutes or an hour.
     #[test]
     fn f206_f209_who_is_due_longest_goes_first_and_a_round_comes_by_each_repository() {
-        let name = |number: usize| format!("r{number:04}").parse::<RepositoryName>().unwrap();
-        let mut table = Table::default();
-        table.end_round(at(0));
+        let mut table = table();
         table.note(&name(9), at(1));
         table.note(&name(1), at(2));
         assert_eq!([table.take(at(3)), table.take(at(3))], [Some(name(9)), Some(name(1))]);
-        table.done(&name(1), Looked::Lacks, at(6));
-        assert_eq!(table.take_next(name(9), at(7)), None, "it is under way");
-        assert_eq!(table.take_next(name(1), at(7)), Some(name(1)));
-        table.done(&name(1), Looked::Whole, at(8));
-        assert!(!table.repositories.contains_key(&name(1)), "it is whole");
-        assert_eq!(table.take_next(name(2), at(9)), Some(name(2)));
-        table.done(&name(2), Looked::Lacks, at(9));
-        assert_eq!(table.repositories[&name(2)].due, None, "until the next round or news");
-        (0..REPOSITORIES_MAX + 7).for_each(|number| table.note(&name(number), at(10)));
-        assert_eq!(table.repositories.len(), REPOSITORIES_MAX);
-        assert!(table.round.is_wanted, "one is under way, and may have passed it");
-        table.end_round(at(11));
-        assert_eq!(table.round.due, at(611));
-        table.end_round(at(27));
-        assert_eq!(table.round.due, at(3627));
-        table.note(&name(5000), at(30));
-        assert_eq!(table.round.due, at(630), "none is under way");
-        assert_eq!(table.take_next(name(6000), at(31)), Some(name(6000)));
-        table.done(&name(6000), Looked::Lacks, at(31));
-        assert_eq!(table.repositories.len(), REPOSITORIES_MAX, "it is not remembered");
+        // Who has more to fetch waits until others have had their turn.
+        table.note(&name(2), at(4));
+        table.done(&name(9), Looked::More, at(5));
+        assert_eq!([table.take(at(6)), table.take(at(6))], [Some(name(2)), Some(name(9))]);
+        for number in [1, 2, 9] {
+            table.done(&name(number), Looked::Whole, at(6));
+        }
+        assert!(table.repositories.is_empty());
+        // A round has each, once.
+        assert!(table.wants_next(at(3600)) && !table.wants_next(at(3599)));
+        table.note(&name(3), at(3600));
+        for number in [3, 4] {
+            table.go_round(Some(name(number)), at(3601));
+        }
+        assert_eq!([table.take(at(3602)), table.take(at(3602))], [Some(name(3)), Some(name(4))]);
+        table.done(&name(4), LACKS, at(3602));
+        assert_eq!(table.repositories[&name(4)].due, None, "until the next round or news");
+        table.done(&name(3), LACKS, at(3602));
+        assert_eq!(table.repositories[&name(3)].due, Some(at(3617)), "it was news");
+        table.go_round(None, at(3603));
+        assert_eq!(table.next(), at(3617));
         // What the first round after a start finds may be new.
         let mut table = Table::default();
-        assert_eq!(table.take_next(name(1), at(0)), Some(name(1)));
-        table.done(&name(1), Looked::Lacks, at(1));
+        table.go_round(Some(name(1)), at(0));
+        assert_eq!(table.take(at(0)), Some(name(1)));
+        table.done(&name(1), LACKS, at(1));
         assert_eq!(table.repositories[&name(1)].due, Some(at(16)));
     }
 
-    /// Symptom: what some repositories lacked was fetched and never that of others, whose names
-    /// come later.
+    /// Symptom: an image with one absent layer, pushed to 1,100 repositories, kept what came late
+    /// to others away for ten minutes.
     #[test]
-    fn f206_what_is_found_is_fetched_in_turn() {
-        let mut table = Table::default();
-        assert_eq!(table.next_found(), None);
-        table.found.extend([2, 4].map(|number| (key(number), AtParent::Manifest)));
-        for (fetched, next) in [(1, 2), (2, 4), (3, 4), (4, 2)] {
-            table.fetched = Some(key(fetched));
-            assert_eq!(table.next_found(), Some((key(next), AtParent::Manifest)), "{fetched}");
+    fn f206_f209_news_takes_the_place_of_what_was_looked_at() {
+        let mut table = table();
+        (0..REPOSITORIES_MAX + 7).for_each(|number| table.note(&name(number), at(10)));
+        assert_eq!(table.repositories.len(), REPOSITORIES_MAX);
+        assert_eq!(table.next(), at(10));
+        assert!(!table.repositories.contains_key(&name(REPOSITORIES_MAX)), "none was looked at");
+        assert_eq!(table.round.due, at(610), "a round comes for those");
+        assert_eq!(table.take(at(11)), Some(name(0)));
+        table.note(&name(5000), at(12));
+        assert!(!table.repositories.contains_key(&name(5000)), "it is under way");
+        table.done(&name(0), LACKS, at(13));
+        table.note(&name(5000), at(14));
+        assert!(!table.repositories.contains_key(&name(0)));
+        assert_eq!(table.repositories[&name(5000)].due, Some(at(14)));
+        assert_eq!(table.repositories.len(), REPOSITORIES_MAX);
+        assert!(!table.wants_next(at(700)), "a round waits for places");
+        table.round.due = at(0);
+        assert_eq!(table.next(), at(10), "and nobody waits for it meanwhile");
+        table.round.after = Some(name(1));
+        table.note(&name(6000), at(20));
+        table.go_round(None, at(21));
+        assert_eq!(table.round.due, at(621), "it may have passed that one");
+    }
+
+    /// Symptom: what some repositories lacked was fetched and never that of others, whose names
+    /// come later, or that was found later; and a layer that the link cut kept all others away.
+    #[test]
+    fn f206_f209_what_is_large_is_fetched_in_turn() {
+        let item = |number: u8| {
+            let digest = Digest::from_raw(Algorithm::Sha256, &[number; 32]).unwrap();
+            (digest, AtParent::Blob(u64::from(number)))
+        };
+        let mut table = table();
+        assert_eq!(table.next_large(), None);
+        (0..20).for_each(|number| table.add_large(&name(7), item(number)));
+        assert_eq!(table.large[0].1.len(), LARGE_MAX);
+        table.add_large(&name(8), item(30));
+        table.add_large(&name(6), item(40));
+        assert!(table.is_large(&name(7), &item(1).0) && !table.is_large(&name(8), &item(1).0));
+        // The first is cut, and is tried again when all others have had their turn.
+        for (expected, came, is_again) in [
+            ((7, 0), false, true),
+            ((8, 30), true, false),
+            ((6, 40), false, false),
+            ((7, 1), true, false),
+            ((7, 2), true, false),
+        ] {
+            let (repository, digest, _) = table.next_large().unwrap();
+            assert_eq!((repository, digest), (name(expected.0), item(expected.1).0));
+            table.end_large(came, is_again, at(9));
         }
-        table.fetched(&key(4), Fetched::LeftOut, at(1));
-        assert_eq!(table.next_found(), Some((key(2), AtParent::Manifest)), "the other is gone");
-        for (now, paused) in [(10, 15), (20, 30), (40, 60), (70, 110), (200, 260), (300, 360)] {
-            table.fetched(&key(2), Fetched::Cut, at(now));
-            assert_eq!(table.paused, at(paused), "it doubles up to a minute");
-        }
-        assert!(table.next_found().is_some(), "it goes on");
-        table.fetched(&key(2), Fetched::Here, at(400));
-        assert_eq!((table.cuts, table.next_found()), (0, None));
+        assert_eq!(table.large.len(), 1);
+        assert_eq!(table.large[0].1.back(), Some(&item(0)));
+        // Where something came, there may be more that was not remembered.
+        let noted: Vec<_> = table.repositories.keys().cloned().collect();
+        assert_eq!(noted, [name(8)]);
+        (0..LARGE_MAX).for_each(|_| table.end_large(false, false, at(9)));
+        assert_eq!(table.next_large(), None);
+        (0..REPOSITORIES_MAX + 3).for_each(|number| table.add_large(&name(number), item(1)));
+        assert_eq!(table.large.len(), REPOSITORIES_MAX);
     }
 }

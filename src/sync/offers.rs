@@ -253,7 +253,8 @@ mod tests {
                 lacking: Arc::default(),
             };
             let state = Arc::new(State::new(store.sys()));
-            let worker = Worker { store: store.clone(), upstream, fetcher, state };
+            let refreshing = smol::lock::Mutex::default();
+            let worker = Worker { store: store.clone(), upstream, fetcher, state, refreshing };
             worker.note_gone(at(20)).await.unwrap();
             assert_eq!(*asked.lock().unwrap(), ["5", "12"]);
 

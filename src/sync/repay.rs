@@ -160,13 +160,13 @@ impl Worker {
     }
 
     /// Fetches a manifest that the parent has now.
-    pub(super) async fn bring_manifest(
+    async fn bring_manifest(
         &self,
         repository: &RepositoryName,
         digest: &Digest,
     ) -> Result<(), SyncError> {
         let closure = self.fetcher.resolve(repository, digest).await?;
-        self.note_asked().await?;
+        self.fetcher.note_asked().await?;
         self.fetcher.complete(repository, closure, None).await.map(|_| ())
     }
 

@@ -4,7 +4,7 @@ use super::debts::Item;
 use super::error::SyncError;
 use super::worker::Worker;
 use crate::gateway::UpstreamError;
-use crate::types::{Cursor, Digest, Mode, Reference, RepositoryName, Tag};
+use crate::types::{Digest, Reference, RepositoryName, Tag};
 
 impl Worker {
     /// Makes a tag name what it names at the parent.
@@ -53,25 +53,9 @@ impl Worker {
             }
         };
         if wanted != base {
-            self.note_asked().await?;
+            self.fetcher.note_asked().await?;
         }
         self.bring_tag(repository, tag, base, wanted).await
-    }
-
-    /// Notes how far the parent's feed is, after the parent was asked what it has and before this
-    /// node acts on the answer: no message up to there undoes what the answer has brought.
-    pub(super) async fn note_asked(&self) -> Result<(), SyncError> {
-        // A ReadWrite node asks about every message.
-        if self.config()?.node.mode != Mode::ReadOnly {
-            return Ok(());
-        }
-        // The answer has told, and the epoch is that of this session.
-        let told = self.store.parent_epoch()?.zip(self.upstream.asked());
-        let position = match told {
-            Some((epoch, sequence)) => Cursor { epoch, sequence },
-            None => self.upstream.feed_head(None).await?.0,
-        };
-        Ok(self.store.note_listed(position).await?)
     }
 
     /// Lets a tag that names `base` name what is wanted. What cannot be had is set aside.

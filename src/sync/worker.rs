@@ -5,6 +5,8 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
+use smol::lock::Mutex;
+
 use super::debts::Item;
 use super::error::SyncError;
 use super::fetch::Fetcher;
@@ -53,6 +55,8 @@ pub(super) struct Worker {
     pub(super) upstream: Arc<Upstream>,
     pub(super) fetcher: Fetcher,
     pub(super) state: Arc<State>,
+    /// Held while the desired state is asked for: an older answer does not follow a newer one.
+    pub(super) refreshing: Mutex<()>,
 }
 
 impl Worker {
@@ -62,32 +66,10 @@ impl Worker {
         let mut position = self.up_to_date().await?;
         let clock = &self.store.sys().clock;
         let mut noted = clock.monotonic();
-        let (mut has_polled, mut was_broken_off) = (false, false);
         loop {
             self.refresh_missing().await?;
-            // The messages that a session begins with come before what images lack.
-            if has_polled && self.has_found() {
-                self.bring_found().await?;
-            }
-            let arrives = self.fetcher.lacking.arrives();
-            // After a poll that was broken off comes a short one that is not: one find after the
-            // other would keep the answers away.
-            let is_short = was_broken_off || self.has_found();
-            let found = async {
-                if is_short {
-                    return std::future::pending().await;
-                }
-                arrives.await;
-                self.state.set(|now| now.polling = false);
-                None
-            };
-            let patience = if is_short { Duration::ZERO } else { self.patience() };
-            let polled = async { Some(self.poll(position, patience).await) };
-            let woken = smol::future::or(self.comparison_due(), found);
-            let received = smol::future::or(polled, woken).await;
-            was_broken_off = received.is_none();
-            has_polled |= !was_broken_off;
-            let Some(received) = received else {
+            let polled = async { Some(self.poll(position, self.patience()).await) };
+            let Some(received) = smol::future::or(polled, self.comparison_due()).await else {
                 position = further(position, self.up_to_date().await?);
                 continue;
             };
@@ -176,12 +158,6 @@ impl Worker {
         Ok(())
     }
 
-    /// Whether something that images lack can be fetched now.
-    fn has_found(&self) -> bool {
-        let now = self.store.sys().clock.monotonic();
-        self.store.read_only_cause().is_none() && self.fetcher.lacking.has_found(now)
-    }
-
     /// How long nothing is due.
     fn patience(&self) -> Duration {
         let debts = self.state.debts();
@@ -193,15 +169,21 @@ impl Worker {
         };
         let now = clock.monotonic();
         let lasts = self.state.contact().lasts_in(now);
-        let paused = self.fetcher.lacking.pause(now);
-        let next = [debts.next(now), self.state.missing().next(now), lasts, paused];
+        let next = [debts.next(now), self.state.missing().next(now), lasts];
         let next = next.into_iter().flatten().min();
         next.map_or(longest, |next| next.min(longest))
     }
 
-    /// Catches up. Returns the position to poll from.
+    /// Catches up. Returns the position to poll from. However long the content takes that is
+    /// fetched, what the parent grants and takes away counts meanwhile.
     async fn up_to_date(&self) -> Result<Cursor, SyncError> {
-        let position = self.catch_up().await?;
+        let (done, is_done) = smol::channel::bounded(1);
+        let caught_up = async move {
+            let position = self.catch_up().await;
+            drop(done);
+            position
+        };
+        let (position, ()) = smol::future::try_zip(caught_up, self.hear_until(is_done)).await?;
         self.finished().await?;
         Ok(position)
     }
@@ -243,7 +225,10 @@ impl Worker {
         }
         self.state.succeeded();
         self.note_space();
-        self.store.keep_fetched_for(|name, root| self.state.debts().may_fetch(name, root));
+        let is_large = |name: &_, root: &_| self.fetcher.lacking.is_large(name, root);
+        self.store.keep_fetched_for(|name, root| {
+            self.state.debts().may_fetch(name, root) || is_large(name, root)
+        });
         if self.state.debts().is_empty() {
             self.store.note_debts(false).await?;
         }
@@ -588,8 +573,7 @@ impl Worker {
                 done.push(id.clone());
                 continue;
             }
-            let asks = config.node.mode == Mode::ReadWrite || self.is_listed(id)?;
-            match self.apply_content(message, asks, &scope).await {
+            match self.apply_content(id, message, config.node.mode, &scope).await {
                 Ok(()) => done.push(id.clone()),
                 Err(error) => {
                     result = Err(error);
@@ -626,8 +610,12 @@ impl Worker {
         Ok(self.state.publish(&self.store)?)
     }
 
-    /// Whether a listing has told of it already, or of what came after it.
-    fn is_listed(&self, id: &InboxId) -> Result<bool, SyncError> {
+    /// Whether the parent is asked what it has now: always on a ReadWrite node, and where a listing
+    /// has told of it already, or of what came after it.
+    fn asks(&self, mode: Mode, id: &InboxId) -> Result<bool, SyncError> {
+        if mode == Mode::ReadWrite {
+            return Ok(true);
+        }
         let listed = self.store.listed()?.zip(self.store.feed_position()?);
         Ok(listed.is_some_and(|(listed, now)| {
             listed.epoch == now.epoch && id.sequence() <= listed.sequence
@@ -638,32 +626,34 @@ impl Worker {
     /// the message may be older than what is here. What cannot be had is set aside.
     async fn apply_content(
         &self,
+        id: &InboxId,
         message: &Message,
-        asks: bool,
+        mode: Mode,
         scope: &Scope,
     ) -> Result<(), SyncError> {
         let repository = match message {
             Message::Tag { repository, tag, digest } if scope.covers(repository) => {
+                let asks = self.asks(mode, id)?;
                 self.follow_tag(repository, tag, digest.clone(), asks).await?;
                 repository
             }
             Message::ManifestAdded { repository, digest } if scope.covers(repository) => {
-                let result = self.fetcher.obtain(repository, digest, None).await.map(|_| ());
-                if result.is_ok() {
+                let result = self.fetcher.obtain(repository, digest, None).await;
+                if result == Ok(true) {
                     // What is here already was not put.
                     self.store.parent_has(repository, None, digest).await?;
                 }
-                let item = Item::Manifest(digest.clone());
+                let (item, result) = (Item::Manifest(digest.clone()), result.map(|_| ()));
                 self.settle(repository, item, Some(digest), result).await?;
                 repository
             }
             Message::ManifestDeleted { repository, digest } if scope.covers(repository) => {
                 self.state.paid(repository, &Item::Manifest(digest.clone()));
-                if asks {
-                    self.delete_if_gone(repository, digest).await?;
-                } else {
-                    let watch = self.store.watch_manifest(repository, digest);
-                    self.delete_manifest(watch, repository, digest).await?;
+                // It may be brought again from here on, beside this.
+                let watch = self.store.watch_manifest(repository, digest);
+                match self.asks(mode, id)? {
+                    true => self.delete_if_gone(repository, digest).await?,
+                    false => self.delete_manifest(watch, repository, digest).await?,
                 }
                 repository
             }
@@ -722,6 +712,7 @@ mod tests {
                 strikes: Arc::default(),
                 lacking: Arc::default(),
             },
+            refreshing: Mutex::default(),
             store,
             upstream,
         }

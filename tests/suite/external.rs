@@ -14,36 +14,41 @@ pub const UNKNOWN: &str = "application/vnd.example.model.v1+json";
 
 const WRITES: &[&str] = &["content/read", "content/write"];
 
-/// A node and a token that may do everything in `app` there.
+/// A node and a token that may do everything in a repository there, `app` unless another is said.
 pub struct App<'a> {
     node: &'a Node,
+    name: &'static str,
     token: String,
 }
 
 impl<'a> App<'a> {
     pub fn at(node: &'a Node, user: &(String, String)) -> App<'a> {
-        let scope = "repository:app:pull,push,delete";
-        App { node, token: token(&node.login, &user.0, &user.1, &[scope]).unwrap() }
+        App::of(node, user, "app")
+    }
+
+    fn of(node: &'a Node, user: &(String, String), name: &'static str) -> App<'a> {
+        let scope = format!("repository:{name}:pull,push,delete");
+        App { node, name, token: token(&node.login, &user.0, &user.1, &[&scope]).unwrap() }
     }
 
     pub fn get(&self, what: &str, name: &str) -> Answer {
-        let target = format!("/v2/app/{what}/{name}");
+        let target = format!("/v2/{}/{what}/{name}", self.name);
         bearer(&self.node.login, &self.token, "GET", &target, &[], b"")
     }
 
     pub fn delete(&self, what: &str, name: &str) -> Answer {
-        let target = format!("/v2/app/{what}/{name}");
+        let target = format!("/v2/{}/{what}/{name}", self.name);
         bearer(&self.node.login, &self.token, "DELETE", &target, &[], b"")
     }
 
     pub fn put(&self, reference: &str, media_type: &str, bytes: &[u8]) -> Answer {
-        let target = format!("/v2/app/manifests/{reference}");
+        let target = format!("/v2/{}/manifests/{reference}", self.name);
         let headers = [("content-type", media_type)];
         bearer(&self.node.login, &self.token, "PUT", &target, &headers, bytes)
     }
 
     pub fn push(&self, blob: &[u8]) {
-        assert_eq!(push_blob(&self.node.login, &self.token, "app", blob).status, 201);
+        assert_eq!(push_blob(&self.node.login, &self.token, self.name, blob).status, 201);
     }
 }
 
@@ -193,7 +198,7 @@ fn f206_content_that_may_lie_elsewhere_is_kept_and_travels_down_and_up() {
     let at_device = eventually(SOON, "a login at the device", || {
         let scope = "repository:app:pull,push,delete";
         let token = token(&device.login, &user.0, &user.1, &[scope]).ok()?;
-        Some(App { node: &device, token })
+        Some(App { node: &device, name: "app", token })
     });
     eventually(SOON, "the index at the device", || {
         (at_device.get("manifests", "down").status == 200).then_some(())
@@ -273,7 +278,7 @@ fn f206_more_layers_than_are_asked_for_at_a_time_come_soon() {
 fn seen<'a>(device: &'a Node, user: &(String, String), tag: &str) -> App<'a> {
     eventually(SOON, "the image at the device", || {
         let token = token(&device.login, &user.0, &user.1, &["repository:app:pull"]).ok()?;
-        let app = App { node: device, token };
+        let app = App { node: device, name: "app", token };
         (app.get("manifests", tag).status == 200).then_some(app)
     })
 }
@@ -344,7 +349,7 @@ fn f206_what_may_lie_elsewhere_and_cannot_be_had_stops_no_tag() {
         let at_device = eventually(SOON, "a login at the device", || {
             let scope = "repository:app:pull";
             let token = token(&device.login, &user.0, &user.1, &[scope]).ok()?;
-            Some(App { node: &device, token })
+            Some(App { node: &device, name: "app", token })
         });
         eventually(SOON, &format!("{tag} comes"), || {
             (at_device.get("manifests", &tag).status == 200).then_some(())
@@ -355,4 +360,53 @@ fn f206_what_may_lie_elsewhere_and_cannot_be_had_stops_no_tag() {
     }
     let log = device.log();
     assert!(!log.contains("set aside") && !log.contains("the sync stopped"), "{log}");
+}
+
+/// An image whose layers lie elsewhere, and at the node of this, with a configuration of its own.
+fn push_elsewhere(app: &App<'_>, tag: &str, config: &[u8], layers: &[Vec<u8>]) {
+    let named = layers.iter().map(|layer| {
+        let mut named = descriptor("application/vnd.oci.image.layer.v1.tar", layer);
+        named["urls"] = json!(["https://layers.example.com/a"]);
+        named
+    });
+    let image = json!({"schemaVersion": 2, "mediaType": MANIFEST,
+        "config": descriptor("application/vnd.oci.empty.v1+json", config),
+        "layers": named.collect::<Vec<_>>()});
+    app.push(config);
+    layers.iter().for_each(|layer| app.push(layer));
+    assert_eq!(app.put(tag, MANIFEST, image.to_string().as_bytes()).status, 201);
+}
+
+/// Symptom: layers that nobody needs and whose transfer a proxy refused ended a session each, and
+/// kept those of all other repositories away, up to a minute for each.
+#[test]
+fn f206_f209_layers_that_cannot_be_had_keep_no_others_away() {
+    let (root, login, _gateway) = root_behind(u64::MAX);
+    let user = root.token("owner-token", &["app", "other"].map(|name| (name, WRITES)));
+    let connection = root.connect("dock01", &["--repository", "app", "other"]);
+    root.link("dock01", &user.0);
+    let [app, other] = ["app", "other"].map(|name| App::of(&root, &user, name));
+    push_elsewhere(&app, "v1", b"{}", &[]);
+    let device = Node::start_device(&connection);
+    let at_device = seen(&device, &user, "v1");
+    let answer =
+        "HTTP/1.1 429 Too Many Requests\r\ncontent-length: 4\r\nconnection: close\r\n\r\nslow";
+    login.refuse("GET /v2/app/blobs/", answer);
+    let layers = |from: u64| (from..from + 8).map(|seed| noise(seed, 3000)).collect::<Vec<_>>();
+    let [cut, good] = [7000, 7100].map(layers);
+    push_elsewhere(&app, "v2", b"{}", &cut);
+    eventually(SOON, "the image is not waited for", || {
+        (at_device.get("manifests", "v2").status == 200).then_some(())
+    });
+    push_elsewhere(&other, "v1", b"{ }", &good);
+    eventually(SOON, "the layers of the other repository at the device", || {
+        let token = token(&device.login, &user.0, &user.1, &["repository:other:pull"]).ok()?;
+        let app = App { node: &device, name: "other", token };
+        good.iter().all(|layer| app.get("blobs", &digest(layer)).status == 200).then_some(())
+    });
+    assert!(!device.log().contains("the sync stopped"), "{}", device.log());
+    login.pass();
+    eventually(SOON * 5, "they come", || {
+        cut.iter().all(|layer| at_device.get("blobs", &digest(layer)).status == 200).then_some(())
+    });
 }

@@ -277,3 +277,30 @@ fn a_node_stops_in_order_when_told() {
     root.start();
     assert!(root.log().contains("opened after a clean stop"), "{}", root.log());
 }
+
+/// Symptom: a token that was disabled stayed good at a device, and below it, until the layer was
+/// whole that was on its way: two minutes, or four hours of a slow link. Cause: the parent was asked
+/// for the configuration between one item and the next.
+#[test]
+fn f182_a_token_is_refused_also_while_a_large_layer_is_on_its_way() {
+    let (root, login, _gateway) = root_behind(200_000);
+    let owner = root.token("owner-token", &[("app", &["content/read", "content/write"])]);
+    let reader = root.token("reader-one", &[("app", &["content/read"])]);
+    let connection = root.connect("dock01", &["--repository", "app"]);
+    root.link("dock01", &owner.0);
+    root.link("dock01", &reader.0);
+    let device = Node::start_device(&connection);
+    let small = Image::new(1, &[2000]);
+    assert_eq!(small.push(&root.login, (&owner.0, &owner.1), "app", "v1").status, 201);
+    eventually(SOON, "the small image", || pull(&device, &reader, "app", "v1").ok());
+    let large = Image::new(2, &[20_000_000]);
+    assert_eq!(large.push(&root.login, (&owner.0, &owner.1), "app", "v2").status, 201);
+    let before = login.down();
+    eventually(SOON, "it is on its way", || (login.down() > before + 300_000).then_some(()));
+    root.json(&["token", "update", "--name", &reader.0, "--status", "disabled"]);
+    eventually(SOON, "the token is refused", || {
+        let refused = pull(&device, &reader, "app", "v1").err()?;
+        (refused.status == 401).then_some(())
+    });
+    assert!(pull(&device, &owner, "app", "v2").is_err(), "it came while the token was good");
+}

@@ -138,9 +138,9 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::Named;
-    use crate::store::PutOutcome;
     use crate::store::content::leases::Lease;
     use crate::store::registry::manifests::testing::{digest, put, store};
+    use crate::store::{PutOutcome, StoreError};
     use crate::types::media;
 
     #[test]
@@ -181,7 +181,9 @@ mod tests {
                 let pushed = store.put_manifest(&app, put(number, kind, &text, &[])).await;
                 assert_eq!(pushed, Ok(PutOutcome::Stored), "{number}");
             }
-            store.link_blob(&app, &Lease::unseen(&digest(203)), 4).await.unwrap();
+            store.link_named_blob(&app, &Lease::unseen(&digest(203)), 4).await.unwrap();
+            let unnamed = store.link_named_blob(&app, &Lease::unseen(&digest(99)), 4).await;
+            assert!(matches!(unnamed, Err(StoreError::Conflict(_))), "{unnamed:?}");
             let lacks = |number| store.lacks(&app, &digest(number)).unwrap();
             assert_eq!([1, 2, 3, 4, 5].map(lacks), [true, true, false, true, false]);
             assert!(!lacks(77), "it is not here");

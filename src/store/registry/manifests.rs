@@ -10,12 +10,13 @@ use crate::store::replica::delivered::{self, Effect};
 use crate::store::replica::heard;
 use crate::store::replica::offers;
 use crate::store::replica::outbox::{self, Origin, OutboxChange};
+use crate::store::rows::derived::needed_key;
 use crate::store::rows::digest_at;
 use crate::store::rows::link::{BlobLink, blob_key};
 use crate::store::rows::manifest::{ManifestRow, elsewhere, manifest_key, once_each};
 use crate::store::rows::referrer::{ReferrerRow, referrer_key};
 use crate::store::rows::{self, Kind, prefix};
-use crate::store::{Store, StoreError, Txn};
+use crate::store::{Shared, Store, StoreError, Txn};
 use crate::sys::spawn;
 use crate::types::limits::{MANIFEST_LEVELS_MAX, MANIFESTS_BELOW_MAX};
 use crate::types::manifest::ManifestKind;
@@ -40,6 +41,26 @@ pub struct PutManifest {
     pub content_required: bool,
     /// Who made the change.
     pub origin: Origin,
+}
+
+/// What a manifest of the parent was asked for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Wanted {
+    /// For a tag, or for a manifest that comes with it.
+    Needed,
+    /// For itself: not while its removal here is on its way up.
+    Told,
+    /// For an index that is here: neither then, nor when no manifest names it any more.
+    Named,
+}
+
+/// When a manifest of the parent was asked for, and what for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Asked {
+    /// [`Store::deletions`] before that.
+    pub since: u64,
+    /// What for.
+    pub wanted: Wanted,
 }
 
 /// What became of a manifest to add.
@@ -231,24 +252,25 @@ impl Store {
         repository: &RepositoryName,
         put: PutManifest,
     ) -> Result<PutOutcome, StoreError> {
-        self.put(repository, put, false).await
+        self.put(repository, put, None).await
     }
 
-    /// The same for a manifest of the parent that nothing new needs: `Conflict` while its removal
-    /// here is on its way up.
-    pub async fn put_optional_manifest(
+    /// The same for a manifest of the parent: `Conflict` when it was deleted since it was asked
+    /// for, here or by the parent's word, or is not wanted any more.
+    pub async fn put_fetched(
         &self,
         repository: &RepositoryName,
         put: PutManifest,
+        asked: Asked,
     ) -> Result<PutOutcome, StoreError> {
-        self.put(repository, put, true).await
+        self.put(repository, put, Some(asked)).await
     }
 
     async fn put(
         &self,
         repository: &RepositoryName,
         mut put: PutManifest,
-        unless_deleted: bool,
+        asked: Option<Asked>,
     ) -> Result<PutOutcome, StoreError> {
         let (now, quota) = (self.sys().clock.wall_or_floor(), self.quota(repository));
         if self.is_gone(&put.origin, repository, put.content.digest(), &mut put.tags) {
@@ -259,10 +281,10 @@ impl Store {
             && self.manifest(repository, put.content.digest())?.is_none();
         let more = if is_new { put.bytes_len } else { 0 };
         let _kept = self.keep_room(repository, more).await?;
-        let repository = repository.clone();
+        let (repository, shared) = (repository.clone(), self.shared().clone());
         self.commit(move |txn| {
-            if unless_deleted {
-                outbox::refuse_deleted(txn, &repository, put.content.digest())?;
+            if let Some(asked) = asked {
+                asked.check(txn, &shared, &repository, put.content.digest())?;
             }
             let outcome = add(txn, &repository, &put, now, quota)?;
             if put.origin == Origin::Parent {
@@ -271,6 +293,31 @@ impl Store {
             Ok(outcome)
         })
         .await
+    }
+}
+
+impl Asked {
+    fn check(
+        self,
+        txn: &Txn<'_>,
+        shared: &Shared,
+        repository: &RepositoryName,
+        digest: &Digest,
+    ) -> Result<(), StoreError> {
+        let key = manifest_key(repository, digest);
+        // What is here was not deleted, or came again.
+        if !txn.has(&key)? && shared.removals.has_deleted_since(self.since, &key) {
+            let text = format!("manifest {digest} was deleted since it was asked for");
+            return Err(StoreError::Conflict(text));
+        }
+        if self.wanted != Wanted::Needed {
+            outbox::refuse_deleted(txn, repository, digest)?;
+        }
+        if self.wanted == Wanted::Named && !txn.has(&needed_key(repository, digest))? {
+            let text = format!("nothing in {repository} names manifest {digest} any more");
+            return Err(StoreError::Conflict(text));
+        }
+        Ok(())
     }
 }
 

@@ -5,7 +5,8 @@
 //! deletion for the parent, so that it is carried through everywhere if this node stops in the
 //! middle.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -33,9 +34,12 @@ const PAGE: usize = 1000;
 const TAGS_TOLD_MAX: usize = 64;
 /// Records of one deletion. Over it, because tags are set as fast as they go: `Unavailable`.
 const RECORDS_MAX: usize = 10_000;
+/// Deletions of manifests that are remembered. Over it: what was asked for before the last one that
+/// is forgotten counts as deleted since, and is asked for again.
+const DELETIONS_MAX: usize = 4096;
 
-/// Manifests that are being deleted, and whether a tag was made to name one since; and how much was
-/// deleted so far.
+/// Manifests that are being deleted, and whether a tag was made to name one since; which were
+/// deleted lately, and how much was deleted so far.
 #[derive(Default)]
 pub(in crate::store) struct Removals {
     table: Mutex<Table>,
@@ -50,6 +54,39 @@ pub(in crate::store) struct Removals {
 struct Table {
     next: u64,
     watched: BTreeMap<u64, Watched>,
+    deletions: Deletions,
+}
+
+/// The manifests that were deleted lately, or that the parent was said to have deleted, in order.
+#[derive(Default)]
+struct Deletions {
+    /// How many there were since the start.
+    made: u64,
+    /// Hashes of the keys of the last ones: two that share one only cost a question.
+    lately: VecDeque<u64>,
+}
+
+impl Deletions {
+    fn note(&mut self, key: &[u8]) {
+        self.made += 1;
+        if self.lately.len() >= DELETIONS_MAX {
+            self.lately.pop_front();
+        }
+        self.lately.push_back(hash(key));
+    }
+
+    /// Whether this one was deleted after the first `since`.
+    fn has_since(&self, since: u64, key: &[u8]) -> bool {
+        let more = usize::try_from(self.made.saturating_sub(since)).unwrap_or(usize::MAX);
+        let hash = hash(key);
+        more > self.lately.len() || self.lately.iter().rev().take(more).any(|old| *old == hash)
+    }
+}
+
+fn hash(key: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    key.hash(&mut hasher);
+    hasher.finish()
 }
 
 struct Watched {
@@ -57,7 +94,7 @@ struct Watched {
     digest: Digest,
     /// A tag was made to name it.
     tagged: bool,
-    /// A client pushed it again, or something that needs it.
+    /// It came again, or something that needs it.
     brought: bool,
 }
 
@@ -78,15 +115,24 @@ impl Removals {
         let links = changes.iter().filter(is_link).count() as u64;
         self.links.fetch_add(links, Ordering::Relaxed);
         let mut table = self.table();
-        if table.watched.is_empty() {
-            return;
-        }
         for (key, row) in changes {
-            let (Some(kind), Some(row)) = (key.first(), row) else { continue };
+            let Some(kind) = key.first() else { continue };
+            let Some(row) = row else {
+                if *kind == Kind::Manifest as u8 {
+                    table.deletions.note(key);
+                }
+                continue;
+            };
             for watched in table.watched.values_mut() {
                 watched.note(*kind, key, row);
             }
         }
+    }
+
+    /// Whether a manifest with this key was deleted after the first `since` deletions. To be asked
+    /// by commands.
+    pub(in crate::store) fn has_deleted_since(&self, since: u64, key: &[u8]) -> bool {
+        self.table().deletions.has_since(since, key)
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
@@ -103,7 +149,8 @@ impl Watched {
         } else if kind == Kind::Manifest as u8 && is_in(Kind::Manifest) {
             let manifest = rows::decode::<ManifestRow>(row);
             let needs = |row: ManifestRow| row.named_manifests().any(|named| *named == self.digest);
-            self.brought |= manifest.is_ok_and(needs);
+            self.brought |=
+                key == manifest_key(&self.repository, &self.digest) || manifest.is_ok_and(needs);
         } else if kind == Kind::Outbox as u8 {
             let entry = rows::decode::<OutboxEntry>(row);
             self.brought |= entry.is_ok_and(|entry| {
@@ -150,7 +197,7 @@ fn take_tagged(shared: &Shared, id: u64) -> bool {
     table.watched.get_mut(&id).is_some_and(|watched| std::mem::take(&mut watched.tagged))
 }
 
-/// Whether a client pushed the manifest again since it is watched, or something that needs it.
+/// Whether the manifest came again since it is watched, or something that needs it.
 fn was_brought(shared: &Shared, id: u64) -> bool {
     shared.removals.table().watched.get(&id).is_some_and(|watched| watched.brought)
 }
@@ -187,6 +234,12 @@ impl Store {
         self.shared().removals.links.load(Ordering::Relaxed)
     }
 
+    /// How many manifests were deleted here, or by the parent's word, since the start: what is asked
+    /// for from now on is not brought by [`Store::put_fetched`] when it is deleted meanwhile.
+    pub fn deletions(&self) -> u64 {
+        self.shared().removals.table().deletions.made
+    }
+
     /// Hears when there are more removals from now on.
     pub fn removals_made(&self) -> EventListener {
         self.shared().removals.more.listen()
@@ -210,9 +263,13 @@ impl Store {
     }
 
     /// Deletes a manifest that is watched. `Conflict` when the parent is said to have deleted it,
-    /// and a client pushed it again since, or something that needs it: the parent may have that by
-    /// now.
+    /// and it came again since, or something that needs it: the parent may have that by now.
     pub async fn delete_watched(&self, watch: Watch, origin: &Origin) -> Result<(), StoreError> {
+        if *origin == Origin::Parent {
+            // It may be on its way here.
+            let key = manifest_key(&watch.repository, &watch.digest);
+            self.shared().removals.table().deletions.note(&key);
+        }
         let mut removal = Removal { store: self, origin, watch, announced: false };
         for _ in 0..RECORDS_MAX {
             if removal.step().await? == Step::Done {
@@ -374,8 +431,8 @@ pub(in crate::store) fn remove_untagged(
 mod tests {
     use super::super::manifests::testing::*;
     use super::*;
-    use crate::store::Precondition;
     use crate::store::replica::node::testing::connected;
+    use crate::store::{Asked, Precondition, PutManifest, PutOutcome, Wanted};
     use crate::types::Cursor;
 
     fn app() -> RepositoryName {
@@ -409,6 +466,57 @@ mod tests {
         let cursor = Cursor { sequence: after, ..store.head() };
         let records = store.records_after(cursor, usize::MAX).await.unwrap().records;
         records.into_iter().map(|(_, changes)| changes).collect()
+    }
+
+    /// Symptom: a deletion that a ReadWrite device had acknowledged and delivered was undone there
+    /// by a transfer of the same image that had begun before, until the parent was in reach again.
+    #[test]
+    fn f204_what_was_deleted_since_it_was_asked_for_is_not_put() {
+        smol::block_on(async {
+            let (store, app) = (device(0).await, app());
+            let fetched = async |number: u8, since, wanted| {
+                let put = PutManifest { origin: Origin::Parent, ..image(number, &[]) };
+                store.put_fetched(&app, put, Asked { since, wanted }).await
+            };
+            let is_refused = |put| matches!(put, Err(StoreError::Conflict(_)));
+            let before = store.deletions();
+            store.delete_manifest(&app, &digest(1), &Origin::Client).await.unwrap();
+            assert!(is_refused(fetched(1, before, Wanted::Needed).await));
+            assert_eq!(fetched(3, before, Wanted::Needed).await, Ok(PutOutcome::Stored));
+            let after = store.deletions();
+            assert_eq!(fetched(1, after, Wanted::Needed).await, Ok(PutOutcome::Stored));
+            // What is here came again.
+            assert_eq!(fetched(1, before, Wanted::Needed).await, Ok(PutOutcome::Stored));
+            // The parent's word counts before the content is here.
+            let gone = store.delete_manifest(&app, &digest(4), &Origin::Parent).await;
+            assert_eq!(gone, Err(StoreError::NotFound));
+            assert!(is_refused(fetched(4, after, Wanted::Needed).await));
+            // Nothing names it.
+            assert!(is_refused(fetched(4, store.deletions(), Wanted::Named).await));
+            // What is not remembered counts as deleted.
+            let before = store.deletions();
+            for _ in 0..=DELETIONS_MAX {
+                let _ = store.delete_manifest(&app, &digest(5), &Origin::Parent).await;
+            }
+            assert!(is_refused(fetched(6, before, Wanted::Needed).await));
+            let now = store.deletions();
+            assert_eq!(fetched(6, now, Wanted::Needed).await, Ok(PutOutcome::Stored));
+        });
+    }
+
+    /// It came beside the deletion: the parent may have it again.
+    #[test]
+    fn f204_what_comes_while_its_deletion_is_watched_is_not_deleted_by_the_parents_word() {
+        smol::block_on(async {
+            let (store, app) = (device(0).await, app());
+            store.delete_manifest(&app, &digest(1), &Origin::Client).await.unwrap();
+            let watch = store.watch_manifest(&app, &digest(1));
+            let put = PutManifest { origin: Origin::Parent, ..image(1, &[]) };
+            assert_eq!(store.put_manifest(&app, put).await, Ok(PutOutcome::Stored));
+            let deleted = store.delete_watched(watch, &Origin::Parent).await;
+            assert!(matches!(deleted, Err(StoreError::Conflict(_))), "{deleted:?}");
+            assert!(store.manifest(&app, &digest(1)).unwrap().is_some());
+        });
     }
 
     #[test]

@@ -52,14 +52,40 @@ impl Store {
         lease: &Lease,
         size: u64,
     ) -> Result<(), StoreError> {
+        self.link(repository, lease, size, false).await
+    }
+
+    /// The same for a blob that came from the parent without being needed: `Conflict` when no
+    /// manifest of the repository names it any more.
+    pub async fn link_named_blob(
+        &self,
+        repository: &RepositoryName,
+        lease: &Lease,
+        size: u64,
+    ) -> Result<(), StoreError> {
+        self.link(repository, lease, size, true).await
+    }
+
+    async fn link(
+        &self,
+        repository: &RepositoryName,
+        lease: &Lease,
+        size: u64,
+        if_named: bool,
+    ) -> Result<(), StoreError> {
         let (shared, digest) = (self.shared(), lease.digest());
         if !shared.named.contains(digest) {
             let (shared, digest) = (shared.clone(), digest.clone());
             spawn::blocking(move || make_named(&shared, &digest)).await?;
         }
         let (now, quota) = (self.sys().clock.wall_or_floor(), self.quota(repository));
-        let (repository, key) = (repository.clone(), blob_key(repository, digest));
+        let (needed, key) = (needed_key(repository, digest), blob_key(repository, digest));
+        let repository = repository.clone();
         self.commit(move |txn| {
+            if if_named && !txn.has(&needed)? {
+                let text = format!("nothing in {repository} names this blob any more");
+                return Err(StoreError::Conflict(text));
+            }
             let (link, old) = (BlobLink { size }, txn.get::<BlobLink>(&key)?);
             if old != Some(link) {
                 txn.expect_rows()?;
