@@ -64,9 +64,9 @@ impl Worker {
         Ok(())
     }
 
-    /// Asks for the desired state now and then until `done` is closed, and is not left in the middle
-    /// of it. An error says that the parent has nothing more for this node: whether the link is
-    /// broken shows where content comes.
+    /// Asks for the desired state now and then until `done` is closed, and is not left in the
+    /// middle of it. An error says that the parent has nothing more for this node: whether the link
+    /// is broken shows where content comes.
     pub(super) async fn hear_until(&self, done: Receiver<Infallible>) -> Result<(), SyncError> {
         while within(HEAR, done.recv()).await.is_err() {
             match self.refresh_config().await {

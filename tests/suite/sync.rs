@@ -279,8 +279,8 @@ fn a_node_stops_in_order_when_told() {
 }
 
 /// Symptom: a token that was disabled stayed good at a device, and below it, until the layer was
-/// whole that was on its way: two minutes, or four hours of a slow link. Cause: the parent was asked
-/// for the configuration between one item and the next.
+/// whole that was on its way: two minutes, or four hours of a slow link. Cause: the parent was
+/// asked for the configuration between one item and the next.
 #[test]
 fn f182_a_token_is_refused_also_while_a_large_layer_is_on_its_way() {
     let (root, login, _gateway) = root_behind(200_000);

@@ -234,8 +234,8 @@ impl Store {
         self.shared().removals.links.load(Ordering::Relaxed)
     }
 
-    /// How many manifests were deleted here, or by the parent's word, since the start: what is asked
-    /// for from now on is not brought by [`Store::put_fetched`] when it is deleted meanwhile.
+    /// How many manifests were deleted here, or by the parent's word, since the start: what is
+    /// asked for from now on is not brought by [`Store::put_fetched`] when it is deleted meanwhile.
     pub fn deletions(&self) -> u64 {
         self.shared().removals.table().deletions.made
     }
