@@ -117,7 +117,8 @@ pub enum Moved {
     /// It names what the change wants.
     AsWanted,
     /// Nobody else did: this node left it so by an attempt of which it did not hear, or because a
-    /// removal of a manifest has or has not reached the parent, or the parent has lost it.
+    /// removal of a manifest has or has not reached the parent, or the parent has lost it. Or what
+    /// it names was removed here, and goes there soon with all its tags.
     ByUs,
     /// Somebody else moved it.
     ByOthers,
@@ -138,11 +139,12 @@ pub fn moved(
     let unheard = entry.unheard.iter().any(|state| state.as_ref() == there);
     // With a manifest its tags go: the parent may have done that already.
     let went = there.is_none() && (lost || base.is_some_and(|base| deleted.contains(base)));
+    let goes = there.is_some_and(|there| deleted.contains(there));
     match there {
         there if there == digest => Moved::AsWanted,
         // It was moved, and back, between the two questions.
         there if there == base => Moved::ByUs,
-        _ if unheard || went => Moved::ByUs,
+        _ if unheard || went || goes => Moved::ByUs,
         _ => Moved::ByOthers,
     }
 }
@@ -257,8 +259,9 @@ mod tests {
             (1, 2, &[3, 0], &[], false, 0, Moved::ByUs),
             (1, 2, &[], &[1], false, 0, Moved::ByUs),
             (1, 2, &[], &[3], false, 0, Moved::ByOthers),
-            (1, 2, &[], &[3], false, 3, Moved::ByOthers),
-            (0, 2, &[], &[1], false, 1, Moved::ByOthers),
+            (1, 2, &[], &[3], false, 3, Moved::ByUs),
+            (1, 2, &[], &[3], false, 4, Moved::ByOthers),
+            (0, 2, &[], &[1], false, 1, Moved::ByUs),
             (0, 2, &[], &[], false, 1, Moved::ByOthers),
             (0, 0, &[1], &[], false, 1, Moved::ByUs),
             (0, 0, &[1], &[], false, 0, Moved::AsWanted),
