@@ -39,8 +39,8 @@ const SEAL_HEAD_LEN: usize = 25;
 const SPACE_MIN: u64 = 256 * 1024;
 /// An index that weighs less stays in memory as a whole, bytes.
 const BYTES_IN_MEMORY: u64 = 8 * 1024 * 1024;
-/// A row in memory weighs this at least, bytes.
-const ROW_WEIGHT_MIN: usize = 256;
+/// A row in memory weighs this at least, bytes, as measured with keys of digests.
+const ROW_WEIGHT_MIN: usize = 176;
 /// What is read with one row: a page, which has eight rows at least unless rows were removed.
 const PAGE_WEIGHT_MIN: usize = 8 * ROW_WEIGHT_MIN;
 /// Changes that sled is given at a time, bytes: 512 short rows.
