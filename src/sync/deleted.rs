@@ -157,12 +157,11 @@ impl Worker {
             return Ok(());
         }
         match self.store.delete_watched(watch, &Origin::Parent).await {
-            Ok(()) => {
+            Ok(()) | Err(StoreError::NotFound) => {
                 // An index may name it, and the parent may have it again.
                 self.fetcher.lacking.note(repository, self.store.sys().clock.monotonic());
                 self.state.paid(repository, &item);
             }
-            Err(StoreError::NotFound) => self.state.paid(repository, &item),
             // A client has pushed it again, or something that needs it.
             Err(StoreError::Conflict(_)) => self.state.hold_back(repository, item),
             Err(error) => return Err(error.into()),

@@ -216,7 +216,8 @@ impl Fetcher {
         let coming = closure.blobs.values().fold(0, |sum: u64, size| sum.saturating_add(*size));
         self.store.check_quota(repository, coming)?;
         self.check_room(repository, &closure).await?;
-        self.blobs(repository, closure.blobs).await?;
+        let named = (closure.wanted == Wanted::Named).then(|| closure.root.clone());
+        self.blobs(repository, closure.blobs, named).await?;
         let (tags, precondition) = match tag {
             Some((tag, Some(base))) => (vec![tag.clone()], Precondition::Is(base)),
             Some((tag, None)) => (vec![tag.clone()], Precondition::Absent),
@@ -268,8 +269,8 @@ impl Fetcher {
     }
 
     /// Makes manifests visible, each after those that it needs; the tags name the root. Whether the
-    /// root was among them; `None` when a tag does not name its base any more, or one of them was
-    /// deleted since they were asked for.
+    /// root was among them; `None` when a tag does not name its base any more, or what no tag names
+    /// is not wanted any more; `Content` when one of them was deleted since they were asked for.
     async fn put_manifests(
         &self,
         repository: &RepositoryName,
@@ -308,6 +309,11 @@ impl Fetcher {
                 }
                 Ok(PutOutcome::ChildMissing(missing) | PutOutcome::BlobMissing(missing)) => missing,
                 Err(StoreError::Conflict(_)) => return Ok(None),
+                // The parent is asked again.
+                Err(StoreError::NotFound) => {
+                    let text = format!("manifest {digest} was deleted since it was asked for");
+                    return Err(SyncError::Content(text));
+                }
                 Err(error) => return Err(error.into()),
             };
             // It was here a moment ago: the next attempt fetches it again.
@@ -379,11 +385,13 @@ impl Fetcher {
         self.complete(repository, closure, tag).await
     }
 
-    /// A few at a time. The tasks end with this call, also when it is dropped at a window's end.
+    /// A few at a time, while something names `named`. The tasks end with this call, also when it
+    /// is dropped at a window's end.
     async fn blobs(
         &self,
         repository: &RepositoryName,
         blobs: BTreeMap<Digest, u64>,
+        named: Option<Digest>,
     ) -> Result<(), SyncError> {
         let count = blobs.len().min(PARALLEL_BLOBS);
         let queue: Arc<Mutex<VecDeque<(Digest, u64)>>> =
@@ -391,14 +399,14 @@ impl Fetcher {
         let workers: Vec<_> = (0..count)
             .map(|_| {
                 let (this, repository) = (self.clone(), repository.clone());
-                let queue = queue.clone();
+                let (queue, named) = (queue.clone(), named.clone());
                 self.store.sys().spawner.spawn(async move {
                     loop {
                         let next = queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
                         let Some((digest, size)) = next else {
                             return Ok::<(), SyncError>(());
                         };
-                        this.blob(&repository, &digest, size).await?;
+                        this.blob(&repository, &digest, size, named.as_ref()).await?;
                     }
                 })
             })
@@ -409,19 +417,26 @@ impl Fetcher {
         Ok(())
     }
 
-    /// Brings one blob here, from where an earlier attempt stopped, and links it.
+    /// Brings one blob here, from where an earlier attempt stopped, and links it; if `named`,
+    /// `Content` when no manifest of the repository names that any more.
     pub(super) async fn blob(
         &self,
         repository: &RepositoryName,
         digest: &Digest,
         size: u64,
+        named: Option<&Digest>,
     ) -> Result<(), SyncError> {
         let lease = self.blob_content(repository, digest, size).await?;
-        Ok(self.store.link_blob(repository, &lease, size).await?)
+        let Some(named) = named else {
+            return Ok(self.store.link_blob(repository, &lease, size).await?);
+        };
+        match self.store.link_named_blob(repository, &lease, size, named).await {
+            Err(StoreError::Conflict(text)) => Err(SyncError::Content(text)),
+            linked => Ok(linked?),
+        }
     }
 
-    /// The same without linking it.
-    pub(super) async fn blob_content(
+    async fn blob_content(
         &self,
         repository: &RepositoryName,
         digest: &Digest,

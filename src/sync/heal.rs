@@ -110,7 +110,7 @@ impl Healer {
         let mut last = None;
         for (repository, referred) in self.store.referring(digest).await? {
             let healed = match referred {
-                Referred::Blob(size) => self.fetcher.blob(&repository, digest, size).await,
+                Referred::Blob(size) => self.fetcher.blob(&repository, digest, size, None).await,
                 Referred::Manifest(_) => {
                     self.fetcher.manifest(&repository, digest).await.map(|_| ())
                 }

@@ -52,8 +52,11 @@ const FETCH_TIME: Duration = Duration::from_secs(5);
 /// What is large and waits, of a repository. Over it: it is found again.
 const LARGE_MAX: usize = 16;
 
-/// The pause after a link broke at what is large.
+/// The pause after a link broke at what is large, or the parent did not hand it out.
 const CUT_PAUSE: Duration = Duration::from_secs(5);
+
+/// The same where some of it came.
+const FURTHER_PAUSE: Duration = Duration::from_secs(1);
 
 /// Which repositories lack something and when they are looked at, and what is large of it.
 #[derive(Default)]
@@ -66,8 +69,16 @@ pub(super) struct Lacking {
 struct Table {
     repositories: BTreeMap<RepositoryName, Turn>,
     round: Round,
-    /// What the parent has and is to be fetched; the repositories take turns.
-    large: VecDeque<(RepositoryName, VecDeque<(Digest, AtParent)>)>,
+    /// The repositories take turns.
+    large: VecDeque<Large>,
+}
+
+/// What the parent has of a repository, and is large.
+struct Large {
+    repository: RepositoryName,
+    items: VecDeque<(Digest, AtParent)>,
+    /// Whether one of them came: there may be more that was not remembered.
+    came: bool,
 }
 
 #[derive(Default)]
@@ -111,6 +122,18 @@ enum AtParent {
     Manifest,
     /// A blob of so many bytes.
     Blob(u64),
+}
+
+/// How fetching something large ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Ended {
+    Came,
+    /// The link broke.
+    Cut,
+    /// The parent does not hand it out just now.
+    Later,
+    /// It cannot be had, or is not wanted any more.
+    LeftOut,
 }
 
 /// What became of something that is lacking.
@@ -224,36 +247,48 @@ impl Table {
     }
 
     fn is_large(&self, repository: &RepositoryName, digest: &Digest) -> bool {
-        let mut all = self.large.iter().filter(|(name, _)| name == repository);
-        all.any(|(_, items)| items.iter().any(|(large, _)| large == digest))
+        let mut all = self.large.iter().filter(|large| large.repository == *repository);
+        all.any(|large| large.items.iter().any(|(item, _)| item == digest))
     }
 
     fn add_large(&mut self, repository: &RepositoryName, item: (Digest, AtParent)) {
-        if let Some((_, items)) = self.large.iter_mut().find(|(name, _)| name == repository) {
-            if items.len() < LARGE_MAX {
-                items.push_back(item);
+        let same = self.large.iter_mut().find(|large| large.repository == *repository);
+        if let Some(large) = same {
+            if large.items.len() < LARGE_MAX {
+                large.items.push_back(item);
             }
         } else if self.large.len() < REPOSITORIES_MAX {
-            self.large.push_back((repository.clone(), VecDeque::from([item])));
+            let (repository, items) = (repository.clone(), VecDeque::from([item]));
+            self.large.push_back(Large { repository, items, came: false });
         }
     }
 
     fn next_large(&self) -> Option<(RepositoryName, Digest, AtParent)> {
-        let (repository, items) = self.large.front()?;
+        let Large { repository, items, .. } = self.large.front()?;
         items.front().map(|(digest, what)| (repository.clone(), digest.clone(), *what))
     }
 
     /// The next of what is large has had its turn: those of other repositories come before it and
     /// what is left of its own.
-    fn end_large(&mut self, came: bool, is_again: bool, now: Duration) {
-        let Some((repository, mut items)) = self.large.pop_front() else { return };
-        let item = items.pop_front();
-        items.extend(item.filter(|_| is_again));
-        if !items.is_empty() {
-            self.large.push_back((repository, items));
-        } else if came {
-            // There is room for what was not remembered.
-            self.note(&repository, now);
+    fn end_large(&mut self, ended: Ended, now: Duration) {
+        let Some(mut large) = self.large.pop_front() else { return };
+        let item = large.items.pop_front();
+        large.items.extend(item.filter(|_| ended == Ended::Cut));
+        large.came |= ended == Ended::Came;
+        if ended == Ended::Later {
+            self.ask_later(&large.repository, now);
+        }
+        if !large.items.is_empty() {
+            self.large.push_back(large);
+        } else if large.came {
+            self.note(&large.repository, now);
+        }
+    }
+
+    /// A repository is looked at again as after a look that got no answer.
+    fn ask_later(&mut self, repository: &RepositoryName, now: Duration) {
+        if !self.repositories.contains_key(repository) && !self.is_full() {
+            self.add(repository.clone(), PAUSES.len(), now.saturating_add(PAUSES[1]));
         }
     }
 }
@@ -450,13 +485,9 @@ impl Seeker {
                 if missing > most {
                     return Ok(Fetched::Large(what));
                 }
-                let content = fetcher.blob_content(repository, digest, len).await;
-                let content = content.map_err(|error| error.with_needed(missing))?;
-                match store.link_named_blob(repository, &content, len).await {
-                    Ok(()) => Ok(Fetched::Here),
-                    Err(StoreError::Conflict(_)) => Ok(Fetched::Nothing),
-                    Err(error) => Err(error.into()),
-                }
+                let came = fetcher.blob(repository, digest, len, Some(digest)).await;
+                came.map_err(|error| error.with_needed(missing))?;
+                Ok(Fetched::Here)
             }
         }
     }
@@ -488,12 +519,15 @@ impl Seeker {
                 false => Ok(Fetched::Nothing),
             }
         };
+        let before = self.fetcher.store.fetched_so_far(&digest).await;
         let fetched = wanted.await;
-        let (came, is_again) = match &fetched {
-            Ok(fetched) => (*fetched == Fetched::Here, false),
-            Err(error) => (false, !error.sets_aside()),
+        let ended = match &fetched {
+            Ok(Fetched::Here) => Ended::Came,
+            Err(error) if is_unreachable(error) => Ended::Cut,
+            Err(error) if !error.sets_aside() => Ended::Later,
+            Ok(_) | Err(_) => Ended::LeftOut,
         };
-        self.lacking().table().end_large(came, is_again, self.now());
+        self.lacking().table().end_large(ended, self.now());
         self.lacking().changed.notify(usize::MAX);
         let Err(error) = fetched else { return Ok(Some(Duration::ZERO)) };
         if error.sets_aside() {
@@ -502,9 +536,9 @@ impl Seeker {
             left_out.tell();
             return Ok(Some(Duration::ZERO));
         }
-        let pause = if is_unreachable(&error) { CUT_PAUSE } else { PAUSES[1] };
         tell(&repository, error)?;
-        Ok(Some(pause))
+        let is_further = self.fetcher.store.fetched_so_far(&digest).await > before;
+        Ok(Some(if is_further { FURTHER_PAUSE } else { CUT_PAUSE }))
     }
 
     fn is_granted(&self, repository: &RepositoryName) -> Result<bool, StoreError> {
@@ -730,29 +764,33 @@ mod tests {
         let mut table = table();
         assert_eq!(table.next_large(), None);
         (0..20).for_each(|number| table.add_large(&name(7), item(number)));
-        assert_eq!(table.large[0].1.len(), LARGE_MAX);
+        assert_eq!(table.large[0].items.len(), LARGE_MAX);
         table.add_large(&name(8), item(30));
         table.add_large(&name(6), item(40));
         assert!(table.is_large(&name(7), &item(1).0) && !table.is_large(&name(8), &item(1).0));
         // The first is cut, and is tried again when all others have had their turn.
-        for (expected, came, is_again) in [
-            ((7, 0), false, true),
-            ((8, 30), true, false),
-            ((6, 40), false, false),
-            ((7, 1), true, false),
-            ((7, 2), true, false),
+        for (expected, ended) in [
+            ((7, 0), Ended::Cut),
+            ((8, 30), Ended::Came),
+            ((6, 40), Ended::LeftOut),
+            ((7, 1), Ended::Came),
+            ((7, 2), Ended::LeftOut),
         ] {
             let (repository, digest, _) = table.next_large().unwrap();
             assert_eq!((repository, digest), (name(expected.0), item(expected.1).0));
-            table.end_large(came, is_again, at(9));
+            table.end_large(ended, at(9));
         }
         assert_eq!(table.large.len(), 1);
-        assert_eq!(table.large[0].1.back(), Some(&item(0)));
+        assert_eq!(table.large[0].items.back(), Some(&item(0)));
         // Where something came, there may be more that was not remembered.
-        let noted: Vec<_> = table.repositories.keys().cloned().collect();
-        assert_eq!(noted, [name(8)]);
-        (0..LARGE_MAX).for_each(|_| table.end_large(false, false, at(9)));
-        assert_eq!(table.next_large(), None);
+        let noted = |table: &Table| table.repositories.keys().cloned().collect::<Vec<_>>();
+        assert_eq!(noted(&table), [name(8)]);
+        (1..LARGE_MAX - 1).for_each(|_| table.end_large(Ended::LeftOut, at(9)));
+        assert_eq!((table.next_large(), noted(&table)), (None, vec![name(7), name(8)]));
+        // What is not handed out waits for a look, and nothing else waits for it.
+        table.add_large(&name(5), item(50));
+        table.end_large(Ended::Later, at(9));
+        assert_eq!((table.next_large(), table.repositories[&name(5)].due), (None, Some(at(69))));
         (0..REPOSITORIES_MAX + 3).for_each(|number| table.add_large(&name(number), item(1)));
         assert_eq!(table.large.len(), REPOSITORIES_MAX);
     }

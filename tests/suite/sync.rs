@@ -304,3 +304,32 @@ fn f182_a_token_is_refused_also_while_a_large_layer_is_on_its_way() {
     });
     assert!(pull(&device, &owner, "app", "v2").is_err(), "it came while the token was good");
 }
+
+/// Symptom: a repository that was withdrawn was served, and was in the way of all others, until a
+/// layer of it was whole that was on its way.
+#[test]
+fn f117_a_withdrawn_repository_goes_in_the_middle_of_a_transfer() {
+    let (root, login, _gateway) = root_behind(200_000);
+    let actions = ["content/read", "content/write"];
+    let owner = root.token("owner-token", &["app", "other"].map(|name| (name, &actions[..])));
+    let granted = ["--mode", "ReadOnly", "--repository", "app", "other"];
+    let connection = root.connect("dock01", &granted);
+    root.link("dock01", &owner.0);
+    let device = Node::start_device(&connection);
+    let push = |name: &str, tag: &str, image: Image| {
+        assert_eq!(image.push(&root.login, (&owner.0, &owner.1), name, tag).status, 201);
+    };
+    push("app", "v1", Image::new(1, &[2000]));
+    eventually(SOON, "the small image", || pull(&device, &owner, "app", "v1").ok());
+    push("app", "v2", Image::new(2, &[20_000_000]));
+    let before = login.down();
+    eventually(SOON, "it is on its way", || (login.down() > before + 300_000).then_some(()));
+    push("other", "v1", Image::new(3, &[2000]));
+    let withdraw = ["connected-registry", "permissions", "update", "--name", "dock01"];
+    root.json(&[&withdraw[..], &["--remove", "app"]].concat());
+    eventually(SOON, "it is gone, and the other is here", || {
+        let gone = pull(&device, &owner, "app", "v1").err()?;
+        (gone.status == 404 && pull(&device, &owner, "other", "v1").is_ok()).then_some(())
+    });
+    assert!(login.down() < before + 15_000_000, "the transfer has ended");
+}

@@ -181,8 +181,12 @@ mod tests {
                 let pushed = store.put_manifest(&app, put(number, kind, &text, &[])).await;
                 assert_eq!(pushed, Ok(PutOutcome::Stored), "{number}");
             }
-            store.link_named_blob(&app, &Lease::unseen(&digest(203)), 4).await.unwrap();
-            let unnamed = store.link_named_blob(&app, &Lease::unseen(&digest(99)), 4).await;
+            let link = async |blob: u8, named: u8| {
+                let (lease, named) = (Lease::unseen(&digest(blob)), digest(named));
+                store.link_named_blob(&app, &lease, 4, &named).await
+            };
+            assert_eq!([link(203, 203).await, link(98, 3).await], [Ok(()), Ok(())]);
+            let unnamed = link(99, 99).await;
             assert!(matches!(unnamed, Err(StoreError::Conflict(_))), "{unnamed:?}");
             let lacks = |number| store.lacks(&app, &digest(number)).unwrap();
             assert_eq!([1, 2, 3, 4, 5].map(lacks), [true, true, false, true, false]);

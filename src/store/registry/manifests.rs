@@ -255,8 +255,9 @@ impl Store {
         self.put(repository, put, None).await
     }
 
-    /// The same for a manifest of the parent: `Conflict` when it was deleted since it was asked
-    /// for, here or by the parent's word, or is not wanted any more.
+    /// The same for a manifest of the parent: `NotFound` when it was deleted since it was asked
+    /// for, here or by the parent's word, or may have been; `Conflict` when it is not wanted any
+    /// more.
     pub async fn put_fetched(
         &self,
         repository: &RepositoryName,
@@ -307,8 +308,7 @@ impl Asked {
         let key = manifest_key(repository, digest);
         // What is here was not deleted, or came again.
         if !txn.has(&key)? && shared.removals.has_deleted_since(self.since, &key) {
-            let text = format!("manifest {digest} was deleted since it was asked for");
-            return Err(StoreError::Conflict(text));
+            return Err(StoreError::NotFound);
         }
         if self.wanted != Wanted::Needed {
             outbox::refuse_deleted(txn, repository, digest)?;

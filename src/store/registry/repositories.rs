@@ -52,18 +52,19 @@ impl Store {
         lease: &Lease,
         size: u64,
     ) -> Result<(), StoreError> {
-        self.link(repository, lease, size, false).await
+        self.link(repository, lease, size, None).await
     }
 
-    /// The same for a blob that came from the parent without being needed: `Conflict` when no
-    /// manifest of the repository names it any more.
+    /// The same for what came from the parent without being needed: `Conflict` when no manifest of
+    /// the repository names `named` any more, the blob or what needs it.
     pub async fn link_named_blob(
         &self,
         repository: &RepositoryName,
         lease: &Lease,
         size: u64,
+        named: &Digest,
     ) -> Result<(), StoreError> {
-        self.link(repository, lease, size, true).await
+        self.link(repository, lease, size, Some(needed_key(repository, named))).await
     }
 
     async fn link(
@@ -71,7 +72,7 @@ impl Store {
         repository: &RepositoryName,
         lease: &Lease,
         size: u64,
-        if_named: bool,
+        needed: Option<Vec<u8>>,
     ) -> Result<(), StoreError> {
         let (shared, digest) = (self.shared(), lease.digest());
         if !shared.named.contains(digest) {
@@ -79,11 +80,12 @@ impl Store {
             spawn::blocking(move || make_named(&shared, &digest)).await?;
         }
         let (now, quota) = (self.sys().clock.wall_or_floor(), self.quota(repository));
-        let (needed, key) = (needed_key(repository, digest), blob_key(repository, digest));
-        let repository = repository.clone();
+        let (repository, key) = (repository.clone(), blob_key(repository, digest));
         self.commit(move |txn| {
-            if if_named && !txn.has(&needed)? {
-                let text = format!("nothing in {repository} names this blob any more");
+            if let Some(needed) = &needed
+                && !txn.has(needed)?
+            {
+                let text = format!("nothing in {repository} names it any more");
                 return Err(StoreError::Conflict(text));
             }
             let (link, old) = (BlobLink { size }, txn.get::<BlobLink>(&key)?);
