@@ -10,7 +10,6 @@ use super::refusal::is_unreachable;
 use super::window::LOOK_INTERVAL;
 use super::worker::Worker;
 use crate::gateway::UpstreamError;
-use crate::gateway::feed::Scope;
 use crate::sys::clock::within;
 use crate::types::connected_registry::DetailCode;
 use crate::types::message::NodeConfig;
@@ -25,14 +24,6 @@ const AGAIN_MAX: Duration = Duration::from_secs(300);
 
 /// How often the parent is asked for the desired state while no poll can tell that it changed.
 const HEAR: Duration = Duration::from_secs(5);
-
-/// Why catching up ends before all is done.
-pub(super) enum Break {
-    /// It failed.
-    Failed(SyncError),
-    /// Other repositories are granted by now, and a full comparison is due.
-    Granted,
-}
 
 /// When the desired states of nodes below are asked for again that could not be had.
 #[derive(Default)]
@@ -74,29 +65,17 @@ impl Worker {
     }
 
     /// Asks for the desired state now and then until `done` is closed, and is not left in the
-    /// middle of it. `Failed` says that the parent has nothing more for this node: whether the link
+    /// middle of it. An error says that the parent has nothing more for this node: whether the link
     /// is broken shows where content comes.
-    pub(super) async fn hear_until(&self, done: Receiver<Infallible>) -> Result<(), Break> {
-        let granted = self.granted()?;
+    pub(super) async fn hear_until(&self, done: Receiver<Infallible>) -> Result<(), SyncError> {
         while within(HEAR, done.recv()).await.is_err() {
             match self.refresh_config().await {
-                Err(error) if error.ends_session() && !is_unreachable(&error) => {
-                    return Err(Break::Failed(error));
-                }
+                Err(error) if error.ends_session() && !is_unreachable(&error) => return Err(error),
                 Err(error) => log::debug!("the configuration cannot be asked for: {error}"),
                 Ok(()) => {}
             }
-            // The first desired state comes with the first comparison.
-            if granted.is_some() && self.granted()? != granted {
-                return Err(Break::Granted);
-            }
         }
         Ok(())
-    }
-
-    fn granted(&self) -> Result<Option<String>, Break> {
-        let config = self.store.self_config().map_err(|error| Break::Failed(error.into()))?;
-        Ok(config.map(|config| Scope::of_config(&config).fingerprint()))
     }
 
     /// Fetches the desired states that changed: this node's and those of its descendants. What one

@@ -10,6 +10,7 @@ use super::error::SyncError;
 use super::lacking::Lacking;
 use super::strikes::Strikes;
 use crate::gateway::distribution::FetchedManifest;
+use crate::gateway::feed::Scope;
 use crate::gateway::{Upstream, UpstreamError};
 use crate::http::ClientResponse;
 use crate::store::content::leases::Lease;
@@ -27,6 +28,10 @@ use crate::types::{Cursor, Digest, Manifest, Mode, RepositoryName, Tag};
 
 /// Blobs fetched at once.
 const PARALLEL_BLOBS: usize = 4;
+
+/// How often a transfer looks whether its repository is still granted: a withdrawal does not wait
+/// for its end.
+const GRANT_LOOK: Duration = Duration::from_secs(2);
 
 /// How long to wait for another fetch of the same blob before looking again.
 const SAME_BLOB_WAIT: Duration = Duration::from_millis(200);
@@ -525,7 +530,7 @@ impl Fetcher {
         self.store.expect_space(size.saturating_sub(offset)).await?;
         let skip = bytes_to_skip(&response, offset)?;
         let is_framed = is_framed(&response);
-        self.copy(response, skip, size, upload).await?;
+        self.copy(repository, response, skip, size, upload).await?;
         if upload.offset() < size {
             // It ended by its own measure, or just with the connection.
             return Err(match is_framed {
@@ -536,9 +541,19 @@ impl Fetcher {
         Ok(())
     }
 
-    /// Until the answer ends, or all is here.
+    fn expect_grant(&self, repository: &RepositoryName) -> Result<(), SyncError> {
+        let config = self.store.self_config()?;
+        if config.is_none_or(|config| Scope::of_config(&config).covers(repository)) {
+            return Ok(());
+        }
+        Err(UpstreamError::Forbidden(format!("{repository} is not granted any more")).into())
+    }
+
+    /// Until the answer ends, or all is here. `Forbidden` when the repository is not granted any
+    /// more.
     async fn copy(
         &self,
+        repository: &RepositoryName,
         mut response: ClientResponse,
         mut skip: u64,
         size: u64,
@@ -546,7 +561,13 @@ impl Fetcher {
     ) -> Result<(), SyncError> {
         let fetched = &self.store.sys().metrics.sync_bytes_fetched;
         let mut buffer = vec![0; BUFFER_BYTES];
+        let clock = &self.store.sys().clock;
+        let mut looked = clock.monotonic();
         while upload.offset() < size {
+            if clock.monotonic().saturating_sub(looked) >= GRANT_LOOK {
+                looked = clock.monotonic();
+                self.expect_grant(repository)?;
+            }
             let read = match within(PROGRESS_DEADLINE, response.body.read(&mut buffer)).await {
                 Ok(Ok(read)) => read,
                 Ok(Err(error)) => return Err(unreachable(error.to_string())),

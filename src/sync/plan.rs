@@ -125,11 +125,13 @@ pub enum Moved {
 }
 
 /// Who has moved a tag that names `there` at the parent. `deleted`: manifests of the repository
-/// whose removal the parent has not confirmed. `lost`: the parent may have lost what it had.
+/// whose removal the parent has not confirmed. `goes`: that of `there` is on its way to the parent.
+/// `lost`: the parent may have lost what it had.
 pub fn moved(
     entry: &OutboxEntry,
     there: Option<&Digest>,
     deleted: &BTreeSet<Digest>,
+    goes: bool,
     lost: bool,
 ) -> Moved {
     let OutboxChange::Tag { base, digest, .. } = &entry.change else {
@@ -139,7 +141,6 @@ pub fn moved(
     let unheard = entry.unheard.iter().any(|state| state.as_ref() == there);
     // With a manifest its tags go: the parent may have done that already.
     let went = there.is_none() && (lost || base.is_some_and(|base| deleted.contains(base)));
-    let goes = there.is_some_and(|there| deleted.contains(there));
     match there {
         there if there == digest => Moved::AsWanted,
         // It was moved, and back, between the two questions.
@@ -247,7 +248,8 @@ mod tests {
             }
         };
         // From 1 to 2; 3 was attempted before; 0 is no tag. The manifest that the parent may yet
-        // have, or have no more; whether it may have lost something; what the tag names there.
+        // have, or have no more; whether it may have lost something; what the tag names there. What
+        // is deleted is on its way there, unless the parent has refused that: see below.
         for (base, wanted, unheard, deleted, lost, there, expected) in [
             (1, 2, &[][..], &[][..], false, 2, Moved::AsWanted),
             (1, 2, &[], &[], false, 1, Moved::ByUs),
@@ -270,14 +272,20 @@ mod tests {
             (1, 2, &[], &[], true, 3, Moved::ByOthers),
         ] {
             let entry = change(base, wanted, unheard);
-            let deleted = deleted.iter().map(|number| digest(*number)).collect();
+            let deleted: BTreeSet<_> = deleted.iter().map(|number| digest(*number)).collect();
             let at_parent = (there > 0).then(|| digest(there));
-            let found = moved(&entry, at_parent.as_ref(), &deleted, lost);
+            let goes = at_parent.as_ref().is_some_and(|there| deleted.contains(there));
+            let found = moved(&entry, at_parent.as_ref(), &deleted, goes, lost);
             assert_eq!(found, expected, "{entry} {unheard:?} {deleted:?} {lost} {there}");
         }
+        // A removal that the parent has refused takes nothing along.
+        let refused =
+            moved(&change(1, 2, &[]), Some(&digest(3)), &[digest(3)].into(), false, false);
+        assert_eq!(refused, Moved::ByOthers);
         let added = OutboxChange::ManifestAdded { digest: digest(1) };
         let entry = OutboxEntry { change: added, ..change(1, 2, &[]) };
-        assert_eq!(moved(&entry, Some(&digest(1)), &BTreeSet::new(), false), Moved::ByOthers);
+        let found = moved(&entry, Some(&digest(1)), &BTreeSet::new(), false, false);
+        assert_eq!(found, Moved::ByOthers);
     }
 
     #[test]

@@ -667,10 +667,14 @@ impl Pusher {
         there: Option<&Digest>,
     ) -> Result<Moved, StoreError> {
         let deleted = self.store.outbox_deletions(&entry.repository).await?;
+        let goes = match there {
+            Some(there) => self.store.outbox_deletes(&entry.repository, there)?,
+            None => false,
+        };
         let lost = self.store.is_offered(&entry.repository)?;
         // Read after that: an offer ends once the change says that the parent may lack the tag.
         let now = self.store.outbox_entry(number)?;
-        Ok(moved(now.as_ref().unwrap_or(entry), there, &deleted, lost))
+        Ok(moved(now.as_ref().unwrap_or(entry), there, &deleted, goes, lost))
     }
 
     /// The parent moved the tag meanwhile. Its content is fetched, so that the name can go to it,

@@ -8,7 +8,6 @@ use std::time::Duration;
 use smol::lock::Mutex;
 
 use super::debts::Item;
-use super::desired::Break;
 use super::error::SyncError;
 use super::fetch::Fetcher;
 use super::offers::Offer;
@@ -176,25 +175,17 @@ impl Worker {
     }
 
     /// Catches up. Returns the position to poll from. However long the content takes that is
-    /// fetched, what the parent grants and takes away counts meanwhile: when this node's own grants
-    /// change, what is on its way stays where it is, and is gone on with if it is still granted.
+    /// fetched, what the parent grants and takes away counts meanwhile.
     async fn up_to_date(&self) -> Result<Cursor, SyncError> {
-        loop {
-            let (done, is_done) = smol::channel::bounded(1);
-            let caught_up = async move {
-                let position = self.catch_up().await.map_err(Break::Failed);
-                drop(done);
-                position
-            };
-            match smol::future::try_zip(caught_up, self.hear_until(is_done)).await {
-                Ok((position, ())) => {
-                    self.finished().await?;
-                    return Ok(position);
-                }
-                Err(Break::Granted) => log::info!("other repositories are granted: begun anew"),
-                Err(Break::Failed(error)) => return Err(error),
-            }
-        }
+        let (done, is_done) = smol::channel::bounded(1);
+        let caught_up = async move {
+            let position = self.catch_up().await;
+            drop(done);
+            position
+        };
+        let (position, ()) = smol::future::try_zip(caught_up, self.hear_until(is_done)).await?;
+        self.finished().await?;
+        Ok(position)
     }
 
     async fn poll(&self, position: Cursor, wait: Duration) -> Result<Received, UpstreamError> {

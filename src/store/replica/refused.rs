@@ -5,17 +5,21 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::store::rows::derived::{About, Count, waiting_about, waiting_number};
 use crate::store::rows::outbox::{OutboxChange, OutboxEntry, entry_key, number_of};
 use crate::store::rows::refused::refused_key;
 pub use crate::store::rows::refused::{RefusalState, RefusedChange};
 use crate::store::rows::{Kind, prefix};
-use crate::store::{Store, StoreError};
+use crate::store::{Store, StoreError, Txn};
 use crate::sys::spawn;
 use crate::types::limits::PAGE_MAX;
 use crate::types::{Digest, Reason, RepositoryName, Tag};
 
 /// Refusals read at once, and renewed in one record.
 const PAGE: usize = 256;
+
+/// Removals of one manifest that are looked at. Over it: the rest counts as refused.
+const REMOVALS_MAX: usize = 64;
 
 /// The refusals that stand.
 #[derive(Default)]
@@ -187,6 +191,22 @@ impl Store {
     /// Whether the parent has refused this change, and not taken it since.
     pub fn outbox_was_refused(&self, number: u64) -> Result<bool, StoreError> {
         Ok(self.get::<RefusedChange>(&refused_key(number))?.is_some())
+    }
+
+    /// Whether the removal of a manifest is on its way to the parent, which has not refused it.
+    pub fn outbox_deletes(
+        &self,
+        repository: &RepositoryName,
+        digest: &Digest,
+    ) -> Result<bool, StoreError> {
+        let start = waiting_about(repository, About::Deleted(digest));
+        let waiting = self.look_up(|index| Txn::new(index).page::<Count>(&start, REMOVALS_MAX))?;
+        for (key, _) in waiting {
+            if !self.outbox_was_refused(waiting_number(&key)?)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Notes that the parent refuses a change.
