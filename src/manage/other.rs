@@ -35,7 +35,7 @@ pub(super) fn tell(others: Others) -> (Vec<OtherChanged>, Vec<Warning>) {
             let (scope_map, connected_registry, actions) = (map, registry, added.clone());
             warnings.push(Warning::GrantedAbove { scope_map, connected_registry, actions });
         } else {
-            // What is added beside that is the rest of a wildcard.
+            // What a scope map below gains while it loses something is the rest of a wildcard.
             let (scope_map, connected_registry) = (map, registry);
             let (actions, kept) = (removed.clone(), added.clone());
             warnings.push(Warning::LostBelow { scope_map, connected_registry, actions, kept });

@@ -389,7 +389,7 @@ impl Seeker {
         let mut lacking: Vec<_> = lacking.into_iter().collect();
         let first = usize::try_from(from).unwrap_or(0).checked_rem(lacking.len());
         lacking.rotate_left(first.unwrap_or(0));
-        // The parent is yet to hear of those.
+        // The parent is yet to hear of the deletions that were made here.
         let deleted_here = store.outbox_deletions(repository).await?;
         let (mut left_out, mut came, mut spent) = (LeftOut::default(), false, Duration::ZERO);
         for (digest, named) in lacking {

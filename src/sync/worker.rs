@@ -649,7 +649,7 @@ impl Worker {
             }
             Message::ManifestDeleted { repository, digest } if scope.covers(repository) => {
                 self.state.paid(repository, &Item::Manifest(digest.clone()));
-                // It may be brought again from here on, beside this.
+                // What images lack is fetched beside this: the manifest may come again meanwhile.
                 let watch = self.store.watch_manifest(repository, digest);
                 match self.asks(mode, id)? {
                     true => self.delete_if_gone(repository, digest).await?,

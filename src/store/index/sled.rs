@@ -43,7 +43,7 @@ const BYTES_IN_MEMORY: u64 = 8 * 1024 * 1024;
 const ROW_WEIGHT_MIN: usize = 176;
 /// What is read with one row: a page, which has eight rows at least unless rows were removed.
 const PAGE_WEIGHT_MIN: usize = 8 * ROW_WEIGHT_MIN;
-/// Changes that sled is given at a time, bytes: 512 short rows.
+/// Changes that sled is given at a time, bytes: some 700 short rows.
 const BATCH_WEIGHT: usize = 128 * 1024;
 /// How long sled may take to close.
 const CLOSE_MAX: Duration = Duration::from_secs(5);
