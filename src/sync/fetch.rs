@@ -390,6 +390,17 @@ impl Fetcher {
         self.complete(repository, closure, tag).await
     }
 
+    /// The same for what a tag is about to name, whatever became of it here.
+    pub(super) async fn obtain_needed(
+        &self,
+        repository: &RepositoryName,
+        digest: &Digest,
+    ) -> Result<(), SyncError> {
+        let mut closure = self.resolve(repository, digest).await?;
+        closure.wanted = Wanted::Needed;
+        self.complete(repository, closure, None).await.map(|_| ())
+    }
+
     /// A few at a time, while something names `named`. The tasks end with this call, also when it
     /// is dropped at a window's end.
     async fn blobs(

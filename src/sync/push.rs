@@ -691,8 +691,8 @@ impl Pusher {
             SyncError::Content(format!("a conflict over tag {tag} cannot be settled: {error}"))
         };
         if let Some(theirs) = &parents {
-            match self.fetcher.obtain(repository, theirs, None).await {
-                Ok(_) => {}
+            match self.fetcher.obtain_needed(repository, theirs).await {
+                Ok(()) => {}
                 Err(error) if error.is_of_item() => return Err(open(error.to_string())),
                 Err(error) => return Err(error),
             }

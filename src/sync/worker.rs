@@ -282,6 +282,8 @@ impl Worker {
         self.state.begin_listing();
         self.state.set(|now| now.syncing = true);
         self.state.publish(&self.store)?;
+        // Whether it is granted by now or not: what is left of it is not whole.
+        self.purge(&self.store.half_removed().await?).await?;
         let at_parent = self.granted_at_parent(&scope).await?;
         let here = self.repositories_here().await?;
         let plan = plan::repositories(&scope, config.node.mode, at_parent, &here);
@@ -498,7 +500,10 @@ impl Worker {
         (tag, digest): &Wanted,
         error: SyncError,
     ) -> Result<Option<Item>, SyncError> {
-        if !error.sets_aside() {
+        // Nothing of a repository that was withdrawn is tried, or owed, one by one.
+        let is_withdrawn =
+            error.is_about_rights() && !Scope::of_config(&self.config()?).covers(repository);
+        if is_withdrawn || !error.sets_aside() {
             return Err(error);
         }
         let item = match tag {

@@ -7,10 +7,10 @@ use crate::store::replica::unsent::is_unsent;
 use crate::store::rows::derived::{Count, needed_key};
 use crate::store::rows::link::{BlobLink, blob_key, split_key};
 use crate::store::rows::manifest::ManifestRow;
-use crate::store::rows::referrer::referrer_key;
+use crate::store::rows::node::{Fact, removing_key};
 use crate::store::rows::repository::{RepositoryRow, repository_key};
 use crate::store::rows::tag::conflicts_of;
-use crate::store::rows::{self, Kind, key, name_at, prefix};
+use crate::store::rows::{Kind, key, name_at, prefix};
 use crate::store::{Store, StoreError, Txn};
 use crate::sys::spawn;
 use crate::types::{Digest, RepositoryName, UnixSeconds};
@@ -228,9 +228,9 @@ impl Store {
     }
 
     /// Removes a repository with its tags, manifests and links, a bounded number in each record:
-    /// what a stop leaves is removed by the next call, and is known not to be whole. The parent
-    /// does not hear of it. `NotFound` when there is none, `Conflict` when it has something that
-    /// the parent does not have.
+    /// what a stop leaves is removed by the next call, and is told by [`Store::half_removed`]. The
+    /// parent does not hear of it. `NotFound` when there is none, `Conflict` when it has something
+    /// that the parent does not have.
     pub async fn delete_repository(&self, repository: &RepositoryName) -> Result<(), StoreError> {
         let own = repository_key(repository);
         if self.get::<RepositoryRow>(&own)?.is_none() {
@@ -238,9 +238,11 @@ impl Store {
         }
         self.look_up(|index| refuse_unsent(&Txn::new(index), repository))?;
         self.mark_synced(repository, false).await?;
-        // Names before what they name. A manifest goes with its rows as a referrer: what is left
-        // when this is not carried through, and the repository is granted again, is whole.
-        let kinds = [Kind::Tag, Kind::Manifest, Kind::Referrer, Kind::Untagged, Kind::Blob];
+        let half = removing_key(repository);
+        let mark = half.clone();
+        self.commit(move |txn| txn.put_changed(mark, &Fact::Mark)).await?;
+        // Names before what they name.
+        let kinds = [Kind::Tag, Kind::Referrer, Kind::Untagged, Kind::Manifest, Kind::Blob];
         let starts = kinds.map(|kind| prefix(kind, &[repository.as_str().as_bytes()]));
         for start in starts.into_iter().chain([conflicts_of(repository)]) {
             loop {
@@ -252,13 +254,7 @@ impl Store {
                 self.commit(move |txn| {
                     // A push that was let in before may have come to its end since.
                     refuse_unsent(txn, &repository)?;
-                    for (key, row) in page {
-                        if key.first() == Some(&(Kind::Manifest as u8)) {
-                            forget_referrer(txn, &repository, &key, &row)?;
-                        }
-                        txn.delete(key)?;
-                    }
-                    Ok(())
+                    page.into_iter().try_for_each(|(key, _)| txn.delete(key))
                 })
                 .await?;
             }
@@ -266,25 +262,10 @@ impl Store {
         let repository = repository.clone();
         self.commit(move |txn| {
             refuse_unsent(txn, &repository)?;
+            txn.delete(half)?;
             txn.delete(own)
         })
         .await
-    }
-}
-
-/// Removes the row of a manifest as a referrer; one that cannot be read has none that is found.
-fn forget_referrer(
-    txn: &mut Txn<'_>,
-    repository: &RepositoryName,
-    key: &[u8],
-    row: &[u8],
-) -> Result<(), StoreError> {
-    let subject = rows::decode::<ManifestRow>(row).ok().and_then(|row| row.subject);
-    match (subject, split_key(key)) {
-        (Some(subject), Some((_, digest))) => {
-            txn.delete(referrer_key(repository, &subject, &digest))
-        }
-        _ => Ok(()),
     }
 }
 
@@ -341,7 +322,6 @@ mod tests {
     use super::*;
     use crate::store::index::Change;
     use crate::store::replica::node::testing::connected;
-    use crate::store::rows::manifest::manifest_key;
     use crate::store::rows::node::synced_key;
 
     #[test]
@@ -447,27 +427,25 @@ mod tests {
     /// Cause: it was stopped between two records of a removal, and granted the repository again:
     /// the manifests were there, and their rows as referrers were not.
     #[test]
-    fn f206_a_removal_that_is_not_carried_through_leaves_no_manifest_without_its_subject() {
+    fn f206_a_removal_that_is_not_carried_through_is_told_until_it_is() {
         smol::block_on(async {
-            let (store, app) = (store(), "app".parse().unwrap());
-            push(&store, "app", 1, &["v1"]).await;
-            let text = format!(
-                r#"{{"schemaVersion":2,"config":{{"mediaType":"a/b","digest":"{}","size":20}},
-                    "layers":[],"subject":{{"mediaType":"a/b","digest":"{}","size":5}}}}"#,
-                digest(100),
-                digest(1)
-            );
-            let signature = put(9, crate::types::media::OCI_MANIFEST, &text, &[]);
-            store.put_manifest(&app, signature).await.unwrap();
+            let (store, app): (_, RepositoryName) = (store(), "app".parse().unwrap());
+            push(&store, "app", 2, &["v1"]).await;
             let before = store.head();
             store.delete_repository(&app).await.unwrap();
             let records = store.records_after(before, usize::MAX).await.unwrap().records;
-            let record_of = |gone: &[u8]| {
-                let has = |changes: &[Change]| changes.iter().any(|(key, _)| key == gone);
-                records.iter().position(|(_, changes)| has(changes)).unwrap()
+            let mark = |(_, changes): &(u64, Vec<Change>)| {
+                let found = changes.iter().find(|(key, _)| *key == removing_key(&app));
+                found.map(|(_, row)| row.is_some())
             };
-            let referrer = record_of(&referrer_key(&app, &digest(1), &digest(9)));
-            assert_eq!(referrer, record_of(&manifest_key(&app, &digest(9))));
+            let marks: Vec<bool> = records.iter().filter_map(mark).collect();
+            assert_eq!(marks, [true, false]);
+            assert_eq!(records.last().and_then(mark), Some(false), "all else is gone then");
+            assert!(store.half_removed().await.unwrap().is_empty());
+            let key = removing_key(&app);
+            store.commit(move |txn| txn.put(key, &Fact::Mark)).await.unwrap();
+            let half: Vec<_> = store.half_removed().await.unwrap().into_iter().collect();
+            assert_eq!(half, std::slice::from_ref(&app));
         });
     }
 }

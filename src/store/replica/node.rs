@@ -9,7 +9,8 @@ use crate::store::rows::connected_registry::{activation_key, connected_registry_
 use crate::store::rows::derived::{Count, synced_count_key};
 use crate::store::rows::node::{
     Fact, compared_key, debts_key, descendant_key, epoch_key, last_look_key, last_sync_key,
-    looked_with_key, offered_key, reconcile_key, self_config_key, synced, synced_key, version_key,
+    looked_with_key, offered_key, reconcile_key, removing, self_config_key, synced, synced_key,
+    version_key,
 };
 use crate::store::rows::{Kind, Stored, key, name_at, prefix};
 use crate::store::{Store, StoreError, Txn};
@@ -242,7 +243,18 @@ impl Store {
 
     /// Repositories whose content was complete at least once.
     pub async fn synced_repositories(&self) -> Result<BTreeSet<RepositoryName>, StoreError> {
-        let start = synced();
+        self.repositories_with(synced()).await
+    }
+
+    /// Repositories whose removal has begun and was not carried through.
+    pub async fn half_removed(&self) -> Result<BTreeSet<RepositoryName>, StoreError> {
+        self.repositories_with(removing()).await
+    }
+
+    async fn repositories_with(
+        &self,
+        start: Vec<u8>,
+    ) -> Result<BTreeSet<RepositoryName>, StoreError> {
         let rows = self.pages::<Fact>(start.clone()).all().await?;
         let name = |key: &[u8]| std::str::from_utf8(key.get(start.len()..)?).ok()?.parse().ok();
         Ok(rows.iter().filter_map(|(key, _)| name(key)).collect())

@@ -235,6 +235,18 @@ pub(in crate::store) fn synced() -> Vec<u8> {
     prefix(Kind::Node, &[b"synced"])
 }
 
+/// Where the keys start of the repositories whose removal has begun; the name follows.
+pub(in crate::store) fn removing() -> Vec<u8> {
+    prefix(Kind::Node, &[b"removing"])
+}
+
+/// The key of the removal of one.
+pub(in crate::store) fn removing_key(repository: &RepositoryName) -> Vec<u8> {
+    let mut key = removing();
+    key.extend_from_slice(repository.as_str().as_bytes());
+    key
+}
+
 pub(in crate::store) fn synced_key(repository: &RepositoryName) -> Vec<u8> {
     key(Kind::Node, &[b"synced", repository.as_str().as_bytes()])
 }
