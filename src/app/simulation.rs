@@ -9,6 +9,7 @@
 //! A seed replays: `SKERRY_SEED=7 cargo test --lib simulation`.
 
 mod between;
+mod compared;
 mod parent;
 mod proxy;
 mod renewal;

@@ -8,6 +8,7 @@ use super::error::SyncError;
 use super::plan::Desired;
 use super::worker::Worker;
 use crate::store::registry::removal::Watch;
+use crate::store::replica::gone::Told;
 use crate::store::replica::outbox::Origin;
 use crate::store::{Precondition, Store, StoreError};
 use crate::sys::spawn;
@@ -34,16 +35,21 @@ impl Here {
 
 impl Worker {
     /// Deletes manifests that no tag, index or referrer needs any more and that the parent has
-    /// deleted. Those that it still has stay: someone may have pinned them by digest.
+    /// deleted, and those that it has told of whatever needs them. Those that it still has stay:
+    /// someone may have pinned them by digest.
     pub(super) async fn drop_deleted(
         &self,
         repository: &RepositoryName,
         desired: &Desired,
         here: &Here,
+        told: &Told,
     ) -> Result<(), SyncError> {
         let mut needed: BTreeSet<&Digest> = desired.referrers.iter().collect();
         needed.extend(desired.tags.values());
-        needed.extend(&here.named);
+        if !told.has_missed {
+            let is_told = |named: &&Digest| told.gone.has_manifest(repository, named);
+            needed.extend(here.named.iter().filter(|named| !is_told(named)));
+        }
         for digest in here.manifests.iter().filter(|digest| !needed.contains(digest)) {
             self.delete_if_gone(repository, digest).await?;
         }

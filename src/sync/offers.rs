@@ -10,7 +10,7 @@ use super::window::LOOK_INTERVAL;
 use super::worker::Worker;
 use crate::gateway::UpstreamError;
 use crate::gateway::feed::Scope;
-use crate::store::replica::gone::Gone;
+use crate::store::replica::gone::{Gone, Told};
 use crate::store::replica::offers::Withheld;
 use crate::types::{Cursor, Digest, Mode, RepositoryName, Tag};
 
@@ -81,6 +81,21 @@ impl Worker {
         }
         self.store.note_gone(gone);
         Ok(())
+    }
+
+    /// Hears what the parent has told of that it deleted, up to where a full comparison begins:
+    /// that takes the place of those messages.
+    pub(super) async fn hear_told(&self, head: Cursor) -> Result<Told, SyncError> {
+        let mut told = Told::default();
+        let Some(from) = self.store.feed_position()? else { return Ok(told) };
+        let waiting = self.store.inbox(usize::MAX)?;
+        waiting.into_iter().for_each(|(_, message)| told.gone.hear(message));
+        let is_heard =
+            from.epoch == head.epoch && self.hear_gone(&mut told.gone, from, head).await?;
+        // What was held back when this node stopped is in no message any more.
+        let is_held_back = self.store.debts_noted()? && self.state.debts().is_empty();
+        told.has_missed = !is_heard || is_held_back || told.gone.is_full();
+        Ok(told)
     }
 
     /// Hears what the parent has deleted from one position to another; `false`: it does not have

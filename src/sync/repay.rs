@@ -5,6 +5,7 @@ use super::error::SyncError;
 use super::worker::Worker;
 use crate::gateway::UpstreamError;
 use crate::gateway::feed::Scope;
+use crate::store::replica::gone::Told;
 use crate::types::{Digest, Reference, RepositoryName, Tag};
 
 /// Items that are retried before new messages get their turn.
@@ -128,7 +129,7 @@ impl Worker {
             match &item {
                 Item::Listing => {
                     self.state.begin_listing();
-                    let done = self.reconcile_repository(&repository).await;
+                    let done = self.reconcile_repository(&repository, &Told::default()).await;
                     self.note_listed().await?;
                     match done {
                         Err(error) if error.is_of_item() => {

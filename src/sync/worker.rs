@@ -18,6 +18,7 @@ use crate::gateway::feed::Scope;
 use crate::gateway::wire::Received;
 use crate::gateway::{Upstream, UpstreamError};
 use crate::store::Store;
+use crate::store::replica::gone::Told;
 use crate::store::replica::inbox::InboxId;
 use crate::sys::spawn::yield_now;
 use crate::types::limits::PAGE_MAX;
@@ -276,6 +277,7 @@ impl Worker {
         if self.store.lacks_a_life()? {
             self.note_gone(position).await?;
         }
+        let told = self.hear_told(position).await?;
         let config = self.config()?;
         let scope = Scope::of_config(&config);
         log::info!("full reconcile started");
@@ -293,7 +295,7 @@ impl Worker {
             self.store.mark_synced(repository, false).await?;
         }
         for repository in &plan.reconcile {
-            match self.reconcile_repository(repository).await {
+            match self.reconcile_repository(repository, &told).await {
                 Err(error) if error.is_of_item() => {
                     self.settle(repository, Item::Listing, None, Err(error)).await?;
                 }
@@ -385,6 +387,7 @@ impl Worker {
     pub(super) async fn reconcile_repository(
         &self,
         repository: &RepositoryName,
+        told: &Told,
     ) -> Result<(), SyncError> {
         self.state.debts().begin_compare(repository);
         let before = self.store.outbox_last()?;
@@ -439,7 +442,7 @@ impl Worker {
         let mut failed = self.fill(repository, &pending).await?;
         let here = self.manifests_here(repository).await?;
         if offer == Offer::None && !desired.partial {
-            self.drop_deleted(repository, &desired, &here).await?;
+            self.drop_deleted(repository, &desired, &here, told).await?;
         }
         if desired.partial {
             return Err(SyncError::Content("the parent has not got all of it yet".to_owned()));

@@ -24,6 +24,16 @@ pub struct Gone {
     manifests: BTreeSet<(RepositoryName, Digest)>,
 }
 
+/// What the parent has told of that it deleted, in messages that a full comparison takes the place
+/// of.
+#[derive(Default)]
+pub struct Told {
+    /// What it deleted.
+    pub gone: Gone,
+    /// There may have been more.
+    pub has_missed: bool,
+}
+
 impl Gone {
     /// Takes a message of the parent into account, which comes after those before.
     pub fn hear(&mut self, message: Message) {
@@ -47,7 +57,13 @@ impl Gone {
         }
     }
 
-    fn is_full(&self) -> bool {
+    /// Whether this manifest is among what was deleted.
+    pub fn has_manifest(&self, repository: &RepositoryName, digest: &Digest) -> bool {
+        self.manifests.contains(&(repository.clone(), digest.clone()))
+    }
+
+    /// Whether something was deleted that is not remembered.
+    pub fn is_full(&self) -> bool {
         self.tags.len() >= GONE_MAX || self.manifests.len() >= GONE_MAX
     }
 }
