@@ -284,11 +284,11 @@ impl Worker {
         self.state.begin_listing();
         self.state.set(|now| now.syncing = true);
         self.state.publish(&self.store)?;
-        // Whether it is granted by now or not: what is left of it is not whole.
-        self.purge(&self.store.half_removed().await?).await?;
         let at_parent = self.granted_at_parent(&scope).await?;
         let here = self.repositories_here().await?;
-        let plan = plan::repositories(&scope, config.node.mode, at_parent, &here);
+        let mut plan = plan::repositories(&scope, config.node.mode, at_parent, &here);
+        // Whether it is granted by now or not: what is left of it is not whole.
+        plan.purge.extend(self.store.half_removed().await?);
         self.purge(&plan.purge).await?;
         let strangers = self.store.synced_repositories().await?;
         for repository in strangers.iter().filter(|repository| !scope.covers(repository)) {
