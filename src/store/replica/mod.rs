@@ -15,4 +15,5 @@ pub mod starts;
 pub mod unsent;
 pub mod unwritten;
 
+pub(super) mod along;
 pub(super) mod delivered;

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use super::along;
 use super::node::ask_for_reconcile;
 use super::outbox::{self, OutboxChange, OutboxEntry};
 use super::refused::{RefusalState, RefusedChange};
@@ -403,7 +404,7 @@ fn renewed(txn: &mut Txn<'_>, chain: &[OutboxEntry]) -> Result<Vec<OutboxChange>
                 return Ok(vec![change]);
             }
             // It is void, and the parent may have had it before it refused it.
-            outbox::tags_may_be_gone(txn, repository, digest)?;
+            along::tags_may_be_gone(txn, repository, digest)?;
             return Ok(Vec::new());
         }
         [] => return Ok(Vec::new()),
