@@ -129,7 +129,9 @@ impl Worker {
             match &item {
                 Item::Listing => {
                     self.state.begin_listing();
-                    let done = self.reconcile_repository(&repository, &Told::default()).await;
+                    // Which messages the comparison that failed took the place of is not known.
+                    let told = Told { has_missed: true, ..Told::default() };
+                    let done = self.reconcile_repository(&repository, &told).await;
                     self.note_listed().await?;
                     match done {
                         Err(error) if error.is_of_item() => {

@@ -2,7 +2,7 @@
 //! of conflicts to say; here both sides must agree in the end, by what the parent tells alone,
 //! without a full comparison.
 
-use super::scenarios::{FIRST, SECOND, THIRD, in_tree, named, names, push};
+use super::scenarios::{FIRST, SECOND, THIRD, app, in_tree, named, names, push, rest};
 use super::*;
 use crate::store::registry::conflicts::conflict_tag;
 
@@ -155,4 +155,39 @@ fn f130_a_conflict_over_a_conflict_tag_as_long_as_tags_may_be_ends() {
         kept = conflict_tag(&kept, &"dock01".parse().unwrap(), &second).unwrap();
         assert_eq!(named(root, kept.as_str()), Some(second));
     });
+}
+
+/// Symptom: a tag was gone at both sides, but for a conflict tag. Cause: a removal that was made
+/// here first took it along at the parent, which had moved it to what goes; the push behind it
+/// found nothing there, and nothing told that this was our doing.
+#[test]
+fn f130_f174_a_push_behind_a_removal_has_the_tag_that_the_removal_took_along() {
+    for is_delivered_first in [false, true] {
+        in_tree(async |tree, engine| {
+            let (root, device) = (&tree.world.root, &tree.world.device());
+            push(root, &["v1"], FIRST).await;
+            push(root, &["x"], SECOND).await;
+            engine.pull_once().await.unwrap();
+            push(root, &["v1"], SECOND).await;
+            let second = digest_of(&manifest(SECOND));
+            device.delete_manifest(&app(), &second, &Origin::Client).await.unwrap();
+            if is_delivered_first {
+                engine.push_once().await.unwrap();
+                assert_eq!(named(root, "v1"), None, "gone with its manifest");
+            }
+            push(device, &["v1"], THIRD).await;
+            engine.push_once().await.unwrap();
+            rest(tree, engine).await;
+            for store in [root, device] {
+                assert_eq!(named(store, "v1"), Some(digest_of(&manifest(THIRD))));
+                assert_eq!(store.tags(&app(), None, 9).unwrap().len(), 1, "no conflict tag");
+            }
+            // What is removed there once this node has heard stays so.
+            let v1 = names(&["v1"]).remove(0);
+            root.delete_tag(&app(), &v1, Precondition::None, &Origin::Client).await.unwrap();
+            push(device, &["v1"], FIRST).await;
+            rest(tree, engine).await;
+            assert_eq!((named(root, "v1"), named(device, "v1")), (None, None));
+        });
+    }
 }

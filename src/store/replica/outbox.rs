@@ -223,6 +223,11 @@ pub(in crate::store) fn is_of_this_start(
 fn is_taken(txn: &mut Txn<'_>, number: u64) -> Result<bool, StoreError> {
     let entry = txn.get::<OutboxEntry>(&entry_key(number))?;
     let was_refused = finish(txn, number)?;
+    if let Some(OutboxEntry { repository, change: OutboxChange::ManifestDeleted { .. }, .. }) =
+        &entry
+    {
+        along::note_removal(txn, repository)?;
+    }
     // An offer may have been made in vain: everything is compared once all have been made.
     if entry.as_ref().is_some_and(|entry| entry.offered.is_offer()) {
         txn.put_changed(offered_key(), &Fact::Mark)?;
@@ -416,7 +421,15 @@ fn append(
         Origin::Child(delivery) => (delivery.offered, delivery.instead_of.clone()),
         Origin::Client | Origin::Parent => (Offered::No, Vec::new()),
     };
-    let (repository, unheard) = (repository.clone(), Vec::new());
+    let unheard = match &change {
+        OutboxChange::Tag { base: Some(_), digest: Some(_), .. }
+            if along::is_removal_unheard(txn, repository)? =>
+        {
+            vec![None]
+        }
+        _ => vec![],
+    };
+    let repository = repository.clone();
     let entry = OutboxEntry { id, repository, change, unheard, offered, instead_of };
     let number = next_number(txn)?;
     txn.put(entry_key(number), &entry)?;

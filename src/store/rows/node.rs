@@ -261,6 +261,7 @@ pub(in crate::store) fn own_rows() -> Vec<Vec<u8>> {
     starts.extend([parent_start_key(), compared_key(), heard_key(), gone_from_key()]);
     starts.push(offered_key());
     starts.push(prefix(Kind::Node, &[b"started-at"]));
+    starts.push(prefix(Kind::Node, &[b"removal"]));
     starts.push(prefix(Kind::Node, &[b"withheld-tag"]));
     starts.push(prefix(Kind::Node, &[b"withheld-manifest"]));
     starts
@@ -286,6 +287,11 @@ pub(in crate::store) fn compared_key() -> Vec<u8> {
 
 pub(in crate::store) fn heard_key() -> Vec<u8> {
     key(Kind::Node, &[b"heard"])
+}
+
+/// Where the parent's feed was when it last took the removal of a manifest of a repository.
+pub(in crate::store) fn removal_key(repository: &RepositoryName) -> Vec<u8> {
+    key(Kind::Node, &[b"removal", repository.as_str().as_bytes()])
 }
 
 pub(in crate::store) fn listed_key() -> Vec<u8> {
