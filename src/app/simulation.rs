@@ -40,7 +40,7 @@ use crate::registry::{Registry, RegistryOptions};
 use crate::store::replica::outbox::Origin;
 use crate::store::tree::connected_registries::Settings;
 use crate::store::tree::creation::NewConnectedRegistry;
-use crate::store::{Precondition, PutManifest, PutOutcome, Store, StoreError};
+use crate::store::{Precondition, PutManifest, PutOutcome, Required, Store, StoreError};
 use crate::sync::{Engine, EngineOptions, SyncError};
 use crate::sys::memory_disk::MemoryDisk;
 use crate::sys::net::Listener;
@@ -406,7 +406,7 @@ async fn put(
         parsed: Manifest::parse(Some(media_type), &bytes).unwrap(),
         tags: tags.to_vec(),
         precondition: Precondition::None,
-        content_required: origin == Origin::Client,
+        required: if origin == Origin::Client { Required::All } else { Required::Nothing },
         origin,
     };
     store.put_manifest(app, put).await.unwrap()

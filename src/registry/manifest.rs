@@ -10,7 +10,7 @@ use crate::http::{Method, Reply, ReplyBody, Request};
 use crate::store::content::damage::FileCheck;
 use crate::store::replica::outbox::Origin;
 use crate::store::rows::manifest::manifest_key;
-use crate::store::{Precondition, PutManifest, PutOutcome, StoreError};
+use crate::store::{Precondition, PutManifest, PutOutcome, Required, StoreError};
 use crate::sys::spawn;
 use crate::types::cursor::SEQUENCE;
 use crate::types::digest::Algorithm;
@@ -196,7 +196,7 @@ impl Registry {
             parsed,
             tags,
             precondition,
-            content_required: true,
+            required: Required::All,
             origin,
         };
         let _turn = self.turn(is_large).await;

@@ -186,7 +186,7 @@ mod tests {
     use super::*;
     use crate::store::content::leases::Lease;
     use crate::store::replica::outbox::Origin;
-    use crate::store::{Precondition, PutManifest};
+    use crate::store::{Precondition, PutManifest, Required};
     use crate::sys::{Spawner, Sys};
     use crate::types::Manifest;
     use crate::types::digest::Algorithm;
@@ -215,7 +215,7 @@ mod tests {
                 parsed: Manifest::parse(Some(media::OCI_INDEX), text.as_bytes()).unwrap(),
                 tags: Vec::new(),
                 precondition: Precondition::None,
-                content_required: true,
+                required: Required::All,
                 origin: Origin::Client,
             };
             store.put_manifest(&"a".parse().unwrap(), put).await.unwrap();

@@ -43,7 +43,7 @@ pub use journal::layout::OpenError;
 pub use journal::txn::Txn;
 pub use paged::{PAGE_ROWS, Pages};
 pub use recovery::found::Recovery;
-pub use registry::manifests::{Asked, PutManifest, PutOutcome, Wanted};
+pub use registry::manifests::{Asked, PutManifest, PutOutcome, Required, Wanted};
 pub use registry::tags::Precondition;
 pub use rows::format::{Formats, StoreFormat};
 pub use rows::manifest::ManifestRow;

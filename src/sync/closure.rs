@@ -30,6 +30,8 @@ pub(super) struct Closure {
     pub(super) largest: Option<(u64, Digest)>,
     /// Manifests that were looked at, or are to be.
     pub(super) seen: BTreeSet<Digest>,
+    /// Those of them that an index there needs and the parent has deleted.
+    pub(super) deleted: BTreeSet<Digest>,
 }
 
 /// A manifest of a closure, by its bytes in the store.
@@ -51,13 +53,15 @@ impl Closure {
             missing_bytes: 0,
             largest: None,
             seen: BTreeSet::new(),
+            deleted: BTreeSet::new(),
         }
     }
 
     /// The most memory that this may take, bytes.
     pub(super) fn held_bytes(&self) -> usize {
+        let digests = self.seen.len() + self.deleted.len();
         let in_trees =
-            self.blobs.len() * size_of::<(Digest, u64)>() + self.seen.len() * size_of::<Digest>();
+            self.blobs.len() * size_of::<(Digest, u64)>() + digests * size_of::<Digest>();
         let parts = self.manifests.iter().map(|part| size_of::<Part>() + part.media_type.len());
         in_trees * TREE_FACTOR + parts.sum::<usize>()
     }

@@ -17,7 +17,9 @@ use crate::store::content::leases::Lease;
 use crate::store::content::trust::Verdict;
 use crate::store::content::uploads::Upload;
 use crate::store::replica::outbox::Origin;
-use crate::store::{Asked, Precondition, PutManifest, PutOutcome, Store, StoreError, Wanted};
+use crate::store::{
+    Asked, Precondition, PutManifest, PutOutcome, Required, Store, StoreError, Wanted,
+};
 use crate::sys::clock::{sleep, within};
 use crate::sys::spawn::{self, yield_now};
 use crate::types::limits::{
@@ -94,11 +96,21 @@ impl Fetcher {
                     continue;
                 }
                 // One of them is the root.
-                if closure.manifests.len() > MANIFESTS_BELOW_MAX {
+                if closure.manifests.len() + closure.deleted.len() > MANIFESTS_BELOW_MAX {
                     let text = format!("{} needs too many manifests", closure.root);
                     return Err(SyncError::Content(text));
                 }
-                let received = self.manifest(repository, &digest).await?;
+                let received = match self.manifest(repository, &digest).await {
+                    // What an index needed was there before it was; a parent that has not got it
+                    // yet, or has lost it, says so.
+                    Err(SyncError::Upstream(UpstreamError::NotFound(_)))
+                        if digest != closure.root =>
+                    {
+                        closure.deleted.insert(digest);
+                        continue;
+                    }
+                    received => received?,
+                };
                 below.extend(self.note(repository, received, closure).await?);
                 closure.check_size()?;
             }
@@ -215,24 +227,25 @@ impl Fetcher {
     async fn bring(
         &self,
         repository: &RepositoryName,
-        closure: Closure,
+        mut closure: Closure,
         tag: Option<(&Tag, Option<Digest>)>,
     ) -> Result<bool, SyncError> {
         let coming = closure.blobs.values().fold(0, |sum: u64, size| sum.saturating_add(*size));
         self.store.check_quota(repository, coming)?;
         self.check_room(repository, &closure).await?;
         let named = (closure.wanted == Wanted::Named).then(|| closure.root.clone());
-        self.blobs(repository, closure.blobs, named).await?;
+        self.blobs(repository, std::mem::take(&mut closure.blobs), named).await?;
         let (tags, precondition) = match tag {
             Some((tag, Some(base))) => (vec![tag.clone()], Precondition::Is(base)),
             Some((tag, None)) => (vec![tag.clone()], Precondition::Absent),
             None => (Vec::new(), Precondition::None),
         };
-        let (root, parts) = (closure.root, closure.manifests);
-        let wanted = if tags.is_empty() { closure.wanted } else { Wanted::Needed };
-        let asked = Asked { since: closure.since, wanted };
+        if !tags.is_empty() {
+            closure.wanted = Wanted::Needed;
+        }
+        let root = closure.root.clone();
         let Some(root_is_new) =
-            self.put_manifests(repository, &root, parts, &tags, &precondition, asked).await?
+            self.put_manifests(repository, closure, &tags, &precondition).await?
         else {
             return Ok(false);
         };
@@ -279,24 +292,38 @@ impl Fetcher {
     async fn put_manifests(
         &self,
         repository: &RepositoryName,
-        root: &Digest,
-        parts: Vec<Part>,
+        closure: Closure,
         tags: &[Tag],
         precondition: &Precondition,
-        asked: Asked,
     ) -> Result<Option<bool>, SyncError> {
-        let mut waiting: VecDeque<Part> = parts.into();
+        let Closure { root, since, wanted, manifests, deleted, .. } = closure;
+        let required = match deleted.is_empty() {
+            true => Required::All,
+            false => Required::AllBut(Arc::new(deleted)),
+        };
+        let mut waiting: VecDeque<Part> = manifests.into();
         let mut refused = 0;
         let mut root_is_new = false;
         while let Some(part) = waiting.pop_front() {
             let digest = part.content.digest();
-            let is_root = digest == root;
+            let is_root = *digest == root;
             let stored = match self.parsed_again(&part).await {
                 Ok(Some(parsed)) => {
-                    let named = is_root.then_some((tags, precondition));
-                    let wanted = if is_root { asked.wanted } else { Wanted::Needed };
-                    let asked = Asked { wanted, ..asked };
-                    self.put_manifest(repository, &part, parsed, named, asked).await
+                    let (tags, precondition, wanted) = match is_root {
+                        true => (tags.to_vec(), precondition.clone(), wanted),
+                        false => (vec![], Precondition::None, Wanted::Needed),
+                    };
+                    let put = PutManifest {
+                        content: part.content.clone(),
+                        media_type: part.media_type.clone(),
+                        bytes_len: part.bytes_len,
+                        parsed,
+                        tags,
+                        precondition,
+                        required: required.clone(),
+                        origin: Origin::Parent,
+                    };
+                    self.store.put_fetched(repository, put, Asked { since, wanted }).await
                 }
                 Ok(None) => Ok(PutOutcome::BlobMissing(digest.clone())),
                 Err(error) => Err(error),
@@ -326,29 +353,6 @@ impl Fetcher {
             return Err(StoreError::Unavailable.into());
         }
         Ok(Some(root_is_new))
-    }
-
-    /// `named`: the tags of the root, and what must hold for them.
-    async fn put_manifest(
-        &self,
-        repository: &RepositoryName,
-        part: &Part,
-        parsed: Manifest,
-        named: Option<(&[Tag], &Precondition)>,
-        asked: Asked,
-    ) -> Result<PutOutcome, StoreError> {
-        let (tags, precondition) = named.unwrap_or((&[], &Precondition::None));
-        let put = PutManifest {
-            content: part.content.clone(),
-            media_type: part.media_type.clone(),
-            bytes_len: part.bytes_len,
-            parsed,
-            tags: tags.to_vec(),
-            precondition: precondition.clone(),
-            content_required: true,
-            origin: Origin::Parent,
-        };
-        self.store.put_fetched(repository, put, asked).await
     }
 
     /// A manifest of a closure, from its bytes; `None` when they are gone or damaged since.

@@ -21,7 +21,7 @@ pub(super) fn hook<F>(
         Some(Arc::new(move |world, call, status| Box::pin(run(world, call, status))));
 }
 
-fn unhook(world: &World) {
+pub(super) fn unhook(world: &World) {
     *world.hook.lock().unwrap() = None;
 }
 
@@ -77,7 +77,7 @@ pub(super) async fn put_without_bytes(store: &Store, tags: &[&str], number: u64)
         parsed: Manifest::parse(Some(media::OCI_MANIFEST), &bytes).unwrap(),
         tags: names(tags),
         precondition: Precondition::None,
-        content_required: true,
+        required: Required::All,
         origin: Origin::Client,
     };
     assert_eq!(store.put_manifest(&app(), put).await, Ok(PutOutcome::Stored));

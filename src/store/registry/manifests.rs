@@ -1,6 +1,7 @@
 //! Manifests of a repository: pushed whole, with their tags, in one command.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use super::repositories::{self};
 use super::tags::{self, Precondition};
@@ -36,11 +37,22 @@ pub struct PutManifest {
     pub tags: Vec<Tag>,
     /// Must hold for each of the tags.
     pub precondition: Precondition,
-    /// Whether what it refers to must be in the repository. Clients cannot choose; a sync that
-    /// leaves out platforms can.
-    pub content_required: bool,
+    /// What of its content must be in the repository.
+    pub required: Required,
     /// Who made the change.
     pub origin: Origin,
+}
+
+/// What of the content of a manifest must be in the repository before it is.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Required {
+    /// All that it needs.
+    All,
+    /// All but these manifests, which the parent has deleted.
+    AllBut(Arc<BTreeSet<Digest>>),
+    /// Nothing.
+    #[cfg(test)]
+    Nothing,
 }
 
 /// What a manifest of the parent was asked for.
@@ -338,13 +350,8 @@ fn add(
     for tag in &put.tags {
         outbox::refuse_held(txn, &put.origin, repository, tag, Some(put.content.digest()))?;
     }
-    if put.content_required {
-        let blob = |d: &Digest| Ok(txn.get::<BlobLink>(&blob_key(repository, d))?.is_some());
-        let child =
-            |d: &Digest| Ok(txn.get::<ManifestRow>(&manifest_key(repository, d))?.is_some());
-        if let Some(missing) = first_missing(&put.parsed, blob, child)? {
-            return Ok(missing);
-        }
+    if let Some(missing) = missing_now(txn, repository, put)? {
+        return Ok(missing);
     }
     let row_key = manifest_key(repository, put.content.digest());
     let old = txn.get::<ManifestRow>(&row_key)?;
@@ -410,6 +417,26 @@ fn row_of(put: &PutManifest, pushed: UnixSeconds) -> ManifestRow {
     }
 }
 
+/// What is not in the repository of what must be.
+fn missing_now(
+    txn: &Txn<'_>,
+    repository: &RepositoryName,
+    put: &PutManifest,
+) -> Result<Option<PutOutcome>, StoreError> {
+    let deleted = match &put.required {
+        Required::All => None,
+        Required::AllBut(deleted) => Some(deleted),
+        #[cfg(test)]
+        Required::Nothing => return Ok(None),
+    };
+    let blob = |d: &Digest| Ok(txn.get::<BlobLink>(&blob_key(repository, d))?.is_some());
+    let child = |d: &Digest| {
+        let is_deleted = deleted.is_some_and(|deleted| deleted.contains(d));
+        Ok(is_deleted || txn.get::<ManifestRow>(&manifest_key(repository, d))?.is_some())
+    };
+    first_missing(&put.parsed, blob, child)
+}
+
 fn first_missing(
     parsed: &Manifest,
     blob: impl Fn(&Digest) -> Result<bool, StoreError>,
@@ -470,7 +497,7 @@ pub(crate) mod testing {
             parsed: Manifest::parse(Some(media_type), text.as_bytes()).unwrap(),
             tags: tags.iter().map(|tag| tag.parse().unwrap()).collect(),
             precondition: Precondition::None,
-            content_required: true,
+            required: Required::All,
             origin: Origin::Client,
         }
     }
@@ -524,7 +551,7 @@ mod tests {
             assert_eq!(missing, PutOutcome::ChildMissing(digest(2)));
             assert_eq!(store.tag(&a, &"i".parse().unwrap()).unwrap(), None);
             let mut partial = put(9, media::OCI_INDEX, &index, &["i"]);
-            partial.content_required = false;
+            partial.required = Required::Nothing;
             assert_eq!(store.put_manifest(&a, partial).await.unwrap(), PutOutcome::Stored);
             let row = store.manifest(&a, &digest(9)).unwrap().unwrap();
             assert_eq!(row.children, [digest(1), digest(2)]);
@@ -581,7 +608,7 @@ mod tests {
             for (number, images) in [(1, 0..half), (2, half..2 * half - 2), (3, half..2 * half)] {
                 let text = index(images);
                 let mut below = put(number, media::OCI_INDEX, &text, &[]);
-                below.content_required = false;
+                below.required = Required::Nothing;
                 store.put_manifest(&a, below).await.unwrap();
             }
             let parsed = |numbers: &[u8]| {

@@ -540,7 +540,7 @@ fn f210_what_a_sync_takes_beyond_what_uploads_keep_refuses_nothing_that_fits() {
             let manifest = image(1, &["v1"]);
             let manifest = PutManifest {
                 origin: Origin::Parent,
-                content_required: false,
+                required: Required::Nothing,
                 bytes_len: 10,
                 ..manifest
             };

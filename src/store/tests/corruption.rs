@@ -80,7 +80,7 @@ async fn fill(store: &Store, number: u32, content: &mut BTreeMap<Digest, Vec<u8>
         parsed: Manifest::parse(Some(media::OCI_MANIFEST), &bytes).unwrap(),
         tags: vec![format!("v{number}").parse().unwrap()],
         precondition: Precondition::None,
-        content_required: true,
+        required: Required::All,
         origin: Origin::Client,
     };
     assert_eq!(store.put_manifest(&repository, put).await, Ok(PutOutcome::Stored));

@@ -188,7 +188,7 @@ fn push_steps(round: u32, add: &mut impl FnMut(&str, Act)) {
                 parsed: Manifest::parse(Some(media::OCI_MANIFEST), &text).unwrap(),
                 tags: vec!["latest".parse().unwrap(), format!("v{round}").parse().unwrap()],
                 precondition: Precondition::None,
-                content_required: true,
+                required: Required::All,
                 origin: Origin::Client,
             };
             match block_on(n.store().put_manifest(&name("app"), put))? {

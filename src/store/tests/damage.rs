@@ -36,7 +36,7 @@ fn push_manifest(store: &Store, tag: &str) -> Digest {
         parsed: Manifest::parse(Some(media::OCI_INDEX), text.as_bytes()).unwrap(),
         tags: vec![tag.parse().unwrap()],
         precondition: Precondition::None,
-        content_required: true,
+        required: Required::All,
         origin: Origin::Client,
     };
     block_on(async {

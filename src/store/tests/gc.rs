@@ -163,7 +163,7 @@ fn put_of(text: &str) -> (Digest, PutManifest) {
         parsed: Manifest::parse(Some(media::OCI_MANIFEST), text.as_bytes()).unwrap(),
         tags: Vec::new(),
         precondition: Precondition::None,
-        content_required: true,
+        required: Required::All,
         origin: Origin::Client,
     };
     (digest, put)

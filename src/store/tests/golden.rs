@@ -98,7 +98,7 @@ fn extras(store: &Store) {
         parsed: Manifest::parse(Some(media::OCI_MANIFEST), text.as_bytes()).unwrap(),
         tags: Vec::new(),
         precondition: Precondition::None,
-        content_required: false,
+        required: Required::Nothing,
         origin,
     };
     block_on(async {

@@ -353,7 +353,7 @@ fn f141_the_retention_begins_anew_with_a_tag_or_a_push_that_no_collection_saw() 
             parsed: Manifest::parse(Some(media::OCI_INDEX), text.as_bytes()).unwrap(),
             tags: vec![],
             precondition: Precondition::None,
-            content_required: true,
+            required: Required::All,
             origin: Origin::Client,
         };
         block_on(store.put_manifest(&app, put)).unwrap();

@@ -108,7 +108,7 @@ fn f209_the_writer_does_not_read_all_that_waits_for_one_change() {
         assert_eq!(store.outbox_entry(removal).unwrap(), None);
 
         let put = PutManifest { origin: Origin::Parent, ..image(5, &[]) };
-        let put = PutManifest { content_required: false, ..put };
+        let put = PutManifest { required: Required::Nothing, ..put };
         store.put_manifest(&app, put).await.unwrap();
         let fifth = digest(5);
         let gone = store.delete_manifest(&app, &fifth, &Origin::Parent);
