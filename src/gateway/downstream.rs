@@ -19,12 +19,12 @@ use crate::http::{Account, Reply, Request, Sender};
 use crate::store::rows::referrer::ReferrerRow;
 use crate::store::rows::{Kind, prefix};
 use crate::store::{Store, StoreError};
-use crate::sys::spawn::yield_now;
+use crate::sys::spawn::{self, yield_now};
 use crate::types::connected_registry::{Activation, StatusReport, is_instance_id};
 use crate::types::cursor::SEQUENCE;
 use crate::types::limits::{PAGE_MAX, POLL_WAIT_MAX, SMALL_BODY_BYTES_MAX};
 use crate::types::message::{
-    ActivationAnswer, ActivationRequest, Batch, Item, Listing, Message, TagEntry,
+    ActivationAnswer, ActivationRequest, Batch, Item, Listing, Manifests, Message, TagEntry,
 };
 use crate::types::refusal::PARTIAL;
 use crate::types::{
@@ -366,8 +366,8 @@ impl Gateway {
         Ok(items)
     }
 
-    /// A page of what a repository holds, for a full comparison. A repository that does not exist
-    /// yet is empty.
+    /// A page of what a repository holds, for a full comparison: tags, or, with `manifests`, what
+    /// manifests there are behind that one. A repository that does not exist yet is empty.
     async fn repository(
         &self,
         request: &Request,
@@ -378,6 +378,16 @@ impl Gateway {
         if !scope.covers(repository) {
             let message = format!("The repository {repository} is not granted.");
             return Err(Refusal::new(404, "NAME_UNKNOWN", Reason::NotInSyncScope, message));
+        }
+        if let Some(after) = request.query("manifests") {
+            let after = match after {
+                "" => None,
+                text => Some(text.parse().map_err(|_| malformed("'manifests' is no digest"))?),
+            };
+            let (store, repository) = (self.store.clone(), repository.clone());
+            let behind = move || store.manifests_behind(&repository, after.as_ref(), PAGE_MAX);
+            let digests = spawn::blocking(behind).await.map_err(fault)?;
+            return respond(request, Manifests { digests });
         }
         // Taken before the rows are read: the listing is not older than this.
         let at = self.store.head();

@@ -6,7 +6,7 @@ use super::wire::{Format, Wire, decode_batch, encode_batch};
 use crate::http::host_of;
 use crate::types::connected_registry::StatusReport;
 use crate::types::message::{
-    ActivationAnswer, ActivationRequest, Batch, Item, Listing, Message, NodeConfig,
+    ActivationAnswer, ActivationRequest, Batch, Item, Listing, Manifests, Message, NodeConfig,
 };
 use crate::types::{Cursor, Digest};
 
@@ -15,6 +15,7 @@ pub(crate) fn message(bytes: &[u8]) {
     for format in [Format::V1, Format::V2, Format::Json] {
         again::<NodeConfig>(format, bytes);
         again::<Listing>(format, bytes);
+        again::<Manifests>(format, bytes);
         again::<ActivationRequest>(format, bytes);
         again::<ActivationAnswer>(format, bytes);
         again::<StatusReport>(format, bytes);
@@ -53,6 +54,7 @@ pub(crate) fn messages() -> Vec<Vec<u8>> {
         Message::ConfigChanged { name: "dock01".parse().expect("a name") },
     ];
     let items = all.map(|message| Item { sequence: 300, message }).to_vec();
+    let manifests = Manifests { digests: vec![digest.clone()] };
     let listing = Listing { at: cursor, tags: Vec::new(), referrers: vec![digest], next: None };
     let request = ActivationRequest {
         instance_id: "0f".repeat(16),
@@ -66,6 +68,7 @@ pub(crate) fn messages() -> Vec<Vec<u8>> {
         [
             encode_batch(format, batch.clone()),
             listing.clone().write(format),
+            manifests.clone().write(format),
             request.clone().write(format),
             answer.clone().write(format),
         ]

@@ -25,7 +25,7 @@ use crate::types::connected_registry::{Activation, StatusReport};
 use crate::types::connection_string::{ConnectionString, Protocol};
 use crate::types::cursor::SEQUENCE;
 use crate::types::limits::{REQUEST_DEADLINE, SMALL_BODY_BYTES_MAX};
-use crate::types::message::{ActivationAnswer, ActivationRequest, Listing, NodeConfig};
+use crate::types::message::{ActivationAnswer, ActivationRequest, Listing, Manifests, NodeConfig};
 use crate::types::refusal::PARTIAL;
 use crate::types::scope::Access;
 use crate::types::{
@@ -311,6 +311,27 @@ impl Upstream {
         let listing: Listing = self.message(response).await.map_err(malformed)?;
         self.heard.fetch_max(listing.at.sequence, Ordering::Relaxed);
         Ok((listing, partial))
+    }
+
+    /// Some manifests that the parent has of a repository behind `after`, in the order of their
+    /// digests; none when there are no more. `None`: it is of an earlier version, and does not tell.
+    pub async fn manifests(
+        &self,
+        repository: &RepositoryName,
+        after: Option<&Digest>,
+    ) -> Result<Option<Vec<Digest>>, UpstreamError> {
+        let after = after.map(Digest::to_string).unwrap_or_default();
+        let call = format!("repositories/{repository}?manifests={after}");
+        let request = || self.gateway(Method::Get, self.name(), &call);
+        let response = self.send(&gateway_scope(self.name()), request).await?;
+        let format = self.format_of(&response)?;
+        let bytes = body(response, BODY_BYTES_MAX).await?;
+        match Manifests::read(format, &bytes) {
+            Ok(page) => Ok(Some(page.digests)),
+            // That one lists what it holds, whatever is asked.
+            Err(_) if Listing::read(format, &bytes).is_ok() => Ok(None),
+            Err(error) => Err(malformed(protocol(error))),
+        }
     }
 
     /// Tells the parent something, in the second version only if it reads that.

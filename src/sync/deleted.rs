@@ -6,63 +6,78 @@ use std::collections::BTreeSet;
 use super::debts::Item;
 use super::error::SyncError;
 use super::plan::Desired;
-use super::worker::Worker;
+use super::worker::{PAGES_MAX, Worker};
+use crate::gateway::UpstreamError;
 use crate::store::registry::removal::Watch;
-use crate::store::replica::gone::Told;
+use crate::store::replica::gone::Gone;
 use crate::store::replica::outbox::Origin;
-use crate::store::{Precondition, Store, StoreError};
+use crate::store::{Precondition, StoreError};
 use crate::sys::spawn;
 use crate::types::{Digest, RepositoryName, Tag};
 
-/// The manifests of a repository.
-pub(super) struct Here {
-    pub(super) manifests: BTreeSet<Digest>,
-    /// Those of them that others name.
-    named: BTreeSet<Digest>,
-}
-
-impl Here {
-    /// Reads the manifests one by one: each names up to 20,000 others. Blocks.
-    fn read(store: &Store, repository: &RepositoryName) -> Result<Here, StoreError> {
-        let manifests = store.manifest_digests(repository)?;
-        let mut named = BTreeSet::new();
-        store.each_manifest(repository, |_, row| {
-            named.extend(row.named_manifests().filter(|named| manifests.contains(*named)).cloned());
-        })?;
-        Ok(Here { manifests, named })
-    }
-}
-
 impl Worker {
-    /// Deletes manifests that no tag, index or referrer needs any more and that the parent has
-    /// deleted, and those that it has told of whatever needs them. Those that it still has stay:
-    /// someone may have pinned them by digest.
+    /// Deletes manifests that the parent has deleted, whatever names them here. What it has and
+    /// nothing names stays: someone may have pinned it by digest.
     pub(super) async fn drop_deleted(
         &self,
         repository: &RepositoryName,
         desired: &Desired,
-        here: &Here,
-        told: &Told,
     ) -> Result<(), SyncError> {
-        let mut needed: BTreeSet<&Digest> = desired.referrers.iter().collect();
-        needed.extend(desired.tags.values());
-        if !told.has_missed {
-            let is_told = |named: &&Digest| told.gone.has_manifest(repository, named);
-            needed.extend(here.named.iter().filter(|named| !is_told(named)));
+        let mut lacked = self.manifests_here(repository).await?;
+        let needed = desired.referrers.iter().chain(desired.tags.values());
+        for digest in needed {
+            lacked.remove(digest);
         }
-        for digest in here.manifests.iter().filter(|digest| !needed.contains(digest)) {
-            self.delete_if_gone(repository, digest).await?;
+        let mut after = None;
+        for _ in 0..PAGES_MAX {
+            if lacked.is_empty() {
+                return Ok(());
+            }
+            // Where the parent does not tell, it is asked for each.
+            let page = self.upstream.manifests(repository, after.as_ref()).await?;
+            let page = page.unwrap_or_default();
+            let Some(last) = page.last().cloned() else { break };
+            if after.is_some_and(|after| last <= after) {
+                let text = "the parent's list of manifests does not end".to_owned();
+                return Err(UpstreamError::Protocol(text).into());
+            }
+            for digest in &page {
+                lacked.remove(digest);
+            }
+            after = Some(last);
+        }
+        for digest in &lacked {
+            self.delete_if_gone(repository, digest, false).await?;
         }
         Ok(())
     }
 
-    /// What is here of a repository.
+    /// Follows what the parent has told of that it deleted, where it has not got all of a
+    /// repository yet: what it lacks beside that was not deleted.
+    pub(super) async fn follow_told(
+        &self,
+        repository: &RepositoryName,
+        desired: &Desired,
+        told: &Gone,
+    ) -> Result<(), SyncError> {
+        for tag in told.tags(repository).filter(|tag| !desired.tags.contains_key(tag)) {
+            self.follow_tag(repository, tag, None, true).await?;
+        }
+        for digest in told.manifests(repository) {
+            if self.store.manifest(repository, digest)?.is_some() {
+                self.delete_if_gone(repository, digest, true).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The manifests that are here of a repository.
     pub(super) async fn manifests_here(
         &self,
         repository: &RepositoryName,
-    ) -> Result<Here, SyncError> {
+    ) -> Result<BTreeSet<Digest>, SyncError> {
         let (store, repository) = (self.store.clone(), repository.clone());
-        Ok(spawn::blocking(move || Here::read(&store, &repository)).await?)
+        Ok(spawn::blocking(move || store.manifest_digests(&repository)).await?)
     }
 
     /// Removes repositories that are not granted any more, unless they have something that the
@@ -74,7 +89,7 @@ impl Worker {
         let mut kept = BTreeSet::new();
         for repository in ungranted {
             match self.store.delete_repository(repository).await {
-                Ok(()) => log::info!("removed repository {repository}: it is not granted any more"),
+                Ok(()) => log::info!("removed {repository}, which was not granted any more"),
                 Err(StoreError::NotFound) => {}
                 Err(StoreError::Conflict(_)) => drop(kept.insert(repository.clone())),
                 Err(error) => return Err(error.into()),
@@ -116,11 +131,13 @@ impl Worker {
     }
 
     /// Deletes what the parent is said to have deleted, if it has: on a ReadWrite node that may be
-    /// the echo of a removal of ours, and the manifest was pushed again since.
+    /// the echo of a removal of ours, and the manifest was pushed again since. `is_told`: the parent
+    /// has told of it.
     pub(super) async fn delete_if_gone(
         &self,
         repository: &RepositoryName,
         digest: &Digest,
+        is_told: bool,
     ) -> Result<(), SyncError> {
         let watch = self.store.watch_manifest(repository, digest);
         let item = Item::Deleted(digest.clone());
@@ -130,7 +147,12 @@ impl Worker {
             self.state.hold_back(repository, item);
             return Ok(());
         }
-        match self.upstream.keeps_manifest(repository, digest).await.map_err(SyncError::from) {
+        let kept = match self.upstream.keeps_manifest(repository, digest).await {
+            // It had it when it deleted it.
+            Err(UpstreamError::NotYet(_)) if is_told => Ok(false),
+            kept => kept.map_err(SyncError::from),
+        };
+        match kept {
             Ok(false) => self.delete_manifest(watch, repository, digest).await,
             Ok(true) => {
                 self.store.parent_has(repository, None, digest).await?;

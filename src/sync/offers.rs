@@ -10,7 +10,7 @@ use super::window::LOOK_INTERVAL;
 use super::worker::Worker;
 use crate::gateway::UpstreamError;
 use crate::gateway::feed::Scope;
-use crate::store::replica::gone::{Gone, Told};
+use crate::store::replica::gone::Gone;
 use crate::store::replica::offers::Withheld;
 use crate::types::{Cursor, Digest, Mode, RepositoryName, Tag};
 
@@ -83,19 +83,24 @@ impl Worker {
         Ok(())
     }
 
-    /// Hears what the parent has told of that it deleted, up to where a full comparison begins:
-    /// that takes the place of those messages.
-    pub(super) async fn hear_told(&self, head: Cursor) -> Result<Told, SyncError> {
-        let mut told = Told::default();
-        let Some(from) = self.store.feed_position()? else { return Ok(told) };
-        let waiting = self.store.inbox(usize::MAX)?;
-        waiting.into_iter().for_each(|(_, message)| told.gone.hear(message));
-        let is_heard =
-            from.epoch == head.epoch && self.hear_gone(&mut told.gone, from, head).await?;
-        // What was held back when this node stopped is in no message any more.
-        let is_held_back = self.store.debts_noted()? && self.state.debts().is_empty();
-        told.has_missed = !is_heard || is_held_back || told.gone.is_full();
-        Ok(told)
+    /// What the parent has told of that it deleted, behind what was heard, up to where a full
+    /// comparison begins: that takes the place of those messages.
+    pub(super) async fn hear_told(
+        &self,
+        from: Option<Cursor>,
+        head: Cursor,
+    ) -> Result<Gone, SyncError> {
+        let mut gone = Gone::default();
+        // What another parent has told says nothing of this one.
+        if let Some(from) = from.filter(|from| from.epoch == head.epoch) {
+            for (_, message) in self.store.inbox(usize::MAX)? {
+                gone.hear(message);
+            }
+            if !self.hear_gone(&mut gone, from, head).await? {
+                log::debug!("the parent does not remember all that it has deleted since {from}");
+            }
+        }
+        Ok(gone)
     }
 
     /// Hears what the parent has deleted from one position to another; `false`: it does not have
@@ -146,7 +151,7 @@ impl Worker {
         tags: &[(Tag, Digest)],
         offer: Offer,
     ) -> Result<(), SyncError> {
-        let here = self.manifests_here(repository).await?.manifests;
+        let here = self.manifests_here(repository).await?;
         let mut manifests = self.lacked(repository, desired, tags, here).await?;
         if offer == Offer::Made {
             self.store.offer_tags(repository, tags).await?;
@@ -221,7 +226,7 @@ mod tests {
     use crate::store::content::leases::Lease;
     use crate::store::replica::node::testing::connected;
     use crate::store::replica::outbox::Origin;
-    use crate::store::{Precondition, PutManifest};
+    use crate::store::{Precondition, PutManifest, Required};
     use crate::types::digest::Algorithm;
     use crate::types::message::{Batch, Item, Message};
     use crate::types::{Delivery, Offered, OutboxId};
@@ -286,7 +291,7 @@ mod tests {
                     parsed: Manifest::parse(Some(index), text.as_bytes()).unwrap(),
                     tags: vec![tag.parse().unwrap()],
                     precondition: Precondition::None,
-                    content_required: false,
+                    required: Required::Nothing,
                     origin: Origin::Child(delivery),
                 };
                 store.put_manifest(&app, put).await.unwrap();

@@ -5,7 +5,7 @@ use super::error::SyncError;
 use super::worker::Worker;
 use crate::gateway::UpstreamError;
 use crate::gateway::feed::Scope;
-use crate::store::replica::gone::Told;
+use crate::store::replica::gone::Gone;
 use crate::types::{Digest, Reference, RepositoryName, Tag};
 
 /// Items that are retried before new messages get their turn.
@@ -129,9 +129,7 @@ impl Worker {
             match &item {
                 Item::Listing => {
                     self.state.begin_listing();
-                    // Which messages the comparison that failed took the place of is not known.
-                    let told = Told { has_missed: true, ..Told::default() };
-                    let done = self.reconcile_repository(&repository, &told).await;
+                    let done = self.reconcile_repository(&repository, &Gone::default()).await;
                     self.note_listed().await?;
                     match done {
                         Err(error) if error.is_of_item() => {
@@ -141,7 +139,7 @@ impl Worker {
                     }
                 }
                 Item::Tag(tag) => self.try_tag_again(&repository, tag).await?,
-                Item::Deleted(digest) => self.delete_if_gone(&repository, digest).await?,
+                Item::Deleted(digest) => self.delete_if_gone(&repository, digest, false).await?,
                 Item::Manifest(digest) => {
                     let result = self.bring_manifest(&repository, digest).await;
                     self.settle(&repository, item.clone(), Some(digest), result).await?;

@@ -18,7 +18,7 @@ use crate::gateway::feed::Scope;
 use crate::gateway::wire::Received;
 use crate::gateway::{Upstream, UpstreamError};
 use crate::store::Store;
-use crate::store::replica::gone::Told;
+use crate::store::replica::gone::Gone;
 use crate::store::replica::inbox::InboxId;
 use crate::sys::spawn::yield_now;
 use crate::types::limits::PAGE_MAX;
@@ -45,7 +45,7 @@ const WORKING_SET_BYTES: usize = 8 * 1024 * 1024;
 const NOTE_INTERVAL: Duration = Duration::from_secs(3600);
 
 /// Pages of one listing or of the catalog; over it the parent is taken for faulty.
-const PAGES_MAX: usize = 10_000;
+pub(super) const PAGES_MAX: usize = 10_000;
 
 /// A manifest to fetch, and the tag that shall name it, with what it named before.
 type Wanted = (Option<(Tag, Option<Digest>)>, Digest);
@@ -270,6 +270,7 @@ impl Worker {
     /// Compares everything that is granted with the parent.
     async fn reconcile(&self) -> Result<(), SyncError> {
         // Whatever changes from here on is told from this position on.
+        let heard = self.store.feed_position()?;
         let position = self.meet_parent().await?;
         self.refresh_config().await?;
         // A child that sees from here on that this node was set back asks for another comparison.
@@ -277,7 +278,7 @@ impl Worker {
         if self.store.lacks_a_life()? {
             self.note_gone(position).await?;
         }
-        let told = self.hear_told(position).await?;
+        let told = self.hear_told(heard, position).await?;
         let config = self.config()?;
         let scope = Scope::of_config(&config);
         log::info!("full reconcile started");
@@ -387,7 +388,7 @@ impl Worker {
     pub(super) async fn reconcile_repository(
         &self,
         repository: &RepositoryName,
-        told: &Told,
+        told: &Gone,
     ) -> Result<(), SyncError> {
         self.state.debts().begin_compare(repository);
         let before = self.store.outbox_last()?;
@@ -439,10 +440,12 @@ impl Worker {
         } else if !desired.partial && !withheld.is_empty() {
             self.offer_withheld(repository, &desired, &lacked, withheld).await?;
         }
+        if desired.partial {
+            self.follow_told(repository, &desired, told).await?;
+        }
         let mut failed = self.fill(repository, &pending).await?;
-        let here = self.manifests_here(repository).await?;
         if offer == Offer::None && !desired.partial {
-            self.drop_deleted(repository, &desired, &here, told).await?;
+            self.drop_deleted(repository, &desired).await?;
         }
         if desired.partial {
             return Err(SyncError::Content("the parent has not got all of it yet".to_owned()));
@@ -660,7 +663,7 @@ impl Worker {
                 // What images lack is fetched beside this: the manifest may come again meanwhile.
                 let watch = self.store.watch_manifest(repository, digest);
                 match self.asks(mode, id)? {
-                    true => self.delete_if_gone(repository, digest).await?,
+                    true => self.delete_if_gone(repository, digest, true).await?,
                     false => self.delete_manifest(watch, repository, digest).await?,
                 }
                 repository

@@ -122,6 +122,13 @@ pub struct Listing {
     pub next: Option<Tag>,
 }
 
+/// Manifests of a repository, whatever names them: some at a time, for a reconcile.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Manifests {
+    /// In the order of their digests; none: there are no more.
+    pub digests: Vec<Digest>,
+}
+
 /// Binds a connected registry to one instance.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ActivationRequest {

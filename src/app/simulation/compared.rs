@@ -1,7 +1,7 @@
 //! What a full comparison follows of what the parent has deleted.
 
 use super::between::{hook, unhook};
-use super::scenarios::{FIRST, SECOND, app, has, in_tree, named, push};
+use super::scenarios::{FIRST, SECOND, THIRD, app, has, in_tree, named, names, push};
 use super::*;
 
 /// Symptom: a child of an index that was deleted at the root stayed at a device for good, where
@@ -48,5 +48,51 @@ fn f119_an_index_comes_without_what_the_parent_has_deleted_of_it() {
         assert_eq!(named(device, "multi"), Some(digest_of(&manifest(MANIFESTS))));
         assert!(has(device, SECOND) && !has(device, FIRST));
         assert!(device.is_synced(&app()).unwrap());
+    });
+}
+
+/// Symptom: what the root deleted stayed at the nodes below a device for as long as that lacked one
+/// image of the repository, and came back at the root when that device was replaced. Cause: the
+/// comparison took the place of the messages, and what is not there counted as what is yet to come.
+#[test]
+fn f119_f204_a_comparison_follows_what_a_parent_that_is_not_whole_has_told() {
+    in_tree(async |tree, engine| {
+        let (root, device) = (&tree.world.root, &tree.world.device());
+        for (tag, number) in [("v1", FIRST), ("v2", SECOND), ("v3", THIRD)] {
+            push(root, &[tag], number).await;
+        }
+        engine.pull_once().await.unwrap();
+        let v2 = names(&["v2"]).remove(0);
+        root.delete_manifest(&app(), &digest_of(&manifest(FIRST)), &Origin::Client).await.unwrap();
+        root.delete_tag(&app(), &v2, Precondition::None, &Origin::Client).await.unwrap();
+        // It is not whole, and has told of no removal of what it lacks beside.
+        hook(&tree.world, async |_, call, status| {
+            status == 404 || (status == 200 && call.contains("/repositories/app0"))
+        });
+        device.request_reconcile().await.unwrap();
+        engine.pull_once().await.unwrap();
+        assert_eq!(["v1", "v2"].map(|tag| named(device, tag)), [None, None]);
+        assert!(!has(device, FIRST) && has(device, SECOND) && has(device, THIRD));
+    });
+}
+
+/// Symptom: a child of an index that was deleted at the root while the repository was withdrawn
+/// from a ReadWrite device, or before a parent was replaced, stayed at the device for good.
+#[test]
+fn f119_a_comparison_finds_what_the_parent_has_deleted_whatever_names_it() {
+    in_tree(async |tree, engine| {
+        let (root, device) = (&tree.world.root, &tree.world.device());
+        for number in [FIRST, SECOND] {
+            push(root, &[], number).await;
+        }
+        push(root, &["multi"], MANIFESTS).await;
+        engine.pull_once().await.unwrap();
+        let first = digest_of(&manifest(FIRST));
+        root.delete_manifest(&app(), &first, &Origin::Client).await.unwrap();
+        // No message tells of it.
+        device.reconciled(root.head()).await.unwrap();
+        device.request_reconcile().await.unwrap();
+        engine.pull_once().await.unwrap();
+        assert!(!has(device, FIRST) && has(device, SECOND) && has(device, MANIFESTS));
     });
 }

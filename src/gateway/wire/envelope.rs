@@ -54,6 +54,8 @@ pub(super) enum Kind {
     TagEntry = 49,
     /// A manifest that refers to another one as its subject.
     ReferrerEntry = 50,
+    /// Manifests of a repository.
+    Manifests = 51,
     /// Begins a status report in version 2.
     Status = 56,
     /// A line of a status report.
@@ -61,7 +63,7 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    const ALL: [Kind; 23] = [
+    const ALL: [Kind; 24] = [
         Kind::Batch,
         Kind::Tag,
         Kind::ManifestAdded,
@@ -83,6 +85,7 @@ impl Kind {
         Kind::ListingHead,
         Kind::TagEntry,
         Kind::ReferrerEntry,
+        Kind::Manifests,
         Kind::Status,
         Kind::StatusDetail,
     ];

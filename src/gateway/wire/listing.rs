@@ -1,10 +1,10 @@
-//! A page of what a repository holds.
+//! A page of what a repository holds: tags, or manifests.
 
 use serde::{Deserialize, Serialize};
 
 use super::envelope::{Element, Head, Kind, WireError, append, body_of, divided, number_of};
 use super::{Format, Wire, all};
-use crate::types::message::{Listing, TagEntry};
+use crate::types::message::{Listing, Manifests, TagEntry};
 use crate::types::{Cursor, Digest, Tag};
 
 #[derive(Serialize, Deserialize)]
@@ -35,6 +35,23 @@ impl Wire for Listing {
             return read_v2(head, elements);
         }
         format.read::<ListingV1>(Kind::Listing, bytes).map(Listing::from)
+    }
+}
+
+/// A digest is all that there is to say of each, in both versions.
+#[derive(Serialize, Deserialize)]
+struct ManifestsV1 {
+    digests: Vec<Digest>,
+}
+
+impl Wire for Manifests {
+    fn write(self, format: Format) -> Result<Vec<u8>, WireError> {
+        format.write(Kind::Manifests, &ManifestsV1 { digests: self.digests })
+    }
+
+    fn read(format: Format, bytes: &[u8]) -> Result<Manifests, WireError> {
+        let ManifestsV1 { digests } = format.read(Kind::Manifests, bytes)?;
+        Ok(Manifests { digests })
     }
 }
 

@@ -10,8 +10,8 @@ use crate::types::UnixSeconds;
 use crate::types::connected_registry::{ConnectionState, StatusDetail, StatusReport};
 use crate::types::digest::Algorithm;
 use crate::types::message::{
-    ActivationAnswer, ActivationRequest, Batch, Descendant, Item, Listing, Message, NodeConfig,
-    TagEntry,
+    ActivationAnswer, ActivationRequest, Batch, Descendant, Item, Listing, Manifests, Message,
+    NodeConfig, TagEntry,
 };
 use crate::types::token::{ScopeMap, Token, Verifier};
 use crate::types::{ConnectedRegistry, Cursor, Digest, Mode, RepositoryName};
@@ -234,6 +234,11 @@ fn messages_round_trip() {
         let read = NodeConfig::read(format, &config().write(format).unwrap()).unwrap();
         assert!(read == config());
         assert_eq!(Listing::read(format, &listing().write(format).unwrap()), Ok(listing()));
+        let manifests = Manifests { digests: listing().referrers };
+        let written = manifests.clone().write(format).unwrap();
+        assert_eq!(Manifests::read(format, &written), Ok(manifests));
+        // As a parent answers that does not know the question.
+        assert!(Manifests::read(format, &listing().write(format).unwrap()).is_err());
         assert_eq!(StatusReport::read(format, &report().write(format).unwrap()), Ok(report()));
     }
 }

@@ -138,6 +138,28 @@ impl Store {
         Ok(digests)
     }
 
+    /// The digests of the manifests behind `after`, in their order, at least `enough` where there
+    /// are so many; none when there are no more. Blocks.
+    pub fn manifests_behind(
+        &self,
+        repository: &RepositoryName,
+        after: Option<&Digest>,
+        enough: usize,
+    ) -> Result<Vec<Digest>, StoreError> {
+        let start = prefix(Kind::Manifest, &[repository.as_str().as_bytes()]);
+        let mut after = after.map(|digest| manifest_key(repository, digest));
+        let mut digests = Vec::new();
+        while digests.len() < enough {
+            let page = self.page_of_bytes(&start, after.as_deref())?;
+            let Some((last, _)) = page.last() else { break };
+            after = Some(last.clone());
+            for (key, _) in page {
+                digests.push(digest_at(&key, start.len())?);
+            }
+        }
+        Ok(digests)
+    }
+
     /// What of a manifest's content is not in the repository: `BlobMissing` or `ChildMissing`.
     /// [`Store::put_manifest`] asks again in its command; this spares storing the bytes.
     pub fn missing_content(

@@ -1,6 +1,7 @@
-//! What the parent has deleted since a node that was set back had last heard of it: a child that
-//! has it still, because it knew this node before that, offers it in vain. What a client of the
-//! child had pushed may be newer than that, and is taken.
+//! What the parent has told of that it deleted. Since a node that was set back had last heard of it:
+//! a child that has it still, because it knew this node before that, offers it in vain. What a
+//! client of the child had pushed may be newer than that, and is taken. And in messages that a full
+//! comparison takes the place of.
 
 use std::collections::BTreeSet;
 use std::sync::PoisonError;
@@ -22,16 +23,6 @@ const GONE_MAX: usize = 10_000;
 pub struct Gone {
     tags: BTreeSet<(RepositoryName, Tag)>,
     manifests: BTreeSet<(RepositoryName, Digest)>,
-}
-
-/// What the parent has told of that it deleted, in messages that a full comparison takes the place
-/// of.
-#[derive(Default)]
-pub struct Told {
-    /// What it deleted.
-    pub gone: Gone,
-    /// There may have been more.
-    pub has_missed: bool,
 }
 
 impl Gone {
@@ -57,13 +48,18 @@ impl Gone {
         }
     }
 
-    /// Whether this manifest is among what was deleted.
-    pub fn has_manifest(&self, repository: &RepositoryName, digest: &Digest) -> bool {
-        self.manifests.contains(&(repository.clone(), digest.clone()))
+    /// Tags of a repository that were deleted.
+    pub fn tags(&self, repository: &RepositoryName) -> impl Iterator<Item = &Tag> {
+        self.tags.iter().filter(move |(of, _)| of == repository).map(|(_, tag)| tag)
+    }
+
+    /// Manifests of a repository that were deleted.
+    pub fn manifests(&self, repository: &RepositoryName) -> impl Iterator<Item = &Digest> {
+        self.manifests.iter().filter(move |(of, _)| of == repository).map(|(_, digest)| digest)
     }
 
     /// Whether something was deleted that is not remembered.
-    pub fn is_full(&self) -> bool {
+    fn is_full(&self) -> bool {
         self.tags.len() >= GONE_MAX || self.manifests.len() >= GONE_MAX
     }
 }
