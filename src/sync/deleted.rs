@@ -28,7 +28,7 @@ impl Worker {
         for digest in needed {
             lacked.remove(digest);
         }
-        let mut after = None;
+        let (withheld, mut after) = (self.store.withheld(repository).await?.manifests, None);
         for _ in 0..PAGES_MAX {
             if lacked.is_empty() {
                 return Ok(());
@@ -42,7 +42,9 @@ impl Worker {
                 return Err(UpstreamError::Protocol(text).into());
             }
             for digest in &page {
-                lacked.remove(digest);
+                if lacked.remove(digest) && withheld.contains(digest) {
+                    self.store.parent_has(repository, None, digest).await?;
+                }
             }
             after = Some(last);
         }

@@ -137,8 +137,10 @@ fn f204_f130_a_conflict_that_cannot_be_settled_holds_up_nothing_else() {
         engine.pull_once().await.unwrap();
         push(device, &["v1"], SECOND).await;
         push(device, &["v2"], THIRD).await;
-        // Its child is nowhere.
-        let broken = (index(&[99]), media::OCI_INDEX);
+        // Its configuration is nowhere.
+        let (config, nowhere) = (digest_of(CONFIG).to_string(), digest_of(b"nowhere").to_string());
+        let broken = String::from_utf8(manifest(FIRST)).unwrap().replace(&config, &nowhere);
+        let broken = (broken.into_bytes(), media::OCI_MANIFEST);
         put(root, &app(), &names(&["v1"]), broken, Origin::Parent).await;
         for _ in 0..6 {
             engine.push_once().await.unwrap();
