@@ -280,7 +280,8 @@ impl Gateway {
             let items = self.next_items(&mut through, caller, &mut projected).await?;
             let remaining = deadline.saturating_sub(clock.monotonic());
             let is_over = remaining.is_zero() || self.store.stopping();
-            if !items.is_empty() || is_over || unwritten != unwritten_before {
+            let is_told = !items.is_empty() || projected.len() > 1;
+            if is_told || is_over || unwritten != unwritten_before {
                 let mut reply = respond_batch(request, Batch { from, through, items })?;
                 if unwritten.is_some() {
                     let version = self.directory.version(caller.name(), 0).await.map_err(fault)?;
@@ -352,6 +353,10 @@ impl Gateway {
             let projection = project(changes, &scope).map_err(fault)?;
             let item = |message| Item { sequence: *sequence, message };
             items.extend(projection.messages.into_iter().map(item));
+            if projection.purged {
+                // Grants that the child does not have: it compares, once for each.
+                projected.insert(format!("purged-{sequence}"));
+            }
             if projection.management {
                 management = Some(*sequence);
             }

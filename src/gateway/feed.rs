@@ -1,6 +1,7 @@
 //! Journal records, projected onto what one child may see. Raw records never leave the node.
 
 use crate::store::index::Change;
+use crate::store::rows::node::purged_in;
 use crate::store::rows::{self, CONTENT, Kind, MANAGEMENT, is_of};
 use crate::store::{StoreError, TagRow};
 use crate::types::message::{Message, NodeConfig};
@@ -67,17 +68,24 @@ pub struct Projection {
     pub messages: Vec<Message>,
     /// Whether a desired state may have changed.
     pub management: bool,
+    /// Whether a repository that it mirrors was removed here, because it is not granted here any
+    /// more: this node's parent may have it, and this node again.
+    pub purged: bool,
 }
 
 /// Projects the changes of one record.
 pub fn project(changes: &[Change], scope: &Scope) -> Result<Projection, StoreError> {
     let mut projection = Projection::default();
+    let purged = |(key, row): &Change| Some((purged_in(key)?, row.is_none()));
+    let purged: Vec<_> = changes.iter().filter_map(purged).collect();
+    projection.purged = purged.iter().any(|(name, is_over)| *is_over && scope.covers(name));
     for (key, row) in changes {
         if is_of(&MANAGEMENT, key) {
             projection.management = true;
         } else if is_of(&CONTENT, key)
             && let Some(message) = content_message(key, row.as_deref())?
             && scope.covers(repository_of(&message))
+            && purged.iter().all(|(name, _)| name != repository_of(&message))
         {
             projection.messages.push(message);
         }
@@ -148,6 +156,7 @@ mod tests {
     use crate::store::replica::node::testing::{config, map};
     use crate::store::rows::link::blob_key;
     use crate::store::rows::manifest::manifest_key;
+    use crate::store::rows::node::removing_key;
     use crate::store::rows::referrer::referrer_key;
     use crate::store::rows::tag::tag_key;
     use crate::types::UnixSeconds;
@@ -194,6 +203,22 @@ mod tests {
         assert_eq!(scope_of(&config), [""; 0]);
     }
 
+    /// Symptom: a device lost all of a repository, which the root still had, while the node above
+    /// could not get it again. Cause: that had removed it, not granted any more, and told so.
+    #[test]
+    fn f119_a_child_compares_what_is_removed_here_because_it_is_not_granted_any_more() {
+        let app: RepositoryName = "team/app".parse().unwrap();
+        let scope = scope(&["repositories/team/*/content/read"]);
+        for (row, is_over) in [(Some(vec![1]), false), (None, true)] {
+            let mut changes = changes(&app);
+            changes.push((removing_key(&app), row));
+            let expected = Projection { purged: is_over, ..Projection::default() };
+            assert_eq!(project(&changes, &scope).unwrap(), expected);
+            let others = project(&changes, &Scope::default()).unwrap();
+            assert_eq!(others, Projection::default());
+        }
+    }
+
     #[test]
     fn f119_a_child_sees_tags_referrers_and_deletes() {
         let app: RepositoryName = "team/app".parse().unwrap();
@@ -209,7 +234,7 @@ mod tests {
             Message::Tag { repository: repository(), tag: "v2".parse().unwrap(), digest: None },
             Message::ManifestAdded { repository: repository(), digest: digest(0) },
         ];
-        assert_eq!(seen, Projection { messages: expected, management: false });
+        assert_eq!(seen, Projection { messages: expected, ..Projection::default() });
     }
 
     #[test]
@@ -240,7 +265,11 @@ mod tests {
         ] {
             let changes = [(rows::key(kind, &[b"dock01"]), Some(vec![1, 2, 3]))];
             let seen = project(&changes, &scope(&["repositories/*/content/read"])).unwrap();
-            assert_eq!(seen, Projection { messages: vec![], management: noticed }, "{kind:?}");
+            assert_eq!(
+                seen,
+                Projection { management: noticed, ..Projection::default() },
+                "{kind:?}"
+            );
         }
     }
 

@@ -229,7 +229,7 @@ impl Store {
 
     /// Removes a repository with its tags, manifests and links, a bounded number in each record:
     /// what a stop leaves is removed by the next call, and is told by [`Store::half_removed`]. The
-    /// parent does not hear of it. `NotFound` when there is none, `Conflict` when it has something
+    /// parent does not hear of it, and children compare the repository: its parent may have it. `NotFound` when there is none, `Conflict` when it has something
     /// that the parent does not have.
     pub async fn delete_repository(&self, repository: &RepositoryName) -> Result<(), StoreError> {
         let own = repository_key(repository);
@@ -240,7 +240,7 @@ impl Store {
         self.mark_synced(repository, false).await?;
         let half = removing_key(repository);
         let mark = half.clone();
-        self.commit(move |txn| txn.put_changed(mark, &Fact::Mark)).await?;
+        self.commit(move |txn| txn.put(mark, &Fact::Mark)).await?;
         // Names before what they name.
         let kinds = [Kind::Tag, Kind::Referrer, Kind::Untagged, Kind::Manifest, Kind::Blob];
         let starts = kinds.map(|kind| prefix(kind, &[repository.as_str().as_bytes()]));
@@ -250,10 +250,12 @@ impl Store {
                 if page.is_empty() {
                     break;
                 }
-                let repository = repository.clone();
+                let (repository, mark) = (repository.clone(), half.clone());
                 self.commit(move |txn| {
                     // A push that was let in before may have come to its end since.
                     refuse_unsent(txn, &repository)?;
+                    // By this, children tell it from a deletion.
+                    txn.put(mark, &Fact::Mark)?;
                     page.into_iter().try_for_each(|(key, _)| txn.delete(key))
                 })
                 .await?;
@@ -322,7 +324,7 @@ mod tests {
     use super::*;
     use crate::store::index::Change;
     use crate::store::replica::node::testing::connected;
-    use crate::store::rows::node::synced_key;
+    use crate::store::rows::node::{purged_in, synced_key};
 
     #[test]
     fn f156_repositories_are_listed_in_pages() {
@@ -438,9 +440,11 @@ mod tests {
                 let found = changes.iter().find(|(key, _)| *key == removing_key(&app));
                 found.map(|(_, row)| row.is_some())
             };
-            let marks: Vec<bool> = records.iter().filter_map(mark).collect();
-            assert_eq!(marks, [true, false]);
+            let mut marks: Vec<bool> = records.iter().filter_map(mark).collect();
+            assert_eq!(marks.pop(), Some(false));
             assert_eq!(records.last().and_then(mark), Some(false), "all else is gone then");
+            assert!(marks.len() > 3 && !marks.contains(&false), "each record has it");
+            assert_eq!(purged_in(&records[1].1[0].0), Some(app.clone()));
             assert!(store.half_removed().await.unwrap().is_empty());
             let key = removing_key(&app);
             store.commit(move |txn| txn.put(key, &Fact::Mark)).await.unwrap();

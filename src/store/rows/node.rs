@@ -241,10 +241,15 @@ pub(in crate::store) fn removing() -> Vec<u8> {
 }
 
 /// The key of the removal of one.
-pub(in crate::store) fn removing_key(repository: &RepositoryName) -> Vec<u8> {
+pub fn removing_key(repository: &RepositoryName) -> Vec<u8> {
     let mut key = removing();
     key.extend_from_slice(repository.as_str().as_bytes());
     key
+}
+
+/// The repository of whose removal a row of this key tells.
+pub fn purged_in(row_key: &[u8]) -> Option<RepositoryName> {
+    std::str::from_utf8(row_key.strip_prefix(&removing()[..])?).ok()?.parse().ok()
 }
 
 pub(in crate::store) fn synced_key(repository: &RepositoryName) -> Vec<u8> {
