@@ -33,9 +33,12 @@ impl Worker {
             if lacked.is_empty() {
                 return Ok(());
             }
-            // Where the parent does not tell, it is asked for each.
-            let page = self.upstream.manifests(repository, after.as_ref()).await?;
-            let page = page.unwrap_or_default();
+            let Some(page) = self.upstream.manifests(repository, after.as_ref()).await? else {
+                // Of an earlier version: it is asked for each that nothing names here.
+                let named = self.named_here(repository).await?;
+                lacked.retain(|digest| !named.contains(digest));
+                break;
+            };
             let Some(last) = page.last().cloned() else { break };
             if after.is_some_and(|after| last <= after) {
                 let text = "the parent's list of manifests does not end".to_owned();
@@ -80,6 +83,19 @@ impl Worker {
     ) -> Result<BTreeSet<Digest>, SyncError> {
         let (store, repository) = (self.store.clone(), repository.clone());
         Ok(spawn::blocking(move || store.manifest_digests(&repository)).await?)
+    }
+
+    /// What the manifests that are here of a repository name.
+    async fn named_here(&self, repository: &RepositoryName) -> Result<BTreeSet<Digest>, SyncError> {
+        let (store, repository) = (self.store.clone(), repository.clone());
+        let read = move || {
+            let mut named = BTreeSet::new();
+            store.each_manifest(&repository, |_, row| {
+                named.extend(row.named_manifests().cloned());
+            })?;
+            Ok::<_, StoreError>(named)
+        };
+        Ok(spawn::blocking(read).await?)
     }
 
     /// Removes repositories that are not granted any more, unless they have something that the
