@@ -440,6 +440,13 @@ impl Upstream {
         if meant.as_deref().zip(answers).is_some_and(|(meant, answers)| meant != answers) {
             return Err(UpstreamError::StartedAnew);
         }
+        // Of a proxy or a portal: it says nothing of what the parent has.
+        if is_asked
+            && response.status == 404
+            && let Err(error) = UpstreamError::refuse_text(response.header("content-type"))
+        {
+            return Err(UpstreamError::Refused(404, error.to_string()));
+        }
         // Before anybody sees the answer, and takes something from it.
         if let Some(sequence) = response.header(SEQUENCE).and_then(|text| text.parse().ok()) {
             self.heard.fetch_max(sequence, Ordering::Relaxed);
