@@ -12,6 +12,7 @@ pub mod pushes;
 pub mod refused;
 pub mod renewal;
 pub mod starts;
+pub mod told;
 pub mod unsent;
 pub mod unwritten;
 
