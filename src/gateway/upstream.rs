@@ -314,7 +314,8 @@ impl Upstream {
     }
 
     /// Some manifests that the parent has of a repository behind `after`, in the order of their
-    /// digests; none when there are no more. `None`: it is of an earlier version, and does not tell.
+    /// digests; none when there are no more. `None`: it is of an earlier version, which does not
+    /// tell.
     pub async fn manifests(
         &self,
         repository: &RepositoryName,

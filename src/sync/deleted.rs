@@ -149,8 +149,8 @@ impl Worker {
     }
 
     /// Deletes what the parent is said to have deleted, if it has: on a ReadWrite node that may be
-    /// the echo of a removal of ours, and the manifest was pushed again since. `is_told`: the parent
-    /// has told of it.
+    /// the echo of a removal of ours, and the manifest was pushed again since. `is_told`: the
+    /// parent has told of it.
     pub(super) async fn delete_if_gone(
         &self,
         repository: &RepositoryName,

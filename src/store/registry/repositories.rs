@@ -229,8 +229,9 @@ impl Store {
 
     /// Removes a repository with its tags, manifests and links, a bounded number in each record:
     /// what a stop leaves is removed by the next call, and is told by [`Store::half_removed`]. The
-    /// parent does not hear of it, and children compare the repository: its parent may have it. `NotFound` when there is none, `Conflict` when it has something
-    /// that the parent does not have.
+    /// parent does not hear of it, and children compare the repository: its parent may have it.
+    /// `NotFound` when there is none, `Conflict` when it has something that the parent does not
+    /// have.
     pub async fn delete_repository(&self, repository: &RepositoryName) -> Result<(), StoreError> {
         let own = repository_key(repository);
         if self.get::<RepositoryRow>(&own)?.is_none() {
