@@ -9,7 +9,6 @@ use super::plan::Desired;
 use super::worker::{PAGES_MAX, Worker};
 use crate::gateway::UpstreamError;
 use crate::store::registry::removal::Watch;
-use crate::store::replica::gone::Gone;
 use crate::store::replica::outbox::Origin;
 use crate::store::{Precondition, StoreError};
 use crate::sys::spawn;
@@ -52,7 +51,7 @@ impl Worker {
             after = Some(last);
         }
         for digest in &lacked {
-            self.delete_if_gone(repository, digest, false).await?;
+            self.delete_if_gone(repository, digest).await?;
         }
         Ok(())
     }
@@ -63,14 +62,20 @@ impl Worker {
         &self,
         repository: &RepositoryName,
         desired: &Desired,
-        told: &Gone,
     ) -> Result<(), SyncError> {
-        for tag in told.tags(repository).filter(|tag| !desired.tags.contains_key(tag)) {
+        let (tags, manifests): (Vec<_>, Vec<_>) = {
+            let told = self.state.told();
+            (
+                told.tags(repository).cloned().collect(),
+                told.manifests(repository).cloned().collect(),
+            )
+        };
+        for tag in tags.iter().filter(|tag| !desired.tags.contains_key(*tag)) {
             self.follow_tag(repository, tag, None, true).await?;
         }
-        for digest in told.manifests(repository) {
+        for digest in &manifests {
             if self.store.manifest(repository, digest)?.is_some() {
-                self.delete_if_gone(repository, digest, true).await?;
+                self.delete_if_gone(repository, digest).await?;
             }
         }
         Ok(())
@@ -149,13 +154,11 @@ impl Worker {
     }
 
     /// Deletes what the parent is said to have deleted, if it has: on a ReadWrite node that may be
-    /// the echo of a removal of ours, and the manifest was pushed again since. `is_told`: the
-    /// parent has told of it.
+    /// the echo of a removal of ours, and the manifest was pushed again since.
     pub(super) async fn delete_if_gone(
         &self,
         repository: &RepositoryName,
         digest: &Digest,
-        is_told: bool,
     ) -> Result<(), SyncError> {
         let watch = self.store.watch_manifest(repository, digest);
         let item = Item::Deleted(digest.clone());
@@ -165,6 +168,7 @@ impl Worker {
             self.state.hold_back(repository, item);
             return Ok(());
         }
+        let is_told = self.state.told().has_manifest(repository, digest);
         let kept = match self.upstream.keeps_manifest(repository, digest).await {
             // It had it when it deleted it.
             Err(UpstreamError::NotYet(_)) if is_told => Ok(false),

@@ -83,16 +83,17 @@ impl Worker {
         Ok(())
     }
 
-    /// What the parent has told of that it deleted, behind what was heard, up to where a full
+    /// Hears what the parent has told of that it deleted, behind what was heard, up to where a full
     /// comparison begins: that takes the place of those messages.
     pub(super) async fn hear_told(
         &self,
         from: Option<Cursor>,
         head: Cursor,
-    ) -> Result<Gone, SyncError> {
+    ) -> Result<(), SyncError> {
         let mut gone = Gone::default();
         // What another parent has told says nothing of this one.
         if let Some(from) = from.filter(|from| from.epoch == head.epoch) {
+            gone = self.state.told().clone();
             for (_, message) in self.store.inbox(usize::MAX)? {
                 gone.hear(message);
             }
@@ -100,7 +101,8 @@ impl Worker {
                 log::debug!("the parent does not remember all that it has deleted since {from}");
             }
         }
-        Ok(gone)
+        *self.state.told() = gone;
+        Ok(())
     }
 
     /// Hears what the parent has deleted from one position to another; `false`: it does not have

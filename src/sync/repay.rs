@@ -5,7 +5,6 @@ use super::error::SyncError;
 use super::worker::Worker;
 use crate::gateway::UpstreamError;
 use crate::gateway::feed::Scope;
-use crate::store::replica::gone::Gone;
 use crate::types::{Digest, Reference, RepositoryName, Tag};
 
 /// Items that are retried before new messages get their turn.
@@ -129,7 +128,7 @@ impl Worker {
             match &item {
                 Item::Listing => {
                     self.state.begin_listing();
-                    let done = self.reconcile_repository(&repository, &Gone::default()).await;
+                    let done = self.reconcile_repository(&repository).await;
                     self.note_listed().await?;
                     match done {
                         Err(error) if error.is_of_item() => {
@@ -139,7 +138,7 @@ impl Worker {
                     }
                 }
                 Item::Tag(tag) => self.try_tag_again(&repository, tag).await?,
-                Item::Deleted(digest) => self.delete_if_gone(&repository, digest, false).await?,
+                Item::Deleted(digest) => self.delete_if_gone(&repository, digest).await?,
                 Item::Manifest(digest) => {
                     let result = self.bring_manifest(&repository, digest).await;
                     self.settle(&repository, item.clone(), Some(digest), result).await?;
@@ -157,7 +156,8 @@ impl Worker {
             return Ok(());
         }
         let base = self.store.tag(repository, tag)?;
-        self.ask_for_tag(repository, tag, base, false).await
+        let is_gone = self.state.told().has_tag(repository, tag);
+        self.ask_for_tag(repository, tag, base, is_gone).await
     }
 
     /// Fetches a manifest that the parent has now.

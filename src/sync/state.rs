@@ -7,6 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use super::contact::{Contact, Place};
 use super::debts::{Debts, Item, Owed};
 use super::desired::{MISSING, Missing};
+use crate::store::replica::gone::Gone;
 use crate::store::replica::node::SyncView;
 use crate::store::{Shortage, Store, StoreError};
 use crate::sys::Sys;
@@ -31,6 +32,8 @@ pub(super) struct State {
     problems: Mutex<BTreeMap<String, StatusDetail>>,
     missing: Mutex<Missing>,
     debts: Mutex<Debts>,
+    /// What the parent has told of that it deleted, and could not be followed yet.
+    told: Mutex<Gone>,
     /// Repositories of messages that are received and not applied yet.
     arriving: Mutex<BTreeSet<RepositoryName>>,
     /// Repositories that are not granted any more and have what the parent does not have.
@@ -67,6 +70,7 @@ impl State {
             problems: Mutex::default(),
             missing: Mutex::default(),
             debts: Mutex::default(),
+            told: Mutex::default(),
             arriving: Mutex::default(),
             kept: Mutex::default(),
             projected: Mutex::default(),
@@ -231,6 +235,12 @@ impl State {
 
     /// An item is here, or is not wanted any more.
     pub(super) fn paid(&self, repository: &RepositoryName, item: &Item) {
+        match item {
+            Item::Tag(tag) => self.told().forget_tag(repository, tag),
+            Item::Deleted(digest) => self.told().forget_manifest(repository, digest),
+            Item::Listing => self.told().keep(|other| other != repository),
+            Item::Manifest(_) => {}
+        }
         if self.debts().paid(repository, item) {
             self.changed.store(true, Ordering::Relaxed);
             log::info!("resolved missing content repository={repository} {}", item.field());
@@ -271,6 +281,12 @@ impl State {
     /// Content of these repositories is on its way.
     pub(super) fn set_arriving(&self, repositories: BTreeSet<RepositoryName>) {
         *lock(&self.arriving) = repositories;
+    }
+
+    /// What the parent has told of that it deleted, and could not be followed yet: it may not be
+    /// whole, and cannot tell then that it has it no more.
+    pub(super) fn told(&self) -> MutexGuard<'_, Gone> {
+        lock(&self.told)
     }
 
     pub(super) fn debts(&self) -> MutexGuard<'_, Debts> {

@@ -18,7 +18,6 @@ use crate::gateway::feed::Scope;
 use crate::gateway::wire::Received;
 use crate::gateway::{Upstream, UpstreamError};
 use crate::store::Store;
-use crate::store::replica::gone::Gone;
 use crate::store::replica::inbox::InboxId;
 use crate::sys::spawn::yield_now;
 use crate::types::limits::PAGE_MAX;
@@ -278,7 +277,7 @@ impl Worker {
         if self.store.lacks_a_life()? {
             self.note_gone(position).await?;
         }
-        let told = self.hear_told(heard, position).await?;
+        self.hear_told(heard, position).await?;
         let config = self.config()?;
         let scope = Scope::of_config(&config);
         log::info!("full reconcile started");
@@ -296,15 +295,19 @@ impl Worker {
             self.store.mark_synced(repository, false).await?;
         }
         for repository in &plan.reconcile {
-            match self.reconcile_repository(repository, &told).await {
+            match self.reconcile_repository(repository).await {
                 Err(error) if error.is_of_item() => {
                     self.settle(repository, Item::Listing, None, Err(error)).await?;
                 }
                 Err(error) => return Err(error),
-                Ok(()) => self.synced_if_whole(repository).await?,
+                Ok(()) => {
+                    self.state.paid(repository, &Item::Listing);
+                    self.synced_if_whole(repository).await?;
+                }
             }
         }
         self.state.debts().keep(&plan.reconcile);
+        self.state.told().keep(|repository| plan.reconcile.contains(repository));
         self.note_debts().await?;
         self.note_listed().await?;
         self.store.note_compared().await?;
@@ -388,7 +391,6 @@ impl Worker {
     pub(super) async fn reconcile_repository(
         &self,
         repository: &RepositoryName,
-        told: &Gone,
     ) -> Result<(), SyncError> {
         self.state.debts().begin_compare(repository);
         let before = self.store.outbox_last()?;
@@ -441,7 +443,7 @@ impl Worker {
             self.offer_withheld(repository, &desired, &lacked, withheld).await?;
         }
         if desired.partial {
-            self.follow_told(repository, &desired, told).await?;
+            self.follow_told(repository, &desired).await?;
         }
         let mut failed = self.fill(repository, &pending).await?;
         if offer == Offer::None && !desired.partial {
@@ -642,13 +644,23 @@ impl Worker {
         mode: Mode,
         scope: &Scope,
     ) -> Result<(), SyncError> {
-        let repository = match message {
-            Message::Tag { repository, tag, digest } if scope.covers(repository) => {
+        let (Message::Tag { repository, .. }
+        | Message::ManifestAdded { repository, .. }
+        | Message::ManifestDeleted { repository, .. }) = message
+        else {
+            return Ok(());
+        };
+        // Not granted any more, or not yet: a comparison settles it.
+        if !scope.covers(repository) {
+            return Ok(());
+        }
+        self.state.told().hear(message.clone());
+        match message {
+            Message::Tag { tag, digest, .. } => {
                 let asks = self.asks(mode, id)?;
                 self.follow_tag(repository, tag, digest.clone(), asks).await?;
-                repository
             }
-            Message::ManifestAdded { repository, digest } if scope.covers(repository) => {
+            Message::ManifestAdded { digest, .. } => {
                 let result = self.fetcher.obtain(repository, digest, None).await;
                 if result == Ok(true) {
                     // What is here already was not put.
@@ -656,21 +668,18 @@ impl Worker {
                 }
                 let (item, result) = (Item::Manifest(digest.clone()), result.map(|_| ()));
                 self.settle(repository, item, Some(digest), result).await?;
-                repository
             }
-            Message::ManifestDeleted { repository, digest } if scope.covers(repository) => {
+            Message::ManifestDeleted { digest, .. } => {
                 self.state.paid(repository, &Item::Manifest(digest.clone()));
                 // What images lack is fetched beside this: the manifest may come again meanwhile.
                 let watch = self.store.watch_manifest(repository, digest);
                 match self.asks(mode, id)? {
-                    true => self.delete_if_gone(repository, digest, true).await?,
+                    true => self.delete_if_gone(repository, digest).await?,
                     false => self.delete_manifest(watch, repository, digest).await?,
                 }
-                repository
             }
-            // Not granted any more, or not yet: a comparison settles it.
-            _ => return Ok(()),
-        };
+            Message::ConfigChanged { .. } => {}
+        }
         // The first push to a repository under a wildcard.
         if self.store.is_synced(repository)? {
             return Ok(());

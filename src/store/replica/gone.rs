@@ -25,7 +25,7 @@ const READ_AT_ONCE: usize = 1024 * 1024;
 const GONE_MAX: usize = 10_000;
 
 /// In memory: a child comes back soon, or brings back what was deleted.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Gone {
     tags: BTreeSet<(RepositoryName, Tag)>,
     manifests: BTreeSet<(RepositoryName, Digest)>,
@@ -71,6 +71,32 @@ impl Gone {
             self.manifests.remove(&(repository, digest));
         }
         Ok(())
+    }
+
+    /// Whether a tag was deleted.
+    pub fn has_tag(&self, repository: &RepositoryName, tag: &Tag) -> bool {
+        self.tags.contains(&(repository.clone(), tag.clone()))
+    }
+
+    /// Whether a manifest was deleted.
+    pub fn has_manifest(&self, repository: &RepositoryName, digest: &Digest) -> bool {
+        self.manifests.contains(&(repository.clone(), digest.clone()))
+    }
+
+    /// Forgets a tag.
+    pub fn forget_tag(&mut self, repository: &RepositoryName, tag: &Tag) {
+        self.tags.remove(&(repository.clone(), tag.clone()));
+    }
+
+    /// Forgets a manifest.
+    pub fn forget_manifest(&mut self, repository: &RepositoryName, digest: &Digest) {
+        self.manifests.remove(&(repository.clone(), digest.clone()));
+    }
+
+    /// Forgets what is not of such repositories.
+    pub fn keep(&mut self, is_kept: impl Fn(&RepositoryName) -> bool) {
+        self.tags.retain(|(repository, _)| is_kept(repository));
+        self.manifests.retain(|(repository, _)| is_kept(repository));
     }
 
     /// Tags of a repository that were deleted.
@@ -189,8 +215,8 @@ impl Store {
             return false;
         }
         let gone = self.shared().gone.lock().unwrap_or_else(PoisonError::into_inner);
-        tags.retain(|tag| !gone.tags.contains(&(repository.clone(), tag.clone())));
-        tags.is_empty() && gone.manifests.contains(&(repository.clone(), digest.clone()))
+        tags.retain(|tag| !gone.has_tag(repository, tag));
+        tags.is_empty() && gone.has_manifest(repository, digest)
     }
 }
 
