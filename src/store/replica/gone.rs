@@ -1,8 +1,8 @@
 //! What was deleted at the parent, or at a root. A node that was set back asks what its parent has
-//! deleted since it had last heard of it, and a root reads that in its own journal: a child that has
-//! it still, because it knew this node, or another in its place, before that, offers it in vain.
-//! What a client of the child had pushed may be newer than that, and is taken. And what the parent
-//! has told of in messages that a full comparison takes the place of.
+//! deleted since it had last heard of it, and a root reads that in its own journal: a child that
+//! has it still, because it knew this node, or another in its place, before that, offers it in
+//! vain. What a client of the child had pushed may be newer than that, and is taken. And what the
+//! parent has told of in messages that a full comparison takes the place of.
 
 use std::collections::BTreeSet;
 use std::sync::PoisonError;
