@@ -89,7 +89,7 @@ use crate::sys::outcome::Outcome;
 use crate::sys::{Disk, MemoryDisk, Sys};
 use crate::types::deed::Deed;
 use crate::types::limits::{SEGMENT_BYTES, UPLOADS_MAX, WRITER_QUEUE_MAX};
-use crate::types::{Cursor, Digest, RepositoryPattern};
+use crate::types::{Digest, RepositoryPattern};
 
 /// A checkpoint is not worth its writes before the journal has grown by this, bytes.
 const CHECKPOINT_BYTES_MIN: u64 = 4 * 1024 * 1024;
@@ -200,8 +200,6 @@ struct Shared {
     heard: Arc<AtomicU64>,
     unwritten: Unwritten,
     gone: Mutex<Gone>,
-    /// Since where and up to where a root has read in its journal what it has deleted.
-    heard_own: smol::lock::Mutex<Option<(Cursor, Cursor)>>,
     segments: Segments,
     unmade: Unmade,
     uploads: Uploads,
@@ -307,7 +305,6 @@ impl Store {
             heard: Arc::default(),
             unwritten: Unwritten::default(),
             gone: Mutex::default(),
-            heard_own: smol::lock::Mutex::default(),
             index: RwLock::new(recovered.index),
             healing: AtomicBool::new(false),
             segments: segments.clone(),
@@ -385,7 +382,6 @@ impl Store {
             heard: Arc::default(),
             unwritten: Unwritten::default(),
             gone: Mutex::default(),
-            heard_own: smol::lock::Mutex::default(),
             index: RwLock::new(Arc::new(MapIndex::default())),
             healing: AtomicBool::new(false),
             segments: Segments::default(),

@@ -308,7 +308,6 @@ impl Store {
         asked: Option<Asked>,
     ) -> Result<PutOutcome, StoreError> {
         let (now, quota) = (self.sys().clock.wall_or_floor(), self.quota(repository));
-        self.hear_own(&put.origin).await?;
         if self.is_gone(&put.origin, repository, put.content.digest(), &mut put.tags) {
             return Ok(PutOutcome::Replayed);
         }

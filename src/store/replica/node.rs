@@ -183,11 +183,10 @@ impl Store {
     /// Notes that a child has seen that the state of this node was set back: the parent may have
     /// what was here before, and a comparison is due, also after one that is under way. It asks for
     /// what the parent has deleted since its feed was at `parted`, if that is known. A root has
-    /// none: what it has deleted before may have been there again.
+    /// none.
     pub async fn note_set_back(&self, parted: Option<Cursor>) -> Result<(), StoreError> {
         if self.role() == Role::Root {
-            let head = self.head();
-            return self.commit(move |txn| gone::begin_lineage(txn, head)).await;
+            return Ok(());
         }
         self.commit(move |txn| {
             ask_for_reconcile(txn)?;

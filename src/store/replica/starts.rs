@@ -1,9 +1,8 @@
 //! Which starts of this node its state remembers, so that a child sees when the state was set back:
 //! by a copy of an older one or a snapshot of the disk, which keep the epoch of the feed.
 
-use super::gone;
 use super::inbox::applied;
-use crate::store::rows::node::{Fact, lineage_key, start_key, started_at_key, starts};
+use crate::store::rows::node::{Fact, start_key, started_at_key, starts};
 use crate::store::{Store, StoreError};
 use crate::types::Cursor;
 
@@ -16,7 +15,6 @@ impl Store {
     /// and before anything is taken from the parent.
     pub async fn note_start(&self, start: &str) -> Result<(), StoreError> {
         let (key, begins) = (start_key(start), self.sequence());
-        let head = self.head();
         let at = started_at_key(start.as_bytes());
         self.commit(move |txn| {
             if txn.get::<Fact>(&key)?.is_some() {
@@ -32,10 +30,6 @@ impl Store {
             }
             if let Some(position) = applied(txn)? {
                 txn.put(at, &position)?;
-            }
-            let known = txn.get::<Cursor>(&lineage_key())?;
-            if known.is_none_or(|known| known.epoch != head.epoch) {
-                gone::begin_lineage(txn, head)?;
             }
             txn.put(key, &Fact::Epoch(begins))
         })

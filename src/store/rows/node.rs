@@ -299,11 +299,6 @@ pub(in crate::store) fn removal_key(repository: &RepositoryName) -> Vec<u8> {
     key(Kind::Node, &[b"removal", repository.as_str().as_bytes()])
 }
 
-/// The key of where the journal begins to be of one state.
-pub(in crate::store) fn lineage_key() -> Vec<u8> {
-    key(Kind::Node, &[b"lineage"])
-}
-
 pub(in crate::store) fn listed_key() -> Vec<u8> {
     key(Kind::Node, &[b"listed"])
 }
