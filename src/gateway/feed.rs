@@ -1,13 +1,12 @@
 //! Journal records, projected onto what one child may see. Raw records never leave the node.
 
-use crate::store::StoreError;
 use crate::store::index::Change;
-use crate::store::replica::told::content_message;
 use crate::store::rows::node::purged_in;
-use crate::store::rows::{CONTENT, MANAGEMENT, is_of};
+use crate::store::rows::{self, CONTENT, Kind, MANAGEMENT, is_of};
+use crate::store::{StoreError, TagRow};
 use crate::types::message::{Message, NodeConfig};
 use crate::types::token::ScopeMap;
-use crate::types::{Grant, RepositoryAction, RepositoryName, RepositoryPattern};
+use crate::types::{Digest, Grant, RepositoryAction, RepositoryName, RepositoryPattern, Tag};
 
 /// Bytes of a hash that tell two scopes apart: nobody gains from two that look the same.
 const FINGERPRINT_BYTES: usize = 8;
@@ -104,19 +103,64 @@ fn repository_of(message: &Message) -> &RepositoryName {
     }
 }
 
+fn content_message(key: &[u8], row: Option<&[u8]>) -> Result<Option<Message>, StoreError> {
+    const TAG: u8 = Kind::Tag as u8;
+    const MANIFEST: u8 = Kind::Manifest as u8;
+    const REFERRER: u8 = Kind::Referrer as u8;
+    let Some((&kind, key)) = key.split_first() else { return Ok(None) };
+    let damaged = || StoreError::Corrupt("a key of content is malformed".to_owned());
+    let zero = key.iter().position(|byte| *byte == 0).ok_or_else(damaged)?;
+    let repository: RepositoryName = text(&key[..zero]).ok_or_else(damaged)?;
+    let name = &key[zero + 1..];
+    Ok(match (kind, row) {
+        (TAG, row) => {
+            let tag: Tag = text(name).ok_or_else(damaged)?;
+            let digest = row.map(|row| rows::decode::<TagRow>(row).map(|row| row.digest));
+            Some(Message::Tag { repository, tag, digest: digest.transpose()? })
+        }
+        (MANIFEST, None) => {
+            let digest = Digest::from_key(name).ok_or_else(damaged)?;
+            Some(Message::ManifestDeleted { repository, digest })
+        }
+        // A manifest that refers to another one may have no tag: it is announced by its link.
+        (REFERRER, Some(_)) => {
+            let digest = referrer(name).ok_or_else(damaged)?;
+            Some(Message::ManifestAdded { repository, digest })
+        }
+        _ => None,
+    })
+}
+
+/// Reads `subject, zero, digest`; the length of the subject follows from its algorithm.
+fn referrer(key: &[u8]) -> Option<Digest> {
+    (0..key.len()).find_map(|split| {
+        let (subject, rest) = key.split_at(split);
+        Digest::from_key(subject)?;
+        Digest::from_key(rest.strip_prefix(&[0])?)
+    })
+}
+
+/// Reads the digests of manifests that refer to others from the keys of a repository's links.
+pub(super) fn referrer_of_key(key: &[u8], repository: &RepositoryName) -> Option<Digest> {
+    let rest = key.strip_prefix(&[Kind::Referrer as u8])?;
+    referrer(rest.strip_prefix(repository.as_str().as_bytes())?.strip_prefix(&[0])?)
+}
+
+fn text<N: std::str::FromStr>(bytes: &[u8]) -> Option<N> {
+    std::str::from_utf8(bytes).ok()?.parse().ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::TagRow;
     use crate::store::replica::node::testing::{config, map};
     use crate::store::rows::link::blob_key;
     use crate::store::rows::manifest::manifest_key;
     use crate::store::rows::node::removing_key;
     use crate::store::rows::referrer::referrer_key;
     use crate::store::rows::tag::tag_key;
-    use crate::store::rows::{self, Kind};
+    use crate::types::UnixSeconds;
     use crate::types::digest::Algorithm;
-    use crate::types::{Digest, UnixSeconds};
 
     fn digest(number: u8) -> Digest {
         Digest::from_raw(Algorithm::Sha256, &[number; 32]).unwrap()

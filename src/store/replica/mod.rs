@@ -12,7 +12,6 @@ pub mod pushes;
 pub mod refused;
 pub mod renewal;
 pub mod starts;
-pub mod told;
 pub mod unsent;
 pub mod unwritten;
 
