@@ -441,12 +441,14 @@ impl Upstream {
         if meant.as_deref().zip(answers).is_some_and(|(meant, answers)| meant != answers) {
             return Err(UpstreamError::StartedAnew);
         }
-        // Of a proxy or a portal: it says nothing of what the parent has.
-        if is_asked
-            && response.status == 404
-            && let Err(error) = UpstreamError::refuse_text(response.header("content-type"))
-        {
-            return Err(UpstreamError::Refused(404, error.to_string()));
+        // Of a proxy or a portal, where the parent tells with each how new it is: it says nothing
+        // of what the parent has.
+        let tells = self.asked.load(Ordering::Relaxed) > 0;
+        let is_text = UpstreamError::refuse_text(response.header("content-type")).is_err();
+        let is_untold = response.status == 404 && response.header(SEQUENCE).is_none();
+        if is_asked && is_untold && (tells || is_text) {
+            let text = "it is not the parent that answers so".to_owned();
+            return Err(UpstreamError::Refused(404, text));
         }
         // Before anybody sees the answer, and takes something from it.
         if let Some(sequence) = response.header(SEQUENCE).and_then(|text| text.parse().ok()) {

@@ -74,8 +74,9 @@ impl Worker {
             self.follow_tag(repository, tag, None, true).await?;
         }
         for digest in &manifests {
-            if self.store.manifest(repository, digest)?.is_some() {
-                self.delete_if_gone(repository, digest).await?;
+            match self.store.manifest(repository, digest)? {
+                Some(_) => self.delete_if_gone(repository, digest).await?,
+                None => self.state.paid(repository, &Item::Deleted(digest.clone())),
             }
         }
         Ok(())

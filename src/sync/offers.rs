@@ -99,6 +99,7 @@ impl Worker {
             }
             if !self.hear_gone(&mut gone, from, head).await? {
                 log::debug!("the parent does not remember all that it has deleted since {from}");
+                gone = Gone::default();
             }
         }
         *self.state.told() = gone;

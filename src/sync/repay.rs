@@ -134,7 +134,10 @@ impl Worker {
                         Err(error) if error.is_of_item() => {
                             self.settle(&repository, item, None, Err(error)).await?;
                         }
-                        done => done?,
+                        done => {
+                            done?;
+                            self.state.paid(&repository, &item);
+                        }
                     }
                 }
                 Item::Tag(tag) => self.try_tag_again(&repository, tag).await?,

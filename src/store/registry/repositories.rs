@@ -445,7 +445,8 @@ mod tests {
             assert_eq!(marks.pop(), Some(false));
             assert_eq!(records.last().and_then(mark), Some(false), "all else is gone then");
             assert!(marks.len() > 3 && !marks.contains(&false), "each record has it");
-            assert_eq!(purged_in(&records[1].1[0].0), Some(app.clone()));
+            assert_eq!(purged_in(&removing_key(&app)), Some(app.clone()));
+            assert_eq!(purged_in(&synced_key(&app)), None);
             assert!(store.half_removed().await.unwrap().is_empty());
             let key = removing_key(&app);
             store.commit(move |txn| txn.put(key, &Fact::Mark)).await.unwrap();

@@ -1,7 +1,7 @@
-//! What was deleted at the parent. A node that was set back asks what its parent has deleted since it
-//! had last heard of it: a child that has it still, because it knew this node before that, offers it
-//! in vain. What a client of the child had pushed may be newer than that, and is taken. And what the
-//! parent has told of in messages that a full comparison takes the place of.
+//! What was deleted at the parent. A node that was set back asks what its parent has deleted since
+//! it had last heard of it: a child that has it still, because it knew this node before that,
+//! offers it in vain. What a client of the child had pushed may be newer than that, and is taken.
+//! And what the parent has told of in messages that a full comparison takes the place of.
 
 use std::collections::BTreeSet;
 use std::sync::PoisonError;
