@@ -23,7 +23,8 @@ pub(super) const TIME: &str = "skerry-time";
 pub(super) const NOTED: char = 'n';
 
 /// The header of messages in which a node says for which repositories it has looked: those that it
-/// took the child to mirror then.
+/// took the child to mirror then. A repository that it has removed, not granted any more, is one
+/// more name there, which the child does not have.
 pub(super) const PROJECTED: &str = "skerry-projected";
 
 /// The header of the end of the feed in which a node says that it has never been where the child

@@ -354,7 +354,8 @@ impl Gateway {
             let item = |message| Item { sequence: *sequence, message };
             items.extend(projection.messages.into_iter().map(item));
             if projection.purged {
-                // Grants that the child does not have: it compares, once for each.
+                // The child takes this for grants that are not its own, and compares everything:
+                // once for each removal.
                 projected.insert(format!("purged-{sequence}"));
             }
             if projection.management {

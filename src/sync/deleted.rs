@@ -171,7 +171,7 @@ impl Worker {
         }
         let is_told = self.state.told().has_manifest(repository, digest);
         let kept = match self.upstream.keeps_manifest(repository, digest).await {
-            // It had it when it deleted it.
+            // The parent has told that it deleted the manifest, so that it had it before.
             Err(UpstreamError::NotYet(_)) if is_told => Ok(false),
             kept => kept.map_err(SyncError::from),
         };

@@ -101,8 +101,8 @@ impl Fetcher {
                     return Err(SyncError::Content(text));
                 }
                 let received = match self.manifest(repository, &digest).await {
-                    // What an index needed was there before it was; a parent that has not got it
-                    // yet, or has lost it, says so.
+                    // The parent had what an index needs before the index, so that it has deleted
+                    // it since; one that has not got it yet, or has lost it, says so.
                     Err(SyncError::Upstream(UpstreamError::NotFound(_)))
                         if digest != closure.root =>
                     {

@@ -4,6 +4,14 @@ use super::between::{hook, unhook};
 use super::scenarios::{FIRST, SECOND, THIRD, app, has, in_tree, named, names, push};
 use super::*;
 
+/// An index, tagged `multi`, and the two images that it names.
+async fn push_index(store: &Store) {
+    for number in [FIRST, SECOND] {
+        push(store, &[], number).await;
+    }
+    push(store, &["multi"], MANIFESTS).await;
+}
+
 /// Symptom: a child of an index that was deleted at the root stayed at a device for good, where
 /// other grants had made a comparison due before the device heard of it. Cause: the comparison took
 /// the place of the message, and left out whatever an index names.
@@ -11,10 +19,7 @@ use super::*;
 fn f119_a_comparison_follows_the_deletion_of_what_an_index_names() {
     in_tree(async |tree, engine| {
         let (root, device) = (&tree.world.root, &tree.world.device());
-        for number in [FIRST, SECOND] {
-            push(root, &[], number).await;
-        }
-        push(root, &["multi"], MANIFESTS).await;
+        push_index(root).await;
         engine.pull_once().await.unwrap();
         assert!(has(device, FIRST) && has(device, MANIFESTS));
         let first = digest_of(&manifest(FIRST));
@@ -32,10 +37,7 @@ fn f119_a_comparison_follows_the_deletion_of_what_an_index_names() {
 fn f119_an_index_comes_without_what_the_parent_has_deleted_of_it() {
     in_tree(async |tree, engine| {
         let (root, device) = (&tree.world.root, &tree.world.device());
-        for number in [FIRST, SECOND] {
-            push(root, &[], number).await;
-        }
-        push(root, &["multi"], MANIFESTS).await;
+        push_index(root).await;
         let first = digest_of(&manifest(FIRST));
         root.delete_manifest(&app(), &first, &Origin::Client).await.unwrap();
         // A parent that is not whole itself may have it yet.
@@ -82,10 +84,7 @@ fn f119_f204_a_comparison_follows_what_a_parent_that_is_not_whole_has_told() {
 fn f119_a_comparison_finds_what_the_parent_has_deleted_whatever_names_it() {
     in_tree(async |tree, engine| {
         let (root, device) = (&tree.world.root, &tree.world.device());
-        for number in [FIRST, SECOND] {
-            push(root, &[], number).await;
-        }
-        push(root, &["multi"], MANIFESTS).await;
+        push_index(root).await;
         engine.pull_once().await.unwrap();
         let first = digest_of(&manifest(FIRST));
         root.delete_manifest(&app(), &first, &Origin::Client).await.unwrap();

@@ -14,7 +14,7 @@ use crate::types::message::Message;
 use crate::types::{Cursor, Digest, Offered, RepositoryName, Tag};
 
 /// Tags, and manifests, that are remembered. Over it: a child brings the others back, and the log
-/// says so.
+/// says so; of what a parent that is not whole has told of, the others stay until it is whole.
 const GONE_MAX: usize = 10_000;
 
 /// In memory: a child comes back soon, or brings back what was deleted.
