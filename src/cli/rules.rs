@@ -12,8 +12,16 @@ pub(super) fn occurrences(matches: &ArgMatches, name: &str) -> Vec<Vec<String>> 
 /// The flag `--<name>` for such groups.
 pub(super) fn argument(name: &'static str) -> Arg {
     let (resource, help) = match name.ends_with("gateway") {
-        true => ("CONNECTED_REGISTRY", "A connected registry and the gateway actions on it"),
-        false => ("REPOSITORY", "A repository and the actions on it"),
+        true => (
+            "CONNECTED_REGISTRY",
+            "A connected registry and the gateway actions on it: config/read, config/write, \
+             message/read, message/write",
+        ),
+        false => (
+            "REPOSITORY",
+            "A repository and the actions on it: content/read, content/write, content/delete, \
+             metadata/read, metadata/write",
+        ),
     };
     Arg::new(name)
         .long(name)

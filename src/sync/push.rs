@@ -705,7 +705,8 @@ impl Pusher {
         };
         if let Some(kept) = kept {
             log::warn!(
-                "tag {repository}:{tag} was moved at the parent too: our content is now {kept}"
+                "tag {repository}:{tag} was moved or removed at the parent too: our content is now \
+                 {kept}"
             );
         }
         Ok(())

@@ -261,8 +261,8 @@ pub fn status_details(
             kind: DetailCode::TagConflict.kind().to_owned(),
             code: DetailCode::TagConflict.name().to_owned(),
             description: format!(
-                "{repository}:{tag} holds what was pushed here while the parent moved the \
-                 tag; delete it when it is dealt with"
+                "{repository}:{tag} holds what was pushed here while the tag was moved or removed \
+                 at the parent; delete it (with content/delete) when it is dealt with"
             ),
             timestamp: at,
             correlation_id: format!("conflict-{tag}"),

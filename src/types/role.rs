@@ -238,8 +238,9 @@ impl NodeState {
                 }
                 HurdleKind::ActivationRefused => {
                     "the parent refuses the activation: check at the root that the connected \
-                     registry exists and that the connection string names its parent; this node \
-                     goes on trying"
+                     registry exists, that its sync token is the one that the connection string \
+                     names, and that the string is of its parent (a new one: `skerry \
+                     connected-registry get-settings --name NAME`); this node goes on trying"
                 }
             }),
         }

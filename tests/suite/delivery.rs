@@ -101,7 +101,7 @@ fn f130_f201_pushes_of_a_device_that_was_restored_arrive_and_stay() {
         }
     }
     let log = device.log();
-    assert!(!log.contains("was moved at the parent too"), "{log}");
+    assert!(!log.contains("moved or removed at the parent too"), "{log}");
 }
 
 /// Replaces the state of a device by a backup of it, as an operator does, and starts it.
@@ -147,7 +147,7 @@ fn f130_f201_what_a_restored_device_had_delivered_before_undoes_nothing_that_cam
         });
     }
     let log = device.log();
-    assert!(!log.contains("was moved at the parent too"), "{log}");
+    assert!(!log.contains("moved or removed at the parent too"), "{log}");
 }
 
 /// What the root shows of refused pushes of the device.
@@ -223,7 +223,7 @@ fn f204_f130_a_push_over_the_parents_quota_stays_and_goes_up_when_there_is_room(
     assert_eq!(pull(&root, &user, "app", "gone").unwrap_err().status, 404);
     eventually(SOON, "nothing is refused", || refused(&root).is_empty().then_some(()));
     let log = device.log();
-    assert!(!log.contains("was moved at the parent too"), "{log}");
+    assert!(!log.contains("moved or removed at the parent too"), "{log}");
 }
 
 /// Symptom: while the parent had no room each push of a repository was tried for ten seconds, and
@@ -307,7 +307,7 @@ fn f204_f130_a_push_that_the_grant_forbids_stays_and_goes_up_when_it_allows_it()
     arrive(&device, &user, "app", &last);
     eventually(SOON, "nothing is refused", || refused(&root).is_empty().then_some(()));
     let log = device.log();
-    assert!(!log.contains("was moved at the parent too"), "{log}");
+    assert!(!log.contains("moved or removed at the parent too"), "{log}");
     assert!(log.contains("delivered what the parent had refused: "), "{log}");
 }
 
@@ -507,7 +507,7 @@ fn offline(steps: &dyn Fn(&Node, &User)) {
         });
     }
     let log = device.log();
-    assert!(!log.contains("was moved at the parent too"), "{log}");
+    assert!(!log.contains("moved or removed at the parent too"), "{log}");
 }
 
 #[test]
