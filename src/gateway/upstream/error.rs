@@ -148,7 +148,7 @@ impl From<ClientError> for UpstreamError {
     fn from(error: ClientError) -> UpstreamError {
         match error {
             ClientError::Url(text) | ClientError::Protocol(text) => UpstreamError::Protocol(text),
-            ClientError::Connect(text) => UpstreamError::Unreachable(text),
+            ClientError::Connect(error) => UpstreamError::Unreachable(error.to_string()),
             ClientError::Tls(text) => {
                 // The text may advise another URL, and a node has a connection string.
                 let key = "(ParentEndpointProtocol in the connection string is https)";

@@ -59,7 +59,7 @@ pub enum ClientError {
     /// The URL cannot be used; the text says why.
     Url(String),
     /// No connection: name not found, refused, unreachable.
-    Connect(String),
+    Connect(io::Error),
     /// The peer's certificate or handshake was refused; the text says why.
     Tls(String),
     /// No answer within the deadline.
@@ -75,10 +75,13 @@ pub enum ClientError {
 impl ClientError {
     /// The same of an address that somebody else, `from`, redirected to.
     pub(super) fn after_redirect(self, from: &str) -> ClientError {
-        let say = |text| format!("{from} redirects elsewhere, and there: {text}");
+        let say =
+            |text: &dyn fmt::Display| format!("{from} redirects elsewhere, and there: {text}");
         match self {
-            ClientError::Connect(text) => ClientError::Connect(say(text)),
-            ClientError::Tls(text) => ClientError::Tls(say(text)),
+            ClientError::Connect(error) => {
+                ClientError::Connect(io::Error::new(error.kind(), say(&error)))
+            }
+            ClientError::Tls(text) => ClientError::Tls(say(&text)),
             error => error,
         }
     }
@@ -88,7 +91,8 @@ impl fmt::Display for ClientError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             ClientError::Url(text) => write!(f, "unusable URL: {text}"),
-            ClientError::Connect(text) | ClientError::Tls(text) => f.write_str(text),
+            ClientError::Connect(error) => error.fmt(f),
+            ClientError::Tls(text) => f.write_str(text),
             ClientError::Timeout => f.write_str("no answer within the deadline"),
             ClientError::Protocol(text) => write!(f, "the peer does not speak HTTP: {text}"),
             ClientError::Io(error) => write!(f, "the connection broke: {error}"),

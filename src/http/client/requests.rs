@@ -1,6 +1,5 @@
 //! Requests to peers: pooled connections, deadlines, TLS, bounded redirects.
 
-use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -129,16 +128,15 @@ impl Client {
 
     async fn connect(&self, target: &Target, deadline: Duration) -> Result<Wire, ClientError> {
         let Inner { way, clock, progress, .. } = &*self.inner;
-        let unreachable = |error: io::Error| ClientError::Connect(error.to_string());
         let started = clock.monotonic();
         let transport = match way {
             Way::Unix(path) => match clock::within(deadline, net::dial_unix(path)).await {
-                Ok(stream) => Transport::Plain(stream.map_err(unreachable)?),
+                Ok(stream) => Transport::Plain(stream.map_err(ClientError::Connect)?),
                 Err(_) => return Err(ClientError::Timeout),
             },
             Way::Network(tls, is_pinned) => {
                 let dial = net::dial(&target.host, target.port, deadline);
-                let stream = dial.await.map_err(unreachable)?;
+                let stream = dial.await.map_err(ClientError::Connect)?;
                 if target.secure {
                     let name = ServerName::try_from(target.host.clone())
                         .map_err(|_| ClientError::Url(format!("no host name: {}", target.host)))?;

@@ -276,7 +276,7 @@ fn odd_urls_are_refused() {
         }
         let error = get(&client, "http://127.0.0.1:1/").await.unwrap_err();
         assert!(
-            matches!(&error, ClientError::Connect(text) if text.contains("refused")),
+            matches!(&error, ClientError::Connect(io) if io.to_string().contains("refused")),
             "{error}"
         );
     });
