@@ -383,9 +383,10 @@ impl Shared {
         if bytes == 0 || is_there || gone {
             return;
         }
+        // Another one may be setting it aside: the file is of whoever made it.
+        let Ok(file) = self.disk.create(&path) else { return };
         // Where the file system cannot allocate there is no ballast; the reserve remains.
-        let kept = self.disk.create(&path).and_then(|file| file.allocate(bytes));
-        if kept.is_err() {
+        if file.allocate(bytes).is_err() {
             let _ = self.disk.remove(&path);
         }
         // What was free a moment ago does not tell of the ballast.

@@ -29,20 +29,16 @@ pub(super) fn after_removal(
     tags_without(txn, &repository, &digest, after, true)
 }
 
-/// The parent may have deleted a manifest, with the tags that named it there, before it refused to:
-/// changes that begin with it, and wait, may begin with nothing.
+/// The parent may have made this removal of a manifest, and taken the tags along that named it
+/// there, before it refused it: changes that begin with it, and wait, may begin with nothing.
+/// Returns as [`after_removal`] does.
 pub(super) fn tags_may_be_gone(
     txn: &mut Txn<'_>,
-    repository: &RepositoryName,
-    digest: &Digest,
-) -> Result<(), StoreError> {
-    let mut after = None;
-    loop {
-        after = tags_without(txn, repository, digest, after, false)?;
-        if after.is_none() {
-            return Ok(());
-        }
-    }
+    removal: &OutboxEntry,
+    after: Option<Vec<u8>>,
+) -> Result<Option<Vec<u8>>, StoreError> {
+    let OutboxChange::ManifestDeleted { digest } = &removal.change else { return Ok(None) };
+    tags_without(txn, &removal.repository, digest, after, false)
 }
 
 /// The parent, unless `certain` perhaps, has no manifest `digest` any more, nor tags that named it:

@@ -250,8 +250,38 @@ pub(in crate::store) fn last_about(
     repository: &RepositoryName,
     about: About<'_>,
 ) -> Result<Option<u64>, StoreError> {
-    let rows = txn.scan::<Count>(&waiting_about(repository, about))?;
-    rows.last().map(|(key, _)| waiting_number(key)).transpose()
+    let start = waiting_about(repository, about);
+    let behind = |number: Option<u64>| -> Result<Option<u64>, StoreError> {
+        let after = number.map(|number| [&start[..], &number.to_be_bytes()].concat());
+        let row = txn.page_after::<Count>(&start, after.as_deref(), 1)?.pop();
+        row.map(|(key, _)| waiting_number(&key)).transpose()
+    };
+    let Some(mut last) = behind(None)? else { return Ok(None) };
+    // Very many may wait, and this stands in commands: a step that finds one is followed by one
+    // twice as long, a step that finds none by half of it.
+    let mut step: u64 = 1;
+    loop {
+        match behind(Some(last.saturating_add(step - 1)))? {
+            Some(found) => (last, step) = (found, step.saturating_mul(2)),
+            None if step == 1 => return Ok(Some(last)),
+            None => step /= 2,
+        }
+    }
+}
+
+/// The number of a change that waits and does what this one would do: brings a manifest by its
+/// digest. What was added before a removal is gone then.
+pub(super) fn waits_already(
+    txn: &Txn<'_>,
+    repository: &RepositoryName,
+    change: &OutboxChange,
+) -> Result<Option<u64>, StoreError> {
+    let OutboxChange::ManifestAdded { digest } = change else {
+        return Ok(None);
+    };
+    let last = |about| last_about(txn, repository, about);
+    let (added, deleted) = (last(About::Added(digest))?, last(About::Deleted(digest))?);
+    Ok(added.filter(|_| added > deleted))
 }
 
 /// The first change of a tag that waits behind a number.
@@ -369,14 +399,28 @@ pub(in crate::store) fn any_waits(
 }
 
 /// Adds a change to the outbox when this node is a connected registry and the change is to go up.
-/// Call it in the command that makes the change.
+/// Call it in the command that makes the change. A manifest that is pushed by its digest again
+/// waits once, behind what has come since; for the first time it needs a row.
 pub(in crate::store) fn enqueue(
     txn: &mut Txn<'_>,
     origin: &Origin,
     repository: &RepositoryName,
     change: OutboxChange,
 ) -> Result<(), StoreError> {
-    append(txn, origin, repository, change).map(|_| ())
+    let before = waits_already(txn, repository, &change)?;
+    let Some((number, mut entry)) = append(txn, origin, repository, change)? else {
+        return Ok(());
+    };
+    let Some(before) = before else {
+        let is_added = matches!(entry.change, OutboxChange::ManifestAdded { .. });
+        return if is_added { txn.expect_rows() } else { Ok(()) };
+    };
+    if let Some(old) = txn.get::<OutboxEntry>(&entry_key(before))? {
+        finish(txn, before)?;
+        entry.stands_in(old);
+        txn.put(entry_key(number), &entry)?;
+    }
+    Ok(())
 }
 
 /// The same for an offer of this node's.

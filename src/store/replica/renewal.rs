@@ -7,7 +7,6 @@ use super::along;
 use super::node::ask_for_reconcile;
 use super::outbox::{self, OutboxChange, OutboxEntry};
 use super::refused::{RefusalState, RefusedChange};
-use crate::store::rows::derived::About;
 use crate::store::rows::manifest::{ManifestRow, manifest_key};
 use crate::store::rows::outbox::{entry_key, remember};
 use crate::store::rows::refused::refused_key;
@@ -26,9 +25,9 @@ const CHAIN_MAX: usize = 64;
 impl Store {
     /// Has these refused changes tried again, each with what waits of its tag.
     pub async fn outbox_renew(&self, numbers: Vec<u64>) -> Result<(), StoreError> {
-        let mut numbers = VecDeque::from(numbers);
+        let (mut numbers, mut after) = (VecDeque::from(numbers), None);
         while !numbers.is_empty() {
-            numbers = self.commit(move |txn| renew_some(txn, numbers)).await?;
+            (numbers, after) = self.commit(move |txn| renew_some(txn, numbers, after)).await?;
         }
         Ok(())
     }
@@ -49,12 +48,18 @@ impl Store {
 
     /// Writes a change, with those of its tag behind it, anew, as what they come to now.
     pub async fn outbox_renumber(&self, number: u64) -> Result<(), StoreError> {
-        let step = move |txn: &mut Txn<'_>| match txn.has(&entry_key(number))? {
-            true => renumber(txn, number),
-            false => Ok(Renumbered::One(0)),
-        };
-        while let Renumbered::Shortened = self.commit(step).await? {}
-        Ok(())
+        let mut after: Option<Vec<u8>> = None;
+        loop {
+            let step = move |txn: &mut Txn<'_>| match txn.has(&entry_key(number))? {
+                true => renumber(txn, number, after),
+                false => Ok(Renumbered::One(0)),
+            };
+            match self.commit(step).await? {
+                Renumbered::One(_) => return Ok(()),
+                Renumbered::Shortened => after = None,
+                Renumbered::NotedUntil(key) => after = Some(key),
+            }
+        }
     }
 
     /// Makes a change of a tag one with those behind it, when one of these, which was not made
@@ -128,23 +133,13 @@ fn behind(
     }
 }
 
-/// The number of a change that waits and does what this one would do: brings a manifest by its
-/// digest. What was added before a removal is gone then.
-fn waits_already(
-    txn: &Txn<'_>,
-    repository: &RepositoryName,
-    change: &OutboxChange,
-) -> Result<Option<u64>, StoreError> {
-    let OutboxChange::ManifestAdded { digest } = change else {
-        return Ok(None);
-    };
-    let last = |about| outbox::last_about(txn, repository, about);
-    let (added, deleted) = (last(About::Added(digest))?, last(About::Deleted(digest))?);
-    Ok(added.filter(|_| added > deleted))
-}
-
-/// Renews refused changes until there are enough for one record; returns the rest.
-fn renew_some(txn: &mut Txn<'_>, mut numbers: VecDeque<u64>) -> Result<VecDeque<u64>, StoreError> {
+/// Renews refused changes until there are enough for one record; returns the rest, and behind which
+/// key there are more tags for the first of them.
+fn renew_some(
+    txn: &mut Txn<'_>,
+    mut numbers: VecDeque<u64>,
+    mut after: Option<Vec<u8>>,
+) -> Result<(VecDeque<u64>, Option<Vec<u8>>), StoreError> {
     let mut renewed = 0;
     while renewed < RENEWED_MAX
         && let Some(number) = numbers.pop_front()
@@ -153,15 +148,20 @@ fn renew_some(txn: &mut Txn<'_>, mut numbers: VecDeque<u64>) -> Result<VecDeque<
             renewed += 1;
             continue;
         }
-        match renumber(txn, number)? {
+        match renumber(txn, number, after.take())? {
             Renumbered::One(changes) => renewed += changes,
             Renumbered::Shortened => {
                 numbers.push_front(number);
                 break;
             }
+            Renumbered::NotedUntil(key) => {
+                numbers.push_front(number);
+                after = Some(key);
+                break;
+            }
         }
     }
-    Ok(numbers)
+    Ok((numbers, after))
 }
 
 /// Has the refused removal of a manifest tried under its own name: the parent may have had it
@@ -191,11 +191,17 @@ enum Renumbered {
     One(usize),
     /// There are too many for one record: [`CHAIN_MAX`] of them have left the chain.
     Shortened,
+    /// Of the tags that may have gone with a removal those up to this key are noted.
+    NotedUntil(Vec<u8>),
 }
 
 /// Writes a change once more, under a new number, with those of its tag that wait behind it made
-/// one, and takes the old ones out.
-fn renumber(txn: &mut Txn<'_>, number: u64) -> Result<Renumbered, StoreError> {
+/// one, and takes the old ones out. `after`: see [`Renumbered::NotedUntil`].
+fn renumber(
+    txn: &mut Txn<'_>,
+    number: u64,
+    after: Option<Vec<u8>>,
+) -> Result<Renumbered, StoreError> {
     let refusal = txn.get::<RefusedChange>(&refused_key(number))?;
     let head = match (txn.get::<OutboxEntry>(&entry_key(number))?, &refusal) {
         (Some(entry), _) => entry,
@@ -206,6 +212,18 @@ fn renumber(txn: &mut Txn<'_>, number: u64) -> Result<Renumbered, StoreError> {
             return Ok(Renumbered::One(1));
         }
     };
+    let is_void = match &head.change {
+        OutboxChange::ManifestDeleted { digest } => is_here(txn, &head.repository, digest)?,
+        OutboxChange::Tag { .. } | OutboxChange::ManifestAdded { .. } => false,
+    };
+    if is_void {
+        // The parent may have had it before it refused it.
+        let more = along::tags_may_be_gone(txn, &head, after)?;
+        return match more {
+            Some(key) => Ok(Renumbered::NotedUntil(key)),
+            None => outbox::finish(txn, number).map(|_| Renumbered::One(RENEWED_MAX)),
+        };
+    }
     let mut behind = behind(txn, number, &head, CHAIN_MAX + 1)?;
     if behind.len() > CHAIN_MAX {
         shorten(txn, behind)?;
@@ -310,7 +328,7 @@ fn write(
         false => Offered::No,
     };
     for change in changes {
-        if let Some(number) = waits_already(txn, &repository, &change)? {
+        if let Some(number) = outbox::waits_already(txn, &repository, &change)? {
             if let Some(mut entry) = txn.get::<OutboxEntry>(&entry_key(number))? {
                 chain.give(&mut entry);
                 txn.put_changed(entry_key(number), &entry)?;
@@ -381,7 +399,7 @@ fn own_of(txn: &Txn<'_>) -> Result<ConnectedRegistryName, StoreError> {
 /// those of one tag, or a single one. The tag goes at once to where it is now. What it named in
 /// between goes up without it, because clients may have pinned it, and so does what it named when
 /// it was removed: whatever is refused of that holds up no tag.
-fn renewed(txn: &mut Txn<'_>, chain: &[OutboxEntry]) -> Result<Vec<OutboxChange>, StoreError> {
+fn renewed(txn: &Txn<'_>, chain: &[OutboxEntry]) -> Result<Vec<OutboxChange>, StoreError> {
     let Some(OutboxEntry { repository, .. }) = chain.first() else {
         return Ok(Vec::new());
     };
@@ -399,13 +417,7 @@ fn renewed(txn: &mut Txn<'_>, chain: &[OutboxEntry]) -> Result<Vec<OutboxChange>
             return Ok(if here(digest)? { vec![change] } else { Vec::new() });
         }
         [OutboxEntry { change: OutboxChange::ManifestDeleted { digest }, .. }, ..] => {
-            let change = OutboxChange::ManifestDeleted { digest: digest.clone() };
-            if !here(digest)? {
-                return Ok(vec![change]);
-            }
-            // It is void, and the parent may have had it before it refused it.
-            along::tags_may_be_gone(txn, repository, digest)?;
-            return Ok(Vec::new());
+            return Ok(vec![OutboxChange::ManifestDeleted { digest: digest.clone() }]);
         }
         [] => return Ok(Vec::new()),
     };
