@@ -19,6 +19,7 @@ use super::marks::{in_part, marked, sorted};
 use super::registry::removal::remove_untagged;
 use super::registry::repositories;
 use super::replica::outbox::{self, Origin, OutboxChange};
+use super::replica::waiting;
 use super::rows::derived::{Count, named_in, needed_key};
 use super::rows::link::{BlobLink, repository_of, split_key};
 use super::rows::manifest::{ManifestRow, manifest_key};
@@ -562,7 +563,7 @@ impl Run {
                 if shared.leases.held(&digest, since)
                     || is_named(txn, &repository, &digest)?
                     || refers(txn, &repository, &digest)?
-                    || outbox::brings(txn, &repository, &digest)?
+                    || waiting::brings(txn, &repository, &digest)?
                 {
                     return Ok(false);
                 }

@@ -4,7 +4,8 @@
 use super::tags::{self, Precondition};
 use crate::store::replica::heard;
 use crate::store::replica::offers;
-use crate::store::replica::outbox::{self, Origin, OutboxChange, OutboxEntry, finish};
+use crate::store::replica::outbox::{Origin, OutboxChange, OutboxEntry, finish};
+use crate::store::replica::waiting;
 use crate::store::rows::derived::About;
 use crate::store::rows::manifest::{ManifestRow, manifest_key};
 use crate::store::rows::node::Fact;
@@ -87,7 +88,7 @@ fn settle(
     if let Some((ours, Some(_))) = ours.transpose()? {
         kept = keep(txn, &entry, tag, ours, now)?;
     }
-    if outbox::waits(txn, repository, About::Tag(tag))? {
+    if waiting::waits(txn, repository, About::Tag(tag))? {
         return Ok(kept);
     }
     match parents {
@@ -123,7 +124,7 @@ fn keep(
     let name = conflict_tag(tag, &entry.id.origin, ours)?;
     let any = Precondition::None;
     tags::switch(txn, repository, &name, ours, &any, &Origin::Client, now)?;
-    if let Some(number) = outbox::last_about(txn, repository, About::Tag(&name))?
+    if let Some(number) = waiting::last_about(txn, repository, About::Tag(&name))?
         && let Some(mut ours) = txn.get::<OutboxEntry>(&entry_key(number))?
     {
         ours.stands_in(entry.clone());

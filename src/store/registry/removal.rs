@@ -17,6 +17,7 @@ use crate::store::index::Change;
 use crate::store::replica::delivered::{self, Effect};
 use crate::store::replica::heard;
 use crate::store::replica::outbox::{self, Origin, OutboxChange, OutboxEntry};
+use crate::store::replica::waiting;
 use crate::store::rows::derived::{Count, named_in};
 use crate::store::rows::manifest::{ManifestRow, manifest_key};
 use crate::store::rows::name_at;
@@ -334,7 +335,7 @@ impl Removal<'_> {
         self.store
             .commit(move |txn| {
                 if origin == Origin::Parent
-                    && (was_brought(&shared, id) || outbox::brings(txn, &repository, &digest)?)
+                    && (was_brought(&shared, id) || waiting::brings(txn, &repository, &digest)?)
                 {
                     let text =
                         format!("manifest {digest} was pushed here, or something that needs it");

@@ -17,3 +17,4 @@ pub mod unwritten;
 
 pub(super) mod along;
 pub(super) mod delivered;
+pub(super) mod waiting;

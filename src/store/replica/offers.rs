@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 
 use super::inbox;
 use super::node::ask_for_reconcile;
-use super::outbox::{OutboxChange, enqueue_offer, may_begin_with_nothing, waits};
+use super::outbox::{OutboxChange, enqueue_offer, may_begin_with_nothing};
+use super::waiting::waits;
 use crate::store::rows::derived::About;
 use crate::store::rows::manifest::{ManifestRow, manifest_key};
 use crate::store::rows::node::{

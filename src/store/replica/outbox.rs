@@ -4,12 +4,10 @@
 use std::collections::BTreeSet;
 
 use super::own::own_node;
-use super::{along, heard};
+use super::{along, heard, waiting};
 use crate::store::rows::derived::{
-    About, Count, brought_in, named_by, waiting_about, waiting_in, waiting_name, waiting_number,
-    waiting_removals, waiting_tags,
+    About, Count, waiting_about, waiting_name, waiting_removals, waiting_tags,
 };
-use crate::store::rows::digest_at;
 use crate::store::rows::node::{Fact, offered_key, self_config_key};
 use crate::store::rows::outbox::{LastOutbox, counter_key, entry_key, number_of, remember};
 pub use crate::store::rows::outbox::{OutboxChange, OutboxEntry};
@@ -19,10 +17,6 @@ use crate::store::{Store, StoreError, Txn};
 use crate::types::{
     ConnectedRegistryName, Delivery, Digest, Offered, OutboxId, RepositoryName, Tag,
 };
-
-/// Indexes above a manifest in which is looked for one that is on its way up. Over it: the manifest
-/// counts as brought up with one of them, and stays here as long as any change waits.
-const ABOVE_MAX: usize = 256;
 
 /// Who made a change.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -129,7 +123,7 @@ impl Store {
             };
             if let OutboxChange::ManifestAdded { digest } = &entry.change {
                 finish(txn, number)?;
-                let removal = last_about(txn, &entry.repository, About::Deleted(digest))?;
+                let removal = waiting::last_about(txn, &entry.repository, About::Deleted(digest))?;
                 if let Some(removal) = removal
                     && let Some(mut last) = txn.get::<OutboxEntry>(&entry_key(removal))?
                 {
@@ -175,7 +169,7 @@ impl Store {
         repository: &RepositoryName,
         digest: &Digest,
     ) -> Result<bool, StoreError> {
-        self.look_up(|index| brings(&Txn::new(index), repository, digest))
+        self.look_up(|index| waiting::brings(&Txn::new(index), repository, digest))
     }
 
     /// Manifests of a repository whose removal the parent has not confirmed: it may still have
@@ -244,62 +238,6 @@ fn is_taken(txn: &mut Txn<'_>, number: u64) -> Result<bool, StoreError> {
     Ok(was_refused)
 }
 
-/// The number of the last change of a tag or manifest that waits.
-pub(in crate::store) fn last_about(
-    txn: &Txn<'_>,
-    repository: &RepositoryName,
-    about: About<'_>,
-) -> Result<Option<u64>, StoreError> {
-    let start = waiting_about(repository, about);
-    let behind = |number: Option<u64>| -> Result<Option<u64>, StoreError> {
-        let after = number.map(|number| [&start[..], &number.to_be_bytes()].concat());
-        let row = txn.page_after::<Count>(&start, after.as_deref(), 1)?.pop();
-        row.map(|(key, _)| waiting_number(&key)).transpose()
-    };
-    let Some(mut last) = behind(None)? else { return Ok(None) };
-    // Very many may wait, and this stands in commands: a step that finds one is followed by one
-    // twice as long, a step that finds none by half of it.
-    let mut step: u64 = 1;
-    loop {
-        match behind(Some(last.saturating_add(step - 1)))? {
-            Some(found) => (last, step) = (found, step.saturating_mul(2)),
-            None if step == 1 => return Ok(Some(last)),
-            None => step /= 2,
-        }
-    }
-}
-
-/// The number of a change that waits and does what this one would do: brings a manifest by its
-/// digest. What was added before a removal is gone then.
-pub(super) fn waits_already(
-    txn: &Txn<'_>,
-    repository: &RepositoryName,
-    change: &OutboxChange,
-) -> Result<Option<u64>, StoreError> {
-    let OutboxChange::ManifestAdded { digest } = change else {
-        return Ok(None);
-    };
-    let last = |about| last_about(txn, repository, about);
-    let (added, deleted) = (last(About::Added(digest))?, last(About::Deleted(digest))?);
-    Ok(added.filter(|_| added > deleted))
-}
-
-/// The first change of a tag that waits behind a number.
-fn next_of_tag(
-    txn: &Txn<'_>,
-    repository: &RepositoryName,
-    tag: &Tag,
-    number: Option<u64>,
-) -> Result<Option<(u64, OutboxEntry)>, StoreError> {
-    let start = waiting_about(repository, About::Tag(tag));
-    let after = number.map(|number| [&start[..], &number.to_be_bytes()].concat());
-    let Some((key, _)) = txn.page_after::<Count>(&start, after.as_deref(), 1)?.pop() else {
-        return Ok(None);
-    };
-    let number = waiting_number(&key)?;
-    Ok(txn.get::<OutboxEntry>(&entry_key(number))?.map(|entry| (number, entry)))
-}
-
 /// The change of a tag behind one that begins with what this one sets, as it would begin without
 /// this one.
 fn next_beginning(
@@ -310,7 +248,7 @@ fn next_beginning(
     let OutboxChange::Tag { tag, base, digest: Some(digest) } = &entry.change else {
         return Ok(None);
     };
-    let next = next_of_tag(txn, &entry.repository, tag, Some(number))?;
+    let next = waiting::next_of_tag(txn, &entry.repository, tag, Some(number))?;
     let Some((next_number, mut next)) = next else {
         return Ok(None);
     };
@@ -327,35 +265,6 @@ fn next_beginning(
     Ok(Some((next_number, next)))
 }
 
-/// The oldest change of a tag that waits.
-pub(in crate::store) fn oldest_of_tag(
-    txn: &Txn<'_>,
-    repository: &RepositoryName,
-    tag: &Tag,
-) -> Result<Option<(u64, OutboxEntry)>, StoreError> {
-    next_of_tag(txn, repository, tag, None)
-}
-
-/// Changes of a tag that wait behind a number, oldest first, at most `limit`.
-pub(in crate::store) fn of_tag_behind(
-    txn: &Txn<'_>,
-    repository: &RepositoryName,
-    tag: &Tag,
-    number: u64,
-    limit: usize,
-) -> Result<Vec<(u64, OutboxEntry)>, StoreError> {
-    let start = waiting_about(repository, About::Tag(tag));
-    let after = [&start[..], &number.to_be_bytes()].concat();
-    let mut waiting = Vec::new();
-    for (key, _) in txn.page_after::<Count>(&start, Some(&after), limit)? {
-        let number = waiting_number(&key)?;
-        if let Some(entry) = txn.get::<OutboxEntry>(&entry_key(number))? {
-            waiting.push((number, entry));
-        }
-    }
-    Ok(waiting)
-}
-
 /// Whether changes of a tag wait. Notes of the oldest that the parent may have no such tag any
 /// more, by nobody's doing.
 pub(in crate::store) fn may_begin_with_nothing(
@@ -363,21 +272,12 @@ pub(in crate::store) fn may_begin_with_nothing(
     repository: &RepositoryName,
     tag: &Tag,
 ) -> Result<bool, StoreError> {
-    let Some((number, mut entry)) = oldest_of_tag(txn, repository, tag)? else {
+    let Some((number, mut entry)) = waiting::oldest_of_tag(txn, repository, tag)? else {
         return Ok(false);
     };
     remember(&mut entry.unheard, None);
     txn.put_changed(entry_key(number), &entry)?;
     Ok(true)
-}
-
-/// Whether changes of a tag or manifest wait.
-pub(in crate::store) fn waits(
-    txn: &Txn<'_>,
-    repository: &RepositoryName,
-    about: About<'_>,
-) -> Result<bool, StoreError> {
-    Ok(!txn.page::<Count>(&waiting_about(repository, about), 1)?.is_empty())
 }
 
 /// Takes a change out, whatever had become of it before; whether it had been refused.
@@ -390,14 +290,6 @@ pub(in crate::store) fn finish(txn: &mut Txn<'_>, number: u64) -> Result<bool, S
     Ok(was_refused)
 }
 
-/// Whether any change of a repository waits.
-pub(in crate::store) fn any_waits(
-    txn: &Txn<'_>,
-    repository: &RepositoryName,
-) -> Result<bool, StoreError> {
-    Ok(!txn.page::<Count>(&waiting_in(repository), 1)?.is_empty())
-}
-
 /// Adds a change to the outbox when this node is a connected registry and the change is to go up.
 /// Call it in the command that makes the change. A manifest that is pushed by its digest again
 /// waits once, behind what has come since; for the first time it needs a row.
@@ -407,7 +299,7 @@ pub(in crate::store) fn enqueue(
     repository: &RepositoryName,
     change: OutboxChange,
 ) -> Result<(), StoreError> {
-    let before = waits_already(txn, repository, &change)?;
+    let before = waiting::waits_already(txn, repository, &change)?;
     let Some((number, mut entry)) = append(txn, origin, repository, change)? else {
         return Ok(());
     };
@@ -519,10 +411,10 @@ pub(in crate::store) fn refuse_held(
         return Ok(());
     }
     let is_deleted = match digest {
-        Some(digest) => waits(txn, repository, About::Deleted(digest))?,
+        Some(digest) => waiting::waits(txn, repository, About::Deleted(digest))?,
         None => false,
     };
-    if is_deleted || waits(txn, repository, About::Tag(tag))? {
+    if is_deleted || waiting::waits(txn, repository, About::Tag(tag))? {
         return Err(StoreError::Conflict(format!("a change of tag {tag} is on its way up")));
     }
     Ok(())
@@ -534,40 +426,10 @@ pub(in crate::store) fn refuse_deleted(
     repository: &RepositoryName,
     digest: &Digest,
 ) -> Result<(), StoreError> {
-    if waits(txn, repository, About::Deleted(digest))? {
+    if waiting::waits(txn, repository, About::Deleted(digest))? {
         return Err(StoreError::Conflict(format!("the removal of {digest} is on its way up")));
     }
     Ok(())
-}
-
-/// Whether a change that waits brings this manifest up, by itself or with an index that needs it.
-pub(in crate::store) fn brings(
-    txn: &Txn<'_>,
-    repository: &RepositoryName,
-    digest: &Digest,
-) -> Result<bool, StoreError> {
-    if !any_waits(txn, repository)? {
-        return Ok(false);
-    }
-    let (mut seen, mut next, mut left) = (BTreeSet::new(), vec![digest.clone()], ABOVE_MAX);
-    while let Some(digest) = next.pop() {
-        if !txn.page::<Count>(&brought_in(repository, &digest), 1)?.is_empty() {
-            return Ok(true);
-        }
-        let start = named_by(repository, &digest);
-        let above = txn.page::<Count>(&start, left + 1)?;
-        if above.len() > left {
-            return Ok(true);
-        }
-        left -= above.len();
-        for (key, _) in above {
-            let above = digest_at(&key, start.len())?;
-            if seen.insert(above.clone()) {
-                next.push(above);
-            }
-        }
-    }
-    Ok(false)
 }
 
 #[cfg(test)]
@@ -655,6 +517,34 @@ mod tests {
             };
             assert_eq!(bases("app"), [None, Some(digest(2)), Some(digest(1))]);
             assert_eq!(bases("lab"), [Some(digest(1)), Some(digest(2)), Some(digest(1))]);
+        });
+    }
+
+    /// Symptom: a client that pushed one manifest by its digest in a loop filled the index of a
+    /// device whose parent was away, and nobody could push any more. Cause: each push waited.
+    #[test]
+    fn f130_f209_a_manifest_that_is_pushed_by_its_digest_again_waits_once() {
+        smol::block_on(async {
+            let store = connected().await;
+            let app: RepositoryName = "app".parse().unwrap();
+            let entries = || store.outbox(99).unwrap();
+            let brought = || -> Vec<_> {
+                entries().iter().map(|(_, entry)| entry.brings().cloned()).collect()
+            };
+            for number in [1, 2, 1, 1] {
+                push(&store, "app", number, &[]).await;
+            }
+            assert_eq!(brought(), [Some(digest(2)), Some(digest(1))]);
+            assert_eq!(entries()[1].1.instead_of.len(), 2, "the parent may have had these");
+            let number = entries()[1].0;
+            store.outbox_refused(number, "no".to_owned()).await.unwrap();
+            push(&store, "app", 1, &[]).await;
+            assert!(!store.outbox_was_refused(entries()[1].0).unwrap(), "it is tried at once");
+            // What waits behind a removal is another push.
+            store.delete_manifest(&app, &digest(1), &Origin::Client).await.unwrap();
+            push(&store, "app", 1, &[]).await;
+            push(&store, "app", 1, &[]).await;
+            assert_eq!(brought(), [Some(digest(2)), Some(digest(1)), None, Some(digest(1))]);
         });
     }
 

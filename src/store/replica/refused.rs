@@ -447,6 +447,34 @@ mod tests {
     }
 
     #[test]
+    fn f209_a_removal_that_is_void_notes_very_many_tags_in_more_than_one_record() {
+        smol::block_on(async {
+            let store = connected().await;
+            let app = "app".parse().unwrap();
+            push(&store, "app", 1, &[]).await;
+            store.delete_manifest(&app, &digest(1), &Origin::Client).await.unwrap();
+            let (removal, _) = store.outbox(9).unwrap().pop().unwrap();
+            store.outbox_refused(removal, "no".to_owned()).await.unwrap();
+            for tag in 0..600 {
+                let tag = format!("v{tag}");
+                push(&store, "app", 1, &[&tag]).await;
+                push(&store, "app", 2, &[&tag]).await;
+            }
+            for (number, entry) in store.outbox(9999).unwrap() {
+                if entry.brings() == Some(&digest(1)) {
+                    store.outbox_delivered(number, 0).await.unwrap();
+                }
+            }
+            let before = store.head().sequence;
+            store.outbox_retry(0).await.unwrap();
+            assert_eq!(store.head().sequence - before, 3, "256 tags each");
+            let waiting = store.outbox(9999).unwrap();
+            assert_eq!(waiting.len(), 600);
+            assert!(waiting.iter().all(|(_, entry)| entry.unheard == [None]));
+        });
+    }
+
+    #[test]
     fn f204_one_refused_manifest_waits_once() {
         smol::block_on(async {
             let store = connected().await;

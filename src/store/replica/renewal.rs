@@ -3,10 +3,10 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use super::along;
 use super::node::ask_for_reconcile;
 use super::outbox::{self, OutboxChange, OutboxEntry};
 use super::refused::{RefusalState, RefusedChange};
+use super::{along, waiting};
 use crate::store::rows::manifest::{ManifestRow, manifest_key};
 use crate::store::rows::outbox::{entry_key, remember};
 use crate::store::rows::refused::refused_key;
@@ -127,7 +127,7 @@ fn behind(
 ) -> Result<Vec<(u64, OutboxEntry)>, StoreError> {
     match &entry.change {
         OutboxChange::Tag { tag, .. } => {
-            outbox::of_tag_behind(txn, &entry.repository, tag, number, limit)
+            waiting::of_tag_behind(txn, &entry.repository, tag, number, limit)
         }
         OutboxChange::ManifestAdded { .. } | OutboxChange::ManifestDeleted { .. } => Ok(Vec::new()),
     }
@@ -328,7 +328,7 @@ fn write(
         false => Offered::No,
     };
     for change in changes {
-        if let Some(number) = outbox::waits_already(txn, &repository, &change)? {
+        if let Some(number) = waiting::waits_already(txn, &repository, &change)? {
             if let Some(mut entry) = txn.get::<OutboxEntry>(&entry_key(number))? {
                 chain.give(&mut entry);
                 txn.put_changed(entry_key(number), &entry)?;

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use super::outbox;
+use super::waiting;
 use crate::store::rows::derived::Count;
 use crate::store::rows::node::{Fact, offer_key, withheld_manifests, withheld_tags};
 use crate::store::rows::{Kind, Stored, name_at, prefix};
@@ -50,7 +50,7 @@ pub(in crate::store) fn is_unsent(
     txn: &Txn<'_>,
     repository: &RepositoryName,
 ) -> Result<bool, StoreError> {
-    if outbox::any_waits(txn, repository)? || txn.get::<Fact>(&offer_key(repository))?.is_some() {
+    if waiting::any_waits(txn, repository)? || txn.get::<Fact>(&offer_key(repository))?.is_some() {
         return Ok(true);
     }
     for start in [withheld_tags(repository), withheld_manifests(repository)] {
