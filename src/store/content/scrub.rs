@@ -95,6 +95,18 @@ impl Scrub {
         self.wished.notify(usize::MAX);
     }
 
+    /// Begins a run, at the rate that was asked for or at this one; `None` while another one runs.
+    /// Who asks for one meanwhile asks either before it begins, or of the one that runs.
+    fn begin(&self, rate: u64) -> Option<Running<'_>> {
+        let mut wished = self.wished_rate.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.running.swap(true, Ordering::AcqRel) {
+            return None;
+        }
+        self.requested.store(false, Ordering::Release);
+        self.rate.store(wished.take().unwrap_or(rate), Ordering::Relaxed);
+        Some(Running(self))
+    }
+
     fn report(&self) -> MutexGuard<'_, ScrubReport> {
         self.report.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -144,11 +156,13 @@ impl Store {
     /// that is running.
     pub fn request_scrub(&self, rate: u64) {
         let scrub = &self.shared().scrub;
+        let mut wished = scrub.wished_rate.lock().unwrap_or_else(PoisonError::into_inner);
         if scrub.running.load(Ordering::Acquire) {
             scrub.rate.store(rate, Ordering::Relaxed);
             return;
         }
-        *scrub.wished_rate.lock().unwrap_or_else(PoisonError::into_inner) = Some(rate);
+        *wished = Some(rate);
+        drop(wished);
         scrub.request();
     }
 
@@ -197,13 +211,9 @@ impl Store {
     /// limit. `Conflict` while another one runs.
     pub async fn scrub(&self, rate: u64) -> Result<ScrubReport, StoreError> {
         let shared = self.shared().clone();
-        if shared.scrub.running.swap(true, Ordering::AcqRel) {
+        let Some(running) = shared.scrub.begin(rate) else {
             return Err(StoreError::Conflict("a scrub is under way already".to_owned()));
-        }
-        let running = Running(&shared.scrub);
-        shared.scrub.requested.store(false, Ordering::Release);
-        let wished = shared.scrub.wished_rate.lock().unwrap_or_else(PoisonError::into_inner).take();
-        shared.scrub.rate.store(wished.unwrap_or(rate), Ordering::Relaxed);
+        };
         *shared.scrub.report() = ScrubReport { running: true, ..ScrubReport::default() };
         let mut progress = self.progress()?;
         if shared.trust.is_pass_due() {

@@ -252,39 +252,55 @@ impl Store {
     }
 }
 
-/// Records after `after` up to `through` from disk, about `bytes_max` bytes of them. `NotFound`
-/// when they are not all there.
+/// Records with their numbers.
+type Read = Vec<(u64, Vec<Change>)>;
+
+/// Records after `after` up to `through` from disk, about `bytes_max` bytes of them, or as many as
+/// are there. `NotFound` when the first of them is not.
 pub(in crate::store) fn from_segments(
     shared: &Shared,
     after: u64,
     through: u64,
     bytes_max: usize,
-) -> Result<Vec<(u64, Vec<Change>)>, StoreError> {
+) -> Result<Read, StoreError> {
     let firsts = shared.segments.list();
     let start = firsts.partition_point(|first| *first <= after + 1);
     let mut records = Vec::new();
     let (mut bytes, mut next) = (0, after + 1);
     for first in firsts.iter().skip(start.saturating_sub(1)) {
-        // A segment that is gone or damaged is too old: the follower reconciles.
-        let fault = |fault| match fault {
-            FrameFault::Io(error) if error.kind() != std::io::ErrorKind::NotFound => error.into(),
-            FrameFault::Io(_) | FrameFault::Lost(_) | FrameFault::Bad(_) => StoreError::NotFound,
+        let mut segment = match SegmentReader::open(&*shared.disk, &shared.layout, *first) {
+            Ok(segment) => segment,
+            Err(fault) => return those_before(records, fault),
         };
-        let mut segment =
-            SegmentReader::open(&*shared.disk, &shared.layout, *first).map_err(fault)?;
         while next <= through && bytes < bytes_max {
-            let Some(record) = segment.next_record().map_err(fault)? else {
-                break;
+            let record = match segment.next_record() {
+                Ok(Some(record)) if record.sequence <= next => record,
+                Ok(Some(_)) => return not_none(records),
+                Ok(None) => break,
+                Err(fault) => return those_before(records, fault),
             };
-            if record.sequence > next {
-                return Err(StoreError::NotFound);
-            }
             if record.sequence == next {
                 bytes += size(&record.changes);
                 records.push((record.sequence, record.changes));
                 next += 1;
             }
         }
+        if next > through || bytes >= bytes_max {
+            break;
+        }
     }
+    not_none(records)
+}
+
+/// A segment that is gone or damaged is too old: whoever follows has what stands before it, and
+/// compares then.
+fn those_before(records: Read, fault: FrameFault) -> Result<Read, StoreError> {
+    match fault {
+        FrameFault::Io(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
+        FrameFault::Io(_) | FrameFault::Lost(_) | FrameFault::Bad(_) => not_none(records),
+    }
+}
+
+fn not_none(records: Read) -> Result<Read, StoreError> {
     if records.is_empty() { Err(StoreError::NotFound) } else { Ok(records) }
 }

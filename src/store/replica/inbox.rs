@@ -144,9 +144,7 @@ pub(super) fn applied(txn: &Txn<'_>) -> Result<Option<Cursor>, StoreError> {
 
 /// Forgets what was received: the parent's feed is followed from this position on.
 pub(super) fn begin_at(txn: &mut Txn<'_>, position: Cursor) -> Result<(), StoreError> {
-    for (key, _) in txn.scan::<Message>(&prefix(Kind::Inbox, &[]))? {
-        txn.delete(key)?;
-    }
+    txn.clear(&prefix(Kind::Inbox, &[]))?;
     txn.put(position_key(), &position)
 }
 

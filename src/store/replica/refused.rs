@@ -64,19 +64,16 @@ impl Refused {
 
     /// Changes that were refused for want of the manifest that this delivered change has brought.
     /// Each is named once.
-    pub fn completed_by(
-        &mut self,
-        entry: &OutboxEntry,
-        store: &Store,
-    ) -> Result<Vec<u64>, StoreError> {
+    pub fn completed_by(&mut self, entry: &OutboxEntry, store: &Store) -> Vec<u64> {
         let (Some(brought), Some(incomplete)) =
             (entry.brings(), self.incomplete.get(&entry.repository))
         else {
-            return Ok(Vec::new());
+            return Vec::new();
         };
         let mut completed = Vec::new();
         for (number, digest) in incomplete {
-            let row = store.manifest(&entry.repository, digest)?;
+            // A row that cannot be read is no fault of the change that was delivered.
+            let row = store.manifest(&entry.repository, digest).ok().flatten();
             if row.is_some_and(|row| row.named_manifests().any(|named| named == brought)) {
                 completed.push(*number);
             }
@@ -84,7 +81,7 @@ impl Refused {
         for number in &completed {
             self.forget(&entry.repository, *number);
         }
-        Ok(completed)
+        completed
     }
 
     /// Takes out one that does not stand any more.
