@@ -23,6 +23,7 @@ mod clients;
 mod conformance;
 mod cures;
 mod damage;
+mod data_partition;
 mod debts;
 mod delivery;
 mod demo;
