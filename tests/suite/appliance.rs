@@ -45,8 +45,12 @@ fn service() -> Unit {
     Unit::parse(&read("systemd/skerry.service"))
 }
 
+/// The units of the program; those in `systemd/data` belong to a package of their own.
 fn units() -> Vec<String> {
-    let is_unit = |file: &String| file.ends_with(".service") || file.ends_with(".socket");
+    let is_unit = |file: &String| {
+        let unit = file.ends_with(".service") || file.ends_with(".socket");
+        unit && !file.starts_with("systemd/data/")
+    };
     files("systemd").into_iter().filter(is_unit).collect()
 }
 

@@ -38,10 +38,12 @@ fn p054_the_state_is_on_the_data_partition() {
         assert_eq!(unit.get("Unit.RequiresMountsFor"), "/data");
         assert_eq!(unit.get("Mount.Options"), "bind");
     }
+    // Nothing requires them but the service: without its data a device still boots so far that one
+    // can log in.
+    assert_eq!(data.get("Install.WantedBy"), "dev-disk-by\\x2dlabel-data.device");
+    assert_eq!(state.get("Install.WantedBy"), "data.mount");
+    assert_eq!(own.get("Install.WantedBy"), "data.mount");
     for unit in [&data, &state, &own] {
-        // Wanted, not required: without its data a device still boots so far that one can log in.
-        let by = unit.get("Install.WantedBy");
-        assert_eq!(by.split(' ').next(), Some("local-fs.target"));
         assert!(unit.all("Unit.DefaultDependencies").is_empty(), "before local-fs.target");
     }
     let guard = Unit::parse(&read("systemd/dropins/data.conf"));
@@ -56,25 +58,68 @@ fn p054_a_data_partition_that_comes_late_starts_the_service() {
     let root = TempDir::new();
     let units = root.join("usr/lib/systemd/system");
     fs::create_dir_all(units.join("skerry.service.d")).unwrap();
-    for (from, to) in [
-        ("systemd/data/data.mount", "data.mount"),
-        ("systemd/skerry.service", "skerry.service"),
-        ("systemd/dropins/data.conf", "skerry.service.d/20-data.conf"),
-    ] {
-        fs::write(units.join(to), read(from)).unwrap();
+    fs::write(units.join("skerry.service"), read("systemd/skerry.service")).unwrap();
+    let dropin = units.join("skerry.service.d/20-data.conf");
+    fs::write(dropin, read("systemd/dropins/data.conf")).unwrap();
+    let recipe = bitbake(&read(RECIPE));
+    for unit in recipe["SYSTEMD_SERVICE:${PN}"].split(' ') {
+        fs::write(units.join(unit), read(&format!("systemd/data/{unit}"))).unwrap();
     }
     let mut enable = Command::new("systemctl");
-    enable.arg(format!("--root={}", root.path().display()));
-    enable.args(["enable", "data.mount", "skerry.service"]);
-    match enable.output() {
+    enable.arg(format!("--root={}", root.path().display())).args(["enable", "skerry.service"]);
+    match enable.args(recipe["SYSTEMD_SERVICE:${PN}"].split(' ')).output() {
         Ok(output) => assert!(output.status.success(), "{output:?}"),
         Err(error) => return skip(&format!("no systemctl: {error}")),
     }
-    for link in
-        ["dev-disk-by\\x2dlabel-data.device.wants/data.mount", "data.mount.wants/skerry.service"]
-    {
-        let link = root.join("etc/systemd/system").join(link);
-        assert!(link.symlink_metadata().is_ok(), "{}", link.display());
+    let links = root.join("etc/systemd/system");
+    let wanted = |by: &str| -> BTreeSet<String> {
+        let entries = fs::read_dir(links.join(format!("{by}.wants"))).into_iter().flatten();
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+    };
+    let set = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+    assert_eq!(wanted("dev-disk-by\\x2dlabel-data.device"), set(&["data.mount"]));
+    let mounted = ["etc-skerry-conf.d.mount", "skerry-data.service", "var-lib-skerry.mount"];
+    assert_eq!(wanted("data.mount"), set(&mounted), "and not the service itself");
+    // What this target wants is asked for again with each start of anything.
+    assert_eq!(wanted("local-fs.target"), set(&[]));
+    assert_eq!(wanted("multi-user.target"), set(&["skerry.service"]));
+}
+
+/// Symptom: a service that somebody had stopped was started again, and rescue mode had a registry.
+/// Cause: the mount of the data partition wanted the service itself.
+#[test]
+fn p054_a_mount_starts_the_service_once_and_never_in_rescue_mode() {
+    let unit = Unit::parse(&read("systemd/data/skerry-data.service"));
+    for key in ["Unit.BindsTo", "Unit.After", "Install.WantedBy"] {
+        assert_eq!(unit.get(key), "data.mount", "{key}");
+    }
+    assert_eq!(unit.get("Unit.Before"), "skerry.service");
+    assert_eq!((unit.get("Service.Type"), unit.get("Service.RemainAfterExit")), ("oneshot", "yes"));
+    let start = unit.get("Service.ExecStart").strip_prefix("-/bin/sh -c '").unwrap();
+    let script = start.strip_suffix('\'').unwrap().replace("$$", "$");
+    let home = TempDir::new();
+    // Answers like systemctl, by the variables of a case, and notes what is to be started.
+    let fake = "#!/bin/sh\ncase \"$*\" in\n\
+        '--quiet is-enabled skerry.service') exit $DISABLED ;;\n\
+        '--quiet is-active multi-user.target') exit $INACTIVE ;;\n\
+        '--no-block start skerry.service') echo start ;;\n\
+        'show --property=Job --value multi-user.target') echo $JOB ;;\n\
+        *) echo \"unknown: $*\" ;;\nesac\n";
+    fs::write(home.join("systemctl"), fake).unwrap();
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    fs::set_permissions(home.join("systemctl"), mode).unwrap();
+    for (case, disabled, inactive, job, wanted) in [
+        ("a boot", "0", "3", "1", "start\n"),
+        ("a partition that comes late", "0", "0", "", "start\n"),
+        ("rescue mode", "0", "3", "", ""),
+        ("a service that is disabled", "1", "0", "", ""),
+    ] {
+        let mut shell = Command::new("/bin/sh");
+        shell.args(["-c", &script]).env("PATH", format!("{}:/usr/bin:/bin", home.path().display()));
+        shell.env("DISABLED", disabled).env("INACTIVE", inactive).env("JOB", job);
+        let output = shell.output().unwrap();
+        assert_eq!(String::from_utf8_lossy(&output.stdout), wanted, "{case}: {output:?}");
+        assert!(output.status.success(), "{case}: {output:?}");
     }
 }
 
@@ -84,7 +129,7 @@ fn p054_the_image_has_the_mounts_of_the_data_partition() {
     let recipe = bitbake(&read(RECIPE));
     let units: Vec<String> = files("systemd/data")
         .iter()
-        .filter(|file| file.ends_with(".mount"))
+        .filter(|file| file.ends_with(".mount") || file.ends_with(".service"))
         .filter_map(|file| file.rsplit('/').next().map(str::to_owned))
         .collect();
     let listed: BTreeSet<&str> = recipe["SYSTEMD_SERVICE:${PN}"].split(' ').collect();
@@ -143,16 +188,18 @@ fn p054_systemd_finds_no_fault_in_the_mounts() {
     }
     let root = TempDir::new();
     let mut units = files("systemd/data");
-    units.retain(|file| file.ends_with(".mount"));
+    units.retain(|file| file.ends_with(".mount") || file.ends_with(".service"));
     units.push("systemd/skerry.service".to_owned());
-    // They are in one transaction with the target only when it wants them, as in an image.
+    // They are in one transaction with the target, as in an image: the service asks for all.
     let wants = root.join("local-fs.target.wants");
+    let mounted = root.join("data.mount.wants");
     fs::create_dir(&wants).unwrap();
+    fs::create_dir(&mounted).unwrap();
     for unit in &units {
         let name = unit.rsplit('/').next().unwrap();
         fs::write(root.join(name), read(unit)).unwrap();
-        if name.ends_with(".mount") {
-            std::os::unix::fs::symlink(root.join(name), wants.join(name)).unwrap();
+        if unit.starts_with("systemd/data/") && name != "data.mount" {
+            std::os::unix::fs::symlink(root.join(name), mounted.join(name)).unwrap();
         }
     }
     let overlay = "[Unit]\nDefaultDependencies=no\nBefore=local-fs.target\n\

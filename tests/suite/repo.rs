@@ -39,11 +39,11 @@ pub fn files(relative: &str) -> Vec<String> {
 pub struct Unit(pub BTreeMap<String, Vec<String>>);
 
 impl Unit {
-    /// Parses the syntax of systemd.syntax(7), without line continuations.
+    /// Parses the syntax of systemd.syntax(7); a continued line is joined with the next one.
     pub fn parse(text: &str) -> Unit {
         let mut section = String::new();
         let mut values: BTreeMap<String, Vec<String>> = BTreeMap::new();
-        for line in text.lines().map(str::trim) {
+        for line in text.replace("\\\n", " ").lines().map(str::trim) {
             if line.is_empty() || line.starts_with(['#', ';']) {
                 continue;
             }

@@ -11,7 +11,12 @@ inherit systemd features_check
 
 REQUIRED_DISTRO_FEATURES = "systemd"
 
-SYSTEMD_SERVICE:${PN} = "data.mount var-lib-skerry.mount etc-skerry-conf.d.mount"
+SYSTEMD_SERVICE:${PN} = " \
+    data.mount \
+    etc-skerry-conf.d.mount \
+    skerry-data.service \
+    var-lib-skerry.mount \
+"
 SYSTEMD_AUTO_ENABLE:${PN} = "enable"
 
 do_configure[noexec] = "1"
@@ -26,6 +31,7 @@ do_install() {
     install -m 0644 ${S}/systemd/data/data.mount ${D}${systemd_system_unitdir}/
     install -m 0644 ${S}/systemd/data/var-lib-skerry.mount ${D}${systemd_system_unitdir}/
     install -m 0644 ${S}/systemd/data/etc-skerry-conf.d.mount ${D}${systemd_system_unitdir}/
+    install -m 0644 ${S}/systemd/data/skerry-data.service ${D}${systemd_system_unitdir}/
     install -m 0644 ${S}/systemd/dropins/data.conf \
         ${D}${systemd_system_unitdir}/skerry.service.d/20-data.conf
     install -m 0644 ${S}/systemd/dropins/data-confirm.conf \
