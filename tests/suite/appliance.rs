@@ -328,11 +328,59 @@ fn p062_a_version_is_confirmed_when_the_boot_has_been_found_good() {
         let is_condition = key.starts_with("Unit.Condition") || key.starts_with("Unit.Assert");
         assert!(!is_condition && key != "Unit.Requisite", "{key}");
     }
+    // It starts in every boot, but fails where the entry of the boot loader has no counter.
+    assert!(!unit.get("Unit.Requires").contains("bless-boot"));
+    let rauc = Unit::parse(&read("systemd/dropins/rauc-confirm.conf"));
+    for key in ["Unit.Requires", "Unit.After"] {
+        assert_eq!(rauc.get(key), "rauc-mark-good.service", "{key}");
+    }
     let guard = Unit::parse(&read("systemd/dropins/data-confirm.conf"));
     assert_eq!(guard.get("Unit.ConditionPathIsMountPoint"), skerry::config::STATE_DIR);
     for key in ["Service.User", "Service.Group"] {
         assert_eq!(unit.get(key), service().get(key), "who may open the admin socket");
     }
+}
+
+/// Symptom: a version was confirmed though its slot was not marked good, so that the rollback found
+/// a format that it cannot read; with `Requires=` of what marks it, a boot without a counter never
+/// was.
+#[test]
+fn p062_a_version_is_confirmed_only_where_its_slot_was_marked_good() {
+    const COUNTER: &str =
+        "/sys/firmware/efi/efivars/LoaderBootCountPath-4a67b082-0a4c-41cf-b6c7-440b29bb8c4f";
+    let unit = Unit::parse(&read("systemd/skerry-confirm.service"));
+    // As root: it asks systemd, which does not answer the user of the service everywhere.
+    let condition = unit.get("Service.ExecCondition").strip_prefix("+/bin/sh -c '").unwrap();
+    let condition = condition.strip_suffix('\'').unwrap();
+    assert!(condition.contains(COUNTER) && !condition.contains('$'));
+    let home = TempDir::new();
+    let counter = home.join("counter");
+    let condition = condition.replace(COUNTER, counter.to_str().unwrap());
+    let confirms = |entry_counts: bool, bless: &str, rauc: &str| {
+        match entry_counts {
+            true => std::fs::write(&counter, "").unwrap(),
+            false => drop(std::fs::remove_file(&counter)),
+        }
+        // Where systemctl finds that a unit is in this state, its exit code is 0.
+        let functions = format!(
+            "systemctl() {{ case \"$*\" in\n\
+             '--quiet is-active systemd-bless-boot.service') test {bless} = active ;;\n\
+             '--quiet is-failed rauc-mark-good.service') test {rauc} = failed ;;\n\
+             *) echo \"unknown: $*\" >&2; exit 9 ;;\nesac; }}\n"
+        );
+        let script = functions + &condition;
+        let output = Command::new("/bin/sh").args(["-c", &script]).output().unwrap();
+        assert!(output.stderr.is_empty(), "{output:?}");
+        output.status.success()
+    };
+    assert!(
+        confirms(false, "inactive", "inactive"),
+        "neither of them, or an entry without counter"
+    );
+    assert!(confirms(true, "active", "inactive"), "marked by systemd");
+    assert!(!confirms(true, "failed", "inactive"), "/boot is not mounted");
+    assert!(!confirms(true, "inactive", "inactive"), "left out");
+    assert!(!confirms(false, "inactive", "failed"), "RAUC could not mark it");
 }
 
 #[test]
