@@ -6,7 +6,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use crate::repo::{bitbake, files, path, read};
+use crate::repo::{Unit, bitbake, files, path, read};
 use crate::support::clients::missing;
 use crate::support::{TempDir, cache, skip, tool};
 
@@ -48,6 +48,27 @@ fn p042_the_layer_says_who_keeps_it() {
     for file in recipes() {
         let dir = file.strip_prefix("yocto-layer/").unwrap().rsplit_once('/').unwrap().0;
         assert!(maintainers.contains(&format!("F: {dir}/")), "{dir}");
+    }
+}
+
+/// Symptom: with the kernel of some vendors the service never started, and nothing said why: what
+/// the unit needs of a kernel was named nowhere.
+#[test]
+fn p042_what_the_units_need_of_a_kernel_is_named() {
+    let readme = read("yocto-layer/README.md");
+    let unit = Unit::parse(&read("systemd/skerry.service"));
+    assert_eq!(unit.get("Service.PrivateUsers"), "yes");
+    assert!(!unit.all("Service.SystemCallFilter").is_empty());
+    for word in ["CONFIG_USER_NS", "217/USER", "    PrivateUsers=no\n", "CONFIG_SECCOMP_FILTER"] {
+        assert!(readme.contains(word), "{word}");
+    }
+    for (board, way, option) in [
+        ("qemu-arm64", "-fw_cfg ", "CONFIG_FW_CFG_SYSFS"),
+        ("qemu-x86_64", "-smbios ", "CONFIG_DMI_SYSFS"),
+    ] {
+        let text = read(&format!("board/{board}/readme.txt"));
+        assert!(text.contains(way) && text.contains(option), "{board}: {option}");
+        assert!(readme.contains(option), "{option}");
     }
 }
 
