@@ -132,6 +132,15 @@ fn p034_a_readme_says_what_hands_need() {
             // The whole disk: a root file system alone has neither boot loader nor data partition.
             let disk = format!("skerry-image-{}.rootfs.wic", profile(&board).board.machine);
             assert!(text.contains(&disk) && !text.contains("-kernel"), "{board}: {disk}");
+            // As the layer builds it: bitbake takes a build directory inside the checkout for
+            // changed sources.
+            let machine = profile(&board).board.machine;
+            let build =
+                format!("KAS_WORK_DIR=../skerry-build kas build yocto-layer/kas/{machine}.yml");
+            assert!(text.contains(&format!("    mkdir ../skerry-build\n    {build}\n")), "{board}");
+            assert_eq!(text.matches("kas build").count(), 1, "{board}");
+            let place = format!("../skerry-build/build/tmp/deploy/images/{machine}\n");
+            assert!(text.contains(&place), "{board}: {place}");
         }
     }
 }
