@@ -395,6 +395,9 @@ fn p023_nothing_is_walked_through_at_boot() {
         made += 1;
     }
     assert!(made >= 2);
+    // So whoever puts a store there by hand sets its owner.
+    let owner = "\n    chown -R 812:812 /data/skerry && chmod 700 /data/skerry\n";
+    assert!(read("yocto-layer/README.md").contains(owner));
 }
 
 #[test]
