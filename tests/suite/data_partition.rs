@@ -180,6 +180,40 @@ fn p054_a_device_is_provisioned_on_its_data_partition() {
     }
 }
 
+/// Symptom: a device that went to somebody else kept settings in files whose names begin with a
+/// dot. The mounts and tmpfiles make both directories anew.
+#[test]
+fn p054_a_reset_for_somebody_else_leaves_nothing() {
+    let directories = ["/data/skerry-conf.d", "/data/skerry-provision"];
+    let command = format!("    rm -rf /data/skerry-old {}\n", directories.join(" "));
+    for file in
+        ["yocto-layer/README.md", "board/qemu-arm64/readme.txt", "board/qemu-x86_64/readme.txt"]
+    {
+        let text = read(file);
+        let place = text.find(&command).unwrap_or_else(|| panic!("{file}: {command}"));
+        let rest = &text[place + command.len()..];
+        assert!(rest.starts_with("    mv -T /data/skerry /data/skerry-old && sync && reboot\n"));
+        assert!(!text.contains("/*"), "{file}: a pattern leaves names that begin with a dot");
+    }
+    let own = mount_unit("/etc/skerry/conf.d");
+    assert_eq!((own.get("Mount.What"), own.get("Mount.DirectoryMode")), (directories[0], "0755"));
+    let made = format!("\nd {} 0750 root 812 -\n", directories[1]);
+    assert!(read("systemd/data/tmpfiles.conf").contains(&made));
+}
+
+/// Without this option the key is in /var/lib/systemd, which is new at each boot of a read-only
+/// root.
+#[test]
+fn p054_the_example_seals_for_a_read_only_root() {
+    let example = read("systemd/dropins/encrypted-credential.conf");
+    let readme = read("yocto-layer/README.md");
+    for text in [&example, &readme] {
+        assert!(text.contains("--with-key=tpm2"));
+    }
+    assert!(example.contains("systemd-creds encrypt --with-key=tpm2 --name="));
+    assert!(readme.contains("in its `fstab`"), "whose mount takes the place of data.mount");
+}
+
 /// What systemd says of the mounts, the service and OE-core's overlay, all in one place.
 #[test]
 fn p054_systemd_finds_no_fault_in_the_mounts() {
