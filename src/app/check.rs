@@ -117,14 +117,14 @@ fn check_here(config: &Config, running: bool) -> Result<(Role, Vec<String>), Str
         waits.extend(authority.map(|error| {
             format!("{}: no connection string can be used before that", error.message)
         }));
-        let fault = parent.and_then(|parent| parent.unreadable.clone());
+        let fault = parent.and_then(parent::why_none);
         waits.push(fault.map_or_else(
             || {
                 "there is no connection string that can be seen from here (a credential is seen \
                  by the service only): without one the node waits for it"
                     .to_owned()
             },
-            |fault| format!("{fault}: the node waits until it can be read"),
+            |fault| format!("{fault}: the node waits until there is a connection string"),
         ));
     }
     Ok((role, waits))

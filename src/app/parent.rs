@@ -125,7 +125,7 @@ impl Uplink {
         let look = move || {
             let config = reread().map_err(|error| Some(error.to_string()))?;
             let engine = this.engine(&config).map_err(|error| Some(error.message))?;
-            engine.ok_or_else(|| config.parent.and_then(|parent| parent.unreadable))
+            engine.ok_or_else(|| config.parent.and_then(|parent| why_none(&parent)))
         };
         blocking(look).await
     }
@@ -147,8 +147,7 @@ fn keep(disk: &dyn Disk, file: &Path) {
 /// Says loudly that there is no connection string to use, why, and what is to be done about it.
 pub(super) fn report_missing(store: &Store, config: &Config) -> Result<(), StartError> {
     let state = store.node_state()?;
-    let unreadable = config.parent.as_ref().and_then(|parent| parent.unreadable.clone());
-    let fault = unreadable.or_else(|| malformed(config));
+    let fault = config.parent.as_ref().and_then(why_none).or_else(|| malformed(config));
     let cause = fault.as_ref().map(|fault| format!("{fault}: ")).unwrap_or_default();
     log::error!("{}: {cause}{}", state.name(), state.remedy().unwrap_or_default());
     store.set_credential_fault(fault);
@@ -170,6 +169,14 @@ pub(super) fn client(
         let file = parent.ca_file.as_ref().map(|path| format!(" {}", path.display()));
         format!("parent.ca_file{}: {error}", file.unwrap_or_default())
     })?)
+}
+
+/// Why there is no connection string: its file cannot be read, or is not there.
+pub(super) fn why_none(parent: &Parent) -> Option<String> {
+    let file = parent.connection_string_file.as_ref();
+    let absent = file.filter(|_| parent.connection_string.is_empty());
+    let absent = absent.map(|path| format!("{}: there is no such file", path.display()));
+    parent.unreadable.clone().or(absent)
 }
 
 /// Why the connection string that is there cannot be parsed.

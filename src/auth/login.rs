@@ -228,7 +228,8 @@ impl Auth {
         let text = match self.inner.role {
             Role::Root => "Incorrect Password",
             Role::Connected => {
-                "Incorrect Password, or the token is not linked to this connected registry"
+                "Incorrect Password, or the token is not linked to this connected registry \
+                 (skerry connected-registry list-client-tokens at the root)"
             }
         };
         self.unauthorized(presented, Ended(Reason::AuthenticationRequired, text))

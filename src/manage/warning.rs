@@ -225,7 +225,8 @@ impl fmt::Display for Warning {
             }
             Warning::ModeChosen { name, mode } => write!(
                 f,
-                "No mode was given: '{name}' is {mode}. The mode cannot be changed later."
+                "No mode was given: '{name}' is {mode}. The mode cannot be changed later; --mode \
+                 names it when a connected registry is created."
             ),
             Warning::WindowChosen { name, window_s } => write!(
                 f,
