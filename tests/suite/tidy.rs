@@ -30,7 +30,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "admin",
         ],
     ),
-    ("cli", &["app", "config"]),
+    ("cli", &["app", "config", "http"]),
     ("fuzz", &["config", "store", "http", "registry", "token", "gateway"]),
 ];
 

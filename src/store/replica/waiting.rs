@@ -2,12 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use super::outbox::{OutboxChange, OutboxEntry};
 use crate::store::rows::derived::{
     About, Count, brought_in, named_by, waiting_about, waiting_in, waiting_number,
 };
 use crate::store::rows::digest_at;
-use crate::store::rows::outbox::entry_key;
+use crate::store::rows::outbox::{OutboxChange, OutboxEntry, entry_key};
 use crate::store::{StoreError, Txn};
 use crate::types::{Digest, RepositoryName, Tag};
 
