@@ -172,8 +172,10 @@ fn slow_socket(root: &Node) -> (PathBuf, Arc<AtomicUsize>) {
                 if is_late {
                     std::thread::sleep(Duration::from_secs(12));
                 }
+                // The node's answer ends with its connection.
+                let closing = head.replacen("\r\n\r\n", "\r\nconnection: close\r\n\r\n", 1);
                 let mut node = UnixStream::connect(&node).unwrap();
-                node.write_all(&request).unwrap();
+                node.write_all(closing.as_bytes()).unwrap();
                 let mut answer = Vec::new();
                 node.read_to_end(&mut answer).unwrap();
                 if head.contains("/backup/keep ") && answer.starts_with(b"HTTP/1.1 200 ") {

@@ -291,15 +291,19 @@ pub(in crate::store) fn finish(txn: &mut Txn<'_>, number: u64) -> Result<bool, S
 }
 
 /// Adds a change to the outbox when this node is a connected registry and the change is to go up.
-/// Call it in the command that makes the change. A manifest that is pushed by its digest again
-/// waits once, behind what has come since; for the first time it needs a row.
+/// Call it in the command that makes the change. A manifest that a client pushes by its digest again
+/// waits once, behind what has come since; for the first time it needs a row. What a child delivers
+/// has a name of the child's, which the parent may know: it takes no client's place.
 pub(in crate::store) fn enqueue(
     txn: &mut Txn<'_>,
     origin: &Origin,
     repository: &RepositoryName,
     change: OutboxChange,
 ) -> Result<(), StoreError> {
-    let before = waiting::waits_already(txn, repository, &change)?;
+    let before = match origin {
+        Origin::Client => waiting::waits_already(txn, repository, &change)?,
+        Origin::Child(_) | Origin::Parent => None,
+    };
     let Some((number, mut entry)) = append(txn, origin, repository, change)? else {
         return Ok(());
     };
@@ -437,9 +441,9 @@ mod tests {
     use super::super::node::testing::{config, connected};
     use super::super::refused::Refused;
     use super::*;
-    use crate::store::Precondition;
     use crate::store::content::leases::Lease;
     use crate::store::registry::manifests::testing::{digest, image, push, store};
+    use crate::store::{Precondition, PutManifest};
 
     fn waiting(store: &Store) -> Vec<(String, Option<Digest>)> {
         let entries = store.outbox(100).unwrap();
@@ -540,6 +544,15 @@ mod tests {
             store.outbox_refused(number, "no".to_owned()).await.unwrap();
             push(&store, "app", 1, &[]).await;
             assert!(!store.outbox_was_refused(entries()[1].0).unwrap(), "it is tried at once");
+            // What a child offers is another change.
+            let id = OutboxId { origin: "dock02".parse().unwrap(), incarnation: 3, sequence: 1 };
+            let delivery = Delivery { offered: Offered::Mirrored, ..Delivery::of(id) };
+            let offer = PutManifest { origin: Origin::Child(delivery), ..image(1, &[]) };
+            store.put_manifest(&app, offer).await.unwrap();
+            let waiting = entries();
+            assert_eq!(brought(), [Some(digest(2)), Some(digest(1)), Some(digest(1))]);
+            assert_eq!(waiting[1].1.offered, Offered::No);
+            store.outbox_delivered(waiting[2].0, 0).await.unwrap();
             // What waits behind a removal is another push.
             store.delete_manifest(&app, &digest(1), &Origin::Client).await.unwrap();
             push(&store, "app", 1, &[]).await;
