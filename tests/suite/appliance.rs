@@ -381,6 +381,21 @@ fn p062_a_version_is_confirmed_only_where_its_slot_was_marked_good() {
     assert!(!confirms(true, "failed", "inactive"), "/boot is not mounted");
     assert!(!confirms(true, "inactive", "inactive"), "left out");
     assert!(!confirms(false, "inactive", "failed"), "RAUC could not mark it");
+
+    let rauc = Unit::parse(&read("systemd/dropins/rauc-confirm.conf"));
+    let condition = rauc.get("Service.ExecCondition").strip_prefix("+/bin/sh -c '").unwrap();
+    let condition = condition.strip_suffix('\'').unwrap().replace("$$", "$");
+    for (shown, expected) in [
+        ("Type=oneshot\nResult=success\nConditionResult=yes", true),
+        ("Type=simple\nResult=success\nConditionResult=yes", false),
+        ("Type=oneshot\nResult=success\nConditionResult=no", false),
+        ("Type=oneshot\nResult=exit-code\nConditionResult=yes", false),
+        ("Type=\nResult=success\nConditionResult=no", false),
+    ] {
+        let script = format!("systemctl() {{ printf '{shown}\n'; }}\n{condition}");
+        let status = Command::new("/bin/sh").args(["-c", &script]).status().unwrap();
+        assert_eq!(status.success(), expected, "{shown}");
+    }
 }
 
 #[test]

@@ -29,7 +29,9 @@ fn p054_the_state_is_on_the_data_partition() {
     let check = "systemd-fsck@dev-disk-by\\x2dlabel-data.service";
     assert!(data.get("Unit.Requires").contains(check) && data.get("Unit.After").contains(check));
     let state = mount_unit(skerry::config::STATE_DIR);
-    assert_eq!(state.get("Unit.After"), "var-volatile-lib.service");
+    for key in ["Unit.Wants", "Unit.After"] {
+        assert_eq!(state.get(key), "var-volatile-lib.service", "{key}");
+    }
     assert_eq!(state.get("Mount.What"), "/data/skerry");
     assert_eq!(state.get("Mount.DirectoryMode"), "0700");
     let own = mount_unit("/etc/skerry/conf.d");
@@ -83,6 +85,12 @@ fn p054_a_data_partition_that_comes_late_starts_the_service() {
     // What this target wants is asked for again with each start of anything.
     assert_eq!(wanted("local-fs.target"), set(&[]));
     assert_eq!(wanted("multi-user.target"), set(&["skerry.service"]));
+    // A partition that was away for a moment, while the mount before had not ended yet, comes
+    // without a word.
+    assert_eq!(wanted("timers.target"), set(&["skerry-data.timer"]));
+    let timer = Unit::parse(&read("systemd/data/skerry-data.timer"));
+    assert_eq!(timer.get("Timer.OnCalendar"), "*:0/10");
+    assert!(timer.all("Timer.Unit").is_empty(), "skerry-data.service, which needs the mount");
 }
 
 /// Symptom: a service that somebody had stopped was started again, and rescue mode had a registry.
@@ -90,10 +98,14 @@ fn p054_a_data_partition_that_comes_late_starts_the_service() {
 #[test]
 fn p054_a_mount_starts_the_service_once_and_never_in_rescue_mode() {
     let unit = Unit::parse(&read("systemd/data/skerry-data.service"));
-    for key in ["Unit.BindsTo", "Unit.After", "Install.WantedBy"] {
+    for key in ["Unit.BindsTo", "Install.WantedBy"] {
         assert_eq!(unit.get(key), "data.mount", "{key}");
     }
-    assert_eq!(unit.get("Unit.Before"), "skerry.service");
+    // A requirement of sysinit.target would end emergency mode when somebody mounts the partition.
+    assert_eq!(unit.get("Unit.DefaultDependencies"), "no");
+    assert_eq!(unit.get("Unit.After"), "data.mount sysinit.target basic.target");
+    assert_eq!(unit.get("Unit.Before"), "skerry.service shutdown.target");
+    assert_eq!(unit.get("Unit.Conflicts"), "shutdown.target");
     assert_eq!((unit.get("Service.Type"), unit.get("Service.RemainAfterExit")), ("oneshot", "yes"));
     let start = unit.get("Service.ExecStart").strip_prefix("-/bin/sh -c '").unwrap();
     let script = start.strip_suffix('\'').unwrap().replace("$$", "$");
@@ -129,7 +141,7 @@ fn p054_the_image_has_the_mounts_of_the_data_partition() {
     let recipe = bitbake(&read(RECIPE));
     let units: Vec<String> = files("systemd/data")
         .iter()
-        .filter(|file| file.ends_with(".mount") || file.ends_with(".service"))
+        .filter(|file| [".mount", ".service", ".timer"].iter().any(|end| file.ends_with(end)))
         .filter_map(|file| file.rsplit('/').next().map(str::to_owned))
         .collect();
     let listed: BTreeSet<&str> = recipe["SYSTEMD_SERVICE:${PN}"].split(' ').collect();
@@ -222,7 +234,7 @@ fn p054_systemd_finds_no_fault_in_the_mounts() {
     }
     let root = TempDir::new();
     let mut units = files("systemd/data");
-    units.retain(|file| file.ends_with(".mount") || file.ends_with(".service"));
+    units.retain(|file| [".mount", ".service", ".timer"].iter().any(|end| file.ends_with(end)));
     units.push("systemd/skerry.service".to_owned());
     // They are in one transaction with the target, as in an image: the service asks for all.
     let wants = root.join("local-fs.target.wants");
@@ -232,7 +244,7 @@ fn p054_systemd_finds_no_fault_in_the_mounts() {
     for unit in &units {
         let name = unit.rsplit('/').next().unwrap();
         fs::write(root.join(name), read(unit)).unwrap();
-        if unit.starts_with("systemd/data/") && name != "data.mount" {
+        if unit.starts_with("systemd/data/") && name != "data.mount" && !name.ends_with("timer") {
             std::os::unix::fs::symlink(root.join(name), mounted.join(name)).unwrap();
         }
     }
