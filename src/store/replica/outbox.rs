@@ -291,9 +291,9 @@ pub(in crate::store) fn finish(txn: &mut Txn<'_>, number: u64) -> Result<bool, S
 }
 
 /// Adds a change to the outbox when this node is a connected registry and the change is to go up.
-/// Call it in the command that makes the change. A manifest that a client pushes by its digest again
-/// waits once, behind what has come since; for the first time it needs a row. What a child delivers
-/// has a name of the child's, which the parent may know: it takes no client's place.
+/// Call it in the command that makes the change. A manifest that a client pushes by its digest
+/// again waits once, behind what has come since; for the first time it needs a row. What a child
+/// delivers has a name of the child's, which the parent may know: it takes no client's place.
 pub(in crate::store) fn enqueue(
     txn: &mut Txn<'_>,
     origin: &Origin,
