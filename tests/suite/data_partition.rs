@@ -29,9 +29,8 @@ fn p054_the_state_is_on_the_data_partition() {
     let check = "systemd-fsck@dev-disk-by\\x2dlabel-data.service";
     assert!(data.get("Unit.Requires").contains(check) && data.get("Unit.After").contains(check));
     let state = mount_unit(skerry::config::STATE_DIR);
-    for key in ["Unit.Wants", "Unit.After"] {
-        assert_eq!(state.get(key), "var-volatile-lib.service", "{key}");
-    }
+    assert_eq!(state.get("Unit.Wants"), "var-volatile-lib.service");
+    assert_eq!(state.get("Unit.After"), "data.mount var-volatile-lib.service");
     assert_eq!(state.get("Mount.What"), "/data/skerry");
     assert_eq!(state.get("Mount.DirectoryMode"), "0700");
     let own = mount_unit("/etc/skerry/conf.d");
@@ -51,6 +50,11 @@ fn p054_the_state_is_on_the_data_partition() {
     let guard = Unit::parse(&read("systemd/dropins/data.conf"));
     assert_eq!(guard.get("Unit.AssertPathIsMountPoint"), skerry::config::STATE_DIR);
     assert_eq!(guard.get("Unit.RequiresMountsFor"), "/data /etc/skerry/conf.d");
+    // A masked mount is none that RequiresMountsFor= finds.
+    for unit in [&state, &own, &guard] {
+        assert_eq!(unit.get("Unit.Requires"), "data.mount");
+        assert!(unit.get("Unit.After").contains("data.mount"));
+    }
 }
 
 /// Symptom: where the partition came after the 90 s that a boot waits for it, nothing mounted it
@@ -89,8 +93,20 @@ fn p054_a_data_partition_that_comes_late_starts_the_service() {
     // without a word.
     assert_eq!(wanted("timers.target"), set(&["skerry-data.timer"]));
     let timer = Unit::parse(&read("systemd/data/skerry-data.timer"));
-    assert_eq!(timer.get("Timer.OnCalendar"), "*:0/10");
-    assert!(timer.all("Timer.Unit").is_empty(), "skerry-data.service, which needs the mount");
+    assert_eq!(
+        (timer.get("Timer.OnBootSec"), timer.get("Timer.OnUnitInactiveSec")),
+        ("10min", "10min")
+    );
+    assert!(timer.all("Timer.OnCalendar").is_empty(), "it would wait for the time");
+    assert_eq!(timer.get("Timer.Unit"), "skerry-data-look.service");
+    // Where it required the mount, one that is masked would end the timer.
+    let look = Unit::parse(&read("systemd/data/skerry-data-look.service"));
+    for key in ["Unit.Requires", "Unit.BindsTo", "Unit.Wants"] {
+        assert!(look.all(key).is_empty(), "{key}");
+    }
+    assert_eq!(look.get("Unit.ConditionPathExists"), "/dev/disk/by-label/data");
+    let start = "-systemctl --no-block --job-mode=fail start data.mount";
+    assert_eq!(look.get("Service.ExecStart"), start, "a failure is none of the timer");
 }
 
 /// Symptom: a service that somebody had stopped was started again, and rescue mode had a registry.
@@ -244,7 +260,8 @@ fn p054_systemd_finds_no_fault_in_the_mounts() {
     for unit in &units {
         let name = unit.rsplit('/').next().unwrap();
         fs::write(root.join(name), read(unit)).unwrap();
-        if unit.starts_with("systemd/data/") && name != "data.mount" && !name.ends_with("timer") {
+        let is_wanted = read(unit).contains("\nWantedBy=data.mount\n");
+        if unit.starts_with("systemd/data/") && is_wanted {
             std::os::unix::fs::symlink(root.join(name), mounted.join(name)).unwrap();
         }
     }

@@ -14,6 +14,7 @@ REQUIRED_DISTRO_FEATURES = "systemd"
 SYSTEMD_SERVICE:${PN} = " \
     data.mount \
     etc-skerry-conf.d.mount \
+    skerry-data-look.service \
     skerry-data.service \
     skerry-data.timer \
     var-lib-skerry.mount \
@@ -33,6 +34,7 @@ do_install() {
     install -m 0644 ${S}/systemd/data/var-lib-skerry.mount ${D}${systemd_system_unitdir}/
     install -m 0644 ${S}/systemd/data/etc-skerry-conf.d.mount ${D}${systemd_system_unitdir}/
     install -m 0644 ${S}/systemd/data/skerry-data.service ${D}${systemd_system_unitdir}/
+    install -m 0644 ${S}/systemd/data/skerry-data-look.service ${D}${systemd_system_unitdir}/
     install -m 0644 ${S}/systemd/data/skerry-data.timer ${D}${systemd_system_unitdir}/
     install -m 0644 ${S}/systemd/dropins/data.conf \
         ${D}${systemd_system_unitdir}/skerry.service.d/20-data.conf
