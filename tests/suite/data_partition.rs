@@ -45,6 +45,11 @@ fn p054_the_state_is_on_the_data_partition() {
     assert_eq!(state.get("Install.WantedBy"), "data.mount");
     assert_eq!(own.get("Install.WantedBy"), "data.mount");
     for unit in [&data, &state, &own] {
+        assert_eq!(
+            unit.get("Mount.LazyUnmount"),
+            "yes",
+            "a lost one that is busy leaves its place"
+        );
         assert!(unit.all("Unit.DefaultDependencies").is_empty(), "before local-fs.target");
     }
     let guard = Unit::parse(&read("systemd/dropins/data.conf"));
@@ -94,10 +99,11 @@ fn p054_a_data_partition_that_comes_late_starts_the_service() {
     assert_eq!(wanted("timers.target"), set(&["skerry-data.timer"]));
     let timer = Unit::parse(&read("systemd/data/skerry-data.timer"));
     assert_eq!(
-        (timer.get("Timer.OnBootSec"), timer.get("Timer.OnUnitInactiveSec")),
+        (timer.get("Timer.OnActiveSec"), timer.get("Timer.OnUnitInactiveSec")),
         ("10min", "10min")
     );
     assert!(timer.all("Timer.OnCalendar").is_empty(), "it would wait for the time");
+    assert!(timer.all("Timer.OnBootSec").is_empty(), "it would not fire in its second start");
     assert_eq!(timer.get("Timer.Unit"), "skerry-data-look.service");
     // Where it required the mount, one that is masked would end the timer.
     let look = Unit::parse(&read("systemd/data/skerry-data-look.service"));
