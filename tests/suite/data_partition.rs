@@ -57,7 +57,7 @@ fn p054_the_state_is_on_the_data_partition() {
     assert_eq!(guard.get("Unit.RequiresMountsFor"), "/data /etc/skerry/conf.d");
     // A masked mount is none that RequiresMountsFor= finds.
     for unit in [&state, &own, &guard] {
-        assert_eq!(unit.get("Unit.Requires"), "data.mount");
+        assert_eq!(unit.get("Unit.BindsTo"), "data.mount");
         assert!(unit.get("Unit.After").contains("data.mount"));
     }
 }
@@ -110,6 +110,11 @@ fn p054_a_data_partition_that_comes_late_starts_the_service() {
     for key in ["Unit.Requires", "Unit.BindsTo", "Unit.Wants"] {
         assert!(look.all(key).is_empty(), "{key}");
     }
+    assert_eq!(
+        look.get("Unit.DefaultDependencies"),
+        "no",
+        "fstab may have sysinit.target ask for it"
+    );
     assert_eq!(look.get("Unit.ConditionPathExists"), "/dev/disk/by-label/data");
     let start = "-systemctl --no-block --job-mode=fail start data.mount";
     assert_eq!(look.get("Service.ExecStart"), start, "a failure is none of the timer");

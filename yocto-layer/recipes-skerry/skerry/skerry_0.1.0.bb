@@ -60,6 +60,8 @@ FILES:${PN} += "\
     ${systemd_system_unitdir}/skerry.service \
     ${systemd_system_unitdir}/skerry-confirm.service \
     ${systemd_system_unitdir}/skerry.service.d/10-backoff.conf \
+    ${systemd_system_unitdir}/skerry.service.d \
+    ${systemd_system_unitdir}/skerry-confirm.service.d \
     ${systemd_unitdir}/system-preset/50-skerry.preset \
     ${nonarch_libdir}/sysusers.d/skerry.conf \
     ${nonarch_libdir}/tmpfiles.d/skerry.conf \
