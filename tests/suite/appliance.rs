@@ -348,6 +348,7 @@ fn p062_a_version_is_confirmed_when_the_boot_has_been_found_good() {
 fn p062_a_version_is_confirmed_only_where_its_slot_was_marked_good() {
     const COUNTER: &str =
         "/sys/firmware/efi/efivars/LoaderBootCountPath-4a67b082-0a4c-41cf-b6c7-440b29bb8c4f";
+    const GOOD: &str = "Result=success\\nActiveState=inactive";
     let unit = Unit::parse(&read("systemd/skerry-confirm.service"));
     // As root: it asks systemd, which does not answer the user of the service everywhere.
     let condition = unit.get("Service.ExecCondition").strip_prefix("+/bin/sh -c '").unwrap();
@@ -366,7 +367,8 @@ fn p062_a_version_is_confirmed_only_where_its_slot_was_marked_good() {
         let functions = format!(
             "systemctl() {{ case \"$*\" in\n\
              '--quiet is-active systemd-bless-boot.service') test {bless} = active ;;\n\
-             'show --property=Result rauc-mark-good.service') echo Result={rauc} ;;\n\
+             'show --property=ActiveState,Result rauc-mark-good.service') \
+             printf '{rauc}\\n' ;;\n\
              *) echo \"unknown: $*\" >&2; exit 9 ;;\nesac; }}\n"
         );
         let script = functions + &condition;
@@ -374,11 +376,17 @@ fn p062_a_version_is_confirmed_only_where_its_slot_was_marked_good() {
         assert!(output.stderr.is_empty(), "{output:?}");
         output.status.success()
     };
-    assert!(confirms(false, "inactive", "success"), "neither of them, or an entry without counter");
-    assert!(confirms(true, "active", "success"), "marked by systemd");
-    assert!(!confirms(true, "failed", "success"), "/boot is not mounted");
-    assert!(!confirms(true, "inactive", "success"), "left out");
-    assert!(!confirms(false, "inactive", "exit-code"), "RAUC could not mark it");
+    assert!(confirms(false, "inactive", GOOD), "neither of them, or an entry without counter");
+    assert!(confirms(true, "active", GOOD), "marked by systemd");
+    assert!(!confirms(true, "failed", GOOD), "/boot is not mounted");
+    assert!(!confirms(true, "inactive", GOOD), "left out");
+    assert!(
+        !confirms(false, "inactive", "Result=exit-code\\nActiveState=failed"),
+        "RAUC could not mark it"
+    );
+    let again = "Result=success\\nActiveState=activating";
+    assert!(!confirms(false, "inactive", again), "it tries once more");
+    assert!(!confirms(false, "inactive", ""), "nobody answers");
 
     let rauc = Unit::parse(&read("systemd/dropins/rauc-confirm.conf"));
     let condition = rauc.get("Service.ExecCondition").strip_prefix("+/bin/sh -c '").unwrap();

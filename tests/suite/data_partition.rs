@@ -45,15 +45,30 @@ fn p054_the_state_is_on_the_data_partition() {
     assert_eq!(state.get("Install.WantedBy"), "data.mount");
     assert_eq!(own.get("Install.WantedBy"), "data.mount");
     for unit in [&data, &state, &own] {
-        assert_eq!(
-            unit.get("Mount.LazyUnmount"),
-            "yes",
-            "a lost one that is busy leaves its place"
-        );
         assert!(unit.all("Unit.DefaultDependencies").is_empty(), "before local-fs.target");
+    }
+    // A lost one that is busy leaves its place; for a mount of fstab too.
+    let lazy = Unit::parse(&read("systemd/dropins/data-lazy.conf"));
+    for unit in [&lazy, &state, &own] {
+        assert_eq!(unit.get("Mount.LazyUnmount"), "yes");
     }
     let guard = Unit::parse(&read("systemd/dropins/data.conf"));
     assert_eq!(guard.get("Unit.AssertPathIsMountPoint"), skerry::config::STATE_DIR);
+    // A client that waits would start the mount in place of its stop.
+    let socket = Unit::parse(&read("systemd/dropins/data-socket.conf"));
+    for key in ["Unit.BindsTo", "Unit.After"] {
+        assert_eq!(socket.get(key), "data.mount", "{key}");
+    }
+    for (file, place) in [
+        ("data-lazy", "data.mount.d/10-lazy"),
+        ("data-socket", "skerry.socket.d/20-data"),
+        ("data", "skerry.service.d/20-data"),
+    ] {
+        let packaged = format!("${{systemd_system_unitdir}}/{place}.conf");
+        let installs = format!("${{S}}/systemd/dropins/{file}.conf \\\n        ${{D}}{packaged}");
+        assert!(read(RECIPE).contains(&installs), "{installs}");
+        assert!(bitbake(&read(RECIPE))["FILES:${PN}"].contains(&packaged), "{packaged}");
+    }
     assert_eq!(guard.get("Unit.RequiresMountsFor"), "/data /etc/skerry/conf.d");
     // A masked mount is none that RequiresMountsFor= finds.
     for unit in [&state, &own, &guard] {

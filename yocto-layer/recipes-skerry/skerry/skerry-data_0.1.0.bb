@@ -28,7 +28,9 @@ do_install() {
     # Where the partition is mounted: a root file system that is read-only must have the place.
     install -d ${D}/data
 
-    install -d ${D}${systemd_system_unitdir}/skerry.service.d \
+    install -d ${D}${systemd_system_unitdir}/data.mount.d \
+        ${D}${systemd_system_unitdir}/skerry.service.d \
+        ${D}${systemd_system_unitdir}/skerry.socket.d \
         ${D}${systemd_system_unitdir}/skerry-confirm.service.d
     install -m 0644 ${S}/systemd/data/data.mount ${D}${systemd_system_unitdir}/
     install -m 0644 ${S}/systemd/data/var-lib-skerry.mount ${D}${systemd_system_unitdir}/
@@ -38,6 +40,10 @@ do_install() {
     install -m 0644 ${S}/systemd/data/skerry-data.timer ${D}${systemd_system_unitdir}/
     install -m 0644 ${S}/systemd/dropins/data.conf \
         ${D}${systemd_system_unitdir}/skerry.service.d/20-data.conf
+    install -m 0644 ${S}/systemd/dropins/data-lazy.conf \
+        ${D}${systemd_system_unitdir}/data.mount.d/10-lazy.conf
+    install -m 0644 ${S}/systemd/dropins/data-socket.conf \
+        ${D}${systemd_system_unitdir}/skerry.socket.d/20-data.conf
     install -m 0644 ${S}/systemd/dropins/data-confirm.conf \
         ${D}${systemd_system_unitdir}/skerry-confirm.service.d/20-data.conf
 
@@ -51,7 +57,9 @@ FILES:${PN} += "\
     /data \
     ${nonarch_libdir}/skerry/conf.d/50-data.toml \
     ${nonarch_libdir}/tmpfiles.d/skerry-data.conf \
+    ${systemd_system_unitdir}/data.mount.d/10-lazy.conf \
     ${systemd_system_unitdir}/skerry.service.d/20-data.conf \
+    ${systemd_system_unitdir}/skerry.socket.d/20-data.conf \
     ${systemd_system_unitdir}/skerry-confirm.service.d/20-data.conf \
 "
 
