@@ -101,7 +101,7 @@ pub(super) fn get(
     })
 }
 
-/// One call has one connection: the node may stop while the next one is considered.
+/// A client for one call: a connection that is kept may have died by the next one.
 fn client(socket: &Path) -> Client {
     Client::unix(&Sys::real(Spawner::new()), socket)
 }
