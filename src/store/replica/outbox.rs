@@ -544,6 +544,9 @@ mod tests {
             store.outbox_refused(number, "no".to_owned()).await.unwrap();
             push(&store, "app", 1, &[]).await;
             assert!(!store.outbox_was_refused(entries()[1].0).unwrap(), "it is tried at once");
+            // The parent refuses what was under way meanwhile.
+            assert_eq!(store.outbox_refused(number, "no".to_owned()).await, Ok(()));
+            assert_eq!(store.refused_changes(9).unwrap(), []);
             // What a child offers is another change.
             let id = OutboxId { origin: "dock02".parse().unwrap(), incarnation: 3, sequence: 1 };
             let delivery = Delivery { offered: Offered::Mirrored, ..Delivery::of(id) };

@@ -210,7 +210,8 @@ impl Store {
     pub async fn outbox_refused(&self, number: u64, reason: String) -> Result<(), StoreError> {
         let now = self.sys().clock.wall_or_floor();
         self.commit(move |txn| {
-            let entry = txn.get::<OutboxEntry>(&entry_key(number))?.ok_or(StoreError::NotFound)?;
+            // A client has pushed it again while it was under way: that change is tried by itself.
+            let Some(entry) = txn.get::<OutboxEntry>(&entry_key(number))? else { return Ok(()) };
             let before = txn.get::<RefusedChange>(&refused_key(number))?;
             let (at, again) =
                 before.map_or((now, 0), |before| (before.at, before.again.saturating_add(1)));
