@@ -42,6 +42,8 @@ const TO_PROVE_MAX: usize = 256;
 /// Records that bring no content and still are not settled. Over it: they are, so that the journal
 /// has what came since for as long as it may be asked for.
 const UNSETTLED_RECORDS_MAX: u64 = 4096;
+/// Content that came and is not settled, some 30 bytes each. Over it: all counts as such.
+const UNSETTLED_MAX: usize = 65_536;
 /// Journal read at a time, bytes.
 const JOURNAL_BYTES: usize = 1024 * 1024;
 
@@ -64,7 +66,19 @@ pub(in crate::store) struct Trust {
     doubts: Mutex<Doubts>,
     /// Bytes of content that came since the last settling.
     unsettled: AtomicU64,
+    came: Mutex<Came>,
     hashings: Hashings,
+}
+
+/// Content that came since the last settling, by the first eight bytes of the digest.
+#[derive(Default)]
+struct Came {
+    /// How many settlings were begun.
+    settlings: u64,
+    /// With that number when it came.
+    content: BTreeMap<u64, u64>,
+    /// That number when more came than is remembered.
+    all: Option<u64>,
 }
 
 #[derive(Default)]
@@ -133,7 +147,19 @@ impl Trust {
     /// Content came, whole.
     pub(in crate::store) fn arrived(&self, digest: &Digest, bytes: u64) {
         self.believe(digest);
+        self.came().note(digest);
         self.unsettled.fetch_add(bytes.max(1), Ordering::Relaxed);
+    }
+
+    fn came(&self) -> MutexGuard<'_, Came> {
+        self.came.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether it may have come since the last settling: the journal has to say so, also where what
+    /// came is known, or nothing doubts it after an unclean stop.
+    pub(in crate::store) fn is_unsettled(&self, digest: &Digest) -> bool {
+        let came = self.came();
+        came.all.is_some() || came.content.contains_key(&short(digest))
     }
 
     /// It was hashed, or came, since the start.
@@ -194,6 +220,32 @@ impl Trust {
     /// Whether it has to be hashed while it is sent.
     pub(in crate::store) fn is_unproven(&self, digest: &Digest) -> bool {
         self.when == VerifyWhen::FirstSend && !self.doubts().checked.contains(&short(digest))
+    }
+}
+
+impl Came {
+    fn note(&mut self, digest: &Digest) {
+        if self.content.len() >= UNSETTLED_MAX && !self.content.contains_key(&short(digest)) {
+            self.content.clear();
+            self.all = Some(self.settlings);
+        }
+        if self.all.is_some() {
+            self.all = Some(self.settlings);
+        } else {
+            self.content.insert(short(digest), self.settlings);
+        }
+    }
+
+    /// The number of the settling that begins.
+    fn begin(&mut self) -> u64 {
+        self.settlings += 1;
+        self.settlings
+    }
+
+    /// What came before a settling was begun has reached the disk.
+    fn end(&mut self, settling: u64) {
+        self.content.retain(|_, at| *at >= settling);
+        self.all = self.all.filter(|at| *at >= settling);
     }
 }
 
@@ -375,7 +427,7 @@ impl Store {
         if (bytes == 0 && !is_behind) || self.read_only() {
             return Ok(());
         }
-        let syncing = shared.clone();
+        let (syncing, settling) = (shared.clone(), shared.trust.came().begin());
         spawn::blocking(move || {
             // What is left on a full disk is for what somebody waits for.
             syncing.check_space()?;
@@ -389,6 +441,7 @@ impl Store {
             put_unproven(txn, unproven)
         })
         .await?;
+        shared.trust.came().end(settling);
         shared.trust.unsettled.fetch_sub(bytes, Ordering::Relaxed);
         Ok(())
     }

@@ -82,6 +82,7 @@ impl Store {
         }
         let (now, quota) = (self.sys().clock.wall_or_floor(), self.quota(repository));
         let (repository, key) = (repository.clone(), blob_key(repository, digest));
+        let (shared, digest) = (shared.clone(), digest.clone());
         self.commit(move |txn| {
             if let Some(needed) = &needed
                 && !txn.has(needed)?
@@ -94,6 +95,8 @@ impl Store {
                 txn.expect_rows()?;
                 release(txn, &repository, old.map_or(0, |old| old.size))?;
                 charge(txn, &repository, now, size, quota)?;
+                txn.put(key, &link)?;
+            } else if shared.trust.is_unsettled(&digest) {
                 txn.put(key, &link)?;
             }
             Ok(())
