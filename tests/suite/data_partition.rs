@@ -24,9 +24,9 @@ fn mount_unit(place: &str) -> Unit {
 #[test]
 fn p054_the_state_is_on_the_data_partition() {
     let data = mount_unit("/data");
-    assert_eq!(data.get("Mount.What"), "/dev/disk/by-label/data");
-    assert_eq!(data.get("Mount.Options"), "noatime,nodev,nosuid,noexec");
-    let check = "systemd-fsck@dev-disk-by\\x2dlabel-data.service";
+    assert_eq!(data.get("Mount.What"), "/dev/disk/by-label/skerry-data");
+    assert_eq!(data.get("Mount.Options"), "noatime,nodev,nosuid,noexec,errors=remount-ro");
+    let check = "systemd-fsck@dev-disk-by\\x2dlabel-skerry\\x2ddata.service";
     assert!(data.get("Unit.Requires").contains(check) && data.get("Unit.After").contains(check));
     let state = mount_unit(skerry::config::STATE_DIR);
     assert_eq!(state.get("Unit.Wants"), "var-volatile-lib.service");
@@ -41,7 +41,7 @@ fn p054_the_state_is_on_the_data_partition() {
     }
     // Nothing requires them but the service: without its data a device still boots so far that one
     // can log in.
-    assert_eq!(data.get("Install.WantedBy"), "dev-disk-by\\x2dlabel-data.device");
+    assert_eq!(data.get("Install.WantedBy"), "dev-disk-by\\x2dlabel-skerry\\x2ddata.device");
     assert_eq!(state.get("Install.WantedBy"), "data.mount");
     assert_eq!(own.get("Install.WantedBy"), "data.mount");
     for unit in [&data, &state, &own] {
@@ -103,7 +103,7 @@ fn p054_a_data_partition_that_comes_late_starts_the_service() {
         entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
     };
     let set = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
-    assert_eq!(wanted("dev-disk-by\\x2dlabel-data.device"), set(&["data.mount"]));
+    assert_eq!(wanted("dev-disk-by\\x2dlabel-skerry\\x2ddata.device"), set(&["data.mount"]));
     let mounted = ["etc-skerry-conf.d.mount", "skerry-data.service", "var-lib-skerry.mount"];
     assert_eq!(wanted("data.mount"), set(&mounted), "and not the service itself");
     // What this target wants is asked for again with each start of anything.
@@ -130,7 +130,7 @@ fn p054_a_data_partition_that_comes_late_starts_the_service() {
         "no",
         "fstab may have sysinit.target ask for it"
     );
-    assert_eq!(look.get("Unit.ConditionPathExists"), "/dev/disk/by-label/data");
+    assert_eq!(look.get("Unit.ConditionPathExists"), "/dev/disk/by-label/skerry-data");
     let start = "-systemctl --no-block --job-mode=fail start data.mount";
     assert_eq!(look.get("Service.ExecStart"), start, "a failure is none of the timer");
 }
@@ -154,7 +154,7 @@ fn p054_a_mount_starts_the_service_once_and_never_in_rescue_mode() {
     let home = TempDir::new();
     // Answers like systemctl, by the variables of a case, and notes what is to be started.
     let fake = "#!/bin/sh\ncase \"$*\" in\n\
-        '--quiet is-enabled skerry.service') exit $DISABLED ;;\n\
+        'show --property=WantedBy --value skerry.service') echo $WANTED ;;\n\
         '--quiet is-active multi-user.target') exit $INACTIVE ;;\n\
         '--no-block start skerry.service') echo start ;;\n\
         'show --property=Job --value multi-user.target') echo $JOB ;;\n\
@@ -162,15 +162,19 @@ fn p054_a_mount_starts_the_service_once_and_never_in_rescue_mode() {
     fs::write(home.join("systemctl"), fake).unwrap();
     let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
     fs::set_permissions(home.join("systemctl"), mode).unwrap();
-    for (case, disabled, inactive, job, wanted) in [
-        ("a boot", "0", "3", "1", "start\n"),
-        ("a partition that comes late", "0", "0", "", "start\n"),
-        ("rescue mode", "0", "3", "", ""),
-        ("a service that is disabled", "1", "0", "", ""),
+    // Also where an image enables the service below /usr, which is-enabled does not know.
+    let enabled = "multi-user.target";
+    for (case, wants, inactive, job, wanted) in [
+        ("a boot", enabled, "3", "1", "start\n"),
+        ("a partition that comes late", enabled, "0", "", "start\n"),
+        ("wanted by others too", "acme.target multi-user.target", "0", "", "start\n"),
+        ("rescue mode", enabled, "3", "", ""),
+        ("a service that is disabled", "", "0", "", ""),
+        ("wanted by others only", "acme-multi-user.target", "0", "", ""),
     ] {
         let mut shell = Command::new("/bin/sh");
         shell.args(["-c", &script]).env("PATH", format!("{}:/usr/bin:/bin", home.path().display()));
-        shell.env("DISABLED", disabled).env("INACTIVE", inactive).env("JOB", job);
+        shell.env("WANTED", wants).env("INACTIVE", inactive).env("JOB", job);
         let output = shell.output().unwrap();
         assert_eq!(String::from_utf8_lossy(&output.stdout), wanted, "{case}: {output:?}");
         assert!(output.status.success(), "{case}: {output:?}");

@@ -388,7 +388,7 @@ fn p049_local_files_and_partitions_are_where_the_series_looks() {
     let text = read(&partitions);
     assert_eq!(text.matches("--fixed-size 512M").count(), 2, "two equal roots");
     let last = text.lines().last().unwrap();
-    assert!(last.starts_with("part ") && last.contains("--label data"), "{last}");
+    assert!(last.starts_with("part ") && last.contains("--label skerry-data"), "{last}");
 }
 
 /// A line `part` of a kickstart file: where it is mounted, and its options.
@@ -465,7 +465,7 @@ fn p049_partitions_are_found_by_their_labels() {
     // The root is of the form PARTLABEL=root-a where there are labels of partitions: not in an MBR.
     assert!(text.lines().any(|line| line.starts_with("bootloader --ptable gpt ")), "{text}");
     let labels: Vec<&str> = partitions.iter().filter_map(|p| p.get("label")).collect();
-    assert_eq!(labels, ["boot", "root-a", "root-b", "data"], "each is named, and once");
+    assert_eq!(labels, ["boot", "root-a", "root-b", "skerry-data"], "each is named, and once");
     assert_eq!(partitions[1].mount.as_deref(), Some("/"));
     let sizes: Vec<&str> = partitions.iter().filter_map(|p| p.get("fixed-size")).collect();
     for board in ["qemu-arm64", "qemu-x86_64"] {
@@ -473,7 +473,7 @@ fn p049_partitions_are_found_by_their_labels() {
         let size = |key: &str| format!("{}M", profile["image"][key].as_integer().unwrap());
         let (boot, root, data) = (size("boot_mib"), size("root_mib"), size("data_mib"));
         assert_eq!(sizes, [&boot, &root, &root, &data], "{board}");
-        assert_eq!(profile["image"]["data_label"].as_str(), Some("data"), "{board}");
+        assert_eq!(profile["image"]["data_label"].as_str(), Some("skerry-data"), "{board}");
     }
 }
 

@@ -1,5 +1,5 @@
 SUMMARY = "Mounts that keep the state of skerry on a data partition"
-DESCRIPTION = "Mounts the partition with the label data at /data, and from there the state and \
+DESCRIPTION = "Mounts the partition with the label skerry-data at /data, and from there the state and \
 the configuration of this one device; the service starts only with its state there."
 LICENSE = "Apache-2.0"
 
@@ -25,8 +25,8 @@ do_configure[noexec] = "1"
 do_compile[noexec] = "1"
 
 do_install() {
-    # Where the partition is mounted: a root file system that is read-only must have the place.
-    install -d ${D}/data
+    # Where something is mounted: a root file system that is read-only must have the place.
+    install -d ${D}/data ${D}${localstatedir}/lib/skerry
 
     install -d ${D}${systemd_system_unitdir}/data.mount.d \
         ${D}${systemd_system_unitdir}/skerry.service.d \
@@ -55,6 +55,7 @@ do_install() {
 
 FILES:${PN} += "\
     /data \
+    ${localstatedir}/lib/skerry \
     ${nonarch_libdir}/skerry/conf.d/50-data.toml \
     ${nonarch_libdir}/tmpfiles.d/skerry-data.conf \
     ${systemd_system_unitdir}/data.mount.d/10-lazy.conf \
