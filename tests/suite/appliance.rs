@@ -306,6 +306,10 @@ fn p021_only_the_service_and_its_confirmation_are_enabled() {
 fn p020_the_service_starts_its_socket_where_that_is_enabled() {
     let text = read("systemd/skerry.socket");
     assert!(text.lines().any(|line| line == "WantedBy=sockets.target skerry.service"), "{text}");
+    // Exit code 78 is final for clients too: more often than a restart needs it, nothing is started.
+    let socket = Unit::parse(&text);
+    assert_eq!(socket.get("Socket.TriggerLimitBurst"), "5");
+    assert_eq!(socket.get("Socket.TriggerLimitIntervalSec"), "10s");
 }
 
 /// An update that is rolled back must find the format of its version: the checks of a product are

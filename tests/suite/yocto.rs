@@ -173,9 +173,12 @@ fn p045_sources_are_pinned() {
     }
     // What a tag means is asked of the server whenever a recipe is parsed, unless the hash of the
     // commit stands beside it: without a network bitbake stops there, for every layer.
-    let commit = source.get("SRCREV").map_or("", String::as_str);
+    // A product sets its own for all recipes at once.
+    assert_eq!(source["SRCREV"], "${SKERRY_SRCREV}");
+    assert!(read(SOURCE).contains("\nSKERRY_SRCREV ?= "), "a default only");
+    let commit = source.get("SKERRY_SRCREV").map_or("", String::as_str);
     let whole = commit.len() == 40 && commit.bytes().all(|b| b"0123456789abcdef".contains(&b));
-    assert!(whole, "SRCREV is '{commit}', not the whole hash of a commit");
+    assert!(whole, "SKERRY_SRCREV is '{commit}', not the whole hash of a commit");
     assert_eq!(uri.matches("://").count(), 1, "one hash names one source: {uri}");
     for file in files(LAYER) {
         let text = read(&file);
@@ -224,7 +227,7 @@ fn installed() -> BTreeSet<String> {
 /// something else than what was tried, such as images that are roots.
 #[test]
 fn p045_the_pinned_commit_has_what_the_recipes_install() {
-    let commit = bitbake(&read(SOURCE))["SRCREV"].clone();
+    let commit = bitbake(&read(SOURCE))["SKERRY_SRCREV"].clone();
     let git = |arguments: &[&str]| {
         let mut git = Command::new("git");
         git.arg("-C").arg(path("")).args(arguments).output()
@@ -245,7 +248,7 @@ fn p045_the_pinned_commit_has_what_the_recipes_install() {
         !output.status.success() || output.stdout != read(file).into_bytes()
     };
     let different: Vec<&String> = files.iter().filter(differs).collect();
-    let cure = "set SRCREV to a commit that has these files as they are here";
+    let cure = "set SKERRY_SRCREV to a commit that has these files as they are here";
     assert!(different.is_empty(), "{commit}: {different:?}: {cure}");
     for file in ["systemd/skerry.toml", "board/base.toml"] {
         let text = String::from_utf8(shown(file).stdout).unwrap();
