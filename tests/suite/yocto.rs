@@ -256,6 +256,18 @@ fn p045_the_pinned_commit_has_what_the_recipes_install() {
     }
 }
 
+/// Symptom: `do_package` ended with "uid not found". Cause: who makes the user is another recipe,
+/// and its user is in no other sysroot.
+#[test]
+fn p046_a_recipe_owns_files_as_users_of_its_own_only() {
+    for recipe in recipes() {
+        let text = read(&recipe);
+        let owns = ["chown", "chgrp", "install -o", " -o 812", " -g 812"];
+        let named = owns.iter().find(|word| text.contains(**word));
+        assert!(named.is_none() || text.contains("useradd"), "{recipe}: {named:?}");
+    }
+}
+
 #[test]
 fn p046_nothing_is_fetched_while_building() {
     for recipe in recipes() {

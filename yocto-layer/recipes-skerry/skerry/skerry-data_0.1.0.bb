@@ -27,7 +27,7 @@ do_compile[noexec] = "1"
 do_install() {
     # Where something is mounted: a root file system that is read-only must have the place.
     install -d ${D}/data
-    install -d -m 0700 -o 812 -g 812 ${D}${localstatedir}/lib/skerry
+    install -d -m 0700 ${D}${localstatedir}/lib/skerry
 
     install -d ${D}${systemd_system_unitdir}/data.mount.d \
         ${D}${systemd_system_unitdir}/skerry.service.d \
