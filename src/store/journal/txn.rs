@@ -90,6 +90,11 @@ impl<'a> Txn<'a> {
         Ok(self.bytes(key)?.is_some())
     }
 
+    /// Whether there is a row whose key starts with `prefix`.
+    pub(in crate::store) fn has_any(&self, prefix: &[u8]) -> Result<bool, StoreError> {
+        Ok(!self.rows(prefix, None, 1)?.is_empty())
+    }
+
     /// Whether there is a row that is durable, whatever this group of commands makes of it.
     pub(in crate::store) fn has_durable(&self, key: &[u8]) -> Result<bool, StoreError> {
         Ok(self.index.get(key)?.is_some())

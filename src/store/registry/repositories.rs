@@ -15,9 +15,6 @@ use crate::store::{Store, StoreError, Txn};
 use crate::sys::spawn;
 use crate::types::{Digest, RepositoryName, UnixSeconds};
 
-/// Rows of a repository that one record removes.
-const PAGE: usize = 1000;
-
 /// Manifests that are named as what needs a blob.
 const NAMED_MAX: usize = 3;
 
@@ -248,30 +245,54 @@ impl Store {
         // Names before what they name.
         let kinds = [Kind::Tag, Kind::Referrer, Kind::Untagged, Kind::Manifest, Kind::Blob];
         let starts = kinds.map(|kind| prefix(kind, &[repository.as_str().as_bytes()]));
-        for start in starts.into_iter().chain([conflicts_of(repository)]) {
-            loop {
-                let page = self.look_up(|index| index.scan(&start, None, PAGE))?;
-                if page.is_empty() {
-                    break;
+        let starts: Vec<Vec<u8>> = starts.into_iter().chain([conflicts_of(repository)]).collect();
+        loop {
+            for start in &starts {
+                self.delete_rows_of(repository, start).await?;
+            }
+            let (repository, starts) = (repository.clone(), starts.clone());
+            let (half, own) = (half.clone(), own.clone());
+            let ended = self.commit(move |txn| {
+                refuse_unsent(txn, &repository)?;
+                for start in starts {
+                    // What was let in before has brought a row since: nothing would find it again.
+                    if txn.has_any(&start)? {
+                        return Ok(false);
+                    }
                 }
-                let (repository, mark) = (repository.clone(), half.clone());
-                self.commit(move |txn| {
-                    // A push that was let in before may have come to its end since.
-                    refuse_unsent(txn, &repository)?;
-                    // By this, children tell it from a deletion.
-                    txn.put(mark, &Fact::Mark)?;
-                    page.into_iter().try_for_each(|(key, _)| txn.delete(key))
-                })
-                .await?;
+                txn.delete(half)?;
+                txn.delete(own)?;
+                Ok(true)
+            });
+            if ended.await? {
+                return Ok(());
             }
         }
-        let repository = repository.clone();
-        self.commit(move |txn| {
-            refuse_unsent(txn, &repository)?;
-            txn.delete(half)?;
-            txn.delete(own)
-        })
-        .await
+    }
+
+    /// Removes rows of a repository that is being removed: in one command a page, of a manifest
+    /// that names very much only that. Each row counts for as many as it names.
+    async fn delete_rows_of(
+        &self,
+        repository: &RepositoryName,
+        start: &[u8],
+    ) -> Result<(), StoreError> {
+        let mut keys = self.keys(start.to_vec());
+        loop {
+            let page = keys.next_keys().await?;
+            if page.is_empty() {
+                return Ok(());
+            }
+            let repository = repository.clone();
+            self.commit(move |txn| {
+                // A push that was let in before may have come to its end since.
+                refuse_unsent(txn, &repository)?;
+                // By this, children tell it from a deletion.
+                txn.put(removing_key(&repository), &Fact::Mark)?;
+                page.into_iter().try_for_each(|key| txn.delete(key))
+            })
+            .await?;
+        }
     }
 }
 
@@ -327,8 +348,11 @@ mod tests {
     use super::super::manifests::testing::*;
     use super::*;
     use crate::store::index::Change;
+    use crate::store::paged::PAGE_ROWS;
     use crate::store::replica::node::testing::connected;
     use crate::store::rows::node::{purged_in, synced_key};
+    use crate::sys::turn::testing::measure;
+    use crate::types::media;
 
     #[test]
     fn f156_repositories_are_listed_in_pages() {
@@ -349,6 +373,66 @@ mod tests {
             assert_eq!(names(Some("aa"), 1), ["b"]);
             assert_eq!(names(Some("c"), 3), Vec::<String>::new());
             assert_eq!(names(None, 0), Vec::<String>::new());
+        });
+    }
+
+    /// Symptom: a node whose grant of such a repository went needed all its memory, at each start.
+    /// Cause: a thousand whole rows were read in one turn, and removed in one command.
+    #[test]
+    fn f209_a_repository_of_large_manifests_is_removed_a_few_at_a_time() {
+        const LAYERS: u64 = 1500;
+        smol::block_on(async {
+            let (store, large) = (store(), "large".parse().unwrap());
+            let layers: Vec<String> = (0..LAYERS)
+                .map(|layer| {
+                    let digest = format!("sha256:{layer:064x}");
+                    let kind = "application/vnd.oci.image.layer.nondistributable.v1.tar";
+                    format!(r#"{{"mediaType":"{kind}","digest":"{digest}","size":1}}"#)
+                })
+                .collect();
+            let text = format!(
+                r#"{{"schemaVersion":2,
+                    "config":{{"mediaType":"application/x","digest":"{}","size":20}},
+                    "layers":[{}]}}"#,
+                digest(100),
+                layers.join(",")
+            );
+            store.link_blob(&large, &Lease::unseen(&digest(100)), 20).await.unwrap();
+            for number in 1..=20 {
+                let manifest = put(number, media::OCI_MANIFEST, &text, &[]);
+                store.put_manifest(&large, manifest).await.unwrap();
+            }
+            store.sys().metrics.command_rows.begin();
+            let (removed, longest) = measure(store.delete_repository(&large)).await;
+            removed.unwrap();
+            assert_eq!(store.repository(&large).unwrap(), None);
+            let rows = store.sys().metrics.command_rows.get();
+            assert!((LAYERS..8 * LAYERS).contains(&rows), "{rows} rows in a command");
+            // In memory the writer runs on the turn of its caller, and looks at each layer once.
+            assert!(longest.turn.bytes < 100 * LAYERS, "{longest:?}");
+            assert!(longest.job.bytes < 256 * 1024, "{longest:?}");
+        });
+    }
+
+    /// Symptom: a link and its file stayed for good, in no repository. Cause: a push that was let
+    /// in before brought it between the last look and the last command.
+    #[test]
+    fn f206_no_row_of_a_repository_outlives_it() {
+        smol::block_on(async {
+            let (store, a) = (store(), "a".parse().unwrap());
+            for _ in 0..5 {
+                push(&store, "a", 1, &["v1"]).await;
+                let link = async {
+                    for _ in 0..1000 {
+                        store.link_blob(&a, &Lease::unseen(&digest(7)), 5).await.unwrap();
+                        spawn::yield_now().await;
+                        let is_there = store.repository(&a).unwrap().is_some();
+                        assert!(is_there || !store.blob_linked(&a, &digest(7)).unwrap());
+                    }
+                };
+                let (removed, ()) = smol::future::zip(store.delete_repository(&a), link).await;
+                removed.unwrap();
+            }
         });
     }
 
@@ -378,7 +462,7 @@ mod tests {
                 push(&store, name, 1, &["v1"]).await;
             }
             let a: RepositoryName = "a".parse().unwrap();
-            let many: Vec<String> = (0..=PAGE).map(|number| format!("t{number}")).collect();
+            let many: Vec<String> = (0..=PAGE_ROWS).map(|number| format!("t{number}")).collect();
             let many: Vec<&str> = many.iter().map(String::as_str).collect();
             push(&store, "a", 2, &many).await;
             store.delete_repository(&a).await.unwrap();
