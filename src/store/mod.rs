@@ -340,7 +340,8 @@ impl Store {
             shared.keep_ballast();
             content::uploads::sweep(&shared);
             shared.doubt_unproven(recovery.clean);
-            if shared.damage.is_unread {
+            shared.damage.doubtful.iter().for_each(|digest| shared.trust.doubt(digest));
+            if shared.damage.is_unread || shared.trust.is_full() {
                 shared.scrub.request();
             }
         }
@@ -359,7 +360,7 @@ impl Store {
             },
         );
         let (queue, commands) = smol::channel::bounded(WRITER_QUEUE_MAX);
-        let thread = shared.sys.spawner.thread("skerry-writer", move || writer.run(&commands));
+        let thread = shared.sys.spawner.thread("skerry-writer", move || writer.work(&commands));
         let thread = Mutex::new(Some(thread.map_err(OpenError::io(layout.root()))?));
         let engine = Engine::Thread { queue, thread };
         Ok((Store::over(engine, shared, Some(lock)), recovery))

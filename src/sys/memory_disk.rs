@@ -262,7 +262,7 @@ impl MemoryDisk {
         hold(&self.0).read_only = read_only;
     }
 
-    /// Calls `watcher` in each read and write of a file, on the thread that does it.
+    /// Calls `watcher` in each read, write and rename of a file, on the thread that does it.
     pub fn watch(&self, watcher: impl Fn(&'static str, &Path, usize) + Send + Sync + 'static) {
         hold(&self.0).watcher = Some(Arc::new(watcher));
     }
@@ -451,10 +451,14 @@ impl Disk for MemoryDisk {
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.note("rename", from, 0);
         self.step("rename", to, || {})?;
         let mut state = self.state();
         state.may_rename(from)?;
         state.may_rename(to)?;
+        if !to.parent().is_some_and(|parent| state.directories.contains(parent)) {
+            return Err(io::ErrorKind::NotFound.into());
+        }
         let content = state.files.remove(from).ok_or(io::ErrorKind::NotFound)?;
         state.files.insert(to.to_owned(), content);
         state.changed.extend([from.to_owned(), to.to_owned()]);

@@ -68,7 +68,16 @@ fn name(shared: &Shared, from: &Path, digest: &Digest) -> io::Result<()> {
     let path = shared.layout.blob(digest);
     let directory = path.parent().unwrap_or(Path::new("."));
     shared.fan_out.make(shared, directory)?;
-    shared.damage.replace(digest, || shared.disk.rename(from, &path))?;
+    let rename = || shared.damage.replace(digest, || shared.disk.rename(from, &path));
+    match rename() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            // Somebody has removed the directory, which was empty.
+            shared.fan_out.forget(directory);
+            shared.fan_out.make(shared, directory)?;
+            rename()?;
+        }
+        renamed => renamed?,
+    }
     shared.opened.forget(digest);
     shared.disk.sync_dir(directory)
 }
@@ -151,5 +160,10 @@ impl FanOut {
         }
         known.insert(directory.to_owned());
         Ok(())
+    }
+
+    /// A directory is gone.
+    fn forget(&self, directory: &Path) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(directory);
     }
 }

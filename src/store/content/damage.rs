@@ -9,7 +9,7 @@ use std::fs::File;
 use std::io;
 use std::ops::Bound;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use event_listener::{Event, EventListener};
@@ -36,14 +36,20 @@ const MANIFESTS_MAX: usize = 1024;
 /// What is damaged, and who has to know.
 #[derive(Default)]
 pub(in crate::store) struct Damage {
+    /// It is held over calls of the disk: what requests ask is beside it.
     state: Mutex<State>,
-    /// Whether something is stuck: every open asks, and the state is held over calls of the disk.
+    /// How much is known to be damaged.
+    known: AtomicUsize,
+    /// Whether something is stuck.
     any_stuck: AtomicBool,
     /// Number of condemnations so far.
     condemned: AtomicU64,
     changed: Event,
     /// What earlier runs found is not known.
     pub(in crate::store) is_unread: bool,
+    /// What earlier runs found damaged, and whose file is there: it came again just before the
+    /// stop, or could not be moved away. It is noted in quarantine until it was hashed.
+    pub(in crate::store) doubtful: BTreeSet<Digest>,
 }
 
 #[derive(Default)]
@@ -62,16 +68,6 @@ struct State {
     history: VecDeque<(u64, Digest)>,
 }
 
-impl State {
-    /// Remembers damage; whether that is new. What there is no room for is new each time.
-    fn know(&mut self, digest: &Digest) -> bool {
-        match self.known.len() < DAMAGED_MAX {
-            true => self.known.insert(digest.clone()),
-            false => !self.known.contains(digest),
-        }
-    }
-}
-
 /// A check under way: content that is installed meanwhile is not condemned for what was there
 /// before.
 pub(in crate::store) struct Check {
@@ -86,7 +82,7 @@ impl Drop for Check {
 }
 
 impl Check {
-    /// Announces that the file of `digest` is about to be checked.
+    /// Announces that the file of `digest` is about to be checked. Blocks, as its end does.
     pub(in crate::store) fn begin(shared: &Arc<Shared>, digest: &Digest) -> Check {
         let mut state = shared.damage.state();
         let id = state.next_check;
@@ -104,7 +100,7 @@ impl Damage {
 
     /// What earlier runs found and nobody has mended yet.
     pub(in crate::store) fn open(disk: &dyn Disk, layout: &Layout) -> Result<Damage, StoreError> {
-        let damage = Damage::default();
+        let mut damage = Damage::default();
         let directory = layout.quarantine();
         if !disk.exists(&directory)? {
             return Ok(damage);
@@ -124,17 +120,13 @@ impl Damage {
         for entry in entries.into_iter().filter(|entry| !entry.is_dir) {
             let path = directory.join(&entry.name);
             let Ok(digest) = entry.name.replacen('.', ":", 1).parse::<Digest>() else { continue };
-            // A damaged file system may neither show nor remove one: the others are no worse.
+            damage.state().bytes += disk.file_len(&path).unwrap_or(0);
+            // A damaged file system may not show one: the others are no worse.
             if disk.exists(&layout.blob(&digest)).unwrap_or(false) {
-                // It came again just before the stop.
-                if let Err(error) = disk.remove(&path) {
-                    log::warn!("{} cannot be removed: {error}", path.display());
-                }
-                continue;
+                damage.doubtful.insert(digest);
+            } else {
+                damage.know(&mut damage.state(), &digest);
             }
-            let mut state = damage.state();
-            state.bytes += disk.file_len(&path).unwrap_or(0);
-            state.know(&digest);
         }
         Ok(damage)
     }
@@ -158,9 +150,19 @@ impl Damage {
         Ok(())
     }
 
+    /// Remembers damage; whether that is new. What there is no room for is new each time.
+    fn know(&self, state: &mut State, digest: &Digest) -> bool {
+        let is_new = match state.known.len() < DAMAGED_MAX {
+            true => state.known.insert(digest.clone()),
+            false => !state.known.contains(digest),
+        };
+        self.known.store(state.known.len(), Ordering::Release);
+        is_new
+    }
+
     /// Whether damaged content is known of.
     pub(super) fn is_any(&self) -> bool {
-        !self.state().known.is_empty()
+        self.known.load(Ordering::Acquire) > 0
     }
 
     /// Whether the file of this content is there, and damaged.
@@ -203,6 +205,8 @@ impl Shared {
             return Ok(false);
         }
         self.unname(digest);
+        // An earlier file of it may lie there, when a move back to its place was not made durable.
+        let before = self.disk.file_len(&to).unwrap_or(0);
         let moved = ready.and_then(|()| match self.disk.rename(&from, &to) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
             renamed => renamed.map(|()| true),
@@ -212,12 +216,15 @@ impl Shared {
             Ok(false) => return Ok(false),
             Ok(true) => {
                 came_loose = self.damage.no_longer_stuck(&mut state, digest);
+                state.bytes = state.bytes.saturating_sub(before);
                 self.keep_in_quarantine(&mut state, &to);
             }
             Err(error) if state.stuck.len() >= DAMAGED_MAX => {
                 return Err(self.file_fault(digest, Step::Write, error));
             }
             Err(_) => {
+                // Where at least a name can be made, the next start doubts the file.
+                let _ = self.disk.create(&to);
                 state.stuck.insert(digest.clone());
                 self.damage.any_stuck.store(true, Ordering::Release);
             }
@@ -228,7 +235,7 @@ impl Shared {
             state.history.pop_front();
         }
         // Together with the move: good content that comes after it finds what it mends.
-        let is_new = state.know(digest);
+        let is_new = self.damage.know(&mut state, digest);
         drop(state);
         // The name goes for good before the new one comes: after a power cut content is missing
         // rather than in two places.
@@ -285,7 +292,7 @@ impl Shared {
             // The next start does not know it, and finds it again.
             log::warn!("it cannot be noted on the disk that {digest} is missing: {error}");
         }
-        let is_new = state.know(digest);
+        let is_new = self.damage.know(&mut state, digest);
         drop(state);
         if is_new {
             self.tell_damage(digest, "its file is missing");
@@ -315,7 +322,8 @@ impl Shared {
     pub(in crate::store) fn is_good(&self, digest: &Digest) {
         {
             let mut state = self.damage.state();
-            if !state.known.contains(digest) && !state.stuck.contains(digest) {
+            let is_noted = state.known.contains(digest) || self.damage.doubtful.contains(digest);
+            if !is_noted && !state.stuck.contains(digest) {
                 return;
             }
             // Another look at it may have moved it away meanwhile.
@@ -329,7 +337,8 @@ impl Shared {
 
     /// Good content is in its place, durably.
     pub(in crate::store) fn healed(&self, digest: &Digest) {
-        if self.damage.state().known.contains(digest) {
+        let is_doubtful = self.damage.doubtful.contains(digest);
+        if is_doubtful || self.damage.state().known.contains(digest) {
             self.forget_damage(digest);
             log::info!("content {digest} is whole again");
             self.sys.metrics.blobs_healed.add(1);
@@ -348,6 +357,7 @@ impl Shared {
             Err(error) => log::warn!("{} cannot be removed: {error}", path.display()),
         }
         state.known.remove(digest);
+        self.damage.known.store(state.known.len(), Ordering::Release);
         drop(state);
         self.damage.announce();
     }
@@ -405,7 +415,7 @@ impl Store {
 
     /// How much content is damaged.
     pub fn damaged_count(&self) -> usize {
-        self.shared().damage.state().known.len()
+        self.shared().damage.known.load(Ordering::Acquire)
     }
 
     /// Whether a blob is known to be damaged that a manifest names; with `entries_too`, also the

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Debug};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::touched::Touched;
@@ -22,13 +22,19 @@ const KEPT_MAX: usize = 262_144;
 /// Digests by their first eight bytes, with the monotonic time when each was last touched. Two
 /// digests that share those bytes share a lease, which keeps more, never less.
 #[derive(Default)]
-pub(in crate::store) struct Leases(Mutex<Table>);
+pub(in crate::store) struct Leases {
+    table: Mutex<Table>,
+    /// What was being removed is gone.
+    gone: Condvar,
+}
 
 #[derive(Default)]
 struct Table {
     touched: Touched,
     /// How many use it now, at most one for each request and task.
     held: BTreeMap<u64, usize>,
+    /// What is being removed now: whoever is about to look at it waits, and nobody else.
+    leaving: BTreeSet<u64>,
     /// What is fetched for a manifest of a repository and may take longer than any time that a
     /// touch lasts: nothing refers to it before the manifest is here.
     kept: Kept,
@@ -98,7 +104,7 @@ impl Drop for Lease {
 impl Shared {
     /// Holds content. Take it before looking whether the content is there.
     pub(in crate::store) fn lease(self: &Arc<Shared>, digest: &Digest) -> Lease {
-        *self.leases.table().held.entry(short(digest)).or_default() += 1;
+        *self.leases.table_without(short(digest)).held.entry(short(digest)).or_default() += 1;
         Lease { digest: digest.clone(), shared: Some(self.clone()) }
     }
 }
@@ -136,7 +142,7 @@ impl Store {
 impl Leases {
     /// Remembers that this was touched. Call it before looking whether the content is there.
     pub(in crate::store) fn touch(&self, digest: &Digest, now: Duration) {
-        self.table().touch(short(digest), now);
+        self.table_without(short(digest)).touch(short(digest), now);
     }
 
     /// Remembers what a command that is about to be acknowledged refers to. Returns the
@@ -198,8 +204,16 @@ impl Leases {
         since: Duration,
         remove: impl FnOnce() -> T,
     ) -> Option<T> {
-        let table = self.table();
-        (!table.held(short(digest), since)).then(remove)
+        {
+            let mut table = self.table();
+            if table.held(short(digest), since) {
+                return None;
+            }
+            table.leaving.insert(short(digest));
+        }
+        // The disk may take long.
+        let _leaving = Leaving { leases: self, digest: short(digest) };
+        Some(remove())
     }
 
     /// Keeps this content until it is released under the same manifest, beside what is kept under
@@ -210,8 +224,10 @@ impl Leases {
         root: &Digest,
         digests: impl Iterator<Item = Digest>,
     ) {
-        let kept = &mut self.table().kept;
         let digests: BTreeSet<u64> = digests.map(|digest| short(&digest)).collect();
+        let is_leaving = |table: &mut Table| !table.leaving.is_disjoint(&digests);
+        let table = self.gone.wait_while(self.table(), is_leaving);
+        let kept = &mut table.unwrap_or_else(PoisonError::into_inner).kept;
         if kept.uses.len().saturating_add(digests.len()) <= KEPT_MAX {
             let of_root = kept.roots.entry((repository.clone(), root.clone())).or_default();
             for digest in digests {
@@ -248,7 +264,26 @@ impl Leases {
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The same once this is not being removed.
+    fn table_without(&self, digest: u64) -> MutexGuard<'_, Table> {
+        let is_leaving = |table: &mut Table| table.leaving.contains(&digest);
+        self.gone.wait_while(self.table(), is_leaving).unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Content that is being removed.
+struct Leaving<'a> {
+    leases: &'a Leases,
+    digest: u64,
+}
+
+impl Drop for Leaving<'_> {
+    fn drop(&mut self) {
+        self.leases.table().leaving.remove(&self.digest);
+        self.leases.gone.notify_all();
     }
 }
 
@@ -314,6 +349,33 @@ mod tests {
         let mut raw = [0; 32];
         raw[..4].copy_from_slice(&number.to_be_bytes());
         Digest::from_raw(Algorithm::Sha256, &raw).unwrap()
+    }
+
+    /// Symptom: every request waited while a slow disk let a file go, again and again.
+    #[test]
+    #[allow(clippy::disallowed_methods, reason = "a test makes its own threads")]
+    fn f209_only_who_wants_what_is_being_removed_waits_for_the_disk() {
+        let (leases, second) = (Leases::default(), Duration::from_secs);
+        let (done, order) = std::sync::mpsc::channel();
+        std::thread::scope(|scope| {
+            let remove = || {
+                for number in [1, 2] {
+                    let (leases, done) = (&leases, done.clone());
+                    scope.spawn(move || {
+                        leases.touch(&digest(number), second(9));
+                        done.send(number).unwrap();
+                    });
+                }
+                let first = order.recv_timeout(second(10));
+                std::thread::sleep(Duration::from_millis(20));
+                done.send(0).unwrap();
+                first
+            };
+            let first = leases.unless_held(&digest(1), second(5), remove);
+            assert_eq!(first, Some(Ok(2)), "who wants another one does not wait");
+        });
+        assert_eq!(order.try_iter().collect::<Vec<_>>(), [0, 1]);
+        assert!(leases.table().leaving.is_empty());
     }
 
     #[test]

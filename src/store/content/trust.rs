@@ -114,6 +114,11 @@ impl Trust {
         doubts.checked.remove(&short(digest));
     }
 
+    /// Whether more may be doubtful than is remembered.
+    pub(in crate::store) fn is_full(&self) -> bool {
+        self.doubts().suspects.len() >= SUSPECTS_MAX
+    }
+
     /// What unclean stops left and is not all hashed yet.
     pub(in crate::store) fn unproven(&self) -> Unproven {
         self.doubts().unproven
@@ -289,7 +294,8 @@ impl Store {
         mut pause: impl FnMut(u64) -> F,
     ) -> Result<Verdict, StoreError> {
         let shared = self.shared().clone();
-        let check = Check::begin(&shared, digest);
+        let beginning = (shared.clone(), digest.clone());
+        let check = spawn::blocking(move || Check::begin(&beginning.0, &beginning.1)).await;
         // Memory or a cable may have erred: only what is read wrong twice is condemned.
         let mut what = String::new();
         for attempt in 0..2 {
@@ -307,7 +313,11 @@ impl Store {
                     shared.trust.believe(digest);
                     shared.unreadable.worked(digest, Step::Read);
                     let (shared, digest) = (shared.clone(), digest.clone());
-                    spawn::blocking(move || shared.is_good(&digest)).await;
+                    let end = move || {
+                        drop(check);
+                        shared.is_good(&digest);
+                    };
+                    spawn::blocking(end).await;
                     return Ok(Verdict::Good(len));
                 }
                 Ok((false, len)) => what = format!("its {len} bytes have another digest"),
@@ -500,7 +510,7 @@ impl Shared {
                 }
             }
         }
-        Ok(self.trust.doubts().suspects.len() < SUSPECTS_MAX)
+        Ok(!self.trust.is_full())
     }
 }
 

@@ -35,6 +35,48 @@ fn is_here(store: &Store, digest: &Digest) -> bool {
     block_on(store.blob_open(digest)).unwrap().is_some()
 }
 
+/// Symptom: pushes failed until a restart. Cause: a directory that was there once was taken to be
+/// there for good.
+#[test]
+fn f211_an_empty_directory_of_content_that_somebody_removes_is_made_again() {
+    let disk = MemoryDisk::new();
+    let (store, _) = open_memory(&disk).unwrap();
+    let digest = put_blob(&store, "first");
+    block_on(store.unlink_blob(&name("app"), &digest)).unwrap();
+    disk.remove_dir_all(place(&digest).parent().unwrap()).unwrap();
+    assert_eq!(put_blob(&store, "first"), digest);
+    assert_eq!(block_on(store.blob_read(&digest)), Ok(Some(b"first".to_vec())));
+}
+
+/// Symptom: wrong bytes were served after a restart. Cause: damage that could not be moved away was
+/// known in memory only.
+#[test]
+fn f211_damage_that_cannot_be_moved_away_is_doubted_after_a_restart() {
+    let disk = MemoryDisk::new();
+    let (store, _) = open_memory(&disk).unwrap();
+    let bad = put_blob(&store, "bad");
+    flip(&disk, &bad);
+    disk.fail_renames(&place(&bad));
+    assert_eq!(block_on(store.scrub(0)).unwrap().damaged, 1);
+    block_on(store.close()).unwrap();
+    drop(store);
+    let (store, recovery) = open_memory(&disk).unwrap();
+    assert_eq!((recovery.clean, store.doubted()), (true, 1));
+    drop(store);
+    // A restart before anybody has asked for it knows it too.
+    let (store, _) = open_memory(&disk).unwrap();
+    assert_eq!(store.doubted(), 1);
+    assert!(!is_here(&store, &bad));
+    assert_eq!(store.damaged(9), std::slice::from_ref(&bad));
+    disk.show(&place(&bad));
+    block_on(store.blob_put(&bad, b"bad".to_vec())).unwrap();
+    block_on(store.close()).unwrap();
+    drop(store);
+    let (store, _) = open_memory(&disk).unwrap();
+    assert_eq!((store.doubted(), store.damaged_count()), (0, 0));
+    assert!(is_here(&store, &bad));
+}
+
 /// A file system that went read-only, or a quarantine of another owner: each GET hashed the file
 /// twice and was 503 as if the whole disk had failed, a child took nothing more from this node, and
 /// the damage was told nowhere.
