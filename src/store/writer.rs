@@ -138,8 +138,18 @@ impl Writer {
         }
     }
 
-    /// Works until the store is closed or dropped.
-    pub(super) fn run(mut self, queue: &Receiver<Message>) {
+    /// Works until the store is closed or dropped. A panic outside of a command ends that too: it
+    /// is told as a journal that takes nothing more.
+    pub(super) fn work(self, queue: &Receiver<Message>) {
+        let shared = self.shared.clone();
+        if catch_unwind(AssertUnwindSafe(|| self.run(queue))).is_err() {
+            shared.sys.metrics.panics.add(1);
+            shared.read_only.store(true, Ordering::Relaxed);
+            log::error!("the store's writer panicked: changes are refused until a restart");
+        }
+    }
+
+    fn run(mut self, queue: &Receiver<Message>) {
         let mut held = None;
         while let Some(message) = held.take().or_else(|| queue.recv_blocking().ok()) {
             match message {
@@ -241,7 +251,8 @@ impl Writer {
                 let text = format!("a change of {} bytes is too large", payload.len());
                 return Err(StoreError::Invalid(text));
             }
-            group.bytes += payload.len();
+            let counted: usize = derived.iter().map(|(key, _)| key.len()).sum();
+            group.bytes += payload.len() + counted;
             group.payloads.push(payload);
         }
         let now = self.shared.sys.clock.monotonic();

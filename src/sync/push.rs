@@ -252,7 +252,7 @@ impl Pusher {
                 refused.add(number, refusal);
                 return Ok(());
             }
-            let completed = refused.completed_by(&entry, &self.store);
+            let completed = refused.completed_by(&entry, &self.store).await;
             return Ok(self.store.outbox_renew(completed).await?);
         };
         let ends = error.ends_session();

@@ -157,11 +157,18 @@ async fn sendfile(shared: &Shared, range: &FileRange) -> io::Result<()> {
         }
         let target = offset + step;
         while offset < target {
-            poll_fn(|cx| {
+            let sent = poll_fn(|cx| {
                 let mut exchange = shared.lock();
                 poll_sendfile(&mut exchange.wire, cx, range, &mut offset, target, &mut full)
-            })
-            .await?;
+            });
+            if let Err(error) = sent.await {
+                if error.kind() == STORAGE_FAULT {
+                    // The system has read it unseen: whose file it is hears of it by this.
+                    let file = range.file.clone();
+                    let _ = blocking(move || file.bring_in(offset, 1)).await;
+                }
+                return Err(error);
+            }
         }
         yield_now().await;
     }
@@ -206,7 +213,9 @@ fn poll_sendfile(
                 Poll::Ready(Ok(())) => {}
                 result => break result,
             },
-            Err(error @ Errno::IO) => break Poll::Ready(Err(storage(error))),
+            Err(error @ (Errno::IO | Errno::UCLEAN | Errno::BADMSG)) => {
+                break Poll::Ready(Err(storage(error)));
+            }
             Err(error) => break Poll::Ready(Err(error.into())),
         }
     };

@@ -25,6 +25,9 @@ use crate::types::{Digest, RepositoryName};
 
 /// A fetch is made durable each time it has grown by this, bytes.
 const FETCH_SYNC_BYTES: u64 = 16 * 1024 * 1024;
+/// On a full disk, one that nobody has touched for this long makes room: longer than a client takes
+/// from one chunk to the next.
+pub(super) const GIVEN_UP_AFTER: Duration = Duration::from_secs(5);
 /// How often a file is hashed to which somebody else writes meanwhile.
 const HASHED_AT_MOST: usize = 3;
 
@@ -234,12 +237,17 @@ impl Session {
         shared.disk.file_len(&self.path).unwrap_or(0)
     }
 
-    /// Removes it, unless somebody uses it.
+    /// Removes it, unless somebody uses it, or has since it was found given up.
     pub(in crate::store) fn evict(&self, shared: &Shared) {
         {
             // Whoever writes its last pieces may be the one who needs the room.
             let Ok(mut progress) = self.progress.try_lock() else { return };
-            if self.held.swap(true, Ordering::Acquire) {
+            let is_used = || self.idle_for(shared.sys.clock.monotonic()) < GIVEN_UP_AFTER;
+            if is_used() || self.held.swap(true, Ordering::Acquire) {
+                return;
+            }
+            if is_used() {
+                self.held.store(false, Ordering::Release);
                 return;
             }
             progress.gone = true;

@@ -11,7 +11,7 @@ use super::admission::{Admission, SparedContent};
 use super::arrival::create;
 use super::left::{self, Left};
 use super::pieces::Pieces;
-use super::session::Session;
+use super::session::{GIVEN_UP_AFTER, Session};
 use super::slots::{self, Slot};
 pub use super::upload::Upload;
 use crate::store::journal::layout::Layout;
@@ -23,10 +23,6 @@ use crate::types::{Digest, RepositoryName};
 
 /// A half-fetched blob is kept this long without progress: sync windows may be weeks apart.
 const FETCH_TTL: Duration = Duration::from_secs(30 * 24 * 3600);
-
-/// On a full disk, one that nobody has touched for this long makes room: longer than a client takes
-/// from one chunk to the next.
-const GIVEN_UP_AFTER: Duration = Duration::from_secs(5);
 
 /// All unfinished content of the node, by id.
 #[derive(Default)]
@@ -85,9 +81,10 @@ impl Store {
                 upload.cancel().await?;
                 upload = self.fetch_hold(digest)?;
                 let again = upload.load().await;
-                let path = fetch_path(&self.shared().layout, digest);
                 // Where it cannot be removed either, other fetches may work.
-                let is_stuck = self.shared().disk.exists(&path).unwrap_or(true);
+                let (shared, digest) = (self.shared().clone(), digest.clone());
+                let is_there = move || shared.disk.exists(&fetch_path(&shared.layout, &digest));
+                let is_stuck = spawn::blocking(is_there).await.unwrap_or(true);
                 again.map_err(|error| match error {
                     StoreError::Io(text) if is_stuck => StoreError::Unreadable(text),
                     error => error,

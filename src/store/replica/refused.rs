@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::store::rows::derived::{About, Count, waiting_about, waiting_number};
+use crate::store::rows::derived::{About, Count, named_by, waiting_about, waiting_number};
 use crate::store::rows::outbox::{OutboxChange, OutboxEntry, entry_key, number_of};
 use crate::store::rows::refused::refused_key;
 pub use crate::store::rows::refused::{RefusalState, RefusedChange};
@@ -29,9 +29,9 @@ pub struct Refused {
     tags: BTreeMap<RepositoryName, BTreeMap<Tag, u64>>,
     /// Manifests pushed by their digest, each with the numbers of the changes that were refused.
     added: BTreeMap<RepositoryName, BTreeMap<Digest, BTreeSet<u64>>>,
-    /// Changes that the parent refused because content is missing there, with the manifest that
-    /// each was to bring.
-    incomplete: BTreeMap<RepositoryName, BTreeMap<u64, Digest>>,
+    /// Manifests that the parent refused because content is missing there, each with the numbers
+    /// of the changes that were to bring it.
+    incomplete: BTreeMap<RepositoryName, BTreeMap<Digest, BTreeSet<u64>>>,
 }
 
 impl Refused {
@@ -64,18 +64,22 @@ impl Refused {
 
     /// Changes that were refused for want of the manifest that this delivered change has brought.
     /// Each is named once.
-    pub fn completed_by(&mut self, entry: &OutboxEntry, store: &Store) -> Vec<u64> {
-        let (Some(brought), Some(incomplete)) =
-            (entry.brings(), self.incomplete.get(&entry.repository))
-        else {
-            return Vec::new();
-        };
+    pub async fn completed_by(&mut self, entry: &OutboxEntry, store: &Store) -> Vec<u64> {
         let mut completed = Vec::new();
-        for (number, digest) in incomplete {
-            // A row that cannot be read is no fault of the change that was delivered.
-            let row = store.manifest(&entry.repository, digest).ok().flatten();
-            if row.is_some_and(|row| row.named_manifests().any(|named| named == brought)) {
-                completed.push(*number);
+        let Some(brought) = entry.brings() else { return completed };
+        let start = named_by(&entry.repository, brought);
+        let mut keys = store.keys(start.clone());
+        while self.incomplete.get(&entry.repository).is_some_and(|those| !those.is_empty()) {
+            // What cannot be read is no fault of the change that was delivered.
+            let page = keys.next_keys().await.unwrap_or_default();
+            if page.is_empty() {
+                break;
+            }
+            for key in page {
+                let above = Digest::from_key(key.get(start.len()..).unwrap_or_default());
+                let those = self.incomplete.get_mut(&entry.repository);
+                let numbers = above.zip(those).and_then(|(above, those)| those.remove(&above));
+                completed.extend(numbers.into_iter().flatten());
             }
         }
         for number in &completed {
@@ -94,7 +98,10 @@ impl Refused {
             added.values_mut().for_each(|numbers| numbers.retain(|refused| *refused != number));
         }
         if let Some(incomplete) = self.incomplete.get_mut(repository) {
-            incomplete.remove(&number);
+            incomplete.retain(|_, numbers| {
+                numbers.remove(&number);
+                !numbers.is_empty()
+            });
         }
     }
 
@@ -106,7 +113,7 @@ impl Refused {
             && let Some(digest) = entry.brings()
         {
             let there = self.incomplete.entry(entry.repository.clone()).or_default();
-            there.insert(number, digest.clone());
+            there.entry(digest.clone()).or_default().insert(number);
         }
         match entry.change {
             OutboxChange::Tag { tag, .. } => {
@@ -243,9 +250,10 @@ mod tests {
     use super::super::node::testing::connected;
     use super::*;
     use crate::store::Precondition;
-    use crate::store::registry::manifests::testing::{digest, push};
+    use crate::store::registry::manifests::testing::{digest, push, put};
     use crate::store::replica::outbox::Origin;
-    use crate::types::UnixSeconds;
+    use crate::sys::turn::testing::measure;
+    use crate::types::{UnixSeconds, media};
 
     /// What waits: numbers, tags, and what they move from and to.
     fn waiting(store: &Store) -> Vec<(u64, String, u8, u8)> {
@@ -306,6 +314,48 @@ mod tests {
             store.outbox_begins(last + 3, Some(digest(1))).await.unwrap();
             assert_eq!(waiting(&store).last(), Some(&(last + 3, "v1".to_owned(), 1, 2)));
             assert_eq!(store.outbox_entry(last + 3).unwrap().unwrap().unheard, []);
+        });
+    }
+
+    /// Symptom: with thousands of refusals each delivery read as many manifests in one turn.
+    #[test]
+    fn f204_f209_what_a_delivered_manifest_completes_is_found_by_its_name() {
+        smol::block_on(async {
+            let (store, app) = (connected().await, "app".parse().unwrap());
+            for number in [1, 2] {
+                push(&store, "app", number, &[]).await;
+            }
+            let index = |children: &[u8]| {
+                let entries: Vec<String> = children
+                    .iter()
+                    .map(|child| {
+                        let (kind, digest) = (media::OCI_MANIFEST, digest(*child));
+                        format!(r#"{{"mediaType":"{kind}","digest":"{digest}","size":9}}"#)
+                    })
+                    .collect();
+                format!(r#"{{"schemaVersion":2,"manifests":[{}]}}"#, entries.join(","))
+            };
+            for (number, children) in [(10, &[1][..]), (11, &[2]), (12, &[1, 2])] {
+                let manifest = put(number, media::OCI_INDEX, &index(children), &[]);
+                store.put_manifest(&app, manifest).await.unwrap();
+            }
+            let waiting = store.outbox(9).unwrap();
+            let mut refused = Refused::default();
+            for (number, entry) in &waiting[2..] {
+                let reason = format!("{}: not there", Reason::ContentMissing.name());
+                store.outbox_refused(*number, reason).await.unwrap();
+                refused.add(*number, store.outbox_refusal(*number).unwrap().unwrap());
+                assert!(refused.holds_up(*number, entry));
+            }
+            let numbers: Vec<u64> = waiting.iter().map(|(number, _)| *number).collect();
+            let brought = &waiting[0].1;
+            let (completed, longest) = measure(refused.completed_by(brought, &store)).await;
+            assert_eq!(completed, [numbers[2], numbers[4]]);
+            assert_eq!(longest.turn.rows, 0, "it reads on the pool");
+            assert!(!refused.holds_up(numbers[2], &waiting[2].1));
+            assert_eq!(refused.completed_by(brought, &store).await, [0; 0]);
+            let second = &waiting[1].1;
+            assert_eq!(refused.completed_by(second, &store).await, [numbers[3]]);
         });
     }
 
