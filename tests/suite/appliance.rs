@@ -206,7 +206,10 @@ fn p016_a_restart_backs_off_and_a_wrong_configuration_has_none() {
     // Nobody is near a device to start it again: it never gives up.
     assert_eq!(unit.get("Unit.StartLimitIntervalSec"), "0");
     let reboot = Unit::parse(&read("systemd/dropins/reboot-on-failure.conf"));
-    assert!(seconds(reboot.get("Unit.StartLimitIntervalSec")) > 8 * (90 + 60), "starts that hang fit");
+    assert!(
+        seconds(reboot.get("Unit.StartLimitIntervalSec")) > 8 * (90 + 60),
+        "starts that hang fit"
+    );
     assert_eq!(reboot.get("Unit.StartLimitBurst"), "8");
     let backoff = Unit::parse(&read("systemd/dropins/backoff.conf"));
     assert!(seconds(backoff.get("Service.RestartMaxDelaySec")) >= 60);
@@ -306,7 +309,7 @@ fn p021_only_the_service_and_its_confirmation_are_enabled() {
 fn p020_the_service_starts_its_socket_where_that_is_enabled() {
     let text = read("systemd/skerry.socket");
     assert!(text.lines().any(|line| line == "WantedBy=sockets.target skerry.service"), "{text}");
-    // Exit code 78 is final for clients too: more often than a restart needs it, nothing is started.
+    // Exit code 78 is final for clients too: nothing is started more often than a restart needs.
     let socket = Unit::parse(&text);
     assert_eq!(socket.get("Socket.TriggerLimitBurst"), "5");
     assert_eq!(socket.get("Socket.TriggerLimitIntervalSec"), "10s");

@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
 
 use crate::support::image::Image;
-use crate::support::node::binary;
+use crate::support::node::{Node, binary};
 use crate::support::{TempDir, have, skip};
 
 const README: &str = include_str!("../../README.md");
@@ -83,6 +83,52 @@ fn the_tour_of_the_readme_works_as_it_stands() {
         let mode = fs::metadata(home.join(secret)).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600, "{secret} has a password in it");
     }
+}
+
+/// The words of a command as a shell takes them: what stands between single quotes is one.
+fn words(command: &str) -> Vec<String> {
+    let parts = command.split('\'').enumerate();
+    let each = parts.flat_map(|(number, part)| match number % 2 {
+        0 => part.split_whitespace().map(str::to_owned).collect(),
+        _ => vec![part.to_owned()],
+    });
+    each.collect()
+}
+
+/// In their order, at a root as the tour leaves it, with another token.
+#[test]
+fn the_everyday_commands_of_the_readme_work_as_they_stand() {
+    let root = Node::root();
+    let actions = ["content/read", "content/write", "metadata/read"];
+    let create = ["scope-map", "create", "--name", "hello-map", "--repository", "hello-world"];
+    root.json(&[&create[..], &actions].concat());
+    for token in ["my-token", "other-token"] {
+        root.json(&["token", "create", "--name", token, "--scope-map", "hello-map"]);
+    }
+    root.connect("dock01", &["--repository", "hello-world"]);
+    let (_, rest) = README.split_once("\n| what changes, at the root | command |\n").unwrap();
+    let rows = rest.lines().take_while(|line| line.starts_with('|')).skip(1);
+    let mut tried = 0;
+    for row in rows {
+        let command = row.split("| `skerry ").nth(1).and_then(|rest| rest.split('`').next());
+        let command = command.unwrap_or_else(|| panic!("no command in {row}"));
+        if command.ends_with("...") {
+            continue;
+        }
+        let mut words = words(command);
+        if row.contains("which asks first") {
+            let asked = root.run(&words.iter().map(String::as_str).collect::<Vec<_>>());
+            assert!(!asked.status.success(), "nobody has answered: {asked:?}");
+            words.push("--yes".to_owned());
+        }
+        let output = root.run(&words.iter().map(String::as_str).collect::<Vec<_>>());
+        assert!(output.status.success(), "{command}: {output:?}");
+        tried += 1;
+    }
+    assert!(tried >= 8, "{tried}");
+    assert_eq!(root.json(&["token", "show", "--name", "my-token"])["status"], "disabled");
+    let device = root.json(&["connected-registry", "show", "--name", "dock01"]);
+    assert_eq!(device["parent"]["syncProperties"]["schedule"], "0 2 * * *", "{device}");
 }
 
 /// The keys of a parent that is an OCI registry are read, and refused: README says that it is not

@@ -96,6 +96,23 @@ fn f211_what_the_parent_has_lost_is_not_taken_for_deleted() {
     });
 }
 
+/// The message tells of the deletion, and the manifest was pushed again since.
+#[test]
+fn f211_what_the_parent_has_lost_since_it_deleted_it_is_kept() {
+    in_tree(async |tree, engine| {
+        let (root, device) = (&tree.world.root, &tree.world.device());
+        push(root, &["v1"], FIRST).await;
+        rest(tree, engine).await;
+        assert!(has(device, FIRST));
+        let first = digest_of(&manifest(FIRST));
+        root.delete_manifest(&app(), &first, &Origin::Client).await.unwrap();
+        root.take_back(&first).await;
+        put_without_bytes(root, &[], FIRST).await;
+        rest(tree, engine).await;
+        assert!(has(device, FIRST), "the only good copy");
+    });
+}
+
 #[test]
 fn f204_f130_a_conflict_with_content_that_is_damaged_holds_up_nothing_else() {
     in_tree(async |tree, engine| {

@@ -215,11 +215,39 @@ fn f211_a_fetch_that_is_gone_takes_nothing_from_its_successor() {
         assert_eq!(successor.offset(), 0);
         successor.write(&bytes).await.unwrap();
         successor.flush().await.unwrap();
+        clock.pass(Duration::from_secs(60));
         given_up[0].evict(store.shared());
         let busy = store.fetch_resume(&digest).await.map(|_| ());
         assert!(matches!(busy, Err(StoreError::Conflict(_))), "{busy:?}");
         assert_eq!(successor.finish(&digest).await.map(|(_, len)| len), Ok(1000));
         assert_eq!(read_blob(&store, &digest).await, Some(bytes));
+    });
+}
+
+/// Symptom: an upload was removed whose last chunk had just been acknowledged. Cause: others that
+/// make room too were removed first, which took long.
+#[test]
+fn f210_an_upload_that_goes_on_meanwhile_makes_no_room() {
+    block_on(async {
+        let (disk, clock) = (MemoryDisk::new(), Arc::new(Hands::default()));
+        let sys = Sys { clock: clock.clone(), ..sys_on(&disk) };
+        let store = Store::open(sys, options(Path::new("/s"), IndexKind::Map)).unwrap().0;
+        let mut upload = store.upload_start(&repository(), "").await.unwrap();
+        let id = upload.id().to_owned();
+        upload.write(&some_bytes(1000)).await.unwrap();
+        upload.pause().await.unwrap();
+        clock.pass(Duration::from_secs(60));
+        let (given_up, _) = store.shared().uploads.given_up(store.shared());
+        let mut upload = store.upload_resume(&repository(), &id).await.unwrap();
+        upload.write(&some_bytes(1000)).await.unwrap();
+        upload.pause().await.unwrap();
+        given_up[0].evict(store.shared());
+        let upload = store.upload_resume(&repository(), &id).await.unwrap();
+        assert_eq!(upload.offset(), 2000);
+        upload.pause().await.unwrap();
+        clock.pass(Duration::from_secs(60));
+        given_up[0].evict(store.shared());
+        assert!(store.upload_resume(&repository(), &id).await.is_err());
     });
 }
 

@@ -23,6 +23,17 @@ type Keys = BTreeSet<Vec<u8>>;
 pub(super) type Act = Box<dyn Fn(&mut Node) -> Result<(), StoreError>>;
 type Steps = Vec<(String, Act)>;
 
+/// What one thread has found wrong is enough.
+struct StopsOthers<'a>(&'a AtomicU64);
+
+impl Drop for StopsOthers<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.store(u64::MAX / 2, Ordering::Relaxed);
+        }
+    }
+}
+
 /// Steps after one that failed until the power goes, when it goes soon: before all that was left
 /// undone is made durable by the way.
 const STEPS_UNTIL_DARK: usize = 3;
@@ -496,6 +507,7 @@ fn f112_f116_every_crash_point_keeps_what_was_acknowledged() {
     std::thread::scope(|scope| {
         for _ in 0..2 {
             scope.spawn(|| {
+                let _stops = StopsOthers(&next);
                 loop {
                     // Threads of the store make the calls of a run a few more or less.
                     let call = next.fetch_add(1, Ordering::Relaxed);

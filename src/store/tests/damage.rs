@@ -168,6 +168,29 @@ fn files_that_are_missing_cut_or_unreadable_are_found() {
     assert_eq!((store.damaged_count(), quarantine(&disk)), (0, 0));
 }
 
+/// Symptom: every HEAD of a manifest waited for the disk while an upload got its name.
+#[test]
+#[allow(clippy::disallowed_methods, reason = "a test makes its own threads")]
+fn f209_whoever_asks_whether_anything_is_damaged_waits_for_no_disk() {
+    let disk = MemoryDisk::new();
+    let (store, _) = open_memory(&disk).unwrap();
+    let bad = push(&store, &[1; 3000]);
+    flip(&disk, &bad);
+    scrub(&store);
+    let (asking, (counted, counts)) = (store.clone(), std::sync::mpsc::channel());
+    disk.watch(move |what, path, _| {
+        if what == "rename" && path.components().any(|part| part.as_os_str() == "uploads") {
+            let (asking, answer) = (asking.clone(), std::sync::mpsc::channel());
+            std::thread::spawn(move || answer.0.send(asking.damaged_count()));
+            counted.send(answer.1.recv_timeout(Duration::from_secs(10))).unwrap();
+        }
+    });
+    push(&store, &[2; 3000]);
+    assert_eq!(counts.try_iter().collect::<Vec<_>>(), [Ok(1)]);
+    // The watcher holds the store, which holds the disk.
+    disk.watch(|_, _, _| ());
+}
+
 #[test]
 fn what_is_replaced_while_it_is_checked_is_not_condemned() {
     let disk = MemoryDisk::new();
@@ -484,13 +507,18 @@ fn f173_f211_what_is_found_damaged_is_not_served_if_it_has_to_stay_where_it_is()
         }
     }
     assert!(failed >= 3, "{failed}");
-    for verify in [VerifyWhen::FirstRead, VerifyWhen::FirstSend] {
+    for verify in [VerifyWhen::Scrub, VerifyWhen::FirstRead, VerifyWhen::FirstSend] {
         let disk = MemoryDisk::new();
         let bad = push(&open_memory(&disk).unwrap().0, &[2; 600_000]);
         flip(&disk, &bad);
         let options = options(Path::new("/s"), IndexKind::Map);
         let options = StoreOptions { verify, frozen: true, ..options };
         let (store, _) = Store::open(sys_on(&disk), options).unwrap();
+        if verify == VerifyWhen::Scrub {
+            // On the word of a child.
+            let verdict = block_on(store.verify(&bad, |_| std::future::ready(())));
+            assert_eq!(verdict, Ok(Verdict::Damaged));
+        }
         if verify == VerifyWhen::FirstSend {
             let open = block_on(store.blob_open(&bad)).unwrap().unwrap();
             let file = block_on(store.sent_whole(open)).unwrap().unwrap().file;

@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicU64;
 use super::crash::{Node, first_half, second_half};
 use super::gc::{Hands, OPTIONS, digest_of};
 use super::*;
-use crate::store::backup;
+use crate::store::backup::{self, BackupFile};
 use crate::store::gc::GcOptions;
 use crate::store::index::{Change, Index, MapIndex};
 use crate::store::recovery::apply::apply;
@@ -347,6 +347,8 @@ fn f201_a_backup_is_restored_with_a_new_epoch_and_an_unfinished_restore_is_notic
         target.write_all_at(&bytes, 0).unwrap();
     }
     Layout::new("/b").write_format(&disk, taken.format).unwrap();
+    let names_epoch = |file: &BackupFile| file.name.ends_with("feed-epoch");
+    assert!(!taken.files.iter().any(names_epoch), "what is restored begins a new one");
     drop(taken);
     assert!(block_on(store.collect_garbage(OPTIONS)).is_ok());
 

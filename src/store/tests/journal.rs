@@ -236,6 +236,23 @@ fn a_failed_sync_acknowledges_nothing_and_ends_all_writing() {
     assert_eq!(rows(&open_memory(&disk.after_power_cut()).unwrap().0).len(), 1);
 }
 
+/// Symptom: each change failed, and the node called itself healthy.
+#[test]
+#[allow(clippy::disallowed_methods, reason = "the writer is a thread")]
+fn f212_a_writer_that_panics_is_told_of() {
+    let disk = MemoryDisk::new();
+    let (store, _) = open_memory(&disk).unwrap();
+    put(&store, 1, "before").unwrap();
+    disk.watch(|what, _, _| assert_ne!(what, "write", "of a test"));
+    assert_eq!(put(&store, 2, "lost"), Err(StoreError::Unavailable));
+    let told = || {
+        std::thread::sleep(Duration::from_millis(5));
+        store.read_only()
+    };
+    assert!((0..2000).any(|_| told()));
+    assert!(store.read_only_cause().is_some());
+}
+
 /// Symptom: a journal that failed as a segment was closed refused everything, and neither status
 /// nor log nor readiness said so.
 #[test]
