@@ -1,6 +1,7 @@
 //! Checkpoints that are damaged where their ends do not show it.
 
 use super::*;
+use crate::store::journal::layout::LOST_RECORDS;
 use crate::store::recovery::recover::check_journal;
 use crate::sys::memory_disk::Survivors;
 
@@ -284,6 +285,22 @@ fn f211_a_segment_that_the_medium_has_lost_is_given_up_when_somebody_says_so() {
     let (store, recovery) = open_cut(&disk).unwrap();
     assert!(store.loss().unwrap().contains("it cannot be read"), "{recovery}");
     put(&store, 1, "life goes on").unwrap();
+}
+
+/// A checkpoint that is made later shows nothing of it.
+#[test]
+fn f201_f211_a_loss_goes_into_backups_until_somebody_agrees_to_it() {
+    let disk = MemoryDisk::new();
+    with_checkpoints(&disk);
+    disk.fail_reads(&files(&disk, ".log").pop().unwrap());
+    let (store, _) = open_cut(&disk).unwrap();
+    let tells = || {
+        let backup = block_on(store.begin_backup()).unwrap();
+        backup.files.iter().any(|file| file.name == LOST_RECORDS)
+    };
+    assert!(store.loss().is_some() && tells());
+    store.accept_loss().unwrap();
+    assert!(!tells());
 }
 
 #[test]
