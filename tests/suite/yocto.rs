@@ -477,6 +477,10 @@ fn p049_partitions_are_found_by_their_labels() {
     assert!(text.contains("fsck.repair=yes"), "nobody is near to answer fsck");
     let efi_system = "C12A7328-F81F-11D2-BA4B-00A0C93EC93B";
     assert_eq!(partitions[0].get("part-type"), Some(efi_system), "firmware looks for this type");
+    // systemd-repart takes the first partition of a type: the data partition has one of its own.
+    let own = partitions[3].get("part-type").expect("a type of its own");
+    assert!(read("yocto-layer/README.md").contains(&format!("`Type={own}`")), "{own}");
+    assert!(partitions[1..3].iter().all(|root| root.get("part-type").is_none()));
     // The root is of the form PARTLABEL=root-a where there are labels of partitions: not in an MBR.
     assert!(text.lines().any(|line| line.starts_with("bootloader --ptable gpt ")), "{text}");
     let labels: Vec<&str> = partitions.iter().filter_map(|p| p.get("label")).collect();

@@ -122,10 +122,10 @@ impl Damage {
             let Ok(digest) = entry.name.replacen('.', ":", 1).parse::<Digest>() else { continue };
             damage.state().bytes += disk.file_len(&path).unwrap_or(0);
             // A damaged file system may not show one: the others are no worse.
-            if disk.exists(&layout.blob(&digest)).unwrap_or(false) {
-                damage.doubtful.insert(digest);
-            } else {
+            if !disk.exists(&layout.blob(&digest)).unwrap_or(false) {
                 damage.know(&mut damage.state(), &digest);
+            } else if damage.doubtful.len() < DAMAGED_MAX {
+                damage.doubtful.insert(digest);
             }
         }
         Ok(damage)

@@ -25,9 +25,8 @@ do_configure[noexec] = "1"
 do_compile[noexec] = "1"
 
 do_install() {
-    # Where something is mounted: a root file system that is read-only must have the place.
+    # Where the partition is mounted: a root file system that is read-only must have the place.
     install -d ${D}/data
-    install -d -m 0700 ${D}${localstatedir}/lib/skerry
 
     install -d ${D}${systemd_system_unitdir}/data.mount.d \
         ${D}${systemd_system_unitdir}/skerry.service.d \
@@ -56,7 +55,6 @@ do_install() {
 
 FILES:${PN} += "\
     /data \
-    ${localstatedir}/lib/skerry \
     ${nonarch_libdir}/skerry/conf.d/50-data.toml \
     ${nonarch_libdir}/tmpfiles.d/skerry-data.conf \
     ${systemd_system_unitdir}/data.mount.d/10-lazy.conf \
