@@ -356,18 +356,19 @@ impl Run {
             return Ok(Vec::new());
         }
         let (shared, since) = (self.shared.clone(), self.since);
-        self.store
+        let removed = self
+            .store
             .commit(move |txn| {
                 let mut removed = Vec::new();
                 for (key, digest) in links {
-                    // A push that uses the link was noted before this command ran.
-                    if shared.leases.held(&digest, since) {
-                        continue;
-                    }
                     let Some(link) = txn.get::<BlobLink>(&key)? else { continue };
                     let Some(name) = repository_of(&key) else { continue };
                     if txn.get::<Count>(&needed_key(&name, &digest))?.is_some() {
                         disagrees(&shared, &format!("{name} needs blob {digest}"));
+                        continue;
+                    }
+                    // A push that uses the link was noted before this command ran.
+                    if !shared.leases.lets_go(&key, &digest, since) {
                         continue;
                     }
                     repositories::release(txn, &name, link.size)?;
@@ -376,7 +377,9 @@ impl Run {
                 }
                 Ok(removed)
             })
-            .await
+            .await;
+        self.shared.leases.went();
+        removed
     }
 
     /// Removes files that no row refers to. Those that only unused links refer to count as

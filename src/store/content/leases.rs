@@ -35,6 +35,8 @@ struct Table {
     held: BTreeMap<u64, usize>,
     /// What is being removed now: whoever is about to look at it waits, and nobody else.
     leaving: BTreeSet<u64>,
+    /// Links whose removal is decided and not yet to be seen in the index, by their keys.
+    going: BTreeSet<Vec<u8>>,
     /// What is fetched for a manifest of a repository and may take longer than any time that a
     /// touch lasts: nothing refers to it before the manifest is here.
     kept: Kept,
@@ -214,6 +216,27 @@ impl Leases {
         // The disk may take long.
         let _leaving = Leaving { leases: self, digest: short(digest) };
         Some(remove())
+    }
+
+    /// Decides that a link goes, unless somebody uses its content, or touched it at `since` or
+    /// later. Whoever touches it from now on sees by [`Leases::is_going`] that it was too late.
+    pub(in crate::store) fn lets_go(&self, link: &[u8], digest: &Digest, since: Duration) -> bool {
+        let mut table = self.table();
+        let is_free = !table.held(short(digest), since);
+        if is_free {
+            table.going.insert(link.to_vec());
+        }
+        is_free
+    }
+
+    /// Whether a link that the index shows is as good as gone. To be asked after a touch.
+    pub(in crate::store) fn is_going(&self, link: &[u8]) -> bool {
+        self.table().going.contains(link)
+    }
+
+    /// The index shows what became of the links whose removal was decided.
+    pub(in crate::store) fn went(&self) {
+        self.table().going.clear();
     }
 
     /// Keeps this content until it is released under the same manifest, beside what is kept under

@@ -224,6 +224,9 @@ impl Store {
             return Ok(None);
         }
         self.shared().touch(digest);
+        if self.shared().leases.is_going(&key) {
+            return Ok(None);
+        }
         self.get::<BlobLink>(&key)
     }
 
@@ -345,6 +348,8 @@ pub(in crate::store) fn release(
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::super::manifests::testing::*;
     use super::*;
     use crate::store::index::Change;
@@ -433,6 +438,29 @@ mod tests {
                 let (removed, ()) = smol::future::zip(store.delete_repository(&a), link).await;
                 removed.unwrap();
             }
+        });
+    }
+
+    /// Symptom: a HEAD was 200, and the manifest that was pushed next was told that the blob is not
+    /// there. Cause: its removal was decided, and the index did not show it yet.
+    #[test]
+    fn f141_f206_a_link_whose_removal_is_decided_is_not_shown_any_more() {
+        smol::block_on(async {
+            let (store, a): (_, RepositoryName) = (store(), "a".parse().unwrap());
+            let b = "b".parse().unwrap();
+            for name in [&a, &b] {
+                store.link_blob(name, &Lease::unseen(&digest(1)), 5).await.unwrap();
+            }
+            let leases = &store.shared().leases;
+            let key = blob_key(&a, &digest(1));
+            let later = store.sys().clock.monotonic() + Duration::from_secs(60);
+            assert!(leases.lets_go(&key, &digest(1), later));
+            assert!(!store.blob_linked(&a, &digest(1)).unwrap());
+            assert!(store.blob_linked(&b, &digest(1)).unwrap(), "another link to it stays");
+            leases.went();
+            assert!(store.blob_linked(&a, &digest(1)).unwrap(), "the removal has failed");
+            assert!(!leases.lets_go(&key, &digest(1), Duration::ZERO), "it was touched");
+            assert!(!leases.is_going(&key));
         });
     }
 
