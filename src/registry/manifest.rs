@@ -39,7 +39,7 @@ impl Registry {
             Reference::Digest(digest) => Some(digest.clone()),
         };
         let digest = digest.ok_or_else(|| self.manifest_miss(name, reference))?;
-        let row = self.store.manifest(name, &digest).map_err(store_refusal)?;
+        let row = self.store.manifest_to_use(name, &digest).map_err(store_refusal)?;
         let row = row.ok_or_else(|| self.manifest_miss(name, reference))?;
         let facts = |reply: Reply| {
             reply.with("docker-content-digest", digest.to_string()).with("etag", etag(&digest))

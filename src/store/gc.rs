@@ -4,7 +4,8 @@
 //! run found so too, at least the grace before, is removed, unless somebody touched it since: rows
 //! first, by commands of the writer, then files. The grace, and the retention of manifests without
 //! a tag, count while the node is on, over restarts; the wall clock plays no part. No link and no
-//! file goes in the first quarter of the grace after a start. When the schedule last let one run is
+//! file goes in the first quarter of the grace after a start, and no manifest before all of it is over,
+//! as nothing is noted of who asked for one. When the schedule last let one run is
 //! noted, so that one that was missed is made up for after the start.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -345,7 +346,7 @@ impl Run {
 
     /// The links that would go now.
     fn removable(&self, links: &[(Vec<u8>, Digest)]) -> Vec<LinkId> {
-        let free = |digest: &Digest| !self.shared.leases.held(digest, self.since);
+        let free = |digest: &Digest| !self.shared.leases.is_wanted(digest, self.since);
         let free = links.iter().filter(|(_, digest)| free(digest));
         free.map(|(key, digest)| LinkId::of(key, digest)).collect()
     }
@@ -356,30 +357,7 @@ impl Run {
             return Ok(Vec::new());
         }
         let (shared, since) = (self.shared.clone(), self.since);
-        let removed = self
-            .store
-            .commit(move |txn| {
-                let mut removed = Vec::new();
-                for (key, digest) in links {
-                    let Some(link) = txn.get::<BlobLink>(&key)? else { continue };
-                    let Some(name) = repository_of(&key) else { continue };
-                    if txn.get::<Count>(&needed_key(&name, &digest))?.is_some() {
-                        disagrees(&shared, &format!("{name} needs blob {digest}"));
-                        continue;
-                    }
-                    // A push that uses the link was noted before this command ran.
-                    if !shared.leases.lets_go(&key, &digest, since) {
-                        continue;
-                    }
-                    repositories::release(txn, &name, link.size)?;
-                    removed.push(LinkId::of(&key, &digest));
-                    txn.delete(key)?;
-                }
-                Ok(removed)
-            })
-            .await;
-        self.shared.leases.went();
-        removed
+        self.store.commit(move |txn| unlink(txn, &shared, links, since)).await
     }
 
     /// Removes files that no row refers to. Those that only unused links refer to count as
@@ -449,14 +427,17 @@ impl Run {
     fn note_wait(&mut self, first_found: Duration) {
         // Who uses what could go now may do so for as long again.
         let waits = Some(self.waits(first_found)).filter(|waits| !waits.is_zero());
-        let waits = waits.unwrap_or(self.options.grace);
+        self.note_wait_of(waits.unwrap_or(self.options.grace));
+    }
+
+    fn note_wait_of(&mut self, waits: Duration) {
         self.report.ripe = Some(self.report.ripe.map_or(waits, |other| other.min(waits)));
     }
 
     /// Whether the file went, or with a dry run would have gone.
     async fn remove_file(&self, digest: &Digest) -> Result<bool, StoreError> {
         match self.options.dry_run {
-            true => Ok(!self.shared.leases.held(digest, self.since)),
+            true => Ok(!self.shared.leases.is_wanted(digest, self.since)),
             false => self.store.remove_content(digest, self.since).await,
         }
     }
@@ -477,14 +458,15 @@ impl Run {
             let Some(last) = names.last() else { return Ok(()) };
             after = Some(last.clone());
             for name in names {
-                self.report.manifests_removed += self.remove_untagged_of(&name, retention).await?;
+                let removed = self.remove_untagged_of(&name, retention).await?;
+                self.report.manifests_removed += removed;
             }
         }
     }
 
     /// How many it removed of a repository, or with a dry run would have.
     async fn remove_untagged_of(
-        &self,
+        &mut self,
         name: &RepositoryName,
         retention: Duration,
     ) -> Result<u64, StoreError> {
@@ -516,8 +498,13 @@ impl Run {
                     // A time that has not come yet counts as now: the count began anew.
                     let noted = noted.filter(|on| (1..=now.on).contains(on));
                     let due = noted.is_some_and(|on| now.on - on >= retention.as_secs());
-                    if due && (self.options.dry_run || self.remove_manifest(name, &digest).await?) {
-                        removed += 1;
+                    let waits = self.manifest_waits(&digest);
+                    if due && !waits.is_zero() {
+                        self.note_wait_of(waits);
+                    } else if due {
+                        let is_gone =
+                            self.options.dry_run || self.remove_manifest(name, &digest).await?;
+                        removed += u64::from(is_gone);
                     } else if noted.is_none() && !self.options.dry_run {
                         let name = name.clone();
                         self.store.commit(move |txn| note(txn, &name, &digest, now)).await?;
@@ -527,6 +514,14 @@ impl Run {
             part += 1;
         }
         Ok(removed)
+    }
+
+    /// For how long a manifest stays though its retention is over.
+    fn manifest_waits(&self, digest: &Digest) -> Duration {
+        match self.shared.leases.is_wanted(digest, self.since) {
+            true => self.options.grace,
+            false => self.options.grace.saturating_sub(self.up),
+        }
     }
 
     /// Deletes notes about manifests that are gone: earlier versions left them behind.
@@ -559,26 +554,62 @@ impl Run {
     ) -> Result<bool, StoreError> {
         let (shared, since) = (self.shared.clone(), self.since);
         let (repository, digest) = (repository.clone(), digest.clone());
-        self.store
-            .commit(move |txn| {
-                // The subject may have come since the rows were looked at; a tag or an index that
-                // came has touched the manifest. What goes up stays until the parent has it.
-                if shared.leases.held(&digest, since)
-                    || is_named(txn, &repository, &digest)?
-                    || refers(txn, &repository, &digest)?
-                    || waiting::brings(txn, &repository, &digest)?
-                {
-                    return Ok(false);
-                }
-                let removed = remove_untagged(txn, &repository, &digest)?;
-                if removed {
-                    let change = OutboxChange::ManifestDeleted { digest };
-                    outbox::enqueue(txn, &Origin::Client, &repository, change)?;
-                }
-                Ok(removed)
-            })
-            .await
+        let remove =
+            move |txn: &mut Txn<'_>| remove_manifest(txn, &shared, &repository, &digest, since);
+        self.store.commit(remove).await
     }
+}
+
+/// Removes those of these links that are free; which.
+fn unlink(
+    txn: &mut Txn<'_>,
+    shared: &Shared,
+    links: Vec<(Vec<u8>, Digest)>,
+    since: Duration,
+) -> Result<Vec<LinkId>, StoreError> {
+    let mut removed = Vec::new();
+    for (key, digest) in links {
+        let Some(link) = txn.get::<BlobLink>(&key)? else { continue };
+        let Some(name) = repository_of(&key) else { continue };
+        if txn.get::<Count>(&needed_key(&name, &digest))?.is_some() {
+            disagrees(shared, &format!("{name} needs blob {digest}"));
+            continue;
+        }
+        // A push that uses the link was noted before this command ran.
+        if !shared.leases.hide_unless_wanted(&key, &digest, since) {
+            continue;
+        }
+        repositories::release(txn, &name, link.size)?;
+        removed.push(LinkId::of(&key, &digest));
+        txn.delete(key)?;
+    }
+    Ok(removed)
+}
+
+/// Removes an untagged manifest that is free; whether it was.
+fn remove_manifest(
+    txn: &mut Txn<'_>,
+    shared: &Shared,
+    repository: &RepositoryName,
+    digest: &Digest,
+    since: Duration,
+) -> Result<bool, StoreError> {
+    // The subject may have come since the rows were looked at; a tag or an index that came has
+    // touched the manifest. What goes up stays until the parent has it.
+    let key = manifest_key(repository, digest);
+    if is_named(txn, repository, digest)?
+        || refers(txn, repository, digest)?
+        || waiting::brings(txn, repository, digest)?
+        || !shared.leases.hide_unless_wanted(&key, digest, since)
+    {
+        return Ok(false);
+    }
+    let removed = remove_untagged(txn, repository, digest)?;
+    if removed {
+        let change = OutboxChange::ManifestDeleted { digest: digest.clone() };
+        outbox::enqueue(txn, &Origin::Client, repository, change)?;
+    }
+    Ok(removed)
 }
 
 /// What was seen as garbage is needed, though nobody has touched it since: it stays.
@@ -624,6 +655,37 @@ mod tests {
     use crate::store::registry::manifests::testing::{digest, image, push, put, store};
     use crate::store::rows::link::blob_key;
     use crate::types::media;
+
+    /// Symptom: a HEAD was 200 for what went a moment later.
+    #[test]
+    fn f141_f206_what_a_command_removes_is_hidden_until_its_group_is_done() {
+        smol::block_on(async {
+            let store = store();
+            let app: RepositoryName = "app".parse().unwrap();
+            push(&store, "app", 1, &[]).await;
+            let (shared, since) = (store.shared().clone(), Duration::MAX);
+            let (manifest, name) = (manifest_key(&app, &digest(1)), app.clone());
+            let in_command = store.commit(move |txn| {
+                let removed = remove_manifest(txn, &shared, &name, &digest(1), since)?;
+                Ok((removed, shared.leases.is_hidden(&manifest)))
+            });
+            assert_eq!(in_command.await, Ok((true, true)));
+            let (shared, link) = (store.shared().clone(), blob_key(&app, &digest(100)));
+            let links = vec![(link.clone(), digest(100))];
+            let in_command = store.commit(move |txn| {
+                let removed = unlink(txn, &shared, links, since)?.len();
+                Ok((removed, shared.leases.is_hidden(&link)))
+            });
+            assert_eq!(in_command.await, Ok((1, true)));
+            // What stays, as after an error, is shown again, by the group of any command.
+            push(&store, "app", 2, &[]).await;
+            let key = manifest_key(&app, &digest(2));
+            assert!(store.shared().leases.hide_unless_wanted(&key, &digest(2), since));
+            assert_eq!(store.manifest_to_use(&app, &digest(2)), Ok(None));
+            store.commit(|_| Ok(())).await.unwrap();
+            assert!(store.manifest_to_use(&app, &digest(2)).unwrap().is_some());
+        });
+    }
 
     /// A look at the rows that has missed everything, a long time ago.
     #[test]

@@ -145,6 +145,7 @@ impl Writer {
         if catch_unwind(AssertUnwindSafe(|| self.run(queue))).is_err() {
             shared.sys.metrics.panics.add(1);
             shared.read_only.store(true, Ordering::Relaxed);
+            shared.leases.unhide();
             log::error!("the store's writer panicked: changes are refused until a restart");
         }
     }
@@ -201,6 +202,7 @@ impl Writer {
             }
             self.shared.feed.publish(std::mem::take(&mut group.records));
         }
+        self.shared.leases.unhide();
         for (reply, own) in group.answers {
             // Whoever asked may be gone; the channel holds one answer and gets one.
             let _ = reply.try_send(outcome.clone().and(own));

@@ -78,6 +78,37 @@ fn f206_a_layer_that_was_garbage_and_is_pushed_again_is_kept_or_asked_for_again(
     assert_eq!(image::pull_with(&root.login, &token, "app", "v1").unwrap(), image.digest());
 }
 
+/// Symptom: a client that pushes an index asks for each manifest that it names, sends only those
+/// that are not here, and was told then that one of the others is not here either.
+#[test]
+fn f206_a_manifest_without_a_tag_stays_for_the_grace_when_somebody_has_asked_for_it() {
+    let config = "[gc]\nenabled = false\ngrace = \"4s\"\nuntagged_manifests = \"1s\"\n";
+    let root = Node::root_with(config);
+    let user = root.pusher("token-one", "app");
+    let token = token(&root.login, &user.0, &user.1, &["repository:app:pull,push"]).unwrap();
+    let image = Image::new(5, &[9000]);
+    let target = format!("/v2/app/manifests/{}", image.digest());
+    for blob in image.blobs() {
+        assert_eq!(image::push_blob(&root.login, &token, "app", blob).status, 201);
+    }
+    let content_type = [("content-type", image::MANIFEST)];
+    let ask = |method| bearer(&root.login, &token, method, &target, &[], b"").status;
+    let pushed = bearer(&root.login, &token, "PUT", &target, &content_type, &image.manifest);
+    assert_eq!(pushed.status, 201);
+    // Its time runs from the first look at it, in seconds since the first start.
+    std::thread::sleep(Duration::from_secs(2));
+    root.json(&["gc"]);
+    std::thread::sleep(Duration::from_secs(6));
+    assert_eq!(ask("HEAD"), 200);
+    assert_eq!(root.json(&["gc"])["manifestsRemoved"], 0);
+    assert_eq!(ask("GET"), 200);
+    eventually(Duration::from_secs(60), "it goes when nobody asks any more", || {
+        std::thread::sleep(Duration::from_secs(1));
+        (root.json(&["gc"])["manifestsRemoved"] == 1).then_some(())
+    });
+    assert_eq!(ask("HEAD"), 404);
+}
+
 /// A device that is off whenever its schedule fires collects after its start.
 #[test]
 fn f206_a_collection_that_was_missed_is_made_up_for_after_the_start() {

@@ -11,8 +11,8 @@ use crate::store::index::Change;
 use crate::store::rows::link::split_key;
 use crate::store::rows::manifest::ManifestRow;
 use crate::store::rows::tag::TagRow;
-use crate::store::rows::{self, Kind};
-use crate::store::{Shared, Store};
+use crate::store::rows::{self, Kind, Stored};
+use crate::store::{Shared, Store, StoreError};
 use crate::types::{Digest, RepositoryName};
 
 /// Digests that fetches under way keep. Over it: what a further one fetches is kept for as long as
@@ -24,8 +24,8 @@ const KEPT_MAX: usize = 262_144;
 #[derive(Default)]
 pub(in crate::store) struct Leases {
     table: Mutex<Table>,
-    /// What was being removed is gone.
-    gone: Condvar,
+    /// A file that was being removed is gone.
+    removed: Condvar,
 }
 
 #[derive(Default)]
@@ -33,10 +33,10 @@ struct Table {
     touched: Touched,
     /// How many use it now, at most one for each request and task.
     held: BTreeMap<u64, usize>,
-    /// What is being removed now: whoever is about to look at it waits, and nobody else.
-    leaving: BTreeSet<u64>,
-    /// Links whose removal is decided and not yet to be seen in the index, by their keys.
-    going: BTreeSet<Vec<u8>>,
+    /// Files that are being removed now: whoever is about to look at one waits, and nobody else.
+    being_removed: BTreeSet<u64>,
+    /// Rows whose removal is decided and not yet to be seen in the index, by their keys.
+    hidden: BTreeSet<Vec<u8>>,
     /// What is fetched for a manifest of a repository and may take longer than any time that a
     /// touch lasts: nothing refers to it before the manifest is here.
     kept: Kept,
@@ -135,6 +135,24 @@ impl Store {
         self.shared().leases.table().release(&key, self.sys().clock.monotonic());
     }
 
+    /// A row that refers to content, for who may go on to refer to that: the content stays for the
+    /// grace from now on, and a row whose removal is decided is not there any more.
+    pub(in crate::store) fn row_to_use<R: Stored>(
+        &self,
+        key: &[u8],
+        digest: &Digest,
+    ) -> Result<Option<R>, StoreError> {
+        if self.look_up(|index| index.get(key))?.is_none() {
+            // Who asks for what is not here has nothing to do with content.
+            return Ok(None);
+        }
+        self.shared().touch(digest);
+        match self.shared().leases.is_hidden(key) {
+            true => Ok(None),
+            false => self.get(key),
+        }
+    }
+
     /// Keeps only what is fetched for manifests that are `wanted`.
     pub fn keep_fetched_for(&self, wanted: impl Fn(&RepositoryName, &Digest) -> bool) {
         self.shared().leases.keep_only(self.sys().clock.monotonic(), wanted);
@@ -188,8 +206,8 @@ impl Leases {
     }
 
     /// Whether somebody uses this, or touched it at `since` or later.
-    pub(in crate::store) fn held(&self, digest: &Digest, since: Duration) -> bool {
-        self.table().held(short(digest), since)
+    pub(in crate::store) fn is_wanted(&self, digest: &Digest, since: Duration) -> bool {
+        self.table().is_wanted(short(digest), since)
     }
 
     /// When somebody last used this, by [`short`]: `now` while somebody does; `None`: not that is
@@ -200,7 +218,7 @@ impl Leases {
 
     /// Runs `remove` unless somebody uses this, or touched it at `since` or later. Whoever wants it
     /// meanwhile waits, and then finds it gone.
-    pub(in crate::store) fn unless_held<T>(
+    pub(in crate::store) fn unless_wanted<T>(
         &self,
         digest: &Digest,
         since: Duration,
@@ -208,35 +226,43 @@ impl Leases {
     ) -> Option<T> {
         {
             let mut table = self.table();
-            if table.held(short(digest), since) {
+            if table.is_wanted(short(digest), since) {
                 return None;
             }
-            table.leaving.insert(short(digest));
+            table.being_removed.insert(short(digest));
         }
         // The disk may take long.
-        let _leaving = Leaving { leases: self, digest: short(digest) };
+        let _removal = BeingRemoved { leases: self, digest: short(digest) };
         Some(remove())
     }
 
-    /// Decides that a link goes, unless somebody uses its content, or touched it at `since` or
-    /// later. Whoever touches it from now on sees by [`Leases::is_going`] that it was too late.
-    pub(in crate::store) fn lets_go(&self, link: &[u8], digest: &Digest, since: Duration) -> bool {
+    /// Hides a row that refers to content, unless somebody uses the content, or touched it at
+    /// `since` or later; whether it is hidden now. Only for a command of the writer, which then
+    /// deletes the row: whoever touches the content from now on sees by [`Leases::is_hidden`] that
+    /// it was too late.
+    pub(in crate::store) fn hide_unless_wanted(
+        &self,
+        key: &[u8],
+        digest: &Digest,
+        since: Duration,
+    ) -> bool {
         let mut table = self.table();
-        let is_free = !table.held(short(digest), since);
+        let is_free = !table.is_wanted(short(digest), since);
         if is_free {
-            table.going.insert(link.to_vec());
+            table.hidden.insert(key.to_vec());
         }
         is_free
     }
 
-    /// Whether a link that the index shows is as good as gone. To be asked after a touch.
-    pub(in crate::store) fn is_going(&self, link: &[u8]) -> bool {
-        self.table().going.contains(link)
+    /// Whether a row that the index shows is about to go. To be asked after a touch.
+    pub(in crate::store) fn is_hidden(&self, key: &[u8]) -> bool {
+        self.table().hidden.contains(key)
     }
 
-    /// The index shows what became of the links whose removal was decided.
-    pub(in crate::store) fn went(&self) {
-        self.table().going.clear();
+    /// The index shows what became of all that was hidden: for the writer, between applying a group
+    /// and answering it.
+    pub(in crate::store) fn unhide(&self) {
+        self.table().hidden.clear();
     }
 
     /// Keeps this content until it is released under the same manifest, beside what is kept under
@@ -248,8 +274,8 @@ impl Leases {
         digests: impl Iterator<Item = Digest>,
     ) {
         let digests: BTreeSet<u64> = digests.map(|digest| short(&digest)).collect();
-        let is_leaving = |table: &mut Table| !table.leaving.is_disjoint(&digests);
-        let table = self.gone.wait_while(self.table(), is_leaving);
+        let is_being_removed = |table: &mut Table| !table.being_removed.is_disjoint(&digests);
+        let table = self.removed.wait_while(self.table(), is_being_removed);
         let kept = &mut table.unwrap_or_else(PoisonError::into_inner).kept;
         if kept.uses.len().saturating_add(digests.len()) <= KEPT_MAX {
             let of_root = kept.roots.entry((repository.clone(), root.clone())).or_default();
@@ -292,21 +318,23 @@ impl Leases {
 
     /// The same once this is not being removed.
     fn table_without(&self, digest: u64) -> MutexGuard<'_, Table> {
-        let is_leaving = |table: &mut Table| table.leaving.contains(&digest);
-        self.gone.wait_while(self.table(), is_leaving).unwrap_or_else(PoisonError::into_inner)
+        let is_being_removed = |table: &mut Table| table.being_removed.contains(&digest);
+        self.removed
+            .wait_while(self.table(), is_being_removed)
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Content that is being removed.
-struct Leaving<'a> {
+/// A file that is being removed.
+struct BeingRemoved<'a> {
     leases: &'a Leases,
     digest: u64,
 }
 
-impl Drop for Leaving<'_> {
+impl Drop for BeingRemoved<'_> {
     fn drop(&mut self) {
-        self.leases.table().leaving.remove(&self.digest);
-        self.leases.gone.notify_all();
+        self.leases.table().being_removed.remove(&self.digest);
+        self.leases.removed.notify_all();
     }
 }
 
@@ -334,7 +362,7 @@ impl Table {
         self.touch(digest, now);
     }
 
-    fn held(&self, digest: u64, since: Duration) -> bool {
+    fn is_wanted(&self, digest: u64, since: Duration) -> bool {
         self.last_used(digest, Duration::MAX).is_some_and(|at| at >= since)
     }
 
@@ -394,11 +422,11 @@ mod tests {
                 done.send(0).unwrap();
                 first
             };
-            let first = leases.unless_held(&digest(1), second(5), remove);
+            let first = leases.unless_wanted(&digest(1), second(5), remove);
             assert_eq!(first, Some(Ok(2)), "who wants another one does not wait");
         });
         assert_eq!(order.try_iter().collect::<Vec<_>>(), [0, 1]);
-        assert!(leases.table().leaving.is_empty());
+        assert!(leases.table().being_removed.is_empty());
     }
 
     #[test]
@@ -408,14 +436,17 @@ mod tests {
         leases.keep(&app, &digest(1), [digest(2), digest(3)].into_iter());
         leases.keep(&app, &digest(4), [digest(3)].into_iter());
         leases.forget_before(second(1000));
-        let held = |number| leases.held(&digest(number), second(1000));
+        let held = |number| leases.is_wanted(&digest(number), second(1000));
         assert_eq!([1, 2, 3, 4].map(held), [false, true, true, false]);
         // What is found out later of the same root is kept beside that.
         leases.keep(&app, &digest(1), [digest(5), digest(2)].into_iter());
         assert_eq!([2, 3, 5].map(held), [true, true, true]);
         leases.keep_only(second(999), |_, root| *root == digest(4));
         assert_eq!([2, 3, 5].map(held), [false, true, false]);
-        assert!(leases.held(&digest(2), second(999)), "it counts as touched when it is released");
+        assert!(
+            leases.is_wanted(&digest(2), second(999)),
+            "it counts as touched when it is released"
+        );
         let many = (10..).take(KEPT_MAX).map(digest);
         leases.keep(&app, &digest(6), many);
         assert_eq!([3, 10].map(held), [true, false], "too many to keep");

@@ -53,7 +53,7 @@ impl Store {
             }
             let aside = shared.layout.uploads().join(format!("{}.put", shared.sys.rng.uuid()));
             let path = shared.layout.blob(&digest);
-            let moved = shared.leases.unless_held(&digest, since, || {
+            let moved = shared.leases.unless_wanted(&digest, since, || {
                 shared.unname(&digest);
                 shared.disk.rename(&path, &aside)
             });

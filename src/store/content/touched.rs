@@ -46,7 +46,9 @@ impl Touched {
                 self.join_two();
             }
         }
-        self.exact.insert(digest, now);
+        // Whoever read the clock first may come last.
+        let last = self.exact.entry(digest).or_default();
+        *last = now.max(*last);
     }
 
     /// When it was last touched, or later; `None`: not that is remembered.

@@ -98,6 +98,15 @@ impl Store {
         self.get(&manifest_key(repository, digest))
     }
 
+    /// The same for who may go on to name it: it stays for the grace of garbage from now on.
+    pub fn manifest_to_use(
+        &self,
+        repository: &RepositoryName,
+        digest: &Digest,
+    ) -> Result<Option<ManifestRow>, StoreError> {
+        self.row_to_use(&manifest_key(repository, digest), digest)
+    }
+
     /// Manifests greater than `after` in the order of their digests, at most `limit`.
     pub fn manifests(
         &self,
@@ -168,7 +177,7 @@ impl Store {
         parsed: &Manifest,
     ) -> Result<Option<PutOutcome>, StoreError> {
         let blob = |digest: &Digest| self.blob_linked(repository, digest);
-        let child = |digest: &Digest| Ok(self.manifest(repository, digest)?.is_some());
+        let child = |digest: &Digest| Ok(self.manifest_to_use(repository, digest)?.is_some());
         first_missing(parsed, blob, child)
     }
 

@@ -79,7 +79,8 @@ impl Store {
         }
         let (now, quota) = (self.sys().clock.wall_or_floor(), self.quota(repository));
         let (repository, key) = (repository.clone(), blob_key(repository, digest));
-        let (shared, digest) = (shared.clone(), digest.clone());
+        // Whoever waits for the command may be gone before it runs.
+        let (shared, lease) = (shared.clone(), lease.clone());
         self.commit(move |txn| {
             if let Some(needed) = &needed
                 && !txn.has(needed)?
@@ -93,7 +94,7 @@ impl Store {
                 release(txn, &repository, old.map_or(0, |old| old.size))?;
                 charge(txn, &repository, now, size, quota)?;
                 txn.put(key, &link)?;
-            } else if shared.trust.is_unsettled(&digest) {
+            } else if shared.trust.is_unsettled(lease.digest()) {
                 txn.put(key, &link)?;
             }
             Ok(())
@@ -212,22 +213,14 @@ impl Store {
         Ok(self.blob_link(repository, digest)?.is_some())
     }
 
-    /// What a repository has noted of a blob that may be pulled from it.
+    /// What a repository has noted of a blob that may be pulled from it. The blob stays for the grace
+    /// of garbage from now on.
     pub fn blob_link(
         &self,
         repository: &RepositoryName,
         digest: &Digest,
     ) -> Result<Option<BlobLink>, StoreError> {
-        let key = blob_key(repository, digest);
-        if self.get::<BlobLink>(&key)?.is_none() {
-            // Who asks for what is not here has nothing to do with content.
-            return Ok(None);
-        }
-        self.shared().touch(digest);
-        if self.shared().leases.is_going(&key) {
-            return Ok(None);
-        }
-        self.get::<BlobLink>(&key)
+        self.row_to_use(&blob_key(repository, digest), digest)
     }
 
     /// Removes a repository with its tags, manifests and links, a bounded number in each record:
@@ -454,13 +447,13 @@ mod tests {
             let leases = &store.shared().leases;
             let key = blob_key(&a, &digest(1));
             let later = store.sys().clock.monotonic() + Duration::from_secs(60);
-            assert!(leases.lets_go(&key, &digest(1), later));
+            assert!(leases.hide_unless_wanted(&key, &digest(1), later));
             assert!(!store.blob_linked(&a, &digest(1)).unwrap());
             assert!(store.blob_linked(&b, &digest(1)).unwrap(), "another link to it stays");
-            leases.went();
+            leases.unhide();
             assert!(store.blob_linked(&a, &digest(1)).unwrap(), "the removal has failed");
-            assert!(!leases.lets_go(&key, &digest(1), Duration::ZERO), "it was touched");
-            assert!(!leases.is_going(&key));
+            assert!(!leases.hide_unless_wanted(&key, &digest(1), Duration::ZERO), "it was touched");
+            assert!(!leases.is_hidden(&key));
         });
     }
 

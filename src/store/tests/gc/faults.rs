@@ -79,6 +79,43 @@ fn f141_retention_counts_the_time_that_the_node_is_on() {
     assert_eq!(gc(&bench.store), 1);
 }
 
+/// Symptom: a client asked for a platform's manifest, heard that it is here, and the index that it
+/// pushed next was told that it is not. Cause: nothing noted who asks for a manifest.
+#[test]
+fn f206_a_manifest_that_somebody_asked_for_stays_for_the_grace() {
+    let bench = Bench::new();
+    let store = &bench.store;
+    let layer = blob(store, "app", b"layer");
+    let loose = image(store, "app", std::slice::from_ref(&layer), &[]).unwrap();
+    let policy = GcOptions { untagged: Some(24 * HOUR), ..OPTIONS };
+    let run = |store: &Store, dry_run| {
+        let report = block_on(store.collect_garbage(GcOptions { dry_run, ..policy })).unwrap();
+        (report.manifests_removed, report.ripe)
+    };
+    bench.hands.pass(HOUR);
+    assert_eq!(run(store, false).0, 0, "seen for the first time");
+    bench.hands.pass(25 * HOUR);
+    assert_eq!(run(store, true).0, 1, "nobody has asked");
+    let is_there = |store: &Store| store.manifest_to_use(&name("app"), &loose).unwrap().is_some();
+    assert!(is_there(store));
+    bench.hands.pass(HOUR / 2);
+    for dry_run in [true, false] {
+        let (removed, ripe) = run(store, dry_run);
+        assert_eq!(removed, 0, "half of the grace");
+        assert!(ripe.is_some_and(|waits| waits <= HOUR), "{ripe:?}");
+    }
+    // Nobody knows who asked before a start.
+    assert!(is_there(store));
+    let Bench { store, disk, .. } = bench;
+    drop(store);
+    let bench = Bench::on(disk);
+    bench.hands.pass(HOUR / 2);
+    assert_eq!(run(&bench.store, false).0, 0, "half of the grace after a start");
+    bench.hands.pass(HOUR);
+    assert_eq!(run(&bench.store, false).0, 1);
+    assert!(!is_there(&bench.store));
+}
+
 /// Symptom: a layer that a run met while it was pushed went with the run after its manifest was
 /// deleted, a minute later.
 #[test]
