@@ -1,5 +1,7 @@
 //! Manifests: served byte for byte as they came, pushed whole, deleted with their tags.
 
+use std::sync::Arc;
+
 use smol::lock::MutexGuard;
 
 use super::conditional::{self, client_has, etag};
@@ -10,7 +12,7 @@ use crate::http::{Method, Reply, ReplyBody, Request};
 use crate::store::content::damage::FileCheck;
 use crate::store::replica::outbox::Origin;
 use crate::store::rows::manifest::manifest_key;
-use crate::store::{Precondition, PutManifest, PutOutcome, Required, StoreError};
+use crate::store::{Precondition, PutManifest, PutOutcome, Required, Store, StoreError};
 use crate::sys::spawn;
 use crate::types::cursor::SEQUENCE;
 use crate::types::digest::Algorithm;
@@ -21,6 +23,8 @@ use crate::types::{Digest, Manifest, Reason, Reference, Refusal, RepositoryName,
 
 /// Larger manifests are parsed, and stored, one at a time, bytes.
 const LARGE_MANIFEST_BYTES: usize = 64 * 1024;
+/// What a manifest names and is looked up in one turn of the executor: of more, beside it.
+const NAMED_IN_A_TURN: usize = 256;
 
 impl Registry {
     /// end-3: GET and HEAD. A HEAD reads no file, but what is known to be lost is not there for who
@@ -110,11 +114,14 @@ impl Registry {
         digest: &Digest,
         size: u64,
     ) -> Result<Vec<u8>, Refusal> {
-        let bytes = self.store.blob_read(digest).await.map_err(store_refusal)?;
-        if bytes.is_none() {
-            self.is_servable(name, digest, size).await?;
+        if let Some(bytes) = self.store.blob_read(digest).await.map_err(store_refusal)? {
+            return Ok(bytes);
         }
-        bytes.ok_or_else(damaged)
+        let checked = self.store.check_file(manifest_key(name, digest), digest, size).await;
+        Err(match checked.map_err(store_refusal)? {
+            FileCheck::Unlinked => self.manifest_miss(name, &Reference::Digest(digest.clone())),
+            _ => damaged(),
+        })
     }
 
     /// A large manifest is in memory only while its digest is checked, and then goes out from its
@@ -172,6 +179,7 @@ impl Registry {
         let (digest, parsed, bytes) = check_manifest(bytes, content_type, &reference).await?;
         // What it names may have to be read, which can take long.
         drop(turn);
+        let parsed = Arc::new(parsed);
         self.check_named(name, &parsed, &origin).await?;
         let is_delivery = matches!(origin, Origin::Child(_));
         let bytes_len = bytes.len() as u64;
@@ -193,7 +201,7 @@ impl Registry {
             content,
             media_type: parsed.media_type.clone(),
             bytes_len,
-            parsed,
+            parsed: Arc::unwrap_or_clone(parsed),
             tags,
             precondition,
             required: Required::All,
@@ -242,12 +250,13 @@ impl Registry {
     async fn check_named(
         &self,
         name: &RepositoryName,
-        parsed: &Manifest,
+        parsed: &Arc<Manifest>,
         origin: &Origin,
     ) -> Result<(), Refusal> {
         let mut missing = None;
         if *origin == Origin::Client {
-            missing = self.store.missing_content(name, parsed).map_err(store_refusal)?;
+            let asked = self.ask(name, parsed, Store::missing_content).await;
+            missing = asked.map_err(store_refusal)?;
         }
         if missing.is_none() {
             // A child brings what is damaged here.
@@ -257,8 +266,22 @@ impl Registry {
         if let Some(missing) = missing {
             return Err(refused(missing));
         }
-        self.store.check_sizes(name, parsed).map_err(not_accepted)?;
+        self.ask(name, parsed, Store::check_sizes).await.map_err(not_accepted)?;
         self.store.check_nesting(name, parsed).await.map_err(not_accepted)
+    }
+
+    /// Asks the store about everything that a manifest names.
+    async fn ask<T: Send + 'static>(
+        &self,
+        name: &RepositoryName,
+        parsed: &Arc<Manifest>,
+        ask: fn(&Store, &RepositoryName, &Manifest) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        if parsed.layers.len() + parsed.children.len() <= NAMED_IN_A_TURN {
+            return ask(&self.store, name, parsed);
+        }
+        let (store, name, parsed) = (self.store.clone(), name.clone(), parsed.clone());
+        spawn::blocking(move || ask(&store, &name, &parsed)).await
     }
 
     /// Tells a child where the feed is that has its change.
