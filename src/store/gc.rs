@@ -4,9 +4,9 @@
 //! run found so too, at least the grace before, is removed, unless somebody touched it since: rows
 //! first, by commands of the writer, then files. The grace, and the retention of manifests without
 //! a tag, count while the node is on, over restarts; the wall clock plays no part. No link and no
-//! file goes in the first quarter of the grace after a start, and no manifest before all of it is over,
-//! as nothing is noted of who asked for one. When the schedule last let one run is
-//! noted, so that one that was missed is made up for after the start.
+//! file goes in the first quarter of the grace after a start, and no manifest before all of it is
+//! over, as nothing is noted of who asked for one. When the schedule last let one run is noted, so
+//! that one that was missed is made up for after the start.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

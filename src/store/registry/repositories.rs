@@ -213,8 +213,8 @@ impl Store {
         Ok(self.blob_link(repository, digest)?.is_some())
     }
 
-    /// What a repository has noted of a blob that may be pulled from it. The blob stays for the grace
-    /// of garbage from now on.
+    /// What a repository has noted of a blob that may be pulled from it. The blob stays for the
+    /// grace of garbage from now on.
     pub fn blob_link(
         &self,
         repository: &RepositoryName,
