@@ -466,6 +466,7 @@ fn auth_options(
         login_server: reach::login_server(&config.registry, &places(logins)),
         access_lifetime: config.tokens.access_lifetime,
         refresh_lifetime: config.tokens.refresh_lifetime,
+        anonymous_pull: config.registry.anonymous_pull.clone(),
         identity: identity::signing(store)?,
     })
 }

@@ -515,6 +515,7 @@ async fn tree(spawner: Spawner, seed: u64) -> Tree {
         },
         access_lifetime: Duration::from_secs(1 << 30),
         refresh_lifetime: Duration::from_secs(600),
+        anonymous_pull: Vec::new(),
         identity: keys::make().unwrap(),
     };
     let auth = Auth::new(root.clone(), auth_options).unwrap();

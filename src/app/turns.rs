@@ -366,6 +366,7 @@ fn router(role: Role, store: &Store, sys: &Sys) -> Router {
         },
         access_lifetime: Duration::from_secs(600),
         refresh_lifetime: Duration::from_secs(600),
+        anonymous_pull: Vec::new(),
         identity: keys::make().unwrap(),
     };
     let auth = Auth::new(store.clone(), options).unwrap();

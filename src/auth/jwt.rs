@@ -49,8 +49,8 @@ pub(super) struct Claims {
     pub(super) roles: Vec<String>,
     pub(super) grant_type: String,
     pub(super) version: String,
-    /// Our own claim; other verifiers ignore it.
-    pub(super) skerry: Session,
+    /// Our own claim; other verifiers ignore it. `None`: nobody has logged in.
+    pub(super) skerry: Option<Session>,
 }
 
 /// Signs and verifies.
@@ -153,7 +153,7 @@ mod tests {
             roles: Vec::new(),
             grant_type: "access_token".into(),
             version: "1.0".into(),
-            skerry: session,
+            skerry: Some(session),
         }
     }
 

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use super::jwt::{Claims, Session};
 use crate::store::{Store, StoreError};
 use crate::types::message::NodeConfig;
-use crate::types::token::{PasswordSlot, Token, grants};
+use crate::types::token::{PasswordSlot, Token, Verifier, grants};
 use crate::types::{
     ConnectedRegistryName, GatewayAction, Grant, Mode, Reason, RepositoryAction, RepositoryName,
     RepositoryPattern, Role, TokenName, UnixSeconds,
@@ -28,9 +28,10 @@ pub(super) enum Link {
     Elsewhere,
 }
 
-/// A token, its grants and its place, as the store has them.
+/// A token, its grants and its place, as the store has them; or what everybody may do.
 pub(super) struct Live {
-    pub(super) token: Token,
+    /// `None`: of everybody.
+    token: Option<Token>,
     pub(super) link: Link,
     grants: Vec<Grant>,
     /// Whether this node takes no writes from clients.
@@ -45,13 +46,40 @@ pub(super) struct Live {
 pub(super) struct Ended(pub(super) Reason, pub(super) &'static str);
 
 impl Live {
+    /// Without a login: pulling, and listing tags, in these repositories. `None` when there are
+    /// none.
+    pub(super) fn of_everybody(repositories: &[RepositoryPattern]) -> Option<Live> {
+        let reads = [RepositoryAction::ContentRead, RepositoryAction::MetadataRead];
+        let grants = repositories
+            .iter()
+            .flat_map(|pattern| reads.map(|action| Grant::Repository(pattern.clone(), action)));
+        let live = Live {
+            token: None,
+            link: Link::Client,
+            grants: grants.collect(),
+            read_only: false,
+            goes_up: Vec::new(),
+        };
+        (!repositories.is_empty()).then_some(live)
+    }
+
+    /// Whose it is; `None`: everybody's.
+    pub(super) fn name(&self) -> Option<&TokenName> {
+        self.token.as_ref().map(|token| &token.name)
+    }
+
+    /// What is kept of the password in this slot.
+    pub(super) fn verifier(&self, slot: PasswordSlot) -> Option<&Verifier> {
+        self.token.as_ref()?.passwords[slot.index()].as_ref()
+    }
+
     /// Whether the token may act here at all.
     pub(super) fn check(&self) -> Result<(), Ended> {
         if self.link == Link::Elsewhere {
             let text = "a sync token is valid only at the parent of its connected registry";
             return Err(Ended(Reason::TokenDisabled, text));
         }
-        if !self.token.enabled {
+        if self.token.as_ref().is_some_and(|token| !token.enabled) {
             return Err(Ended(Reason::TokenDisabled, "the token is disabled"));
         }
         Ok(())
@@ -60,7 +88,7 @@ impl Live {
     /// Whether the password that a session began with still stands at `now`.
     pub(super) fn check_password(&self, session: &Session, now: UnixSeconds) -> Result<(), Ended> {
         let replaced = Ended(Reason::PasswordRevoked, "the password was replaced or deleted");
-        match &self.token.passwords[session.slot.index()] {
+        match self.verifier(session.slot) {
             Some(verifier) if verifier.generation == session.generation => {
                 self.check_expiry(session.slot, now)
             }
@@ -80,7 +108,7 @@ impl Live {
 
     /// When the password in this slot stops to work.
     pub(super) fn expires(&self, slot: PasswordSlot) -> Option<UnixSeconds> {
-        self.token.passwords[slot.index()].as_ref()?.expires
+        self.verifier(slot)?.expires
     }
 
     /// Whether policy forbids the action whatever the scope map says: clients of a ReadOnly
@@ -130,7 +158,8 @@ impl Live {
     /// What a desired state leaves of it that is newer and not on disk: what that takes away
     /// counts, what it grants does not.
     fn within(self, newer: &Arc<NodeConfig>) -> Result<Live, Unknown> {
-        let Live { mut token, link, grants, read_only, mut goes_up } = self;
+        let Live { token, link, grants, read_only, mut goes_up } = self;
+        let mut token = token.ok_or(Unknown::Token)?;
         let mut tokens = newer.client_tokens.iter().chain(&newer.child_tokens);
         let left = tokens.find(|other| other.name == token.name);
         let left = left.filter(|_| link_in(newer, &token.name).as_ref() == Some(&link));
@@ -151,7 +180,7 @@ impl Live {
             goes_up.push(newer.clone());
         }
         let read_only = read_only || newer.node.mode == Mode::ReadOnly;
-        Ok(Live { token, link, grants: both, read_only, goes_up })
+        Ok(Live { token: Some(token), link, grants: both, read_only, goes_up })
     }
 
     /// Whether this is the sync token of a child whose scope map grants the gateway action: for
@@ -262,7 +291,7 @@ fn at_root(store: &Store, name: &TokenName) -> Result<Live, Unknown> {
         Some(_) => Link::Elsewhere,
     };
     let grants = map.map(|map| map.grants).unwrap_or_default();
-    Ok(Live { token, link, grants, read_only: false, goes_up: Vec::new() })
+    Ok(Live { token: Some(token), link, grants, read_only: false, goes_up: Vec::new() })
 }
 
 /// What a desired state says that a token is at its node.
@@ -281,7 +310,7 @@ fn below_root(store: &Store, config: &Arc<NodeConfig>, name: &TokenName) -> Resu
     let read_only = config.node.mode == Mode::ReadOnly;
     let goes_up = (!read_only && link == Link::Client).then(|| config.clone());
     let goes_up = goes_up.into_iter().collect();
-    Ok(Live { token, link, grants, read_only, goes_up })
+    Ok(Live { token: Some(token), link, grants, read_only, goes_up })
 }
 
 /// Access tokens whose signature was verified, by the hash of their text. A signature never turns

@@ -22,10 +22,13 @@ use crate::types::{
 /// The user name under which the password is itself a token.
 pub const NULL_USER: &str = "00000000-0000-0000-0000-000000000000";
 
-/// Credentials that were found good.
+/// Credentials that were found good, or none where everybody may pull.
 pub struct Login {
-    session: Session,
+    /// `None`: nobody has logged in.
+    session: Option<Session>,
     pub(super) live: Arc<Live>,
+    /// What everybody may do, who logs in too; `None`: nothing.
+    everybody: Option<Arc<Live>>,
     /// The access token that was used as the password: no more than it allows is issued.
     pub(super) limit: Option<Arc<Claims>>,
     /// Whether a refresh token was shown, and another may follow it.
@@ -80,7 +83,7 @@ impl Auth {
             Err(unknown) => return Err(unavailable(unknown)),
         };
         let matching = |slot: &PasswordSlot| {
-            let verifier = live.token.passwords[slot.index()].as_ref()?;
+            let verifier = live.verifier(*slot)?;
             passwords::matches(verifier, password).then_some((*slot, verifier.generation))
         };
         let Some((slot, generation)) = PasswordSlot::ALL.iter().find_map(matching) else {
@@ -89,8 +92,29 @@ impl Auth {
         live.check()
             .and_then(|()| live.check_expiry(slot, self.now()))
             .map_err(|ended| self.unauthorized(presented, ended))?;
-        let session = Session { token: name, slot, generation };
-        Ok(Login { session, live, limit: None, renewable: false })
+        let session = Some(Session { token: name, slot, generation });
+        let everybody = self.inner.everybody.clone();
+        Ok(Login { session, live, everybody, limit: None, renewable: false })
+    }
+
+    /// Nobody logs in: refused unless everybody may do something of what is asked. Who wants more
+    /// has to log in, and is told so by the refusal of the rest.
+    pub fn login_anonymous(
+        &self,
+        presented: &Presented<'_>,
+        asked: &[Access],
+    ) -> Result<Login, Refusal> {
+        let of_everybody = |live: &Arc<Live>| Login {
+            session: None,
+            live: live.clone(),
+            everybody: None,
+            limit: None,
+            renewable: false,
+        };
+        let login = self.inner.everybody.as_ref().map(of_everybody);
+        login
+            .filter(|login| asked.iter().any(|access| login.grant(access).is_some()))
+            .ok_or_else(|| self.login_required(presented))
     }
 
     /// Logs in with a refresh token that this node issued.
@@ -102,7 +126,7 @@ impl Auth {
         let Some(refresh) = refresh else {
             return Err(self.token_invalid(presented));
         };
-        self.resume(presented, refresh.session, None)
+        self.resume(presented, Some(refresh.session), None)
     }
 
     /// An access token for what is asked and allowed; possibly for nothing. It never has more
@@ -118,7 +142,8 @@ impl Auth {
         let granted = asked.iter().filter_map(|access| login.grant(access));
         let claims = Claims {
             iss: ISSUER.to_owned(),
-            sub: login.session.token.to_string(),
+            // Empty where nobody has logged in (distribution, "JWT").
+            sub: login.token().map(TokenName::to_string).unwrap_or_default(),
             aud: self.service(presented),
             exp,
             nbf: now,
@@ -142,21 +167,28 @@ impl Auth {
         presented: &Presented<'_>,
         login: &Login,
     ) -> Result<Option<String>, Refusal> {
-        if !login.renewable {
-            return Ok(None);
+        match &login.session {
+            Some(session) if login.renewable => {
+                self.seal_refresh(presented, login, session).map(Some)
+            }
+            _ => Ok(None),
         }
-        self.seal_refresh(presented, login).map(Some)
     }
 
     /// What versions before this one answered to a login with a password.
     #[cfg(test)]
     pub(crate) fn issued_before(&self, presented: &Presented<'_>, login: &Login) -> String {
-        self.seal_refresh(presented, login).unwrap()
+        self.seal_refresh(presented, login, login.session.as_ref().unwrap()).unwrap()
     }
 
-    fn seal_refresh(&self, presented: &Presented<'_>, login: &Login) -> Result<String, Refusal> {
+    fn seal_refresh(
+        &self,
+        presented: &Presented<'_>,
+        login: &Login,
+        session: &Session,
+    ) -> Result<String, Refusal> {
         let refresh = Refresh {
-            session: login.session.clone(),
+            session: session.clone(),
             aud: self.service(presented),
             exp: self.expiry(login, self.inner.refresh_lifetime),
         };
@@ -164,8 +196,13 @@ impl Auth {
         sealed.map_err(|text| failure(&text))
     }
 
-    /// What the store says of a session now.
-    pub(super) fn session(&self, session: &Session) -> Result<Arc<Live>, Failed> {
+    /// What the store says of a session now; `None`: nobody has logged in.
+    pub(super) fn session(&self, session: Option<&Session>) -> Result<Arc<Live>, Failed> {
+        let Some(session) = session else {
+            let text = "nothing may be pulled here without a login any more";
+            let ended = Ended(Reason::AuthenticationRequired, text);
+            return self.inner.everybody.clone().ok_or(Failed::Ended(ended));
+        };
         let gone = Ended(Reason::TokenDisabled, "the token is not accepted here");
         let live = match self.live(&session.token) {
             Ok(live) => live,
@@ -194,11 +231,12 @@ impl Auth {
     fn resume(
         &self,
         presented: &Presented<'_>,
-        session: Session,
+        session: Option<Session>,
         limit: Option<Arc<Claims>>,
     ) -> Result<Login, Refusal> {
-        match self.session(&session) {
-            Ok(live) => Ok(Login { session, live, renewable: limit.is_none(), limit }),
+        let everybody = self.inner.everybody.clone();
+        match self.session(session.as_ref()) {
+            Ok(live) => Ok(Login { session, live, everybody, renewable: limit.is_none(), limit }),
             Err(Failed::Ended(ended)) => Err(self.unauthorized(presented, ended)),
             Err(Failed::Unavailable(refusal)) => Err(*refusal),
         }
@@ -210,7 +248,9 @@ impl Auth {
 
     /// Never beyond the expiry of the password, or of the access token used as one.
     fn expiry(&self, login: &Login, lifetime: Duration) -> UnixSeconds {
-        let bounds = [login.live.expires(login.session.slot), login.limit.as_ref().map(|c| c.exp)];
+        let slot = login.session.as_ref().map(|session| session.slot);
+        let of_password = slot.and_then(|slot| login.live.expires(slot));
+        let bounds = [of_password, login.limit.as_ref().map(|c| c.exp)];
         bounds.into_iter().flatten().fold(self.now().plus(lifetime.as_secs()), UnixSeconds::min)
     }
 
@@ -248,9 +288,9 @@ impl Auth {
 }
 
 impl Login {
-    /// Who logged in.
-    pub fn token(&self) -> &TokenName {
-        &self.session.token
+    /// Who logged in; `None`: nobody has.
+    pub fn token(&self) -> Option<&TokenName> {
+        self.session.as_ref().map(|session| &session.token)
     }
 
     /// What is asked and allowed of one resource; `None` when that is nothing.
@@ -259,8 +299,10 @@ impl Login {
         match asked.kind.as_str() {
             "repository" => self.grant_repository(asked, &mut granted),
             // Only `*` exists, even for reading; the list is filtered when it is made.
-            "registry" if asked.name == "catalog" && asked.actions.iter().any(|a| a == "*") => {
-                granted.add("*");
+            "registry" if asked.name == "catalog" && self.session.is_some() => {
+                if asked.actions.iter().any(|a| a == "*") {
+                    granted.add("*");
+                }
             }
             "gateway" => self.grant_gateway(asked, &mut granted),
             _ => {}
@@ -277,8 +319,12 @@ impl Login {
         let Some(pattern) = pattern.ok().filter(|pattern| pattern.to_string() == asked.name) else {
             return;
         };
+        let grants = |live: &Arc<Live>, action: &RepositoryAction| {
+            !live.forbids(*action) && live.grants_pattern(&pattern, *action)
+        };
         let allowed = |action: &RepositoryAction| {
-            !self.live.forbids(*action) && self.live.grants_pattern(&pattern, *action)
+            grants(&self.live, action)
+                || self.everybody.as_ref().is_some_and(|everybody| grants(everybody, action))
         };
         for name in &asked.actions {
             for action in RepositoryAction::ALL.iter().filter(|action| allowed(action)) {

@@ -73,6 +73,8 @@ pub enum Principal {
     Client(TokenName),
     /// The sync token of a child.
     Child(ConnectedRegistryName),
+    /// Nobody who has logged in: pulls what is open to everybody.
+    Anonymous,
 }
 
 /// An action on one repository, as a type.
@@ -121,6 +123,8 @@ pub struct AuthOptions {
     pub access_lifetime: Duration,
     /// How long a refresh token lives at most; usually 3 hours.
     pub refresh_lifetime: Duration,
+    /// From which repositories everybody may pull.
+    pub anonymous_pull: Vec<RepositoryPattern>,
     /// Signs access tokens.
     pub identity: Identity,
 }
@@ -141,6 +145,8 @@ struct Inner {
     signer: Signer,
     sealer: Sealer,
     live: LiveCache,
+    /// What everybody may do; `None`: nothing.
+    everybody: Option<Arc<Live>>,
     claims: ClaimsCache,
     throttle: Throttle,
 }
@@ -168,6 +174,7 @@ impl Auth {
             signer: Signer::new(&options.identity)?,
             sealer: Sealer::new(&options.identity)?,
             live: LiveCache::default(),
+            everybody: Live::of_everybody(&options.anonymous_pull).map(Arc::new),
             claims: ClaimsCache::default(),
             throttle: Throttle::default(),
         };
@@ -238,8 +245,10 @@ impl Auth {
         let any_of = accepted_scopes(action);
         let issued =
             sender.limit.as_ref().is_none_or(|claims| is_issued(claims, repository, any_of));
-        if !issued || !sender.live.grants(repository, action) {
-            return Err(challenge.insufficient());
+        let everybody = &self.inner.everybody;
+        let grants = |live: &Arc<Live>| live.grants(repository, action);
+        if !issued || !grants(&sender.live) && !everybody.as_ref().is_some_and(grants) {
+            return Err(sender.lacks(challenge));
         }
         if !sender.live.may_go_up(repository, action) {
             let message = format!(
@@ -264,7 +273,7 @@ impl Auth {
         let challenge = self.challenge(presented).scope(&wanted);
         let sender = self.sender(presented, &challenge)?;
         if !sender.issued_for(&wanted) {
-            return Err(challenge.insufficient());
+            return Err(sender.lacks(&challenge));
         }
         Ok(sender.authorized())
     }
@@ -286,7 +295,7 @@ impl Auth {
         let challenge = self.gateway_challenge(presented).scope(&wanted);
         let sender = self.sender(presented, &challenge)?;
         if !sender.issued_for(&wanted) || !sender.live.grants_gateway(name, action) {
-            return Err(challenge.insufficient());
+            return Err(sender.lacks(&challenge));
         }
         Ok(sender.authorized())
     }
@@ -324,7 +333,7 @@ impl Auth {
                 "the access token is expired, damaged or was issued for another service",
             )
         })?;
-        match self.session(&claims.skerry) {
+        match self.session(claims.skerry.as_ref()) {
             Ok(live) => Ok(Sender { live, limit: Some(claims) }),
             Err(login::Failed::Ended(ended)) => Err(challenge.invalid(ended.0, ended.1)),
             Err(login::Failed::Unavailable(refusal)) => Err(*refusal),
@@ -360,10 +369,19 @@ impl Sender {
         })
     }
 
+    /// The refusal of what the credentials are not good for: who has not logged in may do so.
+    fn lacks(&self, challenge: &Challenge<'_>) -> Refusal {
+        match self.live.name() {
+            Some(_) => challenge.insufficient(),
+            None => challenge.required(),
+        }
+    }
+
     fn authorized<A>(self) -> Authorized<A> {
-        let principal = match &self.live.link {
-            Link::Child(name) => Principal::Child(name.clone()),
-            Link::Client | Link::Elsewhere => Principal::Client(self.live.token.name.clone()),
+        let principal = match (&self.live.link, self.live.name()) {
+            (Link::Child(name), _) => Principal::Child(name.clone()),
+            (Link::Client | Link::Elsewhere, Some(name)) => Principal::Client(name.clone()),
+            (Link::Client | Link::Elsewhere, None) => Principal::Anonymous,
         };
         Authorized { principal, live: self.live, limit: self.limit, proof: PhantomData }
     }

@@ -50,6 +50,7 @@ pub(super) const KEYS: &[Key] = &[
     key!("registry.public_scheme", registry.public_scheme),
     key!("registry.namespaces", registry.namespaces),
     key!("registry.quotas", registry.quotas),
+    key!("registry.anonymous_pull", registry.anonymous_pull),
     key!("listen.login", listen.login),
     key!("listen.gateway", listen.gateway),
     key!("listen.threads", listen.threads),

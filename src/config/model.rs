@@ -100,6 +100,9 @@ pub struct Registry {
     /// What repositories may hold, each `repository=size`; the first that fits counts. Default:
     /// any amount.
     pub quotas: Vec<Quota>,
+    /// Repositories from which everybody may pull without a login, each a name, `team/*` or `*`.
+    /// Default: none.
+    pub anonymous_pull: Vec<RepositoryPattern>,
 }
 
 impl Registry {
@@ -131,6 +134,7 @@ impl Default for Registry {
             public_scheme: None,
             namespaces: Vec::new(),
             quotas: Vec::new(),
+            anonymous_pull: Vec::new(),
         }
     }
 }

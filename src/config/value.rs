@@ -11,8 +11,8 @@ use log::LevelFilter;
 use toml::de::DeValue;
 
 use super::model::{Listener, ParentKind, Quota, RoleSetting, Scheme, Secret, TlsMode, Verify};
-use crate::types::Namespace;
 use crate::types::schedule::Schedule;
+use crate::types::{Namespace, RepositoryPattern};
 
 /// A value before its type is known.
 pub(super) enum Value {
@@ -165,14 +165,33 @@ impl Setting for Vec<String> {
     }
 }
 
+/// A list of texts that each mean something.
+fn read_each<T: FromStr<Err: fmt::Display>>(value: &Value) -> Result<Vec<T>, String> {
+    let texts = Vec::<String>::read(value)?;
+    texts.iter().map(|text| text.parse().map_err(|fault| format!("\"{text}\": {fault}"))).collect()
+}
+
+fn show_each(items: &[impl ToString]) -> Option<String> {
+    items.iter().map(ToString::to_string).collect::<Vec<String>>().show()
+}
+
 impl Setting for Vec<Namespace> {
     fn read(value: &Value) -> Result<Vec<Namespace>, String> {
-        let texts = Vec::<String>::read(value)?;
-        texts.iter().map(|text| text.parse().map_err(|e| format!("\"{text}\": {e}"))).collect()
+        read_each(value)
     }
 
     fn show(&self) -> Option<String> {
-        self.iter().map(ToString::to_string).collect::<Vec<String>>().show()
+        show_each(self)
+    }
+}
+
+impl Setting for Vec<RepositoryPattern> {
+    fn read(value: &Value) -> Result<Vec<RepositoryPattern>, String> {
+        read_each(value)
+    }
+
+    fn show(&self) -> Option<String> {
+        show_each(self)
     }
 }
 
@@ -183,27 +202,23 @@ impl fmt::Display for Quota {
 }
 
 impl FromStr for Quota {
-    type Err = ();
+    type Err = &'static str;
 
-    fn from_str(text: &str) -> Result<Quota, ()> {
-        let (repositories, size) = text.split_once('=').ok_or(())?;
-        let repositories = repositories.parse().map_err(|_| ())?;
-        Ok(Quota { repositories, size: size.parse()? })
+    fn from_str(text: &str) -> Result<Quota, &'static str> {
+        let parts = text.split_once('=').and_then(|(repositories, size)| {
+            Some(Quota { repositories: repositories.parse().ok()?, size: size.parse().ok()? })
+        });
+        parts.ok_or("must be <repository>=<size>, such as \"team/*=10GiB\"")
     }
 }
 
 impl Setting for Vec<Quota> {
     fn read(value: &Value) -> Result<Vec<Quota>, String> {
-        let wanted = "must be <repository>=<size>, such as \"team/*=10GiB\"";
-        let texts = Vec::<String>::read(value)?;
-        texts
-            .iter()
-            .map(|text| text.parse().map_err(|()| format!("\"{text}\": {wanted}")))
-            .collect()
+        read_each(value)
     }
 
     fn show(&self) -> Option<String> {
-        self.iter().map(ToString::to_string).collect::<Vec<String>>().show()
+        show_each(self)
     }
 }
 

@@ -583,6 +583,7 @@ mod tests {
             },
             access_lifetime: Duration::from_secs(600),
             refresh_lifetime: Duration::from_secs(600),
+            anonymous_pull: Vec::new(),
             identity: keys::make().unwrap(),
         };
         let auth = Auth::new(store.clone(), options).unwrap();

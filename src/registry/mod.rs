@@ -210,7 +210,7 @@ impl Registry {
         let reply = answer.unwrap_or_else(Reply::from);
         match principal {
             Principal::Child(_) => reply.with(SEQUENCE, self.store.reached().to_string()),
-            Principal::Client(_) => reply,
+            Principal::Client(_) | Principal::Anonymous => reply,
         }
     }
 
@@ -234,12 +234,18 @@ impl Registry {
 
 /// Who sends a body, as its bounds see it.
 fn sender(principal: &Principal) -> Sender {
-    Sender::LoggedIn(Account::of(account(principal)))
+    match principal {
+        Principal::Anonymous => Sender::Anyone,
+        Principal::Client(_) | Principal::Child(_) => {
+            Sender::LoggedIn(Account::of(account(principal)))
+        }
+    }
 }
 
-/// Whose share of what is scarce it takes.
+/// Whose share of what is scarce it takes: all who have not logged in share one.
 fn account(principal: &Principal) -> &str {
     match principal {
+        Principal::Anonymous => "",
         Principal::Client(token) => token.as_str(),
         Principal::Child(child) => child.as_str(),
     }

@@ -10,7 +10,7 @@ use crate::http::{Method, Reply, Request, Sender};
 use crate::store::Store;
 use crate::types::limits::LOGIN_BODY_BYTES_MAX;
 use crate::types::scope::Access;
-use crate::types::{Reason, Refusal};
+use crate::types::{Reason, Refusal, TokenName};
 
 /// Answers the token endpoints; a clone answers alike.
 #[derive(Clone)]
@@ -63,14 +63,14 @@ impl Tokens {
     /// `GET /oauth2/token` with Basic credentials.
     fn get(&self, request: &Request) -> Result<Reply, Refusal> {
         let presented = presented(request);
-        let basic = presented.authorization.and_then(|text| text.split_once(' '));
-        let login = match basic {
-            Some((scheme, value)) if scheme.eq_ignore_ascii_case("Basic") => {
+        let asked = asked(request.query_all("scope"))?;
+        let login = match presented.authorization.map(|text| text.split_once(' ')) {
+            None => self.auth.login_anonymous(&presented, &asked)?,
+            Some(Some((scheme, value))) if scheme.eq_ignore_ascii_case("Basic") => {
                 self.auth.login_basic(&presented, value)?
             }
-            _ => return Err(self.auth.login_required(&presented)),
+            Some(_) => return Err(self.auth.login_required(&presented)),
         };
-        let asked = asked(request.query_all("scope"))?;
         let offline = request.query("offline_token") == Some("true");
         self.answer(&presented, &login, &asked, offline)
     }
@@ -79,11 +79,14 @@ impl Tokens {
     async fn post(&self, request: &mut Request) -> Result<Reply, Refusal> {
         let form = read_form(request).await?;
         let presented = presented(request);
+        let asked = asked(form.all("scope"))?;
         let login = match form.get("grant_type") {
             Some("password") => match (form.get("username"), form.get("password")) {
                 (Some(username), Some(password)) => {
                     self.auth.login_password(&presented, username, password)?
                 }
+                // As clients of the reference product ask that have no credentials.
+                (None, None) => self.auth.login_anonymous(&presented, &asked)?,
                 _ => return Err(self.auth.login_required(&presented)),
             },
             Some("refresh_token") => {
@@ -93,7 +96,6 @@ impl Tokens {
             Some(_) => return Err(unsupported("grant_type is neither password nor refresh_token")),
             None => return Err(missing("grant_type")),
         };
-        let asked = asked(form.all("scope"))?;
         let offline =
             form.get("access_type") == Some("offline") || form.get("offline_token") == Some("true");
         self.answer(&presented, &login, &asked, offline)
@@ -139,7 +141,8 @@ impl Tokens {
         if offline && let Some(refresh) = self.auth.issue_refresh(presented, login)? {
             answer["refresh_token"] = refresh.into();
         }
-        log::debug!("issued an access token token={}", login.token());
+        let token = login.token().map_or("(anonymous)", TokenName::as_str);
+        log::debug!("issued an access token token={token}");
         Ok(Reply::json(200, &answer))
     }
 }

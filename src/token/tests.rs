@@ -26,6 +26,8 @@ use crate::types::message::NodeConfig;
 use crate::types::token::PasswordSlot;
 use crate::types::{Change, GatewayAction, Mode, Role, UnixSeconds};
 
+mod anonymous;
+
 /// A clock that tests set.
 struct TestClock(Mutex<(Option<UnixSeconds>, Duration)>);
 
@@ -68,21 +70,25 @@ fn node_of(
     listeners: Vec<LoginListener>,
     open: impl FnOnce(Sys) -> Store,
 ) -> Node {
+    node_as(options(role, login_server, listeners), open)
+}
+
+fn options(role: Role, name: Option<&str>, listeners: Vec<LoginListener>) -> AuthOptions {
+    AuthOptions {
+        role,
+        registry_name: "myregistry".into(),
+        login_server: LoginServer { name: name.map(str::to_owned), public_scheme: None, listeners },
+        access_lifetime: Duration::from_secs(75 * 60),
+        refresh_lifetime: Duration::from_secs(3 * 3600),
+        anonymous_pull: Vec::new(),
+        identity: keys::make().unwrap(),
+    }
+}
+
+fn node_as(options: AuthOptions, open: impl FnOnce(Sys) -> Store) -> Node {
     let clock = Arc::new(TestClock(Mutex::new((Some(START), Duration::ZERO))));
     let sys = Sys { clock: clock.clone(), ..Sys::real(Spawner::new()) };
     let store = open(sys);
-    let options = AuthOptions {
-        role,
-        registry_name: "myregistry".into(),
-        login_server: LoginServer {
-            name: login_server.map(str::to_owned),
-            public_scheme: None,
-            listeners,
-        },
-        access_lifetime: Duration::from_secs(75 * 60),
-        refresh_lifetime: Duration::from_secs(3 * 3600),
-        identity: keys::make().unwrap(),
-    };
     let auth = Auth::new(store.clone(), options).unwrap();
     Node { tokens: Tokens::new(&store, auth.clone()), store, auth, clock }
 }

@@ -2,11 +2,16 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
-use crate::support::clients::{Docker, must, podman, skopeo};
+use crate::support::clients::{Docker, must, podman, run, skopeo};
+use crate::support::http::{bearer, send, token};
 use crate::support::image::Image;
 use crate::support::node::Node;
-use crate::support::{TempDir, skip, tool};
+use crate::support::{TempDir, eventually, skip, tool};
+
+/// How long a device may take to have something.
+const SOON: Duration = Duration::from_secs(60);
 
 /// The clients that can be had, with one file of credentials among them.
 struct Clients {
@@ -21,8 +26,13 @@ const CLIENTS: [&str; 6] = ["docker", "podman", "skopeo", "crane", "helm", "oras
 
 impl Clients {
     fn new() -> Clients {
+        Clients::with_docker(&[])
+    }
+
+    /// With these arguments of docker's daemon.
+    fn with_docker(arguments: &[&str]) -> Clients {
         let home = TempDir::new();
-        let docker = match Docker::start(&home.join("docker"), None) {
+        let docker = match Docker::start_with(&home.join("docker"), None, arguments) {
             Ok(docker) => Some(docker),
             Err(why) => {
                 skip(&why);
@@ -163,6 +173,76 @@ fn f205_a_login_lasts_as_long_as_its_password_whichever_client_reads_it() {
         let from = format!("docker://{address}/app:v1");
         let mut inspect = clients.client(reader);
         inspect.args(["inspect", "--tls-verify=false", &from]);
-        assert!(!crate::support::clients::run(&mut inspect).status.success());
+        assert!(!run(&mut inspect).status.success());
+    }
+}
+
+/// A device whose images of `library` are there for everybody, as are `app` and its charts.
+#[test]
+fn f198_everybody_pulls_without_a_login_what_a_node_says_and_nothing_else() {
+    let root = Node::root();
+    let user = root.pusher("owner-token", "*");
+    let user = (user.0.as_str(), user.1.as_str());
+    let image = Image::of("amd64", "one", vec![crate::support::image::tar("small", b"hello\n")]);
+    let repositories = ["app", "charts/app", "library/tool", "secret"];
+    let repository = [&["--repository"][..], &repositories].concat();
+    let mut device = Node::device(&root.connect("dock01", &repository));
+    let mirror = format!("http://{}", device.login);
+    let clients = Clients::with_docker(&["--registry-mirror", &mirror]);
+    for name in ["app", "library/tool", "secret"] {
+        assert_eq!(image.push(&root.login, user, name, "v1").status, 201);
+    }
+    if clients.tools.contains(&"helm") {
+        clients.login("helm", &root.login, user);
+        clients.push_chart(&root.login);
+    }
+    let open = "[registry]\nanonymous_pull = [\"app\", \"charts/*\", \"library/*\"]\n";
+    device.add_configuration(open);
+    device.start();
+    root.link("dock01", user.0);
+    let here = |name: &str| crate::support::image::pull(&device.login, user, name, "v1").ok();
+    for name in ["app", "library/tool", "secret"] {
+        eventually(SOON, "the device has it", || here(name));
+    }
+    if clients.tools.contains(&"helm") {
+        let scope = ["repository:charts/app:pull"];
+        let token = token(&device.login, user.0, user.1, &scope).unwrap();
+        eventually(SOON, "the device has the chart", || {
+            let target = "/v2/charts/app/manifests/0.1.0";
+            (bearer(&device.login, &token, "GET", target, &[], b"").status == 200).then_some(())
+        });
+    }
+    // Nobody is logged in any more.
+    std::fs::write(&clients.auth, "{}").unwrap();
+    for name in &clients.tools {
+        eprintln!("{name} without a login");
+        clients.pull(name, &device.login);
+    }
+    if let Some(docker) = &clients.docker {
+        must(Command::new(&docker.docker).args(["-H", &docker.host, "pull", "tool:v1"]));
+    }
+    let is_open = |login: &str, scope: &str| {
+        let target = format!("/oauth2/token?service={login}&scope={scope}");
+        send(login, "GET", &target, &[], b"").unwrap().status == 200
+    };
+    assert!(is_open(&device.login, "repository:app:pull"));
+    for scope in ["repository:secret:pull", "repository:app:push", "registry:catalog:*"] {
+        assert!(!is_open(&device.login, scope), "{scope}");
+    }
+    assert!(!is_open(&root.login, "repository:app:pull"), "each node says it for itself");
+    // What goes in, goes in with a login only.
+    let from = format!("docker://{}/app:v1", device.login);
+    for (to, name) in [("secret", "pull"), ("app", "push")] {
+        let there = format!("docker://{}/{to}:v1", device.login);
+        let mut copy = clients.client("skopeo");
+        match name {
+            "pull" => copy.args(["inspect", "--tls-verify=false", &there]),
+            _ => copy
+                .args(["copy", "--src-tls-verify=false", "--dest-tls-verify=false"])
+                .args([&from, &there.replace("v1", "v2")]),
+        };
+        let output = run(&mut copy);
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && text.contains("uthentication required"), "{text}");
     }
 }

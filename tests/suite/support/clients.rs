@@ -116,6 +116,11 @@ impl Docker {
     /// Starts one with its state in `home`, which trusts the authority in the file `ca`; the
     /// reason when it cannot run here.
     pub fn start(home: &Path, ca: Option<PathBuf>) -> Result<Docker, String> {
+        Docker::start_with(home, ca, &[])
+    }
+
+    /// The same with these arguments.
+    pub fn start_with(home: &Path, ca: Option<PathBuf>, more: &[&str]) -> Result<Docker, String> {
         let (Some(server), Some(docker)) = (tool("dockerd"), tool("docker")) else {
             return Err("docker is not there".to_owned());
         };
@@ -127,7 +132,7 @@ impl Docker {
         let mut start = Command::new(&server);
         start.arg("--data-root").arg(home.join("data")).arg("--exec-root").arg(home.join("exec"));
         start.arg("--pidfile").arg(home.join("pid")).args(["-H", &host, "--storage-driver=vfs"]);
-        start.args(["--iptables=false", "--ip6tables=false", "--bridge=none"]);
+        start.args(["--iptables=false", "--ip6tables=false", "--bridge=none"]).args(more);
         start.env("PATH", path_with(&server)).envs(ca.map(|ca| ("SSL_CERT_FILE", ca)));
         let mut running = daemon(&mut start, &home.join("log"));
         let ready = || run(Command::new(&docker).args(["-H", &host, "version"])).status.success();
