@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::admin::Admin;
 use crate::gateway::Gateway;
 use crate::http::{Handler, Reply, Request};
-use crate::registry::Registry;
+use crate::registry::{Registry, acr};
 use crate::store::Store;
 use crate::token::Tokens;
 use crate::types::{NodeState, Reason, Refusal, Role};
@@ -57,6 +57,9 @@ impl Router {
             _ if !serves => self.unprovisioned(),
             (_, "gateway") if has_gateway => self.gateway.handle(request).await,
             (Door::Login, "v2") => self.registry.handle(request).await,
+            (Door::Login, "acr") if request.path.starts_with(acr::ROOT) => {
+                self.registry.handle_acr(request).await
+            }
             (Door::Login, "oauth2" | "acr" | ".well-known") => self.tokens.handle(request).await,
             _ => {
                 let text = format!("there is nothing at {} on this listener", request.path);

@@ -89,7 +89,7 @@ impl Manage {
             None => {
                 let cause =
                     "The clock of this node is not set, so days cannot be counted from now.";
-                let cure = Some("Set the clock, or give --expiration.".to_owned());
+                let cure = Some("Set the clock, or let it have no expiry.".to_owned());
                 Err(Error { cure, ..Error::invalid(cause).at("expiration") })
             }
         }

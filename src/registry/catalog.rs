@@ -15,12 +15,13 @@ const FRAME_BYTES: usize = 32;
 const QUOTES_BYTES: usize = 3;
 
 impl Registry {
-    /// GET `/v2/_catalog`, in lexical order. A page of very long names ends early: it takes no more
-    /// memory than a connection has.
+    /// GET `_catalog` at `path`, in lexical order. A page of very long names ends early: it takes
+    /// no more memory than a connection has.
     pub(super) async fn catalog(
         &self,
         who: &Authorized<Catalog>,
         request: &Request,
+        path: &str,
     ) -> Result<Reply, Refusal> {
         let page = Page::of(request)?;
         let (mut names, mut bytes, mut more) = (Vec::new(), FRAME_BYTES, false);
@@ -51,7 +52,7 @@ impl Registry {
         if let (true, Some(last)) = (more, names.last()) {
             let limit = page.limit.to_string();
             let query = [("n", limit.as_str()), ("last", last.as_str())];
-            reply = reply.with("link", next_link("/v2/_catalog", &query));
+            reply = reply.with("link", next_link(path, &query));
         }
         Ok(reply)
     }

@@ -4,6 +4,7 @@
 //! this node takes such requests at all, `auth` makes a proof that the sender may, and a handler
 //! that takes the proof does it. Each answer that is no success is a [`Refusal`] with a reason.
 
+pub mod acr;
 pub mod conditional;
 pub mod error;
 pub mod range;
@@ -150,7 +151,7 @@ impl Registry {
             }
             Route::Catalog => {
                 let who = self.auth.catalog(&presented(request))?;
-                self.catalog(&who, request).await
+                self.catalog(&who, request, "/v2/_catalog").await
             }
             Route::BlobGet(name, digest) => {
                 let who = self.auth.repository(&presented(request), &name)?;

@@ -202,7 +202,7 @@ fn manifest(method: Method, name: &str, text: &str) -> Result<Route, NoRoute> {
     Ok(make(name, reference))
 }
 
-fn repository(name: &str) -> Result<RepositoryName, Refusal> {
+pub(super) fn repository(name: &str) -> Result<RepositoryName, Refusal> {
     name.parse().map_err(|fault: crate::types::name::NameError| {
         Refusal::new(404, "NAME_INVALID", Reason::Malformed, fault.to_string())
     })
@@ -213,12 +213,12 @@ pub(super) fn bad_digest(status: u16, fault: DigestError) -> Refusal {
     Refusal::new(status, "DIGEST_INVALID", Reason::Malformed, fault.to_string())
 }
 
-fn unknown_path() -> Refusal {
+pub(super) fn unknown_path() -> Refusal {
     let message = "no endpoint of the registry API has this path";
     Refusal::new(404, "NAME_INVALID", Reason::Malformed, message)
 }
 
-fn not_allowed(methods: &'static str) -> NoRoute {
+pub(super) fn not_allowed(methods: &'static str) -> NoRoute {
     let message = format!("this path takes {methods}");
     let refusal = Refusal::new(405, "UNSUPPORTED", Reason::Unsupported, message);
     NoRoute { refusal, allow: Some(methods) }

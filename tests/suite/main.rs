@@ -34,6 +34,7 @@ mod gc;
 mod hostile;
 mod kills;
 mod large;
+mod listings;
 mod logins;
 mod matrix;
 mod mirror;

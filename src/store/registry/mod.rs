@@ -3,6 +3,7 @@
 pub mod conflicts;
 pub mod lacking;
 pub mod links;
+pub mod listings;
 pub mod manifests;
 pub mod referrers;
 pub mod removal;

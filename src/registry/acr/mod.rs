@@ -1,0 +1,103 @@
+//! What is in the repositories, as tools of the reference product ask: `/acr/v1/` (ACR, "Data
+//! plane REST API"). The attributes that could lock content cannot be changed yet: all are true.
+
+mod listing;
+mod manifest;
+mod repository;
+mod route;
+mod tag;
+
+pub use route::ROOT;
+
+use route::Route;
+
+use super::error::store_refusal;
+use super::route::NoRoute;
+use super::{Registry, presented};
+use crate::auth::{Authorized, ReadMetadata};
+use crate::http::{Reply, Request};
+use crate::store::StoreError;
+use crate::types::{Reference, Refusal, RepositoryName};
+
+impl Registry {
+    /// Answers a request for any path under [`ROOT`].
+    pub async fn handle_acr(&self, request: &mut Request) -> Reply {
+        match self.answer_acr(request).await {
+            Ok(reply) => reply,
+            Err(NoRoute { refusal, allow }) => {
+                let mut reply = Reply::from(refusal);
+                reply.headers.extend(allow.map(|methods| ("allow", methods.to_owned())));
+                reply
+            }
+        }
+    }
+
+    async fn answer_acr(&self, request: &mut Request) -> Result<Reply, NoRoute> {
+        let route = Route::of(request.method, &request.path)?;
+        Ok(self.dispatch_acr(request, route).await?)
+    }
+
+    async fn dispatch_acr(&self, request: &Request, route: Route) -> Result<Reply, Refusal> {
+        match route {
+            Route::Catalog => {
+                let who = self.auth.catalog(&presented(request))?;
+                self.catalog(&who, request, &format!("{ROOT}_catalog")).await
+            }
+            Route::Repository(name) => {
+                self.reader(request, &name)?;
+                self.repository_show(request, &name).await
+            }
+            Route::Tags(name) => {
+                let who = self.reader(request, &name)?;
+                self.tags_list(&who, request, &name).await
+            }
+            Route::Tag(name, tag) => {
+                self.reader(request, &name)?;
+                self.tag_show(request, &name, &tag)
+            }
+            Route::TagDelete(name, tag) => {
+                let who = self.auth.repository(&presented(request), &name)?;
+                self.manifest_delete(&who, request, &name, &Reference::Tag(tag)).await
+            }
+            Route::Manifests(name) => {
+                let who = self.reader(request, &name)?;
+                self.manifests_list(&who, request, &name).await
+            }
+            Route::Manifest(name, digest) => {
+                self.reader(request, &name)?;
+                self.manifest_show(request, &name, &digest).await
+            }
+        }
+    }
+
+    /// Proof that the sender may see what is in a repository.
+    fn reader(
+        &self,
+        request: &Request,
+        name: &RepositoryName,
+    ) -> Result<Authorized<ReadMetadata>, Refusal> {
+        self.auth.repository(&presented(request), name)
+    }
+
+    /// The refusal of a fault while a repository is read.
+    fn not_read(&self, name: &RepositoryName, error: StoreError) -> Refusal {
+        match error {
+            StoreError::NotFound => {
+                self.miss("NAME_UNKNOWN", name, format_args!("repository {name}"))
+            }
+            error => store_refusal(error),
+        }
+    }
+}
+
+/// What may be done with a repository, a tag or a manifest.
+fn attributes() -> serde_json::Value {
+    serde_json::json!({
+        "deleteEnabled": true, "writeEnabled": true, "listEnabled": true, "readEnabled": true,
+    })
+}
+
+/// The registry as a client named it.
+fn registry_of(request: &Request) -> &str {
+    request.host.as_deref().unwrap_or_default()
+}
