@@ -63,25 +63,26 @@ pub enum Step {
 }
 
 /// The steps that make a repository like the parent's: removals first, because they cost nothing.
-pub fn plan(desired: &Desired, present: &Present) -> Vec<Step> {
+/// Each is made when it is asked for, as a repository may have very many tags.
+pub fn plan<'a>(desired: &'a Desired, present: &'a Present) -> impl Iterator<Item = Step> + 'a {
     let is_gone = |tag: &Tag| !desired.partial && !desired.tags.contains_key(tag);
-    let gone = present.tags.iter().filter(|(tag, _)| is_gone(tag));
+    let gone = present.tags.iter().filter(move |(tag, _)| is_gone(tag));
     let removals = gone.map(|(tag, base)| Step::Remove { tag: tag.clone(), base: base.clone() });
     let moved = desired.tags.iter().filter(|(tag, digest)| present.tags.get(tag) != Some(digest));
-    let sets = moved.map(|(tag, digest)| Step::Set {
+    let sets = moved.map(move |(tag, digest)| Step::Set {
         tag: tag.clone(),
         digest: digest.clone(),
         base: present.tags.get(tag).cloned(),
     });
     let missing = desired.referrers.difference(&present.manifests);
     let adds = missing.map(|digest| Step::Add { digest: digest.clone() });
-    let held_back = |step: Step| match step {
+    let held_back = move |step: Step| match step {
         Step::Set { tag, .. } | Step::Remove { tag, .. } if present.waiting.contains(&tag) => {
             Step::HoldBack { tag }
         }
         free => free,
     };
-    removals.chain(sets).chain(adds).map(held_back).collect()
+    removals.chain(sets).chain(adds).map(held_back)
 }
 
 /// What is to be done with whole repositories.
@@ -192,10 +193,10 @@ mod tests {
             Step::HoldBack { tag: "ours".parse().unwrap() },
             Step::Add { digest: digest(8) },
         ];
-        assert_eq!(plan(&desired, &present), expected);
+        assert_eq!(plan(&desired, &present).collect::<Vec<_>>(), expected);
         // A parent that is still filling up has deleted nothing.
         let partial = Desired { partial: true, ..desired };
-        assert_eq!(plan(&partial, &present), expected[2..]);
+        assert_eq!(plan(&partial, &present).collect::<Vec<_>>(), expected[2..]);
     }
 
     #[test]
@@ -203,7 +204,8 @@ mod tests {
         let (tags_there, referrers) = (tags(&[("a", 1), ("b", 2)]), [digest(3)].into());
         let desired = Desired { tags: tags_there, referrers, partial: false, at: None };
         let mut present = Present { tags: tags(&[("b", 9), ("c", 9)]), ..Present::default() };
-        for step in plan(&desired, &present) {
+        let steps: Vec<Step> = plan(&desired, &present).collect();
+        for step in steps {
             match step {
                 Step::Set { tag, digest, base } => {
                     assert_eq!(present.tags.insert(tag, digest), base);
@@ -213,7 +215,7 @@ mod tests {
                 Step::HoldBack { tag } => panic!("nothing of {tag} waits"),
             }
         }
-        assert_eq!(plan(&desired, &present), []);
+        assert_eq!(plan(&desired, &present).next(), None);
     }
 
     #[test]

@@ -405,7 +405,7 @@ impl Worker {
         let is_old = |tag: &Tag| has_news || waited.contains(tag);
         let offer = self.offer(repository)?;
         let withheld = self.store.withheld(repository).await?;
-        let (mut pending, mut lacked, mut followed) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut lacked, mut followed) = (Vec::new(), Vec::new());
         for step in plan::plan(&desired, &present) {
             match step {
                 Step::Remove { tag, base }
@@ -433,8 +433,8 @@ impl Worker {
                     self.remove_tag(repository, &tag, base).await?;
                     followed.push(Item::Tag(tag));
                 }
-                Step::Set { tag, digest, base } => pending.push((Some((tag, base)), digest)),
-                Step::Add { digest } => pending.push((None, digest)),
+                // Below, once removals have made room.
+                Step::Set { .. } | Step::Add { .. } => {}
             }
         }
         if !desired.partial && offer != Offer::None {
@@ -445,19 +445,22 @@ impl Worker {
         if desired.partial {
             self.follow_told(repository, &desired).await?;
         }
-        let mut failed = self.fill(repository, &pending).await?;
+        let pending = plan::plan(&desired, &present).filter_map(|step| match step {
+            Step::Set { tag, digest, base } if !is_old(&tag) => Some((Some((tag, base)), digest)),
+            Step::Add { digest } => Some((None, digest)),
+            Step::Set { .. } | Step::Remove { .. } | Step::HoldBack { .. } => None,
+        });
+        let mut failed = self.fill(repository, pending).await?;
         if offer == Offer::None && !desired.partial {
             self.drop_deleted(repository, &desired).await?;
         }
         if desired.partial {
             return Err(SyncError::Content("the parent has not got all of it yet".to_owned()));
         }
-        {
-            let mut debts = self.state.debts();
-            // What was followed and worked is paid.
-            failed.extend(followed.into_iter().filter(|item| debts.is_owed(repository, item)));
-            debts.compared(repository, &failed);
-        }
+        let mut debts = self.state.debts();
+        // What was followed and worked is paid.
+        failed.extend(followed.into_iter().filter(|item| debts.is_owed(repository, item)));
+        debts.compared(repository, &failed);
         Ok(())
     }
 
@@ -466,10 +469,10 @@ impl Worker {
     async fn fill(
         &self,
         repository: &RepositoryName,
-        pending: &[Wanted],
+        pending: impl Iterator<Item = Wanted> + Send,
     ) -> Result<BTreeSet<Item>, SyncError> {
         let mut failed = BTreeSet::new();
-        let mut pending = pending.iter().peekable();
+        let mut pending = pending.peekable();
         while pending.peek().is_some() {
             let (mut work, mut held) = (Vec::new(), 0);
             while work.len() < WORKING_SET
@@ -481,7 +484,7 @@ impl Worker {
                         held += closure.held_bytes();
                         work.push((closure.missing_bytes, (wanted, closure)));
                     }
-                    Err(error) => failed.extend(self.left_out(repository, wanted, error).await?),
+                    Err(error) => failed.extend(self.left_out(repository, &wanted, error).await?),
                 }
             }
             for (wanted, closure) in plan::cheapest_first(work) {
@@ -493,7 +496,7 @@ impl Worker {
                             self.state.hold_back(repository, Item::Tag(tag.clone()));
                         }
                     }
-                    Err(error) => failed.extend(self.left_out(repository, wanted, error).await?),
+                    Err(error) => failed.extend(self.left_out(repository, &wanted, error).await?),
                 }
             }
         }
