@@ -299,11 +299,7 @@ impl Login {
         match asked.kind.as_str() {
             "repository" => self.grant_repository(asked, &mut granted),
             // Only `*` exists, even for reading; the list is filtered when it is made.
-            "registry" if asked.name == "catalog" && self.session.is_some() => {
-                if asked.actions.iter().any(|a| a == "*") {
-                    granted.add("*");
-                }
-            }
+            "registry" if self.lists(asked) => granted.add("*"),
             "gateway" => self.grant_gateway(asked, &mut granted),
             _ => {}
         }
@@ -311,6 +307,12 @@ impl Login {
             granted.actions.retain(|action| within(claims, asked, action));
         }
         (!granted.actions.is_empty()).then_some(granted)
+    }
+
+    /// Whether the catalog is asked for, by somebody who has logged in.
+    fn lists(&self, asked: &Access) -> bool {
+        let is_catalog = asked.name == "catalog" && asked.actions.iter().any(|a| a == "*");
+        is_catalog && self.session.is_some()
     }
 
     fn grant_repository(&self, asked: &Access, granted: &mut Access) {
