@@ -429,6 +429,19 @@ async fn registry_routes(node: &mut Node) {
         let target = format!("{base}/referrers/{}{filter}", number(0));
         node.send(&owner, Method::Get, &target, NO_BODY, 200).await;
     }
+    let by_digest = format!("/_tags?n=9&digest={}", number(1));
+    for listing in [
+        "",
+        "/_tags",
+        "/_tags?orderby=timedesc",
+        &by_digest,
+        "/_tags/t000001",
+        "/_manifests",
+        "/_manifests?n=9&orderby=timeasc",
+    ] {
+        let target = format!("/acr/v1/{LARGE}{listing}");
+        node.send(&owner, Method::Get, &target, NO_BODY, 200).await;
+    }
 
     let blob = b"a blob".as_slice();
     let digest = digest_of(blob);

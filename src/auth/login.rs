@@ -22,6 +22,9 @@ use crate::types::{
 /// The user name under which the password is itself a token.
 pub const NULL_USER: &str = "00000000-0000-0000-0000-000000000000";
 
+/// Entries of an access token that was issued without a login.
+const ANONYMOUS_SCOPES_MAX: usize = 4;
+
 /// Credentials that were found good, or none where everybody may pull.
 pub struct Login {
     /// `None`: nobody has logged in.
@@ -130,7 +133,7 @@ impl Auth {
     }
 
     /// An access token for what is asked and allowed; possibly for nothing. It never has more
-    /// than [`SCOPES_MAX`] entries, so that it fits into a request head.
+    /// than [`SCOPES_MAX`] entries, so that it fits into a request head, and fewer without a login.
     pub fn issue(
         &self,
         presented: &Presented<'_>,
@@ -140,6 +143,8 @@ impl Auth {
         let now = self.now();
         let exp = self.expiry(login, self.inner.access_lifetime);
         let granted = asked.iter().filter_map(|access| login.grant(access));
+        // What is remembered of the tokens of everybody stays small.
+        let scopes_max = if login.session.is_some() { SCOPES_MAX } else { ANONYMOUS_SCOPES_MAX };
         let claims = Claims {
             iss: ISSUER.to_owned(),
             // Empty where nobody has logged in (distribution, "JWT").
@@ -149,7 +154,7 @@ impl Auth {
             nbf: now,
             iat: now,
             jti: self.store.sys().rng.uuid(),
-            access: granted.take(SCOPES_MAX).collect(),
+            access: granted.take(scopes_max).collect(),
             roles: Vec::new(),
             grant_type: "access_token".to_owned(),
             version: "1.0".to_owned(),

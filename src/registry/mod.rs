@@ -59,6 +59,8 @@ pub struct Registry {
     config: Mutex<Option<(u64, Option<Arc<NodeConfig>>)>>,
     /// Whose large manifest is parsed, or stored, now.
     large: smol::lock::Mutex<()>,
+    /// For whom a whole repository is read now.
+    scan: smol::lock::Mutex<()>,
 }
 
 impl Registry {
@@ -71,6 +73,7 @@ impl Registry {
             cache: Cache::new(MANIFEST_CACHE_BYTES_MAX),
             config: Mutex::new(None),
             large: smol::lock::Mutex::default(),
+            scan: smol::lock::Mutex::default(),
         }
     }
 
@@ -235,12 +238,7 @@ impl Registry {
 
 /// Who sends a body, as its bounds see it.
 fn sender(principal: &Principal) -> Sender {
-    match principal {
-        Principal::Anonymous => Sender::Anyone,
-        Principal::Client(_) | Principal::Child(_) => {
-            Sender::LoggedIn(Account::of(account(principal)))
-        }
-    }
+    Sender::LoggedIn(Account::of(account(principal)))
 }
 
 /// Whose share of what is scarce it takes: all who have not logged in share one.

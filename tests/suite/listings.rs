@@ -155,3 +155,36 @@ fn f185_tools_see_what_is_in_a_repository_at_the_root_and_at_a_device() {
         assert_eq!(nowhere.send("GET", target).error().0, "NAME_UNKNOWN");
     }
 }
+
+/// Symptom: one listing took as much memory as the longest texts that clients had pushed.
+#[test]
+fn f185_f209_a_page_takes_no_more_than_a_connection_has_whatever_clients_have_pushed() {
+    let root = Node::root();
+    let user = root.pusher("owner-token", "app");
+    let user = (user.0.as_str(), user.1.as_str());
+    let push = token(&root.login, user.0, user.1, &["repository:app:pull,push"]).unwrap();
+    for number in 0..12 {
+        let text = json!({
+            "schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json",
+            "manifests": [], "artifactType": format!("a/{}", "b".repeat(1_000_000)),
+            "annotations": { "number": number.to_string() },
+        });
+        let kind = [("content-type", "application/vnd.oci.image.index.v1+json")];
+        let tags = (0..64).map(|tag| format!("tag={}{number}-{tag}", "t".repeat(100)));
+        let query = tags.collect::<Vec<_>>().join("&");
+        let bytes = text.to_string().into_bytes();
+        let target = format!("/v2/app/manifests/{}?{query}", crate::support::image::digest(&bytes));
+        assert_eq!(bearer(&root.login, &push, "PUT", &target, &kind, &bytes).status, 201);
+    }
+    let tool = Tool::new(&root.login, user, &["repository:app:metadata_read"]);
+    let page = tool.send("GET", "app/_manifests");
+    assert_eq!(page.status, 200);
+    assert!(page.body.len() < 100_000, "{}", page.body.len());
+    assert!(page.header("link").is_some(), "the rest is on another page");
+    assert_eq!(tool.all("app/_manifests", "manifests", "digest").len(), 12);
+    for order in ["timeasc", "timedesc"] {
+        let target = format!("app/_manifests?orderby={order}");
+        assert_eq!(tool.all(&target, "manifests", "digest").len(), 12, "{order}");
+    }
+    assert_eq!(tool.send("GET", "app/_manifests?last=sha256:8").status, 400);
+}

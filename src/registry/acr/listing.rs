@@ -30,7 +30,10 @@ pub(super) struct Listing {
 }
 
 /// Where an entry stands in an order.
-pub(super) type Place = (u64, String);
+type Place = (u64, String);
+
+/// An entry of a page: its name, and when it was changed.
+pub(super) type Entry = (String, UnixSeconds);
 
 impl Listing {
     /// Reads `n`, of which more than `limit` is cut, `last`, `orderby`, and `at` of our links.
@@ -77,7 +80,7 @@ impl Listing {
             }
             None => None,
         };
-        Ok(Chosen { listing: self.clone(), behind, places: BinaryHeap::new() })
+        Ok(Chosen { listing: self.clone(), behind, found: BinaryHeap::new() })
     }
 
     /// The link to the page behind an entry.
@@ -97,7 +100,7 @@ impl Listing {
 pub(super) struct Chosen {
     listing: Listing,
     behind: Option<Place>,
-    places: BinaryHeap<Place>,
+    found: BinaryHeap<(Place, UnixSeconds)>,
 }
 
 impl Chosen {
@@ -107,18 +110,19 @@ impl Chosen {
         if self.behind.as_ref().is_some_and(|behind| place <= *behind) {
             return;
         }
-        self.places.push(place);
-        if self.places.len() > self.listing.limit + 1 {
-            self.places.pop();
+        self.found.push((place, changed));
+        if self.found.len() > self.listing.limit + 1 {
+            self.found.pop();
         }
     }
 
-    /// The names of the page in their order, and whether more follow.
-    pub(super) fn end(self) -> (Vec<String>, bool) {
+    /// The entries of the page in their order, and whether more follow.
+    pub(super) fn end(self) -> (Vec<Entry>, bool) {
         let limit = self.listing.limit;
-        let places = self.places.into_sorted_vec();
-        let more = places.len() > limit;
-        (places.into_iter().take(limit).map(|(_, name)| name).collect(), more)
+        let found = self.found.into_sorted_vec();
+        let more = found.len() > limit;
+        let entry = |((_, name), changed)| (name, changed);
+        (found.into_iter().take(limit).map(entry).collect(), more)
     }
 }
 
@@ -137,8 +141,8 @@ mod tests {
         };
         let mut chosen = listing.begin(changed).unwrap();
         ENTRIES.iter().for_each(|(name, time)| chosen.look(name, UnixSeconds(*time)));
-        let (names, more) = chosen.end();
-        (names.concat(), more)
+        let (entries, more) = chosen.end();
+        (entries.into_iter().map(|(name, _)| name).collect(), more)
     }
 
     #[test]

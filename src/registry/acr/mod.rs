@@ -16,6 +16,7 @@ use super::route::NoRoute;
 use super::{Registry, presented};
 use crate::auth::{Authorized, ReadMetadata};
 use crate::http::{Reply, Request};
+use crate::registry;
 use crate::store::StoreError;
 use crate::types::{Reference, Refusal, RepositoryName};
 
@@ -44,28 +45,30 @@ impl Registry {
                 self.catalog(&who, request, &format!("{ROOT}_catalog")).await
             }
             Route::Repository(name) => {
-                self.reader(request, &name)?;
-                self.repository_show(request, &name).await
+                let who = self.reader(request, &name)?;
+                self.repository_show(&who, request, &name).await
             }
             Route::Tags(name) => {
                 let who = self.reader(request, &name)?;
                 self.tags_list(&who, request, &name).await
             }
             Route::Tag(name, tag) => {
-                self.reader(request, &name)?;
-                self.tag_show(request, &name, &tag)
+                let who = self.reader(request, &name)?;
+                self.tag_show(&who, request, &name, &tag)
             }
             Route::TagDelete(name, tag) => {
+                let (tag, deletes) = (Reference::Tag(tag), registry::Route::ManifestDelete);
+                self.gate(request, &deletes(name.clone(), tag.clone()))?;
                 let who = self.auth.repository(&presented(request), &name)?;
-                self.manifest_delete(&who, request, &name, &Reference::Tag(tag)).await
+                self.manifest_delete(&who, request, &name, &tag).await
             }
             Route::Manifests(name) => {
                 let who = self.reader(request, &name)?;
                 self.manifests_list(&who, request, &name).await
             }
             Route::Manifest(name, digest) => {
-                self.reader(request, &name)?;
-                self.manifest_show(request, &name, &digest).await
+                let who = self.reader(request, &name)?;
+                self.manifest_show(&who, request, &name, &digest).await
             }
         }
     }

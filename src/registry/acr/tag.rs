@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::listing::{Listing, Order};
+use super::listing::{Entry, Listing, Order};
 use super::{ROOT, attributes, registry_of};
 use crate::auth::{Authorized, ReadMetadata};
 use crate::http::{Reply, Request};
@@ -13,6 +13,9 @@ use crate::store::rows::tag::TagRow;
 use crate::sys::spawn;
 use crate::types::limits::PAGE_MAX;
 use crate::types::{Digest, Refusal, RepositoryName, Tag};
+
+/// Tags that are read in one job.
+const TAGS_AT_ONCE: usize = 256;
 
 impl Registry {
     /// GET `_tags`: those of the whole repository, or of the manifest `digest`.
@@ -33,52 +36,62 @@ impl Registry {
         if self.store.repository(name).map_err(store_refusal)?.is_none() {
             return Err(self.not_read(name, StoreError::NotFound));
         }
-        let (store, repository) = (self.store.clone(), name.clone());
-        let asked = listing.clone();
-        let found = spawn::blocking(move || {
-            if asked.order == Order::Name && of.is_none() {
-                let mut tags = store.tags(&repository, asked.after.as_deref(), asked.limit + 1)?;
-                let more = tags.len() > asked.limit;
-                tags.truncate(asked.limit);
-                return Ok(Ok((tags, more)));
-            }
-            let changed = |name: &str| {
-                let row = name.parse().ok().and_then(|tag| store.tag_row(&repository, &tag).ok());
-                row.flatten().map(|row| row.updated)
-            };
-            let mut chosen = match asked.begin(changed) {
-                Ok(chosen) => chosen,
-                Err(refusal) => return Ok(Err(refusal)),
-            };
-            store.each_tag(&repository, |tag, row| {
-                if of.as_ref().is_none_or(|digest| *digest == row.digest) {
-                    chosen.look(tag.as_str(), row.updated);
-                }
-            })?;
-            let (names, more) = chosen.end();
-            let mut tags = Vec::new();
-            for name in names {
-                let Ok(tag) = name.parse::<Tag>() else { continue };
-                // One that went meanwhile is not shown.
-                tags.extend(store.tag_row(&repository, &tag)?.map(|row| (tag, row)));
-            }
-            Ok(Ok((tags, more)))
-        });
-        let (tags, more) = found.await.map_err(store_refusal)??;
-        let shown: Vec<Value> = tags.iter().map(|(tag, row)| view(tag, row)).collect();
+        let _turn = self.scan.lock().await;
+        let (entries, more) = self.tags_chosen(name, &listing, of.as_ref()).await?;
+        let (mut shown, last) = (Vec::new(), entries.last().cloned());
+        for some in entries.chunks(TAGS_AT_ONCE) {
+            let (store, repository, some) = (self.store.clone(), name.clone(), some.to_vec());
+            let rows = spawn::blocking(move || -> Result<Vec<_>, StoreError> {
+                let tags = some.iter().filter_map(|(name, _)| name.parse::<Tag>().ok());
+                let read = |tag: Tag| Ok(store.tag_row(&repository, &tag)?.map(|row| (tag, row)));
+                tags.filter_map(|tag| read(tag).transpose()).collect()
+            });
+            // One that went, or moved to another manifest, meanwhile is not shown.
+            let rows = rows.await.map_err(store_refusal)?;
+            let rows =
+                rows.iter().filter(|(_, row)| of.as_ref().is_none_or(|of| *of == row.digest));
+            shown.extend(rows.map(|(tag, row)| view(tag, row)));
+        }
         let body =
             json!({ "registry": registry_of(request), "imageName": name.as_str(), "tags": shown });
         let mut reply = Reply::json(200, &body).to(sender(&who.principal));
-        if let (true, Some((tag, row))) = (more, tags.last()) {
-            let path = format!("{ROOT}{name}/_tags");
-            reply = reply.with("link", listing.link(&path, tag.as_str(), row.updated));
+        if let (true, Some((tag, changed))) = (more, last) {
+            reply = reply.with("link", listing.link(&format!("{ROOT}{name}/_tags"), &tag, changed));
         }
         Ok(reply)
+    }
+
+    /// The tags of a page, and whether more follow.
+    async fn tags_chosen(
+        &self,
+        name: &RepositoryName,
+        listing: &Listing,
+        of: Option<&Digest>,
+    ) -> Result<(Vec<Entry>, bool), Refusal> {
+        let changed = |tag: &str| {
+            let row = tag.parse().ok().and_then(|tag| self.store.tag_row(name, &tag).ok());
+            row.flatten().map(|row| row.updated)
+        };
+        let mut chosen = listing.begin(changed)?;
+        if listing.order == Order::Name && of.is_none() {
+            let found = self.store.tags(name, listing.after.as_deref(), listing.limit + 1);
+            let found = found.map_err(store_refusal)?;
+            found.iter().for_each(|(tag, row)| chosen.look(tag.as_str(), row.updated));
+        } else {
+            let look = |tag: Tag, row: TagRow| {
+                if of.is_none_or(|digest| *digest == row.digest) {
+                    chosen.look(tag.as_str(), row.updated);
+                }
+            };
+            self.store.each_tag(name, look).await.map_err(store_refusal)?;
+        }
+        Ok(chosen.end())
     }
 
     /// GET of one.
     pub(super) fn tag_show(
         &self,
+        who: &Authorized<ReadMetadata>,
         request: &Request,
         name: &RepositoryName,
         tag: &Tag,
@@ -90,7 +103,7 @@ impl Registry {
             "imageName": name.as_str(),
             "tag": view(tag, &row.ok_or_else(missing)?),
         });
-        Ok(Reply::json(200, &body))
+        Ok(Reply::json(200, &body).to(sender(&who.principal)))
     }
 }
 
