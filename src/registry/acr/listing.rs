@@ -33,7 +33,7 @@ pub(super) struct Listing {
 type Place = (u64, String);
 
 /// An entry of a page: its name, and when it was changed.
-pub(super) type Entry = (String, UnixSeconds);
+pub(super) type Listed = (String, UnixSeconds);
 
 impl Listing {
     /// Reads `n`, of which more than `limit` is cut, `last`, `orderby`, and `at` of our links.
@@ -117,7 +117,7 @@ impl Chosen {
     }
 
     /// The entries of the page in their order, and whether more follow.
-    pub(super) fn end(self) -> (Vec<Entry>, bool) {
+    pub(super) fn end(self) -> (Vec<Listed>, bool) {
         let limit = self.listing.limit;
         let found = self.found.into_sorted_vec();
         let more = found.len() > limit;

@@ -3,7 +3,7 @@
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::listing::{Entry as Chosen, Listing, Order};
+use super::listing::{Listed, Listing, Order};
 use super::{ROOT, attributes, registry_of};
 use crate::auth::{Authorized, ReadMetadata};
 use crate::http::{Reply, Request};
@@ -74,7 +74,7 @@ impl Registry {
         &self,
         name: &RepositoryName,
         listing: &Listing,
-    ) -> Result<(Vec<Chosen>, bool), Refusal> {
+    ) -> Result<(Vec<Listed>, bool), Refusal> {
         let after = listing.after.as_deref().map(str::parse::<Digest>).transpose();
         let mut after =
             after.map_err(|fault| malformed("DIGEST_INVALID", format!("last: {fault}")))?;

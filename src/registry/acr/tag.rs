@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::listing::{Entry, Listing, Order};
+use super::listing::{Listed, Listing, Order};
 use super::{ROOT, attributes, registry_of};
 use crate::auth::{Authorized, ReadMetadata};
 use crate::http::{Reply, Request};
@@ -11,11 +11,10 @@ use crate::registry::{Registry, sender};
 use crate::store::StoreError;
 use crate::store::rows::tag::TagRow;
 use crate::sys::spawn;
-use crate::types::limits::PAGE_MAX;
 use crate::types::{Digest, Refusal, RepositoryName, Tag};
 
-/// Tags that are read in one job.
-const TAGS_AT_ONCE: usize = 256;
+/// Tags in one page, which takes no more memory than a connection has.
+const TAGS_MAX: usize = 100;
 
 impl Registry {
     /// GET `_tags`: those of the whole repository, or of the manifest `digest`.
@@ -25,7 +24,7 @@ impl Registry {
         request: &Request,
         name: &RepositoryName,
     ) -> Result<Reply, Refusal> {
-        let listing = Listing::of(request, PAGE_MAX)?;
+        let listing = Listing::of(request, TAGS_MAX)?;
         let of = match request.query("digest").filter(|text| !text.is_empty()) {
             Some(text) => {
                 let digest = text.parse::<Digest>();
@@ -38,20 +37,17 @@ impl Registry {
         }
         let _turn = self.scan.lock().await;
         let (entries, more) = self.tags_chosen(name, &listing, of.as_ref()).await?;
-        let (mut shown, last) = (Vec::new(), entries.last().cloned());
-        for some in entries.chunks(TAGS_AT_ONCE) {
-            let (store, repository, some) = (self.store.clone(), name.clone(), some.to_vec());
-            let rows = spawn::blocking(move || -> Result<Vec<_>, StoreError> {
-                let tags = some.iter().filter_map(|(name, _)| name.parse::<Tag>().ok());
-                let read = |tag: Tag| Ok(store.tag_row(&repository, &tag)?.map(|row| (tag, row)));
-                tags.filter_map(|tag| read(tag).transpose()).collect()
-            });
-            // One that went, or moved to another manifest, meanwhile is not shown.
-            let rows = rows.await.map_err(store_refusal)?;
-            let rows =
-                rows.iter().filter(|(_, row)| of.as_ref().is_none_or(|of| *of == row.digest));
-            shown.extend(rows.map(|(tag, row)| view(tag, row)));
-        }
+        let last = entries.last().cloned();
+        let (store, repository) = (self.store.clone(), name.clone());
+        let read = move || {
+            let tags = entries.iter().filter_map(|(name, _)| name.parse::<Tag>().ok());
+            let row = |tag: Tag| Ok(store.tag_row(&repository, &tag)?.map(|row| (tag, row)));
+            tags.filter_map(|tag| row(tag).transpose()).collect::<Result<Vec<_>, StoreError>>()
+        };
+        let rows = spawn::blocking(read).await.map_err(store_refusal)?;
+        // One that went, or moved to another manifest, meanwhile is not shown.
+        let rows = rows.iter().filter(|(_, row)| of.as_ref().is_none_or(|of| *of == row.digest));
+        let shown: Vec<Value> = rows.map(|(tag, row)| view(tag, row)).collect();
         let body =
             json!({ "registry": registry_of(request), "imageName": name.as_str(), "tags": shown });
         let mut reply = Reply::json(200, &body).to(sender(&who.principal));
@@ -67,7 +63,7 @@ impl Registry {
         name: &RepositoryName,
         listing: &Listing,
         of: Option<&Digest>,
-    ) -> Result<(Vec<Entry>, bool), Refusal> {
+    ) -> Result<(Vec<Listed>, bool), Refusal> {
         let changed = |tag: &str| {
             let row = tag.parse().ok().and_then(|tag| self.store.tag_row(name, &tag).ok());
             row.flatten().map(|row| row.updated)
