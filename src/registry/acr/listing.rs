@@ -157,6 +157,7 @@ mod tests {
                     let (names, more) = page(order, limit, last.as_deref());
                     last = names.chars().last().map(String::from);
                     seen.push_str(&names);
+                    assert!(seen.len() <= all.len(), "{order:?} by {limit} does not end");
                     if !more {
                         break;
                     }
