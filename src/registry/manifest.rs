@@ -44,28 +44,30 @@ impl Registry {
         };
         let digest = digest.ok_or_else(|| self.manifest_miss(name, reference))?;
         let row = self.store.manifest_to_use(name, &digest).map_err(store_refusal)?;
-        let row = row.ok_or_else(|| self.manifest_miss(name, reference))?;
+        // What else is in the row may be long, and clients may take long.
+        let known = row.map(|row| (row.media_type, row.size));
+        let (media_type, size) = known.ok_or_else(|| self.manifest_miss(name, reference))?;
         let facts = |reply: Reply| {
             reply.with("docker-content-digest", digest.to_string()).with("etag", etag(&digest))
         };
         if client_has(request, &digest) {
             return Ok(facts(Reply::new(304)));
         }
-        let mut reply = facts(Reply::new(200)).with("content-type", row.media_type);
+        let mut reply = facts(Reply::new(200)).with("content-type", media_type);
         reply.body = match request.method {
             Method::Head => {
-                let is_whole = self.is_servable(name, &digest, row.size).await?
+                let is_whole = self.is_servable(name, &digest, size).await?
                     && !(self.auth.may_push(who, name)
                         && self.is_damaged_below(name, &digest, who).await?);
                 if !is_whole {
                     return Ok(facts(Reply::from(damaged_here("MANIFEST_UNKNOWN"))));
                 }
-                ReplyBody::Head(row.size)
+                ReplyBody::Head(size)
             }
-            _ if row.size > BUFFER_BYTES as u64 => {
-                self.large_manifest(who, request, name, &digest, row.size).await?
+            _ if size > BUFFER_BYTES as u64 => {
+                self.large_manifest(who, request, name, &digest, size).await?
             }
-            _ => ReplyBody::Bytes(self.manifest_bytes(name, &digest, row.size).await?),
+            _ => ReplyBody::Bytes(self.manifest_bytes(name, &digest, size).await?),
         };
         Ok(reply)
     }

@@ -20,7 +20,7 @@ pub const MANIFESTS: [&str; 5] =
     [OCI_MANIFEST, OCI_INDEX, DOCKER_MANIFEST, DOCKER_LIST, OCI_ARTIFACT];
 
 /// Longest media type, characters: two names of RFC 6838 and a slash.
-const MEDIA_TYPE_MAX: usize = 255;
+pub const MEDIA_TYPE_MAX: usize = 255;
 
 /// The media type without parameters, or `None` when it is none (RFC 6838, section 4.2).
 pub fn essence(text: &str) -> Option<String> {

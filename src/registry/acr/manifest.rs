@@ -42,7 +42,7 @@ impl Registry {
         if self.store.repository(name).map_err(store_refusal)?.is_none() {
             return Err(self.not_read(name, StoreError::NotFound));
         }
-        let _turn = self.scan.lock().await;
+        let _turn = self.turn_to_scan().await?;
         let (chosen, mut more) = self.manifests_chosen(name, &listing).await?;
         let (mut shown, mut bytes, mut last) = (Vec::new(), 0, None);
         for (digest, pushed) in chosen {

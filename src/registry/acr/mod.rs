@@ -10,14 +10,17 @@ mod tag;
 pub use route::ROOT;
 
 use route::Route;
+use smol::lock::MutexGuard;
 
-use super::error::store_refusal;
+use super::error::{store_refusal, unavailable};
 use super::route::NoRoute;
 use super::{Registry, presented};
 use crate::auth::{Authorized, ReadMetadata};
 use crate::http::{Reply, Request};
 use crate::registry;
 use crate::store::StoreError;
+use crate::sys::clock;
+use crate::types::limits::BODY_WAIT_DEADLINE;
 use crate::types::{Reference, Refusal, RepositoryName};
 
 impl Registry {
@@ -80,6 +83,12 @@ impl Registry {
         name: &RepositoryName,
     ) -> Result<Authorized<ReadMetadata>, Refusal> {
         self.auth.repository(&presented(request), name)
+    }
+
+    /// The turn of a request that may read a whole repository: one does so at a time.
+    async fn turn_to_scan(&self) -> Result<MutexGuard<'_, ()>, Refusal> {
+        let turn = clock::within(BODY_WAIT_DEADLINE, self.scan.lock()).await;
+        turn.map_err(|_| unavailable("others are having repositories listed: try again later"))
     }
 
     /// The refusal of a fault while a repository is read.

@@ -14,7 +14,7 @@ impl Registry {
         request: &Request,
         name: &RepositoryName,
     ) -> Result<Reply, Refusal> {
-        let _turn = self.scan.lock().await;
+        let _turn = self.turn_to_scan().await?;
         let summary = self.store.summary(name).await;
         let summary = summary.map_err(|error| self.not_read(name, error))?;
         let body = serde_json::json!({

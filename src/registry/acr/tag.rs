@@ -35,7 +35,7 @@ impl Registry {
         if self.store.repository(name).map_err(store_refusal)?.is_none() {
             return Err(self.not_read(name, StoreError::NotFound));
         }
-        let _turn = self.scan.lock().await;
+        let _turn = self.turn_to_scan().await?;
         let (entries, more) = self.tags_chosen(name, &listing, of.as_ref()).await?;
         let last = entries.last().cloned();
         let (store, repository) = (self.store.clone(), name.clone());

@@ -14,7 +14,9 @@ use crate::store::replica::outbox::{self, Origin, OutboxChange};
 use crate::store::rows::derived::needed_key;
 use crate::store::rows::digest_at;
 use crate::store::rows::link::{BlobLink, blob_key};
-use crate::store::rows::manifest::{ManifestRow, elsewhere, manifest_key, once_each};
+use crate::store::rows::manifest::{
+    ManifestRow, elsewhere, is_media_type, manifest_key, once_each,
+};
 use crate::store::rows::referrer::{ReferrerRow, referrer_key};
 use crate::store::rows::{self, Kind, prefix};
 use crate::store::{Shared, Store, StoreError, Txn};
@@ -433,7 +435,7 @@ fn row_of(put: &PutManifest, pushed: UnixSeconds) -> ManifestRow {
         media_type: put.media_type.clone(),
         size: put.bytes_len,
         config_media_type: parsed.config.as_ref().map(|config| config.media_type.clone()),
-        artifact_type: parsed.referrer_type().map(str::to_owned),
+        artifact_type: parsed.referrer_type().filter(|text| is_media_type(text)).map(str::to_owned),
         subject: parsed.subject.as_ref().map(|subject| subject.digest.clone()),
         annotations: match parsed.subject {
             Some(_) => parsed.annotations.clone(),
@@ -693,6 +695,11 @@ mod tests {
             store.delete_manifest(&a, &digest(5), &Origin::Client).await.unwrap();
             assert_eq!(store.referrers(&a, &digest(1), None, 9).unwrap().len(), 2);
             assert_eq!(store.referrers(&a, &digest(2), None, 9).unwrap(), []);
+            // Symptom: sixteen rows of 4 MiB were in memory for one page. Rows are read whole.
+            let long = subject.replace("application/sig", &format!("a/{}", "b".repeat(300)));
+            store.put_manifest(&a, put(6, media::OCI_INDEX, &long, &[])).await.unwrap();
+            let rest = store.referrers(&a, &digest(1), Some(&digest(5)), 2).unwrap();
+            assert_eq!((rest.len(), &rest[0].1.artifact_type), (1, &None));
         });
     }
 

@@ -8,7 +8,7 @@ use crate::types::{Digest, RepositoryName};
 
 impl Store {
     /// Manifests that refer to `subject`, greater than `after`, in the order of their digests, at
-    /// most `limit`. The subject itself need not exist.
+    /// most `limit`, without what they name. The subject itself need not exist.
     pub fn referrers(
         &self,
         repository: &RepositoryName,
@@ -24,7 +24,8 @@ impl Store {
             let digest = digest_at(&key, start.len())?;
             // A manifest deleted between the two reads is simply no longer listed.
             if let Some(row) = self.manifest(repository, &digest)? {
-                found.push((digest, row));
+                let (blobs, children) = (Vec::new(), Vec::new());
+                found.push((digest, ManifestRow { blobs, children, elsewhere: None, ..row }));
             }
         }
         Ok(found)

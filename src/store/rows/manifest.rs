@@ -18,7 +18,7 @@ pub struct ManifestRow {
     pub size: u64,
     /// Media type of its configuration.
     pub config_media_type: Option<String>,
-    /// As a listing of referrers shows it.
+    /// As a listing of referrers shows it; `None` also where it is longer than any media type.
     pub artifact_type: Option<String>,
     /// The manifest that it refers to.
     pub subject: Option<Digest>,
@@ -47,6 +47,8 @@ impl Row for ManifestRow {
     fn read(bytes: &[u8]) -> Result<ManifestRow, postcard::Error> {
         let (first, left) = postcard::take_from_bytes(bytes)?;
         let (media_type, size, config_media_type, artifact_type, subject, annotations) = first;
+        // Earlier versions kept it whatever its length.
+        let artifact_type = Option::filter(artifact_type, |text: &String| is_media_type(text));
         let (rest, left) = postcard::take_from_bytes(left)?;
         let (blobs, children, content_size, pushed) = rest;
         let (elsewhere, left) =
@@ -66,6 +68,11 @@ impl Row for ManifestRow {
             from_below: rows::last(left)?,
         })
     }
+}
+
+/// Whether a text can be a media type, by its length: others are not kept, as rows are read whole.
+pub(in crate::store) fn is_media_type(text: &str) -> bool {
+    text.len() <= media::MEDIA_TYPE_MAX
 }
 
 impl ManifestRow {
