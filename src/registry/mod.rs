@@ -82,14 +82,7 @@ impl Registry {
         let namespace = request.query("ns");
         let namespace = namespace.filter(|ns| (1..=NAMESPACE_MAX).contains(&ns.len()));
         let namespace = namespace.map(str::to_owned);
-        let mut reply = match self.answer(request).await {
-            Ok(reply) => reply,
-            Err(NoRoute { refusal, allow }) => {
-                let mut reply = Reply::from(refusal);
-                reply.headers.extend(allow.map(|methods| ("allow", methods.to_owned())));
-                reply
-            }
-        };
+        let mut reply = self.answer(request).await.unwrap_or_else(Reply::from);
         reply.headers.push(("docker-distribution-api-version", "registry/2.0".to_owned()));
         // A mirror that is asked on behalf of another registry says for which it answered
         // (OCI distribution-spec, "Registry Proxying").

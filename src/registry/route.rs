@@ -1,7 +1,7 @@
 //! From a method and a path to what is asked for. Pure; repository names may hold any of the words
 //! that separate them from what follows, so paths are read from their end.
 
-use crate::http::Method;
+use crate::http::{Method, Reply};
 use crate::types::digest::DigestError;
 use crate::types::{Digest, Reason, Reference, Refusal, RepositoryName, Tag};
 
@@ -86,6 +86,14 @@ pub struct NoRoute {
     pub refusal: Refusal,
     /// For the `Allow` header (RFC 9110, section 15.5.6).
     pub allow: Option<&'static str>,
+}
+
+impl From<NoRoute> for Reply {
+    fn from(NoRoute { refusal, allow }: NoRoute) -> Reply {
+        let mut reply = Reply::from(refusal);
+        reply.headers.extend(allow.map(|methods| ("allow", methods.to_owned())));
+        reply
+    }
 }
 
 impl From<Refusal> for NoRoute {

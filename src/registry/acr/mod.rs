@@ -26,14 +26,7 @@ use crate::types::{Reference, Refusal, RepositoryName};
 impl Registry {
     /// Answers a request for any path under [`ROOT`].
     pub async fn handle_acr(&self, request: &mut Request) -> Reply {
-        match self.answer_acr(request).await {
-            Ok(reply) => reply,
-            Err(NoRoute { refusal, allow }) => {
-                let mut reply = Reply::from(refusal);
-                reply.headers.extend(allow.map(|methods| ("allow", methods.to_owned())));
-                reply
-            }
-        }
+        self.answer_acr(request).await.unwrap_or_else(Reply::from)
     }
 
     async fn answer_acr(&self, request: &mut Request) -> Result<Reply, NoRoute> {
