@@ -319,3 +319,35 @@ fn too_large(name: &ConnectedRegistryName, bytes: u64) -> StoreError {
         mib(DESIRED_STATE_BYTES_MAX)
     ))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::registry::manifests::testing::store;
+    use crate::store::tree::command;
+
+    #[test]
+    fn f035_f209_what_fits_to_the_last_byte_is_taken() {
+        let store = store();
+        let name: ScopeMapName = "scope-map1".parse().unwrap();
+        let grants = vec!["repositories/app/content/read".parse().unwrap()];
+        let made = store.scope_map_create(name.clone(), String::new(), grants);
+        smol::block_on(made).unwrap();
+        for (fits, beyond) in [(true, 0), (false, 1)] {
+            let (name, node) = (name.clone(), "node1".parse().unwrap());
+            // The description has seven bytes more than before, or eight.
+            let total = DESIRED_STATE_BYTES_MAX - 7;
+            let sizes = Sizes(vec![(Part::Map(name.clone()), vec![(node, total)])]);
+            let widened = store.commit(move |txn| {
+                sizes.bound(txn, |txn| {
+                    let mut map = command::scope_map(txn, &name)?.unwrap();
+                    map.description = "x".repeat(7 + beyond);
+                    command::put_scope_map(txn, map).map(|_| ())
+                })?;
+                Err::<(), _>(StoreError::NotFound)
+            });
+            let refused = smol::block_on(widened).unwrap_err();
+            assert_eq!(matches!(refused, StoreError::NotFound), fits, "{refused}");
+        }
+    }
+}
