@@ -333,15 +333,19 @@ mod tests {
         let grants = vec!["repositories/app/content/read".parse().unwrap()];
         let made = store.scope_map_create(name.clone(), String::new(), grants);
         smol::block_on(made).unwrap();
-        for (fits, beyond) in [(true, 0), (false, 1)] {
+        let (max, room) = (DESIRED_STATE_BYTES_MAX, 7);
+        for (total, described, fits) in [
+            (max - room, "x".repeat(7), true),
+            (max - room, "x".repeat(8), false),
+            // It was too large before, and this makes it no larger.
+            (max + room, String::new(), true),
+        ] {
             let (name, node) = (name.clone(), "node1".parse().unwrap());
-            // The description has seven bytes more than before, or eight.
-            let total = DESIRED_STATE_BYTES_MAX - 7;
             let sizes = Sizes(vec![(Part::Map(name.clone()), vec![(node, total)])]);
             let widened = store.commit(move |txn| {
                 sizes.bound(txn, |txn| {
                     let mut map = command::scope_map(txn, &name)?.unwrap();
-                    map.description = "x".repeat(7 + beyond);
+                    map.description = described;
                     command::put_scope_map(txn, map).map(|_| ())
                 })?;
                 Err::<(), _>(StoreError::NotFound)
