@@ -397,6 +397,8 @@ impl Gateway {
         }
         // Taken before the rows are read: the listing is not older than this.
         let at = self.store.head();
+        let is_partial = || self.store.is_partial(repository).map_err(fault);
+        let was_partial = is_partial()?;
         let last = request.query("last");
         let rows = self.store.tags(repository, last, PAGE_MAX).map_err(fault)?;
         let next =
@@ -405,7 +407,8 @@ impl Gateway {
         let tags = rows.into_iter().map(entry).collect();
         let referrers = if next.is_none() { self.referrers(repository).await? } else { vec![] };
         let reply = respond(request, Listing { at, tags, referrers, next })?;
-        let partial = self.store.is_partial(repository).map_err(fault)?;
+        // What came after the rows were read, and made it whole, is not among them.
+        let partial = was_partial || is_partial()?;
         // Read after the rows: the listing is not newer than this.
         let reply = reply.with(SEQUENCE, self.store.reached().to_string());
         Ok(if partial { reply.with(PARTIAL, "1".to_owned()) } else { reply })

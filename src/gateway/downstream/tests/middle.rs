@@ -1,6 +1,8 @@
 //! What a node says for those below it.
 
 use super::*;
+use crate::http::ReplyBody;
+use crate::store::registry::manifests::testing::push;
 
 #[test]
 fn f032_a_second_middle_does_not_speak_for_those_below() {
@@ -55,5 +57,47 @@ fn f032_a_second_middle_does_not_speak_for_those_below() {
         assert_eq!(ask(Method::Get, "leaf01", "config", "two").await, refused, "config");
         assert_eq!(ask(Method::Post, "leaf01", "activation", "two").await, refused, "activation");
         assert_eq!(store.activation(&leaf).unwrap().unwrap().instance_id, "one");
+    });
+}
+
+/// Symptom: a repository became whole between the reading of its tags and the look at whether it
+/// is, and the child took what had come in between for deleted.
+#[test]
+fn f204_a_listing_from_before_a_repository_was_whole_does_not_tell_that_it_is() {
+    smol::block_on(async {
+        for turns in 0..12 {
+            let (store, gateway, authorization) = root().await;
+            store.stand(Role::Connected, true);
+            activate(&store).await;
+            let app = "app".parse().unwrap();
+            store.note_compared().await.unwrap();
+            store.request_reconcile().await.unwrap();
+            let mut request = request(Method::Get, "/gateway/v1/dock01/repositories/app");
+            request.host = Some("reg.example:5001".to_owned());
+            for (name, value) in [("authorization", &*authorization), (INSTANCE, "one")] {
+                request.headers.push((name.to_owned(), value.to_owned()));
+            }
+            let mut answer = std::pin::pin!(gateway.answer(&mut request));
+            let mut early = None;
+            for _ in 0..turns {
+                early = smol::future::poll_once(&mut answer).await;
+                if early.is_some() {
+                    break;
+                }
+            }
+            push(&store, "app", 1, &["v1"]).await;
+            store.mark_synced(&app, true).await.unwrap();
+            store.reconciled(store.head()).await.unwrap();
+            assert!(!store.is_partial(&app).unwrap());
+            let reply = match early {
+                Some(reply) => reply,
+                None => answer.await,
+            };
+            let reply = reply.unwrap();
+            let is_partial = reply.headers.iter().any(|(name, _)| *name == PARTIAL);
+            let ReplyBody::Bytes(bytes) = reply.body else { panic!("no listing") };
+            let listing = Listing::read(Format::V1, &bytes).unwrap();
+            assert!(is_partial || !listing.tags.is_empty(), "after {turns} turns");
+        }
     });
 }
