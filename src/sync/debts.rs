@@ -76,6 +76,8 @@ struct Debt {
     had_room: bool,
     since: UnixSeconds,
     correlation_id: String,
+    /// The comparison in which it was last found, or which came before that.
+    compared: u64,
 }
 
 /// Items that are tried again, as many as are remembered.
@@ -156,12 +158,14 @@ pub(super) struct Debts {
     /// A change of this node waits for the parent's answer: nothing is missing, and the parent is
     /// asked when it has answered.
     held: Tries<()>,
+    /// Comparisons of a repository that were begun.
+    compares: u64,
 }
 
 impl Default for Debts {
     fn default() -> Debts {
         let no_room = BTreeSet::new();
-        Debts { owed: Tries::new(OWED_MAX), no_room, held: Tries::new(HELD_MAX) }
+        Debts { owed: Tries::new(OWED_MAX), no_room, held: Tries::new(HELD_MAX), compares: 0 }
     }
 }
 
@@ -180,7 +184,7 @@ impl Debts {
         since: UnixSeconds,
         rng: &dyn Rng,
     ) -> u32 {
-        let key = owed.key();
+        let (key, compared) = (owed.key(), self.compares);
         self.held.rows.remove(&key);
         let debt = || Debt {
             digest: None,
@@ -189,12 +193,14 @@ impl Debts {
             had_room: false,
             since,
             correlation_id: rng.uuid(),
+            compared,
         };
         let Some(tried) = self.owed.note(key, now, rng, debt) else {
             self.no_room.extend(owed.no_room.map(|_| owed.repository.clone()));
             return 1;
         };
         tried.of.no_room = owed.no_room;
+        tried.of.compared = compared;
         tried.of.digest.clone_from(&owed.digest);
         tried.of.reason = owed.reason.chars().take(REASON_MAX).collect();
         tried.times
@@ -224,14 +230,11 @@ impl Debts {
         self.owed.rows.remove(&key).is_some()
     }
 
-    /// Whether an item is owed.
-    pub(super) fn is_owed(&self, repository: &RepositoryName, item: &Item) -> bool {
-        self.owed.rows.contains_key(&(repository.clone(), item.clone()))
-    }
-
-    /// Drops the debts of a repository that was compared as a whole, except these.
-    pub(super) fn compared(&mut self, repository: &RepositoryName, owed: &BTreeSet<Item>) {
-        self.owed.rows.retain(|(other, item), _| other != repository || owed.contains(item));
+    /// Drops the debts of a repository that was compared as a whole, but for those that this
+    /// comparison has found.
+    pub(super) fn compared(&mut self, repository: &RepositoryName, comparison: u64) {
+        let is_found = |debt: &Debt| debt.compared >= comparison;
+        self.owed.rows.retain(|(other, _), row| other != repository || is_found(&row.of));
     }
 
     /// Drops what is not of these repositories.
@@ -320,8 +323,11 @@ impl Debts {
     }
 
     /// A repository is about to be compared as a whole: what is not remembered is found again.
-    pub(super) fn begin_compare(&mut self, repository: &RepositoryName) {
+    /// Which comparison that is.
+    pub(super) fn begin_compare(&mut self, repository: &RepositoryName) -> u64 {
         self.no_room.remove(repository);
+        self.compares += 1;
+        self.compares
     }
 
     /// Whether a full reconcile is due now, because there are more items than are remembered.
@@ -414,9 +420,17 @@ mod tests {
         let shown =
             format!("repository=app tag=v10 digest={digest} reason=\"it is \\\"not\\\" there\"");
         assert_eq!(ten.to_string(), shown);
-        debts.compared(&"app2".parse().unwrap(), &BTreeSet::new());
+        let other = "app2".parse().unwrap();
+        let comparison = debts.begin_compare(&other);
+        debts.compared(&other, comparison);
         assert!(!debts.is_empty());
-        debts.compared(&ten.repository, &BTreeSet::new());
+        let comparison = debts.begin_compare(&ten.repository);
+        owe(&mut debts, &one, now);
+        debts.compared(&ten.repository, comparison);
+        let told: Vec<String> = debts.details(9).into_iter().map(|d| d.description).collect();
+        assert!(told.len() == 1 && told[0].starts_with("app:v1 "), "found again: {told:?}");
+        let comparison = debts.begin_compare(&ten.repository);
+        debts.compared(&ten.repository, comparison);
         assert!(debts.is_empty());
     }
 

@@ -3,40 +3,77 @@
 
 use std::collections::BTreeSet;
 
+use super::comparison::Part;
 use super::debts::Item;
 use super::error::SyncError;
-use super::plan::Desired;
 use super::worker::{PAGES_MAX, Worker};
 use crate::gateway::UpstreamError;
 use crate::store::registry::removal::Watch;
 use crate::store::replica::outbox::Origin;
 use crate::store::{Precondition, StoreError};
 use crate::sys::spawn;
+use crate::types::limits::PAGE_MAX;
 use crate::types::{Digest, RepositoryName, Tag};
+
+/// What the parent says of manifests that are here.
+pub(super) enum Unlisted {
+    /// These it does not have.
+    Lacked(BTreeSet<Digest>),
+    /// It is of an earlier version, which does not tell of these.
+    Unknown(BTreeSet<Digest>),
+}
 
 impl Worker {
     /// Deletes manifests that the parent has deleted, whatever names them here. What it has and
-    /// nothing names stays: someone may have pinned it by digest.
+    /// nothing names stays: someone may have pinned it by digest. `listed` tells of some that it
+    /// has.
     pub(super) async fn drop_deleted(
         &self,
         repository: &RepositoryName,
-        desired: &Desired,
+        listed: Option<&Part>,
     ) -> Result<(), SyncError> {
-        let mut lacked = self.manifests_here(repository).await?;
-        let needed = desired.referrers.iter().chain(desired.tags.values());
-        for digest in needed {
-            lacked.remove(digest);
+        let listed = listed.map(Part::manifests).unwrap_or_default();
+        let mut after = None;
+        loop {
+            let here = self.manifests_here(repository, after.as_ref()).await?;
+            let Some(last) = here.last().cloned() else { return Ok(()) };
+            let lacked = here.into_iter().filter(|digest| !listed.contains(digest)).collect();
+            let lacked = match self.unlisted(repository, after.as_ref(), lacked).await? {
+                Unlisted::Lacked(lacked) => lacked,
+                // It is asked for each that nothing names here.
+                Unlisted::Unknown(mut here) => {
+                    let mut named = BTreeSet::new();
+                    for digest in &here {
+                        if self.store.is_named(repository, digest)? {
+                            named.insert(digest.clone());
+                        }
+                    }
+                    here.retain(|digest| !named.contains(digest));
+                    here
+                }
+            };
+            for digest in &lacked {
+                self.delete_if_gone(repository, digest).await?;
+            }
+            after = Some(last);
         }
-        let (withheld, mut after) = (self.store.withheld(repository).await?.manifests, None);
+    }
+
+    /// Which of these manifests, all behind `after`, the parent does not list. What it lists is
+    /// kept no more than anything else.
+    pub(super) async fn unlisted(
+        &self,
+        repository: &RepositoryName,
+        after: Option<&Digest>,
+        mut here: BTreeSet<Digest>,
+    ) -> Result<Unlisted, SyncError> {
+        let (end, mut after) = (here.last().cloned(), after.cloned());
         for _ in 0..PAGES_MAX {
-            if lacked.is_empty() {
-                return Ok(());
+            if here.is_empty() || end <= after {
+                return Ok(Unlisted::Lacked(here));
             }
             let Some(page) = self.upstream.manifests(repository, after.as_ref()).await? else {
-                // Of an earlier version: it is asked for each that nothing names here.
-                let named = self.named_here(repository).await?;
-                lacked.retain(|digest| !named.contains(digest));
-                break;
+                return Ok(Unlisted::Unknown(here));
             };
             let Some(last) = page.last().cloned() else { break };
             if after.is_some_and(|after| last <= after) {
@@ -44,25 +81,18 @@ impl Worker {
                 return Err(UpstreamError::Protocol(text).into());
             }
             for digest in &page {
-                if lacked.remove(digest) && withheld.contains(digest) {
+                if here.remove(digest) {
                     self.store.parent_has(repository, None, digest).await?;
                 }
             }
             after = Some(last);
         }
-        for digest in &lacked {
-            self.delete_if_gone(repository, digest).await?;
-        }
-        Ok(())
+        Ok(Unlisted::Lacked(here))
     }
 
     /// Follows what the parent has told of that it deleted, where it has not got all of a
     /// repository yet: what it lacks beside that was not deleted.
-    pub(super) async fn follow_told(
-        &self,
-        repository: &RepositoryName,
-        desired: &Desired,
-    ) -> Result<(), SyncError> {
+    pub(super) async fn follow_told(&self, repository: &RepositoryName) -> Result<(), SyncError> {
         let (tags, manifests): (Vec<_>, Vec<_>) = {
             let told = self.state.told();
             (
@@ -70,7 +100,7 @@ impl Worker {
                 told.manifests(repository).cloned().collect(),
             )
         };
-        for tag in tags.iter().filter(|tag| !desired.tags.contains_key(*tag)) {
+        for tag in &tags {
             self.follow_tag(repository, tag, None, true).await?;
         }
         for digest in &manifests {
@@ -82,26 +112,16 @@ impl Worker {
         Ok(())
     }
 
-    /// The manifests that are here of a repository.
+    /// Some of the manifests that are here of a repository behind `after`, in the order of their
+    /// digests; none when there are no more.
     pub(super) async fn manifests_here(
         &self,
         repository: &RepositoryName,
-    ) -> Result<BTreeSet<Digest>, SyncError> {
-        let (store, repository) = (self.store.clone(), repository.clone());
-        Ok(spawn::blocking(move || store.manifest_digests(&repository)).await?)
-    }
-
-    /// What the manifests that are here of a repository name.
-    async fn named_here(&self, repository: &RepositoryName) -> Result<BTreeSet<Digest>, SyncError> {
-        let (store, repository) = (self.store.clone(), repository.clone());
-        let read = move || {
-            let mut named = BTreeSet::new();
-            store.each_manifest(&repository, |_, row| {
-                named.extend(row.named_manifests().cloned());
-            })?;
-            Ok::<_, StoreError>(named)
-        };
-        Ok(spawn::blocking(read).await?)
+        after: Option<&Digest>,
+    ) -> Result<Vec<Digest>, SyncError> {
+        let (store, repository, after) = (self.store.clone(), repository.clone(), after.cloned());
+        let behind = move || store.manifests_behind(&repository, after.as_ref(), PAGE_MAX);
+        Ok(spawn::blocking(behind).await?)
     }
 
     /// Removes repositories that are not granted any more, unless they have something that the

@@ -12,6 +12,7 @@ pub mod plan;
 pub mod window;
 
 mod closure;
+mod comparison;
 mod contact;
 mod debts;
 mod deleted;

@@ -4,14 +4,15 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use super::deleted::Unlisted;
 use super::error::SyncError;
-use super::plan::Desired;
 use super::window::LOOK_INTERVAL;
 use super::worker::Worker;
 use crate::gateway::UpstreamError;
 use crate::gateway::feed::Scope;
 use crate::store::replica::gone::Gone;
 use crate::store::replica::offers::Withheld;
+use crate::types::limits::PAGE_MAX;
 use crate::types::{Cursor, Digest, Mode, RepositoryName, Tag};
 
 /// What becomes of what the parent lacks in a repository.
@@ -146,72 +147,105 @@ impl Worker {
         })
     }
 
-    /// Offers what the parent lacks, or keeps it where this node may not push it.
-    pub(super) async fn offer_lacked(
+    /// Offers tags that the parent lacks, or keeps them where this node may not push them: those
+    /// that were kept before, too.
+    pub(super) async fn offer_tags(
         &self,
         repository: &RepositoryName,
-        desired: &Desired,
         tags: &[(Tag, Digest)],
         offer: Offer,
     ) -> Result<(), SyncError> {
-        let here = self.manifests_here(repository).await?;
-        let mut manifests = self.lacked(repository, desired, tags, here).await?;
-        if offer == Offer::Made {
-            self.store.offer_tags(repository, tags).await?;
-            self.store.offer_manifests(repository, &manifests).await?;
-        } else {
-            manifests.extend(tags.iter().map(|(_, digest)| digest.clone()));
-            let tags = tags.iter().map(|(tag, _)| tag.clone()).collect();
-            let withheld = Withheld { tags, manifests: manifests.into_iter().collect() };
-            self.store.withhold(repository, &withheld).await?;
+        if tags.is_empty() {
+            return Ok(());
+        }
+        match offer {
+            Offer::None if !self.may_push(repository)? => {}
+            Offer::None | Offer::Made => self.store.offer_tags(repository, tags).await?,
+            Offer::Withheld => {
+                let (tags, manifests) = tags.iter().cloned().unzip();
+                self.store.withhold(repository, &Withheld { tags, manifests }).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The same with manifests, once all tags were. That ends what is offered, or was kept before.
+    pub(super) async fn offer_manifests(
+        &self,
+        repository: &RepositoryName,
+        offer: Offer,
+    ) -> Result<(), SyncError> {
+        if offer == Offer::None {
+            if self.store.withholds(repository)? && self.may_push(repository)? {
+                self.offer_kept(repository).await?;
+            }
+            return Ok(());
+        }
+        let mut after = None;
+        loop {
+            let here = self.manifests_here(repository, after.as_ref()).await?;
+            let Some(last) = here.last().cloned() else { break };
+            let here = here.into_iter().collect();
+            let manifests = match self.unlisted(repository, after.as_ref(), here).await? {
+                Unlisted::Lacked(lacked) => lacked,
+                Unlisted::Unknown(here) => self.lacked(repository, here).await?,
+            };
+            if offer == Offer::Made {
+                self.offer_unless_brought(repository, manifests).await?;
+            } else {
+                let withheld = Withheld { tags: BTreeSet::new(), manifests };
+                self.store.withhold(repository, &withheld).await?;
+            }
+            after = Some(last);
         }
         Ok(self.store.end_offer(repository).await?)
     }
 
-    /// Offers what was kept before, once this node may push it. What the parent has again is like
-    /// anything else.
-    pub(super) async fn offer_withheld(
-        &self,
-        repository: &RepositoryName,
-        desired: &Desired,
-        tags: &[(Tag, Digest)],
-        withheld: Withheld,
-    ) -> Result<(), SyncError> {
-        if self.may_push(repository)? {
-            let manifests = withheld.manifests.clone();
-            let manifests = self.lacked(repository, desired, tags, manifests).await?;
-            self.store.offer_tags(repository, tags).await?;
-            self.store.offer_manifests(repository, &manifests).await?;
-            return Ok(self.store.release(repository, &withheld).await?);
+    /// Offers what was kept before, as this node may push it by now. What the parent has again is
+    /// like anything else.
+    async fn offer_kept(&self, repository: &RepositoryName) -> Result<(), SyncError> {
+        let mut after = None;
+        loop {
+            let kept = self.store.withheld_manifests(repository, after.as_ref(), PAGE_MAX)?;
+            let Some(last) = kept.last().cloned() else { break };
+            let lacked = self.lacked(repository, kept).await?;
+            self.offer_unless_brought(repository, lacked).await?;
+            after = Some(last);
         }
-        let mut again = withheld;
-        again.tags.retain(|tag| desired.tags.contains_key(tag));
-        let named: BTreeSet<&Digest> = desired.tags.values().chain(&desired.referrers).collect();
-        again.manifests.retain(|digest| named.contains(digest));
-        Ok(self.store.release(repository, &again).await?)
+        Ok(self.store.release(repository).await?)
     }
 
-    /// Those of these manifests that the parent lacks, and that none of these tags brings.
+    /// Offers manifests by their digests, but for those that a change brings which is on its way.
+    async fn offer_unless_brought(
+        &self,
+        repository: &RepositoryName,
+        manifests: BTreeSet<Digest>,
+    ) -> Result<(), SyncError> {
+        let mut offered = Vec::new();
+        for digest in manifests {
+            if !self.store.outbox_brings(repository, &digest)? {
+                offered.push(digest);
+            }
+        }
+        Ok(self.store.offer_manifests(repository, &offered).await?)
+    }
+
+    /// Those of these manifests that the parent lacks.
     async fn lacked(
         &self,
         repository: &RepositoryName,
-        desired: &Desired,
-        tags: &[(Tag, Digest)],
-        mut manifests: BTreeSet<Digest>,
-    ) -> Result<Vec<Digest>, SyncError> {
-        let mut named: BTreeSet<&Digest> = desired.tags.values().collect();
-        named.extend(&desired.referrers);
-        named.extend(tags.iter().map(|(_, digest)| digest));
-        manifests.retain(|digest| !named.contains(digest));
-        let mut lacked = Vec::new();
+        manifests: BTreeSet<Digest>,
+    ) -> Result<BTreeSet<Digest>, SyncError> {
+        let mut lacked = BTreeSet::new();
         for digest in manifests {
             match self.upstream.keeps_manifest(repository, &digest).await.map_err(SyncError::from) {
-                Ok(true) => {}
-                Ok(false) => lacked.push(digest),
+                Ok(true) => continue,
+                Ok(false) => {}
                 // It cannot tell; what it has already does no harm.
-                Err(error) if error.is_of_item() => lacked.push(digest),
+                Err(error) if error.is_of_item() => {}
                 Err(error) => return Err(error),
             }
+            lacked.insert(digest);
         }
         Ok(lacked)
     }

@@ -4,85 +4,74 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::gateway::feed::Scope;
 use crate::store::replica::outbox::{OutboxChange, OutboxEntry};
-use crate::types::{Cursor, Digest, Mode, RepositoryName, Tag};
+use crate::types::{Digest, Mode, RepositoryName, Tag};
 
-/// What a repository holds at the parent.
-#[derive(Clone, Default)]
-pub struct Desired {
-    /// Tags and what they name.
-    pub tags: BTreeMap<Tag, Digest>,
-    /// Manifests that refer to another one; they need no tag.
-    pub referrers: BTreeSet<Digest>,
-    /// The parent has not got all of it yet: what is missing was not deleted.
+/// Tags and what they name.
+pub type Tags = BTreeMap<Tag, Digest>;
+
+/// What a side has of a repository behind some tag, in the order of the tags.
+#[derive(Clone, Debug)]
+pub struct Page<T> {
+    /// What it has.
+    pub of: T,
+    /// The last tag that it tells of; `None` where it tells of all.
+    pub end: Option<Tag>,
+}
+
+/// The tags of a repository from one up to another one, at the parent and here.
+#[derive(Clone, Debug)]
+pub struct Stretch {
+    /// At the parent.
+    pub there: Tags,
+    /// Here.
+    pub here: Tags,
+    /// Tags with changes that were on their way up before the parent was asked.
+    waited: BTreeSet<Tag>,
+    /// The last tag that it tells of; `None` where it tells of all.
+    pub end: Option<Tag>,
+    /// The parent has not got all of the repository yet: what it lacks was not deleted.
     pub partial: bool,
-    /// Where the parent's feed was when its last page was listed.
-    pub at: Option<Cursor>,
+    /// A client has changed something here since the parent was asked.
+    pub has_news: bool,
 }
 
-/// What a repository holds here.
-#[derive(Clone, Default)]
-pub struct Present {
-    /// Tags and what they name.
-    pub tags: BTreeMap<Tag, Digest>,
-    /// Those of the desired manifests that are here.
-    pub manifests: BTreeSet<Digest>,
-    /// Tags with changes on their way up: they are left alone until the parent has answered.
-    pub waiting: BTreeSet<Tag>,
-}
+impl Stretch {
+    /// As much behind `after` as all of these tell of.
+    pub fn new(
+        after: Option<&Tag>,
+        there: Page<Tags>,
+        here: Page<Tags>,
+        waited: Page<BTreeSet<Tag>>,
+    ) -> Stretch {
+        let end = [there.end, here.end, waited.end].into_iter().flatten().min();
+        let is_in = |tag: &Tag| {
+            after.is_none_or(|after| tag > after) && end.as_ref().is_none_or(|end| tag <= end)
+        };
+        let (mut there, mut here, mut waited) = (there.of, here.of, waited.of);
+        there.retain(|tag, _| is_in(tag));
+        here.retain(|tag, _| is_in(tag));
+        waited.retain(is_in);
+        Stretch { there, here, waited, end, partial: false, has_news: false }
+    }
 
-/// One thing to do in a repository. `base` is what the tag named when the plan was made: when a
-/// client has moved it since, the step is void.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Step {
-    /// Fetch a manifest and what it needs, then let the tag name it.
-    Set {
-        /// Which.
-        tag: Tag,
-        /// What it shall name.
-        digest: Digest,
-        /// What it named here.
-        base: Option<Digest>,
-    },
-    /// Fetch a manifest and what it needs.
-    Add {
-        /// Which.
-        digest: Digest,
-    },
-    /// Remove a tag.
-    Remove {
-        /// Which.
-        tag: Tag,
-        /// What it named here.
-        base: Digest,
-    },
-    /// Ask again when the parent has answered the changes of the tag that are on their way up.
-    HoldBack {
-        /// Which.
-        tag: Tag,
-    },
-}
+    /// Tags that the parent has removed, and what they name here.
+    pub fn gone(&self) -> impl Iterator<Item = (&Tag, &Digest)> {
+        let is_gone = |tag: &Tag| !self.partial && !self.there.contains_key(tag);
+        self.here.iter().filter(move |(tag, _)| is_gone(tag))
+    }
 
-/// The steps that make a repository like the parent's: removals first, because they cost nothing.
-/// Each is made when it is asked for, as a repository may have very many tags.
-pub fn plan<'a>(desired: &'a Desired, present: &'a Present) -> impl Iterator<Item = Step> + 'a {
-    let is_gone = |tag: &Tag| !desired.partial && !desired.tags.contains_key(tag);
-    let gone = present.tags.iter().filter(move |(tag, _)| is_gone(tag));
-    let removals = gone.map(|(tag, base)| Step::Remove { tag: tag.clone(), base: base.clone() });
-    let moved = desired.tags.iter().filter(|(tag, digest)| present.tags.get(tag) != Some(digest));
-    let sets = moved.map(move |(tag, digest)| Step::Set {
-        tag: tag.clone(),
-        digest: digest.clone(),
-        base: present.tags.get(tag).cloned(),
-    });
-    let missing = desired.referrers.difference(&present.manifests);
-    let adds = missing.map(|digest| Step::Add { digest: digest.clone() });
-    let held_back = move |step: Step| match step {
-        Step::Set { tag, .. } | Step::Remove { tag, .. } if present.waiting.contains(&tag) => {
-            Step::HoldBack { tag }
-        }
-        free => free,
-    };
-    removals.chain(sets).chain(adds).map(held_back)
+    /// Tags that do not name here what they name at the parent: what that is, and what they name
+    /// here.
+    pub fn moved(&self) -> impl Iterator<Item = (&Tag, &Digest, Option<&Digest>)> {
+        let all = self.there.iter().map(|(tag, digest)| (tag, digest, self.here.get(tag)));
+        all.filter(|(_, digest, here)| *here != Some(digest))
+    }
+
+    /// Whether the parent may have heard of a change of a tag only after it told what the tag
+    /// names.
+    pub fn is_old(&self, tag: &Tag) -> bool {
+        self.has_news || self.waited.contains(tag)
+    }
 }
 
 /// What is to be done with whole repositories.
@@ -168,54 +157,83 @@ mod tests {
         Digest::from_raw(Algorithm::Sha256, &[number; 32]).unwrap()
     }
 
-    fn tags(list: &[(&str, u8)]) -> BTreeMap<Tag, Digest> {
+    fn tags(list: &[(&str, u8)]) -> Tags {
         list.iter().map(|(tag, number)| (tag.parse().unwrap(), digest(*number))).collect()
     }
 
-    #[test]
-    fn f119_moves_removals_and_referrers_are_followed() {
-        let desired = Desired {
-            tags: tags(&[("same", 1), ("moved", 2), ("new", 3), ("ours", 4)]),
-            referrers: [digest(7), digest(8)].into(),
-            partial: false,
-            at: None,
-        };
-        let present = Present {
-            tags: tags(&[("same", 1), ("moved", 9), ("gone", 9), ("ours", 5), ("pushed", 6)]),
-            manifests: [digest(7)].into(),
-            waiting: ["ours", "pushed"].map(|tag| tag.parse().unwrap()).into(),
-        };
-        let expected = [
-            Step::Remove { tag: "gone".parse().unwrap(), base: digest(9) },
-            Step::HoldBack { tag: "pushed".parse().unwrap() },
-            Step::Set { tag: "moved".parse().unwrap(), digest: digest(2), base: Some(digest(9)) },
-            Step::Set { tag: "new".parse().unwrap(), digest: digest(3), base: None },
-            Step::HoldBack { tag: "ours".parse().unwrap() },
-            Step::Add { digest: digest(8) },
-        ];
-        assert_eq!(plan(&desired, &present).collect::<Vec<_>>(), expected);
-        // A parent that is still filling up has deleted nothing.
-        let partial = Desired { partial: true, ..desired };
-        assert_eq!(plan(&partial, &present).collect::<Vec<_>>(), expected[2..]);
+    fn names(list: &[&str]) -> BTreeSet<Tag> {
+        list.iter().map(|tag| tag.parse().unwrap()).collect()
+    }
+
+    fn all<T>(of: T) -> Page<T> {
+        Page { of, end: None }
     }
 
     #[test]
-    fn a_plan_that_was_carried_out_leaves_nothing_to_do() {
-        let (tags_there, referrers) = (tags(&[("a", 1), ("b", 2)]), [digest(3)].into());
-        let desired = Desired { tags: tags_there, referrers, partial: false, at: None };
-        let mut present = Present { tags: tags(&[("b", 9), ("c", 9)]), ..Present::default() };
-        let steps: Vec<Step> = plan(&desired, &present).collect();
-        for step in steps {
-            match step {
-                Step::Set { tag, digest, base } => {
-                    assert_eq!(present.tags.insert(tag, digest), base);
+    fn f119_moves_and_removals_are_followed() {
+        let there = tags(&[("same", 1), ("moved", 2), ("new", 3)]);
+        let here = tags(&[("same", 1), ("moved", 9), ("gone", 8)]);
+        let mut stretch = Stretch::new(None, all(there), all(here), all(names(&["moved"])));
+        let (moved, new, gone) = (names(&["moved"]), names(&["new"]), names(&["gone"]));
+        let [moved, new, gone] = [&moved, &new, &gone].map(|tags| tags.first().unwrap());
+        let expected = [(moved, &digest(2), Some(&digest(9))), (new, &digest(3), None)];
+        assert_eq!(stretch.moved().collect::<Vec<_>>(), expected);
+        assert_eq!(stretch.gone().collect::<Vec<_>>(), [(gone, &digest(8))]);
+        assert_eq!([moved, new].map(|tag| stretch.is_old(tag)), [true, false]);
+        stretch.has_news = true;
+        assert!(stretch.is_old(new));
+        // A parent that is still filling up has deleted nothing.
+        stretch.partial = true;
+        assert_eq!(stretch.gone().next(), None);
+        assert_eq!(stretch.moved().count(), 2);
+    }
+
+    /// What a side tells of its tags behind one: `max` of them at most.
+    fn page(all: &Tags, after: Option<&Tag>, max: usize) -> Page<Tags> {
+        let behind = all.iter().filter(|(tag, _)| after.is_none_or(|after| *tag > after));
+        let of: Tags =
+            behind.take(max).map(|(tag, digest)| (tag.clone(), digest.clone())).collect();
+        let end = of.last_key_value().filter(|_| of.len() == max).map(|(tag, _)| tag.clone());
+        Page { of, end }
+    }
+
+    /// All ways to have or not to have three tags on each of three sides, with pages of any size.
+    #[test]
+    fn f119_stretches_tell_of_each_tag_once_whatever_the_sides_have() {
+        let side = |mask: u32, number: u8| -> Tags {
+            let named = (0..3).filter(|bit| mask & 1 << bit != 0);
+            named.map(|bit| (format!("t{bit}").parse().unwrap(), digest(number))).collect()
+        };
+        for masks in 0..1 << 9 {
+            let there = side(masks, 1);
+            let here = side(masks >> 3, 2);
+            let waited = side(masks >> 6, 3);
+            for sizes in 0..27 {
+                let [first, second, third] = [1, 3, 9].map(|size| sizes / size % 3 + 1);
+                let (mut after, mut found) = (None, (Tags::new(), Tags::new(), BTreeSet::new()));
+                loop {
+                    let waiting = page(&waited, after.as_ref(), third);
+                    let waiting = Page { of: waiting.of.into_keys().collect(), end: waiting.end };
+                    let there = page(&there, after.as_ref(), first);
+                    let here = page(&here, after.as_ref(), second);
+                    let mut next = Stretch::new(after.as_ref(), there, here, waiting);
+                    let before = found.0.len() + found.1.len() + found.2.len();
+                    let more = next.there.len() + next.here.len() + next.waited.len();
+                    found.0.append(&mut next.there);
+                    found.1.append(&mut next.here);
+                    found.2.append(&mut next.waited);
+                    let now = found.0.len() + found.1.len() + found.2.len();
+                    assert_eq!(now, before + more, "{masks} {sizes}");
+                    assert!(next.end.is_none() || next.end > after, "{masks} {sizes}");
+                    after = next.end;
+                    if after.is_none() {
+                        break;
+                    }
                 }
-                Step::Add { digest } => assert!(present.manifests.insert(digest)),
-                Step::Remove { tag, base } => assert_eq!(present.tags.remove(&tag), Some(base)),
-                Step::HoldBack { tag } => panic!("nothing of {tag} waits"),
+                let waited: BTreeSet<Tag> = waited.keys().cloned().collect();
+                assert_eq!(found, (there.clone(), here.clone(), waited), "{masks} {sizes}");
             }
         }
-        assert_eq!(plan(&desired, &present).next(), None);
     }
 
     #[test]

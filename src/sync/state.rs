@@ -267,10 +267,11 @@ impl State {
     }
 
     /// A repository was listed when the parent's feed was here.
-    pub(super) fn note_listed(&self, at: Option<Cursor>) {
+    pub(super) fn note_listed(&self, at: Cursor) {
         let mut listed = lock(&self.listed);
-        let later = at.filter(|at| listed.is_none_or(|listed| at.sequence > listed.sequence));
-        *listed = later.or(*listed);
+        if listed.is_none_or(|listed| at.sequence > listed.sequence) {
+            *listed = Some(at);
+        }
     }
 
     /// The latest of them.

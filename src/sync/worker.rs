@@ -10,8 +10,7 @@ use smol::lock::Mutex;
 use super::debts::Item;
 use super::error::SyncError;
 use super::fetch::Fetcher;
-use super::offers::Offer;
-use super::plan::{self, Desired, Present, Step};
+use super::plan;
 use super::room;
 use super::state::State;
 use crate::gateway::feed::Scope;
@@ -22,7 +21,7 @@ use crate::store::replica::inbox::InboxId;
 use crate::sys::spawn::yield_now;
 use crate::types::limits::PAGE_MAX;
 use crate::types::message::{Batch, Message, NodeConfig};
-use crate::types::{Cursor, Digest, Mode, RepositoryName, RepositoryPattern, Tag};
+use crate::types::{Cursor, Mode, RepositoryName, RepositoryPattern};
 
 /// How long a poll waits at the parent.
 const POLL_WAIT: Duration = Duration::from_secs(60);
@@ -34,20 +33,11 @@ const TIMELESS_WAIT: Duration = Duration::from_secs(10);
 /// Messages applied between two notes of progress.
 const CHUNK: usize = 100;
 
-/// Tags whose missing content is compared at once, to fetch the smallest first.
-const WORKING_SET: usize = 16;
-
-/// What is in memory of them, bytes, beside the last one. Over it: these are fetched first.
-const WORKING_SET_BYTES: usize = 8 * 1024 * 1024;
-
 /// An empty stretch of the feed is noted on disk only this often: a poll writes nothing.
 const NOTE_INTERVAL: Duration = Duration::from_secs(3600);
 
 /// Pages of one listing or of the catalog; over it the parent is taken for faulty.
 pub(super) const PAGES_MAX: usize = 10_000;
-
-/// A manifest to fetch, and the tag that shall name it, with what it named before.
-type Wanted = (Option<(Tag, Option<Digest>)>, Digest);
 
 /// Follows the parent.
 pub(super) struct Worker {
@@ -386,191 +376,6 @@ impl Worker {
         }
     }
 
-    /// Makes a repository like the parent's. What cannot be had is set aside; an error concerns the
-    /// whole repository, or more.
-    pub(super) async fn reconcile_repository(
-        &self,
-        repository: &RepositoryName,
-    ) -> Result<(), SyncError> {
-        self.state.debts().begin_compare(repository);
-        let before = self.store.outbox_last()?;
-        let waited = self.store.outbox_tags(repository).await?;
-        let desired = self.listing(repository).await?;
-        self.state.note_listed(desired.at);
-        let present = self.present(repository, &desired).await?;
-        // The parent may have heard meanwhile of what a client has changed since, or of what waited
-        // before: the listing is older than what is here then, and what counts is what the tag
-        // names there now.
-        let has_news = self.store.outbox_last()? != before;
-        let is_old = |tag: &Tag| has_news || waited.contains(tag);
-        let offer = self.offer(repository)?;
-        let withheld = self.store.withheld(repository).await?;
-        let (mut lacked, mut followed) = (Vec::new(), Vec::new());
-        for step in plan::plan(&desired, &present) {
-            match step {
-                Step::Remove { tag, base }
-                    if offer != Offer::None || withheld.tags.contains(&tag) =>
-                {
-                    lacked.push((tag, base));
-                }
-                Step::HoldBack { tag } => {
-                    let may_be_lost = offer != Offer::None || withheld.tags.contains(&tag);
-                    let base = present.tags.get(&tag);
-                    let base = base.filter(|_| may_be_lost && !desired.tags.contains_key(&tag));
-                    lacked.extend(base.map(|base| (tag.clone(), base.clone())));
-                    self.state.hold_back(repository, Item::Tag(tag));
-                }
-                Step::Remove { tag, .. } if is_old(&tag) => {
-                    self.follow_tag(repository, &tag, None, true).await?;
-                    followed.push(Item::Tag(tag));
-                }
-                Step::Set { tag, digest, .. } if is_old(&tag) => {
-                    let told = Some(digest);
-                    self.follow_tag(repository, &tag, told, true).await?;
-                    followed.push(Item::Tag(tag));
-                }
-                Step::Remove { tag, base } => {
-                    self.remove_tag(repository, &tag, base).await?;
-                    followed.push(Item::Tag(tag));
-                }
-                // Below, once removals have made room.
-                Step::Set { .. } | Step::Add { .. } => {}
-            }
-        }
-        if !desired.partial && offer != Offer::None {
-            self.offer_lacked(repository, &desired, &lacked, offer).await?;
-        } else if !desired.partial && !withheld.is_empty() {
-            self.offer_withheld(repository, &desired, &lacked, withheld).await?;
-        }
-        if desired.partial {
-            self.follow_told(repository, &desired).await?;
-        }
-        let pending = plan::plan(&desired, &present).filter_map(|step| match step {
-            Step::Set { tag, digest, base } if !is_old(&tag) => Some((Some((tag, base)), digest)),
-            Step::Add { digest } => Some((None, digest)),
-            Step::Set { .. } | Step::Remove { .. } | Step::HoldBack { .. } => None,
-        });
-        let mut failed = self.fill(repository, pending).await?;
-        if offer == Offer::None && !desired.partial {
-            self.drop_deleted(repository, &desired).await?;
-        }
-        if desired.partial {
-            return Err(SyncError::Content("the parent has not got all of it yet".to_owned()));
-        }
-        let mut debts = self.state.debts();
-        // What was followed and worked is paid.
-        failed.extend(followed.into_iter().filter(|item| debts.is_owed(repository, item)));
-        debts.compared(repository, &failed);
-        Ok(())
-    }
-
-    /// Fetches manifests and lets tags name them. An item that cannot be fetched is set aside:
-    /// those are returned.
-    async fn fill(
-        &self,
-        repository: &RepositoryName,
-        pending: impl Iterator<Item = Wanted> + Send,
-    ) -> Result<BTreeSet<Item>, SyncError> {
-        let mut failed = BTreeSet::new();
-        let mut pending = pending.peekable();
-        while pending.peek().is_some() {
-            let (mut work, mut held) = (Vec::new(), 0);
-            while work.len() < WORKING_SET
-                && held < WORKING_SET_BYTES
-                && let Some(wanted) = pending.next()
-            {
-                match self.fetcher.resolve(repository, &wanted.1).await {
-                    Ok(closure) => {
-                        held += closure.held_bytes();
-                        work.push((closure.missing_bytes, (wanted, closure)));
-                    }
-                    Err(error) => failed.extend(self.left_out(repository, &wanted, error).await?),
-                }
-            }
-            for (wanted, closure) in plan::cheapest_first(work) {
-                let target = wanted.0.as_ref().map(|(tag, base)| (tag, base.clone()));
-                match self.fetcher.complete(repository, closure, target).await {
-                    Ok(done) => {
-                        self.state.set(|now| now.faults = 0);
-                        if let (false, Some((tag, _))) = (done, &wanted.0) {
-                            self.state.hold_back(repository, Item::Tag(tag.clone()));
-                        }
-                    }
-                    Err(error) => failed.extend(self.left_out(repository, &wanted, error).await?),
-                }
-            }
-        }
-        Ok(failed)
-    }
-
-    /// Sets an item aside and returns it, when only the item is at fault and the parent still has
-    /// it.
-    async fn left_out(
-        &self,
-        repository: &RepositoryName,
-        (tag, digest): &Wanted,
-        error: SyncError,
-    ) -> Result<Option<Item>, SyncError> {
-        // Nothing of a repository that was withdrawn is tried, or owed, one by one.
-        let is_withdrawn =
-            error.is_about_rights() && !Scope::of_config(&self.config()?).covers(repository);
-        if is_withdrawn || !error.sets_aside() {
-            return Err(error);
-        }
-        let item = match tag {
-            Some((tag, _)) => Item::Tag(tag.clone()),
-            None => Item::Manifest(digest.clone()),
-        };
-        let owed = self.set_aside(repository, item.clone(), Some(digest), &error).await?;
-        Ok(owed.then_some(item))
-    }
-
-    async fn listing(&self, repository: &RepositoryName) -> Result<Desired, SyncError> {
-        let mut desired = Desired::default();
-        let mut last: Option<Tag> = None;
-        for _ in 0..PAGES_MAX {
-            let (page, partial) = self.upstream.listing(repository, last.as_ref()).await?;
-            desired.partial |= partial;
-            desired.at = Some(page.at);
-            desired.tags.extend(page.tags.into_iter().map(|entry| (entry.tag, entry.digest)));
-            desired.referrers.extend(page.referrers);
-            match page.next {
-                None => return Ok(desired),
-                Some(next) if last.as_ref().is_none_or(|last| next > *last) => last = Some(next),
-                Some(_) => break,
-            }
-        }
-        Err(SyncError::Content(format!("the listing of {repository} does not end")))
-    }
-
-    async fn present(
-        &self,
-        repository: &RepositoryName,
-        desired: &Desired,
-    ) -> Result<Present, SyncError> {
-        let mut present = Present::default();
-        loop {
-            let last = present.tags.last_key_value().map(|(tag, _)| tag.as_str());
-            let page = self.store.tags(repository, last, PAGE_MAX)?;
-            if page.is_empty() {
-                break;
-            }
-            present.tags.extend(page.into_iter().map(|(tag, row)| (tag, row.digest)));
-            yield_now().await;
-        }
-        for (number, digest) in desired.referrers.iter().enumerate() {
-            if self.store.manifest(repository, digest)?.is_some() {
-                present.manifests.insert(digest.clone());
-            }
-            if number % PAGE_MAX == PAGE_MAX - 1 {
-                yield_now().await;
-            }
-        }
-        // Read after the tags: a client that moves one in between makes the step void, or is seen.
-        present.waiting = self.store.outbox_tags(repository).await?;
-        Ok(present)
-    }
-
     /// Applies messages in order. Each can be applied again: a crash in between does no harm.
     async fn apply(&self, messages: Vec<(InboxId, Message)>) -> Result<(), SyncError> {
         let config = self.config()?;
@@ -718,7 +523,7 @@ mod tests {
     use crate::store::registry::manifests::testing::push;
     use crate::store::replica::node::testing::connected;
     use crate::types::digest::Algorithm;
-    use crate::types::message;
+    use crate::types::{Digest, message};
 
     const POSITION: Cursor = Cursor { epoch: 3, sequence: 5 };
 

@@ -39,8 +39,9 @@ impl Parent {
         let Some(hook) = hook else {
             return self.answer(request).await;
         };
-        let after = request.query("after").map(|_| "?after").unwrap_or_default();
-        let call = format!("{:?} {}{after}", request.method, request.path);
+        let of = |key: &str| request.query(key).map(|_| format!("?{key}"));
+        let query = of("after").or(of("manifests")).unwrap_or_default();
+        let call = format!("{:?} {}{query}", request.method, request.path);
         hook(self.world.clone(), call.clone(), 0).await;
         let reply = self.answer(request).await;
         let is_partial = hook(self.world.clone(), call, reply.status).await;

@@ -71,23 +71,6 @@ impl Store {
         }
     }
 
-    /// Calls `each` for every row whose key starts with `start`, in key order. Blocks.
-    pub(in crate::store) fn each_row(
-        &self,
-        start: &[u8],
-        mut each: impl FnMut(Vec<u8>, &[u8]) -> Result<(), StoreError>,
-    ) -> Result<(), StoreError> {
-        let mut after: Option<Vec<u8>> = None;
-        loop {
-            let page = self.page_of_bytes(start, after.as_deref())?;
-            let Some((last, _)) = page.last() else { return Ok(()) };
-            after = Some(last.clone());
-            for (key, row) in page {
-                each(key, &row)?;
-            }
-        }
-    }
-
     /// All content that repositories refer to, each digest once per repository and use, in no
     /// order, with its length, bytes; `None` where that cannot be read. Blocks.
     pub fn each_content(

@@ -18,7 +18,7 @@ use crate::store::rows::manifest::{
     ManifestRow, elsewhere, is_media_type, manifest_key, once_each,
 };
 use crate::store::rows::referrer::{ReferrerRow, referrer_key};
-use crate::store::rows::{self, Kind, prefix};
+use crate::store::rows::{Kind, prefix};
 use crate::store::{Shared, Store, StoreError, Txn};
 use crate::sys::spawn;
 use crate::types::limits::{MANIFEST_LEVELS_MAX, MANIFESTS_BELOW_MAX};
@@ -120,33 +120,6 @@ impl Store {
         let after = after.map(|digest| manifest_key(repository, digest));
         let rows = self.scan::<ManifestRow>(&start, after.as_deref(), limit)?;
         rows.into_iter().map(|(key, row)| Ok((digest_at(&key, start.len())?, row))).collect()
-    }
-
-    /// Calls `each` for every manifest of a repository, in the order of their digests. Blocks.
-    pub fn each_manifest(
-        &self,
-        repository: &RepositoryName,
-        mut each: impl FnMut(Digest, ManifestRow),
-    ) -> Result<(), StoreError> {
-        let start = prefix(Kind::Manifest, &[repository.as_str().as_bytes()]);
-        self.each_row(&start, |key, row| {
-            each(digest_at(&key, start.len())?, rows::decode(row)?);
-            Ok(())
-        })
-    }
-
-    /// The digests of all manifests of a repository. Blocks.
-    pub fn manifest_digests(
-        &self,
-        repository: &RepositoryName,
-    ) -> Result<BTreeSet<Digest>, StoreError> {
-        let start = prefix(Kind::Manifest, &[repository.as_str().as_bytes()]);
-        let mut digests = BTreeSet::new();
-        self.each_row(&start, |key, _| {
-            digests.insert(digest_at(&key, start.len())?);
-            Ok(())
-        })?;
-        Ok(digests)
     }
 
     /// The digests of the manifests behind `after`, in their order, at least `enough` where there

@@ -7,13 +7,13 @@ use super::node::ask_for_reconcile;
 use super::outbox::{OutboxChange, enqueue_offer, may_begin_with_nothing};
 use super::waiting::waits;
 use crate::store::rows::derived::About;
+use crate::store::rows::digest_at;
 use crate::store::rows::manifest::{ManifestRow, manifest_key};
 use crate::store::rows::node::{
     Fact, heard_key, offer_key, parent_epoch_key, parent_start_key, withheld_manifests,
     withheld_tags,
 };
 use crate::store::rows::tag::{TagRow, tag_key};
-use crate::store::rows::{digest_at, name_at};
 use crate::store::{Store, StoreError, Txn};
 use crate::types::Offered;
 use crate::types::{Cursor, Digest, RepositoryName, Tag};
@@ -126,11 +126,35 @@ impl Store {
         self.mark(withheld.keys(repository)).await
     }
 
-    /// What is kept of a repository though the parent lacks it.
+    /// Whether anything is kept of a repository though the parent lacks it.
+    pub fn withholds(&self, repository: &RepositoryName) -> Result<bool, StoreError> {
+        for start in [withheld_tags(repository), withheld_manifests(repository)] {
+            if !self.scan::<Fact>(&start, None, 1)?.is_empty() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Manifests that are, behind `after` in the order of their digests, at most `limit`.
+    pub fn withheld_manifests(
+        &self,
+        repository: &RepositoryName,
+        after: Option<&Digest>,
+        limit: usize,
+    ) -> Result<BTreeSet<Digest>, StoreError> {
+        let start = withheld_manifests(repository);
+        let after = after.map(|after| manifest_mark(repository, after));
+        let rows = self.scan::<Fact>(&start, after.as_deref(), limit)?;
+        rows.iter().map(|(key, _)| digest_at(key, start.len())).collect()
+    }
+
+    /// All that is kept of a repository.
+    #[cfg(test)]
     pub async fn withheld(&self, repository: &RepositoryName) -> Result<Withheld, StoreError> {
         let start = withheld_tags(repository);
         let rows = self.pages::<Fact>(start.clone()).all().await?;
-        let tags = rows.iter().map(|(key, _)| name_at(key, start.len()));
+        let tags = rows.iter().map(|(key, _)| crate::store::rows::name_at(key, start.len()));
         let tags = tags.collect::<Result<_, _>>()?;
         let start = withheld_manifests(repository);
         let rows = self.pages::<Fact>(start.clone()).all().await?;
@@ -156,15 +180,18 @@ impl Store {
         Ok(self.get::<Fact>(&manifest_mark(repository, digest))?.is_some())
     }
 
-    /// Keeps these no more than anything else.
-    pub async fn release(
-        &self,
-        repository: &RepositoryName,
-        withheld: &Withheld,
-    ) -> Result<(), StoreError> {
-        for page in withheld.keys(repository).chunks(OFFERS_AT_ONCE) {
-            let page = page.to_vec();
-            self.commit(|txn| page.into_iter().try_for_each(|key| txn.delete(key))).await?;
+    /// Keeps nothing of a repository more than anything else.
+    pub async fn release(&self, repository: &RepositoryName) -> Result<(), StoreError> {
+        for start in [withheld_tags(repository), withheld_manifests(repository)] {
+            let mut pages = self.pages::<Fact>(start);
+            loop {
+                let page = pages.next().await?;
+                if page.is_empty() {
+                    break;
+                }
+                self.commit(|txn| page.into_iter().try_for_each(|(key, _)| txn.delete(key)))
+                    .await?;
+            }
         }
         Ok(())
     }
@@ -343,6 +370,38 @@ mod tests {
             }
             store.compare_offered().await.unwrap();
             assert!(store.reconcile_due().unwrap() && !store.has_offered().unwrap());
+        });
+    }
+
+    #[test]
+    fn f201_what_is_kept_is_read_some_at_a_time_and_released_as_a_whole() {
+        smol::block_on(async {
+            let store = connected().await;
+            let [app, other]: [RepositoryName; 2] =
+                ["app", "apps"].map(|name| name.parse().unwrap());
+            let tags: BTreeSet<Tag> =
+                (0..=OFFERS_AT_ONCE).map(|number| format!("t{number}").parse().unwrap()).collect();
+            let manifests: BTreeSet<Digest> = (1..=3).map(digest).collect();
+            let kept = Withheld { tags, manifests };
+            for repository in [&app, &other] {
+                assert!(!store.withholds(repository).unwrap());
+                store.withhold(repository, &kept).await.unwrap();
+                assert_eq!(store.withheld(repository).await, Ok(kept.clone()));
+            }
+            let (mut after, mut found) = (None, BTreeSet::new());
+            for left in [2, 1, 0] {
+                let page = store.withheld_manifests(&app, after.as_ref(), 2).unwrap();
+                assert_eq!(page.len(), usize::from(left > 0) + usize::from(left > 1));
+                after = page.last().cloned().or(after);
+                found.extend(page);
+            }
+            assert_eq!(found, kept.manifests);
+            store.release(&app).await.unwrap();
+            assert!(!store.withholds(&app).unwrap() && store.withholds(&other).unwrap());
+            for manifest in [1, 2, 3] {
+                store.parent_has(&other, None, &digest(manifest)).await.unwrap();
+            }
+            assert!(store.withholds(&other).unwrap(), "tags");
         });
     }
 }

@@ -66,18 +66,25 @@ impl Store {
         Ok(!self.scan::<Count>(&changes, None, 1)?.is_empty())
     }
 
-    /// Tags of a repository with changes on their way up.
-    pub async fn outbox_tags(
+    /// Tags of a repository with changes on their way up, behind `after` in lexical order, and the
+    /// last of them where there may be more: at most `limit` changes are read.
+    pub fn outbox_tags(
         &self,
         repository: &RepositoryName,
-    ) -> Result<BTreeSet<Tag>, StoreError> {
+        after: Option<&Tag>,
+        limit: usize,
+    ) -> Result<(BTreeSet<Tag>, Option<Tag>), StoreError> {
         let start = waiting_tags(repository);
-        let rows = self.pages::<Count>(start.clone()).all().await?;
+        // Behind all changes of that tag, and before those of any that begins with it.
+        let after = after.map(|tag| [&start[..], tag.as_str().as_bytes(), &[1]].concat());
+        let rows = self.scan::<Count>(&start, after.as_deref(), limit)?;
         let tag = |key: &[u8]| {
             let name = waiting_name(key, start.len());
             std::str::from_utf8(name.strip_suffix(&[0])?).ok()?.parse().ok()
         };
-        Ok(rows.iter().filter_map(|(key, _)| tag(key)).collect())
+        let tags: BTreeSet<Tag> = rows.iter().filter_map(|(key, _)| tag(key)).collect();
+        let end = tags.last().filter(|_| rows.len() == limit).cloned();
+        Ok((tags, end))
     }
 
     /// Removes a change that the parent has taken, and notes where the parent's feed was after it;
@@ -664,6 +671,34 @@ mod tests {
             }
             store.delete_manifest(&app, &digest(1), parent).await.unwrap();
             assert_eq!(store.tags(&app, None, 9).unwrap(), []);
+        });
+    }
+
+    #[test]
+    fn f209_tags_with_changes_on_their_way_are_read_some_at_a_time() {
+        smol::block_on(async {
+            let store = connected().await;
+            let app: RepositoryName = "app".parse().unwrap();
+            // A tag that begins with another one, and several changes of one.
+            let names = ["a", "a-b", "a.b", "a0", "b", "c"];
+            push(&store, "app", 1, &names).await;
+            for number in [2, 3, 4] {
+                push(&store, "app", number, &["a", "b"]).await;
+                push(&store, "apps", number, &["d"]).await;
+            }
+            for limit in 1..16 {
+                let (mut after, mut found) = (None, Vec::new());
+                loop {
+                    let (tags, end) = store.outbox_tags(&app, after.as_ref(), limit).unwrap();
+                    found.extend(tags);
+                    after = end;
+                    if after.is_none() {
+                        break;
+                    }
+                }
+                let found: Vec<&str> = found.iter().map(Tag::as_str).collect();
+                assert_eq!(found, names, "{limit}");
+            }
         });
     }
 }
