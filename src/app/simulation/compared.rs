@@ -95,3 +95,35 @@ fn f119_a_comparison_finds_what_the_parent_has_deleted_whatever_names_it() {
         assert!(!has(device, FIRST) && has(device, SECOND) && has(device, MANIFESTS));
     });
 }
+
+/// Both sides have more tags than are compared at once, and other ones.
+#[test]
+fn f119_f209_a_comparison_goes_through_all_tags_and_removes_before_it_fetches() {
+    in_tree(async |tree, engine| {
+        let (root, device) = (&tree.world.root, &tree.world.device());
+        push(root, &["a1", "a2", "a3", "b1", "b2", "b3", "z1"], FIRST).await;
+        engine.pull_once().await.unwrap();
+        for gone in names(&["a2", "b3", "z1"]) {
+            root.delete_tag(&app(), &gone, Precondition::None, &Origin::Client).await.unwrap();
+        }
+        push(root, &["a0", "b2", "c1", "c2", "c3"], SECOND).await;
+        device.request_reconcile().await.unwrap();
+        let fetched = Arc::new(Mutex::new(Vec::new()));
+        let seen = fetched.clone();
+        hook(&tree.world, move |world, call, status| {
+            if status == 0 && call.starts_with("Get /v2/app0/manifests/") {
+                seen.lock().unwrap().push(named(&world.device(), "z1"));
+            }
+            async { false }
+        });
+        engine.pull_once().await.unwrap();
+        unhook(&tree.world);
+        assert_eq!(*fetched.lock().unwrap(), [None], "once, when the last tag was gone");
+        let tags = |store: &Store| -> Vec<_> {
+            let rows = store.tags(&app(), None, 99).unwrap().into_iter();
+            rows.map(|(tag, row)| (tag, row.digest)).collect()
+        };
+        assert_eq!(tags(device), tags(root));
+        assert!(device.is_synced(&app()).unwrap());
+    });
+}
