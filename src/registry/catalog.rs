@@ -3,11 +3,12 @@
 use super::Registry;
 use super::error::store_refusal;
 use super::page::{Page, next_link};
-use crate::auth::{Authorized, Catalog};
+use crate::auth::{Authorized, Catalog, Principal};
 use crate::http::{Reply, Request};
+use crate::store::StoreError;
 use crate::sys::spawn;
-use crate::types::Refusal;
 use crate::types::limits::{BUFFER_BYTES, PAGE_MAX};
+use crate::types::{Refusal, RepositoryName};
 
 /// What stands around the names of a page, bytes.
 const FRAME_BYTES: usize = 32;
@@ -15,8 +16,9 @@ const FRAME_BYTES: usize = 32;
 const QUOTES_BYTES: usize = 3;
 
 impl Registry {
-    /// GET `_catalog` at `path`, in lexical order. A page of very long names ends early: it takes
-    /// no more memory than a connection has.
+    /// GET `_catalog` at `path`, in lexical order: the repositories that hold something, and for
+    /// children those that hold nothing any more, which they compare. A page of very long names
+    /// ends early: it takes no more memory than a connection has.
     pub(super) async fn catalog(
         &self,
         who: &Authorized<Catalog>,
@@ -27,13 +29,20 @@ impl Registry {
         let (mut names, mut bytes, mut more) = (Vec::new(), FRAME_BYTES, false);
         let mut after = page.after.clone();
         while !more {
-            let found = self.store.repositories(after.as_deref(), PAGE_MAX);
-            let found = found.map_err(store_refusal)?;
-            let Some(last) = found.last() else {
+            let (store, from) = (self.store.clone(), after.take());
+            let all = matches!(who.principal, Principal::Child(_));
+            let read = move || -> Result<_, StoreError> {
+                let found = store.repositories(from.as_deref(), PAGE_MAX)?.into_iter();
+                let looked_at = |name| Ok((all || store.holds_manifests(&name)?, name));
+                found.map(looked_at).collect::<Result<Vec<(bool, RepositoryName)>, StoreError>>()
+            };
+            let found = spawn::blocking(read).await.map_err(store_refusal)?;
+            let Some((_, last)) = found.last() else {
                 break;
             };
             after = Some(last.to_string());
-            for name in found.into_iter().filter(|name| self.auth.lists(who, name)) {
+            let found = found.into_iter().filter(|(holds, _)| *holds).map(|(_, name)| name);
+            for name in found.filter(|name| self.auth.lists(who, name)) {
                 bytes += name.as_str().len() + QUOTES_BYTES;
                 names.push(name.to_string());
                 more = names.len() > page.limit || bytes > BUFFER_BYTES;
@@ -41,8 +50,6 @@ impl Registry {
                     break;
                 }
             }
-            // A token that sees little of a large registry must not hold others up.
-            spawn::yield_now().await;
         }
         if more {
             // It only shows that there is a next page.

@@ -496,6 +496,12 @@ fn f156_the_catalog_shows_what_the_token_may_see() {
     let second = registry.get(&next_page(&first).unwrap());
     assert_eq!(names(&second), ["team/app"]);
     assert!(second.header("link").is_none());
+    // What holds nothing, not yet or not any more, is not listed.
+    assert_eq!(registry.ask("DELETE", "/v2/b/manifests/v1", &[], b"").status, 202);
+    assert_eq!(names(&registry.get("/v2/_catalog")), ["a", "b", "team/app"]);
+    let gone = format!("/v2/b/manifests/{}", digest(&image.manifest));
+    assert_eq!(registry.ask("DELETE", &gone, &[], b"").status, 202);
+    assert_eq!(names(&registry.get("/v2/_catalog")), ["a", "team/app"]);
     let (user, password) =
         registry.node.token("team-token", &[("team/*", &["content/read", "metadata/read"])]);
     let narrow = token(login, &user, &password, &["registry:catalog:*"]).unwrap();

@@ -34,6 +34,12 @@ impl Store {
         rows.iter().map(|(key, _)| name_at(key, start.len())).collect()
     }
 
+    /// Whether a repository holds a manifest. One that holds none is there for who pushes to it.
+    pub fn holds_manifests(&self, repository: &RepositoryName) -> Result<bool, StoreError> {
+        let start = prefix(Kind::Manifest, &[repository.as_str().as_bytes()]);
+        self.look_up(|index| Txn::new(index).has_any(&start))
+    }
+
     /// A repository; `None` when nothing was ever pushed or synced to it.
     pub fn repository(
         &self,
