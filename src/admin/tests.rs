@@ -113,6 +113,7 @@ impl Node {
             host: None,
             peer: Peer::Local(Some(1000)),
             secure: false,
+            is_operator: false,
             body: Body::new(smol::io::Cursor::new(bytes), len),
         };
         let reply = smol::block_on(self.admin.handle(&mut request, management));

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::admin::Admin;
 use crate::gateway::Gateway;
-use crate::http::{Handler, Reply, Request};
+use crate::http::{Handler, Method, Reply, Request};
 use crate::registry::{Registry, acr};
 use crate::store::Store;
 use crate::token::Tokens;
@@ -22,7 +22,7 @@ pub(super) enum Door {
     Login,
     /// The root's gateway.
     Gateway,
-    /// The admin socket.
+    /// The admin socket: management, and what is in the repositories.
     Admin,
 }
 
@@ -46,9 +46,17 @@ impl Router {
         if let Some(refused) = self.gateway.refuse_earlier(request) {
             return refused;
         }
+        request.is_operator = door == Door::Admin;
         let first = request.path.trim_start_matches('/').split('/').next().unwrap_or_default();
-        if door == Door::Admin || matches!(first, "healthz" | "readyz" | "metrics") {
-            return self.admin.handle(request, door == Door::Admin).await;
+        // What `skerry repository` asks for.
+        let is_content = match first {
+            "acr" => request.path.starts_with(acr::ROOT),
+            "v2" => request.method == Method::Delete,
+            _ => false,
+        };
+        let is_management = door == Door::Admin && !is_content;
+        if is_management || matches!(first, "healthz" | "readyz" | "metrics") {
+            return self.admin.handle(request, is_management).await;
         }
         self.store.wait_for_index().await;
         let has_gateway = door == Door::Gateway || self.role == Role::Connected;
@@ -56,8 +64,8 @@ impl Router {
         match (door, first) {
             _ if !serves => self.unprovisioned(),
             (_, "gateway") if has_gateway => self.gateway.handle(request).await,
-            (Door::Login, "v2") => self.registry.handle(request).await,
-            (Door::Login, "acr") if request.path.starts_with(acr::ROOT) => {
+            (Door::Login | Door::Admin, "v2") => self.registry.handle(request).await,
+            (Door::Login | Door::Admin, "acr") if request.path.starts_with(acr::ROOT) => {
                 self.registry.handle_acr(request).await
             }
             (Door::Login, "oauth2" | "acr" | ".well-known") => self.tokens.handle(request).await,

@@ -318,6 +318,7 @@ impl Node {
             host: Some(HOST.to_owned()),
             peer: Peer::Address("10.0.0.9:4711".parse().unwrap()),
             secure: false,
+            is_operator: false,
             body: Body::new(smol::io::Cursor::new(body.to_vec()), Some(body.len() as u64)),
         };
         let door = match path {

@@ -26,11 +26,14 @@ pub(super) enum Link {
     Child(ConnectedRegistryName),
     /// The sync token of a connected registry further down: valid only at its own parent.
     Elsewhere,
+    /// No token: the operator of this node.
+    Operator,
 }
 
-/// A token, its grants and its place, as the store has them; or what everybody may do.
+/// A token, its grants and its place, as the store has them; or what everybody may do, or the
+/// operator.
 pub(super) struct Live {
-    /// `None`: of everybody.
+    /// `None`: of everybody, or of the operator.
     token: Option<Token>,
     pub(super) link: Link,
     grants: Vec<Grant>,
@@ -63,7 +66,26 @@ impl Live {
         (!repositories.is_empty()).then_some(live)
     }
 
-    /// Whose it is; `None`: everybody's.
+    /// What the operator of this node may do: all that a client may whose token grants everything.
+    pub(super) fn of_operator(store: &Store, role: Role) -> Result<Live, Unknown> {
+        let all = RepositoryAction::ALL;
+        let grants = all.map(|action| Grant::Repository(RepositoryPattern::All, action)).into();
+        let mut live = Live {
+            token: None,
+            link: Link::Operator,
+            grants,
+            read_only: false,
+            goes_up: Vec::new(),
+        };
+        if role == Role::Connected {
+            let config = store.self_config()?.ok_or(Unknown::NotActivated)?;
+            live.goes_up = [Arc::new(config)].into_iter().chain(store.unwritten_config()).collect();
+            live.read_only = live.goes_up.iter().any(|one| one.node.mode == Mode::ReadOnly);
+        }
+        Ok(live)
+    }
+
+    /// Whose token it is; `None`: there is none.
     pub(super) fn name(&self) -> Option<&TokenName> {
         self.token.as_ref().map(|token| &token.name)
     }
@@ -116,7 +138,7 @@ impl Live {
     pub(super) fn forbids(&self, action: RepositoryAction) -> bool {
         let reads =
             matches!(action, RepositoryAction::ContentRead | RepositoryAction::MetadataRead);
-        self.read_only && self.link == Link::Client && !reads
+        self.read_only && matches!(self.link, Link::Client | Link::Operator) && !reads
     }
 
     /// Whether what a client writes here may go up: the sync token of this node must be allowed the

@@ -369,7 +369,7 @@ fn within(claims: &Claims, asked: &Access, action: &str) -> bool {
     })
 }
 
-fn unavailable(unknown: Unknown) -> Refusal {
+pub(super) fn unavailable(unknown: Unknown) -> Refusal {
     let text = match unknown {
         Unknown::Store(error) => {
             log::warn!("a token cannot be looked up: {error}");

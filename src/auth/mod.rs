@@ -52,6 +52,8 @@ pub struct Presented<'a> {
     pub host: Option<&'a str>,
     /// Whether the connection has TLS.
     pub secure: bool,
+    /// Whether it came through the admin socket: that is a login too.
+    pub is_operator: bool,
     /// The peer's address, for slowing down failed logins.
     pub peer: Option<std::net::IpAddr>,
 }
@@ -75,6 +77,8 @@ pub enum Principal {
     Child(ConnectedRegistryName),
     /// Nobody who has logged in: pulls what is open to everybody.
     Anonymous,
+    /// Whoever can open the admin socket.
+    Operator,
 }
 
 /// An action on one repository, as a type.
@@ -310,6 +314,11 @@ impl Auth {
         presented: &Presented<'_>,
         challenge: &Challenge<'_>,
     ) -> Result<Sender, Refusal> {
+        if presented.is_operator && presented.authorization.is_none() {
+            let live = Live::of_operator(&self.store, self.inner.role);
+            let live = Arc::new(live.map_err(login::unavailable)?);
+            return Ok(Sender { live, limit: None });
+        }
         let Some((scheme, value)) = presented.authorization.and_then(|text| text.split_once(' '))
         else {
             return Err(challenge.required());
@@ -380,6 +389,7 @@ impl Sender {
     fn authorized<A>(self) -> Authorized<A> {
         let principal = match (&self.live.link, self.live.name()) {
             (Link::Child(name), _) => Principal::Child(name.clone()),
+            (Link::Operator, _) => Principal::Operator,
             (Link::Client | Link::Elsewhere, Some(name)) => Principal::Client(name.clone()),
             (Link::Client | Link::Elsewhere, None) => Principal::Anonymous,
         };

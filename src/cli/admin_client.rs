@@ -15,11 +15,13 @@ use crate::sys::{Spawner, Sys};
 use crate::types::limits::BUFFER_BYTES;
 
 /// A call must be answered within this time, in whole.
-const DEADLINE: Duration = Duration::from_secs(30);
+pub(super) const DEADLINE: Duration = Duration::from_secs(30);
 /// Largest answer, bytes: a list of 10,000 connected registries has about 10 MiB.
 const ANSWER_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// What a backup that was broken off leaves is used by the next one.
 const BACKUP_AGAIN: &str = "once the node answers, run the backup again";
+/// Where management is.
+const MANAGEMENT: &str = "/admin/v1/";
 /// Where the service of this machine has its socket.
 const SERVICE_SOCKET: &str = "/run/skerry/admin.sock";
 
@@ -44,27 +46,59 @@ pub(super) fn socket(
     Ok(config::load(options, source)?.config.listen.admin)
 }
 
+/// What a node answers.
+pub(super) struct Answer {
+    /// The JSON, `Null` when there is none.
+    pub(super) value: Value,
+    /// The path of the next page.
+    pub(super) next: Option<String>,
+}
+
 /// Sends `body` to `/admin/v1/<path>` and gives the JSON of the answer, `Null` when it has none.
 pub(super) fn post(socket: &Path, path: &str, body: &Value) -> Result<Value, Failure> {
-    let mut request = request(Method::Post, path).with("content-type", "application/json");
+    let mut request = request(Method::Post, &format!("{MANAGEMENT}{path}"), DEADLINE);
     request.body = ClientBody::Bytes(body.to_string().into_bytes());
-    let called = smol::block_on(within(DEADLINE, async {
+    let request = request.with("content-type", "application/json");
+    Ok(call(socket, path, request)?.value)
+}
+
+/// Sends a request without a body to any path.
+pub(super) fn ask(
+    socket: &Path,
+    method: Method,
+    path: &str,
+    deadline: Duration,
+) -> Result<Answer, Failure> {
+    call(socket, path, request(method, path, deadline))
+}
+
+/// `what` is the name of the call in messages.
+fn call(socket: &Path, what: &str, request: ClientRequest) -> Result<Answer, Failure> {
+    let deadline = request.deadline;
+    let called = smol::block_on(within(deadline, async {
         let mut response = client(socket).send(request).await?;
         let body = response.body.read_all(ANSWER_BYTES_MAX).await;
-        Ok((response.status, body.map_err(broken)?))
+        let next = response.header("link").and_then(next_page);
+        Ok((response.status, next, body.map_err(broken)?))
     }));
-    let (status, body) = called
+    let (status, next, body) = called
         .unwrap_or(Err(ClientError::Timeout))
-        .map_err(|error| failure(&error, |error| no_answer(socket, path, error)))?;
+        .map_err(|error| failure(&error, |error| no_answer(socket, what, deadline, error)))?;
     let value = match body.as_slice() {
         [] => Value::Null,
         bytes => serde_json::from_slice(bytes)
             .unwrap_or_else(|_| Value::String(String::from_utf8_lossy(bytes).trim().to_owned())),
     };
     if (200..300).contains(&status) {
-        return Ok(value);
+        return Ok(Answer { value, next });
     }
     Err(refusal(status, &value))
+}
+
+/// The path in a `Link` with `rel="next"`.
+fn next_page(link: &str) -> Option<String> {
+    let (path, rest) = link.strip_prefix('<')?.split_once('>')?;
+    rest.contains("next").then(|| path.to_owned())
 }
 
 /// Whether a node listens at this socket.
@@ -78,8 +112,9 @@ pub(super) fn get(
     path: &str,
     sink: &mut dyn FnMut(&[u8]) -> io::Result<()>,
 ) -> Result<(), Failure> {
+    let request = request(Method::Get, &format!("{MANAGEMENT}{path}"), DEADLINE);
     let downloaded = smol::block_on(async {
-        let mut response = client(socket).send(request(Method::Get, path)).await?;
+        let mut response = client(socket).send(request).await?;
         if response.status != 200 {
             let body = response.body.read_all(ANSWER_BYTES_MAX).await.map_err(broken)?;
             let value = serde_json::from_slice(&body).unwrap_or(Value::Null);
@@ -106,9 +141,9 @@ fn client(socket: &Path) -> Client {
     Client::unix(&Sys::real(Spawner::new()), socket)
 }
 
-fn request(method: Method, path: &str) -> ClientRequest {
-    let mut request = ClientRequest::new(method, format!("http://localhost/admin/v1/{path}"));
-    request.deadline = DEADLINE;
+fn request(method: Method, path: &str, deadline: Duration) -> ClientRequest {
+    let mut request = ClientRequest::new(method, format!("http://localhost{path}"));
+    request.deadline = deadline;
     request.with("accept", "application/json")
 }
 
@@ -128,7 +163,7 @@ fn failure(error: &ClientError, say: impl FnOnce(&ClientError) -> String) -> Fai
     }
 }
 
-fn no_answer(socket: &Path, path: &str, error: &ClientError) -> String {
+fn no_answer(socket: &Path, path: &str, deadline: Duration, error: &ClientError) -> String {
     let node = socket.display();
     match error {
         _ if path.starts_with("backup/") => {
@@ -137,7 +172,7 @@ fn no_answer(socket: &Path, path: &str, error: &ClientError) -> String {
         ClientError::Timeout => format!(
             "the node at {node} gave no answer within {} s; it may still be at work: what it has \
              begun it ends. Look at what is there (`show`, `list`) before you repeat the command",
-            DEADLINE.as_secs()
+            deadline.as_secs()
         ),
         _ => format!("the node at {node} gave no answer: {error}"),
     }
@@ -176,15 +211,16 @@ mod tests {
 
     #[test]
     fn f209_a_command_that_takes_long_is_no_failure_without_a_word() {
-        let text = no_answer(Path::new("/s"), "gc", &ClientError::Timeout);
+        let text = no_answer(Path::new("/s"), "gc", DEADLINE, &ClientError::Timeout);
         assert!(text.contains("within 30 s") && text.contains("at work"), "{text}");
         let text = no_answer(
             Path::new("/s"),
             "gc",
+            DEADLINE,
             &ClientError::Io(io::ErrorKind::ConnectionReset.into()),
         );
         assert!(!text.contains("at work"), "{text}");
-        let text = no_answer(Path::new("/s"), "backup/end", &ClientError::Timeout);
+        let text = no_answer(Path::new("/s"), "backup/end", DEADLINE, &ClientError::Timeout);
         assert!(text.ends_with(BACKUP_AGAIN), "{text}");
     }
 

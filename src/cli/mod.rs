@@ -12,7 +12,10 @@ mod confirm;
 mod connected_registry;
 mod fsck;
 mod gc;
+mod image;
+mod manifest;
 mod output;
+mod repository;
 mod rules;
 mod scope_map;
 mod scrub;
@@ -88,6 +91,15 @@ struct Global {
 impl Global {
     fn options(&self) -> Options {
         Options { file: self.config.clone(), set: self.set.clone(), board: None }
+    }
+
+    /// What is in the repositories of the node to manage.
+    fn content(&self) -> Result<image::Content, Failure> {
+        Ok(image::Content { socket: self.socket()? })
+    }
+
+    fn socket(&self) -> Result<PathBuf, Failure> {
+        admin_client::socket(self.admin_socket.as_deref(), &self.options(), &SystemSource)
     }
 
     /// The state directory of verbs that work on it without a node; tells when a service would not
@@ -176,6 +188,12 @@ enum Command {
     /// Manage connected registries
     #[command(subcommand)]
     ConnectedRegistry(connected_registry::Verb),
+    /// Show, untag and delete what is in repositories
+    #[command(subcommand)]
+    Repository(Box<repository::Verb>),
+    /// Show and delete the manifests of a repository
+    #[command(subcommand)]
+    Manifest(Box<manifest::Verb>),
 }
 
 /// Why a command failed; printed as `skerry: <message>`.
@@ -188,6 +206,10 @@ struct Failure {
 impl Failure {
     fn new(message: impl Into<String>) -> Failure {
         Failure { code: EXIT_FAILED, message: message.into() }
+    }
+
+    fn usage(message: impl Into<String>) -> Failure {
+        Failure { code: EXIT_USAGE, message: message.into() }
     }
 }
 
@@ -237,6 +259,8 @@ fn dispatch(cli: &Cli) -> Result<ExitCode, Failure> {
         Command::ScopeMap(verb) => manage(&verb.call(), global),
         Command::Token(verb) => manage(&verb.call(), global),
         Command::ConnectedRegistry(verb) => manage(&verb.call(), global),
+        Command::Repository(verb) => verb.run(global),
+        Command::Manifest(verb) => verb.run(global),
     }
 }
 
@@ -247,9 +271,7 @@ fn manage(call: &Call, global: &Global) -> Result<ExitCode, Failure> {
     {
         return Err(Failure::new("nothing was changed"));
     }
-    let socket =
-        admin_client::socket(global.admin_socket.as_deref(), &global.options(), &SystemSource)?;
-    let answer = admin_client::post(&socket, call.path, &call.body.clone().into())?;
+    let answer = admin_client::post(&global.socket()?, call.path, &call.body.clone().into())?;
     output::answer(call.view, answer, global.output)?;
     Ok(ExitCode::SUCCESS)
 }

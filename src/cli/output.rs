@@ -35,6 +35,14 @@ pub(super) enum View {
     ConnectedRegistries,
     /// A table.
     Audit,
+    /// Names, one on a line.
+    Repositories,
+    /// Names, one on a line.
+    TagNames,
+    /// A table.
+    Tags,
+    /// A table.
+    Manifests,
 }
 
 /// A column: its head and where its value is, the first that exists.
@@ -68,6 +76,22 @@ impl View {
                 ("ACTION", &["/action"]),
                 ("SUBJECT", &["/subject"]),
                 ("OUTCOME", &["/outcome"]),
+            ],
+            View::Repositories => &[("REPOSITORY", &[""])],
+            View::TagNames => &[("TAG", &[""])],
+            View::Tags => &[
+                ("TAG", &["/name"]),
+                ("DIGEST", &["/digest"]),
+                ("CREATED", &["/createdTime"]),
+                ("CHANGED", &["/lastUpdateTime"]),
+            ],
+            View::Manifests => &[
+                ("DIGEST", &["/digest"]),
+                ("TAGS", &["/tags"]),
+                ("SIZE", &["/imageSize"]),
+                ("OS", &["/os"]),
+                ("ARCHITECTURE", &["/architecture"]),
+                ("PUSHED", &["/createdTime"]),
             ],
             View::Object | View::Credentials | View::Settings => &[],
         }

@@ -131,6 +131,7 @@ impl Gateway {
             authorization: request.header("authorization"),
             host: request.host.as_deref(),
             secure: request.secure,
+            is_operator: false,
             peer: request.peer.ip(),
         };
         let authorized = self.auth.gateway(&presented, name, action)?;
@@ -558,6 +559,7 @@ mod tests {
             host: None,
             peer: Peer::Local(None),
             secure: false,
+            is_operator: false,
             body: Body::empty(),
         }
     }

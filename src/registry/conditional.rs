@@ -91,6 +91,7 @@ pub(super) mod testing {
             host: None,
             peer: Peer::Local(None),
             secure: false,
+            is_operator: false,
             body: Body::empty(),
         }
     }

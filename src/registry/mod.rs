@@ -96,7 +96,7 @@ impl Registry {
             let local = self.local(host, request.host.as_deref(), name)?;
             *name = local;
         }
-        self.gate(request, &route)?;
+        self.gate(request, route.changes())?;
         Ok(self.dispatch(request, route).await?)
     }
 
@@ -124,15 +124,15 @@ impl Registry {
         })
     }
 
-    /// Refuses what this node takes from nobody.
-    fn gate(&self, request: &Request, route: &Route) -> Result<(), Refusal> {
+    /// Refuses what this node takes from nobody. `changes`: the request changes something.
+    fn gate(&self, request: &Request, changes: bool) -> Result<(), Refusal> {
         if self.options.role == Role::Root {
             return Ok(());
         }
         let Some(config) = self.node_config()? else {
             return Err(error::unavailable("this connected registry is not activated yet"));
         };
-        if route.changes() && config.node.mode == Mode::ReadOnly {
+        if changes && config.node.mode == Mode::ReadOnly {
             self.auth.ping(&presented(request))?;
             return Err(Refusal::new(403, "DENIED", Reason::ReadOnly, READ_ONLY_MESSAGE));
         }
@@ -207,7 +207,7 @@ impl Registry {
         let reply = answer.unwrap_or_else(Reply::from);
         match principal {
             Principal::Child(_) => reply.with(SEQUENCE, self.store.reached().to_string()),
-            Principal::Client(_) | Principal::Anonymous => reply,
+            Principal::Client(_) | Principal::Anonymous | Principal::Operator => reply,
         }
     }
 
@@ -238,6 +238,7 @@ fn sender(principal: &Principal) -> Sender {
 fn account(principal: &Principal) -> &str {
     match principal {
         Principal::Anonymous => "",
+        Principal::Operator => "admin",
         Principal::Client(token) => token.as_str(),
         Principal::Child(child) => child.as_str(),
     }
@@ -249,6 +250,7 @@ fn presented(request: &Request) -> Presented<'_> {
         authorization: request.header("authorization"),
         host: request.host.as_deref(),
         secure: request.secure,
+        is_operator: request.is_operator,
         peer: request.peer.ip(),
     }
 }

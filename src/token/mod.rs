@@ -171,6 +171,7 @@ fn presented(request: &Request) -> Presented<'_> {
         authorization: request.header("authorization"),
         host: request.host.as_deref(),
         secure: request.secure,
+        is_operator: false,
         peer: request.peer.ip(),
     }
 }

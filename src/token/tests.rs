@@ -158,6 +158,7 @@ impl Node {
             host: Some(HOST.to_owned()),
             peer: Peer::Address("10.0.0.9:4711".parse().unwrap()),
             secure: false,
+            is_operator: false,
             body: Body::new(smol::io::Cursor::new(bytes), len),
         };
         let reply = smol::block_on(self.tokens.handle(&mut request));
@@ -191,7 +192,13 @@ impl Node {
 }
 
 fn presenting(authorization: &str) -> Presented<'_> {
-    Presented { authorization: Some(authorization), host: Some(HOST), secure: false, peer: None }
+    Presented {
+        authorization: Some(authorization),
+        host: Some(HOST),
+        secure: false,
+        is_operator: false,
+        peer: None,
+    }
 }
 
 fn claims(token: &str) -> Value {
@@ -209,7 +216,13 @@ fn refused<T>(result: Result<T, Refusal>) -> Refusal {
 #[test]
 fn f084_f085_challenges_have_the_form_that_clients_parse() {
     let node = node(Role::Root, None);
-    let nobody = Presented { authorization: None, host: Some(HOST), secure: true, peer: None };
+    let nobody = Presented {
+        authorization: None,
+        host: Some(HOST),
+        secure: true,
+        is_operator: false,
+        peer: None,
+    };
     let refusal = refused(node.auth.ping(&nobody));
     assert_eq!(
         refusal.challenge.unwrap(),
@@ -256,7 +269,8 @@ fn f031_f186_the_gateway_names_a_login_server_as_it_listens() {
     ] {
         let node = node_of(Role::Root, login_server, logins.clone(), Store::in_memory);
         let (host, secure) = (Some("reg.example:5001"), at_gateway);
-        let presented = Presented { authorization: None, host, secure, peer: None };
+        let presented =
+            Presented { authorization: None, host, secure, is_operator: false, peer: None };
         let name = "dock01".parse().unwrap();
         let refusal = refused(node.auth.gateway(&presented, &name, GatewayAction::ConfigRead));
         let challenge = refusal.challenge.unwrap();
@@ -268,7 +282,13 @@ fn f031_f186_the_gateway_names_a_login_server_as_it_listens() {
 #[test]
 fn f008_a_login_server_is_the_service_whatever_the_host() {
     let node = node(Role::Root, Some("Reg.Site:8443"));
-    let nobody = Presented { authorization: None, host: Some(HOST), secure: false, peer: None };
+    let nobody = Presented {
+        authorization: None,
+        host: Some(HOST),
+        secure: false,
+        is_operator: false,
+        peer: None,
+    };
     let challenge = refused(node.auth.ping(&nobody)).challenge.unwrap();
     let expected = r#"Bearer realm="http://reg.site:8443/oauth2/token",service="reg.site:8443""#;
     assert_eq!(challenge, expected);

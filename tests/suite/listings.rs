@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::support::eventually;
 use crate::support::http::{Answer, bearer, send, token};
-use crate::support::image::{Image, tar};
+use crate::support::image::{Image, digest, tar};
 use crate::support::node::Node;
 
 /// How long a device may take to follow.
@@ -138,7 +138,7 @@ fn f185_tools_see_what_is_in_a_repository_at_the_root_and_at_a_device() {
         assert_eq!(tool.send("GET", "other").status, 401, "the token is for another one");
         assert_eq!(tool.send("GET", "team/app/_tags?orderby=size").status, 400);
         let answer = tool.send("PATCH", "team/app");
-        assert_eq!((answer.status, answer.header("allow")), (405, Some("GET")));
+        assert_eq!((answer.status, answer.header("allow")), (405, Some("GET, DELETE")));
         let asked = send(tool.address, "GET", "/acr/v1/team/app/_tags", &[], b"").unwrap();
         let challenge = asked.header("www-authenticate").unwrap();
         assert!(challenge.contains("repository:team/app:metadata_read"), "{challenge}");
@@ -173,7 +173,7 @@ fn f185_f209_a_page_takes_no_more_than_a_connection_has_whatever_clients_have_pu
         let tags = (0..64).map(|tag| format!("tag={}{number}-{tag}", "t".repeat(100)));
         let query = tags.collect::<Vec<_>>().join("&");
         let bytes = text.to_string().into_bytes();
-        let target = format!("/v2/app/manifests/{}?{query}", crate::support::image::digest(&bytes));
+        let target = format!("/v2/app/manifests/{}?{query}", digest(&bytes));
         assert_eq!(bearer(&root.login, &push, "PUT", &target, &kind, &bytes).status, 201);
     }
     let tool = Tool::new(&root.login, user, &["repository:app:metadata_read"]);
@@ -187,4 +187,96 @@ fn f185_f209_a_page_takes_no_more_than_a_connection_has_whatever_clients_have_pu
         assert_eq!(tool.all(&target, "manifests", "digest").len(), 12, "{order}");
     }
     assert_eq!(tool.send("GET", "app/_manifests?last=sha256:8").status, 400);
+}
+
+fn names(value: &Value) -> Vec<&str> {
+    value.as_array().unwrap().iter().map(|name| name.as_str().unwrap()).collect()
+}
+
+#[test]
+fn f185_what_is_in_repositories_is_managed_from_the_command_line_without_a_login() {
+    let root = Node::root();
+    let user = root.pusher("owner-token", "*");
+    let user = (user.0.as_str(), user.1.as_str());
+    let (one, other) = (Image::new(76, &[9]), Image::new(77, &[20]));
+    assert_eq!(one.push(&root.login, user, "team/app", "v1").status, 201);
+    assert_eq!(one.push(&root.login, user, "team/app", "v2").status, 201);
+    assert_eq!(one.push(&root.login, user, "other", "v1").status, 201);
+    assert_eq!(other.push(&root.login, user, "team/app", "v3").status, 201);
+    // More tags than one page has.
+    let many = token(&root.login, user.0, user.1, &["repository:other:pull,push"]).unwrap();
+    for page in 0..3 {
+        let tags: Vec<String> = (0..50).map(|number| format!("tag=t{page}{number:02}")).collect();
+        let target = format!("/v2/other/manifests/{}?{}", digest(&one.manifest), tags.join("&"));
+        let kind = [("content-type", "application/vnd.oci.image.manifest.v1+json")];
+        assert_eq!(bearer(&root.login, &many, "PUT", &target, &kind, &one.manifest).status, 201);
+    }
+    let device = Node::start_device(
+        &root.connect("dock01", &["--mode", "ReadOnly", "--repository", "team/app"]),
+    );
+    let shows = |node: &Node, arguments: &[&str]| node.json(&[&["repository"], arguments].concat());
+    eventually(SOON, "the device has the tags", || {
+        (names(&shows(&device, &["list"])) == ["team/app"]
+            && names(&shows(&device, &["show-tags", "--repository", "team/app"])).len() == 3)
+            .then_some(())
+    });
+
+    assert_eq!(names(&shows(&root, &["list", "-n", "myregistry"])), ["other", "team/app"]);
+    assert_eq!(names(&shows(&root, &["list", "--top", "1"])), ["other"]);
+    let all = shows(&root, &["show-tags", "--repository", "other"]);
+    assert_eq!(names(&all).len(), 151);
+    let some = shows(&root, &["show-tags", "--repository", "other", "--top", "120"]);
+    assert_eq!(names(&some), names(&all)[..120]);
+    let text = root.run(&["repository", "show-tags", "--repository", "team/app"]);
+    assert_eq!(String::from_utf8_lossy(&text.stdout), "TAG\nv1\nv2\nv3\n");
+    let whole = shows(&root, &["show", "--repository", "team/app"]);
+    assert_eq!((&whole["manifestCount"], &whole["tagCount"]), (&json!(2), &json!(3)));
+    let v1 = shows(&root, &["show", "-t", "team/app:v1"]);
+    assert_eq!(v1["digest"], digest(&one.manifest).as_str());
+    let detail = ["show-tags", "--repository", "team/app", "--detail", "--orderby", "time_desc"];
+    assert_eq!(shows(&root, &detail).as_array().unwrap().len(), 3);
+    let manifests = root.json(&["manifest", "list-metadata", "-n", "team/app"]);
+    assert_eq!(manifests.as_array().unwrap().len(), 2);
+    let shown = root.json(&["manifest", "show-metadata", "-n", "team/app:v2"]);
+    assert_eq!(shown["tags"], json!(["v1", "v2"]));
+
+    let run = |node: &Node, arguments: &[&str]| {
+        let done = node.run(arguments);
+        (done.status.code(), String::from_utf8_lossy(&done.stderr).into_owned())
+    };
+    let delete = ["repository", "delete", "--image", "team/app:v1"];
+    let (code, asked) = run(&root, &delete);
+    assert!(code == Some(1) && asked.contains("with its tags: v1, v2?"), "{asked}");
+    let (code, refused) = run(&device, &[&delete[..], &["--yes"]].concat());
+    assert!(code == Some(1) && refused.contains("not allowed on this"), "{refused}");
+    for (arguments, expected) in [
+        (&["repository", "show", "--repository", "nothing"][..], Some(3)),
+        (&["repository", "delete", "--image", "team/app:v9", "-y"], Some(3)),
+        (&["repository", "untag", "--image", &format!("team/app@{}", digest(b""))], Some(2)),
+        (&["repository", "delete", "-y"], Some(2)),
+        (&["repository", "show", "--image", "reg.example:5000/team/app"], Some(2)),
+        (&["repository", "untag", "--image", "team/app:v2"], Some(0)),
+    ] {
+        let (code, text) = run(&root, arguments);
+        assert_eq!(code, expected, "{arguments:?}: {text}");
+    }
+    let tags = ["show-tags", "--repository", "team/app"];
+    assert_eq!(names(&shows(&root, &tags)), ["v1", "v3"]);
+    assert_eq!(run(&root, &["manifest", "delete", "-n", "team/app:v1", "-y"]).0, Some(0));
+    assert_eq!(names(&shows(&root, &tags)), ["v3"]);
+    eventually(SOON, "the device follows", || {
+        (names(&shows(&device, &tags)) == ["v3"]).then_some(())
+    });
+    let all_of_it = ["repository", "delete", "--repository", "team/app", "--yes"];
+    assert_eq!(run(&root, &all_of_it).0, Some(0));
+    assert_eq!(run(&root, &all_of_it).0, Some(3));
+    for node in [&root, &device] {
+        eventually(SOON, "the repository is gone", || {
+            (!names(&shows(node, &["list"])).contains(&"team/app")).then_some(())
+        });
+    }
+    // Only the socket is a login.
+    assert_eq!(send(&root.login, "GET", "/acr/v1/_catalog", &[], b"").unwrap().status, 401);
+    assert_eq!(send(&root.login, "DELETE", "/acr/v1/other", &[], b"").unwrap().status, 401);
+    assert_eq!(names(&shows(&root, &["list"])), ["other"]);
 }

@@ -21,6 +21,8 @@ pub struct Request {
     pub peer: Peer,
     /// Whether the connection has TLS.
     pub secure: bool,
+    /// Whether it came through the admin socket: who can open that may do everything.
+    pub is_operator: bool,
     /// What follows the head.
     pub body: Body,
 }

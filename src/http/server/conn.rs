@@ -233,6 +233,7 @@ impl Connection {
             host: head.host,
             peer: self.peer,
             secure: self.secure,
+            is_operator: false,
             body,
         };
         let work = self.reply(&mut request);

@@ -17,7 +17,6 @@ use super::route::NoRoute;
 use super::{Registry, presented};
 use crate::auth::{Authorized, ReadMetadata};
 use crate::http::{Reply, Request};
-use crate::registry;
 use crate::store::StoreError;
 use crate::sys::clock;
 use crate::types::limits::BODY_WAIT_DEADLINE;
@@ -44,6 +43,11 @@ impl Registry {
                 let who = self.reader(request, &name)?;
                 self.repository_show(&who, request, &name).await
             }
+            Route::RepositoryDelete(name) => {
+                self.gate(request, true)?;
+                let who = self.auth.repository(&presented(request), &name)?;
+                self.repository_delete(&who, request, &name).await
+            }
             Route::Tags(name) => {
                 let who = self.reader(request, &name)?;
                 self.tags_list(&who, request, &name).await
@@ -53,10 +57,9 @@ impl Registry {
                 self.tag_show(&who, request, &name, &tag)
             }
             Route::TagDelete(name, tag) => {
-                let (tag, deletes) = (Reference::Tag(tag), registry::Route::ManifestDelete);
-                self.gate(request, &deletes(name.clone(), tag.clone()))?;
+                self.gate(request, true)?;
                 let who = self.auth.repository(&presented(request), &name)?;
-                self.manifest_delete(&who, request, &name, &tag).await
+                self.manifest_delete(&who, request, &name, &Reference::Tag(tag)).await
             }
             Route::Manifests(name) => {
                 let who = self.reader(request, &name)?;

@@ -1,9 +1,11 @@
 //! Repositories: how much is in one.
 
 use super::{attributes, registry_of};
-use crate::auth::{Authorized, ReadMetadata};
+use crate::auth::{Authorized, Delete, ReadMetadata};
 use crate::http::{Reply, Request};
+use crate::registry::conditional;
 use crate::registry::{Registry, sender};
+use crate::store::StoreError;
 use crate::types::{Refusal, RepositoryName};
 
 impl Registry {
@@ -27,5 +29,24 @@ impl Registry {
             "changeableAttributes": attributes(),
         });
         Ok(Reply::json(200, &body).to(sender(&who.principal)))
+    }
+
+    /// DELETE: of all manifests that are in it, with their tags. What is pushed meanwhile may stay,
+    /// and what was deleted before a fault is deleted.
+    pub(super) async fn repository_delete(
+        &self,
+        who: &Authorized<Delete>,
+        request: &Request,
+        name: &RepositoryName,
+    ) -> Result<Reply, Refusal> {
+        let origin = conditional::origin(&self.store, request, &who.principal)?;
+        let deleted = self.store.delete_all(name, &origin).await;
+        match deleted.map_err(|error| self.not_read(name, error))? {
+            0 => Err(self.not_read(name, StoreError::NotFound)),
+            manifests => {
+                log::info!("deleted repository={name} manifests={manifests}");
+                Ok(Reply::new(202))
+            }
+        }
     }
 }

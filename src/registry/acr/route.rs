@@ -14,6 +14,8 @@ pub(super) enum Route {
     Catalog,
     /// Show a repository.
     Repository(RepositoryName),
+    /// Delete all that a repository holds.
+    RepositoryDelete(RepositoryName),
     /// List tags with what they name.
     Tags(RepositoryName),
     /// Show a tag.
@@ -52,8 +54,11 @@ impl Route {
             let digest = last.parse().map_err(|fault| bad_digest(404, fault))?;
             return Ok(Route::Manifest(repository(name)?, digest));
         }
-        reads(method)?;
-        Ok(Route::Repository(repository(rest)?))
+        match method {
+            Method::Delete => Ok(Route::RepositoryDelete(repository(rest)?)),
+            Method::Get => Ok(Route::Repository(repository(rest)?)),
+            _ => Err(not_allowed("GET, DELETE")),
+        }
     }
 }
 
@@ -87,6 +92,7 @@ mod tests {
         let delete = |path: &str| Route::of(Method::Delete, &format!("{ROOT}{path}"));
         let tag = Route::TagDelete(name("app"), "v1".parse().unwrap());
         assert_eq!(delete("app/_tags/v1"), Ok(tag));
+        assert_eq!(delete("team/app"), Ok(Route::RepositoryDelete(name("team/app"))));
         for path in
             ["", "a b", "app/", "_tags", "app/_tags/", "app/_manifests/sha256:x", "app/_other"]
         {
@@ -96,8 +102,7 @@ mod tests {
         for (method, path, allow) in [
             (Method::Delete, "app/_tags", "GET"),
             (Method::Delete, "app/_manifests", "GET"),
-            (Method::Patch, "app", "GET"),
-            (Method::Delete, "team/app", "GET"),
+            (Method::Patch, "app", "GET, DELETE"),
             (Method::Patch, "app/_tags/v1", "GET, DELETE"),
             (Method::Post, "_catalog", "GET"),
         ] {

@@ -22,7 +22,7 @@ pub struct Summary {
 }
 
 impl Store {
-    /// How much is in a repository; `NotFound` when there is none. Reads all of it, page by page.
+    /// How much is in a repository; `NotFound` when that is nothing. Reads all of it, page by page.
     pub async fn summary(&self, repository: &RepositoryName) -> Result<Summary, StoreError> {
         let created = self.repository(repository)?.ok_or(StoreError::NotFound)?.created;
         let mut summary = Summary { created, changed: created, manifests: 0, tags: 0 };
@@ -36,6 +36,9 @@ impl Store {
             summary.changed = summary.changed.max(row.updated);
         })
         .await?;
+        if summary.manifests == 0 {
+            return Err(StoreError::NotFound);
+        }
         Ok(summary)
     }
 

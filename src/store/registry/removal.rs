@@ -25,6 +25,7 @@ use crate::store::rows::referrer::referrer_key;
 use crate::store::rows::tag::TagRow;
 use crate::store::rows::{self, Kind, prefix};
 use crate::store::{Shared, Store, StoreError, Txn};
+use crate::sys::spawn;
 use crate::types::{Digest, RepositoryName, Tag};
 
 /// Tags that one record removes.
@@ -256,6 +257,30 @@ impl Store {
         origin: &Origin,
     ) -> Result<(), StoreError> {
         self.delete_watched(self.watch_manifest(repository, digest), origin).await
+    }
+
+    /// Deletes the manifests that a repository has now, with their tags; how many these were. What
+    /// is pushed meanwhile may stay.
+    pub async fn delete_all(
+        &self,
+        repository: &RepositoryName,
+        origin: &Origin,
+    ) -> Result<u64, StoreError> {
+        let (mut after, mut deleted) = (None, 0);
+        loop {
+            let (store, name, from) = (self.clone(), repository.clone(), after.take());
+            let page = move || store.manifests_behind(&name, from.as_ref(), PAGE);
+            let page = spawn::blocking(page).await?;
+            let Some(last) = page.last().cloned() else { return Ok(deleted) };
+            after = Some(last);
+            for digest in &page {
+                match self.delete_manifest(repository, digest, origin).await {
+                    Ok(()) => deleted += 1,
+                    Err(StoreError::NotFound) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+        }
     }
 
     /// Watches a manifest from before the parent is asked whether it has it.
