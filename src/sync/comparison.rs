@@ -6,63 +6,73 @@ use std::collections::BTreeSet;
 use super::debts::Item;
 use super::error::SyncError;
 use super::offers::Offer;
-use super::plan::{self, Page, Stretch};
+use super::plan::{self, Page, Stretch, Tags, Waiting};
 use super::worker::{PAGES_MAX, Worker};
 use crate::gateway::feed::Scope;
-use crate::sys::spawn::{blocking, yield_now};
+use crate::sys::spawn::blocking;
 use crate::types::limits::PAGE_MAX;
 use crate::types::{Digest, RepositoryName, Tag};
 
-/// Tags of this node, and changes of tags on their way up, that are in memory at once. So few in
-/// tests that some tags are more than one stretch.
+/// Tags of this node, and changes of tags on their way up, that are in memory at once. Tests have
+/// fewer, so that a few tags are several stretches.
 const STRETCH_MAX: usize = if cfg!(test) { 2 } else { PAGE_MAX };
 
 /// Tags whose missing content is compared at once, to fetch the smallest first.
 const WORKING_SET: usize = 16;
 
-/// What is in memory of them, bytes, beside the last one. Over it: these are fetched first.
+/// Bytes of closures in memory beside the last one. When there are more, what they lack is fetched
+/// before the next tag is looked at.
 const WORKING_SET_BYTES: usize = 8 * 1024 * 1024;
 
 /// A manifest to fetch, and the tag that shall name it, with what it named before.
 type Wanted = (Option<(Tag, Option<Digest>)>, Digest);
 
 /// A stretch of a repository with what else its listing tells.
-pub(super) struct Part {
-    pub(super) stretch: Stretch,
+pub(super) struct Section {
+    stretch: Stretch,
     /// In the last one: the manifests at the parent that refer to another one. They need no tag.
-    pub(super) referrers: Vec<Digest>,
-    /// There is no other one.
+    referrers: Vec<Digest>,
+    /// The parent has not got all of the repository yet: what it lacks was not deleted.
+    is_partial: bool,
+    /// There is no other section.
     is_all: bool,
 }
 
-/// The stretches of a repository that were not compared yet. Each is asked for when its turn comes,
-/// and is not older than that.
+/// The sections of a repository that were not compared yet. Each is asked for when its turn comes,
+/// and is not older than that: what a listing that proves to be faulty has told first was followed.
 struct Walk<'a> {
     worker: &'a Worker,
     repository: &'a RepositoryName,
     after: Option<Tag>,
-    /// So many may come yet.
+    /// How many may come yet.
     left: usize,
+}
+
+impl Section {
+    /// Manifests that the parent has, as far as this tells.
+    pub(super) fn manifests(&self) -> BTreeSet<&Digest> {
+        self.stretch.there.values().chain(&self.referrers).collect()
+    }
 }
 
 impl Walk<'_> {
     /// The next one in the order of the tags; `None`: that was the last.
-    async fn next(&mut self) -> Result<Option<Part>, SyncError> {
+    async fn next(&mut self) -> Result<Option<Section>, SyncError> {
         if self.left == 0 {
             return Ok(None);
         }
-        let part = self.worker.part(self.repository, self.after.as_ref()).await?;
+        let section = self.worker.section(self.repository, self.after.as_ref()).await?;
         self.left -= 1;
-        let Some(end) = &part.stretch.end else {
+        let Some(end) = &section.stretch.end else {
             self.left = 0;
-            return Ok(Some(part));
+            return Ok(Some(section));
         };
         if self.left == 0 || self.after.as_ref().is_some_and(|after| end <= after) {
-            let text = format!("the listing of {} does not end", self.repository);
+            let text = format!("the tags of {} do not end, here or at the parent", self.repository);
             return Err(SyncError::Content(text));
         }
         self.after = Some(end.clone());
-        Ok(Some(part))
+        Ok(Some(section))
     }
 }
 
@@ -74,33 +84,38 @@ impl Worker {
         repository: &RepositoryName,
     ) -> Result<(), SyncError> {
         let comparison = self.state.debts().begin_compare(repository);
+        // Asked once: a grant that comes meanwhile counts in the comparison that it asks for.
         let offer = self.offer(repository)?;
         let (mut is_partial, mut only) = (false, None);
         // Removals come first: they cost nothing, and make room.
         let mut walk = self.walk(repository);
-        while let Some(part) = walk.next().await? {
-            is_partial |= part.stretch.partial;
-            self.follow_removals(repository, &part, offer).await?;
-            only = part.is_all.then_some(part);
+        while let Some(section) = walk.next().await? {
+            is_partial |= section.is_partial;
+            if !is_partial {
+                self.follow_removals(repository, &section.stretch, offer).await?;
+            }
+            let (tags, referrers) = (section.stretch.there.iter(), &section.referrers);
+            self.release_what_is_there(repository, tags, referrers).await?;
+            only = section.is_all.then_some(section);
         }
         match is_partial {
             true => self.follow_told(repository).await?,
             false => self.offer_manifests(repository, offer).await?,
         }
         match &only {
-            Some(part) => self.fetch_moved(repository, part).await?,
+            Some(section) => self.fetch_different(repository, section).await?,
             None => {
                 let mut walk = self.walk(repository);
-                while let Some(part) = walk.next().await? {
-                    is_partial |= part.stretch.partial;
-                    self.fetch_moved(repository, &part).await?;
+                while let Some(section) = walk.next().await? {
+                    is_partial |= section.is_partial;
+                    self.fetch_different(repository, &section).await?;
                 }
             }
         }
         if is_partial {
             return Err(SyncError::Content("the parent has not got all of it yet".to_owned()));
         }
-        if offer == Offer::None {
+        if !offer.is_of_another_parent() {
             self.drop_deleted(repository, only.as_ref()).await?;
         }
         self.state.debts().compared(repository, comparison);
@@ -111,96 +126,105 @@ impl Worker {
         Walk { worker: self, repository, after: None, left: PAGES_MAX }
     }
 
-    /// The stretch behind a tag.
-    async fn part(
+    /// The section behind a tag.
+    async fn section(
         &self,
         repository: &RepositoryName,
         after: Option<&Tag>,
-    ) -> Result<Part, SyncError> {
-        let before = self.store.outbox_last()?;
-        let (store, name, behind) = (self.store.clone(), repository.clone(), after.cloned());
-        let waited = move || store.outbox_tags(&name, behind.as_ref(), STRETCH_MAX);
-        let (of, end) = blocking(waited).await?;
-        let waited = Page { of, end };
-        let (listing, partial) = self.upstream.listing(repository, after).await?;
+    ) -> Result<Section, SyncError> {
+        // What waited before may be delivered while the parent is asked.
+        let before = self.waiting(repository, after).await?;
+        let (listing, is_partial) = self.upstream.listing(repository, after).await?;
         self.state.note_listed(listing.at);
         let tags = listing.tags.into_iter().map(|entry| (entry.tag, entry.digest));
         let there = Page { of: tags.collect(), end: listing.next };
-        let (store, name, behind) = (self.store.clone(), repository.clone(), after.cloned());
-        let here = move || store.tags(&name, behind.as_ref().map(Tag::as_str), STRETCH_MAX);
-        let here = blocking(here).await?;
-        let end = here.last().filter(|_| here.len() == STRETCH_MAX).map(|(tag, _)| tag.clone());
-        let of = here.into_iter().map(|(tag, row)| (tag, row.digest)).collect();
-        let mut stretch = Stretch::new(after, there, Page { of, end }, waited);
-        // The parent may have heard meanwhile of what a client has changed since, or of what waited
-        // before: the listing is older than what is here then, and what counts is what the tag
-        // names there now.
-        stretch.has_news = self.store.outbox_last()? != before;
-        stretch.partial = partial;
+        let here = self.tags_here(repository, after).await?;
+        let stretch = Stretch::new(after, there, here, before);
         let is_last = stretch.end.is_none();
         let referrers = if is_last { listing.referrers } else { Vec::new() };
-        Ok(Part { is_all: is_last && after.is_none(), stretch, referrers })
+        Ok(Section { is_all: is_last && after.is_none(), is_partial, stretch, referrers })
     }
 
-    /// Follows what the parent has removed of a stretch, unless it may have lost that.
+    async fn waiting(
+        &self,
+        repository: &RepositoryName,
+        after: Option<&Tag>,
+    ) -> Result<Waiting, SyncError> {
+        let last = self.store.outbox_last()?;
+        let (store, repository, after) = (self.store.clone(), repository.clone(), after.cloned());
+        let tags = move || store.outbox_tags(&repository, after.as_ref(), STRETCH_MAX);
+        let (of, end) = blocking(tags).await?;
+        Ok(Waiting { tags: Page { of, end }, last })
+    }
+
+    async fn tags_here(
+        &self,
+        repository: &RepositoryName,
+        after: Option<&Tag>,
+    ) -> Result<Page<Tags>, SyncError> {
+        let (store, repository, after) = (self.store.clone(), repository.clone(), after.cloned());
+        let rows = move || store.tags(&repository, after.as_ref().map(Tag::as_str), STRETCH_MAX);
+        let rows = blocking(rows).await?;
+        let end = rows.last().filter(|_| rows.len() == STRETCH_MAX).map(|(tag, _)| tag.clone());
+        let of = rows.into_iter().map(|(tag, row)| (tag, row.digest)).collect();
+        Ok(Page { of, end })
+    }
+
+    /// Follows what the parent has removed of a stretch. What it may have lost stays, and is
+    /// offered.
     async fn follow_removals(
         &self,
         repository: &RepositoryName,
-        part: &Part,
+        stretch: &Stretch,
         offer: Offer,
     ) -> Result<(), SyncError> {
-        let (stretch, mut lacked) = (&part.stretch, Vec::new());
-        for (tag, base) in stretch.gone() {
-            let may_be_lost = offer != Offer::None || self.store.withholds_tag(repository, tag)?;
+        let mut lost = Vec::new();
+        for (tag, base) in stretch.unknown_there() {
+            let may_be_lost = self.may_be_lost(repository, tag, offer)?;
             if may_be_lost {
-                lacked.push((tag.clone(), base.clone()));
+                lost.push((tag.clone(), base.clone()));
             }
             if self.store.outbox_holds_tag(repository, tag)? {
                 self.state.hold_back(repository, Item::Tag(tag.clone()));
-            } else if !may_be_lost && stretch.is_old(tag) {
+            } else if !may_be_lost && stretch.is_old(tag, self.store.outbox_last()?) {
+                // What counts is what the tag names at the parent now.
                 self.follow_tag(repository, tag, None, true).await?;
             } else if !may_be_lost {
                 self.remove_tag(repository, tag, base.clone()).await?;
             }
         }
-        self.offer_tags(repository, &lacked, offer).await?;
-        if offer == Offer::None && self.store.withholds(repository)? {
-            for (tag, digest) in &stretch.there {
-                self.store.parent_has(repository, Some(tag), digest).await?;
-            }
-        }
-        Ok(())
+        self.offer_tags(repository, &lost, offer).await
     }
 
-    /// Fetches what the parent has of a stretch, and is not here.
-    async fn fetch_moved(&self, repository: &RepositoryName, part: &Part) -> Result<(), SyncError> {
-        let (stretch, mut wanted) = (&part.stretch, Vec::new());
-        for (tag, digest, base) in stretch.moved() {
+    /// Fetches what the parent has of a section, and is not here.
+    async fn fetch_different(
+        &self,
+        repository: &RepositoryName,
+        section: &Section,
+    ) -> Result<(), SyncError> {
+        let (stretch, mut wanted) = (&section.stretch, Vec::new());
+        for (tag, digest, base) in stretch.different() {
             if self.store.outbox_holds_tag(repository, tag)? {
                 // The parent is asked again when it has answered what is on its way up.
                 self.state.hold_back(repository, Item::Tag(tag.clone()));
-            } else if stretch.is_old(tag) {
+            } else if stretch.is_old(tag, self.store.outbox_last()?) {
                 self.follow_tag(repository, tag, Some(digest.clone()), true).await?;
             } else {
                 wanted.push((Some((tag.clone(), base.cloned())), digest.clone()));
             }
         }
-        self.fill(repository, wanted).await?;
-        for page in part.referrers.chunks(PAGE_MAX) {
-            let mut wanted = Vec::new();
-            for digest in page {
-                if self.store.manifest(repository, digest)?.is_none() {
-                    wanted.push((None, digest.clone()));
-                }
-            }
-            self.fill(repository, wanted).await?;
-            yield_now().await;
+        self.fetch(repository, wanted).await?;
+        for page in section.referrers.chunks(STRETCH_MAX) {
+            let (store, name, page) = (self.store.clone(), repository.clone(), page.to_vec());
+            let missing = move || store.manifests_missing(&name, page);
+            let wanted = blocking(missing).await?.into_iter().map(|digest| (None, digest));
+            self.fetch(repository, wanted.collect()).await?;
         }
         Ok(())
     }
 
     /// Fetches manifests and lets tags name them. An item that cannot be fetched is set aside.
-    async fn fill(
+    async fn fetch(
         &self,
         repository: &RepositoryName,
         wanted: Vec<Wanted>,
@@ -254,12 +278,5 @@ impl Worker {
             None => Item::Manifest(digest.clone()),
         };
         self.set_aside(repository, item, Some(digest), &error).await.map(|_| ())
-    }
-}
-
-impl Part {
-    /// Manifests that the parent has, as far as this tells.
-    pub(super) fn manifests(&self) -> BTreeSet<&Digest> {
-        self.stretch.there.values().chain(&self.referrers).collect()
     }
 }

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use super::comparison::Part;
+use super::comparison::Section;
 use super::debts::Item;
 use super::error::SyncError;
 use super::worker::{PAGES_MAX, Worker};
@@ -30,55 +30,55 @@ impl Worker {
     pub(super) async fn drop_deleted(
         &self,
         repository: &RepositoryName,
-        listed: Option<&Part>,
+        listed: Option<&Section>,
     ) -> Result<(), SyncError> {
-        let listed = listed.map(Part::manifests).unwrap_or_default();
-        let mut after = None;
+        let listed = listed.map(Section::manifests).unwrap_or_default();
+        let (mut after, mut pages) = (None, PAGES_MAX);
         loop {
             let here = self.manifests_here(repository, after.as_ref()).await?;
             let Some(last) = here.last().cloned() else { return Ok(()) };
-            let lacked = here.into_iter().filter(|digest| !listed.contains(digest)).collect();
-            let lacked = match self.unlisted(repository, after.as_ref(), lacked).await? {
-                Unlisted::Lacked(lacked) => lacked,
+            let here = here.into_iter().filter(|digest| !listed.contains(digest)).collect();
+            match self.unlisted(repository, after.as_ref(), here, &mut pages).await? {
+                Unlisted::Lacked(lacked) => {
+                    for digest in &lacked {
+                        self.delete_if_gone(repository, digest).await?;
+                    }
+                }
                 // It is asked for each that nothing names here.
-                Unlisted::Unknown(mut here) => {
-                    let mut named = BTreeSet::new();
+                Unlisted::Unknown(here) => {
                     for digest in &here {
-                        if self.store.is_named(repository, digest)? {
-                            named.insert(digest.clone());
+                        if !self.store.is_named_or_tagged(repository, digest)? {
+                            self.delete_if_gone(repository, digest).await?;
                         }
                     }
-                    here.retain(|digest| !named.contains(digest));
-                    here
                 }
-            };
-            for digest in &lacked {
-                self.delete_if_gone(repository, digest).await?;
             }
             after = Some(last);
         }
     }
 
     /// Which of these manifests, all behind `after`, the parent does not list. What it lists is
-    /// kept no more than anything else.
+    /// kept no more than anything else. `pages`: how many of its list may yet be asked for.
     pub(super) async fn unlisted(
         &self,
         repository: &RepositoryName,
         after: Option<&Digest>,
         mut here: BTreeSet<Digest>,
+        pages: &mut usize,
     ) -> Result<Unlisted, SyncError> {
         let (end, mut after) = (here.last().cloned(), after.cloned());
-        for _ in 0..PAGES_MAX {
-            if here.is_empty() || end <= after {
-                return Ok(Unlisted::Lacked(here));
-            }
+        while !here.is_empty() && end > after {
+            let endless = || {
+                let text = "the parent's list of manifests does not end".to_owned();
+                SyncError::from(UpstreamError::Protocol(text))
+            };
+            *pages = pages.checked_sub(1).ok_or_else(endless)?;
             let Some(page) = self.upstream.manifests(repository, after.as_ref()).await? else {
                 return Ok(Unlisted::Unknown(here));
             };
             let Some(last) = page.last().cloned() else { break };
             if after.is_some_and(|after| last <= after) {
-                let text = "the parent's list of manifests does not end".to_owned();
-                return Err(UpstreamError::Protocol(text).into());
+                return Err(endless());
             }
             for digest in &page {
                 if here.remove(digest) {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::deleted::Unlisted;
 use super::error::SyncError;
 use super::window::LOOK_INTERVAL;
-use super::worker::Worker;
+use super::worker::{PAGES_MAX, Worker};
 use crate::gateway::UpstreamError;
 use crate::gateway::feed::Scope;
 use crate::store::replica::gone::Gone;
@@ -18,12 +18,21 @@ use crate::types::{Cursor, Digest, Mode, RepositoryName, Tag};
 /// What becomes of what the parent lacks in a repository.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Offer {
-    /// Nothing out of the ordinary: the parent has deleted it.
+    /// The parent has deleted it, but for what was kept before.
     None,
-    /// It is offered.
+    /// The same, and what was kept before is offered: this node may push it by now.
+    Kept,
+    /// It is offered: the parent is another one, or was set back.
     Made,
-    /// It stays here: this node may not push to the repository.
+    /// It is kept, though the parent is another one: this node may not push to the repository.
     Withheld,
+}
+
+impl Offer {
+    /// Whether the parent may have lost whatever it lacks.
+    pub(super) fn is_of_another_parent(self) -> bool {
+        matches!(self, Offer::Made | Offer::Withheld)
+    }
 }
 
 impl Worker {
@@ -138,29 +147,61 @@ impl Worker {
 
     /// What becomes of what the parent lacks in a repository.
     pub(super) fn offer(&self, repository: &RepositoryName) -> Result<Offer, SyncError> {
-        if !self.store.is_offered(repository)? {
+        let is_of_another_parent = self.store.is_offered(repository)?;
+        if !is_of_another_parent && !self.store.withholds(repository)? {
             return Ok(Offer::None);
         }
-        Ok(match self.may_push(repository)? {
-            true => Offer::Made,
-            false => Offer::Withheld,
+        Ok(match (is_of_another_parent, self.may_push(repository)?) {
+            (true, true) => Offer::Made,
+            (true, false) => Offer::Withheld,
+            (false, true) => Offer::Kept,
+            (false, false) => Offer::None,
         })
     }
 
-    /// Offers tags that the parent lacks, or keeps them where this node may not push them: those
-    /// that were kept before, too.
+    /// Whether a tag that the parent lacks may be lost there: nobody is known to have removed it.
+    pub(super) fn may_be_lost(
+        &self,
+        repository: &RepositoryName,
+        tag: &Tag,
+        offer: Offer,
+    ) -> Result<bool, SyncError> {
+        // It was offered before, and the parent has told since that somebody removed it.
+        if offer != Offer::Withheld && self.state.told().has_tag(repository, tag) {
+            return Ok(false);
+        }
+        Ok(offer.is_of_another_parent() || self.store.withholds_tag(repository, tag)?)
+    }
+
+    /// Ends that what the parent has again of a section is kept though the parent lacks it.
+    pub(super) async fn release_what_is_there(
+        &self,
+        repository: &RepositoryName,
+        tags: impl Iterator<Item = (&Tag, &Digest)>,
+        referrers: &[Digest],
+    ) -> Result<(), SyncError> {
+        if self.store.withholds(repository)? {
+            for (tag, digest) in tags {
+                self.store.parent_has(repository, Some(tag), digest).await?;
+            }
+            for digest in referrers {
+                self.store.parent_has(repository, None, digest).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Offers tags that the parent lacks, or keeps them where this node may not push them.
     pub(super) async fn offer_tags(
         &self,
         repository: &RepositoryName,
         tags: &[(Tag, Digest)],
         offer: Offer,
     ) -> Result<(), SyncError> {
-        if tags.is_empty() {
-            return Ok(());
-        }
         match offer {
-            Offer::None if !self.may_push(repository)? => {}
-            Offer::None | Offer::Made => self.store.offer_tags(repository, tags).await?,
+            // They are kept already.
+            Offer::None => {}
+            Offer::Kept | Offer::Made => self.store.offer_tags(repository, tags).await?,
             Offer::Withheld => {
                 let (tags, manifests) = tags.iter().cloned().unzip();
                 self.store.withhold(repository, &Withheld { tags, manifests }).await?;
@@ -169,65 +210,47 @@ impl Worker {
         Ok(())
     }
 
-    /// The same with manifests, once all tags were. That ends what is offered, or was kept before.
+    /// Offers manifests that the parent lacks, or keeps them, once that was done with all tags.
+    /// Then nothing is left to be offered.
     pub(super) async fn offer_manifests(
         &self,
         repository: &RepositoryName,
         offer: Offer,
     ) -> Result<(), SyncError> {
-        if offer == Offer::None {
-            if self.store.withholds(repository)? && self.may_push(repository)? {
-                self.offer_kept(repository).await?;
-            }
-            return Ok(());
-        }
-        let mut after = None;
+        let (mut after, mut pages) = (None, PAGES_MAX);
         loop {
-            let here = self.manifests_here(repository, after.as_ref()).await?;
-            let Some(last) = here.last().cloned() else { break };
-            let here = here.into_iter().collect();
-            let manifests = match self.unlisted(repository, after.as_ref(), here).await? {
-                Unlisted::Lacked(lacked) => lacked,
-                Unlisted::Unknown(here) => self.lacked(repository, here).await?,
+            let some = match offer {
+                Offer::None => return Ok(()),
+                Offer::Kept => {
+                    let kept =
+                        self.store.withheld_manifests(repository, after.as_ref(), PAGE_MAX)?;
+                    kept.into_iter().collect()
+                }
+                Offer::Made | Offer::Withheld => {
+                    self.manifests_here(repository, after.as_ref()).await?
+                }
             };
-            if offer == Offer::Made {
-                self.offer_unless_brought(repository, manifests).await?;
-            } else {
-                let withheld = Withheld { tags: BTreeSet::new(), manifests };
+            let Some(last) = some.last().cloned() else { break };
+            let some = some.into_iter().collect();
+            let lacked = match self.unlisted(repository, after.as_ref(), some, &mut pages).await? {
+                Unlisted::Lacked(lacked) => lacked,
+                Unlisted::Unknown(some) => self.lacked(repository, some).await?,
+            };
+            if offer == Offer::Withheld {
+                let withheld = Withheld { tags: BTreeSet::new(), manifests: lacked };
                 self.store.withhold(repository, &withheld).await?;
+            } else {
+                let is_told = |digest: &Digest| self.state.told().has_manifest(repository, digest);
+                let offered: Vec<_> = lacked.into_iter().filter(|one| !is_told(one)).collect();
+                self.store.offer_manifests(repository, &offered).await?;
             }
             after = Some(last);
         }
-        Ok(self.store.end_offer(repository).await?)
-    }
-
-    /// Offers what was kept before, as this node may push it by now. What the parent has again is
-    /// like anything else.
-    async fn offer_kept(&self, repository: &RepositoryName) -> Result<(), SyncError> {
-        let mut after = None;
-        loop {
-            let kept = self.store.withheld_manifests(repository, after.as_ref(), PAGE_MAX)?;
-            let Some(last) = kept.last().cloned() else { break };
-            let lacked = self.lacked(repository, kept).await?;
-            self.offer_unless_brought(repository, lacked).await?;
-            after = Some(last);
+        match offer {
+            Offer::Kept => self.store.release(repository).await?,
+            _ => self.store.end_offer(repository).await?,
         }
-        Ok(self.store.release(repository).await?)
-    }
-
-    /// Offers manifests by their digests, but for those that a change brings which is on its way.
-    async fn offer_unless_brought(
-        &self,
-        repository: &RepositoryName,
-        manifests: BTreeSet<Digest>,
-    ) -> Result<(), SyncError> {
-        let mut offered = Vec::new();
-        for digest in manifests {
-            if !self.store.outbox_brings(repository, &digest)? {
-                offered.push(digest);
-            }
-        }
-        Ok(self.store.offer_manifests(repository, &offered).await?)
+        Ok(())
     }
 
     /// Those of these manifests that the parent lacks.

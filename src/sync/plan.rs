@@ -9,10 +9,10 @@ use crate::types::{Digest, Mode, RepositoryName, Tag};
 /// Tags and what they name.
 pub type Tags = BTreeMap<Tag, Digest>;
 
-/// What a side has of a repository behind some tag, in the order of the tags.
+/// Tags of a repository behind some tag, in their order, as one side tells of them.
 #[derive(Clone, Debug)]
 pub struct Page<T> {
-    /// What it has.
+    /// What it tells.
     pub of: T,
     /// The last tag that it tells of; `None` where it tells of all.
     pub end: Option<Tag>,
@@ -25,14 +25,19 @@ pub struct Stretch {
     pub there: Tags,
     /// Here.
     pub here: Tags,
-    /// Tags with changes that were on their way up before the parent was asked.
-    waited: BTreeSet<Tag>,
     /// The last tag that it tells of; `None` where it tells of all.
     pub end: Option<Tag>,
-    /// The parent has not got all of the repository yet: what it lacks was not deleted.
-    pub partial: bool,
-    /// A client has changed something here since the parent was asked.
-    pub has_news: bool,
+    /// What was on its way up before the parent was asked.
+    before: Waiting,
+}
+
+/// Changes of this node on their way up, at some moment.
+#[derive(Clone, Debug)]
+pub struct Waiting {
+    /// Tags of the repository that they are about.
+    pub tags: Page<BTreeSet<Tag>>,
+    /// The number of the last change that was made, of any repository.
+    pub last: u64,
 }
 
 impl Stretch {
@@ -41,36 +46,36 @@ impl Stretch {
         after: Option<&Tag>,
         there: Page<Tags>,
         here: Page<Tags>,
-        waited: Page<BTreeSet<Tag>>,
+        mut before: Waiting,
     ) -> Stretch {
-        let end = [there.end, here.end, waited.end].into_iter().flatten().min();
+        let end = [there.end, here.end, before.tags.end.take()].into_iter().flatten().min();
         let is_in = |tag: &Tag| {
             after.is_none_or(|after| tag > after) && end.as_ref().is_none_or(|end| tag <= end)
         };
-        let (mut there, mut here, mut waited) = (there.of, here.of, waited.of);
+        let (mut there, mut here) = (there.of, here.of);
         there.retain(|tag, _| is_in(tag));
         here.retain(|tag, _| is_in(tag));
-        waited.retain(is_in);
-        Stretch { there, here, waited, end, partial: false, has_news: false }
+        before.tags.of.retain(is_in);
+        Stretch { there, here, end, before }
     }
 
-    /// Tags that the parent has removed, and what they name here.
-    pub fn gone(&self) -> impl Iterator<Item = (&Tag, &Digest)> {
-        let is_gone = |tag: &Tag| !self.partial && !self.there.contains_key(tag);
-        self.here.iter().filter(move |(tag, _)| is_gone(tag))
+    /// Tags that the parent does not have, and what they name here.
+    pub fn unknown_there(&self) -> impl Iterator<Item = (&Tag, &Digest)> {
+        self.here.iter().filter(|(tag, _)| !self.there.contains_key(tag))
     }
 
     /// Tags that do not name here what they name at the parent: what that is, and what they name
     /// here.
-    pub fn moved(&self) -> impl Iterator<Item = (&Tag, &Digest, Option<&Digest>)> {
+    pub fn different(&self) -> impl Iterator<Item = (&Tag, &Digest, Option<&Digest>)> {
         let all = self.there.iter().map(|(tag, digest)| (tag, digest, self.here.get(tag)));
         all.filter(|(_, digest, here)| *here != Some(digest))
     }
 
     /// Whether the parent may have heard of a change of a tag only after it told what the tag
-    /// names.
-    pub fn is_old(&self, tag: &Tag) -> bool {
-        self.has_news || self.waited.contains(tag)
+    /// names: of one that waited before, or that was made since. `last`: the number of the last
+    /// change by now.
+    pub fn is_old(&self, tag: &Tag, last: u64) -> bool {
+        last != self.before.last || self.before.tags.of.contains(tag)
     }
 }
 
@@ -170,22 +175,18 @@ mod tests {
     }
 
     #[test]
-    fn f119_moves_and_removals_are_followed() {
+    fn f119_differences_are_found_and_what_may_be_older_than_a_change_is_asked_for() {
         let there = tags(&[("same", 1), ("moved", 2), ("new", 3)]);
         let here = tags(&[("same", 1), ("moved", 9), ("gone", 8)]);
-        let mut stretch = Stretch::new(None, all(there), all(here), all(names(&["moved"])));
+        let waiting = Waiting { tags: all(names(&["moved"])), last: 5 };
+        let stretch = Stretch::new(None, all(there), all(here), waiting);
         let (moved, new, gone) = (names(&["moved"]), names(&["new"]), names(&["gone"]));
         let [moved, new, gone] = [&moved, &new, &gone].map(|tags| tags.first().unwrap());
         let expected = [(moved, &digest(2), Some(&digest(9))), (new, &digest(3), None)];
-        assert_eq!(stretch.moved().collect::<Vec<_>>(), expected);
-        assert_eq!(stretch.gone().collect::<Vec<_>>(), [(gone, &digest(8))]);
-        assert_eq!([moved, new].map(|tag| stretch.is_old(tag)), [true, false]);
-        stretch.has_news = true;
-        assert!(stretch.is_old(new));
-        // A parent that is still filling up has deleted nothing.
-        stretch.partial = true;
-        assert_eq!(stretch.gone().next(), None);
-        assert_eq!(stretch.moved().count(), 2);
+        assert_eq!(stretch.different().collect::<Vec<_>>(), expected);
+        assert_eq!(stretch.unknown_there().collect::<Vec<_>>(), [(gone, &digest(8))]);
+        assert_eq!([moved, new].map(|tag| stretch.is_old(tag, 5)), [true, false]);
+        assert_eq!([moved, new].map(|tag| stretch.is_old(tag, 6)), [true, true]);
     }
 
     /// What a side tells of its tags behind one: `max` of them at most.
@@ -214,14 +215,15 @@ mod tests {
                 loop {
                     let waiting = page(&waited, after.as_ref(), third);
                     let waiting = Page { of: waiting.of.into_keys().collect(), end: waiting.end };
+                    let waiting = Waiting { tags: waiting, last: 0 };
                     let there = page(&there, after.as_ref(), first);
                     let here = page(&here, after.as_ref(), second);
                     let mut next = Stretch::new(after.as_ref(), there, here, waiting);
                     let before = found.0.len() + found.1.len() + found.2.len();
-                    let more = next.there.len() + next.here.len() + next.waited.len();
+                    let more = next.there.len() + next.here.len() + next.before.tags.of.len();
                     found.0.append(&mut next.there);
                     found.1.append(&mut next.here);
-                    found.2.append(&mut next.waited);
+                    found.2.append(&mut next.before.tags.of);
                     let now = found.0.len() + found.1.len() + found.2.len();
                     assert_eq!(now, before + more, "{masks} {sizes}");
                     assert!(next.end.is_none() || next.end > after, "{masks} {sizes}");

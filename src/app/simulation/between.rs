@@ -1,8 +1,6 @@
 //! What happens between a request to the parent and its answer.
 
-use super::scenarios::{
-    FIRST, SECOND, THIRD, app, has, in_tree, named, names, push, referrer, rest,
-};
+use super::scenarios::{FIRST, SECOND, THIRD, app, has, in_tree, named, names, push, rest};
 use super::*;
 use crate::gateway::UpstreamError;
 use crate::store::content::leases::Lease;
@@ -57,14 +55,14 @@ fn f118_what_changes_while_a_grant_is_away_for_a_moment_is_followed() {
     });
 }
 
-async fn write_grants(tree: &Tree, add: bool) {
-    let map = tree.world.device().self_config().unwrap().unwrap().sync_token.scope_map;
+pub(super) async fn write_grants(world: &World, add: bool) {
+    let map = world.device().self_config().unwrap().unwrap().sync_token.scope_map;
     let grants = ["content/write", "content/delete"]
         .map(|action| format!("repositories/{}/{action}", app()).parse().unwrap());
     let (add, remove) =
         if add { (grants.to_vec(), Vec::new()) } else { (Vec::new(), grants.to_vec()) };
     let update = ScopeMapUpdate { grants: Change::Delta { add, remove }, description: None };
-    tree.world.root.scope_map_update(map, update).await.unwrap();
+    world.root.scope_map_update(map, update).await.unwrap();
 }
 
 /// The store has an image, and has lost its bytes.
@@ -200,7 +198,7 @@ fn f201_what_a_device_may_only_read_follows_later_deletions_of_a_restored_parent
         push(root, &["lost"], FIRST).await;
         push(root, &["y"], SECOND).await;
         rest(tree, engine).await;
-        write_grants(tree, false).await;
+        write_grants(&tree.world, false).await;
         let lost = digest_of(&manifest(FIRST));
         root.delete_manifest(&app(), &lost, &Origin::Client).await.unwrap();
         device.reconciled(Cursor { epoch: 7, sequence: 5 }).await.unwrap();
@@ -218,7 +216,7 @@ fn f201_what_a_device_may_only_read_follows_later_deletions_of_a_restored_parent
         rest(tree, engine).await;
         assert_eq!((named(device, "y"), named(device, "z")), (None, None));
         assert_eq!(named(device, "lost"), Some(lost.clone()), "it may be nowhere else");
-        write_grants(tree, true).await;
+        write_grants(&tree.world, true).await;
         rest(tree, engine).await;
         assert_eq!((named(root, "lost"), named(root, "y")), (Some(lost), None));
     });
@@ -489,7 +487,7 @@ fn f201_what_is_withheld_is_not_removed_by_what_was_held_back_before() {
         engine.push_once().await.unwrap();
         let second = Some(digest_of(&manifest(SECOND)));
         assert_eq!((named(device, "v1"), named(root, "v1")), (second.clone(), second.clone()));
-        write_grants(tree, false).await;
+        write_grants(&tree.world, false).await;
         root.delete_manifest(&app(), &digest_of(&manifest(SECOND)), &Origin::Client).await.unwrap();
         device.reconciled(Cursor { epoch: 7, sequence: 5 }).await.unwrap();
         engine.begin_once().await.unwrap();
@@ -514,14 +512,14 @@ fn f201_a_deletion_at_the_parent_is_not_undone_because_another_tag_was_withheld(
             push(root, &["lost"], FIRST).await;
             rest(tree, engine).await;
             if withheld {
-                write_grants(tree, false).await;
+                write_grants(&tree.world, false).await;
                 let lost = digest_of(&manifest(FIRST));
                 root.delete_manifest(&app(), &lost, &Origin::Client).await.unwrap();
                 device.reconciled(Cursor { epoch: 7, sequence: 5 }).await.unwrap();
                 engine.begin_once().await.unwrap();
                 rest(tree, engine).await;
                 assert!(!device.withheld(&app()).await.unwrap().is_empty());
-                write_grants(tree, true).await;
+                write_grants(&tree.world, true).await;
             }
             push(device, &["y"], THIRD).await;
             root.delete_tag(&app(), &names(&["y"])[0], Precondition::None, &Origin::Client)
@@ -555,10 +553,10 @@ fn f201_a_parent_that_is_behind_what_it_has_acknowledged_is_offered_what_it_lack
 }
 
 /// The root is restored to a state without a manifest, which the device has and may not push.
-async fn loses(tree: &Tree, engine: &Engine, digest: &Digest) {
+pub(super) async fn loses(tree: &Tree, engine: &Engine, digest: &Digest) {
     let (root, device) = (&tree.world.root, &tree.world.device());
     rest(tree, engine).await;
-    write_grants(tree, false).await;
+    write_grants(&tree.world, false).await;
     rest(tree, engine).await;
     root.delete_manifest(&app(), digest, &Origin::Client).await.unwrap();
     device.reconciled(Cursor { epoch: 7, sequence: 5 }).await.unwrap();
@@ -593,28 +591,6 @@ fn f201_a_tag_that_the_parent_has_again_is_withheld_no_more() {
     }
 }
 
-/// The same without a tag: of a referrer a message tells, of others only a comparison.
-#[test]
-fn f201_a_manifest_that_the_parent_has_again_is_withheld_no_more() {
-    for bytes in [referrer().0, manifest(FIRST)] {
-        in_tree(async |tree, engine| {
-            let (root, device) = (&tree.world.root, &tree.world.device());
-            let (digest, what) = (digest_of(&bytes), || (bytes.clone(), media::OCI_MANIFEST));
-            push(device, &["v1"], SECOND).await;
-            put(device, &app(), &[], what(), Origin::Client).await;
-            loses(tree, engine, &digest).await;
-            put(root, &app(), &[], what(), Origin::Client).await;
-            if bytes != referrer().0 {
-                device.request_reconcile().await.unwrap();
-            }
-            engine.pull_once().await.unwrap();
-            assert!(device.withheld(&app()).await.unwrap().is_empty());
-            root.delete_manifest(&app(), &digest, &Origin::Client).await.unwrap();
-            engine.pull_once().await.unwrap();
-            assert_eq!(device.manifest(&app(), &digest).unwrap(), None);
-        });
-    }
-}
 /// The root is set back to where it was at this position: it has what it had then, and its next
 /// start says so.
 async fn set_back(world: &World, position: u64, lost: &[u64]) {

@@ -1,8 +1,13 @@
 //! What a full comparison follows of what the parent has deleted.
 
-use super::between::{hook, unhook};
-use super::scenarios::{FIRST, SECOND, THIRD, app, has, in_tree, named, names, push};
+use std::sync::atomic::AtomicUsize;
+
+use super::between::{hook, loses, unhook, write_grants};
+use super::scenarios::{
+    FIRST, SECOND, THIRD, app, has, in_tree, named, names, push, referrer, rest,
+};
 use super::*;
+use crate::types::{Cursor, Grant};
 
 /// An index, tagged `multi`, and the two images that it names.
 async fn push_index(store: &Store) {
@@ -125,5 +130,168 @@ fn f119_f209_a_comparison_goes_through_all_tags_and_removes_before_it_fetches() 
         };
         assert_eq!(tags(device), tags(root));
         assert!(device.is_synced(&app()).unwrap());
+    });
+}
+
+/// Does something when so many listings were asked for, with whether it was.
+fn at_listing<F>(
+    world: &World,
+    number: usize,
+    run: impl Fn(Arc<World>) -> F + Send + Sync + 'static,
+) where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let asked = AtomicUsize::new(0);
+    hook(world, move |world, call, status| {
+        let is_listing = status == 0 && call.ends_with("/repositories/app0");
+        let is_it = is_listing && asked.fetch_add(1, Ordering::Relaxed) + 1 == number;
+        let done = is_it.then(|| {
+            unhook(&world);
+            run(world)
+        });
+        async {
+            if let Some(done) = done {
+                done.await;
+            }
+            false
+        }
+    });
+}
+
+/// Symptom: a grant to push that came while a repository was compared made a device forget which
+/// tags it kept for a parent that had lost them, and the next comparison removed them.
+#[test]
+fn f201_a_grant_that_comes_during_a_comparison_loses_no_tag_that_was_kept() {
+    in_tree(async |tree, engine| {
+        let (root, device) = (&tree.world.root, &tree.world.device());
+        push(root, &["b1", "b2", "b3"], SECOND).await;
+        push(device, &["a1"], FIRST).await;
+        let first = digest_of(&manifest(FIRST));
+        loses(tree, engine, &first).await;
+        device.request_reconcile().await.unwrap();
+        at_listing(&tree.world, 2, async |world: Arc<World>| {
+            write_grants(&world, true).await;
+            let mut config = world.device().self_config().unwrap().unwrap();
+            let own = config.sync_token.scope_map.clone();
+            let own = config.scope_maps.iter_mut().find(|map| map.name == own).unwrap();
+            own.grants = world.root.scope_map(&own.name).unwrap().unwrap().grants;
+            assert!(own.grants.iter().any(|grant| matches!(grant, Grant::Repository(_, action)
+                if action.name() == "content/write")));
+            world.device().receive_config(config, "granted".to_owned()).await.unwrap();
+        });
+        engine.pull_once().await.unwrap();
+        assert!(tree.world.hook.lock().unwrap().is_none());
+        rest(tree, engine).await;
+        for store in [root, device] {
+            assert_eq!(named(store, "a1"), Some(first.clone()));
+        }
+        assert!(!device.withholds(&app()).unwrap());
+    });
+}
+
+/// What was kept without a tag, and the parent has again, is followed like anything else: of a
+/// referrer a message may tell, of others only a comparison.
+#[test]
+fn f201_a_manifest_that_the_parent_has_again_is_withheld_no_more() {
+    let told = [(referrer().0, true), (referrer().0, false), (manifest(FIRST), false)];
+    for (bytes, is_told) in told {
+        in_tree(async |tree, engine| {
+            let (root, device) = (&tree.world.root, &tree.world.device());
+            let (digest, what) = (digest_of(&bytes), || (bytes.clone(), media::OCI_MANIFEST));
+            push(device, &["v1"], SECOND).await;
+            put(device, &app(), &[], what(), Origin::Client).await;
+            loses(tree, engine, &digest).await;
+            put(root, &app(), &[], what(), Origin::Client).await;
+            if !is_told {
+                device.reconciled(root.head()).await.unwrap();
+                device.request_reconcile().await.unwrap();
+            }
+            engine.pull_once().await.unwrap();
+            assert!(device.withheld(&app()).await.unwrap().is_empty(), "told: {is_told}");
+            root.delete_manifest(&app(), &digest, &Origin::Client).await.unwrap();
+            engine.pull_once().await.unwrap();
+            assert_eq!(device.manifest(&app(), &digest).unwrap(), None);
+        });
+    }
+}
+
+/// Symptom: what an index names that a replaced parent lacked was not offered by itself, and went
+/// with the index when that was deleted before it had gone up.
+#[test]
+fn f201_what_an_offered_index_names_stays_when_the_index_is_deleted() {
+    in_tree(async |tree, engine| {
+        let (root, device) = (&tree.world.root, &tree.world.device());
+        push_index(device).await;
+        rest(tree, engine).await;
+        for number in [MANIFESTS, FIRST, SECOND] {
+            let lost = digest_of(&manifest(number));
+            root.delete_manifest(&app(), &lost, &Origin::Client).await.unwrap();
+        }
+        device.reconciled(Cursor { epoch: 7, sequence: 5 }).await.unwrap();
+        engine.begin_once().await.unwrap();
+        engine.pull_once().await.unwrap();
+        let index = digest_of(&manifest(MANIFESTS));
+        device.delete_manifest(&app(), &index, &Origin::Client).await.unwrap();
+        rest(tree, engine).await;
+        for store in [root, device] {
+            let there = [FIRST, SECOND, MANIFESTS].map(|number| has(store, number));
+            assert_eq!(there, [true, true, false]);
+        }
+    });
+}
+
+/// Symptom: a comparison that was broken off after a tag had been offered offered it once more,
+/// though somebody had removed it at the parent since.
+#[test]
+fn f201_a_tag_that_was_offered_and_removed_is_not_offered_again() {
+    in_tree(async |tree, engine| {
+        let (root, device) = (&tree.world.root, &tree.world.device());
+        push(root, &["b1", "b2", "b3"], SECOND).await;
+        push(device, &["a1"], FIRST).await;
+        rest(tree, engine).await;
+        let (first, a1) = (digest_of(&manifest(FIRST)), names(&["a1"]).remove(0));
+        root.delete_manifest(&app(), &first, &Origin::Client).await.unwrap();
+        device.reconciled(Cursor { epoch: 7, sequence: 5 }).await.unwrap();
+        engine.begin_once().await.unwrap();
+        at_listing(&tree.world, 2, async |world: Arc<World>| {
+            world.is_cut.store(true, Ordering::Relaxed);
+        });
+        engine.pull_once().await.unwrap_err();
+        tree.world.is_cut.store(false, Ordering::Relaxed);
+        engine.begin_once().await.unwrap();
+        engine.push_once().await.unwrap();
+        assert_eq!(named(root, "a1"), Some(first.clone()), "it went up");
+        root.delete_tag(&app(), &a1, Precondition::None, &Origin::Client).await.unwrap();
+        rest(tree, engine).await;
+        tree.hands.0.fetch_add(90_000, Ordering::Relaxed);
+        rest(tree, engine).await;
+        assert_eq!([root, device].map(|store| named(store, "a1")), [None, None]);
+        assert!(has(root, FIRST) && has(device, FIRST));
+    });
+}
+
+/// Of a parent that is not whole no section says that something was deleted.
+#[test]
+fn f119_a_parent_that_was_not_whole_when_it_was_asked_first_has_deleted_nothing() {
+    in_tree(async |tree, engine| {
+        let (root, device) = (&tree.world.root, &tree.world.device());
+        push(root, &["a1", "a2", "a3", "z1"], FIRST).await;
+        engine.pull_once().await.unwrap();
+        let z1 = names(&["z1"]).remove(0);
+        root.delete_tag(&app(), &z1, Precondition::None, &Origin::Client).await.unwrap();
+        device.reconciled(root.head()).await.unwrap();
+        device.request_reconcile().await.unwrap();
+        let answered = AtomicUsize::new(0);
+        hook(&tree.world, move |_, call, status| {
+            let is_listing = status == 200 && call.ends_with("/repositories/app0");
+            let is_first = is_listing && answered.fetch_add(1, Ordering::Relaxed) == 0;
+            async move { is_first }
+        });
+        engine.pull_once().await.unwrap();
+        unhook(&tree.world);
+        assert!(named(device, "z1").is_some());
+        tree.hands.0.fetch_add(90_000, Ordering::Relaxed);
+        engine.pull_once().await.unwrap();
+        assert_eq!(named(device, "z1"), None);
     });
 }

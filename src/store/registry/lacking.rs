@@ -116,6 +116,16 @@ impl Store {
         Ok(self.get::<Count>(&needed_key(repository, digest))?.is_some())
     }
 
+    /// The same, or a tag does.
+    pub fn is_named_or_tagged(
+        &self,
+        repository: &RepositoryName,
+        digest: &Digest,
+    ) -> Result<bool, StoreError> {
+        let is_tagged = !self.tags_of(repository, digest, 1)?.is_empty();
+        Ok(is_tagged || self.is_named(repository, digest)?)
+    }
+
     /// As what it is here. Nobody uses content by being asked whether it is here.
     fn look_for(
         &self,

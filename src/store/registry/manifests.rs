@@ -144,6 +144,22 @@ impl Store {
         Ok(digests)
     }
 
+    /// Those of these manifests that are not in the repository.
+    pub fn manifests_missing(
+        &self,
+        repository: &RepositoryName,
+        mut digests: Vec<Digest>,
+    ) -> Result<Vec<Digest>, StoreError> {
+        let mut here = BTreeSet::new();
+        for digest in &digests {
+            // Whole rows of thousands of children would take long to read.
+            let row = self.look_up(|index| index.get(&manifest_key(repository, digest)))?;
+            here.extend(row.map(|_| digest.clone()));
+        }
+        digests.retain(|digest| !here.contains(digest));
+        Ok(digests)
+    }
+
     /// What of a manifest's content is not in the repository: `BlobMissing` or `ChildMissing`.
     /// [`Store::put_manifest`] asks again in its command; this spares storing the bytes.
     pub fn missing_content(

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::inbox;
 use super::node::ask_for_reconcile;
 use super::outbox::{OutboxChange, enqueue_offer, may_begin_with_nothing};
-use super::waiting::waits;
+use super::waiting::{self, waits};
 use crate::store::rows::derived::About;
 use crate::store::rows::digest_at;
 use crate::store::rows::manifest::{ManifestRow, manifest_key};
@@ -32,6 +32,7 @@ pub struct Withheld {
 
 impl Withheld {
     /// Whether it keeps nothing.
+    #[cfg(test)]
     pub fn is_empty(&self) -> bool {
         self.tags.is_empty() && self.manifests.is_empty()
     }
@@ -107,7 +108,7 @@ impl Store {
         Ok(self.get::<Fact>(&offer_key(repository))?.is_some())
     }
 
-    /// Notes that what the parent lacked in this repository is on its way up.
+    /// Notes that what the parent lacked in this repository is on its way up, or is kept.
     pub async fn end_offer(&self, repository: &RepositoryName) -> Result<(), StoreError> {
         let key = offer_key(repository);
         self.commit(move |txn| {
@@ -215,7 +216,7 @@ impl Store {
     /// Has tags that the parent lacks go up as they are. Those with changes that wait go up with
     /// these, which may begin with nothing there. Of one that was moved or removed since, what it
     /// named goes up by its digest: nothing else brings that. So does what a client had pushed and
-    /// the parent had tagged: it may have deleted the tag.
+    /// the parent had tagged: it may have deleted the tag. What was kept is kept no more than that.
     pub async fn offer_tags(
         &self,
         repository: &RepositoryName,
@@ -225,6 +226,7 @@ impl Store {
             let (repository, page) = (repository.clone(), page.to_vec());
             self.commit(move |txn| {
                 for (tag, digest) in page {
+                    is_at_parent(txn, &repository, Some(&tag), &digest)?;
                     let begins = may_begin_with_nothing(txn, &repository, &tag)?;
                     let row = txn.get::<TagRow>(&tag_key(&repository, &tag))?;
                     let Some(row) = row.filter(|row| row.digest == digest) else {
@@ -243,7 +245,8 @@ impl Store {
     }
 
     /// Has manifests that the parent lacks go up by their digests, but for those that were deleted
-    /// since or are on their way.
+    /// since, or are on their way, by themselves or with a tag. An index that is on its way does not
+    /// count: it may be deleted before it goes.
     pub async fn offer_manifests(
         &self,
         repository: &RepositoryName,
@@ -252,7 +255,13 @@ impl Store {
         for page in manifests.chunks(OFFERS_AT_ONCE) {
             let (repository, page) = (repository.clone(), page.to_vec());
             self.commit(move |txn| {
-                page.into_iter().try_for_each(|digest| offer_manifest(txn, &repository, digest))
+                for digest in page {
+                    is_at_parent(txn, &repository, None, &digest)?;
+                    if !waiting::brings_itself(txn, &repository, &digest)? {
+                        offer_manifest(txn, &repository, digest)?;
+                    }
+                }
+                Ok(())
             })
             .await?;
         }
@@ -293,8 +302,8 @@ pub(in crate::store) fn offer_manifest(
     Ok(())
 }
 
-/// Ends that a manifest, and a tag if any, are kept though the parent lacks them: it has them. Call
-/// it in the command that sets them as the parent has them.
+/// Ends that a manifest, and a tag if any, are kept though the parent lacks them: it has them, or
+/// they are on their way to it. Call it in the command that sets or offers them.
 pub(in crate::store) fn is_at_parent(
     txn: &mut Txn<'_>,
     repository: &RepositoryName,

@@ -116,6 +116,15 @@ pub(super) fn waits_already(
     Ok(added.filter(|_| added > deleted))
 }
 
+/// Whether a change that waits brings this manifest up by itself, with a tag or without.
+pub(in crate::store) fn brings_itself(
+    txn: &Txn<'_>,
+    repository: &RepositoryName,
+    digest: &Digest,
+) -> Result<bool, StoreError> {
+    Ok(!txn.page::<Count>(&brought_in(repository, digest), 1)?.is_empty())
+}
+
 /// Whether a change that waits brings this manifest up, by itself or with an index that needs it.
 pub(in crate::store) fn brings(
     txn: &Txn<'_>,
@@ -127,7 +136,7 @@ pub(in crate::store) fn brings(
     }
     let (mut seen, mut next, mut left) = (BTreeSet::new(), vec![digest.clone()], ABOVE_MAX);
     while let Some(digest) = next.pop() {
-        if !txn.page::<Count>(&brought_in(repository, &digest), 1)?.is_empty() {
+        if brings_itself(txn, repository, &digest)? {
             return Ok(true);
         }
         let start = named_by(repository, &digest);
