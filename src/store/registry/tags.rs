@@ -6,7 +6,7 @@ use crate::store::replica::offers;
 use crate::store::replica::outbox::{self, Origin, OutboxChange};
 use crate::store::rows::manifest::{ManifestRow, manifest_key};
 use crate::store::rows::name_at;
-use crate::store::rows::node::Fact;
+use crate::store::rows::node::{Fact, withheld_tag_key};
 use crate::store::rows::tag::{TagRow, conflict_key, tag_key};
 use crate::store::rows::untagged::{Untagged, untagged_key};
 use crate::store::rows::{Kind, key, prefix};
@@ -175,9 +175,11 @@ pub(in crate::store) fn remove(
     repository: &RepositoryName,
     tag: &Tag,
 ) -> Result<(), StoreError> {
-    let note = conflict_key(repository, tag);
-    if txn.get::<Fact>(&note)?.is_some() {
-        txn.delete(note)?;
+    // Neither is said of a tag of this name that comes later.
+    for note in [conflict_key(repository, tag), withheld_tag_key(repository, tag)] {
+        if txn.get::<Fact>(&note)?.is_some() {
+            txn.delete(note)?;
+        }
     }
     txn.delete(tag_key(repository, tag))
 }

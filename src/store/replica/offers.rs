@@ -11,7 +11,7 @@ use crate::store::rows::digest_at;
 use crate::store::rows::manifest::{ManifestRow, manifest_key};
 use crate::store::rows::node::{
     Fact, heard_key, offer_key, parent_epoch_key, parent_start_key, withheld_manifests,
-    withheld_tags,
+    withheld_tag_key, withheld_tags,
 };
 use crate::store::rows::tag::{TagRow, tag_key};
 use crate::store::{Store, StoreError, Txn};
@@ -38,7 +38,7 @@ impl Withheld {
     }
 
     fn keys(&self, repository: &RepositoryName) -> Vec<Vec<u8>> {
-        let tags = self.tags.iter().map(|tag| tag_mark(repository, tag));
+        let tags = self.tags.iter().map(|tag| withheld_tag_key(repository, tag));
         let manifests = self.manifests.iter().map(|digest| manifest_mark(repository, digest));
         tags.chain(manifests).collect()
     }
@@ -169,7 +169,7 @@ impl Store {
         repository: &RepositoryName,
         tag: &Tag,
     ) -> Result<bool, StoreError> {
-        Ok(self.get::<Fact>(&tag_mark(repository, tag))?.is_some())
+        Ok(self.get::<Fact>(&withheld_tag_key(repository, tag))?.is_some())
     }
 
     /// Whether a manifest is.
@@ -310,17 +310,13 @@ pub(in crate::store) fn is_at_parent(
     tag: Option<&Tag>,
     digest: &Digest,
 ) -> Result<(), StoreError> {
-    let tag = tag.map(|tag| tag_mark(repository, tag));
+    let tag = tag.map(|tag| withheld_tag_key(repository, tag));
     for key in tag.into_iter().chain([manifest_mark(repository, digest)]) {
         if txn.get::<Fact>(&key)?.is_some() {
             txn.delete(key)?;
         }
     }
     Ok(())
-}
-
-fn tag_mark(repository: &RepositoryName, tag: &Tag) -> Vec<u8> {
-    [&withheld_tags(repository)[..], tag.as_str().as_bytes()].concat()
 }
 
 fn manifest_mark(repository: &RepositoryName, digest: &Digest) -> Vec<u8> {
@@ -338,6 +334,7 @@ fn put_parent(txn: &mut Txn<'_>, epoch: u64, start: Option<String>) -> Result<()
 #[cfg(test)]
 mod tests {
     use super::super::node::testing::connected;
+    use super::super::outbox::Origin;
     use super::*;
     use crate::store::registry::manifests::testing::{digest, push};
 
@@ -411,6 +408,11 @@ mod tests {
                 store.parent_has(&other, None, &digest(manifest)).await.unwrap();
             }
             assert!(store.withholds(&other).unwrap(), "tags");
+            // A client has deleted what was kept.
+            push(&store, "apps", 1, &["t0", "t1"]).await;
+            store.delete_manifest(&other, &digest(1), &Origin::Client).await.unwrap();
+            let left = store.withheld(&other).await.unwrap().tags;
+            assert_eq!(left.len(), kept.tags.len() - 2);
         });
     }
 }

@@ -10,7 +10,7 @@ use super::{Kind, Row, is_of, key, prefix, stored_as};
 use crate::store::StoreError;
 use crate::types::message::{Descendant, NodeConfig};
 use crate::types::token::{ScopeMap, Token};
-use crate::types::{ConnectedRegistry, ConnectedRegistryName, RepositoryName, UnixSeconds};
+use crate::types::{ConnectedRegistry, ConnectedRegistryName, RepositoryName, Tag, UnixSeconds};
 
 /// A [`NodeConfig`]. What an element of a list is to have later goes into a list of its own at the
 /// end.
@@ -279,6 +279,11 @@ pub(in crate::store) fn position_key() -> Vec<u8> {
 /// What is kept of a repository though the parent lacks it: tags, or manifests.
 pub(in crate::store) fn withheld_tags(repository: &RepositoryName) -> Vec<u8> {
     prefix(Kind::Node, &[b"withheld-tag", repository.as_str().as_bytes()])
+}
+
+/// The key of one of these notes.
+pub(in crate::store) fn withheld_tag_key(repository: &RepositoryName, tag: &Tag) -> Vec<u8> {
+    [&withheld_tags(repository)[..], tag.as_str().as_bytes()].concat()
 }
 
 pub(in crate::store) fn withheld_manifests(repository: &RepositoryName) -> Vec<u8> {
