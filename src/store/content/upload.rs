@@ -362,3 +362,28 @@ impl Drop for Upload {
         spawn::blocking_task(Threads::Uploads, rest).detach();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::store::registry::manifests::testing::store;
+
+    #[test]
+    fn f209_a_body_that_is_announced_takes_the_memory_of_its_bytes_at_once_and_no_more() {
+        smol::block_on(async {
+            let store = store();
+            for (announced, steps, expected) in [
+                (100_000, &[1_000, 4_000, 60_000][..], 100_000),
+                // Nothing says how much comes.
+                (0, &[1_000, 4_000], 512 * 1024),
+            ] {
+                let mut upload = store.upload_start(&"app".parse().unwrap(), "").await.unwrap();
+                upload.expect(announced).await.unwrap();
+                upload.gather();
+                for step in steps {
+                    upload.write(&vec![7; *step]).await.unwrap();
+                }
+                assert_eq!(upload.buffer.capacity(), expected, "{announced}");
+            }
+        });
+    }
+}
