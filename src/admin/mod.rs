@@ -7,6 +7,7 @@
 mod also;
 mod audit;
 mod backup;
+mod certificate;
 mod confirm;
 mod fault;
 mod garbage;
@@ -43,6 +44,8 @@ pub struct AdminOptions {
     pub gc: GcOptions,
     /// What a scrub may read, bytes per second.
     pub scrub_rate: u64,
+    /// The certificate that this node has made for itself, PEM.
+    pub certificate: Option<String>,
 }
 
 /// Answers management calls; a clone answers alike.
@@ -119,6 +122,10 @@ impl Admin {
             "accept-loss" => {
                 parse::<Nothing>(body)?;
                 self.accept_loss().await
+            }
+            "ca" => {
+                parse::<Nothing>(body)?;
+                self.certificate()
             }
             "backup/begin" => self.backup_begin().await,
             "backup/keep" => self.backup_keep(&parse(body)?),

@@ -91,6 +91,7 @@ fn node_of(store: Store, options: manage::Options) -> Node {
     let manage = Manage::new(store.clone(), options, contact.clone());
     let options = AdminOptions {
         scrub_rate: 1 << 20,
+        certificate: None,
         gc: GcOptions { grace: std::time::Duration::ZERO, untagged: None, dry_run: false },
     };
     let admin = Admin::new(store.clone(), manage, options);

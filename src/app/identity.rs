@@ -225,7 +225,7 @@ pub(super) fn read_pem(disk: &dyn Disk, key: &str, path: &Path) -> Result<Vec<u8
     })
 }
 
-/// The fingerprint that devices are told to trust: of a self-signed certificate only. With a
+/// The certificate that devices and clients are told to trust, PEM: a self-signed one only. With a
 /// certificate of an authority, the authority is trusted.
 pub(super) fn private_ca(config: &Config, store: &Store) -> Result<Option<String>, String> {
     if config.tls.mode != TlsMode::SelfSigned {
@@ -233,7 +233,19 @@ pub(super) fn private_ca(config: &Config, store: &Store) -> Result<Option<String
     }
     let missing = || Err("the certificate was not made".to_owned());
     let pem = store.identity_file(TLS_FILE, missing).map_err(|error| error.to_string())?;
-    Ok(tls::fingerprints(&pem)?.into_iter().next())
+    Ok(certificate_of(&String::from_utf8_lossy(&pem)))
+}
+
+/// Its fingerprint.
+pub(super) fn fingerprint(certificate: &str) -> Result<Option<String>, String> {
+    Ok(tls::fingerprints(certificate.as_bytes())?.into_iter().next())
+}
+
+/// The first certificate of a file that may hold a private key too.
+fn certificate_of(pem: &str) -> Option<String> {
+    let (begin, end) = ("-----BEGIN CERTIFICATE-----", "-----END CERTIFICATE-----");
+    let from = &pem[pem.find(begin)?..];
+    Some(from[..from.find(end)? + end.len()].to_owned() + "\n")
 }
 
 /// A self-signed identity for the names that clients use, kept in the state directory. A damaged

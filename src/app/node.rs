@@ -188,11 +188,13 @@ impl Wiring {
             places(&logins).into_iter().chain(places(&gateways)).map(|(at, _)| at).collect();
         let tls = identity::tls(&sys, &config, &store, &addresses, is_new)?;
         let contacts = uplink.contacts.clone();
-        let options = manage_options(&config, role, &store, &login, &gateway, &gateways)?;
+        let certificate = identity::private_ca(&config, &store)?;
+        let trusted = certificate.as_deref();
+        let options = manage_options(&config, role, trusted, &login, &gateway, &gateways)?;
         let login_server = options.login_server.clone();
         let gateway_endpoint = options.gateway_endpoint.clone();
         let manage = Manage::new(store.clone(), options, Arc::new(Seen(contacts.clone())));
-        let options = admin_options(&config, role);
+        let options = admin_options(&config, role, certificate);
         let router = Arc::new(Router {
             role,
             store: store.clone(),
@@ -501,7 +503,7 @@ fn gateway_api(
 fn manage_options(
     config: &Config,
     role: Role,
-    store: &Store,
+    certificate: Option<&str>,
     login: &str,
     gateway: &str,
     gateways: &Listeners,
@@ -516,12 +518,13 @@ fn manage_options(
         gateway_endpoint: gateway_endpoint(registry, gateway),
         gateway_warning: reach::gateway_warning(registry, &places(gateways)),
         protocol: if tls { Protocol::Https } else { Protocol::Http },
-        ca_fingerprint: identity::private_ca(config, store)?,
+        ca_fingerprint: certificate.map(identity::fingerprint).transpose()?.flatten(),
     })
 }
 
-fn admin_options(config: &Config, role: Role) -> AdminOptions {
-    AdminOptions { gc: garbage::options(&config.gc, role), scrub_rate: config.scrub.rate.0 }
+fn admin_options(config: &Config, role: Role, certificate: Option<String>) -> AdminOptions {
+    let gc = garbage::options(&config.gc, role);
+    AdminOptions { gc, scrub_rate: config.scrub.rate.0, certificate }
 }
 
 /// How devices reach the gateway that listens on `address`.

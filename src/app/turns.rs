@@ -390,6 +390,7 @@ fn router(role: Role, store: &Store, sys: &Sys) -> Router {
     let options = AdminOptions {
         gc: GcOptions { grace: Duration::ZERO, untagged: None, dry_run: false },
         scrub_rate: 1 << 20,
+        certificate: None,
     };
     Router {
         role,

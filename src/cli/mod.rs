@@ -33,7 +33,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::config::{Options, SystemSource};
 use call::Call;
-use output::Format;
+use output::{Format, View};
 
 /// The command did what it should.
 pub const EXIT_OK: u8 = 0;
@@ -130,6 +130,8 @@ enum Command {
     /// Keep this version: let the store rise to its format, which the version before this one may
     /// be unable to use
     Confirm,
+    /// Print the certificate that clients of a node with tls.mode "self-signed" have to trust
+    Ca,
     /// Remove content that nothing refers to
     Gc {
         /// Remove nothing, only tell what would go
@@ -249,6 +251,7 @@ fn dispatch(cli: &Cli) -> Result<ExitCode, Failure> {
         Command::Status => manage(&status::call(), global),
         Command::Audit => manage(&audit::call(), global),
         Command::Confirm => manage(&confirm::call(), global),
+        Command::Ca => manage(&Call::new("ca", View::Certificate), global),
         Command::Gc { dry_run } => manage(&gc::call(*dry_run), global),
         Command::Scrub { full_speed, no_wait } => scrub::run(*full_speed, *no_wait, global),
         Command::Fsck { content } => fsck::run(*content, global),

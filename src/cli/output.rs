@@ -27,6 +27,8 @@ pub(super) enum View {
     Credentials,
     /// `NAME=value` lines, to be used as an environment file.
     Settings,
+    /// A file, as it is.
+    Certificate,
     /// A table.
     ScopeMaps,
     /// A table.
@@ -93,7 +95,7 @@ impl View {
                 ("ARCHITECTURE", &["/architecture"]),
                 ("PUSHED", &["/createdTime"]),
             ],
-            View::Object | View::Credentials | View::Settings => &[],
+            View::Object | View::Credentials | View::Settings | View::Certificate => &[],
         }
     }
 }
@@ -123,6 +125,11 @@ fn render(view: View, value: &Value, format: Format) -> String {
         (Format::Table, Value::Array(rows)) => table(view.columns(), rows),
         (Format::Tsv, Value::Array(rows)) => {
             rows.iter().map(|row| cells(view.columns(), row).join("\t") + "\n").collect()
+        }
+        (Format::Table | Format::Tsv, Value::Object(fields)) if view == View::Certificate => {
+            let lines = fields.values().filter_map(Value::as_str).flat_map(str::lines);
+            let lines = lines.filter_map(|line| scalar(&line.into()));
+            lines.map(|line| line + "\n").collect()
         }
         (Format::Tsv, value @ Value::Object(_)) => {
             let mut cells = Vec::new();

@@ -195,6 +195,17 @@ fn f145_a_self_signed_certificate_is_for_the_address_that_a_device_is_given() {
     assert!(connection.contains("ParentCaFingerprint=sha256:"), "no password here");
     let shown = root.json(&["status"])["caFingerprint"].as_str().unwrap().to_owned();
     assert!(connection.ends_with(&shown), "{shown}");
+    // What clients are given: the certificate that has it, and nothing of the key beside it.
+    let printed = String::from_utf8(root.run(&["ca"]).stdout).unwrap();
+    let body = printed.strip_prefix("-----BEGIN CERTIFICATE-----\n").unwrap();
+    let body = body.strip_suffix("-----END CERTIFICATE-----\n").unwrap().replace('\n', "");
+    let bytes = data_encoding::BASE64.decode(body.as_bytes()).unwrap();
+    let hash = ring::digest::digest(&ring::digest::SHA256, &bytes);
+    assert_eq!(shown, format!("sha256:{}", data_encoding::HEXLOWER.encode(hash.as_ref())));
+    assert_eq!(root.json(&["ca"])["certificate"], printed.as_str());
+    let without = Node::root().run(&["ca"]);
+    assert_eq!(without.status.code(), Some(3));
+    assert!(String::from_utf8_lossy(&without.stderr).contains("tls.mode"));
     assert!(root.stop().success());
 
     root.know_as("gateway_server = \"root.example:5001\"");
