@@ -245,8 +245,8 @@ impl Store {
     }
 
     /// Has manifests that the parent lacks go up by their digests, but for those that were deleted
-    /// since, or are on their way, by themselves or with a tag. An index that is on its way does not
-    /// count: it may be deleted before it goes.
+    /// since, or are on their way, by themselves or with a tag. An index on its way does not count:
+    /// it may be deleted before it goes.
     pub async fn offer_manifests(
         &self,
         repository: &RepositoryName,
