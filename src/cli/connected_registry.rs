@@ -3,6 +3,7 @@
 use clap::{Args, Subcommand};
 
 use super::call::Call;
+use super::named::Named;
 use super::output::View;
 
 /// The verbs.
@@ -52,6 +53,9 @@ pub(super) enum Verb {
         /// http or https; else as the parent listens
         #[arg(long, value_parser = ["http", "https"])]
         parent_protocol: Option<String>,
+        /// Print nothing but the connection string, for the device's file
+        #[arg(long)]
+        connection_string: bool,
         /// Do not ask
         #[arg(short, long)]
         yes: bool,
@@ -64,14 +68,6 @@ pub(super) enum Verb {
     /// Print what a device needs (old names of get-settings)
     #[command(subcommand)]
     Install(Install),
-}
-
-/// One connected registry.
-#[derive(Args)]
-pub(super) struct Named {
-    /// Name of the connected registry
-    #[arg(short, long)]
-    name: String,
 }
 
 /// What `create` sets and `update` changes.
@@ -181,32 +177,42 @@ impl Verb {
         match self {
             Verb::Create(flags) => flags.call(),
             Verb::Update(flags) => flags.call(),
-            Verb::Show(Named { name }) => {
-                Call::named("connected-registry/show", View::Object, name)
-            }
+            Verb::Show(named) => Call::named("connected-registry/show", View::Object, named.name()),
             Verb::List { parent, no_children } => {
                 Call::new("connected-registry/list", View::ConnectedRegistries)
                     .field("parent", parent.clone())
                     .flag("noChildren", *no_children)
             }
-            Verb::Delete { named: Named { name }, cleanup, yes } => {
+            Verb::Delete { named, cleanup, yes } => {
                 let rest = match cleanup {
                     true => "with its sync token and scope map",
                     false => "but keep its sync token and scope map",
                 };
-                Call::named("connected-registry/delete", View::Object, name)
+                Call::named("connected-registry/delete", View::Object, named.name())
                     .flag("cleanup", *cleanup)
-                    .ask(*yes, format!("Delete the connected registry '{name}', {rest}?"))
+                    .ask(*yes, format!("Delete the connected registry '{}', {rest}?", named.name()))
             }
-            Verb::Deactivate { named: Named { name }, yes } => {
-                Call::named("connected-registry/deactivate", View::Object, name)
-                    .ask(*yes, format!("Free the connected registry '{name}' from its device?"))
+            Verb::Deactivate { named, yes } => {
+                let question =
+                    format!("Free the connected registry '{}' from its device?", named.name());
+                Call::named("connected-registry/deactivate", View::Object, named.name())
+                    .ask(*yes, question)
             }
-            Verb::GetSettings { named, generate_password, parent_protocol, yes } => {
-                settings(named, *generate_password, parent_protocol.as_ref(), *yes)
+            Verb::GetSettings {
+                named,
+                generate_password,
+                parent_protocol,
+                connection_string,
+                yes,
+            } => {
+                let call = settings(named, *generate_password, parent_protocol.as_ref(), *yes);
+                match connection_string {
+                    true => Call { view: View::ConnectionString, ..call },
+                    false => call,
+                }
             }
-            Verb::ListClientTokens(Named { name }) => {
-                Call::named("connected-registry/list-client-tokens", View::Tokens, name)
+            Verb::ListClientTokens(named) => {
+                Call::named("connected-registry/list-client-tokens", View::Tokens, named.name())
             }
             Verb::Permissions(verb) => verb.call(),
             Verb::Install(Install::Info { named, parent_protocol }) => {
@@ -230,7 +236,7 @@ impl SettingFlags {
 
 impl Create {
     fn call(&self) -> Call {
-        let call = Call::named("connected-registry/create", View::Credentials, &self.named.name)
+        let call = Call::named("connected-registry/create", View::Credentials, self.named.name())
             .field("parent", self.parent.clone())
             .list("repository", &self.repository)
             .field("syncToken", self.sync_token.clone())
@@ -242,7 +248,7 @@ impl Create {
 
 impl Update {
     fn call(&self) -> Call {
-        let call = Call::named("connected-registry/update", View::Object, &self.named.name)
+        let call = Call::named("connected-registry/update", View::Object, self.named.name())
             .list("addClientTokens", &self.add_client_tokens)
             .list("removeClientTokens", &self.remove_client_tokens);
         self.settings.add_to(call)
@@ -252,11 +258,11 @@ impl Update {
 impl Permissions {
     fn call(&self) -> Call {
         match self {
-            Permissions::Show(Named { name }) => {
-                Call::named("connected-registry/permissions-show", View::Object, name)
+            Permissions::Show(named) => {
+                Call::named("connected-registry/permissions-show", View::Object, named.name())
             }
-            Permissions::Update { named: Named { name }, add, remove } => {
-                Call::named("connected-registry/permissions-update", View::Object, name)
+            Permissions::Update { named, add, remove } => {
+                Call::named("connected-registry/permissions-update", View::Object, named.name())
                     .list("add", add)
                     .list("remove", remove)
             }
@@ -265,8 +271,8 @@ impl Permissions {
 }
 
 fn settings(named: &Named, password: Option<u8>, protocol: Option<&String>, yes: bool) -> Call {
-    let name = &named.name;
-    let call = Call::named("connected-registry/get-settings", View::Settings, name)
+    let name = named.name();
+    let call = Call::named("connected-registry/get-settings", View::Settings, named.name())
         .field("generatePassword", password)
         .field("parentProtocol", protocol.cloned());
     match password {

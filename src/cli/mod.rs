@@ -14,6 +14,7 @@ mod fsck;
 mod gc;
 mod image;
 mod manifest;
+mod named;
 mod output;
 mod repository;
 mod rules;
@@ -46,7 +47,19 @@ pub const EXIT_NOT_FOUND: u8 = 3;
 /// The configuration cannot be used (EX_CONFIG of sysexits.h); the service is not restarted.
 pub const EXIT_CONFIG: u8 = 78;
 
-const EXIT_CODES: &str = "\
+/// What `--help` of the program says, and that of each verb need not repeat.
+const OF_ALL: &str = "\
+Options of every command:
+      --config <FILE>              Configuration file, instead of /etc/skerry/skerry.toml and the
+                                   conf.d directories
+      --set <SECTION.KEY=VALUE>    One value of the configuration, above all files and the
+                                   environment
+      --admin-socket <PATH>        Admin socket of the node to manage
+  -o, --output <FORMAT>            How to print: table, which is readable text; for programs json,
+                                   or tsv: the columns of a list, all values of an object
+  -r, --registry, -g, --resource-group
+                                   Ignored: a node manages exactly one registry
+
 Exit codes:
   0   done
   1   refused or failed; the reason is on stderr
@@ -56,7 +69,7 @@ Exit codes:
 
 /// A connected container registry for the edge.
 #[derive(Parser)]
-#[command(name = "skerry", version, after_help = EXIT_CODES, disable_help_subcommand = true)]
+#[command(name = "skerry", version, after_help = OF_ALL, disable_help_subcommand = true)]
 struct Cli {
     #[command(flatten)]
     global: Global,
@@ -66,25 +79,24 @@ struct Cli {
 
 /// Flags of every verb.
 #[derive(Args)]
-#[command(next_help_heading = "Global options")]
 struct Global {
     /// Configuration file, instead of /etc/skerry/skerry.toml and the conf.d directories
-    #[arg(long, value_name = "FILE", global = true)]
+    #[arg(long, value_name = "FILE", global = true, hide = true)]
     config: Option<PathBuf>,
     /// One value of the configuration, above all files and the environment
-    #[arg(long, value_name = "SECTION.KEY=VALUE", global = true)]
+    #[arg(long, value_name = "SECTION.KEY=VALUE", global = true, hide = true)]
     set: Vec<String>,
     /// Admin socket of the node to manage
-    #[arg(long, value_name = "PATH", global = true)]
+    #[arg(long, value_name = "PATH", global = true, hide = true)]
     admin_socket: Option<PathBuf>,
     /// How to print: readable text, or json, table, tsv for programs
-    #[arg(short, long, value_name = "FORMAT", global = true)]
+    #[arg(short, long, value_name = "FORMAT", global = true, hide = true)]
     output: Option<Format>,
     /// Ignored: a node manages exactly one registry
-    #[arg(short, long, global = true, hide_short_help = true)]
+    #[arg(short, long, global = true, hide = true)]
     registry: Option<String>,
     /// Ignored
-    #[arg(short = 'g', long, global = true, hide_short_help = true)]
+    #[arg(short = 'g', long, global = true, hide = true)]
     resource_group: Option<String>,
 }
 
@@ -285,6 +297,8 @@ mod tests {
     use clap::CommandFactory;
     use serde_json::{Value, json};
 
+    const CREATE: &str = "connected-registry/create";
+
     fn call(line: &str) -> Call {
         let words = shell_words(line).into_iter().map(OsString::from);
         let arguments = std::iter::once(OsString::from("skerry")).chain(words);
@@ -322,6 +336,33 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn what_every_command_takes_is_said_once() {
+        let mut all = Cli::command();
+        all.build();
+        let help = all.render_long_help().to_string();
+        for argument in all.get_arguments().filter(|one| one.is_global_set()) {
+            let name = format!("--{}", argument.get_long().unwrap());
+            assert!(argument.is_hide_set() && help.contains(&name), "{name}");
+        }
+        for verb in all.get_subcommands_mut() {
+            assert!(!verb.render_long_help().to_string().contains("--admin-socket"));
+        }
+    }
+
+    #[test]
+    fn a_name_is_taken_as_an_argument_too() {
+        let body = json!({ "name": "my-map" });
+        expect("scope-map show my-map", "scope-map/show", body.clone());
+        expect("scope-map show --name my-map", "scope-map/show", body);
+        let body = json!({ "name": "dock01", "repository": ["app", "lab"] });
+        expect("connected-registry create dock01 --repository app lab", CREATE, body);
+        for wrong in ["token show", "token show one two", "token show one --name two"] {
+            let words = format!("skerry {wrong}");
+            assert!(Cli::try_parse_from(words.split(' ')).is_err(), "{wrong}");
+        }
     }
 
     #[test]

@@ -27,6 +27,8 @@ pub(super) enum View {
     Credentials,
     /// `NAME=value` lines, to be used as an environment file.
     Settings,
+    /// Of the same nothing but the connection string.
+    ConnectionString,
     /// A file, as it is.
     Certificate,
     /// A table.
@@ -95,7 +97,11 @@ impl View {
                 ("ARCHITECTURE", &["/architecture"]),
                 ("PUSHED", &["/createdTime"]),
             ],
-            View::Object | View::Credentials | View::Settings | View::Certificate => &[],
+            View::Object
+            | View::Credentials
+            | View::Settings
+            | View::ConnectionString
+            | View::Certificate => &[],
         }
     }
 }
@@ -125,6 +131,9 @@ fn render(view: View, value: &Value, format: Format) -> String {
         (Format::Table, Value::Array(rows)) => table(view.columns(), rows),
         (Format::Tsv, Value::Array(rows)) => {
             rows.iter().map(|row| cells(view.columns(), row).join("\t") + "\n").collect()
+        }
+        (Format::Table | Format::Tsv, value) if view == View::ConnectionString => {
+            scalar(&value["ACR_REGISTRY_CONNECTION_STRING"]).unwrap_or_default() + "\n"
         }
         (Format::Table | Format::Tsv, Value::Object(fields)) if view == View::Certificate => {
             let lines = fields.values().filter_map(Value::as_str).flat_map(str::lines);
@@ -321,6 +330,9 @@ mod tests {
         let value = json!({ "ACR_REGISTRY_CONNECTION_STRING": "A=b;C==d" });
         let text = render(View::Settings, &value, Format::Table);
         assert_eq!(text, "ACR_REGISTRY_CONNECTION_STRING=A=b;C==d\n");
+        for format in [Format::Table, Format::Tsv] {
+            assert_eq!(render(View::ConnectionString, &value, format), "A=b;C==d\n");
+        }
     }
 
     #[test]

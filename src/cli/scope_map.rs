@@ -3,6 +3,7 @@
 use clap::Subcommand;
 
 use super::call::Call;
+use super::named::Named;
 use super::output::View;
 use super::rules::rules;
 
@@ -26,9 +27,8 @@ rules!(
 pub(super) enum Verb {
     /// Create a scope map
     Create {
-        /// Name of the scope map
-        #[arg(short, long)]
-        name: String,
+        #[command(flatten)]
+        named: Named,
         #[command(flatten)]
         grants: Grants,
         /// For people, at most 256 characters
@@ -40,9 +40,8 @@ pub(super) enum Verb {
     /// from those of its descendants, which do not get it back when it is added again; the answer
     /// names each
     Update {
-        /// Name of the scope map
-        #[arg(short, long)]
-        name: String,
+        #[command(flatten)]
+        named: Named,
         #[command(flatten)]
         changes: Changes,
         /// For people, at most 256 characters
@@ -51,17 +50,15 @@ pub(super) enum Verb {
     },
     /// Show a scope map
     Show {
-        /// Name of the scope map
-        #[arg(short, long)]
-        name: String,
+        #[command(flatten)]
+        named: Named,
     },
     /// List all scope maps
     List,
     /// Delete a scope map
     Delete {
-        /// Name of the scope map
-        #[arg(short, long)]
-        name: String,
+        #[command(flatten)]
+        named: Named,
         /// Do not ask
         #[arg(short, long)]
         yes: bool,
@@ -72,24 +69,26 @@ impl Verb {
     /// The call that the verb makes.
     pub(super) fn call(&self) -> Call {
         match self {
-            Verb::Create { name, grants, description } => {
-                Call::named("scope-map/create", View::Object, name)
+            Verb::Create { named, grants, description } => {
+                Call::named("scope-map/create", View::Object, named.name())
                     .list("repository", &grants.repository)
                     .list("gateway", &grants.gateway)
                     .field("description", description.clone())
             }
-            Verb::Update { name, changes, description } => {
-                Call::named("scope-map/update", View::Object, name)
+            Verb::Update { named, changes, description } => {
+                Call::named("scope-map/update", View::Object, named.name())
                     .field("description", description.clone())
                     .list("addRepository", &changes.add_repository)
                     .list("removeRepository", &changes.remove_repository)
                     .list("addGateway", &changes.add_gateway)
                     .list("removeGateway", &changes.remove_gateway)
             }
-            Verb::Show { name } => Call::named("scope-map/show", View::Object, name),
+            Verb::Show { named } => Call::named("scope-map/show", View::Object, named.name()),
             Verb::List => Call::new("scope-map/list", View::ScopeMaps),
-            Verb::Delete { name, yes } => Call::named("scope-map/delete", View::Object, name)
-                .ask(*yes, format!("Delete the scope map '{name}'?")),
+            Verb::Delete { named, yes } => {
+                Call::named("scope-map/delete", View::Object, named.name())
+                    .ask(*yes, format!("Delete the scope map '{}'?", named.name()))
+            }
         }
     }
 }

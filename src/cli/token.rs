@@ -3,6 +3,7 @@
 use clap::{Subcommand, ValueEnum};
 
 use super::call::Call;
+use super::named::Named;
 use super::output::View;
 use super::scope_map::Grants;
 
@@ -29,9 +30,8 @@ impl Status {
 pub(super) enum Verb {
     /// Create a token; its passwords are printed once
     Create {
-        /// Name of the token, also its user name
-        #[arg(short, long)]
-        name: String,
+        #[command(flatten)]
+        named: Named,
         /// An existing scope map; else --repository and --gateway make one
         #[arg(long)]
         scope_map: Option<String>,
@@ -49,9 +49,8 @@ pub(super) enum Verb {
     },
     /// Enable or disable a token, or give it another scope map
     Update {
-        /// Name of the token
-        #[arg(short, long)]
-        name: String,
+        #[command(flatten)]
+        named: Named,
         /// Whether it may be used
         #[arg(long, ignore_case = true)]
         status: Option<Status>,
@@ -61,17 +60,15 @@ pub(super) enum Verb {
     },
     /// Show a token; never its passwords
     Show {
-        /// Name of the token
-        #[arg(short, long)]
-        name: String,
+        #[command(flatten)]
+        named: Named,
     },
     /// List all tokens
     List,
     /// Delete a token
     Delete {
-        /// Name of the token
-        #[arg(short, long)]
-        name: String,
+        #[command(flatten)]
+        named: Named,
         /// Do not ask
         #[arg(short, long)]
         yes: bool,
@@ -86,9 +83,8 @@ pub(super) enum Verb {
 pub(super) enum Credential {
     /// Make new passwords and print them once; both unless one is named
     Generate {
-        /// Name of the token
-        #[arg(short, long)]
-        name: String,
+        #[command(flatten)]
+        named: Named,
         /// The first password
         #[arg(long)]
         password1: bool,
@@ -101,9 +97,8 @@ pub(super) enum Credential {
     },
     /// Delete passwords
     Delete {
-        /// Name of the token
-        #[arg(short, long)]
-        name: String,
+        #[command(flatten)]
+        named: Named,
         /// The first password
         #[arg(long)]
         password1: bool,
@@ -120,8 +115,8 @@ impl Verb {
     /// The call that the verb makes.
     pub(super) fn call(&self) -> Call {
         match self {
-            Verb::Create { name, scope_map, grants, status, no_passwords, expiration_in_days } => {
-                Call::named("token/create", View::Credentials, name)
+            Verb::Create { named, scope_map, grants, status, no_passwords, expiration_in_days } => {
+                Call::named("token/create", View::Credentials, named.name())
                     .field("scopeMap", scope_map.clone())
                     .list("repository", &grants.repository)
                     .list("gateway", &grants.gateway)
@@ -129,17 +124,21 @@ impl Verb {
                     .flag("noPasswords", *no_passwords)
                     .field("expirationInDays", *expiration_in_days)
             }
-            Verb::Update { name, status, scope_map } => {
-                Call::named("token/update", View::Object, name)
+            Verb::Update { named, status, scope_map } => {
+                Call::named("token/update", View::Object, named.name())
                     .field("status", status.map(Status::name))
                     .field("scopeMap", scope_map.clone())
             }
-            Verb::Show { name } => Call::named("token/show", View::Object, name),
+            Verb::Show { named } => Call::named("token/show", View::Object, named.name()),
             Verb::List => Call::new("token/list", View::Tokens),
-            Verb::Delete { name, yes } => Call::named("token/delete", View::Object, name).ask(
-                *yes,
-                format!("Delete the token '{name}'? Everyone who uses it is locked out at once."),
-            ),
+            Verb::Delete { named, yes } => Call::named("token/delete", View::Object, named.name())
+                .ask(
+                    *yes,
+                    format!(
+                        "Delete the token '{}'? Everyone who uses it is locked out at once.",
+                        named.name()
+                    ),
+                ),
             Verb::Credential(verb) => verb.call(),
         }
     }
@@ -148,17 +147,17 @@ impl Verb {
 impl Credential {
     fn call(&self) -> Call {
         match self {
-            Credential::Generate { name, password1, password2, expiration_in_days } => {
-                Call::named("token/credential-generate", View::Credentials, name)
+            Credential::Generate { named, password1, password2, expiration_in_days } => {
+                Call::named("token/credential-generate", View::Credentials, named.name())
                     .flag("password1", *password1)
                     .flag("password2", *password2)
                     .field("expirationInDays", *expiration_in_days)
             }
-            Credential::Delete { name, password1, password2, yes } => {
-                Call::named("token/credential-delete", View::Object, name)
+            Credential::Delete { named, password1, password2, yes } => {
+                Call::named("token/credential-delete", View::Object, named.name())
                     .flag("password1", *password1)
                     .flag("password2", *password2)
-                    .ask(*yes, format!("Delete these passwords of the token '{name}'?"))
+                    .ask(*yes, format!("Delete these passwords of the token '{}'?", named.name()))
             }
         }
     }

@@ -106,6 +106,12 @@ fn the_everyday_commands_of_the_readme_work_as_they_stand() {
         root.json(&["token", "create", "--name", token, "--scope-map", "hello-map"]);
     }
     root.connect("dock01", &["--repository", "hello-world"]);
+    let (user, password) = root.pusher("app-token", "team/*");
+    for (seed, tag) in [(91, "v1"), (92, "v2")] {
+        let image = Image::new(seed, &[10]);
+        let pushed = image.push(&root.login, (&user, &password), "team/app", tag);
+        assert_eq!(pushed.status, 201);
+    }
     let (_, rest) = README.split_once("\n| what changes, at the root | command |\n").unwrap();
     let rows = rest.lines().take_while(|line| line.starts_with('|')).skip(1);
     let mut tried = 0;
