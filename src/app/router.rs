@@ -51,7 +51,7 @@ impl Router {
         // What `skerry repository` asks for.
         let is_content = match first {
             "acr" => request.path.starts_with(acr::ROOT),
-            "v2" => request.method == Method::Delete,
+            "v2" => request.method == Method::Delete && request.path.contains("/manifests/"),
             _ => false,
         };
         let is_management = door == Door::Admin && !is_content;

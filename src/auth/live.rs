@@ -78,8 +78,9 @@ impl Live {
             goes_up: Vec::new(),
         };
         if role == Role::Connected {
-            let config = store.self_config()?.ok_or(Unknown::NotActivated)?;
-            live.goes_up = [Arc::new(config)].into_iter().chain(store.unwritten_config()).collect();
+            // What is written meanwhile is read twice, not missed.
+            live.goes_up.extend(store.unwritten_config());
+            live.goes_up.push(Arc::new(store.self_config()?.ok_or(Unknown::NotActivated)?));
             live.read_only = live.goes_up.iter().any(|one| one.node.mode == Mode::ReadOnly);
         }
         Ok(live)

@@ -14,8 +14,11 @@ use crate::types::{Digest, Reference, RepositoryName};
 /// Entries that are asked for at once.
 const PAGE: usize = 100;
 
-/// How long a repository may take to be deleted.
+/// How long an image with very many tags, or a repository, may take to be deleted.
 const DELETE_DEADLINE: Duration = Duration::from_secs(3600);
+
+/// Tags that a question names.
+const NAMED_MAX: usize = 10;
 
 /// An image of a repository.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -132,10 +135,13 @@ impl Content {
         let tags = manifest["tags"].as_array().map(Vec::as_slice).unwrap_or_default();
         let tags: Vec<&str> = tags.iter().filter_map(Value::as_str).collect();
         let named = match tags.as_slice() {
-            [] => "no tag names it".to_owned(),
+            [] => "which no tag names".to_owned(),
+            tags if tags.len() > NAMED_MAX => {
+                format!("with all its tags, among them {}", tags[..NAMED_MAX].join(", "))
+            }
             tags => format!("with its tags: {}", tags.join(", ")),
         };
-        ask(yes, &format!("Delete {name}@{digest}, {named}?"))?;
+        ask(yes, || Ok(format!("Delete {name}@{digest}, {named}?")))?;
         self.delete(&format!("/v2/{name}/manifests/{digest}"))
     }
 
@@ -145,9 +151,11 @@ impl Content {
         name: &RepositoryName,
         yes: bool,
     ) -> Result<(), Failure> {
-        let known = self.get(name.as_str())?;
-        let (manifests, tags) = (&known["manifestCount"], &known["tagCount"]);
-        ask(yes, &format!("Delete all of {name}: {manifests} manifests and {tags} tags?"))?;
+        ask(yes, || {
+            let known = self.get(name.as_str())?;
+            let (manifests, tags) = (&known["manifestCount"], &known["tagCount"]);
+            Ok(format!("Delete all of {name}: {manifests} manifests and {tags} tags?"))
+        })?;
         self.delete(&format!("/acr/v1/{name}"))
     }
 
@@ -157,8 +165,8 @@ impl Content {
     }
 }
 
-fn ask(yes: bool, question: &str) -> Result<(), Failure> {
-    match yes || output::confirm(question)? {
+fn ask(yes: bool, question: impl FnOnce() -> Result<String, Failure>) -> Result<(), Failure> {
+    match yes || output::confirm(&question()?)? {
         true => Ok(()),
         false => Err(Failure::new("nothing was changed")),
     }

@@ -127,7 +127,7 @@ pub(super) fn answer(view: View, mut value: Value, format: Option<Format>) -> Re
 
 fn render(view: View, value: &Value, format: Format) -> String {
     match (format, value) {
-        (Format::Json, value) => format!("{value:#}\n"),
+        (Format::Json, value) => json(value),
         (Format::Table, Value::Array(rows)) => table(view.columns(), rows),
         (Format::Tsv, Value::Array(rows)) => {
             rows.iter().map(|row| cells(view.columns(), row).join("\t") + "\n").collect()
@@ -156,6 +156,18 @@ fn render(view: View, value: &Value, format: Format) -> String {
         }
         (Format::Table | Format::Tsv, other) => scalar(other).unwrap_or_default() + "\n",
     }
+}
+
+/// Without a character that steers a terminal: JSON itself leaves some of them as they are.
+fn json(value: &Value) -> String {
+    let mut text = String::new();
+    for character in format!("{value:#}\n").chars() {
+        match character {
+            '\u{7f}'..='\u{9f}' => text.push_str(&format!("\\u{:04x}", u32::from(character))),
+            other => text.push(other),
+        }
+    }
+    text
 }
 
 fn table(columns: &[Column], rows: &[Value]) -> String {
@@ -339,5 +351,7 @@ mod tests {
     fn a_value_cannot_steer_the_terminal() {
         let value = json!({ "description": "a\u{1b}[2Jb" });
         assert_eq!(render(View::Object, &value, Format::Table), "description: a\\u{1b}[2Jb\n");
+        let text = render(View::Object, &json!("a\u{9b}2J\u{e4}"), Format::Json);
+        assert_eq!(text, "\"a\\u009b2J\u{e4}\"\n");
     }
 }

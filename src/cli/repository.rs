@@ -65,7 +65,7 @@ pub(super) enum Verb {
         #[arg(long)]
         top: Option<usize>,
     },
-    /// Remove a tag; what it names stays, for a while if no other tag names it
+    /// Remove a tag; what it names stays
     Untag {
         #[command(flatten)]
         node: Node,

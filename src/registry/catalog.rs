@@ -5,10 +5,9 @@ use super::error::store_refusal;
 use super::page::{Page, next_link};
 use crate::auth::{Authorized, Catalog, Principal};
 use crate::http::{Reply, Request};
-use crate::store::StoreError;
 use crate::sys::spawn;
+use crate::types::Refusal;
 use crate::types::limits::{BUFFER_BYTES, PAGE_MAX};
-use crate::types::{Refusal, RepositoryName};
 
 /// What stands around the names of a page, bytes.
 const FRAME_BYTES: usize = 32;
@@ -30,19 +29,19 @@ impl Registry {
         let mut after = page.after.clone();
         while !more {
             let (store, from) = (self.store.clone(), after.take());
-            let all = matches!(who.principal, Principal::Child(_));
-            let read = move || -> Result<_, StoreError> {
-                let found = store.repositories(from.as_deref(), PAGE_MAX)?.into_iter();
-                let looked_at = |name| Ok((all || store.holds_manifests(&name)?, name));
-                found.map(looked_at).collect::<Result<Vec<(bool, RepositoryName)>, StoreError>>()
-            };
-            let found = spawn::blocking(read).await.map_err(store_refusal)?;
-            let Some((_, last)) = found.last() else {
+            let found = move || store.repositories(from.as_deref(), PAGE_MAX);
+            let mut found = spawn::blocking(found).await.map_err(store_refusal)?;
+            let Some(last) = found.last() else {
                 break;
             };
             after = Some(last.to_string());
-            let found = found.into_iter().filter(|(holds, _)| *holds).map(|(_, name)| name);
-            for name in found.filter(|name| self.auth.lists(who, name)) {
+            found.retain(|name| self.auth.lists(who, name));
+            if !matches!(who.principal, Principal::Child(_)) {
+                let store = self.store.clone();
+                let holding = move || store.those_with_manifests(found);
+                found = spawn::blocking(holding).await.map_err(store_refusal)?;
+            }
+            for name in found {
                 bytes += name.as_str().len() + QUOTES_BYTES;
                 names.push(name.to_string());
                 more = names.len() > page.limit || bytes > BUFFER_BYTES;

@@ -7,7 +7,7 @@ use smol::lock::MutexGuard;
 use super::conditional::{self, client_has, etag};
 use super::error::{damaged, damaged_here, malformed, store_refusal};
 use super::{Registry, sender};
-use crate::auth::{Authorized, Delete, Pull, Push};
+use crate::auth::{Authorized, Delete, Principal, Pull, Push};
 use crate::http::{Method, Reply, ReplyBody, Request};
 use crate::store::content::damage::FileCheck;
 use crate::store::replica::outbox::Origin;
@@ -307,6 +307,10 @@ impl Registry {
             }
             Reference::Digest(digest) => self.store.delete_manifest(name, digest, &origin).await,
         };
+        if result.is_ok() && who.principal == Principal::Operator {
+            let by = self.name_of(request, &who.principal);
+            log::info!("deleted repository={name} reference={reference} by={by}");
+        }
         match result {
             Ok(()) if matches!(origin, Origin::Child(_)) => Ok(self.delivered(Reply::new(202))),
             Ok(()) => Ok(Reply::new(202)),

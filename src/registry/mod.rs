@@ -61,6 +61,8 @@ pub struct Registry {
     large: smol::lock::Mutex<()>,
     /// For whom a whole repository is read now.
     scan: smol::lock::Mutex<()>,
+    /// Held by the one that deletes a whole repository.
+    deletion: smol::lock::Mutex<()>,
 }
 
 impl Registry {
@@ -74,6 +76,7 @@ impl Registry {
             config: Mutex::new(None),
             large: smol::lock::Mutex::default(),
             scan: smol::lock::Mutex::default(),
+            deletion: smol::lock::Mutex::default(),
         }
     }
 
@@ -208,6 +211,14 @@ impl Registry {
         match principal {
             Principal::Child(_) => reply.with(SEQUENCE, self.store.reached().to_string()),
             Principal::Client(_) | Principal::Anonymous | Principal::Operator => reply,
+        }
+    }
+
+    /// Who deletes something, for the log.
+    fn name_of(&self, request: &Request, principal: &Principal) -> String {
+        match principal {
+            Principal::Operator => format!("operator {}", request.peer),
+            other => account(other).to_owned(),
         }
     }
 

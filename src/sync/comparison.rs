@@ -183,6 +183,9 @@ impl Worker {
             let may_be_lost = self.may_be_lost(repository, tag, offer)?;
             if may_be_lost {
                 lost.push((tag.clone(), base.clone()));
+            } else if offer == Offer::Kept {
+                // The parent had it: it is kept no more.
+                self.store.parent_has(repository, Some(tag), base).await?;
             }
             if self.store.outbox_holds_tag(repository, tag)? {
                 self.state.hold_back(repository, Item::Tag(tag.clone()));

@@ -12,6 +12,7 @@ use crate::gateway::UpstreamError;
 use crate::gateway::feed::Scope;
 use crate::store::replica::gone::Gone;
 use crate::store::replica::offers::Withheld;
+use crate::sys::spawn;
 use crate::types::limits::PAGE_MAX;
 use crate::types::{Cursor, Digest, Mode, RepositoryName, Tag};
 
@@ -59,6 +60,8 @@ impl Worker {
             offered = self.repositories_here().await?;
         }
         self.store.meet_parent(position, start, &offered).await?;
+        // It was told by the parent as that was before: what was deleted there may be here anew.
+        *self.state.told() = Gone::default();
         Ok(position)
     }
 
@@ -166,27 +169,31 @@ impl Worker {
         tag: &Tag,
         offer: Offer,
     ) -> Result<bool, SyncError> {
-        // It was offered before, and the parent has told since that somebody removed it.
+        // Since this node met the parent somebody has removed it there: it was offered before.
         if offer != Offer::Withheld && self.state.told().has_tag(repository, tag) {
             return Ok(false);
         }
         Ok(offer.is_of_another_parent() || self.store.withholds_tag(repository, tag)?)
     }
 
-    /// Ends that what the parent has again of a section is kept though the parent lacks it.
+    /// Ends that what the parent has again is kept though the parent lacks it: tags with what they
+    /// name there, and manifests that need no tag.
     pub(super) async fn release_what_is_there(
         &self,
         repository: &RepositoryName,
         tags: impl Iterator<Item = (&Tag, &Digest)>,
         referrers: &[Digest],
     ) -> Result<(), SyncError> {
-        if self.store.withholds(repository)? {
-            for (tag, digest) in tags {
-                self.store.parent_has(repository, Some(tag), digest).await?;
-            }
-            for digest in referrers {
-                self.store.parent_has(repository, None, digest).await?;
-            }
+        if !self.store.withholds(repository)? {
+            return Ok(());
+        }
+        let tags = tags.map(|(tag, digest)| (Some(tag.clone()), digest.clone()));
+        let referrers = referrers.iter().map(|digest| (None, digest.clone()));
+        let all: Vec<_> = tags.chain(referrers).collect();
+        let (store, name) = (self.store.clone(), repository.clone());
+        let kept = spawn::blocking(move || store.withheld_among(&name, all)).await?;
+        for (tag, digest) in kept {
+            self.store.parent_has(repository, tag.as_ref(), &digest).await?;
         }
         Ok(())
     }
@@ -246,9 +253,11 @@ impl Worker {
             }
             after = Some(last);
         }
-        match offer {
-            Offer::Kept => self.store.release(repository).await?,
-            _ => self.store.end_offer(repository).await?,
+        if offer != Offer::Withheld {
+            self.store.release(repository).await?;
+        }
+        if offer.is_of_another_parent() {
+            self.store.end_offer(repository).await?;
         }
         Ok(())
     }

@@ -259,8 +259,9 @@ impl Worker {
     /// Compares everything that is granted with the parent.
     async fn reconcile(&self) -> Result<(), SyncError> {
         // Whatever changes from here on is told from this position on.
-        let heard = self.store.feed_position()?;
         let position = self.meet_parent().await?;
+        // Of a parent that was set back the rest is of another time.
+        let heard = self.store.feed_position()?;
         self.refresh_config().await?;
         // A child that sees from here on that this node was set back asks for another comparison.
         self.store.begin_reconcile().await?;

@@ -593,7 +593,7 @@ fn f201_a_tag_that_the_parent_has_again_is_withheld_no_more() {
 
 /// The root is set back to where it was at this position: it has what it had then, and its next
 /// start says so.
-async fn set_back(world: &World, position: u64, lost: &[u64]) {
+pub(super) async fn set_back(world: &World, position: u64, lost: &[u64]) {
     for number in lost {
         let digest = digest_of(&manifest(*number));
         world.root.delete_manifest(&app(), &digest, &Origin::Client).await.unwrap();

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::AtomicUsize;
 
-use super::between::{hook, loses, unhook, write_grants};
+use super::between::{hook, loses, set_back, unhook, write_grants};
 use super::scenarios::{
     FIRST, SECOND, THIRD, app, has, in_tree, named, names, push, referrer, rest,
 };
@@ -215,6 +215,19 @@ fn f201_a_manifest_that_the_parent_has_again_is_withheld_no_more() {
     }
 }
 
+#[test]
+fn f201_a_manifest_that_was_kept_goes_up_once_it_may() {
+    in_tree(async |tree, engine| {
+        let (root, device) = (&tree.world.root, &tree.world.device());
+        push(device, &["v1"], SECOND).await;
+        push(device, &[], FIRST).await;
+        loses(tree, engine, &digest_of(&manifest(FIRST))).await;
+        write_grants(&tree.world, true).await;
+        rest(tree, engine).await;
+        assert!(has(root, FIRST) && !device.withholds(&app()).unwrap());
+    });
+}
+
 /// Symptom: what an index names that a replaced parent lacked was not offered by itself, and went
 /// with the index when that was deleted before it had gone up.
 #[test]
@@ -267,6 +280,43 @@ fn f201_a_tag_that_was_offered_and_removed_is_not_offered_again() {
         rest(tree, engine).await;
         assert_eq!([root, device].map(|store| named(store, "a1")), [None, None]);
         assert!(has(root, FIRST) && has(device, FIRST));
+    });
+}
+
+/// Symptom: what the parent had told before it was set back counted afterwards, so that what was
+/// pushed again in between was not offered, and was removed here.
+#[test]
+fn f201_what_a_parent_told_before_it_was_set_back_does_not_count() {
+    in_tree(async |tree, engine| {
+        let (root, device) = (&tree.world.root, &tree.world.device());
+        push(device, &["t1"], FIRST).await;
+        rest(tree, engine).await;
+        let first = digest_of(&manifest(FIRST));
+        device.delete_manifest(&app(), &first, &Origin::Client).await.unwrap();
+        engine.push_once().await.unwrap();
+        assert!(!has(root, FIRST));
+        // A comparison hears of that, and is broken off.
+        device.request_reconcile().await.unwrap();
+        at_listing(&tree.world, 1, async |world: Arc<World>| {
+            world.is_cut.store(true, Ordering::Relaxed);
+        });
+        engine.pull_once().await.unwrap_err();
+        tree.world.is_cut.store(false, Ordering::Relaxed);
+        let copied = root.sequence();
+        push(device, &["t1"], FIRST).await;
+        engine.begin_once().await.unwrap();
+        engine.push_once().await.unwrap();
+        assert_eq!(named(root, "t1"), Some(first.clone()), "acknowledged");
+        set_back(&tree.world, copied, &[FIRST]).await;
+        let asked = engine.pull_once().await;
+        assert_eq!(asked, Err(crate::gateway::UpstreamError::StartedAnew.into()));
+        engine.begin_once().await.unwrap();
+        rest(tree, engine).await;
+        tree.hands.0.fetch_add(90_000, Ordering::Relaxed);
+        rest(tree, engine).await;
+        for store in [root, device] {
+            assert_eq!(named(store, "t1"), Some(first.clone()));
+        }
     });
 }
 

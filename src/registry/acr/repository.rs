@@ -3,9 +3,12 @@
 use super::{attributes, registry_of};
 use crate::auth::{Authorized, Delete, ReadMetadata};
 use crate::http::{Reply, Request};
-use crate::registry::conditional;
+use crate::registry::error::unavailable;
 use crate::registry::{Registry, sender};
 use crate::store::StoreError;
+use crate::store::replica::outbox::Origin;
+use crate::sys::clock;
+use crate::types::limits::BODY_WAIT_DEADLINE;
 use crate::types::{Refusal, RepositoryName};
 
 impl Registry {
@@ -31,22 +34,34 @@ impl Registry {
         Ok(Reply::json(200, &body).to(sender(&who.principal)))
     }
 
-    /// DELETE: of all manifests that are in it, with their tags. What is pushed meanwhile may stay,
-    /// and what was deleted before a fault is deleted.
+    /// DELETE: of all manifests that are in it, with their tags. What is pushed meanwhile may stay.
+    /// It ends early, with what was deleted by then, after a fault and when the sender has gone.
     pub(super) async fn repository_delete(
         &self,
         who: &Authorized<Delete>,
         request: &Request,
         name: &RepositoryName,
     ) -> Result<Reply, Refusal> {
-        let origin = conditional::origin(&self.store, request, &who.principal)?;
-        let deleted = self.store.delete_all(name, &origin).await;
+        let turn = clock::within(BODY_WAIT_DEADLINE, self.deletion.lock()).await;
+        let busy = "another repository is being deleted: try again later";
+        let _turn = turn.map_err(|_| unavailable(busy))?;
+        let left = async {
+            request.body.gone().await;
+            Err(StoreError::Unavailable)
+        };
+        let deleted = self.store.delete_all(name, &Origin::Client);
+        let deleted = smol::future::or(deleted, left).await;
+        log::info!(
+            "deletion of repository={name} by={}: {}",
+            self.name_of(request, &who.principal),
+            match &deleted {
+                Ok(manifests) => format!("manifests={manifests}"),
+                Err(error) => format!("broken off: {error}"),
+            }
+        );
         match deleted.map_err(|error| self.not_read(name, error))? {
             0 => Err(self.not_read(name, StoreError::NotFound)),
-            manifests => {
-                log::info!("deleted repository={name} manifests={manifests}");
-                Ok(Reply::new(202))
-            }
+            _ => Ok(Reply::new(202)),
         }
     }
 }

@@ -32,7 +32,7 @@ impl Registry {
             }
             None => None,
         };
-        if self.store.repository(name).map_err(store_refusal)?.is_none() {
+        if !self.store.holds_manifests(name).map_err(store_refusal)? {
             return Err(self.not_read(name, StoreError::NotFound));
         }
         let _turn = self.turn_to_scan().await?;

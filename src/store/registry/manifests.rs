@@ -148,16 +148,18 @@ impl Store {
     pub fn manifests_missing(
         &self,
         repository: &RepositoryName,
-        mut digests: Vec<Digest>,
+        digests: Vec<Digest>,
     ) -> Result<Vec<Digest>, StoreError> {
-        let mut here = BTreeSet::new();
-        for digest in &digests {
-            // Whole rows of thousands of children would take long to read.
-            let row = self.look_up(|index| index.get(&manifest_key(repository, digest)))?;
-            here.extend(row.map(|_| digest.clone()));
-        }
-        digests.retain(|digest| !here.contains(digest));
-        Ok(digests)
+        self.look_up(|index| {
+            let txn = Txn::new(index);
+            let mut missing = Vec::new();
+            for digest in digests {
+                if !txn.has(&manifest_key(repository, &digest))? {
+                    missing.push(digest);
+                }
+            }
+            Ok(missing)
+        })
     }
 
     /// What of a manifest's content is not in the repository: `BlobMissing` or `ChildMissing`.

@@ -18,7 +18,7 @@ use crate::store::replica::delivered::{self, Effect};
 use crate::store::replica::heard;
 use crate::store::replica::outbox::{self, Origin, OutboxChange, OutboxEntry};
 use crate::store::replica::waiting;
-use crate::store::rows::derived::{Count, named_in};
+use crate::store::rows::derived::{Count, named_in, needed_key};
 use crate::store::rows::manifest::{ManifestRow, manifest_key};
 use crate::store::rows::name_at;
 use crate::store::rows::referrer::referrer_key;
@@ -30,6 +30,9 @@ use crate::types::{Digest, RepositoryName, Tag};
 
 /// Tags that one record removes.
 const PAGE: usize = 1000;
+/// How often the manifests of a repository are gone through to delete all: what an index needs can
+/// go when that has. Indexes that are nested deeper leave something.
+const PASSES_MAX: usize = 16;
 /// Tags whose removal the parent is told one by one, before that of their manifest, so that each of
 /// them has all its changes in order. More go there without a word, with the manifest: they stay
 /// there if the parent refuses the deletion and the manifest is pushed again before it is retried.
@@ -211,6 +214,8 @@ enum Step {
     There,
     /// It is gone, or the delivery has taken effect before.
     Done,
+    /// It stays, because another manifest needs it.
+    Needed,
 }
 
 type Outcome = Result<Step, StoreError>;
@@ -222,6 +227,8 @@ struct Removal<'a> {
     watch: Watch,
     /// Whether the parent will hear of it.
     announced: bool,
+    /// Whether it stays if another manifest needs it.
+    spares_needed: bool,
 }
 
 impl Store {
@@ -259,23 +266,47 @@ impl Store {
         self.delete_watched(self.watch_manifest(repository, digest), origin).await
     }
 
-    /// Deletes the manifests that a repository has now, with their tags; how many these were. What
-    /// is pushed meanwhile may stay.
+    /// Deletes the manifests of a repository with their tags; how many these were. What is pushed
+    /// meanwhile may stay, with what it needs. `Unavailable` when the node is about to stop.
     pub async fn delete_all(
         &self,
         repository: &RepositoryName,
         origin: &Origin,
     ) -> Result<u64, StoreError> {
-        let (mut after, mut deleted) = (None, 0);
+        let mut deleted = 0;
+        for _ in 0..PASSES_MAX {
+            let (gone, needed) = self.delete_unneeded(repository, origin).await?;
+            deleted += gone;
+            if gone == 0 || needed == 0 {
+                break;
+            }
+        }
+        Ok(deleted)
+    }
+
+    /// The same of those that no other manifest needs; how many these were, and how many stay.
+    async fn delete_unneeded(
+        &self,
+        repository: &RepositoryName,
+        origin: &Origin,
+    ) -> Result<(u64, u64), StoreError> {
+        let (mut after, mut gone, mut needed) = (None, 0, 0);
         loop {
             let (store, name, from) = (self.clone(), repository.clone(), after.take());
             let page = move || store.manifests_behind(&name, from.as_ref(), PAGE);
             let page = spawn::blocking(page).await?;
-            let Some(last) = page.last().cloned() else { return Ok(deleted) };
+            let Some(last) = page.last().cloned() else { return Ok((gone, needed)) };
             after = Some(last);
             for digest in &page {
-                match self.delete_manifest(repository, digest, origin).await {
-                    Ok(()) => deleted += 1,
+                if self.stopping() {
+                    return Err(StoreError::Unavailable);
+                }
+                let watch = self.watch_manifest(repository, digest);
+                let removal =
+                    Removal { store: self, origin, watch, announced: false, spares_needed: true };
+                match removal.run().await {
+                    Ok(Step::Needed) => needed += 1,
+                    Ok(_) => gone += 1,
                     Err(StoreError::NotFound) => {}
                     Err(error) => return Err(error),
                 }
@@ -296,22 +327,33 @@ impl Store {
             let key = manifest_key(&watch.repository, &watch.digest);
             self.shared().removals.table().deletions.note(&key);
         }
-        let mut removal = Removal { store: self, origin, watch, announced: false };
-        for _ in 0..RECORDS_MAX {
-            if removal.step().await? == Step::Done {
-                let Removal { watch: Watch { repository, digest, .. }, .. } = &removal;
-                self.give_back(repository, digest).await;
-                return Ok(());
-            }
-        }
-        Err(StoreError::Unavailable)
+        let spares_needed = false;
+        let removal = Removal { store: self, origin, watch, announced: false, spares_needed };
+        removal.run().await.map(|_| ())
     }
 }
 
 impl Removal<'_> {
+    /// All of it.
+    async fn run(mut self) -> Outcome {
+        for _ in 0..RECORDS_MAX {
+            match self.step().await? {
+                Step::There => {}
+                Step::Done => {
+                    let Watch { repository, digest, .. } = &self.watch;
+                    self.store.give_back(repository, digest).await;
+                    return Ok(Step::Done);
+                }
+                Step::Needed => return Ok(Step::Needed),
+            }
+        }
+        Err(StoreError::Unavailable)
+    }
+
     /// Removes some of many tags, or the last ones and the manifest.
     async fn step(&mut self) -> Result<Step, StoreError> {
         let (shared, id, before) = (self.watch.shared.clone(), self.watch.id, self.announced);
+        let spares_needed = self.spares_needed;
         let step = self.command(move |txn, repository, digest, origin| {
             // A tag that was set since may have gone up, and have brought it back there.
             let was_tagged = take_tagged(&shared, id);
@@ -321,6 +363,10 @@ impl Removal<'_> {
             }
             if txn.get::<ManifestRow>(&manifest_key(repository, digest))?.is_none() {
                 return is_gone(txn, repository, digest, origin, before);
+            }
+            // What was announced is carried through.
+            if spares_needed && !before && txn.has(&needed_key(repository, digest))? {
+                return Ok(Step::Needed);
             }
             let start = named_in(repository, digest);
             let mut named = txn.page::<Count>(&start, PAGE + 1)?;
@@ -460,6 +506,7 @@ mod tests {
     use crate::store::replica::node::testing::connected;
     use crate::store::{Asked, Precondition, PutManifest, PutOutcome, Wanted};
     use crate::types::Cursor;
+    use crate::types::media;
 
     fn app() -> RepositoryName {
         "app".parse().unwrap()
@@ -576,6 +623,44 @@ mod tests {
         });
     }
 
+    /// An index that is pushed while a repository is deleted keeps what it needs.
+    #[test]
+    fn f206_what_a_manifest_needs_goes_after_it_and_not_before() {
+        smol::block_on(async {
+            let (store, app) = (device(20).await, app());
+            let text = |named: u8| {
+                let (kind, digest) = (media::OCI_MANIFEST, digest(named));
+                format!(
+                    r#"{{"schemaVersion":2,"mediaType":"{}","manifests":[
+                        {{"mediaType":"{kind}","digest":"{digest}","size":1}}]}}"#,
+                    media::OCI_INDEX
+                )
+            };
+            // Each is behind what it names in the order of the digests.
+            for (number, named, tags) in [(3, 1, &[][..]), (4, 3, &["index"])] {
+                let index = put(number, media::OCI_INDEX, &text(named), tags);
+                assert_eq!(store.put_manifest(&app, index).await, Ok(PutOutcome::Stored));
+            }
+            let origin = Origin::Client;
+            assert_eq!(store.delete_unneeded(&app, &origin).await, Ok((2, 2)), "4 and 2");
+            let index = put(4, media::OCI_INDEX, &text(3), &["again"]);
+            assert_eq!(store.put_manifest(&app, index).await, Ok(PutOutcome::Stored));
+            let watch = store.watch_manifest(&app, &digest(1));
+            let spared = Removal {
+                store: &store,
+                origin: &origin,
+                watch,
+                announced: false,
+                spares_needed: true,
+            };
+            assert_eq!(spared.run().await, Ok(Step::Needed));
+            assert!([1, 3, 4].iter().all(|n| store.manifest(&app, &digest(*n)).unwrap().is_some()));
+            assert_eq!(store.delete_all(&app, &origin).await, Ok(3));
+            assert!(!store.holds_manifests(&app).unwrap());
+            assert_eq!(store.delete_all(&app, &origin).await, Ok(0));
+        });
+    }
+
     #[test]
     fn a_tag_that_is_set_while_its_manifest_goes_goes_too() {
         smol::block_on(async {
@@ -583,7 +668,9 @@ mod tests {
             let (repository, first) = (app(), digest(1));
             let watch = store.watch_manifest(&repository, &first);
             let origin = &Origin::Client;
-            let mut removal = Removal { store: &store, origin, watch, announced: false };
+            let spares_needed = false;
+            let mut removal =
+                Removal { store: &store, origin, watch, announced: false, spares_needed };
             assert_eq!(removal.step().await, Ok(Step::There));
             // Behind the two manifests.
             let told = store.outbox(9).unwrap().len();
@@ -638,7 +725,9 @@ mod tests {
             let (repository, first) = (app(), digest(1));
             let watch = store.watch_manifest(&repository, &first);
             let origin = &child(7);
-            let mut removal = Removal { store: &store, origin, watch, announced: false };
+            let spares_needed = false;
+            let mut removal =
+                Removal { store: &store, origin, watch, announced: false, spares_needed };
             store.delete_manifest(&repository, &first, &Origin::Client).await.unwrap();
             assert_eq!(removal.step().await, Ok(Step::Done));
             let Origin::Child(delivery) = child(7) else { unreachable!() };

@@ -40,6 +40,21 @@ impl Store {
         self.look_up(|index| Txn::new(index).has_any(&start))
     }
 
+    /// Those of these repositories that do.
+    pub fn those_with_manifests(
+        &self,
+        mut all: Vec<RepositoryName>,
+    ) -> Result<Vec<RepositoryName>, StoreError> {
+        let mut result = Ok(());
+        all.retain(|name| {
+            self.holds_manifests(name).unwrap_or_else(|error| {
+                result = Err(error);
+                false
+            })
+        });
+        result.map(|()| all)
+    }
+
     /// A repository; `None` when nothing was ever pushed or synced to it.
     pub fn repository(
         &self,

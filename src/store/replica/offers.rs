@@ -150,6 +150,27 @@ impl Store {
         rows.iter().map(|(key, _)| digest_at(key, start.len())).collect()
     }
 
+    /// Those of these, tags with what they name and manifests alone, of which anything is kept.
+    /// Blocks.
+    pub fn withheld_among(
+        &self,
+        repository: &RepositoryName,
+        mut all: Vec<(Option<Tag>, Digest)>,
+    ) -> Result<Vec<(Option<Tag>, Digest)>, StoreError> {
+        let mut result = Ok(());
+        let is_kept = |tag: Option<&Tag>, digest: &Digest| {
+            let tag = tag.map(|tag| self.withholds_tag(repository, tag)).transpose()?;
+            Ok(tag == Some(true) || self.withholds_manifest(repository, digest)?)
+        };
+        all.retain(|(tag, digest)| {
+            is_kept(tag.as_ref(), digest).unwrap_or_else(|error: StoreError| {
+                result = Err(error);
+                false
+            })
+        });
+        result.map(|()| all)
+    }
+
     /// All that is kept of a repository.
     #[cfg(test)]
     pub async fn withheld(&self, repository: &RepositoryName) -> Result<Withheld, StoreError> {
