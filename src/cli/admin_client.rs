@@ -20,6 +20,9 @@ pub(super) const DEADLINE: Duration = Duration::from_secs(30);
 const ANSWER_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// What a backup that was broken off leaves is used by the next one.
 const BACKUP_AGAIN: &str = "once the node answers, run the backup again";
+/// What to do where a device takes no changes.
+const READ_ONLY: &str =
+    "It is ReadOnly: change what its parent has, at the root, and it follows at its next sync.";
 /// Where management is.
 const MANAGEMENT: &str = "/admin/v1/";
 /// Where the service of this machine has its socket.
@@ -199,6 +202,10 @@ fn refusal(status: u16, value: &Value) -> Failure {
     let message = match message {
         Some(message) => message.to_owned(),
         None => format!("the node answered {status} without a reason"),
+    };
+    let message = match value.pointer("/errors/0/detail/reason").and_then(Value::as_str) {
+        Some("read_only") => format!("{message} {READ_ONLY}"),
+        _ => message,
     };
     let code = if status == 404 { EXIT_NOT_FOUND } else { super::EXIT_FAILED };
     Failure { code, message }

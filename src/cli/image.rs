@@ -17,6 +17,10 @@ const PAGE: usize = 100;
 /// How long an image with very many tags, or a repository, may take to be deleted.
 const DELETE_DEADLINE: Duration = Duration::from_secs(3600);
 
+/// How images are named.
+const FORMS: &str =
+    "an image is named 'repository:tag' or 'repository@digest', without the registry";
+
 /// Tags that a question names.
 const NAMED_MAX: usize = 10;
 
@@ -38,14 +42,12 @@ impl FromStr for Image {
             }
             None => {
                 let both = text.rsplit_once(':').filter(|(_, tag)| !tag.contains('/'));
-                let (name, tag) = both.ok_or(
-                    "an image is named 'repository:tag' or 'repository@digest', without the \
-                     registry",
-                )?;
+                let (name, tag) = both.ok_or(FORMS)?;
                 (name, Reference::Tag(tag.parse().map_err(|fault| format!("the tag: {fault}"))?))
             }
         };
-        let repository = repository.parse().map_err(|fault| format!("the repository: {fault}"))?;
+        let repository = repository.parse();
+        let repository = repository.map_err(|fault| format!("the repository: {fault}; {FORMS}"))?;
         Ok(Image { repository, reference })
     }
 }
@@ -141,7 +143,11 @@ impl Content {
             }
             tags => format!("with its tags: {}", tags.join(", ")),
         };
-        ask(yes, || Ok(format!("Delete {name}@{digest}, {named}?")))?;
+        let needed = match manifest["needed"].as_bool() {
+            Some(true) => " An index needs it, and is of no use to its clients without it.",
+            _ => "",
+        };
+        ask(yes, || Ok(format!("Delete {name}@{digest}, {named}?{needed}")))?;
         self.delete(&format!("/v2/{name}/manifests/{digest}"))
     }
 
@@ -154,7 +160,7 @@ impl Content {
         ask(yes, || {
             let known = self.get(name.as_str())?;
             let (manifests, tags) = (&known["manifestCount"], &known["tagCount"]);
-            Ok(format!("Delete all of {name}: {manifests} manifests and {tags} tags?"))
+            Ok(format!("Delete all of {name} (manifests: {manifests}, tags: {tags})?"))
         })?;
         self.delete(&format!("/acr/v1/{name}"))
     }

@@ -95,6 +95,8 @@ impl View {
                 ("SIZE", &["/imageSize"]),
                 ("OS", &["/os"]),
                 ("ARCHITECTURE", &["/architecture"]),
+                ("NEEDED", &["/needed"]),
+                ("SUBJECT", &["/subject"]),
                 ("PUSHED", &["/createdTime"]),
             ],
             View::Object

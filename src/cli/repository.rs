@@ -110,7 +110,9 @@ impl Verb {
             }
             Verb::Untag { image, .. } => {
                 let Reference::Tag(tag) = &image.reference else {
-                    return Err(Failure::usage("--image names a tag here: 'repository:tag'"));
+                    return Err(Failure::usage(
+                        "--image names the tag to remove: 'repository:tag'",
+                    ));
                 };
                 content.delete(&format!("/acr/v1/{}/_tags/{tag}", image.repository))?;
                 (View::Object, Value::Null)

@@ -248,7 +248,7 @@ fn f185_what_is_in_repositories_is_managed_from_the_command_line_without_a_login
     let (code, asked) = run(&root, &delete);
     assert!(code == Some(1) && asked.contains("with its tags: v1, v2?"), "{asked}");
     let (code, refused) = run(&device, &[&delete[..], &["--yes"]].concat());
-    assert!(code == Some(1) && refused.contains("not allowed on this"), "{refused}");
+    assert!(code == Some(1) && refused.contains("It is ReadOnly"), "{refused}");
     for (arguments, expected) in [
         (&["repository", "show", "--repository", "nothing"][..], Some(3)),
         (&["repository", "delete", "--image", "team/app:v9", "-y"], Some(3)),

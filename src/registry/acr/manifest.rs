@@ -177,6 +177,9 @@ impl Entry {
             "lastUpdateTime": changed.rfc3339(),
             "mediaType": row.media_type,
             "tags": tags.iter().map(Tag::as_str).collect::<Vec<_>>(),
+            // Azure's does not tell these: without a tag it is not for nothing here.
+            "needed": store.is_named(repository, digest)?,
+            "subject": row.subject.as_ref().map(Digest::to_string),
             "changeableAttributes": attributes(),
         });
         let config = row.blobs.first().filter(|_| row.config_media_type.is_some()).cloned();
