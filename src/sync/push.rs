@@ -326,12 +326,24 @@ impl Pusher {
                         let now = self.now();
                         self.retries().soon.add(number, now);
                     }
-                    return Ok(self.store.outbox_refused(number, reason).await?);
+                    self.store.outbox_refused(number, reason).await?;
+                    return Ok(self.note_desired_state()?);
                 }
                 Err(error) => return Err(error),
             }
         }
         Err(UpstreamError::Busy(503, format!("{entry}: the tag is being moved there")).into())
+    }
+
+    /// A change was refused. When this node's desired state is not that of the last attempt, the
+    /// next one may be that again, and yet grant what this one did not.
+    fn note_desired_state(&self) -> Result<(), StoreError> {
+        let version = self.store.self_config_version()?;
+        let mut retries = self.retries();
+        if retries.seen.as_ref().is_some_and(|(seen, ..)| *seen != version) {
+            retries.seen = None;
+        }
+        Ok(())
     }
 
     /// Whether the change may be taken soon. What the parent lacks of it, and was brought, went
@@ -671,8 +683,13 @@ impl Pusher {
             Some(there) => self.store.outbox_deletes(&entry.repository, there)?,
             None => false,
         };
-        let lost = self.store.is_offered(&entry.repository)?;
-        // Read after that: an offer ends once the change says that the parent may lack the tag.
+        let is_kept = match &entry.change {
+            OutboxChange::Tag { tag, .. } => self.store.withholds_tag(&entry.repository, tag)?,
+            _ => false,
+        };
+        let lost = is_kept || self.store.is_offered(&entry.repository)?;
+        // Read after that: an offer, and the keeping of a tag, end once the change says that the
+        // parent may lack the tag.
         let now = self.store.outbox_entry(number)?;
         Ok(moved(now.as_ref().unwrap_or(entry), there, &deleted, goes, lost))
     }

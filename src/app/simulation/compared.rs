@@ -158,6 +158,65 @@ fn at_listing<F>(
     });
 }
 
+/// The root grants pushes, or takes the grant away, and the device has heard of it.
+async fn give_grants(world: &World, add: bool, version: &str) {
+    write_grants(world, add).await;
+    let mut config = world.device().self_config().unwrap().unwrap();
+    let own = config.sync_token.scope_map.clone();
+    let own = config.scope_maps.iter_mut().find(|map| map.name == own).unwrap();
+    own.grants = world.root.scope_map(&own.name).unwrap().unwrap().grants;
+    let pushes: Grant = format!("repositories/{}/content/write", app()).parse().unwrap();
+    assert_eq!(own.grants.contains(&pushes), add);
+    world.device().receive_config(config, version.to_owned()).await.unwrap();
+}
+
+/// Symptom: of the tags that a set-back parent had lost, one that was moved while its device might
+/// not push was nowhere in the end: the push met a parent without the tag before the comparison
+/// had offered it, and was taken for a conflict.
+#[test]
+fn f201_f130_a_tag_that_was_kept_and_moved_goes_up_once_it_may() {
+    in_tree(async |tree, engine| {
+        let (root, device) = (&tree.world.root, &tree.world.device());
+        push(device, &["t1"], FIRST).await;
+        loses(tree, engine, &digest_of(&manifest(FIRST))).await;
+        push(device, &["t1"], SECOND).await;
+        engine.push_once().await.unwrap();
+        assert_eq!(named(root, "t1"), None, "refused");
+        give_grants(&tree.world, true, "granted").await;
+        // Before anything is compared.
+        engine.push_once().await.unwrap();
+        rest(tree, engine).await;
+        for store in [root, device] {
+            assert_eq!(named(store, "t1"), Some(digest_of(&manifest(SECOND))));
+            assert_eq!(store.tags(&app(), None, 9).unwrap().len(), 1, "no conflict");
+        }
+    });
+}
+
+/// Symptom: a grant was away for a second while hundreds of pushes went up. Those that were refused
+/// then waited for an hour, because the desired state was the one before when the next round began.
+#[test]
+fn f204_what_is_refused_while_a_grant_is_away_goes_up_when_it_is_back() {
+    in_tree(async |tree, engine| {
+        let (root, device) = (&tree.world.root, &tree.world.device());
+        engine.begin_once().await.unwrap();
+        let before = device.self_config_version().unwrap().unwrap();
+        push(device, &["v1"], FIRST).await;
+        hook(&tree.world, async |world, call, status| {
+            if status == 0 && call.starts_with("Put /v2/app0/manifests/") {
+                unhook(&world);
+                give_grants(&world, false, "away").await;
+            }
+            false
+        });
+        engine.push_once().await.unwrap();
+        assert_eq!(named(root, "v1"), None, "refused");
+        give_grants(&tree.world, true, &before).await;
+        engine.push_once().await.unwrap();
+        assert_eq!(named(root, "v1"), Some(digest_of(&manifest(FIRST))));
+    });
+}
+
 /// Symptom: a grant to push that came while a repository was compared made a device forget which
 /// tags it kept for a parent that had lost them, and the next comparison removed them.
 #[test]
@@ -170,14 +229,7 @@ fn f201_a_grant_that_comes_during_a_comparison_loses_no_tag_that_was_kept() {
         loses(tree, engine, &first).await;
         device.request_reconcile().await.unwrap();
         at_listing(&tree.world, 2, async |world: Arc<World>| {
-            write_grants(&world, true).await;
-            let mut config = world.device().self_config().unwrap().unwrap();
-            let own = config.sync_token.scope_map.clone();
-            let own = config.scope_maps.iter_mut().find(|map| map.name == own).unwrap();
-            own.grants = world.root.scope_map(&own.name).unwrap().unwrap().grants;
-            assert!(own.grants.iter().any(|grant| matches!(grant, Grant::Repository(_, action)
-                if action.name() == "content/write")));
-            world.device().receive_config(config, "granted".to_owned()).await.unwrap();
+            give_grants(&world, true, "granted").await;
         });
         engine.pull_once().await.unwrap();
         assert!(tree.world.hook.lock().unwrap().is_none());
