@@ -6,7 +6,7 @@ use clap::Args;
 #[derive(Args)]
 #[group(required = true, multiple = false)]
 pub(super) struct Named {
-    /// Its name, unless --name gives it
+    /// Its name, before flags that take several values; or with --name
     #[arg(value_name = "NAME")]
     argument: Option<String>,
     /// Its name

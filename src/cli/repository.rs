@@ -65,7 +65,7 @@ pub(super) enum Verb {
         #[arg(long)]
         top: Option<usize>,
     },
-    /// Remove a tag; what it names stays
+    /// Remove a tag; what it names stays, unless gc.untagged_manifests lets it go
     Untag {
         #[command(flatten)]
         node: Node,

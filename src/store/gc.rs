@@ -229,8 +229,41 @@ impl Run {
         self.remove_files(found, &gone).await?;
         if !self.options.dry_run {
             self.shared.leases.forget_before(self.since);
+            self.forget_empty_repositories().await?;
         }
         Ok(())
+    }
+
+    /// Forgets repositories that hold nothing any more, some of them in each command.
+    async fn forget_empty_repositories(&self) -> Result<(), StoreError> {
+        let mut after: Option<String> = None;
+        loop {
+            let from = after.take();
+            let look = move |store: &Store| {
+                let page = store.repositories(from.as_deref(), PAGE)?;
+                let last = page.last().map(RepositoryName::to_string);
+                let mut empty = Vec::new();
+                for name in page {
+                    if !store.holds_content(&name)? {
+                        empty.push(name);
+                    }
+                }
+                Ok((empty, last))
+            };
+            let (empty, last) = self.blocking(look).await?;
+            if last.is_none() {
+                return Ok(());
+            }
+            after = last;
+            if !empty.is_empty() {
+                // A push may have come to one since.
+                let forget = move |txn: &mut Txn<'_>| {
+                    let forget = |name| repositories::forget_if_empty(txn, name).map(|_| ());
+                    empty.iter().try_for_each(forget)
+                };
+                self.store.commit(forget).await?;
+            }
+        }
     }
 
     fn ripe(&self, first_found: Duration) -> bool {

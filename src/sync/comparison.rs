@@ -184,8 +184,8 @@ impl Worker {
             if may_be_lost {
                 lost.push((tag.clone(), base.clone()));
             } else if offer == Offer::Kept {
-                // The parent had it: it is kept no more.
-                self.store.parent_has(repository, Some(tag), base).await?;
+                // The parent had a tag of this name. What it names here it may never have had.
+                self.store.release_tag(repository, tag).await?;
             }
             if self.store.outbox_holds_tag(repository, tag)? {
                 self.state.hold_back(repository, Item::Tag(tag.clone()));

@@ -311,6 +311,7 @@ impl Pusher {
                 }
                 // Of a conflict the parent's content may not fit here.
                 Err(error) if error.sets_aside() => {
+                    let version = self.store.self_config_version()?;
                     let mut reason = refusal_text(self.upstream.name(), &entry, &error);
                     if error.lacks_content() && !self.is_whole_here(&entry)? {
                         reason.push_str(NOT_WHOLE);
@@ -327,7 +328,8 @@ impl Pusher {
                         self.retries().soon.add(number, now);
                     }
                     self.store.outbox_refused(number, reason).await?;
-                    return Ok(self.note_desired_state()?);
+                    self.note_desired_state(&version);
+                    return Ok(());
                 }
                 Err(error) => return Err(error),
             }
@@ -335,15 +337,13 @@ impl Pusher {
         Err(UpstreamError::Busy(503, format!("{entry}: the tag is being moved there")).into())
     }
 
-    /// A change was refused. When this node's desired state is not that of the last attempt, the
-    /// next one may be that again, and yet grant what this one did not.
-    fn note_desired_state(&self) -> Result<(), StoreError> {
-        let version = self.store.self_config_version()?;
+    /// A change was refused under this desired state. When that is not the one of the last attempt,
+    /// the next one may be that again, and yet grant what this one did not.
+    fn note_desired_state(&self, version: &Option<String>) {
         let mut retries = self.retries();
-        if retries.seen.as_ref().is_some_and(|(seen, ..)| *seen != version) {
+        if retries.seen.as_ref().is_some_and(|(seen, ..)| seen != version) {
             retries.seen = None;
         }
-        Ok(())
     }
 
     /// Whether the change may be taken soon. What the parent lacks of it, and was brought, went

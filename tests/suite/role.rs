@@ -45,6 +45,9 @@ fn f166_an_activated_store_serves_without_its_connection_string() {
     let (root, owner, connection) = root_with_app();
     let mut device = Node::start_device(&connection);
     let digest = eventually(SOON, "v1 is synced", || pulls(&device, &owner, "v1"));
+    eventually(SOON, "the sync has ended", || {
+        device.json(&["status"])["sync"]["lastSyncTime"].is_string().then_some(())
+    });
     device.stop();
     device.lose_connection_string();
     device.start();

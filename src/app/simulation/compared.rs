@@ -267,6 +267,52 @@ fn f201_a_manifest_that_the_parent_has_again_is_withheld_no_more() {
     }
 }
 
+/// Symptom: a tag that was kept, came at the parent with another image and was removed there took
+/// along what it names here, which the parent had lost.
+#[test]
+fn f201_what_a_kept_tag_names_goes_up_also_when_others_have_removed_the_tag() {
+    for is_heard in [true, false] {
+        in_tree(async |tree, engine| {
+            let (root, device) = (&tree.world.root, &tree.world.device());
+            push(device, &["t1"], FIRST).await;
+            loses(tree, engine, &digest_of(&manifest(FIRST))).await;
+            push(root, &["t1"], THIRD).await;
+            let t1 = names(&["t1"]).remove(0);
+            root.delete_tag(&app(), &t1, Precondition::None, &Origin::Client).await.unwrap();
+            if is_heard {
+                // By messages, and the grant comes later.
+                engine.pull_once().await.unwrap();
+                assert_eq!(named(device, "t1"), None);
+                assert!(has(device, FIRST), "it may be nowhere else");
+            }
+            write_grants(&tree.world, true).await;
+            rest(tree, engine).await;
+            for store in [root, device] {
+                assert_eq!((named(store, "t1"), has(store, FIRST)), (None, true), "{is_heard}");
+            }
+        });
+    }
+}
+
+/// What the parent got from others and deleted, while this node might not push, does not rise.
+#[test]
+fn f201_what_was_kept_and_is_deleted_at_the_parent_goes() {
+    in_tree(async |tree, engine| {
+        let (root, device) = (&tree.world.root, &tree.world.device());
+        push(device, &["t1"], FIRST).await;
+        let first = digest_of(&manifest(FIRST));
+        loses(tree, engine, &first).await;
+        push(root, &["t1"], FIRST).await;
+        root.delete_manifest(&app(), &first, &Origin::Client).await.unwrap();
+        engine.pull_once().await.unwrap();
+        write_grants(&tree.world, true).await;
+        rest(tree, engine).await;
+        for store in [root, device] {
+            assert_eq!((named(store, "t1"), has(store, FIRST)), (None, false));
+        }
+    });
+}
+
 #[test]
 fn f201_a_manifest_that_was_kept_goes_up_once_it_may() {
     in_tree(async |tree, engine| {

@@ -40,7 +40,23 @@ impl Store {
         self.look_up(|index| Txn::new(index).has_any(&start))
     }
 
-    /// Those of these repositories that do.
+    /// Whether a repository holds anything, be it what nobody needs.
+    pub(in crate::store) fn holds_content(
+        &self,
+        repository: &RepositoryName,
+    ) -> Result<bool, StoreError> {
+        self.look_up(|index| {
+            let txn = Txn::new(index);
+            for start in contents(repository) {
+                if txn.has_any(&start)? {
+                    return Ok(true);
+                }
+            }
+            Ok(false)
+        })
+    }
+
+    /// Those of these repositories that hold manifests.
     pub fn those_with_manifests(
         &self,
         mut all: Vec<RepositoryName>,
@@ -259,10 +275,7 @@ impl Store {
         let half = removing_key(repository);
         let mark = half.clone();
         self.commit(move |txn| txn.put(mark, &Fact::Mark)).await?;
-        // Names before what they name.
-        let kinds = [Kind::Tag, Kind::Referrer, Kind::Untagged, Kind::Manifest, Kind::Blob];
-        let starts = kinds.map(|kind| prefix(kind, &[repository.as_str().as_bytes()]));
-        let starts: Vec<Vec<u8>> = starts.into_iter().chain([conflicts_of(repository)]).collect();
+        let starts = contents(repository);
         loop {
             for start in &starts {
                 self.delete_rows_of(repository, start).await?;
@@ -311,6 +324,31 @@ impl Store {
             .await?;
         }
     }
+}
+
+/// Where the keys start of all that is in a repository: names before what they name.
+fn contents(repository: &RepositoryName) -> Vec<Vec<u8>> {
+    let kinds = [Kind::Tag, Kind::Referrer, Kind::Untagged, Kind::Manifest, Kind::Blob];
+    let starts = kinds.map(|kind| prefix(kind, &[repository.as_str().as_bytes()]));
+    starts.into_iter().chain([conflicts_of(repository)]).collect()
+}
+
+/// Forgets a repository that holds nothing, of which nothing is on its way up or kept for the
+/// parent: each name would cost a row for ever. Whether it has. Who pushes to it makes it anew.
+pub(in crate::store) fn forget_if_empty(
+    txn: &mut Txn<'_>,
+    repository: &RepositoryName,
+) -> Result<bool, StoreError> {
+    if is_unsent(txn, repository)? || txn.has(&removing_key(repository))? {
+        return Ok(false);
+    }
+    for start in contents(repository) {
+        if txn.has_any(&start)? {
+            return Ok(false);
+        }
+    }
+    txn.delete(repository_key(repository))?;
+    Ok(true)
 }
 
 /// `Conflict` when a repository has something that the parent does not have.

@@ -218,6 +218,20 @@ impl Store {
         Ok(())
     }
 
+    /// Keeps a tag no more than any other: the parent had one of this name since it lacked it. What
+    /// the tag names here is kept on.
+    pub async fn release_tag(
+        &self,
+        repository: &RepositoryName,
+        tag: &Tag,
+    ) -> Result<(), StoreError> {
+        let key = withheld_tag_key(repository, tag);
+        if self.get::<Fact>(&key)?.is_none() {
+            return Ok(());
+        }
+        self.commit(move |txn| txn.delete(key)).await
+    }
+
     /// The parent has a manifest, named by a tag if any, that is here already: it is kept no more
     /// than anything else.
     pub async fn parent_has(

@@ -42,6 +42,7 @@ impl Clock for Hands {
     }
 }
 
+mod empty;
 mod faults;
 
 struct Bench {
