@@ -236,7 +236,7 @@ pub(super) fn private_ca(config: &Config, store: &Store) -> Result<Option<String
     Ok(certificate_of(&String::from_utf8_lossy(&pem)))
 }
 
-/// Its fingerprint.
+/// The fingerprint of a certificate, PEM.
 pub(super) fn fingerprint(certificate: &str) -> Result<Option<String>, String> {
     Ok(tls::fingerprints(certificate.as_bytes())?.into_iter().next())
 }

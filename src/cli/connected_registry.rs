@@ -272,7 +272,7 @@ impl Permissions {
 
 fn settings(named: &Named, password: Option<u8>, protocol: Option<&String>, yes: bool) -> Call {
     let name = named.name();
-    let call = Call::named("connected-registry/get-settings", View::Settings, named.name())
+    let call = Call::named("connected-registry/get-settings", View::Settings, name)
         .field("generatePassword", password)
         .field("parentProtocol", protocol.cloned());
     match password {

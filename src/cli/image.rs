@@ -7,9 +7,13 @@ use std::time::Duration;
 use clap::ValueEnum;
 use serde_json::Value;
 
+use super::admin_client::Answer;
 use super::{Failure, admin_client, output};
 use crate::http::Method;
-use crate::types::{Digest, Reference, RepositoryName};
+use crate::types::{Digest, Reference, RepositoryName, Tag};
+
+/// Where that is.
+const CONTENT: &str = "/acr/v1/";
 
 /// Entries that are asked for at once.
 const PAGE: usize = 100;
@@ -71,9 +75,11 @@ pub(super) struct Content {
 impl Content {
     /// What is known of a repository, a tag or a manifest.
     pub(super) fn get(&self, path: &str) -> Result<Value, Failure> {
-        let path = format!("/acr/v1/{path}");
-        let deadline = admin_client::DEADLINE;
-        Ok(admin_client::ask(&self.socket, Method::Get, &path, deadline)?.value)
+        Ok(self.page(&format!("{CONTENT}{path}"))?.value)
+    }
+
+    fn page(&self, path: &str) -> Result<Answer, Failure> {
+        admin_client::ask(&self.socket, Method::Get, path, admin_client::DEADLINE)
     }
 
     /// The entries of all pages of a listing, which stand under `field`; at most `top`.
@@ -90,11 +96,10 @@ impl Content {
             Some(Order::Oldest) => "&orderby=timeasc",
             Some(Order::Newest) => "&orderby=timedesc",
         };
-        let mut next = Some(format!("/acr/v1/{path}?n={}{order}", top.min(PAGE)));
+        let mut next = Some(format!("{CONTENT}{path}?n={}{order}", top.min(PAGE)));
         let mut entries = Vec::new();
         while let Some(path) = next.take().filter(|_| entries.len() < top) {
-            let deadline = admin_client::DEADLINE;
-            let mut page = admin_client::ask(&self.socket, Method::Get, &path, deadline)?;
+            let mut page = self.page(&path)?;
             if let Value::Array(found) = page.value[field].take() {
                 entries.extend(found);
             }
@@ -162,11 +167,16 @@ impl Content {
             let (manifests, tags) = (&known["manifestCount"], &known["tagCount"]);
             Ok(format!("Delete all of {name} (manifests: {manifests}, tags: {tags})?"))
         })?;
-        self.delete(&format!("/acr/v1/{name}"))
+        self.delete(&format!("{CONTENT}{name}"))
+    }
+
+    /// Removes a tag.
+    pub(super) fn untag(&self, repository: &RepositoryName, tag: &Tag) -> Result<(), Failure> {
+        self.delete(&format!("{CONTENT}{repository}/_tags/{tag}"))
     }
 
     /// Deletes what is at this path.
-    pub(super) fn delete(&self, path: &str) -> Result<(), Failure> {
+    fn delete(&self, path: &str) -> Result<(), Failure> {
         admin_client::ask(&self.socket, Method::Delete, path, DELETE_DEADLINE).map(|_| ())
     }
 }

@@ -24,13 +24,13 @@ pub(super) enum Verb {
         #[arg(long)]
         top: Option<usize>,
     },
-    /// Show one
+    /// Show a manifest
     ShowMetadata {
         /// Name of an image: `repository:tag` or `repository@digest`
         #[arg(short, long)]
         name: Image,
     },
-    /// Delete one with all its tags
+    /// Delete a manifest with all its tags
     Delete {
         /// Name of an image: `repository:tag` or `repository@digest`
         #[arg(short, long)]
@@ -42,7 +42,7 @@ pub(super) enum Verb {
 }
 
 impl Verb {
-    /// Does it.
+    /// Carries the verb out.
     pub(super) fn run(&self, global: &Global) -> Result<ExitCode, Failure> {
         let content = global.content()?;
         let (view, value) = match self {

@@ -86,7 +86,7 @@ pub(super) enum Verb {
 }
 
 impl Verb {
-    /// Does it.
+    /// Carries the verb out.
     pub(super) fn run(&self, global: &Global) -> Result<ExitCode, Failure> {
         let content = global.content()?;
         let (view, value) = match self {
@@ -114,7 +114,7 @@ impl Verb {
                         "--image names the tag to remove: 'repository:tag'",
                     ));
                 };
-                content.delete(&format!("/acr/v1/{}/_tags/{tag}", image.repository))?;
+                content.untag(&image.repository, tag)?;
                 (View::Object, Value::Null)
             }
             Verb::Delete { which, yes, .. } => {

@@ -17,11 +17,12 @@ use serde::Serialize;
 use super::candidates::{CANDIDATES_MAX, Found, quiet};
 use super::content::leases::short;
 use super::marks::{in_part, marked, sorted};
+use super::registry::lacking::is_named_or_tagged;
 use super::registry::removal::remove_untagged;
 use super::registry::repositories;
 use super::replica::outbox::{self, Origin, OutboxChange};
 use super::replica::waiting;
-use super::rows::derived::{Count, named_in, needed_key};
+use super::rows::derived::{Count, needed_key};
 use super::rows::link::{BlobLink, repository_of, split_key};
 use super::rows::manifest::{ManifestRow, manifest_key};
 use super::rows::untagged::{Untagged, untagged_key};
@@ -630,7 +631,7 @@ fn remove_manifest(
     // The subject may have come since the rows were looked at; a tag or an index that came has
     // touched the manifest. What goes up stays until the parent has it.
     let key = manifest_key(repository, digest);
-    if is_named(txn, repository, digest)?
+    if is_named_or_tagged(txn, repository, digest)?
         || refers(txn, repository, digest)?
         || waiting::brings(txn, repository, digest)?
         || !shared.leases.hide_unless_wanted(&key, digest, since)
@@ -649,16 +650,6 @@ fn remove_manifest(
 fn disagrees(shared: &Shared, what: &str) {
     shared.sys.metrics.gc_disagreements.add(1);
     log::error!("garbage collection and the index disagree, nothing is removed: {what}");
-}
-
-/// Whether a tag or an index names a manifest.
-fn is_named(
-    txn: &Txn<'_>,
-    repository: &RepositoryName,
-    digest: &Digest,
-) -> Result<bool, StoreError> {
-    let is_tagged = !txn.page::<Count>(&named_in(repository, digest), 1)?.is_empty();
-    Ok(is_tagged || txn.get::<Count>(&needed_key(repository, digest))?.is_some())
 }
 
 /// Whether a manifest has a subject that exists.

@@ -21,7 +21,7 @@ use crate::types::{Cursor, Digest, Mode, RepositoryName, Tag};
 pub(super) enum Offer {
     /// The parent has deleted it, but for what was kept before.
     None,
-    /// The same, and what was kept before is offered: this node may push it by now.
+    /// The parent has deleted it, but what was kept before is offered: this node may push by now.
     Kept,
     /// It is offered: the parent is another one, or was set back.
     Made,
@@ -60,7 +60,7 @@ impl Worker {
             offered = self.repositories_here().await?;
         }
         self.store.meet_parent(position, start, &offered).await?;
-        // It was told by the parent as that was before: what was deleted there may be here anew.
+        // The parent as it was before has told that: what it had deleted may be here anew.
         *self.state.told() = Gone::default();
         Ok(position)
     }

@@ -466,7 +466,7 @@ impl Worker {
         self.state.told().hear(message.clone());
         match message {
             Message::Tag { tag, digest, .. } => {
-                // Since this node met the parent it has had the tag: nothing of it is kept for it.
+                // The parent has had the tag since this node met it: the tag is kept no more.
                 self.store.release_tag(repository, tag).await?;
                 let asks = self.asks(mode, id)?;
                 self.follow_tag(repository, tag, digest.clone(), asks).await?;
@@ -482,7 +482,7 @@ impl Worker {
             }
             Message::ManifestDeleted { digest, .. } => {
                 self.state.paid(repository, &Item::Manifest(digest.clone()));
-                // It has had that too.
+                // The parent has had the manifest since.
                 self.store.parent_has(repository, None, digest).await?;
                 // What images lack is fetched beside this: the manifest may come again meanwhile.
                 let watch = self.store.watch_manifest(repository, digest);

@@ -10,7 +10,7 @@ mod tag;
 pub use route::ROOT;
 
 use route::Route;
-use smol::lock::MutexGuard;
+use smol::lock::{Mutex, MutexGuard};
 
 use super::error::{store_refusal, unavailable};
 use super::route::NoRoute;
@@ -83,8 +83,12 @@ impl Registry {
 
     /// The turn of a request that may read a whole repository: one does so at a time.
     async fn turn_to_scan(&self) -> Result<MutexGuard<'_, ()>, Refusal> {
-        let turn = clock::within(BODY_WAIT_DEADLINE, self.scan.lock()).await;
-        turn.map_err(|_| unavailable("others are having repositories listed: try again later"))
+        turn_of(&self.scan, "others are having repositories listed: try again later").await
+    }
+
+    /// The turn of a request that deletes a whole repository.
+    async fn turn_to_delete(&self) -> Result<MutexGuard<'_, ()>, Refusal> {
+        turn_of(&self.deletion, "another repository is being deleted: try again later").await
     }
 
     /// The refusal of a fault while a repository is read.
@@ -96,6 +100,14 @@ impl Registry {
             error => store_refusal(error),
         }
     }
+}
+
+async fn turn_of<'a>(
+    turns: &'a Mutex<()>,
+    busy: &'static str,
+) -> Result<MutexGuard<'a, ()>, Refusal> {
+    let turn = clock::within(BODY_WAIT_DEADLINE, turns.lock()).await;
+    turn.map_err(|_| unavailable(busy))
 }
 
 /// What may be done with a repository, a tag or a manifest.

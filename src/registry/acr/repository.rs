@@ -3,12 +3,9 @@
 use super::{attributes, registry_of};
 use crate::auth::{Authorized, Delete, ReadMetadata};
 use crate::http::{Reply, Request};
-use crate::registry::error::unavailable;
 use crate::registry::{Registry, sender};
 use crate::store::StoreError;
 use crate::store::replica::outbox::Origin;
-use crate::sys::clock;
-use crate::types::limits::BODY_WAIT_DEADLINE;
 use crate::types::{Refusal, RepositoryName};
 
 impl Registry {
@@ -42,9 +39,7 @@ impl Registry {
         request: &Request,
         name: &RepositoryName,
     ) -> Result<Reply, Refusal> {
-        let turn = clock::within(BODY_WAIT_DEADLINE, self.deletion.lock()).await;
-        let busy = "another repository is being deleted: try again later";
-        let _turn = turn.map_err(|_| unavailable(busy))?;
+        let _turn = self.turn_to_delete().await?;
         let left = async {
             request.body.gone().await;
             Err(StoreError::Unavailable)

@@ -3,11 +3,11 @@
 
 use std::collections::BTreeMap;
 
-use crate::store::rows::derived::{Count, needed_key};
+use crate::store::rows::derived::{Count, named_in, needed_key};
 use crate::store::rows::link::blob_key;
 use crate::store::rows::manifest::{ManifestRow, manifest_key};
 use crate::store::rows::{self, Kind, prefix};
-use crate::store::{Store, StoreError};
+use crate::store::{Store, StoreError, Txn};
 use crate::types::digest::Algorithm;
 use crate::types::{Digest, RepositoryName};
 
@@ -116,14 +116,13 @@ impl Store {
         Ok(self.get::<Count>(&needed_key(repository, digest))?.is_some())
     }
 
-    /// The same, or a tag does.
+    /// Whether a tag or a manifest of the repository names this manifest.
     pub fn is_named_or_tagged(
         &self,
         repository: &RepositoryName,
         digest: &Digest,
     ) -> Result<bool, StoreError> {
-        let is_tagged = !self.tags_of(repository, digest, 1)?.is_empty();
-        Ok(is_tagged || self.is_named(repository, digest)?)
+        self.look_up(|index| is_named_or_tagged(&Txn::new(index), repository, digest))
     }
 
     /// As what it is here. Nobody uses content by being asked whether it is here.
@@ -141,6 +140,16 @@ impl Store {
         let is_blob = named != Named::Manifest && is_here(&blob_key(repository, digest))?;
         Ok(is_blob.then_some(Named::Blob))
     }
+}
+
+/// Whether a tag or a manifest of the repository names this manifest.
+pub(in crate::store) fn is_named_or_tagged(
+    txn: &Txn<'_>,
+    repository: &RepositoryName,
+    digest: &Digest,
+) -> Result<bool, StoreError> {
+    let is_tagged = txn.has_any(&named_in(repository, digest))?;
+    Ok(is_tagged || txn.has(&needed_key(repository, digest))?)
 }
 
 #[cfg(test)]

@@ -284,7 +284,8 @@ impl Store {
         Ok(deleted)
     }
 
-    /// The same of those that no other manifest needs; how many these were, and how many stay.
+    /// Deletes those manifests of a repository that no other one needs; how many these were, and
+    /// how many stay.
     async fn delete_unneeded(
         &self,
         repository: &RepositoryName,
@@ -302,9 +303,8 @@ impl Store {
                     return Err(StoreError::Unavailable);
                 }
                 let watch = self.watch_manifest(repository, digest);
-                let removal =
-                    Removal { store: self, origin, watch, announced: false, spares_needed: true };
-                match removal.run().await {
+                let removal = Removal::new(self, origin, watch);
+                match (Removal { spares_needed: true, ..removal }).run().await {
                     Ok(Step::Needed) => needed += 1,
                     Ok(_) => gone += 1,
                     Err(StoreError::NotFound) => {}
@@ -327,14 +327,16 @@ impl Store {
             let key = manifest_key(&watch.repository, &watch.digest);
             self.shared().removals.table().deletions.note(&key);
         }
-        let spares_needed = false;
-        let removal = Removal { store: self, origin, watch, announced: false, spares_needed };
-        removal.run().await.map(|_| ())
+        Removal::new(self, origin, watch).run().await.map(|_| ())
     }
 }
 
-impl Removal<'_> {
-    /// All of it.
+impl<'a> Removal<'a> {
+    fn new(store: &'a Store, origin: &'a Origin, watch: Watch) -> Removal<'a> {
+        Removal { store, origin, watch, announced: false, spares_needed: false }
+    }
+
+    /// Removes the manifest with all its tags.
     async fn run(mut self) -> Outcome {
         for _ in 0..RECORDS_MAX {
             match self.step().await? {
@@ -505,8 +507,7 @@ mod tests {
     use super::*;
     use crate::store::replica::node::testing::connected;
     use crate::store::{Asked, Precondition, PutManifest, PutOutcome, Wanted};
-    use crate::types::Cursor;
-    use crate::types::media;
+    use crate::types::{Cursor, media};
 
     fn app() -> RepositoryName {
         "app".parse().unwrap()
@@ -646,13 +647,8 @@ mod tests {
             let index = put(4, media::OCI_INDEX, &text(3), &["again"]);
             assert_eq!(store.put_manifest(&app, index).await, Ok(PutOutcome::Stored));
             let watch = store.watch_manifest(&app, &digest(1));
-            let spared = Removal {
-                store: &store,
-                origin: &origin,
-                watch,
-                announced: false,
-                spares_needed: true,
-            };
+            let removal = Removal::new(&store, &origin, watch);
+            let spared = Removal { spares_needed: true, ..removal };
             assert_eq!(spared.run().await, Ok(Step::Needed));
             assert!([1, 3, 4].iter().all(|n| store.manifest(&app, &digest(*n)).unwrap().is_some()));
             assert_eq!(store.delete_all(&app, &origin).await, Ok(3));
@@ -668,9 +664,7 @@ mod tests {
             let (repository, first) = (app(), digest(1));
             let watch = store.watch_manifest(&repository, &first);
             let origin = &Origin::Client;
-            let spares_needed = false;
-            let mut removal =
-                Removal { store: &store, origin, watch, announced: false, spares_needed };
+            let mut removal = Removal::new(&store, origin, watch);
             assert_eq!(removal.step().await, Ok(Step::There));
             // Behind the two manifests.
             let told = store.outbox(9).unwrap().len();
@@ -725,9 +719,7 @@ mod tests {
             let (repository, first) = (app(), digest(1));
             let watch = store.watch_manifest(&repository, &first);
             let origin = &child(7);
-            let spares_needed = false;
-            let mut removal =
-                Removal { store: &store, origin, watch, announced: false, spares_needed };
+            let mut removal = Removal::new(&store, origin, watch);
             store.delete_manifest(&repository, &first, &Origin::Client).await.unwrap();
             assert_eq!(removal.step().await, Ok(Step::Done));
             let Origin::Child(delivery) = child(7) else { unreachable!() };

@@ -34,7 +34,7 @@ impl Store {
         rows.iter().map(|(key, _)| name_at(key, start.len())).collect()
     }
 
-    /// Whether a repository holds a manifest. One that holds none is there for who pushes to it.
+    /// Whether a repository holds a manifest. One without is of use only to who pushes to it.
     pub fn holds_manifests(&self, repository: &RepositoryName) -> Result<bool, StoreError> {
         let start = prefix(Kind::Manifest, &[repository.as_str().as_bytes()]);
         self.look_up(|index| Txn::new(index).has_any(&start))
@@ -45,30 +45,21 @@ impl Store {
         &self,
         repository: &RepositoryName,
     ) -> Result<bool, StoreError> {
-        self.look_up(|index| {
-            let txn = Txn::new(index);
-            for start in contents(repository) {
-                if txn.has_any(&start)? {
-                    return Ok(true);
-                }
-            }
-            Ok(false)
-        })
+        self.look_up(|index| holds(&Txn::new(index), repository))
     }
 
     /// Those of these repositories that hold manifests.
     pub fn those_with_manifests(
         &self,
-        mut all: Vec<RepositoryName>,
+        all: Vec<RepositoryName>,
     ) -> Result<Vec<RepositoryName>, StoreError> {
-        let mut result = Ok(());
-        all.retain(|name| {
-            self.holds_manifests(name).unwrap_or_else(|error| {
-                result = Err(error);
-                false
-            })
-        });
-        result.map(|()| all)
+        let mut holding = Vec::new();
+        for name in all {
+            if self.holds_manifests(&name)? {
+                holding.push(name);
+            }
+        }
+        Ok(holding)
     }
 
     /// A repository; `None` when nothing was ever pushed or synced to it.
@@ -280,15 +271,13 @@ impl Store {
             for start in &starts {
                 self.delete_rows_of(repository, start).await?;
             }
-            let (repository, starts) = (repository.clone(), starts.clone());
+            let repository = repository.clone();
             let (half, own) = (half.clone(), own.clone());
             let ended = self.commit(move |txn| {
                 refuse_unsent(txn, &repository)?;
-                for start in starts {
-                    // What was let in before has brought a row since: nothing would find it again.
-                    if txn.has_any(&start)? {
-                        return Ok(false);
-                    }
+                // What was let in before has brought a row since: nothing would find it again.
+                if holds(txn, &repository)? {
+                    return Ok(false);
                 }
                 txn.delete(half)?;
                 txn.delete(own)?;
@@ -334,7 +323,7 @@ fn contents(repository: &RepositoryName) -> Vec<Vec<u8>> {
 }
 
 /// Forgets a repository that holds nothing, of which nothing is on its way up or kept for the
-/// parent: each name would cost a row for ever. Whether it has. Who pushes to it makes it anew.
+/// parent: each name would cost a row for ever. Returns whether it did. A push makes it anew.
 pub(in crate::store) fn forget_if_empty(
     txn: &mut Txn<'_>,
     repository: &RepositoryName,
@@ -342,13 +331,21 @@ pub(in crate::store) fn forget_if_empty(
     if is_unsent(txn, repository)? || txn.has(&removing_key(repository))? {
         return Ok(false);
     }
-    for start in contents(repository) {
-        if txn.has_any(&start)? {
-            return Ok(false);
-        }
+    if holds(txn, repository)? {
+        return Ok(false);
     }
     txn.delete(repository_key(repository))?;
     Ok(true)
+}
+
+/// Whether anything is in a repository.
+fn holds(txn: &Txn<'_>, repository: &RepositoryName) -> Result<bool, StoreError> {
+    for start in contents(repository) {
+        if txn.has_any(&start)? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// `Conflict` when a repository has something that the parent does not have.

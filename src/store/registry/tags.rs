@@ -175,7 +175,7 @@ pub(in crate::store) fn remove(
     repository: &RepositoryName,
     tag: &Tag,
 ) -> Result<(), StoreError> {
-    // Neither is said of a tag of this name that comes later.
+    // These notes do not hold for a tag of this name that comes later.
     for note in [conflict_key(repository, tag), withheld_tag_key(repository, tag)] {
         if txn.get::<Fact>(&note)?.is_some() {
             txn.delete(note)?;

@@ -15,8 +15,7 @@ use crate::store::rows::node::{
 };
 use crate::store::rows::tag::{TagRow, tag_key};
 use crate::store::{Store, StoreError, Txn};
-use crate::types::Offered;
-use crate::types::{Cursor, Digest, RepositoryName, Tag};
+use crate::types::{Cursor, Digest, Offered, RepositoryName, Tag};
 
 /// Repositories, tags or manifests that one record notes as offered.
 const OFFERS_AT_ONCE: usize = 256;
@@ -137,7 +136,8 @@ impl Store {
         Ok(false)
     }
 
-    /// Manifests that are, behind `after` in the order of their digests, at most `limit`.
+    /// Manifests that are kept though the parent lacks them, behind `after` in the order of their
+    /// digests, at most `limit`.
     pub fn withheld_manifests(
         &self,
         repository: &RepositoryName,
@@ -155,20 +155,16 @@ impl Store {
     pub fn withheld_among(
         &self,
         repository: &RepositoryName,
-        mut all: Vec<(Option<Tag>, Digest)>,
+        all: Vec<(Option<Tag>, Digest)>,
     ) -> Result<Vec<(Option<Tag>, Digest)>, StoreError> {
-        let mut result = Ok(());
-        let is_kept = |tag: Option<&Tag>, digest: &Digest| {
-            let tag = tag.map(|tag| self.withholds_tag(repository, tag)).transpose()?;
-            Ok(tag == Some(true) || self.withholds_manifest(repository, digest)?)
-        };
-        all.retain(|(tag, digest)| {
-            is_kept(tag.as_ref(), digest).unwrap_or_else(|error: StoreError| {
-                result = Err(error);
-                false
-            })
-        });
-        result.map(|()| all)
+        let mut kept = Vec::new();
+        for (tag, digest) in all {
+            let of_tag = tag.as_ref().map(|tag| self.withholds_tag(repository, tag)).transpose()?;
+            if of_tag == Some(true) || self.withholds_manifest(repository, &digest)? {
+                kept.push((tag, digest));
+            }
+        }
+        Ok(kept)
     }
 
     /// All that is kept of a repository.
