@@ -2,12 +2,14 @@
 
 use std::path::Path;
 
-use super::between::{hook, put_without_bytes};
+use super::between::{hook, put_without_bytes, unhook};
 use super::scenarios::{FIRST, SECOND, THIRD, app, has, in_tree, named, names, push, rest};
 use super::*;
 use crate::store::content::leases::Lease;
+use crate::store::tree::scope_maps::ScopeMapUpdate;
 use crate::sys::Disk;
 use crate::sys::clock::within;
+use crate::types::Change;
 
 const GIB: u64 = 1 << 30;
 
@@ -121,6 +123,29 @@ fn f204_f210_an_image_that_names_another_length_than_its_layer_has_is_no_want_of
         let told = device.sync_view().problems.clone();
         assert_eq!((told.len(), told[0].code.as_str()), (1, "SyncIncomplete"), "{told:?}");
         assert!(told[0].description.contains("has 6 bytes at the parent"), "{told:?}");
+    });
+}
+
+/// The grant is gone when the parent is asked how long the layer is.
+#[test]
+fn f204_f210_what_does_not_fit_is_a_want_of_space_though_the_parent_does_not_tell_its_length() {
+    in_tree(async |tree, engine| {
+        let (root, device) = (&tree.world.root, &tree.world.device());
+        push_huge(root, "huge", &[40 * GIB]).await;
+        hook(&tree.world, async |world, call, status| {
+            if status == 0 && call.starts_with("Head /v2/app0/blobs/") {
+                unhook(&world);
+                let map = world.device().self_config().unwrap().unwrap().sync_token.scope_map;
+                let read = format!("repositories/{}/content/read", app()).parse().unwrap();
+                let grants = Change::Delta { add: Vec::new(), remove: vec![read] };
+                let update = ScopeMapUpdate { grants, description: None };
+                world.root.scope_map_update(map, update).await.unwrap();
+            }
+            false
+        });
+        pull(engine).await;
+        assert!(tree.world.hook.lock().unwrap().is_none(), "it was asked");
+        assert!(disk_error(device).unwrap().contains("40960.0 MiB for the content"));
     });
 }
 
