@@ -5,10 +5,11 @@ use std::collections::BTreeSet;
 
 use super::debts::Item;
 use super::error::SyncError;
-use super::offers::Offer;
-use super::plan::{self, Page, Stretch, Tags, Waiting};
+use super::offers::Standing;
+use super::plan::{self, Fate, Page, Stretch, Tags, Waiting};
 use super::worker::{PAGES_MAX, Worker};
 use crate::gateway::feed::Scope;
+use crate::store::replica::offers::Withheld;
 use crate::sys::spawn::blocking;
 use crate::types::limits::PAGE_MAX;
 use crate::types::{Digest, RepositoryName, Tag};
@@ -85,14 +86,14 @@ impl Worker {
     ) -> Result<(), SyncError> {
         let comparison = self.state.debts().begin_compare(repository);
         // Asked once: a grant that comes meanwhile counts in the comparison that it asks for.
-        let offer = self.offer(repository)?;
+        let standing = self.standing(repository)?;
         let (mut is_partial, mut only) = (false, None);
         // Removals come first: they cost nothing, and make room.
         let mut walk = self.walk(repository);
         while let Some(section) = walk.next().await? {
             is_partial |= section.is_partial;
             if !is_partial {
-                self.follow_removals(repository, &section.stretch, offer).await?;
+                self.follow_removals(repository, &section.stretch, standing).await?;
             }
             let (tags, referrers) = (section.stretch.there.iter(), &section.referrers);
             self.release_what_is_there(repository, tags, referrers).await?;
@@ -100,7 +101,7 @@ impl Worker {
         }
         match is_partial {
             true => self.follow_told(repository).await?,
-            false => self.offer_manifests(repository, offer).await?,
+            false => self.offer_manifests(repository, standing).await?,
         }
         match &only {
             Some(section) => self.fetch_different(repository, section).await?,
@@ -115,7 +116,7 @@ impl Worker {
         if is_partial {
             return Err(SyncError::Content("the parent has not got all of it yet".to_owned()));
         }
-        if !offer.is_of_another_parent() {
+        if !standing.is_new_parent {
             self.drop_deleted(repository, only.as_ref()).await?;
         }
         self.state.debts().compared(repository, comparison);
@@ -170,33 +171,37 @@ impl Worker {
         Ok(Page { of, end })
     }
 
-    /// Follows what the parent has removed of a stretch. What it may have lost stays, and is
-    /// offered.
+    /// Follows what the parent has removed of a stretch. What it may have lost is offered, or kept.
     async fn follow_removals(
         &self,
         repository: &RepositoryName,
         stretch: &Stretch,
-        offer: Offer,
+        standing: Standing,
     ) -> Result<(), SyncError> {
-        let mut lost = Vec::new();
+        let (mut rising, mut kept) = (Vec::new(), Withheld::default());
         for (tag, base) in stretch.unknown_there() {
-            let may_be_lost = self.may_be_lost(repository, tag, offer)?;
-            if may_be_lost {
-                lost.push((tag.clone(), base.clone()));
-            } else if offer == Offer::Kept {
-                // The parent had a tag of this name. What it names here it may never have had.
-                self.store.release_tag(repository, tag).await?;
+            let fate = self.fate_of_tag(repository, tag, standing)?;
+            match fate {
+                Fate::Goes => {}
+                Fate::Rises => rising.push((tag.clone(), base.clone())),
+                Fate::Stays if standing.is_new_parent => {
+                    kept.tags.insert(tag.clone());
+                    kept.manifests.insert(base.clone());
+                }
+                // It is kept already.
+                Fate::Stays => {}
             }
             if self.store.outbox_holds_tag(repository, tag)? {
                 self.state.hold_back(repository, Item::Tag(tag.clone()));
-            } else if !may_be_lost && stretch.is_old(tag, self.store.outbox_last()?) {
+            } else if fate == Fate::Goes && stretch.is_old(tag, self.store.outbox_last()?) {
                 // What counts is what the tag names at the parent now.
                 self.follow_tag(repository, tag, None, true).await?;
-            } else if !may_be_lost {
+            } else if fate == Fate::Goes {
                 self.remove_tag(repository, tag, base.clone()).await?;
             }
         }
-        self.offer_tags(repository, &lost, offer).await
+        self.store.offer_tags(repository, &rising).await?;
+        Ok(self.store.withhold(repository, &kept).await?)
     }
 
     /// Fetches what the parent has of a section, and is not here.

@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use super::comparison::Section;
 use super::debts::Item;
 use super::error::SyncError;
+use super::plan::Fate;
 use super::worker::{PAGES_MAX, Worker};
 use crate::gateway::UpstreamError;
 use crate::store::registry::removal::Watch;
@@ -156,12 +157,13 @@ impl Worker {
         base: Digest,
     ) -> Result<(), SyncError> {
         let (base, item) = (Precondition::Is(base), Item::Tag(tag.clone()));
-        if self.store.is_offered(repository)? {
+        let standing = self.standing_between(repository)?;
+        if standing.is_new_parent {
             // It may be lost there: what is to be offered is settled first.
             self.state.hold_back(repository, item);
             return Ok(());
         }
-        if self.store.withholds_tag(repository, tag)? {
+        if self.fate_of_tag(repository, tag, standing)? != Fate::Goes {
             self.state.paid(repository, &item);
             return Ok(());
         }
@@ -219,11 +221,12 @@ impl Worker {
         digest: &Digest,
     ) -> Result<(), SyncError> {
         let item = Item::Deleted(digest.clone());
-        if self.store.is_offered(repository)? {
+        let standing = self.standing_between(repository)?;
+        if standing.is_new_parent {
             self.state.hold_back(repository, item);
             return Ok(());
         }
-        if self.store.withholds_manifest(repository, digest)? {
+        if self.fate_of_manifest(repository, digest, standing)? != Fate::Goes {
             self.state.paid(repository, &item);
             return Ok(());
         }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::deleted::Unlisted;
 use super::error::SyncError;
+use super::plan::{Fate, Lacked};
 use super::window::LOOK_INTERVAL;
 use super::worker::{PAGES_MAX, Worker};
 use crate::gateway::UpstreamError;
@@ -14,26 +15,16 @@ use crate::store::replica::gone::Gone;
 use crate::store::replica::offers::Withheld;
 use crate::sys::spawn;
 use crate::types::limits::PAGE_MAX;
+use crate::types::message::{Item, Message};
 use crate::types::{Cursor, Digest, Mode, RepositoryName, Tag};
 
-/// What becomes of what the parent lacks in a repository.
+/// What counts for all that the parent lacks in a repository.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Offer {
-    /// The parent has deleted it, but for what was kept before.
-    None,
-    /// The parent has deleted it, but what was kept before is offered: this node may push by now.
-    Kept,
-    /// It is offered: the parent is another one, or was set back.
-    Made,
-    /// It is kept, though the parent is another one: this node may not push to the repository.
-    Withheld,
-}
-
-impl Offer {
-    /// Whether the parent may have lost whatever it lacks.
-    pub(super) fn is_of_another_parent(self) -> bool {
-        matches!(self, Offer::Made | Offer::Withheld)
-    }
+pub(super) struct Standing {
+    /// See [`Lacked::is_new_parent`].
+    pub(super) is_new_parent: bool,
+    /// See [`Lacked::may_push`].
+    may_push: bool,
 }
 
 impl Worker {
@@ -88,7 +79,7 @@ impl Worker {
         // only the rest is heard.
         for from in parted.into_iter().chain(self.store.feed_position()?) {
             self.store.inbox(usize::MAX)?.into_iter().for_each(|(_, message)| gone.hear(message));
-            if self.hear_gone(&mut gone, from, head).await? {
+            if self.hear_gone(&mut gone, from, head, false).await? {
                 break;
             }
         }
@@ -108,9 +99,10 @@ impl Worker {
         if let Some(from) = from.filter(|from| from.epoch == head.epoch) {
             gone = self.state.told().clone();
             for (_, message) in self.store.inbox(usize::MAX)? {
+                self.release_what_is_told(&message).await?;
                 gone.hear(message);
             }
-            if !self.hear_gone(&mut gone, from, head).await? {
+            if !self.hear_gone(&mut gone, from, head, true).await? {
                 log::debug!("the parent does not remember all that it has deleted since {from}");
                 gone = Gone::default();
             }
@@ -120,12 +112,14 @@ impl Worker {
     }
 
     /// Hears what the parent has deleted from one position to another; `false`: it does not have
-    /// all of that any more. It keeps a bounded part of its feed, so this ends.
+    /// all of that any more. It keeps a bounded part of its feed, so this ends. `is_news`: all that
+    /// came after this node has met the parent.
     async fn hear_gone(
         &self,
         gone: &mut Gone,
         mut from: Cursor,
         head: Cursor,
+        is_news: bool,
     ) -> Result<bool, SyncError> {
         while from.epoch == head.epoch && from.sequence < head.sequence {
             let batch = match self.upstream.messages(from, Duration::ZERO).await {
@@ -136,7 +130,12 @@ impl Worker {
             if batch.from != from || batch.through.sequence <= from.sequence {
                 return Ok(false);
             }
-            batch.items.into_iter().for_each(|item| gone.hear(item.message));
+            for Item { message, .. } in batch.items {
+                if is_news {
+                    self.release_what_is_told(&message).await?;
+                }
+                gone.hear(message);
+            }
             from = batch.through;
         }
         Ok(true)
@@ -148,32 +147,62 @@ impl Worker {
         Ok(writes && Scope::of_writes(&config).covers(repository))
     }
 
-    /// What becomes of what the parent lacks in a repository.
-    pub(super) fn offer(&self, repository: &RepositoryName) -> Result<Offer, SyncError> {
-        let is_of_another_parent = self.store.is_offered(repository)?;
-        if !is_of_another_parent && !self.store.withholds(repository)? {
-            return Ok(Offer::None);
-        }
-        Ok(match (is_of_another_parent, self.may_push(repository)?) {
-            (true, true) => Offer::Made,
-            (true, false) => Offer::Withheld,
-            (false, true) => Offer::Kept,
-            (false, false) => Offer::None,
-        })
+    /// What counts now for all that the parent lacks in a repository.
+    pub(super) fn standing(&self, repository: &RepositoryName) -> Result<Standing, SyncError> {
+        let is_new_parent = self.store.is_offered(repository)?;
+        Ok(Standing { is_new_parent, may_push: self.may_push(repository)? })
     }
 
-    /// Whether a tag that the parent lacks may be lost there: nobody is known to have removed it.
-    pub(super) fn may_be_lost(
+    /// The same between comparisons, which alone offer something: what may be lost stays.
+    pub(super) fn standing_between(
+        &self,
+        repository: &RepositoryName,
+    ) -> Result<Standing, SyncError> {
+        let is_new_parent = self.store.is_offered(repository)?;
+        Ok(Standing { is_new_parent, may_push: false })
+    }
+
+    /// What becomes of a tag that the parent lacks.
+    pub(super) fn fate_of_tag(
         &self,
         repository: &RepositoryName,
         tag: &Tag,
-        offer: Offer,
-    ) -> Result<bool, SyncError> {
-        // Since this node met the parent somebody has removed it there: it was offered before.
-        if offer != Offer::Withheld && self.state.told().has_tag(repository, tag) {
-            return Ok(false);
+        Standing { is_new_parent, may_push }: Standing,
+    ) -> Result<Fate, SyncError> {
+        let is_kept = self.store.withholds_tag(repository, tag)?;
+        let is_told = self.state.told().has_tag(repository, tag);
+        Ok(Lacked { is_new_parent, is_kept, is_told, may_push }.fate())
+    }
+
+    /// What becomes of a manifest that the parent lacks.
+    pub(super) fn fate_of_manifest(
+        &self,
+        repository: &RepositoryName,
+        digest: &Digest,
+        Standing { is_new_parent, may_push }: Standing,
+    ) -> Result<Fate, SyncError> {
+        let is_kept = self.store.withholds_manifest(repository, digest)?;
+        let is_told = self.state.told().has_manifest(repository, digest);
+        Ok(Lacked { is_new_parent, is_kept, is_told, may_push }.fate())
+    }
+
+    /// Ends that anything is kept which the parent has had since this node met it, as a message of
+    /// it tells. What a tag names here is kept on: that the parent may never have had.
+    pub(super) async fn release_what_is_told(&self, message: &Message) -> Result<(), SyncError> {
+        match message {
+            Message::Tag { repository, tag, digest } => {
+                self.store.release_tag(repository, tag).await?;
+                if let Some(digest) = digest {
+                    self.store.parent_has(repository, None, digest).await?;
+                }
+            }
+            Message::ManifestAdded { repository, digest }
+            | Message::ManifestDeleted { repository, digest } => {
+                self.store.parent_has(repository, None, digest).await?;
+            }
+            Message::ConfigChanged { .. } => {}
         }
-        Ok(offer.is_of_another_parent() || self.store.withholds_tag(repository, tag)?)
+        Ok(())
     }
 
     /// Ends that what the parent has again is kept though the parent lacks it: tags with what they
@@ -198,43 +227,22 @@ impl Worker {
         Ok(())
     }
 
-    /// Offers tags that the parent lacks, or keeps them where this node may not push them.
-    pub(super) async fn offer_tags(
-        &self,
-        repository: &RepositoryName,
-        tags: &[(Tag, Digest)],
-        offer: Offer,
-    ) -> Result<(), SyncError> {
-        match offer {
-            // They are kept already.
-            Offer::None => {}
-            Offer::Kept | Offer::Made => self.store.offer_tags(repository, tags).await?,
-            Offer::Withheld => {
-                let (tags, manifests) = tags.iter().cloned().unzip();
-                self.store.withhold(repository, &Withheld { tags, manifests }).await?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Offers manifests that the parent lacks, or keeps them, once that was done with all tags.
-    /// Then nothing is left to be offered.
+    /// Offers manifests that the parent may have lost, or keeps them, once that was done with all
+    /// tags. Then nothing is left to be offered.
     pub(super) async fn offer_manifests(
         &self,
         repository: &RepositoryName,
-        offer: Offer,
+        standing: Standing,
     ) -> Result<(), SyncError> {
         let (mut after, mut pages) = (None, PAGES_MAX);
         loop {
-            let some = match offer {
-                Offer::None => return Ok(()),
-                Offer::Kept => {
+            let some: Vec<_> = match standing.is_new_parent {
+                true => self.manifests_here(repository, after.as_ref()).await?,
+                false if !standing.may_push => return Ok(()),
+                false => {
                     let kept =
                         self.store.withheld_manifests(repository, after.as_ref(), PAGE_MAX)?;
                     kept.into_iter().collect()
-                }
-                Offer::Made | Offer::Withheld => {
-                    self.manifests_here(repository, after.as_ref()).await?
                 }
             };
             let Some(last) = some.last().cloned() else { break };
@@ -243,20 +251,23 @@ impl Worker {
                 Unlisted::Lacked(lacked) => lacked,
                 Unlisted::Unknown(some) => self.lacked(repository, some).await?,
             };
-            if offer == Offer::Withheld {
-                let withheld = Withheld { tags: BTreeSet::new(), manifests: lacked };
-                self.store.withhold(repository, &withheld).await?;
-            } else {
-                let is_told = |digest: &Digest| self.state.told().has_manifest(repository, digest);
-                let offered: Vec<_> = lacked.into_iter().filter(|one| !is_told(one)).collect();
-                self.store.offer_manifests(repository, &offered).await?;
+            let (mut rising, mut kept) = (Vec::new(), BTreeSet::new());
+            for digest in lacked {
+                match self.fate_of_manifest(repository, &digest, standing)? {
+                    Fate::Goes => {}
+                    Fate::Rises => rising.push(digest),
+                    Fate::Stays => drop(kept.insert(digest)),
+                }
             }
+            self.store.offer_manifests(repository, &rising).await?;
+            let kept = Withheld { tags: BTreeSet::new(), manifests: kept };
+            self.store.withhold(repository, &kept).await?;
             after = Some(last);
         }
-        if offer != Offer::Withheld {
+        if standing.may_push {
             self.store.release(repository).await?;
         }
-        if offer.is_of_another_parent() {
+        if standing.is_new_parent {
             self.store.end_offer(repository).await?;
         }
         Ok(())
@@ -297,7 +308,7 @@ mod tests {
     use crate::store::replica::outbox::Origin;
     use crate::store::{Precondition, PutManifest, Required};
     use crate::types::digest::Algorithm;
-    use crate::types::message::{Batch, Item, Message};
+    use crate::types::message::Batch;
     use crate::types::{Delivery, Offered, OutboxId};
     use crate::types::{Manifest, Role, media};
 

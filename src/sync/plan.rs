@@ -145,6 +145,53 @@ pub fn moved(
     }
 }
 
+/// What is known of something that is here and that the parent lacks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Lacked {
+    /// The parent is another one than before, or was set back, and the repository was not compared
+    /// with it yet: it may have lost whatever it lacks.
+    pub is_new_parent: bool,
+    /// A comparison has found that the parent lost it, and nothing was heard of it since.
+    pub is_kept: bool,
+    /// The parent has told of its removal since this node met it.
+    pub is_told: bool,
+    /// This node may push to the repository.
+    pub may_push: bool,
+}
+
+/// What becomes of something that is here and that the parent lacks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Fate {
+    /// The parent has removed it: it goes.
+    Goes,
+    /// The parent has lost it: it is offered.
+    Rises,
+    /// The parent has lost it, and this node may not push it: it is kept.
+    Stays,
+}
+
+impl Lacked {
+    /// What becomes of it. What the parent tells counts before anything else: of an earlier
+    /// comparison, that was broken off, it may have taken the offer.
+    ///
+    /// | new parent | kept | told | may push | fate  |
+    /// |------------|------|------|----------|-------|
+    /// | any        | any  | yes  | any      | goes  |
+    /// | no         | no   | no   | any      | goes  |
+    /// | yes        | any  | no   | yes      | rises |
+    /// | no         | yes  | no   | yes      | rises |
+    /// | yes        | any  | no   | no       | stays |
+    /// | no         | yes  | no   | no       | stays |
+    pub fn fate(self) -> Fate {
+        let may_be_lost = !self.is_told && (self.is_new_parent || self.is_kept);
+        match (may_be_lost, self.may_push) {
+            (false, _) => Fate::Goes,
+            (true, true) => Fate::Rises,
+            (true, false) => Fate::Stays,
+        }
+    }
+}
+
 /// Sorts work so that what completes soonest comes first.
 pub fn cheapest_first<T>(mut work: Vec<(u64, T)>) -> Vec<T> {
     work.sort_by_key(|(bytes, _)| *bytes);
@@ -308,6 +355,25 @@ mod tests {
         let entry = OutboxEntry { change: added, ..change(1, 2, &[]) };
         let found = moved(&entry, Some(&digest(1)), &BTreeSet::new(), false, false);
         assert_eq!(found, Moved::ByOthers);
+    }
+
+    /// Each line of the table, with what `any` stands for in it.
+    #[test]
+    fn f201_what_the_parent_lacks_goes_rises_or_stays() {
+        let mut found = [0; 3];
+        for mask in 0..1 << 4 {
+            let [is_new_parent, is_kept, is_told, may_push] =
+                [1, 2, 4, 8].map(|bit| mask & bit != 0);
+            let lacked = Lacked { is_new_parent, is_kept, is_told, may_push };
+            let expected = match (is_new_parent, is_kept, is_told, may_push) {
+                (_, _, true, _) | (false, false, false, _) => Fate::Goes,
+                (true, _, false, true) | (false, true, false, true) => Fate::Rises,
+                (true, _, false, false) | (false, true, false, false) => Fate::Stays,
+            };
+            assert_eq!(lacked.fate(), expected, "{lacked:?}");
+            found[expected as usize] += 1;
+        }
+        assert_eq!(found, [10, 3, 3]);
     }
 
     #[test]

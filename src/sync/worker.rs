@@ -382,6 +382,10 @@ impl Worker {
         let config = self.config()?;
         let scope = Scope::of_config(&config);
         self.announce(&messages, &scope)?;
+        // Of all of them: a manifest goes with those of its tags that are told of after it.
+        for (_, message) in &messages {
+            self.release_what_is_told(message).await?;
+        }
         let (mut done, mut config_changed) = (Vec::new(), false);
         let mut result = Ok(());
         for (position, (id, message)) in messages.iter().enumerate() {
@@ -466,24 +470,16 @@ impl Worker {
         self.state.told().hear(message.clone());
         match message {
             Message::Tag { tag, digest, .. } => {
-                // The parent has had the tag since this node met it: the tag is kept no more.
-                self.store.release_tag(repository, tag).await?;
                 let asks = self.asks(mode, id)?;
                 self.follow_tag(repository, tag, digest.clone(), asks).await?;
             }
             Message::ManifestAdded { digest, .. } => {
                 let result = self.fetcher.obtain(repository, digest, None).await;
-                if result == Ok(true) {
-                    // What is here already was not put.
-                    self.store.parent_has(repository, None, digest).await?;
-                }
                 let (item, result) = (Item::Manifest(digest.clone()), result.map(|_| ()));
                 self.settle(repository, item, Some(digest), result).await?;
             }
             Message::ManifestDeleted { digest, .. } => {
                 self.state.paid(repository, &Item::Manifest(digest.clone()));
-                // The parent has had the manifest since.
-                self.store.parent_has(repository, None, digest).await?;
                 // What images lack is fetched beside this: the manifest may come again meanwhile.
                 let watch = self.store.watch_manifest(repository, digest);
                 match self.asks(mode, id)? {

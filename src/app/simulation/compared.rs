@@ -271,7 +271,8 @@ fn f201_a_manifest_that_the_parent_has_again_is_withheld_no_more() {
 /// along what it names here, which the parent had lost.
 #[test]
 fn f201_what_a_kept_tag_names_goes_up_also_when_others_have_removed_the_tag() {
-    for is_heard in [true, false] {
+    // By messages or by a comparison, and the grant comes later; or with the grant.
+    for (is_heard, is_compared) in [(true, false), (true, true), (false, true)] {
         in_tree(async |tree, engine| {
             let (root, device) = (&tree.world.root, &tree.world.device());
             push(device, &["t1"], FIRST).await;
@@ -279,8 +280,10 @@ fn f201_what_a_kept_tag_names_goes_up_also_when_others_have_removed_the_tag() {
             push(root, &["t1"], THIRD).await;
             let t1 = names(&["t1"]).remove(0);
             root.delete_tag(&app(), &t1, Precondition::None, &Origin::Client).await.unwrap();
+            if is_compared {
+                device.request_reconcile().await.unwrap();
+            }
             if is_heard {
-                // By messages, and the grant comes later.
                 engine.pull_once().await.unwrap();
                 assert_eq!(named(device, "t1"), None);
                 assert!(has(device, FIRST), "it may be nowhere else");
@@ -289,6 +292,40 @@ fn f201_what_a_kept_tag_names_goes_up_also_when_others_have_removed_the_tag() {
             rest(tree, engine).await;
             for store in [root, device] {
                 assert_eq!((named(store, "t1"), has(store, FIRST)), (None, true), "{is_heard}");
+            }
+        });
+    }
+}
+
+/// Symptom: what a kept tag names came to the parent without the tag, and took the tag along when
+/// it was deleted there.
+#[test]
+fn f201_a_kept_tag_does_not_go_with_a_manifest_that_the_parent_had_without_it() {
+    for is_compared in [false, true] {
+        in_tree(async |tree, engine| {
+            let (root, device) = (&tree.world.root, &tree.world.device());
+            push(device, &["t1"], FIRST).await;
+            let first = digest_of(&manifest(FIRST));
+            loses(tree, engine, &first).await;
+            let what = (manifest(FIRST), media::OCI_MANIFEST);
+            put(root, &app(), &names(&["t2"]), what, Origin::Client).await;
+            engine.pull_once().await.unwrap();
+            assert_eq!(named(device, "t2"), Some(first.clone()));
+            root.delete_manifest(&app(), &first, &Origin::Client).await.unwrap();
+            if is_compared {
+                // No message tells of it.
+                device.reconciled(root.head()).await.unwrap();
+                device.request_reconcile().await.unwrap();
+            }
+            engine.pull_once().await.unwrap();
+            assert_eq!(named(device, "t2"), None, "{is_compared}");
+            assert_eq!(named(device, "t1"), Some(first.clone()), "{is_compared}");
+            assert!(device.is_synced(&app()).unwrap());
+            write_grants(&tree.world, true).await;
+            rest(tree, engine).await;
+            for store in [root, device] {
+                let there = ["t1", "t2"].map(|tag| named(store, tag));
+                assert_eq!(there, [Some(first.clone()), None], "{is_compared}");
             }
         });
     }

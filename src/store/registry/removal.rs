@@ -15,9 +15,9 @@ use event_listener::{Event, EventListener};
 use super::{repositories, tags};
 use crate::store::index::Change;
 use crate::store::replica::delivered::{self, Effect};
-use crate::store::replica::heard;
 use crate::store::replica::outbox::{self, Origin, OutboxChange, OutboxEntry};
 use crate::store::replica::waiting;
+use crate::store::replica::{heard, offers};
 use crate::store::rows::derived::{Count, named_in, needed_key};
 use crate::store::rows::manifest::{ManifestRow, manifest_key};
 use crate::store::rows::name_at;
@@ -208,14 +208,16 @@ fn was_brought(shared: &Shared, id: u64) -> bool {
 }
 
 /// What has become of a manifest that is being deleted.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 enum Step {
-    /// It is still there.
-    There,
+    /// It is still there. See [`Removal::kept`].
+    There(Option<Vec<u8>>),
     /// It is gone, or the delivery has taken effect before.
     Done,
     /// It stays, because another manifest needs it.
     Needed,
+    /// It stays, because a tag names it that the parent has lost.
+    Kept,
 }
 
 type Outcome = Result<Step, StoreError>;
@@ -229,6 +231,9 @@ struct Removal<'a> {
     announced: bool,
     /// Whether it stays if another manifest needs it.
     spares_needed: bool,
+    /// The last tag that was looked at, by its key, where some of them stay, and the manifest with
+    /// them.
+    kept: Option<Vec<u8>>,
 }
 
 impl Store {
@@ -333,20 +338,20 @@ impl Store {
 
 impl<'a> Removal<'a> {
     fn new(store: &'a Store, origin: &'a Origin, watch: Watch) -> Removal<'a> {
-        Removal { store, origin, watch, announced: false, spares_needed: false }
+        Removal { store, origin, watch, announced: false, spares_needed: false, kept: None }
     }
 
     /// Removes the manifest with all its tags.
     async fn run(mut self) -> Outcome {
         for _ in 0..RECORDS_MAX {
             match self.step().await? {
-                Step::There => {}
+                Step::There(kept) => self.kept = kept,
                 Step::Done => {
                     let Watch { repository, digest, .. } = &self.watch;
                     self.store.give_back(repository, digest).await;
                     return Ok(Step::Done);
                 }
-                Step::Needed => return Ok(Step::Needed),
+                stays => return Ok(stays),
             }
         }
         Err(StoreError::Unavailable)
@@ -355,7 +360,7 @@ impl<'a> Removal<'a> {
     /// Removes some of many tags, or the last ones and the manifest.
     async fn step(&mut self) -> Result<Step, StoreError> {
         let (shared, id, before) = (self.watch.shared.clone(), self.watch.id, self.announced);
-        let spares_needed = self.spares_needed;
+        let (spares_needed, kept) = (self.spares_needed, self.kept.take());
         let step = self.command(move |txn, repository, digest, origin| {
             // A tag that was set since may have gone up, and have brought it back there.
             let was_tagged = take_tagged(&shared, id);
@@ -371,9 +376,10 @@ impl<'a> Removal<'a> {
                 return Ok(Step::Needed);
             }
             let start = named_in(repository, digest);
-            let mut named = txn.page::<Count>(&start, PAGE + 1)?;
+            let mut named = txn.page_after::<Count>(&start, kept.as_deref(), PAGE + 1)?;
             let is_last = named.len() <= PAGE;
             named.truncate(PAGE);
+            let last = named.last().map(|(key, _)| key.clone());
             let tags: Vec<Tag> =
                 named.iter().map(|(key, _)| name_at(key, start.len())).collect::<Result<_, _>>()?;
             if is_last {
@@ -385,11 +391,20 @@ impl<'a> Removal<'a> {
                 }
                 announce(txn, repository, digest, origin)?;
             }
+            let mut stays = kept.is_some();
             for tag in &tags {
-                tags::remove(txn, repository, tag)?;
+                // Of this tag the parent has said nothing: it is yet to be offered, with this.
+                if *origin == Origin::Parent && offers::is_tag_withheld(txn, repository, tag)? {
+                    stays = true;
+                } else {
+                    tags::remove(txn, repository, tag)?;
+                }
             }
             if !is_last {
-                return Ok(Step::There);
+                return Ok(Step::There(last.filter(|_| stays)));
+            }
+            if stays {
+                return Ok(Step::Kept);
             }
             remove_untagged(txn, repository, digest)?;
             Ok(Step::Done)
@@ -503,9 +518,12 @@ pub(in crate::store) fn remove_untagged(
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::super::manifests::testing::*;
     use super::*;
     use crate::store::replica::node::testing::connected;
+    use crate::store::replica::offers::Withheld;
     use crate::store::{Asked, Precondition, PutManifest, PutOutcome, Wanted};
     use crate::types::{Cursor, media};
 
@@ -665,7 +683,7 @@ mod tests {
             let watch = store.watch_manifest(&repository, &first);
             let origin = &Origin::Client;
             let mut removal = Removal::new(&store, origin, watch);
-            assert_eq!(removal.step().await, Ok(Step::There));
+            assert_eq!(removal.step().await, Ok(Step::There(None)));
             // Behind the two manifests.
             let told = store.outbox(9).unwrap().len();
             set(&store, "other", 2, &Origin::Client).await.unwrap();
@@ -680,6 +698,29 @@ mod tests {
             assert_eq!(late, Err(StoreError::NotFound));
             drop(removal);
             assert!(store.shared().removals.table().watched.is_empty());
+        });
+    }
+
+    /// Of the tags some are on the first page, and the last one of all.
+    #[test]
+    fn f201_tags_that_the_parent_has_lost_keep_their_manifest_and_no_other_tag() {
+        smol::block_on(async {
+            let (store, app) = (device(4 * PAGE).await, app());
+            for (number, _) in store.outbox(9).unwrap() {
+                store.outbox_delivered(number, 0).await.unwrap();
+            }
+            let kept: BTreeSet<Tag> = ["t0", "t10", "t998"].map(|tag| tag.parse().unwrap()).into();
+            let withheld = Withheld { tags: kept.clone(), manifests: BTreeSet::new() };
+            store.withhold(&app, &withheld).await.unwrap();
+            store.delete_manifest(&app, &digest(1), &Origin::Parent).await.unwrap();
+            let left = store.tags(&app, None, usize::MAX).unwrap().into_iter();
+            let left = left.filter(|(_, row)| row.digest == digest(1)).map(|(tag, _)| tag);
+            assert_eq!(left.collect::<BTreeSet<_>>(), kept);
+            assert!(store.manifest(&app, &digest(1)).unwrap().is_some());
+            store.release(&app).await.unwrap();
+            store.delete_manifest(&app, &digest(1), &Origin::Parent).await.unwrap();
+            assert_eq!((tags(&store, 1), tags(&store, 2)), (0, 2 * PAGE));
+            assert_eq!(store.manifest(&app, &digest(1)), Ok(None));
         });
     }
 

@@ -350,6 +350,15 @@ pub(in crate::store) fn is_at_parent(
     Ok(())
 }
 
+/// Whether a tag is kept though the parent lacks it.
+pub(in crate::store) fn is_tag_withheld(
+    txn: &Txn<'_>,
+    repository: &RepositoryName,
+    tag: &Tag,
+) -> Result<bool, StoreError> {
+    Ok(txn.get::<Fact>(&withheld_tag_key(repository, tag))?.is_some())
+}
+
 fn manifest_mark(repository: &RepositoryName, digest: &Digest) -> Vec<u8> {
     [&withheld_manifests(repository)[..], &digest.to_key()].concat()
 }
