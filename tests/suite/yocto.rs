@@ -69,6 +69,12 @@ fn p042_what_the_units_need_of_a_kernel_is_named() {
         let text = read(&format!("board/{board}/readme.txt"));
         assert!(text.contains(way) && text.contains(option), "{board}: {option}");
         assert!(readme.contains(option), "{option}");
+        let fragment = read("yocto-layer/files/linux/skerry.cfg");
+        assert!(fragment.contains(&format!("\n{option}=y\n")), "{option}");
+    }
+    for file in files("yocto-layer/kas").into_iter().filter(|file| file.ends_with(".yml")) {
+        let added = "\" file://${LAYERDIR_META_SKERRY}/files/linux/skerry.cfg\"";
+        assert!(read(&file).contains(added), "{file}");
     }
 }
 
@@ -92,7 +98,7 @@ fn crates() -> String {
     format!(
         "# The crates of Cargo.lock. Regenerate after a change:\n\
          #   SKERRY_REGENERATE=1 cargo test --test suite p043\n\
-         # 'bitbake -c update_crates skerry' writes the same set.\n\n\
+         # 'bitbake -c update_crates skerry' would add those of tests/fuzz.\n\n\
          SRC_URI += \"\\\n{uris}\"\n\n{sums}"
     )
 }
