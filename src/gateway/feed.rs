@@ -84,23 +84,14 @@ pub fn project(changes: &[Change], scope: &Scope) -> Result<Projection, StoreErr
             projection.management = true;
         } else if is_of(&CONTENT, key)
             && let Some(message) = content_message(key, row.as_deref())?
-            && scope.covers(repository_of(&message))
-            && purged.iter().all(|(name, _)| name != repository_of(&message))
+            && message
+                .repository()
+                .is_some_and(|of| scope.covers(of) && purged.iter().all(|(name, _)| name != of))
         {
             projection.messages.push(message);
         }
     }
     Ok(projection)
-}
-
-fn repository_of(message: &Message) -> &RepositoryName {
-    match message {
-        Message::Tag { repository, .. }
-        | Message::ManifestAdded { repository, .. }
-        | Message::ManifestDeleted { repository, .. } => repository,
-        // Content messages are of the three kinds above.
-        Message::ConfigChanged { .. } => unreachable!("no content message"),
-    }
 }
 
 fn content_message(key: &[u8], row: Option<&[u8]>) -> Result<Option<Message>, StoreError> {

@@ -93,6 +93,7 @@ impl Worker {
         while let Some(section) = walk.next().await? {
             is_partial |= section.is_partial;
             if !is_partial {
+                self.hear_on(repository, standing).await?;
                 self.follow_removals(repository, &section.stretch, standing).await?;
             }
             let (tags, referrers) = (section.stretch.there.iter(), &section.referrers);
@@ -180,16 +181,12 @@ impl Worker {
     ) -> Result<(), SyncError> {
         let (mut rising, mut kept) = (Vec::new(), Withheld::default());
         for (tag, base) in stretch.unknown_there() {
-            let fate = self.fate_of_tag(repository, tag, standing)?;
+            let lacked = self.lacked_tag(repository, tag, standing.is_new_parent)?;
+            let fate = lacked.fate(standing.may_push);
             match fate {
                 Fate::Goes => {}
                 Fate::Rises => rising.push((tag.clone(), base.clone())),
-                Fate::Stays if standing.is_new_parent => {
-                    kept.tags.insert(tag.clone());
-                    kept.manifests.insert(base.clone());
-                }
-                // It is kept already.
-                Fate::Stays => {}
+                Fate::Stays => drop(kept.tags.insert(tag.clone())),
             }
             if self.store.outbox_holds_tag(repository, tag)? {
                 self.state.hold_back(repository, Item::Tag(tag.clone()));

@@ -6,7 +6,6 @@ use std::collections::BTreeSet;
 use super::comparison::Section;
 use super::debts::Item;
 use super::error::SyncError;
-use super::plan::Fate;
 use super::worker::{PAGES_MAX, Worker};
 use crate::gateway::UpstreamError;
 use crate::store::registry::removal::Watch;
@@ -157,14 +156,13 @@ impl Worker {
         base: Digest,
     ) -> Result<(), SyncError> {
         let (base, item) = (Precondition::Is(base), Item::Tag(tag.clone()));
-        let standing = self.standing_between(repository)?;
-        if standing.is_new_parent {
-            // It may be lost there: what is to be offered is settled first.
-            self.state.hold_back(repository, item);
-            return Ok(());
-        }
-        if self.fate_of_tag(repository, tag, standing)? != Fate::Goes {
-            self.state.paid(repository, &item);
+        let lacked = self.lacked_tag(repository, tag, self.store.is_offered(repository)?)?;
+        if lacked.may_be_lost() {
+            match lacked.is_new_parent {
+                // A comparison settles it first.
+                true => self.state.hold_back(repository, item),
+                false => self.state.paid(repository, &item),
+            }
             return Ok(());
         }
         match self.store.delete_tag(repository, tag, base, &Origin::Parent).await {
@@ -221,12 +219,14 @@ impl Worker {
         digest: &Digest,
     ) -> Result<(), SyncError> {
         let item = Item::Deleted(digest.clone());
-        let standing = self.standing_between(repository)?;
-        if standing.is_new_parent {
+        let is_new_parent = self.store.is_offered(repository)?;
+        let lacked = self.lacked_manifest(repository, digest, is_new_parent)?;
+        if is_new_parent {
+            // Tags may name it that a comparison finds to be lost.
             self.state.hold_back(repository, item);
             return Ok(());
         }
-        if self.fate_of_manifest(repository, digest, standing)? != Fate::Goes {
+        if lacked.may_be_lost() {
             self.state.paid(repository, &item);
             return Ok(());
         }

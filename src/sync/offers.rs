@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use super::debts::Item as Debt;
 use super::deleted::Unlisted;
 use super::error::SyncError;
 use super::plan::{Fate, Lacked};
@@ -18,13 +19,13 @@ use crate::types::limits::PAGE_MAX;
 use crate::types::message::{Item, Message};
 use crate::types::{Cursor, Digest, Mode, RepositoryName, Tag};
 
-/// What counts for all that the parent lacks in a repository.
+/// What counts for all that the parent lacks in a repository, from a comparison on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Standing {
     /// See [`Lacked::is_new_parent`].
     pub(super) is_new_parent: bool,
-    /// See [`Lacked::may_push`].
-    may_push: bool,
+    /// Whether this node may push to the repository.
+    pub(super) may_push: bool,
 }
 
 impl Worker {
@@ -108,6 +109,7 @@ impl Worker {
             }
         }
         *self.state.told() = gone;
+        self.state.set_told_until(head);
         Ok(())
     }
 
@@ -153,42 +155,55 @@ impl Worker {
         Ok(Standing { is_new_parent, may_push: self.may_push(repository)? })
     }
 
-    /// The same between comparisons, which alone offer something: what may be lost stays.
-    pub(super) fn standing_between(
-        &self,
-        repository: &RepositoryName,
-    ) -> Result<Standing, SyncError> {
-        let is_new_parent = self.store.is_offered(repository)?;
-        Ok(Standing { is_new_parent, may_push: false })
-    }
-
-    /// What becomes of a tag that the parent lacks.
-    pub(super) fn fate_of_tag(
+    /// What is known of a tag that the parent lacks.
+    pub(super) fn lacked_tag(
         &self,
         repository: &RepositoryName,
         tag: &Tag,
-        Standing { is_new_parent, may_push }: Standing,
-    ) -> Result<Fate, SyncError> {
+        is_new_parent: bool,
+    ) -> Result<Lacked, SyncError> {
         let is_kept = self.store.withholds_tag(repository, tag)?;
         let is_told = self.state.told().has_tag(repository, tag);
-        Ok(Lacked { is_new_parent, is_kept, is_told, may_push }.fate())
+        Ok(Lacked { is_new_parent, is_kept, is_told })
     }
 
-    /// What becomes of a manifest that the parent lacks.
-    pub(super) fn fate_of_manifest(
+    /// What is known of a manifest that the parent lacks.
+    pub(super) fn lacked_manifest(
         &self,
         repository: &RepositoryName,
         digest: &Digest,
-        Standing { is_new_parent, may_push }: Standing,
-    ) -> Result<Fate, SyncError> {
+        is_new_parent: bool,
+    ) -> Result<Lacked, SyncError> {
         let is_kept = self.store.withholds_manifest(repository, digest)?;
         let is_told = self.state.told().has_manifest(repository, digest);
-        Ok(Lacked { is_new_parent, is_kept, is_told, may_push }.fate())
+        Ok(Lacked { is_new_parent, is_kept, is_told })
     }
 
-    /// Ends that anything is kept which the parent has had since this node met it, as a message of
-    /// it tells. What a tag names here is kept on: that the parent may never have had.
-    pub(super) async fn release_what_is_told(&self, message: &Message) -> Result<(), SyncError> {
+    /// Hears what the parent tells of a repository, before that is followed: of what it removes,
+    /// and what it has had since this node met it, which is kept no more. What a tag names here is
+    /// kept on, unless that is what the parent had.
+    pub(super) async fn hear(&self, message: &Message) -> Result<(), SyncError> {
+        self.release_what_is_told(message).await?;
+        self.state.told().hear(message.clone());
+        Ok(())
+    }
+
+    /// Where something may be taken for lost, hears what the parent has told by now: what is not in
+    /// a list that it has made was removed before that.
+    pub(super) async fn hear_on(
+        &self,
+        repository: &RepositoryName,
+        standing: Standing,
+    ) -> Result<(), SyncError> {
+        if standing.is_new_parent || standing.may_push && self.store.withholds(repository)? {
+            let (head, _) = self.upstream.feed_head(None).await?;
+            let until = self.state.told_until().or(self.store.feed_position()?);
+            self.hear_told(until, head).await?;
+        }
+        Ok(())
+    }
+
+    async fn release_what_is_told(&self, message: &Message) -> Result<(), SyncError> {
         match message {
             Message::Tag { repository, tag, digest } => {
                 self.store.release_tag(repository, tag).await?;
@@ -251,9 +266,15 @@ impl Worker {
                 Unlisted::Lacked(lacked) => lacked,
                 Unlisted::Unknown(some) => self.lacked(repository, some).await?,
             };
+            self.hear_on(repository, standing).await?;
             let (mut rising, mut kept) = (Vec::new(), BTreeSet::new());
             for digest in lacked {
-                match self.fate_of_manifest(repository, &digest, standing)? {
+                let lacked = self.lacked_manifest(repository, &digest, standing.is_new_parent)?;
+                match lacked.fate(standing.may_push) {
+                    // A tag may name it that is yet to be offered.
+                    Fate::Goes if standing.is_new_parent => {
+                        self.state.hold_back(repository, Debt::Deleted(digest));
+                    }
                     Fate::Goes => {}
                     Fate::Rises => rising.push(digest),
                     Fate::Stays => drop(kept.insert(digest)),

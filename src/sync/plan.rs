@@ -151,12 +151,10 @@ pub struct Lacked {
     /// The parent is another one than before, or was set back, and the repository was not compared
     /// with it yet: it may have lost whatever it lacks.
     pub is_new_parent: bool,
-    /// A comparison has found that the parent lost it, and nothing was heard of it since.
+    /// A comparison has found that the parent lost it, and the parent has not had it since.
     pub is_kept: bool,
-    /// The parent has told of its removal since this node met it.
+    /// The parent has told of its removal since this node met it, as far as that is remembered.
     pub is_told: bool,
-    /// This node may push to the repository.
-    pub may_push: bool,
 }
 
 /// What becomes of something that is here and that the parent lacks.
@@ -171,8 +169,13 @@ pub enum Fate {
 }
 
 impl Lacked {
-    /// What becomes of it. What the parent tells counts before anything else: of an earlier
-    /// comparison, that was broken off, it may have taken the offer.
+    /// Whether the parent may have lost it. What the parent tells counts before anything else: it
+    /// has had what it removes.
+    pub fn may_be_lost(self) -> bool {
+        !self.is_told && (self.is_new_parent || self.is_kept)
+    }
+
+    /// What becomes of it, where this node may push to the repository or not.
     ///
     /// | new parent | kept | told | may push | fate  |
     /// |------------|------|------|----------|-------|
@@ -182,9 +185,8 @@ impl Lacked {
     /// | no         | yes  | no   | yes      | rises |
     /// | yes        | any  | no   | no       | stays |
     /// | no         | yes  | no   | no       | stays |
-    pub fn fate(self) -> Fate {
-        let may_be_lost = !self.is_told && (self.is_new_parent || self.is_kept);
-        match (may_be_lost, self.may_push) {
+    pub fn fate(self, may_push: bool) -> Fate {
+        match (self.may_be_lost(), may_push) {
             (false, _) => Fate::Goes,
             (true, true) => Fate::Rises,
             (true, false) => Fate::Stays,
@@ -364,13 +366,13 @@ mod tests {
         for mask in 0..1 << 4 {
             let [is_new_parent, is_kept, is_told, may_push] =
                 [1, 2, 4, 8].map(|bit| mask & bit != 0);
-            let lacked = Lacked { is_new_parent, is_kept, is_told, may_push };
+            let lacked = Lacked { is_new_parent, is_kept, is_told };
             let expected = match (is_new_parent, is_kept, is_told, may_push) {
                 (_, _, true, _) | (false, false, false, _) => Fate::Goes,
                 (true, _, false, true) | (false, true, false, true) => Fate::Rises,
                 (true, _, false, false) | (false, true, false, false) => Fate::Stays,
             };
-            assert_eq!(lacked.fate(), expected, "{lacked:?}");
+            assert_eq!(lacked.fate(may_push), expected, "{lacked:?} {may_push}");
             found[expected as usize] += 1;
         }
         assert_eq!(found, [10, 3, 3]);

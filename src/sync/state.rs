@@ -34,6 +34,8 @@ pub(super) struct State {
     debts: Mutex<Debts>,
     /// What the parent has told of that it deleted, and could not be followed yet.
     told: Mutex<Gone>,
+    /// Up to where the parent's feed was heard for that, at a comparison.
+    told_until: Mutex<Option<Cursor>>,
     /// Repositories of messages that are received and not applied yet.
     arriving: Mutex<BTreeSet<RepositoryName>>,
     /// Repositories that are not granted any more and have what the parent does not have.
@@ -71,6 +73,7 @@ impl State {
             missing: Mutex::default(),
             debts: Mutex::default(),
             told: Mutex::default(),
+            told_until: Mutex::default(),
             arriving: Mutex::default(),
             kept: Mutex::default(),
             projected: Mutex::default(),
@@ -288,6 +291,15 @@ impl State {
     /// whole, and cannot tell then that it has it no more.
     pub(super) fn told(&self) -> MutexGuard<'_, Gone> {
         lock(&self.told)
+    }
+
+    /// Up to where the parent's feed was heard at a comparison.
+    pub(super) fn told_until(&self) -> Option<Cursor> {
+        *lock(&self.told_until)
+    }
+
+    pub(super) fn set_told_until(&self, until: Cursor) {
+        *lock(&self.told_until) = Some(until);
     }
 
     pub(super) fn debts(&self) -> MutexGuard<'_, Debts> {

@@ -382,13 +382,14 @@ impl Worker {
         let config = self.config()?;
         let scope = Scope::of_config(&config);
         self.announce(&messages, &scope)?;
-        // Of all of them: a manifest goes with those of its tags that are told of after it.
-        for (_, message) in &messages {
-            self.release_what_is_told(message).await?;
-        }
         let (mut done, mut config_changed) = (Vec::new(), false);
         let mut result = Ok(());
         for (position, (id, message)) in messages.iter().enumerate() {
+            // Not granted any more, or not yet: a comparison settles it.
+            let repository = message.repository().filter(|repository| scope.covers(repository));
+            if repository.is_some() {
+                self.hear(message).await?;
+            }
             let later = messages[position + 1..].iter().map(|(_, message)| message);
             if is_superseded(message, later) {
                 done.push(id.clone());
@@ -399,7 +400,13 @@ impl Worker {
                 done.push(id.clone());
                 continue;
             }
-            match self.apply_content(id, message, config.node.mode, &scope).await {
+            let applied = match repository {
+                Some(repository) => {
+                    self.apply_content(id, message, config.node.mode, repository).await
+                }
+                None => Ok(()),
+            };
+            match applied {
                 Ok(()) => done.push(id.clone()),
                 Err(error) => {
                     result = Err(error);
@@ -455,19 +462,8 @@ impl Worker {
         id: &InboxId,
         message: &Message,
         mode: Mode,
-        scope: &Scope,
+        repository: &RepositoryName,
     ) -> Result<(), SyncError> {
-        let (Message::Tag { repository, .. }
-        | Message::ManifestAdded { repository, .. }
-        | Message::ManifestDeleted { repository, .. }) = message
-        else {
-            return Ok(());
-        };
-        // Not granted any more, or not yet: a comparison settles it.
-        if !scope.covers(repository) {
-            return Ok(());
-        }
-        self.state.told().hear(message.clone());
         match message {
             Message::Tag { tag, digest, .. } => {
                 let asks = self.asks(mode, id)?;

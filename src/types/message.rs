@@ -38,6 +38,18 @@ pub enum Message {
     },
 }
 
+impl Message {
+    /// The repository that a message about content is of.
+    pub fn repository(&self) -> Option<&RepositoryName> {
+        match self {
+            Message::Tag { repository, .. }
+            | Message::ManifestAdded { repository, .. }
+            | Message::ManifestDeleted { repository, .. } => Some(repository),
+            Message::ConfigChanged { .. } => None,
+        }
+    }
+}
+
 /// A message and its position in the parent's feed.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Item {

@@ -331,6 +331,82 @@ fn f201_a_kept_tag_does_not_go_with_a_manifest_that_the_parent_had_without_it() 
     }
 }
 
+/// Symptom: what was removed at a new parent, after a device had met it and before it had compared
+/// the repository, rose again there. Cause: a comparison of one repository heard nothing, and what
+/// messages told was on no disk.
+#[test]
+fn f201_what_a_new_parent_removes_before_it_is_compared_does_not_rise() {
+    // Before the repository is compared the device hears of it, or does not, or is started anew.
+    for (is_heard, is_started_anew) in [(false, false), (true, false), (true, true)] {
+        in_tree(async |tree, engine| {
+            let (root, device) = (&tree.world.root, &tree.world.device());
+            push(device, &["t1"], FIRST).await;
+            push(device, &[], SECOND).await;
+            rest(tree, engine).await;
+            device.reconciled(Cursor { epoch: 7, sequence: 5 }).await.unwrap();
+            engine.begin_once().await.unwrap();
+            hook(&tree.world, async |_, call, status| {
+                status == 200 && call.ends_with("/repositories/app0")
+            });
+            engine.pull_once().await.unwrap();
+            unhook(&tree.world);
+            assert!(device.is_offered(&app()).unwrap());
+            let t1 = names(&["t1"]).remove(0);
+            root.delete_tag(&app(), &t1, Precondition::None, &Origin::Client).await.unwrap();
+            let second = digest_of(&manifest(SECOND));
+            if !is_started_anew {
+                root.delete_manifest(&app(), &second, &Origin::Client).await.unwrap();
+            }
+            if is_heard {
+                engine.pull_once().await.unwrap();
+                assert_eq!(named(device, "t1"), None);
+            }
+            let anew = tree.start().await;
+            let engine = if is_started_anew { &anew } else { engine };
+            tree.hands.0.fetch_add(90_000, Ordering::Relaxed);
+            rest(tree, engine).await;
+            assert!(!device.is_offered(&app()).unwrap(), "it was compared");
+            rest(tree, engine).await;
+            for store in [root, device] {
+                let there = (named(store, "t1"), has(store, FIRST), has(store, SECOND));
+                assert_eq!(there, (None, true, is_started_anew), "{is_heard} {is_started_anew}");
+            }
+        });
+    }
+}
+
+/// Symptom: an index that was kept could never go up again, because one of its images had come to
+/// the parent in another way, and was deleted there.
+#[test]
+fn f201_f206_what_a_kept_index_needs_stays_with_it() {
+    in_tree(async |tree, engine| {
+        let (root, device) = (&tree.world.root, &tree.world.device());
+        push_index(device).await;
+        rest(tree, engine).await;
+        write_grants(&tree.world, false).await;
+        rest(tree, engine).await;
+        for number in [MANIFESTS, FIRST, SECOND] {
+            let lost = digest_of(&manifest(number));
+            root.delete_manifest(&app(), &lost, &Origin::Client).await.unwrap();
+        }
+        device.reconciled(Cursor { epoch: 7, sequence: 5 }).await.unwrap();
+        engine.begin_once().await.unwrap();
+        engine.pull_once().await.unwrap();
+        push(root, &["t2"], FIRST).await;
+        engine.pull_once().await.unwrap();
+        let first = digest_of(&manifest(FIRST));
+        root.delete_manifest(&app(), &first, &Origin::Client).await.unwrap();
+        engine.pull_once().await.unwrap();
+        assert!(has(device, FIRST) && named(device, "multi").is_some());
+        write_grants(&tree.world, true).await;
+        rest(tree, engine).await;
+        for store in [root, device] {
+            let index = Some(digest_of(&manifest(MANIFESTS)));
+            assert_eq!((named(store, "multi"), has(store, FIRST)), (index, true));
+        }
+    });
+}
+
 /// What the parent got from others and deleted, while this node might not push, does not rise.
 #[test]
 fn f201_what_was_kept_and_is_deleted_at_the_parent_goes() {

@@ -1,5 +1,5 @@
 //! Deleting a manifest with the tags that name it: however many they are, a bounded number at a
-//! time.
+//! time. By the parent's word it stays where something names or needs it that the parent has lost.
 //!
 //! A few tags go in the record that removes the manifest; of many, the first record also names the
 //! deletion for the parent, so that it is carried through everywhere if this node stops in the
@@ -216,7 +216,7 @@ enum Step {
     Done,
     /// It stays, because another manifest needs it.
     Needed,
-    /// It stays, because a tag names it that the parent has lost.
+    /// It stays, because what names it here is kept though the parent lacks that.
     Kept,
 }
 
@@ -310,7 +310,7 @@ impl Store {
                 let watch = self.watch_manifest(repository, digest);
                 let removal = Removal::new(self, origin, watch);
                 match (Removal { spares_needed: true, ..removal }).run().await {
-                    Ok(Step::Needed) => needed += 1,
+                    Ok(Step::Needed | Step::Kept) => needed += 1,
                     Ok(_) => gone += 1,
                     Err(StoreError::NotFound) => {}
                     Err(error) => return Err(error),
@@ -374,6 +374,13 @@ impl<'a> Removal<'a> {
             // What was announced is carried through.
             if spares_needed && !before && txn.has(&needed_key(repository, digest))? {
                 return Ok(Step::Needed);
+            }
+            // An index that is kept goes up with what it needs.
+            if *origin == Origin::Parent
+                && txn.has(&needed_key(repository, digest))?
+                && offers::withholds(txn, repository)?
+            {
+                return Ok(Step::Kept);
             }
             let start = named_in(repository, digest);
             let mut named = txn.page_after::<Count>(&start, kept.as_deref(), PAGE + 1)?;
@@ -511,6 +518,7 @@ pub(in crate::store) fn remove_untagged(
         txn.delete(referrer_key(repository, subject, digest))?;
     }
     tags::forget_untagged(txn, repository, digest)?;
+    offers::is_at_parent(txn, repository, None, digest)?;
     txn.delete(key)?;
     repositories::release(txn, repository, row.size)?;
     Ok(true)
@@ -718,9 +726,12 @@ mod tests {
             assert_eq!(left.collect::<BTreeSet<_>>(), kept);
             assert!(store.manifest(&app, &digest(1)).unwrap().is_some());
             store.release(&app).await.unwrap();
+            let withheld = Withheld { manifests: [digest(1)].into(), ..Withheld::default() };
+            store.withhold(&app, &withheld).await.unwrap();
             store.delete_manifest(&app, &digest(1), &Origin::Parent).await.unwrap();
             assert_eq!((tags(&store, 1), tags(&store, 2)), (0, 2 * PAGE));
             assert_eq!(store.manifest(&app, &digest(1)), Ok(None));
+            assert!(!store.withholds(&app).unwrap());
         });
     }
 

@@ -128,12 +128,7 @@ impl Store {
 
     /// Whether anything is kept of a repository though the parent lacks it.
     pub fn withholds(&self, repository: &RepositoryName) -> Result<bool, StoreError> {
-        for start in [withheld_tags(repository), withheld_manifests(repository)] {
-            if !self.scan::<Fact>(&start, None, 1)?.is_empty() {
-                return Ok(true);
-            }
-        }
-        Ok(false)
+        self.look_up(|index| withholds(&Txn::new(index), repository))
     }
 
     /// Manifests that are kept though the parent lacks them, behind `after` in the order of their
@@ -186,7 +181,7 @@ impl Store {
         repository: &RepositoryName,
         tag: &Tag,
     ) -> Result<bool, StoreError> {
-        Ok(self.get::<Fact>(&withheld_tag_key(repository, tag))?.is_some())
+        self.look_up(|index| is_tag_withheld(&Txn::new(index), repository, tag))
     }
 
     /// Whether a manifest is.
@@ -333,8 +328,8 @@ pub(in crate::store) fn offer_manifest(
     Ok(())
 }
 
-/// Ends that a manifest, and a tag if any, are kept though the parent lacks them: it has them, or
-/// they are on their way to it. Call it in the command that sets or offers them.
+/// Ends that a manifest, and a tag if any, are kept though the parent lacks them: it has them, they
+/// are on their way to it, or they go here. Call it in the command that does that.
 pub(in crate::store) fn is_at_parent(
     txn: &mut Txn<'_>,
     repository: &RepositoryName,
@@ -348,6 +343,19 @@ pub(in crate::store) fn is_at_parent(
         }
     }
     Ok(())
+}
+
+/// Whether anything is kept of a repository though the parent lacks it.
+pub(in crate::store) fn withholds(
+    txn: &Txn<'_>,
+    repository: &RepositoryName,
+) -> Result<bool, StoreError> {
+    for start in [withheld_tags(repository), withheld_manifests(repository)] {
+        if !txn.page::<Fact>(&start, 1)?.is_empty() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Whether a tag is kept though the parent lacks it.
