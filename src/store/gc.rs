@@ -231,6 +231,7 @@ impl Run {
         if !self.options.dry_run {
             self.shared.leases.forget_before(self.since);
             self.forget_empty_repositories().await?;
+            self.store.forget_deliveries().await?;
         }
         Ok(())
     }

@@ -64,6 +64,7 @@ use content::arrival::{FanOut, Named};
 use content::damage::Damage;
 use content::leases::Leases;
 use content::opened::Opened;
+use content::removal::Aside;
 use content::scrub::Scrub;
 use content::space::SpaceCheck;
 use content::trust::Trust;
@@ -226,6 +227,7 @@ struct Shared {
     loss: Loss,
     quotas: Vec<(RepositoryPattern, u64)>,
     admission: Admission,
+    aside: Aside,
     turns: tree::Turns,
 }
 
@@ -331,6 +333,7 @@ impl Store {
             loss,
             quotas: options.quotas,
             admission,
+            aside: Aside::default(),
             turns: tree::Turns::default(),
             sys,
             disk: disk.clone(),
@@ -409,6 +412,7 @@ impl Store {
             loss: Loss::default(),
             quotas: Vec::new(),
             admission: Admission::default(),
+            aside: Aside::default(),
             turns: tree::Turns::default(),
             sys,
             disk,

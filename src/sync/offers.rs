@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use super::debts::Item as Debt;
+use super::debts::Item;
 use super::deleted::Unlisted;
 use super::error::SyncError;
 use super::plan::{Fate, Lacked};
@@ -16,7 +16,7 @@ use crate::store::replica::gone::Gone;
 use crate::store::replica::offers::Withheld;
 use crate::sys::spawn;
 use crate::types::limits::PAGE_MAX;
-use crate::types::message::{Item, Message};
+use crate::types::message::Message;
 use crate::types::{Cursor, Digest, Mode, RepositoryName, Tag};
 
 /// What counts for all that the parent lacks in a repository, from a comparison on.
@@ -80,7 +80,7 @@ impl Worker {
         // only the rest is heard.
         for from in parted.into_iter().chain(self.store.feed_position()?) {
             self.store.inbox(usize::MAX)?.into_iter().for_each(|(_, message)| gone.hear(message));
-            if self.hear_gone(&mut gone, from, head, false).await? {
+            if self.hear_gone(&mut gone, from, head).await? {
                 break;
             }
         }
@@ -100,10 +100,9 @@ impl Worker {
         if let Some(from) = from.filter(|from| from.epoch == head.epoch) {
             gone = self.state.told().clone();
             for (_, message) in self.store.inbox(usize::MAX)? {
-                self.release_what_is_told(&message).await?;
                 gone.hear(message);
             }
-            if !self.hear_gone(&mut gone, from, head, true).await? {
+            if !self.hear_gone(&mut gone, from, head).await? {
                 log::debug!("the parent does not remember all that it has deleted since {from}");
                 gone = Gone::default();
             }
@@ -114,14 +113,12 @@ impl Worker {
     }
 
     /// Hears what the parent has deleted from one position to another; `false`: it does not have
-    /// all of that any more. It keeps a bounded part of its feed, so this ends. `is_news`: all that
-    /// came after this node has met the parent.
+    /// all of that any more. It keeps a bounded part of its feed, so this ends.
     async fn hear_gone(
         &self,
         gone: &mut Gone,
         mut from: Cursor,
         head: Cursor,
-        is_news: bool,
     ) -> Result<bool, SyncError> {
         while from.epoch == head.epoch && from.sequence < head.sequence {
             let batch = match self.upstream.messages(from, Duration::ZERO).await {
@@ -132,12 +129,7 @@ impl Worker {
             if batch.from != from || batch.through.sequence <= from.sequence {
                 return Ok(false);
             }
-            for Item { message, .. } in batch.items {
-                if is_news {
-                    self.release_what_is_told(&message).await?;
-                }
-                gone.hear(message);
-            }
+            batch.items.into_iter().for_each(|item| gone.hear(item.message));
             from = batch.through;
         }
         Ok(true)
@@ -180,10 +172,22 @@ impl Worker {
     }
 
     /// Hears what the parent tells of a repository, before that is followed: of what it removes,
-    /// and what it has had since this node met it, which is kept no more. What a tag names here is
-    /// kept on, unless that is what the parent had.
+    /// and of what it has had since this node met it, which is kept no more. What a tag names here
+    /// is kept on, unless that is what the parent had.
     pub(super) async fn hear(&self, message: &Message) -> Result<(), SyncError> {
-        self.release_what_is_told(message).await?;
+        match message {
+            Message::Tag { repository, tag, digest } => {
+                self.store.release_tag(repository, tag).await?;
+                if let Some(digest) = digest {
+                    self.store.parent_has(repository, None, digest).await?;
+                }
+            }
+            Message::ManifestAdded { repository, digest }
+            | Message::ManifestDeleted { repository, digest } => {
+                self.store.parent_has(repository, None, digest).await?;
+            }
+            Message::ConfigChanged { .. } => {}
+        }
         self.state.told().hear(message.clone());
         Ok(())
     }
@@ -199,23 +203,6 @@ impl Worker {
             let (head, _) = self.upstream.feed_head(None).await?;
             let until = self.state.told_until().or(self.store.feed_position()?);
             self.hear_told(until, head).await?;
-        }
-        Ok(())
-    }
-
-    async fn release_what_is_told(&self, message: &Message) -> Result<(), SyncError> {
-        match message {
-            Message::Tag { repository, tag, digest } => {
-                self.store.release_tag(repository, tag).await?;
-                if let Some(digest) = digest {
-                    self.store.parent_has(repository, None, digest).await?;
-                }
-            }
-            Message::ManifestAdded { repository, digest }
-            | Message::ManifestDeleted { repository, digest } => {
-                self.store.parent_has(repository, None, digest).await?;
-            }
-            Message::ConfigChanged { .. } => {}
         }
         Ok(())
     }
@@ -273,7 +260,7 @@ impl Worker {
                 match lacked.fate(standing.may_push) {
                     // A tag may name it that is yet to be offered.
                     Fate::Goes if standing.is_new_parent => {
-                        self.state.hold_back(repository, Debt::Deleted(digest));
+                        self.state.hold_back(repository, Item::Deleted(digest));
                     }
                     Fate::Goes => {}
                     Fate::Rises => rising.push(digest),
@@ -329,7 +316,7 @@ mod tests {
     use crate::store::replica::outbox::Origin;
     use crate::store::{Precondition, PutManifest, Required};
     use crate::types::digest::Algorithm;
-    use crate::types::message::Batch;
+    use crate::types::message::{Batch, Item};
     use crate::types::{Delivery, Offered, OutboxId};
     use crate::types::{Manifest, Role, media};
 

@@ -2,13 +2,25 @@
 //! lies is that of damaged content, into quarantine (`damage.rs`).
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::store::rows::derived::held_key;
-use crate::store::{Store, StoreError};
+use crate::store::{Shared, Store, StoreError};
 use crate::sys::spawn;
 use crate::types::{Digest, RepositoryName};
+
+/// Files that commands have moved out of the content, and that are yet to be removed: whoever has
+/// them removed may be gone by then.
+#[derive(Default)]
+pub(in crate::store) struct Aside(Mutex<Vec<PathBuf>>);
+
+impl Aside {
+    fn all(&self) -> MutexGuard<'_, Vec<PathBuf>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 impl Store {
     /// Removes content that came for a row which was refused, or whose row was deleted, unless a
@@ -59,17 +71,41 @@ impl Store {
             });
             match moved {
                 None => Ok(None),
-                Some(Ok(())) => Ok(Some(aside)),
+                Some(Ok(())) => {
+                    shared.aside.all().push(aside.clone());
+                    Ok(Some(aside))
+                }
                 Some(Err(error)) if error.kind() == io::ErrorKind::NotFound => Ok(None),
                 Some(Err(error)) => Err(stays(&path, &error)),
             }
         });
-        let Some(aside) = moved.await? else { return Ok(false) };
-        let shared = self.shared().clone();
-        spawn::blocking(move || shared.disk.remove(&aside).map_err(|error| stays(&aside, &error)))
-            .await?;
-        Ok(true)
+        // The file is away also where a record of another command could not be written.
+        let (moved, shared) = (moved.await, self.shared().clone());
+        if moved == Ok(None) {
+            return Ok(false);
+        }
+        let left = spawn::blocking(move || remove_aside(&shared)).await;
+        match moved?.and_then(|aside| left.into_iter().find(|(path, _)| *path == aside)) {
+            Some((path, error)) => Err(stays(&path, &error)),
+            None => Ok(true),
+        }
     }
+}
+
+/// Removes what was moved out of the content. What the disk does not let go, which is returned, is
+/// tried again the next time. Blocks.
+pub(in crate::store) fn remove_aside(shared: &Shared) -> Vec<(PathBuf, io::Error)> {
+    let mut left = Vec::new();
+    for path in std::mem::take(&mut *shared.aside.all()) {
+        match shared.disk.remove(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                shared.aside.all().push(path.clone());
+                left.push((path, error));
+            }
+            _ => {}
+        }
+    }
+    left
 }
 
 fn stays(path: &Path, error: &io::Error) -> StoreError {

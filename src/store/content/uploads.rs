@@ -11,6 +11,7 @@ use super::admission::{Admission, SparedContent};
 use super::arrival::create;
 use super::left::{self, Left};
 use super::pieces::Pieces;
+use super::removal;
 use super::session::{GIVEN_UP_AFTER, Session};
 use super::slots::{self, Slot};
 pub use super::upload::Upload;
@@ -118,10 +119,11 @@ impl Store {
         .await
     }
 
-    /// Removes uploads of which no bytes have come for a day, and fetches for a month. Blocks; to
-    /// be called about every hour.
+    /// Removes uploads of which no bytes have come for a day, fetches for a month, and content that
+    /// was moved aside by somebody who is gone. Blocks; to be called about every hour.
     pub fn sweep_uploads(&self) {
         sweep(self.shared());
+        removal::remove_aside(self.shared());
         self.shared().keep_ballast();
     }
 }

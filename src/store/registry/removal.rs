@@ -463,7 +463,7 @@ fn is_gone(
         // The parent may have what this node has not got yet. A child's change goes on under its
         // own name.
         Origin::Child(_) => {
-            delivered::record(txn, origin, repository)?;
+            delivered::record_only(txn, origin, repository)?;
             if !announced {
                 announce(txn, repository, digest, origin)?;
             }

@@ -145,7 +145,7 @@ impl Store {
             outbox::refuse_held(txn, &origin, &repository, &tag, None)?;
             let current = txn.get::<TagRow>(&tag_key(&repository, &tag))?.map(|row| row.digest);
             if current.is_none() && matches!(origin, Origin::Child(_)) {
-                delivered::record(txn, &origin, &repository)?;
+                delivered::record_only(txn, &origin, &repository)?;
                 // The parent may have what this node has not got yet.
                 let base = precondition.named();
                 let change = OutboxChange::Tag { tag, base, digest: None };

@@ -8,7 +8,7 @@ use crate::store::journal::layout::Layout;
 use crate::store::registry::manifests::PutManifest;
 use crate::store::registry::manifests::testing::{digest, image, push};
 use crate::store::replica::outbox::Origin;
-use crate::types::Tag;
+use crate::types::{Delivery, OutboxId, Tag};
 
 fn repository() -> RepositoryName {
     "library/alpine".parse().unwrap()
@@ -628,6 +628,12 @@ fn f209_an_index_with_all_the_rows_that_memory_is_meant_for_takes_no_more_conten
             store.set_tag(&name, &tag, &digest(1), any, &Origin::Parent).await
         };
         assert_eq!(set("v5").await, Err(full.clone()));
+        // So does what a child says to have deleted, which is not here.
+        let id = OutboxId { origin: "dock01".parse().unwrap(), incarnation: 7, sequence: 1 };
+        let origin = Origin::Child(Delivery::of(id));
+        let gone = store.delete_tag(&name, &tag("v5"), Precondition::None, &origin).await;
+        assert_eq!(gone, Err(full.clone()));
+        assert_eq!(store.delete_manifest(&name, &digest(9), &origin).await, Err(full.clone()));
         // What takes no further row goes on, and what there is stays.
         assert_eq!(set("v3").await, Ok(()));
         let moved = PutManifest { origin: Origin::Parent, ..image(3, &["v2"]) };

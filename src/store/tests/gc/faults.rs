@@ -316,3 +316,34 @@ fn f211_a_deletion_that_is_not_durable_takes_no_content_along() {
     block_on(store.take_back(&layer));
     assert!(!bench.has(&layer));
 }
+
+/// Symptom: a client that deleted a repository and closed the connection left the content, which no
+/// quota counted any more, on the disk until the next start.
+#[test]
+fn f210_content_that_is_removed_goes_though_nobody_waits_for_it() {
+    let bench = Bench::new();
+    let (store, app) = (&bench.store, name("app"));
+    let layer = blob(store, "app", b"layer");
+    block_on(store.unlink_blob(&app, &layer)).unwrap();
+    let (release, wait) = std::sync::mpsc::channel::<()>();
+    let (begin, is_busy) = std::sync::mpsc::channel::<()>();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            block_on(store.commit(move |_| {
+                begin.send(()).unwrap();
+                wait.recv().unwrap();
+                Ok(())
+            }))
+        });
+        is_busy.recv().unwrap();
+        let mut taken = Box::pin(store.take_back(&layer));
+        assert!(block_on(smol::future::poll_once(&mut taken)).is_none());
+        drop(taken);
+        release.send(()).unwrap();
+    });
+    block_on(store.commit(|_| Ok(()))).unwrap();
+    let left = || bench.disk.list(&Layout::new("/s").uploads()).unwrap().len();
+    assert_eq!((bench.has(&layer), left()), (false, 1));
+    store.sweep_uploads();
+    assert_eq!(left(), 0);
+}
