@@ -2,6 +2,7 @@
 //! lock and keeps no port.
 
 use std::io::{self, ErrorKind};
+use std::path::Path;
 
 use super::identity;
 use super::parent;
@@ -198,8 +199,13 @@ fn check_admin_socket(config: &Config) -> Result<(), String> {
     let Some(directory) = directory else {
         return Ok(());
     };
+    // Of a name alone it is the one that the program runs in.
+    let directory = if directory.as_os_str().is_empty() { Path::new(".") } else { directory };
     if !SystemDisk.exists(directory).unwrap_or(false) {
-        return Err(format!("listen.admin: {} does not exist", directory.display()));
+        return Err(format!(
+            "listen.admin: the directory {} does not exist: create it, or name another",
+            directory.display()
+        ));
     }
     let failed = |error: io::Error| format!("listen.admin: {}: {error}", directory.display());
     SystemDisk.check_writable(directory).map_err(failed)

@@ -38,7 +38,12 @@ impl Manage {
         };
         let stored = status.as_ref().map(|status| status.last_contact);
         let seen = stored.or(activation.map(|activation| activation.at)).filter(|_| active);
-        let report = status.map(|status| status.report);
+        let now = self.store.sys().clock.wall();
+        let report = status.map(|status| {
+            // What a clock told that was ahead, here or at the node, is unknown.
+            let last_sync = status.report.last_sync.filter(|at| at.is_past(now));
+            StatusReport { last_sync, ..status.report }
+        });
         let reported = report.as_ref().map(|report| report.state).unwrap_or_default();
         // One with a schedule may not have had a window to report in.
         let heard = report.is_some() || !node.schedule.is_continuous();

@@ -322,6 +322,12 @@ fn f143_config_check_says_what_is_wrong_with_the_state_directory() {
     expect_refusal(&node, &["format 99"]);
     std::fs::remove_file(node.state().join("format")).unwrap();
     assert_eq!(check(&node).0, 0);
+    // The name of a socket alone is one in the directory that the program runs in.
+    for (socket, code) in [("adm.sock", 0), ("none/adm.sock", 78)] {
+        let set = format!("listen.admin={socket}");
+        let output = node.run_configured(&["--set", &set, "config", "check"]);
+        assert_eq!(output.status.code(), Some(code), "{socket}: {output:?}");
+    }
     let mut astray = new_root();
     let deep = astray.dir.join("none/state");
     astray.configure_from(astray.dir.join("skerry.toml"));

@@ -486,6 +486,23 @@ fn f032_f035_states_follow_activation_and_contact() {
     assert_eq!(show(), ["Inactive", "Offline"]);
 }
 
+/// Symptom: the root showed a time of the last sync that was days ahead, since its clock, which had
+/// been wrong, was set right.
+#[test]
+fn f212_a_last_sync_that_is_ahead_is_unknown() {
+    let node = root();
+    node.ok("connected-registry/create", json!({ "name": "dock01", "repository": ["a"] }));
+    let shown = [(1_700_000_000, json!("2023-11-14T22:13:20Z")), (4_102_444_800, Value::Null)];
+    for (at, expected) in shown {
+        let last_sync = Some(UnixSeconds(at));
+        let report = StatusReport { last_sync, ..StatusReport::default() };
+        let status = StatusRecord { report, last_contact: UnixSeconds(9) };
+        smol::block_on(node.store.record_status("dock01".parse().unwrap(), status)).unwrap();
+        let shown = node.ok("connected-registry/show", json!({ "name": "dock01" }));
+        assert_eq!(shown["parent"]["syncProperties"]["lastSyncTime"], expected);
+    }
+}
+
 /// A restored root does not give a number again that it has given after its backup.
 #[test]
 fn f032_f201_a_deactivation_counts_past_all_that_was_active() {
