@@ -18,7 +18,7 @@ use crate::http::{Admission, Budget, Deadlines, Service, Shutdown, TlsAcceptor, 
 use crate::manage::{self, Contact, Manage};
 use crate::registry::{Registry, RegistryOptions};
 use crate::store::role::role_by_files;
-use crate::store::{IndexKind, OpenError, Store, StoreOptions, VerifyWhen};
+use crate::store::{IndexKind, OpenError, RESERVE_BYTES_MIN, Store, StoreOptions, VerifyWhen};
 use crate::sync::Engine;
 use crate::sys::activation::{self, Passed};
 use crate::sys::cgroup::memory_max;
@@ -267,7 +267,7 @@ impl Wiring {
 fn store_options(config: &Config) -> StoreOptions {
     let quotas = config.registry.quotas.iter();
     StoreOptions {
-        reserve: config.storage.reserve.0,
+        reserve: config.storage.reserve.0.max(RESERVE_BYTES_MIN),
         rows_max: MemoryPlan::index_rows(config, memory_max()),
         uploads: config.limits.uploads,
         quotas: quotas.map(|quota| (quota.repositories.clone(), quota.size.0)).collect(),

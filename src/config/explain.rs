@@ -17,7 +17,7 @@ pub struct Explained {
 }
 
 fn note(key: &str) -> Option<&'static str> {
-    (key == "storage.reserve").then_some("at most 5 % of the file system")
+    (key == "storage.reserve").then_some("at least 256 KiB, and at most 5 % of the file system")
 }
 
 /// All keys, in a fixed order.

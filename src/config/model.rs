@@ -220,8 +220,8 @@ pub struct Storage {
     /// Directory of all state; another than `$STATE_DIRECTORY` is refused. Default:
     /// `/var/lib/skerry`, or `./skerry-data` when there is no configuration file.
     pub state_dir: PathBuf,
-    /// Free space, bytes, below which pushes are refused; never more than 5 % of the file
-    /// system. Default: 64 MiB.
+    /// Free space, bytes, below which pushes are refused; never less than 256 KiB, nor more than
+    /// 5 % of the file system. Default: 64 MiB.
     pub reserve: ByteSize,
     /// When content is hashed beside scrubs. Default: `first-send-per-boot`.
     pub verify: Verify,

@@ -62,3 +62,20 @@ impl Counted {
         *self = Counted { incarnation, last: BTreeMap::new() };
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn f130_f209_counts_begin_anew_with_the_first_repository_too_many() {
+        let counts = Counts::new(7);
+        let next = |number: usize| counts.next(&format!("app{number}").parse().unwrap());
+        for number in 0..COUNTED_MAX {
+            assert_eq!(next(number), (7, 1));
+        }
+        assert_eq!(next(0), (7, 2), "one that is counted goes on");
+        assert_eq!((next(COUNTED_MAX), counts.incarnation()), ((8, 1), 8));
+        assert_eq!((next(0), next(0)), ((8, 1), (8, 2)));
+    }
+}

@@ -226,7 +226,15 @@ impl Run {
         if let Some(retention) = self.options.untagged {
             self.remove_untagged(retention).await?;
         }
-        let gone = self.remove_links(found).await?;
+        let gone = self.remove_links(found).await;
+        // On a full disk no record says that a link goes; files without one need none.
+        let gone = match gone {
+            Err(StoreError::Full) => {
+                self.remove_files(found, &BTreeSet::new()).await?;
+                return Err(StoreError::Full);
+            }
+            gone => gone?,
+        };
         self.remove_files(found, &gone).await?;
         if !self.options.dry_run {
             self.shared.leases.forget_before(self.since);

@@ -107,6 +107,9 @@ const INDEX_CACHE_BYTES: u64 = 2 * 1024 * 1024;
 
 /// The reserve unless told otherwise, bytes.
 const RESERVE_BYTES: u64 = 64 * 1024 * 1024;
+/// The least that a node keeps free, bytes: with less the records of deletions and of a collection
+/// find no space on a full disk, so that nothing can be freed any more.
+pub const RESERVE_BYTES_MIN: u64 = 256 * 1024;
 
 /// How a store is opened.
 #[derive(Clone, Debug)]

@@ -147,7 +147,10 @@ fn the_readme_lists_every_key_of_the_configuration() {
     let explained = Command::new(binary()).args(["config", "explain"]).output().unwrap();
     let explained = String::from_utf8(explained.stdout).unwrap();
     let reserve = explained.lines().find(|line| line.starts_with("storage.reserve"));
-    assert!(reserve.unwrap().contains("at most 5 % of the file system"), "{explained}");
+    assert!(
+        reserve.unwrap().contains("at least 256 KiB, and at most 5 % of the file system"),
+        "{explained}"
+    );
     let keys = explained.lines().filter_map(|line| line.split(' ').next());
     let mut keys: Vec<&str> = keys.filter(|key| !NOT_YET.contains(key)).collect();
     let (_, section) = README.split_once("\n## Configuration\n").unwrap();
