@@ -590,3 +590,20 @@ async fn housekeeping(store: Store) {
         blocking(move || store.sweep_uploads()).await;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::ByteSize;
+
+    /// Symptom: with a reserve of one byte the records of deletions found no space on a disk that
+    /// pushes had filled, and no collection could free any.
+    #[test]
+    fn f210_a_node_keeps_enough_free_to_free_more() {
+        let mut config = Config::default();
+        for (configured, kept) in [(0, 256 << 10), (1, 256 << 10), (1 << 20, 1 << 20)] {
+            config.storage.reserve = ByteSize(configured);
+            assert_eq!(store_options(&config).reserve, kept);
+        }
+    }
+}
