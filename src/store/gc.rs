@@ -223,23 +223,18 @@ impl Store {
 
 impl Run {
     async fn collect(&mut self, found: &mut Found) -> Result<(), StoreError> {
+        let mut is_full = false;
         if let Some(retention) = self.options.untagged {
-            self.remove_untagged(retention).await?;
+            unless_full(self.remove_untagged(retention).await, &mut is_full)?;
         }
-        let gone = self.remove_links(found).await;
-        // On a full disk no record says that a link goes; files without one need none.
-        let gone = match gone {
-            Err(StoreError::Full) => {
-                self.remove_files(found, &BTreeSet::new()).await?;
-                return Err(StoreError::Full);
-            }
-            gone => gone?,
-        };
+        let gone = unless_full(self.remove_links(found).await, &mut is_full)?;
         self.remove_files(found, &gone).await?;
+        if is_full {
+            return Err(StoreError::Full);
+        }
         if !self.options.dry_run {
             self.shared.leases.forget_before(self.since);
             self.forget_empty_repositories().await?;
-            self.store.forget_deliveries().await?;
         }
         Ok(())
     }
@@ -444,6 +439,8 @@ impl Run {
                     stuck.add(error);
                     false
                 }
+                // A record that another command made was to go to the disk with this.
+                Err(StoreError::Full) => false,
                 went => went?,
             };
             if went {
@@ -678,6 +675,20 @@ fn note(
     match txn.get::<ManifestRow>(&manifest_key(repository, digest))? {
         Some(_) => txn.put(untagged_key(repository, digest), &now),
         None => Ok(()),
+    }
+}
+
+/// On a full disk a collection goes on with what needs no record: files that no row refers to.
+fn unless_full<T: Default>(
+    result: Result<T, StoreError>,
+    is_full: &mut bool,
+) -> Result<T, StoreError> {
+    match result {
+        Err(StoreError::Full) => {
+            *is_full = true;
+            Ok(T::default())
+        }
+        result => result,
     }
 }
 

@@ -201,8 +201,15 @@ impl Worker {
     ) -> Result<(), SyncError> {
         if standing.is_new_parent || standing.may_push && self.store.withholds(repository)? {
             let (head, _) = self.upstream.feed_head(None).await?;
-            let until = self.state.told_until().or(self.store.feed_position()?);
-            self.hear_told(until, head).await?;
+            let mut gone = self.state.told().clone();
+            let until = self.state.told_until().filter(|until| until.epoch == head.epoch);
+            // Of what it does not remember the rest counts that it has told.
+            if let Some(from) = until
+                && self.hear_gone(&mut gone, from, head).await?
+            {
+                *self.state.told() = gone;
+            }
+            self.state.set_told_until(head);
         }
         Ok(())
     }

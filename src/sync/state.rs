@@ -34,7 +34,7 @@ pub(super) struct State {
     debts: Mutex<Debts>,
     /// What the parent has told of that it deleted, and could not be followed yet.
     told: Mutex<Gone>,
-    /// Up to where the parent's feed was heard for that, at a comparison.
+    /// Up to where the parent's feed was heard for that.
     told_until: Mutex<Option<Cursor>>,
     /// Repositories of messages that are received and not applied yet.
     arriving: Mutex<BTreeSet<RepositoryName>>,
@@ -293,13 +293,21 @@ impl State {
         lock(&self.told)
     }
 
-    /// Up to where the parent's feed was heard at a comparison.
+    /// Up to where the parent's feed was heard.
     pub(super) fn told_until(&self) -> Option<Cursor> {
         *lock(&self.told_until)
     }
 
     pub(super) fn set_told_until(&self, until: Cursor) {
         *lock(&self.told_until) = Some(until);
+    }
+
+    /// All messages up to here were heard; more may have been.
+    pub(super) fn told_until_at_least(&self, at: Cursor) {
+        let mut until = lock(&self.told_until);
+        if until.is_none_or(|until| until.epoch != at.epoch || until.sequence < at.sequence) {
+            *until = Some(at);
+        }
     }
 
     pub(super) fn debts(&self) -> MutexGuard<'_, Debts> {

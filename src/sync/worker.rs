@@ -246,6 +246,8 @@ impl Worker {
             };
             let messages = self.store.inbox(CHUNK)?;
             if messages.is_empty() {
+                // All of it was heard.
+                self.state.told_until_at_least(position);
                 self.repay().await?;
                 if self.store.reconcile_due()? {
                     continue;
@@ -387,8 +389,11 @@ impl Worker {
         for (position, (id, message)) in messages.iter().enumerate() {
             // Not granted any more, or not yet: a comparison settles it.
             let repository = message.repository().filter(|repository| scope.covers(repository));
-            if repository.is_some() {
-                self.hear(message).await?;
+            if repository.is_some()
+                && let Err(error) = self.hear(message).await
+            {
+                result = Err(error);
+                break;
             }
             let later = messages[position + 1..].iter().map(|(_, message)| message);
             if is_superseded(message, later) {

@@ -79,33 +79,40 @@ impl Store {
                 Some(Err(error)) => Err(stays(&path, &error)),
             }
         });
-        // The file is away also where a record of another command could not be written.
-        let (moved, shared) = (moved.await, self.shared().clone());
-        if moved == Ok(None) {
-            return Ok(false);
-        }
-        let left = spawn::blocking(move || remove_aside(&shared)).await;
-        match moved?.and_then(|aside| left.into_iter().find(|(path, _)| *path == aside)) {
-            Some((path, error)) => Err(stays(&path, &error)),
-            None => Ok(true),
+        let moved = moved.await;
+        let shared = self.shared().clone();
+        match moved {
+            Ok(None) => Ok(false),
+            Ok(Some(aside)) => {
+                spawn::blocking(move || remove(&shared, &aside)).await?;
+                Ok(true)
+            }
+            // The file may be away also where a record of another command could not be written.
+            Err(error) => {
+                spawn::blocking(move || remove_aside(&shared)).await;
+                Err(error)
+            }
         }
     }
 }
 
-/// Removes what was moved out of the content. What the disk does not let go, which is returned, is
-/// tried again the next time. Blocks.
-pub(in crate::store) fn remove_aside(shared: &Shared) -> Vec<(PathBuf, io::Error)> {
-    let mut left = Vec::new();
-    for path in std::mem::take(&mut *shared.aside.all()) {
-        match shared.disk.remove(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                shared.aside.all().push(path.clone());
-                left.push((path, error));
-            }
-            _ => {}
+/// Removes what was moved out of the content and nobody has had removed. What the disk does not let
+/// go is tried again the next time. Blocks.
+pub(in crate::store) fn remove_aside(shared: &Shared) {
+    let aside = shared.aside.all().clone();
+    for path in aside {
+        if let Err(error) = remove(shared, &path) {
+            log::debug!("{error}");
         }
     }
-    left
+}
+
+fn remove(shared: &Shared, path: &Path) -> Result<(), StoreError> {
+    match shared.disk.remove(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(stays(path, &error)),
+        _ => shared.aside.all().retain(|aside| aside != path),
+    }
+    Ok(())
 }
 
 fn stays(path: &Path, error: &io::Error) -> StoreError {

@@ -332,7 +332,14 @@ impl Store {
             let key = manifest_key(&watch.repository, &watch.digest);
             self.shared().removals.table().deletions.note(&key);
         }
-        Removal::new(self, origin, watch).run().await.map(|_| ())
+        let digest = watch.digest.clone();
+        match Removal::new(self, origin, watch).run().await? {
+            Step::Kept => {
+                let text = format!("what names manifest {digest} here is kept for the parent");
+                Err(StoreError::Conflict(text))
+            }
+            _ => Ok(()),
+        }
     }
 }
 
@@ -720,7 +727,8 @@ mod tests {
             let kept: BTreeSet<Tag> = ["t0", "t10", "t998"].map(|tag| tag.parse().unwrap()).into();
             let withheld = Withheld { tags: kept.clone(), manifests: BTreeSet::new() };
             store.withhold(&app, &withheld).await.unwrap();
-            store.delete_manifest(&app, &digest(1), &Origin::Parent).await.unwrap();
+            let kept_on = store.delete_manifest(&app, &digest(1), &Origin::Parent).await;
+            assert!(matches!(kept_on, Err(StoreError::Conflict(_))), "{kept_on:?}");
             let left = store.tags(&app, None, usize::MAX).unwrap().into_iter();
             let left = left.filter(|(_, row)| row.digest == digest(1)).map(|(tag, _)| tag);
             assert_eq!(left.collect::<BTreeSet<_>>(), kept);

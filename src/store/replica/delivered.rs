@@ -2,15 +2,14 @@
 //! was lost comes again, and must not have a second effect.
 
 use super::outbox::Origin;
-use crate::store::index::KeyValue;
 use crate::store::rows::delivered::{
-    Delivered, DeliveredEnd, DeliveredMore, Numbers, Runs, delivered_key, origin_of,
+    Delivered, DeliveredEnd, DeliveredMore, Numbers, Runs, delivered_key,
 };
 use crate::store::rows::manifest::{ManifestRow, manifest_key};
 use crate::store::rows::tag::{TagRow, tag_key};
 use crate::store::rows::{Kind, prefix};
 use crate::store::tree::told;
-use crate::store::{Store, StoreError, Txn};
+use crate::store::{StoreError, Txn};
 use crate::types::{Digest, OutboxId, RepositoryName, Tag};
 
 /// Incarnations of one store whose deliveries are remembered, for each repository: of its starts,
@@ -149,50 +148,19 @@ pub(in crate::store) fn record(
     add(txn, &delivery.id, repository, false)
 }
 
-/// The same of a delivery that finds nothing here to change: all that it makes are rows.
+/// The same of a delivery that finds nothing here to change: `IndexFull` where all that it makes is
+/// a row, and there is no room for one.
 pub(in crate::store) fn record_only(
     txn: &mut Txn<'_>,
     origin: &Origin,
     repository: &RepositoryName,
 ) -> Result<(), StoreError> {
-    txn.expect_rows()?;
-    record(txn, origin, repository)
-}
-
-impl Store {
-    /// Forgets what was delivered in the names of connected registries that are not below this node
-    /// any more. One that it comes from may deliver the last of it once more, if it has not heard
-    /// the answer: then that takes effect again.
-    pub(in crate::store) async fn forget_deliveries(&self) -> Result<(), StoreError> {
-        let mut pages = self.keys(prefix(Kind::Delivered, &[]));
-        loop {
-            let look = |store: &Store, page: Vec<KeyValue>| {
-                let (is_end, mut over) = (page.is_empty(), Vec::new());
-                for (key, _) in page {
-                    if store.node_below(&origin_of(&key)?)?.is_none() {
-                        over.push(key);
-                    }
-                }
-                Ok((is_end, over))
-            };
-            let (is_end, over) = pages.work(look).await?;
-            if is_end {
-                return Ok(());
-            }
-            if !over.is_empty() {
-                // One of such a name may have been created since.
-                let forget = move |txn: &mut Txn<'_>| {
-                    for key in over {
-                        if told::node_below(txn, &origin_of(&key)?)?.is_none() {
-                            txn.delete(key)?;
-                        }
-                    }
-                    Ok(())
-                };
-                self.commit(forget).await?;
-            }
-        }
+    if let Origin::Child(delivery) = origin
+        && !txn.has(&delivered_key(&delivery.id, repository))?
+    {
+        txn.expect_rows()?;
     }
+    record(txn, origin, repository)
 }
 
 fn add(
@@ -205,8 +173,8 @@ fn add(
     let mut row = match txn.get::<Delivered>(&key)? {
         Some(known) => known,
         None => {
-            // What others took the place of a child may name as it likes.
-            if is_replaced {
+            // A child may make names up, of which nothing is forgotten.
+            if is_replaced || told::node_below(txn, &id.origin)?.is_none() {
                 txn.expect_rows()?;
             }
             let place = begin(txn, id, repository)?;
@@ -237,11 +205,9 @@ fn begin(txn: &mut Txn<'_>, id: &OutboxId, repository: &RepositoryName) -> Resul
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::Precondition;
     use crate::store::registry::manifests::testing::{digest, push, store};
     use crate::store::rows;
-    use crate::store::tree::connected_registries::Settings;
-    use crate::store::tree::creation::NewConnectedRegistry;
+    use crate::store::{Precondition, Store};
     use crate::types::Delivery;
 
     fn child(origin: &str, incarnation: u64, sequence: u64) -> Origin {
@@ -367,40 +333,6 @@ mod tests {
             let other = child("dock02", 1, 1);
             assert_eq!(deliver(&store, over + 2, &other).await, over + 2, "another one");
             assert_eq!(rows(), INCARNATIONS_MAX);
-        });
-    }
-
-    /// Symptom: what connected registries had delivered left rows for ever, also in names that a
-    /// child had made up, and in an index without room.
-    #[test]
-    fn f209_what_is_delivered_in_names_that_nobody_knows_is_forgotten() {
-        smol::block_on(async {
-            let (store, [app, v1]) = (store(), ["app", "v1"]);
-            let (app, v1): (RepositoryName, Tag) = (app.parse().unwrap(), v1.parse().unwrap());
-            let new = NewConnectedRegistry {
-                name: "dock01".parse().unwrap(),
-                mode: None,
-                parent: None,
-                repositories: vec!["a".parse().unwrap()],
-                sync_token: None,
-                client_tokens: Vec::new(),
-                settings: Settings::default(),
-            };
-            let known = store.connected_registry_create(new).await.unwrap().0.node;
-            let rows = || store.scan::<Delivered>(&prefix(Kind::Delivered, &[]), None, 9).unwrap();
-            for name in ["dock01", "nobody"] {
-                let mut origin = child(name, 7, 1);
-                if let Origin::Child(made) = &mut origin {
-                    let origin = "other".parse().unwrap();
-                    made.instead_of = vec![OutboxId { origin, incarnation: 8, sequence: 1 }];
-                }
-                let gone = store.delete_tag(&app, &v1, Precondition::None, &origin).await;
-                assert_eq!(gone, Ok(None));
-            }
-            assert_eq!(rows().len(), 3);
-            store.forget_deliveries().await.unwrap();
-            let [(key, _)] = &rows()[..] else { panic!("one") };
-            assert_eq!(origin_of(key).unwrap(), known.name);
         });
     }
 }

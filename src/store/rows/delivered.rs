@@ -3,9 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::{Kind, Row, is_default, key};
-use crate::store::StoreError;
 use crate::store::rows;
-use crate::types::{ConnectedRegistryName, Digest, OutboxId, RepositoryName, Tag};
+use crate::types::{Digest, OutboxId, RepositoryName, Tag};
 
 /// What one incarnation of an origin has delivered to one repository. Every start there has an
 /// incarnation of its own, so that no number ever stands for two changes: a store that was made
@@ -88,11 +87,4 @@ pub(in crate::store) fn delivered_key(id: &OutboxId, repository: &RepositoryName
     let (origin, incarnation) = (id.origin.as_str().as_bytes(), id.incarnation.to_be_bytes());
     let parts = [origin, repository.as_str().as_bytes(), &incarnation];
     key(Kind::Delivered, if id.incarnation == 0 { &parts[..2] } else { &parts })
-}
-
-/// The origin that a key of what was delivered names.
-pub(in crate::store) fn origin_of(key: &[u8]) -> Result<ConnectedRegistryName, StoreError> {
-    let name = key.get(1..).and_then(|key| key.split(|byte| *byte == 0).next());
-    let name = name.and_then(|name| std::str::from_utf8(name).ok()?.parse().ok());
-    name.ok_or_else(|| StoreError::Corrupt("a key of deliveries is malformed".to_owned()))
 }

@@ -634,6 +634,9 @@ fn f209_an_index_with_all_the_rows_that_memory_is_meant_for_takes_no_more_conten
         let gone = store.delete_tag(&name, &tag("v5"), Precondition::None, &origin).await;
         assert_eq!(gone, Err(full.clone()));
         assert_eq!(store.delete_manifest(&name, &digest(9), &origin).await, Err(full.clone()));
+        // In a name that nobody knows a change is another row too, where there is something.
+        let v2 = PutManifest { origin, ..image(2, &["v2"]) };
+        assert_eq!(store.put_manifest(&name, v2).await, Err(full.clone()));
         // What takes no further row goes on, and what there is stays.
         assert_eq!(set("v3").await, Ok(()));
         let moved = PutManifest { origin: Origin::Parent, ..image(3, &["v2"]) };
