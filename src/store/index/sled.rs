@@ -715,4 +715,15 @@ mod tests {
         std::fs::write(path.join("snap.00000000000000FF.generating"), b"half").unwrap();
         assert_eq!(open().unwrap().get(b"a").unwrap(), Some(b"1".to_vec()));
     }
+
+    /// What is read of an index that is larger is not all in memory afterwards.
+    #[test]
+    fn f209_a_large_index_is_not_kept_in_memory_by_what_is_read_of_it() {
+        let dir = TempDir::new("sled-large");
+        let index = open_at(&dir.path().join("index")).unwrap();
+        for (bytes, is_large) in [(BYTES_IN_MEMORY, false), (BYTES_IN_MEMORY + 1, true)] {
+            index.weight.store(bytes, Ordering::Relaxed);
+            assert_eq!(index.reads(&index.opened.db().unwrap()).is_some(), is_large);
+        }
+    }
 }

@@ -425,6 +425,8 @@ fn a_follower_needs_no_segment_before_its_position() {
     let segments = store.shared().segments.list();
     let (first, second) = (segments[0], segments[1]);
     let layout = Layout::new("/s");
+    let both = from_segments(store.shared(), first - 1, second, usize::MAX).unwrap();
+    assert_eq!(both.last().map(|(sequence, _)| *sequence), Some(second), "of both segments");
     overwrite(&disk, &layout.segment(first), b"damaged");
     let read = |after| from_segments(store.shared(), after, second, 1);
     assert_eq!(read(second - 1).map(|records| records[0].0), Ok(second));
