@@ -14,9 +14,16 @@ use crate::types::{Digest, OutboxId, RepositoryName, Tag};
 
 /// Incarnations of one store whose deliveries are remembered, for each repository: of its starts,
 /// those in which it changed the repository. Over it: those of the one that was heard of first are
-/// forgotten, and a replay of them that still comes, from a backup or a copy of a disk that is so
-/// old, takes effect.
+/// forgotten. Of a replay of them that still comes, from a backup or a copy of a disk that is so
+/// old, a push takes effect, where the tag names what it did, and a removal does not.
 const INCARNATIONS_MAX: usize = 16;
+
+/// Incarnations that are known to be forgotten, for each repository. Over it: the first of them are
+/// taken for new ones.
+const FORGOTTEN_MAX: usize = 1024;
+
+/// No store's: under it stands which ones are forgotten.
+const FORGOTTEN: u64 = u64::MAX;
 
 /// Runs of numbers that are kept of one incarnation in one repository. A child delivers one number
 /// after the other and leaves out what was refused. Over it: the lowest run is forgotten, and a
@@ -97,20 +104,27 @@ pub(in crate::store) fn is_replay(
     let Origin::Child(delivery) = origin else {
         return Ok(false);
     };
-    let Some(known) = txn.get::<Delivered>(&delivered_key(&delivery.id, repository))? else {
-        return Ok(false);
-    };
     let number = delivery.id.sequence;
-    let is_removal = matches!(effect, Effect::Manifest(_, false));
-    let is_late = number < known.last && is_removal && !delivery.again;
-    if !known.has(number) && !is_late {
+    let known = txn.get::<Delivered>(&delivered_key(&delivery.id, repository))?;
+    let is_over = match &known {
+        Some(known) => {
+            let is_removal = matches!(effect, Effect::Manifest(_, false));
+            let is_late = number < known.last && is_removal && !delivery.again;
+            known.has(number) || is_late
+        }
+        None => {
+            let is_removal = matches!(effect, Effect::Manifest(_, false) | Effect::Tag(_, None));
+            is_removal && !delivery.again && is_forgotten(txn, &delivery.id, repository)?
+        }
+    };
+    if !is_over {
         return Ok(false);
     }
     if is_so(txn, repository, effect)? {
         return Ok(true);
     }
     let origin = &delivery.id.origin;
-    Err(match known.is_replaced(number) {
+    Err(match known.is_some_and(|known| known.is_replaced(number)) {
         true => StoreError::OutboxReplaced(format!(
             "another change took the place of change {number} of '{origin}' in {repository}: what \
              came after it counts"
@@ -120,6 +134,21 @@ pub(in crate::store) fn is_replay(
              late: what came after it counts"
         )),
     })
+}
+
+/// Whether changes of the start that made this one have taken effect so long ago that they are
+/// forgotten.
+fn is_forgotten(
+    txn: &Txn<'_>,
+    id: &OutboxId,
+    repository: &RepositoryName,
+) -> Result<bool, StoreError> {
+    let row = txn.get::<Delivered>(&forgotten_key(id, repository))?;
+    Ok(row.is_some_and(|row| row.more.more.numbers.taken.has(id.incarnation)))
+}
+
+fn forgotten_key(id: &OutboxId, repository: &RepositoryName) -> Vec<u8> {
+    delivered_key(&OutboxId { incarnation: FORGOTTEN, ..id.clone() }, repository)
 }
 
 fn is_so(txn: &Txn<'_>, repository: &RepositoryName, effect: &Effect) -> Result<bool, StoreError> {
@@ -193,12 +222,24 @@ fn begin(txn: &mut Txn<'_>, id: &OutboxId, repository: &RepositoryName) -> Resul
         return Ok(0);
     }
     let parts = [id.origin.as_str().as_bytes(), repository.as_str().as_bytes()];
-    let rows = txn.scan::<Delivered>(&prefix(Kind::Delivered, &parts))?;
-    let mut known: Vec<_> = rows.into_iter().map(|(key, row)| (row.more.more.place, key)).collect();
+    let rows = txn.scan::<Delivered>(&prefix(Kind::Delivered, &parts))?.into_iter();
+    let list = forgotten_key(id, repository);
+    let rows = rows.filter(|(key, _)| *key != list);
+    let mut known: Vec<_> = rows.map(|(key, row)| (row.more.more.place, key)).collect();
     known.sort_unstable();
     let next = known.last().map_or(0, |(place, _)| place.saturating_add(1));
     let over = (known.len() + 1).saturating_sub(INCARNATIONS_MAX);
-    known.into_iter().take(over).try_for_each(|(_, key)| txn.delete(key))?;
+    let mut forgotten = txn.get::<Delivered>(&list)?.unwrap_or_default();
+    let taken = &mut forgotten.more.more.numbers.taken.0;
+    for (_, key) in known.into_iter().take(over) {
+        let incarnation = key.last_chunk().copied().map(u64::from_be_bytes);
+        taken.extend(incarnation.map(|incarnation| (incarnation, incarnation)));
+        txn.delete(key)?;
+    }
+    if over > 0 {
+        taken.drain(..taken.len().saturating_sub(FORGOTTEN_MAX));
+        txn.put(list, &forgotten)?;
+    }
     Ok(next)
 }
 
@@ -323,7 +364,8 @@ mod tests {
             for number in 1..=over {
                 let origin = child("dock01", incarnation(number), 7);
                 assert_eq!(deliver(&store, number, &origin).await, number);
-                assert_eq!(rows(), INCARNATIONS_MAX.min(number.into()));
+                let list = usize::from(usize::from(number) > INCARNATIONS_MAX);
+                assert_eq!(rows(), INCARNATIONS_MAX.min(number.into()) + list);
             }
             for number in 3..=over {
                 let origin = child("dock01", incarnation(number), 7);
@@ -332,7 +374,22 @@ mod tests {
             }
             let other = child("dock02", 1, 1);
             assert_eq!(deliver(&store, over + 2, &other).await, over + 2, "another one");
-            assert_eq!(rows(), INCARNATIONS_MAX);
+            assert_eq!(rows(), INCARNATIONS_MAX + 1);
+            // What one that is forgotten would remove may have been pushed since.
+            let (app, v1): (RepositoryName, Tag) = ("app".parse().unwrap(), "v1".parse().unwrap());
+            let gone = [child("dock01", incarnation(1), 9), child("dock01", incarnation(2), 1)];
+            for origin in gone {
+                let untag = store.delete_tag(&app, &v1, Precondition::None, &origin).await;
+                assert!(matches!(untag, Err(StoreError::OutboxMismatch(_))), "{untag:?}");
+                let delete = store.delete_manifest(&app, &digest(1), &origin).await;
+                assert!(matches!(delete, Err(StoreError::OutboxMismatch(_))), "{delete:?}");
+                let Origin::Child(made) = origin else { unreachable!() };
+                let again = Origin::Child(Delivery { again: true, ..made });
+                assert_eq!(replay(&store, 1, &again), Ok(false), "a push");
+            }
+            let new = child("dock01", 5_000, 1);
+            let untag = store.delete_tag(&app, &v1, Precondition::None, &new).await;
+            assert_eq!(untag, Ok(Some(digest(over + 2))));
         });
     }
 }

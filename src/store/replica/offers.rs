@@ -428,6 +428,18 @@ mod tests {
     }
 
     #[test]
+    fn f201_another_parent_is_noted_whether_its_start_is_known_or_not() {
+        smol::block_on(async {
+            let store = connected().await;
+            for (epoch, start) in [(7, "a"), (8, "a"), (8, "b")] {
+                store.note_parent(epoch, Some(start.to_owned())).await.unwrap();
+                assert_eq!(store.parent_epoch(), Ok(Some(epoch)));
+                assert_eq!(store.parent_start().unwrap().as_deref(), Some(start));
+            }
+        });
+    }
+
+    #[test]
     fn f201_what_is_kept_is_read_some_at_a_time_and_released_as_a_whole() {
         smol::block_on(async {
             let store = connected().await;
