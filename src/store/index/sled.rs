@@ -723,7 +723,7 @@ mod tests {
         let index = open_at(&dir.path().join("index")).unwrap();
         for (bytes, is_large) in [(BYTES_IN_MEMORY, false), (BYTES_IN_MEMORY + 1, true)] {
             index.weight.store(bytes, Ordering::Relaxed);
-            assert_eq!(index.reads(&index.opened.db().unwrap()).is_some(), is_large);
+            assert_eq!(index.reads(index.opened.db().unwrap()).is_some(), is_large);
         }
     }
 }
