@@ -596,9 +596,11 @@ fn f209_an_index_with_all_the_rows_that_memory_is_meant_for_takes_no_more_conten
         drop(store);
         let bounded = |rows_max| {
             let options = options(Path::new("/s"), IndexKind::Map);
-            Store::open(sys_on(&disk), StoreOptions { rows_max, ..options }).unwrap().0
+            let clock = Arc::new(Hands::default());
+            let sys = Sys { clock: clock.clone(), ..sys_on(&disk) };
+            (Store::open(sys, StoreOptions { rows_max, ..options }).unwrap().0, clock)
         };
-        let store = bounded(rows + 1);
+        let (store, clock) = bounded(rows + 1);
         assert_eq!((store.hindrance(), store.is_out_of_room()), (None, false));
         assert!(store.room().is_some() && store.expect_space(9).await.is_ok());
         // The last that fits may have more rows than are left.
@@ -642,7 +644,11 @@ fn f209_an_index_with_all_the_rows_that_memory_is_meant_for_takes_no_more_conten
         let moved = PutManifest { origin: Origin::Parent, ..image(3, &["v2"]) };
         store.put_manifest(&name, moved).await.unwrap();
         store.look_at_space(false);
-        let (text, _) = store.unwritable().unwrap();
+        let told = store.unwritable();
+        clock.pass(Duration::from_secs(60));
+        store.look_at_space(false);
+        assert_eq!(store.unwritable(), told, "since then");
+        let (text, _) = told.unwrap();
         assert!(text.contains("limits.memory") && text.contains("delete manifests"), "{text}");
         for number in [1, 2] {
             store.delete_manifest(&name, &digest(number), &Origin::Client).await.unwrap();
