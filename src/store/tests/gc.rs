@@ -20,7 +20,7 @@ pub(super) const OPTIONS: GcOptions = GcOptions { grace: HOUR, untagged: None, d
 #[derive(Default)]
 pub(super) struct Hands {
     seconds: AtomicU64,
-    wall: AtomicU64,
+    pub(super) wall: AtomicU64,
     /// Seconds that pass each time somebody looks at the clock: a slow machine.
     per_look: AtomicU64,
 }
