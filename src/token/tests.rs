@@ -391,17 +391,9 @@ fn f156_the_catalog_shows_what_the_scope_map_grants() {
     let who: Authorized<Catalog> = node.auth.catalog(&presenting(&bearer)).unwrap();
     assert!(node.auth.lists(&who, &"team/a".parse().unwrap()));
     assert!(!node.auth.lists(&who, &"other".parse().unwrap()));
-    for other in ["repository:team/a:pull", "registry:catalog:pull", "registry:other:*"] {
-        let bearer = node.bearer("my-token", &password, other);
-        assert!(node.auth.catalog(&presenting(&bearer)).is_err(), "{other}");
-    }
-    let names = |scope: &str| {
-        let bearer = node.bearer("my-token", &password, scope);
-        let claims = bearer.split('.').nth(1).unwrap();
-        String::from_utf8(BASE64URL_NOPAD.decode(claims.as_bytes()).unwrap()).unwrap()
-    };
-    assert!(names("registry:catalog:*").contains("catalog"));
-    assert!(!names("registry:other:*").contains("other"));
+    let others = "repository:team/a:pull registry:catalog:pull";
+    let bearer = node.bearer("my-token", &password, others);
+    assert!(node.auth.catalog(&presenting(&bearer)).is_err());
 }
 
 #[test]

@@ -2,15 +2,16 @@
 //! was lost comes again, and must not have a second effect.
 
 use super::outbox::Origin;
+use crate::store::rows::connected_registry::connected_registry_key;
 use crate::store::rows::delivered::{
     Delivered, DeliveredEnd, DeliveredMore, Numbers, Runs, delivered_key,
 };
 use crate::store::rows::manifest::{ManifestRow, manifest_key};
+use crate::store::rows::node::descendant_key;
 use crate::store::rows::tag::{TagRow, tag_key};
 use crate::store::rows::{Kind, prefix};
-use crate::store::tree::told;
 use crate::store::{StoreError, Txn};
-use crate::types::{Digest, OutboxId, RepositoryName, Tag};
+use crate::types::{ConnectedRegistryName, Digest, OutboxId, RepositoryName, Tag};
 
 /// Incarnations of one store whose deliveries are remembered, for each repository: of its starts,
 /// those in which it changed the repository. Over it: those of the one that was heard of first are
@@ -203,7 +204,7 @@ fn add(
         Some(known) => known,
         None => {
             // A child may make names up, of which nothing is forgotten.
-            if is_replaced || told::node_below(txn, &id.origin)?.is_none() {
+            if is_replaced || !is_below(txn, &id.origin)? {
                 txn.expect_rows()?;
             }
             let place = begin(txn, id, repository)?;
@@ -213,6 +214,11 @@ fn add(
     };
     row.add(id.sequence, is_replaced);
     txn.put_changed(key, &row)
+}
+
+/// Whether a connected registry is below this node, as far as that is known here.
+fn is_below(txn: &Txn<'_>, name: &ConnectedRegistryName) -> Result<bool, StoreError> {
+    Ok(txn.has(&connected_registry_key(name))? || txn.has(&descendant_key(name))?)
 }
 
 /// Makes room for another incarnation, forgetting the first ones; its place.
