@@ -432,24 +432,6 @@ mod tests {
         assert_eq!((refusal.status, refusal.code), (400, "MANIFEST_INVALID"));
     }
 
-    /// Other requests do not wait for what takes milliseconds.
-    #[test]
-    fn f209_a_large_manifest_is_checked_beside_the_executor() {
-        smol::block_on(async {
-            for (bytes, is_at_once) in [(BUFFER_BYTES, true), (BUFFER_BYTES + 1, false)] {
-                let tag = Reference::Tag("v1".parse().unwrap());
-                let mut checked = Box::pin(check_manifest(vec![b' '; bytes], None, &tag));
-                let first = smol::future::poll_once(&mut checked).await;
-                assert_eq!(first.is_some(), is_at_once, "{bytes}");
-                let refusal = match first {
-                    Some(checked) => checked,
-                    None => checked.await,
-                };
-                assert_eq!(refusal.err().map(|refusal| refusal.status), Some(400));
-            }
-        });
-    }
-
     #[test]
     fn tags_come_from_the_path_or_the_query() {
         let mut request = request(Method::Put, &[]);
