@@ -199,7 +199,7 @@ fn check_admin_socket(config: &Config) -> Result<(), String> {
     let Some(directory) = directory else {
         return Ok(());
     };
-    // Of a name alone it is the one that the program runs in.
+    // A socket that is named alone is made in the directory that the program runs in.
     let directory = if directory.as_os_str().is_empty() { Path::new(".") } else { directory };
     if !SystemDisk.exists(directory).unwrap_or(false) {
         return Err(format!(

@@ -219,14 +219,12 @@ impl Worker {
         digest: &Digest,
     ) -> Result<(), SyncError> {
         let item = Item::Deleted(digest.clone());
-        let is_new_parent = self.store.is_offered(repository)?;
-        let lacked = self.lacked_manifest(repository, digest, is_new_parent)?;
-        if is_new_parent {
-            // Tags may name it that a comparison finds to be lost.
+        if self.store.is_offered(repository)? {
+            // A comparison may yet find that the parent lost a tag of this manifest.
             self.state.hold_back(repository, item);
             return Ok(());
         }
-        if lacked.may_be_lost() {
+        if self.lacked_manifest(repository, digest, false)?.may_be_lost() {
             self.state.paid(repository, &item);
             return Ok(());
         }

@@ -203,7 +203,7 @@ impl Worker {
             let (head, _) = self.upstream.feed_head(None).await?;
             let mut gone = self.state.told().clone();
             let until = self.state.told_until().filter(|until| until.epoch == head.epoch);
-            // Of what it does not remember the rest counts that it has told.
+            // Where the parent's feed begins later by now, what it told before that still counts.
             if let Some(from) = until
                 && self.hear_gone(&mut gone, from, head).await?
             {
@@ -265,7 +265,7 @@ impl Worker {
             for digest in lacked {
                 let lacked = self.lacked_manifest(repository, &digest, standing.is_new_parent)?;
                 match lacked.fate(standing.may_push) {
-                    // A tag may name it that is yet to be offered.
+                    // A tag that is yet to be offered may name this manifest.
                     Fate::Goes if standing.is_new_parent => {
                         self.state.hold_back(repository, Item::Deleted(digest));
                     }

@@ -246,7 +246,7 @@ impl Worker {
             };
             let messages = self.store.inbox(CHUNK)?;
             if messages.is_empty() {
-                // All of it was heard.
+                // Every message up to this position was heard.
                 self.state.told_until_at_least(position);
                 self.repay().await?;
                 if self.store.reconcile_due()? {

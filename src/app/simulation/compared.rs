@@ -17,6 +17,17 @@ async fn push_index(store: &Store) {
     push(store, &["multi"], MANIFESTS).await;
 }
 
+/// The root is replaced by one that lacks that index and what it names, and the device compares.
+async fn lose_index(tree: &Tree, engine: &Engine) {
+    for number in [MANIFESTS, FIRST, SECOND] {
+        let lost = digest_of(&manifest(number));
+        tree.world.root.delete_manifest(&app(), &lost, &Origin::Client).await.unwrap();
+    }
+    tree.world.device().reconciled(Cursor { epoch: 7, sequence: 5 }).await.unwrap();
+    engine.begin_once().await.unwrap();
+    engine.pull_once().await.unwrap();
+}
+
 /// Symptom: a child of an index that was deleted at the root stayed at a device for good, where
 /// other grants had made a comparison due before the device heard of it. Cause: the comparison took
 /// the place of the message, and left out whatever an index names.
@@ -385,13 +396,7 @@ fn f201_f206_what_a_kept_index_needs_stays_with_it() {
         rest(tree, engine).await;
         write_grants(&tree.world, false).await;
         rest(tree, engine).await;
-        for number in [MANIFESTS, FIRST, SECOND] {
-            let lost = digest_of(&manifest(number));
-            root.delete_manifest(&app(), &lost, &Origin::Client).await.unwrap();
-        }
-        device.reconciled(Cursor { epoch: 7, sequence: 5 }).await.unwrap();
-        engine.begin_once().await.unwrap();
-        engine.pull_once().await.unwrap();
+        lose_index(tree, engine).await;
         push(root, &["t2"], FIRST).await;
         engine.pull_once().await.unwrap();
         let first = digest_of(&manifest(FIRST));
@@ -447,13 +452,7 @@ fn f201_what_an_offered_index_names_stays_when_the_index_is_deleted() {
         let (root, device) = (&tree.world.root, &tree.world.device());
         push_index(device).await;
         rest(tree, engine).await;
-        for number in [MANIFESTS, FIRST, SECOND] {
-            let lost = digest_of(&manifest(number));
-            root.delete_manifest(&app(), &lost, &Origin::Client).await.unwrap();
-        }
-        device.reconciled(Cursor { epoch: 7, sequence: 5 }).await.unwrap();
-        engine.begin_once().await.unwrap();
-        engine.pull_once().await.unwrap();
+        lose_index(tree, engine).await;
         let index = digest_of(&manifest(MANIFESTS));
         device.delete_manifest(&app(), &index, &Origin::Client).await.unwrap();
         rest(tree, engine).await;

@@ -407,7 +407,7 @@ impl<'a> Removal<'a> {
             }
             let mut stays = kept.is_some();
             for tag in &tags {
-                // Of this tag the parent has said nothing: it is yet to be offered, with this.
+                // The parent has lost this tag, which is yet to be offered with its manifest.
                 if *origin == Origin::Parent && offers::is_tag_withheld(txn, repository, tag)? {
                     stays = true;
                 } else {

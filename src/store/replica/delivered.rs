@@ -16,14 +16,14 @@ use crate::types::{ConnectedRegistryName, Digest, OutboxId, RepositoryName, Tag}
 /// Incarnations of one store whose deliveries are remembered, for each repository: of its starts,
 /// those in which it changed the repository. Over it: those of the one that was heard of first are
 /// forgotten. Of a replay of them that still comes, from a backup or a copy of a disk that is so
-/// old, a push takes effect, where the tag names what it did, and a removal does not.
+/// old, a push takes effect, where the tag names what it named before, and a removal does not.
 const INCARNATIONS_MAX: usize = 16;
 
 /// Incarnations that are known to be forgotten, for each repository. Over it: the first of them are
 /// taken for new ones.
 const FORGOTTEN_MAX: usize = 1024;
 
-/// No store's: under it stands which ones are forgotten.
+/// The incarnation of no store: the row under it lists those that are forgotten.
 const FORGOTTEN: u64 = u64::MAX;
 
 /// Runs of numbers that are kept of one incarnation in one repository. A child delivers one number
@@ -203,7 +203,7 @@ fn add(
     let mut row = match txn.get::<Delivered>(&key)? {
         Some(known) => known,
         None => {
-            // A child may make names up, of which nothing is forgotten.
+            // A child may make names up, and no row of such a name is ever forgotten.
             if is_replaced || !is_below(txn, &id.origin)? {
                 txn.expect_rows()?;
             }

@@ -351,7 +351,7 @@ pub(in crate::store) fn withholds(
     repository: &RepositoryName,
 ) -> Result<bool, StoreError> {
     for start in [withheld_tags(repository), withheld_manifests(repository)] {
-        if !txn.page::<Fact>(&start, 1)?.is_empty() {
+        if txn.has_any(&start)? {
             return Ok(true);
         }
     }

@@ -1,5 +1,7 @@
 //! Collections among wrong clocks, damaged file systems and clients that ask for anything.
 
+use std::sync::mpsc::Sender;
+
 use super::*;
 
 /// Who may read a repository asked for very many things that are not there, and no collection
@@ -284,17 +286,12 @@ fn f201_a_backup_holds_collections_for_as_long_as_it_is_said_to_go_on() {
     assert!(!backup.keep() && gc().is_ok());
 }
 
-/// Symptom: an image whose deletion was answered with 507 was listed, and its manifest gone. Cause:
-/// a push of the same that was refused took its file, by a deletion that was not durable yet.
-#[test]
-fn f211_a_deletion_that_is_not_durable_takes_no_content_along() {
-    let bench = Bench::new();
-    let (store, app) = (&bench.store, name("app"));
-    let layer = blob(store, "app", b"layer");
+/// Does something while the writer is busy, so that what follows is written together; the writer
+/// goes on when it is told to.
+fn with_busy_writer<T>(store: &Store, work: impl FnOnce(Sender<()>) -> T) -> T {
     let (release, wait) = std::sync::mpsc::channel::<()>();
     let (begin, is_busy) = std::sync::mpsc::channel::<()>();
-    let outcome = std::thread::scope(|scope| {
-        // The writer is busy, so that those that follow are written together.
+    std::thread::scope(|scope| {
         scope.spawn(|| {
             block_on(store.commit(move |_| {
                 begin.send(()).unwrap();
@@ -303,13 +300,27 @@ fn f211_a_deletion_that_is_not_durable_takes_no_content_along() {
             }))
         });
         is_busy.recv().unwrap();
-        let both = scope.spawn(|| {
-            let (deleted, taken) = (store.unlink_blob(&app, &layer), store.take_back(&layer));
-            block_on(smol::future::zip(deleted, taken)).0
-        });
-        block_on(sleep(Duration::from_secs(1)));
-        release.send(()).unwrap();
-        both.join().unwrap()
+        work(release)
+    })
+}
+
+/// Symptom: an image whose deletion was answered with 507 was listed, and its manifest gone. Cause:
+/// a push of the same that was refused took its file, by a deletion that was not durable yet.
+#[test]
+fn f211_a_deletion_that_is_not_durable_takes_no_content_along() {
+    let bench = Bench::new();
+    let (store, app) = (&bench.store, name("app"));
+    let layer = blob(store, "app", b"layer");
+    let outcome = with_busy_writer(store, |release| {
+        std::thread::scope(|scope| {
+            let both = scope.spawn(|| {
+                let (deleted, taken) = (store.unlink_blob(&app, &layer), store.take_back(&layer));
+                block_on(smol::future::zip(deleted, taken)).0
+            });
+            block_on(sleep(Duration::from_secs(1)));
+            release.send(()).unwrap();
+            both.join().unwrap()
+        })
     });
     assert_eq!(outcome, Ok(()));
     assert!(bench.has(&layer), "a failed write, or a power cut, could have undone the deletion");
@@ -325,17 +336,7 @@ fn f210_content_that_is_removed_goes_though_nobody_waits_for_it() {
     let (store, app) = (&bench.store, name("app"));
     let layer = blob(store, "app", b"layer");
     block_on(store.unlink_blob(&app, &layer)).unwrap();
-    let (release, wait) = std::sync::mpsc::channel::<()>();
-    let (begin, is_busy) = std::sync::mpsc::channel::<()>();
-    std::thread::scope(|scope| {
-        scope.spawn(|| {
-            block_on(store.commit(move |_| {
-                begin.send(()).unwrap();
-                wait.recv().unwrap();
-                Ok(())
-            }))
-        });
-        is_busy.recv().unwrap();
+    with_busy_writer(store, |release| {
         let mut taken = Box::pin(store.take_back(&layer));
         assert!(block_on(smol::future::poll_once(&mut taken)).is_none());
         drop(taken);
