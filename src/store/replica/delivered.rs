@@ -14,22 +14,24 @@ use crate::store::{StoreError, Txn};
 use crate::types::{ConnectedRegistryName, Digest, OutboxId, RepositoryName, Tag};
 
 /// Incarnations of one store whose deliveries are remembered, for each repository: of its starts,
-/// those in which it changed the repository. Over it: those of the one that was heard of first are
-/// forgotten. Of a replay of them that still comes, from a backup or a copy of a disk that is so
-/// old, a push takes effect, where the tag names what it named before, and a removal does not.
+/// those in which it changed the repository. Over it: the one that was heard of first becomes an
+/// earlier one.
 const INCARNATIONS_MAX: usize = 16;
 
-/// Incarnations that are known to be forgotten, for each repository. Over it: the first of them are
-/// taken for new ones.
-const FORGOTTEN_MAX: usize = 1024;
+/// Earlier incarnations of which the first run of numbers is remembered, for each repository: all
+/// of them, where nothing was refused. Of a replay of another number, from a backup or a copy of a
+/// disk that is so old, a push takes effect, where the tag names what it named before, and a
+/// removal does not. Over it: the first of them are taken for new ones.
+const EARLIER_MAX: usize = 1024;
 
-/// The incarnation of no store: the row under it lists those that are forgotten.
-const FORGOTTEN: u64 = u64::MAX;
+/// The incarnation of no store: the row under it lists the earlier ones, each with the end of its
+/// first run.
+const EARLIER: u64 = u64::MAX;
 
 /// Runs of numbers that are kept of one incarnation in one repository. A child delivers one number
-/// after the other and leaves out what was refused. Over it: the lowest run is forgotten, and a
-/// replay of it takes effect.
-const RUNS_MAX: usize = 64;
+/// after the other and leaves out what was refused. Over it: the lowest run is forgotten; of a
+/// replay of it a push takes effect, and a removal does not.
+const RUNS_MAX: usize = 256;
 
 impl Runs {
     fn has(&self, number: u64) -> bool {
@@ -57,6 +59,21 @@ impl Delivered {
     fn has(&self, number: u64) -> bool {
         let taken = &self.more.more.numbers.taken;
         number <= self.last && (taken.0.is_empty() || taken.has(number))
+    }
+
+    /// Whether the change with this number may have had its effect, and nobody remembers.
+    fn may_have(&self, number: u64) -> bool {
+        let runs = &self.more.more.numbers.taken.0;
+        runs.len() >= RUNS_MAX && runs.first().is_some_and(|(first, _)| number < *first)
+    }
+
+    /// The last of the first numbers, all of which are to have no effect any more; 0: there is none.
+    fn whole(&self) -> u64 {
+        match self.more.more.numbers.taken.0.first() {
+            Some((0 | 1, last)) => *last,
+            Some(_) => 0,
+            None => self.last,
+        }
     }
 
     /// Whether that is so because another change took its place.
@@ -93,9 +110,9 @@ pub(in crate::store) enum Effect {
 
 /// Whether this delivery has already taken effect. When it has, and what it wants is not so any
 /// more, what came after it counts: `OutboxMismatch`, or `OutboxReplaced` when another change took
-/// its place. The removal of a manifest that comes later than others of its start, and was not
-/// refused before, is of a state of the child that is lost: a push of the manifest may have come
-/// after it, so that it takes no effect any more either.
+/// its place. A removal that may have taken effect, or one of a manifest that comes later than
+/// others of its start, is of a state of the child that is lost unless it was refused before: a push
+/// may have come after it, so that it takes no effect any more either.
 pub(in crate::store) fn is_replay(
     txn: &Txn<'_>,
     origin: &Origin,
@@ -105,17 +122,15 @@ pub(in crate::store) fn is_replay(
     let Origin::Child(delivery) = origin else {
         return Ok(false);
     };
-    let number = delivery.id.sequence;
-    let known = txn.get::<Delivered>(&delivered_key(&delivery.id, repository))?;
-    let is_over = match &known {
-        Some(known) => {
-            let is_removal = matches!(effect, Effect::Manifest(_, false));
-            let is_late = number < known.last && is_removal && !delivery.again;
-            known.has(number) || is_late
-        }
-        None => {
-            let is_removal = matches!(effect, Effect::Manifest(_, false) | Effect::Tag(_, None));
-            is_removal && !delivery.again && is_forgotten(txn, &delivery.id, repository)?
+    let (id, number) = (&delivery.id, delivery.id.sequence);
+    let known = txn.get::<Delivered>(&delivered_key(id, repository))?;
+    let is_removal = matches!(effect, Effect::Manifest(_, false) | Effect::Tag(_, None));
+    let is_over = match had(txn, known.as_ref(), is_removal, id, repository)? {
+        Had::Yes => true,
+        Had::Maybe => is_removal && !delivery.again,
+        Had::No => {
+            let is_late = known.as_ref().is_some_and(|known| number < known.last);
+            is_late && matches!(effect, Effect::Manifest(_, false)) && !delivery.again
         }
     };
     if !is_over {
@@ -137,19 +152,47 @@ pub(in crate::store) fn is_replay(
     })
 }
 
-/// Whether changes of the start that made this one have taken effect so long ago that they are
-/// forgotten.
-fn is_forgotten(
+/// Whether a change has had its effect, as far as that is remembered.
+enum Had {
+    No,
+    Maybe,
+    Yes,
+}
+
+/// Whether this change has; of a start that is `known`, `Maybe` is found out for removals only.
+fn had(
+    txn: &Txn<'_>,
+    known: Option<&Delivered>,
+    is_removal: bool,
+    id: &OutboxId,
+    repository: &RepositoryName,
+) -> Result<Had, StoreError> {
+    match known {
+        Some(known) if known.has(id.sequence) => return Ok(Had::Yes),
+        Some(known) if known.may_have(id.sequence) => return Ok(Had::Maybe),
+        Some(_) if !is_removal => return Ok(Had::No),
+        Some(_) | None => {}
+    }
+    Ok(match earlier(txn, id, repository)? {
+        Some(whole) if id.sequence <= whole => Had::Yes,
+        Some(_) => Had::Maybe,
+        None => Had::No,
+    })
+}
+
+/// The end of the first run of the start that made this change, where that is an earlier one.
+fn earlier(
     txn: &Txn<'_>,
     id: &OutboxId,
     repository: &RepositoryName,
-) -> Result<bool, StoreError> {
-    let row = txn.get::<Delivered>(&forgotten_key(id, repository))?;
-    Ok(row.is_some_and(|row| row.more.more.numbers.taken.has(id.incarnation)))
+) -> Result<Option<u64>, StoreError> {
+    let row = txn.get::<Delivered>(&earlier_key(id, repository))?.unwrap_or_default();
+    let mut starts = row.more.more.numbers.taken.0.into_iter();
+    Ok(starts.find(|(start, _)| *start == id.incarnation).map(|(_, whole)| whole))
 }
 
-fn forgotten_key(id: &OutboxId, repository: &RepositoryName) -> Vec<u8> {
-    delivered_key(&OutboxId { incarnation: FORGOTTEN, ..id.clone() }, repository)
+fn earlier_key(id: &OutboxId, repository: &RepositoryName) -> Vec<u8> {
+    delivered_key(&OutboxId { incarnation: EARLIER, ..id.clone() }, repository)
 }
 
 fn is_so(txn: &Txn<'_>, repository: &RepositoryName, effect: &Effect) -> Result<bool, StoreError> {
@@ -207,9 +250,7 @@ fn add(
             if is_replaced || !is_below(txn, &id.origin)? {
                 txn.expect_rows()?;
             }
-            let place = begin(txn, id, repository)?;
-            let more = DeliveredMore { place, numbers: Numbers::default() };
-            Delivered { last: 0, more: DeliveredEnd { open: Vec::new(), more } }
+            begin(txn, id, repository)?
         }
     };
     row.add(id.sequence, is_replaced);
@@ -221,32 +262,44 @@ fn is_below(txn: &Txn<'_>, name: &ConnectedRegistryName) -> Result<bool, StoreEr
     Ok(txn.has(&connected_registry_key(name))? || txn.has(&descendant_key(name))?)
 }
 
-/// Makes room for another incarnation, forgetting the first ones; its place.
-fn begin(txn: &mut Txn<'_>, id: &OutboxId, repository: &RepositoryName) -> Result<u64, StoreError> {
+/// The row of an incarnation that has none, with what is remembered of it; room is made for it.
+fn begin(
+    txn: &mut Txn<'_>,
+    id: &OutboxId,
+    repository: &RepositoryName,
+) -> Result<Delivered, StoreError> {
     // Changes that were written before stores told are of one incarnation, the first.
     if id.incarnation == 0 {
-        return Ok(0);
+        return Ok(Delivered::default());
     }
     let parts = [id.origin.as_str().as_bytes(), repository.as_str().as_bytes()];
     let rows = txn.scan::<Delivered>(&prefix(Kind::Delivered, &parts))?.into_iter();
-    let list = forgotten_key(id, repository);
-    let rows = rows.filter(|(key, _)| *key != list);
-    let mut known: Vec<_> = rows.map(|(key, row)| (row.more.more.place, key)).collect();
-    known.sort_unstable();
-    let next = known.last().map_or(0, |(place, _)| place.saturating_add(1));
+    let list = earlier_key(id, repository);
+    let mut known: Vec<_> = rows.filter(|(key, _)| *key != list).collect();
+    known.sort_unstable_by_key(|(_, row)| row.more.more.place);
+    let next = known.last().map_or(0, |(_, row)| row.more.more.place.saturating_add(1));
     let over = (known.len() + 1).saturating_sub(INCARNATIONS_MAX);
-    let mut forgotten = txn.get::<Delivered>(&list)?.unwrap_or_default();
-    let taken = &mut forgotten.more.more.numbers.taken.0;
-    for (_, key) in known.into_iter().take(over) {
-        let incarnation = key.last_chunk().copied().map(u64::from_be_bytes);
-        taken.extend(incarnation.map(|incarnation| (incarnation, incarnation)));
+    let whole = earlier(txn, id, repository)?;
+    let mut all = txn.get::<Delivered>(&list)?.unwrap_or_default();
+    let starts = &mut all.more.more.numbers.taken.0;
+    let mut note = |start: u64, whole: u64| {
+        starts.retain(|(earlier, _)| *earlier != start);
+        starts.push((start, whole));
+    };
+    for (key, row) in known.into_iter().take(over) {
+        let start = key.last_chunk().copied().map(u64::from_be_bytes);
+        start.into_iter().for_each(|start| note(start, row.whole()));
         txn.delete(key)?;
     }
-    if over > 0 {
-        taken.drain(..taken.len().saturating_sub(FORGOTTEN_MAX));
-        txn.put(list, &forgotten)?;
+    // What it had behind its first run stays unknown, so that it stays an earlier one.
+    whole.into_iter().for_each(|whole| note(id.incarnation, whole));
+    if !starts.is_empty() {
+        starts.drain(..starts.len().saturating_sub(EARLIER_MAX));
+        txn.put_changed(list, &all)?;
     }
-    Ok(next)
+    let more = DeliveredMore { place: next, numbers: Numbers::default() };
+    let last = whole.unwrap_or(0);
+    Ok(Delivered { last, more: DeliveredEnd { open: Vec::new(), more } })
 }
 
 #[cfg(test)]
@@ -331,15 +384,17 @@ mod tests {
     #[test]
     fn f130_the_lowest_runs_are_forgotten() {
         let mut row = Delivered::default();
-        for number in 1..=200 {
+        for number in 1..=400 {
             row.add(number * 2, number % 2 == 0);
             assert!(row.has(number * 2) && !row.has(number * 2 - 1));
         }
         assert_eq!(row.more.more.numbers.taken.0.len(), RUNS_MAX);
-        assert!(!row.has(2));
-        row.add(399, false);
-        assert_eq!(row.more.more.numbers.taken.0.last(), Some(&(398, 400)));
-        assert_eq!([398, 399, 400].map(|number| row.is_replaced(number)), [false, false, true]);
+        assert!(!row.has(2) && row.may_have(2) && row.whole() == 0);
+        let lowest = row.more.more.numbers.taken.0[0].0;
+        assert!(row.may_have(lowest - 1) && !row.may_have(lowest + 1));
+        row.add(799, false);
+        assert_eq!(row.more.more.numbers.taken.0.last(), Some(&(798, 800)));
+        assert_eq!([798, 799, 800].map(|number| row.is_replaced(number)), [false, false, true]);
         let bytes = rows::encode(&row).unwrap();
         assert_eq!(rows::decode::<Delivered>(&bytes).unwrap(), row);
         row.more.more.numbers.replaced = Runs::default();
@@ -351,6 +406,44 @@ mod tests {
         assert_eq!(rows::decode::<Delivered>(&rows::encode(&old).unwrap()).unwrap(), old);
         old.add(9, false);
         assert!(old.has(3) && old.has(7) && !old.has(8) && old.has(9));
+    }
+
+    /// Symptom: a device that was set back by more than 16 of its starts pushed what its parent had
+    /// had, and what was deleted there since was there again.
+    #[test]
+    fn f130_of_earlier_starts_the_first_run_is_remembered() {
+        smol::block_on(async {
+            let store = store();
+            for number in 1..=4 {
+                push(&store, "app", number, &[]).await;
+            }
+            let starts = u64::try_from(INCARNATIONS_MAX + EARLIER_MAX).unwrap() + 1;
+            // In no order: they are random.
+            let of = |start: u64, number| child("dock01", start.wrapping_mul(u64::MAX / 7), number);
+            for start in 1..=starts {
+                assert_eq!(deliver(&store, 1, &of(start, 1)).await, 1);
+                assert_eq!(deliver(&store, 2, &of(start, 2)).await, 2);
+            }
+            let (app, v1): (RepositoryName, Tag) = ("app".parse().unwrap(), "v1".parse().unwrap());
+            let is_over = |result: &Result<bool, StoreError>| {
+                matches!(result, Err(StoreError::OutboxMismatch(_)))
+            };
+            for start in [2, starts - 17, starts - 16, starts - 15] {
+                for (number, had) in [(1, true), (2, true), (3, false)] {
+                    let result = replay(&store, 3, &of(start, number));
+                    assert_eq!(is_over(&result), had, "{start} {number}: {result:?}");
+                }
+            }
+            assert_eq!(replay(&store, 3, &of(1, 1)), Ok(false), "one too many");
+            // One that was refused comes late, and the start has a row again.
+            assert_eq!(deliver(&store, 4, &of(2, 4)).await, 4);
+            for (number, had) in [(1, true), (2, true), (3, false), (4, true)] {
+                let result = replay(&store, 3, &of(2, number));
+                assert_eq!(is_over(&result), had, "{number}: {result:?}");
+            }
+            let untag = store.delete_tag(&app, &v1, Precondition::None, &of(2, 5)).await;
+            assert!(matches!(untag, Err(StoreError::OutboxMismatch(_))), "{untag:?}");
+        });
     }
 
     #[test]
