@@ -23,7 +23,7 @@ impl Manage {
     pub fn instance(&self, node: &ConnectedRegistry) -> Result<Instance, Error> {
         let own = match self.options.role {
             Role::Root => None,
-            Role::Connected => self.store.self_node()?.map(|node| node.name),
+            Role::Connected => self.store.self_name()?,
         };
         if own.as_ref() == Some(&node.name) {
             return self.own_instance(node);

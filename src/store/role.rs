@@ -78,8 +78,8 @@ pub(super) fn noted_role(disk: &dyn Disk, state_dir: &Path) -> Option<StoreRole>
 impl Store {
     /// What this store belongs to. A store of an older version has no note of it: its rows tell.
     pub fn store_role(&self) -> Result<StoreRole, StoreError> {
-        if let Some(node) = self.self_node()? {
-            return Ok(StoreRole::Connected(node.name));
+        if let Some(name) = self.self_name()? {
+            return Ok(StoreRole::Connected(name));
         }
         let noted = noted_role(&*self.shared().disk, self.shared().layout.root());
         if noted == Some(StoreRole::Root) {

@@ -19,11 +19,21 @@ pub type Change = (Vec<u8>, Option<Vec<u8>>);
 /// A key and its row.
 pub type KeyValue = (Vec<u8>, Vec<u8>);
 
+/// What [`Index::head`] reads of a row, bytes.
+pub(in crate::store) const HEAD_LEN: usize = 1024;
+
 /// An ordered map from keys to rows that remembers the last journal sequence applied to it.
 pub trait Index: Send + Sync {
     /// Looks one key up. It counts as a row read, see [`turn`].
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
         let row = self.get_uncounted(key)?;
+        turn::note(1, key.len() + row.as_ref().map_or(0, Vec::len));
+        Ok(row)
+    }
+
+    /// The first [`HEAD_LEN`] bytes of a row, however long it is. It counts as a row read.
+    fn head(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        let row = self.head_uncounted(key)?;
         turn::note(1, key.len() + row.as_ref().map_or(0, Vec::len));
         Ok(row)
     }
@@ -55,6 +65,8 @@ pub trait Index: Send + Sync {
 
     /// What [`Index::get`] does, not counted.
     fn get_uncounted(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError>;
+    /// What [`Index::head`] does, not counted.
+    fn head_uncounted(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError>;
     /// What [`Index::page`] does, not counted.
     fn page_uncounted(
         &self,
@@ -142,6 +154,11 @@ impl Index for MapIndex {
         Ok(map.1.get(key).cloned())
     }
 
+    fn head_uncounted(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        let map = self.0.read().map_err(|_| StoreError::Unavailable)?;
+        Ok(map.1.get(key).map(|row| head_of(row)))
+    }
+
     fn page_uncounted(
         &self,
         prefix: &[u8],
@@ -195,6 +212,11 @@ impl Index for MapIndex {
 /// `IndexFull` when an index has no room for content that needs rows of its own.
 pub(in crate::store) fn expect_rows(index: &dyn Index, rows_max: u64) -> Result<(), StoreError> {
     if index.rows() < rows_max { Ok(()) } else { Err(StoreError::IndexFull) }
+}
+
+/// What [`Index::head`] reads of this row.
+pub(in crate::store) fn head_of(row: &[u8]) -> Vec<u8> {
+    row[..row.len().min(HEAD_LEN)].to_vec()
 }
 
 /// Bytes of a row and its key.
@@ -258,6 +280,10 @@ impl NoIndex {
 
 impl Index for NoIndex {
     fn get_uncounted(&self, _key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        self.error()
+    }
+
+    fn head_uncounted(&self, _key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
         self.error()
     }
 

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, mpsc};
 use std::time::Duration;
 
-use super::{Change, Index, IndexFault, KeyValue, lower_bound, row_hash, sums};
+use super::{Change, Index, IndexFault, KeyValue, head_of, lower_bound, row_hash, sums};
 use crate::store::StoreError;
 use crate::sys::Disk;
 use crate::sys::spawn::thread;
@@ -298,11 +298,21 @@ fn parts(len: usize) -> u32 {
 
 /// A row of this key.
 fn read(db: &sled::Db, key: &[u8], reads: &mut Option<Reads<'_>>) -> sled::Result<Option<Vec<u8>>> {
+    let first = read_first(db, key, reads)?;
+    first.map(|row| whole(db, key, &row, reads)).transpose()
+}
+
+/// The first part of a row of this key.
+fn read_first(
+    db: &sled::Db,
+    key: &[u8],
+    reads: &mut Option<Reads<'_>>,
+) -> sled::Result<Option<sled::IVec>> {
     let first = db.get(key)?;
     if let Some(reads) = reads {
         reads.note(key, first.as_ref().map_or(0, |row| row.len()).max(PAGE_WEIGHT_MIN))?;
     }
-    first.map(|row| whole(db, key, &row, reads)).transpose()
+    Ok(first)
 }
 
 /// A row whose first part is this.
@@ -389,6 +399,13 @@ fn verify(db: &sled::Db) -> Result<Found, String> {
 impl Index for SledIndex {
     fn get_uncounted(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
         self.look(|db| read(db, key, &mut self.reads(db)))
+    }
+
+    fn head_uncounted(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        self.look(|db| {
+            let first = read_first(db, key, &mut self.reads(db))?;
+            Ok(first.map(|row| head_of(&row)))
+        })
     }
 
     fn page_uncounted(
@@ -511,6 +528,7 @@ impl Index for SledIndex {
 #[allow(clippy::disallowed_methods, reason = "tests look at real files")]
 mod tests {
     use super::*;
+    use crate::store::index::HEAD_LEN;
     use crate::store::tests::TempDir;
     use crate::sys::SystemDisk;
 
@@ -582,6 +600,7 @@ mod tests {
                 index.apply(sequence - 1, &[put("a", before), put("b", after)]).unwrap();
                 index.apply(sequence, &[put("a", after), put("b", before)]).unwrap();
                 assert!(index.get(b"a").unwrap() == Some(row(after)), "{before} {after}");
+                assert!(index.head(b"a").unwrap() == Some(row(after.min(HEAD_LEN))), "{after}");
                 let [a, b] = [("a", after), ("b", before)]
                     .map(|(key, len)| (key.as_bytes().to_vec(), row(len)));
                 assert!(index.scan(b"", None, 10).unwrap() == [a, b], "{before} {after}");

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::store::StoreError;
 use crate::store::counts::Counts;
-use crate::store::index::{Change, Index, KeyValue, expect_rows, lower_bound};
+use crate::store::index::{Change, Index, KeyValue, expect_rows, head_of, lower_bound};
 use crate::store::rows::derived::{self, Count};
 use crate::store::rows::format::FORMAT;
 use crate::store::rows::{self, Stored};
@@ -87,7 +87,10 @@ impl<'a> Txn<'a> {
 
     /// Whether there is a row.
     pub fn has(&self, key: &[u8]) -> Result<bool, StoreError> {
-        Ok(self.bytes(key)?.is_some())
+        match self.pending(key) {
+            Some(row) => Ok(row.is_some()),
+            None => self.has_durable(key),
+        }
     }
 
     /// Whether there is a row whose key starts with `prefix`.
@@ -97,16 +100,30 @@ impl<'a> Txn<'a> {
 
     /// Whether there is a row that is durable, whatever this group of commands makes of it.
     pub(in crate::store) fn has_durable(&self, key: &[u8]) -> Result<bool, StoreError> {
-        Ok(self.index.get(key)?.is_some())
+        Ok(self.index.head(key)?.is_some())
     }
 
     /// A row as it is stored.
     pub(in crate::store) fn bytes(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
-        let pending = self.own.get(key).or_else(|| self.group.and_then(|group| group.get(key)));
-        match pending {
+        match self.pending(key) {
             Some(row) => Ok(row.clone()),
             None => self.index.get(key),
         }
+    }
+
+    /// The first [`HEAD_LEN`] bytes of a row as it is stored.
+    ///
+    /// [`HEAD_LEN`]: crate::store::index::HEAD_LEN
+    pub(in crate::store) fn head(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        match self.pending(key) {
+            Some(row) => Ok(row.as_deref().map(head_of)),
+            None => self.index.head(key),
+        }
+    }
+
+    /// What the changes that are not durable yet make of a row.
+    fn pending(&self, key: &[u8]) -> Option<&Option<Vec<u8>>> {
+        self.own.get(key).or_else(|| self.group.and_then(|group| group.get(key)))
     }
 
     /// Reads every row whose key starts with `prefix`, in key order.

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::gone;
-use super::own::{own_config, own_node, own_registry};
+use super::own::{own_config, own_name, own_node, own_registry};
 use crate::store::rows::connected_registry::{activation_key, connected_registry_key, status_key};
 use crate::store::rows::derived::{Count, synced_count_key};
 use crate::store::rows::node::{
@@ -71,6 +71,11 @@ impl Store {
         self.look_up(|index| own_node(&Txn::new(index)))
     }
 
+    /// What this node is called, by the same.
+    pub fn self_name(&self) -> Result<Option<ConnectedRegistryName>, StoreError> {
+        self.look_up(|index| own_name(&Txn::new(index)))
+    }
+
     /// What the root is called, by the same.
     pub fn self_registry(&self) -> Result<Option<String>, StoreError> {
         self.look_up(|index| own_registry(&Txn::new(index)))
@@ -78,8 +83,8 @@ impl Store {
 
     /// The version under which the parent sent [`Store::self_config`].
     pub fn self_config_version(&self) -> Result<Option<String>, StoreError> {
-        match self.self_node()? {
-            Some(node) => self.version(&node.name),
+        match self.self_name()? {
+            Some(name) => self.version(&name),
             None => Ok(None),
         }
     }
@@ -537,7 +542,8 @@ pub(crate) mod testing {
 mod tests {
     use super::testing::*;
     use super::*;
-    use crate::sys::{Spawner, Sys};
+    use crate::store::index::HEAD_LEN;
+    use crate::sys::{Spawner, Sys, turn};
 
     const APP: &str = "repositories/app/content/read";
 
@@ -585,9 +591,30 @@ mod tests {
             assert_eq!(left_out.collect::<Vec<_>>(), ["client01-map", "dock01-sync-map"]);
             let rest = NodeConfig { child_tokens: Vec::new(), ..sent.clone() };
             assert!(own == NodeConfig { scope_maps: own.scope_maps.clone(), ..rest });
-            assert!(store.self_node().unwrap() == Some(sent.node));
+            assert!(store.self_node().unwrap() == Some(sent.node.clone()));
             let (token, map) = store.token_with_map(&sent.child_tokens[0].name).unwrap().unwrap();
             assert!(token == sent.child_tokens[0] && map.as_ref() == Some(&sent.scope_maps[2]));
+        });
+    }
+
+    /// Every change that is made here bears the name of this node, and its desired state is as long
+    /// as the rights of its clients.
+    #[test]
+    fn f209_the_name_of_a_node_is_read_without_the_rest_of_its_desired_state() {
+        smol::block_on(async {
+            let store = Store::in_memory(Sys::real(Spawner::new()));
+            assert_eq!(store.self_name(), Ok(None));
+            let names = (0..2000).map(|number| format!("repositories/app{number}/content/read"));
+            let names: Vec<String> = names.collect();
+            let grants: Vec<&str> = names.iter().map(String::as_str).collect();
+            let sent = config(&grants);
+            store.receive_config(sent.clone(), "v1".to_owned()).await.unwrap();
+            let (name, work) = turn::apart(|| store.self_name());
+            assert_eq!(name, Ok(Some(sent.node.name.clone())));
+            let (node, all) = turn::apart(|| store.self_node());
+            assert!(node.unwrap() == Some(sent.node));
+            let head = HEAD_LEN as u64;
+            assert!(work.bytes < 2 * head && all.bytes > 20 * head, "{work:?}, {all:?}");
         });
     }
 

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use super::own::own_node;
+use super::own::own_name;
 use super::{along, heard, waiting};
 use crate::store::rows::derived::{
     About, Count, waiting_about, waiting_name, waiting_removals, waiting_tags,
@@ -201,13 +201,6 @@ pub(super) fn begin_before(txn: &mut Txn<'_>, number: u64) -> Result<(), StoreEr
         Some((next_number, next)) => txn.put(entry_key(next_number), &next),
         None => Ok(()),
     }
-}
-
-/// The name of this node, which is in the names of its changes; `None`: its changes go nowhere.
-pub(in crate::store) fn own_name(
-    txn: &Txn<'_>,
-) -> Result<Option<ConnectedRegistryName>, StoreError> {
-    Ok(own_node(txn)?.map(|node| node.name))
 }
 
 /// Whether this node, `own`, gave a change its number since it was started: where it is not, the

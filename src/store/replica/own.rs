@@ -15,6 +15,13 @@ pub(in crate::store) fn own_registry(txn: &Txn<'_>) -> Result<Option<String>, St
     txn.bytes(&self_config_key())?.map(|row| rows::node::own_registry(&row)).transpose()
 }
 
+/// The name of this node, which is in the names of its changes; `None`: its changes go nowhere.
+pub(in crate::store) fn own_name(
+    txn: &Txn<'_>,
+) -> Result<Option<ConnectedRegistryName>, StoreError> {
+    txn.head(&self_config_key())?.map(|head| rows::node::own_name(&head)).transpose()
+}
+
 /// See [`Store::self_node`].
 pub(in crate::store) fn own_node(txn: &Txn<'_>) -> Result<Option<ConnectedRegistry>, StoreError> {
     txn.bytes(&self_config_key())?.map(|row| rows::node::own_node(&row)).transpose()

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::node::ask_for_reconcile;
 use super::outbox::{self, OutboxChange, OutboxEntry};
+use super::own::own_name;
 use super::refused::{RefusalState, RefusedChange};
 use super::{along, waiting};
 use crate::store::rows::manifest::{ManifestRow, manifest_key};
@@ -107,7 +108,7 @@ fn passed(
     there: &Option<Digest>,
 ) -> Result<Passed, StoreError> {
     let Some(entry) = txn.get::<OutboxEntry>(&entry_key(number))? else { return Ok(Passed::No) };
-    let own = outbox::own_name(txn)?;
+    let own = own_name(txn)?;
     let page = behind(txn, after, &entry, CHAIN_MAX)?;
     for (_, later) in &page {
         let OutboxChange::Tag { digest, .. } = &later.change else { continue };
@@ -392,7 +393,7 @@ fn may_be_there(
 /// The name of this node. A node without one has no parent that changes could be written for: the
 /// command ends, and those that wait stay as they are.
 fn own_of(txn: &Txn<'_>) -> Result<ConnectedRegistryName, StoreError> {
-    outbox::own_name(txn)?.ok_or(StoreError::Unavailable)
+    own_name(txn)?.ok_or(StoreError::Unavailable)
 }
 
 /// What changes that wait come to when they go up later than others that were made after them:

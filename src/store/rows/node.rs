@@ -127,6 +127,14 @@ pub(in crate::store) fn own_node(row: &[u8]) -> Result<ConnectedRegistry, StoreE
     })
 }
 
+/// Reads of the same row, or of its head, what this node is called.
+pub(in crate::store) fn own_name(head: &[u8]) -> Result<ConnectedRegistryName, StoreError> {
+    begins(head, |left| {
+        let (_, left) = postcard::take_from_bytes::<String>(left)?;
+        Ok(postcard::take_from_bytes(left)?.0)
+    })
+}
+
 /// Reads of the same row what the root is called.
 pub(in crate::store) fn own_registry(row: &[u8]) -> Result<String, StoreError> {
     begins(row, |left| Ok(postcard::take_from_bytes::<String>(left)?.0))

@@ -105,7 +105,7 @@ impl Store {
         child: &ConnectedRegistryName,
         origin: &ConnectedRegistryName,
     ) -> Result<bool, StoreError> {
-        if self.self_node()?.is_some_and(|node| node.name == *origin) {
+        if self.self_name()?.as_ref() == Some(origin) {
             return Ok(false);
         }
         let known = self.node_below(origin)?.is_some();
