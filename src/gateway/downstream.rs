@@ -214,6 +214,9 @@ impl Gateway {
         if caller.itself {
             self.contacts.tell(&found.config.node);
             self.told.set(name, found.version);
+            if let Err(error) = instances::record_contact(&self.store, &caller.node).await {
+                log::debug!("the contact with {name} is not noted: {error}");
+            }
         }
         let is_known = request.header("if-none-match").is_some_and(|value| value == etag);
         let reply = if is_known { Reply::new(304) } else { respond(request, found.config)? };

@@ -79,6 +79,21 @@ pub(super) async fn record_status(
         .await
 }
 
+/// Replaces the last contact of a node by this one, where the stored one is ahead of the clock and so
+/// shows nothing: a report may be long in coming from a node that has a schedule.
+pub(super) async fn record_contact(
+    store: &Store,
+    node: &ConnectedRegistry,
+) -> Result<(), StoreError> {
+    let now = store.sys().clock.wall();
+    match store.status(&node.name)? {
+        Some(status) if !status.last_contact.is_past(now) => {
+            record_status(store, node.clone(), status.report).await
+        }
+        _ => Ok(()),
+    }
+}
+
 /// The later of what was known and what is told: a device knows its last sync only roughly after a
 /// restart, and reports may overtake each other. What lies in the future here is a wrong clock's.
 fn later_sync(
@@ -195,6 +210,30 @@ mod tests {
                 }
                 assert_eq!(store.activation(&gone.name), Ok(None));
                 assert_eq!(store.status(&gone.name), Ok(None));
+            }
+        });
+    }
+
+    /// Symptom: a device with a schedule was Offline after each restart of a root whose clock had
+    /// been ahead once, though it had asked for its configuration since. Cause: only a report
+    /// replaced the contact that was stored.
+    #[test]
+    fn f035_f212_a_contact_that_is_stored_ahead_of_the_clock_is_replaced_by_the_next_one() {
+        smol::block_on(async {
+            let store = Store::in_memory(Sys::real(Spawner::new()));
+            let now = store.sys().clock.wall_or_floor();
+            let deep = connected_registry("cell03", Some("line02"));
+            add(&store, &deep).await;
+            assert_eq!(record_contact(&store, &deep).await, Ok(()));
+            assert_eq!(store.status(&deep.name), Ok(None));
+            for (told, is_replaced) in [(now.0 - 100, false), (now.0 + 100_000, true)] {
+                let (report, last_contact) = (StatusReport::default(), UnixSeconds(told));
+                let status = StatusRecord { report, last_contact };
+                store.record_status(deep.name.clone(), status).await.unwrap();
+                record_contact(&store, &deep).await.unwrap();
+                let noted = store.status(&deep.name).unwrap().unwrap().last_contact;
+                assert_eq!(noted != last_contact, is_replaced);
+                assert!(noted <= now.plus(60), "{noted:?}");
             }
         });
     }
