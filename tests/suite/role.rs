@@ -299,7 +299,7 @@ fn f166_another_role_than_that_of_the_store_is_refused() {
 }
 
 #[test]
-fn a_role_is_changed_by_an_operator_only() {
+fn f166_a_role_is_changed_by_an_operator_only() {
     let (mut root, owner, connection) = root_with_app();
     let mut device = Node::start_device(&connection);
     eventually(SOON, "v1 is synced", || pulls(&device, &owner, "v1"));
@@ -383,7 +383,7 @@ fn f166_an_adopted_store_does_not_take_its_former_role_from_the_configuration() 
 }
 
 #[test]
-fn the_configuration_of_image_and_layer_names_the_role() {
+fn f166_the_configuration_of_image_and_layer_names_the_role() {
     for file in ["board/base.toml", "systemd/skerry.toml"] {
         let text: toml::Table = repo::read(file).parse().unwrap();
         assert_eq!(text["registry"]["role"].as_str(), Some("connected"), "{file}");

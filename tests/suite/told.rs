@@ -300,7 +300,7 @@ fn f003_the_gateways_host_follows_from_name_region_and_suffix() {
 }
 
 #[test]
-fn plain_http_that_others_can_reach_is_warned_about() {
+fn f212_plain_http_that_others_can_reach_is_warned_about() {
     for (host, line, warned) in [
         ("0.0.0.0", "", true),
         ("127.0.0.1", "", false),

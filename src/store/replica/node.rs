@@ -387,8 +387,7 @@ pub(super) fn ask_for_reconcile(txn: &mut Txn<'_>) -> Result<(), StoreError> {
 
 /// The repository grants of a node's sync scope map: what it mirrors.
 fn granted(config: &NodeConfig) -> Vec<Grant> {
-    let map = config.scope_maps.iter().find(|map| map.name == config.sync_token.scope_map);
-    let grants = map.into_iter().flat_map(|map| &map.grants);
+    let grants = config.own_map().into_iter().flat_map(|map| &map.grants);
     let mut grants: Vec<Grant> =
         grants.filter(|grant| matches!(grant, Grant::Repository(..))).cloned().collect();
     grants.sort_unstable();
