@@ -107,6 +107,12 @@ impl Gateway {
     async fn answer(&self, request: &mut Request) -> Result<Reply, Refusal> {
         let (name, call) = route(request.method, &request.path)?;
         let caller = self.admit(request, &name, call.action())?;
+        if caller.itself
+            && !matches!(call, Call::Activation)
+            && let Err(error) = instances::record_contact(&self.store, &caller.node).await
+        {
+            log::debug!("the contact with {name} is not stored: {error}");
+        }
         let to = caller.sender();
         let reply = match call {
             Call::Activation => self.activation(request, &caller).await,
@@ -214,9 +220,6 @@ impl Gateway {
         if caller.itself {
             self.contacts.tell(&found.config.node);
             self.told.set(name, found.version);
-            if let Err(error) = instances::record_contact(&self.store, &caller.node).await {
-                log::debug!("the contact with {name} is not noted: {error}");
-            }
         }
         let is_known = request.header("if-none-match").is_some_and(|value| value == etag);
         let reply = if is_known { Reply::new(304) } else { respond(request, found.config)? };

@@ -1,6 +1,7 @@
 //! What the attempts to follow the parent have come to. Pure: each event brings its time.
 
 use std::collections::BTreeSet;
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use super::backoff;
@@ -100,16 +101,16 @@ impl Contact {
     }
 
     /// That was all that is done outside a window: what failed at the door is over, and what failed
-    /// inside is not tried anew. Returns the failures that are over.
-    pub(super) fn looked(&mut self) -> u32 {
+    /// inside is not tried anew. Returns the failures that are over, if there were any.
+    pub(super) fn looked(&mut self) -> Option<NonZeroU32> {
         if self.failures > 0 && self.failed_at == Place::Inside {
-            return 0;
+            return None;
         }
         self.denials = 0;
         self.failure = None;
         self.found = false;
         self.causes.clear();
-        std::mem::take(&mut self.failures)
+        NonZeroU32::new(std::mem::take(&mut self.failures))
     }
 
     /// What succeeded is none while nothing can be written.
@@ -322,7 +323,7 @@ mod tests {
                     let is_over =
                         self.contact.failed_at == Place::Door || self.contact.failures == 0;
                     let over = self.contact.looked();
-                    assert_eq!(over, if is_over { self.failures } else { 0 });
+                    assert_eq!(over, NonZeroU32::new(if is_over { self.failures } else { 0 }));
                     if is_over {
                         (self.failures, self.found, self.is_told) = (0, false, false);
                     }

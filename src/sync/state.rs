@@ -137,8 +137,7 @@ impl State {
 
     /// Notes that this was all that is done outside a window.
     pub(super) fn looked(&self) {
-        let before = self.contact().looked();
-        if before > 0 {
+        if let Some(before) = self.contact().looked() {
             log::info!("the parent answers again (failures in a row before: {before})");
         }
     }
