@@ -107,11 +107,9 @@ impl Gateway {
     async fn answer(&self, request: &mut Request) -> Result<Reply, Refusal> {
         let (name, call) = route(request.method, &request.path)?;
         let caller = self.admit(request, &name, call.action())?;
-        if caller.itself
-            && !matches!(call, Call::Activation)
-            && let Err(error) = instances::record_contact(&self.store, &caller.node).await
-        {
-            log::debug!("the contact with {name} is not stored: {error}");
+        // An activation decides itself which instance is the one.
+        if caller.itself && !matches!(call, Call::Activation) {
+            self.note_contact(&caller.node).await;
         }
         let to = caller.sender();
         let reply = match call {
@@ -154,13 +152,20 @@ impl Gateway {
             action == GatewayAction::ConfigWrite && request.path.ends_with("/activation");
         if itself && !activates {
             self.check_instance(request, &node)?;
-            self.contacts.touch(name);
         } else if !itself {
             // Only the active instance of a node speaks for those below it.
             let speaker = self.store.node_below(child).map_err(fault)?;
             self.check_instance(request, &speaker.ok_or_else(|| unknown(child))?)?;
         }
         Ok(Caller { node, itself })
+    }
+
+    /// The active instance of a node has called.
+    async fn note_contact(&self, node: &ConnectedRegistry) {
+        self.contacts.touch(&node.name);
+        if let Err(error) = instances::record_contact(&self.store, node).await {
+            log::debug!("the contact with {} is not stored: {error}", node.name);
+        }
     }
 
     /// An instance that names itself must be the one that is active.
@@ -206,7 +211,7 @@ impl Gateway {
             Err(error) => return Err(fault(error)),
         }
         if caller.itself {
-            self.contacts.touch(name);
+            self.note_contact(&caller.node).await;
             log::info!("connected registry {name} is active (version {})", asked.version);
         }
         respond(request, ActivationAnswer { activation_epoch: epoch, feed: self.store.head() })

@@ -82,19 +82,20 @@ pub(super) async fn record_status(
         .await
 }
 
-/// Records durably that a node that has reported is in contact, where what is stored of that does not
-/// show it: a node with nothing to report is heard of all the same, and a restart forgets the rest.
+/// Records durably that a node is in contact, where what is stored of that does not show it: a node
+/// with nothing to report is heard of all the same, and a restart forgets the rest. One without a
+/// schedule reports as soon as it is active.
 pub(super) async fn record_contact(
     store: &Store,
     node: &ConnectedRegistry,
 ) -> Result<(), StoreError> {
     let now = store.sys().clock.wall();
-    match store.status(&node.name)? {
-        Some(status) if !is_recent(status.last_contact, now) => {
-            record_status(store, node.clone(), status.report).await
-        }
-        _ => Ok(()),
-    }
+    let report = match store.status(&node.name)? {
+        Some(status) if !is_recent(status.last_contact, now) => status.report,
+        None if !node.schedule.is_continuous() => StatusReport::default(),
+        _ => return Ok(()),
+    };
+    record_status(store, node.clone(), report).await
 }
 
 /// Whether a contact that was stored then shows at `now` that a node is in contact; one that lies
@@ -235,6 +236,10 @@ mod tests {
             add(&store, &deep).await;
             assert_eq!(record_contact(&store, &deep).await, Ok(()));
             assert_eq!(store.status(&deep.name), Ok(None));
+            let schedule = "0 12 * * *".parse().unwrap();
+            let scheduled = ConnectedRegistry { schedule, ..deep.clone() };
+            assert_eq!(record_contact(&store, &scheduled).await, Ok(()));
+            assert!(store.status(&deep.name).unwrap().unwrap().last_contact >= now);
             let old = now.0 - CONTACT_KEPT_S;
             for (told, is_replaced) in [(old + 60, false), (old, true), (now.0 + 100_000, true)] {
                 let (report, last_contact) = (StatusReport::default(), UnixSeconds(told));

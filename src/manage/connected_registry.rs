@@ -65,7 +65,7 @@ impl Manage {
     /// Whether others are below the device of one, and speak TLS with it, as far as that is known.
     async fn is_trusted_below(&self, name: &ConnectedRegistryName) -> Result<bool, Error> {
         let status = self.store.status(name)?;
-        if status.is_some_and(|status| !status.report.tls) {
+        if status.is_some_and(|status| status.report.is_told() && !status.report.tls) {
             return Ok(false);
         }
         let all = self.all_connected_registries().await?;

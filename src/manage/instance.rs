@@ -39,7 +39,7 @@ impl Manage {
         let stored = status.as_ref().map(|status| status.last_contact);
         let seen = stored.or(activation.map(|activation| activation.at)).filter(|_| active);
         let now = self.store.sys().clock.wall();
-        let report = status.map(|status| {
+        let report = status.filter(|status| status.report.is_told()).map(|status| {
             // What a clock told that was ahead, here or at the node, is unknown.
             let last_sync = status.report.last_sync.filter(|at| at.is_past(now));
             StatusReport { last_sync, ..status.report }

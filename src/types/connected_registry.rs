@@ -249,6 +249,11 @@ pub struct StatusReport {
 }
 
 impl StatusReport {
+    /// Whether a node has told this: what it never told is empty.
+    pub fn is_told(&self) -> bool {
+        *self != StatusReport::default()
+    }
+
     /// The same within [`REPORT_DETAILS_MAX`] and what belongs to it: a device may say anything,
     /// and the reports of very many are shown together.
     #[must_use]

@@ -63,6 +63,13 @@ fn f212_a_device_between_its_windows_is_not_offline() {
         root.start();
         assert_eq!(state_at(&root), state, "after {clock} without contact");
     }
+    // A look at the configuration is contact, which a restart of the root does not forget.
+    device.set_clock(Some("+110h"));
+    device.start();
+    eventually(SOON, "the device looks", || (state_at(&root) == "Online").then_some(()));
+    assert!(root.stop().success());
+    root.start();
+    assert_eq!(state_at(&root), "Online", "though the window is days away");
 }
 
 /// Symptom: after a restart of a device its root showed an earlier last sync than before. Cause:

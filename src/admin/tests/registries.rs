@@ -617,7 +617,8 @@ fn f033_f211_who_deactivates_hears_that_those_below_may_trust_one_certificate() 
         node.ok("connected-registry/create", create);
     }
     let warned = |name: &str, tls: bool| {
-        let report = StatusReport { tls, ..StatusReport::default() };
+        let version = "1.2.3".into();
+        let report = StatusReport { version, tls, ..StatusReport::default() };
         let status = StatusRecord { report, last_contact: UnixSeconds(1_800_000_000) };
         smol::block_on(node.store.record_status(name.parse().unwrap(), status)).unwrap();
         let shown = node.ok("connected-registry/deactivate", json!({ "name": name }));
