@@ -65,6 +65,34 @@ fn f034_a_wrong_sync_password_waits_and_says_so() {
     assert_eq!(device.json(&["status"])["state"], "Active");
 }
 
+/// What the layer tells to type, but for the reboot.
+#[test]
+fn f031_f034_after_the_factory_reset_of_the_layer_a_device_waits_for_the_operator() {
+    let root = Node::root();
+    let connection = root.connect("dock01", &["--repository", "a"]);
+    let mut device = Node::start_device(&connection);
+    assert!(device.stop().success());
+    let layer = include_str!("../../yocto-layer/README.md");
+    let lines = layer.lines().skip_while(|line| !line.starts_with("For a factory reset"));
+    let lines = lines.skip_while(|line| !line.starts_with("    "));
+    let script: Vec<&str> = lines.take_while(|line| line.starts_with("    ")).collect();
+    let script = script.join("\n").replace(" && reboot", "");
+    assert!(script.contains("rm -rf /data/skerry-old") && script.contains("mv -T"), "{script}");
+    let script = script.replace("/data/skerry", &device.state().display().to_string());
+    assert!(Command::new("sh").args(["-ec", &script]).status().unwrap().success());
+    assert!(!device.state().exists());
+    device.spawn();
+    let state = |device: &Node, wanted: &str| {
+        let output = device.run(&["status", "-o", "json"]);
+        let status: serde_json::Value = serde_json::from_slice(&output.stdout).ok()?;
+        (status["state"] == wanted).then_some(())
+    };
+    let limit = Duration::from_secs(60);
+    eventually(limit, "it waits", || state(&device, "AlreadyActivated"));
+    root.json(&["connected-registry", "deactivate", "--name", "dock01", "--yes"]);
+    eventually(limit, "it is activated without a restart", || state(&device, "Active"));
+}
+
 #[test]
 fn f034_a_disabled_sync_token_is_waited_for() {
     let root = Node::root();

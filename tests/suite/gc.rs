@@ -232,3 +232,66 @@ fn f201_the_node_hears_for_as_long_as_a_backup_takes_that_it_goes_on() {
     assert!(output.status.success(), "{output:?}");
     assert!(kept.load(Ordering::Relaxed) >= 2, "{kept:?}");
 }
+
+#[test]
+fn f206_a_grace_of_nothing_ends_the_start_and_a_short_one_is_warned_of() {
+    let mut root = Node::root_with("[gc]\nenabled = false\ngrace = \"30s\"\n");
+    let warning = "gc.grace is below one minute";
+    let check = root.run_configured(&["config", "check"]);
+    assert!(check.status.success() && String::from_utf8_lossy(&check.stderr).contains(warning));
+    assert!(root.log().contains(warning), "{}", root.log());
+    assert!(root.stop().success());
+    root.set_configuration("[gc]\ngrace = 0\n");
+    for output in [root.run_to_end(), root.run_configured(&["config", "check"])] {
+        assert_eq!(output.status.code(), Some(78), "{output:?}");
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert!(text.contains("gc.grace: must not be 0: a layer"), "{text}");
+    }
+}
+
+/// A manifest that lost its tag, was deleted and is pushed again has a whole time to get one.
+#[test]
+fn f206_a_manifest_that_is_pushed_again_is_new_to_a_collection() {
+    let config = "[gc]\nenabled = false\ngrace = \"3s\"\nuntagged_manifests = \"6s\"\n";
+    let root = Node::root_with(config);
+    let (user, password) = root.pusher("token-one", "app");
+    let scope = "repository:app:pull,push,delete";
+    let token = token(&root.login, &user, &password, &[scope]).unwrap();
+    let image = Image::new(5, &[3000]);
+    let path = format!("/v2/app/manifests/{}", image.digest());
+    let send = |method: &str| bearer(&root.login, &token, method, &path, &[], b"").status;
+    let push = || image.push_with(&root.login, &token, "app", &image.digest()).status;
+    assert_eq!(push(), 201);
+    root.json(&["gc"]);
+    assert_eq!(send("DELETE"), 202);
+    std::thread::sleep(Duration::from_secs(7));
+    assert_eq!(push(), 201);
+    let report = root.json(&["gc"]);
+    assert_eq!((send("GET"), report["manifestsRemoved"].as_u64()), (200, Some(0)), "{report}");
+}
+
+/// Indexes that name the next one twice are two to the eighth ways to the last one.
+#[test]
+fn f209_a_collection_looks_at_an_index_once_however_often_it_is_named() {
+    let root = Node::root_with("[gc]\nenabled = false\ngrace = \"1s\"\n");
+    let (user, password) = root.pusher("token-one", "app");
+    let scope = "repository:app:pull,push,delete";
+    let token = token(&root.login, &user, &password, &[scope]).unwrap();
+    let image = Image::new(6, &[3000]);
+    assert_eq!(image.push_with(&root.login, &token, "app", "v0").status, 201);
+    let (mut below, mut kind) = (image.manifest.clone(), image::MANIFEST);
+    for level in 1..=7 {
+        let (digest, size) = (image::digest(&below), below.len());
+        let entry = serde_json::json!({ "mediaType": kind, "digest": digest, "size": size });
+        let index = serde_json::json!({
+            "schemaVersion": 2, "mediaType": image::INDEX, "manifests": [entry, entry],
+        });
+        below = index.to_string().into_bytes();
+        kind = image::INDEX;
+        let target = format!("/v2/app/manifests/v{level}");
+        let put = bearer(&root.login, &token, "PUT", &target, &[("content-type", kind)], &below);
+        assert_eq!(put.status, 201);
+    }
+    assert_eq!(root.json(&["gc"])["blobsRemoved"], 0);
+    assert_eq!(image::pull_with(&root.login, &token, "app", "v0").unwrap(), image.digest());
+}
