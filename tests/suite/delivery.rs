@@ -116,6 +116,18 @@ fn restore(device: &mut Node, backup: &std::path::Path) {
 
 #[test]
 fn f130_f201_what_a_restored_device_had_delivered_before_undoes_nothing_that_came_after() {
+    deliver_again_after(0);
+}
+
+/// Symptom: what a device pushed again from an old backup was there again at the root, though it
+/// had been deleted since. Cause: deliveries of the last 16 starts were remembered.
+#[test]
+fn f130_f201_nor_does_what_it_had_delivered_many_starts_ago() {
+    deliver_again_after(18);
+}
+
+/// Has a device make so many starts between a backup, in which changes wait, and its restore.
+fn deliver_again_after(starts: u64) {
     let mut root = Node::root();
     let user = root.pusher("owner-token", "*");
     let mut device = device(&root, &user);
@@ -133,9 +145,15 @@ fn f130_f201_what_a_restored_device_had_delivered_before_undoes_nothing_that_cam
     arrive(&root, &user, "app", &waiting);
     // All of that has arrived, and is changed again.
     assert_eq!(delete(&device, &user, "app", "new"), 202);
-    let last = [("v1", 5), ("old", 6)]
+    let mut last = [("v1", 5), ("old", 6)]
         .map(|(tag, seed)| (tag.to_owned(), push(&device, &user, seed, "app", tag)));
     arrive(&root, &user, "app", &last);
+    for start in 0..starts {
+        device.kill();
+        device.start();
+        last[1].1 = push(&device, &user, 1000 + start, "app", "old");
+        arrive(&root, &user, "app", &last);
+    }
 
     restore(&mut device, &backup);
     let after = push(&device, &user, 7, "app", "after");
