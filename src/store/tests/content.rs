@@ -9,7 +9,9 @@ use crate::store::content::trust::Verdict;
 use crate::store::journal::layout::Layout;
 use crate::store::registry::manifests::PutManifest;
 use crate::store::registry::manifests::testing::{digest, image, push};
+use crate::store::replica::node::testing::connected_registry;
 use crate::store::replica::outbox::Origin;
+use crate::store::rows::connected_registry::connected_registry_key;
 use crate::types::{Delivery, OutboxId, Tag};
 
 fn repository() -> RepositoryName {
@@ -594,6 +596,9 @@ fn f209_an_index_with_all_the_rows_that_memory_is_meant_for_takes_no_more_conten
         push(&store, "app", 1, &["v1"]).await;
         push(&store, "app", 2, &["v2"]).await;
         let bad = stored(&store, &name, b"bad").await;
+        let node = connected_registry("dock01", None);
+        let known = move |txn: &mut Txn<'_>| txn.put(connected_registry_key(&node.name), &node);
+        store.commit(known).await.unwrap();
         let rows = store.shared().index().rows();
         drop(store);
         let bounded = |rows_max| {
@@ -633,13 +638,16 @@ fn f209_an_index_with_all_the_rows_that_memory_is_meant_for_takes_no_more_conten
         };
         assert_eq!(set("v5").await, Err(full.clone()));
         // So does what a child says to have deleted, which is not here.
-        let id = OutboxId { origin: "dock01".parse().unwrap(), incarnation: 7, sequence: 1 };
-        let origin = Origin::Child(Delivery::of(id));
+        let child = |origin: &str| {
+            let id = OutboxId { origin: origin.parse().unwrap(), incarnation: 7, sequence: 1 };
+            Origin::Child(Delivery::of(id))
+        };
+        let origin = child("dock01");
         let gone = store.delete_tag(&name, &tag("v5"), Precondition::None, &origin).await;
         assert_eq!(gone, Err(full.clone()));
         assert_eq!(store.delete_manifest(&name, &digest(9), &origin).await, Err(full.clone()));
         // In a name that nobody knows a change is another row too, where there is something.
-        let v2 = PutManifest { origin, ..image(2, &["v2"]) };
+        let v2 = PutManifest { origin: child("line02"), ..image(2, &["v2"]) };
         assert_eq!(store.put_manifest(&name, v2).await, Err(full.clone()));
         // What takes no further row goes on, and what there is stays.
         assert_eq!(set("v3").await, Ok(()));
