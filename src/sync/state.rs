@@ -137,7 +137,8 @@ impl State {
 
     /// Notes that this was all that is done outside a window.
     pub(super) fn looked(&self) {
-        if let Some(before) = self.contact().looked() {
+        let over = self.contact().looked();
+        if let Some(before) = over {
             log::info!("the parent answers again (failures in a row before: {before})");
         }
     }
