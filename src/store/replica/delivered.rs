@@ -67,7 +67,7 @@ impl Delivered {
         runs.len() >= RUNS_MAX && runs.first().is_some_and(|(first, _)| number < *first)
     }
 
-    /// The last of the first numbers, all of which are to have no effect any more; 0: there is none.
+    /// The end of the first run, from the first number on; 0: there is none.
     fn whole(&self) -> u64 {
         match self.more.more.numbers.taken.0.first() {
             Some((0 | 1, last)) => *last,
@@ -111,8 +111,8 @@ pub(in crate::store) enum Effect {
 /// Whether this delivery has already taken effect. When it has, and what it wants is not so any
 /// more, what came after it counts: `OutboxMismatch`, or `OutboxReplaced` when another change took
 /// its place. A removal that may have taken effect, or one of a manifest that comes later than
-/// others of its start, is of a state of the child that is lost unless it was refused before: a push
-/// may have come after it, so that it takes no effect any more either.
+/// others of its start, is of a state of the child that is lost unless it was refused before: a
+/// push may have come after it, so that it takes no effect any more either.
 pub(in crate::store) fn is_replay(
     txn: &Txn<'_>,
     origin: &Origin,
