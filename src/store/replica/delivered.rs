@@ -25,7 +25,7 @@ const INCARNATIONS_MAX: usize = 16;
 const EARLIER_MAX: usize = 1024;
 
 /// The incarnation of no store: the row under it lists the earlier ones, each with the end of its
-/// first run.
+/// first run (in `taken`) and its highest number (in `replaced`).
 const EARLIER: u64 = u64::MAX;
 
 /// Runs of numbers that are kept of one incarnation in one repository. A child delivers one number
@@ -174,21 +174,35 @@ fn had(
         Some(_) | None => {}
     }
     Ok(match earlier(txn, id, repository)? {
-        Some(whole) if id.sequence <= whole => Had::Yes,
+        Some(Earlier { whole, .. }) if id.sequence <= whole => Had::Yes,
+        // It may run still, and make changes that are new.
+        Some(Earlier { last, .. }) if id.sequence > last => Had::No,
         Some(_) => Had::Maybe,
         None => Had::No,
     })
 }
 
-/// The end of the first run of the start that made this change, where that is an earlier one.
+/// What is remembered of an earlier start.
+struct Earlier {
+    /// The end of its first run.
+    whole: u64,
+    /// Its highest number that took effect.
+    last: u64,
+}
+
+/// That of the start that made this change, where it is an earlier one.
 fn earlier(
     txn: &Txn<'_>,
     id: &OutboxId,
     repository: &RepositoryName,
-) -> Result<Option<u64>, StoreError> {
+) -> Result<Option<Earlier>, StoreError> {
     let row = txn.get::<Delivered>(&earlier_key(id, repository))?.unwrap_or_default();
-    let mut starts = row.more.more.numbers.taken.0.into_iter();
-    Ok(starts.find(|(start, _)| *start == id.incarnation).map(|(_, whole)| whole))
+    let Numbers { taken, replaced } = row.more.more.numbers;
+    let of = |starts: Runs| {
+        starts.0.into_iter().find(|(start, _)| *start == id.incarnation).map(|(_, end)| end)
+    };
+    let last = of(replaced);
+    Ok(of(taken).map(|whole| Earlier { whole, last: last.unwrap_or(u64::MAX) }))
 }
 
 fn earlier_key(id: &OutboxId, repository: &RepositoryName) -> Vec<u8> {
@@ -279,26 +293,34 @@ fn begin(
     known.sort_unstable_by_key(|(_, row)| row.more.more.place);
     let next = known.last().map_or(0, |(_, row)| row.more.more.place.saturating_add(1));
     let over = (known.len() + 1).saturating_sub(INCARNATIONS_MAX);
-    let whole = earlier(txn, id, repository)?;
+    let own = earlier(txn, id, repository)?;
     let mut all = txn.get::<Delivered>(&list)?.unwrap_or_default();
-    let starts = &mut all.more.more.numbers.taken.0;
-    let mut note = |start: u64, whole: u64| {
-        starts.retain(|(earlier, _)| *earlier != start);
-        starts.push((start, whole));
+    let Numbers { taken, replaced } = &mut all.more.more.numbers;
+    let mut note = |start: u64, Earlier { whole, last }: Earlier| {
+        for (starts, end) in [(&mut taken.0, whole), (&mut replaced.0, last)] {
+            starts.retain(|(earlier, _)| *earlier != start);
+            starts.push((start, end));
+            starts.drain(..starts.len().saturating_sub(EARLIER_MAX));
+        }
     };
     for (key, row) in known.into_iter().take(over) {
-        let start = key.last_chunk().copied().map(u64::from_be_bytes);
-        start.into_iter().for_each(|start| note(start, row.whole()));
+        if let Some(start) = key.last_chunk().copied().map(u64::from_be_bytes) {
+            note(start, Earlier { whole: row.whole(), last: row.last });
+        }
         txn.delete(key)?;
     }
-    // What it had behind its first run stays unknown, so that it stays an earlier one.
-    whole.into_iter().for_each(|whole| note(id.incarnation, whole));
-    if !starts.is_empty() {
-        starts.drain(..starts.len().saturating_sub(EARLIER_MAX));
+    let (mut last, mut numbers) = (0, Numbers::default());
+    if let Some(own) = own {
+        // What it had between its first run and its highest number stays unknown, so that it stays
+        // an earlier one.
+        numbers.taken.0.push((0, own.whole));
+        last = if own.last == u64::MAX { own.whole } else { own.last };
+        note(id.incarnation, own);
+    }
+    if all != Delivered::default() {
         txn.put_changed(list, &all)?;
     }
-    let more = DeliveredMore { place: next, numbers: Numbers::default() };
-    let last = whole.unwrap_or(0);
+    let more = DeliveredMore { place: next, numbers };
     Ok(Delivered { last, more: DeliveredEnd { open: Vec::new(), more } })
 }
 
@@ -423,6 +445,7 @@ mod tests {
             for start in 1..=starts {
                 assert_eq!(deliver(&store, 1, &of(start, 1)).await, 1);
                 assert_eq!(deliver(&store, 2, &of(start, 2)).await, 2);
+                assert_eq!(deliver(&store, 1, &of(start, 5)).await, 1);
             }
             let (app, v1): (RepositoryName, Tag) = ("app".parse().unwrap(), "v1".parse().unwrap());
             let is_over = |result: &Result<bool, StoreError>| {
@@ -441,8 +464,42 @@ mod tests {
                 let result = replay(&store, 3, &of(2, number));
                 assert_eq!(is_over(&result), had, "{number}: {result:?}");
             }
-            let untag = store.delete_tag(&app, &v1, Precondition::None, &of(2, 5)).await;
-            assert!(matches!(untag, Err(StoreError::OutboxMismatch(_))), "{untag:?}");
+            let untag = async |number| {
+                store.delete_tag(&app, &v1, Precondition::None, &of(2, number)).await
+            };
+            let late = untag(3).await;
+            assert!(matches!(late, Err(StoreError::OutboxMismatch(_))), "{late:?}");
+            assert_eq!(untag(6).await, Ok(Some(digest(4))), "a new one");
+        });
+    }
+
+    /// Symptom: deletions at a device were undone until it was started again. Cause: late changes
+    /// of 16 starts before had made its start an earlier one, and no number of that was new.
+    #[test]
+    fn f130_late_changes_of_earlier_starts_leave_the_running_start_its_removals() {
+        smol::block_on(async {
+            let store = store();
+            for number in 1..=3 {
+                push(&store, "app", number, &[]).await;
+            }
+            let live = u64::try_from(INCARNATIONS_MAX).unwrap() + 1;
+            for start in 1..=live {
+                assert_eq!(deliver(&store, 1, &child("dock01", start, 1)).await, 1);
+                assert_eq!(deliver(&store, 2, &child("dock01", start, 3)).await, 2);
+            }
+            for start in 1..live {
+                assert_eq!(deliver(&store, 3, &child("dock01", start, 2)).await, 3);
+            }
+            let (app, v1): (RepositoryName, Tag) = ("app".parse().unwrap(), "v1".parse().unwrap());
+            let untag = async |number| {
+                let origin = child("dock01", live, number);
+                store.delete_tag(&app, &v1, Precondition::None, &origin).await
+            };
+            let late = untag(2).await;
+            assert!(matches!(late, Err(StoreError::OutboxMismatch(_))), "{late:?}");
+            assert_eq!(untag(4).await, Ok(Some(digest(3))));
+            assert_eq!(deliver(&store, 1, &child("dock01", live, 5)).await, 1);
+            assert_eq!(untag(6).await, Ok(Some(digest(1))));
         });
     }
 
@@ -476,7 +533,7 @@ mod tests {
             assert_eq!(rows(), INCARNATIONS_MAX + 1);
             // What one that is forgotten would remove may have been pushed since.
             let (app, v1): (RepositoryName, Tag) = ("app".parse().unwrap(), "v1".parse().unwrap());
-            let gone = [child("dock01", incarnation(1), 9), child("dock01", incarnation(2), 1)];
+            let gone = [child("dock01", incarnation(1), 6), child("dock01", incarnation(2), 1)];
             for origin in gone {
                 let untag = store.delete_tag(&app, &v1, Precondition::None, &origin).await;
                 assert!(matches!(untag, Err(StoreError::OutboxMismatch(_))), "{untag:?}");
