@@ -216,6 +216,7 @@ async fn fill_below(store: &Store, named: &Digest) {
             unheard: vec![],
             offered: Offered::No,
             instead_of: vec![],
+            anew: false,
         };
         // The numbers that are given in the meantime are lower.
         (key(Kind::Outbox, &[&(n + (1 << 20)).to_be_bytes()]), entry)

@@ -70,6 +70,9 @@ pub fn origin(store: &Store, request: &Request, principal: &Principal) -> Result
         // What is below another node since says itself what becomes of its changes.
         if store.may_deliver(child, &id.origin).map_err(store_refusal)? {
             instead_of.push(id);
+        } else {
+            // Of that one it is not known here whether it has taken effect.
+            delivery.anew = false;
         }
     }
     Ok(Origin::Child(Delivery { instead_of, ..delivery }))

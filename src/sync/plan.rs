@@ -316,6 +316,7 @@ mod tests {
                 unheard,
                 offered: Offered::No,
                 instead_of: vec![],
+                anew: false,
             }
         };
         // From 1 to 2; 3 was attempted before; 0 is no tag. The manifest that the parent may yet

@@ -432,8 +432,9 @@ impl Pusher {
     async fn deliver(&self, number: u64, entry: &OutboxEntry) -> Result<(), SyncError> {
         let repository = &entry.repository;
         let again = self.store.outbox_was_refused(number)?;
-        let (id, instead_of) = (entry.id.clone(), entry.instead_of.clone());
-        let delivery = Delivery { id, offered: entry.offered, again, instead_of };
+        let (id, offered, anew) = (entry.id.clone(), entry.offered, entry.anew);
+        let instead_of = entry.instead_of.clone();
+        let delivery = Delivery { id, offered, again, instead_of, anew };
         let delivery = Some(&delivery);
         match &entry.change {
             OutboxChange::Tag { tag, base, digest } => {

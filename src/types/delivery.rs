@@ -21,6 +21,10 @@ const INSTEAD_OF: &str = "skerry-outbox-instead-of";
 /// forgotten, and take effect when a state in which they wait comes back from a backup or a copy.
 pub const INSTEAD_OF_MAX: usize = 32;
 
+/// Says that the change is none of its own: it makes those that it takes the place of once more.
+/// Earlier versions neither send nor read it.
+const ANEW: &str = "skerry-outbox-anew";
+
 /// Says that the change was refused before.
 const AGAIN: &str = "skerry-outbox-again";
 
@@ -109,12 +113,15 @@ pub struct Delivery {
     /// Changes of the same repository that this one takes the place of: they were left out on their
     /// way. They are not to take effect later, from a state of the child that is lost.
     pub instead_of: Vec<OutboxId>,
+    /// Nobody has made this change: it makes those once more, which were refused, or left out with
+    /// one that was. When they have all taken effect, it is not to have one.
+    pub anew: bool,
 }
 
 impl Delivery {
     /// Of a change that somebody made, for the first time.
     pub fn of(id: OutboxId) -> Delivery {
-        Delivery { id, offered: Offered::No, again: false, instead_of: Vec::new() }
+        Delivery { id, offered: Offered::No, again: false, instead_of: Vec::new(), anew: false }
     }
 
     /// The header fields that say this.
@@ -128,6 +135,9 @@ impl Delivery {
         }
         if self.again {
             fields.push((AGAIN, "1".to_owned()));
+        }
+        if self.anew {
+            fields.push((ANEW, "1".to_owned()));
         }
         if !self.instead_of.is_empty() {
             let names = self.instead_of.iter().map(|id| format!("{id} {:x}", id.incarnation));
@@ -158,6 +168,7 @@ impl Delivery {
             Some(_) => Offered::Mirrored,
         };
         delivery.again = field(AGAIN).is_some();
+        delivery.anew = field(ANEW).is_some();
         if let Some(value) = field(INSTEAD_OF) {
             let names = value.split(',').take(INSTEAD_OF_MAX).map(|name| {
                 let (name, incarnation) = name.rsplit_once(' ').ok_or(())?;
@@ -187,10 +198,10 @@ mod tests {
     fn f130_what_a_delivery_says_is_read() {
         let id = OutboxId { origin: "crane7".parse().unwrap(), incarnation: 0xaf, sequence: 12 };
         for offered in [Offered::No, Offered::Mirrored, Offered::Pushed] {
-            for again in [false, true] {
+            for (again, anew) in [(false, false), (true, false), (false, true), (true, true)] {
                 let other = OutboxId { origin: "dock01".parse().unwrap(), ..id.clone() };
                 for instead_of in [vec![], vec![OutboxId { incarnation: 0, ..id.clone() }, other]] {
-                    let delivery = Delivery { id: id.clone(), offered, again, instead_of };
+                    let delivery = Delivery { id: id.clone(), offered, again, instead_of, anew };
                     let fields = delivery.fields();
                     let fields: Vec<_> = fields.iter().map(|(n, v)| (*n, v.as_str())).collect();
                     assert_eq!(read(&fields), Ok(Some(delivery)));

@@ -168,6 +168,45 @@ fn deliver_again_after(starts: u64) {
     assert!(!log.contains("moved or removed at the parent too"), "{log}");
 }
 
+/// Symptom: an image that was deleted at the root was there again after a device was restored.
+/// Cause: the root had refused the push when the backup was made, and taken it since; the restored
+/// device pushed it under another name.
+#[test]
+fn f130_f201_nor_does_what_the_parent_had_refused_when_the_backup_was_made() {
+    let mut root = Node::root();
+    let user = root.pusher("owner-token", "*");
+    let mut device = device(&root, &user);
+    let first = [("v1".to_owned(), push(&device, &user, 1, "app", "v1"))];
+    arrive(&root, &user, "app", &first);
+    root.kill();
+    let waiting = [("v1", 2), ("new", 3)]
+        .map(|(tag, seed)| (tag.to_owned(), push(&device, &user, seed, "app", tag)));
+    device.kill();
+    root.start();
+    permissions(&root, &["--add", "lab", "--remove", "app"]);
+    device.start();
+    eventually(SOON, "both are refused", || (refused(&root).len() == 2).then_some(()));
+    let backup = device.state().with_file_name("backup");
+    let output = device.run(&["backup", backup.to_str().unwrap()]);
+    assert!(output.status.success(), "{output:?}");
+    permissions(&root, &["--add", "app"]);
+    arrive(&root, &user, "app", &waiting);
+    // Both are undone there: one is deleted, the other one is what it was.
+    assert_eq!(delete(&root, &user, "app", &waiting[1].1), 202);
+    push(&root, &user, 1, "app", "v1");
+
+    restore(&mut device, &backup);
+    let after = [first[0].clone(), ("after".to_owned(), push(&device, &user, 4, "app", "after"))];
+    arrive(&root, &user, "app", &after);
+    let wanted: BTreeMap<_, _> = after.into_iter().collect();
+    for node in [&root, &device] {
+        eventually(SOON, &format!("{wanted:?} at both ends"), || {
+            (tags(node, &user, "app") == wanted).then_some(())
+        });
+    }
+    eventually(SOON, "nothing is refused", || refused(&root).is_empty().then_some(()));
+}
+
 /// What the root shows of refused pushes of the device.
 fn refused(root: &Node) -> Vec<String> {
     let shown = root.json(&["connected-registry", "show", "--name", "dock01"]);

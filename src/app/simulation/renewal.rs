@@ -7,7 +7,8 @@ use crate::types::Delivery;
 
 /// The origin of a change as it is delivered.
 fn as_delivered(entry: OutboxEntry) -> Origin {
-    Origin::Child(Delivery { instead_of: entry.instead_of, ..Delivery::of(entry.id) })
+    let OutboxEntry { id, instead_of, anew, .. } = entry;
+    Origin::Child(Delivery { instead_of, anew, ..Delivery::of(id) })
 }
 
 /// Has the first change that waits refused and tried again.
@@ -55,6 +56,63 @@ fn f130_f201_what_was_refused_of_a_renewed_tag_is_not_lost_when_a_disk_is_set_ba
         assert_eq!(device.conflicts(99).unwrap(), []);
         assert!(has(root, FIRST) && has(device, FIRST), "clients may have pinned it");
     });
+}
+
+/// Symptom: what a parent had refused when the disk of a device was copied, and had taken since,
+/// took effect once more after the disk was set back. Cause: the change went up under another name
+/// each time.
+#[test]
+fn f130_f201_what_was_refused_when_a_disk_was_copied_takes_effect_once() {
+    for change in ["push", "move", "remove", "later"] {
+        in_tree(async |tree, engine| {
+            let (root, device) = (&tree.world.root, &tree.world.device());
+            if change != "push" {
+                push(root, &["v1"], SECOND).await;
+                rest(tree, engine).await;
+            }
+            let v1: Tag = "v1".parse().unwrap();
+            match change {
+                "remove" => {
+                    device
+                        .delete_tag(&app(), &v1, Precondition::None, &Origin::Client)
+                        .await
+                        .unwrap();
+                }
+                _ => push(device, &["v1"], FIRST).await,
+            }
+            let (number, _) = device.outbox(1).unwrap().remove(0);
+            device.outbox_refused(number, "no".to_owned()).await.unwrap();
+            let snapshot = device.rows_of_backup();
+            device.outbox_retry(0).await.unwrap();
+            rest(tree, engine).await;
+            assert_eq!(named(root, "v1"), named(device, "v1"));
+            // Somebody undoes it there.
+            match change {
+                "push" => root
+                    .delete_manifest(&app(), &digest_of(&manifest(FIRST)), &Origin::Client)
+                    .await
+                    .unwrap(),
+                _ => push(root, &["v1"], SECOND).await,
+            }
+            rest(tree, engine).await;
+            let there = named(root, "v1");
+            device.set_back(snapshot);
+            if change == "later" {
+                push(device, &["v1"], THIRD).await;
+            }
+            device.outbox_retry(0).await.unwrap();
+            let engine = tree.start().await;
+            rest(tree, &engine).await;
+            let wanted = if change == "later" { Some(digest_of(&manifest(THIRD))) } else { there };
+            assert_eq!(
+                (named(root, "v1"), named(device, "v1")),
+                (wanted.clone(), wanted),
+                "{change}"
+            );
+            assert_eq!(has(root, FIRST), matches!(change, "move" | "later"), "{change}");
+            assert_eq!(device.conflicts(99).unwrap(), [], "{change}");
+        });
+    }
 }
 
 /// What a tag named at first was pushed by its digest too, and waits behind the tag's changes.

@@ -11,7 +11,7 @@ use crate::store::rows::node::descendant_key;
 use crate::store::rows::tag::{TagRow, tag_key};
 use crate::store::rows::{Kind, prefix};
 use crate::store::{StoreError, Txn};
-use crate::types::{ConnectedRegistryName, Digest, OutboxId, RepositoryName, Tag};
+use crate::types::{ConnectedRegistryName, Delivery, Digest, OutboxId, RepositoryName, Tag};
 
 /// Incarnations of one store whose deliveries are remembered, for each repository: of its starts,
 /// those in which it changed the repository. Over it: the one that was heard of first becomes an
@@ -125,7 +125,7 @@ pub(in crate::store) fn is_replay(
     let (id, number) = (&delivery.id, delivery.id.sequence);
     let known = txn.get::<Delivered>(&delivered_key(id, repository))?;
     let is_removal = matches!(effect, Effect::Manifest(_, false) | Effect::Tag(_, None));
-    let is_over = match had(txn, known.as_ref(), is_removal, id, repository)? {
+    let mut is_over = match had(txn, known.as_ref(), is_removal, id, repository)? {
         Had::Yes => true,
         Had::Maybe => is_removal && !delivery.again,
         Had::No => {
@@ -133,6 +133,10 @@ pub(in crate::store) fn is_replay(
             is_late && matches!(effect, Effect::Manifest(_, false)) && !delivery.again
         }
     };
+    let mut is_replaced = known.is_some_and(|known| known.is_replaced(number));
+    if !is_over && let Some(before) = made_before(txn, delivery, repository)? {
+        (is_over, is_replaced) = (true, before.is_replaced);
+    }
     if !is_over {
         return Ok(false);
     }
@@ -140,7 +144,7 @@ pub(in crate::store) fn is_replay(
         return Ok(true);
     }
     let origin = &delivery.id.origin;
-    Err(match known.is_some_and(|known| known.is_replaced(number)) {
+    Err(match is_replaced {
         true => StoreError::OutboxReplaced(format!(
             "another change took the place of change {number} of '{origin}' in {repository}: what \
              came after it counts"
@@ -150,6 +154,35 @@ pub(in crate::store) fn is_replay(
              late: what came after it counts"
         )),
     })
+}
+
+/// What became of the changes that one makes once more, when none of them is new.
+struct MadeBefore {
+    /// Others took the place of all of them.
+    is_replaced: bool,
+}
+
+/// See there; `None`: the change is one of its own, or makes one that is new. A device that was set
+/// back to where a change was refused makes it once more under another name each time.
+fn made_before(
+    txn: &Txn<'_>,
+    delivery: &Delivery,
+    repository: &RepositoryName,
+) -> Result<Option<MadeBefore>, StoreError> {
+    if !delivery.anew || delivery.instead_of.is_empty() {
+        return Ok(None);
+    }
+    let mut is_replaced = true;
+    for id in &delivery.instead_of {
+        let known = txn.get::<Delivered>(&delivered_key(id, repository))?;
+        // Of what was written before stores told, only the highest number is known for sure.
+        let is_told = id.incarnation != 0;
+        if !is_told || !matches!(had(txn, known.as_ref(), true, id, repository)?, Had::Yes) {
+            return Ok(None);
+        }
+        is_replaced &= known.is_some_and(|known| known.is_replaced(id.sequence));
+    }
+    Ok(Some(MadeBefore { is_replaced }))
 }
 
 /// Whether a change has had its effect, as far as that is remembered.
@@ -330,7 +363,6 @@ mod tests {
     use crate::store::registry::manifests::testing::{digest, push, store};
     use crate::store::rows;
     use crate::store::{Precondition, Store};
-    use crate::types::Delivery;
 
     fn child(origin: &str, incarnation: u64, sequence: u64) -> Origin {
         let id = OutboxId { origin: origin.parse().unwrap(), incarnation, sequence };

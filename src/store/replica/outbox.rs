@@ -357,9 +357,9 @@ fn append(
         Origin::Child(delivery) if !goes_on_as_ours(delivery, &change) => delivery.id.clone(),
         Origin::Client | Origin::Child(_) | Origin::Parent => next_id(txn, own, repository)?,
     };
-    let (offered, instead_of) = match origin {
-        Origin::Child(delivery) => (delivery.offered, delivery.instead_of.clone()),
-        Origin::Client | Origin::Parent => (Offered::No, Vec::new()),
+    let (offered, instead_of, anew) = match origin {
+        Origin::Child(delivery) => (delivery.offered, delivery.instead_of.clone(), delivery.anew),
+        Origin::Client | Origin::Parent => (Offered::No, Vec::new(), false),
     };
     let unheard = match &change {
         OutboxChange::Tag { base: Some(_), digest: Some(_), .. }
@@ -370,7 +370,7 @@ fn append(
         _ => vec![],
     };
     let repository = repository.clone();
-    let entry = OutboxEntry { id, repository, change, unheard, offered, instead_of };
+    let entry = OutboxEntry { id, repository, change, unheard, offered, instead_of, anew };
     let number = next_number(txn)?;
     txn.put(entry_key(number), &entry)?;
     Ok(Some((number, entry)))

@@ -344,7 +344,8 @@ fn write(
         let (number, id) =
             (outbox::next_number(txn)?, outbox::next_id(txn, own.clone(), &repository)?);
         let (repository, instead_of) = (repository.clone(), Vec::new());
-        let mut entry = OutboxEntry { id, repository, change, unheard, offered, instead_of };
+        let anew = true;
+        let mut entry = OutboxEntry { id, repository, change, unheard, offered, instead_of, anew };
         match is_of_tag || is_single {
             true => chain.give_all(&mut entry),
             false => chain.give(&mut entry),

@@ -297,6 +297,7 @@ mod tests {
             unheard: Vec::new(),
             offered: Offered::No,
             instead_of: vec![],
+            anew: false,
         };
         let (found, len) = read_at(&entry);
         assert_eq!(found, [len - 2], "an incarnation of two bytes");

@@ -34,6 +34,10 @@ pub struct OutboxEntry {
     ///
     /// [`Delivery::instead_of`]: crate::types::Delivery::instead_of
     pub instead_of: Vec<OutboxId>,
+    /// See [`Delivery::anew`].
+    ///
+    /// [`Delivery::anew`]: crate::types::Delivery::anew
+    pub anew: bool,
 }
 
 /// What is to be repeated at the parent.
@@ -125,7 +129,15 @@ struct EntryLast {
     /// In rows of earlier versions a boolean, which is written alike.
     offered: OfferedRow,
     #[serde(skip_serializing_if = "is_default")]
+    more: EntryPlaces,
+}
+
+/// What the rows after those did not have.
+#[derive(Default, PartialEq, Serialize, Deserialize)]
+struct EntryPlaces {
     instead_of: Vec<IdRow>,
+    #[serde(skip_serializing_if = "is_default")]
+    anew: bool,
 }
 
 /// An [`Offered`]. Never renumber.
@@ -169,8 +181,18 @@ impl EntryEnd {
             return Ok(EntryEnd { incarnation, more });
         }
         let (offered, left) = postcard::take_from_bytes(left)?;
-        let more = EntryLast { offered, instead_of: rows::last(left)? };
+        let more = EntryLast { offered, more: EntryPlaces::read(left)? };
         Ok(EntryEnd { incarnation, more: EntryMore { unheard, more } })
+    }
+}
+
+impl EntryPlaces {
+    fn read(left: &[u8]) -> Result<EntryPlaces, postcard::Error> {
+        if left.is_empty() {
+            return Ok(EntryPlaces::default());
+        }
+        let (instead_of, left) = postcard::take_from_bytes(left)?;
+        Ok(EntryPlaces { instead_of, anew: rows::last(left)? })
     }
 }
 
@@ -186,7 +208,8 @@ impl BareEntry {
         let BareEntry { origin, sequence, repository, change } = self;
         let (id, change) = (OutboxId { origin, incarnation, sequence }, change.into());
         let offered = Offered::No;
-        OutboxEntry { id, repository, change, unheard: vec![], offered, instead_of: vec![] }
+        let (unheard, instead_of, anew) = (vec![], vec![], false);
+        OutboxEntry { id, repository, change, unheard, offered, instead_of, anew }
     }
 }
 
@@ -198,7 +221,8 @@ impl From<&OutboxEntry> for EntryRow {
             Offered::Pushed => OfferedRow::Pushed,
         };
         let instead_of = entry.instead_of.iter().map(IdRow::from).collect();
-        let more = EntryLast { offered, instead_of };
+        let more = EntryPlaces { instead_of, anew: entry.anew };
+        let more = EntryLast { offered, more };
         let more = EntryMore { unheard: entry.unheard.clone(), more };
         let more = EntryEnd { incarnation: entry.id.incarnation, more };
         EntryRow { entry: BareEntry::of(entry), more }
@@ -213,8 +237,9 @@ impl From<EntryRow> for OutboxEntry {
             OfferedRow::Mirrored => Offered::Mirrored,
             OfferedRow::Pushed => Offered::Pushed,
         };
-        let instead_of = more.instead_of.into_iter().map(OutboxId::from).collect();
-        OutboxEntry { unheard, offered, instead_of, ..row.entry.with(incarnation) }
+        let EntryPlaces { instead_of, anew } = more.more;
+        let instead_of = instead_of.into_iter().map(OutboxId::from).collect();
+        OutboxEntry { unheard, offered, instead_of, anew, ..row.entry.with(incarnation) }
     }
 }
 
@@ -336,6 +361,7 @@ mod tests {
             unheard: vec![],
             offered: Offered::No,
             instead_of: vec![],
+            anew: false,
         };
         let mut longest = 0;
         let all = [Offered::No, Offered::Mirrored, Offered::Pushed];
@@ -356,6 +382,10 @@ mod tests {
             let more = OutboxEntry { instead_of: vec![id.clone()], ..entry };
             let bytes = rows::encode(&more).unwrap();
             assert_eq!(rows::decode::<OutboxEntry>(&bytes).unwrap(), more);
+            let anew = OutboxEntry { anew: true, ..more };
+            let bytes = rows::encode(&anew).unwrap();
+            assert_eq!(bytes.last(), Some(&1));
+            assert_eq!(rows::decode::<OutboxEntry>(&bytes).unwrap(), anew);
         }
         assert_eq!(longest, rows::encode(&plain).unwrap().len() + 3);
     }

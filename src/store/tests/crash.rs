@@ -305,6 +305,7 @@ fn message_steps(round: u32, add: &mut impl FnMut(&str, Act)) {
                 unheard: Vec::new(),
                 offered: Offered::No,
                 instead_of: vec![],
+                anew: false,
             };
             let key = rows::key(Kind::Outbox, &[&u64::from(round).to_be_bytes()]);
             block_on(n.store().commit(move |txn| txn.put(key, &entry)))

@@ -526,6 +526,7 @@ fn put_refusal(store: &Store, manifest: &Digest) -> Vec<u8> {
         unheard: Vec::new(),
         offered: crate::types::Offered::No,
         instead_of: vec![],
+        anew: false,
     };
     let (reason, at) = ("no".to_owned(), UnixSeconds(1));
     let state = refused::RefusalState::Stands;

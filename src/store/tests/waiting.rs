@@ -46,6 +46,7 @@ async fn fill(store: &Store) {
                     unheard: Vec::new(),
                     offered: Offered::No,
                     instead_of: Vec::new(),
+                    anew: false,
                 };
                 txn.put(entry_key(number + (1 << 20)), &entry)
             })
