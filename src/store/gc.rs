@@ -228,13 +228,14 @@ impl Run {
             unless_full(self.remove_untagged(retention).await, &mut is_full)?;
         }
         let gone = unless_full(self.remove_links(found).await, &mut is_full)?;
-        self.remove_files(found, &gone).await?;
+        self.remove_files(found, &gone, &mut is_full).await?;
         if is_full {
             return Err(StoreError::Full);
         }
         if !self.options.dry_run {
             self.shared.leases.forget_before(self.since);
             self.forget_empty_repositories().await?;
+            self.store.forget_deliveries().await?;
         }
         Ok(())
     }
@@ -404,6 +405,7 @@ impl Run {
         &mut self,
         found: &mut Found,
         gone: &BTreeSet<LinkId>,
+        is_full: &mut bool,
     ) -> Result<(), StoreError> {
         let linked = found.links.keys().filter(|link| !gone.contains(*link));
         let linked = sorted(linked.map(|link| link.digest).collect());
@@ -440,8 +442,7 @@ impl Run {
                     false
                 }
                 // A record that another command made was to go to the disk with this.
-                Err(StoreError::Full) => false,
-                went => went?,
+                went => unless_full(went, is_full)?,
             };
             if went {
                 self.report.blobs_removed += 1;

@@ -14,6 +14,9 @@ use crate::store::rows::{self, Stored};
 /// Rows of which the keys are wanted that are in memory at once.
 const ROWS_AT_ONCE: usize = 64;
 
+/// Of how many rows that the index may have one is for content alone.
+const SPARE: u64 = 8;
+
 /// A view of the index under the changes that its group has already made, and a place for more.
 pub struct Txn<'a> {
     index: &'a dyn Index,
@@ -52,6 +55,12 @@ impl<'a> Txn<'a> {
     /// `IndexFull` when content that needs rows of its own finds no room for them.
     pub(in crate::store) fn expect_rows(&self) -> Result<(), StoreError> {
         expect_rows(self.index, self.rows_max)
+    }
+
+    /// The same when less than one in [`SPARE`] of them is free: for rows that come with no content,
+    /// so that whoever makes such without end leaves room for content.
+    pub(in crate::store) fn expect_spare_rows(&self) -> Result<(), StoreError> {
+        expect_rows(self.index, self.rows_max - self.rows_max / SPARE)
     }
 
     /// Says which format of the store rows are written in; else the newest.

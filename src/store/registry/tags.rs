@@ -198,8 +198,7 @@ pub(in crate::store) fn switch(
 ) -> Result<(), StoreError> {
     let key = tag_key(repository, tag);
     let old = txn.get::<TagRow>(&key)?;
-    // A client's change may need a row in which it waits for the parent.
-    if old.is_none() || *origin == Origin::Client {
+    if old.is_none() {
         txn.expect_rows()?;
     }
     let current = old.as_ref().map(|row| &row.digest);

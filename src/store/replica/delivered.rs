@@ -1,16 +1,18 @@
 //! Which changes of connected registries below have taken effect here: a delivery whose answer
 //! was lost comes again, and must not have a second effect.
 
-use super::outbox::Origin;
+use super::outbox::{Origin, goes_up};
+use super::unsent::is_unsent;
 use crate::store::rows::connected_registry::connected_registry_key;
 use crate::store::rows::delivered::{
     Delivered, DeliveredEnd, DeliveredMore, Numbers, Runs, delivered_key,
 };
 use crate::store::rows::manifest::{ManifestRow, manifest_key};
 use crate::store::rows::node::descendant_key;
+use crate::store::rows::repository::repository_key;
 use crate::store::rows::tag::{TagRow, tag_key};
 use crate::store::rows::{Kind, prefix};
-use crate::store::{StoreError, Txn};
+use crate::store::{Store, StoreError, Txn};
 use crate::types::{ConnectedRegistryName, Delivery, Digest, OutboxId, RepositoryName, Tag};
 
 /// Incarnations of one store whose deliveries are remembered, for each repository: of its starts,
@@ -27,6 +29,13 @@ const EARLIER_MAX: usize = 1024;
 /// The incarnation of no store: the row under it lists the earlier ones, each with the end of its
 /// first run (in `taken`) and its highest number (in `replaced`).
 const EARLIER: u64 = u64::MAX;
+
+/// Repositories that are not here any more, or never were, of which the deliveries of one origin are
+/// remembered: a child may name such without end. Over it: a collection forgets those of the others.
+const GONE_MAX: usize = 256;
+
+/// Repositories of which the deliveries are forgotten in one command.
+const FORGOTTEN_AT_ONCE: usize = 16;
 
 /// Runs of numbers that are kept of one incarnation in one repository. A child delivers one number
 /// after the other and leaves out what was refused. Over it: the lowest run is forgotten; of a
@@ -97,6 +106,75 @@ impl Delivered {
             replaced.add(number);
         }
     }
+}
+
+impl Store {
+    /// Forgets what was delivered to repositories that are not here, but of [`GONE_MAX`] of each
+    /// origin.
+    pub(in crate::store) async fn forget_deliveries(&self) -> Result<(), StoreError> {
+        let mut keys = self.keys(prefix(Kind::Delivered, &[]));
+        let (mut last, mut gone) = (Vec::new(), 0);
+        loop {
+            let (mut before, mut of_origin) = (std::mem::take(&mut last), gone);
+            let look = keys.work(move |store, page| {
+                let is_last = page.is_empty();
+                let mut over = Vec::new();
+                for (key, _) in page {
+                    let Some((start, repository)) = of_repository(&key) else { continue };
+                    if start == before {
+                        continue;
+                    }
+                    if origin_of(start) != origin_of(&before) {
+                        of_origin = 0;
+                    }
+                    before = start.to_vec();
+                    if store.look_up(|index| is_gone(&Txn::new(index), &repository))? {
+                        of_origin += 1;
+                        over.extend((of_origin > GONE_MAX).then_some((start.to_vec(), repository)));
+                    }
+                }
+                Ok((is_last, over, before, of_origin))
+            });
+            let (is_last, over, start, count) = look.await?;
+            (last, gone) = (start, count);
+            if is_last {
+                return Ok(());
+            }
+            for some in over.chunks(FORGOTTEN_AT_ONCE) {
+                let some = some.to_vec();
+                self.commit(move |txn| {
+                    for (start, repository) in &some {
+                        // It may have come since.
+                        if is_gone(txn, repository)? {
+                            txn.delete(start.clone())?;
+                            txn.clear(&[&start[..], &[0]].concat())?;
+                        }
+                    }
+                    Ok(())
+                })
+                .await?;
+            }
+        }
+    }
+}
+
+/// Whether a repository is not here, and nothing of it on its way up.
+fn is_gone(txn: &Txn<'_>, repository: &RepositoryName) -> Result<bool, StoreError> {
+    Ok(!txn.has(&repository_key(repository))? && !is_unsent(txn, repository)?)
+}
+
+/// How the keys begin of what the origin of one has delivered to its repository, and that.
+fn of_repository(key: &[u8]) -> Option<(&[u8], RepositoryName)> {
+    let origin = origin_of(key)?;
+    let name = key.get(origin.len() + 1..)?;
+    let end = name.iter().position(|byte| *byte == 0).unwrap_or(name.len());
+    let repository = std::str::from_utf8(name.get(..end)?).ok()?.parse().ok()?;
+    Some((key.get(..origin.len() + 1 + end)?, repository))
+}
+
+/// How the keys begin of what the origin of one has delivered.
+fn origin_of(key: &[u8]) -> Option<&[u8]> {
+    key.get(..key.iter().position(|byte| *byte == 0)?)
 }
 
 /// What a delivery wants to be so.
@@ -268,17 +346,17 @@ pub(in crate::store) fn record(
     add(txn, &delivery.id, repository, false)
 }
 
-/// The same of a delivery that finds nothing here to change: `IndexFull` where all that it makes is
-/// a row, and there is no room for one.
+/// The same of a delivery that finds nothing here to change: `IndexFull` where it makes a row, here
+/// or on the way up, and few of them are free.
 pub(in crate::store) fn record_only(
     txn: &mut Txn<'_>,
     origin: &Origin,
     repository: &RepositoryName,
 ) -> Result<(), StoreError> {
     if let Origin::Child(delivery) = origin
-        && !txn.has(&delivered_key(&delivery.id, repository))?
+        && (goes_up(txn)? || !txn.has(&delivered_key(&delivery.id, repository))?)
     {
-        txn.expect_rows()?;
+        txn.expect_spare_rows()?;
     }
     record(txn, origin, repository)
 }
@@ -360,9 +438,9 @@ fn begin(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::Precondition;
     use crate::store::registry::manifests::testing::{digest, push, store};
     use crate::store::rows;
-    use crate::store::{Precondition, Store};
 
     fn child(origin: &str, incarnation: u64, sequence: u64) -> Origin {
         let id = OutboxId { origin: origin.parse().unwrap(), incarnation, sequence };
@@ -532,6 +610,51 @@ mod tests {
             assert_eq!(untag(4).await, Ok(Some(digest(3))));
             assert_eq!(deliver(&store, 1, &child("dock01", live, 5)).await, 1);
             assert_eq!(untag(6).await, Ok(Some(digest(1))));
+        });
+    }
+
+    /// Symptom: a child that deleted tags in repositories that never were filled the index. Cause:
+    /// what was delivered to a repository was remembered for ever.
+    #[test]
+    fn f130_f209_of_repositories_that_are_gone_few_deliveries_are_remembered() {
+        smol::block_on(async {
+            let store = store();
+            push(&store, "app", 1, &[]).await;
+            let v1: Tag = "v1".parse().unwrap();
+            let untag = async |repository: &str, origin: &Origin| {
+                let name = repository.parse().unwrap();
+                store.delete_tag(&name, &v1, Precondition::None, origin).await
+            };
+            for number in 0..GONE_MAX + 40 {
+                for start in [0, 7, 8] {
+                    let repository = format!("n{number:04}");
+                    assert_eq!(untag(&repository, &child("dock01", start, 1)).await, Ok(None));
+                }
+            }
+            let some = ["app", "app/b", "z"];
+            for (name, origin) in
+                some.into_iter().flat_map(|name| [(name, "dock01"), (name, "line02")])
+            {
+                assert_eq!(untag(name, &child(origin, 7, 1)).await, Ok(None));
+            }
+            let rows = |origin: &str| {
+                store.scan::<Delivered>(&prefix(Kind::Delivered, &[origin.as_bytes()]), None, 9999)
+            };
+            assert_eq!(rows("dock01").unwrap().len(), (GONE_MAX + 40) * 3 + 3);
+            store.forget_deliveries().await.unwrap();
+            assert_eq!(rows("dock01").unwrap().len(), (GONE_MAX - 1) * 3 + 2);
+            assert_eq!(rows("line02").unwrap().len(), 3);
+            // What is here stays known, and the first of what is not.
+            deliver(&store, 1, &child("dock01", 9, 9)).await;
+            for (name, is_known) in
+                [("app", true), ("app/b", true), ("n0254", true), ("n0255", false), ("z", false)]
+            {
+                let key = delivered_key(
+                    &OutboxId { origin: "dock01".parse().unwrap(), incarnation: 7, sequence: 1 },
+                    &name.parse().unwrap(),
+                );
+                assert_eq!(store.get::<Delivered>(&key).unwrap().is_some(), is_known, "{name}");
+            }
         });
     }
 

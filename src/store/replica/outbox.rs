@@ -292,8 +292,9 @@ pub(in crate::store) fn finish(txn: &mut Txn<'_>, number: u64) -> Result<bool, S
 
 /// Adds a change to the outbox when this node is a connected registry and the change is to go up.
 /// Call it in the command that makes the change. A manifest that a client pushes by its digest
-/// again waits once, behind what has come since; for the first time it needs a row. What a child
-/// delivers has a name of the child's, which the parent may know: it takes no client's place.
+/// again waits once, behind what has come since; what waits for the first time, but for removals of
+/// what is here, needs a row. What a child delivers has a name of the child's, which the parent may
+/// know: it takes no client's place.
 pub(in crate::store) fn enqueue(
     txn: &mut Txn<'_>,
     origin: &Origin,
@@ -308,8 +309,7 @@ pub(in crate::store) fn enqueue(
         return Ok(());
     };
     let Some(before) = before else {
-        let is_added = matches!(entry.change, OutboxChange::ManifestAdded { .. });
-        return if is_added { txn.expect_rows() } else { Ok(()) };
+        return if entry.brings().is_some() { txn.expect_rows() } else { Ok(()) };
     };
     if let Some(old) = txn.get::<OutboxEntry>(&entry_key(before))? {
         finish(txn, before)?;
@@ -340,7 +340,12 @@ pub(in crate::store) fn is_from_below(txn: &Txn<'_>, origin: &Origin) -> Result<
         Origin::Child(delivery) => delivery.offered != Offered::Mirrored,
         Origin::Parent => false,
     };
-    Ok(is_pushed && txn.has(&self_config_key())?)
+    Ok(is_pushed && goes_up(txn)?)
+}
+
+/// Whether this node has a parent, to which changes go up.
+pub(super) fn goes_up(txn: &Txn<'_>) -> Result<bool, StoreError> {
+    txn.has(&self_config_key())
 }
 
 /// The same as [`enqueue`]; the entry with its number.

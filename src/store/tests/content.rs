@@ -9,7 +9,7 @@ use crate::store::content::trust::Verdict;
 use crate::store::journal::layout::Layout;
 use crate::store::registry::manifests::PutManifest;
 use crate::store::registry::manifests::testing::{digest, image, push};
-use crate::store::replica::node::testing::connected_registry;
+use crate::store::replica::node::testing::{config, connected_registry};
 use crate::store::replica::outbox::Origin;
 use crate::store::rows::connected_registry::connected_registry_key;
 use crate::types::{Delivery, OutboxId, Tag};
@@ -628,7 +628,7 @@ fn f209_an_index_with_all_the_rows_that_memory_is_meant_for_takes_no_more_conten
         assert_eq!(store.upload_start(&name, "").await.err(), Some(full.clone()));
         let other: RepositoryName = "other".parse().unwrap();
         assert_eq!(store.mount_blob(&name, &other, &digest(100)).await, Err(full.clone()));
-        for put in [image(4, &[]), image(3, &["v4"]), image(2, &["v3"])] {
+        for put in [image(4, &[]), image(3, &["v4"])] {
             assert_eq!(store.put_manifest(&name, put).await, Err(full.clone()));
         }
         let tag = |text: &str| text.parse::<Tag>().unwrap();
@@ -650,6 +650,7 @@ fn f209_an_index_with_all_the_rows_that_memory_is_meant_for_takes_no_more_conten
         let v2 = PutManifest { origin: child("line02"), ..image(2, &["v2"]) };
         assert_eq!(store.put_manifest(&name, v2).await, Err(full.clone()));
         // What takes no further row goes on, and what there is stays.
+        store.put_manifest(&name, image(2, &["v3"])).await.unwrap();
         assert_eq!(set("v3").await, Ok(()));
         let moved = PutManifest { origin: Origin::Parent, ..image(3, &["v2"]) };
         store.put_manifest(&name, moved).await.unwrap();
@@ -667,5 +668,57 @@ fn f209_an_index_with_all_the_rows_that_memory_is_meant_for_takes_no_more_conten
         store.look_at_space(false);
         assert_eq!(store.unwritable(), None);
         store.put_manifest(&name, image(4, &["v4"])).await.unwrap();
+    });
+}
+
+/// Symptom: a child filled the index of the node between it and the root while the root was away,
+/// with removals of what was not there, and nobody could push. Cause: each waited in a row of its
+/// own, and none asked for room.
+#[test]
+fn f209_removals_of_what_is_not_there_leave_room_in_the_index_for_content() {
+    block_on(async {
+        let disk = MemoryDisk::new();
+        let (store, _) = open_memory(&disk).unwrap();
+        let name: RepositoryName = "app".parse().unwrap();
+        for number in 1..=2 {
+            push(&store, "app", number, &[]).await;
+        }
+        let granted = config(&["repositories/app/content/write"]);
+        store.receive_config(granted, "v1".to_owned()).await.unwrap();
+        let rows = store.shared().index().rows();
+        drop(store);
+        let rows_max = 4 * rows;
+        let options = options(Path::new("/s"), IndexKind::Map);
+        let (store, _) = Store::open(sys_on(&disk), StoreOptions { rows_max, ..options }).unwrap();
+        let v1: Tag = "v1".parse().unwrap();
+        let child = |sequence| {
+            let id = OutboxId { origin: "child01".parse().unwrap(), incarnation: 7, sequence };
+            Origin::Child(Delivery::of(id))
+        };
+        let full = StoreError::IndexFull;
+        let mut refused = 0;
+        for number in 1..4 * rows {
+            let any = Precondition::None;
+            let untag = store.delete_tag(&name, &v1, any, &child(2 * number)).await;
+            let delete = store.delete_manifest(&name, &digest(9), &child(2 * number + 1)).await;
+            assert!(untag == Ok(None) || untag == Err(full.clone()), "{untag:?}");
+            assert!(delete == Ok(()) || delete == Err(full.clone()), "{delete:?}");
+            refused += u64::from(untag.is_err()) + u64::from(delete.is_err());
+        }
+        assert!(refused > rows, "{refused}");
+        assert_eq!(store.hindrance(), None);
+        store.put_manifest(&name, image(3, &["v1"])).await.unwrap();
+        // What moves a tag to and fro waits in rows of its own too.
+        let mut moved = Vec::new();
+        for number in 1..4 * rows {
+            let (any, tag) = (Precondition::None, digest(1 + (number % 2) as u8));
+            moved.push(store.set_tag(&name, &v1, &tag, any, &child(9 * rows + number)).await);
+        }
+        assert_eq!(moved.last(), Some(&Err(full)));
+        assert!(store.shared().index().rows() < rows_max + 9);
+        // What frees rows is taken.
+        let here = store.tag(&name, &v1).unwrap();
+        let gone = store.delete_tag(&name, &v1, Precondition::None, &child(99 * rows)).await;
+        assert!(here.is_some() && gone == Ok(here), "{gone:?}");
     });
 }
