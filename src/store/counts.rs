@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::types::RepositoryName;
+use crate::types::delivery::NO_START;
 
 /// Repositories whose changes are counted at once. Over it: all counts begin anew, under another
 /// incarnation.
@@ -23,7 +24,7 @@ struct Counted {
 impl Counts {
     /// `incarnation`: random, at each start.
     pub(in crate::store) fn new(incarnation: u64) -> Counts {
-        Counts { counts: Mutex::new(Counted { incarnation, last: BTreeMap::new() }) }
+        Counts { counts: Mutex::new(Counted::of(incarnation)) }
     }
 
     /// The incarnation and the number of one more change of a repository. When the change is not
@@ -58,8 +59,13 @@ impl Counts {
 }
 
 impl Counted {
+    fn of(incarnation: u64) -> Counted {
+        let incarnation = if incarnation == NO_START { 1 } else { incarnation };
+        Counted { incarnation, last: BTreeMap::new() }
+    }
+
     fn begin(&mut self, incarnation: u64) {
-        *self = Counted { incarnation, last: BTreeMap::new() };
+        *self = Counted::of(incarnation);
     }
 }
 
@@ -69,6 +75,7 @@ mod tests {
 
     #[test]
     fn f130_f209_counts_begin_anew_with_the_first_repository_too_many() {
+        assert_eq!(Counts::new(NO_START).incarnation(), 1);
         let counts = Counts::new(7);
         let next = |number: usize| counts.next(&format!("app{number}").parse().unwrap());
         for number in 0..COUNTED_MAX {

@@ -36,6 +36,9 @@ const OFFER: &str = "skerry-offer";
 /// See [`OFFER`].
 const PUSHED: &str = "pushed";
 
+/// No start has it: nodes note under it what they know of starts that are long over.
+pub const NO_START: u64 = u64::MAX;
+
 /// Names a change for ever, so that a replay has no second effect. It never changes once it is
 /// written.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -158,8 +161,8 @@ impl Delivery {
             value.parse().map_err(|()| format!("{ID} takes a connected registry and a number"));
         let mut delivery = Delivery::of(id?);
         if let Some(value) = field(INCARNATION) {
-            delivery.id.incarnation = u64::from_str_radix(value, 16).map_err(|_| {
-                format!("{INCARNATION} takes a hexadecimal number of at most 16 digits")
+            delivery.id.incarnation = start(value).map_err(|()| {
+                format!("{INCARNATION} takes a hexadecimal number below {NO_START:x}")
             })?;
         }
         delivery.offered = match field(OFFER) {
@@ -172,7 +175,7 @@ impl Delivery {
         if let Some(value) = field(INSTEAD_OF) {
             let names = value.split(',').take(INSTEAD_OF_MAX).map(|name| {
                 let (name, incarnation) = name.rsplit_once(' ').ok_or(())?;
-                let incarnation = u64::from_str_radix(incarnation, 16).map_err(|_| ())?;
+                let incarnation = start(incarnation)?;
                 Ok(OutboxId { incarnation, ..name.parse()? })
             });
             delivery.instead_of = names.collect::<Result<_, ()>>().map_err(|()| {
@@ -181,6 +184,11 @@ impl Delivery {
         }
         Ok(Some(delivery))
     }
+}
+
+/// An incarnation as a field has it.
+fn start(text: &str) -> Result<u64, ()> {
+    u64::from_str_radix(text, 16).ok().filter(|start| *start != NO_START).ok_or(())
 }
 
 #[cfg(test)]
@@ -217,12 +225,20 @@ mod tests {
 
     #[test]
     fn f130_a_name_that_is_none_is_refused() {
-        for bad in ["", "x", "-1", "+", "10000000000000000"] {
+        for bad in ["", "x", "-1", "+", "10000000000000000", "ffffffffffffffff"] {
             assert!(read(&[(ID, "crane7 12"), (INCARNATION, bad)]).is_err(), "{bad}");
         }
-        for bad in
-            ["", "crane7", "crane7 x", "crane7 -1", "c 1", "crane7  1", "crane7 1 ", "crane7 1 x"]
-        {
+        for bad in [
+            "",
+            "crane7",
+            "crane7 x",
+            "crane7 -1",
+            "c 1",
+            "crane7  1",
+            "crane7 1 ",
+            "crane7 1 x",
+            "crane7 1 ffffffffffffffff",
+        ] {
             assert!(read(&[(ID, bad)]).is_err(), "{bad}");
             assert!(read(&[(ID, "crane7 12"), (INSTEAD_OF, bad)]).is_err(), "{bad}");
         }

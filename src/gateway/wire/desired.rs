@@ -37,13 +37,22 @@ impl Wire for NodeConfig {
     }
 
     fn read(format: Format, bytes: &[u8]) -> Result<NodeConfig, WireError> {
-        if format == Format::V2 {
+        let config = if format == Format::V2 {
             let (head, elements) = divided::<HeadV2>(bytes)?;
-            return read_v2(head, elements);
+            read_v2(head, elements)?
+        } else {
+            format.read::<ConfigV1>(Kind::NodeConfig, bytes).map(NodeConfig::from)?
+        };
+        if config.registry.len() > REGISTRY_LEN_MAX {
+            let text = format!("a registry's name has at most {REGISTRY_LEN_MAX} bytes");
+            return Err(WireError(text));
         }
-        format.read::<ConfigV1>(Kind::NodeConfig, bytes).map(NodeConfig::from)
+        Ok(config)
     }
 }
+
+/// Bytes of the name of a registry: more than a host name has.
+const REGISTRY_LEN_MAX: usize = 255;
 
 /// What the version of a desired state is a digest over. A node between two others computes it anew
 /// from what it was sent, and so may one of an adjacent version: for a state that has nothing that

@@ -233,6 +233,11 @@ fn messages_round_trip() {
         assert_eq!(received, batch().into());
         let read = NodeConfig::read(format, &config().write(format).unwrap()).unwrap();
         assert!(read == config());
+        for (len, is_read) in [(255, true), (256, false)] {
+            let long = NodeConfig { registry: "r".repeat(len), ..config() };
+            let written = long.write(format).unwrap();
+            assert_eq!(NodeConfig::read(format, &written).is_ok(), is_read, "{len}");
+        }
         assert_eq!(Listing::read(format, &listing().write(format).unwrap()), Ok(listing()));
         let manifests = Manifests { digests: listing().referrers };
         let written = manifests.clone().write(format).unwrap();

@@ -13,6 +13,7 @@ use crate::store::rows::repository::repository_key;
 use crate::store::rows::tag::{TagRow, tag_key};
 use crate::store::rows::{Kind, prefix};
 use crate::store::{Store, StoreError, Txn};
+use crate::types::delivery::NO_START;
 use crate::types::{ConnectedRegistryName, Delivery, Digest, OutboxId, RepositoryName, Tag};
 
 /// Incarnations of one store whose deliveries are remembered, for each repository: of its starts,
@@ -26,9 +27,9 @@ const INCARNATIONS_MAX: usize = 16;
 /// removal does not. Over it: the first of them are taken for new ones.
 const EARLIER_MAX: usize = 1024;
 
-/// The incarnation of no store: the row under it lists the earlier ones, each with the end of its
+/// The row under it lists the earlier ones, each with the end of its
 /// first run (in `taken`) and its highest number (in `replaced`).
-const EARLIER: u64 = u64::MAX;
+const EARLIER: u64 = NO_START;
 
 /// Repositories that are not here any more, or never were, of which the deliveries of one origin are
 /// remembered: a child may name such without end. Over it: a collection forgets those of the others.
