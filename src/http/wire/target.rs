@@ -8,8 +8,9 @@ use crate::types::Refusal;
 
 /// Longest path, bytes as sent. Over it: 414.
 const PATH_BYTES_MAX: usize = 4 * 1024;
-/// Most parameters in a query. Over it: 400.
-const QUERY_PARAMETERS_MAX: usize = 64;
+/// Most parameters in a query: a request for a token may have each of 64 scopes in one, and others
+/// beside them. Over it: 400.
+const QUERY_PARAMETERS_MAX: usize = 128;
 /// Longest `Host`: a DNS name and a port. Over it: 400.
 const HOST_BYTES_MAX: usize = 261;
 
