@@ -1,9 +1,14 @@
 //! Board profiles. `pNNN` is the number of a rule for appliances.
 
+use std::fs;
+use std::process::Command;
+
 use skerry::config::{BoardProfile, Loaded, MapSource, MemoryPlan, Options, load, read_board};
 use skerry::types::limits::{CONNECTIONS_MAX, UPLOADS_MAX};
 
 use crate::repo::{Unit, files, path, read};
+use crate::support::clients::missing;
+use crate::support::{TempDir, skip};
 
 fn boards() -> Vec<String> {
     let mut boards: Vec<String> = files("board")
@@ -117,6 +122,35 @@ fn p031_partitions_are_those_of_the_profile() {
         let sum: u32 = parts.iter().map(|(_, size)| size).sum();
         assert!(sum <= facts.storage_mib, "{board}");
         assert!(text.contains(&format!("label = \"{}\"", image.data_label)), "{board}");
+    }
+}
+
+/// Symptom: genimage refused the tables of partitions, `no such option 'empty'`.
+#[test]
+fn p031_genimage_makes_the_table_of_partitions() {
+    if let Some(program) = missing(&["genimage", "mcopy", "mkdosfs", "mke2fs"]) {
+        return skip(&format!("no {program}"));
+    }
+    for board in boards() {
+        let BoardProfile { image, .. } = profile(&board);
+        let work = TempDir::new();
+        for folder in ["root", "input"] {
+            fs::create_dir(work.join(folder)).unwrap();
+        }
+        fs::write(work.join("input/root.ext4"), [0; 4096]).unwrap();
+        let table = path(&format!("board/{board}/genimage.cfg"));
+        let mut command = Command::new("genimage");
+        command.arg("--config").arg(table);
+        for (option, folder) in
+            [("root", "root"), ("input", "input"), ("tmp", "tmp"), ("output", "output")]
+        {
+            command.arg(format!("--{option}path")).arg(work.join(folder));
+        }
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{board}: {output:?}");
+        let made = fs::metadata(work.join("output").join(format!("skerry-{board}.img"))).unwrap();
+        let mib = image.boot_mib + 2 * image.root_mib + image.data_mib;
+        assert!(made.len() > u64::from(mib) * 1024 * 1024, "{board}");
     }
 }
 

@@ -292,6 +292,15 @@ fn p047_the_program_is_stripped_by_the_package_build_only() {
     assert!(read(PROGRAM).contains("\nexport CARGO_PROFILE_RELEASE_STRIP = \"false\"\n"));
 }
 
+/// Symptom: the check `buildpaths` refused the package with debug information. Cause: the sources
+/// in C of a crate lie in a directory that no option maps. OE-core's cargo-c has the same line.
+#[test]
+fn p047_the_paths_of_the_build_stay_out_of_the_packages() {
+    const MAPS: &str =
+        "\nDEBUG_PREFIX_MAP += \"-ffile-prefix-map=${CARGO_HOME}=${TARGET_DBGSRC_DIR}\"\n";
+    assert!(read(PROGRAM).contains(MAPS));
+}
+
 #[test]
 fn p047_the_program_is_a_service_with_a_user() {
     let text = read(PROGRAM);
