@@ -203,96 +203,107 @@ pub(in crate::store) fn is_replay(
         return Ok(false);
     };
     let (id, number) = (&delivery.id, delivery.id.sequence);
-    let known = txn.get::<Delivered>(&delivered_key(id, repository))?;
-    let is_removal = matches!(effect, Effect::Manifest(_, false) | Effect::Tag(_, None));
-    let mut is_over = match had(txn, known.as_ref(), is_removal, id, repository)? {
-        Had::Yes => true,
-        Had::Maybe => is_removal && !delivery.again,
-        Had::No => {
-            let is_late = known.as_ref().is_some_and(|known| number < known.last);
-            is_late && matches!(effect, Effect::Manifest(_, false)) && !delivery.again
+    let mut memory = remembered(txn, id, repository)?;
+    if !memory.is_over(effect, delivery.again) {
+        match made_before(txn, delivery, repository)? {
+            Some(before) => memory = before,
+            None => return Ok(false),
         }
-    };
-    let mut is_replaced = known.is_some_and(|known| known.is_replaced(number));
-    if !is_over && let Some(before) = made_before(txn, delivery, repository)? {
-        (is_over, is_replaced) = (true, before.is_replaced);
-    }
-    if !is_over {
-        return Ok(false);
     }
     if is_so(txn, repository, effect)? {
         return Ok(true);
     }
-    let origin = &delivery.id.origin;
-    Err(match is_replaced {
-        true => StoreError::OutboxReplaced(format!(
+    let origin = &id.origin;
+    Err(match memory {
+        Memory::Replaced => StoreError::OutboxReplaced(format!(
             "another change took the place of change {number} of '{origin}' in {repository}: what \
              came after it counts"
         )),
-        false => StoreError::OutboxMismatch(format!(
-            "change {number} of '{origin}' in {repository} has had its effect before, or is too \
-             late: what came after it counts"
-        )),
+        Memory::Taken | Memory::Faded | Memory::Late | Memory::New => {
+            StoreError::OutboxMismatch(format!(
+                "change {number} of '{origin}' in {repository} has had its effect before, or is \
+                 too late: what came after it counts"
+            ))
+        }
     })
 }
 
-/// What became of the changes that one makes once more, when none of them is new.
-struct MadeBefore {
-    /// Others took the place of all of them.
-    is_replaced: bool,
+/// What is remembered of a change.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Memory {
+    /// It has had its effect.
+    Taken,
+    /// It is to have none: another one took its place.
+    Replaced,
+    /// It may have had its effect: what is remembered does not reach back so far.
+    Faded,
+    /// It has had none, and later ones of its start have.
+    Late,
+    /// It has had none.
+    New,
 }
 
-/// See there; `None`: the change is one of its own, or makes one that is new. A device that was set
-/// back to where a change was refused makes it once more under another name each time.
+impl Memory {
+    /// Whether a change takes no effect any more. Behind a removal, of a manifest or of what is
+    /// forgotten, a push may have come, unless it was refused before (`again`); what a push made
+    /// that is forgotten is there, or was removed.
+    fn is_over(self, effect: &Effect, again: bool) -> bool {
+        match (self, effect) {
+            (Memory::Taken | Memory::Replaced, _) => true,
+            (Memory::Faded, Effect::Tag(_, None) | Effect::Manifest(_, false))
+            | (Memory::Late, Effect::Manifest(_, false)) => !again,
+            (Memory::Faded | Memory::Late | Memory::New, _) => false,
+        }
+    }
+}
+
+fn remembered(
+    txn: &Txn<'_>,
+    id: &OutboxId,
+    repository: &RepositoryName,
+) -> Result<Memory, StoreError> {
+    let (row, number) = (txn.get::<Delivered>(&delivered_key(id, repository))?, id.sequence);
+    if let Some(row) = &row {
+        if row.has(number) {
+            let is_replaced = row.is_replaced(number);
+            return Ok(if is_replaced { Memory::Replaced } else { Memory::Taken });
+        }
+        if row.may_have(number) {
+            return Ok(Memory::Faded);
+        }
+    }
+    Ok(match earlier(txn, id, repository)? {
+        Some(Earlier { whole, .. }) if number <= whole => Memory::Taken,
+        Some(Earlier { last, .. }) if number <= last => Memory::Faded,
+        // An earlier start may run still, and make changes that are new.
+        Some(_) | None if row.as_ref().is_some_and(|row| number < row.last) => Memory::Late,
+        Some(_) | None => Memory::New,
+    })
+}
+
+/// What became of the changes that one makes once more, where none of them is new: others took the
+/// place of all of them, or not. `None`: the change is one of its own, or makes one that is new. A
+/// device that was set back to where a change was refused makes it once more under another name
+/// each time.
 fn made_before(
     txn: &Txn<'_>,
     delivery: &Delivery,
     repository: &RepositoryName,
-) -> Result<Option<MadeBefore>, StoreError> {
+) -> Result<Option<Memory>, StoreError> {
     if !delivery.anew || delivery.instead_of.is_empty() {
         return Ok(None);
     }
-    let mut is_replaced = true;
+    let mut all = Memory::Replaced;
     for id in &delivery.instead_of {
-        let known = txn.get::<Delivered>(&delivered_key(id, repository))?;
         // Of what was written before stores told, only the highest number is known for sure.
         let is_told = id.incarnation != 0;
-        if !is_told || !matches!(had(txn, known.as_ref(), true, id, repository)?, Had::Yes) {
-            return Ok(None);
+        match remembered(txn, id, repository)? {
+            Memory::Replaced if is_told => {}
+            Memory::Taken if is_told => all = Memory::Taken,
+            _ => return Ok(None),
         }
-        is_replaced &= known.is_some_and(|known| known.is_replaced(id.sequence));
     }
-    Ok(Some(MadeBefore { is_replaced }))
-}
-
-/// Whether a change has had its effect, as far as that is remembered.
-enum Had {
-    No,
-    Maybe,
-    Yes,
-}
-
-/// Whether this change has; of a start that is `known`, `Maybe` is found out for removals only.
-fn had(
-    txn: &Txn<'_>,
-    known: Option<&Delivered>,
-    is_removal: bool,
-    id: &OutboxId,
-    repository: &RepositoryName,
-) -> Result<Had, StoreError> {
-    match known {
-        Some(known) if known.has(id.sequence) => return Ok(Had::Yes),
-        Some(known) if known.may_have(id.sequence) => return Ok(Had::Maybe),
-        Some(_) if !is_removal => return Ok(Had::No),
-        Some(_) | None => {}
-    }
-    Ok(match earlier(txn, id, repository)? {
-        Some(Earlier { whole, .. }) if id.sequence <= whole => Had::Yes,
-        // It may run still, and make changes that are new.
-        Some(Earlier { last, .. }) if id.sequence > last => Had::No,
-        Some(_) => Had::Maybe,
-        None => Had::No,
-    })
+    Ok(Some(all))
 }
 
 /// What is remembered of an earlier start.
@@ -462,6 +473,30 @@ mod tests {
         let effect = Effect::Tag("v1".parse().unwrap(), Some(digest(number)));
         let app = "app".parse().unwrap();
         store.look_up(|index| is_replay(&Txn::new(index), origin, &app, &effect))
+    }
+
+    #[test]
+    fn f130_what_is_forgotten_pushes_again_and_removes_nothing() {
+        let (tag, digest): (Tag, _) = ("v1".parse().unwrap(), digest(1));
+        let effects = [
+            Effect::Tag(tag.clone(), Some(digest.clone())),
+            Effect::Manifest(digest.clone(), true),
+            Effect::Tag(tag, None),
+            Effect::Manifest(digest, false),
+        ];
+        // For each effect, of a change that was not refused before and of one that was.
+        let (no, yes, unless_refused) = ([false; 2], [true; 2], [true, false]);
+        let table = [
+            (Memory::Taken, [yes, yes, yes, yes]),
+            (Memory::Replaced, [yes, yes, yes, yes]),
+            (Memory::Faded, [no, no, unless_refused, unless_refused]),
+            (Memory::Late, [no, no, no, unless_refused]),
+            (Memory::New, [no, no, no, no]),
+        ];
+        for (memory, wanted) in table {
+            let is_over = |effect| [false, true].map(|again| memory.is_over(effect, again));
+            assert_eq!(effects.each_ref().map(is_over), wanted, "{memory:?}");
+        }
     }
 
     #[test]
