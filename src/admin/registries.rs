@@ -32,6 +32,8 @@ pub(super) struct CreateRegistry {
     sync_window: Option<String>,
     sync_message_ttl: Option<String>,
     log_level: Option<String>,
+    #[serde(default)]
+    connection_string: bool,
 }
 
 #[derive(Deserialize)]
@@ -86,6 +88,7 @@ impl Admin {
             new.sync_message_ttl.as_deref(),
             new.log_level,
         )?;
+        let told = new.connection_string;
         let mode = new.mode.as_deref().map(str::parse::<Mode>).transpose();
         let new = NewConnectedRegistry {
             name: new.name,
@@ -96,12 +99,15 @@ impl Admin {
             client_tokens: new.client_tokens,
             settings,
         };
-        let made = changes.connected_registry_create(new).await?;
-        let MadeConnectedRegistry { node, passwords } = &made.resource;
+        let made = changes.connected_registry_create(new, told).await?;
+        let MadeConnectedRegistry { node, passwords, connection_string } = &made.resource;
         let mut value = self.print_changed(node);
         if !passwords.is_empty() {
             let credentials = print_credentials(node.sync_token.as_str(), passwords);
             value["syncToken"] = json!({ "name": node.sync_token, "credentials": credentials });
+        }
+        if let Some(text) = connection_string {
+            value["ACR_REGISTRY_CONNECTION_STRING"] = json!(text.expose());
         }
         Ok(tell(value, &made))
     }

@@ -109,6 +109,9 @@ pub(super) struct Create {
     client_tokens: Vec<String>,
     #[command(flatten)]
     settings: SettingFlags,
+    /// Print nothing but the connection string, for the device's file; it is shown only this once
+    #[arg(long, conflicts_with = "sync_token")]
+    connection_string: bool,
     /// Accepted for scripts; there is nothing to ask
     #[arg(short, long, hide = true)]
     yes: bool,
@@ -236,7 +239,9 @@ impl SettingFlags {
 
 impl Create {
     fn call(&self) -> Call {
-        let call = Call::named("connected-registry/create", View::Credentials, self.named.name())
+        let view = if self.connection_string { View::ConnectionString } else { View::Credentials };
+        let call = Call::named("connected-registry/create", view, self.named.name())
+            .flag("connectionString", self.connection_string)
             .field("parent", self.parent.clone())
             .list("repository", &self.repository)
             .field("syncToken", self.sync_token.clone())

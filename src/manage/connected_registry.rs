@@ -8,7 +8,8 @@ use crate::store::tree::passwords::NewPassword;
 use crate::types::limits::{CLIENT_TOKENS_MAX, TREE_DEPTH_MAX};
 use crate::types::token::Token;
 use crate::types::{
-    Change, ConnectedRegistry, ConnectedRegistryName, GatewayAction, Grant, ScopeMapName, TokenName,
+    Change, ConnectedRegistry, ConnectedRegistryName, GatewayAction, Grant, ScopeMapName, Secret,
+    TokenName,
 };
 
 pub use crate::store::tree::connected_registries::Settings;
@@ -31,6 +32,8 @@ pub struct MadeConnectedRegistry {
     pub node: ConnectedRegistry,
     /// The passwords of its sync token.
     pub passwords: Vec<NewPassword>,
+    /// All that its device needs in one line, with the first of them.
+    pub connection_string: Option<Secret>,
 }
 
 impl Manage {
@@ -123,9 +126,12 @@ impl Manage {
 
 impl Changes {
     /// Creates a connected registry.
+    ///
+    /// `settings`: with the connection string, and what is to be known about it.
     pub async fn connected_registry_create(
         &self,
         new: NewConnectedRegistry,
+        settings: bool,
     ) -> Result<Changed<MadeConnectedRegistry>, Error> {
         let manage = &self.manage;
         manage.require_occurrence(&new.settings)?;
@@ -148,8 +154,19 @@ impl Changes {
             .chain(window_chosen(&node))
             .chain(refuse_pushes(without_write))
             .collect();
-        let made = MadeConnectedRegistry { node, passwords };
-        Ok(Changed::of(made).warn(warnings).with_others(others))
+        let password = passwords.first().filter(|_| settings).map(|made| made.value.clone());
+        // What was made is told, whatever keeps the rest from being read.
+        let settings = password.map(|password| manage.settings_with(&node, password, None));
+        let (connection_string, of_settings) = match settings {
+            Some(Ok(told)) => (Some(told.resource.connection_string), told.warnings),
+            Some(Err(error)) => {
+                log::warn!("the connection string of '{}' cannot be told: {error}", node.name);
+                (None, Vec::new())
+            }
+            None => (None, Vec::new()),
+        };
+        let made = MadeConnectedRegistry { node, passwords, connection_string };
+        Ok(Changed::of(made).warn(warnings).warn(of_settings).with_others(others))
     }
 
     /// Changes the client tokens and settings of a connected registry.

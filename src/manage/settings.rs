@@ -30,10 +30,31 @@ pub struct DeviceSettings {
 impl Changes {
     /// The settings of a connected registry.
     pub async fn get_settings(&self, which: GetSettings) -> Result<Changed<DeviceSettings>, Error> {
-        let (manage, asked) = (&self.manage, which.protocol);
+        let manage = &self.manage;
         let node = manage.connected_registry(&which.name)?;
+        let mut made = None;
+        if let Some(slot) = which.generate {
+            let token = &node.sync_token;
+            let passwords = manage.store.credential_generate(token.clone(), &[slot], None).await;
+            made = passwords.map_err(Error::of(Noun::Token, token))?.pop();
+            log::info!("generated {} token={token}", slot.name());
+        }
+        let late = made.as_ref().and_then(|_| if_known(manage.parent_late(&node)));
+        let password = made.map_or_else(|| Secret::new(NO_PASSWORD), |made| made.value);
+        Ok(manage.settings_with(&node, password, which.protocol)?.warn(late))
+    }
+}
+
+impl Manage {
+    /// The settings of a connected registry with this password of its sync token.
+    pub(super) fn settings_with(
+        &self,
+        node: &ConnectedRegistry,
+        password: Secret,
+        asked: Option<Protocol>,
+    ) -> Result<Changed<DeviceSettings>, Error> {
         let mut warnings = Vec::new();
-        let parent = manage.parent_gateway(&node)?;
+        let parent = self.parent_gateway(node)?;
         let protocol = match (&parent, asked) {
             (Some((_, known)), _) => *known,
             (None, asked) => asked.unwrap_or(Protocol::Https),
@@ -46,22 +67,11 @@ impl Changes {
         if protocol == Protocol::Http {
             warnings.push(Warning::NotEncrypted);
         }
-        warnings
-            .extend(manage.endpoint_warning(&node, parent.as_ref().map(|(endpoint, _)| endpoint)));
-        let mut passwords = Vec::new();
-        if let Some(slot) = which.generate {
-            let token = &node.sync_token;
-            let made = manage.store.credential_generate(token.clone(), &[slot], None).await;
-            passwords = made.map_err(Error::of(Noun::Token, token))?;
-            log::info!("generated {} token={token}", slot.name());
-            warnings.extend(if_known(manage.parent_late(&node)));
-        }
-        let password = passwords.pop().map(|made| made.value);
-        let password = password.unwrap_or_else(|| Secret::new(NO_PASSWORD));
+        warnings.extend(self.endpoint_warning(node, parent.as_ref().map(|(endpoint, _)| endpoint)));
         // The root's certificate is its own to vouch for; a parent below it has another.
-        let pin = manage.options.ca_fingerprint.as_deref();
+        let pin = self.options.ca_fingerprint.as_deref();
         let pin = pin.filter(|_| node.parent.is_none() && protocol == Protocol::Https);
-        warnings.extend(unknown_certificate(&node, parent.as_ref().map(|(_, known)| *known)));
+        warnings.extend(unknown_certificate(node, parent.as_ref().map(|(_, known)| *known)));
         let endpoint = parent.as_ref().map_or(NO_ENDPOINT, |(endpoint, _)| endpoint);
         let connection_string = connection_string::format(
             node.name.as_str(),
@@ -72,12 +82,11 @@ impl Changes {
             pin,
         );
         let connection_string = Secret::new(connection_string);
-        let settings = DeviceSettings { sync_token: node.sync_token, password, connection_string };
+        let sync_token = node.sync_token.clone();
+        let settings = DeviceSettings { sync_token, password, connection_string };
         Ok(Changed::of(settings).warn(warnings))
     }
-}
 
-impl Manage {
     /// Why a device cannot find its parent by the endpoint that it is given.
     fn endpoint_warning(
         &self,

@@ -87,7 +87,8 @@ fn create_registry(manage: &Manage, name: &str, parent: Option<&str>) {
         client_tokens: Vec::new(),
         settings: Settings::default(),
     };
-    change(manage, |changes| async move { changes.connected_registry_create(new).await }).unwrap();
+    change(manage, |changes| async move { changes.connected_registry_create(new, false).await })
+        .unwrap();
 }
 
 fn shown(manage: &Manage, map: &str) -> Vec<String> {

@@ -47,6 +47,23 @@ pub fn pull(
 }
 
 #[test]
+fn f067_a_device_starts_with_what_is_printed_when_it_is_made() {
+    let root = Node::root();
+    let (user, password) = root.pusher("owner-token", "app");
+    let owner = (user.as_str(), password.as_str());
+    let create = ["connected-registry", "create", "--name", "dock01", "--repository", "app"];
+    let rest = ["--client-tokens", &user, "--connection-string"];
+    let output = root.run(&[&create[..], &rest].concat());
+    assert!(output.status.success(), "{output:?}");
+    let printed = String::from_utf8(output.stdout).unwrap();
+    let device = Node::start_device(printed.strip_suffix('\n').unwrap());
+    let image = Image::new(1, &[2000]);
+    assert_eq!(image.push(&root.login, owner, "app", "v1").status, 201);
+    let came = || pull(&device, &(user.clone(), password.clone()), "app", "v1").ok();
+    assert_eq!(eventually(SOON, "the image comes", came), image.digest());
+}
+
+#[test]
 fn f039_f040_f041_only_linked_tokens_log_in_at_a_device() {
     let (root, device, _owner) = pair("ReadOnly");
     let first = root.token("reader-one", &[("app", &["content/read"])]);

@@ -363,6 +363,29 @@ fn f069_a_device_that_could_not_log_in_at_its_parent_is_told() {
 }
 
 #[test]
+fn f067_f068_a_connected_registry_is_made_with_all_that_its_device_needs() {
+    let node = root();
+    let wanted = json!({ "name": "dock01", "repository": ["a"], "connectionString": true });
+    let made = node.ok("connected-registry/create", wanted);
+    let text = made["ACR_REGISTRY_CONNECTION_STRING"].as_str().unwrap();
+    let parsed = ConnectionString::parse(text, |_| None).unwrap();
+    let passwords = &made["syncToken"]["credentials"]["passwords"];
+    assert_eq!(passwords[0]["value"], parsed.password.expose());
+    let token = node.store.token(&"dock01".parse().unwrap()).unwrap().unwrap();
+    let verifier = token.passwords[0].as_ref().unwrap();
+    assert!(passwords::matches(verifier, parsed.password.expose()));
+    // What get-settings warns of is known as well.
+    let wanted = json!({
+        "name": "ship01", "repository": ["a"], "parent": "dock01", "connectionString": true,
+    });
+    let made = node.ok("connected-registry/create", wanted);
+    assert!(made["warnings"].to_string().contains("dock01"), "{made}");
+    let plain = json!({ "name": "dock02", "repository": ["a"] });
+    let made = node.ok("connected-registry/create", plain);
+    assert_eq!(made.get("ACR_REGISTRY_CONNECTION_STRING"), None);
+}
+
+#[test]
 fn f067_f068_f069_get_settings() {
     let node = node_with(Role::Root, "https", Some("ab".repeat(32)));
     node.ok("connected-registry/create", json!({ "name": "dock01", "repository": ["a"] }));
