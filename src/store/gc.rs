@@ -31,7 +31,6 @@ use super::rows::{Kind, prefix};
 use super::unreferenced::{Stuck, Used, files, kept, look_for_tags, notes_of_nothing, used};
 use super::{Shared, Store, StoreError, Txn};
 use crate::sys::spawn;
-use crate::types::connected_registry::ParentContact;
 use crate::types::{Digest, RepositoryName, UnixSeconds};
 
 /// Rows read at a time, and removed in one command.
@@ -55,8 +54,8 @@ pub struct GcOptions {
 pub struct GcReport {
     /// Nothing was removed, as asked ([`GcOptions::dry_run`]) or because of one of the next two.
     pub dry_run: bool,
-    /// A comparison with the parent is due or under way, or messages from it wait: what was fetched
-    /// may not be referred to yet, so nothing was removed.
+    /// What was fetched from the parent may not be referred to yet, so nothing was removed: see
+    /// [`Store::why_it_waits_for_sync`].
     pub waits_for_sync: bool,
     /// Records may have been lost and no operator has agreed to it yet, so nothing was removed.
     pub waits_for_operator: bool,
@@ -188,36 +187,6 @@ impl Store {
     /// When that was last noted; `None`: never.
     pub fn last_collection(&self) -> Result<Option<UnixSeconds>, StoreError> {
         Ok(self.get::<Collected>(&collected_key())?.map(|row| row.0))
-    }
-
-    /// Why the sync holds a collection back, and until when; for people.
-    pub fn why_it_waits_for_sync(&self) -> Result<String, StoreError> {
-        let what = match self.reconcile_due()? {
-            true => "everything here is to be compared with the parent",
-            false => "messages from the parent are not worked through yet",
-        };
-        let until = match self.sync_view().contact {
-            ParentContact::InContact => "try again when that is done",
-            ParentContact::Connecting => {
-                "the parent has not answered yet: try again when it has and that is done"
-            }
-            ParentContact::WaitingForWindow => "that goes on when the next sync window opens",
-            ParentContact::OutOfContact => {
-                "that goes on when the parent, which is out of contact, is back: see status"
-            }
-            ParentContact::NoConnectionString => {
-                "that goes on when there is a connection string: see status"
-            }
-        };
-        Ok(format!(
-            "Nothing was removed, and the figures are those of a dry run: {what}, and what was \
-             fetched may not be referred to before; {until}."
-        ))
-    }
-
-    /// Whether the sync has fetched what nothing refers to yet, or may have.
-    fn sync_under_way(&self) -> Result<bool, StoreError> {
-        Ok(self.self_node()?.is_some() && (self.reconcile_due()? || !self.inbox(1)?.is_empty()))
     }
 }
 
