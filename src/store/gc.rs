@@ -17,12 +17,13 @@ use serde::Serialize;
 use super::candidates::{CANDIDATES_MAX, Found, quiet};
 use super::content::leases::short;
 use super::marks::{in_part, marked, sorted};
+use super::recount::WRONG_MAX;
 use super::registry::lacking::is_named_or_tagged;
 use super::registry::removal::remove_untagged;
 use super::registry::repositories;
 use super::replica::outbox::{self, Origin, OutboxChange};
 use super::replica::waiting;
-use super::rows::derived::{Count, needed_key};
+use super::rows::derived::{Count, held_key, needed_key};
 use super::rows::link::{BlobLink, repository_of, split_key};
 use super::rows::manifest::{ManifestRow, manifest_key};
 use super::rows::untagged::{Untagged, untagged_key};
@@ -31,7 +32,6 @@ use super::rows::{Kind, prefix};
 use super::unreferenced::{Stuck, Used, files, kept, look_for_tags, notes_of_nothing, used};
 use super::{Shared, Store, StoreError, Txn};
 use crate::sys::spawn;
-use crate::types::connected_registry::ParentContact;
 use crate::types::{Digest, RepositoryName, UnixSeconds};
 
 /// Rows read at a time, and removed in one command.
@@ -55,8 +55,8 @@ pub struct GcOptions {
 pub struct GcReport {
     /// Nothing was removed, as asked ([`GcOptions::dry_run`]) or because of one of the next two.
     pub dry_run: bool,
-    /// A comparison with the parent is due or under way, or messages from it wait: what was fetched
-    /// may not be referred to yet, so nothing was removed.
+    /// What was fetched from the parent may not be referred to yet, so nothing was removed: see
+    /// [`Store::why_it_waits_for_sync`].
     pub waits_for_sync: bool,
     /// Records may have been lost and no operator has agreed to it yet, so nothing was removed.
     pub waits_for_operator: bool,
@@ -124,6 +124,16 @@ struct Run {
     /// is kept because of a touch must keep its file, however slow the run is.
     since: Duration,
     report: GcReport,
+    /// The keys of counts that are wrong.
+    wrong: BTreeSet<Vec<u8>>,
+}
+
+/// What a command made of links that no manifest of their repository uses.
+#[derive(Default)]
+struct Unlinked {
+    removed: Vec<LinkId>,
+    /// The keys of counts by which one is used.
+    wrong: Vec<Vec<u8>>,
 }
 
 impl Store {
@@ -164,7 +174,8 @@ impl Store {
         let since = started.saturating_sub(options.grace);
         let (on, up) = (shared.garbage.on(started), shared.garbage.up(started));
         let store = self.clone();
-        let mut run = Run { shared: shared.clone(), store, options, on, up, since, report };
+        let (shared, wrong) = (shared.clone(), BTreeSet::new());
+        let mut run = Run { shared, store, options, on, up, since, report, wrong };
         run.collect(&mut taken.found).await?;
         let report = run.report;
         drop((run, taken));
@@ -189,36 +200,6 @@ impl Store {
     pub fn last_collection(&self) -> Result<Option<UnixSeconds>, StoreError> {
         Ok(self.get::<Collected>(&collected_key())?.map(|row| row.0))
     }
-
-    /// Why the sync holds a collection back, and until when; for people.
-    pub fn why_it_waits_for_sync(&self) -> Result<String, StoreError> {
-        let what = match self.reconcile_due()? {
-            true => "everything here is to be compared with the parent",
-            false => "messages from the parent are not worked through yet",
-        };
-        let until = match self.sync_view().contact {
-            ParentContact::InContact => "try again when that is done",
-            ParentContact::Connecting => {
-                "the parent has not answered yet: try again when it has and that is done"
-            }
-            ParentContact::WaitingForWindow => "that goes on when the next sync window opens",
-            ParentContact::OutOfContact => {
-                "that goes on when the parent, which is out of contact, is back: see status"
-            }
-            ParentContact::NoConnectionString => {
-                "that goes on when there is a connection string: see status"
-            }
-        };
-        Ok(format!(
-            "Nothing was removed, and the figures are those of a dry run: {what}, and what was \
-             fetched may not be referred to before; {until}."
-        ))
-    }
-
-    /// Whether the sync has fetched what nothing refers to yet, or may have.
-    fn sync_under_way(&self) -> Result<bool, StoreError> {
-        Ok(self.self_node()?.is_some() && (self.reconcile_due()? || !self.inbox(1)?.is_empty()))
-    }
 }
 
 impl Run {
@@ -229,6 +210,8 @@ impl Run {
         }
         let gone = unless_full(self.remove_links(found).await, &mut is_full)?;
         self.remove_files(found, &gone, &mut is_full).await?;
+        let wrong = std::mem::take(&mut self.wrong);
+        unless_full(self.store.recount(wrong).await, &mut is_full)?;
         if is_full {
             return Err(StoreError::Full);
         }
@@ -305,7 +288,8 @@ impl Run {
             let Some(last) = names.last() else { break };
             after = Some(last.clone());
             for name in names {
-                self.report.links_removed += self.remove_links_of(&name, found, &mut links).await?;
+                let removed = self.remove_links_of(&name, found, &mut links).await?;
+                self.report.links_removed += removed;
             }
         }
         if links.beyond > 0 {
@@ -324,7 +308,7 @@ impl Run {
 
     /// How many it removed of a repository, or with a dry run would have.
     async fn remove_links_of(
-        &self,
+        &mut self,
         name: &RepositoryName,
         found: &Found,
         links: &mut Links,
@@ -391,12 +375,31 @@ impl Run {
     }
 
     /// The links that went.
-    async fn unlink(&self, links: Vec<(Vec<u8>, Digest)>) -> Result<Vec<LinkId>, StoreError> {
+    async fn unlink(&mut self, links: Vec<(Vec<u8>, Digest)>) -> Result<Vec<LinkId>, StoreError> {
         if links.is_empty() {
             return Ok(Vec::new());
         }
         let (shared, since) = (self.shared.clone(), self.since);
-        self.store.commit(move |txn| unlink(txn, &shared, links, since)).await
+        let unlinked = self.store.commit(move |txn| unlink(txn, &shared, links, since)).await?;
+        unlinked.wrong.into_iter().for_each(|key| self.note_wrong(key));
+        Ok(unlinked.removed)
+    }
+
+    fn note_wrong(&mut self, count: Vec<u8>) {
+        if self.wrong.len() < WRONG_MAX {
+            self.wrong.insert(count);
+        }
+    }
+
+    /// Looks why a file stays of which a look at the rows has found nothing, no link either.
+    fn look_at_held(&mut self, digest: &Digest) -> Result<(), StoreError> {
+        let key = held_key(&digest.to_key());
+        let is_held = self.store.get::<Count>(&key)?.is_some();
+        if is_held && !self.shared.leases.is_wanted(digest, self.since) {
+            disagrees(&self.shared, &format!("a repository has {digest}"));
+            self.note_wrong(key);
+        }
+        Ok(())
     }
 
     /// Removes files that no row refers to. Those that only unused links refer to count as
@@ -430,8 +433,8 @@ impl Run {
         for (digest, bytes) in unreferenced {
             let first = found.files.get(&digest).copied().unwrap_or(self.on);
             // What a link that stays holds is seen when the file would go; a dry run looks here.
-            let is_held = self.options.dry_run && linked.binary_search(&short(&digest)).is_ok();
-            let removable = self.ripe(first) && !is_held;
+            let is_linked = linked.binary_search(&short(&digest)).is_ok();
+            let removable = self.ripe(first) && !(self.options.dry_run && is_linked);
             let went = match removable {
                 true => self.remove_file(&digest).await,
                 false => Ok(false),
@@ -451,6 +454,9 @@ impl Run {
                     continue;
                 }
             } else {
+                if removable && !is_linked && !self.options.dry_run {
+                    self.look_at_held(&digest)?;
+                }
                 self.report.blobs_waiting += 1;
                 self.report.bytes_waiting += bytes;
                 self.note_wait(first);
@@ -607,24 +613,28 @@ fn unlink(
     shared: &Shared,
     links: Vec<(Vec<u8>, Digest)>,
     since: Duration,
-) -> Result<Vec<LinkId>, StoreError> {
-    let mut removed = Vec::new();
+) -> Result<Unlinked, StoreError> {
+    let mut unlinked = Unlinked::default();
     for (key, digest) in links {
         let Some(link) = txn.get::<BlobLink>(&key)? else { continue };
         let Some(name) = repository_of(&key) else { continue };
-        if txn.get::<Count>(&needed_key(&name, &digest))?.is_some() {
-            disagrees(shared, &format!("{name} needs blob {digest}"));
+        // A push that uses the link was noted before this command ran.
+        if shared.leases.is_wanted(&digest, since) {
             continue;
         }
-        // A push that uses the link was noted before this command ran.
+        if txn.get::<Count>(&needed_key(&name, &digest))?.is_some() {
+            disagrees(shared, &format!("{name} needs blob {digest}"));
+            unlinked.wrong.push(needed_key(&name, &digest));
+            continue;
+        }
         if !shared.leases.hide_unless_wanted(&key, &digest, since) {
             continue;
         }
         repositories::release(txn, &name, link.size)?;
-        removed.push(LinkId::of(&key, &digest));
+        unlinked.removed.push(LinkId::of(&key, &digest));
         txn.delete(key)?;
     }
-    Ok(removed)
+    Ok(unlinked)
 }
 
 /// Removes an untagged manifest that is free; whether it was.
@@ -653,7 +663,8 @@ fn remove_manifest(
     Ok(removed)
 }
 
-/// What was seen as garbage is needed, though nobody has touched it since: it stays.
+/// What was seen as garbage is needed, though nobody has touched it since: it stays, and the run
+/// counts anew what it is needed for.
 fn disagrees(shared: &Shared, what: &str) {
     shared.sys.metrics.gc_disagreements.add(1);
     log::error!("garbage collection and the index disagree, nothing is removed: {what}");
@@ -718,7 +729,7 @@ mod tests {
             let (shared, link) = (store.shared().clone(), blob_key(&app, &digest(100)));
             let links = vec![(link.clone(), digest(100))];
             let in_command = store.commit(move |txn| {
-                let removed = unlink(txn, &shared, links, since)?.len();
+                let removed = unlink(txn, &shared, links, since)?.removed.len();
                 Ok((removed, shared.leases.is_hidden(&link)))
             });
             assert_eq!(in_command.await, Ok((1, true)));
@@ -748,7 +759,7 @@ mod tests {
             push(&store, "app", 2, &[]).await;
             store.put_manifest(&app, put(3, media::OCI_INDEX, &text, &[])).await.unwrap();
             let shared = store.shared().clone();
-            let run = Run {
+            let mut run = Run {
                 shared: shared.clone(),
                 store: store.clone(),
                 options: GcOptions { grace: Duration::ZERO, untagged: None, dry_run: false },
@@ -756,8 +767,14 @@ mod tests {
                 up: Duration::MAX,
                 since: Duration::MAX,
                 report: GcReport::default(),
+                wrong: BTreeSet::new(),
             };
             let link = (blob_key(&app, &digest(100)), digest(100));
+            // Somebody has used it since the look: nothing is wrong.
+            let lease = shared.lease(&digest(100));
+            assert_eq!(run.unlink(vec![link.clone()]).await, Ok(Vec::new()));
+            drop(lease);
+            assert_eq!(shared.sys.metrics.gc_disagreements.get(), 0);
             assert_eq!(run.unlink(vec![link.clone()]).await, Ok(Vec::new()));
             assert_eq!(shared.sys.metrics.gc_disagreements.get(), 1);
             assert_eq!(run.remove_file(&digest(100)).await, Ok(false));

@@ -28,6 +28,7 @@ mod error;
 pub(crate) mod fuzz;
 mod marks;
 mod paged;
+mod recount;
 mod unreferenced;
 mod writer;
 

@@ -191,7 +191,7 @@ impl Writer {
             next = if room { more() } else { None };
         }
         let outcome = self.make_durable(&group.payloads);
-        if outcome.is_ok() && !group.records.is_empty() {
+        if outcome.is_ok() && !group.overlay.is_empty() {
             self.sequence += group.records.len() as u64;
             self.shared.feed.reach(self.sequence);
             let changes: Vec<Change> = std::mem::take(&mut group.overlay).into_iter().collect();
@@ -243,6 +243,8 @@ impl Writer {
         derived: Vec<Change>,
     ) -> Result<(), StoreError> {
         if changes.is_empty() {
+            // A count that is repaired: the index alone has it.
+            group.overlay.extend(derived);
             return Ok(());
         }
         let sequence = self.sequence + 1 + group.records.len() as u64;

@@ -284,6 +284,39 @@ fn f204_what_came_of_an_image_is_not_collected_before_the_rest_comes() {
     assert_eq!(came, image.digest());
 }
 
+/// Symptom: after a restart without the parent the layers that had come were collected, and were
+/// fetched again.
+#[test]
+fn f204_f206_what_came_of_an_image_outlasts_a_restart_without_the_parent() {
+    let (mut root, login, _gateway) = root_behind(u64::MAX);
+    let user = root.pusher("owner-token", "app");
+    let connection = root.connect("dock01", &["--repository", "app"]);
+    root.link("dock01", &user.0);
+    let mut device = Node::device(&connection);
+    device.add_configuration("[gc]\nenabled = false\ngrace = \"1s\"\n");
+    device.start();
+    let image = Image::new(610, &[40_000, 50_000]);
+    let busy = "HTTP/1.1 502 Bad Gateway\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+    login.refuse(&image::digest(&image.layers[1]), busy);
+    assert_eq!(image.push(&root.login, (&user.0, &user.1), "app", "v1").status, 201);
+    eventually(SOON, "v1 is set aside", || {
+        device.log().contains("set aside repository=app tag=v1").then_some(())
+    });
+    assert!(device.stop().success() && root.stop().success());
+    device.start();
+    let first = device.blob_file(&image.layers[0]);
+    for _ in 0..8 {
+        assert!(first.exists(), "the first layer");
+        let report = device.json(&["gc"]);
+        assert_eq!(report["waitsForSync"], true, "{report}");
+        std::thread::sleep(Duration::from_millis(400));
+    }
+    login.pass();
+    root.start();
+    let came = eventually(LATER, "v1 comes", || pull(&device, &user, "app", "v1").ok());
+    assert_eq!(came, image.digest());
+}
+
 /// Symptom: each thing of each repository was asked for, one after the other, at a parent that
 /// could not hand out anything.
 #[test]

@@ -6,6 +6,7 @@ use super::between::{hook, put_without_bytes, unhook};
 use super::scenarios::{FIRST, SECOND, THIRD, app, has, in_tree, named, names, push, rest};
 use super::*;
 use crate::store::content::leases::Lease;
+use crate::store::gc::GcOptions;
 use crate::store::tree::scope_maps::ScopeMapUpdate;
 use crate::sys::Disk;
 use crate::sys::clock::within;
@@ -325,5 +326,29 @@ fn f204_f206_a_push_whose_content_never_stays_at_the_parent_is_set_aside() {
             (device.outbox(9).unwrap(), device.refused_changes(9).unwrap()),
             (vec![], vec![])
         );
+    });
+}
+
+/// Symptom: layers that had come of an image whose rest was owed were collected when the device was
+/// restarted between two sync windows, and were fetched again.
+#[test]
+fn f204_f206_what_was_owed_before_a_start_holds_collections_back_until_it_is_known_again() {
+    in_tree(async |tree, engine| {
+        let (root, device) = (&tree.world.root, &tree.world.device());
+        let options = GcOptions { grace: SOON, untagged: None, dry_run: false };
+        let waits = async || device.collect_garbage(options).await.unwrap().waits_for_sync;
+        put_without_bytes(root, &["v1"], FIRST).await;
+        engine.pull_once().await.unwrap();
+        assert!(device.debts_noted().unwrap());
+        assert!(!waits().await, "what has come is kept in memory");
+        let engine = tree.start().await;
+        assert_eq!((device.reconcile_due(), device.inbox(1)), (Ok(false), Ok(vec![])));
+        assert!(waits().await, "only the disk tells that something is owed");
+        let text = device.why_it_waits_for_sync().unwrap();
+        assert!(text.contains("content was missing when this node stopped"), "{text}");
+        // The parent may never have it again, which must not end collections for ever.
+        engine.pull_once().await.unwrap();
+        assert!(device.debts_noted().unwrap() && named(device, "v1").is_none());
+        assert!(!waits().await, "it is known again what is owed");
     });
 }

@@ -243,6 +243,22 @@ impl<'a> Txn<'a> {
         Ok(())
     }
 
+    /// Whether the rows are those that the record with this number left.
+    pub(in crate::store) fn is_at(&self, sequence: u64) -> bool {
+        let changed = self.group.is_some_and(|group| !group.is_empty()) || self.has_changed();
+        !changed && self.index.applied() == sequence
+    }
+
+    /// Repairs a count of rows, which no change of theirs has made wrong.
+    pub(in crate::store) fn set_count(
+        &mut self,
+        key: Vec<u8>,
+        count: Count,
+    ) -> Result<(), StoreError> {
+        self.own.insert(key, count.row()?);
+        Ok(())
+    }
+
     /// Writes a row unless it is there already as it should be: flash wears. One that cannot be
     /// read is replaced.
     pub fn put_changed<R: Stored + PartialEq>(

@@ -17,4 +17,5 @@ pub mod unwritten;
 
 pub(super) mod along;
 pub(super) mod delivered;
+pub(super) mod under_way;
 pub(super) mod waiting;

@@ -125,6 +125,22 @@ pub(in crate::store) fn held_key(digest: &[u8]) -> Vec<u8> {
     key(Kind::Held, &[digest])
 }
 
+/// Where the keys start of the rows that may count for one of those two keys.
+pub(in crate::store) fn counted_below(derived: &[u8]) -> Vec<Vec<u8>> {
+    match derived.split_first() {
+        Some((kind, rest)) if *kind == Kind::Needed as u8 => {
+            let repository = rest.split(|byte| *byte == 0).next().unwrap_or_default();
+            vec![prefix(Kind::Manifest, &[repository])]
+        }
+        _ => vec![prefix(Kind::Blob, &[]), prefix(Kind::Manifest, &[])],
+    }
+}
+
+/// Whether it can be read for which keys such a row counts.
+pub(in crate::store) fn is_counted(key: &[u8], row: &[u8]) -> bool {
+    counted(key, row).is_some()
+}
+
 /// Where the keys start of the changes that wait and bring a manifest; the number follows.
 pub(in crate::store) fn brought_in(repository: &RepositoryName, digest: &Digest) -> Vec<u8> {
     prefix(Kind::Brought, &[repository.as_str().as_bytes(), &digest.to_key()])
