@@ -63,7 +63,17 @@ fn f130_f201_what_was_refused_of_a_renewed_tag_is_not_lost_when_a_disk_is_set_ba
 /// each time.
 #[test]
 fn f130_f201_what_was_refused_when_a_disk_was_copied_takes_effect_once() {
-    for change in ["push", "move", "remove", "later"] {
+    for (change, refused) in [
+        ("push", 0),
+        ("push", 1),
+        ("push", 2),
+        ("move", 0),
+        ("move", 2),
+        ("remove", 0),
+        ("remove", 1),
+        ("later", 0),
+        ("later", 1),
+    ] {
         in_tree(async |tree, engine| {
             let (root, device) = (&tree.world.root, &tree.world.device());
             if change != "push" {
@@ -99,6 +109,10 @@ fn f130_f201_what_was_refused_when_a_disk_was_copied_takes_effect_once() {
             device.set_back(snapshot);
             if change == "later" {
                 push(device, &["v1"], THIRD).await;
+            }
+            // It may be refused under its new names too before it is granted again.
+            for _ in 0..refused {
+                renew_first(device).await;
             }
             device.outbox_retry(0).await.unwrap();
             let engine = tree.start().await;

@@ -358,14 +358,6 @@ fn append(
     let (Some(own), false) = (own_name(txn)?, *origin == Origin::Parent) else {
         return Ok(None);
     };
-    let id = match origin {
-        Origin::Child(delivery) if !goes_on_as_ours(delivery, &change) => delivery.id.clone(),
-        Origin::Client | Origin::Child(_) | Origin::Parent => next_id(txn, own, repository)?,
-    };
-    let (offered, instead_of, anew) = match origin {
-        Origin::Child(delivery) => (delivery.offered, delivery.instead_of.clone(), delivery.anew),
-        Origin::Client | Origin::Parent => (Offered::No, Vec::new(), false),
-    };
     let unheard = match &change {
         OutboxChange::Tag { base: Some(_), digest: Some(_), .. }
             if along::is_removal_unheard(txn, repository)? =>
@@ -374,8 +366,23 @@ fn append(
         }
         _ => vec![],
     };
-    let repository = repository.clone();
-    let entry = OutboxEntry { id, repository, change, unheard, offered, instead_of, anew };
+    let (repository, is_late) = (repository.clone(), is_late_removal(origin, &change));
+    let (id, offered, instead_of, anew) = match origin {
+        Origin::Child(delivery) => {
+            let Delivery { id, offered, instead_of, anew, .. } = delivery.clone();
+            (id, offered, instead_of, anew)
+        }
+        Origin::Client | Origin::Parent => {
+            (next_id(txn, own.clone(), &repository)?, Offered::No, Vec::new(), false)
+        }
+    };
+    let mut entry = OutboxEntry { id, repository, change, unheard, offered, instead_of, anew };
+    if is_late {
+        let id = next_id(txn, own, &entry.repository)?;
+        let ours = OutboxEntry { id, instead_of: Vec::new(), anew: true, ..entry.clone() };
+        let of_child = std::mem::replace(&mut entry, ours);
+        entry.stands_in(of_child);
+    }
     let number = next_number(txn)?;
     txn.put(entry_key(number), &entry)?;
     Ok(Some((number, entry)))
@@ -401,10 +408,12 @@ pub(in crate::store) fn next_number(txn: &mut Txn<'_>) -> Result<u64, StoreError
     Ok(number)
 }
 
-/// Whether a child removes a manifest later than others of its changes went up: under that name
-/// the parent could not tell that from a removal that came before a push.
-fn goes_on_as_ours(delivery: &Delivery, change: &OutboxChange) -> bool {
-    delivery.again && matches!(change, OutboxChange::ManifestDeleted { .. })
+/// Whether a child removes a manifest later than others of its changes went up. It goes up under a
+/// name of this node: under the child's the parent could not tell it from a removal that came
+/// before a push.
+fn is_late_removal(origin: &Origin, change: &OutboxChange) -> bool {
+    let is_again = matches!(origin, Origin::Child(delivery) if delivery.again);
+    is_again && matches!(change, OutboxChange::ManifestDeleted { .. })
 }
 
 /// `Conflict` for what comes from the parent while a change of the tag, or the removal of the
@@ -531,6 +540,33 @@ mod tests {
 
     /// Symptom: a client that pushed one manifest by its digest in a loop filled the index of a
     /// device whose parent was away, and nobody could push any more. Cause: each push waited.
+    /// Symptom: a deletion took effect twice after the disks of a device and of its parent were set
+    /// back. Cause: the parent passed it on under a name of its own, and did not say whose it was.
+    #[test]
+    fn f130_f201_a_late_removal_goes_on_under_another_name_that_tells_the_childs() {
+        smol::block_on(async {
+            let store = connected().await;
+            let app = "app".parse().unwrap();
+            let id = |sequence| {
+                let origin = "child01".parse().unwrap();
+                OutboxId { origin, incarnation: 9, sequence }
+            };
+            for (number, anew, instead_of, told) in
+                [(5, false, vec![], vec![id(5)]), (6, true, vec![id(3)], vec![id(3)])]
+            {
+                push(&store, "app", 1, &[]).await;
+                let late = Delivery { again: true, anew, instead_of, ..Delivery::of(id(number)) };
+                let origin = Origin::Child(late);
+                store.delete_manifest(&app, &digest(1), &origin).await.unwrap();
+                let (number, entry) = store.outbox(99).unwrap().pop().unwrap();
+                assert_eq!(entry.change, OutboxChange::ManifestDeleted { digest: digest(1) });
+                assert_eq!(entry.id.origin.as_str(), "dock01");
+                assert_eq!((entry.anew, entry.instead_of), (true, told));
+                store.outbox_delivered(number, 0).await.unwrap();
+            }
+        });
+    }
+
     #[test]
     fn f130_f209_a_manifest_that_is_pushed_by_its_digest_again_waits_once() {
         smol::block_on(async {

@@ -316,11 +316,13 @@ impl OutboxEntry {
         attempted
     }
 
-    /// Names this change, and those that it takes the place of, as ones that another takes the
-    /// place of.
+    /// Names the changes that one takes the place of, and that one itself, as ones that this takes
+    /// the place of. What makes others once more is known by those: its own name stands for nothing
+    /// that was ever new.
     pub(in crate::store) fn stands_in(&mut self, left_out: OutboxEntry) {
         let before = std::mem::take(&mut self.instead_of);
-        let more = left_out.instead_of.into_iter().chain([left_out.id]);
+        let own = (!left_out.anew).then_some(left_out.id);
+        let more = left_out.instead_of.into_iter().chain(own);
         self.instead_of = before.into_iter().chain(more).collect();
         let over = self.instead_of.len().saturating_sub(INSTEAD_OF_MAX);
         self.instead_of.drain(..over);
