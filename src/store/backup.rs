@@ -536,7 +536,7 @@ fn copy(
     Ok(offset)
 }
 
-/// What a backup and a restore come to for a store in memory, for tests of what stands above.
+/// What a backup and a restore come to for the rows, for tests of what stands above.
 #[cfg(test)]
 impl Store {
     /// All rows but those that follow from others.
@@ -551,7 +551,7 @@ impl Store {
         self.rows()
     }
 
-    /// A store that has these rows, and a feed epoch of its own.
+    /// A store that has these rows, and a feed epoch of its own. Its journal does not have them.
     pub(crate) fn restored(sys: Sys, rows: Vec<(Vec<u8>, Vec<u8>)>) -> Store {
         let store = Store::in_memory(sys);
         let changes: Vec<_> = rows.into_iter().map(|(key, row)| (key, Some(row))).collect();

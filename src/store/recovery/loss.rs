@@ -31,7 +31,6 @@ const NOTE_BYTES_MAX: usize = 4096;
 const LEFT_OUT: &str = " ...; ";
 
 /// What may have been lost, for people.
-#[derive(Default)]
 pub(in crate::store) struct Loss {
     text: Mutex<Option<String>>,
     /// When this process found the note.
