@@ -13,10 +13,11 @@ use std::time::Duration;
 
 use ring::digest::Context;
 
-use super::identity::{FEED_EPOCH, IDENTITY_BYTES_MAX, STORE_ID};
 use super::index::sums::hash;
 use super::journal::checkpoint;
-use super::journal::layout::{LOST_RECORDS, Layout, OpenError, relative};
+use super::journal::layout::{
+    FEED_EPOCH, IDENTITY_BYTES_MAX, LOST_RECORDS, Layout, OpenError, STORE_ID, relative,
+};
 use super::journal::reached;
 use super::journal::segment::{self, End};
 use super::recovery::found::Recovery;

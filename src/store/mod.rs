@@ -22,7 +22,6 @@ pub mod rows;
 pub mod tree;
 
 mod confirm;
-mod counts;
 mod error;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
@@ -70,11 +69,12 @@ use content::space::SpaceCheck;
 use content::trust::Trust;
 use content::unreadable::Unreadable;
 use content::uploads::Uploads;
-use counts::Counts;
 use index::{Index, NoIndex};
+use journal::counts::Counts;
 use journal::layout::{Format, Layout};
 use journal::segment::{Journal, Segments};
 use journal::unmade::Unmade;
+use recovery::epoch::feed_epoch;
 use recovery::loss::{self, Loss};
 use registry::removal::Removals;
 use replica::feed::Feed;
@@ -283,7 +283,7 @@ impl Store {
             true => (sys.rng.number(), Uploads::default(), Damage::default()),
             false => (
                 journal::ballast::in_any_space(&*disk, &layout, || {
-                    identity::feed_epoch(&sys, &*disk, &layout)
+                    feed_epoch(&sys, &*disk, &layout)
                 })
                 .map_err(OpenError::store(&layout.identity()))?,
                 Uploads::open(&sys, &*disk, &layout, &admission)
