@@ -57,8 +57,8 @@ impl<'a> Txn<'a> {
         expect_rows(self.index, self.rows_max)
     }
 
-    /// The same when less than one in [`SPARE`] of them is free: for rows that come with no content,
-    /// so that whoever makes such without end leaves room for content.
+    /// The same when less than one in [`SPARE`] of them is free: for rows that come with no
+    /// content, so that whoever makes such without end leaves room for content.
     pub(in crate::store) fn expect_spare_rows(&self) -> Result<(), StoreError> {
         expect_rows(self.index, self.rows_max - self.rows_max / SPARE)
     }

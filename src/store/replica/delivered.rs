@@ -31,8 +31,9 @@ const EARLIER_MAX: usize = 1024;
 /// first run (in `taken`) and its highest number (in `replaced`).
 const EARLIER: u64 = NO_START;
 
-/// Repositories that are not here any more, or never were, of which the deliveries of one origin are
-/// remembered: a child may name such without end. Over it: a collection forgets those of the others.
+/// Repositories that are not here any more, or never were, of which the deliveries of one origin
+/// are remembered: a child may name such without end. Over it: a collection forgets those of the
+/// others.
 const GONE_MAX: usize = 256;
 
 /// Repositories of which the deliveries are forgotten in one command.
