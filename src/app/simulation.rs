@@ -1,10 +1,9 @@
 //! A device and its parent in one process, every part of them real: the store, the sync, the
 //! registry, the tokens and the gateway. A writer works at the device while the parent refuses,
 //! does not answer, or answers what the device does not hear, and while the device loses its power
-//! or its disk: then it is restored from a backup that has all that the writer was told (a store in
-//! memory has no files: the rows of the backup come into a store of another incarnation).
-//! Nobody else writes, so at every moment the device has what its writer was told, and at rest the
-//! parent has it too.
+//! or its disk: then it is restored from a backup that has all that the writer was told (its rows
+//! come into a store of another incarnation, on another disk). Nobody else writes, so at every
+//! moment the device has what its writer was told, and at rest the parent has it too.
 //!
 //! A seed replays: `SKERRY_SEED=7 cargo test --lib simulation`.
 
@@ -338,12 +337,17 @@ impl World {
         }
     }
 
-    /// All that a backup has of the rows. Until it is restored the writer makes no change.
-    async fn back_up(&self) -> Vec<(Vec<u8>, Vec<u8>)> {
-        self.quiet.store(true, Ordering::Relaxed);
+    /// Ends when the writer knows how its changes ended: one may be at the device before that.
+    async fn writer_is_told(&self) {
         while self.writing.load(Ordering::Relaxed) > 0 {
             smol::future::yield_now().await;
         }
+    }
+
+    /// All that a backup has of the rows. Until it is restored the writer makes no change.
+    async fn back_up(&self) -> Vec<(Vec<u8>, Vec<u8>)> {
+        self.quiet.store(true, Ordering::Relaxed);
+        self.writer_is_told().await;
         self.device().rows_of_backup()
     }
 
@@ -369,7 +373,8 @@ impl World {
     }
 
     /// The device has what its writer was told.
-    fn check(&self, what: &str) {
+    async fn check(&self, what: &str) {
+        self.writer_is_told().await;
         let tags = tags(&self.device());
         let told = self.told.lock().unwrap();
         let missing = told.missing(&manifests(&self.device()));
@@ -632,7 +637,7 @@ async fn run(spawner: Spawner, seed: u64) {
             world.note(format!("{step}: the device starts anew"));
             now = tree.start().await;
         }
-        world.check(&format!("seed {seed}, step {step}"));
+        world.check(&format!("seed {seed}, step {step}")).await;
     }
     world.quiet.store(false, Ordering::Relaxed);
     world.calm.store(true, Ordering::Relaxed);
@@ -646,7 +651,7 @@ async fn run(spawner: Spawner, seed: u64) {
     loop {
         let pulled = now.pull_once().await;
         let pushed = now.push_once().await;
-        world.check(&format!("seed {seed}, at rest: {pulled:?} {pushed:?}"));
+        world.check(&format!("seed {seed}, at rest: {pulled:?} {pushed:?}")).await;
         if device.outbox(9).unwrap().is_empty() && device.refused_changes(9).unwrap().is_empty() {
             break;
         }
@@ -659,7 +664,7 @@ async fn run(spawner: Spawner, seed: u64) {
     }
     device.request_reconcile().await.unwrap();
     now.pull_once().await.unwrap();
-    world.check(&format!("seed {seed}, compared"));
+    world.check(&format!("seed {seed}, compared")).await;
     let told = world.told.lock().unwrap();
     let there = tags(&world.root);
     let wanted = shown(&told.tags);

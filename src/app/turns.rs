@@ -1,7 +1,6 @@
 //! What each route reads of the store in one turn, in one job on the blocking pool, and in one
 //! command of the writer, over sets that are far larger than the bounds.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -34,7 +33,7 @@ use crate::store::tree::tokens::{NewToken, TokenGrants};
 use crate::sys::net::Peer;
 use crate::sys::turn::Work;
 use crate::sys::turn::testing::{Longest, measure};
-use crate::sys::{Disk, MemoryDisk, Spawner, Sys};
+use crate::sys::{Spawner, Sys};
 use crate::token::Tokens;
 use crate::types::connection_string::Protocol;
 use crate::types::digest::Algorithm;
@@ -265,10 +264,10 @@ fn node_name(number: usize) -> String {
 impl Node {
     async fn new(role: Role) -> Node {
         let sys = Sys::real(Spawner::new());
-        let disk = MemoryDisk::new();
-        disk.create_dir_all(Path::new("/journal")).unwrap();
-        let store = Store::in_memory_on(sys.clone(), disk);
+        let store = Store::in_memory(sys.clone());
         store.stand(role, true);
+        // As a node does that has children.
+        store.retain_for_children(true);
         let all = ["content/read", "content/write", "content/delete", "metadata/read"];
         let all = all.map(|action| format!("repositories/*/{action}"));
         let owner = token(&store, "owner", &all.each_ref().map(String::as_str)).await;

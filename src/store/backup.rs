@@ -13,10 +13,11 @@ use std::time::Duration;
 
 use ring::digest::Context;
 
-use super::identity::{FEED_EPOCH, IDENTITY_BYTES_MAX, STORE_ID};
 use super::index::sums::hash;
 use super::journal::checkpoint;
-use super::journal::layout::{LOST_RECORDS, Layout, OpenError, relative};
+use super::journal::layout::{
+    FEED_EPOCH, IDENTITY_BYTES_MAX, LOST_RECORDS, Layout, OpenError, STORE_ID, relative,
+};
 use super::journal::reached;
 use super::journal::segment::{self, End};
 use super::recovery::found::Recovery;
@@ -536,7 +537,7 @@ fn copy(
     Ok(offset)
 }
 
-/// What a backup and a restore come to for a store in memory, for tests of what stands above.
+/// What a backup and a restore come to for the rows, for tests of what stands above.
 #[cfg(test)]
 impl Store {
     /// All rows but those that follow from others.
@@ -551,7 +552,7 @@ impl Store {
         self.rows()
     }
 
-    /// A store that has these rows, and a feed epoch of its own.
+    /// A store that has these rows, and a feed epoch of its own. Its journal does not have them.
     pub(crate) fn restored(sys: Sys, rows: Vec<(Vec<u8>, Vec<u8>)>) -> Store {
         let store = Store::in_memory(sys);
         let changes: Vec<_> = rows.into_iter().map(|(key, row)| (key, Some(row))).collect();

@@ -7,7 +7,7 @@ use super::content::trust::Verdict;
 use super::journal::checkpoint::{self, Checkpoint};
 use super::journal::layout::relative;
 use super::journal::segment::{self, End};
-use super::{Engine, Store, StoreError};
+use super::{Store, StoreError};
 use crate::store::rows::link::Referred;
 use crate::sys::disk::Entry;
 use crate::sys::spawn;
@@ -71,9 +71,6 @@ impl Store {
     /// store a new checkpoint is made in place of what a start could not use, while the index has
     /// all of it.
     pub(in crate::store) async fn check_journal(&self) -> Result<FsckReport, StoreError> {
-        if matches!(self.inner.engine, Engine::Memory(_)) {
-            return Ok(FsckReport::default());
-        }
         let mut read = self.read_journal().await?;
         for _ in 1..LISTS_MAX {
             // What a newer checkpoint has made superfluous goes at any time.

@@ -6,8 +6,7 @@ use std::{fmt, io};
 
 use ring::digest::{SHA256, digest};
 
-use super::identity::STORE_ID;
-use super::journal::layout::Layout;
+use super::journal::layout::{Layout, STORE_ID};
 use super::recovery::recover::last_sequence;
 use super::role::noted_role;
 use crate::sys::Disk;

@@ -22,7 +22,6 @@ pub mod rows;
 pub mod tree;
 
 mod confirm;
-mod counts;
 mod error;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
@@ -71,11 +70,12 @@ use content::space::SpaceCheck;
 use content::trust::Trust;
 use content::unreadable::Unreadable;
 use content::uploads::Uploads;
-use counts::Counts;
-use index::{Index, MapIndex, NoIndex};
+use index::{Index, NoIndex};
+use journal::counts::Counts;
 use journal::layout::{Format, Layout};
 use journal::segment::{Journal, Segments};
 use journal::unmade::Unmade;
+use recovery::epoch::feed_epoch;
 use recovery::loss::{self, Loss};
 use registry::removal::Removals;
 use replica::feed::Feed;
@@ -88,7 +88,7 @@ use writer::{Command, Message, Run, Sizes, Writer};
 
 use crate::sys::clock::sleep;
 use crate::sys::outcome::Outcome;
-use crate::sys::{Disk, MemoryDisk, Sys};
+use crate::sys::{Disk, Sys};
 use crate::types::deed::Deed;
 use crate::types::limits::{SEGMENT_BYTES, UPLOADS_MAX, WRITER_QUEUE_MAX};
 use crate::types::{Digest, RepositoryPattern};
@@ -177,18 +177,15 @@ pub struct Store {
 }
 
 struct Inner {
-    engine: Engine,
+    /// What the writer is asked to do.
+    queue: Sender<Message>,
+    writer: Mutex<Option<JoinHandle<()>>>,
     shared: Arc<Shared>,
     sync_view: Mutex<Arc<SyncView>>,
     standing: Mutex<Standing>,
     provisioned: AtomicBool,
     /// Dropped last: the directory is ours until the writer is gone.
-    _lock: Option<Box<dyn Send + Sync>>,
-}
-
-enum Engine {
-    Memory(Box<Mutex<Writer>>),
-    Thread { queue: Sender<Message>, thread: Mutex<Option<JoinHandle<()>>> },
+    _lock: Box<dyn Send + Sync>,
 }
 
 /// What the writer, readers and blocking work have in common.
@@ -287,7 +284,7 @@ impl Store {
             true => (sys.rng.number(), Uploads::default(), Damage::default()),
             false => (
                 journal::ballast::in_any_space(&*disk, &layout, || {
-                    identity::feed_epoch(&sys, &*disk, &layout)
+                    feed_epoch(&sys, &*disk, &layout)
                 })
                 .map_err(OpenError::store(&layout.identity()))?,
                 Uploads::open(&sys, &*disk, &layout, &admission)
@@ -306,7 +303,7 @@ impl Store {
         let segments = Segments::new(recovered.firsts);
         let unmade = Unmade::default();
         let shared = Arc::new(Shared {
-            feed: Feed::new(epoch, recovered.end.sequence, true),
+            feed: Feed::new(epoch, recovered.end.sequence),
             counts: Arc::new(Counts::new(sys.rng.number())),
             heard: Arc::default(),
             unwritten: Unwritten::default(),
@@ -356,7 +353,7 @@ impl Store {
         let journal = Journal::new(disk, layout.clone(), segments, end, clean, unmade);
         let writer = Writer::new(
             shared.clone(),
-            Some(journal),
+            journal,
             options.index,
             recovered.checkpoints,
             recovered.bytes_since,
@@ -368,73 +365,10 @@ impl Store {
         );
         let (queue, commands) = smol::channel::bounded(WRITER_QUEUE_MAX);
         let thread = shared.sys.spawner.thread("skerry-writer", move || writer.work(&commands));
-        let thread = Mutex::new(Some(thread.map_err(OpenError::io(layout.root()))?));
-        let engine = Engine::Thread { queue, thread };
-        Ok((Store::over(engine, shared, Some(lock)), recovery))
-    }
-
-    /// A store in memory only, for tests of what stands above. Content and uploads work too; they
-    /// live on a disk in memory.
-    pub fn in_memory(sys: Sys) -> Store {
-        Store::in_memory_on(sys, MemoryDisk::new())
-    }
-
-    /// The same, on this disk.
-    pub(crate) fn in_memory_on(sys: Sys, disk: MemoryDisk) -> Store {
-        let disk: Arc<dyn Disk> = Arc::new(disk);
-        let layout = Layout::new("/");
-        let epoch = sys.rng.number();
-        let shared = Arc::new(Shared {
-            feed: Feed::new(epoch, 0, false),
-            counts: Arc::new(Counts::new(sys.rng.number())),
-            heard: Arc::default(),
-            unwritten: Unwritten::default(),
-            gone: Mutex::default(),
-            index: RwLock::new(Arc::new(MapIndex::default())),
-            healing: AtomicBool::new(false),
-            segments: Segments::default(),
-            unmade: Unmade::default(),
-            uploads: Uploads::default(),
-            uploads_max: UPLOADS_MAX,
-            fan_out: FanOut::default(),
-            space: SpaceCheck::new(RESERVE_BYTES, u64::MAX),
-            retain: AtomicBool::new(false),
-            read_only: AtomicBool::new(false),
-            leases: Leases::default(),
-            removals: Removals::default(),
-            named: Named::default(),
-            opened: Opened::default(),
-            unreadable: Unreadable::default(),
-            garbage: Candidates::open(&*disk, &layout, sys.clock.monotonic()),
-            damage: Damage::default(),
-            trust: Trust::default(),
-            scrub: Scrub::default(),
-            frozen: false,
-            newer: None,
-            written: Written::new(Formats::OURS, Formats::OURS.newest()),
-            backup: Hold::default(),
-            loss: Loss::default(),
-            quotas: Vec::new(),
-            admission: Admission::default(),
-            aside: Aside::default(),
-            turns: tree::Turns::default(),
-            sys,
-            disk,
-            layout,
-        });
-        for path in [shared.layout.uploads(), shared.layout.identity()] {
-            // Directories in memory can always be made.
-            let _ = shared.disk.create_dir_all(&path);
-        }
-        let writer = Writer::in_memory(shared.clone());
-        let engine = Engine::Memory(Box::new(Mutex::new(writer)));
-        Store::over(engine, shared, None)
-    }
-
-    fn over(engine: Engine, shared: Arc<Shared>, lock: Option<Box<dyn Send + Sync>>) -> Store {
+        let writer = Mutex::new(Some(thread.map_err(OpenError::io(layout.root()))?));
         let (sync_view, standing, provisioned) = Default::default();
-        let inner = Inner { engine, shared, sync_view, standing, provisioned, _lock: lock };
-        Store { inner: Arc::new(inner), deed: None }
+        let inner = Inner { queue, writer, shared, sync_view, standing, provisioned, _lock: lock };
+        Ok((Store { inner: Arc::new(inner), deed: None }, recovery))
     }
 
     /// The seams that the store was opened with.
@@ -470,13 +404,10 @@ impl Store {
     ) -> Result<T, StoreError> {
         let index = self.shared().index();
         let answer = ask(&*index);
-        if answer.is_err()
-            && index.failed()
-            && let Engine::Thread { queue, .. } = &self.inner.engine
-            && !self.shared().healing.swap(true, Ordering::Relaxed)
+        if answer.is_err() && index.failed() && !self.shared().healing.swap(true, Ordering::Relaxed)
         {
             // A full queue is no loss: the writer looks at the index before each group.
-            let _ = queue.try_send(Message::Heal);
+            let _ = self.inner.queue.try_send(Message::Heal);
         }
         answer
     }
@@ -513,17 +444,12 @@ impl Store {
     async fn run(&self, run: Run) -> Result<(), StoreError> {
         self.shared().check_frozen()?;
         let (command, answer) = Command::new(run);
-        match &self.inner.engine {
-            Engine::Memory(writer) => {
-                let mut writer = writer.lock().unwrap_or_else(PoisonError::into_inner);
-                writer.group(command, &mut || None);
-            }
-            Engine::Thread { queue, .. } => {
-                let message = Message::Command(command);
-                queue.send(message).await.map_err(|_| StoreError::Unavailable)?;
-            }
-        }
+        self.ask_writer(Message::Command(command)).await?;
         answer.recv().await.unwrap_or(Err(StoreError::Unavailable))
+    }
+
+    async fn ask_writer(&self, message: Message) -> Result<(), StoreError> {
+        self.inner.queue.send(message).await.map_err(|_| StoreError::Unavailable)
     }
 
     /// The sequence of the last durable record.
@@ -558,12 +484,9 @@ impl Store {
     /// Makes a checkpoint in place of a damaged journal, so that neither a start nor a backup
     /// depends on what is damaged.
     pub(in crate::store) async fn renew_checkpoint(&self) -> Result<(), StoreError> {
-        let Engine::Thread { queue, .. } = &self.inner.engine else {
-            return Ok(());
-        };
         self.shared().check_frozen()?;
         let (reply, answer) = smol::channel::bounded(1);
-        queue.send(Message::Renew(reply)).await.map_err(|_| StoreError::Unavailable)?;
+        self.ask_writer(Message::Renew(reply)).await?;
         answer.recv().await.unwrap_or(Err(StoreError::Unavailable))
     }
 
@@ -571,9 +494,6 @@ impl Store {
     /// noted what is doubted, that start takes the stop for an unclean one.
     /// Commands that wait are run first, later ones get `Unavailable`; look-ups go on.
     pub async fn close(&self) -> Result<(), StoreError> {
-        let Engine::Thread { queue, .. } = &self.inner.engine else {
-            return Ok(());
-        };
         if self.shared().frozen {
             return Ok(());
         }
@@ -587,18 +507,15 @@ impl Store {
         }
         let (reply, answer) = smol::channel::bounded(1);
         let message = Message::Close(reply, noted.is_ok());
-        queue.send(message).await.map_err(|_| StoreError::Unavailable)?;
+        self.ask_writer(message).await?;
         answer.recv().await.unwrap_or(Err(StoreError::Unavailable))
     }
 }
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        let Engine::Thread { queue, thread } = &self.engine else {
-            return;
-        };
-        queue.close();
-        let thread = thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        self.queue.close();
+        let thread = self.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(thread) = thread
             && thread.thread().id() != std::thread::current().id()
         {

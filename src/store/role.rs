@@ -4,8 +4,8 @@ use std::path::Path;
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 
-use super::identity::{end_feed_epoch, feed_epoch};
 use super::journal::layout::Layout;
+use super::recovery::epoch::{end_feed_epoch, feed_epoch};
 use super::replica::own::own_config;
 use super::rows::connected_registry::connected_registry_key;
 use super::rows::node::{Fact, own_rows, parent_epoch_key};

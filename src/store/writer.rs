@@ -76,10 +76,8 @@ pub(super) struct Sizes {
 /// The writer's own state.
 pub(super) struct Writer {
     shared: Arc<Shared>,
-    /// `None`: a store in memory.
-    journal: Option<Journal>,
+    journal: Journal,
     kind: IndexKind,
-    sequence: u64,
     checkpoints: Vec<Checkpoint>,
     running: Option<Running>,
     /// Monotonic time before which the index is not built again.
@@ -107,28 +105,19 @@ struct Group {
 }
 
 impl Writer {
-    /// A writer that keeps everything in memory.
-    pub(super) fn in_memory(shared: Arc<Shared>) -> Writer {
-        let max = u64::MAX;
-        let sizes = Sizes { segment_bytes: max, checkpoint_bytes_min: max, merge_bytes: 0 };
-        Writer::new(shared, None, IndexKind::Map, Vec::new(), 0, sizes)
-    }
-
     /// A writer that continues `journal`.
     pub(super) fn new(
         shared: Arc<Shared>,
-        journal: Option<Journal>,
+        journal: Journal,
         kind: IndexKind,
         checkpoints: Vec<Checkpoint>,
         bytes_since: u64,
         sizes: Sizes,
     ) -> Writer {
-        let sequence = journal.as_ref().map_or(0, |journal| journal.end().sequence);
         Writer {
             shared,
             journal,
             kind,
-            sequence,
             checkpoints,
             running: None,
             no_heal_before: Duration::ZERO,
@@ -179,7 +168,7 @@ impl Writer {
     }
 
     /// Runs `first` and what `more` yields as one group.
-    pub(super) fn group(&mut self, first: Command, more: &mut dyn FnMut() -> Option<Command>) {
+    fn group(&mut self, first: Command, more: &mut dyn FnMut() -> Option<Command>) {
         if self.shared.index().failed() {
             self.heal();
         }
@@ -192,10 +181,10 @@ impl Writer {
         }
         let outcome = self.make_durable(&group.payloads);
         if outcome.is_ok() && !group.overlay.is_empty() {
-            self.sequence += group.records.len() as u64;
-            self.shared.feed.reach(self.sequence);
+            let sequence = self.journal.end().sequence;
+            self.shared.feed.reach(sequence);
             let changes: Vec<Change> = std::mem::take(&mut group.overlay).into_iter().collect();
-            if self.shared.index().apply(self.sequence, &changes).is_err() {
+            if self.shared.index().apply(sequence, &changes).is_err() {
                 // The group is durable: the index is at fault and is built again from the
                 // journal, which has the group.
                 self.heal();
@@ -211,7 +200,7 @@ impl Writer {
 
     fn run_command(&mut self, group: &mut Group, Command { run, reply }: Command) {
         let index = self.shared.index();
-        if index.failed() || self.journal.as_ref().is_some_and(Journal::poisoned) {
+        if index.failed() || self.journal.poisoned() {
             group.answers.push((reply, Err(StoreError::Unavailable)));
             return;
         }
@@ -247,18 +236,16 @@ impl Writer {
             group.overlay.extend(derived);
             return Ok(());
         }
-        let sequence = self.sequence + 1 + group.records.len() as u64;
-        let mut record = Record { sequence, wall: self.shared.sys.clock.wall(), changes };
-        if self.journal.is_some() {
-            let payload = segment::payload(&record)?;
-            if payload.len() > RECORD_BYTES_MAX {
-                let text = format!("a change of {} bytes is too large", payload.len());
-                return Err(StoreError::Invalid(text));
-            }
-            let counted: usize = derived.iter().map(|(key, _)| key.len()).sum();
-            group.bytes += payload.len() + counted;
-            group.payloads.push(payload);
+        let sequence = self.journal.end().sequence + 1 + group.records.len() as u64;
+        let record = Record { sequence, wall: self.shared.sys.clock.wall(), changes };
+        let payload = segment::payload(&record)?;
+        if payload.len() > RECORD_BYTES_MAX {
+            let text = format!("a change of {} bytes is too large", payload.len());
+            return Err(StoreError::Invalid(text));
         }
+        let counted: usize = derived.iter().map(|(key, _)| key.len()).sum();
+        group.bytes += payload.len() + counted;
+        group.payloads.push(payload);
         let now = self.shared.sys.clock.monotonic();
         let mut perhaps_here = self.shared.leases.note(&record.changes, now);
         self.shared.removals.note(&record.changes);
@@ -270,18 +257,18 @@ impl Writer {
         // elsewhere and is not here needs no grace, and takes no place among what was touched.
         let is_here = |digest: &&Digest| txn.has(&held_key(&digest.to_key())).unwrap_or(true);
         perhaps_here.iter().filter(is_here).for_each(|digest| leases.touch(digest, now));
-        group.records.push((sequence, std::mem::take(&mut record.changes)));
+        group.records.push((sequence, record.changes));
         Ok(())
     }
 
     fn make_durable(&mut self, payloads: &[Vec<u8>]) -> Result<(), StoreError> {
-        let seed = self.seed();
-        let Some(journal) = self.journal.as_mut().filter(|_| !payloads.is_empty()) else {
+        if payloads.is_empty() {
             return Ok(());
-        };
-        let mut appended = journal.append(payloads, seed);
+        }
+        let seed = self.seed();
+        let mut appended = self.journal.append(payloads, seed);
         if appended == Err(StoreError::Full) && self.shared.remove_ballast() {
-            appended = journal.append(payloads, seed);
+            appended = self.journal.append(payloads, seed);
         }
         match appended {
             Ok(bytes) => {
@@ -300,16 +287,14 @@ impl Writer {
 
     /// After an error of the journal: one that takes nothing more is told of, once.
     fn tell_if_poisoned(&self, error: &StoreError) {
-        let is_poisoned = self.journal.as_ref().is_some_and(Journal::poisoned);
-        if is_poisoned && !self.shared.read_only.swap(true, Ordering::Relaxed) {
+        if self.journal.poisoned() && !self.shared.read_only.swap(true, Ordering::Relaxed) {
             log::error!("the journal cannot be written, changes are refused: {error}");
         }
     }
 
-    /// Closes the segment; what comes next is written to another one. Where there is no journal
-    /// there is nothing to close.
+    /// Closes the segment; what comes next is written to another one.
     fn close_segment(&mut self, stop: bool) -> Result<(), StoreError> {
-        let closed = self.journal.as_mut().map_or(Ok(()), |journal| journal.close_segment(stop));
+        let closed = self.journal.close_segment(stop);
         if let Err(error) = &closed {
             self.tell_if_poisoned(error);
         }
@@ -324,7 +309,7 @@ impl Writer {
     /// Builds the index again from the journal.
     fn heal(&mut self) {
         let pause = self.shared.sys.clock.monotonic() < self.no_heal_before;
-        if pause || !self.shared.index().failed() || self.journal.is_none() {
+        if pause || !self.shared.index().failed() {
             self.shared.healing.store(false, Ordering::Relaxed);
             return;
         }
@@ -333,7 +318,7 @@ impl Writer {
         drop(self.shared.set_index(Arc::new(NoIndex { built: Some(built.clone()) })));
         let firsts = self.shared.segments.list();
         let (disk, layout) = (&self.shared.disk, &self.shared.layout);
-        let sequence = self.journal.as_ref().map_or(0, |journal| journal.end().sequence);
+        let sequence = self.journal.end().sequence;
         match rebuild(disk, layout, self.kind, &self.checkpoints, &firsts, sequence, &built) {
             Ok(index) => {
                 self.shared.set_index(index);
@@ -359,10 +344,7 @@ impl Writer {
             self.wait_for_checkpoint();
         }
         let due = self.checkpoint_bytes();
-        let Some(len) = self.journal.as_ref().map(Journal::segment_len) else {
-            return;
-        };
-        if len >= self.sizes.segment_bytes {
+        if self.journal.segment_len() >= self.sizes.segment_bytes {
             // On a full disk the segment just grows on.
             let _ = self.close_segment(false);
         }
@@ -373,9 +355,7 @@ impl Writer {
         if self.close_segment(false).is_err() {
             return;
         }
-        let Some(end) = self.journal.as_ref().map(Journal::end) else {
-            return;
-        };
+        let end = self.journal.end();
         let (shared, checkpoints) = (self.shared.clone(), self.checkpoints.clone());
         let (firsts, part) = (self.shared.segments.list(), self.sizes.merge_bytes);
         let result = Arc::new(Mutex::new(None));
@@ -421,9 +401,7 @@ impl Writer {
     fn renew(&mut self) -> Result<(), StoreError> {
         self.wait_for_checkpoint();
         self.close_segment(false)?;
-        let Some(end) = self.journal.as_ref().map(Journal::end) else {
-            return Ok(());
-        };
+        let end = self.journal.end();
         let (disk, layout) = (&*self.shared.disk, &self.shared.layout);
         let firsts = self.shared.segments.list();
         // One from which the journal cannot be read on is of no use any more, and keeps what is
@@ -524,9 +502,7 @@ impl Writer {
     fn close(&mut self) -> Result<(), StoreError> {
         self.wait_for_checkpoint();
         self.close_segment(true)?;
-        let Some(end) = self.journal.as_ref().map(Journal::end) else {
-            return Ok(());
-        };
+        let end = self.journal.end();
         if self.bytes_since >= self.checkpoint_bytes() {
             match self.checkpoint(end) {
                 Ok(made) => self.keep(made),
@@ -534,9 +510,7 @@ impl Writer {
             }
         }
         let seed = self.seed();
-        if let Some(journal) = &mut self.journal {
-            journal.mark_clean(seed)?;
-        }
+        self.journal.mark_clean(seed)?;
         self.shared.index().flush()
     }
 }

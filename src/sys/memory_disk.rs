@@ -26,6 +26,8 @@ struct State {
     locked: BTreeSet<PathBuf>,
     syncs_until_failure: Option<u32>,
     full: Arc<AtomicBool>,
+    /// The disk says that nothing is free, and takes what is written.
+    below_reserve: bool,
     /// The disk is full as long as this file is there.
     filled_by: Option<PathBuf>,
     read_only: bool,
@@ -249,6 +251,12 @@ impl MemoryDisk {
     /// or ends that.
     pub fn set_full(&self, full: bool) {
         hold(&self.0).full.store(full, Ordering::Relaxed);
+    }
+
+    /// Makes the disk say that nothing is free. Unlike a full one it takes what is written: the
+    /// reserve of a node is there for that.
+    pub fn set_below_reserve(&self, below_reserve: bool) {
+        hold(&self.0).below_reserve = below_reserve;
     }
 
     /// Lets the disk be full until this file is removed.
@@ -553,9 +561,10 @@ impl Disk for MemoryDisk {
 
     fn space(&self, _path: &Path) -> io::Result<Space> {
         const TOTAL: u64 = 64 << 30;
-        let full = self.state().full.load(Ordering::Relaxed);
-        let read_only = self.state().read_only;
-        Ok(Space { free: if full { 0 } else { TOTAL / 2 }, total: TOTAL, read_only })
+        let state = self.state();
+        let nothing_free = state.below_reserve || state.full.load(Ordering::Relaxed);
+        let free = if nothing_free { 0 } else { TOTAL / 2 };
+        Ok(Space { free, total: TOTAL, read_only: state.read_only })
     }
 
     fn lock_dir(&self, path: &Path) -> io::Result<Box<dyn Send + Sync>> {

@@ -158,7 +158,7 @@ fn f210_below_the_reserve_deletions_are_followed_and_the_rest_comes_as_soon_as_t
         let (root, device) = (&tree.world.root, &tree.world.device());
         push(root, &["v1"], FIRST).await;
         pull(engine).await;
-        tree.disk.set_full(true);
+        tree.disk.set_below_reserve(true);
         // What the device knows of its space is up to a second old.
         tree.hands.0.fetch_add(2, Ordering::Relaxed);
         push(root, &["v2"], SECOND).await;
@@ -178,7 +178,7 @@ fn f210_below_the_reserve_deletions_are_followed_and_the_rest_comes_as_soon_as_t
             assert_eq!((device.inbox(9).unwrap(), device.reconcile_due()), (vec![], Ok(false)));
         }
         *tree.world.hook.lock().unwrap() = None;
-        tree.disk.set_full(false);
+        tree.disk.set_below_reserve(false);
         tree.hands.0.fetch_add(2, Ordering::Relaxed);
         pull(engine).await;
         assert_eq!((named(device, "v2"), disk_error(device)), (named(root, "v2"), None));
@@ -194,7 +194,7 @@ async fn lose(tree: &Tree, engine: &Engine, numbers: &[u64]) {
     engine.pull_once().await.unwrap();
     for number in numbers {
         let digest = digest_of(&manifest(*number));
-        let path = format!("/blobs/sha256/{}/{}", &digest.hex()[..2], digest.hex());
+        let path = format!("/s/blobs/sha256/{}/{}", &digest.hex()[..2], digest.hex());
         tree.disk.remove(Path::new(&path)).unwrap();
     }
     device.scrub(u64::MAX).await.unwrap();

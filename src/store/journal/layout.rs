@@ -17,6 +17,15 @@ pub const LOST_RECORDS: &str = "lost-records";
 /// The file of a backup that says what its identity was.
 pub const IDENTITY_SUMS: &str = "identity-sums";
 
+/// Largest identity file, bytes.
+pub(in crate::store) const IDENTITY_BYTES_MAX: u64 = 64 * 1024;
+/// The file of the identity with the epoch of the feed.
+pub(in crate::store) const FEED_EPOCH: &str = "feed-epoch";
+/// The file of the identity that names the store in its backups: made by the first one, and kept
+/// by a restore. A line for the store, and one for each backup since, the last of which is the one
+/// that the file lies in.
+pub(in crate::store) const STORE_ID: &str = "store-id";
+
 /// With less free space no store is begun, bytes: its format, identity and first segment.
 const NEW_SPACE_MIN: u64 = 64 * 1024;
 
@@ -326,6 +335,11 @@ impl Layout {
     /// What the files of [`Layout::identity`] were when the backup was made; in a backup only.
     pub(in crate::store) fn identity_sums(&self) -> PathBuf {
         self.root.join(IDENTITY_SUMS)
+    }
+
+    /// The epoch of the feed.
+    pub(in crate::store) fn feed_epoch(&self) -> PathBuf {
+        self.identity().join(FEED_EPOCH)
     }
 
     /// A second copy of the epoch of the feed, outside of the identity, which a backup takes.

@@ -7,5 +7,6 @@ pub mod segment;
 pub mod txn;
 
 pub(super) mod ballast;
+pub(super) mod counts;
 pub(super) mod reached;
 pub(super) mod unmade;

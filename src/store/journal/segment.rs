@@ -79,7 +79,7 @@ pub(in crate::store) fn parse_payload<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -
 }
 
 /// The first sequences of the segments that exist, ascending.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct Segments(Arc<Mutex<Vec<u64>>>);
 
 impl Segments {

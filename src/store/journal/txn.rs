@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::Arc;
 
+use super::counts::Counts;
 use crate::store::StoreError;
-use crate::store::counts::Counts;
 use crate::store::index::{Change, Index, KeyValue, expect_rows, head_of, lower_bound};
 use crate::store::rows::derived::{self, Count};
 use crate::store::rows::format::FORMAT;

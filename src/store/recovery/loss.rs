@@ -5,9 +5,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::store::identity::{end_feed_epoch, forget_backups};
+use super::epoch::end_feed_epoch;
 use crate::store::journal::ballast::in_any_space;
-use crate::store::journal::layout::Layout;
+use crate::store::journal::layout::{IDENTITY_BYTES_MAX, Layout, STORE_ID};
 use crate::store::{Store, StoreError};
 use crate::sys::Disk;
 use crate::types::UnixSeconds;
@@ -31,7 +31,6 @@ const NOTE_BYTES_MAX: usize = 4096;
 const LEFT_OUT: &str = " ...; ";
 
 /// What may have been lost, for people.
-#[derive(Default)]
 pub(in crate::store) struct Loss {
     text: Mutex<Option<String>>,
     /// When this process found the note.
@@ -46,6 +45,27 @@ pub(super) fn begin(disk: &dyn Disk, layout: &Layout, text: &str) -> Result<(), 
         end_feed_epoch(disk, layout)?;
         forget_backups(disk, layout)
     })
+}
+
+/// Forgets the backups that there are of this store.
+fn forget_backups(disk: &dyn Disk, layout: &Layout) -> Result<(), StoreError> {
+    let path = layout.identity().join(STORE_ID);
+    if !disk.exists(&path)? {
+        return Ok(());
+    }
+    let marks = match disk.read(&path, IDENTITY_BYTES_MAX) {
+        // Must not end a start: there is a new one then, which knows of none.
+        Err(error) if StoreError::is_fault_of_the_medium(&error) => {
+            disk.remove(&path)?;
+            return Ok(disk.sync_dir(&layout.identity())?);
+        }
+        marks => marks.map_err(StoreError::at(&path))?,
+    };
+    let own = marks.split_inclusive(|byte| *byte == b'\n').next().unwrap_or_default();
+    match own.len() == marks.len() {
+        true => Ok(()),
+        false => Ok(disk.replace(&path, own)?),
+    }
 }
 
 /// Notes durably what may be lost, beside the losses that an operator has not agreed to yet.

@@ -49,7 +49,6 @@ pub(in crate::store) struct Feed {
     /// The node is about to stop: nobody waits any more.
     stopping: AtomicBool,
     ring: Mutex<Ring>,
-    ring_bytes_max: usize,
 }
 
 #[derive(Default)]
@@ -64,8 +63,8 @@ fn size(changes: &[Change]) -> usize {
 }
 
 impl Feed {
-    /// A feed that stands at `published`; without a limit when memory is all there is.
-    pub(in crate::store) fn new(epoch: u64, published: u64, limited: bool) -> Feed {
+    /// A feed that stands at `published`.
+    pub(in crate::store) fn new(epoch: u64, published: u64) -> Feed {
         Feed {
             epoch,
             published: AtomicU64::new(published),
@@ -76,7 +75,6 @@ impl Feed {
             news: Event::new(),
             stopping: AtomicBool::new(false),
             ring: Mutex::default(),
-            ring_bytes_max: if limited { RING_BYTES_MAX } else { usize::MAX },
         }
     }
 
@@ -121,7 +119,7 @@ impl Feed {
                 ring.bytes += size(&changes);
                 ring.records.push_back((sequence, changes));
             }
-            while ring.bytes > self.ring_bytes_max {
+            while ring.bytes > RING_BYTES_MAX {
                 let Some((_, changes)) = ring.records.pop_front() else {
                     break;
                 };

@@ -33,7 +33,7 @@ use super::rows::link::{BlobLink, Referred, blob_key, split_key};
 use super::rows::manifest::manifest_key;
 use super::rows::untagged::{Untagged, untagged_key};
 use super::*;
-use crate::sys::{self, Clock, Rng, Spawner, SystemClock, SystemDisk, SystemRng};
+use crate::sys::{self, Clock, MemoryDisk, Rng, Spawner, SystemClock, SystemDisk, SystemRng};
 use crate::types::{Cursor, Digest, RepositoryName};
 
 /// One test at a time uses sled: the lock that it takes on its files would be kept by a process
@@ -71,6 +71,22 @@ struct Text(String);
 
 impl Row for Text {
     const VERSION: u8 = 1;
+}
+
+/// For tests of what stands above.
+impl Store {
+    /// A new store on a disk in memory.
+    pub(crate) fn in_memory(sys: Sys) -> Store {
+        Store::in_memory_on(sys, MemoryDisk::new())
+    }
+
+    /// A store on this disk in memory.
+    pub(crate) fn in_memory_on(sys: Sys, disk: MemoryDisk) -> Store {
+        let sys = Sys { disk: Arc::new(disk), ..sys };
+        let root = Path::new("/s");
+        let options = StoreOptions { index: IndexKind::Map, ..StoreOptions::new(root) };
+        Store::open(sys, options).unwrap().0
+    }
 }
 
 fn sys_on(disk: &MemoryDisk) -> Sys {
