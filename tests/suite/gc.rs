@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::support::http::{bearer, token};
 use crate::support::image::{self, Image};
@@ -270,6 +270,28 @@ fn f206_a_manifest_that_is_pushed_again_is_new_to_a_collection() {
     assert_eq!((send("GET"), report["manifestsRemoved"].as_u64()), (200, Some(0)), "{report}");
 }
 
+/// Pushes an image and indexes above it, each of which names the next one so many times; all of
+/// them, the image first.
+fn push_chain(address: &str, token: &str, image: &Image, times: usize) -> Vec<String> {
+    assert_eq!(image.push_with(address, token, "app", "v0").status, 201);
+    let (mut below, mut kind) = (image.manifest.clone(), image::MANIFEST);
+    let mut chain = vec![image.digest()];
+    for level in 1..=7 {
+        let (digest, size) = (image::digest(&below), below.len());
+        let entry = serde_json::json!({ "mediaType": kind, "digest": digest, "size": size });
+        let index = serde_json::json!({
+            "schemaVersion": 2, "mediaType": image::INDEX, "manifests": vec![entry; times],
+        });
+        below = index.to_string().into_bytes();
+        kind = image::INDEX;
+        chain.push(image::digest(&below));
+        let target = format!("/v2/app/manifests/v{level}");
+        let put = bearer(address, token, "PUT", &target, &[("content-type", kind)], &below);
+        assert_eq!(put.status, 201);
+    }
+    chain
+}
+
 /// Indexes that name the next one twice are two to the eighth ways to the last one.
 #[test]
 fn f209_a_collection_looks_at_an_index_once_however_often_it_is_named() {
@@ -278,20 +300,39 @@ fn f209_a_collection_looks_at_an_index_once_however_often_it_is_named() {
     let scope = "repository:app:pull,push,delete";
     let token = token(&root.login, &user, &password, &[scope]).unwrap();
     let image = Image::new(6, &[3000]);
-    assert_eq!(image.push_with(&root.login, &token, "app", "v0").status, 201);
-    let (mut below, mut kind) = (image.manifest.clone(), image::MANIFEST);
-    for level in 1..=7 {
-        let (digest, size) = (image::digest(&below), below.len());
-        let entry = serde_json::json!({ "mediaType": kind, "digest": digest, "size": size });
-        let index = serde_json::json!({
-            "schemaVersion": 2, "mediaType": image::INDEX, "manifests": [entry, entry],
-        });
-        below = index.to_string().into_bytes();
-        kind = image::INDEX;
-        let target = format!("/v2/app/manifests/v{level}");
-        let put = bearer(&root.login, &token, "PUT", &target, &[("content-type", kind)], &below);
-        assert_eq!(put.status, 201);
-    }
+    push_chain(&root.login, &token, &image, 2);
     assert_eq!(root.json(&["gc"])["blobsRemoved"], 0);
     assert_eq!(image::pull_with(&root.login, &token, "app", "v0").unwrap(), image.digest());
+}
+
+/// What a change on its way up brings is followed by the bytes, as its rows are gone.
+#[test]
+fn f209_a_collection_looks_once_at_what_waits_for_the_parent_and_was_deleted() {
+    let mut root = Node::root();
+    let user = root.pusher("owner-token", "app");
+    let connection = root.connect("dock01", &["--repository", "app", "--mode", "ReadWrite"]);
+    root.link("dock01", &user.0);
+    let mut device = Node::device(&connection);
+    device.add_configuration("[gc]\nenabled = false\ngrace = \"1s\"\n");
+    device.start();
+    let scope = "repository:app:pull,push,delete";
+    let token = eventually(Duration::from_secs(30), "a client of the device", || {
+        token(&device.login, &user.0, &user.1, &[scope]).ok()
+    });
+    assert!(root.stop().success());
+    let image = Image::new(7, &[3000]);
+    let chain = push_chain(&device.login, &token, &image, 4);
+    for digest in chain.iter().rev() {
+        let target = format!("/v2/app/manifests/{digest}");
+        assert_eq!(bearer(&device.login, &token, "DELETE", &target, &[], b"").status, 202);
+    }
+    let begun = Instant::now();
+    for _ in 0..4 {
+        assert_eq!(device.json(&["gc"])["waitsForSync"], false);
+        std::thread::sleep(Duration::from_millis(700));
+    }
+    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
+    for bytes in [&image.manifest, &image.layers[0]] {
+        assert!(device.blob_file(bytes).exists(), "the parent is to get it");
+    }
 }

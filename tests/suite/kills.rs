@@ -8,29 +8,43 @@ use std::time::Duration;
 use crate::support::load::{Audit, Ledger};
 use crate::support::node::{self, Node};
 
-/// What a garbage collection may remove, and when; one runs after the other.
-const GC: &str = "[gc]\nenabled = false\ngrace = \"1s\"\n";
-const GRACE: Duration = Duration::from_secs(1);
-/// Every so many rounds one is long enough for a garbage collection to remove something.
+/// Seconds after which a garbage collection may remove something, and milliseconds after which it
+/// has; one collection runs after the other.
+const GRACES: [(u64, u64); 2] = [(1, 2500), (5, 7500)];
+/// Every so many rounds one is long enough for that.
 const LONG_ROUND: u64 = 10;
+
+/// Which of the two graces a round has: one after the other, also the long rounds.
+fn grace_of(round: u64) -> usize {
+    usize::from((round + round / LONG_ROUND).is_multiple_of(2))
+}
+
+fn configuration(round: u64) -> String {
+    let seconds = GRACES[grace_of(round)].0;
+    format!("[gc]\nenabled = false\ngrace = \"{seconds}s\"\n")
+}
 
 #[test]
 fn f116_f130_f141_f206_killed_while_it_collects_garbage_nothing_acknowledged_is_lost() {
     let rounds = if std::env::var_os("SKERRY_LONG").is_some() { 300 } else { 30 };
-    let mut root = Node::root_with(GC);
-    let user = root.pusher("owner-token", "app");
+    let mut root = Node::root_with(&configuration(0));
+    let user = root.pusher("owner-token", "*");
     let user = (user.0.as_str(), user.1.as_str());
-    let (ledger, mut removed) = (Ledger::with_grace(GRACE), 0);
+    let first = Duration::ZERO;
+    let ledgers = [Ledger::with_grace(first), Ledger::of_copies(first)];
+    let ([ledger, copies], mut removed) = (&ledgers, [0; GRACES.len()]);
     for round in 0..rounds {
+        let (seconds, long_enough) = GRACES[grace_of(round)];
+        ledgers.iter().for_each(|ledger| ledger.set_grace(Duration::from_secs(seconds)));
         let (address, before) = (root.login.clone(), ledger.acknowledged());
         let (socket, dead) = (root.socket(), AtomicBool::new(false));
         std::thread::scope(|scope| {
             let collector = scope.spawn(|| collect_until(&dead, &socket));
             let end = End(&dead);
-            ledger.load(&address, user, round, || {
+            let die = || {
                 // Each round dies at another moment of a push, of a checkpoint, of a rotation.
                 let long = round % LONG_ROUND == LONG_ROUND - 1;
-                let lived = if long { 2500 } else { 5 + (round * 37) % 120 };
+                let lived = if long { long_enough } else { 5 + (round * 37) % 120 };
                 std::thread::sleep(Duration::from_millis(lived));
                 // On a slow machine that may be too short for any change.
                 let patience = if round % 3 == 0 { 500 } else { 0 };
@@ -41,22 +55,28 @@ fn f116_f130_f141_f206_killed_while_it_collects_garbage_nothing_acknowledged_is_
                     std::thread::sleep(Duration::from_millis(10));
                 }
                 root.kill();
-            });
+            };
+            ledger.load(&address, user, round, || copies.load(&address, user, round, die));
             drop(end);
-            removed += collector.join().unwrap();
+            removed[grace_of(round)] += collector.join().unwrap();
         });
+        root.set_configuration(&configuration(round + 1));
         root.start();
-        let lost = ledger.audit(&root.login, user, Audit::Fresh);
+        let lost = ledgers.each_ref().map(|of| of.audit(&root.login, user, Audit::Fresh)).concat();
         assert!(lost.is_empty(), "round {round}: {lost:#?}");
     }
-    let lost = ledger.audit(&root.login, user, Audit::All);
+    let lost = ledgers.each_ref().map(|of| of.audit(&root.login, user, Audit::All)).concat();
     assert!(lost.is_empty(), "{lost:#?}");
+    assert!(!root.log().contains("the index disagree"), "what was used counted as garbage");
     let (changes, tags) = (ledger.acknowledged(), ledger.tags());
     assert!(changes >= rounds / 3 && tags > 0, "{changes} changes were acknowledged");
-    assert!(removed > 0, "no garbage was removed");
+    assert!(removed.iter().all(|removed| *removed > 0), "no garbage was removed: {removed:?}");
+    let (mounted, referrers) = (copies.acknowledged(), ledger.referrers() + copies.referrers());
+    assert!(mounted > 0 && referrers > 0, "{mounted} mounted, {referrers} referrers");
+    let removed: u64 = removed.iter().sum();
     eprintln!(
-        "{rounds} kills, {changes} acknowledged changes, {tags} tags, {removed} blobs removed as \
-         garbage, nothing lost"
+        "{rounds} kills, {changes} acknowledged changes and {mounted} where blobs are mounted, \
+         {tags} tags, {referrers} referrers, {removed} blobs removed as garbage, nothing lost"
     );
 }
 

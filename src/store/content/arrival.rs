@@ -167,3 +167,28 @@ impl FanOut {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(directory);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Store;
+    use crate::sys::{Spawner, Sys};
+    use crate::types::digest::Algorithm;
+
+    /// Whoever installs content has compared the lengths before: this is the last look.
+    #[test]
+    fn f211_only_a_file_of_exactly_its_hashed_length_is_made_durable() {
+        let store = Store::in_memory(Sys::real(Spawner::new()));
+        let shared = store.shared();
+        let hash = ring::digest::digest(Algorithm::Sha256.function(), b"content");
+        let digest = Digest::from_raw(Algorithm::Sha256, hash.as_ref()).unwrap();
+        let file = create(shared, &shared.layout.uploads().join("a.put")).unwrap();
+        file.write_all_at(b"content", 0).unwrap();
+        let durable = |hashed| make_durable(shared, &*file, &digest, hashed);
+        for hashed in [0, 6, 8] {
+            let refused = durable(hashed).unwrap_err().to_string();
+            assert!(refused.contains(&format!("over {hashed} bytes, but")), "{refused}");
+        }
+        assert_eq!(durable(7), Ok(()));
+    }
+}

@@ -90,6 +90,17 @@ impl Image {
         Image { manifest: manifest.to_string().into_bytes(), config, layers }
     }
 
+    /// A manifest without layers that refers to another one of so many bytes.
+    pub fn referring(seed: u64, subject: &str, size: usize) -> Image {
+        let mut image = Image::new(seed, &[]);
+        let mut manifest: serde_json::Value = serde_json::from_slice(&image.manifest).unwrap();
+        manifest["artifactType"] = "application/vnd.example.note".into();
+        manifest["subject"] =
+            serde_json::json!({ "mediaType": MANIFEST, "digest": subject, "size": size });
+        image.manifest = manifest.to_string().into_bytes();
+        image
+    }
+
     /// The same image with a manifest that calls its first layer a foreign one.
     pub fn with_external_layer(mut self) -> Image {
         let mut manifest: serde_json::Value = serde_json::from_slice(&self.manifest).unwrap();

@@ -1,5 +1,5 @@
-//! Clients that push, move and delete at once, and the book of what they were told: when the node
-//! has died and come back, or its disk was full, all of it must hold.
+//! Clients that push, mount, refer, move and delete at once, and the book of what they were told:
+//! when the node has died and come back, or its disk was full, all of it must hold.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 use super::http::{Answer, bearer, send, token};
 use super::image::{self, Image, MANIFEST};
 
-const REPOSITORY: &str = "app";
 const CLIENTS: u64 = 3;
 /// Tags of each client.
 const TAGS: u64 = 3;
@@ -22,7 +21,12 @@ const REPEATED: u64 = 3;
 const SOON: Duration = Duration::from_secs(30);
 const PAUSE: Duration = Duration::from_millis(50);
 
-pub struct Ledger(Mutex<Book>);
+pub struct Ledger {
+    repository: &'static str,
+    /// The repository that blobs are mounted from; `None`: each is pushed.
+    from: Option<&'static str>,
+    book: Mutex<Book>,
+}
 
 struct Book {
     /// What nothing refers to may be collected as garbage after so long.
@@ -31,6 +35,8 @@ struct Book {
     images: BTreeMap<String, Entry>,
     /// Manifests whose deletion was acknowledged.
     deleted: BTreeSet<String>,
+    /// Those of them that referred to another one, and to which; until the next audit.
+    withdrawn: Vec<(String, String)>,
     /// Blobs and manifests that were acknowledged since the last audit, and when their push began.
     fresh: BTreeMap<String, Instant>,
     acknowledged: u64,
@@ -51,6 +57,10 @@ struct Entry {
     /// An external layer, until the manifest is acknowledged. It may be garbage before: then the
     /// manifest is accepted without it.
     external: Option<String>,
+    /// The manifest that it refers to, if any.
+    subject: Option<String>,
+    /// The client that pushed it.
+    by: String,
     state: State,
 }
 
@@ -63,6 +73,8 @@ enum State {
 
 enum Step {
     Push(Image),
+    /// Pushes, without a tag, what refers to this manifest.
+    Refer(Image, String),
     Move(String),
     DeleteTag,
     DeleteImage(String),
@@ -79,17 +91,36 @@ pub enum Audit {
 }
 
 impl Ledger {
-    /// A book of a node with this `gc.grace`.
+    /// A book of repository `app` of a node with this `gc.grace`.
     pub fn with_grace(grace: Duration) -> Ledger {
-        Ledger(Mutex::new(Book {
+        let book = Book {
             grace,
             tags: BTreeMap::new(),
             images: BTreeMap::new(),
             deleted: BTreeSet::new(),
+            withdrawn: Vec::new(),
             fresh: BTreeMap::new(),
             acknowledged: 0,
             refused: 0,
-        }))
+        };
+        Ledger { repository: "app", from: None, book: Mutex::new(book) }
+    }
+
+    /// A book of repository `copies` of the same node, whose one client mounts each blob from
+    /// `app`.
+    pub fn of_copies(grace: Duration) -> Ledger {
+        let (repository, from) = ("copies", Some("app"));
+        Ledger { repository, from, ..Ledger::with_grace(grace) }
+    }
+
+    /// The node has another `gc.grace` now.
+    pub fn set_grace(&self, grace: Duration) {
+        self.hold().grace = grace;
+    }
+
+    /// How many referrers there are.
+    pub fn referrers(&self) -> usize {
+        self.hold().images.values().filter(|entry| entry.subject.is_some()).count()
     }
 
     /// How many pushes, moves and deletes were acknowledged.
@@ -121,14 +152,18 @@ impl Ledger {
         refusals: &[u16],
         meanwhile: impl FnOnce(),
     ) {
-        let scope = format!("repository:{REPOSITORY}:pull,push,delete");
-        let token = token(address, user.0, user.1, &[&scope]).unwrap();
+        let repositories = [self.repository].into_iter().chain(self.from);
+        let scopes = repositories.map(|name| format!("repository:{name}:pull,push,delete"));
+        let scopes: Vec<String> = scopes.collect();
+        let scopes: Vec<&str> = scopes.iter().map(String::as_str).collect();
+        let token = token(address, user.0, user.1, &scopes).unwrap();
         let authorization = format!("Bearer {token}");
         let stop = AtomicBool::new(false);
+        let clients = if self.from.is_some() { 1 } else { CLIENTS };
         std::thread::scope(|scope| {
-            for number in 0..CLIENTS {
+            for number in 0..clients {
                 let client = Client {
-                    book: &self.0,
+                    ledger: self,
                     address,
                     authorization: &authorization,
                     name: format!("p{number}"),
@@ -146,12 +181,13 @@ impl Ledger {
 
     /// What was acknowledged and does not hold. The book goes on from what is there.
     pub fn audit(&self, address: &str, user: (&str, &str), what: Audit) -> Vec<String> {
-        let scope = format!("repository:{REPOSITORY}:pull");
+        let repository = self.repository;
+        let scope = format!("repository:{repository}:pull");
         let token = match token(address, user.0, user.1, &[&scope]) {
             Ok(token) => token,
             Err(answer) => return vec![format!("the client cannot log in: {answer:?}")],
         };
-        let mut auditor = Auditor { address, token: &token, lost: Vec::new() };
+        let mut auditor = Auditor { address, token: &token, repository, lost: Vec::new() };
         let mut book = self.hold();
         book.forget_garbage();
         let Book { grace, tags, images, fresh, .. } = &mut *book;
@@ -176,6 +212,9 @@ impl Ledger {
         if what == Audit::Tags {
             return auditor.lost;
         }
+        for (subject, digest) in std::mem::take(&mut book.withdrawn) {
+            auditor.listed(&subject, &digest, false);
+        }
         let read_all = what == Audit::All;
         let fresh = std::mem::take(&mut book.fresh);
         let mut deleted = Vec::new();
@@ -189,6 +228,9 @@ impl Ledger {
                 (_, Some(found)) if found == entry.manifest => entry.state = State::There,
                 (State::Deleting, None) => deleted.push(digest.clone()),
                 _ => auditor.lost.push(format!("manifest {digest}")),
+            }
+            if let Some(subject) = &entry.subject {
+                auditor.listed(subject, digest, entry.state == State::There);
             }
         }
         let blobs = book.images.values().filter(|entry| entry.state == State::There);
@@ -207,11 +249,12 @@ impl Ledger {
 
     /// Deletes all images that the last audit found, which makes garbage of their content.
     pub fn delete_all(&self, address: &str, user: (&str, &str)) {
-        let scope = format!("repository:{REPOSITORY}:pull,delete");
+        let repository = self.repository;
+        let scope = format!("repository:{repository}:pull,delete");
         let token = token(address, user.0, user.1, &[&scope]).unwrap();
         let mut book = self.hold();
         for digest in std::mem::take(&mut book.images).into_keys() {
-            let target = format!("/v2/{REPOSITORY}/manifests/{digest}");
+            let target = format!("/v2/{repository}/manifests/{digest}");
             let answer = bearer(address, &token, "DELETE", &target, &[], b"");
             assert_eq!(answer.status, 202, "{digest}: {answer:?}");
             book.deleted.insert(digest);
@@ -223,7 +266,7 @@ impl Ledger {
     }
 
     fn hold(&self) -> MutexGuard<'_, Book> {
-        self.0.lock().unwrap()
+        self.book.lock().unwrap()
     }
 }
 
@@ -238,6 +281,31 @@ impl Entry {
 }
 
 impl Book {
+    fn begin(&mut self, image: &Image, subject: Option<String>, client: &str) {
+        let mut blobs: Vec<String> = image.blobs().map(|b| image::digest(b)).collect();
+        let external = image.has_external_layer().then(|| blobs.remove(0));
+        let (manifest, by, state) = (image.manifest.clone(), client.to_owned(), State::Pushing);
+        self.deleted.remove(&image.digest());
+        let pushing = Entry { manifest, blobs, external, subject, by, state };
+        // A push of what is there changes nothing of it.
+        self.images.entry(image.digest()).or_insert(pushing);
+    }
+
+    /// Its push is acknowledged; its digest.
+    fn arrive(&mut self, image: &Image) -> String {
+        let digest = image.digest();
+        self.images.get_mut(&digest).unwrap().arrive(&self.fresh, self.grace);
+        self.fresh.insert(digest.clone(), Instant::now());
+        digest
+    }
+
+    /// What this client has pushed and refers to something.
+    fn referrer_of(&self, client: &str) -> Option<String> {
+        let is_one = |entry: &Entry| entry.subject.is_some() && entry.by == client;
+        let mut found = self.images.iter().filter(|(_, entry)| is_one(entry));
+        found.next().map(|(digest, _)| digest.clone())
+    }
+
     /// What nothing refers to and may have been collected is not looked for.
     fn forget_garbage(&mut self) {
         let (grace, images) = (self.grace, &self.images);
@@ -251,6 +319,7 @@ impl Book {
 struct Auditor<'a> {
     address: &'a str,
     token: &'a str,
+    repository: &'a str,
     lost: Vec<String>,
 }
 
@@ -261,7 +330,7 @@ impl Auditor<'_> {
     }
 
     fn manifest(&mut self, reference: &str) -> Option<Vec<u8>> {
-        let answer = self.get(&format!("/v2/{REPOSITORY}/manifests/{reference}"));
+        let answer = self.get(&format!("/v2/{}/manifests/{reference}", self.repository));
         if answer.status != 200 && answer.status != 404 {
             self.lost.push(format!("{reference}: {answer:?}"));
         }
@@ -269,9 +338,20 @@ impl Auditor<'_> {
     }
 
     fn blob(&mut self, digest: &str) {
-        let answer = self.get(&format!("/v2/{REPOSITORY}/blobs/{digest}"));
+        let answer = self.get(&format!("/v2/{}/blobs/{digest}", self.repository));
         if answer.status != 200 || image::digest(&answer.body) != digest {
             self.lost.push(format!("blob {digest}: {answer:?}"));
+        }
+    }
+
+    /// Whether this manifest is among those that refer to the subject is as it should be.
+    fn listed(&mut self, subject: &str, digest: &str, should: bool) {
+        let answer = self.get(&format!("/v2/{}/referrers/{subject}", self.repository));
+        let list = (answer.status == 200).then(|| answer.json()["manifests"].clone());
+        let list = list.as_ref().and_then(|list| list.as_array());
+        let is_listed = list.is_some_and(|list| list.iter().any(|one| one["digest"] == digest));
+        if list.is_none() || is_listed != should {
+            self.lost.push(format!("referrer {digest} of {subject}, {should}: {answer:?}"));
         }
     }
 
@@ -303,7 +383,7 @@ fn again_while_unavailable(ask: impl Fn() -> Answer) -> Answer {
 }
 
 struct Client<'a> {
-    book: &'a Mutex<Book>,
+    ledger: &'a Ledger,
     address: &'a str,
     authorization: &'a str,
     name: String,
@@ -337,7 +417,7 @@ impl Client<'_> {
     }
 
     fn plan(&self, number: u64, tag: &str) -> Step {
-        let book = self.book.lock().unwrap();
+        let book = self.ledger.hold();
         let named = book.tags.get(tag).and_then(|tag| tag.acknowledged.clone());
         let mut others = book.tags.iter().filter(|(name, _)| name.starts_with(&self.name));
         match (number % 8, named) {
@@ -347,6 +427,14 @@ impl Client<'_> {
             },
             (1, _) => Step::Push(Image::new(self.repeated - number / 8 % REPEATED, LAYERS)),
             (5, Some(_)) => Step::DeleteTag,
+            (6, Some(subject)) => {
+                let size = book.images[&subject].manifest.len();
+                Step::Refer(Image::referring(self.seed + number, &subject, size), subject)
+            }
+            (7, named) if number % 16 == 15 => match book.referrer_of(&self.name).or(named) {
+                Some(digest) => Step::DeleteImage(digest),
+                None => self.push(number),
+            },
             (7, Some(digest)) => Step::DeleteImage(digest),
             _ => self.push(number),
         }
@@ -358,17 +446,14 @@ impl Client<'_> {
     }
 
     fn begin(&self, tag: &str, step: &Step) {
-        let mut book = self.book.lock().unwrap();
+        let mut book = self.ledger.hold();
         let under_way = match step {
             Step::Push(image) => {
-                let mut blobs: Vec<String> = image.blobs().map(|b| image::digest(b)).collect();
-                let external = image.has_external_layer().then(|| blobs.remove(0));
-                let manifest = image.manifest.clone();
-                book.deleted.remove(&image.digest());
-                let pushing = Entry { manifest, blobs, external, state: State::Pushing };
-                // A push of what is there changes nothing of it.
-                book.images.entry(image.digest()).or_insert(pushing);
+                book.begin(image, None, &self.name);
                 Some(image.digest())
+            }
+            Step::Refer(image, subject) => {
+                return book.begin(image, Some(subject.clone()), &self.name);
             }
             Step::Move(digest) => Some(digest.clone()),
             Step::DeleteTag => None,
@@ -395,34 +480,38 @@ impl Client<'_> {
         let manifest = match step {
             Step::DeleteTag => return delete(tag),
             Step::DeleteImage(digest) => return delete(digest),
-            Step::Push(image) => {
+            Step::Push(image) | Step::Refer(image, _) => {
                 for blob in image.blobs() {
                     let begun = Instant::now();
-                    let status = self.push_blob(blob)?;
+                    let status = self.bring_blob(blob)?;
                     if status != 201 {
                         return Ok((status, 201));
                     }
-                    self.book.lock().unwrap().fresh.insert(image::digest(blob), begun);
+                    self.ledger.hold().fresh.insert(image::digest(blob), begun);
                 }
                 image.manifest.clone()
             }
-            Step::Move(digest) => self.book.lock().unwrap().images[digest].manifest.clone(),
+            Step::Move(digest) => self.ledger.hold().images[digest].manifest.clone(),
         };
-        let headers = [("content-type", MANIFEST)];
-        let answer = self.send("PUT", &format!("manifests/{tag}"), &headers, &manifest)?;
+        let (headers, digest) = ([("content-type", MANIFEST)], image::digest(&manifest));
+        let reference = if let Step::Refer(..) = step { &digest } else { tag };
+        let answer = self.send("PUT", &format!("manifests/{reference}"), &headers, &manifest)?;
+        if let Step::Refer(_, subject) = step
+            && answer.status == 201
+        {
+            assert_eq!(answer.header("oci-subject"), Some(subject.as_str()), "{answer:?}");
+        }
         Ok((answer.status, 201))
     }
 
     fn acknowledge(&self, tag: &str, step: Step) {
-        let mut book = self.book.lock().unwrap();
+        let mut book = self.ledger.hold();
         book.acknowledged += 1;
         let acknowledged = match step {
-            Step::Push(image) => {
-                let digest = image.digest();
-                let Book { grace, images, fresh, .. } = &mut *book;
-                images.get_mut(&digest).unwrap().arrive(fresh, *grace);
-                fresh.insert(digest.clone(), Instant::now());
-                Some(digest)
+            Step::Push(image) => Some(book.arrive(&image)),
+            Step::Refer(image, _) => {
+                book.arrive(&image);
+                return;
             }
             Step::Move(digest) => Some(digest),
             Step::DeleteTag => None,
@@ -431,6 +520,7 @@ impl Client<'_> {
                 for blob in &entry.blobs {
                     book.fresh.remove(blob);
                 }
+                book.withdrawn.extend(entry.subject.map(|subject| (subject, digest.clone())));
                 book.fresh.remove(&digest);
                 for tag in book.tags.values_mut() {
                     if tag.acknowledged.as_ref() == Some(&digest) {
@@ -446,10 +536,10 @@ impl Client<'_> {
 
     /// A refused step has changed nothing.
     fn give_up(&self, step: &Step) {
-        let mut book = self.book.lock().unwrap();
+        let mut book = self.ledger.hold();
         book.refused += 1;
         match step {
-            Step::Push(image) => {
+            Step::Push(image) | Step::Refer(image, _) => {
                 let refused = |entry: &Entry| entry.state == State::Pushing;
                 if book.images.get(&image.digest()).is_some_and(refused) {
                     book.images.remove(&image.digest());
@@ -465,8 +555,8 @@ impl Client<'_> {
 
     /// Whether content of a push may have been collected before its manifest came.
     fn may_be_garbage(&self, step: &Step) -> bool {
-        let Step::Push(image) = step else { return false };
-        let book = self.book.lock().unwrap();
+        let (Step::Push(image) | Step::Refer(image, _)) = step else { return false };
+        let book = self.ledger.hold();
         let is_young = |blob: &Vec<u8>| {
             let begun = book.fresh.get(&image::digest(blob));
             begun.is_some_and(|begun| begun.elapsed() < book.grace)
@@ -474,8 +564,30 @@ impl Client<'_> {
         !image.blobs().all(is_young)
     }
 
-    fn push_blob(&self, blob: &[u8]) -> std::io::Result<u16> {
-        let start = self.send("POST", "blobs/uploads/", &[], b"")?;
+    /// Brings a blob into the repository; a mount that is acknowledged is as good as a push.
+    fn bring_blob(&self, blob: &[u8]) -> std::io::Result<u16> {
+        let own = self.ledger.repository;
+        let Some(from) = self.ledger.from else { return self.push_blob(own, blob) };
+        let begun = Instant::now();
+        let status = self.push_blob(from, blob)?;
+        if status != 201 {
+            return Ok(status);
+        }
+        let mount = format!("blobs/uploads/?mount={}&from={from}", image::digest(blob));
+        let answer = self.send("POST", &mount, &[], b"")?;
+        if answer.status != 202 {
+            return Ok(answer.status);
+        }
+        // It cannot be mounted: it may have been garbage since.
+        assert!(begun.elapsed() >= self.ledger.hold().grace, "{mount}: {answer:?}");
+        let location = answer.header("location").expect("Location");
+        let headers = [("authorization", self.authorization)];
+        send(self.address, "DELETE", location, &headers, b"")?;
+        self.push_blob(own, blob)
+    }
+
+    fn push_blob(&self, repository: &str, blob: &[u8]) -> std::io::Result<u16> {
+        let start = self.send_to(repository, "POST", "blobs/uploads/", &[], b"")?;
         let Some(location) = start.header("location") else { return Ok(start.status) };
         let target = format!("{location}?digest={}", image::digest(blob));
         let headers = [("authorization", self.authorization)];
@@ -494,8 +606,19 @@ impl Client<'_> {
         headers: &[(&str, &str)],
         body: &[u8],
     ) -> std::io::Result<Answer> {
+        self.send_to(self.ledger.repository, method, target, headers, body)
+    }
+
+    fn send_to(
+        &self,
+        repository: &str,
+        method: &str,
+        target: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+    ) -> std::io::Result<Answer> {
         let mut all = vec![("authorization", self.authorization)];
         all.extend_from_slice(headers);
-        send(self.address, method, &format!("/v2/{REPOSITORY}/{target}"), &all, body)
+        send(self.address, method, &format!("/v2/{repository}/{target}"), &all, body)
     }
 }
