@@ -19,7 +19,7 @@ const INSTEAD_OF: &str = "skerry-outbox-instead-of";
 
 /// Changes that one takes the place of, as far as they are remembered. Over it: the first are
 /// forgotten, and take effect when a state in which they wait comes back from a backup or a copy.
-pub const INSTEAD_OF_MAX: usize = 32;
+pub const INSTEAD_OF_MAX: usize = 128;
 
 /// Says that the change is none of its own: it makes those that it takes the place of once more.
 /// Earlier versions neither send nor read it.
@@ -181,6 +181,8 @@ impl Delivery {
             delivery.instead_of = names.collect::<Result<_, ()>>().map_err(|()| {
                 format!("{INSTEAD_OF} takes connected registries, each with two numbers")
             })?;
+            // One of those that are not read may be new.
+            delivery.anew &= value.split(',').nth(INSTEAD_OF_MAX).is_none();
         }
         Ok(Some(delivery))
     }
@@ -221,6 +223,12 @@ mod tests {
         let offer = Delivery { offered: Offered::Mirrored, ..first };
         assert_eq!(read(&[(ID, "crane7 12"), (OFFER, "else")]), Ok(Some(offer)));
         assert_eq!(read(&[(INCARNATION, "1")]), Ok(None));
+        for (count, anew) in [(INSTEAD_OF_MAX, true), (INSTEAD_OF_MAX + 1, false)] {
+            let names = vec!["crane7 1 af"; count].join(",");
+            let read = read(&[(ID, "crane7 12"), (ANEW, "1"), (INSTEAD_OF, &names)]);
+            let read = read.unwrap().unwrap();
+            assert_eq!((read.instead_of.len(), read.anew), (INSTEAD_OF_MAX, anew));
+        }
     }
 
     #[test]

@@ -18,7 +18,7 @@ use crate::store::replica::delivered::{self, Effect};
 use crate::store::replica::outbox::{self, Origin, OutboxChange, OutboxEntry};
 use crate::store::replica::waiting;
 use crate::store::replica::{heard, offers};
-use crate::store::rows::derived::{Count, named_in, needed_key};
+use crate::store::rows::derived::{About, Count, named_in, needed_key};
 use crate::store::rows::manifest::{ManifestRow, manifest_key};
 use crate::store::rows::name_at;
 use crate::store::rows::referrer::referrer_key;
@@ -494,9 +494,14 @@ fn tell_tags(
         return Ok(());
     }
     for tag in tags {
+        // A child tells of its tags itself: under another name the parent would take that for new,
+        // also where the child's disk was set back. What a change from here waits for goes on.
+        let is_told = matches!(origin, Origin::Child(_));
+        if is_told && !waiting::waits(txn, repository, About::Tag(tag))? {
+            continue;
+        }
         let (tag, base) = (tag.clone(), Some(digest.clone()));
         let change = OutboxChange::Tag { tag, base, digest: None };
-        // A child has named one change, which is the removal of the manifest.
         outbox::enqueue(txn, &Origin::Client, repository, change)?;
     }
     Ok(())
@@ -540,7 +545,7 @@ mod tests {
     use crate::store::replica::node::testing::connected;
     use crate::store::replica::offers::Withheld;
     use crate::store::{Asked, Precondition, PutManifest, PutOutcome, Wanted};
-    use crate::types::{Cursor, media};
+    use crate::types::{Cursor, Delivery, OutboxId, media};
 
     fn app() -> RepositoryName {
         "app".parse().unwrap()
@@ -577,6 +582,34 @@ mod tests {
 
     /// Symptom: a deletion that a ReadWrite device had acknowledged and delivered was undone there
     /// by a transfer of the same image that had begun before, until the parent was in reach again.
+    /// Symptom: a deletion that a device had made before its disk and its parent's were set back
+    /// removed a tag at the root that was pushed since. Cause: its parent passed the removal of the
+    /// tag on under a name of its own.
+    #[test]
+    fn f130_f201_tags_that_go_with_a_childs_deletion_are_told_by_the_child() {
+        smol::block_on(async {
+            let store = connected().await;
+            let app = "app".parse().unwrap();
+            let child = |sequence| {
+                let origin = "child01".parse().unwrap();
+                Origin::Child(Delivery::of(OutboxId { origin, incarnation: 9, sequence }))
+            };
+            let waiting = || -> Vec<bool> {
+                let entries = store.outbox(99).unwrap().into_iter();
+                entries.map(|(_, e)| matches!(e.change, OutboxChange::Tag { .. })).collect()
+            };
+            let pushed = PutManifest { origin: Origin::Parent, ..image(1, &["v1"]) };
+            store.put_manifest(&app, pushed).await.unwrap();
+            store.delete_manifest(&app, &digest(1), &child(1)).await.unwrap();
+            assert_eq!(waiting(), [false]);
+            assert_eq!(store.tag(&app, &"v1".parse().unwrap()), Ok(None));
+            // What waits to set the tag is followed by its removal.
+            push(&store, "app", 2, &["v2"]).await;
+            store.delete_manifest(&app, &digest(2), &child(2)).await.unwrap();
+            assert_eq!(waiting(), [false, true, true, false]);
+        });
+    }
+
     #[test]
     fn f204_what_was_deleted_since_it_was_asked_for_is_not_put() {
         smol::block_on(async {

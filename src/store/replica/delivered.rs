@@ -2,17 +2,15 @@
 //! was lost comes again, and must not have a second effect.
 
 use super::outbox::{Origin, goes_up};
-use super::unsent::is_unsent;
 use crate::store::rows::connected_registry::connected_registry_key;
 use crate::store::rows::delivered::{
     Delivered, DeliveredEnd, DeliveredMore, Numbers, Runs, delivered_key,
 };
 use crate::store::rows::manifest::{ManifestRow, manifest_key};
 use crate::store::rows::node::descendant_key;
-use crate::store::rows::repository::repository_key;
 use crate::store::rows::tag::{TagRow, tag_key};
 use crate::store::rows::{Kind, prefix};
-use crate::store::{Store, StoreError, Txn};
+use crate::store::{StoreError, Txn};
 use crate::types::delivery::NO_START;
 use crate::types::{ConnectedRegistryName, Delivery, Digest, OutboxId, RepositoryName, Tag};
 
@@ -30,14 +28,6 @@ const EARLIER_MAX: usize = 1024;
 /// The row under it lists the earlier ones, each with the end of its
 /// first run (in `taken`) and its highest number (in `replaced`).
 const EARLIER: u64 = NO_START;
-
-/// Repositories that are not here any more, or never were, of which the deliveries of one origin
-/// are remembered: a child may name such without end. Over it: a collection forgets those of the
-/// others.
-const GONE_MAX: usize = 256;
-
-/// Repositories of which the deliveries are forgotten in one command.
-const FORGOTTEN_AT_ONCE: usize = 16;
 
 /// Runs of numbers that are kept of one incarnation in one repository. A child delivers one number
 /// after the other and leaves out what was refused. Over it: the lowest run is forgotten; of a
@@ -87,7 +77,7 @@ impl Delivered {
         }
     }
 
-    /// Whether that is so because another change took its place.
+    /// Whether another change took the place of this one.
     fn is_replaced(&self, number: u64) -> bool {
         self.more.more.numbers.replaced.has(number)
     }
@@ -108,75 +98,6 @@ impl Delivered {
             replaced.add(number);
         }
     }
-}
-
-impl Store {
-    /// Forgets what was delivered to repositories that are not here, but of [`GONE_MAX`] of each
-    /// origin.
-    pub(in crate::store) async fn forget_deliveries(&self) -> Result<(), StoreError> {
-        let mut keys = self.keys(prefix(Kind::Delivered, &[]));
-        let (mut last, mut gone) = (Vec::new(), 0);
-        loop {
-            let (mut before, mut of_origin) = (std::mem::take(&mut last), gone);
-            let look = keys.work(move |store, page| {
-                let is_last = page.is_empty();
-                let mut over = Vec::new();
-                for (key, _) in page {
-                    let Some((start, repository)) = of_repository(&key) else { continue };
-                    if start == before {
-                        continue;
-                    }
-                    if origin_of(start) != origin_of(&before) {
-                        of_origin = 0;
-                    }
-                    before = start.to_vec();
-                    if store.look_up(|index| is_gone(&Txn::new(index), &repository))? {
-                        of_origin += 1;
-                        over.extend((of_origin > GONE_MAX).then_some((start.to_vec(), repository)));
-                    }
-                }
-                Ok((is_last, over, before, of_origin))
-            });
-            let (is_last, over, start, count) = look.await?;
-            (last, gone) = (start, count);
-            if is_last {
-                return Ok(());
-            }
-            for some in over.chunks(FORGOTTEN_AT_ONCE) {
-                let some = some.to_vec();
-                self.commit(move |txn| {
-                    for (start, repository) in &some {
-                        // It may have come since.
-                        if is_gone(txn, repository)? {
-                            txn.delete(start.clone())?;
-                            txn.clear(&[&start[..], &[0]].concat())?;
-                        }
-                    }
-                    Ok(())
-                })
-                .await?;
-            }
-        }
-    }
-}
-
-/// Whether a repository is not here, and nothing of it on its way up.
-fn is_gone(txn: &Txn<'_>, repository: &RepositoryName) -> Result<bool, StoreError> {
-    Ok(!txn.has(&repository_key(repository))? && !is_unsent(txn, repository)?)
-}
-
-/// How the keys begin of what the origin of one has delivered to its repository, and that.
-fn of_repository(key: &[u8]) -> Option<(&[u8], RepositoryName)> {
-    let origin = origin_of(key)?;
-    let name = key.get(origin.len() + 1..)?;
-    let end = name.iter().position(|byte| *byte == 0).unwrap_or(name.len());
-    let repository = std::str::from_utf8(name.get(..end)?).ok()?.parse().ok()?;
-    Some((key.get(..origin.len() + 1 + end)?, repository))
-}
-
-/// How the keys begin of what the origin of one has delivered.
-fn origin_of(key: &[u8]) -> Option<&[u8]> {
-    key.get(..key.iter().position(|byte| *byte == 0)?)
 }
 
 /// What a delivery wants to be so.
@@ -355,7 +276,12 @@ pub(in crate::store) fn record(
     let Origin::Child(delivery) = origin else {
         return Ok(());
     };
-    delivery.instead_of.iter().try_for_each(|id| add(txn, id, repository, true))?;
+    for id in &delivery.instead_of {
+        // A child may make names up, as many as a request has room for.
+        if id.origin == delivery.id.origin || is_below(txn, &id.origin)? {
+            add(txn, id, repository, true)?;
+        }
+    }
     add(txn, &delivery.id, repository, false)
 }
 
@@ -384,8 +310,10 @@ fn add(
     let mut row = match txn.get::<Delivered>(&key)? {
         Some(known) => known,
         None => {
-            // A child may make names up, and no row of such a name is ever forgotten.
-            if is_replaced || !is_below(txn, &id.origin)? {
+            // A child may make names up.
+            if !is_below(txn, &id.origin)? {
+                txn.expect_spare_rows()?;
+            } else if is_replaced {
                 txn.expect_rows()?;
             }
             begin(txn, id, repository)?
@@ -396,7 +324,7 @@ fn add(
 }
 
 /// Whether a connected registry is below this node, as far as that is known here.
-fn is_below(txn: &Txn<'_>, name: &ConnectedRegistryName) -> Result<bool, StoreError> {
+pub(super) fn is_below(txn: &Txn<'_>, name: &ConnectedRegistryName) -> Result<bool, StoreError> {
     Ok(txn.has(&connected_registry_key(name))? || txn.has(&descendant_key(name))?)
 }
 
@@ -451,9 +379,10 @@ fn begin(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::Precondition;
     use crate::store::registry::manifests::testing::{digest, push, store};
+    use crate::store::replica::node::testing::connected_registry;
     use crate::store::rows;
+    use crate::store::{Precondition, Store};
 
     fn child(origin: &str, incarnation: u64, sequence: u64) -> Origin {
         let id = OutboxId { origin: origin.parse().unwrap(), incarnation, sequence };
@@ -650,48 +579,22 @@ mod tests {
         });
     }
 
-    /// Symptom: a child that deleted tags in repositories that never were filled the index. Cause:
-    /// what was delivered to a repository was remembered for ever.
+    /// Symptom: a child that named 32 nodes that never were in each request filled the index.
     #[test]
-    fn f130_f209_of_repositories_that_are_gone_few_deliveries_are_remembered() {
+    fn f130_f209_names_of_unknown_nodes_are_not_noted_for_another_change() {
         smol::block_on(async {
             let store = store();
             push(&store, "app", 1, &[]).await;
-            let v1: Tag = "v1".parse().unwrap();
-            let untag = async |repository: &str, origin: &Origin| {
-                let name = repository.parse().unwrap();
-                store.delete_tag(&name, &v1, Precondition::None, origin).await
-            };
-            for number in 0..GONE_MAX + 40 {
-                for start in [0, 7, 8] {
-                    let repository = format!("n{number:04}");
-                    assert_eq!(untag(&repository, &child("dock01", start, 1)).await, Ok(None));
-                }
-            }
-            let some = ["app", "app/b", "z"];
-            for (name, origin) in
-                some.into_iter().flat_map(|name| [(name, "dock01"), (name, "line02")])
-            {
-                assert_eq!(untag(name, &child(origin, 7, 1)).await, Ok(None));
-            }
-            let rows = |origin: &str| {
-                store.scan::<Delivered>(&prefix(Kind::Delivered, &[origin.as_bytes()]), None, 9999)
-            };
-            assert_eq!(rows("dock01").unwrap().len(), (GONE_MAX + 40) * 3 + 3);
-            store.forget_deliveries().await.unwrap();
-            assert_eq!(rows("dock01").unwrap().len(), (GONE_MAX - 1) * 3 + 2);
-            assert_eq!(rows("line02").unwrap().len(), 3);
-            // What is here stays known, and the first of what is not.
-            deliver(&store, 1, &child("dock01", 9, 9)).await;
-            for (name, is_known) in
-                [("app", true), ("app/b", true), ("n0254", true), ("n0255", false), ("z", false)]
-            {
-                let key = delivered_key(
-                    &OutboxId { origin: "dock01".parse().unwrap(), incarnation: 7, sequence: 1 },
-                    &name.parse().unwrap(),
-                );
-                assert_eq!(store.get::<Delivered>(&key).unwrap().is_some(), is_known, "{name}");
-            }
+            let node = connected_registry("dock02", None);
+            let known = move |txn: &mut Txn<'_>| txn.put(connected_registry_key(&node.name), &node);
+            store.commit(known).await.unwrap();
+            let Origin::Child(mut made) = child("dock01", 1, 9) else { unreachable!() };
+            let id = |origin: &str| OutboxId { origin: origin.parse().unwrap(), ..made.id.clone() };
+            made.instead_of = ["dock01", "dock02", "nobody"].map(id).to_vec();
+            made.instead_of[0].incarnation = 2;
+            deliver(&store, 1, &Origin::Child(made)).await;
+            let rows = store.scan::<Delivered>(&prefix(Kind::Delivered, &[]), None, 99).unwrap();
+            assert_eq!(rows.len(), 3);
         });
     }
 

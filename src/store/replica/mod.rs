@@ -17,5 +17,6 @@ pub mod unwritten;
 
 pub(super) mod along;
 pub(super) mod delivered;
+pub(super) mod forgotten;
 pub(super) mod under_way;
 pub(super) mod waiting;

@@ -301,9 +301,11 @@ pub(in crate::store) fn enqueue(
     repository: &RepositoryName,
     change: OutboxChange,
 ) -> Result<(), StoreError> {
-    let before = match origin {
-        Origin::Client => waiting::waits_already(txn, repository, &change)?,
-        Origin::Child(_) | Origin::Parent => None,
+    let before = match (origin, &change) {
+        (Origin::Parent, _) => None,
+        (_, OutboxChange::ManifestDeleted { digest }) => given_up(txn, repository, digest)?,
+        (Origin::Client, _) => waiting::waits_already(txn, repository, &change)?,
+        (Origin::Child(_), _) => None,
     };
     let Some((number, mut entry)) = append(txn, origin, repository, change)? else {
         return Ok(());
@@ -317,6 +319,19 @@ pub(in crate::store) fn enqueue(
         txn.put(entry_key(number), &entry)?;
     }
     Ok(())
+}
+
+/// The refused change that was to bring up by its digest a manifest that is deleted now. Others are
+/// left out when it is their turn.
+fn given_up(
+    txn: &Txn<'_>,
+    repository: &RepositoryName,
+    digest: &Digest,
+) -> Result<Option<u64>, StoreError> {
+    let Some(number) = waiting::last_about(txn, repository, About::Added(digest))? else {
+        return Ok(None);
+    };
+    Ok(txn.has(&refused_key(number))?.then_some(number))
 }
 
 /// The same for an offer of this node's.
@@ -540,6 +555,33 @@ mod tests {
 
     /// Symptom: a client that pushed one manifest by its digest in a loop filled the index of a
     /// device whose parent was away, and nobody could push any more. Cause: each push waited.
+    /// Symptom: a push by its digest that the parent had refused, and that was given up by deleting
+    /// the manifest, went up after the disk of the device was set back. Cause: the parent never
+    /// heard of it.
+    #[test]
+    fn f130_f201_a_refused_push_that_is_given_up_is_named_by_its_removal() {
+        smol::block_on(async {
+            let store = connected().await;
+            let app = "app".parse().unwrap();
+            for is_refused in [true, false] {
+                push(&store, "app", 1, &[]).await;
+                let (number, added) = store.outbox(9).unwrap().remove(0);
+                if is_refused {
+                    store.outbox_refused(number, "no".to_owned()).await.unwrap();
+                }
+                store.delete_manifest(&app, &digest(1), &Origin::Client).await.unwrap();
+                let mut entries = store.outbox(9).unwrap();
+                let (last, removal) = entries.pop().unwrap();
+                assert_eq!(removal.change, OutboxChange::ManifestDeleted { digest: digest(1) });
+                // One that may be under way to the parent is left out when it is its turn.
+                assert_eq!(entries.len(), usize::from(!is_refused));
+                assert_eq!(removal.instead_of, if is_refused { vec![added.id] } else { vec![] });
+                assert!(!removal.anew && store.refused_changes(9).unwrap().is_empty());
+                store.outbox_delivered(last, 0).await.unwrap();
+            }
+        });
+    }
+
     /// Symptom: a deletion took effect twice after the disks of a device and of its parent were set
     /// back. Cause: the parent passed it on under a name of its own, and did not say whose it was.
     #[test]

@@ -326,6 +326,8 @@ impl OutboxEntry {
         self.instead_of = before.into_iter().chain(more).collect();
         let over = self.instead_of.len().saturating_sub(INSTEAD_OF_MAX);
         self.instead_of.drain(..over);
+        // One of those that are not named any more may be new.
+        self.anew &= over == 0;
     }
 
     /// The manifest that the change brings up, if any.
@@ -349,6 +351,34 @@ pub(in crate::store) fn remember(unheard: &mut Vec<Option<Digest>>, state: Optio
 mod tests {
     use super::*;
     use crate::types::digest::Algorithm;
+
+    #[test]
+    fn f130_f201_one_that_names_too_many_is_not_known_by_them() {
+        let id = |sequence| {
+            let origin = "dock01".parse().unwrap();
+            OutboxId { origin, incarnation: 1, sequence }
+        };
+        let entry = |sequence, anew| OutboxEntry {
+            id: id(sequence),
+            repository: "app".parse().unwrap(),
+            change: OutboxChange::Tag { tag: "v1".parse().unwrap(), base: None, digest: None },
+            unheard: vec![],
+            offered: Offered::No,
+            instead_of: vec![],
+            anew,
+        };
+        let mut all = entry(1000, true);
+        for number in 1..=INSTEAD_OF_MAX as u64 {
+            // Those that make others once more are known by these.
+            let instead_of = vec![id(number)];
+            all.stands_in(OutboxEntry { instead_of, ..entry(900 + number, true) });
+        }
+        assert!(all.anew && all.instead_of.len() == INSTEAD_OF_MAX);
+        assert_eq!(all.instead_of[0], id(1));
+        all.stands_in(entry(500, false));
+        assert!(!all.anew, "the first is not named any more");
+        assert_eq!((&all.instead_of[0], all.instead_of.last()), (&id(2), Some(&id(500))));
+    }
 
     #[test]
     fn what_a_row_does_not_say_is_as_before() {
