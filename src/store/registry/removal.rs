@@ -598,8 +598,9 @@ mod tests {
                 let entries = store.outbox(99).unwrap().into_iter();
                 entries.map(|(_, e)| matches!(e.change, OutboxChange::Tag { .. })).collect()
             };
-            let pushed = PutManifest { origin: Origin::Parent, ..image(1, &["v1"]) };
-            store.put_manifest(&app, pushed).await.unwrap();
+            push(&store, "app", 1, &["v1"]).await;
+            let (number, _) = store.outbox(9).unwrap().remove(0);
+            store.outbox_delivered(number, 0).await.unwrap();
             store.delete_manifest(&app, &digest(1), &child(1)).await.unwrap();
             assert_eq!(waiting(), [false]);
             assert_eq!(store.tag(&app, &"v1".parse().unwrap()), Ok(None));
