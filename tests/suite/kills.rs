@@ -11,7 +11,8 @@ use crate::support::node::{self, Node};
 /// Seconds after which a garbage collection may remove something, and milliseconds after which it
 /// has; one collection runs after the other.
 const GRACES: [(u64, u64); 2] = [(1, 2500), (5, 6500)];
-/// Every so many rounds one is long enough for that: an odd number, so that each grace has its turn.
+/// Every so many rounds one is long enough for that. The number is odd, so that the graces take
+/// turns.
 const LONG_ROUND: u64 = 15;
 
 /// Which of the graces a round has: one after the other.
