@@ -295,6 +295,9 @@ fn f204_f206_what_came_of_an_image_outlasts_a_restart_without_the_parent() {
     let mut device = Node::device(&connection);
     device.add_configuration("[gc]\nenabled = false\ngrace = \"1s\"\n");
     device.start();
+    eventually(SOON, "the first comparison", || {
+        (device.json(&["gc"])["waitsForSync"] == false).then_some(())
+    });
     let image = Image::new(610, &[40_000, 50_000]);
     let busy = "HTTP/1.1 502 Bad Gateway\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
     login.refuse(&image::digest(&image.layers[1]), busy);

@@ -319,6 +319,9 @@ fn f209_a_collection_looks_once_at_what_waits_for_the_parent_and_was_deleted() {
     let token = eventually(Duration::from_secs(30), "a client of the device", || {
         token(&device.login, &user.0, &user.1, &[scope]).ok()
     });
+    eventually(Duration::from_secs(30), "the first comparison", || {
+        (device.json(&["gc"])["waitsForSync"] == false).then_some(())
+    });
     assert!(root.stop().success());
     let image = Image::new(7, &[3000]);
     let chain = push_chain(&device.login, &token, &image, 4);

@@ -5,18 +5,19 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use crate::support::load::{Audit, Ledger};
+use crate::support::load::{Audit, Ledger, login};
 use crate::support::node::{self, Node};
 
 /// Seconds after which a garbage collection may remove something, and milliseconds after which it
 /// has; one collection runs after the other.
-const GRACES: [(u64, u64); 2] = [(1, 2500), (5, 7500)];
-/// Every so many rounds one is long enough for that.
-const LONG_ROUND: u64 = 10;
+const GRACES: [(u64, u64); 2] = [(1, 2500), (5, 6500)];
+/// Every so many rounds one is long enough for that. The number is odd, so that the graces take
+/// turns.
+const LONG_ROUND: u64 = 15;
 
-/// Which of the two graces a round has: one after the other, also the long rounds.
+/// Which of the graces a round has: one after the other.
 fn grace_of(round: u64) -> usize {
-    usize::from((round + round / LONG_ROUND).is_multiple_of(2))
+    usize::from(!round.is_multiple_of(2))
 }
 
 fn configuration(round: u64) -> String {
@@ -32,6 +33,7 @@ fn f116_f130_f141_f206_killed_while_it_collects_garbage_nothing_acknowledged_is_
     let user = (user.0.as_str(), user.1.as_str());
     let first = Duration::ZERO;
     let ledgers = [Ledger::with_grace(first), Ledger::of_copies(first)];
+    let mut token = login(&root.login, user, &ledgers.each_ref()).unwrap();
     let ([ledger, copies], mut removed) = (&ledgers, [0; GRACES.len()]);
     for round in 0..rounds {
         let (seconds, long_enough) = GRACES[grace_of(round)];
@@ -56,16 +58,22 @@ fn f116_f130_f141_f206_killed_while_it_collects_garbage_nothing_acknowledged_is_
                 }
                 root.kill();
             };
-            ledger.load(&address, user, round, || copies.load(&address, user, round, die));
+            ledger.press_with(&address, &token, round, &[], || {
+                copies.press_with(&address, &token, round, &[], die);
+            });
             drop(end);
             removed[grace_of(round)] += collector.join().unwrap();
         });
         root.set_configuration(&configuration(round + 1));
         root.start();
-        let lost = ledgers.each_ref().map(|of| of.audit(&root.login, user, Audit::Fresh)).concat();
+        // The client can log in again.
+        token = login(&root.login, user, &ledgers.each_ref()).unwrap();
+        let audit = |ledger: &Ledger| ledger.audit_with(&root.login, &token, Audit::Fresh);
+        let lost = ledgers.each_ref().map(audit).concat();
         assert!(lost.is_empty(), "round {round}: {lost:#?}");
     }
-    let lost = ledgers.each_ref().map(|of| of.audit(&root.login, user, Audit::All)).concat();
+    let audit = |ledger: &Ledger| ledger.audit_with(&root.login, &token, Audit::All);
+    let lost = ledgers.each_ref().map(audit).concat();
     assert!(lost.is_empty(), "{lost:#?}");
     assert!(!root.log().contains("the index disagree"), "what was used counted as garbage");
     let (changes, tags) = (ledger.acknowledged(), ledger.tags());

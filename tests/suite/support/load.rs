@@ -90,6 +90,16 @@ pub enum Audit {
     All,
 }
 
+/// A bearer token for all that the clients of these books do.
+pub fn login(address: &str, user: (&str, &str), books: &[&Ledger]) -> Result<String, Answer> {
+    let names = books.iter().flat_map(|book| [book.repository].into_iter().chain(book.from));
+    let names: BTreeSet<&str> = names.collect();
+    let scopes = names.into_iter().map(|name| format!("repository:{name}:pull,push,delete"));
+    let scopes: Vec<String> = scopes.collect();
+    let scopes: Vec<&str> = scopes.iter().map(String::as_str).collect();
+    token(address, user.0, user.1, &scopes)
+}
+
 impl Ledger {
     /// A book of repository `app` of a node with this `gc.grace`.
     pub fn with_grace(grace: Duration) -> Ledger {
@@ -152,11 +162,19 @@ impl Ledger {
         refusals: &[u16],
         meanwhile: impl FnOnce(),
     ) {
-        let repositories = [self.repository].into_iter().chain(self.from);
-        let scopes = repositories.map(|name| format!("repository:{name}:pull,push,delete"));
-        let scopes: Vec<String> = scopes.collect();
-        let scopes: Vec<&str> = scopes.iter().map(String::as_str).collect();
-        let token = token(address, user.0, user.1, &scopes).unwrap();
+        let token = login(address, user, &[self]).unwrap();
+        self.press_with(address, &token, round, refusals, meanwhile);
+    }
+
+    /// The same with a bearer token.
+    pub fn press_with(
+        &self,
+        address: &str,
+        token: &str,
+        round: u64,
+        refusals: &[u16],
+        meanwhile: impl FnOnce(),
+    ) {
         let authorization = format!("Bearer {token}");
         let stop = AtomicBool::new(false);
         let clients = if self.from.is_some() { 1 } else { CLIENTS };
@@ -181,13 +199,15 @@ impl Ledger {
 
     /// What was acknowledged and does not hold. The book goes on from what is there.
     pub fn audit(&self, address: &str, user: (&str, &str), what: Audit) -> Vec<String> {
-        let repository = self.repository;
-        let scope = format!("repository:{repository}:pull");
-        let token = match token(address, user.0, user.1, &[&scope]) {
-            Ok(token) => token,
-            Err(answer) => return vec![format!("the client cannot log in: {answer:?}")],
-        };
-        let mut auditor = Auditor { address, token: &token, repository, lost: Vec::new() };
+        match login(address, user, &[self]) {
+            Ok(token) => self.audit_with(address, &token, what),
+            Err(answer) => vec![format!("the client cannot log in: {answer:?}")],
+        }
+    }
+
+    /// The same with a bearer token.
+    pub fn audit_with(&self, address: &str, token: &str, what: Audit) -> Vec<String> {
+        let mut auditor = Auditor { address, token, repository: self.repository, lost: Vec::new() };
         let mut book = self.hold();
         book.forget_garbage();
         let Book { grace, tags, images, fresh, .. } = &mut *book;
@@ -250,8 +270,7 @@ impl Ledger {
     /// Deletes all images that the last audit found, which makes garbage of their content.
     pub fn delete_all(&self, address: &str, user: (&str, &str)) {
         let repository = self.repository;
-        let scope = format!("repository:{repository}:pull,delete");
-        let token = token(address, user.0, user.1, &[&scope]).unwrap();
+        let token = login(address, user, &[self]).unwrap();
         let mut book = self.hold();
         for digest in std::mem::take(&mut book.images).into_keys() {
             let target = format!("/v2/{repository}/manifests/{digest}");
