@@ -292,6 +292,15 @@ fn p047_the_program_is_stripped_by_the_package_build_only() {
     assert!(read(PROGRAM).contains("\nexport CARGO_PROFILE_RELEASE_STRIP = \"false\"\n"));
 }
 
+// The C of ring is compiled with debug information, and bitbake.conf maps the paths of the recipe's
+// own source and build only, not those of its crates.
+#[test]
+fn p047_the_program_does_not_name_the_directory_of_its_crates() {
+    const LINE: &str =
+        "\nDEBUG_PREFIX_MAP += \"-ffile-prefix-map=${CARGO_HOME}=${TARGET_DBGSRC_DIR}\"\n";
+    assert!(read(PROGRAM).contains(LINE));
+}
+
 #[test]
 fn p047_the_program_is_a_service_with_a_user() {
     let text = read(PROGRAM);

@@ -14,6 +14,10 @@ REQUIRED_DISTRO_FEATURES = "systemd"
 # The build of the package strips, and refuses what comes stripped (QA check already-stripped).
 export CARGO_PROFILE_RELEASE_STRIP = "false"
 
+# The C of crates is compiled with debug information, which would name the build directory that
+# the crates are unpacked to (QA check buildpaths).
+DEBUG_PREFIX_MAP += "-ffile-prefix-map=${CARGO_HOME}=${TARGET_DBGSRC_DIR}"
+
 # The loaders of this layer's series read packed relative relocations; without them the program is
 # larger by a twentieth. A linker that cannot pack them says that it ignores the option.
 RUSTFLAGS:append = " -C link-arg=-Wl,-z,pack-relative-relocs"
