@@ -72,6 +72,8 @@ fn p042_what_the_units_need_of_a_kernel_is_named() {
         let fragment = read("yocto-layer/files/linux/skerry.cfg");
         assert!(fragment.contains(&format!("\n{option}=y\n")), "{option}");
     }
+    let line = "\n    SRC_URI += \"file://${LAYERDIR_META_SKERRY}/files/linux/skerry.cfg\"\n";
+    assert!(readme.contains(line));
     for file in files("yocto-layer/kas").into_iter().filter(|file| file.ends_with(".yml")) {
         let added = "\" file://${LAYERDIR_META_SKERRY}/files/linux/skerry.cfg\"";
         assert!(read(&file).contains(added), "{file}");
