@@ -657,8 +657,10 @@ fn p058_builds_are_pinned() {
         // kas takes a path as one below its working directory, which is outside of this checkout.
         assert!(!text.contains("\n    path:"), "{file}");
         let urls = text.matches("\n    url: https://").count();
-        let pins = text.matches("\n    tag: ").count() + text.matches("\n    commit: ").count();
-        assert_eq!(urls, pins, "{file}");
+        // A tag can be moved: kas stops where it is not at the commit.
+        for pin in ["\n    tag: ", "\n    commit: "] {
+            assert_eq!(text.matches(pin).count(), urls, "{file}");
+        }
         assert!(!text.contains("\n    branch:") && !text.contains("refspec:"), "{file}");
         let machine = text.lines().find_map(|line| line.strip_prefix("machine: ")).unwrap();
         assert!(table.contains(&format!("| `{machine}` |")), "{machine} has no board");
