@@ -122,6 +122,14 @@ fn p031_partitions_are_those_of_the_profile() {
         let sum: u32 = parts.iter().map(|(_, size)| size).sum();
         assert!(sum <= facts.storage_mib, "{board}");
         assert!(text.contains(&format!("label = \"{}\"", image.data_label)), "{board}");
+        // genimage knows `empty` of an image only, and refuses it in what makes the file system.
+        for kind in ["vfat", "ext4"] {
+            let (_, rest) = text.split_once(&format!("\n\t{kind} {{\n")).unwrap();
+            let (own, rest) = rest.split_once("\n\t}\n").unwrap();
+            assert!(!own.contains("empty"), "{board}: {kind}");
+            let (of_image, _) = rest.split_once("}\n").unwrap();
+            assert!(of_image.contains("\tempty = true\n"), "{board}: {kind}");
+        }
     }
 }
 

@@ -14,8 +14,8 @@ REQUIRED_DISTRO_FEATURES = "systemd"
 # The build of the package strips, and refuses what comes stripped (QA check already-stripped).
 export CARGO_PROFILE_RELEASE_STRIP = "false"
 
-# Crates compile C too, and the paths of its sources below TMPDIR would be in the debug package,
-# which the QA check buildpaths refuses.
+# The C of crates is compiled with debug information, which would name the build directory that
+# the crates are unpacked to (QA check buildpaths).
 DEBUG_PREFIX_MAP += "-ffile-prefix-map=${CARGO_HOME}=${TARGET_DBGSRC_DIR}"
 
 # The loaders of this layer's series read packed relative relocations; without them the program is
