@@ -1,4 +1,5 @@
-//! What of the deliveries a collection forgets: a child may name repositories and nodes without end.
+//! What of the deliveries a collection forgets: a child may name repositories and nodes without
+//! end.
 
 use super::delivered::is_below;
 use super::unsent::is_unsent;
