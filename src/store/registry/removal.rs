@@ -545,7 +545,7 @@ mod tests {
     use crate::store::replica::node::testing::connected;
     use crate::store::replica::offers::Withheld;
     use crate::store::{Asked, Precondition, PutManifest, PutOutcome, Wanted};
-    use crate::types::{Cursor, Delivery, OutboxId, media};
+    use crate::types::{Cursor, media};
 
     fn app() -> RepositoryName {
         "app".parse().unwrap()
@@ -582,35 +582,6 @@ mod tests {
 
     /// Symptom: a deletion that a ReadWrite device had acknowledged and delivered was undone there
     /// by a transfer of the same image that had begun before, until the parent was in reach again.
-    /// Symptom: a deletion that a device had made before its disk and its parent's were set back
-    /// removed a tag at the root that was pushed since. Cause: its parent passed the removal of the
-    /// tag on under a name of its own.
-    #[test]
-    fn f130_f201_tags_that_go_with_a_childs_deletion_are_told_by_the_child() {
-        smol::block_on(async {
-            let store = connected().await;
-            let app = "app".parse().unwrap();
-            let child = |sequence| {
-                let origin = "child01".parse().unwrap();
-                Origin::Child(Delivery::of(OutboxId { origin, incarnation: 9, sequence }))
-            };
-            let waiting = || -> Vec<bool> {
-                let entries = store.outbox(99).unwrap().into_iter();
-                entries.map(|(_, e)| matches!(e.change, OutboxChange::Tag { .. })).collect()
-            };
-            push(&store, "app", 1, &["v1"]).await;
-            let (number, _) = store.outbox(9).unwrap().remove(0);
-            store.outbox_delivered(number, 0).await.unwrap();
-            store.delete_manifest(&app, &digest(1), &child(1)).await.unwrap();
-            assert_eq!(waiting(), [false]);
-            assert_eq!(store.tag(&app, &"v1".parse().unwrap()), Ok(None));
-            // What waits to set the tag is followed by its removal.
-            push(&store, "app", 2, &["v2"]).await;
-            store.delete_manifest(&app, &digest(2), &child(2)).await.unwrap();
-            assert_eq!(waiting(), [false, true, true, false]);
-        });
-    }
-
     #[test]
     fn f204_what_was_deleted_since_it_was_asked_for_is_not_put() {
         smol::block_on(async {

@@ -13,7 +13,7 @@ use crate::store::rows::outbox::entry_key;
 use crate::sys::turn::testing::measure;
 use crate::types::digest::Algorithm;
 use crate::types::limits::PAGE_MAX;
-use crate::types::{Digest, Offered, OutboxId, RepositoryName, Tag};
+use crate::types::{Delivery, Digest, Offered, OutboxId, RepositoryName, Tag};
 
 /// Changes that wait, each of a tag of its own.
 const WAITING: u64 = 5000;
@@ -176,5 +176,34 @@ fn f209_a_long_chain_of_a_tag_is_renewed_in_small_commands() {
         let refusals = store.refused_changes(9).unwrap();
         let refused: Vec<_> = refusals.iter().map(|(_, refusal)| refusal.entry.brings()).collect();
         assert_eq!(refused, [Some(&moved(0))]);
+    });
+}
+
+/// Symptom: a deletion that a device had made before its disk and its parent's were set back
+/// removed a tag at the root that was pushed since. Cause: its parent passed the removal of the
+/// tag on under a name of its own.
+#[test]
+fn f130_f201_tags_that_go_with_a_childs_deletion_are_told_by_the_child() {
+    block_on(async {
+        let store = connected().await;
+        let app = "app".parse().unwrap();
+        let child = |sequence| {
+            let origin = "child01".parse().unwrap();
+            Origin::Child(Delivery::of(OutboxId { origin, incarnation: 9, sequence }))
+        };
+        let waiting = || -> Vec<bool> {
+            let entries = store.outbox(99).unwrap().into_iter();
+            entries.map(|(_, e)| matches!(e.change, OutboxChange::Tag { .. })).collect()
+        };
+        push(&store, "app", 1, &["v1"]).await;
+        let (number, _) = store.outbox(9).unwrap().remove(0);
+        store.outbox_delivered(number, 0).await.unwrap();
+        store.delete_manifest(&app, &digest(1), &child(1)).await.unwrap();
+        assert_eq!(waiting(), [false]);
+        assert_eq!(store.tag(&app, &"v1".parse().unwrap()), Ok(None));
+        // What waits to set the tag is followed by its removal.
+        push(&store, "app", 2, &["v2"]).await;
+        store.delete_manifest(&app, &digest(2), &child(2)).await.unwrap();
+        assert_eq!(waiting(), [false, true, true, false]);
     });
 }
