@@ -483,12 +483,12 @@ mod tests {
             let refused = store.refused_changes(9).unwrap();
             assert!(refused.iter().all(|(_, change)| change.entry.brings() == Some(&digest(2))));
             assert_eq!(refused.len(), 1);
-            // Who deletes the manifest gives it up.
+            // Who deletes the manifest gives it up: its removal takes the place of what was refused.
             for (number, _) in refused {
                 store.outbox_refused(number, "no".to_owned()).await.unwrap();
             }
             store.delete_manifest(&app, &digest(2), &Origin::Client).await.unwrap();
-            overtake(&[0, 0, 0, 0, 1]).await;
+            overtake(&[0; 4]).await;
             assert_eq!(added(&store), []);
             assert_eq!(store.refused_changes(9).unwrap(), []);
         });
