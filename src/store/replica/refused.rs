@@ -483,7 +483,7 @@ mod tests {
             let refused = store.refused_changes(9).unwrap();
             assert!(refused.iter().all(|(_, change)| change.entry.brings() == Some(&digest(2))));
             assert_eq!(refused.len(), 1);
-            // Who deletes the manifest gives it up: its removal takes the place of what was refused.
+            // Who deletes the manifest gives it up: its removal stands for what was refused.
             for (number, _) in refused {
                 store.outbox_refused(number, "no".to_owned()).await.unwrap();
             }
